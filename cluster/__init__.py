@@ -1,0 +1,1 @@
+"""WHERE steps run: Ray, MLflow and storage; knows nothing of language."""

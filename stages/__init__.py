@@ -1,0 +1,1 @@
+"""WHAT a step does: plain torch and transformers; no ray, mlflow or deepspeed."""
