@@ -1,0 +1,49 @@
+# Every target sets up what it needs: a virtual environment, the packages of constraints.txt, the assets of the recipe.
+
+PYTHON ?= python3
+VENV   := .venv
+BIN    := $(VENV)/bin
+RECIPE ?= demo
+STORE  ?= store
+# ADDRESS=ray://... or auto runs on a Ray cluster; without it a local Ray is started on demand
+ADDRESS ?=
+# further words for the command line: make pipeline ARGS="-o distill.loop.learning_rate=1e-4"
+ARGS   ?=
+
+RUN := $(BIN)/clozeline run $(RECIPE) --store $(STORE) $(if $(ADDRESS),--address $(ADDRESS)) $(ARGS)
+
+.PHONY: help pipeline ui test check format clean
+
+help:
+	@echo "make pipeline [RECIPE=demo] [ADDRESS=...]   run a recipe; finished steps are not run again"
+	@echo "make ui                                     browse runs, curves and pictures in MLflow"
+	@echo "make test                                   run the tests"
+	@echo "make check                                  lint, format and type checks"
+
+$(VENV)/installed: pyproject.toml constraints.txt
+	@echo "Setting up $(VENV): a few minutes the first time."
+	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
+	@$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[dev]"
+	@touch $@
+
+pipeline: $(VENV)/installed
+	@$(RUN)
+
+ui: $(VENV)/installed
+	$(BIN)/mlflow ui --host 127.0.0.1 --backend-store-uri sqlite:///$(abspath $(STORE))/mlflow.db \
+		--artifacts-destination $(abspath $(STORE))/mlartifacts
+
+test: $(VENV)/installed
+	@$(BIN)/pytest $(ARGS)
+
+check: $(VENV)/installed
+	@$(BIN)/ruff check .
+	@$(BIN)/ruff format --check .
+	@$(BIN)/mypy
+
+format: $(VENV)/installed
+	@$(BIN)/ruff check --fix .
+	@$(BIN)/ruff format .
+
+clean:
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache

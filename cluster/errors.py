@@ -1,0 +1,142 @@
+"""What can go wrong while steps run, each with what to do next.
+
+ClusterError
+├── GraphError           the steps do not form a graph: a cycle, two steps of one name, a function that cannot be sent
+├── FingerprintError     a value whose identity cannot be told; says what to make of it
+├── StoreError           the store cannot be used
+│   ├── LeaseHeld        another driver works on this step
+│   ├── LeaseLost        another driver took this step over; nothing was committed
+│   └── CorruptResult    committed files are missing, or are not what was written
+├── MissingUpstream      a step was chosen, but the results that it needs are not there
+├── StepFailed           a step's own function failed, or its worker died
+├── SessionError         Ray cannot be started or reached, or lacks what a step asks for
+└── TrackingError        MLflow cannot be used as asked
+
+Every error holds `problem` and `remedy`, reads as both, and survives pickling.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+
+class ClusterError(Exception):
+    """Base of all errors of the engine. `problem` says what is wrong, `remedy` what to do."""
+
+    def __init__(self, problem: str, remedy: str) -> None:
+        super().__init__(problem, remedy)
+        self.problem = problem
+        self.remedy = remedy
+
+    def __str__(self) -> str:
+        return f"{self.problem} {self.remedy}".strip()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _rebuild, (type(self), dict(self.__dict__))
+
+
+class GraphError(ClusterError):
+    """The steps do not form a graph."""
+
+
+class FingerprintError(ClusterError):
+    """A value has no canonical form, so that nobody could tell whether it changed."""
+
+
+class StoreError(ClusterError):
+    """The store cannot be used."""
+
+
+class LeaseHeld(StoreError):  # noqa: N818  (a state that callers wait on, not a mistake)
+    """Another driver works on this step. `owner` says who."""
+
+    def __init__(self, step: str, owner: str) -> None:
+        super().__init__(
+            f"step {step} is being run by {owner}.",
+            "Wait for it, or stop that process: its lease then expires by itself.",
+        )
+        self.step = step
+        self.owner = owner
+
+
+class LeaseLost(StoreError):  # noqa: N818
+    """Another driver took the step over before its result could be committed."""
+
+    def __init__(self, step: str) -> None:
+        super().__init__(
+            f"step {step} was taken over by another driver before it could commit its files.",
+            "Nothing is lost: the other driver's result is used. Run again if that one stopped too.",
+        )
+        self.step = step
+
+
+class CorruptResult(StoreError):  # noqa: N818
+    """Committed files are missing, or are not what was written. `problems` names each file."""
+
+    def __init__(self, step: str, problems: tuple[str, ...]) -> None:
+        super().__init__(
+            f"the committed files of step {step} are damaged: {'; '.join(problems)}.",
+            "Run the pipeline again: the step counts as not done and is made anew.",
+        )
+        self.step = step
+        self.problems = problems
+
+
+class MissingUpstream(ClusterError):  # noqa: N818
+    """A step was chosen, but results that it needs are not committed."""
+
+    def __init__(self, step: str, upstream: str) -> None:
+        super().__init__(
+            f"step {step} needs {upstream}, which is not committed and was left out of this run.",
+            f"Run {upstream} first, or choose a wider part of the pipeline.",
+        )
+        self.step = step
+        self.upstream = upstream
+
+
+class StepFailed(ClusterError):  # noqa: N818
+    """A step's function raised, or its worker died.
+
+    `error` is the exception in one line, `trace` its traceback, `log` the file with all that the step printed, `transient`
+    whether another attempt may go better, `attempt` the number of the attempt (from 1).
+    """
+
+    def __init__(
+        self,
+        step: str,
+        error: str,
+        *,
+        remedy: str = "",
+        trace: str = "",
+        log: str = "",
+        transient: bool = False,
+        attempt: int = 1,
+    ) -> None:
+        super().__init__(
+            f"step {step} failed: {error}", remedy or (f"The log is {log}." if log else "Run it again.")
+        )
+        self.step = step
+        self.error = error
+        self.trace = trace
+        self.log = log
+        self.transient = transient
+        self.attempt = attempt
+
+    def tail(self, num_lines: int = 12) -> str:
+        """The last lines of the traceback."""
+        return "\n".join(self.trace.rstrip().splitlines()[-num_lines:])
+
+
+class SessionError(ClusterError):
+    """Ray cannot be started or reached, or lacks what a step asks for."""
+
+
+class TrackingError(ClusterError):
+    """MLflow cannot be used as asked."""
+
+
+def _rebuild(kind: type[ClusterError], state: dict[str, Any]) -> ClusterError:
+    error = kind.__new__(kind)
+    Exception.__init__(error, state["problem"], state["remedy"])
+    error.__dict__.update(state)
+    return error

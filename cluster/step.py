@@ -1,0 +1,156 @@
+"""A step: one function, its configuration and what it needs. A pipeline is nothing but steps that name each other."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from cluster.errors import GraphError
+
+if TYPE_CHECKING:
+    from pydantic import BaseModel
+
+Upstream: TypeAlias = "Step | tuple[Step, ...]"
+
+_SEGMENT = re.compile(r"[a-z0-9_.-]+")
+_FINGERPRINT = re.compile(r"[0-9a-f]{64}")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Resources:
+    """What a step gets while it runs. Never part of its identity, so that another machine finds the same results.
+
+    `cpus` is the number of threads too: sums in another order give other last digits, so a step keeps its number of threads on
+    every machine, even where it has to share fewer cores.
+    """
+
+    cpus: float = 1
+    gpus: float = 0
+    max_attempts: int = 3
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Step:
+    """One node of the graph.
+
+    Args:
+        name: Where its results lie, such as `pet/review/0`.
+        fn: A function at the top of a module, `run(config, inputs, out, recorder, engine)`. It returns a small dataclass or
+            pydantic model.
+        config: A frozen pydantic model.
+        inputs: Role -> the step, or tuple of steps, whose files it reads.
+        assets: Role -> digest of data or weights that come from outside of the pipeline.
+        resources: What it gets while it runs.
+
+    Raises:
+        GraphError: the name cannot be a path, or the function cannot be found by a worker.
+    """
+
+    name: str
+    fn: Callable[..., Any]
+    config: BaseModel
+    inputs: Mapping[str, Upstream] = field(default_factory=dict)
+    assets: Mapping[str, str] = field(default_factory=dict)
+    resources: Resources = field(default_factory=Resources)
+
+    def __post_init__(self) -> None:
+        for segment in self.name.split("/"):
+            if not _SEGMENT.fullmatch(segment) or segment in (".", "..") or _FINGERPRINT.fullmatch(segment):
+                raise GraphError(
+                    f"{self.name!r} cannot be the name of a step.",
+                    "Use parts of small letters, digits, _ . and -, with / between them: pet/review/0.",
+                )
+        qualified = getattr(self.fn, "__qualname__", "<nameless>")
+        if "<" in qualified or getattr(self.fn, "__module__", "__main__") == "__main__":
+            raise GraphError(
+                f"the function {qualified} of step {self.name} has no place that a worker can import.",
+                "Define it with `def` at the top of a module.",
+            )
+
+    def upstream(self) -> Iterator[Step]:
+        """Every step that this one reads, in the order they were declared."""
+        for item in self.inputs.values():
+            if isinstance(item, tuple):
+                yield from item
+            else:
+                yield item
+
+    @property
+    def function(self) -> str:
+        """The function as `module:name`."""
+        return f"{self.fn.__module__}:{self.fn.__qualname__}"
+
+
+def graph(leaves: Iterable[Step]) -> dict[str, Step]:
+    """All steps that `leaves` need, by name: each after its upstream, else in the order of declaration.
+
+    Raises:
+        GraphError: two different steps share a name, one name lies inside of another's results, or steps need each other.
+    """
+    found: dict[str, Step] = {}
+    open_: dict[str, Step] = {}
+    for leaf in leaves:
+        # A stack instead of recursion: a chain may be longer than Python's recursion limit.
+        stack: list[tuple[Step, Iterator[Step]]] = [(leaf, leaf.upstream())]
+        if _seen(leaf, found):
+            continue
+        open_[leaf.name] = leaf
+        while stack:
+            step, rest = stack[-1]
+            following = next(rest, None)
+            if following is None:
+                stack.pop()
+                found[step.name] = open_.pop(step.name)
+            elif following.name in open_:
+                raise GraphError(
+                    f"{following.name} needs itself: {' -> '.join([*open_, following.name])}.",
+                    "Take one of these inputs away.",
+                )
+            elif not _seen(following, found):
+                open_[following.name] = following
+                stack.append((following, following.upstream()))
+    return found
+
+
+def descendants(steps: Mapping[str, Step], names: Iterable[str]) -> set[str]:
+    """`names` and everything that needs them. `steps` is in the order of `graph`."""
+    reached = set(names)
+    for name, step in steps.items():
+        if any(item.name in reached for item in step.upstream()):
+            reached.add(name)
+    return reached
+
+
+def ancestors(steps: Mapping[str, Step], names: Iterable[str]) -> set[str]:
+    """`names` and everything that they need. `steps` is in the order of `graph`."""
+    reached = set(names)
+    for name, step in reversed(steps.items()):
+        if name in reached:
+            reached.update(item.name for item in step.upstream())
+    return reached
+
+
+def _seen(step: Step, found: Mapping[str, Step]) -> bool:
+    """Whether the step is known.
+
+    Upstream steps are compared by name only: they were checked themselves.
+    """
+    known = found.get(step.name)
+    if known is None or known is step:
+        return known is step
+    if _outline(known) != _outline(step):
+        raise GraphError(
+            f"two different steps are called {step.name}.",
+            "Give each its own name, or use the same step in both places.",
+        )
+    return True
+
+
+def _outline(step: Step) -> tuple[Any, ...]:
+    inputs = {
+        role: tuple(one.name for one in item) if isinstance(item, tuple) else item.name
+        for role, item in step.inputs.items()
+    }
+    return step.fn, step.config, inputs, dict(step.assets)

@@ -1,0 +1,213 @@
+"""THE DAG: what a recipe runs, readable from top to bottom.
+
+data/<task> ─┬─ zero_shot/<pattern> ─────────────────────────────────────────────┐
+             ├─ pet/<pattern>/<seed> ── soft_labels ── distill/<seed> ───────────┤
+             ├─ baseline/<seed> ─────────────────────────────────────────────────┼─ report
+ppt/pair ────┴─ prompts/<task>/<method>/<seed> ──────────────────────────────────┘
+"""
+
+from __future__ import annotations
+
+from cluster.step import Resources, Step
+from pipelines import report
+from pipelines.config import PipelineConfig, Section
+from stages import (
+    assets,
+    baseline,
+    distillation,
+    pattern_training,
+    prompt_pretraining,
+    prompt_tuning,
+    soft_labels,
+    splits,
+)
+from stages.seeds import derive_seed
+from stages.splits import DataConfig
+from stages.tasks import Task
+
+CONTROL = Resources(cpus=0.5)
+"""Steps that compute next to nothing."""
+
+
+def steps(config: PipelineConfig) -> list[Step]:
+    """Every step of a recipe, upstream before downstream."""
+    data = {task.name: _split(config, task, sets) for task, sets, _ in config.datasets.values()}
+    main = data[config.task.name]
+    ppt = [_ppt(config)] if config.ppt else []
+    zero_shot = [_zero_shot(config, pattern, main) for pattern in config.task.patterns] if config.zero_shot else []
+    submodels = [
+        _submodel(config, pattern, seed, main) for pattern in config.task.patterns for seed in config.pet.seeds
+    ]
+    labels = _soft_labels(config, main, tuple(submodels))
+    students = [_student(config, seed, main, labels) for seed in config.distill.seeds]
+    baselines = [_baseline(config, seed, main) for seed in (config.baseline.seeds if config.baseline else ())]
+    prompts = _prompts(config, data, ppt)
+    measured = (*baselines, *zero_shot, *submodels, labels, *students, *ppt, *prompts)
+    return [*data.values(), *measured, _report(config, measured)]
+
+
+def _split(config: PipelineConfig, task: Task, data: DataConfig) -> Step:
+    name = f"data/{task.name}"
+    return Step(
+        name=name,
+        fn=splits.run,
+        config=splits.Config(data=data, labels=task.labels, fields=task.fields, seed=derive_seed(config.seed, name)),
+        assets={key: assets.identity(source.asset) for key, source in data.sources.items()},
+        resources=CONTROL,
+    )
+
+
+def _ppt(config: PipelineConfig) -> Step:
+    assert config.ppt is not None
+    return Step(
+        name="ppt/pair",
+        fn=prompt_pretraining.run,
+        config=prompt_pretraining.Config(
+            backbone=config.backbone,
+            corpus=config.ppt.corpus,
+            num_vectors=config.ppt.num_vectors,
+            start=config.ppt.start,
+            num_held_out=config.ppt.num_held_out,
+            loop=config.ppt.loop,
+            seed=derive_seed(config.seed, "ppt/pair"),
+        ),
+        assets={
+            "backbone": assets.identity(config.backbone.asset),
+            "corpus": assets.identity(config.ppt.corpus.source.asset),
+        },
+        resources=_resources(config.ppt),
+    )
+
+
+def _zero_shot(config: PipelineConfig, pattern: str, data: Step) -> Step:
+    return Step(
+        name=f"zero_shot/{pattern}",
+        fn=pattern_training.run,
+        config=pattern_training.Config(
+            task=config.task.only(pattern),
+            pattern=pattern,
+            backbone=config.backbone,
+            tune="none",
+            loop=None,
+            seed=0,
+        ),
+        inputs={"data": data},
+        assets={"backbone": assets.identity(config.backbone.asset)},
+        resources=_resources(config.pet),
+    )
+
+
+def _submodel(config: PipelineConfig, pattern: str, seed: int, data: Step) -> Step:
+    name = f"pet/{pattern}/{seed}"
+    return Step(
+        name=name,
+        fn=pattern_training.run,
+        config=pattern_training.Config(
+            task=config.task.only(pattern),
+            pattern=pattern,
+            backbone=config.backbone,
+            tune=config.pet.tune,
+            lora=config.pet.lora,
+            loop=None if config.pet.tune == "none" else config.pet.loop,
+            seed=derive_seed(config.seed, name),
+        ),
+        inputs={"data": data},
+        assets={"backbone": assets.identity(config.backbone.asset)},
+        resources=_resources(config.pet),
+    )
+
+
+def _soft_labels(config: PipelineConfig, data: Step, members: tuple[Step, ...]) -> Step:
+    return Step(
+        name="soft_labels",
+        fn=soft_labels.run,
+        config=soft_labels.Config(task=config.task, backbone=config.backbone, weights=config.soft_labels.weights),
+        inputs={"data": data, "members": members},
+        assets={"backbone": assets.identity(config.backbone.asset)},
+        resources=_resources(config.soft_labels),
+    )
+
+
+def _student(config: PipelineConfig, seed: int, data: Step, labels: Step) -> Step:
+    name = f"distill/{seed}"
+    return Step(
+        name=name,
+        fn=distillation.run,
+        config=distillation.Config(
+            labels=config.task.labels,
+            fields=config.task.fields,
+            student=config.student,
+            temperature=config.distill.temperature,
+            gold_share=config.distill.gold_share,
+            loop=config.distill.loop,
+            seed=derive_seed(config.seed, name),
+        ),
+        inputs={"data": data, "soft_labels": labels},
+        assets={"student": assets.identity(config.student.asset)},
+        resources=_resources(config.distill),
+    )
+
+
+def _baseline(config: PipelineConfig, seed: int, data: Step) -> Step:
+    assert config.baseline is not None
+    name = f"baseline/{seed}"
+    return Step(
+        name=name,
+        fn=baseline.run,
+        config=baseline.Config(
+            labels=config.task.labels,
+            fields=config.task.fields,
+            student=config.student,
+            loop=config.baseline.loop,
+            seed=derive_seed(config.seed, name),
+        ),
+        inputs={"data": data},
+        assets={"student": assets.identity(config.student.asset)},
+        resources=_resources(config.baseline),
+    )
+
+
+def _prompts(config: PipelineConfig, data: dict[str, Step], ppt: list[Step]) -> list[Step]:
+    if config.prompts is None:
+        return []
+    found = []
+    for item in config.prompts.tasks:
+        task, _ = config.prompt_task(item)
+        for method, start in config.prompts.methods.items():
+            for seed in config.prompts.seeds:
+                name = f"prompts/{task.name}/{method}/{seed}"
+                pretrained = {"pretrained": ppt[0]} if start == "ppt" else {}
+                settings = prompt_tuning.Config(
+                    task=task.only(item.pattern),
+                    pattern=item.pattern,
+                    backbone=config.backbone,
+                    num_vectors=config.prompts.num_vectors,
+                    start=None if start == "ppt" else start,
+                    loop=config.prompts.loop,
+                    seed=derive_seed(config.seed, name),
+                )
+                found.append(
+                    Step(
+                        name=name,
+                        fn=prompt_tuning.run,
+                        config=settings,
+                        inputs={"data": data[task.name], **pretrained},
+                        assets={"backbone": assets.identity(config.backbone.asset)},
+                        resources=_resources(config.prompts),
+                    )
+                )
+    return found
+
+
+def _report(config: PipelineConfig, measured: tuple[Step, ...]) -> Step:
+    return Step(
+        name="report",
+        fn=report.run,
+        config=report.Config(recipe=config.name, task=config.task.name, steps=tuple(step.name for step in measured)),
+        inputs={"measured": measured},
+        resources=CONTROL,
+    )
+
+
+def _resources(section: Section) -> Resources:
+    return Resources(cpus=section.cpus, gpus=section.gpus)

@@ -1,0 +1,137 @@
+"""Everything that can be wrong with a recipe, found before anything expensive starts: assets, data, patterns, label
+words.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Any
+
+from pipelines.config import PipelineConfig
+from stages import assets, splits
+from stages.backbones import BackboneConfig, family_of, model_folder
+from stages.errors import AssetError, InputError
+from stages.patterns import check_family
+from stages.tasks import Task
+from stages.verbalizers import Verbalizer
+
+OnStart = Callable[[str], None]
+"""Told what is being done, for the display."""
+
+
+def check(config: PipelineConfig, on_start: OnStart) -> None:
+    """Fetches what is missing and checks the whole recipe against it.
+
+    Raises:
+        InputError: with the dotted place in the recipe as its `key`.
+    """
+    fetch(config.assets, on_start)
+    on_start("checking data, patterns and label words")
+    for name, (task, data, place) in config.datasets.items():
+        try:
+            splits.draw(splits.Config(data=data, labels=task.labels, fields=task.fields, seed=0))
+        except InputError as error:
+            raise _under(error, place) from error
+        where = "task" if name == config.task.name else place.removesuffix(".data") + ".task"
+        check_task(task, config.backbone, where)
+    if config.ppt:
+        from stages.prompt_pretraining import PAIR_TASK
+
+        family = family_of(model_folder(config.backbone.asset))
+        check_words(PAIR_TASK, family, bare_tokenizer(config.backbone), (family,), "ppt")
+
+
+def fetch(wanted: dict[str, str], on_start: OnStart) -> None:
+    """Brings assets into the cache: first asks for all of them whether they can be had, then fetches one by one.
+
+    Args:
+        wanted: Dotted place in the recipe -> reference.
+        on_start: Told before each one.
+    """
+    missing = {place: ref for place, ref in wanted.items() if not _at(place, assets.is_cached, ref)}
+    if missing:
+        on_start("asking whether everything can be fetched")
+        for place, ref in {ref: place for place, ref in missing.items()}.items():
+            _at(ref, lambda item: assets.check_reach([item]), place)
+    for place, ref in wanted.items():
+        if place in missing:
+            on_start(f"fetching {ref.partition('#')[0]}")
+        _at(place, assets.resolve, ref)
+    for place in wanted:
+        if place == "backbone.asset":
+            _at(place, lambda ref: prepare_backbone(ref, on_start), wanted[place])
+
+
+def prepare_backbone(ref: str, on_start: OnStart) -> Path:
+    """The folder of a backbone. A GGUF file is translated in a process of its own, whose memory is given back."""
+    path = assets.resolve(ref)
+    if path.suffix == ".gguf":
+        on_start(f"reading {path.name} (translated to safetensors the first time)")
+        code = "import sys; from stages.backbones import model_folder; model_folder(sys.argv[1])"
+        target = assets.cache_folder() / "from_gguf" / assets.content_digest(path)[:20]
+        if not (target / "config.json").exists():
+            done = subprocess.run([sys.executable, "-c", code, ref], capture_output=True, text=True, check=False)
+            if done.returncode:
+                reason = (done.stderr.strip().splitlines() or ["?"])[-1]
+                raise AssetError(f"{path.name} cannot be read ({reason}).", "Name another GGUF file or a folder.")
+    return model_folder(ref)
+
+
+def check_task(task: Task, backbone: BackboneConfig, place: str) -> None:
+    """Checks every pattern and label word of a task against the backbone's family and vocabulary."""
+    folder = model_folder(backbone.asset)
+    family = _at("backbone.asset", family_of, folder)
+    for name in task.patterns:
+        try:
+            check_family(task.pattern(name), family)
+        except InputError as error:
+            raise error.at(key=f"{place}.patterns.{name}") from error
+    check_words(task, family, bare_tokenizer(backbone), task.patterns, place)
+
+
+def check_words(task: Task, family: Any, tokenizer: Any, patterns: Iterable[str], place: str) -> None:
+    """Looks every label word up in the vocabulary."""
+    for pattern in patterns:
+        try:
+            Verbalizer.of(task.words(pattern), tokenizer, family)
+        except InputError as error:
+            label = next((item for item in task.labels if f"of {item!r}" in error.problem), None)
+            key = f"{place}.verbalizer.{label}" if label else f"{place}.verbalizer"
+            raise error.at(key=key) from error
+
+
+def bare_tokenizer(backbone: BackboneConfig) -> Any:
+    """The tokenizer without transformers, whose import alone takes longer than a whole check."""
+    from tokenizers import Tokenizer
+
+    folder = model_folder(backbone.asset)
+    file = folder / "tokenizer.json"
+    if file.exists():
+        return Tokenizer.from_file(str(file))
+    from transformers import AutoTokenizer
+
+    try:
+        return AutoTokenizer.from_pretrained(folder)
+    except (OSError, ValueError) as error:
+        raise AssetError(f"{folder} holds no tokenizer.", "Put tokenizer.json beside the weights.") from error
+
+
+def _at(place: str, function: Callable[[Any], Any], argument: Any) -> Any:
+    """Calls `function`, and puts `place` into its complaint."""
+    try:
+        return function(argument)
+    except InputError as error:
+        raise error.at(key=place) from error
+    except json.JSONDecodeError as error:
+        raise AssetError(f"not JSON ({error}).", "Fetch the file again.", key=place) from error
+
+
+def _under(error: InputError, place: str) -> InputError:
+    """A key that starts with `data` moves under the section that holds this data."""
+    if error.key == "data" or error.key.startswith("data."):
+        return type(error)(error.problem, error.remedy, key=place + error.key.removeprefix("data"), where=error.where)
+    return error.at(key=place)

@@ -1,0 +1,204 @@
+"""The report stage: what every part of the pipeline scored, side by side, as a leaderboard and a picture."""
+
+from __future__ import annotations
+
+import json
+import statistics
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pydantic import BaseModel, Field
+
+from stages.protocols import Engine, Recorder
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+class Config(BaseModel, frozen=True, extra="forbid"):
+    """Whose results are compared."""
+
+    recipe: str = Field(description="Name of the recipe.")
+    task: str = Field(description="Name of the recipe's own task.")
+    steps: tuple[str, ...] = Field(description="Names of the measured steps, in the order of the inputs.")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Inputs:
+    """`measured`: files of every measured step."""
+
+    measured: tuple[Path, ...]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Spread:
+    """Mean and sample standard deviation over seeds; `std` is None for a single one."""
+
+    mean: float
+    std: float | None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Row:
+    """A line of the leaderboard: one method, over all its seeds. `steps` says where the figures come from."""
+
+    name: str
+    kind: str
+    task: str
+    accuracy: Spread
+    macro_f1: Spread
+    num_seeds: int
+    num_test: int
+    num_labelled: int
+    num_unlabelled: int
+    trainable_parameters: int
+    steps: tuple[str, ...]
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Result:
+    """The leaderboard. Files: `leaderboard.png`."""
+
+    rows: tuple[Row, ...]
+    notes: tuple[str, ...]
+
+
+KINDS = {
+    "baseline": "baseline",
+    "zero_shot": "zero-shot",
+    "pet": "sub-model",
+    "soft_labels": "ensemble",
+    "distill": "student",
+    "prompts": "prompt",
+}
+"""First part of a step's name -> what a row of such steps is."""
+
+
+def run(config: Config, inputs: Inputs, out: Path, recorder: Recorder, engine: Engine) -> Result:
+    """Gathers the results, draws the leaderboard, writes it to `out`."""
+    del engine
+    results = [json.loads((folder / "result.json").read_text()) for folder in inputs.measured]
+    named = dict(zip(config.steps, results, strict=True))
+    rows = leaderboard(named, config.task)
+    picture = draw(rows, config.recipe)
+    picture.savefig(out / "leaderboard.png", dpi=120)
+    recorder.figure("leaderboard", picture)
+    recorder.table("leaderboard", [_flat(row) for row in rows])
+    for row in rows:
+        recorder.metric(f"leaderboard/{row.name}/accuracy", row.accuracy.mean)
+    return Result(rows=rows, notes=tuple(_notes(named)))
+
+
+def leaderboard(results: dict[str, dict[str, Any]], task: str) -> tuple[Row, ...]:
+    """Groups steps that differ by their seed alone, in the order of `results`.
+
+    Args:
+        results: Step name -> its result, as JSON values; steps without test scores are passed over.
+        task: Name of the recipe's own task.
+    """
+    groups: dict[str, list[str]] = {}
+    for name, result in results.items():
+        if "test" in result:
+            groups.setdefault(_row_name(name), []).append(name)
+    return tuple(_row(name, steps, results, task) for name, steps in groups.items())
+
+
+def _row_name(step: str) -> str:
+    """`pet/review/0` -> `pet/review`; `soft_labels` -> `ensemble`; `distill/0` -> `student`."""
+    kind, *rest = step.split("/")
+    if kind in ("pet", "prompts"):
+        return "/".join([kind, *rest[:-1]])
+    if kind == "zero_shot":
+        return step
+    return KINDS[kind]
+
+
+def _row(name: str, steps: list[str], results: dict[str, dict[str, Any]], task: str) -> Row:
+    mine = [results[step] for step in steps]
+    kind = steps[0].split("/")[0]
+    return Row(
+        name=name,
+        kind=KINDS[kind],
+        task=steps[0].split("/")[1] if kind == "prompts" else task,
+        accuracy=spread([result["test"]["accuracy"] for result in mine]),
+        macro_f1=spread([result["test"]["macro_f1"] for result in mine]),
+        num_seeds=len(steps),
+        num_test=mine[0]["test"]["num_examples"],
+        num_labelled=mine[0]["num_labelled"],
+        num_unlabelled=mine[0]["num_unlabelled"],
+        trainable_parameters=mine[0]["trainable_parameters"],
+        steps=tuple(steps),
+    )
+
+
+def spread(values: list[float]) -> Spread:
+    """Mean and sample standard deviation."""
+    std = round(statistics.stdev(values), 6) if len(values) > 1 else None
+    return Spread(mean=round(statistics.fmean(values), 6), std=std)
+
+
+def _notes(results: dict[str, dict[str, Any]]) -> list[str]:
+    """What is worth knowing beside the table."""
+    notes = []
+    labels = results.get("soft_labels", {})
+    if labels.get("unlabeled"):
+        notes.append(
+            f"The soft labels are right on {labels['unlabeled']['accuracy']:.1%} of the "
+            f"{labels['unlabeled']['num_examples']:,} unlabelled texts (gold labels serve this figure only)."
+        )
+    for name, result in results.items():
+        if name.startswith("ppt/"):
+            notes.append(
+                f"{name} learnt to relate sentences: {result['held_out_before']['accuracy']:.1%} before, "
+                f"{result['held_out']['accuracy']:.1%} after, on {result['held_out']['num_examples']} held-out examples."
+            )
+    return notes
+
+
+def _flat(row: Row) -> dict[str, Any]:
+    flat = asdict(row)
+    for name in ("accuracy", "macro_f1"):
+        measured = flat.pop(name)
+        flat |= {name: measured["mean"], f"{name}_std": measured["std"]}
+    flat.pop("steps")
+    return flat
+
+
+COLOURS = {
+    "baseline": "#9aa0a6",
+    "zero-shot": "#c9b458",
+    "sub-model": "#5b8def",
+    "ensemble": "#2f5fc4",
+    "student": "#1b8a5a",
+    "prompt": "#b06fc9",
+}
+
+
+def draw(rows: tuple[Row, ...], recipe: str) -> Figure:
+    """The leaderboard as horizontal bars of accuracy, with error bars over seeds."""
+    from matplotlib.figure import Figure
+    from matplotlib.patches import Patch
+
+    figure = Figure(figsize=(8, 1.2 + 0.36 * len(rows)), layout="constrained")
+    axes = figure.add_subplot()
+    places = range(len(rows))[::-1]
+    axes.barh(
+        list(places),
+        [row.accuracy.mean for row in rows],
+        xerr=[row.accuracy.std or 0 for row in rows],
+        color=[COLOURS[row.kind] for row in rows],
+        error_kw={"ecolor": "#333333", "capsize": 3},
+    )
+    for place, row in zip(places, rows, strict=True):
+        axes.text(0.01, place, f"{100 * row.accuracy.mean:.1f}", va="center", color="white", fontweight="bold")
+    axes.set_yticks(list(places), [row.name for row in rows])
+    axes.set_xlim(0, 1)
+    axes.set_xlabel("test accuracy")
+    axes.set_title(recipe)
+    axes.spines[["top", "right"]].set_visible(False)
+    kinds = list(dict.fromkeys(row.kind for row in rows))
+    figure.legend(
+        handles=[Patch(color=COLOURS[kind], label=kind) for kind in kinds], loc="outside lower center", ncols=len(kinds)
+    )
+    return figure

@@ -1,0 +1,91 @@
+"""`clozeline score` and `clozeline predict`: labels for the lines of a file, in input order, in constant memory."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any
+
+from stages.backbones import BackboneConfig
+from stages.errors import DataError
+from stages.protocols import SilentRecorder
+from stages.tasks import Example, Task
+
+LINES_AT_ONCE = 512
+"""Lines held in memory: enough to sort by length, whatever the size of the file."""
+
+
+def read_lines(lines: Iterable[str], fields: Iterable[str], name: str) -> Iterator[Example]:
+    """Examples from JSON lines; a line that is not JSON is the text itself, where there is only one field.
+
+    Raises:
+        DataError: a field is missing, empty or not text; names the line.
+    """
+    wanted = tuple(fields)
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        place = f"{name}, line {number}"
+        row = _parse(line, wanted, place)
+        for field in wanted:
+            if not isinstance(row.get(field), str) or not row[field].strip():
+                raise DataError(
+                    f"{place}: the field {field!r} is {'empty' if field in row else 'missing'}.",
+                    f'Write {{"{field}": "some text"}} in every line.',
+                )
+        yield Example(str(number), {field: row[field] for field in wanted})
+
+
+def _parse(line: str, fields: tuple[str, ...], place: str) -> dict[str, Any]:
+    if not line.lstrip().startswith("{") and len(fields) == 1:
+        return {fields[0]: line.strip()}
+    try:
+        row = json.loads(line)
+    except json.JSONDecodeError as error:
+        raise DataError(f"{place}: not JSON ({error.msg}).", "Write one JSON object a line.") from error
+    if not isinstance(row, dict):
+        raise DataError(f"{place}: not a JSON object.", "Write one JSON object a line.")
+    return row
+
+
+def predict(model: Path, lines: Iterable[str], name: str) -> Iterator[str]:
+    """A JSON line with label and probabilities for each input line, by the classifier in `model`."""
+    from stages.classifier import TextClassifier
+    from stages.metrics import softmax
+
+    classifier = TextClassifier.load(model)
+    for block in _blocks(read_lines(lines, classifier.fields, name)):
+        for row in softmax(classifier.predict(block, SilentRecorder(), "")):
+            values = {label: round(float(value), 6) for label, value in zip(classifier.labels, row, strict=True)}
+            yield json.dumps(
+                {"label": max(values, key=lambda key: values[key]), "probabilities": values}, ensure_ascii=False
+            )
+
+
+def score(
+    task: Task, patterns: Iterable[str], config: BackboneConfig, lines: Iterable[str], name: str
+) -> Iterator[str]:
+    """JSON lines with raw label logits: for each input line, in order, one for each pattern."""
+    from stages.backbones import load
+    from stages.cloze import ClozeClassifier
+
+    backbone = load(config, frozen=True)
+    classifiers = {pattern: ClozeClassifier.of(task, pattern, backbone, config) for pattern in patterns}
+    for block in _blocks(read_lines(lines, task.fields, name)):
+        logits = {pattern: item.predict(block, SilentRecorder(), "") for pattern, item in classifiers.items()}
+        for row in range(len(block)):
+            for pattern, found in logits.items():
+                values = {label: float(value) for label, value in zip(task.labels, found[row], strict=True)}
+                yield json.dumps({"pattern": pattern, "logits": values}, ensure_ascii=False)
+
+
+def _blocks(examples: Iterable[Example]) -> Iterator[list[Example]]:
+    block: list[Example] = []
+    for item in examples:
+        block.append(item)
+        if len(block) == LINES_AT_ONCE:
+            yield block
+            block = []
+    if block:
+        yield block

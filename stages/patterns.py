@@ -1,0 +1,196 @@
+"""Patterns to tokens: every piece is tokenised alone, fields are shortened until the whole fits, the mask survives.
+
+Layout and shortening follow the original PET (Schick & Schütze, EACL 2021): pieces one by one; while the whole is too
+long, the longer segment loses a token, at the end of its last field that still has one. Where both fields of a pair
+share a segment, that can eat the second one up; `shorten: longest` takes from the longest field instead. Nothing but
+fields is ever shortened.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from stages.errors import PatternError
+from stages.tasks import Example, FieldRef, Mask, Pattern, Sep, Shorten, Words
+
+Family = Literal["masked", "causal", "seq2seq"]
+"""Kinds of language model: they differ in where the label word is read."""
+
+
+@dataclass(frozen=True, slots=True)
+class Encoded:
+    """One example under one pattern.
+
+    ids: token ids, special tokens included. segments: 0 or 1 for each id. mask: index of the mask in `ids`; for a
+    causal model the index of the last id, whose next token is the label word.
+    """
+
+    ids: tuple[int, ...]
+    segments: tuple[int, ...]
+    mask: int
+
+
+@dataclass(frozen=True, slots=True)
+class Specials:
+    """The special tokens that a tokenizer puts before, between and after its segments, learnt from the tokenizer
+    itself.
+    """
+
+    before: tuple[int, ...]
+    between: tuple[int, ...]
+    after: tuple[int, ...]
+    after_single: tuple[int, ...]
+    second_segment: int
+
+    @classmethod
+    def of(cls, tokenizer: Any) -> Specials:
+        """Reads them off the encodings of a dummy text and a dummy pair."""
+        single, pair = tokenizer("a"), tokenizer("a", "b")
+        before, after_single = _outside(single.sequence_ids(), single["input_ids"])
+        _, after = _outside(pair.sequence_ids(), pair["input_ids"])
+        sequences = pair.sequence_ids()
+        first, second = len(sequences) - 1 - sequences[::-1].index(0), sequences.index(1)
+        types = pair.get("token_type_ids")
+        return cls(
+            before,
+            tuple(pair["input_ids"][first + 1 : second]),
+            after,
+            after_single,
+            types[second] if types else 0,
+        )
+
+
+def _outside(sequences: Sequence[int | None], ids: Sequence[int]) -> tuple[tuple[int, ...], tuple[int, ...]]:
+    real = [index for index, sequence in enumerate(sequences) if sequence is not None]
+    return tuple(ids[: real[0]]), tuple(ids[real[-1] + 1 :])
+
+
+class Encoder:
+    """Turns examples into token ids under one pattern, for one tokenizer and family of backbones."""
+
+    def __init__(
+        self, pattern: Pattern, tokenizer: Any, family: Family, max_length: int, shorten: Shorten = "last"
+    ) -> None:
+        """
+        Args:
+            pattern: The parsed pattern.
+            tokenizer: A fast tokenizer of transformers.
+            family: Family of the backbone.
+            max_length: Tokens in all, special ones included; a soft prompt's vectors are not counted here.
+            shorten: Which field of the longer segment loses tokens first.
+
+        Raises:
+            PatternError: the pattern does not fit the family, or leaves no room for any text.
+        """
+        check_family(pattern, family)
+        self.pattern = pattern
+        self.tokenizer = tokenizer
+        self.family = family
+        self.max_length = max_length
+        self.shorten = shorten
+        self.specials = Specials.of(tokenizer)
+        self.mask_ids = () if family == "causal" else (mask_token_id(tokenizer, family),)
+
+    def __call__(self, example: Example) -> Encoded:
+        """Encodes one example; the result has `max_length` ids at the most."""
+        pieces = self._pieces(example)
+        self._shorten(pieces)
+        return self._join(pieces)
+
+    def all(self, examples: Iterable[Example]) -> list[Encoded]:
+        """Encodes examples, in order."""
+        return [self(example) for example in examples]
+
+    def _pieces(self, example: Example) -> list[_Piece]:
+        """Tokenises part by part. White space at the end of a literal moves to the front of what follows: in BPE
+        vocabularies " film" and "film" are different tokens, and a space alone is a third one."""
+        pieces = []
+        space = ""
+        for part in self.pattern.parts:
+            if isinstance(part, Mask | Sep):
+                pieces.append(_Piece(list(self.mask_ids) if isinstance(part, Mask) else [], part))
+                space = ""
+                continue
+            text = space + (part.value(example).strip() if isinstance(part, FieldRef) else part.text)
+            bare = text.rstrip(" ")
+            space = text[len(bare) :] if isinstance(part, Words) else ""
+            ids = self.tokenizer(bare, add_special_tokens=False)["input_ids"] if bare else []
+            pieces.append(_Piece(ids, part))
+        return pieces
+
+    def _shorten(self, pieces: list[_Piece]) -> None:
+        segments = _segments(pieces)
+        for _ in range(len(self._join(pieces).ids) - self.max_length):
+            fields = [[piece for piece in segment if isinstance(piece.part, FieldRef)] for segment in segments]
+            longer = max(reversed(fields), key=lambda group: sum(len(piece.ids) for piece in group))
+            left = [piece for piece in reversed(longer) if piece.ids]
+            if not left:
+                raise PatternError(
+                    f"pattern {self.pattern.name!r} leaves no room for text in {self.max_length} tokens.",
+                    "Shorten the pattern's own words, or raise max_length.",
+                )
+            chosen = left[0] if self.shorten == "last" else max(left, key=lambda piece: len(piece.ids))
+            chosen.ids.pop()
+
+    def _tail(self, is_pair: bool) -> tuple[int, ...]:
+        if self.family == "causal":
+            return ()
+        return self.specials.after if is_pair else self.specials.after_single
+
+    def _join(self, pieces: list[_Piece]) -> Encoded:
+        segments = _segments(pieces)
+        is_pair = len(segments) == 2
+        ids = list(self.specials.before)
+        types = [0] * len(ids)
+        mask = -1
+        for number, segment in enumerate(segments):
+            if number:
+                ids += self.specials.between
+                types += [0] * len(self.specials.between)
+            for piece in segment:
+                if isinstance(piece.part, Mask):
+                    mask = len(ids)
+                ids += piece.ids
+                types += [number * self.specials.second_segment] * len(piece.ids)
+        tail = self._tail(is_pair)
+        ids += tail
+        types += [self.specials.second_segment if is_pair else 0] * len(tail)
+        return Encoded(tuple(ids), tuple(types), len(ids) - 1 if self.family == "causal" else mask)
+
+
+@dataclass(slots=True)
+class _Piece:
+    ids: list[int]
+    part: object
+
+
+def _segments(pieces: list[_Piece]) -> list[list[_Piece]]:
+    segments: list[list[_Piece]] = [[]]
+    for piece in pieces:
+        if isinstance(piece.part, Sep):
+            segments.append([])
+        else:
+            segments[-1].append(piece)
+    return segments
+
+
+def check_family(pattern: Pattern, family: Family) -> None:
+    """Refuses patterns that a family of backbones cannot score.
+
+    Raises:
+        PatternError: a causal model with text behind the mask.
+    """
+    if family == "causal" and not pattern.ends_in_mask:
+        raise PatternError(
+            f"pattern {pattern.name!r} has text after {{mask}}, which a causal model never sees: {pattern.text!r}.",
+            "Put {mask} at the end, or take a masked or seq2seq backbone.",
+        )
+
+
+def mask_token_id(tokenizer: Any, family: Family) -> int:
+    """The id that stands for the mask: the mask token, or T5's first sentinel."""
+    if family == "seq2seq":
+        return int(tokenizer.convert_tokens_to_ids("<extra_id_0>"))
+    return int(tokenizer.mask_token_id)

@@ -1,0 +1,83 @@
+"""What a stage asks of whoever runs it: a recorder for what people look at, an engine for where tensors live.
+
+Stages see these two protocols only. The in-process defaults below let every stage run, and be tested, as a plain
+function: no Ray, no MLflow. The cluster's own recorder and engine satisfy the same protocols without importing them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Protocol
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+
+class Recorder(Protocol):
+    """Where a stage's curves, pictures and tables go. Names are alike in all stages, so that runs compare."""
+
+    def metric(self, name: str, value: float, step: int = 0) -> None:
+        """One point of the curve `name`; `step` is the optimizer step (or 0 for a single figure)."""
+
+    def figure(self, name: str, figure: Figure) -> None:
+        """A matplotlib picture; `name` has no extension."""
+
+    def table(self, name: str, rows: Sequence[Mapping[str, Any]]) -> None:
+        """A small table of JSON values; every row has the same keys."""
+
+    def progress(self, done: int, total: int, **info: float | str) -> None:
+        """How far the step is, for the live display; cheap enough to be called for every batch."""
+
+
+class Engine(Protocol):
+    """Where the tensors of a training loop live: one process here, many under the cluster."""
+
+    rank: int
+    world_size: int
+    work: Path | None
+    """Folder for mid-training checkpoints that outlives a killed step; None: no checkpoints."""
+
+    def backward(self, loss: Any) -> None:
+        """Back-propagates a scalar tensor."""
+
+    def step(self, optimizer: Any) -> None:
+        """Updates the parameters and clears their gradients."""
+
+    def gather(self, tensor: Any) -> Any:
+        """Concatenates [n, ...] tensors of all ranks along dimension 0, in rank order."""
+
+
+class SilentRecorder:
+    """Records nothing: the default for tests and one-off calls."""
+
+    def metric(self, name: str, value: float, step: int = 0) -> None:
+        del name, value, step
+
+    def figure(self, name: str, figure: Figure) -> None:
+        del name, figure
+
+    def table(self, name: str, rows: Sequence[Mapping[str, Any]]) -> None:
+        del name, rows
+
+    def progress(self, done: int, total: int, **info: float | str) -> None:
+        del done, total, info
+
+
+class LocalEngine:
+    """One process, one device."""
+
+    def __init__(self, work: Path | None = None) -> None:
+        self.rank = 0
+        self.world_size = 1
+        self.work = work
+
+    def backward(self, loss: Any) -> None:
+        loss.backward()
+
+    def step(self, optimizer: Any) -> None:
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+
+    def gather(self, tensor: Any) -> Any:
+        return tensor

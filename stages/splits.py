@@ -1,0 +1,197 @@
+"""The stage that draws the few-shot sets: train, dev, unlabelled and test, disjoint by text.
+
+A set is either given by a file of its own or drawn from a `pool`. Drawing follows the seed alone: the same file and
+seed give the same sets on every machine. What was drawn lies in the step's files as JSON lines, for people to look at.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import BaseModel, Field, model_validator
+
+from stages.data import Source, read_examples, write_examples
+from stages.errors import DataError
+from stages.protocols import Engine, Recorder
+from stages.seeds import python_rng
+from stages.tasks import Example
+
+
+class DataConfig(BaseModel, frozen=True, extra="forbid"):
+    """Where the sets of a task come from, and how large the drawn ones are."""
+
+    pool: Source | None = Field(None, description="Labelled texts from which the sets without a file are drawn.")
+    train: Source | None = Field(None, description="File of the labelled examples.")
+    dev: Source | None = Field(None, description="File of a labelled development set.")
+    unlabeled: Source | None = Field(None, description="File of the unlabelled texts.")
+    test: Source | None = Field(None, description="File of the labelled test set.")
+    shots: int = Field(16, ge=1, description="Labelled examples a class.")
+    dev_shots: int = Field(0, ge=0, description="Development examples a class, drawn from the pool.")
+    unlabeled_size: int = Field(1000, ge=0, description="Unlabelled examples.")
+    test_size: int = Field(500, ge=1, description="Test examples.")
+
+    @model_validator(mode="after")
+    def _everything_has_a_source(self) -> DataConfig:
+        for name in ("train", "test"):
+            if getattr(self, name) is None and self.pool is None:
+                raise ValueError(f"neither {name} nor pool is given. Name a file: {name}: {{asset: {name}.jsonl}}.")
+        for name in ("pool", "train", "dev", "test"):
+            source = getattr(self, name)
+            if source is not None and source.label is None:
+                raise ValueError(f"{name}.label is not given. Name the column of the label: label: category.")
+        return self
+
+    @property
+    def sources(self) -> dict[str, Source]:
+        """The sources that are given, by name."""
+        names = ("pool", "train", "dev", "unlabeled", "test")
+        return {name: source for name in names if (source := getattr(self, name)) is not None}
+
+
+class Config(BaseModel, frozen=True, extra="forbid"):
+    """The split stage: the labels, where the texts are, the seed."""
+
+    data: DataConfig = Field(description="Sources and sizes.")
+    labels: tuple[str, ...] = Field(description="Labels of the task.")
+    fields: tuple[str, ...] = Field(description="Fields that the task's patterns take.")
+    seed: int = Field(description="Seed of the drawing.")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Inputs:
+    """No upstream step."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Result:
+    """Sizes of the sets; files `<set>.jsonl`, and `unlabeled_gold.jsonl` where the labels are known (for measuring
+    only).
+    """
+
+    num_train: int
+    num_dev: int
+    num_unlabeled: int
+    num_test: int
+    label_counts: dict[str, dict[str, int]]
+
+
+@dataclass(frozen=True, slots=True)
+class Split:
+    """The four sets of a task. `unlabeled` still has its labels, if the source has them: whoever trains must not
+    look.
+    """
+
+    train: tuple[Example, ...]
+    dev: tuple[Example, ...]
+    unlabeled: tuple[Example, ...]
+    test: tuple[Example, ...]
+
+
+def run(config: Config, inputs: Inputs, out: Path, recorder: Recorder, engine: Engine) -> Result:
+    """Draws the sets and writes them to `out`."""
+    del inputs, engine
+    split = draw(config)
+    hidden = [Example(item.uid, item.fields) for item in split.unlabeled]
+    write_examples(out / "train.jsonl", split.train)
+    write_examples(out / "dev.jsonl", split.dev)
+    write_examples(out / "unlabeled.jsonl", hidden)
+    write_examples(out / "test.jsonl", split.test)
+    if split.unlabeled and all(item.label is not None for item in split.unlabeled):
+        write_examples(out / "unlabeled_gold.jsonl", split.unlabeled)
+    counts = {name: dict(Counter(item.label for item in getattr(split, name))) for name in ("train", "dev", "test")}
+    recorder.table("train_examples", [{**item.fields, "label": item.label} for item in split.train])
+    return Result(
+        num_train=len(split.train),
+        num_dev=len(split.dev),
+        num_unlabeled=len(split.unlabeled),
+        num_test=len(split.test),
+        label_counts={name: {str(k): v for k, v in sorted(count.items())} for name, count in counts.items()},
+    )
+
+
+def draw(config: Config) -> Split:
+    """The four sets: files first, then drawings from the pool that avoid every text seen so far.
+
+    Raises:
+        DataError: a source lacks a field or a label, or the pool holds too few examples of a class.
+    """
+    data = config.data
+    for name, source in data.sources.items():
+        missing = [item for item in config.fields if item not in source.fields]
+        if missing:
+            raise DataError(
+                f"the patterns take the field {missing[0]!r}, which data.{name}.fields does not have.",
+                f"Add it ({missing[0]}: COLUMN), or use one of: {', '.join(source.fields)}.",
+                key=f"data.{name}.fields",
+            )
+    given = {
+        name: tuple(_read(source, config.labels if name != "unlabeled" else None, name))
+        for name, source in data.sources.items()
+    }
+    seen = {_key(item) for name, items in given.items() if name != "pool" for item in items}
+    pool = _Pool(given.get("pool", ()), seen, config)
+    test = given["test"] if "test" in given else pool.take(data.test_size, "test")
+    train = given["train"] if "train" in given else pool.take_each(data.shots, "shots")
+    dev = given["dev"] if "dev" in given else pool.take_each(data.dev_shots, "dev_shots")
+    unlabeled = given["unlabeled"] if "unlabeled" in given else pool.take(data.unlabeled_size, "unlabeled")
+    for label in config.labels:
+        if not any(item.label == label for item in train):
+            raise DataError(
+                f"the training set has no example of the label {label!r}.", "Add one, or take the label out of labels.",
+                key="data.train",
+            )  # fmt: skip
+    return Split(train, dev, unlabeled, test)
+
+
+def _read(source: Source, labels: Sequence[str] | None, name: str) -> Iterable[Example]:
+    try:
+        return read_examples(source, labels, prefix=f"{name}-")
+    except DataError as error:
+        raise error.at(key=f"data.{name}") from error
+
+
+def _key(example: Example) -> str:
+    """Two examples with the same key count as the same text."""
+    return "\x1f".join(" ".join(text.casefold().split()) for text in example.fields.values())
+
+
+class _Pool:
+    """The distinct texts of the pool in shuffled order; what was taken is gone."""
+
+    def __init__(self, examples: Iterable[Example], seen: set[str], config: Config) -> None:
+        distinct: dict[str, Example] = {}
+        for item in examples:
+            key = _key(item)
+            if key not in seen:
+                distinct.setdefault(key, item)
+        self.left = list(distinct.values())
+        self.labels = config.labels
+        python_rng(config.seed, "pool").shuffle(self.left)
+
+    def take(self, size: int, what: str) -> tuple[Example, ...]:
+        if size and len(self.left) < size:
+            raise DataError(
+                f"{size} {what} examples were asked for, but the pool has {len(self.left)} distinct texts left.",
+                f"Lower data.{what}_size, or name a larger pool.",
+                key=f"data.{what}_size",
+            )
+        taken, self.left = self.left[:size], self.left[size:]
+        return tuple(taken)
+
+    def take_each(self, shots: int, what: str) -> tuple[Example, ...]:
+        taken: list[Example] = []
+        for label in self.labels:
+            mine = [item for item in self.left if item.label == label]
+            if len(mine) < shots:
+                raise DataError(
+                    f"{shots} examples a class were asked for, but the pool has {len(mine)} of label {label!r} left.",
+                    f"Lower data.{what}, or name a larger pool.",
+                    key=f"data.{what}",
+                )
+            taken.extend(mine[:shots])
+        chosen = {item.uid for item in taken}
+        self.left = [item for item in self.left if item.uid not in chosen]
+        return tuple(taken)

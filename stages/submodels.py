@@ -1,0 +1,86 @@
+"""A sub-model: one pattern on one backbone, all of it trained, a LoRA adapter trained, or nothing trained.
+
+Its files are `submodel.json` and, by its `tune`, `adapter/` (PEFT's LoRA format, megabytes) or `model/` (the whole
+backbone).
+"""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from pydantic import BaseModel, Field
+
+from stages.backbones import Backbone, BackboneConfig, load
+from stages.cloze import ClozeClassifier
+from stages.tasks import Task
+
+Tune = Literal["full", "lora", "none"]
+
+
+class LoraConfig(BaseModel, frozen=True, extra="forbid"):
+    """Low-rank adapters (Hu et al., ICLR 2022) on the linear layers of the backbone."""
+
+    rank: int = Field(8, ge=1, description="Rank of the update of each matrix.")
+    alpha: float = Field(16, gt=0, description="The update is scaled by alpha / rank.")
+    dropout: float = Field(0.0, ge=0, lt=1, description="Dropout before the adapter.")
+    targets: str | tuple[str, ...] = Field(
+        "all-linear", description="Names of the adapted layers, or all-linear for every one but the LM head."
+    )
+
+
+@dataclass(slots=True)
+class SubModel:
+    """A backbone with its trainable parameters marked. `adapter` is PEFT's wrapper for tune: lora, else None."""
+
+    backbone: Backbone
+    tune: Tune
+    adapter: Any = None
+
+    @classmethod
+    def fresh(cls, config: BackboneConfig, tune: Tune, lora: LoraConfig, seed: int) -> SubModel:
+        """Loads the backbone and, for `lora`, puts new adapters on it."""
+        import torch
+
+        backbone = load(config, frozen=tune != "full")
+        if tune != "lora":
+            return cls(backbone, tune)
+        from peft import LoraConfig as PeftLora
+        from peft import get_peft_model
+
+        torch.manual_seed(seed)
+        targets = lora.targets if isinstance(lora.targets, str) else list(lora.targets)
+        settings = PeftLora(r=lora.rank, lora_alpha=lora.alpha, lora_dropout=lora.dropout, target_modules=targets)
+        return cls(backbone, tune, get_peft_model(backbone.model, settings))
+
+    @property
+    def parameters(self) -> dict[str, Any]:
+        """Name -> trainable parameter; empty for `none`."""
+        return {name: item for name, item in self.backbone.model.named_parameters() if item.requires_grad}
+
+    def save(self, pattern: str, out: Path) -> None:
+        """Writes the sub-model to `out`."""
+        (out / "submodel.json").write_text(json.dumps({"pattern": pattern, "tune": self.tune}) + "\n")
+        if self.tune == "full":
+            self.backbone.model.save_pretrained(out / "model")
+            self.backbone.tokenizer.save_pretrained(out / "model")
+        elif self.tune == "lora":
+            self.adapter.save_pretrained(out / "adapter")
+            (out / "adapter" / "README.md").unlink(missing_ok=True)  # PEFT's empty model card
+
+
+def load_classifier(folder: Path, task: Task, config: BackboneConfig) -> ClozeClassifier:
+    """The sub-model that lies in `folder`, ready to predict."""
+    about = json.loads((folder / "submodel.json").read_text())
+    if about["tune"] == "full":
+        backbone = load(config.model_copy(update={"asset": str(folder / "model")}), frozen=True)
+    else:
+        backbone = load(config, frozen=True)
+    if about["tune"] == "lora":
+        from peft import PeftModel
+
+        PeftModel.from_pretrained(backbone.model, folder / "adapter")
+        backbone.freeze()
+    return ClozeClassifier.of(task, about["pattern"], backbone, config)
