@@ -17,9 +17,7 @@ Plain = None | bool | int | float | str | list[Any] | dict[str, Any]
 
 def canonical(value: Any) -> str:
     """The value as JSON with sorted keys and no spaces."""
-    return json.dumps(
-        plain(value), sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False
-    )
+    return json.dumps(plain(value), sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
 
 
 def plain(value: Any, place: str = "value", *, identity: bool = False) -> Plain:
@@ -90,9 +88,7 @@ def _record(value: Any, place: str, identity: bool) -> dict[str, Any]:
             for name, about in model_fields.items()
             if not (identity and (_extra(about.json_schema_extra).get("identity") is False))
         ]
-        return _mapping(
-            {name: getattr(value, name) for name in names} | (value.model_extra or {}), place, identity
-        )
+        return _mapping({name: getattr(value, name) for name in names} | (value.model_extra or {}), place, identity)
     if is_dataclass(value) and not isinstance(value, type):
         return _mapping({item.name: getattr(value, item.name) for item in fields(value)}, place, identity)
     if isinstance(value, PurePath):

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import sqlite3
 
 CHUNK = 1 << 20
-# A file changed twice within one tick of the file system's clock looks unchanged; only files older than this are remembered.
+# A file changed twice within one tick of the file system's clock looks unchanged: only older ones are remembered.
 SETTLED_NS = 2_000_000_000
 
 

@@ -97,8 +97,8 @@ class MissingUpstream(ClusterError):  # noqa: N818
 class StepFailed(ClusterError):  # noqa: N818
     """A step's function raised, or its worker died.
 
-    `error` is the exception in one line, `trace` its traceback, `log` the file with all that the step printed, `transient`
-    whether another attempt may go better, `attempt` the number of the attempt (from 1).
+    `error` is the exception in one line, `trace` its traceback, `log` the file with all that the step printed,
+    `transient` whether another attempt may go better, `attempt` the number of the attempt (from 1).
     """
 
     def __init__(
@@ -112,9 +112,7 @@ class StepFailed(ClusterError):  # noqa: N818
         transient: bool = False,
         attempt: int = 1,
     ) -> None:
-        super().__init__(
-            f"step {step} failed: {error}", remedy or (f"The log is {log}." if log else "Run it again.")
-        )
+        super().__init__(f"step {step} failed: {error}", remedy or (f"The log is {log}." if log else "Run it again."))
         self.step = step
         self.error = error
         self.trace = trace

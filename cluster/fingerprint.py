@@ -23,8 +23,8 @@ FORMAT = 1
 class Key:
     """A step's identity.
 
-    `components` has dotted keys, such as `config.loop.steps`, `inputs.members.0`, `assets.backbone`, `code.stages.loop`;
-    `fingerprint` is the hash of all of them.
+    `components` has dotted keys, such as `config.loop.steps`, `inputs.members.0`, `assets.backbone`,
+    `code.stages.loop`; `fingerprint` is the hash of all of them.
     """
 
     fingerprint: str

@@ -16,14 +16,16 @@ Upstream: TypeAlias = "Step | tuple[Step, ...]"
 
 _SEGMENT = re.compile(r"[a-z0-9_.-]+")
 _FINGERPRINT = re.compile(r"[0-9a-f]{64}")
+# Names that the store keeps for itself.
+_RESERVED = ("logs", "reports", "cache", "mlartifacts", "mlflow.db")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Resources:
     """What a step gets while it runs. Never part of its identity, so that another machine finds the same results.
 
-    `cpus` is the number of threads too: sums in another order give other last digits, so a step keeps its number of threads on
-    every machine, even where it has to share fewer cores.
+    `cpus` is the number of threads too: sums in another order give other last digits, so a step keeps its number
+    of threads on every machine, even where it has to share fewer cores.
     """
 
     cpus: float = 1
@@ -37,8 +39,8 @@ class Step:
 
     Args:
         name: Where its results lie, such as `pet/review/0`.
-        fn: A function at the top of a module, `run(config, inputs, out, recorder, engine)`. It returns a small dataclass or
-            pydantic model.
+        fn: A function at the top of a module, `run(config, inputs, out, recorder, engine)`. It returns a small
+            dataclass or pydantic model.
         config: A frozen pydantic model.
         inputs: Role -> the step, or tuple of steps, whose files it reads.
         assets: Role -> digest of data or weights that come from outside of the pipeline.
@@ -56,12 +58,12 @@ class Step:
     resources: Resources = field(default_factory=Resources)
 
     def __post_init__(self) -> None:
-        for segment in self.name.split("/"):
-            if not _SEGMENT.fullmatch(segment) or segment in (".", "..") or _FINGERPRINT.fullmatch(segment):
-                raise GraphError(
-                    f"{self.name!r} cannot be the name of a step.",
-                    "Use parts of small letters, digits, _ . and -, with / between them: pet/review/0.",
-                )
+        if not _usable(self.name):
+            raise GraphError(
+                f"{self.name!r} cannot be the name of a step.",
+                "Use parts of small letters, digits, _ . and -, with / between them, such as pet/review/0; "
+                f"the first part is none of {', '.join(_RESERVED)}.",
+            )
         qualified = getattr(self.fn, "__qualname__", "<nameless>")
         if "<" in qualified or getattr(self.fn, "__module__", "__main__") == "__main__":
             raise GraphError(
@@ -87,7 +89,7 @@ def graph(leaves: Iterable[Step]) -> dict[str, Step]:
     """All steps that `leaves` need, by name: each after its upstream, else in the order of declaration.
 
     Raises:
-        GraphError: two different steps share a name, one name lies inside of another's results, or steps need each other.
+        GraphError: two different steps share a name, or steps need each other.
     """
     found: dict[str, Step] = {}
     open_: dict[str, Step] = {}
@@ -126,10 +128,18 @@ def descendants(steps: Mapping[str, Step], names: Iterable[str]) -> set[str]:
 def ancestors(steps: Mapping[str, Step], names: Iterable[str]) -> set[str]:
     """`names` and everything that they need. `steps` is in the order of `graph`."""
     reached = set(names)
-    for name, step in reversed(steps.items()):
+    for name, step in reversed(list(steps.items())):
         if name in reached:
             reached.update(item.name for item in step.upstream())
     return reached
+
+
+def _usable(name: str) -> bool:
+    segments = name.split("/")
+    return segments[0] not in _RESERVED and all(
+        _SEGMENT.fullmatch(segment) and segment not in (".", "..") and not _FINGERPRINT.fullmatch(segment)
+        for segment in segments
+    )
 
 
 def _seen(step: Step, found: Mapping[str, Step]) -> bool:

@@ -1,0 +1,175 @@
+"""Ray's side of a run: the tasks, and the desk where workers leave what they recorded."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from cluster.errors import LeaseLost, SessionError, StepFailed
+from cluster.session import Capacity
+from cluster.worker import Order, work
+
+if TYPE_CHECKING:
+    from cluster.manifest import Manifest
+    from cluster.recorder import Batch
+    from cluster.step import Resources
+
+SEND_TIMEOUT_S = 10.0
+
+
+class Desk:
+    """A small actor beside the driver that keeps batches until the driver asks."""
+
+    def __init__(self) -> None:
+        self._batches: list[Batch] = []
+
+    def post(self, batch: Batch) -> None:
+        """Keeps a batch."""
+        self._batches.append(batch)
+
+    def drain(self) -> list[Batch]:
+        """Hands out all batches, in the order in which they came."""
+        batches, self._batches = self._batches, []
+        return batches
+
+
+def run_order(order: Order, desk: Any, *upstream: Manifest) -> Manifest | StepFailed | LeaseLost:
+    """The Ray task: one step. Its arguments after the desk are the results of its upstream."""
+    import ray
+
+    def send(batch: Batch) -> bool:
+        try:
+            ray.get(desk.post.remote(batch), timeout=SEND_TIMEOUT_S)
+        except (ray.exceptions.RayError, TimeoutError):
+            return False
+        return True
+
+    try:
+        return work(order, send, upstream)
+    except LeaseLost as error:
+        return error
+
+
+@dataclass(frozen=True, slots=True)
+class Done:
+    """A task that ended."""
+
+    step: str
+    outcome: Manifest | StepFailed | LeaseLost
+
+
+class Tasks:
+    """The running tasks of a driver. Needs a session."""
+
+    def __init__(self, capacity: Capacity) -> None:
+        import ray
+
+        self._ray = ray
+        self._capacity = capacity
+        self._task = ray.remote(max_retries=0)(run_order)
+        self._refs: dict[Any, Order] = {}
+        self._needs: dict[str, tuple[float, float]] = {}
+        # Results of this run by step, so that later tasks take the reference and not a copy.
+        self._results: dict[str, Any] = {}
+        node = ray.get_runtime_context().get_node_id()
+        here = ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(node, soft=True)
+        self._desk = ray.remote(Desk).options(num_cpus=0, max_restarts=-1, scheduling_strategy=here).remote()
+
+    def __len__(self) -> int:
+        return len(self._refs)
+
+    @property
+    def steps(self) -> list[str]:
+        """Steps that run."""
+        return [order.step for order in self._refs.values()]
+
+    def fits(self, resources: Resources) -> bool:
+        """Whether the cluster has room for one more. Something always fits into an empty one."""
+        cpus, gpus = self._clamped(resources)
+        used_cpus = sum(item[0] for item in self._needs.values())
+        used_gpus = sum(item[1] for item in self._needs.values())
+        return used_cpus + cpus <= self._capacity.cpus and used_gpus + gpus <= self._capacity.gpus
+
+    def submit(self, order: Order, resources: Resources, upstream: tuple[Manifest, ...]) -> None:
+        """Starts a task.
+
+        Raises:
+            SessionError: no machine of the cluster has the GPUs.
+        """
+        cpus, gpus = self._clamped(resources)
+        if gpus > self._capacity.node_gpus:
+            raise SessionError(
+                f"step {order.step} asks for {gpus:g} GPUs, and the largest machine has {self._capacity.node_gpus:g}.",
+                "Ask for fewer in its resources, or give --address of a cluster that has them.",
+            )
+        task = self._task.options(num_cpus=cpus, num_gpus=gpus, name=order.step)
+        arguments = [self._results.get(item.step, item) for item in upstream]
+        self._refs[task.remote(order, self._desk, *arguments)] = order
+        self._needs[order.step] = (cpus, gpus)
+
+    def wait(self, timeout_s: float) -> list[Done]:
+        """Tasks that ended, after one did or the time is over."""
+        refs = list(self._refs)
+        ready, _ = self._ray.wait(refs, num_returns=1, timeout=timeout_s)
+        if ready:
+            ready, _ = self._ray.wait(refs, num_returns=len(refs), timeout=0)
+        return [self._collect(ref) for ref in ready]
+
+    def batches(self) -> list[Batch]:
+        """What the steps recorded since the last call; nothing if the desk is being restarted."""
+        try:
+            batches: list[Batch] = self._ray.get(self._desk.drain.remote(), timeout=SEND_TIMEOUT_S)
+        except (self._ray.exceptions.RayError, TimeoutError):
+            return []
+        return batches
+
+    def close(self) -> None:
+        """Stops what still runs."""
+        for ref in self._refs:
+            self._ray.cancel(ref, force=True)
+        self._refs.clear()
+        self._ray.kill(self._desk)
+
+    def _collect(self, ref: Any) -> Done:
+        order = self._refs.pop(ref)
+        del self._needs[order.step]
+        try:
+            outcome = self._ray.get(ref)
+        except self._ray.exceptions.RayError as error:
+            return Done(order.step, _worker_failure(order, error))
+        if not isinstance(outcome, (StepFailed, LeaseLost)):
+            self._results[order.step] = ref
+        return Done(order.step, outcome)
+
+    def _clamped(self, resources: Resources) -> tuple[float, float]:
+        """A machine with fewer cores than a step has threads runs it all the same, more slowly."""
+        return min(resources.cpus, self._capacity.node_cpus), resources.gpus
+
+
+def _worker_failure(order: Order, error: Exception) -> StepFailed:
+    """A failure of the worker and not of the step: it was killed, ran out of memory, or its machine is gone."""
+    from ray import exceptions
+
+    from cluster.store import Store
+
+    lost = (
+        exceptions.WorkerCrashedError,
+        exceptions.NodeDiedError,
+        exceptions.OutOfMemoryError,
+        exceptions.ObjectLostError,
+        exceptions.RuntimeEnvSetupError,
+    )
+    remedy = ""
+    if isinstance(error, exceptions.OutOfMemoryError):
+        remedy = "Make its batch_size smaller, or run fewer steps at once with --max-parallel 1."
+    text = str(error).strip()
+    log = Store.open(order.store).log_path(order.step, order.key.fingerprint, order.attempt)
+    return StepFailed(
+        order.step,
+        f"its worker was lost ({type(error).__name__}: {text.splitlines()[0] if text else 'no more is known'})",
+        remedy=remedy,
+        trace=text,
+        log=str(log),
+        transient=isinstance(error, lost),
+        attempt=order.attempt,
+    )

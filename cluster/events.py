@@ -1,0 +1,71 @@
+"""What happens while steps run, as values: a display draws them, a test counts them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, TypeAlias
+
+if TYPE_CHECKING:
+    from cluster.errors import StepFailed as StepError
+
+
+@dataclass(frozen=True, slots=True)
+class StepStarted:
+    """A step was given to Ray. `attempt` counts from 1."""
+
+    step: str
+    attempt: int
+    log: str
+
+
+@dataclass(frozen=True, slots=True)
+class StepProgress:
+    """A step is at `done` of `total`."""
+
+    step: str
+    done: int
+    total: int
+    info: Mapping[str, float | str] = field(default_factory=dict)
+
+
+@dataclass(frozen=True, slots=True)
+class StepFinished:
+    """A step is committed; `seconds` is how long it took, now or when it was run."""
+
+    step: str
+    seconds: float
+    cached: bool
+
+
+@dataclass(frozen=True, slots=True)
+class StepFailed:
+    """An attempt failed. `retry_in_s` is None if it was the last one."""
+
+    step: str
+    error: StepError
+    retry_in_s: float | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class StepBlocked:
+    """A step cannot be run in this run."""
+
+    step: str
+    reason: str
+
+
+@dataclass(frozen=True, slots=True)
+class StepWaiting:
+    """Another driver runs this step; its result will be taken."""
+
+    step: str
+    owner: str
+
+
+@dataclass(frozen=True, slots=True)
+class RayStarting:
+    """Ray is being started, which takes some seconds."""
+
+
+Event: TypeAlias = StepStarted | StepProgress | StepFinished | StepFailed | StepBlocked | StepWaiting | RayStarting

@@ -1,0 +1,309 @@
+"""Runs a graph of steps as Ray tasks: takes what is committed, runs what is not, and goes on around what fails."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Iterable, Mapping
+from contextlib import ExitStack
+from typing import TYPE_CHECKING, Any
+
+from cluster import events
+from cluster.errors import LeaseHeld, LeaseLost, StepFailed
+from cluster.lease import Leases
+from cluster.manifest import Manifest
+from cluster.outcome import Options, Outcome, Status, StepReport
+from cluster.plan import PlannedStep, State, plan, stale_upstream
+from cluster.step import Step
+from cluster.store import Store
+from cluster.tracking import Tracker, params_of
+
+if TYPE_CHECKING:
+    from cluster.desk import Tasks
+
+OnEvent = Callable[[events.Event], None]
+
+
+def execute(
+    steps: Iterable[Step],
+    store: Store,
+    options: Options | None = None,
+    tracker: Tracker | None = None,
+    on_event: OnEvent | None = None,
+) -> Outcome:
+    """Brings every chosen step to a committed result. Ray is started only if a step has to run.
+
+    Args:
+        steps: The leaves, or all steps, of the graph.
+        store: Where results are and go.
+        options: Which steps, and how.
+        tracker: MLflow runs; None: nothing is tracked.
+        on_event: Called with each event, in the driver's main thread.
+
+    Raises:
+        GraphError, FingerprintError: bad input; nothing was run.
+        SessionError: Ray cannot be started, or has not what a step asks for.
+    """
+    started = time.monotonic()
+    options = options or Options()
+    with ExitStack() as stack:
+        leases = stack.enter_context(Leases(options.ttl_s))
+        run = _Run(
+            plan(steps, store, options), store, options, leases, tracker, on_event or (lambda event: None), stack
+        )
+        while run.advance():
+            run.wait()
+    run.outcome.wall_s = time.monotonic() - started
+    return run.outcome
+
+
+class _Run:
+    """The state of one call of `execute`: every step is open, running, or has a report."""
+
+    def __init__(
+        self,
+        lines: list[PlannedStep],
+        store: Store,
+        options: Options,
+        leases: Leases,
+        tracker: Tracker | None,
+        on_event: OnEvent,
+        stack: ExitStack,
+    ) -> None:
+        self.outcome = Outcome()
+        self._lines = {line.name: line for line in lines}
+        self._open = {line.name: line for line in lines}
+        self._store = store
+        self._options = options
+        self._leases = leases
+        self._tracker = tracker
+        self._emit = on_event
+        self._stack = stack
+        self._manifests: dict[str, Manifest] = {}
+        self._unmade: set[str] = set()
+        self._tasks: Tasks | None = None
+        self._tries: dict[str, int] = {}
+        self._not_before: dict[str, float] = {}
+        # MLflow run by step; empty without a tracker.
+        self._running: dict[str, str] = {}
+        self._announced: set[str] = set()
+        # After a failure without keep_going: the steps that may still start.
+        self._allowed: set[str] | None = None
+        self._drained = 0.0
+
+    def advance(self) -> bool:
+        """Settles what can be settled and starts what can be started. Returns whether anything is left to wait for."""
+        settled = True
+        while settled:
+            settled = False
+            for line in list(self._open.values()):
+                if line.name in self._running or not self._is_ready(line):
+                    continue
+                settled |= self._settle(line)
+        return bool(self._open)
+
+    def wait(self) -> None:
+        """Waits for a task to end, for progress, or for another driver."""
+        if self._tasks is None or not len(self._tasks):
+            time.sleep(min(0.2, self._options.poll_s))
+            return
+        done = self._tasks.wait(self._options.poll_s)
+        if done or time.monotonic() - self._drained > self._options.poll_s:
+            self._drain()
+        for item in done:
+            self._finish(item.step, item.outcome)
+
+    def abandon(self) -> None:
+        """Stops what still runs, in a run that ends before its time. Called before Ray goes."""
+        assert self._tasks is not None
+        for name in self._tasks.steps:
+            if self._tracker is not None:
+                self._tracker.end_step(name, "KILLED")
+        self._tasks.close()
+
+    def _is_ready(self, line: PlannedStep) -> bool:
+        """Whether all its upstream came to an end, well or badly."""
+        return all(item.name not in self._open for item in line.step.upstream() if item.name in self._lines)
+
+    def _settle(self, line: PlannedStep) -> bool:
+        """One step whose upstream is settled: take, block or start it. Returns whether it has come to an end."""
+        if line.state is State.BLOCKED:
+            return self._block(line, "; ".join(line.reasons))
+        if not line.chosen:
+            assert line.manifest is not None
+            return self._take(line, line.manifest)
+        if line.manifest is not None and stale_upstream(line.step, line.manifest, self._manifests) is None:
+            return self._take(line, line.manifest)
+        missing = [item.name for item in line.step.upstream() if item.name in self._unmade]
+        if missing:
+            return self._block(line, f"it needs {missing[0]}, which has no result")
+        if self._allowed is not None and line.name not in self._allowed:
+            failed = self.outcome.failed[0]
+            return self._block(line, f"not started after {failed} failed; --keep-going goes on with it")
+        return self._start(line)
+
+    def _take(self, line: PlannedStep, manifest: Manifest) -> bool:
+        """A committed result."""
+        del self._open[line.name]
+        self._manifests[line.name] = manifest
+        if not line.chosen:
+            return True
+        run_id = None
+        if self._tracker is not None:
+            run_id = self._tracker.cached_step(line.name, manifest, params_of(line.key.components.items()))
+        self._report(line, Status.CACHED, manifest=manifest, run_id=run_id, source_run_id=manifest.run_id)
+        self._emit(events.StepFinished(line.name, manifest.seconds, cached=True))
+        return True
+
+    def _block(self, line: PlannedStep, reason: str) -> bool:
+        del self._open[line.name]
+        self._unmade.add(line.name)
+        if line.chosen:
+            self._report(line, Status.BLOCKED, reason=reason)
+            self._emit(events.StepBlocked(line.name, reason))
+        return True
+
+    def _start(self, line: PlannedStep) -> bool:
+        """Starts a step, unless there is no room, another driver has it, or it failed a moment ago."""
+        step, fingerprint = line.step, line.fingerprint
+        if time.monotonic() < self._not_before.get(line.name, 0.0) or not self._has_room(step):
+            return False
+        place = self._store.place(line.name, fingerprint)
+        try:
+            token = self._leases.acquire(place, line.name)
+        except LeaseHeld as held:
+            self._not_before[line.name] = time.monotonic() + self._options.poll_s
+            if line.name not in self._announced:
+                self._announced.add(line.name)
+                self._emit(events.StepWaiting(line.name, held.owner))
+            return False
+        # Since the plan was made another driver may have run the step.
+        found = self._store.inspect(line.name, fingerprint, self._options.verify).manifest
+        if found is not None and not line.forced and stale_upstream(step, found, self._manifests) is None:
+            self._leases.release(place)
+            return self._take(line, found)
+        self._submit(line, token)
+        return False
+
+    def _has_room(self, step: Step) -> bool:
+        if self._tasks is None or not len(self._tasks):
+            return True
+        if self._options.max_parallel is not None and len(self._tasks) >= self._options.max_parallel:
+            return False
+        return self._tasks.fits(step.resources)
+
+    def _submit(self, line: PlannedStep, token: str) -> None:
+        from cluster.worker import Order
+
+        tasks = self._connected()
+        upstream = tuple(dict.fromkeys(item.name for item in line.step.upstream()))
+        before = self._store.failure(line.name, line.fingerprint)
+        attempt = before.attempt + 1 if before is not None else 1
+        run_id = None
+        if self._tracker is not None:
+            params = params_of(line.key.components.items())
+            run_id = self._tracker.start_step(line.name, line.fingerprint, params, attempt)
+        order = Order(
+            step=line.name,
+            fn=line.step.fn,
+            config=line.step.config,
+            roles=_roles(line.step, upstream),
+            key=line.key,
+            store=self._store.url,
+            token=token,
+            cpus=line.step.resources.cpus,
+            attempt=attempt,
+            run_id=run_id,
+        )
+        self._running[line.name] = run_id or ""
+        self._tries[line.name] = self._tries.get(line.name, 0) + 1
+        tasks.submit(order, line.step.resources, tuple(self._manifests[name] for name in upstream))
+        log = self._store.log_path(line.name, line.fingerprint, attempt)
+        self._emit(events.StepStarted(line.name, attempt, str(log)))
+
+    def _connected(self) -> Tasks:
+        """Ray, started when the first step needs it."""
+        if self._tasks is None:
+            from cluster.desk import Tasks
+            from cluster.session import session
+
+            self._emit(events.RayStarting())
+            capacity = self._stack.enter_context(session(self._options.address, self._options.num_cpus))
+            self._tasks = Tasks(capacity)
+            self._stack.callback(self.abandon)
+        return self._tasks
+
+    def _finish(self, name: str, outcome: Manifest | StepFailed | LeaseLost) -> None:
+        """A task ended."""
+        line = self._open[name]
+        run_id = self._running.pop(name) or None
+        if isinstance(outcome, Manifest):
+            self._commit(line, outcome, run_id)
+        elif isinstance(outcome, LeaseLost):
+            self._end_run(name, "KILLED")
+        else:
+            self._store.record_failure(line.fingerprint, outcome)
+            self._end_run(name, "FAILED")
+            self._fail(line, outcome, run_id)
+        self._leases.release(self._store.place(name, line.fingerprint))
+
+    def _commit(self, line: PlannedStep, manifest: Manifest, run_id: str | None) -> None:
+        del self._open[line.name]
+        self._manifests[line.name] = manifest
+        if self._tracker is not None:
+            self._tracker.end_step(line.name, "FINISHED", {"stage/seconds": manifest.seconds})
+        reason = "; ".join(line.reasons)
+        self._report(line, Status.EXECUTED, manifest=manifest, run_id=run_id, reason=reason)
+        self._emit(events.StepFinished(line.name, manifest.seconds, cached=False))
+
+    def _fail(self, line: PlannedStep, error: StepFailed, run_id: str | None) -> None:
+        """Another attempt, or the end of this step."""
+        tries = self._tries[line.name]
+        if error.transient and tries < line.step.resources.max_attempts:
+            pause = self._options.backoff_s * 2 ** (tries - 1)
+            self._not_before[line.name] = time.monotonic() + pause
+            self._emit(events.StepFailed(line.name, error, retry_in_s=pause))
+            return
+        del self._open[line.name]
+        self._unmade.add(line.name)
+        self.outcome.errors[line.name] = error
+        self._report(line, Status.FAILED, run_id=run_id, reason=error.error)
+        self._emit(events.StepFailed(line.name, error))
+        if not self._options.keep_going and self._allowed is None:
+            self._allowed = {name for name, other in self._open.items() if self._could_start(other)}
+
+    def _could_start(self, line: PlannedStep) -> bool:
+        """Whether all its upstream is committed."""
+        return all(item.name in self._manifests for item in line.step.upstream())
+
+    def _end_run(self, name: str, status: str) -> None:
+        if self._tracker is not None:
+            self._tracker.end_step(name, status)
+
+    def _drain(self) -> None:
+        """Passes on what the steps recorded."""
+        assert self._tasks is not None
+        self._drained = time.monotonic()
+        for batch in self._tasks.batches():
+            if self._tracker is not None:
+                self._tracker.take(batch)
+            if batch.progress is not None:
+                done, total, info = batch.progress
+                self._emit(events.StepProgress(batch.step, done, total, info))
+
+    def _report(self, line: PlannedStep, status: Status, **about: Any) -> None:
+        manifest = about.get("manifest")
+        self.outcome.steps[line.name] = StepReport(
+            step=line.name,
+            fingerprint=line.fingerprint,
+            status=status,
+            seconds=manifest.seconds if manifest is not None else 0.0,
+            **about,
+        )
+
+
+def _roles(step: Step, upstream: tuple[str, ...]) -> Mapping[str, int | tuple[int, ...]]:
+    """For each input, where its upstream stands among the arguments of the task."""
+    return {
+        role: tuple(upstream.index(one.name) for one in item) if isinstance(item, tuple) else upstream.index(item.name)
+        for role, item in step.inputs.items()
+    }

@@ -1,0 +1,288 @@
+"""MLflow runs of a pipeline: a parent for the pipeline, a child for each step.
+
+Everything is logged by the driver, in batches: workers send what they recorded (see `cluster.recorder`).
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import tempfile
+import time
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from cluster.canonical import canonical
+from cluster.errors import TrackingError
+from cluster.lease import Owner, locked
+from cluster.recorder import Batch, Point
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+    from mlflow.tracking import MlflowClient
+
+    from cluster.manifest import Manifest
+
+FLUSH_EVERY_S = 2.0
+MAX_PARAMS, MAX_METRICS = 100, 1000
+MAX_KEY, MAX_VALUE = 250, 500
+_ODD = re.compile(r"[^\w\-. :/]")
+
+
+class RunLog:
+    """One MLflow run that is being written."""
+
+    def __init__(self, client: MlflowClient, run_id: str) -> None:
+        self.run_id = run_id
+        self._client = client
+        self._points: list[Point] = []
+        self._flushed = time.monotonic()
+
+    def log_params(self, params: Mapping[str, Any]) -> None:
+        """Dotted names and plain values; long values are cut."""
+        self.log(params=params)
+
+    def log_metrics(self, metrics: Mapping[str, float], step: int = 0) -> None:
+        """Figures of one moment."""
+        when = time.time_ns() // 1_000_000
+        self.log(points=[Point(name, value, step, when) for name, value in metrics.items()])
+
+    def set_tags(self, tags: Mapping[str, str]) -> None:
+        """Tags, for searching."""
+        self.log(tags=tags)
+
+    def log_figure(self, name: str, figure: Figure) -> None:
+        """A picture; `name` has no extension."""
+        self._client.log_figure(self.run_id, figure, f"figures/{_file(name)}.png")
+
+    def log_artifact(self, path: Path, folder: str | None = None) -> None:
+        """A file, as it is."""
+        self._client.log_artifact(self.run_id, str(path), folder)
+
+    def log_text(self, name: str, text: str) -> None:
+        """A text file; `name` has its extension."""
+        self._client.log_text(self.run_id, text, name)
+
+    def log_table(self, name: str, rows: Sequence[Mapping[str, Any]]) -> None:
+        """Rows with the same keys; `name` has no extension. Shown as a table."""
+        if rows:
+            columns = {key: [row.get(key) for row in rows] for key in rows[0]}
+            self._client.log_table(self.run_id, columns, f"tables/{_file(name)}.json")
+
+    def take(self, batch: Batch) -> None:
+        """What a worker sent. Points wait until two seconds' worth are together."""
+        self._points += batch.points
+        for name, png in batch.figures:
+            with tempfile.TemporaryDirectory() as folder:
+                path = Path(folder, f"{_file(Path(name).name)}.png")
+                path.write_bytes(png)
+                parent = Path("figures", _file(name)).parent
+                self.log_artifact(path, str(parent))
+        for name, rows in batch.tables:
+            self.log_table(name, rows)
+        if time.monotonic() - self._flushed > FLUSH_EVERY_S:
+            self.flush()
+
+    def flush(self) -> None:
+        """Writes the points that wait."""
+        points, self._points = self._points, []
+        self._flushed = time.monotonic()
+        self.log(points=points)
+
+    def end(self, status: str = "FINISHED") -> None:
+        """Ends the run: FINISHED, FAILED or KILLED."""
+        self.flush()
+        self._client.set_terminated(self.run_id, status)
+
+    def log(
+        self,
+        *,
+        points: Sequence[Point] = (),
+        params: Mapping[str, Any] | None = None,
+        tags: Mapping[str, str] | None = None,
+    ) -> None:
+        """As few calls as MLflow's limits allow; none for nothing."""
+        from mlflow.entities import Metric, Param, RunTag
+
+        metrics = [Metric(_key(item.name), item.value, item.when_ms, item.step) for item in points]
+        pairs = [Param(_key(name), _text(value)) for name, value in (params or {}).items()]
+        marks = [RunTag(name, value) for name, value in (tags or {}).items()]
+        while metrics or pairs or marks:
+            self._client.log_batch(self.run_id, metrics[:MAX_METRICS], pairs[:MAX_PARAMS], marks[:MAX_PARAMS])
+            metrics, pairs, marks = metrics[MAX_METRICS:], pairs[MAX_PARAMS:], marks[MAX_PARAMS:]
+
+
+class Tracker:
+    """All runs of one pipeline run. Use as a context manager: the parent ends with it.
+
+    `parent` is the pipeline's own run, for whatever the caller wants to log there.
+    """
+
+    def __init__(self, client: MlflowClient, experiment: str, uri: str, name: str, tags: Mapping[str, str]) -> None:
+        self.uri = uri
+        self._client = client
+        self._experiment = experiment
+        self._steps: dict[str, RunLog] = {}
+        self._end_orphans()
+        self.parent = RunLog(client, self._create(name, {**tags, "stage.status": "pipeline"}))
+
+    @classmethod
+    def open(
+        cls,
+        store: Path,
+        experiment: str,
+        run_name: str,
+        *,
+        uri: str | None = None,
+        tags: Mapping[str, str] | None = None,
+    ) -> Tracker:
+        """Starts the parent run.
+
+        Args:
+            store: The store's folder; by default the runs are kept in `mlflow.db` there, and files in `mlartifacts`.
+            experiment: Name of the experiment; made if it is new.
+            run_name: Name of the parent run.
+            uri: Tracking server, or `sqlite:////absolute/path.db`.
+            tags: Tags of the parent run.
+
+        Raises:
+            TrackingError: the address is a relative one, or MLflow refuses it.
+        """
+        uri = uri or tracking_uri(store)
+        if uri.startswith("sqlite:") and not uri.startswith("sqlite:////"):
+            raise TrackingError(
+                f"the tracking address {uri} is relative, so that each process would have its own.",
+                "Give it from the root: sqlite:////data/mlflow.db, with four slashes.",
+            )
+        client = _client(uri)
+        try:
+            # Two drivers that both find no database would both try to make its tables.
+            store.mkdir(parents=True, exist_ok=True)
+            with locked(store):
+                experiment_id = _experiment(client, experiment, store if uri.startswith("sqlite:") else None)
+            return cls(client, experiment_id, uri, run_name, tags or {})
+        except Exception as error:
+            raise TrackingError(
+                f"MLflow at {uri} cannot be used: {error}.", "Check the address and the server."
+            ) from error
+
+    def __enter__(self) -> Tracker:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
+        self.close("FINISHED" if kind is None else "FAILED" if issubclass(kind, Exception) else "KILLED")
+
+    def start_step(self, step: str, fingerprint: str, params: Mapping[str, Any], attempt: int = 1) -> str:
+        """Starts the child run of a step and returns its id."""
+        tags = {"stage.status": "executed", "stage.fingerprint": fingerprint, "stage.attempt": str(attempt)}
+        run = RunLog(self._client, self._create(step, tags, self.parent.run_id))
+        self._steps[step] = run
+        run.log_params(params)
+        return run.run_id
+
+    def take(self, batch: Batch) -> None:
+        """Logs what a step recorded."""
+        run = self._steps.get(batch.step)
+        if run is not None:
+            run.take(batch)
+
+    def end_step(self, step: str, status: str = "FINISHED", metrics: Mapping[str, float] | None = None) -> None:
+        """Ends the child run of a step."""
+        run = self._steps.pop(step, None)
+        if run is not None:
+            run.log_metrics(metrics or {})
+            run.end(status)
+
+    def cached_step(self, step: str, manifest: Manifest, params: Mapping[str, Any]) -> str:
+        """Shows a committed step as a short child run, with its parameters and last figures, so that runs compare."""
+        tags = {"stage.status": "cached", "stage.fingerprint": manifest.fingerprint}
+        if manifest.run_id:
+            tags["stage.source_run_id"] = manifest.run_id
+        run = RunLog(self._client, self._create(step, tags, self.parent.run_id))
+        when = time.time_ns() // 1_000_000
+        figures = {**manifest.metrics, "stage/seconds": manifest.seconds}
+        run.log(points=[Point(name, value, 0, when) for name, value in figures.items()], params=params)
+        run.end()
+        return run.run_id
+
+    def close(self, status: str = "FINISHED") -> None:
+        """Ends whatever still runs. May be called twice."""
+        for step in list(self._steps):
+            self.end_step(step, "KILLED")
+        if self._client.get_run(self.parent.run_id).info.status == "RUNNING":
+            self.parent.end(status)
+
+    def _create(self, name: str, tags: Mapping[str, str], parent: str | None = None) -> str:
+        about = {**tags, "stage.owner": _owner(), "mlflow.user": _user(), "mlflow.source.name": "clozeline"}
+        if parent:
+            about["mlflow.parentRunId"] = parent
+        return str(self._client.create_run(self._experiment, tags=about, run_name=name).info.run_id)
+
+    def _end_orphans(self) -> None:
+        """Ends runs whose driver was killed on this machine, which else would look alive for ever."""
+        for run in self._client.search_runs([self._experiment], "attributes.status = 'RUNNING'"):
+            about = run.data.tags.get("stage.owner")
+            if about and Owner(**json.loads(about)).is_dead():
+                self._client.set_terminated(run.info.run_id, "KILLED")
+
+
+def tracking_uri(store: Path) -> str:
+    """Where the runs of a store are kept by default."""
+    return f"sqlite:///{store.absolute()}/mlflow.db"
+
+
+def _client(uri: str) -> MlflowClient:
+    """A client without chatter. The import takes a second or two, so it is made when first needed."""
+    import logging
+
+    os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    from mlflow.tracking import MlflowClient
+
+    for name in ("mlflow", "alembic"):
+        logging.getLogger(name).setLevel(logging.WARNING)
+    return MlflowClient(tracking_uri=uri)
+
+
+def _experiment(client: MlflowClient, name: str, store: Path | None) -> str:
+    """Id of the experiment. One whose files lie in a store that was moved since is renamed, and a new one begun."""
+    location = (store.absolute() / "mlartifacts").as_uri() if store else None
+    known = client.get_experiment_by_name(name)
+    if known is not None and location and known.artifact_location != location:
+        client.rename_experiment(known.experiment_id, f"{name} (store moved, run {known.experiment_id})")
+        known = None
+    return str(known.experiment_id if known else client.create_experiment(name, artifact_location=location))
+
+
+def _key(name: str) -> str:
+    return _ODD.sub("_", name)[:MAX_KEY]
+
+
+def _file(name: str) -> str:
+    return _ODD.sub("_", name).replace(" ", "_").lstrip("/.")
+
+
+def _text(value: Any) -> str:
+    text = value if isinstance(value, str) else canonical(value)
+    return text if len(text) <= MAX_VALUE else f"{text[: MAX_VALUE - 3]}..."
+
+
+def _owner() -> str:
+    from dataclasses import asdict
+
+    return json.dumps(asdict(Owner.me()))
+
+
+def _user() -> str:
+    import getpass
+
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return "unknown"
+
+
+def params_of(components: Iterable[tuple[str, Any]]) -> dict[str, Any]:
+    """The config among a key's components, as parameters: `config.loop.steps` becomes `loop.steps`."""
+    return {name.removeprefix("config."): value for name, value in components if name.startswith("config.")}

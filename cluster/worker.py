@@ -1,0 +1,236 @@
+"""Running one step in a worker process: build its inputs, keep what it prints, commit what it made, or say why not."""
+
+from __future__ import annotations
+
+import dataclasses
+import errno
+import os
+import sys
+import time
+import traceback
+import typing
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from cluster.errors import ClusterError, GraphError, LeaseLost, StepFailed
+from cluster.fingerprint import Key, differences
+from cluster.manifest import Entry, Manifest
+from cluster.recorder import Batch, BatchRecorder
+from cluster.source import CodeDigests
+from cluster.store import Draft, Store
+
+PACKAGES = ("clozeline", "ray", "torch", "transformers", "tokenizers", "peft", "deepspeed", "numpy", "pydantic")
+PASSING = {
+    errno.ECONNREFUSED, errno.ECONNRESET, errno.ECONNABORTED, errno.EPIPE, errno.ETIMEDOUT, errno.ENETUNREACH,
+    errno.EHOSTUNREACH, errno.EAGAIN, errno.EINTR,
+}  # fmt: skip
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Order:
+    """All that a worker needs of a step. `roles` gives, for each input, the places of its upstream in the arguments."""
+
+    step: str
+    fn: Callable[..., Any]
+    config: Any
+    roles: Mapping[str, int | tuple[int, ...]]
+    key: Key
+    store: str
+    token: str
+    cpus: float
+    attempt: int
+    run_id: str | None
+
+
+class StepEngine:
+    """The engine of a step in one process, with a folder for its checkpoints. See `stages.protocols.Engine`."""
+
+    def __init__(self, work: Path) -> None:
+        self.rank = 0
+        self.world_size = 1
+        self.work: Path | None = work
+
+    def backward(self, loss: Any) -> None:
+        """Back-propagates a scalar tensor."""
+        loss.backward()
+
+    def step(self, optimizer: Any) -> None:
+        """Updates the parameters and clears their gradients."""
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+
+    def gather(self, tensor: Any) -> Any:
+        """The tensor itself: there is one rank."""
+        return tensor
+
+
+def work(order: Order, send: Callable[[Batch], bool], upstream: tuple[Manifest, ...]) -> Manifest | StepFailed:
+    """Runs a step and commits its result.
+
+    Args:
+        order: The step.
+        send: Takes what the step records.
+        upstream: Manifests of all steps that it reads.
+
+    Returns:
+        The manifest, or the failure as a value, for a step's own exception may not survive the way to the driver.
+
+    Raises:
+        LeaseLost: another driver took the step over.
+    """
+    store = Store.open(order.store)
+    log = store.log_path(order.step, order.key.fingerprint, order.attempt)
+    log.parent.mkdir(parents=True, exist_ok=True)
+    with captured(log), BatchRecorder(order.step, send) as recorder:
+        draft: Draft | None = None
+        try:
+            _check_code(order)
+            _set_threads(order.cpus)
+            draft = store.begin(order.step, order.key.fingerprint, order.token)
+            return _run(order, store, draft, recorder, upstream)
+        except LeaseLost:
+            raise
+        except (Exception, SystemExit) as error:
+            failure = _failure(order, error, log)
+            print(failure.trace, file=sys.stderr)  # noqa: T201  (into the step's log)
+            return failure
+        finally:
+            if draft is not None:
+                draft.discard()
+
+
+def _run(order: Order, store: Store, draft: Draft, recorder: BatchRecorder, upstream: tuple[Manifest, ...]) -> Manifest:
+    started = time.monotonic()
+    folders = [store.files(item.step, item.fingerprint) for item in upstream]
+    inputs = build_inputs(order.fn, order.step, order.roles, folders)
+    result = order.fn(order.config, inputs, draft.out, recorder, StepEngine(draft.work))
+
+    def manifest(shown: Any, files: dict[str, Entry]) -> Manifest:
+        return Manifest(
+            step=order.step,
+            fingerprint=order.key.fingerprint,
+            key=dict(order.key.components),
+            files=files,
+            made_from={item.step: item.content for item in upstream},
+            result=shown,
+            metrics=dict(recorder.last),
+            run_id=order.run_id,
+            seconds=round(time.monotonic() - started, 3),
+            committed=time.time(),
+            attempt=order.attempt,
+            host=os.uname().nodename,
+            versions=_versions(),
+        )
+
+    return draft.commit(result, manifest)
+
+
+def build_inputs(
+    fn: Callable[..., Any], step: str, roles: Mapping[str, int | tuple[int, ...]], folders: list[Path]
+) -> Any:
+    """The dataclass that `fn` declares for its `inputs`, or a plain dict if it declares none.
+
+    Raises:
+        GraphError: the step's roles are not the dataclass's fields.
+    """
+    values = {
+        role: tuple(folders[one] for one in place) if isinstance(place, tuple) else folders[place]
+        for role, place in roles.items()
+    }
+    kind = typing.get_type_hints(fn).get("inputs")
+    if not (isinstance(kind, type) and dataclasses.is_dataclass(kind)):
+        return values
+    try:
+        return kind(**values)
+    except TypeError as error:
+        fields = ", ".join(item.name for item in dataclasses.fields(kind))
+        raise GraphError(
+            f"step {step} has the inputs {', '.join(values) or 'none'}, and {kind.__qualname__} of "
+            f"{fn.__module__} wants {fields} ({error}).",
+            "Give both the same names.",
+        ) from error
+
+
+@contextmanager
+def captured(log: Path) -> Iterator[None]:
+    """Sends all that this process prints, its libraries in C included, to the end of a file."""
+    sys.stdout.flush()
+    sys.stderr.flush()
+    kept = [os.dup(1), os.dup(2)]
+    target = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    try:
+        os.dup2(target, 1)
+        os.dup2(target, 2)
+        yield
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        for descriptor, original in enumerate(kept, 1):
+            os.dup2(original, descriptor)
+            os.close(original)
+        os.close(target)
+
+
+def is_passing(error: BaseException) -> bool:
+    """Whether another attempt may go better: a connection that broke, not bad input and not a full disk."""
+    if isinstance(error, (ConnectionError, TimeoutError)) or getattr(error, "transient", False) is True:
+        return True
+    return isinstance(error, OSError) and error.errno in PASSING
+
+
+def _check_code(order: Order) -> None:
+    """The fingerprint is of the code as the run began; code edited since would be committed under a wrong name."""
+    before = {name: value for name, value in order.key.components.items() if name.startswith("code.")}
+    now = {f"code.{module}": digest for module, digest in CodeDigests().of(order.fn.__module__).items()}
+    changed = differences(before, now)
+    if changed:
+        raise ClusterError(
+            f"{'; '.join(str(item) for item in changed)} since this run began.",
+            "Run the pipeline again: only what depends on this code is made anew.",
+        )
+
+
+def _set_threads(cpus: float) -> None:
+    """Sums in another order give other last digits, so the number of threads is the step's own on every machine."""
+    threads = int(max(1, cpus))
+    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
+        os.environ[name] = str(threads)
+    # A worker that ran another step has read the variables already.
+    torch = sys.modules.get("torch")
+    if torch is not None:
+        torch.set_num_threads(threads)
+
+
+def _failure(order: Order, error: BaseException, log: Path) -> StepFailed:
+    remedy = getattr(error, "remedy", "")
+    problem = getattr(error, "problem", "") if remedy else ""
+    if not remedy and isinstance(error, OSError) and error.errno == errno.ENOSPC:
+        remedy = "Free some space and run again: what is committed stays."
+    # The first frames are the engine's own.
+    place = error.__traceback__
+    while place is not None and place.tb_frame.f_code.co_filename == __file__:
+        place = place.tb_next
+    trace = traceback.format_exception(type(error), error, place or error.__traceback__)
+    return StepFailed(
+        order.step,
+        problem or "".join(traceback.format_exception_only(error)).strip(),
+        remedy=remedy,
+        trace="".join(trace),
+        log=str(log),
+        transient=is_passing(error),
+        attempt=order.attempt,
+    )
+
+
+def _versions() -> dict[str, str]:
+    found = {"python": ".".join(str(part) for part in sys.version_info[:3])}
+    for package in PACKAGES:
+        try:
+            found[package] = version(package)
+        except PackageNotFoundError:
+            continue
+    return found
