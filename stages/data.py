@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import json
 import sys
+import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
@@ -57,7 +58,7 @@ def read_examples(source: Source, labels: Sequence[str] | None, *, prefix: str =
         DataError: a column is missing, a text is empty, or a label is not in `labels`; names the file and line.
     """
     examples: list[Example] = []
-    for number, (place, row) in enumerate(_kept(source)):
+    for number, (place, row) in enumerate(kept_rows(source)):
         if source.limit is not None and len(examples) >= source.limit:
             break
         fields = {name: _text(row, column, place) for name, column in source.fields.items()}
@@ -95,21 +96,47 @@ def read_rows(source: Source) -> Iterator[Row]:
         return
     path = assets.resolve(source.asset)
     kind = source.format or _format_of(path)
-    name = path.name
-    if kind == "parquet":
-        import pandas
+    try:
+        yield from _parquet_rows(path) if kind == "parquet" else _text_rows(path, kind)
+    except DataError:
+        raise
+    except UnicodeDecodeError as error:
+        place = f"{path.name}, line {_first_line_not_utf8(path)}"
+        raise DataError(f"{place}: not UTF-8 ({error.reason}).", "Save the file as UTF-8.") from error
+    except (OSError, EOFError, ValueError, zlib.error) as error:
+        raise DataError(
+            f"{path.name} cannot be read as {kind} ({error}).", "Write the file again, or correct its ending."
+        ) from error
 
-        for number, record in enumerate(pandas.read_parquet(path).to_dict("records"), 1):
-            yield f"{name}, row {number}", {str(key): value for key, value in record.items()}
-        return
-    with fsspec.open(str(path), "rt", compression="infer", encoding="utf-8", newline="") as file:
+
+def _parquet_rows(path: Path) -> Iterator[Row]:
+    import pandas
+
+    frame = pandas.read_parquet(path)
+    for number, record in enumerate(frame.astype(object).where(frame.notna(), None).to_dict("records"), 1):
+        yield f"{path.name}, row {number}", {str(key): value for key, value in record.items()}
+
+
+def _text_rows(path: Path, kind: str) -> Iterator[Row]:
+    # utf-8-sig: spreadsheets put a byte order mark before the first column
+    with fsspec.open(str(path), "rt", compression="infer", encoding="utf-8-sig", newline="") as file:
         if kind == "jsonl":
-            yield from _json_rows(file, name)
+            yield from _json_rows(file, path.name)
         elif kind == "txt":
             for number, line in enumerate(file, 1):
-                yield f"{name}, line {number}", {"text": line.rstrip("\r\n")}
+                yield f"{path.name}, line {number}", {"text": line.rstrip("\r\n")}
         else:
-            yield from _table_rows(file, name, kind)
+            yield from _table_rows(file, path.name, kind)
+
+
+def _first_line_not_utf8(path: Path) -> int:
+    with fsspec.open(str(path), "rb", compression="infer") as file:
+        for number, line in enumerate(file, 1):
+            try:
+                line.decode()
+            except UnicodeDecodeError:
+                return number
+    return 1
 
 
 def _format_of(path: Path) -> str:
@@ -190,7 +217,12 @@ def _hub_rows(source: Source) -> Iterator[Row]:
         yield f"{asset.name}[{source.split}], row {number}", row
 
 
-def _kept(source: Source) -> Iterator[Row]:
+def kept_rows(source: Source) -> Iterator[Row]:
+    """The rows of a file whose columns have the values that `source.keep` asks for, in order.
+
+    Raises:
+        DataError: a column of `keep` is missing; names the line.
+    """
     for place, row in read_rows(source):
         for column in source.keep:
             _need(row, column, place)

@@ -131,7 +131,7 @@ def draw(config: Config) -> Split:
         name: tuple(_read(source, config.labels if name != "unlabeled" else None, name))
         for name, source in data.sources.items()
     }
-    seen = {_key(item) for name, items in given.items() if name != "pool" for item in items}
+    seen = {_key(item, config.fields) for name, items in given.items() if name != "pool" for item in items}
     pool = _Pool(given.get("pool", ()), seen, config)
     test = given["test"] if "test" in given else pool.take(data.test_size, "test")
     train = given["train"] if "train" in given else pool.take_each(data.shots, "shots")
@@ -153,9 +153,9 @@ def _read(source: Source, labels: Sequence[str] | None, name: str) -> Iterable[E
         raise error.at(key=f"data.{name}") from error
 
 
-def _key(example: Example) -> str:
-    """Two examples with the same key count as the same text."""
-    return "\x1f".join(" ".join(text.casefold().split()) for text in example.fields.values())
+def _key(example: Example, fields: Sequence[str]) -> str:
+    """Two examples with the same key count as the same text: they read alike in the fields that the patterns take."""
+    return "\x1f".join(" ".join(example.fields[name].casefold().split()) for name in fields)
 
 
 class _Pool:
@@ -164,7 +164,7 @@ class _Pool:
     def __init__(self, examples: Iterable[Example], seen: set[str], config: Config) -> None:
         distinct: dict[str, Example] = {}
         for item in examples:
-            key = _key(item)
+            key = _key(item, config.fields)
             if key not in seen:
                 distinct.setdefault(key, item)
         self.left = list(distinct.values())

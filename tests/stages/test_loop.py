@@ -1,0 +1,211 @@
+"""The training loop: what it learns, in which order, and how it goes on after a cut."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+from torch import Tensor
+
+from stages import loop
+from stages.errors import DivergedError
+from stages.loop import LoopConfig, train
+from stages.protocols import LocalEngine, SilentRecorder
+
+
+class Curves(SilentRecorder):
+    """Keeps the curves."""
+
+    def __init__(self) -> None:
+        self.points: dict[str, list[tuple[int, float]]] = {}
+
+    def metric(self, name: str, value: float, step: int = 0) -> None:
+        self.points.setdefault(name, []).append((step, value))
+
+
+class Line:
+    """y = w x + b with dropout on x, fitted to items (x, y); knows in which order it saw them."""
+
+    def __init__(self, dropout: float = 0.0) -> None:
+        generator = torch.Generator().manual_seed(5)
+        self.weight = torch.nn.Parameter(torch.randn(1, 4, generator=generator))
+        self.bias = torch.nn.Parameter(torch.zeros(1))
+        self.dropout = dropout
+        self.seen: list[list[int]] = []
+
+    @property
+    def parameters(self) -> dict[str, torch.nn.Parameter]:
+        return {"weight": self.weight, "bias": self.bias}
+
+    def loss(self, batch: list[int]) -> Tensor:
+        self.seen.append(list(batch))
+        number = torch.tensor(batch, dtype=torch.float32)
+        inputs = torch.stack([number.sin(), number.cos(), (2 * number).sin(), (2 * number).cos()], dim=1)
+        inputs = torch.nn.functional.dropout(inputs, self.dropout)
+        target = 2 * number.sin() - (2 * number).cos() + 0.5
+        return ((inputs @ self.weight.T)[:, 0] + self.bias - target).square().mean()
+
+
+ITEMS = list(range(10))
+
+
+def fit(
+    model: Line,
+    config: LoopConfig,
+    *,
+    seed: int = 0,
+    work: Path | None = None,
+    loss: Callable[[list[int]], Tensor] | None = None,
+) -> list[float]:
+    recorder, engine = SilentRecorder(), LocalEngine(work)
+    return train(ITEMS, loss or model.loss, model.parameters, config, seed=seed, recorder=recorder, engine=engine)
+
+
+def config(**settings: object) -> LoopConfig:
+    return LoopConfig(**({"learning_rate": 0.05, "batch_size": 4, "steps": 12} | settings))
+
+
+def test_a_small_problem_is_learnt_by_heart() -> None:
+    model = Line()
+    losses = fit(model, config(steps=400, schedule="cosine", weight_decay=0.0))
+    assert len(losses) == 400
+    assert losses[0] > 0.5
+    assert max(losses[-5:]) < 1e-4
+    assert model.weight[0].tolist() == pytest.approx([2, 0, 0, -1], abs=0.02)
+    assert model.bias.item() == pytest.approx(0.5, abs=0.02)
+
+
+def test_length_is_given_in_steps_or_in_passes() -> None:
+    assert config(steps=7).num_steps(1000) == 7
+    assert config(steps=None, epochs=3).num_steps(10) == 9
+    assert config(steps=None, epochs=0.5).num_steps(10) == 2
+    assert config(steps=None, epochs=0.01).num_steps(10) == 1
+
+
+@pytest.mark.parametrize("lengths", [{"steps": 3, "epochs": 1.0}, {"steps": None, "epochs": None}])
+def test_both_lengths_or_none_are_refused(lengths: dict[str, object]) -> None:
+    with pytest.raises(ValueError, match="either steps or epochs"):
+        config(**lengths)
+
+
+@pytest.mark.parametrize(
+    ("settings", "rates"),
+    [
+        ({"schedule": "constant"}, [1, 1, 1, 1]),
+        ({"schedule": "linear"}, [1, 0.75, 0.5, 0.25]),
+        ({"schedule": "cosine"}, [1, (1 + math.cos(math.pi / 4)) / 2, 0.5, (1 - math.cos(math.pi / 4)) / 2]),
+        ({"schedule": "linear", "warmup": 0.5}, [0.5, 1, 1, 0.5]),
+        ({"schedule": "constant", "warmup": 1.0}, [0.25, 0.5, 0.75, 1]),
+    ],
+)
+def test_schedules(settings: dict[str, object], rates: list[float]) -> None:
+    found = [config(learning_rate=2.0, **settings).rate(step, 4) for step in range(4)]
+    assert found == pytest.approx([2 * rate for rate in rates])
+
+
+def test_the_recorded_curves_are_losses_and_rates_of_every_step() -> None:
+    recorder, model = Curves(), Line()
+    settings = config(steps=4, warmup=0.5)
+    losses = train(
+        ITEMS, model.loss, model.parameters, settings, seed=0, recorder=recorder, engine=LocalEngine()
+    )  # fmt: skip
+    assert recorder.points["train/loss"] == list(enumerate(losses, 1))
+    assert recorder.points["train/learning_rate"] == [(1, 0.025), (2, 0.05), (3, 0.05), (4, 0.025)]
+
+
+def test_the_first_update_moves_as_far_as_its_rate() -> None:
+    """Adam's first step is the rate in the direction of the sign; weight decay shrinks matrices and spares vectors."""
+    model = Line()
+    start, first = model.weight.detach().clone(), model.loss(ITEMS)
+    first.backward()
+    signs = model.weight.grad.sign(), model.bias.grad.sign()
+    model.weight.grad = model.bias.grad = None
+    fit(model, config(steps=1, batch_size=10, weight_decay=0.1, learning_rate=0.01, schedule="constant"))
+    assert torch.allclose(model.weight, start * (1 - 0.01 * 0.1) - 0.01 * signs[0], atol=1e-6)
+    assert torch.allclose(model.bias, -0.01 * signs[1], atol=1e-6)
+
+
+def test_every_pass_holds_every_item_once_in_an_order_of_its_own() -> None:
+    model = Line()
+    fit(model, config(steps=None, epochs=2))
+    assert [len(batch) for batch in model.seen] == [4, 4, 2, 4, 4, 2]
+    first, second = ([item for batch in model.seen[i : i + 3] for item in batch] for i in (0, 3))
+    assert sorted(first) == sorted(second) == ITEMS
+    assert first != second != ITEMS
+
+
+def test_the_order_follows_from_the_seed_and_not_from_global_state() -> None:
+    orders = []
+    for seed, noise in [(0, 1), (0, 2), (1, 1)]:
+        torch.manual_seed(noise)
+        model = Line()
+        fit(model, config(), seed=seed)
+        orders.append(model.seen)
+    assert orders[0] == orders[1]
+    assert orders[0] != orders[2]
+
+
+def test_dropout_follows_from_the_seed_and_not_from_global_state() -> None:
+    losses = []
+    for seed, noise in [(0, 1), (0, 2), (1, 1)]:
+        torch.manual_seed(noise)
+        losses.append(fit(Line(dropout=0.5), config(), seed=seed))
+    assert losses[0] == losses[1]
+    assert losses[0] != losses[2]
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_a_loss_that_is_no_number_stops_with_step_and_item(value: float) -> None:
+    model = Line()
+
+    def loss(batch: list[int]) -> Tensor:
+        return model.loss(batch) * (value if len(model.seen) == 4 else 1.0)
+
+    with pytest.raises(DivergedError) as caught:
+        fit(model, config(), loss=loss)
+    assert f"became {value} at step 4 of 12" in caught.value.problem
+    assert f"starts with {model.seen[3][0]}." in caught.value.problem
+    assert "learning_rate (now 0.05)" in caught.value.remedy
+    assert len(model.seen) == 4
+
+
+@pytest.mark.parametrize("cut_at", [1, 3, 7, 11])
+def test_a_run_that_was_cut_goes_on_to_the_same_numbers(
+    cut_at: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loop, "CHECKPOINT_EVERY_S", 0.0)
+    settings = config(schedule="cosine", warmup=0.2)
+    unbroken = Line(dropout=0.3)
+    expected = fit(unbroken, settings)
+
+    broken = Line(dropout=0.3)
+
+    def failing(batch: list[int]) -> Tensor:
+        if len(broken.seen) == cut_at:
+            raise KeyboardInterrupt
+        return broken.loss(batch)
+
+    with pytest.raises(KeyboardInterrupt):
+        fit(broken, settings, work=tmp_path, loss=failing)
+    resumed = Line(dropout=0.3)
+    found = fit(resumed, settings, work=tmp_path)
+    assert found == expected
+    assert len(resumed.seen) == 12 - cut_at, "finished steps are not run again"
+    assert torch.equal(resumed.weight, unbroken.weight)
+    assert torch.equal(resumed.bias, unbroken.bias)
+
+
+def test_a_half_written_checkpoint_is_not_used(tmp_path: Path) -> None:
+    (tmp_path / "checkpoint.pt.part").write_bytes(b"half")
+    unbroken, beside = Line(), Line()
+    assert fit(beside, config(), work=tmp_path) == fit(unbroken, config())
+
+
+def test_without_a_folder_nothing_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(loop, "CHECKPOINT_EVERY_S", 0.0)
+    monkeypatch.chdir(tmp_path)
+    fit(Line(), config())
+    assert list(tmp_path.iterdir()) == []
