@@ -9,6 +9,7 @@ from pydantic import BaseModel, Field, model_validator
 from stages.backbones import BackboneConfig
 from stages.classifier import StudentConfig
 from stages.corpora import CorpusConfig
+from stages.errors import InputError
 from stages.loop import LoopConfig
 from stages.prompts.start import StartConfig
 from stages.splits import DataConfig
@@ -75,8 +76,6 @@ class PromptTaskConfig(BaseModel, frozen=True, extra="forbid"):
     def _both_or_neither(self) -> PromptTaskConfig:
         if (self.task is None) != (self.data is None):
             raise ValueError("task and data belong together. Give both, or neither for the recipe's own task.")
-        if self.task is not None and self.pattern not in self.task.patterns:
-            raise ValueError(f"there is no pattern {self.pattern!r}. Take one of: {', '.join(self.task.patterns)}.")
         return self
 
 
@@ -119,14 +118,19 @@ class PipelineConfig(BaseModel, frozen=True, extra="forbid"):
         if self.prompts is None:
             return self
         if self.ppt is None and "ppt" in self.prompts.methods.values():
-            raise ValueError("a method of prompts starts from ppt, but there is no ppt section. Add one: ppt: {...}.")
+            raise InputError(
+                "a method starts from ppt, but there is no ppt section.", "Add one: ppt: {...}.", key="prompts.methods"
+            )
         names = [self.prompt_task(item)[0].name for item in self.prompts.tasks]
         if len(set(names)) < len(names):
-            raise ValueError(f"two tasks of prompts have the same name: {names}. Give each its own.")
-        for item in self.prompts.tasks:
-            if item.pattern not in self.prompt_task(item)[0].patterns:
-                raise ValueError(
-                    f"prompts.tasks: no pattern {item.pattern!r}. Take one of: {', '.join(self.task.patterns)}."
+            raise InputError(f"two tasks have the same name: {names}.", "Give each its own.", key="prompts.tasks")
+        for number, item in enumerate(self.prompts.tasks):
+            known = self.prompt_task(item)[0].patterns
+            if item.pattern not in known:
+                raise InputError(
+                    f"there is no pattern {item.pattern!r}.",
+                    f"Take one of: {', '.join(known)}.",
+                    key=f"prompts.tasks.{number}.pattern",
                 )
         return self
 

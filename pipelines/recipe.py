@@ -57,7 +57,7 @@ def read_recipe(path: Path, model: type[Model], overrides: Sequence[str] = (), *
     try:
         text = path.read_text(encoding="utf-8")
         node = yaml.compose(text, Loader=yaml.SafeLoader)
-        values = yaml.safe_load(text)
+        values = _unshared(yaml.safe_load(text))
     except (OSError, UnicodeDecodeError) as error:
         raise RecipeError(f"it cannot be read ({error}).", "Name a readable YAML file.", where=str(path)) from error
     except yaml.YAMLError as error:
@@ -83,6 +83,13 @@ def locate(error: InputError, path: Path) -> InputError:
         return error
     lines = _lines(yaml.compose(path.read_text(encoding="utf-8"), Loader=yaml.SafeLoader))
     return error.at(where=_where(path, tuple(error.key.split(".")), lines))
+
+
+def _unshared(value: Any) -> Any:
+    """A copy in which YAML's aliases are values of their own, so that an override of one leaves the others alone."""
+    if isinstance(value, dict):
+        return {key: _unshared(item) for key, item in value.items()}
+    return [_unshared(item) for item in value] if isinstance(value, list) else value
 
 
 def _lines(node: Any, prefix: tuple[str, ...] = ()) -> dict[tuple[str, ...], int]:
@@ -142,9 +149,12 @@ def _complaint(
     """The first complaint of pydantic, in our words."""
     first = error.errors()[0]
     place = _place(first["loc"], model)
-    key = ".".join(place)
-    where = "-o" if any(key.startswith(item) for item in overridden) else _where(path, place, lines)
     inner = first.get("ctx", {}).get("error")
+    if isinstance(inner, InputError) and inner.key:  # relative to the place of the validator
+        place = (*place, *inner.key.split("."))
+    key = ".".join(place)
+    from_option = any(f"{key}.".startswith(f"{item}.") or f"{item}.".startswith(f"{key}.") for item in overridden)
+    where = "-o" if from_option else _where(path, place, lines)
     if isinstance(inner, InputError):
         return RecipeError(inner.problem, inner.remedy, key=key, where=where)
     if first["type"] == "extra_forbidden":
@@ -162,12 +172,14 @@ def _complaint(
 
 
 def _place(loc: Sequence[Any], model: type[BaseModel]) -> tuple[str, ...]:
-    """The dotted place without the names that pydantic adds for members of unions."""
+    """The dotted place without what pydantic adds for members of unions, such as `dict[str,str]` or a validator's
+    name.
+    """
     place: list[str] = []
     kinds: list[Any] = [model]
     for item in loc:
         steps = [found for kind in kinds for found in _children(kind, str(item))]
-        if isinstance(item, str) and not steps and len(place) and not _is_extra(kinds):
+        if isinstance(item, str) and not steps and place and ("[" in item or not _is_extra(kinds)):
             continue
         place.append(str(item))
         kinds = steps
@@ -215,5 +227,5 @@ def _describe(model: type[BaseModel], place: Sequence[str]) -> str:
     for kind in _models_at(model, place[:-1]):
         if isinstance(kind, type) and issubclass(kind, BaseModel) and place[-1] in kind.model_fields:
             text = kind.model_fields[place[-1]].description or ""
-            return text if text.endswith(".") else f"{text}."
+            return f"What belongs here: {text.removesuffix('.')}."
     return "See the recipes that come with clozeline."

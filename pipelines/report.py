@@ -151,7 +151,7 @@ def _notes(results: dict[str, dict[str, Any]]) -> list[str]:
         if name.startswith("ppt/"):
             notes.append(
                 f"{name} learnt to relate sentences: {result['held_out_before']['accuracy']:.1%} before, "
-                f"{result['held_out']['accuracy']:.1%} after, on {result['held_out']['num_examples']} held-out examples."
+                f"{result['held_out']['accuracy']:.1%} after, on {result['held_out']['num_examples']} held-out ones."
             )
     return notes
 

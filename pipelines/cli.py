@@ -1,0 +1,259 @@
+"""The command line: run, plan, status, graph, score, predict, doctor.
+
+Exit status: 0 done, 1 a step failed, 2 bad input.
+"""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Annotated, TextIO
+
+import typer
+from pydantic import BaseModel, Field
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from cluster.errors import ClusterError
+from pipelines import options as words
+from pipelines.options import DEFAULT_STORE
+from stages.errors import InputError
+from stages.tasks import Task
+
+app = typer.Typer(
+    help="From a few labelled texts and a pile of unlabelled ones to a small, fast classifier.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+PIPED_WIDTH = 120
+errors = Console(stderr=True)
+console = Console(width=None if sys.stdout.isatty() else PIPED_WIDTH)
+
+
+def main() -> None:
+    """Entry point: turns errors into messages and exit codes. `--debug`, anywhere, shows tracebacks."""
+    debug = "--debug" in sys.argv
+    sys.argv = [word for word in sys.argv if word != "--debug"]
+    try:
+        app()
+    except (InputError, ClusterError) as error:
+        if debug:
+            raise
+        errors.print(f"[bold red]error[/]  {escape(str(error))}", highlight=False, soft_wrap=True)
+        sys.exit(2)
+    except BrokenPipeError:
+        # the reader of our output left: not an error of ours; Python would complain once more when it flushes
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
+
+
+@app.callback()
+def _common(debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks of errors.")] = False) -> None:
+    """From a few labelled texts and a pile of unlabelled ones to a small, fast classifier."""
+
+
+@app.command()
+def run(
+    recipe: words.Recipe,
+    override: words.Override = None,
+    from_: words.From = None,
+    until: words.Until = None,
+    only: words.Only = None,
+    force: words.Force = None,
+    keep_going: words.KeepGoing = False,
+    max_parallel: words.MaxParallel = None,
+    verify: words.Verify = False,
+    store: words.StoreFolder = DEFAULT_STORE,
+    address: words.Address = None,
+) -> None:
+    """Run a recipe. Committed steps are taken from the store, the rest are run."""
+    from cluster.outcome import Options
+    from pipelines import running
+
+    options = Options(
+        from_=tuple(from_ or ()),
+        until=tuple(until or ()),
+        only=tuple(only or ()),
+        force=tuple(force or ()),
+        verify=verify,
+        keep_going=keep_going,
+        max_parallel=max_parallel,
+        address=address,
+    )
+    outcome = running.run(running.request(recipe, override, store), options, console)
+    if not outcome.ok:
+        raise typer.Exit(1)
+
+
+@app.command()
+def plan(
+    recipe: words.Recipe,
+    override: words.Override = None,
+    from_: words.From = None,
+    until: words.Until = None,
+    only: words.Only = None,
+    force: words.Force = None,
+    verify: words.Verify = False,
+    store: words.StoreFolder = DEFAULT_STORE,
+) -> None:
+    """Show what a run would do, and why. Runs nothing and fetches nothing."""
+    from cluster.plan import Selection
+    from cluster.plan import plan as make_plan
+    from pipelines import fewshot, planning, running
+
+    asked = running.request(recipe, override, store)
+    selection = Selection(
+        from_=tuple(from_ or ()),
+        until=tuple(until or ()),
+        only=tuple(only or ()),
+        force=tuple(force or ()),
+        verify=verify,
+    )
+    console.print(planning.plan_table(make_plan(fewshot.steps(asked.config), asked.store, selection)))
+
+
+@app.command()
+def status(recipe: words.Recipe, override: words.Override = None, store: words.StoreFolder = DEFAULT_STORE) -> None:
+    """Show which steps are committed, running or failed."""
+    from pipelines import running
+
+    table = Table(box=None, pad_edge=False)
+    for column in ("state", "step", "about"):
+        table.add_column(column, overflow="fold", no_wrap=column == "step")
+    styles = {"committed": "green", "running": "cyan", "failed": "red"}
+    for row in running.status(running.request(recipe, override, store)):
+        table.add_row(row["state"], row["step"], escape(row["about"]), style=styles.get(row["state"]))
+    console.print(table)
+
+
+@app.command()
+def graph(
+    recipe: words.Recipe,
+    override: words.Override = None,
+    png: Annotated[Path | None, typer.Option("--png", help="Write a picture instead.")] = None,
+    svg: Annotated[Path | None, typer.Option("--svg", help="Write a drawing instead.")] = None,
+) -> None:
+    """Print the graph of a recipe as mermaid text, or draw it."""
+    from pipelines import drawing, fewshot, planning, running
+
+    steps = fewshot.steps(running.request(recipe, override, DEFAULT_STORE).config)
+    if png is None and svg is None:
+        typer.echo(planning.mermaid(steps), nl=False)
+        return
+    for path in filter(None, (png, svg)):
+        drawing.draw(steps).savefig(path, dpi=120, format=path.suffix.removeprefix(".") or None)
+        errors.print(f"wrote {path}", highlight=False)
+
+
+class ScoreRecipe(BaseModel, frozen=True, extra="ignore"):
+    """What `score` reads of a recipe: the task, and the backbone's section if there is one."""
+
+    task: Task = Field(description="Labels, patterns and label words.")
+    backbone: dict[str, object] = Field({}, description="The backbone's section.")
+
+
+@app.command()
+def score(
+    recipe: words.Recipe,
+    input_: words.InputFile,
+    output: words.OutputFile = None,
+    pattern: Annotated[list[str] | None, typer.Option("--pattern", help="Only this pattern. Repeatable.")] = None,
+    backbone: Annotated[str | None, typer.Option("--backbone", help="Another model: an asset's reference.")] = None,
+    max_length: Annotated[int | None, typer.Option("--max-length", min=8, help="Tokens at the most.")] = None,
+    override: words.Override = None,
+) -> None:
+    """Zero-shot label logits of each pattern for each line, for trying patterns before any training."""
+    from pipelines import preflight, scoring
+    from pipelines.recipe import RecipeError, find_recipe, locate, read_recipe
+    from stages.backbones import BackboneConfig
+
+    path = find_recipe(recipe)
+    found = read_recipe(path, ScoreRecipe, override or (), ignore_others=True)
+    settings = {**found.backbone, "precision": "fp32"}
+    settings |= {key: value for key, value in {"asset": backbone, "max_length": max_length}.items() if value}
+    if "asset" not in settings:
+        raise RecipeError("no backbone is given.", "Add --backbone ASSET, or a backbone section.", where=str(path))
+    config = BackboneConfig.model_validate(settings)
+    for name in pattern or ():
+        if name not in found.task.patterns:
+            raise RecipeError(f"there is no pattern {name!r}.", f"Take one of: {', '.join(found.task.patterns)}.")
+    try:
+        with errors.status("checking") as shown:
+            preflight.fetch({"backbone.asset": config.asset}, shown.update)
+            preflight.check_task(found.task, config, "task")
+    except InputError as error:
+        raise locate(error, path) from error
+    with _lines(input_) as lines, _sink(output) as sink:
+        for line in scoring.score(found.task, pattern or list(found.task.patterns), config, lines, input_):
+            sink.write(line + "\n")
+
+
+@app.command()
+def predict(
+    recipe: Annotated[str, typer.Argument(help="A recipe that was run, or the folder of a classifier.")],
+    input_: words.InputFile,
+    output: words.OutputFile = None,
+    override: words.Override = None,
+    store: words.StoreFolder = DEFAULT_STORE,
+) -> None:
+    """Label lines with the distilled classifier: a JSON line with label and probabilities for each."""
+    from pipelines import scoring, serving
+
+    model = serving.find_classifier(recipe, override, store)
+    with _lines(input_) as lines, _sink(output) as sink:
+        for line in scoring.predict(model, lines, input_):
+            sink.write(line + "\n")
+
+
+@app.command()
+def doctor(recipe: words.Recipe = "demo", override: words.Override = None) -> None:
+    """Examine versions, processors, disk, network and assets: what is missing and how to get it."""
+    from pipelines import running
+    from pipelines.doctor import examine
+
+    asked = running.request(recipe, override, DEFAULT_STORE)
+    fatal = False
+    for finding in examine(asked.config.assets):
+        mark = "[red]bad [/]" if finding.fatal else "[yellow]note[/]" if finding.remedy else "[green]good[/]"
+        text = f"{finding.what}: {finding.found}" + (f". {finding.remedy}" if finding.remedy else "")
+        console.print(f"{mark} {escape(text)}", highlight=False, soft_wrap=True)
+        fatal |= finding.fatal
+    if fatal:
+        raise typer.Exit(1)
+
+
+@contextmanager
+def _lines(name: str) -> Iterator[TextIO]:
+    """Standard input for `-`, else the file."""
+    if name == "-":
+        yield sys.stdin
+        return
+    try:
+        file = Path(name).open(encoding="utf-8")  # noqa: SIM115 (closed below)
+    except OSError as error:
+        raise InputError(f"{name} cannot be read ({error.strerror}).", "Name a file of JSON lines, or -.") from error
+    with file:
+        yield file
+
+
+@contextmanager
+def _sink(path: Path | None) -> Iterator[TextIO]:
+    """Standard output, or a file that appears under its name when it is complete."""
+    if path is None:
+        yield sys.stdout
+        sys.stdout.flush()
+        return
+    temporary = path.with_name(f".{path.name}.part")
+    try:
+        with temporary.open("w", encoding="utf-8") as file:
+            yield file
+        temporary.replace(path)
+    except OSError as error:
+        raise InputError(f"{path} cannot be written ({error.strerror}).", "Name another --output.") from error
+    finally:
+        temporary.unlink(missing_ok=True)

@@ -1,0 +1,32 @@
+"""The words of the command line that several commands share."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+Recipe = Annotated[str, typer.Argument(help="A recipe that comes with clozeline (demo, smoke) or a YAML file.")]
+Override = Annotated[
+    list[str] | None, typer.Option("-o", "--override", help="Change a value: -o pet.loop.epochs=3. Repeatable.")
+]
+StoreFolder = Annotated[
+    Path, typer.Option("--store", help="Folder of results, runs and reports.", envvar="CLOZELINE_STORE")
+]
+From = Annotated[list[str] | None, typer.Option("--from", help="Only these steps and all that needs them. Globs.")]
+Until = Annotated[list[str] | None, typer.Option("--until", help="Only these steps and all that they need. Globs.")]
+Only = Annotated[list[str] | None, typer.Option("--only", help="Only these steps. Globs.")]
+Force = Annotated[list[str] | None, typer.Option("--force", help="Run these again although committed. Globs.")]
+Verify = Annotated[bool, typer.Option("--verify", help="Compare hashes of committed files, not only sizes.")]
+KeepGoing = Annotated[
+    bool, typer.Option("--keep-going/--stop", help="After a failure, run what does not need the failed step.")
+]
+MaxParallel = Annotated[int | None, typer.Option("--max-parallel", min=1, help="Steps at once.")]
+Address = Annotated[str | None, typer.Option("--address", help="A Ray cluster: auto, or ray://HOST:PORT.")]
+InputFile = Annotated[
+    str, typer.Option("--input", "-i", help="JSON lines (or plain lines of text); - for standard input.")
+]
+OutputFile = Annotated[Path | None, typer.Option("--output", help="File for the answers; standard output if none.")]
+
+DEFAULT_STORE = Path("store")

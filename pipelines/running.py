@@ -1,0 +1,155 @@
+"""A run, from recipe to report: check, plan, execute, publish."""
+
+from __future__ import annotations
+
+import shlex
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import yaml
+from rich.console import Console
+from rich.markup import escape
+
+from cluster.outcome import Options, Outcome
+from cluster.plan import PlannedStep, State, plan
+from cluster.scheduler import execute
+from cluster.step import Step
+from cluster.store import Store
+from cluster.tracking import Tracker
+from pipelines import fewshot, planning, preflight, publish
+from pipelines.config import PipelineConfig
+from pipelines.display import Display
+from pipelines.recipe import find_recipe, locate, read_recipe
+from stages.errors import InputError
+
+
+MAX_ERRORS = 3
+"""Failed steps whose traces are shown; one mistake often fails them all."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Request:
+    """What a person asked for. `recipe` as typed, `path` the file behind it."""
+
+    recipe: str
+    path: Path
+    config: PipelineConfig
+    store: Store
+
+
+def request(recipe: str, overrides: list[str] | None, store: Path) -> Request:
+    """Reads the recipe and opens the store."""
+    path = find_recipe(recipe)
+    config = read_recipe(path, PipelineConfig, overrides or ())
+    return Request(recipe=recipe, path=path, config=config, store=Store.open(store))
+
+
+def run(asked: Request, options: Options, console: Console) -> Outcome:
+    """Runs a recipe and shows how it goes.
+
+    Raises:
+        InputError, ClusterError: bad input; nothing was run.
+    """
+    with console.status("checking") as status:
+        check(asked, lambda what: status.update(what))
+    steps = fewshot.steps(asked.config)
+    planned = plan(steps, asked.store, options)
+    to_run = planning.count(planned, State.RUN)
+    console.print(f"{asked.config.name}: {to_run} steps to run, {planning.count(planned, State.HIT)} in the store")
+    with Tracker.open(asked.store.root, asked.config.name, asked.config.name) as tracker:
+        _record_plan(tracker, asked, steps, planned)
+        with Display(console, to_run) as display:
+            outcome = execute(steps, asked.store, options, tracker, display)
+        _publish(asked, steps, outcome, tracker, console)
+        if not outcome.ok:
+            tracker.close("FAILED")
+    _farewell(asked, outcome, console)
+    return outcome
+
+
+def check(asked: Request, on_start: preflight.OnStart) -> None:
+    """Fetches assets and checks the recipe against them; complaints name file and line."""
+    try:
+        preflight.check(asked.config, on_start)
+    except InputError as error:
+        raise locate(error, asked.path) from error
+
+
+def _record_plan(tracker: Tracker, asked: Request, steps: list[Step], planned: list[PlannedStep]) -> None:
+    """What the parent run shows before anything runs: the resolved recipe, the graph, the plan."""
+    resolved = yaml.safe_dump(asked.config.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=110)
+    tracker.parent.log_text("recipe.yaml", resolved)
+    tracker.parent.log_text("graph.mmd", planning.mermaid(steps))
+    rows = [
+        {"state": line.state.value, "step": line.name, "fingerprint": line.fingerprint, "why": "; ".join(line.reasons)}
+        for line in planned
+    ]
+    tracker.parent.log_table("plan", rows)
+    tracker.parent.log_params({"recipe": asked.config.name, "seed": asked.config.seed, "steps": len(steps)})
+
+
+def _publish(asked: Request, steps: list[Step], outcome: Outcome, tracker: Tracker, console: Console) -> None:
+    """Writes the report, if its step has a result, and shows the leaderboard."""
+    figures = {"executed": len(outcome.executed), "cached": len(outcome.cached), "wall_s": round(outcome.wall_s, 2)}
+    tracker.parent.log_metrics({f"pipeline/{name}": float(value) for name, value in figures.items()})
+    manifest = outcome.manifests.get("report")
+    if manifest is None:
+        return
+    seconds = {name: found.seconds for name, found in outcome.manifests.items()}
+    report = publish.build(asked.config.name, manifest.result, seconds, figures)
+    picture = asked.store.files("report", manifest.fingerprint) / "leaderboard.png"
+    folder = asked.store.root / "reports" / asked.config.name
+    publish.write(report, picture, folder)
+    for name in ("report.json", "report.md", "report.png", "report.html"):
+        tracker.parent.log_artifact(folder / name, "report")
+    if outcome.executed:
+        from pipelines.drawing import draw
+
+        tracker.parent.log_figure("graph", draw(steps, seconds))
+    tracker.parent.log_metrics(
+        {f"leaderboard/{row['name']}/accuracy": row["accuracy"]["mean"] for row in report["rows"]}
+    )
+    console.print(publish.table(report, console.width))
+    for note in report["notes"]:
+        console.print(escape(note), style="dim", highlight=False)
+    console.print(f"report  {escape(str(folder / 'report.html'))}", highlight=False, soft_wrap=True)
+
+
+def _farewell(asked: Request, outcome: Outcome, console: Console) -> None:
+    """Last words: what failed and how to go on, or where to look."""
+    shown = list(outcome.errors.items())[:MAX_ERRORS]
+    for name, error in shown:
+        console.print(f"\nstep {escape(name)} failed", style="bold red")
+        console.print(escape(error.tail()), highlight=False, soft_wrap=True)
+        console.print(f"log     {escape(error.log)}", highlight=False, soft_wrap=True)
+    if len(outcome.errors) > len(shown):
+        console.print(f"and {len(outcome.errors) - len(shown)} more: clozeline status {asked.recipe}", style="red")
+    store = asked.store.root
+    if not outcome.ok:
+        again = shlex.join(["clozeline", "run", asked.recipe, "--store", str(store)])
+        console.print(f"resume  {escape(again)}", highlight=False, soft_wrap=True)
+    console.print(
+        f"{len(outcome.executed)} steps executed, {len(outcome.cached)} from the store, {outcome.wall_s:.0f} s. "
+        f"Browse the runs: make ui STORE={shlex.quote(str(store))}",
+        highlight=False,
+        soft_wrap=True,
+    )
+
+
+def status(asked: Request) -> list[dict[str, Any]]:
+    """For every step: committed, running (and by whom), failed (with its last error and log) or not run yet."""
+    rows = []
+    for line in plan(fewshot.steps(asked.config), asked.store):
+        lease = asked.store.lease(line.name, line.fingerprint)
+        failure = asked.store.failure(line.name, line.fingerprint)
+        if lease is not None:
+            state, about = "running", str(lease.owner)
+        elif line.manifest is not None:
+            state, about = "committed", f"{line.manifest.seconds:.0f} s, {line.manifest.num_bytes / 1e6:.1f} MB"
+        elif failure is not None:
+            state, about = "failed", f"{failure.error} ({failure.log})"
+        else:
+            state, about = "not run", "; ".join(line.reasons)
+        rows.append({"state": state, "step": line.name, "about": about})
+    return rows
