@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import os
+import secrets
+import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import cache
 from pathlib import Path
 
 from cluster.errors import SessionError
 
 OBJECT_STORE_BYTES = 300 * 1024 * 1024
-# Manifests are all that goes through Ray, so it needs neither a dashboard nor much memory.
-DRIVER_ENVIRONMENT = {"RAY_USAGE_STATS_ENABLED": "0", "RAY_DEDUP_LOGS": "0", "RAY_ACCEL_ENV_VAR_OVERRIDE_ON_ZERO": "0"}
+# Manifests are all that goes through Ray, so that it needs little memory.
 WORKER_ENVIRONMENT = {"TOKENIZERS_PARALLELISM": "false", "RAY_USAGE_STATS_ENABLED": "0"}
 
 
@@ -37,22 +39,22 @@ def session(address: str | None = None, num_cpus: int | None = None) -> Iterator
     Raises:
         SessionError: Ray cannot be started or reached.
     """
-    # Left alone, a local Ray would turn tokens on and leave a token file in the person's home.
-    os.environ.setdefault("RAY_AUTH_MODE", "disabled")
-    import ray
-
-    if ray.is_initialized():
-        yield capacity()
-        return
     address = address or os.environ.get("RAY_ADDRESS") or "local"
-    added = {**DRIVER_ENVIRONMENT, **WORKER_ENVIRONMENT, "PYTHONPATH": _python_path()}
+    added = {**WORKER_ENVIRONMENT, **_access(address), "PYTHONPATH": _python_path()}
     before = {name: os.environ.get(name) for name in added}
     os.environ.update(added)
+    import ray
+
     try:
+        if ray.is_initialized():
+            yield capacity()
+            return
         _init(address, num_cpus)
-        yield capacity()
+        try:
+            yield capacity()
+        finally:
+            ray.shutdown()
     finally:
-        ray.shutdown()
         for name, value in before.items():
             if value is None:
                 os.environ.pop(name, None)
@@ -79,6 +81,7 @@ def _init(address: str, num_cpus: int | None) -> None:
     import ray
 
     local = address == "local"
+    _hush()
     try:
         if local:
             ray.init(
@@ -86,7 +89,6 @@ def _init(address: str, num_cpus: int | None) -> None:
                 num_cpus=num_cpus,
                 include_dashboard=False,
                 object_store_memory=OBJECT_STORE_BYTES,
-                _node_ip_address="127.0.0.1",
                 log_to_driver=False,
                 logging_level=logging.ERROR,
             )
@@ -98,12 +100,43 @@ def _init(address: str, num_cpus: int | None) -> None:
                 runtime_env={"env_vars": WORKER_ENVIRONMENT},
             )
     except Exception as error:
+        ray.shutdown()
         raise SessionError(
             f"Ray cannot be {'started on this machine' if local else f'reached at {address}'}: {error}.",
             "See the newest folder in /tmp/ray."
             if local
             else "Check the address, and that the Ray versions are alike.",
         ) from error
+
+
+def _access(address: str) -> dict[str, str]:
+    """Who may connect. Ray's ports run whatever they are sent, so a local one listens to this machine and this token.
+
+    Left alone it would listen to the whole network, and leave a token file in the person's home.
+    """
+    if "RAY_AUTH_MODE" in os.environ:
+        return {}
+    if address != "local":
+        return {"RAY_AUTH_MODE": "disabled"}
+    added = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": _token()}
+    if "ray" not in sys.modules:
+        # The name says Windows or macOS; on every system 0 means the loopback address. Ray reads it when imported.
+        added["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
+    return added
+
+
+@cache
+def _token() -> str:
+    """One for each process, for Ray reads it once."""
+    return secrets.token_hex(32)
+
+
+def _hush() -> None:
+    """Ray prints "(raylet) A worker died" in the middle of any display; the step's own failure says it better."""
+    from ray._private import worker
+
+    if hasattr(worker, "print_to_stdstream"):
+        worker.print_to_stdstream = lambda *args, **kwargs: None
 
 
 def _python_path() -> str:

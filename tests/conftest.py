@@ -1,4 +1,4 @@
-"""What all tests share: one real local Ray, started when the first test asks for it, and stores in temporary folders."""
+"""What all tests share: one real local Ray, started when a test first asks for it, and stores in temporary folders."""
 
 from __future__ import annotations
 
@@ -15,11 +15,13 @@ from cluster.store import Store
 TOYS = Path(__file__).parent / "cluster"
 
 
+if str(TOYS) not in sys.path:
+    sys.path.insert(0, str(TOYS))
+
+
 @pytest.fixture(scope="session")
 def ray_session() -> Iterator[Capacity]:
     """A local Ray with 2 CPUs, whose workers can import the toy steps."""
-    if str(TOYS) not in sys.path:
-        sys.path.insert(0, str(TOYS))
     before = os.environ.get("PYTHONPATH")
     os.environ["PYTHONPATH"] = str(TOYS)
     try:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import signal
+import sys
 import time
 from dataclasses import dataclass
 from pathlib import Path
@@ -54,7 +55,7 @@ def run(config: Config, inputs: Inputs, out: Path, recorder: Any, engine: Any) -
     if config.counter:
         with Path(config.counter).open("a") as file:
             file.write(".")
-    print(f"value {config.value}")
+    sys.stdout.write(f"value {config.value}\n")
     os.system("echo printed by another program")
     recorder.metric("toy/value", config.value, 1)
     recorder.metric("toy/value", config.value + 1, 2)

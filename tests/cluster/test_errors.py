@@ -1,0 +1,45 @@
+"""Every error says what to do, and survives the way between processes."""
+
+import inspect
+import pickle
+
+import pytest
+
+from cluster import errors
+
+SAMPLES = [
+    errors.ClusterError("it broke.", "Mend it."),
+    errors.GraphError("a cycle.", "Cut it."),
+    errors.FingerprintError("a lambda.", "Name it."),
+    errors.StoreError("no store.", "Make one."),
+    errors.LeaseHeld("pet/a/0", "process 7 on host"),
+    errors.LeaseLost("pet/a/0"),
+    errors.CorruptResult("pet/a/0", ("model.bin is missing",)),
+    errors.MissingUpstream("distill/0", "soft_labels"),
+    errors.StepFailed("pet/a/0", "ValueError: no", trace="a\nb\nc", log="/logs/x.log", transient=True, attempt=2),
+    errors.SessionError("no Ray.", "Start it."),
+    errors.TrackingError("no server.", "Start it."),
+]
+
+
+@pytest.mark.parametrize("error", SAMPLES, ids=lambda error: type(error).__name__)
+def test_pickled_error_is_the_same(error: errors.ClusterError) -> None:
+    again = pickle.loads(pickle.dumps(error))
+    assert type(again) is type(error)
+    assert str(again) == str(error)
+    assert vars(again) == vars(error)
+
+
+def test_samples_and_docstring_have_every_error() -> None:
+    kinds = {item for _, item in inspect.getmembers(errors, inspect.isclass) if item.__module__ == errors.__name__}
+    assert {type(item) for item in SAMPLES} == kinds
+    assert errors.__doc__ is not None
+    assert all(kind.__name__ in errors.__doc__ for kind in kinds)
+
+
+def test_message_ends_in_the_remedy() -> None:
+    assert all(str(error).endswith(error.remedy) and error.remedy for error in SAMPLES)
+
+
+def test_tail_has_the_last_lines() -> None:
+    assert errors.StepFailed("a", "b", trace="1\n2\n3\n").tail(2) == "2\n3"

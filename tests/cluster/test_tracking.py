@@ -1,0 +1,141 @@
+"""MLflow runs, in a real sqlite database."""
+
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+from toy_steps import picture, toy
+
+from cluster.errors import TrackingError
+from cluster.outcome import Options, Outcome
+from cluster.scheduler import execute
+from cluster.step import Step
+from cluster.store import Store
+from cluster.tracking import Tracker, tracking_uri
+
+pytestmark = pytest.mark.timeout(120)
+
+
+def client(store: Store) -> Any:
+    from mlflow.tracking import MlflowClient
+
+    return MlflowClient(tracking_uri(store.root))
+
+
+def runs(store: Store, experiment: str = "films") -> dict[str, Any]:
+    """Runs by name, the latest first."""
+    found = client(store)
+    about = found.get_experiment_by_name(experiment)
+    listed = found.search_runs([about.experiment_id], order_by=["attributes.start_time ASC"])
+    return {run.info.run_name: run for run in listed}
+
+
+def tracked(leaf: Step | list[Step], store: Store, name: str) -> Outcome:
+    with Tracker.open(store.root, "films", name, tags={"recipe": "toy"}) as tracker:
+        return execute(leaf if isinstance(leaf, list) else [leaf], store, Options(poll_s=0.05), tracker)
+
+
+@pytest.mark.usefixtures("ray_session")
+def test_executed_steps_are_children_with_params_curves_pictures_tables(store: Store) -> None:
+    leaf = toy("pet/p/0", 4, fn=picture, base=toy("data", 2))
+    outcome = tracked(leaf, store, "run 1")
+    found = runs(store)
+    parent, child = found["run 1"], found["pet/p/0"]
+    assert parent.info.status == child.info.status == "FINISHED"
+    assert parent.data.tags["recipe"] == "toy"
+    assert child.data.tags["mlflow.parentRunId"] == parent.info.run_id
+    assert child.data.tags["stage.status"] == "executed"
+    assert child.data.tags["stage.fingerprint"] == outcome.steps["pet/p/0"].fingerprint
+    assert child.info.run_id == outcome.steps["pet/p/0"].run_id == outcome.manifests["pet/p/0"].run_id
+    assert child.data.params == {"value": "4"}
+    curve = client(store).get_metric_history(child.info.run_id, "train/loss")
+    assert [(point.step, point.value) for point in curve] == [(step, 1 / (step + 1)) for step in range(2500)]
+    artifacts = store.root / "mlartifacts" / child.info.run_id / "artifacts"
+    assert (artifacts / "figures" / "curve.png").read_bytes().startswith(b"\x89PNG")
+    assert '"columns":["text","count"]' in (artifacts / "tables" / "errors.json").read_text()
+
+
+@pytest.mark.usefixtures("ray_session")
+def test_cached_steps_show_their_figures_and_their_source(store: Store) -> None:
+    first = tracked(toy("data", 2), store, "run 1")
+    second = tracked(toy("data", 2), store, "run 2")
+    child = runs(store)["data"]
+    assert child.info.run_id == second.steps["data"].run_id != first.steps["data"].run_id
+    assert child.info.status == "FINISHED"
+    assert child.data.tags["stage.status"] == "cached"
+    assert child.data.tags["stage.source_run_id"] == first.steps["data"].run_id
+    assert child.data.params == {"value": "2"}
+    assert child.data.metrics["toy/value"] == 3
+    assert second.steps["data"].source_run_id == first.steps["data"].run_id
+
+
+@pytest.mark.usefixtures("ray_session")
+def test_failed_step_ends_as_failed(store: Store) -> None:
+    tracked([toy("bad", fail="plain"), toy("good", 1)], store, "run 1")
+    found = runs(store)
+    assert found["bad"].info.status == "FAILED"
+    assert found["good"].info.status == "FINISHED"
+
+
+def test_parent_takes_what_the_caller_logs(store: Store) -> None:
+    with Tracker.open(store.root, "films", "run 1") as tracker:
+        tracker.parent.log_params(
+            {"long": "x" * 9000, "odd key {}": [1, 2], **{f"p{index}": index for index in range(250)}}
+        )
+        tracker.parent.log_metrics({"accuracy": 0.5})
+        tracker.parent.log_text("plan.md", "all")
+        tracker.parent.log_table("leaderboard", [{"row": "student", "accuracy": 0.8}])
+    run = runs(store)["run 1"]
+    assert len(run.data.params) == 252
+    assert run.data.params["odd key __"] == "[1,2]" and run.data.params["long"].endswith("...")
+    assert run.data.metrics == {"accuracy": 0.5}
+
+
+def test_error_in_the_driver_fails_the_parent(store: Store) -> None:
+    with pytest.raises(ZeroDivisionError), Tracker.open(store.root, "films", "run 1") as tracker:
+        tracker.start_step("a", "f" * 64, {})
+        raise ZeroDivisionError
+    found = runs(store)
+    assert found["run 1"].info.status == "FAILED"
+    assert found["a"].info.status == "KILLED"
+
+
+def test_runs_of_a_killed_driver_are_ended_by_the_next_one(store: Store) -> None:
+    code = (
+        "import os, sys; from pathlib import Path; from cluster.tracking import Tracker;"
+        "t = Tracker.open(Path(sys.argv[1]), 'films', 'killed'); t.start_step('a', 'f' * 64, {}); os._exit(9)"
+    )
+    subprocess.run([sys.executable, "-c", code, str(store.root)], check=False)
+    assert runs(store)["killed"].info.status == "RUNNING"
+    Tracker.open(store.root, "films", "next").close()
+    found = runs(store)
+    assert found["killed"].info.status == found["a"].info.status == "KILLED"
+    assert found["next"].info.status == "FINISHED"
+
+
+def test_relative_address_is_refused(store: Store) -> None:
+    with pytest.raises(TrackingError, match="four slashes"):
+        Tracker.open(store.root, "films", "run", uri="sqlite:///mlflow.db")
+
+
+def test_moved_store_begins_a_new_experiment_beside_its_files(store: Store, tmp_path: Path) -> None:
+    Tracker.open(store.root, "films", "run 1").close()
+    moved = Store.open(tmp_path / "elsewhere")
+    shutil.move(store.root, moved.root)
+    with Tracker.open(moved.root, "films", "run 2") as tracker:
+        tracker.parent.log_text("plan.md", "all")
+    assert not store.root.exists()
+    assert list((moved.root / "mlartifacts").glob("*/artifacts/plan.md"))
+    assert list(runs(moved)) == ["run 2"]
+
+
+def test_nothing_is_printed(tmp_path: Path) -> None:
+    code = (
+        "import sys; from pathlib import Path; from cluster.tracking import Tracker;"
+        "Tracker.open(Path(sys.argv[1]), 'films', 'run').close()"
+    )
+    shown = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, check=True)
+    assert shown.stdout == shown.stderr == ""
