@@ -11,7 +11,7 @@ import pytest
 from toy_steps import picture, threads, toy
 
 from cluster import events
-from cluster.lease import Leases, Owner, _write, read_lease
+from cluster.lease import Owner, _write, read_lease
 from cluster.outcome import Options, Outcome
 from cluster.plan import plan
 from cluster.scheduler import execute
