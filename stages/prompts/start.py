@@ -67,6 +67,6 @@ def start_vectors(
     else:
         special = set(backbone.tokenizer.all_special_ids)
         usual = [item for item in range(min(config.most_common, table.shape[0])) if item not in special]
-        order = torch.randperm(len(usual), generator=generator)[:num_vectors].tolist()
-        chosen = [usual[index] for index in order]
+        order = torch.randperm(len(usual), generator=generator).tolist()
+        chosen = [usual[order[index % len(order)]] for index in range(num_vectors)]
     return table[chosen].float().cpu()

@@ -1,0 +1,467 @@
+"""Every training stage, run as a plain function on a small real model: what it learns, writes and repeats."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+from small_models import FAMILIES, backbone_config, film_task
+
+from stages import baseline, distillation, pattern_training, prompt_pretraining, prompt_tuning, soft_labels
+from stages.backbones import load
+from stages.classifier import StudentConfig, TextClassifier
+from stages.cloze import ClozeClassifier, read_logits, write_logits
+from stages.corpora import CorpusConfig
+from stages.data import Source, load_examples
+from stages.errors import AssetError, InputError
+from stages.loop import LoopConfig
+from stages.prompts.peft_format import load_prompt
+from stages.prompts.start import StartConfig, start_vectors
+from stages.protocols import LocalEngine, SilentRecorder
+from stages.seeds import torch_rng
+from stages.submodels import load_classifier
+from stages.tasks import Example
+
+LABELS = ("rotten", "fresh")
+LOOP = LoopConfig(learning_rate=0.01, batch_size=4, steps=16, schedule="constant", weight_decay=0.0)
+SILENT = SilentRecorder()
+
+
+def run(stage: Any, config: Any, inputs: Any, out: Path) -> Any:
+    """Runs a stage as the engine does: into an empty folder, with its result beside its files."""
+    out.mkdir(parents=True)
+    torch.manual_seed(len(str(out)))  # a stage must not depend on what was drawn before
+    result = stage.run(config, inputs, out, SILENT, LocalEngine())
+    (out / "result.json").write_text(json.dumps(asdict(result)))
+    return result
+
+
+def logits_of(folder: Path, name: str = "test_logits") -> np.ndarray:
+    return read_logits(folder / f"{name}.jsonl", LABELS)
+
+
+# --- sub-models ---------------------------------------------------------------------------------------------------
+
+
+def submodel(folder: Path, name: str = "gpt2", tune: str = "lora", **settings: Any) -> pattern_training.Config:
+    loop = None if tune == "none" else LOOP
+    values = {"pattern": "review", "loop": loop, "seed": 1, "task": film_task(name)} | settings
+    return pattern_training.Config(backbone=backbone_config(folder), tune=tune, **values)
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("tune", ["full", "lora", "none"])
+def test_a_submodel_learns_and_is_loaded_as_it_was(
+    name: str, tune: str, backbone_folders: dict[str, Path], film_data: Path, tmp_path: Path
+) -> None:
+    long = LoopConfig(learning_rate=0.005, batch_size=4, steps=80, weight_decay=0.0)
+    config = submodel(backbone_folders[name], name, tune, loop=None if tune == "none" else long)
+    result = run(pattern_training, config, pattern_training.Inputs(data=film_data), tmp_path / "out")
+    test = load_examples(film_data / "test.jsonl")
+    classifier = load_classifier(tmp_path / "out", config.task, config.backbone)
+    assert classifier.predict(test, SILENT, "") == pytest.approx(logits_of(tmp_path / "out"), abs=2e-5)
+
+    train = load_examples(film_data / "train.jsonl")
+    after, _ = classifier.evaluate(train, SILENT, "")
+    untrained = ClozeClassifier.of(config.task, "review", load(config.backbone, frozen=True), config.backbone)
+    before, _ = untrained.evaluate(train, SILENT, "")
+    assert result.train_accuracy_before == before.accuracy
+    assert result.test.num_examples == 12
+    if tune == "none":
+        assert (result.final_loss, result.trainable_parameters, result.num_labelled) == (None, 0, 0)
+        assert after == before
+        return
+    assert result.num_labelled == 8
+    assert after.accuracy == 1.0
+    assert result.final_loss < 0.65
+    everything = sum(weight.numel() for weight in untrained.backbone.model.parameters())
+    assert (result.trainable_parameters == everything) is (tune == "full")
+
+
+def test_an_adapter_is_a_fraction_of_the_backbone(
+    backbone_folders: dict[str, Path], film_data: Path, tmp_path: Path
+) -> None:
+    sizes = {}
+    for tune in ("full", "lora", "none"):
+        config = submodel(backbone_folders["llama"], "llama", tune, lora={"rank": 1})
+        run(pattern_training, config, pattern_training.Inputs(data=film_data), tmp_path / tune)
+        sizes[tune] = sum(path.stat().st_size for path in (tmp_path / tune).rglob("*.safetensors"))
+    assert sizes["none"] == 0 < sizes["lora"] < sizes["full"] / 5
+
+
+def test_lora_targets_choose_the_adapted_layers(
+    backbone_folders: dict[str, Path], film_data: Path, tmp_path: Path
+) -> None:
+    config = submodel(backbone_folders["llama"], "llama", lora={"rank": 2, "targets": ["q_proj", "v_proj"]})
+    result = run(pattern_training, config, pattern_training.Inputs(data=film_data), tmp_path / "out")
+    names = set(load_file(tmp_path / "out" / "adapter" / "adapter_model.safetensors"))
+    assert len(names) == 2 * 2 * 2, "two layers, two targets, A and B"
+    assert all("q_proj" in name or "v_proj" in name for name in names)
+    assert result.trainable_parameters == 2 * ((32 * 2 + 2 * 32) + (32 * 2 + 2 * 16))
+
+
+def test_training_a_submodel_leaves_the_backbone_on_disk_alone(
+    backbone_folders: dict[str, Path], film_data: Path, tmp_path: Path
+) -> None:
+    before = {path.name: path.read_bytes() for path in backbone_folders["bert"].iterdir()}
+    config = submodel(backbone_folders["bert"], "bert", "full")
+    run(pattern_training, config, pattern_training.Inputs(data=film_data), tmp_path / "out")
+    assert {path.name: path.read_bytes() for path in backbone_folders["bert"].iterdir()} == before
+
+
+@pytest.mark.parametrize(("tune", "loop"), [("none", LOOP), ("lora", None)])
+def test_a_loop_belongs_to_what_is_trained(tune: str, loop: LoopConfig | None) -> None:
+    with pytest.raises(ValueError, match="tune: none takes no loop"):
+        submodel(Path("x"), tune=tune, loop=loop)
+
+
+# --- soft labels --------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def members(backbone_folders: dict[str, Path], film_data: Path, tmp_path: Path) -> tuple[Path, ...]:
+    """Three sub-models: both patterns trained, one zero-shot."""
+    found = []
+    for number, (pattern, tune) in enumerate([("review", "lora"), ("summary", "full"), ("summary", "none")]):
+        config = submodel(backbone_folders["gpt2"], tune=tune, pattern=pattern)
+        found.append(tmp_path / f"member{number}")
+        run(pattern_training, config, pattern_training.Inputs(data=film_data), found[-1])
+    return tuple(found)
+
+
+@pytest.mark.parametrize("weights", ["uniform", "accuracy"])
+def test_soft_labels_are_the_weighted_mean_of_the_members(
+    weights: str, members: tuple[Path, ...], backbone_folders: dict[str, Path], film_data: Path, tmp_path: Path
+) -> None:
+    backbone = backbone_config(backbone_folders["gpt2"])
+    config = soft_labels.Config(task=film_task("gpt2"), backbone=backbone, weights=weights)
+    accuracies = [0.5, 1.0, 0.25]
+    for member, accuracy in zip(members, accuracies, strict=True):
+        about = json.loads((member / "result.json").read_text())
+        (member / "result.json").write_text(json.dumps(about | {"train_accuracy_before": accuracy}))
+    share = [1 / 3] * 3 if weights == "uniform" else [value / 1.75 for value in accuracies]
+    result = run(soft_labels, config, soft_labels.Inputs(data=film_data, members=members), tmp_path / "out")
+    assert result.weights == pytest.approx(share, abs=1e-6)
+
+    pile = load_examples(film_data / "unlabeled.jsonl")
+    expected = np.zeros((10, 2))
+    for member, weight in zip(members, share, strict=True):
+        classifier = load_classifier(member, config.task, config.backbone)
+        for row, item in enumerate(pile):
+            expected[row] += weight * classifier.predict([item], SILENT, "")[0]
+    assert logits_of(tmp_path / "out", "soft_labels") == pytest.approx(expected, abs=1e-4)
+    test = sum(weight * logits_of(member) for member, weight in zip(members, share, strict=True))
+    assert logits_of(tmp_path / "out") == pytest.approx(test, abs=2e-5)
+    gold = [item.label for item in load_examples(film_data / "unlabeled_gold.jsonl")]
+    right = [LABELS[guess] == label for guess, label in zip(expected.argmax(axis=1), gold, strict=True)]
+    assert result.unlabeled.accuracy == pytest.approx(np.mean(right), abs=1e-6)
+    rows = [json.loads(line) for line in (tmp_path / "out" / "soft_labels.jsonl").read_text().splitlines()]
+    assert [row["uid"] for row in rows] == [item.uid for item in pile]
+    assert {row["label"] for row in rows} == {None}, "no gold label reaches the student"
+
+
+def test_weights_are_uniform_where_every_member_was_wrong(
+    members: tuple[Path, ...], backbone_folders: dict[str, Path], film_data: Path, tmp_path: Path
+) -> None:
+    for member in members:
+        about = json.loads((member / "result.json").read_text())
+        (member / "result.json").write_text(json.dumps(about | {"train_accuracy_before": 0.0}))
+    backbone = backbone_config(backbone_folders["gpt2"])
+    config = soft_labels.Config(task=film_task("gpt2"), backbone=backbone, weights="accuracy")
+    (film_data / "unlabeled_gold.jsonl").unlink()
+    result = run(soft_labels, config, soft_labels.Inputs(data=film_data, members=members), tmp_path / "out")
+    assert result.weights == (0.333333,) * 3
+    assert result.unlabeled is None
+
+
+def test_a_missing_member_is_an_error(
+    members: tuple[Path, ...], backbone_folders: dict[str, Path], film_data: Path, tmp_path: Path
+) -> None:
+    (members[1] / "submodel.json").unlink()
+    config = soft_labels.Config(task=film_task("gpt2"), backbone=backbone_config(backbone_folders["gpt2"]))
+    with pytest.raises(FileNotFoundError, match=r"member1/submodel\.json"):
+        run(soft_labels, config, soft_labels.Inputs(data=film_data, members=members), tmp_path / "out")
+
+
+# --- students -----------------------------------------------------------------------------------------------------
+
+STUDENT_LOOP = LoopConfig(learning_rate=0.005, batch_size=5, steps=80, weight_decay=0.0)
+
+
+def student(folder: Path, **settings: Any) -> distillation.Config:
+    return distillation.Config(
+        labels=LABELS,
+        fields=("text",),
+        student=StudentConfig(asset=str(folder), max_length=32),
+        **({"loop": STUDENT_LOOP, "seed": 1} | settings),
+    )
+
+
+@pytest.fixture
+def taught(film_data: Path, tmp_path: Path) -> distillation.Inputs:
+    """Soft labels by a sure teacher that is right, save for the first text."""
+    folder = tmp_path / "taught"
+    folder.mkdir()
+    pile = load_examples(film_data / "unlabeled_gold.jsonl")
+    logits = np.array([[2.0, -2.0] if item.label == "rotten" else [-2.0, 2.0] for item in pile])
+    logits[0] = -logits[0]
+    write_logits(folder / "soft_labels.jsonl", load_examples(film_data / "unlabeled.jsonl"), logits, LABELS)
+    return distillation.Inputs(data=film_data, soft_labels=folder)
+
+
+def test_a_student_learns_what_the_teacher_says(
+    backbone_folders: dict[str, Path], taught: distillation.Inputs, tmp_path: Path
+) -> None:
+    result = run(distillation, student(backbone_folders["bert"]), taught, tmp_path / "out")
+    assert (result.num_labelled, result.num_unlabelled) == (0, 10)
+    assert result.final_loss < 0.1
+    loaded = TextClassifier.load(tmp_path / "out" / "model")
+    pile = load_examples(taught.data / "unlabeled.jsonl")
+    teacher = logits_of(taught.soft_labels, "soft_labels")
+    assert (loaded.predict(pile, SILENT, "").argmax(axis=1) == teacher.argmax(axis=1)).all(), "its mistake included"
+    assert result.test.accuracy >= 0.75
+
+
+@pytest.mark.parametrize("stage", ["distillation", "baseline"])
+def test_a_saved_classifier_gives_the_tested_logits(
+    stage: str, backbone_folders: dict[str, Path], taught: distillation.Inputs, tmp_path: Path
+) -> None:
+    if stage == "baseline":
+        config = baseline.Config(**student(backbone_folders["bert"]).model_dump(exclude={"temperature", "gold_share"}))
+        result = run(baseline, config, baseline.Inputs(data=taught.data), tmp_path / "out")
+        assert (result.num_labelled, result.num_unlabelled) == (8, 0)
+        assert result.final_loss < 0.1
+    else:
+        run(distillation, student(backbone_folders["bert"]), taught, tmp_path / "out")
+    loaded = TextClassifier.load(tmp_path / "out" / "model")
+    test = load_examples(taught.data / "test.jsonl")
+    assert loaded.labels == LABELS
+    assert loaded.predict(test, SILENT, "") == pytest.approx(logits_of(tmp_path / "out"), abs=2e-5)
+    alone = np.concatenate([loaded.predict([item], SILENT, "") for item in test])
+    assert alone == pytest.approx(logits_of(tmp_path / "out"), abs=1e-4), "padding changes nothing"
+
+
+def test_gold_labels_join_the_lesson_where_a_share_is_asked_for(
+    backbone_folders: dict[str, Path], taught: distillation.Inputs, tmp_path: Path
+) -> None:
+    """With a teacher that is always wrong, only the gold labels can teach the labelled texts."""
+    right = logits_of(taught.soft_labels, "soft_labels")
+    pile = load_examples(taught.data / "unlabeled.jsonl")
+    write_logits(taught.soft_labels / "soft_labels.jsonl", pile, -right, LABELS)
+    train = load_examples(taught.data / "train.jsonl")
+    accuracies = []
+    for number, share in enumerate((0.0, 0.9)):
+        result = run(distillation, student(backbone_folders["bert"], gold_share=share), taught, tmp_path / f"s{number}")
+        assert result.num_labelled == (8 if share else 0)
+        guesses = TextClassifier.load(tmp_path / f"s{number}" / "model").predict(train, SILENT, "").argmax(axis=1)
+        accuracies.append(np.mean([LABELS[guess] == item.label for guess, item in zip(guesses, train, strict=True)]))
+    assert accuracies[0] <= 0.5 < accuracies[1] == 1.0
+
+
+def test_a_student_reads_two_fields_as_a_pair(backbone_folders: dict[str, Path]) -> None:
+    config = StudentConfig(asset=str(backbone_folders["bert"]), max_length=32)
+    classifier = TextClassifier.fresh(config, LABELS, ("b", "a"), 0)
+    example = Example("1", {"a": "the film", "b": "it was dull"})
+    ids = classifier.tokenizer("it was dull", "the film", return_tensors="pt")
+    classifier.train_mode(False)
+    with torch.inference_mode():
+        hidden = classifier.encoder(**ids).last_hidden_state
+        expected = classifier.head(hidden.mean(dim=1))
+        assert torch.allclose(classifier.logits([example]), expected, atol=1e-5)
+
+
+def test_a_student_without_a_config_is_refused(tmp_path: Path) -> None:
+    with pytest.raises(AssetError, match=r"holds no config\.json"):
+        TextClassifier.fresh(StudentConfig(asset=str(tmp_path)), LABELS, ("text",), 0)
+
+
+# --- prompts ------------------------------------------------------------------------------------------------------
+
+PROMPT_LOOP = LoopConfig(learning_rate=0.1, batch_size=4, steps=30, schedule="constant", weight_decay=0.0)
+
+
+def tuned(folder: Path, name: str, **settings: Any) -> prompt_tuning.Config:
+    values = {"start": StartConfig(), "loop": PROMPT_LOOP, "seed": 1, "num_vectors": 5} | settings
+    task = film_task(name).only("review")
+    return prompt_tuning.Config(task=task, pattern="review", backbone=backbone_config(folder), **values)
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_a_prompt_learns_and_is_loaded_as_it_was(
+    name: str, backbone_folders: dict[str, Path], film_data: Path, tmp_path: Path
+) -> None:
+    config = tuned(backbone_folders[name], name)
+    result = run(prompt_tuning, config, prompt_tuning.Inputs(data=film_data), tmp_path / "out")
+    assert result.trainable_parameters == 5 * 32
+    backbone = load(config.backbone, frozen=True)
+    prompt = load_prompt(tmp_path / "out" / "prompt", backbone)
+    classifier = ClozeClassifier.of(config.task, "review", backbone, config.backbone, prompt)
+    test = load_examples(film_data / "test.jsonl")
+    assert classifier.predict(test, SILENT, "") == pytest.approx(logits_of(tmp_path / "out"), abs=2e-5)
+    items = classifier.items(load_examples(film_data / "train.jsonl"))
+    classifier.prompt = lambda: start_vectors(config.start, 5, backbone, torch_rng(1, "start"))
+    with torch.inference_mode():
+        before = float(classifier.loss(items))
+        classifier.prompt = prompt
+        after = float(classifier.loss(items))
+    assert after < min(before - 0.1, 0.6)
+
+
+@pytest.mark.parametrize("name", ["llama", "gpt2"])
+def test_peft_loads_a_saved_prompt_and_computes_the_same(
+    name: str, backbone_folders: dict[str, Path], film_data: Path, tmp_path: Path
+) -> None:
+    from peft import PeftModel
+    from transformers import AutoModelForCausalLM
+
+    config = tuned(backbone_folders[name], name)
+    run(prompt_tuning, config, prompt_tuning.Inputs(data=film_data), tmp_path / "out")
+    plain = AutoModelForCausalLM.from_pretrained(backbone_folders[name], dtype=torch.float32)
+    theirs = PeftModel.from_pretrained(plain, tmp_path / "out" / "prompt").eval()
+    ours = ClozeClassifier.of(config.task, "review", load(config.backbone, frozen=True), config.backbone)
+    test = load_examples(film_data / "test.jsonl")
+    for item, expected in zip(test, logits_of(tmp_path / "out"), strict=True):
+        ids = torch.tensor([ours.encoder(item).ids])
+        with torch.inference_mode():
+            last = theirs(input_ids=ids, attention_mask=torch.ones_like(ids)).logits[:, -1]
+        found = ours.verbalizer.scores(last[:, list(ours.verbalizer.flat_ids)])[0]
+        assert found.numpy() == pytest.approx(expected, abs=1e-4)
+
+
+def test_a_prompt_is_refused_by_a_backbone_of_another_width(
+    backbone_folders: dict[str, Path], film_data: Path, tmp_path: Path
+) -> None:
+    config = tuned(backbone_folders["gpt2"], "gpt2", loop=PROMPT_LOOP.model_copy(update={"steps": 1}))
+    run(prompt_tuning, config, prompt_tuning.Inputs(data=film_data), tmp_path / "out")
+    backbone = load(config.backbone, frozen=True)
+    backbone.model.resize_token_embeddings(10)
+    backbone.model.set_input_embeddings(torch.nn.Embedding(10, 16))
+    with pytest.raises(InputError, match="width 32, the backbone takes 16"):
+        load_prompt(tmp_path / "out" / "prompt", backbone)
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_a_prompt_is_pretrained_on_raw_text_and_starts_a_task(
+    name: str, backbone_folders: dict[str, Path], film_data: Path, tmp_path: Path
+) -> None:
+    lines = [" ".join(f"The {word} film number {line} was {word} again." for word in WORDS) for line in range(8)]
+    (tmp_path / "corpus.txt").write_text("\n".join(lines))
+    corpus = CorpusConfig(source=Source(asset=str(tmp_path / "corpus.txt")), num_examples=30, sentence_words=8)
+    config = prompt_pretraining.Config(
+        backbone=backbone_config(backbone_folders[name]), corpus=corpus, num_vectors=4, num_held_out=9, seed=2,
+        loop=LoopConfig(learning_rate=0.05, batch_size=5, steps=12),
+    )  # fmt: skip
+    result = run(prompt_pretraining, config, prompt_pretraining.Inputs(), tmp_path / "ppt")
+    assert (result.num_documents, result.num_examples, result.trainable_parameters) == (8, 30, 4 * 32)
+    assert result.held_out.num_examples == 9
+    built = load_examples(tmp_path / "ppt" / "examples.jsonl")
+    assert len(built) == 39
+    assert {item.label for item in built} == {"yes", "maybe", "no"}
+
+    started = tuned(backbone_folders[name], name, start=None, num_vectors=99, loop=tiny_step())
+    inputs = prompt_tuning.Inputs(data=film_data, pretrained=tmp_path / "ppt")
+    run(prompt_tuning, started, inputs, tmp_path / "out")
+    before, after = (prompt_vectors(tmp_path / step) for step in ("ppt", "out"))
+    assert before.shape == after.shape == (4, 32)
+    assert 0 < (before - after).abs().max() < 1e-5, "it starts where pretraining ended"
+
+
+def prompt_vectors(out: Path) -> torch.Tensor:
+    return load_file(out / "prompt" / "adapter_model.safetensors")["prompt_embeddings"]
+
+
+WORDS = ("warm", "clever", "dull", "bad")
+
+
+def tiny_step() -> LoopConfig:
+    return LoopConfig(learning_rate=1e-6, batch_size=4, steps=1)
+
+
+@pytest.mark.parametrize("kind", ["normal", "uniform", "zero", "vocabulary", "words", "mean"])
+def test_prompts_start_as_they_are_told(kind: str, backbone_folders: dict[str, Path]) -> None:
+    backbone = load(backbone_config(backbone_folders["bert"]), frozen=True)
+    table = backbone.model.get_input_embeddings().weight
+    config = StartConfig(kind=kind, words="the film" if kind == "words" else "", scale=0.5, most_common=50)
+    found = start_vectors(config, 40, backbone, torch_rng(0))
+    again, other = (start_vectors(config, 40, backbone, torch_rng(seed)) for seed in (0, 1))
+    assert found.shape == (40, 32)
+    assert torch.equal(found, again)
+    assert torch.equal(found, other) is (kind in ("zero", "words", "mean"))
+    if kind == "normal":
+        assert found.std().item() == pytest.approx(0.5, rel=0.1)
+    elif kind == "uniform":
+        assert 0.4 < found.abs().max() <= 0.5
+        assert abs(found.mean()) < 0.05
+    elif kind == "zero":
+        assert found.abs().max() == 0
+    elif kind == "mean":
+        assert torch.allclose(found, table.mean(dim=0).expand(40, 32), atol=1e-6)
+    elif kind == "words":
+        ids = backbone.tokenizer("the film", add_special_tokens=False)["input_ids"]
+        assert torch.equal(found, table[ids].repeat(20, 1))
+    else:
+        rows = [(table == vector).all(dim=1).nonzero().item() for vector in found]
+        assert len(set(rows)) == 40
+        assert max(rows) < 50
+        assert not set(rows) & set(backbone.tokenizer.all_special_ids)
+
+
+def test_a_small_vocabulary_still_fills_a_long_prompt(backbone_folders: dict[str, Path]) -> None:
+    backbone = load(backbone_config(backbone_folders["bert"]), frozen=True)
+    found = start_vectors(StartConfig(most_common=20), 100, backbone, torch_rng(0))
+    assert found.shape == (100, 32)
+
+
+# --- seeds --------------------------------------------------------------------------------------------------------
+
+SHORT = LoopConfig(learning_rate=0.01, batch_size=3, steps=3)
+
+
+def prepare(
+    stage: str, seed: int, folders: dict[str, Path], taught: distillation.Inputs, corpus: Path
+) -> tuple[Any, Any, Any]:
+    """Module, config and inputs of a short run."""
+    data = taught.data
+    if stage in ("full", "lora"):
+        config = submodel(folders["bert"], "bert", stage, seed=seed, loop=SHORT)
+        return pattern_training, config, pattern_training.Inputs(data=data)
+    if stage == "distillation":
+        return distillation, student(folders["bert"], seed=seed, loop=SHORT), taught
+    if stage == "baseline":
+        values = student(folders["bert"], seed=seed, loop=SHORT).model_dump(exclude={"temperature", "gold_share"})
+        return baseline, baseline.Config(**values), baseline.Inputs(data=data)
+    if stage == "prompt_tuning":
+        config = tuned(folders["gpt2"], "gpt2", seed=seed, loop=SHORT)
+        return prompt_tuning, config, prompt_tuning.Inputs(data=data)
+    raw = CorpusConfig(source=Source(asset=str(corpus)), num_examples=9)
+    backbone = backbone_config(folders["gpt2"])
+    config = prompt_pretraining.Config(
+        backbone=backbone, corpus=raw, num_vectors=3, num_held_out=3, seed=seed, loop=SHORT
+    )
+    return prompt_pretraining, config, prompt_pretraining.Inputs()
+
+
+@pytest.mark.parametrize("stage", ["full", "lora", "distillation", "baseline", "prompt_tuning", "prompt_pretraining"])
+def test_a_seed_decides_everything(
+    stage: str, backbone_folders: dict[str, Path], taught: distillation.Inputs, tmp_path: Path
+) -> None:
+    corpus = tmp_path / "corpus.txt"
+    corpus.write_text("\n".join(" ".join(f"This is {word} text {line} here." for word in WORDS) for line in range(5)))
+
+    def once(seed: int, name: str) -> dict[str, bytes]:
+        run(*prepare(stage, seed, backbone_folders, taught, corpus), tmp_path / name)
+        files = (path for path in (tmp_path / name).rglob("*") if path.suffix in (".safetensors", ".jsonl"))
+        found = {path.relative_to(tmp_path / name).as_posix(): path.read_bytes() for path in files}
+        return found | {"result": (tmp_path / name / "result.json").read_bytes()}
+
+    first, again, other = once(5, "first"), once(5, "again-after-other-draws"), once(6, "other")
+    assert first == again
+    weights = [name for name in first if name.endswith(".safetensors")]
+    assert weights
+    assert all(first[name] != other[name] for name in weights)
