@@ -1,0 +1,36 @@
+"""Computes the logits of tests/golden/pet_reference.json anew: python tests/golden/pet_reference.py, in the root."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+from pipelines.scoring import score
+from stages.backbones import BackboneConfig
+from stages.tasks import Task
+
+FILE = Path(__file__).parent / "pet_reference.json"
+
+
+def logits(backbone: str, golden: dict[str, Any], pattern: str) -> list[list[float]]:
+    """[n, C] label logits of one pattern, labels in the task's order."""
+    config = BackboneConfig(asset=backbone, max_length=golden["max_length"], precision="fp32")
+    lines = [json.dumps(item) for item in golden["examples"]]
+    rows = [json.loads(line) for line in score(Task(**golden["task"]), [pattern], config, lines, "golden")]
+    return [[row["logits"][label] for label in golden["task"]["labels"]] for row in rows]
+
+
+def main() -> None:
+    """Keeps patterns, words, lengths and sentences, and replaces the logits."""
+    reference = json.loads(FILE.read_text())
+    for golden in reference["sets"]:
+        golden["logits"] = {
+            pattern: [[round(value, 5) for value in row] for row in logits(reference["backbone"], golden, pattern)]
+            for pattern in golden["task"]["patterns"]
+        }
+    FILE.write_text(json.dumps(reference, indent=1, ensure_ascii=False) + "\n")
+
+
+if __name__ == "__main__":
+    main()
