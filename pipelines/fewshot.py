@@ -30,7 +30,10 @@ CONTROL = Resources(cpus=0.5)
 
 
 def steps(config: PipelineConfig) -> list[Step]:
-    """Every step of a recipe, upstream before downstream."""
+    """Every step of a recipe, upstream before downstream; of those that are ready, the first are started first.
+
+    So the longest way, from sub-models to students, comes before what only fills the gaps.
+    """
     data = {task.name: _split(config, task, sets) for task, sets, _ in config.datasets.values()}
     main = data[config.task.name]
     ppt = [_ppt(config)] if config.ppt else []
@@ -43,7 +46,8 @@ def steps(config: PipelineConfig) -> list[Step]:
     baselines = [_baseline(config, seed, main) for seed in (config.baseline.seeds if config.baseline else ())]
     prompts = _prompts(config, data, ppt)
     measured = (*baselines, *zero_shot, *submodels, labels, *students, *ppt, *prompts)
-    return [*data.values(), *measured, _report(config, measured)]
+    by_urgency = (*submodels, *ppt, labels, *students, *prompts, *zero_shot, *baselines)
+    return [*data.values(), *by_urgency, _report(config, measured)]
 
 
 def _split(config: PipelineConfig, task: Task, data: DataConfig) -> Step:

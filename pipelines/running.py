@@ -23,7 +23,6 @@ from pipelines.display import Display
 from pipelines.recipe import find_recipe, locate, read_recipe
 from stages.errors import InputError
 
-
 MAX_ERRORS = 3
 """Failed steps whose traces are shown; one mistake often fails them all."""
 

@@ -9,6 +9,7 @@ import json
 import shutil
 import tempfile
 from collections.abc import Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -214,7 +215,7 @@ def load(config: BackboneConfig, *, frozen: bool) -> Backbone:
     family = family_of(folder)
     kinds = {"masked": AutoModelForMaskedLM, "causal": AutoModelForCausalLM, "seq2seq": AutoModelForSeq2SeqLM}
     dtype = torch.bfloat16 if frozen and wants_bf16(config.precision) else torch.float32
-    model = kinds[family].from_pretrained(folder, dtype=dtype).to(default_device())
+    model = kinds[family].from_pretrained(folder, dtype=dtype, attn_implementation=attention()).to(default_device())
     backbone = Backbone(model, AutoTokenizer.from_pretrained(folder), family)
     return backbone.freeze() if frozen else backbone
 
@@ -235,6 +236,19 @@ def wants_bf16(precision: Precision) -> bool:
     if torch.cuda.is_available():
         return torch.cuda.is_bf16_supported()
     return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
+
+
+def attention() -> str:
+    """Implementation of attention. On processors the plain one: at the lengths of patterns its backward pass is so much
+    faster than the fused one's that a training step of SmolLM2-135M takes 0.9 s instead of 1.4 s."""
+    return "sdpa" if default_device() == "cuda" else "eager"
+
+
+def autocast(on: bool) -> AbstractContextManager[Any]:
+    """Computes in bfloat16 over float32 weights, if `on`."""
+    import torch
+
+    return torch.autocast(default_device(), dtype=torch.bfloat16) if on else nullcontext()
 
 
 def family_of(folder: Path) -> Family:

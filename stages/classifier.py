@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, Field
 
-from stages.backbones import default_device
+from stages.backbones import Precision, attention, autocast, default_device, wants_bf16
 from stages.cloze import batches_by_length, write_logits
 from stages.data import load_examples
 from stages.errors import AssetError
@@ -34,6 +34,7 @@ class StudentConfig(BaseModel, frozen=True, extra="forbid"):
         json_schema_extra={"identity": False},
     )
     max_length: int = Field(128, ge=8, description="Tokens of a text (or pair of texts) at the most.")
+    precision: Precision = Field("auto", description="What it computes in while it is trained; weights stay float32.")
 
 
 class TextClassifier:
@@ -55,6 +56,7 @@ class TextClassifier:
         self.labels = tuple(labels)
         self.fields = tuple(fields)
         self.max_length = max_length
+        self.trains_in_bf16 = False
 
     @classmethod
     def fresh(cls, config: StudentConfig, labels: Sequence[str], fields: Sequence[str], seed: int) -> TextClassifier:
@@ -74,10 +76,12 @@ class TextClassifier:
         folder = resolve(config.asset)
         if not (folder / "config.json").exists():
             raise AssetError(f"{config.asset} holds no config.json.", "Name the folder of a transformers encoder.")
-        encoder = AutoModel.from_pretrained(folder, dtype=torch.float32)
-        torch.manual_seed(seed)
+        torch.manual_seed(seed)  # before the encoder: a pooler that the file lacks is drawn too
+        encoder = AutoModel.from_pretrained(folder, dtype=torch.float32, attn_implementation=attention())
         head = torch.nn.Linear(encoder.config.hidden_size, len(labels))
-        return cls(encoder, AutoTokenizer.from_pretrained(folder), head, labels, fields, config.max_length)
+        student = cls(encoder, AutoTokenizer.from_pretrained(folder), head, labels, fields, config.max_length)
+        student.trains_in_bf16 = wants_bf16(config.precision)
+        return student
 
     @classmethod
     def load(cls, folder: Path) -> TextClassifier:
@@ -87,7 +91,7 @@ class TextClassifier:
         from transformers import AutoModel, AutoTokenizer
 
         about = json.loads((folder / "classifier.json").read_text())
-        encoder = AutoModel.from_pretrained(folder, dtype=torch.float32)
+        encoder = AutoModel.from_pretrained(folder, dtype=torch.float32, attn_implementation=attention())
         head = torch.nn.Linear(encoder.config.hidden_size, len(about["labels"]))
         head.load_state_dict(load_file(folder / "head.safetensors"))
         tokenizer = AutoTokenizer.from_pretrained(folder)
@@ -123,8 +127,9 @@ class TextClassifier:
         columns = [list(column) for column in zip(*texts, strict=True)]
         batch = self.tokenizer(*columns, padding=True, truncation=True, max_length=self.max_length, return_tensors="pt")
         batch = batch.to(self.head.weight.device)
-        hidden_BLD = self.encoder(**batch).last_hidden_state
-        weight_BL1 = batch["attention_mask"][:, :, None].to(hidden_BLD.dtype)
+        with autocast(self.encoder.training and self.trains_in_bf16):
+            hidden_BLD = self.encoder(**batch).last_hidden_state.float()
+        weight_BL1 = batch["attention_mask"][:, :, None].float()
         pooled_BD = (hidden_BLD * weight_BL1).sum(dim=1) / weight_BL1.sum(dim=1)
         logits: Tensor = self.head(pooled_BD)
         return logits

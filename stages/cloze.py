@@ -6,12 +6,11 @@ from __future__ import annotations
 
 import json
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from stages.backbones import Backbone, BackboneConfig, wants_bf16
+from stages.backbones import Backbone, BackboneConfig, autocast, wants_bf16
 from stages.metrics import Score, score
 from stages.patterns import Encoded, Encoder
 from stages.protocols import Recorder
@@ -56,13 +55,13 @@ class ClozeClassifier:
         verbalizer = Verbalizer.of(task.words(pattern), backbone.tokenizer, backbone.family)
         import torch
 
-        autocast = backbone.model.dtype == torch.float32 and wants_bf16(config.precision)
-        return cls(backbone, encoder, verbalizer, prompt, autocast)
+        over_float32 = backbone.model.dtype == torch.float32 and wants_bf16(config.precision)
+        return cls(backbone, encoder, verbalizer, prompt, over_float32)
 
     def logits(self, encoded: Sequence[Encoded]) -> Tensor:
         """[B, C] label logits of encoded examples, with gradients where the caller allows them."""
         batch = self.backbone.batch(encoded)
-        with self._precision():
+        with autocast(self.autocast):
             words = self.backbone.word_logits(
                 batch, self.verbalizer.flat_ids, None if self.prompt is None else self.prompt()
             )
@@ -104,13 +103,6 @@ class ClozeClassifier:
         """Score and [n, C] logits of labelled examples."""
         logits = self.predict(examples, recorder, phase)
         return score(logits, [item.label or "" for item in examples], self.verbalizer.labels), logits
-
-    def _precision(self) -> AbstractContextManager[Any]:
-        import torch
-
-        if not self.autocast:
-            return nullcontext()
-        return torch.autocast(self.backbone.device.type, dtype=torch.bfloat16)
 
 
 def batches_by_length(lengths: Sequence[int], max_tokens: int) -> list[list[int]]:

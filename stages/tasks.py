@@ -21,7 +21,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, Field, StringConstraints, field_validator, model_validator
 
-from stages.errors import PatternError
+from stages.errors import PatternError, VerbalizerError
 
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_.-]*$")]
 """A name that also serves as a step's name and a folder: lower case, digits, `_`, `.`, `-`."""
@@ -189,23 +189,28 @@ class Task(BaseModel, frozen=True, extra="forbid"):
     @classmethod
     def _patterns_parse(cls, patterns: dict[str, str]) -> dict[str, str]:
         for name, text in patterns.items():
-            Pattern.parse(name, text)
+            try:
+                Pattern.parse(name, text)
+            except PatternError as error:
+                raise error.at(key=name) from None
         return patterns
 
     @model_validator(mode="after")
     def _verbalizer_fits(self) -> Task:
         unknown = [label for label in self.verbalizer if label not in self.labels]
         if unknown:
-            raise ValueError(
-                f"the verbalizer names the label {unknown[0]!r}, which is not in labels {list(self.labels)}. "
-                "Correct its spelling, or add it to labels."
+            raise VerbalizerError(
+                f"the verbalizer names the label {unknown[0]!r}, which is not in labels {list(self.labels)}.",
+                "Correct its spelling, or add it to labels.",
+                key=f"verbalizer.{unknown[0]}",
             )
         for label in self.labels:
             for pattern in self.patterns:
                 if not self.words(pattern).get(label):
-                    raise ValueError(
-                        f"the verbalizer has no word for label {label!r} in pattern {pattern!r}. "
-                        f"Add one: verbalizer: {{{label}: {{{pattern}: [word]}}}}."
+                    raise VerbalizerError(
+                        f"the verbalizer has no word for label {label!r} in pattern {pattern!r}.",
+                        f"Add one: {label}: {{{pattern}: [word]}}.",
+                        key="verbalizer",
                     )
         return self
 
