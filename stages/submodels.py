@@ -13,6 +13,7 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, Field
 
+from stages.adapters import tidy
 from stages.backbones import Backbone, BackboneConfig, load
 from stages.cloze import ClozeClassifier
 from stages.tasks import Task
@@ -68,7 +69,7 @@ class SubModel:
             self.backbone.tokenizer.save_pretrained(out / "model")
         elif self.tune == "lora":
             self.adapter.save_pretrained(out / "adapter")
-            (out / "adapter" / "README.md").unlink(missing_ok=True)  # PEFT's empty model card
+            tidy(out / "adapter")
 
 
 def load_classifier(folder: Path, task: Task, config: BackboneConfig) -> ClozeClassifier:

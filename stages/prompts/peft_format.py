@@ -11,6 +11,7 @@ from pathlib import Path
 
 import torch
 
+from stages.adapters import tidy
 from stages.backbones import Backbone
 from stages.errors import InputError
 from stages.prompts.table import SoftPrompt
@@ -33,6 +34,7 @@ def save_prompt(prompt: SoftPrompt, backbone: Backbone, folder: Path) -> None:
         num_attention_heads=backbone.model.config.num_attention_heads,
         inference_mode=True,
     ).save_pretrained(str(folder))
+    tidy(folder)
     save_file(
         {"prompt_embeddings": prompt.vectors.detach().cpu().contiguous()},
         folder / "adapter_model.safetensors",
