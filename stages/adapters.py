@@ -7,7 +7,7 @@ from pathlib import Path
 
 
 def tidy(folder: Path) -> None:
-    """Rewrites what `save_pretrained` of PEFT left in `folder`: lists of names in order, no local path, no empty card."""
+    """Rewrites what PEFT's `save_pretrained` left in `folder`: names in order, no local path, no empty card."""
     (folder / "README.md").unlink(missing_ok=True)
     path = folder / "adapter_config.json"
     config = json.loads(path.read_text())
