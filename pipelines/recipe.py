@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import difflib
+import json
+import re
 import types
 import typing
 from collections.abc import Sequence
@@ -56,8 +58,8 @@ def read_recipe(path: Path, model: type[Model], overrides: Sequence[str] = (), *
     """
     try:
         text = path.read_text(encoding="utf-8")
-        node = yaml.compose(text, Loader=yaml.SafeLoader)
-        values = _unshared(yaml.safe_load(text))
+        node = _node(text)
+        values = _unshared(_values(text))
     except (OSError, UnicodeDecodeError) as error:
         raise RecipeError(f"it cannot be read ({error}).", "Name a readable YAML file.", where=str(path)) from error
     except yaml.YAMLError as error:
@@ -67,6 +69,7 @@ def read_recipe(path: Path, model: type[Model], overrides: Sequence[str] = (), *
         raise RecipeError(f"not YAML: {problem}.", "Mend the indentation or the quotes there.", where=where) from error
     if not isinstance(values, dict):
         raise RecipeError("the recipe is not a mapping.", "Start with a line such as: name: my_task", where=str(path))
+    _refuse_repeated_keys(node, path)
     lines = _lines(node)
     changed = [_override(values, item, model) for item in overrides]
     if ignore_others:
@@ -81,8 +84,41 @@ def locate(error: InputError, path: Path) -> InputError:
     """Adds file and line to an error that knows only its dotted key in the recipe at `path`."""
     if error.where or not error.key:
         return error
-    lines = _lines(yaml.compose(path.read_text(encoding="utf-8"), Loader=yaml.SafeLoader))
+    lines = _lines(_node(path.read_text(encoding="utf-8")))
     return error.at(where=_where(path, tuple(error.key.split(".")), lines))
+
+
+def _values(text: str) -> Any:
+    """What a YAML or JSON text says. YAML of old mistakes JSON's tabs, pairs of \\u escapes and numbers like 1e-5."""
+    if text.lstrip().startswith("{"):
+        try:
+            return json.loads(text)
+        except ValueError:
+            pass  # a YAML mapping on one line
+    return yaml.safe_load(text)
+
+
+def _node(text: str) -> Any:
+    """The tree of a YAML or JSON text, with lines."""
+    return yaml.compose(text.replace("\t", " ") if text.lstrip().startswith("{") else text, Loader=yaml.SafeLoader)
+
+
+def _refuse_repeated_keys(node: Any, path: Path, place: tuple[str, ...] = ()) -> None:
+    """YAML keeps the last of two equal keys and says nothing; here nothing is ignored in silence."""
+    if isinstance(node, yaml.MappingNode):
+        seen: set[str] = set()
+        for key, value in node.value:
+            inner = (*place, str(key.value))
+            if key.value in seen:
+                raise RecipeError(
+                    f"the key {key.value!r} stands here a second time.", "Keep one of them.",
+                    key=".".join(inner), where=f"{path}:{key.start_mark.line + 1}",
+                )  # fmt: skip
+            seen.add(str(key.value))
+            _refuse_repeated_keys(value, path, inner)
+    elif isinstance(node, yaml.SequenceNode):
+        for number, value in enumerate(node.value):
+            _refuse_repeated_keys(value, path, (*place, str(number)))
 
 
 def _unshared(value: Any) -> Any:
@@ -120,12 +156,18 @@ def _override(values: dict[str, Any], item: str, model: type[BaseModel]) -> str:
     if not equals or not key:
         raise RecipeError(f"-o {item} is not an override.", "Write -o section.key=value.")
     *parents, last = key.split(".")
+    try:
+        value = yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise RecipeError(f"{text!r} is not YAML.", "Put the value in quotes.", key=key, where=f"-o {item}") from error
     target: Any = values
     for parent in parents:
         if isinstance(target, dict):
             target = target.setdefault(parent, {})
         elif isinstance(target, list) and parent.isdigit() and int(parent) < len(target):
             target = target[int(parent)]
+        elif isinstance(target, list):
+            raise RecipeError(f"-o {item}: the list has {len(target)} entries.", "Count from 0.", key=key)
         if not isinstance(target, dict | list):
             raise RecipeError(
                 f"-o {item}: {parent!r} is a single value.", f"Leave out what follows {parent!r}.", key=key
@@ -133,9 +175,9 @@ def _override(values: dict[str, Any], item: str, model: type[BaseModel]) -> str:
     if isinstance(target, list):
         if not last.isdigit() or int(last) >= len(target):
             raise RecipeError(f"-o {item}: the list has {len(target)} entries.", "Count from 0.", key=key)
-        target[int(last)] = yaml.safe_load(text)
+        target[int(last)] = value
     else:
-        target[last] = yaml.safe_load(text)
+        target[last] = value
     return key
 
 
@@ -147,7 +189,8 @@ def _complaint(
     overridden: Sequence[str],
 ) -> RecipeError:
     """The first complaint of pydantic, in our words."""
-    first = error.errors()[0]
+    # a misspelt key is missing, too: its name says more
+    first = min(error.errors(), key=lambda item: item["type"] != "extra_forbidden")
     place = _place(first["loc"], model)
     inner = first.get("ctx", {}).get("error")
     if isinstance(inner, InputError) and inner.key:  # relative to the place of the validator
@@ -168,7 +211,14 @@ def _complaint(
         problem, _, remedy = str(inner).partition(". ")
         return RecipeError(problem.rstrip(".") + ".", remedy or _describe(model, place), key=key, where=where)
     message = first["msg"][0].lower() + first["msg"][1:]
-    return RecipeError(f"{message}, not {first['input']!r}.", _describe(model, place), key=key, where=where)
+    remedy = _describe(model, place)
+    if first["type"] == "string_type" and isinstance(first["input"], bool | int | float):
+        remedy = "Put it in quotes: YAML takes words such as yes and no, and numbers, for something else than text."
+    return RecipeError(f"{message}, not {first['input']!r}.", remedy, key=key, where=where)
+
+
+_MEMBER = re.compile(r"(list|dict|tuple|literal|function-\w+)\[|\[key\]$")
+"""What pydantic calls the members of a union, and the key of a mapping."""
 
 
 def _place(loc: Sequence[Any], model: type[BaseModel]) -> tuple[str, ...]:
@@ -179,7 +229,7 @@ def _place(loc: Sequence[Any], model: type[BaseModel]) -> tuple[str, ...]:
     kinds: list[Any] = [model]
     for item in loc:
         steps = [found for kind in kinds for found in _children(kind, str(item))]
-        if isinstance(item, str) and not steps and place and ("[" in item or not _is_extra(kinds)):
+        if isinstance(item, str) and place and (_MEMBER.match(item) or not (steps or _is_extra(kinds))):
             continue
         place.append(str(item))
         kinds = steps

@@ -39,7 +39,7 @@ class LoopConfig(BaseModel, frozen=True, extra="forbid"):
     @model_validator(mode="after")
     def _one_length(self) -> LoopConfig:
         if (self.steps is None) == (self.epochs is None):
-            raise ValueError("give either steps or epochs, not both and not neither: steps: 100.")
+            raise ValueError("give either steps or epochs, not both and not neither. Keep one: steps: 100.")
         return self
 
     def num_steps(self, num_items: int) -> int:
