@@ -151,10 +151,15 @@ class PipelineConfig(BaseModel, frozen=True, extra="forbid"):
 
     @property
     def assets(self) -> dict[str, str]:
-        """Dotted place in the recipe -> reference, of everything that has to be fetched."""
+        """Dotted place in the recipe -> reference, of everything that has to be fetched.
+
+        Datasets of the hub are left out: the datasets library fetches them when they are read.
+        """
         found = {"backbone.asset": self.backbone.asset, "student.asset": self.student.asset}
-        for _, data, place in self.datasets.values():
-            found |= {f"{place}.{name}.asset": source.asset for name, source in data.sources.items()}
+        sources = {
+            f"{place}.{name}": item for _, data, place in self.datasets.values() for name, item in data.sources.items()
+        }
         if self.ppt:
-            found["ppt.corpus.source.asset"] = self.ppt.corpus.source.asset
-        return found
+            sources["ppt.corpus.source"] = self.ppt.corpus.source
+        read_by_us = {place: item.asset for place, item in sources.items() if not item.asset.startswith("hf:")}
+        return found | {f"{place}.asset": ref for place, ref in read_by_us.items()}

@@ -10,7 +10,7 @@ import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from stages import assets
+from stages import assets, reach
 
 PACKAGES = ("torch", "transformers", "peft", "ray", "mlflow", "datasets", "accelerate")
 OPTIONAL = {"deepspeed": "pip install 'deepspeed>=0.19' spreads backbones over several GPUs"}
@@ -87,7 +87,7 @@ def _asset(place: str, ref: str) -> Finding:
     try:
         if assets.is_cached(ref):
             return Finding(place, f"{short} (cached)")
-        assets.check_reach([ref])
+        reach.check_reach([ref])
     except assets.AssetError as error:
         return Finding(place, error.problem, error.remedy, fatal=True)
     return Finding(place, f"{short} (to be fetched)")

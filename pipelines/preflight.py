@@ -12,8 +12,8 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.config import PipelineConfig
-from stages import assets, splits
-from stages.backbones import BackboneConfig, family_of, model_folder
+from stages import assets, reach, splits
+from stages.backbones import POSITIONS_AFTER_PAD, BackboneConfig, family_of, model_folder
 from stages.errors import AssetError, InputError
 from stages.patterns import check_family
 from stages.tasks import Task
@@ -30,6 +30,7 @@ def check(config: PipelineConfig, on_start: OnStart) -> None:
         InputError: with the dotted place in the recipe as its `key`.
     """
     fetch(config.assets, on_start)
+    check_lengths(config)
     on_start("checking data, patterns and label words")
     for name, (task, data, place) in config.datasets.items():
         try:
@@ -56,7 +57,7 @@ def fetch(wanted: dict[str, str], on_start: OnStart) -> None:
     if missing:
         on_start("asking whether everything can be fetched")
         for place, ref in {ref: place for place, ref in missing.items()}.items():
-            _at(ref, lambda item: assets.check_reach([item]), place)
+            _at(ref, lambda item: reach.check_reach([item]), place)
     for place, ref in wanted.items():
         if place in missing:
             on_start(f"fetching {ref.partition('#')[0]}")
@@ -79,6 +80,37 @@ def prepare_backbone(ref: str, on_start: OnStart) -> Path:
                 reason = (done.stderr.strip().splitlines() or ["?"])[-1]
                 raise AssetError(f"{path.name} cannot be read ({reason}).", "Name another GGUF file or a folder.")
     return model_folder(ref)
+
+
+def check_lengths(config: PipelineConfig) -> None:
+    """Refuses texts that, with the prompt before them, are longer than a model has positions.
+
+    Raises:
+        InputError: at `backbone.max_length` or `student.max_length`.
+    """
+    sections = [section for section in (config.ppt, config.prompts) if section is not None]
+    prompt = max((section.num_vectors for section in sections), default=0)
+    for place, model, extra in (("backbone", config.backbone, prompt), ("student", config.student, 0)):
+        room = num_positions(model_folder(model.asset))
+        if room is not None and model.max_length + extra > room:
+            behind = f" behind a prompt of {extra} vectors" if extra else ""
+            raise InputError(
+                f"{model.max_length} tokens{behind} are more than the {room} positions of the model.",
+                f"Lower max_length to {max(room - extra, 0)} or less.",
+                key=f"{place}.max_length",
+            )
+
+
+def num_positions(folder: Path) -> int | None:
+    """How many tokens a model can read; None where its config sets no limit."""
+    try:
+        config = json.loads((folder / "config.json").read_text())
+    except (OSError, ValueError):
+        return None  # whoever loads it will complain
+    room = config.get("max_position_embeddings") or config.get("n_positions")
+    if room is None or config.get("model_type") == "t5":  # T5 counts distances
+        return None
+    return int(room) - (config["pad_token_id"] + 1 if config.get("model_type") in POSITIONS_AFTER_PAD else 0)
 
 
 def check_task(task: Task, backbone: BackboneConfig, place: str) -> None:

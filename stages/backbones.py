@@ -154,7 +154,7 @@ class Backbone:
         positions = (arguments["attention_mask"].cumsum(dim=1) - 1).clamp(min=0)
         if self.family == "causal":
             arguments["use_cache"] = False
-        if getattr(self.model.config, "model_type", "") in _POSITIONS_AFTER_PAD:
+        if getattr(self.model.config, "model_type", "") in POSITIONS_AFTER_PAD:
             positions = positions + self.model.config.pad_token_id + 1
         arguments["position_ids"] = positions
         if self.family == "masked" and getattr(self.model.config, "type_vocab_size", 0) > 1:
@@ -173,7 +173,7 @@ class Backbone:
         return logits[:, -1]
 
 
-_POSITIONS_AFTER_PAD = {"roberta", "xlm-roberta", "camembert", "mpnet"}
+POSITIONS_AFTER_PAD = {"roberta", "xlm-roberta", "camembert", "mpnet"}
 """Models whose first position is pad_token_id + 1."""
 
 _HEADS = ("cls", "lm_head", "predictions", "head")

@@ -15,6 +15,7 @@ from pydantic import BaseModel, Field, model_validator
 
 from stages import assets
 from stages.errors import DataError
+from stages.reach import hub_has_dataset
 from stages.tasks import Example
 
 Row = tuple[str, Mapping[str, Any]]
@@ -200,16 +201,21 @@ def _table_rows(file: Iterator[str], name: str, kind: str) -> Iterator[Row]:
 
 
 def _hub_rows(source: Source) -> Iterator[Row]:
-    from datasets import load_dataset
+    import datasets
 
     asset = assets.Asset.parse(source.asset)
+    offline = datasets.config.HF_HUB_OFFLINE
     try:
-        dataset = load_dataset(asset.name, split=source.split, revision=asset.version or None)
+        # Asked first: the client itself waits long for a hub that does not answer. What is cached loads all the same.
+        datasets.config.HF_HUB_OFFLINE = offline or not hub_has_dataset(asset)
+        dataset = datasets.load_dataset(asset.name, split=source.split, revision=asset.version or None)
     except Exception as error:  # the hub client raises errors of several libraries
         raise DataError(
             f"{source.asset} cannot be loaded ({type(error).__name__}: {str(error).splitlines()[0]}).",
             "Check its name and split, or name a file instead: asset: path/to/texts.jsonl.",
         ) from error
+    finally:
+        datasets.config.HF_HUB_OFFLINE = offline
     label = dataset.features.get(source.label) if source.label else None
     for number, row in enumerate(dataset, 1):
         if label is not None and hasattr(label, "int2str") and isinstance(row[source.label], int):

@@ -13,8 +13,9 @@ from pathlib import Path
 import pytest
 
 from stages import assets
-from stages.assets import Asset, check_reach, content_digest, identity, is_cached, resolve
+from stages.assets import Asset, content_digest, identity, is_cached, resolve
 from stages.errors import AssetError
+from stages.reach import check_reach
 
 SIX = "pypi:six==1.17.0/six.py"
 """A wheel of 11 kB."""
@@ -242,12 +243,12 @@ def test_a_url_that_never_answers_is_given_up_in_time(cache: Path, silent_server
 
 HUB = """
 import sys, time
-from stages import assets
+from stages.reach import check_reach
 from stages.errors import AssetError
 import huggingface_hub
 start = time.monotonic()
 try:
-    assets.check_reach(["hf:org/name"])
+    check_reach(["hf:org/name"])
 except AssetError as error:
     print(f"{time.monotonic() - start:.2f}", error.problem, "|", error.remedy)
 """
