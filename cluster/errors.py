@@ -6,6 +6,7 @@ ClusterError
 ├── StoreError           the store cannot be used
 │   ├── LeaseHeld        another driver works on this step
 │   ├── LeaseLost        another driver took this step over; nothing was committed
+│   ├── OutdatedManifest a result was committed by a version that wrote other manifests
 │   └── CorruptResult    committed files are missing, or are not what was written
 ├── MissingUpstream      a step was chosen, but the results that it needs are not there
 ├── StepFailed           a step's own function failed, or its worker died
@@ -68,6 +69,16 @@ class LeaseLost(StoreError):  # noqa: N818
             "Nothing is lost: the other driver's result is used. Run again if that one stopped too.",
         )
         self.step = step
+
+
+class OutdatedManifest(StoreError):  # noqa: N818
+    """A result was committed by a version of the program that wrote manifests of another format."""
+
+    def __init__(self, found: object, known: int) -> None:
+        super().__init__(
+            f"the manifest has format {found}, and this version reads {known}.",
+            "Run the pipeline again: the step is made anew.",
+        )
 
 
 class CorruptResult(StoreError):  # noqa: N818

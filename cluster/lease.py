@@ -3,6 +3,8 @@
 A lease is a small file with its owner and a counter that the owner raises every few seconds. Who wants the step judges:
 an owner on this machine is dead if its process is gone; any other one if the counter stood still for `TTL_S` seconds of
 the judge's own monotonic clock. No two clocks are ever compared, so a clock that jumps does no harm.
+
+Where the file lies is a `Slot`: on a disk (`FileSlot`, here), or in a store far away (`cluster.remote`).
 """
 
 from __future__ import annotations
@@ -13,13 +15,13 @@ import os
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from dataclasses import asdict, dataclass
+from contextlib import contextmanager, suppress
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Protocol
 
 from cluster.disk import write_atomic
-from cluster.errors import LeaseHeld
+from cluster.errors import LeaseHeld, StoreError
 
 TTL_S = 30.0
 BEATS_PER_TTL = 6
@@ -58,6 +60,53 @@ class Lease:
     beat: int = 0
 
 
+class Slot(Protocol):
+    """The place of one lease. Equal slots are the same place."""
+
+    def read(self) -> Lease | None:
+        """The lease, if somebody has it."""
+
+    def swap(self, token: str | None, lease: Lease | None, *, sync: bool = True) -> bool:
+        """Puts `lease` there (None: leaves the place free), if the one there was taken with `token` (None: is free).
+
+        Of several who try at once, one succeeds. Without `sync` a power cut may undo it.
+        """
+
+
+@dataclass(frozen=True, slots=True)
+class FileSlot:
+    """A lease on a local disk, in the folder of the results that it is about."""
+
+    place: Path
+
+    def read(self) -> Lease | None:
+        """See `Slot`."""
+        return read_lease(self.place)
+
+    def swap(self, token: str | None, lease: Lease | None, *, sync: bool = True) -> bool:
+        """See `Slot`."""
+        while True:
+            if token is None:
+                self.place.mkdir(parents=True, exist_ok=True)
+            try:
+                with locked(self.place):
+                    return self._swap(token, lease, sync)
+            except FileNotFoundError:
+                # The folder was removed as a whole, with whatever lease it had.
+                if token is not None:
+                    return False
+
+    def _swap(self, token: str | None, lease: Lease | None, sync: bool) -> bool:
+        current = self.read()
+        if (current.token if current else None) != token:
+            return False
+        if lease is not None:
+            _write(self.place, lease, sync=sync)
+        else:
+            (self.place / NAME).unlink(missing_ok=True)
+        return True
+
+
 class Leases:
     """All leases of one driver, kept alive by one thread.
 
@@ -70,8 +119,8 @@ class Leases:
         self.owner = Owner.me()
         self.ttl_s = ttl_s
         self._clock = clock
-        self._held: dict[Path, Lease] = {}
-        self._watched: dict[Path, tuple[str, int, float]] = {}
+        self._held: dict[Slot, Lease] = {}
+        self._watched: dict[Slot, tuple[str, int, float]] = {}
         self._lock = threading.Lock()
         self._done = threading.Event()
         self._thread: threading.Thread | None = None
@@ -85,77 +134,101 @@ class Leases:
         self._done.set()
         if self._thread is not None:
             self._thread.join()
-        for place in list(self._held):
-            self.release(place)
+        for slot in list(self._held):
+            self.release(slot)
 
-    def acquire(self, place: Path, step: str) -> str:
-        """Takes the lease of the step whose results lie in `place`. Returns its token.
+    def acquire(self, where: Slot | Path, step: str) -> str:
+        """Takes the lease of a step. Returns its token.
+
+        Args:
+            where: From `Store.slot`, or the folder of the results.
+            step: Name of the step, for the error.
 
         Raises:
             LeaseHeld: another driver has it, and is not known to be dead.
+            StoreError: the lease cannot be written.
         """
-        place.mkdir(parents=True, exist_ok=True)
-        with locked(place):
-            current = read_lease(place)
-            if current is not None and not self._expired(place, current):
+        slot = _slot(where)
+        lease = Lease(owner=self.owner, token=os.urandom(16).hex())
+        try:
+            current = slot.read()
+            while current is None or self._expired(slot, current):
+                if slot.swap(current.token if current else None, lease):
+                    break
+                current = slot.read()
+            else:
                 raise LeaseHeld(step, str(current.owner))
-            lease = Lease(owner=self.owner, token=os.urandom(16).hex())
-            _write(place, lease)
+        except OSError as error:
+            raise StoreError(
+                f"the lease of step {step} cannot be written ({error.strerror or error}).",
+                "Free some space, or correct the store's permissions, and run again: what is committed stays.",
+            ) from error
         with self._lock:
-            self._held[place] = lease
-            self._watched.pop(place, None)
+            self._held[slot] = lease
+            self._watched.pop(slot, None)
         return lease.token
 
-    def release(self, place: Path) -> None:
+    def release(self, where: Slot | Path) -> None:
         """Gives a lease back; one that was lost meanwhile is left to its new owner."""
+        slot = _slot(where)
         with self._lock:
-            mine = self._held.pop(place, None)
-        if mine is None or not place.exists():
-            return
-        with locked(place):
-            if is_held(place, mine.token):
-                (place / NAME).unlink()
+            mine = self._held.pop(slot, None)
+        if mine is not None:
+            # A store out of reach: the lease, which is beaten no more, expires by itself.
+            with suppress(OSError, StoreError):
+                slot.swap(mine.token, None)
 
     def beat(self) -> None:
         """Raises the counters of all leases held."""
         with self._lock:
-            for place, mine in list(self._held.items()):
-                if not place.exists():
+            held = list(self._held.items())
+        for slot, mine in held:
+            following = replace(mine, beat=mine.beat + 1)
+            try:
+                kept = slot.swap(mine.token, following, sync=False)
+            except (OSError, StoreError):
+                # A full disk, a store out of reach: if it lasts the lease expires, and then the commit is refused.
+                continue
+            with self._lock:
+                if self._held.get(slot) is not mine:
                     continue
-                with locked(place):
-                    if not is_held(place, mine.token):
-                        del self._held[place]
-                        continue
-                    following = Lease(owner=mine.owner, token=mine.token, beat=mine.beat + 1)
-                    _write(place, following, sync=False)
-                    self._held[place] = following
+                if kept:
+                    self._held[slot] = following
+                else:
+                    del self._held[slot]
 
-    def _expired(self, place: Path, lease: Lease) -> bool:
+    def _expired(self, slot: Slot, lease: Lease) -> bool:
         if lease.owner.is_dead():
             return True
         now = self._clock()
-        token, beat, since = self._watched.get(place, ("", -1, now))
+        token, beat, since = self._watched.get(slot, ("", -1, now))
         if (token, beat) != (lease.token, lease.beat):
-            self._watched[place] = (lease.token, lease.beat, now)
+            self._watched[slot] = (lease.token, lease.beat, now)
             return False
         return now - since > self.ttl_s
 
     def _keep_beating(self) -> None:
         while not self._done.wait(self.ttl_s / BEATS_PER_TTL):
-            try:
-                self.beat()
-            except OSError:
-                # A full or absent disk: the lease may expire, and then the commit is refused. Nothing else to do here.
-                continue
+            self.beat()
+
+
+def to_json(lease: Lease | None) -> bytes:
+    """A lease as a file."""
+    return json.dumps(None if lease is None else asdict(lease), indent=2).encode()
+
+
+def from_json(data: bytes) -> Lease | None:
+    """What `to_json` wrote."""
+    about = json.loads(data)
+    return None if about is None else Lease(owner=Owner(**about["owner"]), token=about["token"], beat=about["beat"])
 
 
 def read_lease(place: Path) -> Lease | None:
-    """The lease on the results in `place`, if somebody has one."""
+    """The lease on the results in the local folder `place`, if somebody has one."""
     try:
-        about: dict[str, Any] = json.loads((place / NAME).read_bytes())
+        return from_json((place / NAME).read_bytes())
     except FileNotFoundError:
         return None
-    return Lease(owner=Owner(**about["owner"]), token=about["token"], beat=about["beat"])
 
 
 def is_held(place: Path, token: str) -> bool:
@@ -164,16 +237,30 @@ def is_held(place: Path, token: str) -> bool:
     return lease is not None and lease.token == token
 
 
+def _slot(where: Slot | Path) -> Slot:
+    return FileSlot(where) if isinstance(where, Path) else where
+
+
 def _write(place: Path, lease: Lease, *, sync: bool = True) -> None:
-    write_atomic(place / NAME, json.dumps(asdict(lease), indent=2).encode(), sync=sync)
+    write_atomic(place / NAME, to_json(lease), sync=sync)
 
 
 @contextmanager
 def locked(place: Path) -> Iterator[None]:
-    """Looking at a lease and acting upon it must not interleave. The system frees the lock of a process that dies."""
-    with (place / ".lease.lock").open("w") as file:
-        fcntl.flock(file, fcntl.LOCK_EX)
-        yield
+    """Looking at a lease and acting upon it must not interleave. The system frees the lock of a process that dies.
+
+    Raises:
+        FileNotFoundError: the folder is not there, or was removed meanwhile.
+    """
+    path = place / ".lease.lock"
+    while True:
+        with path.open("w") as file:
+            fcntl.flock(file, fcntl.LOCK_EX)
+            # Who removed the folder while we waited held the lock of a file that no longer counts.
+            if not os.path.samestat(os.fstat(file.fileno()), path.stat()):
+                continue
+            yield
+            return
 
 
 def _space() -> str:

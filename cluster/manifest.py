@@ -9,7 +9,7 @@ from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from cluster.canonical import canonical
-from cluster.errors import StoreError
+from cluster.errors import OutdatedManifest, StoreError
 from cluster.fingerprint import FORMAT
 
 
@@ -27,7 +27,8 @@ class Manifest:
 
     `key` holds the components of the fingerprint; `files` names relative paths; `made_from` names, for each upstream
     step, the `content` of the files that were really read; `metrics` the last value of every curve; `result` what the
-    stage returned. `seconds` is the run's duration, `committed` the time in seconds since 1970.
+    stage returned. `seconds` is the run's duration, `committed` the time in seconds since 1970. `folder` is where the
+    files lie, seen from the manifest.
     """
 
     step: str
@@ -43,6 +44,7 @@ class Manifest:
     attempt: int = 1
     host: str = ""
     versions: Mapping[str, str] = field(default_factory=dict)
+    folder: str = "files"
     format: int = FORMAT
 
     @property
@@ -66,15 +68,13 @@ class Manifest:
         """Reads a manifest.
 
         Raises:
-            StoreError: the file is damaged, or of another format.
+            OutdatedManifest: it is of another format.
+            StoreError: the file is damaged.
         """
         try:
             about = json.loads(data)
             if about["format"] != FORMAT:
-                raise StoreError(
-                    f"the manifest has format {about['format']}, and this version reads {FORMAT}.",
-                    "Run the pipeline again: the step is made anew.",
-                )
+                raise OutdatedManifest(about["format"], FORMAT)
             about["files"] = {name: Entry(**entry) for name, entry in about["files"].items()}
             return cls(**about)
         except (ValueError, KeyError, TypeError, AttributeError) as error:

@@ -131,10 +131,11 @@ def _line(
 def _reasons(step: Step, key: Key, found: Found, lines: Mapping[str, PlannedStep], store: Store) -> tuple[str, ...]:
     """Why a step has no result: what is broken, or what changed against the result that comes nearest."""
     if found.problems:
-        return tuple(f"output files damaged: {problem}" for problem in found.problems)
+        return found.reasons
     nearest = store.nearest(step.name, key.fingerprint, key.components)
     if nearest is None:
-        return ("never run",)
+        older = store.outdated(step.name)
+        return ("never run",) if older is None else (f"made by another version: {older}",)
     changed = differences(nearest.key, key.components)
     own = tuple(str(item) for item in changed if not item.name.startswith("inputs."))
     if len(own) == len(changed):
@@ -149,8 +150,7 @@ def _left_out(step: Step, key: Key, found: Found) -> PlannedStep:
     line = PlannedStep(step=step, key=key, state=State.BLOCKED, chosen=False)
     if found.manifest is not None:
         return replace(line, state=State.HIT, manifest=found.manifest)
-    problems = tuple(f"output files damaged: {problem}" for problem in found.problems)
-    return replace(line, reasons=(*problems, "not committed, and left out of this run"))
+    return replace(line, reasons=(*found.reasons, "not committed, and left out of this run"))
 
 
 def _chosen(nodes: Mapping[str, Step], selection: Selection) -> set[str]:

@@ -167,9 +167,9 @@ class _Run:
         step, fingerprint = line.step, line.fingerprint
         if time.monotonic() < self._not_before.get(line.name, 0.0) or not self._has_room(step):
             return False
-        place = self._store.place(line.name, fingerprint)
+        slot = self._store.slot(line.name, fingerprint)
         try:
-            token = self._leases.acquire(place, line.name)
+            token = self._leases.acquire(slot, line.name)
         except LeaseHeld as held:
             self._not_before[line.name] = time.monotonic() + self._options.poll_s
             if line.name not in self._announced:
@@ -179,7 +179,7 @@ class _Run:
         # Since the plan was made another driver may have run the step.
         found = self._store.inspect(line.name, fingerprint, self._options.verify).manifest
         if found is not None and not line.forced and stale_upstream(step, found, self._manifests) is None:
-            self._leases.release(place)
+            self._leases.release(slot)
             return self._take(line, found)
         self._submit(line, token)
         return False
@@ -244,7 +244,7 @@ class _Run:
             self._store.record_failure(line.fingerprint, outcome)
             self._end_run(name, "FAILED")
             self._fail(line, outcome, run_id)
-        self._leases.release(self._store.place(name, line.fingerprint))
+        self._leases.release(self._store.slot(name, line.fingerprint))
 
     def _commit(self, line: PlannedStep, manifest: Manifest, run_id: str | None) -> None:
         del self._open[line.name]

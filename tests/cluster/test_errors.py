@@ -14,6 +14,7 @@ SAMPLES = [
     errors.StoreError("no store.", "Make one."),
     errors.LeaseHeld("pet/a/0", "process 7 on host"),
     errors.LeaseLost("pet/a/0"),
+    errors.OutdatedManifest(0, 1),
     errors.CorruptResult("pet/a/0", ("model.bin is missing",)),
     errors.MissingUpstream("distill/0", "soft_labels"),
     errors.StepFailed("pet/a/0", "ValueError: no", trace="a\nb\nc", log="/logs/x.log", transient=True, attempt=2),

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from cluster import store as store_module
+from cluster import local
 from cluster.errors import CorruptResult, FingerprintError, LeaseLost, StepFailed, StoreError
 from cluster.lease import Leases
 from cluster.manifest import Entry, Manifest
@@ -72,7 +72,7 @@ def test_manifest_is_written_last(store: Store, monkeypatch: pytest.MonkeyPatch)
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
-        patch.setattr(store_module, "write_atomic", crash)
+        patch.setattr(local, "write_atomic", crash)
         with pytest.raises(KeyboardInterrupt):
             commit(store)
     assert store.lookup("pet/x", FP) is None
