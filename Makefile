@@ -22,8 +22,8 @@ help:
 
 $(VENV)/installed: pyproject.toml constraints.txt
 	@echo "Setting up $(VENV): a few minutes the first time."
-	@test -x $(BIN)/python || $(PYTHON) -m venv $(VENV)
-	@$(BIN)/pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable ".[dev]"
+	@test -x $(BIN)/pip || $(PYTHON) -m venv $(VENV)
+	@$(BIN)/pip install --disable-pip-version-check --constraint constraints.txt --editable ".[dev]"
 	@touch $@
 
 pipeline: $(VENV)/installed

@@ -169,6 +169,7 @@ def score(
 ) -> None:
     """Zero-shot label logits of each pattern for each line, for trying patterns before any training."""
     from pipelines import preflight, scoring
+    from pipelines.display import preparing
     from pipelines.recipe import RecipeError, find_recipe, locate, read_recipe
     from stages.backbones import BackboneConfig
 
@@ -183,8 +184,8 @@ def score(
         if name not in found.task.patterns:
             raise RecipeError(f"there is no pattern {name!r}.", f"Take one of: {', '.join(found.task.patterns)}.")
     try:
-        with errors.status("checking") as shown:
-            preflight.fetch({"backbone.asset": config.asset}, shown.update)
+        with preparing(errors) as show:
+            preflight.fetch({"backbone.asset": config.asset}, show)
             preflight.check_task(found.task, config, "task")
     except InputError as error:
         raise locate(error, path) from error

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from types import TracebackType
 
 from rich.console import Console
@@ -10,6 +12,7 @@ from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
     Progress,
+    SpinnerColumn,
     TaskID,
     TextColumn,
     TimeElapsedColumn,
@@ -26,6 +29,21 @@ from cluster.events import (
     StepStarted,
     StepWaiting,
 )
+
+
+@contextmanager
+def preparing(console: Console) -> Iterator[Callable[[str, int, int], None]]:
+    """A bar for what happens before the run: call it with what begins, how much is done, and of how much."""
+    columns = (SpinnerColumn(), BarColumn(bar_width=24), MofNCompleteColumn(), TextColumn("{task.description}"))
+    with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
+        task = progress.add_task("checking", total=None)
+
+        def show(what: str, done: int, total: int) -> None:
+            progress.update(task, description=escape(what), completed=done, total=total)
+            if what.startswith("fetching") and not console.is_terminal:
+                console.print(escape(what), highlight=False, soft_wrap=True)
+
+        yield show
 
 
 class Display:

@@ -19,8 +19,8 @@ from stages.patterns import check_family
 from stages.tasks import Task
 from stages.verbalizers import Verbalizer
 
-OnStart = Callable[[str], None]
-"""Told what is being done, for the display."""
+OnStart = Callable[[str, int, int], None]
+"""Told what begins, how many things are done, and of how many: for the display."""
 
 
 def check(config: PipelineConfig, on_start: OnStart) -> None:
@@ -31,7 +31,6 @@ def check(config: PipelineConfig, on_start: OnStart) -> None:
     """
     fetch(config.assets, on_start)
     check_lengths(config)
-    on_start("checking data, patterns and label words")
     for name, (task, data, place) in config.datasets.items():
         try:
             splits.draw(splits.Config(data=data, labels=task.labels, fields=task.fields, seed=0))
@@ -43,7 +42,7 @@ def check(config: PipelineConfig, on_start: OnStart) -> None:
         from stages.prompt_pretraining import PAIR_TASK
 
         family = family_of(model_folder(config.backbone.asset))
-        check_words(PAIR_TASK, family, bare_tokenizer(config.backbone), (family,), "ppt")
+        check_words(PAIR_TASK, family, _at("backbone.asset", bare_tokenizer, config.backbone), (family,), "ppt")
 
 
 def fetch(wanted: dict[str, str], on_start: OnStart) -> None:
@@ -54,24 +53,24 @@ def fetch(wanted: dict[str, str], on_start: OnStart) -> None:
         on_start: Told before each one.
     """
     missing = {place: ref for place, ref in wanted.items() if not _at(place, assets.is_cached, ref)}
-    if missing:
-        on_start("asking whether everything can be fetched")
-        for place, ref in {ref: place for place, ref in missing.items()}.items():
-            _at(ref, lambda item: reach.check_reach([item]), place)
-    for place, ref in wanted.items():
-        if place in missing:
-            on_start(f"fetching {ref.partition('#')[0]}")
+    on_start("asking whether everything can be fetched", 0, len(missing) + 1)
+    refused = reach.unreachable(missing.values())
+    for place, ref in missing.items():
+        if ref in refused:
+            raise refused[ref].at(key=place)
+    for done, (place, ref) in enumerate(missing.items()):
+        on_start(f"fetching {ref.partition('#')[0]}", done, len(missing) + 1)
         _at(place, assets.resolve, ref)
-    for place in wanted:
-        if place == "backbone.asset":
-            _at(place, lambda ref: prepare_backbone(ref, on_start), wanted[place])
+    on_start("reading the backbone (a GGUF file is translated the first time)", len(missing), len(missing) + 1)
+    for place, ref in wanted.items():
+        _at(place, prepare_backbone if place == "backbone.asset" else assets.resolve, ref)
+    on_start("checking data, patterns and label words", len(missing) + 1, len(missing) + 1)
 
 
-def prepare_backbone(ref: str, on_start: OnStart) -> Path:
+def prepare_backbone(ref: str) -> Path:
     """The folder of a backbone. A GGUF file is translated in a process of its own, whose memory is given back."""
     path = assets.resolve(ref)
     if path.suffix == ".gguf":
-        on_start(f"reading {path.name} (translated to safetensors the first time)")
         code = "import sys; from stages.backbones import model_folder; model_folder(sys.argv[1])"
         target = assets.cache_folder() / "from_gguf" / assets.content_digest(path)[:20]
         if not (target / "config.json").exists():
@@ -122,7 +121,7 @@ def check_task(task: Task, backbone: BackboneConfig, place: str) -> None:
             check_family(task.pattern(name), family)
         except InputError as error:
             raise error.at(key=f"{place}.patterns.{name}") from error
-    check_words(task, family, bare_tokenizer(backbone), task.patterns, place)
+    check_words(task, family, _at("backbone.asset", bare_tokenizer, backbone), task.patterns, place)
 
 
 def check_words(task: Task, family: Any, tokenizer: Any, patterns: Iterable[str], place: str) -> None:
@@ -137,19 +136,25 @@ def check_words(task: Task, family: Any, tokenizer: Any, patterns: Iterable[str]
 
 
 def bare_tokenizer(backbone: BackboneConfig) -> Any:
-    """The tokenizer without transformers, whose import alone takes longer than a whole check."""
+    """The tokenizer without transformers, whose import alone takes longer than a whole check.
+
+    Raises:
+        AssetError: the backbone's folder holds no tokenizer, or a damaged one.
+    """
     from tokenizers import Tokenizer
 
     folder = model_folder(backbone.asset)
-    file = folder / "tokenizer.json"
-    if file.exists():
-        return Tokenizer.from_file(str(file))
-    from transformers import AutoTokenizer
-
+    # asked for by name: without any file transformers makes an empty tokenizer and says nothing
+    if not any(item for form in ("tokenizer*", "vocab*", "*.model") for item in folder.glob(form)):
+        raise AssetError(f"{folder} holds no tokenizer.", "Put tokenizer.json beside the weights.")
     try:
+        if (folder / "tokenizer.json").exists():
+            return Tokenizer.from_file(str(folder / "tokenizer.json"))
+        from transformers import AutoTokenizer
+
         return AutoTokenizer.from_pretrained(folder)
-    except (OSError, ValueError) as error:
-        raise AssetError(f"{folder} holds no tokenizer.", "Put tokenizer.json beside the weights.") from error
+    except Exception as error:  # the tokenizers library raises nothing more exact
+        raise AssetError(f"the tokenizer in {folder} cannot be read ({error}).", "Fetch it again.") from error
 
 
 def _at(place: str, function: Callable[[Any], Any], argument: Any) -> Any:

@@ -19,7 +19,7 @@ from cluster.store import Store
 from cluster.tracking import Tracker
 from pipelines import fewshot, planning, preflight, publish
 from pipelines.config import PipelineConfig
-from pipelines.display import Display
+from pipelines.display import Display, preparing
 from pipelines.recipe import find_recipe, locate, read_recipe
 from stages.errors import InputError
 
@@ -50,8 +50,8 @@ def run(asked: Request, options: Options, console: Console) -> Outcome:
     Raises:
         InputError, ClusterError: bad input; nothing was run.
     """
-    with console.status("checking") as status:
-        check(asked, lambda what: status.update(what))
+    with preparing(console) as show:
+        check(asked, show)
     steps = fewshot.steps(asked.config)
     planned = plan(steps, asked.store, options)
     to_run = planning.count(planned, State.RUN)

@@ -15,14 +15,29 @@ from stages.errors import AssetError
 
 
 def check_reach(refs: Iterable[str]) -> None:
-    """Asks, all at once and within seconds, whether everything that is not cached could be fetched.
+    """Asks whether everything that is not cached could be fetched.
 
     Raises:
         AssetError: the first reference that is out of reach, with the kinds of reference to use instead.
     """
-    wanted = [Asset.parse(ref) for ref in dict.fromkeys(refs) if not is_cached(ref)]
+    for error in unreachable(refs).values():
+        raise error
+
+
+def unreachable(refs: Iterable[str]) -> dict[str, AssetError]:
+    """References that are neither cached nor could be fetched, with the reason. All are asked for at once."""
+    wanted = [ref for ref in dict.fromkeys(refs) if not is_cached(ref)]
     with ThreadPoolExecutor(max_workers=max(1, len(wanted))) as pool:
-        list(pool.map(_check_one, wanted))
+        answers = zip(wanted, pool.map(_complaint, wanted), strict=True)
+        return {ref: error for ref, error in answers if error is not None}
+
+
+def _complaint(ref: str) -> AssetError | None:
+    try:
+        _check_one(Asset.parse(ref))
+    except AssetError as error:
+        return error
+    return None
 
 
 def _check_one(asset: Asset) -> None:
