@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from contextlib import suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from cluster.errors import LeaseLost, SessionError, StepFailed
+from cluster.errors import LeaseLost, SessionError, StepFailed, StoreError
 from cluster.session import Capacity
 from cluster.worker import Order, work
 
@@ -163,13 +164,17 @@ def _worker_failure(order: Order, error: Exception) -> StepFailed:
     if isinstance(error, exceptions.OutOfMemoryError):
         remedy = "Make its batch_size smaller, or run fewer steps at once with --max-parallel 1."
     text = str(error).strip()
-    log = Store.open(order.store).log_path(order.step, order.key.fingerprint, order.attempt)
+    store = Store.open(order.store)
+    log = store.log_path(order.step, order.key.fingerprint, order.attempt)
+    with suppress(OSError, StoreError):
+        # There is one if the worker was on this machine; it had no time to share it.
+        store.share(log)
     return StepFailed(
         order.step,
         f"its worker was lost ({type(error).__name__}: {text.splitlines()[0] if text else 'no more is known'})",
         remedy=remedy,
         trace=text,
-        log=str(log),
+        log=store.address(log),
         transient=isinstance(error, lost),
         attempt=order.attempt,
     )

@@ -8,7 +8,7 @@ from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
 from cluster import events
-from cluster.errors import LeaseHeld, LeaseLost, StepFailed
+from cluster.errors import LeaseHeld, LeaseLost, StepFailed, StoreError
 from cluster.lease import Leases
 from cluster.manifest import Manifest
 from cluster.outcome import Options, Outcome, Status, StepReport
@@ -176,6 +176,8 @@ class _Run:
                 self._announced.add(line.name)
                 self._emit(events.StepWaiting(line.name, held.owner))
             return False
+        except StoreError as error:
+            return self._turn_away(line, error)
         # Since the plan was made another driver may have run the step.
         found = self._store.inspect(line.name, fingerprint, self._options.verify).manifest
         if found is not None and not line.forced and stale_upstream(step, found, self._manifests) is None:
@@ -183,6 +185,13 @@ class _Run:
             return self._take(line, found)
         self._submit(line, token)
         return False
+
+    def _turn_away(self, line: PlannedStep, error: StoreError) -> bool:
+        """The store does not take the lease. Returns whether the step has come to an end."""
+        self._tries[line.name] = self._tries.get(line.name, 0) + 1
+        passing = getattr(error, "transient", False)
+        self._fail(line, StepFailed(line.name, error.problem, remedy=error.remedy, transient=passing), None)
+        return line.name not in self._open
 
     def _has_room(self, step: Step) -> bool:
         if self._tasks is None or not len(self._tasks):
@@ -218,7 +227,7 @@ class _Run:
         self._tries[line.name] = self._tries.get(line.name, 0) + 1
         tasks.submit(order, line.step.resources, tuple(self._manifests[name] for name in upstream))
         log = self._store.log_path(line.name, line.fingerprint, attempt)
-        self._emit(events.StepStarted(line.name, attempt, str(log)))
+        self._emit(events.StepStarted(line.name, attempt, self._store.address(log)))
 
     def _connected(self) -> Tasks:
         """Ray, started when the first step needs it."""

@@ -84,7 +84,9 @@ class Store(ABC):
             StoreError: it is no folder, or a kind of address that is not known.
         """
         if "://" in str(where) and not str(where).startswith("file://"):
-            raise StoreError(f"the store {where} is not on a local disk.", "Give a folder.")
+            from cluster.remote import RemoteStore
+
+            return RemoteStore(str(where))
         from cluster.local import LocalStore
 
         return LocalStore(Path(str(where).removeprefix("file://")))

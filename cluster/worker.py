@@ -10,13 +10,13 @@ import time
 import traceback
 import typing
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from cluster.errors import ClusterError, GraphError, LeaseLost, StepFailed
+from cluster.errors import ClusterError, GraphError, LeaseLost, StepFailed, StoreError
 from cluster.fingerprint import Key, differences
 from cluster.manifest import Entry, Manifest
 from cluster.recorder import Batch, BatchRecorder
@@ -84,23 +84,37 @@ def work(order: Order, send: Callable[[Batch], bool], upstream: tuple[Manifest, 
     """
     store = Store.open(order.store)
     log = store.log_path(order.step, order.key.fingerprint, order.attempt)
-    log.parent.mkdir(parents=True, exist_ok=True)
-    with captured(log), BatchRecorder(order.step, send) as recorder:
-        draft: Draft | None = None
-        try:
-            _check_code(order)
-            _set_threads(order.cpus)
-            draft = store.begin(order.step, order.key.fingerprint, order.token)
-            return _run(order, store, draft, recorder, upstream)
-        except LeaseLost:
-            raise
-        except (Exception, SystemExit) as error:
-            failure = _failure(order, error, log)
+    try:
+        log.parent.mkdir(parents=True, exist_ok=True)
+        with captured(log), BatchRecorder(order.step, send) as recorder:
+            return _attempt(order, store, recorder, store.address(log), upstream)
+    except OSError as error:
+        # The log itself cannot be written, as on a full disk.
+        return _failure(order, error, store.address(log))
+    finally:
+        with suppress(OSError, StoreError):
+            store.share(log)
+
+
+def _attempt(
+    order: Order, store: Store, recorder: BatchRecorder, log: str, upstream: tuple[Manifest, ...]
+) -> Manifest | StepFailed:
+    draft: Draft | None = None
+    try:
+        _check_code(order)
+        _set_threads(order.cpus)
+        draft = store.begin(order.step, order.key.fingerprint, order.token)
+        return _run(order, store, draft, recorder, upstream)
+    except LeaseLost:
+        raise
+    except (Exception, SystemExit) as error:
+        failure = _failure(order, error, log)
+        with suppress(OSError):
             print(failure.trace, file=sys.stderr)  # noqa: T201  (into the step's log)
-            return failure
-        finally:
-            if draft is not None:
-                draft.discard()
+        return failure
+    finally:
+        if draft is not None:
+            draft.discard()
 
 
 def _run(order: Order, store: Store, draft: Draft, recorder: BatchRecorder, upstream: tuple[Manifest, ...]) -> Manifest:
@@ -167,8 +181,10 @@ def captured(log: Path) -> Iterator[None]:
         os.dup2(target, 2)
         yield
     finally:
-        sys.stdout.flush()
-        sys.stderr.flush()
+        for stream in (sys.stdout, sys.stderr):
+            # What a full disk does not take is lost, and the step is not.
+            with suppress(OSError):
+                stream.flush()
         for descriptor, original in enumerate(kept, 1):
             os.dup2(original, descriptor)
             os.close(original)
@@ -205,7 +221,7 @@ def _set_threads(cpus: float) -> None:
         torch.set_num_threads(threads)
 
 
-def _failure(order: Order, error: BaseException, log: Path) -> StepFailed:
+def _failure(order: Order, error: BaseException, log: str) -> StepFailed:
     remedy = getattr(error, "remedy", "")
     problem = getattr(error, "problem", "") if remedy else ""
     if not remedy and isinstance(error, OSError) and error.errno == errno.ENOSPC:
@@ -220,7 +236,7 @@ def _failure(order: Order, error: BaseException, log: Path) -> StepFailed:
         problem or "".join(traceback.format_exception_only(error)).strip(),
         remedy=remedy,
         trace="".join(trace),
-        log=str(log),
+        log=log,
         transient=is_passing(error),
         attempt=order.attempt,
     )

@@ -1,0 +1,288 @@
+"""Objects behind a URL of fsspec, with one policy for servers that fail: again, later, then an error that says so.
+
+The libraries' own repetitions are switched off, so that the time until an answer is known. Whether an object can be
+replaced only if nobody else did so meanwhile depends on the server:
+
+- S3 has conditional writes (If-None-Match since August 2024, If-Match since November 2024). Servers that imitate S3
+  may ignore them, so they are tried once on an object of their own.
+- `memory://` lives in one process, where a lock does it.
+- Anywhere else `swap` writes, waits until writes that were under way at that moment are over, and looks whose came
+  last. Two drivers that take the same lease at once are then told apart unless a write takes longer than `SETTLE_S`;
+  if it does, a step may be run twice, which costs time and no result, for a commit is one object.
+"""
+
+from __future__ import annotations
+
+import errno
+import hashlib
+import os
+import threading
+import time
+from collections.abc import Callable, Iterable
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import suppress
+from pathlib import Path
+from typing import Any, TypeVar
+
+from cluster.errors import StoreError
+
+ATTEMPTS = 6
+PAUSE_S = 0.5
+"""Pause before the second attempt; doubled for each one after, so that a store may be away for 15 seconds."""
+SETTLE_S = 2.0
+NUM_THREADS = 8
+CHUNK = 1 << 20
+_PASSING = {
+    None, errno.EIO, errno.EREMOTEIO, errno.EBUSY, errno.EAGAIN, errno.EINTR, errno.ETIMEDOUT, errno.EPIPE,
+    errno.ECONNREFUSED, errno.ECONNRESET, errno.ECONNABORTED, errno.ENETUNREACH, errno.EHOSTUNREACH,
+}  # fmt: skip
+_CLIENTS = ("botocore", "aiobotocore", "aiohttp", "httpx", "requests", "urllib3", "google", "gcsfs", "azure", "adlfs")
+_HOPELESS = ("Credential", "Validation", "Auth", "Token", "Profile")
+_IN_PROCESS = threading.Lock()
+
+T = TypeVar("T")
+
+
+class Objects:
+    """Objects by their names below `url`.
+
+    Raises:
+        StoreError: nothing that is installed reads such URLs.
+    """
+
+    def __init__(self, url: str) -> None:
+        import fsspec
+
+        self.url = url.rstrip("/")
+        self._is_s3 = url.startswith(("s3://", "s3a://"))
+        self._is_memory = url.startswith("memory://")
+        self._conditional: bool | None = None
+        try:
+            self._fs, self._root = fsspec.url_to_fs(self.url, **_options(self._is_s3))
+        except (ImportError, ValueError) as error:
+            extra = " pip install 'clozeline[s3]' reads s3://." if self._is_s3 else ""
+            raise StoreError(
+                f"no store can be opened at {url} ({error}).", f"Give a folder or a URL.{extra}"
+            ) from error
+        if self._is_s3:
+            self._fs.retries = 1
+
+    def read(self, name: str) -> bytes:
+        """Raises FileNotFoundError, and StoreError if the store is out of reach; so do all others here."""
+        return bytes(self._again(f"read {name}", lambda: self._fs.cat_file(self._path(name))))
+
+    def write(self, name: str, data: bytes) -> None:
+        """Puts an object there, wholly or not at all."""
+        self._again(f"write {name}", lambda: self._fs.pipe_file(self._path(name), data), writes=True)
+
+    def sizes(self, name: str) -> dict[str, int]:
+        """All objects below a name, with their sizes in bytes; their names are relative to it."""
+        path = self._path(name)
+
+        found = self._again(f"list {name}", lambda: self._find(path))
+        return {
+            key.removeprefix(f"{path}/"): int(about["size"])
+            for key, about in found.items()
+            if key.startswith(f"{path}/")
+        }
+
+    def children(self, name: str) -> list[str]:
+        """The next parts of names below a name."""
+
+        def names() -> list[str]:
+            try:
+                return list(self._fs.ls(self._path(name), detail=False))
+            except (FileNotFoundError, NotADirectoryError):
+                return []
+
+        return [path.rstrip("/").rpartition("/")[2] for path in self._again(f"list {name}", names)]
+
+    def upload(self, path: Path, name: str) -> None:
+        """Copies a local file there."""
+        self._again(f"write {name}", lambda: self._fs.put_file(str(path), self._path(name)), writes=True)
+
+    def upload_all(self, folder: Path, names: Iterable[str], below: str) -> None:
+        """Copies local files there, several at a time."""
+        with ThreadPoolExecutor(NUM_THREADS) as pool:
+            list(pool.map(lambda name: self.upload(folder / name, f"{below}/{name}"), names))
+
+    def download(self, name: str, path: Path) -> str:
+        """Copies an object to a local file. Returns the sha256 of what was written, in hex."""
+
+        def fetch() -> str:
+            total = hashlib.sha256()
+            path.parent.mkdir(parents=True, exist_ok=True)
+            with self._fs.open(self._path(name), "rb", block_size=8 * CHUNK) as source, path.open("wb") as sink:
+                while block := source.read(CHUNK):
+                    total.update(block)
+                    sink.write(block)
+            return total.hexdigest()
+
+        return self._again(f"read {name}", fetch)
+
+    def digest(self, name: str) -> str:
+        """sha256 of an object, in hex."""
+        return self.download(name, Path(os.devnull))
+
+    def remove(self, name: str, last: str = "") -> None:
+        """Removes an object, and all below that name; the one whose name ends in `last` after all others."""
+
+        def clear() -> None:
+            paths = sorted(self._find(self._path(name)), key=lambda path: bool(last) and path.endswith(f"/{last}"))
+            for path in paths:
+                with suppress(FileNotFoundError):
+                    self._fs.rm_file(path)
+
+        self._again(f"remove {name}", clear)
+
+    def load(self, name: str) -> tuple[bytes, str] | tuple[None, None]:
+        """An object and a tag that changes whenever it is written; None and None if there is none."""
+
+        def get() -> tuple[bytes, str] | tuple[None, None]:
+            try:
+                if not self._is_s3:
+                    data = bytes(self._fs.cat_file(self._path(name)))
+                    return data, hashlib.sha256(data).hexdigest()
+                bucket, key, _ = self._fs.split_path(self._path(name))
+                answer = self._fs.call_s3("get_object", Bucket=bucket, Key=key)
+                return _body(self._fs, answer), str(answer["ETag"])
+            except FileNotFoundError:
+                return None, None
+
+        return self._again(f"read {name}", get)
+
+    def swap(self, name: str, tag: str | None, data: bytes) -> bool:
+        """Writes an object, if the one that is there still has that tag (None: if there is none). See above."""
+        if self._is_s3 and self._has_conditions():
+            return self._put_if(name, tag, data)
+        with _IN_PROCESS:
+            if self.load(name)[1] != tag:
+                return False
+            self.write(name, data)
+            if self._is_memory:
+                return True
+            time.sleep(SETTLE_S)
+            return self.load(name)[0] == data
+
+    def _has_conditions(self) -> bool:
+        """Whether the server honours both conditions; asked once."""
+        if self._conditional is None:
+            probe = f".probe/{os.urandom(8).hex()}"
+            try:
+                first = self._put_if(probe, None, b"1")
+                self._conditional = (
+                    first and not self._put_if(probe, None, b"2") and not self._put_if(probe, '"0"', b"3")
+                )
+            except StoreError as error:
+                if not isinstance(error.__cause__, OSError) or error.__cause__.errno not in (
+                    errno.ENOSYS,
+                    errno.EINVAL,
+                ):
+                    raise
+                self._conditional = False
+            self.remove(probe)
+        return self._conditional
+
+    def _put_if(self, name: str, tag: str | None, data: bytes) -> bool:
+        bucket, key, _ = self._fs.split_path(self._path(name))
+        condition = {"IfNoneMatch": "*"} if tag is None else {"IfMatch": tag}
+
+        def put() -> bool:
+            try:
+                self._fs.call_s3("put_object", Bucket=bucket, Key=key, Body=data, **condition)
+            except Exception as error:
+                # Missing, where a tag was asked for; not as it was; being written by another at this moment.
+                if _code(error) in (
+                    "NoSuchKey",
+                    "404",
+                    "PreconditionFailed",
+                    "412",
+                    "ConditionalRequestConflict",
+                    "409",
+                ):
+                    return False
+                raise
+            return True
+
+        return self._again(f"write {name}", put, writes=True)
+
+    def _find(self, path: str) -> dict[str, Any]:
+        """The object of that path and all below it, by their paths."""
+        try:
+            return dict(self._fs.find(path, detail=True))
+        except FileNotFoundError:
+            return {}
+
+    def _path(self, name: str) -> str:
+        return f"{self._root.rstrip('/')}/{name}"
+
+    def _again(self, what: str, action: Callable[[], T], *, writes: bool = False) -> T:
+        """Tries an action a few times. For anything but a missing object, the last error becomes a StoreError."""
+        for attempt in range(ATTEMPTS):
+            try:
+                return action()
+            except FileNotFoundError as error:
+                if not writes:
+                    raise
+                raise StoreError(f"{self.url} is not there, so that nobody can {what}.", "Make the bucket.") from error
+            except StoreError:
+                raise
+            except Exception as error:
+                if _is_local(error):
+                    raise
+                if not is_passing(error):
+                    raise StoreError(
+                        f"the store {self.url} refuses to {what} ({type(error).__name__}: {error}).",
+                        "Check its address, your credentials and what they may do.",
+                    ) from error
+                if attempt + 1 == ATTEMPTS:
+                    raise _out_of_reach(self.url, what, error) from error
+                time.sleep(PAUSE_S * 2**attempt)
+        raise AssertionError("the last attempt returns or raises")
+
+
+def is_passing(error: BaseException) -> bool:
+    """Whether a server may answer better a moment later."""
+    if isinstance(error, PermissionError | FileExistsError | IsADirectoryError | NotADirectoryError):
+        return False
+    if isinstance(error, OSError | TimeoutError):
+        return error.errno in _PASSING
+    kind = type(error)
+    return kind.__module__.partition(".")[0] in _CLIENTS and not any(word in kind.__name__ for word in _HOPELESS)
+
+
+def _out_of_reach(url: str, what: str, error: Exception) -> StoreError:
+    failure = StoreError(
+        f"the store {url} is out of reach: {ATTEMPTS} attempts to {what} failed ({type(error).__name__}: {error}).",
+        "Run again when it answers: what is committed stays.",
+    )
+    # Read by whoever decides on another attempt at the whole step.
+    failure.transient = True  # type: ignore[attr-defined]
+    return failure
+
+
+def _is_local(error: Exception) -> bool:
+    """A full disk on this side of the wire."""
+    return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+
+
+def _code(error: Exception) -> str:
+    """What S3 calls the error."""
+    answer = getattr(error.__cause__, "response", None) or getattr(error, "response", None)
+    return str(answer.get("Error", {}).get("Code", "")) if isinstance(answer, dict) else ""
+
+
+def _body(fs: Any, answer: Any) -> bytes:
+    from fsspec.asyn import sync
+
+    return bytes(sync(fs.loop, answer["Body"].read))
+
+
+def _options(is_s3: bool) -> dict[str, Any]:
+    """What the file system is made with: no memory of listings, and none of S3's own repetitions."""
+    if not is_s3:
+        return {"use_listings_cache": False}
+    from fsspec.config import conf
+
+    config = dict(conf.get("s3", {}).get("config_kwargs", {}))
+    return {"use_listings_cache": False, "config_kwargs": {**config, "retries": {"max_attempts": 0}}}
