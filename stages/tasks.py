@@ -204,6 +204,14 @@ class Task(BaseModel, frozen=True, extra="forbid"):
                 "Correct its spelling, or add it to labels.",
                 key=f"verbalizer.{unknown[0]}",
             )
+        for label, words in self.verbalizer.items():
+            odd = [name for name in words if name not in self.patterns] if isinstance(words, dict) else []
+            if odd:
+                raise VerbalizerError(
+                    f"the verbalizer has words for the pattern {odd[0]!r}, which is not in patterns.",
+                    f"Correct its spelling, or take it out; the patterns are {', '.join(self.patterns)}.",
+                    key=f"verbalizer.{label}.{odd[0]}",
+                )
         for label in self.labels:
             for pattern in self.patterns:
                 if not self.words(pattern).get(label):

@@ -127,6 +127,7 @@ def test_a_complaint_about_json_has_its_line_too(tmp_path: Path) -> None:
         ("  asset: models/student", "  max_length: 9", "student.asset", "missing", "Reference of the encoder"),
         ("    fresh: [good, great]\n", "", "task.verbalizer", "no word for label 'fresh'", "fresh: {"),
         ("fresh: [good", "frsh: [good", "task.verbalizer.frsh", "'frsh', which is not in labels", "spelling"),
+        ("verdict: [dull]", "verdct: [dull]", "task.verbalizer.rotten.verdct", "'verdct', which is not", "verdict"),
         ("labels: [rotten, fresh]", "labels: [fresh, fresh]", "task.labels", "'fresh' is listed twice", "once"),
         ("labels: [rotten, fresh]", "labels: [rotten]", "task.labels", "at least 2", "All labels"),
         ("It was {mask}.", "It was.", "task.patterns.review", "has no {mask}", "exactly once"),

@@ -198,7 +198,7 @@ def student(folder: Path, **settings: Any) -> distillation.Config:
     return distillation.Config(
         labels=LABELS,
         fields=("text",),
-        student=StudentConfig(asset=str(folder), max_length=32),
+        student=StudentConfig(asset=str(folder), max_length=32, precision="fp32"),
         **({"loop": STUDENT_LOOP, "seed": 1} | settings),
     )
 
