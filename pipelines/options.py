@@ -12,7 +12,12 @@ Override = Annotated[
     list[str] | None, typer.Option("-o", "--override", help="Change a value: -o pet.loop.epochs=3. Repeatable.")
 ]
 StoreFolder = Annotated[
-    Path, typer.Option("--store", help="Folder of results, runs and reports.", envvar="CLOZELINE_STORE")
+    str,
+    typer.Option(
+        "--store",
+        help="Folder of results, runs and reports, or a URL such as s3://bucket/store.",
+        envvar="CLOZELINE_STORE",
+    ),
 ]
 From = Annotated[list[str] | None, typer.Option("--from", help="Only these steps and all that needs them. Globs.")]
 Until = Annotated[list[str] | None, typer.Option("--until", help="Only these steps and all that they need. Globs.")]
@@ -29,4 +34,4 @@ InputFile = Annotated[
 ]
 OutputFile = Annotated[Path | None, typer.Option("--output", help="File for the answers; standard output if none.")]
 
-DEFAULT_STORE = Path("store")
+DEFAULT_STORE = "store"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import shlex
 from dataclasses import dataclass
 from pathlib import Path
@@ -37,7 +38,7 @@ class Request:
     store: Store
 
 
-def request(recipe: str, overrides: list[str] | None, store: Path) -> Request:
+def request(recipe: str, overrides: list[str] | None, store: str | Path) -> Request:
     """Reads the recipe and opens the store."""
     path = find_recipe(recipe)
     config = read_recipe(path, PipelineConfig, overrides or ())
@@ -56,7 +57,7 @@ def run(asked: Request, options: Options, console: Console) -> Outcome:
     planned = plan(steps, asked.store, options)
     to_run = planning.count(planned, State.RUN)
     console.print(f"{asked.config.name}: {to_run} steps to run, {planning.count(planned, State.HIT)} in the store")
-    with Tracker.open(asked.store.root, asked.config.name, asked.config.name) as tracker:
+    with Tracker.open(asked.store.local, asked.config.name, asked.config.name, uri=tracking_server()) as tracker:
         _record_plan(tracker, asked, steps, planned)
         with Display(console, to_run) as display:
             outcome = execute(steps, asked.store, options, tracker, display)
@@ -98,8 +99,9 @@ def _publish(asked: Request, steps: list[Step], outcome: Outcome, tracker: Track
     seconds = {name: found.seconds for name, found in outcome.manifests.items()}
     report = publish.build(asked.config.name, manifest.result, seconds, figures)
     picture = asked.store.files("report", manifest.fingerprint) / "leaderboard.png"
-    folder = asked.store.root / "reports" / asked.config.name
+    folder = asked.store.local / "reports" / asked.config.name
     publish.write(report, picture, folder)
+    asked.store.share(folder)
     for name in ("report.json", "report.md", "report.png", "report.html"):
         tracker.parent.log_artifact(folder / name, "report")
     if outcome.executed:
@@ -112,7 +114,7 @@ def _publish(asked: Request, steps: list[Step], outcome: Outcome, tracker: Track
     console.print(publish.table(report, console.width))
     for note in report["notes"]:
         console.print(escape(note), style="dim", highlight=False)
-    console.print(f"report  {escape(str(folder / 'report.html'))}", highlight=False, soft_wrap=True)
+    console.print(f"report  {escape(asked.store.address(folder / 'report.html'))}", highlight=False, soft_wrap=True)
 
 
 def _farewell(asked: Request, outcome: Outcome, console: Console) -> None:
@@ -124,16 +126,20 @@ def _farewell(asked: Request, outcome: Outcome, console: Console) -> None:
         console.print(f"log     {escape(error.log)}", highlight=False, soft_wrap=True)
     if len(outcome.errors) > len(shown):
         console.print(f"and {len(outcome.errors) - len(shown)} more: clozeline status {asked.recipe}", style="red")
-    store = asked.store.root
     if not outcome.ok:
-        again = shlex.join(["clozeline", "run", asked.recipe, "--store", str(store)])
+        again = shlex.join(["clozeline", "run", asked.recipe, "--store", asked.store.url])
         console.print(f"resume  {escape(again)}", highlight=False, soft_wrap=True)
     console.print(
         f"{len(outcome.executed)} steps executed, {len(outcome.cached)} from the store, {outcome.wall_s:.0f} s. "
-        f"Browse the runs: make ui STORE={shlex.quote(str(store))}",
+        f"Browse the runs: {tracking_server() or f'make ui STORE={shlex.quote(str(asked.store.local))}'}",
         highlight=False,
         soft_wrap=True,
     )
+
+
+def tracking_server() -> str | None:
+    """Where runs are tracked if a person says so; else beside the store, or for a store far away on this machine."""
+    return os.environ.get("MLFLOW_TRACKING_URI") or None
 
 
 def status(asked: Request) -> list[dict[str, Any]]:

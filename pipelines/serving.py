@@ -10,7 +10,7 @@ from pipelines.recipe import RecipeError
 from stages.errors import InputError
 
 
-def find_classifier(recipe: str, overrides: list[str] | None, store: Path) -> Path:
+def find_classifier(recipe: str, overrides: list[str] | None, store: str | Path) -> Path:
     """The folder of the classifier to predict with. Of several students the first seed's answers.
 
     Args:
@@ -33,7 +33,7 @@ def find_classifier(recipe: str, overrides: list[str] | None, store: Path) -> Pa
     line = lines[students[0].name]
     if line.manifest is None:
         raise RecipeError(
-            f"{line.name} of {recipe} has no result in {asked.store.root}.",
+            f"{line.name} of {recipe} has no result in {asked.store.url}.",
             f"Run it first: clozeline run {recipe} --store {store}",
         )
     return asked.store.files(line.name, line.fingerprint) / "model"
