@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import ctypes
 import dataclasses
 import errno
+import gc
 import os
 import sys
 import time
@@ -94,6 +96,14 @@ def work(order: Order, send: Callable[[Batch], bool], upstream: tuple[Manifest, 
     finally:
         with suppress(OSError, StoreError):
             store.share(log)
+        _give_memory_back()
+
+
+def _give_memory_back() -> None:
+    """Returns what a step has freed to the system. Workers serve many steps, and the C library keeps what models leave."""
+    gc.collect()
+    with suppress(OSError, AttributeError):  # other C libraries have no malloc_trim
+        ctypes.CDLL(None).malloc_trim(0)
 
 
 def _attempt(
