@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from cluster.errors import LeaseLost, SessionError, StepFailed, StoreError
-from cluster.session import Capacity
+from cluster.session import Capacity, capacity
 from cluster.worker import Order, work
 
 if TYPE_CHECKING:
@@ -53,10 +53,10 @@ def run_order(order: Order, desk: Any, *upstream: Manifest) -> Manifest | StepFa
 
 @dataclass(frozen=True, slots=True)
 class Done:
-    """A task that ended."""
+    """A task that ended. Without an outcome it was cancelled."""
 
     step: str
-    outcome: Manifest | StepFailed | LeaseLost
+    outcome: Manifest | StepFailed | LeaseLost | None
 
 
 class Tasks:
@@ -124,10 +124,14 @@ class Tasks:
             return []
         return batches
 
+    def cancel(self, *, force: bool = False) -> None:
+        """Asks all that runs to end, except for commits; with `force` ends the processes. `wait` tells of the ends."""
+        for ref in self._refs:
+            self._ray.cancel(ref, force=force)
+
     def close(self) -> None:
         """Stops what still runs."""
-        for ref in self._refs:
-            self._ray.cancel(ref, force=True)
+        self.cancel(force=True)
         self._refs.clear()
         self._ray.kill(self._desk)
 
@@ -136,7 +140,12 @@ class Tasks:
         del self._needs[order.step]
         try:
             outcome = self._ray.get(ref)
+        except self._ray.exceptions.TaskCancelledError:
+            return Done(order.step, None)
         except self._ray.exceptions.RayError as error:
+            # A machine may be gone, with what it had and with the results that it kept for Ray.
+            self._capacity = capacity()
+            self._results.clear()
             return Done(order.step, _worker_failure(order, error))
         if not isinstance(outcome, (StepFailed, LeaseLost)):
             self._results[order.step] = ref
@@ -156,6 +165,7 @@ def _worker_failure(order: Order, error: Exception) -> StepFailed:
     lost = (
         exceptions.WorkerCrashedError,
         exceptions.NodeDiedError,
+        exceptions.LocalRayletDiedError,
         exceptions.OutOfMemoryError,
         exceptions.ObjectLostError,
         exceptions.RuntimeEnvSetupError,

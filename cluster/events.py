@@ -68,4 +68,14 @@ class RayStarting:
     """Ray is being started, which takes some seconds."""
 
 
-Event: TypeAlias = StepStarted | StepProgress | StepFinished | StepFailed | StepBlocked | StepWaiting | RayStarting
+@dataclass(frozen=True, slots=True)
+class Interrupted:
+    """Ctrl-C. `steps` still run: they are cancelled, or finish their commit. `at_once`: the process ends here."""
+
+    steps: tuple[str, ...] = ()
+    at_once: bool = False
+
+
+Event: TypeAlias = (
+    StepStarted | StepProgress | StepFinished | StepFailed | StepBlocked | StepWaiting | RayStarting | Interrupted
+)

@@ -42,6 +42,7 @@ class Status(StrEnum):
     CACHED = "cached"
     FAILED = "failed"
     BLOCKED = "blocked"
+    STOPPED = "stopped"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -64,11 +65,16 @@ class StepReport:
 
 @dataclass(slots=True)
 class Outcome:
-    """A run. `steps` has every chosen step, in the order in which they ended; `wall_s` is the whole time in seconds."""
+    """A run.
+
+    `steps` has every chosen step, in the order in which they ended; `wall_s` is the whole time in seconds;
+    `is_interrupted` says that Ctrl-C ended it.
+    """
 
     steps: dict[str, StepReport] = field(default_factory=dict)
     errors: dict[str, StepFailed] = field(default_factory=dict)
     wall_s: float = 0.0
+    is_interrupted: bool = False
 
     def _with(self, status: Status) -> tuple[str, ...]:
         return tuple(name for name, report in self.steps.items() if report.status is status)
@@ -94,9 +100,14 @@ class Outcome:
         return {name: self.steps[name].reason for name in self._with(Status.BLOCKED)}
 
     @property
+    def stopped(self) -> tuple[str, ...]:
+        """Steps that Ctrl-C ended, or that were not started any more."""
+        return self._with(Status.STOPPED)
+
+    @property
     def ok(self) -> bool:
         """Whether every step has a result."""
-        return not self.failed and not self.blocked
+        return not self.failed and not self.blocked and not self.stopped
 
     @property
     def manifests(self) -> dict[str, Manifest]:

@@ -24,7 +24,7 @@ class State(StrEnum):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Selection:
-    """Which steps to look at; each is a list of names, or globs such as `pet/*`.
+    """Which steps to look at; each is a list of names, or globs such as `pet/*`. A name stands for all below it too.
 
     Args:
         from_: Only these and all that needs them. What they need must be committed.
@@ -156,18 +156,18 @@ def _left_out(step: Step, key: Key, found: Found) -> PlannedStep:
 def _chosen(nodes: Mapping[str, Step], selection: Selection) -> set[str]:
     chosen = set(nodes)
     if selection.from_:
-        chosen &= descendants(nodes, _matching(nodes, selection.from_))
+        chosen &= descendants(nodes, matching(nodes, selection.from_))
     if selection.until:
-        chosen &= ancestors(nodes, _matching(nodes, selection.until))
+        chosen &= ancestors(nodes, matching(nodes, selection.until))
     if selection.only:
-        chosen &= _matching(nodes, selection.only)
+        chosen &= matching(nodes, selection.only)
     if not chosen:
         raise GraphError("the chosen parts of the pipeline have no step in common.", "Widen from, until or only.")
     return chosen
 
 
 def _forced(nodes: Mapping[str, Step], selection: Selection, chosen: set[str]) -> set[str]:
-    forced = _matching(nodes, selection.force)
+    forced = matching(nodes, selection.force)
     if forced and not forced & chosen:
         raise GraphError(
             f"{', '.join(sorted(forced))} cannot be forced, for this run leaves it out.", "Widen from, until or only."
@@ -175,11 +175,11 @@ def _forced(nodes: Mapping[str, Step], selection: Selection, chosen: set[str]) -
     return forced & chosen
 
 
-def _matching(nodes: Mapping[str, Step], globs: Iterable[str]) -> set[str]:
-    """Names that any of the globs matches; `*` matches slashes too."""
+def matching(nodes: Mapping[str, Step], globs: Iterable[str]) -> set[str]:
+    """Names that any of the globs matches; `*` matches slashes too. `distill` means `distill/0` and its like as well."""
     matching: set[str] = set()
     for glob in globs:
-        found = {name for name in nodes if fnmatchcase(name, glob)}
+        found = {name for name in nodes if fnmatchcase(name, glob) or name.startswith(f"{glob.rstrip('/')}/")}
         if not found:
             raise GraphError(f"no step is called {glob}.", f"The steps are {', '.join(nodes)}.")
         matching |= found

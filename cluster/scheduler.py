@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 
 from cluster import events
 from cluster.errors import LeaseHeld, LeaseLost, StepFailed, StoreError
+from cluster.interrupt import Interrupts
 from cluster.lease import Leases
 from cluster.manifest import Manifest
 from cluster.outcome import Options, Outcome, Status, StepReport
@@ -19,6 +20,9 @@ from cluster.tracking import Tracker, params_of
 
 if TYPE_CHECKING:
     from cluster.desk import Tasks
+
+STOP_WITHIN_S = 30.0
+"""Seconds after Ctrl-C in which running steps may end; a commit of many gigabytes may take a while."""
 
 OnEvent = Callable[[events.Event], None]
 
@@ -31,6 +35,9 @@ def execute(
     on_event: OnEvent | None = None,
 ) -> Outcome:
     """Brings every chosen step to a committed result. Ray is started only if a step has to run.
+
+    Ctrl-C once: no more steps are started, commits are finished, other steps are cancelled (and go on from their last
+    checkpoint the next time), leases are given back, and the outcome says so. Ctrl-C twice leaves the process at once.
 
     Args:
         steps: The leaves, or all steps, of the graph.
@@ -46,12 +53,13 @@ def execute(
     started = time.monotonic()
     options = options or Options()
     with ExitStack() as stack:
+        emit = on_event or (lambda event: None)
+        interrupts = stack.enter_context(Interrupts(lambda: emit(events.Interrupted(at_once=True))))
         leases = stack.enter_context(Leases(options.ttl_s))
-        run = _Run(
-            plan(steps, store, options), store, options, leases, tracker, on_event or (lambda event: None), stack
-        )
+        run = _Run(plan(steps, store, options), store, options, leases, tracker, emit, stack, interrupts)
         while run.advance():
             run.wait()
+        run.leave_open()
     run.outcome.wall_s = time.monotonic() - started
     return run.outcome
 
@@ -68,6 +76,7 @@ class _Run:
         tracker: Tracker | None,
         on_event: OnEvent,
         stack: ExitStack,
+        interrupts: Interrupts,
     ) -> None:
         self.outcome = Outcome()
         self._lines = {line.name: line for line in lines}
@@ -78,6 +87,7 @@ class _Run:
         self._tracker = tracker
         self._emit = on_event
         self._stack = stack
+        self._interrupts = interrupts
         self._manifests: dict[str, Manifest] = {}
         self._unmade: set[str] = set()
         self._tasks: Tasks | None = None
@@ -89,6 +99,8 @@ class _Run:
         # After a failure without keep_going: the steps that may still start.
         self._allowed: set[str] | None = None
         self._drained = 0.0
+        # After Ctrl-C: when those who still run are ended by force.
+        self._end_by: float | None = None
 
     def advance(self) -> bool:
         """Settles what can be settled and starts what can be started. Returns whether anything is left to wait for."""
@@ -96,6 +108,9 @@ class _Run:
         while settled:
             settled = False
             for line in list(self._open.values()):
+                if self._interrupts.asked:
+                    self._interrupt()
+                    return bool(self._running)
                 if line.name in self._running or not self._is_ready(line):
                     continue
                 settled |= self._settle(line)
@@ -111,6 +126,23 @@ class _Run:
             self._drain()
         for item in done:
             self._finish(item.step, item.outcome)
+
+    def leave_open(self) -> None:
+        """Says of the steps that Ctrl-C left without a result that it did."""
+        for line in self._open.values():
+            if line.chosen:
+                self._report(line, Status.STOPPED, reason="interrupted")
+
+    def _interrupt(self) -> None:
+        """Ctrl-C: asks what runs to end, and after a while makes it."""
+        if self._end_by is None:
+            self._end_by = time.monotonic() + STOP_WITHIN_S
+            self.outcome.is_interrupted = True
+            self._emit(events.Interrupted(tuple(self._running)))
+            if self._tasks is not None:
+                self._tasks.cancel()
+        elif time.monotonic() > self._end_by and self._tasks is not None:
+            self._tasks.cancel(force=True)
 
     def abandon(self) -> None:
         """Stops what still runs, in a run that ends before its time. Called before Ray goes."""
@@ -222,6 +254,7 @@ class _Run:
             cpus=line.step.resources.cpus,
             attempt=attempt,
             run_id=run_id,
+            ttl_s=self._options.ttl_s,
         )
         self._running[line.name] = run_id or ""
         self._tries[line.name] = self._tries.get(line.name, 0) + 1
@@ -237,23 +270,29 @@ class _Run:
 
             self._emit(events.RayStarting())
             capacity = self._stack.enter_context(session(self._options.address, self._options.num_cpus))
+            self._interrupts.listen()
             self._tasks = Tasks(capacity)
             self._stack.callback(self.abandon)
         return self._tasks
 
-    def _finish(self, name: str, outcome: Manifest | StepFailed | LeaseLost) -> None:
+    def _finish(self, name: str, outcome: Manifest | StepFailed | LeaseLost | None) -> None:
         """A task ended."""
         line = self._open[name]
         run_id = self._running.pop(name) or None
         if isinstance(outcome, Manifest):
             self._commit(line, outcome, run_id)
-        elif isinstance(outcome, LeaseLost):
+        elif isinstance(outcome, LeaseLost) or self._was_stopped(outcome):
             self._end_run(name, "KILLED")
         else:
+            outcome = outcome or StepFailed(name, "it was cancelled from outside.", remedy="Run it again.")
             self._store.record_failure(line.fingerprint, outcome)
             self._end_run(name, "FAILED")
             self._fail(line, outcome, run_id)
         self._leases.release(self._store.slot(name, line.fingerprint))
+
+    def _was_stopped(self, outcome: StepFailed | None) -> bool:
+        """Whether a task without a result owes that to Ctrl-C."""
+        return self._end_by is not None and (outcome is None or outcome.transient)
 
     def _commit(self, line: PlannedStep, manifest: Manifest, run_id: str | None) -> None:
         del self._open[line.name]

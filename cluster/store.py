@@ -17,7 +17,7 @@ from __future__ import annotations
 import json
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -332,8 +332,3 @@ class Draft(ABC):
     @abstractmethod
     def discard(self) -> None:
         """Throws the files away; checkpoints stay."""
-
-
-def total_bytes(leftovers: Iterable[Leftover]) -> int:
-    """Size of all of them."""
-    return sum(item.num_bytes for item in leftovers)

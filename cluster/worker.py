@@ -20,16 +20,15 @@ from typing import Any
 
 from cluster.errors import ClusterError, GraphError, LeaseLost, StepFailed, StoreError
 from cluster.fingerprint import Key, differences
+from cluster.lease import TTL_S
 from cluster.manifest import Entry, Manifest
+from cluster.passing import is_passing
 from cluster.recorder import Batch, BatchRecorder
 from cluster.source import CodeDigests
 from cluster.store import Draft, Store
+from cluster.watchdog import Watchdog
 
 PACKAGES = ("clozeline", "ray", "torch", "transformers", "tokenizers", "peft", "deepspeed", "numpy", "pydantic")
-PASSING = {
-    errno.ECONNREFUSED, errno.ECONNRESET, errno.ECONNABORTED, errno.EPIPE, errno.ETIMEDOUT, errno.ENETUNREACH,
-    errno.EHOSTUNREACH, errno.EAGAIN, errno.EINTR,
-}  # fmt: skip
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -46,6 +45,7 @@ class Order:
     cpus: float
     attempt: int
     run_id: str | None
+    ttl_s: float = TTL_S
 
 
 class StepEngine:
@@ -100,7 +100,7 @@ def work(order: Order, send: Callable[[Batch], bool], upstream: tuple[Manifest, 
 
 
 def _give_memory_back() -> None:
-    """Returns what a step has freed to the system. Workers serve many steps, and the C library keeps what models leave."""
+    """Returns freed memory to the system: workers serve many steps, and the C library keeps what models leave."""
     gc.collect()
     with suppress(OSError, AttributeError):  # other C libraries have no malloc_trim
         ctypes.CDLL(None).malloc_trim(0)
@@ -111,10 +111,16 @@ def _attempt(
 ) -> Manifest | StepFailed:
     draft: Draft | None = None
     try:
-        _check_code(order)
-        _set_threads(order.cpus)
-        draft = store.begin(order.step, order.key.fingerprint, order.token)
-        return _run(order, store, draft, recorder, upstream)
+        with Watchdog(store.slot(order.step, order.key.fingerprint), order.token, order.ttl_s) as watchdog:
+            try:
+                _check_code(order)
+                _set_threads(order.cpus)
+                draft = store.begin(order.step, order.key.fingerprint, order.token)
+                return _run(order, store, draft, recorder, upstream, watchdog)
+            except KeyboardInterrupt:
+                if watchdog.lease_lost:
+                    raise LeaseLost(order.step) from None
+                raise
     except LeaseLost:
         raise
     except (Exception, SystemExit) as error:
@@ -127,7 +133,14 @@ def _attempt(
             draft.discard()
 
 
-def _run(order: Order, store: Store, draft: Draft, recorder: BatchRecorder, upstream: tuple[Manifest, ...]) -> Manifest:
+def _run(
+    order: Order,
+    store: Store,
+    draft: Draft,
+    recorder: BatchRecorder,
+    upstream: tuple[Manifest, ...],
+    watchdog: Watchdog,
+) -> Manifest:
     started = time.monotonic()
     folders = [store.files(item.step, item.fingerprint) for item in upstream]
     inputs = build_inputs(order.fn, order.step, order.roles, folders)
@@ -150,7 +163,8 @@ def _run(order: Order, store: Store, draft: Draft, recorder: BatchRecorder, upst
             versions=_versions(),
         )
 
-    return draft.commit(result, manifest)
+    with watchdog.committing():
+        return draft.commit(result, manifest)
 
 
 def build_inputs(
@@ -199,13 +213,6 @@ def captured(log: Path) -> Iterator[None]:
             os.dup2(original, descriptor)
             os.close(original)
         os.close(target)
-
-
-def is_passing(error: BaseException) -> bool:
-    """Whether another attempt may go better: a connection that broke, not bad input and not a full disk."""
-    if isinstance(error, (ConnectionError, TimeoutError)) or getattr(error, "transient", False) is True:
-        return True
-    return isinstance(error, OSError) and error.errno in PASSING
 
 
 def _check_code(order: Order) -> None:

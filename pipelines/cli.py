@@ -1,4 +1,4 @@
-"""The command line: run, plan, status, graph, score, predict, doctor.
+"""The command line: run, plan, status, graph, score, predict, gc, doctor.
 
 Exit status: 0 done, 1 a step failed, 2 bad input.
 """
@@ -209,6 +209,26 @@ def predict(
     with _lines(input_) as lines, _sink(output) as sink:
         for line in scoring.predict(model, lines, input_):
             sink.write(line + "\n")
+
+
+@app.command()
+def gc(
+    recipes: Annotated[list[str], typer.Argument(help="All recipes whose results are to stay.", metavar="RECIPE...")],
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show what would be removed.")] = False,
+    override: words.Override = None,
+    store: words.StoreFolder = DEFAULT_STORE,
+) -> None:
+    """Remove results of the recipes' steps that none of them reaches any more."""
+    from cluster.sweep import judge, sweep
+    from pipelines import sweeping
+
+    opened, found = sweeping.leftovers(recipes, override, store)
+    kept = judge(found) if dry_run else sweep(opened, found)
+    removed = [item for item in found if item not in kept]
+    if found:
+        console.print(sweeping.table(found, kept))
+    total = sweeping.size(sum(item.num_bytes for item in removed))
+    console.print(f"{len(removed)} results{' would be' if dry_run else ''} removed, {total}", highlight=False)
 
 
 @app.command()

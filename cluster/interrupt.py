@@ -1,0 +1,56 @@
+"""Ctrl-C in the driver: once, the run ends in good order; twice, at once."""
+
+from __future__ import annotations
+
+import os
+import signal
+import threading
+from collections.abc import Callable
+from types import FrameType
+from typing import Any
+
+EXIT_CODE = 130
+"""What shells expect of a program that Ctrl-C ended."""
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+class Interrupts:
+    """Listens to Ctrl-C, and to the SIGTERM of those who stop jobs of a cluster, for the length of a `with`.
+
+    Outside of the main thread, where Python hands out no signals, it hears nothing.
+
+    Args:
+        on_leave: Called before the process is left at once, to put the terminal in order.
+    """
+
+    def __init__(self, on_leave: Callable[[], None]) -> None:
+        self.asked = False
+        self._on_leave = on_leave
+        self._before: dict[signal.Signals, Any] = {}
+
+    def __enter__(self) -> Interrupts:
+        self.listen()
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+
+    def listen(self) -> None:
+        """Installs the handlers; once more after Ray's start, which puts its own in their place."""
+        if threading.current_thread() is not threading.main_thread():
+            return
+        for number in SIGNALS:
+            before = signal.signal(number, self._handle)
+            self._before.setdefault(number, before)
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        del number, frame
+        if not self.asked:
+            self.asked = True
+            return
+        # Nothing is tidied up: the leases of a dead process count for nothing, and a local Ray ends with its driver.
+        try:
+            self._on_leave()
+        finally:
+            os._exit(EXIT_CODE)
