@@ -176,7 +176,7 @@ def _forced(nodes: Mapping[str, Step], selection: Selection, chosen: set[str]) -
 
 
 def matching(nodes: Mapping[str, Step], globs: Iterable[str]) -> set[str]:
-    """Names that any of the globs matches; `*` matches slashes too. `distill` means `distill/0` and its like as well."""
+    """Names that any of the globs matches; `*` matches slashes too, and `distill` means all `distill/*` as well."""
     matching: set[str] = set()
     for glob in globs:
         found = {name for name in nodes if fnmatchcase(name, glob) or name.startswith(f"{glob.rstrip('/')}/")}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from contextlib import ExitStack
 from typing import TYPE_CHECKING, Any
 
@@ -233,7 +233,7 @@ class _Run:
         return self._tasks.fits(step.resources)
 
     def _submit(self, line: PlannedStep, token: str) -> None:
-        from cluster.worker import Order
+        from cluster.worker import Order, roles_of
 
         tasks = self._connected()
         upstream = tuple(dict.fromkeys(item.name for item in line.step.upstream()))
@@ -247,7 +247,7 @@ class _Run:
             step=line.name,
             fn=line.step.fn,
             config=line.step.config,
-            roles=_roles(line.step, upstream),
+            roles=roles_of(line.step, upstream),
             key=line.key,
             store=self._store.url,
             token=token,
@@ -347,11 +347,3 @@ class _Run:
             seconds=manifest.seconds if manifest is not None else 0.0,
             **about,
         )
-
-
-def _roles(step: Step, upstream: tuple[str, ...]) -> Mapping[str, int | tuple[int, ...]]:
-    """For each input, where its upstream stands among the arguments of the task."""
-    return {
-        role: tuple(upstream.index(one.name) for one in item) if isinstance(item, tuple) else upstream.index(item.name)
-        for role, item in step.inputs.items()
-    }

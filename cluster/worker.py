@@ -25,6 +25,7 @@ from cluster.manifest import Entry, Manifest
 from cluster.passing import is_passing
 from cluster.recorder import Batch, BatchRecorder
 from cluster.source import CodeDigests
+from cluster.step import Step
 from cluster.store import Draft, Store
 from cluster.watchdog import Watchdog
 
@@ -165,6 +166,14 @@ def _run(
 
     with watchdog.committing():
         return draft.commit(result, manifest)
+
+
+def roles_of(step: Step, upstream: tuple[str, ...]) -> Mapping[str, int | tuple[int, ...]]:
+    """For each input, where its upstream stands among the arguments of the task."""
+    return {
+        role: tuple(upstream.index(one.name) for one in item) if isinstance(item, tuple) else upstream.index(item.name)
+        for role, item in step.inputs.items()
+    }
 
 
 def build_inputs(
