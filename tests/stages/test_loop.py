@@ -119,13 +119,37 @@ def test_the_recorded_curves_are_losses_and_rates_of_every_step() -> None:
 def test_the_first_update_moves_as_far_as_its_rate() -> None:
     """Adam's first step is the rate in the direction of the sign; weight decay shrinks matrices and spares vectors."""
     model = Line()
+    model.bias.data.fill_(0.3)
     start, first = model.weight.detach().clone(), model.loss(ITEMS)
     first.backward()
     signs = model.weight.grad.sign(), model.bias.grad.sign()
     model.weight.grad = model.bias.grad = None
     fit(model, config(steps=1, batch_size=10, weight_decay=0.1, learning_rate=0.01, schedule="constant"))
     assert torch.allclose(model.weight, start * (1 - 0.01 * 0.1) - 0.01 * signs[0], atol=1e-6)
-    assert torch.allclose(model.bias, -0.01 * signs[1], atol=1e-6)
+    assert torch.allclose(model.bias, 0.3 - 0.01 * signs[1], atol=1e-6)
+
+
+class NormsSeen(LocalEngine):
+    """Keeps the norm of the gradients of every update."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norms: list[float] = []
+
+    def step(self, optimizer: torch.optim.Optimizer) -> None:
+        grads = [item.grad.flatten() for group in optimizer.param_groups for item in group["params"]]
+        self.norms.append(float(torch.cat(grads).norm()))
+        super().step(optimizer)
+
+
+def test_gradients_are_clipped_to_their_norm() -> None:
+    norms = {}
+    for limit in (0.1, 1e6):
+        model, engine, settings = Line(), NormsSeen(), config(max_grad_norm=limit, steps=3)
+        train(ITEMS, model.loss, model.parameters, settings, seed=0, recorder=SilentRecorder(), engine=engine)
+        norms[limit] = engine.norms
+    assert min(norms[1e6]) > 0.5
+    assert norms[0.1] == pytest.approx([0.1] * 3, rel=1e-3)
 
 
 def test_every_pass_holds_every_item_once_in_an_order_of_its_own() -> None:

@@ -264,6 +264,18 @@ def test_gold_labels_join_the_lesson_where_a_share_is_asked_for(
     assert accuracies[0] <= 0.5 < accuracies[1] == 1.0
 
 
+def test_padding_is_no_part_of_the_mean_over_tokens(backbone_folders: dict[str, Path]) -> None:
+    config = StudentConfig(asset=str(backbone_folders["bert"]), max_length=32, precision="fp32")
+    classifier = TextClassifier.fresh(config, LABELS, ("text",), 0)
+    texts = ["dull", "the film is a warm and clever story about two sisters , and it was great .", "it was bad"]
+    examples = [Example(text, {"text": text}) for text in texts]
+    classifier.train_mode(False)
+    with torch.inference_mode():
+        together = classifier.logits(examples)
+        alone = torch.cat([classifier.logits([item]) for item in examples])
+    assert torch.allclose(together, alone, atol=1e-4)
+
+
 def test_a_student_reads_two_fields_as_a_pair(backbone_folders: dict[str, Path]) -> None:
     config = StudentConfig(asset=str(backbone_folders["bert"]), max_length=32)
     classifier = TextClassifier.fresh(config, LABELS, ("b", "a"), 0)
