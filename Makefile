@@ -7,15 +7,18 @@ RECIPE ?= demo
 STORE  ?= store
 # ADDRESS=ray://... or auto runs on a Ray cluster; without it a local Ray is started on demand
 ADDRESS ?=
+# make resume FROM=distill goes on from these steps; several with spaces between them
+FROM   ?=
 # further words for the command line: make pipeline ARGS="-o distill.loop.learning_rate=1e-4"
 ARGS   ?=
 
 RUN := $(BIN)/clozeline run $(RECIPE) --store $(STORE) $(if $(ADDRESS),--address $(ADDRESS)) $(ARGS)
 
-.PHONY: help pipeline ui test check format clean
+.PHONY: help pipeline resume ui test check format clean
 
 help:
 	@echo "make pipeline [RECIPE=demo] [ADDRESS=...]   run a recipe; finished steps are not run again"
+	@echo "make resume [FROM=distill] [RECIPE=demo]    go on with a run that stopped; with FROM these steps and what needs them"
 	@echo "make ui                                     browse runs, curves and pictures in MLflow"
 	@echo "make test                                   run the tests"
 	@echo "make check                                  lint, format and type checks"
@@ -28,6 +31,9 @@ $(VENV)/installed: pyproject.toml constraints.txt
 
 pipeline: $(VENV)/installed
 	@$(RUN)
+
+resume: $(VENV)/installed
+	@$(RUN) $(foreach step,$(FROM),--from '$(step)')
 
 ui: $(VENV)/installed
 	$(BIN)/mlflow ui --host 127.0.0.1 --backend-store-uri sqlite:///$(abspath $(STORE))/mlflow.db \

@@ -1,6 +1,6 @@
-"""The command line: run, plan, status, graph, score, predict, gc, doctor.
+"""The command line: run, resume, plan, explain, status, graph, score, predict, gc, doctor.
 
-Exit status: 0 done, 1 a step failed, 2 bad input.
+Exit status: 0 done, 1 a step failed, 2 bad input, 130 stopped with Ctrl-C.
 """
 
 from __future__ import annotations
@@ -31,6 +31,7 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
 )
 PIPED_WIDTH = 120
+INTERRUPTED = 130
 errors = Console(stderr=True)
 console = Console(width=None if sys.stdout.isatty() else PIPED_WIDTH)
 
@@ -86,8 +87,47 @@ def run(
         address=address,
     )
     outcome = running.run(running.request(recipe, override, store), options, console)
+    if outcome.is_interrupted:
+        raise typer.Exit(INTERRUPTED)
     if not outcome.ok:
         raise typer.Exit(1)
+
+
+@app.command()
+def resume(
+    recipe: words.Recipe,
+    steps: Annotated[list[str] | None, typer.Argument(help="Go on from these steps only: distill, pet/*.")] = None,
+    override: words.Override = None,
+    keep_going: words.KeepGoing = False,
+    max_parallel: words.MaxParallel = None,
+    store: words.StoreFolder = DEFAULT_STORE,
+    address: words.Address = None,
+) -> None:
+    """Go on with a run that failed or was stopped: the same as `run`, with `--from` for the steps named."""
+    run(
+        recipe,
+        override,
+        from_=steps,
+        keep_going=keep_going,
+        max_parallel=max_parallel,
+        store=store,
+        address=address,
+    )
+
+
+@app.command()
+def explain(
+    recipe: words.Recipe,
+    steps: Annotated[list[str], typer.Argument(help="Steps, or globs.", metavar="STEP...")],
+    override: words.Override = None,
+    store: words.StoreFolder = DEFAULT_STORE,
+) -> None:
+    """Show why a step runs: its key beside the nearest committed one, difference by difference."""
+    from pipelines import explaining, fewshot, running
+
+    asked = running.request(recipe, override, store)
+    for explanation in explaining.explain(fewshot.steps(asked.config), asked.store, steps):
+        explaining.show(explanation, console)
 
 
 @app.command()

@@ -21,6 +21,7 @@ from rich.progress import (
 
 from cluster.events import (
     Event,
+    Interrupted,
     RayStarting,
     StepBlocked,
     StepFailed,
@@ -101,6 +102,11 @@ class Display:
                 self._say(f"again     {step} in {pause:.0f} s: {error.error}", "yellow")
             case StepBlocked(step=step, reason=reason):
                 self._say(f"blocked   {step}: {reason}", "red")
+            case Interrupted(at_once=True):
+                # The process ends here; the cursor and the last line of the terminal must not stay as they are.
+                self.progress.stop()
+            case Interrupted(steps=steps):
+                self._say(f"stopping  {', '.join(steps) or 'nothing runs'}; Ctrl-C again leaves at once", "yellow")
             case StepWaiting(step=step, owner=owner):
                 self._say(f"waiting   {step} is being run by {owner}", "yellow")
 

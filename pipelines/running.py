@@ -18,7 +18,7 @@ from cluster.scheduler import execute
 from cluster.step import Step
 from cluster.store import Store
 from cluster.tracking import Tracker
-from pipelines import fewshot, planning, preflight, publish
+from pipelines import fewshot, planning, preflight, publish, resuming
 from pipelines.config import PipelineConfig
 from pipelines.display import Display, preparing
 from pipelines.recipe import find_recipe, locate, read_recipe
@@ -30,9 +30,10 @@ MAX_ERRORS = 3
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Request:
-    """What a person asked for. `recipe` as typed, `path` the file behind it."""
+    """What a person asked for. `recipe` and `overrides` as typed, `path` the file behind the recipe."""
 
     recipe: str
+    overrides: tuple[str, ...]
     path: Path
     config: PipelineConfig
     store: Store
@@ -42,7 +43,7 @@ def request(recipe: str, overrides: list[str] | None, store: str | Path) -> Requ
     """Reads the recipe and opens the store."""
     path = find_recipe(recipe)
     config = read_recipe(path, PipelineConfig, overrides or ())
-    return Request(recipe=recipe, path=path, config=config, store=Store.open(store))
+    return Request(recipe=recipe, overrides=tuple(overrides or ()), path=path, config=config, store=Store.open(store))
 
 
 def run(asked: Request, options: Options, console: Console) -> Outcome:
@@ -63,8 +64,8 @@ def run(asked: Request, options: Options, console: Console) -> Outcome:
             outcome = execute(steps, asked.store, options, tracker, display)
         _publish(asked, steps, outcome, tracker, console)
         if not outcome.ok:
-            tracker.close("FAILED")
-    _farewell(asked, outcome, console)
+            tracker.close("KILLED" if outcome.is_interrupted else "FAILED")
+    _farewell(asked, options, steps, outcome, console)
     return outcome
 
 
@@ -117,7 +118,7 @@ def _publish(asked: Request, steps: list[Step], outcome: Outcome, tracker: Track
     console.print(f"report  {escape(asked.store.address(folder / 'report.html'))}", highlight=False, soft_wrap=True)
 
 
-def _farewell(asked: Request, outcome: Outcome, console: Console) -> None:
+def _farewell(asked: Request, options: Options, steps: list[Step], outcome: Outcome, console: Console) -> None:
     """Last words: what failed and how to go on, or where to look."""
     shown = list(outcome.errors.items())[:MAX_ERRORS]
     for name, error in shown:
@@ -127,7 +128,7 @@ def _farewell(asked: Request, outcome: Outcome, console: Console) -> None:
     if len(outcome.errors) > len(shown):
         console.print(f"and {len(outcome.errors) - len(shown)} more: clozeline status {asked.recipe}", style="red")
     if not outcome.ok:
-        again = shlex.join(["clozeline", "run", asked.recipe, "--store", asked.store.url])
+        again = resuming.command(asked.recipe, asked.overrides, asked.store.url, options, steps, outcome)
         console.print(f"resume  {escape(again)}", highlight=False, soft_wrap=True)
     console.print(
         f"{len(outcome.executed)} steps executed, {len(outcome.cached)} from the store, {outcome.wall_s:.0f} s. "
