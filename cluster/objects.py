@@ -39,6 +39,7 @@ _PASSING = {
 _CLIENTS = ("botocore", "aiobotocore", "aiohttp", "httpx", "requests", "urllib3", "google", "gcsfs", "azure", "adlfs")
 _HOPELESS = ("Credential", "Validation", "Auth", "Token", "Profile")
 _IN_PROCESS = threading.Lock()
+_CONDITIONAL: dict[tuple[str, str], bool] = {}
 
 T = TypeVar("T")
 
@@ -56,7 +57,6 @@ class Objects:
         self.url = url.rstrip("/")
         self._is_s3 = url.startswith(("s3://", "s3a://"))
         self._is_memory = url.startswith("memory://")
-        self._conditional: bool | None = None
         try:
             self._fs, self._root = fsspec.url_to_fs(self.url, **_options(self._is_s3))
         except (ImportError, ValueError) as error:
@@ -132,6 +132,10 @@ class Objects:
             for path in paths:
                 with suppress(FileNotFoundError):
                     self._fs.rm_file(path)
+            if not self._is_s3:
+                # Where folders are more than parts of names, empty ones would stay.
+                with suppress(FileNotFoundError):
+                    self._fs.rm(self._path(name), recursive=True)
 
         self._again(f"remove {name}", clear)
 
@@ -166,22 +170,20 @@ class Objects:
 
     def _has_conditions(self) -> bool:
         """Whether the server honours both conditions; asked once."""
-        if self._conditional is None:
+        server = (self._fs._fs_token, self._root.partition("/")[0])
+        if server not in _CONDITIONAL:
             probe = f".probe/{os.urandom(8).hex()}"
             try:
                 first = self._put_if(probe, None, b"1")
-                self._conditional = (
-                    first and not self._put_if(probe, None, b"2") and not self._put_if(probe, '"0"', b"3")
-                )
+                again = self._put_if(probe, None, b"2") or self._put_if(probe, '"0"', b"3")
+                _CONDITIONAL[server] = first and not again
             except StoreError as error:
-                if not isinstance(error.__cause__, OSError) or error.__cause__.errno not in (
-                    errno.ENOSYS,
-                    errno.EINVAL,
-                ):
+                cause = error.__cause__
+                if not isinstance(cause, OSError) or cause.errno not in (errno.ENOSYS, errno.EINVAL):
                     raise
-                self._conditional = False
+                _CONDITIONAL[server] = False
             self.remove(probe)
-        return self._conditional
+        return _CONDITIONAL[server]
 
     def _put_if(self, name: str, tag: str | None, data: bytes) -> bool:
         bucket, key, _ = self._fs.split_path(self._path(name))
@@ -279,10 +281,15 @@ def _body(fs: Any, answer: Any) -> bytes:
 
 
 def _options(is_s3: bool) -> dict[str, Any]:
-    """What the file system is made with: no memory of listings, and none of S3's own repetitions."""
-    if not is_s3:
-        return {"use_listings_cache": False}
-    from fsspec.config import conf
+    """What the file system is made with: nothing remembered of listings, and none of S3's own repetitions."""
+    options: dict[str, Any] = {"use_listings_cache": False}
+    if is_s3:
+        from fsspec.config import conf
 
-    config = dict(conf.get("s3", {}).get("config_kwargs", {}))
-    return {"use_listings_cache": False, "config_kwargs": {**config, "retries": {"max_attempts": 0}}}
+        given = dict(conf.get("s3", {}))
+        options["config_kwargs"] = {**given.get("config_kwargs", {}), "retries": {"max_attempts": 0}}
+        # fsspec keeps a file system for each set of options, and so has to be told of the server.
+        server = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
+        if server and "endpoint_url" not in given:
+            options["endpoint_url"] = server
+    return options
