@@ -10,7 +10,7 @@ from pydantic import BaseModel, Field
 
 from stages.classifier import StudentConfig
 from stages.loop import LoopConfig
-from stages.metrics import Score
+from stages.metrics import Measured
 from stages.protocols import Engine, Recorder
 from stages.tasks import Example
 
@@ -36,14 +36,10 @@ class Inputs:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Result:
+class Result(Measured):
     """The baseline's score. Files: the classifier in `model/`, and `test_logits.jsonl`."""
 
-    test: Score
     final_loss: float
-    num_labelled: int
-    num_unlabelled: int
-    trainable_parameters: int
 
 
 def run(config: Config, inputs: Inputs, out: Path, recorder: Recorder, engine: Engine) -> Result:

@@ -14,7 +14,7 @@ from pydantic import BaseModel, Field
 
 from stages.classifier import StudentConfig
 from stages.loop import LoopConfig
-from stages.metrics import Score
+from stages.metrics import Measured
 from stages.protocols import Engine, Recorder
 from stages.tasks import Example
 
@@ -48,14 +48,10 @@ class Inputs:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Result:
+class Result(Measured):
     """The student's score. Files: the classifier (see stages/classifier.py) in `model/`, and `test_logits.jsonl`."""
 
-    test: Score
     final_loss: float
-    num_labelled: int
-    num_unlabelled: int
-    trainable_parameters: int
 
 
 @dataclass(frozen=True, slots=True)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import math
+import os
+import pickle
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
@@ -21,6 +23,7 @@ if TYPE_CHECKING:
 Item = TypeVar("Item")
 
 CHECKPOINT_EVERY_S = 60.0
+"""Seconds between checkpoints; the environment variable CLOZELINE_CHECKPOINT_EVERY_S says otherwise."""
 RECORD_EVERY_S = 0.2
 
 
@@ -97,18 +100,14 @@ def train(
     num_steps = config.num_steps(len(items))
     optimizer = _optimizer(parameters, config)
     losses = _restore(engine.work, parameters, optimizer)
+    pause_s = float(os.environ.get("CLOZELINE_CHECKPOINT_EVERY_S") or CHECKPOINT_EVERY_S)
     saved = shown = time.monotonic()
     for step in range(len(losses), num_steps):
         torch.manual_seed(derive_seed(seed, "step", step))
         batch = [items[index] for index in _indices(step, len(items), config.batch_size, seed)]
         loss = loss_of(batch)
         value = float(loss.detach())
-        if not math.isfinite(value):
-            raise DivergedError(
-                f"the loss became {value} at step {step + 1} of {num_steps}, with the batch that starts with "
-                f"{str(batch[0])[:200]}.",
-                f"Lower learning_rate (now {config.learning_rate}), or look at that example.",
-            )
+        _check_finite(value, f"step {step + 1} of {num_steps}", batch[0], config)
         engine.backward(loss)
         rate = config.rate(step, num_steps)
         for group in optimizer.param_groups:
@@ -122,10 +121,18 @@ def train(
         if now - shown > RECORD_EVERY_S or step + 1 == num_steps:
             shown = now
             recorder.progress(step + 1, num_steps, phase="training", loss=value)
-        if engine.work is not None and now - saved > CHECKPOINT_EVERY_S:
+        if engine.work is not None and now - saved > pause_s:
             saved = now
             _save(engine.work, parameters, optimizer, losses)
     return losses
+
+
+def _check_finite(value: float, step: str, first: object, config: LoopConfig) -> None:
+    if not math.isfinite(value):
+        raise DivergedError(
+            f"the loss became {value} at {step}, with the batch that starts with {str(first)[:200]}.",
+            f"Lower learning_rate (now {config.learning_rate}), or look at that example.",
+        )
 
 
 def _optimizer(parameters: Mapping[str, torch.nn.Parameter], config: LoopConfig) -> torch.optim.Optimizer:
@@ -165,7 +172,10 @@ def _save(
         "losses": losses,
     }
     temporary = work / "checkpoint.pt.part"
-    torch.save(state, temporary)
+    with temporary.open("wb") as file:
+        torch.save(state, file)
+        file.flush()
+        os.fsync(file.fileno())
     temporary.replace(work / "checkpoint.pt")
 
 
@@ -176,7 +186,11 @@ def _restore(
 
     if work is None or not (work / "checkpoint.pt").exists():
         return []
-    state = torch.load(work / "checkpoint.pt", weights_only=True)
+    try:
+        state = torch.load(work / "checkpoint.pt", weights_only=True)
+    except (EOFError, OSError, RuntimeError, pickle.UnpicklingError):
+        # Not what was written, as after a disk's fault: better from the beginning than not at all.
+        return []
     with torch.no_grad():
         for name, parameter in parameters.items():
             parameter.copy_(state["parameters"][name])

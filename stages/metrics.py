@@ -21,6 +21,19 @@ class Score:
     num_examples: int
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Measured:
+    """What every stage that labels the test set says of itself: a row of the report.
+
+    `num_labelled` and `num_unlabelled` count the examples that it learnt from.
+    """
+
+    test: Score
+    num_labelled: int
+    num_unlabelled: int
+    trainable_parameters: int
+
+
 def score(logits: NDArray[np.float64], gold: Sequence[str], labels: Sequence[str]) -> Score:
     """Compares logits with gold labels.
 

@@ -13,7 +13,7 @@ from pydantic import BaseModel, Field, model_validator
 
 from stages.backbones import BackboneConfig
 from stages.loop import LoopConfig
-from stages.metrics import Score
+from stages.metrics import Measured
 from stages.protocols import Engine, Recorder
 from stages.submodels import LoraConfig, Tune
 from stages.tasks import Task
@@ -45,18 +45,14 @@ class Inputs:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Result:
+class Result(Measured):
     """Scores of the sub-model. `train_accuracy_before` is the ensemble's accuracy weight.
 
     Files: the sub-model (see stages/submodels.py) and `test_logits.jsonl`.
     """
 
-    test: Score
     train_accuracy_before: float
     final_loss: float | None
-    num_labelled: int
-    num_unlabelled: int
-    trainable_parameters: int
 
 
 def run(config: Config, inputs: Inputs, out: Path, recorder: Recorder, engine: Engine) -> Result:

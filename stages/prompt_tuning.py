@@ -14,7 +14,7 @@ from pydantic import BaseModel, Field
 
 from stages.backbones import BackboneConfig
 from stages.loop import LoopConfig
-from stages.metrics import Score
+from stages.metrics import Measured
 from stages.prompts.start import StartConfig
 from stages.protocols import Engine, Recorder
 from stages.tasks import Task
@@ -43,14 +43,10 @@ class Inputs:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Result:
+class Result(Measured):
     """Scores with the trained prompt. Files: the prompt in `prompt/` (PEFT's format), `test_logits.jsonl`."""
 
-    test: Score
     final_loss: float
-    num_labelled: int
-    num_unlabelled: int
-    trainable_parameters: int
 
 
 def run(config: Config, inputs: Inputs, out: Path, recorder: Recorder, engine: Engine) -> Result:

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Literal
 from pydantic import BaseModel, Field
 
 from stages.backbones import BackboneConfig
-from stages.metrics import Score
+from stages.metrics import Measured, Score
 from stages.protocols import Engine, Recorder
 from stages.tasks import Task
 
@@ -40,18 +40,14 @@ class Inputs:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Result:
+class Result(Measured):
     """The ensemble's score on the test set and, where the hidden labels are known, on the pile that it labelled.
 
     Files: `soft_labels.jsonl` (uid, mean logits by label) and `test_logits.jsonl`.
     """
 
-    test: Score
     unlabeled: Score | None
     weights: tuple[float, ...]
-    num_labelled: int
-    num_unlabelled: int
-    trainable_parameters: int
 
 
 def run(config: Config, inputs: Inputs, out: Path, recorder: Recorder, engine: Engine) -> Result:
