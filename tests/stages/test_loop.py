@@ -233,3 +233,16 @@ def test_without_a_folder_nothing_is_written(tmp_path: Path, monkeypatch: pytest
     monkeypatch.chdir(tmp_path)
     fit(Line(), config())
     assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("content", [b"", b"not what torch writes", b"PK\x03\x04 the beginning of a zip file"])
+def test_a_damaged_checkpoint_is_not_used(content: bytes, tmp_path: Path) -> None:
+    (tmp_path / "checkpoint.pt").write_bytes(content)
+    unbroken, beside = Line(), Line()
+    assert fit(beside, config(), work=tmp_path) == fit(unbroken, config())
+
+
+def test_the_time_between_checkpoints_can_be_set_from_outside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CLOZELINE_CHECKPOINT_EVERY_S", "0")
+    fit(Line(), config(), work=tmp_path)
+    assert (tmp_path / "checkpoint.pt").exists()
