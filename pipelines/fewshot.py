@@ -45,7 +45,7 @@ def steps(config: PipelineConfig) -> list[Step]:
     students = [_student(config, seed, main, labels) for seed in config.distill.seeds]
     baselines = [_baseline(config, seed, main) for seed in (config.baseline.seeds if config.baseline else ())]
     prompts = _prompts(config, data, ppt)
-    measured = (*baselines, *zero_shot, *submodels, labels, *students, *ppt, *prompts)
+    measured = (*data.values(), *baselines, *zero_shot, *submodels, labels, *students, *ppt, *prompts)
     by_urgency = (*submodels, *ppt, labels, *students, *prompts, *zero_shot, *baselines)
     return [*data.values(), *by_urgency, _report(config, measured)]
 

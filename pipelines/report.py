@@ -148,6 +148,8 @@ def _notes(results: dict[str, dict[str, Any]]) -> list[str]:
             f"{labels['unlabeled']['num_examples']:,} unlabelled texts (gold labels serve this figure only)."
         )
     for name, result in results.items():
+        if result.get("num_test_seen"):
+            notes.append(f"{name}: {result['num_test_seen']} test texts stand in the training files too: a leak.")
         if name.startswith("ppt/"):
             notes.append(
                 f"{name} learnt to relate sentences: {result['held_out_before']['accuracy']:.1%} before, "

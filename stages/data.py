@@ -175,7 +175,11 @@ def _json_rows(file: Iterable[str], name: str) -> Iterator[Row]:
 def _table_rows(file: Iterator[str], name: str, kind: str) -> Iterator[Row]:
     """CSV and TSV with a header line; `tab` is Orange's format, whose second and third lines are types and roles."""
     csv.field_size_limit(min(sys.maxsize, 2**31 - 1))
-    reader = csv.reader(file, delimiter="," if kind == "csv" else "\t", quoting=csv.QUOTE_MINIMAL)
+    # TSV as the field's data sets have it: a quotation mark is a character like any other
+    if kind == "tsv":
+        reader = csv.reader(file, delimiter="\t", quoting=csv.QUOTE_NONE)
+    else:
+        reader = csv.reader(file, delimiter="," if kind == "csv" else "\t")
     header = next(reader, None)
     if not header:
         raise DataError(f"{name} is empty.", "Write a header line with the names of the columns.")

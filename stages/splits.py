@@ -28,10 +28,10 @@ class DataConfig(BaseModel, frozen=True, extra="forbid"):
     dev: Source | None = Field(None, description="File of a labelled development set.")
     unlabeled: Source | None = Field(None, description="File of the unlabelled texts.")
     test: Source | None = Field(None, description="File of the labelled test set.")
-    shots: int = Field(16, ge=1, description="Labelled examples a class.")
+    shots: int = Field(16, ge=1, description="Labelled examples a class, drawn from the pool where train is no file.")
     dev_shots: int = Field(0, ge=0, description="Development examples a class, drawn from the pool.")
-    unlabeled_size: int = Field(1000, ge=0, description="Unlabelled examples.")
-    test_size: int = Field(500, ge=1, description="Test examples.")
+    unlabeled_size: int = Field(1000, ge=0, description="Unlabelled examples, drawn where unlabeled is no file.")
+    test_size: int = Field(500, ge=1, description="Test examples, drawn where test is no file.")
 
     @model_validator(mode="after")
     def _everything_has_a_source(self) -> DataConfig:
@@ -67,7 +67,9 @@ class Inputs:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Result:
-    """Sizes of the sets; files `<set>.jsonl`, and `unlabeled_gold.jsonl` where the labels are known (for measuring
+    """Sizes of the sets; `num_test_seen` counts test texts that a given train or dev file holds too.
+
+    Files `<set>.jsonl`, and `unlabeled_gold.jsonl` where the labels are known (for measuring
     only).
     """
 
@@ -75,6 +77,7 @@ class Result:
     num_dev: int
     num_unlabeled: int
     num_test: int
+    num_test_seen: int
     label_counts: dict[str, dict[str, int]]
 
 
@@ -102,12 +105,14 @@ def run(config: Config, inputs: Inputs, out: Path, recorder: Recorder, engine: E
     if split.unlabeled and all(item.label is not None for item in split.unlabeled):
         write_examples(out / "unlabeled_gold.jsonl", split.unlabeled)
     counts = {name: dict(Counter(item.label for item in getattr(split, name))) for name in ("train", "dev", "test")}
+    learnt = {_key(item, config.fields) for item in (*split.train, *split.dev)}
     recorder.table("train_examples", [{**item.fields, "label": item.label} for item in split.train])
     return Result(
         num_train=len(split.train),
         num_dev=len(split.dev),
         num_unlabeled=len(split.unlabeled),
         num_test=len(split.test),
+        num_test_seen=sum(_key(item, config.fields) in learnt for item in split.test),
         label_counts={name: {str(k): v for k, v in sorted(count.items())} for name, count in counts.items()},
     )
 
@@ -128,7 +133,7 @@ def draw(config: Config) -> Split:
                 key=f"data.{name}.fields",
             )
     given = {
-        name: tuple(_read(source, config.labels if name != "unlabeled" else None, name))
+        name: tuple(_read(source, config.labels if source.label else None, name))
         for name, source in data.sources.items()
     }
     seen = {_key(item, config.fields) for name, items in given.items() if name != "pool" for item in items}

@@ -93,7 +93,7 @@ def test_each_step_reads_what_it_needs_and_no_more(recipe: str) -> None:
             "soft_labels": {main, *(item for item in found if item.startswith("pet/"))},
             "distill": {main, "soft_labels"},
             "prompts": {f"data/{rest[0]}", *(["ppt/pair"] if "ppt" in rest else [])} if kind == "prompts" else set(),
-            "report": {item for item in found if item != "report" and not item.startswith("data/")},
+            "report": set(found) - {"report"},
         }
         assert upstream(step) == expected[kind]
 

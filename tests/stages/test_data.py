@@ -30,7 +30,7 @@ def _csv(delimiter: str) -> str:
 
 TEXTS = {
     "csv": _csv(","),
-    "tsv": _csv("\t"),
+    "tsv": "text\tcategory\n" + "".join(f"{text}\t{label}\n" for text, label in ROWS),
     "tab": _csv("\t").replace("\n", "\nstring\tdiscrete\nmeta\tclass\n", 1),
     "jsonl": "".join(json.dumps({"text": text, "category": label}) + "\n\n" for text, label in ROWS),
 }
@@ -47,6 +47,11 @@ def test_every_format_gives_the_same_examples(kind: str, packed: str, tmp_path: 
     pack = {"": bytes, ".gz": gzip.compress, ".bz2": bz2.compress}[packed]
     path.write_bytes(pack(TEXTS[kind].encode()))
     assert read(path) == EXPECTED
+
+
+def test_a_quotation_mark_at_the_start_of_a_tsv_field_is_text(tmp_path: Path) -> None:
+    (tmp_path / "d.tsv").write_text('text\tcategory\n"Dull\trotten\nfine\tfresh\n')
+    assert [item.fields["text"] for item in read(tmp_path / "d.tsv")] == ['"Dull', "fine"]
 
 
 def test_parquet_gives_the_same_examples(tmp_path: Path) -> None:

@@ -210,3 +210,16 @@ def test_a_label_without_any_training_example(tmp_path: Path) -> None:
 def test_sets_without_a_source_are_refused(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         DataConfig(**settings)
+
+
+def test_test_texts_that_the_training_file_holds_are_counted(tmp_path: Path) -> None:
+    for name, texts in (("train", ["Fine film", "dull"]), ("test", ["fine  FILM", "new", "other"])):
+        rows = [{"text": text, "label": label} for text, label in zip(texts, "abb", strict=False)]
+        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    data = DataConfig.model_validate(
+        {name: {"asset": str(tmp_path / f"{name}.jsonl"), "label": "label"} for name in ("train", "test")}
+        | {"unlabeled_size": 0}
+    )
+    config = Config(data=data, labels=("a", "b"), fields=("text",), seed=0)
+    (tmp_path / "out").mkdir()
+    assert run(config, Inputs(), tmp_path / "out", SilentRecorder(), LocalEngine()).num_test_seen == 1
