@@ -4,24 +4,20 @@ import json
 import subprocess
 import sys
 import threading
-from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import pytest
-from conftest import BUCKET, Proxy, failing
+from s3_toys import BUCKET, FP, URL, Proxy, begin, builder, commit, failing, opened
 
 from cluster import checkpoints
 from cluster.errors import CorruptResult, LeaseHeld, LeaseLost, StepFailed, StoreError
 from cluster.lease import Lease, Leases, Owner
-from cluster.manifest import Entry, Manifest
 from cluster.remote import RemoteStore
-from cluster.store import Draft, Store
+from cluster.store import Store
 
 pytestmark = pytest.mark.timeout(60)
-URL = f"s3://{BUCKET}/some/store"
-FP, OTHER = "a" * 64, "b" * 64
+OTHER = "b" * 64
 
 
 @pytest.fixture
@@ -30,37 +26,11 @@ def store(proxy: Proxy) -> RemoteStore:
     return opened()
 
 
-def opened() -> RemoteStore:
-    found = Store.open(URL)
-    assert isinstance(found, RemoteStore)
-    return found
-
-
 @pytest.fixture
 def elsewhere(store: RemoteStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RemoteStore:
     """The same store as another machine sees it."""
     monkeypatch.setenv("CLOZELINE_CACHE", str(tmp_path / "another machine"))
     return opened()
-
-
-def builder(fingerprint: str = FP, **about: Any) -> Callable[[Any, dict[str, Entry]], Manifest]:
-    about = {"key": {"config.rate": 1}, "made_from": {}, **about}
-    return lambda result, files: Manifest(step="pet/x", fingerprint=fingerprint, files=files, result=result, **about)
-
-
-def begin(store: Store, leases: Leases, fingerprint: str = FP, text: str = "hello") -> Draft:
-    draft = store.begin("pet/x", fingerprint, leases.acquire(store.slot("pet/x", fingerprint), "pet/x"))
-    (draft.out / "sub").mkdir()
-    (draft.out / "sub" / "model.bin").write_text(text)
-    return draft
-
-
-def commit(store: Store, fingerprint: str = FP, text: str = "hello", **about: Any) -> Manifest:
-    """Commits a result of step pet/x with one file."""
-    leases = Leases()
-    manifest = begin(store, leases, fingerprint, text).commit({"score": 0.5}, builder(fingerprint, **about))
-    leases.release(store.slot("pet/x", fingerprint))
-    return manifest
 
 
 def test_memory_is_a_store_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
