@@ -56,13 +56,13 @@ class Found:
 class Leftover:
     """A result, or the remains of an attempt, that nobody asks for any more.
 
-    `committed` is the time of its commit in seconds since 1970, 0 if it has none; `owner` who works on it now.
+    `committed` is the time of its commit in seconds since 1970, None if there was none; `owner` who works on it now.
     """
 
     step: str
     fingerprint: str
     num_bytes: int
-    committed: float
+    committed: float | None
     owner: str = ""
 
 
@@ -282,10 +282,9 @@ class Store(ABC):
                 yield f"{name} has other content than was written"
 
     def _leftover(self, step: str, fingerprint: str) -> Leftover:
-        try:
+        committed = None
+        with suppress(FileNotFoundError, CorruptResult, OutdatedManifest):
             committed = self._manifest(step, fingerprint).committed
-        except (FileNotFoundError, CorruptResult, OutdatedManifest):
-            committed = 0.0
         lease = self.lease(step, fingerprint)
         return Leftover(
             step=step,

@@ -20,7 +20,7 @@ def judge(leftovers: Iterable[Leftover]) -> dict[Leftover, str]:
     kept = {item: f"being run by {item.owner}" for item in running}
     if running:
         reason = f"may be read by {running[0].owner}, which runs {running[0].step}"
-        kept |= {item: reason for item in leftovers if item.committed and not item.owner}
+        kept |= {item: reason for item in leftovers if item.committed is not None and not item.owner}
     return kept
 
 

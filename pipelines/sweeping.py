@@ -49,7 +49,13 @@ def table(found: Sequence[Leftover], kept: Mapping[Leftover, str]) -> Table:
     shown.add_column("size", justify="right")
     shown.add_column("about", overflow="fold")
     for item in found:
-        about = f"stays: {kept[item]}" if item in kept else "" if item.committed else "an attempt without a result"
+        about = (
+            f"stays: {kept[item]}"
+            if item in kept
+            else ""
+            if item.committed is not None
+            else "an attempt without a result"
+        )
         shown.add_row(item.step, item.fingerprint[:12], size(item.num_bytes), about)
     return shown
 
