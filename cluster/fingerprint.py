@@ -63,7 +63,8 @@ def fingerprints(steps: Mapping[str, Step]) -> dict[str, Key]:
 def differences(before: Mapping[str, Any], after: Mapping[str, Any]) -> tuple[Difference, ...]:
     """Components that differ: those of the config first, then inputs, assets, code."""
     order = ("config", "inputs", "assets", "code")
-    names = [name for name in {**before, **after} if before.get(name) != after.get(name)]
+    # by canonical form, as the fingerprint has it: 16 and 16.0 are equal in Python
+    names = [name for name in {**before, **after} if canonical(before.get(name)) != canonical(after.get(name))]
     names.sort(key=lambda name: order.index(top) if (top := name.partition(".")[0]) in order else -1)
     return tuple(Difference(name, before.get(name), after.get(name)) for name in names)
 

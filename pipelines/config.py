@@ -20,8 +20,8 @@ from stages.tasks import Name, Task
 class Section(BaseModel, frozen=True, extra="forbid"):
     """A section of a recipe. `cpus` and `gpus` are what each of its steps gets; threads follow from `cpus`."""
 
-    cpus: float = Field(1, gt=0, description="Processor cores a step; as many threads compute.")
-    gpus: float = Field(0, ge=0, description="GPUs a step.")
+    cpus: float = Field(1.0, gt=0, description="Processor cores a step; as many threads compute.")
+    gpus: float = Field(0.0, ge=0, description="GPUs a step.")
 
 
 class PptSection(Section, frozen=True):

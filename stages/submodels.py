@@ -25,7 +25,7 @@ class LoraConfig(BaseModel, frozen=True, extra="forbid"):
     """Low-rank adapters (Hu et al., ICLR 2022) on the linear layers of the backbone."""
 
     rank: int = Field(8, ge=1, description="Rank of the update of each matrix.")
-    alpha: float = Field(16, gt=0, description="The update is scaled by alpha / rank.")
+    alpha: float = Field(16.0, gt=0, description="The update is scaled by alpha / rank.")
     dropout: float = Field(0.0, ge=0, lt=1, description="Dropout before the adapter.")
     targets: str | tuple[str, ...] = Field(
         "all-linear", description="Names of the adapted layers, or all-linear for every one but the LM head."
