@@ -4,6 +4,7 @@ ClusterError
 ├── GraphError           the steps do not form a graph: a cycle, two steps of one name, a function that cannot be sent
 ├── FingerprintError     a value whose identity cannot be told; says what to make of it
 ├── StoreError           the store cannot be used
+│   ├── StoreUnreachable its server did not answer, again and again
 │   ├── LeaseHeld        another driver works on this step
 │   ├── LeaseLost        another driver took this step over; nothing was committed
 │   ├── OutdatedManifest a result was committed by a version that wrote other manifests
@@ -46,6 +47,18 @@ class FingerprintError(ClusterError):
 
 class StoreError(ClusterError):
     """The store cannot be used."""
+
+
+class StoreUnreachable(StoreError):  # noqa: N818
+    """The store's server did not answer, again and again. `transient`: a step that met it may be tried once more."""
+
+    transient = True
+
+    def __init__(self, url: str, what: str, reason: str) -> None:
+        super().__init__(
+            f"the store {url} is out of reach: {what} failed ({reason}).",
+            "Run again when it answers: what is committed stays.",
+        )
 
 
 class LeaseHeld(StoreError):  # noqa: N818  (a state that callers wait on, not a mistake)

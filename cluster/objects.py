@@ -24,7 +24,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any, TypeVar
 
-from cluster.errors import StoreError
+from cluster.errors import StoreError, StoreUnreachable
 
 ATTEMPTS = 6
 PAUSE_S = 0.5
@@ -238,7 +238,8 @@ class Objects:
                         "Check its address, your credentials and what they may do.",
                     ) from error
                 if attempt + 1 == ATTEMPTS:
-                    raise _out_of_reach(self.url, what, error) from error
+                    reason = f"{type(error).__name__}: {error}"
+                    raise StoreUnreachable(self.url, f"{ATTEMPTS} attempts to {what}", reason) from error
                 time.sleep(PAUSE_S * 2**attempt)
         raise AssertionError("the last attempt returns or raises")
 
@@ -251,16 +252,6 @@ def is_passing(error: BaseException) -> bool:
         return error.errno in _PASSING
     kind = type(error)
     return kind.__module__.partition(".")[0] in _CLIENTS and not any(word in kind.__name__ for word in _HOPELESS)
-
-
-def _out_of_reach(url: str, what: str, error: Exception) -> StoreError:
-    failure = StoreError(
-        f"the store {url} is out of reach: {ATTEMPTS} attempts to {what} failed ({type(error).__name__}: {error}).",
-        "Run again when it answers: what is committed stays.",
-    )
-    # Read by whoever decides on another attempt at the whole step.
-    failure.transient = True  # type: ignore[attr-defined]
-    return failure
 
 
 def _is_local(error: Exception) -> bool:

@@ -85,10 +85,11 @@ def plan(steps: Iterable[Step], store: Store, selection: Selection | None = None
     chosen = _chosen(nodes, selection)
     forced = _forced(nodes, selection, chosen)
     shown = chosen | {item.name for name in chosen for item in nodes[name].upstream()}
+    names = [name for name in nodes if name in shown]
+    looked_up = store.inspect_all([(name, keys[name].fingerprint) for name in names], selection.verify)
     lines: dict[str, PlannedStep] = {}
-    for name in (name for name in nodes if name in shown):
+    for name, found in zip(names, looked_up, strict=True):
         step, key = nodes[name], keys[name]
-        found = store.inspect(name, key.fingerprint, selection.verify)
         if name not in chosen:
             lines[name] = _left_out(step, key, found)
         else:

@@ -13,7 +13,8 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -24,8 +25,8 @@ from cluster.disk import remove
 from cluster.errors import CorruptResult, LeaseLost, StoreError
 from cluster.lease import Lease, from_json, locked, to_json
 from cluster.manifest import Manifest
-from cluster.objects import Objects
-from cluster.store import Draft, Store
+from cluster.objects import NUM_THREADS, Objects
+from cluster.store import Draft, Found, Store
 
 SWAPS = 5
 
@@ -76,6 +77,11 @@ class RemoteStore(Store):
         self.objects = Objects(url)
         self.url = self.objects.url
         self.local = _home() / "stores" / _slug(self.url)
+
+    def inspect_all(self, wanted: Iterable[tuple[str, str]], verify: bool = False) -> list[Found]:
+        """See `Store`. Several at a time, for each takes two answers of the server."""
+        with ThreadPoolExecutor(NUM_THREADS) as pool:
+            return list(pool.map(lambda one: self.inspect(one[0], one[1], verify), wanted))
 
     def slot(self, step: str, fingerprint: str) -> ObjectSlot:
         """See `Store`."""
@@ -220,7 +226,7 @@ class RemoteDraft(Draft):
         with locked(place.parent):
             remove(place)
             self.out.rename(place)
-        remove(self.work)
+        remove(self.work.parent)
 
     def _tidy(self, manifest: Manifest) -> None:
         objects = self._store.objects

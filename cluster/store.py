@@ -17,7 +17,7 @@ from __future__ import annotations
 import json
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -170,6 +170,10 @@ class Store(ABC):
             return Found(None, error.problems)
         problems = tuple(self._damage(manifest, verify))
         return Found(None if problems else manifest, problems)
+
+    def inspect_all(self, wanted: Iterable[tuple[str, str]], verify: bool = False) -> list[Found]:
+        """Looks up results by step and fingerprint, in that order. See `inspect`."""
+        return [self.inspect(step, fingerprint, verify) for step, fingerprint in wanted]
 
     def lookup(self, step: str, fingerprint: str, verify: bool = False) -> Manifest | None:
         """The manifest of a sound result, or None."""

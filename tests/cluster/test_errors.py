@@ -12,6 +12,7 @@ SAMPLES = [
     errors.GraphError("a cycle.", "Cut it."),
     errors.FingerprintError("a lambda.", "Name it."),
     errors.StoreError("no store.", "Make one."),
+    errors.StoreUnreachable("s3://bucket/store", "6 attempts to read x", "OSError: 503"),
     errors.LeaseHeld("pet/a/0", "process 7 on host"),
     errors.LeaseLost("pet/a/0"),
     errors.OutdatedManifest(0, 1),

@@ -268,6 +268,13 @@ def test_damaged_checkpoint_is_left_out(store: RemoteStore, elsewhere: RemoteSto
     taken.discard()
 
 
+def test_looking_up_many_keeps_their_order(store: RemoteStore) -> None:
+    for number in (1, 3):
+        commit(store, str(number) * 64)
+    found = store.inspect_all([("pet/x", str(number) * 64) for number in range(5)], verify=True)
+    assert [item.manifest.fingerprint[0] if item.manifest else None for item in found] == [None, "1", None, "3", None]
+
+
 def test_addresses_that_cannot_be_used_say_so(proxy: Proxy) -> None:
     with pytest.raises(StoreError, match="Give a folder or a URL"):
         Store.open("nonsense://bucket/store")
