@@ -6,6 +6,7 @@ The loss is that of the original PET: KL(softmax(teacher / T) || softmax(student
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -116,7 +117,7 @@ def run(config: Config, inputs: Inputs, out: Path, recorder: Recorder, engine: E
     return Result(
         test=test,
         final_loss=losses[-1],
-        num_labelled=len(gold),
+        num_labelled=json.loads((inputs.soft_labels / "result.json").read_text())["num_labelled"],
         num_unlabelled=len(pile),
         trainable_parameters=sum(item.numel() for item in student.parameters.values()),
     )

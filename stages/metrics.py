@@ -25,7 +25,7 @@ class Score:
 class Measured:
     """What every stage that labels the test set says of itself: a row of the report.
 
-    `num_labelled` and `num_unlabelled` count the examples that it learnt from.
+    `num_labelled` and `num_unlabelled` count the examples that it, or what it learnt from, was trained on.
     """
 
     test: Score

@@ -7,6 +7,7 @@ reported beside it.
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
@@ -53,8 +54,6 @@ class Result(Measured):
 def run(config: Config, inputs: Inputs, out: Path, recorder: Recorder, engine: Engine) -> Result:
     """Labels the pile with every member in turn and writes the mean."""
     del engine
-    import json
-
     import numpy as np
 
     from stages.cloze import read_logits, write_logits

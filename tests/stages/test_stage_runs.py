@@ -212,6 +212,7 @@ def taught(film_data: Path, tmp_path: Path) -> distillation.Inputs:
     logits = np.array([[2.0, -2.0] if item.label == "rotten" else [-2.0, 2.0] for item in pile])
     logits[0] = -logits[0]
     write_logits(folder / "soft_labels.jsonl", load_examples(film_data / "unlabeled.jsonl"), logits, LABELS)
+    (folder / "result.json").write_text('{"num_labelled": 8}')
     return distillation.Inputs(data=film_data, soft_labels=folder)
 
 
@@ -219,7 +220,7 @@ def test_a_student_learns_what_the_teacher_says(
     backbone_folders: dict[str, Path], taught: distillation.Inputs, tmp_path: Path
 ) -> None:
     result = run(distillation, student(backbone_folders["bert"]), taught, tmp_path / "out")
-    assert (result.num_labelled, result.num_unlabelled) == (0, 10)
+    assert (result.num_labelled, result.num_unlabelled) == (8, 10), "its teachers' labels count"
     assert result.final_loss < 0.1
     loaded = TextClassifier.load(tmp_path / "out" / "model")
     pile = load_examples(taught.data / "unlabeled.jsonl")
@@ -257,8 +258,7 @@ def test_gold_labels_join_the_lesson_where_a_share_is_asked_for(
     train = load_examples(taught.data / "train.jsonl")
     accuracies = []
     for number, share in enumerate((0.0, 0.9)):
-        result = run(distillation, student(backbone_folders["bert"], gold_share=share), taught, tmp_path / f"s{number}")
-        assert result.num_labelled == (8 if share else 0)
+        run(distillation, student(backbone_folders["bert"], gold_share=share), taught, tmp_path / f"s{number}")
         guesses = TextClassifier.load(tmp_path / f"s{number}" / "model").predict(train, SILENT, "").argmax(axis=1)
         accuracies.append(np.mean([LABELS[guess] == item.label for guess, item in zip(guesses, train, strict=True)]))
     assert accuracies[0] <= 0.5 < accuracies[1] == 1.0
