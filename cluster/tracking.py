@@ -156,11 +156,15 @@ class Tracker:
                 f"the tracking address {uri} is relative, so that each process would have its own.",
                 "Give it from the root: sqlite:////data/mlflow.db, with four slashes.",
             )
-        client = _client(uri)
+        database = Path(uri.removeprefix("sqlite:///")) if uri.startswith("sqlite:") else None
+        folder = database.parent if database else store
         try:
             # Two drivers that both find no database would both try to make its tables.
-            store.mkdir(parents=True, exist_ok=True)
-            with locked(store):
+            folder.mkdir(parents=True, exist_ok=True)
+            with locked(folder):
+                if database is not None and not database.exists():
+                    _make_database(database)
+                client = _client(uri)
                 experiment_id = _experiment(client, experiment, store if uri.startswith("sqlite:") else None)
             return cls(client, experiment_id, uri, run_name, tags or {})
         except Exception as error:
@@ -243,6 +247,15 @@ def _client(uri: str) -> MlflowClient:
     for name in ("mlflow", "alembic"):
         logging.getLogger(name).setLevel(logging.WARNING)
     return MlflowClient(tracking_uri=uri)
+
+
+def _make_database(path: Path) -> None:
+    """Making the tables takes seconds, and half of them can neither be used nor mended: so under another name first."""
+    part = path.with_name(f".{path.name}.part")
+    part.unlink(missing_ok=True)
+    part.with_name(f"{part.name}-journal").unlink(missing_ok=True)
+    _client(f"sqlite:///{part}")
+    part.replace(path)
 
 
 def _experiment(client: MlflowClient, name: str, store: Path | None) -> str:

@@ -1,0 +1,240 @@
+"""Why steps of the smoke recipe run again or do not, and what is left after its driver was killed twenty times."""
+
+from __future__ import annotations
+
+import json
+import os
+import random
+import shutil
+import subprocess
+import sys
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+from cluster.plan import PlannedStep, State, plan
+from cluster.store import Store
+from pipelines import fewshot, running
+from pipelines.explaining import Explanation, explain
+
+Clozeline = Callable[..., subprocess.CompletedProcess[str]]
+ROOT = Path(__file__).parents[2]
+KILLS = 20
+STUDENTS = {"distill/0", "distill/1", "report"}
+pytestmark = pytest.mark.timeout(120)
+
+
+def planned(store: Path, *overrides: str) -> dict[str, PlannedStep]:
+    """The plan of the recipe on a store."""
+    asked = running.request("smoke", list(overrides), store)
+    return {line.name: line for line in plan(fewshot.steps(asked.config), asked.store)}
+
+
+def to_run(store: Path, *overrides: str) -> set[str]:
+    """Names of the steps that are no HIT."""
+    return {name for name, line in planned(store, *overrides).items() if line.state is not State.HIT}
+
+
+def explained(store: Path, name: str, *overrides: str) -> Explanation:
+    """The explanation of one step."""
+    asked = running.request("smoke", list(overrides), store)
+    (explanation,) = explain(fewshot.steps(asked.config), asked.store, [name])
+    return explanation
+
+
+@pytest.fixture
+def store(smoke_run: tuple[Path, str]) -> Path:
+    """The finished store; these tests only read it."""
+    return smoke_run[0]
+
+
+@pytest.fixture
+def edit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str, str, str], None]:
+    """Changes the code of a stage, in a copy of all stages that plans then look at."""
+    shutil.copytree(ROOT / "stages", tmp_path / "stages", ignore=shutil.ignore_patterns("__pycache__"))
+    monkeypatch.syspath_prepend(tmp_path)
+
+    def change(module: str, before: str, after: str) -> None:
+        path = tmp_path / "stages" / f"{module}.py"
+        text = path.read_text()
+        assert before in text
+        path.write_text(text.replace(before, after, 1))
+
+    return change
+
+
+def test_nothing_changed_is_a_hit(store: Path) -> None:
+    assert to_run(store) == set()
+    explanation = explained(store, "distill/0")
+    assert explanation.line.state is State.HIT and explanation.changes == ()
+
+
+def test_changed_value_runs_the_step_and_what_needs_it(store: Path) -> None:
+    assert to_run(store, "distill.loop.learning_rate=2e-4") == STUDENTS
+    explanation = explained(store, "distill/0", "distill.loop.learning_rate=2e-4")
+    assert [str(change) for change in explanation.changes] == ["config.loop.learning_rate: 0.0001 -> 0.0002"]
+
+
+def test_changed_upstream_is_named_with_its_own_reason(store: Path) -> None:
+    assert "soft_labels" in to_run(store, "pet.loop.epochs=3")
+    assert "baseline/0" not in to_run(store, "pet.loop.epochs=3")
+    explanation = explained(store, "soft_labels", "pet.loop.epochs=3")
+    assert [change.name for change in explanation.changes] == [f"inputs.members.{index}" for index in range(3)]
+    assert explanation.notes["inputs.members.0"] == "pet/review/0 runs: config.loop.epochs: 2.0 -> 3.0"
+
+
+def test_changed_line_of_code_runs_the_steps_that_use_it(store: Path, edit: Callable[[str, str, str], None]) -> None:
+    edit("distillation", "\ndef run(", "\nNEW_LINE = 1\n\n\ndef run(")
+    assert to_run(store) == STUDENTS
+    explanation = explained(store, "distill/0")
+    assert [str(change) for change in explanation.changes] == ["the code of stages.distillation changed"]
+
+
+def test_changed_line_of_a_shared_module_runs_what_imports_it(
+    store: Path, edit: Callable[[str, str, str], None]
+) -> None:
+    edit("loop", "\ndef train(", "\nNEW_LINE = 1\n\n\ndef train(")
+    names = to_run(store)
+    assert {"pet/review/0", "baseline/0", "ppt/pair", "distill/0"} <= names
+    assert "data/rotten_tomatoes" not in names
+
+
+def test_changed_comment_and_docstring_are_a_hit(store: Path, edit: Callable[[str, str, str], None]) -> None:
+    edit("distillation", "\ndef run(", "\n# A comment that says why.\ndef run(")
+    edit("loop", '"""The one training loop.', '"""One training loop.')
+    assert to_run(store) == set()
+
+
+def test_moved_store_is_a_hit(store: Path, tmp_path: Path) -> None:
+    moved = Path(shutil.copytree(store, tmp_path / "elsewhere"))
+    assert to_run(moved) == set()
+
+
+def test_other_resources_are_a_hit(store: Path) -> None:
+    assert to_run(store, "pet.cpus=4", "distill.cpus=2", "distill.gpus=1") == set()
+
+
+def test_changed_data_file_runs_what_reads_it(tmp_path: Path, clozeline: Clozeline) -> None:
+    data = tmp_path / "films.csv"
+    rows = [f"{label},text number {index} which is {label}" for index in range(120) for label in ("fresh", "rotten")]
+    data.write_text("\n".join(["category,text", *rows]) + "\n")
+    overrides = [f"data.pool.asset={data}", "data.drop_empty=true"]
+    words = [word for item in overrides[:1] for word in ("-o", item)]
+    store = tmp_path / "store"
+    done = clozeline("run", "smoke", "--only", "data/rotten_tomatoes", "--store", str(store), *words)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert planned(store, overrides[0])["data/rotten_tomatoes"].state is State.HIT
+    data.touch()
+    assert planned(store, overrides[0])["data/rotten_tomatoes"].state is State.HIT
+    data.write_text(data.read_text().replace("number 7 ", "number seven "))
+    explanation = explained(store, "data/rotten_tomatoes", overrides[0])
+    assert [str(change) for change in explanation.changes] == ["assets.pool changed"]
+
+
+def test_explain_prints_both_keys_side_by_side(store: Path, clozeline: Clozeline) -> None:
+    done = clozeline("explain", "smoke", "distill", "--store", str(store), "-o", "distill.loop.steps=9")
+    assert done.returncode == 0, done.stderr
+    lines = [line.split() for line in done.stdout.splitlines()]
+    assert [line[:2] for line in lines if line[0] == "RUN"] == [["RUN", "distill/0"], ["RUN", "distill/1"]]
+    assert ["config.loop.steps", "8", "9"] in lines
+    done = clozeline("explain", "smoke", "soft_labels", "--store", str(store))
+    assert done.stdout.startswith("HIT soft_labels") and "nothing differs" in done.stdout
+    assert clozeline("explain", "smoke", "nonsense", "--store", str(store)).returncode == 2
+
+
+def test_failed_run_says_how_to_go_on_with_all_that_was_asked_for(tmp_path: Path, clozeline: Clozeline) -> None:
+    store = tmp_path / "a store"
+    words = ["run", "smoke", "--store", str(store), "-o", "baseline.loop.learning_rate=1e30", "--until", "baseline/0"]
+    done = clozeline(*words, "--max-parallel", "1", "--keep-going")
+    assert done.returncode == 1, done.stdout + done.stderr
+    assert "step baseline/0 failed" in done.stdout and "DivergedError" in done.stdout
+    log = next(line.split(maxsplit=1)[1] for line in done.stdout.splitlines() if line.startswith("log "))
+    assert "DivergedError" in Path(log).read_text()
+    again = next(line for line in done.stdout.splitlines() if line.startswith("resume "))
+    assert again.split(maxsplit=1)[1] == (
+        "clozeline run smoke -o baseline.loop.learning_rate=1e30 --until baseline/0 --keep-going --max-parallel 1 "
+        f"--store '{store}'"
+    )
+    # A loss that is no number is no accident that another attempt mends.
+    assert done.stdout.count("started   baseline/0") == 1
+
+
+class Victim:
+    """A run that will be killed."""
+
+    def __init__(self, store: Path) -> None:
+        environment = {**os.environ, "PYTHONPATH": str(ROOT), "CLOZELINE_CHECKPOINT_EVERY_S": "0"}
+        environment.pop("RAY_ADDRESS", None)
+        command = [sys.executable, "-c", "from pipelines.cli import main; main()", "run", "smoke"]
+        self.begun = time.monotonic()
+        self.process = subprocess.Popen(
+            [*command, "--store", str(store)],
+            env=environment,
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+        )
+
+    def first_step(self) -> float | None:
+        """Waits until a step is started. Returns how long that took; None if none was."""
+        assert self.process.stdout is not None
+        for line in self.process.stdout:
+            if line.startswith("started"):
+                return time.monotonic() - self.begun
+        return None
+
+    def kill_after(self, seconds: float) -> bool:
+        """Kills it, unless it ends before. Returns whether it was killed."""
+        try:
+            self.process.wait(seconds)
+            return False
+        except subprocess.TimeoutExpired:
+            self.process.kill()
+            self.process.wait()
+            return True
+        finally:
+            assert self.process.stdout is not None
+            self.process.stdout.close()
+
+
+def files_of(store: Path) -> dict[str, bytes]:
+    """Path -> bytes of all committed files of the store."""
+    return {str(path.relative_to(store)): path.read_bytes() for path in store.glob("**/files/**/*") if path.is_file()}
+
+
+def committed(store: Path) -> dict[str, int]:
+    """Path -> time of writing of every manifest."""
+    return {str(path.relative_to(store)): path.stat().st_mtime_ns for path in store.glob("**/manifest.json")}
+
+
+@pytest.mark.timeout(600)
+def test_driver_killed_at_twenty_moments_ends_with_the_bytes_of_an_unbroken_run(
+    smoke_run: tuple[Path, str], tmp_path: Path, clozeline: Clozeline
+) -> None:
+    unbroken, store = smoke_run[0], tmp_path / "store"
+    length = json.loads((unbroken / "reports" / "smoke" / "report.json").read_text())["wall_s"]
+    chance = random.Random(3)
+    start_s, kills, is_finished = 5.0, 0, False
+    seen: dict[str, int] = {}
+    while kills < KILLS:
+        victim = Victim(store)
+        if kills % 4 == 0 or is_finished:
+            # While it imports, plans, opens MLflow and starts Ray.
+            kills += victim.kill_after(chance.uniform(0.1, start_s))
+        else:
+            # The steps' own time, a part of the whole length for each kill.
+            first = victim.first_step()
+            is_finished, start_s = first is None, first or start_s
+            kills += victim.kill_after(chance.uniform(0, 2 * length / KILLS))
+        now = committed(store)
+        assert {name: now.get(name) for name in seen} == seen, "committed work was done again"
+        seen = now
+    done = clozeline("run", "smoke", "--store", str(store))
+    assert done.returncode == 0, done.stdout + done.stderr
+    last = committed(store)
+    assert {name: last[name] for name in seen} == seen
+    assert files_of(store) == files_of(unbroken)
+    assert to_run(store) == set()
+    assert Store.open(store).lease("report", planned(store)["report"].fingerprint) is None
