@@ -58,6 +58,7 @@ class Proxy:
         self.verdict: Verdict | None = None
         self.after: Verdict | None = None
         self.stripped: tuple[str, ...] = ()
+        self.one_at_a_time = threading.Lock()
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(self, port))
         self._server.daemon_threads = True
         threading.Thread(target=self._server.serve_forever, daemon=True).start()
@@ -97,11 +98,13 @@ def _handler(proxy: Proxy, port: int) -> type[BaseHTTPRequestHandler]:
                 self._answer(status, b"", [])
                 return
             headers = {name: value for name, value in self.headers.items() if name.lower() not in proxy.stripped}
-            upstream = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
-            upstream.request(self.command, self.path, body, headers)
-            answer = upstream.getresponse()
-            data = answer.read()
-            upstream.close()
+            # moto checks a condition and then writes; S3 does both at once.
+            with proxy.one_at_a_time:
+                upstream = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
+                upstream.request(self.command, self.path, body, headers)
+                answer = upstream.getresponse()
+                data = answer.read()
+                upstream.close()
             if proxy.after is not None and (status := proxy.after(self.command, self.path)):
                 self._answer(status, b"", [])
                 return

@@ -193,6 +193,12 @@ def test_failure_is_kept_until_a_commit(store: Store) -> None:
     assert store.failure("pet/x", FP) is None
 
 
+def test_url_of_a_folder_is_that_folder(store: Store) -> None:
+    manifest = commit(store)
+    again = Store.open(f"file://{store.url}")
+    assert again.url == store.url and again.lookup("pet/x", FP) == manifest
+
+
 def test_store_must_be_a_folder(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(StoreError, match="is a file"):
