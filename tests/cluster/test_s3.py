@@ -297,11 +297,10 @@ from cluster.store import Store
 
 data = toy("data", 1)
 parts = tuple(toy(f"pet/p/{index}", index, base=data) for index in range(2))
-bad = toy("bad", fail="error")
-leaves = [toy("ensemble", 100, parts=parts), bad]
+leaves = [toy("ensemble", 100, parts=parts), *(toy(name, fail="error") for name in sys.argv[2:])]
 outcome = execute(leaves, Store.open(sys.argv[1]), Options(keep_going=True, num_cpus=2))
 print(sorted(outcome.executed), sorted(outcome.cached), outcome.manifests["ensemble"].result["total"])
-print(outcome.errors["bad"].log)
+print(*(error.log for error in outcome.errors.values()))
 """
 
 
@@ -312,12 +311,12 @@ def test_a_pipeline_runs_on_it_and_another_machine_takes_its_results(
     toys = str(Path(__file__).parent)
     monkeypatch.setenv("PYTHONPATH", toys)
 
-    def drive() -> list[str]:
-        done = subprocess.run([sys.executable, "-c", DRIVER, URL], capture_output=True, text=True, check=False)
+    def drive(*bad: str) -> list[str]:
+        done = subprocess.run([sys.executable, "-c", DRIVER, URL, *bad], capture_output=True, text=True, check=False)
         assert done.returncode == 0, done.stderr
         return done.stdout.splitlines()
 
-    first, log = drive()
+    first, log = drive("bad")
     assert first == "['data', 'ensemble', 'pet/p/0', 'pet/p/1'] [] 103"
     assert log.startswith(f"{URL}/logs/bad/")
     assert b"printed by another program" in store.objects.read(log.removeprefix(f"{URL}/"))
