@@ -304,7 +304,7 @@ print(*(error.log for error in outcome.errors.values()))
 """
 
 
-@pytest.mark.timeout(120)
+@pytest.mark.timeout(240)
 def test_a_pipeline_runs_on_it_and_another_machine_takes_its_results(
     store: RemoteStore, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
