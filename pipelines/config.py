@@ -43,9 +43,12 @@ class PetSection(Section, frozen=True):
     loop: LoopConfig = Field(description="Length and rates of the training.")
 
 
-class SoftLabelsSection(Section, frozen=True):
-    """The ensemble and what it says of the unlabelled pile."""
+class EnsembleSection(Section, frozen=True):
+    """The ensemble of all sub-models, which labels the unlabelled pile."""
 
+    min_members: int | None = Field(
+        None, ge=1, description="Sub-models that are enough if others fail; none: every one is needed."
+    )
     weights: Literal["uniform", "accuracy"] = Field("uniform", description="Weights of the sub-models.")
 
 
@@ -103,7 +106,7 @@ class PipelineConfig(BaseModel, frozen=True, extra="forbid"):
     zero_shot: bool = Field(True, description="Also measure every pattern without training.")
     ppt: PptSection | None = Field(None, description="Prompt pretraining; none: left out.")
     pet: PetSection = Field(description="Sub-models.")
-    soft_labels: SoftLabelsSection = Field(SoftLabelsSection(), description="The ensemble.")
+    ensemble: EnsembleSection = Field(EnsembleSection(), description="The ensemble.")
     distill: DistillSection = Field(description="The student.")
     baseline: BaselineSection | None = Field(None, description="The student on labels alone; none: left out.")
     prompts: PromptsSection | None = Field(None, description="Prompt tuning; none: left out.")

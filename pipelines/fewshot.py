@@ -8,6 +8,8 @@ ppt/pair ────┴─ prompts/<task>/<method>/<seed> ───────
 
 from __future__ import annotations
 
+from collections.abc import Collection
+
 from cluster.step import Resources, Step
 from pipelines import report
 from pipelines.config import PipelineConfig, Section
@@ -29,19 +31,19 @@ CONTROL = Resources(cpus=0.5)
 """Steps that compute next to nothing."""
 
 
-def steps(config: PipelineConfig) -> list[Step]:
+def steps(config: PipelineConfig, dropped: Collection[str] = ()) -> list[Step]:
     """Every step of a recipe, upstream before downstream; of those that are ready, the first are started first.
 
-    So the longest way, from sub-models to students, comes before what only fills the gaps.
+    So the longest way, from sub-models to students, comes before what only fills the gaps. `dropped` names sub-models
+    that the ensemble does without (see pipelines/quorum.py).
     """
     data = {task.name: _split(config, task, sets) for task, sets, _ in config.datasets.values()}
     main = data[config.task.name]
     ppt = [_ppt(config)] if config.ppt else []
     zero_shot = [_zero_shot(config, pattern, main) for pattern in config.task.patterns] if config.zero_shot else []
-    submodels = [
-        _submodel(config, pattern, seed, main) for pattern in config.task.patterns for seed in config.pet.seeds
-    ]
-    labels = _soft_labels(config, main, tuple(submodels))
+    pairs = [(pattern, seed) for pattern in config.task.patterns for seed in config.pet.seeds]
+    submodels = [_submodel(config, *pair, main) for pair in pairs if submodel_name(*pair) not in dropped]
+    labels = _soft_labels(config, main, tuple(submodels), tuple(sorted(dropped)))
     students = [_student(config, seed, main, labels) for seed in config.distill.seeds]
     baselines = [_baseline(config, seed, main) for seed in (config.baseline.seeds if config.baseline else ())]
     prompts = _prompts(config, data, ppt)
@@ -101,8 +103,13 @@ def _zero_shot(config: PipelineConfig, pattern: str, data: Step) -> Step:
     )
 
 
+def submodel_name(pattern: str, seed: int) -> str:
+    """Name of the step that trains a pattern with a seed."""
+    return f"pet/{pattern}/{seed}"
+
+
 def _submodel(config: PipelineConfig, pattern: str, seed: int, data: Step) -> Step:
-    name = f"pet/{pattern}/{seed}"
+    name = submodel_name(pattern, seed)
     return Step(
         name=name,
         fn=pattern_training.run,
@@ -121,14 +128,16 @@ def _submodel(config: PipelineConfig, pattern: str, seed: int, data: Step) -> St
     )
 
 
-def _soft_labels(config: PipelineConfig, data: Step, members: tuple[Step, ...]) -> Step:
+def _soft_labels(config: PipelineConfig, data: Step, members: tuple[Step, ...], dropped: tuple[str, ...]) -> Step:
     return Step(
         name="soft_labels",
         fn=soft_labels.run,
-        config=soft_labels.Config(task=config.task, backbone=config.backbone, weights=config.soft_labels.weights),
+        config=soft_labels.Config(
+            task=config.task, backbone=config.backbone, weights=config.ensemble.weights, dropped=dropped
+        ),
         inputs={"data": data, "members": members},
         assets={"backbone": assets.identity(config.backbone.asset)},
-        resources=_resources(config.soft_labels),
+        resources=_resources(config.ensemble),
     )
 
 

@@ -147,6 +147,8 @@ def _notes(results: dict[str, dict[str, Any]]) -> list[str]:
             f"The soft labels are right on {labels['unlabeled']['accuracy']:.1%} of the "
             f"{labels['unlabeled']['num_examples']:,} unlabelled texts (gold labels serve this figure only)."
         )
+    if labels.get("dropped"):
+        notes.append(f"The ensemble does without {', '.join(labels['dropped'])}, which failed (ensemble.min_members).")
     for name, result in results.items():
         if result.get("num_test_seen"):
             notes.append(f"{name}: {result['num_test_seen']} test texts stand in the training files too: a leak.")

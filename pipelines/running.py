@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import shlex
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,7 @@ from cluster.scheduler import execute
 from cluster.step import Step
 from cluster.store import Store
 from cluster.tracking import Tracker
-from pipelines import fewshot, planning, preflight, publish, resuming
+from pipelines import fewshot, planning, preflight, publish, quorum, resuming
 from pipelines.config import PipelineConfig
 from pipelines.display import Display, preparing
 from pipelines.recipe import find_recipe, locate, read_recipe
@@ -62,6 +62,12 @@ def run(asked: Request, options: Options, console: Console) -> Outcome:
         _record_plan(tracker, asked, steps, planned)
         with Display(console, to_run) as display:
             outcome = execute(steps, asked.store, options, tracker, display)
+        if outcome.failed and (dropped := quorum.dropped(asked.config, asked.store)):
+            console.print(f"going on without {', '.join(dropped)} (ensemble.min_members)", style="yellow")
+            steps = fewshot.steps(asked.config, dropped)
+            with Display(console, len(outcome.blocked)) as display:
+                again = execute(steps, asked.store, replace(options, from_=("soft_labels",)), tracker, display)
+            outcome = quorum.merged(outcome, again)
         _publish(asked, steps, outcome, tracker, console)
         if not outcome.ok:
             tracker.close("KILLED" if outcome.is_interrupted else "FAILED")

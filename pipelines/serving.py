@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from cluster.plan import plan
-from pipelines import fewshot, running
+from pipelines import fewshot, quorum, running
 from pipelines.recipe import RecipeError
 from stages.errors import InputError
 
@@ -28,7 +28,8 @@ def find_classifier(recipe: str, overrides: list[str] | None, store: str | Path)
                 return place
         raise InputError(f"{folder} holds no classifier.json.", "Name the folder `model` of a distill step.")
     asked = running.request(recipe, overrides, store)
-    students = [step for step in fewshot.steps(asked.config) if step.name.startswith("distill/")]
+    steps = fewshot.steps(asked.config, quorum.dropped(asked.config, asked.store))
+    students = [step for step in steps if step.name.startswith("distill/")]
     lines = {line.name: line for line in plan(students, asked.store)}
     line = lines[students[0].name]
     if line.manifest is None:

@@ -30,6 +30,7 @@ class Config(BaseModel, frozen=True, extra="forbid"):
     task: Task = Field(description="Labels, patterns and label words.")
     backbone: BackboneConfig = Field(description="The language model of all sub-models.")
     weights: Literal["uniform", "accuracy"] = Field("uniform", description="Weights of the sub-models in the mean.")
+    dropped: tuple[str, ...] = Field((), description="Sub-models that failed and that the recipe lets be missing.")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -48,6 +49,7 @@ class Result(Measured):
     """
 
     unlabeled: Score | None
+    dropped: tuple[str, ...]
     weights: tuple[float, ...]
 
 
@@ -88,6 +90,7 @@ def run(config: Config, inputs: Inputs, out: Path, recorder: Recorder, engine: E
     return Result(
         test=test,
         unlabeled=unlabeled,
+        dropped=config.dropped,
         weights=tuple(round(float(weight), 6) for weight in weights),
         num_labelled=max(item["num_labelled"] for item in about),
         num_unlabelled=len(pile),

@@ -83,6 +83,23 @@ def threads(config: Config, inputs: dict[str, Path], out: Path, recorder: Any, e
     return {"threads": torch.get_num_threads(), "number_of_inputs": len(inputs), "process": os.getpid()}
 
 
+def waits(config: Config, inputs: dict[str, Path], out: Path, recorder: Any, engine: Any) -> dict[str, int]:
+    """Waits `pause_s` seconds, and says in `counter` when it begins and when it is ended. It waits once only."""
+    counter = Path(config.counter)
+    begun_before = counter.exists()
+    with counter.open("a") as file:
+        file.write(".")
+    end = time.monotonic() + config.pause_s
+    try:
+        while not begun_before and time.monotonic() < end:
+            time.sleep(0.02)
+    except KeyboardInterrupt:
+        with counter.open("a") as file:
+            file.write("!")
+        raise
+    return {"value": config.value}
+
+
 def picture(config: Config, inputs: dict[str, Path], out: Path, recorder: Any, engine: Any) -> dict[str, int]:
     """Records one of each kind."""
     from matplotlib.figure import Figure

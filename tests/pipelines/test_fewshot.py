@@ -114,7 +114,7 @@ def test_every_seed_of_every_step_is_its_own(recipe: str) -> None:
         ("baseline.loop.batch_size=2", {"baseline"}),
         ("pet.loop.learning_rate=0.5", {"pet"}),
         ("pet.lora.rank=5", {"pet"}),
-        ("soft_labels.weights=accuracy", {"soft_labels"}),
+        ("ensemble.weights=accuracy", {"soft_labels"}),
         ("ppt.loop.learning_rate=0.5", {"ppt"}),
         ("prompts.loop.learning_rate=0.5", {"prompts"}),
         ("student.max_length=17", {"distill", "baseline"}),

@@ -223,7 +223,7 @@ def test_a_file_that_is_no_text_is_refused(tmp_path: Path) -> None:
         ("pet.seeds=[3,4]", ("pet", "seeds"), (3, 4)),
         ("pet.seeds.1=9", ("pet", "seeds"), (0, 9)),
         ("pet.lora.rank=2", ("pet", "lora", "rank"), 2),
-        ("soft_labels={weights: accuracy}", ("soft_labels", "weights"), "accuracy"),
+        ("ensemble={weights: accuracy}", ("ensemble", "weights"), "accuracy"),
         ("prompts.tasks.1.task.patterns.kind={text}={mask}", ("prompts", "tasks"), None),
         ("prompts=null", ("prompts",), None),
     ],

@@ -1,0 +1,46 @@
+"""A sub-model that fails: an error, unless the recipe says that fewer are enough."""
+
+from __future__ import annotations
+
+import json
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+
+Clozeline = Callable[..., subprocess.CompletedProcess[str]]
+SMALL = ("ppt=null", "prompts=null", "baseline=null", "zero_shot=false", "distill.seeds=[0]")
+ENDLESS = " ".join(["never"] * 60)
+BROKEN = (f'task.patterns.endless="{{text}} {ENDLESS} {{mask}}"', "task.verbalizer.rotten.endless=[bad]",
+          "task.verbalizer.fresh.endless=[good]")  # fmt: skip
+"""A pattern whose own words leave no room for any text: its sub-model fails, whenever it is tried."""
+
+
+@pytest.mark.timeout(300)
+def test_a_failed_sub_model_leaves_the_ensemble_only_where_the_recipe_allows_it(
+    clozeline: Clozeline, tmp_path: Path
+) -> None:
+    words = ["run", "smoke", "--store", str(tmp_path)]
+    words += [word for change in (*SMALL, *BROKEN) for word in ("-o", change)]
+
+    refused = clozeline(*words)
+    assert refused.returncode == 1
+    assert "pet/endless/0" in refused.stdout and "leaves no room for text" in refused.stdout
+    assert "blocked   soft_labels" in refused.stdout
+    assert not (tmp_path / "reports").exists()
+
+    too_few = clozeline(*words, "-o", "ensemble.min_members=4")
+    assert too_few.returncode == 1
+    assert not (tmp_path / "reports").exists()
+
+    allowed = clozeline(*words, "-o", "ensemble.min_members=3")
+    assert allowed.returncode == 0, allowed.stdout + allowed.stderr
+    assert "going on without pet/endless/0" in allowed.stdout
+    report = json.loads((tmp_path / "reports" / "smoke" / "report.json").read_text())
+    assert "pet/endless" not in {row["name"] for row in report["rows"]}
+    assert any("does without pet/endless/0" in note for note in report["notes"])
+    answered = clozeline(
+        "predict", "smoke", "--input", "-", *words[2:], "-o", "ensemble.min_members=3", stdin="A bore.\n"
+    )
+    assert answered.returncode == 0, answered.stderr
