@@ -12,13 +12,15 @@ PASSING = {
 # By name, for a step must not import a library to find out that its error is none of that library's.
 PASSING_CLASSES = {
     "httpx": {"TransportError"},
+    "httpx2": {"TransportError"},
     "httpcore": {"NetworkError", "TimeoutException", "ProtocolError"},
+    "httpcore2": {"NetworkError", "TimeoutException", "ProtocolError"},
     "requests": {"ConnectionError", "Timeout", "ChunkedEncodingError"},
     "urllib3": {"ProtocolError", "TimeoutError", "NewConnectionError", "MaxRetryError"},
     "aiohttp": {"ClientConnectionError", "ClientPayloadError"},
     "botocore": {"HTTPClientError", "ConnectionError"},
 }
-RESPONSES = {"httpx", "huggingface_hub", "requests", "aiohttp"}
+RESPONSES = {"httpx", "httpx2", "huggingface_hub", "requests", "aiohttp"}
 PASSING_STATUS = {408, 425, 429, 500, 502, 503, 504}
 
 
