@@ -23,10 +23,17 @@ help:
 	@echo "make test                                   run the tests"
 	@echo "make check                                  lint, format and type checks"
 
+INSTALL = $(BIN)/pip install --disable-pip-version-check --constraint constraints.txt --editable
+
 $(VENV)/installed: pyproject.toml constraints.txt
 	@echo "Setting up $(VENV): a few minutes the first time."
 	@test -x $(BIN)/pip || $(PYTHON) -m venv $(VENV)
-	@$(BIN)/pip install --disable-pip-version-check --constraint constraints.txt --editable ".[dev]"
+	@$(INSTALL) .
+	@touch $@
+
+# what tests and checks need besides
+$(VENV)/installed-dev: $(VENV)/installed
+	@$(INSTALL) ".[dev]"
 	@touch $@
 
 pipeline: $(VENV)/installed
@@ -39,15 +46,15 @@ ui: $(VENV)/installed
 	$(BIN)/mlflow ui --host 127.0.0.1 --backend-store-uri sqlite:///$(abspath $(STORE))/mlflow.db \
 		--artifacts-destination $(abspath $(STORE))/mlartifacts
 
-test: $(VENV)/installed
+test: $(VENV)/installed-dev
 	@$(BIN)/pytest $(ARGS)
 
-check: $(VENV)/installed
+check: $(VENV)/installed-dev
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
 
-format: $(VENV)/installed
+format: $(VENV)/installed-dev
 	@$(BIN)/ruff check --fix .
 	@$(BIN)/ruff format .
 
