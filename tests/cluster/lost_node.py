@@ -11,8 +11,12 @@ import time
 from pathlib import Path
 
 
-def main(store: Path, counter: Path, fault: Path) -> None:
-    """Runs the three trainings on a node that dies in the midst of the second; another one takes its place."""
+def main(store: Path, counter: Path, fault: Path, what: str) -> None:
+    """Runs the three trainings on a node, of which in the midst of the second `what` dies.
+
+    Either its raylet alone, and the worker is an orphan that Ray knows nothing of; or the whole machine with the
+    worker, and another one takes its place.
+    """
     os.environ["RAY_AUTH_MODE"] = "disabled"
     os.environ["CLOZELINE_CHECKPOINT_EVERY_S"] = "0"
     import ray
@@ -25,13 +29,22 @@ def main(store: Path, counter: Path, fault: Path) -> None:
     from cluster.store import Store
 
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
+    # Connected while there is only the head, for a driver whose own raylet dies is dead as well.
+    ray.init(address=cluster.address, log_to_driver=False)
     doomed = cluster.add_node(num_cpus=2)
+    cluster.wait_for_nodes()
 
     def kill() -> None:
         while not fault.read_text().isdigit():
             time.sleep(0.05)
         for process in doomed.all_processes["raylet"]:
             os.kill(process.process.pid, signal.SIGKILL)
+        if what == "machine":
+            os.kill(int(fault.read_text()), signal.SIGKILL)
+            return
+        while sum(node["Alive"] for node in ray.nodes()) > 1:
+            time.sleep(0.05)
+        fault.unlink()
 
     def replace(event: events.Event) -> None:
         if isinstance(event, events.StepFailed) and fault.exists():
@@ -44,7 +57,7 @@ def main(store: Path, counter: Path, fault: Path) -> None:
     outcome = execute([chain(counter, fault)], Store.open(store), options, on_event=replace)
     killer.join()
     about = {
-        "executed": outcome.executed,
+        "done": sorted(outcome.executed + outcome.cached),
         "attempts": {name: manifest.attempt for name, manifest in outcome.manifests.items()},
         "errors": [str(error) for error in outcome.errors.values()],
     }
@@ -54,4 +67,4 @@ def main(store: Path, counter: Path, fault: Path) -> None:
 
 
 if __name__ == "__main__":
-    main(*map(Path, sys.argv[1:]))
+    main(*map(Path, sys.argv[1:4]), sys.argv[4])
