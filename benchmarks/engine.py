@@ -15,6 +15,7 @@ import subprocess
 import sys
 import tempfile
 import time
+from importlib.metadata import version
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
@@ -69,12 +70,10 @@ def main() -> None:
 
 def machine() -> str:
     """One line about where this runs."""
-    import ray
-
     load = os.getloadavg()[0]
     return (
         f"{platform.system()} {platform.machine()}, {os.cpu_count()} CPUs (load {load:.1f} before), "
-        f"Python {platform.python_version()}, Ray {ray.__version__}\n"
+        f"Python {platform.python_version()}, Ray {version('ray')}\n"
     )
 
 
@@ -115,7 +114,6 @@ def no_op_steps(folder: Path) -> None:
     os.environ["PYTHONPATH"] = os.pathsep.join([str(HERE), str(ROOT)])
     sys.path[:0] = [str(HERE), str(ROOT)]
     import noop
-    import ray
 
     from cluster.outcome import Options
     from cluster.scheduler import execute
@@ -136,6 +134,9 @@ def no_op_steps(folder: Path) -> None:
         ]
 
     with session():
+        # Only now, for Ray reads when it is imported who may connect.
+        import ray
+
         task = ray.remote(noop.bare)
         ray.get([task.remote(index) for index in range(8)])
         execute(steps("warm")[:8], Store.open(folder / "store"))

@@ -14,6 +14,7 @@ import typing
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from functools import cache
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
@@ -161,7 +162,7 @@ def _run(
             committed=time.time(),
             attempt=order.attempt,
             host=os.uname().nodename,
-            versions=_versions(),
+            versions=dict(_versions()),
         )
 
     with watchdog.committing():
@@ -268,7 +269,9 @@ def _failure(order: Order, error: BaseException, log: str) -> StepFailed:
     )
 
 
+@cache
 def _versions() -> dict[str, str]:
+    """Of what may matter; read once in each worker, for reading it takes as long as a small step."""
     found = {"python": ".".join(str(part) for part in sys.version_info[:3])}
     for package in PACKAGES:
         try:
