@@ -47,7 +47,7 @@ ui: $(VENV)/installed
 		--artifacts-destination $(abspath $(STORE))/mlartifacts
 
 test: $(VENV)/installed-dev
-	@$(BIN)/pytest $(ARGS)
+	@$(BIN)/pytest --numprocesses 2 --dist loadfile $(ARGS)
 
 check: $(VENV)/installed-dev
 	@$(BIN)/ruff check .

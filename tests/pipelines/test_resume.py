@@ -2,26 +2,19 @@
 
 from __future__ import annotations
 
-import json
-import os
-import random
 import shutil
 import subprocess
-import sys
-import time
 from collections.abc import Callable
 from pathlib import Path
 
 import pytest
 
 from cluster.plan import PlannedStep, State, plan
-from cluster.store import Store
 from pipelines import fewshot, running
 from pipelines.explaining import Explanation, explain
 
 Clozeline = Callable[..., subprocess.CompletedProcess[str]]
 ROOT = Path(__file__).parents[2]
-KILLS = 20
 STUDENTS = {"distill/0", "distill/1", "report"}
 pytestmark = pytest.mark.timeout(120)
 
@@ -159,82 +152,3 @@ def test_failed_run_says_how_to_go_on_with_all_that_was_asked_for(tmp_path: Path
     )
     # A loss that is no number is no accident that another attempt mends.
     assert done.stdout.count("started   baseline/0") == 1
-
-
-class Victim:
-    """A run that will be killed."""
-
-    def __init__(self, store: Path) -> None:
-        environment = {**os.environ, "PYTHONPATH": str(ROOT), "CLOZELINE_CHECKPOINT_EVERY_S": "0"}
-        environment.pop("RAY_ADDRESS", None)
-        command = [sys.executable, "-c", "from pipelines.cli import main; main()", "run", "smoke"]
-        self.begun = time.monotonic()
-        self.process = subprocess.Popen(
-            [*command, "--store", str(store)],
-            env=environment,
-            stdout=subprocess.PIPE,
-            stderr=subprocess.STDOUT,
-            text=True,
-        )
-
-    def first_step(self) -> float | None:
-        """Waits until a step is started. Returns how long that took; None if none was."""
-        assert self.process.stdout is not None
-        for line in self.process.stdout:
-            if line.startswith("started"):
-                return time.monotonic() - self.begun
-        return None
-
-    def kill_after(self, seconds: float) -> bool:
-        """Kills it, unless it ends before. Returns whether it was killed."""
-        try:
-            self.process.wait(seconds)
-            return False
-        except subprocess.TimeoutExpired:
-            self.process.kill()
-            self.process.wait()
-            return True
-        finally:
-            assert self.process.stdout is not None
-            self.process.stdout.close()
-
-
-def files_of(store: Path) -> dict[str, bytes]:
-    """Path -> bytes of all committed files of the store."""
-    return {str(path.relative_to(store)): path.read_bytes() for path in store.glob("**/files/**/*") if path.is_file()}
-
-
-def committed(store: Path) -> dict[str, int]:
-    """Path -> time of writing of every manifest."""
-    return {str(path.relative_to(store)): path.stat().st_mtime_ns for path in store.glob("**/manifest.json")}
-
-
-@pytest.mark.timeout(600)
-def test_driver_killed_at_twenty_moments_ends_with_the_bytes_of_an_unbroken_run(
-    smoke_run: tuple[Path, str], tmp_path: Path, clozeline: Clozeline
-) -> None:
-    unbroken, store = smoke_run[0], tmp_path / "store"
-    length = json.loads((unbroken / "reports" / "smoke" / "report.json").read_text())["wall_s"]
-    chance = random.Random(3)
-    start_s, kills, is_finished = 5.0, 0, False
-    seen: dict[str, int] = {}
-    while kills < KILLS:
-        victim = Victim(store)
-        if kills % 4 == 0 or is_finished:
-            # While it imports, plans, opens MLflow and starts Ray.
-            kills += victim.kill_after(chance.uniform(0.1, start_s))
-        else:
-            # The steps' own time, a part of the whole length for each kill.
-            first = victim.first_step()
-            is_finished, start_s = first is None, first or start_s
-            kills += victim.kill_after(chance.uniform(0, 2 * length / KILLS))
-        now = committed(store)
-        assert {name: now.get(name) for name in seen} == seen, "committed work was done again"
-        seen = now
-    done = clozeline("run", "smoke", "--store", str(store))
-    assert done.returncode == 0, done.stdout + done.stderr
-    last = committed(store)
-    assert {name: last[name] for name in seen} == seen
-    assert files_of(store) == files_of(unbroken)
-    assert to_run(store) == set()
-    assert Store.open(store).lease("report", planned(store)["report"].fingerprint) is None
