@@ -103,6 +103,8 @@ def work(order: Order, send: Callable[[Batch], bool], upstream: tuple[Manifest, 
 
 def _give_memory_back() -> None:
     """Returns freed memory to the system: workers serve many steps, and the C library keeps what models leave."""
+    if "torch" not in sys.modules:  # a step without a model has nothing worth the milliseconds
+        return
     gc.collect()
     with suppress(OSError, AttributeError):  # other C libraries have no malloc_trim
         ctypes.CDLL(None).malloc_trim(0)
