@@ -38,6 +38,7 @@ console = Console(width=None if sys.stdout.isatty() else PIPED_WIDTH)
 
 def main() -> None:
     """Entry point: turns errors into messages and exit codes. `--debug`, anywhere, shows tracebacks."""
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")  # their bars would stand among our answers
     debug = "--debug" in sys.argv
     sys.argv = [word for word in sys.argv if word != "--debug"]
     try:
