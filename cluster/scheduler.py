@@ -122,7 +122,8 @@ class _Run:
             time.sleep(min(0.2, self._options.poll_s))
             return
         done = self._tasks.wait(self._options.poll_s)
-        if done or time.monotonic() - self._drained > self._options.poll_s:
+        # What a step recorded has to be logged before its run ends; mere progress can wait.
+        if (done and self._tracker is not None) or time.monotonic() - self._drained > self._options.poll_s:
             self._drain()
         for item in done:
             self._finish(item.step, item.outcome)
