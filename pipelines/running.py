@@ -103,7 +103,8 @@ def _publish(asked: Request, steps: list[Step], outcome: Outcome, tracker: Track
     manifest = outcome.manifests.get("report")
     if manifest is None:
         return
-    seconds = {name: found.seconds for name, found in outcome.manifests.items()}
+    # of all steps, also of those that this run was not asked to look at
+    seconds = {line.name: line.manifest.seconds for line in plan(steps, asked.store) if line.manifest is not None}
     report = publish.build(asked.config.name, manifest.result, seconds, figures)
     picture = asked.store.files("report", manifest.fingerprint) / "leaderboard.png"
     folder = asked.store.local / "reports" / asked.config.name

@@ -91,6 +91,15 @@ def test_another_learning_rate_of_the_student_runs_the_students_and_the_report_a
     assert report_of(store)["executed"] == 3
 
 
+def test_a_run_of_the_last_steps_alone_keeps_the_report_whole(store: Path, clozeline: Clozeline) -> None:
+    before = report_of(store)
+    done = clozeline("resume", "smoke", "distill", "--store", str(store))
+    assert done.returncode == 0, done.stdout + done.stderr
+    after = report_of(store)
+    assert (after["executed"], after["cached"]) == (0, 3)
+    assert after["rows"] == before["rows"], "seconds included"
+
+
 def test_plan_names_what_changed(store: Path, clozeline: Clozeline) -> None:
     words = ("plan", "smoke", "--store", str(store))
     hits = clozeline(*words).stdout
