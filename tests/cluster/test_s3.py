@@ -4,6 +4,7 @@ import json
 import subprocess
 import sys
 import threading
+import time
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -258,9 +259,12 @@ def test_checkpoints_go_up_while_the_step_runs(store: RemoteStore, monkeypatch: 
     monkeypatch.setattr(checkpoints, "SAVE_EVERY_S", 0.02)
     draft = begin(store, Leases())
     (draft.work / "checkpoint.pt").write_text("step 10")
-    while not any(name.startswith("work/") for name in store.objects.sizes(f"pet/x/{FP}")):
-        pass
+    deadline = time.monotonic() + 30
+    names: list[str] = []
+    while not names and time.monotonic() < deadline:
+        names = [name for name in store.objects.sizes(f"pet/x/{FP}") if name.startswith("work/")]
     draft.discard()
+    assert names, "nothing went up before the step ended"
 
 
 def test_damaged_checkpoint_is_left_out(store: RemoteStore, elsewhere: RemoteStore) -> None:
