@@ -4,10 +4,8 @@ share.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from stages.backbones import Backbone, BackboneConfig, autocast, wants_bf16
@@ -117,20 +115,3 @@ def batches_by_length(lengths: Sequence[int], max_tokens: int) -> list[list[int]
         else:
             batches.append([row])
     return batches
-
-
-def write_logits(path: Path, examples: Sequence[Example], logits: NDArray[np.float64], labels: Sequence[str]) -> None:
-    """Writes one JSON object a line: uid, gold label (null if unknown), logits by label."""
-    with path.open("w", encoding="utf-8") as file:
-        for item, row in zip(examples, logits, strict=True):
-            values = {label: round(float(value), 5) for label, value in zip(labels, row, strict=True)}
-            line = {"uid": item.uid, "label": item.label, "logits": values}
-            file.write(json.dumps(line, ensure_ascii=False) + "\n")
-
-
-def read_logits(path: Path, labels: Sequence[str]) -> NDArray[np.float64]:
-    """[n, C] logits that `write_logits` wrote, columns in the order of `labels`."""
-    import numpy as np
-
-    with path.open(encoding="utf-8") as file:
-        return np.array([[json.loads(line)["logits"][label] for label in labels] for line in file], dtype=np.float64)

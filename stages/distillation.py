@@ -85,8 +85,8 @@ def run(config: Config, inputs: Inputs, out: Path, recorder: Recorder, engine: E
     import torch.nn.functional as F  # noqa: N812
 
     from stages.classifier import TextClassifier, finish
-    from stages.cloze import read_logits
     from stages.data import load_examples
+    from stages.logits import read_logits
     from stages.loop import train
 
     labels = config.labels

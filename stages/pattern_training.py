@@ -57,8 +57,9 @@ class Result(Measured):
 
 def run(config: Config, inputs: Inputs, out: Path, recorder: Recorder, engine: Engine) -> Result:
     """Trains the sub-model, tests it, and writes it to `out`."""
-    from stages.cloze import ClozeClassifier, write_logits
+    from stages.cloze import ClozeClassifier
     from stages.data import load_examples
+    from stages.logits import write_logits
     from stages.loop import train
     from stages.submodels import SubModel
 

@@ -52,8 +52,9 @@ class Result(Measured):
 def run(config: Config, inputs: Inputs, out: Path, recorder: Recorder, engine: Engine) -> Result:
     """Trains the prompt, tests it, and writes it to `out`."""
     from stages.backbones import load
-    from stages.cloze import ClozeClassifier, write_logits
+    from stages.cloze import ClozeClassifier
     from stages.data import load_examples
+    from stages.logits import write_logits
     from stages.loop import train
     from stages.prompts.peft_format import load_prompt, save_prompt
     from stages.prompts.start import start_vectors

@@ -58,8 +58,8 @@ def run(config: Config, inputs: Inputs, out: Path, recorder: Recorder, engine: E
     del engine
     import numpy as np
 
-    from stages.cloze import read_logits, write_logits
     from stages.data import load_examples
+    from stages.logits import read_logits, write_logits
     from stages.metrics import score
     from stages.submodels import load_classifier
 

@@ -16,10 +16,11 @@ from small_models import FAMILIES, backbone_config, film_task
 from stages import baseline, distillation, pattern_training, prompt_pretraining, prompt_tuning, soft_labels
 from stages.backbones import load
 from stages.classifier import StudentConfig, TextClassifier
-from stages.cloze import ClozeClassifier, read_logits, write_logits
+from stages.cloze import ClozeClassifier
 from stages.corpora import CorpusConfig
 from stages.data import Source, load_examples
 from stages.errors import AssetError, InputError
+from stages.logits import read_logits, write_logits
 from stages.loop import LoopConfig
 from stages.prompts.peft_format import load_prompt
 from stages.prompts.start import StartConfig, start_vectors
