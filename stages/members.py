@@ -59,10 +59,10 @@ def label_everything(model: Predictor, labels: Sequence[str], data: Path, out: P
         write_logits(out / "unlabeled_logits.jsonl", pile, model.predict(pile, recorder, "unlabelled texts"), labels)
         neutral = [Example(f"neutral-{text}", dict.fromkeys(pile[0].fields, text)) for text in NEUTRAL]
         write_logits(out / "neutral_logits.jsonl", neutral, model.predict(neutral, recorder, "neutral texts"), labels)
-    return test(model, labels, data, out, recorder)
+    return measure(model, labels, data, out, recorder)
 
 
-def test(model: Predictor, labels: Sequence[str], data: Path, out: Path, recorder: Recorder) -> Score:
+def measure(model: Predictor, labels: Sequence[str], data: Path, out: Path, recorder: Recorder) -> Score:
     """Writes `test_logits.jsonl` to `out`, records the scores and the table of classes; returns the score."""
     test_set = load_examples(data / "test.jsonl")
     logits = model.predict(test_set, recorder, "test set")
