@@ -155,6 +155,7 @@ def plan(
         force=tuple(force or ()),
         verify=verify,
     )
+    running.check_cached(asked)
     console.print(planning.plan_table(make_plan(fewshot.steps(asked.config), asked.store, selection)))
 
 
@@ -227,7 +228,7 @@ def score(
     try:
         with preparing(errors) as show:
             preflight.fetch({"backbone.asset": config.asset}, show)
-            preflight.check_task(found.task, config, "task")
+            preflight.check_scoring(found.task, pattern or list(found.task.patterns), config)
     except InputError as error:
         raise locate(error, path) from error
     with _lines(input_) as lines, _sink(output) as sink:

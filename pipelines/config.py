@@ -1,97 +1,30 @@
-"""What a recipe may say: one pydantic model a section. Every field has a description; unknown keys are refused."""
+"""What a recipe may say as a whole, and which of its sections fit together."""
 
 from __future__ import annotations
 
-from typing import Literal
+import re
 
 from pydantic import BaseModel, Field, model_validator
 
+from pipelines.sections import (
+    BaselineSection,
+    DistillSection,
+    EnsembleSection,
+    Member,
+    PetMember,
+    PetSection,
+    PptSection,
+    PrimingSection,
+    ProbeMember,
+    PromptsSection,
+    PromptTaskConfig,
+    SearchSection,
+)
 from stages.backbones import BackboneConfig
-from stages.classifier import StudentConfig
-from stages.corpora import CorpusConfig
+from stages.classifier import EncoderConfig, StudentConfig
 from stages.errors import InputError
-from stages.loop import LoopConfig
-from stages.prompts.start import StartConfig
 from stages.splits import DataConfig
-from stages.submodels import LoraConfig, Tune
 from stages.tasks import Name, Task
-
-
-class Section(BaseModel, frozen=True, extra="forbid"):
-    """A section of a recipe. `cpus` and `gpus` are what each of its steps gets; threads follow from `cpus`."""
-
-    cpus: float = Field(1.0, gt=0, description="Processor cores a step; as many threads compute.")
-    gpus: float = Field(0.0, ge=0, description="GPUs a step.")
-
-
-class PptSection(Section, frozen=True):
-    """Prompt pretraining on raw text."""
-
-    corpus: CorpusConfig = Field(description="The raw text.")
-    num_vectors: int = Field(16, ge=1, description="Vectors of the prompt.")
-    start: StartConfig = Field(StartConfig(), description="Where the prompt starts.")
-    num_held_out: int = Field(120, ge=3, description="Examples kept aside to measure what was learnt.")
-    loop: LoopConfig = Field(description="Length and rates of the training.")
-
-
-class PetSection(Section, frozen=True):
-    """Sub-models: one for each pattern and seed."""
-
-    seeds: tuple[int, ...] = Field((0,), min_length=1, description="Seeds; every pattern is trained with each.")
-    tune: Tune = Field("lora", description="What is trained: full, lora or none.")
-    lora: LoraConfig = Field(LoraConfig(), description="Adapters, for tune: lora.")
-    loop: LoopConfig = Field(description="Length and rates of the training.")
-
-
-class EnsembleSection(Section, frozen=True):
-    """The ensemble of all sub-models, which labels the unlabelled pile."""
-
-    min_members: int | None = Field(
-        None, ge=1, description="Sub-models that are enough if others fail; none: every one is needed."
-    )
-    weights: Literal["uniform", "accuracy"] = Field("uniform", description="Weights of the sub-models.")
-
-
-class DistillSection(Section, frozen=True):
-    """The student, trained on soft labels."""
-
-    seeds: tuple[int, ...] = Field((0,), min_length=1, description="One student for each seed.")
-    temperature: float = Field(2.0, gt=0, description="Softens the teacher's and the student's distribution.")
-    gold_share: float = Field(0.0, ge=0, lt=1, description="Weight of the labelled examples in the loss.")
-    loop: LoopConfig = Field(description="Length and rates of the training.")
-
-
-class BaselineSection(Section, frozen=True):
-    """The student's encoder, trained on the labelled examples alone."""
-
-    seeds: tuple[int, ...] = Field((0,), min_length=1, description="One baseline for each seed.")
-    loop: LoopConfig = Field(description="Length and rates of the training.")
-
-
-class PromptTaskConfig(BaseModel, frozen=True, extra="forbid"):
-    """A downstream task of prompt tuning. Without task and data it is the recipe's own."""
-
-    pattern: str = Field(description="Name of the hard pattern behind the prompt.")
-    task: Task | None = Field(None, description="Another task; none: the recipe's own.")
-    data: DataConfig | None = Field(None, description="Data of that task.")
-
-    @model_validator(mode="after")
-    def _both_or_neither(self) -> PromptTaskConfig:
-        if (self.task is None) != (self.data is None):
-            raise ValueError("task and data belong together. Give both, or neither for the recipe's own task.")
-        return self
-
-
-class PromptsSection(Section, frozen=True):
-    """Soft prompts for downstream tasks over the frozen backbone: every task, method and seed is a step."""
-
-    seeds: tuple[int, ...] = Field((0,), min_length=1, description="One prompt for each seed.")
-    num_vectors: int = Field(16, ge=1, description="Vectors of prompts that do not start from PPT.")
-    methods: dict[Name, StartConfig | Literal["ppt"]] = Field(
-        min_length=1, description="Name of a method -> where its prompts start: ppt, or a kind of random start."
-    )
-    tasks: tuple[PromptTaskConfig, ...] = Field(min_length=1, description="Downstream tasks.")
-    loop: LoopConfig = Field(description="Length and rates of the training.")
 
 
 class PipelineConfig(BaseModel, frozen=True, extra="forbid"):
@@ -104,8 +37,13 @@ class PipelineConfig(BaseModel, frozen=True, extra="forbid"):
     backbone: BackboneConfig = Field(description="The pretrained language model.")
     student: StudentConfig = Field(description="The encoder of the final classifier.")
     zero_shot: bool = Field(True, description="Also measure every pattern without training.")
+    priming: PrimingSection | None = Field(
+        None, description="Also measure patterns with demonstrations; none: left out."
+    )
+    verbalizer_search: SearchSection | None = Field(None, description="Finds label words; none: the task has them.")
     ppt: PptSection | None = Field(None, description="Prompt pretraining; none: left out.")
     pet: PetSection = Field(description="Sub-models.")
+    members: dict[Name, Member] = Field({}, description="Further members of the ensemble.")
     ensemble: EnsembleSection = Field(EnsembleSection(), description="The ensemble.")
     distill: DistillSection = Field(description="The student.")
     baseline: BaselineSection | None = Field(None, description="The student on labels alone; none: left out.")
@@ -113,21 +51,86 @@ class PipelineConfig(BaseModel, frozen=True, extra="forbid"):
 
     @model_validator(mode="after")
     def _sections_fit(self) -> PipelineConfig:
-        if len(self.task.fields) > 2:
-            raise ValueError(
-                f"the patterns take the fields {list(self.task.fields)}, but a student reads two at the most. "
-                "Join fields in the data, or use fewer."
+        self._check_words()
+        self._check_members()
+        if not self.has_labels:
+            self._check_zero_labels()
+        if self.prompts is not None:
+            self._check_prompts(self.prompts)
+        return self
+
+    def _check_words(self) -> None:
+        if not self.task.verbalizer and self.verbalizer_search is None:
+            raise InputError(
+                "the task has no label words.",
+                "Write a verbalizer, or have words searched for: verbalizer_search: {}.",
+                key="task.verbalizer",
             )
-        if self.prompts is None:
-            return self
-        if self.ppt is None and "ppt" in self.prompts.methods.values():
+        if self.verbalizer_search is None:
+            return
+        if self.task.verbalizer or self.task.options:
+            what = "label words already" if self.task.verbalizer else "options, whose answers need words of their own"
+            raise InputError(f"the task has {what}.", "Take verbalizer_search out.", key="verbalizer_search")
+        if not self.has_labels:
+            raise InputError("words are found from labelled examples.", "Add some, or a verbalizer.", key="data.shots")
+        if self.prompts and any(item.task is None for item in self.prompts.tasks):
+            raise InputError(
+                "prompts for the recipe's own task need label words.", "Write a verbalizer.", key="task.verbalizer"
+            )
+
+    def _check_members(self) -> None:
+        for name in self.members:
+            if re.fullmatch(r"g[0-9]+", name):
+                raise InputError(
+                    f"{name} is the name of a generation of iPET.", "Choose another.", key=f"members.{name}"
+                )
+        for place, section in self.pet_sections.items():
+            unknown = [name for name in section.patterns or () if name not in self.task.patterns]
+            if unknown:
+                raise InputError(
+                    f"there is no pattern {unknown[0]!r}.",
+                    f"Take some of: {', '.join(self.task.patterns)}.",
+                    key=f"{place}.patterns",
+                )
+            seeds = section.seeds if self.has_labels else section.seeds[:1]
+            if section.ipet and len(self.patterns_of(section)) * len(seeds) < 2:
+                raise InputError(
+                    "iPET needs two sub-models, which label for each other.",
+                    "Add a pattern or a seed, or take ipet out.",
+                    key=f"{place}.ipet",
+                )
+        if self.priming and self.task.options:
+            raise InputError("demonstrations are not for multiple choice.", "Take priming out.", key="priming")
+
+    def _check_zero_labels(self) -> None:
+        """Without labelled examples there is only what needs none: zero-shot members, and iPET from them."""
+        prompted = self.prompts.tasks if self.prompts else ()
+        wants = {
+            "baseline": self.baseline is not None,
+            "priming": self.priming is not None,
+            "distill.gold_share": self.distill.gold_share > 0,
+            "prompts": any(item.task is None for item in prompted),
+        }
+        wants |= {f"members.{name}": item.kind == "probe" for name, item in self.members.items()}
+        wants |= {f"{place}.loop": item.loop is not None and not item.ipet for place, item in self.pet_sections.items()}
+        for place, needed in wants.items():
+            if needed:
+                raise InputError(
+                    "there are no labelled examples (data.shots is 0 and data.train is not given).",
+                    "Add some; or take this out. Without labels sub-models are zero-shot (pet.tune: none) or learn "
+                    "from each other (pet.ipet).",
+                    key=place,
+                )
+
+    def _check_prompts(self, prompts: PromptsSection) -> None:
+        if self.ppt is None and "ppt" in prompts.methods.values():
             raise InputError(
                 "a method starts from ppt, but there is no ppt section.", "Add one: ppt: {...}.", key="prompts.methods"
             )
-        names = [self.prompt_task(item)[0].name for item in self.prompts.tasks]
+        names = [self.prompt_task(item)[0].name for item in prompts.tasks]
         if len(set(names)) < len(names):
             raise InputError(f"two tasks have the same name: {names}.", "Give each its own.", key="prompts.tasks")
-        for number, item in enumerate(self.prompts.tasks):
+        for number, item in enumerate(prompts.tasks):
             known = self.prompt_task(item)[0].patterns
             if item.pattern not in known:
                 raise InputError(
@@ -135,7 +138,33 @@ class PipelineConfig(BaseModel, frozen=True, extra="forbid"):
                     f"Take one of: {', '.join(known)}.",
                     key=f"prompts.tasks.{number}.pattern",
                 )
-        return self
+
+    @property
+    def has_labels(self) -> bool:
+        """Whether there are labelled examples to learn from."""
+        return self.data.train is not None or self.data.shots > 0
+
+    @property
+    def pet_sections(self) -> dict[str, PetSection]:
+        """Dotted place -> section of sub-models: the recipe's own, and those of members on other backbones."""
+        others = {f"members.{name}": item for name, item in self.members.items() if isinstance(item, PetMember)}
+        return {"pet": self.pet, **others}
+
+    def patterns_of(self, section: PetSection) -> tuple[str, ...]:
+        """Names of the patterns that a section trains."""
+        return section.patterns or tuple(self.task.patterns)
+
+    @property
+    def backbones(self) -> dict[str, BackboneConfig]:
+        """Dotted place -> language model, of everything that has one."""
+        members = ((name, item) for name, item in self.members.items() if isinstance(item, PetMember))
+        return {"backbone": self.backbone, **{f"members.{name}.backbone": item.backbone for name, item in members}}
+
+    @property
+    def encoders(self) -> dict[str, EncoderConfig]:
+        """Dotted place -> encoder, of everything that has one."""
+        members = ((name, item) for name, item in self.members.items() if isinstance(item, ProbeMember))
+        return {"student": self.student, **{f"members.{name}.encoder": item.encoder for name, item in members}}
 
     def prompt_task(self, item: PromptTaskConfig) -> tuple[Task, DataConfig]:
         """The task and data of a downstream task."""
@@ -158,7 +187,7 @@ class PipelineConfig(BaseModel, frozen=True, extra="forbid"):
 
         Datasets of the hub are left out: the datasets library fetches them when they are read.
         """
-        found = {"backbone.asset": self.backbone.asset, "student.asset": self.student.asset}
+        found = {f"{place}.asset": model.asset for place, model in (self.backbones | self.encoders).items()}
         sources = {
             f"{place}.{name}": item for _, data, place in self.datasets.values() for name, item in data.sources.items()
         }

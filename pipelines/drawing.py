@@ -14,8 +14,11 @@ if TYPE_CHECKING:
 COLOURS = {
     "data": "#9aa0a6",
     "ppt": "#b06fc9",
+    "verbalizer": "#8d6e63",
     "zero_shot": "#c9b458",
+    "priming": "#a8923a",
     "pet": "#5b8def",
+    "probe": "#3aa6a0",
     "soft_labels": "#2f5fc4",
     "distill": "#1b8a5a",
     "prompts": "#b06fc9",

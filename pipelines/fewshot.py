@@ -1,7 +1,9 @@
 """THE DAG: what a recipe runs, readable from top to bottom.
 
-data/<task> ─┬─ zero_shot/<pattern> ─────────────────────────────────────────────┐
-             ├─ pet/<pattern>/<seed> ── soft_labels ── distill/<seed> ───────────┤
+data/<task> ─┬─ verbalizer/<pattern> (before all that uses the pattern, where words are searched for)
+             ├─ zero_shot/<pattern>, priming/<pattern>/<seed> ───────────────────┐
+             ├─ pet/<pattern>/<seed> ─ pet/g<k>/... ─┐                           │
+             ├─ probe/<member> ──────────────────────┴ soft_labels ─ distill/<seed>
              ├─ baseline/<seed> ─────────────────────────────────────────────────┼─ report
 ppt/pair ────┴─ prompts/<task>/<method>/<seed> ──────────────────────────────────┘
 """
@@ -12,17 +14,9 @@ from collections.abc import Collection
 
 from cluster.step import Resources, Step
 from pipelines import report
-from pipelines.config import PipelineConfig, Section
-from stages import (
-    assets,
-    baseline,
-    distillation,
-    pattern_training,
-    prompt_pretraining,
-    prompt_tuning,
-    soft_labels,
-    splits,
-)
+from pipelines.config import PipelineConfig
+from pipelines.member_steps import group_of, members, resources, untrained, verbalizers
+from stages import assets, baseline, distillation, prompt_pretraining, prompt_tuning, soft_labels, splits
 from stages.seeds import derive_seed
 from stages.splits import DataConfig
 from stages.tasks import Task
@@ -34,21 +28,24 @@ CONTROL = Resources(cpus=0.5)
 def steps(config: PipelineConfig, dropped: Collection[str] = ()) -> list[Step]:
     """Every step of a recipe, upstream before downstream; of those that are ready, the first are started first.
 
-    So the longest way, from sub-models to students, comes before what only fills the gaps. `dropped` names sub-models
+    So the longest way, from sub-models to students, comes before what only fills the gaps. `dropped` names members
     that the ensemble does without (see pipelines/quorum.py).
     """
     data = {task.name: _split(config, task, sets) for task, sets, _ in config.datasets.values()}
     main = data[config.task.name]
+    words = verbalizers(config, main)
     ppt = [_ppt(config)] if config.ppt else []
-    zero_shot = [_zero_shot(config, pattern, main) for pattern in config.task.patterns] if config.zero_shot else []
-    pairs = [(pattern, seed) for pattern in config.task.patterns for seed in config.pet.seeds]
-    submodels = [_submodel(config, *pair, main) for pair in pairs if submodel_name(*pair) not in dropped]
-    labels = _soft_labels(config, main, tuple(submodels), tuple(sorted(dropped)))
+    found = members(config, main, words)
+    voting = tuple(step for step in found.voting if step.name not in dropped)
+    labels = _soft_labels(config, main, voting, tuple(sorted(dropped)))
     students = [_student(config, seed, main, labels) for seed in config.distill.seeds]
     baselines = [_baseline(config, seed, main) for seed in (config.baseline.seeds if config.baseline else ())]
+    before = untrained(config, main, words)
     prompts = _prompts(config, data, ppt)
-    measured = (*data.values(), *baselines, *zero_shot, *submodels, labels, *students, *ppt, *prompts)
-    by_urgency = (*submodels, *ppt, labels, *students, *prompts, *zero_shot, *baselines)
+    by_urgency = (*words.values(), *found.earlier, *voting, *ppt, labels, *students, *prompts, *before, *baselines)
+    measured = (
+        *data.values(), *words.values(), *baselines, *before, *found.earlier, *voting, labels, *students, *ppt, *prompts
+    )  # fmt: skip
     return [*data.values(), *by_urgency, _report(config, measured)]
 
 
@@ -81,63 +78,23 @@ def _ppt(config: PipelineConfig) -> Step:
             "backbone": assets.identity(config.backbone.asset),
             "corpus": assets.identity(config.ppt.corpus.source.asset),
         },
-        resources=_resources(config.ppt),
+        resources=resources(config.ppt),
     )
 
 
-def _zero_shot(config: PipelineConfig, pattern: str, data: Step) -> Step:
-    return Step(
-        name=f"zero_shot/{pattern}",
-        fn=pattern_training.run,
-        config=pattern_training.Config(
-            task=config.task.only(pattern),
-            pattern=pattern,
-            backbone=config.backbone,
-            tune="none",
-            loop=None,
-            seed=0,
-        ),
-        inputs={"data": data},
-        assets={"backbone": assets.identity(config.backbone.asset)},
-        resources=_resources(config.pet),
-    )
-
-
-def submodel_name(pattern: str, seed: int) -> str:
-    """Name of the step that trains a pattern with a seed."""
-    return f"pet/{pattern}/{seed}"
-
-
-def _submodel(config: PipelineConfig, pattern: str, seed: int, data: Step) -> Step:
-    name = submodel_name(pattern, seed)
-    return Step(
-        name=name,
-        fn=pattern_training.run,
-        config=pattern_training.Config(
-            task=config.task.only(pattern),
-            pattern=pattern,
-            backbone=config.backbone,
-            tune=config.pet.tune,
-            lora=config.pet.lora,
-            loop=None if config.pet.tune == "none" else config.pet.loop,
-            seed=derive_seed(config.seed, name),
-        ),
-        inputs={"data": data},
-        assets={"backbone": assets.identity(config.backbone.asset)},
-        resources=_resources(config.pet),
-    )
-
-
-def _soft_labels(config: PipelineConfig, data: Step, members: tuple[Step, ...], dropped: tuple[str, ...]) -> Step:
+def _soft_labels(config: PipelineConfig, data: Step, voting: tuple[Step, ...], dropped: tuple[str, ...]) -> Step:
     return Step(
         name="soft_labels",
         fn=soft_labels.run,
         config=soft_labels.Config(
-            task=config.task, backbone=config.backbone, weights=config.ensemble.weights, dropped=dropped
+            labels=config.task.labels,
+            ensemble=config.ensemble.mixing,
+            members=tuple(step.name for step in voting),
+            groups=tuple(group_of(step.name) for step in voting),
+            dropped=dropped,
         ),
-        inputs={"data": data, "members": members},
-        assets={"backbone": assets.identity(config.backbone.asset)},
-        resources=_resources(config.ensemble),
+        inputs={"data": data, "members": voting},
+        resources=CONTROL,
     )
 
 
@@ -152,12 +109,14 @@ def _student(config: PipelineConfig, seed: int, data: Step, labels: Step) -> Ste
             student=config.student,
             temperature=config.distill.temperature,
             gold_share=config.distill.gold_share,
+            keep_share=config.distill.keep_share,
+            min_confidence=config.distill.min_confidence,
             loop=config.distill.loop,
             seed=derive_seed(config.seed, name),
         ),
         inputs={"data": data, "soft_labels": labels},
         assets={"student": assets.identity(config.student.asset)},
-        resources=_resources(config.distill),
+        resources=resources(config.distill),
     )
 
 
@@ -176,7 +135,7 @@ def _baseline(config: PipelineConfig, seed: int, data: Step) -> Step:
         ),
         inputs={"data": data},
         assets={"student": assets.identity(config.student.asset)},
-        resources=_resources(config.baseline),
+        resources=resources(config.baseline),
     )
 
 
@@ -206,7 +165,7 @@ def _prompts(config: PipelineConfig, data: dict[str, Step], ppt: list[Step]) -> 
                         config=settings,
                         inputs={"data": data[task.name], **pretrained},
                         assets={"backbone": assets.identity(config.backbone.asset)},
-                        resources=_resources(config.prompts),
+                        resources=resources(config.prompts),
                     )
                 )
     return found
@@ -216,11 +175,12 @@ def _report(config: PipelineConfig, measured: tuple[Step, ...]) -> Step:
     return Step(
         name="report",
         fn=report.run,
-        config=report.Config(recipe=config.name, task=config.task.name, steps=tuple(step.name for step in measured)),
+        config=report.Config(
+            recipe=config.name,
+            task=config.task.name,
+            steps=tuple(step.name for step in measured),
+            seed=derive_seed(config.seed, "report"),
+        ),
         inputs={"measured": measured},
         resources=CONTROL,
     )
-
-
-def _resources(section: Section) -> Resources:
-    return Resources(cpus=section.cpus, gpus=section.gpus)

@@ -13,9 +13,10 @@ from typing import Any
 
 from pipelines.config import PipelineConfig
 from stages import assets, reach, splits
-from stages.backbones import POSITIONS_AFTER_PAD, BackboneConfig, family_of, model_folder
+from stages.backbones import BackboneConfig
 from stages.errors import AssetError, InputError
-from stages.patterns import check_family
+from stages.model_files import family_of, model_folder, num_positions, translated
+from stages.patterns import Family, check_pattern
 from stages.tasks import Task
 from stages.verbalizers import Verbalizer
 
@@ -31,18 +32,57 @@ def check(config: PipelineConfig, on_start: OnStart) -> None:
     """
     fetch(config.assets, on_start)
     check_lengths(config)
-    for name, (task, data, place) in config.datasets.items():
+    for task, data, place in config.datasets.values():
         try:
             splits.draw(splits.Config(data=data, labels=task.labels, fields=task.fields, seed=0))
         except InputError as error:
             raise _under(error, place) from error
-        where = "task" if name == config.task.name else place.removesuffix(".data") + ".task"
-        check_task(task, config.backbone, where)
-    if config.ppt:
-        from stages.prompt_pretraining import PAIR_TASK
+    check_models(config)
 
-        family = family_of(model_folder(config.backbone.asset))
-        check_words(PAIR_TASK, family, _at("backbone.asset", bare_tokenizer, config.backbone), (family,), "ppt")
+
+def check_models(config: PipelineConfig, *, only_cached: bool = False) -> None:
+    """Checks patterns, label words and losses against every backbone.
+
+    Args:
+        config: The recipe.
+        only_cached: Pass over backbones that would have to be fetched or translated first, as a plan does.
+
+    Raises:
+        InputError: a combination that no stage can compute.
+    """
+    for place, backbone in config.backbones.items():
+        if only_cached and not _is_ready(backbone.asset):
+            continue
+        section = config.pet_sections[place.removesuffix(".backbone") if place != "backbone" else "pet"]
+        family = _at(f"{place}.asset", family_of, model_folder(backbone.asset))
+        if section.mlm is not None and family != "masked":
+            raise InputError(
+                f"the auxiliary loss (mlm) is for masked models; {backbone.asset.partition('#')[0]} is {family}.",
+                "Take mlm out, or name a masked backbone.",
+                key=f"{place.removesuffix('.backbone') if place != 'backbone' else 'pet'}.mlm",
+            )
+        tokenizer = _at(f"{place}.asset", bare_tokenizer, backbone)
+        names = tuple(config.task.patterns) if place == "backbone" else config.patterns_of(section)
+        check_task(config.task, names, family, tokenizer, "task")
+        if place != "backbone":
+            continue
+        if config.verbalizer_search:
+            check_search(config.task, family)
+        for name, (task, _, where) in config.datasets.items():
+            if name != config.task.name:
+                check_task(task, task.patterns, family, tokenizer, where.removesuffix(".data") + ".task")
+        if config.ppt:
+            from stages.prompt_pretraining import PAIR_TASK
+
+            check_words(PAIR_TASK, family, tokenizer, (family,), "ppt")
+
+
+def _is_ready(ref: str) -> bool:
+    """Whether a backbone's folder can be read without fetching or translating anything."""
+    if not assets.is_cached(ref):
+        return False
+    path = assets.resolve(ref)
+    return path.suffix != ".gguf" or (translated(path) / "config.json").exists()
 
 
 def fetch(wanted: dict[str, str], on_start: OnStart) -> None:
@@ -63,7 +103,7 @@ def fetch(wanted: dict[str, str], on_start: OnStart) -> None:
         _at(place, assets.resolve, ref)
     on_start("reading the backbone (a GGUF file is translated the first time)", len(missing), len(missing) + 1)
     for place, ref in wanted.items():
-        _at(place, prepare_backbone if place == "backbone.asset" else assets.resolve, ref)
+        _at(place, prepare_backbone if place.endswith("backbone.asset") else assets.resolve, ref)
     on_start("checking data, patterns and label words", len(missing) + 1, len(missing) + 1)
 
 
@@ -71,9 +111,8 @@ def prepare_backbone(ref: str) -> Path:
     """The folder of a backbone. A GGUF file is translated in a process of its own, whose memory is given back."""
     path = assets.resolve(ref)
     if path.suffix == ".gguf":
-        code = "import sys; from stages.backbones import model_folder; model_folder(sys.argv[1])"
-        target = assets.cache_folder() / "from_gguf" / assets.content_digest(path)[:20]
-        if not (target / "config.json").exists():
+        code = "import sys; from stages.model_files import model_folder; model_folder(sys.argv[1])"
+        if not (translated(path) / "config.json").exists():
             done = subprocess.run([sys.executable, "-c", code, ref], capture_output=True, text=True, check=False)
             if done.returncode:
                 reason = (done.stderr.strip().splitlines() or ["?"])[-1]
@@ -89,7 +128,8 @@ def check_lengths(config: PipelineConfig) -> None:
     """
     sections = [section for section in (config.ppt, config.prompts) if section is not None]
     prompt = max((section.num_vectors for section in sections), default=0)
-    for place, model, extra in (("backbone", config.backbone, prompt), ("student", config.student, 0)):
+    for place, model in (config.backbones | config.encoders).items():
+        extra = prompt if place == "backbone" else 0
         room = num_positions(model_folder(model.asset))
         if room is not None and model.max_length + extra > room:
             behind = f" behind a prompt of {extra} vectors" if extra else ""
@@ -100,28 +140,41 @@ def check_lengths(config: PipelineConfig) -> None:
             )
 
 
-def num_positions(folder: Path) -> int | None:
-    """How many tokens a model can read; None where its config sets no limit."""
-    try:
-        config = json.loads((folder / "config.json").read_text())
-    except (OSError, ValueError):
-        return None  # whoever loads it will complain
-    room = config.get("max_position_embeddings") or config.get("n_positions")
-    if room is None or config.get("model_type") == "t5":  # T5 counts distances
-        return None
-    return int(room) - (config["pad_token_id"] + 1 if config.get("model_type") in POSITIONS_AFTER_PAD else 0)
-
-
-def check_task(task: Task, backbone: BackboneConfig, place: str) -> None:
-    """Checks every pattern and label word of a task against the backbone's family and vocabulary."""
-    folder = model_folder(backbone.asset)
-    family = _at("backbone.asset", family_of, folder)
-    for name in task.patterns:
+def check_task(task: Task, patterns: Iterable[str], family: Family, tokenizer: Any, place: str) -> None:
+    """Checks patterns and label words of a task against a backbone's family and vocabulary."""
+    names = tuple(patterns)
+    for name in names:
         try:
-            check_family(task.pattern(name), family)
+            check_pattern(task.pattern(name))
         except InputError as error:
             raise error.at(key=f"{place}.patterns.{name}") from error
-    check_words(task, family, _at("backbone.asset", bare_tokenizer, backbone), task.patterns, place)
+    if task.decoding != "default" and family != "masked":
+        raise InputError(
+            f"decoding: {task.decoding} is an order of masks, and a {family} model reads from left to right.",
+            "Take decoding out, or name a masked backbone.",
+            key=f"{place}.decoding",
+        )
+    if task.verbalizer:
+        check_words(task, family, tokenizer, names, place)
+
+
+def check_scoring(task: Task, patterns: Iterable[str], backbone: BackboneConfig) -> None:
+    """Checks what `clozeline score` is asked for."""
+    if not task.verbalizer:
+        raise InputError("the task has no label words.", "Write a verbalizer.", key="task.verbalizer")
+    family = _at("backbone.asset", family_of, model_folder(backbone.asset))
+    check_task(task, patterns, family, _at("backbone.asset", bare_tokenizer, backbone), "task")
+
+
+def check_search(task: Task, family: Family) -> None:
+    """Words are searched where one token is read."""
+    for name in task.patterns:
+        if family == "causal" and not task.pattern(name).ends_in_mask:
+            raise InputError(
+                f"words cannot be searched for pattern {name!r}: a causal model reads them at the end only.",
+                "Put {mask} at the end of the pattern, or write a verbalizer.",
+                key=f"task.patterns.{name}",
+            )
 
 
 def check_words(task: Task, family: Any, tokenizer: Any, patterns: Iterable[str], place: str) -> None:
@@ -130,7 +183,7 @@ def check_words(task: Task, family: Any, tokenizer: Any, patterns: Iterable[str]
         try:
             Verbalizer.of(task.words(pattern), tokenizer, family)
         except InputError as error:
-            label = next((item for item in task.labels if f"of {item!r}" in error.problem), None)
+            label = next((item for item in task.answers if f"of {item!r}" in error.problem), None)
             key = f"{place}.verbalizer.{label}" if label else f"{place}.verbalizer"
             raise error.at(key=key) from error
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 import base64
 import json
 import shutil
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -28,7 +28,7 @@ def build(
 
     Args:
         recipe: Name of the recipe.
-        result: Result of the report step: its rows and notes.
+        result: Result of the report step: its rows, comparisons and notes.
         seconds: Step name -> seconds that it took when it was executed.
         run: `executed`, `cached` (numbers of steps) and `wall_s` of this run.
     """
@@ -36,7 +36,8 @@ def build(
     for row in result["rows"]:
         took = [seconds[step] for step in row["steps"] if step in seconds]
         rows.append({**row, "seconds": round(sum(took), 1) if took else None})
-    return {"recipe": recipe, **run, "rows": rows, "notes": list(result["notes"])}
+    comparisons, notes = list(result["comparisons"]), list(result["notes"])
+    return {"recipe": recipe, **run, "rows": rows, "comparisons": comparisons, "notes": notes}
 
 
 def write(report: Mapping[str, Any], picture: Path, folder: Path) -> Path:
@@ -62,23 +63,36 @@ def _put(path: Path, text: str) -> None:
     temporary.replace(path)
 
 
-COLUMNS = ("row", "accuracy", "macro-F1", "seeds", "labelled", "unlabelled", "trained", "seconds")
+COLUMNS: dict[str, Callable[[Mapping[str, Any]], str]] = {
+    "row": lambda row: str(row["name"]),
+    "accuracy": lambda row: percent(row["accuracy"]),
+    "macro-F1": lambda row: percent(row["macro_f1"]),
+    "MCC": lambda row: percent(row["mcc"]),
+    "exact match": lambda row: percent(row["exact_match"]),
+    "seeds": lambda row: str(row["num_seeds"]),
+    "labelled": lambda row: f"{row['num_labelled']:,}",
+    "unlabelled": lambda row: f"{row['num_unlabelled']:,}",
+    "trained": lambda row: short(row["trainable_parameters"]),
+    "seconds": lambda row: "" if row["seconds"] is None else f"{row['seconds']:,.0f}",
+}
+"""Column of the leaderboard -> its cell of a row, as text."""
+
+PAGES_ONLY = ("MCC", "exact match")
+"""Columns that terminals have no room for."""
+
 NARROW = 96
 """Terminals with fewer characters get the first columns alone."""
 
 
-def cells(row: Mapping[str, Any]) -> tuple[str, ...]:
-    """A row of the leaderboard as text, one cell for each of COLUMNS."""
-    return (
-        row["name"],
-        percent(row["accuracy"]),
-        percent(row["macro_f1"]),
-        str(row["num_seeds"]),
-        f"{row['num_labelled']:,}",
-        f"{row['num_unlabelled']:,}",
-        short(row["trainable_parameters"]),
-        "" if row["seconds"] is None else f"{row['seconds']:,.0f}",
-    )
+def page_columns(report: Mapping[str, Any]) -> tuple[str, ...]:
+    """The columns of Markdown and HTML: exact match only where some row has one."""
+    has_groups = any(row["exact_match"] for row in report["rows"])
+    return tuple(column for column in COLUMNS if column != "exact match" or has_groups)
+
+
+def cells(row: Mapping[str, Any], columns: Iterable[str]) -> tuple[str, ...]:
+    """A row of the leaderboard as text, one cell a column."""
+    return tuple(COLUMNS[column](row) for column in columns)
 
 
 def short(number: int) -> str:
@@ -89,8 +103,10 @@ def short(number: int) -> str:
     return str(number)
 
 
-def percent(spread: Mapping[str, float | None]) -> str:
-    """`77.8 ± 0.6`, or `77.8` for a single seed."""
+def percent(spread: Mapping[str, float | None] | None) -> str:
+    """`77.8 ± 0.6`, `77.8` for a single seed, nothing for None."""
+    if spread is None:
+        return ""
     mean, std = spread["mean"], spread["std"]
     assert mean is not None
     return f"{100 * mean:.1f}" + ("" if std is None else f" ± {100 * std:.1f}")
@@ -98,12 +114,13 @@ def percent(spread: Mapping[str, float | None]) -> str:
 
 def markdown(report: Mapping[str, Any]) -> str:
     """The report as Markdown, the table first."""
+    columns = page_columns(report)
     lines = [
         f"# {report['recipe']}",
         "",
-        "| " + " | ".join(COLUMNS) + " |",
-        "|" + "|".join(["---"] + ["--:"] * (len(COLUMNS) - 1)) + "|",
-        *("| " + " | ".join(cells(row)) + " |" for row in report["rows"]),
+        "| " + " | ".join(columns) + " |",
+        "|" + "|".join(["---"] + ["--:"] * (len(columns) - 1)) + "|",
+        *("| " + " | ".join(cells(row, columns)) + " |" for row in report["rows"]),
         "",
         *(f"- {note}" for note in report["notes"]),
         f"- {_run_line(report)}",
@@ -114,24 +131,25 @@ def markdown(report: Mapping[str, Any]) -> str:
 def table(report: Mapping[str, Any], width: int) -> Table:
     """The leaderboard for a terminal of `width` characters; `trained` counts parameters."""
     shown = Table(title=f"{report['recipe']}: test accuracy", title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
-    num_columns = len(COLUMNS) if width >= NARROW else 4
-    for number, column in enumerate(COLUMNS[:num_columns]):
+    columns = [column for column in COLUMNS if column not in PAGES_ONLY][: None if width >= NARROW else 4]
+    for number, column in enumerate(columns):
         shown.add_column(column, justify="left" if number == 0 else "right", no_wrap=True)
     for row in report["rows"]:
         style = {"student": "bold green", "ensemble": "bold"}.get(row["kind"])
-        shown.add_row(*cells(row)[:num_columns], style=style)
+        shown.add_row(*cells(row, columns), style=style)
     return shown
 
 
 def html(report: Mapping[str, Any], picture: Path) -> str:
     """One self-contained page: no script, no network."""
+    columns = page_columns(report)
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(TEMPLATES), autoescape=True, undefined=jinja2.StrictUndefined
     )
     return environment.get_template("report.html").render(
         report=report,
-        columns=COLUMNS,
-        rows=[(row["kind"], cells(row)) for row in report["rows"]],
+        columns=columns,
+        rows=[(row["kind"], cells(row, columns)) for row in report["rows"]],
         picture=base64.b64encode(picture.read_bytes()).decode(),
         run_line=_run_line(report),
     )

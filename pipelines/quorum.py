@@ -1,6 +1,6 @@
-"""Going on without sub-models that failed, where the recipe allows it by `ensemble.min_members`.
+"""Going on without members that failed, where the recipe allows it by `ensemble.min_members`.
 
-Without that key a missing sub-model is an error: whatever needs the ensemble is blocked. With it, the ensemble's step
+Without that key a missing member is an error: whatever needs the ensemble is blocked. With it, the ensemble's step
 names who is missing, so that its fingerprint and the report say so, and the next run tries the missing ones again.
 """
 
@@ -14,7 +14,7 @@ from pipelines.config import PipelineConfig
 
 
 def dropped(config: PipelineConfig, store: Store) -> tuple[str, ...]:
-    """Sub-models whose last attempt failed, if those with a result are enough by themselves; else none.
+    """Members whose last attempt failed, if those with a result are enough by themselves; else none.
 
     Args:
         config: The recipe.
@@ -22,7 +22,9 @@ def dropped(config: PipelineConfig, store: Store) -> tuple[str, ...]:
     """
     if config.ensemble.min_members is None:
         return ()
-    members = [line for line in plan(fewshot.steps(config), store) if line.name.startswith("pet/")]
+    lines = plan(fewshot.steps(config), store)
+    voting = {step.name for line in lines if line.name == "soft_labels" for step in line.step.upstream()}
+    members = [line for line in lines if line.name in voting and not line.name.startswith("data/")]
     made = [line.name for line in members if line.manifest is not None]
     failed = [
         line.name
@@ -34,7 +36,7 @@ def dropped(config: PipelineConfig, store: Store) -> tuple[str, ...]:
 
 
 def merged(first: Outcome, second: Outcome) -> Outcome:
-    """One run out of two: the first, in which sub-models failed, and the second, which went on without them."""
+    """One run out of two: the first, in which members failed, and the second, which went on without them."""
     steps = {name: report for name, report in first.steps.items() if report.status in (Status.EXECUTED, Status.CACHED)}
     return Outcome(
         steps=steps | second.steps,

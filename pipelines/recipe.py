@@ -9,7 +9,7 @@ import types
 import typing
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 import yaml
 from pydantic import BaseModel, ValidationError
@@ -231,9 +231,22 @@ def _place(loc: Sequence[Any], model: type[BaseModel]) -> tuple[str, ...]:
         steps = [found for kind in kinds for found in _children(kind, str(item))]
         if isinstance(item, str) and place and (_MEMBER.match(item) or not (steps or _is_extra(kinds))):
             continue
+        if not steps and (tagged := [kind for kind in kinds if _is_tagged(kind, item)]):
+            kinds = tagged  # the member of a union that `kind` names
+            continue
         place.append(str(item))
         kinds = steps
     return tuple(place)
+
+
+def _is_tagged(kind: Any, tag: Any) -> bool:
+    """Whether a value with `kind: tag` is a model of this kind."""
+    field = kind.model_fields.get("kind") if isinstance(kind, type) and issubclass(kind, BaseModel) else None
+    return (
+        field is not None
+        and typing.get_origin(field.annotation) is Literal
+        and tag in typing.get_args(field.annotation)
+    )
 
 
 def _is_extra(kinds: Sequence[Any]) -> bool:

@@ -10,10 +10,15 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, Field
 
+from pipelines.comparisons import Duel, duels
 from stages.protocols import Engine, Recorder
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
+
+
+MEASURES = ("accuracy", "macro_f1", "mcc", "ece", "exact_match")
+"""Scores that a row carries, by their names in stages/metrics.py."""
 
 
 class Config(BaseModel, frozen=True, extra="forbid"):
@@ -22,6 +27,7 @@ class Config(BaseModel, frozen=True, extra="forbid"):
     recipe: str = Field(description="Name of the recipe.")
     task: str = Field(description="Name of the recipe's own task.")
     steps: tuple[str, ...] = Field(description="Names of the measured steps, in the order of the inputs.")
+    seed: int = Field(0, description="Seed of the bootstrap that compares methods.")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -41,13 +47,19 @@ class Spread:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Row:
-    """A line of the leaderboard: one method, over all its seeds. `steps` says where the figures come from."""
+    """A line of the leaderboard: one method, over all its seeds. `steps` says where the figures come from.
+
+    The scores are those of stages/metrics.py; `exact_match` is None where the test texts have no groups.
+    """
 
     name: str
     kind: str
     task: str
     accuracy: Spread
     macro_f1: Spread
+    mcc: Spread
+    ece: Spread
+    exact_match: Spread | None
     num_seeds: int
     num_test: int
     num_labelled: int
@@ -61,6 +73,7 @@ class Result:
     """The leaderboard. Files: `leaderboard.png`."""
 
     rows: tuple[Row, ...]
+    comparisons: tuple[Duel, ...]
     notes: tuple[str, ...]
 
 
@@ -68,11 +81,19 @@ KINDS = {
     "baseline": "baseline",
     "zero_shot": "zero-shot",
     "pet": "sub-model",
+    "probe": "probe",
+    "priming": "priming",
     "soft_labels": "ensemble",
     "distill": "student",
     "prompts": "prompt",
 }
 """First part of a step's name -> what a row of such steps is."""
+
+SEEDED = ("baseline", "pet", "priming", "distill", "prompts")
+"""First part of the names that end in a seed."""
+
+ROW_NAMES = {"soft_labels": "ensemble", "distill": "student"}
+"""First part of a step's name -> first part of its row's name, where they differ."""
 
 
 def run(config: Config, inputs: Inputs, out: Path, recorder: Recorder, engine: Engine) -> Result:
@@ -81,13 +102,14 @@ def run(config: Config, inputs: Inputs, out: Path, recorder: Recorder, engine: E
     results = [json.loads((folder / "result.json").read_text()) for folder in inputs.measured]
     named = dict(zip(config.steps, results, strict=True))
     rows = leaderboard(named, config.task)
+    comparisons = duels(rows, dict(zip(config.steps, inputs.measured, strict=True)), config.seed)
     picture = draw(rows, config.recipe)
     picture.savefig(out / "leaderboard.png", dpi=120)
     recorder.figure("leaderboard", picture)
     recorder.table("leaderboard", [_flat(row) for row in rows])
     for row in rows:
         recorder.metric(f"leaderboard/{row.name}/accuracy", row.accuracy.mean)
-    return Result(rows=rows, notes=tuple(_notes(named)))
+    return Result(rows=rows, comparisons=comparisons, notes=(*(f"{duel}." for duel in comparisons), *_notes(named)))
 
 
 def leaderboard(results: dict[str, dict[str, Any]], task: str) -> tuple[Row, ...]:
@@ -100,29 +122,35 @@ def leaderboard(results: dict[str, dict[str, Any]], task: str) -> tuple[Row, ...
     groups: dict[str, list[str]] = {}
     for name, result in results.items():
         if "test" in result:
-            groups.setdefault(_row_name(name), []).append(name)
+            groups.setdefault(row_name(name), []).append(name)
     return tuple(_row(name, steps, results, task) for name, steps in groups.items())
 
 
-def _row_name(step: str) -> str:
-    """`pet/review/0` -> `pet/review`; `soft_labels` -> `ensemble`; `distill/0` -> `student`."""
+def row_name(step: str) -> str:
+    """`pet/review/0` -> `pet/review`; `probe/mpnet` stays; `soft_labels` -> `ensemble`; `distill/0` -> `student`."""
     kind, *rest = step.split("/")
-    if kind in ("pet", "prompts"):
-        return "/".join([kind, *rest[:-1]])
-    if kind == "zero_shot":
-        return step
-    return KINDS[kind]
+    if kind in SEEDED and rest and rest[-1].isdigit():
+        rest.pop()
+    return "/".join([ROW_NAMES.get(kind, kind), *rest])
 
 
 def _row(name: str, steps: list[str], results: dict[str, dict[str, Any]], task: str) -> Row:
     mine = [results[step] for step in steps]
     kind = steps[0].split("/")[0]
+    scores = {
+        measure: spread([result["test"][measure] for result in mine])
+        for measure in MEASURES
+        if mine[0]["test"][measure] is not None
+    }
     return Row(
         name=name,
         kind=KINDS[kind],
         task=steps[0].split("/")[1] if kind == "prompts" else task,
-        accuracy=spread([result["test"]["accuracy"] for result in mine]),
-        macro_f1=spread([result["test"]["macro_f1"] for result in mine]),
+        accuracy=scores["accuracy"],
+        macro_f1=scores["macro_f1"],
+        mcc=scores["mcc"],
+        ece=scores["ece"],
+        exact_match=scores.get("exact_match"),
         num_seeds=len(steps),
         num_test=mine[0]["test"]["num_examples"],
         num_labelled=mine[0]["num_labelled"],
@@ -150,6 +178,9 @@ def _notes(results: dict[str, dict[str, Any]]) -> list[str]:
     if labels.get("dropped"):
         notes.append(f"The ensemble does without {', '.join(labels['dropped'])}, which failed (ensemble.min_members).")
     for name, result in results.items():
+        if name.startswith("verbalizer/"):
+            chosen = "; ".join(f"{', '.join(words)} for {label}" for label, words in result["words"].items())
+            notes.append(f"{name} chose {chosen}.")
         if result.get("num_test_seen"):
             notes.append(f"{name}: {result['num_test_seen']} test texts stand in the training files too: a leak.")
         if name.startswith("ppt/"):
@@ -162,8 +193,8 @@ def _notes(results: dict[str, dict[str, Any]]) -> list[str]:
 
 def _flat(row: Row) -> dict[str, Any]:
     flat = asdict(row)
-    for name in ("accuracy", "macro_f1"):
-        measured = flat.pop(name)
+    for name in MEASURES:
+        measured = flat.pop(name) or {"mean": None, "std": None}
         flat |= {name: measured["mean"], f"{name}_std": measured["std"]}
     flat.pop("steps")
     return flat
@@ -173,6 +204,8 @@ COLOURS = {
     "baseline": "#9aa0a6",
     "zero-shot": "#c9b458",
     "sub-model": "#5b8def",
+    "probe": "#d9705f",
+    "priming": "#a8764b",
     "ensemble": "#2f5fc4",
     "student": "#1b8a5a",
     "prompt": "#b06fc9",
@@ -203,6 +236,8 @@ def draw(rows: tuple[Row, ...], recipe: str) -> Figure:
     axes.spines[["top", "right"]].set_visible(False)
     kinds = list(dict.fromkeys(row.kind for row in rows))
     figure.legend(
-        handles=[Patch(color=COLOURS[kind], label=kind) for kind in kinds], loc="outside lower center", ncols=len(kinds)
+        handles=[Patch(color=COLOURS[kind], label=kind) for kind in kinds],
+        loc="outside lower center",
+        ncols=len(kinds) if len(kinds) <= 6 else 4,  # six fit into one line
     )
     return figure

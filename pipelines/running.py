@@ -83,6 +83,14 @@ def check(asked: Request, on_start: preflight.OnStart) -> None:
         raise locate(error, asked.path) from error
 
 
+def check_cached(asked: Request) -> None:
+    """Checks the recipe against the models that are at hand, for a plan: nothing is fetched."""
+    try:
+        preflight.check_models(asked.config, only_cached=True)
+    except InputError as error:
+        raise locate(error, asked.path) from error
+
+
 def _record_plan(tracker: Tracker, asked: Request, steps: list[Step], planned: list[PlannedStep]) -> None:
     """What the parent run shows before anything runs: the resolved recipe, the graph, the plan."""
     resolved = yaml.safe_dump(asked.config.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=110)

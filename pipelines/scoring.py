@@ -69,11 +69,13 @@ def score(
     """JSON lines with raw label logits: for each input line, in order, one for each pattern."""
     from stages.backbones import load
     from stages.cloze import ClozeClassifier
+    from stages.shared_text import predict_patterns
 
     backbone = load(config, frozen=True)
-    classifiers = {pattern: ClozeClassifier.of(task, pattern, backbone, config) for pattern in patterns}
+    names = list(patterns)
+    classifiers = [ClozeClassifier.of(task, pattern, backbone, config) for pattern in names]
     for block in _blocks(read_lines(lines, task.fields, name)):
-        logits = {pattern: item.predict(block, SilentRecorder(), "") for pattern, item in classifiers.items()}
+        logits = dict(zip(names, predict_patterns(classifiers, block, SilentRecorder(), ""), strict=True))
         for row in range(len(block)):
             for pattern, found in logits.items():
                 values = {label: float(value) for label, value in zip(task.labels, found[row], strict=True)}

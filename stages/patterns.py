@@ -3,7 +3,7 @@
 Layout and shortening follow the original PET (Schick & Schütze, EACL 2021): pieces one by one; while the whole is too
 long, the longer segment loses a token, at the end of its last field that still has one. Where both fields of a pair
 share a segment, that can eat the second one up; `shorten: longest` takes from the longest field instead. Nothing but
-fields is ever shortened.
+fields is ever shortened. A causal model reads up to the mask; what stands behind it is scored after the label word.
 """
 
 from __future__ import annotations
@@ -13,7 +13,8 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from stages.errors import PatternError
-from stages.tasks import Example, FieldRef, Mask, Pattern, Sep, Shorten, Words
+from stages.pattern_language import FieldRef, Mask, Pattern, Sep, Soft, Words
+from stages.tasks import Example, Shorten
 
 Family = Literal["masked", "causal", "seq2seq"]
 """Kinds of language model: they differ in where the label word is read."""
@@ -24,12 +25,26 @@ class Encoded:
     """One example under one pattern.
 
     ids: token ids, special tokens included. segments: 0 or 1 for each id. mask: index of the mask in `ids`; for a
-    causal model the index of the last id, whose next token is the label word.
+    causal model the index of the last id, whose next token is the label word. suffix: for a causal model the ids behind
+    the label word. stem: how many of `ids` stand before what follows the last field; patterns with the same beginning
+    have the same ones.
     """
 
     ids: tuple[int, ...]
     segments: tuple[int, ...]
     mask: int
+    suffix: tuple[int, ...] = ()
+    stem: int = 0
+
+    def with_masks(self, count: int) -> Encoded:
+        """The same text with `count` masks in the place of its one mask."""
+        ids, segments = self.ids, self.segments
+        more = count - 1
+        return Encoded(
+            ids[: self.mask] + ids[self.mask : self.mask + 1] * more + ids[self.mask :],
+            segments[: self.mask] + segments[self.mask : self.mask + 1] * more + segments[self.mask :],
+            self.mask,
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -71,7 +86,13 @@ class Encoder:
     """Turns examples into token ids under one pattern, for one tokenizer and family of backbones."""
 
     def __init__(
-        self, pattern: Pattern, tokenizer: Any, family: Family, max_length: int, shorten: Shorten = "last"
+        self,
+        pattern: Pattern,
+        tokenizer: Any,
+        family: Family,
+        max_length: int,
+        shorten: Shorten = "last",
+        reserve: int = 0,
     ) -> None:
         """
         Args:
@@ -80,16 +101,20 @@ class Encoder:
             family: Family of the backbone.
             max_length: Tokens in all, special ones included; a soft prompt's vectors are not counted here.
             shorten: Which field of the longer segment loses tokens first.
+            reserve: Tokens of the `max_length` that are kept free for label words of several tokens.
 
         Raises:
-            PatternError: the pattern does not fit the family, or leaves no room for any text.
+            PatternError: the pattern has soft blocks, or leaves no room for any text.
         """
-        check_family(pattern, family)
+        check_pattern(pattern)
         self.pattern = pattern
         self.tokenizer = tokenizer
         self.family = family
         self.max_length = max_length
+        self.room = max_length - reserve
         self.shorten = shorten
+        self.prefix: tuple[int, ...] = ()
+        """Ids before the text, such as demonstrations; they come on top of `max_length`."""
         self.specials = Specials.of(tokenizer)
         self.mask_ids = () if family == "causal" else (mask_token_id(tokenizer, family),)
 
@@ -97,7 +122,7 @@ class Encoder:
         """Encodes one example; the result has `max_length` ids at the most."""
         pieces = self._pieces(example)
         self._shorten(pieces)
-        return self._join(pieces)
+        return self._join(pieces, self.prefix)
 
     def all(self, examples: Iterable[Example]) -> list[Encoded]:
         """Encodes examples, in order."""
@@ -113,7 +138,8 @@ class Encoder:
                 pieces.append(_Piece(list(self.mask_ids) if isinstance(part, Mask) else [], part))
                 space = ""
                 continue
-            text = space + (part.value(example).strip() if isinstance(part, FieldRef) else part.text)
+            assert not isinstance(part, Soft), "check_pattern refuses soft blocks"
+            text = space + (part.value(example.fields).strip() if isinstance(part, FieldRef) else part.text)
             bare = text.rstrip(" ")
             space = text[len(bare) :] if isinstance(part, Words) else ""
             ids = self.tokenizer(bare, add_special_tokens=False)["input_ids"] if bare else []
@@ -122,29 +148,28 @@ class Encoder:
 
     def _shorten(self, pieces: list[_Piece]) -> None:
         segments = _segments(pieces)
-        for _ in range(len(self._join(pieces).ids) - self.max_length):
+        whole = self._join(pieces)
+        for _ in range(len(whole.ids) + len(whole.suffix) - self.room):
             fields = [[piece for piece in segment if isinstance(piece.part, FieldRef)] for segment in segments]
             longer = max(reversed(fields), key=lambda group: sum(len(piece.ids) for piece in group))
             left = [piece for piece in reversed(longer) if piece.ids]
             if not left:
                 raise PatternError(
-                    f"pattern {self.pattern.name!r} leaves no room for text in {self.max_length} tokens.",
+                    f"pattern {self.pattern.name!r} leaves no room for text in {self.room} tokens.",
                     "Shorten the pattern's own words, or raise max_length.",
                 )
             chosen = left[0] if self.shorten == "last" else max(left, key=lambda piece: len(piece.ids))
             chosen.ids.pop()
 
     def _tail(self, is_pair: bool) -> tuple[int, ...]:
-        if self.family == "causal":
-            return ()
         return self.specials.after if is_pair else self.specials.after_single
 
-    def _join(self, pieces: list[_Piece]) -> Encoded:
+    def _join(self, pieces: list[_Piece], prefix: tuple[int, ...] = ()) -> Encoded:
         segments = _segments(pieces)
         is_pair = len(segments) == 2
-        ids = list(self.specials.before)
+        ids = [*self.specials.before, *prefix]
         types = [0] * len(ids)
-        mask = -1
+        mask, stem = -1, 0
         for number, segment in enumerate(segments):
             if number:
                 ids += self.specials.between
@@ -154,10 +179,16 @@ class Encoder:
                     mask = len(ids)
                 ids += piece.ids
                 types += [number * self.specials.second_segment] * len(piece.ids)
+                if isinstance(piece.part, FieldRef):
+                    stem = len(ids)
+        if self.family == "causal":  # reads up to the mask; what follows is scored with the word before it
+            if mask == 0:  # the first word, too, follows something
+                ids, types, mask = [self.tokenizer.bos_token_id, *ids], [0, *types], 1
+            return Encoded(tuple(ids[:mask]), tuple(types[:mask]), mask - 1, tuple(ids[mask:]), min(stem, mask))
         tail = self._tail(is_pair)
         ids += tail
         types += [self.specials.second_segment if is_pair else 0] * len(tail)
-        return Encoded(tuple(ids), tuple(types), len(ids) - 1 if self.family == "causal" else mask)
+        return Encoded(tuple(ids), tuple(types), mask, stem=stem)
 
 
 @dataclass(slots=True)
@@ -176,16 +207,16 @@ def _segments(pieces: list[_Piece]) -> list[list[_Piece]]:
     return segments
 
 
-def check_family(pattern: Pattern, family: Family) -> None:
-    """Refuses patterns that a family of backbones cannot score.
+def check_pattern(pattern: Pattern) -> None:
+    """Refuses what no stage can score yet.
 
     Raises:
-        PatternError: a causal model with text behind the mask.
+        PatternError: the pattern has soft blocks.
     """
-    if family == "causal" and not pattern.ends_in_mask:
+    if pattern.has_soft_blocks:
         raise PatternError(
-            f"pattern {pattern.name!r} has text after {{mask}}, which a causal model never sees: {pattern.text!r}.",
-            "Put {mask} at the end, or take a masked or seq2seq backbone.",
+            f"pattern {pattern.name!r} has a soft block, which only prompt tuning trains: {pattern.text!r}.",
+            "Take {soft:...} out of patterns that sub-models use.",
         )
 
 

@@ -43,6 +43,8 @@ def _complaint(ref: str) -> AssetError | None:
 def _check_one(asset: Asset) -> None:
     if asset.scheme == "path":
         resolve(asset.ref)
+    elif asset.scheme == "archive":
+        check_reach(asset.parts)
     elif asset.scheme == "pypi":
         _check_index(asset)
     elif asset.scheme == "hf":

@@ -1,8 +1,6 @@
-"""The soft-label stage: the ensemble of all sub-models labels the unlabelled pile.
+"""The soft-label stage: the ensemble of all members labels the unlabelled pile.
 
-The ensemble is the (weighted) mean of the sub-models' raw logits, as in PET: uniform, or weighted by each sub-model's
-accuracy on the labelled set before training. Over-confident patterns dominate such a mean, so the calibration error is
-reported beside it.
+Every member has labelled the pile already (stages/members.py); here their votes are calibrated, weighted and mixed.
 """
 
 from __future__ import annotations
@@ -10,32 +8,52 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING
 
 from pydantic import BaseModel, Field
 
-from stages.backbones import BackboneConfig
+from stages.ensemble import Calibration, Mean, Weights
 from stages.metrics import Measured, Score
 from stages.protocols import Engine, Recorder
-from stages.tasks import Task
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
 
+class EnsembleConfig(BaseModel, frozen=True, extra="forbid"):
+    """How the votes of the members become one."""
+
+    mean: Mean = Field(
+        "logits",
+        description="Mean of raw logits (as PET) or of probabilities (for members of different kinds).",
+    )
+    weights: Weights = Field(
+        "uniform",
+        description="Weights of the members: uniform, accuracy (on the labelled set before training), or balanced "
+        "(every kind of member weighs the same, however many members it has).",
+    )
+    calibration: Calibration = Field(
+        "none",
+        description="What takes a member's preference for a label away: none, contextual (texts without content), or "
+        "pile (the unlabelled texts; for labels that are about equally frequent).",
+    )
+    temperature: float = Field(1.0, gt=0, description="Divides the logits: above 1 makes soft labels softer.")
+
+
 class Config(BaseModel, frozen=True, extra="forbid"):
     """The ensemble and what it labels."""
 
-    task: Task = Field(description="Labels, patterns and label words.")
-    backbone: BackboneConfig = Field(description="The language model of all sub-models.")
-    weights: Literal["uniform", "accuracy"] = Field("uniform", description="Weights of the sub-models in the mean.")
-    dropped: tuple[str, ...] = Field((), description="Sub-models that failed and that the recipe lets be missing.")
+    labels: tuple[str, ...] = Field(description="Labels of the task, in the order of the logits.")
+    ensemble: EnsembleConfig = Field(EnsembleConfig(), description="How votes are mixed.")
+    members: tuple[str, ...] = Field(description="Names of the members, in the order of the inputs.")
+    groups: tuple[str, ...] = Field(description="Kind of each member, for balanced weights.")
+    dropped: tuple[str, ...] = Field((), description="Members that failed and that the recipe lets be missing.")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Inputs:
-    """`data`: files of the split stage; `members`: files of every sub-model."""
+    """`data`: files of the split stage; `members`: files of every member."""
 
     data: Path
     members: tuple[Path, ...]
@@ -45,7 +63,7 @@ class Inputs:
 class Result(Measured):
     """The ensemble's score on the test set and, where the hidden labels are known, on the pile that it labelled.
 
-    Files: `soft_labels.jsonl` (uid, mean logits by label) and `test_logits.jsonl`.
+    Files: `soft_labels.jsonl` (uid, mixed logits by label) and `test_logits.jsonl`.
     """
 
     unlabeled: Score | None
@@ -54,41 +72,39 @@ class Result(Measured):
 
 
 def run(config: Config, inputs: Inputs, out: Path, recorder: Recorder, engine: Engine) -> Result:
-    """Labels the pile with every member in turn and writes the mean."""
+    """Mixes the votes of all members on the pile and on the test set."""
     del engine
-    import numpy as np
-
     from stages.data import load_examples
-    from stages.logits import read_logits, write_logits
+    from stages.ensemble import mix, weigh
+    from stages.logits import write_logits
+    from stages.members import record_scores
     from stages.metrics import score
-    from stages.submodels import load_classifier
 
-    labels = config.task.labels
+    labels, ensemble = config.labels, config.ensemble
     pile = load_examples(inputs.data / "unlabeled.jsonl")
     test_set = load_examples(inputs.data / "test.jsonl")
     about = [json.loads((member / "result.json").read_text()) for member in inputs.members]
-    weights = _weights(config, [item["train_accuracy_before"] for item in about])
-    votes = []
-    for number, member in enumerate(inputs.members, 1):
-        classifier = load_classifier(member, config.task, config.backbone)
-        votes.append(classifier.predict(pile, recorder, f"member {number} of {len(inputs.members)}"))
-        del classifier
-    mean = np.average(np.stack(votes), axis=0, weights=weights)
-    write_logits(out / "soft_labels.jsonl", pile, mean, labels)
-    test_votes = np.stack([read_logits(member / "test_logits.jsonl", labels) for member in inputs.members])
-    test_mean = np.average(test_votes, axis=0, weights=weights)
-    write_logits(out / "test_logits.jsonl", test_set, test_mean, labels)
-    test = score(test_mean, [item.label or "" for item in test_set], labels)
+    weights = weigh(ensemble.weights, [item["train_accuracy_before"] for item in about], config.groups)
+    votes, test_votes = (_votes(config, inputs.members, name) for name in ("unlabeled_logits", "test_logits"))
+    mixed = mix(votes, weights, ensemble.mean, ensemble.temperature)
+    write_logits(out / "soft_labels.jsonl", pile, mixed, labels)
+    test_mixed = mix(test_votes, weights, ensemble.mean, ensemble.temperature)
+    write_logits(out / "test_logits.jsonl", test_set, test_mixed, labels)
     gold = inputs.data / "unlabeled_gold.jsonl"
     unlabeled = None
     if gold.exists():
-        unlabeled = score(mean, [item.label or "" for item in load_examples(gold)], labels)
+        unlabeled = score(mixed, [item.label or "" for item in load_examples(gold)], labels)
         recorder.metric("unlabeled/accuracy", unlabeled.accuracy)
-    recorder.metric("test/accuracy", test.accuracy)
-    recorder.metric("test/macro_f1", test.macro_f1)
-    _record_agreement(test_votes, inputs.members, recorder)
+    recorder.table(
+        "weights",
+        [
+            {"member": name, "weight": round(float(weight), 6), "test_accuracy": item["test"]["accuracy"]}
+            for name, weight, item in zip(config.members, weights, about, strict=True)
+        ],
+    )
+    _record_agreement(test_votes, config.members, recorder)
     return Result(
-        test=test,
+        test=record_scores(test_mixed, test_set, labels, recorder),
         unlabeled=unlabeled,
         dropped=config.dropped,
         weights=tuple(round(float(weight), 6) for weight in weights),
@@ -98,29 +114,38 @@ def run(config: Config, inputs: Inputs, out: Path, recorder: Recorder, engine: E
     )
 
 
-def _weights(config: Config, accuracies: list[float]) -> NDArray[np.float64]:
-    """Weights that sum to 1; uniform where all accuracies are 0."""
+def _votes(config: Config, members: tuple[Path, ...], name: str) -> NDArray[np.float64]:
+    """[M, n, C] logits of all members, calibrated."""
     import numpy as np
 
-    if config.weights == "accuracy" and any(accuracies):
-        return np.array(accuracies) / sum(accuracies)
-    return np.full(len(accuracies), 1 / len(accuracies))
+    from stages.ensemble import calibrate
+    from stages.logits import read_logits
+
+    references = {"none": "", "contextual": "neutral_logits", "pile": "unlabeled_logits"}
+    reference = references[config.ensemble.calibration]
+    votes = []
+    for member in members:
+        logits = read_logits(member / f"{name}.jsonl", config.labels)
+        if reference:
+            logits = calibrate(logits, read_logits(member / f"{reference}.jsonl", config.labels))
+        votes.append(logits)
+    return np.stack(votes)
 
 
-def _record_agreement(votes: NDArray[np.float64], members: tuple[Path, ...], recorder: Recorder) -> None:
+def _record_agreement(votes: NDArray[np.float64], members: tuple[str, ...], recorder: Recorder) -> None:
     """How often each pair of members gives a test text the same label, as a heat map. `votes`: [members, n, C]."""
     from matplotlib.figure import Figure
 
     guesses = votes.argmax(axis=2)
     agreement = (guesses[:, None, :] == guesses[None, :, :]).mean(axis=2)
-    figure = Figure(figsize=(1.2 + 0.7 * len(members), 1 + 0.6 * len(members)), layout="constrained")
+    figure = Figure(figsize=(2.4 + 0.7 * len(members), 1.8 + 0.6 * len(members)), layout="constrained")
     axes = figure.add_subplot()
     axes.imshow(agreement, vmin=0.5, vmax=1, cmap="viridis")
     ticks = range(len(members))
-    axes.set_xticks(ticks, [str(number + 1) for number in ticks])
-    axes.set_yticks(ticks, [str(number + 1) for number in ticks])
+    axes.set_xticks(ticks, members, rotation=30, ha="right", fontsize=8)
+    axes.set_yticks(ticks, members, fontsize=8)
     for row in ticks:
         for column in ticks:
             axes.text(column, row, f"{agreement[row, column]:.2f}", ha="center", va="center", color="white")
-    axes.set_title("Agreement of sub-models")
+    axes.set_title("Agreement of members")
     recorder.figure("agreement", figure)

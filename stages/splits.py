@@ -28,7 +28,9 @@ class DataConfig(BaseModel, frozen=True, extra="forbid"):
     dev: Source | None = Field(None, description="File of a labelled development set.")
     unlabeled: Source | None = Field(None, description="File of the unlabelled texts.")
     test: Source | None = Field(None, description="File of the labelled test set.")
-    shots: int = Field(16, ge=1, description="Labelled examples a class, drawn from the pool where train is no file.")
+    shots: int = Field(
+        16, ge=0, description="Labelled examples a class, drawn from the pool where train is no file; 0: no labels."
+    )
     dev_shots: int = Field(0, ge=0, description="Development examples a class, drawn from the pool.")
     unlabeled_size: int = Field(1000, ge=0, description="Unlabelled examples, drawn where unlabeled is no file.")
     test_size: int = Field(500, ge=1, description="Test examples, drawn where test is no file.")
@@ -36,6 +38,8 @@ class DataConfig(BaseModel, frozen=True, extra="forbid"):
     @model_validator(mode="after")
     def _everything_has_a_source(self) -> DataConfig:
         for name in ("train", "test"):
+            if name == "train" and self.shots == 0:
+                continue
             if getattr(self, name) is None and self.pool is None:
                 raise ValueError(f"neither {name} nor pool is given. Name a file: {name}: {{asset: {name}.jsonl}}.")
         for name in ("pool", "train", "dev", "test"):
@@ -142,7 +146,7 @@ def draw(config: Config) -> Split:
     train = given["train"] if "train" in given else pool.take_each(data.shots, "shots")
     dev = given["dev"] if "dev" in given else pool.take_each(data.dev_shots, "dev_shots")
     unlabeled = given["unlabeled"] if "unlabeled" in given else pool.take(data.unlabeled_size, "unlabeled")
-    for label in config.labels:
+    for label in config.labels if train or data.shots else ():
         if not any(item.label == label for item in train):
             raise DataError(
                 f"the training set has no example of the label {label!r}.", "Add one, or take the label out of labels.",

@@ -7,6 +7,8 @@ backbone).
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -16,6 +18,7 @@ from pydantic import BaseModel, Field
 from stages.adapters import tidy
 from stages.backbones import Backbone, BackboneConfig, load
 from stages.cloze import ClozeClassifier
+from stages.residents import borrowed
 from stages.tasks import Task
 
 Tune = Literal["full", "lora", "none"]
@@ -40,22 +43,6 @@ class SubModel:
     tune: Tune
     adapter: Any = None
 
-    @classmethod
-    def fresh(cls, config: BackboneConfig, tune: Tune, lora: LoraConfig, seed: int) -> SubModel:
-        """Loads the backbone and, for `lora`, puts new adapters on it."""
-        import torch
-
-        backbone = load(config, frozen=tune != "full")
-        if tune != "lora":
-            return cls(backbone, tune)
-        from peft import LoraConfig as PeftLora
-        from peft import get_peft_model
-
-        torch.manual_seed(seed)
-        targets = lora.targets if isinstance(lora.targets, str) else list(lora.targets)
-        settings = PeftLora(r=lora.rank, lora_alpha=lora.alpha, lora_dropout=lora.dropout, target_modules=targets)
-        return cls(backbone, tune, get_peft_model(backbone.model, settings))
-
     @property
     def parameters(self) -> dict[str, Any]:
         """Name -> trainable parameter; empty for `none`."""
@@ -72,16 +59,43 @@ class SubModel:
             tidy(out / "adapter")
 
 
-def load_classifier(folder: Path, task: Task, config: BackboneConfig) -> ClozeClassifier:
+@contextmanager
+def fresh(config: BackboneConfig, tune: Tune, lora: LoraConfig, seed: int) -> Iterator[SubModel]:
+    """A new sub-model: `full` on weights of its own, others on the resident backbone, `lora` with new adapters."""
+    if tune == "full":
+        yield SubModel(load(config, frozen=False), tune)
+        return
+    with borrowed(config) as backbone:
+        if tune == "none":
+            yield SubModel(backbone, tune)
+            return
+        import torch
+        from peft import LoraConfig as PeftLora
+        from peft import get_peft_model
+
+        torch.manual_seed(seed)
+        targets = lora.targets if isinstance(lora.targets, str) else list(lora.targets)
+        settings = PeftLora(r=lora.rank, lora_alpha=lora.alpha, lora_dropout=lora.dropout, target_modules=targets)
+        adapter = get_peft_model(backbone.model, settings)
+        yield SubModel(backbone, tune, adapter)
+        adapter.unload()
+
+
+@contextmanager
+def saved(folder: Path, task: Task, config: BackboneConfig) -> Iterator[ClozeClassifier]:
     """The sub-model that lies in `folder`, ready to predict."""
     about = json.loads((folder / "submodel.json").read_text())
     if about["tune"] == "full":
         backbone = load(config.model_copy(update={"asset": str(folder / "model")}), frozen=True)
-    else:
-        backbone = load(config, frozen=True)
-    if about["tune"] == "lora":
-        from peft import PeftModel
+        yield ClozeClassifier.of(task, about["pattern"], backbone, config)
+        return
+    with borrowed(config) as backbone:
+        adapter = None
+        if about["tune"] == "lora":
+            from peft import PeftModel
 
-        PeftModel.from_pretrained(backbone.model, folder / "adapter")
-        backbone.freeze()
-    return ClozeClassifier.of(task, about["pattern"], backbone, config)
+            adapter = PeftModel.from_pretrained(backbone.model, folder / "adapter")
+            backbone.freeze()
+        yield ClozeClassifier.of(task, about["pattern"], backbone, config)
+        if adapter is not None:
+            adapter.unload()

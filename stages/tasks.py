@@ -1,27 +1,19 @@
-"""The values that say what is to be learnt: examples, patterns, label words. All frozen.
+"""The values that say what is to be learnt: examples, and a task with its patterns and label words. All frozen.
 
-A pattern is a cloze question with one mask, in a small language of its own::
-
-    "{text_a} ({mask}) {text_b}"      {field}                a field of the example; shortened when the text is too long
-                                      {field|rstrip_punct}   the field, filtered first
-                                      {mask}                 exactly once: where the label word goes
-                                      {sep}                  at most once: the second segment starts here
-                                      {{ and }}              the characters { and } themselves
-
-Patterns and verbalizers are those of PET (Schick & Schütze, EACL 2021, https://arxiv.org/abs/2001.07676).
+Patterns and verbalizers are those of PET (Schick & Schütze, EACL 2021, https://arxiv.org/abs/2001.07676); words of
+several tokens those of its second paper (Schick & Schütze, NAACL 2021, https://arxiv.org/abs/2009.07118).
 """
 
 from __future__ import annotations
 
-import re
-import string
-from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, Field, StringConstraints, field_validator, model_validator
 
 from stages.errors import PatternError, VerbalizerError
+from stages.pattern_language import OPTION, Pattern
 
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_.-]*$")]
 """A name that also serves as a step's name and a folder: lower case, digits, `_`, `.`, `-`."""
@@ -29,138 +21,26 @@ Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_.-]*$")]
 Shorten = Literal["last", "longest"]
 """Which field of the longer segment is shortened first."""
 
-FILTERS: dict[str, Callable[[str], str]] = {
-    "rstrip_punct": lambda text: text.rstrip(string.punctuation + "。！？，；：… "),
-    "lower": str.lower,
-    "strip": str.strip,
-}
+WordScore = Literal["mean_logit", "sum_probability", "log_likelihood"]
+"""How the words of a label become its score; see stages/verbalizers.py."""
+
+Decoding = Literal["default", "ltr", "parallel"]
+"""In which order the masks of a word of several tokens are filled; see stages/word_scores.py."""
+
+RIGHT, WRONG = "right", "wrong"
+"""The two answers of multiple choice, which asks of each option whether it is the right one."""
 
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """One text (or pair of texts) with its label, if it is known. `uid` is unique in its split."""
+    """One text (or pair of texts) with its label, if it is known. `uid` is unique in its split; examples of one `group`
+    are answers to the same question, as in MultiRC.
+    """
 
     uid: str
     fields: Mapping[str, str]
     label: str | None = None
-
-
-@dataclass(frozen=True, slots=True)
-class Words:
-    """Text of the pattern itself; never shortened."""
-
-    text: str
-
-
-@dataclass(frozen=True, slots=True)
-class FieldRef:
-    """A field of the example, filtered; shortened when the whole is too long."""
-
-    name: str
-    filters: tuple[str, ...] = ()
-
-    def value(self, example: Example) -> str:
-        """The filtered text of this field in `example`."""
-        text = example.fields[self.name]
-        for name in self.filters:
-            text = FILTERS[name](text)
-        return text
-
-
-@dataclass(frozen=True, slots=True)
-class Mask:
-    """The place of the label word."""
-
-
-@dataclass(frozen=True, slots=True)
-class Sep:
-    """The start of the second segment."""
-
-
-Part = Words | FieldRef | Mask | Sep
-
-_TOKEN = re.compile(r"\{\{|\}\}|\{([^{}]*)\}|[{}]")
-_FIELD = re.compile(r"^[A-Za-z_][A-Za-z0-9_]*$")
-
-
-@dataclass(frozen=True, slots=True)
-class Pattern:
-    """A parsed pattern. Build it with `Pattern.parse`."""
-
-    name: str
-    text: str
-    parts: tuple[Part, ...] = field(repr=False)
-
-    @classmethod
-    def parse(cls, name: str, text: str) -> Pattern:
-        """Parses the pattern language.
-
-        Raises:
-            PatternError: no mask or several, an unknown filter, a stray brace, two `{sep}`, or no field at all.
-        """
-        parts: list[Part] = []
-        literal = ""
-        last = 0
-        for match in _TOKEN.finditer(text):
-            literal += text[last : match.start()]
-            last = match.end()
-            if match.group(0) in ("{{", "}}"):
-                literal += match.group(0)[0]
-            elif match.group(1) is None:
-                raise PatternError(
-                    f"pattern {name!r} has a stray {match.group(0)!r} at character {match.start() + 1} of {text!r}.",
-                    "Close the brace, or double it for the character itself.",
-                )
-            else:
-                if literal:
-                    parts.append(Words(literal))
-                    literal = ""
-                parts.append(_part(name, match.group(1)))
-        literal += text[last:]
-        if literal:
-            parts.append(Words(literal))
-        _check_counts(name, text, parts)
-        return cls(name, text, tuple(parts))
-
-    @property
-    def fields(self) -> tuple[str, ...]:
-        """Names of the fields that the pattern takes, in order of appearance."""
-        return tuple(dict.fromkeys(part.name for part in self.parts if isinstance(part, FieldRef)))
-
-    @property
-    def ends_in_mask(self) -> bool:
-        """Whether nothing follows the mask, as a causal language model needs it."""
-        return isinstance(self.parts[-1], Mask)
-
-
-def _part(name: str, inner: str) -> Part:
-    if inner == "mask":
-        return Mask()
-    if inner == "sep":
-        return Sep()
-    field_name, *filters = inner.split("|")
-    if not _FIELD.match(field_name):
-        raise PatternError(
-            f"pattern {name!r} has {{{inner}}}, which is neither {{mask}}, {{sep}} nor the name of a field.",
-            "Write a field of the data, as {text}.",
-        )
-    for item in filters:
-        if item not in FILTERS:
-            raise PatternError(
-                f"pattern {name!r} uses the unknown filter {item!r}.", f"Take one of: {', '.join(FILTERS)}."
-            )
-    return FieldRef(field_name, tuple(filters))
-
-
-def _check_counts(name: str, text: str, parts: list[Part]) -> None:
-    num_masks = sum(isinstance(part, Mask) for part in parts)
-    if num_masks != 1:
-        problem = "has no {mask}" if num_masks == 0 else f"has {num_masks} masks"
-        raise PatternError(f"pattern {name!r} {problem}: {text!r}.", "Write {mask} exactly once.")
-    if sum(isinstance(part, Sep) for part in parts) > 1:
-        raise PatternError(f"pattern {name!r} has several {{sep}}: {text!r}.", "Two segments are the most.")
-    if not any(isinstance(part, FieldRef) for part in parts):
-        raise PatternError(f"pattern {name!r} takes no field: {text!r}.", "Add a field of the data, as {text}.")
+    group: str | None = None
 
 
 class Task(BaseModel, frozen=True, extra="forbid"):
@@ -170,7 +50,24 @@ class Task(BaseModel, frozen=True, extra="forbid"):
     labels: tuple[str, ...] = Field(min_length=2, description="All labels, in the order of logits and reports.")
     patterns: dict[Name, str] = Field(min_length=1, description="Name of a pattern -> its text, with one {mask}.")
     verbalizer: dict[str, list[str] | dict[str, list[str]]] = Field(
-        description="Label -> label words for every pattern, or label -> pattern -> label words."
+        {},
+        description="Label -> label words for every pattern, or label -> pattern -> label words. In multiple choice "
+        "the keys are right and wrong. Left out where words are searched for (verbalizer_search).",
+    )
+    options: dict[str, str] = Field(
+        {},
+        description="Multiple choice: label -> field with the text of this option. Every pattern then has {option}, "
+        "and is asked once for each.",
+    )
+    score: WordScore = Field(
+        "mean_logit",
+        description="How words become the score of their label: mean_logit (raw, as PET; log-likelihood where a word "
+        "has several tokens), sum_probability (its logarithm), log_likelihood (the mean over words).",
+    )
+    decoding: Decoding = Field(
+        "default",
+        description="Order in which a masked model fills words of several tokens: default (the surest mask first), ltr "
+        "(left to right), parallel (all at once). Other models read from left to right.",
     )
     shorten: Shorten = Field(
         "last",
@@ -196,11 +93,30 @@ class Task(BaseModel, frozen=True, extra="forbid"):
         return patterns
 
     @model_validator(mode="after")
+    def _options_fit(self) -> Task:
+        for name in self.patterns:
+            if bool(self.options) != (OPTION in self.pattern(name).fields):
+                raise PatternError(
+                    f"pattern {name!r} {'lacks' if self.options else 'has'} {{option}}, and the task has "
+                    f"{'' if self.options else 'no '}options.",
+                    "Multiple choice needs both: options: {label: field}, and {option} in every pattern.",
+                    key=f"patterns.{name}",
+                )
+        if self.options and set(self.options) != set(self.labels):
+            raise PatternError(
+                f"options are given for {sorted(self.options)}, but the labels are {sorted(self.labels)}.",
+                "Give each label the field with its option's text.",
+                key="options",
+            )
+        return self
+
+    @model_validator(mode="after")
     def _verbalizer_fits(self) -> Task:
-        unknown = [label for label in self.verbalizer if label not in self.labels]
+        unknown = [label for label in self.verbalizer if label not in self.answers]
         if unknown:
             raise VerbalizerError(
-                f"the verbalizer names the label {unknown[0]!r}, which is not in labels {list(self.labels)}.",
+                f"the verbalizer names the label {unknown[0]!r}, which is not in "
+                f"{'the answers' if self.options else 'labels'} {list(self.answers)}.",
                 "Correct its spelling, or add it to labels.",
                 key=f"verbalizer.{unknown[0]}",
             )
@@ -212,7 +128,12 @@ class Task(BaseModel, frozen=True, extra="forbid"):
                     f"Correct its spelling, or take it out; the patterns are {', '.join(self.patterns)}.",
                     key=f"verbalizer.{label}.{odd[0]}",
                 )
-        for label in self.labels:
+        if self.verbalizer:
+            self._check_complete()
+        return self
+
+    def _check_complete(self) -> None:
+        for label in self.answers:
             for pattern in self.patterns:
                 if not self.words(pattern).get(label):
                     raise VerbalizerError(
@@ -220,28 +141,42 @@ class Task(BaseModel, frozen=True, extra="forbid"):
                         f"Add one: {label}: {{{pattern}: [word]}}.",
                         key="verbalizer",
                     )
-        return self
+
+    @property
+    def answers(self) -> tuple[str, ...]:
+        """What has words: the labels, or in multiple choice right and wrong."""
+        return (RIGHT, WRONG) if self.options else self.labels
 
     def pattern(self, name: str) -> Pattern:
         """The parsed pattern `name`."""
         return Pattern.parse(name, self.patterns[name])
 
     def words(self, pattern: str) -> dict[str, tuple[str, ...]]:
-        """Label -> label words of `pattern`, labels in the task's order."""
+        """Answer -> its words in `pattern`, in the order of `answers`; none where words are still to be searched."""
         found = {}
-        for label in self.labels:
+        for label in self.answers:
             words = self.verbalizer.get(label, [])
             found[label] = tuple(words.get(pattern, ()) if isinstance(words, dict) else words)
         return found
 
     def only(self, pattern: str) -> Task:
         """The same task with one pattern: a step that uses one pattern is not touched by changes to the others."""
-        words = {label: list(found) for label, found in self.words(pattern).items()}
-        patterns = {pattern: self.patterns[pattern]}
-        return self.model_copy(update={"patterns": patterns, "verbalizer": words})
+        words = {label: list(found) for label, found in self.words(pattern).items()} if self.verbalizer else {}
+        return self.model_copy(update={"patterns": {pattern: self.patterns[pattern]}, "verbalizer": words})
+
+    def with_words(self, words: Mapping[str, list[str]]) -> Task:
+        """The same task with other label words, the same in every pattern."""
+        return Task.model_validate({**self.model_dump(), "verbalizer": dict(words)})
+
+    def questions(self, example: Example) -> tuple[Example, ...]:
+        """What is asked of an example: itself, or in multiple choice one question an option, in the labels' order."""
+        if not self.options:
+            return (example,)
+        fields = (self.options[label] for label in self.labels)
+        return tuple(replace(example, fields={**example.fields, OPTION: example.fields[name]}) for name in fields)
 
     @property
     def fields(self) -> tuple[str, ...]:
-        """Every field that some pattern takes."""
-        names = (name for pattern in self.patterns for name in self.pattern(pattern).fields)
-        return tuple(dict.fromkeys(names))
+        """Every field of the data that some pattern takes, the options' fields included."""
+        names = [name for pattern in self.patterns for name in self.pattern(pattern).fields if name != OPTION]
+        return tuple(dict.fromkeys([*names, *self.options.values()]))

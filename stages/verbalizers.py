@@ -1,4 +1,15 @@
-"""Label words to token ids, and the scores of labels from the logits of their words."""
+"""Label words to token ids, and the scores of labels from the scores of their words.
+
+A label's score is, by the task's `score`:
+
+    mean_logit        the mean raw logit of its words at the mask, as in PET (Schick & Schütze, EACL 2021); where a word
+                      of the pattern has several tokens, all words count with their log-likelihood instead
+    sum_probability   log of the sum of its words' probabilities
+    log_likelihood    the mean log-likelihood of its words
+
+Log-likelihoods are sums over a word's tokens, as in PET's second paper (NAACL 2021): a longer word is less
+likely.
+"""
 
 from __future__ import annotations
 
@@ -8,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from stages.errors import VerbalizerError
 from stages.patterns import Family
+from stages.tasks import WordScore
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -15,25 +27,29 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, slots=True)
 class Verbalizer:
-    """The token ids of each label's words, in the order of the task's labels."""
+    """The words of each label as token ids, [label][word][token], in the order of the task's labels."""
 
     labels: tuple[str, ...]
-    word_ids: tuple[tuple[int, ...], ...]
+    words: tuple[tuple[tuple[int, ...], ...], ...]
+    score: WordScore = "mean_logit"
 
     @classmethod
-    def of(cls, words: Mapping[str, Sequence[str]], tokenizer: Any, family: Family) -> Verbalizer:
-        """Looks up every word as one token.
+    def of(
+        cls, words: Mapping[str, Sequence[str]], tokenizer: Any, family: Family, score: WordScore = "mean_logit"
+    ) -> Verbalizer:
+        """Looks up every word.
 
         Args:
-            words: Label -> its words, in the order of the logits.
+            words: Label -> its words, in the order of the scores.
             tokenizer: A tokenizer of transformers, or a bare one of the tokenizers library.
             family: Family of the backbone.
+            score: How words become the score of their label.
 
         Raises:
-            VerbalizerError: a word is unknown or takes several tokens, or two labels have the same words.
+            VerbalizerError: a word is unknown, or two labels have the same words.
         """
         ids = {
-            label: tuple(_token_id(word, label, tokenizer, family) for word in found) for label, found in words.items()
+            label: tuple(_token_ids(word, label, tokenizer, family) for word in found) for label, found in words.items()
         }
         labels = tuple(ids)
         for first in range(len(labels)):
@@ -44,25 +60,37 @@ class Verbalizer:
                         f"{list(words[labels[first]])}.",
                         "Give each label words of its own.",
                     )
-        return cls(labels, tuple(ids.values()))
+        return cls(labels, tuple(ids.values()), score)
 
     @property
-    def flat_ids(self) -> tuple[int, ...]:
-        """All word ids, label after label."""
-        return tuple(item for ids in self.word_ids for item in ids)
+    def flat(self) -> tuple[tuple[int, ...], ...]:
+        """All words, label after label."""
+        return tuple(word for words in self.words for word in words)
 
-    def scores(self, word_logits: Tensor) -> Tensor:
-        """Label scores: the mean raw logit of a label's words, as in PET.
+    @property
+    def longest(self) -> int:
+        """Tokens of the longest word."""
+        return max(len(word) for word in self.flat)
+
+    @property
+    def needs_likelihood(self) -> bool:
+        """Whether words are scored by log-likelihoods rather than raw logits."""
+        return self.score != "mean_logit" or self.longest > 1
+
+    def scores(self, word_scores: Tensor) -> Tensor:
+        """Scores of labels.
 
         Args:
-            word_logits: [B, W], the logits of `flat_ids` at the mask.
+            word_scores: [B, W], raw logits or log-likelihoods of `flat`.
 
         Returns:
             [B, C], one score for each label.
         """
         import torch
 
-        groups = torch.split(word_logits, [len(ids) for ids in self.word_ids], dim=1)
+        groups = torch.split(word_scores, [len(words) for words in self.words], dim=1)
+        if self.score == "sum_probability":
+            return torch.stack([group.logsumexp(dim=1) for group in groups], dim=1)
         return torch.stack([group.mean(dim=1) for group in groups], dim=1)
 
 
@@ -74,22 +102,17 @@ def word_tokens(word: str, tokenizer: Any) -> list[int]:
     return list(tokenizer(text, add_special_tokens=False)["input_ids"])
 
 
-def _token_id(word: str, label: str, tokenizer: Any, family: Family) -> int:
+def _token_ids(word: str, label: str, tokenizer: Any, family: Family) -> tuple[int, ...]:
     ids = word_tokens(word, tokenizer)
     tokens = [_token(item, tokenizer) for item in ids]
-    if family == "seq2seq" and len(ids) == 2 and tokens[0] == "▁":
+    if family == "seq2seq" and len(ids) > 1 and tokens[0] == "▁":
         ids, tokens = ids[1:], tokens[1:]
-    if not ids or tokens[0] in _unknown(tokenizer):
+    if not ids or _unknown(tokenizer) & set(tokens):
         raise VerbalizerError(
             f"the label word {word!r} of {label!r} is not in the backbone's vocabulary.",
             "Choose another word.",
         )
-    if len(ids) > 1:
-        raise VerbalizerError(
-            f"the label word {word!r} of {label!r} takes {len(ids)} tokens: {tokens}.",
-            "Choose a word of one token, as a shorter or more common one.",
-        )
-    return ids[0]
+    return tuple(ids)
 
 
 def _token(item: int, tokenizer: Any) -> str:

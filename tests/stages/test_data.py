@@ -8,6 +8,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import datasets
 import pandas
 import pytest
 
@@ -119,6 +120,55 @@ def test_columns_become_fields_and_labels_are_translated(tmp_path: Path) -> None
     assert columns(source) == ("s1", "s2", "y")
 
 
+@pytest.mark.parametrize(("values", "names"), [([True, False], ["True", "False"]), ([1, 0], ["1", "0"])])
+def test_labels_may_be_booleans_or_numbers(values: list[Any], names: list[str], tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_text("".join(json.dumps({"text": "x", "y": value}) + "\n" for value in values))
+    assert [item.label for item in read(path, tuple(names), label="y")] == names
+    translated = read(path, ("no", "yes"), label="y", label_names=dict(zip(names, ["yes", "no"], strict=True)))
+    assert [item.label for item in translated] == ["yes", "no"]
+    with pytest.raises(DataError, match=r"a\.jsonl, line 1") as caught:
+        read(path, ("no", "yes"), label="y")
+    assert f"label_names: {{'{names[0]}': ...}}" in caught.value.remedy, "in quotes, as YAML needs it"
+
+
+QUESTIONS = [
+    {"answer": "a red one", "idx": {"paragraph": 0, "question": 7}, "id": 3, "label": 1},
+    {"answer": "a blue one", "idx": {"paragraph": 0, "question": 7}, "id": 3, "label": 0},
+    {"answer": "at noon", "idx": {"paragraph": 0, "question": 8}, "id": 4, "label": 1},
+]
+
+
+@pytest.mark.parametrize(("column", "groups"), [("id", ["3", "3", "4"]), ("idx.question", ["7", "7", "8"])])
+@pytest.mark.parametrize("kind", ["jsonl", "parquet"])
+def test_a_column_says_which_question_an_example_belongs_to(
+    column: str, groups: list[str], kind: str, tmp_path: Path
+) -> None:
+    path = tmp_path / f"questions.{kind}"
+    if kind == "jsonl":
+        path.write_text("".join(json.dumps(row) + "\n" for row in QUESTIONS))
+    else:
+        pandas.DataFrame(QUESTIONS).to_parquet(path)
+    found = read(path, ("0", "1"), fields={"text": "answer"}, label="label", group=column)
+    assert [item.group for item in found] == groups
+    assert [item.group for item in read(path, None, fields={"text": "answer"}, label=None)] == [None] * 3
+
+
+def test_dotted_columns_lead_into_nested_objects(tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    row = {"passage": {"text": "fine", "about": {"kind": "x"}}, "passage.text": "whole", "label": "fresh"}
+    path.write_text(json.dumps(row) + "\n")
+    fields = {"text": "passage.text", "kind": "passage.about.kind"}
+    (found,) = read(path, fields=fields, label="label", keep={"passage.about.kind": ["x"]})
+    assert found.fields == {"text": "whole", "kind": "x"}, "a column of that very name goes first"
+    with pytest.raises(
+        DataError, match=r"line 1: there is no column 'passage\.about\.kin'.*passage, passage\.text, label"
+    ):
+        read(path, fields={"text": "passage.about.kin"}, label="label")
+    with pytest.raises(DataError, match=r"there is no column 'label\.x'"):
+        read(path, fields={"text": "label.x"}, label="label")
+
+
 def test_a_limit_takes_the_first_rows_that_are_kept(tmp_path: Path) -> None:
     path = tmp_path / "a.jsonl"
     path.write_text(TEXTS["jsonl"])
@@ -189,15 +239,87 @@ def test_a_missing_file_is_refused_with_its_name(tmp_path: Path) -> None:
     assert "Correct the path" in caught.value.remedy
 
 
+@pytest.mark.parametrize(
+    ("column", "problem", "remedy"),
+    [
+        ("idx", r"a\.jsonl, line 1: the group 'idx' is dict", "group: idx.paragraph"),
+        ("list", r"a\.jsonl, line 1: the group 'list' is list", "another column"),
+        ("none", r"a\.jsonl, line 1: the group 'none' is NoneType", "Fill it in"),
+        ("idx.word", r"a\.jsonl, line 1: there is no column 'idx\.word'", "Take one of: text, idx, list, none"),
+    ],
+)
+def test_a_group_that_is_no_text_or_number_is_refused(column: str, problem: str, remedy: str, tmp_path: Path) -> None:
+    path = tmp_path / "a.jsonl"
+    path.write_text('{"text": "x", "idx": {"paragraph": 0, "question": 7}, "list": [1], "none": null}\n')
+    with pytest.raises(DataError, match=problem) as caught:
+        read(path, None, label=None, group=column)
+    assert remedy in caught.value.remedy
+
+
+def test_a_subset_of_a_file_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"a\.csv is a file.*hf:ORG/NAME"):
+        Source(asset="a.csv", subset="mnli")
+    assert Source(asset="hf:nyu-mll/glue", subset="mnli").subset == "mnli"
+
+
 def test_label_names_without_a_label_column_are_refused() -> None:
     with pytest.raises(ValueError, match="label: category"):
         Source(asset="a.csv", label_names={"1": "fresh"})
+
+
+# --- hub datasets -------------------------------------------------------------------------------------------------
+
+
+@pytest.fixture
+def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A dataset of two configurations in a folder, which the client finds where it would look on the hub."""
+    folder = tmp_path / "glue"
+    folder.mkdir()
+    for subset, text in (("sst", "fine"), ("cola", "he go")):
+        (folder / f"{subset}.jsonl").write_text(f'{{"text": "{text}", "label": 1}}\n{{"text": "x", "label": -1}}\n')
+    features = "features: [{name: text, dtype: string}, {name: label, dtype: {class_label: {names: ['bad', 'good']}}}]"
+    configs = "".join(f"\n  - {{config_name: {name}, data_files: {name}.jsonl}}" for name in ("sst", "cola"))
+    infos = "".join(f"\n  - {{config_name: {name}, {features}}}" for name in ("sst", "cola"))
+    (folder / "README.md").write_text(f"---\nconfigs:{configs}\ndataset_info:{infos}\n---\n")
+    load = datasets.load_dataset
+
+    def load_folder(path: str, **settings: Any) -> Any:
+        assert path == "org/glue"
+        return load(str(folder), cache_dir=str(tmp_path / "cache"), **settings)
+
+    monkeypatch.setattr(datasets, "load_dataset", load_folder)
+    monkeypatch.setattr("stages.data.hub_has_dataset", lambda asset: asset.name == "org/glue")
+
+
+@pytest.mark.usefixtures("hub")
+@pytest.mark.parametrize(("subset", "text"), [("sst", "fine"), ("cola", "he go")])
+def test_a_subset_is_that_configuration_of_a_hub_dataset(subset: str, text: str) -> None:
+    source = Source(asset="hf:org/glue", subset=subset, label="label", limit=1)
+    assert read_examples(source, ["bad", "good"]) == [Example("0", {"text": text}, "good")]
+
+
+@pytest.mark.usefixtures("hub")
+def test_a_hub_dataset_without_the_subset_it_needs_is_refused() -> None:
+    with pytest.raises(DataError, match="Config name is missing") as caught:
+        read_examples(Source(asset="hf:org/glue"), None)
+    assert "subset" in caught.value.remedy
+
+
+@pytest.mark.usefixtures("hub")
+def test_a_secret_label_of_a_hub_dataset_is_refused_like_any_other_unknown_one() -> None:
+    with pytest.raises(DataError, match=r"row 2: the label '-1' is not in labels"):
+        read_examples(Source(asset="hf:org/glue", subset="sst", label="label"), ["bad", "good"])
 
 
 # --- the stages' own files ----------------------------------------------------------------------------------------
 
 
 def test_written_examples_are_read_back_alike(tmp_path: Path) -> None:
-    examples = [*EXPECTED, Example("last", {"a": "line\nbreak\u2028", "b": ""})]
+    examples = [*EXPECTED, Example("last", {"a": "line\nbreak\u2028", "b": ""}), Example("q", {"a": "x"}, "no", "7")]
     write_examples(tmp_path / "x.jsonl", examples)
     assert load_examples(tmp_path / "x.jsonl") == examples
+
+
+def test_examples_written_without_a_group_are_read(tmp_path: Path) -> None:
+    (tmp_path / "x.jsonl").write_text('{"uid": "1", "fields": {"text": "x"}, "label": "no"}\n')
+    assert load_examples(tmp_path / "x.jsonl") == [Example("1", {"text": "x"}, "no")]

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -12,9 +15,12 @@ from small_models import FAMILIES, backbone_config, film_examples, film_task
 
 from stages.backbones import Backbone
 from stages.cloze import ClozeClassifier, batches_by_length
+from stages.data import write_examples
 from stages.distillation import distillation_loss
-from stages.metrics import expected_calibration_error, score, softmax
+from stages.members import measure
+from stages.metrics import class_table, expected_calibration_error, score, softmax
 from stages.protocols import SilentRecorder
+from stages.tasks import Example
 
 # --- losses -------------------------------------------------------------------------------------------------------
 
@@ -35,7 +41,7 @@ def test_the_loss_is_cross_entropy_over_the_labels_only(name: str, backbones: di
     with torch.inference_mode():
         found = float(classifier.loss(items))
         for item in items:
-            logits = dict(zip(ids, _alone(backbone, item.encoded, list(ids.values())), strict=True))
+            logits = dict(zip(ids, _alone(backbone, item.cloze[0], list(ids.values())), strict=True))
             scores = [(logits["bad"] + logits["terrible"]) / 2, (logits["good"] + logits["great"]) / 2]
             total -= math.log(math.exp(scores[item.label]) / sum(math.exp(value) for value in scores))
     assert found == pytest.approx(total / 3, abs=1e-4)
@@ -81,6 +87,44 @@ def test_a_label_that_never_occurs_counts_as_zero() -> None:
     assert score(np.eye(3)[[0, 1]], ["a", "b"], ["a", "b", "c"]).macro_f1 == pytest.approx(2 / 3, abs=1e-6)
 
 
+def test_matthews_correlation_is_that_of_the_confusion_table() -> None:
+    """Of 90 and 10 texts, 85 and 4 right: (85 * 4 - 6 * 5) / sqrt(91 * 90 * 9 * 10), and guessing has none."""
+    guess = [0] * 85 + [1] * 5 + [0] * 6 + [1] * 4
+    gold = ["a"] * 90 + ["b"] * 10
+    found = score(np.eye(2)[guess], gold, ["a", "b"])
+    assert found.mcc == pytest.approx((85 * 4 - 6 * 5) / math.sqrt(91 * 90 * 9 * 10), abs=1e-6)
+    always = score(np.eye(2)[[0] * 100], gold, ["a", "b"])
+    assert (always.accuracy, always.mcc) == (0.9, 0)
+    assert score(np.eye(2)[[1, 0]], ["a", "b"], ["a", "b"]).mcc == -1
+
+
+def test_exact_match_counts_groups_whose_every_example_is_right() -> None:
+    logits = np.eye(2)[[0, 1, 0, 0, 1]]
+    gold = ["a", "b", "b", "a", "b"]  # the third is wrong
+    assert score(logits, gold, ["a", "b"], ["q1", "q2", "q1", "q3", "q2"]).exact_match == pytest.approx(2 / 3, abs=1e-6)
+    assert score(logits, gold, ["a", "b"], ["q1", "q2", "q3", "q4", "q5"]).exact_match == 0.8
+
+
+def test_there_is_no_exact_match_without_groups() -> None:
+    logits, gold = np.eye(2)[[0, 1]], ["a", "b"]
+    assert score(logits, gold, ["a", "b"]).exact_match is None
+    assert score(logits, gold, ["a", "b"], [None, None]).exact_match is None
+
+
+def test_the_table_of_classes_has_the_figures_of_each_label() -> None:
+    """Gold a a a b c, predicted a a b b a."""
+    table = class_table(np.eye(3)[[0, 0, 1, 1, 0]], ["a", "a", "a", "b", "c"], ["a", "b", "c"])
+    third = pytest.approx(2 / 3, abs=1e-6)
+    assert table == [
+        {"label": "a", "precision": third, "recall": third, "f1": third, "support": 3}
+        | {"predicted a": 2, "predicted b": 1, "predicted c": 0},
+        {"label": "b", "precision": 0.5, "recall": 1, "f1": third, "support": 1}
+        | {"predicted a": 0, "predicted b": 1, "predicted c": 0},
+        {"label": "c", "precision": 0, "recall": 0, "f1": 0, "support": 1}
+        | {"predicted a": 1, "predicted b": 0, "predicted c": 0},
+    ]
+
+
 def test_calibration_error_is_the_mean_gap_of_the_bins() -> None:
     """Two bins: three answers of confidence 0.9 with two right, one of 0.55 that is wrong."""
     probabilities = np.array([[0.9, 0.1], [0.9, 0.1], [0.1, 0.9], [0.55, 0.45]])
@@ -100,6 +144,50 @@ def test_softmax_takes_large_logits() -> None:
 def test_scores_of_another_number_of_labels_are_refused() -> None:
     with pytest.raises(ValueError, match="2 predictions, but 1 gold labels"):
         score(np.zeros((2, 2)), ["a"], ["a", "b"])
+    with pytest.raises(ValueError, match="2 predictions, but 1 gold labels"):
+        class_table(np.zeros((2, 2)), ["a"], ["a", "b"])
+
+
+@dataclass
+class Figures(SilentRecorder):
+    """Keeps metrics and tables."""
+
+    metrics: dict[str, float] = field(default_factory=dict)
+    tables: dict[str, Sequence[Mapping[str, Any]]] = field(default_factory=dict)
+
+    def metric(self, name: str, value: float, step: int = 0) -> None:
+        del step
+        self.metrics[name] = value
+
+    def table(self, name: str, rows: Sequence[Mapping[str, Any]]) -> None:
+        self.tables[name] = rows
+
+
+class AlwaysFresh:
+    """Gives every text the second label."""
+
+    def predict(self, examples: Sequence[Example], recorder: SilentRecorder, phase: str) -> np.ndarray:
+        del recorder, phase
+        return np.tile([0.0, 1.0], (len(examples), 1))
+
+
+@pytest.mark.parametrize("groups", [("q1", "q1", "q2"), (None, None, None)])
+def test_measuring_records_the_scores_and_the_table_of_classes(groups: tuple[str | None, ...], tmp_path: Path) -> None:
+    gold = ("fresh", "rotten", "fresh")
+    texts = [
+        Example(str(n), {"text": "x"}, label, group) for n, (label, group) in enumerate(zip(gold, groups, strict=True))
+    ]
+    write_examples(tmp_path / "test.jsonl", texts)
+    recorder = Figures()
+    found = measure(AlwaysFresh(), ("rotten", "fresh"), tmp_path, tmp_path, recorder)
+    assert (found.accuracy, found.mcc) == (pytest.approx(2 / 3, abs=1e-6), 0)
+    assert found.exact_match == (0.5 if groups[0] else None)
+    expected = {"accuracy": found.accuracy, "macro_f1": 0.4, "mcc": 0.0} | ({"exact_match": 0.5} if groups[0] else {})
+    assert recorder.metrics == {f"test/{name}": value for name, value in expected.items()}
+    assert [(row["label"], row["recall"], row["support"]) for row in recorder.tables["per_class"]] == [
+        ("rotten", 0, 1),
+        ("fresh", 1, 2),
+    ]
 
 
 # --- batches without gradients ------------------------------------------------------------------------------------
@@ -135,6 +223,6 @@ def test_predictions_come_in_the_order_of_the_examples(name: str, backbones: dic
     assert recorder.last == (60, 60)
     with torch.inference_mode():
         for row in (0, 17, 59):
-            alone = classifier.logits([classifier.encoder(examples[row])])[0].numpy()
+            alone = classifier.logits([classifier.encode(examples[row])])[0].numpy()
             assert found[row] == pytest.approx(alone, abs=1e-4)
     assert len(np.unique(found.round(3), axis=0)) > 5

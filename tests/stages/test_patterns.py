@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import pytest
 from small_models import film_example
 
 from stages.backbones import Backbone
 from stages.errors import PatternError
-from stages.patterns import Encoder, check_family
-from stages.tasks import Example, FieldRef, Mask, Pattern, Sep, Words
+from stages.pattern_language import FieldRef, Mask, Pattern, Sep, Soft, Words
+from stages.patterns import Encoder, check_pattern
+from stages.tasks import Example
 
 
-def encoder(backbone: Backbone, text: str, max_length: int = 64, **settings: str) -> Encoder:
+def encoder(backbone: Backbone, text: str, max_length: int = 64, **settings: Any) -> Encoder:
     return Encoder(Pattern.parse("p", text), backbone.tokenizer, backbone.family, max_length, **settings)
 
 
@@ -86,7 +89,7 @@ def test_a_wrong_pattern_is_refused_with_its_name_and_a_remedy(text: str, proble
 def test_filters_apply_from_left_to_right(filters: str, value: str) -> None:
     field = Pattern.parse("p", "{text|" + filters + "} {mask}").parts[0]
     assert isinstance(field, FieldRef)
-    assert field.value(Example("1", {"text": " Is it True?! …"})) == value
+    assert field.value({"text": " Is it True?! …"}) == value
 
 
 # --- layout -------------------------------------------------------------------------------------------------------
@@ -150,12 +153,53 @@ def test_text_behind_the_mask_keeps_its_leading_space(backbones: dict[str, Backb
     assert tokens(roberta, encoded.ids) == ["<s>", "<mask>", "ĠNews", ":", "ĠThe", "Ġfilm", "</s>"]
 
 
-@pytest.mark.parametrize("text", ["{mask}: {text}", "It was {mask}. {text}", "{text} ({mask})"])
-def test_a_causal_model_refuses_text_behind_the_mask(text: str) -> None:
-    with pytest.raises(PatternError, match="never sees") as caught:
-        check_family(Pattern.parse("review", text), "causal")
-    assert "{mask} at the end" in caught.value.remedy
-    check_family(Pattern.parse("review", text), "masked")
+def test_a_causal_model_reads_up_to_the_mask_and_keeps_what_follows(backbones: dict[str, Backbone]) -> None:
+    encoded = encoder(backbones["llama"], "{text} It was{mask}. The film")(Example("1", {"text": "A hero"}))
+    assert tokens(backbones["llama"], encoded.ids)[-2:] == ["ĠIt", "Ġwas"]
+    assert tokens(backbones["llama"], encoded.suffix) == [".", "ĠThe", "Ġfilm"]
+    assert encoded.mask == len(encoded.ids) - 1
+
+
+def test_a_causal_text_that_starts_with_the_mask_has_something_before_it(backbones: dict[str, Backbone]) -> None:
+    encoded = encoder(backbones["gpt2"], "{mask} News: {text}")(Example("1", {"text": "The film"}))
+    assert tokens(backbones["gpt2"], encoded.ids) == ["<|endoftext|>"]
+    assert tokens(backbones["gpt2"], encoded.suffix) == ["ĠNews", ":", "ĠThe", "Ġfilm"]
+
+
+def test_the_stem_ends_with_the_last_field(backbones: dict[str, Backbone]) -> None:
+    encoded = encoder(backbones["gpt2"], "News: {text} It was{mask}")(Example("1", {"text": "The film"}))
+    assert tokens(backbones["gpt2"], encoded.ids[encoded.stem :]) == ["ĠIt", "Ġwas"]
+
+
+def test_more_masks_take_the_place_of_the_one(backbones: dict[str, Backbone]) -> None:
+    encoded = encoder(backbones["bert"], "{text} {sep} it was {mask}.")(Example("1", {"text": "the film"}))
+    more = encoded.with_masks(3)
+    assert shown(backbones["bert"], more.ids) == "[CLS] the film [SEP] it was [MASK] [MASK] [MASK] . [SEP]"
+    assert more.segments == (0,) * 4 + (1,) * 7
+    assert more.mask == encoded.mask
+    assert encoded.with_masks(1).ids == encoded.ids
+
+
+def test_room_is_kept_for_words_of_several_tokens(backbones: dict[str, Backbone]) -> None:
+    long = Example("1", {"text": LONG})
+    short = encoder(backbones["bert"], "{text} it was {mask}.", 20, reserve=2)(long)
+    assert len(short.with_masks(3).ids) == 20
+
+
+def test_soft_blocks_are_parsed_and_refused_until_prompts_train_them() -> None:
+    pattern = Pattern.parse("review", "{soft:20} {text} {soft:3:in summary} {mask}")
+    assert pattern.parts[0] == Soft(20)
+    assert pattern.parts[4] == Soft(3, "in summary")
+    with pytest.raises(PatternError, match="soft block") as caught:
+        check_pattern(pattern)
+    assert "Take {soft:...} out" in caught.value.remedy
+    check_pattern(Pattern.parse("review", "{text} {mask}"))
+
+
+@pytest.mark.parametrize("block", ["{soft:0}", "{soft:}", "{soft:x}", "{soft:3:}"])
+def test_a_wrong_soft_block_is_refused(block: str) -> None:
+    with pytest.raises(PatternError, match="no soft block"):
+        Pattern.parse("p", "{text} {mask}" + block)
 
 
 # --- shortening ---------------------------------------------------------------------------------------------------

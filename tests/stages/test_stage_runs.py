@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
@@ -12,39 +11,21 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from small_models import FAMILIES, backbone_config, film_task
+from stage_running import LABELS, SILENT, logits_of, run, written
 
-from stages import baseline, distillation, pattern_training, prompt_pretraining, prompt_tuning, soft_labels
+from stages import pattern_training, prompt_pretraining, prompt_tuning, soft_labels
 from stages.backbones import load
-from stages.classifier import StudentConfig, TextClassifier
 from stages.cloze import ClozeClassifier
 from stages.corpora import CorpusConfig
 from stages.data import Source, load_examples
-from stages.errors import AssetError, InputError
-from stages.logits import read_logits, write_logits
+from stages.errors import InputError
 from stages.loop import LoopConfig
 from stages.prompts.peft_format import load_prompt
 from stages.prompts.start import StartConfig, start_vectors
-from stages.protocols import LocalEngine, SilentRecorder
 from stages.seeds import torch_rng
 from stages.submodels import load_classifier
-from stages.tasks import Example
 
-LABELS = ("rotten", "fresh")
 LOOP = LoopConfig(learning_rate=0.01, batch_size=4, steps=16, schedule="constant", weight_decay=0.0)
-SILENT = SilentRecorder()
-
-
-def run(stage: Any, config: Any, inputs: Any, out: Path) -> Any:
-    """Runs a stage as the engine does: into an empty folder, with its result beside its files."""
-    out.mkdir(parents=True)
-    torch.manual_seed(len(str(out)))  # a stage must not depend on what was drawn before
-    result = stage.run(config, inputs, out, SILENT, LocalEngine())
-    (out / "result.json").write_text(json.dumps(asdict(result)))
-    return result
-
-
-def logits_of(folder: Path, name: str = "test_logits") -> np.ndarray:
-    return read_logits(folder / f"{name}.jsonl", LABELS)
 
 
 # --- sub-models ---------------------------------------------------------------------------------------------------
@@ -190,110 +171,6 @@ def test_a_missing_member_is_an_error(
         run(soft_labels, config, soft_labels.Inputs(data=film_data, members=members), tmp_path / "out")
 
 
-# --- students -----------------------------------------------------------------------------------------------------
-
-STUDENT_LOOP = LoopConfig(learning_rate=0.005, batch_size=5, steps=80, weight_decay=0.0)
-
-
-def student(folder: Path, **settings: Any) -> distillation.Config:
-    return distillation.Config(
-        labels=LABELS,
-        fields=("text",),
-        student=StudentConfig(asset=str(folder), max_length=32, precision="fp32"),
-        **({"loop": STUDENT_LOOP, "seed": 1} | settings),
-    )
-
-
-@pytest.fixture
-def taught(film_data: Path, tmp_path: Path) -> distillation.Inputs:
-    """Soft labels by a sure teacher that is right, save for the first text."""
-    folder = tmp_path / "taught"
-    folder.mkdir()
-    pile = load_examples(film_data / "unlabeled_gold.jsonl")
-    logits = np.array([[2.0, -2.0] if item.label == "rotten" else [-2.0, 2.0] for item in pile])
-    logits[0] = -logits[0]
-    write_logits(folder / "soft_labels.jsonl", load_examples(film_data / "unlabeled.jsonl"), logits, LABELS)
-    (folder / "result.json").write_text('{"num_labelled": 8}')
-    return distillation.Inputs(data=film_data, soft_labels=folder)
-
-
-def test_a_student_learns_what_the_teacher_says(
-    backbone_folders: dict[str, Path], taught: distillation.Inputs, tmp_path: Path
-) -> None:
-    result = run(distillation, student(backbone_folders["bert"]), taught, tmp_path / "out")
-    assert (result.num_labelled, result.num_unlabelled) == (8, 10), "its teachers' labels count"
-    assert result.final_loss < 0.1
-    loaded = TextClassifier.load(tmp_path / "out" / "model")
-    pile = load_examples(taught.data / "unlabeled.jsonl")
-    teacher = logits_of(taught.soft_labels, "soft_labels")
-    assert (loaded.predict(pile, SILENT, "").argmax(axis=1) == teacher.argmax(axis=1)).all(), "its mistake included"
-    assert result.test.accuracy >= 0.75
-
-
-@pytest.mark.parametrize("stage", ["distillation", "baseline"])
-def test_a_saved_classifier_gives_the_tested_logits(
-    stage: str, backbone_folders: dict[str, Path], taught: distillation.Inputs, tmp_path: Path
-) -> None:
-    if stage == "baseline":
-        config = baseline.Config(**student(backbone_folders["bert"]).model_dump(exclude={"temperature", "gold_share"}))
-        result = run(baseline, config, baseline.Inputs(data=taught.data), tmp_path / "out")
-        assert (result.num_labelled, result.num_unlabelled) == (8, 0)
-        assert result.final_loss < 0.1
-    else:
-        run(distillation, student(backbone_folders["bert"]), taught, tmp_path / "out")
-    loaded = TextClassifier.load(tmp_path / "out" / "model")
-    test = load_examples(taught.data / "test.jsonl")
-    assert loaded.labels == LABELS
-    assert loaded.predict(test, SILENT, "") == pytest.approx(logits_of(tmp_path / "out"), abs=2e-5)
-    alone = np.concatenate([loaded.predict([item], SILENT, "") for item in test])
-    assert alone == pytest.approx(logits_of(tmp_path / "out"), abs=1e-4), "padding changes nothing"
-
-
-def test_gold_labels_join_the_lesson_where_a_share_is_asked_for(
-    backbone_folders: dict[str, Path], taught: distillation.Inputs, tmp_path: Path
-) -> None:
-    """With a teacher that is always wrong, only the gold labels can teach the labelled texts."""
-    right = logits_of(taught.soft_labels, "soft_labels")
-    pile = load_examples(taught.data / "unlabeled.jsonl")
-    write_logits(taught.soft_labels / "soft_labels.jsonl", pile, -right, LABELS)
-    train = load_examples(taught.data / "train.jsonl")
-    accuracies = []
-    for number, share in enumerate((0.0, 0.9)):
-        run(distillation, student(backbone_folders["bert"], gold_share=share), taught, tmp_path / f"s{number}")
-        guesses = TextClassifier.load(tmp_path / f"s{number}" / "model").predict(train, SILENT, "").argmax(axis=1)
-        accuracies.append(np.mean([LABELS[guess] == item.label for guess, item in zip(guesses, train, strict=True)]))
-    assert accuracies[0] <= 0.5 < accuracies[1] == 1.0
-
-
-def test_padding_is_no_part_of_the_mean_over_tokens(backbone_folders: dict[str, Path]) -> None:
-    config = StudentConfig(asset=str(backbone_folders["bert"]), max_length=32, precision="fp32")
-    classifier = TextClassifier.fresh(config, LABELS, ("text",), 0)
-    texts = ["dull", "the film is a warm and clever story about two sisters , and it was great .", "it was bad"]
-    examples = [Example(text, {"text": text}) for text in texts]
-    classifier.train_mode(False)
-    with torch.inference_mode():
-        together = classifier.logits(examples)
-        alone = torch.cat([classifier.logits([item]) for item in examples])
-    assert torch.allclose(together, alone, atol=1e-4)
-
-
-def test_a_student_reads_two_fields_as_a_pair(backbone_folders: dict[str, Path]) -> None:
-    config = StudentConfig(asset=str(backbone_folders["bert"]), max_length=32)
-    classifier = TextClassifier.fresh(config, LABELS, ("b", "a"), 0)
-    example = Example("1", {"a": "the film", "b": "it was dull"})
-    ids = classifier.tokenizer("it was dull", "the film", return_tensors="pt")
-    classifier.train_mode(False)
-    with torch.inference_mode():
-        hidden = classifier.encoder(**ids).last_hidden_state
-        expected = classifier.head(hidden.mean(dim=1))
-        assert torch.allclose(classifier.logits([example]), expected, atol=1e-5)
-
-
-def test_a_student_without_a_config_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(AssetError, match=r"holds no config\.json"):
-        TextClassifier.fresh(StudentConfig(asset=str(tmp_path)), LABELS, ("text",), 0)
-
-
 # --- prompts ------------------------------------------------------------------------------------------------------
 
 PROMPT_LOOP = LoopConfig(learning_rate=0.1, batch_size=4, steps=30, schedule="constant", weight_decay=0.0)
@@ -436,19 +313,11 @@ def test_a_small_vocabulary_still_fills_a_long_prompt(backbone_folders: dict[str
 SHORT = LoopConfig(learning_rate=0.01, batch_size=3, steps=3)
 
 
-def prepare(
-    stage: str, seed: int, folders: dict[str, Path], taught: distillation.Inputs, corpus: Path
-) -> tuple[Any, Any, Any]:
+def prepare(stage: str, seed: int, folders: dict[str, Path], data: Path, corpus: Path) -> tuple[Any, Any, Any]:
     """Module, config and inputs of a short run."""
-    data = taught.data
     if stage in ("full", "lora"):
         config = submodel(folders["bert"], "bert", stage, seed=seed, loop=SHORT)
         return pattern_training, config, pattern_training.Inputs(data=data)
-    if stage == "distillation":
-        return distillation, student(folders["bert"], seed=seed, loop=SHORT), taught
-    if stage == "baseline":
-        values = student(folders["bert"], seed=seed, loop=SHORT).model_dump(exclude={"temperature", "gold_share"})
-        return baseline, baseline.Config(**values), baseline.Inputs(data=data)
     if stage == "prompt_tuning":
         config = tuned(folders["gpt2"], "gpt2", seed=seed, loop=SHORT)
         return prompt_tuning, config, prompt_tuning.Inputs(data=data)
@@ -460,18 +329,16 @@ def prepare(
     return prompt_pretraining, config, prompt_pretraining.Inputs()
 
 
-@pytest.mark.parametrize("stage", ["full", "lora", "distillation", "baseline", "prompt_tuning", "prompt_pretraining"])
+@pytest.mark.parametrize("stage", ["full", "lora", "prompt_tuning", "prompt_pretraining"])
 def test_a_seed_decides_everything(
-    stage: str, backbone_folders: dict[str, Path], taught: distillation.Inputs, tmp_path: Path
+    stage: str, backbone_folders: dict[str, Path], film_data: Path, tmp_path: Path
 ) -> None:
     corpus = tmp_path / "corpus.txt"
     corpus.write_text("\n".join(" ".join(f"This is {word} text {line} here." for word in WORDS) for line in range(5)))
 
     def once(seed: int, name: str) -> dict[str, bytes]:
-        run(*prepare(stage, seed, backbone_folders, taught, corpus), tmp_path / name)
-        files = (path for path in (tmp_path / name).rglob("*") if path.suffix in (".safetensors", ".jsonl"))
-        found = {path.relative_to(tmp_path / name).as_posix(): path.read_bytes() for path in files}
-        return found | {"result": (tmp_path / name / "result.json").read_bytes()}
+        run(*prepare(stage, seed, backbone_folders, film_data, corpus), tmp_path / name)
+        return written(tmp_path / name)
 
     first, again, other = once(5, "first"), once(5, "again-after-other-draws"), once(6, "other")
     assert first == again

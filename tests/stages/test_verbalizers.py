@@ -9,6 +9,7 @@ from tokenizers import Tokenizer
 
 from stages.backbones import Backbone
 from stages.errors import VerbalizerError
+from stages.tasks import WordScore
 from stages.verbalizers import Verbalizer, word_tokens
 
 
@@ -20,7 +21,7 @@ def test_a_word_is_the_token_that_follows_a_space(name: str, token: str, backbon
     backbone = backbones[name]
     found = Verbalizer.of({"fresh": ["great"], "rotten": [" bad"]}, backbone.tokenizer, backbone.family)
     assert found.labels == ("fresh", "rotten")
-    assert backbone.tokenizer.convert_ids_to_tokens(list(found.flat_ids)) == [token, token.replace("great", "bad")]
+    assert backbone.tokenizer.convert_ids_to_tokens([word[0] for word in found.flat]) == [token, token.replace("great", "bad")]
 
 
 @pytest.mark.parametrize("name", FAMILIES)
@@ -34,14 +35,15 @@ def test_a_bare_tokenizer_finds_the_same_ids(name: str, backbones: dict[str, Bac
 
 @pytest.mark.parametrize("name", FAMILIES)
 @pytest.mark.parametrize("bare", [True, False])
-def test_a_word_of_several_tokens_is_refused(name: str, bare: bool, backbones: dict[str, Backbone]) -> None:
+def test_a_word_may_have_several_tokens(name: str, bare: bool, backbones: dict[str, Backbone]) -> None:
     backbone = backbones[name]
     tokenizer = backbone.tokenizer.backend_tokenizer if bare else backbone.tokenizer
-    with pytest.raises(VerbalizerError) as caught:
-        Verbalizer.of({"fresh": ["great"], "rotten": ["badly"]}, tokenizer, backbone.family)
-    assert "'badly' of 'rotten' takes" in caught.value.problem
-    assert "tokens" in caught.value.problem
-    assert "one token" in caught.value.remedy
+    found = Verbalizer.of({"fresh": ["great"], "rotten": ["badly"]}, tokenizer, backbone.family)
+    single, several = found.flat
+    assert len(single) == 1
+    assert len(several) == found.longest > 1
+    assert backbone.tokenizer.decode(list(several)).strip() == "badly"
+    assert found.needs_likelihood
 
 
 @pytest.mark.parametrize("name", ["bert", "t5"])
@@ -69,11 +71,24 @@ def test_labels_with_the_same_words_are_refused(words: dict[str, list[str]], bac
 
 def test_labels_may_share_some_words(backbones: dict[str, Backbone]) -> None:
     words = {"a": ["good"], "b": ["good", "great"]}
-    assert len(Verbalizer.of(words, backbones["gpt2"].tokenizer, "causal").flat_ids) == 3
+    assert len(Verbalizer.of(words, backbones["gpt2"].tokenizer, "causal").flat) == 3
 
 
-def test_a_label_scores_the_mean_of_its_words() -> None:
-    verbalizer = Verbalizer(("a", "b", "c"), ((4, 9), (2,), (1, 3, 5)))
-    logits_BW = torch.tensor([[1.0, 3.0, -2.0, 0.0, 1.0, 5.0], [0.5, -0.5, 7.0, 3.0, 3.0, 3.0]])
-    assert verbalizer.flat_ids == (4, 9, 2, 1, 3, 5)
-    assert verbalizer.scores(logits_BW).tolist() == [[2.0, -2.0, 2.0], [0.0, 7.0, 3.0]]
+WORDS = (((4,), (9,)), ((2,),), ((1,), (3,), (5,)))
+LOGITS_BW = torch.tensor([[1.0, 3.0, -2.0, 0.0, 1.0, 5.0], [0.5, -0.5, 7.0, 3.0, 3.0, 3.0]])
+
+
+@pytest.mark.parametrize("score", ["mean_logit", "log_likelihood"])
+def test_a_label_scores_the_mean_of_its_words(score: WordScore) -> None:
+    verbalizer = Verbalizer(("a", "b", "c"), WORDS, score)
+    assert verbalizer.flat == ((4,), (9,), (2,), (1,), (3,), (5,))
+    assert verbalizer.scores(LOGITS_BW).tolist() == [[2.0, -2.0, 2.0], [0.0, 7.0, 3.0]]
+    assert verbalizer.needs_likelihood is (score == "log_likelihood")
+
+
+def test_probabilities_of_words_add_up() -> None:
+    verbalizer = Verbalizer(("a", "b", "c"), WORDS, "sum_probability")
+    probabilities = torch.tensor([[0.1, 0.2, 0.3, 0.05, 0.05, 0.1]])
+    found = verbalizer.scores(probabilities.log())
+    torch.testing.assert_close(found, torch.tensor([[0.3, 0.3, 0.2]]).log())
+    assert verbalizer.needs_likelihood

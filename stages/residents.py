@@ -1,0 +1,34 @@
+"""The frozen backbone that is resident in this process: loaded once, lent to one step after the other.
+
+Worker processes serve many steps, and most of them want the same backbone. Sub-models with adapters put theirs on,
+train, label, and take them off again; the weights below were never touched.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+
+from stages.assets import identity
+from stages.backbones import Backbone, BackboneConfig, load
+
+_resident: dict[tuple[str, str], Backbone] = {}
+"""At most one: a second backbone takes the place of the first."""
+
+
+@contextmanager
+def borrowed(config: BackboneConfig) -> Iterator[Backbone]:
+    """Lends the frozen backbone of `config`; whoever borrows it gives it back as it was.
+
+    After an error it is loaded anew, since nobody knows in which state it was left.
+
+    Raises:
+        AssetError: the reference cannot be reached or holds no model.
+    """
+    key = (identity(config.asset), config.precision)
+    backbone = _resident.pop(key, None)
+    if backbone is None:
+        _resident.clear()  # before loading: two large models may not fit
+        backbone = load(config, frozen=True)
+    yield backbone
+    _resident[key] = backbone.freeze()

@@ -1,0 +1,188 @@
+"""Scores of label words, however many tokens they have, for each family of backbones; all of it in batches.
+
+A masked model with words of several tokens follows PET's second paper (Schick & Schütze, NAACL 2021, section 3): in
+training one pass over as many masks as the longest word has tokens; in evaluation each word has its own number of
+masks, which are filled one after the other: `default` the surest first, `ltr` from left to right, `parallel` all at
+once. The original does this text by text; here every text and word of a batch is a row of one forward pass.
+
+Letters in names of tensors: B texts, W words, N tokens of a word, R = B * W rows, L length, D width, V vocabulary.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+from stages.backbones import Backbone, Batch
+from stages.patterns import Encoded
+from stages.tasks import Decoding
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+Word = tuple[int, ...]
+"""Token ids of a label word."""
+
+HEAD_ROWS = 512
+"""Positions that go through the LM head at once: a row of logits is as wide as the vocabulary."""
+
+
+def word_scores(
+    backbone: Backbone,
+    encoded: Sequence[Encoded],
+    words: Sequence[Word],
+    *,
+    likelihood: bool,
+    decoding: Decoding = "default",
+    prompt: Tensor | None = None,
+    training: bool = False,
+) -> Tensor:
+    """Scores words in texts.
+
+    Args:
+        backbone: The language model.
+        encoded: [B] texts with one mask each.
+        words: [W] words.
+        likelihood: Log-likelihoods rather than raw logits. Words of several tokens, and causal models with text behind
+            the mask, have only these.
+        decoding: Order of the masks, for masked models and words of several tokens.
+        prompt: [N, D] or [B, N, D] soft prompt.
+        training: One pass with fixed masks, through which gradients flow.
+
+    Returns:
+        [B, W] float32: raw logits, or natural logarithms of probabilities, summed over the tokens.
+    """
+    is_single = all(len(word) == 1 for word in words)
+    if is_single and not any(item.suffix for item in encoded):
+        return _at_mask(backbone, encoded, [word[0] for word in words], likelihood, prompt)
+    if backbone.family == "causal":
+        return _continued(backbone, encoded, words, prompt)
+    if backbone.family == "seq2seq":
+        return _decoded(backbone, encoded, words, prompt)
+    if training:
+        return _fixed_masks(backbone, encoded, words, prompt)
+    return _filled(backbone, encoded, words, decoding, prompt)
+
+
+def _at_mask(
+    backbone: Backbone, encoded: Sequence[Encoded], ids: list[int], likelihood: bool, prompt: Tensor | None
+) -> Tensor:
+    batch = backbone.batch(encoded)
+    if not likelihood:
+        return backbone.word_logits(batch, ids, prompt)
+    return backbone.vocabulary_logits(batch, prompt).log_softmax(dim=1)[:, ids]
+
+
+# --- masked models ------------------------------------------------------------------------------------------------
+
+
+def _fixed_masks(
+    backbone: Backbone, encoded: Sequence[Encoded], words: Sequence[Word], prompt: Tensor | None
+) -> Tensor:
+    """[B, W]: a word of N tokens is read from the first N of as many masks as the longest word needs."""
+    import torch
+
+    longest = max(len(word) for word in words)
+    log_BNV = _at_masks(backbone, backbone.batch([item.with_masks(longest) for item in encoded]), longest, prompt)
+    places = [torch.arange(len(word), device=log_BNV.device) for word in words]
+    return torch.stack([log_BNV[:, place, list(word)].sum(dim=1) for place, word in zip(places, words, strict=True)], 1)
+
+
+def _at_masks(backbone: Backbone, batch: Batch, count: int, prompt: Tensor | None) -> Tensor:
+    """[B, N, V] log-probabilities at `count` masks in a row."""
+    import torch
+
+    rows = torch.arange(len(batch.mask), device=batch.mask.device)[:, None]
+    columns = batch.mask[:, None] + torch.arange(count, device=batch.mask.device)
+    return backbone.head(backbone.hidden(batch, prompt)[rows, columns]).float().log_softmax(dim=2)
+
+
+def _filled(
+    backbone: Backbone, encoded: Sequence[Encoded], words: Sequence[Word], decoding: Decoding, prompt: Tensor | None
+) -> Tensor:
+    """[B, W]: words of the same number of tokens share their first pass."""
+    import torch
+
+    scores = torch.zeros(len(encoded), len(words), device=backbone.device)
+    for count in sorted({len(word) for word in words}):
+        numbers = [number for number, word in enumerate(words) if len(word) == count]
+        batch = backbone.batch([item.with_masks(count) for item in encoded])
+        targets_WN = torch.tensor([words[number] for number in numbers], device=backbone.device)
+        scores[:, numbers] = _fill(backbone, batch, targets_WN, decoding, prompt)
+    return scores
+
+
+def _fill(backbone: Backbone, batch: Batch, targets: Tensor, decoding: Decoding, prompt: Tensor | None) -> Tensor:
+    """[B, W] log-probabilities of filling N masks with each of the [W, N] targets, mask by mask."""
+    import torch
+
+    num_words, count = targets.shape
+    places = torch.arange(count, device=targets.device)
+    log_BWN = _at_masks(backbone, batch, count, prompt)[:, places, targets]
+    if decoding == "parallel" or count == 1:
+        return log_BWN.sum(dim=2)
+    log_RN = log_BWN.flatten(0, 1)
+    targets_RN = targets.repeat(len(batch.mask), 1)
+    rows = batch.repeated(num_words)
+    prompts = prompt.repeat_interleave(num_words, dim=0) if prompt is not None and prompt.ndim == 3 else prompt
+    is_open_RN = torch.ones_like(log_RN, dtype=torch.bool)
+    total_R = torch.zeros_like(log_RN[:, 0])
+    for turn in range(count):
+        sure_RN = log_RN.masked_fill(~is_open_RN, -torch.inf)
+        in_turn_R1 = torch.full_like(targets_RN[:, :1], turn)
+        chosen_R1 = in_turn_R1 if decoding == "ltr" else sure_RN.argmax(dim=1, keepdim=True)
+        total_R += log_RN.gather(1, chosen_R1)[:, 0]
+        is_open_RN.scatter_(1, chosen_R1, value=False)
+        rows.input_ids.scatter_(1, rows.mask[:, None] + chosen_R1, targets_RN.gather(1, chosen_R1))
+        if turn + 1 < count:
+            log_RNV = _at_masks(backbone, rows, count, prompts)
+            log_RN = log_RNV.gather(2, targets_RN[:, :, None])[:, :, 0]
+    return total_R.view(-1, num_words)
+
+
+# --- causal and seq2seq models ------------------------------------------------------------------------------------
+
+
+def _continued(backbone: Backbone, encoded: Sequence[Encoded], words: Sequence[Word], prompt: Tensor | None) -> Tensor:
+    """[B, W] log-likelihood of the word and of the text behind it, given the text before it."""
+    import torch
+    import torch.nn.functional as F  # noqa: N812
+
+    endings = [[*word, *item.suffix] for item in encoded for word in words]
+    texts = [item for item in encoded for _ in words]
+    whole = [
+        Encoded(text.ids + tuple(ending), text.segments + (0,) * len(ending), len(text.ids) + len(ending) - 1)
+        for text, ending in zip(texts, endings, strict=True)
+    ]
+    if prompt is not None and prompt.ndim == 3:
+        prompt = prompt.repeat_interleave(len(words), dim=0)
+    batch = backbone.batch(whole)
+    longest = max(len(ending) for ending in endings)
+    lengths_R1 = torch.tensor([len(ending) for ending in endings], device=backbone.device)[:, None]
+    # texts end together, so the last `longest` places hold every ending; each place predicts the next one
+    is_ending_RK = torch.arange(longest, 0, -1, device=backbone.device)[None] <= lengths_R1
+    states_MD = backbone.hidden(batch, prompt)[:, -longest - 1 : -1][is_ending_RK]
+    targets_M = batch.input_ids[:, -longest:][is_ending_RK]
+    losses = [
+        F.cross_entropy(backbone.head(states).float(), targets, reduction="none")
+        for states, targets in zip(states_MD.split(HEAD_ROWS), targets_M.split(HEAD_ROWS), strict=True)
+    ]
+    log_RK = torch.zeros(is_ending_RK.shape, device=backbone.device).masked_scatter(is_ending_RK, -torch.cat(losses))
+    return log_RK.sum(dim=1).view(len(encoded), len(words))
+
+
+def _decoded(backbone: Backbone, encoded: Sequence[Encoded], words: Sequence[Word], prompt: Tensor | None) -> Tensor:
+    """[B, W] log-likelihood of the word behind the sentinel."""
+    import torch
+
+    longest = max(len(word) for word in words)
+    written_WT = torch.full((len(words), longest), backbone.pad_id)
+    is_token_WT = torch.zeros(len(words), longest, dtype=torch.bool)
+    for number, word in enumerate(words):
+        written_WT[number, : len(word)] = torch.tensor(word)
+        is_token_WT[number, : len(word)] = True
+    written_RT = written_WT.repeat(len(encoded), 1).to(backbone.device)
+    logits_RTV = backbone.decoder_logits(backbone.batch(encoded), written_RT[:, :-1], prompt)
+    log_RT = logits_RTV.log_softmax(dim=2).gather(2, written_RT[:, :, None])[:, :, 0]
+    is_token_RT = is_token_WT.repeat(len(encoded), 1).to(backbone.device)
+    return (log_RT * is_token_RT).sum(dim=1).view(len(encoded), len(words))

@@ -1,0 +1,38 @@
+"""Runs a stage as the engine does, and reads what it left behind."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from stages.logits import read_logits
+from stages.protocols import LocalEngine, SilentRecorder
+
+LABELS = ("rotten", "fresh")
+SILENT = SilentRecorder()
+
+
+def run(stage: Any, config: Any, inputs: Any, out: Path, recorder: Any = SILENT) -> Any:
+    """Runs a stage into an empty folder, with its result beside its files."""
+    out.mkdir(parents=True)
+    torch.manual_seed(len(str(out)))  # a stage must not depend on what was drawn before
+    result = stage.run(config, inputs, out, recorder, LocalEngine())
+    (out / "result.json").write_text(json.dumps(asdict(result)))
+    return result
+
+
+def logits_of(folder: Path, name: str = "test_logits") -> np.ndarray:
+    """[n, 2] logits that a stage wrote."""
+    return read_logits(folder / f"{name}.jsonl", LABELS)
+
+
+def written(folder: Path) -> dict[str, bytes]:
+    """Name -> content of weights, logits and result."""
+    files = (path for path in folder.rglob("*") if path.suffix in (".safetensors", ".jsonl"))
+    found = {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}
+    return found | {"result": (folder / "result.json").read_bytes()}
