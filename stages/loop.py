@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import math
-import os
-import pickle
 import time
 from collections.abc import Callable, Mapping, Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal, TypeVar
+from typing import TYPE_CHECKING, Literal, TypeVar
 
 from pydantic import BaseModel, Field, model_validator
 
-from stages.errors import DivergedError
+from stages import checkpoints
+from stages.checkpoints import Best, Progress
+from stages.errors import DivergedError, InputError
 from stages.protocols import Engine, Recorder
 from stages.seeds import derive_seed, torch_rng
 
@@ -22,9 +21,14 @@ if TYPE_CHECKING:
 
 Item = TypeVar("Item")
 
-CHECKPOINT_EVERY_S = 60.0
-"""Seconds between checkpoints; the environment variable CLOZELINE_CHECKPOINT_EVERY_S says otherwise."""
 RECORD_EVERY_S = 0.2
+
+
+class EarlyStopping(BaseModel, frozen=True, extra="forbid"):
+    """When to stop before the last step, and which parameters to keep: the best ones on the dev set."""
+
+    every: int = Field(10, ge=1, description="Steps from one look at the dev set to the next.")
+    patience: int = Field(3, ge=1, description="Looks without a better one until it stops.")
 
 
 class LoopConfig(BaseModel, frozen=True, extra="forbid"):
@@ -32,12 +36,16 @@ class LoopConfig(BaseModel, frozen=True, extra="forbid"):
 
     learning_rate: float = Field(gt=0, description="Peak learning rate of AdamW.")
     batch_size: int = Field(8, ge=1, description="Examples in one optimizer step.")
+    micro_batch_size: int | None = Field(
+        None, ge=1, description="Examples in one forward pass, whose gradients add up to a step; none: all at once."
+    )
     steps: int | None = Field(None, ge=1, description="Optimizer steps; either this or epochs.")
     epochs: float | None = Field(None, gt=0, description="Passes over the training set; either this or steps.")
     schedule: Literal["constant", "linear", "cosine"] = Field("linear", description="Learning rate after the warm-up.")
     warmup: float = Field(0.0, ge=0, le=1, description="Share of the steps in which the learning rate rises from 0.")
     weight_decay: float = Field(0.01, ge=0, description="Weight decay of matrices; vectors have none.")
     max_grad_norm: float = Field(1.0, gt=0, description="Gradients are clipped to this norm.")
+    early_stopping: EarlyStopping | None = Field(None, description="Looks at the dev set on the way; none: no looks.")
 
     @model_validator(mode="after")
     def _one_length(self) -> LoopConfig:
@@ -74,63 +82,140 @@ def train(
     seed: int,
     recorder: Recorder,
     engine: Engine,
+    validate: Callable[[], tuple[float, float]] | None = None,
 ) -> list[float]:
     """Trains `parameters` in place.
 
     The order of the items and the draws of dropout follow from `seed` and the step's number, so that a run that goes on
-    from a checkpoint in `engine.work` ends with the numbers of an unbroken one.
+    from a checkpoint in `engine.work` ends with the numbers of an unbroken one. The last checkpoint of a long training
+    stays: what its stage does afterwards may be killed, too.
 
     Args:
         items: The training set.
-        loss_of: Scalar loss of a batch.
+        loss_of: Scalar loss of a batch, the mean over it.
         parameters: Name -> trainable parameter; names serve the checkpoint.
         config: Length, rates, batch size.
         seed: Seed of order and dropout.
-        recorder: Gets the curves `train/loss` and `train/learning_rate`.
+        recorder: Gets the curves `train/loss`, `train/learning_rate` and, of a dev set, `dev/accuracy` and `dev/loss`.
         engine: Does the backward pass and the update.
+        validate: Accuracy and loss on the dev set, for early stopping.
 
     Returns:
         The loss of every step.
 
     Raises:
-        DivergedError: a loss is NaN or infinite; says at which step and for which items.
+        DivergedError: a loss or a gradient is NaN or infinite; says at which step and for which items.
+        InputError: early stopping is asked for, and there is no dev set.
     """
-    import torch
-
+    if config.early_stopping and validate is None:
+        raise InputError(
+            "early_stopping needs a development set, and there is none.",
+            "Give one: data.dev, or data.dev_shots; or take early_stopping out.",
+            key="loop.early_stopping",
+        )
     num_steps = config.num_steps(len(items))
     optimizer = _optimizer(parameters, config)
-    losses = _restore(engine.work, parameters, optimizer)
-    pause_s = float(os.environ.get("CLOZELINE_CHECKPOINT_EVERY_S") or CHECKPOINT_EVERY_S)
-    saved = shown = time.monotonic()
-    for step in range(len(losses), num_steps):
-        torch.manual_seed(derive_seed(seed, "step", step))
+    progress = checkpoints.restore(engine.work, parameters, optimizer)
+    started = saved = shown = time.monotonic()
+    while len(progress.losses) < num_steps and not progress.stopped:
+        step = len(progress.losses)
         batch = [items[index] for index in _indices(step, len(items), config.batch_size, seed)]
-        loss = loss_of(batch)
-        value = float(loss.detach())
-        _check_finite(value, f"step {step + 1} of {num_steps}", batch[0], config)
-        engine.backward(loss)
         rate = config.rate(step, num_steps)
-        for group in optimizer.param_groups:
-            group["lr"] = rate
-        torch.nn.utils.clip_grad_norm_(list(parameters.values()), config.max_grad_norm)
-        engine.step(optimizer)
-        losses.append(value)
+        value = _step(
+            batch,
+            loss_of,
+            parameters,
+            optimizer,
+            config,
+            rate,
+            seed=seed,
+            step=step,
+            num_steps=num_steps,
+            engine=engine,
+        )
+        progress.losses.append(value)
         recorder.metric("train/loss", value, step + 1)
         recorder.metric("train/learning_rate", rate, step + 1)
+        if config.early_stopping and validate:
+            _look(progress, config.early_stopping, validate, parameters, recorder, is_last=step + 1 == num_steps)
         now = time.monotonic()
-        if now - shown > RECORD_EVERY_S or step + 1 == num_steps:
+        is_over = progress.stopped or step + 1 == num_steps
+        if now - shown > RECORD_EVERY_S or is_over:
             shown = now
             recorder.progress(step + 1, num_steps, phase="training", loss=value)
-        if engine.work is not None and now - saved > pause_s:
+        pause_s = checkpoints.pause_s()
+        if engine.work is not None and (now - saved > pause_s or (is_over and now - started > pause_s)):
             saved = now
-            _save(engine.work, parameters, optimizer, losses)
-    return losses
+            checkpoints.save(engine.work, parameters, optimizer, progress)
+    if progress.best.parameters:
+        checkpoints.put(parameters, progress.best.parameters)
+        recorder.metric("dev/best_step", progress.best.step)
+    return progress.losses
 
 
-def _check_finite(value: float, step: str, first: object, config: LoopConfig) -> None:
+def _step(
+    batch: list[Item],
+    loss_of: Callable[[list[Item]], Tensor],
+    parameters: Mapping[str, torch.nn.Parameter],
+    optimizer: torch.optim.Optimizer,
+    config: LoopConfig,
+    rate: float,
+    *,
+    seed: int,
+    step: int,
+    num_steps: int,
+    engine: Engine,
+) -> float:
+    """One optimizer step; returns the loss of the batch."""
+    import torch
+
+    torch.manual_seed(derive_seed(seed, "step", step))
+    where = f"step {step + 1} of {num_steps}"
+    size = config.micro_batch_size or len(batch)
+    value = 0.0
+    for start in range(0, len(batch), size):
+        part = batch[start : start + size]
+        loss = loss_of(part) * (len(part) / len(batch))
+        value += float(loss.detach())
+        _check_finite(value, "loss", where, part[0], config)
+        engine.backward(loss)
+    for group in optimizer.param_groups:
+        group["lr"] = rate
+    norm = torch.nn.utils.clip_grad_norm_(list(parameters.values()), config.max_grad_norm)
+    _check_finite(float(norm), "norm of the gradients", where, batch[0], config)
+    engine.step(optimizer)
+    return value
+
+
+def _look(
+    progress: Progress,
+    stopping: EarlyStopping,
+    validate: Callable[[], tuple[float, float]],
+    parameters: Mapping[str, torch.nn.Parameter],
+    recorder: Recorder,
+    *,
+    is_last: bool,
+) -> None:
+    """Looks at the dev set, every so many steps, and keeps the best parameters."""
+    step = len(progress.losses)
+    if step % stopping.every and not is_last:
+        return
+    accuracy, loss = validate()
+    recorder.metric("dev/accuracy", accuracy, step)
+    recorder.metric("dev/loss", loss, step)
+    merit = (accuracy, -loss)  # few dev examples saturate: the loss decides between equals
+    if merit > progress.best.merit:
+        kept = {name: parameter.detach().clone() for name, parameter in parameters.items()}
+        progress.best = Best(step, merit, kept)
+        return
+    progress.best.num_worse += 1
+    progress.stopped = progress.best.num_worse >= stopping.patience
+
+
+def _check_finite(value: float, what: str, where: str, first: object, config: LoopConfig) -> None:
     if not math.isfinite(value):
         raise DivergedError(
-            f"the loss became {value} at {step}, with the batch that starts with {str(first)[:200]}.",
+            f"the {what} became {value} at {where}, with the batch that starts with {str(first)[:200]}.",
             f"Lower learning_rate (now {config.learning_rate}), or look at that example.",
         )
 
@@ -156,43 +241,3 @@ def _indices(step: int, num_items: int, batch_size: int, seed: int) -> list[int]
     epoch, place = divmod(step, per_epoch)
     order = torch.randperm(num_items, generator=torch_rng(seed, "epoch", epoch)).tolist()
     return order[place * batch_size : (place + 1) * batch_size]
-
-
-def _save(
-    work: Path,
-    parameters: Mapping[str, torch.nn.Parameter],
-    optimizer: torch.optim.Optimizer,
-    losses: list[float],
-) -> None:
-    import torch
-
-    state: dict[str, Any] = {
-        "parameters": {name: parameter.detach() for name, parameter in parameters.items()},
-        "optimizer": optimizer.state_dict(),
-        "losses": losses,
-    }
-    temporary = work / "checkpoint.pt.part"
-    with temporary.open("wb") as file:
-        torch.save(state, file)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(work / "checkpoint.pt")
-
-
-def _restore(
-    work: Path | None, parameters: Mapping[str, torch.nn.Parameter], optimizer: torch.optim.Optimizer
-) -> list[float]:
-    import torch
-
-    if work is None or not (work / "checkpoint.pt").exists():
-        return []
-    try:
-        state = torch.load(work / "checkpoint.pt", weights_only=True)
-    except (EOFError, OSError, RuntimeError, pickle.UnpicklingError):
-        # Not what was written, as after a disk's fault: better from the beginning than not at all.
-        return []
-    with torch.no_grad():
-        for name, parameter in parameters.items():
-            parameter.copy_(state["parameters"][name])
-    optimizer.load_state_dict(state["optimizer"])
-    return list(state["losses"])

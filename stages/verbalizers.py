@@ -13,8 +13,10 @@ likely.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from stages.errors import VerbalizerError
@@ -92,6 +94,12 @@ class Verbalizer:
         if self.score == "sum_probability":
             return torch.stack([group.logsumexp(dim=1) for group in groups], dim=1)
         return torch.stack([group.mean(dim=1) for group in groups], dim=1)
+
+
+def found_words(folder: Path) -> dict[str, list[str]]:
+    """Label -> words that the verbalizer search left in `folder`."""
+    words: dict[str, list[str]] = json.loads((folder / "words.json").read_text(encoding="utf-8"))
+    return words
 
 
 def word_tokens(word: str, tokenizer: Any) -> list[int]:

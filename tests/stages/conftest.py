@@ -50,5 +50,6 @@ def film_data(tmp_path: Path) -> Path:
     write_examples(folder / "train.jsonl", film_examples(8))
     write_examples(folder / "unlabeled.jsonl", [Example(item.uid, item.fields) for item in pile])
     write_examples(folder / "unlabeled_gold.jsonl", pile)
+    write_examples(folder / "dev.jsonl", [])
     write_examples(folder / "test.jsonl", film_examples(12, start=200))
     return folder

@@ -10,8 +10,8 @@ import pytest
 import torch
 from torch import Tensor
 
-from stages import loop
-from stages.errors import DivergedError
+from stages import checkpoints
+from stages.errors import DivergedError, InputError
 from stages.loop import LoopConfig, train
 from stages.protocols import LocalEngine, SilentRecorder
 
@@ -59,9 +59,13 @@ def fit(
     seed: int = 0,
     work: Path | None = None,
     loss: Callable[[list[int]], Tensor] | None = None,
+    validate: Callable[[], tuple[float, float]] | None = None,
+    recorder: SilentRecorder | None = None,
 ) -> list[float]:
-    recorder, engine = SilentRecorder(), LocalEngine(work)
-    return train(ITEMS, loss or model.loss, model.parameters, config, seed=seed, recorder=recorder, engine=engine)
+    return train(
+        ITEMS, loss or model.loss, model.parameters, config,
+        seed=seed, recorder=recorder or SilentRecorder(), engine=LocalEngine(work), validate=validate,
+    )  # fmt: skip
 
 
 def config(**settings: object) -> LoopConfig:
@@ -200,7 +204,7 @@ def test_a_loss_that_is_no_number_stops_with_step_and_item(value: float) -> None
 def test_a_run_that_was_cut_goes_on_to_the_same_numbers(
     cut_at: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(loop, "CHECKPOINT_EVERY_S", 0.0)
+    monkeypatch.setattr(checkpoints, "EVERY_S", 0.0)
     settings = config(schedule="cosine", warmup=0.2)
     unbroken = Line(dropout=0.3)
     expected = fit(unbroken, settings)
@@ -229,7 +233,7 @@ def test_a_half_written_checkpoint_is_not_used(tmp_path: Path) -> None:
 
 
 def test_without_a_folder_nothing_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(loop, "CHECKPOINT_EVERY_S", 0.0)
+    monkeypatch.setattr(checkpoints, "EVERY_S", 0.0)
     monkeypatch.chdir(tmp_path)
     fit(Line(), config())
     assert list(tmp_path.iterdir()) == []
@@ -246,3 +250,112 @@ def test_the_time_between_checkpoints_can_be_set_from_outside(tmp_path: Path, mo
     monkeypatch.setenv("CLOZELINE_CHECKPOINT_EVERY_S", "0")
     fit(Line(), config(), work=tmp_path)
     assert (tmp_path / "checkpoint.pt").exists()
+
+
+def test_a_finished_training_is_not_run_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What follows a training may be killed, minutes later."""
+    monkeypatch.setattr(checkpoints, "EVERY_S", 0.0)
+    first, again = Line(), Line()
+    expected = fit(first, config(), work=tmp_path)
+    assert fit(again, config(), work=tmp_path) == expected
+    assert again.seen == []
+    assert torch.equal(again.weight, first.weight)
+
+
+def test_a_gradient_that_is_no_number_stops_too() -> None:
+    model = Line()
+
+    def loss(batch: list[int]) -> Tensor:
+        return model.loss(batch) + (model.bias * 0).sqrt().sum()  # 0, with an infinite slope
+
+    with pytest.raises(DivergedError, match="norm of the gradients became nan at step 1 of 12"):
+        fit(model, config(), loss=loss)
+
+
+# --- micro-batches ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 100])
+def test_gradients_of_micro_batches_add_up_to_those_of_the_batch(size: int) -> None:
+    whole, split = Line(), Line()
+    expected = fit(whole, config())
+    found = fit(split, config(micro_batch_size=size))
+    assert found == pytest.approx(expected, abs=1e-6)
+    torch.testing.assert_close(split.weight, whole.weight, atol=1e-6, rtol=0)
+    assert max(len(batch) for batch in split.seen) == min(size, 4)
+    assert [item for batch in split.seen for item in batch] == [item for batch in whole.seen for item in batch]
+
+
+# --- early stopping -----------------------------------------------------------------------------------------------
+
+
+class Looks:
+    """A dev set whose accuracy and loss at each look are given beforehand."""
+
+    def __init__(self, *results: tuple[float, float], skip: int = 0) -> None:
+        self.left = list(results)[skip:]
+
+    def __call__(self) -> tuple[float, float]:
+        return self.left.pop(0)
+
+
+def stopping(**settings: object) -> LoopConfig:
+    return config(steps=20, early_stopping={"every": 2, "patience": 2}, **settings)
+
+
+def test_training_stops_when_the_dev_set_gets_no_better() -> None:
+    curves = Curves()
+    model, unbroken = Line(), Line()
+    looks = Looks((0.5, 1.0), (0.8, 0.9), (0.8, 0.95), (0.7, 0.1))
+    losses = fit(model, stopping(), validate=looks, recorder=curves)
+    assert len(losses) == 8, "two looks without a better one"
+    assert curves.points["dev/accuracy"] == [(2, 0.5), (4, 0.8), (6, 0.8), (8, 0.7)]
+    assert curves.points["dev/best_step"] == [(0, 4)]
+
+    def until_the_fourth(batch: list[int]) -> Tensor:
+        if len(unbroken.seen) == 4:
+            raise KeyboardInterrupt
+        return unbroken.loss(batch)
+
+    with pytest.raises(KeyboardInterrupt):
+        fit(unbroken, config(steps=20), loss=until_the_fourth)
+    assert torch.equal(model.weight, unbroken.weight), "the parameters of the best look are kept"
+
+
+def test_the_loss_decides_between_looks_of_the_same_accuracy() -> None:
+    curves = Curves()
+    looks = Looks((1.0, 0.9), (1.0, 0.5), (1.0, 0.7), (1.0, 0.4), (1.0, 0.6), (1.0, 0.6))
+    fit(Line(), stopping(), validate=looks, recorder=curves)
+    assert curves.points["dev/best_step"] == [(0, 8)]
+
+
+def test_the_last_step_is_looked_at_whatever_its_number() -> None:
+    curves = Curves()
+    settings = config(steps=3, early_stopping={"every": 2, "patience": 2})
+    fit(Line(), settings, validate=Looks((0.5, 1.0), (0.6, 1.0)), recorder=curves)
+    assert curves.points["dev/accuracy"] == [(2, 0.5), (3, 0.6)]
+
+
+@pytest.mark.parametrize("cut_at", [3, 5, 7])
+def test_early_stopping_survives_a_cut(cut_at: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(checkpoints, "EVERY_S", 0.0)
+    results = [(0.5, 1.0), (0.8, 0.9), (0.8, 0.95), (0.7, 0.1)]
+    unbroken, broken, resumed = Line(0.3), Line(0.3), Line(0.3)
+    expected = fit(unbroken, stopping(), validate=Looks(*results))
+
+    def failing(batch: list[int]) -> Tensor:
+        if len(broken.seen) == cut_at:
+            raise KeyboardInterrupt
+        return broken.loss(batch)
+
+    with pytest.raises(KeyboardInterrupt):
+        fit(broken, stopping(), work=tmp_path, loss=failing, validate=Looks(*results))
+    found = fit(resumed, stopping(), work=tmp_path, validate=Looks(*results, skip=cut_at // 2))
+    assert found == expected
+    assert torch.equal(resumed.weight, unbroken.weight)
+
+
+def test_early_stopping_without_a_dev_set_is_refused() -> None:
+    with pytest.raises(InputError, match="needs a development set") as caught:
+        fit(Line(), stopping())
+    assert "data.dev_shots" in caught.value.remedy

@@ -1,19 +1,17 @@
-"""Every training stage, run as a plain function on a small real model: what it learns, writes and repeats."""
+"""Prompt stages on small real models, and what seeds decide."""
 
 from __future__ import annotations
 
-import json
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
 from small_models import FAMILIES, backbone_config, film_task
-from stage_running import LABELS, SILENT, logits_of, run, written
+from stage_running import SILENT, logits_of, run, written
 
-from stages import pattern_training, prompt_pretraining, prompt_tuning, soft_labels
+from stages import prompt_pretraining, prompt_tuning
 from stages.backbones import load
 from stages.cloze import ClozeClassifier
 from stages.corpora import CorpusConfig
@@ -23,153 +21,6 @@ from stages.loop import LoopConfig
 from stages.prompts.peft_format import load_prompt
 from stages.prompts.start import StartConfig, start_vectors
 from stages.seeds import torch_rng
-from stages.submodels import load_classifier
-
-LOOP = LoopConfig(learning_rate=0.01, batch_size=4, steps=16, schedule="constant", weight_decay=0.0)
-
-
-# --- sub-models ---------------------------------------------------------------------------------------------------
-
-
-def submodel(folder: Path, name: str = "gpt2", tune: str = "lora", **settings: Any) -> pattern_training.Config:
-    loop = None if tune == "none" else LOOP
-    values = {"pattern": "review", "loop": loop, "seed": 1, "task": film_task(name)} | settings
-    return pattern_training.Config(backbone=backbone_config(folder), tune=tune, **values)
-
-
-@pytest.mark.parametrize("name", FAMILIES)
-@pytest.mark.parametrize("tune", ["full", "lora", "none"])
-def test_a_submodel_learns_and_is_loaded_as_it_was(
-    name: str, tune: str, backbone_folders: dict[str, Path], film_data: Path, tmp_path: Path
-) -> None:
-    long = LoopConfig(learning_rate=0.005, batch_size=4, steps=80, weight_decay=0.0)
-    config = submodel(backbone_folders[name], name, tune, loop=None if tune == "none" else long)
-    result = run(pattern_training, config, pattern_training.Inputs(data=film_data), tmp_path / "out")
-    test = load_examples(film_data / "test.jsonl")
-    classifier = load_classifier(tmp_path / "out", config.task, config.backbone)
-    assert classifier.predict(test, SILENT, "") == pytest.approx(logits_of(tmp_path / "out"), abs=2e-5)
-
-    train = load_examples(film_data / "train.jsonl")
-    after, _ = classifier.evaluate(train, SILENT, "")
-    untrained = ClozeClassifier.of(config.task, "review", load(config.backbone, frozen=True), config.backbone)
-    before, _ = untrained.evaluate(train, SILENT, "")
-    assert result.train_accuracy_before == before.accuracy
-    assert result.test.num_examples == 12
-    if tune == "none":
-        assert (result.final_loss, result.trainable_parameters, result.num_labelled) == (None, 0, 0)
-        assert after == before
-        return
-    assert result.num_labelled == 8
-    assert after.accuracy == 1.0
-    assert result.final_loss < 0.65
-    everything = sum(weight.numel() for weight in untrained.backbone.model.parameters())
-    assert (result.trainable_parameters == everything) is (tune == "full")
-
-
-def test_an_adapter_is_a_fraction_of_the_backbone(
-    backbone_folders: dict[str, Path], film_data: Path, tmp_path: Path
-) -> None:
-    sizes = {}
-    for tune in ("full", "lora", "none"):
-        config = submodel(backbone_folders["llama"], "llama", tune, lora={"rank": 1})
-        run(pattern_training, config, pattern_training.Inputs(data=film_data), tmp_path / tune)
-        sizes[tune] = sum(path.stat().st_size for path in (tmp_path / tune).rglob("*.safetensors"))
-    assert sizes["none"] == 0 < sizes["lora"] < sizes["full"] / 5
-
-
-def test_lora_targets_choose_the_adapted_layers(
-    backbone_folders: dict[str, Path], film_data: Path, tmp_path: Path
-) -> None:
-    config = submodel(backbone_folders["llama"], "llama", lora={"rank": 2, "targets": ["q_proj", "v_proj"]})
-    result = run(pattern_training, config, pattern_training.Inputs(data=film_data), tmp_path / "out")
-    names = set(load_file(tmp_path / "out" / "adapter" / "adapter_model.safetensors"))
-    assert len(names) == 2 * 2 * 2, "two layers, two targets, A and B"
-    assert all("q_proj" in name or "v_proj" in name for name in names)
-    assert result.trainable_parameters == 2 * ((32 * 2 + 2 * 32) + (32 * 2 + 2 * 16))
-
-
-def test_training_a_submodel_leaves_the_backbone_on_disk_alone(
-    backbone_folders: dict[str, Path], film_data: Path, tmp_path: Path
-) -> None:
-    before = {path.name: path.read_bytes() for path in backbone_folders["bert"].iterdir()}
-    config = submodel(backbone_folders["bert"], "bert", "full")
-    run(pattern_training, config, pattern_training.Inputs(data=film_data), tmp_path / "out")
-    assert {path.name: path.read_bytes() for path in backbone_folders["bert"].iterdir()} == before
-
-
-@pytest.mark.parametrize(("tune", "loop"), [("none", LOOP), ("lora", None)])
-def test_a_loop_belongs_to_what_is_trained(tune: str, loop: LoopConfig | None) -> None:
-    with pytest.raises(ValueError, match="tune: none takes no loop"):
-        submodel(Path("x"), tune=tune, loop=loop)
-
-
-# --- soft labels --------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def members(backbone_folders: dict[str, Path], film_data: Path, tmp_path: Path) -> tuple[Path, ...]:
-    """Three sub-models: both patterns trained, one zero-shot."""
-    found = []
-    for number, (pattern, tune) in enumerate([("review", "lora"), ("summary", "full"), ("summary", "none")]):
-        config = submodel(backbone_folders["gpt2"], tune=tune, pattern=pattern)
-        found.append(tmp_path / f"member{number}")
-        run(pattern_training, config, pattern_training.Inputs(data=film_data), found[-1])
-    return tuple(found)
-
-
-@pytest.mark.parametrize("weights", ["uniform", "accuracy"])
-def test_soft_labels_are_the_weighted_mean_of_the_members(
-    weights: str, members: tuple[Path, ...], backbone_folders: dict[str, Path], film_data: Path, tmp_path: Path
-) -> None:
-    backbone = backbone_config(backbone_folders["gpt2"])
-    config = soft_labels.Config(task=film_task("gpt2"), backbone=backbone, weights=weights)
-    accuracies = [0.5, 1.0, 0.25]
-    for member, accuracy in zip(members, accuracies, strict=True):
-        about = json.loads((member / "result.json").read_text())
-        (member / "result.json").write_text(json.dumps(about | {"train_accuracy_before": accuracy}))
-    share = [1 / 3] * 3 if weights == "uniform" else [value / 1.75 for value in accuracies]
-    result = run(soft_labels, config, soft_labels.Inputs(data=film_data, members=members), tmp_path / "out")
-    assert result.weights == pytest.approx(share, abs=1e-6)
-
-    pile = load_examples(film_data / "unlabeled.jsonl")
-    expected = np.zeros((10, 2))
-    for member, weight in zip(members, share, strict=True):
-        classifier = load_classifier(member, config.task, config.backbone)
-        for row, item in enumerate(pile):
-            expected[row] += weight * classifier.predict([item], SILENT, "")[0]
-    assert logits_of(tmp_path / "out", "soft_labels") == pytest.approx(expected, abs=1e-4)
-    test = sum(weight * logits_of(member) for member, weight in zip(members, share, strict=True))
-    assert logits_of(tmp_path / "out") == pytest.approx(test, abs=2e-5)
-    gold = [item.label for item in load_examples(film_data / "unlabeled_gold.jsonl")]
-    right = [LABELS[guess] == label for guess, label in zip(expected.argmax(axis=1), gold, strict=True)]
-    assert result.unlabeled.accuracy == pytest.approx(np.mean(right), abs=1e-6)
-    rows = [json.loads(line) for line in (tmp_path / "out" / "soft_labels.jsonl").read_text().splitlines()]
-    assert [row["uid"] for row in rows] == [item.uid for item in pile]
-    assert {row["label"] for row in rows} == {None}, "no gold label reaches the student"
-
-
-def test_weights_are_uniform_where_every_member_was_wrong(
-    members: tuple[Path, ...], backbone_folders: dict[str, Path], film_data: Path, tmp_path: Path
-) -> None:
-    for member in members:
-        about = json.loads((member / "result.json").read_text())
-        (member / "result.json").write_text(json.dumps(about | {"train_accuracy_before": 0.0}))
-    backbone = backbone_config(backbone_folders["gpt2"])
-    config = soft_labels.Config(task=film_task("gpt2"), backbone=backbone, weights="accuracy")
-    (film_data / "unlabeled_gold.jsonl").unlink()
-    result = run(soft_labels, config, soft_labels.Inputs(data=film_data, members=members), tmp_path / "out")
-    assert result.weights == (0.333333,) * 3
-    assert result.unlabeled is None
-
-
-def test_a_missing_member_is_an_error(
-    members: tuple[Path, ...], backbone_folders: dict[str, Path], film_data: Path, tmp_path: Path
-) -> None:
-    (members[1] / "submodel.json").unlink()
-    config = soft_labels.Config(task=film_task("gpt2"), backbone=backbone_config(backbone_folders["gpt2"]))
-    with pytest.raises(FileNotFoundError, match=r"member1/submodel\.json"):
-        run(soft_labels, config, soft_labels.Inputs(data=film_data, members=members), tmp_path / "out")
-
 
 # --- prompts ------------------------------------------------------------------------------------------------------
 
@@ -315,9 +166,6 @@ SHORT = LoopConfig(learning_rate=0.01, batch_size=3, steps=3)
 
 def prepare(stage: str, seed: int, folders: dict[str, Path], data: Path, corpus: Path) -> tuple[Any, Any, Any]:
     """Module, config and inputs of a short run."""
-    if stage in ("full", "lora"):
-        config = submodel(folders["bert"], "bert", stage, seed=seed, loop=SHORT)
-        return pattern_training, config, pattern_training.Inputs(data=data)
     if stage == "prompt_tuning":
         config = tuned(folders["gpt2"], "gpt2", seed=seed, loop=SHORT)
         return prompt_tuning, config, prompt_tuning.Inputs(data=data)
@@ -329,7 +177,7 @@ def prepare(stage: str, seed: int, folders: dict[str, Path], data: Path, corpus:
     return prompt_pretraining, config, prompt_pretraining.Inputs()
 
 
-@pytest.mark.parametrize("stage", ["full", "lora", "prompt_tuning", "prompt_pretraining"])
+@pytest.mark.parametrize("stage", ["prompt_tuning", "prompt_pretraining"])
 def test_a_seed_decides_everything(
     stage: str, backbone_folders: dict[str, Path], film_data: Path, tmp_path: Path
 ) -> None:

@@ -1,0 +1,95 @@
+"""Checkpoints in the middle of a training: what moves, the optimizer's moments, the losses so far, the best dev look.
+"""
+
+from __future__ import annotations
+
+import os
+import pickle
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import torch
+
+EVERY_S = 60.0
+"""Seconds between checkpoints; the environment variable CLOZELINE_CHECKPOINT_EVERY_S says otherwise."""
+
+
+def pause_s() -> float:
+    """Seconds between checkpoints."""
+    return float(os.environ.get("CLOZELINE_CHECKPOINT_EVERY_S") or EVERY_S)
+
+
+@dataclass(slots=True)
+class Best:
+    """The best look at the dev set: its step, (accuracy, negated loss), and the parameters then."""
+
+    step: int = 0
+    merit: tuple[float, float] = (-1.0, 0.0)
+    parameters: dict[str, Any] = field(default_factory=dict)
+    num_worse: int = 0
+    """Looks since then."""
+
+
+@dataclass(slots=True)
+class Progress:
+    """How far a training is. `stopped`: early stopping ended it."""
+
+    losses: list[float] = field(default_factory=list)
+    best: Best = field(default_factory=Best)
+    stopped: bool = False
+
+
+def save(
+    work: Path,
+    parameters: Mapping[str, torch.nn.Parameter],
+    optimizer: torch.optim.Optimizer,
+    progress: Progress,
+) -> None:
+    """Writes a checkpoint, which appears whole or not at all."""
+    import torch
+
+    best = progress.best
+    state: dict[str, Any] = {
+        "parameters": {name: parameter.detach() for name, parameter in parameters.items()},
+        "optimizer": optimizer.state_dict(),
+        "losses": progress.losses,
+        "best": {"step": best.step, "merit": best.merit, "parameters": best.parameters, "num_worse": best.num_worse},
+        "stopped": progress.stopped,
+    }
+    temporary = work / "checkpoint.pt.part"
+    with temporary.open("wb") as file:
+        torch.save(state, file)
+        file.flush()
+        os.fsync(file.fileno())
+    temporary.replace(work / "checkpoint.pt")
+
+
+def restore(
+    work: Path | None, parameters: Mapping[str, torch.nn.Parameter], optimizer: torch.optim.Optimizer
+) -> Progress:
+    """Puts a checkpoint back, if there is a sound one."""
+    import torch
+
+    if work is None or not (work / "checkpoint.pt").exists():
+        return Progress()
+    try:
+        state = torch.load(work / "checkpoint.pt", weights_only=True)
+    except (EOFError, OSError, RuntimeError, pickle.UnpicklingError):
+        # Not what was written, as after a disk's fault: better from the beginning than not at all.
+        return Progress()
+    put(parameters, state["parameters"])
+    optimizer.load_state_dict(state["optimizer"])
+    best = Best(**{**state["best"], "merit": tuple(state["best"]["merit"])})
+    return Progress(list(state["losses"]), best, state["stopped"])
+
+
+def put(parameters: Mapping[str, torch.nn.Parameter], values: Mapping[str, torch.Tensor]) -> None:
+    """Sets parameters to values, by name."""
+    import torch
+
+    with torch.no_grad():
+        for name, parameter in parameters.items():
+            parameter.copy_(values[name])

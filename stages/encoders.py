@@ -1,0 +1,182 @@
+"""A text encoder: the body of any model that transformers knows, its last states pooled into one vector a text.
+
+Encoders, causal language models and GGUF files alike; of T5 and its like the encoder alone. Letters in names of tensors:
+B batch, L length, D hidden width.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import BaseModel, Field
+
+from stages.cloze import batches_by_length
+from stages.errors import AssetError
+from stages.model_files import model_folder
+from stages.precision import Precision, attention, autocast, default_device
+from stages.protocols import Recorder
+from stages.tasks import Example
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+EMBED_TOKENS = 1024
+"""Padded tokens of one batch without gradients: enough to keep a processor busy, little enough for its caches."""
+
+Pooling = Literal["mean", "cls", "last"]
+
+
+class EncoderConfig(BaseModel, frozen=True, extra="forbid"):
+    """A pretrained model, and how it makes one vector of a text."""
+
+    asset: str = Field(
+        description="Reference of the encoder: a folder of a transformers model, or a GGUF file.",
+        json_schema_extra={"identity": False},
+    )
+    max_length: int = Field(128, ge=8, description="Tokens of a text (or pair of texts) at the most.")
+    precision: Precision = Field(
+        "auto",
+        description="What it computes in while it, or a head on it, learns; weights stay float32.",
+    )
+    pooling: Pooling = Field(
+        "mean",
+        description="The vector of a text: mean over its tokens, cls (its first token), or last (its last token, for "
+        "causal models).",
+    )
+
+
+class TextEncoder:
+    """tokens -> model -> [B, D], one vector a text."""
+
+    def __init__(self, model: Any, tokenizer: Any, fields: Sequence[str], max_length: int, pooling: Pooling) -> None:
+        self.model = model.to(default_device())
+        self.tokenizer = tokenizer
+        self.fields = tuple(fields)
+        self.max_length = max_length
+        self.pooling: Pooling = pooling
+        self.has_segments = getattr(model.config, "type_vocab_size", 0) > 1
+        special = tokenizer.num_special_tokens_to_add
+        self.separator = "\n" if special(pair=True) == special(pair=False) else ""
+
+    @classmethod
+    def of(cls, config: EncoderConfig, fields: Sequence[str]) -> TextEncoder:
+        """The pretrained encoder.
+
+        Args:
+            config: Which one.
+            fields: One field to read, or two that are read as a pair.
+
+        Raises:
+            AssetError: the reference cannot be reached, or holds no model of a usable kind.
+        """
+        return cls(*_load(model_folder(config.asset), config.asset), fields, config.max_length, config.pooling)
+
+    @classmethod
+    def load(cls, folder: Path, about: Mapping[str, Any]) -> TextEncoder:
+        """The encoder that `save` wrote to `folder`, with what `about` said of it."""
+        pooling = about.get("pooling", "mean")
+        return cls(*_load(folder, str(folder)), about["fields"], about["max_length"], pooling)
+
+    def save(self, folder: Path) -> None:
+        """Writes weights and tokenizer."""
+        self.model.save_pretrained(folder)
+        self.tokenizer.save_pretrained(folder)
+
+    @property
+    def about(self) -> dict[str, Any]:
+        """What `load` needs to know besides the files."""
+        return {"fields": self.fields, "max_length": self.max_length, "pooling": self.pooling}
+
+    @property
+    def width(self) -> int:
+        """D."""
+        return int(self.model.config.hidden_size)
+
+    def texts(self, example: Example) -> tuple[str, ...]:
+        """The one or two texts of an example that are read."""
+        first, *second = (example.fields[name] for name in self.fields)
+        return (first, *(self.separator + text for text in second))
+
+    def pooled(self, examples: Sequence[Example], *, bf16: bool = False) -> Tensor:
+        """[B, D] vectors in float32, with gradients where the caller allows them; `bf16`: compute in bfloat16."""
+        columns = [list(column) for column in zip(*map(self.texts, examples), strict=True)]
+        batch = self.tokenizer(
+            *columns,
+            padding=True,
+            truncation=True,
+            max_length=self.max_length,
+            return_token_type_ids=self.has_segments,
+            return_tensors="pt",
+        ).to(self.model.device)
+        with autocast(bf16):
+            states_BLD = self.model(**batch).last_hidden_state
+        return pool(states_BLD.float(), batch["attention_mask"], self.pooling)
+
+    def embed(self, examples: Sequence[Example], recorder: Recorder, phase: str, *, bf16: bool = False) -> Tensor:
+        """[n, D] vectors without gradients, in the order of `examples`; batches hold texts of similar length."""
+        import torch
+
+        self.model.eval()
+        # characters stand for tokens here: only the order of lengths matters
+        lengths = [1 + sum(len(text) for text in self.texts(item)) // 4 for item in examples]
+        lengths = [min(length, self.max_length) for length in lengths]
+        result = torch.zeros(len(examples), self.width)
+        done = 0
+        with torch.inference_mode():
+            for rows in batches_by_length(lengths, EMBED_TOKENS):
+                result[rows] = self.pooled([examples[row] for row in rows], bf16=bf16).cpu()
+                done += len(rows)
+                recorder.progress(done, len(examples), phase=phase)
+        return result
+
+
+def pool(states: Tensor, mask: Tensor, pooling: Pooling) -> Tensor:
+    """One vector a text.
+
+    Args:
+        states: [B, L, D], padded on the right.
+        mask: [B, L], 1 for tokens and 0 for padding.
+        pooling: Which.
+
+    Returns:
+        [B, D].
+    """
+    import torch
+
+    if pooling == "cls":
+        return states[:, 0]
+    if pooling == "last":
+        return states[torch.arange(len(mask), device=mask.device), mask.sum(dim=1) - 1]
+    weight_BL1 = mask[:, :, None].to(states.dtype)
+    return (states * weight_BL1).sum(dim=1) / weight_BL1.sum(dim=1)
+
+
+def _load(folder: Path, name: str) -> tuple[Any, Any]:
+    """Body and tokenizer out of a folder; texts are padded on the right, where positions need no care."""
+    import torch
+    from transformers import AutoModel, AutoModelForTextEncoding, AutoTokenizer
+
+    name = name.partition("#")[0]
+    if not (folder / "config.json").exists():
+        raise AssetError(f"{name} holds no config.json.", "Name the folder of a transformers encoder.")
+    config = json.loads((folder / "config.json").read_text())
+    architecture = (config.get("architectures") or [""])[0]
+    two_halves = config.get("is_encoder_decoder") or architecture.endswith("EncoderModel")
+    kind = AutoModelForTextEncoding if two_halves else AutoModel
+    try:
+        model = kind.from_pretrained(folder, dtype=torch.float32, attn_implementation=attention())
+        tokenizer = AutoTokenizer.from_pretrained(folder)
+    except (KeyError, OSError, ValueError) as error:
+        reason = str(error).strip().partition("\n")[0][:200]
+        raise AssetError(f"{name} cannot be loaded ({reason}).", "Name an encoder or a language model.") from error
+    if not hasattr(model.config, "hidden_size"):
+        raise AssetError(f"{name} is a {architecture or 'model'} without one hidden size.", "Name a model of text.")
+    if getattr(model.config, "use_cache", False):
+        model.config.use_cache = False  # nothing is generated
+    if tokenizer.pad_token_id is None:
+        tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token
+    tokenizer.padding_side = "right"
+    return model, tokenizer

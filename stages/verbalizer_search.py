@@ -1,0 +1,176 @@
+"""The verbalizer-search stage: label words for one pattern, found from the labelled examples alone.
+
+PETAL (Schick, Schmid & Schütze, "Automatically Identifying Words That Can Serve as Labels for Few-Shot Text
+Classification", COLING 2020): of the words that the frozen model finds likeliest in the texts of a label, those are
+taken that tell its texts from all others.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from pydantic import BaseModel, Field
+
+from stages.backbones import BackboneConfig
+from stages.errors import InputError
+from stages.protocols import Engine, Recorder
+from stages.tasks import Example, Task
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+    from stages.backbones import Backbone
+
+Method = Literal["likelihood_ratio", "cross_entropy"]
+
+SPACES = ("Ġ", "▁")
+"""Marks of a word's start, in byte-level and in SentencePiece vocabularies."""
+SHOWN = 100
+"""Candidates a label that are written with their scores."""
+
+
+class Config(BaseModel, frozen=True, extra="forbid"):
+    """For which pattern words are sought, and how."""
+
+    task: Task = Field(description="Labels and the pattern; no label words.")
+    pattern: str = Field(description="Name of the pattern.")
+    backbone: BackboneConfig = Field(description="The language model.")
+    method: Method = Field("likelihood_ratio", description="How a candidate is judged.")
+    num_words: int = Field(10, ge=1, description="Words a label.")
+    num_candidates: int = Field(1000, ge=1, description="Words that are looked at for each label: its likeliest.")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Inputs:
+    """`data`: files of the split stage."""
+
+    data: Path
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Result:
+    """The words found. Files: `words.json` (label -> words) and `candidates.jsonl` (the best of each label, scored)."""
+
+    words: dict[str, list[str]]
+    num_candidates: int
+    num_labelled: int
+
+
+def run(config: Config, inputs: Inputs, out: Path, recorder: Recorder, engine: Engine) -> Result:
+    """Finds the words and writes them to `out`."""
+    del engine
+    from stages.data import load_examples
+    from stages.residents import borrowed
+
+    train_set = load_examples(inputs.data / "train.jsonl")
+    if not train_set:
+        raise InputError("words are found from labelled examples, and there are none.", "Label some, or write words.")
+    with borrowed(config.backbone) as backbone:
+        vocabulary = whole_words(backbone.tokenizer)
+        log_likelihoods = _read(config, backbone, train_set, list(vocabulary.values()), recorder)
+    names = list(vocabulary)
+    scored = {}
+    for label in config.task.labels:
+        is_label = [item.label == label for item in train_set]
+        scored[label] = rank(log_likelihoods, is_label, config.method, config.num_candidates)
+    if len(names) < config.num_words * len(config.task.labels):
+        raise InputError(
+            f"the vocabulary has {len(names)} words, and {config.num_words} for each label were asked for.",
+            "Lower verbalizer_search.num_words.",
+        )
+    words = {label: [names[place] for place, _ in found[: config.num_words]] for label, found in scored.items()}
+    (out / "words.json").write_text(json.dumps(words, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
+    rows = [
+        {"label": label, "word": names[place], "score": round(score, 4)}
+        for label, found in scored.items()
+        for place, score in found[:SHOWN]
+    ]
+    with (out / "candidates.jsonl").open("w", encoding="utf-8") as file:
+        file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
+    recorder.table("words", [{"label": label, "words": ", ".join(found)} for label, found in words.items()])
+    return Result(words=words, num_candidates=min(config.num_candidates, len(names)), num_labelled=len(train_set))
+
+
+def whole_words(tokenizer: Any) -> dict[str, int]:
+    """Word -> token id of everything in the vocabulary that is a word of two letters or more and one token in a text.
+    """
+    from stages.verbalizers import word_tokens
+
+    found = {}
+    marked = any(token.startswith(SPACES) for token in tokenizer.get_vocab())
+    for token, number in sorted(tokenizer.get_vocab().items(), key=lambda item: item[1]):
+        if marked and not token.startswith(SPACES):
+            continue
+        word = token.lstrip("".join(SPACES))
+        if len(word) >= 2 and word.isalpha() and number not in tokenizer.all_special_ids:
+            ids = word_tokens(word, tokenizer)
+            if ids == [number]:
+                found[word] = number
+    return found
+
+
+def rank(
+    log_likelihoods: NDArray[np.float64], is_label: Sequence[bool], method: Method, num_candidates: int
+) -> list[tuple[int, float]]:
+    """Ranks words for one label.
+
+    Args:
+        log_likelihoods: [n, W] log-probability of each word in each labelled text. is_label: [n] whether the text has
+        the label. The two classes weigh the same (section 4.2 of the paper). method: likelihood_ratio: log p - log(1 -
+        p), summed with the sign of the class (equation 6); cross_entropy: log p
+            where the text has the label, log(1 - p) elsewhere (equation 4).
+        num_candidates: Words that are ranked: those with the largest summed log p in the label's texts.
+
+    Returns:
+        (number of the word, score), best first.
+    """
+    import numpy as np
+
+    mine = np.array(is_label)
+    log_p = np.minimum(log_likelihoods, -1e-9)  # a probability of 1 has no log(1 - p)
+    log_not = np.log1p(-np.exp(log_p))
+    balance = (~mine).sum() / mine.sum()
+    if method == "likelihood_ratio":
+        odds = log_p - log_not
+        scores = balance * odds[mine].sum(axis=0) - odds[~mine].sum(axis=0)
+    else:
+        scores = balance * log_p[mine].sum(axis=0) + log_not[~mine].sum(axis=0)
+    candidates = np.argsort(-log_p[mine].sum(axis=0), kind="stable")[:num_candidates]
+    ranked = sorted(candidates.tolist(), key=lambda place: (-scores[place], place))
+    return [(place, float(scores[place])) for place in ranked]
+
+
+def _read(
+    config: Config, backbone: Backbone, examples: Sequence[Example], ids: list[int], recorder: Recorder
+) -> NDArray[np.float64]:
+    """[n, W] log-probability of each word at the mask, over the whole vocabulary."""
+    import numpy as np
+    import torch
+
+    from stages.cloze import PREDICT_TOKENS, batches_by_length
+    from stages.patterns import Encoder
+
+    task = config.task
+    encoder = Encoder(
+        task.pattern(config.pattern), backbone.tokenizer, backbone.family, config.backbone.max_length, task.shorten
+    )
+    if backbone.family == "causal" and not encoder.pattern.ends_in_mask:
+        raise InputError(
+            f"words cannot be searched for pattern {config.pattern!r}: a causal model reads them at the end only.",
+            "Put {mask} at the end of the pattern, or write a verbalizer.",
+        )
+    encoded = encoder.all(examples)
+    found = np.zeros((len(examples), len(ids)))
+    done = 0
+    with torch.inference_mode():
+        for rows in batches_by_length([len(item.ids) for item in encoded], PREDICT_TOKENS):
+            logits = backbone.vocabulary_logits(backbone.batch([encoded[row] for row in rows]))
+            found[rows] = logits.double().log_softmax(dim=1)[:, ids].cpu().numpy()
+            done += len(rows)
+            recorder.progress(done, len(encoded), phase="labelled texts")
+    return found
