@@ -112,7 +112,7 @@ class PipelineConfig(BaseModel, frozen=True, extra="forbid"):
             "prompts": any(item.task is None for item in prompted),
         }
         wants |= {f"members.{name}": item.kind == "probe" for name, item in self.members.items()}
-        wants |= {f"{place}.loop": item.loop is not None and not item.ipet for place, item in self.pet_sections.items()}
+        wants |= {f"{place}.tune": item.tune != "none" and not item.ipet for place, item in self.pet_sections.items()}
         for place, needed in wants.items():
             if needed:
                 raise InputError(

@@ -129,7 +129,7 @@ def _submodels(
     """Sub-models of one backbone, generation after generation; without labels the first one is zero-shot."""
     seeds = section.seeds if config.has_labels or section.ipet is None else section.seeds[:1]
     pairs = [(pattern, seed) for pattern in config.patterns_of(section) for seed in seeds]
-    first = section if config.has_labels else section.model_copy(update={"tune": "none", "loop": None, "mlm": None})
+    first = section if config.has_labels else section.model_copy(update={"tune": "none", "mlm": None})
     last = [_submodel(config, first, backbone, prefix, pair, data, words) for pair in pairs]
     earlier: list[Step] = []
     for number in range(1, section.ipet.generations + 1 if section.ipet else 1):
@@ -169,7 +169,7 @@ def _submodel(
             backbone=backbone,
             tune=section.tune,
             lora=section.lora,
-            loop=section.loop,
+            loop=None if section.tune == "none" else section.loop,
             loss=section.loss,
             mlm=section.mlm,
             growth=taught[0] if taught else None,

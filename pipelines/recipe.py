@@ -25,22 +25,36 @@ class RecipeError(InputError):
     """A recipe that cannot be found, read or understood."""
 
 
+def shipped_recipes() -> dict[str, Path]:
+    """Name -> file of every recipe that comes with clozeline; those in a folder are called `folder/name`."""
+    names = {path.relative_to(RECIPES).with_suffix("").as_posix(): path for path in RECIPES.rglob("*.yaml")}
+    return dict(sorted(names.items(), key=lambda item: ("/" in item[0], item[0])))
+
+
 def find_recipe(name: str) -> Path:
     """The file of a recipe: a path, or the name of one that comes with clozeline.
 
+    A shipped recipe in a folder is found by its full name (`paper/rte`), and by its last part (`rte`) if no other has it.
+
     Raises:
-        RecipeError: there is neither.
+        RecipeError: there is neither, or several have this last part.
     """
-    shipped = {path.stem: path for path in sorted(RECIPES.glob("*.yaml"))}
+    shipped = shipped_recipes()
     if name in shipped:
         return shipped[name]
+    same_stem = [full for full in shipped if full.rpartition("/")[2] == name]
+    if len(same_stem) == 1:
+        return shipped[same_stem[0]]
     path = Path(name)
     if path.is_file():
         return path
-    close = difflib.get_close_matches(name, shipped, n=1)
+    if same_stem:
+        raise RecipeError(f"several recipes are called {name!r}.", f"Name one in full: {', '.join(same_stem)}.")
+    full_names = {full.rpartition("/")[2]: full for full in shipped} | {full: full for full in shipped}
+    close = difflib.get_close_matches(name, full_names, n=1)
     raise RecipeError(
         f"there is no recipe {name!r}.",
-        f"Did you mean {close[0]!r}?" if close else f"Name a YAML file, or one of: {', '.join(shipped)}.",
+        f"Did you mean {full_names[close[0]]!r}?" if close else f"Name a YAML file, or one of: {', '.join(shipped)}.",
     )
 
 

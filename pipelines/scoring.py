@@ -55,7 +55,7 @@ def predict(model: Path, lines: Iterable[str], name: str) -> Iterator[str]:
     from stages.metrics import softmax
 
     classifier = TextClassifier.load(model)
-    for block in _blocks(read_lines(lines, classifier.fields, name)):
+    for block in _blocks(read_lines(lines, classifier.encoder.fields, name)):
         for row in softmax(classifier.predict(block, SilentRecorder(), "")):
             values = {label: round(float(value), 6) for label, value in zip(classifier.labels, row, strict=True)}
             yield json.dumps(

@@ -45,7 +45,7 @@ class PetSection(Section, frozen=True):
     seeds: tuple[int, ...] = Field((0,), min_length=1, description="Seeds; every pattern is trained with each.")
     tune: Tune = Field("lora", description="What is trained: full, lora or none.")
     lora: LoraConfig = Field(LoraConfig(), description="Adapters, for tune: lora.")
-    loop: LoopConfig | None = Field(None, description="Length and rates of the training; left out for tune: none.")
+    loop: LoopConfig | None = Field(None, description="Length and rates of the training; not needed for tune: none.")
     loss: Loss = Field("auto", description="cross_entropy, hinge, or auto: hinge where a word has several tokens.")
     mlm: MlmConfig | None = Field(None, description="The auxiliary loss on unlabelled text; masked models only.")
     ipet: IpetConfig | None = Field(
@@ -54,8 +54,8 @@ class PetSection(Section, frozen=True):
 
     @model_validator(mode="after")
     def _loop_fits(self) -> PetSection:
-        if (self.loop is None) != (self.tune == "none"):
-            raise ValueError("tune: none takes no loop, and every other tune needs one. Mend tune or loop.")
+        if self.loop is None and self.tune != "none":
+            raise ValueError(f"tune: {self.tune} needs a loop. Add one: loop: {{learning_rate: 0.001, epochs: 6}}.")
         if self.tune == "none" and (self.mlm or self.ipet):
             raise ValueError("tune: none takes neither mlm nor ipet, which train. Mend tune, or take them out.")
         return self

@@ -1,20 +1,22 @@
-"""The final classifier: a small encoder, mean-pooled, with a linear head. What people put into service."""
+"""The final classifier: a small text encoder with a linear head. What people put into service."""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
-from pydantic import BaseModel, Field
+from pydantic import Field
 
-from stages.cloze import batches_by_length
+from stages import assets, members
 from stages.data import load_examples
+from stages.encoders import EncoderConfig, TextEncoder
 from stages.errors import AssetError
-from stages.logits import write_logits
-from stages.metrics import Score, score, softmax
-from stages.precision import Precision, attention, autocast, default_device, wants_bf16
+from stages.logits import read_logits
+from stages.loop import LoopConfig
+from stages.metrics import Score, softmax
+from stages.precision import default_device, wants_bf16
 from stages.protocols import Recorder
 from stages.tasks import Example
 
@@ -23,135 +25,184 @@ if TYPE_CHECKING:
     from numpy.typing import NDArray
     from torch import Tensor
 
-PREDICT_TOKENS = 4096
-"""Padded tokens of one batch without gradients."""
 
+class StudentConfig(EncoderConfig, frozen=True):
+    """The encoder of the final classifier, and what of it is trained."""
 
-class StudentConfig(BaseModel, frozen=True, extra="forbid"):
-    """The encoder of the final classifier."""
-
-    asset: str = Field(
-        description="Reference of the encoder: a folder of a transformers model.",
-        json_schema_extra={"identity": False},
+    tune: Literal["full", "head"] = Field(
+        "full", description="What is trained: full (all weights), or head (a linear head on the frozen encoder)."
     )
-    max_length: int = Field(128, ge=8, description="Tokens of a text (or pair of texts) at the most.")
-    precision: Precision = Field("auto", description="What it computes in while it is trained; weights stay float32.")
+    head_strength: float = Field(
+        1.0, gt=0, description="C of scikit-learn's LogisticRegression, for tune: head; higher fits closer."
+    )
+
+
+def check_loop(student: StudentConfig, loop: LoopConfig | None) -> None:
+    """Refuses a loop that nothing follows, and training without one.
+
+    Raises:
+        ValueError: names both fields.
+    """
+    if (loop is None) != (student.tune == "head"):
+        raise ValueError("student.tune: head takes no loop, and full needs one. Mend student.tune or loop.")
 
 
 class TextClassifier:
-    """encoder -> mean over tokens -> linear head -> [B, C] logits."""
+    """encoder -> [B, D] -> linear head -> [B, C] logits."""
 
-    def __init__(
-        self,
-        encoder: Any,
-        tokenizer: Any,
-        head: Any,
-        labels: Sequence[str],
-        fields: Sequence[str],
-        max_length: int,
-    ) -> None:
-        device = default_device()
-        self.encoder = encoder.to(device)
-        self.tokenizer = tokenizer
-        self.head = head.to(device)
+    def __init__(self, encoder: TextEncoder, head: Any, labels: Sequence[str], *, normalize: bool = False) -> None:
+        self.encoder = encoder
+        self.head = head.to(default_device())
         self.labels = tuple(labels)
-        self.fields = tuple(fields)
-        self.max_length = max_length
+        self.normalize = normalize
+        """Whether the head reads vectors of unit length."""
         self.trains_in_bf16 = False
+        self.predicts_in_bf16 = False
 
     @classmethod
     def fresh(cls, config: StudentConfig, labels: Sequence[str], fields: Sequence[str], seed: int) -> TextClassifier:
         """A pretrained encoder with a new head, whose weights follow from `seed`.
 
         Args:
-            config: The encoder.
+            config: The encoder; with tune: head it is frozen, and the head reads vectors of unit length.
             labels: [C] labels, in the order of the logits.
             fields: One field, or two that are read as a pair.
             seed: Seed of the head.
         """
         import torch
-        from transformers import AutoModel, AutoTokenizer
 
-        from stages.assets import resolve
-
-        folder = resolve(config.asset)
-        if not (folder / "config.json").exists():
-            raise AssetError(f"{config.asset} holds no config.json.", "Name the folder of a transformers encoder.")
         torch.manual_seed(seed)  # before the encoder: a pooler that the file lacks is drawn too
-        encoder = AutoModel.from_pretrained(folder, dtype=torch.float32, attn_implementation=attention())
-        head = torch.nn.Linear(encoder.config.hidden_size, len(labels))
-        student = cls(encoder, AutoTokenizer.from_pretrained(folder), head, labels, fields, config.max_length)
-        student.trains_in_bf16 = wants_bf16(config.precision)
-        return student
+        encoder = TextEncoder.of(config, fields)
+        encoder.model.requires_grad_(config.tune == "full")
+        head = torch.nn.Linear(encoder.width, len(labels))
+        classifier = cls(encoder, head, labels, normalize=config.tune == "head")
+        classifier.trains_in_bf16 = wants_bf16(config.precision)
+        return classifier
 
     @classmethod
     def load(cls, folder: Path) -> TextClassifier:
-        """The classifier that `save` wrote."""
+        """The classifier that `save` or `save_head` wrote.
+
+        Raises:
+            AssetError: the encoder that the head was fitted on is out of reach, or is not the same any more.
+        """
         import torch
         from safetensors.torch import load_file
-        from transformers import AutoModel, AutoTokenizer
 
         about = json.loads((folder / "classifier.json").read_text())
-        encoder = AutoModel.from_pretrained(folder, dtype=torch.float32, attn_implementation=attention())
-        head = torch.nn.Linear(encoder.config.hidden_size, len(about["labels"]))
+        encoder = TextEncoder.load(_encoder_folder(folder, about), about)
+        encoder.model.eval()
+        head = torch.nn.Linear(encoder.width, len(about["labels"]))
         head.load_state_dict(load_file(folder / "head.safetensors"))
-        tokenizer = AutoTokenizer.from_pretrained(folder)
-        return cls(encoder.eval(), tokenizer, head, about["labels"], about["fields"], about["max_length"])
+        return cls(encoder, head, about["labels"], normalize=about.get("normalize", False))
 
     def save(self, folder: Path) -> None:
         """Writes encoder, tokenizer and head; no other file of the project is needed to load them."""
+        self.encoder.save(folder)
+        self._write(folder, {})
+
+    def save_head(self, folder: Path, asset: str) -> None:
+        """Writes the head and the reference of the encoder, which `load` fetches again."""
+        self._write(folder, {"encoder": {"asset": asset, "identity": assets.identity(asset)}})
+
+    def _write(self, folder: Path, more: dict[str, Any]) -> None:
         from safetensors.torch import save_file
 
-        self.encoder.save_pretrained(folder)
-        self.tokenizer.save_pretrained(folder)
         save_file(self.head.state_dict(), folder / "head.safetensors")
-        about = {"labels": self.labels, "fields": self.fields, "max_length": self.max_length}
+        about = {"labels": self.labels, **self.encoder.about, "normalize": self.normalize, **more}
         (folder / "classifier.json").write_text(json.dumps(about, ensure_ascii=False) + "\n")
 
     @property
+    def fields(self) -> tuple[str, ...]:
+        """The one or two fields of an example that are read."""
+        return self.encoder.fields
+
+    @property
     def parameters(self) -> dict[str, Any]:
-        """Name -> parameter of encoder and head. The encoder's pooler is left out: nothing reads it."""
-        named = {f"encoder.{name}": p for name, p in self.encoder.named_parameters() if "pooler" not in name}
-        return named | {f"head.{name}": p for name, p in self.head.named_parameters()}
+        """Name -> trainable parameter. The encoder's pooler is left out: nothing reads it."""
+        named = {f"encoder.{name}": p for name, p in self.encoder.model.named_parameters() if "pooler" not in name}
+        named |= {f"head.{name}": p for name, p in self.head.named_parameters()}
+        return {name: p for name, p in named.items() if p.requires_grad}
 
     def train_mode(self, on: bool) -> None:
         """Switches dropout on or off."""
-        self.encoder.train(on)
-
-    def texts(self, example: Example) -> tuple[str, ...]:
-        """The one or two texts of an example that the classifier reads."""
-        return tuple(example.fields[name] for name in self.fields)
+        self.encoder.model.train(on)
 
     def logits(self, examples: Sequence[Example]) -> Tensor:
         """[B, C] logits, with gradients where the caller allows them."""
-        texts = [self.texts(item) for item in examples]
-        columns = [list(column) for column in zip(*texts, strict=True)]
-        batch = self.tokenizer(*columns, padding=True, truncation=True, max_length=self.max_length, return_tensors="pt")
-        batch = batch.to(self.head.weight.device)
-        with autocast(self.encoder.training and self.trains_in_bf16):
-            hidden_BLD = self.encoder(**batch).last_hidden_state.float()
-        weight_BL1 = batch["attention_mask"][:, :, None].float()
-        pooled_BD = (hidden_BLD * weight_BL1).sum(dim=1) / weight_BL1.sum(dim=1)
-        logits: Tensor = self.head(pooled_BD)
-        return logits
+        bf16 = self.encoder.model.training and self.trains_in_bf16
+        return self._head(self.encoder.pooled(examples, bf16=bf16))
+
+    def embed(self, examples: Sequence[Example], recorder: Recorder, phase: str) -> Tensor:
+        """[n, D] what the head reads of each text, in the order of `examples`: to be embedded once."""
+        return self._read(self.encoder.embed(examples, recorder, phase, bf16=self.trains_in_bf16))
+
+    def fit_head(self, features: Tensor, targets: Tensor, strength: float, weights: Tensor | None = None) -> None:
+        """Fits the head on what `embed` gave: see stages/linear_head.py for the arguments."""
+        import torch
+
+        from stages.linear_head import fit
+
+        weight, bias = fit(features, targets, strength, weights)
+        with torch.no_grad():
+            self.head.weight.copy_(weight)
+            self.head.bias.copy_(bias)
 
     def predict(self, examples: Sequence[Example], recorder: Recorder, phase: str) -> NDArray[np.float64]:
         """[n, C] logits, in the order of `examples`."""
-        import numpy as np
         import torch
 
-        self.train_mode(False)
-        result = np.zeros((len(examples), len(self.labels)))
-        # characters stand for tokens here: only the order of lengths matters
-        lengths = [1 + sum(len(text) for text in self.texts(item)) // 4 for item in examples]
-        lengths = [min(length, self.max_length) for length in lengths]
-        done = 0
+        pooled = self.encoder.embed(examples, recorder, phase, bf16=self.predicts_in_bf16)
         with torch.inference_mode():
-            for rows in batches_by_length(lengths, PREDICT_TOKENS):
-                result[rows] = self.logits([examples[row] for row in rows]).double().cpu().numpy()
-                done += len(rows)
-                recorder.progress(done, len(examples), phase=phase)
+            result: NDArray[np.float64] = self._head(pooled.to(self.head.weight.device)).double().cpu().numpy()
         return result
+
+    def indices(self, examples: Sequence[Example]) -> Tensor:
+        """[n] indices of the gold labels."""
+        import torch
+
+        return torch.tensor([self.labels.index(item.label or "") for item in examples])
+
+    def validation(self, data: Path, loop: LoopConfig, recorder: Recorder) -> Callable[[], tuple[float, float]] | None:
+        """Accuracy and cross-entropy on the dev set, where `loop` stops early and there is one."""
+        dev_set = load_examples(data / "dev.jsonl") if loop.early_stopping else []
+        if not dev_set:
+            return None
+
+        import torch
+        import torch.nn.functional as F  # noqa: N812
+
+        gold = self.indices(dev_set)
+
+        def validate() -> tuple[float, float]:
+            logits = torch.from_numpy(self.predict(dev_set, recorder, "development set"))
+            hits = logits.argmax(dim=1) == gold
+            return float(hits.double().mean()), float(F.cross_entropy(logits, gold))
+
+        return validate
+
+    def _read(self, pooled: Tensor) -> Tensor:
+        import torch.nn.functional as F  # noqa: N812
+
+        return F.normalize(pooled, dim=1) if self.normalize else pooled
+
+    def _head(self, pooled: Tensor) -> Tensor:
+        logits: Tensor = self.head(self._read(pooled))
+        return logits
+
+
+def _encoder_folder(folder: Path, about: dict[str, Any]) -> Path:
+    from stages.model_files import model_folder
+
+    if "encoder" not in about:
+        return folder
+    asset = about["encoder"]["asset"]
+    found = model_folder(asset)
+    if assets.identity(asset) != about["encoder"]["identity"]:
+        raise AssetError(
+            f"{asset.partition('#')[0]} is not what the classifier in {folder} was fitted on.", "Fit it again."
+        )
+    return found
 
 
 def finish(student: TextClassifier, data: Path, out: Path, recorder: Recorder) -> Score:
@@ -163,14 +214,11 @@ def finish(student: TextClassifier, data: Path, out: Path, recorder: Recorder) -
         out: Gets `model/` and `test_logits.jsonl`.
         recorder: Gets the scores, and a table of the misclassified texts.
     """
-    test_set = load_examples(data / "test.jsonl")
-    logits = student.predict(test_set, recorder, "test set")
+    test = members.measure(student, student.labels, data, out, recorder)
     (out / "model").mkdir()
     student.save(out / "model")
-    write_logits(out / "test_logits.jsonl", test_set, logits, student.labels)
-    test = score(logits, [item.label or "" for item in test_set], student.labels)
-    recorder.metric("test/accuracy", test.accuracy)
-    recorder.metric("test/macro_f1", test.macro_f1)
+    test_set = load_examples(data / "test.jsonl")
+    logits = read_logits(out / "test_logits.jsonl", student.labels)
     guesses = [student.labels[index] for index in logits.argmax(axis=1)]
     wrong = [
         {**item.fields, "label": item.label, "predicted": guess, "confidence": round(float(row.max()), 4)}

@@ -1,26 +1,35 @@
 """The distillation stage: one small classifier learns what the ensemble says of the unlabelled pile.
 
-The loss is that of the original PET: KL(softmax(teacher / T) || softmax(student / T)) * T^2, batch mean (Hinton et al.,
-2015, https://arxiv.org/abs/1503.02531).
+The soft labels come ready to be used: calibrated, weighted and tempered (stages/soft_labels.py). A student of which all
+weights are trained (`tune: full`) learns by the loss of the original PET, KL(softmax(teacher / T) || softmax(student /
+T)) * T^2, batch mean (Hinton et al., 2015, https://arxiv.org/abs/1503.02531). A linear head on a frozen encoder
+(`tune: head`) is fitted to softmax(teacher) itself. There `temperature` has no place: it gives small probabilities a
+say in each of a limited number of steps, while a fit that is carried to its end matches them as they are.
 """
 
 from __future__ import annotations
 
 import json
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, model_validator
 
-from stages.classifier import StudentConfig
+from stages.classifier import StudentConfig, check_loop
+from stages.errors import InputError
 from stages.loop import LoopConfig
-from stages.metrics import Measured
+from stages.metrics import Measured, softmax
 from stages.protocols import Engine, Recorder
 from stages.tasks import Example
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
     from torch import Tensor
+
+    from stages.classifier import TextClassifier
 
 
 class Config(BaseModel, frozen=True, extra="forbid"):
@@ -29,15 +38,26 @@ class Config(BaseModel, frozen=True, extra="forbid"):
     labels: tuple[str, ...] = Field(description="Labels of the task, in the order of the logits.")
     fields: tuple[str, ...] = Field(description="One field to read, or two that are read as a pair.")
     student: StudentConfig = Field(description="The encoder.")
-    loop: LoopConfig = Field(description="Length and rates of the training.")
-    temperature: float = Field(2.0, gt=0, description="Softens the teacher's and the student's distribution.")
+    loop: LoopConfig | None = Field(description="Length and rates of the training; none for student.tune: head.")
+    temperature: float = Field(
+        2.0, gt=0, description="Softens the teacher's and the student's distribution, for student.tune: full."
+    )
     gold_share: float = Field(
         0.0,
         ge=0,
         lt=1,
-        description="Share of each batch's loss that comes from gold labels, where an example has one.",
+        description="Share of the loss that comes from gold labels: of each batch's that has one, or of the whole fit.",
     )
+    keep_share: float = Field(
+        1.0, gt=0, le=1, description="Share of the texts of each predicted label that are kept, surest first."
+    )
+    min_confidence: float = Field(0.0, ge=0, lt=1, description="Texts whose top probability is lower are left out.")
     seed: int = Field(description="Seed of head, order and dropout.")
+
+    @model_validator(mode="after")
+    def _loop_fits(self) -> Config:
+        check_loop(self.student, self.loop)
+        return self
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -50,9 +70,12 @@ class Inputs:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Result(Measured):
-    """The student's score. Files: the classifier (see stages/classifier.py) in `model/`, and `test_logits.jsonl`."""
+    """The student's score; no loss for tune: head. `num_unlabelled` counts the texts that were kept.
 
-    final_loss: float
+    Files: the classifier (see stages/classifier.py) in `model/`, and `test_logits.jsonl`.
+    """
+
+    final_loss: float | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -62,6 +85,25 @@ class Lesson:
     example: Example
     teacher: tuple[float, ...]
     gold: int = -1
+
+
+def surest(teacher: NDArray[np.float64], keep_share: float, min_confidence: float) -> list[int]:
+    """Rows that are worth learning from, in order.
+
+    Args:
+        teacher: [n, C] logits.
+        keep_share: Of the texts of each predicted label so many are kept, surest first, so that the ratio of the labels
+            stays; at least one each.
+        min_confidence: Top probability that each must have besides.
+    """
+    probabilities = softmax(teacher)
+    confidence, guess = probabilities.max(axis=1), probabilities.argmax(axis=1)
+    kept: list[int] = []
+    for label in range(teacher.shape[1]):
+        rows = sorted((guess == label).nonzero()[0].tolist(), key=lambda row: -confidence[row])
+        num_kept = math.ceil(round(keep_share * len(rows), 6))
+        kept += [row for row in rows[:num_kept] if confidence[row] >= min_confidence]
+    return sorted(kept)
 
 
 def distillation_loss(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
@@ -80,22 +122,74 @@ def distillation_loss(student: Tensor, teacher: Tensor, temperature: float) -> T
 
 
 def run(config: Config, inputs: Inputs, out: Path, recorder: Recorder, engine: Engine) -> Result:
-    """Trains the student on soft labels, tests it, and writes it to `out`."""
-    import torch
-    import torch.nn.functional as F  # noqa: N812
+    """Trains the student on soft labels, tests it, and writes it to `out`.
 
+    Raises:
+        InputError: no text is left to learn from, or gold labels are asked for and there are none.
+    """
     from stages.classifier import TextClassifier, finish
+
+    lessons, num_kept = _lessons(config, inputs)
+    recorder.metric("distill/kept", num_kept)
+    student = TextClassifier.fresh(config.student, config.labels, config.fields, config.seed)
+    if config.loop is None:
+        losses = []
+        _fit_head(student, lessons, config, recorder)
+    else:
+        losses = _train(student, lessons, config, config.loop, inputs, recorder, engine)
+    test = finish(student, inputs.data, out, recorder)
+    return Result(
+        test=test,
+        final_loss=losses[-1] if losses else None,
+        num_labelled=json.loads((inputs.soft_labels / "result.json").read_text())["num_labelled"],
+        num_unlabelled=num_kept,
+        trainable_parameters=sum(item.numel() for item in student.parameters.values()),
+    )
+
+
+def _lessons(config: Config, inputs: Inputs) -> tuple[list[Lesson], int]:
+    """The soft-labelled texts that are kept, then the gold ones; and how many the former are."""
     from stages.data import load_examples
     from stages.logits import read_logits
-    from stages.loop import train
 
     labels = config.labels
     pile = load_examples(inputs.data / "unlabeled.jsonl")
+    if not pile:
+        raise InputError("there are no unlabelled texts to learn from.", "Name some.", key="data.unlabeled")
     teacher = read_logits(inputs.soft_labels / "soft_labels.jsonl", labels)
-    lessons = [Lesson(item, tuple(row)) for item, row in zip(pile, teacher, strict=True)]
+    kept = surest(teacher, config.keep_share, config.min_confidence)
+    if not kept:
+        raise InputError(
+            f"no text is left to learn from: the surest soft label has the probability {softmax(teacher).max():.2f}.",
+            f"Lower min_confidence (now {config.min_confidence}).",
+            key="distill.min_confidence",
+        )
     gold = load_examples(inputs.data / "train.jsonl") if config.gold_share else []
+    if config.gold_share and not gold:
+        raise InputError(
+            f"gold_share is {config.gold_share}, but there are no labelled examples.",
+            "Set gold_share to 0, or add some.",
+            key="distill.gold_share",
+        )
+    lessons = [Lesson(pile[row], tuple(teacher[row])) for row in kept]
     lessons += [Lesson(item, (0.0,) * len(labels), labels.index(item.label or "")) for item in gold]
-    student = TextClassifier.fresh(config.student, labels, config.fields, config.seed)
+    return lessons, len(kept)
+
+
+def _train(
+    student: TextClassifier,
+    lessons: list[Lesson],
+    config: Config,
+    loop: LoopConfig,
+    inputs: Inputs,
+    recorder: Recorder,
+    engine: Engine,
+) -> list[float]:
+    """Trains all weights; returns the loss of every step."""
+    import torch
+    import torch.nn.functional as F  # noqa: N812
+
+    from stages.loop import train
 
     def loss_of(batch: list[Lesson]) -> Tensor:
         logits = student.logits([item.example for item in batch])
@@ -110,14 +204,23 @@ def run(config: Config, inputs: Inputs, out: Path, recorder: Recorder, engine: E
         return total
 
     student.train_mode(True)
-    losses = train(
-        lessons, loss_of, student.parameters, config.loop, seed=config.seed, recorder=recorder, engine=engine
-    )
-    test = finish(student, inputs.data, out, recorder)
-    return Result(
-        test=test,
-        final_loss=losses[-1],
-        num_labelled=json.loads((inputs.soft_labels / "result.json").read_text())["num_labelled"],
-        num_unlabelled=len(pile),
-        trainable_parameters=sum(item.numel() for item in student.parameters.values()),
-    )
+    validate = student.validation(inputs.data, loop, recorder)
+    return train(
+        lessons, loss_of, student.parameters, loop,
+        seed=config.seed, recorder=recorder, engine=engine, validate=validate,
+    )  # fmt: skip
+
+
+def _fit_head(student: TextClassifier, lessons: list[Lesson], config: Config, recorder: Recorder) -> None:
+    """Fits the head to all lessons; together the gold ones weigh `gold_share` of the whole."""
+    import torch
+    import torch.nn.functional as F  # noqa: N812
+
+    gold = torch.tensor([item.gold for item in lessons])
+    is_gold = gold >= 0
+    targets = torch.softmax(torch.tensor([item.teacher for item in lessons], dtype=torch.float64), dim=1)
+    targets[is_gold] = F.one_hot(gold[is_gold], len(config.labels)).double()
+    share = torch.where(is_gold, config.gold_share, 1 - config.gold_share)
+    of_its_kind = torch.where(is_gold, is_gold.sum(), (~is_gold).sum())
+    features = student.embed([item.example for item in lessons], recorder, "soft-labelled texts")
+    student.fit_head(features, targets, config.student.head_strength, len(lessons) * share / of_its_kind)

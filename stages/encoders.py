@@ -1,7 +1,7 @@
 """A text encoder: the body of any model that transformers knows, its last states pooled into one vector a text.
 
-Encoders, causal language models and GGUF files alike; of T5 and its like the encoder alone. Letters in names of tensors:
-B batch, L length, D hidden width.
+Encoders, causal language models and GGUF files alike; of T5 and its like the encoder alone. Letters in names of
+tensors: B batch, L length, D hidden width.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import BaseModel, Field
 
 from stages.cloze import batches_by_length
-from stages.errors import AssetError
+from stages.errors import AssetError, InputError
 from stages.model_files import model_folder
 from stages.precision import Precision, attention, autocast, default_device
 from stages.protocols import Recorder
@@ -71,8 +71,16 @@ class TextEncoder:
 
         Raises:
             AssetError: the reference cannot be reached, or holds no model of a usable kind.
+            InputError: the pooling is not for this model.
         """
-        return cls(*_load(model_folder(config.asset), config.asset), fields, config.max_length, config.pooling)
+        folder = model_folder(config.asset)
+        model, tokenizer = _load(folder, config.asset)
+        if config.pooling == "cls" and _architecture(folder).endswith(("ForCausalLM", "LMHeadModel")):
+            raise InputError(
+                f"the first token of {_architecture(folder)}, a causal model, reads nothing but itself.",
+                "Take pooling: mean or last.",
+            )
+        return cls(model, tokenizer, fields, config.max_length, config.pooling)
 
     @classmethod
     def load(cls, folder: Path, about: Mapping[str, Any]) -> TextEncoder:
@@ -96,9 +104,9 @@ class TextEncoder:
         return int(self.model.config.hidden_size)
 
     def texts(self, example: Example) -> tuple[str, ...]:
-        """The one or two texts of an example that are read."""
-        first, *second = (example.fields[name] for name in self.fields)
-        return (first, *(self.separator + text for text in second))
+        """The one or two texts of an example that are read; all fields behind the first make up the second."""
+        first, *others = (example.fields[name] for name in self.fields)
+        return (first, self.separator + " ".join(others)) if others else (first,)
 
     def pooled(self, examples: Sequence[Example], *, bf16: bool = False) -> Tensor:
         """[B, D] vectors in float32, with gradients where the caller allows them; `bf16`: compute in bfloat16."""
@@ -119,6 +127,7 @@ class TextEncoder:
         """[n, D] vectors without gradients, in the order of `examples`; batches hold texts of similar length."""
         import torch
 
+        was_training = self.model.training
         self.model.eval()
         # characters stand for tokens here: only the order of lengths matters
         lengths = [1 + sum(len(text) for text in self.texts(item)) // 4 for item in examples]
@@ -130,6 +139,7 @@ class TextEncoder:
                 result[rows] = self.pooled([examples[row] for row in rows], bf16=bf16).cpu()
                 done += len(rows)
                 recorder.progress(done, len(examples), phase=phase)
+        self.model.train(was_training)
         return result
 
 
@@ -154,6 +164,11 @@ def pool(states: Tensor, mask: Tensor, pooling: Pooling) -> Tensor:
     return (states * weight_BL1).sum(dim=1) / weight_BL1.sum(dim=1)
 
 
+def _architecture(folder: Path) -> str:
+    """The class of the model in `folder`; empty where its config does not say."""
+    return str((json.loads((folder / "config.json").read_text()).get("architectures") or [""])[0])
+
+
 def _load(folder: Path, name: str) -> tuple[Any, Any]:
     """Body and tokenizer out of a folder; texts are padded on the right, where positions need no care."""
     import torch
@@ -162,10 +177,9 @@ def _load(folder: Path, name: str) -> tuple[Any, Any]:
     name = name.partition("#")[0]
     if not (folder / "config.json").exists():
         raise AssetError(f"{name} holds no config.json.", "Name the folder of a transformers encoder.")
-    config = json.loads((folder / "config.json").read_text())
-    architecture = (config.get("architectures") or [""])[0]
-    two_halves = config.get("is_encoder_decoder") or architecture.endswith("EncoderModel")
-    kind = AutoModelForTextEncoding if two_halves else AutoModel
+    architecture = _architecture(folder)
+    of_two_halves = architecture.endswith(("ForConditionalGeneration", "EncoderModel"))
+    kind = AutoModelForTextEncoding if of_two_halves else AutoModel
     try:
         model = kind.from_pretrained(folder, dtype=torch.float32, attn_implementation=attention())
         tokenizer = AutoTokenizer.from_pretrained(folder)
@@ -173,7 +187,7 @@ def _load(folder: Path, name: str) -> tuple[Any, Any]:
         reason = str(error).strip().partition("\n")[0][:200]
         raise AssetError(f"{name} cannot be loaded ({reason}).", "Name an encoder or a language model.") from error
     if not hasattr(model.config, "hidden_size"):
-        raise AssetError(f"{name} is a {architecture or 'model'} without one hidden size.", "Name a model of text.")
+        raise AssetError(f"{name} ({architecture}) has no single hidden size.", "Name a model of text.")
     if getattr(model.config, "use_cache", False):
         model.config.use_cache = False  # nothing is generated
     if tokenizer.pad_token_id is None:

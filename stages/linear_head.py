@@ -34,15 +34,15 @@ def fit(features: Tensor, targets: Tensor, strength: float, weights: Tensor | No
     weight = torch.zeros(num_labels, features.shape[1], dtype=torch.float64, requires_grad=True)
     bias = torch.zeros(num_labels, dtype=torch.float64, requires_grad=True)
     solver = torch.optim.LBFGS(
-        [weight, bias], max_iter=1000, tolerance_grad=1e-7, tolerance_change=1e-12, line_search_fn="strong_wolfe"
+        [weight, bias], max_iter=1000, tolerance_grad=1e-9, tolerance_change=1e-12, line_search_fn="strong_wolfe"
     )
 
     def loss() -> Tensor:
         solver.zero_grad()
         surprise = F.cross_entropy(F.linear(features, weight, bias), targets, reduction="none")
         value = (weights * surprise).sum() / weights.sum() + dear * weight.square().sum() / (strength * weights.sum())
-        value.backward()  # type: ignore[no-untyped-call]
+        value.backward()
         return value
 
-    solver.step(loss)  # type: ignore[arg-type, no-untyped-call]
+    solver.step(loss)
     return weight.detach().float(), bias.detach().float()

@@ -10,11 +10,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pydantic import BaseModel, Field, model_validator
 
 from stages.backbones import BackboneConfig
-from stages.cloze import ClozeClassifier, Loss
+from stages.cloze import ClozeClassifier, LabelledCloze, Loss
 from stages.generations import GrowthConfig
 from stages.loop import LoopConfig
 from stages.members import Member
@@ -22,6 +23,9 @@ from stages.mlm import MlmConfig
 from stages.protocols import Engine, Recorder
 from stages.submodels import LoraConfig, SubModel, Tune
 from stages.tasks import Example, Task
+
+if TYPE_CHECKING:
+    from torch import Tensor
 
 
 class Config(BaseModel, frozen=True, extra="forbid"):
@@ -155,7 +159,7 @@ def _train(
     validate: Callable[[], tuple[float, float]] | None = None
     if dev_set:
         validate = lambda: classifier.validate(dev_set, recorder)  # noqa: E731
-    loss_of = classifier.loss
+    loss_of: Callable[[list[LabelledCloze]], Tensor] = classifier.loss
     if config.mlm is not None:
         pile = load_examples(inputs.data / "unlabeled.jsonl")
         loss_of = with_mlm(classifier, pile, config.mlm)

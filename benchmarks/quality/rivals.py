@@ -9,8 +9,9 @@
 | setfit | SetFit (Tunstall et al., 2022): pairs of the labelled texts tune the encoder, then logistic regression |
 
 Each result is a line {"set", "seed", "method", "encoder", "accuracy", "macro_f1", "seconds", "note"} at the end of the
-file. What is there already, with the same note, is skipped, so a run may be stopped and started again. `seconds` are those of training and
-labelling the test set. Needs the packages of `pip install -c constraints.txt ".[bench]"`.
+file; the note names the limit of SetFit's pairs, where there is one. A line that is there already is not measured
+again, so a run may be stopped and started again. `seconds` are those of training and labelling the test set. Needs the
+packages of `pip install -c constraints.txt ".[bench]"`.
 """
 
 from __future__ import annotations
@@ -21,6 +22,7 @@ import os
 import tempfile
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -52,12 +54,42 @@ ENCODERS = {
     )
     + "!all-mpnet-base-v2",
 }
+METHODS = ("logreg", "setfit")
 MAX_LENGTH = 128
+"""Tokens of a text, for logreg; SetFit goes by the encoder's own length."""
 ALL_PAIRS_UP_TO = 32
 """Labelled texts up to which SetFit sees all its pairs; their number grows with the square."""
 
 Fit = Callable[[list[str], list[int], list[str]], "NDArray[np.float64]"]
 """(training texts, their labels' numbers, test texts) -> [n, C] logits of the test texts."""
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One line of the results. `num_iterations` limits SetFit's pairs, of each kind a text; None takes every pair."""
+
+    name: str
+    seed: int
+    method: str
+    encoder: str
+    num_iterations: int | None
+
+    @property
+    def note(self) -> str:
+        notes = ["the same split for every seed"] if self.name == "rte" else []
+        if self.method == "setfit":
+            notes.insert(0, f"num_iterations={self.num_iterations}" if self.num_iterations else "all pairs")
+        return "; ".join(notes)
+
+    @property
+    def key(self) -> tuple[Any, ...]:
+        return (self.name, self.seed, self.method, self.encoder, self.note)
+
+    def run(self, split: Path) -> dict[str, Any]:
+        encoder = resolve(ENCODERS[self.encoder])
+        fit = logreg(encoder) if self.method == "logreg" else setfit(encoder, self.seed, self.num_iterations)
+        head = {"set": self.name, "seed": self.seed, "method": self.method, "encoder": self.encoder}
+        return {**head, **measure(fit, split), "note": self.note}
 
 
 def logreg(encoder: Path) -> Fit:
@@ -129,56 +161,27 @@ def measure(fit: Fit, folder: Path) -> dict[str, float]:
     return {"accuracy": found.accuracy, "macro_f1": found.macro_f1, "seconds": round(seconds, 1)}
 
 
-def done_already(out: Path) -> set[tuple[Any, ...]]:
-    """(set, seed, method, encoder) of every line of the results."""
+def measured(out: Path) -> set[tuple[Any, ...]]:
+    """What identifies a line, for every line of the results: see `Job.key`."""
     if not out.exists():
         return set()
     rows = (json.loads(line) for line in out.read_text(encoding="utf-8").splitlines())
-    return {(row["set"], row["seed"], row["method"], row["encoder"]) for row in rows}
-
-
-def run_one(job: tuple[str, int, str, str], folder: Path, num_iterations: int) -> dict[str, Any]:
-    """One line of the results.
-
-    Args:
-        job: Set, seed, method, encoder.
-        folder: The split.
-        num_iterations: Limit of SetFit's pairs on sets with more than `ALL_PAIRS_UP_TO` labels.
-    """
-    name, seed, method, encoder = job
-    path = resolve(ENCODERS[encoder])
-    notes = []
-    if method == "logreg":
-        fit = logreg(path)
-    else:
-        limit = num_iterations if len(read(folder / "train.jsonl")) > ALL_PAIRS_UP_TO else None
-        notes = [f"num_iterations={limit}"] if limit else ["all pairs"]
-        fit = setfit(path, seed, limit)
-    if name == "rte":
-        notes.append("the same split for every seed")
-    found = measure(fit, folder)
-    return {"set": name, "seed": seed, "method": method, "encoder": encoder, **found, "note": "; ".join(notes)}
+    return {(row["set"], row["seed"], row["method"], row["encoder"], row["note"]) for row in rows}
 
 
 def parse(words: Sequence[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description="Measures sentence encoders on the splits of the comparison.")
     parser.add_argument("--data", type=Path, required=True, help="folder that holds the sets")
     parser.add_argument("--out", type=Path, required=True, help="JSON lines; what is in it is not measured again")
-    parser.add_argument("--sets", default=",".join(SEEDS), help="names of sets, with commas")
+    parser.add_argument("--sets", type=some_of(SEEDS), default=list(SEEDS), help="names of sets, with commas")
     parser.add_argument("--seeds", type=int, default=5, help="how many seeds of each set")
-    parser.add_argument("--encoders", default=",".join(ENCODERS), help="names of encoders, with commas")
-    parser.add_argument("--methods", default="logreg,setfit", help="logreg, setfit or both, with a comma")
+    parser.add_argument("--encoders", type=some_of(ENCODERS), default=list(ENCODERS), help="their names, with commas")
+    parser.add_argument("--methods", type=some_of(METHODS), default=list(METHODS), help="their names, with commas")
     parser.add_argument(
-        "--num-iterations", type=int, default=10, help="SetFit's pairs of each kind a text, where not all"
+        "--num-iterations", type=int, default=5, help="SetFit's pairs of each kind a text, where not all"
     )
     parser.add_argument("--threads", type=int, default=0, help="threads of torch; 0: as it likes")
-    found = parser.parse_args(words)
-    for option, known in (("sets", SEEDS), ("encoders", ENCODERS), ("methods", ("logreg", "setfit"))):
-        names = getattr(found, option).split(",")
-        if unknown := [name for name in names if name not in known]:
-            parser.error(f"--{option}: {unknown[0]!r} is unknown. Take some of: {', '.join(known)}.")
-        setattr(found, option, names)
-    return found
+    return parser.parse_args(words)
 
 
 def main() -> None:
@@ -188,7 +191,7 @@ def main() -> None:
         import torch
 
         torch.set_num_threads(words.threads)
-    jobs = [
+    lines = [
         (name, seed, method, encoder)
         for method in words.methods
         for encoder in words.encoders
@@ -196,10 +199,13 @@ def main() -> None:
         for seed in SEEDS[name][: words.seeds]
     ]
     with tempfile.TemporaryDirectory() as splits:
-        for job in jobs:
-            if job in done_already(words.out):
+        for name, seed, method, encoder in lines:
+            split = prepare(name, seed, words.data, Path(splits))
+            few = len(read(split / "train.jsonl")) <= ALL_PAIRS_UP_TO
+            job = Job(name, seed, method, encoder, None if few else words.num_iterations)
+            if job.key in measured(words.out):
                 continue
-            row = run_one(job, prepare(*job[:2], words.data, Path(splits)), words.num_iterations)
+            row = job.run(split)
             with words.out.open("a", encoding="utf-8") as file:
                 file.write(json.dumps(row) + "\n")
             print(json.dumps(row), flush=True)

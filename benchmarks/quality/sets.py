@@ -54,7 +54,9 @@ def prepare(name: str, seed: int, data: Path, out: Path, unlabeled_size: int = U
     test = read(source / "test.jsonl")
     train, dev = labelled(name, seed, source, test)
     if leaked := {key(row) for row in [*train, *dev]} & {key(row) for row in test}:
-        raise DataError(f"{name}: {len(leaked)} texts of train or dev are in test too.", "Take them out of these files.")
+        raise DataError(
+            f"{name}: {len(leaked)} texts of train or dev are in test too.", "Take them out of these files."
+        )
     pile = distinct(read(source / "unlabeled.jsonl"), but=[*train, *dev, *test])
     python_rng(seed, name, "unlabeled").shuffle(pile)
     folder = out / name / str(seed)

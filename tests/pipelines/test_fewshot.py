@@ -9,10 +9,10 @@ import pytest
 from cluster.step import Step, graph
 from pipelines.config import PipelineConfig
 from pipelines.fewshot import steps
-from pipelines.recipe import RECIPES, find_recipe, read_recipe
+from pipelines.recipe import find_recipe, read_recipe, shipped_recipes
 from pipelines.report import KINDS
 
-SHIPPED = sorted(path.stem for path in RECIPES.glob("*.yaml"))
+SHIPPED = list(shipped_recipes())
 
 
 def plan(recipe: str, *overrides: str) -> dict[str, Step]:
@@ -118,7 +118,7 @@ def test_every_seed_of_every_step_is_its_own(recipe: str) -> None:
         ("ppt.loop.learning_rate=0.5", {"ppt"}),
         ("prompts.loop.learning_rate=0.5", {"prompts"}),
         ("student.max_length=17", {"distill", "baseline"}),
-        ("backbone.max_length=17", {"ppt", "zero_shot", "pet", "soft_labels", "prompts"}),
+        ("backbone.max_length=17", {"ppt", "zero_shot", "pet", "prompts"}),
     ],
 )
 def test_a_change_touches_the_configs_of_its_own_steps_only(recipe: str, override: str, kinds: set[str]) -> None:
@@ -144,7 +144,7 @@ def test_a_change_of_a_downstream_task_leaves_the_main_task_alone() -> None:
 
 def test_another_seed_changes_everything_that_draws() -> None:
     touched = changed("smoke", "seed=99")
-    silent = {"zero_shot", "soft_labels", "report"}
+    silent = {"zero_shot", "soft_labels"}
     assert touched == {name for name in plan("smoke") if name.split("/")[0] not in silent}
 
 
@@ -153,7 +153,7 @@ def test_processors_change_resources_and_no_config() -> None:
     found = plan("smoke", "pet.cpus=3", "distill.gpus=1")
     assert {found[name].resources.cpus for name in found if name.startswith(("pet/", "zero_shot/"))} == {3}
     assert {found[name].resources.gpus for name in found if name.startswith("distill/")} == {1}
-    assert found["soft_labels"].resources.cpus == 1
+    assert found["soft_labels"].resources.cpus == 0.5
 
 
 def test_sections_may_be_left_out() -> None:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import json
-from dataclasses import asdict
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,21 @@ from stages.protocols import LocalEngine, SilentRecorder
 
 LABELS = ("rotten", "fresh")
 SILENT = SilentRecorder()
+
+
+@dataclass
+class Kept(SilentRecorder):
+    """Keeps the last point of every curve, and the tables."""
+
+    metrics: dict[str, float] = field(default_factory=dict)
+    tables: dict[str, Sequence[Mapping[str, Any]]] = field(default_factory=dict)
+
+    def metric(self, name: str, value: float, step: int = 0) -> None:
+        del step
+        self.metrics[name] = value
+
+    def table(self, name: str, rows: Sequence[Mapping[str, Any]]) -> None:
+        self.tables[name] = rows
 
 
 def run(stage: Any, config: Any, inputs: Any, out: Path, recorder: Any = SILENT) -> Any:

@@ -1,0 +1,117 @@
+"""The probe stage: a member of the ensemble that is a frozen sentence encoder with logistic regression on the labels.
+
+It sees texts quite unlike a cloze does, so that it errs elsewhere: what an ensemble wants of its members.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from pydantic import BaseModel, Field
+
+from stages.classifier import StudentConfig
+from stages.encoders import EncoderConfig
+from stages.errors import InputError
+from stages.members import Member, label_everything
+from stages.protocols import Engine, Recorder
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+NUM_FOLDS = 10
+
+
+class Config(BaseModel, frozen=True, extra="forbid"):
+    """One probe. Nothing in it is random."""
+
+    labels: tuple[str, ...] = Field(description="Labels of the task, in the order of the logits.")
+    fields: tuple[str, ...] = Field(description="One field to read, or two that are read as a pair.")
+    encoder: EncoderConfig = Field(description="The sentence encoder.")
+    strength: float = Field(1.0, gt=0, description="C of scikit-learn's LogisticRegression: higher fits closer.")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Inputs:
+    """`data`: files of the split stage."""
+
+    data: Path
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Result(Member):
+    """Scores of the probe. A head that has not been fitted says nothing, so that its `train_accuracy_before`, the
+    ensemble's accuracy weight, is the cross-validated accuracy on the labelled set.
+
+    Files: those of a member (see stages/members.py), and in `model/` the head with the reference of its encoder, which
+    `clozeline predict` fetches again; in float32, whatever `precision` the member computed in.
+    """
+
+
+def run(config: Config, inputs: Inputs, out: Path, recorder: Recorder, engine: Engine) -> Result:
+    """Fits the probe, labels test set and pile, and writes all of it to `out`; every text is embedded once.
+
+    Raises:
+        InputError: there are no labelled examples.
+    """
+    del engine
+    import torch.nn.functional as F  # noqa: N812
+
+    from stages.classifier import TextClassifier
+    from stages.data import load_examples
+
+    train_set = load_examples(inputs.data / "train.jsonl")
+    if not train_set:
+        raise InputError(
+            "a probe learns from labelled examples, and there are none.", "Add some, or take it out.", key="members"
+        )
+    student = StudentConfig(**config.encoder.model_dump(), tune="head", head_strength=config.strength)
+    probe = TextClassifier.fresh(student, config.labels, config.fields, seed=0)
+    probe.predicts_in_bf16 = probe.trains_in_bf16
+    features, gold = probe.embed(train_set, recorder, "labelled set"), probe.indices(train_set)
+    accuracy = cross_validated_accuracy(features, gold, len(config.labels), config.strength)
+    recorder.metric("train/cross_validated_accuracy", accuracy)
+    probe.fit_head(features, F.one_hot(gold, len(config.labels)), config.strength)
+    test = label_everything(probe, config.labels, inputs.data, out, recorder)
+    (out / "model").mkdir()
+    probe.save_head(out / "model", config.encoder.asset)
+    return Result(
+        test=test,
+        train_accuracy_before=accuracy,
+        num_labelled=len(train_set),
+        num_unlabelled=0,
+        trainable_parameters=sum(item.numel() for item in probe.parameters.values()),
+    )
+
+
+def cross_validated_accuracy(features: Tensor, gold: Tensor, num_labels: int, strength: float) -> float:
+    """Accuracy on texts that a head was not fitted on: at most 10 folds, in which every label has its share.
+
+    Args:
+        features: [n, D].
+        gold: [n] indices of the labels.
+        num_labels: C.
+        strength: As in `Config`.
+
+    Returns:
+        Between 0 and 1; where no label has two texts, and nothing can be held out, that of guessing, 1 / C.
+    """
+    import torch
+    import torch.nn.functional as F  # noqa: N812
+
+    from stages.linear_head import fit
+
+    is_label = F.one_hot(gold, num_labels)
+    num_folds = min(NUM_FOLDS, int(is_label.sum(dim=0).max()))
+    if num_folds < 2:
+        return round(1 / num_labels, 6)
+    place = is_label.cumsum(dim=0).gather(1, gold[:, None])[:, 0] - 1  # how many of its label came before
+    fold = place % num_folds
+    num_right = 0
+    for number in range(num_folds):
+        held_out = fold == number
+        weight, bias = fit(features[~held_out], is_label[~held_out], strength)
+        guess = torch.argmax(F.linear(features[held_out], weight, bias), dim=1)
+        num_right += int((guess == gold[held_out]).sum())
+    return round(num_right / len(gold), 6)

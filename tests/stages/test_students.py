@@ -1,0 +1,430 @@
+"""Students, baselines and the encoders below them: what they learn, leave out, write and repeat."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from sklearn.linear_model import LogisticRegression
+from small_models import FAMILIES
+from stage_running import LABELS, SILENT, Kept, logits_of, run, written
+
+from stages import baseline, distillation
+from stages.classifier import StudentConfig, TextClassifier
+from stages.data import load_examples, write_examples
+from stages.distillation import surest
+from stages.encoders import EncoderConfig, TextEncoder, pool
+from stages.errors import AssetError, InputError
+from stages.linear_head import fit
+from stages.logits import write_logits
+from stages.loop import EarlyStopping, LoopConfig
+from stages.metrics import softmax
+from stages.tasks import Example
+
+LOOP = LoopConfig(learning_rate=0.005, batch_size=5, steps=80, weight_decay=0.0)
+SHORT = LoopConfig(learning_rate=0.01, batch_size=3, steps=3)
+
+
+def encoder(folder: Path, **settings: Any) -> StudentConfig:
+    return StudentConfig(asset=str(folder), **({"max_length": 32, "precision": "fp32"} | settings))
+
+
+def full(folder: Path, **settings: Any) -> distillation.Config:
+    """A student all of whose weights are trained."""
+    values = {"student": encoder(folder), "loop": LOOP, "seed": 1} | settings
+    return distillation.Config(labels=LABELS, fields=("text",), **values)
+
+
+def head(folder: Path, **settings: Any) -> distillation.Config:
+    """A linear head on a frozen encoder; fitted closely, since random encoders tell texts less apart than real ones."""
+    return full(folder, student=encoder(folder, tune="head", head_strength=1000.0), loop=None, **settings)
+
+
+TUNES = {"full": full, "head": head}
+
+
+def as_baseline(config: distillation.Config) -> baseline.Config:
+    return baseline.Config(**{name: getattr(config, name) for name in baseline.Config.model_fields})
+
+
+@pytest.fixture
+def taught(film_data: Path, tmp_path: Path) -> distillation.Inputs:
+    """Soft labels by a sure teacher that is right, save for the first text."""
+    folder = tmp_path / "taught"
+    folder.mkdir()
+    pile = load_examples(film_data / "unlabeled_gold.jsonl")
+    logits = np.array([[2.0, -2.0] if item.label == "rotten" else [-2.0, 2.0] for item in pile])
+    logits[0] = -logits[0]
+    write_logits(folder / "soft_labels.jsonl", load_examples(film_data / "unlabeled.jsonl"), logits, LABELS)
+    (folder / "result.json").write_text('{"num_labelled": 8}')
+    return distillation.Inputs(data=film_data, soft_labels=folder)
+
+
+def teach(taught: distillation.Inputs, logits: np.ndarray) -> None:
+    """Other soft labels for the pile."""
+    pile = load_examples(taught.data / "unlabeled.jsonl")
+    write_logits(taught.soft_labels / "soft_labels.jsonl", pile, logits, LABELS)
+
+
+# --- students -----------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("tune", TUNES)
+def test_a_student_learns_what_the_teacher_says(
+    tune: str, backbone_folders: dict[str, Path], taught: distillation.Inputs, tmp_path: Path
+) -> None:
+    recorder = Kept()
+    result = run(distillation, TUNES[tune](backbone_folders["bert"]), taught, tmp_path / "out", recorder)
+    assert (result.num_labelled, result.num_unlabelled) == (8, 10), "its teachers' labels count"
+    loaded = TextClassifier.load(tmp_path / "out" / "model")
+    pile = load_examples(taught.data / "unlabeled.jsonl")
+    teacher = logits_of(taught.soft_labels, "soft_labels")
+    assert (loaded.predict(pile, SILENT, "").argmax(axis=1) == teacher.argmax(axis=1)).all(), "its mistake included"
+    assert recorder.metrics["distill/kept"] == 10
+    assert recorder.metrics["test/accuracy"] == result.test.accuracy
+    assert len(recorder.tables["misclassified"]) == round(12 * (1 - result.test.accuracy))
+    if tune == "full":
+        assert result.final_loss < 0.1
+        assert result.test.accuracy >= 0.75
+    else:
+        assert (result.final_loss, result.trainable_parameters) == (None, 2 * 32 + 2)
+
+
+@pytest.mark.parametrize("stage", ["distillation", "baseline"])
+@pytest.mark.parametrize("tune", TUNES)
+def test_a_saved_classifier_gives_the_tested_logits(
+    stage: str, tune: str, backbone_folders: dict[str, Path], taught: distillation.Inputs, tmp_path: Path
+) -> None:
+    folder = shutil.copytree(backbone_folders["bert"], tmp_path / "bert")
+    config = TUNES[tune](folder)
+    if stage == "baseline":
+        result = run(baseline, as_baseline(config), baseline.Inputs(data=taught.data), tmp_path / "out")
+        assert (result.num_labelled, result.num_unlabelled) == (8, 0)
+    else:
+        run(distillation, config, taught, tmp_path / "out")
+    shutil.rmtree(folder)
+    loaded = TextClassifier.load(tmp_path / "out" / "model")
+    test = load_examples(taught.data / "test.jsonl")
+    assert loaded.labels == LABELS
+    assert loaded.predict(test, SILENT, "") == pytest.approx(logits_of(tmp_path / "out"), abs=2e-5)
+    alone = np.concatenate([loaded.predict([item], SILENT, "") for item in test])
+    assert alone == pytest.approx(logits_of(tmp_path / "out"), abs=3e-4), "padding changes nothing"
+    train = load_examples(taught.data / "train.jsonl")
+    if stage == "baseline":
+        guesses = loaded.predict(train, SILENT, "").argmax(axis=1)
+        assert [LABELS[guess] for guess in guesses] == [item.label for item in train]
+
+
+@pytest.mark.parametrize("tune", TUNES)
+def test_gold_labels_join_the_lesson_where_a_share_is_asked_for(
+    tune: str, backbone_folders: dict[str, Path], taught: distillation.Inputs, tmp_path: Path
+) -> None:
+    """With a teacher that is always wrong, only the gold labels can teach the labelled texts."""
+    teach(taught, -logits_of(taught.soft_labels, "soft_labels"))
+    train = load_examples(taught.data / "train.jsonl")
+    accuracies = []
+    for number, share in enumerate((0.0, 0.9)):
+        config = TUNES[tune](backbone_folders["bert"], gold_share=share)
+        run(distillation, config, taught, tmp_path / f"s{number}")
+        guesses = TextClassifier.load(tmp_path / f"s{number}" / "model").predict(train, SILENT, "").argmax(axis=1)
+        accuracies.append(np.mean([LABELS[guess] == item.label for guess, item in zip(guesses, train, strict=True)]))
+    assert accuracies[0] <= 0.5 < accuracies[1] == 1.0
+
+
+def test_a_head_is_the_logistic_regression_of_soft_and_gold_labels(
+    backbone_folders: dict[str, Path], taught: distillation.Inputs, tmp_path: Path
+) -> None:
+    """By scikit-learn, on unit vectors: 10 soft texts weigh 0.75 and 8 gold ones 0.25 of 18."""
+    config = full(
+        backbone_folders["bert"],
+        student=encoder(backbone_folders["bert"], tune="head", head_strength=3.0), loop=None, gold_share=0.25,
+    )  # fmt: skip
+    run(distillation, config, taught, tmp_path / "out")
+    pile, gold, test = (load_examples(taught.data / f"{name}.jsonl") for name in ("unlabeled", "train", "test"))
+    reader = TextEncoder.of(config.student, ("text",))
+
+    def unit(examples: list[Example]) -> np.ndarray:
+        vectors = reader.embed(examples, SILENT, "").double().numpy()
+        return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+
+    soft = softmax(logits_of(taught.soft_labels, "soft_labels"))[:, 1]
+    weights = [*(0.75 * 18 / 10 * (1 - soft)), *(0.75 * 18 / 10 * soft), *[0.25 * 18 / 8] * 8]
+    labels = [0] * 10 + [1] * 10 + [LABELS.index(item.label) for item in gold]
+    expected = LogisticRegression(C=3.0, tol=1e-8, max_iter=10_000).fit(
+        np.concatenate([unit(pile), unit(pile), unit(gold)]), labels, sample_weight=weights
+    )
+    found = softmax(logits_of(tmp_path / "out"))
+    assert found == pytest.approx(expected.predict_proba(unit(test)), abs=1e-4)
+
+
+@pytest.mark.parametrize(("tune", "loop"), [("head", LOOP), ("full", None)])
+@pytest.mark.parametrize("stage", [baseline, distillation])
+def test_a_loop_belongs_to_a_student_that_is_trained(tune: str, loop: LoopConfig | None, stage: Any) -> None:
+    with pytest.raises(ValueError, match=r"student\.tune: head takes no loop.* Mend student\.tune or loop"):
+        stage.Config(labels=LABELS, fields=("text",), student=encoder(Path("x"), tune=tune), loop=loop, seed=1)
+
+
+def test_a_student_stops_early_on_the_dev_set(
+    backbone_folders: dict[str, Path], taught: distillation.Inputs, tmp_path: Path
+) -> None:
+    """The dev set says the contrary of the teacher, so that the first look is the best."""
+    test = load_examples(taught.data / "test.jsonl")
+    wrong = [Example(item.uid, item.fields, LABELS[1 - LABELS.index(item.label)]) for item in test]
+    write_examples(taught.data / "dev.jsonl", wrong)
+    loop = LOOP.model_copy(update={"early_stopping": EarlyStopping(every=5, patience=2)})
+    recorder = Kept()
+    run(distillation, full(backbone_folders["bert"], loop=loop), taught, tmp_path / "out", recorder)
+    assert recorder.metrics["dev/best_step"] < 40
+    guesses = TextClassifier.load(tmp_path / "out" / "model").predict(wrong, SILENT, "").argmax(axis=1)
+    best = np.mean([LABELS[guess] == item.label for guess, item in zip(guesses, wrong, strict=True)])
+    assert best >= recorder.metrics["dev/accuracy"], "the best parameters are kept, not the last"
+
+
+@pytest.mark.parametrize("stage", ["distillation", "baseline"])
+def test_a_seed_decides_all_of_a_trained_student(
+    stage: str, backbone_folders: dict[str, Path], taught: distillation.Inputs, tmp_path: Path
+) -> None:
+    def once(seed: int, name: str) -> dict[str, bytes]:
+        config = full(backbone_folders["bert"], seed=seed, loop=SHORT)
+        if stage == "baseline":
+            run(baseline, as_baseline(config), baseline.Inputs(data=taught.data), tmp_path / name)
+        else:
+            run(distillation, config, taught, tmp_path / name)
+        return written(tmp_path / name)
+
+    first, again, other = once(5, "first"), once(5, "again-after-other-draws"), once(6, "other")
+    assert first == again
+    weights = [name for name in first if name.endswith(".safetensors")]
+    assert weights
+    assert all(first[name] != other[name] for name in weights)
+
+
+# --- what is worth learning from ----------------------------------------------------------------------------------
+
+
+def of_second(probabilities: list[float]) -> np.ndarray:
+    """[n, 2] logits of labels of which the second has these probabilities."""
+    second = np.array(probabilities)
+    return np.log(np.stack([1 - second, second], axis=1)) + 3
+
+
+@pytest.mark.parametrize(
+    ("keep_share", "min_confidence", "expected"),
+    [
+        (1.0, 0.0, [0, 1, 2, 3, 4, 5, 6, 7]),
+        (0.5, 0.0, [0, 1, 4, 6]),  # of six second labels the surest three, of two first labels the surest
+        (0.4, 0.0, [0, 1, 4, 6]),  # 2.4 and 0.8 texts are rounded up
+        (0.01, 0.0, [1, 4]),
+        (1.0, 0.8, [0, 1, 4]),
+        (0.5, 0.92, [1]),
+        (1.0, 0.99, []),
+    ],
+)
+def test_the_surest_texts_of_each_label_are_kept(keep_share: float, min_confidence: float, expected: list[int]) -> None:
+    logits = of_second([0.9, 0.95, 0.6, 0.55, 0.2, 0.65, 0.7, 0.45])
+    assert surest(logits, keep_share, min_confidence) == expected
+
+
+def test_shares_of_a_round_number_are_not_rounded_up() -> None:
+    assert len(surest(of_second([0.9] * 10), 0.7, 0.0)) == 7
+
+
+@pytest.mark.parametrize("tune", TUNES)
+def test_a_student_learns_from_the_kept_texts_alone(
+    tune: str, backbone_folders: dict[str, Path], taught: distillation.Inputs, tmp_path: Path
+) -> None:
+    """Labels of unsure texts are wrong: whoever learnt from them would have another head."""
+    sure = logits_of(taught.soft_labels, "soft_labels")
+    heads = []
+    for number, unsure in enumerate((0.3, -0.3)):
+        logits = sure.copy()
+        logits[5:] *= unsure
+        teach(taught, logits)
+        config = TUNES[tune](backbone_folders["bert"], min_confidence=0.9)
+        recorder = Kept()
+        result = run(distillation, config, taught, tmp_path / f"s{number}", recorder)
+        assert (result.num_unlabelled, recorder.metrics["distill/kept"]) == (5, 5)
+        heads.append((tmp_path / f"s{number}" / "model" / "head.safetensors").read_bytes())
+    assert heads[0] == heads[1]
+
+
+def test_a_student_with_nothing_to_learn_from_is_refused(
+    backbone_folders: dict[str, Path], taught: distillation.Inputs, tmp_path: Path
+) -> None:
+    config = head(backbone_folders["bert"], min_confidence=0.99)
+    with pytest.raises(InputError, match=r"no text is left.*probability 0\.98\. Lower min_confidence \(now 0\.99\)"):
+        run(distillation, config, taught, tmp_path / "out")
+    write_examples(taught.data / "unlabeled.jsonl", [])
+    with pytest.raises(InputError, match="no unlabelled texts"):
+        run(distillation, head(backbone_folders["bert"]), taught, tmp_path / "again")
+
+
+@pytest.mark.parametrize("tune", TUNES)
+def test_without_any_labels_a_student_learns_from_soft_ones(
+    tune: str, backbone_folders: dict[str, Path], taught: distillation.Inputs, tmp_path: Path
+) -> None:
+    write_examples(taught.data / "train.jsonl", [])
+    (taught.soft_labels / "result.json").write_text('{"num_labelled": 0}')
+    result = run(distillation, TUNES[tune](backbone_folders["bert"]), taught, tmp_path / "out")
+    assert (result.num_labelled, result.num_unlabelled) == (0, 10)
+    pile = load_examples(taught.data / "unlabeled.jsonl")
+    found = TextClassifier.load(tmp_path / "out" / "model").predict(pile, SILENT, "")
+    assert (found.argmax(axis=1) == logits_of(taught.soft_labels, "soft_labels").argmax(axis=1)).all()
+    with pytest.raises(InputError, match=r"gold_share is 0\.5, but there are no labelled examples"):
+        run(distillation, TUNES[tune](backbone_folders["bert"], gold_share=0.5), taught, tmp_path / "gold")
+
+
+def test_a_baseline_without_labels_is_refused(
+    backbone_folders: dict[str, Path], taught: distillation.Inputs, tmp_path: Path
+) -> None:
+    write_examples(taught.data / "train.jsonl", [])
+    with pytest.raises(InputError, match="baseline learns from labelled examples"):
+        config = as_baseline(head(backbone_folders["bert"]))
+        run(baseline, config, baseline.Inputs(data=taught.data), tmp_path / "out")
+
+
+# --- linear heads -------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("num_labels", [2, 3, 5])
+def test_a_linear_head_is_that_of_scikit_learn_on_repeated_texts(num_labels: int) -> None:
+    drawn = torch.Generator().manual_seed(num_labels)
+    features = torch.randn(60, 12, generator=drawn)
+    targets = torch.softmax(2 * torch.randn(60, num_labels, generator=drawn), dim=1)
+    stands_for = torch.rand(60, generator=drawn) * 3
+    weight, bias = fit(features, targets, 0.7, stands_for)
+    assert (weight.shape, bias.shape) == ((num_labels, 12), (num_labels,))
+    expected = LogisticRegression(C=0.7, tol=1e-9, max_iter=10_000).fit(
+        np.tile(features.double().numpy(), (num_labels, 1)),
+        np.repeat(range(num_labels), 60),
+        sample_weight=(targets * stands_for[:, None]).T.double().numpy().ravel(),
+    )
+    found = torch.softmax(features @ weight.T + bias, dim=1).numpy()
+    assert found == pytest.approx(expected.predict_proba(features.double().numpy()), abs=1e-4)
+
+
+def test_a_label_that_never_occurs_is_never_predicted_and_changes_nothing_else() -> None:
+    features = torch.randn(40, 6, generator=torch.Generator().manual_seed(0))
+    gold = torch.nn.functional.one_hot((features[:, 0] > 0).long() * 2, 4)  # labels 0 and 2 of four
+    weight, bias = fit(features, gold, 5.0)
+    assert weight.shape == (4, 6)
+    probabilities = torch.softmax(features @ weight.T + bias, dim=1)
+    assert probabilities[:, [1, 3]].max() < 1e-5
+    assert weight[[1, 3]].abs().max() < 1e-3
+    alone, alone_bias = fit(features, gold[:, [0, 2]], 5.0 * 2)  # its one vector is twice as dear
+    expected = torch.softmax(features @ alone.T + alone_bias, dim=1)
+    assert torch.allclose(probabilities[:, [0, 2]], expected, atol=1e-4)
+
+
+# --- encoders -----------------------------------------------------------------------------------------------------
+
+
+def test_pooling_reads_the_first_the_last_or_all_tokens() -> None:
+    states = torch.tensor([[[1.0, 10.0], [2.0, 20.0], [6.0, 60.0]], [[3.0, 30.0], [5.0, 50.0], [9.0, 90.0]]])
+    mask = torch.tensor([[1, 1, 1], [1, 1, 0]])
+    assert pool(states, mask, "cls").tolist() == [[1, 10], [3, 30]]
+    assert pool(states, mask, "last").tolist() == [[6, 60], [5, 50]]
+    assert pool(states, mask, "mean").tolist() == [[3, 30], [4, 40]]
+
+
+TEXTS = ("dull", "the film is a warm and clever story about two sisters , and it was great .", "it was bad")
+
+
+@pytest.mark.parametrize(
+    ("name", "pooling"),
+    [*((name, pooling) for name in FAMILIES for pooling in ("mean", "last")), ("bert", "cls"), ("roberta", "cls")],
+)
+def test_any_language_model_serves_as_encoder_and_loads_as_it_was_saved(
+    name: str, pooling: str, backbone_folders: dict[str, Path], tmp_path: Path
+) -> None:
+    folder = shutil.copytree(backbone_folders[name], tmp_path / name)
+    classifier = TextClassifier.fresh(encoder(folder, pooling=pooling), LABELS, ("text",), 0)
+    examples = [Example(text, {"text": text}) for text in TEXTS]
+    together = classifier.predict(examples, SILENT, "")
+    alone = np.concatenate([classifier.predict([item], SILENT, "") for item in examples])
+    assert together == pytest.approx(alone, abs=1e-3), "padding is no part of a text"
+    assert np.abs(together[0] - together[1]).max() > 0.01
+    classifier.save(tmp_path / "saved")
+    shutil.rmtree(folder)
+    loaded = TextClassifier.load(tmp_path / "saved")
+    assert loaded.predict(examples, SILENT, "") == pytest.approx(together, abs=1e-6)
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_an_encoder_computes_what_the_language_model_does(name: str, backbone_folders: dict[str, Path]) -> None:
+    """The last token's state, from the model with its head and without any padding."""
+    from transformers import AutoModelForCausalLM, AutoModelForMaskedLM, T5EncoderModel
+
+    kinds = {"llama": AutoModelForCausalLM, "gpt2": AutoModelForCausalLM, "t5": T5EncoderModel}
+    kind = kinds.get(name, AutoModelForMaskedLM)
+    plain = kind.from_pretrained(backbone_folders[name], dtype=torch.float32).eval()
+    reader = TextEncoder.of(EncoderConfig(asset=str(backbone_folders[name]), pooling="last"), ("text",))
+    found = reader.embed([Example(text, {"text": text}) for text in TEXTS], SILENT, "")
+    for row, text in zip(found, TEXTS, strict=True):
+        ids = torch.tensor([reader.tokenizer(text)["input_ids"]])
+        with torch.inference_mode():
+            states = plain(input_ids=ids, output_hidden_states=True).hidden_states[-1]
+        assert torch.allclose(row, states[0, -1], atol=1e-3)
+
+
+@pytest.mark.parametrize("name", ["gpt2", "llama"])
+def test_a_causal_model_is_trained_like_any_other_student(
+    name: str, backbone_folders: dict[str, Path], taught: distillation.Inputs, tmp_path: Path
+) -> None:
+    config = full(backbone_folders[name], student=encoder(backbone_folders[name], pooling="last"))
+    result = run(distillation, config, taught, tmp_path / "out")
+    assert result.final_loss < 0.2
+    loaded = TextClassifier.load(tmp_path / "out" / "model")
+    test = load_examples(taught.data / "test.jsonl")
+    assert loaded.predict(test, SILENT, "") == pytest.approx(logits_of(tmp_path / "out"), abs=2e-5)
+
+
+def test_a_student_reads_two_fields_as_a_pair(backbone_folders: dict[str, Path]) -> None:
+    classifier = TextClassifier.fresh(encoder(backbone_folders["bert"]), LABELS, ("b", "a"), 0)
+    example = Example("1", {"a": "the film", "b": "it was dull"})
+    ids = classifier.encoder.tokenizer("it was dull", "the film", return_tensors="pt")
+    assert ids["token_type_ids"].sum() > 0
+    classifier.train_mode(False)
+    with torch.inference_mode():
+        hidden = classifier.encoder.model(**ids).last_hidden_state
+        expected = classifier.head(hidden.mean(dim=1))
+        assert torch.allclose(classifier.logits([example]), expected, atol=1e-5)
+
+
+def test_where_a_vocabulary_has_no_separator_a_pair_is_two_lines(backbone_folders: dict[str, Path]) -> None:
+    example = Example("1", {"a": "the film", "b": "it was dull"})
+    for name, expected in (("gpt2", "it was dull\nthe film"), ("bert", "it was dullthe film")):
+        reader = TextEncoder.of(encoder(backbone_folders[name]), ("b", "a"))
+        assert "".join(reader.texts(example)) == expected
+
+
+def test_a_frozen_encoder_is_left_as_it_was(
+    backbone_folders: dict[str, Path], taught: distillation.Inputs, tmp_path: Path
+) -> None:
+    config = head(backbone_folders["bert"])
+    run(distillation, config, taught, tmp_path / "out")
+    before = TextEncoder.of(config.student, ("text",)).model.state_dict()
+    after = TextClassifier.load(tmp_path / "out" / "model").encoder.model.state_dict()
+    assert all(torch.equal(weight, after[name]) for name, weight in before.items() if "pooler" not in name)
+
+
+@pytest.mark.parametrize("name", ["gpt2", "llama"])
+def test_the_first_token_of_a_causal_model_is_refused(name: str, backbone_folders: dict[str, Path]) -> None:
+    with pytest.raises(InputError, match=r"reads nothing but itself.*Take pooling: mean or last"):
+        TextEncoder.of(encoder(backbone_folders[name], pooling="cls"), ("text",))
+
+
+def test_a_student_without_a_usable_model_is_refused(tmp_path: Path) -> None:
+    config = StudentConfig(asset=str(tmp_path))
+    with pytest.raises(AssetError, match=r"holds no config\.json"):
+        TextClassifier.fresh(config, LABELS, ("text",), 0)
+    for kind in ("bart", "nothing-known"):
+        about = {"model_type": kind, "is_encoder_decoder": True, "architectures": ["SomeForConditionalGeneration"]}
+        (tmp_path / "config.json").write_text(json.dumps(about))
+        with pytest.raises(AssetError, match=r"cannot be loaded.*Name an encoder or a language model"):
+            TextClassifier.fresh(config, LABELS, ("text",), 0)
