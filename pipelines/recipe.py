@@ -34,7 +34,7 @@ def shipped_recipes() -> dict[str, Path]:
 def find_recipe(name: str) -> Path:
     """The file of a recipe: a path, or the name of one that comes with clozeline.
 
-    A shipped recipe in a folder is found by its full name (`paper/rte`), and by its last part (`rte`) if no other has it.
+    A shipped recipe in a folder has two names: the full one (`paper/rte`), and its last part (`rte`) if that is unique.
 
     Raises:
         RecipeError: there is neither, or several have this last part.

@@ -5,8 +5,6 @@ from __future__ import annotations
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, Field, model_validator
-from stages.mlm import MlmConfig
-from stages.verbalizer_search import Method
 
 from stages.backbones import BackboneConfig
 from stages.classifier import EncoderConfig
@@ -14,11 +12,13 @@ from stages.cloze import Loss
 from stages.corpora import CorpusConfig
 from stages.generations import IpetConfig
 from stages.loop import LoopConfig
+from stages.mlm import MlmConfig
 from stages.prompts.start import StartConfig
 from stages.soft_labels import EnsembleConfig
 from stages.splits import DataConfig
 from stages.submodels import LoraConfig, Tune
 from stages.tasks import Name, Task
+from stages.verbalizer_search import Method
 
 
 class Section(BaseModel, frozen=True, extra="forbid"):

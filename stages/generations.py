@@ -14,11 +14,11 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal
 
 from pydantic import BaseModel, Field
 
-from stages.ensemble import Weights, weigh
+from stages.ensemble import weigh
 from stages.logits import read_logits
 from stages.metrics import softmax
 from stages.seeds import python_rng
@@ -33,14 +33,17 @@ class DrawConfig(BaseModel, frozen=True, extra="forbid"):
     """How texts are drawn and labelled for the next generation."""
 
     scale: float = Field(5.0, gt=1, description="Growth of the training set from one generation to the next.")
-    weights: Weights = Field("uniform", description="Weights of the teachers: uniform or accuracy (before training).")
+    weights: Literal["uniform", "accuracy"] = Field(
+        "uniform", description="Weights of the teachers: uniform, or accuracy before training."
+    )
     examples_per_class: int = Field(
         10, ge=1, description="Without labelled examples: texts a class in the first trained generation."
     )
     most_confident: int | None = Field(
         None,
         ge=1,
-        description="Draw among so many of the surest texts of a class; none: among all, the surer the likelier.",
+        description="Without labelled examples: the first trained generation draws among so many of the surest texts of a "
+        "class; none: among all, the surer the likelier.",
     )
 
 
@@ -105,7 +108,8 @@ def draw(
     votes = np.stack([read_logits(folder / "unlabeled_logits.jsonl", labels) for folder in folders])
     logits = np.average(votes, axis=0, weights=weights)
     rng = python_rng(seed, "generation", config.generation)
-    return pick(pile, softmax(logits), labels, config.targets(labels, gold), rng, config.most_confident)
+    among = config.most_confident if config.from_zero and config.generation == 1 else None
+    return pick(pile, softmax(logits), labels, config.targets(labels, gold), rng, among)
 
 
 def pick(

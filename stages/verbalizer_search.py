@@ -97,8 +97,7 @@ def run(config: Config, inputs: Inputs, out: Path, recorder: Recorder, engine: E
 
 
 def whole_words(tokenizer: Any) -> dict[str, int]:
-    """Word -> token id of everything in the vocabulary that is a word of two letters or more and one token in a text.
-    """
+    """Word -> token id of everything in the vocabulary that is a word of two letters or more and one token in a text."""
     from stages.verbalizers import word_tokens
 
     found = {}

@@ -127,7 +127,8 @@ def run(name: str, seed: int, words: argparse.Namespace) -> list[dict[str, Any]]
         path = words.work / "recipes" / f"{name}-{seed}-{suffix}.yaml"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(yaml.safe_dump({**content, "name": path.stem}, sort_keys=False, allow_unicode=True))
-        command = [sys.executable, "-m", "pipelines.cli", "run", str(path), "--store", str(words.work / "store")]
+        clozeline = Path(sys.executable).with_name("clozeline")
+        command = [str(clozeline), "run", str(path), "--store", str(words.work / "store")]
         subprocess.run(command, check=True)
         report = json.loads((words.work / "store" / "reports" / path.stem / "report.json").read_text())
         for row in report["rows"]:

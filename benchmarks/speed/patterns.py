@@ -69,9 +69,7 @@ def classifiers(precision: str) -> list[Any]:
     return [ClozeClassifier.of(task, name, backbone, config) for name in texts]
 
 
-def agreement(
-    dtype: str, apart: Sequence[NDArray[np.float64]], shared: Sequence[NDArray[np.float64]]
-) -> list[str]:
+def agreement(dtype: str, apart: Sequence[NDArray[np.float64]], shared: Sequence[NDArray[np.float64]]) -> list[str]:
     """A row on [P] times [n, 2] scores. The gap of a prediction is that of its two labels' scores in the six passes:
     where it is a unit or two, rounding alone decides.
     """

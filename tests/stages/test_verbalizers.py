@@ -21,7 +21,10 @@ def test_a_word_is_the_token_that_follows_a_space(name: str, token: str, backbon
     backbone = backbones[name]
     found = Verbalizer.of({"fresh": ["great"], "rotten": [" bad"]}, backbone.tokenizer, backbone.family)
     assert found.labels == ("fresh", "rotten")
-    assert backbone.tokenizer.convert_ids_to_tokens([word[0] for word in found.flat]) == [token, token.replace("great", "bad")]
+    assert backbone.tokenizer.convert_ids_to_tokens([word[0] for word in found.flat]) == [
+        token,
+        token.replace("great", "bad"),
+    ]
 
 
 @pytest.mark.parametrize("name", FAMILIES)
