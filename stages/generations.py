@@ -42,8 +42,8 @@ class DrawConfig(BaseModel, frozen=True, extra="forbid"):
     most_confident: int | None = Field(
         None,
         ge=1,
-        description="Without labelled examples: the first trained generation draws among so many of the surest texts of "
-        "a class; none: among all, the surer the likelier.",
+        description="Without labelled examples: the first trained generation draws among the surest so many texts "
+        "of a class; none: among all, the surer the likelier.",
     )
 
 
