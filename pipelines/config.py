@@ -21,7 +21,8 @@ from pipelines.sections import (
     SearchSection,
 )
 from stages.backbones import BackboneConfig
-from stages.classifier import EncoderConfig, StudentConfig
+from stages.classifier import StudentConfig, check_loop
+from stages.encoders import EncoderConfig
 from stages.errors import InputError
 from stages.splits import DataConfig
 from stages.tasks import Name, Task
@@ -51,6 +52,7 @@ class PipelineConfig(BaseModel, frozen=True, extra="forbid"):
 
     @model_validator(mode="after")
     def _sections_fit(self) -> PipelineConfig:
+        self._check_loops()
         self._check_words()
         self._check_members()
         if not self.has_labels:
@@ -58,6 +60,14 @@ class PipelineConfig(BaseModel, frozen=True, extra="forbid"):
         if self.prompts is not None:
             self._check_prompts(self.prompts)
         return self
+
+    def _check_loops(self) -> None:
+        for place, section in (("distill", self.distill), ("baseline", self.baseline)):
+            try:
+                check_loop(self.student, section.loop if section else self.distill.loop)
+            except ValueError as error:
+                problem, _, remedy = str(error).partition(". ")
+                raise InputError(f"{problem}.", remedy, key=f"{place}.loop") from None
 
     def _check_words(self) -> None:
         if not self.task.verbalizer and self.verbalizer_search is None:

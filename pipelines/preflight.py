@@ -103,12 +103,13 @@ def fetch(wanted: dict[str, str], on_start: OnStart) -> None:
         _at(place, assets.resolve, ref)
     on_start("reading the backbone (a GGUF file is translated the first time)", len(missing), len(missing) + 1)
     for place, ref in wanted.items():
-        _at(place, prepare_backbone if place.endswith("backbone.asset") else assets.resolve, ref)
+        is_model = place.endswith(("backbone.asset", "student.asset", "encoder.asset"))
+        _at(place, prepare_model if is_model else assets.resolve, ref)
     on_start("checking data, patterns and label words", len(missing) + 1, len(missing) + 1)
 
 
-def prepare_backbone(ref: str) -> Path:
-    """The folder of a backbone. A GGUF file is translated in a process of its own, whose memory is given back."""
+def prepare_model(ref: str) -> Path:
+    """The folder of a model. A GGUF file is translated in a process of its own, whose memory is given back."""
     path = assets.resolve(ref)
     if path.suffix == ".gguf":
         code = "import sys; from stages.model_files import model_folder; model_folder(sys.argv[1])"

@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, Field, model_validator
 
 from stages.backbones import BackboneConfig
-from stages.classifier import EncoderConfig
+from stages.encoders import EncoderConfig
 from stages.cloze import Loss
 from stages.corpora import CorpusConfig
 from stages.generations import IpetConfig

@@ -1,17 +1,25 @@
 """Label words of several tokens under a masked model: in batches, against one text and one word at a time.
 
 The second is how the original PET evaluates (Schick & Schütze, NAACL 2021): its own loop is written out below, with the
-LM head over every position. Both give the same scores, which is asserted.
+LM head over every position. In float32 both give the same scores, which is asserted; batches in bfloat16 are what a stage
+runs by itself on a machine that computes in it.
+
+What batches can bring on a processor has a limit. A word of N tokens needs N passes one by one; in batches words of one
+length share the first of them. The rest is what a processor gains from larger matrices: much for a small model, little
+for one that keeps it busy with a single text.
 """
 
 from __future__ import annotations
 
+import copy
 from functools import partial
 from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
 from measuring import Effort, film_texts, in_turns, ratio, table
+
+from stages.precision import wants_bf16
 
 if TYPE_CHECKING:
     import numpy as np
@@ -35,15 +43,40 @@ def decoding(effort: Effort) -> str:
     rows = []
     for name, backbone, num in (("BERT-tiny", tiny(), 200), ("BERT-base, random weights", base(), 32)):
         for order in ("default", "ltr"):
-            rows += compare(name, order, backbone, effort.of(num), effort.turns)
-    return table(["masked model, six words of 2 to 4 tokens", "order", "texts/s", "times", "aim"], rows)
+            rows += compare(name, order, backbone, film_texts(effort.of(num)), effort.turns)
+    return table(["masked model, six words of 2 to 4 tokens", "order", "computes in", "texts/s", "times", "aim"], rows)
 
 
-def compare(name: str, order: str, backbone: Any, num: int, turns: int) -> list[list[str]]:
-    """Two rows: one at a time, and in batches."""
+def compare(name: str, order: str, backbone: Any, texts: list[Any], turns: int) -> list[list[str]]:
+    """A row for one at a time, then rows for batches: in float32 as that one, and in what the stage would choose."""
+    from stages.protocols import SilentRecorder
+
+    ways = {"float32": on(backbone, order)}
+    if wants_bf16("auto"):
+        ways["bfloat16"] = on(in_bf16(backbone), order)
+    kept: dict[str, NDArray[np.float64]] = {}
+
+    def batched(precision: str) -> None:
+        kept[precision] = ways[precision].predict(texts, SilentRecorder(), "")
+
+    def single() -> None:
+        kept["single"] = one_at_a_time(ways["float32"], texts)
+
+    seconds = in_turns({"single": single, **{way: partial(batched, way) for way in ways}}, turns)
+    difference = float(abs(kept["float32"] - kept["single"]).max())
+    assert difference < TOLERANCE, f"the scores of {name}, {order}, differ by {difference}"
+    rate = {way: f"{len(texts) / median(spent):.1f}" for way, spent in seconds.items()}
+    rows = [[f"{name}: one text, one word", order, "float32", rate["single"], "1.0", ""]]
+    for way in ways:
+        times = f"{ratio(seconds['single'], seconds[way]):.1f}"
+        rows.append([f"{name}: in batches", order, way, rate[way], times, f"{AIM:.0f}"])
+    return rows
+
+
+def on(backbone: Any, order: str) -> Any:
+    """The classifier whose words have several tokens."""
     from stages.backbones import BackboneConfig
     from stages.cloze import ClozeClassifier
-    from stages.protocols import SilentRecorder
     from stages.tasks import Task
 
     task = Task(name="films", labels=tuple(WORDS), patterns={"film": PATTERN}, verbalizer=WORDS, decoding=order)
@@ -51,24 +84,17 @@ def compare(name: str, order: str, backbone: Any, num: int, turns: int) -> list[
     classifier = ClozeClassifier.of(task, "film", backbone, config)
     lengths = {len(word) for word in classifier.verbalizer.flat}
     assert lengths == {2, 3, 4}, f"words have {lengths} tokens"
-    texts = film_texts(num)
-    kept: dict[str, NDArray[np.float64]] = {}
+    return classifier
 
-    def batched() -> None:
-        kept["batched"] = classifier.predict(texts, SilentRecorder(), "")
 
-    def single() -> None:
-        kept["single"] = one_at_a_time(classifier, texts)
+def in_bf16(backbone: Any) -> Any:
+    """The same backbone with weights in bfloat16, as `stages.backbones.load` has it where the machine computes so."""
+    import torch
 
-    seconds = in_turns({"single": single, "batched": batched}, turns)
-    difference = float(abs(kept["batched"] - kept["single"]).max())
-    assert difference < TOLERANCE, f"the scores of {name}, {order}, differ by {difference}"
-    rate = {way: f"{num / median(spent):.1f}" for way, spent in seconds.items()}
-    times = f"{ratio(seconds['single'], seconds['batched']):.1f}"
-    return [
-        [f"{name}: one text, one word", order, rate["single"], "1.0", ""],
-        [f"{name}: in batches", order, rate["batched"], times, f"{AIM:.0f}"],
-    ]
+    from stages.backbones import Backbone
+
+    model = copy.deepcopy(backbone.model).to(torch.bfloat16)
+    return Backbone(model, backbone.tokenizer, backbone.family).freeze()
 
 
 def one_at_a_time(classifier: Any, texts: list[Any]) -> NDArray[np.float64]:
