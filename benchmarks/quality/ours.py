@@ -101,7 +101,9 @@ def recipe(name: str, seed: int, split: Path, *, ipet: bool) -> dict[str, Any]:
             "loop": loop,
             **({"ipet": {"generations": 1}} if ipet else {}),
         },
-        "members": {"mpnet": {"kind": "probe", "encoder": {"asset": ENCODERS["mpnet"], "max_length": 128}}},
+        "members": {
+            "mpnet": {"kind": "probe", "encoder": {"asset": ENCODERS["mpnet"], "max_length": 128}, "strength": 10.0}
+        },
         "ensemble": ENSEMBLE,
         "distill": {"loop": {"learning_rate": 5e-5, "batch_size": 16, "steps": 200, "warmup": 0.1}},
         "baseline": {"loop": {"learning_rate": 5e-5, "batch_size": 8, "steps": 50, "warmup": 0.1}},
