@@ -24,7 +24,7 @@ class Key:
     """A step's identity.
 
     `components` has dotted keys, such as `config.loop.steps`, `inputs.members.0`, `assets.backbone`,
-    `code.stages.loop`; `fingerprint` is the hash of all of them.
+    `code.stages.training.loop`; `fingerprint` is the hash of all of them.
     """
 
     fingerprint: str

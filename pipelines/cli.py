@@ -213,7 +213,7 @@ def score(
     from pipelines import preflight, scoring
     from pipelines.display import preparing
     from pipelines.recipe import RecipeError, find_recipe, locate, read_recipe
-    from stages.backbones import BackboneConfig
+    from stages.models.backbones import BackboneConfig
 
     path = find_recipe(recipe)
     found = read_recipe(path, ScoreRecipe, override or (), ignore_others=True)

@@ -7,9 +7,9 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from stages.bootstrap import Comparison, paired_bootstrap
-from stages.logits import read_hits
+from stages.measures.bootstrap import Comparison, paired_bootstrap
 from stages.seeds import derive_seed
+from stages.texts.logits import read_hits
 
 if TYPE_CHECKING:
     import numpy as np

@@ -20,10 +20,10 @@ from pipelines.sections import (
     PromptTaskConfig,
     SearchSection,
 )
-from stages.backbones import BackboneConfig
-from stages.classifier import StudentConfig, check_loop
-from stages.encoders import EncoderConfig
 from stages.errors import InputError
+from stages.models.backbones import BackboneConfig
+from stages.models.classifier import StudentConfig, check_loop
+from stages.models.encoders import EncoderConfig
 from stages.splits import DataConfig
 from stages.tasks import Name, Task
 

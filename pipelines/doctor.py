@@ -10,7 +10,7 @@ import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from stages import assets, reach
+from stages.texts import assets, reach
 
 PACKAGES = ("torch", "transformers", "peft", "ray", "mlflow", "datasets", "accelerate")
 OPTIONAL = {"deepspeed": "pip install 'deepspeed>=0.19' spreads backbones over several GPUs"}
@@ -61,7 +61,7 @@ def _package(name: str) -> Finding:
 
 
 def _processors() -> Finding:
-    from stages.backbones import wants_bf16
+    from stages.models.backbones import wants_bf16
 
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return Finding("processor", f"{cores} cores, computes in {'bf16' if wants_bf16('auto') else 'fp32'}")

@@ -16,10 +16,11 @@ from cluster.step import Resources, Step
 from pipelines import report
 from pipelines.config import PipelineConfig
 from pipelines.member_steps import group_of, members, resources, untrained, verbalizers
-from stages import assets, baseline, distillation, prompt_pretraining, prompt_tuning, soft_labels, splits
+from stages import baseline, distillation, prompt_pretraining, prompt_tuning, soft_labels, splits
 from stages.seeds import derive_seed
 from stages.splits import DataConfig
 from stages.tasks import Task
+from stages.texts import assets
 
 CONTROL = Resources(cpus=0.5)
 """Steps that compute next to nothing."""

@@ -15,10 +15,12 @@ from dataclasses import dataclass
 from cluster.step import Resources, Step
 from pipelines.config import PipelineConfig
 from pipelines.sections import PetMember, PetSection, ProbeMember, Section
-from stages import assets, generations, pattern_training, probe, verbalizer_search
-from stages.backbones import BackboneConfig
-from stages.generations import GrowthConfig
+from stages import pattern_training, probe, verbalizer_search
+from stages.ensembles import generations
+from stages.ensembles.generations import GrowthConfig
+from stages.models.backbones import BackboneConfig
 from stages.seeds import derive_seed, python_rng
+from stages.texts import assets
 
 Words = Mapping[str, Step]
 """Pattern -> the step that finds its label words; empty where the task has its own."""

@@ -12,13 +12,14 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.config import PipelineConfig
-from stages import assets, reach, splits
-from stages.backbones import BackboneConfig
+from stages import splits
 from stages.errors import AssetError, InputError
-from stages.model_files import family_of, model_folder, num_positions, translated
-from stages.patterns import Family, check_pattern
+from stages.models.backbones import BackboneConfig
+from stages.models.model_files import family_of, model_folder, num_positions, translated
+from stages.patterns.encoding import Family, check_pattern
+from stages.patterns.verbalizers import Verbalizer
 from stages.tasks import Task
-from stages.verbalizers import Verbalizer
+from stages.texts import assets, reach
 
 OnStart = Callable[[str, int, int], None]
 """Told what begins, how many things are done, and of how many: for the display."""
@@ -112,7 +113,7 @@ def prepare_model(ref: str) -> Path:
     """The folder of a model. A GGUF file is translated in a process of its own, whose memory is given back."""
     path = assets.resolve(ref)
     if path.suffix == ".gguf":
-        code = "import sys; from stages.model_files import model_folder; model_folder(sys.argv[1])"
+        code = "import sys; from stages.models.model_files import model_folder; model_folder(sys.argv[1])"
         if not (translated(path) / "config.json").exists():
             done = subprocess.run([sys.executable, "-c", code, ref], capture_output=True, text=True, check=False)
             if done.returncode:

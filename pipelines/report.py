@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 MEASURES = ("accuracy", "macro_f1", "mcc", "ece", "exact_match")
-"""Scores that a row carries, by their names in stages/metrics.py."""
+"""Scores that a row carries, by their names in stages/measures/metrics.py."""
 
 
 class Config(BaseModel, frozen=True, extra="forbid"):
@@ -49,7 +49,7 @@ class Spread:
 class Row:
     """A line of the leaderboard: one method, over all its seeds. `steps` says where the figures come from.
 
-    The scores are those of stages/metrics.py; `exact_match` is None where the test texts have no groups.
+    The scores are those of stages/measures/metrics.py; `exact_match` is None where the test texts have no groups.
     """
 
     name: str

@@ -7,8 +7,8 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
-from stages.backbones import BackboneConfig
 from stages.errors import DataError
+from stages.models.backbones import BackboneConfig
 from stages.protocols import SilentRecorder
 from stages.tasks import Example, Task
 
@@ -51,8 +51,8 @@ def _parse(line: str, fields: tuple[str, ...], place: str) -> dict[str, Any]:
 
 def predict(model: Path, lines: Iterable[str], name: str) -> Iterator[str]:
     """A JSON line with label and probabilities for each input line, by the classifier in `model`."""
-    from stages.classifier import TextClassifier
-    from stages.metrics import softmax
+    from stages.measures.metrics import softmax
+    from stages.models.classifier import TextClassifier
 
     classifier = TextClassifier.load(model)
     for block in _blocks(read_lines(lines, classifier.encoder.fields, name)):
@@ -67,9 +67,9 @@ def score(
     task: Task, patterns: Iterable[str], config: BackboneConfig, lines: Iterable[str], name: str
 ) -> Iterator[str]:
     """JSON lines with raw label logits: for each input line, in order, one for each pattern."""
-    from stages.backbones import load
-    from stages.cloze import ClozeClassifier
-    from stages.shared_text import predict_patterns
+    from stages.models.backbones import load
+    from stages.patterns.cloze import ClozeClassifier
+    from stages.patterns.shared_text import predict_patterns
 
     backbone = load(config, frozen=True)
     names = list(patterns)

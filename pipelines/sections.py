@@ -6,18 +6,18 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, Field, model_validator
 
-from stages.backbones import BackboneConfig
-from stages.encoders import EncoderConfig
-from stages.cloze import Loss
-from stages.corpora import CorpusConfig
-from stages.generations import IpetConfig
-from stages.loop import LoopConfig
-from stages.mlm import MlmConfig
+from stages.ensembles.generations import IpetConfig
+from stages.models.backbones import BackboneConfig
+from stages.models.encoders import EncoderConfig
+from stages.models.submodels import LoraConfig, Tune
+from stages.patterns.cloze import Loss
+from stages.patterns.mlm import MlmConfig
 from stages.prompts.start import StartConfig
 from stages.soft_labels import EnsembleConfig
 from stages.splits import DataConfig
-from stages.submodels import LoraConfig, Tune
 from stages.tasks import Name, Task
+from stages.texts.corpora import CorpusConfig
+from stages.training.loop import LoopConfig
 from stages.verbalizer_search import Method
 
 

@@ -8,17 +8,17 @@ from typing import TYPE_CHECKING
 
 from pydantic import BaseModel, Field, model_validator
 
-from stages.classifier import StudentConfig, check_loop
 from stages.errors import InputError
-from stages.loop import LoopConfig
-from stages.metrics import Measured
+from stages.measures.metrics import Measured
+from stages.models.classifier import StudentConfig, check_loop
 from stages.protocols import Engine, Recorder
 from stages.tasks import Example
+from stages.training.loop import LoopConfig
 
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from stages.classifier import TextClassifier
+    from stages.models.classifier import TextClassifier
 
 
 class Config(BaseModel, frozen=True, extra="forbid"):
@@ -56,8 +56,8 @@ def run(config: Config, inputs: Inputs, out: Path, recorder: Recorder, engine: E
     Raises:
         InputError: there are no labelled examples.
     """
-    from stages.classifier import TextClassifier, finish
-    from stages.data import load_examples
+    from stages.models.classifier import TextClassifier, finish
+    from stages.texts.data import load_examples
 
     train_set = load_examples(inputs.data / "train.jsonl")
     if not train_set:
@@ -85,7 +85,7 @@ def _teach(
     """Trains all of the student, or fits its head; returns the loss of every step."""
     import torch.nn.functional as F  # noqa: N812
 
-    from stages.loop import train
+    from stages.training.loop import train
 
     if config.loop is None:
         targets = F.one_hot(student.indices(train_set), len(config.labels))

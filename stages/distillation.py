@@ -17,19 +17,19 @@ from typing import TYPE_CHECKING
 
 from pydantic import BaseModel, Field, model_validator
 
-from stages.classifier import StudentConfig, check_loop
 from stages.errors import InputError
-from stages.loop import LoopConfig
-from stages.metrics import Measured, softmax
+from stages.measures.metrics import Measured, softmax
+from stages.models.classifier import StudentConfig, check_loop
 from stages.protocols import Engine, Recorder
 from stages.tasks import Example
+from stages.training.loop import LoopConfig
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
     from torch import Tensor
 
-    from stages.classifier import TextClassifier
+    from stages.models.classifier import TextClassifier
 
 
 class Config(BaseModel, frozen=True, extra="forbid"):
@@ -72,7 +72,7 @@ class Inputs:
 class Result(Measured):
     """The student's score; no loss for tune: head. `num_unlabelled` counts the texts that were kept.
 
-    Files: the classifier (see stages/classifier.py) in `model/`, and `test_logits.jsonl`.
+    Files: the classifier (see stages/models/classifier.py) in `model/`, and `test_logits.jsonl`.
     """
 
     final_loss: float | None
@@ -127,7 +127,7 @@ def run(config: Config, inputs: Inputs, out: Path, recorder: Recorder, engine: E
     Raises:
         InputError: no text is left to learn from, or gold labels are asked for and there are none.
     """
-    from stages.classifier import TextClassifier, finish
+    from stages.models.classifier import TextClassifier, finish
 
     lessons, num_kept = _lessons(config, inputs)
     recorder.metric("distill/kept", num_kept)
@@ -149,8 +149,8 @@ def run(config: Config, inputs: Inputs, out: Path, recorder: Recorder, engine: E
 
 def _lessons(config: Config, inputs: Inputs) -> tuple[list[Lesson], int]:
     """The soft-labelled texts that are kept, then the gold ones; and how many the former are."""
-    from stages.data import load_examples
-    from stages.logits import read_logits
+    from stages.texts.data import load_examples
+    from stages.texts.logits import read_logits
 
     labels = config.labels
     pile = load_examples(inputs.data / "unlabeled.jsonl")
@@ -189,7 +189,7 @@ def _train(
     import torch
     import torch.nn.functional as F  # noqa: N812
 
-    from stages.loop import train
+    from stages.training.loop import train
 
     def loss_of(batch: list[Lesson]) -> Tensor:
         logits = student.logits([item.example for item in batch])

@@ -14,15 +14,15 @@ from typing import TYPE_CHECKING
 
 from pydantic import BaseModel, Field, model_validator
 
-from stages.backbones import BackboneConfig
-from stages.cloze import ClozeClassifier, LabelledCloze, Loss
-from stages.generations import GrowthConfig
-from stages.loop import LoopConfig
-from stages.members import Member
-from stages.mlm import MlmConfig
+from stages.ensembles.generations import GrowthConfig
+from stages.ensembles.members import Member
+from stages.models.backbones import BackboneConfig
+from stages.models.submodels import LoraConfig, SubModel, Tune
+from stages.patterns.cloze import ClozeClassifier, LabelledCloze, Loss
+from stages.patterns.mlm import MlmConfig
 from stages.protocols import Engine, Recorder
-from stages.submodels import LoraConfig, SubModel, Tune
 from stages.tasks import Example, Task
+from stages.training.loop import LoopConfig
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -71,8 +71,8 @@ class Result(Member):
     """Scores of the sub-model. `train_accuracy_before` is the ensemble's accuracy weight; `num_drawn` counts the texts
     that other sub-models labelled.
 
-    Files: the sub-model (see stages/submodels.py), those of a member (see stages/members.py) and, in a later
-    generation, `drawn.jsonl`.
+    Files: the sub-model (see stages/models/submodels.py), those of a member (see stages/ensembles/members.py) and, in
+    a later generation, `drawn.jsonl`.
     """
 
     final_loss: float | None
@@ -81,10 +81,10 @@ class Result(Member):
 
 def run(config: Config, inputs: Inputs, out: Path, recorder: Recorder, engine: Engine) -> Result:
     """Trains the sub-model, labels test set and pile, and writes all of it to `out`."""
-    from stages.data import load_examples
-    from stages.members import label_everything, measure
-    from stages.submodels import fresh
-    from stages.verbalizers import found_words
+    from stages.ensembles.members import label_everything, measure
+    from stages.models.submodels import fresh
+    from stages.patterns.verbalizers import found_words
+    from stages.texts.data import load_examples
 
     task = config.task if inputs.words is None else config.task.with_words(found_words(inputs.words))
     train_set = load_examples(inputs.data / "train.jsonl")
@@ -115,8 +115,8 @@ def _drawn(config: Config, inputs: Inputs, train_set: list[Example], out: Path, 
     """The texts of a later generation, labelled by the teachers."""
     if config.growth is None:
         return []
-    from stages.data import load_examples, write_examples
-    from stages.generations import draw
+    from stages.ensembles.generations import draw
+    from stages.texts.data import load_examples, write_examples
 
     pile = load_examples(inputs.data / "unlabeled.jsonl")
     drawn = draw(config.growth, train_set, pile, inputs.teachers, config.task.labels, config.seed)
@@ -126,7 +126,7 @@ def _drawn(config: Config, inputs: Inputs, train_set: list[Example], out: Path, 
 
 
 def _prime(config: Config, classifier: ClozeClassifier, train_set: list[Example], recorder: Recorder) -> None:
-    from stages.priming import choose, prime
+    from stages.patterns.priming import choose, prime
 
     demonstrations = choose(train_set, config.task.labels, config.shots, config.seed)
     recorder.table("demonstrations", [{**item.fields, "label": item.label} for item in demonstrations])
@@ -151,9 +151,9 @@ def _train(
     """Trains; returns the loss of every step."""
     if config.loop is None:
         return []
-    from stages.data import load_examples
-    from stages.loop import train
-    from stages.mlm import with_mlm
+    from stages.patterns.mlm import with_mlm
+    from stages.texts.data import load_examples
+    from stages.training.loop import train
 
     dev_set = load_examples(inputs.data / "dev.jsonl") if config.loop.early_stopping else []
     validate: Callable[[], tuple[float, float]] | None = None

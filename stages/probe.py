@@ -11,10 +11,10 @@ from typing import TYPE_CHECKING
 
 from pydantic import BaseModel, Field
 
-from stages.classifier import StudentConfig
-from stages.encoders import EncoderConfig
+from stages.ensembles.members import Member, label_everything
 from stages.errors import InputError
-from stages.members import Member, label_everything
+from stages.models.classifier import StudentConfig
+from stages.models.encoders import EncoderConfig
 from stages.protocols import Engine, Recorder
 
 if TYPE_CHECKING:
@@ -44,8 +44,8 @@ class Result(Member):
     """Scores of the probe. A head that has not been fitted says nothing, so that its `train_accuracy_before`, the
     ensemble's accuracy weight, is the cross-validated accuracy on the labelled set.
 
-    Files: those of a member (see stages/members.py), and in `model/` the head with the reference of its encoder, which
-    `clozeline predict` fetches again; in float32, whatever `precision` the member computed in.
+    Files: those of a member (see stages/ensembles/members.py), and in `model/` the head with the reference of its
+    encoder, which `clozeline predict` fetches again; in float32, whatever `precision` the member computed in.
     """
 
 
@@ -58,8 +58,8 @@ def run(config: Config, inputs: Inputs, out: Path, recorder: Recorder, engine: E
     del engine
     import torch.nn.functional as F  # noqa: N812
 
-    from stages.classifier import TextClassifier
-    from stages.data import load_examples
+    from stages.models.classifier import TextClassifier
+    from stages.texts.data import load_examples
 
     train_set = load_examples(inputs.data / "train.jsonl")
     if not train_set:
@@ -100,7 +100,7 @@ def cross_validated_accuracy(features: Tensor, gold: Tensor, num_labels: int, st
     import torch
     import torch.nn.functional as F  # noqa: N812
 
-    from stages.linear_head import fit
+    from stages.models.linear_head import fit
 
     is_label = F.one_hot(gold, num_labels)
     num_folds = min(NUM_FOLDS, int(is_label.sum(dim=0).max()))

@@ -11,13 +11,13 @@ from pathlib import Path
 
 from pydantic import BaseModel, Field
 
-from stages.backbones import BackboneConfig
-from stages.corpora import RELATIONS, CorpusConfig
-from stages.loop import LoopConfig
-from stages.metrics import Score
+from stages.measures.metrics import Score
+from stages.models.backbones import BackboneConfig
 from stages.prompts.start import StartConfig
 from stages.protocols import Engine, Recorder
 from stages.tasks import Task
+from stages.texts.corpora import RELATIONS, CorpusConfig
+from stages.training.loop import LoopConfig
 
 PAIR_TASK = Task(
     name="pair",
@@ -66,15 +66,15 @@ class Result:
 def run(config: Config, inputs: Inputs, out: Path, recorder: Recorder, engine: Engine) -> Result:
     """Builds the examples, trains the prompt, measures it on held-out examples, and writes it to `out`."""
     del inputs
-    from stages.backbones import load
-    from stages.cloze import ClozeClassifier
-    from stages.corpora import documents, pair_examples
-    from stages.data import write_examples
-    from stages.loop import train
+    from stages.models.backbones import load
+    from stages.patterns.cloze import ClozeClassifier
     from stages.prompts.peft_format import save_prompt
     from stages.prompts.start import start_vectors
     from stages.prompts.table import SoftPrompt
     from stages.seeds import python_rng, torch_rng
+    from stages.texts.corpora import documents, pair_examples
+    from stages.texts.data import write_examples
+    from stages.training.loop import train
 
     corpus = list(documents(config.corpus))
     num_built = config.corpus.num_examples + config.num_held_out

@@ -12,12 +12,12 @@ from pathlib import Path
 
 from pydantic import BaseModel, Field
 
-from stages.backbones import BackboneConfig
-from stages.loop import LoopConfig
-from stages.metrics import Measured
+from stages.measures.metrics import Measured
+from stages.models.backbones import BackboneConfig
 from stages.prompts.start import StartConfig
 from stages.protocols import Engine, Recorder
 from stages.tasks import Task
+from stages.training.loop import LoopConfig
 
 
 class Config(BaseModel, frozen=True, extra="forbid"):
@@ -51,15 +51,15 @@ class Result(Measured):
 
 def run(config: Config, inputs: Inputs, out: Path, recorder: Recorder, engine: Engine) -> Result:
     """Trains the prompt, tests it, and writes it to `out`."""
-    from stages.backbones import load
-    from stages.cloze import ClozeClassifier
-    from stages.data import load_examples
-    from stages.logits import write_logits
-    from stages.loop import train
+    from stages.models.backbones import load
+    from stages.patterns.cloze import ClozeClassifier
     from stages.prompts.peft_format import load_prompt, save_prompt
     from stages.prompts.start import start_vectors
     from stages.prompts.table import SoftPrompt
     from stages.seeds import torch_rng
+    from stages.texts.data import load_examples
+    from stages.texts.logits import write_logits
+    from stages.training.loop import train
 
     train_set = load_examples(inputs.data / "train.jsonl")
     test_set = load_examples(inputs.data / "test.jsonl")

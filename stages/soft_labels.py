@@ -1,6 +1,7 @@
 """The soft-label stage: the ensemble of all members labels the unlabelled pile.
 
-Every member has labelled the pile already (stages/members.py); here their votes are calibrated, weighted and mixed.
+Every member has labelled the pile already (stages/ensembles/members.py); here their votes are calibrated, weighted and
+mixed.
 """
 
 from __future__ import annotations
@@ -12,8 +13,8 @@ from typing import TYPE_CHECKING
 
 from pydantic import BaseModel, Field
 
-from stages.ensemble import Calibration, Mean, Weights
-from stages.metrics import Measured, Score
+from stages.ensembles.mixing import Calibration, Mean, Weights
+from stages.measures.metrics import Measured, Score
 from stages.protocols import Engine, Recorder
 
 if TYPE_CHECKING:
@@ -74,11 +75,11 @@ class Result(Measured):
 def run(config: Config, inputs: Inputs, out: Path, recorder: Recorder, engine: Engine) -> Result:
     """Mixes the votes of all members on the pile and on the test set."""
     del engine
-    from stages.data import load_examples
-    from stages.ensemble import mix, weigh
-    from stages.logits import write_logits
-    from stages.members import record_scores
-    from stages.metrics import score
+    from stages.ensembles.members import record_scores
+    from stages.ensembles.mixing import mix, weigh
+    from stages.measures.metrics import score
+    from stages.texts.data import load_examples
+    from stages.texts.logits import write_logits
 
     labels, ensemble = config.labels, config.ensemble
     pile = load_examples(inputs.data / "unlabeled.jsonl")
@@ -118,8 +119,8 @@ def _votes(config: Config, members: tuple[Path, ...], name: str) -> NDArray[np.f
     """[M, n, C] logits of all members, calibrated."""
     import numpy as np
 
-    from stages.ensemble import calibrate
-    from stages.logits import read_logits
+    from stages.ensembles.mixing import calibrate
+    from stages.texts.logits import read_logits
 
     references = {"none": "", "contextual": "neutral_logits", "pile": "unlabeled_logits"}
     reference = references[config.ensemble.calibration]

@@ -13,11 +13,11 @@ from pathlib import Path
 
 from pydantic import BaseModel, Field, model_validator
 
-from stages.data import Source, read_examples, write_examples
 from stages.errors import DataError
 from stages.protocols import Engine, Recorder
 from stages.seeds import python_rng
 from stages.tasks import Example
+from stages.texts.data import Source, read_examples, write_examples
 
 
 class DataConfig(BaseModel, frozen=True, extra="forbid"):

@@ -13,7 +13,7 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, Field, StringConstraints, field_validator, model_validator
 
 from stages.errors import PatternError, VerbalizerError
-from stages.pattern_language import OPTION, Pattern
+from stages.patterns.language import OPTION, Pattern
 
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_.-]*$")]
 """A name that also serves as a step's name and a folder: lower case, digits, `_`, `.`, `-`."""
@@ -22,10 +22,10 @@ Shorten = Literal["last", "longest"]
 """Which field of the longer segment is shortened first."""
 
 WordScore = Literal["mean_logit", "sum_probability", "log_likelihood"]
-"""How the words of a label become its score; see stages/verbalizers.py."""
+"""How the words of a label become its score; see stages/patterns/verbalizers.py."""
 
 Decoding = Literal["default", "ltr", "parallel"]
-"""In which order the masks of a word of several tokens are filled; see stages/word_scores.py."""
+"""In which order the masks of a word of several tokens are filled; see stages/patterns/word_scores.py."""
 
 RIGHT, WRONG = "right", "wrong"
 """The two answers of multiple choice, which asks of each option whether it is the right one."""

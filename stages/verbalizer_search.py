@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import BaseModel, Field
 
-from stages.backbones import BackboneConfig
 from stages.errors import InputError
+from stages.models.backbones import BackboneConfig
 from stages.protocols import Engine, Recorder
 from stages.tasks import Example, Task
 
@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from stages.backbones import Backbone
+    from stages.models.backbones import Backbone
 
 Method = Literal["likelihood_ratio", "cross_entropy"]
 
@@ -64,8 +64,8 @@ class Result:
 def run(config: Config, inputs: Inputs, out: Path, recorder: Recorder, engine: Engine) -> Result:
     """Finds the words and writes them to `out`."""
     del engine
-    from stages.data import load_examples
-    from stages.residents import borrowed
+    from stages.models.residents import borrowed
+    from stages.texts.data import load_examples
 
     train_set = load_examples(inputs.data / "train.jsonl")
     if not train_set:
@@ -98,7 +98,7 @@ def run(config: Config, inputs: Inputs, out: Path, recorder: Recorder, engine: E
 
 def whole_words(tokenizer: Any) -> dict[str, int]:
     """Word -> token id of everything in the vocabulary that is a word of two letters or more and one token in a text."""
-    from stages.verbalizers import word_tokens
+    from stages.patterns.verbalizers import word_tokens
 
     found = {}
     marked = any(token.startswith(SPACES) for token in tokenizer.get_vocab())
@@ -151,8 +151,8 @@ def _read(
     import numpy as np
     import torch
 
-    from stages.cloze import PREDICT_TOKENS, batches_by_length
-    from stages.patterns import Encoder
+    from stages.patterns.cloze import PREDICT_TOKENS, batches_by_length
+    from stages.patterns.encoding import Encoder
 
     task = config.task
     encoder = Encoder(

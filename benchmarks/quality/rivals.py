@@ -28,8 +28,8 @@ from typing import TYPE_CHECKING, Any
 
 from sets import SEEDS, Row, prepare, read, some_of
 
-from stages.assets import resolve
-from stages.metrics import score
+from stages.measures.metrics import score
+from stages.texts.assets import resolve
 
 if TYPE_CHECKING:
     import numpy as np

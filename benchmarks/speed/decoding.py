@@ -1,8 +1,8 @@
 """Label words of several tokens under a masked model: in batches, against one text and one word at a time.
 
-The second is how the original PET evaluates (Schick & Schütze, NAACL 2021): its own loop is written out below, with the
-LM head over every position. In float32 both give the same scores, which is asserted; batches in bfloat16 are what a stage
-runs by itself on a machine that computes in it.
+The second is how the original PET evaluates (Schick & Schütze, NAACL 2021): its own loop is written out below, with
+the LM head over every position. In float32 both give the same scores, which is asserted; batches in bfloat16 are what
+a stage runs by itself on a machine that computes in it.
 
 What batches can bring on a processor has a limit. A word of N tokens needs N passes one by one; in batches words of one
 length share the first of them. The rest is what a processor gains from larger matrices: much for a small model, little
@@ -19,7 +19,7 @@ from typing import TYPE_CHECKING, Any
 
 from measuring import Effort, film_texts, in_turns, ratio, table
 
-from stages.precision import wants_bf16
+from stages.models.precision import wants_bf16
 
 if TYPE_CHECKING:
     import numpy as np
@@ -75,8 +75,8 @@ def compare(name: str, order: str, backbone: Any, texts: list[Any], turns: int) 
 
 def on(backbone: Any, order: str) -> Any:
     """The classifier whose words have several tokens."""
-    from stages.backbones import BackboneConfig
-    from stages.cloze import ClozeClassifier
+    from stages.models.backbones import BackboneConfig
+    from stages.patterns.cloze import ClozeClassifier
     from stages.tasks import Task
 
     task = Task(name="films", labels=tuple(WORDS), patterns={"film": PATTERN}, verbalizer=WORDS, decoding=order)
@@ -88,10 +88,12 @@ def on(backbone: Any, order: str) -> Any:
 
 
 def in_bf16(backbone: Any) -> Any:
-    """The same backbone with weights in bfloat16, as `stages.backbones.load` has it where the machine computes so."""
+    """The same backbone with weights in bfloat16, as `stages.models.backbones.load` has it where the machine computes
+    so.
+    """
     import torch
 
-    from stages.backbones import Backbone
+    from stages.models.backbones import Backbone
 
     model = copy.deepcopy(backbone.model).to(torch.bfloat16)
     return Backbone(model, backbone.tokenizer, backbone.family).freeze()
@@ -132,7 +134,7 @@ def word_likelihood(backbone: Any, order: str, item: Any, word: tuple[int, ...])
 
 def tiny() -> Any:
     """BERT-tiny out of a package, in float32."""
-    from stages.backbones import BackboneConfig, load
+    from stages.models.backbones import BackboneConfig, load
 
     return load(BackboneConfig(asset=TINY, max_length=MAX_LENGTH, precision="fp32"), frozen=True)
 
@@ -142,9 +144,9 @@ def base() -> Any:
     import torch
     from transformers import AutoTokenizer, BertConfig, BertForMaskedLM
 
-    from stages.backbones import Backbone
-    from stages.model_files import model_folder
-    from stages.precision import attention, default_device
+    from stages.models.backbones import Backbone
+    from stages.models.model_files import model_folder
+    from stages.models.precision import attention, default_device
 
     torch.manual_seed(0)
     tokenizer = AutoTokenizer.from_pretrained(Path(model_folder(TINY)))

@@ -59,7 +59,7 @@ def film_texts(count: int) -> list[Any]:
     """`count` critics' quotes with their labels, drawn from the demo's pool."""
     import random
 
-    from stages.data import Source, read_examples
+    from stages.texts.data import Source, read_examples
 
     asked = recipe()
     pool = read_examples(Source(**asked["data"]["pool"]), asked["task"]["labels"])

@@ -27,8 +27,8 @@ AIM = 2.5
 
 def patterns(effort: Effort) -> str:
     """The tables: speed, then agreement."""
+    from stages.patterns.shared_text import predict_patterns
     from stages.protocols import SilentRecorder
-    from stages.shared_text import predict_patterns
 
     recorder = SilentRecorder()
     texts = film_texts(effort.of(200))
@@ -58,8 +58,8 @@ def patterns(effort: Effort) -> str:
 
 def classifiers(precision: str) -> list[Any]:
     """The six patterns on one backbone."""
-    from stages.backbones import BackboneConfig, load
-    from stages.cloze import ClozeClassifier
+    from stages.models.backbones import BackboneConfig, load
+    from stages.patterns.cloze import ClozeClassifier
     from stages.tasks import Task
 
     texts = {name: "{text}" + ending for name, ending in ENDINGS.items()}

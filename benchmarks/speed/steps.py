@@ -69,12 +69,12 @@ def peak(precision: str) -> Job:
 @contextmanager
 def sub_model(effort: Effort) -> Iterator[dict[str, Job]]:
     """Zero-shot scoring, and training with adapters as the demo does, each on a backbone of its own."""
-    from stages.backbones import BackboneConfig, load
-    from stages.cloze import ClozeClassifier
-    from stages.loop import LoopConfig, train
+    from stages.models.backbones import BackboneConfig, load
+    from stages.models.submodels import LoraConfig, fresh
+    from stages.patterns.cloze import ClozeClassifier
     from stages.protocols import LocalEngine, SilentRecorder
-    from stages.submodels import LoraConfig, fresh
     from stages.tasks import Task
+    from stages.training.loop import LoopConfig, train
 
     asked = recipe()
     task, config = Task(**asked["task"]), BackboneConfig(**asked["backbone"])
@@ -112,10 +112,10 @@ def students(effort: Effort) -> dict[str, Job]:
     """Distillation into a whole encoder, and the embedding of texts for a head on a frozen one."""
     import torch
 
-    from stages.classifier import StudentConfig, TextClassifier
     from stages.distillation import Lesson, distillation_loss
-    from stages.loop import LoopConfig, train
+    from stages.models.classifier import StudentConfig, TextClassifier
     from stages.protocols import LocalEngine, SilentRecorder
+    from stages.training.loop import LoopConfig, train
 
     labels, config = recipe()["task"]["labels"], StudentConfig(asset=MINILM, max_length=96)
     full = TextClassifier.fresh(config, labels, ["text"], SEED)

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import torch
 
-from stages.adapters import tidy
-from stages.backbones import Backbone
 from stages.errors import InputError
+from stages.models.adapters import tidy
+from stages.models.backbones import Backbone
 from stages.prompts.table import SoftPrompt
 
 _TASK_TYPES = {"causal": "CAUSAL_LM", "seq2seq": "SEQ_2_SEQ_LM", "masked": None}

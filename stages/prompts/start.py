@@ -13,7 +13,7 @@ from stages.errors import InputError
 if TYPE_CHECKING:
     import torch
 
-    from stages.backbones import Backbone
+    from stages.models.backbones import Backbone
 
 Start = Literal["normal", "uniform", "zero", "vocabulary", "words", "mean"]
 

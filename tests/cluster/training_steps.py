@@ -54,7 +54,7 @@ def run(config: Config, inputs: Inputs, out: Path, recorder: Any, engine: Any) -
     """Trains y = f(x) with dropout, saves the weights; pid in a file beside, while it waits for its fate."""
     import torch
 
-    from stages.loop import LoopConfig, train
+    from stages.training.loop import LoopConfig, train
 
     generator = torch.Generator().manual_seed(config.seed)
     model = torch.nn.Sequential(torch.nn.Linear(4, 16), torch.nn.Dropout(0.2), torch.nn.Linear(16, 1))

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.scoring import score
-from stages.backbones import BackboneConfig
+from stages.models.backbones import BackboneConfig
 from stages.tasks import Task
 
 FILE = Path(__file__).parent / "pet_reference.json"

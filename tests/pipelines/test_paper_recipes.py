@@ -16,7 +16,7 @@ from pipelines import recipe as recipe_module
 from pipelines.config import PipelineConfig
 from pipelines.fewshot import steps
 from pipelines.recipe import RECIPES, RecipeError, find_recipe, read_recipe, shipped_recipes
-from stages.data import read_examples
+from stages.texts.data import read_examples
 
 ROOT = Path(__file__).parents[2]
 PAPER = [name for name in shipped_recipes() if name.startswith("paper/")]

@@ -13,9 +13,9 @@ import pytest
 
 from cluster.canonical import plain
 from pipelines import publish, report
-from stages.logits import read_hits, write_logits
 from stages.protocols import LocalEngine, SilentRecorder
 from stages.tasks import Example
+from stages.texts.logits import read_hits, write_logits
 
 LABELS = ("rotten", "fresh")
 Answers = Sequence[int]

@@ -8,9 +8,9 @@ import pytest
 import torch
 from small_models import FAMILIES, TOKENIZERS, backbone_config, film_examples, small_model
 
-from stages.backbones import Backbone, load
-from stages.data import write_examples
+from stages.models.backbones import Backbone, load
 from stages.tasks import Example
+from stages.texts.data import write_examples
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -22,7 +22,7 @@ from transformers import (
     T5ForConditionalGeneration,
 )
 
-from stages.backbones import BackboneConfig
+from stages.models.backbones import BackboneConfig
 from stages.tasks import Example, Task
 
 FAMILIES = ("bert", "roberta", "llama", "gpt2", "t5")

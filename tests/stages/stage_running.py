@@ -11,8 +11,8 @@ from typing import Any
 import numpy as np
 import torch
 
-from stages.logits import read_logits
 from stages.protocols import LocalEngine, SilentRecorder
+from stages.texts.logits import read_logits
 
 LABELS = ("rotten", "fresh")
 SILENT = SilentRecorder()

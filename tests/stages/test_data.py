@@ -12,9 +12,9 @@ import datasets
 import pandas
 import pytest
 
-from stages.data import Source, columns, load_examples, read_examples, write_examples
 from stages.errors import AssetError, DataError
 from stages.tasks import Example
+from stages.texts.data import Source, columns, load_examples, read_examples, write_examples
 
 ROWS = [
     ("A warm film, and “clever” too.", "fresh"),
@@ -288,7 +288,7 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         return load(str(folder), cache_dir=str(tmp_path / "cache"), **settings)
 
     monkeypatch.setattr(datasets, "load_dataset", load_folder)
-    monkeypatch.setattr("stages.data.hub_has_dataset", lambda asset: asset.name == "org/glue")
+    monkeypatch.setattr("stages.texts.data.hub_has_dataset", lambda asset: asset.name == "org/glue")
 
 
 @pytest.mark.usefixtures("hub")

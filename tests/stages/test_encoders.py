@@ -14,10 +14,10 @@ from sklearn.linear_model import LogisticRegression
 from small_models import FAMILIES
 from stage_running import LABELS, SILENT
 
-from stages.classifier import StudentConfig, TextClassifier
-from stages.encoders import EncoderConfig, TextEncoder, pool
 from stages.errors import AssetError, InputError
-from stages.linear_head import fit
+from stages.models.classifier import StudentConfig, TextClassifier
+from stages.models.encoders import EncoderConfig, TextEncoder, pool
+from stages.models.linear_head import fit
 from stages.tasks import Example
 
 

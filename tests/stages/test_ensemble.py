@@ -5,8 +5,8 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from stages.ensemble import calibrate, mix, weigh
-from stages.metrics import softmax
+from stages.ensembles.mixing import calibrate, mix, weigh
+from stages.measures.metrics import softmax
 
 VOTES = np.array([[[4.0, 0.0], [0.0, 1.0]], [[0.0, 1.0], [0.0, 3.0]]])
 """Two members, two texts, two labels."""

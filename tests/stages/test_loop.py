@@ -10,10 +10,10 @@ import pytest
 import torch
 from torch import Tensor
 
-from stages import checkpoints
 from stages.errors import DivergedError, InputError
-from stages.loop import LoopConfig, train
 from stages.protocols import LocalEngine, SilentRecorder
+from stages.training import checkpoints
+from stages.training.loop import LoopConfig, train
 
 
 class Curves(SilentRecorder):

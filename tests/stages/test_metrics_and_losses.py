@@ -13,14 +13,14 @@ import pytest
 import torch
 from small_models import FAMILIES, backbone_config, film_examples, film_task
 
-from stages.backbones import Backbone
-from stages.cloze import ClozeClassifier, batches_by_length
-from stages.data import write_examples
 from stages.distillation import distillation_loss
-from stages.members import measure
-from stages.metrics import class_table, expected_calibration_error, score, softmax
+from stages.ensembles.members import measure
+from stages.measures.metrics import class_table, expected_calibration_error, score, softmax
+from stages.models.backbones import Backbone
+from stages.patterns.cloze import ClozeClassifier, batches_by_length
 from stages.protocols import SilentRecorder
 from stages.tasks import Example
+from stages.texts.data import write_examples
 
 # --- losses -------------------------------------------------------------------------------------------------------
 

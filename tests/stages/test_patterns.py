@@ -7,10 +7,10 @@ from typing import Any
 import pytest
 from small_models import film_example
 
-from stages.backbones import Backbone
 from stages.errors import PatternError
-from stages.pattern_language import FieldRef, Mask, Pattern, Sep, Soft, Words
-from stages.patterns import Encoder, check_pattern
+from stages.models.backbones import Backbone
+from stages.patterns.encoding import Encoder, check_pattern
+from stages.patterns.language import FieldRef, Mask, Pattern, Sep, Soft, Words
 from stages.tasks import Example
 
 

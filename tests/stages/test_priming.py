@@ -8,10 +8,10 @@ import pytest
 import torch
 from small_models import backbone_config, film_examples, film_task
 
-from stages.backbones import Backbone
-from stages.cloze import ClozeClassifier
 from stages.errors import InputError
-from stages.priming import choose, prime
+from stages.models.backbones import Backbone
+from stages.patterns.cloze import ClozeClassifier
+from stages.patterns.priming import choose, prime
 from stages.protocols import SilentRecorder
 
 TRAIN = film_examples(8)

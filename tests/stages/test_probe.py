@@ -13,14 +13,14 @@ from sklearn.linear_model import LogisticRegression
 from stage_running import LABELS, SILENT, Kept, logits_of, run, written
 
 from stages import probe
-from stages.classifier import TextClassifier
-from stages.data import load_examples, write_examples
-from stages.encoders import EncoderConfig, TextEncoder
+from stages.ensembles.members import NEUTRAL
 from stages.errors import AssetError, InputError
-from stages.members import NEUTRAL
-from stages.metrics import softmax
+from stages.measures.metrics import softmax
+from stages.models.classifier import TextClassifier
+from stages.models.encoders import EncoderConfig, TextEncoder
 from stages.probe import cross_validated_accuracy
 from stages.tasks import Example
+from stages.texts.data import load_examples, write_examples
 
 
 def config_of(folder: Path, **settings: Any) -> probe.Config:

@@ -8,10 +8,10 @@ import pytest
 import torch
 from small_models import backbone_config, film_examples, film_task
 
-from stages.backbones import Backbone
-from stages.cloze import ClozeClassifier
+from stages.models.backbones import Backbone
+from stages.patterns.cloze import ClozeClassifier
+from stages.patterns.shared_text import predict_patterns
 from stages.protocols import SilentRecorder
-from stages.shared_text import predict_patterns
 from stages.tasks import Example, Task
 
 SILENT = SilentRecorder()

@@ -10,12 +10,12 @@ import pytest
 from stage_running import LABELS, logits_of, run
 
 from stages import soft_labels
-from stages.data import load_examples
-from stages.ensemble import calibrate
-from stages.logits import write_logits
-from stages.metrics import softmax
+from stages.ensembles.mixing import calibrate
+from stages.measures.metrics import softmax
 from stages.soft_labels import EnsembleConfig
 from stages.tasks import Example
+from stages.texts.data import load_examples
+from stages.texts.logits import write_logits
 
 NAMES = ("pet/review/0", "pet/summary/0", "probe/mini")
 

@@ -9,10 +9,10 @@ from typing import Any
 import pytest
 from small_models import write_lines
 
-from stages.data import Source, load_examples
 from stages.errors import DataError
 from stages.protocols import LocalEngine, SilentRecorder
 from stages.splits import Config, DataConfig, Inputs, Result, run
+from stages.texts.data import Source, load_examples
 
 LABELS = ("rotten", "fresh")
 

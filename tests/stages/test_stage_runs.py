@@ -12,15 +12,15 @@ from small_models import FAMILIES, backbone_config, film_task
 from stage_running import SILENT, logits_of, run, written
 
 from stages import prompt_pretraining, prompt_tuning
-from stages.backbones import load
-from stages.cloze import ClozeClassifier
-from stages.corpora import CorpusConfig
-from stages.data import Source, load_examples
 from stages.errors import InputError
-from stages.loop import LoopConfig
+from stages.models.backbones import load
+from stages.patterns.cloze import ClozeClassifier
 from stages.prompts.peft_format import load_prompt
 from stages.prompts.start import StartConfig, start_vectors
 from stages.seeds import torch_rng
+from stages.texts.corpora import CorpusConfig
+from stages.texts.data import Source, load_examples
+from stages.training.loop import LoopConfig
 
 # --- prompts ------------------------------------------------------------------------------------------------------
 

@@ -13,15 +13,15 @@ from sklearn.linear_model import LogisticRegression
 from stage_running import LABELS, SILENT, Kept, logits_of, run, written
 
 from stages import baseline, distillation
-from stages.classifier import StudentConfig, TextClassifier
-from stages.data import load_examples, write_examples
 from stages.distillation import surest
-from stages.encoders import TextEncoder
 from stages.errors import InputError
-from stages.logits import write_logits
-from stages.loop import EarlyStopping, LoopConfig
-from stages.metrics import softmax
+from stages.measures.metrics import softmax
+from stages.models.classifier import StudentConfig, TextClassifier
+from stages.models.encoders import TextEncoder
 from stages.tasks import Example
+from stages.texts.data import load_examples, write_examples
+from stages.texts.logits import write_logits
+from stages.training.loop import EarlyStopping, LoopConfig
 
 LOOP = LoopConfig(learning_rate=0.005, batch_size=5, steps=80, weight_decay=0.0)
 SHORT = LoopConfig(learning_rate=0.01, batch_size=3, steps=3)

@@ -12,14 +12,15 @@ from safetensors.torch import load_file
 from small_models import FAMILIES, backbone_config, film_example, film_examples, film_task
 from stage_running import SILENT, logits_of, run, written
 
-from stages import pattern_training, residents
-from stages.backbones import load
-from stages.cloze import ClozeClassifier
-from stages.data import load_examples, write_examples
-from stages.generations import GrowthConfig
-from stages.loop import LoopConfig
-from stages.submodels import saved
+from stages import pattern_training
+from stages.ensembles.generations import GrowthConfig
+from stages.models import residents
+from stages.models.backbones import load
+from stages.models.submodels import saved
+from stages.patterns.cloze import ClozeClassifier
 from stages.tasks import Example, Task
+from stages.texts.data import load_examples, write_examples
+from stages.training.loop import LoopConfig
 
 LOOP = LoopConfig(learning_rate=0.01, batch_size=4, steps=16, schedule="constant", weight_decay=0.0)
 

@@ -7,10 +7,10 @@ import torch
 from small_models import FAMILIES
 from tokenizers import Tokenizer
 
-from stages.backbones import Backbone
 from stages.errors import VerbalizerError
+from stages.models.backbones import Backbone
+from stages.patterns.verbalizers import Verbalizer, word_tokens
 from stages.tasks import WordScore
-from stages.verbalizers import Verbalizer, word_tokens
 
 
 @pytest.mark.parametrize(

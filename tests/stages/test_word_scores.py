@@ -8,12 +8,12 @@ import pytest
 import torch
 from small_models import FAMILIES, film_task
 
-from stages.backbones import Backbone
-from stages.losses import hinge_loss, label_loss
-from stages.patterns import Encoded, Encoder
+from stages.models.backbones import Backbone
+from stages.patterns.encoding import Encoded, Encoder
+from stages.patterns.losses import hinge_loss, label_loss
+from stages.patterns.verbalizers import word_tokens
+from stages.patterns.word_scores import Word, word_scores
 from stages.tasks import Example
-from stages.verbalizers import word_tokens
-from stages.word_scores import Word, word_scores
 
 TEXTS = ("A dull plot.", "The film is a warm and clever story about two sisters.", "It drags.")
 SINGLE = ("good", "bad", "great")
@@ -22,7 +22,7 @@ MIXED = ("good", "badly", "terribly", "goodish")
 
 
 def encode(backbone: Backbone, pattern: str) -> list[Encoded]:
-    from stages.pattern_language import Pattern
+    from stages.patterns.language import Pattern
 
     encoder = Encoder(Pattern.parse("p", pattern), backbone.tokenizer, backbone.family, 64, reserve=8)
     return [encoder(Example(text, {"text": text})) for text in TEXTS]

@@ -13,9 +13,9 @@ from collections.abc import Iterator, Sequence
 
 from pydantic import BaseModel, Field
 
-from stages.data import Source, kept_rows
 from stages.errors import DataError
 from stages.tasks import Example
+from stages.texts.data import Source, kept_rows
 
 RELATIONS = ("yes", "maybe", "no")
 

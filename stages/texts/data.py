@@ -13,10 +13,10 @@ from typing import Any, Literal
 import fsspec
 from pydantic import BaseModel, Field, model_validator
 
-from stages import assets
 from stages.errors import DataError
-from stages.reach import hub_has_dataset
 from stages.tasks import Example
+from stages.texts import assets
+from stages.texts.reach import hub_has_dataset
 
 Row = tuple[str, Mapping[str, Any]]
 """A row of a file: its place ("file, line 7") and its values by column."""

@@ -15,10 +15,10 @@ from typing import Any, Literal
 
 from pydantic import BaseModel, Field
 
-from stages.adapters import tidy
-from stages.backbones import Backbone, BackboneConfig, load
-from stages.cloze import ClozeClassifier
-from stages.residents import borrowed
+from stages.models.adapters import tidy
+from stages.models.backbones import Backbone, BackboneConfig, load
+from stages.models.residents import borrowed
+from stages.patterns.cloze import ClozeClassifier
 from stages.tasks import Task
 
 Tune = Literal["full", "lora", "none"]

@@ -13,10 +13,10 @@ from collections import defaultdict
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from stages.cloze import PREDICT_TOKENS, ClozeClassifier, batches_by_length
-from stages.pattern_language import Mask, Words
-from stages.patterns import Encoded
-from stages.precision import autocast
+from stages.models.precision import autocast
+from stages.patterns.cloze import PREDICT_TOKENS, ClozeClassifier, batches_by_length
+from stages.patterns.encoding import Encoded
+from stages.patterns.language import Mask, Words
 from stages.protocols import Recorder
 from stages.tasks import Example
 

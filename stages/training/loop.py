@@ -9,11 +9,11 @@ from typing import TYPE_CHECKING, Literal, TypeVar
 
 from pydantic import BaseModel, Field, model_validator
 
-from stages import checkpoints
-from stages.checkpoints import Best, Progress
 from stages.errors import DivergedError, InputError
 from stages.protocols import Engine, Recorder
 from stages.seeds import derive_seed, torch_rng
+from stages.training import checkpoints
+from stages.training.checkpoints import Best, Progress
 
 if TYPE_CHECKING:
     import torch

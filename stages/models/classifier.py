@@ -9,16 +9,17 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import Field
 
-from stages import assets, members
-from stages.data import load_examples
-from stages.encoders import EncoderConfig, TextEncoder
+from stages.ensembles import members
 from stages.errors import AssetError
-from stages.logits import read_logits
-from stages.loop import LoopConfig
-from stages.metrics import Score, softmax
-from stages.precision import default_device, wants_bf16
+from stages.measures.metrics import Score, softmax
+from stages.models.encoders import EncoderConfig, TextEncoder
+from stages.models.precision import default_device, wants_bf16
 from stages.protocols import Recorder
 from stages.tasks import Example
+from stages.texts import assets
+from stages.texts.data import load_examples
+from stages.texts.logits import read_logits
+from stages.training.loop import LoopConfig
 
 if TYPE_CHECKING:
     import numpy as np
@@ -138,10 +139,10 @@ class TextClassifier:
         return self._read(self.encoder.embed(examples, recorder, phase, bf16=self.trains_in_bf16))
 
     def fit_head(self, features: Tensor, targets: Tensor, strength: float, weights: Tensor | None = None) -> None:
-        """Fits the head on what `embed` gave: see stages/linear_head.py for the arguments."""
+        """Fits the head on what `embed` gave: see stages/models/linear_head.py for the arguments."""
         import torch
 
-        from stages.linear_head import fit
+        from stages.models.linear_head import fit
 
         weight, bias = fit(features, targets, strength, weights)
         with torch.no_grad():
@@ -192,7 +193,7 @@ class TextClassifier:
 
 
 def _encoder_folder(folder: Path, about: dict[str, Any]) -> Path:
-    from stages.model_files import model_folder
+    from stages.models.model_files import model_folder
 
     if "encoder" not in about:
         return folder

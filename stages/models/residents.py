@@ -9,8 +9,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-from stages.assets import identity
-from stages.backbones import Backbone, BackboneConfig, load
+from stages.models.backbones import Backbone, BackboneConfig, load
+from stages.texts.assets import identity
 
 _resident: dict[tuple[str, str], Backbone] = {}
 """At most one: a second backbone takes the place of the first."""

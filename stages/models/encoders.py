@@ -13,10 +13,10 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import BaseModel, Field
 
-from stages.cloze import batches_by_length
 from stages.errors import AssetError, InputError
-from stages.model_files import model_folder
-from stages.precision import Precision, attention, autocast, default_device
+from stages.models.model_files import model_folder
+from stages.models.precision import Precision, attention, autocast, default_device
+from stages.patterns.cloze import batches_by_length
 from stages.protocols import Recorder
 from stages.tasks import Example
 

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any
 from pydantic import BaseModel, Field
 
 from stages.errors import InputError
-from stages.model_files import POSITIONS_AFTER_PAD, family_of, model_folder, room_in
-from stages.patterns import Encoded, Family, mask_token_id
-from stages.precision import Precision, attention, default_device, wants_bf16
+from stages.models.model_files import POSITIONS_AFTER_PAD, family_of, model_folder, room_in
+from stages.models.precision import Precision, attention, default_device, wants_bf16
+from stages.patterns.encoding import Encoded, Family, mask_token_id
 
 if TYPE_CHECKING:
     import torch

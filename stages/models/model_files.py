@@ -11,9 +11,9 @@ from typing import Any
 
 from filelock import FileLock
 
-from stages import assets
 from stages.errors import AssetError
-from stages.patterns import Family
+from stages.patterns.encoding import Family
+from stages.texts import assets
 
 POSITIONS_AFTER_PAD = {"roberta", "xlm-roberta", "camembert", "mpnet"}
 """Models whose first position is pad_token_id + 1."""

@@ -17,7 +17,7 @@ from stages.tasks import Example
 if TYPE_CHECKING:
     from torch import Tensor
 
-    from stages.cloze import ClozeClassifier, LabelledCloze
+    from stages.patterns.cloze import ClozeClassifier, LabelledCloze
 
 IGNORED = -100
 """Target of a place that is not predicted."""
@@ -63,7 +63,7 @@ def mlm_loss(classifier: ClozeClassifier, examples: Sequence[Example], share: fl
     import torch
     import torch.nn.functional as F  # noqa: N812
 
-    from stages.precision import autocast
+    from stages.models.precision import autocast
 
     backbone = classifier.backbone
     batch = backbone.batch([cloze for item in examples for cloze in classifier.encode(item)])

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from stages.errors import VerbalizerError
-from stages.patterns import Family
+from stages.patterns.encoding import Family
 from stages.tasks import WordScore
 
 if TYPE_CHECKING:

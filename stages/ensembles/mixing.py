@@ -11,7 +11,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Literal
 
-from stages.metrics import softmax
+from stages.measures.metrics import softmax
 
 if TYPE_CHECKING:
     import numpy as np

@@ -14,11 +14,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Protocol
 
-from stages.data import load_examples
-from stages.logits import write_logits
-from stages.metrics import Measured, Score, class_table, score
+from stages.measures.metrics import Measured, Score, class_table, score
 from stages.protocols import Recorder
 from stages.tasks import Example
+from stages.texts.data import load_examples
+from stages.texts.logits import write_logits
 
 if TYPE_CHECKING:
     import numpy as np

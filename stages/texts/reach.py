@@ -10,8 +10,8 @@ from concurrent.futures import ThreadPoolExecutor
 
 import fsspec
 
-from stages.assets import REACH_TIMEOUT_S, Asset, is_cached, last_error, out_of_reach, resolve, run_pip
 from stages.errors import AssetError
+from stages.texts.assets import REACH_TIMEOUT_S, Asset, is_cached, last_error, out_of_reach, resolve, run_pip
 
 
 def check_reach(refs: Iterable[str]) -> None:

@@ -18,11 +18,11 @@ from typing import TYPE_CHECKING, Literal
 
 from pydantic import BaseModel, Field
 
-from stages.ensemble import weigh
-from stages.logits import read_logits
-from stages.metrics import softmax
+from stages.ensembles.mixing import weigh
+from stages.measures.metrics import softmax
 from stages.seeds import python_rng
 from stages.tasks import Example
+from stages.texts.logits import read_logits
 
 if TYPE_CHECKING:
     import numpy as np

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from stages.errors import PatternError
-from stages.pattern_language import FieldRef, Mask, Pattern, Sep, Soft, Words
+from stages.patterns.language import FieldRef, Mask, Pattern, Sep, Soft, Words
 from stages.tasks import Example, Shorten
 
 Family = Literal["masked", "causal", "seq2seq"]

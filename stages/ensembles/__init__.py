@@ -1,0 +1,1 @@
+"""What votes in the ensemble, how votes are mixed, how generations teach each other."""

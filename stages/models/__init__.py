@@ -1,0 +1,1 @@
+"""Models: backbones and their adapters, encoders and their heads, files and precision."""

@@ -1,0 +1,1 @@
+"""The cloze question: its language, its tokens, its words, their scores."""
