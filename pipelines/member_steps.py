@@ -196,6 +196,7 @@ def _probe(config: PipelineConfig, name: str, section: ProbeMember, data: Step) 
             fields=config.task.fields,
             encoder=section.encoder,
             strength=section.strength,
+            contrast=section.contrast,
         ),
         inputs={"data": data},
         assets={"encoder": assets.identity(section.encoder.asset)},

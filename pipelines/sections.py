@@ -8,6 +8,7 @@ from pydantic import BaseModel, Field, model_validator
 
 from stages.ensembles.generations import IpetConfig
 from stages.models.backbones import BackboneConfig
+from stages.models.contrast import ContrastConfig
 from stages.models.encoders import EncoderConfig
 from stages.models.submodels import LoraConfig, Tune
 from stages.patterns.cloze import Loss
@@ -69,11 +70,14 @@ class PetMember(PetSection, frozen=True):
 
 
 class ProbeMember(Section, frozen=True):
-    """A frozen sentence encoder with logistic regression, a member of the ensemble."""
+    """A sentence encoder, frozen or tuned on pairs, with logistic regression: a member of the ensemble."""
 
     kind: Literal["probe"] = Field(description="probe: logistic regression on sentence embeddings.")
     encoder: EncoderConfig = Field(description="The sentence encoder.")
     strength: float = Field(1.0, gt=0, description="C of scikit-learn's LogisticRegression: higher fits closer.")
+    contrast: ContrastConfig | None = Field(
+        None, description="Tunes the encoder on pairs of labelled texts first (SetFit); none: it is frozen."
+    )
 
 
 Member = Annotated[PetMember | ProbeMember, Field(discriminator="kind")]

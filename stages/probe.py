@@ -1,6 +1,7 @@
-"""The probe stage: a member of the ensemble that is a frozen sentence encoder with logistic regression on the labels.
+"""The probe stage: a member of the ensemble that is a sentence encoder with logistic regression on the labels.
 
-It sees texts quite unlike a cloze does, so that it errs elsewhere: what an ensemble wants of its members.
+It sees texts quite unlike a cloze does, so that it errs elsewhere: what an ensemble wants of its members. The encoder
+is frozen or, with `contrast`, tuned on pairs of labelled texts first, which makes the member a SetFit.
 """
 
 from __future__ import annotations
@@ -14,6 +15,7 @@ from pydantic import BaseModel, Field
 from stages.ensembles.members import Member, label_everything
 from stages.errors import InputError
 from stages.models.classifier import StudentConfig
+from stages.models.contrast import ContrastConfig
 from stages.models.encoders import EncoderConfig
 from stages.protocols import Engine, Recorder
 
@@ -24,12 +26,13 @@ NUM_FOLDS = 10
 
 
 class Config(BaseModel, frozen=True, extra="forbid"):
-    """One probe. Nothing in it is random."""
+    """One probe. Without `contrast` nothing in it is random."""
 
     labels: tuple[str, ...] = Field(description="Labels of the task, in the order of the logits.")
     fields: tuple[str, ...] = Field(description="One field to read, or two that are read as a pair.")
     encoder: EncoderConfig = Field(description="The sentence encoder.")
     strength: float = Field(1.0, gt=0, description="C of scikit-learn's LogisticRegression: higher fits closer.")
+    contrast: ContrastConfig | None = Field(None, description="Tunes the encoder on pairs first; none: it is frozen.")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -42,10 +45,11 @@ class Inputs:
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Result(Member):
     """Scores of the probe. A head that has not been fitted says nothing, so that its `train_accuracy_before`, the
-    ensemble's accuracy weight, is the cross-validated accuracy on the labelled set.
+    ensemble's accuracy weight, is the cross-validated accuracy on the labelled set, before any contrast.
 
-    Files: those of a member (see stages/ensembles/members.py), and in `model/` the head with the reference of its
-    encoder, which `clozeline predict` fetches again; in float32, whatever `precision` the member computed in.
+    Files: those of a member (see stages/ensembles/members.py), and in `model/` the head, with the reference of a frozen
+    encoder, which `clozeline predict` fetches again, or with the tuned encoder itself; in float32, whatever `precision`
+    the member computed in.
     """
 
 
@@ -55,10 +59,10 @@ def run(config: Config, inputs: Inputs, out: Path, recorder: Recorder, engine: E
     Raises:
         InputError: there are no labelled examples.
     """
-    del engine
     import torch.nn.functional as F  # noqa: N812
 
     from stages.models.classifier import TextClassifier
+    from stages.models.contrast import tune
     from stages.texts.data import load_examples
 
     train_set = load_examples(inputs.data / "train.jsonl")
@@ -72,16 +76,24 @@ def run(config: Config, inputs: Inputs, out: Path, recorder: Recorder, engine: E
     features, gold = probe.embed(train_set, recorder, "labelled set"), probe.indices(train_set)
     accuracy = cross_validated_accuracy(features, gold, len(config.labels), config.strength)
     recorder.metric("train/cross_validated_accuracy", accuracy)
+    num_tuned = 0
+    if config.contrast:
+        bf16 = probe.trains_in_bf16
+        num_tuned = tune(probe.encoder, train_set, config.contrast, bf16=bf16, recorder=recorder, engine=engine)
+        features = probe.embed(train_set, recorder, "labelled set, tuned")
     probe.fit_head(features, F.one_hot(gold, len(config.labels)), config.strength)
     test = label_everything(probe, config.labels, inputs.data, out, recorder)
     (out / "model").mkdir()
-    probe.save_head(out / "model", config.encoder.asset)
+    if config.contrast:
+        probe.save(out / "model")
+    else:
+        probe.save_head(out / "model", config.encoder.asset)
     return Result(
         test=test,
         train_accuracy_before=accuracy,
         num_labelled=len(train_set),
         num_unlabelled=0,
-        trainable_parameters=sum(item.numel() for item in probe.parameters.values()),
+        trainable_parameters=num_tuned + sum(item.numel() for item in probe.parameters.values()),
     )
 
 

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, model_validator
 
 from stages.errors import InputError
 from stages.models.backbones import BackboneConfig
@@ -28,8 +28,6 @@ if TYPE_CHECKING:
 
 Method = Literal["likelihood_ratio", "cross_entropy"]
 
-SPACES = ("Ġ", "▁")
-"""Marks of a word's start, in byte-level and in SentencePiece vocabularies."""
 SHOWN = 100
 """Candidates a label that are written with their scores."""
 
@@ -43,6 +41,15 @@ class Config(BaseModel, frozen=True, extra="forbid"):
     method: Method = Field("likelihood_ratio", description="How a candidate is judged.")
     num_words: int = Field(10, ge=1, description="Words a label.")
     num_candidates: int = Field(1000, ge=1, description="Words that are looked at for each label: its likeliest.")
+
+    @model_validator(mode="after")
+    def _counts_fit(self) -> Config:
+        if self.num_candidates < self.num_words:
+            raise ValueError(
+                f"num_words ({self.num_words}) are chosen among num_candidates ({self.num_candidates}), which is less. "
+                "Lower num_words, or raise num_candidates."
+            )
+        return self
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -62,27 +69,26 @@ class Result:
 
 
 def run(config: Config, inputs: Inputs, out: Path, recorder: Recorder, engine: Engine) -> Result:
-    """Finds the words and writes them to `out`."""
+    """Finds the words and writes them to `out`.
+
+    Raises:
+        InputError: a label has no example, or the vocabulary has too few words.
+    """
     del engine
     from stages.models.residents import borrowed
     from stages.texts.data import load_examples
 
     train_set = load_examples(inputs.data / "train.jsonl")
-    if not train_set:
-        raise InputError("words are found from labelled examples, and there are none.", "Label some, or write words.")
+    _check_labelled(config.task.labels, train_set)
     with borrowed(config.backbone) as backbone:
         vocabulary = whole_words(backbone.tokenizer)
+        _check_size(config, len(vocabulary))
         log_likelihoods = _read(config, backbone, train_set, list(vocabulary.values()), recorder)
     names = list(vocabulary)
     scored = {}
     for label in config.task.labels:
         is_label = [item.label == label for item in train_set]
         scored[label] = rank(log_likelihoods, is_label, config.method, config.num_candidates)
-    if len(names) < config.num_words * len(config.task.labels):
-        raise InputError(
-            f"the vocabulary has {len(names)} words, and {config.num_words} for each label were asked for.",
-            "Lower verbalizer_search.num_words.",
-        )
     words = {label: [names[place] for place, _ in found[: config.num_words]] for label, found in scored.items()}
     (out / "words.json").write_text(json.dumps(words, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
     rows = [
@@ -96,20 +102,39 @@ def run(config: Config, inputs: Inputs, out: Path, recorder: Recorder, engine: E
     return Result(words=words, num_candidates=min(config.num_candidates, len(names)), num_labelled=len(train_set))
 
 
+def _check_labelled(labels: Sequence[str], train_set: Sequence[Example]) -> None:
+    given = {item.label for item in train_set}
+    for label in labels:
+        if label not in given:
+            raise InputError(
+                f"words are found from labelled examples, and the label {label!r} has none.",
+                "Label some, or write a verbalizer.",
+                key="verbalizer_search",
+            )
+
+
+def _check_size(config: Config, num_found: int) -> None:
+    if num_found < config.num_words * len(config.task.labels):
+        raise InputError(
+            f"the vocabulary has {num_found} words, and {config.num_words} for each label were asked for.",
+            "Lower num_words.",
+            key="verbalizer_search.num_words",
+        )
+
+
 def whole_words(tokenizer: Any) -> dict[str, int]:
-    """Word -> token id of everything in the vocabulary that is a word of two letters or more and one token in a text."""
+    """Word -> token id of all words of two letters or more that are one token in a text, in the order of ids.
+
+    Decoding a token and tokenising the word again sorts out parts of words in every kind of vocabulary: where a mark
+    says that a space goes before, the same letters without it are another token.
+    """
     from stages.patterns.verbalizers import word_tokens
 
     found = {}
-    marked = any(token.startswith(SPACES) for token in tokenizer.get_vocab())
-    for token, number in sorted(tokenizer.get_vocab().items(), key=lambda item: item[1]):
-        if marked and not token.startswith(SPACES):
-            continue
-        word = token.lstrip("".join(SPACES))
-        if len(word) >= 2 and word.isalpha() and number not in tokenizer.all_special_ids:
-            ids = word_tokens(word, tokenizer)
-            if ids == [number]:
-                found[word] = number
+    for number in sorted(set(tokenizer.get_vocab().values()) - set(tokenizer.all_special_ids)):
+        word = tokenizer.decode([number]).strip()
+        if len(word) >= 2 and word.isalpha() and word_tokens(word, tokenizer) == [number]:
+            found[word] = number
     return found
 
 
@@ -119,10 +144,10 @@ def rank(
     """Ranks words for one label.
 
     Args:
-        log_likelihoods: [n, W] log-probability of each word in each labelled text. is_label: [n] whether the text has
-        the label. The two classes weigh the same (section 4.2 of the paper). method: likelihood_ratio: log p - log(1 -
-        p), summed with the sign of the class (equation 6); cross_entropy: log p
-            where the text has the label, log(1 - p) elsewhere (equation 4).
+        log_likelihoods: [n, W] log-probability of each word in each labelled text.
+        is_label: [n] whether the text has the label; some have it. Together they weigh as much as all the others.
+        method: likelihood_ratio: log p - log(1 - p), added where the text has the label and subtracted elsewhere;
+            cross_entropy: log p where the text has the label, log(1 - p) elsewhere.
         num_candidates: Words that are ranked: those with the largest summed log p in the label's texts.
 
     Returns:

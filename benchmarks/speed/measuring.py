@@ -25,7 +25,7 @@ class Effort:
 
     def of(self, num: int) -> int:
         """Texts to take where a full run takes `num`."""
-        return max(8, num // 4) if self.quick else num
+        return max(4, num // 4) if self.quick else num
 
 
 def in_turns(jobs: Mapping[str, Callable[[], Any]], turns: int) -> dict[str, list[float]]:

@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from statistics import median
 from typing import Any
 
@@ -87,14 +88,14 @@ def sub_model(effort: Effort) -> Iterator[dict[str, Job]]:
     with fresh(config, "lora", LoraConfig(**asked["pet"]["lora"]), SEED) as adapted:
         classifier = ClozeClassifier.of(task, "review", adapted.backbone, config)
         items, movable = classifier.items(learnt), adapted.parameters
-        ends = {"seed": SEED, "recorder": SilentRecorder(), "engine": LocalEngine()}
+        learn = partial(train, seed=SEED, recorder=SilentRecorder(), engine=LocalEngine())
 
         def num_tokens(examples: list[Any]) -> int:
             return sum(len(part.ids) for item in examples for part in classifier.encode(item))
 
         yield {
             "SmolLM2-135M, LoRA training, batch 8": Job(
-                lambda: train(items, classifier.loss, movable, loop, **ends),
+                lambda: learn(items, classifier.loss, movable, loop),
                 len(learnt),
                 LORA * weights * num_tokens(learnt),
                 precision,
@@ -124,7 +125,7 @@ def students(effort: Effort) -> dict[str, Job]:
     loop = LoopConfig(learning_rate=5e-5, batch_size=16, steps=num_steps(effort))
     learnt, embedded = film_texts(16 * num_steps(effort)), film_texts(effort.of(400))
     lessons = [Lesson(item, (1.0, -1.0) if item.label == labels[0] else (-1.0, 1.0)) for item in learnt]
-    ends = {"seed": SEED, "recorder": SilentRecorder(), "engine": LocalEngine()}
+    learn = partial(train, seed=SEED, recorder=SilentRecorder(), engine=LocalEngine())
 
     def loss_of(batch: list[Lesson]) -> torch.Tensor:
         teacher = torch.tensor([item.teacher for item in batch])
@@ -138,7 +139,7 @@ def students(effort: Effort) -> dict[str, Job]:
     precision = "bfloat16" if full.trains_in_bf16 else "float32"
     return {
         "MiniLM-L6, distillation, batch 16": Job(
-            lambda: train(lessons, loss_of, full.parameters, loop, **ends),
+            lambda: learn(lessons, loss_of, full.parameters, loop),
             len(learnt),
             TRAINING * weights * num_tokens(learnt),
             precision,

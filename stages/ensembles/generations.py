@@ -9,6 +9,7 @@ second starts from `examples_per_class` texts.
 from __future__ import annotations
 
 import json
+import math
 import random
 from collections import Counter
 from collections.abc import Sequence
@@ -42,8 +43,8 @@ class DrawConfig(BaseModel, frozen=True, extra="forbid"):
     most_confident: int | None = Field(
         None,
         ge=1,
-        description="Without labelled examples: the first trained generation draws among the surest so many texts "
-        "of a class; none: among all, the surer the likelier.",
+        description="Without labelled examples: the first trained generation draws among so many texts that are "
+        "likeliest of a class, even if another one is likelier; none: among those whose likeliest class it is.",
     )
 
 
@@ -128,14 +129,23 @@ def pick(
         labels: [C] labels.
         targets: Label -> number of texts wanted; fewer are drawn where the pile has not so many.
         rng: Draws.
-        most_confident: Draw among so many of the surest texts of each label.
+        most_confident: Draw among so many of the likeliest texts of each label, even if another label is likelier: an
+            untrained model may prefer one label everywhere. A text that several labels claim goes to the one where it
+            ranks highest, so that no label takes all.
     """
+    import numpy as np
+
+    owners, is_eligible = probabilities.argmax(axis=1), np.full(len(pile), fill_value=True)
+    if most_confident is not None:
+        ranks = (-probabilities).argsort(axis=0, kind="stable").argsort(axis=0)
+        owners, is_eligible = ranks.argmin(axis=1), ranks.min(axis=1) < most_confident
+    sureness = probabilities[np.arange(len(pile)), owners]
     found: list[Example] = []
-    guesses, sureness = probabilities.argmax(axis=1), probabilities.max(axis=1)
     for number, label in enumerate(labels):
-        rows = sorted((row for row in range(len(pile)) if guesses[row] == number), key=lambda row: -sureness[row])
-        # the largest keys of u^(1/w) are a draw without replacement in proportion to w (Efraimidis & Spirakis, 2006)
-        keys = {row: rng.random() ** (1 / sureness[row]) for row in rows[:most_confident]}
+        rows = np.flatnonzero((owners == number) & is_eligible & (sureness > 0)).tolist()
+        # the largest keys of u^(1/w) are a draw without replacement in proportion to w (Efraimidis & Spirakis, 2006);
+        # their logarithms, since what an untrained model finds unlikely would underflow
+        keys = {row: math.log(1 - rng.random()) / sureness[row] for row in rows}
         chosen = sorted(keys, key=lambda row: -keys[row])[: targets[label]]
         found += [replace(pile[row], label=label) for row in sorted(chosen)]
     return found

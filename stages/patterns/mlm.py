@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 
 from pydantic import BaseModel, Field
 
+from stages.errors import InputError
 from stages.tasks import Example
 
 if TYPE_CHECKING:
@@ -69,14 +70,16 @@ def mlm_loss(classifier: ClozeClassifier, examples: Sequence[Example], share: fl
     batch = backbone.batch([cloze for item in examples for cloze in classifier.encode(item)])
     special = torch.tensor(backbone.tokenizer.all_special_ids, device=batch.input_ids.device)
     may_change = batch.attention_mask.bool() & ~torch.isin(batch.input_ids, special)
-    vocabulary_size = backbone.model.get_input_embeddings().weight.shape[0]
+    # a table may be padded beyond the vocabulary: those rows were never trained
+    vocabulary_size = min(len(backbone.tokenizer), backbone.model.get_input_embeddings().weight.shape[0])
     batch.input_ids, targets = mask_tokens(
         batch.input_ids, may_change, int(backbone.tokenizer.mask_token_id), vocabulary_size, share
     )
     chosen = targets != IGNORED
     with autocast(classifier.autocast):
         logits = backbone.head(backbone.hidden(batch)[chosen]).float()
-    return F.cross_entropy(logits, targets[chosen])
+    summed = F.cross_entropy(logits, targets[chosen], reduction="sum")
+    return summed / chosen.sum().clamp(min=1)  # texts without a word to hide have no loss
 
 
 def with_mlm(
@@ -86,8 +89,14 @@ def with_mlm(
 
     Texts are drawn from torch's global generator, which the loop seeds for each step: a run that goes on from a
     checkpoint draws the same ones. Each micro-batch draws its own.
+
+    Raises:
+        InputError: the pile is empty.
     """
     import torch
+
+    if not pile:
+        raise InputError("the auxiliary loss reads unlabelled texts, and there are none.", "Add some.", key="mlm")
 
     def loss_of(batch: list[LabelledCloze]) -> Tensor:
         rows = torch.randint(len(pile), (config.batch_size,)).tolist()

@@ -1,4 +1,4 @@
-"""Checkpoints in the middle of a training: what moves, the optimizer's moments, the losses so far, the best dev look."""
+"""Checkpoints in the middle of a training: parameters, the optimizer's moments, losses so far, the best dev look."""
 
 from __future__ import annotations
 

@@ -113,6 +113,8 @@ def train(
             "Give one: data.dev, or data.dev_shots; or take early_stopping out.",
             key="loop.early_stopping",
         )
+    import torch
+
     num_steps = config.num_steps(len(items))
     optimizer = _optimizer(parameters, config)
     progress = checkpoints.restore(engine.work, parameters, optimizer)
@@ -121,18 +123,10 @@ def train(
         step = len(progress.losses)
         batch = [items[index] for index in _indices(step, len(items), config.batch_size, seed)]
         rate = config.rate(step, num_steps)
-        value = _step(
-            batch,
-            loss_of,
-            parameters,
-            optimizer,
-            config,
-            rate,
-            seed=seed,
-            step=step,
-            num_steps=num_steps,
-            engine=engine,
-        )
+        for group in optimizer.param_groups:
+            group["lr"] = rate
+        torch.manual_seed(derive_seed(seed, "step", step))
+        value = _step(batch, loss_of, parameters, optimizer, config, engine, where=f"step {step + 1} of {num_steps}")
         progress.losses.append(value)
         recorder.metric("train/loss", value, step + 1)
         recorder.metric("train/learning_rate", rate, step + 1)
@@ -159,18 +153,13 @@ def _step(
     parameters: Mapping[str, torch.nn.Parameter],
     optimizer: torch.optim.Optimizer,
     config: LoopConfig,
-    rate: float,
-    *,
-    seed: int,
-    step: int,
-    num_steps: int,
     engine: Engine,
+    *,
+    where: str,
 ) -> float:
-    """One optimizer step; returns the loss of the batch."""
+    """One optimizer step; returns the loss of the batch. `where` is for errors."""
     import torch
 
-    torch.manual_seed(derive_seed(seed, "step", step))
-    where = f"step {step + 1} of {num_steps}"
     size = config.micro_batch_size or len(batch)
     value = 0.0
     for start in range(0, len(batch), size):
@@ -179,8 +168,6 @@ def _step(
         value += float(loss.detach())
         _check_finite(value, "loss", where, part[0], config)
         engine.backward(loss)
-    for group in optimizer.param_groups:
-        group["lr"] = rate
     norm = torch.nn.utils.clip_grad_norm_(list(parameters.values()), config.max_grad_norm)
     _check_finite(float(norm), "norm of the gradients", where, batch[0], config)
     engine.step(optimizer)

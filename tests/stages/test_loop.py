@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 import torch
@@ -12,7 +14,7 @@ from torch import Tensor
 
 from stages.errors import DivergedError, InputError
 from stages.protocols import LocalEngine, SilentRecorder
-from stages.training import checkpoints
+from stages.training import checkpoints, loop
 from stages.training.loop import LoopConfig, train
 
 
@@ -260,6 +262,32 @@ def test_a_finished_training_is_not_run_again(tmp_path: Path, monkeypatch: pytes
     assert fit(again, config(), work=tmp_path) == expected
     assert again.seen == []
     assert torch.equal(again.weight, first.weight)
+
+
+@pytest.mark.parametrize(("pause_s", "is_kept"), [(7, True), (100, False)])
+def test_the_end_of_a_long_training_is_kept_between_two_checkpoints(
+    pause_s: float, is_kept: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Twelve steps of a second each: the end is four seconds after the checkpoint of step 8."""
+    monkeypatch.setattr(checkpoints, "EVERY_S", pause_s)
+    seconds = itertools.count()
+    monkeypatch.setattr(loop, "time", SimpleNamespace(monotonic=lambda: float(next(seconds))))
+    first, again = Line(), Line()
+    expected = fit(first, config(), work=tmp_path)
+    assert (tmp_path / "checkpoint.pt").exists() is is_kept
+    assert fit(again, config(), work=tmp_path) == expected
+    assert len(again.seen) == (0 if is_kept else 12)
+    assert torch.equal(again.weight, first.weight)
+
+
+def test_a_stopped_training_is_not_run_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(checkpoints, "EVERY_S", 0.0)
+    first, again = Line(), Line()
+    looks = Looks((0.5, 1.0), (0.8, 0.9), (0.8, 0.95), (0.7, 0.1))
+    expected = fit(first, stopping(), work=tmp_path, validate=looks)
+    assert fit(again, stopping(), work=tmp_path, validate=Looks()) == expected
+    assert again.seen == []
+    assert torch.equal(again.weight, first.weight), "the parameters of the best look"
 
 
 def test_a_gradient_that_is_no_number_stops_too() -> None:
