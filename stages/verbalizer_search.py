@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from pydantic import BaseModel, Field, model_validator
+from pydantic import BaseModel, Field
 
 from stages.errors import InputError
 from stages.models.backbones import BackboneConfig
@@ -42,15 +42,6 @@ class Config(BaseModel, frozen=True, extra="forbid"):
     num_words: int = Field(10, ge=1, description="Words a label.")
     num_candidates: int = Field(1000, ge=1, description="Words that are looked at for each label: its likeliest.")
 
-    @model_validator(mode="after")
-    def _counts_fit(self) -> Config:
-        if self.num_candidates < self.num_words:
-            raise ValueError(
-                f"num_words ({self.num_words}) are chosen among num_candidates ({self.num_candidates}), which is less. "
-                "Lower num_words, or raise num_candidates."
-            )
-        return self
-
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Inputs:
@@ -72,7 +63,7 @@ def run(config: Config, inputs: Inputs, out: Path, recorder: Recorder, engine: E
     """Finds the words and writes them to `out`.
 
     Raises:
-        InputError: a label has no example, or the vocabulary has too few words.
+        InputError: a label has no example, or there are fewer candidates than words asked for.
     """
     del engine
     from stages.models.residents import borrowed
@@ -114,6 +105,12 @@ def _check_labelled(labels: Sequence[str], train_set: Sequence[Example]) -> None
 
 
 def _check_size(config: Config, num_found: int) -> None:
+    if config.num_candidates < config.num_words:
+        raise InputError(
+            f"num_words ({config.num_words}) are chosen among num_candidates ({config.num_candidates}), which is less.",
+            "Lower num_words, or raise num_candidates.",
+            key="verbalizer_search.num_words",
+        )
     if num_found < config.num_words * len(config.task.labels):
         raise InputError(
             f"the vocabulary has {num_found} words, and {config.num_words} for each label were asked for.",

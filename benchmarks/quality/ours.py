@@ -3,9 +3,9 @@
     python benchmarks/quality/ours.py --data FOLDER --work WORK --out RESULTS.jsonl --sets sst2 --seeds 5
 
 Each seed is a recipe (WORK/recipes) that runs into one store (WORK/store), so a run may be stopped and started again.
-Sub-models on SmolLM2-135M (LoRA), with `--ipet` a second generation of them; a probe on MPNet; the ensemble of the
-sub-models alone and of all members; a MiniLM student, fine-tuned, and an MPNet student, frozen with a linear head. The
-encoders and their references are those of `rivals.py`.
+Sub-models on SmolLM2-135M (LoRA), with `--ipet` a second generation of them; a probe on MPNet, tuned on pairs first; the
+ensemble of the sub-models alone and of all members; a MiniLM student, fine-tuned, and an MPNet student, frozen with a
+linear head or (`--full`) fine-tuned. The encoders and their references are those of `rivals.py`.
 
 Each result is a line {"set", "seed", "row", "accuracy", "macro_f1", "seconds"} at the end of the file.
 """
@@ -102,7 +102,12 @@ def recipe(name: str, seed: int, split: Path, *, ipet: bool) -> dict[str, Any]:
             **({"ipet": {"generations": 1}} if ipet else {}),
         },
         "members": {
-            "mpnet": {"kind": "probe", "encoder": {"asset": ENCODERS["mpnet"], "max_length": 128}, "strength": 10.0}
+            "mpnet": {
+                "kind": "probe",
+                "encoder": {"asset": ENCODERS["mpnet"], "max_length": 128},
+                "strength": 10.0,
+                "contrast": {"num_pairs": 640 if name == "ag_news" else None},
+            }
         },
         "ensemble": ENSEMBLE,
         "distill": {"loop": {"learning_rate": 5e-5, "batch_size": 16, "steps": 200, "warmup": 0.1}},
@@ -110,13 +115,17 @@ def recipe(name: str, seed: int, split: Path, *, ipet: bool) -> dict[str, Any]:
     }
 
 
-def variants(base: dict[str, Any]) -> dict[str, dict[str, Any]]:
+def variants(base: dict[str, Any], *, full: bool) -> dict[str, dict[str, Any]]:
     """Suffix of the rows -> recipe. Steps that two of them share run once."""
     head = {"asset": ENCODERS["mpnet"], "max_length": 128, "tune": "head"}
     frozen = {**base, "student": head, "distill": {}, "baseline": None, "zero_shot": False}
     without = {key: value for key, value in frozen.items() if key != "members"}
     first = {**without, "pet": {key: value for key, value in base["pet"].items() if key != "ipet"}}
-    found = {"mpnet": frozen, "minilm": base, "submodels": first}
+    found = {"mpnet_head": frozen, "minilm": base, "submodels": first}
+    if full:
+        student = {"asset": ENCODERS["mpnet"], "max_length": 128}
+        loop = {"learning_rate": 2e-5, "batch_size": 16, "steps": 120, "warmup": 0.1}
+        found["mpnet"] = {**frozen, "student": student, "distill": {"loop": loop}}
     return found | ({"ipet": without} if "ipet" in base["pet"] else {})
 
 
@@ -125,7 +134,7 @@ def run(name: str, seed: int, words: argparse.Namespace) -> list[dict[str, Any]]
     split = prepare(name, seed, words.data, words.work / "splits", words.unlabeled)
     base = recipe(name, seed, split.absolute(), ipet=words.ipet)
     found: dict[str, dict[str, Any]] = {}
-    for suffix, content in variants(base).items():
+    for suffix, content in variants(base, full=words.full).items():
         path = words.work / "recipes" / f"{name}-{seed}-{suffix}.yaml"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(yaml.safe_dump({**content, "name": path.stem}, sort_keys=False, allow_unicode=True))
@@ -149,6 +158,7 @@ def main() -> None:
     parser.add_argument("--seeds", type=int, default=5, help="how many seeds of each set")
     parser.add_argument("--unlabeled", type=int, default=1000, help="unlabelled texts at the most")
     parser.add_argument("--ipet", action="store_true", help="also a second generation of sub-models")
+    parser.add_argument("--full", action="store_true", help="also a fine-tuned MPNet student")
     words = parser.parse_args()
     lines = words.out.read_text().splitlines() if words.out.exists() else []
     done = {(row["set"], row["seed"]) for row in map(json.loads, lines)}

@@ -25,12 +25,13 @@ ROWS = {
     "zero_shot/best": "zero-shot, best pattern",
     "pet/*": "sub-models, mean of the patterns",
     "pet/g1/*": "sub-models of the second generation (iPET)",
-    "probe/mpnet": "probe: MPNet",
+    "probe/mpnet": "probe: MPNet, tuned on pairs",
     "ensemble/submodels": "ensemble of the sub-models",
     "ensemble/ipet": "ensemble of the second generation (iPET)",
     "ensemble/minilm": "ensemble of sub-models and probe",
     "student/minilm": "**student: MiniLM, fine-tuned**",
-    "student/mpnet": "**student: MPNet, frozen, linear head**",
+    "student/mpnet_head": "**student: MPNet, frozen, linear head**",
+    "student/mpnet": "**student: MPNet, fine-tuned**",
 }
 """Row of the results -> what the table calls it."""
 

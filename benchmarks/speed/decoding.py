@@ -65,7 +65,7 @@ def compare(name: str, order: str, backbone: Any, texts: list[Any], turns: int) 
     seconds = in_turns({"single": single, **{way: partial(batched, way) for way in ways}}, turns)
     difference = float(abs(kept["float32"] - kept["single"]).max())
     assert difference < TOLERANCE, f"the scores of {name}, {order}, differ by {difference}"
-    rate = {way: f"{len(texts) / median(spent):.1f}" for way, spent in seconds.items()}
+    rate = {way: f"{len(texts) / median(spent):.3g}" for way, spent in seconds.items()}
     rows = [[f"{name}: one text, one word", order, "float32", rate["single"], "1.0", ""]]
     for way in ways:
         times = f"{ratio(seconds['single'], seconds[way]):.1f}"

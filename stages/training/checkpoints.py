@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import pickle
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -19,6 +20,23 @@ EVERY_S = 60.0
 def pause_s() -> float:
     """Seconds between checkpoints."""
     return float(os.environ.get("CLOZELINE_CHECKPOINT_EVERY_S") or EVERY_S)
+
+
+class Clock:
+    """Says when it is time for a checkpoint: every so often, and at the end of a training that took as long, since what
+    its stage does afterwards may be killed, too.
+    """
+
+    def __init__(self) -> None:
+        self.started = self.saved = time.monotonic()
+
+    def says_save(self, *, is_over: bool) -> bool:
+        """Whether to save now; counts as saved if so."""
+        now = time.monotonic()
+        is_time = now - self.saved > pause_s() or (is_over and now - self.started > pause_s())
+        if is_time:
+            self.saved = now
+        return is_time
 
 
 @dataclass(slots=True)

@@ -86,9 +86,8 @@ def train(
 ) -> list[float]:
     """Trains `parameters` in place.
 
-    The order of the items and the draws of dropout follow from `seed` and the step's number, so that a run that goes on
-    from a checkpoint in `engine.work` ends with the numbers of an unbroken one. The last checkpoint of a long training
-    stays: what its stage does afterwards may be killed, too.
+    Order and dropout follow from `seed` and the step's number, so that a run that goes on from a checkpoint in
+    `engine.work` ends with the numbers of an unbroken one.
 
     Args:
         items: The training set.
@@ -107,18 +106,13 @@ def train(
         DivergedError: a loss or a gradient is NaN or infinite; says at which step and for which items.
         InputError: early stopping is asked for, and there is no dev set.
     """
-    if config.early_stopping and validate is None:
-        raise InputError(
-            "early_stopping needs a development set, and there is none.",
-            "Give one: data.dev, or data.dev_shots; or take early_stopping out.",
-            key="loop.early_stopping",
-        )
     import torch
 
+    _check_dev_set(config, validate)
     num_steps = config.num_steps(len(items))
     optimizer = _optimizer(parameters, config)
     progress = checkpoints.restore(engine.work, parameters, optimizer)
-    started = saved = shown = time.monotonic()
+    clock, shown = checkpoints.Clock(), time.monotonic()
     while len(progress.losses) < num_steps and not progress.stopped:
         step = len(progress.losses)
         batch = [items[index] for index in _indices(step, len(items), config.batch_size, seed)]
@@ -126,25 +120,28 @@ def train(
         for group in optimizer.param_groups:
             group["lr"] = rate
         torch.manual_seed(derive_seed(seed, "step", step))
-        value = _step(batch, loss_of, parameters, optimizer, config, engine, where=f"step {step + 1} of {num_steps}")
-        progress.losses.append(value)
-        recorder.metric("train/loss", value, step + 1)
+        loss = _step(batch, loss_of, parameters, optimizer, config, engine, where=f"step {step + 1} of {num_steps}")
+        progress.losses.append(loss)
+        recorder.metric("train/loss", loss, step + 1)
         recorder.metric("train/learning_rate", rate, step + 1)
-        if config.early_stopping and validate:
-            _look(progress, config.early_stopping, validate, parameters, recorder, is_last=step + 1 == num_steps)
-        now = time.monotonic()
+        _look(progress, config.early_stopping, validate, parameters, recorder, is_last=step + 1 == num_steps)
         is_over = progress.stopped or step + 1 == num_steps
-        if now - shown > RECORD_EVERY_S or is_over:
-            shown = now
-            recorder.progress(step + 1, num_steps, phase="training", loss=value)
-        pause_s = checkpoints.pause_s()
-        if engine.work is not None and (now - saved > pause_s or (is_over and now - started > pause_s)):
-            saved = now
+        if time.monotonic() - shown > RECORD_EVERY_S or is_over:
+            shown = time.monotonic()
+            recorder.progress(step + 1, num_steps, phase="training", loss=loss)
+        if engine.work is not None and clock.says_save(is_over=is_over):
             checkpoints.save(engine.work, parameters, optimizer, progress)
-    if progress.best.parameters:
-        checkpoints.put(parameters, progress.best.parameters)
-        recorder.metric("dev/best_step", progress.best.step)
+    _take_best(progress.best, parameters, recorder)
     return progress.losses
+
+
+def _check_dev_set(config: LoopConfig, validate: Callable[[], tuple[float, float]] | None) -> None:
+    if config.early_stopping and validate is None:
+        raise InputError(
+            "early_stopping needs a development set, and there is none.",
+            "Give one: data.dev, or data.dev_shots; or take early_stopping out.",
+            key="loop.early_stopping",
+        )
 
 
 def _step(
@@ -176,8 +173,8 @@ def _step(
 
 def _look(
     progress: Progress,
-    stopping: EarlyStopping,
-    validate: Callable[[], tuple[float, float]],
+    stopping: EarlyStopping | None,
+    validate: Callable[[], tuple[float, float]] | None,
     parameters: Mapping[str, torch.nn.Parameter],
     recorder: Recorder,
     *,
@@ -185,7 +182,7 @@ def _look(
 ) -> None:
     """Looks at the dev set, every so many steps, and keeps the best parameters."""
     step = len(progress.losses)
-    if step % stopping.every and not is_last:
+    if stopping is None or validate is None or (step % stopping.every and not is_last):
         return
     accuracy, loss = validate()
     recorder.metric("dev/accuracy", accuracy, step)
@@ -197,6 +194,12 @@ def _look(
         return
     progress.best.num_worse += 1
     progress.stopped = progress.best.num_worse >= stopping.patience
+
+
+def _take_best(best: Best, parameters: Mapping[str, torch.nn.Parameter], recorder: Recorder) -> None:
+    if best.parameters:
+        checkpoints.put(parameters, best.parameters)
+        recorder.metric("dev/best_step", best.step)
 
 
 def _check_finite(value: float, what: str, where: str, first: object, config: LoopConfig) -> None:

@@ -88,7 +88,7 @@ def test_changed_line_of_code_runs_the_steps_that_use_it(store: Path, edit: Call
 def test_changed_line_of_a_shared_module_runs_what_imports_it(
     store: Path, edit: Callable[[str, str, str], None]
 ) -> None:
-    edit("loop", "\ndef train(", "\nNEW_LINE = 1\n\n\ndef train(")
+    edit("training/loop", "\ndef train(", "\nNEW_LINE = 1\n\n\ndef train(")
     names = to_run(store)
     assert {"pet/review/0", "baseline/0", "ppt/pair", "distill/0"} <= names
     assert "data/rotten_tomatoes" not in names
@@ -96,7 +96,7 @@ def test_changed_line_of_a_shared_module_runs_what_imports_it(
 
 def test_changed_comment_and_docstring_are_a_hit(store: Path, edit: Callable[[str, str, str], None]) -> None:
     edit("distillation", "\ndef run(", "\n# A comment that says why.\ndef run(")
-    edit("loop", '"""The one training loop.', '"""One training loop.')
+    edit("training/loop", '"""The one training loop.', '"""One training loop.')
     assert to_run(store) == set()
 
 

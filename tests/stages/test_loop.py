@@ -14,7 +14,7 @@ from torch import Tensor
 
 from stages.errors import DivergedError, InputError
 from stages.protocols import LocalEngine, SilentRecorder
-from stages.training import checkpoints, loop
+from stages.training import checkpoints
 from stages.training.loop import LoopConfig, train
 
 
@@ -271,7 +271,7 @@ def test_the_end_of_a_long_training_is_kept_between_two_checkpoints(
     """Twelve steps of a second each: the end is four seconds after the checkpoint of step 8."""
     monkeypatch.setattr(checkpoints, "EVERY_S", pause_s)
     seconds = itertools.count()
-    monkeypatch.setattr(loop, "time", SimpleNamespace(monotonic=lambda: float(next(seconds))))
+    monkeypatch.setattr(checkpoints, "time", SimpleNamespace(monotonic=lambda: float(next(seconds))))
     first, again = Line(), Line()
     expected = fit(first, config(), work=tmp_path)
     assert (tmp_path / "checkpoint.pt").exists() is is_kept
