@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 
     from pipelines.report import Row
 
-MEMBERS = ("sub-model", "probe", "priming")
+MEMBERS = ("sub-model", "probe")
 """Kinds of rows that an ensemble is made of."""
 
 

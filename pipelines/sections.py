@@ -90,6 +90,12 @@ class SearchSection(Section, frozen=True):
     num_words: int = Field(10, ge=1, description="Words a label.")
     num_candidates: int = Field(1000, ge=1, description="Words that are looked at for each label.")
 
+    @model_validator(mode="after")
+    def _enough_candidates(self) -> SearchSection:
+        if self.num_candidates < self.num_words:
+            raise ValueError("num_candidates is less than num_words. Raise num_candidates, or lower num_words.")
+        return self
+
 
 class PrimingSection(Section, frozen=True):
     """Patterns measured with demonstrations before each text, and nothing trained."""

@@ -121,6 +121,8 @@ def _drawn(config: Config, inputs: Inputs, train_set: list[Example], out: Path, 
     pile = load_examples(inputs.data / "unlabeled.jsonl")
     drawn = draw(config.growth, train_set, pile, inputs.teachers, config.task.labels, config.seed)
     write_examples(out / "drawn.jsonl", drawn)
+    num_wanted = sum(config.growth.targets(config.task.labels, train_set).values())
+    recorder.metric("drawn/missing", num_wanted - len(drawn))
     recorder.table("drawn", [{**item.fields, "label": item.label} for item in drawn[:100]])
     return drawn
 

@@ -173,7 +173,7 @@ def _read(
     import numpy as np
     import torch
 
-    from stages.patterns.cloze import PREDICT_TOKENS, batches_by_length
+    from stages.models.batching import PREDICT_TOKENS, batches_by_length
     from stages.patterns.encoding import Encoder
 
     task = config.task

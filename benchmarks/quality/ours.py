@@ -3,9 +3,9 @@
     python benchmarks/quality/ours.py --data FOLDER --work WORK --out RESULTS.jsonl --sets sst2 --seeds 5
 
 Each seed is a recipe (WORK/recipes) that runs into one store (WORK/store), so a run may be stopped and started again.
-Sub-models on SmolLM2-135M (LoRA), with `--ipet` a second generation of them; a probe on MPNet, tuned on pairs first; the
-ensemble of the sub-models alone and of all members; a MiniLM student, fine-tuned, and an MPNet student, frozen with a
-linear head or (`--full`) fine-tuned. The encoders and their references are those of `rivals.py`.
+Sub-models on SmolLM2-135M (LoRA), with `--ipet` a second generation of them; a probe on MPNet, tuned on pairs first;
+the ensemble of the sub-models alone and of all members; a MiniLM student, fine-tuned, and an MPNet student, frozen
+with a linear head or (`--full`) fine-tuned. The encoders and their references are those of `rivals.py`.
 
 Each result is a line {"set", "seed", "row", "accuracy", "macro_f1", "seconds"} at the end of the file.
 """

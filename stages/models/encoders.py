@@ -14,17 +14,14 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import BaseModel, Field
 
 from stages.errors import AssetError, InputError
+from stages.models.batching import PREDICT_TOKENS, batches_by_length
 from stages.models.model_files import model_folder
 from stages.models.precision import Precision, attention, autocast, default_device
-from stages.patterns.cloze import batches_by_length
 from stages.protocols import Recorder
 from stages.tasks import Example
 
 if TYPE_CHECKING:
     from torch import Tensor
-
-EMBED_TOKENS = 1024
-"""Padded tokens of one batch without gradients: enough to keep a processor busy, little enough for its caches."""
 
 Pooling = Literal["mean", "cls", "last"]
 
@@ -135,7 +132,7 @@ class TextEncoder:
         result = torch.zeros(len(examples), self.width)
         done = 0
         with torch.inference_mode():
-            for rows in batches_by_length(lengths, EMBED_TOKENS):
+            for rows in batches_by_length(lengths, PREDICT_TOKENS):
                 result[rows] = self.pooled([examples[row] for row in rows], bf16=bf16).cpu()
                 done += len(rows)
                 recorder.progress(done, len(examples), phase=phase)

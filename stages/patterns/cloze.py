@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from stages.measures.metrics import Score, score, softmax
 from stages.models.backbones import Backbone, BackboneConfig
+from stages.models.batching import PREDICT_TOKENS, batches_by_length
 from stages.models.precision import autocast, wants_bf16
 from stages.patterns.encoding import Encoded, Encoder
 from stages.patterns.verbalizers import Verbalizer
@@ -21,9 +22,6 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
     from torch import Tensor
-
-PREDICT_TOKENS = 1024
-"""Padded tokens of one batch without gradients: enough to keep a processor busy, little enough for its caches."""
 
 Cloze = tuple[Encoded, ...]
 """An encoded example: one text, or in multiple choice one an option."""
@@ -151,17 +149,3 @@ class ClozeClassifier:
         gold = [self.task.labels.index(item.label or "") for item in examples]
         likelihoods = softmax(logits)[np.arange(len(gold)), gold]
         return found.accuracy, float(-np.log(np.maximum(likelihoods, 1e-12)).mean())
-
-
-def batches_by_length(lengths: Sequence[int], max_tokens: int) -> list[list[int]]:
-    """Rows sorted by length, longest first, in batches of at most `max_tokens` padded tokens (always at least one
-    row).
-    """
-    order = sorted(range(len(lengths)), key=lambda row: (-lengths[row], row))
-    batches: list[list[int]] = []
-    for row in order:
-        if batches and (len(batches[-1]) + 1) * lengths[batches[-1][0]] <= max_tokens:
-            batches[-1].append(row)
-        else:
-            batches.append([row])
-    return batches

@@ -13,8 +13,9 @@ from collections import defaultdict
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from stages.models.batching import PREDICT_TOKENS, batches_by_length
 from stages.models.precision import autocast
-from stages.patterns.cloze import PREDICT_TOKENS, ClozeClassifier, batches_by_length
+from stages.patterns.cloze import ClozeClassifier
 from stages.patterns.encoding import Encoded
 from stages.patterns.language import Mask, Words
 from stages.protocols import Recorder

@@ -17,7 +17,8 @@ from stages.distillation import distillation_loss
 from stages.ensembles.members import measure
 from stages.measures.metrics import class_table, expected_calibration_error, score, softmax
 from stages.models.backbones import Backbone
-from stages.patterns.cloze import ClozeClassifier, batches_by_length
+from stages.models.batching import batches_by_length
+from stages.patterns.cloze import ClozeClassifier
 from stages.protocols import SilentRecorder
 from stages.tasks import Example
 from stages.texts.data import write_examples
