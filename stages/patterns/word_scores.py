@@ -135,9 +135,19 @@ def _fill(backbone: Backbone, batch: Batch, targets: Tensor, decoding: Decoding,
         is_open_RN.scatter_(1, chosen_R1, value=False)
         rows.input_ids.scatter_(1, rows.mask[:, None] + chosen_R1, targets_RN.gather(1, chosen_R1))
         if turn + 1 < count:
-            log_RNV = _at_masks(backbone, rows, count, prompts)
-            log_RN = log_RNV.gather(2, targets_RN[:, :, None])[:, :, 0]
+            asked_RN = is_open_RN & (places == turn + 1) if decoding == "ltr" else is_open_RN
+            log_M = _at_places(backbone, rows, asked_RN, targets_RN[asked_RN], prompts)
+            log_RN = log_RN.masked_scatter(asked_RN, log_M)
     return total_R.view(-1, num_words)
+
+
+def _at_places(backbone: Backbone, batch: Batch, asked: Tensor, targets: Tensor, prompt: Tensor | None) -> Tensor:
+    """[M] log-probabilities of the [M] targets at the masks that [R, N] `asked` marks, in its order."""
+    import torch.nn.functional as F  # noqa: N812
+
+    rows_M, places_M = asked.nonzero(as_tuple=True)
+    states_MD = backbone.hidden(batch, prompt)[rows_M, batch.mask[rows_M] + places_M]
+    return -F.cross_entropy(backbone.head(states_MD).float(), targets, reduction="none")
 
 
 # --- causal and seq2seq models ------------------------------------------------------------------------------------
