@@ -36,7 +36,7 @@ class Config(BaseModel, frozen=True, extra="forbid"):
     """The student and how it learns."""
 
     labels: tuple[str, ...] = Field(description="Labels of the task, in the order of the logits.")
-    fields: tuple[str, ...] = Field(description="One field to read, or two that are read as a pair.")
+    fields: tuple[str, ...] = Field(description="Fields to read; those behind the first make up its pair.")
     student: StudentConfig = Field(description="The encoder.")
     loop: LoopConfig | None = Field(description="Length and rates of the training; none for student.tune: head.")
     temperature: float = Field(

@@ -29,7 +29,7 @@ class Config(BaseModel, frozen=True, extra="forbid"):
     """One probe. Without `contrast` nothing in it is random."""
 
     labels: tuple[str, ...] = Field(description="Labels of the task, in the order of the logits.")
-    fields: tuple[str, ...] = Field(description="One field to read, or two that are read as a pair.")
+    fields: tuple[str, ...] = Field(description="Fields to read; those behind the first make up its pair.")
     encoder: EncoderConfig = Field(description="The sentence encoder.")
     strength: float = Field(1.0, gt=0, description="C of scikit-learn's LogisticRegression: higher fits closer.")
     contrast: ContrastConfig | None = Field(None, description="Tunes the encoder on pairs first; none: it is frozen.")

@@ -106,7 +106,7 @@ def recipe(name: str, seed: int, split: Path, *, ipet: bool) -> dict[str, Any]:
                 "kind": "probe",
                 "encoder": {"asset": ENCODERS["mpnet"], "max_length": 128},
                 "strength": 10.0,
-                "contrast": {"num_pairs": 640 if name == "ag_news" else None},
+                "contrast": {"num_pairs": 320 if name == "ag_news" else None},
             }
         },
         "ensemble": ENSEMBLE,

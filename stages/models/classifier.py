@@ -67,7 +67,7 @@ class TextClassifier:
         Args:
             config: The encoder; with tune: head it is frozen, and the head reads vectors of unit length.
             labels: [C] labels, in the order of the logits.
-            fields: One field, or two that are read as a pair.
+            fields: Fields to read; those behind the first make up its pair.
             seed: Seed of the head.
         """
         import torch

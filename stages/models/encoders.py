@@ -64,7 +64,7 @@ class TextEncoder:
 
         Args:
             config: Which one.
-            fields: One field to read, or two that are read as a pair.
+            fields: Fields to read; those behind the first make up its pair.
 
         Raises:
             AssetError: the reference cannot be reached, or holds no model of a usable kind.

@@ -305,3 +305,23 @@ def test_a_baseline_without_labels_is_refused(
     with pytest.raises(InputError, match="baseline learns from labelled examples"):
         config = as_baseline(head(backbone_folders["bert"]))
         run(baseline, config, baseline.Inputs(data=taught.data), tmp_path / "out")
+
+
+# --- what a student reads -----------------------------------------------------------------------------------------
+
+
+def test_the_fields_behind_the_first_are_read_as_one_second_text(backbone_folders: dict[str, Path]) -> None:
+    """Three fields are the pair of the first and the other two, in the order of `fields`; one and two are as ever."""
+    example = Example("1", {"a": "the film", "b": "it was dull", "c": "a warm story"})
+    logits = {}
+    for fields in (("b",), ("b", "c"), ("b", "c", "a")):
+        student = TextClassifier.fresh(encoder(backbone_folders["bert"]), LABELS, fields, 0)
+        logits[len(fields)] = student.predict([example], SILENT, "")
+        reader = student.encoder.tokenizer
+        second = {1: (), 2: ("a warm story",), 3: ("a warm story the film",)}[len(fields)]
+        ids = reader("it was dull", *second, return_tensors="pt")
+        with torch.inference_mode():
+            states = student.encoder.model(**ids).last_hidden_state
+            expected = student.head(states.mean(dim=1)).numpy()
+        assert logits[len(fields)] == pytest.approx(expected, abs=1e-5)
+    assert np.abs(logits[3] - logits[2]).max() > 1e-3
