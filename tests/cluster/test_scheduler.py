@@ -92,7 +92,7 @@ def test_failure_leaves_siblings_and_blocks_what_needs_it(store: Store, counter:
 
 def test_keep_going_decides_on_what_becomes_ready_after_a_failure(store: Store, counter: Path) -> None:
     bad = toy("bad", fail="error")
-    slow = toy("slow", pause_s=0.5)
+    slow = toy("slow", pause_s=3.0)
     late = toy("late", base=slow)
     outcome = run([bad, late], store)
     assert outcome.executed == ("slow",)

@@ -181,7 +181,7 @@ def test_score_takes_a_recipe_of_a_task_alone(clozeline: Clozeline, tmp_path: Pa
     [
         ("task.patterns.review='no mask'", ["task.patterns.review", "{mask}"]),
         ("task.patterns.review='{txt} {mask}'", ["data.pool.fields", "'txt'"]),
-        ("task.verbalizer.rotten.verdict=[unspeakableness]", ["task.verbalizer.rotten", "tokens"]),
+        ("task.verbalizer.rotten.verdict=[映画]", ["task.verbalizer.rotten", "not in the backbone"]),
         ("data.shots=100000", ["data.shots", "100000"]),
         ("data.pool.keep={}", ["'plot'", "label_names"]),
         ("pet.lop.epochs=1", ["unknown key 'lop'", "Did you mean 'loop'?"]),

@@ -17,7 +17,7 @@ BROKEN = (f'task.patterns.endless="{{text}} {ENDLESS} {{mask}}"', "task.verbaliz
 """A pattern whose own words leave no room for any text: its sub-model fails, whenever it is tried."""
 
 
-@pytest.mark.timeout(300)
+@pytest.mark.timeout(600)
 def test_a_failed_sub_model_leaves_the_ensemble_only_where_the_recipe_allows_it(
     clozeline: Clozeline, tmp_path: Path
 ) -> None:
