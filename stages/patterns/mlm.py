@@ -29,7 +29,7 @@ class MlmConfig(BaseModel, frozen=True, extra="forbid"):
 
     weight: float = Field(1e-4, gt=0, lt=1, description="Weight of the auxiliary loss; the label loss has the rest.")
     share: float = Field(0.15, gt=0, lt=1, description="Share of the tokens that are chosen.")
-    batch_size: int = Field(8, ge=1, description="Unlabelled texts beside each batch of labelled ones.")
+    batch_size: int = Field(8, ge=1, description="Unlabelled texts beside each forward pass of labelled ones.")
 
 
 def mask_tokens(

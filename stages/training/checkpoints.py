@@ -93,7 +93,7 @@ def restore(
     if work is None or not (work / "checkpoint.pt").exists():
         return Progress()
     try:
-        state = torch.load(work / "checkpoint.pt", weights_only=True)
+        state = torch.load(work / "checkpoint.pt", map_location="cpu", weights_only=True)
     except (EOFError, OSError, RuntimeError, pickle.UnpicklingError):
         # Not what was written, as after a disk's fault: better from the beginning than not at all.
         return Progress()

@@ -222,6 +222,13 @@ def test_the_seed_and_the_generation_decide_the_draw(tmp_path: Path) -> None:
     logits = np.random.default_rng(0).normal(size=(80, 2))
     folders = [teacher(tmp_path / "t", logits, 0.5)]
     gold = [*texts(4, "rotten"), *texts(4, "fresh")]
-    first, again, other = (draw(growth(scale=3), gold, texts(80), folders, LABELS, seed=seed) for seed in (1, 1, 2))
+
+    def drawn(generation: int, scale: float, seed: int) -> list[Example]:
+        return draw(growth(generation, scale=scale), gold, texts(80), folders, LABELS, seed=seed)
+
+    first, again, other_seed = (drawn(1, 4, seed) for seed in (1, 1, 2))
     assert first == again
-    assert first != other
+    assert first != other_seed
+    later = drawn(2, 2, seed=1)
+    assert len(later) == len(first) == 24, "as many texts, so that the number of the generation alone differs"
+    assert later != first
