@@ -26,6 +26,7 @@ from stages.models.classifier import StudentConfig, check_loop
 from stages.models.encoders import EncoderConfig
 from stages.splits import DataConfig
 from stages.tasks import Name, Task
+from stages.training.loop import LoopConfig
 
 
 class PipelineConfig(BaseModel, frozen=True, extra="forbid"):
@@ -62,12 +63,30 @@ class PipelineConfig(BaseModel, frozen=True, extra="forbid"):
         return self
 
     def _check_loops(self) -> None:
+        """A student has the loop that it needs; a loop that looks at a dev set has one; there is a pile to label."""
         for place, section in (("distill", self.distill), ("baseline", self.baseline)):
             try:
-                check_loop(self.student, section.loop if section else self.distill.loop)
+                if section is not None:
+                    check_loop(self.student, section.loop)
             except ValueError as error:
                 problem, _, remedy = str(error).partition(". ")
                 raise InputError(f"{problem}.", remedy, key=f"{place}.loop") from None
+        has_dev = self.data.dev is not None or (self.data.dev_shots > 0 and self.data.pool is not None)
+        for place, (loop, can_look) in self._loops.items():
+            if loop is not None and loop.early_stopping and not (has_dev and can_look):
+                raise InputError(
+                    "early_stopping needs a development set, and there is none here.",
+                    "Give one (data.dev, or data.dev_shots), or take early_stopping out."
+                    if can_look
+                    else "Take it out.",
+                    key=f"{place}.early_stopping",
+                )
+        if self.data.unlabeled is None and (self.data.unlabeled_size == 0 or self.data.pool is None):
+            raise InputError(
+                "there are no unlabelled texts, from which the student learns.",
+                "Name a file (data.unlabeled), or a pool and data.unlabeled_size.",
+                key="data",
+            )
 
     def _check_words(self) -> None:
         if not self.task.verbalizer and self.verbalizer_search is None:
@@ -148,6 +167,19 @@ class PipelineConfig(BaseModel, frozen=True, extra="forbid"):
                     f"Take one of: {', '.join(known)}.",
                     key=f"prompts.tasks.{number}.pattern",
                 )
+
+    @property
+    def _loops(self) -> dict[str, tuple[LoopConfig | None, bool]]:
+        """Dotted place -> loop, and whether its stage looks at the dev set of `data`."""
+        found = {f"{place}.loop": (section.loop, True) for place, section in self.pet_sections.items()}
+        found |= {"distill.loop": (self.distill.loop, True)}
+        found |= {"baseline.loop": (self.baseline.loop if self.baseline else None, True)}
+        found |= {"ppt.loop": (self.ppt.loop if self.ppt else None, False)}
+        found |= {"prompts.loop": (self.prompts.loop if self.prompts else None, False)}
+        for name, member in self.members.items():
+            if isinstance(member, ProbeMember) and member.contrast:
+                found[f"members.{name}.contrast.loop"] = (member.contrast.loop, False)
+        return found
 
     @property
     def has_labels(self) -> bool:

@@ -15,6 +15,7 @@ from pipelines.config import PipelineConfig
 from stages import splits
 from stages.errors import AssetError, InputError
 from stages.models.backbones import BackboneConfig
+from stages.models.encoders import check_pooling
 from stages.models.model_files import family_of, model_folder, num_positions, translated
 from stages.patterns.encoding import Family, check_pattern
 from stages.patterns.verbalizers import Verbalizer
@@ -39,6 +40,11 @@ def check(config: PipelineConfig, on_start: OnStart) -> None:
         except InputError as error:
             raise _under(error, place) from error
     check_models(config)
+    for place, encoder in config.encoders.items():
+        try:
+            check_pooling(encoder.pooling, model_folder(encoder.asset))
+        except InputError as error:
+            raise type(error)(error.problem, error.remedy, key=f"{place}.{error.key}") from error
 
 
 def check_models(config: PipelineConfig, *, only_cached: bool = False) -> None:

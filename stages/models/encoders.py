@@ -71,12 +71,8 @@ class TextEncoder:
             InputError: the pooling is not for this model.
         """
         folder = model_folder(config.asset)
+        check_pooling(config.pooling, folder)
         model, tokenizer = _load(folder, config.asset)
-        if config.pooling == "cls" and _architecture(folder).endswith(("ForCausalLM", "LMHeadModel")):
-            raise InputError(
-                f"the first token of {_architecture(folder)}, a causal model, reads nothing but itself.",
-                "Take pooling: mean or last.",
-            )
         return cls(model, tokenizer, fields, config.max_length, config.pooling)
 
     @classmethod
@@ -164,6 +160,23 @@ def pool(states: Tensor, mask: Tensor, pooling: Pooling) -> Tensor:
 def _architecture(folder: Path) -> str:
     """The class of the model in `folder`; empty where its config does not say."""
     return str((json.loads((folder / "config.json").read_text()).get("architectures") or [""])[0])
+
+
+def check_pooling(pooling: Pooling, folder: Path) -> None:
+    """Refuses a pooling that says nothing of a text.
+
+    Raises:
+        InputError: the first token of a causal model.
+    """
+    if not (folder / "config.json").exists():
+        return  # whoever loads it will complain
+    architecture = _architecture(folder)
+    if pooling == "cls" and architecture.endswith(("ForCausalLM", "LMHeadModel")):
+        raise InputError(
+            f"the first token of {architecture}, a causal model, reads nothing but itself.",
+            "Take pooling: mean or last.",
+            key="pooling",
+        )
 
 
 def _load(folder: Path, name: str) -> tuple[Any, Any]:

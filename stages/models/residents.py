@@ -1,7 +1,8 @@
 """The frozen backbone that is resident in this process: loaded once, lent to one step after the other.
 
 Worker processes serve many steps, and most of them want the same backbone. Sub-models with adapters put theirs on,
-train, label, and take them off again; the weights below were never touched.
+train, label, and take them off again; the weights below were never touched. On GPUs Ray ends a worker with its step, so
+that there each step loads its backbone.
 """
 
 from __future__ import annotations

@@ -128,6 +128,11 @@ def test_a_change_of_the_mixture_touches_the_soft_labels_alone() -> None:
         (("pet.tune=none", "pet.ipet={}"), "pet", "neither mlm nor ipet"),
         (("task.verbalizer={}",), "task.verbalizer", "no label words"),
         (("verbalizer_search={}",), "verbalizer_search", "label words already"),
+        (("pet.loop.early_stopping={}",), "pet.loop.early_stopping", "needs a development set"),
+        (("data.dev_shots=2", "prompts.loop.early_stopping={}"), "prompts.loop.early_stopping", "development set"),
+        (("student.tune=head",), "distill.loop", "head takes no loop"),
+        (("distill.loop=null", "baseline=null"), "distill.loop", "full needs one"),
+        (("data.unlabeled_size=0",), "data", "no unlabelled texts"),
     ],
 )
 def test_what_does_not_fit_is_refused_at_its_place(overrides: tuple[str, ...], key: str, problem: str) -> None:
@@ -202,10 +207,10 @@ def test_multiple_choice_in_a_recipe() -> None:
         "patterns": {"so": "{premise|rstrip_punct}, so {option} Is it right? {mask}."},
         "verbalizer": {"right": ["yes"], "wrong": ["no"]},
     }
-    fields = "{premise: premise, choice1: choice1, choice2: choice2}"
+    source = "{asset: a, label: l, fields: {premise: premise, choice1: choice1, choice2: choice2}}"
     found = plan(
         f"task={yaml.safe_dump(task, default_flow_style=True, width=10**6).strip()}",
-        f"data={{train: {{asset: a, label: l, fields: {fields}}}, test: {{asset: a, label: l, fields: {fields}}}}}",
+        f"data={{train: {source}, test: {source}, unlabeled: {source}}}",
         "prompts=null",
     )
     assert found["pet/so/0"].config.task.fields == ("premise", "choice1", "choice2")

@@ -203,7 +203,9 @@ CAUSAL = {"architectures": ["GPT2LMHeadModel"], "model_type": "gpt2"}
 
 def test_a_causal_backbone_takes_text_behind_the_mask(recipe: Path) -> None:
     (recipe.parent / "backbone" / "config.json").write_text(json.dumps(CAUSAL))
-    check(read_recipe(recipe, PipelineConfig), lambda *what: None)
+    told: list[str] = []
+    check(read_recipe(recipe, PipelineConfig), lambda what, done, total: told.append(f"{what}: {done} of {total}"))
+    assert told[-1] == "checking data, patterns and label words: 1 of 1", "and nothing was found to be wrong"
 
 
 @pytest.mark.parametrize(
@@ -234,8 +236,20 @@ def test_words_are_searched_only_where_a_causal_model_reads_one_token(recipe: Pa
 
 
 def test_a_plan_passes_over_models_that_are_not_there(recipe: Path) -> None:
-    config = read_recipe(recipe, PipelineConfig, ["backbone.asset=hf:org/nowhere", "pet.mlm={}"])
-    check_models(config, only_cached=True)
+    (recipe.parent / "backbone" / "config.json").write_text(json.dumps(CAUSAL))
+    there = read_recipe(recipe, PipelineConfig, ["pet.mlm={}"])
+    with pytest.raises(InputError, match="for masked models"):
+        check_models(there, only_cached=True)
+    elsewhere = there.model_copy(update={"backbone": there.backbone.model_copy(update={"asset": "hf:org/nowhere"})})
+    assert check_models(elsewhere, only_cached=True) is None
+
+
+def test_a_student_that_pools_what_says_nothing_is_refused_before_anything_runs(recipe: Path) -> None:
+    (recipe.parent / "backbone" / "config.json").write_text(json.dumps(CAUSAL))
+    overrides = [f"student={{asset: '{recipe.parent / 'backbone'}', max_length: 32, pooling: cls}}"]
+    with pytest.raises(InputError, match="reads nothing but itself") as caught:
+        check(read_recipe(recipe, PipelineConfig, overrides), lambda *what: None)
+    assert caught.value.key == "student.pooling"
 
 
 def _no_head(folder: Path) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,14 +20,18 @@ SILENT = SilentRecorder()
 
 @dataclass
 class Kept(SilentRecorder):
-    """Keeps the last point of every curve, and the tables."""
+    """Keeps the curves and the tables."""
 
-    metrics: dict[str, float] = field(default_factory=dict)
+    points: dict[str, list[tuple[int, float]]] = field(default_factory=dict)
     tables: dict[str, Sequence[Mapping[str, Any]]] = field(default_factory=dict)
 
     def metric(self, name: str, value: float, step: int = 0) -> None:
-        del step
-        self.metrics[name] = value
+        self.points.setdefault(name, []).append((step, value))
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """The last value of every curve."""
+        return {name: points[-1][1] for name, points in self.points.items()}
 
     def table(self, name: str, rows: Sequence[Mapping[str, Any]]) -> None:
         self.tables[name] = rows
@@ -52,3 +56,12 @@ def written(folder: Path) -> dict[str, bytes]:
     files = (path for path in folder.rglob("*") if path.suffix in (".safetensors", ".jsonl"))
     found = {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}
     return found | {"result": (folder / "result.json").read_bytes()}
+
+
+def assert_a_seed_decides(once: Callable[[int, str], dict[str, bytes]]) -> None:
+    """Runs with one seed twice and with another: the same files, and other weights. `once`: seed and a name."""
+    first, again, other = once(5, "first"), once(5, "again-after-other-draws"), once(6, "other")
+    assert first == again
+    weights = [name for name in first if name.endswith(".safetensors")]
+    assert weights
+    assert all(first[name] != other[name] for name in weights)

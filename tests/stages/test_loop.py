@@ -10,22 +10,13 @@ from types import SimpleNamespace
 
 import pytest
 import torch
+from stage_running import Kept
 from torch import Tensor
 
 from stages.errors import DivergedError, InputError
 from stages.protocols import LocalEngine, SilentRecorder
 from stages.training import checkpoints
 from stages.training.loop import LoopConfig, train
-
-
-class Curves(SilentRecorder):
-    """Keeps the curves."""
-
-    def __init__(self) -> None:
-        self.points: dict[str, list[tuple[int, float]]] = {}
-
-    def metric(self, name: str, value: float, step: int = 0) -> None:
-        self.points.setdefault(name, []).append((step, value))
 
 
 class Line:
@@ -113,7 +104,7 @@ def test_schedules(settings: dict[str, object], rates: list[float]) -> None:
 
 
 def test_the_recorded_curves_are_losses_and_rates_of_every_step() -> None:
-    recorder, model = Curves(), Line()
+    recorder, model = Kept(), Line()
     settings = config(steps=4, warmup=0.5)
     losses = train(
         ITEMS, model.loss, model.parameters, settings, seed=0, recorder=recorder, engine=LocalEngine()
@@ -332,7 +323,7 @@ def stopping(**settings: object) -> LoopConfig:
 
 
 def test_training_stops_when_the_dev_set_gets_no_better() -> None:
-    curves = Curves()
+    curves = Kept()
     model, unbroken = Line(), Line()
     looks = Looks((0.5, 1.0), (0.8, 0.9), (0.8, 0.95), (0.7, 0.1))
     losses = fit(model, stopping(), validate=looks, recorder=curves)
@@ -351,14 +342,14 @@ def test_training_stops_when_the_dev_set_gets_no_better() -> None:
 
 
 def test_the_loss_decides_between_looks_of_the_same_accuracy() -> None:
-    curves = Curves()
+    curves = Kept()
     looks = Looks((1.0, 0.9), (1.0, 0.5), (1.0, 0.7), (1.0, 0.4), (1.0, 0.6), (1.0, 0.6))
     fit(Line(), stopping(), validate=looks, recorder=curves)
     assert curves.points["dev/best_step"] == [(0, 8)]
 
 
 def test_the_last_step_is_looked_at_whatever_its_number() -> None:
-    curves = Curves()
+    curves = Kept()
     settings = config(steps=3, early_stopping={"every": 2, "patience": 2})
     fit(Line(), settings, validate=Looks((0.5, 1.0), (0.6, 1.0)), recorder=curves)
     assert curves.points["dev/accuracy"] == [(2, 0.5), (3, 0.6)]

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 import torch
 from small_models import FAMILIES, backbone_config, film_examples, film_task
+from stage_running import Kept
 
 from stages.distillation import distillation_loss
 from stages.ensembles.members import measure
@@ -149,21 +149,6 @@ def test_scores_of_another_number_of_labels_are_refused() -> None:
         class_table(np.zeros((2, 2)), ["a"], ["a", "b"])
 
 
-@dataclass
-class Figures(SilentRecorder):
-    """Keeps metrics and tables."""
-
-    metrics: dict[str, float] = field(default_factory=dict)
-    tables: dict[str, Sequence[Mapping[str, Any]]] = field(default_factory=dict)
-
-    def metric(self, name: str, value: float, step: int = 0) -> None:
-        del step
-        self.metrics[name] = value
-
-    def table(self, name: str, rows: Sequence[Mapping[str, Any]]) -> None:
-        self.tables[name] = rows
-
-
 class AlwaysFresh:
     """Gives every text the second label."""
 
@@ -179,7 +164,7 @@ def test_measuring_records_the_scores_and_the_table_of_classes(groups: tuple[str
         Example(str(n), {"text": "x"}, label, group) for n, (label, group) in enumerate(zip(gold, groups, strict=True))
     ]
     write_examples(tmp_path / "test.jsonl", texts)
-    recorder = Figures()
+    recorder = Kept()
     found = measure(AlwaysFresh(), ("rotten", "fresh"), tmp_path, tmp_path, recorder)
     assert (found.accuracy, found.mcc) == (pytest.approx(2 / 3, abs=1e-6), 0)
     assert found.exact_match == (0.5 if groups[0] else None)

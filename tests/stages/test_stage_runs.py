@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from small_models import FAMILIES, backbone_config, film_task
-from stage_running import SILENT, logits_of, run, written
+from stage_running import SILENT, assert_a_seed_decides, logits_of, run, written
 
 from stages import prompt_pretraining, prompt_tuning
 from stages.errors import InputError
@@ -188,8 +188,4 @@ def test_a_seed_decides_everything(
         run(*prepare(stage, seed, backbone_folders, film_data, corpus), tmp_path / name)
         return written(tmp_path / name)
 
-    first, again, other = once(5, "first"), once(5, "again-after-other-draws"), once(6, "other")
-    assert first == again
-    weights = [name for name in first if name.endswith(".safetensors")]
-    assert weights
-    assert all(first[name] != other[name] for name in weights)
+    assert_a_seed_decides(once)

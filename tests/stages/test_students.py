@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 import torch
 from sklearn.linear_model import LogisticRegression
-from stage_running import LABELS, SILENT, Kept, logits_of, run, written
+from stage_running import LABELS, SILENT, Kept, assert_a_seed_decides, logits_of, run, written
 
 from stages import baseline, distillation
 from stages.distillation import surest
@@ -194,11 +194,7 @@ def test_a_seed_decides_all_of_a_trained_student(
             run(distillation, config, taught, tmp_path / name)
         return written(tmp_path / name)
 
-    first, again, other = once(5, "first"), once(5, "again-after-other-draws"), once(6, "other")
-    assert first == again
-    weights = [name for name in first if name.endswith(".safetensors")]
-    assert weights
-    assert all(first[name] != other[name] for name in weights)
+    assert_a_seed_decides(once)
 
 
 @pytest.mark.parametrize("name", ["gpt2", "llama"])

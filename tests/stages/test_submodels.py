@@ -10,7 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from small_models import FAMILIES, backbone_config, film_example, film_examples, film_task
-from stage_running import SILENT, logits_of, run, written
+from stage_running import SILENT, Kept, assert_a_seed_decides, logits_of, run, written
 
 from stages import pattern_training
 from stages.ensembles.generations import GrowthConfig
@@ -106,11 +106,7 @@ def test_a_seed_decides_everything(
         run(pattern_training, config, pattern_training.Inputs(data=film_data), tmp_path / name)
         return written(tmp_path / name)
 
-    first, again, other = once(5, "first"), once(5, "again-after-other-draws"), once(6, "other")
-    assert first == again
-    weights = [name for name in first if name.endswith(".safetensors")]
-    assert weights
-    assert all(first[name] != other[name] for name in weights)
+    assert_a_seed_decides(once)
 
 
 # --- the resident backbone ----------------------------------------------------------------------------------------
@@ -281,7 +277,7 @@ def test_a_dev_set_stops_the_training(backbone_folders: dict[str, Path], film_da
     write_examples(film_data / "dev.jsonl", film_examples(6, start=300))
     long = LoopConfig(learning_rate=0.01, batch_size=4, steps=400, early_stopping={"every": 5, "patience": 2})
     config = submodel(backbone_folders["gpt2"], loop=long)
-    recorder = Remembering()
+    recorder = Kept()
     run(pattern_training, config, pattern_training.Inputs(data=film_data), tmp_path / "out", recorder)
     looks = recorder.points["dev/accuracy"]
     assert 2 < len(looks) < 80
@@ -302,22 +298,3 @@ def test_the_auxiliary_loss_changes_what_is_learnt(
         found.append(logits_of(tmp_path / name))
     assert (found[1] == found[2]).all()
     assert abs(found[0] - found[1]).max() > 0.01
-
-
-class Remembering:
-    """A recorder that keeps its points."""
-
-    def __init__(self) -> None:
-        self.points: dict[str, list[tuple[int, float]]] = {}
-
-    def metric(self, name: str, value: float, step: int = 0) -> None:
-        self.points.setdefault(name, []).append((step, value))
-
-    def figure(self, name: str, figure: Any) -> None:
-        del name, figure
-
-    def table(self, name: str, rows: Any) -> None:
-        del name, rows
-
-    def progress(self, done: int, total: int, **info: Any) -> None:
-        del done, total, info
