@@ -19,7 +19,7 @@ from stages.splits import DataConfig
 from stages.tasks import Name, Task
 from stages.texts.corpora import CorpusConfig
 from stages.training.loop import LoopConfig
-from stages.verbalizer_search import Method
+from stages.verbalizer_search import SearchConfig
 
 
 class Section(BaseModel, frozen=True, extra="forbid"):
@@ -83,18 +83,8 @@ class ProbeMember(Section, frozen=True):
 Member = Annotated[PetMember | ProbeMember, Field(discriminator="kind")]
 
 
-class SearchSection(Section, frozen=True):
+class SearchSection(Section, SearchConfig, frozen=True):
     """Label words found by PETAL, for every pattern, where the task has none."""
-
-    method: Method = Field("likelihood_ratio", description="How words are judged.")
-    num_words: int = Field(10, ge=1, description="Words a label.")
-    num_candidates: int = Field(1000, ge=1, description="Words that are looked at for each label.")
-
-    @model_validator(mode="after")
-    def _enough_candidates(self) -> SearchSection:
-        if self.num_candidates < self.num_words:
-            raise ValueError("num_candidates is less than num_words. Raise num_candidates, or lower num_words.")
-        return self
 
 
 class PrimingSection(Section, frozen=True):

@@ -11,9 +11,9 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal, Self
 
-from pydantic import BaseModel, Field
+from pydantic import BaseModel, Field, model_validator
 
 from stages.errors import InputError
 from stages.models.backbones import BackboneConfig
@@ -32,15 +32,26 @@ SHOWN = 100
 """Candidates a label that are written with their scores."""
 
 
-class Config(BaseModel, frozen=True, extra="forbid"):
+class SearchConfig(BaseModel, frozen=True, extra="forbid"):
+    """How words are sought."""
+
+    method: Method = Field("likelihood_ratio", description="How a candidate is judged.")
+    num_words: int = Field(10, ge=1, description="Words a label.")
+    num_candidates: int = Field(1000, ge=1, description="Words that are looked at for each label: its likeliest.")
+
+    @model_validator(mode="after")
+    def _enough_candidates(self) -> Self:
+        if self.num_candidates < self.num_words:
+            raise ValueError("num_candidates is less than num_words. Raise num_candidates, or lower num_words.")
+        return self
+
+
+class Config(SearchConfig, frozen=True):
     """For which pattern words are sought, and how."""
 
     task: Task = Field(description="Labels and the pattern; no label words.")
     pattern: str = Field(description="Name of the pattern.")
     backbone: BackboneConfig = Field(description="The language model.")
-    method: Method = Field("likelihood_ratio", description="How a candidate is judged.")
-    num_words: int = Field(10, ge=1, description="Words a label.")
-    num_candidates: int = Field(1000, ge=1, description="Words that are looked at for each label: its likeliest.")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -63,7 +74,7 @@ def run(config: Config, inputs: Inputs, out: Path, recorder: Recorder, engine: E
     """Finds the words and writes them to `out`.
 
     Raises:
-        InputError: a label has no example, or there are fewer candidates than words asked for.
+        InputError: a label has no example, or the vocabulary has fewer words than are asked for.
     """
     del engine
     from stages.models.residents import borrowed
@@ -105,12 +116,6 @@ def _check_labelled(labels: Sequence[str], train_set: Sequence[Example]) -> None
 
 
 def _check_size(config: Config, num_found: int) -> None:
-    if config.num_candidates < config.num_words:
-        raise InputError(
-            f"num_words ({config.num_words}) are chosen among num_candidates ({config.num_candidates}), which is less.",
-            "Lower num_words, or raise num_candidates.",
-            key="verbalizer_search.num_words",
-        )
     if num_found < config.num_words * len(config.task.labels):
         raise InputError(
             f"the vocabulary has {num_found} words, and {config.num_words} for each label were asked for.",

@@ -128,6 +128,11 @@ def test_a_change_of_the_mixture_touches_the_soft_labels_alone() -> None:
         (("pet.tune=none", "pet.ipet={}"), "pet", "neither mlm nor ipet"),
         (("task.verbalizer={}",), "task.verbalizer", "no label words"),
         (("verbalizer_search={}",), "verbalizer_search", "label words already"),
+        (
+            ("task.verbalizer={}", "prompts=null", "verbalizer_search={num_candidates: 5}"),
+            "verbalizer_search",
+            "less than num_words",
+        ),
         (("pet.loop.early_stopping={}",), "pet.loop.early_stopping", "needs a development set"),
         (("data.dev_shots=2", "prompts.loop.early_stopping={}"), "prompts.loop.early_stopping", "development set"),
         (("student.tune=head",), "distill.loop", "head takes no loop"),
