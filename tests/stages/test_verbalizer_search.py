@@ -237,7 +237,7 @@ def test_more_words_than_the_vocabulary_has_are_refused(
 
 
 def test_more_words_than_candidates_are_refused(backbone_folders: dict[str, Path]) -> None:
-    with pytest.raises(ValueError, match="num_candidates is less than num_words. Raise num_candidates"):
+    with pytest.raises(ValueError, match="num_candidates is less than num_words"):
         search(backbone_folders["bert"], "bert", num_words=5, num_candidates=4)
 
 
