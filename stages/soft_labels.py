@@ -147,6 +147,7 @@ def _record_agreement(votes: NDArray[np.float64], members: tuple[str, ...], reco
     axes.set_yticks(ticks, members, fontsize=8)
     for row in ticks:
         for column in ticks:
-            axes.text(column, row, f"{agreement[row, column]:.2f}", ha="center", va="center", color="white")
+            share = agreement[row, column]
+            axes.text(column, row, f"{share:.2f}", ha="center", va="center", color="black" if share > 0.8 else "white")
     axes.set_title("Agreement of members")
     recorder.figure("agreement", figure)
