@@ -55,6 +55,7 @@ class PipelineConfig(BaseModel, frozen=True, extra="forbid"):
     def _sections_fit(self) -> PipelineConfig:
         self._check_loops()
         self._check_words()
+        self._check_soft_blocks()
         self._check_members()
         if not self.has_labels:
             self._check_zero_labels()
@@ -107,6 +108,29 @@ class PipelineConfig(BaseModel, frozen=True, extra="forbid"):
                 "prompts for the recipe's own task need label words.", "Write a verbalizer.", key="task.verbalizer"
             )
 
+    def _check_soft_blocks(self) -> None:
+        """Patterns with soft blocks are for prompts, which must use them; sub-models have others."""
+        prompted = {item.pattern for item in self.prompts.tasks if item.task is None} if self.prompts else set()
+        for name in self.task.patterns:
+            if name not in self.hard_patterns and name not in prompted:
+                raise InputError(
+                    f"pattern {name!r} has a soft block, which only prompt tuning trains, and no prompt uses it.",
+                    f"Take {{soft:...}} out, or name it in prompts.tasks: - pattern: {name}.",
+                    key=f"task.patterns.{name}",
+                )
+        if not self.hard_patterns:
+            raise InputError(
+                "every pattern has a soft block, and sub-models need one without.", "Add one.", key="task.patterns"
+            )
+        for place, section in self.pet_sections.items():
+            for name in section.patterns or ():
+                if name in self.task.patterns and name not in self.hard_patterns:
+                    raise InputError(
+                        f"pattern {name!r} has a soft block, which sub-models do not train.",
+                        "Take it out here.",
+                        key=f"{place}.patterns",
+                    )
+
     def _check_members(self) -> None:
         for name in self.members:
             if re.fullmatch(r"g[0-9]+", name):
@@ -152,7 +176,7 @@ class PipelineConfig(BaseModel, frozen=True, extra="forbid"):
                 )
 
     def _check_prompts(self, prompts: PromptsSection) -> None:
-        if self.ppt is None and "ppt" in prompts.methods.values():
+        if self.ppt is None and any(item.start == "ppt" for item in prompts.methods.values()):
             raise InputError(
                 "a method starts from ppt, but there is no ppt section.", "Add one: ppt: {...}.", key="prompts.methods"
             )
@@ -194,7 +218,12 @@ class PipelineConfig(BaseModel, frozen=True, extra="forbid"):
 
     def patterns_of(self, section: PetSection) -> tuple[str, ...]:
         """Names of the patterns that a section trains."""
-        return section.patterns or tuple(self.task.patterns)
+        return section.patterns or self.hard_patterns
+
+    @property
+    def hard_patterns(self) -> tuple[str, ...]:
+        """Names of the task's patterns without soft blocks: what can be measured and trained without a prompt."""
+        return tuple(name for name in self.task.patterns if not self.task.pattern(name).has_soft_blocks)
 
     @property
     def backbones(self) -> dict[str, BackboneConfig]:

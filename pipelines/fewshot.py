@@ -146,17 +146,16 @@ def _prompts(config: PipelineConfig, data: dict[str, Step], ppt: list[Step]) -> 
     found = []
     for item in config.prompts.tasks:
         task, _ = config.prompt_task(item)
-        for method, start in config.prompts.methods.items():
+        for method, section in config.prompts.methods.items():
             for seed in config.prompts.seeds:
                 name = f"prompts/{task.name}/{method}/{seed}"
-                pretrained = {"pretrained": ppt[0]} if start == "ppt" else {}
+                pretrained = {"pretrained": ppt[0]} if section.start == "ppt" else {}
                 settings = prompt_tuning.Config(
                     task=task.only(item.pattern),
                     pattern=item.pattern,
                     backbone=config.backbone,
-                    num_vectors=config.prompts.num_vectors,
-                    start=None if start == "ppt" else start,
-                    loop=config.prompts.loop,
+                    prompt=section.prompt,
+                    loop=section.loop or config.prompts.loop,
                     seed=derive_seed(config.seed, name),
                 )
                 found.append(

@@ -83,7 +83,7 @@ def verbalizers(config: PipelineConfig, data: Step) -> dict[str, Step]:
             assets={"backbone": assets.identity(config.backbone.asset)},
             resources=resources(section),
         )
-        for pattern in config.task.patterns
+        for pattern in config.hard_patterns
     }
 
 
@@ -92,10 +92,10 @@ def untrained(config: PipelineConfig, data: Step, words: Words) -> list[Step]:
     found = []
     if config.zero_shot:
         found += [
-            _untrained(config, f"zero_shot/{name}", name, 0, config.pet, data, words) for name in config.task.patterns
+            _untrained(config, f"zero_shot/{name}", name, 0, config.pet, data, words) for name in config.hard_patterns
         ]
     if config.priming:
-        pairs = [(name, seed) for name in config.task.patterns for seed in config.priming.seeds]
+        pairs = [(name, seed) for name in config.hard_patterns for seed in config.priming.seeds]
         found += [
             _untrained(config, f"priming/{name}/{seed}", name, config.priming.shots, config.priming, data, words)
             for name, seed in pairs

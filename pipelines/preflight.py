@@ -8,6 +8,7 @@ import json
 import subprocess
 import sys
 from collections.abc import Callable, Iterable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,8 @@ from stages.models.encoders import check_pooling
 from stages.models.model_files import family_of, model_folder, num_positions, translated
 from stages.patterns.encoding import Family, check_pattern
 from stages.patterns.verbalizers import Verbalizer
+from stages.prompts.deep import check_deep
+from stages.prompts.methods import check_fit
 from stages.tasks import Task
 from stages.texts import assets, reach
 
@@ -69,19 +72,38 @@ def check_models(config: PipelineConfig, *, only_cached: bool = False) -> None:
                 key=f"{place.removesuffix('.backbone') if place != 'backbone' else 'pet'}.mlm",
             )
         tokenizer = _at(f"{place}.asset", bare_tokenizer, backbone)
-        names = tuple(config.task.patterns) if place == "backbone" else config.patterns_of(section)
+        names = config.hard_patterns if place == "backbone" else config.patterns_of(section)
         check_task(config.task, names, family, tokenizer, "task")
         if place != "backbone":
             continue
         if config.verbalizer_search:
             check_search(config.task, family)
-        for name, (task, _, where) in config.datasets.items():
-            if name != config.task.name:
-                check_task(task, task.patterns, family, tokenizer, where.removesuffix(".data") + ".task")
+        check_prompts(config, family, tokenizer)
         if config.ppt:
             from stages.prompt_pretraining import PAIR_TASK
 
             check_words(PAIR_TASK, family, tokenizer, (family,), "ppt")
+
+
+def check_prompts(config: PipelineConfig, family: Family, tokenizer: Any) -> None:
+    """Checks the tasks of prompt tuning, and every method against every pattern.
+
+    Raises:
+        InputError: a pattern or a word does not fit the backbone, or a method does not fit a pattern.
+    """
+    if config.prompts is None:
+        return
+    deep = {name: method for name, method in config.prompts.methods.items() if method.is_deep}
+    if deep:
+        kind = json.loads((model_folder(config.backbone.asset) / "config.json").read_text())["model_type"]
+        _at(f"prompts.methods.{next(iter(deep))}", partial(check_deep, family), kind)
+    for number, item in enumerate(config.prompts.tasks):
+        task, _ = config.prompt_task(item)
+        place = "task" if item.task is None else f"prompts.tasks.{number}.task"
+        check_task(task, (item.pattern,), family, tokenizer, place, soft_blocks=True)
+        pattern = task.pattern(item.pattern)
+        for name, method in config.prompts.methods.items():
+            _at(f"prompts.methods.{name}", partial(check_fit, method), pattern)
 
 
 def _is_ready(ref: str) -> bool:
@@ -134,8 +156,10 @@ def check_lengths(config: PipelineConfig) -> None:
     Raises:
         InputError: at `backbone.max_length` or `student.max_length`.
     """
-    sections = [section for section in (config.ppt, config.prompts) if section is not None]
-    prompt = max((section.num_vectors for section in sections), default=0)
+    lengths = [config.ppt.num_vectors] if config.ppt else []
+    for method in config.prompts.methods.values() if config.prompts else ():
+        lengths += [method.num_vectors] if method.start != "ppt" else []
+    prompt = max(lengths, default=0)
     for place, model in (config.backbones | config.encoders).items():
         extra = prompt if place == "backbone" else 0
         room = num_positions(model_folder(model.asset))
@@ -148,12 +172,14 @@ def check_lengths(config: PipelineConfig) -> None:
             )
 
 
-def check_task(task: Task, patterns: Iterable[str], family: Family, tokenizer: Any, place: str) -> None:
+def check_task(
+    task: Task, patterns: Iterable[str], family: Family, tokenizer: Any, place: str, *, soft_blocks: bool = False
+) -> None:
     """Checks patterns and label words of a task against a backbone's family and vocabulary."""
     names = tuple(patterns)
     for name in names:
         try:
-            check_pattern(task.pattern(name))
+            check_pattern(task.pattern(name), family, soft_blocks=soft_blocks)
         except InputError as error:
             raise error.at(key=f"{place}.patterns.{name}") from error
     if task.decoding != "default" and family != "masked":

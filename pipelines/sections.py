@@ -13,6 +13,7 @@ from stages.models.encoders import EncoderConfig
 from stages.models.submodels import LoraConfig, Tune
 from stages.patterns.cloze import Loss
 from stages.patterns.mlm import MlmConfig
+from stages.prompts.methods import PromptConfig
 from stages.prompts.start import StartConfig
 from stages.soft_labels import EnsembleConfig
 from stages.splits import DataConfig
@@ -139,13 +140,21 @@ class PromptTaskConfig(BaseModel, frozen=True, extra="forbid"):
         return self
 
 
+class PromptMethod(PromptConfig, frozen=True):
+    """A method of soft prompting, with a training of its own if it wants one."""
+
+    loop: LoopConfig | None = Field(None, description="Length and rates of the training; none: those of the section.")
+
+    @property
+    def prompt(self) -> PromptConfig:
+        """What decides the prompt itself."""
+        return PromptConfig(**{name: getattr(self, name) for name in PromptConfig.model_fields})
+
+
 class PromptsSection(Section, frozen=True):
     """Soft prompts for downstream tasks over the frozen backbone: every task, method and seed is a step."""
 
     seeds: tuple[int, ...] = Field((0,), min_length=1, description="One prompt for each seed.")
-    num_vectors: int = Field(16, ge=1, description="Vectors of prompts that do not start from PPT.")
-    methods: dict[Name, StartConfig | Literal["ppt"]] = Field(
-        min_length=1, description="Name of a method -> where its prompts start: ppt, or a kind of random start."
-    )
+    methods: dict[Name, PromptMethod] = Field(min_length=1, description="Name of a row of the report -> its method.")
     tasks: tuple[PromptTaskConfig, ...] = Field(min_length=1, description="Downstream tasks.")
     loop: LoopConfig = Field(description="Length and rates of the training.")

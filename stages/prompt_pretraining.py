@@ -69,8 +69,9 @@ def run(config: Config, inputs: Inputs, out: Path, recorder: Recorder, engine: E
     from stages.models.backbones import load
     from stages.patterns.cloze import ClozeClassifier
     from stages.prompts.peft_format import save_prompt
+    from stages.prompts.prompt import Prompt
     from stages.prompts.start import start_vectors
-    from stages.prompts.table import SoftPrompt
+    from stages.prompts.vectors import Table
     from stages.seeds import python_rng, torch_rng
     from stages.texts.corpora import documents, pair_examples
     from stages.texts.data import write_examples
@@ -85,7 +86,7 @@ def run(config: Config, inputs: Inputs, out: Path, recorder: Recorder, engine: E
 
     backbone = load(config.backbone, frozen=True)
     vectors = start_vectors(config.start, config.num_vectors, backbone, torch_rng(config.seed, "start"))
-    prompt = SoftPrompt(vectors).to(backbone.device)
+    prompt = Prompt(Table(vectors)).to(backbone.device)
     classifier = ClozeClassifier.of(PAIR_TASK, backbone.family, backbone, config.backbone, prompt)
     before, _ = classifier.evaluate(held_out, recorder, "held-out pairs before training")
     losses = train(

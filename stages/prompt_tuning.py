@@ -1,33 +1,39 @@
 """The prompt-tuning stage: a soft prompt learns a downstream task on the few labelled examples, over a frozen backbone.
 
 Lester et al., "The Power of Scale for Parameter-Efficient Prompt Tuning", EMNLP 2021; hybrid with a hard pattern as in
-PPT (Gu et al., ACL 2022). The prompt starts from a pretrained one, where the step has one upstream, else as `start`
-says.
+PPT (Gu et al., ACL 2022); the other methods are those of stages/prompts/methods.py.
 """
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from pydantic import BaseModel, Field
 
 from stages.measures.metrics import Measured
 from stages.models.backbones import BackboneConfig
-from stages.prompts.start import StartConfig
+from stages.prompts.methods import PromptConfig
 from stages.protocols import Engine, Recorder
 from stages.tasks import Task
 from stages.training.loop import LoopConfig
 
+if TYPE_CHECKING:
+    from stages.models.backbones import Backbone
+    from stages.models.submodels import SubModel
+    from stages.patterns.cloze import ClozeClassifier
+    from stages.prompts.prompt import Prompt
+
 
 class Config(BaseModel, frozen=True, extra="forbid"):
-    """A task, its hard pattern, and the prompt before it."""
+    """A task, its hard pattern, and the prompt."""
 
     task: Task = Field(description="Labels, patterns and label words.")
-    pattern: str = Field(description="Name of the hard pattern behind the prompt.")
+    pattern: str = Field(description="Name of the hard pattern.")
     backbone: BackboneConfig = Field(description="The frozen language model.")
-    num_vectors: int = Field(16, ge=1, description="Vectors of a prompt that is not pretrained.")
-    start: StartConfig | None = Field(description="Where the prompt starts; none: from the pretrained prompt upstream.")
+    prompt: PromptConfig = Field(description="Method and settings of the prompt.")
     loop: LoopConfig = Field(description="Length and rates of the training.")
     seed: int = Field(description="Seed of start and order.")
 
@@ -44,39 +50,36 @@ class Inputs:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Result(Measured):
-    """Scores with the trained prompt. Files: the prompt in `prompt/` (PEFT's format), `test_logits.jsonl`."""
+    """Scores with the trained prompt. Files: the prompt in `prompt/` (PEFT's format) with LoRA weights in
+    `prompt/lora/` if there are any, `test_logits.jsonl`.
+    """
 
     final_loss: float
 
 
 def run(config: Config, inputs: Inputs, out: Path, recorder: Recorder, engine: Engine) -> Result:
     """Trains the prompt, tests it, and writes it to `out`."""
-    from stages.models.backbones import load
+    from stages.models.adapters import tidy
+    from stages.models.submodels import LoraConfig, fresh
     from stages.patterns.cloze import ClozeClassifier
-    from stages.prompts.peft_format import load_prompt, save_prompt
-    from stages.prompts.start import start_vectors
-    from stages.prompts.table import SoftPrompt
-    from stages.seeds import torch_rng
+    from stages.prompts.peft_format import save_prompt
     from stages.texts.data import load_examples
     from stages.texts.logits import write_logits
-    from stages.training.loop import train
 
     train_set = load_examples(inputs.data / "train.jsonl")
     test_set = load_examples(inputs.data / "test.jsonl")
-    backbone = load(config.backbone, frozen=True)
-    if config.start is None:
-        assert inputs.pretrained is not None, "a step without a start has a pretrained prompt upstream"
-        prompt = load_prompt(inputs.pretrained / "prompt", backbone)
-    else:
-        vectors = start_vectors(config.start, config.num_vectors, backbone, torch_rng(config.seed, "start"))
-        prompt = SoftPrompt(vectors).to(backbone.device)
-    classifier = ClozeClassifier.of(config.task, config.pattern, backbone, config.backbone, prompt)
-    losses = train(
-        classifier.items(train_set), classifier.loss, dict(prompt.named_parameters()), config.loop,
-        seed=config.seed, recorder=recorder, engine=engine,
-    )  # fmt: skip
-    save_prompt(prompt, backbone, out / "prompt")
-    test, logits = classifier.evaluate(test_set, recorder, "test set")
+    lora = config.prompt.lora
+    with fresh(config.backbone, "lora" if lora else "none", lora or LoraConfig(), config.seed) as submodel:
+        backbone = submodel.backbone
+        prompt = started(config, backbone, inputs.pretrained)
+        classifier = ClozeClassifier.of(config.task, config.pattern, backbone, config.backbone, prompt)
+        losses = _train(config, inputs, classifier, prompt, submodel, recorder, engine)
+        save_prompt(prompt, backbone, out / "prompt", config.prompt.method)
+        if lora:
+            submodel.adapter.save_pretrained(out / "prompt" / "lora")
+            tidy(out / "prompt" / "lora")
+        trainable = sum(item.numel() for item in [*prompt.parameters(), *submodel.parameters.values()])
+        test, logits = classifier.evaluate(test_set, recorder, "test set")
     write_logits(out / "test_logits.jsonl", test_set, logits, config.task.labels)
     recorder.metric("test/accuracy", test.accuracy)
     recorder.metric("test/macro_f1", test.macro_f1)
@@ -85,5 +88,50 @@ def run(config: Config, inputs: Inputs, out: Path, recorder: Recorder, engine: E
         final_loss=losses[-1],
         num_labelled=len(train_set),
         num_unlabelled=0,
-        trainable_parameters=prompt.vectors.numel(),
+        trainable_parameters=trainable,
     )
+
+
+def started(config: Config, backbone: Backbone, pretrained: Path | None) -> Prompt:
+    """The prompt before its first step."""
+    from stages.patterns.verbalizers import Verbalizer
+    from stages.prompts.peft_format import load_prompt
+    from stages.prompts.prompt import fresh
+
+    vectors = None
+    if config.prompt.start == "ppt":
+        assert pretrained is not None, "a step that starts from ppt has a pretrained prompt upstream"
+        vectors = load_prompt(pretrained / "prompt", backbone).vectors.cpu()
+    words = Verbalizer.of(config.task.words(config.pattern), backbone.tokenizer, backbone.family)
+    label_words = [word[0] for word in words.flat]
+    pattern = config.task.pattern(config.pattern)
+    return fresh(config.prompt, backbone, pattern, config.seed, label_words, vectors)
+
+
+def _train(
+    config: Config,
+    inputs: Inputs,
+    classifier: ClozeClassifier,
+    prompt: Prompt,
+    submodel: SubModel,
+    recorder: Recorder,
+    engine: Engine,
+) -> list[float]:
+    """Trains; returns the loss of every step."""
+    from stages.prompts.prompt import HELD
+    from stages.texts.data import load_examples
+    from stages.training.loop import train
+
+    train_set = load_examples(inputs.data / "train.jsonl")
+    dev_set = load_examples(inputs.data / "dev.jsonl") if config.loop.early_stopping else []
+    validate: Callable[[], tuple[float, float]] | None = None
+    if dev_set:
+        validate = lambda: classifier.validate(dev_set, recorder)  # noqa: E731
+    parameters = {**dict(prompt.named_parameters()), **submodel.parameters}
+    if submodel.adapter is not None:
+        submodel.backbone.model.train()
+    return train(
+        classifier.items(train_set), classifier.loss, parameters, config.loop,
+        seed=config.seed, recorder=recorder, engine=engine, validate=validate,
+        held={HELD: config.prompt.hard_steps} if config.prompt.hard_steps else {},
+    )  # fmt: skip

@@ -1,11 +1,13 @@
 """One face for masked, causal and seq2seq language models: the logits of chosen words at the mask.
 
-Letters in names of tensors: B batch, L length, N prompt vectors, D hidden width, V vocabulary, W words asked for.
+Letters in names of tensors: B batch, L length, M soft vectors in the text, D hidden width, V vocabulary, W words asked
+for.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +16,8 @@ from pydantic import BaseModel, Field
 from stages.errors import InputError
 from stages.models.model_files import POSITIONS_AFTER_PAD, family_of, model_folder, room_in
 from stages.models.precision import Precision, attention, default_device, wants_bf16
+from stages.models.prefix_attention import prefixed
+from stages.models.soft_input import SoftInput
 from stages.patterns.encoding import Encoded, Family, mask_token_id
 
 if TYPE_CHECKING:
@@ -38,19 +42,22 @@ class BackboneConfig(BaseModel, frozen=True, extra="forbid"):
 
 @dataclass(slots=True)
 class Batch:
-    """Padded examples on one device. input_ids, attention_mask, segments: [B, L]; mask: [B], index of the mask."""
+    """Padded examples on one device. input_ids, attention_mask, segments: [B, L]; mask: [B], index of the mask; soft:
+    [B, M], places of the vectors in soft blocks, -1 where an example has fewer.
+    """
 
     input_ids: Tensor
     attention_mask: Tensor
     segments: Tensor
     mask: Tensor
+    soft: Tensor
 
     def repeated(self, times: int) -> Batch:
         """The batch with each example `times` times in a row."""
         return Batch(
             *(
                 item.repeat_interleave(times, dim=0)
-                for item in (self.input_ids, self.attention_mask, self.segments, self.mask)
+                for item in (self.input_ids, self.attention_mask, self.segments, self.mask, self.soft)
             )
         )
 
@@ -78,6 +85,19 @@ class Backbone:
         return int(self.model.get_input_embeddings().weight.shape[1])
 
     @property
+    def print(self) -> str:
+        """What tells it from other backbones of its shape: a digest of some of its embeddings, in bfloat16, so that
+        every precision has the same.
+        """
+        import hashlib
+
+        import torch
+
+        table = self.model.get_input_embeddings().weight
+        some = table[:: max(1, len(table) // 64)].detach().to("cpu", torch.bfloat16).contiguous()
+        return hashlib.sha256(some.view(torch.int16).numpy().tobytes()).hexdigest()[:16]
+
+    @property
     def num_positions(self) -> int | None:
         """How many tokens it can read; None where nothing limits them."""
         return room_in(self.model.config.to_dict())
@@ -97,6 +117,7 @@ class Backbone:
         attention = torch.zeros(len(encoded), longest, dtype=torch.long)
         segments = torch.zeros(len(encoded), longest, dtype=torch.long)
         mask = torch.zeros(len(encoded), dtype=torch.long)
+        soft = torch.full((len(encoded), max(len(item.soft) for item in encoded)), -1)
         for row, item in enumerate(encoded):
             start = longest - len(item.ids) if self.family == "causal" else 0
             place = slice(start, start + len(item.ids))
@@ -104,16 +125,17 @@ class Backbone:
             attention[row, place] = 1
             segments[row, place] = torch.tensor(item.segments)
             mask[row] = start + item.mask
+            soft[row, : len(item.soft)] = start + torch.tensor(item.soft, dtype=torch.long)
         device = self.device
-        return Batch(ids.to(device), attention.to(device), segments.to(device), mask.to(device))
+        return Batch(*(item.to(device) for item in (ids, attention, segments, mask, soft)))
 
-    def word_logits(self, batch: Batch, word_ids: Sequence[int], prompt: Tensor | None = None) -> Tensor:
+    def word_logits(self, batch: Batch, word_ids: Sequence[int], prompt: SoftInput | None = None) -> Tensor:
         """The raw logits of words of one token at the mask.
 
         Args:
             batch: From `batch`.
             word_ids: [W] token ids.
-            prompt: [N, D] soft prompt before the text, or [B, N, D] with one for each example.
+            prompt: What a soft prompt puts in; None: nothing.
 
         Returns:
             [B, W], float32.
@@ -123,7 +145,7 @@ class Backbone:
             return self.word_head(self._at_mask(batch, prompt), wanted)
         return self.vocabulary_logits(batch, prompt)[:, wanted]
 
-    def vocabulary_logits(self, batch: Batch, prompt: Tensor | None = None) -> Tensor:
+    def vocabulary_logits(self, batch: Batch, prompt: SoftInput | None = None) -> Tensor:
         """[B, V] raw logits at the mask (of a seq2seq model behind the sentinel), float32; else as `word_logits`."""
         if self.family == "seq2seq":
             import torch
@@ -132,11 +154,11 @@ class Backbone:
             return self.decoder_logits(batch, nothing, prompt)[:, 0]
         return self.head(self._at_mask(batch, prompt)).float()
 
-    def hidden(self, batch: Batch, prompt: Tensor | None = None) -> Tensor:
+    def hidden(self, batch: Batch, prompt: SoftInput | None = None) -> Tensor:
         """[B, L, D] last hidden states of the text; those of the prompt are cut off."""
-        arguments, shift = self._inputs(batch, prompt)
-        states: Tensor = _body(self.model)(**arguments).last_hidden_state
-        return states[:, shift:]
+        with self._inputs(batch, prompt) as arguments:
+            states: Tensor = _body(self.model)(**arguments).last_hidden_state
+        return states[:, 0 if prompt is None else prompt.num_before :]
 
     def head(self, hidden: Tensor) -> Tensor:
         """Hidden states [..., D] -> logits [..., V] by the LM head. Apply it where it is needed and nowhere else."""
@@ -173,7 +195,7 @@ class Backbone:
         ).last_hidden_state
         return states
 
-    def decoder_logits(self, batch: Batch, written: Tensor, prompt: Tensor | None = None) -> Tensor:
+    def decoder_logits(self, batch: Batch, written: Tensor, prompt: SoftInput | None = None) -> Tensor:
         """What a seq2seq model writes behind its first sentinel, where T5 writes what the mask hides.
 
         Args:
@@ -186,52 +208,72 @@ class Backbone:
         """
         import torch
 
-        arguments, _ = self._inputs(batch, prompt)
-        states = self.model.get_encoder()(**arguments).last_hidden_state
+        with self._inputs(batch, prompt) as arguments:
+            states = self.model.get_encoder()(**arguments).last_hidden_state
         times = len(written) // len(batch.mask)
         start = torch.tensor([[self.model.config.decoder_start_token_id, mask_token_id(self.tokenizer, "seq2seq")]])
         logits: Tensor = self.model(
             encoder_outputs=(states.repeat_interleave(times, dim=0),),
             attention_mask=arguments["attention_mask"].repeat_interleave(times, dim=0),
             decoder_input_ids=torch.cat([start.to(written.device).expand(len(written), -1), written], dim=1),
-            use_cache=False,
+            **self._decoder_cache(len(written), prompt and prompt.repeated(times), states.dtype),
         ).logits
         return logits[:, 1:].float()
 
-    def _at_mask(self, batch: Batch, prompt: Tensor | None) -> Tensor:
+    def _at_mask(self, batch: Batch, prompt: SoftInput | None) -> Tensor:
         """[B, D] last hidden state at the mask."""
         import torch
 
         rows = torch.arange(len(batch.mask), device=batch.mask.device)
         return self.hidden(batch, prompt)[rows, batch.mask]
 
-    def _inputs(self, batch: Batch, prompt: Tensor | None) -> tuple[dict[str, Any], int]:
-        """Arguments of the model's body, and by how much the prompt shifts positions."""
+    def _decoder_cache(self, size: int, prompt: SoftInput | None, dtype: torch.dtype) -> dict[str, Any]:
+        """A deep prompt of a seq2seq model is what its decoder seems to have read already, as in PEFT."""
+        from transformers import DynamicCache, EncoderDecoderCache
+
+        if prompt is None or prompt.layers is None:
+            return {"use_cache": False}
+        return {"use_cache": True, "past_key_values": EncoderDecoderCache(prompt.cache(size, dtype), DynamicCache())}
+
+    @contextmanager
+    def _inputs(self, batch: Batch, prompt: SoftInput | None) -> Iterator[dict[str, Any]]:
+        """Arguments of the model's body (of a seq2seq model: its encoder's), for one pass in this context."""
         import torch
 
+        prompt = prompt or SoftInput()
         arguments: dict[str, Any] = {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask}
-        shift = 0
-        if prompt is not None:
-            words_BLD = self.model.get_input_embeddings()(batch.input_ids)
-            prompt_BND = prompt.to(words_BLD.dtype).expand(len(batch.mask), -1, -1)
-            shift = prompt_BND.shape[1]
-            ones = torch.ones(len(batch.mask), shift, dtype=torch.long, device=batch.mask.device)
-            arguments = {
-                "inputs_embeds": torch.cat([prompt_BND, words_BLD], dim=1),
-                "attention_mask": torch.cat([ones, batch.attention_mask], dim=1),
-            }
+        table = self.model.get_input_embeddings()
+        if prompt.before is not None or prompt.inside is not None:
+            arguments = {"inputs_embeds": prompt.embedded(table(batch.input_ids), batch.soft)}
+            arguments["attention_mask"] = _widened(batch.attention_mask, prompt.num_before)
         if self.family == "seq2seq":
-            return arguments, shift
-        positions = (arguments["attention_mask"].cumsum(dim=1) - 1).clamp(min=0)
-        if self.family == "causal":
-            arguments["use_cache"] = False
+            yield arguments
+            return
+        positions = (arguments["attention_mask"].cumsum(dim=1) - 1).clamp(min=0) + prompt.num_places
         if getattr(self.model.config, "model_type", "") in POSITIONS_AFTER_PAD:
             positions = positions + self.model.config.pad_token_id + 1
         arguments["position_ids"] = positions
         if self.family == "masked" and getattr(self.model.config, "type_vocab_size", 0) > 1:
-            zeros = torch.zeros(len(batch.mask), shift, dtype=torch.long, device=batch.mask.device)
+            zeros = torch.zeros(len(batch.mask), prompt.num_before, dtype=torch.long, device=batch.mask.device)
             arguments["token_type_ids"] = torch.cat([zeros, batch.segments], dim=1)
-        return arguments, shift
+        size, dtype = len(batch.mask), table.weight.dtype
+        if self.family == "causal":
+            arguments["use_cache"] = prompt.layers is not None
+            if prompt.layers is not None:
+                arguments["past_key_values"] = prompt.cache(size, dtype)
+                arguments["attention_mask"] = _widened(arguments["attention_mask"], prompt.num_places)
+        if self.family == "causal" or prompt.layers is None:
+            yield arguments
+            return
+        with prefixed(self.model, prompt.keys_and_values(size, dtype)):
+            yield arguments
+
+
+def _widened(attention_mask: Tensor, count: int) -> Tensor:
+    """[B, L] -> [B, count + L]: places before the text that everything sees."""
+    import torch.nn.functional as F  # noqa: N812
+
+    return F.pad(attention_mask, (count, 0), value=1)
 
 
 _HEADS = ("cls", "lm_head", "predictions")

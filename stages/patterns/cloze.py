@@ -47,7 +47,7 @@ class ClozeClassifier:
     encoder: Encoder
     verbalizer: Verbalizer
     prompt: Any = None
-    """A module that returns [N, D] when called, or None."""
+    """What returns a SoftInput when called (see stages/prompts/prompt.py), or None."""
     autocast: bool = False
     """Compute in bfloat16 although the weights are float32."""
     loss_kind: Loss = "auto"
@@ -62,7 +62,11 @@ class ClozeClassifier:
         prompt: Any = None,
         loss_kind: Loss = "auto",
     ) -> ClozeClassifier:
-        """Puts a task's pattern and words on a backbone."""
+        """Puts a task's pattern, words and soft prompt on a backbone.
+
+        Raises:
+            PatternError: the pattern has soft blocks that the prompt does not fill.
+        """
         import torch
 
         parsed = task.pattern(pattern)
@@ -70,7 +74,10 @@ class ClozeClassifier:
         reserve = {"masked": verbalizer.longest - 1, "causal": verbalizer.longest, "seq2seq": 0}[backbone.family]
         if verbalizer.longest == 1 and parsed.ends_in_mask:
             reserve = 0  # the next token's logits are read, and the token is never put in
-        encoder = Encoder(parsed, backbone.tokenizer, backbone.family, config.max_length, task.shorten, reserve)
+        filled = prompt is not None and prompt.place == "inside"
+        encoder = Encoder(
+            parsed, backbone.tokenizer, backbone.family, config.max_length, task.shorten, reserve, soft_blocks=filled
+        )
         over_float32 = backbone.model.dtype == torch.float32 and wants_bf16(config.precision)
         return cls(task, backbone, encoder, verbalizer, prompt, over_float32, loss_kind)
 

@@ -27,7 +27,7 @@ class Encoded:
     ids: token ids, special tokens included. segments: 0 or 1 for each id. mask: index of the mask in `ids`; for a
     causal model the index of the last id, whose next token is the label word. suffix: for a causal model the ids behind
     the label word. stem: how many of `ids` stand before what follows the last field; patterns with the same beginning
-    have the same ones.
+    have the same ones. soft: indices in `ids` of the vectors of soft blocks; the ids that stand there are never read.
     """
 
     ids: tuple[int, ...]
@@ -35,6 +35,7 @@ class Encoded:
     mask: int
     suffix: tuple[int, ...] = ()
     stem: int = 0
+    soft: tuple[int, ...] = ()
 
     def with_masks(self, count: int) -> Encoded:
         """The same text with `count` masks in the place of its one mask."""
@@ -44,6 +45,7 @@ class Encoded:
             ids[: self.mask] + ids[self.mask : self.mask + 1] * more + ids[self.mask :],
             segments[: self.mask] + segments[self.mask : self.mask + 1] * more + segments[self.mask :],
             self.mask,
+            soft=tuple(place + more if place > self.mask else place for place in self.soft),
         )
 
 
@@ -93,20 +95,24 @@ class Encoder:
         max_length: int,
         shorten: Shorten = "last",
         reserve: int = 0,
+        *,
+        soft_blocks: bool = False,
     ) -> None:
         """
         Args:
             pattern: The parsed pattern.
             tokenizer: A fast tokenizer of transformers.
             family: Family of the backbone.
-            max_length: Tokens in all, special ones included; a soft prompt's vectors are not counted here.
+            max_length: Tokens in all, special ones included, and vectors of soft blocks; a soft prompt before the text
+                is not counted here.
             shorten: Which field of the longer segment loses tokens first.
             reserve: Tokens of the `max_length` that are kept free for label words of several tokens.
+            soft_blocks: Whether a prompt fills the pattern's soft blocks.
 
         Raises:
-            PatternError: the pattern has soft blocks, or leaves no room for any text.
+            PatternError: the pattern has soft blocks that nothing fills, or leaves no room for any text.
         """
-        check_pattern(pattern)
+        check_pattern(pattern, family, soft_blocks=soft_blocks)
         self.pattern = pattern
         self.tokenizer = tokenizer
         self.family = family
@@ -134,17 +140,22 @@ class Encoder:
         pieces = []
         space = ""
         for part in self.pattern.parts:
-            if isinstance(part, Mask | Sep):
-                pieces.append(_Piece(list(self.mask_ids) if isinstance(part, Mask) else [], part))
+            if isinstance(part, Mask | Sep | Soft):
+                pieces.append(_Piece(self._stand_ins(part), part))
                 space = ""
                 continue
-            assert not isinstance(part, Soft), "check_pattern refuses soft blocks"
             text = space + (part.value(example.fields).strip() if isinstance(part, FieldRef) else part.text)
             bare = text.rstrip(" ")
             space = text[len(bare) :] if isinstance(part, Words) else ""
             ids = self.tokenizer(bare, add_special_tokens=False)["input_ids"] if bare else []
             pieces.append(_Piece(ids, part))
         return pieces
+
+    def _stand_ins(self, part: Mask | Sep | Soft) -> list[int]:
+        """The mask's ids; for a soft block the id of some token, whose embedding the block's vectors replace."""
+        if isinstance(part, Soft):
+            return [int(self.tokenizer.eos_token_id or self.tokenizer.pad_token_id or 0)] * part.num_vectors
+        return list(self.mask_ids) if isinstance(part, Mask) else []
 
     def _shorten(self, pieces: list[_Piece]) -> None:
         segments = _segments(pieces)
@@ -170,6 +181,7 @@ class Encoder:
         ids = [*self.specials.before, *prefix]
         types = [0] * len(ids)
         mask, stem = -1, 0
+        soft: list[int] = []
         for number, segment in enumerate(segments):
             if number:
                 ids += self.specials.between
@@ -177,6 +189,8 @@ class Encoder:
             for piece in segment:
                 if isinstance(piece.part, Mask):
                     mask = len(ids)
+                if isinstance(piece.part, Soft):
+                    soft += range(len(ids), len(ids) + len(piece.ids))
                 ids += piece.ids
                 types += [number * self.specials.second_segment] * len(piece.ids)
                 if isinstance(piece.part, FieldRef):
@@ -184,11 +198,12 @@ class Encoder:
         if self.family == "causal":  # reads up to the mask; what follows is scored with the word before it
             if mask == 0:  # the first word, too, follows something
                 ids, types, mask = [self.tokenizer.bos_token_id, *ids], [0, *types], 1
-            return Encoded(tuple(ids[:mask]), tuple(types[:mask]), mask - 1, tuple(ids[mask:]), min(stem, mask))
+            known = tuple(ids[:mask])
+            return Encoded(known, tuple(types[:mask]), mask - 1, tuple(ids[mask:]), min(stem, mask), tuple(soft))
         tail = self._tail(is_pair)
         ids += tail
         types += [self.specials.second_segment if is_pair else 0] * len(tail)
-        return Encoded(tuple(ids), tuple(types), mask, stem=stem)
+        return Encoded(tuple(ids), tuple(types), mask, stem=stem, soft=tuple(soft))
 
 
 @dataclass(slots=True)
@@ -207,16 +222,29 @@ def _segments(pieces: list[_Piece]) -> list[list[_Piece]]:
     return segments
 
 
-def check_pattern(pattern: Pattern) -> None:
-    """Refuses what no stage can score yet.
+def check_pattern(pattern: Pattern, family: Family, *, soft_blocks: bool = False) -> None:
+    """Refuses soft blocks where they cannot be filled.
+
+    Args:
+        pattern: The pattern.
+        family: Family of the backbone.
+        soft_blocks: Whether a prompt fills the blocks.
 
     Raises:
-        PatternError: the pattern has soft blocks.
+        PatternError: the pattern has soft blocks, and nothing fills them; or a causal model would read them behind the
+            label word.
     """
-    if pattern.has_soft_blocks:
+    if pattern.has_soft_blocks and not soft_blocks:
         raise PatternError(
             f"pattern {pattern.name!r} has a soft block, which only prompt tuning trains: {pattern.text!r}.",
             "Take {soft:...} out of patterns that sub-models use.",
+        )
+    places = [number for number, part in enumerate(pattern.parts) if isinstance(part, Soft)]
+    mask = next(number for number, part in enumerate(pattern.parts) if isinstance(part, Mask))
+    if family == "causal" and any(place > mask for place in places):
+        raise PatternError(
+            f"pattern {pattern.name!r} has a soft block behind the mask, which a causal model reads too late.",
+            "Put {soft:...} before {mask}.",
         )
 
 

@@ -131,9 +131,14 @@ class Pattern:
         return isinstance(self.parts[-1], Mask)
 
     @property
+    def soft_blocks(self) -> tuple[Soft, ...]:
+        """Its blocks of trainable vectors, in order of appearance."""
+        return tuple(part for part in self.parts if isinstance(part, Soft))
+
+    @property
     def has_soft_blocks(self) -> bool:
         """Whether some of it is trainable vectors."""
-        return any(isinstance(part, Soft) for part in self.parts)
+        return bool(self.soft_blocks)
 
 
 def _part(name: str, inner: str) -> Part:

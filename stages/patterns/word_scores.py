@@ -14,6 +14,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
 from stages.models.backbones import Backbone, Batch
+from stages.models.soft_input import SoftInput
 from stages.patterns.encoding import Encoded
 from stages.tasks import Decoding
 
@@ -34,7 +35,7 @@ def word_scores(
     *,
     likelihood: bool,
     decoding: Decoding = "default",
-    prompt: Tensor | None = None,
+    prompt: SoftInput | None = None,
     training: bool = False,
 ) -> Tensor:
     """Scores words in texts.
@@ -46,7 +47,7 @@ def word_scores(
         likelihood: Log-likelihoods rather than raw logits. Words of several tokens, and causal models with text behind
             the mask, have only these.
         decoding: Order of the masks, for masked models and words of several tokens.
-        prompt: [N, D] or [B, N, D] soft prompt.
+        prompt: What a soft prompt puts in; None: nothing.
         training: One pass with fixed masks, through which gradients flow.
 
     Returns:
@@ -65,7 +66,7 @@ def word_scores(
 
 
 def _at_mask(
-    backbone: Backbone, encoded: Sequence[Encoded], ids: list[int], likelihood: bool, prompt: Tensor | None
+    backbone: Backbone, encoded: Sequence[Encoded], ids: list[int], likelihood: bool, prompt: SoftInput | None
 ) -> Tensor:
     batch = backbone.batch(encoded)
     if not likelihood:
@@ -77,7 +78,7 @@ def _at_mask(
 
 
 def _fixed_masks(
-    backbone: Backbone, encoded: Sequence[Encoded], words: Sequence[Word], prompt: Tensor | None
+    backbone: Backbone, encoded: Sequence[Encoded], words: Sequence[Word], prompt: SoftInput | None
 ) -> Tensor:
     """[B, W]: a word of N tokens is read from the first N of as many masks as the longest word needs."""
     import torch
@@ -88,7 +89,7 @@ def _fixed_masks(
     return torch.stack([log_BNV[:, place, list(word)].sum(dim=1) for place, word in zip(places, words, strict=True)], 1)
 
 
-def _at_masks(backbone: Backbone, batch: Batch, count: int, prompt: Tensor | None) -> Tensor:
+def _at_masks(backbone: Backbone, batch: Batch, count: int, prompt: SoftInput | None) -> Tensor:
     """[B, N, V] log-probabilities at `count` masks in a row."""
     import torch
 
@@ -98,7 +99,7 @@ def _at_masks(backbone: Backbone, batch: Batch, count: int, prompt: Tensor | Non
 
 
 def _filled(
-    backbone: Backbone, encoded: Sequence[Encoded], words: Sequence[Word], decoding: Decoding, prompt: Tensor | None
+    backbone: Backbone, encoded: Sequence[Encoded], words: Sequence[Word], decoding: Decoding, prompt: SoftInput | None
 ) -> Tensor:
     """[B, W]: words of the same number of tokens share their first pass."""
     import torch
@@ -112,7 +113,7 @@ def _filled(
     return scores
 
 
-def _fill(backbone: Backbone, batch: Batch, targets: Tensor, decoding: Decoding, prompt: Tensor | None) -> Tensor:
+def _fill(backbone: Backbone, batch: Batch, targets: Tensor, decoding: Decoding, prompt: SoftInput | None) -> Tensor:
     """[B, W] log-probabilities of filling N masks with each of the [W, N] targets, mask by mask."""
     import torch
 
@@ -124,7 +125,7 @@ def _fill(backbone: Backbone, batch: Batch, targets: Tensor, decoding: Decoding,
     log_RN = log_BWN.flatten(0, 1)
     targets_RN = targets.repeat(len(batch.mask), 1)
     rows = batch.repeated(num_words)
-    prompts = prompt.repeat_interleave(num_words, dim=0) if prompt is not None and prompt.ndim == 3 else prompt
+    prompts = prompt and prompt.repeated(num_words)
     is_open_RN = torch.ones_like(log_RN, dtype=torch.bool)
     total_R = torch.zeros_like(log_RN[:, 0])
     for turn in range(count):
@@ -141,7 +142,7 @@ def _fill(backbone: Backbone, batch: Batch, targets: Tensor, decoding: Decoding,
     return total_R.view(-1, num_words)
 
 
-def _at_places(backbone: Backbone, batch: Batch, asked: Tensor, targets: Tensor, prompt: Tensor | None) -> Tensor:
+def _at_places(backbone: Backbone, batch: Batch, asked: Tensor, targets: Tensor, prompt: SoftInput | None) -> Tensor:
     """[M] log-probabilities of the [M] targets at the masks that [R, N] `asked` marks, in its order."""
     import torch.nn.functional as F  # noqa: N812
 
@@ -153,7 +154,9 @@ def _at_places(backbone: Backbone, batch: Batch, asked: Tensor, targets: Tensor,
 # --- causal and seq2seq models ------------------------------------------------------------------------------------
 
 
-def _continued(backbone: Backbone, encoded: Sequence[Encoded], words: Sequence[Word], prompt: Tensor | None) -> Tensor:
+def _continued(
+    backbone: Backbone, encoded: Sequence[Encoded], words: Sequence[Word], prompt: SoftInput | None
+) -> Tensor:
     """[B, W] log-likelihood of the word and of the text behind it, given the text before it."""
     import torch
     import torch.nn.functional as F  # noqa: N812
@@ -161,11 +164,15 @@ def _continued(backbone: Backbone, encoded: Sequence[Encoded], words: Sequence[W
     endings = [[*word, *item.suffix] for item in encoded for word in words]
     texts = [item for item in encoded for _ in words]
     whole = [
-        Encoded(text.ids + tuple(ending), text.segments + (0,) * len(ending), len(text.ids) + len(ending) - 1)
+        Encoded(
+            text.ids + tuple(ending),
+            text.segments + (0,) * len(ending),
+            len(text.ids) + len(ending) - 1,
+            soft=text.soft,
+        )
         for text, ending in zip(texts, endings, strict=True)
     ]
-    if prompt is not None and prompt.ndim == 3:
-        prompt = prompt.repeat_interleave(len(words), dim=0)
+    prompt = prompt and prompt.repeated(len(words))
     batch = backbone.batch(whole)
     longest = max(len(ending) for ending in endings)
     lengths_R1 = torch.tensor([len(ending) for ending in endings], device=backbone.device)[:, None]
@@ -181,7 +188,7 @@ def _continued(backbone: Backbone, encoded: Sequence[Encoded], words: Sequence[W
     return log_RK.sum(dim=1).view(len(encoded), len(words))
 
 
-def _decoded(backbone: Backbone, encoded: Sequence[Encoded], words: Sequence[Word], prompt: Tensor | None) -> Tensor:
+def _decoded(backbone: Backbone, encoded: Sequence[Encoded], words: Sequence[Word], prompt: SoftInput | None) -> Tensor:
     """[B, W] log-likelihood of the word behind the sentinel."""
     import torch
 

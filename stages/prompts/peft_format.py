@@ -1,59 +1,129 @@
 """Soft prompts on disk, in PEFT's format: `adapter_config.json` and `adapter_model.safetensors`, kilobytes in all.
 
-`peft.PeftModel.from_pretrained(backbone, folder)` loads them. PEFT has no task type for masked language models: there
-the prompt loads, but a plain PeftModel does not apply it; this project does.
+`peft.PeftModel.from_pretrained(backbone, folder)` loads them. PEFT has no task type for masked language models, and no
+place for vectors inside a pattern: there a prompt loads, but a plain PeftModel does not apply it, or applies it before
+the text; this project does what `prompt.json` says. LoRA weights that trained with the prompt lie in `lora/`.
 """
 
 from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import torch
+import torch.nn.functional as F  # noqa: N812
+from torch import Tensor
 
 from stages.errors import InputError
 from stages.models.adapters import tidy
 from stages.models.backbones import Backbone
-from stages.prompts.table import SoftPrompt
+from stages.prompts.deep import Layers
+from stages.prompts.prompt import Place, Prompt
+from stages.prompts.vectors import Table
+
+if TYPE_CHECKING:
+    from peft import PromptLearningConfig
+
+    from stages.prompts.methods import Method
 
 _TASK_TYPES = {"causal": "CAUSAL_LM", "seq2seq": "SEQ_2_SEQ_LM", "masked": None}
+_WEIGHTS = "adapter_model.safetensors"
 
 
-def save_prompt(prompt: SoftPrompt, backbone: Backbone, folder: Path) -> None:
-    """Writes a prompt to `folder`, which is made."""
-    from peft import PromptTuningConfig
+def save_prompt(prompt: Prompt, backbone: Backbone, folder: Path, method: Method = "prompt_tuning") -> None:
+    """Writes a prompt to `folder`, which is made; what reparameterised it is left out."""
     from safetensors.torch import save_file
 
     folder.mkdir(parents=True, exist_ok=True)
-    PromptTuningConfig(
-        task_type=_TASK_TYPES[backbone.family],
-        num_virtual_tokens=prompt.num_vectors,
+    _config(prompt, backbone, method).save_pretrained(str(folder))
+    tidy(folder)
+    vectors = prompt.vectors.detach().cpu()
+    if prompt.layers is not None and backbone.family == "seq2seq":
+        vectors = _for_two_caches(vectors, prompt.layers)
+    about = {"place": prompt.place, "backbone": backbone.print}
+    (folder / "prompt.json").write_text(json.dumps(about, sort_keys=True) + "\n")
+    save_file({"prompt_embeddings": vectors.contiguous()}, folder / _WEIGHTS)
+
+
+def load_prompt(folder: Path, backbone: Backbone) -> Prompt:
+    """Reads a prompt for `backbone`; one that PEFT wrote, too.
+
+    Raises:
+        InputError: there is none, or it was made for another backbone, or one of another width or depth.
+    """
+    from safetensors.torch import load_file
+
+    try:
+        config = json.loads((folder / "adapter_config.json").read_text())
+        vectors: Tensor = load_file(folder / _WEIGHTS)["prompt_embeddings"]
+    except (FileNotFoundError, KeyError) as error:
+        raise InputError(f"{folder} holds no soft prompt ({error}).", "Name the folder `prompt` of a step.") from error
+    is_deep = config["peft_type"] == "PREFIX_TUNING"
+    path = folder / "prompt.json"
+    about: dict[str, Any] = {"place": "layers" if is_deep else "before"}
+    about |= json.loads(path.read_text()) if path.exists() else {}
+    place: Place = about["place"]
+    remedy = "Use it with the backbone that it was trained on, or train a prompt for this one."
+    if about.get("backbone", backbone.print) != backbone.print and vectors.shape[1] == backbone.width:
+        raise InputError(f"the prompt in {folder} was made for another backbone of the same width.", remedy)
+    if not is_deep:
+        if vectors.shape[1] != backbone.width:
+            raise InputError(
+                f"the prompt in {folder} has vectors of width {vectors.shape[1]}, the backbone takes {backbone.width}.",
+                remedy,
+            )
+        return Prompt(Table(vectors), place).to(backbone.device)
+    layers = Layers.of(backbone)
+    if backbone.family == "seq2seq":
+        vectors = _of_two_caches(vectors, config["num_layers"] // 2)
+    num_layers = vectors.shape[1] // (2 * config["token_dim"])
+    if vectors.shape[1] != layers.width or num_layers != layers.num_layers:
+        raise InputError(
+            f"the prompt in {folder} is for {num_layers} layers of width {config['token_dim']}, the backbone has "
+            f"{layers.num_layers} of width {layers.num_heads * layers.head_width}.",
+            remedy,
+        )
+    if about.get("backbone", backbone.print) != backbone.print:
+        raise InputError(f"the prompt in {folder} was made for another backbone of the same shape.", remedy)
+    return Prompt(Table(vectors), place, layers).to(backbone.device)
+
+
+def _config(prompt: Prompt, backbone: Backbone, method: Method) -> PromptLearningConfig:
+    from peft import PrefixTuningConfig, PromptEncoderConfig, PromptTuningConfig
+
+    common: dict[str, Any] = {
+        "task_type": _TASK_TYPES[backbone.family],
+        "num_virtual_tokens": prompt.num_vectors,
+        "inference_mode": True,
+    }
+    if prompt.layers is not None:
+        two = 2 if backbone.family == "seq2seq" else 1
+        return PrefixTuningConfig(
+            token_dim=prompt.layers.num_heads * prompt.layers.head_width,
+            num_attention_heads=prompt.layers.num_heads,
+            num_layers=prompt.layers.num_layers * two,
+            num_transformer_submodules=two,
+            **common,
+        )
+    kind = PromptEncoderConfig if method == "p_tuning" else PromptTuningConfig
+    return kind(
         token_dim=prompt.vectors.shape[1],
         num_transformer_submodules=1,
         num_layers=backbone.model.config.num_hidden_layers,
         num_attention_heads=backbone.model.config.num_attention_heads,
-        inference_mode=True,
-    ).save_pretrained(str(folder))
-    tidy(folder)
-    save_file(
-        {"prompt_embeddings": prompt.vectors.detach().cpu().contiguous()},
-        folder / "adapter_model.safetensors",
+        **common,
     )
 
 
-def load_prompt(folder: Path, backbone: Backbone) -> SoftPrompt:
-    """Reads a prompt for `backbone`.
-
-    Raises:
-        InputError: the prompt was made for a backbone of another width.
+def _for_two_caches(rows: Tensor, layers: Layers) -> Tensor:
+    """PEFT deals a seq2seq prompt out to the decoder's two caches, four tensors a layer, and then empties the cache
+    that is for the encoder's states: zeros stand in for these.
     """
-    from safetensors.torch import load_file
+    pairs = rows.unflatten(1, (layers.num_layers, 2 * layers.num_heads * layers.head_width))
+    return F.pad(pairs, (0, pairs.shape[2])).flatten(1)
 
-    config = json.loads((folder / "adapter_config.json").read_text())
-    vectors: torch.Tensor = load_file(folder / "adapter_model.safetensors")["prompt_embeddings"]
-    if vectors.shape[1] != backbone.width:
-        raise InputError(
-            f"the prompt in {folder} has vectors of width {config['token_dim']}, the backbone takes {backbone.width}.",
-            "Use it with the backbone that it was trained on, or pretrain a prompt for this one.",
-        )
-    return SoftPrompt(vectors).to(backbone.device)
+
+def _of_two_caches(rows: Tensor, num_layers: int) -> Tensor:
+    pairs = rows.unflatten(1, (num_layers, -1))
+    return torch.clone(pairs[:, :, : pairs.shape[2] // 2].flatten(1))

@@ -83,6 +83,7 @@ def train(
     recorder: Recorder,
     engine: Engine,
     validate: Callable[[], tuple[float, float]] | None = None,
+    held: Mapping[str, int] | None = None,
 ) -> list[float]:
     """Trains `parameters` in place.
 
@@ -98,6 +99,7 @@ def train(
         recorder: Gets the curves `train/loss`, `train/learning_rate` and, of a dev set, `dev/accuracy` and `dev/loss`.
         engine: Does the backward pass and the update.
         validate: Accuracy and loss on the dev set, for early stopping.
+        held: Name -> steps in which this parameter stays as it is, while the others train.
 
     Returns:
         The loss of every step.
@@ -119,6 +121,8 @@ def train(
         rate = config.rate(step, num_steps)
         for group in optimizer.param_groups:
             group["lr"] = rate
+        for name, num_held in (held or {}).items():
+            parameters[name].requires_grad_(step >= num_held)
         torch.manual_seed(derive_seed(seed, "step", step))
         loss = _step(batch, loss_of, parameters, optimizer, config, engine, where=f"step {step + 1} of {num_steps}")
         progress.losses.append(loss)
@@ -165,7 +169,8 @@ def _step(
         value += float(loss.detach())
         _check_finite(value, "loss", where, part[0], config)
         engine.backward(loss)
-    norm = torch.nn.utils.clip_grad_norm_(list(parameters.values()), config.max_grad_norm)
+    moving = [parameter for parameter in parameters.values() if parameter.requires_grad]
+    norm = torch.nn.utils.clip_grad_norm_(moving, config.max_grad_norm)
     _check_finite(float(norm), "norm of the gradients", where, batch[0], config)
     engine.step(optimizer)
     return value

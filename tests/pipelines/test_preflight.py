@@ -54,8 +54,7 @@ pet:
 distill:
   loop: {learning_rate: 0.001, steps: 20}
 prompts:
-  num_vectors: 8
-  methods: {random: {kind: normal}}
+  methods: {random: {num_vectors: 8, start: {kind: normal}}}
   tasks:
     - pattern: review
     - pattern: kind

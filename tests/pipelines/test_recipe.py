@@ -40,7 +40,7 @@ distill:
     learning_rate: 5e-5
     steps: 20
 prompts:
-  methods: {random: {kind: normal}}
+  methods: {random: {start: {kind: normal}}}
   tasks:
     - pattern: review
     - pattern: kind
@@ -117,12 +117,12 @@ def test_a_complaint_about_json_has_its_line_too(tmp_path: Path) -> None:
         ("shots: 4", "wibble: 4", "data.wibble", "unknown key 'wibble'", "shots"),
         ("    - pattern: review", "    - patern: review", "prompts.tasks.0.patern", "unknown key", "'pattern'"),
         ("label: kind}", "labell: kind}", "prompts.tasks.1.data.pool.labell", "unknown key", "'label'"),
-        ("{kind: normal}}", "{kinds: normal}}", "prompts.methods.random.kinds", "unknown key", "'kind'"),
+        ("{kind: normal}}", "{kinds: normal}}", "prompts.methods.random.start.kinds", "unknown key", "'kind'"),
         ("student:\n  asset", "student:\n  max_length: 4\n  asset", "student.max_length", "greater than", "Tokens"),
         ("shots: 4", "shots: many", "data.shots", "valid integer", "Labelled examples a class"),
         ("seeds: [0, 1]", "seeds: [0, x]", "pet.seeds.1", "valid integer", ""),
         ("learning_rate: 5e-5", "learning_rate: -1", "distill.loop.learning_rate", "greater than 0", "learning rate"),
-        ("{kind: normal}", "{kind: norml}", "prompts.methods.random.kind", "'normal'", "Kind of start"),
+        ("{kind: normal}", "{kind: norml}", "prompts.methods.random.start.kind", "'normal'", "vocabulary (embeddings"),
         ("steps: 20", "steps: 20\n    epochs: 2", "distill.loop", "either steps or epochs", "steps: 100"),
         ("  asset: models/student", "  max_length: 9", "student.asset", "missing", "Reference of the encoder"),
         ("    fresh: [good, great]\n", "", "task.verbalizer", "no word for label 'fresh'", "fresh: {"),
@@ -135,7 +135,7 @@ def test_a_complaint_about_json_has_its_line_too(tmp_path: Path) -> None:
         ("is a {mask}", "is a", "prompts.tasks.1.task.patterns.kind", "has no {mask}", "exactly once"),
         ("    - pattern: review", "    - pattern: revue", "prompts.tasks.0.pattern", "'revue'", "review, verdict"),
         ("label: category}", "lable: category}", "data.pool.lable", "unknown key 'lable'", "'label'"),
-        ("{random: {kind: normal}}", "{ppt: ppt}", "prompts.methods", "no ppt section", "ppt: {...}"),
+        ("{random: {start: {kind: normal}}}", "{ppt: {start: ppt}}", "prompts.methods", "no ppt section", "ppt: {...}"),
     ],
 )  # fmt: skip
 def test_a_wrong_recipe_is_refused_at_its_line(

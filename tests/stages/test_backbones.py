@@ -11,8 +11,10 @@ from small_models import FAMILIES, backbone_config, film_task
 
 from stages.errors import AssetError, InputError
 from stages.models.backbones import Backbone, family_of, load
+from stages.models.soft_input import SoftInput
 from stages.patterns.encoding import Encoded, Encoder
-from stages.prompts.table import SoftPrompt
+from stages.prompts.prompt import Prompt
+from stages.prompts.vectors import Table
 from stages.tasks import Example
 
 WIDTH = 32
@@ -72,7 +74,7 @@ def test_word_logits_are_those_of_the_plain_model(name: str, backbones: dict[str
 def test_padding_changes_nothing(name: str, with_prompt: bool, backbones: dict[str, Backbone]) -> None:
     backbone = backbones[name]
     items, wanted = encode(backbone, name), words(backbone)
-    prompt = make_prompt() if with_prompt else None
+    prompt = SoftInput(before=make_prompt()) if with_prompt else None
     with torch.inference_mode():
         together = backbone.word_logits(backbone.batch(items), wanted, prompt)
         alone = torch.cat([backbone.word_logits(backbone.batch([item]), wanted, prompt) for item in items])
@@ -86,7 +88,7 @@ def test_a_soft_prompt_is_vectors_before_the_text(name: str, backbones: dict[str
     wanted, prompt = words(backbone), make_prompt()
     with torch.inference_mode():
         for item in encode(backbone, name):
-            found = backbone.word_logits(backbone.batch([item]), wanted, prompt)[0]
+            found = backbone.word_logits(backbone.batch([item]), wanted, SoftInput(before=prompt))[0]
             expected = plain_logits(backbone, item, prompt)[wanted]
             without = backbone.word_logits(backbone.batch([item]), wanted)[0]
             torch.testing.assert_close(found, expected, atol=1e-4, rtol=0)
@@ -99,7 +101,7 @@ def test_each_example_may_have_a_prompt_of_its_own(name: str, backbones: dict[st
     items, wanted = encode(backbone, name), words(backbone)
     prompts = [make_prompt(seed) for seed in range(3)]
     with torch.inference_mode():
-        found = backbone.word_logits(backbone.batch(items), wanted, torch.stack(prompts))
+        found = backbone.word_logits(backbone.batch(items), wanted, SoftInput(before=torch.stack(prompts)))
         for row, (item, prompt) in enumerate(zip(items, prompts, strict=True)):
             torch.testing.assert_close(found[row], plain_logits(backbone, item, prompt)[wanted], atol=1e-4, rtol=0)
 
@@ -107,11 +109,11 @@ def test_each_example_may_have_a_prompt_of_its_own(name: str, backbones: dict[st
 @pytest.mark.parametrize("name", FAMILIES)
 def test_gradients_reach_the_prompt_and_not_the_frozen_model(name: str, backbones: dict[str, Backbone]) -> None:
     backbone = backbones[name]
-    prompt = SoftPrompt(make_prompt())
+    prompt = Prompt(Table(make_prompt()))
     logits = backbone.word_logits(backbone.batch(encode(backbone, name)), words(backbone), prompt())
     logits.square().sum().backward()
-    assert prompt.vectors.grad is not None
-    assert (prompt.vectors.grad.abs().sum(dim=1) > 0).all(), "every vector must be reached"
+    assert prompt.table.vectors.grad is not None
+    assert (prompt.table.vectors.grad.abs().sum(dim=1) > 0).all(), "every vector must be reached"
     assert all(weight.grad is None for weight in backbone.model.parameters())
 
 
@@ -120,7 +122,7 @@ def test_gradients_of_a_soft_prompt_are_those_of_the_plain_model(name: str, back
     backbone = backbones[name]
     wanted, item = words(backbone), encode(backbone, name)[0]
     mine, plain = make_prompt().requires_grad_(), make_prompt().requires_grad_()
-    backbone.word_logits(backbone.batch([item]), wanted, mine).square().sum().backward()
+    backbone.word_logits(backbone.batch([item]), wanted, SoftInput(before=mine)).square().sum().backward()
     plain_logits(backbone, item, plain)[wanted].square().sum().backward()
     torch.testing.assert_close(mine.grad, plain.grad, atol=1e-4, rtol=1e-3)
 
@@ -139,14 +141,12 @@ def test_roberta_counts_positions_from_behind_the_padding_id(backbones: dict[str
     roberta = backbones["roberta"]
     items = encode(roberta, "roberta")
     batch = roberta.batch(items)
-    arguments, shift = roberta._inputs(batch, None)
-    for row, item in enumerate(items):
-        length = len(item.ids)
-        assert arguments["position_ids"][row, :length].tolist() == list(range(2, 2 + length))
-    assert shift == 0
-    arguments, shift = roberta._inputs(batch, make_prompt())
-    assert shift == NUM_VECTORS
-    assert arguments["position_ids"][0, : NUM_VECTORS + 2].tolist() == list(range(2, NUM_VECTORS + 4))
+    with roberta._inputs(batch, None) as arguments:
+        for row, item in enumerate(items):
+            length = len(item.ids)
+            assert arguments["position_ids"][row, :length].tolist() == list(range(2, 2 + length))
+    with roberta._inputs(batch, SoftInput(before=make_prompt())) as arguments:
+        assert arguments["position_ids"][0, : NUM_VECTORS + 2].tolist() == list(range(2, NUM_VECTORS + 4))
 
 
 def test_causal_models_are_padded_on_the_left_and_others_on_the_right(backbones: dict[str, Backbone]) -> None:

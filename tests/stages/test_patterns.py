@@ -186,14 +186,15 @@ def test_room_is_kept_for_words_of_several_tokens(backbones: dict[str, Backbone]
     assert len(short.with_masks(3).ids) == 20
 
 
-def test_soft_blocks_are_parsed_and_refused_until_prompts_train_them() -> None:
+def test_soft_blocks_are_parsed_and_refused_where_nothing_fills_them() -> None:
     pattern = Pattern.parse("review", "{soft:20} {text} {soft:3:in summary} {mask}")
     assert pattern.parts[0] == Soft(20)
     assert pattern.parts[4] == Soft(3, "in summary")
     with pytest.raises(PatternError, match="soft block") as caught:
-        check_pattern(pattern)
+        check_pattern(pattern, "masked")
     assert "Take {soft:...} out" in caught.value.remedy
-    check_pattern(Pattern.parse("review", "{text} {mask}"))
+    check_pattern(pattern, "masked", soft_blocks=True)
+    check_pattern(Pattern.parse("review", "{text} {mask}"), "masked")
 
 
 @pytest.mark.parametrize("block", ["{soft:0}", "{soft:}", "{soft:x}", "{soft:3:}"])

@@ -14,7 +14,9 @@ from stage_running import SILENT, assert_a_seed_decides, logits_of, run, written
 from stages import prompt_pretraining, prompt_tuning
 from stages.errors import InputError
 from stages.models.backbones import load
+from stages.models.soft_input import SoftInput
 from stages.patterns.cloze import ClozeClassifier
+from stages.prompts.methods import PromptConfig
 from stages.prompts.peft_format import load_prompt
 from stages.prompts.start import StartConfig, start_vectors
 from stages.seeds import torch_rng
@@ -28,7 +30,7 @@ PROMPT_LOOP = LoopConfig(learning_rate=0.1, batch_size=4, steps=30, schedule="co
 
 
 def tuned(folder: Path, name: str, **settings: Any) -> prompt_tuning.Config:
-    values = {"start": StartConfig(), "loop": PROMPT_LOOP, "seed": 1, "num_vectors": 5} | settings
+    values = {"prompt": PromptConfig(num_vectors=5), "loop": PROMPT_LOOP, "seed": 1} | settings
     task = film_task(name).only("review")
     return prompt_tuning.Config(task=task, pattern="review", backbone=backbone_config(folder), **values)
 
@@ -46,7 +48,8 @@ def test_a_prompt_learns_and_is_loaded_as_it_was(
     test = load_examples(film_data / "test.jsonl")
     assert classifier.predict(test, SILENT, "") == pytest.approx(logits_of(tmp_path / "out"), abs=2e-5)
     items = classifier.items(load_examples(film_data / "train.jsonl"))
-    classifier.prompt = lambda: start_vectors(config.start, 5, backbone, torch_rng(1, "start"))
+    start = start_vectors(StartConfig(), 5, backbone, torch_rng(1, "start"))
+    classifier.prompt = lambda: SoftInput(before=start)
     with torch.inference_mode():
         before = float(classifier.loss(items))
         classifier.prompt = prompt
@@ -105,7 +108,7 @@ def test_a_prompt_is_pretrained_on_raw_text_and_starts_a_task(
     assert len(built) == 39
     assert {item.label for item in built} == {"yes", "maybe", "no"}
 
-    started = tuned(backbone_folders[name], name, start=None, num_vectors=99, loop=tiny_step())
+    started = tuned(backbone_folders[name], name, prompt=PromptConfig(start="ppt", num_vectors=99), loop=tiny_step())
     inputs = prompt_tuning.Inputs(data=film_data, pretrained=tmp_path / "ppt")
     run(prompt_tuning, started, inputs, tmp_path / "out")
     before, after = (prompt_vectors(tmp_path / step) for step in ("ppt", "out"))

@@ -1,0 +1,116 @@
+"""The methods of soft prompting, as settings, and which of them go together.
+
+| method | where the vectors stand | reparameterised by | source |
+|---|---|---|---|
+| prompt_tuning | before the text, or in soft blocks of the pattern | nothing | Lester et al., EMNLP 2021 |
+| p_tuning | the same | a biLSTM with an MLP, or an MLP | Liu et al., 2021, https://arxiv.org/abs/2103.10385 |
+| prefix_tuning | keys and values of every layer | an MLP | Li & Liang, ACL 2021 |
+| p_tuning_v2 | keys and values of every layer | nothing, or an MLP | Liu et al., ACL 2022 |
+
+What reparameterises serves the training; only its result is kept. Each may be of low rank instead (a start that stays,
+plus A·B), and each may train together with LoRA.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+from pydantic import BaseModel, Field, model_validator
+
+from stages.errors import InputError
+from stages.models.submodels import LoraConfig
+from stages.patterns.language import Pattern
+from stages.prompts.start import StartConfig
+
+Method = Literal["prompt_tuning", "p_tuning", "prefix_tuning", "p_tuning_v2"]
+Reparameterise = Literal["none", "mlp", "lstm"]
+
+_USUAL: dict[Method, Reparameterise] = {
+    "prompt_tuning": "none",
+    "p_tuning": "lstm",
+    "prefix_tuning": "mlp",
+    "p_tuning_v2": "none",
+}
+_ALLOWED: dict[Method, tuple[Reparameterise, ...]] = {
+    "prompt_tuning": ("none",),
+    "p_tuning": ("lstm", "mlp"),
+    "prefix_tuning": ("mlp",),
+    "p_tuning_v2": ("none", "mlp"),
+}
+
+
+class PromptConfig(BaseModel, frozen=True, extra="forbid"):
+    """A method of soft prompting with its settings."""
+
+    method: Method = Field("prompt_tuning", description="prompt_tuning, p_tuning, prefix_tuning or p_tuning_v2.")
+    num_vectors: int = Field(
+        16, ge=1, description="Vectors of the prompt; a pretrained prompt and soft blocks of a pattern have their own."
+    )
+    start: StartConfig | Literal["ppt"] = Field(
+        StartConfig(), description="Where the vectors start: a kind of start, or ppt for the pretrained prompt."
+    )
+    reparameterise: Reparameterise | None = Field(
+        None, description="What makes the vectors in training: none, mlp or lstm; left out: the method's usual one."
+    )
+    hidden: int | None = Field(None, ge=1, description="Width inside the mlp or lstm; none: that of the backbone.")
+    rank: int | None = Field(None, ge=1, description="Trains A·B of this rank on top of the start; none: all of it.")
+    hard_steps: int = Field(
+        0,
+        ge=0,
+        description="Curriculum: for so many steps, soft blocks that start from words stay these words, while the rest "
+        "trains.",
+    )
+    lora: LoraConfig | None = Field(None, description="Adapters that train with the prompt; none: the prompt alone.")
+
+    @model_validator(mode="after")
+    def _parts_fit(self) -> PromptConfig:
+        if self.encoder not in _ALLOWED[self.method]:
+            raise ValueError(
+                f"{self.method} is not reparameterised by {self.encoder}. Take one of: "
+                f"{', '.join(_ALLOWED[self.method])}."
+            )
+        if self.encoder != "none" and self.rank:
+            raise ValueError(f"rank is for vectors that no {self.encoder} makes. Take rank or reparameterise out.")
+        if self.start == "ppt" and (self.is_deep or self.encoder != "none"):
+            raise ValueError(
+                f"{self.method} does not start from ppt, which are plain input vectors. Take method: prompt_tuning, or "
+                "another start."
+            )
+        if self.hard_steps and (self.is_deep or self.encoder != "none" or self.rank):
+            raise ValueError("hard_steps are for plain prompt tuning. Take hard_steps out, or mend method and rank.")
+        if self.is_deep and self.start != "ppt" and self.start.kind == "mean" and self.encoder == "none":
+            raise ValueError("a deep prompt has no mean to start from. Take another kind of start.")
+        return self
+
+    @property
+    def is_deep(self) -> bool:
+        """Whether the vectors are keys and values of every layer."""
+        return self.method in ("prefix_tuning", "p_tuning_v2")
+
+    @property
+    def encoder(self) -> Reparameterise:
+        """What makes the vectors in training."""
+        return self.reparameterise or _USUAL[self.method]
+
+
+def check_fit(config: PromptConfig, pattern: Pattern) -> None:
+    """Refuses a method on a pattern that it cannot be used with.
+
+    Raises:
+        InputError: a deep prompt and soft blocks; or a curriculum, and no block that starts from words.
+    """
+    if config.is_deep and pattern.has_soft_blocks:
+        raise InputError(
+            f"pattern {pattern.name!r} has soft blocks, and {config.method} puts its vectors into every layer.",
+            "Take {soft:...} out, or take method: prompt_tuning or p_tuning.",
+        )
+    if config.hard_steps and not any(block.words for block in pattern.soft_blocks):
+        raise InputError(
+            f"hard_steps hold soft blocks that start from words, and pattern {pattern.name!r} has none.",
+            "Write one, as {soft:3:in summary}, or take hard_steps out.",
+        )
+    if config.hard_steps and config.lora is None and all(block.words for block in pattern.soft_blocks):
+        raise InputError(
+            f"nothing trains in the hard_steps: all soft blocks of pattern {pattern.name!r} start from words.",
+            "Add lora, or a block without words; or take hard_steps out.",
+        )
