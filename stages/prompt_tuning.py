@@ -21,7 +21,6 @@ from stages.tasks import Task
 from stages.training.loop import LoopConfig
 
 if TYPE_CHECKING:
-    from stages.models.backbones import Backbone
     from stages.models.submodels import SubModel
     from stages.patterns.cloze import ClozeClassifier
     from stages.prompts.prompt import Prompt
@@ -36,16 +35,18 @@ class Config(BaseModel, frozen=True, extra="forbid"):
     prompt: PromptConfig = Field(description="Method and settings of the prompt.")
     loop: LoopConfig = Field(description="Length and rates of the training.")
     seed: int = Field(description="Seed of start and order.")
+    name: str = Field("", description="Name of the prompt among those that were trained together, if it was.")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Inputs:
     """`data`: files of the split stage; `pretrained`: files of the prompt-pretraining stage, if the prompt starts
-    there.
+    there; `together`: files of the stage that trained it with others, if one did.
     """
 
     data: Path
     pretrained: Path | None = None
+    together: Path | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -63,6 +64,8 @@ def run(config: Config, inputs: Inputs, out: Path, recorder: Recorder, engine: E
     from stages.models.submodels import LoraConfig, fresh
     from stages.patterns.cloze import ClozeClassifier
     from stages.prompts.peft_format import save_prompt
+    from stages.prompts.prompt import started
+    from stages.prompts_together import taken
     from stages.texts.data import load_examples
     from stages.texts.logits import write_logits
 
@@ -71,41 +74,29 @@ def run(config: Config, inputs: Inputs, out: Path, recorder: Recorder, engine: E
     lora = config.prompt.lora
     with fresh(config.backbone, "lora" if lora else "none", lora or LoraConfig(), config.seed) as submodel:
         backbone = submodel.backbone
-        prompt = started(config, backbone, inputs.pretrained)
-        classifier = ClozeClassifier.of(config.task, config.pattern, backbone, config.backbone, prompt)
-        losses = _train(config, inputs, classifier, prompt, submodel, recorder, engine)
+        if inputs.together is None:
+            prompt = started(config.prompt, config.task, config.pattern, backbone, config.seed, inputs.pretrained)
+            classifier = ClozeClassifier.of(config.task, config.pattern, backbone, config.backbone, prompt)
+            final_loss = _train(config, inputs, classifier, prompt, submodel, recorder, engine)[-1]
+            trainable = sum(item.numel() for item in [*prompt.parameters(), *submodel.parameters.values()])
+        else:
+            prompt, final_loss, trainable = taken(inputs.together, config.name, backbone)
+            classifier = ClozeClassifier.of(config.task, config.pattern, backbone, config.backbone, prompt)
         save_prompt(prompt, backbone, out / "prompt", config.prompt.method)
         if lora:
             submodel.adapter.save_pretrained(out / "prompt" / "lora")
             tidy(out / "prompt" / "lora")
-        trainable = sum(item.numel() for item in [*prompt.parameters(), *submodel.parameters.values()])
         test, logits = classifier.evaluate(test_set, recorder, "test set")
     write_logits(out / "test_logits.jsonl", test_set, logits, config.task.labels)
     recorder.metric("test/accuracy", test.accuracy)
     recorder.metric("test/macro_f1", test.macro_f1)
     return Result(
         test=test,
-        final_loss=losses[-1],
+        final_loss=final_loss,
         num_labelled=len(train_set),
         num_unlabelled=0,
         trainable_parameters=trainable,
     )
-
-
-def started(config: Config, backbone: Backbone, pretrained: Path | None) -> Prompt:
-    """The prompt before its first step."""
-    from stages.patterns.verbalizers import Verbalizer
-    from stages.prompts.peft_format import load_prompt
-    from stages.prompts.prompt import fresh
-
-    vectors = None
-    if config.prompt.start == "ppt":
-        assert pretrained is not None, "a step that starts from ppt has a pretrained prompt upstream"
-        vectors = load_prompt(pretrained / "prompt", backbone).vectors.cpu()
-    words = Verbalizer.of(config.task.words(config.pattern), backbone.tokenizer, backbone.family)
-    label_words = [word[0] for word in words.flat]
-    pattern = config.task.pattern(config.pattern)
-    return fresh(config.prompt, backbone, pattern, config.seed, label_words, vectors)
 
 
 def _train(

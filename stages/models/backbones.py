@@ -142,7 +142,7 @@ class Backbone:
         """
         wanted = list(word_ids)
         if self.family == "causal":
-            return self.word_head(self._at_mask(batch, prompt), wanted)
+            return self.word_head(self.at_mask(batch, prompt), wanted)
         return self.vocabulary_logits(batch, prompt)[:, wanted]
 
     def vocabulary_logits(self, batch: Batch, prompt: SoftInput | None = None) -> Tensor:
@@ -152,7 +152,7 @@ class Backbone:
 
             nothing = torch.zeros(len(batch.mask), 0, dtype=torch.long, device=batch.mask.device)
             return self.decoder_logits(batch, nothing, prompt)[:, 0]
-        return self.head(self._at_mask(batch, prompt)).float()
+        return self.head(self.at_mask(batch, prompt)).float()
 
     def hidden(self, batch: Batch, prompt: SoftInput | None = None) -> Tensor:
         """[B, L, D] last hidden states of the text; those of the prompt are cut off."""
@@ -220,8 +220,8 @@ class Backbone:
         ).logits
         return logits[:, 1:].float()
 
-    def _at_mask(self, batch: Batch, prompt: SoftInput | None) -> Tensor:
-        """[B, D] last hidden state at the mask."""
+    def at_mask(self, batch: Batch, prompt: SoftInput | None) -> Tensor:
+        """[B, D] last hidden state at the mask, of masked and causal models."""
         import torch
 
         rows = torch.arange(len(batch.mask), device=batch.mask.device)

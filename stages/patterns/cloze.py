@@ -97,10 +97,14 @@ class ClozeClassifier:
                 prompt=None if self.prompt is None else self.prompt(),
                 training=training,
             )
-        answers = self.verbalizer.scores(words)
+        return self.answers(words, len(batch))
+
+    def answers(self, words: Tensor, size: int) -> Tensor:
+        """[B, C] label scores from [B, W] scores of words; in multiple choice these have a row for each option."""
+        scores = self.verbalizer.scores(words)
         if not self.task.options:
-            return answers
-        return (answers[:, 0] - answers[:, 1]).view(len(batch), -1)  # right against wrong, an option a column
+            return scores
+        return (scores[:, 0] - scores[:, 1]).view(size, -1)  # right against wrong, an option a column
 
     def items(self, examples: Sequence[Example]) -> list[LabelledCloze]:
         """Encodes labelled examples for training."""
@@ -108,11 +112,14 @@ class ClozeClassifier:
 
     def loss(self, batch: list[LabelledCloze]) -> Tensor:
         """Loss of a batch; see `Loss`."""
+        return self.loss_of(self.logits([item.cloze for item in batch], training=True), batch)
+
+    def loss_of(self, scores: Tensor, batch: list[LabelledCloze]) -> Tensor:
+        """Loss of a batch with the scores [B, C]."""
         import torch
 
         from stages.patterns.losses import hinge_loss, label_loss
 
-        scores = self.logits([item.cloze for item in batch], training=True)
         gold = torch.tensor([item.label for item in batch], device=scores.device)
         by_tokens = "hinge" if self.verbalizer.longest > 1 else "cross_entropy"
         kind = by_tokens if self.loss_kind == "auto" else self.loss_kind

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
 import torch
@@ -19,6 +20,7 @@ from stages.seeds import derive_seed, torch_rng
 if TYPE_CHECKING:
     from stages.models.backbones import Backbone
     from stages.patterns.language import Pattern
+    from stages.tasks import Task
 
 Place = Literal["before", "inside", "layers"]
 """before: ahead of the text; inside: in the soft blocks of the pattern; layers: keys and values of every layer."""
@@ -60,6 +62,30 @@ class Prompt(torch.nn.Module):
     def num_vectors(self) -> int:
         """N."""
         return int(self.vectors.shape[0])
+
+
+def started(
+    config: PromptConfig, task: Task, pattern: str, backbone: Backbone, seed: int, pretrained: Path | None
+) -> Prompt:
+    """The prompt of a task before its first step.
+
+    Args:
+        config: The method and its settings.
+        task: The task, of whose label words some starts are made.
+        pattern: Name of the pattern.
+        backbone: The frozen model.
+        seed: Seed of the start and of new weights.
+        pretrained: Files of the prompt-pretraining stage, for `start: ppt`.
+    """
+    from stages.patterns.verbalizers import Verbalizer
+    from stages.prompts.peft_format import load_prompt
+
+    vectors = None
+    if config.start == "ppt":
+        assert pretrained is not None, "a step that starts from ppt has a pretrained prompt upstream"
+        vectors = load_prompt(pretrained / "prompt", backbone).vectors.cpu()
+    words = Verbalizer.of(task.words(pattern), backbone.tokenizer, backbone.family)
+    return fresh(config, backbone, task.pattern(pattern), seed, [word[0] for word in words.flat], vectors)
 
 
 def fresh(

@@ -112,12 +112,12 @@ def train(
 
     _check_dev_set(config, validate)
     num_steps = config.num_steps(len(items))
-    optimizer = _optimizer(parameters, config)
+    optimizer = optimizer_for(parameters, config)
     progress = checkpoints.restore(engine.work, parameters, optimizer)
     clock, shown = checkpoints.Clock(), time.monotonic()
     while len(progress.losses) < num_steps and not progress.stopped:
         step = len(progress.losses)
-        batch = [items[index] for index in _indices(step, len(items), config.batch_size, seed)]
+        batch = [items[index] for index in rows_of_step(step, len(items), config.batch_size, seed)]
         rate = config.rate(step, num_steps)
         for group in optimizer.param_groups:
             group["lr"] = rate
@@ -167,11 +167,11 @@ def _step(
         part = batch[start : start + size]
         loss = loss_of(part) * (len(part) / len(batch))
         value += float(loss.detach())
-        _check_finite(value, "loss", where, part[0], config)
+        check_finite(value, "loss", where, part[0], config)
         engine.backward(loss)
     moving = [parameter for parameter in parameters.values() if parameter.requires_grad]
     norm = torch.nn.utils.clip_grad_norm_(moving, config.max_grad_norm)
-    _check_finite(float(norm), "norm of the gradients", where, batch[0], config)
+    check_finite(float(norm), "norm of the gradients", where, batch[0], config)
     engine.step(optimizer)
     return value
 
@@ -207,7 +207,12 @@ def _take_best(best: Best, parameters: Mapping[str, torch.nn.Parameter], recorde
         recorder.metric("dev/best_step", best.step)
 
 
-def _check_finite(value: float, what: str, where: str, first: object, config: LoopConfig) -> None:
+def check_finite(value: float, what: str, where: str, first: object, config: LoopConfig) -> None:
+    """Stops a training that diverges, before anything of it is kept.
+
+    Raises:
+        DivergedError: `value` is NaN or infinite.
+    """
     if not math.isfinite(value):
         raise DivergedError(
             f"the {what} became {value} at {where}, with the batch that starts with {str(first)[:200]}.",
@@ -215,7 +220,8 @@ def _check_finite(value: float, what: str, where: str, first: object, config: Lo
         )
 
 
-def _optimizer(parameters: Mapping[str, torch.nn.Parameter], config: LoopConfig) -> torch.optim.Optimizer:
+def optimizer_for(parameters: Mapping[str, torch.nn.Parameter], config: LoopConfig) -> torch.optim.Optimizer:
+    """AdamW, without weight decay for vectors."""
     import torch
 
     matrices = [parameter for parameter in parameters.values() if parameter.ndim > 1]
@@ -228,7 +234,7 @@ def _optimizer(parameters: Mapping[str, torch.nn.Parameter], config: LoopConfig)
     return torch.optim.AdamW(used, lr=config.learning_rate, eps=1e-8, fused=True)  # six times faster on processors
 
 
-def _indices(step: int, num_items: int, batch_size: int, seed: int) -> list[int]:
+def rows_of_step(step: int, num_items: int, batch_size: int, seed: int) -> list[int]:
     """Items of one step: every epoch is a permutation of its own; its last batch may be short."""
     import torch
 

@@ -23,7 +23,7 @@ from stages.patterns.encoding import Encoder
 from stages.prompts.deep import Layers, activations
 from stages.prompts.methods import PromptConfig
 from stages.prompts.peft_format import load_prompt, save_prompt
-from stages.prompts.prompt import HELD, Prompt, fresh
+from stages.prompts.prompt import HELD, Prompt, fresh, started
 from stages.prompts.start import StartConfig, start_vectors
 from stages.prompts.vectors import LowRank, Table
 from stages.seeds import torch_rng
@@ -72,7 +72,7 @@ def check_learnt(config: prompt_tuning.Config, data: Path, out: Path) -> Prompt:
     run(prompt_tuning, config, prompt_tuning.Inputs(data=data), out)
     train_set, test_set = (load_examples(data / f"{part}.jsonl") for part in ("train", "test"))
     backbone = load(config.backbone, frozen=True)
-    start = prompt_tuning.started(config, backbone, None)
+    start = started(config.prompt, config.task, "review", backbone, config.seed, None)
     classifier = ClozeClassifier.of(config.task, "review", backbone, config.backbone, start)
     items = classifier.items(train_set)
     with torch.inference_mode():
@@ -332,7 +332,7 @@ def test_a_curriculum_holds_the_words_and_then_frees_them(
         prompt = PromptConfig(hard_steps=hard_steps)
         config = tuned(backbone_folders["gpt2"], "gpt2", prompt=prompt, task=soft_task("gpt2"))
         backbone = load(config.backbone, frozen=True)
-        start = prompt_tuning.started(config, backbone, None).vectors
+        start = started(config.prompt, config.task, "review", backbone, config.seed, None).vectors
         out = tmp_path / str(hard_steps)
         run(prompt_tuning, config, prompt_tuning.Inputs(data=film_data), out)
         return start, load_prompt(out / "prompt", backbone).vectors
