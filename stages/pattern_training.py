@@ -20,6 +20,7 @@ from stages.models.backbones import BackboneConfig
 from stages.models.submodels import LoraConfig, SubModel, Tune
 from stages.patterns.cloze import ClozeClassifier, LabelledCloze, Loss
 from stages.patterns.mlm import MlmConfig
+from stages.prompts.methods import PromptConfig
 from stages.protocols import Engine, Recorder
 from stages.tasks import Example, Task
 from stages.training.loop import LoopConfig
@@ -34,8 +35,11 @@ class Config(BaseModel, frozen=True, extra="forbid"):
     task: Task = Field(description="Labels, patterns and label words.")
     pattern: str = Field(description="Name of the pattern to train.")
     backbone: BackboneConfig = Field(description="The language model.")
-    tune: Tune = Field(description="What is trained: full (all weights), lora (adapters), none (zero-shot).")
+    tune: Tune = Field(
+        description="What is trained: full (all weights), lora (adapters), prompt (a soft prompt), none (zero-shot)."
+    )
     lora: LoraConfig = Field(LoraConfig(), description="Adapters, for tune: lora.")
+    prompt: PromptConfig = Field(PromptConfig(), description="Soft prompt, for tune: prompt.")
     loop: LoopConfig | None = Field(description="Length and rates of the training; none for tune: none.")
     loss: Loss = Field("auto", description="cross_entropy, hinge, or auto: hinge where a word has several tokens.")
     mlm: MlmConfig | None = Field(None, description="The auxiliary loss on unlabelled text; masked models only.")
@@ -43,6 +47,7 @@ class Config(BaseModel, frozen=True, extra="forbid"):
     shots: int = Field(0, ge=0, description="Demonstrations a class before each text, for tune: none.")
     labels_pile: bool = Field(True, description="Also label the unlabelled pile, as members of the ensemble do.")
     seed: int = Field(description="Seed of order, dropout, new weights and drawings.")
+    name: str = Field("", description="Name of its prompt among those that were trained together, if it was.")
 
     @model_validator(mode="after")
     def _parts_fit(self) -> Config:
@@ -58,12 +63,15 @@ class Config(BaseModel, frozen=True, extra="forbid"):
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Inputs:
     """`data`: files of the split stage; `words`: files of the verbalizer search, if the task has no words of its own;
-    `teachers`: files of the sub-models of the generation before.
+    `teachers`: files of the sub-models of the generation before; `pretrained`: files of the prompt-pretraining stage,
+    if the prompt starts there; `together`: files of the stage that trained the prompt with others, if one did.
     """
 
     data: Path
     words: Path | None = None
     teachers: tuple[Path, ...] = ()
+    pretrained: Path | None = None
+    together: Path | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -84,18 +92,29 @@ def run(config: Config, inputs: Inputs, out: Path, recorder: Recorder, engine: E
     from stages.ensembles.members import label_everything, measure
     from stages.models.submodels import fresh
     from stages.patterns.verbalizers import found_words
+    from stages.prompts.prompt import started
+    from stages.prompts_together import taken
     from stages.texts.data import load_examples
 
     task = config.task if inputs.words is None else config.task.with_words(found_words(inputs.words))
     train_set = load_examples(inputs.data / "train.jsonl")
     drawn = _drawn(config, inputs, train_set, out, recorder)
     with fresh(config.backbone, config.tune, config.lora, config.seed) as submodel:
-        classifier = ClozeClassifier.of(task, config.pattern, submodel.backbone, config.backbone, loss_kind=config.loss)
+        backbone = submodel.backbone
+        if config.tune == "prompt":
+            submodel.prompt = started(config.prompt, task, config.pattern, backbone, config.seed, inputs.pretrained)
+        classifier = ClozeClassifier.of(
+            task, config.pattern, backbone, config.backbone, submodel.prompt, loss_kind=config.loss
+        )
         if config.shots:
             _prime(config, classifier, train_set, recorder)
-        parameters = submodel.parameters
+        num_trained = sum(parameter.numel() for parameter in submodel.parameters.values())
         before = _accuracy(classifier, train_set, recorder)
-        losses = _train(config, inputs, classifier, submodel, [*train_set, *drawn], recorder, engine)
+        if inputs.together is None:
+            losses = _train(config, inputs, classifier, submodel, [*train_set, *drawn], recorder, engine)
+        else:
+            submodel.prompt, last, _ = taken(inputs.together, config.name, backbone)
+            classifier.prompt, losses = submodel.prompt, [last]
         submodel.save(config.pattern, out)
         finish = label_everything if config.labels_pile else measure
         test = finish(classifier, task.labels, inputs.data, out, recorder)
@@ -107,7 +126,7 @@ def run(config: Config, inputs: Inputs, out: Path, recorder: Recorder, engine: E
         num_labelled=len(train_set) if losses else config.shots * len(task.labels),
         num_unlabelled=len(drawn),
         num_drawn=len(drawn),
-        trainable_parameters=sum(parameter.numel() for parameter in parameters.values()),
+        trainable_parameters=num_trained,
     )
 
 
@@ -165,7 +184,8 @@ def _train(
     if config.mlm is not None:
         pile = load_examples(inputs.data / "unlabeled.jsonl")
         loss_of = with_mlm(classifier, pile, config.mlm)
-    submodel.backbone.model.train()
+    if submodel.prompt is None:
+        submodel.backbone.model.train()
     return train(
         classifier.items(examples), loss_of, submodel.parameters, config.loop,
         seed=config.seed, recorder=recorder, engine=engine, validate=validate,

@@ -109,6 +109,7 @@ def _train(
     engine: Engine,
 ) -> list[float]:
     """Trains; returns the loss of every step."""
+    from stages.prompts.cached_text import CachedTexts, can_be_cached
     from stages.prompts.prompt import HELD
     from stages.texts.data import load_examples
     from stages.training.loop import train
@@ -121,8 +122,9 @@ def _train(
     parameters = {**dict(prompt.named_parameters()), **submodel.parameters}
     if submodel.adapter is not None:
         submodel.backbone.model.train()
+    loss_of = CachedTexts(classifier).loss if can_be_cached(classifier) else classifier.loss
     return train(
-        classifier.items(train_set), classifier.loss, parameters, config.loop,
+        classifier.items(train_set), loss_of, parameters, config.loop,
         seed=config.seed, recorder=recorder, engine=engine, validate=validate,
         held={HELD: config.prompt.hard_steps} if config.prompt.hard_steps else {},
     )  # fmt: skip

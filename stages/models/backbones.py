@@ -177,17 +177,17 @@ class Backbone:
         bias = None if head.bias is None else head.bias[wanted].float()
         return F.linear(hidden.float(), head.weight[wanted].float(), bias)
 
-    def read_on(self, input_ids: Tensor, attention_mask: Tensor, cache: Any) -> Tensor:
+    def read_on(self, embeddings: Tensor, attention_mask: Tensor, cache: Any) -> Tensor:
         """[B, T, D] last hidden states of a causal model that goes on reading behind what lies in its cache.
 
         Args:
-            input_ids: [B, T] what is read now.
+            embeddings: [B, T, D] input embeddings of what is read now.
             attention_mask: [B, P + T], of the P places in the cache too.
             cache: A cache of transformers; grows by T places.
         """
-        positions = (attention_mask.cumsum(dim=1) - 1).clamp(min=0)[:, -input_ids.shape[1] :]
+        positions = (attention_mask.cumsum(dim=1) - 1).clamp(min=0)[:, -embeddings.shape[1] :]
         states: Tensor = _body(self.model)(
-            input_ids=input_ids,
+            inputs_embeds=embeddings,
             attention_mask=attention_mask,
             position_ids=positions,
             past_key_values=cache,

@@ -1,7 +1,7 @@
-"""A sub-model: one pattern on one backbone, all of it trained, a LoRA adapter trained, or nothing trained.
+"""A sub-model: one pattern on one backbone, all of it trained, a LoRA adapter or a soft prompt trained, or nothing.
 
-Its files are `submodel.json` and, by its `tune`, `adapter/` (PEFT's LoRA format, megabytes) or `model/` (the whole
-backbone).
+Its files are `submodel.json` and, by its `tune`, `adapter/` (PEFT's LoRA format, megabytes), `prompt/` (PEFT's format,
+kilobytes) or `model/` (the whole backbone).
 """
 
 from __future__ import annotations
@@ -21,7 +21,7 @@ from stages.models.residents import borrowed
 from stages.patterns.cloze import ClozeClassifier
 from stages.tasks import Task
 
-Tune = Literal["full", "lora", "none"]
+Tune = Literal["full", "lora", "prompt", "none"]
 
 
 class LoraConfig(BaseModel, frozen=True, extra="forbid"):
@@ -37,15 +37,20 @@ class LoraConfig(BaseModel, frozen=True, extra="forbid"):
 
 @dataclass(slots=True)
 class SubModel:
-    """A backbone with its trainable parameters marked. `adapter` is PEFT's wrapper for tune: lora, else None."""
+    """A backbone with its trainable parameters marked. `adapter` is PEFT's wrapper for tune: lora, `prompt` the soft
+    prompt for tune: prompt; else None.
+    """
 
     backbone: Backbone
     tune: Tune
     adapter: Any = None
+    prompt: Any = None
 
     @property
     def parameters(self) -> dict[str, Any]:
         """Name -> trainable parameter; empty for `none`."""
+        if self.prompt is not None:
+            return dict(self.prompt.named_parameters())
         return {name: item for name, item in self.backbone.model.named_parameters() if item.requires_grad}
 
     def save(self, pattern: str, out: Path) -> None:
@@ -57,6 +62,10 @@ class SubModel:
         elif self.tune == "lora":
             self.adapter.save_pretrained(out / "adapter")
             tidy(out / "adapter")
+        elif self.tune == "prompt":
+            from stages.prompts.peft_format import save_prompt
+
+            save_prompt(self.prompt, self.backbone, out / "prompt")
 
 
 @contextmanager
@@ -66,7 +75,7 @@ def fresh(config: BackboneConfig, tune: Tune, lora: LoraConfig, seed: int) -> It
         yield SubModel(load(config, frozen=False), tune)
         return
     with borrowed(config) as backbone:
-        if tune == "none":
+        if tune in ("none", "prompt"):  # a prompt is put before the text by whoever reads it
             yield SubModel(backbone, tune)
             return
         import torch
@@ -90,12 +99,16 @@ def saved(folder: Path, task: Task, config: BackboneConfig) -> Iterator[ClozeCla
         yield ClozeClassifier.of(task, about["pattern"], backbone, config)
         return
     with borrowed(config) as backbone:
-        adapter = None
+        adapter = prompt = None
+        if about["tune"] == "prompt":
+            from stages.prompts.peft_format import load_prompt
+
+            prompt = load_prompt(folder / "prompt", backbone)
         if about["tune"] == "lora":
             from peft import PeftModel
 
             adapter = PeftModel.from_pretrained(backbone.model, folder / "adapter")
             backbone.freeze()
-        yield ClozeClassifier.of(task, about["pattern"], backbone, config)
+        yield ClozeClassifier.of(task, about["pattern"], backbone, config, prompt)
         if adapter is not None:
             adapter.unload()

@@ -136,6 +136,12 @@ class Pattern:
         return tuple(part for part in self.parts if isinstance(part, Soft))
 
     @property
+    def soft_is_behind_a_field(self) -> bool:
+        """Whether a field stands before the first soft block."""
+        kinds = [type(part) for part in self.parts if isinstance(part, FieldRef | Soft)]
+        return kinds[0] is FieldRef and Soft in kinds
+
+    @property
     def has_soft_blocks(self) -> bool:
         """Whether some of it is trainable vectors."""
         return bool(self.soft_blocks)

@@ -113,12 +113,13 @@ def _shared_scores(
     with torch.inference_mode(), autocast(classifiers[0].autocast):
         batch = backbone.batch(stems)
         cache = DynamicCache(config=backbone.model.config)
-        backbone.read_on(batch.input_ids, batch.attention_mask, cache)
+        embed = backbone.model.get_input_embeddings()
+        backbone.read_on(embed(batch.input_ids), batch.attention_mask, cache)
         scores = []
         for classifier, items in zip(classifiers, texts, strict=True):
             endings = torch.tensor([item.ids[item.stem :] for item in items], device=backbone.device)
             attention = torch.cat([batch.attention_mask, torch.ones_like(endings)], dim=1)
-            hidden_BD = backbone.read_on(endings, attention, cache)[:, -1]
+            hidden_BD = backbone.read_on(embed(endings), attention, cache)[:, -1]
             cache.crop(-endings.shape[1])  # the next ending starts where this one did
             ids = [word[0] for word in classifier.verbalizer.flat]
             if classifier.verbalizer.needs_likelihood:

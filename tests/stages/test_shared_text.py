@@ -41,7 +41,8 @@ class Counting:
 
     def count(self, module: torch.nn.Module, arguments: tuple, named: dict) -> None:
         del module, arguments
-        self.tokens += named["input_ids"].numel()
+        ids, embeddings = named.get("input_ids"), named.get("inputs_embeds")
+        self.tokens += ids.numel() if ids is not None else embeddings.shape[0] * embeddings.shape[1]
 
 
 @pytest.mark.parametrize("name", ["llama", "gpt2"])
