@@ -240,16 +240,23 @@ def score(
 def predict(
     recipe: Annotated[str, typer.Argument(help="A recipe that was run, or the folder of a classifier.")],
     input_: words.InputFile,
+    prompts: Annotated[
+        str | None, typer.Option(help="With soft prompts instead: name of their method. Each line names its task.")
+    ] = None,
     output: words.OutputFile = None,
     override: words.Override = None,
     store: words.StoreFolder = DEFAULT_STORE,
 ) -> None:
-    """Label lines with the distilled classifier: a JSON line with label and probabilities for each."""
+    """Label lines with the distilled classifier or with prompts: a JSON line with label and probabilities for each."""
     from pipelines import scoring, serving
 
-    model = serving.find_classifier(recipe, override, store)
+    is_prompt = (Path(recipe) / "prompted.json").exists() or (Path(recipe) / "files" / "prompted.json").exists()
     with _lines(input_) as lines, _sink(output) as sink:
-        for line in scoring.predict(model, lines, input_):
+        if prompts or is_prompt:
+            found = scoring.predict_prompts(serving.find_prompts(recipe, override, store, prompts or ""), lines, input_)
+        else:
+            found = scoring.predict(serving.find_classifier(recipe, override, store), lines, input_)
+        for line in found:
             sink.write(line + "\n")
 
 

@@ -6,6 +6,7 @@ import re
 
 from pydantic import BaseModel, Field, model_validator
 
+from pipelines import prompt_formats
 from pipelines.sections import (
     BaselineSection,
     DistillSection,
@@ -57,10 +58,14 @@ class PipelineConfig(BaseModel, frozen=True, extra="forbid"):
         self._check_words()
         self._check_soft_blocks()
         self._check_members()
+        self._check_starts()
         if not self.has_labels:
             self._check_zero_labels()
         if self.prompts is not None:
             self._check_prompts(self.prompts)
+            self._check_formats(self.prompts)
+        if self.ppt is not None:
+            prompt_formats.check_options(self.ppt, self.backbone)
         return self
 
     def _check_loops(self) -> None:
@@ -111,6 +116,7 @@ class PipelineConfig(BaseModel, frozen=True, extra="forbid"):
     def _check_soft_blocks(self) -> None:
         """Patterns with soft blocks are for prompts, which must use them; sub-models have others."""
         prompted = {item.pattern for item in self.prompts.tasks if item.task is None} if self.prompts else set()
+        prompted |= {name for section in self.pet_sections.values() for name in section.patterns or ()}
         for name in self.task.patterns:
             if name not in self.hard_patterns and name not in prompted:
                 raise InputError(
@@ -124,12 +130,43 @@ class PipelineConfig(BaseModel, frozen=True, extra="forbid"):
             )
         for place, section in self.pet_sections.items():
             for name in section.patterns or ():
-                if name in self.task.patterns and name not in self.hard_patterns:
+                takes = section.tune == "prompt" and not section.prompt.is_deep and self.has_labels
+                if name in self.task.patterns and name not in self.hard_patterns and not takes:
                     raise InputError(
-                        f"pattern {name!r} has a soft block, which sub-models do not train.",
-                        "Take it out here.",
+                        f"pattern {name!r} has a soft block, which these sub-models do not train.",
+                        "Take it out here; or tune: prompt, with labelled examples and no deep prompt.",
                         key=f"{place}.patterns",
                     )
+
+    def _check_starts(self) -> None:
+        """What starts from a pretrained prompt has one."""
+        methods = self.prompts.methods if self.prompts else {}
+        starts = {f"prompts.methods.{name}": item.start for name, item in methods.items()}
+        sections = {place: item for place, item in self.pet_sections.items() if item.tune == "prompt"}
+        starts |= {f"{place}.prompt": item.prompt.start for place, item in sections.items()}
+        for place, start in starts.items():
+            if self.ppt is None and start == "ppt":
+                raise InputError(
+                    "this starts from ppt, but there is no ppt section.", "Add one: ppt: {...}.", key=f"{place}.start"
+                )
+        for place, item in sections.items():
+            for pattern in self.patterns_of(item) if item.prompt.start == "ppt" else ():
+                try:
+                    self.pretrained_for(PromptTaskConfig(pattern=pattern))
+                except InputError as error:
+                    raise error.at(key=f"{place}.prompt.start") from None
+            if item.together and self.verbalizer_search:
+                raise InputError(
+                    "prompts are not trained together with words that are still searched for.",
+                    "Write a verbalizer, or take together out.",
+                    key=f"{place}.together",
+                )
+            if place != "pet" and item.prompt.start == "ppt":
+                raise InputError(
+                    "prompts are pretrained for the recipe's own backbone.",
+                    "Take another start.",
+                    key=f"{place}.prompt.start",
+                )
 
     def _check_members(self) -> None:
         for name in self.members:
@@ -176,10 +213,6 @@ class PipelineConfig(BaseModel, frozen=True, extra="forbid"):
                 )
 
     def _check_prompts(self, prompts: PromptsSection) -> None:
-        if self.ppt is None and any(item.start == "ppt" for item in prompts.methods.values()):
-            raise InputError(
-                "a method starts from ppt, but there is no ppt section.", "Add one: ppt: {...}.", key="prompts.methods"
-            )
         names = [self.prompt_task(item)[0].name for item in prompts.tasks]
         if len(set(names)) < len(names):
             raise InputError(f"two tasks have the same name: {names}.", "Give each its own.", key="prompts.tasks")
@@ -191,6 +224,19 @@ class PipelineConfig(BaseModel, frozen=True, extra="forbid"):
                     f"Take one of: {', '.join(known)}.",
                     key=f"prompts.tasks.{number}.pattern",
                 )
+
+    def _check_formats(self, prompts: PromptsSection) -> None:
+        """Every downstream task finds the pretrained prompt that it starts from."""
+        starts = any(item.start == "ppt" for item in prompts.methods.values())
+        for number, item in enumerate(prompts.tasks):
+            place = f"prompts.tasks.{number}.format"
+            if item.format and self.ppt is None:
+                raise InputError("there is no ppt section, which has formats.", "Take this out.", key=place)
+            if self.ppt and (starts or item.format):
+                try:
+                    self.pretrained_for(item)
+                except InputError as error:
+                    raise error.at(key=place) from None
 
     @property
     def _loops(self) -> dict[str, tuple[LoopConfig | None, bool]]:
@@ -243,6 +289,16 @@ class PipelineConfig(BaseModel, frozen=True, extra="forbid"):
             return self.task, self.data
         return item.task, item.data
 
+    def pretrained_for(self, item: PromptTaskConfig) -> int:
+        """Which of `ppt.formats` a downstream task's prompt starts from, where it starts from ppt.
+
+        Raises:
+            InputError: none of them is the one.
+        """
+        assert self.ppt is not None
+        kind = prompt_formats.start_of(self.prompt_task(item)[0], item.pattern, self.ppt.formats, item.format)
+        return self.ppt.formats.index(kind)
+
     @property
     def datasets(self) -> dict[str, tuple[Task, DataConfig, str]]:
         """Task name -> task, data and the dotted place of the data in the recipe."""
@@ -264,5 +320,7 @@ class PipelineConfig(BaseModel, frozen=True, extra="forbid"):
         }
         if self.ppt:
             sources["ppt.corpus.source"] = self.ppt.corpus.source
+        if self.ppt and "single" in self.ppt.formats and self.ppt.single.classifier:
+            found["ppt.single.classifier"] = self.ppt.single.classifier
         read_by_us = {place: item.asset for place, item in sources.items() if not item.asset.startswith("hf:")}
         return found | {f"{place}.asset": ref for place, ref in read_by_us.items()}

@@ -5,18 +5,22 @@ data/<task> ─┬─ verbalizer/<pattern> (before all that uses the pattern, wh
              ├─ pet/<pattern>/<seed> ─ pet/g<k>/... ─┐                           │
              ├─ probe/<member> ──────────────────────┴ soft_labels ─ distill/<seed>
              ├─ baseline/<seed> ─────────────────────────────────────────────────┼─ report
-ppt/pair ────┴─ prompts/<task>/<method>/<seed> ──────────────────────────────────┘
+ppt/<format>─┴─ prompts/<task>/<method>/<seed> ──────────────────────────────────┘
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection
+from typing import Any
 
 from cluster.step import Resources, Step
 from pipelines import report
 from pipelines.config import PipelineConfig
-from pipelines.member_steps import group_of, members, resources, untrained, verbalizers
-from stages import baseline, distillation, prompt_pretraining, prompt_tuning, soft_labels, splits
+from pipelines.member_steps import group_of, members, untrained, verbalizers
+from pipelines.prompt_steps import prompts
+from pipelines.sections import PptSection
+from stages import baseline, distillation, prompt_pretraining, soft_labels, splits
+from stages.pretraining.formats import Format
 from stages.seeds import derive_seed
 from stages.splits import DataConfig
 from stages.tasks import Task
@@ -35,17 +39,20 @@ def steps(config: PipelineConfig, dropped: Collection[str] = ()) -> list[Step]:
     data = {task.name: _split(config, task, sets) for task, sets, _ in config.datasets.values()}
     main = data[config.task.name]
     words = verbalizers(config, main)
-    ppt = [_ppt(config)] if config.ppt else []
-    found = members(config, main, words)
+    ppt = [_ppt(config, config.ppt, kind) for kind in config.ppt.formats] if config.ppt else []
+    found = members(config, main, words, ppt)
     voting = tuple(step for step in found.voting if step.name not in dropped)
     labels = _soft_labels(config, main, voting, tuple(sorted(dropped)))
     students = [_student(config, seed, main, labels) for seed in config.distill.seeds]
     baselines = [_baseline(config, seed, main) for seed in (config.baseline.seeds if config.baseline else ())]
     before = untrained(config, main, words)
-    prompts = _prompts(config, data, ppt)
-    by_urgency = (*words.values(), *found.earlier, *voting, *ppt, labels, *students, *prompts, *before, *baselines)
+    tuned, together = prompts(config, data, ppt)
+    by_urgency = (
+        *words.values(), *ppt, *found.together, *found.earlier, *voting, labels, *students, *together, *tuned, *before,
+        *baselines,
+    )  # fmt: skip
     measured = (
-        *data.values(), *words.values(), *baselines, *before, *found.earlier, *voting, labels, *students, *ppt, *prompts
+        *data.values(), *words.values(), *baselines, *before, *found.earlier, *voting, labels, *students, *ppt, *tuned
     )  # fmt: skip
     return [*data.values(), *by_urgency, _report(config, measured)]
 
@@ -61,25 +68,32 @@ def _split(config: PipelineConfig, task: Task, data: DataConfig) -> Step:
     )
 
 
-def _ppt(config: PipelineConfig) -> Step:
-    assert config.ppt is not None
+def _ppt(config: PipelineConfig, section: PptSection, kind: Format) -> Step:
+    name = f"ppt/{kind}"
+    own: dict[str, Any] = {"single": section.single} if kind == "single" else {}
+    if kind in ("choice", "unified"):
+        own = {"num_options": section.num_options(kind)}
+    labeller = {"classifier": assets.identity(section.single.classifier)} if section.single.classifier else {}
     return Step(
-        name="ppt/pair",
+        name=name,
         fn=prompt_pretraining.run,
         config=prompt_pretraining.Config(
             backbone=config.backbone,
-            corpus=config.ppt.corpus,
-            num_vectors=config.ppt.num_vectors,
-            start=config.ppt.start,
-            num_held_out=config.ppt.num_held_out,
-            loop=config.ppt.loop,
-            seed=derive_seed(config.seed, "ppt/pair"),
+            format=kind,
+            corpus=section.corpus,
+            num_vectors=section.num_vectors,
+            start=section.start,
+            num_held_out=section.num_held_out,
+            loop=section.loop,
+            seed=derive_seed(config.seed, name),
+            **own,
         ),
         assets={
             "backbone": assets.identity(config.backbone.asset),
-            "corpus": assets.identity(config.ppt.corpus.source.asset),
+            "corpus": assets.identity(section.corpus.source.asset),
+            **(labeller if kind == "single" else {}),
         },
-        resources=resources(config.ppt),
+        resources=section.resources,
     )
 
 
@@ -117,7 +131,7 @@ def _student(config: PipelineConfig, seed: int, data: Step, labels: Step) -> Ste
         ),
         inputs={"data": data, "soft_labels": labels},
         assets={"student": assets.identity(config.student.asset)},
-        resources=resources(config.distill),
+        resources=config.distill.resources,
     )
 
 
@@ -136,39 +150,8 @@ def _baseline(config: PipelineConfig, seed: int, data: Step) -> Step:
         ),
         inputs={"data": data},
         assets={"student": assets.identity(config.student.asset)},
-        resources=resources(config.baseline),
+        resources=config.baseline.resources,
     )
-
-
-def _prompts(config: PipelineConfig, data: dict[str, Step], ppt: list[Step]) -> list[Step]:
-    if config.prompts is None:
-        return []
-    found = []
-    for item in config.prompts.tasks:
-        task, _ = config.prompt_task(item)
-        for method, section in config.prompts.methods.items():
-            for seed in config.prompts.seeds:
-                name = f"prompts/{task.name}/{method}/{seed}"
-                pretrained = {"pretrained": ppt[0]} if section.start == "ppt" else {}
-                settings = prompt_tuning.Config(
-                    task=task.only(item.pattern),
-                    pattern=item.pattern,
-                    backbone=config.backbone,
-                    prompt=section.prompt,
-                    loop=section.loop or config.prompts.loop,
-                    seed=derive_seed(config.seed, name),
-                )
-                found.append(
-                    Step(
-                        name=name,
-                        fn=prompt_tuning.run,
-                        config=settings,
-                        inputs={"data": data[task.name], **pretrained},
-                        assets={"backbone": assets.identity(config.backbone.asset)},
-                        resources=resources(config.prompts),
-                    )
-                )
-    return found
 
 
 def _report(config: PipelineConfig, measured: tuple[Step, ...]) -> Step:

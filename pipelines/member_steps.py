@@ -9,16 +9,19 @@ probe/<member>                  logistic regression on sentence embeddings
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
-from cluster.step import Resources, Step
+from cluster.step import Step
 from pipelines.config import PipelineConfig
-from pipelines.sections import PetMember, PetSection, ProbeMember, Section
+from pipelines.prompt_steps import TOGETHER, together
+from pipelines.sections import PetMember, PetSection, ProbeMember, PromptTaskConfig, Section
 from stages import pattern_training, probe, verbalizer_search
 from stages.ensembles import generations
 from stages.ensembles.generations import GrowthConfig
 from stages.models.backbones import BackboneConfig
+from stages.prompts.methods import PromptConfig
+from stages.prompts_together import Job
 from stages.seeds import derive_seed, python_rng
 from stages.texts import assets
 
@@ -26,28 +29,28 @@ Words = Mapping[str, Step]
 """Pattern -> the step that finds its label words; empty where the task has its own."""
 
 
-def resources(section: Section) -> Resources:
-    """What a section's steps get."""
-    return Resources(cpus=section.cpus, gpus=section.gpus)
-
-
 @dataclass(frozen=True, slots=True)
 class Members:
-    """`voting`: the members of the ensemble; `earlier`: the generations of sub-models before them, oldest first."""
+    """`voting`: the members of the ensemble; `earlier`: the generations of sub-models before them, oldest first;
+    `together`: steps that train many of them in one batch.
+    """
 
     voting: tuple[Step, ...]
     earlier: tuple[Step, ...] = ()
+    together: tuple[Step, ...] = ()
 
 
-def members(config: PipelineConfig, data: Step, words: Words) -> Members:
-    """All members of the ensemble, with the generations that taught them."""
-    found = _submodels(config, config.pet, config.backbone, "pet", data, words)
+def members(config: PipelineConfig, data: Step, words: Words, ppt: Sequence[Step] = ()) -> Members:
+    """All members of the ensemble, with what comes before them. `ppt`: pretrained prompts."""
+    found = _submodels(config, config.pet, config.backbone, "pet", data, words, ppt)
     for name, section in config.members.items():
         if isinstance(section, PetMember):
-            more = _submodels(config, section, section.backbone, f"pet/{name}", data, words)
+            more = _submodels(config, section, section.backbone, f"pet/{name}", data, words, ppt)
         else:
             more = Members((_probe(config, name, section, data),))
-        found = Members((*found.voting, *more.voting), (*found.earlier, *more.earlier))
+        found = Members(
+            (*found.voting, *more.voting), (*found.earlier, *more.earlier), (*found.together, *more.together)
+        )
     return found
 
 
@@ -81,7 +84,7 @@ def verbalizers(config: PipelineConfig, data: Step) -> dict[str, Step]:
             ),
             inputs={"data": data},
             assets={"backbone": assets.identity(config.backbone.asset)},
-            resources=resources(section),
+            resources=section.resources,
         )
         for pattern in config.hard_patterns
     }
@@ -121,18 +124,32 @@ def _untrained(
         ),
         inputs={"data": data, **_words_of(pattern, words)},
         assets={"backbone": assets.identity(config.backbone.asset)},
-        resources=resources(section),
+        resources=section.resources,
     )
 
 
 def _submodels(
-    config: PipelineConfig, section: PetSection, backbone: BackboneConfig, prefix: str, data: Step, words: Words
+    config: PipelineConfig,
+    section: PetSection,
+    backbone: BackboneConfig,
+    prefix: str,
+    data: Step,
+    words: Words,
+    ppt: Sequence[Step],
 ) -> Members:
     """Sub-models of one backbone, generation after generation; without labels the first one is zero-shot."""
     seeds = section.seeds if config.has_labels or section.ipet is None else section.seeds[:1]
     pairs = [(pattern, seed) for pattern in config.patterns_of(section) for seed in seeds]
     first = section if config.has_labels else section.model_copy(update={"tune": "none", "mlm": None})
-    last = [_submodel(config, first, backbone, prefix, pair, data, words) for pair in pairs]
+    last = [
+        _submodel(config, first, backbone, prefix, pair, _upstream(config, first, pair[0], data, ppt), words)
+        for pair in pairs
+    ]
+    shared: tuple[Step, ...] = ()
+    if first.tune == "prompt" and first.together:
+        start = ppt if first.prompt.start == "ppt" else ()
+        shared = (together(f"{prefix}/{TOGETHER}", _jobs(last, ppt), backbone, section, [data], start),)
+        last = [replace(step, inputs={**step.inputs, "together": shared[0]}) for step in last]
     earlier: list[Step] = []
     for number in range(1, section.ipet.generations + 1 if section.ipet else 1):
         earlier += last
@@ -145,8 +162,32 @@ def _submodels(
             chosen = generations.teachers(names, own, section.ipet.teacher_share, rng)
             growth = GrowthConfig.of(section.ipet, number, config.has_labels)
             taught = (growth, tuple(by_name[name] for name in chosen))
-            last.append(_submodel(config, section, backbone, f"{prefix}/g{number}", pair, data, words, taught))
-    return Members(tuple(last), tuple(earlier))
+            upstream = _upstream(config, section, pair[0], data, ppt)
+            last.append(_submodel(config, section, backbone, f"{prefix}/g{number}", pair, upstream, words, taught))
+    return Members(tuple(last), tuple(earlier), shared)
+
+
+def _upstream(
+    config: PipelineConfig, section: PetSection, pattern: str, data: Step, ppt: Sequence[Step]
+) -> dict[str, Step]:
+    """What every sub-model reads: the data, and a pretrained prompt if it starts from one."""
+    if section.tune != "prompt" or section.prompt.start != "ppt":
+        return {"data": data}
+    return {"data": data, "pretrained": ppt[config.pretrained_for(PromptTaskConfig(pattern=pattern))]}
+
+
+def _jobs(steps: Sequence[Step], ppt: Sequence[Step]) -> list[Job]:
+    """What is trained together, from the steps that would train it alone."""
+    jobs = []
+    for step in steps:
+        settings = step.config
+        assert isinstance(settings, pattern_training.Config)
+        assert settings.loop is not None, "tune: prompt has a loop"
+        names = ("task", "pattern", "prompt", "loop", "loss", "seed", "name")
+        shared = {name: getattr(settings, name) for name in names}
+        start = next((number for number, item in enumerate(ppt) if item is step.inputs.get("pretrained")), None)
+        jobs.append(Job(**shared, data=0, pretrained=start))
+    return jobs
 
 
 def _submodel(
@@ -155,7 +196,7 @@ def _submodel(
     backbone: BackboneConfig,
     prefix: str,
     pair: tuple[str, int],
-    data: Step,
+    upstream: Mapping[str, Step],
     words: Words,
     taught: tuple[GrowthConfig, tuple[Step, ...]] | None = None,
 ) -> Step:
@@ -171,15 +212,17 @@ def _submodel(
             backbone=backbone,
             tune=section.tune,
             lora=section.lora,
+            prompt=section.prompt if section.tune == "prompt" else PromptConfig(),
             loop=None if section.tune == "none" else section.loop,
             loss=section.loss,
             mlm=section.mlm,
             growth=taught[0] if taught else None,
             seed=derive_seed(config.seed, name),
+            name=name if section.tune == "prompt" else "",
         ),
-        inputs={"data": data, **_words_of(pattern, words), **({"teachers": taught[1]} if taught else {})},
+        inputs={**upstream, **_words_of(pattern, words), **({"teachers": taught[1]} if taught else {})},
         assets={"backbone": assets.identity(backbone.asset)},
-        resources=resources(section),
+        resources=section.resources,
     )
 
 
@@ -200,5 +243,5 @@ def _probe(config: PipelineConfig, name: str, section: ProbeMember, data: Step) 
         ),
         inputs={"data": data},
         assets={"encoder": assets.identity(section.encoder.asset)},
-        resources=resources(section),
+        resources=section.resources,
     )

@@ -13,17 +13,21 @@ from pathlib import Path
 from typing import Any
 
 from pipelines.config import PipelineConfig
+from pipelines.sections import PptSection
 from stages import splits
-from stages.errors import AssetError, InputError
+from stages.errors import AssetError, InputError, VerbalizerError
 from stages.models.backbones import BackboneConfig
 from stages.models.encoders import check_pooling
 from stages.models.model_files import family_of, model_folder, num_positions, translated
 from stages.patterns.encoding import Family, check_pattern
 from stages.patterns.verbalizers import Verbalizer
+from stages.pretraining.formats import need, task_of
+from stages.pretraining.pseudo_labels import classifier_folder
 from stages.prompts.deep import check_deep
 from stages.prompts.methods import check_fit
 from stages.tasks import Task
 from stages.texts import assets, reach
+from stages.texts.corpora import Documents, Window, check_enough
 
 OnStart = Callable[[str, int, int], None]
 """Told what begins, how many things are done, and of how many: for the display."""
@@ -42,6 +46,8 @@ def check(config: PipelineConfig, on_start: OnStart) -> None:
             splits.draw(splits.Config(data=data, labels=task.labels, fields=task.fields, seed=0))
         except InputError as error:
             raise _under(error, place) from error
+    if config.ppt:
+        check_corpus(config.ppt)
     check_models(config)
     for place, encoder in config.encoders.items():
         try:
@@ -80,9 +86,7 @@ def check_models(config: PipelineConfig, *, only_cached: bool = False) -> None:
             check_search(config.task, family)
         check_prompts(config, family, tokenizer)
         if config.ppt:
-            from stages.prompt_pretraining import PAIR_TASK
-
-            check_words(PAIR_TASK, family, tokenizer, (family,), "ppt")
+            check_formats(config.ppt, family, tokenizer)
 
 
 def check_prompts(config: PipelineConfig, family: Family, tokenizer: Any) -> None:
@@ -104,6 +108,61 @@ def check_prompts(config: PipelineConfig, family: Family, tokenizer: Any) -> Non
         pattern = task.pattern(item.pattern)
         for name, method in config.prompts.methods.items():
             _at(f"prompts.methods.{name}", partial(check_fit, method), pattern)
+            if method.head == "linear" and task.options:
+                raise InputError(
+                    "multiple choice asks of each option whether it is right, which takes words.",
+                    "Take head: linear out, or this task.",
+                    key=f"prompts.methods.{name}.head",
+                )
+            if method.head == "words" and not task.verbalizer:
+                raise InputError(
+                    f"the task {task.name} has no label words.",
+                    "Write a verbalizer, or take head: linear for every method.",
+                    key=f"{place}.verbalizer",
+                )
+
+
+def check_formats(ppt: PptSection, family: Family, tokenizer: Any) -> None:
+    """Checks the words of every format of pretraining; a classifier, if it is there, for its labels.
+
+    Raises:
+        InputError: a word is not in the vocabulary, a letter that stands for an option is no single token, or the
+            classifier has other labels.
+    """
+    for kind in ppt.formats:
+        task = task_of(kind, ppt.num_options(kind)[1], ppt.single.words)
+        place = "ppt.single.words" if kind == "single" else "ppt.formats"
+        words = _at(place, lambda found: Verbalizer.of(found, tokenizer, family), task.words(family))
+        long = [label for label, word in zip(words.labels, words.words, strict=True) if len(word[0]) > 1]
+        if long and kind in ("choice", "unified"):
+            raise VerbalizerError(
+                f"the letter {long[0]}, which stands for an option, is no single token of the backbone's vocabulary.",
+                f"Take fewer options (ppt.{kind}_options), or take {kind} out.",
+                key=place,
+            )
+    if "single" in ppt.formats and ppt.single.classifier and assets.is_cached(ppt.single.classifier):
+        try:
+            classifier_folder(ppt.single)
+        except InputError as error:
+            raise type(error)(error.problem, error.remedy, key=f"ppt.{error.key}") from error
+
+
+def check_corpus(ppt: PptSection) -> None:
+    """Reads as much of the corpus as tells that it has enough documents; one of the hub is passed over.
+
+    Raises:
+        DataError: it cannot be read, or has too few documents that are long enough.
+    """
+    if ppt.corpus.source.asset.startswith("hf:"):
+        return
+    for kind in ppt.formats:
+        wanted = need(kind, ppt.num_options(kind)[1])
+        corpus = Documents(ppt.corpus, wanted.sentences)
+        try:
+            check_enough(corpus, Window(corpus, wanted.documents), wanted.documents, f"the format {kind}")
+        except InputError as error:
+            key = f"ppt.{error.key}" if error.key else "ppt.corpus.source"
+            raise type(error)(error.problem, error.remedy, key=key, where=error.where) from error
 
 
 def _is_ready(ref: str) -> bool:
@@ -236,7 +295,9 @@ def bare_tokenizer(backbone: BackboneConfig) -> Any:
         raise AssetError(f"{folder} holds no tokenizer.", "Put tokenizer.json beside the weights.")
     try:
         if (folder / "tokenizer.json").exists():
-            return Tokenizer.from_file(str(folder / "tokenizer.json"))
+            tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+            tokenizer.no_padding()  # some files ask for it, and a word would have as many tokens as a text
+            return tokenizer
         from transformers import AutoTokenizer
 
         return AutoTokenizer.from_pretrained(folder)

@@ -89,6 +89,14 @@ KINDS = {
 }
 """First part of a step's name -> what a row of such steps is."""
 
+TAUGHT = {
+    "pair": "relate sentences",
+    "choice": "find the next sentence",
+    "single": "label sentences",
+    "unified": "choose among sentences",
+}
+"""Second part of the name of a pretraining step -> what its prompt learnt."""
+
 SEEDED = ("baseline", "pet", "priming", "distill", "prompts")
 """First part of the names that end in a seed."""
 
@@ -184,8 +192,9 @@ def _notes(results: dict[str, dict[str, Any]]) -> list[str]:
         if result.get("num_test_seen"):
             notes.append(f"{name}: {result['num_test_seen']} test texts stand in the training files too: a leak.")
         if name.startswith("ppt/"):
+            learnt = TAUGHT[name.partition("/")[2]]
             notes.append(
-                f"{name} learnt to relate sentences: {result['held_out_before']['accuracy']:.1%} before, "
+                f"{name} learnt to {learnt}: {result['held_out_before']['accuracy']:.1%} before, "
                 f"{result['held_out']['accuracy']:.1%} after, on {result['held_out']['num_examples']} held-out ones."
             )
     return notes

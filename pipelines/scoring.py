@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 from stages.errors import DataError
 from stages.models.backbones import BackboneConfig
 from stages.protocols import SilentRecorder
 from stages.tasks import Example, Task
+
+Item = TypeVar("Item")
 
 LINES_AT_ONCE = 512
 """Lines held in memory: enough to sort by length, whatever the size of the file."""
@@ -24,17 +26,19 @@ def read_lines(lines: Iterable[str], fields: Iterable[str], name: str) -> Iterat
     """
     wanted = tuple(fields)
     for number, line in enumerate(lines, 1):
-        if not line.strip():
-            continue
-        place = f"{name}, line {number}"
-        row = _parse(line, wanted, place)
-        for field in wanted:
-            if not isinstance(row.get(field), str) or not row[field].strip():
-                raise DataError(
-                    f"{place}: the field {field!r} is {'empty' if field in row else 'missing'}.",
-                    f'Write {{"{field}": "some text"}} in every line.',
-                )
-        yield Example(str(number), {field: row[field] for field in wanted})
+        if line.strip():
+            place = f"{name}, line {number}"
+            yield _example(_parse(line, wanted, place), wanted, place, number)
+
+
+def _example(row: Mapping[str, Any], fields: tuple[str, ...], place: str, number: int) -> Example:
+    for field in fields:
+        if not isinstance(row.get(field), str) or not row[field].strip():
+            raise DataError(
+                f"{place}: the field {field!r} is {'empty' if field in row else 'missing'}.",
+                f'Write {{"{field}": "some text"}} in every line.',
+            )
+    return Example(str(number), {field: row[field] for field in fields})
 
 
 def _parse(line: str, fields: tuple[str, ...], place: str) -> dict[str, Any]:
@@ -63,6 +67,49 @@ def predict(model: Path, lines: Iterable[str], name: str) -> Iterator[str]:
             )
 
 
+def predict_prompts(folders: Sequence[Path], lines: Iterable[str], name: str) -> Iterator[str]:
+    """A JSON line with task, label and probabilities for each input line, by the prompt of the task that it names.
+
+    Args:
+        folders: Results of prompt tuning over one backbone; where there is one only, lines need not name its task.
+        lines: JSON lines with the fields of their task, and `task`.
+        name: Where they come from, for errors.
+
+    Raises:
+        DataError: a line names no task, or one that has no prompt; or lacks a field.
+        InputError: the prompts cannot serve together.
+    """
+    from stages.measures.metrics import softmax
+    from stages.prompts.mixed import predict_mixed
+    from stages.prompts.serving import load_prompted
+
+    classifiers = load_prompted(folders)
+    names = [item.task.name for item in classifiers]
+    for block in _blocks(_asked(lines, {item.task.name: item.task.fields for item in classifiers}, name)):
+        numbered = [(names.index(task), item) for task, item in block]
+        for (number, _), scores in zip(numbered, predict_mixed(classifiers, numbered), strict=True):
+            chances = softmax(scores[None])[0]
+            labels = classifiers[number].task.labels
+            values = {label: round(float(value), 6) for label, value in zip(labels, chances, strict=True)}
+            label = max(values, key=lambda key: values[key])
+            yield json.dumps({"task": names[number], "label": label, "probabilities": values}, ensure_ascii=False)
+
+
+def _asked(lines: Iterable[str], tasks: Mapping[str, tuple[str, ...]], name: str) -> Iterator[tuple[str, Example]]:
+    """Task and example of each line. `tasks`: name -> fields."""
+    only = next(iter(tasks)) if len(tasks) == 1 else None
+    for number, line in enumerate(lines, 1):
+        if not line.strip():
+            continue
+        place = f"{name}, line {number}"
+        row = _parse(line, tasks[only] if only else (), place)
+        task = row.get("task", only)
+        if not isinstance(task, str) or task not in tasks:
+            problem = "names no task" if task is None else f"names the task {task!r}, which has no prompt here"
+            raise DataError(f"{place}: {problem}.", f'Write {{"task": ...}} with one of: {", ".join(tasks)}.')
+        yield task, _example(row, tasks[task], place, number)
+
+
 def score(
     task: Task, patterns: Iterable[str], config: BackboneConfig, lines: Iterable[str], name: str
 ) -> Iterator[str]:
@@ -82,8 +129,8 @@ def score(
                 yield json.dumps({"pattern": pattern, "logits": values}, ensure_ascii=False)
 
 
-def _blocks(examples: Iterable[Example]) -> Iterator[list[Example]]:
-    block: list[Example] = []
+def _blocks(examples: Iterable[Item]) -> Iterator[list[Item]]:
+    block: list[Item] = []
     for item in examples:
         block.append(item)
         if len(block) == LINES_AT_ONCE:

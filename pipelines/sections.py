@@ -6,13 +6,17 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, Field, model_validator
 
+from cluster.step import Resources
 from stages.ensembles.generations import IpetConfig
+from stages.errors import InputError
 from stages.models.backbones import BackboneConfig
 from stages.models.contrast import ContrastConfig
 from stages.models.encoders import EncoderConfig
 from stages.models.submodels import LoraConfig, Tune
 from stages.patterns.cloze import Loss
 from stages.patterns.mlm import MlmConfig
+from stages.pretraining.formats import Format, NumOptions, need
+from stages.pretraining.pseudo_labels import SingleConfig
 from stages.prompts.methods import PromptConfig
 from stages.prompts.start import StartConfig
 from stages.soft_labels import EnsembleConfig
@@ -29,15 +33,63 @@ class Section(BaseModel, frozen=True, extra="forbid"):
     cpus: float = Field(1.0, gt=0, description="Processor cores a step; as many threads compute.")
     gpus: float = Field(0.0, ge=0, description="GPUs a step.")
 
+    @property
+    def resources(self) -> Resources:
+        """What each of its steps gets."""
+        return Resources(cpus=self.cpus, gpus=self.gpus)
+
+
+def check_together(has_prompts: bool, *loops: LoopConfig | None) -> None:
+    """Refuses what cannot train together.
+
+    Raises:
+        ValueError: no soft prompts; or micro batches or early stopping.
+    """
+    if not has_prompts:
+        raise ValueError("together is for soft prompts without LoRA, hard_steps and linear heads. Take it out.")
+    if any(loop and (loop.micro_batch_size or loop.early_stopping) for loop in loops):
+        raise ValueError("together knows neither micro_batch_size nor early_stopping. Take them out, or together.")
+
 
 class PptSection(Section, frozen=True):
-    """Prompt pretraining on raw text."""
+    """Prompt pretraining on raw text: one prompt for each format."""
 
+    formats: tuple[Format, ...] = Field(
+        ("pair",), min_length=1, description="What is learnt, a prompt for each: pair, choice, single, unified."
+    )
+    choice_options: NumOptions = Field(6, description="Options of an example, for choice.")
+    unified_options: tuple[NumOptions, NumOptions] = Field(
+        (2, 16), description="The fewest and the most options of an example, for unified."
+    )
+    single: SingleConfig = Field(SingleConfig(), description="What labels the sentences, for single.")
     corpus: CorpusConfig = Field(description="The raw text.")
     num_vectors: int = Field(16, ge=1, description="Vectors of the prompt.")
     start: StartConfig = Field(StartConfig(), description="Where the prompt starts.")
     num_held_out: int = Field(120, ge=3, description="Examples kept aside to measure what was learnt.")
     loop: LoopConfig = Field(description="Length and rates of the training.")
+
+    @model_validator(mode="after")
+    def _formats_fit(self) -> PptSection:
+        twice = [kind for kind in self.formats if self.formats.count(kind) > 1]
+        if twice:
+            raise InputError(f"the format {twice[0]} is listed twice.", "Keep it once.", key="formats")
+        if self.unified_options[0] > self.unified_options[1]:
+            raise InputError(
+                f"{self.unified_options[0]} options are more than {self.unified_options[1]}.",
+                "Write the smaller number first.",
+                key="unified_options",
+            )
+        for kind in self.formats:
+            wanted = need(kind, self.num_options(kind)[1]).documents
+            if self.corpus.window < wanted:
+                raise InputError(
+                    f"the format {kind} needs {wanted} documents at a time.", "Raise window.", key="corpus.window"
+                )
+        return self
+
+    def num_options(self, kind: Format) -> tuple[int, int]:
+        """The fewest and the most options in examples of a format that has some."""
+        return self.unified_options if kind == "unified" else (self.choice_options, self.choice_options)
 
 
 class PetSection(Section, frozen=True):
@@ -45,8 +97,12 @@ class PetSection(Section, frozen=True):
 
     patterns: tuple[Name, ...] | None = Field(None, min_length=1, description="Patterns to train; none: all.")
     seeds: tuple[int, ...] = Field((0,), min_length=1, description="Seeds; every pattern is trained with each.")
-    tune: Tune = Field("lora", description="What is trained: full, lora or none.")
+    tune: Tune = Field("lora", description="What is trained: full, lora, prompt or none.")
     lora: LoraConfig = Field(LoraConfig(), description="Adapters, for tune: lora.")
+    prompt: PromptConfig = Field(PromptConfig(), description="Soft prompt, for tune: prompt.")
+    together: bool = Field(
+        False, description="tune: prompt: train all sub-models of the first generation in one batch, in one step."
+    )
     loop: LoopConfig | None = Field(None, description="Length and rates of the training; not needed for tune: none.")
     loss: Loss = Field("auto", description="cross_entropy, hinge, or auto: hinge where a word has several tokens.")
     mlm: MlmConfig | None = Field(None, description="The auxiliary loss on unlabelled text; masked models only.")
@@ -58,6 +114,10 @@ class PetSection(Section, frozen=True):
     def _loop_fits(self) -> PetSection:
         if self.loop is None and self.tune != "none":
             raise ValueError(f"tune: {self.tune} needs a loop. Add one: loop: {{learning_rate: 0.001, epochs: 6}}.")
+        if self.tune == "prompt" and (self.mlm or self.prompt.trains_more):
+            raise ValueError("tune: prompt takes no mlm, prompt.lora or prompt.head. Take them out, or mend tune.")
+        if self.together:
+            check_together(self.tune == "prompt" and not self.prompt.hard_steps, self.loop)
         if self.tune == "none" and (self.mlm or self.ipet):
             raise ValueError("tune: none takes neither mlm nor ipet, which train. Mend tune, or take them out.")
         return self
@@ -132,6 +192,11 @@ class PromptTaskConfig(BaseModel, frozen=True, extra="forbid"):
     pattern: str = Field(description="Name of the hard pattern behind the prompt.")
     task: Task | None = Field(None, description="Another task; none: the recipe's own.")
     data: DataConfig | None = Field(None, description="Data of that task.")
+    format: Format | None = Field(
+        None,
+        description="The pretrained prompt to start from, by its format; none: the one that fits the task (choice, "
+        "pair or single), else unified, else the only one.",
+    )
 
     @model_validator(mode="after")
     def _both_or_neither(self) -> PromptTaskConfig:
@@ -158,3 +223,12 @@ class PromptsSection(Section, frozen=True):
     methods: dict[Name, PromptMethod] = Field(min_length=1, description="Name of a row of the report -> its method.")
     tasks: tuple[PromptTaskConfig, ...] = Field(min_length=1, description="Downstream tasks.")
     loop: LoopConfig = Field(description="Length and rates of the training.")
+    together: bool = Field(False, description="Train all prompts in one batch, in one step, and test each in its own.")
+
+    @model_validator(mode="after")
+    def _can_be_together(self) -> PromptsSection:
+        if self.together:
+            methods = self.methods.values()
+            plain = not any(method.trains_more or method.hard_steps for method in methods)
+            check_together(plain, self.loop, *(method.loop for method in methods))
+        return self

@@ -1,4 +1,4 @@
-"""Which classifier answers: that of a recipe that was run, or one in a folder."""
+"""Which classifier answers: that of a recipe that was run, or one in a folder; and which prompts."""
 
 from __future__ import annotations
 
@@ -27,14 +27,54 @@ def find_classifier(recipe: str, overrides: list[str] | None, store: str | Path)
             if (place / "classifier.json").exists():
                 return place
         raise InputError(f"{folder} holds no classifier.json.", "Name the folder `model` of a distill step.")
+    students = _results(recipe, overrides, store, "distill/")
+    return next(iter(students.values())) / "model"
+
+
+def find_prompts(recipe: str, overrides: list[str] | None, store: str | Path, method: str) -> list[Path]:
+    """The folders of the prompts to predict with: one a task, of the first seed.
+
+    Args:
+        recipe: A recipe's name or file, or the folder of one prompt's step.
+        overrides: As in the run that trained them.
+        store: The store of that run.
+        method: Name of the method in `prompts.methods`.
+
+    Raises:
+        InputError: the recipe has no such method, or has not been run in this store.
+    """
+    folder = Path(recipe)
+    if folder.is_dir():
+        for place in (folder, folder / "files"):
+            if (place / "prompted.json").exists():
+                return [place]
+        raise InputError(f"{folder} holds no prompted.json.", "Name the folder of a step prompts/...")
+    section = running.request(recipe, overrides, store).config.prompts
+    if section is None or method not in section.methods:
+        known = ", ".join(section.methods) if section else "none"
+        raise InputError(f"{recipe} has no prompts by the method {method!r}.", f"Its methods: {known}.")
+    found = _results(recipe, overrides, store, "prompts/")
+    chosen: dict[str, Path] = {}
+    for name, files in found.items():
+        _, task, *rest = name.split("/")
+        if rest and rest[0] == method:
+            chosen.setdefault(task, files)
+    return list(chosen.values())
+
+
+def _results(recipe: str, overrides: list[str] | None, store: str | Path, prefix: str) -> dict[str, Path]:
+    """Step -> its files, of all steps whose names start with `prefix`, in the recipe's order."""
     asked = running.request(recipe, overrides, store)
     steps = fewshot.steps(asked.config, quorum.dropped(asked.config, asked.store))
-    students = [step for step in steps if step.name.startswith("distill/")]
-    lines = {line.name: line for line in plan(students, asked.store)}
-    line = lines[students[0].name]
-    if line.manifest is None:
-        raise RecipeError(
-            f"{line.name} of {recipe} has no result in {asked.store.url}.",
-            f"Run it first: clozeline run {recipe} --store {store}",
-        )
-    return asked.store.files(line.name, line.fingerprint) / "model"
+    wanted = [step for step in steps if step.name.startswith(prefix)]
+    lines = {line.name: line for line in plan(wanted, asked.store)}
+    found = {}
+    for step in wanted:
+        line = lines[step.name]
+        if line.manifest is None:
+            raise RecipeError(
+                f"{line.name} of {recipe} has no result in {asked.store.url}.",
+                f"Run it first: clozeline run {recipe} --store {store}",
+            )
+        found[step.name] = asked.store.files(line.name, line.fingerprint)
+    return found

@@ -23,7 +23,6 @@ from stages.training.loop import LoopConfig
 if TYPE_CHECKING:
     from stages.models.submodels import SubModel
     from stages.patterns.cloze import ClozeClassifier
-    from stages.prompts.prompt import Prompt
 
 
 class Config(BaseModel, frozen=True, extra="forbid"):
@@ -51,8 +50,9 @@ class Inputs:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Result(Measured):
-    """Scores with the trained prompt. Files: the prompt in `prompt/` (PEFT's format) with LoRA weights in
-    `prompt/lora/` if there are any, `test_logits.jsonl`.
+    """Scores with the trained prompt. Files: the prompt in `prompt/` (PEFT's format), with LoRA weights in
+    `prompt/lora/` and a linear head in `prompt/head.safetensors` if there are any; what it serves in `prompted.json`;
+    `test_logits.jsonl`.
     """
 
     final_loss: float
@@ -63,8 +63,9 @@ def run(config: Config, inputs: Inputs, out: Path, recorder: Recorder, engine: E
     from stages.models.adapters import tidy
     from stages.models.submodels import LoraConfig, fresh
     from stages.patterns.cloze import ClozeClassifier
+    from stages.prompts.head import save_head
     from stages.prompts.peft_format import save_prompt
-    from stages.prompts.prompt import started
+    from stages.prompts.serving import Prompted
     from stages.prompts_together import taken
     from stages.texts.data import load_examples
     from stages.texts.logits import write_logits
@@ -75,17 +76,17 @@ def run(config: Config, inputs: Inputs, out: Path, recorder: Recorder, engine: E
     with fresh(config.backbone, "lora" if lora else "none", lora or LoraConfig(), config.seed) as submodel:
         backbone = submodel.backbone
         if inputs.together is None:
-            prompt = started(config.prompt, config.task, config.pattern, backbone, config.seed, inputs.pretrained)
-            classifier = ClozeClassifier.of(config.task, config.pattern, backbone, config.backbone, prompt)
-            final_loss = _train(config, inputs, classifier, prompt, submodel, recorder, engine)[-1]
-            trainable = sum(item.numel() for item in [*prompt.parameters(), *submodel.parameters.values()])
+            classifier, final_loss, trainable = _trained(config, inputs, submodel, recorder, engine)
         else:
             prompt, final_loss, trainable = taken(inputs.together, config.name, backbone)
             classifier = ClozeClassifier.of(config.task, config.pattern, backbone, config.backbone, prompt)
-        save_prompt(prompt, backbone, out / "prompt", config.prompt.method)
+        save_prompt(classifier.prompt, backbone, out / "prompt", config.prompt.method)
+        if classifier.head is not None:
+            save_head(classifier.head, config.task.labels, out / "prompt")
         if lora:
             submodel.adapter.save_pretrained(out / "prompt" / "lora")
             tidy(out / "prompt" / "lora")
+        Prompted(task=config.task, pattern=config.pattern, backbone=config.backbone).save(out)
         test, logits = classifier.evaluate(test_set, recorder, "test set")
     write_logits(out / "test_logits.jsonl", test_set, logits, config.task.labels)
     recorder.metric("test/accuracy", test.accuracy)
@@ -99,32 +100,36 @@ def run(config: Config, inputs: Inputs, out: Path, recorder: Recorder, engine: E
     )
 
 
-def _train(
-    config: Config,
-    inputs: Inputs,
-    classifier: ClozeClassifier,
-    prompt: Prompt,
-    submodel: SubModel,
-    recorder: Recorder,
-    engine: Engine,
-) -> list[float]:
-    """Trains; returns the loss of every step."""
+def _trained(
+    config: Config, inputs: Inputs, submodel: SubModel, recorder: Recorder, engine: Engine
+) -> tuple[ClozeClassifier, float, int]:
+    """The classifier with its trained prompt, the last loss, and how many parameters were trained."""
+    from stages.patterns.cloze import ClozeClassifier
     from stages.prompts.cached_text import CachedTexts, can_be_cached
-    from stages.prompts.prompt import HELD
+    from stages.prompts.head import LinearHead
+    from stages.prompts.prompt import HELD, started
     from stages.texts.data import load_examples
     from stages.training.loop import train
 
+    backbone = submodel.backbone
+    prompt = started(config.prompt, config.task, config.pattern, backbone, config.seed, inputs.pretrained)
+    head = None
+    if config.prompt.head == "linear":
+        head = LinearHead(backbone.state_width, len(config.task.labels)).to(backbone.device)
+    classifier = ClozeClassifier.of(config.task, config.pattern, backbone, config.backbone, prompt, head=head)
+    parameters = {**dict(prompt.named_parameters()), **submodel.parameters}
+    parameters |= {f"head.{name}": item for name, item in head.named_parameters()} if head else {}
     train_set = load_examples(inputs.data / "train.jsonl")
     dev_set = load_examples(inputs.data / "dev.jsonl") if config.loop.early_stopping else []
     validate: Callable[[], tuple[float, float]] | None = None
     if dev_set:
         validate = lambda: classifier.validate(dev_set, recorder)  # noqa: E731
-    parameters = {**dict(prompt.named_parameters()), **submodel.parameters}
     if submodel.adapter is not None:
         submodel.backbone.model.train()
     loss_of = CachedTexts(classifier).loss if can_be_cached(classifier) else classifier.loss
-    return train(
+    losses = train(
         classifier.items(train_set), loss_of, parameters, config.loop,
         seed=config.seed, recorder=recorder, engine=engine, validate=validate,
         held={HELD: config.prompt.hard_steps} if config.prompt.hard_steps else {},
     )  # fmt: skip
+    return classifier, losses[-1], sum(item.numel() for item in parameters.values())

@@ -85,6 +85,11 @@ class Backbone:
         return int(self.model.get_input_embeddings().weight.shape[1])
 
     @property
+    def state_width(self) -> int:
+        """Width of the last hidden states."""
+        return int(self.model.config.hidden_size)
+
+    @property
     def print(self) -> str:
         """What tells it from other backbones of its shape: a digest of some of its embeddings, in bfloat16, so that
         every precision has the same.
@@ -194,6 +199,23 @@ class Backbone:
             use_cache=True,
         ).last_hidden_state
         return states
+
+    def mask_states(self, batch: Batch, prompt: SoftInput | None = None) -> Tensor:
+        """[B, D] last hidden state where the label word is read: at the mask, or behind the decoder's sentinel."""
+        import torch
+
+        if self.family != "seq2seq":
+            return self.at_mask(batch, prompt)
+        with self._inputs(batch, prompt) as arguments:
+            states = self.model.get_encoder()(**arguments).last_hidden_state
+        start = [self.model.config.decoder_start_token_id, mask_token_id(self.tokenizer, "seq2seq")]
+        found: Tensor = self.model.get_decoder()(
+            input_ids=torch.tensor([start], device=states.device).expand(len(states), -1),
+            encoder_hidden_states=states,
+            encoder_attention_mask=arguments["attention_mask"],
+            **self._decoder_cache(len(states), prompt, states.dtype),
+        ).last_hidden_state
+        return found[:, -1]
 
     def decoder_logits(self, batch: Batch, written: Tensor, prompt: SoftInput | None = None) -> Tensor:
         """What a seq2seq model writes behind its first sentinel, where T5 writes what the mask hides.

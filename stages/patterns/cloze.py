@@ -51,6 +51,8 @@ class ClozeClassifier:
     autocast: bool = False
     """Compute in bfloat16 although the weights are float32."""
     loss_kind: Loss = "auto"
+    head: Any = None
+    """A module from states [B, D] at the mask to label scores [B, C], in the place of label words, or None."""
 
     @classmethod
     def of(
@@ -61,8 +63,9 @@ class ClozeClassifier:
         config: BackboneConfig,
         prompt: Any = None,
         loss_kind: Loss = "auto",
+        head: Any = None,
     ) -> ClozeClassifier:
-        """Puts a task's pattern, words and soft prompt on a backbone.
+        """Puts a task's pattern, words (or head) and soft prompt on a backbone.
 
         Raises:
             PatternError: the pattern has soft blocks that the prompt does not fill.
@@ -70,7 +73,8 @@ class ClozeClassifier:
         import torch
 
         parsed = task.pattern(pattern)
-        verbalizer = Verbalizer.of(task.words(pattern), backbone.tokenizer, backbone.family, task.score)
+        words = task.words(pattern) if head is None else {}
+        verbalizer = Verbalizer.of(words, backbone.tokenizer, backbone.family, task.score)
         reserve = {"masked": verbalizer.longest - 1, "causal": verbalizer.longest, "seq2seq": 0}[backbone.family]
         if verbalizer.longest == 1 and parsed.ends_in_mask:
             reserve = 0  # the next token's logits are read, and the token is never put in
@@ -79,7 +83,7 @@ class ClozeClassifier:
             parsed, backbone.tokenizer, backbone.family, config.max_length, task.shorten, reserve, soft_blocks=filled
         )
         over_float32 = backbone.model.dtype == torch.float32 and wants_bf16(config.precision)
-        return cls(task, backbone, encoder, verbalizer, prompt, over_float32, loss_kind)
+        return cls(task, backbone, encoder, verbalizer, prompt, over_float32, loss_kind, head)
 
     def encode(self, example: Example) -> Cloze:
         """Token ids of what is asked of an example."""
@@ -87,14 +91,20 @@ class ClozeClassifier:
 
     def logits(self, batch: Sequence[Cloze], *, training: bool = False) -> Tensor:
         """[B, C] label scores of encoded examples, with gradients where the caller allows them."""
+        items = [item for cloze in batch for item in cloze]
+        prompt = None if self.prompt is None else self.prompt()
         with autocast(self.autocast):
+            if self.head is not None:
+                states = self.backbone.mask_states(self.backbone.batch(items), prompt)
+                scores: Tensor = self.head(states)
+                return scores
             words = word_scores(
                 self.backbone,
-                [item for cloze in batch for item in cloze],
+                items,
                 self.verbalizer.flat,
                 likelihood=self.verbalizer.needs_likelihood,
                 decoding=self.task.decoding,
-                prompt=None if self.prompt is None else self.prompt(),
+                prompt=prompt,
                 training=training,
             )
         return self.answers(words, len(batch))
@@ -136,14 +146,14 @@ class ClozeClassifier:
         self.backbone.model.eval()
         done = 0
         with torch.inference_mode():
-            for rows in batches_by_length([self._size(cloze) for cloze in encoded], PREDICT_TOKENS):
+            for rows in batches_by_length([self.size(cloze) for cloze in encoded], PREDICT_TOKENS):
                 result[rows] = self.logits([encoded[row] for row in rows]).double().cpu().numpy()
                 done += len(rows)
                 recorder.progress(done, len(encoded), phase=phase)
         self.backbone.model.train(was_training)
         return result
 
-    def _size(self, cloze: Cloze) -> int:
+    def size(self, cloze: Cloze) -> int:
         """Tokens that an example brings into a forward pass."""
         by_word = len(self.verbalizer.flat) if self.verbalizer.longest > 1 or cloze[0].suffix else 1
         return by_word * sum(len(item.ids) + len(item.suffix) for item in cloze)

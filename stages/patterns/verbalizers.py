@@ -71,8 +71,8 @@ class Verbalizer:
 
     @property
     def longest(self) -> int:
-        """Tokens of the longest word."""
-        return max(len(word) for word in self.flat)
+        """Tokens of the longest word; 1 where there are no words."""
+        return max((len(word) for word in self.flat), default=1)
 
     @property
     def needs_likelihood(self) -> bool:

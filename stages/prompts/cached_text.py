@@ -103,6 +103,7 @@ def can_be_cached(classifier: ClozeClassifier) -> bool:
         and classifier.prompt.place == "inside"
         and pattern.soft_is_behind_a_field
         and pattern.ends_in_mask
+        and classifier.head is None
         and classifier.verbalizer.longest == 1
         and not any(weight.requires_grad for weight in classifier.backbone.model.parameters())
     )

@@ -23,6 +23,7 @@ from stages.patterns.language import Pattern
 from stages.prompts.start import StartConfig
 
 Method = Literal["prompt_tuning", "p_tuning", "prefix_tuning", "p_tuning_v2"]
+Head = Literal["words", "linear"]
 Reparameterise = Literal["none", "mlp", "lstm"]
 
 _USUAL: dict[Method, Reparameterise] = {
@@ -61,6 +62,9 @@ class PromptConfig(BaseModel, frozen=True, extra="forbid"):
         "trains.",
     )
     lora: LoraConfig | None = Field(None, description="Adapters that train with the prompt; none: the prompt alone.")
+    head: Head = Field(
+        "words", description="What tells labels apart: words (the verbalizer), or linear (a head that trains with it)."
+    )
 
     @model_validator(mode="after")
     def _parts_fit(self) -> PromptConfig:
@@ -88,6 +92,11 @@ class PromptConfig(BaseModel, frozen=True, extra="forbid"):
         return self.method in ("prefix_tuning", "p_tuning_v2")
 
     @property
+    def trains_more(self) -> bool:
+        """Whether something trains with the vectors."""
+        return self.lora is not None or self.head == "linear"
+
+    @property
     def encoder(self) -> Reparameterise:
         """What makes the vectors in training."""
         return self.reparameterise or _USUAL[self.method]
@@ -109,8 +118,8 @@ def check_fit(config: PromptConfig, pattern: Pattern) -> None:
             f"hard_steps hold soft blocks that start from words, and pattern {pattern.name!r} has none.",
             "Write one, as {soft:3:in summary}, or take hard_steps out.",
         )
-    if config.hard_steps and config.lora is None and all(block.words for block in pattern.soft_blocks):
+    if config.hard_steps and not config.trains_more and all(block.words for block in pattern.soft_blocks):
         raise InputError(
             f"nothing trains in the hard_steps: all soft blocks of pattern {pattern.name!r} start from words.",
-            "Add lora, or a block without words; or take hard_steps out.",
+            "Add lora, head: linear or a block without words; or take hard_steps out.",
         )

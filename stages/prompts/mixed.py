@@ -2,8 +2,8 @@
 
 Vectors before a text become the first places of the text, so that prompts of any length stand side by side in one
 stacked table; gradients reach the prompts of the batch and no others. Deep prompts share a pass where they have the
-same number of places. Words that take a pass of their own (several tokens, or text behind the mask of a causal model)
-get one.
+same number of places. What takes a pass of its own gets one: a linear head, words of several tokens, text behind the
+mask of a causal model.
 """
 
 from __future__ import annotations
@@ -13,12 +13,16 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
+from stages.models.batching import PREDICT_TOKENS, batches_by_length
 from stages.models.precision import autocast
 from stages.models.soft_input import SoftInput
 from stages.patterns.cloze import Cloze, ClozeClassifier
 from stages.patterns.encoding import Encoded
+from stages.tasks import Example
 
 if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
     from torch import Tensor
 
 Part = tuple[ClozeClassifier, Sequence[Cloze]]
@@ -45,7 +49,35 @@ def mixed_logits(parts: Sequence[Part], *, training: bool = False) -> list[Tenso
     return [found[number] for number in range(len(parts))]
 
 
+def predict_mixed(
+    classifiers: Sequence[ClozeClassifier], examples: Sequence[tuple[int, Example]]
+) -> list[NDArray[np.float64]]:
+    """[n] arrays [C] of label scores, in the order of `examples`; batches hold texts of similar length of any task.
+
+    Args:
+        classifiers: Tasks on one frozen backbone.
+        examples: [n] numbers of the task, each with its text.
+    """
+    import numpy as np
+    import torch
+
+    encoded = [(number, classifiers[number].encode(item)) for number, item in examples]
+    found: list[NDArray[np.float64]] = [np.zeros(0)] * len(encoded)
+    with torch.inference_mode():
+        for rows in batches_by_length([classifiers[number].size(cloze) for number, cloze in encoded], PREDICT_TOKENS):
+            by_task: dict[int, list[int]] = defaultdict(list)
+            for row in rows:
+                by_task[encoded[row][0]].append(row)
+            parts = [(classifiers[number], [encoded[row][1] for row in own]) for number, own in by_task.items()]
+            for own, scores in zip(by_task.values(), mixed_logits(parts), strict=True):
+                for row, values in zip(own, scores.double().cpu().numpy(), strict=True):
+                    found[row] = values
+    return found
+
+
 def _takes_one_token(classifier: ClozeClassifier, clozes: Sequence[Cloze]) -> bool:
+    if classifier.head is not None:
+        return False
     return classifier.verbalizer.longest == 1 and not any(item.suffix for cloze in clozes for item in cloze)
 
 

@@ -84,7 +84,7 @@ def started(
     if config.start == "ppt":
         assert pretrained is not None, "a step that starts from ppt has a pretrained prompt upstream"
         vectors = load_prompt(pretrained / "prompt", backbone).vectors.cpu()
-    words = Verbalizer.of(task.words(pattern), backbone.tokenizer, backbone.family)
+    words = Verbalizer.of(task.words(pattern) if task.verbalizer else {}, backbone.tokenizer, backbone.family)
     return fresh(config, backbone, task.pattern(pattern), seed, [word[0] for word in words.flat], vectors)
 
 

@@ -1,23 +1,26 @@
-"""Raw text for prompt pretraining: documents to sentences, sentences to next-sentence pairs.
+"""Raw text for prompt pretraining: documents to sentences, read as a stream.
 
-The pair format is that of PPT (Gu et al., ACL 2022, https://arxiv.org/abs/2109.04332): of two sentences, are they
-adjacent in one document (yes, in either order), of one document but not adjacent (maybe), or of two documents (no)? A
-third each.
+A corpus may be larger than memory: documents come one by one, and what is made of them draws on a window of at most
+`window` documents, which moves on by a document an example. A corpus that fits into the window is drawn from as a
+whole; of a larger one no more is read than the window and a document an example, so one that is sorted by topic is
+best shuffled first.
 """
 
 from __future__ import annotations
 
+import hashlib
 import random
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator
+from itertools import islice
 
 from pydantic import BaseModel, Field
 
 from stages.errors import DataError
-from stages.tasks import Example
 from stages.texts.data import Source, kept_rows
 
-RELATIONS = ("yes", "maybe", "no")
+Document = tuple[str, ...]
+"""Its sentences, in order; no two are the same."""
 
 _SENTENCE_END = re.compile(r"(?<=[.!?])[\"'”’)\]]*\s+|(?<=[。！？])[”’)\]]*\s*")
 """A full stop inside of a number or an address ends nothing; Chinese and Japanese put no space behind theirs."""
@@ -26,29 +29,108 @@ _SENTENCE_END = re.compile(r"(?<=[.!?])[\"'”’)\]]*\s+|(?<=[。！？])[”�
 class CorpusConfig(BaseModel, frozen=True, extra="forbid"):
     """A raw corpus: one document a row."""
 
-    source: Source = Field(description="The file; its field `text` is the document.")
+    source: Source = Field(description="The file; its field `text` is the document. In a .txt each line is one.")
     num_examples: int = Field(1000, ge=3, description="Pretraining examples to build.")
     sentence_words: int = Field(
         24,
         ge=4,
         description="Words of a sentence at the most; text without punctuation is cut into pieces of this length.",
     )
+    window: int = Field(
+        10_000,
+        ge=2,
+        description="Documents that are held at a time; sentences of other documents are drawn from these.",
+    )
 
 
-def documents(config: CorpusConfig) -> Iterator[tuple[str, ...]]:
-    """The corpus as documents of at least three distinct sentences, duplicates left out, in file order."""
-    seen: set[str] = set()
-    column = config.source.fields.get("text", "text")
-    for number, (place, row) in enumerate(kept_rows(config.source)):
-        if config.source.limit is not None and number >= config.source.limit:
-            return
-        if column not in row:
-            raise DataError(f"{place}: there is no column {column!r}.", f"Take one of: {', '.join(map(str, row))}.")
-        sentences = tuple(dict.fromkeys(split_sentences(str(row[column] or ""), config.sentence_words)))
-        key = " ".join(sentences).casefold()
-        if len(sentences) >= 3 and key not in seen:
+class Documents:
+    """The documents of a corpus that have at least `least` distinct sentences, duplicates left out, in file order.
+
+    `num_read` and `num_taken` count the documents that were read so far, and those of them that were long enough and
+    new. Of a document that has passed only a hash is kept.
+    """
+
+    def __init__(self, config: CorpusConfig, least: int = 3) -> None:
+        self.config = config
+        self.least = least
+        self.num_read = 0
+        self.num_taken = 0
+
+    def __iter__(self) -> Iterator[Document]:
+        """Reads the file from its start.
+
+        Raises:
+            DataError: the column is missing; names the line.
+        """
+        source = self.config.source
+        self.num_read = self.num_taken = 0
+        seen: set[bytes] = set()
+        column = source.fields.get("text", "text")
+        for number, (place, row) in enumerate(kept_rows(source)):
+            if source.limit is not None and number >= source.limit:
+                return
+            if column not in row:
+                raise DataError(f"{place}: there is no column {column!r}.", f"Take one of: {', '.join(map(str, row))}.")
+            text = str(row[column] or "")
+            self.num_read += bool(text.strip())
+            sentences = tuple(dict.fromkeys(split_sentences(text, self.config.sentence_words)))
+            if len(sentences) < self.least or (key := _digest(" ".join(sentences))) in seen:
+                continue
             seen.add(key)
+            self.num_taken += 1
             yield sentences
+
+
+class Window:
+    """At most `size` documents of a stream at a time, from which sentences are drawn."""
+
+    def __init__(self, stream: Iterable[Document], size: int) -> None:
+        self.size = size
+        self._stream = iter(stream)
+        self._oldest = 0
+        self.documents = list(islice(self._stream, size))
+
+    def move(self) -> None:
+        """Lets the next document in, in the place of the oldest; at the end of the stream the window stays."""
+        following = next(self._stream, None)
+        if following is not None:
+            self.documents[self._oldest] = following
+            self._oldest = (self._oldest + 1) % self.size
+
+    def sentences(self, rng: random.Random) -> Iterator[str]:
+        """Every distinct sentence of the stream: in random order within a window, one window after the other."""
+        seen: set[bytes] = set()
+        while self.documents:
+            found = [sentence for document in self.documents for sentence in document]
+            rng.shuffle(found)
+            for sentence in found:
+                if (key := _digest(sentence)) not in seen:
+                    seen.add(key)
+                    yield sentence
+            self.documents = list(islice(self._stream, self.size))
+
+
+def check_enough(corpus: Documents, window: Window, wanted: int, purpose: str) -> None:
+    """Refuses a corpus with too few documents.
+
+    Args:
+        corpus: The documents, which say how long they must be.
+        window: What was read of them.
+        wanted: Documents that are needed at a time.
+        purpose: What needs them, for the message.
+
+    Raises:
+        DataError: says how many documents there are, how long they must be, and what to do.
+    """
+    found = len(window.documents)
+    if found >= wanted:
+        return
+    raise DataError(
+        f"the corpus has {found:,} documents of {corpus.least} different sentences or more, among "
+        f"{corpus.num_read:,} in all; {purpose} needs {wanted:,}.",
+        "Name a corpus of more or longer documents, or lower sentence_words, which cuts text into more sentences.",
+        key="corpus",
+    )
 
 
 def split_sentences(text: str, max_words: int) -> list[str]:
@@ -66,39 +148,6 @@ def split_sentences(text: str, max_words: int) -> list[str]:
     return found
 
 
-def pair_examples(corpus: Sequence[Sequence[str]], num_examples: int, rng: random.Random) -> list[Example]:
-    """Builds next-sentence pairs with the fields `first` and `second`, labels yes / maybe / no in equal numbers.
-
-    Raises:
-        DataError: fewer than two documents.
-    """
-    if len(corpus) < 2:
-        raise DataError(
-            f"the corpus has {len(corpus)} documents of three sentences or more; pairs need two.",
-            "Name a corpus of longer documents, or lower sentence_words.",
-        )
-    examples = []
-    for number in range(num_examples):
-        label = RELATIONS[number % len(RELATIONS)]
-        document, other = rng.sample(range(len(corpus)), 2)
-        sentences = corpus[document]
-        place = rng.randrange(len(sentences) - 1)
-        if label == "yes":
-            pair = [sentences[place], sentences[place + 1]]
-            rng.shuffle(pair)
-        elif label == "maybe":
-            first, second = _apart(len(sentences), rng)
-            pair = [sentences[first], sentences[second]]
-        else:
-            pair = [sentences[place], rng.choice(corpus[other])]
-        examples.append(Example(f"pair-{number}", {"first": pair[0], "second": pair[1]}, label))
-    rng.shuffle(examples)
-    return examples
-
-
-def _apart(num_sentences: int, rng: random.Random) -> tuple[int, int]:
-    """Two places of one document that are not adjacent; three sentences have 0 and 2."""
-    while True:
-        first, second = rng.sample(range(num_sentences), 2)
-        if abs(first - second) > 1:
-            return first, second
+def _digest(text: str) -> bytes:
+    """What is the same for texts that differ in capital letters only."""
+    return hashlib.blake2b(text.casefold().encode(), digest_size=16).digest()

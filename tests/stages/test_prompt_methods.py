@@ -451,3 +451,37 @@ def test_a_prompt_of_another_backbone_is_refused(backbones: dict[str, Backbone],
         load_prompt(tmp_path / "p_tuning_v2", other(3))
     with pytest.raises(InputError, match="holds no soft prompt"):
         load_prompt(tmp_path, backbone)
+
+
+# --- linear head --------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("method", ["prompt_tuning", "p_tuning_v2"])
+@pytest.mark.parametrize("name", FAMILIES)
+def test_a_linear_head_takes_the_place_of_words(
+    name: str, method: str, backbone_folders: dict[str, Path], film_data: Path, tmp_path: Path
+) -> None:
+    from stages.prompts.serving import load_prompted
+
+    prompt = METHODS[method].model_copy(update={"head": "linear"})
+    task = film_task(name).only("review").model_copy(update={"verbalizer": {}})
+    config = tuned(backbone_folders[name], name, prompt=prompt, task=task)
+    result = run(prompt_tuning, config, prompt_tuning.Inputs(data=film_data), tmp_path / "out")
+    assert result.final_loss < 0.6, "a head that starts from zero starts at log 2"
+    assert result.trainable_parameters == load_prompt(
+        tmp_path / "out" / "prompt", load(config.backbone, frozen=True)
+    ).vectors.numel() + 2 * (32 + 1)
+    served = load_prompted([tmp_path / "out"])[0]
+    test_set = load_examples(film_data / "test.jsonl")
+    assert served.predict(test_set, SILENT, "") == pytest.approx(logits_of(tmp_path / "out"), abs=5e-5)
+
+
+def test_a_head_for_other_labels_is_refused(tmp_path: Path) -> None:
+    from stages.prompts.head import LinearHead, load_head, save_head
+
+    save_head(LinearHead(32, 2), ("rotten", "fresh"), tmp_path)
+    assert load_head(tmp_path, 32, ("rotten", "fresh")) is not None
+    for width, labels in ((16, ("rotten", "fresh")), (32, ("fresh", "rotten")), (32, ("a", "b", "c"))):
+        with pytest.raises(InputError, match="the head in"):
+            load_head(tmp_path, width, labels)
+    assert load_head(tmp_path / "nothing", 32, ("a", "b")) is None
