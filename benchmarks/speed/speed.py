@@ -1,11 +1,12 @@
 """How fast the steps compute: beside the machine's peak, and beside doing the same one by one.
 
-    python benchmarks/speed/speed.py [--quick] [--only steps patterns decoding] [--turns 5]
+    python benchmarks/speed/speed.py [--quick] [--only steps patterns decoding prompts] [--turns 5]
 
 | table | what |
 |---|---|
 | steps | examples/s of training, scoring and distilling, and their share of the machine's matrix products |
 | patterns | six patterns over one cache of the text, against six passes |
+| prompts | 16 soft prompts in one batch against one after the other; a prompt at the end over the cache of the text |
 | decoding | label words of several tokens in batches, against one text and word at a time as in the original PET |
 
 Prints Markdown for docs/results.md. Everything of a table is measured in one run, in turns; figures are medians of the
@@ -19,9 +20,10 @@ import argparse
 from decoding import decoding
 from measuring import Effort, machine
 from patterns import patterns
+from prompts import prompts
 from steps import steps
 
-TABLES = {"steps": steps, "patterns": patterns, "decoding": decoding}
+TABLES = {"steps": steps, "patterns": patterns, "decoding": decoding, "prompts": prompts}
 
 
 def main() -> None:

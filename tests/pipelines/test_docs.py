@@ -14,14 +14,24 @@ from pipelines.recipe import find_recipe
 from stages.errors import InputError
 
 ROOT = Path(__file__).parents[2]
-BLOCKS = [yaml.safe_load(text) for text in re.findall(r"```yaml\n(.*?)```", (ROOT / "docs/pet.md").read_text(), re.S)]
-FIRST = BLOCKS[0]["task"]
+PAGES = ("pet", "ppt", "prompts")
 
 
-def recipe(block: dict[str, Any]) -> dict[str, Any]:
-    """`smoke`, without prompts, with the page's own task and one block on top, section by section."""
-    values = {**yaml.safe_load(find_recipe("smoke").read_text()), "prompts": None}
-    values["task"] = {**values["task"], **FIRST}
+def blocks(page: str) -> list[dict[str, Any]]:
+    found = re.findall(r"```yaml\n(.*?)```", (ROOT / f"docs/{page}.md").read_text(encoding="utf-8"), re.S)
+    return [yaml.safe_load(text) for text in found]
+
+
+BLOCKS = [(page, number) for page in PAGES for number in range(len(blocks(page)))]
+FIRST = blocks("pet")[0]["task"]
+
+
+def recipe(block: dict[str, Any], page: str = "pet") -> dict[str, Any]:
+    """`smoke` with one block on top, section by section; for the page on PET without prompts, with its own task."""
+    values = yaml.safe_load(find_recipe("smoke").read_text())
+    if page == "pet":
+        values["prompts"] = None
+        values["task"] = {**values["task"], **FIRST}
     values["data"] = {**values["data"], "dev_shots": 2}
     for name, section in block.items():
         whole = name == "task" and "options" in section
@@ -33,13 +43,13 @@ def recipe(block: dict[str, Any]) -> dict[str, Any]:
     return values
 
 
-def test_the_page_has_its_blocks() -> None:
-    assert len(BLOCKS) >= 7
+def test_the_pages_have_their_blocks() -> None:
+    assert len(BLOCKS) >= 12
 
 
-@pytest.mark.parametrize("number", range(len(BLOCKS)))
-def test_every_block_of_the_page_is_a_valid_part_of_a_recipe(number: int) -> None:
-    config = PipelineConfig.model_validate(recipe(BLOCKS[number]))
+@pytest.mark.parametrize(("page", "number"), BLOCKS)
+def test_every_block_of_a_page_is_a_valid_part_of_a_recipe(page: str, number: int) -> None:
+    config = PipelineConfig.model_validate(recipe(blocks(page)[number], page))
     assert config.task.name
 
 

@@ -1,0 +1,131 @@
+"""Soft prompts: many trained in one batch against one after the other, and a prompt at the end over the kept cache of
+the text against reading the whole text each step.
+
+Both on SmolLM2-135M, frozen. Prompts train on 32 critics' quotes. One after the other is the time of one prompt, times
+their number. Memory is the growth of the highest resident size of the process, activations included.
+"""
+
+from __future__ import annotations
+
+import resource
+from functools import partial
+from statistics import median
+from typing import TYPE_CHECKING, Any
+
+from measuring import Effort, film_texts, in_turns, ratio, recipe, table
+
+if TYPE_CHECKING:
+    from stages.patterns.cloze import ClozeClassifier
+
+NUM_TRAINED = (1, 4, 16)
+BATCHES = (1, 4)
+TOGETHER_AIM, CACHE_AIM = 2.5, 1.8
+TEXT_TOKENS, NUM_VECTORS = 64, 20
+WORDS = {"rotten": ["negative"], "fresh": ["positive"]}
+SHORT, END = "Review: {text}\nSentiment:{mask}", "{text}{soft:20}{mask}"
+
+
+def prompts(effort: Effort) -> str:
+    """The two tables."""
+    return f"{_together(effort)}\n{_cached(effort)}"
+
+
+def _classifier(pattern: str, max_length: int, seed: int, backbone: Any = None) -> ClozeClassifier:
+    from stages.models.backbones import BackboneConfig, load
+    from stages.patterns.cloze import ClozeClassifier
+    from stages.prompts.methods import PromptConfig
+    from stages.prompts.prompt import fresh
+    from stages.tasks import Task
+
+    config = BackboneConfig(**{**recipe()["backbone"], "max_length": max_length})
+    backbone = backbone or load(config, frozen=True)
+    task = Task(name="films", labels=tuple(WORDS), patterns={"p": pattern}, verbalizer=WORDS)
+    prompt = fresh(PromptConfig(num_vectors=10), backbone, task.pattern("p"), seed)
+    return ClozeClassifier.of(task, "p", backbone, config, prompt)
+
+
+def _together(effort: Effort) -> str:
+    """Texts a second of 1, 4, 16 prompts in one batch, and of the same prompts one after the other."""
+    from stages.prompts.mixed import mixed_logits
+    from stages.protocols import LocalEngine, SilentRecorder
+    from stages.training.loop import LoopConfig
+    from stages.training.together import Training, train_together
+
+    first = _classifier(SHORT, 32, 0)
+    classifiers = [first, *(_classifier(SHORT, 32, seed, first.backbone) for seed in range(1, max(NUM_TRAINED)))]
+    items = first.items(film_texts(32))
+    rows = []
+    for batch_size in BATCHES:
+        loop = LoopConfig(learning_rate=0.003, batch_size=batch_size, steps=max(2, effort.of(8) // batch_size))
+
+        def train(numbers: list[int], loop: LoopConfig = loop) -> None:
+            own = [classifiers[number] for number in numbers]
+            trainings = [
+                Training(str(number), items, dict(item.prompt.named_parameters()), loop, number)
+                for number, item in zip(numbers, own, strict=True)
+            ]
+
+            def losses_of(batches: Any) -> Any:
+                scores = mixed_logits([(own[number], [item.cloze for item in batch]) for number, batch in batches])
+                return [
+                    own[number].loss_of(found, batch) for (number, batch), found in zip(batches, scores, strict=True)
+                ]
+
+            train_together(trainings, losses_of, SilentRecorder(), LocalEngine())
+
+        begun = _most_memory()
+        train([0])
+        jobs = {count: partial(train, list(range(count))) for count in NUM_TRAINED}
+        seconds = in_turns({str(count): job for count, job in jobs.items()}, effort.turns)
+        for count in NUM_TRAINED:
+            texts = count * batch_size * (loop.steps or 0)
+            alone = [count * one for one in seconds["1"]]
+            times = ratio(alone, seconds[str(count)])
+            speeds = [f"{texts / median(way):.1f}" for way in (alone, seconds[str(count)])]
+            aim = f"{TOGETHER_AIM}" if count == max(NUM_TRAINED) else ""
+            rows.append([f"{count} prompts, {batch_size} texts each a step", *speeds, f"{times:.2f}", aim])
+        memory = (_most_memory() - begun) / 2**20
+        rows.append([f"memory more for {max(NUM_TRAINED)} than for one, MiB", "", f"{memory:.0f}", "", ""])
+    head = ["trained at once", "one by one, texts/s", "together, texts/s", "times", "aim"]
+    return table(head, rows)
+
+
+def _cached(effort: Effort) -> str:
+    """Seconds of an epoch after the first, with and without the cache of the texts."""
+    from stages.patterns.cloze import LabelledCloze
+    from stages.prompts.cached_text import CachedTexts
+
+    classifier = _classifier(END, TEXT_TOKENS + NUM_VECTORS, 0)
+    long = [item for item in film_texts(4000) if len(item.fields["text"].split()) > 20]
+    items = classifier.items(_joined(long, effort.of(32)))
+    cached = CachedTexts(classifier)
+    assert all(item.cloze[0].soft[0] == TEXT_TOKENS for item in items), "every text has that many tokens"
+
+    def epoch(loss_of: Any, batch: int = 8) -> None:
+        for start in range(0, len(items), batch):
+            part: list[LabelledCloze] = items[start : start + batch]
+            loss_of(part).backward()
+
+    jobs = {"whole": lambda: epoch(classifier.loss), "cached": lambda: epoch(cached.loss)}
+    seconds = in_turns(jobs, effort.turns)
+    times = ratio(seconds["whole"], seconds["cached"])
+    rows = [
+        ["the whole text each step", f"{len(items) / median(seconds['whole']):.1f}", "1.00", ""],
+        ["over the kept cache", f"{len(items) / median(seconds['cached']):.1f}", f"{times:.2f}", f"{CACHE_AIM}"],
+    ]
+    return table([f"{NUM_VECTORS} vectors behind {TEXT_TOKENS} tokens of text", "texts/s", "times", "aim"], rows)
+
+
+def _joined(texts: list[Any], count: int) -> list[Any]:
+    """Texts of two quotes each: longer than what is kept of them."""
+    from dataclasses import replace
+
+    return [
+        replace(one, fields={"text": f"{one.fields['text']} {two.fields['text']} {one.fields['text']}"})
+        for one, two in zip(texts[:count], texts[count : 2 * count], strict=True)
+    ]
+
+
+def _most_memory() -> int:
+    """Highest resident size so far, bytes."""
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
