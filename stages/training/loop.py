@@ -87,8 +87,8 @@ def train(
 ) -> list[float]:
     """Trains `parameters` in place.
 
-    Order and dropout follow from `seed` and the step's number, so that a run that goes on from a checkpoint in
-    `engine.work` ends with the numbers of an unbroken one.
+    Order and dropout follow from `seed` and the step's number: a run that goes on from a checkpoint in `engine.work`
+    ends with the numbers of an unbroken one.
 
     Args:
         items: The training set.
@@ -121,8 +121,7 @@ def train(
         rate = config.rate(step, num_steps)
         for group in optimizer.param_groups:
             group["lr"] = rate
-        for name, num_held in (held or {}).items():
-            parameters[name].requires_grad_(step >= num_held)
+        _hold(held or {}, parameters, step)
         torch.manual_seed(derive_seed(seed, "step", step))
         loss = _step(batch, loss_of, parameters, optimizer, config, engine, where=f"step {step + 1} of {num_steps}")
         progress.losses.append(loss)
@@ -146,6 +145,11 @@ def _check_dev_set(config: LoopConfig, validate: Callable[[], tuple[float, float
             "Give one: data.dev, or data.dev_shots; or take early_stopping out.",
             key="loop.early_stopping",
         )
+
+
+def _hold(held: Mapping[str, int], parameters: Mapping[str, torch.nn.Parameter], step: int) -> None:
+    for name, num_held in held.items():
+        parameters[name].requires_grad_(step >= num_held)
 
 
 def _step(
