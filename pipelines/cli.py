@@ -1,4 +1,4 @@
-"""The command line: run, resume, plan, explain, status, graph, score, predict, gc, doctor.
+"""The command line: run, resume, plan, explain, status, graph, score, predict, recommend, gc, doctor.
 
 Exit status: 0 done, 1 a step failed, 2 bad input, 130 stopped with Ctrl-C.
 """
@@ -258,6 +258,26 @@ def predict(
             found = scoring.predict(serving.find_classifier(recipe, override, store), lines, input_)
         for line in found:
             sink.write(line + "\n")
+
+
+@app.command()
+def recommend(
+    recipe: words.Recipe,
+    memory: Annotated[
+        float | None, typer.Option(help="GiB of a worker's device; left out: what this machine has.", min=0.1)
+    ] = None,
+    apply: Annotated[Path | None, typer.Option(help="Write the recipe with all of it to this new file.")] = None,
+    override: words.Override = None,
+) -> None:
+    """Say which method, lengths, rates and parallelism suit a recipe's task and backbone, and why."""
+    from pipelines import facts, recommending, running
+
+    asked = running.request(recipe, override, DEFAULT_STORE)
+    found = recommending.recommend(facts.gather(asked.config, int(memory * 2**30) if memory else None))
+    console.print(recommending.table(found))
+    if apply:
+        recommending.write(asked.path, found, apply)
+        console.print(f"written  {apply}", highlight=False)
 
 
 @app.command()

@@ -1,0 +1,144 @@
+"""What a recommendation goes by: the task, the backbone's size from its config.json alone, and the memory at hand."""
+
+from __future__ import annotations
+
+import json
+import os
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pipelines.config import PipelineConfig
+from pipelines.preflight import bare_tokenizer
+from stages import splits
+from stages.errors import InputError
+from stages.models.model_files import family_of, model_folder, num_positions
+from stages.patterns.encoding import Family
+from stages.patterns.language import FieldRef, Soft, Words
+from stages.tasks import Example, Task
+from stages.texts import assets
+
+SHARE_COVERED = 0.95
+"""Share of the texts that a recommended length leaves whole."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Facts:
+    """Numbers that decide. `tokens`: length under the longest pattern that 95% of the texts keep within, None if they
+    cannot be read here; `memory`: bytes of a worker's device, `cores`: of this machine.
+    """
+
+    num_classes: int
+    num_labelled: int
+    tokens: int | None
+    family: Family
+    num_parameters: int
+    num_layers: int
+    width: int
+    positions: int | None
+    memory: int
+    cores: int
+    computes_in_bf16: bool
+
+
+def gather(config: PipelineConfig, memory: int | None) -> Facts:
+    """Facts of a recipe on this machine.
+
+    Args:
+        config: The recipe, whose backbone is in the cache.
+        memory: Bytes at hand; None: what this machine has.
+
+    Raises:
+        InputError: the backbone or its tokenizer cannot be read.
+    """
+    from stages.models.precision import wants_bf16
+
+    if not assets.is_cached(config.backbone.asset):
+        raise InputError(
+            f"the backbone {config.backbone.asset.partition('#')[0]} is not on this machine.",
+            "Fetch it (clozeline doctor), or name a folder with its config.json and tokenizer.json: "
+            "-o backbone.asset=FOLDER.",
+            key="backbone.asset",
+        )
+    folder = model_folder(config.backbone.asset)
+    about = json.loads((folder / "config.json").read_text())
+    labelled, texts = _texts(config)
+    return Facts(
+        num_classes=len(config.task.labels),
+        num_labelled=labelled,
+        tokens=_tokens(config.task, texts, bare_tokenizer(config.backbone)) if texts else None,
+        family=family_of(folder),
+        num_parameters=num_parameters(folder),
+        num_layers=_first(about, "num_hidden_layers", "n_layer", "num_layers"),
+        width=_first(about, "hidden_size", "n_embd", "d_model"),
+        positions=num_positions(folder),
+        memory=memory or memory_here(),
+        cores=os.cpu_count() or 1,
+        computes_in_bf16=wants_bf16(config.backbone.precision),
+    )
+
+
+def num_parameters(folder: Path) -> int:
+    """Parameters of the model whose config.json lies in `folder`; no weights are read, no memory is taken."""
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForMaskedLM, AutoModelForSeq2SeqLM
+
+    kinds: dict[Family, Any] = {
+        "masked": AutoModelForMaskedLM,
+        "causal": AutoModelForCausalLM,
+        "seq2seq": AutoModelForSeq2SeqLM,
+    }
+    with torch.device("meta"):
+        model = kinds[family_of(folder)].from_config(AutoConfig.from_pretrained(folder))
+    return sum(item.numel() for item in model.parameters())
+
+
+def memory_here() -> int:
+    """Bytes of the first GPU, else of this machine or the part of it that this process may use."""
+    import torch
+
+    if torch.cuda.is_available():
+        return int(torch.cuda.get_device_properties(0).total_memory)
+    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
+    limit = Path("/sys/fs/cgroup/memory.max")
+    written = limit.read_text().strip() if limit.exists() else "max"
+    return min(total, int(written)) if written.isdigit() else total
+
+
+def _texts(config: PipelineConfig) -> tuple[int, list[Example]]:
+    """How many labelled examples there are, and texts to measure; none where the data are not at hand."""
+    task = config.task
+    if not all(assets.is_cached(source.asset) for source in config.data.sources.values()):
+        return config.data.shots * len(task.labels), []
+    try:
+        drawn = splits.draw(splits.Config(data=config.data, labels=task.labels, fields=task.fields, seed=0))
+    except (InputError, OSError):
+        return config.data.shots * len(task.labels), []
+    return len(drawn.train), [*drawn.train, *drawn.unlabeled][:2000]
+
+
+def _tokens(task: Task, texts: list[Example], tokenizer: Any) -> int:
+    longest = 0
+    for name in task.patterns:
+        lengths = sorted(len(tokenizer.encode(_filled(task, name, item)).ids) for item in texts)
+        soft = sum(block.num_vectors for block in task.pattern(name).soft_blocks)
+        longest = max(longest, lengths[int(SHARE_COVERED * (len(lengths) - 1))] + soft)
+    return longest + 2
+
+
+def _filled(task: Task, pattern: str, example: Example) -> str:
+    """The text under a pattern, a word in the place of the mask."""
+    question = task.questions(example)[0]
+    made = ""
+    for part in task.pattern(pattern).parts:
+        if isinstance(part, FieldRef):
+            made += part.value(question.fields)
+        elif isinstance(part, Words):
+            made += part.text
+        elif not isinstance(part, Soft):
+            made += " word"
+    return made
+
+
+def _first(about: dict[str, Any], *names: str) -> int:
+    return int(next(about[name] for name in names if name in about))
