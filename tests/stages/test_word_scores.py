@@ -9,6 +9,7 @@ import torch
 from small_models import FAMILIES, film_task
 
 from stages.models.backbones import Backbone
+from stages.models.soft_input import SoftInput
 from stages.patterns.encoding import Encoded, Encoder
 from stages.patterns.losses import hinge_loss, label_loss
 from stages.patterns.verbalizers import word_tokens
@@ -124,9 +125,9 @@ def test_a_prompt_for_each_text_stays_with_its_text(masked: Backbone) -> None:
     encoded, words = encode(masked, "{text} It was {mask}."), ids(masked, MIXED)
     prompts = torch.randn(len(encoded), 4, 32, generator=torch.Generator().manual_seed(1)) * 0.5
     with torch.inference_mode():
-        together = word_scores(masked, encoded, words, likelihood=True, prompt=prompts)
+        together = word_scores(masked, encoded, words, likelihood=True, prompt=SoftInput(before=prompts))
         alone = [
-            word_scores(masked, [item], words, likelihood=True, prompt=prompt)
+            word_scores(masked, [item], words, likelihood=True, prompt=SoftInput(before=prompt))
             for item, prompt in zip(encoded, prompts, strict=True)
         ]
         without = word_scores(masked, encoded, words, likelihood=True)
@@ -173,7 +174,9 @@ def test_gradients_flow_through_words_of_several_tokens(name: str, backbones: di
     backbone = backbones[name]
     prompt = torch.zeros(3, 32, requires_grad=True)
     encoded = encode(backbone, film_task(name).patterns["review"])
-    scores = word_scores(backbone, encoded, ids(backbone, MIXED), likelihood=True, prompt=prompt, training=True)
+    scores = word_scores(
+        backbone, encoded, ids(backbone, MIXED), likelihood=True, prompt=SoftInput(before=prompt), training=True
+    )
     hinge_loss(scores, torch.tensor([0, 1, 2])).backward()
     assert (prompt.grad.abs().sum(dim=1) > 0).all()
 
