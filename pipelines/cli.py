@@ -250,9 +250,8 @@ def predict(
     """Label lines with the distilled classifier or with prompts: a JSON line with label and probabilities for each."""
     from pipelines import scoring, serving
 
-    is_prompt = (Path(recipe) / "prompted.json").exists() or (Path(recipe) / "files" / "prompted.json").exists()
     with _lines(input_) as lines, _sink(output) as sink:
-        if prompts or is_prompt:
+        if prompts or serving.is_prompt(recipe):
             found = scoring.predict_prompts(serving.find_prompts(recipe, override, store, prompts or ""), lines, input_)
         else:
             found = scoring.predict(serving.find_classifier(recipe, override, store), lines, input_)
@@ -271,12 +270,14 @@ def recommend(
 ) -> None:
     """Say which method, lengths, rates and parallelism suit a recipe's task and backbone, and why."""
     from pipelines import facts, recommending, running
+    from pipelines.display import preparing
 
     asked = running.request(recipe, override, DEFAULT_STORE)
-    found = recommending.recommend(facts.gather(asked.config, int(memory * 2**30) if memory else None))
+    with preparing(console) as show:
+        found = recommending.recommend(facts.gather(asked.config, int(memory * 2**30) if memory else None, show))
     console.print(recommending.table(found))
     if apply:
-        recommending.write(asked.path, found, apply)
+        recommending.write(asked.config, found, apply)
         console.print(f"written  {apply}", highlight=False)
 
 

@@ -25,6 +25,7 @@ from stages.errors import InputError
 from stages.models.backbones import BackboneConfig
 from stages.models.classifier import StudentConfig, check_loop
 from stages.models.encoders import EncoderConfig
+from stages.prompts.methods import PromptConfig
 from stages.splits import DataConfig
 from stages.tasks import Name, Task
 from stages.training.loop import LoopConfig
@@ -77,14 +78,11 @@ class PipelineConfig(BaseModel, frozen=True, extra="forbid"):
             except ValueError as error:
                 problem, _, remedy = str(error).partition(". ")
                 raise InputError(f"{problem}.", remedy, key=f"{place}.loop") from None
-        has_dev = self.data.dev is not None or (self.data.dev_shots > 0 and self.data.pool is not None)
-        for place, (loop, can_look) in self._loops.items():
-            if loop is not None and loop.early_stopping and not (has_dev and can_look):
+        for place, (loop, sets) in self._loops.items():
+            if loop is not None and loop.early_stopping and not (sets and all(data.has_dev for data in sets)):
                 raise InputError(
                     "early_stopping needs a development set, and there is none here.",
-                    "Give one (data.dev, or data.dev_shots), or take early_stopping out."
-                    if can_look
-                    else "Take it out.",
+                    "Give one (data.dev, or data.dev_shots), or take early_stopping out." if sets else "Take it out.",
                     key=f"{place}.early_stopping",
                 )
         if self.data.unlabeled is None and (self.data.unlabeled_size == 0 or self.data.pool is None):
@@ -239,16 +237,20 @@ class PipelineConfig(BaseModel, frozen=True, extra="forbid"):
                     raise error.at(key=place) from None
 
     @property
-    def _loops(self) -> dict[str, tuple[LoopConfig | None, bool]]:
-        """Dotted place -> loop, and whether its stage looks at the dev set of `data`."""
-        found = {f"{place}.loop": (section.loop, True) for place, section in self.pet_sections.items()}
-        found |= {"distill.loop": (self.distill.loop, True)}
-        found |= {"baseline.loop": (self.baseline.loop if self.baseline else None, True)}
-        found |= {"ppt.loop": (self.ppt.loop if self.ppt else None, False)}
-        found |= {"prompts.loop": (self.prompts.loop if self.prompts else None, False)}
+    def _loops(self) -> dict[str, tuple[LoopConfig | None, list[DataConfig]]]:
+        """Dotted place -> loop, and the data whose dev sets its stages look at; none where a stage never looks."""
+        own = [self.data]
+        found = {f"{place}.loop": (section.loop, own) for place, section in self.pet_sections.items()}
+        found |= {"distill.loop": (self.distill.loop, own)}
+        found |= {"baseline.loop": (self.baseline.loop if self.baseline else None, own)}
+        found |= {"ppt.loop": (self.ppt.loop if self.ppt else None, [])}
+        if self.prompts:
+            sets = [self.prompt_task(item)[1] for item in self.prompts.tasks]
+            found |= {"prompts.loop": (self.prompts.loop, sets)}
+            found |= {f"prompts.methods.{name}.loop": (item.loop, sets) for name, item in self.prompts.methods.items()}
         for name, member in self.members.items():
             if isinstance(member, ProbeMember) and member.contrast:
-                found[f"members.{name}.contrast.loop"] = (member.contrast.loop, False)
+                found[f"members.{name}.contrast.loop"] = (member.contrast.loop, [])
         return found
 
     @property
@@ -276,6 +278,14 @@ class PipelineConfig(BaseModel, frozen=True, extra="forbid"):
         """Dotted place -> language model, of everything that has one."""
         members = ((name, item) for name, item in self.members.items() if isinstance(item, PetMember))
         return {"backbone": self.backbone, **{f"members.{name}.backbone": item.backbone for name, item in members}}
+
+    def num_prompt_vectors(self, place: str) -> int:
+        """Vectors of the longest soft prompt before the texts of the backbone at a dotted place; 0 for encoders."""
+        found = [self.ppt.num_vectors] if self.ppt and place == "backbone" else []
+        methods: list[PromptConfig] = [*self.prompts.methods.values()] if self.prompts and place == "backbone" else []
+        section = self.pet_sections.get("pet" if place == "backbone" else place.removesuffix(".backbone"))
+        methods += [section.prompt] if section and section.tune == "prompt" else []
+        return max([*found, *(method.num_vectors for method in methods if method.start != "ppt")], default=0)
 
     @property
     def encoders(self) -> dict[str, EncoderConfig]:

@@ -8,8 +8,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from pipelines import preflight
 from pipelines.config import PipelineConfig
-from pipelines.preflight import bare_tokenizer
+from pipelines.preflight import OnStart, bare_tokenizer
 from stages import splits
 from stages.errors import InputError
 from stages.models.model_files import family_of, model_folder, num_positions
@@ -41,25 +42,27 @@ class Facts:
     computes_in_bf16: bool
 
 
-def gather(config: PipelineConfig, memory: int | None) -> Facts:
+def gather(config: PipelineConfig, memory: int | None, on_start: OnStart) -> Facts:
     """Facts of a recipe on this machine.
 
     Args:
-        config: The recipe, whose backbone is in the cache.
+        config: The recipe. Its backbone is fetched first, but for one of a hub, which may be too large to have here.
         memory: Bytes at hand; None: what this machine has.
+        on_start: Told before anything is fetched.
 
     Raises:
-        InputError: the backbone or its tokenizer cannot be read.
+        InputError: the backbone is on a hub and not on this machine, or cannot be fetched or read.
     """
     from stages.models.precision import wants_bf16
 
-    if not assets.is_cached(config.backbone.asset):
+    ref = config.backbone.asset
+    if ref.startswith("hf:") and not assets.is_cached(ref):
         raise InputError(
-            f"the backbone {config.backbone.asset.partition('#')[0]} is not on this machine.",
-            "Fetch it (clozeline doctor), or name a folder with its config.json and tokenizer.json: "
-            "-o backbone.asset=FOLDER.",
+            f"the backbone {ref} is not on this machine.",
+            "Name a folder with its config.json and tokenizer.json: -o backbone.asset=FOLDER.",
             key="backbone.asset",
         )
+    preflight.fetch({"backbone.asset": ref}, on_start)
     folder = model_folder(config.backbone.asset)
     about = json.loads((folder / "config.json").read_text())
     labelled, texts = _texts(config)

@@ -20,11 +20,12 @@ from stages.models.backbones import BackboneConfig
 from stages.models.encoders import check_pooling
 from stages.models.model_files import family_of, model_folder, num_positions, translated
 from stages.patterns.encoding import Family, check_pattern
+from stages.patterns.language import Pattern
 from stages.patterns.verbalizers import Verbalizer
 from stages.pretraining.formats import need, task_of
 from stages.pretraining.pseudo_labels import classifier_folder
 from stages.prompts.deep import check_deep
-from stages.prompts.methods import check_fit
+from stages.prompts.methods import PromptConfig, check_fit
 from stages.tasks import Task
 from stages.texts import assets, reach
 from stages.texts.corpora import Documents, Window, check_enough
@@ -69,19 +70,24 @@ def check_models(config: PipelineConfig, *, only_cached: bool = False) -> None:
     for place, backbone in config.backbones.items():
         if only_cached and not _is_ready(backbone.asset):
             continue
-        section = config.pet_sections[place.removesuffix(".backbone") if place != "backbone" else "pet"]
+        where = "pet" if place == "backbone" else place.removesuffix(".backbone")
+        section = config.pet_sections[where]
         family = _at(f"{place}.asset", family_of, model_folder(backbone.asset))
         if section.mlm is not None and family != "masked":
             raise InputError(
                 f"the auxiliary loss (mlm) is for masked models; {backbone.asset.partition('#')[0]} is {family}.",
                 "Take mlm out, or name a masked backbone.",
-                key=f"{place.removesuffix('.backbone') if place != 'backbone' else 'pet'}.mlm",
+                key=f"{where}.mlm",
             )
         tokenizer = _at(f"{place}.asset", bare_tokenizer, backbone)
-        names = config.hard_patterns if place == "backbone" else config.patterns_of(section)
-        check_task(config.task, names, family, tokenizer, "task")
+        own = config.patterns_of(section)
+        check_task(config.task, own, family, tokenizer, "task", soft_blocks=section.tune == "prompt")
+        if section.tune == "prompt":
+            patterns = [config.task.pattern(name) for name in own]
+            check_method(section.prompt, patterns, family, backbone, f"{where}.prompt")
         if place != "backbone":
             continue
+        check_task(config.task, config.hard_patterns, family, tokenizer, "task")
         if config.verbalizer_search:
             check_search(config.task, family)
         check_prompts(config, family, tokenizer)
@@ -97,17 +103,14 @@ def check_prompts(config: PipelineConfig, family: Family, tokenizer: Any) -> Non
     """
     if config.prompts is None:
         return
-    deep = {name: method for name, method in config.prompts.methods.items() if method.is_deep}
-    if deep:
-        kind = json.loads((model_folder(config.backbone.asset) / "config.json").read_text())["model_type"]
-        _at(f"prompts.methods.{next(iter(deep))}", partial(check_deep, family), kind)
+    for name, method in config.prompts.methods.items():
+        patterns = [config.prompt_task(item)[0].pattern(item.pattern) for item in config.prompts.tasks]
+        check_method(method, patterns, family, config.backbone, f"prompts.methods.{name}")
     for number, item in enumerate(config.prompts.tasks):
         task, _ = config.prompt_task(item)
         place = "task" if item.task is None else f"prompts.tasks.{number}.task"
         check_task(task, (item.pattern,), family, tokenizer, place, soft_blocks=True)
-        pattern = task.pattern(item.pattern)
         for name, method in config.prompts.methods.items():
-            _at(f"prompts.methods.{name}", partial(check_fit, method), pattern)
             if method.head == "linear" and task.options:
                 raise InputError(
                     "multiple choice asks of each option whether it is right, which takes words.",
@@ -120,6 +123,17 @@ def check_prompts(config: PipelineConfig, family: Family, tokenizer: Any) -> Non
                     "Write a verbalizer, or take head: linear for every method.",
                     key=f"{place}.verbalizer",
                 )
+
+
+def check_method(
+    method: PromptConfig, patterns: Iterable[Pattern], family: Family, backbone: BackboneConfig, place: str
+) -> None:
+    """Checks a method of soft prompting against patterns and backbone."""
+    for pattern in patterns:
+        _at(place, partial(check_fit, method), pattern)
+    if method.is_deep:
+        kind = json.loads((model_folder(backbone.asset) / "config.json").read_text())["model_type"]
+        _at(place, partial(check_deep, family), kind)
 
 
 def check_formats(ppt: PptSection, family: Family, tokenizer: Any) -> None:
@@ -215,12 +229,8 @@ def check_lengths(config: PipelineConfig) -> None:
     Raises:
         InputError: at `backbone.max_length` or `student.max_length`.
     """
-    lengths = [config.ppt.num_vectors] if config.ppt else []
-    for method in config.prompts.methods.values() if config.prompts else ():
-        lengths += [method.num_vectors] if method.start != "ppt" else []
-    prompt = max(lengths, default=0)
     for place, model in (config.backbones | config.encoders).items():
-        extra = prompt if place == "backbone" else 0
+        extra = config.num_prompt_vectors(place)
         room = num_positions(model_folder(model.asset))
         if room is not None and model.max_length + extra > room:
             behind = f" behind a prompt of {extra} vectors" if extra else ""

@@ -15,9 +15,11 @@ from pathlib import Path
 from typing import Any
 
 import yaml
+from pydantic import ValidationError
 from rich.markup import escape
 from rich.table import Table
 
+from pipelines.config import PipelineConfig
 from pipelines.facts import Facts
 from stages.errors import InputError
 
@@ -52,7 +54,8 @@ def recommend(facts: Facts) -> list[Advice]:
     """Advice for a recipe, the most important first."""
     length = _max_length(facts)
     tune = _tune(facts, length[0].value if length else 128)
-    return [*length, *tune, *_prompts(facts), *_parallel(facts, length[0].value if length else 128, tune[0].value)]
+    prompts = _prompts(facts) if facts.num_labelled else []
+    return [*length, *tune, *prompts, *_parallel(facts, length[0].value if length else 128, tune[0].value)]
 
 
 def _max_length(facts: Facts) -> list[Advice]:
@@ -67,7 +70,10 @@ def _max_length(facts: Facts) -> list[Advice]:
 
 
 def _tune(facts: Facts, length: int) -> list[Advice]:
-    """What sub-models train: everything where that is cheap, else adapters, else prompts."""
+    """What sub-models train: everything where that is cheap, else adapters; prompts on the largest backbones."""
+    if not facts.num_labelled:
+        reason = "there are no labels: zero-shot, or sub-models that teach each other"
+        return [Advice("sub-models", "pet.tune: none, or pet.ipet", reason, PET)]
     size = f"{facts.num_parameters / 1e6:,.0f}M parameters"
     frozen = _frozen(facts)
     usable = SHARE_USED * facts.memory
@@ -75,12 +81,12 @@ def _tune(facts: Facts, length: int) -> list[Advice]:
         full = facts.num_parameters * 16 / GIB
         found = [Advice("pet.tune", "full", f"{size}: all of it trains in {full:.1f} GiB", PET)]
         rate = Advice("pet.loop.learning_rate", 1e-5, "all weights move", PET)
-    elif facts.num_labelled >= 8 and frozen + 8 * _activations(facts, length) < usable:
+    elif facts.num_parameters < 10e9:
         reason = f"{size}: as good soft labels as full training, at 1/285 of the bytes"
         found = [Advice("pet.tune", "lora", reason, f"{HERE}; {LORA}")]
         rate = Advice("pet.loop.learning_rate", 1e-3, "adapters of rank 8 on query and value", HERE)
     else:
-        reason = f"{size}, {facts.num_labelled} labels: kilobytes a sub-model, over one frozen backbone"
+        reason = f"{size}: kilobytes a sub-model, and at that size as good as training all of it"
         found = [Advice("pet.tune", "prompt", reason, LESTER)]
         rate = Advice("pet.loop.learning_rate", _prompt_rate(facts)[0], *_prompt_rate(facts)[1:])
     batch = max(1, min(8, facts.num_labelled))
@@ -172,17 +178,17 @@ def table(advice: Sequence[Advice]) -> Table:
     return made
 
 
-def write(source: Path, advice: Sequence[Advice], target: Path) -> None:
-    """Writes the recipe with the advice in it.
+def write(config: PipelineConfig, advice: Sequence[Advice], target: Path) -> None:
+    """Writes the recipe with the advice in it, overrides of the command line included; its comments are not kept.
 
     Raises:
-        InputError: `target` exists, or cannot be written.
+        InputError: the advice does not fit the recipe, or `target` exists or cannot be written.
     """
-    values = yaml.safe_load(source.read_text(encoding="utf-8"))
-    lines = [f"# {source.name} as recommended; what was changed, and why:"]
+    values = config.model_dump(mode="json", exclude_unset=True)
+    lines = [f"# {config.name} as recommended; what was changed, and why:"]
     for item in advice:
         *sections, key = item.setting.split(".")
-        inner = values
+        inner: Any = values
         for name in sections:
             inner = inner.get(name) if isinstance(inner, dict) else None
         if item.can_be_written and isinstance(inner, dict):
@@ -190,6 +196,10 @@ def write(source: Path, advice: Sequence[Advice], target: Path) -> None:
                 f"#   {item.setting}: {item.value} (was {inner.get(key, 'left out')}): {item.reason} [{item.source}]"
             )
             inner[key] = item.value
+    try:
+        PipelineConfig.model_validate(values)
+    except (ValidationError, InputError) as error:
+        raise InputError(f"the advice does not fit this recipe ({error}).", "Take over by hand what fits.") from error
     text = "\n".join(lines) + "\n" + yaml.safe_dump(values, sort_keys=False, allow_unicode=True, width=120)
     try:
         with target.open("x", encoding="utf-8") as file:

@@ -31,6 +31,11 @@ def find_classifier(recipe: str, overrides: list[str] | None, store: str | Path)
     return next(iter(students.values())) / "model"
 
 
+def is_prompt(folder: str) -> bool:
+    """Whether a folder is that of a prompt's step."""
+    return any((place / "prompted.json").exists() for place in (Path(folder), Path(folder) / "files"))
+
+
 def find_prompts(recipe: str, overrides: list[str] | None, store: str | Path, method: str) -> list[Path]:
     """The folders of the prompts to predict with: one a task, of the first seed.
 

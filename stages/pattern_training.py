@@ -173,6 +173,7 @@ def _train(
     if config.loop is None:
         return []
     from stages.patterns.mlm import with_mlm
+    from stages.prompts.cached_text import cached_loss
     from stages.texts.data import load_examples
     from stages.training.loop import train
 
@@ -180,7 +181,7 @@ def _train(
     validate: Callable[[], tuple[float, float]] | None = None
     if dev_set:
         validate = lambda: classifier.validate(dev_set, recorder)  # noqa: E731
-    loss_of: Callable[[list[LabelledCloze]], Tensor] = classifier.loss
+    loss_of: Callable[[list[LabelledCloze]], Tensor] = cached_loss(classifier)
     if config.mlm is not None:
         pile = load_examples(inputs.data / "unlabeled.jsonl")
         loss_of = with_mlm(classifier, pile, config.mlm)
@@ -189,4 +190,5 @@ def _train(
     return train(
         classifier.items(examples), loss_of, submodel.parameters, config.loop,
         seed=config.seed, recorder=recorder, engine=engine, validate=validate,
+        held=config.prompt.held if submodel.prompt is not None else {},
     )  # fmt: skip

@@ -105,9 +105,9 @@ def _trained(
 ) -> tuple[ClozeClassifier, float, int]:
     """The classifier with its trained prompt, the last loss, and how many parameters were trained."""
     from stages.patterns.cloze import ClozeClassifier
-    from stages.prompts.cached_text import CachedTexts, can_be_cached
+    from stages.prompts.cached_text import cached_loss
     from stages.prompts.head import LinearHead
-    from stages.prompts.prompt import HELD, started
+    from stages.prompts.prompt import started
     from stages.texts.data import load_examples
     from stages.training.loop import train
 
@@ -126,10 +126,9 @@ def _trained(
         validate = lambda: classifier.validate(dev_set, recorder)  # noqa: E731
     if submodel.adapter is not None:
         submodel.backbone.model.train()
-    loss_of = CachedTexts(classifier).loss if can_be_cached(classifier) else classifier.loss
     losses = train(
-        classifier.items(train_set), loss_of, parameters, config.loop,
+        classifier.items(train_set), cached_loss(classifier), parameters, config.loop,
         seed=config.seed, recorder=recorder, engine=engine, validate=validate,
-        held={HELD: config.prompt.hard_steps} if config.prompt.hard_steps else {},
+        held=config.prompt.held,
     )  # fmt: skip
     return classifier, losses[-1], sum(item.numel() for item in parameters.values())

@@ -49,6 +49,11 @@ class DataConfig(BaseModel, frozen=True, extra="forbid"):
         return self
 
     @property
+    def has_dev(self) -> bool:
+        """Whether there is a development set."""
+        return self.dev is not None or (self.dev_shots > 0 and self.pool is not None)
+
+    @property
     def sources(self) -> dict[str, Source]:
         """The sources that are given, by name."""
         names = ("pool", "train", "dev", "unlabeled", "test")

@@ -90,7 +90,7 @@ class Backbone:
         return int(self.model.config.hidden_size)
 
     @property
-    def print(self) -> str:
+    def digest(self) -> str:
         """What tells it from other backbones of its shape: a digest of some of its embeddings, in bfloat16, so that
         every precision has the same.
         """

@@ -7,7 +7,7 @@ are those of a full pass.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING
 
 from stages.models.precision import autocast
@@ -92,6 +92,11 @@ class CachedTexts:
             layers = torch.stack([torch.stack([layer.keys, layer.values]) for layer in cache.layers])
         length = layers.shape[-2]
         return [layers[:, :, row, :, length - len(stem) :].clone() for row, stem in enumerate(stems)]
+
+
+def cached_loss(classifier: ClozeClassifier) -> Callable[[list[LabelledCloze]], Tensor]:
+    """The loss of a classifier, over kept keys and values where that can be."""
+    return CachedTexts(classifier).loss if can_be_cached(classifier) else classifier.loss
 
 
 def can_be_cached(classifier: ClozeClassifier) -> bool:

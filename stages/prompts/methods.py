@@ -23,6 +23,9 @@ from stages.patterns.language import Pattern
 from stages.prompts.start import StartConfig
 
 Method = Literal["prompt_tuning", "p_tuning", "prefix_tuning", "p_tuning_v2"]
+HELD = "table.words"
+"""Parameter of a prompt's vectors that start from words, which a curriculum holds for a while."""
+
 Head = Literal["words", "linear"]
 Reparameterise = Literal["none", "mlp", "lstm"]
 
@@ -90,6 +93,11 @@ class PromptConfig(BaseModel, frozen=True, extra="forbid"):
     def is_deep(self) -> bool:
         """Whether the vectors are keys and values of every layer."""
         return self.method in ("prefix_tuning", "p_tuning_v2")
+
+    @property
+    def held(self) -> dict[str, int]:
+        """Parameter of the prompt -> steps in which it stays as it is."""
+        return {HELD: self.hard_steps} if self.hard_steps else {}
 
     @property
     def trains_more(self) -> bool:

@@ -41,7 +41,7 @@ def save_prompt(prompt: Prompt, backbone: Backbone, folder: Path, method: Method
     vectors = prompt.vectors.detach().cpu()
     if prompt.layers is not None and backbone.family == "seq2seq":
         vectors = _for_two_caches(vectors, prompt.layers)
-    about = {"place": prompt.place, "backbone": backbone.print}
+    about = {"place": prompt.place, "backbone": backbone.digest}
     (folder / "prompt.json").write_text(json.dumps(about, sort_keys=True) + "\n")
     save_file({"prompt_embeddings": vectors.contiguous()}, folder / _WEIGHTS)
 
@@ -65,7 +65,7 @@ def load_prompt(folder: Path, backbone: Backbone) -> Prompt:
     about |= json.loads(path.read_text()) if path.exists() else {}
     place: Place = about["place"]
     remedy = "Use it with the backbone that it was trained on, or train a prompt for this one."
-    if about.get("backbone", backbone.print) != backbone.print and vectors.shape[1] == backbone.width:
+    if about.get("backbone", backbone.digest) != backbone.digest and vectors.shape[1] == backbone.width:
         raise InputError(f"the prompt in {folder} was made for another backbone of the same width.", remedy)
     if not is_deep:
         if vectors.shape[1] != backbone.width:
@@ -84,7 +84,7 @@ def load_prompt(folder: Path, backbone: Backbone) -> Prompt:
             f"{layers.num_layers} of width {layers.num_heads * layers.head_width}.",
             remedy,
         )
-    if about.get("backbone", backbone.print) != backbone.print:
+    if about.get("backbone", backbone.digest) != backbone.digest:
         raise InputError(f"the prompt in {folder} was made for another backbone of the same shape.", remedy)
     return Prompt(Table(vectors), place, layers).to(backbone.device)
 

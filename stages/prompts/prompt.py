@@ -25,9 +25,6 @@ if TYPE_CHECKING:
 Place = Literal["before", "inside", "layers"]
 """before: ahead of the text; inside: in the soft blocks of the pattern; layers: keys and values of every layer."""
 
-HELD = "table.words"
-"""Parameter of the vectors that start from words, which a curriculum holds for a while."""
-
 
 class Prompt(torch.nn.Module):
     """A prompt in training or in use; `table` returns its [N, W] vectors."""

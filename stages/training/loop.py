@@ -85,10 +85,8 @@ def train(
     validate: Callable[[], tuple[float, float]] | None = None,
     held: Mapping[str, int] | None = None,
 ) -> list[float]:
-    """Trains `parameters` in place.
-
-    Order and dropout follow from `seed` and the step's number: a run that goes on from a checkpoint in `engine.work`
-    ends with the numbers of an unbroken one.
+    """Trains in place. Order and dropout follow from `seed` and the step's number: a run that goes on from a checkpoint
+    in `engine.work` ends with the numbers of an unbroken one.
 
     Args:
         items: The training set.

@@ -135,6 +135,11 @@ def test_a_change_of_the_mixture_touches_the_soft_labels_alone() -> None:
         ),
         (("pet.loop.early_stopping={}",), "pet.loop.early_stopping", "needs a development set"),
         (("data.dev_shots=2", "prompts.loop.early_stopping={}"), "prompts.loop.early_stopping", "development set"),
+        (
+            ("data.dev_shots=2", "prompts.methods={x: {loop: {learning_rate: 0.1, steps: 2, early_stopping: {}}}}"),
+            "prompts.methods.x.loop.early_stopping",
+            "development set",
+        ),
         (("student.tune=head",), "distill.loop", "head takes no loop"),
         (("distill.loop=null", "baseline=null"), "distill.loop", "full needs one"),
         (("data.unlabeled_size=0",), "data", "no unlabelled texts"),

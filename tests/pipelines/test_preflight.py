@@ -226,6 +226,38 @@ def test_what_only_masked_models_can_do_is_refused_for_others(
         assert caught.value.remedy
 
 
+SOFT = 'task.patterns.verdict="{text} {soft:2} {mask}"'
+AS_PROMPTS = ("pet.tune=prompt", "pet.loop={learning_rate: 0.01, steps: 2}")
+
+
+@pytest.mark.parametrize(
+    ("overrides", "key", "problem"),
+    [
+        (("pet.patterns=[verdict]", "pet.prompt={hard_steps: 2}"), "pet.prompt", "'verdict' has none"),
+        (("pet.patterns=[review]", "pet.prompt={num_vectors: 40}"), "backbone.max_length", "a prompt of 40 vectors"),
+    ],
+)
+def test_prompts_of_submodels_are_checked_before_anything_runs(
+    overrides: tuple[str, ...], key: str, problem: str, recipe: Path
+) -> None:
+    soft = (SOFT, *AS_PROMPTS, "pet.patterns=[review, verdict]")
+    check(read_recipe(recipe, PipelineConfig, soft), lambda *what: None)
+    words = (SOFT if "verdict" in overrides[0] else "name=other", *AS_PROMPTS, *overrides)
+    with pytest.raises(InputError, match=problem) as caught:
+        check(read_recipe(recipe, PipelineConfig, words), lambda *what: None)
+    assert caught.value.key == key
+
+
+def test_deep_prompts_are_refused_where_attention_cannot_take_them(recipe: Path) -> None:
+    deep = ("prompts.methods={v2: {method: p_tuning_v2}}",)
+    check(read_recipe(recipe, PipelineConfig, deep), lambda *what: None)
+    path = recipe.parent / "backbone" / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "model_type": "deberta-v2"}))
+    with pytest.raises(InputError, match="takes no deep prompt") as caught:
+        check_models(read_recipe(recipe, PipelineConfig, deep))
+    assert caught.value.key == "prompts.methods.v2"
+
+
 def test_words_are_searched_only_where_a_causal_model_reads_one_token(recipe: Path) -> None:
     (recipe.parent / "backbone" / "config.json").write_text(json.dumps(CAUSAL))
     words = ["task.verbalizer={}", "verbalizer_search={}", "prompts=null"]

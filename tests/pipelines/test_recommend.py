@@ -91,7 +91,11 @@ def test_lengths_follow_the_texts_and_the_room() -> None:
 
 def test_few_labels_make_small_batches() -> None:
     assert advised(num_labelled=4)["pet.loop.batch_size"] == 4
-    assert advised(num_labelled=4)["pet.tune"] == "prompt"
+    assert advised(num_labelled=4)["pet.tune"] == "lora"
+
+
+def test_without_labels_nothing_is_trained_on_labels() -> None:
+    assert set(advised(num_labelled=0)) == {"backbone.max_length", "sub-models", "sub-models at once (--max-parallel)"}
 
 
 def test_parameters_are_counted_without_weights(tmp_path: Path) -> None:
@@ -122,23 +126,27 @@ def test_parameters_are_counted_without_weights(tmp_path: Path) -> None:
 
 def test_facts_are_those_of_the_recipe() -> None:
     config = read_recipe(find_recipe("smoke"), PipelineConfig)
-    found = gather(config, 2 * GIB)
+    found = gather(config, 2 * GIB, lambda *_: None)
     assert (found.num_classes, found.num_labelled, found.family, found.memory) == (2, 16, "masked", 2 * GIB)
     assert found.num_layers == 2
     assert 20 < (found.tokens or 0) < 80
-    assert gather(config, None).memory > GIB
+    assert gather(config, None, lambda *_: None).memory > GIB
 
 
 def test_a_recipe_is_written_and_is_one(tmp_path: Path, clozeline: Clozeline) -> None:
     target = tmp_path / "better.yaml"
-    done = clozeline("recommend", "smoke", "--memory", "4", "--apply", str(target))
+    done = clozeline("recommend", "smoke", "-o", "distill.temperature=3", "--memory", "4", "--apply", str(target))
     assert done.returncode == 0, done.stderr
     assert "backbone.max_length" in done.stdout
     config = read_recipe(target, PipelineConfig)
     assert config.pet.tune == "full"
     assert config.pet.loop is not None
     assert config.pet.loop.learning_rate == 1e-5
-    assert config.task == read_recipe(find_recipe("smoke"), PipelineConfig).task
+    before = read_recipe(find_recipe("smoke"), PipelineConfig)
+    assert config.task == before.task
+    assert config.student == before.student, "an anchor that the student shares with the backbone is left alone"
+    assert config.backbone.max_length != before.backbone.max_length
+    assert config.distill.temperature == 3, "what was overridden is kept"
     assert "#   pet.tune: full (was" in target.read_text()
     again = clozeline("recommend", "smoke", "--apply", str(target))
     assert again.returncode == 2
@@ -147,7 +155,15 @@ def test_a_recipe_is_written_and_is_one(tmp_path: Path, clozeline: Clozeline) ->
 
 def test_nothing_is_written_where_there_is_no_folder(tmp_path: Path) -> None:
     with pytest.raises(InputError, match="cannot be written"):
-        write(find_recipe("smoke"), recommend(SMALL), tmp_path / "nowhere" / "x.yaml")
+        write(read_recipe(find_recipe("smoke"), PipelineConfig), recommend(SMALL), tmp_path / "nowhere" / "x.yaml")
+
+
+def test_advice_that_does_not_fit_is_not_written(tmp_path: Path) -> None:
+    config = read_recipe(find_recipe("smoke"), PipelineConfig, ("pet.tune=lora", "pet.mlm={}"))
+    huge = recommend(replace(SMALL, **SIZES["11B"]))
+    with pytest.raises(InputError, match="does not fit this recipe"):
+        write(config, huge, tmp_path / "x.yaml")
+    assert not (tmp_path / "x.yaml").exists()
 
 
 def test_a_backbone_that_is_not_here_is_said(clozeline: Clozeline) -> None:

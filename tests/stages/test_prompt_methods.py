@@ -21,9 +21,9 @@ from stages.models.submodels import LoraConfig
 from stages.patterns.cloze import ClozeClassifier
 from stages.patterns.encoding import Encoder
 from stages.prompts.deep import Layers, activations
-from stages.prompts.methods import PromptConfig
+from stages.prompts.methods import HELD, PromptConfig
 from stages.prompts.peft_format import load_prompt, save_prompt
-from stages.prompts.prompt import HELD, Prompt, fresh, started
+from stages.prompts.prompt import Prompt, fresh, started
 from stages.prompts.start import StartConfig, start_vectors
 from stages.prompts.vectors import LowRank, Table
 from stages.seeds import torch_rng

@@ -59,6 +59,42 @@ def test_a_submodel_learns_and_is_loaded_as_it_was(
     assert (result.trainable_parameters == everything) is (tune == "full")
 
 
+PROMPT_LOOP = LoopConfig(learning_rate=0.05, batch_size=4, steps=24, schedule="constant", weight_decay=0.0)
+
+
+@pytest.mark.parametrize("text", ["Review: {text}\nSentiment:{mask}", "{text}{soft:2}{soft:2:the film}{mask}"])
+def test_a_submodel_may_be_a_prompt(
+    text: str, backbone_folders: dict[str, Path], film_data: Path, tmp_path: Path
+) -> None:
+    """Before the text, and in blocks at its end, which train over the kept cache of the text."""
+    task = film_task("gpt2").only("review").model_copy(update={"patterns": {"review": text}})
+    config = submodel(backbone_folders["gpt2"], tune="prompt", task=task, loop=PROMPT_LOOP, prompt={"num_vectors": 4})
+    result = run(pattern_training, config, pattern_training.Inputs(data=film_data), tmp_path / "out")
+    assert result.trainable_parameters == 4 * 32
+    assert result.final_loss < 0.65
+    test = load_examples(film_data / "test.jsonl")
+    with saved(tmp_path / "out", task, config.backbone) as classifier:
+        assert classifier.predict(test, SILENT, "") == pytest.approx(logits_of(tmp_path / "out"), abs=2e-5)
+
+
+def test_a_submodels_prompt_follows_its_curriculum(
+    backbone_folders: dict[str, Path], film_data: Path, tmp_path: Path
+) -> None:
+    text = "{text}{soft:2}{soft:2:the film}{mask}"
+    task = film_task("gpt2").only("review").model_copy(update={"patterns": {"review": text}})
+    found = {}
+    for steps in (0, 24):
+        prompt = {"hard_steps": steps}
+        config = submodel(backbone_folders["gpt2"], tune="prompt", task=task, loop=PROMPT_LOOP, prompt=prompt)
+        run(pattern_training, config, pattern_training.Inputs(data=film_data), tmp_path / str(steps))
+        found[steps] = load_file(tmp_path / str(steps) / "prompt" / "adapter_model.safetensors")["prompt_embeddings"]
+    backbone = load(config.backbone, frozen=True)
+    ids = backbone.tokenizer("the film", add_special_tokens=False)["input_ids"]
+    words = backbone.model.get_input_embeddings().weight[[ids[0], ids[1 % len(ids)]]]
+    assert torch.equal(found[24][2:], words), "held to the end"
+    assert not torch.equal(found[0][2:], words)
+
+
 def test_an_adapter_is_a_fraction_of_the_backbone(
     backbone_folders: dict[str, Path], film_data: Path, tmp_path: Path
 ) -> None:
