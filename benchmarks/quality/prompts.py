@@ -96,9 +96,10 @@ def recipe(name: str, seed: int, kind: str, split: Path) -> dict[str, Any]:
         "zero_shot": False,
         "ppt": {
             "formats": ["pair" if name == "rte" else "single"],
+            "single": {"min_confidence": 0.4},
             "corpus": {
                 "source": {"asset": PLOTS, "fields": {"text": "text"}, "keep": {"category": ["plot"]}, "limit": 1000},
-                "num_examples": 1600,
+                "num_examples": 800,
             },
             "num_vectors": VECTORS,
             "loop": {"learning_rate": 3e-3, "batch_size": 16, "steps": 100, "weight_decay": 0.0, "warmup": 0.1},
