@@ -66,7 +66,7 @@ def run(config: Config, inputs: Inputs, out: Path, recorder: Recorder, engine: E
     lora = config.prompt.lora
     kind = reading_of(config.task)
     train_set, dev_set, test_set = (kind.load(inputs.data / f"{name}.jsonl") for name in ("train", "dev", "test"))
-    with fresh(config.backbone, "lora" if lora else "none", lora or LoraConfig(), config.seed) as submodel:
+    with fresh(config.backbone, "lora" if lora else "none", lora or LoraConfig(), config.seed, engine) as submodel:
         reading = _started(config, inputs, submodel)
         final_loss, trainable = _trained(config, reading, submodel, (train_set, dev_set), recorder, engine)
         save_prompt(reading.prompt, submodel.backbone, out / "prompt", config.prompt.method)

@@ -99,12 +99,12 @@ def run(config: Config, inputs: Inputs, out: Path, recorder: Recorder, engine: E
     task = config.task if inputs.words is None else config.task.with_words(found_words(inputs.words))
     train_set = load_examples(inputs.data / "train.jsonl")
     drawn = _drawn(config, inputs, train_set, out, recorder)
-    with fresh(config.backbone, config.tune, config.lora, config.seed) as submodel:
+    with fresh(config.backbone, config.tune, config.lora, config.seed, engine) as submodel:
         backbone = submodel.backbone
         if config.tune == "prompt":
             submodel.prompt = started(config.prompt, task, config.pattern, backbone, config.seed, inputs.pretrained)
         classifier = ClozeClassifier.of(
-            task, config.pattern, backbone, config.backbone, submodel.prompt, loss_kind=config.loss
+            task, config.pattern, backbone, config.backbone, submodel.prompt, loss_kind=config.loss, engine=engine
         )
         if config.shots:
             _prime(config, classifier, train_set, recorder)

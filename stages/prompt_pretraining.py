@@ -90,7 +90,7 @@ def run(config: Config, inputs: Inputs, out: Path, recorder: Recorder, engine: E
     from stages.texts.data import write_examples
     from stages.training.loop import train
 
-    backbone = load(config.backbone, frozen=True)
+    backbone = load(config.backbone, frozen=True, engine=engine)
     examples, num_documents = built(config, backbone, recorder)
     write_examples(out / "examples.jsonl", examples)
     held_out, examples = examples[: config.num_held_out], examples[config.num_held_out :]
@@ -98,7 +98,7 @@ def run(config: Config, inputs: Inputs, out: Path, recorder: Recorder, engine: E
 
     vectors = start_vectors(config.start, config.num_vectors, backbone, torch_rng(config.seed, "start"))
     prompt = Prompt(Table(vectors)).to(backbone.device)
-    classifier = ClozeClassifier.of(config.task, backbone.family, backbone, config.backbone, prompt)
+    classifier = ClozeClassifier.of(config.task, backbone.family, backbone, config.backbone, prompt, engine=engine)
     before, _ = classifier.evaluate(held_out, recorder, "held-out examples before training")
     losses = train(
         classifier.items(examples), classifier.loss, dict(prompt.named_parameters()), config.loop,

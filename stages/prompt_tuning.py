@@ -73,13 +73,15 @@ def run(config: Config, inputs: Inputs, out: Path, recorder: Recorder, engine: E
     train_set = load_examples(inputs.data / "train.jsonl")
     test_set = load_examples(inputs.data / "test.jsonl")
     lora = config.prompt.lora
-    with fresh(config.backbone, "lora" if lora else "none", lora or LoraConfig(), config.seed) as submodel:
+    with fresh(config.backbone, "lora" if lora else "none", lora or LoraConfig(), config.seed, engine) as submodel:
         backbone = submodel.backbone
         if inputs.together is None:
             classifier, final_loss, trainable = _trained(config, inputs, submodel, recorder, engine)
         else:
             prompt, final_loss, trainable = taken(inputs.together, config.name, backbone)
-            classifier = ClozeClassifier.of(config.task, config.pattern, backbone, config.backbone, prompt)
+            classifier = ClozeClassifier.of(
+                config.task, config.pattern, backbone, config.backbone, prompt, engine=engine
+            )
         save_prompt(classifier.prompt, backbone, out / "prompt", config.prompt.method)
         if classifier.head is not None:
             save_head(classifier.head, config.task.labels, out / "prompt")
@@ -116,7 +118,9 @@ def _trained(
     head = None
     if config.prompt.head == "linear":
         head = LinearHead(backbone.state_width, len(config.task.labels)).to(backbone.device)
-    classifier = ClozeClassifier.of(config.task, config.pattern, backbone, config.backbone, prompt, head=head)
+    classifier = ClozeClassifier.of(
+        config.task, config.pattern, backbone, config.backbone, prompt, head=head, engine=engine
+    )
     parameters = {**dict(prompt.named_parameters()), **submodel.parameters}
     parameters |= {f"head.{name}": item for name, item in head.named_parameters()} if head else {}
     train_set = load_examples(inputs.data / "train.jsonl")

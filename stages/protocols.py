@@ -6,7 +6,7 @@ function: no Ray, no MLflow. The cluster's own recorder and engine satisfy the s
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -31,21 +31,39 @@ class Recorder(Protocol):
 
 
 class Engine(Protocol):
-    """Where the tensors of a training loop live: one process here, many under the cluster."""
+    """Where tensors live and gradients meet: one process here, many workers under the cluster.
+
+    All workers run the same stage on the same files; the loop and whoever labels texts share out the work. What is
+    called here is called by every worker, in the same order.
+    """
 
     rank: int
     world_size: int
     work: Path | None
     """Folder for mid-training checkpoints that outlives a killed step; None: no checkpoints."""
 
+    def frozen(self, make: Callable[[], Any], *, half: bool) -> Any:
+        """A model of transformers whose weights never change, which an engine may spread over the workers.
+
+        Args:
+            make: Reads the model.
+            half: Whether its weights are bfloat16, else float32.
+        """
+
     def backward(self, loss: Any) -> None:
-        """Back-propagates a scalar tensor."""
+        """Back-propagates a scalar tensor: this worker's part of the sum."""
+
+    def clip(self, parameters: Sequence[Any], max_norm: float) -> float:
+        """Adds up the gradients of all workers and clips them; returns their norm before."""
 
     def step(self, optimizer: Any) -> None:
         """Updates the parameters and clears their gradients."""
 
-    def gather(self, tensor: Any) -> Any:
-        """Concatenates [n, ...] tensors of all ranks along dimension 0, in rank order."""
+    def total(self, tensor: Any) -> Any:
+        """The sum of a tensor over all workers."""
+
+    def agree(self, value: bool) -> bool:
+        """What the first worker says."""
 
 
 class SilentRecorder:
@@ -72,12 +90,24 @@ class LocalEngine:
         self.world_size = 1
         self.work = work
 
+    def frozen(self, make: Callable[[], Any], *, half: bool) -> Any:
+        del half
+        return make()
+
     def backward(self, loss: Any) -> None:
         loss.backward()
+
+    def clip(self, parameters: Sequence[Any], max_norm: float) -> float:
+        import torch
+
+        return float(torch.nn.utils.clip_grad_norm_(parameters, max_norm))
 
     def step(self, optimizer: Any) -> None:
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
 
-    def gather(self, tensor: Any) -> Any:
+    def total(self, tensor: Any) -> Any:
         return tensor
+
+    def agree(self, value: bool) -> bool:
+        return value

@@ -17,8 +17,10 @@ from stages.errors import InputError
 from stages.models.model_files import POSITIONS_AFTER_PAD, family_of, model_folder, room_in
 from stages.models.precision import Precision, attention, default_device, wants_bf16
 from stages.models.prefix_attention import prefixed
+from stages.models.sharding import is_spread, whole
 from stages.models.soft_input import SoftInput
 from stages.patterns.encoding import Encoded, Family, mask_token_id
+from stages.protocols import Engine, LocalEngine
 
 if TYPE_CHECKING:
     import torch
@@ -82,7 +84,7 @@ class Backbone:
     @property
     def width(self) -> int:
         """Width of the input embeddings, and so of a soft prompt's vectors."""
-        return int(self.model.get_input_embeddings().weight.shape[1])
+        return int(self.model.get_input_embeddings().embedding_dim)
 
     @property
     def state_width(self) -> int:
@@ -98,8 +100,8 @@ class Backbone:
 
         import torch
 
-        table = self.model.get_input_embeddings().weight
-        some = table[:: max(1, len(table) // 64)].detach().to("cpu", torch.bfloat16).contiguous()
+        with whole(self.model.get_input_embeddings().weight) as table:
+            some = table[:: max(1, len(table) // 64)].detach().to("cpu", torch.bfloat16).contiguous()
         return hashlib.sha256(some.view(torch.int16).numpy().tobytes()).hexdigest()[:16]
 
     @property
@@ -182,8 +184,10 @@ class Backbone:
 
         wanted = list(word_ids)
         head = self.model.get_output_embeddings()
+        with whole(head.weight) as weight:
+            rows = weight[wanted].float()
         bias = None if head.bias is None else head.bias[wanted].float()
-        return F.linear(hidden.float(), head.weight[wanted].float(), bias)
+        return F.linear(hidden.float(), rows, bias)
 
     def read_on(self, embeddings: Tensor, attention_mask: Tensor, cache: Any) -> Tensor:
         """[B, T, D] last hidden states of a causal model that goes on reading behind what lies in its cache.
@@ -328,8 +332,13 @@ def _pad_id(tokenizer: Any) -> int:
 # --- loading ------------------------------------------------------------------------------------------------------
 
 
-def load(config: BackboneConfig, *, frozen: bool) -> Backbone:
+def load(config: BackboneConfig, *, frozen: bool, engine: Engine | None = None) -> Backbone:
     """Loads model and tokenizer; a frozen one in `config.precision`, one to be trained in float32.
+
+    Args:
+        config: The model.
+        frozen: Whether its weights stay as they are.
+        engine: May spread a frozen one over its workers.
 
     Raises:
         AssetError: the reference cannot be reached or holds no model.
@@ -341,6 +350,12 @@ def load(config: BackboneConfig, *, frozen: bool) -> Backbone:
     family = family_of(folder)
     kinds = {"masked": AutoModelForMaskedLM, "causal": AutoModelForCausalLM, "seq2seq": AutoModelForSeq2SeqLM}
     dtype = torch.bfloat16 if frozen and wants_bf16(config.precision) else torch.float32
-    model = kinds[family].from_pretrained(folder, dtype=dtype, attn_implementation=attention()).to(default_device())
+
+    def read() -> Any:
+        return kinds[family].from_pretrained(folder, dtype=dtype, attn_implementation=attention())
+
+    model = (engine or LocalEngine()).frozen(read, half=dtype == torch.bfloat16) if frozen else read()
+    if not is_spread(next(model.parameters())):
+        model = model.to(default_device())
     backbone = Backbone(model, AutoTokenizer.from_pretrained(folder), family)
     return backbone.freeze() if frozen else backbone

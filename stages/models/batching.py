@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import math
+from collections.abc import Iterator, Sequence
+
+from stages.protocols import Engine
 
 PREDICT_TOKENS = 1024
 """Padded tokens of one batch without gradients: enough to keep a processor busy, little enough for its caches."""
@@ -20,3 +23,14 @@ def batches_by_length(lengths: Sequence[int], max_tokens: int) -> list[list[int]
         else:
             batches.append([row])
     return batches
+
+
+def shared_out(batches: Sequence[list[int]], engine: Engine) -> Iterator[tuple[list[int], bool]]:
+    """The batches of this worker, and whether each counts.
+
+    All workers make as many passes, or those who split a model would wait for each other forever: one that has nothing
+    left computes some batch again, which does not count.
+    """
+    mine = batches[engine.rank :: engine.world_size]
+    for number in range(math.ceil(len(batches) / engine.world_size)):
+        yield (mine[number], True) if number < len(mine) else (batches[0], False)

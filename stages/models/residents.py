@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from stages.models.backbones import Backbone, BackboneConfig, load
+from stages.protocols import Engine, LocalEngine
 from stages.texts.assets import identity
 
 _resident: dict[tuple[str, str], Backbone] = {}
@@ -18,10 +19,14 @@ _resident: dict[tuple[str, str], Backbone] = {}
 
 
 @contextmanager
-def borrowed(config: BackboneConfig) -> Iterator[Backbone]:
+def borrowed(config: BackboneConfig, engine: Engine | None = None) -> Iterator[Backbone]:
     """Lends the frozen backbone of `config`; whoever borrows it gives it back as it was.
 
     After an error it is loaded anew, since nobody knows in which state it was left.
+
+    Args:
+        config: The model.
+        engine: May spread it over the workers; None: one process.
 
     Raises:
         AssetError: the reference cannot be reached or holds no model.
@@ -30,6 +35,6 @@ def borrowed(config: BackboneConfig) -> Iterator[Backbone]:
     backbone = _resident.pop(key, None)
     if backbone is None:
         _resident.clear()  # before loading: two large models may not fit
-        backbone = load(config, frozen=True)
+        backbone = load(config, frozen=True, engine=engine or LocalEngine())
     yield backbone
     _resident[key] = backbone.freeze()

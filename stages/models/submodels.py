@@ -19,6 +19,7 @@ from stages.models.adapters import tidy
 from stages.models.backbones import Backbone, BackboneConfig, load
 from stages.models.residents import borrowed
 from stages.patterns.cloze import ClozeClassifier
+from stages.protocols import Engine
 from stages.tasks import Task
 
 Tune = Literal["full", "lora", "prompt", "none"]
@@ -69,12 +70,14 @@ class SubModel:
 
 
 @contextmanager
-def fresh(config: BackboneConfig, tune: Tune, lora: LoraConfig, seed: int) -> Iterator[SubModel]:
+def fresh(
+    config: BackboneConfig, tune: Tune, lora: LoraConfig, seed: int, engine: Engine | None = None
+) -> Iterator[SubModel]:
     """A new sub-model: `full` on weights of its own, others on the resident backbone, `lora` with new adapters."""
     if tune == "full":
         yield SubModel(load(config, frozen=False), tune)
         return
-    with borrowed(config) as backbone:
+    with borrowed(config, engine) as backbone:
         if tune in ("none", "prompt"):  # a prompt is put before the text by whoever reads it
             yield SubModel(backbone, tune)
             return

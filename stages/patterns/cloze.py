@@ -5,17 +5,17 @@ share.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any, Literal
 
 from stages.measures.metrics import Score, score, softmax
 from stages.models.backbones import Backbone, BackboneConfig
-from stages.models.batching import PREDICT_TOKENS, batches_by_length
+from stages.models.batching import PREDICT_TOKENS, batches_by_length, shared_out
 from stages.models.precision import autocast, wants_bf16
 from stages.patterns.encoding import Encoded, Encoder
 from stages.patterns.verbalizers import Verbalizer
 from stages.patterns.word_scores import word_scores
-from stages.protocols import Recorder
+from stages.protocols import Engine, LocalEngine, Recorder
 from stages.tasks import Example, Task
 
 if TYPE_CHECKING:
@@ -53,6 +53,8 @@ class ClozeClassifier:
     loss_kind: Loss = "auto"
     head: Any = None
     """A module from states [B, D] at the mask to label scores [B, C], in the place of label words, or None."""
+    engine: Engine = field(default_factory=LocalEngine)
+    """Shares out texts among workers."""
 
     @classmethod
     def of(
@@ -64,6 +66,7 @@ class ClozeClassifier:
         prompt: Any = None,
         loss_kind: Loss = "auto",
         head: Any = None,
+        engine: Engine | None = None,
     ) -> ClozeClassifier:
         """Puts a task's pattern, words (or head) and soft prompt on a backbone.
 
@@ -83,7 +86,8 @@ class ClozeClassifier:
             parsed, backbone.tokenizer, backbone.family, config.max_length, task.shorten, reserve, soft_blocks=filled
         )
         over_float32 = backbone.model.dtype == torch.float32 and wants_bf16(config.precision)
-        return cls(task, backbone, encoder, verbalizer, prompt, over_float32, loss_kind, head)
+        engine = engine or LocalEngine()
+        return cls(task, backbone, encoder, verbalizer, prompt, over_float32, loss_kind, head, engine)
 
     def encode(self, example: Example) -> Cloze:
         """Token ids of what is asked of an example."""
@@ -137,21 +141,24 @@ class ClozeClassifier:
 
     def predict(self, examples: Sequence[Example], recorder: Recorder, phase: str) -> NDArray[np.float64]:
         """[n, C] label scores, in the order of `examples`; batches hold texts of similar length."""
-        import numpy as np
         import torch
 
         encoded = [self.encode(item) for item in examples]
-        result = np.zeros((len(encoded), len(self.task.labels)))
+        result = torch.zeros(len(encoded), len(self.task.labels), dtype=torch.float64)
         was_training = self.backbone.model.training
         self.backbone.model.eval()
         done = 0
         with torch.inference_mode():
-            for rows in batches_by_length([self.size(cloze) for cloze in encoded], PREDICT_TOKENS):
-                result[rows] = self.logits([encoded[row] for row in rows]).double().cpu().numpy()
-                done += len(rows)
-                recorder.progress(done, len(encoded), phase=phase)
+            batches = batches_by_length([self.size(cloze) for cloze in encoded], PREDICT_TOKENS)
+            for rows, counts in shared_out(batches, self.engine):
+                scores = self.logits([encoded[row] for row in rows])
+                if counts:
+                    result[rows] = scores.double().cpu()
+                done += len(rows) * self.engine.world_size
+                recorder.progress(min(done, len(encoded)), len(encoded), phase=phase)
         self.backbone.model.train(was_training)
-        return result
+        found: NDArray[np.float64] = self.engine.total(result).numpy()
+        return found
 
     def size(self, cloze: Cloze) -> int:
         """Tokens that an example brings into a forward pass."""

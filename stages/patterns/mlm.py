@@ -71,7 +71,7 @@ def mlm_loss(classifier: ClozeClassifier, examples: Sequence[Example], share: fl
     special = torch.tensor(backbone.tokenizer.all_special_ids, device=batch.input_ids.device)
     may_change = batch.attention_mask.bool() & ~torch.isin(batch.input_ids, special)
     # a table may be padded beyond the vocabulary: those rows were never trained
-    vocabulary_size = min(len(backbone.tokenizer), backbone.model.get_input_embeddings().weight.shape[0])
+    vocabulary_size = min(len(backbone.tokenizer), backbone.model.get_input_embeddings().num_embeddings)
     batch.input_ids, targets = mask_tokens(
         batch.input_ids, may_change, int(backbone.tokenizer.mask_token_id), vocabulary_size, share
     )

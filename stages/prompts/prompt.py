@@ -13,7 +13,7 @@ from stages.errors import InputError
 from stages.models.soft_input import SoftInput
 from stages.prompts.deep import Layers
 from stages.prompts.methods import PromptConfig, check_fit
-from stages.prompts.start import start_rows, start_vectors, word_ids
+from stages.prompts.start import embeddings, start_rows, start_vectors, word_ids
 from stages.prompts.vectors import LowRank, Projected, Recurrent, Table
 from stages.seeds import derive_seed, torch_rng
 
@@ -163,8 +163,7 @@ def _values(
         if block.words:
             ids = word_ids(block.words, backbone.tokenizer)
             first = len(are_words)
-            table = backbone.model.get_input_embeddings().weight.detach()
             chosen = [ids[index % len(ids)] for index in range(block.num_vectors)]
-            values[first : first + block.num_vectors] = table[chosen].float().cpu()
+            values[first : first + block.num_vectors] = embeddings(backbone, chosen)
         are_words += [bool(block.words)] * block.num_vectors
     return values, are_words

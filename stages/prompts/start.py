@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Literal
 from pydantic import BaseModel, Field, model_validator
 
 from stages.errors import InputError
+from stages.models.sharding import whole
 
 if TYPE_CHECKING:
     from torch import Generator, Tensor
@@ -62,13 +63,20 @@ def start_vectors(
     Raises:
         InputError: the words have no token, or one that is not in the vocabulary.
     """
-    table = backbone.model.get_input_embeddings().weight.detach()
     if config.kind == "mean":
-        return table.float().mean(dim=0).cpu().expand(num_vectors, table.shape[1]).clone()
+        with whole(backbone.model.get_input_embeddings().weight) as table:
+            mean = table.detach().float().mean(dim=0).cpu()
+        return mean.expand(num_vectors, len(mean)).clone()
     ids = start_ids(config, num_vectors, backbone, generator, label_words)
     if ids is None:
-        return _drawn(config, (num_vectors, table.shape[1]), generator)
-    return table[ids].float().cpu()
+        return _drawn(config, (num_vectors, backbone.width), generator)
+    return embeddings(backbone, ids)
+
+
+def embeddings(backbone: Backbone, ids: Sequence[int]) -> Tensor:
+    """[N, D] float32 input embeddings of tokens."""
+    with whole(backbone.model.get_input_embeddings().weight) as table:
+        return table.detach()[list(ids)].float().cpu()
 
 
 def start_rows(
@@ -97,7 +105,7 @@ def start_ids(
     tokenizer = backbone.tokenizer
     if config.kind == "vocabulary":
         special = set(tokenizer.all_special_ids)
-        size = backbone.model.get_input_embeddings().weight.shape[0]
+        size = backbone.model.get_input_embeddings().num_embeddings
         usual = [item for item in range(min(config.most_common, size)) if item not in special]
         order = torch.randperm(len(usual), generator=generator).tolist()
         return [usual[order[index % len(order)]] for index in range(count)]

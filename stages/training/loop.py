@@ -86,7 +86,7 @@ def train(
     held: Mapping[str, int] | None = None,
 ) -> list[float]:
     """Trains in place. Order and dropout follow from `seed` and the step's number: a run that goes on from a checkpoint
-    in `engine.work` ends with the numbers of an unbroken one.
+    in `engine.work` ends with the numbers of an unbroken one. Of several workers each takes a part of every batch.
 
     Args:
         items: The training set.
@@ -120,7 +120,7 @@ def train(
         for group in optimizer.param_groups:
             group["lr"] = rate
         _hold(held or {}, parameters, step)
-        torch.manual_seed(derive_seed(seed, "step", step))
+        torch.manual_seed(derive_seed(seed, "step", step, *([engine.rank] if engine.rank else [])))
         loss = _step(batch, loss_of, parameters, optimizer, config, engine, where=f"step {step + 1} of {num_steps}")
         progress.losses.append(loss)
         recorder.metric("train/loss", loss, step + 1)
@@ -130,7 +130,7 @@ def train(
         if time.monotonic() - shown > RECORD_EVERY_S or is_over:
             shown = time.monotonic()
             recorder.progress(step + 1, num_steps, phase="training", loss=loss)
-        if engine.work is not None and clock.says_save(is_over=is_over):
+        if engine.work is not None and clock.says_save(is_over=is_over) and engine.rank == 0:
             checkpoints.save(engine.work, parameters, optimizer, progress)
     _take_best(progress.best, parameters, recorder)
     return progress.losses
@@ -163,19 +163,23 @@ def _step(
     """One optimizer step; returns the loss of the batch. `where` is for errors."""
     import torch
 
-    size = config.micro_batch_size or len(batch)
-    value = 0.0
-    for start in range(0, len(batch), size):
-        part = batch[start : start + size]
-        loss = loss_of(part) * (len(part) / len(batch))
+    mine = batch[engine.rank :: engine.world_size]
+    most = math.ceil(len(batch) / engine.world_size)
+    size = config.micro_batch_size or most
+    value = torch.zeros((), dtype=torch.float64)
+    for start in range(0, most, size):
+        part = mine[start : start + size]
+        # every worker makes as many passes, or those who split a model would wait for each other forever
+        loss = loss_of(part or batch[:1]) * (len(part) / len(batch))
         value += float(loss.detach())
-        check_finite(value, "loss", where, part[0], config)
         engine.backward(loss)
+    whole = float(engine.total(value))
+    check_finite(whole, "loss", where, batch[0], config)
     moving = [parameter for parameter in parameters.values() if parameter.requires_grad]
-    norm = torch.nn.utils.clip_grad_norm_(moving, config.max_grad_norm)
-    check_finite(float(norm), "norm of the gradients", where, batch[0], config)
+    norm = engine.clip(moving, config.max_grad_norm)
+    check_finite(norm, "norm of the gradients", where, batch[0], config)
     engine.step(optimizer)
-    return value
+    return whole
 
 
 def _look(

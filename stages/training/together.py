@@ -120,6 +120,6 @@ def _step(
     for item, value, (_, batch) in zip(trainings, values, batches, strict=True):
         where = f"step {step + 1} of {item.name}"
         check_finite(value, "loss", where, batch[0], item.loop)
-        norm = torch.nn.utils.clip_grad_norm_(list(item.parameters.values()), item.loop.max_grad_norm)
-        check_finite(float(norm), "norm of the gradients", where, batch[0], item.loop)
+        norm = engine.clip(list(item.parameters.values()), item.loop.max_grad_norm)
+        check_finite(norm, "norm of the gradients", where, batch[0], item.loop)
     return values
