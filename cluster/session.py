@@ -105,7 +105,7 @@ def _init(address: str, num_cpus: int | None) -> None:
             f"Ray cannot be {'started on this machine' if local else f'reached at {address}'}: {error}.",
             "See the newest folder in /tmp/ray."
             if local
-            else "Check the address, that the Ray versions are alike, and the token: RAY_AUTH_MODE=token, RAY_AUTH_TOKEN.",
+            else "Check the address, that the Ray versions are alike, and the token (RAY_AUTH_TOKEN).",
         ) from error
 
 
