@@ -7,20 +7,18 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, TextIO
+from typing import Annotated
 
 import typer
 from pydantic import BaseModel, Field
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
 from cluster.errors import ClusterError
 from pipelines import options as words
 from pipelines.options import DEFAULT_STORE
+from pipelines.terminal import console, errors, lines_of, sink
 from stages.errors import InputError
 from stages.tasks import Task
 
@@ -30,10 +28,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-PIPED_WIDTH = 120
 INTERRUPTED = 130
-errors = Console(stderr=True)
-console = Console(width=None if sys.stdout.isatty() else PIPED_WIDTH)
 
 
 def main() -> None:
@@ -231,9 +226,9 @@ def score(
             preflight.check_scoring(found.task, pattern or list(found.task.patterns), config)
     except InputError as error:
         raise locate(error, path) from error
-    with _lines(input_) as lines, _sink(output) as sink:
+    with lines_of(input_) as lines, sink(output) as answers:
         for line in scoring.score(found.task, pattern or list(found.task.patterns), config, lines, input_):
-            sink.write(line + "\n")
+            answers.write(line + "\n")
 
 
 @app.command()
@@ -250,13 +245,13 @@ def predict(
     """Label lines with the distilled classifier or with prompts: a JSON line with label and probabilities for each."""
     from pipelines import scoring, serving
 
-    with _lines(input_) as lines, _sink(output) as sink:
+    with lines_of(input_) as lines, sink(output) as answers:
         if prompts or serving.is_prompt(recipe):
             found = scoring.predict_prompts(serving.find_prompts(recipe, override, store, prompts or ""), lines, input_)
         else:
             found = scoring.predict(serving.find_classifier(recipe, override, store), lines, input_)
         for line in found:
-            sink.write(line + "\n")
+            answers.write(line + "\n")
 
 
 @app.command()
@@ -316,35 +311,3 @@ def doctor(recipe: words.Recipe = "demo", override: words.Override = None) -> No
         fatal |= finding.fatal
     if fatal:
         raise typer.Exit(1)
-
-
-@contextmanager
-def _lines(name: str) -> Iterator[TextIO]:
-    """Standard input for `-`, else the file."""
-    if name == "-":
-        yield sys.stdin
-        return
-    try:
-        file = Path(name).open(encoding="utf-8")  # noqa: SIM115 (closed below)
-    except OSError as error:
-        raise InputError(f"{name} cannot be read ({error.strerror}).", "Name a file of JSON lines, or -.") from error
-    with file:
-        yield file
-
-
-@contextmanager
-def _sink(path: Path | None) -> Iterator[TextIO]:
-    """Standard output, or a file that appears under its name when it is complete."""
-    if path is None:
-        yield sys.stdout
-        sys.stdout.flush()
-        return
-    temporary = path.with_name(f".{path.name}.part")
-    try:
-        with temporary.open("w", encoding="utf-8") as file:
-            yield file
-        temporary.replace(path)
-    except OSError as error:
-        raise InputError(f"{path} cannot be written ({error.strerror}).", "Name another --output.") from error
-    finally:
-        temporary.unlink(missing_ok=True)
