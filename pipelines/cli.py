@@ -1,4 +1,4 @@
-"""The command line: run, resume, plan, explain, status, graph, score, predict, recommend, gc, doctor.
+"""The command line: run, resume, plan, explain, status, graph, score, predict, recommend, gc, doctor, schema.
 
 Exit status: 0 done, 1 a step failed, 2 bad input, 130 stopped with Ctrl-C.
 """
@@ -17,6 +17,7 @@ from rich.table import Table
 
 from cluster.errors import ClusterError
 from pipelines import options as words
+from pipelines import recipe_commands
 from pipelines.options import DEFAULT_STORE
 from pipelines.terminal import console, errors, lines_of, sink
 from stages.errors import InputError
@@ -311,3 +312,6 @@ def doctor(recipe: words.Recipe = "demo", override: words.Override = None) -> No
         fatal |= finding.fatal
     if fatal:
         raise typer.Exit(1)
+
+
+app.command()(recipe_commands.schema)
