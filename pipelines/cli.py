@@ -1,4 +1,4 @@
-"""The command line: run, resume, plan, explain, status, graph, score, predict, recommend, gc, doctor, schema.
+"""The command line: run, resume, plan, explain, status, graph, score, predict, recommend, gc, doctor, init, schema.
 
 Exit status: 0 done, 1 a step failed, 2 bad input, 130 stopped with Ctrl-C.
 """
@@ -314,4 +314,5 @@ def doctor(recipe: words.Recipe = "demo", override: words.Override = None) -> No
         raise typer.Exit(1)
 
 
+app.command()(recipe_commands.init)
 app.command()(recipe_commands.schema)

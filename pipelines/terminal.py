@@ -9,12 +9,34 @@ from pathlib import Path
 from typing import TextIO
 
 from rich.console import Console
+from rich.markup import escape
 
 from stages.errors import InputError
 
 PIPED_WIDTH = 120
 errors = Console(stderr=True)
 console = Console(width=None if sys.stdout.isatty() else PIPED_WIDTH)
+
+
+def is_person() -> bool:
+    """Whether somebody can answer questions."""
+    return sys.stdin.isatty()
+
+
+def ask(question: str, default: str | None) -> str:
+    """A person's answer to a question; Enter takes the default, if there is one.
+
+    Raises:
+        InputError: standard input has ended.
+    """
+    words = f"{question} [{default}]: " if default is not None else f"{question}: "
+    while True:
+        try:
+            answer = console.input(escape(words)).strip()
+        except EOFError:
+            raise InputError("the questions were not answered.", "Answer, or take what is proposed: --yes.") from None
+        if answer or default is not None:
+            return answer or str(default)
 
 
 @contextmanager
