@@ -30,12 +30,13 @@ SHORTEST_TEXT = 3
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Labelled:
-    """What a recipe says about a file. `raw`: value in the file -> label, where the two differ (blanks around it);
-    `counts`: distinct texts a label; `unlabelled`: values that stand for no label; `texts`: some, for lengths.
+    """What a recipe says about a file. `fields`: field -> column; `raw`: value in the file -> label, where the two
+    differ (blanks around it); `counts`: distinct texts a label; `unlabelled`: values that stand for no label, and how
+    often; `texts`: the labelled ones.
     """
 
     asset: str
-    text: str
+    fields: Mapping[str, str]
     label: str
     labels: tuple[str, ...]
     raw: Mapping[str, str]
@@ -128,13 +129,12 @@ class LabelledFile:
         numeric = all(item.isdecimal() for item in found)
         return tuple(sorted(found, key=lambda item: (int(item) if numeric else 0, item)))
 
-    def look(self, text: str, label: str, fields: Sequence[str] = ()) -> Labelled:
+    def look(self, fields: Mapping[str, str], label: str) -> Labelled:
         """What the file holds.
 
         Args:
-            text: Column of the text.
+            fields: Field that patterns take -> its column.
             label: Column of the label.
-            fields: Further columns that patterns take.
 
         Raises:
             DataError: a row lacks a column, or its text is none; names the line.
@@ -145,7 +145,7 @@ class LabelledFile:
         raw_names: dict[str, str] = {}
         num_empty, texts = 0, []
         for (place, row), (_, raw, name) in zip(self.rows, self._labelled(label), strict=True):
-            values = [_text(row, column, place) for column in (text, *fields)]
+            values = [_text(row, column, place) for column in fields.values()]
             if not all(value.strip() for value in values):
                 num_empty += 1
             elif not name:
@@ -153,12 +153,12 @@ class LabelledFile:
             else:
                 # as the stage that draws the sets compares: by words, in any case
                 seen.setdefault(tuple(" ".join(value.casefold().split()) for value in values), name)
-                texts.append(dict(zip(("text", *fields), values, strict=True)))
+                texts.append(dict(zip(fields, values, strict=True)))
             if name and raw != name:
                 raw_names[raw] = name
         counts = Counter(seen.values())
         return Labelled(
-            asset=self.asset, text=text, label=label, labels=labels, raw=raw_names, unlabelled=unlabelled,
+            asset=self.asset, fields=fields, label=label, labels=labels, raw=raw_names, unlabelled=unlabelled,
             counts={item: counts[item] for item in labels}, num_empty=num_empty, texts=texts,
         )  # fmt: skip
 

@@ -30,14 +30,13 @@ class Sizes:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Draft:
-    """All that a new recipe says of its own. `fields`: field -> column; `max_length` in tokens; `targets`: layers that
+    """All that a new recipe says of its own. `max_length` in tokens; `targets`: layers that
     get adapters, None for every linear one.
     """
 
     name: str
     path: str
     data: Labelled
-    fields: Mapping[str, str]
     patterns: Mapping[str, str]
     words: Mapping[str, Sequence[str]]
     sizes: Sizes
@@ -182,7 +181,7 @@ def _data(draft: Draft) -> list[str]:
 
 
 def _source(draft: Draft) -> list[str]:
-    return [f"    asset: {_block(draft.data.asset)}", f"    fields: {_flow(dict(draft.fields))}"]
+    return [f"    asset: {_block(draft.data.asset)}", f"    fields: {_flow(dict(draft.data.fields))}"]
 
 
 def _with(line: str, comment: str) -> str:
@@ -198,8 +197,8 @@ def _flow(value: Any) -> str:
 
 def _block(text: str) -> str:
     """A text on a line of its own, where a colon in it needs no quotes."""
-    made = yaml.safe_dump({"": text}, allow_unicode=True, width=float("inf"))
-    return made.strip().removeprefix("'': ")
+    made = yaml.safe_dump({"asset": text}, allow_unicode=True, width=float("inf"))
+    return made.strip().removeprefix("asset: ")
 
 
 def _quoted(text: str) -> str:

@@ -70,6 +70,8 @@ def markdown() -> str:
         "as a JSON schema: [recipe.schema.json](recipe.schema.json). What the sections are for is told in "
         "[pet.md](pet.md), [prompts.md](prompts.md) and [ppt.md](ppt.md); "
         "[demo.yaml](../pipelines/recipes/demo.yaml) is a whole recipe.",
+        "An editor with a YAML language server checks a recipe while it is written, if this is its first line: "
+        "`# yaml-language-server: $schema=PATH/recipe.schema.json`; `clozeline schema` prints that file.",
         "Unknown keys are refused. *required*: there is no default. *none* is YAML's `null`: as if the key were left "
         "out. A *name* has lower case letters, digits, `_`, `.` and `-`. `<name>` stands for any key, `<n>` for the "
         "number of an item, counted from 0, as in `-o prompts.tasks.0.pattern=review`.",

@@ -103,7 +103,7 @@ class Starter:
         text = self._text_column(file)
         label = self._label_column(file, text)
         labels = file.labels(label)
-        found = file.look(text, label)
+        found = file.look({TEXT: text}, label)
         check_counts(found, wanted.shots)
         what = f"{wanted.data}: {found.total} different texts in {text!r}, {len(labels)} labels in {label!r}"
         self.console.print(f"read     {what}", highlight=False, markup=False, soft_wrap=True)
@@ -117,14 +117,14 @@ class Starter:
         patterns = self._patterns(file, model, proposing.patterns(kind, model.family))
         words = self._words(labels, proposing.words(labels, kind, model.tokenizer, model.family), model)
         task = _task(name, labels, patterns, words)
-        others = [item for item in task.fields if item != TEXT]
-        data = file.look(text, label, others)
+        data = file.look({item: text if item == TEXT else item for item in task.fields}, label)
+        check_counts(data, wanted.shots)
         with flagged():
             preflight.check_scoring(task, list(task.patterns), model.config)
         model = replace(model, config=_with_length(task, data, model))
         draft = Draft(
-            name=name, path=shlex.quote(str(out)), data=data, fields={TEXT: text, **{item: item for item in others}},
-            patterns=patterns, words=words, sizes=Sizes(1, 1, 1), backbone=model.config.asset, student=student,
+            name=name, path=shlex.quote(str(out)), data=data, patterns=patterns, words=words,
+            sizes=Sizes(1, 1, 1), backbone=model.config.asset, student=student,
             max_length=model.config.max_length, targets=self._targets(model),
         )  # fmt: skip
         draft, drawn = self._sized(draft)
@@ -203,7 +203,10 @@ class Starter:
         if ref == DEMO:
             return self.demo.student.asset
         with flagged():
-            asset = Asset.parse(ref)
+            try:
+                asset = Asset.parse(ref)
+            except InputError as error:
+                raise error.at(key="student.asset") from error
             if asset.scheme == "path" and not Path(asset.name).exists():
                 raise InputError(f"{ref!r} does not exist.", "Name a folder or a reference.", key="student.asset")
         return ref

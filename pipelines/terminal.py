@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TextIO
 
 from rich.console import Console
-from rich.markup import escape
+from rich.text import Text
 
 from stages.errors import InputError
 
@@ -29,10 +29,10 @@ def ask(question: str, default: str | None) -> str:
     Raises:
         InputError: standard input has ended.
     """
-    words = f"{question} [{default}]: " if default is not None else f"{question}: "
+    words = f"{question} [{default}]: " if default else f"{question}: "
     while True:
         try:
-            answer = console.input(escape(words)).strip()
+            answer = console.input(Text(words)).strip()
         except EOFError:
             raise InputError("the questions were not answered.", "Answer, or take what is proposed: --yes.") from None
         if answer or default is not None:
