@@ -14,14 +14,18 @@ from pipelines.terminal import console, sink
 
 
 def init(
-    data: Annotated[str, typer.Argument(help="Labelled texts: CSV, TSV, JSON lines or parquet.")],
+    data: Annotated[str, typer.Argument(metavar="DATA", help="Labelled texts: CSV, TSV, JSON lines or parquet.")],
     out: Annotated[Path | None, typer.Option("--out", help="The new recipe; left out: NAME.yaml.")] = None,
     name: Annotated[str | None, typer.Option("--name", help="Name of the task; left out: that of the file.")] = None,
     text: Annotated[str | None, typer.Option("--text", help="Column of the text.")] = None,
     label: Annotated[str | None, typer.Option("--label", help="Column of the label.")] = None,
     pattern: Annotated[
         list[str] | None,
-        typer.Option("--pattern", metavar="NAME=TEXT", help="Cloze question, with {text} and {mask}. Repeatable."),
+        typer.Option(
+            "--pattern",
+            metavar="NAME=TEXT",
+            help="Cloze question with {text} and {mask}; \\n breaks the line. Repeatable.",
+        ),
     ] = None,
     words_: Annotated[
         list[str] | None,

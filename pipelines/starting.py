@@ -105,8 +105,10 @@ class Starter:
         labels = file.labels(label)
         found = file.look({TEXT: text}, label)
         check_counts(found, wanted.shots)
-        what = f"{wanted.data}: {found.total} different texts in {text!r}, {len(labels)} labels in {label!r}"
-        self.console.print(f"read     {what}", highlight=False, markup=False, soft_wrap=True)
+        what = f"{found.total} different texts in {text!r}, {len(labels)} labels in {label!r}"
+        self.console.print(
+            f"read     {wanted.data.partition('#')[0]}: {what}", highlight=False, markup=False, soft_wrap=True
+        )
         stem = Path(wanted.out or wanted.data).name.partition(".")[0]
         name = self._settle("Name of the task", wanted.name, slug(stem), checked_name)
         out = wanted.out or Path(f"{name}.yaml")
