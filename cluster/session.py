@@ -105,7 +105,7 @@ def _init(address: str, num_cpus: int | None) -> None:
             f"Ray cannot be {'started on this machine' if local else f'reached at {address}'}: {error}.",
             "See the newest folder in /tmp/ray."
             if local
-            else "Check the address, and that the Ray versions are alike.",
+            else "Check the address, that the Ray versions are alike, and the token: RAY_AUTH_MODE=token, RAY_AUTH_TOKEN.",
         ) from error
 
 
@@ -117,7 +117,8 @@ def _access(address: str) -> dict[str, str]:
     if "RAY_AUTH_MODE" in os.environ:
         return {}
     if address != "local":
-        return {"RAY_AUTH_MODE": "disabled"}
+        has_token = any(name in os.environ for name in ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"))
+        return {"RAY_AUTH_MODE": "token" if has_token else "disabled"}
     added = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": _token()}
     if "ray" not in sys.modules:
         # The name says Windows or macOS; on every system 0 means the loopback address. Ray reads it when imported.

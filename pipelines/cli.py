@@ -244,14 +244,11 @@ def predict(
     store: words.StoreFolder = DEFAULT_STORE,
 ) -> None:
     """Label lines with the distilled classifier or with prompts: a JSON line with label and probabilities for each."""
-    from pipelines import scoring, serving
+    from pipelines import serving
 
+    answer = serving.find(recipe, override, store, prompts)
     with lines_of(input_) as lines, sink(output) as answers:
-        if prompts or serving.is_prompt(recipe):
-            found = scoring.predict_prompts(serving.find_prompts(recipe, override, store, prompts or ""), lines, input_)
-        else:
-            found = scoring.predict(serving.find_classifier(recipe, override, store), lines, input_)
-        for line in found:
+        for line in answer(lines, input_):
             answers.write(line + "\n")
 
 

@@ -6,7 +6,7 @@ import re
 
 from pydantic import BaseModel, Field, model_validator
 
-from pipelines import prompt_formats
+from pipelines import annotated, prompt_formats
 from pipelines.sections import (
     BaselineSection,
     DistillSection,
@@ -21,6 +21,7 @@ from pipelines.sections import (
     PromptTaskConfig,
     SearchSection,
 )
+from stages.annotation_splits import AnnotatedData
 from stages.errors import InputError
 from stages.models.backbones import BackboneConfig
 from stages.models.classifier import StudentConfig, check_loop
@@ -65,6 +66,7 @@ class PipelineConfig(BaseModel, frozen=True, extra="forbid"):
         if self.prompts is not None:
             self._check_prompts(self.prompts)
             self._check_formats(self.prompts)
+            annotated.check(self)
         if self.ppt is not None:
             prompt_formats.check_options(self.ppt, self.backbone)
         return self
@@ -237,15 +239,16 @@ class PipelineConfig(BaseModel, frozen=True, extra="forbid"):
                     raise error.at(key=place) from None
 
     @property
-    def _loops(self) -> dict[str, tuple[LoopConfig | None, list[DataConfig]]]:
+    def _loops(self) -> dict[str, tuple[LoopConfig | None, list[DataConfig | AnnotatedData]]]:
         """Dotted place -> loop, and the data whose dev sets its stages look at; none where a stage never looks."""
-        own = [self.data]
+        own: list[DataConfig | AnnotatedData] = [self.data]
         found = {f"{place}.loop": (section.loop, own) for place, section in self.pet_sections.items()}
         found |= {"distill.loop": (self.distill.loop, own)}
         found |= {"baseline.loop": (self.baseline.loop if self.baseline else None, own)}
         found |= {"ppt.loop": (self.ppt.loop if self.ppt else None, [])}
         if self.prompts:
-            sets = [self.prompt_task(item)[1] for item in self.prompts.tasks]
+            sets: list[DataConfig | AnnotatedData] = [self.prompt_task(item)[1] for item in self.prompts.tasks]
+            sets += [item.data for item in annotated.of(self.prompts)]
             found |= {"prompts.loop": (self.prompts.loop, sets)}
             found |= {f"prompts.methods.{name}.loop": (item.loop, sets) for name, item in self.prompts.methods.items()}
         for name, member in self.members.items():
@@ -328,6 +331,8 @@ class PipelineConfig(BaseModel, frozen=True, extra="forbid"):
         sources = {
             f"{place}.{name}": item for _, data, place in self.datasets.values() for name, item in data.sources.items()
         }
+        for task in annotated.of(self.prompts):
+            sources |= {f"{task.place}.data.{name}": item for name, item in task.data.sources.items()}
         if self.ppt:
             sources["ppt.corpus.source"] = self.ppt.corpus.source
         if self.ppt and "single" in self.ppt.formats and self.ppt.single.classifier:

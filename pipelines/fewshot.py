@@ -14,7 +14,7 @@ from collections.abc import Collection
 from typing import Any
 
 from cluster.step import Resources, Step
-from pipelines import report
+from pipelines import annotated, report
 from pipelines.config import PipelineConfig
 from pipelines.member_steps import group_of, members, untrained, verbalizers
 from pipelines.prompt_steps import prompts
@@ -37,6 +37,7 @@ def steps(config: PipelineConfig, dropped: Collection[str] = ()) -> list[Step]:
     that the ensemble does without (see pipelines/quorum.py).
     """
     data = {task.name: _split(config, task, sets) for task, sets, _ in config.datasets.values()}
+    data |= annotated.data_steps(config, CONTROL)
     main = data[config.task.name]
     words = verbalizers(config, main)
     ppt = [_ppt(config, config.ppt, kind) for kind in config.ppt.formats] if config.ppt else []
@@ -47,6 +48,7 @@ def steps(config: PipelineConfig, dropped: Collection[str] = ()) -> list[Step]:
     baselines = [_baseline(config, seed, main) for seed in (config.baseline.seeds if config.baseline else ())]
     before = untrained(config, main, words)
     tuned, together = prompts(config, data, ppt)
+    tuned += annotated.prompt_steps(config, data, ppt)
     by_urgency = (
         *words.values(), *ppt, *found.together, *found.earlier, *voting, labels, *students, *together, *tuned, *before,
         *baselines,

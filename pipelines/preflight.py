@@ -12,6 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from pipelines import annotated
 from pipelines.config import PipelineConfig
 from pipelines.sections import PptSection
 from stages import splits
@@ -47,6 +48,7 @@ def check(config: PipelineConfig, on_start: OnStart) -> None:
             splits.draw(splits.Config(data=data, labels=task.labels, fields=task.fields, seed=0))
         except InputError as error:
             raise _under(error, place) from error
+    annotated.check_data(config)
     if config.ppt:
         check_corpus(config.ppt)
     check_models(config)
@@ -91,6 +93,7 @@ def check_models(config: PipelineConfig, *, only_cached: bool = False) -> None:
         if config.verbalizer_search:
             check_search(config.task, family)
         check_prompts(config, family, tokenizer)
+        annotated.check_family(config, family)
         if config.ppt:
             check_formats(config.ppt, family, tokenizer)
 
@@ -117,7 +120,7 @@ def check_prompts(config: PipelineConfig, family: Family, tokenizer: Any) -> Non
                     "Take head: linear out, or this task.",
                     key=f"prompts.methods.{name}.head",
                 )
-            if method.head == "words" and not task.verbalizer:
+            if method.head != "linear" and not task.verbalizer:
                 raise InputError(
                     f"the task {task.name} has no label words.",
                     "Write a verbalizer, or take head: linear for every method.",

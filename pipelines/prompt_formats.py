@@ -34,21 +34,33 @@ def start_of(task: Task, pattern: str, formats: Sequence[Format], named: Format 
     Raises:
         InputError: the one that is named is not pretrained; or several are, and none of them fits.
     """
+    wanted = fitting(task, pattern)
+    if named is None and wanted in formats:
+        return wanted
+    return _named_or_only(formats, named, f"{wanted} fits the task {task.name}", f"{wanted} or unified")
+
+
+def named_or_only(task: str, formats: Sequence[Format], named: Format | None) -> Format:
+    """The same for a task that no format is like, such as labels of words; errors as above."""
+    return _named_or_only(formats, named, f"no format is like the task {task}", "unified")
+
+
+def _named_or_only(formats: Sequence[Format], named: Format | None, why: str, better: str) -> Format:
     listed = ", ".join(formats)
     if named is not None and named not in formats:
         raise InputError(
             f"no prompt is pretrained in the format {named}; ppt.formats are {listed}.",
             f"Add {named} to ppt.formats, or take one of these.",
         )
-    wanted = named or fitting(task, pattern)
-    for kind in (wanted, "unified"):
-        if kind in formats:
-            return kind
+    if named is not None:
+        return named
+    if "unified" in formats:
+        return "unified"
     if len(formats) == 1:
         return formats[0]
     raise InputError(
-        f"{wanted} fits the task {task.name}, and the prompts are pretrained in other formats: {listed}.",
-        f"Add {wanted} or unified to ppt.formats; a downstream task may also name one of these: format.",
+        f"{why}, and the prompts are pretrained in other formats: {listed}.",
+        f"Add {better} to ppt.formats; a downstream task may also name one of these: format.",
     )
 
 

@@ -69,6 +69,7 @@ COLUMNS: dict[str, Callable[[Mapping[str, Any]], str]] = {
     "macro-F1": lambda row: percent(row["macro_f1"]),
     "MCC": lambda row: percent(row["mcc"]),
     "exact match": lambda row: percent(row["exact_match"]),
+    "entity F1": lambda row: percent(row["entity_f1"]),
     "seeds": lambda row: str(row["num_seeds"]),
     "labelled": lambda row: f"{row['num_labelled']:,}",
     "unlabelled": lambda row: f"{row['num_unlabelled']:,}",
@@ -77,17 +78,23 @@ COLUMNS: dict[str, Callable[[Mapping[str, Any]], str]] = {
 }
 """Column of the leaderboard -> its cell of a row, as text."""
 
-PAGES_ONLY = ("MCC", "exact match")
+PAGES_ONLY = ("MCC", "exact match", "entity F1")
 """Columns that terminals have no room for."""
+
+SOMETIMES = {"exact match": "exact_match", "entity F1": "entity_f1"}
+"""Columns of pages that stand there only where some row has such a score."""
 
 NARROW = 96
 """Terminals with fewer characters get the first columns alone."""
 
 
 def page_columns(report: Mapping[str, Any]) -> tuple[str, ...]:
-    """The columns of Markdown and HTML: exact match only where some row has one."""
-    has_groups = any(row["exact_match"] for row in report["rows"])
-    return tuple(column for column in COLUMNS if column != "exact match" or has_groups)
+    """The columns of Markdown and HTML."""
+
+    def is_shown(column: str) -> bool:
+        return column not in SOMETIMES or any(row[SOMETIMES[column]] for row in report["rows"])
+
+    return tuple(filter(is_shown, COLUMNS))
 
 
 def cells(row: Mapping[str, Any], columns: Iterable[str]) -> tuple[str, ...]:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 
-MEASURES = ("accuracy", "macro_f1", "mcc", "ece", "exact_match")
+MEASURES = ("accuracy", "macro_f1", "mcc", "ece", "exact_match", "entity_f1")
 """Scores that a row carries, by their names in stages/measures/metrics.py."""
 
 
@@ -49,7 +49,7 @@ class Spread:
 class Row:
     """A line of the leaderboard: one method, over all its seeds. `steps` says where the figures come from.
 
-    The scores are those of stages/measures/metrics.py; `exact_match` is None where the test texts have no groups.
+    The scores are those of stages/measures/metrics.py, None where they make no sense for a task.
     """
 
     name: str
@@ -57,9 +57,10 @@ class Row:
     task: str
     accuracy: Spread
     macro_f1: Spread
-    mcc: Spread
-    ece: Spread
+    mcc: Spread | None
+    ece: Spread | None
     exact_match: Spread | None
+    entity_f1: Spread | None
     num_seeds: int
     num_test: int
     num_labelled: int
@@ -148,7 +149,7 @@ def _row(name: str, steps: list[str], results: dict[str, dict[str, Any]], task: 
     scores = {
         measure: spread([result["test"][measure] for result in mine])
         for measure in MEASURES
-        if mine[0]["test"][measure] is not None
+        if mine[0]["test"].get(measure) is not None
     }
     return Row(
         name=name,
@@ -156,9 +157,10 @@ def _row(name: str, steps: list[str], results: dict[str, dict[str, Any]], task: 
         task=steps[0].split("/")[1] if kind == "prompts" else task,
         accuracy=scores["accuracy"],
         macro_f1=scores["macro_f1"],
-        mcc=scores["mcc"],
-        ece=scores["ece"],
+        mcc=scores.get("mcc"),
+        ece=scores.get("ece"),
         exact_match=scores.get("exact_match"),
+        entity_f1=scores.get("entity_f1"),
         num_seeds=len(steps),
         num_test=mine[0]["test"]["num_examples"],
         num_labelled=mine[0]["num_labelled"],

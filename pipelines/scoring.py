@@ -5,12 +5,15 @@ from __future__ import annotations
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from stages.errors import DataError
 from stages.models.backbones import BackboneConfig
 from stages.protocols import SilentRecorder
 from stages.tasks import Example, Task
+
+if TYPE_CHECKING:
+    from stages.annotations.texts import Annotated
 
 Item = TypeVar("Item")
 
@@ -93,6 +96,57 @@ def predict_prompts(folders: Sequence[Path], lines: Iterable[str], name: str) ->
             values = {label: round(float(value), 6) for label, value in zip(labels, chances, strict=True)}
             label = max(values, key=lambda key: values[key])
             yield json.dumps({"task": names[number], "label": label, "probabilities": values}, ensure_ascii=False)
+
+
+def annotate(folder: Path, lines: Iterable[str], name: str) -> Iterator[str]:
+    """A JSON line for each input line, by a prompt for token labels ({"words", "labels", "entities"}) or answer spans
+    ({"answer"}).
+
+    Args:
+        folder: Files of its step.
+        lines: Token labels: JSON lines with `words` or `text`, or the text itself, whose words have spaces between
+            them. Spans: JSON lines with `question` and `context`.
+        name: Where they come from, for errors.
+
+    Raises:
+        DataError: a line lacks a field; names it.
+    """
+    from stages.annotations.measures import entities
+    from stages.annotations.serving import load_annotating
+    from stages.annotations.texts import TaggedText
+
+    reading = load_annotating(folder)
+    read = _tagged_texts if reading.task.kind == "tokens" else _questions
+    for block in _blocks(read(lines, name)):
+        for item, found in zip(block, reading.predict(block, SilentRecorder(), ""), strict=True):
+            if not isinstance(item, TaggedText):
+                yield json.dumps({"answer": found}, ensure_ascii=False)
+                continue
+            parts = [
+                {"type": kind, "text": " ".join(item.words[first:end]), "first": first, "last": end - 1}
+                for first, end, kind in sorted(entities(found))
+            ]
+            yield json.dumps({"words": item.words, "labels": found, "entities": parts}, ensure_ascii=False)
+
+
+def _tagged_texts(lines: Iterable[str], name: str) -> Iterator[Annotated]:
+    from stages.annotations.texts import TaggedText
+
+    for number, line in enumerate(lines, 1):
+        if line.strip():
+            place = f"{name}, line {number}"
+            row = _parse(line, ("text",), place)
+            words = row.get("words", str(row.get("text", "")).split())
+            if not isinstance(words, list) or not words or not all(isinstance(word, str) for word in words):
+                raise DataError(f"{place}: there are no words.", 'Write {"words": ["some", "words"]} in every line.')
+            yield TaggedText(str(number), tuple(words))
+
+
+def _questions(lines: Iterable[str], name: str) -> Iterator[Annotated]:
+    from stages.annotations.texts import Question
+
+    for item in read_lines(lines, ("question", "context"), name):
+        yield Question(item.uid, item.fields["question"], item.fields["context"])
 
 
 def _asked(lines: Iterable[str], tasks: Mapping[str, tuple[str, ...]], name: str) -> Iterator[tuple[str, Example]]:

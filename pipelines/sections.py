@@ -7,6 +7,8 @@ from typing import Annotated, Literal
 from pydantic import BaseModel, Field, model_validator
 
 from cluster.step import Resources
+from stages.annotation_splits import AnnotatedData
+from stages.annotations.tasks import TokenTask
 from stages.ensembles.generations import IpetConfig
 from stages.errors import InputError
 from stages.models.backbones import BackboneConfig
@@ -205,6 +207,37 @@ class PromptTaskConfig(BaseModel, frozen=True, extra="forbid"):
         return self
 
 
+class TokenTaskConfig(BaseModel, frozen=True, extra="forbid"):
+    """A label for every word, as in the recognition of named entities."""
+
+    labels: tuple[str, ...] = Field(
+        min_length=2, description="All labels: O, and for every type of entity B-TYPE and I-TYPE; or those of words."
+    )
+    data: AnnotatedData = Field(description="Files: fields: {words: COLUMN}, label: COLUMN.")
+    format: Format | None = Field(
+        None, description="The pretrained prompt to start from, by its format; none: unified, else the only one."
+    )
+
+    @model_validator(mode="after")
+    def _task_is_whole(self) -> TokenTaskConfig:
+        TokenTask(name="task", labels=self.labels)
+        return self
+
+
+class SpanTaskConfig(BaseModel, frozen=True, extra="forbid"):
+    """Where in a context the answer to a question stands, as in SQuAD."""
+
+    data: AnnotatedData = Field(
+        description="Files: fields: {question: COLUMN, context: COLUMN}, label: COLUMN of the answers."
+    )
+    unanswerable: bool = Field(False, description="Whether some questions have no answer in their context.")
+    max_answer: int = Field(30, ge=1, description="Tokens of an answer at the most.")
+    overlap: int = Field(64, ge=0, description="Tokens that two windows of a long context share, half of one at most.")
+    format: Format | None = Field(
+        None, description="The pretrained prompt to start from, by its format; none: unified, else the only one."
+    )
+
+
 class PromptMethod(PromptConfig, frozen=True):
     """A method of soft prompting, with a training of its own if it wants one."""
 
@@ -221,9 +254,22 @@ class PromptsSection(Section, frozen=True):
 
     seeds: tuple[int, ...] = Field((0,), min_length=1, description="One prompt for each seed.")
     methods: dict[Name, PromptMethod] = Field(min_length=1, description="Name of a row of the report -> its method.")
-    tasks: tuple[PromptTaskConfig, ...] = Field(min_length=1, description="Downstream tasks.")
+    tasks: tuple[PromptTaskConfig, ...] = Field((), description="Downstream tasks: texts with a label.")
+    tokens: dict[Name, TokenTaskConfig] = Field({}, description="Name of a downstream task -> labels of words.")
+    spans: dict[Name, SpanTaskConfig] = Field({}, description="Name of a downstream task -> answers to questions.")
     loop: LoopConfig = Field(description="Length and rates of the training.")
-    together: bool = Field(False, description="Train all prompts in one batch, in one step, and test each in its own.")
+    together: bool = Field(
+        False,
+        description="Train the prompts of all `tasks` in one batch, in one step, and test each in its own.",
+    )
+
+    @model_validator(mode="after")
+    def _has_a_task(self) -> PromptsSection:
+        if not (self.tasks or self.tokens or self.spans):
+            raise ValueError("there is no task for the prompts. Name one: tasks: [{pattern: review}].")
+        if self.together and not self.tasks:
+            raise ValueError("together is for the prompts of tasks, and there are none. Take it out.")
+        return self
 
     @model_validator(mode="after")
     def _can_be_together(self) -> PromptsSection:

@@ -1,13 +1,40 @@
-"""Which classifier answers: that of a recipe that was run, or one in a folder; and which prompts."""
+"""What answers: the classifier or the prompts of a recipe that was run, or what lies in a folder."""
 
 from __future__ import annotations
 
+from collections.abc import Callable, Iterable, Iterator
+from functools import partial
 from pathlib import Path
 
 from cluster.plan import plan
-from pipelines import fewshot, quorum, running
+from pipelines import fewshot, quorum, running, scoring
 from pipelines.recipe import RecipeError
 from stages.errors import InputError
+
+Answer = Callable[[Iterable[str], str], Iterator[str]]
+"""(lines, where they come from) -> a JSON line for each."""
+
+
+def find(recipe: str, overrides: list[str] | None, store: str | Path, method: str | None) -> Answer:
+    """What answers lines.
+
+    Args:
+        recipe: A recipe's name or file; or a folder with a classifier, or that of a prompt's step.
+        overrides: As in the run that trained it.
+        store: The store of that run.
+        method: Name of a method in `prompts.methods`, to answer with its prompts; None: with the classifier.
+
+    Raises:
+        InputError: there is nothing of the kind, or the recipe has not been run in this store.
+    """
+    for place in (Path(recipe), Path(recipe) / "files"):
+        if (place / "annotating.json").exists():
+            return partial(scoring.annotate, place)
+        if (place / "prompted.json").exists():
+            return partial(scoring.predict_prompts, [place])
+    if method:
+        return partial(scoring.predict_prompts, find_prompts(recipe, overrides, store, method))
+    return partial(scoring.predict, find_classifier(recipe, overrides, store))
 
 
 def find_classifier(recipe: str, overrides: list[str] | None, store: str | Path) -> Path:
@@ -31,16 +58,11 @@ def find_classifier(recipe: str, overrides: list[str] | None, store: str | Path)
     return next(iter(students.values())) / "model"
 
 
-def is_prompt(folder: str) -> bool:
-    """Whether a folder is that of a prompt's step."""
-    return any((place / "prompted.json").exists() for place in (Path(folder), Path(folder) / "files"))
-
-
 def find_prompts(recipe: str, overrides: list[str] | None, store: str | Path, method: str) -> list[Path]:
-    """The folders of the prompts to predict with: one a task, of the first seed.
+    """The folders of the prompts to label texts with: one a task, of the first seed.
 
     Args:
-        recipe: A recipe's name or file, or the folder of one prompt's step.
+        recipe: A recipe's name or file.
         overrides: As in the run that trained them.
         store: The store of that run.
         method: Name of the method in `prompts.methods`.
@@ -48,12 +70,8 @@ def find_prompts(recipe: str, overrides: list[str] | None, store: str | Path, me
     Raises:
         InputError: the recipe has no such method, or has not been run in this store.
     """
-    folder = Path(recipe)
-    if folder.is_dir():
-        for place in (folder, folder / "files"):
-            if (place / "prompted.json").exists():
-                return [place]
-        raise InputError(f"{folder} holds no prompted.json.", "Name the folder of a step prompts/...")
+    if Path(recipe).is_dir():
+        raise InputError(f"{recipe} holds no prompted.json.", "Name the folder of a step prompts/...")
     section = running.request(recipe, overrides, store).config.prompts
     if section is None or method not in section.methods:
         known = ", ".join(section.methods) if section else "none"
@@ -62,8 +80,13 @@ def find_prompts(recipe: str, overrides: list[str] | None, store: str | Path, me
     chosen: dict[str, Path] = {}
     for name, files in found.items():
         _, task, *rest = name.split("/")
-        if rest and rest[0] == method:
+        if rest and rest[0] == method and (files / "prompted.json").exists():
             chosen.setdefault(task, files)
+    if not chosen:
+        raise InputError(
+            f"the prompts of {recipe} are for token labels and spans, which are served one by one.",
+            "Name the folder of a step: store/prompts/<task>/<method>/<seed>/<fingerprint>.",
+        )
     return list(chosen.values())
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
-RECIPE = Path(__file__).resolve().parents[2] / "pipelines" / "recipes" / "demo.yaml"
+RECIPES = Path(__file__).resolve().parents[2] / "pipelines" / "recipes"
 SEED = 0
 
 
@@ -47,11 +47,11 @@ def ratio(slow: Sequence[float], fast: Sequence[float]) -> float:
     return median(one / other for one, other in zip(slow, fast, strict=True))
 
 
-def recipe() -> dict[str, Any]:
-    """The recipe demo, whose models, texts and settings are measured."""
+def recipe(name: str = "demo") -> dict[str, Any]:
+    """A recipe, whose models, texts and settings are measured."""
     import yaml
 
-    found: dict[str, Any] = yaml.safe_load(RECIPE.read_text(encoding="utf-8"))
+    found: dict[str, Any] = yaml.safe_load((RECIPES / f"{name}.yaml").read_text(encoding="utf-8"))
     return found
 
 

@@ -1,13 +1,15 @@
 """Soft prompts: many trained in one batch against one after the other, and a prompt at the end over the kept cache of
 the text against reading the whole text each step.
 
-Both on SmolLM2-135M, frozen. Prompts train on 32 critics' quotes. One after the other is the time of one prompt, times
+Both on SmolLM2-135M, frozen; the first also on BERT-tiny, where a pass is mostly overhead. Prompts train on 32 critics'
+quotes. One after the other is the time of one prompt, times
 their number. Memory is the growth of the highest resident size of the process, activations included.
 """
 
 from __future__ import annotations
 
 import resource
+from dataclasses import dataclass
 from functools import partial
 from statistics import median
 from typing import TYPE_CHECKING, Any
@@ -21,8 +23,23 @@ NUM_TRAINED = (1, 4, 16)
 BATCHES = (1, 4)
 TOGETHER_AIM, CACHE_AIM = 2.5, 1.8
 TEXT_TOKENS, NUM_VECTORS = 64, 20
-WORDS = {"rotten": ["negative"], "fresh": ["positive"]}
-SHORT, END = "Review: {text}\nSentiment:{mask}", "{text}{soft:20}{mask}"
+END = "{text}{soft:20}{mask}"
+
+
+@dataclass(frozen=True)
+class Subject:
+    """A backbone (that of a recipe) with a pattern and words that it reads."""
+
+    title: str
+    recipe: str
+    pattern: str
+    words: dict[str, list[str]]
+
+
+SMOLLM2 = Subject(
+    "SmolLM2-135M", "demo", "Review: {text}\nSentiment:{mask}", {"rotten": ["negative"], "fresh": ["positive"]}
+)
+BERT_TINY = Subject("BERT-tiny", "smoke", "{text} It was {mask}.", {"rotten": ["bad"], "fresh": ["good"]})
 
 
 def prompts(effort: Effort) -> str:
@@ -30,29 +47,37 @@ def prompts(effort: Effort) -> str:
     return f"{_together(effort)}\n{_cached(effort)}"
 
 
-def _classifier(pattern: str, max_length: int, seed: int, backbone: Any = None) -> ClozeClassifier:
+def _classifier(
+    subject: Subject, max_length: int, seed: int, backbone: Any = None, pattern: str = ""
+) -> ClozeClassifier:
     from stages.models.backbones import BackboneConfig, load
     from stages.patterns.cloze import ClozeClassifier
     from stages.prompts.methods import PromptConfig
     from stages.prompts.prompt import fresh
     from stages.tasks import Task
 
-    config = BackboneConfig(**{**recipe()["backbone"], "max_length": max_length})
+    config = BackboneConfig(**{**recipe(subject.recipe)["backbone"], "max_length": max_length})
     backbone = backbone or load(config, frozen=True)
-    task = Task(name="films", labels=tuple(WORDS), patterns={"p": pattern}, verbalizer=WORDS)
+    patterns = {"p": pattern or subject.pattern}
+    task = Task(name="films", labels=tuple(subject.words), patterns=patterns, verbalizer=subject.words)
     prompt = fresh(PromptConfig(num_vectors=10), backbone, task.pattern("p"), seed)
     return ClozeClassifier.of(task, "p", backbone, config, prompt)
 
 
 def _together(effort: Effort) -> str:
     """Texts a second of 1, 4, 16 prompts in one batch, and of the same prompts one after the other."""
+    head = ["trained at once", "one by one, texts/s", "together, texts/s", "times", "aim"]
+    return table(head, [row for subject in (SMOLLM2, BERT_TINY) for row in _of_backbone(subject, effort)])
+
+
+def _of_backbone(subject: Subject, effort: Effort) -> list[list[str]]:
     from stages.prompts.mixed import mixed_logits
     from stages.protocols import LocalEngine, SilentRecorder
     from stages.training.loop import LoopConfig
     from stages.training.together import Training, train_together
 
-    first = _classifier(SHORT, 32, 0)
-    classifiers = [first, *(_classifier(SHORT, 32, seed, first.backbone) for seed in range(1, max(NUM_TRAINED)))]
+    first = _classifier(subject, 32, 0)
+    classifiers = [first, *(_classifier(subject, 32, seed, first.backbone) for seed in range(1, max(NUM_TRAINED)))]
     items = first.items(film_texts(32))
     rows = []
     for batch_size in BATCHES:
@@ -83,11 +108,11 @@ def _together(effort: Effort) -> str:
             times = ratio(alone, seconds[str(count)])
             speeds = [f"{texts / median(way):.1f}" for way in (alone, seconds[str(count)])]
             aim = f"{TOGETHER_AIM}" if count == max(NUM_TRAINED) else ""
-            rows.append([f"{count} prompts, {batch_size} texts each a step", *speeds, f"{times:.2f}", aim])
+            title = f"{subject.title}: {count} prompts, {batch_size} texts each a step"
+            rows.append([title, *speeds, f"{times:.2f}", aim])
         memory = (_most_memory() - begun) / 2**20
         rows.append([f"memory more for {max(NUM_TRAINED)} than for one, MiB", "", f"{memory:.0f}", "", ""])
-    head = ["trained at once", "one by one, texts/s", "together, texts/s", "times", "aim"]
-    return table(head, rows)
+    return rows
 
 
 def _cached(effort: Effort) -> str:
@@ -95,7 +120,7 @@ def _cached(effort: Effort) -> str:
     from stages.patterns.cloze import LabelledCloze
     from stages.prompts.cached_text import CachedTexts
 
-    classifier = _classifier(END, TEXT_TOKENS + NUM_VECTORS, 0)
+    classifier = _classifier(SMOLLM2, TEXT_TOKENS + NUM_VECTORS, 0, pattern=END)
     long = [item for item in film_texts(4000) if len(item.fields["text"].split()) > 20]
     items = classifier.items(_joined(long, effort.of(32)))
     cached = CachedTexts(classifier)

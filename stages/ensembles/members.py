@@ -76,10 +76,8 @@ def record_scores(
     """The score of [n, C] logits on the test set; recorded with the table of classes."""
     gold = [item.label or "" for item in test_set]
     found = score(logits, gold, labels, [item.group for item in test_set])
-    recorder.metric("test/accuracy", found.accuracy)
-    recorder.metric("test/macro_f1", found.macro_f1)
-    recorder.metric("test/mcc", found.mcc)
-    if found.exact_match is not None:
-        recorder.metric("test/exact_match", found.exact_match)
+    for name in ("accuracy", "macro_f1", "mcc", "exact_match"):
+        if (value := getattr(found, name)) is not None:
+            recorder.metric(f"test/{name}", value)
     recorder.table("per_class", class_table(logits, gold, labels))
     return found

@@ -13,19 +13,20 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Score:
-    """How well labels were predicted; all between 0 and 1, but `mcc` between -1 and 1.
+    """How well labels were predicted; all between 0 and 1, but `mcc` between -1 and 1. None where it makes no sense.
 
     `mcc` is Matthews' correlation, 0 for guessing whatever the sizes of the classes; `ece` the expected calibration
-    error in 10 bins; `exact_match` the share of groups whose every example is right (EM of MultiRC), None without
-    groups.
+    error in 10 bins; `exact_match` the share of groups whose every example is right (EM of MultiRC), or of answers that
+    are; `entity_f1` F1 of named entities. Of token labels and answers see stages/annotations/measures.py.
     """
 
     accuracy: float
     macro_f1: float
-    mcc: float
-    ece: float
+    mcc: float | None
+    ece: float | None
     exact_match: float | None
     num_examples: int
+    entity_f1: float | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -160,9 +160,12 @@ class Backbone:
         return self.head(self.at_mask(batch, prompt)).float()
 
     def hidden(self, batch: Batch, prompt: SoftInput | None = None) -> Tensor:
-        """[B, L, D] last hidden states of the text; those of the prompt are cut off."""
+        """[B, L, D] last hidden states of the text (of a seq2seq model: its encoder's); those of the prompt are cut
+        off.
+        """
+        body = self.model.get_encoder() if self.family == "seq2seq" else _body(self.model)
         with self._inputs(batch, prompt) as arguments:
-            states: Tensor = _body(self.model)(**arguments).last_hidden_state
+            states: Tensor = body(**arguments).last_hidden_state
         return states[:, 0 if prompt is None else prompt.num_before :]
 
     def head(self, hidden: Tensor) -> Tensor:

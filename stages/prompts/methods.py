@@ -65,8 +65,10 @@ class PromptConfig(BaseModel, frozen=True, extra="forbid"):
         "trains.",
     )
     lora: LoraConfig | None = Field(None, description="Adapters that train with the prompt; none: the prompt alone.")
-    head: Head = Field(
-        "words", description="What tells labels apart: words (the verbalizer), or linear (a head that trains with it)."
+    head: Head | None = Field(
+        None,
+        description="What tells labels apart: words (the verbalizer), or linear (a head that trains with it); none: "
+        "words, and for token labels and spans linear.",
     )
 
     @model_validator(mode="after")
@@ -131,3 +133,23 @@ def check_fit(config: PromptConfig, pattern: Pattern) -> None:
             f"nothing trains in the hard_steps: all soft blocks of pattern {pattern.name!r} start from words.",
             "Add lora, head: linear or a block without words; or take hard_steps out.",
         )
+
+
+def check_annotates(config: PromptConfig) -> None:
+    """Refuses what needs a pattern or label words, for tasks that have neither: token labels and spans.
+
+    Raises:
+        InputError: names the key.
+    """
+    needs = {
+        "head": config.head == "words",
+        "hard_steps": config.hard_steps > 0,
+        "start": config.start != "ppt" and config.start.kind == "label_words",
+    }
+    for key, is_set in needs.items():
+        if is_set:
+            raise InputError(
+                "token labels and spans are read by a linear head, without pattern and label words.",
+                f"Take {key} out of this method.",
+                key=key,
+            )

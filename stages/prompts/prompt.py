@@ -75,20 +75,26 @@ def started(
         pretrained: Files of the prompt-pretraining stage, for `start: ppt`.
     """
     from stages.patterns.verbalizers import Verbalizer
+
+    words = Verbalizer.of(task.words(pattern) if task.verbalizer else {}, backbone.tokenizer, backbone.family)
+    vectors = pretrained_vectors(config, backbone, pretrained)
+    return fresh(config, backbone, task.pattern(pattern), seed, [word[0] for word in words.flat], vectors)
+
+
+def pretrained_vectors(config: PromptConfig, backbone: Backbone, pretrained: Path | None) -> Tensor | None:
+    """[N, D] vectors of the prompt-pretraining stage's files, for `start: ppt`; else None."""
     from stages.prompts.peft_format import load_prompt
 
-    vectors = None
-    if config.start == "ppt":
-        assert pretrained is not None, "a step that starts from ppt has a pretrained prompt upstream"
-        vectors = load_prompt(pretrained / "prompt", backbone).vectors.cpu()
-    words = Verbalizer.of(task.words(pattern) if task.verbalizer else {}, backbone.tokenizer, backbone.family)
-    return fresh(config, backbone, task.pattern(pattern), seed, [word[0] for word in words.flat], vectors)
+    if config.start != "ppt":
+        return None
+    assert pretrained is not None, "a step that starts from ppt has a pretrained prompt upstream"
+    return load_prompt(pretrained / "prompt", backbone).vectors.cpu()
 
 
 def fresh(
     config: PromptConfig,
     backbone: Backbone,
-    pattern: Pattern,
+    pattern: Pattern | None,
     seed: int,
     label_words: Sequence[int] = (),
     pretrained: Tensor | None = None,
@@ -98,7 +104,7 @@ def fresh(
     Args:
         config: The method and its settings.
         backbone: The frozen model.
-        pattern: The pattern, in whose soft blocks the vectors stand, if it has any.
+        pattern: The pattern, in whose soft blocks the vectors stand, if it has any; None: a task without one.
         seed: Seed of the start and of new weights.
         label_words: Token ids of the task's label words.
         pretrained: [N, D] vectors of a pretrained prompt, for `start: ppt`.
@@ -109,7 +115,8 @@ def fresh(
     generator = torch_rng(seed, "start")
     torch.manual_seed(derive_seed(seed, "prompt"))
     hidden = config.hidden or backbone.width
-    check_fit(config, pattern)
+    if pattern is not None:
+        check_fit(config, pattern)
     if config.is_deep:
         assert config.start != "ppt", "refused by PromptConfig"
         layers = Layers.of(backbone)
@@ -119,7 +126,7 @@ def fresh(
         rows = start_rows(config.start, config.num_vectors, backbone, layers, generator, label_words)
         table = LowRank(rows, config.rank) if config.rank else Table(rows)
         return Prompt(table, "layers", layers).to(backbone.device)
-    place: Place = "inside" if pattern.has_soft_blocks else "before"
+    place: Place = "inside" if pattern is not None and pattern.has_soft_blocks else "before"
     values, are_words = _values(config, backbone, pattern, generator, label_words, pretrained)
     made: torch.nn.Module
     if config.encoder != "none":
@@ -134,17 +141,17 @@ def fresh(
 def _values(
     config: PromptConfig,
     backbone: Backbone,
-    pattern: Pattern,
+    pattern: Pattern | None,
     generator: torch.Generator,
     label_words: Sequence[int],
     pretrained: Tensor | None,
 ) -> tuple[Tensor, list[bool]]:
     """[N, D] input vectors to start from, and which of them are words of the pattern's soft blocks."""
-    blocks = pattern.soft_blocks
+    blocks = () if pattern is None else pattern.soft_blocks
     count = sum(block.num_vectors for block in blocks) if blocks else config.num_vectors
     if config.start == "ppt":
         assert pretrained is not None, "a step that starts from ppt has a pretrained prompt upstream"
-        if blocks and len(pretrained) != count:
+        if pattern is not None and blocks and len(pretrained) != count:
             raise InputError(
                 f"pattern {pattern.name!r} has {count} soft vectors, and the pretrained prompt has {len(pretrained)}.",
                 "Give both the same number, or take the soft blocks out: the prompt then stands before the text.",

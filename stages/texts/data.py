@@ -1,4 +1,4 @@
-"""Labelled and unlabelled texts out of files: CSV, TSV, JSON lines, parquet (compressed or not), or a hub dataset."""
+"""Labelled and unlabelled texts out of files: CSV, TSV, JSON lines, parquet, CoNLL columns; or out of a hub dataset."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import json
 import sys
 import zlib
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from itertools import chain
 from pathlib import Path
 from typing import Any, Literal
 
@@ -21,7 +22,7 @@ from stages.texts.reach import hub_has_dataset
 Row = tuple[str, Mapping[str, Any]]
 """A row of a file: its place ("file, line 7") and its values by column."""
 
-Format = Literal["csv", "tsv", "tab", "jsonl", "parquet", "txt"]
+Format = Literal["csv", "tsv", "tab", "jsonl", "parquet", "txt", "conll"]
 
 
 class Source(BaseModel, frozen=True, extra="forbid"):
@@ -78,7 +79,7 @@ def read_examples(source: Source, labels: Sequence[str] | None, *, prefix: str =
     for number, (place, row) in enumerate(kept_rows(source)):
         if source.limit is not None and len(examples) >= source.limit:
             break
-        fields = {name: _text(row, column, place) for name, column in source.fields.items()}
+        fields = {name: _text(row, where, place) for name, where in source.fields.items()}
         empty = [name for name, text in fields.items() if not text.strip()]
         if empty and source.drop_empty:
             continue
@@ -143,8 +144,30 @@ def _text_rows(path: Path, kind: str) -> Iterator[Row]:
         elif kind == "txt":
             for number, line in enumerate(file, 1):
                 yield f"{path.name}, line {number}", {"text": line.rstrip("\r\n")}
+        elif kind == "conll":
+            yield from _conll_rows(file, path.name)
         else:
             yield from _table_rows(file, path.name, kind)
+
+
+def _conll_rows(file: Iterable[str], name: str) -> Iterator[Row]:
+    """CoNLL's columns: a word a line with its label last, an empty line behind each text: {"words": [...], "labels":
+    [...]}.
+    """
+    words: list[str] = []
+    labels: list[str] = []
+    start = 1
+    for number, line in enumerate(chain(file, [""]), 1):
+        parts = line.split()
+        if parts and parts[0] != "-DOCSTART-":
+            if len(parts) == 1:
+                raise DataError(f"{name}, line {number}: a word without a label.", "Write both: Paris B-LOC.")
+            start = start if words else number
+            words.append(parts[0])
+            labels.append(parts[-1])
+        elif words:
+            yield f"{name}, line {start}", {"words": words, "labels": labels}
+            words, labels = [], []
 
 
 def _first_line_not_utf8(path: Path) -> int:
@@ -165,6 +188,8 @@ def _format_of(path: Path) -> str:
         ".jsonl": "jsonl",
         ".parquet": "parquet",
         ".txt": "txt",
+        ".conll": "conll",
+        ".bio": "conll",
     }
     for suffix in reversed(path.suffixes):
         if suffix in known:
@@ -240,10 +265,13 @@ def _hub_rows(source: Source) -> Iterator[Row]:
     finally:
         datasets.config.HF_HUB_OFFLINE = offline
     label = dataset.features.get(source.label)
+    inner = getattr(label, "feature", None)
     for number, row in enumerate(dataset, 1):
         # -1 is the hub's sign for a label that is kept secret: it has no name
         if isinstance(label, datasets.ClassLabel) and isinstance(value := row[source.label], int) and value >= 0:
             row = {**row, source.label: label.int2str(value)}
+        elif isinstance(inner, datasets.ClassLabel):  # labels of words
+            row = {**row, source.label: [inner.int2str(value) for value in row[source.label]]}
         yield f"{asset.name}[{source.split}], row {number}", row
 
 
@@ -254,43 +282,48 @@ def kept_rows(source: Source) -> Iterator[Row]:
         DataError: a column of `keep` is missing; names the line.
     """
     for place, row in read_rows(source):
-        found = {column: str(_need(row, column, place)) for column in source.keep}
-        if all(found[column] in values for column, values in source.keep.items()):
+        found = {name: str(column(row, name, place)) for name in source.keep}
+        if all(found[name] in values for name, values in source.keep.items()):
             yield place, row
 
 
-def _need(row: Mapping[str, Any], column: str, place: str) -> Any:
+def column(row: Mapping[str, Any], name: str, place: str) -> Any:
+    """The value of a column; a dotted one leads into nested objects.
+
+    Raises:
+        DataError: there is no such column; names `place`.
+    """
     value: Any = row
-    for part in [column] if column in row else column.split("."):
+    for part in [name] if name in row else name.split("."):
         if not isinstance(value, Mapping) or part not in value:
-            raise DataError(f"{place}: there is no column {column!r}.", f"Take one of: {', '.join(map(str, row))}.")
+            raise DataError(f"{place}: there is no column {name!r}.", f"Take one of: {', '.join(map(str, row))}.")
         value = value[part]
     return value
 
 
-def _text(row: Mapping[str, Any], column: str, place: str) -> str:
-    value = _need(row, column, place)
+def _text(row: Mapping[str, Any], name: str, place: str) -> str:
+    value = column(row, name, place)
     if value is None:
         return ""
     if not isinstance(value, str):
-        raise DataError(f"{place}: {column!r} is {type(value).__name__}, not text.", "Put it in quotes.")
+        raise DataError(f"{place}: {name!r} is {type(value).__name__}, not text.", "Put it in quotes.")
     return value
 
 
-def _group(row: Mapping[str, Any], column: str, place: str) -> str:
-    value = _need(row, column, place)
+def _group(row: Mapping[str, Any], name: str, place: str) -> str:
+    value = column(row, name, place)
     if not isinstance(value, str | int | float):
         inner = next(iter(value), None) if isinstance(value, Mapping) else None
         raise DataError(
-            f"{place}: the group {column!r} is {type(value).__name__}, not a text or number.",
-            f"Name a value in it: group: {column}.{inner}." if inner else "Fill it in, or name another column.",
+            f"{place}: the group {name!r} is {type(value).__name__}, not a text or number.",
+            f"Name a value in it: group: {name}.{inner}." if inner else "Fill it in, or name another column.",
         )
     return str(value)
 
 
 def _label(source: Source, row: Mapping[str, Any], labels: Sequence[str], place: str) -> str:
     assert source.label is not None
-    value = str(_need(row, source.label, place))
+    value = str(column(row, source.label, place))
     label = source.label_names.get(value, value)
     if label not in labels:
         raise DataError(

@@ -1,0 +1,136 @@
+"""The split stage of token labels and answer spans: the training, development and test set, disjoint by text."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from pydantic import BaseModel, Field, model_validator
+
+from stages.annotations.tasks import SpanTask, TokenTask
+from stages.annotations.texts import Annotated, TaggedText, fields_of, read, write
+from stages.errors import DataError
+from stages.protocols import Engine, Recorder
+from stages.seeds import python_rng
+from stages.texts.data import Source
+
+
+class AnnotatedData(BaseModel, frozen=True, extra="forbid"):
+    """Files of an annotated task, and how much of them is taken."""
+
+    train: Source = Field(description="File of the annotated texts to learn from.")
+    dev: Source | None = Field(None, description="File of a development set.")
+    test: Source = Field(description="File of the test set.")
+    train_size: int | None = Field(None, ge=1, description="Training texts, drawn by the seed; none: all.")
+    test_size: int | None = Field(None, ge=1, description="Test texts, drawn by the seed; none: all.")
+
+    @model_validator(mode="after")
+    def _labels_are_named(self) -> AnnotatedData:
+        for name, source in self.sources.items():
+            if source.label is None:
+                raise ValueError(f"{name}.label is not given. Name the column of labels or answers: label: answers.")
+        return self
+
+    @property
+    def has_dev(self) -> bool:
+        """Whether there is a development set."""
+        return self.dev is not None
+
+    @property
+    def sources(self) -> dict[str, Source]:
+        """The sources that are given, by name."""
+        given = {"train": self.train, "dev": self.dev, "test": self.test}
+        return {name: source for name, source in given.items() if source is not None}
+
+
+class Config(BaseModel, frozen=True, extra="forbid"):
+    """The task, where its texts are, the seed."""
+
+    task: TokenTask | SpanTask = Field(discriminator="kind", description="What is asked of the texts.")
+    data: AnnotatedData = Field(description="Files and sizes.")
+    seed: int = Field(description="Seed of the drawing.")
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Inputs:
+    """No upstream step."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Result:
+    """Sizes of the sets, and how often each label of words occurs in the training set. Files: `<set>.jsonl`."""
+
+    num_train: int
+    num_dev: int
+    num_test: int
+    num_test_seen: int
+    label_counts: dict[str, int]
+
+
+def run(config: Config, inputs: Inputs, out: Path, recorder: Recorder, engine: Engine) -> Result:
+    """Draws the sets and writes them to `out`."""
+    del inputs, engine
+    sets = draw(config)
+    for name in ("train", "dev", "test"):
+        write(out / f"{name}.jsonl", sets[name])
+    counts = Counter(label for item in sets["train"] if isinstance(item, TaggedText) for label in item.labels)
+    learnt = {_key(item) for item in (*sets["train"], *sets["dev"])}
+    recorder.table("train_examples", [_shown(item) for item in sets["train"]])
+    return Result(
+        num_train=len(sets["train"]),
+        num_dev=len(sets["dev"]),
+        num_test=len(sets["test"]),
+        num_test_seen=sum(_key(item) in learnt for item in sets["test"]),
+        label_counts=dict(sorted(counts.items())),
+    )
+
+
+def draw(config: Config) -> dict[str, Sequence[Annotated]]:
+    """The sets `train`, `dev` (it may be empty) and `test`.
+
+    Raises:
+        DataError: a source lacks a field or a label, is malformed, or has fewer texts than are asked for.
+    """
+    found: dict[str, Sequence[Annotated]] = {"dev": ()}
+    for name, source in config.data.sources.items():
+        missing = [item for item in fields_of(config.task) if item not in source.fields]
+        if missing:
+            raise DataError(
+                f"{config.task.kind} are read from the field {missing[0]!r}, which data.{name}.fields does not have.",
+                f"Add it: {missing[0]}: COLUMN.",
+                key=f"data.{name}.fields",
+            )
+        try:
+            found[name] = _some(read(source, config.task, f"{name}-"), name, config)
+        except DataError as error:
+            raise error.at(key=f"data.{name}") from error
+    return found
+
+
+def _some(texts: list[Annotated], name: str, config: Config) -> list[Annotated]:
+    """As many texts as are asked for, drawn by the seed, in file order."""
+    size: int | None = {"train": config.data.train_size, "test": config.data.test_size}.get(name)
+    if size is None:
+        return texts
+    if size > len(texts):
+        raise DataError(
+            f"{size} {name} texts were asked for, but the file has {len(texts)}.",
+            f"Lower data.{name}_size.",
+            key=f"data.{name}_size",
+        )
+    return [texts[number] for number in sorted(python_rng(config.seed, name).sample(range(len(texts)), size))]
+
+
+def _key(item: Annotated) -> str:
+    text = " ".join(item.words) if isinstance(item, TaggedText) else f"{item.question}\x1f{item.context}"
+    return " ".join(text.casefold().split())
+
+
+def _shown(item: Annotated) -> dict[str, str]:
+    """A row for people to look at."""
+    if isinstance(item, TaggedText):
+        pairs = zip(item.words, item.labels, strict=True)
+        return {"text": " ".join(word if label == "O" else f"{word}/{label}" for word, label in pairs)}
+    return {"question": item.question, "answer": item.answers[0].text if item.answers else "", "context": item.context}

@@ -1,0 +1,99 @@
+"""What reads annotations off a frozen backbone: a soft prompt, the states of all tokens, a linear head."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+import torch
+from torch import Tensor
+
+from stages.annotations.windows import Windows
+from stages.measures.metrics import Score
+from stages.models.backbones import Backbone, BackboneConfig
+from stages.models.batching import PREDICT_TOKENS, batches_by_length
+from stages.models.precision import autocast, wants_bf16
+from stages.patterns.encoding import Encoded
+from stages.prompts.head import LinearHead
+from stages.prompts.prompt import Prompt
+from stages.protocols import Recorder
+
+TaskT = TypeVar("TaskT")
+Text = TypeVar("Text")
+Item = TypeVar("Item")
+
+
+class Reading(ABC, Generic[TaskT, Text, Item]):
+    """Backbone, prompt and head for one task. `head` gives [B, L, outputs] scores of states [B, L, D]."""
+
+    def __init__(
+        self, task: TaskT, backbone: Backbone, config: BackboneConfig, prompt: Prompt, head: LinearHead | None = None
+    ) -> None:
+        self.task = task
+        self.backbone = backbone
+        self.prompt = prompt
+        self.head = head or LinearHead(backbone.state_width, len(self.outputs(task))).to(backbone.device)
+        self.windows = Windows(backbone.tokenizer, backbone.family, config.max_length)
+        self.autocast = backbone.model.dtype == torch.float32 and wants_bf16(config.precision)
+
+    @staticmethod
+    @abstractmethod
+    def load(path: Path) -> list[Any]:
+        """The texts of a set, as stages/annotations/texts.py wrote them."""
+
+    @staticmethod
+    @abstractmethod
+    def outputs(task: Any) -> tuple[str, ...]:
+        """Names of the head's outputs."""
+
+    @abstractmethod
+    def items(self, texts: Sequence[Text]) -> list[Item]:
+        """Windows of annotated texts, for training."""
+
+    @abstractmethod
+    def loss(self, batch: list[Item]) -> Tensor:
+        """Scalar loss of a batch."""
+
+    @abstractmethod
+    def predict(self, texts: Sequence[Text], recorder: Recorder, phase: str) -> list[Any]:
+        """What is found in each text."""
+
+    @abstractmethod
+    def evaluate(self, texts: Sequence[Text], recorder: Recorder, phase: str) -> tuple[Score, list[Any]]:
+        """Scores of annotated texts, and what was found in them."""
+
+    @abstractmethod
+    def table(self, texts: Sequence[Text], guess: Sequence[Any]) -> list[dict[str, object]]:
+        """What people look at beside the scores."""
+
+    def scores(self, encoded: Sequence[Encoded]) -> tuple[Tensor, Tensor]:
+        """[B, L, outputs] scores of every token, and [B] where each text begins (causal models are padded on the
+        left).
+        """
+        with autocast(self.autocast):
+            batch = self.backbone.batch(encoded)
+            states = self.backbone.hidden(batch, self.prompt())
+            return self.head(states), batch.mask
+
+    def validate(self, texts: Sequence[Text], recorder: Recorder) -> tuple[float, float]:
+        """Merit (entity F1 or F1 of answers, where there is one; else accuracy) and loss, for early stopping."""
+        found, _ = self.evaluate(texts, recorder, "development set")
+        items = self.items(texts)
+        with torch.inference_mode():
+            losses = [float(self.loss(items[start : start + 8])) for start in range(0, len(items), 8)]
+        merit = found.macro_f1 if found.entity_f1 is None else found.entity_f1
+        return merit, sum(losses) / len(losses)
+
+    def batches(self, encoded: Sequence[Encoded], recorder: Recorder, phase: str) -> Iterator[list[int]]:
+        """Rows in batches of similar length, without gradients and dropout while the caller computes."""
+        was_training = self.backbone.model.training
+        self.backbone.model.eval()
+        done = 0
+        with torch.inference_mode():
+            for rows in batches_by_length([len(item.ids) for item in encoded], PREDICT_TOKENS):
+                yield rows
+                done += len(rows)
+                recorder.progress(done, len(encoded), phase=phase)
+        self.backbone.model.train(was_training)
