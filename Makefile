@@ -14,7 +14,7 @@ ARGS   ?=
 
 RUN := $(BIN)/clozeline run $(RECIPE) --store $(STORE) $(if $(ADDRESS),--address $(ADDRESS)) $(ARGS)
 
-.PHONY: help pipeline resume ui test check format clean
+.PHONY: help pipeline resume ui test check format docs clean
 
 help:
 	@echo "make pipeline [RECIPE=demo] [ADDRESS=...]   run a recipe; finished steps are not run again"
@@ -22,6 +22,7 @@ help:
 	@echo "make ui                                     browse runs, curves and pictures in MLflow"
 	@echo "make test                                   run the tests"
 	@echo "make check                                  lint, format and type checks"
+	@echo "make docs                                   write docs/reference.md and docs/recipe.schema.json again"
 
 INSTALL = $(BIN)/pip install --disable-pip-version-check --constraint constraints.txt --editable
 
@@ -57,6 +58,11 @@ check: $(VENV)/installed-dev
 format: $(VENV)/installed-dev
 	@$(BIN)/ruff check --fix .
 	@$(BIN)/ruff format .
+
+# what is generated from the models that read recipes; a test compares
+docs: $(VENV)/installed
+	@$(BIN)/clozeline schema --output docs/recipe.schema.json
+	@$(BIN)/clozeline schema --markdown --output docs/reference.md
 
 clean:
 	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache

@@ -1,4 +1,4 @@
-"""The command line: run, resume, plan, explain, status, graph, score, predict, recommend, gc, doctor.
+"""The command line: run, resume, plan, explain, status, graph, score, predict, recommend, gc, doctor, init, schema.
 
 Exit status: 0 done, 1 a step failed, 2 bad input, 130 stopped with Ctrl-C.
 """
@@ -7,20 +7,19 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
-from typing import Annotated, TextIO
+from typing import Annotated
 
 import typer
 from pydantic import BaseModel, Field
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
 from cluster.errors import ClusterError
 from pipelines import options as words
+from pipelines import recipe_commands
 from pipelines.options import DEFAULT_STORE
+from pipelines.terminal import console, errors, lines_of, sink
 from stages.errors import InputError
 from stages.tasks import Task
 
@@ -30,10 +29,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-PIPED_WIDTH = 120
 INTERRUPTED = 130
-errors = Console(stderr=True)
-console = Console(width=None if sys.stdout.isatty() else PIPED_WIDTH)
 
 
 def main() -> None:
@@ -231,9 +227,9 @@ def score(
             preflight.check_scoring(found.task, pattern or list(found.task.patterns), config)
     except InputError as error:
         raise locate(error, path) from error
-    with _lines(input_) as lines, _sink(output) as sink:
+    with lines_of(input_) as lines, sink(output) as answers:
         for line in scoring.score(found.task, pattern or list(found.task.patterns), config, lines, input_):
-            sink.write(line + "\n")
+            answers.write(line + "\n")
 
 
 @app.command()
@@ -251,9 +247,9 @@ def predict(
     from pipelines import serving
 
     answer = serving.find(recipe, override, store, prompts)
-    with _lines(input_) as lines, _sink(output) as sink:
+    with lines_of(input_) as lines, sink(output) as answers:
         for line in answer(lines, input_):
-            sink.write(line + "\n")
+            answers.write(line + "\n")
 
 
 @app.command()
@@ -315,33 +311,5 @@ def doctor(recipe: words.Recipe = "demo", override: words.Override = None) -> No
         raise typer.Exit(1)
 
 
-@contextmanager
-def _lines(name: str) -> Iterator[TextIO]:
-    """Standard input for `-`, else the file."""
-    if name == "-":
-        yield sys.stdin
-        return
-    try:
-        file = Path(name).open(encoding="utf-8")  # noqa: SIM115 (closed below)
-    except OSError as error:
-        raise InputError(f"{name} cannot be read ({error.strerror}).", "Name a file of JSON lines, or -.") from error
-    with file:
-        yield file
-
-
-@contextmanager
-def _sink(path: Path | None) -> Iterator[TextIO]:
-    """Standard output, or a file that appears under its name when it is complete."""
-    if path is None:
-        yield sys.stdout
-        sys.stdout.flush()
-        return
-    temporary = path.with_name(f".{path.name}.part")
-    try:
-        with temporary.open("w", encoding="utf-8") as file:
-            yield file
-        temporary.replace(path)
-    except OSError as error:
-        raise InputError(f"{path} cannot be written ({error.strerror}).", "Name another --output.") from error
-    finally:
-        temporary.unlink(missing_ok=True)
+app.command()(recipe_commands.init)
+app.command()(recipe_commands.schema)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -69,7 +70,7 @@ def gather(config: PipelineConfig, memory: int | None, on_start: OnStart) -> Fac
     return Facts(
         num_classes=len(config.task.labels),
         num_labelled=labelled,
-        tokens=_tokens(config.task, texts, bare_tokenizer(config.backbone)) if texts else None,
+        tokens=covering_length(config.task, texts, bare_tokenizer(config.backbone)) if texts else None,
         family=family_of(folder),
         num_parameters=num_parameters(folder),
         num_layers=_first(about, "num_hidden_layers", "n_layer", "num_layers"),
@@ -120,7 +121,8 @@ def _texts(config: PipelineConfig) -> tuple[int, list[Example]]:
     return len(drawn.train), [*drawn.train, *drawn.unlabeled][:2000]
 
 
-def _tokens(task: Task, texts: list[Example], tokenizer: Any) -> int:
+def covering_length(task: Task, texts: Sequence[Example], tokenizer: Any) -> int:
+    """Tokens that leave most of the texts whole under the longest pattern."""
     longest = 0
     for name in task.patterns:
         lengths = sorted(len(tokenizer.encode(_filled(task, name, item)).ids) for item in texts)

@@ -183,6 +183,21 @@ def score(
                 yield json.dumps({"pattern": pattern, "logits": values}, ensure_ascii=False)
 
 
+def accuracies(task: Task, config: BackboneConfig, examples: Sequence[Example]) -> dict[str, float]:
+    """Share of labelled examples that each pattern of a task gets right without any training."""
+    from stages.measures.metrics import score as compare
+    from stages.models.backbones import load
+    from stages.patterns.cloze import ClozeClassifier
+    from stages.patterns.shared_text import predict_patterns
+
+    backbone = load(config, frozen=True)
+    classifiers = [ClozeClassifier.of(task, name, backbone, config) for name in task.patterns]
+    gold = [str(item.label) for item in examples]
+    found = predict_patterns(classifiers, examples, SilentRecorder(), "")
+    measured = (compare(logits, gold, task.labels).accuracy for logits in found)
+    return dict(zip(task.patterns, measured, strict=True))
+
+
 def _blocks(examples: Iterable[Item]) -> Iterator[list[Item]]:
     block: list[Item] = []
     for item in examples:

@@ -10,6 +10,9 @@ from pathlib import Path
 
 import pytest
 
+from pipelines.config import PipelineConfig
+from pipelines.recipe import read_recipe
+
 ROOT = Path(__file__).parents[2]
 Clozeline = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -38,3 +41,26 @@ def smoke_run(tmp_path_factory: pytest.TempPathFactory, clozeline: Clozeline) ->
     done = clozeline("run", "smoke", "--store", str(store))
     assert done.returncode == 0, done.stdout + done.stderr
     return store, done.stdout
+
+
+@pytest.fixture(scope="session")
+def backbone(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The folder of a small masked model."""
+    from init_files import save_small_backbone  # torch and transformers, which most of these tests need not load
+
+    folder = tmp_path_factory.mktemp("backbone")
+    save_small_backbone(folder)
+    return str(folder)
+
+
+@pytest.fixture
+def start(backbone: str) -> Callable[..., PipelineConfig]:
+    """Runs init with the small model, and reads what it wrote."""
+    from init_files import init
+
+    def call(data: str, *words: str, out: str = "made.yaml") -> PipelineConfig:
+        done = init(data, "--out", out, "--backbone", backbone, "--student", backbone, "--no-score", *words)
+        assert done.exit_code == 0, done.exception
+        return read_recipe(Path(out), PipelineConfig)
+
+    return call

@@ -1,0 +1,79 @@
+"""Where commands read and write: consoles, lines of a file or of standard input, files that appear when complete."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TextIO
+
+from rich.console import Console
+from rich.text import Text
+
+from stages.errors import InputError
+
+PIPED_WIDTH = 120
+errors = Console(stderr=True)
+console = Console(width=None if sys.stdout.isatty() else PIPED_WIDTH)
+
+
+def is_person() -> bool:
+    """Whether somebody can answer questions."""
+    return sys.stdin.isatty()
+
+
+def ask(question: str, default: str | None) -> str:
+    """A person's answer to a question; Enter takes the default, if there is one.
+
+    Raises:
+        InputError: standard input has ended.
+    """
+    words = f"{question} [{default}]: " if default else f"{question}: "
+    while True:
+        try:
+            answer = console.input(Text(words)).strip()
+        except EOFError:
+            raise InputError("the questions were not answered.", "Answer, or take what is proposed: --yes.") from None
+        if answer or default is not None:
+            return answer or str(default)
+
+
+@contextmanager
+def lines_of(name: str) -> Iterator[TextIO]:
+    """Standard input for `-`, else the file."""
+    if name == "-":
+        yield sys.stdin
+        return
+    try:
+        file = Path(name).open(encoding="utf-8")  # noqa: SIM115 (closed below)
+    except OSError as error:
+        raise InputError(f"{name} cannot be read ({error.strerror}).", "Name a file of JSON lines, or -.") from error
+    with file:
+        yield file
+
+
+@contextmanager
+def sink(path: Path | None, option: str = "--output") -> Iterator[TextIO]:
+    """Standard output, or a file that appears under its name when it is complete.
+
+    Args:
+        path: The file; None: standard output.
+        option: What a person names another file with.
+
+    Raises:
+        InputError: the file cannot be written.
+    """
+    if path is None:
+        yield sys.stdout
+        sys.stdout.flush()
+        return
+    temporary = path.with_name(f".{path.name}.part")
+    try:
+        with temporary.open("w", encoding="utf-8") as file:
+            yield file
+        temporary.replace(path)
+    except OSError as error:
+        raise InputError(f"{path} cannot be written ({error.strerror}).", f"Name another {option}.") from error
+    finally:
+        temporary.unlink(missing_ok=True)

@@ -1,0 +1,88 @@
+"""What the tests of `clozeline init` share: files of labelled texts, a small model, and the command in this process."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
+from transformers import BertConfig, BertForMaskedLM, PreTrainedTokenizerFast
+from typer.testing import CliRunner, Result
+
+from pipelines import fewshot
+from pipelines.cli import app
+from pipelines.config import PipelineConfig
+from stages import splits
+from stages.errors import InputError
+
+TOPICS = {"billing": "the invoice", "bug": "the crash", "shipping": "the parcel"}
+WORDS = "billing bug shipping invoice crash parcel case the of is about topic category text sentiment opinion tone"
+LETTERS = "abcdefghijklmnopqrstuvwxyz0123456789.,:;?!'\"()-_"
+
+
+def save_small_backbone(folder: Path) -> None:
+    """A masked model with some words of its own and letters for all others."""
+    specials = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
+    pieces = [*specials, *LETTERS, *(f"##{item}" for item in LETTERS), *WORDS.split()]
+    ids = {piece: number for number, piece in enumerate(dict.fromkeys(pieces))}
+    tokenizer = Tokenizer(models.WordPiece(ids, unk_token="[UNK]"))
+    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    tokenizer.decoder = decoders.WordPiece()
+    tokenizer.post_processor = processors.TemplateProcessing(
+        single="[CLS] $A [SEP]",
+        pair="[CLS] $A [SEP] $B:1 [SEP]:1",
+        special_tokens=[("[CLS]", ids["[CLS]"]), ("[SEP]", ids["[SEP]"])],
+    )
+    PreTrainedTokenizerFast(
+        tokenizer_object=tokenizer, model_input_names=["input_ids", "token_type_ids", "attention_mask"],
+        pad_token="[PAD]", unk_token="[UNK]", cls_token="[CLS]", sep_token="[SEP]", mask_token="[MASK]",
+    ).save_pretrained(folder)  # fmt: skip
+    torch.manual_seed(3)
+    small = {"vocab_size": len(ids), "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
+    model = BertForMaskedLM(BertConfig(**small, intermediate_size=64, max_position_embeddings=96))
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            if weight.ndim > 1:
+                weight.normal_(0, 0.5 if "embed" in name else 0.25)  # so that logits differ from text to text
+    model.save_pretrained(folder)
+
+
+def write_csv(path: str, header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
+    with Path(path).open("w", encoding="utf-8", newline="") as file:
+        csv.writer(file).writerows([header, *rows])
+    return path
+
+
+def tickets(path: str = "tickets.csv", num: int = 60) -> str:
+    """Texts of three topics in turn, with a number that nobody should take for a label."""
+    names = list(TOPICS)
+    rows = [(i, f"{TOPICS[names[i % 3]]} of case {i}", names[i % 3]) for i in range(num)]
+    return write_csv(path, ("id", "message", "team"), rows)
+
+
+def write_jsonl(path: str, rows: Sequence[dict[str, Any]]) -> str:
+    Path(path).write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return path
+
+
+def init(*words: str, answers: str | None = None) -> Result:
+    return CliRunner().invoke(app, ["init", *words], input=answers)
+
+
+def drawn(config: PipelineConfig) -> splits.Split:
+    """The sets as a run draws them."""
+    (step,) = [item for item in fewshot.steps(config) if item.fn is splits.run]
+    assert isinstance(step.config, splits.Config)
+    return splits.draw(step.config)
+
+
+def refused(*words: str, answers: str | None = None) -> str:
+    done = init(*words, answers=answers)
+    assert isinstance(done.exception, InputError), done.output
+    assert not list(Path().glob("*.yaml")) and not list(Path().glob(".*.part"))
+    return str(done.exception)
