@@ -34,19 +34,26 @@ class Desk:
         return batches
 
 
-def run_order(order: Order, desk: Any, *upstream: Manifest) -> Manifest | StepFailed | LeaseLost:
-    """The Ray task: one step. Its arguments after the desk are the results of its upstream."""
-    import ray
+@dataclass(frozen=True, slots=True)
+class Sender:
+    """Sends batches to a desk; goes along to other workers. False: the desk did not take one."""
 
-    def send(batch: Batch) -> bool:
+    desk: Any
+
+    def __call__(self, batch: Batch) -> bool:
+        import ray
+
         try:
-            ray.get(desk.post.remote(batch), timeout=SEND_TIMEOUT_S)
+            ray.get(self.desk.post.remote(batch), timeout=SEND_TIMEOUT_S)
         except (ray.exceptions.RayError, TimeoutError):
             return False
         return True
 
+
+def run_order(order: Order, desk: Any, *upstream: Manifest) -> Manifest | StepFailed | LeaseLost:
+    """The Ray task: one step. Its arguments after the desk are the results of its upstream."""
     try:
-        return work(order, send, upstream)
+        return work(order, Sender(desk), upstream)
     except LeaseLost as error:
         return error
 
@@ -86,7 +93,7 @@ class Tasks:
 
     def fits(self, resources: Resources) -> bool:
         """Whether the cluster has room for one more. Something always fits into an empty one."""
-        cpus, gpus = self._clamped(resources)
+        cpus, gpus = (resources.workers * need for need in self._clamped(resources))
         used_cpus = sum(item[0] for item in self._needs.values())
         used_gpus = sum(item[1] for item in self._needs.values())
         return used_cpus + cpus <= self._capacity.cpus and used_gpus + gpus <= self._capacity.gpus
@@ -95,7 +102,7 @@ class Tasks:
         """Starts a task.
 
         Raises:
-            SessionError: no machine of the cluster has the GPUs.
+            SessionError: no machine of the cluster has the GPUs, or the whole cluster not room for its workers.
         """
         cpus, gpus = self._clamped(resources)
         if gpus > self._capacity.node_gpus:
@@ -103,10 +110,30 @@ class Tasks:
                 f"step {order.step} asks for {gpus:g} GPUs, and the largest machine has {self._capacity.node_gpus:g}.",
                 "Ask for fewer in its resources, or give --address of a cluster that has them.",
             )
-        task = self._task.options(num_cpus=cpus, num_gpus=gpus, name=order.step)
+        self._check_room(order.step, resources, order.store)
+        # workers of a shared step ask for what they need themselves
+        alone = (0, 0) if resources.is_shared else (cpus, gpus)
+        task = self._task.options(num_cpus=alone[0], num_gpus=alone[1], name=order.step)
         arguments = [self._results.get(item.step, item) for item in upstream]
         self._refs[task.remote(order, self._desk, *arguments)] = order
-        self._needs[order.step] = (cpus, gpus)
+        self._needs[order.step] = (resources.workers * cpus, resources.workers * gpus)
+
+    def _check_room(self, step: str, resources: Resources, store: str) -> None:
+        """Workers that find no place would wait for ever; and the first one's files must be where the step is."""
+        if resources.is_shared and "://" in store and self._capacity.cpus > self._capacity.node_cpus:
+            raise SessionError(
+                f"step {step} has {resources.workers} workers, which may be on several machines, and {store} is no "
+                "folder that they share.",
+                "Take a store in a folder that all machines have, or strategy: single.",
+            )
+        there = {"CPUs": self._capacity.cpus, "GPUs": self._capacity.gpus}
+        for what, each in (("CPUs", resources.cpus), ("GPUs", resources.gpus)):
+            if resources.is_shared and resources.workers * each > there[what]:
+                raise SessionError(
+                    f"step {step} asks for {resources.workers} workers with {each:g} {what} each, and the cluster has "
+                    f"{there[what]:g} in all.",
+                    "Ask for fewer workers, or for less each; or give --address of a larger cluster.",
+                )
 
     def wait(self, timeout_s: float) -> list[Done]:
         """Tasks that ended, after one did or the time is over."""

@@ -11,6 +11,7 @@ ClusterError
 │   └── CorruptResult    committed files are missing, or are not what was written
 ├── MissingUpstream      a step was chosen, but the results that it needs are not there
 ├── StepFailed           a step's own function failed, or its worker died
+├── WorkersLost          some of a step's many workers ended before it did
 ├── SessionError         Ray cannot be started or reached, or lacks what a step asks for
 └── TrackingError        MLflow cannot be used as asked
 
@@ -147,6 +148,15 @@ class StepFailed(ClusterError):  # noqa: N818
     def tail(self, num_lines: int = 12) -> str:
         """The last lines of the traceback."""
         return "\n".join(self.trace.rstrip().splitlines()[-num_lines:])
+
+
+class WorkersLost(ClusterError):  # noqa: N818
+    """Workers of a step ended before it did. `transient`: it may succeed when it is tried again."""
+
+    transient = True
+
+    def __init__(self, what: str) -> None:
+        super().__init__(f"workers were lost ({what}).", "It goes on from its last checkpoint when it runs again.")
 
 
 class SessionError(ClusterError):

@@ -54,7 +54,7 @@ class BatchRecorder:
     def __init__(self, step: str, send: Callable[[Batch], bool]) -> None:
         self.last: dict[str, float] = {}
         self._step = step
-        self._send = send
+        self.send = send
         self._batch = Batch(step)
         self._lock = threading.Lock()
         self._sending = threading.Lock()
@@ -98,7 +98,7 @@ class BatchRecorder:
         with self._sending:
             with self._lock:
                 batch, self._batch = self._batch, Batch(self._step)
-            if not batch or self._send(batch):
+            if not batch or self.send(batch):
                 return
             with self._lock:
                 newer = self._batch

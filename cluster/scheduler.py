@@ -252,7 +252,7 @@ class _Run:
             key=line.key,
             store=self._store.url,
             token=token,
-            cpus=line.step.resources.cpus,
+            resources=line.step.resources,
             attempt=attempt,
             run_id=run_id,
             ttl_s=self._options.ttl_s,

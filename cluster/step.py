@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 from cluster.errors import GraphError
 
@@ -20,17 +20,31 @@ _FINGERPRINT = re.compile(r"[0-9a-f]{64}")
 _RESERVED = ("logs", "reports", "cache", "mlartifacts", "mlflow.db")
 
 
+Strategy = Literal["single", "ddp", "zero3", "zero3_offload"]
+"""How the workers of a step share it. single: there is one; ddp: a part of every batch each; zero3: a part of every
+batch and of every frozen weight each; zero3_offload: the same, and the weights lie in the machines' memory.
+"""
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Resources:
     """What a step gets while it runs. Never part of its identity, so that another machine finds the same results.
 
-    `cpus` is the number of threads too: sums in another order give other last digits, so a step keeps its number
-    of threads on every machine, even where it has to share fewer cores.
+    `cpus` and `gpus` are those of each of its `workers`. `cpus` is the number of threads too: sums in another order
+    give other last digits, so a step keeps its number of threads on every machine, even where it has to share fewer
+    cores.
     """
 
     cpus: float = 1
     gpus: float = 0
     max_attempts: int = 3
+    workers: int = 1
+    strategy: Strategy = "single"
+
+    @property
+    def is_shared(self) -> bool:
+        """Whether workers of Ray Train compute it, and not one process."""
+        return self.strategy != "single"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

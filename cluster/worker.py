@@ -11,7 +11,7 @@ import sys
 import time
 import traceback
 import typing
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from functools import cache
@@ -26,7 +26,7 @@ from cluster.manifest import Entry, Manifest
 from cluster.passing import is_passing
 from cluster.recorder import Batch, BatchRecorder
 from cluster.source import CodeDigests
-from cluster.step import Step
+from cluster.step import Resources, Step
 from cluster.store import Draft, Store
 from cluster.watchdog import Watchdog
 
@@ -44,7 +44,7 @@ class Order:
     key: Key
     store: str
     token: str
-    cpus: float
+    resources: Resources
     attempt: int
     run_id: str | None
     ttl_s: float = TTL_S
@@ -58,18 +58,33 @@ class StepEngine:
         self.world_size = 1
         self.work: Path | None = work
 
+    def frozen(self, make: Callable[[], Any], *, half: bool) -> Any:
+        """The model as it is read."""
+        del half
+        return make()
+
     def backward(self, loss: Any) -> None:
         """Back-propagates a scalar tensor."""
         loss.backward()
+
+    def clip(self, parameters: Sequence[Any], max_norm: float) -> float:
+        """Clips the gradients; returns their norm before."""
+        import torch
+
+        return float(torch.nn.utils.clip_grad_norm_(parameters, max_norm))
 
     def step(self, optimizer: Any) -> None:
         """Updates the parameters and clears their gradients."""
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
 
-    def gather(self, tensor: Any) -> Any:
-        """The tensor itself: there is one rank."""
+    def total(self, tensor: Any) -> Any:
+        """The tensor itself: there is one worker."""
         return tensor
+
+    def agree(self, value: bool) -> bool:
+        """What it says itself."""
+        return value
 
 
 def work(order: Order, send: Callable[[Batch], bool], upstream: tuple[Manifest, ...]) -> Manifest | StepFailed:
@@ -118,9 +133,9 @@ def _attempt(
         with Watchdog(store.slot(order.step, order.key.fingerprint), order.token, order.ttl_s) as watchdog:
             try:
                 _check_code(order)
-                _set_threads(order.cpus)
+                set_threads(order.resources.cpus)
                 draft = store.begin(order.step, order.key.fingerprint, order.token)
-                return _run(order, store, draft, recorder, upstream, watchdog)
+                return _run(order, store, draft, recorder, upstream, watchdog, log)
             except KeyboardInterrupt:
                 if watchdog.lease_lost:
                     raise LeaseLost(order.step) from None
@@ -144,11 +159,18 @@ def _run(
     recorder: BatchRecorder,
     upstream: tuple[Manifest, ...],
     watchdog: Watchdog,
+    log: str,
 ) -> Manifest:
     started = time.monotonic()
     folders = [store.files(item.step, item.fingerprint) for item in upstream]
     inputs = build_inputs(order.fn, order.step, order.roles, folders)
-    result = order.fn(order.config, inputs, draft.out, recorder, StepEngine(draft.work))
+    if order.resources.is_shared:
+        from cluster import training
+
+        job = training.Job(order, inputs, draft.out, draft.work, log, recorder.send)
+        result = training.run(job, recorder)
+    else:
+        result = order.fn(order.config, inputs, draft.out, recorder, StepEngine(draft.work))
 
     def manifest(shown: Any, files: dict[str, Entry]) -> Manifest:
         return Manifest(
@@ -239,7 +261,7 @@ def _check_code(order: Order) -> None:
         )
 
 
-def _set_threads(cpus: float) -> None:
+def set_threads(cpus: float) -> None:
     """Sums in another order give other last digits, so the number of threads is the step's own on every machine."""
     threads = int(max(1, cpus))
     for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):

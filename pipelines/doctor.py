@@ -12,8 +12,7 @@ from dataclasses import dataclass
 
 from stages.texts import assets, reach
 
-PACKAGES = ("torch", "transformers", "peft", "ray", "mlflow", "datasets", "accelerate")
-OPTIONAL = {"deepspeed": "pip install 'deepspeed>=0.19' spreads backbones over several GPUs"}
+PACKAGES = ("torch", "transformers", "peft", "ray", "deepspeed", "mlflow", "datasets", "accelerate")
 DISK_GB = 5
 
 
@@ -37,8 +36,7 @@ def examine(wanted: Mapping[str, str]) -> Iterator[Finding]:
     yield Finding("Python", platform.python_version(), "" if good else "Install Python 3.11 or newer.", not good)
     for name in PACKAGES:
         yield _package(name)
-    for name, use in OPTIONAL.items():
-        yield Finding(name, _version(name) or "not installed (optional)", "" if _version(name) else use + ".")
+    yield _compiler()
     yield _processors()
     yield _gpus()
     yield _disk()
@@ -58,6 +56,13 @@ def _package(name: str) -> Finding:
     if version:
         return Finding(name, version)
     return Finding(name, "not installed", "Run: pip install -c constraints.txt -e .", fatal=True)
+
+
+def _compiler() -> Finding:
+    """DeepSpeed compiles a small part of itself when workers on processors first share a model."""
+    found = shutil.which("g++") or shutil.which("c++")
+    remedy = "" if found else "Install g++ for strategy: zero3 on processors; nothing else needs it."
+    return Finding("C++ compiler", found or "none", remedy)
 
 
 def _processors() -> Finding:

@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from typing import Annotated, Literal, Self
 
 from pydantic import BaseModel, Field, model_validator
 
-from cluster.step import Resources
+from cluster.step import Resources, Strategy
 from stages.annotation_splits import AnnotatedData
 from stages.annotations.tasks import TokenTask
 from stages.ensembles.generations import IpetConfig
@@ -34,11 +34,40 @@ class Section(BaseModel, frozen=True, extra="forbid"):
 
     cpus: float = Field(1.0, gt=0, description="Processor cores a step; as many threads compute.")
     gpus: float = Field(0.0, ge=0, description="GPUs a step.")
+    workers: int = Field(1, ge=1, description="Workers a step; each gets these cores and GPUs, and a part of the work.")
+    strategy: Strategy = Field(
+        "single",
+        description="How workers share a step: single (there is one), ddp (each takes a part of every batch), zero3 "
+        "(and keeps a part of every frozen weight), zero3_offload (in the memory of its machine).",
+    )
 
     @property
     def resources(self) -> Resources:
         """What each of its steps gets."""
-        return Resources(cpus=self.cpus, gpus=self.gpus)
+        return Resources(cpus=self.cpus, gpus=self.gpus, workers=self.workers, strategy=self.strategy)
+
+    @model_validator(mode="after")
+    def _workers_have_a_strategy(self) -> Self:
+        if self.workers > 1 and self.strategy == "single":
+            raise ValueError("strategy: single has one worker. Take strategy: ddp or zero3, or take workers out.")
+        return self
+
+
+def check_spread(section: Section, *, trains_all: bool = False, together: bool = False) -> None:
+    """Refuses strategies that a section cannot follow.
+
+    Args:
+        section: Its workers and their strategy.
+        trains_all: Whether it trains all weights of a model.
+        together: Whether many prompts train in one batch.
+
+    Raises:
+        ValueError: names the keys.
+    """
+    if trains_all and section.strategy in ("zero3", "zero3_offload"):
+        raise ValueError(f"{section.strategy} spreads frozen weights, and here all of them train. Take strategy: ddp.")
+    if together and section.strategy != "single":
+        raise ValueError("together is one pass of one worker. Take together out, or strategy and workers.")
 
 
 def check_together(has_prompts: bool, *loops: LoopConfig | None) -> None:
@@ -122,6 +151,7 @@ class PetSection(Section, frozen=True):
             check_together(self.tune == "prompt" and not self.prompt.hard_steps, self.loop)
         if self.tune == "none" and (self.mlm or self.ipet):
             raise ValueError("tune: none takes neither mlm nor ipet, which train. Mend tune, or take them out.")
+        check_spread(self, trains_all=self.tune == "full", together=self.together)
         return self
 
 
@@ -141,6 +171,11 @@ class ProbeMember(Section, frozen=True):
     contrast: ContrastConfig | None = Field(
         None, description="Tunes the encoder on pairs of labelled texts first (SetFit); none: it is frozen."
     )
+
+    @model_validator(mode="after")
+    def _spreads_nothing(self) -> ProbeMember:
+        check_spread(self, trains_all=True)
+        return self
 
 
 Member = Annotated[PetMember | ProbeMember, Field(discriminator="kind")]
@@ -180,12 +215,22 @@ class DistillSection(Section, frozen=True):
     min_confidence: float = Field(0.0, ge=0, lt=1, description="Texts whose top probability is lower are left out.")
     loop: LoopConfig | None = Field(None, description="Length and rates of the training; none for student.tune: head.")
 
+    @model_validator(mode="after")
+    def _spreads_nothing(self) -> DistillSection:
+        check_spread(self, trains_all=True)
+        return self
+
 
 class BaselineSection(Section, frozen=True):
     """The student's encoder, trained on the labelled examples alone."""
 
     seeds: tuple[int, ...] = Field((0,), min_length=1, description="One baseline for each seed.")
     loop: LoopConfig | None = Field(None, description="Length and rates of the training; none for student.tune: head.")
+
+    @model_validator(mode="after")
+    def _spreads_nothing(self) -> BaselineSection:
+        check_spread(self, trains_all=True)
+        return self
 
 
 class PromptTaskConfig(BaseModel, frozen=True, extra="forbid"):
@@ -273,6 +318,7 @@ class PromptsSection(Section, frozen=True):
 
     @model_validator(mode="after")
     def _can_be_together(self) -> PromptsSection:
+        check_spread(self, together=self.together)
         if self.together:
             methods = self.methods.values()
             plain = not any(method.trains_more or method.hard_steps for method in methods)

@@ -78,7 +78,7 @@ def run(config: Config, inputs: Inputs, out: Path, recorder: Recorder, engine: E
     from stages.texts.data import load_examples
     from stages.training.together import Training, train_together
 
-    with borrowed(config.backbone) as backbone:
+    with borrowed(config.backbone, engine) as backbone:
         prompts, classifiers, trainings = [], [], []
         for job in config.jobs:
             pretrained = None if job.pretrained is None else inputs.pretrained[job.pretrained]

@@ -76,13 +76,12 @@ def run(config: Config, inputs: Inputs, out: Path, recorder: Recorder, engine: E
     Raises:
         InputError: a label has no example, or the vocabulary has fewer words than are asked for.
     """
-    del engine
     from stages.models.residents import borrowed
     from stages.texts.data import load_examples
 
     train_set = load_examples(inputs.data / "train.jsonl")
     _check_labelled(config.task.labels, train_set)
-    with borrowed(config.backbone) as backbone:
+    with borrowed(config.backbone, engine) as backbone:
         vocabulary = whole_words(backbone.tokenizer)
         _check_size(config, len(vocabulary))
         log_likelihoods = _read(config, backbone, train_set, list(vocabulary.values()), recorder)

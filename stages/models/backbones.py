@@ -8,12 +8,12 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, Field
 
 from stages.errors import InputError
+from stages.models.batching import Batch
 from stages.models.model_files import POSITIONS_AFTER_PAD, family_of, model_folder, room_in
 from stages.models.precision import Precision, attention, default_device, wants_bf16
 from stages.models.prefix_attention import prefixed
@@ -42,28 +42,6 @@ class BackboneConfig(BaseModel, frozen=True, extra="forbid"):
     )
 
 
-@dataclass(slots=True)
-class Batch:
-    """Padded examples on one device. input_ids, attention_mask, segments: [B, L]; mask: [B], index of the mask; soft:
-    [B, M], places of the vectors in soft blocks, -1 where an example has fewer.
-    """
-
-    input_ids: Tensor
-    attention_mask: Tensor
-    segments: Tensor
-    mask: Tensor
-    soft: Tensor
-
-    def repeated(self, times: int) -> Batch:
-        """The batch with each example `times` times in a row."""
-        return Batch(
-            *(
-                item.repeat_interleave(times, dim=0)
-                for item in (self.input_ids, self.attention_mask, self.segments, self.mask, self.soft)
-            )
-        )
-
-
 class Backbone:
     """A language model with its tokenizer. `model` may be trained, frozen or carry LoRA weights: this class does not
     care.
@@ -90,6 +68,11 @@ class Backbone:
     def state_width(self) -> int:
         """Width of the last hidden states."""
         return int(self.model.config.hidden_size)
+
+    @property
+    def is_spread(self) -> bool:
+        """Whether its weights lie on several workers, each of which then has to make the same passes."""
+        return is_spread(self.model.get_input_embeddings().weight)
 
     @property
     def digest(self) -> str:

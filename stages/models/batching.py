@@ -1,14 +1,41 @@
-"""Batches of texts of similar length, so that little is computed for padding."""
+"""Batches: of texts of similar length, so that little is computed for padding, and shared out among workers."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
 
 from stages.protocols import Engine
 
+if TYPE_CHECKING:
+    from torch import Tensor
+
 PREDICT_TOKENS = 1024
 """Padded tokens of one batch without gradients: enough to keep a processor busy, little enough for its caches."""
+
+
+@dataclass(slots=True)
+class Batch:
+    """Padded examples on one device. input_ids, attention_mask, segments: [B, L]; mask: [B], index of the mask; soft:
+    [B, M], places of the vectors in soft blocks, -1 where an example has fewer.
+    """
+
+    input_ids: Tensor
+    attention_mask: Tensor
+    segments: Tensor
+    mask: Tensor
+    soft: Tensor
+
+    def repeated(self, times: int) -> Batch:
+        """The batch with each example `times` times in a row."""
+        return Batch(
+            *(
+                item.repeat_interleave(times, dim=0)
+                for item in (self.input_ids, self.attention_mask, self.segments, self.mask, self.soft)
+            )
+        )
 
 
 def batches_by_length(lengths: Sequence[int], max_tokens: int) -> list[list[int]]:

@@ -13,7 +13,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from stages.models.backbones import Backbone, Batch
+from stages.models.backbones import Backbone
+from stages.models.batching import Batch
 from stages.models.soft_input import SoftInput
 from stages.patterns.encoding import Encoded
 from stages.tasks import Decoding
@@ -180,9 +181,11 @@ def _continued(
     is_ending_RK = torch.arange(longest, 0, -1, device=backbone.device)[None] <= lengths_R1
     states_MD = backbone.hidden(batch, prompt)[:, -longest - 1 : -1][is_ending_RK]
     targets_M = batch.input_ids[:, -longest:][is_ending_RK]
+    # workers that keep a part of the head each have to come to it equally often, whatever their texts
+    rows = max(1, len(states_MD)) if backbone.is_spread else HEAD_ROWS
     losses = [
         F.cross_entropy(backbone.head(states).float(), targets, reduction="none")
-        for states, targets in zip(states_MD.split(HEAD_ROWS), targets_M.split(HEAD_ROWS), strict=True)
+        for states, targets in zip(states_MD.split(rows), targets_M.split(rows), strict=True)
     ]
     log_RK = torch.zeros(is_ending_RK.shape, device=backbone.device).masked_scatter(is_ending_RK, -torch.cat(losses))
     return log_RK.sum(dim=1).view(len(encoded), len(words))

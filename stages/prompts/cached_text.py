@@ -110,6 +110,7 @@ def can_be_cached(classifier: ClozeClassifier) -> bool:
         and pattern.ends_in_mask
         and classifier.head is None
         and classifier.verbalizer.longest == 1
+        and not classifier.backbone.is_spread  # what one worker has kept another would still have to read
         and not any(weight.requires_grad for weight in classifier.backbone.model.parameters())
     )
 

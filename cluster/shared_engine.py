@@ -1,0 +1,80 @@
+"""The engine of a step that many workers compute: gradients are added up, frozen models are whole or spread."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+from cluster.step import Strategy
+from cluster.zero import Spread, ZeroSettings
+
+
+class SharedEngine:
+    """One worker's engine; see `stages.protocols.Engine`. Needs a process group of torch."""
+
+    def __init__(self, work: Path, strategy: Strategy) -> None:
+        import torch.distributed as dist
+
+        self.rank = dist.get_rank()
+        self.world_size = dist.get_world_size()
+        self.work: Path | None = work
+        self._strategy = strategy
+        self._spread: list[Spread] = []
+
+    def frozen(self, make: Callable[[], Any], *, half: bool) -> Any:
+        """A frozen model, whole on every worker or (zero3) spread over them."""
+        if self._strategy not in ("zero3", "zero3_offload"):
+            return make()
+        spread = Spread(make, ZeroSettings(half=half, offload=self._strategy == "zero3_offload"))
+        self._spread.append(spread)
+        return spread.model
+
+    def backward(self, loss: Any) -> None:
+        """Back-propagates this worker's part of the loss."""
+        loss.backward()
+        for spread in self._spread:
+            spread.end_pass()
+
+    def clip(self, parameters: Sequence[Any], max_norm: float) -> float:
+        """Adds up the gradients of all workers, in one message, and clips them; returns their norm before."""
+        import torch
+        import torch.distributed as dist
+
+        for parameter in parameters:
+            if parameter.grad is None:
+                parameter.grad = torch.zeros_like(parameter)
+        flat = torch.cat([parameter.grad.float().flatten() for parameter in parameters])
+        dist.all_reduce(flat)
+        sizes = [parameter.numel() for parameter in parameters]
+        for parameter, part in zip(parameters, flat.split(sizes), strict=True):
+            parameter.grad.copy_(part.view_as(parameter))
+        return float(torch.nn.utils.clip_grad_norm_(parameters, max_norm))
+
+    def step(self, optimizer: Any) -> None:
+        """Updates the parameters, alike on every worker, and clears their gradients."""
+        optimizer.step()
+        optimizer.zero_grad(set_to_none=True)
+
+    def total(self, tensor: Any) -> Any:
+        """The sum of a tensor over all workers, where it was."""
+        import torch.distributed as dist
+
+        moved = self._for_group(tensor.detach().clone())
+        dist.all_reduce(moved)
+        return moved.to(tensor.device)
+
+    def agree(self, value: bool) -> bool:
+        """What the first worker says."""
+        import torch
+        import torch.distributed as dist
+
+        said = self._for_group(torch.tensor([int(value)]))
+        dist.broadcast(said, src=0)
+        return bool(said.item())
+
+    def _for_group(self, tensor: Any) -> Any:
+        """NCCL sends what lies on a GPU, gloo what lies in memory."""
+        import torch.distributed as dist
+
+        return tensor.cuda() if dist.get_backend() == "nccl" else tensor.cpu()

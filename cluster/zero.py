@@ -1,0 +1,92 @@
+"""ZeRO-3 of DeepSpeed over a frozen model: each worker keeps a part of every weight, and all of them gather a layer's
+weights while it computes (Rajbhandari et al., SC 2020, https://arxiv.org/abs/1910.02054).
+
+What is trained beside it (prompts, adapters, heads) is small, and lies whole on every worker: DeepSpeed's optimizers
+are not needed, and a checkpoint is the same for any number of workers.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from typing import Any
+
+from pydantic import BaseModel, Field
+
+
+class ZeroSettings(BaseModel, frozen=True, extra="forbid"):
+    """What DeepSpeed is told, with names and units of its own configuration."""
+
+    half: bool = Field(description="Weights in bfloat16, else float32.")
+    offload: bool = Field(False, description="Keep each worker's part in the memory of the machine, not of the GPU.")
+    nvme: str | None = Field(None, description="Folder on a fast disk to keep it there instead.")
+    persistent: int = Field(0, ge=0, description="Weights of fewer numbers stay whole on every worker.")
+
+    def config(self) -> dict[str, Any]:
+        """DeepSpeed's JSON."""
+        zero: dict[str, Any] = {
+            "stage": 3,
+            "stage3_param_persistence_threshold": self.persistent,
+            # a layer that was fetched ahead for a pass that never comes would be an error: encoders and decoders, the
+            # embedding and the body of a model are called one by one here
+            "stage3_prefetch_bucket_size": 0,
+        }
+        if self.nvme:
+            zero["offload_param"] = {"device": "nvme", "nvme_path": self.nvme, "pin_memory": True}
+        elif self.offload:
+            zero["offload_param"] = {"device": "cpu", "pin_memory": _has_gpu()}
+        return {"train_micro_batch_size_per_gpu": 1, "bf16": {"enabled": self.half}, "zero_optimization": zero}
+
+
+class Spread:
+    """A frozen model whose weights lie on all workers of the process group."""
+
+    def __init__(self, make: Callable[[], Any], settings: ZeroSettings) -> None:
+        """
+        Args:
+            make: Reads a model of transformers; its weights are split while they are read.
+            settings: Precision and place.
+        """
+        _choose_accelerator()
+        import deepspeed
+        from transformers.integrations import HfDeepSpeedConfig
+
+        config = settings.config()
+        deepspeed.init_distributed(dist_init_required=False)
+        reading = HfDeepSpeedConfig(config)  # transformers asks whether one is alive
+        self.model = make()
+        del reading
+        self.model.requires_grad_(False)
+        engine, *_ = deepspeed.initialize(model=self.model, config=config)
+        self._engine = engine
+        # the order of layers that DeepSpeed notes down would grow without end, were it not told where a pass ends
+        self.model.base_model.register_forward_hook(self._pass_over)
+
+    def end_pass(self) -> None:
+        """The next pass begins anew."""
+        self._engine.optimizer.get_param_coordinator().reset_step()
+
+    def _pass_over(self, *_: Any) -> None:
+        import torch
+
+        if not torch.is_grad_enabled():
+            self.end_pass()
+
+
+def local_numbers(model: Any) -> tuple[int, int]:
+    """How many numbers of its weights this worker keeps, and how many there are."""
+    weights = list(model.parameters())
+    kept = sum(item.ds_tensor.numel() if hasattr(item, "ds_tensor") else item.numel() for item in weights)
+    return kept, sum(getattr(item, "ds_numel", item.numel()) for item in weights)
+
+
+def _choose_accelerator() -> None:
+    """DeepSpeed chooses by what is installed; here decides what this worker was given."""
+    if not _has_gpu():
+        os.environ["DS_ACCELERATOR"] = "cpu"
+
+
+def _has_gpu() -> bool:
+    import torch
+
+    return torch.cuda.is_available()

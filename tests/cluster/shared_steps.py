@@ -1,0 +1,66 @@
+"""Prompt tuning on many workers, one of which may be told to die: for the tests of shared steps."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import Field
+
+from cluster.zero import local_numbers
+from stages import prompt_tuning
+
+
+class Config(prompt_tuning.Config, frozen=True):
+    """`fault`: a file; while it is there, worker `dies` kills itself behind the step `at`, once."""
+
+    fault: str = Field("", json_schema_extra={"identity": False})
+    dies: int = Field(1, json_schema_extra={"identity": False})
+    at: int = Field(3, json_schema_extra={"identity": False})
+
+
+@dataclass(slots=True)
+class Watched:
+    """The engine itself, with an eye on what goes through it."""
+
+    engine: Any
+    config: Config
+    model: Any = None
+    num_steps: int = 0
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.engine, name)
+
+    def frozen(self, make: Any, *, half: bool) -> Any:
+        self.model = self.engine.frozen(make, half=half)
+        return self.model
+
+    def step(self, optimizer: Any) -> None:
+        self.engine.step(optimizer)
+        self.num_steps += 1
+        fault = Path(self.config.fault or "/nowhere")
+        if self.num_steps == self.config.at and fault.exists():
+            self.engine.total(torch.zeros(1))  # everybody is here
+            if self.engine.rank == self.config.dies:
+                fault.unlink()
+                os.kill(os.getpid(), signal.SIGKILL)
+
+
+def run(config: Config, inputs: prompt_tuning.Inputs, out: Path, recorder: Any, engine: Any) -> prompt_tuning.Result:
+    """The stage, and beside its files how many numbers of the frozen model each worker kept, and how many it ran."""
+    if config.fault:
+        os.environ["CLOZELINE_CHECKPOINT_EVERY_S"] = "0"
+    watched = Watched(engine, config)
+    result = prompt_tuning.run(config, inputs, out, recorder, watched)
+    # in one process the model may be there already, from the step before
+    kept, whole = local_numbers(watched.model) if watched.model is not None else (0, 0)
+    counts = torch.zeros(engine.world_size, dtype=torch.float64)
+    counts[engine.rank] = kept
+    about = {"kept": engine.total(counts).tolist(), "whole": whole, "num_steps": watched.num_steps}
+    (out / "about.json").write_text(json.dumps(about))
+    return result

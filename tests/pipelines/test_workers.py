@@ -1,0 +1,171 @@
+"""Steps on many workers, for real: Ray Train, gloo, and ZeRO-3 of DeepSpeed on processors."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from cluster.errors import SessionError
+from cluster.outcome import Options, Outcome
+from cluster.scheduler import execute
+from cluster.session import Capacity
+from cluster.step import Resources, Step
+from cluster.store import Store
+from pipelines.config import PipelineConfig
+from pipelines.recipe import RecipeError, find_recipe, read_recipe
+from stages import splits
+from stages.models.submodels import LoraConfig
+from stages.prompts.methods import PromptConfig
+from stages.texts.data import Source
+from stages.texts.logits import read_logits
+from stages.training.loop import LoopConfig
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "stages"))
+
+import shared_steps
+from small_models import TOKENIZERS, backbone_config, film_examples, film_task, small_model
+
+LOOP = LoopConfig(learning_rate=0.02, batch_size=4, steps=6, weight_decay=0.0)
+METHODS = {
+    "bert": PromptConfig(num_vectors=3),
+    "llama": PromptConfig(num_vectors=3, lora=LoraConfig(rank=2, targets=("q_proj", "v_proj"))),
+    "gpt2": PromptConfig(method="p_tuning_v2", num_vectors=3, head="linear"),
+}
+
+
+@pytest.fixture(scope="module")
+def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Family -> a small model with random weights; `data`: files of labelled texts, of sizes that nothing divides."""
+    root = tmp_path_factory.mktemp("models")
+    for name in METHODS:
+        tokenizer = TOKENIZERS[name]()
+        torch.manual_seed(7)
+        small_model(name, len(tokenizer), tokenizer).save_pretrained(root / name)
+        tokenizer.save_pretrained(root / name)
+    for name, texts in (("train", film_examples(10)), ("test", film_examples(13, start=200))):
+        rows = [{"text": item.fields["text"], "label": item.label} for item in texts]
+        (root / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    return {name: root / name for name in METHODS} | {"data": root}
+
+
+def tuning(folders: dict[str, Path], family: str, resources: Resources, **settings: Any) -> Step:
+    """The step that tunes a prompt, behind the one that reads the texts."""
+    task = film_task(family)
+    sources = {
+        name: Source(asset=str(folders["data"] / f"{name}.jsonl"), fields={"text": "text"}, label="label")
+        for name in ("train", "test")
+    }
+    data = splits.Config(
+        data=splits.DataConfig(**sources, unlabeled_size=0), labels=task.labels, fields=("text",), seed=1
+    )
+    config = shared_steps.Config(
+        task=task.only("review"),
+        pattern="review",
+        backbone=backbone_config(folders[family]),
+        **{"prompt": METHODS[family], "loop": LOOP, "seed": 3} | settings,
+    )
+    reads = Step(name="data/films", fn=splits.run, config=data, resources=Resources(cpus=0.5))
+    return Step(name="prompt", fn=shared_steps.run, config=config, inputs={"data": reads}, resources=resources)
+
+
+def done(step: Step, store: Store) -> Path:
+    """Runs a step; returns the folder of its files."""
+    outcome = tried(step, store)
+    assert outcome.ok, outcome.errors
+    return store.files(step.name, outcome.steps[step.name].fingerprint)
+
+
+def tried(step: Step, store: Store) -> Outcome:
+    return execute([step], store, Options(poll_s=0.05, backoff_s=0.1))
+
+
+def shared(strategy: Any, workers: int, cpus: float = 1) -> Resources:
+    return Resources(cpus=cpus, workers=workers, strategy=strategy)
+
+
+@pytest.mark.parametrize(
+    ("family", "strategy"),
+    [("bert", "ddp"), ("bert", "zero3"), ("llama", "zero3"), ("gpt2", "zero3_offload")],
+)
+def test_two_workers_end_where_one_ends(
+    family: str, strategy: str, folders: dict[str, Path], ray_session: Capacity, tmp_path: Path
+) -> None:
+    alone = done(tuning(folders, family, Resources()), Store.open(tmp_path / "alone"))
+    both = done(tuning(folders, family, shared(strategy, 2)), Store.open(tmp_path / "both"))
+    weights = sorted(path.relative_to(alone) for path in alone.rglob("*.safetensors"))
+    assert len(weights) == (1 if family == "bert" else 2)
+    for path in weights:
+        one, other = load_file(alone / path), load_file(both / path)
+        for name, values in one.items():
+            assert torch.allclose(values, other[name], atol=2e-5), path
+    labels = film_task(family).labels
+    assert np.allclose(
+        read_logits(alone / "test_logits.jsonl", labels), read_logits(both / "test_logits.jsonl", labels), atol=1e-4
+    )
+    uids = [[json.loads(line)["uid"] for line in (item / "test_logits.jsonl").open()] for item in (alone, both)]
+    assert uids[0] == uids[1]
+    about = json.loads((both / "about.json").read_text())
+    share = 1 if strategy == "ddp" else 2
+    for kept in about["kept"]:
+        assert about["whole"] / share <= kept <= about["whole"] / share + 200, "parts are padded to equal lengths"
+
+
+def test_a_checkpoint_is_the_same_for_any_number_of_workers(
+    folders: dict[str, Path], ray_session: Capacity, tmp_path: Path
+) -> None:
+    """A worker of two is killed in its third step, then the only one in the next but one; three finish."""
+    alone = done(tuning(folders, "bert", Resources()), Store.open(tmp_path / "alone"))
+    fault, store = tmp_path / "fault", Store.open(tmp_path / "store")
+    first = Resources(cpus=0.5, workers=2, strategy="zero3", max_attempts=1)
+    second = Resources(cpus=0.5, workers=1, strategy="zero3", max_attempts=1)
+    third = Resources(cpus=0.5, workers=3, strategy="zero3")
+    for resources, dies, at in ((first, 1, 3), (second, 0, 2)):
+        fault.touch()
+        failed = tried(tuning(folders, "bert", resources, fault=str(fault), dies=dies, at=at), store)
+        assert failed.failed == ("prompt",)
+        assert "workers were lost" in str(failed.errors["prompt"])
+        assert failed.errors["prompt"].transient
+    last = done(tuning(folders, "bert", third, fault=str(fault)), store)
+    assert json.loads((last / "about.json").read_text())["num_steps"] in (2, 3), "three or four of six were kept"
+    one = load_file(alone / "prompt" / "adapter_model.safetensors")["prompt_embeddings"]
+    assert torch.allclose(one, load_file(last / "prompt" / "adapter_model.safetensors")["prompt_embeddings"], atol=2e-5)
+
+
+def test_what_a_stage_refuses_on_its_workers_is_told_as_it_is(
+    folders: dict[str, Path], ray_session: Capacity, tmp_path: Path
+) -> None:
+    loop = LOOP.model_copy(update={"learning_rate": 1e38})
+    failed = tried(tuning(folders, "bert", shared("ddp", 2), loop=loop), Store.open(tmp_path / "store"))
+    error = failed.errors["prompt"]
+    assert "Lower learning_rate" in str(error)
+    assert not error.transient
+    assert Path(error.log).exists()
+
+
+def test_workers_without_room_are_refused_at_once(
+    folders: dict[str, Path], ray_session: Capacity, tmp_path: Path
+) -> None:
+    with pytest.raises(SessionError, match=r"3 workers with 1 CPUs each, and the cluster has 2 in all"):
+        tried(tuning(folders, "bert", shared("zero3", 3)), Store.open(tmp_path / "store"))
+
+
+@pytest.mark.parametrize(
+    ("overrides", "key"),
+    [
+        (("pet.workers=2",), "pet"),
+        (("pet.strategy=zero3", "pet.tune=full"), "pet"),
+        (("distill.strategy=zero3",), "distill"),
+        (("prompts.strategy=ddp", "prompts.workers=2", "prompts.together=true"), "prompts"),
+    ],
+)
+def test_strategies_that_cannot_be_followed_are_refused(overrides: tuple[str, ...], key: str) -> None:
+    with pytest.raises(RecipeError) as caught:
+        read_recipe(find_recipe("smoke"), PipelineConfig, overrides)
+    assert caught.value.key.startswith(key)
