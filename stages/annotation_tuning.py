@@ -62,6 +62,7 @@ def run(config: Config, inputs: Inputs, out: Path, recorder: Recorder, engine: E
     from stages.models.submodels import LoraConfig, fresh
     from stages.prompts.head import save_head
     from stages.prompts.peft_format import save_prompt
+    from stages.prompts.showing import show
 
     lora = config.prompt.lora
     kind = reading_of(config.task)
@@ -70,6 +71,7 @@ def run(config: Config, inputs: Inputs, out: Path, recorder: Recorder, engine: E
         reading = _started(config, inputs, submodel)
         final_loss, trainable = _trained(config, reading, submodel, (train_set, dev_set), recorder, engine)
         save_prompt(reading.prompt, submodel.backbone, out / "prompt", config.prompt.method)
+        show(reading.prompt, submodel.backbone, recorder)
         save_head(reading.head, kind.outputs(config.task), out / "prompt")
         if lora:
             submodel.adapter.save_pretrained(out / "prompt" / "lora")

@@ -45,7 +45,9 @@ class Inputs:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Result(Measured):
-    """The baseline's score; no loss for tune: head. Files: the classifier in `model/`, and `test_logits.jsonl`."""
+    """The baseline's score; no loss for tune: head. Files: the classifier in `model/`, `test_logits.jsonl` and
+    `losses.json`.
+    """
 
     final_loss: float | None
 
@@ -58,12 +60,14 @@ def run(config: Config, inputs: Inputs, out: Path, recorder: Recorder, engine: E
     """
     from stages.models.classifier import TextClassifier, finish
     from stages.texts.data import load_examples
+    from stages.training.curves import write_losses
 
     train_set = load_examples(inputs.data / "train.jsonl")
     if not train_set:
         raise InputError("the baseline learns from labelled examples.", "Add some, or take it out.", key="baseline")
     student = TextClassifier.fresh(config.student, config.labels, config.fields, config.seed)
     losses = _teach(student, train_set, config, inputs, recorder, engine)
+    write_losses(out, losses)
     test = finish(student, inputs.data, out, recorder)
     return Result(
         test=test,

@@ -72,7 +72,7 @@ class Inputs:
 class Result(Measured):
     """The student's score; no loss for tune: head. `num_unlabelled` counts the texts that were kept.
 
-    Files: the classifier (see stages/models/classifier.py) in `model/`, and `test_logits.jsonl`.
+    Files: the classifier (see stages/models/classifier.py) in `model/`, `test_logits.jsonl` and `losses.json`.
     """
 
     final_loss: float | None
@@ -128,6 +128,7 @@ def run(config: Config, inputs: Inputs, out: Path, recorder: Recorder, engine: E
         InputError: no text is left to learn from, or gold labels are asked for and there are none.
     """
     from stages.models.classifier import TextClassifier, finish
+    from stages.training.curves import write_losses
 
     lessons, num_kept = _lessons(config, inputs)
     recorder.metric("distill/kept", num_kept)
@@ -137,6 +138,7 @@ def run(config: Config, inputs: Inputs, out: Path, recorder: Recorder, engine: E
         _fit_head(student, lessons, config, recorder)
     else:
         losses = _train(student, lessons, config, config.loop, inputs, recorder, engine)
+    write_losses(out, losses)
     test = finish(student, inputs.data, out, recorder)
     return Result(
         test=test,

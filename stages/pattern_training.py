@@ -79,8 +79,8 @@ class Result(Member):
     """Scores of the sub-model. `train_accuracy_before` is the ensemble's accuracy weight; `num_drawn` counts the texts
     that other sub-models labelled.
 
-    Files: the sub-model (see stages/models/submodels.py), those of a member (see stages/ensembles/members.py) and, in
-    a later generation, `drawn.jsonl`.
+    Files: the sub-model (see stages/models/submodels.py), those of a member (see stages/ensembles/members.py),
+    `losses.json` and, in a later generation, `drawn.jsonl`.
     """
 
     final_loss: float | None
@@ -93,8 +93,10 @@ def run(config: Config, inputs: Inputs, out: Path, recorder: Recorder, engine: E
     from stages.models.submodels import fresh
     from stages.patterns.verbalizers import found_words
     from stages.prompts.prompt import started
+    from stages.prompts.showing import show
     from stages.prompts_together import taken
     from stages.texts.data import load_examples
+    from stages.training.curves import write_losses
 
     task = config.task if inputs.words is None else config.task.with_words(found_words(inputs.words))
     train_set = load_examples(inputs.data / "train.jsonl")
@@ -109,13 +111,17 @@ def run(config: Config, inputs: Inputs, out: Path, recorder: Recorder, engine: E
         if config.shots:
             _prime(config, classifier, train_set, recorder)
         num_trained = sum(parameter.numel() for parameter in submodel.parameters.values())
-        before = _accuracy(classifier, train_set, recorder)
+        before = _accuracy(classifier, train_set, recorder, "labelled set before training")
         if inputs.together is None:
             losses = _train(config, inputs, classifier, submodel, [*train_set, *drawn], recorder, engine)
         else:
             submodel.prompt, last, _ = taken(inputs.together, config.name, backbone)
             classifier.prompt, losses = submodel.prompt, [last]
+        write_losses(out, losses)
+        show(submodel.prompt, backbone, recorder)
         submodel.save(config.pattern, out)
+        if losses:
+            recorder.metric("train/accuracy", _accuracy(classifier, train_set, recorder, "labelled set"))
         finish = label_everything if config.labels_pile else measure
         test = finish(classifier, task.labels, inputs.data, out, recorder)
     recorder.metric("train/accuracy_before", before)
@@ -154,10 +160,10 @@ def _prime(config: Config, classifier: ClozeClassifier, train_set: list[Example]
     prime(classifier, demonstrations)
 
 
-def _accuracy(classifier: ClozeClassifier, examples: list[Example], recorder: Recorder) -> float:
+def _accuracy(classifier: ClozeClassifier, examples: list[Example], recorder: Recorder, phase: str) -> float:
     if not examples:
         return 0.0
-    return classifier.evaluate(examples, recorder, "labelled set before training")[0].accuracy
+    return classifier.evaluate(examples, recorder, phase)[0].accuracy
 
 
 def _train(

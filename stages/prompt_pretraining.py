@@ -65,8 +65,8 @@ class Inputs:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Result:
-    """What the prompt learnt. Files: the prompt in `prompt/` (PEFT's format), and the built examples in
-    `examples.jsonl`.
+    """What the prompt learnt. Files: the prompt in `prompt/` (PEFT's format), the built examples in
+    `examples.jsonl`, and `losses.json`.
     """
 
     held_out_before: Score
@@ -84,10 +84,12 @@ def run(config: Config, inputs: Inputs, out: Path, recorder: Recorder, engine: E
     from stages.patterns.cloze import ClozeClassifier
     from stages.prompts.peft_format import save_prompt
     from stages.prompts.prompt import Prompt
+    from stages.prompts.showing import show
     from stages.prompts.start import start_vectors
     from stages.prompts.vectors import Table
     from stages.seeds import torch_rng
     from stages.texts.data import write_examples
+    from stages.training.curves import write_losses
     from stages.training.loop import train
 
     backbone = load(config.backbone, frozen=True, engine=engine)
@@ -104,7 +106,9 @@ def run(config: Config, inputs: Inputs, out: Path, recorder: Recorder, engine: E
         classifier.items(examples), classifier.loss, dict(prompt.named_parameters()), config.loop,
         seed=config.seed, recorder=recorder, engine=engine,
     )  # fmt: skip
+    write_losses(out, losses)
     save_prompt(prompt, backbone, out / "prompt")
+    show(prompt, backbone, recorder)
     after, _ = classifier.evaluate(held_out, recorder, "held-out examples")
     recorder.metric("held_out/accuracy_before", before.accuracy)
     recorder.metric("held_out/accuracy", after.accuracy)

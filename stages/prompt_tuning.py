@@ -52,7 +52,7 @@ class Inputs:
 class Result(Measured):
     """Scores with the trained prompt. Files: the prompt in `prompt/` (PEFT's format), with LoRA weights in
     `prompt/lora/` and a linear head in `prompt/head.safetensors` if there are any; what it serves in `prompted.json`;
-    `test_logits.jsonl`.
+    `test_logits.jsonl`; `losses.json`.
     """
 
     final_loss: float
@@ -60,15 +60,18 @@ class Result(Measured):
 
 def run(config: Config, inputs: Inputs, out: Path, recorder: Recorder, engine: Engine) -> Result:
     """Trains the prompt, tests it, and writes it to `out`."""
+    from stages.ensembles.members import record_scores
     from stages.models.adapters import tidy
     from stages.models.submodels import LoraConfig, fresh
     from stages.patterns.cloze import ClozeClassifier
     from stages.prompts.head import save_head
     from stages.prompts.peft_format import save_prompt
     from stages.prompts.serving import Prompted
+    from stages.prompts.showing import show
     from stages.prompts_together import taken
     from stages.texts.data import load_examples
     from stages.texts.logits import write_logits
+    from stages.training.curves import write_losses
 
     train_set = load_examples(inputs.data / "train.jsonl")
     test_set = load_examples(inputs.data / "test.jsonl")
@@ -76,26 +79,27 @@ def run(config: Config, inputs: Inputs, out: Path, recorder: Recorder, engine: E
     with fresh(config.backbone, "lora" if lora else "none", lora or LoraConfig(), config.seed, engine) as submodel:
         backbone = submodel.backbone
         if inputs.together is None:
-            classifier, final_loss, trainable = _trained(config, inputs, submodel, recorder, engine)
+            classifier, losses, trainable = _trained(config, inputs, submodel, recorder, engine)
+            write_losses(out, losses)
         else:
-            prompt, final_loss, trainable = taken(inputs.together, config.name, backbone)
+            prompt, last, trainable = taken(inputs.together, config.name, backbone)
+            losses = [last]
             classifier = ClozeClassifier.of(
                 config.task, config.pattern, backbone, config.backbone, prompt, engine=engine
             )
         save_prompt(classifier.prompt, backbone, out / "prompt", config.prompt.method)
+        show(classifier.prompt, backbone, recorder)
         if classifier.head is not None:
             save_head(classifier.head, config.task.labels, out / "prompt")
         if lora:
             submodel.adapter.save_pretrained(out / "prompt" / "lora")
             tidy(out / "prompt" / "lora")
         Prompted(task=config.task, pattern=config.pattern, backbone=config.backbone).save(out)
-        test, logits = classifier.evaluate(test_set, recorder, "test set")
+        logits = classifier.predict(test_set, recorder, "test set")
     write_logits(out / "test_logits.jsonl", test_set, logits, config.task.labels)
-    recorder.metric("test/accuracy", test.accuracy)
-    recorder.metric("test/macro_f1", test.macro_f1)
     return Result(
-        test=test,
-        final_loss=final_loss,
+        test=record_scores(logits, test_set, config.task.labels, recorder),
+        final_loss=losses[-1],
         num_labelled=len(train_set),
         num_unlabelled=0,
         trainable_parameters=trainable,
@@ -104,8 +108,8 @@ def run(config: Config, inputs: Inputs, out: Path, recorder: Recorder, engine: E
 
 def _trained(
     config: Config, inputs: Inputs, submodel: SubModel, recorder: Recorder, engine: Engine
-) -> tuple[ClozeClassifier, float, int]:
-    """The classifier with its trained prompt, the last loss, and how many parameters were trained."""
+) -> tuple[ClozeClassifier, list[float], int]:
+    """The classifier with its trained prompt, the loss of every step, and how many parameters were trained."""
     from stages.patterns.cloze import ClozeClassifier
     from stages.prompts.cached_text import cached_loss
     from stages.prompts.head import LinearHead
@@ -135,4 +139,4 @@ def _trained(
         seed=config.seed, recorder=recorder, engine=engine, validate=validate,
         held=config.prompt.held,
     )  # fmt: skip
-    return classifier, losses[-1], sum(item.numel() for item in parameters.values())
+    return classifier, losses, sum(item.numel() for item in parameters.values())

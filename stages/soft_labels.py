@@ -9,17 +9,22 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, Field
 
 from stages.ensembles.mixing import Calibration, Mean, Weights
-from stages.measures.metrics import Measured, Score
+from stages.measures.metrics import Measured, Score, softmax
 from stages.protocols import Engine, Recorder
+from stages.tasks import Example
 
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
+
+
+NUM_DISPUTED = 30
+"""Texts in the table of those that members disagree about most."""
 
 
 class EnsembleConfig(BaseModel, frozen=True, extra="forbid"):
@@ -77,6 +82,7 @@ def run(config: Config, inputs: Inputs, out: Path, recorder: Recorder, engine: E
     del engine
     from stages.ensembles.members import record_scores
     from stages.ensembles.mixing import mix, weigh
+    from stages.measures import pictures
     from stages.measures.metrics import score
     from stages.texts.data import load_examples
     from stages.texts.logits import write_logits
@@ -103,7 +109,9 @@ def run(config: Config, inputs: Inputs, out: Path, recorder: Recorder, engine: E
             for name, weight, item in zip(config.members, weights, about, strict=True)
         ],
     )
-    _record_agreement(test_votes, config.members, recorder)
+    recorder.figure("agreement", pictures.agreement(test_votes, config.members))
+    if pile:
+        _record_pile(pile, votes, mixed, config, recorder)
     return Result(
         test=record_scores(test_mixed, test_set, labels, recorder),
         unlabeled=unlabeled,
@@ -133,21 +141,56 @@ def _votes(config: Config, members: tuple[Path, ...], name: str) -> NDArray[np.f
     return np.stack(votes)
 
 
-def _record_agreement(votes: NDArray[np.float64], members: tuple[str, ...], recorder: Recorder) -> None:
-    """How often each pair of members gives a test text the same label, as a heat map. `votes`: [members, n, C]."""
-    from matplotlib.figure import Figure
+def _record_pile(
+    pile: list[Example], votes: NDArray[np.float64], mixed: NDArray[np.float64], config: Config, recorder: Recorder
+) -> None:
+    """Records how unsure the soft labels are, and the texts that members disagree about most.
+
+    Args:
+        pile: The unlabelled texts.
+        votes: [M, n, C] logits of the members.
+        mixed: [n, C] logits of the ensemble.
+        config: Names the labels.
+        recorder: Gets the picture `entropy`, the table `disputed` and the mean entropy.
+    """
+    from stages.measures import pictures
+    from stages.measures.confidence import entropies
+
+    probabilities = softmax(mixed)
+    unsure = entropies(probabilities)
+    recorder.metric("unlabeled/entropy", float(unsure.mean()))
+    recorder.figure("entropy", pictures.entropy(unsure))
+    recorder.table("disputed", disputed(pile, votes, probabilities, config.labels))
+
+
+def disputed(
+    pile: list[Example], votes: NDArray[np.float64], probabilities: NDArray[np.float64], labels: tuple[str, ...]
+) -> list[dict[str, Any]]:
+    """The texts with the fewest votes for their favourite label, among equal ones those of the least sure soft label.
+
+    Args:
+        pile: [n] texts.
+        votes: [M, n, C] logits of the members.
+        probabilities: [n, C] soft labels.
+        labels: [C] names.
+    """
+    import numpy as np
 
     guesses = votes.argmax(axis=2)
-    agreement = (guesses[:, None, :] == guesses[None, :, :]).mean(axis=2)
-    figure = Figure(figsize=(2.4 + 0.7 * len(members), 1.8 + 0.6 * len(members)), layout="constrained")
-    axes = figure.add_subplot()
-    axes.imshow(agreement, vmin=0.5, vmax=1, cmap="viridis")
-    ticks = range(len(members))
-    axes.set_xticks(ticks, members, rotation=30, ha="right", fontsize=8)
-    axes.set_yticks(ticks, members, fontsize=8)
-    for row in ticks:
-        for column in ticks:
-            share = agreement[row, column]
-            axes.text(column, row, f"{share:.2f}", ha="center", va="center", color="black" if share > 0.8 else "white")
-    axes.set_title("Agreement of members")
-    recorder.figure("agreement", figure)
+    counts = np.stack([(guesses == place).sum(axis=0) for place in range(len(labels))], axis=1)
+    order = np.lexsort((probabilities.max(axis=1), counts.max(axis=1)))[:NUM_DISPUTED]
+    return [
+        {
+            **pile[row].fields,
+            "votes": ", ".join(f"{labels[place]} {counts[row, place]}" for place in _largest(counts[row])),
+            "soft_label": ", ".join(
+                f"{labels[place]} {probabilities[row, place]:.2f}" for place in _largest(probabilities[row])
+            ),
+        }
+        for row in order
+    ]
+
+
+def _largest(values: NDArray[Any]) -> list[int]:
+    """Places of the up to three largest values that are not 0, the largest first."""
+    return [int(place) for place in (-values).argsort(kind="stable")[:3] if values[place] > 0]

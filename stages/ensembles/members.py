@@ -73,11 +73,15 @@ def measure(model: Predictor, labels: Sequence[str], data: Path, out: Path, reco
 def record_scores(
     logits: NDArray[np.float64], test_set: Sequence[Example], labels: Sequence[str], recorder: Recorder
 ) -> Score:
-    """The score of [n, C] logits on the test set; recorded with the table of classes."""
+    """The score of [n, C] logits on the test set; recorded with the table of classes and the confusion matrix."""
+    from stages.measures import pictures
+
     gold = [item.label or "" for item in test_set]
     found = score(logits, gold, labels, [item.group for item in test_set])
-    for name in ("accuracy", "macro_f1", "mcc", "exact_match"):
+    for name in ("accuracy", "macro_f1", "mcc", "ece", "exact_match"):
         if (value := getattr(found, name)) is not None:
             recorder.metric(f"test/{name}", value)
-    recorder.table("per_class", class_table(logits, gold, labels))
+    classes = class_table(logits, gold, labels)
+    recorder.table("per_class", classes)
+    recorder.figure("confusion", pictures.confusion(classes))
     return found

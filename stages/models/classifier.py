@@ -213,13 +213,14 @@ def finish(student: TextClassifier, data: Path, out: Path, recorder: Recorder) -
         student: The trained classifier.
         data: Files of the split stage.
         out: Gets `model/` and `test_logits.jsonl`.
-        recorder: Gets the scores, and a table of the misclassified texts.
+        recorder: Gets the scores, the pictures `reliability` and `coverage`, and a table of the misclassified texts.
     """
     test = members.measure(student, student.labels, data, out, recorder)
     (out / "model").mkdir()
     student.save(out / "model")
     test_set = load_examples(data / "test.jsonl")
     logits = read_logits(out / "test_logits.jsonl", student.labels)
+    _show_confidence(student, test_set, logits, test, recorder)
     guesses = [student.labels[index] for index in logits.argmax(axis=1)]
     wrong = [
         {**item.fields, "label": item.label, "predicted": guess, "confidence": round(float(row.max()), 4)}
@@ -228,3 +229,14 @@ def finish(student: TextClassifier, data: Path, out: Path, recorder: Recorder) -
     ]
     recorder.table("misclassified", sorted(wrong, key=lambda row: -row["confidence"])[:100])
     return test
+
+
+def _show_confidence(
+    student: TextClassifier, test_set: Sequence[Example], logits: NDArray[np.float64], test: Score, recorder: Recorder
+) -> None:
+    """Records what the confidence of [n, C] logits is worth."""
+    from stages.measures import confidence, pictures
+
+    probabilities, truth = softmax(logits), student.indices(test_set).numpy()
+    recorder.figure("reliability", pictures.reliability(confidence.bins(probabilities, truth), test.ece or 0.0))
+    recorder.figure("coverage", pictures.coverage(confidence.coverage(probabilities, truth)))

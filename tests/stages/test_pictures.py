@@ -1,0 +1,145 @@
+"""What the pictures show: the numbers behind them, and what stands in the drawn axes."""
+
+from __future__ import annotations
+
+import io
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+from matplotlib.figure import Figure
+
+from stages.measures import confidence, pictures
+from stages.measures.metrics import class_table, expected_calibration_error
+from stages.soft_labels import NUM_DISPUTED, disputed
+from stages.tasks import Example
+
+LABELS = ("rotten", "fresh")
+
+
+def png(figure: Figure) -> bytes:
+    buffer = io.BytesIO()
+    figure.savefig(buffer, format="png", dpi=130)
+    return buffer.getvalue()
+
+
+def texts(figure: Figure) -> list[str]:
+    return [item.get_text() for item in figure.axes[0].texts]
+
+
+# --- the numbers ----------------------------------------------------------------------------------------------------
+
+
+def test_bins_hold_every_text_and_give_the_calibration_error() -> None:
+    rng = np.random.default_rng(3)
+    probabilities = rng.dirichlet([1, 1, 1], size=400)
+    truth = rng.integers(0, 3, size=400)
+    found = confidence.bins(probabilities, truth)
+    assert sum(item.count for item in found) == 400
+    assert all(1 / 3 <= item.confidence <= 1 for item in found)
+    error = sum(item.count / 400 * abs(item.accuracy - item.confidence) for item in found)
+    assert error == pytest.approx(expected_calibration_error(probabilities, truth), abs=1e-5)
+
+
+def test_coverage_answers_the_surest_first() -> None:
+    """Ten texts, surer and surer; the five least sure ones are wrong."""
+    sure = np.linspace(0.55, 0.95, 10)
+    probabilities = np.stack([sure, 1 - sure], axis=1)
+    truth = np.array([1] * 5 + [0] * 5)
+    points = dict(confidence.coverage(probabilities, truth, num_points=10))
+    assert list(points) == pytest.approx([number / 10 for number in range(1, 11)])
+    assert (points[0.1], points[0.5], points[1.0]) == (1, 1, 0.5)
+    assert points[0.8] == pytest.approx(5 / 8)
+
+
+def test_texts_of_equal_confidence_are_in_or_out_together() -> None:
+    probabilities = np.array([[0.9, 0.1]] * 3 + [[0.6, 0.4]] * 7)
+    truth = np.array([0, 0, 1] + [0] * 7)
+    assert confidence.coverage(probabilities, truth) == ((0.3, 0.666667), (1.0, 0.9))
+
+
+def test_entropy_is_a_share_of_the_largest_one() -> None:
+    found = confidence.entropies(np.array([[1.0, 0, 0, 0], [0.25] * 4, [0.5, 0.5, 0, 0]]))
+    assert found == pytest.approx([0, 1, 0.5], abs=1e-6)
+
+
+def test_the_most_disputed_texts_come_first() -> None:
+    """Three members: they agree on a; b and c are 2 to 1, and c has the less sure soft label."""
+    pile = [Example(uid, {"text": f"text {uid}"}) for uid in "abc"]
+    votes = np.array([[[0, 1], [0, 1], [0, 1]], [[0, 1], [1, 0], [1, 0]], [[0, 1], [0, 1], [0, 1]]], dtype=float)
+    soft = np.array([[0.1, 0.9], [0.3, 0.7], [0.45, 0.55]])
+    rows = disputed(pile, votes, soft, LABELS)
+    assert [row["text"] for row in rows] == ["text c", "text b", "text a"]
+    assert rows[0] == {"text": "text c", "votes": "fresh 2, rotten 1", "soft_label": "fresh 0.55, rotten 0.45"}
+    assert rows[2]["votes"] == "fresh 3"
+    many = [Example(str(number), {"text": "x"}) for number in range(50)]
+    assert len(disputed(many, np.zeros((2, 50, 2)), np.full((50, 2), 0.5), LABELS)) == NUM_DISPUTED
+
+
+# --- the drawings ---------------------------------------------------------------------------------------------------
+
+
+def test_the_confusion_matrix_shows_counts_row_by_row() -> None:
+    logits = np.array([[1.0, 0], [1, 0], [0, 1], [0, 1]])
+    figure = pictures.confusion(class_table(logits, ["rotten", "rotten", "rotten", "fresh"], LABELS))
+    axes = figure.axes[0]
+    assert texts(figure) == ["2", "1", "0", "1"]
+    assert [item.get_text() for item in axes.get_yticklabels()] == list(LABELS)
+    assert (axes.get_xlabel(), axes.get_ylabel()) == ("predicted label", "right label")
+    assert axes.get_title() == "3 of 4 texts right"
+    assert png(figure).startswith(b"\x89PNG")
+
+
+def test_a_label_without_test_texts_is_an_empty_row() -> None:
+    figure = pictures.confusion(class_table(np.array([[1.0, 0]]), ["rotten"], LABELS))
+    assert texts(figure) == ["1", "0", "0", "0"]
+    assert figure.axes[0].images[0].get_array().tolist() == [[1, 0], [0, 0]]
+
+
+def test_many_labels_are_drawn_without_numbers_and_long_names_are_cut() -> None:
+    labels = tuple(f"a very long name of a label, number {number}" for number in range(pictures.MAX_NUMBERS + 1))
+    figure = pictures.confusion(class_table(np.eye(len(labels)), labels, labels))
+    assert texts(figure) == []
+    assert all(len(item.get_text()) <= pictures.MAX_NAME for item in figure.axes[0].get_yticklabels())
+
+
+def test_agreement_is_the_share_of_texts_with_the_same_label() -> None:
+    votes = np.array([[[1, 0], [1, 0], [0, 1], [0, 1]], [[1, 0], [0, 1], [0, 1], [1, 0]]], dtype=float)
+    figure = pictures.agreement(votes, ("one", "two"))
+    assert texts(figure) == ["1.00", "0.50", "0.50", "1.00"]
+
+
+def test_members_that_never_agree_are_within_the_colours() -> None:
+    votes = np.array([[[1, 0]] * 4, [[0, 1]] * 4], dtype=float)
+    image = pictures.agreement(votes, ("one", "two")).axes[0].images[0]
+    assert image.norm.vmin == 0
+
+
+def test_reliability_coverage_and_entropy_have_their_axes_named() -> None:
+    bins = confidence.bins(np.array([[0.9, 0.1], [0.6, 0.4]]), np.array([0, 1]))
+    figures = {
+        ("confidence", "accuracy"): pictures.reliability(bins, 0.123),
+        ("share of texts answered, the surest first", "accuracy on them"): pictures.coverage([(0.5, 1.0), (1.0, 0.8)]),
+        ("entropy of a soft label (0 sure, 1 every label alike)", "texts"): pictures.entropy(np.array([0.2, 0.9])),
+        ("vector", "norm"): pictures.norms([1.0, 2.0], 1.5),
+    }
+    for names, figure in figures.items():
+        axes = figure.axes[0]
+        assert (axes.get_xlabel(), axes.get_ylabel()) == names
+        assert png(figure).startswith(b"\x89PNG")
+    assert "0.123" in figures["confidence", "accuracy"].axes[0].get_title()
+    assert [bar.get_height() for bar in figures["vector", "norm"].axes[0].patches] == [1, 2]
+
+
+def test_the_same_numbers_give_the_same_bytes() -> None:
+    first, second = (png(pictures.norms([1.0, 2.0], 1.5)) for _ in range(2))
+    assert first == second
+
+
+def test_drawing_needs_no_state_of_pyplot() -> None:
+    code = "import sys, stages.measures.pictures as p; p.norms([1.0]).savefig(sys.stdout.buffer); "
+    code += "assert 'matplotlib.pyplot' not in sys.modules"
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=False)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.startswith(b"\x89PNG")
