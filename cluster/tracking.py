@@ -7,16 +7,17 @@ from __future__ import annotations
 
 import json
 import os
-import re
 import tempfile
 import time
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cluster.canonical import canonical
+from cluster.data_inputs import Dataset, DatasetsOf, none_of
 from cluster.errors import TrackingError
+from cluster.gauges import Gauges
 from cluster.lease import Owner, locked
+from cluster.mlflow_names import file_of, key_of, text_of
 from cluster.recorder import Batch, Point
 
 if TYPE_CHECKING:
@@ -27,8 +28,6 @@ if TYPE_CHECKING:
 
 FLUSH_EVERY_S = 2.0
 MAX_PARAMS, MAX_METRICS = 100, 1000
-MAX_KEY, MAX_VALUE = 250, 500
-_ODD = re.compile(r"[^\w\-. :/]")
 
 
 class RunLog:
@@ -38,6 +37,7 @@ class RunLog:
         self.run_id = run_id
         self._client = client
         self._points: list[Point] = []
+        self._data: set[Dataset] = set()
         self._flushed = time.monotonic()
 
     def log_params(self, params: Mapping[str, Any]) -> None:
@@ -55,7 +55,7 @@ class RunLog:
 
     def log_figure(self, name: str, figure: Figure) -> None:
         """A picture; `name` has no extension."""
-        self._client.log_figure(self.run_id, figure, f"figures/{_file(name)}.png")
+        self._client.log_figure(self.run_id, figure, f"figures/{file_of(name)}.png")
 
     def log_artifact(self, path: Path, folder: str | None = None) -> None:
         """A file, as it is."""
@@ -69,16 +69,23 @@ class RunLog:
         """Rows with the same keys; `name` has no extension. Shown as a table."""
         if rows:
             columns = {key: [row.get(key) for row in rows] for key in rows[0]}
-            self._client.log_table(self.run_id, columns, f"tables/{_file(name)}.json")
+            self._client.log_table(self.run_id, columns, f"tables/{file_of(name)}.json")
+
+    def log_datasets(self, datasets: Iterable[Dataset]) -> None:
+        """The data that the run reads or makes; each is logged once, however often it is given."""
+        new = [item for item in datasets if item not in self._data]
+        if new:
+            self._data.update(new)
+            self._client.log_inputs(self.run_id, [item.entity() for item in new])
 
     def take(self, batch: Batch) -> None:
         """What a worker sent. Points wait until two seconds' worth are together."""
         self._points += batch.points
         for name, png in batch.figures:
             with tempfile.TemporaryDirectory() as folder:
-                path = Path(folder, f"{_file(Path(name).name)}.png")
+                path = Path(folder, f"{file_of(Path(name).name)}.png")
                 path.write_bytes(png)
-                parent = Path("figures", _file(name)).parent
+                parent = Path("figures", file_of(name)).parent
                 self.log_artifact(path, str(parent))
         for name, rows in batch.tables:
             self.log_table(name, rows)
@@ -106,8 +113,11 @@ class RunLog:
         """As few calls as MLflow's limits allow; none for nothing."""
         from mlflow.entities import Metric, Param, RunTag
 
-        metrics = [Metric(_key(item.name), item.value, item.when_ms, item.step) for item in points]
-        pairs = [Param(_key(name), _text(value)) for name, value in (params or {}).items()]
+        metrics = [Metric(key_of(item.name), item.value, item.when_ms, item.step) for item in points]
+        values = {
+            key_of(name): text_of(value) for name, value in (params or {}).items()
+        }  # two odd names may become one
+        pairs = [Param(name, value) for name, value in values.items()]
         marks = [RunTag(name, value) for name, value in (tags or {}).items()]
         while metrics or pairs or marks:
             self._client.log_batch(self.run_id, metrics[:MAX_METRICS], pairs[:MAX_PARAMS], marks[:MAX_PARAMS])
@@ -120,13 +130,23 @@ class Tracker:
     `parent` is the pipeline's own run, for whatever the caller wants to log there.
     """
 
-    def __init__(self, client: MlflowClient, experiment: str, uri: str, name: str, tags: Mapping[str, str]) -> None:
+    def __init__(
+        self,
+        client: MlflowClient,
+        experiment: str,
+        uri: str,
+        name: str,
+        tags: Mapping[str, str],
+        datasets: DatasetsOf = none_of,
+    ) -> None:
         self.uri = uri
+        self._datasets = datasets
         self._client = client
         self._experiment = experiment
         self._steps: dict[str, RunLog] = {}
         self._end_orphans()
         self.parent = RunLog(client, self._create(name, {**tags, "stage.status": "pipeline"}))
+        self._gauges = Gauges(self.parent.run_id, uri)
 
     @classmethod
     def open(
@@ -137,6 +157,7 @@ class Tracker:
         *,
         uri: str | None = None,
         tags: Mapping[str, str] | None = None,
+        datasets: DatasetsOf = none_of,
     ) -> Tracker:
         """Starts the parent run.
 
@@ -146,6 +167,7 @@ class Tracker:
             run_name: Name of the parent run.
             uri: Tracking server, or `sqlite:////absolute/path.db`.
             tags: Tags of the parent run.
+            datasets: Says what data a step reads; asked when a step starts and when its result is there.
 
         Raises:
             TrackingError: the address is a relative one, or MLflow refuses it.
@@ -166,7 +188,7 @@ class Tracker:
                     _make_database(database)
                 client = _client(uri)
                 experiment_id = _experiment(client, experiment, store if uri.startswith("sqlite:") else None)
-            return cls(client, experiment_id, uri, run_name, tags or {})
+            return cls(client, experiment_id, uri, run_name, tags or {}, datasets)
         except Exception as error:
             raise TrackingError(
                 f"MLflow at {uri} cannot be used: {error}.", "Check the address and the server."
@@ -181,9 +203,11 @@ class Tracker:
     def start_step(self, step: str, fingerprint: str, params: Mapping[str, Any], attempt: int = 1) -> str:
         """Starts the child run of a step and returns its id."""
         tags = {"stage.status": "executed", "stage.fingerprint": fingerprint, "stage.attempt": str(attempt)}
-        run = RunLog(self._client, self._create(step, tags, self.parent.run_id))
+        run = RunLog(self._client, self._create(step, {**tags, **_kind(step)}, self.parent.run_id))
         self._steps[step] = run
         run.log_params(params)
+        run.log_datasets(self._datasets(step))
+        self._gauges.start()
         return run.run_id
 
     def take(self, batch: Batch) -> None:
@@ -197,22 +221,27 @@ class Tracker:
         run = self._steps.pop(step, None)
         if run is not None:
             run.log_metrics(metrics or {})
+            if status == "FINISHED":
+                run.log_datasets(self._datasets(step))
             run.end(status)
 
     def cached_step(self, step: str, manifest: Manifest, params: Mapping[str, Any]) -> str:
         """Shows a committed step as a short child run, with its parameters and last figures, so that runs compare."""
-        tags = {"stage.status": "cached", "stage.fingerprint": manifest.fingerprint}
+        tags = {"stage.status": "cached", "stage.fingerprint": manifest.fingerprint, **_kind(step)}
         if manifest.run_id:
             tags["stage.source_run_id"] = manifest.run_id
+            tags["mlflow.note.content"] = self._origin(manifest.run_id)
         run = RunLog(self._client, self._create(step, tags, self.parent.run_id))
         when = time.time_ns() // 1_000_000
         figures = {**manifest.metrics, "stage/seconds": manifest.seconds}
         run.log(points=[Point(name, value, 0, when) for name, value in figures.items()], params=params)
+        run.log_datasets(self._datasets(step))
         run.end()
         return run.run_id
 
     def close(self, status: str = "FINISHED") -> None:
         """Ends whatever still runs. May be called twice."""
+        self._gauges.stop()
         for step in list(self._steps):
             self.end_step(step, "KILLED")
         if self._client.get_run(self.parent.run_id).info.status == "RUNNING":
@@ -223,6 +252,19 @@ class Tracker:
         if parent:
             about["mlflow.parentRunId"] = parent
         return str(self._client.create_run(self._experiment, tags=about, run_name=name).info.run_id)
+
+    def _origin(self, run_id: str) -> str:
+        """The description of a cached step: a link to the run that made it, where its curves and pictures are."""
+        from mlflow.exceptions import MlflowException
+
+        try:
+            experiment = self._client.get_run(run_id).info.experiment_id
+        except MlflowException:  # it was deleted, or another server has it
+            return f"Taken from the store. The run {run_id} made it, which is not on this tracking server."
+        return (
+            f"Taken from the store. [The run that made it](#/experiments/{experiment}/runs/{run_id}) has its curves, "
+            "pictures and tables."
+        )
 
     def _end_orphans(self) -> None:
         """Ends runs whose driver was killed on this machine, which else would look alive for ever."""
@@ -268,17 +310,9 @@ def _experiment(client: MlflowClient, name: str, store: Path | None) -> str:
     return str(known.experiment_id if known else client.create_experiment(name, artifact_location=location))
 
 
-def _key(name: str) -> str:
-    return _ODD.sub("_", name)[:MAX_KEY]
-
-
-def _file(name: str) -> str:
-    return _ODD.sub("_", name).replace(" ", "_").lstrip("/.")
-
-
-def _text(value: Any) -> str:
-    text = value if isinstance(value, str) else canonical(value)
-    return text if len(text) <= MAX_VALUE else f"{text[: MAX_VALUE - 3]}..."
+def _kind(step: str) -> dict[str, str]:
+    """What steps of one kind have in common, to list and compare them: the first part of their names."""
+    return {"stage.kind": step.partition("/")[0]}
 
 
 def _owner() -> str:

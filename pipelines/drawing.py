@@ -40,21 +40,13 @@ def draw(steps: Sequence[Step], seconds: Mapping[str, float] | None = None) -> F
     from matplotlib.figure import Figure
     from matplotlib.patches import FancyBboxPatch
 
-    groups, edges = grouped(steps)
-    depth = _depths(list(groups), edges)
-    columns: dict[int, list[str]] = {}
-    for group in groups:
-        columns.setdefault(depth[group], []).append(group)
-    tallest = max(len(column) for column in columns.values())
-    figure = Figure(figsize=(2.4 * len(columns), 0.55 * tallest + 0.2))
+    groups, places, edges = layout(steps)
+    num_columns = round(max(x for x, _ in places.values()) / PITCH) + 1
+    tallest = round(2 * max(y for _, y in places.values())) + 1
+    figure = Figure(figsize=(2.4 * num_columns, 0.55 * tallest + 0.2))
     axes = figure.add_axes((0, 0, 1, 1))
     axes.set_axis_off()
-    places = {
-        group: (column * PITCH, (len(names) - 1) / 2 - row)
-        for column, names in columns.items()
-        for row, group in enumerate(names)
-    }
-    for start, end in _direct(edges):
+    for start, end in edges:
         (x0, y0), (x1, y1) = places[start], places[end]
         arrow = {"arrowstyle": "-|>", "color": "#999999", "lw": 0.8, "shrinkA": 0, "shrinkB": 0}
         axes.annotate("", xy=(x1 - WIDTH / 2, y1), xytext=(x0 + WIDTH / 2, y0), arrowprops=arrow, zorder=1)
@@ -66,9 +58,30 @@ def draw(steps: Sequence[Step], seconds: Mapping[str, float] | None = None) -> F
         axes.text(
             x, y, _label(group, names, seconds or {}), ha="center", va="center", color="white", fontsize=8, zorder=3
         )
-    axes.set_xlim(-WIDTH / 2 - 0.1, PITCH * (len(columns) - 1) + WIDTH / 2 + 0.1)
+    axes.set_xlim(-WIDTH / 2 - 0.1, PITCH * (num_columns - 1) + WIDTH / 2 + 0.1)
     axes.set_ylim(-tallest / 2 - 0.1, tallest / 2 + 0.1)
     return figure
+
+
+def layout(
+    steps: Sequence[Step],
+) -> tuple[dict[str, list[str]], dict[str, tuple[float, float]], list[tuple[str, str]]]:
+    """Where each group of steps stands: in the column of its depth, the columns centred.
+
+    Returns:
+        Group -> names of its steps; group -> (x, y) of its middle, y upwards; the edges that no longer way implies.
+    """
+    groups, edges = grouped(steps)
+    depth = _depths(list(groups), edges)
+    columns: dict[int, list[str]] = {}
+    for group in groups:
+        columns.setdefault(depth[group], []).append(group)
+    places = {
+        group: (column * PITCH, (len(names) - 1) / 2 - row)
+        for column, names in columns.items()
+        for row, group in enumerate(names)
+    }
+    return groups, places, _direct(edges)
 
 
 def _label(group: str, names: Sequence[str], seconds: Mapping[str, float]) -> str:

@@ -4,18 +4,17 @@ terminal.
 
 from __future__ import annotations
 
-import base64
 import json
 import shutil
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
-import jinja2
+from markupsafe import Markup
 from rich import box
 from rich.table import Table
 
-TEMPLATES = Path(__file__).parent / "templates"
+from pipelines import page
 
 
 def build(
@@ -28,31 +27,41 @@ def build(
 
     Args:
         recipe: Name of the recipe.
-        result: Result of the report step: its rows, comparisons and notes.
+        result: Result of the report step: its rows, comparisons, notes and advice.
         seconds: Step name -> seconds that it took when it was executed.
-        run: `executed`, `cached` (numbers of steps) and `wall_s` of this run.
+        run: Of this run `executed` and `cached` (numbers of steps) and `wall_s`; and what else shall stand in the
+            report, such as `versions` and `commit`.
     """
     rows = []
     for row in result["rows"]:
         took = [seconds[step] for step in row["steps"] if step in seconds]
         rows.append({**row, "seconds": round(sum(took), 1) if took else None})
-    comparisons, notes = list(result["comparisons"]), list(result["notes"])
-    return {"recipe": recipe, **run, "rows": rows, "comparisons": comparisons, "notes": notes}
+    lists = {name: list(result[name]) for name in ("comparisons", "notes", "advice")}
+    by_step = {name: round(value, 1) for name, value in seconds.items()}
+    return {"recipe": recipe, **run, "rows": rows, **lists, "step_seconds": by_step}
 
 
-def write(report: Mapping[str, Any], picture: Path, folder: Path) -> Path:
+def write(
+    report: Mapping[str, Any],
+    picture: Path,
+    folder: Path,
+    details: Mapping[str, Any] | None = None,
+    graph: Markup | None = None,
+) -> Path:
     """Writes all four files; returns the path of report.json.
 
     Args:
         report: From `build`.
         picture: The leaderboard's PNG.
         folder: Made if need be; earlier reports there are replaced one by one, each at once.
+        details: Curves and confidence for the page, from pipelines/details.py.
+        graph: The graph of steps for the page.
     """
     folder.mkdir(parents=True, exist_ok=True)
     shutil.copyfile(picture, folder / ".report.png")
     (folder / ".report.png").replace(folder / "report.png")
     _put(folder / "report.md", markdown(report))
-    _put(folder / "report.html", html(report, picture))
+    _put(folder / "report.html", html(report, details, graph))
     _put(folder / "report.json", json.dumps(report, indent=2, ensure_ascii=False) + "\n")
     return folder / "report.json"
 
@@ -102,6 +111,21 @@ def cells(row: Mapping[str, Any], columns: Iterable[str]) -> tuple[str, ...]:
     return tuple(COLUMNS[column](row) for column in columns)
 
 
+def flat_rows(report: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """The leaderboard as plain values: a spread becomes its mean and, under `_std`, its deviation."""
+    rows = []
+    for row in report["rows"]:
+        flat: dict[str, Any] = {}
+        for name, value in row.items():
+            if isinstance(value, Mapping):
+                flat |= {name: value["mean"], f"{name}_std": value["std"]}
+            elif name != "steps":
+                flat[name] = value
+        rows.append(flat)
+    keys = dict.fromkeys(key for flat in rows for key in flat)
+    return [{key: flat.get(key) for key in keys} for flat in rows]
+
+
 def short(number: int) -> str:
     """`460.8k`, `22.6M`."""
     for unit, name in ((1_000_000, "M"), (1_000, "k")):
@@ -130,8 +154,11 @@ def markdown(report: Mapping[str, Any]) -> str:
         *("| " + " | ".join(cells(row, columns)) + " |" for row in report["rows"]),
         "",
         *(f"- {note}" for note in report["notes"]),
-        f"- {_run_line(report)}",
+        f"- {run_line(report)}",
     ]
+    if report["advice"]:
+        lines += ["", "## What to try next", ""]
+        lines += [f"- {item['because']} {item['attempt']}" for item in report["advice"]]
     return "\n".join(lines) + "\n"
 
 
@@ -147,21 +174,14 @@ def table(report: Mapping[str, Any], width: int) -> Table:
     return shown
 
 
-def html(report: Mapping[str, Any], picture: Path) -> str:
-    """One self-contained page: no script, no network."""
+def html(report: Mapping[str, Any], details: Mapping[str, Any] | None = None, graph: Markup | None = None) -> str:
+    """The report as a page; arguments as those of `write`."""
     columns = page_columns(report)
-    environment = jinja2.Environment(
-        loader=jinja2.FileSystemLoader(TEMPLATES), autoescape=True, undefined=jinja2.StrictUndefined
-    )
-    return environment.get_template("report.html").render(
-        report=report,
-        columns=columns,
-        rows=[(row["kind"], cells(row, columns)) for row in report["rows"]],
-        picture=base64.b64encode(picture.read_bytes()).decode(),
-        run_line=_run_line(report),
-    )
+    rows = [cells(row, columns) for row in report["rows"]]
+    return page.html(report, columns, rows, run_line(report), details, graph)
 
 
-def _run_line(report: Mapping[str, Any]) -> str:
+def run_line(report: Mapping[str, Any]) -> str:
+    """What this run did, in a sentence."""
     steps = f"{report['executed']} steps executed, {report['cached']} taken from the store"
     return f"This run: {steps}, {report['wall_s']:.0f} s."

@@ -10,7 +10,9 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, Field
 
+from pipelines.advice import Advice, Facts, advise
 from pipelines.comparisons import Duel, duels
+from pipelines.details import details
 from stages.protocols import Engine, Recorder
 
 if TYPE_CHECKING:
@@ -71,11 +73,12 @@ class Row:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Result:
-    """The leaderboard. Files: `leaderboard.png`."""
+    """The leaderboard. Files: `leaderboard.png`; `details.json`, with what pipelines/details.py gathers."""
 
     rows: tuple[Row, ...]
     comparisons: tuple[Duel, ...]
     notes: tuple[str, ...]
+    advice: tuple[Advice, ...]
 
 
 KINDS = {
@@ -111,14 +114,22 @@ def run(config: Config, inputs: Inputs, out: Path, recorder: Recorder, engine: E
     results = [json.loads((folder / "result.json").read_text()) for folder in inputs.measured]
     named = dict(zip(config.steps, results, strict=True))
     rows = leaderboard(named, config.task)
-    comparisons = duels(rows, dict(zip(config.steps, inputs.measured, strict=True)), config.seed)
+    folders = dict(zip(config.steps, inputs.measured, strict=True))
+    comparisons = duels(rows, folders, config.seed)
+    trained = {row.name: row.steps for row in rows} | {name: (name,) for name in named if name.startswith("ppt/")}
+    (out / "details.json").write_text(json.dumps(details(trained, folders)) + "\n")
     picture = draw(rows, config.recipe)
     picture.savefig(out / "leaderboard.png", dpi=120)
     recorder.figure("leaderboard", picture)
     recorder.table("leaderboard", [_flat(row) for row in rows])
     for row in rows:
         recorder.metric(f"leaderboard/{row.name}/accuracy", row.accuracy.mean)
-    return Result(rows=rows, comparisons=comparisons, notes=(*(f"{duel}." for duel in comparisons), *_notes(named)))
+    return Result(
+        rows=rows,
+        comparisons=comparisons,
+        notes=(*(f"{duel}." for duel in comparisons), *_notes(named)),
+        advice=advise(Facts(rows, comparisons, named)),
+    )
 
 
 def leaderboard(results: dict[str, dict[str, Any]], task: str) -> tuple[Row, ...]:

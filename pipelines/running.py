@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import json
 import os
 import shlex
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import yaml
+from pydantic import BaseModel
 from rich.console import Console
 from rich.markup import escape
 
@@ -18,8 +21,9 @@ from cluster.scheduler import execute
 from cluster.step import Step
 from cluster.store import Store
 from cluster.tracking import Tracker
-from pipelines import fewshot, planning, preflight, publish, quorum, resuming
+from pipelines import charts, fewshot, planning, preflight, provenance, publish, quorum, resuming
 from pipelines.config import PipelineConfig
+from pipelines.datasets import Datasets
 from pipelines.display import Display, preparing
 from pipelines.recipe import find_recipe, locate, read_recipe
 from stages.errors import InputError
@@ -58,7 +62,15 @@ def run(asked: Request, options: Options, console: Console) -> Outcome:
     planned = plan(steps, asked.store, options)
     to_run = planning.count(planned, State.RUN)
     console.print(f"{asked.config.name}: {to_run} steps to run, {planning.count(planned, State.HIT)} in the store")
-    with Tracker.open(asked.store.local, asked.config.name, asked.config.name, uri=tracking_server()) as tracker:
+    datasets = Datasets(planned, asked.store)
+    with Tracker.open(
+        asked.store.local,
+        asked.config.name,
+        asked.config.name,
+        uri=tracking_server(),
+        tags={"recipe": asked.config.name, **provenance.tags()},
+        datasets=datasets,
+    ) as tracker:
         _record_plan(tracker, asked, steps, planned)
         with Display(console, to_run) as display:
             outcome = execute(steps, asked.store, options, tracker, display)
@@ -68,6 +80,7 @@ def run(asked: Request, options: Options, console: Console) -> Outcome:
             with Display(console, len(outcome.blocked)) as display:
                 again = execute(steps, asked.store, replace(options, from_=("soft_labels",)), tracker, display)
             outcome = quorum.merged(outcome, again)
+        tracker.parent.log_datasets(datasets.all())
         _publish(asked, steps, outcome, tracker, console)
         if not outcome.ok:
             tracker.close("KILLED" if outcome.is_interrupted else "FAILED")
@@ -101,22 +114,25 @@ def _record_plan(tracker: Tracker, asked: Request, steps: list[Step], planned: l
         for line in planned
     ]
     tracker.parent.log_table("plan", rows)
-    tracker.parent.log_params({"recipe": asked.config.name, "seed": asked.config.seed, "steps": len(steps)})
+    tracker.parent.log_params({"recipe": asked.config.name, "steps": len(steps), **flat(asked.config)})
 
 
 def _publish(asked: Request, steps: list[Step], outcome: Outcome, tracker: Tracker, console: Console) -> None:
     """Writes the report, if its step has a result, and shows the leaderboard."""
+    # of all steps, also of those that this run was not asked to look at
+    seconds = {line.name: line.manifest.seconds for line in plan(steps, asked.store) if line.manifest is not None}
     figures = {"executed": len(outcome.executed), "cached": len(outcome.cached), "wall_s": round(outcome.wall_s, 2)}
-    tracker.parent.log_metrics({f"pipeline/{name}": float(value) for name, value in figures.items()})
+    _record_costs(tracker, outcome, figures, seconds)
     manifest = outcome.manifests.get("report")
     if manifest is None:
         return
-    # of all steps, also of those that this run was not asked to look at
-    seconds = {line.name: line.manifest.seconds for line in plan(steps, asked.store) if line.manifest is not None}
-    report = publish.build(asked.config.name, manifest.result, seconds, figures)
-    picture = asked.store.files("report", manifest.fingerprint) / "leaderboard.png"
+    commit = provenance.commit()
+    about = {**figures, "versions": provenance.versions(), "commit": commit[0] if commit else None}
+    report = publish.build(asked.config.name, manifest.result, seconds, about)
+    files = asked.store.files("report", manifest.fingerprint)
     folder = asked.store.local / "reports" / asked.config.name
-    publish.write(report, picture, folder)
+    details = json.loads((files / "details.json").read_text())
+    publish.write(report, files / "leaderboard.png", folder, details, charts.graph(steps, seconds))
     asked.store.share(folder)
     for name in ("report.json", "report.md", "report.png", "report.html"):
         tracker.parent.log_artifact(folder / name, "report")
@@ -124,13 +140,51 @@ def _publish(asked: Request, steps: list[Step], outcome: Outcome, tracker: Track
         from pipelines.drawing import draw
 
         tracker.parent.log_figure("graph", draw(steps, seconds))
+    tracker.parent.log_artifact(folder / "report.png", "figures")
+    tracker.parent.log_table("leaderboard", publish.flat_rows(report))
+    if report["advice"]:
+        tracker.parent.log_table("next", report["advice"])
     tracker.parent.log_metrics(
-        {f"leaderboard/{row['name']}/accuracy": row["accuracy"]["mean"] for row in report["rows"]}
+        {
+            f"leaderboard/{row['name']}/{name}": row[name]["mean"]
+            for row in report["rows"]
+            for name in ("accuracy", "macro_f1")
+        }
     )
     console.print(publish.table(report, console.width))
     for note in report["notes"]:
         console.print(escape(note), style="dim", highlight=False)
     console.print(f"report  {escape(asked.store.address(folder / 'report.html'))}", highlight=False, soft_wrap=True)
+
+
+def _record_costs(
+    tracker: Tracker, outcome: Outcome, figures: Mapping[str, float], seconds: Mapping[str, float]
+) -> None:
+    """What this run cost, and what all of its results together did when they were made."""
+    executed = sum(outcome.steps[name].seconds for name in outcome.executed)
+    costs = {**figures, "executed_s": round(executed, 2), "results_s": round(sum(seconds.values()), 2)}
+    tracker.parent.log_metrics({f"pipeline/{name}": float(value) for name, value in costs.items()})
+    rows = [
+        {"step": name, "status": step.status.value, "seconds": round(step.seconds, 1), "why": step.reason}
+        for name, step in outcome.steps.items()
+    ]
+    tracker.parent.log_table("times", rows)
+
+
+def flat(config: BaseModel) -> dict[str, Any]:
+    """The resolved recipe with dotted names, so that two runs can be compared key by key; what is not set is left out.
+
+    Names and patterns are free text: a dot in them stays what it is.
+    """
+    found: dict[str, Any] = {}
+    waiting = list(config.model_dump(mode="json").items())
+    while waiting:
+        name, value = waiting.pop(0)
+        if isinstance(value, dict):
+            waiting = [(f"{name}.{key}", item) for key, item in value.items()] + waiting
+        elif value is not None:
+            found[name] = value
+    return found
 
 
 def _farewell(asked: Request, options: Options, steps: list[Step], outcome: Outcome, console: Console) -> None:

@@ -1,15 +1,20 @@
 """MLflow runs, in a real sqlite database."""
 
+import json
 import shutil
 import subprocess
 import sys
+import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import pytest
 from toy_steps import picture, toy
 
+from cluster.data_inputs import Dataset
 from cluster.errors import TrackingError
+from cluster.mlflow_names import key_of
 from cluster.outcome import Options, Outcome
 from cluster.scheduler import execute
 from cluster.step import Step
@@ -48,6 +53,7 @@ def test_executed_steps_are_children_with_params_curves_pictures_tables(store: S
     assert parent.data.tags["recipe"] == "toy"
     assert child.data.tags["mlflow.parentRunId"] == parent.info.run_id
     assert child.data.tags["stage.status"] == "executed"
+    assert child.data.tags["stage.kind"] == "pet"
     assert child.data.tags["stage.fingerprint"] == outcome.steps["pet/p/0"].fingerprint
     assert child.info.run_id == outcome.steps["pet/p/0"].run_id == outcome.manifests["pet/p/0"].run_id
     assert child.data.params == {"value": "4"}
@@ -70,6 +76,18 @@ def test_cached_steps_show_their_figures_and_their_source(store: Store) -> None:
     assert child.data.params == {"value": "2"}
     assert child.data.metrics["toy/value"] == 3
     assert second.steps["data"].source_run_id == first.steps["data"].run_id
+    assert f"/runs/{first.steps['data'].run_id})" in child.data.tags["mlflow.note.content"]
+
+
+@pytest.mark.usefixtures("ray_session")
+def test_a_cached_step_whose_run_another_server_has_is_shown_without_a_link(store: Store) -> None:
+    first = execute([toy("data", 2)], store, Options(poll_s=0.05), None)
+    manifest = replace(first.manifests["data"], run_id="0" * 32)
+    with Tracker.open(store.root, "films", "run 1") as tracker:
+        tracker.cached_step("data", manifest, {})
+    child = runs(store)["data"]
+    assert child.data.tags["stage.source_run_id"] == "0" * 32
+    assert "not on this tracking server" in child.data.tags["mlflow.note.content"]
 
 
 @pytest.mark.usefixtures("ray_session")
@@ -139,3 +157,88 @@ def test_nothing_is_printed(tmp_path: Path) -> None:
     )
     shown = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, check=True)
     assert shown.stdout == shown.stderr == ""
+
+
+# --- data -----------------------------------------------------------------------------------------------------------
+
+FILE = {"digest": "a" * 64, "address": "/somewhere/train.jsonl", "num_rows": 32}
+
+
+def inputs(run: Any) -> list[tuple[str, str, str]]:
+    """Name, digest and context of a run's datasets."""
+    return [
+        (item.dataset.name, item.dataset.digest, {tag.key: tag.value for tag in item.tags}["mlflow.data.context"])
+        for item in run.inputs.dataset_inputs
+    ]
+
+
+def test_data_is_logged_with_digest_and_context_and_once(store: Store) -> None:
+    train = Dataset(name="films/train", context="train", **FILE)
+    test = Dataset(name="films/test", context="test", **{**FILE, "digest": "b" * 64})
+    known = [train]
+    with Tracker.open(
+        store.root, "films", "run 1", datasets=lambda step: known if step == "pet/p/0" else []
+    ) as tracker:
+        tracker.start_step("pet/p/0", "f" * 64, {})
+        tracker.start_step("other", "e" * 64, {})
+        known.append(test)
+        tracker.end_step("pet/p/0")
+        tracker.end_step("other")
+    found = runs(store)
+    assert sorted(inputs(found["pet/p/0"])) == [("films/test", "b" * 32, "test"), ("films/train", "a" * 32, "train")]
+    assert inputs(found["other"]) == inputs(found["run 1"]) == []
+    (about,) = (item.dataset for item in found["pet/p/0"].inputs.dataset_inputs if item.dataset.name == "films/train")
+    assert json.loads(about.profile) == {"num_rows": 32}
+
+
+def test_the_file_of_a_dataset_is_found_again(store: Store, tmp_path: Path) -> None:
+    import mlflow.data
+
+    file = tmp_path / "train.jsonl"
+    file.write_text("a line")
+    with Tracker.open(store.root, "films", "run 1") as tracker:
+        tracker.parent.log_datasets([Dataset(name="films/train", context="train", **{**FILE, "address": str(file)})])
+    (item,) = runs(store)["run 1"].inputs.dataset_inputs
+    assert Path(mlflow.data.get_source(item).load()).read_text() == "a line"
+
+
+def test_data_in_an_object_store_keeps_its_url() -> None:
+    about = (
+        Dataset(name="films/train", context="train", **{**FILE, "address": "s3://bucket/train.jsonl"}).entity().dataset
+    )
+    assert (about.source_type, json.loads(about.source)) == ("s3", {"uri": "s3://bucket/train.jsonl"})
+
+
+# --- names and gauges -----------------------------------------------------------------------------------------------
+
+
+def test_whatever_labels_are_called_mlflow_takes_it_and_two_names_may_become_one(store: Store) -> None:
+    names = ["yes/", "../up", "/top", "a//b", ".", "..", "", "a/./b", "n/a", "odd key {}", "标签", "same?", "same!"]
+    with Tracker.open(store.root, "films", "run 1") as tracker:
+        tracker.parent.log_params({name: name for name in names})
+        tracker.parent.log_params({f"words.{name}": name for name in names})
+    found = runs(store)["run 1"].data.params
+    assert set(found) == {key_of(name) for name in names} | {key_of(f"words.{name}") for name in names}
+    assert (found["n/a"], found["标签"], found["same_"]) == ("n/a", "标签", "same!")
+
+
+def test_the_machine_is_measured_while_steps_run(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL", "0.2")
+    with Tracker.open(store.root, "films", "idle"):
+        pass
+    with Tracker.open(store.root, "films", "busy") as tracker:
+        tracker.start_step("a", "f" * 64, {})
+        time.sleep(1.5)
+    found = runs(store)
+    assert "system/cpu_utilization_percentage" in found["busy"].data.metrics
+    assert "system/system_memory_usage_megabytes" in found["busy"].data.metrics
+    assert not any(name.startswith("system/") for name in found["idle"].data.metrics)
+
+
+def test_the_gauges_can_be_turned_off(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("MLFLOW_SYSTEM_METRICS_SAMPLING_INTERVAL", "0.1")
+    monkeypatch.setenv("MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING", "false")
+    with Tracker.open(store.root, "films", "run 1") as tracker:
+        tracker.start_step("a", "f" * 64, {})
+        time.sleep(0.5)
+    assert runs(store)["run 1"].data.metrics == {}

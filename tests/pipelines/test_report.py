@@ -194,6 +194,24 @@ def test_report_json_holds_scores_and_comparisons(written: tuple[dict[str, Any],
     assert (read["rows"][0]["seconds"], read["rows"][1]["seconds"]) == (None, 2.0)
     assert read["comparisons"][0]["difference"] == 0.375
     assert read["notes"][0].startswith("student - baseline: +37.5 points")
+    assert [item["rule"] for item in read["advice"]] == ["small_test", "student_not_ahead", "large_spread"]
+    assert read["step_seconds"] == {"distill/0": 2.0}
+
+
+def test_advice_stands_in_markdown_with_its_figure(written: tuple[dict[str, Any], Path]) -> None:
+    content, folder = written
+    text = (folder / "report.md").read_text()
+    assert "## What to try next" in text
+    assert all(f"- {item['because']} {item['attempt']}" in text for item in content["advice"])
+    assert "What to try next" not in publish.markdown({**content, "advice": []})
+
+
+def test_the_leaderboard_as_plain_values(written: tuple[dict[str, Any], Path]) -> None:
+    baseline, student = publish.flat_rows(written[0])
+    assert (student["accuracy"], student["seconds"]) == (0.625, 2.0)
+    assert student["accuracy_std"] == pytest.approx(statistics.stdev([0.75, 0.5]), abs=1e-6)
+    assert list(baseline) == list(student)
+    assert "steps" not in student
 
 
 def test_pages_show_the_correlation_and_the_terminal_keeps_its_columns(written: tuple[dict[str, Any], Path]) -> None:
@@ -217,5 +235,5 @@ def test_exact_match_is_shown_where_some_row_has_one(tmp_path: Path) -> None:
     assert "| MCC | exact match | seeds |" in lines[2]
     assert lines[4] == "| ensemble | 50.0 | 25.0 | 0.0 | 25.0 | 1 | 16 | 0 | 2.0k |  |"
     assert lines[5] == "| prompts/plots/random | 50.0 | 25.0 | 0.0 |  | 1 | 16 | 0 | 2.0k |  |"
-    page = publish.html(content, tmp_path / "report" / "leaderboard.png")
+    page = publish.html(content)
     assert "<th>exact match</th>" in page

@@ -1,0 +1,31 @@
+"""Names and values that MLflow takes, made of those that people give."""
+
+from __future__ import annotations
+
+import re
+from posixpath import normpath
+from typing import Any
+
+from cluster.canonical import canonical
+
+MAX_KEY, MAX_VALUE = 250, 500
+_ODD = re.compile(r"[^\w\-. :/]")
+
+
+def key_of(name: str) -> str:
+    """The name of a parameter or metric. MLflow takes it for a path, and refuses what is none, such as `task/../x`."""
+    key = _ODD.sub("_", name)[:MAX_KEY]
+    if key and normpath(key) == key and not key.startswith(("/", "..")) and key != ".":
+        return key
+    return key.replace("/", "_").replace("..", "_").strip(".") or "_"
+
+
+def file_of(name: str) -> str:
+    """The name of a file, without spaces, below the run's own folder."""
+    return _ODD.sub("_", name).replace(" ", "_").lstrip("/.")
+
+
+def text_of(value: Any) -> str:
+    """A value as text; what MLflow would refuse as too long is cut."""
+    text = value if isinstance(value, str) else canonical(value)
+    return text if len(text) <= MAX_VALUE else f"{text[: MAX_VALUE - 3]}..."

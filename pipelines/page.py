@@ -1,0 +1,107 @@
+"""The report as one self-contained page: no script, no network, readable on a phone, in light and dark."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import jinja2
+from markupsafe import Markup
+
+from pipelines import charts
+
+TEMPLATES = Path(__file__).parent / "templates"
+
+MAX_LABELS = 20
+"""A confusion matrix with more labels is left out of the page; it is in the tracking."""
+
+
+def html(
+    report: Mapping[str, Any],
+    columns: Sequence[str],
+    cells: Sequence[Sequence[str]],
+    run_line: str,
+    details: Mapping[str, Any] | None = None,
+    graph: Markup | None = None,
+) -> str:
+    """The page.
+
+    Args:
+        report: Content of report.json.
+        columns: Head of the leaderboard.
+        cells: Its rows, as text.
+        run_line: What this run did, in a sentence.
+        details: Curves and confidence, from pipelines/details.py; None: without them.
+        graph: The graph of steps as SVG; None: without it.
+    """
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(TEMPLATES),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    details = details or {}
+    return environment.get_template("report.html").render(
+        report=report,
+        columns=columns,
+        rows=list(zip((row["kind"] for row in report["rows"]), cells, strict=True)),
+        bars=[_bar(row) for row in report["rows"]],
+        curves=[_curve(name, runs) for name, runs in details.get("curves", {}).items()],
+        confidence=[_confidence(name, found) for name, found in details.get("confidence", {}).items()],
+        graph=graph,
+        run_line=run_line,
+    )
+
+
+def _bar(row: Mapping[str, Any]) -> dict[str, Any]:
+    """A bar of accuracy in percent, with its error bar from `low` to `high`, which stay on the scale."""
+    mean, std = 100 * row["accuracy"]["mean"], 100 * (row["accuracy"]["std"] or 0)
+    text = f"{mean:.1f}" + (f" ± {std:.1f}" if row["accuracy"]["std"] is not None else "")
+    return {
+        "name": row["name"],
+        "kind": row["kind"],
+        "mean": round(mean, 2),
+        "low": round(max(0.0, mean - std), 2),
+        "wide": round(min(100.0, mean + std) - max(0.0, mean - std), 2),
+        "text": text,
+    }
+
+
+def _curve(name: str, runs: Mapping[str, Any]) -> dict[str, Any]:
+    """A small chart of the losses of a row, a line for each seed."""
+    ends = ", ".join(f"{points[-1][1]:.3f}" for points in runs.values())
+    chart = charts.lines(list(runs.values()), x_label="optimizer step", y_label=f"loss of {name}")
+    return {"name": name, "chart": chart, "about": f"{_seeds(len(runs))}, ends at {ends}"}
+
+
+def _confidence(name: str, found: Mapping[str, Any]) -> dict[str, Any]:
+    """Confusion matrix with shares for its colours, reliability and coverage."""
+    shares = [[count / max(1, sum(row)) for count in row] for row in found["confusion"]]
+    labels = found["labels"]
+    rows = [list(zip(*pair, strict=True)) for pair in zip(found["confusion"], shares, strict=True)]
+    bins = [(item["confidence"], item["accuracy"]) for item in found["bins"]]
+    lowest = min((accuracy for _, accuracy in found["coverage"]), default=0.0)
+    return {
+        "name": name,
+        "labels": labels,
+        "matrix": list(zip(labels, rows, strict=True)) if len(labels) <= MAX_LABELS else None,
+        "ece": found["ece"],
+        "about": _seeds(found["num_seeds"]),
+        "reliability": charts.lines(
+            [bins], x_label="confidence", y_label="accuracy", x=(0, 1), y=(0, 1), dots=True, diagonal=True
+        ),
+        "coverage": charts.lines(
+            [found["coverage"]],
+            x_label="share of texts answered, surest first",
+            y_label="accuracy",
+            x=(0, 1),
+            y=(max(0.0, round(lowest - 0.05, 1)), 1),
+            dots=True,
+        ),
+    }
+
+
+def _seeds(count: int) -> str:
+    return f"{count} seed" + ("s" if count > 1 else "")
