@@ -27,7 +27,10 @@ if TYPE_CHECKING:
     from cluster.manifest import Manifest
 
 FLUSH_EVERY_S = 2.0
+KIND = "mlflow.experimentKind"
+"""Says to MLflow's pages that these runs train models; else they guess, and may list them as evaluations of chats."""
 MAX_PARAMS, MAX_METRICS = 100, 1000
+MAX_DESCRIPTION = 5000
 
 
 class RunLog:
@@ -52,6 +55,13 @@ class RunLog:
     def set_tags(self, tags: Mapping[str, str]) -> None:
         """Tags, for searching."""
         self.log(tags=tags)
+
+    def describe(self, markdown: str) -> None:
+        """The description at the top of the run's page; whole lines, as many as MLflow keeps."""
+        kept = markdown
+        while len(kept) > MAX_DESCRIPTION:
+            kept = kept[: max(0, kept.rstrip("\n").rfind("\n"))]
+        self.log(tags={"mlflow.note.content": kept})
 
     def log_figure(self, name: str, figure: Figure) -> None:
         """A picture; `name` has no extension."""
@@ -307,7 +317,9 @@ def _experiment(client: MlflowClient, name: str, store: Path | None) -> str:
     if known is not None and location and known.artifact_location != location:
         client.rename_experiment(known.experiment_id, f"{name} (store moved, run {known.experiment_id})")
         known = None
-    return str(known.experiment_id if known else client.create_experiment(name, artifact_location=location))
+    return str(
+        known.experiment_id if known else client.create_experiment(name, location, {KIND: "custom_model_development"})
+    )
 
 
 def _kind(step: str) -> dict[str, str]:

@@ -23,7 +23,10 @@ READ = {
     "prompts": ("train", "dev", "test"),
     "report": (),
 }
-"""First part of a step's name -> the sets that it reads; of other steps, such as members, all of them."""
+"""First part of a step's name -> the sets that decide its figures; of other steps, such as members, all of them.
+
+A zero-shot step looks at the labelled texts too, for the ensemble's weights, and learns nothing from them.
+"""
 
 
 class Datasets:

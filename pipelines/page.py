@@ -42,6 +42,7 @@ def html(
         trim_blocks=True,
         lstrip_blocks=True,
     )
+    environment.filters["breakable"] = _breakable
     details = details or {}
     return environment.get_template("report.html").render(
         report=report,
@@ -53,6 +54,11 @@ def html(
         graph=graph,
         run_line=run_line,
     )
+
+
+def _breakable(name: str) -> Markup:
+    """A step's name that narrow pages may break behind each /."""
+    return Markup("/<wbr>").join(name.split("/"))
 
 
 def _bar(row: Mapping[str, Any]) -> dict[str, Any]:

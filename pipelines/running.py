@@ -140,7 +140,8 @@ def _publish(asked: Request, steps: list[Step], outcome: Outcome, tracker: Track
         from pipelines.drawing import draw
 
         tracker.parent.log_figure("graph", draw(steps, seconds))
-    tracker.parent.log_artifact(folder / "report.png", "figures")
+    tracker.parent.log_artifact(files / "leaderboard.png", "figures")
+    tracker.parent.describe(publish.markdown(report))
     tracker.parent.log_table("leaderboard", publish.flat_rows(report))
     if report["advice"]:
         tracker.parent.log_table("next", report["advice"])

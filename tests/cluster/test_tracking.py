@@ -106,7 +106,12 @@ def test_parent_takes_what_the_caller_logs(store: Store) -> None:
         tracker.parent.log_metrics({"accuracy": 0.5})
         tracker.parent.log_text("plan.md", "all")
         tracker.parent.log_table("leaderboard", [{"row": "student", "accuracy": 0.8}])
+        tracker.parent.describe("# films\n\n" + "a line of fifty characters, more or less, no more\n" * 300)
     run = runs(store)["run 1"]
+    note = run.data.tags["mlflow.note.content"]
+    assert note.startswith("# films") and note.endswith("no more") and 4900 < len(note) <= 5000
+    kind = client(store).get_experiment(run.info.experiment_id).tags["mlflow.experimentKind"]
+    assert kind == "custom_model_development"
     assert len(run.data.params) == 252
     assert run.data.params["odd key __"] == "[1,2]" and run.data.params["long"].endswith("...")
     assert run.data.metrics == {"accuracy": 0.5}

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 from toy_steps import toy
 
-from pipelines import charts, publish, report
+from pipelines import charts, page, publish, report
 from pipelines.details import details
 from stages.protocols import LocalEngine, SilentRecorder
 from stages.tasks import Example
@@ -20,7 +20,7 @@ from stages.texts.logits import write_logits
 from stages.training.curves import write_losses
 
 LABELS = ("rotten", "fresh")
-VOID = {"meta", "link", "br", "img"}
+VOID = {"meta", "link", "br", "img", "wbr"}
 
 
 class Page(HTMLParser):
@@ -99,22 +99,22 @@ def made(tmp_path: Path) -> tuple[dict[str, Any], str]:
 
 def test_the_page_stands_alone(made: tuple[dict[str, Any], str]) -> None:
     text = made[1]
-    page = Page(text)
-    assert not page.all("script") and not page.all("iframe") and not page.all("img")
-    links = [attrs.get(key) for _, attrs, _ in page.tags for key in ("src", "href", "xlink:href") if key in attrs]
+    read = Page(text)
+    assert not read.all("script") and not read.all("iframe") and not read.all("img")
+    links = [attrs.get(key) for _, attrs, _ in read.tags for key in ("src", "href", "xlink:href") if key in attrs]
     assert links == ["data:,"], "the icon, so that browsers ask nobody for one"
     assert "@import" not in text
     assert set(re.findall(r"url\(([^)]*)\)", text)) <= {"#tip"}
 
 
 def test_it_is_made_for_phones_and_for_light_and_dark(made: tuple[dict[str, Any], str]) -> None:
-    page = Page(made[1])
-    assert {"name": "viewport", "content": "width=device-width, initial-scale=1"} in page.all("meta")
+    read = Page(made[1])
+    assert {"name": "viewport", "content": "width=device-width, initial-scale=1"} in read.all("meta")
     assert "@media (prefers-color-scheme: dark)" in made[1]
-    wide = [(tag, around) for tag, attrs, around in page.tags if tag == "table" or attrs.get("class") == "graph"]
+    wide = [(tag, around) for tag, attrs, around in read.tags if tag == "table" or attrs.get("class") == "graph"]
     assert len(wide) >= 3
     assert all("div" in around for _, around in wide)
-    boxes = [attrs for attrs in page.all("div") if attrs.get("class") == "scroll"]
+    boxes = [attrs for attrs in read.all("div") if attrs.get("class") == "scroll"]
     assert len(boxes) == len(wide), "each in a box of its own"
     assert all(box["tabindex"] == "0" and box["aria-label"] for box in boxes), "and keys scroll it"
 
@@ -128,6 +128,7 @@ def test_colours_of_dark_and_light_have_the_same_names(made: tuple[dict[str, Any
 
 def test_whatever_people_write_is_text(made: tuple[dict[str, Any], str]) -> None:
     assert "<films" not in made[1]
+    assert page._breakable("a/<b>") == "a/<wbr>&lt;b&gt;"
     assert any("<films & more>" in word for word in Page(made[1]).words)
 
 
@@ -196,8 +197,8 @@ def test_a_line_goes_from_corner_to_corner() -> None:
 
 @pytest.mark.parametrize("points", [[], [(1, 2.0)], [(1, 0.0), (2, 0.0)], [(1, -3.0), (2, 5000.0)]])
 def test_odd_curves_are_drawn_within_the_frame(points: list[tuple[int, float]]) -> None:
-    page = Page(str(charts.lines([points], x_label="x", y_label="y")))
-    (line,) = page.all("polyline")
+    read = Page(str(charts.lines([points], x_label="x", y_label="y")))
+    (line,) = read.all("polyline")
     places = [tuple(map(float, pair.split(","))) for pair in str(line["points"]).split()]
     assert len(places) == len(points)
     assert all(charts.LEFT <= x <= charts.WIDTH and 0 <= y <= charts.HEIGHT for x, y in places)
@@ -206,11 +207,11 @@ def test_odd_curves_are_drawn_within_the_frame(points: list[tuple[int, float]]) 
 def test_the_graph_has_a_box_for_each_group_with_its_seconds() -> None:
     data = toy("data/films")
     students = [toy(f"distill/{seed}", base=data) for seed in (0, 1)]
-    page = Page(str(charts.graph([data, *students], {"distill/0": 3.0, "distill/1": 5.0, "data/films": 0.2})))
-    assert [box["class"] for box in page.all("rect")] == ["k-data", "k-distill"]
-    assert {"data/films", "0 s", "distill", "2 × 4 s"} <= set(page.words)
-    assert sum(item.get("class") == "edge" for item in page.all("path")) == 1
-    width, height = (float(page.all("svg")[0][name] or 0) for name in ("width", "height"))
-    for box in page.all("rect"):
+    read = Page(str(charts.graph([data, *students], {"distill/0": 3.0, "distill/1": 5.0, "data/films": 0.2})))
+    assert [box["class"] for box in read.all("rect")] == ["k-data", "k-distill"]
+    assert {"data/films", "0 s", "distill", "2 × 4 s"} <= set(read.words)
+    assert sum(item.get("class") == "edge" for item in read.all("path")) == 1
+    width, height = (float(read.all("svg")[0][name] or 0) for name in ("width", "height"))
+    for box in read.all("rect"):
         assert 0 <= float(box["x"] or 0) <= width - charts.BOX_WIDTH
         assert 0 <= float(box["y"] or 0) <= height - charts.BOX_HEIGHT

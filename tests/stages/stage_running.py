@@ -10,6 +10,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from matplotlib.figure import Figure
 
 from stages.protocols import LocalEngine, SilentRecorder
 from stages.texts.logits import read_logits
@@ -20,10 +21,11 @@ SILENT = SilentRecorder()
 
 @dataclass
 class Kept(SilentRecorder):
-    """Keeps the curves and the tables."""
+    """Keeps the curves, the pictures and the tables."""
 
     points: dict[str, list[tuple[int, float]]] = field(default_factory=dict)
     tables: dict[str, Sequence[Mapping[str, Any]]] = field(default_factory=dict)
+    figures: dict[str, Figure] = field(default_factory=dict)
 
     def metric(self, name: str, value: float, step: int = 0) -> None:
         self.points.setdefault(name, []).append((step, value))
@@ -32,6 +34,9 @@ class Kept(SilentRecorder):
     def metrics(self) -> dict[str, float]:
         """The last value of every curve."""
         return {name: points[-1][1] for name, points in self.points.items()}
+
+    def figure(self, name: str, figure: Figure) -> None:
+        self.figures[name] = figure
 
     def table(self, name: str, rows: Sequence[Mapping[str, Any]]) -> None:
         self.tables[name] = rows

@@ -8,24 +8,12 @@ from typing import Any
 
 import pytest
 import torch
-from matplotlib.figure import Figure
 from stage_running import Kept
 
 from stages.prompts import showing
 from stages.prompts.prompt import Prompt
 from stages.prompts.vectors import Table
 from stages.training.curves import read_losses, thinned, write_losses
-
-
-class Drawn(Kept):
-    """Keeps pictures too."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.figures: dict[str, Figure] = {}
-
-    def figure(self, name: str, figure: Figure) -> None:
-        self.figures[name] = figure
 
 
 def backbone(weight: torch.Tensor) -> Any:
@@ -57,7 +45,7 @@ def test_nearest_words_are_those_of_the_largest_cosine(monkeypatch: pytest.Monke
 def test_input_vectors_get_words_and_deep_ones_norms_alone() -> None:
     weight = torch.eye(6)
     for place, tables in (("before", {"nearest_words"}), ("layers", set())):
-        recorder = Drawn()
+        recorder = Kept()
         prompt = Prompt(Table(torch.tensor([[3.0, 4, 0, 0, 0, 0], [0, 0, 2, 0, 0, 0]])), place)  # type: ignore[arg-type]
         showing.show(prompt, backbone(weight), recorder)
         assert set(recorder.tables) == tables
@@ -66,7 +54,7 @@ def test_input_vectors_get_words_and_deep_ones_norms_alone() -> None:
 
 
 def test_there_is_nothing_to_show_without_a_prompt() -> None:
-    recorder = Drawn()
+    recorder = Kept()
     showing.show(None, backbone(torch.eye(2)), recorder)
     assert not recorder.figures and not recorder.tables
 

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from stage_running import LABELS, logits_of, run
+from stage_running import LABELS, Kept, logits_of, run
 
 from stages import soft_labels
 from stages.ensembles.mixing import calibrate
@@ -56,8 +56,13 @@ def test_soft_labels_are_the_weighted_mean_of_the_members(
     weights: str, share: list[float], members: tuple[Path, ...], film_data: Path, tmp_path: Path
 ) -> None:
     inputs = soft_labels.Inputs(data=film_data, members=members)
-    result = run(soft_labels, config(weights=weights), inputs, tmp_path / "out")
+    recorder = Kept()
+    result = run(soft_labels, config(weights=weights), inputs, tmp_path / "out", recorder)
     assert result.weights == pytest.approx(share, abs=1e-6)
+    assert {"weights", "disputed", "per_class"} <= set(recorder.tables)
+    assert set(recorder.figures) == {"agreement", "entropy", "confusion"}
+    assert [row["weight"] for row in recorder.tables["weights"]] == pytest.approx(share, abs=1e-6)
+    assert 0 < recorder.metrics["unlabeled/entropy"] < 1
     for written, file in (("soft_labels", "unlabeled_logits"), ("test_logits", "test_logits")):
         expected = sum(weight * logits_of(member, file) for member, weight in zip(members, share, strict=True))
         assert logits_of(tmp_path / "out", written) == pytest.approx(expected, abs=2e-5)

@@ -9,7 +9,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 from small_models import FAMILIES, backbone_config, film_task
-from stage_running import SILENT, assert_a_seed_decides, logits_of, run, written
+from stage_running import SILENT, Kept, assert_a_seed_decides, logits_of, run, written
 
 from stages import prompt_pretraining, prompt_tuning
 from stages.errors import InputError
@@ -22,6 +22,7 @@ from stages.prompts.start import StartConfig, start_vectors
 from stages.seeds import torch_rng
 from stages.texts.corpora import CorpusConfig
 from stages.texts.data import Source, load_examples
+from stages.training.curves import read_losses
 from stages.training.loop import LoopConfig
 
 # --- prompts ------------------------------------------------------------------------------------------------------
@@ -40,8 +41,13 @@ def test_a_prompt_learns_and_is_loaded_as_it_was(
     name: str, backbone_folders: dict[str, Path], film_data: Path, tmp_path: Path
 ) -> None:
     config = tuned(backbone_folders[name], name)
-    result = run(prompt_tuning, config, prompt_tuning.Inputs(data=film_data), tmp_path / "out")
+    recorder = Kept()
+    result = run(prompt_tuning, config, prompt_tuning.Inputs(data=film_data), tmp_path / "out", recorder)
     assert result.trainable_parameters == 5 * 32
+    assert [row["vector"] for row in recorder.tables["nearest_words"]] == [1, 2, 3, 4, 5]
+    assert set(recorder.figures) == {"prompt_norms", "confusion"}
+    assert recorder.metrics["test/mcc"] == result.test.mcc
+    assert read_losses(tmp_path / "out")[-1] == pytest.approx(result.final_loss, abs=1e-6)
     backbone = load(config.backbone, frozen=True)
     prompt = load_prompt(tmp_path / "out" / "prompt", backbone)
     classifier = ClozeClassifier.of(config.task, "review", backbone, config.backbone, prompt)

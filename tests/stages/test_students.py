@@ -21,6 +21,7 @@ from stages.models.encoders import TextEncoder
 from stages.tasks import Example
 from stages.texts.data import load_examples, write_examples
 from stages.texts.logits import write_logits
+from stages.training.curves import read_losses
 from stages.training.loop import EarlyStopping, LoopConfig
 
 LOOP = LoopConfig(learning_rate=0.005, batch_size=5, steps=80, weight_decay=0.0)
@@ -85,6 +86,10 @@ def test_a_student_learns_what_the_teacher_says(
     assert recorder.metrics["distill/kept"] == 10
     assert recorder.metrics["test/accuracy"] == result.test.accuracy
     assert len(recorder.tables["misclassified"]) == round(12 * (1 - result.test.accuracy))
+    assert set(recorder.figures) == {"confusion", "reliability", "coverage"}
+    assert recorder.metrics["test/ece"] == result.test.ece
+    losses = [loss for _, loss in recorder.points.get("train/loss", [])]
+    assert read_losses(tmp_path / "out") == pytest.approx(losses, abs=1e-6)
     if tune == "full":
         assert result.final_loss < 0.1
         assert result.test.accuracy >= 0.75
