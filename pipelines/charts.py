@@ -18,7 +18,7 @@ LEFT, RIGHT, TOP, BOTTOM = 44, 12, 10, 38
 NUM_COLOURS = 5
 """Classes s0 to s4; further lines begin anew."""
 
-BOX_WIDTH, BOX_HEIGHT, COLUMN, ROW = 172, 50, 214, 60
+BOX_WIDTH, BOX_HEIGHT, COLUMN, ROW = 172, 50, 206, 60
 
 
 def lines(
