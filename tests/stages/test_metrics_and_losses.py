@@ -168,7 +168,8 @@ def test_measuring_records_the_scores_and_the_table_of_classes(groups: tuple[str
     found = measure(AlwaysFresh(), ("rotten", "fresh"), tmp_path, tmp_path, recorder)
     assert (found.accuracy, found.mcc) == (pytest.approx(2 / 3, abs=1e-6), 0)
     assert found.exact_match == (0.5 if groups[0] else None)
-    expected = {"accuracy": found.accuracy, "macro_f1": 0.4, "mcc": 0.0} | ({"exact_match": 0.5} if groups[0] else {})
+    expected = {"accuracy": found.accuracy, "macro_f1": 0.4, "mcc": 0.0, "ece": found.ece}
+    expected |= {"exact_match": 0.5} if groups[0] else {}
     assert recorder.metrics == {f"test/{name}": value for name, value in expected.items()}
     assert [(row["label"], row["recall"], row["support"]) for row in recorder.tables["per_class"]] == [
         ("rotten", 0, 1),
