@@ -54,6 +54,8 @@ def run(asked: Request, options: Options, console: Console) -> Outcome:
     """
     with preparing(console) as show:
         check(asked, show)
+    if options.max_parallel is None:
+        options = replace(options, max_parallel=asked.config.resources.max_parallel)
     steps = fewshot.steps(asked.config)
     planned = plan(steps, asked.store, options)
     to_run = planning.count(planned, State.RUN)
