@@ -1,4 +1,4 @@
-"""`resources` of a recipe: what all steps get that compute with a language model, unless their own section says more."""
+"""`resources` of a recipe: what all steps get that compute with a language model, unless their section says more."""
 
 from __future__ import annotations
 
