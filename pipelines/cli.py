@@ -1,4 +1,5 @@
-"""The command line: run, resume, plan, explain, status, graph, score, predict, recommend, gc, doctor, init, schema.
+"""The command line: run, resume, plan, explain, status, graph, score, predict, serve, recommend, gc, doctor, init,
+schema.
 
 Exit status: 0 done, 1 a step failed, 2 bad input, 130 stopped with Ctrl-C.
 """
@@ -17,7 +18,7 @@ from rich.table import Table
 
 from cluster.errors import ClusterError
 from pipelines import options as words
-from pipelines import recipe_commands
+from pipelines import recipe_commands, serve_command
 from pipelines.options import DEFAULT_STORE
 from pipelines.terminal import console, errors, lines_of, sink
 from stages.errors import InputError
@@ -244,11 +245,11 @@ def predict(
     store: words.StoreFolder = DEFAULT_STORE,
 ) -> None:
     """Label lines with the distilled classifier or with prompts: a JSON line with label and probabilities for each."""
-    from pipelines import serving
+    from pipelines import scoring, serving
 
-    answer = serving.find(recipe, override, store, prompts)
+    labeller = serving.find(recipe, override, store, prompts).load()
     with lines_of(input_) as lines, sink(output) as answers:
-        for line in answer(lines, input_):
+        for line in scoring.label(labeller, lines, input_):
             answers.write(line + "\n")
 
 
@@ -311,5 +312,6 @@ def doctor(recipe: words.Recipe = "demo", override: words.Override = None) -> No
         raise typer.Exit(1)
 
 
+app.command()(serve_command.serve)
 app.command()(recipe_commands.init)
 app.command()(recipe_commands.schema)

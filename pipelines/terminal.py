@@ -6,7 +6,7 @@ import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO, cast
 
 from rich.console import Console
 from rich.text import Text
@@ -41,16 +41,27 @@ def ask(question: str, default: str | None) -> str:
 
 @contextmanager
 def lines_of(name: str) -> Iterator[TextIO]:
-    """Standard input for `-`, else the file."""
+    """Standard input for `-`, else the file, unpacked on the way if its name says so (.gz, .bz2, .xz)."""
     if name == "-":
         yield sys.stdin
         return
     try:
-        file = Path(name).open(encoding="utf-8")  # noqa: SIM115 (closed below)
+        file = _unpacking(Path(name))
     except OSError as error:
         raise InputError(f"{name} cannot be read ({error.strerror}).", "Name a file of JSON lines, or -.") from error
     with file:
         yield file
+
+
+def _unpacking(path: Path) -> TextIO:
+    import bz2
+    import gzip
+    import lzma
+
+    with path.open("rb"):  # what cannot be read is told now, not at the first line
+        pass
+    opener: Any = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}.get(path.suffix, open)
+    return cast(TextIO, opener(path, "rt", encoding="utf-8"))
 
 
 @contextmanager
