@@ -67,6 +67,7 @@ def run(
     keep_going: words.KeepGoing = False,
     max_parallel: words.MaxParallel = None,
     verify: words.Verify = False,
+    register: words.Register = True,
     store: words.StoreFolder = DEFAULT_STORE,
     address: words.Address = None,
 ) -> None:
@@ -84,7 +85,7 @@ def run(
         max_parallel=max_parallel,
         address=address,
     )
-    outcome = running.run(running.request(recipe, override, store), options, console)
+    outcome = running.run(running.request(recipe, override, store), options, console, register=register)
     if outcome.is_interrupted:
         raise typer.Exit(INTERRUPTED)
     if not outcome.ok:
@@ -98,6 +99,7 @@ def resume(
     override: words.Override = None,
     keep_going: words.KeepGoing = False,
     max_parallel: words.MaxParallel = None,
+    register: words.Register = True,
     store: words.StoreFolder = DEFAULT_STORE,
     address: words.Address = None,
 ) -> None:
@@ -108,6 +110,7 @@ def resume(
         from_=steps,
         keep_going=keep_going,
         max_parallel=max_parallel,
+        register=register,
         store=store,
         address=address,
     )
