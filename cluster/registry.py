@@ -165,14 +165,14 @@ def _save(candidate: Candidate, loader: Loader, folder: Path, model_id: str, run
     from mlflow.types import ColSpec, Schema
 
     inputs = Schema([ColSpec("string", name) for name in candidate.example])
-    outputs = Schema([ColSpec(_kind(kind), name) for name, kind in candidate.outputs.items()])
+    columns = [ColSpec(_kind(kind), name) for name, kind in candidate.outputs.items()]
     mlflow.pyfunc.save_model(
         str(folder),
         loader_module=loader.module,
         data_path=str(candidate.folder()),
         code_paths=[str(path) for path in loader.code],
         mlflow_model=Model(model_id=model_id, run_id=run_id),
-        signature=ModelSignature(inputs=inputs, outputs=outputs if candidate.outputs else None),
+        signature=ModelSignature(inputs=inputs, outputs=Schema(columns) if columns else None),
         input_example=pandas.DataFrame([candidate.example]),
         pip_requirements=list(loader.requirements),
     )
