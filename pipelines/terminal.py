@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, TextIO, cast
 
@@ -42,18 +42,26 @@ def ask(question: str, default: str | None) -> str:
 @contextmanager
 def lines_of(name: str) -> Iterator[TextIO]:
     """Standard input for `-`, else the file, unpacked on the way if its name says so (.gz, .bz2, .xz)."""
-    if name == "-":
-        yield sys.stdin
-        return
+    import gzip
+    import lzma
+    import zlib
+
     try:
-        file = _unpacking(Path(name))
+        file = nullcontext(sys.stdin) if name == "-" else _unpacking(Path(name))
     except OSError as error:
         raise InputError(f"{name} cannot be read ({error.strerror}).", "Name a file of JSON lines, or -.") from error
-    with file:
-        yield file
+    with file as lines:
+        try:
+            yield lines
+        except UnicodeDecodeError as error:
+            raise InputError(f"{name} is not UTF-8 ({error.reason}).", "Save it as UTF-8.") from error
+        except (EOFError, zlib.error, lzma.LZMAError, gzip.BadGzipFile) as error:
+            raise InputError(
+                f"{name} cannot be unpacked ({error}).", "Pack it again, or correct its ending."
+            ) from error
 
 
-def _unpacking(path: Path) -> TextIO:
+def _unpacking(path: Path) -> AbstractContextManager[TextIO]:
     import bz2
     import gzip
     import lzma
