@@ -104,7 +104,7 @@ class Prompting(Labeller[tuple[int, Example]]):
     def read(self, row: Row, uid: str) -> tuple[int, Example]:
         task = row.get(TASK, self._names[0] if len(self._names) == 1 else None)
         if not isinstance(task, str) or task not in self.tasks:
-            problem = "no task is named" if task is None else f"the task {task!r} has no prompt here"
+            problem = "names no task" if task is None else f"names the task {task!r}, which has no prompt here"
             raise DataError(f"{problem}.", f'Write {{"task": ...}} with one of: {", ".join(self.tasks)}.', key=TASK)
         return self._names.index(task), example_of(row, self.tasks[task], uid)
 
