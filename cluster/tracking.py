@@ -178,6 +178,11 @@ class Tracker:
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         self.close("FINISHED" if kind is None else "FAILED" if issubclass(kind, Exception) else "KILLED")
 
+    @property
+    def client(self) -> MlflowClient:
+        """Of the server, or the database, that has the runs."""
+        return self._client
+
     def start_step(self, step: str, fingerprint: str, params: Mapping[str, Any], attempt: int = 1) -> str:
         """Starts the child run of a step and returns its id."""
         tags = {"stage.status": "executed", "stage.fingerprint": fingerprint, "stage.attempt": str(attempt)}
