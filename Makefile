@@ -12,14 +12,18 @@ FROM   ?=
 # further words for the command line: make pipeline ARGS="-o distill.loop.learning_rate=1e-4"
 ARGS   ?=
 
+# make serve PORT=8000
+PORT   ?= 5001
+
 RUN := $(BIN)/clozeline run $(RECIPE) --store $(STORE) $(if $(ADDRESS),--address $(ADDRESS)) $(ARGS)
 
-.PHONY: help pipeline resume ui test check format docs clean
+.PHONY: help pipeline resume ui serve test check format docs clean
 
 help:
 	@echo "make pipeline [RECIPE=demo] [ADDRESS=...]   run a recipe; finished steps are not run again"
 	@echo "make resume [FROM=distill] [RECIPE=demo]    go on with a run that stopped; with FROM these steps and what needs them"
 	@echo "make ui                                     browse runs, curves and pictures in MLflow"
+	@echo "make serve [RECIPE=demo] [PORT=5001]        answer over HTTP with what the run has trained"
 	@echo "make test                                   run the tests"
 	@echo "make check                                  lint, format and type checks"
 	@echo "make docs                                   write docs/reference.md and docs/recipe.schema.json again"
@@ -46,6 +50,9 @@ resume: $(VENV)/installed
 ui: $(VENV)/installed
 	$(BIN)/mlflow ui --host 127.0.0.1 --backend-store-uri sqlite:///$(abspath $(STORE))/mlflow.db \
 		--artifacts-destination $(abspath $(STORE))/mlartifacts
+
+serve: $(VENV)/installed
+	@$(BIN)/clozeline serve $(RECIPE) --store $(STORE) --port $(PORT) $(ARGS)
 
 test: $(VENV)/installed-dev
 	@$(BIN)/pytest --numprocesses 2 --dist loadfile $(ARGS)

@@ -29,3 +29,8 @@ def text_of(value: Any) -> str:
     """A value as text; what MLflow would refuse as too long is cut."""
     text = value if isinstance(value, str) else canonical(value)
     return text if len(text) <= MAX_VALUE else f"{text[: MAX_VALUE - 3]}..."
+
+
+def kind_of(step: str) -> dict[str, str]:
+    """What steps of one kind have in common, to list and compare them: the first part of their names."""
+    return {"stage.kind": step.partition("/")[0]}

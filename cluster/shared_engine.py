@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from cluster.stacks import Stack
 from cluster.step import Strategy
 from cluster.zero import Spread, ZeroSettings
 
@@ -13,13 +14,14 @@ from cluster.zero import Spread, ZeroSettings
 class SharedEngine:
     """One worker's engine; see `stages.protocols.Engine`. Needs a process group of torch."""
 
-    def __init__(self, work: Path, strategy: Strategy) -> None:
+    def __init__(self, work: Path, strategy: Strategy, stack: Stack) -> None:
         import torch.distributed as dist
 
         self.rank = dist.get_rank()
         self.world_size = dist.get_world_size()
         self.work: Path | None = work
         self._strategy = strategy
+        self._stack = stack
         self._spread: list[Spread] = []
 
     def frozen(self, make: Callable[[], Any], *, half: bool) -> Any:
@@ -32,6 +34,7 @@ class SharedEngine:
 
     def backward(self, loss: Any) -> None:
         """Back-propagates this worker's part of the loss."""
+        self._stack.is_well()
         loss.backward()
         for spread in self._spread:
             spread.end_pass()
@@ -60,6 +63,7 @@ class SharedEngine:
         """The sum of a tensor over all workers, where it was."""
         import torch.distributed as dist
 
+        self._stack.is_well()
         moved = self._for_group(tensor.detach().clone())
         dist.all_reduce(moved)
         return moved.to(tensor.device)

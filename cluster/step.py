@@ -32,7 +32,7 @@ class Resources:
 
     `cpus` and `gpus` are those of each of its `workers`. `cpus` is the number of threads too: sums in another order
     give other last digits, so a step keeps its number of threads on every machine, even where it has to share fewer
-    cores.
+    cores. `timeout_s`: within so many seconds all workers come to the same point, or the step is tried again.
     """
 
     cpus: float = 1
@@ -40,6 +40,7 @@ class Resources:
     max_attempts: int = 3
     workers: int = 1
     strategy: Strategy = "single"
+    timeout_s: float = 900
 
     @property
     def is_shared(self) -> bool:

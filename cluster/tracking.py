@@ -17,7 +17,7 @@ from cluster.data_inputs import Dataset, DatasetsOf, none_of
 from cluster.errors import TrackingError
 from cluster.gauges import Gauges
 from cluster.lease import Owner, locked
-from cluster.mlflow_names import file_of, key_of, text_of
+from cluster.mlflow_names import file_of, key_of, kind_of, text_of
 from cluster.recorder import Batch, Point
 
 if TYPE_CHECKING:
@@ -210,10 +210,15 @@ class Tracker:
     def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
         self.close("FINISHED" if kind is None else "FAILED" if issubclass(kind, Exception) else "KILLED")
 
+    @property
+    def client(self) -> MlflowClient:
+        """Of the server, or the database, that has the runs."""
+        return self._client
+
     def start_step(self, step: str, fingerprint: str, params: Mapping[str, Any], attempt: int = 1) -> str:
         """Starts the child run of a step and returns its id."""
         tags = {"stage.status": "executed", "stage.fingerprint": fingerprint, "stage.attempt": str(attempt)}
-        run = RunLog(self._client, self._create(step, {**tags, **_kind(step)}, self.parent.run_id))
+        run = RunLog(self._client, self._create(step, {**tags, **kind_of(step)}, self.parent.run_id))
         self._steps[step] = run
         run.log_params(params)
         run.log_datasets(self._datasets(step))
@@ -237,7 +242,7 @@ class Tracker:
 
     def cached_step(self, step: str, manifest: Manifest, params: Mapping[str, Any]) -> str:
         """Shows a committed step as a short child run, with its parameters and last figures, so that runs compare."""
-        tags = {"stage.status": "cached", "stage.fingerprint": manifest.fingerprint, **_kind(step)}
+        tags = {"stage.status": "cached", "stage.fingerprint": manifest.fingerprint, **kind_of(step)}
         if manifest.run_id:
             tags["stage.source_run_id"] = manifest.run_id
             tags["mlflow.note.content"] = self._origin(manifest.run_id)
@@ -320,11 +325,6 @@ def _experiment(client: MlflowClient, name: str, store: Path | None) -> str:
     return str(
         known.experiment_id if known else client.create_experiment(name, location, {KIND: "custom_model_development"})
     )
-
-
-def _kind(step: str) -> dict[str, str]:
-    """What steps of one kind have in common, to list and compare them: the first part of their names."""
-    return {"stage.kind": step.partition("/")[0]}
 
 
 def _owner() -> str:

@@ -4,16 +4,15 @@ from __future__ import annotations
 
 import tempfile
 from collections.abc import Callable
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from cluster import stacks
 from cluster.errors import WorkersLost
 from cluster.recorder import Batch, BatchRecorder
 from cluster.worker import Order, captured, set_threads
-
-TIMEOUT_S = 600
-"""Seconds in which all workers must come to the same point; one that does not ends the step, which is tried again."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -42,7 +41,7 @@ def run(job: Job, recorder: BatchRecorder) -> Any:
     trainer = TorchTrainer(
         _work,
         train_loop_config={"job": job},
-        torch_config=TorchConfig(backend="nccl" if with_gpus else "gloo", timeout_s=TIMEOUT_S),
+        torch_config=TorchConfig(backend="nccl" if with_gpus else "gloo", timeout_s=round(resources.timeout_s)),
         scaling_config=ScalingConfig(
             num_workers=resources.workers,
             use_gpu=with_gpus,
@@ -53,7 +52,7 @@ def run(job: Job, recorder: BatchRecorder) -> Any:
     try:
         found = trainer.fit().return_value
     except Exception as error:
-        raise _cause(error) from error
+        raise _cause(error, stacks.written(_stacks_of(job), _work.__name__)) from error
     result, metrics = found
     recorder.last.update(metrics)
     return result
@@ -67,15 +66,20 @@ def _work(settings: dict[str, Any]) -> Any:
 
     job: Job = settings["job"]
     set_threads(job.order.resources.cpus)
-    engine = SharedEngine(job.work, job.order.resources.strategy)
-    with tempfile.TemporaryDirectory() as elsewhere, captured(Path(job.log)):
-        is_first = engine.rank == 0
-        send = job.send if is_first else _forget
+    rank = dist.get_rank()
+    stack = stacks.Stack(_stacks_of(job), rank, job.order.resources.timeout_s)
+    engine = SharedEngine(job.work, job.order.resources.strategy, stack)
+    with closing(stack), tempfile.TemporaryDirectory() as elsewhere, captured(Path(job.log)):
+        send = _forget if rank else job.send
         with BatchRecorder(job.order.step, send) as recorder:
-            out = job.out if is_first else Path(elsewhere)
+            out = Path(elsewhere) if rank else job.out
             result = job.order.fn(job.order.config, job.inputs, out, recorder, engine)
         dist.barrier()  # nobody leaves a group that others still compute with
-        return (result, dict(recorder.last)) if is_first else None
+        return None if rank else (result, dict(recorder.last))
+
+
+def _stacks_of(job: Job) -> Path:
+    return job.work / "stacks"
 
 
 def _forget(batch: Batch) -> bool:
@@ -83,12 +87,17 @@ def _forget(batch: Batch) -> bool:
     return True
 
 
-def _cause(error: BaseException) -> BaseException:
-    """What went wrong in the first worker that failed."""
+def _cause(error: BaseException, stood: str) -> BaseException:
+    """What a stage raised on some worker, if it brings a remedy; else that workers were lost.
+
+    Args:
+        error: What Ray Train says.
+        stood: Where the workers stood, if some of them hung.
+    """
     failures: dict[int, BaseException] = getattr(error, "worker_failures", {})
     for rank in sorted(failures):
         cause = getattr(failures[rank], "cause", None) or failures[rank].__cause__ or failures[rank]
         if hasattr(cause, "remedy"):
             return cause
     text = "; ".join(f"worker {rank}: {str(failures[rank]).strip().splitlines()[-1]}" for rank in sorted(failures))
-    return WorkersLost(text or str(error))
+    return WorkersLost("\n".join(filter(None, [text or str(error), stood])))

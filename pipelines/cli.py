@@ -1,4 +1,5 @@
-"""The command line: run, resume, plan, explain, status, graph, score, predict, recommend, gc, doctor, init, schema.
+"""The command line: run, resume, plan, explain, status, graph, score, predict, serve, recommend, gc, doctor, init,
+schema.
 
 Exit status: 0 done, 1 a step failed, 2 bad input, 130 stopped with Ctrl-C.
 """
@@ -17,7 +18,7 @@ from rich.table import Table
 
 from cluster.errors import ClusterError
 from pipelines import options as words
-from pipelines import recipe_commands
+from pipelines import recipe_commands, serve_command
 from pipelines.options import DEFAULT_STORE
 from pipelines.terminal import console, errors, lines_of, sink
 from stages.errors import InputError
@@ -66,6 +67,7 @@ def run(
     keep_going: words.KeepGoing = False,
     max_parallel: words.MaxParallel = None,
     verify: words.Verify = False,
+    register: words.Register = True,
     store: words.StoreFolder = DEFAULT_STORE,
     address: words.Address = None,
 ) -> None:
@@ -83,7 +85,7 @@ def run(
         max_parallel=max_parallel,
         address=address,
     )
-    outcome = running.run(running.request(recipe, override, store), options, console)
+    outcome = running.run(running.request(recipe, override, store), options, console, register=register)
     if outcome.is_interrupted:
         raise typer.Exit(INTERRUPTED)
     if not outcome.ok:
@@ -97,6 +99,7 @@ def resume(
     override: words.Override = None,
     keep_going: words.KeepGoing = False,
     max_parallel: words.MaxParallel = None,
+    register: words.Register = True,
     store: words.StoreFolder = DEFAULT_STORE,
     address: words.Address = None,
 ) -> None:
@@ -107,6 +110,7 @@ def resume(
         from_=steps,
         keep_going=keep_going,
         max_parallel=max_parallel,
+        register=register,
         store=store,
         address=address,
     )
@@ -244,11 +248,11 @@ def predict(
     store: words.StoreFolder = DEFAULT_STORE,
 ) -> None:
     """Label lines with the distilled classifier or with prompts: a JSON line with label and probabilities for each."""
-    from pipelines import serving
+    from pipelines import scoring, serving
 
-    answer = serving.find(recipe, override, store, prompts)
+    labeller = serving.find(recipe, override, store, prompts).load()
     with lines_of(input_) as lines, sink(output) as answers:
-        for line in answer(lines, input_):
+        for line in scoring.label(labeller, lines, input_):
             answers.write(line + "\n")
 
 
@@ -311,5 +315,6 @@ def doctor(recipe: words.Recipe = "demo", override: words.Override = None) -> No
         raise typer.Exit(1)
 
 
+app.command()(serve_command.serve)
 app.command()(recipe_commands.init)
 app.command()(recipe_commands.schema)

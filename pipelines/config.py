@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import re
+from typing import Any
 
 from pydantic import BaseModel, Field, model_validator
 
 from pipelines import annotated, prompt_formats
+from pipelines.resources import ResourcesSection, handed_down
 from pipelines.sections import (
     BaselineSection,
     DistillSection,
@@ -53,6 +55,12 @@ class PipelineConfig(BaseModel, frozen=True, extra="forbid"):
     distill: DistillSection = Field(description="The student.")
     baseline: BaselineSection | None = Field(None, description="The student on labels alone; none: left out.")
     prompts: PromptsSection | None = Field(None, description="Prompt tuning; none: left out.")
+    resources: ResourcesSection = Field(ResourcesSection(), description="What steps with a language model get.")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _resources_are_handed_down(cls, values: Any) -> Any:
+        return handed_down(values)
 
     @model_validator(mode="after")
     def _sections_fit(self) -> PipelineConfig:

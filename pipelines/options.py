@@ -28,6 +28,9 @@ KeepGoing = Annotated[
     bool, typer.Option("--keep-going/--stop", help="After a failure, run what does not need the failed step.")
 ]
 MaxParallel = Annotated[int | None, typer.Option("--max-parallel", min=1, help="Steps at once.")]
+Register = Annotated[
+    bool, typer.Option("--register/--no-register", help="Put student and prompts into MLflow's model registry.")
+]
 Address = Annotated[str | None, typer.Option("--address", help="A Ray cluster: auto, or HOST:PORT.")]
 InputFile = Annotated[
     str, typer.Option("--input", "-i", help="JSON lines (or plain lines of text); - for standard input.")

@@ -31,6 +31,7 @@ SHARE_USED = 0.8
 
 PET, LORA = "Schick & Schütze, EACL 2021", "Hu et al., ICLR 2022"
 PPT, LESTER, V2 = "Gu et al., ACL 2022", "Lester et al., EMNLP 2021, figure 1", "Liu et al. (P-tuning v2), ACL 2022"
+ZERO = "Rajbhandari et al. (ZeRO), SC 2020"
 HERE = "measured: docs/results.md"
 ARITHMETIC = "arithmetic: pipelines/recommending.py"
 
@@ -150,8 +151,15 @@ def _parallel(facts: Facts, length: int, tune: str) -> list[Advice]:
     have = f"{facts.memory / GIB:.0f} GiB"
     if weights > usable:
         workers = -(-weights // int(usable / 2))  # half of each for activations and the layer that is gathered
-        reason = f"the weights take {weights / GIB:.0f} GiB, a worker has {have}: spread them by ZeRO-3"
-        return [Advice("workers of this memory", int(workers), reason, "Rajbhandari et al. (ZeRO), SC 2020")]
+        reason = f"the weights take {weights / GIB:.0f} GiB, a worker has {have}: each keeps a part"
+        return [
+            advice
+            for section in (("pet", "ppt", "prompts") if facts.num_labelled else ("pet", "ppt"))
+            for advice in (
+                Advice(f"{section}.strategy", "zero3", reason, ZERO),
+                Advice(f"{section}.workers", int(workers), "half of each is for activations and one layer", ZERO),
+            )
+        ]
     at_once = max(1, min(facts.cores, int(usable // need)))
     reason = f"one takes about {need / GIB:.1f} GiB of {have}; {facts.cores} cores"
     found = [Advice("sub-models at once (--max-parallel)", at_once, reason, ARITHMETIC)]

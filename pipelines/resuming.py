@@ -11,7 +11,13 @@ from cluster.step import Step, graph
 
 
 def command(
-    recipe: str, overrides: Sequence[str], store: str, options: Options, steps: Iterable[Step], outcome: Outcome
+    recipe: str,
+    overrides: Sequence[str],
+    store: str,
+    options: Options,
+    steps: Iterable[Step],
+    outcome: Outcome,
+    register: bool = True,
 ) -> str:
     """The same command, for a shell: all that a person asked for is kept.
 
@@ -24,6 +30,7 @@ def command(
         options: Of the run.
         steps: The graph.
         outcome: How far the run came.
+        register: Whether models were to be registered.
     """
     words = ["clozeline", "run", recipe]
     words += [word for item in overrides for word in ("-o", item)]
@@ -36,6 +43,8 @@ def command(
         words += ["--max-parallel", str(options.max_parallel)]
     if options.verify:
         words.append("--verify")
+    if not register:
+        words.append("--no-register")
     words += ["--store", store]
     if options.address is not None:
         words += ["--address", options.address]

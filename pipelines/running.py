@@ -50,14 +50,22 @@ def request(recipe: str, overrides: list[str] | None, store: str | Path) -> Requ
     return Request(recipe=recipe, overrides=tuple(overrides or ()), path=path, config=config, store=Store.open(store))
 
 
-def run(asked: Request, options: Options, console: Console) -> Outcome:
+def run(asked: Request, options: Options, console: Console, *, register: bool = True) -> Outcome:
     """Runs a recipe and shows how it goes.
+
+    Args:
+        asked: The recipe and the store.
+        options: Which steps, and how.
+        console: Shows it.
+        register: Put the student and the prompts into MLflow's model registry.
 
     Raises:
         InputError, ClusterError: bad input; nothing was run.
     """
     with preparing(console) as show:
         check(asked, show)
+    if options.max_parallel is None:
+        options = replace(options, max_parallel=asked.config.resources.max_parallel)
     steps = fewshot.steps(asked.config)
     planned = plan(steps, asked.store, options)
     to_run = planning.count(planned, State.RUN)
@@ -82,9 +90,13 @@ def run(asked: Request, options: Options, console: Console) -> Outcome:
             outcome = quorum.merged(outcome, again)
         tracker.parent.log_datasets(datasets.all())
         _publish(asked, steps, outcome, tracker, console)
+        if register and not outcome.is_interrupted:
+            from pipelines.registering import register_models
+
+            register_models(asked, steps, outcome, tracker, console)
         if not outcome.ok:
             tracker.close("KILLED" if outcome.is_interrupted else "FAILED")
-    _farewell(asked, options, steps, outcome, console)
+    _farewell(asked, options, steps, outcome, console, register)
     return outcome
 
 
@@ -188,7 +200,9 @@ def flat(config: BaseModel) -> dict[str, Any]:
     return found
 
 
-def _farewell(asked: Request, options: Options, steps: list[Step], outcome: Outcome, console: Console) -> None:
+def _farewell(
+    asked: Request, options: Options, steps: list[Step], outcome: Outcome, console: Console, register: bool
+) -> None:
     """Last words: what failed and how to go on, or where to look."""
     shown = list(outcome.errors.items())[:MAX_ERRORS]
     for name, error in shown:
@@ -198,7 +212,7 @@ def _farewell(asked: Request, options: Options, steps: list[Step], outcome: Outc
     if len(outcome.errors) > len(shown):
         console.print(f"and {len(outcome.errors) - len(shown)} more: clozeline status {asked.recipe}", style="red")
     if not outcome.ok:
-        again = resuming.command(asked.recipe, asked.overrides, asked.store.url, options, steps, outcome)
+        again = resuming.command(asked.recipe, asked.overrides, asked.store.url, options, steps, outcome, register)
         console.print(f"resume  {escape(again)}", highlight=False, soft_wrap=True)
     console.print(
         f"{len(outcome.executed)} steps executed, {len(outcome.cached)} from the store, {outcome.wall_s:.0f} s. "

@@ -3,17 +3,14 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeVar
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from typing import Any, TypeVar
 
+from pipelines.labelling import Labeller, example_of
 from stages.errors import DataError
 from stages.models.backbones import BackboneConfig
 from stages.protocols import SilentRecorder
 from stages.tasks import Example, Task
-
-if TYPE_CHECKING:
-    from stages.annotations.texts import Annotated
 
 Item = TypeVar("Item")
 
@@ -28,140 +25,48 @@ def read_lines(lines: Iterable[str], fields: Iterable[str], name: str) -> Iterat
         DataError: a field is missing, empty or not text; names the line.
     """
     wanted = tuple(fields)
+    plain = wanted[0] if len(wanted) == 1 else None
+    return _read(lines, name, plain, lambda row, uid: example_of(row, wanted, uid))
+
+
+def _read(
+    lines: Iterable[str], name: str, plain: str | None, reader: Callable[[Mapping[str, Any], str], Item]
+) -> Iterator[Item]:
     for number, line in enumerate(lines, 1):
         if line.strip():
             place = f"{name}, line {number}"
-            yield _example(_parse(line, wanted, place), wanted, place, number)
+            try:
+                yield reader(_parse(line, plain, place), str(number))
+            except DataError as error:
+                raise error if error.where else DataError(error.problem, error.remedy, where=place) from error
 
 
-def _example(row: Mapping[str, Any], fields: tuple[str, ...], place: str, number: int) -> Example:
-    for field in fields:
-        if not isinstance(row.get(field), str) or not row[field].strip():
-            raise DataError(
-                f"{place}: the field {field!r} is {'empty' if field in row else 'missing'}.",
-                f'Write {{"{field}": "some text"}} in every line.',
-            )
-    return Example(str(number), {field: row[field] for field in fields})
-
-
-def _parse(line: str, fields: tuple[str, ...], place: str) -> dict[str, Any]:
-    if not line.lstrip().startswith("{") and len(fields) == 1:
-        return {fields[0]: line.strip()}
+def _parse(line: str, plain: str | None, place: str) -> dict[str, Any]:
+    if plain is not None and not line.lstrip().startswith("{"):
+        return {plain: line.strip()}
     try:
         row = json.loads(line)
     except json.JSONDecodeError as error:
-        raise DataError(f"{place}: not JSON ({error.msg}).", "Write one JSON object a line.") from error
+        raise DataError(f"not JSON ({error.msg}).", "Write one JSON object a line.", where=place) from error
     if not isinstance(row, dict):
-        raise DataError(f"{place}: not a JSON object.", "Write one JSON object a line.")
+        raise DataError("not a JSON object.", "Write one JSON object a line.", where=place)
     return row
 
 
-def predict(model: Path, lines: Iterable[str], name: str) -> Iterator[str]:
-    """A JSON line with label and probabilities for each input line, by the classifier in `model`."""
-    from stages.measures.metrics import softmax
-    from stages.models.classifier import TextClassifier
-
-    classifier = TextClassifier.load(model)
-    for block in _blocks(read_lines(lines, classifier.encoder.fields, name)):
-        for row in softmax(classifier.predict(block, SilentRecorder(), "")):
-            values = {label: round(float(value), 6) for label, value in zip(classifier.labels, row, strict=True)}
-            yield json.dumps(
-                {"label": max(values, key=lambda key: values[key]), "probabilities": values}, ensure_ascii=False
-            )
-
-
-def predict_prompts(folders: Sequence[Path], lines: Iterable[str], name: str) -> Iterator[str]:
-    """A JSON line with task, label and probabilities for each input line, by the prompt of the task that it names.
+def label(labeller: Labeller[Any], lines: Iterable[str], name: str) -> Iterator[str]:
+    """A JSON line with the answer for each input line.
 
     Args:
-        folders: Results of prompt tuning over one backbone; where there is one only, lines need not name its task.
-        lines: JSON lines with the fields of their task, and `task`.
+        labeller: What answers.
+        lines: JSON lines with the fields that it reads; or plain text, where that is a single one.
         name: Where they come from, for errors.
 
     Raises:
-        DataError: a line names no task, or one that has no prompt; or lacks a field.
-        InputError: the prompts cannot serve together.
+        DataError: a line lacks a field, or names no task that is known here; names the line.
     """
-    from stages.measures.metrics import softmax
-    from stages.prompts.mixed import predict_mixed
-    from stages.prompts.serving import load_prompted
-
-    classifiers = load_prompted(folders)
-    names = [item.task.name for item in classifiers]
-    for block in _blocks(_asked(lines, {item.task.name: item.task.fields for item in classifiers}, name)):
-        numbered = [(names.index(task), item) for task, item in block]
-        for (number, _), scores in zip(numbered, predict_mixed(classifiers, numbered), strict=True):
-            chances = softmax(scores[None])[0]
-            labels = classifiers[number].task.labels
-            values = {label: round(float(value), 6) for label, value in zip(labels, chances, strict=True)}
-            label = max(values, key=lambda key: values[key])
-            yield json.dumps({"task": names[number], "label": label, "probabilities": values}, ensure_ascii=False)
-
-
-def annotate(folder: Path, lines: Iterable[str], name: str) -> Iterator[str]:
-    """A JSON line for each input line, by a prompt for token labels ({"words", "labels", "entities"}) or answer spans
-    ({"answer"}).
-
-    Args:
-        folder: Files of its step.
-        lines: Token labels: JSON lines with `words` or `text`, or the text itself, whose words have spaces between
-            them. Spans: JSON lines with `question` and `context`.
-        name: Where they come from, for errors.
-
-    Raises:
-        DataError: a line lacks a field; names it.
-    """
-    from stages.annotations.measures import entities
-    from stages.annotations.serving import load_annotating
-    from stages.annotations.texts import TaggedText
-
-    reading = load_annotating(folder)
-    read = _tagged_texts if reading.task.kind == "tokens" else _questions
-    for block in _blocks(read(lines, name)):
-        for item, found in zip(block, reading.predict(block, SilentRecorder(), ""), strict=True):
-            if not isinstance(item, TaggedText):
-                yield json.dumps({"answer": found}, ensure_ascii=False)
-                continue
-            parts = [
-                {"type": kind, "text": " ".join(item.words[first:end]), "first": first, "last": end - 1}
-                for first, end, kind in sorted(entities(found))
-            ]
-            yield json.dumps({"words": item.words, "labels": found, "entities": parts}, ensure_ascii=False)
-
-
-def _tagged_texts(lines: Iterable[str], name: str) -> Iterator[Annotated]:
-    from stages.annotations.texts import TaggedText
-
-    for number, line in enumerate(lines, 1):
-        if line.strip():
-            place = f"{name}, line {number}"
-            row = _parse(line, ("text",), place)
-            words = row.get("words", str(row.get("text", "")).split())
-            if not isinstance(words, list) or not words or not all(isinstance(word, str) for word in words):
-                raise DataError(f"{place}: there are no words.", 'Write {"words": ["some", "words"]} in every line.')
-            yield TaggedText(str(number), tuple(words))
-
-
-def _questions(lines: Iterable[str], name: str) -> Iterator[Annotated]:
-    from stages.annotations.texts import Question
-
-    for item in read_lines(lines, ("question", "context"), name):
-        yield Question(item.uid, item.fields["question"], item.fields["context"])
-
-
-def _asked(lines: Iterable[str], tasks: Mapping[str, tuple[str, ...]], name: str) -> Iterator[tuple[str, Example]]:
-    """Task and example of each line. `tasks`: name -> fields."""
-    only = next(iter(tasks)) if len(tasks) == 1 else None
-    for number, line in enumerate(lines, 1):
-        if not line.strip():
-            continue
-        place = f"{name}, line {number}"
-        row = _parse(line, tasks[only] if only else (), place)
-        task = row.get("task", only)
-        if not isinstance(task, str) or task not in tasks:
-            problem = "names no task" if task is None else f"names the task {task!r}, which has no prompt here"
-            raise DataError(f"{place}: {problem}.", f'Write {{"task": ...}} with one of: {", ".join(tasks)}.')
-        yield task, _example(row, tasks[task], place, number)
+    for block in _blocks(_read(lines, name, labeller.plain_field(), labeller.read)):
+        for answer in labeller.answer(block):
+            yield json.dumps(answer, ensure_ascii=False)
 
 
 def score(

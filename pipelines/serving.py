@@ -2,21 +2,36 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
-from functools import partial
+import json
+import re
+from collections.abc import Mapping, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 from cluster.plan import plan
-from pipelines import fewshot, quorum, running, scoring
+from pipelines import fewshot, labelling, quorum, running
 from pipelines.recipe import RecipeError
 from stages.errors import InputError
 
-Answer = Callable[[Iterable[str], str], Iterator[str]]
-"""(lines, where they come from) -> a JSON line for each."""
+_FINGERPRINT = re.compile(r"[0-9a-f]{64}")
 
 
-def find(recipe: str, overrides: list[str] | None, store: str | Path, method: str | None) -> Answer:
-    """What answers lines.
+@dataclass(frozen=True, slots=True)
+class Found:
+    """What answers, not loaded yet: folders of models, and where each comes from."""
+
+    folders: tuple[Path, ...]
+    origins: tuple[Mapping[str, str], ...]
+
+    def load(self) -> labelling.Labeller[Any]:
+        """Takes seconds: the model is read, and its backbone fetched if need be."""
+        return labelling.load(self.folders)
+
+
+def find(recipe: str, overrides: list[str] | None, store: str | Path, method: str | None) -> Found:
+    """What answers lines and requests.
 
     Args:
         recipe: A recipe's name or file; or a folder with a classifier, or that of a prompt's step.
@@ -28,13 +43,28 @@ def find(recipe: str, overrides: list[str] | None, store: str | Path, method: st
         InputError: there is nothing of the kind, or the recipe has not been run in this store.
     """
     for place in (Path(recipe), Path(recipe) / "files"):
-        if (place / "annotating.json").exists():
-            return partial(scoring.annotate, place)
-        if (place / "prompted.json").exists():
-            return partial(scoring.predict_prompts, [place])
+        if any((place / name).exists() for name in (labelling.ANNOTATING, labelling.PROMPTED)):
+            return _found([place])
     if method:
-        return partial(scoring.predict_prompts, find_prompts(recipe, overrides, store, method))
-    return partial(scoring.predict, find_classifier(recipe, overrides, store))
+        return _found(find_prompts(recipe, overrides, store, method))
+    return _found([find_classifier(recipe, overrides, store)])
+
+
+def _found(folders: Sequence[Path]) -> Found:
+    return Found(tuple(folders), tuple(map(_origin, folders)))
+
+
+def _origin(folder: Path) -> dict[str, str]:
+    """Where a result of the store comes from: its manifest says the step, its path the fingerprint; of any other folder
+    the name.
+    """
+    found = {}
+    for place in (folder.absolute(), *folder.absolute().parents[:2]):
+        if _FINGERPRINT.fullmatch(place.name):
+            found["fingerprint"] = place.name
+            with suppress(OSError, ValueError, KeyError):  # a cached copy of a remote result has no manifest beside it
+                found["step"] = json.loads((place / "manifest.json").read_text(encoding="utf-8"))["step"]
+    return found or {"folder": folder.name}
 
 
 def find_classifier(recipe: str, overrides: list[str] | None, store: str | Path) -> Path:

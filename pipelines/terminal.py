@@ -4,9 +4,9 @@ from __future__ import annotations
 
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
-from typing import TextIO
+from typing import Any, TextIO, cast
 
 from rich.console import Console
 from rich.text import Text
@@ -41,16 +41,35 @@ def ask(question: str, default: str | None) -> str:
 
 @contextmanager
 def lines_of(name: str) -> Iterator[TextIO]:
-    """Standard input for `-`, else the file."""
-    if name == "-":
-        yield sys.stdin
-        return
+    """Standard input for `-`, else the file, unpacked on the way if its name says so (.gz, .bz2, .xz)."""
+    import gzip
+    import lzma
+    import zlib
+
     try:
-        file = Path(name).open(encoding="utf-8")  # noqa: SIM115 (closed below)
+        file = nullcontext(sys.stdin) if name == "-" else _unpacking(Path(name))
     except OSError as error:
         raise InputError(f"{name} cannot be read ({error.strerror}).", "Name a file of JSON lines, or -.") from error
-    with file:
-        yield file
+    with file as lines:
+        try:
+            yield lines
+        except UnicodeDecodeError as error:
+            raise InputError(f"{name} is not UTF-8 ({error.reason}).", "Save it as UTF-8.") from error
+        except (EOFError, zlib.error, lzma.LZMAError, gzip.BadGzipFile) as error:
+            raise InputError(
+                f"{name} cannot be unpacked ({error}).", "Pack it again, or correct its ending."
+            ) from error
+
+
+def _unpacking(path: Path) -> AbstractContextManager[TextIO]:
+    import bz2
+    import gzip
+    import lzma
+
+    with path.open("rb"):  # what cannot be read is told now, not at the first line
+        pass
+    opener: Any = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}.get(path.suffix, open)
+    return cast(TextIO, opener(path, "rt", encoding="utf-8"))
 
 
 @contextmanager

@@ -38,6 +38,8 @@ PLAIN = {"sst2": "{text}{mask}", "ag_news": "{text}{mask}", "rte": "{text_a} {te
 VECTORS = 20
 ADAPTERS = {"learning_rate": 1e-3, "batch_size": 8, "epochs": 8}
 LOOP = {"learning_rate": 3e-3, "batch_size": 8, "epochs": 8, "weight_decay": 0.0, "warmup": 0.1}
+SLOW = {**LOOP, "learning_rate": 5e-4}
+"""For vectors that a network makes: P-tuning has 53% on seed 13 of sst2 at 3e-3, 78% here; prefix tuning 71%, 80%."""
 METHODS: dict[str, dict[str, dict[str, Any]]] = {
     "plain": {
         "random": {"num_vectors": VECTORS, "start": {"kind": "normal"}},
@@ -49,8 +51,8 @@ METHODS: dict[str, dict[str, dict[str, Any]]] = {
         "random": {"num_vectors": VECTORS, "start": {"kind": "normal"}},
         "vocabulary": {"num_vectors": VECTORS},
         "ppt": {"start": "ppt"},
-        "p_tuning": {"method": "p_tuning", "num_vectors": VECTORS, "hidden": 256},
-        "prefix": {"method": "prefix_tuning", "num_vectors": 8, "hidden": 128},
+        "p_tuning": {"method": "p_tuning", "num_vectors": VECTORS, "hidden": 256, "loop": SLOW},
+        "prefix": {"method": "prefix_tuning", "num_vectors": 8, "hidden": 128, "loop": SLOW},
         "p_tuning_v2": {"method": "p_tuning_v2", "num_vectors": 8},
         "low_rank": {"num_vectors": VECTORS, "rank": 4},
         "prompt_lora": {"num_vectors": VECTORS, "lora": {"rank": 8, "targets": ["q_proj", "v_proj"]}, "loop": ADAPTERS},
@@ -139,7 +141,7 @@ def measure(name: str, seed: int, kind: str, words: argparse.Namespace) -> list[
 
 def read(step: Path) -> dict[str, Any]:
     """What is measured of a step."""
-    (folder,) = step.iterdir()
+    folder = max(step.glob("*/manifest.json"), key=lambda path: path.stat().st_mtime).parent  # that of this recipe
     result = json.loads((folder / "files" / "result.json").read_text())
     manifest = json.loads((folder / "manifest.json").read_text())
     return {

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import signal
+import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,11 +18,12 @@ from stages import prompt_tuning
 
 
 class Config(prompt_tuning.Config, frozen=True):
-    """`fault`: a file; while it is there, worker `dies` kills itself behind the step `at`, once."""
+    """`fault`: a file; while it is there, worker `dies` kills itself behind the step `at`, once; or `hangs` instead."""
 
     fault: str = Field("", json_schema_extra={"identity": False})
     dies: int = Field(1, json_schema_extra={"identity": False})
     at: int = Field(3, json_schema_extra={"identity": False})
+    hangs: bool = Field(False, json_schema_extra={"identity": False})
 
 
 @dataclass(slots=True)
@@ -48,6 +50,8 @@ class Watched:
             self.engine.total(torch.zeros(1))  # everybody is here
             if self.engine.rank == self.config.dies:
                 fault.unlink()
+                while self.config.hangs:
+                    time.sleep(1)
                 os.kill(os.getpid(), signal.SIGKILL)
 
 

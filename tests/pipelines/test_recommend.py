@@ -60,8 +60,9 @@ def test_the_size_of_the_backbone_decides_the_method(size: str, tune: str, metho
 
 
 def test_a_backbone_that_does_not_fit_is_spread() -> None:
-    key = "workers of this memory"
+    key = "pet.workers"
     assert key not in advised()
+    assert advised(**SIZES["70B"], memory=80 * GIB)["prompts.strategy"] == "zero3"
     few, many = (advised(**SIZES["70B"], memory=gib * GIB)[key] for gib in (80, 24))
     assert 2 <= few < many
     assert many * 24 * 0.8 / 2 >= 70e9 * 2 / GIB, "the weights fit into half of what is planned with"

@@ -140,7 +140,7 @@ def test_explain_prints_both_keys_side_by_side(store: Path, clozeline: Clozeline
 def test_failed_run_says_how_to_go_on_with_all_that_was_asked_for(tmp_path: Path, clozeline: Clozeline) -> None:
     store = tmp_path / "a store"
     words = ["run", "smoke", "--store", str(store), "-o", "baseline.loop.learning_rate=1e30", "--until", "baseline/0"]
-    done = clozeline(*words, "--max-parallel", "1", "--keep-going")
+    done = clozeline(*words, "--max-parallel", "1", "--keep-going", "--no-register")
     assert done.returncode == 1, done.stdout + done.stderr
     assert "step baseline/0 failed" in done.stdout and "DivergedError" in done.stdout
     log = next(line.split(maxsplit=1)[1] for line in done.stdout.splitlines() if line.startswith("log "))
@@ -148,7 +148,7 @@ def test_failed_run_says_how_to_go_on_with_all_that_was_asked_for(tmp_path: Path
     again = next(line for line in done.stdout.splitlines() if line.startswith("resume "))
     assert again.split(maxsplit=1)[1] == (
         "clozeline run smoke -o baseline.loop.learning_rate=1e30 --until baseline/0 --keep-going --max-parallel 1 "
-        f"--store '{store}'"
+        f"--no-register --store '{store}'"
     )
     # A loss that is no number is no accident that another attempt mends.
     assert done.stdout.count("started   baseline/0") == 1

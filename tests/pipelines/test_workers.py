@@ -138,6 +138,20 @@ def test_a_checkpoint_is_the_same_for_any_number_of_workers(
     assert torch.allclose(one, load_file(last / "prompt" / "adapter_model.safetensors")["prompt_embeddings"], atol=2e-5)
 
 
+def test_a_worker_that_hangs_is_given_up_and_all_tell_where_they_stand(
+    folders: dict[str, Path], ray_session: Capacity, tmp_path: Path
+) -> None:
+    fault = tmp_path / "fault"
+    fault.touch()
+    resources = Resources(workers=2, strategy="ddp", max_attempts=1, timeout_s=15)
+    step = tuning(folders, "bert", resources, fault=str(fault), hangs=True)
+    error = tried(step, Store.open(tmp_path / "store")).errors["prompt"]
+    assert error.transient
+    told = str(error)
+    assert "worker 0 stands at" in told and "in all_reduce" in told
+    assert "worker 1 stands at" in told and "shared_steps.py" in told.split("worker 1 stands at")[1].splitlines()[1]
+
+
 def test_what_a_stage_refuses_on_its_workers_is_told_as_it_is(
     folders: dict[str, Path], ray_session: Capacity, tmp_path: Path
 ) -> None:

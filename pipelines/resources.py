@@ -1,0 +1,55 @@
+"""`resources` of a recipe: what all steps get that compute with a language model, unless their section says more."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from pydantic import BaseModel, Field, ValidationError
+
+from cluster.step import Strategy
+
+HANDED_DOWN = ("cpus", "gpus", "strategy", "workers")
+WITH_BACKBONE = ("verbalizer_search", "priming", "ppt", "pet", "prompts")
+"""Sections whose steps compute with the backbone. Students and probes are small, and have their own."""
+
+
+class ResourcesSection(BaseModel, frozen=True, extra="forbid"):
+    """What steps with a language model get; keys that are left out are those of their sections."""
+
+    cpus: float | None = Field(None, gt=0, description="Processor cores a worker; as many threads compute.")
+    gpus: float | None = Field(None, ge=0, description="GPUs a worker.")
+    workers: int | None = Field(None, ge=1, description="Workers a step.")
+    strategy: Strategy | None = Field(None, description="How workers share a step: single, ddp, zero3, zero3_offload.")
+    max_parallel: int | None = Field(None, ge=1, description="Steps at a time; none: as many as there is room for.")
+
+
+def handed_down(values: Any) -> Any:
+    """A recipe whose sections have what `resources` says and they do not.
+
+    Args:
+        values: The recipe as it was read. What cannot be right is left to those who refuse it, at its own place.
+    """
+    if not isinstance(values, Mapping) or "resources" not in values:
+        return values
+    try:
+        resources = ResourcesSection.model_validate(values["resources"])
+    except ValidationError:
+        return values
+    given = {key: value for key in HANDED_DOWN if (value := getattr(resources, key)) is not None}
+    members = values.get("members")
+    made = {name: _with(values[name], given) for name in WITH_BACKBONE if name in values}
+    if isinstance(members, Mapping):
+        made["members"] = {
+            name: _with(item, given) if isinstance(item, Mapping) and item.get("kind") == "pet" else item
+            for name, item in members.items()
+        }
+    return {**values, **made}
+
+
+def _with(section: Any, given: Mapping[str, Any]) -> Any:
+    if not isinstance(section, Mapping):
+        return section
+    # a strategy of its own has workers of its own
+    apart = ("workers",) if "strategy" in section else ()
+    return {**{key: value for key, value in given.items() if key not in apart}, **section}

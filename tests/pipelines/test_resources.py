@@ -1,0 +1,56 @@
+"""What `resources` of a recipe hands down to its sections."""
+
+from __future__ import annotations
+
+import pytest
+
+from cluster.step import Resources
+from pipelines.config import PipelineConfig
+from pipelines.fewshot import steps
+from pipelines.recipe import RecipeError, find_recipe, read_recipe
+
+SPREAD = "resources={strategy: zero3, workers: 4, cpus: 2, gpus: 1}"
+
+
+def resources(*overrides: str) -> dict[str, Resources]:
+    config = read_recipe(find_recipe("smoke"), PipelineConfig, overrides)
+    return {step.name: step.resources for step in steps(config)}
+
+
+def test_steps_with_a_backbone_get_them_and_others_do_not() -> None:
+    found = resources(SPREAD)
+    shared = Resources(cpus=2, gpus=1, workers=4, strategy="zero3")
+    with_backbone = [name for name in found if name.split("/")[0] in ("ppt", "pet", "zero_shot", "prompts")]
+    assert len(with_backbone) == 11
+    assert all(found[name] == shared for name in with_backbone)
+    before = resources()
+    assert all(found[name] == before[name] for name in found if name not in with_backbone)
+
+
+def test_a_section_says_more() -> None:
+    found = resources(SPREAD, "pet.workers=2", "ppt.strategy=single", "prompts.gpus=0")
+    assert found["pet/review/0"] == Resources(cpus=2, gpus=1, workers=2, strategy="zero3")
+    assert found["ppt/pair"] == Resources(cpus=2, gpus=1), "a strategy of its own has workers of its own"
+    assert found["prompts/plot_or_quote/ppt/0"] == Resources(cpus=2, workers=4, strategy="zero3")
+
+
+def test_members_on_other_backbones_get_them_too() -> None:
+    probe = "probe: {kind: probe, encoder: {asset: x}}"
+    member = "other: {kind: pet, backbone: {asset: x}, tune: none}"
+    found = resources(SPREAD, f"members={{{probe}, {member}}}")
+    assert found["pet/other/review/0"].workers == 4
+    assert found["probe/probe"].workers == 1
+
+
+@pytest.mark.parametrize(
+    ("override", "key"),
+    [
+        ("resources={workers: 4}", "ppt"),
+        ("resources={strategy: zero9}", "resources.strategy"),
+        ("resources=3", "resources"),
+    ],
+)
+def test_what_makes_no_sense_is_refused(override: str, key: str) -> None:
+    with pytest.raises(RecipeError) as caught:
+        read_recipe(find_recipe("smoke"), PipelineConfig, [override])
+    assert caught.value.key.startswith(key)
