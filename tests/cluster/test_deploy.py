@@ -5,6 +5,8 @@ from __future__ import annotations
 import copy
 import json
 import re
+import subprocess
+import sys
 import tomllib
 from importlib.metadata import version
 from pathlib import Path
@@ -15,7 +17,6 @@ import kubernetes_validate
 import pytest
 import yaml
 from check_jsonschema.builtin_schemas import get_builtin_schema
-from ray.autoscaler._private.util import prepare_config, validate_config
 from shown_commands import ROOT, NoSuchCommandError, check, inline_lines, page_lines, shell_lines
 
 DEPLOY = ROOT / "cluster/deploy"
@@ -142,12 +143,24 @@ def test_both_objects_have_the_same_cluster() -> None:
 
 
 def test_ray_up_takes_its_file() -> None:
+    """In a process of its own: Ray settles when it is imported who may connect, and other tests start it later."""
     config = load("ray-up.yaml")
-    prepared = prepare_config(copy.deepcopy(config))
-    validate_config(prepared)
-    assert prepared["max_workers"] == len(config["provider"]["worker_ips"])
-    with pytest.raises(jsonschema.ValidationError, match="setup_command"):
-        validate_config(prepare_config({**config, "setup_command": []}))
+    code = """if True:
+        import json, sys
+        from ray.autoscaler._private.util import prepare_config, validate_config
+        prepared = prepare_config(json.loads(sys.argv[1]))
+        validate_config(prepared)
+        print(prepared["max_workers"])
+    """
+
+    def prepared(content: dict[str, Any]) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-c", code, json.dumps(content)]
+        return subprocess.run(command, capture_output=True, text=True, check=False)
+
+    assert prepared(config).stdout.split()[-1] == str(len(config["provider"]["worker_ips"]))
+    refused = prepared({**config, "setup_command": []})
+    assert refused.returncode != 0
+    assert "'setup_command' was unexpected" in refused.stderr
 
 
 def test_ray_up_copies_what_is_there_and_starts_ray_with_a_token() -> None:

@@ -61,8 +61,9 @@ class Victim:
 
 
 def files_of(store: Path) -> dict[str, bytes]:
-    """Path -> bytes of all committed files of the store."""
-    return {str(path.relative_to(store)): path.read_bytes() for path in store.glob("**/files/**/*") if path.is_file()}
+    """Path -> bytes of all committed files of the store; what lies in MLflow beside them bears names of its own."""
+    found = (path for path in store.glob("**/files/**/*") if path.is_file())
+    return {str(path.relative_to(store)): path.read_bytes() for path in found if "mlartifacts" not in path.parts}
 
 
 def committed(store: Path) -> dict[str, int]:
