@@ -47,7 +47,8 @@ def written(folder: Path, function: str) -> str:
     found = []
     for path in sorted(folder.glob("*.txt")):
         threads = path.read_text(encoding="utf-8").split("\n\n")
-        mine = next((thread for thread in threads if f" in {function}\n" in f"{thread}\n"), None)
+        # the last of them: a start that took long was written down, too
+        mine = next((thread for thread in reversed(threads) if f" in {function}\n" in f"{thread}\n"), None)
         if mine is not None:
             calls = [line for line in mine.splitlines() if line.startswith("  File")][:SHOWN]
             found.append("\n".join([f"worker {path.stem} stands at", *calls]))
