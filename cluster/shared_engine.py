@@ -68,15 +68,6 @@ class SharedEngine:
         dist.all_reduce(moved)
         return moved.to(tensor.device)
 
-    def agree(self, value: bool) -> bool:
-        """What the first worker says."""
-        import torch
-        import torch.distributed as dist
-
-        said = self._for_group(torch.tensor([int(value)]))
-        dist.broadcast(said, src=0)
-        return bool(said.item())
-
     def _for_group(self, tensor: Any) -> Any:
         """NCCL sends what lies on a GPU, gloo what lies in memory."""
         import torch.distributed as dist

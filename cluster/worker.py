@@ -14,8 +14,6 @@ import typing
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
-from functools import cache
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -28,9 +26,8 @@ from cluster.recorder import Batch, BatchRecorder
 from cluster.source import CodeDigests
 from cluster.step import Resources, Step
 from cluster.store import Draft, Store
+from cluster.versions import versions
 from cluster.watchdog import Watchdog
-
-PACKAGES = ("clozeline", "ray", "torch", "transformers", "tokenizers", "peft", "deepspeed", "numpy", "pydantic")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -81,10 +78,6 @@ class StepEngine:
     def total(self, tensor: Any) -> Any:
         """The tensor itself: there is one worker."""
         return tensor
-
-    def agree(self, value: bool) -> bool:
-        """What it says itself."""
-        return value
 
 
 def work(order: Order, send: Callable[[Batch], bool], upstream: tuple[Manifest, ...]) -> Manifest | StepFailed:
@@ -186,7 +179,7 @@ def _run(
             committed=time.time(),
             attempt=order.attempt,
             host=os.uname().nodename,
-            versions=dict(_versions()),
+            versions=dict(versions()),
         )
 
     with watchdog.committing():
@@ -291,15 +284,3 @@ def _failure(order: Order, error: BaseException, log: str) -> StepFailed:
         transient=is_passing(error),
         attempt=order.attempt,
     )
-
-
-@cache
-def _versions() -> dict[str, str]:
-    """Of what may matter; read once in each worker, for reading it takes as long as a small step."""
-    found = {"python": ".".join(str(part) for part in sys.version_info[:3])}
-    for package in PACKAGES:
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            continue
-    return found

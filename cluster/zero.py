@@ -19,21 +19,17 @@ class ZeroSettings(BaseModel, frozen=True, extra="forbid"):
 
     half: bool = Field(description="Weights in bfloat16, else float32.")
     offload: bool = Field(False, description="Keep each worker's part in the memory of the machine, not of the GPU.")
-    nvme: str | None = Field(None, description="Folder on a fast disk to keep it there instead.")
-    persistent: int = Field(0, ge=0, description="Weights of fewer numbers stay whole on every worker.")
 
     def config(self) -> dict[str, Any]:
         """DeepSpeed's JSON."""
         zero: dict[str, Any] = {
             "stage": 3,
-            "stage3_param_persistence_threshold": self.persistent,
+            "stage3_param_persistence_threshold": 0,  # of small weights, too, each worker keeps a part
             # a layer that was fetched ahead for a pass that never comes would be an error: encoders and decoders, the
             # embedding and the body of a model are called one by one here
             "stage3_prefetch_bucket_size": 0,
         }
-        if self.nvme:
-            zero["offload_param"] = {"device": "nvme", "nvme_path": self.nvme, "pin_memory": True}
-        elif self.offload:
+        if self.offload:
             zero["offload_param"] = {"device": "cpu", "pin_memory": _has_gpu()}
         return {"train_micro_batch_size_per_gpu": 1, "bf16": {"enabled": self.half}, "zero_optimization": zero}
 
@@ -71,13 +67,6 @@ class Spread:
 
         if not torch.is_grad_enabled():
             self.end_pass()
-
-
-def local_numbers(model: Any) -> tuple[int, int]:
-    """How many numbers of its weights this worker keeps, and how many there are."""
-    weights = list(model.parameters())
-    kept = sum(item.ds_tensor.numel() if hasattr(item, "ds_tensor") else item.numel() for item in weights)
-    return kept, sum(getattr(item, "ds_numel", item.numel()) for item in weights)
 
 
 def _choose_accelerator() -> None:

@@ -2,26 +2,12 @@
 
 from __future__ import annotations
 
-import platform
 import subprocess
-from functools import cache
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
+from cluster.versions import versions
+
 ROOT = Path(__file__).resolve().parent.parent
-PACKAGES = ("clozeline", "mlflow", "numpy", "peft", "ray", "scikit-learn", "tokenizers", "torch", "transformers")
-
-
-@cache
-def versions() -> dict[str, str]:
-    """Python and the packages that may change a result; those that are not installed are left out."""
-    found = {"python": platform.python_version()}
-    for package in PACKAGES:
-        try:
-            found[package] = version(package)
-        except PackageNotFoundError:
-            continue
-    return found
 
 
 def commit(root: Path = ROOT) -> tuple[str, bool] | None:

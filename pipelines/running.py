@@ -21,6 +21,7 @@ from cluster.scheduler import execute
 from cluster.step import Step
 from cluster.store import Store
 from cluster.tracking import Tracker
+from cluster.versions import versions
 from pipelines import charts, fewshot, planning, preflight, provenance, publish, quorum, resuming
 from pipelines.config import PipelineConfig
 from pipelines.datasets import Datasets
@@ -139,7 +140,7 @@ def _publish(asked: Request, steps: list[Step], outcome: Outcome, tracker: Track
     if manifest is None:
         return
     commit = provenance.commit()
-    about = {**figures, "versions": provenance.versions(), "commit": commit[0] if commit else None}
+    about = {**figures, "versions": versions(), "commit": commit[0] if commit else None}
     report = publish.build(asked.config.name, manifest.result, seconds, about)
     files = asked.store.files("report", manifest.fingerprint)
     folder = asked.store.local / "reports" / asked.config.name

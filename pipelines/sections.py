@@ -8,7 +8,6 @@ from pydantic import BaseModel, Field, model_validator
 
 from cluster.step import Resources, Strategy
 from stages.annotation_splits import AnnotatedData
-from stages.annotations.tasks import TokenTask
 from stages.ensembles.generations import IpetConfig
 from stages.errors import InputError
 from stages.models.backbones import BackboneConfig
@@ -23,7 +22,7 @@ from stages.prompts.methods import PromptConfig
 from stages.prompts.start import StartConfig
 from stages.soft_labels import EnsembleConfig
 from stages.splits import DataConfig
-from stages.tasks import Name, Task
+from stages.tasks import Labels, Name, Task
 from stages.texts.corpora import CorpusConfig
 from stages.training.loop import LoopConfig
 from stages.verbalizer_search import SearchConfig
@@ -255,18 +254,11 @@ class PromptTaskConfig(BaseModel, frozen=True, extra="forbid"):
 class TokenTaskConfig(BaseModel, frozen=True, extra="forbid"):
     """A label for every word, as in the recognition of named entities."""
 
-    labels: tuple[str, ...] = Field(
-        min_length=2, description="All labels: O, and for every type of entity B-TYPE and I-TYPE; or those of words."
-    )
+    labels: Labels = Field(description="All labels: O, and for every type of entity B-TYPE and I-TYPE; or any others.")
     data: AnnotatedData = Field(description="Files: fields: {words: COLUMN}, label: COLUMN.")
     format: Format | None = Field(
         None, description="The pretrained prompt to start from, by its format; none: unified, else the only one."
     )
-
-    @model_validator(mode="after")
-    def _task_is_whole(self) -> TokenTaskConfig:
-        TokenTask(name="task", labels=self.labels)
-        return self
 
 
 class SpanTaskConfig(BaseModel, frozen=True, extra="forbid"):

@@ -62,9 +62,6 @@ class Engine(Protocol):
     def total(self, tensor: Any) -> Any:
         """The sum of a tensor over all workers."""
 
-    def agree(self, value: bool) -> bool:
-        """What the first worker says."""
-
 
 class SilentRecorder:
     """Records nothing: the default for tests and one-off calls."""
@@ -108,6 +105,3 @@ class LocalEngine:
 
     def total(self, tensor: Any) -> Any:
         return tensor
-
-    def agree(self, value: bool) -> bool:
-        return value

@@ -10,13 +10,24 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, Field, StringConstraints, field_validator, model_validator
+from pydantic import AfterValidator, BaseModel, Field, StringConstraints, field_validator, model_validator
 
 from stages.errors import PatternError, VerbalizerError
 from stages.patterns.language import OPTION, Pattern
 
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_.-]*$")]
 """A name that also serves as a step's name and a folder: lower case, digits, `_`, `.`, `-`."""
+
+
+def _differ(labels: tuple[str, ...]) -> tuple[str, ...]:
+    twice = sorted({label for label in labels if labels.count(label) > 1})
+    if twice:
+        raise ValueError(f"the label {twice[0]!r} is listed twice. Keep it once.")
+    return labels
+
+
+Labels = Annotated[tuple[str, ...], Field(min_length=2), AfterValidator(_differ)]
+"""Two labels or more, each once."""
 
 Shorten = Literal["last", "longest"]
 """Which field of the longer segment is shortened first."""
@@ -47,7 +58,7 @@ class Task(BaseModel, frozen=True, extra="forbid"):
     """What is asked of a text: labels, patterns and, for each pattern, the words that stand for the labels."""
 
     name: Name = Field(description="Name of the task; part of step names.")
-    labels: tuple[str, ...] = Field(min_length=2, description="All labels, in the order of logits and reports.")
+    labels: Labels = Field(description="All labels, in the order of logits and reports.")
     patterns: dict[Name, str] = Field(min_length=1, description="Name of a pattern -> its text, with one {mask}.")
     verbalizer: dict[str, list[str] | dict[str, list[str]]] = Field(
         {},
@@ -73,14 +84,6 @@ class Task(BaseModel, frozen=True, extra="forbid"):
         "last",
         description="Which field of the longer segment loses tokens: the last (as the original PET) or the longest.",
     )
-
-    @field_validator("labels")
-    @classmethod
-    def _labels_differ(cls, labels: tuple[str, ...]) -> tuple[str, ...]:
-        twice = sorted({label for label in labels if labels.count(label) > 1})
-        if twice:
-            raise ValueError(f"the label {twice[0]!r} is listed twice. Keep it once.")
-        return labels
 
     @field_validator("patterns")
     @classmethod

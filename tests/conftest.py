@@ -13,10 +13,11 @@ from cluster.session import Capacity, session
 from cluster.store import Store
 
 TOYS = Path(__file__).parent / "cluster"
+MODELS = Path(__file__).parent / "stages"
 
-
-if str(TOYS) not in sys.path:
-    sys.path.insert(0, str(TOYS))
+for folder in (TOYS, MODELS):
+    if str(folder) not in sys.path:
+        sys.path.insert(0, str(folder))
 
 
 @pytest.fixture(scope="session")

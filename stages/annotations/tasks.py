@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import BaseModel, Field, field_validator
+from pydantic import BaseModel, Field
 
-from stages.tasks import Name
+from stages.tasks import Labels, Name
 
 OUTSIDE = "O"
 """The label of words that belong to no entity."""
@@ -17,19 +17,10 @@ class TokenTask(BaseModel, frozen=True, extra="forbid"):
 
     kind: Literal["tokens"] = "tokens"
     name: Name = Field(description="Name of the task; part of step names.")
-    labels: tuple[str, ...] = Field(
-        min_length=2,
+    labels: Labels = Field(
         description="All labels. Those of entities are written B-TYPE and I-TYPE (also E- and S-), all else is O; "
-        "entity F1 is measured where there are some.",
+        "entity F1 is measured where there are some."
     )
-
-    @field_validator("labels")
-    @classmethod
-    def _labels_differ(cls, labels: tuple[str, ...]) -> tuple[str, ...]:
-        twice = sorted({label for label in labels if labels.count(label) > 1})
-        if twice:
-            raise ValueError(f"the label {twice[0]!r} is listed twice. Keep it once.")
-        return labels
 
 
 class SpanTask(BaseModel, frozen=True, extra="forbid"):

@@ -20,8 +20,7 @@ class Bin:
 
 
 def bins(probabilities: NDArray[np.float64], truth: NDArray[np.int64], num_bins: int = 10) -> tuple[Bin, ...]:
-    """Bins of equal width, as `expected_calibration_error` of stages/measures/metrics.py has them; empty ones are left
-    out.
+    """Bins of equal width; empty ones are left out.
 
     Args:
         probabilities: [n, C].
@@ -36,8 +35,8 @@ def bins(probabilities: NDArray[np.float64], truth: NDArray[np.int64], num_bins:
     masks = [places == number for number in range(num_bins)]
     return tuple(
         Bin(
-            confidence=round(float(confidence[mask].mean()), 6),
-            accuracy=round(float(right[mask].mean()), 6),
+            confidence=float(confidence[mask].mean()),
+            accuracy=float(right[mask].mean()),
             count=int(mask.sum()),
         )
         for mask in masks

@@ -6,6 +6,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from stages.measures.confidence import bins
+
 if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
@@ -144,14 +146,5 @@ def expected_calibration_error(
         truth: [n] indices of the right labels.
         num_bins: Bins of confidence between 0 and 1.
     """
-    import numpy as np
-
-    confidence = probabilities.max(axis=1)
-    right = probabilities.argmax(axis=1) == truth
-    bins = np.minimum((confidence * num_bins).astype(int), num_bins - 1)
-    gaps = [
-        (bins == number).mean() * abs(right[bins == number].mean() - confidence[bins == number].mean())
-        for number in range(num_bins)
-        if (bins == number).any()
-    ]
-    return float(sum(gaps))
+    found = bins(probabilities, truth, num_bins)
+    return sum(item.count * abs(item.accuracy - item.confidence) for item in found) / len(truth)

@@ -13,7 +13,6 @@ from typing import Any
 import torch
 from pydantic import Field
 
-from cluster.zero import local_numbers
 from stages import prompt_tuning
 
 
@@ -53,6 +52,13 @@ class Watched:
                 while self.config.hangs:
                     time.sleep(1)
                 os.kill(os.getpid(), signal.SIGKILL)
+
+
+def local_numbers(model: Any) -> tuple[int, int]:
+    """How many numbers of its weights this worker keeps, and how many there are."""
+    weights = list(model.parameters())
+    kept = sum(item.ds_tensor.numel() if hasattr(item, "ds_tensor") else item.numel() for item in weights)
+    return kept, sum(getattr(item, "ds_numel", item.numel()) for item in weights)
 
 
 def run(config: Config, inputs: prompt_tuning.Inputs, out: Path, recorder: Any, engine: Any) -> prompt_tuning.Result:

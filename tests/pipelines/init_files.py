@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, processors
-from transformers import BertConfig, BertForMaskedLM, PreTrainedTokenizerFast
+from small_models import bert_tokenizer
+from transformers import BertConfig, BertForMaskedLM
 from typer.testing import CliRunner, Result
 
 from pipelines import fewshot
@@ -21,29 +21,14 @@ from stages.errors import InputError
 
 TOPICS = {"billing": "the invoice", "bug": "the crash", "shipping": "the parcel"}
 WORDS = "billing bug shipping invoice crash parcel case the of is about topic category text sentiment opinion tone"
-LETTERS = "abcdefghijklmnopqrstuvwxyz0123456789.,:;?!'\"()-_"
 
 
 def save_small_backbone(folder: Path) -> None:
     """A masked model with some words of its own and letters for all others."""
-    specials = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]"]
-    pieces = [*specials, *LETTERS, *(f"##{item}" for item in LETTERS), *WORDS.split()]
-    ids = {piece: number for number, piece in enumerate(dict.fromkeys(pieces))}
-    tokenizer = Tokenizer(models.WordPiece(ids, unk_token="[UNK]"))
-    tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
-    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
-    tokenizer.decoder = decoders.WordPiece()
-    tokenizer.post_processor = processors.TemplateProcessing(
-        single="[CLS] $A [SEP]",
-        pair="[CLS] $A [SEP] $B:1 [SEP]:1",
-        special_tokens=[("[CLS]", ids["[CLS]"]), ("[SEP]", ids["[SEP]"])],
-    )
-    PreTrainedTokenizerFast(
-        tokenizer_object=tokenizer, model_input_names=["input_ids", "token_type_ids", "attention_mask"],
-        pad_token="[PAD]", unk_token="[UNK]", cls_token="[CLS]", sep_token="[SEP]", mask_token="[MASK]",
-    ).save_pretrained(folder)  # fmt: skip
+    tokenizer = bert_tokenizer(WORDS.split())
+    tokenizer.save_pretrained(folder)
     torch.manual_seed(3)
-    small = {"vocab_size": len(ids), "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
+    small = {"vocab_size": len(tokenizer), "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
     model = BertForMaskedLM(BertConfig(**small, intermediate_size=64, max_position_embeddings=96))
     with torch.no_grad():
         for name, weight in model.named_parameters():

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+import shared_steps
 import torch
 from safetensors.torch import load_file
+from small_models import TOKENIZERS, backbone_config, film_examples, film_task, small_model
 
 from cluster.errors import SessionError
 from cluster.outcome import Options, Outcome
@@ -26,11 +27,6 @@ from stages.prompts.methods import PromptConfig
 from stages.texts.data import Source
 from stages.texts.logits import read_logits
 from stages.training.loop import LoopConfig
-
-sys.path.insert(0, str(Path(__file__).parents[1] / "stages"))
-
-import shared_steps
-from small_models import TOKENIZERS, backbone_config, film_examples, film_task, small_model
 
 LOOP = LoopConfig(learning_rate=0.02, batch_size=4, steps=6, weight_decay=0.0)
 METHODS = {

@@ -44,9 +44,9 @@ WORDS = sorted({word.lower() for word in CASED})
 LETTERS = "abcdefghijklmnopqrstuvwxyz0123456789.,:;?!'\"()-"
 
 
-def bert_tokenizer() -> PreTrainedTokenizerFast:
+def bert_tokenizer(words: Sequence[str] = WORDS) -> PreTrainedTokenizerFast:
     """WordPiece in lower case; [CLS] a [SEP] b [SEP]; the second segment has type 1."""
-    pieces = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *LETTERS, *(f"##{letter}" for letter in LETTERS), *WORDS]
+    pieces = ["[PAD]", "[UNK]", "[CLS]", "[SEP]", "[MASK]", *LETTERS, *(f"##{letter}" for letter in LETTERS), *words]
     ids = {piece: number for number, piece in enumerate(dict.fromkeys(pieces))}
     tokenizer = Tokenizer(models.WordPiece(ids, unk_token="[UNK]"))
     tokenizer.normalizer = normalizers.BertNormalizer(lowercase=True)
