@@ -7,6 +7,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
+from cluster.masking import masked
+
 if TYPE_CHECKING:
     from mlflow.entities import DatasetInput
 
@@ -36,7 +38,7 @@ class Dataset:
             name=self.name,
             digest=self.digest[:MAX_DIGEST],
             source_type=scheme,
-            source=json.dumps({"uri": self.address}),
+            source=json.dumps({"uri": masked(self.address)}),
             profile=None if self.num_rows is None else json.dumps({"num_rows": self.num_rows}),
         )
         return DatasetInput(about, [InputTag("mlflow.data.context", self.context)])

@@ -7,6 +7,7 @@ from posixpath import normpath
 from typing import Any
 
 from cluster.canonical import canonical
+from cluster.masking import masked
 
 MAX_KEY, MAX_VALUE = 250, 500
 _ODD = re.compile(r"[^\w\-. :/]")
@@ -26,8 +27,8 @@ def file_of(name: str) -> str:
 
 
 def text_of(value: Any) -> str:
-    """A value as text; what MLflow would refuse as too long is cut."""
-    text = value if isinstance(value, str) else canonical(value)
+    """A value as text, without secrets; what MLflow would refuse as too long is cut."""
+    text = masked(value if isinstance(value, str) else canonical(value))
     return text if len(text) <= MAX_VALUE else f"{text[: MAX_VALUE - 3]}..."
 
 

@@ -25,6 +25,7 @@ from cluster.disk import remove
 from cluster.errors import CorruptResult, LeaseLost, StoreError
 from cluster.lease import Lease, from_json, locked, to_json
 from cluster.manifest import Manifest
+from cluster.masking import masked
 from cluster.objects import NUM_THREADS, Objects
 from cluster.store import Draft, Found, Store
 
@@ -251,5 +252,5 @@ def _home() -> Path:
 
 def _slug(url: str) -> str:
     """A folder's name that a person recognises, different for different URLs."""
-    readable = re.sub(r"[^A-Za-z0-9.]+", "-", url).strip("-")[:60]
+    readable = re.sub(r"[^A-Za-z0-9.]+", "-", masked(url)).strip("-")[:60]
     return f"{readable}-{hashlib.sha256(url.encode()).hexdigest()[:8]}"

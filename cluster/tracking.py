@@ -17,6 +17,7 @@ from cluster.data_inputs import Dataset, DatasetsOf, none_of
 from cluster.errors import TrackingError
 from cluster.gauges import Gauges
 from cluster.lease import Owner, locked
+from cluster.masking import masked, masked_values
 from cluster.mlflow_names import file_of, key_of, kind_of, text_of
 from cluster.recorder import Batch, Point
 
@@ -73,12 +74,12 @@ class RunLog:
 
     def log_text(self, name: str, text: str) -> None:
         """A text file; `name` has its extension."""
-        self._client.log_text(self.run_id, text, name)
+        self._client.log_text(self.run_id, masked(text), name)
 
     def log_table(self, name: str, rows: Sequence[Mapping[str, Any]]) -> None:
         """Rows with the same keys; `name` has no extension. Shown as a table."""
         if rows:
-            columns = {key: [row.get(key) for row in rows] for key in rows[0]}
+            columns = {key: [masked_values(row.get(key)) for row in rows] for key in rows[0]}
             self._client.log_table(self.run_id, columns, f"tables/{file_of(name)}.json")
 
     def log_datasets(self, datasets: Iterable[Dataset]) -> None:
@@ -128,7 +129,7 @@ class RunLog:
             key_of(name): text_of(value) for name, value in (params or {}).items()
         }  # two odd names may become one
         pairs = [Param(name, value) for name, value in values.items()]
-        marks = [RunTag(name, value) for name, value in (tags or {}).items()]
+        marks = [RunTag(name, masked(value)) for name, value in (tags or {}).items()]
         while metrics or pairs or marks:
             self._client.log_batch(self.run_id, metrics[:MAX_METRICS], pairs[:MAX_PARAMS], marks[:MAX_PARAMS])
             metrics, pairs, marks = metrics[MAX_METRICS:], pairs[MAX_PARAMS:], marks[MAX_PARAMS:]
@@ -266,7 +267,7 @@ class Tracker:
         about = {**tags, "stage.owner": _owner(), "mlflow.user": _user(), "mlflow.source.name": "clozeline"}
         if parent:
             about["mlflow.parentRunId"] = parent
-        return str(self._client.create_run(self._experiment, tags=about, run_name=name).info.run_id)
+        return str(self._client.create_run(self._experiment, tags=masked_values(about), run_name=name).info.run_id)
 
     def _origin(self, run_id: str) -> str:
         """The description of a cached step: a link to the run that made it, where its curves and pictures are."""

@@ -21,6 +21,7 @@ from cluster.errors import ClusterError, GraphError, LeaseLost, StepFailed, Stor
 from cluster.fingerprint import Key, differences
 from cluster.lease import TTL_S
 from cluster.manifest import Entry, Manifest
+from cluster.masking import mask_file, masked
 from cluster.passing import is_passing
 from cluster.recorder import Batch, BatchRecorder
 from cluster.source import CodeDigests
@@ -105,6 +106,7 @@ def work(order: Order, send: Callable[[Batch], bool], upstream: tuple[Manifest, 
         return _failure(order, error, store.address(log))
     finally:
         with suppress(OSError, StoreError):
+            mask_file(log)
             store.share(log)
         _give_memory_back()
 
@@ -277,9 +279,9 @@ def _failure(order: Order, error: BaseException, log: str) -> StepFailed:
     trace = traceback.format_exception(type(error), error, place or error.__traceback__)
     return StepFailed(
         order.step,
-        problem or "".join(traceback.format_exception_only(error)).strip(),
-        remedy=remedy,
-        trace="".join(trace),
+        masked(problem or "".join(traceback.format_exception_only(error)).strip()),
+        remedy=masked(remedy),
+        trace=masked("".join(trace)),
         log=log,
         transient=is_passing(error),
         attempt=order.attempt,

@@ -14,6 +14,7 @@ from markupsafe import Markup
 from rich import box
 from rich.table import Table
 
+from cluster.masking import masked
 from pipelines import page
 
 
@@ -68,7 +69,7 @@ def write(
 
 def _put(path: Path, text: str) -> None:
     temporary = path.with_name("." + path.name)
-    temporary.write_text(text, encoding="utf-8")
+    temporary.write_text(masked(text), encoding="utf-8")
     temporary.replace(path)
 
 

@@ -6,16 +6,45 @@ import sys
 from collections.abc import Iterator
 from contextlib import AbstractContextManager, contextmanager, nullcontext
 from pathlib import Path
-from typing import Any, TextIO, cast
+from typing import IO, Any, TextIO, cast
 
 from rich.console import Console
 from rich.text import Text
 
+from cluster.masking import masked
 from stages.errors import InputError
 
 PIPED_WIDTH = 120
-errors = Console(stderr=True)
-console = Console(width=None if sys.stdout.isatty() else PIPED_WIDTH)
+
+
+class _Masking:
+    """A stream that gets no secrets of URLs."""
+
+    def __init__(self, stream: IO[str]) -> None:
+        self._stream = stream
+
+    def write(self, text: str) -> int:
+        return self._stream.write(masked(text))
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._stream, name)
+
+
+class DiscreetConsole(Console):
+    """A console that shows secrets of URLs as stars, whatever is printed: messages, tables, traces."""
+
+    @property
+    def file(self) -> IO[str]:
+        """Where it writes; looked up each time, for standard output may be replaced."""
+        return cast(IO[str], _Masking(super().file))
+
+    @file.setter
+    def file(self, new: IO[str]) -> None:
+        Console.file.fset(self, new)  # type: ignore[attr-defined]
+
+
+errors = DiscreetConsole(stderr=True)
+console = DiscreetConsole(width=None if sys.stdout.isatty() else PIPED_WIDTH)
 
 
 def is_person() -> bool:

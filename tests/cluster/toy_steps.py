@@ -152,6 +152,10 @@ def _fail(config: Config, work: Path) -> None:
         (work / "been here").touch()
     if "error" in config.fail:
         raise ToyError(f"{config.value} is a bad number.")
+    if config.fail.startswith("address "):
+        address = config.fail.removeprefix("address ")
+        sys.stdout.write(f"reading {address}\n")
+        raise OSError(f"{address} does not answer")
     if "plain" in config.fail:
         raise RuntimeError("it broke")
     if "connection" in config.fail:
