@@ -19,7 +19,7 @@ from stages import splits
 from stages.errors import AssetError, InputError, VerbalizerError
 from stages.models.backbones import BackboneConfig
 from stages.models.encoders import check_pooling
-from stages.models.model_files import family_of, model_folder, num_positions, translated
+from stages.models.model_files import family_of, model_folder, num_positions, refuse_pickled, translated
 from stages.patterns.encoding import Family, check_pattern
 from stages.patterns.language import Pattern
 from stages.patterns.verbalizers import Verbalizer
@@ -53,6 +53,7 @@ def check(config: PipelineConfig, on_start: OnStart) -> None:
         check_corpus(config.ppt)
     check_models(config)
     for place, encoder in config.encoders.items():
+        _at(f"{place}.asset", refuse_pickled, model_folder(encoder.asset))
         try:
             check_pooling(encoder.pooling, model_folder(encoder.asset))
         except InputError as error:

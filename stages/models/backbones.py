@@ -335,7 +335,7 @@ def load(config: BackboneConfig, *, frozen: bool, engine: Engine | None = None) 
     dtype = torch.bfloat16 if frozen and wants_bf16(config.precision) else torch.float32
 
     def read() -> Any:
-        return kinds[family].from_pretrained(folder, dtype=dtype, attn_implementation=attention())
+        return kinds[family].from_pretrained(folder, dtype=dtype, attn_implementation=attention(), use_safetensors=True)
 
     model = (engine or LocalEngine()).frozen(read, half=dtype == torch.bfloat16) if frozen else read()
     if not is_spread(next(model.parameters())):

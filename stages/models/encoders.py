@@ -15,7 +15,7 @@ from pydantic import BaseModel, Field
 
 from stages.errors import AssetError, InputError
 from stages.models.batching import PREDICT_TOKENS, batches_by_length
-from stages.models.model_files import model_folder
+from stages.models.model_files import model_folder, refuse_pickled
 from stages.models.precision import Precision, attention, autocast, default_device
 from stages.protocols import Recorder
 from stages.tasks import Example
@@ -187,11 +187,12 @@ def _load(folder: Path, name: str) -> tuple[Any, Any]:
     name = name.partition("#")[0]
     if not (folder / "config.json").exists():
         raise AssetError(f"{name} holds no config.json.", "Name the folder of a transformers encoder.")
+    refuse_pickled(folder)
     architecture = _architecture(folder)
     of_two_halves = architecture.endswith(("ForConditionalGeneration", "EncoderModel"))
     kind = AutoModelForTextEncoding if of_two_halves else AutoModel
     try:
-        model = kind.from_pretrained(folder, dtype=torch.float32, attn_implementation=attention())
+        model = kind.from_pretrained(folder, dtype=torch.float32, attn_implementation=attention(), use_safetensors=True)
         tokenizer = AutoTokenizer.from_pretrained(folder)
     except (KeyError, OSError, ValueError) as error:
         reason = str(error).strip().partition("\n")[0][:200]

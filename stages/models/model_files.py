@@ -39,8 +39,9 @@ def family_of(folder: Path) -> Family:
     """Reads the family from config.json.
 
     Raises:
-        AssetError: no config.json, or an architecture without an LM head.
+        AssetError: no config.json, an architecture without an LM head, or pickled weights.
     """
+    refuse_pickled(folder)
     try:
         config = json.loads((folder / "config.json").read_text())
     except (OSError, ValueError) as error:
@@ -58,6 +59,21 @@ def family_of(folder: Path) -> Family:
         f"{folder.name} is a {architecture}, which has no language-model head.",
         "Take a masked, causal or seq2seq language model as backbone.",
     )
+
+
+def refuse_pickled(folder: Path) -> None:
+    """A pickled file can run whatever its author likes in the process that reads it.
+
+    Raises:
+        AssetError: the weights in `folder` are pickled, and nothing else.
+    """
+    pickled = sorted(path.name for form in ("pytorch_model*.bin", "*.pt", "*.pth") for path in folder.glob(form))
+    if pickled and not any(folder.glob("*.safetensors")):
+        raise AssetError(
+            f"the weights in {folder} are a pickled file ({pickled[0]}), which can run code of its author.",
+            "Name a model whose weights are safetensors; one that you trust is converted by "
+            "AutoModel.from_pretrained(FOLDER).save_pretrained(FOLDER).",
+        )
 
 
 def model_folder(ref: str) -> Path:

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import pickle
+import shutil
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -11,6 +14,7 @@ from small_models import FAMILIES, backbone_config, film_task
 
 from stages.errors import AssetError, InputError
 from stages.models.backbones import Backbone, family_of, load
+from stages.models.encoders import EncoderConfig, TextEncoder
 from stages.models.soft_input import SoftInput
 from stages.patterns.encoding import Encoded, Encoder
 from stages.prompts.prompt import Prompt
@@ -199,3 +203,22 @@ def test_a_masked_model_with_an_unknown_head_is_refused(backbones: dict[str, Bac
     batch = bert.batch(encode(bert, "bert"))
     with pytest.raises(InputError, match="no masked-LM head"):
         headless.word_logits(batch, [1, 2])
+
+
+def test_pickled_weights_are_never_read(backbone_folders: dict[str, Path], tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    shutil.copytree(backbone_folders["bert"], folder)
+    (folder / "model.safetensors").unlink()
+    ran = tmp_path / "ran"
+
+    class Trap:
+        def __reduce__(self) -> tuple[Any, ...]:
+            return Path.touch, (ran,)
+
+    (folder / "pytorch_model.bin").write_bytes(pickle.dumps(Trap()))
+    with pytest.raises(AssetError, match="pickled file") as caught:
+        load(backbone_config(folder), frozen=True)
+    assert "save_pretrained" in caught.value.remedy
+    with pytest.raises(AssetError, match="pickled file"):
+        TextEncoder.of(EncoderConfig(asset=str(folder)), ["text"])
+    assert not ran.exists()
