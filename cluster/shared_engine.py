@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
+from cluster.partition import Partition
 from cluster.stacks import Stack
 from cluster.step import Strategy
 from cluster.zero import Spread, ZeroSettings
@@ -23,6 +24,7 @@ class SharedEngine:
         self._strategy = strategy
         self._stack = stack
         self._spread: list[Spread] = []
+        self._partition: Partition | None = None
 
     def frozen(self, make: Callable[[], Any], *, half: bool) -> Any:
         """A frozen model, whole on every worker or (zero3) spread over them."""
@@ -32,10 +34,17 @@ class SharedEngine:
         self._spread.append(spread)
         return spread.model
 
+    def share(self, parameters: Sequence[Any]) -> None:
+        """Says what will be trained; with zero2 each worker gets a part of it to update."""
+        if self._strategy == "zero2":
+            self._partition = Partition(parameters, self._for_group)
+
     def backward(self, loss: Any) -> None:
         """Back-propagates this worker's part of the loss."""
         self._stack.is_well()
         loss.backward()
+        if self._partition is not None:
+            self._partition.end_pass()
         for spread in self._spread:
             spread.end_pass()
 
@@ -44,6 +53,8 @@ class SharedEngine:
         import torch
         import torch.distributed as dist
 
+        if self._partition is not None:
+            return self._clip_mine(max_norm)
         for parameter in parameters:
             if parameter.grad is None:
                 parameter.grad = torch.zeros_like(parameter)
@@ -56,8 +67,21 @@ class SharedEngine:
 
     def step(self, optimizer: Any) -> None:
         """Updates the parameters, alike on every worker, and clears their gradients."""
-        optimizer.step()
+        optimizer.step()  # passes over parameters without a gradient, and keeps no moments of them
+        if self._partition is not None:
+            self._partition.spread()
         optimizer.zero_grad(set_to_none=True)
+
+    def moments(self, optimizer: Any) -> dict[str, Any]:
+        """The optimizer's state, whole on the first worker."""
+        return optimizer.state_dict() if self._partition is None else self._partition.moments(optimizer)
+
+    def restore(self, optimizer: Any, state: dict[str, Any]) -> None:
+        """Puts a whole state back."""
+        if self._partition is None:
+            optimizer.load_state_dict(state)
+        else:
+            self._partition.restore(optimizer, state)
 
     def total(self, tensor: Any) -> Any:
         """The sum of a tensor over all workers, where it was."""
@@ -67,6 +91,18 @@ class SharedEngine:
         moved = self._for_group(tensor.detach().clone())
         dist.all_reduce(moved)
         return moved.to(tensor.device)
+
+    def _clip_mine(self, max_norm: float) -> float:
+        """The same where sums lie with their owners."""
+        import torch
+
+        assert self._partition is not None
+        gradients = [parameter.grad for parameter in self._partition.mine if parameter.grad is not None]
+        squares = sum((gradient.float().square().sum().cpu() for gradient in gradients), torch.zeros(()))
+        norm = float(self.total(squares)) ** 0.5
+        for gradient in gradients:
+            gradient.mul_(min(1.0, max_norm / (norm + 1e-6)))  # as torch's clip_grad_norm_
+        return norm
 
     def _for_group(self, tensor: Any) -> Any:
         """NCCL sends what lies on a GPU, gloo what lies in memory."""

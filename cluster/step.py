@@ -20,9 +20,10 @@ _FINGERPRINT = re.compile(r"[0-9a-f]{64}")
 _RESERVED = ("logs", "reports", "cache", "mlartifacts", "mlflow.db")
 
 
-Strategy = Literal["single", "ddp", "zero3", "zero3_offload"]
-"""How the workers of a step share it. single: there is one; ddp: a part of every batch each; zero3: a part of every
-batch and of every frozen weight each; zero3_offload: the same, and the weights lie in the machines' memory.
+Strategy = Literal["single", "ddp", "zero2", "zero3", "zero3_offload"]
+"""How the workers of a step share it. single: there is one; ddp: a part of every batch each; zero2: also of the summed
+gradients and of the optimizer's moments; zero3: instead, of every frozen weight; zero3_offload: the
+same, and the weights lie in the machines' memory.
 """
 
 

@@ -61,6 +61,10 @@ class StepEngine:
         del half
         return make()
 
+    def share(self, parameters: Sequence[Any]) -> None:
+        """Nobody to share with."""
+        del parameters
+
     def backward(self, loss: Any) -> None:
         """Back-propagates a scalar tensor."""
         loss.backward()
@@ -75,6 +79,14 @@ class StepEngine:
         """Updates the parameters and clears their gradients."""
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
+
+    def moments(self, optimizer: Any) -> dict[str, Any]:
+        """The optimizer's state."""
+        return dict(optimizer.state_dict())
+
+    def restore(self, optimizer: Any, state: dict[str, Any]) -> None:
+        """Puts the optimizer's state back."""
+        optimizer.load_state_dict(state)
 
     def total(self, tensor: Any) -> Any:
         """The tensor itself: there is one worker."""

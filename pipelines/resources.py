@@ -20,7 +20,9 @@ class ResourcesSection(BaseModel, frozen=True, extra="forbid"):
     cpus: float | None = Field(None, gt=0, description="Processor cores a worker; as many threads compute.")
     gpus: float | None = Field(None, ge=0, description="GPUs a worker.")
     workers: int | None = Field(None, ge=1, description="Workers a step.")
-    strategy: Strategy | None = Field(None, description="How workers share a step: single, ddp, zero3, zero3_offload.")
+    strategy: Strategy | None = Field(
+        None, description="How workers share a step: single, ddp, zero2, zero3, zero3_offload."
+    )
     max_parallel: int | None = Field(None, ge=1, description="Steps at a time; none: as many as there is room for.")
 
 

@@ -36,8 +36,9 @@ class Section(BaseModel, frozen=True, extra="forbid"):
     workers: int = Field(1, ge=1, description="Workers a step; each gets these cores and GPUs, and a part of the work.")
     strategy: Strategy = Field(
         "single",
-        description="How workers share a step: single (there is one), ddp (each takes a part of every batch), zero3 "
-        "(and keeps a part of every frozen weight), zero3_offload (in the memory of its machine).",
+        description="How workers share a step: single (there is one), ddp (each takes a part of every batch), zero2 "
+        "(and a part of the gradients and moments of what trains), zero3 (instead, a part of every frozen weight), "
+        "zero3_offload (and those lie in the memory of its machine).",
     )
 
     @property
@@ -64,7 +65,9 @@ def check_spread(section: Section, *, trains_all: bool = False, together: bool =
         ValueError: names the keys.
     """
     if trains_all and section.strategy in ("zero3", "zero3_offload"):
-        raise ValueError(f"{section.strategy} spreads frozen weights, and here all of them train. Take strategy: ddp.")
+        raise ValueError(
+            f"{section.strategy} spreads frozen weights, and here all of them train. Take strategy: zero2."
+        )
     if together and section.strategy != "single":
         raise ValueError("together is one pass of one worker. Take together out, or strategy and workers.")
 

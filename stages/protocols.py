@@ -50,6 +50,9 @@ class Engine(Protocol):
             half: Whether its weights are bfloat16, else float32.
         """
 
+    def share(self, parameters: Sequence[Any]) -> None:
+        """Says what will be trained, before the first pass: an engine may share out who updates what."""
+
     def backward(self, loss: Any) -> None:
         """Back-propagates a scalar tensor: this worker's part of the sum."""
 
@@ -58,6 +61,12 @@ class Engine(Protocol):
 
     def step(self, optimizer: Any) -> None:
         """Updates the parameters and clears their gradients."""
+
+    def moments(self, optimizer: Any) -> dict[str, Any]:
+        """The optimizer's state for a checkpoint: whole on the worker of rank 0."""
+
+    def restore(self, optimizer: Any, state: dict[str, Any]) -> None:
+        """Puts such a state back."""
 
     def total(self, tensor: Any) -> Any:
         """The sum of a tensor over all workers."""
@@ -91,6 +100,9 @@ class LocalEngine:
         del half
         return make()
 
+    def share(self, parameters: Sequence[Any]) -> None:
+        del parameters
+
     def backward(self, loss: Any) -> None:
         loss.backward()
 
@@ -102,6 +114,12 @@ class LocalEngine:
     def step(self, optimizer: Any) -> None:
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
+
+    def moments(self, optimizer: Any) -> dict[str, Any]:
+        return dict(optimizer.state_dict())
+
+    def restore(self, optimizer: Any, state: dict[str, Any]) -> None:
+        optimizer.load_state_dict(state)
 
     def total(self, tensor: Any) -> Any:
         return tensor

@@ -13,6 +13,8 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     import torch
 
+    from stages.protocols import Engine
+
 EVERY_S = 60.0
 """Seconds between checkpoints; the environment variable CLOZELINE_CHECKPOINT_EVERY_S says otherwise."""
 
@@ -62,16 +64,16 @@ class Progress:
 def save(
     work: Path,
     parameters: Mapping[str, torch.nn.Parameter],
-    optimizer: torch.optim.Optimizer,
+    moments: Mapping[str, Any],
     progress: Progress,
 ) -> None:
-    """Writes a checkpoint, which appears whole or not at all."""
+    """Writes a checkpoint, which appears whole or not at all. `moments`: the optimizer's state."""
     import torch
 
     best = progress.best
     state: dict[str, Any] = {
         "parameters": {name: parameter.detach() for name, parameter in parameters.items()},
-        "optimizer": optimizer.state_dict(),
+        "optimizer": dict(moments),
         "losses": progress.losses,
         "best": {"step": best.step, "merit": best.merit, "parameters": best.parameters, "num_worse": best.num_worse},
         "stopped": progress.stopped,
@@ -84,21 +86,19 @@ def save(
     temporary.replace(work / "checkpoint.pt")
 
 
-def restore(
-    work: Path | None, parameters: Mapping[str, torch.nn.Parameter], optimizer: torch.optim.Optimizer
-) -> Progress:
+def restore(engine: Engine, parameters: Mapping[str, torch.nn.Parameter], optimizer: torch.optim.Optimizer) -> Progress:
     """Puts a checkpoint back, if there is a sound one."""
     import torch
 
-    if work is None or not (work / "checkpoint.pt").exists():
+    if engine.work is None or not (engine.work / "checkpoint.pt").exists():
         return Progress()
     try:
-        state = torch.load(work / "checkpoint.pt", map_location="cpu", weights_only=True)
+        state = torch.load(engine.work / "checkpoint.pt", map_location="cpu", weights_only=True)
     except (EOFError, OSError, RuntimeError, pickle.UnpicklingError):
         # Not what was written, as after a disk's fault: better from the beginning than not at all.
         return Progress()
     put(parameters, state["parameters"])
-    optimizer.load_state_dict(state["optimizer"])
+    engine.restore(optimizer, state["optimizer"])
     best = Best(**{**state["best"], "merit": tuple(state["best"]["merit"])})
     return Progress(list(state["losses"]), best, state["stopped"])
 

@@ -111,7 +111,8 @@ def train(
     _check_dev_set(config, validate)
     num_steps = config.num_steps(len(items))
     optimizer = optimizer_for(parameters, config)
-    progress = checkpoints.restore(engine.work, parameters, optimizer)
+    engine.share(list(parameters.values()))
+    progress = checkpoints.restore(engine, parameters, optimizer)
     clock, shown = checkpoints.Clock(), time.monotonic()
     while len(progress.losses) < num_steps and not progress.stopped:
         step = len(progress.losses)
@@ -130,10 +131,19 @@ def train(
         if time.monotonic() - shown > RECORD_EVERY_S or is_over:
             shown = time.monotonic()
             recorder.progress(step + 1, num_steps, phase="training", loss=loss)
-        if engine.work is not None and clock.says_save(is_over=is_over) and engine.rank == 0:
-            checkpoints.save(engine.work, parameters, optimizer, progress)
+        if _is_agreed(engine, engine.rank == 0 and clock.says_save(is_over=is_over)) and engine.work is not None:
+            moments = engine.moments(optimizer)
+            if engine.rank == 0:
+                checkpoints.save(engine.work, parameters, moments, progress)
     _take_best(progress.best, parameters, recorder)
     return progress.losses
+
+
+def _is_agreed(engine: Engine, wish: bool) -> bool:
+    """What one worker wishes, all do: their clocks differ."""
+    import torch
+
+    return bool(engine.total(torch.tensor(float(wish))))
 
 
 def _check_dev_set(config: LoopConfig, validate: Callable[[], tuple[float, float]] | None) -> None:

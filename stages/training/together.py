@@ -66,7 +66,7 @@ def train_together(
     optimizer = torch.optim.AdamW([group for _, group in groups], eps=1e-8, fused=True)
     most = max(item.num_steps for item in trainings)
     running = [[number for number, item in enumerate(trainings) if step < item.num_steps] for step in range(most)]
-    progress = checkpoints.restore(engine.work, parameters, optimizer)
+    progress = checkpoints.restore(engine, parameters, optimizer)
     losses = _unpacked(progress.losses, running, len(trainings))
     clock = checkpoints.Clock()
     for step in range(max(len(found) for found in losses), most):
@@ -81,7 +81,7 @@ def train_together(
         progress.losses += values
         recorder.progress(step + 1, most, phase="training together", loss=sum(values) / len(values))
         if engine.work is not None and clock.says_save(is_over=step + 1 == most):
-            checkpoints.save(engine.work, parameters, optimizer, progress)
+            checkpoints.save(engine.work, parameters, engine.moments(optimizer), progress)
     return losses
 
 

@@ -33,6 +33,8 @@ class Watched:
     config: Config
     model: Any = None
     num_steps: int = 0
+    num_moments: int = 0
+    """First moments that this worker keeps after its last step."""
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.engine, name)
@@ -44,6 +46,7 @@ class Watched:
     def step(self, optimizer: Any) -> None:
         self.engine.step(optimizer)
         self.num_steps += 1
+        self.num_moments = sum(item["exp_avg"].numel() for item in optimizer.state.values())
         fault = Path(self.config.fault or "/nowhere")
         if self.num_steps == self.config.at and fault.exists():
             self.engine.total(torch.zeros(1))  # everybody is here
@@ -69,8 +72,9 @@ def run(config: Config, inputs: prompt_tuning.Inputs, out: Path, recorder: Any, 
     result = prompt_tuning.run(config, inputs, out, recorder, watched)
     # in one process the model may be there already, from the step before
     kept, whole = local_numbers(watched.model) if watched.model is not None else (0, 0)
-    counts = torch.zeros(engine.world_size, dtype=torch.float64)
-    counts[engine.rank] = kept
-    about = {"kept": engine.total(counts).tolist(), "whole": whole, "num_steps": watched.num_steps}
+    counts = torch.zeros(2, engine.world_size, dtype=torch.float64)
+    counts[:, engine.rank] = torch.tensor([kept, watched.num_moments])
+    of_weights, of_moments = engine.total(counts).tolist()
+    about = {"kept": of_weights, "whole": whole, "num_steps": watched.num_steps, "moments": of_moments}
     (out / "about.json").write_text(json.dumps(about))
     return result
