@@ -56,3 +56,27 @@ def test_every_block_of_a_page_is_a_valid_part_of_a_recipe(page: str, number: in
 def test_a_wrong_block_would_be_found() -> None:
     with pytest.raises((ValueError, InputError)):
         PipelineConfig.model_validate(recipe({"pet": {"patterns": ["nowhere"]}}))
+
+
+def commands(page: str) -> list[str]:
+    """The commands of the block that lists them."""
+    listed = re.search(r"^```\n(clozeline init .*?)```", (ROOT / page).read_text(encoding="utf-8"), re.M | re.S)
+    assert listed
+    return re.findall(r"^clozeline (\w+)", listed[1], re.M)
+
+
+def test_both_readmes_list_the_commands_that_there_are() -> None:
+    from pipelines.cli import app
+
+    known = {item.name or str(item.callback.__name__) for item in app.registered_commands if item.callback}
+    assert set(commands("README.md")) == known
+    assert commands("README.zh.md") == commands("README.md")
+
+
+@pytest.mark.parametrize(
+    "page", sorted(path.relative_to(ROOT).as_posix() for path in [*ROOT.glob("*.md"), *ROOT.glob("docs/*.md")])
+)
+def test_every_link_of_a_page_leads_somewhere(page: str) -> None:
+    text = (ROOT / page).read_text(encoding="utf-8")
+    links = [link.partition("#")[0] for link in re.findall(r"\]\(([^)\s]+)\)", text) if "://" not in link]
+    assert [link for link in links if link and not (ROOT / page).parent.joinpath(link).exists()] == []
