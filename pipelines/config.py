@@ -22,6 +22,7 @@ from pipelines.sections import (
     PromptsSection,
     PromptTaskConfig,
     SearchSection,
+    ShardsSection,
 )
 from stages.annotation_splits import AnnotatedData
 from stages.errors import InputError
@@ -52,6 +53,7 @@ class PipelineConfig(BaseModel, frozen=True, extra="forbid"):
     pet: PetSection = Field(description="Sub-models.")
     members: dict[Name, Member] = Field({}, description="Further members of the ensemble.")
     ensemble: EnsembleSection = Field(EnsembleSection(), description="The ensemble.")
+    shards: ShardsSection | None = Field(None, description="A pile too large for memory; none: left out.")
     distill: DistillSection = Field(description="The student.")
     baseline: BaselineSection | None = Field(None, description="The student on labels alone; none: left out.")
     prompts: PromptsSection | None = Field(None, description="Prompt tuning; none: left out.")
