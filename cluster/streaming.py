@@ -3,13 +3,14 @@
 One reader at a time yields batches; each is a row of Ray Data and a block by itself, so that what a batch holds depends
 neither on the number of workers nor on where a stream began. Workers are an actor pool: each makes its function once.
 Ray Data starts no more than the consumer and the object store take (back-pressure), and computes a batch again whose
-worker died.
+worker died. What readers and functions raise comes back as a value, for Ray Data keeps only its text.
 """
 
 from __future__ import annotations
 
 import pickle
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,6 +21,8 @@ from cluster.worker import StepEngine, set_threads
 
 Read = Callable[[Any], Iterable[Any]]
 Make = Callable[[], Callable[[Any], Any]]
+Packed = dict[str, Any]
+"""A row of Ray Data, or a batch of one such row: the pickled value under `value`."""
 
 
 class StreamingEngine(StepEngine):
@@ -33,7 +36,7 @@ class StreamingEngine(StepEngine):
         """What the workers make of every batch, in order.
 
         Raises:
-            WorkersLost: Ray Data gave up; else what `read` or the function raised, if it brings a remedy.
+            WorkersLost: Ray Data gave up; or what `read`, `make` or the function raised.
         """
         if not sources:
             return
@@ -41,9 +44,27 @@ class StreamingEngine(StepEngine):
 
         try:
             for row in _dataset(sources, read, make, self._resources).iter_rows():
-                yield pickle.loads(row["batch"])
+                value = pickle.loads(row["value"])
+                if isinstance(value, _Failure):
+                    raise value.error
+                yield value
         except RayError as error:
-            raise _cause(error) from error
+            raise WorkersLost(str(error).strip().splitlines()[-1]) from error
+
+
+@dataclass(frozen=True, slots=True)
+class _Failure:
+    """An exception on its way to whoever reads the stream."""
+
+    error: Exception
+
+    @classmethod
+    def of(cls, error: Exception) -> _Failure:
+        try:
+            pickle.loads(pickle.dumps(error))
+        except Exception:
+            return cls(RuntimeError(f"{type(error).__name__}: {error}"))
+        return cls(error)
 
 
 def _dataset(sources: Sequence[Any], read: Read, make: Make, resources: Resources) -> Any:
@@ -55,9 +76,9 @@ def _dataset(sources: Sequence[Any], read: Read, make: Make, resources: Resource
     context.enable_progress_bars = False
     context.print_on_execution_start = False
     with ray.data.DataContext.current(context):
-        packed = [{"batch": pickle.dumps(source)} for source in sources]
+        packed = [{"value": pickle.dumps(source)} for source in sources]
         batches = ray.data.from_items(packed, override_num_blocks=len(packed)).map_batches(
-            partial(_read, read), batch_size=1, num_cpus=0, concurrency=1
+            partial(_read, read), batch_size=1, num_cpus=0, compute=ray.data.TaskPoolStrategy(size=1)
         )
         return batches.map_batches(
             _Worker,
@@ -69,10 +90,13 @@ def _dataset(sources: Sequence[Any], read: Read, make: Make, resources: Resource
         )
 
 
-def _read(read: Read, row: dict[str, Any]) -> Iterator[dict[str, Any]]:
+def _read(read: Read, row: Packed) -> Iterator[Packed]:
     """In a task: the batches of one source."""
-    for batch in read(pickle.loads(row["batch"][0])):
-        yield {"batch": [pickle.dumps(batch)]}
+    try:
+        for batch in read(_unpacked(row)):
+            yield _packed(batch)
+    except Exception as error:
+        yield _packed(_Failure.of(error))
 
 
 class _Worker:
@@ -80,19 +104,23 @@ class _Worker:
 
     def __init__(self, make: Make, cpus: float) -> None:
         set_threads(cpus)
-        self._function = make()
+        try:
+            self._function = make()
+        except Exception as error:
+            failure = _Failure.of(error)
+            self._function = lambda _: failure
 
-    def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
-        return {"batch": [pickle.dumps(self._function(pickle.loads(row["batch"][0])))]}
+    def __call__(self, row: Packed) -> Packed:
+        batch = _unpacked(row)
+        try:
+            return _packed(batch if isinstance(batch, _Failure) else self._function(batch))
+        except Exception as error:
+            return _packed(_Failure.of(error))
 
 
-def _cause(error: BaseException) -> BaseException:
-    """What a reader or a function raised, if it brings a remedy; else that workers were lost."""
-    found: BaseException | None = error
-    while found is not None:
-        inner = getattr(found, "cause", None)
-        for one in (found, inner):
-            if one is not None and hasattr(one, "remedy"):
-                return one
-        found = inner if isinstance(inner, BaseException) else found.__cause__
-    return WorkersLost(str(error).strip().splitlines()[-1])
+def _packed(value: Any) -> Packed:
+    return {"value": [pickle.dumps(value)]}
+
+
+def _unpacked(row: Packed) -> Any:
+    return pickle.loads(row["value"][0])

@@ -347,5 +347,4 @@ class PipelineConfig(BaseModel, frozen=True, extra="forbid"):
             sources["ppt.corpus.source"] = self.ppt.corpus.source
         if self.ppt and "single" in self.ppt.formats and self.ppt.single.classifier:
             found["ppt.single.classifier"] = self.ppt.single.classifier
-        read_by_us = {place: item.asset for place, item in sources.items() if not item.asset.startswith("hf:")}
-        return found | {f"{place}.asset": ref for place, ref in read_by_us.items()}
+        return found | {f"{place}.asset": i.asset for place, i in sources.items() if not i.asset.startswith("hf:")}

@@ -10,7 +10,33 @@ from pipelines.member_steps import group_of
 from pipelines.sections import ShardsSection
 from stages import pattern_training, probe, shard_labels
 from stages.ensembles.voters import ProbeVoter, SubModelVoter
+from stages.errors import DataError, InputError
 from stages.texts import shards
+
+ROWS_CHECKED = 100
+"""Rows of each shard that are read before anything runs; the step reads all of them before it labels one."""
+
+
+def check(config: PipelineConfig) -> None:
+    """Reads the first rows of every shard.
+
+    Raises:
+        DataError: with the dotted place in the recipe as its key.
+    """
+    if config.shards is None:
+        return
+    source = config.shards.source
+    missing = [name for name in config.task.fields if name not in source.fields]
+    if missing:
+        raise DataError(
+            f"the patterns take the field {missing[0]!r}, which the shards do not have.",
+            f"Add it ({missing[0]}: COLUMN), or use one of: {', '.join(source.fields)}.",
+            key="shards.source.fields",
+        )
+    try:
+        shards.check(source, ROWS_CHECKED)
+    except InputError as error:
+        raise error.at(key="shards.source") from error
 
 
 def labelled_shards(config: PipelineConfig, section: ShardsSection, voting: tuple[Step, ...]) -> Step:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 from stages.errors import DataError
@@ -70,6 +71,17 @@ def num_texts(source: Source) -> dict[str, int]:
     if not any(found.values()):
         raise DataError(f"{source.asset} holds no example.", "Check keep:, or name other files.")
     return found
+
+
+def check(source: Source, num_rows: int) -> None:
+    """Reads the first rows of every shard.
+
+    Raises:
+        DataError: one of them cannot be used; names file and line. Or there is no shard.
+    """
+    for path in files(source.asset).values():
+        for _ in islice(stream_examples(_one(source, path)), num_rows):
+            pass
 
 
 def read(source: Source, size: int, shard: str) -> Iterator[Batch]:
