@@ -105,19 +105,22 @@ def surest(teacher: NDArray[np.float64], keep_share: float, min_confidence: floa
     """
     probabilities = softmax(teacher)
     confidence, guess = probabilities.max(axis=1), probabilities.argmax(axis=1)
-    return surest_of(confidence, guess, keep_share, min_confidence)
+    kept: list[int] = surest_of(confidence, guess, keep_share, min_confidence).tolist()
+    return kept
 
 
 def surest_of(
     confidence: NDArray[np.floating], guess: NDArray[np.integer], keep_share: float, min_confidence: float
-) -> list[int]:
+) -> NDArray[np.int64]:
     """`surest` where each of [n] texts has its top `confidence`, and its likeliest label `guess`."""
-    kept: list[int] = []
-    for label in sorted(set(guess.tolist())):
-        rows = sorted((guess == label).nonzero()[0].tolist(), key=lambda row: -confidence[row])
-        num_kept = math.ceil(round(keep_share * len(rows), 6))
-        kept += [row for row in rows[:num_kept] if confidence[row] >= min_confidence]
-    return sorted(kept)
+    import numpy as np
+
+    kept = [np.empty(0, dtype=np.int64)]
+    for label in np.unique(guess):
+        rows = np.flatnonzero(guess == label)
+        rows = rows[np.argsort(-confidence[rows], kind="stable")][: math.ceil(round(keep_share * len(rows), 6))]
+        kept.append(rows[confidence[rows] >= min_confidence])
+    return np.sort(np.concatenate(kept))
 
 
 def distillation_loss(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
@@ -201,10 +204,10 @@ def _drawn_lessons(config: Config, shards: Path) -> list[Lesson]:
 
     confidence, guess = confidences(shards, config.labels)
     kept = surest_of(confidence, guess, config.keep_share, config.min_confidence)
-    if not kept:
+    if not len(kept):
         raise _nothing_left(config, float(confidence.max()))
     if config.num_taught is not None and len(kept) > config.num_taught:
-        kept = sorted(python_rng(config.seed, "shards").sample(kept, config.num_taught))
+        kept = kept[sorted(python_rng(config.seed, "shards").sample(range(len(kept)), config.num_taught))]
     return [Lesson(example, teacher) for example, teacher in taken(shards, kept, config.labels)]
 
 

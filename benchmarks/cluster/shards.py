@@ -2,7 +2,7 @@
 
     python benchmarks/cluster/shards.py [--sizes 5000 10000 20000] [--workers 1 2]
 
-The ensemble is that of the recipe smoke: three patterns on a BERT-tiny with adapters. The table is of whole steps, the
+The ensemble is one sub-model of the recipe smoke: a pattern on a BERT-tiny with an adapter. The table is of whole steps, the
 start of the workers included; the lines below it are of what more texts take. Memory is the highest resident set of any
 process of its kind, sampled each 0.1 s: workers hold the models, the reader the next batches of a shard, the writer is
 the step itself. Processes that ran another step before hold its libraries still.
@@ -91,7 +91,7 @@ def labelled(root: Path, size: int, workers: int) -> tuple[float, Peaks]:
     from pipelines import fewshot, running
 
     shards = f"shards={{source: {{asset: {root / str(size)}}}, workers: {workers}}}"
-    asked = running.request("smoke", [shards], root / "store")
+    asked = running.request("smoke", [shards, "pet.patterns=[review]"], root / "store")
     step = next(item for item in fewshot.steps(asked.config) if item.name == "shards")
     execute(step.inputs["members"], asked.store, Options())  # type: ignore[arg-type]
     started = time.perf_counter()

@@ -126,7 +126,9 @@ def confidences(folder: Path, labels: Sequence[str]) -> tuple[NDArray[np.float32
     return np.concatenate(confidence), np.concatenate(guess)
 
 
-def taken(folder: Path, wanted: Sequence[int], labels: Sequence[str]) -> Iterator[tuple[Example, tuple[float, ...]]]:
+def taken(
+    folder: Path, wanted: NDArray[np.int64], labels: Sequence[str]
+) -> Iterator[tuple[Example, tuple[float, ...]]]:
     """Some texts with their logits [C].
 
     Args:
@@ -136,11 +138,10 @@ def taken(folder: Path, wanted: Sequence[int], labels: Sequence[str]) -> Iterato
     """
     import numpy as np
 
-    places = np.array(wanted)
     first = 0
     for part in rows(folder, ["uid", "fields", "logits"]):
-        low, high = np.searchsorted(places, [first, first + part.num_rows])
-        chosen = part.take(places[low:high] - first)
+        low, high = np.searchsorted(wanted, [first, first + part.num_rows])
+        chosen = part.take(wanted[low:high] - first)
         logits = _logits(chosen, labels)
         for row, values in zip(chosen.select(["uid", "fields"]).to_pylist(), logits.tolist(), strict=True):
             yield Example(row["uid"], row["fields"]), tuple(values)
