@@ -2,10 +2,10 @@
 
     python benchmarks/cluster/shards.py [--sizes 5000 10000 20000] [--workers 1 2]
 
-The ensemble is one sub-model of the recipe smoke: a pattern on a BERT-tiny with an adapter. The table is of whole steps, the
-start of the workers included; the lines below it are of what more texts take. Memory is the highest resident set of any
-process of its kind, sampled each 0.1 s: workers hold the models, the reader the next batches of a shard, the writer is
-the step itself. Processes that ran another step before hold its libraries still.
+The ensemble is one sub-model of the recipe smoke, a pattern on a BERT-tiny with an adapter. The table is of whole
+steps, the start of the workers included; the lines below it are of what more texts take. Memory is the highest resident
+set of any process of its kind, sampled each 0.1 s: workers hold the models, the reader the next batches of a shard, the
+writer is the step itself. Processes that ran another step before hold its libraries still.
 """
 
 from __future__ import annotations
