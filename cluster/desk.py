@@ -124,7 +124,8 @@ class Tasks:
             raise SessionError(
                 f"step {step} has {resources.workers} workers, which may be on several machines, and {store} is no "
                 "folder that they share.",
-                "Take a store in a folder that all machines have, or strategy: single.",
+                "Take a store in a folder that all machines have"
+                + ("." if resources.strategy == "stream" else ", or strategy: single."),
             )
         there = {"CPUs": self._capacity.cpus, "GPUs": self._capacity.gpus}
         for what, each in (("CPUs", resources.cpus), ("GPUs", resources.gpus)):

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -91,6 +91,15 @@ class SharedEngine:
         moved = self._for_group(tensor.detach().clone())
         dist.all_reduce(moved)
         return moved.to(tensor.device)
+
+    def stream(
+        self, sources: Sequence[Any], read: Callable[[Any], Iterable[Any]], make: Callable[[], Callable[[Any], Any]]
+    ) -> Iterator[Any]:
+        """What the function makes of every batch; every worker makes all of it."""
+        if sources:
+            function = make()
+            for source in sources:
+                yield from map(function, read(source))
 
     def _clip_mine(self, max_norm: float) -> float:
         """The same where sums lie with their owners."""

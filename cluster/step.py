@@ -33,19 +33,20 @@ class Resources:
 
     `cpus` and `gpus` are those of each of its `workers`. `cpus` is the number of threads too: sums in another order
     give other last digits, so a step keeps its number of threads on every machine, even where it has to share fewer
-    cores. `timeout_s`: within so many seconds all workers come to the same point, or the step is tried again.
+    cores. `timeout_s`: within so many seconds all workers come to the same point, or the step is tried again. `stream`:
+    workers take batches of a stream, and the step's own process writes what they made.
     """
 
     cpus: float = 1
     gpus: float = 0
     max_attempts: int = 3
     workers: int = 1
-    strategy: Strategy = "single"
+    strategy: Strategy | Literal["stream"] = "single"
     timeout_s: float = 900
 
     @property
     def is_shared(self) -> bool:
-        """Whether workers of Ray Train compute it, and not one process."""
+        """Whether workers of Ray Train or (stream) of Ray Data compute it, and not one process."""
         return self.strategy != "single"
 
 

@@ -67,8 +67,10 @@ def _work(settings: dict[str, Any]) -> Any:
     job: Job = settings["job"]
     set_threads(job.order.resources.cpus)
     rank = dist.get_rank()
+    strategy = job.order.resources.strategy
+    assert strategy != "stream", "such steps have no group of workers"
     stack = stacks.Stack(_stacks_of(job), rank, job.order.resources.timeout_s)
-    engine = SharedEngine(job.work, job.order.resources.strategy, stack)
+    engine = SharedEngine(job.work, strategy, stack)
     with closing(stack), tempfile.TemporaryDirectory() as elsewhere, captured(Path(job.log)):
         send = _forget if rank else job.send
         with BatchRecorder(job.order.step, send) as recorder:

@@ -11,7 +11,7 @@ import sys
 import time
 import traceback
 import typing
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
@@ -92,6 +92,15 @@ class StepEngine:
         """The tensor itself: there is one worker."""
         return tensor
 
+    def stream(
+        self, sources: Sequence[Any], read: Callable[[Any], Iterable[Any]], make: Callable[[], Callable[[Any], Any]]
+    ) -> Iterator[Any]:
+        """What the function makes of every batch, in this process."""
+        if sources:
+            function = make()
+            for source in sources:
+                yield from map(function, read(source))
+
 
 def work(order: Order, send: Callable[[Batch], bool], upstream: tuple[Manifest, ...]) -> Manifest | StepFailed:
     """Runs a step and commits its result.
@@ -171,7 +180,12 @@ def _run(
     started = time.monotonic()
     folders = [store.files(item.step, item.fingerprint) for item in upstream]
     inputs = build_inputs(order.fn, order.step, order.roles, folders)
-    if order.resources.is_shared:
+    if order.resources.strategy == "stream":
+        from cluster.streaming import StreamingEngine
+
+        engine = StreamingEngine(draft.work, order.resources)
+        result = order.fn(order.config, inputs, draft.out, recorder, engine)
+    elif order.resources.is_shared:
         from cluster import training
 
         job = training.Job(order, inputs, draft.out, draft.work, log, recorder.send)

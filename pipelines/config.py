@@ -22,6 +22,7 @@ from pipelines.sections import (
     PromptsSection,
     PromptTaskConfig,
     SearchSection,
+    ShardsSection,
 )
 from stages.annotation_splits import AnnotatedData
 from stages.errors import InputError
@@ -52,6 +53,7 @@ class PipelineConfig(BaseModel, frozen=True, extra="forbid"):
     pet: PetSection = Field(description="Sub-models.")
     members: dict[Name, Member] = Field({}, description="Further members of the ensemble.")
     ensemble: EnsembleSection = Field(EnsembleSection(), description="The ensemble.")
+    shards: ShardsSection | None = Field(None, description="A pile too large for memory; none: left out.")
     distill: DistillSection = Field(description="The student.")
     baseline: BaselineSection | None = Field(None, description="The student on labels alone; none: left out.")
     prompts: PromptsSection | None = Field(None, description="Prompt tuning; none: left out.")
@@ -345,5 +347,4 @@ class PipelineConfig(BaseModel, frozen=True, extra="forbid"):
             sources["ppt.corpus.source"] = self.ppt.corpus.source
         if self.ppt and "single" in self.ppt.formats and self.ppt.single.classifier:
             found["ppt.single.classifier"] = self.ppt.single.classifier
-        read_by_us = {place: item.asset for place, item in sources.items() if not item.asset.startswith("hf:")}
-        return found | {f"{place}.asset": ref for place, ref in read_by_us.items()}
+        return found | {f"{place}.asset": i.asset for place, i in sources.items() if not i.asset.startswith("hf:")}

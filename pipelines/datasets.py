@@ -18,6 +18,7 @@ READ = {
     "zero_shot": ("test",),
     "priming": ("train", "test"),
     "soft_labels": ("unlabeled", "test"),
+    "shards": (),
     "distill": ("unlabeled", "dev", "test"),
     "baseline": ("train", "dev", "test"),
     "prompts": ("train", "dev", "test"),

@@ -3,7 +3,7 @@
 data/<task> ─┬─ verbalizer/<pattern> (before all that uses the pattern, where words are searched for)
              ├─ zero_shot/<pattern>, priming/<pattern>/<seed> ───────────────────┐
              ├─ pet/<pattern>/<seed> ─ pet/g<k>/... ─┐                           │
-             ├─ probe/<member> ──────────────────────┴ soft_labels ─ distill/<seed>
+             ├─ probe/<member> ──────────────────────┴ soft_labels (and shards) ─ distill/<seed>
              ├─ baseline/<seed> ─────────────────────────────────────────────────┼─ report
 ppt/<format>─┴─ prompts/<task>/<method>/<seed> ──────────────────────────────────┘
 """
@@ -19,6 +19,7 @@ from pipelines.config import PipelineConfig
 from pipelines.member_steps import group_of, members, untrained, verbalizers
 from pipelines.prompt_steps import prompts
 from pipelines.sections import PptSection
+from pipelines.shard_steps import labelled_shards
 from stages import baseline, distillation, prompt_pretraining, soft_labels, splits
 from stages.pretraining.formats import Format
 from stages.seeds import derive_seed
@@ -44,14 +45,15 @@ def steps(config: PipelineConfig, dropped: Collection[str] = ()) -> list[Step]:
     found = members(config, main, words, ppt)
     voting = tuple(step for step in found.voting if step.name not in dropped)
     labels = _soft_labels(config, main, voting, tuple(sorted(dropped)))
-    students = [_student(config, seed, main, labels) for seed in config.distill.seeds]
+    shards = (labelled_shards(config, config.shards, voting),) if config.shards else ()
+    students = [_student(config, seed, main, labels, shards) for seed in config.distill.seeds]
     baselines = [_baseline(config, seed, main) for seed in (config.baseline.seeds if config.baseline else ())]
     before = untrained(config, main, words)
     tuned, together = prompts(config, data, ppt)
     tuned += annotated.prompt_steps(config, data, ppt)
     by_urgency = (
-        *words.values(), *ppt, *found.together, *found.earlier, *voting, labels, *students, *together, *tuned, *before,
-        *baselines,
+        *words.values(), *ppt, *found.together, *found.earlier, *voting, labels, *shards, *students, *together, *tuned,
+        *before, *baselines,
     )  # fmt: skip
     measured = (
         *data.values(), *words.values(), *baselines, *before, *found.earlier, *voting, labels, *students, *ppt, *tuned
@@ -115,7 +117,7 @@ def _soft_labels(config: PipelineConfig, data: Step, voting: tuple[Step, ...], d
     )
 
 
-def _student(config: PipelineConfig, seed: int, data: Step, labels: Step) -> Step:
+def _student(config: PipelineConfig, seed: int, data: Step, labels: Step, shards: tuple[Step, ...]) -> Step:
     name = f"distill/{seed}"
     return Step(
         name=name,
@@ -128,10 +130,11 @@ def _student(config: PipelineConfig, seed: int, data: Step, labels: Step) -> Ste
             gold_share=config.distill.gold_share,
             keep_share=config.distill.keep_share,
             min_confidence=config.distill.min_confidence,
+            num_taught=config.shards.num_taught if config.shards else None,
             loop=config.distill.loop,
             seed=derive_seed(config.seed, name),
         ),
-        inputs={"data": data, "soft_labels": labels},
+        inputs={"data": data, "soft_labels": labels, **({"shards": shards[0]} if shards else {})},
         assets={"student": assets.identity(config.student.asset)},
         resources=config.distill.resources,
     )

@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from pipelines import annotated
+from pipelines import annotated, shard_steps
 from pipelines.config import PipelineConfig
 from pipelines.sections import PptSection
 from stages import splits
@@ -49,6 +49,7 @@ def check(config: PipelineConfig, on_start: OnStart) -> None:
         except InputError as error:
             raise _under(error, place) from error
     annotated.check_data(config)
+    shard_steps.check(config)
     if config.ppt:
         check_corpus(config.ppt)
     check_models(config)

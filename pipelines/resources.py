@@ -41,6 +41,8 @@ def handed_down(values: Any) -> Any:
     given = {key: value for key in HANDED_DOWN if (value := getattr(resources, key)) is not None}
     members = values.get("members")
     made = {name: _with(values[name], given) for name in WITH_BACKBONE if name in values}
+    if "shards" in values:  # whose workers share nothing: each has the models whole
+        made["shards"] = _with(values["shards"], {key: value for key, value in given.items() if key != "strategy"})
     if isinstance(members, Mapping):
         made["members"] = {
             name: _with(item, given) if isinstance(item, Mapping) and item.get("kind") == "pet" else item

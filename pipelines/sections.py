@@ -20,6 +20,7 @@ from stages.pretraining.formats import Format, NumOptions, need
 from stages.pretraining.pseudo_labels import SingleConfig
 from stages.prompts.methods import PromptConfig
 from stages.prompts.start import StartConfig
+from stages.shard_labels import ShardsConfig
 from stages.soft_labels import EnsembleConfig
 from stages.splits import DataConfig
 from stages.tasks import Labels, Name, Task
@@ -205,6 +206,27 @@ class EnsembleSection(EnsembleConfig, frozen=True):
     def mixing(self) -> EnsembleConfig:
         """What decides the result."""
         return EnsembleConfig(**{name: getattr(self, name) for name in EnsembleConfig.model_fields})
+
+
+class ShardsSection(ShardsConfig, frozen=True):
+    """A pile too large for memory, which the ensemble labels; students learn from it in the place of the other pile."""
+
+    cpus: float = Field(1.0, gt=0, description="Processor cores a worker; as many threads compute.")
+    gpus: float = Field(0.0, ge=0, description="GPUs a worker.")
+    workers: int = Field(1, ge=1, description="Workers; each loads all members once, and takes batches.")
+    num_taught: int = Field(
+        100_000, ge=1, description="Texts that a student learns from at the most, drawn among those that distill keeps."
+    )
+
+    @property
+    def resources(self) -> Resources:
+        """What the step gets."""
+        return Resources(cpus=self.cpus, gpus=self.gpus, workers=self.workers, strategy="stream")
+
+    @property
+    def reading(self) -> ShardsConfig:
+        """What decides the result."""
+        return ShardsConfig(source=self.source, batch_size=self.batch_size)
 
 
 class DistillSection(Section, frozen=True):

@@ -21,6 +21,7 @@ from stages.errors import InputError
 from stages.measures.metrics import Measured, softmax
 from stages.models.classifier import StudentConfig, check_loop
 from stages.protocols import Engine, Recorder
+from stages.seeds import python_rng
 from stages.tasks import Example
 from stages.training.loop import LoopConfig
 
@@ -52,6 +53,9 @@ class Config(BaseModel, frozen=True, extra="forbid"):
         1.0, gt=0, le=1, description="Share of the texts of each predicted label that are kept, surest first."
     )
     min_confidence: float = Field(0.0, ge=0, lt=1, description="Texts whose top probability is lower are left out.")
+    num_taught: int | None = Field(
+        None, ge=1, description="Texts of the shards that are learnt from at the most; none: there are no shards."
+    )
     seed: int = Field(description="Seed of head, order and dropout.")
 
     @model_validator(mode="after")
@@ -62,10 +66,13 @@ class Config(BaseModel, frozen=True, extra="forbid"):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Inputs:
-    """`data`: files of the split stage; `soft_labels`: files of the soft-label stage."""
+    """`data`: files of the split stage; `soft_labels`: files of the soft-label stage; `shards`: files of the stage that
+    labels shards, if there are some, from which the student then learns.
+    """
 
     data: Path
     soft_labels: Path
+    shards: Path | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -98,12 +105,22 @@ def surest(teacher: NDArray[np.float64], keep_share: float, min_confidence: floa
     """
     probabilities = softmax(teacher)
     confidence, guess = probabilities.max(axis=1), probabilities.argmax(axis=1)
-    kept: list[int] = []
-    for label in range(teacher.shape[1]):
-        rows = sorted((guess == label).nonzero()[0].tolist(), key=lambda row: -confidence[row])
-        num_kept = math.ceil(round(keep_share * len(rows), 6))
-        kept += [row for row in rows[:num_kept] if confidence[row] >= min_confidence]
-    return sorted(kept)
+    kept: list[int] = surest_of(confidence, guess, keep_share, min_confidence).tolist()
+    return kept
+
+
+def surest_of(
+    confidence: NDArray[np.floating], guess: NDArray[np.integer], keep_share: float, min_confidence: float
+) -> NDArray[np.int64]:
+    """`surest` where each of [n] texts has its top `confidence`, and its likeliest label `guess`."""
+    import numpy as np
+
+    kept = [np.empty(0, dtype=np.int64)]
+    for label in np.unique(guess):
+        rows = np.flatnonzero(guess == label)
+        rows = rows[np.argsort(-confidence[rows], kind="stable")][: math.ceil(round(keep_share * len(rows), 6))]
+        kept.append(rows[confidence[rows] >= min_confidence])
+    return np.sort(np.concatenate(kept))
 
 
 def distillation_loss(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
@@ -152,20 +169,9 @@ def run(config: Config, inputs: Inputs, out: Path, recorder: Recorder, engine: E
 def _lessons(config: Config, inputs: Inputs) -> tuple[list[Lesson], int]:
     """The soft-labelled texts that are kept, then the gold ones; and how many the former are."""
     from stages.texts.data import load_examples
-    from stages.texts.logits import read_logits
 
     labels = config.labels
-    pile = load_examples(inputs.data / "unlabeled.jsonl")
-    if not pile:
-        raise InputError("there are no unlabelled texts to learn from.", "Name some.", key="data.unlabeled")
-    teacher = read_logits(inputs.soft_labels / "soft_labels.jsonl", labels)
-    kept = surest(teacher, config.keep_share, config.min_confidence)
-    if not kept:
-        raise InputError(
-            f"no text is left to learn from: the surest soft label has the probability {softmax(teacher).max():.2f}.",
-            f"Lower min_confidence (now {config.min_confidence}).",
-            key="distill.min_confidence",
-        )
+    lessons = _soft_lessons(config, inputs) if inputs.shards is None else _drawn_lessons(config, inputs.shards)
     gold = load_examples(inputs.data / "train.jsonl") if config.gold_share else []
     if config.gold_share and not gold:
         raise InputError(
@@ -173,9 +179,44 @@ def _lessons(config: Config, inputs: Inputs) -> tuple[list[Lesson], int]:
             "Set gold_share to 0, or add some.",
             key="distill.gold_share",
         )
-    lessons = [Lesson(pile[row], tuple(teacher[row])) for row in kept]
-    lessons += [Lesson(item, (0.0,) * len(labels), labels.index(item.label or "")) for item in gold]
-    return lessons, len(kept)
+    taught = [Lesson(item, (0.0,) * len(labels), labels.index(item.label or "")) for item in gold]
+    return [*lessons, *taught], len(lessons)
+
+
+def _soft_lessons(config: Config, inputs: Inputs) -> list[Lesson]:
+    """The texts of the pile that are kept."""
+    from stages.texts.data import load_examples
+    from stages.texts.logits import read_logits
+
+    pile = load_examples(inputs.data / "unlabeled.jsonl")
+    if not pile:
+        raise InputError("there are no unlabelled texts to learn from.", "Name some.", key="data.unlabeled")
+    teacher = read_logits(inputs.soft_labels / "soft_labels.jsonl", config.labels)
+    kept = surest(teacher, config.keep_share, config.min_confidence)
+    if not kept:
+        raise _nothing_left(config, float(softmax(teacher).max()))
+    return [Lesson(pile[row], tuple(teacher[row])) for row in kept]
+
+
+def _drawn_lessons(config: Config, shards: Path) -> list[Lesson]:
+    """Texts drawn among those of all shards that are kept; only the drawn ones are held in memory."""
+    from stages.texts.soft_shards import confidences, taken
+
+    confidence, guess = confidences(shards, config.labels)
+    kept = surest_of(confidence, guess, config.keep_share, config.min_confidence)
+    if not len(kept):
+        raise _nothing_left(config, float(confidence.max()))
+    if config.num_taught is not None and len(kept) > config.num_taught:
+        kept = kept[sorted(python_rng(config.seed, "shards").sample(range(len(kept)), config.num_taught))]
+    return [Lesson(example, teacher) for example, teacher in taken(shards, kept, config.labels)]
+
+
+def _nothing_left(config: Config, top: float) -> InputError:
+    return InputError(
+        f"no text is left to learn from: the surest soft label has the probability {top:.2f}.",
+        f"Lower min_confidence (now {config.min_confidence}).",
+        key="distill.min_confidence",
+    )
 
 
 def _train(

@@ -6,7 +6,7 @@ function: no Ray, no MLflow. The cluster's own recorder and engine satisfy the s
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -71,6 +71,17 @@ class Engine(Protocol):
     def total(self, tensor: Any) -> Any:
         """The sum of a tensor over all workers."""
 
+    def stream(
+        self, sources: Sequence[Any], read: Callable[[Any], Iterable[Any]], make: Callable[[], Callable[[Any], Any]]
+    ) -> Iterator[Any]:
+        """What a function makes of every batch of every source, in order; nothing holds all of them.
+
+        Args:
+            sources: What `read` takes. They, batches and answers are pickled, as are the two functions.
+            read: A source's batches, in order.
+            make: Called once a worker; returns the function.
+        """
+
 
 class SilentRecorder:
     """Records nothing: the default for tests and one-off calls."""
@@ -123,3 +134,11 @@ class LocalEngine:
 
     def total(self, tensor: Any) -> Any:
         return tensor
+
+    def stream(
+        self, sources: Sequence[Any], read: Callable[[Any], Iterable[Any]], make: Callable[[], Callable[[Any], Any]]
+    ) -> Iterator[Any]:
+        if sources:
+            function = make()
+            for source in sources:
+                yield from map(function, read(source))

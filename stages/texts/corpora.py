@@ -12,12 +12,14 @@ import hashlib
 import random
 import re
 from collections.abc import Iterable, Iterator
-from itertools import islice
+from itertools import chain, islice
+from pathlib import Path
 
 from pydantic import BaseModel, Field
 
 from stages.errors import DataError
-from stages.texts.data import Source, kept_rows
+from stages.texts.data import Row, Source, kept_rows
+from stages.texts.shards import files
 
 Document = tuple[str, ...]
 """Its sentences, in order; no two are the same."""
@@ -29,7 +31,10 @@ _SENTENCE_END = re.compile(r"(?<=[.!?])[\"'”’)\]]*\s+|(?<=[。！？])[”�
 class CorpusConfig(BaseModel, frozen=True, extra="forbid"):
     """A raw corpus: one document a row."""
 
-    source: Source = Field(description="The file; its field `text` is the document. In a .txt each line is one.")
+    source: Source = Field(
+        description="The file, or a folder of shards (.parquet, .jsonl, .jsonl.gz); its field `text` is the document. "
+        "In a .txt each line is one."
+    )
     num_examples: int = Field(1000, ge=3, description="Pretraining examples to build.")
     sentence_words: int = Field(
         24,
@@ -66,7 +71,7 @@ class Documents:
         self.num_read = self.num_taken = 0
         seen: set[bytes] = set()
         column = source.fields.get("text", "text")
-        for number, (place, row) in enumerate(kept_rows(source)):
+        for number, (place, row) in enumerate(_rows(source)):
             if source.limit is not None and number >= source.limit:
                 return
             if column not in row:
@@ -108,6 +113,14 @@ class Window:
                     seen.add(key)
                     yield sentence
             self.documents = list(islice(self._stream, self.size))
+
+
+def _rows(source: Source) -> Iterator[Row]:
+    """The rows of a file, or of all shards of a folder, one shard after the other in the order of their names."""
+    if not Path(source.asset).expanduser().is_dir():
+        return kept_rows(source)
+    shards = files(source.asset).values()
+    return chain.from_iterable(kept_rows(source.model_copy(update={"asset": str(path)})) for path in shards)
 
 
 def check_enough(corpus: Documents, window: Window, wanted: int, purpose: str) -> None:

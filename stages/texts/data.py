@@ -17,10 +17,12 @@ from pydantic import BaseModel, Field, model_validator
 from stages.errors import DataError
 from stages.tasks import Example
 from stages.texts import assets
-from stages.texts.reach import hub_has_dataset
 
 Row = tuple[str, Mapping[str, Any]]
 """A row of a file: its place ("file, line 7") and its values by column."""
+
+PARQUET_ROWS = 1024
+"""Rows of a parquet file that are held at a time."""
 
 Format = Literal["csv", "tsv", "tab", "jsonl", "parquet", "txt", "conll"]
 
@@ -75,10 +77,18 @@ def read_examples(source: Source, labels: Sequence[str] | None, *, prefix: str =
         DataError: a column is missing, a text is empty, a group is neither text nor number, or a label is not in
             `labels`; names the file and line.
     """
-    examples: list[Example] = []
+    examples = list(stream_examples(source, labels, prefix=prefix))
+    if not examples:
+        raise DataError(f"{source.asset} holds no example.", "Check keep: and limit:, or name another file.")
+    return examples
+
+
+def stream_examples(source: Source, labels: Sequence[str] | None = None, *, prefix: str = "") -> Iterator[Example]:
+    """What `read_examples` reads, one by one; a file without any is no error."""
+    num_taken = 0
     for number, (place, row) in enumerate(kept_rows(source)):
-        if source.limit is not None and len(examples) >= source.limit:
-            break
+        if source.limit is not None and num_taken >= source.limit:
+            return
         fields = {name: _text(row, where, place) for name, where in source.fields.items()}
         empty = [name for name, text in fields.items() if not text.strip()]
         if empty and source.drop_empty:
@@ -90,10 +100,8 @@ def read_examples(source: Source, labels: Sequence[str] | None, *, prefix: str =
             )
         label = None if labels is None or source.label is None else _label(source, row, labels, place)
         group = None if source.group is None else _group(row, source.group, place)
-        examples.append(Example(f"{prefix}{number}", fields, label, group))
-    if not examples:
-        raise DataError(f"{source.asset} holds no example.", "Check keep: and limit:, or name another file.")
-    return examples
+        num_taken += 1
+        yield Example(f"{prefix}{number}", fields, label, group)
 
 
 def columns(source: Source) -> tuple[str, ...]:
@@ -111,7 +119,9 @@ def read_rows(source: Source) -> Iterator[Row]:
         AssetError: the file cannot be reached.
     """
     if source.asset.startswith("hf:"):
-        yield from _hub_rows(source)
+        from stages.texts.hub import hub_rows
+
+        yield from hub_rows(source)
         return
     path = assets.resolve(source.asset)
     kind = source.format or _format_of(path)
@@ -129,11 +139,14 @@ def read_rows(source: Source) -> Iterator[Row]:
 
 
 def _parquet_rows(path: Path) -> Iterator[Row]:
-    import pandas
+    from pyarrow.parquet import ParquetFile
 
-    frame = pandas.read_parquet(path)
-    for number, record in enumerate(frame.astype(object).where(frame.notna(), None).to_dict("records"), 1):
-        yield f"{path.name}, row {number}", {str(key): value for key, value in record.items()}
+    number = 0
+    with ParquetFile(path) as file:
+        for batch in file.iter_batches(PARQUET_ROWS):
+            for row in batch.to_pylist():
+                number += 1
+                yield f"{path.name}, row {number}", row
 
 
 def _text_rows(path: Path, kind: str) -> Iterator[Row]:
@@ -244,35 +257,6 @@ def _table_rows(file: Iterator[str], name: str, kind: str) -> Iterator[Row]:
                 "Quote values that hold the delimiter.",
             )
         yield f"{name}, line {start}", dict(zip(header, values, strict=True))
-
-
-def _hub_rows(source: Source) -> Iterator[Row]:
-    import datasets
-
-    asset = assets.Asset.parse(source.asset)
-    offline = datasets.config.HF_HUB_OFFLINE
-    try:
-        # Asked first: the client itself waits long for a hub that does not answer. What is cached loads all the same.
-        datasets.config.HF_HUB_OFFLINE = offline or not hub_has_dataset(asset)
-        dataset = datasets.load_dataset(
-            asset.name, name=source.subset, split=source.split, revision=asset.version or None
-        )
-    except Exception as error:  # the hub client raises errors of several libraries
-        raise DataError(
-            f"{source.asset} cannot be loaded ({type(error).__name__}: {str(error).splitlines()[0]}).",
-            "Check its name, subset and split, or name a file instead: asset: path/to/texts.jsonl.",
-        ) from error
-    finally:
-        datasets.config.HF_HUB_OFFLINE = offline
-    label = dataset.features.get(source.label)
-    inner = getattr(label, "feature", None)
-    for number, row in enumerate(dataset, 1):
-        # -1 is the hub's sign for a label that is kept secret: it has no name
-        if isinstance(label, datasets.ClassLabel) and isinstance(value := row[source.label], int) and value >= 0:
-            row = {**row, source.label: label.int2str(value)}
-        elif isinstance(inner, datasets.ClassLabel):  # labels of words
-            row = {**row, source.label: [inner.int2str(value) for value in row[source.label]]}
-        yield f"{asset.name}[{source.split}], row {number}", row
 
 
 def kept_rows(source: Source) -> Iterator[Row]:

@@ -42,6 +42,11 @@ def test_members_on_other_backbones_get_them_too() -> None:
     assert found["probe/probe"].workers == 1
 
 
+def test_shards_get_all_but_the_strategy() -> None:
+    found = resources(SPREAD, "shards={source: {asset: x}, cpus: 3}")
+    assert found["shards"] == Resources(cpus=3, gpus=1, workers=4, strategy="stream")
+
+
 @pytest.mark.parametrize(
     ("override", "key"),
     [

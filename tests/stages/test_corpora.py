@@ -6,7 +6,10 @@ import gzip
 from collections.abc import Iterator
 from pathlib import Path
 
+import pyarrow
 import pytest
+from pyarrow import parquet
+from small_models import write_lines
 
 from stages.errors import DataError
 from stages.seeds import python_rng
@@ -45,6 +48,24 @@ def test_documents_are_distinct_and_have_three_distinct_sentences(tmp_path: Path
     found = list(Documents(config))
     assert [len(item) for item in found] == [3, 4]
     assert found[0] == ("The first thing is this.", "The second thing is that.", "The third thing is gone.")
+
+
+def test_a_corpus_may_be_a_folder_of_shards_whose_duplicates_are_left_out_across_them(tmp_path: Path) -> None:
+    folder = tmp_path / "corpus"
+    folder.mkdir()
+    parquet.write_table(pyarrow.table({"text": [B, A]}), folder / "part-2.parquet")
+    write_lines(folder / "part-1.jsonl", [{"text": A}, {"text": "Too short."}])
+    (folder / "_SUCCESS").touch()
+    (tmp_path / "whole.txt").write_text(f"{A}\nToo short.\n{B}\n{A}\n")
+    found, whole = (
+        Documents(CorpusConfig(source=Source(asset=str(tmp_path / name)), sentence_words=8))
+        for name in ("corpus", "whole.txt")
+    )
+    assert [len(item) for item in found] == [3, 4]
+    assert list(found) == list(whole)
+    assert (found.num_read, found.num_taken) == (whole.num_read, whole.num_taken) == (4, 2)
+    short = CorpusConfig(source=Source(asset=str(folder), limit=2), sentence_words=8)
+    assert len(list(Documents(short))) == 1, "the limit is that of all shards together"
 
 
 def test_a_limit_counts_rows_and_the_column_is_chosen(tmp_path: Path) -> None:

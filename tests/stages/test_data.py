@@ -288,7 +288,7 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
         return load(str(folder), cache_dir=str(tmp_path / "cache"), **settings)
 
     monkeypatch.setattr(datasets, "load_dataset", load_folder)
-    monkeypatch.setattr("stages.texts.data.hub_has_dataset", lambda asset: asset.name == "org/glue")
+    monkeypatch.setattr("stages.texts.hub.hub_has_dataset", lambda asset: asset.name == "org/glue")
 
 
 @pytest.mark.usefixtures("hub")
