@@ -1,0 +1,82 @@
+"""Prompt tuning that tells how much memory each of its workers took: for what compares the planner with the truth."""
+
+from __future__ import annotations
+
+import json
+import os
+import threading
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from shared_steps import Watched, local_numbers
+
+from stages import prompt_tuning
+
+EVERY_S = 0.02
+
+
+class Config(prompt_tuning.Config, frozen=True):
+    """That of the stage; `shared_steps.Watched` looks for these, too."""
+
+    fault: str = ""
+    at: int = 0
+
+
+@dataclass(slots=True)
+class Peak:
+    """Bytes of this process, sampled: resident, and of those not of any file."""
+
+    resident: int = 0
+    private: int = 0
+    samples: list[tuple[float, int, int]] = field(default_factory=list)
+
+    def look(self) -> None:
+        """One sample. Pages of files (libraries, weights being read) go back to the system when it wants them."""
+        pages, of_files = (int(word) for word in Path("/proc/self/statm").read_text().split()[1:3])
+        size = os.sysconf("SC_PAGE_SIZE")
+        self.resident = max(self.resident, pages * size)
+        self.private = max(self.private, (pages - of_files) * size)
+        self.samples.append((time.monotonic(), pages * size, (pages - of_files) * size))
+
+
+@contextmanager
+def watched() -> Iterator[Peak]:
+    """The highest that this process takes in the context."""
+    peak, over = Peak(), threading.Event()
+
+    def watch() -> None:
+        while not over.wait(EVERY_S):
+            peak.look()
+
+    peak.look()
+    thread = threading.Thread(target=watch, daemon=True)
+    thread.start()
+    yield peak
+    over.set()
+    thread.join()
+    peak.look()
+
+
+def run(config: Config, inputs: prompt_tuning.Inputs, out: Path, recorder: Any, engine: Any) -> prompt_tuning.Result:
+    """The stage, and beside its files `memory.json`: bytes of each worker before, at the peak, and of its weights."""
+    eye = Watched(engine, config)
+    begun = time.monotonic()
+    with watched() as peak:
+        result = prompt_tuning.run(config, inputs, out, recorder, eye)
+    seconds = time.monotonic() - begun
+    kept, whole = local_numbers(eye.model) if eye.model is not None else (0, 0)
+    mine = [peak.samples[0][1], peak.samples[0][2], peak.resident, peak.private, kept]
+    table = torch.zeros(engine.world_size, len(mine), dtype=torch.float64)
+    table[engine.rank] = torch.tensor(mine, dtype=torch.float64)
+    rows = engine.total(table).tolist()
+    names = ("resident_before", "private_before", "resident", "private", "kept")
+    about = {"workers": [dict(zip(names, map(int, row), strict=True)) for row in rows]}
+    if os.environ.get("MEMORY_TRACE"):
+        about["trace"] = peak.samples
+    (out / "memory.json").write_text(json.dumps({**about, "whole": whole, "seconds": seconds}))
+    return result
