@@ -40,27 +40,27 @@ class ModelShape:
     Args:
         num_parameters: All, each once.
         largest_module: Of the largest module with weights of its own: what ZeRO-3 gathers at a time.
-        num_layers: Encoder and decoder together.
+        num_layers: That read the text.
+        num_decoder_layers: Of a seq2seq model, which write one word and look at what was read; else 0.
         width: D.
         inner: F.
         num_heads: H.
         vocabulary: V.
         kept_inner: Numbers of width F that a layer's activation keeps for the backward pass.
         adapted: Inputs and outputs of a layer's name, of all layers together: rank times it is a LoRA's size.
-        decodes: Whether an encoder's states are decoded (seq2seq).
         reads_vocabulary: Whether logits are of all words (not of the label words alone, as of causal models).
     """
 
     num_parameters: int
     largest_module: int
     num_layers: int
+    num_decoder_layers: int
     width: int
     inner: int
     num_heads: int
     vocabulary: int
     kept_inner: int
     adapted: Mapping[str, int]
-    decodes: bool
     reads_vocabulary: bool
 
 
@@ -218,9 +218,14 @@ def kept_per_token(model: ModelShape, work: Work) -> float:
 
 
 def activations(model: ModelShape, work: Work, workers: int) -> int:
-    """Bytes that a pass with gradients keeps until its backward pass, in all layers."""
+    """Bytes that a pass with gradients keeps until its backward pass, in all layers.
+
+    A layer that decodes keeps keys and values of the text; its own few tokens do not count.
+    """
     tokens = texts(work, workers) * work.length
-    return math.ceil(tokens * model.num_layers * kept_per_token(model, work))
+    size = FLOAT if work.trains_backbone else work.weight_bytes
+    decoding = model.num_decoder_layers * 2 * model.width * size
+    return math.ceil(tokens * (model.num_layers * kept_per_token(model, work) + decoding))
 
 
 def logits(model: ModelShape, work: Work, workers: int) -> int:
@@ -228,7 +233,7 @@ def logits(model: ModelShape, work: Work, workers: int) -> int:
     if not model.reads_vocabulary:
         return 0
     reading = math.ceil(work.read_tokens / max(work.length, 1))
-    each = model.vocabulary * (2 if model.decodes else 1) * (FLOAT + work.weight_bytes)
+    each = model.vocabulary * (2 if model.num_decoder_layers else 1) * (FLOAT + work.weight_bytes)
     return max(2 * texts(work, workers), reading) * each
 
 

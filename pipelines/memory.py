@@ -49,13 +49,16 @@ class Line:
 def lines(steps: Sequence[Step], room: Room) -> dict[str, Line]:
     """Step -> what it needs, of all steps with a backbone. Steps that are alike are reckoned once."""
     known: dict[tuple[Work, BackboneConfig, str, int, bool], Line] = {}
+    shapes: dict[str, ModelShape | None] = {}
     found = {}
     for step in steps:
         backbone = getattr(step.config, "backbone", None)
         if not isinstance(backbone, BackboneConfig):
             continue
         on_gpu, asked = step.resources.gpus > 0, step.resources
-        shape = _shape(backbone.asset)
+        if backbone.asset not in shapes:
+            shapes[backbone.asset] = _shape(backbone.asset)
+        shape = shapes[backbone.asset]
         if shape is None:
             found[step.name] = Line(step.name, asked.strategy, asked.workers, None)
             continue
@@ -157,7 +160,6 @@ def _line(step: Step, shape: ModelShape, work: Work, room: Room) -> Line:
     return Line(step.name, asked.strategy, asked.workers, needed, False, is_refused, remedy)
 
 
-@cache
 def _shape(ref: str) -> ModelShape | None:
     """None also where a config is of no use: whoever loads it will complain."""
     try:

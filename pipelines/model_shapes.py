@@ -11,7 +11,6 @@ import json
 import os
 from contextlib import suppress
 from dataclasses import asdict
-from functools import cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -41,7 +40,6 @@ def shape_here(ref: str) -> ModelShape | None:
     return shape_of(model_folder(ref))
 
 
-@cache
 def shape_of(folder: Path) -> ModelShape:
     """The shape of the model whose config.json lies in `folder`.
 
@@ -75,7 +73,6 @@ def _counted(folder: Path, family: Family) -> ModelShape:
     with torch.device("meta"):
         model = kinds[family].from_config(config)
     about = config.to_dict()
-    adapted = _adapted(model)
     kept, inner = _activation(model, about)
     layers = _first(about, "num_hidden_layers", "n_layer", "num_layers")
     return ModelShape(
@@ -83,14 +80,14 @@ def _counted(folder: Path, family: Family) -> ModelShape:
         largest_module=max(
             sum(item.numel() for item in module.parameters(recurse=False)) for module in model.modules()
         ),
-        num_layers=layers + (about.get("num_decoder_layers") or layers if family == "seq2seq" else 0),
+        num_layers=layers,
+        num_decoder_layers=int(about.get("num_decoder_layers") or layers) if family == "seq2seq" else 0,
         width=_first(about, "hidden_size", "n_embd", "d_model"),
         inner=inner,
         num_heads=_first(about, "num_attention_heads", "n_head", "num_heads"),
         vocabulary=_first(about, "vocab_size"),
         kept_inner=kept,
-        adapted=adapted,
-        decodes=family == "seq2seq",
+        adapted=_adapted(model),
         reads_vocabulary=family != "causal",
     )
 
