@@ -182,7 +182,7 @@ def needs(model: ModelShape, work: Work, strategy: str, workers: int, *, on_gpu:
         trained=beside,
         gradients=math.ceil(work.num_trained * FLOAT / states),
         moments=math.ceil(work.num_trained * FLOAT * MOMENTS / states),
-        activations=activations(model, work, workers),
+        activations=activations(model, work, workers, spread=spread.weights),
         logits=logits(model, work, workers),
         buffers=buffers(model, work, workers),
     )
@@ -199,12 +199,13 @@ def texts(work: Work, workers: int) -> int:
     return math.ceil(work.batch_size / workers)
 
 
-def kept_per_token(model: ModelShape, work: Work) -> float:
+def kept_per_token(model: ModelShape, work: Work, *, spread: bool) -> int:
     """Bytes that autograd keeps for a token in a layer.
 
     With frozen weights a product keeps nothing of its input. Norms keep theirs, in float32; attention its queries,
     keys, values and (unless fused) its shares, once in float32 and once in the model's precision; the inner layer what
-    its activation needs. Weights that train, and adapters, keep the inputs of their products too.
+    its activation needs. Weights that train, and adapters, keep the inputs of their products too; so do spread weights,
+    whose product DeepSpeed writes out (`deepspeed.runtime.zero.linear`).
     """
     size = FLOAT if work.trains_backbone else work.weight_bytes
     attention = 4 * model.width * size if work.fused else 3 * model.width * size
@@ -214,10 +215,12 @@ def kept_per_token(model: ModelShape, work: Work) -> float:
     kept = 2 * model.width * FLOAT + attention + model.kept_inner * model.inner * size
     if work.trains_backbone or work.has_adapters:
         kept += (3 * model.width + model.inner) * FLOAT
+    elif spread:
+        kept += (3 * model.width + model.inner) * size
     return kept
 
 
-def activations(model: ModelShape, work: Work, workers: int) -> int:
+def activations(model: ModelShape, work: Work, workers: int, *, spread: bool = False) -> int:
     """Bytes that a pass with gradients keeps until its backward pass, in all layers.
 
     A layer that decodes keeps keys and values of the text; its own few tokens do not count.
@@ -225,7 +228,7 @@ def activations(model: ModelShape, work: Work, workers: int) -> int:
     tokens = texts(work, workers) * work.length
     size = FLOAT if work.trains_backbone else work.weight_bytes
     decoding = model.num_decoder_layers * 2 * model.width * size
-    return math.ceil(tokens * (model.num_layers * kept_per_token(model, work) + decoding))
+    return math.ceil(tokens * (model.num_layers * kept_per_token(model, work, spread=spread) + decoding))
 
 
 def logits(model: ModelShape, work: Work, workers: int) -> int:

@@ -13,6 +13,11 @@ from typing import Any
 
 from pydantic import BaseModel, Field
 
+ALLOCATOR = {"MALLOC_MMAP_THRESHOLD_": str(1 << 20)}
+"""What a worker on processors needs in its environment before it starts: glibc would raise this threshold with every
+large block that is freed, and keep gathered weights and activations in heaps full of holes, which nothing shrinks.
+"""
+
 
 class ZeroSettings(BaseModel, frozen=True, extra="forbid"):
     """What DeepSpeed is told, with names and units of its own configuration."""

@@ -8,7 +8,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -29,19 +29,20 @@ class Config(prompt_tuning.Config, frozen=True):
 
 @dataclass(slots=True)
 class Peak:
-    """Bytes of this process, sampled: resident, and of those not of any file."""
+    """Bytes of this process that are of no file: at first, and the highest so far.
 
-    resident: int = 0
-    private: int = 0
-    samples: list[tuple[float, int, int]] = field(default_factory=list)
+    Pages of files, those of libraries and of weights being read, go back to the system whenever it wants them.
+    """
+
+    first: int = 0
+    highest: int = 0
 
     def look(self) -> None:
-        """One sample. Pages of files (libraries, weights being read) go back to the system when it wants them."""
-        pages, of_files = (int(word) for word in Path("/proc/self/statm").read_text().split()[1:3])
-        size = os.sysconf("SC_PAGE_SIZE")
-        self.resident = max(self.resident, pages * size)
-        self.private = max(self.private, (pages - of_files) * size)
-        self.samples.append((time.monotonic(), pages * size, (pages - of_files) * size))
+        """One sample."""
+        resident, of_files = (int(word) for word in Path("/proc/self/statm").read_text().split()[1:3])
+        now = (resident - of_files) * os.sysconf("SC_PAGE_SIZE")
+        self.first = self.first or now
+        self.highest = max(self.highest, now)
 
 
 @contextmanager
@@ -70,13 +71,11 @@ def run(config: Config, inputs: prompt_tuning.Inputs, out: Path, recorder: Any, 
         result = prompt_tuning.run(config, inputs, out, recorder, eye)
     seconds = time.monotonic() - begun
     kept, whole = local_numbers(eye.model) if eye.model is not None else (0, 0)
-    mine = [peak.samples[0][1], peak.samples[0][2], peak.resident, peak.private, kept]
+    mine = [peak.first, peak.highest, kept]
     table = torch.zeros(engine.world_size, len(mine), dtype=torch.float64)
     table[engine.rank] = torch.tensor(mine, dtype=torch.float64)
     rows = engine.total(table).tolist()
-    names = ("resident_before", "private_before", "resident", "private", "kept")
-    about = {"workers": [dict(zip(names, map(int, row), strict=True)) for row in rows]}
-    if os.environ.get("MEMORY_TRACE"):
-        about["trace"] = peak.samples
-    (out / "memory.json").write_text(json.dumps({**about, "whole": whole, "seconds": seconds}))
+    names = ("before", "peak", "kept")
+    workers = [dict(zip(names, map(int, row), strict=True)) for row in rows]
+    (out / "memory.json").write_text(json.dumps({"workers": workers, "whole": whole, "seconds": seconds}))
     return result
