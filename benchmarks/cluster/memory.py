@@ -43,9 +43,7 @@ def main() -> None:
 
     with tempfile.TemporaryDirectory() as folder, session(num_cpus=4):
         write_case(Path(folder))
-        print(
-            f"{'strategy':>9} {'workers':>7} {'planned MiB':>11} {'peak MiB':>9} {'off by':>7} {'kept':>7} {'seconds':>8}"
-        )
+        print(" strategy workers planned MiB  peak MiB  off by    kept  seconds")
         for strategy, workers in (("zero3", 2),) if asked.quick else CASES:
             found = measure(Path(folder), strategy, workers)
             planned, peak = found.need.total / 2**20, max(found.peaks) / 2**20
