@@ -13,7 +13,7 @@ from typing import Any
 
 from pydantic import BaseModel, Field
 
-ALLOCATOR = {"MALLOC_MMAP_THRESHOLD_": str(1 << 20)}
+ALLOCATOR = {"MALLOC_MMAP_THRESHOLD_": str(1 << 17)}
 """What a worker on processors needs in its environment before it starts: glibc would raise this threshold with every
 large block that is freed, and keep gathered weights and activations in heaps full of holes, which nothing shrinks.
 """

@@ -1,7 +1,7 @@
 """Memory of real workers beside what the planner says, and what each keeps of the weights.
 
     python benchmarks/cluster/memory.py [--quick]      --quick: two workers of zero3 alone
-    python benchmarks/cluster/memory.py --base         what a process takes before it reads a model
+    python benchmarks/cluster/memory.py --base         over a Llama that weighs nothing: what a process takes by itself
 
 A prompt is tuned over a Llama of 68 million weights in float32, made here, on processors. What is measured is the peak
 of each worker's pages that belong to no file, sampled every 20 ms; the highest of the workers is shown.
@@ -11,19 +11,13 @@ from __future__ import annotations
 
 import argparse
 import os
-import subprocess
 import sys
 import tempfile
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[2]
-CASES = (("single", 1), ("ddp", 2), ("zero3", 1), ("zero3", 2), ("zero3", 4))
-BASES = {
-    "single, ddp": "import torch, transformers, ray.train.torch",
-    "zero3": "import torch, transformers, ray.train.torch, deepspeed",
-}
-SHOW = "; print(*open('/proc/self/statm').read().split()[1:3])"
-
+CASES = (("zero3", 2), ("ddp", 2), ("single", 1), ("zero3", 1), ("zero3", 4))
+BASE_CASES = (("single", 1), ("ddp", 2), ("zero3", 2))
 sys.path[:0] = [str(ROOT / "tests" / "cluster"), str(ROOT / "tests" / "stages")]
 
 
@@ -31,20 +25,17 @@ def main() -> None:
     """Prints the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--quick", action="store_true", help="two workers of zero3 alone")
-    parser.add_argument("--base", action="store_true", help="processes that only import")
+    parser.add_argument("--base", action="store_true", help="a model that weighs next to nothing")
     asked = parser.parse_args()
-    if asked.base:
-        bases()
-        return
     os.environ["PYTHONPATH"] = os.pathsep.join([*sys.path[:2], os.environ.get("PYTHONPATH", "")])
     from memory_cases import measure, write_case
 
     from cluster.session import session
 
     with tempfile.TemporaryDirectory() as folder, session(num_cpus=4):
-        write_case(Path(folder))
+        write_case(Path(folder), *((1, 16) if asked.base else ()))
         print(" strategy workers planned MiB  peak MiB  off by    kept  seconds")
-        for strategy, workers in (("zero3", 2),) if asked.quick else CASES:
+        for strategy, workers in CASES[:1] if asked.quick else BASE_CASES if asked.base else CASES:
             found = measure(Path(folder), strategy, workers)
             planned, peak = found.need.total / 2**20, max(found.peaks) / 2**20
             kept = max(found.kept) / max(found.whole, 1)
@@ -54,17 +45,6 @@ def main() -> None:
                 flush=True,
             )
             print(f"{'':9} before {max(found.before) / 2**20:.0f} MiB; planned: {found.need}", flush=True)
-
-
-def bases() -> None:
-    """Pages that belong to no file, of a process that imports what a worker does."""
-    for name, code in BASES.items():
-        environment = {**os.environ, "DS_ACCELERATOR": "cpu"}
-        done = subprocess.run(
-            [sys.executable, "-c", code + SHOW], capture_output=True, text=True, check=True, env=environment
-        )
-        resident, of_files = (int(word) for word in done.stdout.split()[-2:])
-        print(f"{name:12} {(resident - of_files) * os.sysconf('SC_PAGE_SIZE') / 2**20:.0f} MiB")
 
 
 if __name__ == "__main__":

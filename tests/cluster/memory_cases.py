@@ -23,7 +23,7 @@ from stages.prompts.methods import PromptConfig
 from stages.texts.data import Source
 from stages.training.loop import LoopConfig
 
-NUM_LAYERS, WIDTH, INNER, NUM_HEADS = 16, 512, 2048, 8
+NUM_LAYERS, WIDTH, INNER_TIMES, NUM_HEADS = 16, 512, 4, 8
 MAX_LENGTH, BATCH, NUM_STEPS = 64, 8, 4
 
 
@@ -39,13 +39,13 @@ class Measured:
     need: Need
 
 
-def write_case(root: Path) -> None:
+def write_case(root: Path, num_layers: int = NUM_LAYERS, width: int = WIDTH) -> None:
     """Model, texts that fill its window, and nothing else, into a folder."""
     tokenizer = llama_tokenizer()
     torch.manual_seed(7)
     config = LlamaConfig(
-        vocab_size=len(tokenizer), hidden_size=WIDTH, num_hidden_layers=NUM_LAYERS, num_attention_heads=NUM_HEADS,
-        num_key_value_heads=NUM_HEADS, intermediate_size=INNER, max_position_embeddings=2 * MAX_LENGTH,
+        vocab_size=len(tokenizer), hidden_size=width, num_hidden_layers=num_layers, num_attention_heads=NUM_HEADS,
+        num_key_value_heads=NUM_HEADS, intermediate_size=INNER_TIMES * width, max_position_embeddings=2 * MAX_LENGTH,
         pad_token_id=tokenizer.pad_token_id, bos_token_id=0, eos_token_id=1,
     )  # fmt: skip
     LlamaForCausalLM(config).save_pretrained(root / "llama")

@@ -21,7 +21,6 @@ from cluster.step import Resources
 from pipelines import memory, running
 from pipelines.fewshot import steps
 from pipelines.model_shapes import shape_here, shape_of
-from pipelines.recipe import RecipeError
 from stages.errors import InputError
 
 Clozeline = Callable[..., subprocess.CompletedProcess[str]]
@@ -67,7 +66,7 @@ def test_a_plan_tells_the_memory_of_every_step_with_a_backbone(clozeline: Clozel
 
 
 def test_what_cannot_fit_is_refused_before_anything_starts(huge: Path, tmp_path: Path) -> None:
-    with pytest.raises(RecipeError) as caught:
+    with pytest.raises(InputError) as caught:
         checked(asked(tmp_path / "store", f"backbone.asset={huge}"))
     told = str(caught.value)
     assert "needs" in told and "GiB a worker" in told and "this machine has" in told
