@@ -11,8 +11,10 @@ from typing import Any
 
 from cluster import stacks
 from cluster.errors import WorkersLost
+from cluster.memory import SPREADS
 from cluster.recorder import Batch, BatchRecorder
 from cluster.worker import Order, captured, set_threads
+from cluster.zero import ALLOCATOR
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,6 +40,7 @@ def run(job: Job, recorder: BatchRecorder) -> Any:
 
     resources = job.order.resources
     with_gpus = resources.gpus > 0
+    gathers_in_memory = SPREADS[resources.strategy].weights and not with_gpus
     trainer = TorchTrainer(
         _work,
         train_loop_config={"job": job},
@@ -47,7 +50,11 @@ def run(job: Job, recorder: BatchRecorder) -> Any:
             use_gpu=with_gpus,
             resources_per_worker={"CPU": resources.cpus, **({"GPU": resources.gpus} if with_gpus else {})},
         ),
-        run_config=RunConfig(name="train", storage_path=str(job.work / "ray")),
+        run_config=RunConfig(
+            name="train",
+            storage_path=str(job.work / "ray"),
+            worker_runtime_env={"env_vars": ALLOCATOR} if gathers_in_memory else None,
+        ),
     )
     try:
         found = trainer.fit().return_value

@@ -13,6 +13,11 @@ from typing import Any
 
 from pydantic import BaseModel, Field
 
+ALLOCATOR = {"MALLOC_MMAP_THRESHOLD_": str(1 << 17)}
+"""What a worker on processors needs in its environment before it starts: glibc would raise this threshold with every
+large block that is freed, and keep gathered weights and activations in heaps full of holes, which nothing shrinks.
+"""
+
 
 class ZeroSettings(BaseModel, frozen=True, extra="forbid"):
     """What DeepSpeed is told, with names and units of its own configuration."""
@@ -28,6 +33,9 @@ class ZeroSettings(BaseModel, frozen=True, extra="forbid"):
             # a layer that was fetched ahead for a pass that never comes would be an error: encoders and decoders, the
             # embedding and the body of a model are called one by one here
             "stage3_prefetch_bucket_size": 0,
+            # left alone, DeepSpeed keeps a billion gathered weights for their next use: whole models, on every worker
+            "stage3_max_live_parameters": 0,
+            "stage3_max_reuse_distance": 0,
         }
         if self.offload:
             zero["offload_param"] = {"device": "cpu", "pin_memory": _has_gpu()}

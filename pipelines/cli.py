@@ -145,7 +145,7 @@ def plan(
     """Show what a run would do, and why. Runs nothing and fetches nothing."""
     from cluster.plan import Selection
     from cluster.plan import plan as make_plan
-    from pipelines import fewshot, planning, running
+    from pipelines import fewshot, memory, planning, running
 
     asked = running.request(recipe, override, store)
     selection = Selection(
@@ -156,7 +156,10 @@ def plan(
         verify=verify,
     )
     running.check_cached(asked)
-    console.print(planning.plan_table(make_plan(fewshot.steps(asked.config), asked.store, selection)))
+    steps = fewshot.steps(asked.config)
+    room = memory.room_here(steps)
+    console.print(planning.plan_table(make_plan(steps, asked.store, selection), memory.lines(steps, room)))
+    console.print(memory.told(room), style="dim", highlight=False)
 
 
 @app.command()

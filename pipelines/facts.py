@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-import json
 import os
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 from typing import Any
 
+from cluster.memory import ModelShape
 from pipelines import preflight
 from pipelines.config import PipelineConfig
+from pipelines.memory import machine_bytes
+from pipelines.model_shapes import shape_of
 from pipelines.preflight import OnStart, bare_tokenizer
 from stages import splits
 from stages.errors import InputError
@@ -34,13 +35,16 @@ class Facts:
     num_labelled: int
     tokens: int | None
     family: Family
-    num_parameters: int
-    num_layers: int
-    width: int
+    shape: ModelShape
     positions: int | None
     memory: int
     cores: int
     computes_in_bf16: bool
+
+    @property
+    def num_parameters(self) -> int:
+        """Of the backbone."""
+        return self.shape.num_parameters
 
 
 def gather(config: PipelineConfig, memory: int | None, on_start: OnStart) -> Facts:
@@ -65,36 +69,18 @@ def gather(config: PipelineConfig, memory: int | None, on_start: OnStart) -> Fac
         )
     preflight.fetch({"backbone.asset": ref}, on_start)
     folder = model_folder(config.backbone.asset)
-    about = json.loads((folder / "config.json").read_text())
     labelled, texts = _texts(config)
     return Facts(
         num_classes=len(config.task.labels),
         num_labelled=labelled,
         tokens=covering_length(config.task, texts, bare_tokenizer(config.backbone)) if texts else None,
         family=family_of(folder),
-        num_parameters=num_parameters(folder),
-        num_layers=_first(about, "num_hidden_layers", "n_layer", "num_layers"),
-        width=_first(about, "hidden_size", "n_embd", "d_model"),
+        shape=shape_of(folder),
         positions=num_positions(folder),
         memory=memory or memory_here(),
         cores=os.cpu_count() or 1,
         computes_in_bf16=wants_bf16(config.backbone.precision),
     )
-
-
-def num_parameters(folder: Path) -> int:
-    """Parameters of the model whose config.json lies in `folder`; no weights are read, no memory is taken."""
-    import torch
-    from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForMaskedLM, AutoModelForSeq2SeqLM
-
-    kinds: dict[Family, Any] = {
-        "masked": AutoModelForMaskedLM,
-        "causal": AutoModelForCausalLM,
-        "seq2seq": AutoModelForSeq2SeqLM,
-    }
-    with torch.device("meta"):
-        model = kinds[family_of(folder)].from_config(AutoConfig.from_pretrained(folder))
-    return sum(item.numel() for item in model.parameters())
 
 
 def memory_here() -> int:
@@ -103,10 +89,7 @@ def memory_here() -> int:
 
     if torch.cuda.is_available():
         return int(torch.cuda.get_device_properties(0).total_memory)
-    total = os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
-    limit = Path("/sys/fs/cgroup/memory.max")
-    written = limit.read_text().strip() if limit.exists() else "max"
-    return min(total, int(written)) if written.isdigit() else total
+    return machine_bytes() or os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES")
 
 
 def _texts(config: PipelineConfig) -> tuple[int, list[Example]]:
@@ -143,7 +126,3 @@ def _filled(task: Task, pattern: str, example: Example) -> str:
         elif not isinstance(part, Soft):
             made += " word"
     return made
-
-
-def _first(about: dict[str, Any], *names: str) -> int:
-    return int(next(about[name] for name in names if name in about))

@@ -2,25 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 
 from rich.table import Table
 from rich.text import Text
 
 from cluster.plan import PlannedStep, State
 from cluster.step import Step
+from pipelines.memory import Line
 
 STYLES = {State.HIT: "green", State.RUN: "yellow", State.BLOCKED: "red"}
 
 
-def plan_table(planned: Sequence[PlannedStep]) -> Table:
-    """One line a step: its state, the start of its fingerprint, and why it runs."""
+def plan_table(planned: Sequence[PlannedStep], memory: Mapping[str, Line] | None = None) -> Table:
+    """One line a step: its state, the start of its fingerprint, why it runs, and the memory of each of its workers."""
     table = Table(box=None, pad_edge=False)
-    for column in ("state", "step", "fingerprint", "why"):
+    memory = memory or {}
+    for column in ("state", "step", "fingerprint", "why", *(["memory a worker"] if memory else [])):
         table.add_column(column, overflow="fold", no_wrap=column == "step")
     for line in planned:
         state = Text(line.state.value, style=STYLES[line.state])
-        table.add_row(state, line.name, line.fingerprint[:12], Text("\n".join(line.reasons)))
+        needed = memory.get(line.name)
+        told = [Text(needed.text(), style="" if needed.fits else "red") if needed else ""] if memory else []
+        table.add_row(state, line.name, line.fingerprint[:12], Text("\n".join(line.reasons)), *told)
     return table
 
 

@@ -1,10 +1,6 @@
 """Which method, prompt length, learning rate and parallelism suit a task: rules, each with its reason and its source.
 
-Rules of thumb, not measurements of this task: they say where to start. Bytes are estimates:
-
-    frozen weights       parameters x 2 (bfloat16) or 4 (float32)
-    full training        parameters x 16: weights, gradients and two moments, in float32
-    activations          examples x tokens x width x layers x 24 x 2: what a pass keeps for its gradients
+Rules of thumb, not measurements of this task: they say where to start. Bytes are those of `cluster/memory.py`.
 """
 
 from __future__ import annotations
@@ -19,13 +15,11 @@ from pydantic import ValidationError
 from rich.markup import escape
 from rich.table import Table
 
+from cluster.memory import FLOAT, GIB, MOMENTS, Work, activations
 from pipelines.config import PipelineConfig
 from pipelines.facts import Facts
 from stages.errors import InputError
 
-GIB = 1 << 30
-KEPT_PER_TOKEN = 24
-"""Numbers of `width` that a layer keeps for the backward pass, a token."""
 SHARE_USED = 0.8
 """Share of the memory that is planned with."""
 
@@ -33,7 +27,7 @@ PET, LORA = "Schick & Schütze, EACL 2021", "Hu et al., ICLR 2022"
 PPT, LESTER, V2 = "Gu et al., ACL 2022", "Lester et al., EMNLP 2021, figure 1", "Liu et al. (P-tuning v2), ACL 2022"
 ZERO = "Rajbhandari et al. (ZeRO), SC 2020"
 HERE = "measured: docs/results.md"
-ARITHMETIC = "arithmetic: pipelines/recommending.py"
+ARITHMETIC = "arithmetic: cluster/memory.py"
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,9 +72,8 @@ def _tune(facts: Facts, length: int) -> list[Advice]:
     size = f"{facts.num_parameters / 1e6:,.0f}M parameters"
     frozen = _frozen(facts)
     usable = SHARE_USED * facts.memory
-    if facts.num_parameters < 50e6 and facts.num_parameters * 16 < usable:
-        full = facts.num_parameters * 16 / GIB
-        found = [Advice("pet.tune", "full", f"{size}: all of it trains in {full:.1f} GiB", PET)]
+    if facts.num_parameters < 50e6 and _full(facts) < usable:
+        found = [Advice("pet.tune", "full", f"{size}: all of it trains in {_full(facts) / GIB:.1f} GiB", PET)]
         rate = Advice("pet.loop.learning_rate", 1e-5, "all weights move", PET)
     elif facts.num_parameters < 10e9:
         reason = f"{size}: as good soft labels as full training, at 1/285 of the bytes"
@@ -146,7 +139,7 @@ def _prompt_rate(facts: Facts) -> tuple[float, str, str]:
 def _parallel(facts: Facts, length: int, tune: str) -> list[Advice]:
     """How many sub-models at once, or how a backbone that does not fit is spread."""
     usable = SHARE_USED * facts.memory
-    weights = facts.num_parameters * 16 if tune == "full" else _frozen(facts)
+    weights = _full(facts) if tune == "full" else _frozen(facts)
     need = weights + 8 * _activations(facts, length)
     have = f"{facts.memory / GIB:.0f} GiB"
     if weights > usable:
@@ -169,13 +162,32 @@ def _parallel(facts: Facts, length: int, tune: str) -> list[Advice]:
     return found
 
 
+def _full(facts: Facts) -> int:
+    """Weights, gradients and moments."""
+    return facts.num_parameters * FLOAT * (2 + MOMENTS)
+
+
 def _frozen(facts: Facts) -> int:
-    return facts.num_parameters * (2 if facts.computes_in_bf16 else 4)
+    return facts.num_parameters * _weight_bytes(facts)
+
+
+def _weight_bytes(facts: Facts) -> int:
+    return FLOAT // 2 if facts.computes_in_bf16 else FLOAT
 
 
 def _activations(facts: Facts, length: int) -> int:
     """Bytes that one example keeps for its gradients."""
-    return length * facts.width * facts.num_layers * KEPT_PER_TOKEN * 2
+    one = Work(
+        num_trained=0,
+        trains_backbone=False,
+        has_adapters=True,
+        batch_size=1,
+        read_tokens=0,
+        length=length,
+        weight_bytes=_weight_bytes(facts),
+        fused=False,
+    )
+    return activations(facts.shape, one, 1)
 
 
 def table(advice: Sequence[Advice]) -> Table:

@@ -24,6 +24,9 @@ class ResourcesSection(BaseModel, frozen=True, extra="forbid"):
         None, description="How workers share a step: single, ddp, zero2, zero3, zero3_offload."
     )
     max_parallel: int | None = Field(None, ge=1, description="Steps at a time; none: as many as there is room for.")
+    check_memory: bool = Field(
+        True, description="Refuse to run where weights and what trains are more than the memory that there is."
+    )
 
 
 def handed_down(values: Any) -> Any:

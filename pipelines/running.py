@@ -22,7 +22,7 @@ from cluster.step import Step
 from cluster.store import Store
 from cluster.tracking import Tracker
 from cluster.versions import versions
-from pipelines import charts, fewshot, planning, preflight, provenance, publish, quorum, resuming
+from pipelines import charts, fewshot, memory, planning, preflight, provenance, publish, quorum, resuming
 from pipelines.config import PipelineConfig
 from pipelines.datasets import Datasets
 from pipelines.display import Display, preparing
@@ -69,6 +69,7 @@ def run(asked: Request, options: Options, console: Console, *, register: bool = 
         options = replace(options, max_parallel=asked.config.resources.max_parallel)
     steps = fewshot.steps(asked.config)
     planned = plan(steps, asked.store, options)
+    check_memory(asked, options, steps, planned)
     to_run = planning.count(planned, State.RUN)
     console.print(f"{asked.config.name}: {to_run} steps to run, {planning.count(planned, State.HIT)} in the store")
     datasets = Datasets(planned, asked.store)
@@ -113,6 +114,18 @@ def check_cached(asked: Request) -> None:
     """Checks the recipe against the models that are at hand, for a plan: nothing is fetched."""
     try:
         preflight.check_models(asked.config, only_cached=True)
+    except InputError as error:
+        raise locate(error, asked.path) from error
+
+
+def check_memory(asked: Request, options: Options, steps: list[Step], planned: list[PlannedStep]) -> None:
+    """Refuses steps that are to run and cannot fit into this machine; one of a cluster is let pass."""
+    if options.address or not asked.config.resources.check_memory:
+        return
+    to_run = {line.name for line in planned if line.state is State.RUN}
+    chosen = [step for step in steps if step.name in to_run]
+    try:
+        memory.check(chosen, memory.room_here(chosen))
     except InputError as error:
         raise locate(error, asked.path) from error
 

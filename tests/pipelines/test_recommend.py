@@ -12,24 +12,36 @@ from typing import Any
 import pytest
 from transformers import BertConfig, BertForMaskedLM, LlamaConfig
 
+from cluster.memory import GIB, ModelShape
 from pipelines.config import PipelineConfig
-from pipelines.facts import Facts, gather, num_parameters
+from pipelines.facts import Facts, gather
+from pipelines.model_shapes import shape_of
 from pipelines.recipe import find_recipe, read_recipe
-from pipelines.recommending import GIB, recommend, write
+from pipelines.recommending import recommend, write
 from stages.errors import InputError
 
 Clozeline = Callable[..., subprocess.CompletedProcess[str]]
 
+
+def causal(millions: int, num_layers: int, width: int) -> ModelShape:
+    """The shape of a Llama of such a size."""
+    return ModelShape(
+        num_parameters=millions * 1_000_000, largest_module=49152 * width, num_layers=num_layers, width=width,
+        inner=3 * width, num_heads=width // 64, vocabulary=49152, kept_inner=3, adapted={}, num_decoder_layers=0,
+        reads_vocabulary=False,
+    )  # fmt: skip
+
+
 SMALL = Facts(
-    num_classes=2, num_labelled=32, tokens=60, family="causal", num_parameters=135_000_000, num_layers=30, width=576,
+    num_classes=2, num_labelled=32, tokens=60, family="causal", shape=causal(135, 30, 576),
     positions=2048, memory=24 * GIB, cores=4, computes_in_bf16=True,
 )  # fmt: skip
 SIZES: dict[str, dict[str, Any]] = {
-    "tiny": {"num_parameters": 4_000_000, "num_layers": 2, "width": 128},
+    "tiny": {"shape": causal(4, 2, 128)},
     "135M": {},
-    "1B": {"num_parameters": 1_000_000_000, "num_layers": 16, "width": 2048},
-    "11B": {"num_parameters": 11_000_000_000, "num_layers": 48, "width": 4096},
-    "70B": {"num_parameters": 70_000_000_000, "num_layers": 80, "width": 8192},
+    "1B": {"shape": causal(1_000, 16, 2048)},
+    "11B": {"shape": causal(11_000, 48, 4096)},
+    "70B": {"shape": causal(70_000, 80, 8192)},
 }
 
 
@@ -111,7 +123,7 @@ def test_parameters_are_counted_without_weights(tmp_path: Path) -> None:
     model.config.architectures = ["BertForMaskedLM"]
     model.config.save_pretrained(tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["config.json"]
-    assert num_parameters(tmp_path) == sum(item.numel() for item in model.parameters())
+    assert shape_of(tmp_path).num_parameters == sum(item.numel() for item in model.parameters())
     large = LlamaConfig(
         hidden_size=8192,
         num_hidden_layers=80,
@@ -121,15 +133,15 @@ def test_parameters_are_counted_without_weights(tmp_path: Path) -> None:
         vocab_size=128256,
     )
     large.architectures = ["LlamaForCausalLM"]
-    large.save_pretrained(tmp_path)
-    assert num_parameters(tmp_path) == pytest.approx(70.6e9, rel=0.01)
+    large.save_pretrained(tmp_path / "large")
+    assert shape_of(tmp_path / "large").num_parameters == pytest.approx(70.6e9, rel=0.01)
 
 
 def test_facts_are_those_of_the_recipe() -> None:
     config = read_recipe(find_recipe("smoke"), PipelineConfig)
     found = gather(config, 2 * GIB, lambda *_: None)
     assert (found.num_classes, found.num_labelled, found.family, found.memory) == (2, 16, "masked", 2 * GIB)
-    assert found.num_layers == 2
+    assert found.shape.num_layers == 2
     assert 20 < (found.tokens or 0) < 80
     assert gather(config, None, lambda *_: None).memory > GIB
 
