@@ -9,6 +9,7 @@ from contextlib import suppress
 from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 from cluster.memory import GIB, ModelShape, Needs, Room, Work, fitting, needs
 from cluster.step import Step
@@ -120,7 +121,7 @@ def work_of(step: Step, shape: ModelShape) -> Work:
     """What a step does with its backbone, from its config."""
     config, on_gpu = step.config, step.resources.gpus > 0
     backbone: BackboneConfig = getattr(config, "backbone")  # noqa: B009
-    jobs = getattr(config, "jobs", None) or (config,)
+    jobs: Sequence[Any] = getattr(config, "jobs", None) or (config,)
     tune = getattr(config, "tune", None)
     prompts = [item for job in jobs if (item := _prompt(job, tune)) is not None]
     lora = _lora(config, tune)
