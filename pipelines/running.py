@@ -27,6 +27,7 @@ from pipelines.config import PipelineConfig
 from pipelines.datasets import Datasets
 from pipelines.display import Display, preparing
 from pipelines.recipe import find_recipe, locate, read_recipe
+from pipelines.report import flat_starts
 from pipelines.showing import Show
 from pipelines.terminal import errors
 from stages.errors import InputError
@@ -156,9 +157,12 @@ def _publish(asked: Request, steps: list[Step], outcome: Outcome, tracker: Track
         from pipelines.drawing import draw
 
         tracker.parent.log_figure("graph", draw(steps, seconds))
-    tracker.parent.log_artifact(files / "leaderboard.png", "figures")
+    for picture in sorted(files.glob("*.png")):
+        tracker.parent.log_artifact(picture, "figures")
     tracker.parent.describe(publish.markdown(report))
     tracker.parent.log_table("leaderboard", publish.flat_rows(report))
+    tracker.parent.log_table("starts", flat_starts(report["starts"]))
+    tracker.parent.log_table("learning_curve", report["learning_curve"])
     if report["advice"]:
         tracker.parent.log_table("next", report["advice"])
     tracker.parent.log_metrics(
