@@ -155,10 +155,10 @@ class Display:
 
 
 def shortened(name: str, width: int) -> str:
-    """A step's name in `width` characters: its start and its end, which has the seed, stay."""
+    """A step's name in `width` characters: its start stays, and more of its end, which has method and seed."""
     if len(name) <= width:
         return name
-    tail = (width - 1) // 2
+    tail = 2 * width // 3
     return f"{name[: width - 1 - tail]}…{name[len(name) - tail :]}"
 
 
