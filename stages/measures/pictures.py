@@ -179,6 +179,7 @@ def starts(task: str, found: Sequence[Mapping[str, Any]]) -> Figure:
         found: With `method`, `start`, `accuracy`, `accuracy_std` and `losses`, which are (optimizer step, loss).
     """
     from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
 
     figure = Figure(figsize=(9.6, 4.2), layout="constrained")
     scores, curves = figure.subplots(1, 2)
@@ -190,10 +191,12 @@ def starts(task: str, found: Sequence[Mapping[str, Any]]) -> Figure:
         )
         if item["losses"]:
             curves.plot(*zip(*item["losses"], strict=True), color=colour, label=item["method"])
-    scores.set_yticks(list(range(len(found))), [f"{item['method']}\n({item['start']})" for item in found])
+    names = ["\n".join(dict.fromkeys((item["method"], item["start"]))) for item in found]
+    scores.set_yticks(list(range(len(found))), names)
     scores.set_ylim(len(found) - 0.5, -0.5)
     scores.set_xlabel("test accuracy")
     scores.grid(axis="x", alpha=0.3)
+    curves.xaxis.set_major_locator(MaxNLocator(integer=True))
     curves.set_xlabel("optimizer step")
     curves.set_ylabel("loss, mean over seeds")
     if curves.lines:
