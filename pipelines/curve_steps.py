@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from typing import Any
 
 from cluster.step import Resources, Step, Upstream
 from pipelines.config import PipelineConfig
@@ -58,7 +59,7 @@ def _subset(config: PipelineConfig, prefix: str, shots: int, seed: int, data: St
 def _smaller(config: PipelineConfig, section: LearningCurveSection, seed: int) -> PipelineConfig:
     """The recipe with one sub-model a pattern, one student and one baseline; another seed gives them other starts."""
     pet = {"seeds": config.pet.seeds[:1], "patterns": section.patterns or config.pet.patterns, "ipet": None}
-    parts = {
+    parts: dict[str, Any] = {
         "pet": config.pet.model_copy(update=pet),
         "distill": config.distill.model_copy(update={"seeds": config.distill.seeds[:1]}),
         "baseline": config.baseline and config.baseline.model_copy(update={"seeds": config.baseline.seeds[:1]}),
