@@ -41,8 +41,13 @@ def upload(client: MlflowClient, model_id: str, folder: Path) -> None:
 
 
 def is_described(client: MlflowClient, model: LoggedModel) -> bool:
-    """Whether a model's files are there, to the last."""
-    return any(item.path == DESCRIPTION for item in client.list_logged_model_artifacts(model.model_id))
+    """Whether a model's files are there, to the last; not if its store was moved or they were removed."""
+    from mlflow.exceptions import MlflowException
+
+    try:
+        return any(item.path == DESCRIPTION for item in client.list_logged_model_artifacts(model.model_id))
+    except MlflowException:
+        return False
 
 
 def sweep(client: MlflowClient, experiment: str) -> int:

@@ -132,14 +132,15 @@ def test_numbers_that_json_does_not_know_are_null() -> None:
 
 
 def drawn(width: int, *events: Any) -> str:
-    """What a terminal of some width shows after the events, the moving lines included."""
+    """The moving lines of a terminal of some width after the events."""
     console = Console(file=io.StringIO(), force_terminal=True, width=width, height=20)
     with Display(console, 3) as display:
         for event in events:
             display(event)
-        with console.capture() as captured:
-            console.print(display.progress.get_renderable())
-    return ESCAPES.sub("", captured.get())
+    page = Console(file=io.StringIO(), width=width)
+    with page.capture() as captured:
+        page.print(display.progress.get_renderable())
+    return captured.get()
 
 
 @pytest.mark.parametrize("width", [60, 80, 100, 160])
