@@ -12,11 +12,15 @@ from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
     Progress,
+    ProgressColumn,
     SpinnerColumn,
+    Task,
     TaskID,
     TextColumn,
     TimeElapsedColumn,
 )
+from rich.progress_bar import ProgressBar
+from rich.text import Text
 
 from cluster.events import (
     Event,
@@ -38,10 +42,10 @@ MAIN_FIGURES = {
 """Curve -> what its last value is called; of a step's curves the first that it has is told when it ends."""
 
 ROOMY = 100
-"""Terminals with fewer characters have no bar beside each step."""
+"""Terminals with fewer characters do not have the time so far of each step."""
 
-LOSS_WIDTH, PACE_WIDTH = 10, 7
-"""Characters of a column: those that grow and shrink with their content make the line flicker."""
+COUNT_WIDTH, LOSS_WIDTH, PACE_WIDTH, ELAPSED_WIDTH, LEFT_WIDTH = 11, 10, 7, 7, 12
+"""Characters of what a line tells. Names and phases get what these leave; where all do not fit, rich cuts numbers."""
 
 
 @contextmanager
@@ -69,21 +73,22 @@ class Display:
             num_steps: Steps that will be executed.
         """
         self.console = console
-        self.name_width = max(14, min(36, console.width // 3))
-        bars = (BarColumn(bar_width=16),) if console.width >= ROOMY else ()
+        self.name_width = max(14, min(36, console.width // 4))
+        elapsed = (TimeElapsedColumn(),) if console.width >= ROOMY else ()
+        taken = self.name_width + COUNT_WIDTH + LEFT_WIDTH + 3 + (ELAPSED_WIDTH + 1 if elapsed else 0)
+        self.info_width = max(LOSS_WIDTH + 1 + PACE_WIDTH, console.width - taken)
         self.progress = Progress(
             TextColumn("{task.description}"),
-            *bars,
             MofNCompleteColumn(),
-            TextColumn("{task.fields[info]}", style="dim"),
-            TimeElapsedColumn(),
+            _InfoColumn(self.info_width),
+            *elapsed,
             TextColumn("{task.fields[left]}", style="cyan"),
             console=console,
             transient=True,
             refresh_per_second=5,
             disable=not console.is_terminal,
         )
-        self.whole = self.progress.add_task("[bold]steps", total=num_steps, info="", left="")
+        self.whole = self.progress.add_task("[bold]steps", total=num_steps, info=None, left="")
         self.tasks: dict[str, TaskID] = {}
 
     def __enter__(self) -> Display:
@@ -140,7 +145,7 @@ class Display:
             task,
             completed=event.done,
             total=event.total,
-            info=_info(event.info),
+            info=_info(event.info, self.info_width),
             left="" if left is None else f"{_clock(float(left))} left",
         )
 
@@ -152,6 +157,19 @@ class Display:
     def _end(self, step: str) -> None:
         self._drop(step)
         self.progress.advance(self.whole)
+
+
+class _InfoColumn(ProgressColumn):
+    """What a step does; of the whole, which has no words, a bar."""
+
+    def __init__(self, width: int) -> None:
+        self.width = width
+        super().__init__()
+
+    def render(self, task: Task) -> Text | ProgressBar:
+        if task.fields["info"] is None:
+            return ProgressBar(total=task.total, completed=task.completed, width=self.width)
+        return Text(task.fields["info"], style="dim", no_wrap=True)
 
 
 def shortened(name: str, width: int) -> str:
@@ -168,11 +186,14 @@ def main_figure(figures: Mapping[str, float]) -> str:
     return "" if found is None else f"{MAIN_FIGURES[found]} {figures[found]:.1%}"
 
 
-def _info(info: Mapping[str, float | str]) -> str:
-    """What the step does, its loss and its pace, each where it was before."""
+def _info(info: Mapping[str, float | str], width: int) -> str:
+    """Loss, pace and phase, each where it was before."""
     loss = f"loss {float(info['loss']):.3f}" if "loss" in info else ""
     pace = f"{float(info['examples_per_s']):,.0f}/s" if "examples_per_s" in info else ""
-    return f"{loss:<{LOSS_WIDTH}} {pace:>{PACE_WIDTH}} {info.get('phase', '')}".rstrip()
+    figures = f"{loss:<{LOSS_WIDTH}} {pace:>{PACE_WIDTH}} "
+    room = width - len(figures)
+    phase = str(info.get("phase", ""))
+    return (figures + (phase if len(phase) <= room else f"{phase[: max(0, room - 1)]}…")[: max(0, room)]).rstrip()
 
 
 def _clock(seconds: float) -> str:
