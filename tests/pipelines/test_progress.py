@@ -145,7 +145,7 @@ def test_long_names_are_shortened_and_nothing_is_broken(width: int) -> None:
     shown = drawn(width, StepStarted(name, 1, "log"), StepProgress(name, 31, 100, info))
     lines = shown.rstrip("\n").splitlines()
     assert len(lines) == 2 and all(len(line) <= width for line in lines)
-    assert lines[1].startswith("prompt")
+    assert lines[1].startswith("prom")
     assert all(word in lines[1] for word in ("/17", "31/100", "loss 0.693", "1,234/s", "1:15 left"))
 
 
