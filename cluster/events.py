@@ -21,7 +21,11 @@ class StepStarted:
 
 @dataclass(frozen=True, slots=True)
 class StepProgress:
-    """A step is at `done` of `total`."""
+    """A step is at `done` of `total` of its phase.
+
+    `info` has what is known of: `phase`, `loss` (the last batch's), `examples_per_s`, `eta_s` (seconds until the phase
+    ends).
+    """
 
     step: str
     done: int
@@ -31,11 +35,12 @@ class StepProgress:
 
 @dataclass(frozen=True, slots=True)
 class StepFinished:
-    """A step is committed; `seconds` is how long it took, now or when it was run."""
+    """A step is committed; `seconds` is how long it took, now or when it was run; `figures` ends all its curves."""
 
     step: str
     seconds: float
     cached: bool
+    figures: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -13,6 +13,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from cluster.pace import Pace
+
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
@@ -56,6 +58,7 @@ class BatchRecorder:
         self._step = step
         self.send = send
         self._batch = Batch(step)
+        self._pace = Pace()
         self._lock = threading.Lock()
         self._sending = threading.Lock()
         self._done = threading.Event()
@@ -90,8 +93,10 @@ class BatchRecorder:
             self._batch.tables.append((name, [dict(row) for row in rows]))
 
     def progress(self, done: int, total: int, **info: float | str) -> None:
-        """How far the step is; only the last call of each half second is sent."""
-        self._batch.progress = (done, total, info)
+        """How far the step is, to which the pace is added; only the last call of each half second is sent."""
+        examples = info.pop("examples", done)
+        pace = self._pace.see(info.get("phase"), done, total, float(examples))
+        self._batch.progress = (done, total, {**info, **pace})
 
     def flush(self) -> None:
         """Sends what there is."""

@@ -2,17 +2,23 @@
 
 A model is a folder and the name of a Python module that loads it; what is in the folder is not known here. What has
 been registered once is found again by its fingerprint, so that a run may offer all that it has, new or from the store.
+
+A driver may be killed at any moment: the files come first, their description last of them, then the version, then the
+alias. Whatever is there is whole or cannot be loaded, and the next run goes on or cleans up (cluster/unfinished.py).
 """
 
 from __future__ import annotations
 
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from cluster import unfinished
+
 if TYPE_CHECKING:
+    from mlflow.entities import LoggedModel
     from mlflow.entities.model_registry import ModelVersion
     from mlflow.tracking import MlflowClient
 
@@ -95,7 +101,7 @@ def register(client: MlflowClient, candidate: Candidate, loader: Loader) -> Vers
     version = next((item for item in known if _has_files(client, item)), None)
     is_new = version is None
     if version is None:
-        version = _new_version(client, candidate, loader)
+        version = _new_version(client, candidate, loader, {item.tags.get(MODEL) for item in versions})
     if JUDGED not in version.tags:
         note = _judge(client, candidate, version, versions)
         client.set_model_version_tag(candidate.name, version.version, JUDGED, "true")
@@ -127,20 +133,12 @@ def _has_files(client: MlflowClient, version: ModelVersion) -> bool:
         return False
 
 
-def _new_version(client: MlflowClient, candidate: Candidate, loader: Loader) -> ModelVersion:
+def _new_version(
+    client: MlflowClient, candidate: Candidate, loader: Loader, used: Collection[str | None]
+) -> ModelVersion:
+    """`used`: the logged models that are versions already."""
     tags = {**candidate.tags, "stage.step": candidate.step, FINGERPRINT: candidate.fingerprint}
-    experiment = client.get_run(candidate.run_id).info.experiment_id
-    model = client.create_logged_model(
-        experiment, name=candidate.name.replace(".", "-"), source_run_id=candidate.run_id, tags=tags
-    )
-    try:
-        with tempfile.TemporaryDirectory() as folder:
-            _save(candidate, loader, Path(folder, "model"), model.model_id, candidate.run_id)
-            client.log_model_artifacts(model.model_id, str(Path(folder, "model")))
-    except BaseException:
-        client.finalize_logged_model(model.model_id, "FAILED")
-        raise
-    client.finalize_logged_model(model.model_id, "READY")
+    model = _whole_model(client, candidate, used) or _new_model(client, candidate, loader, tags)
     if not client.search_registered_models(f"name = '{candidate.name}'"):
         client.create_registered_model(candidate.name)
     return client.create_model_version(
@@ -155,6 +153,39 @@ def _new_version(client: MlflowClient, candidate: Candidate, loader: Loader) -> 
             MODEL: model.model_id,
         },
     )
+
+
+def _whole_model(client: MlflowClient, candidate: Candidate, used: Collection[str | None]) -> LoggedModel | None:
+    """A model of a driver that was killed before it made a version of it."""
+    name = _logged_name(candidate)
+    experiment = client.get_run(candidate.run_id).info.experiment_id
+    for model in unfinished.models(client, experiment):
+        is_ours = model.name == name and model.tags.get(FINGERPRINT) == candidate.fingerprint
+        is_free = str(model.status) == "READY" and model.model_id not in used
+        if is_ours and is_free and unfinished.is_described(client, model):
+            return model
+    return None
+
+
+def _new_model(client: MlflowClient, candidate: Candidate, loader: Loader, tags: Mapping[str, str]) -> LoggedModel:
+    model = client.create_logged_model(
+        client.get_run(candidate.run_id).info.experiment_id,
+        name=_logged_name(candidate),
+        source_run_id=candidate.run_id,
+        tags={**tags, **unfinished.owner_tag()},
+    )
+    try:
+        with tempfile.TemporaryDirectory() as folder:
+            _save(candidate, loader, Path(folder, "model"), model.model_id, candidate.run_id)
+            unfinished.upload(client, model.model_id, Path(folder, "model"))
+    except BaseException:
+        client.finalize_logged_model(model.model_id, "FAILED")
+        raise
+    return client.finalize_logged_model(model.model_id, "READY")
+
+
+def _logged_name(candidate: Candidate) -> str:
+    return candidate.name.replace(".", "-")
 
 
 def _save(candidate: Candidate, loader: Loader, folder: Path, model_id: str, run_id: str) -> None:

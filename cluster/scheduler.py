@@ -184,7 +184,7 @@ class _Run:
         if self._tracker is not None:
             run_id = self._tracker.cached_step(line.name, manifest, params_of(line.key.components.items()))
         self._report(line, Status.CACHED, manifest=manifest, run_id=run_id, source_run_id=manifest.run_id)
-        self._emit(events.StepFinished(line.name, manifest.seconds, cached=True))
+        self._emit(events.StepFinished(line.name, manifest.seconds, cached=True, figures=manifest.metrics))
         return True
 
     def _block(self, line: PlannedStep, reason: str) -> bool:
@@ -302,7 +302,7 @@ class _Run:
             self._tracker.end_step(line.name, "FINISHED", {"stage/seconds": manifest.seconds})
         reason = "; ".join(line.reasons)
         self._report(line, Status.EXECUTED, manifest=manifest, run_id=run_id, reason=reason)
-        self._emit(events.StepFinished(line.name, manifest.seconds, cached=False))
+        self._emit(events.StepFinished(line.name, manifest.seconds, cached=False, figures=manifest.metrics))
 
     def _fail(self, line: PlannedStep, error: StepFailed, run_id: str | None) -> None:
         """Another attempt, or the end of this step."""

@@ -34,7 +34,7 @@ def lines(
     """A small chart of one or more lines.
 
     Args:
-        series: Lines of (x, y).
+        series: Lines of (x, y), or (x, y, deviation), which is drawn as a whisker.
         x_label: Under the axis.
         y_label: Above the axis.
         x: Ends of the axis; None: those of the data, from 0.
@@ -44,7 +44,7 @@ def lines(
     """
     points = [point for one in series for point in one]
     x0, x1 = x or (0.0, max((point[0] for point in points), default=1.0))
-    y0, y1 = y or _ends([point[1] for point in points])
+    y0, y1 = y or _ends([point[1] + sign * sum(point[2:]) for point in points for sign in (-1, 1)])
     width, height = WIDTH - LEFT - RIGHT, HEIGHT - TOP - BOTTOM
 
     def place(point: Sequence[float]) -> tuple[float, float]:
@@ -71,6 +71,10 @@ def lines(
         placed = [place(point) for point in one]
         path = " ".join(f"{across},{down}" for across, down in placed)
         parts.append(f'<polyline class="{colour}" points="{path}"/>')
+        for point in one:
+            if sum(point[2:]):
+                (across, high), (_, low) = (place((point[0], point[1] + sign * point[2])) for sign in (1, -1))
+                parts.append(f'<line class="{colour}" x1="{across}" x2="{across}" y1="{high}" y2="{low}"/>')
         if dots:
             parts += [f'<circle class="{colour}" cx="{across}" cy="{down}" r="3"/>' for across, down in placed]
     return _svg(parts, WIDTH, HEIGHT, f"{y_label} against {x_label}", "chart")

@@ -17,8 +17,8 @@ from rich.markup import escape
 from rich.table import Table
 
 from cluster.errors import ClusterError
+from pipelines import json_events, recipe_commands, serve_command
 from pipelines import options as words
-from pipelines import recipe_commands, serve_command
 from pipelines.options import DEFAULT_STORE
 from pipelines.terminal import console, errors, lines_of, sink
 from stages.errors import InputError
@@ -30,7 +30,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-INTERRUPTED = 130
+BAD_INPUT, INTERRUPTED = 2, 130
 
 
 def main() -> None:
@@ -44,7 +44,9 @@ def main() -> None:
         if debug:
             raise
         errors.print(f"[bold red]error[/]  {escape(str(error))}", highlight=False, soft_wrap=True)
-        sys.exit(2)
+        if "--json" in sys.argv:
+            json_events.failed(sys.stdout, error, BAD_INPUT)
+        sys.exit(BAD_INPUT)
     except BrokenPipeError:
         # the reader of our output left: not an error of ours; Python would complain once more when it flushes
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
@@ -70,10 +72,12 @@ def run(
     register: words.Register = True,
     store: words.StoreFolder = DEFAULT_STORE,
     address: words.Address = None,
+    as_json: words.Json = False,
+    quiet: words.Quiet = False,
 ) -> None:
     """Run a recipe. Committed steps are taken from the store, the rest are run."""
     from cluster.outcome import Options
-    from pipelines import running
+    from pipelines import running, showing
 
     options = Options(
         from_=tuple(from_ or ()),
@@ -85,11 +89,13 @@ def run(
         max_parallel=max_parallel,
         address=address,
     )
-    outcome = running.run(running.request(recipe, override, store), options, console, register=register)
-    if outcome.is_interrupted:
-        raise typer.Exit(INTERRUPTED)
-    if not outcome.ok:
-        raise typer.Exit(1)
+    shown = showing.choose(as_json=as_json, is_quiet=quiet)
+    asked = running.request(recipe, override, store)
+    outcome = running.run(asked, options, shown.console, register=register, show=shown.events)
+    exit_code = INTERRUPTED if outcome.is_interrupted else 0 if outcome.ok else 1
+    shown.finish(outcome, exit_code)
+    if exit_code:
+        raise typer.Exit(exit_code)
 
 
 @app.command()
@@ -102,6 +108,8 @@ def resume(
     register: words.Register = True,
     store: words.StoreFolder = DEFAULT_STORE,
     address: words.Address = None,
+    as_json: words.Json = False,
+    quiet: words.Quiet = False,
 ) -> None:
     """Go on with a run that failed or was stopped: the same as `run`, with `--from` for the steps named."""
     run(
@@ -113,6 +121,8 @@ def resume(
         register=register,
         store=store,
         address=address,
+        as_json=as_json,
+        quiet=quiet,
     )
 
 

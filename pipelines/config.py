@@ -7,7 +7,8 @@ from typing import Any
 
 from pydantic import BaseModel, Field, model_validator
 
-from pipelines import annotated, prompt_formats
+from pipelines import annotated, curve_section, prompt_formats
+from pipelines.curve_section import LearningCurveSection
 from pipelines.resources import ResourcesSection, handed_down
 from pipelines.sections import (
     BaselineSection,
@@ -56,6 +57,7 @@ class PipelineConfig(BaseModel, frozen=True, extra="forbid"):
     shards: ShardsSection | None = Field(None, description="A pile too large for memory; none: left out.")
     distill: DistillSection = Field(description="The student.")
     baseline: BaselineSection | None = Field(None, description="The student on labels alone; none: left out.")
+    learning_curve: LearningCurveSection | None = Field(None, description="Accuracy against labels; none: left out.")
     prompts: PromptsSection | None = Field(None, description="Prompt tuning; none: left out.")
     resources: ResourcesSection = Field(ResourcesSection(), description="What steps with a language model get.")
 
@@ -71,6 +73,7 @@ class PipelineConfig(BaseModel, frozen=True, extra="forbid"):
         self._check_soft_blocks()
         self._check_members()
         self._check_starts()
+        curve_section.check(self)
         if not self.has_labels:
             self._check_zero_labels()
         if self.prompts is not None:
@@ -181,9 +184,7 @@ class PipelineConfig(BaseModel, frozen=True, extra="forbid"):
     def _check_members(self) -> None:
         for name in self.members:
             if re.fullmatch(r"g[0-9]+", name):
-                raise InputError(
-                    f"{name} is the name of a generation of iPET.", "Choose another.", key=f"members.{name}"
-                )
+                raise InputError(f"{name} names a generation of iPET.", "Choose another.", key=f"members.{name}")
         for place, section in self.pet_sections.items():
             unknown = [name for name in section.patterns or () if name not in self.task.patterns]
             if unknown:
@@ -253,9 +254,8 @@ class PipelineConfig(BaseModel, frozen=True, extra="forbid"):
         """Dotted place -> loop, and the data whose dev sets its stages look at; none where a stage never looks."""
         own: list[DataConfig | AnnotatedData] = [self.data]
         found = {f"{place}.loop": (section.loop, own) for place, section in self.pet_sections.items()}
-        found |= {"distill.loop": (self.distill.loop, own)}
+        found |= {"distill.loop": (self.distill.loop, own), "ppt.loop": (self.ppt.loop if self.ppt else None, [])}
         found |= {"baseline.loop": (self.baseline.loop if self.baseline else None, own)}
-        found |= {"ppt.loop": (self.ppt.loop if self.ppt else None, [])}
         if self.prompts:
             sets: list[DataConfig | AnnotatedData] = [self.prompt_task(item)[1] for item in self.prompts.tasks]
             sets += [item.data for item in annotated.of(self.prompts)]

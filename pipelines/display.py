@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from types import TracebackType
 
@@ -12,12 +12,15 @@ from rich.progress import (
     BarColumn,
     MofNCompleteColumn,
     Progress,
+    ProgressColumn,
     SpinnerColumn,
+    Task,
     TaskID,
     TextColumn,
     TimeElapsedColumn,
-    TimeRemainingColumn,
 )
+from rich.progress_bar import ProgressBar
+from rich.text import Text
 
 from cluster.events import (
     Event,
@@ -30,6 +33,19 @@ from cluster.events import (
     StepStarted,
     StepWaiting,
 )
+
+MAIN_FIGURES = {
+    "test/accuracy": "accuracy",
+    "unlabeled/accuracy": "right on the pile",
+    "held_out/accuracy": "held-out accuracy",
+}
+"""Curve -> what its last value is called; of a step's curves the first that it has is told when it ends."""
+
+ROOMY = 100
+"""Terminals with fewer characters do not have the time so far of each step."""
+
+COUNT_WIDTH, LOSS_WIDTH, PACE_WIDTH, ELAPSED_WIDTH, LEFT_WIDTH = 11, 10, 7, 7, 12
+"""Characters of what a line tells. Names and phases get what these leave; where all do not fit, rich cuts numbers."""
 
 
 @contextmanager
@@ -57,18 +73,22 @@ class Display:
             num_steps: Steps that will be executed.
         """
         self.console = console
+        self.name_width = max(14, min(36, console.width // 4))
+        elapsed = (TimeElapsedColumn(),) if console.width >= ROOMY else ()
+        taken = self.name_width + COUNT_WIDTH + LEFT_WIDTH + 3 + (ELAPSED_WIDTH + 1 if elapsed else 0)
+        self.info_width = max(LOSS_WIDTH + 1 + PACE_WIDTH, console.width - taken)
         self.progress = Progress(
             TextColumn("{task.description}"),
-            BarColumn(bar_width=24),
             MofNCompleteColumn(),
-            TextColumn("{task.fields[info]}", style="dim"),
-            TimeElapsedColumn(),
-            TimeRemainingColumn(compact=True),
+            _InfoColumn(self.info_width),
+            *elapsed,
+            TextColumn("{task.fields[left]}", style="cyan"),
             console=console,
             transient=True,
+            refresh_per_second=5,
             disable=not console.is_terminal,
         )
-        self.whole = self.progress.add_task("[bold]steps", total=num_steps, info="")
+        self.whole = self.progress.add_task("[bold]steps", total=num_steps, info=None, left="")
         self.tasks: dict[str, TaskID] = {}
 
     def __enter__(self) -> Display:
@@ -86,14 +106,17 @@ class Display:
             case RayStarting():
                 self._say("starting Ray", "dim")
             case StepStarted(step=step):
-                self.tasks[step] = self.progress.add_task(step, total=None, info="")
+                name = escape(shortened(step, self.name_width))
+                self.tasks[step] = self.progress.add_task(name, total=None, info="starting", left="")
                 if not self.console.is_terminal:
                     self._say(f"started   {step}")
             case StepProgress():
                 self._move(event)
-            case StepFinished(step=step, seconds=seconds, cached=False):
+            case StepFinished(step=step, seconds=seconds, cached=False, figures=figures):
                 self._end(step)
-                self._say(f"done      {step}  {seconds:.0f} s", "green")
+                self._say(
+                    "  ".join(filter(None, (f"done      {step}", f"{seconds:.0f} s", main_figure(figures)))), "green"
+                )
             case StepFailed(step=step, error=error, retry_in_s=None):
                 self._end(step)
                 self._say(f"failed    {step}: {error.error}", "red")
@@ -116,11 +139,15 @@ class Display:
     def _move(self, event: StepProgress) -> None:
         if event.step not in self.tasks:
             return
-        words = [str(event.info.get("phase", ""))]
-        if "loss" in event.info:
-            words.append(f"loss {float(event.info['loss']):.3f}")
-        info = " ".join(filter(None, words))
-        self.progress.update(self.tasks[event.step], completed=event.done, total=event.total, info=info)
+        task = self.tasks[event.step]
+        left = event.info.get("eta_s")
+        self.progress.update(
+            task,
+            completed=event.done,
+            total=event.total,
+            info=_info(event.info, self.info_width),
+            left="" if left is None else f"{_clock(float(left))} left",
+        )
 
     def _drop(self, step: str) -> None:
         task = self.tasks.pop(step, None)
@@ -130,3 +157,47 @@ class Display:
     def _end(self, step: str) -> None:
         self._drop(step)
         self.progress.advance(self.whole)
+
+
+class _InfoColumn(ProgressColumn):
+    """What a step does; of the whole, which has no words, a bar."""
+
+    def __init__(self, width: int) -> None:
+        self.width = width
+        super().__init__()
+
+    def render(self, task: Task) -> Text | ProgressBar:
+        if task.fields["info"] is None:
+            return ProgressBar(total=task.total, completed=task.completed, width=self.width)
+        return Text(task.fields["info"], style="dim", no_wrap=True)
+
+
+def shortened(name: str, width: int) -> str:
+    """A step's name in `width` characters: its start stays, and more of its end, which has method and seed."""
+    if len(name) <= width:
+        return name
+    tail = 2 * width // 3
+    return f"{name[: width - 1 - tail]}…{name[len(name) - tail :]}"
+
+
+def main_figure(figures: Mapping[str, float]) -> str:
+    """`accuracy 80.2%`; nothing for a step that measures nothing."""
+    found = next((name for name in MAIN_FIGURES if name in figures), None)
+    return "" if found is None else f"{MAIN_FIGURES[found]} {figures[found]:.1%}"
+
+
+def _info(info: Mapping[str, float | str], width: int) -> str:
+    """Loss, pace and phase, each where it was before."""
+    loss = f"loss {float(info['loss']):.3f}" if "loss" in info else ""
+    pace = f"{float(info['examples_per_s']):,.0f}/s" if "examples_per_s" in info else ""
+    figures = f"{loss:<{LOSS_WIDTH}} {pace:>{PACE_WIDTH}} "
+    room = width - len(figures)
+    phase = str(info.get("phase", ""))
+    return (figures + (phase if len(phase) <= room else f"{phase[: max(0, room - 1)]}…")[: max(0, room)]).rstrip()
+
+
+def _clock(seconds: float) -> str:
+    """`0:07`, `12:30`, `1:02:03`."""
+    minutes, rest = divmod(round(seconds), 60)
+    hours, minutes = divmod(minutes, 60)
+    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"

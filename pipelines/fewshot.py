@@ -6,18 +6,23 @@ data/<task> ─┬─ verbalizer/<pattern> (before all that uses the pattern, wh
              ├─ probe/<member> ──────────────────────┴ soft_labels (and shards) ─ distill/<seed>
              ├─ baseline/<seed> ─────────────────────────────────────────────────┼─ report
 ppt/<format>─┴─ prompts/<task>/<method>/<seed> ──────────────────────────────────┘
+
+learning_curve/... is the same once more with fewer labels (pipelines/curve_steps.py).
 """
 
 from __future__ import annotations
 
-from collections.abc import Collection
+from collections.abc import Collection, Sequence
+from functools import partial
 from typing import Any
 
 from cluster.step import Resources, Step
 from pipelines import annotated, report
 from pipelines.config import PipelineConfig
+from pipelines.curve_section import CurveMethod
+from pipelines.curve_steps import curve
 from pipelines.member_steps import group_of, members, untrained, verbalizers
-from pipelines.prompt_steps import prompts
+from pipelines.prompt_steps import prompts, starts
 from pipelines.sections import PptSection
 from pipelines.shard_steps import labelled_shards
 from stages import baseline, distillation, prompt_pretraining, soft_labels, splits
@@ -49,16 +54,31 @@ def steps(config: PipelineConfig, dropped: Collection[str] = ()) -> list[Step]:
     students = [_student(config, seed, main, labels, shards) for seed in config.distill.seeds]
     baselines = [_baseline(config, seed, main) for seed in (config.baseline.seeds if config.baseline else ())]
     before = untrained(config, main, words)
+    fewer = curve(config, main, partial(_way, ppt=ppt), CONTROL)
     tuned, together = prompts(config, data, ppt)
     tuned += annotated.prompt_steps(config, data, ppt)
     by_urgency = (
         *words.values(), *ppt, *found.together, *found.earlier, *voting, labels, *shards, *students, *together, *tuned,
-        *before, *baselines,
+        *before, *baselines, *fewer,
     )  # fmt: skip
     measured = (
-        *data.values(), *words.values(), *baselines, *before, *found.earlier, *voting, labels, *students, *ppt, *tuned
+        *data.values(), *words.values(), *baselines, *before, *found.earlier, *voting, labels, *students, *ppt, *tuned,
+        *fewer[-1:],
     )  # fmt: skip
     return [*data.values(), *by_urgency, _report(config, measured)]
+
+
+def _way(config: PipelineConfig, data: Step, ppt: Sequence[Step]) -> dict[CurveMethod, Step]:
+    """The last step of each method that the curve of accuracy against labels may measure."""
+    voting = members(config, data, verbalizers(config, data), ppt).voting
+    labels = _soft_labels(config, data, voting, ())
+    ends: dict[CurveMethod, Step] = {
+        "ensemble": labels,
+        "student": _student(config, config.distill.seeds[0], data, labels),
+    }
+    if config.baseline:
+        ends["baseline"] = _baseline(config, config.baseline.seeds[0], data)
+    return ends
 
 
 def _split(config: PipelineConfig, task: Task, data: DataConfig) -> Step:
@@ -117,7 +137,7 @@ def _soft_labels(config: PipelineConfig, data: Step, voting: tuple[Step, ...], d
     )
 
 
-def _student(config: PipelineConfig, seed: int, data: Step, labels: Step, shards: tuple[Step, ...]) -> Step:
+def _student(config: PipelineConfig, seed: int, data: Step, labels: Step, shards: tuple[Step, ...] = ()) -> Step:
     name = f"distill/{seed}"
     return Step(
         name=name,
@@ -167,6 +187,7 @@ def _report(config: PipelineConfig, measured: tuple[Step, ...]) -> Step:
             recipe=config.name,
             task=config.task.name,
             steps=tuple(step.name for step in measured),
+            starts=starts(config),
             seed=derive_seed(config.seed, "report"),
         ),
         inputs={"measured": measured},

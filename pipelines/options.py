@@ -31,6 +31,10 @@ MaxParallel = Annotated[int | None, typer.Option("--max-parallel", min=1, help="
 Register = Annotated[
     bool, typer.Option("--register/--no-register", help="Put student and prompts into MLflow's model registry.")
 ]
+Json = Annotated[
+    bool, typer.Option("--json", help="One JSON object a line for each event on standard output; words go to stderr.")
+]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing but what went wrong.")]
 Address = Annotated[str | None, typer.Option("--address", help="A Ray cluster: auto, or HOST:PORT.")]
 InputFile = Annotated[
     str, typer.Option("--input", "-i", help="JSON lines (or plain lines of text); - for standard input.")

@@ -49,6 +49,8 @@ def html(
         columns=columns,
         rows=list(zip((row["kind"] for row in report["rows"]), cells, strict=True)),
         bars=[_bar(row) for row in report["rows"]],
+        starts=_starts(report.get("starts", ())),
+        learning=_learning(report.get("learning_curve", ())),
         curves=[_curve(name, runs) for name, runs in details.get("curves", {}).items()],
         confidence=[_confidence(name, found) for name, found in details.get("confidence", {}).items()],
         graph=graph,
@@ -80,6 +82,56 @@ def _curve(name: str, runs: Mapping[str, Any]) -> dict[str, Any]:
     ends = ", ".join(f"{points[-1][1]:.3f}" for points in runs.values())
     chart = charts.lines(list(runs.values()), x_label="optimizer step", y_label=f"loss of {name}")
     return {"name": name, "chart": chart, "about": f"{_seeds(len(runs))}, ends at {ends}"}
+
+
+def _starts(compared: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """For each task the methods with their colours, and a chart of their losses."""
+    found = []
+    for task in dict.fromkeys(item["task"] for item in compared):
+        mine = [item for item in compared if item["task"] == task]
+        rows = [
+            {
+                "colour": f"s{number % charts.NUM_COLOURS}",
+                "cells": (item["method"], item["start"], _percent(item), _loss(item["last_loss"])),
+            }
+            for number, item in enumerate(mine)
+        ]
+        chart = charts.lines(
+            [item["losses"] for item in mine], x_label="optimizer step", y_label=f"loss of the prompts of {task}"
+        )
+        found.append({"task": task, "rows": rows, "chart": chart})
+    return found
+
+
+def _learning(points: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
+    """A row for each method, a column for each number of labels; and the chart of both."""
+    if not points:
+        return None
+    methods = list(dict.fromkeys(point["method"] for point in points))
+    sizes = sorted({point["num_labelled"] for point in points})
+    cells = {(point["method"], point["num_labelled"]): _percent(point) for point in points}
+    series = [
+        [(p["num_labelled"], p["accuracy"], p["accuracy_std"] or 0) for p in points if p["method"] == method]
+        for method in methods
+    ]
+    rows = [
+        {
+            "colour": f"s{number % charts.NUM_COLOURS}",
+            "cells": (method, *(cells.get((method, size), "") for size in sizes)),
+        }
+        for number, method in enumerate(methods)
+    ]
+    chart = charts.lines(series, x_label="labelled texts", y_label="test accuracy", dots=True)
+    return {"sizes": sizes, "rows": rows, "chart": chart, "about": _seeds(points[0]["num_seeds"])}
+
+
+def _percent(item: Mapping[str, Any]) -> str:
+    std = item["accuracy_std"]
+    return f"{100 * item['accuracy']:.1f}" + ("" if std is None else f" ± {100 * std:.1f}")
+
+
+def _loss(value: float | None) -> str:
+    return "" if value is None else f"{value:.3f}"
 
 
 def _confidence(name: str, found: Mapping[str, Any]) -> dict[str, Any]:

@@ -78,6 +78,12 @@ def prompts(config: PipelineConfig, data: Mapping[str, Step], ppt: Sequence[Step
     return [_prompt(config, section, job, sets, ppt, before) for job in jobs], before
 
 
+def starts(config: PipelineConfig) -> dict[str, str]:
+    """Method -> what its prompts start from, for the report."""
+    methods = config.prompts.methods if config.prompts else {}
+    return {name: item.start if item.start == "ppt" else item.start.kind for name, item in methods.items()}
+
+
 def _prompt(
     config: PipelineConfig,
     section: Section,

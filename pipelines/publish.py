@@ -38,8 +38,9 @@ def build(
         took = [seconds[step] for step in row["steps"] if step in seconds]
         rows.append({**row, "seconds": round(sum(took), 1) if took else None})
     lists = {name: list(result[name]) for name in ("comparisons", "notes", "advice")}
+    extras = {name: list(result.get(name, ())) for name in ("starts", "learning_curve")}
     by_step = {name: round(value, 1) for name, value in seconds.items()}
-    return {"recipe": recipe, **run, "rows": rows, **lists, "step_seconds": by_step}
+    return {"recipe": recipe, **run, "rows": rows, **lists, **extras, "step_seconds": by_step}
 
 
 def write(

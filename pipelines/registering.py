@@ -23,6 +23,7 @@ from cluster.plan import plan
 from cluster.registry import Candidate, Loader, register
 from cluster.step import Step
 from cluster.tracking import Tracker
+from cluster.unfinished import sweep
 from pipelines.running import Request
 
 REQUIRED = (
@@ -48,6 +49,7 @@ def register_models(asked: Request, steps: list[Step], outcome: Outcome, tracker
     """Registers what this run has a result for, and says so. Nothing that fails here loses the run: it is a warning."""
     told = []
     try:
+        sweep(tracker.client, tracker.client.get_run(tracker.parent.run_id).info.experiment_id)
         for candidate in candidates(asked, steps, outcome):
             found = register(tracker.client, candidate, loader())
             if found.is_new:

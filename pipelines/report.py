@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import json
+import shutil
 import statistics
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -13,6 +15,8 @@ from pydantic import BaseModel, Field
 from pipelines.advice import Advice, Facts, advise
 from pipelines.comparisons import Duel, duels
 from pipelines.details import details
+from pipelines.starts import Start, starts
+from stages import learning_curve
 from stages.protocols import Engine, Recorder
 
 if TYPE_CHECKING:
@@ -29,6 +33,7 @@ class Config(BaseModel, frozen=True, extra="forbid"):
     recipe: str = Field(description="Name of the recipe.")
     task: str = Field(description="Name of the recipe's own task.")
     steps: tuple[str, ...] = Field(description="Names of the measured steps, in the order of the inputs.")
+    starts: dict[str, str] = Field({}, description="Method of prompts -> what its prompts start from.")
     seed: int = Field(0, description="Seed of the bootstrap that compares methods.")
 
 
@@ -73,13 +78,22 @@ class Row:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Result:
-    """The leaderboard. Files: `leaderboard.png`; `details.json`, with what pipelines/details.py gathers."""
+    """The leaderboard, beside it starts of prompts and accuracy against labels, where the recipe has some.
+
+    Files: `leaderboard.png`; `starts-<task>.png`; `learning_curve.png`; `details.json`, with what pipelines/details.py
+    gathers.
+    """
 
     rows: tuple[Row, ...]
     comparisons: tuple[Duel, ...]
     notes: tuple[str, ...]
     advice: tuple[Advice, ...]
+    starts: tuple[Start, ...]
+    learning_curve: tuple[dict[str, Any], ...]
 
+
+CURVE = "learning_curve/picture"
+"""The step that has accuracy against labels."""
 
 KINDS = {
     "baseline": "baseline",
@@ -117,7 +131,12 @@ def run(config: Config, inputs: Inputs, out: Path, recorder: Recorder, engine: E
     folders = dict(zip(config.steps, inputs.measured, strict=True))
     comparisons = duels(rows, folders, config.seed)
     trained = {row.name: row.steps for row in rows} | {name: (name,) for name in named if name.startswith("ppt/")}
-    (out / "details.json").write_text(json.dumps(details(trained, folders)) + "\n")
+    read = details(trained, folders)
+    (out / "details.json").write_text(json.dumps(read) + "\n")
+    compared = starts(rows, config.starts, read["curves"])
+    _draw_starts(compared, out, recorder)
+    if CURVE in folders:
+        shutil.copyfile(folders[CURVE] / learning_curve.PICTURE, out / learning_curve.PICTURE)
     picture = draw(rows, config.recipe)
     picture.savefig(out / "leaderboard.png", dpi=120)
     recorder.figure("leaderboard", picture)
@@ -129,7 +148,25 @@ def run(config: Config, inputs: Inputs, out: Path, recorder: Recorder, engine: E
         comparisons=comparisons,
         notes=(*(f"{duel}." for duel in comparisons), *_notes(named)),
         advice=advise(Facts(rows, comparisons, named)),
+        starts=compared,
+        learning_curve=tuple(named[CURVE]["points"]) if CURVE in named else (),
     )
+
+
+def _draw_starts(compared: Sequence[Start], out: Path, recorder: Recorder) -> None:
+    from stages.measures import pictures
+
+    for task in dict.fromkeys(item.task for item in compared):
+        picture = pictures.starts(task, [asdict(item) for item in compared if item.task == task])
+        picture.savefig(out / f"starts-{task}.png", dpi=130)
+        recorder.figure(f"starts-{task}", picture)
+    if compared:
+        recorder.table("starts", flat_starts([asdict(item) for item in compared]))
+
+
+def flat_starts(compared: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """The comparison of starts as a table of plain values: all but the curves."""
+    return [{name: value for name, value in item.items() if name != "losses"} for item in compared]
 
 
 def leaderboard(results: dict[str, dict[str, Any]], task: str) -> tuple[Row, ...]:

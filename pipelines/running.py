@@ -27,6 +27,9 @@ from pipelines.config import PipelineConfig
 from pipelines.datasets import Datasets
 from pipelines.display import Display, preparing
 from pipelines.recipe import find_recipe, locate, read_recipe
+from pipelines.report import flat_starts
+from pipelines.showing import Show
+from pipelines.terminal import errors
 from stages.errors import InputError
 
 MAX_ERRORS = 3
@@ -51,20 +54,21 @@ def request(recipe: str, overrides: list[str] | None, store: str | Path) -> Requ
     return Request(recipe=recipe, overrides=tuple(overrides or ()), path=path, config=config, store=Store.open(store))
 
 
-def run(asked: Request, options: Options, console: Console, *, register: bool = True) -> Outcome:
+def run(asked: Request, options: Options, console: Console, *, register: bool = True, show: Show = Display) -> Outcome:
     """Runs a recipe and shows how it goes.
 
     Args:
         asked: The recipe and the store.
         options: Which steps, and how.
-        console: Shows it.
+        console: Shows it; a quiet one is told of failures all the same, on standard error.
         register: Put the student and the prompts into MLflow's model registry.
+        show: What events are given to.
 
     Raises:
         InputError, ClusterError: bad input; nothing was run.
     """
-    with preparing(console) as show:
-        check(asked, show)
+    with preparing(console) as begins:
+        check(asked, begins)
     if options.max_parallel is None:
         options = replace(options, max_parallel=asked.config.resources.max_parallel)
     steps = fewshot.steps(asked.config)
@@ -82,12 +86,12 @@ def run(asked: Request, options: Options, console: Console, *, register: bool = 
         datasets=datasets,
     ) as tracker:
         _record_plan(tracker, asked, steps, planned)
-        with Display(console, to_run) as display:
+        with show(console, to_run) as display:
             outcome = execute(steps, asked.store, options, tracker, display)
         if outcome.failed and (dropped := quorum.dropped(asked.config, asked.store)):
             console.print(f"going on without {', '.join(dropped)} (ensemble.min_members)", style="yellow")
             steps = fewshot.steps(asked.config, dropped)
-            with Display(console, len(outcome.blocked)) as display:
+            with show(console, len(outcome.blocked)) as display:
                 again = execute(steps, asked.store, replace(options, from_=("soft_labels",)), tracker, display)
             outcome = quorum.merged(outcome, again)
         tracker.parent.log_datasets(datasets.all())
@@ -166,9 +170,12 @@ def _publish(asked: Request, steps: list[Step], outcome: Outcome, tracker: Track
         from pipelines.drawing import draw
 
         tracker.parent.log_figure("graph", draw(steps, seconds))
-    tracker.parent.log_artifact(files / "leaderboard.png", "figures")
+    for picture in sorted(files.glob("*.png")):
+        tracker.parent.log_artifact(picture, "figures")
     tracker.parent.describe(publish.markdown(report))
     tracker.parent.log_table("leaderboard", publish.flat_rows(report))
+    tracker.parent.log_table("starts", flat_starts(report["starts"]))
+    tracker.parent.log_table("learning_curve", report["learning_curve"])
     if report["advice"]:
         tracker.parent.log_table("next", report["advice"])
     tracker.parent.log_metrics(
@@ -218,6 +225,8 @@ def _farewell(
     asked: Request, options: Options, steps: list[Step], outcome: Outcome, console: Console, register: bool
 ) -> None:
     """Last words: what failed and how to go on, or where to look."""
+    if console.quiet and not outcome.ok:
+        console = errors
     shown = list(outcome.errors.items())[:MAX_ERRORS]
     for name, error in shown:
         console.print(f"\nstep {escape(name)} failed", style="bold red")

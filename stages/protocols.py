@@ -27,7 +27,13 @@ class Recorder(Protocol):
         """A small table of JSON values; every row has the same keys."""
 
     def progress(self, done: int, total: int, **info: float | str) -> None:
-        """How far the step is, for the live display; cheap enough to be called for every batch."""
+        """How far the step is, for the live display; cheap enough to be called for every batch.
+
+        Args:
+            done: What is done of this phase: examples, unless `examples` says how many.
+            total: All of it.
+            info: `phase`, what is being done; `loss` of the last batch; `examples` so far, where `done` counts others.
+        """
 
 
 class Engine(Protocol):

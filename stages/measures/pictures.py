@@ -18,6 +18,7 @@ if TYPE_CHECKING:
     from stages.measures.confidence import Bin
 
 BLUE, ORANGE, GREEN, GREY = "#0072B2", "#E69F00", "#009E73", "#7a7a7a"
+LINES = (BLUE, ORANGE, GREEN, "#CC79A7", "#D55E00")
 MAX_NUMBERS = 12
 """Matrices with more rows than this show colours alone: numbers would overlap."""
 MAX_NAME = 28
@@ -138,6 +139,70 @@ def norms(values: Sequence[float], usual: float | None = None) -> Figure:
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_xlabel("vector")
     axes.set_ylabel("norm")
+    return figure
+
+
+def learning_curve(points: Sequence[Mapping[str, Any]]) -> Figure:
+    """Accuracy against the number of labelled texts, a line for each method, with deviations over choices of texts.
+
+    Args:
+        points: With `method`, `num_labelled`, `accuracy`, `accuracy_std`; few labels first.
+    """
+    figure, axes = _plain("Accuracy against the number of labelled texts")
+    for number, method in enumerate(dict.fromkeys(point["method"] for point in points)):
+        mine = [point for point in points if point["method"] == method]
+        axes.errorbar(
+            [point["num_labelled"] for point in mine],
+            [point["accuracy"] for point in mine],
+            yerr=[point["accuracy_std"] or 0 for point in mine],
+            color=LINES[number % len(LINES)],
+            marker="o",
+            capsize=4,
+            label=method,
+        )
+    sizes = sorted({point["num_labelled"] for point in points})
+    axes.set_xscale("log", base=2)
+    axes.set_xticks(sizes, [f"{size:,}" for size in sizes])
+    axes.minorticks_off()
+    axes.set_xlabel("labelled texts (log scale)")
+    axes.set_ylabel("test accuracy")
+    axes.grid(axis="y", alpha=0.3)
+    axes.legend(frameon=False)
+    return figure
+
+
+def starts(task: str, found: Sequence[Mapping[str, Any]]) -> Figure:
+    """Prompts of one task by what they start from: test accuracy over seeds, and the mean loss while they train.
+
+    Args:
+        task: Its name.
+        found: With `method`, `start`, `accuracy`, `accuracy_std` and `losses`, which are (optimizer step, loss).
+    """
+    from matplotlib.figure import Figure
+    from matplotlib.ticker import MaxNLocator
+
+    figure = Figure(figsize=(9.6, 4.2), layout="constrained")
+    scores, curves = figure.subplots(1, 2)
+    figure.suptitle(f"Starts of the prompts of {task}")
+    for number, item in enumerate(found):
+        colour = LINES[number % len(LINES)]
+        scores.errorbar(
+            [item["accuracy"]], [number], xerr=[item["accuracy_std"] or 0], color=colour, marker="o", capsize=4
+        )
+        if item["losses"]:
+            curves.plot(*zip(*item["losses"], strict=True), color=colour, label=item["method"])
+    names = ["\n".join(dict.fromkeys((item["method"], item["start"]))) for item in found]
+    scores.set_yticks(list(range(len(found))), names)
+    scores.set_ylim(len(found) - 0.5, -0.5)
+    scores.set_xlabel("test accuracy")
+    scores.grid(axis="x", alpha=0.3)
+    curves.xaxis.set_major_locator(MaxNLocator(integer=True))
+    curves.set_xlabel("optimizer step")
+    curves.set_ylabel("loss, mean over seeds")
+    if curves.lines:
+        curves.legend(frameon=False)
+    for axes in (scores, curves):
+        axes.spines[["top", "right"]].set_visible(False)
     return figure
 
 

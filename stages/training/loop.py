@@ -113,7 +113,7 @@ def train(
     optimizer = optimizer_for(parameters, config)
     engine.share(list(parameters.values()))
     progress = checkpoints.restore(engine, parameters, optimizer)
-    clock, shown = checkpoints.Clock(), time.monotonic()
+    clock, teller = checkpoints.Clock(), _Teller(recorder, len(progress.losses), num_steps)
     while len(progress.losses) < num_steps and not progress.stopped:
         step = len(progress.losses)
         batch = [items[index] for index in rows_of_step(step, len(items), config.batch_size, seed)]
@@ -128,9 +128,7 @@ def train(
         recorder.metric("train/learning_rate", rate, step + 1)
         _look(progress, config.early_stopping, validate, parameters, recorder, is_last=step + 1 == num_steps)
         is_over = progress.stopped or step + 1 == num_steps
-        if time.monotonic() - shown > RECORD_EVERY_S or is_over:
-            shown = time.monotonic()
-            recorder.progress(step + 1, num_steps, phase="training", loss=loss)
+        teller.tell(step + 1, loss, len(batch), at_once=is_over)
         if _is_agreed(engine, engine.rank == 0 and clock.says_save(is_over=is_over)) and engine.work is not None:
             moments = engine.moments(optimizer)
             if engine.rank == 0:
@@ -144,6 +142,21 @@ def _is_agreed(engine: Engine, wish: bool) -> bool:
     import torch
 
     return bool(engine.total(torch.tensor(float(wish))))
+
+
+class _Teller:
+    """Tells of the progress a few times a second; what it tells first starts the clock of the pace."""
+
+    def __init__(self, recorder: Recorder, done: int, total: int) -> None:
+        self._recorder, self._total = recorder, total
+        self._examples, self._told = 0, time.monotonic()
+        recorder.progress(done, total, phase="training", examples=0)
+
+    def tell(self, done: int, loss: float, num_examples: int, *, at_once: bool) -> None:
+        self._examples += num_examples
+        if at_once or time.monotonic() - self._told > RECORD_EVERY_S:
+            self._told = time.monotonic()
+            self._recorder.progress(done, self._total, phase="training", loss=loss, examples=self._examples)
 
 
 def _check_dev_set(config: LoopConfig, validate: Callable[[], tuple[float, float]] | None) -> None:

@@ -68,7 +68,8 @@ def train_together(
     running = [[number for number, item in enumerate(trainings) if step < item.num_steps] for step in range(most)]
     progress = checkpoints.restore(engine, parameters, optimizer)
     losses = _unpacked(progress.losses, running, len(trainings))
-    clock = checkpoints.Clock()
+    clock, seen = checkpoints.Clock(), 0
+    recorder.progress(0, most, phase="training together", examples=seen)
     for step in range(max(len(found) for found in losses), most):
         for (number, _), group in zip(groups, optimizer.param_groups, strict=True):
             if number in running[step]:
@@ -79,7 +80,9 @@ def train_together(
             losses[number].append(value)
             recorder.metric(f"train/loss/{trainings[number].name}", value, step + 1)
         progress.losses += values
-        recorder.progress(step + 1, most, phase="training together", loss=sum(values) / len(values))
+        seen += sum(min(trainings[number].loop.batch_size, len(trainings[number].items)) for number in running[step])
+        mean = sum(values) / len(values)
+        recorder.progress(step + 1, most, phase="training together", loss=mean, examples=seen)
         if engine.work is not None and clock.says_save(is_over=step + 1 == most):
             checkpoints.save(engine.work, parameters, engine.moments(optimizer), progress)
     return losses

@@ -119,7 +119,7 @@ def test_a_change_of_the_mixture_touches_the_soft_labels_alone() -> None:
 @pytest.mark.parametrize(
     ("overrides", "key", "problem"),
     [
-        (("members.g1={kind: probe, encoder: {asset: x}}",), "members.g1", "name of a generation"),
+        (("members.g1={kind: probe, encoder: {asset: x}}",), "members.g1", "names a generation"),
         (("members.x={kind: probe, encoder: {aset: x}}",), "members.x.encoder.aset", "unknown key 'aset'"),
         (("members.x={kind: pet, backbone: {asset: x}}",), "members.x", "needs a loop"),
         (("members.x={kind: tree}",), "members.x", "tree"),

@@ -123,7 +123,7 @@ def test_colours_of_dark_and_light_have_the_same_names(made: tuple[dict[str, Any
     light, dark = re.findall(r":root \{(.*?)\}", made[1], re.DOTALL)[:2]
     names = [set(re.findall(r"(--[a-z]+):", part)) for part in (light, dark)]
     assert names[0] == names[1]
-    assert set(re.findall(r"var\((--[a-z]+)\)", made[1])) - {"--share"} <= names[0]
+    assert set(re.findall(r"var\((--[a-z]+)\)", made[1])) - {"--share", "--own"} <= names[0]
 
 
 def test_whatever_people_write_is_text(made: tuple[dict[str, Any], str]) -> None:

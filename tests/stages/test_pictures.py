@@ -143,3 +143,34 @@ def test_drawing_needs_no_state_of_pyplot() -> None:
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=False)
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith(b"\x89PNG")
+
+
+def test_accuracy_against_labels_has_a_line_for_each_method_and_its_numbers_for_ticks() -> None:
+    sizes = (4, 8, 32)
+    points = [
+        {"method": method, "num_labelled": size, "accuracy": 0.5 + size / 100, "accuracy_std": 0.1 * number or None}
+        for number, method in enumerate(("baseline", "ensemble"))
+        for size in sizes
+    ]
+    figure = pictures.learning_curve(points)
+    (axes,) = figure.axes
+    assert [label.get_text() for label in axes.get_xticklabels()] == ["4", "8", "32"]
+    assert [text.get_text() for text in axes.get_legend().get_texts()] == ["baseline", "ensemble"]
+    for bars in axes.containers:
+        assert bars[0].get_ydata().tolist() == pytest.approx([0.54, 0.58, 0.82])
+    assert png(figure) == png(pictures.learning_curve(points))
+
+
+def test_starts_are_shown_by_accuracy_and_by_loss_in_one_colour_each() -> None:
+    found = [
+        {"method": "ppt", "start": "ppt", "accuracy": 0.8, "accuracy_std": 0.1, "losses": ((1, 0.9), (2, 0.2))},
+        {"method": "random", "start": "normal", "accuracy": 0.6, "accuracy_std": None, "losses": ((1, 1.1), (2, 0.7))},
+        {"method": "long", "start": "words", "accuracy": 0.7, "accuracy_std": None, "losses": ()},
+    ]
+    scores, curves = pictures.starts("films", found).axes
+    assert [label.get_text() for label in scores.get_yticklabels()] == ["ppt", "random\nnormal", "long\nwords"]
+    assert [bars[0].get_xdata().tolist() for bars in scores.containers] == [[0.8], [0.6], [0.7]]
+    assert [line.get_ydata().tolist() for line in curves.lines] == [[0.9, 0.2], [1.1, 0.7]]
+    colours = [bars[0].get_color() for bars in scores.containers]
+    assert [line.get_color() for line in curves.lines] == colours[:2]
+    assert len(set(colours)) == 3
