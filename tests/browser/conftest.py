@@ -21,7 +21,7 @@ if TYPE_CHECKING:
 
 ROOT = Path(__file__).parents[2]
 START_S = 240
-"""MLflow wants its time on two cores that something else uses too."""
+"""MLflow takes its time on two cores that have other work."""
 
 
 @pytest.fixture(scope="session")
@@ -70,8 +70,9 @@ def ui(smoke_run: tuple[Path, str], tmp_path_factory: pytest.TempPathFactory) ->
 
 def make_ui(store: Path) -> list[str]:
     """The command of `make ui`, with this Python's mlflow."""
-    dry = ["make", "--dry-run", "--old-file=.venv/installed", "ui", f"STORE={store}"]
-    printed = subprocess.run(dry, cwd=ROOT, capture_output=True, text=True, check=True).stdout
+    dry = ["make", "--dry-run", "--no-print-directory", "--old-file=.venv/installed", "ui", f"STORE={store}"]
+    alone = {key: value for key, value in os.environ.items() if key not in ("MAKEFLAGS", "MAKELEVEL")}
+    printed = subprocess.run(dry, cwd=ROOT, env=alone, capture_output=True, text=True, check=True).stdout
     program, *words = printed.replace("\\\n", " ").split()
     assert program.endswith("bin/mlflow"), printed
     return [sys.executable, "-m", "mlflow", *words]
