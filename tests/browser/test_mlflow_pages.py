@@ -15,7 +15,7 @@ import pytest
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, BrowserContext, Locator, Page
 
-pytestmark = pytest.mark.timeout(600)
+pytestmark = pytest.mark.timeout(900)
 WAIT_MS = 90_000
 TRAINING = "workflowType=machine_learning"
 """MLflow's pages for models; without it they are, at first, those for agents."""
@@ -113,7 +113,7 @@ def test_the_registered_student_is_the_champion(page: Page, ui: str, pictures: P
     news.wait_for(state="hidden")
     student = page.get_by_role("row").filter(has_text="smoke.student")
     student.get_by_text(CHAMPION).wait_for()
-    page.screenshot(path=pictures / "mlflow-models.png")
+    page.screenshot(path=pictures / "mlflow-models.png", animations="disabled")  # the dialog fades away
     page.goto(f"{ui}/#/models/smoke.student/versions/1?{TRAINING}")
     page.get_by_text(CHAMPION).first.wait_for()
     page.get_by_role("link", name="distill/0").first.wait_for()

@@ -11,7 +11,7 @@ from watching import overflow, watch
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
 
-pytestmark = pytest.mark.timeout(600)
+pytestmark = pytest.mark.timeout(900)
 SIZES = {"phone": (390, 844), "desktop": (1280, 900)}
 CONTRAST = 4.5
 """Of text, as WCAG 2.2 AA asks."""
