@@ -14,10 +14,12 @@ ARGS   ?=
 
 # make serve PORT=8000
 PORT   ?= 5001
+# make test-browser CHROMIUM=/path/to/it
+export CHROMIUM ?= chromium
 
 RUN := $(BIN)/clozeline run $(RECIPE) --store $(STORE) $(if $(ADDRESS),--address $(ADDRESS)) $(ARGS)
 
-.PHONY: help pipeline resume ui serve test check format docs clean
+.PHONY: help pipeline resume ui serve test test-browser check format docs clean
 
 help:
 	@echo "make pipeline [RECIPE=demo] [ADDRESS=...]   run a recipe; finished steps are not run again"
@@ -25,6 +27,7 @@ help:
 	@echo "make ui                                     browse runs, curves and pictures in MLflow"
 	@echo "make serve [RECIPE=demo] [PORT=5001]        answer over HTTP with what the run has trained"
 	@echo "make test                                   run the tests"
+	@echo "make test-browser                           run the tests that look at MLflow and the report in Chromium"
 	@echo "make check                                  lint, format and type checks"
 	@echo "make docs                                   write docs/reference.md and docs/recipe.schema.json again"
 
@@ -39,6 +42,11 @@ $(VENV)/installed: pyproject.toml constraints.txt
 # what tests and checks need besides
 $(VENV)/installed-dev: $(VENV)/installed
 	@$(INSTALL) ".[dev]"
+	@touch $@
+
+# the driver of a browser; the browser itself is the machine's
+$(VENV)/installed-browser: $(VENV)/installed-dev
+	@$(INSTALL) ".[browser]"
 	@touch $@
 
 pipeline: $(VENV)/installed
@@ -56,6 +64,11 @@ serve: $(VENV)/installed
 
 test: $(VENV)/installed-dev
 	@$(BIN)/pytest --numprocesses 2 --dist loadfile $(ARGS)
+
+test-browser: $(VENV)/installed-browser
+	@tests/browser/need_chromium
+	@$(BIN)/pytest tests/browser $(ARGS)
+	@echo "Pictures of every page: test-results/browser"
 
 check: $(VENV)/installed-dev
 	@$(BIN)/ruff check .

@@ -66,7 +66,9 @@ def draw(steps: Sequence[Step], seconds: Mapping[str, float] | None = None) -> F
 def layout(
     steps: Sequence[Step],
 ) -> tuple[dict[str, list[str]], dict[str, tuple[float, float]], list[tuple[str, str]]]:
-    """Where each group of steps stands: in the column of its depth, the columns centred.
+    """Where each group of steps stands: in the column of its depth, which is as high as what it needs, on average.
+
+    So a short column stands beside its own upstream, and arrows that pass it by do not run behind its boxes.
 
     Returns:
         Group -> names of its steps; group -> (x, y) of its middle, y upwards; the edges that no longer way implies.
@@ -76,12 +78,16 @@ def layout(
     columns: dict[int, list[str]] = {}
     for group in groups:
         columns.setdefault(depth[group], []).append(group)
-    places = {
-        group: (column * PITCH, (len(names) - 1) / 2 - row)
-        for column, names in columns.items()
-        for row, group in enumerate(names)
-    }
-    return groups, places, _direct(edges)
+    direct = _direct(edges)
+    tallest = max(map(len, columns.values()))
+    places: dict[str, tuple[float, float]] = {}
+    for column, names in sorted(columns.items()):
+        needed = [places[start][1] for start, end in direct if end in names]
+        room = (tallest - len(names)) / 2
+        middle = max(-room, min(room, sum(needed) / max(1, len(needed))))
+        for row, group in enumerate(names):
+            places[group] = (column * PITCH, middle + (len(names) - 1) / 2 - row)
+    return groups, places, direct
 
 
 def _label(group: str, names: Sequence[str], seconds: Mapping[str, float]) -> str:

@@ -14,6 +14,7 @@ from toy_steps import toy
 
 from pipelines import charts, page, publish, report
 from pipelines.details import details
+from pipelines.drawing import HEIGHT, layout
 from stages.protocols import LocalEngine, SilentRecorder
 from stages.tasks import Example
 from stages.texts.logits import write_logits
@@ -215,3 +216,19 @@ def test_the_graph_has_a_box_for_each_group_with_its_seconds() -> None:
     for box in read.all("rect"):
         assert 0 <= float(box["x"] or 0) <= width - charts.BOX_WIDTH
         assert 0 <= float(box["y"] or 0) <= height - charts.BOX_HEIGHT
+
+
+def test_arrows_pass_the_boxes_that_they_do_not_mean() -> None:
+    data = toy("data/films")
+    voting = [toy(f"pet/{name}/0", base=data) for name in "ab"]
+    others = [toy(f"zero_shot/{name}", base=data) for name in "cdefg"]
+    labels = toy("soft_labels", parts=tuple(voting))
+    last = toy("report", parts=(labels, *others))
+    _, places, edges = layout([data, *voting, *others, labels, last])
+    x, y = places["soft_labels"]
+    for start, end in edges:
+        (x0, y0), (x1, y1) = places[start], places[end]
+        if x0 < x < x1:
+            assert abs(y0 + (y1 - y0) * (x - x0) / (x1 - x0) - y) > HEIGHT / 2, (start, end)
+    highest = max(height for _, height in places.values())
+    assert min(height for _, height in places.values()) == -highest == -3, "no column sticks out of the tallest"

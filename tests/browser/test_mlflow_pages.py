@@ -1,0 +1,133 @@
+"""MLflow's pages as `make ui` shows them: runs within runs, curves, pictures, models with their alias."""
+
+from __future__ import annotations
+
+import re
+import sqlite3
+from collections.abc import Iterator
+from contextlib import closing
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from playwright.sync_api import Browser, BrowserContext, Locator, Page
+
+pytestmark = pytest.mark.timeout(900)
+WAIT_MS = 90_000
+TRAINING = "workflowType=machine_learning"
+"""MLflow's pages for models; without it they are, at first, those for agents."""
+
+CHAMPION = re.compile(r"^@\s*champion$")
+
+
+@dataclass(frozen=True)
+class Run:
+    id: str
+    name: str
+    parent: str | None
+
+
+@pytest.fixture(scope="module")
+def runs(smoke_run: tuple[Path, str]) -> list[Run]:
+    """What lies in MLflow's database, parents before their children."""
+    with closing(sqlite3.connect(smoke_run[0] / "mlflow.db")) as database:
+        parents = dict(database.execute("select run_uuid, value from tags where key = 'mlflow.parentRunId'"))
+        names = database.execute("select run_uuid, name from runs order by start_time").fetchall()
+    found = [Run(key, name, parents.get(key)) for key, name in names]
+    return sorted(found, key=lambda run: depth(run.id, parents))
+
+
+@pytest.fixture(scope="module")
+def visitor(browser: Browser, ui: str) -> Iterator[BrowserContext]:
+    """Whoever looks has closed the assistant, as MLflow remembers from then on."""
+    with browser.new_context(viewport={"width": 1600, "height": 1000}, color_scheme="light") as context:
+        context.set_default_timeout(WAIT_MS)
+        first = context.new_page()
+        first.goto(f"{ui}/#/experiments?{TRAINING}")
+        first.get_by_label("Close", exact=True).click()
+        first.close()
+        yield context
+
+
+@pytest.fixture
+def page(visitor: BrowserContext) -> Iterator[Page]:
+    page = visitor.new_page()
+    yield page
+    page.close()
+
+
+def test_every_step_stands_under_its_run(page: Page, ui: str, runs: list[Run], pictures: Path) -> None:
+    from playwright.sync_api import expect
+
+    page.set_viewport_size({"width": 1600, "height": 1400})  # the table makes rows only where they are seen
+    page.goto(f"{ui}/#/experiments/1/runs?{TRAINING}")
+    opened: set[str] = set()
+    for run in runs:
+        if run.parent is not None and run.parent not in opened:
+            assert row(page, run).count() == 0, "hidden until its parent is opened"
+            row(page, next(item for item in runs if item.id == run.parent)).get_by_role("button").click()
+            opened.add(run.parent)
+        expect(row(page, run).get_by_role("link")).to_have_text(run.name, timeout=WAIT_MS)
+    assert len(opened) >= 1 and sum(run.parent is None for run in runs) == 1
+    page.screenshot(path=pictures / "mlflow-runs.png")
+
+
+def test_the_page_of_the_run_tells_what_it_did_and_names_its_steps(
+    page: Page, ui: str, runs: list[Run], pictures: Path
+) -> None:
+    (top,) = (run for run in runs if run.parent is None)
+    page.goto(f"{ui}/#/experiments/1/runs/{top.id}?{TRAINING}")
+    page.get_by_role("link", name="report", exact=True).wait_for()
+    page.get_by_text("leaderboard/student/accuracy").first.wait_for()
+    page.screenshot(path=pictures / "mlflow-run.png")
+    assert page.get_by_text("No description").count() == 0
+
+
+def test_a_curve_is_drawn(page: Page, ui: str, runs: list[Run], pictures: Path) -> None:
+    page.goto(f"{ui}/#/experiments/1/runs/{named(runs, 'distill/0').id}/model-metrics?{TRAINING}")
+    page.get_by_placeholder("Search metric charts").fill("train/loss")
+    line = page.locator(".js-plotly-plot .scatterlayer .js-line").first
+    line.wait_for(state="attached")
+    page.screenshot(path=pictures / "mlflow-curve.png")
+    assert (line.get_attribute("d") or "").count("L") == 7, "eight steps"
+    box = line.bounding_box()
+    assert box and box["width"] > 50 and box["height"] > 50
+
+
+@pytest.mark.parametrize("picture", ["confusion", "reliability", "coverage"])
+def test_a_picture_of_a_step_is_shown(picture: str, page: Page, ui: str, runs: list[Run], pictures: Path) -> None:
+    page.goto(f"{ui}/#/experiments/1/runs/{named(runs, 'distill/0').id}/artifacts/figures/{picture}.png?{TRAINING}")
+    shown = page.locator("img[src*='blob:'], img[src*='get-artifact']").first
+    shown.wait_for()
+    page.wait_for_function("(image) => image.complete && image.naturalWidth > 100", arg=shown.element_handle())
+    page.screenshot(path=pictures / f"mlflow-{picture}.png")
+
+
+def test_the_registered_student_is_the_champion(page: Page, ui: str, pictures: Path) -> None:
+    page.goto(f"{ui}/#/models?{TRAINING}")
+    news = page.get_by_role("dialog").filter(has_text="Model Registry UI")  # shown once
+    news.get_by_role("button", name="Try it now").click()
+    news.wait_for(state="hidden")
+    student = page.get_by_role("row").filter(has_text="smoke.student")
+    student.get_by_text(CHAMPION).wait_for()
+    page.screenshot(path=pictures / "mlflow-models.png", animations="disabled")  # the dialog fades away
+    page.goto(f"{ui}/#/models/smoke.student/versions/1?{TRAINING}")
+    page.get_by_text(CHAMPION).first.wait_for()
+    page.get_by_role("link", name="distill/0").first.wait_for()
+    page.screenshot(path=pictures / "mlflow-student.png")
+
+
+def row(page: Page, run: Run) -> Locator:
+    """The cell of the table of runs that has the name of the run, and what opens it."""
+    return page.locator(f"[row-id='{run.id}'] [col-id*='Run Name']")
+
+
+def named(runs: list[Run], name: str) -> Run:
+    return next(run for run in runs if run.name == name)
+
+
+def depth(run: str, parents: dict[str, str]) -> int:
+    return 1 + depth(parents[run], parents) if run in parents else 0
