@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
 from cluster.partition import Partition
 from cluster.stacks import Stack
 from cluster.step import Strategy
+from cluster.wish import Wish
 from cluster.zero import Spread, ZeroSettings
 
 
@@ -91,6 +93,12 @@ class SharedEngine:
         moved = self._for_group(tensor.detach().clone())
         dist.all_reduce(moved)
         return moved.to(tensor.device)
+
+    def listening(self) -> AbstractContextManager[Callable[[], bool]]:
+        """Until its end a wish is told to the first worker, which tells the others."""
+        if self.rank or self.work is None:
+            return nullcontext(lambda: False)
+        return Wish(self.work).listening()
 
     def _clip_mine(self, max_norm: float) -> float:
         """The same where sums lie with their owners."""

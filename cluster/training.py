@@ -7,12 +7,15 @@ from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from cluster import stacks
 from cluster.errors import WorkersLost
 from cluster.recorder import Batch, BatchRecorder
 from cluster.worker import Order, captured, set_threads
+
+if TYPE_CHECKING:
+    from cluster.watchdog import Watchdog
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,27 +30,35 @@ class Job:
     send: Callable[[Batch], bool]
 
 
-def run(job: Job, recorder: BatchRecorder) -> Any:
-    """Runs a step on its workers; returns the stage's result.
+def run(job: Job, recorder: BatchRecorder, watchdog: Watchdog) -> Any:
+    """Runs a step on its workers; returns the stage's result. `watchdog` guards this process, and so all of them.
 
     Raises:
         WorkersLost: a worker or its machine was lost; else what the stage raised on the worker that failed first.
     """
     from ray.train import RunConfig, ScalingConfig
-    from ray.train.torch import TorchConfig, TorchTrainer
+
+    from cluster.ray_train import GroupConfig, Trainer
+
+    def guard(abort: Callable[[], None]) -> None:
+        watchdog.abort = abort
+        watchdog.listen()
 
     resources = job.order.resources
     with_gpus = resources.gpus > 0
-    trainer = TorchTrainer(
+    trainer = Trainer(
         _work,
         train_loop_config={"job": job},
-        torch_config=TorchConfig(backend="nccl" if with_gpus else "gloo", timeout_s=round(resources.timeout_s)),
+        torch_config=GroupConfig(
+            backend="nccl" if with_gpus else "gloo", timeout_s=round(resources.timeout_s), work=str(job.work)
+        ),
         scaling_config=ScalingConfig(
             num_workers=resources.workers,
             use_gpu=with_gpus,
             resources_per_worker={"CPU": resources.cpus, **({"GPU": resources.gpus} if with_gpus else {})},
         ),
         run_config=RunConfig(name="train", storage_path=str(job.work / "ray")),
+        on_start=guard,
     )
     try:
         found = trainer.fit().return_value
@@ -94,6 +105,8 @@ def _cause(error: BaseException, stood: str) -> BaseException:
         error: What Ray Train says.
         stood: Where the workers stood, if some of them hung.
     """
+    if hasattr(error, "remedy"):
+        return error
     failures: dict[int, BaseException] = getattr(error, "worker_failures", {})
     for rank in sorted(failures):
         cause = getattr(failures[rank], "cause", None) or failures[rank].__cause__ or failures[rank]

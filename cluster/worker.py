@@ -12,7 +12,7 @@ import time
 import traceback
 import typing
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -29,6 +29,7 @@ from cluster.step import Resources, Step
 from cluster.store import Draft, Store
 from cluster.versions import versions
 from cluster.watchdog import Watchdog
+from cluster.wish import Wish
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -91,6 +92,11 @@ class StepEngine:
     def total(self, tensor: Any) -> Any:
         """The tensor itself: there is one worker."""
         return tensor
+
+    def listening(self) -> AbstractContextManager[Callable[[], bool]]:
+        """Until its end the watchdog asks first."""
+        assert self.work is not None
+        return Wish(self.work).listening()
 
 
 def work(order: Order, send: Callable[[Batch], bool], upstream: tuple[Manifest, ...]) -> Manifest | StepFailed:
@@ -171,11 +177,13 @@ def _run(
     started = time.monotonic()
     folders = [store.files(item.step, item.fingerprint) for item in upstream]
     inputs = build_inputs(order.fn, order.step, order.roles, folders)
+    watchdog.wish = Wish(draft.work)
+    watchdog.wish.clear()
     if order.resources.is_shared:
         from cluster import training
 
         job = training.Job(order, inputs, draft.out, draft.work, log, recorder.send)
-        result = training.run(job, recorder)
+        result = training.run(job, recorder, watchdog)
     else:
         result = order.fn(order.config, inputs, draft.out, recorder, StepEngine(draft.work))
 
@@ -296,5 +304,6 @@ def _failure(order: Order, error: BaseException, log: str) -> StepFailed:
         trace=masked("".join(trace)),
         log=log,
         transient=is_passing(error),
+        is_asked=getattr(error, "is_asked", False),
         attempt=order.attempt,
     )

@@ -1,7 +1,7 @@
 """The command line: run, resume, plan, explain, status, graph, score, predict, serve, recommend, gc, doctor, init,
 schema.
 
-Exit status: 0 done, 1 a step failed, 2 bad input, 130 stopped with Ctrl-C.
+Exit status: 0 done, 1 a step failed, 2 bad input, 130 stopped with Ctrl-C, 143 with SIGTERM.
 """
 
 from __future__ import annotations
@@ -30,7 +30,6 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-INTERRUPTED = 130
 
 
 def main() -> None:
@@ -72,6 +71,7 @@ def run(
     address: words.Address = None,
 ) -> None:
     """Run a recipe. Committed steps are taken from the store, the rest are run."""
+    from cluster.interrupt import exit_code
     from cluster.outcome import Options
     from pipelines import running
 
@@ -87,7 +87,7 @@ def run(
     )
     outcome = running.run(running.request(recipe, override, store), options, console, register=register)
     if outcome.is_interrupted:
-        raise typer.Exit(INTERRUPTED)
+        raise typer.Exit(exit_code(outcome.signal))
     if not outcome.ok:
         raise typer.Exit(1)
 

@@ -7,6 +7,7 @@ function: no Ray, no MLflow. The cluster's own recorder and engine satisfy the s
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -71,6 +72,11 @@ class Engine(Protocol):
     def total(self, tensor: Any) -> Any:
         """The sum of a tensor over all workers."""
 
+    def listening(self) -> AbstractContextManager[Callable[[], bool]]:
+        """Within it a wish to end, as of Ctrl-C or of a machine that is taken away, ends nothing at once: the function
+        that it yields tells of the wish, so that a training can save what it has, and leave.
+        """
+
 
 class SilentRecorder:
     """Records nothing: the default for tests and one-off calls."""
@@ -123,3 +129,6 @@ class LocalEngine:
 
     def total(self, tensor: Any) -> Any:
         return tensor
+
+    def listening(self) -> AbstractContextManager[Callable[[], bool]]:
+        return nullcontext(lambda: False)
