@@ -16,7 +16,7 @@ from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
-from cluster.errors import Preempted, StoreError
+from cluster.errors import StoreError
 from cluster.lease import BEATS_PER_TTL, Lease, Owner, Slot
 from cluster.wish import Wish
 
@@ -32,8 +32,8 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 class Watchdog:
     """Guards one step in the main thread of a worker. Use as a context manager around it.
 
-    Whatever ends the step raises KeyboardInterrupt there, SIGTERM raises Preempted, except within `committing`: a
-    commit is finished. A training that listens (`wish`) is asked first, and ends by itself.
+    Whatever ends the step raises KeyboardInterrupt there, except within `committing`: a commit is finished. A training
+    that listens (`wish`) is asked first, and ends by itself.
 
     Args:
         slot: Where the lease is.
@@ -98,8 +98,6 @@ class Watchdog:
             return
         if self.abort is not None:
             self.abort()
-        if self.is_preempted and not self.lease_lost:
-            raise Preempted
         raise KeyboardInterrupt
 
     def _is_patient(self) -> bool:

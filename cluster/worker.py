@@ -17,7 +17,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cluster.errors import ClusterError, GraphError, LeaseLost, StepFailed, StoreError
+from cluster.errors import ClusterError, GraphError, LeaseLost, Preempted, StepFailed, StoreError
 from cluster.fingerprint import Key, differences
 from cluster.lease import TTL_S
 from cluster.manifest import Entry, Manifest
@@ -152,6 +152,8 @@ def _attempt(
             except KeyboardInterrupt:
                 if watchdog.lease_lost:
                     raise LeaseLost(order.step) from None
+                if watchdog.is_preempted:
+                    raise Preempted from None
                 raise
     except LeaseLost:
         raise
