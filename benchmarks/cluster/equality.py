@@ -1,6 +1,6 @@
 """The same prompt from one worker, from two that share batches (ddp), and from two that share the model (zero3).
 
-    python benchmarks/cluster/equality.py
+    python benchmarks/cluster/equality.py [bert] [llama]
 
 Prints a table: for each model and strategy the largest difference to one worker's prompt and to its logits of the test
 set, and the seconds of the step, with the start of its workers. Ends with 1 if something differs by more than
@@ -9,6 +9,7 @@ TOLERANCE. The models: BERT-tiny as it was published, and a Llama of 4 layers wi
 
 from __future__ import annotations
 
+import os
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -18,6 +19,7 @@ from typing import Any
 
 from cluster.outcome import Options
 from cluster.scheduler import execute
+from cluster.session import session
 from cluster.step import Resources, Step, Strategy
 from cluster.store import Store
 from pipelines.config import PipelineConfig
@@ -47,20 +49,22 @@ def main() -> int:
     """Measures and prints."""
     worst = 0.0
     print("| model | strategy | workers | prompt | logits | seconds |\n|---|---|--:|--:|--:|--:|")
-    with tempfile.TemporaryDirectory() as folder:
+    with tempfile.TemporaryDirectory() as folder, session(num_cpus=2):
         smoke = read_recipe(find_recipe("smoke"), PipelineConfig)
         exact = smoke.backbone.model_copy(update={"precision": "fp32"})
-        task = smoke.task
-        assert task is not None
-        ends = task.model_copy(update={"patterns": {"review": "{text} It was{mask}"}})
+        assert smoke.task is not None
+        inside = smoke.task.only("review")
+        ends = inside.model_copy(update={"patterns": {"review": "{text} It was{mask}"}})
         llama = exact.model_copy(update={"asset": str(small_llama(Path(folder) / "llama"))})
-        for name, backbone, read in (("BERT-tiny", exact, task.only("review")), ("Llama, 4 layers", llama, ends)):
+        models = {"bert": ("BERT-tiny", exact, inside), "llama": ("Llama, 4 layers", llama, ends)}
+        for name, backbone, read in (models[key] for key in sys.argv[1:] or models):
             ways = [tuned(Path(folder), name, smoke, read, backbone, *way) for way in WAYS]
             for (strategy, workers), way in zip(WAYS, ways, strict=True):
                 differences = [largest(ways[0].vectors, way.vectors), largest(ways[0].logits, way.logits)]
                 worst = max(worst, *differences)
                 shown = ["", ""] if strategy == "single" else [f"{value:.1e}" for value in differences]
                 print(f"| {name} | {strategy} | {workers} | {' | '.join(shown)} | {way.seconds:.1f} |", flush=True)
+    print(f"\n{os.cpu_count()} CPUs, load {os.getloadavg()[2]:.1f} meanwhile")
     return int(worst > TOLERANCE)
 
 
@@ -81,7 +85,7 @@ def tuned(
     resources = Resources(workers=workers, strategy=strategy)
     step = Step(name="prompt", fn=prompt_tuning.run, config=config, inputs={"data": data}, resources=resources)
     store = Store.open(folder / f"{name}-{strategy}")
-    outcome = execute([step], store, Options(num_cpus=2))
+    outcome = execute([step], store, Options())
     if not outcome.ok:
         raise SystemExit("\n".join(str(error) for error in outcome.errors.values()))
     files = store.files("prompt", outcome.manifests["prompt"].fingerprint)

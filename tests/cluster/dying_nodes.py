@@ -19,13 +19,14 @@ MOMENTS = {
     "told": "train/loss 4, worker 1",
     "elastic": "train/loss 4, worker 1",
 }
-"""Step -> when the machine of which worker dies; that of the step `told` is not dead yet, and gets SIGTERM."""
+"""Step -> when the machine of which worker dies. The worker of the step `told` gets SIGTERM and goes on; for all but
+`elastic` another machine comes.
+"""
 
 
 def main(folder: Path) -> None:
     """Runs both; the stores `calm` and `stormy` are left in the folder."""
     os.environ |= {"RAY_AUTH_MODE": "disabled", "CLOZELINE_CHECKPOINT_EVERY_S": "0", "DOOM": str(folder / "doom")}
-    os.environ["RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S"] = "20"
     import ray
     from doomed_steps import graph
     from ray.cluster_utils import Cluster
@@ -51,8 +52,12 @@ def main(folder: Path) -> None:
     threading.Thread(target=_kill, args=(cluster, doom), daemon=True).start()
 
     def hear(event: events.Event) -> None:
-        if isinstance(event, events.StepFailed):
-            found[event.step] = event.error.problem
+        if not isinstance(event, events.StepFailed) or event.step in found:
+            return
+        found[event.step] = event.error.problem
+        # here, for only the main thread may start one
+        if event.step not in ("told", "elastic"):
+            cluster.add_node(num_cpus=1)
 
     found["stormy"] = _about(execute(graph(folder), Store.open(folder / "stormy"), options, on_event=hear))
     found["workers"] = {path.stem: path.read_text().split() for path in doom.glob("*.workers")}
@@ -70,7 +75,7 @@ def _about(outcome: Any) -> dict[str, Any]:
 
 
 def _kill(cluster: Any, doom: Path) -> None:
-    """Takes the machines of those who wait for it, and puts others in their place, but for the last step's."""
+    """Takes the machines of those who wait for it."""
     while True:
         for path in doom.glob("*.met"):
             words = path.read_text().split()
@@ -81,8 +86,6 @@ def _kill(cluster: Any, doom: Path) -> None:
                 _wait_for(doom.parent / "stormy" / "told", "*/work/.asked")
             else:
                 _take(cluster, int(words[0]), words[1])
-                if path.stem != "elastic":
-                    cluster.add_node(num_cpus=1)
             path.unlink()
         time.sleep(0.05)
 
