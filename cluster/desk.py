@@ -93,7 +93,7 @@ class Tasks:
 
     def fits(self, resources: Resources) -> bool:
         """Whether the cluster has room for one more. Something always fits into an empty one."""
-        cpus, gpus = (resources.workers * need for need in self._clamped(resources))
+        cpus, gpus = self._needed(resources)
         used_cpus = sum(item[0] for item in self._needs.values())
         used_gpus = sum(item[1] for item in self._needs.values())
         return used_cpus + cpus <= self._capacity.cpus and used_gpus + gpus <= self._capacity.gpus
@@ -116,23 +116,23 @@ class Tasks:
         task = self._task.options(num_cpus=alone[0], num_gpus=alone[1], name=order.step)
         arguments = [self._results.get(item.step, item) for item in upstream]
         self._refs[task.remote(order, self._desk, *arguments)] = order
-        self._needs[order.step] = (resources.workers * cpus, resources.workers * gpus)
+        self._needs[order.step] = self._needed(resources)
 
     def _check_room(self, step: str, resources: Resources, store: str) -> None:
         """Workers that find no place would wait for ever; and the first one's files must be where the step is."""
         if resources.is_shared and "://" in store and self._capacity.cpus > self._capacity.node_cpus:
             raise SessionError(
-                f"step {step} has {resources.workers} workers, which may be on several machines, and {store} is no "
+                f"step {step} has {resources.max_workers} workers, which may be on several machines, and {store} is no "
                 "folder that they share.",
                 "Take a store in a folder that all machines have"
                 + ("." if resources.strategy == "stream" else ", or strategy: single."),
             )
         there = {"CPUs": self._capacity.cpus, "GPUs": self._capacity.gpus}
         for what, each in (("CPUs", resources.cpus), ("GPUs", resources.gpus)):
-            if resources.is_shared and resources.workers * each > there[what]:
+            if resources.is_shared and resources.min_workers * each > there[what]:
                 raise SessionError(
-                    f"step {step} asks for {resources.workers} workers with {each:g} {what} each, and the cluster has "
-                    f"{there[what]:g} in all.",
+                    f"step {step} asks for {resources.min_workers} workers with {each:g} {what} each, and the cluster "
+                    f"has {there[what]:g} in all.",
                     "Ask for fewer workers, or for less each; or give --address of a larger cluster.",
                 )
 
@@ -178,6 +178,14 @@ class Tasks:
         if not isinstance(outcome, (StepFailed, LeaseLost)):
             self._results[order.step] = ref
         return Done(order.step, outcome)
+
+    def _needed(self, resources: Resources) -> tuple[float, float]:
+        """CPUs and GPUs of all its workers: as many as an empty cluster has room for."""
+        cpus, gpus = self._clamped(resources)
+        pairs = ((self._capacity.cpus, cpus), (self._capacity.gpus, gpus))
+        room = min(int(there // each) for there, each in pairs if each)
+        count = max(resources.min_workers, min(resources.max_workers, room))
+        return count * cpus, count * gpus
 
     def _clamped(self, resources: Resources) -> tuple[float, float]:
         """A machine with fewer cores than a step has threads runs it all the same, more slowly."""

@@ -12,6 +12,7 @@ ClusterError
 ├── MissingUpstream      a step was chosen, but the results that it needs are not there
 ├── StepFailed           a step's own function failed, or its worker died
 ├── WorkersLost          some of a step's many workers ended before it did
+├── Preempted            a step's machine is taken away (SIGTERM)
 ├── SessionError         Ray cannot be started or reached, or lacks what a step asks for
 └── TrackingError        MLflow cannot be used as asked
 
@@ -123,7 +124,8 @@ class StepFailed(ClusterError):  # noqa: N818
     """A step's function raised, or its worker died.
 
     `error` is the exception in one line, `trace` its traceback, `log` the file with all that the step printed,
-    `transient` whether another attempt may go better, `attempt` the number of the attempt (from 1).
+    `transient` whether another attempt may go better, `is_asked` whether it was told to end and nothing was wrong with
+    it, `attempt` the number of the attempt (from 1).
     """
 
     def __init__(
@@ -135,6 +137,7 @@ class StepFailed(ClusterError):  # noqa: N818
         trace: str = "",
         log: str = "",
         transient: bool = False,
+        is_asked: bool = False,
         attempt: int = 1,
     ) -> None:
         super().__init__(f"step {step} failed: {error}", remedy or (f"The log is {log}." if log else "Run it again."))
@@ -143,6 +146,7 @@ class StepFailed(ClusterError):  # noqa: N818
         self.trace = trace
         self.log = log
         self.transient = transient
+        self.is_asked = is_asked
         self.attempt = attempt
 
     def tail(self, num_lines: int = 12) -> str:
@@ -157,6 +161,18 @@ class WorkersLost(ClusterError):  # noqa: N818
 
     def __init__(self, what: str) -> None:
         super().__init__(f"workers were lost ({what}).", "It goes on from its last checkpoint when it runs again.")
+
+
+class Preempted(ClusterError):  # noqa: N818
+    """The process of a step was told to leave, and what it did could not be kept. `is_asked`: no failed attempt."""
+
+    transient = True
+    is_asked = True
+
+    def __init__(self) -> None:
+        super().__init__(
+            "its machine is being taken away (SIGTERM).", "It goes on from its last checkpoint when it runs again."
+        )
 
 
 class SessionError(ClusterError):

@@ -1,4 +1,4 @@
-"""Ctrl-C in the driver: once, the run ends in good order; twice, at once."""
+"""Ctrl-C or SIGTERM in the driver: once, the run ends in good order; twice, at once."""
 
 from __future__ import annotations
 
@@ -9,9 +9,12 @@ from collections.abc import Callable
 from types import FrameType
 from typing import Any
 
-EXIT_CODE = 130
-"""What shells expect of a program that Ctrl-C ended."""
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+
+def exit_code(number: int) -> int:
+    """What shells expect of a program that a signal ended: 130 for Ctrl-C, 143 for SIGTERM."""
+    return 128 + number
 
 
 class Interrupts:
@@ -24,7 +27,8 @@ class Interrupts:
     """
 
     def __init__(self, on_leave: Callable[[], None]) -> None:
-        self.asked = False
+        self.signal = 0
+        """The first that came; 0: none did."""
         self._on_leave = on_leave
         self._before: dict[signal.Signals, Any] = {}
 
@@ -44,13 +48,18 @@ class Interrupts:
             before = signal.signal(number, self._handle)
             self._before.setdefault(number, before)
 
+    @property
+    def asked(self) -> bool:
+        """Whether a signal came."""
+        return bool(self.signal)
+
     def _handle(self, number: int, frame: FrameType | None) -> None:
-        del number, frame
-        if not self.asked:
-            self.asked = True
+        del frame
+        if not self.signal:
+            self.signal = number
             return
         # Nothing is tidied up: the leases of a dead process count for nothing, and a local Ray ends with its driver.
         try:
             self._on_leave()
         finally:
-            os._exit(EXIT_CODE)
+            os._exit(exit_code(number))

@@ -68,13 +68,13 @@ class Outcome:
     """A run.
 
     `steps` has every chosen step, in the order in which they ended; `wall_s` is the whole time in seconds;
-    `is_interrupted` says that Ctrl-C ended it.
+    `signal` is the number of the signal that ended it, of Ctrl-C or SIGTERM; 0: none did.
     """
 
     steps: dict[str, StepReport] = field(default_factory=dict)
     errors: dict[str, StepFailed] = field(default_factory=dict)
     wall_s: float = 0.0
-    is_interrupted: bool = False
+    signal: int = 0
 
     def _with(self, status: Status) -> tuple[str, ...]:
         return tuple(name for name, report in self.steps.items() if report.status is status)
@@ -103,6 +103,11 @@ class Outcome:
     def stopped(self) -> tuple[str, ...]:
         """Steps that Ctrl-C ended, or that were not started any more."""
         return self._with(Status.STOPPED)
+
+    @property
+    def is_interrupted(self) -> bool:
+        """Whether a signal ended it."""
+        return bool(self.signal)
 
     @property
     def ok(self) -> bool:

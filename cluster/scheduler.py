@@ -36,8 +36,8 @@ def execute(
 ) -> Outcome:
     """Brings every chosen step to a committed result. Ray is started only if a step has to run.
 
-    Ctrl-C once: no more steps are started, commits are finished, other steps are cancelled (and go on from their last
-    checkpoint the next time), leases are given back, and the outcome says so. Ctrl-C twice leaves the process at once.
+    Ctrl-C or SIGTERM once: no more steps are started, commits are finished, trainings save a checkpoint behind their
+    optimizer step, other steps are cancelled, leases are given back, and the outcome says so. Twice: leaves at once.
 
     Args:
         steps: The leaves, or all steps, of the graph.
@@ -138,7 +138,7 @@ class _Run:
         """Ctrl-C: asks what runs to end, and after a while makes it."""
         if self._end_by is None:
             self._end_by = time.monotonic() + STOP_WITHIN_S
-            self.outcome.is_interrupted = True
+            self.outcome.signal = self._interrupts.signal
             self._emit(events.Interrupted(tuple(self._running)))
             if self._tasks is not None:
                 self._tasks.cancel()
@@ -306,7 +306,7 @@ class _Run:
 
     def _fail(self, line: PlannedStep, error: StepFailed, run_id: str | None) -> None:
         """Another attempt, or the end of this step."""
-        tries = self._tries[line.name]
+        tries = self._tries[line.name] = self._tries[line.name] - error.is_asked
         if error.transient and tries < line.step.resources.max_attempts:
             pause = self._options.backoff_s * 2 ** (tries - 1)
             self._not_before[line.name] = time.monotonic() + pause

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
 from cluster.partition import Partition
 from cluster.stacks import Stack
 from cluster.step import Strategy
+from cluster.wish import Wish
 from cluster.zero import Spread, ZeroSettings
 
 
@@ -100,6 +102,12 @@ class SharedEngine:
             function = make()
             for source in sources:
                 yield from map(function, read(source))
+
+    def listening(self) -> AbstractContextManager[Callable[[], bool]]:
+        """Until its end a wish is told to the first worker, which tells the others."""
+        if self.rank or self.work is None:
+            return nullcontext(lambda: False)
+        return Wish(self.work).listening()
 
     def _clip_mine(self, max_norm: float) -> float:
         """The same where sums lie with their owners."""

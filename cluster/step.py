@@ -33,16 +33,28 @@ class Resources:
 
     `cpus` and `gpus` are those of each of its `workers`. `cpus` is the number of threads too: sums in another order
     give other last digits, so a step keeps its number of threads on every machine, even where it has to share fewer
-    cores. `timeout_s`: within so many seconds all workers come to the same point, or the step is tried again. `stream`:
-    workers take batches of a stream, and the step's own process writes what they made.
+    cores. `workers` may be the fewest and the most: an attempt starts with as many as there is room for, and
+    the next one, after a machine was lost, with those that are left. `timeout_s`: within so many seconds all workers
+    come to the same point, or the step is tried again. `stream`: workers take batches of a stream, and the step's own
+    process writes what they made.
     """
 
     cpus: float = 1
     gpus: float = 0
     max_attempts: int = 3
-    workers: int = 1
+    workers: int | tuple[int, int] = 1
     strategy: Strategy | Literal["stream"] = "single"
     timeout_s: float = 900
+
+    @property
+    def min_workers(self) -> int:
+        """The fewest that it can start with."""
+        return self.workers if isinstance(self.workers, int) else self.workers[0]
+
+    @property
+    def max_workers(self) -> int:
+        """The most that it takes."""
+        return self.workers if isinstance(self.workers, int) else self.workers[1]
 
     @property
     def is_shared(self) -> bool:

@@ -7,7 +7,7 @@ from collections.abc import Callable
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from cluster import stacks
 from cluster.errors import WorkersLost
@@ -15,6 +15,9 @@ from cluster.memory import SPREADS
 from cluster.recorder import Batch, BatchRecorder
 from cluster.worker import Order, captured, set_threads
 from cluster.zero import ALLOCATOR
+
+if TYPE_CHECKING:
+    from cluster.watchdog import Watchdog
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,22 +32,29 @@ class Job:
     send: Callable[[Batch], bool]
 
 
-def run(job: Job, recorder: BatchRecorder) -> Any:
-    """Runs a step on its workers; returns the stage's result.
+def run(job: Job, recorder: BatchRecorder, watchdog: Watchdog) -> Any:
+    """Runs a step on its workers; returns the stage's result. `watchdog` guards this process, and so all of them.
 
     Raises:
         WorkersLost: a worker or its machine was lost; else what the stage raised on the worker that failed first.
     """
     from ray.train import RunConfig, ScalingConfig
-    from ray.train.torch import TorchConfig, TorchTrainer
+
+    from cluster.ray_train import GroupConfig, Trainer
+
+    def guard(abort: Callable[[], None]) -> None:
+        watchdog.abort = abort
+        watchdog.listen()
 
     resources = job.order.resources
     with_gpus = resources.gpus > 0
     gathers_in_memory = SPREADS[resources.strategy].weights and not with_gpus
-    trainer = TorchTrainer(
+    trainer = Trainer(
         _work,
         train_loop_config={"job": job},
-        torch_config=TorchConfig(backend="nccl" if with_gpus else "gloo", timeout_s=round(resources.timeout_s)),
+        torch_config=GroupConfig(
+            backend="nccl" if with_gpus else "gloo", timeout_s=round(resources.timeout_s), work=str(job.work)
+        ),
         scaling_config=ScalingConfig(
             num_workers=resources.workers,
             use_gpu=with_gpus,
@@ -55,6 +65,7 @@ def run(job: Job, recorder: BatchRecorder) -> Any:
             storage_path=str(job.work / "ray"),
             worker_runtime_env={"env_vars": ALLOCATOR} if gathers_in_memory else None,
         ),
+        on_start=guard,
     )
     try:
         found = trainer.fit().return_value
@@ -103,6 +114,8 @@ def _cause(error: BaseException, stood: str) -> BaseException:
         error: What Ray Train says.
         stood: Where the workers stood, if some of them hung.
     """
+    if hasattr(error, "remedy"):
+        return error
     failures: dict[int, BaseException] = getattr(error, "worker_failures", {})
     for rank in sorted(failures):
         cause = getattr(failures[rank], "cause", None) or failures[rank].__cause__ or failures[rank]

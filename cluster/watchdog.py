@@ -1,4 +1,5 @@
-"""What ends a step in its worker: it was cancelled, its lease was lost, or its driver is gone.
+"""What ends a step in its worker: it was cancelled, its machine is taken away, its lease was lost, or its driver is
+gone.
 
 A driver that was killed cannot tell its workers. Left alone they would train on beside those of the next run.
 """
@@ -10,23 +11,29 @@ import os
 import signal
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 from typing import Any
 
 from cluster.errors import StoreError
 from cluster.lease import BEATS_PER_TTL, Lease, Owner, Slot
+from cluster.wish import Wish
 
 LOOK_EVERY_S = 1.0
 PATIENCE_S = 20.0
-"""Seconds that a step gets to notice that it should end, which it does between two operations of torch."""
+"""Seconds that a step gets to notice that it should end, which it does between two operations of torch; and a training
+that listens, to come to the end of its optimizer step and save.
+"""
+LEAVE_AFTER_S = 1.0
+SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 class Watchdog:
     """Guards one step in the main thread of a worker. Use as a context manager around it.
 
-    Whatever ends the step raises KeyboardInterrupt there, except within `committing`: a commit is finished.
+    Whatever ends the step raises KeyboardInterrupt there, except within `committing`: a commit is finished. A training
+    that listens (`wish`) is asked first, and ends by itself.
 
     Args:
         slot: Where the lease is.
@@ -36,25 +43,43 @@ class Watchdog:
 
     def __init__(self, slot: Slot, token: str, ttl_s: float) -> None:
         self.lease_lost = False
+        self.is_preempted = False
+        self.wish: Wish | None = None
+        self.abort: Callable[[], None] | None = None
+        """Ends what the step started on other machines; None: nothing."""
         self._slot = slot
         self._token = token
         self._ttl_s = ttl_s
         self._here = Owner.me().space
         self._committing = False
-        self._before: Any = None
+        self._before: dict[signal.Signals, Any] = {}
+        self._timer: threading.Timer | None = None
+        self._patient_until = 0.0
         self._done = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
 
     def __enter__(self) -> Watchdog:
         if threading.current_thread() is threading.main_thread():
-            self._before = signal.signal(signal.SIGINT, self._handle)
+            self.listen()
         self._thread.start()
         return self
 
     def __exit__(self, *_: object) -> None:
         self._done.set()
-        if self._before is not None:
-            signal.signal(signal.SIGINT, self._before)
+        if self._timer is not None:
+            self._timer.cancel()
+        for number, handler in self._before.items():
+            signal.signal(number, handler)
+        if self.is_preempted:  # the process shall go, as soon as its answer is on the way
+            timer = threading.Timer(LEAVE_AFTER_S, os.kill, (os.getpid(), signal.SIGTERM))
+            timer.daemon = True
+            timer.start()
+
+    def listen(self) -> None:
+        """Installs the handlers; once more after Ray Train's start, which puts its own in their place."""
+        for number in SIGNALS:
+            before = signal.signal(number, self._handle)
+            self._before.setdefault(number, before)
 
     @contextmanager
     def committing(self) -> Iterator[None]:
@@ -67,9 +92,27 @@ class Watchdog:
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
         """Ray's way to cancel a task is a SIGINT that is made up."""
-        del number, frame
-        if not self._committing:
-            raise KeyboardInterrupt
+        del frame
+        self.is_preempted |= number == signal.SIGTERM
+        if self._committing or self._is_patient():
+            return
+        if self.abort is not None:
+            self.abort()
+        raise KeyboardInterrupt
+
+    def _is_patient(self) -> bool:
+        """Whether a training was asked to end, and may still do so."""
+        if self.lease_lost or self.wish is None:
+            return False
+        if self._timer is not None:
+            return time.monotonic() < self._patient_until
+        if not self.wish.ask():
+            return False
+        self._patient_until = time.monotonic() + PATIENCE_S
+        self._timer = threading.Timer(PATIENCE_S + 0.1, _thread.interrupt_main)
+        self._timer.daemon = True
+        self._timer.start()
+        return True
 
     def _watch(self) -> None:
         owner: Owner | None = None

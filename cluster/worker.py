@@ -12,12 +12,12 @@ import time
 import traceback
 import typing
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cluster.errors import ClusterError, GraphError, LeaseLost, StepFailed, StoreError
+from cluster.errors import ClusterError, GraphError, LeaseLost, Preempted, StepFailed, StoreError
 from cluster.fingerprint import Key, differences
 from cluster.lease import TTL_S
 from cluster.manifest import Entry, Manifest
@@ -29,6 +29,7 @@ from cluster.step import Resources, Step
 from cluster.store import Draft, Store
 from cluster.versions import versions
 from cluster.watchdog import Watchdog
+from cluster.wish import Wish
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -101,6 +102,11 @@ class StepEngine:
             for source in sources:
                 yield from map(function, read(source))
 
+    def listening(self) -> AbstractContextManager[Callable[[], bool]]:
+        """Until its end the watchdog asks first."""
+        assert self.work is not None
+        return Wish(self.work).listening()
+
 
 def work(order: Order, send: Callable[[Batch], bool], upstream: tuple[Manifest, ...]) -> Manifest | StepFailed:
     """Runs a step and commits its result.
@@ -155,6 +161,8 @@ def _attempt(
             except KeyboardInterrupt:
                 if watchdog.lease_lost:
                     raise LeaseLost(order.step) from None
+                if watchdog.is_preempted:
+                    raise Preempted from None
                 raise
     except LeaseLost:
         raise
@@ -180,6 +188,8 @@ def _run(
     started = time.monotonic()
     folders = [store.files(item.step, item.fingerprint) for item in upstream]
     inputs = build_inputs(order.fn, order.step, order.roles, folders)
+    watchdog.wish = Wish(draft.work)
+    watchdog.wish.clear()
     if order.resources.strategy == "stream":
         from cluster.streaming import StreamingEngine
 
@@ -189,7 +199,7 @@ def _run(
         from cluster import training
 
         job = training.Job(order, inputs, draft.out, draft.work, log, recorder.send)
-        result = training.run(job, recorder)
+        result = training.run(job, recorder, watchdog)
     else:
         result = order.fn(order.config, inputs, draft.out, recorder, StepEngine(draft.work))
 
@@ -310,5 +320,6 @@ def _failure(order: Order, error: BaseException, log: str) -> StepFailed:
         trace=masked("".join(trace)),
         log=log,
         transient=is_passing(error),
+        is_asked=getattr(error, "is_asked", False),
         attempt=order.attempt,
     )

@@ -1,7 +1,7 @@
 """The command line: run, resume, plan, explain, status, graph, score, predict, serve, recommend, gc, doctor, init,
 schema.
 
-Exit status: 0 done, 1 a step failed, 2 bad input, 130 stopped with Ctrl-C.
+Exit status: 0 done, 1 a step failed, 2 bad input, 130 stopped with Ctrl-C, 143 with SIGTERM.
 """
 
 from __future__ import annotations
@@ -30,7 +30,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-BAD_INPUT, INTERRUPTED = 2, 130
+BAD_INPUT = 2
 
 
 def main() -> None:
@@ -76,6 +76,7 @@ def run(
     quiet: words.Quiet = False,
 ) -> None:
     """Run a recipe. Committed steps are taken from the store, the rest are run."""
+    from cluster.interrupt import exit_code
     from cluster.outcome import Options
     from pipelines import running, showing
 
@@ -92,10 +93,10 @@ def run(
     shown = showing.choose(as_json=as_json, is_quiet=quiet)
     asked = running.request(recipe, override, store)
     outcome = running.run(asked, options, shown.console, register=register, show=shown.events)
-    exit_code = INTERRUPTED if outcome.is_interrupted else 0 if outcome.ok else 1
-    shown.finish(outcome, exit_code)
-    if exit_code:
-        raise typer.Exit(exit_code)
+    code = exit_code(outcome.signal) if outcome.is_interrupted else 0 if outcome.ok else 1
+    shown.finish(outcome, code)
+    if code:
+        raise typer.Exit(code)
 
 
 @app.command()

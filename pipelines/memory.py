@@ -48,7 +48,10 @@ class Line:
 
 
 def lines(steps: Sequence[Step], room: Room) -> dict[str, Line]:
-    """Step -> what it needs, of all steps with a backbone. Steps that are alike are reckoned once."""
+    """Step -> what it needs, of all steps with a backbone. Steps that are alike are reckoned once.
+
+    Of workers that may be fewer or more, the fewest need most.
+    """
     known: dict[tuple[Work, BackboneConfig, str, int, bool], Line] = {}
     shapes: dict[str, ModelShape | None] = {}
     found = {}
@@ -61,10 +64,10 @@ def lines(steps: Sequence[Step], room: Room) -> dict[str, Line]:
             shapes[backbone.asset] = _shape(backbone.asset)
         shape = shapes[backbone.asset]
         if shape is None:
-            found[step.name] = Line(step.name, asked.strategy, asked.workers, None)
+            found[step.name] = Line(step.name, asked.strategy, asked.min_workers, None)
             continue
         work = work_of(step, shape)
-        key = (work, backbone, asked.strategy, asked.workers, on_gpu)
+        key = (work, backbone, asked.strategy, asked.min_workers, on_gpu)
         if key not in known:
             known[key] = _line(step, shape, work, room)
         found[step.name] = known[key]
@@ -136,7 +139,7 @@ def work_of(step: Step, shape: ModelShape) -> Work:
         num_trained=trained if loops else 0,
         trains_backbone=tune == "full",
         has_adapters=lora is not None,
-        batch_size=sum(loop.micro_batch_size * step.resources.workers if loop.micro_batch_size else loop.batch_size
+        batch_size=sum(loop.micro_batch_size * step.resources.min_workers if loop.micro_batch_size else loop.batch_size
                        for loop in loops),
         read_tokens=max(PREDICT_TOKENS, backbone.max_length),
         length=backbone.max_length + max(vectors),
@@ -147,10 +150,10 @@ def work_of(step: Step, shape: ModelShape) -> Work:
 
 def _line(step: Step, shape: ModelShape, work: Work, room: Room) -> Line:
     asked, on_gpu = step.resources, step.resources.gpus > 0
-    needed = needs(shape, work, asked.strategy, asked.workers, on_gpu=on_gpu)
-    if room.holds(needed, asked.workers):
-        return Line(step.name, asked.strategy, asked.workers, needed)
-    is_refused = not room.holds(needed, asked.workers, certain=True)
+    needed = needs(shape, work, asked.strategy, asked.min_workers, on_gpu=on_gpu)
+    if room.holds(needed, asked.min_workers):
+        return Line(step.name, asked.strategy, asked.min_workers, needed)
+    is_refused = not room.holds(needed, asked.min_workers, certain=True)
     other = next(fitting(shape, work, room, on_gpu=on_gpu, most_workers=MOST_WORKERS), None)
     if other is None:
         remedy = "Take a smaller backbone, or a cluster with more memory"
@@ -158,7 +161,7 @@ def _line(step: Step, shape: ModelShape, work: Work, room: Room) -> Line:
         remedy = "Take strategy: single"
     else:
         remedy = f"Take strategy: {other[0]}, workers: {other[1]}"
-    return Line(step.name, asked.strategy, asked.workers, needed, False, is_refused, remedy)
+    return Line(step.name, asked.strategy, asked.min_workers, needed, False, is_refused, remedy)
 
 
 def _shape(ref: str) -> ModelShape | None:

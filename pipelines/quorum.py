@@ -42,5 +42,5 @@ def merged(first: Outcome, second: Outcome) -> Outcome:
         steps=steps | second.steps,
         errors=second.errors,
         wall_s=first.wall_s + second.wall_s,
-        is_interrupted=second.is_interrupted,
+        signal=second.signal,
     )

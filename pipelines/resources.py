@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Annotated, Any
 
-from pydantic import BaseModel, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, Field, ValidationError
 
 from cluster.step import Strategy
 
@@ -14,12 +14,23 @@ WITH_BACKBONE = ("verbalizer_search", "priming", "ppt", "pet", "prompts")
 """Sections whose steps compute with the backbone. Students and probes are small, and have their own."""
 
 
+def _in_order(workers: int | tuple[int, int]) -> int | tuple[int, int]:
+    if isinstance(workers, tuple) and workers[0] > workers[1]:
+        raise ValueError(f"{workers[0]} are more than {workers[1]}. Write the fewest workers first.")
+    return workers
+
+
+NumWorkers = Annotated[int, Field(ge=1)]
+Workers = Annotated[NumWorkers | tuple[NumWorkers, NumWorkers], AfterValidator(_in_order)]
+"""How many, or the fewest and the most."""
+
+
 class ResourcesSection(BaseModel, frozen=True, extra="forbid"):
     """What steps with a language model get; keys that are left out are those of their sections."""
 
     cpus: float | None = Field(None, gt=0, description="Processor cores a worker; as many threads compute.")
     gpus: float | None = Field(None, ge=0, description="GPUs a worker.")
-    workers: int | None = Field(None, ge=1, description="Workers a step.")
+    workers: Workers | None = Field(None, description="Workers a step; or [fewest, most].")
     strategy: Strategy | None = Field(
         None, description="How workers share a step: single, ddp, zero2, zero3, zero3_offload."
     )

@@ -7,6 +7,7 @@ from typing import Annotated, Literal, Self
 from pydantic import BaseModel, Field, model_validator
 
 from cluster.step import Resources, Strategy
+from pipelines.resources import Workers
 from stages.annotation_splits import AnnotatedData
 from stages.ensembles.generations import IpetConfig
 from stages.errors import InputError
@@ -34,7 +35,11 @@ class Section(BaseModel, frozen=True, extra="forbid"):
 
     cpus: float = Field(1.0, gt=0, description="Processor cores a step; as many threads compute.")
     gpus: float = Field(0.0, ge=0, description="GPUs a step.")
-    workers: int = Field(1, ge=1, description="Workers a step; each gets these cores and GPUs, and a part of the work.")
+    workers: Workers = Field(
+        1,
+        description="Workers a step; each gets these cores and GPUs, and a part of the work. [fewest, most]: as many "
+        "as there is room for.",
+    )
     strategy: Strategy = Field(
         "single",
         description="How workers share a step: single (there is one), ddp (each takes a part of every batch), zero2 "
@@ -49,7 +54,7 @@ class Section(BaseModel, frozen=True, extra="forbid"):
 
     @model_validator(mode="after")
     def _workers_have_a_strategy(self) -> Self:
-        if self.workers > 1 and self.strategy == "single":
+        if self.resources.max_workers > 1 and self.strategy == "single":
             raise ValueError("strategy: single has one worker. Take strategy: ddp or zero3, or take workers out.")
         return self
 

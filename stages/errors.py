@@ -8,6 +8,8 @@ ValueError
     └── AssetError         a model or data file cannot be reached, or is damaged
 ArithmeticError
 └── DivergedError          a loss became NaN or infinite: training stopped at once
+RuntimeError
+└── StoppedError           a training was asked to end, and did, behind a checkpoint
 """
 
 from __future__ import annotations
@@ -60,6 +62,24 @@ class DivergedError(ArithmeticError):
         super().__init__(problem, remedy)
         self.problem = problem
         self.remedy = remedy
+
+    def __str__(self) -> str:
+        return f"{self.problem} {self.remedy}"
+
+
+class StoppedError(RuntimeError):
+    """A training was asked to end, and saved a checkpoint first.
+
+    `transient`: it goes on when it runs again. `is_asked`: nothing is wrong with it, so that this is no failed attempt.
+    """
+
+    transient = True
+    is_asked = True
+    remedy = "It goes on from there when it runs again."
+
+    def __init__(self, num_done: int) -> None:
+        super().__init__(num_done)
+        self.problem = f"it was asked to end, and saved a checkpoint behind step {num_done}."
 
     def __str__(self) -> str:
         return f"{self.problem} {self.remedy}"

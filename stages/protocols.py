@@ -7,6 +7,7 @@ function: no Ray, no MLflow. The cluster's own recorder and engine satisfy the s
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -88,6 +89,11 @@ class Engine(Protocol):
             make: Called once a worker; returns the function.
         """
 
+    def listening(self) -> AbstractContextManager[Callable[[], bool]]:
+        """Within it a wish to end, as of Ctrl-C or of a machine that is taken away, ends nothing at once: the function
+        that it yields tells of the wish, so that a training can save what it has, and leave.
+        """
+
 
 class SilentRecorder:
     """Records nothing: the default for tests and one-off calls."""
@@ -148,3 +154,6 @@ class LocalEngine:
             function = make()
             for source in sources:
                 yield from map(function, read(source))
+
+    def listening(self) -> AbstractContextManager[Callable[[], bool]]:
+        return nullcontext(lambda: False)

@@ -5,10 +5,12 @@ from __future__ import annotations
 import os
 import pickle
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from stages.errors import StoppedError
 
 if TYPE_CHECKING:
     import torch
@@ -59,6 +61,45 @@ class Progress:
     losses: list[float] = field(default_factory=list)
     best: Best = field(default_factory=Best)
     stopped: bool = False
+
+
+def keep(
+    engine: Engine,
+    clock: Clock,
+    is_asked: Callable[[], bool],
+    parameters: Mapping[str, torch.nn.Parameter],
+    optimizer: torch.optim.Optimizer,
+    progress: Progress,
+    *,
+    step: int,
+    is_over: bool,
+) -> None:
+    """Behind every step: saves when it is time, or when the training is asked to end, which it then does.
+
+    Args:
+        engine: Its first worker decides for all, and writes.
+        clock: Says when it is time.
+        is_asked: From `engine.listening`.
+        parameters: What is trained.
+        optimizer: Holds the moments.
+        progress: How far it is.
+        step: Steps made.
+        is_over: Whether this was the last.
+
+    Raises:
+        StoppedError: it was asked to end; the checkpoint is there.
+    """
+    import torch
+
+    wishes = (clock.says_save(is_over=is_over), is_asked()) if engine.rank == 0 else (False, False)
+    is_time, is_leaving = engine.total(torch.tensor(wishes, dtype=torch.float64)).tolist()
+    if engine.work is not None and (is_time or is_leaving):
+        moments = engine.moments(optimizer)
+        if engine.rank == 0:
+            save(engine.work, parameters, moments, progress)
+    if is_leaving:
+        engine.total(torch.zeros(1))  # who leaves first takes the others along, so the first worker has to have written
+        raise StoppedError(step)
 
 
 def save(

@@ -105,6 +105,7 @@ def train(
     Raises:
         DivergedError: a loss or a gradient is NaN or infinite; says at which step and for which items.
         InputError: early stopping is asked for, and there is no dev set.
+        StoppedError: it was asked to end, and saved a checkpoint.
     """
     import torch
 
@@ -114,34 +115,25 @@ def train(
     engine.share(list(parameters.values()))
     progress = checkpoints.restore(engine, parameters, optimizer)
     clock, teller = checkpoints.Clock(), _Teller(recorder, len(progress.losses), num_steps)
-    while len(progress.losses) < num_steps and not progress.stopped:
-        step = len(progress.losses)
-        batch = [items[index] for index in rows_of_step(step, len(items), config.batch_size, seed)]
-        rate = config.rate(step, num_steps)
-        for group in optimizer.param_groups:
-            group["lr"] = rate
-        _hold(held or {}, parameters, step)
-        torch.manual_seed(derive_seed(seed, "step", step, *([engine.rank] if engine.rank else [])))
-        loss = _step(batch, loss_of, parameters, optimizer, config, engine, where=f"step {step + 1} of {num_steps}")
-        progress.losses.append(loss)
-        recorder.metric("train/loss", loss, step + 1)
-        recorder.metric("train/learning_rate", rate, step + 1)
-        _look(progress, config.early_stopping, validate, parameters, recorder, is_last=step + 1 == num_steps)
-        is_over = progress.stopped or step + 1 == num_steps
-        teller.tell(step + 1, loss, len(batch), at_once=is_over)
-        if _is_agreed(engine, engine.rank == 0 and clock.says_save(is_over=is_over)) and engine.work is not None:
-            moments = engine.moments(optimizer)
-            if engine.rank == 0:
-                checkpoints.save(engine.work, parameters, moments, progress)
+    with engine.listening() as is_asked:
+        while len(progress.losses) < num_steps and not progress.stopped:
+            step = len(progress.losses)
+            batch = [items[index] for index in rows_of_step(step, len(items), config.batch_size, seed)]
+            rate = config.rate(step, num_steps)
+            for group in optimizer.param_groups:
+                group["lr"] = rate
+            _hold(held or {}, parameters, step)
+            torch.manual_seed(derive_seed(seed, "step", step, *([engine.rank] if engine.rank else [])))
+            loss = _step(batch, loss_of, parameters, optimizer, config, engine, where=f"step {step + 1} of {num_steps}")
+            progress.losses.append(loss)
+            recorder.metric("train/loss", loss, step + 1)
+            recorder.metric("train/learning_rate", rate, step + 1)
+            _look(progress, config.early_stopping, validate, parameters, recorder, is_last=step + 1 == num_steps)
+            is_over = progress.stopped or step + 1 == num_steps
+            teller.tell(step + 1, loss, len(batch), at_once=is_over)
+            checkpoints.keep(engine, clock, is_asked, parameters, optimizer, progress, step=step + 1, is_over=is_over)
     _take_best(progress.best, parameters, recorder)
     return progress.losses
-
-
-def _is_agreed(engine: Engine, wish: bool) -> bool:
-    """What one worker wishes, all do: their clocks differ."""
-    import torch
-
-    return bool(engine.total(torch.tensor(float(wish))))
 
 
 class _Teller:

@@ -58,6 +58,7 @@ def train_together(
 
     Raises:
         DivergedError: a loss or a gradient is NaN or infinite; says of which training.
+        StoppedError: it was asked to end, and saved a checkpoint.
     """
     import torch
 
@@ -70,21 +71,23 @@ def train_together(
     losses = _unpacked(progress.losses, running, len(trainings))
     clock, seen = checkpoints.Clock(), 0
     recorder.progress(0, most, phase="training together", examples=seen)
-    for step in range(max(len(found) for found in losses), most):
-        for (number, _), group in zip(groups, optimizer.param_groups, strict=True):
-            if number in running[step]:
-                group["lr"] = trainings[number].loop.rate(step, trainings[number].num_steps)
-        values = _step([trainings[number] for number in running[step]], running[step], step, losses_of, engine)
-        engine.step(optimizer)
-        for number, value in zip(running[step], values, strict=True):
-            losses[number].append(value)
-            recorder.metric(f"train/loss/{trainings[number].name}", value, step + 1)
-        progress.losses += values
-        seen += sum(min(trainings[number].loop.batch_size, len(trainings[number].items)) for number in running[step])
-        mean = sum(values) / len(values)
-        recorder.progress(step + 1, most, phase="training together", loss=mean, examples=seen)
-        if engine.work is not None and clock.says_save(is_over=step + 1 == most):
-            checkpoints.save(engine.work, parameters, engine.moments(optimizer), progress)
+    with engine.listening() as is_asked:
+        for step in range(max(len(found) for found in losses), most):
+            for (number, _), group in zip(groups, optimizer.param_groups, strict=True):
+                if number in running[step]:
+                    group["lr"] = trainings[number].loop.rate(step, trainings[number].num_steps)
+            values = _step([trainings[number] for number in running[step]], running[step], step, losses_of, engine)
+            engine.step(optimizer)
+            for number, value in zip(running[step], values, strict=True):
+                losses[number].append(value)
+                recorder.metric(f"train/loss/{trainings[number].name}", value, step + 1)
+            progress.losses += values
+            seen += sum(
+                min(trainings[number].loop.batch_size, len(trainings[number].items)) for number in running[step]
+            )
+            mean, is_over = sum(values) / len(values), step + 1 == most
+            recorder.progress(step + 1, most, phase="training together", loss=mean, examples=seen)
+            checkpoints.keep(engine, clock, is_asked, parameters, optimizer, progress, step=step + 1, is_over=is_over)
     return losses
 
 

@@ -20,6 +20,7 @@ SAMPLES = [
     errors.MissingUpstream("distill/0", "soft_labels"),
     errors.StepFailed("pet/a/0", "ValueError: no", trace="a\nb\nc", log="/logs/x.log", transient=True, attempt=2),
     errors.WorkersLost("worker 1: killed"),
+    errors.Preempted(),
     errors.SessionError("no Ray.", "Start it."),
     errors.TrackingError("no server.", "Start it."),
 ]

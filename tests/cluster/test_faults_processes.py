@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import sqlite3
@@ -120,6 +121,25 @@ def test_killed_worker_is_replaced_by_one_that_goes_on_from_its_checkpoint(
     assert files_of(store) == unbroken
 
 
+def test_worker_whose_machine_is_taken_away_saves_and_another_goes_on(
+    tmp_path: Path, counter: Path, fault: Path, unbroken: Files
+) -> None:
+    store = tmp_path / "store"
+    with driving(store, counter, fault, every_s=3600) as driver:
+        worker = waiting(fault)
+        os.kill(worker, signal.SIGTERM)
+        wait_for(lambda: list(store.glob("train/second/*/work/.asked")))
+        fault.unlink()
+        driver.until("StepFailed", "train/second")
+        failure = json.loads(next(store.glob("train/second/*/failure.json")).read_text())
+        outcome = driver.end()
+    assert "asked to end, and saved a checkpoint behind step 15" in failure["error"]
+    assert outcome["executed"] == list(STEPS)
+    assert outcome["attempts"]["train/second"] == 2
+    assert len(counter.read_bytes()) == 90, "no step is made twice"
+    assert files_of(store) == unbroken
+
+
 def test_files_without_a_manifest_are_no_result(tmp_path: Path, counter: Path, fault: Path, unbroken: Files) -> None:
     store = tmp_path / "store"
     with driving(store, counter, fault, at=0) as driver:
@@ -146,15 +166,18 @@ def test_two_drivers_at_once_run_each_step_once(tmp_path: Path, counter: Path, u
     assert files_of(store) == unbroken
 
 
-def test_ctrl_c_cancels_what_trains_and_gives_all_back(
-    tmp_path: Path, counter: Path, fault: Path, unbroken: Files
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_driver_that_is_told_to_end_lets_what_trains_save_and_gives_all_back(
+    number: signal.Signals, code: int, tmp_path: Path, counter: Path, fault: Path, unbroken: Files
 ) -> None:
     store = tmp_path / "store"
-    with driving(store, counter, fault, tracked=True) as driver:
+    with driving(store, counter, fault, tracked=True, every_s=3600) as driver:
         worker = waiting(fault)
-        driver.send(signal.SIGINT)
+        driver.send(number)
+        wait_for(lambda: list(store.glob("train/second/*/work/.asked")))
+        fault.unlink()
         outcome = driver.end()
-        assert driver.process.returncode == 130
+        assert driver.process.returncode == code
         wait_for(lambda: _started(worker) is None)
     assert outcome["interrupted"] and outcome["executed"] == ["train/first"] and outcome["failed"] == []
     assert outcome["stopped"] == ["train/second", "train/third"]
@@ -163,9 +186,9 @@ def test_ctrl_c_cancels_what_trains_and_gives_all_back(
     found = statuses(store)
     assert (found["train/first"], found["train/second"], found["run"]) == (["FINISHED"], ["KILLED"], ["KILLED"])
     assert "train/third" not in found
-    fault.unlink()
+    assert len(counter.read_bytes()) == 45, "it ends behind the step in which it was asked"
     finish(store, counter, STEPS[1:])
-    assert len(counter.read_bytes()) == 91
+    assert len(counter.read_bytes()) == 90, "no step is made twice"
     assert files_of(store) == unbroken
 
 
@@ -177,7 +200,7 @@ def test_ctrl_c_lets_a_commit_finish(tmp_path: Path, counter: Path, fault: Path,
         driver.until("Interrupted")
         fault.unlink()
         outcome = driver.end()
-        assert driver.process.returncode == 130
+        assert driver.process.returncode == 143
     assert outcome["executed"] == ["train/first", "train/second"] and outcome["stopped"] == ["train/third"]
     finish(store, counter, STEPS[2:])
     assert len(counter.read_bytes()) == 90

@@ -146,9 +146,10 @@ class Driver:
         *,
         at: int = 15,
         tracked: bool = False,
+        every_s: int = 0,
         **options: Any,
     ) -> None:
-        environment = {**os.environ, "PYTHONPATH": f"{ROOT}:{TESTS}", "CLOZELINE_CHECKPOINT_EVERY_S": "0"}
+        environment = {**os.environ, "PYTHONPATH": f"{ROOT}:{TESTS}", "CLOZELINE_CHECKPOINT_EVERY_S": str(every_s)}
         for name in ("RAY_ADDRESS", "RAY_AUTH_MODE", "RAY_AUTH_TOKEN"):
             environment.pop(name, None)
         about = {
@@ -226,7 +227,7 @@ def _main(about: dict[str, Any]) -> int:
         "attempts": {name: manifest.attempt for name, manifest in outcome.manifests.items()},
     }
     say("outcome", json.dumps(names))
-    return 130 if outcome.is_interrupted else 0 if outcome.ok else 1
+    return 128 + outcome.signal if outcome.is_interrupted else 0 if outcome.ok else 1
 
 
 if __name__ == "__main__":

@@ -1,10 +1,12 @@
-"""A driver that is killed again and again: in the end the bytes of a run that nothing disturbed."""
+"""A driver that is killed again and again, or told to end: in the end the bytes of a run that nothing disturbed."""
 
 from __future__ import annotations
 
 import json
 import os
 import random
+import shlex
+import signal
 import subprocess
 import sys
 import time
@@ -69,6 +71,18 @@ def files_of(store: Path) -> dict[str, bytes]:
 def committed(store: Path) -> dict[str, int]:
     """Path -> time of writing of every manifest."""
     return {str(path.relative_to(store)): path.stat().st_mtime_ns for path in store.glob("**/manifest.json")}
+
+
+def test_driver_that_gets_sigterm_leaves_with_its_code_and_tells_how_to_go_on(tmp_path: Path) -> None:
+    store = tmp_path / "store"
+    victim = Victim(store)
+    assert victim.first_step() is not None
+    victim.process.send_signal(signal.SIGTERM)
+    with victim.process.stdout or pytest.fail("it has no output") as told:
+        words = told.read()
+    assert victim.process.wait() == 143, words
+    assert f"resume  clozeline run smoke --store {shlex.quote(str(store))}" in words
+    assert not list(store.glob("*/**/lease.json"))
 
 
 @pytest.mark.timeout(900)

@@ -59,3 +59,23 @@ def test_what_makes_no_sense_is_refused(override: str, key: str) -> None:
     with pytest.raises(RecipeError) as caught:
         read_recipe(find_recipe("smoke"), PipelineConfig, [override])
     assert caught.value.key.startswith(key)
+
+
+def test_workers_may_be_the_fewest_and_the_most() -> None:
+    found = resources("resources={strategy: ddp, workers: [1, 3]}", "prompts.workers=2")
+    elastic, fixed = found["pet/review/0"], found["prompts/plot_or_quote/ppt/0"]
+    assert (elastic.min_workers, elastic.max_workers) == (1, 3)
+    assert (fixed.min_workers, fixed.max_workers) == (2, 2)
+
+
+@pytest.mark.parametrize(
+    ("override", "told"),
+    [
+        ("resources={strategy: ddp, workers: [3, 1]}", "Write the fewest workers first"),
+        ("resources={strategy: single, workers: [1, 3]}", "strategy: single has one worker"),
+        ("resources={strategy: ddp, workers: [0, 3]}", "fewest, most"),
+    ],
+)
+def test_numbers_of_workers_that_make_no_sense_are_refused(override: str, told: str) -> None:
+    with pytest.raises(RecipeError, match=told):
+        resources(override)
