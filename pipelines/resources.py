@@ -56,13 +56,18 @@ def handed_down(values: Any) -> Any:
     members = values.get("members")
     made = {name: _with(values[name], given) for name in WITH_BACKBONE if name in values}
     if "shards" in values:  # whose workers share nothing: each has the models whole
-        made["shards"] = _with(values["shards"], {key: value for key, value in given.items() if key != "strategy"})
+        most = {} if resources.workers is None else {"workers": _most(resources.workers)}
+        made["shards"] = _with(values["shards"], {key: given[key] for key in ("cpus", "gpus") if key in given} | most)
     if isinstance(members, Mapping):
         made["members"] = {
             name: _with(item, given) if isinstance(item, Mapping) and item.get("kind") == "pet" else item
             for name, item in members.items()
         }
     return {**values, **made}
+
+
+def _most(workers: int | tuple[int, int]) -> int:
+    return workers if isinstance(workers, int) else workers[1]
 
 
 def _with(section: Any, given: Mapping[str, Any]) -> Any:

@@ -45,6 +45,9 @@ def test_members_on_other_backbones_get_them_too() -> None:
 def test_shards_get_all_but_the_strategy() -> None:
     found = resources(SPREAD, "shards={source: {asset: x}, cpus: 3}")
     assert found["shards"] == Resources(cpus=3, gpus=1, workers=4, strategy="stream")
+    elastic = resources("resources={strategy: zero3, workers: [1, 3]}", "shards={source: {asset: x}}")
+    assert elastic["ppt/pair"].workers == (1, 3)
+    assert elastic["shards"].workers == 3, "the most: a stream has as many as it is given"
 
 
 @pytest.mark.parametrize(
