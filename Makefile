@@ -56,7 +56,7 @@ resume: $(VENV)/installed
 	@$(RUN) $(foreach step,$(FROM),--from '$(step)')
 
 ui: $(VENV)/installed
-	$(BIN)/mlflow ui --host 127.0.0.1 --backend-store-uri sqlite:///$(abspath $(STORE))/mlflow.db \
+	$(BIN)/mlflow ui --host 127.0.0.1 --workers 1 --backend-store-uri sqlite:///$(abspath $(STORE))/mlflow.db \
 		--artifacts-destination $(abspath $(STORE))/mlartifacts
 
 serve: $(VENV)/installed

@@ -54,7 +54,7 @@ def ui(smoke_run: tuple[Path, str], tmp_path_factory: pytest.TempPathFactory) ->
     log = tmp_path_factory.mktemp("ui") / "log"
     with log.open("w") as output:
         server = subprocess.Popen(
-            [*make_ui(smoke_run[0]), "--port", str(port), "--workers", "1"],
+            [*make_ui(smoke_run[0]), "--port", str(port)],
             cwd=ROOT,
             stdout=output,
             stderr=subprocess.STDOUT,
