@@ -23,8 +23,11 @@ from dataclasses import dataclass, fields, replace
 from types import MappingProxyType
 
 MIB, GIB = 1 << 20, 1 << 30
-BASE_BYTES: Mapping[bool, int] = MappingProxyType({False: 500 * MIB, True: 600 * MIB})
-"""Of a process on the machine, without (False) and with DeepSpeed: python benchmarks/cluster/memory.py --base."""
+BASE_BYTES: Mapping[bool, int] = MappingProxyType({False: 440 * MIB, True: 415 * MIB})
+"""Of a process on the machine, pages of libraries left out. True, under zero3: what the peaks of 1, 2 and 4 workers
+leave beside the other parts (413, 416, 414 MiB), by benchmarks/cluster/memory.py. False: the peak of a ddp worker over
+a model that weighs nothing (444 MiB), by the same with --base.
+"""
 GPU_BASE_BYTES = 1 * GIB
 """Of a process on its GPU: CUDA's context, libraries, NCCL. Assumed, not measured."""
 FLOAT = 4
@@ -151,8 +154,12 @@ class Room:
     gpu: int | None
 
     def holds(self, needs: Needs, workers: int, *, certain: bool = False) -> bool:
-        """Whether the workers of a step fit in; `certain` looks at what is certain alone. What is unknown holds all."""
-        on_machine = workers * (needs.machine.certain if certain else needs.machine.total)
+        """Whether the workers of a step fit in. What is unknown holds all.
+
+        `certain`: looks at what is certain alone, and of the machine at one worker, for weights that are read in the
+        precision of their file stay mapped, once for all workers.
+        """
+        on_machine = needs.machine.certain if certain else workers * needs.machine.total
         if self.machine is not None and on_machine > self.machine:
             return False
         if self.gpu is None or needs.gpu is None:
