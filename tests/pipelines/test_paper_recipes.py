@@ -43,6 +43,8 @@ PLAN_ALONE = """
 import os, sys
 
 def refuse(event, arguments):
+    if event == "subprocess.Popen" and arguments[0] == "nvidia-smi":
+        return  # asks this machine for its GPUs
     if event in ("socket.getaddrinfo", "socket.connect", "subprocess.Popen", "os.system"):
         os.write(2, f"{event} {arguments}".encode())
         os._exit(97)
