@@ -183,7 +183,8 @@ class Tasks:
         """CPUs and GPUs of all its workers: as many as an empty cluster has room for."""
         cpus, gpus = self._clamped(resources)
         pairs = ((self._capacity.cpus, cpus), (self._capacity.gpus, gpus))
-        room = min(int(there // each) for there, each in pairs if each)
+        # nothing is asked of a cluster that has lost all machines with cores: another may come
+        room = min((int(there // each) for there, each in pairs if each), default=resources.max_workers)
         count = max(resources.min_workers, min(resources.max_workers, room))
         return count * cpus, count * gpus
 
