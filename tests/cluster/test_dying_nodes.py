@@ -13,7 +13,7 @@ import pytest
 from doomed_steps import write_files
 from safetensors.torch import load_file
 
-pytestmark = pytest.mark.timeout(900)
+pytestmark = pytest.mark.timeout(1560)
 
 TESTS = Path(__file__).parent
 ROOT = TESTS.parent.parent
@@ -29,7 +29,7 @@ def storm(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, dict[str, Any
     for name in ("RAY_ADDRESS", "RAY_AUTH_TOKEN"):
         environment.pop(name, None)
     command = [sys.executable, str(TESTS / "dying_nodes.py"), str(folder)]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=840, check=False)
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=1500, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
     line = next(line for line in done.stdout.splitlines() if line.startswith("outcome "))
     found: dict[str, Any] = json.loads(line.split(" ", 1)[1])
