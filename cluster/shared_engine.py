@@ -11,6 +11,7 @@ from cluster.partition import Partition
 from cluster.stacks import Stack
 from cluster.step import Strategy
 from cluster.wish import Wish
+from cluster.worker import one_after_another
 from cluster.zero import Spread, ZeroSettings
 
 
@@ -98,10 +99,7 @@ class SharedEngine:
         self, sources: Sequence[Any], read: Callable[[Any], Iterable[Any]], make: Callable[[], Callable[[Any], Any]]
     ) -> Iterator[Any]:
         """What the function makes of every batch; every worker makes all of it."""
-        if sources:
-            function = make()
-            for source in sources:
-                yield from map(function, read(source))
+        return one_after_another(sources, read, make)
 
     def listening(self) -> AbstractContextManager[Callable[[], bool]]:
         """Until its end a wish is told to the first worker, which tells the others."""

@@ -97,15 +97,22 @@ class StepEngine:
         self, sources: Sequence[Any], read: Callable[[Any], Iterable[Any]], make: Callable[[], Callable[[Any], Any]]
     ) -> Iterator[Any]:
         """What the function makes of every batch, in this process."""
-        if sources:
-            function = make()
-            for source in sources:
-                yield from map(function, read(source))
+        return one_after_another(sources, read, make)
 
     def listening(self) -> AbstractContextManager[Callable[[], bool]]:
         """Until its end the watchdog asks first."""
         assert self.work is not None
         return Wish(self.work).listening()
+
+
+def one_after_another(
+    sources: Sequence[Any], read: Callable[[Any], Iterable[Any]], make: Callable[[], Callable[[Any], Any]]
+) -> Iterator[Any]:
+    """What a function makes of every batch of every source, in this process."""
+    if sources:
+        function = make()
+        for source in sources:
+            yield from map(function, read(source))
 
 
 def work(order: Order, send: Callable[[Batch], bool], upstream: tuple[Manifest, ...]) -> Manifest | StepFailed:

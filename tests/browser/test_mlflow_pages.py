@@ -103,6 +103,7 @@ def test_a_picture_of_a_step_is_shown(picture: str, page: Page, ui: str, runs: l
     shown = page.locator("img[src*='blob:'], img[src*='get-artifact']").first
     shown.wait_for()
     page.wait_for_function("(image) => image.complete && image.naturalWidth > 100", arg=shown.element_handle())
+    assert shown.is_visible()
     page.screenshot(path=pictures / f"mlflow-{picture}.png")
 
 
@@ -113,6 +114,7 @@ def test_the_registered_student_is_the_champion(page: Page, ui: str, pictures: P
     news.wait_for(state="hidden")
     student = page.get_by_role("row").filter(has_text="smoke.student")
     student.get_by_text(CHAMPION).wait_for()
+    assert student.count() == 1
     page.screenshot(path=pictures / "mlflow-models.png", animations="disabled")  # the dialog fades away
     page.goto(f"{ui}/#/models/smoke.student/versions/1?{TRAINING}")
     page.get_by_text(CHAMPION).first.wait_for()

@@ -76,6 +76,8 @@ def test_what_cannot_fit_is_refused_before_anything_starts(huge: Path, tmp_path:
 
 def test_a_person_can_go_on_all_the_same(huge: Path, tmp_path: Path) -> None:
     backbone = f"backbone.asset={huge}"
+    of_steps = memory.lines(steps(asked(tmp_path / "store", backbone).config), memory.room_here(()))
+    assert any(line.is_refused for line in of_steps.values()), "else there would be nothing to go on against"
     checked(asked(tmp_path / "store", backbone, "resources={check_memory: false}"))
     checked(asked(tmp_path / "store", backbone), address="auto")
 
