@@ -261,7 +261,7 @@ class Store(ABC):
                 self._manifest(step, name)
             except OutdatedManifest as error:
                 return error.problem
-            except (FileNotFoundError, CorruptResult):
+            except (FileNotFoundError, CorruptResult):  # not committed, or told by whoever asks for it
                 continue
         return None
 

@@ -43,7 +43,7 @@ class Peaks:
         for process in psutil.Process().children(recursive=True):
             try:
                 title, size = " ".join(process.cmdline()), process.memory_info().rss / 2**20
-            except psutil.Error:
+            except psutil.Error:  # it has ended since it was listed
                 continue
             for kind, name in KINDS.items():
                 if title.startswith(name):
