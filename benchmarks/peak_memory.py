@@ -2,7 +2,7 @@
 
     python benchmarks/peak_memory.py make pipeline
 
-Proportional set sizes are added, in which a page that several processes share counts once; a sample each 2 s.
+Proportional set sizes are added, in which a page that several processes share counts once; a sample each half second.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import time
 
 import psutil
 
-EVERY_S = 2.0
+EVERY_S = 0.5
 
 
 def held(top: psutil.Process) -> int:
