@@ -17,6 +17,7 @@ from cluster.plan import PlannedStep, State, plan, stale_upstream
 from cluster.step import Step
 from cluster.store import Store
 from cluster.tracking import Tracker, params_of
+from cluster.watchdog import LEAVE_AFTER_S
 
 if TYPE_CHECKING:
     from cluster.desk import Tasks
@@ -300,15 +301,14 @@ class _Run:
         self._manifests[line.name] = manifest
         if self._tracker is not None:
             self._tracker.end_step(line.name, "FINISHED", {"stage/seconds": manifest.seconds})
-        reason = "; ".join(line.reasons)
-        self._report(line, Status.EXECUTED, manifest=manifest, run_id=run_id, reason=reason)
+        self._report(line, Status.EXECUTED, manifest=manifest, run_id=run_id, reason="; ".join(line.reasons))
         self._emit(events.StepFinished(line.name, manifest.seconds, cached=False, figures=manifest.metrics))
 
     def _fail(self, line: PlannedStep, error: StepFailed, run_id: str | None) -> None:
         """Another attempt, or the end of this step."""
         tries = self._tries[line.name] = self._tries[line.name] - error.is_asked
         if error.transient and tries < line.step.resources.max_attempts:
-            pause = self._options.backoff_s * 2 ** (tries - 1)
+            pause = max(self._options.backoff_s * 2 ** (tries - 1), 2 * LEAVE_AFTER_S * error.is_asked)
             self._not_before[line.name] = time.monotonic() + pause
             self._emit(events.StepFailed(line.name, error, retry_in_s=pause))
             return

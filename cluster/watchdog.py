@@ -26,7 +26,15 @@ PATIENCE_S = 20.0
 that listens, to come to the end of its optimizer step and save.
 """
 LEAVE_AFTER_S = 1.0
+"""Seconds between the answer of a step whose machine is taken away and the end of its process."""
 SIGNALS = (signal.SIGINT, signal.SIGTERM)
+
+_leaving = threading.Event()
+
+
+def is_leaving() -> bool:
+    """Whether this process was told to go by SIGTERM: no other step may begin in it."""
+    return _leaving.is_set()
 
 
 class Watchdog:
@@ -71,6 +79,7 @@ class Watchdog:
         for number, handler in self._before.items():
             signal.signal(number, handler)
         if self.is_preempted:  # the process shall go, as soon as its answer is on the way
+            _leaving.set()
             timer = threading.Timer(LEAVE_AFTER_S, os.kill, (os.getpid(), signal.SIGTERM))
             timer.daemon = True
             timer.start()

@@ -28,7 +28,7 @@ from cluster.source import CodeDigests
 from cluster.step import Resources, Step
 from cluster.store import Draft, Store
 from cluster.versions import versions
-from cluster.watchdog import Watchdog
+from cluster.watchdog import Watchdog, is_leaving
 from cluster.wish import Wish
 
 
@@ -159,6 +159,8 @@ def _attempt(
 ) -> Manifest | StepFailed:
     draft: Draft | None = None
     try:
+        if is_leaving():
+            raise Preempted
         with Watchdog(store.slot(order.step, order.key.fingerprint), order.token, order.ttl_s) as watchdog:
             try:
                 _check_code(order)

@@ -15,12 +15,14 @@ from pathlib import Path
 import pytest
 from toy_steps import toy, waits
 
+from cluster.errors import StepFailed
 from cluster.lease import Leases, Owner, _write, read_lease
 from cluster.outcome import Options, Outcome
 from cluster.passing import is_passing
 from cluster.plan import plan
 from cluster.scheduler import execute
 from cluster.store import Store
+from cluster.worker import Order, work
 from stages.errors import AssetError, DivergedError
 
 pytestmark = pytest.mark.timeout(180)
@@ -212,3 +214,19 @@ def test_errors_that_may_pass(error: Exception) -> None:
 @pytest.mark.parametrize("error", lasting_errors(), ids=repr)
 def test_errors_that_last(error: Exception) -> None:
     assert not is_passing(error)
+
+
+def test_process_that_was_told_to_go_begins_no_other_step(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    leaving = threading.Event()
+    leaving.set()
+    monkeypatch.setattr("cluster.watchdog._leaving", leaving)
+    step = toy("pet/a")
+    line = plan([step], store)[0]
+    order = Order(
+        step=step.name, fn=step.fn, config=step.config, roles={}, key=line.key, store=store.url, token="t",
+        resources=step.resources, attempt=1, run_id=None,
+    )  # fmt: skip
+    outcome = work(order, lambda batch: True, ())
+    assert isinstance(outcome, StepFailed) and outcome.transient and outcome.is_asked
+    assert "taken away" in outcome.error
+    assert not list(store.root.glob("pet/a/*/manifest.json"))
