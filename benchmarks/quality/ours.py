@@ -156,6 +156,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="file for the results, JSON lines")
     parser.add_argument("--sets", default=",".join(TASKS), help="names of sets, with commas")
     parser.add_argument("--seeds", type=int, default=5, help="how many seeds of each set")
+    parser.add_argument("--skip", type=int, default=0, help="how many of them to leave out, the first ones")
     parser.add_argument("--unlabeled", type=int, default=1000, help="unlabelled texts at the most")
     parser.add_argument("--ipet", action="store_true", help="also a second generation of sub-models")
     parser.add_argument("--full", action="store_true", help="also a fine-tuned MPNet student")
@@ -163,7 +164,7 @@ def main() -> None:
     lines = words.out.read_text().splitlines() if words.out.exists() else []
     done = {(row["set"], row["seed"]) for row in map(json.loads, lines)}
     for name in words.sets.split(","):
-        for seed in SEEDS[name][: words.seeds]:
+        for seed in SEEDS[name][words.skip : words.seeds]:
             if (name, seed) not in done:
                 rows = run(name, seed, words)
                 with words.out.open("a") as file:

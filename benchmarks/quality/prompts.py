@@ -183,6 +183,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="file for the results, JSON lines")
     parser.add_argument("--sets", default=",".join(HARD), help="names of sets, with commas")
     parser.add_argument("--seeds", type=int, default=5, help="how many seeds of each set")
+    parser.add_argument("--skip", type=int, default=0, help="how many of them to leave out, the first ones")
     parser.add_argument("--table", type=Path, help="prints these results as Markdown, and measures nothing")
     words = parser.parse_args()
     if words.table:
@@ -190,7 +191,7 @@ def main() -> None:
         return
     lines = words.out.read_text().splitlines() if words.out.exists() else []
     done = {(row["set"], row["seed"], row["pattern"]) for row in map(json.loads, lines)}
-    for number in range(words.seeds):
+    for number in range(words.skip, words.seeds):
         for name in words.sets.split(","):
             for kind in METHODS:
                 seed = SEEDS[name][number]

@@ -175,6 +175,7 @@ def parse(words: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--out", type=Path, required=True, help="JSON lines; what is in it is not measured again")
     parser.add_argument("--sets", type=some_of(SEEDS), default=list(SEEDS), help="names of sets, with commas")
     parser.add_argument("--seeds", type=int, default=5, help="how many seeds of each set")
+    parser.add_argument("--skip", type=int, default=0, help="how many of them to leave out, the first ones")
     parser.add_argument("--encoders", type=some_of(ENCODERS), default=list(ENCODERS), help="their names, with commas")
     parser.add_argument("--methods", type=some_of(METHODS), default=list(METHODS), help="their names, with commas")
     parser.add_argument(
@@ -196,7 +197,7 @@ def main() -> None:
         for method in words.methods
         for encoder in words.encoders
         for name in words.sets
-        for seed in SEEDS[name][: words.seeds]
+        for seed in SEEDS[name][words.skip : words.seeds]
     ]
     with tempfile.TemporaryDirectory() as splits:
         for name, seed, method, encoder in lines:
