@@ -35,3 +35,11 @@ def text_of(value: Any) -> str:
 def kind_of(step: str) -> dict[str, str]:
     """What steps of one kind have in common, to list and compare them: the first part of their names."""
     return {"stage.kind": step.partition("/")[0]}
+
+
+def group_of(step: str) -> str:
+    """The steps beside which MLflow shows a step: `pet` for `pet/review/0`, `pet/g1` for `pet/g1/review/0`, `distill`
+    for `distill/0`, none for `report`. In a group one thing or two differ: the seed, and the pattern or the method.
+    """
+    parts = step.split("/")
+    return "/".join(parts[:-2] or parts[:-1])
