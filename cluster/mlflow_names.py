@@ -38,8 +38,12 @@ def kind_of(step: str) -> dict[str, str]:
 
 
 def group_of(step: str) -> str:
-    """The steps beside which MLflow shows a step: `pet` for `pet/review/0`, `pet/g1` for `pet/g1/review/0`, `distill`
-    for `distill/0`, none for `report`. In a group one thing or two differ: the seed, and the pattern or the method.
+    """The group in which MLflow shows a step: the first part of its name, or the first two of four and more.
+
+    So in a group one thing or two differ: the seed, and the pattern or the method.
+
+    >>> [group_of(step) for step in ("report", "distill/0", "pet/review/0", "pet/g1/review/0", "prompts/films/ppt/0")]
+    ['', 'distill', 'pet', 'pet/g1', 'prompts/films']
     """
     parts = step.split("/")
-    return "/".join(parts[:-2] or parts[:-1])
+    return "/".join(parts[: 2 if len(parts) >= 4 else 1]) if len(parts) > 1 else ""
