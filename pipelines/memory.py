@@ -16,7 +16,7 @@ from cluster.step import Step
 from pipelines.model_shapes import shape_here
 from stages.errors import InputError
 from stages.models.backbones import BackboneConfig
-from stages.models.batching import PREDICT_TOKENS
+from stages.models.batching import read_tokens
 from stages.models.submodels import LoraConfig
 from stages.prompts.methods import PromptConfig
 from stages.training.loop import LoopConfig
@@ -141,7 +141,7 @@ def work_of(step: Step, shape: ModelShape) -> Work:
         has_adapters=lora is not None,
         batch_size=sum(loop.micro_batch_size * step.resources.min_workers if loop.micro_batch_size else loop.batch_size
                        for loop in loops),
-        read_tokens=max(PREDICT_TOKENS, backbone.max_length),
+        read_tokens=max(read_tokens(backbone.read_tokens, on_gpu=on_gpu), backbone.max_length),
         length=backbone.max_length + max(vectors),
         weight_bytes=2 if _is_half(backbone, on_gpu) else 4,
         fused=on_gpu,

@@ -177,7 +177,7 @@ def _read(
     import numpy as np
     import torch
 
-    from stages.models.batching import PREDICT_TOKENS, batches_by_length
+    from stages.models.batching import batches_by_length
     from stages.patterns.encoding import Encoder
 
     task = config.task
@@ -193,7 +193,7 @@ def _read(
     found = np.zeros((len(examples), len(ids)))
     done = 0
     with torch.inference_mode():
-        for rows in batches_by_length([len(item.ids) for item in encoded], PREDICT_TOKENS):
+        for rows in batches_by_length([len(item.ids) for item in encoded], backbone.read_tokens):
             logits = backbone.vocabulary_logits(backbone.batch([encoded[row] for row in rows]))
             found[rows] = logits.double().log_softmax(dim=1)[:, ids].cpu().numpy()
             done += len(rows)

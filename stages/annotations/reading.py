@@ -13,7 +13,7 @@ from torch import Tensor
 from stages.annotations.windows import Windows
 from stages.measures.metrics import Score
 from stages.models.backbones import Backbone, BackboneConfig
-from stages.models.batching import PREDICT_TOKENS, batches_by_length
+from stages.models.batching import batches_by_length
 from stages.models.precision import autocast, wants_bf16
 from stages.patterns.encoding import Encoded
 from stages.prompts.head import LinearHead
@@ -92,7 +92,7 @@ class Reading(ABC, Generic[TaskT, Text, Item]):
         self.backbone.model.eval()
         done = 0
         with torch.inference_mode():
-            for rows in batches_by_length([len(item.ids) for item in encoded], PREDICT_TOKENS):
+            for rows in batches_by_length([len(item.ids) for item in encoded], self.backbone.read_tokens):
                 yield rows
                 done += len(rows)
                 recorder.progress(done, len(encoded), phase=phase)

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import BaseModel, Field
 
 from stages.errors import InputError
-from stages.models.batching import Batch, on_grid, padded
+from stages.models.batching import READ_TOKENS, READ_TOKENS_GPU, Batch, on_grid, padded, read_tokens
 from stages.models.model_files import POSITIONS_AFTER_PAD, family_of, model_folder, room_in
 from stages.models.precision import Precision, attention, default_device, wants_bf16
 from stages.models.prefix_attention import prefixed
@@ -41,24 +41,36 @@ class BackboneConfig(BaseModel, frozen=True, extra="forbid"):
         "auto",
         description="Precision of frozen weights: fp32, bf16, or auto = bf16 where the processor computes in it.",
     )
+    read_tokens: int | None = Field(
+        None,
+        ge=64,
+        description=f"Padded tokens of a pass without gradients; none: {READ_TOKENS:,}, on a GPU {READ_TOKENS_GPU:,}.",
+        json_schema_extra={"identity": False},
+    )
 
 
 class Backbone:
     """A language model with its tokenizer. `model` may be trained, frozen or carry LoRA weights: this class does not
-    care.
+    care. `read_tokens`: padded tokens of a pass without gradients.
     """
 
     def __init__(self, model: Any, tokenizer: Any, family: Family) -> None:
         self.model = model
         self.tokenizer = tokenizer
         self.family = family
-        self.pad_id: int = _pad_id(tokenizer)
+        self.pad_id = int(tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id)
+        self.read_tokens = read_tokens(on_gpu=self.is_on_gpu)
 
     @property
     def device(self) -> torch.device:
         """Where the model's embeddings lie."""
         device: torch.device = self.model.get_input_embeddings().weight.device
         return device
+
+    @property
+    def is_on_gpu(self) -> bool:
+        """Whether it computes on a GPU."""
+        return self.device.type != "cpu"
 
     @property
     def width(self) -> int:
@@ -303,10 +315,6 @@ def _body(model: Any) -> Any:
     return model.base_model
 
 
-def _pad_id(tokenizer: Any) -> int:
-    return int(tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id)
-
-
 # --- loading ------------------------------------------------------------------------------------------------------
 
 
@@ -336,4 +344,5 @@ def load(config: BackboneConfig, *, frozen: bool, engine: Engine | None = None) 
     if not is_spread(next(model.parameters())):
         model = model.to(default_device())
     backbone = Backbone(model, AutoTokenizer.from_pretrained(folder), family)
+    backbone.read_tokens = read_tokens(config.read_tokens, on_gpu=backbone.is_on_gpu)
     return backbone.freeze() if frozen else backbone

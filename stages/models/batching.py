@@ -14,8 +14,11 @@ if TYPE_CHECKING:
 
     from stages.patterns.encoding import Encoded
 
-PREDICT_TOKENS = 1024
-"""Padded tokens of one batch without gradients: enough to keep a processor busy, little enough for its caches."""
+READ_TOKENS = 1024
+"""Padded tokens of a pass without gradients: enough to keep a processor busy, little enough for its caches."""
+
+READ_TOKENS_GPU = 16_384
+"""The same on a GPU, which small passes leave idle."""
 
 GRID = 8
 """Lengths without gradients are padded to a multiple of this. A processor's library keeps code for every shape that it
@@ -63,6 +66,11 @@ def padded(encoded: Sequence[Encoded], longest: int, pad_id: int, *, left: bool,
         mask[row] = start + item.mask
         soft[row, : len(item.soft)] = start + torch.tensor(item.soft, dtype=torch.long)
     return Batch(*(item.to(device) for item in (ids, attention, segments, mask, soft)))
+
+
+def read_tokens(asked: int | None = None, *, on_gpu: bool) -> int:
+    """Padded tokens of a pass without gradients: those asked for, else what suits the device."""
+    return asked or (READ_TOKENS_GPU if on_gpu else READ_TOKENS)
 
 
 def on_grid(length: int) -> int:

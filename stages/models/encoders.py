@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import BaseModel, Field
 
 from stages.errors import AssetError, InputError
-from stages.models.batching import GRID, PREDICT_TOKENS, batches_by_length
+from stages.models.batching import GRID, batches_by_length, read_tokens
 from stages.models.model_files import model_folder, refuse_pickled
 from stages.models.precision import Precision, attention, autocast, default_device
 from stages.protocols import Recorder
@@ -131,7 +131,7 @@ class TextEncoder:
         result = torch.zeros(len(examples), self.width)
         done = 0
         with torch.inference_mode():
-            for rows in batches_by_length(lengths, PREDICT_TOKENS):
+            for rows in batches_by_length(lengths, read_tokens(on_gpu=self.model.device.type != "cpu")):
                 result[rows] = self.pooled([examples[row] for row in rows], bf16=bf16, grid=True).cpu()
                 done += len(rows)
                 recorder.progress(done, len(examples), phase=phase)

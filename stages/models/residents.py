@@ -11,6 +11,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 from stages.models.backbones import Backbone, BackboneConfig, load
+from stages.models.batching import read_tokens
 from stages.protocols import Engine, LocalEngine
 from stages.texts.assets import identity
 
@@ -36,5 +37,6 @@ def borrowed(config: BackboneConfig, engine: Engine | None = None) -> Iterator[B
     if backbone is None:
         _resident.clear()  # before loading: two large models may not fit
         backbone = load(config, frozen=True, engine=engine or LocalEngine())
+    backbone.read_tokens = read_tokens(config.read_tokens, on_gpu=backbone.is_on_gpu)
     yield backbone
     _resident[key] = backbone.freeze()

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from stages.measures.metrics import Score, score, softmax
 from stages.models.backbones import Backbone, BackboneConfig
-from stages.models.batching import PREDICT_TOKENS, batches_by_length, shared_out
+from stages.models.batching import batches_by_length, shared_out
 from stages.models.precision import autocast, wants_bf16
 from stages.patterns.encoding import Encoded, Encoder
 from stages.patterns.verbalizers import Verbalizer
@@ -149,7 +149,7 @@ class ClozeClassifier:
         self.backbone.model.eval()
         done = 0
         with torch.inference_mode():
-            batches = batches_by_length([self.size(cloze) for cloze in encoded], PREDICT_TOKENS)
+            batches = batches_by_length([self.size(cloze) for cloze in encoded], self.backbone.read_tokens)
             for rows, counts in shared_out(batches, self.engine):
                 scores = self.logits([encoded[row] for row in rows])
                 if counts:

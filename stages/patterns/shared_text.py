@@ -13,7 +13,7 @@ from collections import defaultdict
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from stages.models.batching import PREDICT_TOKENS, batches_by_length
+from stages.models.batching import batches_by_length
 from stages.models.precision import autocast
 from stages.patterns.cloze import ClozeClassifier
 from stages.patterns.encoding import Encoded
@@ -53,7 +53,7 @@ def predict_patterns(
             alone.setdefault(group[0], []).extend(rows)
             continue
         members = [classifiers[number] for number in group]
-        for done, batch in _batches([encoded[group[0]][row] for row in rows]):
+        for done, batch in _batches([encoded[group[0]][row] for row in rows], members[0].backbone.read_tokens):
             chosen = [rows[place] for place in batch]
             texts = [[encoded[number][row] for row in chosen] for number in group]
             for number, scores in zip(group, _shared_scores(members, texts), strict=True):
@@ -90,10 +90,10 @@ def _groups(encoded: dict[int, list[Encoded]], num_examples: int) -> dict[Group,
     return groups
 
 
-def _batches(encoded: Sequence[Encoded]) -> list[tuple[int, list[int]]]:
+def _batches(encoded: Sequence[Encoded], max_tokens: int) -> list[tuple[int, list[int]]]:
     """Batches of places, each with how many texts are done after it."""
     done, found = 0, []
-    for batch in batches_by_length([item.stem for item in encoded], PREDICT_TOKENS):
+    for batch in batches_by_length([item.stem for item in encoded], max_tokens):
         done += len(batch)
         found.append((done, batch))
     return found

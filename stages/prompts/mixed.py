@@ -13,7 +13,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING
 
-from stages.models.batching import PREDICT_TOKENS, batches_by_length
+from stages.models.batching import batches_by_length
 from stages.models.precision import autocast
 from stages.models.soft_input import SoftInput
 from stages.patterns.cloze import Cloze, ClozeClassifier
@@ -64,7 +64,8 @@ def predict_mixed(
     encoded = [(number, classifiers[number].encode(item)) for number, item in examples]
     found: list[NDArray[np.float64]] = [np.zeros(0)] * len(encoded)
     with torch.inference_mode():
-        for rows in batches_by_length([classifiers[number].size(cloze) for number, cloze in encoded], PREDICT_TOKENS):
+        sizes = [classifiers[number].size(cloze) for number, cloze in encoded]
+        for rows in batches_by_length(sizes, classifiers[0].backbone.read_tokens):
             by_task: dict[int, list[int]] = defaultdict(list)
             for row in rows:
                 by_task[encoded[row][0]].append(row)

@@ -10,15 +10,18 @@ from typing import Any
 
 import pytest
 import torch
-from small_models import FAMILIES, backbone_config, film_task
+from small_models import FAMILIES, backbone_config, film_examples, film_task
 
 from stages.errors import AssetError, InputError
 from stages.models.backbones import Backbone, family_of, load
 from stages.models.encoders import EncoderConfig, TextEncoder
+from stages.models.residents import borrowed
 from stages.models.soft_input import SoftInput
+from stages.patterns.cloze import ClozeClassifier
 from stages.patterns.encoding import Encoded, Encoder
 from stages.prompts.prompt import Prompt
 from stages.prompts.vectors import Table
+from stages.protocols import SilentRecorder
 from stages.tasks import Example
 
 WIDTH = 32
@@ -242,3 +245,18 @@ def test_pickled_weights_are_never_read(backbone_folders: dict[str, Path], tmp_p
     with pytest.raises(AssetError, match="pickled file"):
         TextEncoder.of(EncoderConfig(asset=str(folder)), ["text"])
     assert not ran.exists()
+
+
+def test_a_recipe_says_how_much_a_pass_reads(backbone_folders: dict[str, Path]) -> None:
+    found: dict[int | None, list[torch.Size]] = {}
+    for asked in (None, 64):
+        config = backbone_config(backbone_folders["bert"]).model_copy(update={"read_tokens": asked})
+        with borrowed(config) as backbone:
+            passes = found[asked] = []
+            words = backbone.model.get_input_embeddings()
+            watch = words.register_forward_hook(lambda _, ids, __, kept=passes: kept.append(ids[0].shape))
+            classifier = ClozeClassifier.of(film_task("bert"), "review", backbone, config)
+            classifier.predict(film_examples(12), SilentRecorder(), "")
+            watch.remove()
+    assert len(found[None]) == 1
+    assert len(found[64]) > 1 and all(shape.numel() <= 64 for shape in found[64])
