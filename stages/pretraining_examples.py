@@ -138,7 +138,7 @@ def _label(config: Config, parts: Sequence[Part], folder: Path, recorder: Record
     found = sure_of(folder, config.single, seen)
     if not found.is_enough(config.num_examples):
         left = [part for part in parts if not (folder / f"{part.shard}.parquet").exists()]
-        make = partial(labeller, config.single, config.backbone, config.corpus, config.seed, parts[0])
+        make = partial(labeller, config.single, config.backbone, config.corpus, config.seed, parts)
         least = config.single.min_confidence
         enough = until_enough(engine.stream(left, _reader(config), make), found, seen, least, config.num_examples)
         total = sum(len(part.wanted) for part in parts)

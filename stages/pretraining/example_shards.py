@@ -58,7 +58,7 @@ def labeller(
     backbone: BackboneConfig | None,
     corpus: CorpusConfig,
     seed: int,
-    first: Part,
+    parts: Sequence[Part],
 ) -> Callable[[Block], Rows]:
     """What labels sentences of a block, for `single`; loads the model.
 
@@ -67,8 +67,8 @@ def labeller(
         backbone: Labels where `config` names no classifier.
         corpus: The corpus.
         seed: Decides which sentences of a block are labelled.
-        first: The first shard, whose first sentences show which labels the model prefers: calibration looks at these,
-            so that all workers calibrate alike.
+        parts: All shards. calibration: pile looks at their first sentences, in every worker, so that all of them
+            calibrate alike.
 
     Returns:
         Of a block its rows; `Rows.first` is left at 0, for nobody knows what other blocks have.
@@ -82,8 +82,9 @@ def labeller(
         examples = [Example(str(number), {model.field: text}) for number, text in enumerate(sentences)]
         return softmax(model.model.predict(examples, recorder, "labelling sentences"))
 
-    preferred = (sentence for block in blocks(corpus, 1, first) for sentence in _sentences(corpus, seed, block))
-    predicted(list(islice(preferred, BATCH)))
+    if config.calibration == "pile" and config.classifier is None:  # what is labelled first tells what is preferred
+        found = (block for part in parts for block in blocks(corpus, 1, part))
+        predicted(list(islice(chain.from_iterable(_sentences(corpus, seed, block) for block in found), BATCH)))
 
     def label(block: Block) -> Rows:
         candidates = iter(_sentences(corpus, seed, block))

@@ -16,8 +16,9 @@ from stage_running import SILENT, Kept, run
 
 from stages import pretraining_examples, prompt_pretraining
 from stages.errors import DataError
+from stages.patterns.cloze import ClozeClassifier
 from stages.pretraining.corpus_shards import blocks, share_out, surveyor
-from stages.pretraining.example_shards import examples_of, until_enough
+from stages.pretraining.example_shards import examples_of, labeller, until_enough
 from stages.pretraining.formats import Need, need
 from stages.pretraining.pseudo_labels import SingleConfig, Sure
 from stages.protocols import LocalEngine
@@ -193,6 +194,32 @@ def test_a_sentence_that_comes_again_is_dropped_and_nothing_comes_behind_enough(
     assert found.kept == {"x": ["One.", "Three."], "y": ["Four.", "Five."]}
     assert (found.num_seen, found.highest, found.total) == (5, 0.9, {"x": 3, "y": 2})
     assert len(list(stream)) == 1
+
+
+@pytest.mark.parametrize("calibration", ["none", "contextual", "pile"])
+def test_every_worker_calibrates_alike(
+    calibration: Any, pile: Path, backbone_folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Whatever block a worker gets first; and by more than the first shard has."""
+    single = LABELLING.model_copy(update={"calibration": calibration})
+    found = corpus(pile)
+    shares = share_out([surveyor(found, 1)(f"part-{n}") for n in range(4)], Need(1, 1), 200, "this test")
+    asked: list[int] = []
+    predict = ClozeClassifier.predict
+
+    def counting(self: Any, examples: Any, *others: Any) -> Any:
+        asked.append(len(examples))
+        return predict(self, examples, *others)
+
+    monkeypatch.setattr(ClozeClassifier, "predict", counting)
+    made = [labeller(single, backbone_config(backbone_folders["bert"]), found, 3, shares.parts) for _ in range(2)]
+    neutral = asked[0] if calibration == "contextual" else 0
+    assert asked == {"none": [], "contextual": [neutral] * 2, "pile": [144] * 2}[calibration]
+    held = [block for part in shares.parts for block in blocks(found, 1, part)]
+    assert len(shares.parts[0].wanted) < 144 and len(held) > 4
+    forwards = [made[0](block).rows for block in held]
+    backwards = [made[1](block).rows for block in reversed(held)]
+    assert forwards == backwards[::-1]
 
 
 class Stopping(LocalEngine):
