@@ -56,7 +56,9 @@ resume: $(VENV)/installed
 	@$(RUN) $(foreach step,$(FROM),--from '$(step)')
 
 ui: $(VENV)/installed
-	$(BIN)/mlflow ui --host 127.0.0.1 --workers 1 --backend-store-uri sqlite:///$(abspath $(STORE))/mlflow.db \
+	@test -f $(STORE)/mlflow.db || { echo "No runs in $(STORE) yet: make pipeline, or name another folder by STORE=..."; exit 1; }
+	@echo "Open http://127.0.0.1:5000/#/experiments?workflowType=machine_learning"
+	@$(BIN)/mlflow ui --host 127.0.0.1 --workers 1 --backend-store-uri sqlite:///$(abspath $(STORE))/mlflow.db \
 		--artifacts-destination $(abspath $(STORE))/mlartifacts
 
 serve: $(VENV)/installed

@@ -3,6 +3,7 @@
     python benchmarks/serving.py                                   # the smoke recipe, run first: its student
     python benchmarks/serving.py store/distill/0/*/files/model     # any classifier, or the folder of a prompt
     python benchmarks/serving.py --recipe demo --store store       # what a recipe's run has left
+    python benchmarks/serving.py --recipe demo --store store --prompts ppt     # its prompts, all tasks in turn
     python benchmarks/serving.py FOLDER --clients 50 --seconds 60 --texts 1 --input texts.txt
 
 Each client sends its next request when it has the answer to the last, over one connection. The clients run in processes
@@ -22,10 +23,11 @@ import tempfile
 import threading
 import time
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from http.client import HTTPConnection, HTTPException
 from pathlib import Path
+from typing import Any
 
 ROOT = Path(__file__).resolve().parents[1]
 COMMAND = [sys.executable, "-c", "from pipelines.cli import main; main()"]
@@ -44,13 +46,14 @@ def main() -> None:
     with tempfile.TemporaryDirectory() as folder:
         served = _served(options, Path(folder))
         with service(served) as port:
+            tasks = tuple(_get(port, "/", json.loads).get("tasks", ()))
             shares = [len(range(number, options.clients, options.workers)) for number in range(options.workers)]
             with multiprocessing.get_context("spawn").Pool(options.workers) as pool:
-                jobs = [(port, share, options.seconds, texts, options.texts) for share in shares if share]
+                jobs = [(port, share, options.seconds, texts, options.texts, tasks) for share in shares if share]
                 begun = time.perf_counter()
                 told = pool.starmap(clients, jobs)
                 seconds = time.perf_counter() - begun
-            figures = _metrics(port)
+            figures = _get(port, "/metrics", _figures)
     table(
         options, seconds, [item for times, _ in told for item in times], sum((Counter(e) for _, e in told), Counter())
     )
@@ -67,6 +70,7 @@ def _options() -> argparse.Namespace:
     parser.add_argument("folder", nargs="?", help="a classifier, or a prompt's step; left out: the recipe's student")
     parser.add_argument("--recipe", default="smoke")
     parser.add_argument("--store", type=Path, help="of the recipe's run; left out: a new one, which is run first")
+    parser.add_argument("--prompts", help="the recipe's prompts of this method, instead of its student")
     parser.add_argument("--clients", type=int, default=50)
     parser.add_argument("--seconds", type=float, default=60)
     parser.add_argument("--texts", type=int, default=1, help="texts a request")
@@ -84,7 +88,7 @@ def _served(options: argparse.Namespace, folder: Path) -> list[str]:
         print(f"running {options.recipe} first", file=sys.stderr)
         words = ["run", options.recipe, "--store", str(store), "--no-register"]
         subprocess.run([*COMMAND, *words], env=_environment(), check=True, stdout=subprocess.DEVNULL)
-    return [options.recipe, "--store", str(store)]
+    return [options.recipe, "--store", str(store), *(["--prompts", options.prompts] if options.prompts else [])]
 
 
 def _environment() -> dict[str, str]:
@@ -111,9 +115,12 @@ def service(words: Sequence[str]) -> Iterator[int]:
 
 
 def clients(
-    port: int, count: int, seconds: float, texts: Sequence[str], per_request: int
+    port: int, count: int, seconds: float, texts: Sequence[str], per_request: int, tasks: Sequence[str]
 ) -> tuple[list[float], dict[str, int]]:
-    """Seconds of every answered request, and how often something went wrong, of `count` clients in this process."""
+    """Seconds of every answered request, and how often something went wrong, of `count` clients in this process.
+
+    Of several tasks each request is for the next one.
+    """
     times: list[float] = []
     errors: Counter[str] = Counter()
     until = time.monotonic() + seconds
@@ -122,7 +129,8 @@ def clients(
         connection = HTTPConnection("127.0.0.1", port, timeout=60)
         turn = number
         while time.monotonic() < until:
-            body = json.dumps({"texts": [texts[(turn + place) % len(texts)] for place in range(per_request)]})
+            asked = {"texts": [texts[(turn + place) % len(texts)] for place in range(per_request)]}
+            body = json.dumps({**asked, "task": tasks[turn // per_request % len(tasks)]} if len(tasks) > 1 else asked)
             turn += per_request
             begun = time.perf_counter()
             try:
@@ -147,12 +155,18 @@ def clients(
     return times, dict(errors)
 
 
-def _metrics(port: int) -> dict[str, float]:
+def _get(port: int, path: str, read: Callable[[str], dict[str, Any]]) -> dict[str, Any]:
     connection = HTTPConnection("127.0.0.1", port, timeout=60)
-    connection.request("GET", "/metrics")
-    lines = connection.getresponse().read().decode().splitlines()
+    connection.request("GET", path)
+    found = read(connection.getresponse().read().decode())
     connection.close()
-    return {name: float(value) for name, value in (line.rsplit(" ", 1) for line in lines if not line.startswith("#"))}
+    return found
+
+
+def _figures(text: str) -> dict[str, float]:
+    """What Prometheus would read."""
+    lines = (line.rsplit(" ", 1) for line in text.splitlines() if not line.startswith("#"))
+    return {name: float(value) for name, value in lines}
 
 
 def table(options: argparse.Namespace, seconds: float, times: Sequence[float], errors: Counter[str]) -> None:

@@ -35,3 +35,15 @@ def text_of(value: Any) -> str:
 def kind_of(step: str) -> dict[str, str]:
     """What steps of one kind have in common, to list and compare them: the first part of their names."""
     return {"stage.kind": step.partition("/")[0]}
+
+
+def group_of(step: str) -> str:
+    """The group in which MLflow shows a step: the first part of its name, or the first two of four and more.
+
+    So in a group one thing or two differ: the seed, and the pattern or the method.
+
+    >>> [group_of(step) for step in ("report", "distill/0", "pet/review/0", "pet/g1/review/0", "prompts/films/ppt/0")]
+    ['', 'distill', 'pet', 'pet/g1', 'prompts/films']
+    """
+    parts = step.split("/")
+    return "/".join(parts[: 2 if len(parts) >= 4 else 1]) if len(parts) > 1 else ""

@@ -300,7 +300,7 @@ class _Run:
         del self._open[line.name]
         self._manifests[line.name] = manifest
         if self._tracker is not None:
-            self._tracker.end_step(line.name, "FINISHED", {"stage/seconds": manifest.seconds})
+            self._tracker.end_step(line.name, "FINISHED", manifest)
         self._report(line, Status.EXECUTED, manifest=manifest, run_id=run_id, reason="; ".join(line.reasons))
         self._emit(events.StepFinished(line.name, manifest.seconds, cached=False, figures=manifest.metrics))
 

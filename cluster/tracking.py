@@ -1,4 +1,4 @@
-"""MLflow runs of a pipeline: a parent for the pipeline, a child for each step.
+"""MLflow runs of a pipeline: a parent for the pipeline, a child for each kind of step, a grandchild for each step.
 
 Everything is logged by the driver, in batches: workers send what they recorded (see `cluster.recorder`).
 """
@@ -7,138 +7,38 @@ from __future__ import annotations
 
 import json
 import os
-import tempfile
-import time
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cluster.data_inputs import Dataset, DatasetsOf, none_of
+from cluster.data_inputs import DatasetsOf, none_of
 from cluster.errors import TrackingError
 from cluster.gauges import Gauges
 from cluster.lease import Owner, locked
-from cluster.masking import masked, masked_values
-from cluster.mlflow_names import file_of, key_of, kind_of, text_of
-from cluster.recorder import Batch, Point
+from cluster.masking import masked_values
+from cluster.mlflow_names import kind_of
+from cluster.recorder import Batch
+from cluster.run_groups import SECONDS, Groups
+from cluster.run_log import RunLog
 
 if TYPE_CHECKING:
-    from matplotlib.figure import Figure
+    from mlflow.entities import Run
     from mlflow.tracking import MlflowClient
 
     from cluster.manifest import Manifest
 
-FLUSH_EVERY_S = 2.0
 KIND = "mlflow.experimentKind"
 """Says to MLflow's pages that these runs train models; else they guess, and may list them as evaluations of chats."""
-MAX_PARAMS, MAX_METRICS = 100, 1000
-MAX_DESCRIPTION = 5000
 
-
-class RunLog:
-    """One MLflow run that is being written."""
-
-    def __init__(self, client: MlflowClient, run_id: str) -> None:
-        self.run_id = run_id
-        self._client = client
-        self._points: list[Point] = []
-        self._data: set[Dataset] = set()
-        self._flushed = time.monotonic()
-
-    def log_params(self, params: Mapping[str, Any]) -> None:
-        """Dotted names and plain values; long values are cut."""
-        self.log(params=params)
-
-    def log_metrics(self, metrics: Mapping[str, float], step: int = 0) -> None:
-        """Figures of one moment."""
-        when = time.time_ns() // 1_000_000
-        self.log(points=[Point(name, value, step, when) for name, value in metrics.items()])
-
-    def set_tags(self, tags: Mapping[str, str]) -> None:
-        """Tags, for searching."""
-        self.log(tags=tags)
-
-    def describe(self, markdown: str) -> None:
-        """The description at the top of the run's page; whole lines, as many as MLflow keeps."""
-        kept = markdown
-        while len(kept) > MAX_DESCRIPTION:
-            kept = kept[: max(0, kept.rstrip("\n").rfind("\n"))]
-        self.log(tags={"mlflow.note.content": kept})
-
-    def log_figure(self, name: str, figure: Figure) -> None:
-        """A picture; `name` has no extension."""
-        self._client.log_figure(self.run_id, figure, f"figures/{file_of(name)}.png")
-
-    def log_artifact(self, path: Path, folder: str | None = None) -> None:
-        """A file, as it is."""
-        self._client.log_artifact(self.run_id, str(path), folder)
-
-    def log_text(self, name: str, text: str) -> None:
-        """A text file; `name` has its extension."""
-        self._client.log_text(self.run_id, masked(text), name)
-
-    def log_table(self, name: str, rows: Sequence[Mapping[str, Any]]) -> None:
-        """Rows with the same keys; `name` has no extension. Shown as a table."""
-        if rows:
-            columns = {key: [masked_values(row.get(key)) for row in rows] for key in rows[0]}
-            self._client.log_table(self.run_id, columns, f"tables/{file_of(name)}.json")
-
-    def log_datasets(self, datasets: Iterable[Dataset]) -> None:
-        """The data that the run reads or makes; each is logged once, however often it is given."""
-        new = [item for item in datasets if item not in self._data]
-        if new:
-            self._data.update(new)
-            self._client.log_inputs(self.run_id, [item.entity() for item in new])
-
-    def take(self, batch: Batch) -> None:
-        """What a worker sent. Points wait until two seconds' worth are together."""
-        self._points += batch.points
-        for name, png in batch.figures:
-            with tempfile.TemporaryDirectory() as folder:
-                path = Path(folder, f"{file_of(Path(name).name)}.png")
-                path.write_bytes(png)
-                parent = Path("figures", file_of(name)).parent
-                self.log_artifact(path, str(parent))
-        for name, rows in batch.tables:
-            self.log_table(name, rows)
-        if time.monotonic() - self._flushed > FLUSH_EVERY_S:
-            self.flush()
-
-    def flush(self) -> None:
-        """Writes the points that wait."""
-        points, self._points = self._points, []
-        self._flushed = time.monotonic()
-        self.log(points=points)
-
-    def end(self, status: str = "FINISHED") -> None:
-        """Ends the run: FINISHED, FAILED or KILLED."""
-        self.flush()
-        self._client.set_terminated(self.run_id, status)
-
-    def log(
-        self,
-        *,
-        points: Sequence[Point] = (),
-        params: Mapping[str, Any] | None = None,
-        tags: Mapping[str, str] | None = None,
-    ) -> None:
-        """As few calls as MLflow's limits allow; none for nothing."""
-        from mlflow.entities import Metric, Param, RunTag
-
-        metrics = [Metric(key_of(item.name), item.value, item.when_ms, item.step) for item in points]
-        values = {
-            key_of(name): text_of(value) for name, value in (params or {}).items()
-        }  # two odd names may become one
-        pairs = [Param(name, value) for name, value in values.items()]
-        marks = [RunTag(name, masked(value)) for name, value in (tags or {}).items()]
-        while metrics or pairs or marks:
-            self._client.log_batch(self.run_id, metrics[:MAX_METRICS], pairs[:MAX_PARAMS], marks[:MAX_PARAMS])
-            metrics, pairs, marks = metrics[MAX_METRICS:], pairs[MAX_PARAMS:], marks[MAX_PARAMS:]
+OWNER, PARENT = "stage.owner", "mlflow.parentRunId"
 
 
 class Tracker:
     """All runs of one pipeline run. Use as a context manager: the parent ends with it.
 
-    `parent` is the pipeline's own run, for whatever the caller wants to log there.
+    `parent` is the pipeline's own run, for whatever the caller wants to log there. A step that goes on where an attempt
+    failed or was killed continues the run of that attempt, so that its curves are whole.
     """
 
     def __init__(
@@ -156,7 +56,9 @@ class Tracker:
         self._experiment = experiment
         self._steps: dict[str, RunLog] = {}
         self._end_orphans()
+        self._unfinished = self._find_unfinished()
         self.parent = RunLog(client, self._create(name, {**tags, "stage.status": "pipeline"}))
+        self._groups = Groups(self.parent.run_id, self._create_group)
         self._gauges = Gauges(self.parent.run_id, uri)
 
     @classmethod
@@ -217,11 +119,16 @@ class Tracker:
         return self._client
 
     def start_step(self, step: str, fingerprint: str, params: Mapping[str, Any], attempt: int = 1) -> str:
-        """Starts the child run of a step and returns its id."""
+        """Starts the run of a step, or continues that of an attempt without a result. Returns its id."""
         tags = {"stage.status": "executed", "stage.fingerprint": fingerprint, "stage.attempt": str(attempt)}
-        run = RunLog(self._client, self._create(step, {**tags, **kind_of(step)}, self.parent.run_id))
+        above = self._groups.above(step)
+        before = self._unfinished.pop((step, fingerprint), None)
+        if before is not None:
+            run = self._continue(before, tags, above)
+        else:
+            run = RunLog(self._client, self._create(step, {**tags, **kind_of(step)}, above))
+            run.log_params(params)
         self._steps[step] = run
-        run.log_params(params)
         run.log_datasets(self._datasets(step))
         self._gauges.start()
         return run.run_id
@@ -232,27 +139,34 @@ class Tracker:
         if run is not None:
             run.take(batch)
 
-    def end_step(self, step: str, status: str = "FINISHED", metrics: Mapping[str, float] | None = None) -> None:
-        """Ends the child run of a step."""
+    def end_step(self, step: str, status: str = "FINISHED", manifest: Manifest | None = None) -> None:
+        """Ends the run of a step; FINISHED with its manifest, if it has one."""
         run = self._steps.pop(step, None)
-        if run is not None:
-            run.log_metrics(metrics or {})
-            if status == "FINISHED":
-                run.log_datasets(self._datasets(step))
-            run.end(status)
+        if run is None:
+            return
+        figures = _figures(manifest) if manifest is not None else {}
+        if manifest is not None:
+            run.log_metrics({SECONDS: manifest.seconds})
+        if status == "FINISHED":
+            run.log_datasets(self._datasets(step))
+        run.end(status)
+        self._groups.ended(step, status, figures)
+        if status != "FINISHED":
+            left = self._client.get_run(run.run_id)
+            self._unfinished[step, left.data.tags["stage.fingerprint"]] = left
 
     def cached_step(self, step: str, manifest: Manifest, params: Mapping[str, Any]) -> str:
-        """Shows a committed step as a short child run, with its parameters and last figures, so that runs compare."""
+        """Shows a committed step as a short run, with its parameters and last figures, so that runs compare."""
         tags = {"stage.status": "cached", "stage.fingerprint": manifest.fingerprint, **kind_of(step)}
         if manifest.run_id:
             tags["stage.source_run_id"] = manifest.run_id
             tags["mlflow.note.content"] = self._origin(manifest.run_id)
-        run = RunLog(self._client, self._create(step, tags, self.parent.run_id))
-        when = time.time_ns() // 1_000_000
-        figures = {**manifest.metrics, "stage/seconds": manifest.seconds}
-        run.log(points=[Point(name, value, 0, when) for name, value in figures.items()], params=params)
+        run = RunLog(self._client, self._create(step, tags, self._groups.above(step)))
+        run.log_params(params)
+        run.log_metrics(_figures(manifest))
         run.log_datasets(self._datasets(step))
         run.end()
+        self._groups.ended(step, "FINISHED", _figures(manifest))
         return run.run_id
 
     def close(self, status: str = "FINISHED") -> None:
@@ -260,14 +174,36 @@ class Tracker:
         self._gauges.stop()
         for step in list(self._steps):
             self.end_step(step, "KILLED")
+        self._groups.close()
         if self._client.get_run(self.parent.run_id).info.status == "RUNNING":
             self.parent.end(status)
 
     def _create(self, name: str, tags: Mapping[str, str], parent: str | None = None) -> str:
-        about = {**tags, "stage.owner": _owner(), "mlflow.user": _user(), "mlflow.source.name": "clozeline"}
+        about = {**tags, OWNER: _owner(), "mlflow.user": _user(), "mlflow.source.name": "clozeline"}
         if parent:
-            about["mlflow.parentRunId"] = parent
+            about[PARENT] = parent
         return str(self._client.create_run(self._experiment, tags=masked_values(about), run_name=name).info.run_id)
+
+    def _create_group(self, name: str) -> RunLog:
+        return RunLog(self._client, self._create(name, {"stage.status": "group"}, self.parent.run_id))
+
+    def _continue(self, before: Run, tags: Mapping[str, str], above: str) -> RunLog:
+        """Goes on with the run of an earlier attempt, and takes it from the pipeline run where that was."""
+        from mlflow.exceptions import MlflowException
+
+        run_id, old = before.info.run_id, before.data.tags.get(PARENT)
+        about = {**tags, OWNER: _owner(), PARENT: above}
+        if old and old != above:
+            about["mlflow.note.content"] = (
+                f"Begun in [an earlier run](#/experiments/{before.info.experiment_id}/runs/{old}), and continued here."
+            )
+            with suppress(MlflowException):  # it may have been deleted
+                self._client.set_tag(old, f"stage.continued.{before.info.run_name}", run_id)
+        self._client.update_run(run_id, "RUNNING")
+        tables = [item["path"] for item in json.loads(before.data.tags.get("mlflow.loggedArtifacts", "[]"))]
+        run = RunLog(self._client, run_id, tables)
+        run.set_tags(about)
+        return run
 
     def _origin(self, run_id: str) -> str:
         """The description of a cached step: a link to the run that made it, where its curves and pictures are."""
@@ -285,9 +221,21 @@ class Tracker:
     def _end_orphans(self) -> None:
         """Ends runs whose driver was killed on this machine, which else would look alive for ever."""
         for run in self._client.search_runs([self._experiment], "attributes.status = 'RUNNING'"):
-            about = run.data.tags.get("stage.owner")
+            about = run.data.tags.get(OWNER)
             if about and Owner(**json.loads(about)).is_dead():
                 self._client.set_terminated(run.info.run_id, "KILLED")
+
+    def _find_unfinished(self) -> dict[tuple[str, str], Run]:
+        """(step, fingerprint) -> the latest run of it, where that failed or was killed."""
+        runs = self._client.search_runs(
+            [self._experiment],
+            "tags.`stage.status` = 'executed' and attributes.status != 'RUNNING'",
+            order_by=["attributes.start_time DESC"],
+        )
+        latest: dict[tuple[str, str], Run] = {}
+        for run in runs:
+            latest.setdefault((run.info.run_name, run.data.tags["stage.fingerprint"]), run)
+        return {key: run for key, run in latest.items() if run.info.status in ("FAILED", "KILLED")}
 
 
 def tracking_uri(store: Path) -> str:
@@ -346,3 +294,7 @@ def _user() -> str:
 def params_of(components: Iterable[tuple[str, Any]]) -> dict[str, Any]:
     """The config among a key's components, as parameters: `config.loop.steps` becomes `loop.steps`."""
     return {name.removeprefix("config."): value for name, value in components if name.startswith("config.")}
+
+
+def _figures(manifest: Manifest) -> dict[str, float]:
+    return {**manifest.metrics, SECONDS: manifest.seconds}

@@ -33,6 +33,8 @@ class LearningCurveSection(BaseModel, frozen=True, extra="forbid"):
     patterns: tuple[Name, ...] | None = Field(
         None, min_length=1, description="Patterns of the ensemble; none: those of pet."
     )
+    members: tuple[Name, ...] = Field((), description="Of `members`, those that join the ensemble here too.")
+    ipet: bool = Field(False, description="Whether the ensemble is that of the last generation of pet.ipet.")
 
 
 def check(config: PipelineConfig) -> None:
@@ -59,6 +61,15 @@ def check(config: PipelineConfig) -> None:
             "Raise data.shots, or take the larger numbers out.",
             key="learning_curve.shots",
         )
+    for name in section.members:
+        if name not in config.members:
+            raise InputError(
+                f"there is no member {name!r}.",
+                f"Take some of: {', '.join(config.members)}." if config.members else "The recipe has no members.",
+                key="learning_curve.members",
+            )
+    if section.ipet and config.pet.ipet is None:
+        raise InputError("pet.ipet is not set.", "Set it, or take this out.", key="learning_curve.ipet")
     known = config.patterns_of(config.pet)
     for name in section.patterns or ():
         if name not in known:

@@ -14,6 +14,7 @@ from typing import Any
 from cluster.step import Resources, Step, Upstream
 from pipelines.config import PipelineConfig
 from pipelines.curve_section import CurveMethod, LearningCurveSection
+from pipelines.sections import PetMember, PetSection
 from stages import label_subsets, learning_curve
 from stages.seeds import derive_seed
 
@@ -58,15 +59,24 @@ def _subset(config: PipelineConfig, prefix: str, shots: int, seed: int, data: St
 
 def _smaller(config: PipelineConfig, section: LearningCurveSection, seed: int) -> PipelineConfig:
     """The recipe with one sub-model a pattern, one student and one baseline; another seed gives them other starts."""
-    pet = {"seeds": config.pet.seeds[:1], "patterns": section.patterns or config.pet.patterns, "ipet": None}
+    once = _once(config.pet, section)
     parts: dict[str, Any] = {
-        "pet": config.pet.model_copy(update=pet),
+        "pet": once.model_copy(update={"patterns": section.patterns or config.pet.patterns}),
         "distill": config.distill.model_copy(update={"seeds": config.distill.seeds[:1]}),
         "baseline": config.baseline and config.baseline.model_copy(update={"seeds": config.baseline.seeds[:1]}),
-        "members": {},
+        "members": {
+            name: _once(member, section) if isinstance(member, PetMember) else member
+            for name, member in config.members.items()
+            if name in section.members
+        },
         "seed": derive_seed(config.seed, "learning_curve", seed),
     }
     return config.model_copy(update=parts)
+
+
+def _once(pet: PetSection, section: LearningCurveSection) -> PetSection:
+    """Sub-models of one seed."""
+    return pet.model_copy(update={"seeds": pet.seeds[:1], "ipet": pet.ipet if section.ipet else None})
 
 
 def _moved(step: Step, subset: Step, prefix: str, found: dict[str, Step]) -> Step:

@@ -19,6 +19,7 @@ import sys
 from pathlib import Path
 from typing import Any
 
+import rows
 import yaml
 from rivals import ENCODERS
 from sets import SEEDS, prepare
@@ -75,6 +76,8 @@ LENGTHS = {"sst2": 72, "ag_news": 88, "rte": 128, "eprstmt": 112}
 """Tokens of a pattern-formatted text."""
 STEPS = {"sst2": 24, "ag_news": 40, "rte": 24, "eprstmt": 24}
 """Optimizer steps of a sub-model, eight texts each."""
+LAST = "student/minilm"
+"""What every set and seed has; where it is, all the rest is."""
 ENSEMBLE = {"mean": "probabilities", "weights": "balanced", "calibration": "pile"}
 
 
@@ -156,19 +159,15 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True, help="file for the results, JSON lines")
     parser.add_argument("--sets", default=",".join(TASKS), help="names of sets, with commas")
     parser.add_argument("--seeds", type=int, default=5, help="how many seeds of each set")
-    parser.add_argument("--skip", type=int, default=0, help="how many of them to leave out, the first ones")
     parser.add_argument("--unlabeled", type=int, default=1000, help="unlabelled texts at the most")
     parser.add_argument("--ipet", action="store_true", help="also a second generation of sub-models")
     parser.add_argument("--full", action="store_true", help="also a fine-tuned MPNet student")
     words = parser.parse_args()
-    lines = words.out.read_text().splitlines() if words.out.exists() else []
-    done = {(row["set"], row["seed"]) for row in map(json.loads, lines)}
+    done = {(row["set"], seed) for row in rows.read(words.out) if row["row"] == LAST for seed in rows.seeds(row)}
     for name in words.sets.split(","):
-        for seed in SEEDS[name][words.skip : words.seeds]:
+        for seed in SEEDS[name][: words.seeds]:
             if (name, seed) not in done:
-                rows = run(name, seed, words)
-                with words.out.open("a") as file:
-                    file.writelines(json.dumps(row) + "\n" for row in rows)
+                rows.append(words.out, run(name, seed, words))
 
 
 if __name__ == "__main__":

@@ -15,13 +15,13 @@ from __future__ import annotations
 
 import argparse
 import json
-import statistics
 import subprocess
 import sys
 from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
+import rows
 import yaml
 from ours import SMOLLM2, TASKS
 from rivals import ENCODERS
@@ -58,6 +58,8 @@ METHODS: dict[str, dict[str, dict[str, Any]]] = {
         "prompt_lora": {"num_vectors": VECTORS, "lora": {"rank": 8, "targets": ["q_proj", "v_proj"]}, "loop": ADAPTERS},
     },
 }
+LAST = {"plain": "ppt", "hybrid": "prompt_lora"}
+"""What every set and seed has of a pattern; where it is, all the rest is."""
 TITLES = {
     ("plain", "random"): "prompt tuning, random start",
     ("plain", "vocabulary"): "prompt tuning, vocabulary",
@@ -153,27 +155,18 @@ def read(step: Path) -> dict[str, Any]:
 
 def table(path: Path) -> str:
     """The results as Markdown."""
-    cells: dict[tuple[str, str], dict[str, list[dict[str, Any]]]] = defaultdict(lambda: defaultdict(list))
-    for line in path.read_text().splitlines():
-        row = json.loads(line)
+    cells: dict[tuple[str, str], dict[str, list[rows.Row]]] = defaultdict(lambda: defaultdict(list))
+    for row in rows.read(path):
         cells[row["pattern"], row["method"]][row["set"]].append(row)
     names = [name for name in HARD if any(name in found for found in cells.values())]
     lines = [f"| | {' | '.join(names)} | trained | seconds |", "|---|" + "--:|" * (len(names) + 2)]
     for key, title in TITLES.items():
         if key in cells:
-            rows = [row for found in cells[key].values() for row in found]
-            seconds = f"{statistics.fmean(row['seconds'] for row in rows):.0f}"
-            shown = [spread([row["accuracy"] for row in cells[key][name]]) for name in names]
-            lines.append(f"| {title} | {' | '.join(shown)} | {rows[0]['parameters']:,} | {seconds} |")
+            mine = [row for found in cells[key].values() for row in found]
+            seconds = f"{rows.together(mine, 'seconds').mean:.0f}"
+            shown = [rows.together(cells[key][name]).percent() if cells[key][name] else "" for name in names]
+            lines.append(f"| {title} | {' | '.join(shown)} | {mine[0]['parameters']:,} | {seconds} |")
     return "\n".join(lines)
-
-
-def spread(values: list[float]) -> str:
-    """Mean ± sample standard deviation in percent, and over how many seeds."""
-    if not values:
-        return ""
-    std = f" ± {100 * statistics.stdev(values):.1f}" if len(values) > 1 else ""
-    return f"{100 * statistics.fmean(values):.1f}{std} ({len(values)})"
 
 
 def main() -> None:
@@ -183,22 +176,19 @@ def main() -> None:
     parser.add_argument("--out", type=Path, help="file for the results, JSON lines")
     parser.add_argument("--sets", default=",".join(HARD), help="names of sets, with commas")
     parser.add_argument("--seeds", type=int, default=5, help="how many seeds of each set")
-    parser.add_argument("--skip", type=int, default=0, help="how many of them to leave out, the first ones")
     parser.add_argument("--table", type=Path, help="prints these results as Markdown, and measures nothing")
     words = parser.parse_args()
     if words.table:
         print(table(words.table))
         return
-    lines = words.out.read_text().splitlines() if words.out.exists() else []
-    done = {(row["set"], row["seed"], row["pattern"]) for row in map(json.loads, lines)}
-    for number in range(words.skip, words.seeds):
+    known = [row for row in rows.read(words.out) if row["method"] == LAST[row["pattern"]]]
+    done = {(row["set"], seed, row["pattern"]) for row in known for seed in rows.seeds(row)}
+    for number in range(words.seeds):
         for name in words.sets.split(","):
             for kind in METHODS:
                 seed = SEEDS[name][number]
                 if (name, seed, kind) not in done:
-                    rows = measure(name, seed, kind, words)
-                    with words.out.open("a") as file:
-                        file.writelines(json.dumps(row) + "\n" for row in rows)
+                    rows.append(words.out, measure(name, seed, kind, words))
 
 
 if __name__ == "__main__":

@@ -26,6 +26,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import rows
 from sets import SEEDS, Row, prepare, read, some_of
 
 from stages.measures.metrics import score
@@ -162,11 +163,12 @@ def measure(fit: Fit, folder: Path) -> dict[str, float]:
 
 
 def measured(out: Path) -> set[tuple[Any, ...]]:
-    """What identifies a line, for every line of the results: see `Job.key`."""
-    if not out.exists():
-        return set()
-    rows = (json.loads(line) for line in out.read_text(encoding="utf-8").splitlines())
-    return {(row["set"], row["seed"], row["method"], row["encoder"], row["note"]) for row in rows}
+    """What identifies a result, for all that are there: see `Job.key`."""
+    return {
+        (row["set"], seed, row["method"], row["encoder"], row["note"])
+        for row in rows.read(out)
+        for seed in rows.seeds(row)
+    }
 
 
 def parse(words: Sequence[str] | None = None) -> argparse.Namespace:
@@ -175,7 +177,6 @@ def parse(words: Sequence[str] | None = None) -> argparse.Namespace:
     parser.add_argument("--out", type=Path, required=True, help="JSON lines; what is in it is not measured again")
     parser.add_argument("--sets", type=some_of(SEEDS), default=list(SEEDS), help="names of sets, with commas")
     parser.add_argument("--seeds", type=int, default=5, help="how many seeds of each set")
-    parser.add_argument("--skip", type=int, default=0, help="how many of them to leave out, the first ones")
     parser.add_argument("--encoders", type=some_of(ENCODERS), default=list(ENCODERS), help="their names, with commas")
     parser.add_argument("--methods", type=some_of(METHODS), default=list(METHODS), help="their names, with commas")
     parser.add_argument(
@@ -197,7 +198,7 @@ def main() -> None:
         for method in words.methods
         for encoder in words.encoders
         for name in words.sets
-        for seed in SEEDS[name][words.skip : words.seeds]
+        for seed in SEEDS[name][: words.seeds]
     ]
     with tempfile.TemporaryDirectory() as splits:
         for name, seed, method, encoder in lines:
@@ -207,8 +208,7 @@ def main() -> None:
             if job.key in measured(words.out):
                 continue
             row = job.run(split)
-            with words.out.open("a", encoding="utf-8") as file:
-                file.write(json.dumps(row) + "\n")
+            rows.append(words.out, [row])
             print(json.dumps(row), flush=True)
 
 

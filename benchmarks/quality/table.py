@@ -1,18 +1,19 @@
 """The comparison as Markdown: mean ± standard deviation over seeds, from the results of `ours.py` and `rivals.py`.
 
-    python benchmarks/quality/table.py RESULTS.jsonl...
+    python benchmarks/quality/table.py benchmarks/quality/rows/{ours,rivals}.jsonl
 
 A cell says over how many seeds it is; the last lines compare the students with SetFit on the same encoder.
 """
 
 from __future__ import annotations
 
-import json
 import statistics
 import sys
 from collections import defaultdict
 from pathlib import Path
-from typing import Any
+
+import rows
+from sets import SEEDS
 
 ENCODERS = ("minilm", "mpnet")
 ROWS = {
@@ -35,27 +36,32 @@ ROWS = {
 }
 """Row of the results -> what the table calls it."""
 
-Accuracies = dict[tuple[str, str], dict[int, float]]
-"""(row, set) -> seed -> accuracy."""
+Accuracies = dict[tuple[str, str], list[rows.Row]]
+"""(row of the table, set) -> results, each of one seed or several, no seed twice."""
 
 
 def read(paths: list[Path]) -> Accuracies:
     """All results; patterns of one kind are averaged seed by seed."""
-    found: dict[tuple[str, str], dict[int, list[float]]] = defaultdict(lambda: defaultdict(list))
+    alike: dict[tuple[str, str, tuple[int, ...]], list[rows.Row]] = defaultdict(list)
     for path in paths:
-        for line in path.read_text(encoding="utf-8").splitlines():
-            row = json.loads(line)
+        for row in rows.read(path):
             for name in names(row):
-                found[name, row["set"]][row["seed"]].append(row["accuracy"])
-    best = {key: max if key[0].endswith("/best") else statistics.fmean for key in found}
-    return {key: {seed: best[key](values) for seed, values in seeds.items()} for key, seeds in found.items()}
+                alike[name, row["set"], tuple(rows.seeds(row))].append(row)
+    found: Accuracies = defaultdict(list)
+    for (name, where, _), mine in alike.items():
+        values = [row["accuracy"] for row in mine]
+        accuracy = max(values) if name.endswith("/best") else statistics.fmean(values)
+        found[name, where].append({**mine[0], "accuracy": accuracy})
+    return found
 
 
-def names(row: dict[str, Any]) -> list[str]:
+def names(row: rows.Row) -> list[str]:
     """The rows of the table to which a result belongs."""
     if "method" in row:
         return [f"{row['method']}/{row['encoder']}"]
     name = row["row"]
+    if name in ROWS:
+        return [name]
     if name.startswith("zero_shot/"):
         return ["zero_shot/*", "zero_shot/best"]
     for kind in ("pet/g1/", "pet/"):
@@ -64,30 +70,33 @@ def names(row: dict[str, Any]) -> list[str]:
     return [name]
 
 
-def cell(seeds: dict[int, float]) -> str:
-    """`77.8 ± 0.6 (5)`."""
-    values = [100 * value for value in seeds.values()]
-    spread = f" ± {statistics.stdev(values):.1f}" if len(values) > 1 else ""
-    return f"{statistics.fmean(values):.1f}{spread} ({len(values)})"
+def gap(found: Accuracies, encoder: str, where: str) -> rows.Moments | None:
+    """Student minus SetFit on the same splits, where both are known seed by seed, or their difference is."""
+    ours, theirs = (
+        {row["seed"]: row["accuracy"] for row in found.get((f"{who}/{encoder}", where), ()) if "seed" in row}
+        for who in ("student", "setfit")
+    )
+    pairs = [{"seed": seed, "accuracy": ours[seed] - theirs[seed]} for seed in ours if seed in theirs]
+    known = [*found.get((f"gap/{encoder}", where), ()), *pairs]
+    return rows.together(known) if known else None
 
 
 def main() -> None:
     found = read([Path(word) for word in sys.argv[1:]])
-    sets = list(dict.fromkeys(name for _, name in found))
+    sets = [name for name in SEEDS if any(where == name for _, where in found)]
     print("| accuracy, mean ± std (seeds) | " + " | ".join(sets) + " |")
     print("|---|" + "--:|" * len(sets))
     for row, title in ROWS.items():
-        cells = [cell(found[row, name]) if (row, name) in found else "" for name in sets]
+        cells = [rows.together(found[row, name]).percent() if (row, name) in found else "" for name in sets]
         if any(cells):
             print(f"| {title} | " + " | ".join(cells) + " |")
     print()
     for encoder in ENCODERS:
         for name in sets:
-            ours, theirs = found.get((f"student/{encoder}", name)), found.get((f"setfit/{encoder}", name))
-            if ours and theirs:
-                both = sorted(set(ours) & set(theirs))
-                gap = statistics.fmean(100 * (ours[seed] - theirs[seed]) for seed in both) if both else float("nan")
-                print(f"- {name}, {encoder}: student - SetFit = {gap:+.1f} points, paired over {len(both)} seeds")
+            apart = gap(found, encoder, name)
+            if apart:
+                points = f"{100 * apart.mean:+.1f} points, paired over {apart.count} seeds"
+                print(f"- {name}, {encoder}: student - SetFit = {points}")
 
 
 if __name__ == "__main__":

@@ -6,6 +6,7 @@ for.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any
@@ -13,7 +14,7 @@ from typing import TYPE_CHECKING, Any
 from pydantic import BaseModel, Field
 
 from stages.errors import InputError
-from stages.models.batching import Batch
+from stages.models.batching import Batch, on_grid, padded
 from stages.models.model_files import POSITIONS_AFTER_PAD, family_of, model_folder, room_in
 from stages.models.precision import Precision, attention, default_device, wants_bf16
 from stages.models.prefix_attention import prefixed
@@ -98,26 +99,20 @@ class Backbone:
         self.model.eval()
         return self
 
-    def batch(self, encoded: Sequence[Encoded]) -> Batch:
-        """Pads to the longest example: on the left for causal models, so that the last position is the mask's."""
-        import torch
+    def batch(self, encoded: Sequence[Encoded], prompt: SoftInput | None = None, *, grid: bool = False) -> Batch:
+        """Pads to the longest example: on the left for causal models, so that the last position is the mask's.
 
+        Args:
+            encoded: [B] texts.
+            prompt: What a soft prompt will put in, which takes positions as well.
+            grid: Pads on to a length that many batches have, as far as there are positions (see batching.GRID).
+        """
         longest = max(len(item.ids) for item in encoded)
-        ids = torch.full((len(encoded), longest), self.pad_id)
-        attention = torch.zeros(len(encoded), longest, dtype=torch.long)
-        segments = torch.zeros(len(encoded), longest, dtype=torch.long)
-        mask = torch.zeros(len(encoded), dtype=torch.long)
-        soft = torch.full((len(encoded), max(len(item.soft) for item in encoded)), -1)
-        for row, item in enumerate(encoded):
-            start = longest - len(item.ids) if self.family == "causal" else 0
-            place = slice(start, start + len(item.ids))
-            ids[row, place] = torch.tensor(item.ids)
-            attention[row, place] = 1
-            segments[row, place] = torch.tensor(item.segments)
-            mask[row] = start + item.mask
-            soft[row, : len(item.soft)] = start + torch.tensor(item.soft, dtype=torch.long)
-        device = self.device
-        return Batch(*(item.to(device) for item in (ids, attention, segments, mask, soft)))
+        if grid:
+            taken = prompt.num_before + prompt.num_places if prompt else 0
+            room = math.inf if self.num_positions is None else self.num_positions - taken
+            longest = int(max(longest, min(on_grid(longest), room)))
+        return padded(encoded, longest, self.pad_id, left=self.family == "causal", device=self.device)
 
     def word_logits(self, batch: Batch, word_ids: Sequence[int], prompt: SoftInput | None = None) -> Tensor:
         """The raw logits of words of one token at the mask.

@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import BaseModel, Field
 
 from stages.errors import AssetError, InputError
-from stages.models.batching import PREDICT_TOKENS, batches_by_length
+from stages.models.batching import GRID, PREDICT_TOKENS, batches_by_length
 from stages.models.model_files import model_folder, refuse_pickled
 from stages.models.precision import Precision, attention, autocast, default_device
 from stages.protocols import Recorder
@@ -101,14 +101,17 @@ class TextEncoder:
         first, *others = (example.fields[name] for name in self.fields)
         return (first, self.separator + " ".join(others)) if others else (first,)
 
-    def pooled(self, examples: Sequence[Example], *, bf16: bool = False) -> Tensor:
-        """[B, D] vectors in float32, with gradients where the caller allows them; `bf16`: compute in bfloat16."""
+    def pooled(self, examples: Sequence[Example], *, bf16: bool = False, grid: bool = False) -> Tensor:
+        """[B, D] vectors in float32, with gradients where the caller allows them; `bf16`: compute in bfloat16; `grid`:
+        pad to a length that many batches have (see batching.GRID).
+        """
         columns = [list(column) for column in zip(*map(self.texts, examples), strict=True)]
         batch = self.tokenizer(
             *columns,
             padding=True,
             truncation=True,
             max_length=self.max_length,
+            pad_to_multiple_of=GRID if grid and self.max_length % GRID == 0 else None,
             return_token_type_ids=self.has_segments,
             return_tensors="pt",
         ).to(self.model.device)
@@ -129,7 +132,7 @@ class TextEncoder:
         done = 0
         with torch.inference_mode():
             for rows in batches_by_length(lengths, PREDICT_TOKENS):
-                result[rows] = self.pooled([examples[row] for row in rows], bf16=bf16).cpu()
+                result[rows] = self.pooled([examples[row] for row in rows], bf16=bf16, grid=True).cpu()
                 done += len(rows)
                 recorder.progress(done, len(examples), phase=phase)
         self.model.train(was_training)

@@ -56,7 +56,8 @@ def word_scores(
     """
     is_single = all(len(word) == 1 for word in words)
     if is_single and not any(item.suffix for item in encoded):
-        return _at_mask(backbone, encoded, [word[0] for word in words], likelihood, prompt)
+        batch = backbone.batch(encoded, prompt, grid=not training)
+        return _at_mask(backbone, batch, [word[0] for word in words], likelihood, prompt)
     if backbone.family == "causal":
         return _continued(backbone, encoded, words, prompt)
     if backbone.family == "seq2seq":
@@ -66,10 +67,7 @@ def word_scores(
     return _filled(backbone, encoded, words, decoding, prompt)
 
 
-def _at_mask(
-    backbone: Backbone, encoded: Sequence[Encoded], ids: list[int], likelihood: bool, prompt: SoftInput | None
-) -> Tensor:
-    batch = backbone.batch(encoded)
+def _at_mask(backbone: Backbone, batch: Batch, ids: list[int], likelihood: bool, prompt: SoftInput | None) -> Tensor:
     if not likelihood:
         return backbone.word_logits(batch, ids, prompt)
     return backbone.vocabulary_logits(batch, prompt).log_softmax(dim=1)[:, ids]

@@ -44,7 +44,7 @@ def mixed_logits(parts: Sequence[Part], *, training: bool = False) -> list[Tenso
         else:
             found[number] = classifier.logits(clozes, training=training)
     for numbers in groups.values():
-        scores = _one_pass([parts[number] for number in numbers])
+        scores = _one_pass([parts[number] for number in numbers], training=training)
         found |= dict(zip(numbers, scores, strict=True))
     return [found[number] for number in range(len(parts))]
 
@@ -87,7 +87,7 @@ def _num_places(classifier: ClozeClassifier) -> int:
     return int(classifier.prompt.num_vectors) if is_deep else 0
 
 
-def _one_pass(parts: Sequence[Part]) -> list[Tensor]:
+def _one_pass(parts: Sequence[Part], *, training: bool) -> list[Tensor]:
     """Scores of parts whose words are read at the mask."""
     import torch
 
@@ -100,8 +100,8 @@ def _one_pass(parts: Sequence[Part]) -> list[Tensor]:
         sizes.append(len(texts))
     repeats = torch.tensor(sizes, device=backbone.device)
     with autocast(parts[0][0].autocast):
-        batch = backbone.batch(items)
         prompt = _stacked(inputs, repeats)
+        batch = backbone.batch(items, prompt, grid=not training)
         needs_all = backbone.family != "causal" or any(item.verbalizer.needs_likelihood for item, _ in parts)
         rows = backbone.vocabulary_logits(batch, prompt) if needs_all else backbone.at_mask(batch, prompt)
         scores = []

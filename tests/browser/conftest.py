@@ -73,7 +73,9 @@ def make_ui(store: Path) -> list[str]:
     dry = ["make", "--dry-run", "--no-print-directory", "--old-file=.venv/installed", "ui", f"STORE={store}"]
     alone = {key: value for key, value in os.environ.items() if key not in ("MAKEFLAGS", "MAKELEVEL")}
     printed = subprocess.run(dry, cwd=ROOT, env=alone, capture_output=True, text=True, check=True).stdout
-    program, *words = printed.replace("\\\n", " ").split()
+    commands = printed.replace("\\\n", " ").splitlines()
+    assert any(line.startswith("echo") and "/#/experiments?workflowType" in line for line in commands), printed
+    program, *words = commands[-1].split()
     assert program.endswith("bin/mlflow"), printed
     return [sys.executable, "-m", "mlflow", *words]
 

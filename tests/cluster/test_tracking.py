@@ -16,6 +16,7 @@ from cluster.data_inputs import Dataset
 from cluster.errors import TrackingError
 from cluster.mlflow_names import key_of
 from cluster.outcome import Options, Outcome
+from cluster.recorder import Batch, Point
 from cluster.scheduler import execute
 from cluster.step import Step
 from cluster.store import Store
@@ -49,9 +50,12 @@ def test_executed_steps_are_children_with_params_curves_pictures_tables(store: S
     outcome = tracked(leaf, store, "run 1")
     found = runs(store)
     parent, child = found["run 1"], found["pet/p/0"]
-    assert parent.info.status == child.info.status == "FINISHED"
+    group = found["pet"]
+    assert parent.info.status == group.info.status == child.info.status == "FINISHED"
     assert parent.data.tags["recipe"] == "toy"
-    assert child.data.tags["mlflow.parentRunId"] == parent.info.run_id
+    assert child.data.tags["mlflow.parentRunId"] == group.info.run_id
+    assert group.data.tags["mlflow.parentRunId"] == parent.info.run_id
+    assert found["data"].data.tags["mlflow.parentRunId"] == parent.info.run_id
     assert child.data.tags["stage.status"] == "executed"
     assert child.data.tags["stage.kind"] == "pet"
     assert child.data.tags["stage.fingerprint"] == outcome.steps["pet/p/0"].fingerprint
@@ -88,6 +92,50 @@ def test_a_cached_step_whose_run_another_server_has_is_shown_without_a_link(stor
     child = runs(store)["data"]
     assert child.data.tags["stage.source_run_id"] == "0" * 32
     assert "not on this tracking server" in child.data.tags["mlflow.note.content"]
+
+
+@pytest.mark.usefixtures("ray_session")
+def test_a_group_has_mean_and_std_of_its_steps_executed_or_cached(store: Store) -> None:
+    tracked(toy("pet/p/0", 2), store, "run 1")
+    outcome = tracked([toy("pet/p/0", 2), toy("pet/p/1", 4)], store, "run 2")
+    assert (outcome.cached, outcome.executed) == (("pet/p/0",), ("pet/p/1",))
+    group = runs(store)["pet"]
+    values = [outcome.manifests[name].metrics["toy/value"] for name in ("pet/p/0", "pet/p/1")]
+    assert group.data.metrics["toy/value"] == sum(values) / 2
+    assert group.data.metrics["toy/value_std"] == pytest.approx(abs(values[1] - values[0]) / 2**0.5)
+    assert group.data.metrics["stage/steps"] == 2
+    assert group.data.tags["stage.status"] == "group"
+
+
+@pytest.mark.usefixtures("ray_session")
+def test_a_group_ends_as_badly_as_its_worst_step(store: Store) -> None:
+    tracked([toy("pet/p/0", fail="plain"), toy("pet/p/1", 1)], store, "run 1")
+    group = runs(store)["pet"]
+    assert group.info.status == "FAILED"
+    assert group.data.metrics["stage/steps"] == 1
+
+
+def test_an_attempt_continues_the_run_of_the_one_before_and_replaces_its_tables(store: Store) -> None:
+    def attempt(name: str, steps: range, status: str, number: int) -> str:
+        with Tracker.open(store.root, "films", name) as tracker:
+            run_id = tracker.start_step("pet/p/0", "f" * 64, {"value": 1}, number)
+            points = [Point("train/loss", 1.0 / (step + 1), step, 1000 + step) for step in steps]
+            tracker.take(Batch("pet/p/0", points=points, tables=[("errors", [{"text": "a", "count": number}])]))
+            tracker.end_step("pet/p/0", status)
+        return run_id
+
+    first = attempt("run 1", range(3), "KILLED", 1)
+    assert runs(store)["pet"].info.status == "KILLED"
+    assert attempt("run 2", range(3, 5), "FINISHED", 2) == first
+    child, parents = runs(store)["pet/p/0"], {key: run.info.run_id for key, run in runs(store).items()}
+    assert child.info.status == "FINISHED" and child.data.tags["stage.attempt"] == "2"
+    assert child.data.tags["mlflow.parentRunId"] == parents["pet"], "it is shown in the latest run"
+    assert "Begun in [an earlier run]" in child.data.tags["mlflow.note.content"]
+    curve = client(store).get_metric_history(first, "train/loss")
+    assert [point.step for point in curve] == [0, 1, 2, 3, 4]
+    table = store.root / "mlartifacts" / first / "artifacts" / "tables" / "errors.json"
+    assert json.loads(table.read_text()) == {"columns": ["text", "count"], "data": [["a", 2]]}
+    assert attempt("run 3", range(2), "FINISHED", 1) != first, "a finished run is not touched"
 
 
 @pytest.mark.usefixtures("ray_session")

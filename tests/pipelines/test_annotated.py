@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 import pytest
+from services import service
 
 from cluster.step import Step
 from pipelines import preflight
@@ -17,6 +18,7 @@ from pipelines.recipe import RecipeError, find_recipe, read_recipe
 from stages.errors import InputError
 
 Clozeline = Callable[..., subprocess.CompletedProcess[str]]
+pytestmark = pytest.mark.timeout(300)
 
 METHODS = "prompts.methods={v2: {method: p_tuning_v2, num_vectors: 3}, ppt: {start: ppt}}"
 FILMS = ["the film was good", "a dull plot", "the film was bad", "a warm story about the film"]
@@ -116,11 +118,25 @@ def test_a_seq2seq_model_takes_no_deep_prompts_for_them(words: tuple[str, ...]) 
     assert caught.value.key == "prompts.methods.v2.method"
 
 
-def test_a_run_labels_words_and_finds_answers(words: tuple[str, ...], clozeline: Clozeline, tmp_path: Path) -> None:
+@pytest.fixture(scope="module")
+def annotated(
+    words: tuple[str, ...], clozeline: Clozeline, tmp_path_factory: pytest.TempPathFactory
+) -> tuple[Path, list[str]]:
+    """The store of a run of both kinds of task, and the overrides of its recipe."""
     overrides = [item for word in (*words, "name=annotated", "zero_shot=false") for item in ("-o", word)]
-    store = tmp_path / "store"
+    store = tmp_path_factory.mktemp("annotated-run") / "store"
     done = clozeline("run", "smoke", *overrides, "--store", str(store))
     assert done.returncode == 0, done.stdout + done.stderr
+    return store, overrides
+
+
+def folder_of(task: str, store: Path) -> str:
+    """The step of a prompt."""
+    return str(next((store / "prompts" / task / "v2" / "0").iterdir()))
+
+
+def test_a_run_measures_words_and_answers(annotated: tuple[Path, list[str]]) -> None:
+    store, _ = annotated
     report = json.loads((store / "reports" / "annotated" / "report.json").read_text())
     rows = {row["name"]: row for row in report["rows"]}
     assert rows["prompts/works/v2"]["entity_f1"] is not None
@@ -131,9 +147,12 @@ def test_a_run_labels_words_and_finds_answers(words: tuple[str, ...], clozeline:
     assert "entity F1" in page
     assert "data/answers: 16 test texts stand in the training files too: a leak." in page
 
+
+def test_predict_labels_words_and_finds_answers(annotated: tuple[Path, list[str]], clozeline: Clozeline) -> None:
+    store, overrides = annotated
+
     def predict(task: str, line: str) -> dict[str, object]:
-        folder = next((store / "prompts" / task / "v2" / "0").iterdir())
-        answer = clozeline("predict", str(folder), "--input", "-", stdin=line + "\n")
+        answer = clozeline("predict", folder_of(task, store), "--input", "-", stdin=line + "\n")
         assert answer.returncode == 0, answer.stderr
         found: dict[str, object] = json.loads(answer.stdout)
         return found
@@ -142,26 +161,43 @@ def test_a_run_labels_words_and_finds_answers(words: tuple[str, ...], clozeline:
     assert labelled["words"] == ["the", "film", "was", "good"]
     assert len(labelled["labels"]) == 4
     assert predict("answers", '{"question": "What is it?", "context": "a dull plot"}')["answer"] in "a dull plot"
-    wrong = clozeline(
-        "predict",
-        str(next((store / "prompts" / "works" / "v2" / "0").iterdir())),
-        "--input",
-        "-",
-        stdin='{"words": 3}\n',
-    )
+    wrong = clozeline("predict", folder_of("works", store), "--input", "-", stdin='{"words": 3}\n')
     assert wrong.returncode == 2
     assert "line 1: there are no words" in wrong.stderr
-    both = clozeline(
-        "predict",
-        "smoke",
-        "--prompts",
-        "v2",
-        "--input",
-        "-",
-        *overrides,
-        "--store",
-        str(store),
-        stdin='{"task": "works"}\n',
-    )
+    asked = ("predict", "smoke", "--prompts", "v2", "--input", "-", *overrides, "--store", str(store))
+    both = clozeline(*asked, stdin='{"task": "works"}\n')
     assert both.returncode == 2
     assert "which has no prompt here" in both.stderr
+
+
+def test_words_are_labelled_over_http_as_predict_does(annotated: tuple[Path, list[str]], clozeline: Clozeline) -> None:
+    folder = folder_of("works", annotated[0])
+    done = clozeline("predict", folder, "--input", "-", stdin="\n".join(FILMS))
+    expected = [json.loads(line) for line in done.stdout.splitlines()]
+    assert {label for line in expected for label in line["labels"]} <= {"O", "B-WORK"}
+    with service(folder) as found:
+        example = found.ask("GET", "/").body["example"]["POST /predict"]
+        assert found.ask("POST", "/predict", example).status == 200, "what it shows works"
+        assert found.predict(FILMS) == expected
+        rows = [{"words": text.split()} for text in FILMS]
+        assert found.ask("POST", "/predict", {"inputs": rows}).body["predictions"] == expected
+        wrong = found.ask("POST", "/predict", {"inputs": [rows[0], {"words": 3}]})
+    assert (wrong.status, wrong.body["field"]) == (422, "inputs[1].words")
+    assert "no words" in wrong.body["error"]
+
+
+def test_answers_are_found_over_http_as_predict_does(annotated: tuple[Path, list[str]], clozeline: Clozeline) -> None:
+    folder = folder_of("answers", annotated[0])
+    rows = [{"question": "What is it?", "context": text} for text in FILMS]
+    lines = "".join(json.dumps(row) + "\n" for row in rows)
+    expected = [
+        json.loads(line) for line in clozeline("predict", folder, "--input", "-", stdin=lines).stdout.splitlines()
+    ]
+    with service(folder) as found:
+        answers = found.ask("POST", "/predict", {"inputs": rows}).body["predictions"]
+        plain = found.ask("POST", "/predict", {"texts": FILMS})
+        missing = found.ask("POST", "/predict", {"inputs": [{"question": "What?"}]})
+    assert [item["answer"] for item in answers] == [item["answer"] for item in expected]
+    assert all(item["answer"] in row["context"] for item, row in zip(answers, rows, strict=True))
+    assert (plain.status, plain.body["field"]) == (422, "texts")
+    assert (missing.status, missing.body["field"]) == (422, "inputs[0].context")

@@ -214,12 +214,22 @@ def test_debug_shows_the_traceback(clozeline: Clozeline) -> None:
     assert "Traceback" in done.stderr and "RecipeError" in done.stderr
 
 
-def test_mlflow_has_a_parent_and_a_child_for_each_step(smoke_run: tuple[Path, str]) -> None:
+def test_mlflow_has_a_parent_a_child_for_each_group_and_a_run_for_each_step(smoke_run: tuple[Path, str]) -> None:
     database = sqlite3.connect(smoke_run[0] / "mlflow.db")
     names = {row[0] for row in database.execute("select name from runs")}
     assert {"smoke", "ppt/pair", "pet/review/0", "soft_labels", "distill/0", "report"} <= names
     parents = database.execute("select count(*) from tags where key = 'mlflow.parentRunId'").fetchone()[0]
-    assert parents == STEPS
+    groups = [
+        row[0] for row in database.execute("select name from runs join tags using (run_uuid) where value = 'group'")
+    ]
+    assert {"pet", "distill"} <= set(groups) and len(groups) == len(set(groups))
+    assert parents == STEPS + len(groups)
+    levels = database.execute(
+        "select runs.name, above.name, top.name from runs join tags up on up.run_uuid = runs.run_uuid "
+        "join runs above on above.run_uuid = up.value join tags higher on higher.run_uuid = above.run_uuid "
+        "join runs top on top.run_uuid = higher.value where up.key = higher.key and up.key = 'mlflow.parentRunId'"
+    ).fetchall()
+    assert ("pet/review/0", "pet", "smoke") in levels
     curve = database.execute(
         "select count(*) from metrics join runs using (run_uuid) where runs.name = 'distill/0' and key = 'train/loss'"
     ).fetchone()[0]

@@ -58,6 +58,17 @@ def test_a_pretrained_prompt_is_not_pretrained_again() -> None:
     assert not any("ppt" in name for name in steps if name.startswith("learning_curve"))
 
 
+def test_members_and_generations_join_where_they_are_asked_for() -> None:
+    probe = "members={minilm: {kind: probe, encoder: {asset: some/encoder}}}"
+    whole = (probe, "pet.ipet={generations: 1}", "learning_curve.members=[minilm]", "learning_curve.ipet=true")
+    curve = "learning_curve={shots: [2, 4], seeds: [0], methods: [ensemble]}"
+    needed = ways_up(steps_of(curve, *whole)["learning_curve/2/0/soft_labels"])
+    assert {"learning_curve/2/0/probe/minilm", "learning_curve/2/0/pet/g1/review/0"} <= needed
+    assert "learning_curve/2/0/pet/review/0" in needed, "the second generation learns from the first"
+    without = ways_up(steps_of(curve, *whole[:2])["learning_curve/2/0/soft_labels"])
+    assert not any("probe" in name or "/g1/" in name for name in without)
+
+
 def test_the_graph_has_one_box_for_the_curve() -> None:
     groups, edges = planning.grouped(list(steps_of(CURVE).values()))
     assert [name for name in groups if "learning_curve" in name] == ["learning_curve/*"]
@@ -70,6 +81,8 @@ def test_the_graph_has_one_box_for_the_curve() -> None:
         (("learning_curve={shots: [4, 16]}",), "learning_curve.shots", "16 examples a class are more than the 8"),
         (("learning_curve={shots: [2, 4]}", "baseline=null"), "learning_curve.methods", "no baseline section"),
         (("learning_curve={shots: [2, 4], patterns: [odd]}",), "learning_curve.patterns", "review, verdict, question"),
+        (("learning_curve={shots: [2, 4], members: [odd]}",), "learning_curve.members", "The recipe has no members"),
+        (("learning_curve={shots: [2, 4], ipet: true}",), "learning_curve.ipet", "pet.ipet is not set"),
         (("learning_curve={shots: [4]}",), "learning_curve.shots", "at least 2 items"),
     ],
 )

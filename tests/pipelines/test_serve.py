@@ -245,3 +245,23 @@ def test_prompts_of_several_tasks_answer_in_one_request(smoke_run: tuple[Path, s
     assert (unnamed.status, unnamed.body["field"]) == (422, "task")
     assert about["tasks"]["plot_or_quote"] == {"labels": ["plot", "quote"], "fields": ["text"]}
     assert {item["step"] for item in about["models"]} == {f"prompts/{task}/ppt/0" for task in tasks}
+
+
+def test_fifty_clients_of_several_tasks_share_batches_and_get_their_own_answers(smoke_run: tuple[Path, str]) -> None:
+    tasks = ("rotten_tomatoes", "plot_or_quote")
+    rows = [{"task": task, "text": text} for task in tasks for text in TEXTS]
+    with service("smoke", "--prompts", "ppt", "--store", str(smoke_run[0])) as found:
+        alone = [found.ask("POST", "/predict", {"inputs": [row]}).body["predictions"][0] for row in rows]
+        before = found.metrics()
+        with ThreadPoolExecutor(50) as pool:
+            asked = [{"inputs": [rows[number % len(rows)]]} for number in range(300)]
+            many = list(pool.map(lambda body: found.ask("POST", "/predict", body), asked))
+        after = found.metrics()
+    assert {answer.status for answer in many} == {200}
+    for number, answer in enumerate(many):
+        (mine,) = answer.body["predictions"]
+        expected = alone[number % len(rows)]
+        assert (mine["task"], mine["label"]) == (expected["task"], expected["label"])
+        assert mine["probabilities"] == pytest.approx(expected["probabilities"], abs=1e-4)
+    batches = after["clozeline_batch_texts_count"] - before["clozeline_batch_texts_count"]
+    assert batches < 200, "texts of several clients stand in a batch"

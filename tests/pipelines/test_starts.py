@@ -119,5 +119,8 @@ def test_a_report_has_both_in_its_files_its_json_and_its_page(tmp_path: Path) ->
     assert [point["accuracy"] for point in content["learning_curve"]] == [0.5, 0.625]
     text = publish.html(content)
     assert "<h2>Starts of the prompts</h2>" in text and "<h2>Accuracy against the number of labels</h2>" in text
+    marked = publish.markdown(content)
+    assert "| labelled texts | 4 | 8 |" in marked and "| baseline | 50.0 | 62.5 |" in marked
+    assert "## Where the prompts of films start" in marked and "| 0.200 |" in marked
     without = publish.html(content | {"starts": [], "learning_curve": []})
     assert "Starts of the prompts" not in without and "Accuracy against the number" not in without

@@ -56,6 +56,26 @@ def plain_logits(backbone: Backbone, item: Encoded, prompt: torch.Tensor | None 
     return logits_LV[-1] if backbone.family == "causal" else logits_LV[shift + item.mask]
 
 
+@pytest.mark.parametrize("name", FAMILIES)
+def test_a_batch_is_padded_on_to_the_grid_as_far_as_there_are_positions(
+    name: str, backbones: dict[str, Backbone]
+) -> None:
+    backbone = backbones[name]
+    items = encode(backbone, name)
+    longest = max(len(item.ids) for item in items)
+    plain, grid = backbone.batch(items), backbone.batch(items, grid=True)
+    assert plain.input_ids.shape[1] == longest
+    assert grid.input_ids.shape[1] == -(-longest // 8) * 8
+    with torch.inference_mode():
+        before = backbone.word_logits(plain, words(backbone))
+        torch.testing.assert_close(backbone.word_logits(grid, words(backbone)), before, rtol=1e-4, atol=1e-5)
+    room = backbone.num_positions
+    if room is not None:
+        one = Encoded((items[0].ids[0],) * (room - NUM_VECTORS - 1), (0,) * (room - NUM_VECTORS - 1), 0)
+        prompt = SoftInput(before=make_prompt())
+        assert backbone.batch([one], prompt, grid=True).input_ids.shape[1] <= room - NUM_VECTORS
+
+
 def make_prompt(seed: int = 3) -> torch.Tensor:
     return torch.randn(NUM_VECTORS, WIDTH, generator=torch.Generator().manual_seed(seed)) * 0.5
 
