@@ -111,6 +111,8 @@ SPREADS: Mapping[str, Spread] = MappingProxyType(
     }
 )
 """By the names of `cluster.step.Strategy`: another strategy is another line."""
+STREAM = "stream"
+"""Of workers that take batches of a stream: each has its model whole, and no step may choose it instead of another."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -173,11 +175,11 @@ def needs(model: ModelShape, work: Work, strategy: str, workers: int, *, on_gpu:
     Args:
         model: The backbone.
         work: What is done with it.
-        strategy: A name of `SPREADS`.
+        strategy: A name of `SPREADS`, or `STREAM`.
         workers: N.
         on_gpu: Whether each has a GPU.
     """
-    spread = SPREADS[strategy]
+    spread = Spread() if strategy == STREAM else SPREADS[strategy]
     whole = model.num_parameters * (FLOAT if work.trains_backbone else work.weight_bytes)
     held = math.ceil(whole / workers) if spread.weights else whole
     states = workers if spread.states else 1

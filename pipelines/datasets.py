@@ -19,6 +19,7 @@ READ = {
     "priming": ("train", "test"),
     "soft_labels": ("unlabeled", "test"),
     "shards": (),
+    "ppt_examples": (),
     "distill": ("unlabeled", "dev", "test"),
     "baseline": ("train", "dev", "test"),
     "prompts": ("train", "dev", "test"),

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
 
 COLOURS = {
     "data": "#9aa0a6",
+    "ppt_examples": "#9aa0a6",
     "ppt": "#b06fc9",
     "verbalizer": "#8d6e63",
     "zero_shot": "#c9b458",

@@ -7,14 +7,14 @@ data/<task> ─┬─ verbalizer/<pattern> (before all that uses the pattern, wh
              ├─ baseline/<seed> ─────────────────────────────────────────────────┼─ report
 ppt/<format>─┴─ prompts/<task>/<method>/<seed> ──────────────────────────────────┘
 
-learning_curve/... is the same once more with fewer labels (pipelines/curve_steps.py).
+ppt_examples/<format> comes before ppt/<format> where a corpus is read by many workers. learning_curve/... is the same
+once more with fewer labels (pipelines/curve_steps.py).
 """
 
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
 from functools import partial
-from typing import Any
 
 from cluster.step import Resources, Step
 from pipelines import annotated, report
@@ -22,11 +22,10 @@ from pipelines.config import PipelineConfig
 from pipelines.curve_section import CurveMethod
 from pipelines.curve_steps import curve
 from pipelines.member_steps import group_of, members, untrained, verbalizers
+from pipelines.pretraining_steps import pretraining
 from pipelines.prompt_steps import prompts, starts
-from pipelines.sections import PptSection
 from pipelines.shard_steps import labelled_shards
-from stages import baseline, distillation, prompt_pretraining, soft_labels, splits
-from stages.pretraining.formats import Format
+from stages import baseline, distillation, soft_labels, splits
 from stages.seeds import derive_seed
 from stages.splits import DataConfig
 from stages.tasks import Task
@@ -46,7 +45,7 @@ def steps(config: PipelineConfig, dropped: Collection[str] = ()) -> list[Step]:
     data |= annotated.data_steps(config, CONTROL)
     main = data[config.task.name]
     words = verbalizers(config, main)
-    ppt = [_ppt(config, config.ppt, kind) for kind in config.ppt.formats] if config.ppt else []
+    examples, ppt = pretraining(config)
     found = members(config, main, words, ppt)
     voting = tuple(step for step in found.voting if step.name not in dropped)
     labels = _soft_labels(config, main, voting, tuple(sorted(dropped)))
@@ -58,8 +57,8 @@ def steps(config: PipelineConfig, dropped: Collection[str] = ()) -> list[Step]:
     tuned, together = prompts(config, data, ppt)
     tuned += annotated.prompt_steps(config, data, ppt)
     by_urgency = (
-        *words.values(), *ppt, *found.together, *found.earlier, *voting, labels, *shards, *students, *together, *tuned,
-        *before, *baselines, *fewer,
+        *words.values(), *examples, *ppt, *found.together, *found.earlier, *voting, labels, *shards, *students,
+        *together, *tuned, *before, *baselines, *fewer,
     )  # fmt: skip
     measured = (
         *data.values(), *words.values(), *baselines, *before, *found.earlier, *voting, labels, *students, *ppt, *tuned,
@@ -89,35 +88,6 @@ def _split(config: PipelineConfig, task: Task, data: DataConfig) -> Step:
         config=splits.Config(data=data, labels=task.labels, fields=task.fields, seed=derive_seed(config.seed, name)),
         assets={key: assets.identity(source.asset) for key, source in data.sources.items()},
         resources=CONTROL,
-    )
-
-
-def _ppt(config: PipelineConfig, section: PptSection, kind: Format) -> Step:
-    name = f"ppt/{kind}"
-    own: dict[str, Any] = {"single": section.single} if kind == "single" else {}
-    if kind in ("choice", "unified"):
-        own = {"num_options": section.num_options(kind)}
-    labeller = {"classifier": assets.identity(section.single.classifier)} if section.single.classifier else {}
-    return Step(
-        name=name,
-        fn=prompt_pretraining.run,
-        config=prompt_pretraining.Config(
-            backbone=config.backbone,
-            format=kind,
-            corpus=section.corpus,
-            num_vectors=section.num_vectors,
-            start=section.start,
-            num_held_out=section.num_held_out,
-            loop=section.loop,
-            seed=derive_seed(config.seed, name),
-            **own,
-        ),
-        assets={
-            "backbone": assets.identity(config.backbone.asset),
-            "corpus": assets.identity(section.corpus.source.asset),
-            **(labeller if kind == "single" else {}),
-        },
-        resources=section.resources,
     )
 
 

@@ -11,7 +11,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from cluster.memory import GIB, ModelShape, Needs, Room, Work, fitting, needs
+from cluster.memory import GIB, STREAM, ModelShape, Needs, Room, Work, fitting, needs
 from cluster.step import Step
 from pipelines.model_shapes import shape_here
 from stages.errors import InputError
@@ -154,6 +154,10 @@ def _line(step: Step, shape: ModelShape, work: Work, room: Room) -> Line:
     if room.holds(needed, asked.min_workers):
         return Line(step.name, asked.strategy, asked.min_workers, needed)
     is_refused = not room.holds(needed, asked.min_workers, certain=True)
+    if asked.strategy == STREAM:
+        fewer = next((count for count in range(asked.min_workers - 1, 0, -1) if room.holds(needed, count)), None)
+        remedy = f"Take workers: {fewer}" if fewer else "Take a smaller backbone, or a cluster with more memory"
+        return Line(step.name, asked.strategy, asked.min_workers, needed, False, is_refused, remedy)
     other = next(fitting(shape, work, room, on_gpu=on_gpu, most_workers=MOST_WORKERS), None)
     if other is None:
         remedy = "Take a smaller backbone, or a cluster with more memory"

@@ -12,7 +12,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from pipelines import annotated, shard_steps
+from pipelines import annotated, pretraining_steps, shard_steps
 from pipelines.config import PipelineConfig
 from pipelines.sections import PptSection
 from stages import splits
@@ -51,6 +51,7 @@ def check(config: PipelineConfig, on_start: OnStart) -> None:
     annotated.check_data(config)
     shard_steps.check(config)
     if config.ppt:
+        pretraining_steps.check_shards(config.ppt)
         check_corpus(config.ppt)
     check_models(config)
     for place, encoder in config.encoders.items():

@@ -55,9 +55,14 @@ def handed_down(values: Any) -> Any:
     given = {key: value for key in HANDED_DOWN if (value := getattr(resources, key)) is not None}
     members = values.get("members")
     made = {name: _with(values[name], given) for name in WITH_BACKBONE if name in values}
-    if "shards" in values:  # whose workers share nothing: each has the models whole
-        most = {} if resources.workers is None else {"workers": _most(resources.workers)}
-        made["shards"] = _with(values["shards"], {key: given[key] for key in ("cpus", "gpus") if key in given} | most)
+    # workers of streams share nothing: each has the models whole
+    most = {} if resources.workers is None else {"workers": _most(resources.workers)}
+    alone = {key: given[key] for key in ("cpus", "gpus") if key in given} | most
+    if "shards" in values:
+        made["shards"] = _with(values["shards"], alone)
+    ppt = made.get("ppt")
+    if isinstance(ppt, Mapping) and isinstance(corpus := ppt.get("corpus"), Mapping) and "shards" in corpus:
+        made["ppt"] = {**ppt, "corpus": {**corpus, "shards": _with(corpus["shards"], alone)}}
     if isinstance(members, Mapping):
         made["members"] = {
             name: _with(item, given) if isinstance(item, Mapping) and item.get("kind") == "pet" else item

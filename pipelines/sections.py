@@ -7,7 +7,9 @@ from typing import Annotated, Literal, Self
 from pydantic import BaseModel, Field, model_validator
 
 from cluster.step import Resources, Strategy
+from pipelines.corpus_section import CorpusSection
 from pipelines.resources import Workers
+from pipelines.stream_section import StreamSection
 from stages.annotation_splits import AnnotatedData
 from stages.ensembles.generations import IpetConfig
 from stages.errors import InputError
@@ -25,7 +27,6 @@ from stages.shard_labels import ShardsConfig
 from stages.soft_labels import EnsembleConfig
 from stages.splits import DataConfig
 from stages.tasks import Labels, Name, Task
-from stages.texts.corpora import CorpusConfig
 from stages.training.loop import LoopConfig
 from stages.verbalizer_search import SearchConfig
 
@@ -101,7 +102,7 @@ class PptSection(Section, frozen=True):
         (2, 16), description="The fewest and the most options of an example, for unified."
     )
     single: SingleConfig = Field(SingleConfig(), description="What labels the sentences, for single.")
-    corpus: CorpusConfig = Field(description="The raw text.")
+    corpus: CorpusSection = Field(description="The raw text.")
     num_vectors: int = Field(16, ge=1, description="Vectors of the prompt.")
     start: StartConfig = Field(StartConfig(), description="Where the prompt starts.")
     num_held_out: int = Field(120, ge=3, description="Examples kept aside to measure what was learnt.")
@@ -213,20 +214,12 @@ class EnsembleSection(EnsembleConfig, frozen=True):
         return EnsembleConfig(**{name: getattr(self, name) for name in EnsembleConfig.model_fields})
 
 
-class ShardsSection(ShardsConfig, frozen=True):
+class ShardsSection(StreamSection, ShardsConfig, frozen=True):
     """A pile too large for memory, which the ensemble labels; students learn from it in the place of the other pile."""
 
-    cpus: float = Field(1.0, gt=0, description="Processor cores a worker; as many threads compute.")
-    gpus: float = Field(0.0, ge=0, description="GPUs a worker.")
-    workers: int = Field(1, ge=1, description="Workers; each loads all members once, and takes batches.")
     num_taught: int = Field(
         100_000, ge=1, description="Texts that a student learns from at the most, drawn among those that distill keeps."
     )
-
-    @property
-    def resources(self) -> Resources:
-        """What the step gets."""
-        return Resources(cpus=self.cpus, gpus=self.gpus, workers=self.workers, strategy="stream")
 
     @property
     def reading(self) -> ShardsConfig:

@@ -6,6 +6,7 @@ stages/pretraining/formats.py. Downstream tasks start their prompts from the res
 
 from __future__ import annotations
 
+import json
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -60,7 +61,9 @@ class Config(BaseModel, frozen=True, extra="forbid"):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Inputs:
-    """No upstream step."""
+    """`examples`: files of the step that built them from a corpus in shards; none: they are built here."""
+
+    examples: Path | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -79,7 +82,6 @@ class Result:
 
 def run(config: Config, inputs: Inputs, out: Path, recorder: Recorder, engine: Engine) -> Result:
     """Builds the examples, trains the prompt, measures it on held-out examples, and writes it to `out`."""
-    del inputs
     from stages.models.backbones import load
     from stages.patterns.cloze import ClozeClassifier
     from stages.prompts.peft_format import save_prompt
@@ -93,7 +95,8 @@ def run(config: Config, inputs: Inputs, out: Path, recorder: Recorder, engine: E
     from stages.training.loop import train
 
     backbone = load(config.backbone, frozen=True, engine=engine)
-    examples, num_documents = built(config, backbone, recorder)
+    found = built(config, backbone, recorder) if inputs.examples is None else taken(config, inputs.examples)
+    examples, num_documents = found
     write_examples(out / "examples.jsonl", examples)
     held_out, examples = examples[: config.num_held_out], examples[config.num_held_out :]
     recorder.table("examples", [{**item.fields, "label": item.label} for item in examples[:30]])
@@ -148,3 +151,19 @@ def built(config: Config, backbone: Backbone, recorder: Recorder) -> tuple[list[
     else:
         examples = choice_examples(window, count, config.num_options, rng, config.format)
     return examples, corpus.num_taken
+
+
+def taken(config: Config, folder: Path) -> tuple[list[Example], int]:
+    """The same of examples that were built before; see stages/pretraining_examples.py."""
+    from stages.pretraining.example_shards import examples_of, sure_of
+    from stages.pretraining.pseudo_labels import balanced
+    from stages.seeds import python_rng
+
+    rng = python_rng(config.seed, config.format)
+    num_documents: int = json.loads((folder / "result.json").read_text())["num_documents"]
+    if config.format == "single":
+        count = config.corpus.num_examples + config.num_held_out
+        return balanced(sure_of(folder, config.single).kept, count, rng), num_documents
+    examples = examples_of(folder)
+    rng.shuffle(examples)
+    return examples, num_documents

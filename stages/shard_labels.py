@@ -19,8 +19,8 @@ from stages.ensembles.voters import Voter
 from stages.protocols import Engine, Recorder
 from stages.soft_labels import EnsembleConfig
 from stages.texts.data import Source
+from stages.texts.row_shards import Rows
 from stages.texts.shards import Batch
-from stages.texts.soft_shards import Labelled
 
 
 class ShardsConfig(BaseModel, frozen=True, extra="forbid"):
@@ -76,23 +76,23 @@ def run(config: Config, inputs: Inputs, out: Path, recorder: Recorder, engine: E
     Raises:
         DataError: a row cannot be used; names file and line, before anything is labelled.
     """
-    from stages.texts import shards, soft_shards
+    from stages.texts import row_shards, shards
 
     source = config.shards.source
     counts = {shard: count for shard, count in shards.num_texts(source).items() if count}
     folder = out if engine.work is None else engine.work / "shards"
     folder.mkdir(exist_ok=True)
-    left = [shard for shard, count in counts.items() if not soft_shards.is_done(folder, shard, count)]
+    left = [shard for shard, count in counts.items() if not row_shards.is_done(folder, shard, count)]
     total = sum(counts.values())
     done = total - sum(counts[shard] for shard in left)
     read = partial(shards.read, source, config.shards.batch_size)
     stream = engine.stream(left, read, partial(labeller, config, inputs))
-    for num_rows in soft_shards.write(stream, counts, folder):
+    for num_rows in row_shards.write(stream, counts, folder):
         done += num_rows
         recorder.progress(done, total, phase="shards")
     if folder != out:
-        soft_shards.hand_over(folder, out)
-    found = Counter(label for rows in soft_shards.rows(out, ["label"]) for label in rows.column("label").to_pylist())
+        row_shards.hand_over(folder, out)
+    found = Counter(label for rows in row_shards.rows(out, ["label"]) for label in rows.column("label").to_pylist())
     for label in config.labels:
         recorder.metric(f"shards/{label}", found[label] / total)
     return Result(
@@ -100,14 +100,14 @@ def run(config: Config, inputs: Inputs, out: Path, recorder: Recorder, engine: E
     )
 
 
-def labeller(config: Config, inputs: Inputs) -> Callable[[Batch], Labelled]:
+def labeller(config: Config, inputs: Inputs) -> Callable[[Batch], Rows]:
     """What labels a batch; loads all members."""
     from stages.ensembles.voters import Ensemble
     from stages.texts.soft_shards import labelled
 
     ensemble = Ensemble.load(config.ensemble, config.labels, config.voters, config.groups, inputs.members, inputs.words)
 
-    def label(batch: Batch) -> Labelled:
+    def label(batch: Batch) -> Rows:
         return labelled(batch, ensemble.predict(batch.examples), config.labels)
 
     return label

@@ -17,16 +17,17 @@ _TRIES = 100
 """Draws of a document and two of its sentences, before it is said that there are none that differ."""
 
 
-def pair_examples(window: Window, num_examples: int, rng: random.Random) -> list[Example]:
+def pair_examples(window: Window, num_examples: int, rng: random.Random, first: int = 0) -> list[Example]:
     """Pairs of sentences with the fields `first` and `second`, labels yes / maybe / no in equal numbers.
 
     Args:
         window: At least two documents of three sentences or more.
         num_examples: How many.
         rng: Decides everything.
+        first: Number of the first one, where this is a part of the examples.
     """
     examples = []
-    for number in range(num_examples):
+    for number in range(first, first + num_examples):
         label = RELATIONS[number % len(RELATIONS)]
         document, other = rng.sample(range(len(window.documents)), 2)
         sentences = window.documents[document]
@@ -46,7 +47,12 @@ def pair_examples(window: Window, num_examples: int, rng: random.Random) -> list
 
 
 def choice_examples(
-    window: Window, num_examples: int, num_options: tuple[int, int], rng: random.Random, name: str = "choice"
+    window: Window,
+    num_examples: int,
+    num_options: tuple[int, int],
+    rng: random.Random,
+    name: str = "choice",
+    first: int = 0,
 ) -> list[Example]:
     """A sentence and its options, of which one is adjacent to it in its document: which one?
 
@@ -60,6 +66,7 @@ def choice_examples(
         num_options: The fewest and the most options; their number is drawn anew for each example.
         rng: Decides everything.
         name: Start of the examples' `uid`s.
+        first: Number of the first one, where this is a part of the examples.
 
     Returns:
         Examples with the fields `query` and `option_a`, `option_b`, ... ("A. ..."); options that an example lacks are
@@ -70,7 +77,7 @@ def choice_examples(
     """
     fewest, most = num_options
     examples = []
-    for number in range(num_examples):
+    for number in range(first, first + num_examples):
         count = rng.randint(fewest, most)
         query, right, options = _drawn(window.documents, count, rng)
         rng.shuffle(options)

@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
     from stages.models.backbones import Backbone, BackboneConfig
 
-_BATCH = 256
+BATCH = 256
 """Sentences that are labelled before it is asked whether there are enough."""
 
 _NAME = "label"
@@ -99,12 +99,20 @@ class Sure:
         """Takes sentences with their [n, C] probabilities, labels in the order of `kept`."""
         labels = tuple(self.kept)
         for sentence, row in zip(sentences, probabilities, strict=True):
-            label, top = labels[int(row.argmax())], float(row.max())
-            self.num_seen += 1
-            self.highest = max(self.highest, top)
-            self.total[label] = self.total.get(label, 0) + 1
-            if top >= least:
-                self.kept[label].append(sentence)
+            self.note(sentence, labels[int(row.argmax())], float(row.max()), least)
+
+    def note(self, sentence: str, label: str, confidence: float, least: float) -> None:
+        """Takes one sentence with its likeliest label; kept where its confidence is `least` or more."""
+        self.num_seen += 1
+        self.highest = max(self.highest, confidence)
+        self.total[label] = self.total.get(label, 0) + 1
+        if confidence >= least:
+            self.kept[label].append(sentence)
+
+    def is_enough(self, num_examples: int) -> bool:
+        """Whether every class has its share of so many examples."""
+        share = -(-num_examples // len(self.kept))  # rounded up
+        return all(len(sentences) >= share for sentences in self.kept.values())
 
 
 @dataclass(frozen=True, slots=True)
@@ -116,8 +124,10 @@ class Labeller:
     labels: tuple[str, ...]
 
     @classmethod
-    def of(cls, config: SingleConfig, backbone: Backbone, settings: BackboneConfig, recorder: Recorder) -> Labeller:
-        """The classifier of `config`, or the backbone without any training.
+    def of(
+        cls, config: SingleConfig, backbone: Backbone | None, settings: BackboneConfig | None, recorder: Recorder
+    ) -> Labeller:
+        """The classifier of `config`, or the backbone, which then is needed, without any training.
 
         Raises:
             AssetError: the classifier is out of reach, or none of one text.
@@ -129,6 +139,7 @@ class Labeller:
         if config.classifier is not None:
             classifier = TextClassifier.load(classifier_folder(config))
             return cls(classifier, classifier.fields[0], classifier.labels)
+        assert backbone is not None and settings is not None
         cloze = ClozeClassifier.of(config.task, _NAME, backbone, settings)
         if config.calibration == "none":
             return cls(cloze, "text", cloze.task.labels)
@@ -175,11 +186,20 @@ def single_examples(
         DataError: too few sentences are labelled surely enough, or all alike.
     """
     found = label_until_enough(config, labeller, sentences, num_examples, recorder)
+    settle(config, found, num_examples, recorder)
+    return balanced(found.kept, num_examples, rng)
+
+
+def settle(config: SingleConfig, found: Sure, num_examples: int, recorder: Recorder) -> None:
+    """Shows what was labelled.
+
+    Raises:
+        DataError: too few sentences are labelled surely enough, or all alike.
+    """
     rows = [(label, found.total.get(label, 0), len(kept)) for label, kept in found.kept.items()]
     recorder.table("pseudo_labels", [{"label": row[0], "labelled": row[1], "sure": row[2]} for row in rows])
     recorder.metric("pseudo_labels/highest_confidence", found.highest)
     _check_found(config, found, num_examples)
-    return balanced(found.kept, num_examples, rng)
 
 
 def label_until_enough(
@@ -195,10 +215,9 @@ def label_until_enough(
         recorder: Gets progress.
     """
     found = Sure({label: [] for label in labeller.labels})
-    share = -(-num_examples // len(labeller.labels))  # rounded up
     candidates: Iterator[str] = islice(sentences, num_examples * config.candidates)
-    while any(len(kept) < share for kept in found.kept.values()):
-        batch = list(islice(candidates, _BATCH))
+    while not found.is_enough(num_examples):
+        batch = list(islice(candidates, BATCH))
         if not batch:
             break
         examples = [Example(f"{found.num_seen + row}", {labeller.field: text}) for row, text in enumerate(batch)]

@@ -67,19 +67,12 @@ class Documents:
         Raises:
             DataError: the column is missing; names the line.
         """
-        source = self.config.source
         self.num_read = self.num_taken = 0
         seen: set[bytes] = set()
-        column = source.fields.get("text", "text")
-        for number, (place, row) in enumerate(_rows(source)):
-            if source.limit is not None and number >= source.limit:
-                return
-            if column not in row:
-                raise DataError(f"{place}: there is no column {column!r}.", f"Take one of: {', '.join(map(str, row))}.")
-            text = str(row[column] or "")
+        for text in document_texts(self.config.source):
             self.num_read += bool(text.strip())
-            sentences = tuple(dict.fromkeys(split_sentences(text, self.config.sentence_words)))
-            if len(sentences) < self.least or (key := _digest(" ".join(sentences))) in seen:
+            sentences = distinct_sentences(text, self.config.sentence_words)
+            if len(sentences) < self.least or (key := document_digest(sentences)) in seen:
                 continue
             seen.add(key)
             self.num_taken += 1
@@ -109,10 +102,25 @@ class Window:
             found = [sentence for document in self.documents for sentence in document]
             rng.shuffle(found)
             for sentence in found:
-                if (key := _digest(sentence)) not in seen:
+                if (key := text_digest(sentence)) not in seen:
                     seen.add(key)
                     yield sentence
             self.documents = list(islice(self._stream, self.size))
+
+
+def document_texts(source: Source) -> Iterator[str]:
+    """The text of every document of a file, or of a folder of shards, in order; empty ones, too.
+
+    Raises:
+        DataError: the column is missing; names the line.
+    """
+    column = source.fields.get("text", "text")
+    for number, (place, row) in enumerate(_rows(source)):
+        if source.limit is not None and number >= source.limit:
+            return
+        if column not in row:
+            raise DataError(f"{place}: there is no column {column!r}.", f"Take one of: {', '.join(map(str, row))}.")
+        yield str(row[column] or "")
 
 
 def _rows(source: Source) -> Iterator[Row]:
@@ -146,6 +154,16 @@ def check_enough(corpus: Documents, window: Window, wanted: int, purpose: str) -
     )
 
 
+def distinct_sentences(text: str, max_words: int) -> Document:
+    """The sentences of a document, each once; see `split_sentences`."""
+    return tuple(dict.fromkeys(split_sentences(text, max_words)))
+
+
+def document_digest(document: Document) -> bytes:
+    """16 bytes that are the same for documents that differ in capital letters only."""
+    return text_digest(" ".join(document))
+
+
 def split_sentences(text: str, max_words: int) -> list[str]:
     """Sentences of a document, by their punctuation; what is longer than `max_words` words is cut into pieces.
 
@@ -161,6 +179,6 @@ def split_sentences(text: str, max_words: int) -> list[str]:
     return found
 
 
-def _digest(text: str) -> bytes:
-    """What is the same for texts that differ in capital letters only."""
+def text_digest(text: str) -> bytes:
+    """16 bytes that are the same for texts that differ in capital letters only."""
     return hashlib.blake2b(text.casefold().encode(), digest_size=16).digest()

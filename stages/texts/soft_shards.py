@@ -1,22 +1,17 @@
-"""Shards of soft labels: parquet, written one by one, and read as a stream.
+"""Shards of soft labels (see stages/texts/row_shards.py).
 
-Rows stand in the order of their texts: uid, label (the likeliest), fields, logits by label. A shard has another name
-until all its rows are there, so that a name that is there is a shard that is done.
+Rows stand in the order of their texts: uid, label (the likeliest), fields, logits by label.
 """
 
 from __future__ import annotations
 
-import os
-import shutil
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from itertools import groupby
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from stages.errors import DataError
 from stages.measures.metrics import softmax
 from stages.tasks import Example
+from stages.texts.row_shards import Rows, rows
 from stages.texts.shards import Batch
 
 if TYPE_CHECKING:
@@ -24,20 +19,8 @@ if TYPE_CHECKING:
     import pyarrow
     from numpy.typing import NDArray
 
-ROWS_AT_ONCE = 4096
-"""Rows that are held while shards are read."""
 
-
-@dataclass(frozen=True, slots=True)
-class Labelled:
-    """The rows that a batch became; the first is number `first` of its shard."""
-
-    shard: str
-    first: int
-    rows: pyarrow.Table
-
-
-def labelled(batch: Batch, logits: NDArray[np.float64], labels: Sequence[str]) -> Labelled:
+def labelled(batch: Batch, logits: NDArray[np.float64], labels: Sequence[str]) -> Rows:
     """The rows of a batch with its [n, C] logits."""
     import pyarrow
 
@@ -50,68 +33,7 @@ def labelled(batch: Batch, logits: NDArray[np.float64], labels: Sequence[str]) -
         "fields": pyarrow.StructArray.from_arrays([pyarrow.array(item) for item in fields.values()], list(fields)),
         "logits": pyarrow.StructArray.from_arrays(list(parts.values()), list(parts)),
     }
-    return Labelled(batch.shard, batch.first, pyarrow.table(columns))
-
-
-def write(stream: Iterable[Labelled], counts: Mapping[str, int], folder: Path) -> Iterator[int]:
-    """Writes shards to `folder`, and gives each its name when all its rows are there.
-
-    Args:
-        stream: Rows of one shard after the other.
-        counts: Name of a shard -> how many texts it holds.
-        folder: Where the files go.
-
-    Yields:
-        How many rows came, each time that some came.
-
-    Raises:
-        DataError: a shard has another number of texts than it had.
-    """
-    from pyarrow.parquet import ParquetWriter
-
-    for shard, parts in groupby(stream, key=lambda item: item.shard):
-        part, writer, num_rows = folder / f".{shard}.part", None, 0
-        for item in parts:
-            assert item.first == num_rows, f"{shard}: row {item.first} came in the place of row {num_rows}"
-            writer = writer or ParquetWriter(part, item.rows.schema)
-            writer.write_table(item.rows)
-            num_rows += item.rows.num_rows
-            yield item.rows.num_rows
-        assert writer is not None
-        writer.close()
-        if num_rows != counts[shard]:
-            raise DataError(
-                f"the shard {shard} had {counts[shard]:,} texts, and {num_rows:,} were labelled.",
-                "Leave shards as they are while they are read, and run again.",
-            )
-        _sync(part)
-        part.rename(folder / f"{shard}.parquet")
-
-
-def is_done(folder: Path, shard: str, num_rows: int) -> bool:
-    """Whether a labelled shard is there with all its rows."""
-    from pyarrow.parquet import read_metadata
-
-    path = folder / f"{shard}.parquet"
-    return path.exists() and int(read_metadata(path).num_rows) == num_rows
-
-
-def hand_over(folder: Path, out: Path) -> None:
-    """Puts the labelled shards of a folder into another; no byte is copied where the file system has links."""
-    for path in sorted(folder.glob("*.parquet")):
-        try:
-            os.link(path, out / path.name)
-        except OSError:
-            shutil.copy2(path, out / path.name)
-
-
-def rows(folder: Path, columns: Sequence[str]) -> Iterator[pyarrow.RecordBatch]:
-    """The shards of a folder as one stream of rows, in the order of their names."""
-    from pyarrow.parquet import ParquetFile
-
-    for path in sorted(folder.glob("*.parquet")):
-        with ParquetFile(path) as file:
-            yield from file.iter_batches(ROWS_AT_ONCE, columns=list(columns))
+    return Rows(batch.shard, batch.first, pyarrow.table(columns))
 
 
 def confidences(folder: Path, labels: Sequence[str]) -> tuple[NDArray[np.float32], NDArray[np.int16]]:
@@ -154,8 +76,3 @@ def _logits(part: pyarrow.RecordBatch, labels: Sequence[str]) -> NDArray[np.floa
 
     column = part.column("logits")
     return np.stack([column.field(label).to_numpy() for label in labels], axis=1)
-
-
-def _sync(path: Path) -> None:
-    with path.open("rb") as file:
-        os.fsync(file.fileno())

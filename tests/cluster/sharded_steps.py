@@ -26,7 +26,7 @@ class Watched:
     """The recorder itself, with an eye on the progress; says in `<fault>.json` which shards were done."""
 
     recorder: Any
-    config: Config
+    config: Any
     work: Path
 
     def __getattr__(self, name: str) -> Any:

@@ -23,7 +23,7 @@ from cluster.store import Store
 from pipelines import fewshot, preflight
 from pipelines.config import PipelineConfig
 from stages.errors import InputError
-from stages.texts import soft_shards
+from stages.texts import row_shards
 from stages.texts.logits import read_logits
 
 SIZES = (13, 2, 21)
@@ -102,7 +102,7 @@ def test_shards_are_labelled_by_two_workers_and_what_was_done_survives_a_kill(
     assert after["part-0.parquet"] == done["part-0.parquet"], "and that one was not made again"
     assert [parquet.read_metadata(folder["shards"] / name).num_rows for name in sorted(after)] == list(SIZES)
 
-    rows = [row for part in soft_shards.rows(folder["shards"], ["fields", "logits"]) for row in part.to_pylist()]
+    rows = [row for part in row_shards.rows(folder["shards"], ["fields", "logits"]) for row in part.to_pylist()]
     assert [row["fields"]["text"] for row in rows] == [film_example(row).fields["text"] for row in range(sum(SIZES))]
     expected = read_logits(folder["soft_labels"] / "soft_labels.jsonl", LABELS)
     assert np.ptp(expected) > 0.1

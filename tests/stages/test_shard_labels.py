@@ -21,7 +21,7 @@ from stages.models.encoders import EncoderConfig
 from stages.models.submodels import LoraConfig
 from stages.protocols import LocalEngine
 from stages.soft_labels import EnsembleConfig
-from stages.texts import shards, soft_shards
+from stages.texts import row_shards, shards, soft_shards
 from stages.texts.data import Source, load_examples
 from stages.training.loop import LoopConfig
 
@@ -79,7 +79,7 @@ def config(folders: dict[str, Path], source: Source, ensemble: EnsembleConfig, s
 
 
 def rows_of(folder: Path) -> list[dict[str, Any]]:
-    return [row for part in soft_shards.rows(folder, ["uid", "label", "fields", "logits"]) for row in part.to_pylist()]
+    return [row for part in row_shards.rows(folder, ["uid", "label", "fields", "logits"]) for row in part.to_pylist()]
 
 
 @pytest.mark.parametrize(
@@ -175,8 +175,8 @@ def test_shards_that_change_while_they_are_read_are_refused(pile: Path, tmp_path
     counts = shards.num_texts(source)
     write_lines(pile / "part-0.jsonl", [{"text": "only one"}])
     stream = map(_constant, shards.read(source, 2, "part-0"))
-    with pytest.raises(DataError, match="part-0 had 4 texts, and 1 were labelled"):
-        list(soft_shards.write(stream, counts, tmp_path))
+    with pytest.raises(DataError, match="part-0 should have 4 rows, and 1 came"):
+        list(row_shards.write(stream, counts, tmp_path))
     assert not list(tmp_path.glob("*.parquet"))
 
 
@@ -197,7 +197,7 @@ def test_shards_without_a_text_are_passed_over(pile: Path, tmp_path: Path) -> No
         shards.num_texts(Source(asset=str(pile)))
 
 
-def _constant(batch: shards.Batch) -> soft_shards.Labelled:
+def _constant(batch: shards.Batch) -> row_shards.Rows:
     import numpy as np
 
     return soft_shards.labelled(batch, np.ones((len(batch.examples), 2)), LABELS)
@@ -214,7 +214,7 @@ def soft(tmp_path: Path) -> Path:
         examples = tuple(film_example(row) for row in range(first, min(first + 9, 40)))
         logits = np.array([[(-1) ** row * (0.1 + row / 20), 0.0] for row in range(first, first + len(examples))])
         batch = shards.Batch(f"part-{number}", 0, examples)
-        list(soft_shards.write([soft_shards.labelled(batch, logits, LABELS)], {batch.shard: len(examples)}, folder))
+        list(row_shards.write([soft_shards.labelled(batch, logits, LABELS)], {batch.shard: len(examples)}, folder))
     return folder
 
 
