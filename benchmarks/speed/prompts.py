@@ -8,13 +8,12 @@ their number. Memory is the growth of the highest resident size of the process, 
 
 from __future__ import annotations
 
-import resource
 from dataclasses import dataclass
 from functools import partial
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
-from measuring import Effort, film_texts, in_turns, ratio, recipe, table
+from measuring import Effort, film_texts, in_turns, peak_of, ratio, recipe, table
 
 if TYPE_CHECKING:
     from stages.patterns.cloze import ClozeClassifier
@@ -98,7 +97,6 @@ def _of_backbone(subject: Subject, effort: Effort) -> list[list[str]]:
 
             train_together(trainings, losses_of, SilentRecorder(), LocalEngine())
 
-        begun = _most_memory()
         train([0])
         jobs = {count: partial(train, list(range(count))) for count in NUM_TRAINED}
         seconds = in_turns({str(count): job for count, job in jobs.items()}, effort.turns)
@@ -110,8 +108,10 @@ def _of_backbone(subject: Subject, effort: Effort) -> list[list[str]]:
             aim = f"{TOGETHER_AIM}" if count == max(NUM_TRAINED) else ""
             title = f"{subject.title}: {count} prompts, {batch_size} texts each a step"
             rows.append([title, *speeds, f"{times:.2f}", aim])
-        memory = (_most_memory() - begun) / 2**20
-        rows.append([f"memory more for {max(NUM_TRAINED)} than for one, MiB", "", f"{memory:.0f}", "", ""])
+        most = max(NUM_TRAINED)
+        few = peak_of(jobs[1])
+        memory = (peak_of(jobs[most]) - few) / 2**20
+        rows.append([f"{subject.title}: memory more for {most} than for one, MiB", "", f"{memory:.0f}", "", ""])
     return rows
 
 
@@ -149,8 +149,3 @@ def _joined(texts: list[Any], count: int) -> list[Any]:
         replace(one, fields={"text": f"{one.fields['text']} {two.fields['text']} {one.fields['text']}"})
         for one, two in zip(texts[:count], texts[count : 2 * count], strict=True)
     ]
-
-
-def _most_memory() -> int:
-    """Highest resident size so far, bytes."""
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024
