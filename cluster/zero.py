@@ -96,7 +96,7 @@ class Spread:
         self._engine.optimizer.get_param_coordinator().reset_step()
 
     def close(self) -> None:
-        """Ends the threads that read weights from a disk, without which the process could not end in peace."""
+        """Ends the threads that read weights from a disk: left alone, they may abort the process when it ends."""
         swappers = {id(item): item for weight in self.model.parameters() if (item := weight.nvme_swapper) is not None}
         for swapper in swappers.values():
             del swapper.aio_read_handle, swapper.aio_write_handle

@@ -39,7 +39,7 @@ def test_a_folder_for_weights_goes_where_the_strategy_goes() -> None:
     assert found["pet/review/0"] == Resources(workers=2, strategy="zero3_offload", offload_to="/fast")
     assert found["ppt/pair"].offload_to is None, "a strategy of its own has a place of its own"
     assert found["distill/0"].offload_to is None
-    own = resources(SPREAD, "pet={strategy: zero3_offload, workers: 2, offload_to: /fast}")
+    own = resources(SPREAD, "pet.strategy=zero3_offload", "pet.workers=2", "pet.offload_to=/fast")
     assert (own["pet/review/0"].offload_to, own["ppt/pair"].offload_to) == ("/fast", None)
 
 

@@ -150,6 +150,13 @@ def test_workers_end_in_peace(folder: Path, disk: Path, tmp_path: Path) -> None:
     assert list(disk.iterdir()) == []
 
 
+def test_a_worker_without_the_folder_says_so(folder: Path, disk: Path, ray_session: Capacity, tmp_path: Path) -> None:
+    error = tried(tuning(folder, disk / "nowhere"), Store.open(tmp_path / "store")).errors["prompt"]
+    assert f"{disk / 'nowhere'}, where weights shall lie, is no folder on {os.uname().nodename}" in str(error)
+    assert "mend offload_to" in str(error)
+    assert not error.transient
+
+
 def test_a_killed_worker_leaves_nothing(folder: Path, disk: Path, ray_session: Capacity, tmp_path: Path) -> None:
     fault = tmp_path / "fault"
     fault.touch()
