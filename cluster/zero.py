@@ -97,8 +97,8 @@ class Spread:
 
     def close(self) -> None:
         """Ends the threads that read weights from a disk: left alone, they may abort the process when it ends."""
-        swappers = {id(item): item for weight in self.model.parameters() if (item := weight.nvme_swapper) is not None}
-        for swapper in swappers.values():
+        found = (getattr(weight, "nvme_swapper", None) for weight in self.model.parameters())  # adapters have none
+        for swapper in {id(item): item for item in found if item is not None}.values():
             del swapper.aio_read_handle, swapper.aio_write_handle
 
     def _pass_over(self, *_: Any) -> None:

@@ -27,6 +27,7 @@ from pipelines.memory import work_of
 from pipelines.model_shapes import shape_of
 from stages import splits
 from stages.models.outlines import largest_weight
+from stages.models.submodels import LoraConfig
 from stages.prompts.methods import PromptConfig
 from stages.texts.data import Source
 from stages.texts.logits import read_logits
@@ -72,8 +73,8 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
     return root
 
 
-def tuning(folder: Path, offload_to: Path | None, fault: Path | None = None) -> Step:
-    """The step that tunes a prompt on two workers, whose weights lie in memory or on a disk."""
+def tuning(folder: Path, offload_to: Path | None, fault: Path | None = None, loop: LoopConfig = LOOP) -> Step:
+    """The step that tunes a prompt with LoRA on two workers, whose frozen weights lie in memory or on a disk."""
     task = film_task("llama")
     sources = {
         name: Source(asset=str(folder / f"{name}.jsonl"), fields={"text": "text"}, label="label")
@@ -85,8 +86,8 @@ def tuning(folder: Path, offload_to: Path | None, fault: Path | None = None) -> 
         task=task.only("review"),
         pattern="review",
         backbone=backbone_config(folder / "llama"),
-        prompt=PromptConfig(num_vectors=3),
-        loop=LOOP,
+        prompt=PromptConfig(num_vectors=3, lora=LoraConfig(rank=2, targets=("q_proj", "v_proj"))),
+        loop=loop,
         seed=3,
         fault=str(fault or ""),
     )
@@ -155,6 +156,13 @@ def test_a_worker_without_the_folder_says_so(folder: Path, disk: Path, ray_sessi
     assert f"{disk / 'nowhere'}, where weights shall lie, is no folder on {os.uname().nodename}" in str(error)
     assert "mend offload_to" in str(error)
     assert not error.transient
+
+
+def test_a_training_that_fails_leaves_nothing(folder: Path, disk: Path, ray_session: Capacity, tmp_path: Path) -> None:
+    loop = LOOP.model_copy(update={"learning_rate": 1e38})
+    error = tried(tuning(folder, disk, loop=loop), Store.open(tmp_path / "store")).errors["prompt"]
+    assert "Lower learning_rate" in str(error)
+    assert list(disk.iterdir()) == []
 
 
 def test_a_killed_worker_leaves_nothing(folder: Path, disk: Path, ray_session: Capacity, tmp_path: Path) -> None:
