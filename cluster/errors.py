@@ -13,6 +13,7 @@ ClusterError
 ├── StepFailed           a step's own function failed, or its worker died
 ├── WorkersLost          some of a step's many workers ended before it did
 ├── Preempted            a step's machine is taken away (SIGTERM)
+├── SwapError            frozen weights cannot lie on a machine's disk
 ├── SessionError         Ray cannot be started or reached, or lacks what a step asks for
 └── TrackingError        MLflow cannot be used as asked
 
@@ -173,6 +174,10 @@ class Preempted(ClusterError):  # noqa: N818
         super().__init__(
             "its machine is being taken away (SIGTERM).", "It goes on from its last checkpoint when it runs again."
         )
+
+
+class SwapError(ClusterError):
+    """Frozen weights cannot lie on a machine's disk: the folder, or what DeepSpeed needs to use it, is missing."""
 
 
 class SessionError(ClusterError):

@@ -10,6 +10,7 @@ layer, H heads, V vocabulary, B texts of a pass, L tokens of a text with its pro
     activations   what autograd keeps: `kept_per_token`, B x L times, in every layer
     logits        B x V where they are taken over the vocabulary, in float32 and in the model's own precision
     buffers       what one layer needs beside that, forward and backward, before it is freed
+    swapping      where weights lie on a disk: buffers for what is read; parts too small for it are the weights then
 
 Sources: Rajbhandari et al. (ZeRO), SC 2020, https://arxiv.org/abs/1910.02054; Korthikanti et al., MLSys 2023,
 https://arxiv.org/abs/2205.05198 for activations by layer, here without those that only gradients of weights need.
@@ -21,6 +22,8 @@ import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, fields, replace
 from types import MappingProxyType
+
+from cluster.swap import BUFFERS, SMALLEST
 
 MIB, GIB = 1 << 20, 1 << 30
 BASE_BYTES: Mapping[bool, int] = MappingProxyType({False: 440 * MIB, True: 415 * MIB})
@@ -42,6 +45,7 @@ class ModelShape:
 
     Args:
         num_parameters: All, each once.
+        weights: The same, of each weight.
         largest_module: Of the largest module with weights of its own: what ZeRO-3 gathers at a time.
         num_layers: That read the text.
         num_decoder_layers: Of a seq2seq model, which write one word and look at what was read; else 0.
@@ -55,6 +59,7 @@ class ModelShape:
     """
 
     num_parameters: int
+    weights: tuple[int, ...]
     largest_module: int
     num_layers: int
     num_decoder_layers: int
@@ -128,6 +133,7 @@ class Need:
     activations: int = 0
     logits: int = 0
     buffers: int = 0
+    swapping: int = 0
 
     @property
     def total(self) -> int:
@@ -137,15 +143,16 @@ class Need:
     @property
     def certain(self) -> int:
         """What no cleverness of a library takes away: weights, and what trains."""
-        return self.weights + self.trained + self.gradients + self.moments
+        return self.weights + self.swapping + self.trained + self.gradients + self.moments
 
 
 @dataclass(frozen=True, slots=True)
 class Needs:
-    """Of one worker: bytes of its machine and, where it has one, of its GPU."""
+    """Of one worker: bytes of its machine and, where it has one, of its GPU; and of weights on a disk."""
 
     machine: Need
     gpu: Need | None
+    disk: int = 0
 
 
 @dataclass(frozen=True, slots=True)
@@ -169,7 +176,7 @@ class Room:
         return (needs.gpu.certain if certain else needs.gpu.total) <= self.gpu
 
 
-def needs(model: ModelShape, work: Work, strategy: str, workers: int, *, on_gpu: bool) -> Needs:
+def needs(model: ModelShape, work: Work, strategy: str, workers: int, *, on_gpu: bool, on_disk: bool = False) -> Needs:
     """What each worker of a step needs.
 
     Args:
@@ -178,10 +185,14 @@ def needs(model: ModelShape, work: Work, strategy: str, workers: int, *, on_gpu:
         strategy: A name of `SPREADS`, or `STREAM`.
         workers: N.
         on_gpu: Whether each has a GPU.
+        on_disk: Whether the frozen weights of zero3_offload lie on a disk.
     """
     spread = Spread() if strategy == STREAM else SPREADS[strategy]
     whole = model.num_parameters * (FLOAT if work.trains_backbone else work.weight_bytes)
     held = math.ceil(whole / workers) if spread.weights else whole
+    disk = swapped(model, work, workers) if on_disk else 0
+    held -= disk
+    swapping = BUFFERS * math.ceil(max(model.weights) / workers) * work.weight_bytes if on_disk else 0
     states = workers if spread.states else 1
     beside = 0 if work.trains_backbone else work.num_trained * FLOAT
     computing = Need(
@@ -197,10 +208,17 @@ def needs(model: ModelShape, work: Work, strategy: str, workers: int, *, on_gpu:
     )
     base = BASE_BYTES[spread.weights]
     if not on_gpu:
-        return Needs(replace(computing, base=base), None)
+        return Needs(replace(computing, base=base, swapping=swapping), None, disk)
     if spread.offload:
-        return Needs(Need(base=base, weights=held), replace(computing, base=GPU_BASE_BYTES, weights=0))
+        on_machine = Need(base=base, weights=held, swapping=swapping)
+        return Needs(on_machine, replace(computing, base=GPU_BASE_BYTES, weights=0), disk)
     return Needs(Need(base=base), replace(computing, base=GPU_BASE_BYTES))
+
+
+def swapped(model: ModelShape, work: Work, workers: int) -> int:
+    """Bytes of a worker's parts of the weights that are large enough for a disk."""
+    parts = (math.ceil(weight / workers) * work.weight_bytes for weight in model.weights)
+    return sum(part for part in parts if part >= SMALLEST)
 
 
 def texts(work: Work, workers: int) -> int:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
@@ -10,15 +11,16 @@ from typing import Any
 from cluster.partition import Partition
 from cluster.stacks import Stack
 from cluster.step import Strategy
+from cluster.swap import SwapFolder
 from cluster.wish import Wish
 from cluster.worker import one_after_another
-from cluster.zero import Spread, ZeroSettings
+from cluster.zero import Disk, Spread, ZeroSettings
 
 
 class SharedEngine:
     """One worker's engine; see `stages.protocols.Engine`. Needs a process group of torch."""
 
-    def __init__(self, work: Path, strategy: Strategy, stack: Stack) -> None:
+    def __init__(self, work: Path, strategy: Strategy, stack: Stack, offload_to: str | None = None) -> None:
         import torch.distributed as dist
 
         self.rank = dist.get_rank()
@@ -26,16 +28,30 @@ class SharedEngine:
         self.work: Path | None = work
         self._strategy = strategy
         self._stack = stack
+        self._offload_to = offload_to
         self._spread: list[Spread] = []
+        self._folders: list[SwapFolder] = []
         self._partition: Partition | None = None
 
-    def frozen(self, make: Callable[[], Any], *, half: bool) -> Any:
+    def frozen(self, make: Callable[[], Any], *, half: bool, largest: Callable[[], int]) -> Any:
         """A frozen model, whole on every worker or (zero3) spread over them."""
         if self._strategy not in ("zero3", "zero3_offload"):
             return make()
-        spread = Spread(make, ZeroSettings(half=half, offload=self._strategy == "zero3_offload"))
+        disk = None
+        if self._offload_to is not None:
+            assert self.work is not None
+            self._folders.append(SwapFolder(Path(self._offload_to), self.work))
+            disk = Disk(folder=self._folders[-1].path, buffer_size=math.ceil(largest() / self.world_size))
+        spread = Spread(make, ZeroSettings(half=half, offload=self._strategy == "zero3_offload", disk=disk))
         self._spread.append(spread)
         return spread.model
+
+    def close(self) -> None:
+        """Removes the weights that lie on a disk; the models are of no use then."""
+        for spread in self._spread:
+            spread.close()
+        for folder in self._folders:
+            folder.close()
 
     def share(self, parameters: Sequence[Any]) -> None:
         """Says what will be trained; with zero2 each worker gets a part of it to update."""

@@ -23,7 +23,7 @@ _RESERVED = ("logs", "reports", "cache", "mlartifacts", "mlflow.db")
 Strategy = Literal["single", "ddp", "zero2", "zero3", "zero3_offload"]
 """How the workers of a step share it. single: there is one; ddp: a part of every batch each; zero2: also of the summed
 gradients and of the optimizer's moments; zero3: instead, of every frozen weight; zero3_offload: the
-same, and the weights lie in the machines' memory.
+same, and the weights lie in the machines' memory, or on a disk.
 """
 
 
@@ -36,7 +36,7 @@ class Resources:
     cores. `workers` may be the fewest and the most: an attempt starts with as many as there is room for, and
     the next one, after a machine was lost, with those that are left. `timeout_s`: within so many seconds all workers
     come to the same point, or the step is tried again. `stream`: workers take batches of a stream, and the step's own
-    process writes what they made.
+    process writes what they made. `offload_to`: a folder of every machine, for the weights of zero3_offload.
     """
 
     cpus: float = 1
@@ -45,6 +45,7 @@ class Resources:
     workers: int | tuple[int, int] = 1
     strategy: Strategy | Literal["stream"] = "single"
     timeout_s: float = 900
+    offload_to: str | None = None
 
     @property
     def min_workers(self) -> int:

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from cluster import stacks
+from cluster import stacks, swap
 from cluster.errors import WorkersLost
 from cluster.memory import SPREADS
 from cluster.recorder import Batch, BatchRecorder
@@ -71,6 +71,9 @@ def run(job: Job, recorder: BatchRecorder, watchdog: Watchdog) -> Any:
         found = trainer.fit().return_value
     except Exception as error:
         raise _cause(error, stacks.written(_stacks_of(job), _work.__name__)) from error
+    finally:
+        if resources.offload_to:  # where one worker fails, the others are killed, and leave their files
+            swap.remove_abandoned(Path(resources.offload_to), job.work)
     result, metrics = found
     recorder.last.update(metrics)
     return result
@@ -88,8 +91,8 @@ def _work(settings: dict[str, Any]) -> Any:
     strategy = job.order.resources.strategy
     assert strategy != "stream", "such steps have no group of workers"
     stack = stacks.Stack(_stacks_of(job), rank, job.order.resources.timeout_s)
-    engine = SharedEngine(job.work, strategy, stack)
-    with closing(stack), tempfile.TemporaryDirectory() as elsewhere, captured(Path(job.log)):
+    engine = SharedEngine(job.work, strategy, stack, job.order.resources.offload_to)
+    with closing(stack), closing(engine), tempfile.TemporaryDirectory() as elsewhere, captured(Path(job.log)):
         send = _forget if rank else job.send
         with BatchRecorder(job.order.step, send) as recorder:
             out = Path(elsewhere) if rank else job.out

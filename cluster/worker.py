@@ -57,9 +57,9 @@ class StepEngine:
         self.world_size = 1
         self.work: Path | None = work
 
-    def frozen(self, make: Callable[[], Any], *, half: bool) -> Any:
+    def frozen(self, make: Callable[[], Any], *, half: bool, largest: Callable[[], int]) -> Any:
         """The model as it is read."""
-        del half
+        del half, largest
         return make()
 
     def share(self, parameters: Sequence[Any]) -> None:

@@ -9,9 +9,12 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
+from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, Field
+
+from cluster.swap import BUFFERS, build
 
 ALLOCATOR = {"MALLOC_MMAP_THRESHOLD_": str(1 << 17)}
 """What a worker on processors needs in its environment before it starts: glibc would raise this threshold with every
@@ -19,11 +22,19 @@ large block that is freed, and keep gathered weights and activations in heaps fu
 """
 
 
+class Disk(BaseModel, frozen=True, extra="forbid"):
+    """Where a worker's parts of the weights lie, but for small ones."""
+
+    folder: Path = Field(description="Empty, and of this model and worker alone.")
+    buffer_size: int = Field(description="Numbers of the largest part, which a buffer has to hold.")
+
+
 class ZeroSettings(BaseModel, frozen=True, extra="forbid"):
     """What DeepSpeed is told, with names and units of its own configuration."""
 
     half: bool = Field(description="Weights in bfloat16, else float32.")
     offload: bool = Field(False, description="Keep each worker's part in the memory of the machine, not of the GPU.")
+    disk: Disk | None = Field(None, description="Keep it there instead.")
 
     def config(self) -> dict[str, Any]:
         """DeepSpeed's JSON."""
@@ -39,6 +50,15 @@ class ZeroSettings(BaseModel, frozen=True, extra="forbid"):
         }
         if self.offload:
             zero["offload_param"] = {"device": "cpu", "pin_memory": _has_gpu()}
+        if self.disk:
+            zero["offload_param"] = {
+                "device": "nvme",
+                "nvme_path": str(self.disk.folder),
+                "buffer_count": BUFFERS,
+                "buffer_size": self.disk.buffer_size,
+                "pin_memory": _has_gpu(),
+                "max_in_cpu": 0,
+            }
         return {"train_micro_batch_size_per_gpu": 1, "bf16": {"enabled": self.half}, "zero_optimization": zero}
 
 
@@ -50,8 +70,13 @@ class Spread:
         Args:
             make: Reads a model of transformers; its weights are split while they are read.
             settings: Precision and place.
+
+        Raises:
+            SwapError: weights shall lie on a disk, and DeepSpeed's op for it cannot be built.
         """
         _choose_accelerator()
+        if settings.disk:
+            build()
         import deepspeed
         from transformers.integrations import HfDeepSpeedConfig
 
@@ -69,6 +94,12 @@ class Spread:
     def end_pass(self) -> None:
         """The next pass begins anew."""
         self._engine.optimizer.get_param_coordinator().reset_step()
+
+    def close(self) -> None:
+        """Ends the threads that read weights from a disk: left alone, they may abort the process when it ends."""
+        found = (getattr(weight, "nvme_swapper", None) for weight in self.model.parameters())  # adapters have none
+        for swapper in {id(item): item for item in found if item is not None}.values():
+            del swapper.aio_read_handle, swapper.aio_write_handle
 
     def _pass_over(self, *_: Any) -> None:
         import torch

@@ -10,6 +10,8 @@ import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
+from cluster import swap
+from cluster.errors import SwapError
 from stages.texts import assets, reach
 
 PACKAGES = ("torch", "transformers", "peft", "ray", "deepspeed", "mlflow", "datasets", "accelerate")
@@ -37,6 +39,7 @@ def examine(wanted: Mapping[str, str]) -> Iterator[Finding]:
     for name in PACKAGES:
         yield _package(name)
     yield _compiler()
+    yield _disk_tools()
     yield _processors()
     yield _gpus()
     yield _disk()
@@ -63,6 +66,16 @@ def _compiler() -> Finding:
     found = shutil.which("g++") or shutil.which("c++")
     remedy = "" if found else "Install g++ for strategy: zero3 on processors; nothing else needs it."
     return Finding("C++ compiler", found or "none", remedy)
+
+
+def _disk_tools() -> Finding:
+    try:
+        swap.check_tools()
+    except SwapError:
+        return Finding(
+            "libaio.h", "none", "Run: apt install libaio-dev g++, for resources.offload_to; nothing else needs it."
+        )
+    return Finding("libaio.h", "found")
 
 
 def _processors() -> Finding:

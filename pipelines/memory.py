@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 
 from cluster.memory import GIB, STREAM, ModelShape, Needs, Room, Work, fitting, needs
-from cluster.step import Step
+from cluster.step import Resources, Step
 from pipelines.model_shapes import shape_here
 from stages.errors import InputError
 from stages.models.backbones import BackboneConfig
@@ -43,7 +43,8 @@ class Line:
         if self.needs is None:
             return f"{shared}, unknown"
         gpu = f", GPU {self.needs.gpu.total / GIB:.1f} GiB" if self.needs.gpu else ""
-        told = f"{shared}, {self.needs.machine.total / GIB:.1f} GiB{gpu}"
+        disk = f", disk {self.needs.disk / GIB:.1f} GiB" if self.needs.disk else ""
+        told = f"{shared}, {self.needs.machine.total / GIB:.1f} GiB{gpu}{disk}"
         return told if self.fits else f"{told}; does not fit: {self.remedy}"
 
 
@@ -52,14 +53,14 @@ def lines(steps: Sequence[Step], room: Room) -> dict[str, Line]:
 
     Of workers that may be fewer or more, the fewest need most.
     """
-    known: dict[tuple[Work, BackboneConfig, str, int, bool], Line] = {}
+    known: dict[tuple[Work, BackboneConfig, Resources], Line] = {}
     shapes: dict[str, ModelShape | None] = {}
     found = {}
     for step in steps:
         backbone = getattr(step.config, "backbone", None)
         if not isinstance(backbone, BackboneConfig):
             continue
-        on_gpu, asked = step.resources.gpus > 0, step.resources
+        asked = step.resources
         if backbone.asset not in shapes:
             shapes[backbone.asset] = _shape(backbone.asset)
         shape = shapes[backbone.asset]
@@ -67,7 +68,7 @@ def lines(steps: Sequence[Step], room: Room) -> dict[str, Line]:
             found[step.name] = Line(step.name, asked.strategy, asked.min_workers, None)
             continue
         work = work_of(step, shape)
-        key = (work, backbone, asked.strategy, asked.min_workers, on_gpu)
+        key = (work, backbone, asked)
         if key not in known:
             known[key] = _line(step, shape, work, room)
         found[step.name] = known[key]
@@ -150,7 +151,8 @@ def work_of(step: Step, shape: ModelShape) -> Work:
 
 def _line(step: Step, shape: ModelShape, work: Work, room: Room) -> Line:
     asked, on_gpu = step.resources, step.resources.gpus > 0
-    needed = needs(shape, work, asked.strategy, asked.min_workers, on_gpu=on_gpu)
+    on_disk = asked.offload_to is not None
+    needed = needs(shape, work, asked.strategy, asked.min_workers, on_gpu=on_gpu, on_disk=on_disk)
     if room.holds(needed, asked.min_workers):
         return Line(step.name, asked.strategy, asked.min_workers, needed)
     is_refused = not room.holds(needed, asked.min_workers, certain=True)

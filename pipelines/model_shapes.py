@@ -16,13 +16,14 @@ from typing import TYPE_CHECKING, Any
 
 from cluster.memory import ModelShape
 from stages.models.model_files import family_of, model_folder, translated
+from stages.models.outlines import outline
 from stages.patterns.encoding import Family
 from stages.texts import assets
 
 if TYPE_CHECKING:
     from torch import nn
 
-FORM = 1
+FORM = 2
 """Of the files in the cache: another number where `ModelShape` or what is counted changes."""
 KEPT_INNER = {"silu": 1, "relu": 1, "gelu": 1, "gelu_new": 4, "gelu_pytorch_tanh": 1}
 """Inner tensors that an activation keeps for its backward pass; gelu_new is written out in four products."""
@@ -49,8 +50,9 @@ def shape_of(folder: Path) -> ModelShape:
     family = family_of(folder)
     content = (folder / "config.json").read_bytes()
     kept = assets.cache_folder() / "shapes" / f"{hashlib.sha256(content).hexdigest()}.{FORM}.json"
-    with suppress(OSError, ValueError, TypeError):
-        return ModelShape(**json.loads(kept.read_text()))
+    with suppress(OSError, ValueError, TypeError, KeyError):
+        about = json.loads(kept.read_text())
+        return ModelShape(**{**about, "weights": tuple(about["weights"])})
     found = _counted(folder, family)
     with suppress(OSError):  # without a cache it is counted again
         kept.parent.mkdir(parents=True, exist_ok=True)
@@ -61,22 +63,14 @@ def shape_of(folder: Path) -> ModelShape:
 
 
 def _counted(folder: Path, family: Family) -> ModelShape:
-    import torch
-    from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForMaskedLM, AutoModelForSeq2SeqLM
-
-    kinds: dict[Family, Any] = {
-        "masked": AutoModelForMaskedLM,
-        "causal": AutoModelForCausalLM,
-        "seq2seq": AutoModelForSeq2SeqLM,
-    }
-    config = AutoConfig.from_pretrained(folder)
-    with torch.device("meta"):
-        model = kinds[family].from_config(config)
-    about = config.to_dict()
+    model = outline(folder)
+    weights = tuple(weight.numel() for weight in model.parameters())
+    about = getattr(model, "config").to_dict()  # noqa: B009
     kept, inner = _activation(model, about)
     layers = _first(about, "num_hidden_layers", "n_layer", "num_layers")
     return ModelShape(
-        num_parameters=sum(item.numel() for item in model.parameters()),
+        num_parameters=sum(weights),
+        weights=weights,
         largest_module=max(
             sum(item.numel() for item in module.parameters(recurse=False)) for module in model.modules()
         ),

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Annotated, Any
+from pathlib import PurePosixPath
+from typing import Annotated, Any, Self
 
-from pydantic import AfterValidator, BaseModel, Field, ValidationError
+from pydantic import AfterValidator, BaseModel, Field, ValidationError, model_validator
 
 from cluster.step import Strategy
 
-HANDED_DOWN = ("cpus", "gpus", "strategy", "workers")
+HANDED_DOWN = ("cpus", "gpus", "strategy", "workers", "offload_to")
 WITH_BACKBONE = ("verbalizer_search", "priming", "ppt", "pet", "prompts")
 """Sections whose steps compute with the backbone. Students and probes are small, and have their own."""
 
@@ -25,6 +26,26 @@ Workers = Annotated[NumWorkers | tuple[NumWorkers, NumWorkers], AfterValidator(_
 """How many, or the fewest and the most."""
 
 
+def _absolute(folder: str) -> str:
+    if not PurePosixPath(folder).is_absolute():
+        raise ValueError(f"{folder!r} means another folder for each process. Write the whole path, from /.")
+    return folder
+
+
+OffloadTo = Annotated[str, AfterValidator(_absolute)]
+"""A folder that every machine has."""
+
+
+def check_offload(strategy: Strategy | None, offload_to: str | None) -> None:
+    """Refuses a folder for weights that lie elsewhere.
+
+    Raises:
+        ValueError: the strategy is not the one that takes weights out of the GPU.
+    """
+    if offload_to is not None and strategy != "zero3_offload":
+        raise ValueError("offload_to is for strategy: zero3_offload. Take that strategy, or take offload_to out.")
+
+
 class ResourcesSection(BaseModel, frozen=True, extra="forbid"):
     """What steps with a language model get; keys that are left out are those of their sections."""
 
@@ -34,10 +55,20 @@ class ResourcesSection(BaseModel, frozen=True, extra="forbid"):
     strategy: Strategy | None = Field(
         None, description="How workers share a step: single, ddp, zero2, zero3, zero3_offload."
     )
+    offload_to: OffloadTo | None = Field(
+        None,
+        description="A folder on a fast disk of every machine, for the weights of zero3_offload; none: they lie in "
+        "memory.",
+    )
     max_parallel: int | None = Field(None, ge=1, description="Steps at a time; none: as many as there is room for.")
     check_memory: bool = Field(
         True, description="Refuse to run where weights and what trains are more than the memory that there is."
     )
+
+    @model_validator(mode="after")
+    def _weights_go_somewhere(self) -> Self:
+        check_offload(self.strategy, self.offload_to)
+        return self
 
 
 def handed_down(values: Any) -> Any:
@@ -78,6 +109,6 @@ def _most(workers: int | tuple[int, int]) -> int:
 def _with(section: Any, given: Mapping[str, Any]) -> Any:
     if not isinstance(section, Mapping):
         return section
-    # a strategy of its own has workers of its own
-    apart = ("workers",) if "strategy" in section else ()
+    # a strategy of its own has workers of its own, and a place for its weights
+    apart = ("workers", "offload_to") if "strategy" in section else ()
     return {**{key: value for key, value in given.items() if key not in apart}, **section}

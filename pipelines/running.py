@@ -22,7 +22,7 @@ from cluster.step import Step
 from cluster.store import Store
 from cluster.tracking import Tracker
 from cluster.versions import versions
-from pipelines import charts, fewshot, memory, planning, preflight, provenance, publish, quorum, resuming
+from pipelines import charts, disks, fewshot, memory, planning, preflight, provenance, publish, quorum, resuming
 from pipelines.config import PipelineConfig
 from pipelines.datasets import Datasets
 from pipelines.display import Display, preparing
@@ -74,6 +74,7 @@ def run(asked: Request, options: Options, console: Console, *, register: bool = 
     steps = fewshot.steps(asked.config)
     planned = plan(steps, asked.store, options)
     check_memory(asked, options, steps, planned)
+    check_disks(asked, options, steps, planned)
     to_run = planning.count(planned, State.RUN)
     console.print(f"{asked.config.name}: {to_run} steps to run, {planning.count(planned, State.HIT)} in the store")
     datasets = Datasets(planned, asked.store)
@@ -126,12 +127,26 @@ def check_memory(asked: Request, options: Options, steps: list[Step], planned: l
     """Refuses steps that are to run and cannot fit into this machine; one of a cluster is let pass."""
     if options.address or not asked.config.resources.check_memory:
         return
-    to_run = {line.name for line in planned if line.state is State.RUN}
-    chosen = [step for step in steps if step.name in to_run]
+    chosen = _to_run(steps, planned)
     try:
         memory.check(chosen, memory.room_here(chosen))
     except InputError as error:
         raise locate(error, asked.path) from error
+
+
+def check_disks(asked: Request, options: Options, steps: list[Step], planned: list[PlannedStep]) -> None:
+    """Refuses steps that are to run with weights on a disk, where this machine lacks what that takes."""
+    if options.address:
+        return
+    try:
+        disks.check(_to_run(steps, planned))
+    except InputError as error:
+        raise locate(error, asked.path) from error
+
+
+def _to_run(steps: list[Step], planned: list[PlannedStep]) -> list[Step]:
+    names = {line.name for line in planned if line.state is State.RUN}
+    return [step for step in steps if step.name in names]
 
 
 def _record_plan(tracker: Tracker, asked: Request, steps: list[Step], planned: list[PlannedStep]) -> None:

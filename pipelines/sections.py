@@ -8,7 +8,7 @@ from pydantic import BaseModel, Field, model_validator
 
 from cluster.step import Resources, Strategy
 from pipelines.corpus_section import CorpusSection
-from pipelines.resources import Workers
+from pipelines.resources import OffloadTo, Workers, check_offload
 from pipelines.stream_section import StreamSection
 from stages.annotation_splits import AnnotatedData
 from stages.ensembles.generations import IpetConfig
@@ -47,16 +47,22 @@ class Section(BaseModel, frozen=True, extra="forbid"):
         "(and a part of the gradients and moments of what trains), zero3 (instead, a part of every frozen weight), "
         "zero3_offload (and those lie in the memory of its machine).",
     )
+    offload_to: OffloadTo | None = Field(
+        None, description="A folder on a fast disk of every machine, where those lie instead."
+    )
 
     @property
     def resources(self) -> Resources:
         """What each of its steps gets."""
-        return Resources(cpus=self.cpus, gpus=self.gpus, workers=self.workers, strategy=self.strategy)
+        return Resources(
+            cpus=self.cpus, gpus=self.gpus, workers=self.workers, strategy=self.strategy, offload_to=self.offload_to
+        )
 
     @model_validator(mode="after")
     def _workers_have_a_strategy(self) -> Self:
         if self.resources.max_workers > 1 and self.strategy == "single":
             raise ValueError("strategy: single has one worker. Take strategy: ddp or zero3, or take workers out.")
+        check_offload(self.strategy, self.offload_to)
         return self
 
 

@@ -49,12 +49,13 @@ class Engine(Protocol):
     work: Path | None
     """Folder for mid-training checkpoints that outlives a killed step; None: no checkpoints."""
 
-    def frozen(self, make: Callable[[], Any], *, half: bool) -> Any:
+    def frozen(self, make: Callable[[], Any], *, half: bool, largest: Callable[[], int]) -> Any:
         """A model of transformers whose weights never change, which an engine may spread over the workers.
 
         Args:
             make: Reads the model.
             half: Whether its weights are bfloat16, else float32.
+            largest: Tells how many numbers the largest weight has; asked where weights shall lie on a disk.
         """
 
     def share(self, parameters: Sequence[Any]) -> None:
@@ -119,8 +120,8 @@ class LocalEngine:
         self.world_size = 1
         self.work = work
 
-    def frozen(self, make: Callable[[], Any], *, half: bool) -> Any:
-        del half
+    def frozen(self, make: Callable[[], Any], *, half: bool, largest: Callable[[], int]) -> Any:
+        del half, largest
         return make()
 
     def share(self, parameters: Sequence[Any]) -> None:

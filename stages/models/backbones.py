@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, Field
@@ -16,6 +17,7 @@ from pydantic import BaseModel, Field
 from stages.errors import InputError
 from stages.models.batching import READ_TOKENS, READ_TOKENS_GPU, Batch, on_grid, padded, read_tokens
 from stages.models.model_files import POSITIONS_AFTER_PAD, family_of, model_folder, room_in
+from stages.models.outlines import class_of, largest_weight
 from stages.models.precision import Precision, attention, default_device, wants_bf16
 from stages.models.prefix_attention import prefixed
 from stages.models.sharding import is_spread, whole
@@ -330,17 +332,16 @@ def load(config: BackboneConfig, *, frozen: bool, engine: Engine | None = None) 
         AssetError: the reference cannot be reached or holds no model.
     """
     import torch
-    from transformers import AutoModelForCausalLM, AutoModelForMaskedLM, AutoModelForSeq2SeqLM, AutoTokenizer
+    from transformers import AutoTokenizer
 
     folder = model_folder(config.asset)
     family = family_of(folder)
-    kinds = {"masked": AutoModelForMaskedLM, "causal": AutoModelForCausalLM, "seq2seq": AutoModelForSeq2SeqLM}
     dtype = torch.bfloat16 if frozen and wants_bf16(config.precision) else torch.float32
-
-    def read() -> Any:
-        return kinds[family].from_pretrained(folder, dtype=dtype, attn_implementation=attention(), use_safetensors=True)
-
-    model = (engine or LocalEngine()).frozen(read, half=dtype == torch.bfloat16) if frozen else read()
+    read = partial(
+        class_of(family).from_pretrained, folder, dtype=dtype, attn_implementation=attention(), use_safetensors=True
+    )
+    engine, largest = engine or LocalEngine(), partial(largest_weight, folder)
+    model = engine.frozen(read, half=dtype == torch.bfloat16, largest=largest) if frozen else read()
     if not is_spread(next(model.parameters())):
         model = model.to(default_device())
     backbone = Backbone(model, AutoTokenizer.from_pretrained(folder), family)

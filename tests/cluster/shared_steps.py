@@ -39,8 +39,8 @@ class Watched:
     def __getattr__(self, name: str) -> Any:
         return getattr(self.engine, name)
 
-    def frozen(self, make: Any, *, half: bool) -> Any:
-        self.model = self.engine.frozen(make, half=half)
+    def frozen(self, make: Any, *, half: bool, largest: Any) -> Any:
+        self.model = self.engine.frozen(make, half=half, largest=largest)
         return self.model
 
     def step(self, optimizer: Any) -> None:
@@ -64,17 +64,30 @@ def local_numbers(model: Any) -> tuple[int, int]:
     return kept, sum(getattr(item, "ds_numel", item.numel()) for item in weights)
 
 
+def bytes_on_disk(model: Any) -> int:
+    """Of its weights that this worker keeps in files."""
+    swappers = {id(item): item for weight in model.parameters() if (item := getattr(weight, "nvme_swapper", None))}
+    return sum(Path(path).stat().st_size for item in swappers.values() for path in item.id_to_path.values())
+
+
 def run(config: Config, inputs: prompt_tuning.Inputs, out: Path, recorder: Any, engine: Any) -> prompt_tuning.Result:
-    """The stage, and beside its files how many numbers of the frozen model each worker kept, and how many it ran."""
+    """The stage, and beside its files how many numbers of the frozen model each worker kept, how many bytes of it lay
+    on a disk, and how many steps it ran.
+    """
     if config.fault:
         os.environ["CLOZELINE_CHECKPOINT_EVERY_S"] = "0"
     watched = Watched(engine, config)
     result = prompt_tuning.run(config, inputs, out, recorder, watched)
     # in one process the model may be there already, from the step before
     kept, whole = local_numbers(watched.model) if watched.model is not None else (0, 0)
-    counts = torch.zeros(2, engine.world_size, dtype=torch.float64)
-    counts[:, engine.rank] = torch.tensor([kept, watched.num_moments])
-    of_weights, of_moments = engine.total(counts).tolist()
-    about = {"kept": of_weights, "whole": whole, "num_steps": watched.num_steps, "moments": of_moments}
+    on_disk = bytes_on_disk(watched.model) if watched.model is not None else 0
+    counts = torch.zeros(3, engine.world_size, dtype=torch.float64)
+    counts[:, engine.rank] = torch.tensor([kept, watched.num_moments, on_disk])
+    names = ("kept", "moments", "on_disk")
+    about = {
+        "whole": whole,
+        "num_steps": watched.num_steps,
+        **dict(zip(names, engine.total(counts).tolist(), strict=True)),
+    }
     (out / "about.json").write_text(json.dumps(about))
     return result

@@ -21,6 +21,7 @@ SAMPLES = [
     errors.StepFailed("pet/a/0", "ValueError: no", trace="a\nb\nc", log="/logs/x.log", transient=True, attempt=2),
     errors.WorkersLost("worker 1: killed"),
     errors.Preempted(),
+    errors.SwapError("no disk.", "Mount it."),
     errors.SessionError("no Ray.", "Start it."),
     errors.TrackingError("no server.", "Start it."),
 ]

@@ -10,6 +10,7 @@ from cluster.memory import FLOAT, GIB, SPREADS, ModelShape, Need, Room, Work, fi
 
 SHAPE = ModelShape(
     num_parameters=8_000_000_000,
+    weights=(500_000_000,) * 16,
     largest_module=500_000_000,
     num_layers=32,
     num_decoder_layers=0,
@@ -66,6 +67,19 @@ def test_offloaded_weights_lie_on_the_machine() -> None:
     on_processors = needs(SHAPE, PROMPT, "zero3_offload", 4, on_gpu=False)
     assert on_processors.gpu is None
     assert on_processors == needs(SHAPE, PROMPT, "zero3", 4, on_gpu=False)
+
+
+def test_weights_on_a_disk_leave_small_parts_and_buffers() -> None:
+    model = replace(SHAPE, num_parameters=501_000_000, weights=(500_000_000, *[2_000] * 500))
+    in_memory = needs(model, PROMPT, "zero3_offload", 4, on_gpu=True)
+    found = needs(model, PROMPT, "zero3_offload", 4, on_gpu=True, on_disk=True)
+    assert found.disk == 250_000_000
+    assert found.machine.weights == 500_000, "parts of 1,000 bytes are not written"
+    assert found.machine.swapping == 8 * 250_000_000
+    assert found.machine.certain == 500_000 + 8 * 250_000_000
+    assert found.gpu == in_memory.gpu
+    assert (in_memory.disk, in_memory.machine.swapping) == (0, 0)
+    assert needs(model, PROMPT, "zero3_offload", 4, on_gpu=False, on_disk=True).machine.swapping == 8 * 250_000_000
 
 
 def test_activations_follow_the_texts_of_a_worker_and_their_length() -> None:

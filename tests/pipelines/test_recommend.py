@@ -26,9 +26,9 @@ Clozeline = Callable[..., subprocess.CompletedProcess[str]]
 def causal(millions: int, num_layers: int, width: int) -> ModelShape:
     """The shape of a Llama of such a size."""
     return ModelShape(
-        num_parameters=millions * 1_000_000, largest_module=49152 * width, num_layers=num_layers, width=width,
-        inner=3 * width, num_heads=width // 64, vocabulary=49152, kept_inner=3, adapted={}, num_decoder_layers=0,
-        reads_vocabulary=False,
+        num_parameters=millions * 1_000_000, weights=(millions * 1_000_000,), largest_module=49152 * width,
+        num_layers=num_layers, num_decoder_layers=0, width=width, inner=3 * width, num_heads=width // 64,
+        vocabulary=49152, kept_inner=3, adapted={}, reads_vocabulary=False,
     )  # fmt: skip
 
 

@@ -34,6 +34,15 @@ def test_a_section_says_more() -> None:
     assert found["prompts/plot_or_quote/ppt/0"] == Resources(cpus=2, workers=4, strategy="zero3")
 
 
+def test_a_folder_for_weights_goes_where_the_strategy_goes() -> None:
+    found = resources("resources={strategy: zero3_offload, workers: 2, offload_to: /fast}", "ppt.strategy=single")
+    assert found["pet/review/0"] == Resources(workers=2, strategy="zero3_offload", offload_to="/fast")
+    assert found["ppt/pair"].offload_to is None, "a strategy of its own has a place of its own"
+    assert found["distill/0"].offload_to is None
+    own = resources(SPREAD, "pet.strategy=zero3_offload", "pet.workers=2", "pet.offload_to=/fast")
+    assert (own["pet/review/0"].offload_to, own["ppt/pair"].offload_to) == ("/fast", None)
+
+
 def test_members_on_other_backbones_get_them_too() -> None:
     probe = "probe: {kind: probe, encoder: {asset: x}}"
     member = "other: {kind: pet, backbone: {asset: x}, tune: none}"
@@ -56,6 +65,10 @@ def test_shards_get_all_but_the_strategy() -> None:
         ("resources={workers: 4}", "ppt"),
         ("resources={strategy: zero9}", "resources.strategy"),
         ("resources=3", "resources"),
+        ("resources={strategy: zero3, offload_to: /fast}", "resources"),
+        ("resources={offload_to: /fast}", "resources"),
+        ("resources={strategy: zero3_offload, offload_to: fast}", "resources.offload_to"),
+        ("prompts.offload_to=/fast", "prompts"),
     ],
 )
 def test_what_makes_no_sense_is_refused(override: str, key: str) -> None:
