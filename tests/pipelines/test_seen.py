@@ -86,9 +86,13 @@ def test_a_run_has_its_pictures_and_tables(name: str, seen: Tracked) -> None:
 
 
 def test_scores_have_the_same_names_in_every_step(seen: Tracked) -> None:
-    names = [name for (name,) in seen.rows("select name from runs where name not in ('smoke', 'report')")]
+    statuses = "select name from runs join tags using (run_uuid) where key = 'stage.status' and value = ?"
+    names = [name for (name,) in seen.rows(statuses, "executed") if name != "report"]
     measured = [name for name in names if not name.startswith(("data/", "ppt/"))]
     assert len(measured) == 15
+    groups = [name for (name,) in seen.rows(statuses, "group")]
+    assert {"test/accuracy", "test/accuracy_std"} <= set(seen.values("latest_metrics", "pet"))
+    assert {"pet", "distill", "baseline"} <= set(groups)
     for name in measured:
         metrics = set(seen.values("latest_metrics", name))
         assert {"test/accuracy", "test/macro_f1", "test/mcc", "test/ece", "stage/seconds"} <= metrics, name
