@@ -49,8 +49,8 @@ def html(
         columns=columns,
         rows=list(zip((row["kind"] for row in report["rows"]), cells, strict=True)),
         bars=[_bar(row) for row in report["rows"]],
-        starts=_starts(report.get("starts", ())),
-        learning=_learning(report.get("learning_curve", ())),
+        starts=starts(report.get("starts", ())),
+        learning=learning(report.get("learning_curve", ())),
         curves=[_curve(name, runs) for name, runs in details.get("curves", {}).items()],
         confidence=[_confidence(name, found) for name, found in details.get("confidence", {}).items()],
         graph=graph,
@@ -84,7 +84,7 @@ def _curve(name: str, runs: Mapping[str, Any]) -> dict[str, Any]:
     return {"name": name, "chart": chart, "about": f"{_seeds(len(runs))}, ends at {ends}"}
 
 
-def _starts(compared: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+def starts(compared: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """For each task the methods with their colours, and a chart of their losses."""
     found = []
     for task in dict.fromkeys(item["task"] for item in compared):
@@ -103,7 +103,7 @@ def _starts(compared: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     return found
 
 
-def _learning(points: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
+def learning(points: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
     """A row for each method, a column for each number of labels; and the chart of both."""
     if not points:
         return None

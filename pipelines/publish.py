@@ -156,17 +156,14 @@ def markdown(report: Mapping[str, Any]) -> str:
         *(f"- {note}" for note in report["notes"]),
         f"- {run_line(report)}",
     ]
-    if report["learning_curve"]:
-        lines += ["", "## Accuracy against the number of labels", "", *_learning(report["learning_curve"])]
-    for task in dict.fromkeys(item["task"] for item in report["starts"]):
-        mine = [item for item in report["starts"] if item["task"] == task]
-        rows = [(item["method"], item["start"], _accuracy(item), _loss(item["last_loss"])) for item in mine]
-        lines += [
-            "",
-            f"## Where the prompts of {task} start",
-            "",
-            *_grid(("method", "start", "accuracy", "loss"), rows),
-        ]
+    if curve := page.learning(report["learning_curve"]):
+        rows = [row["cells"] for row in curve["rows"]]
+        head = ("labelled texts", *map(str, curve["sizes"]))
+        lines += ["", "## Accuracy against the number of labels", "", *_grid(head, rows)]
+    for task in page.starts(report["starts"]):
+        rows = [row["cells"] for row in task["rows"]]
+        head = ("method", "start", "accuracy", "loss")
+        lines += ["", f"## Where the prompts of {task['task']} start", "", *_grid(head, rows)]
     if report["advice"]:
         lines += ["", "## What to try next", ""]
         lines += [f"- {item['because']} {item['attempt']}" for item in report["advice"]]
@@ -177,23 +174,6 @@ def _grid(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
     """A table of Markdown, figures to the right."""
     lines = [columns, ["---"] + ["--:"] * (len(columns) - 1), *rows]
     return ["| " + " | ".join(line) + " |" for line in lines]
-
-
-def _learning(points: Sequence[Mapping[str, Any]]) -> list[str]:
-    """A row for each method, a column for each number of labels."""
-    sizes = sorted({point["num_labelled"] for point in points})
-    found = {(point["method"], point["num_labelled"]): _accuracy(point) for point in points}
-    methods = dict.fromkeys(point["method"] for point in points)
-    rows = [(method, *(found.get((method, size), "") for size in sizes)) for method in methods]
-    return _grid(("labelled texts", *map(str, sizes)), rows)
-
-
-def _accuracy(item: Mapping[str, Any]) -> str:
-    return percent({"mean": item["accuracy"], "std": item["accuracy_std"]})
-
-
-def _loss(value: float | None) -> str:
-    return "" if value is None else f"{value:.3f}"
 
 
 def table(report: Mapping[str, Any], width: int) -> Table:

@@ -1,7 +1,7 @@
 """Rows of results: JSON lines, one for a seed (`"seed": 3`) or for several of which only the figures together are kept.
 
-A row for several has `"seeds": [0, 1, 2]`, and beside each figure its sample standard deviation (`accuracy_std`). What
-was measured on the way to docs/results.md lies in the folder `rows`; the scripts measure only what is missing there.
+A row for several has `"seeds": [0, 1, 2]`, and beside each figure its sample standard deviation (`accuracy_std`). The
+folder `measured` holds what was measured on the way to docs/results.md; the scripts measure only what is missing there.
 """
 
 from __future__ import annotations

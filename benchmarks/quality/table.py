@@ -1,6 +1,6 @@
 """The comparison as Markdown: mean ± standard deviation over seeds, from the results of `ours.py` and `rivals.py`.
 
-    python benchmarks/quality/table.py benchmarks/quality/rows/{ours,rivals}.jsonl
+    python benchmarks/quality/table.py benchmarks/quality/measured/{ours,rivals}.jsonl
 
 A cell says over how many seeds it is; the last lines compare the students with SetFit on the same encoder.
 """

@@ -70,9 +70,11 @@ def test_a_run_needs_the_folder(tools: Path, tmp_path: Path) -> None:
 
 def test_of_a_cluster_the_machines_are_asked(tools: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     request = asked(tmp_path, tmp_path / "nowhere")
+    assert "is no folder" in str(refused(request)), "here it would be refused"
     check(request, address="auto")
     monkeypatch.setenv("RAY_ADDRESS", "auto")
     check(request)
+    assert not (tmp_path / "nowhere").exists()
 
 
 def test_a_plan_tells_what_lies_on_the_disk(tmp_path: Path) -> None:

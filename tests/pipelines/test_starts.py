@@ -57,7 +57,7 @@ def test_the_mean_loss_is_of_the_steps_that_all_seeds_have() -> None:
 
 def test_the_page_has_a_table_and_a_line_for_each_start() -> None:
     compared = [asdict(item) for item in starts(ROWS, STARTS, CURVES)]
-    (shown,) = page._starts(compared)
+    (shown,) = page.starts(compared)
     assert [item["cells"] for item in shown["rows"]] == [
         ("ppt", "ppt", "80.0 ± 1.0", "0.400"), ("random", "normal", "70.0", ""),
     ]  # fmt: skip
@@ -71,12 +71,12 @@ def test_accuracy_against_labels_has_a_column_for_each_number_and_whiskers() -> 
         {"method": "baseline", "num_labelled": 4, "accuracy": 0.5, "accuracy_std": 0.1, "num_seeds": 2},
         {"method": "baseline", "num_labelled": 16, "accuracy": 0.75, "accuracy_std": None, "num_seeds": 2},
     ]
-    shown = page._learning(points)
+    shown = page.learning(points)
     assert shown is not None
     assert shown["sizes"] == [4, 16]
     assert shown["rows"][0]["cells"] == ("baseline", "50.0 ± 10.0", "75.0")
     assert str(shown["chart"]).count('<line class="s0"') == 1, "one point has a deviation"
-    assert page._learning([]) is None
+    assert page.learning([]) is None
 
 
 def put(root: Path, step: str, result: dict[str, Any], losses: list[float] | None = None) -> None:
