@@ -39,13 +39,13 @@ def timed(module, name, label):
     setattr(module, name, wrapper)
 from pipelines import cli, running
 spent['import clozeline'] = time.perf_counter() - started
-from cluster import tracking
+from cluster.tracking import tracker
 timed(running, 'check', 'check recipe and assets')
 timed(running, 'plan', 'plan')
 timed(running, 'execute', 'take the results, log them to MLflow')
 timed(running, '_record_plan', 'log recipe, graph and plan to MLflow')
 timed(running, '_publish', 'report')
-timed(tracking.Tracker, 'open', 'import and open MLflow')
+timed(tracker.Tracker, 'open', 'import and open MLflow')
 sys.argv = ['clozeline', 'run', 'smoke', '--store', sys.argv[1]]
 try:
     cli.main()
@@ -119,8 +119,8 @@ def no_op_steps(folder: Path) -> None:
     from cluster.scheduler import execute
     from cluster.session import session
     from cluster.step import Resources, Step
-    from cluster.store import Store
-    from cluster.tracking import Tracker
+    from cluster.storage.store import Store
+    from cluster.tracking.tracker import Tracker
 
     def steps(kind: str) -> list[Step]:
         return [

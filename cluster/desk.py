@@ -11,9 +11,9 @@ from cluster.session import Capacity, capacity
 from cluster.worker import Order, work
 
 if TYPE_CHECKING:
-    from cluster.manifest import Manifest
-    from cluster.recorder import Batch
     from cluster.step import Resources
+    from cluster.storage.manifest import Manifest
+    from cluster.tracking.recorder import Batch
 
 SEND_TIMEOUT_S = 10.0
 
@@ -197,7 +197,7 @@ def _worker_failure(order: Order, error: Exception) -> StepFailed:
     """A failure of the worker and not of the step: it was killed, ran out of memory, or its machine is gone."""
     from ray import exceptions
 
-    from cluster.store import Store
+    from cluster.storage.store import Store
 
     lost = (
         exceptions.WorkerCrashedError,

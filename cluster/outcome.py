@@ -6,9 +6,9 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 
 from cluster.errors import StepFailed
-from cluster.lease import TTL_S
-from cluster.manifest import Manifest
 from cluster.plan import Selection
+from cluster.storage.lease import TTL_S
+from cluster.storage.manifest import Manifest
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

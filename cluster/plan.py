@@ -8,10 +8,10 @@ from enum import StrEnum
 from fnmatch import fnmatchcase
 
 from cluster.errors import GraphError, MissingUpstream
-from cluster.fingerprint import Key, differences, fingerprints
-from cluster.manifest import Manifest
+from cluster.keys.fingerprint import Key, differences, fingerprints
 from cluster.step import Step, ancestors, descendants, graph
-from cluster.store import Found, Store
+from cluster.storage.manifest import Manifest
+from cluster.storage.store import Found, Store
 
 
 class State(StrEnum):

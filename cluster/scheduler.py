@@ -10,13 +10,13 @@ from typing import TYPE_CHECKING, Any
 from cluster import events
 from cluster.errors import LeaseHeld, LeaseLost, StepFailed, StoreError
 from cluster.interrupt import Interrupts
-from cluster.lease import Leases
-from cluster.manifest import Manifest
 from cluster.outcome import Options, Outcome, Status, StepReport
 from cluster.plan import PlannedStep, State, plan, stale_upstream
 from cluster.step import Step
-from cluster.store import Store
-from cluster.tracking import Tracker, params_of
+from cluster.storage.lease import Leases
+from cluster.storage.manifest import Manifest
+from cluster.storage.store import Store
+from cluster.tracking.tracker import Tracker, params_of
 from cluster.watchdog import LEAVE_AFTER_S
 
 if TYPE_CHECKING:

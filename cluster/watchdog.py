@@ -17,8 +17,8 @@ from types import FrameType
 from typing import Any
 
 from cluster.errors import StoreError
-from cluster.lease import BEATS_PER_TTL, Lease, Owner, Slot
-from cluster.wish import Wish
+from cluster.storage.lease import BEATS_PER_TTL, Lease, Owner, Slot
+from cluster.workers.wish import Wish
 
 LOOK_EVERY_S = 1.0
 PATIENCE_S = 20.0

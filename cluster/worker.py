@@ -18,18 +18,18 @@ from pathlib import Path
 from typing import Any
 
 from cluster.errors import ClusterError, GraphError, LeaseLost, Preempted, StepFailed, StoreError
-from cluster.fingerprint import Key, differences
-from cluster.lease import TTL_S
-from cluster.manifest import Entry, Manifest
+from cluster.keys.fingerprint import Key, differences
+from cluster.keys.source import CodeDigests
+from cluster.keys.versions import versions
 from cluster.masking import mask_file, masked
 from cluster.passing import is_passing
-from cluster.recorder import Batch, BatchRecorder
-from cluster.source import CodeDigests
 from cluster.step import Resources, Step
-from cluster.store import Draft, Store
-from cluster.versions import versions
+from cluster.storage.lease import TTL_S
+from cluster.storage.manifest import Entry, Manifest
+from cluster.storage.store import Draft, Store
+from cluster.tracking.recorder import Batch, BatchRecorder
 from cluster.watchdog import Watchdog, is_leaving
-from cluster.wish import Wish
+from cluster.workers.wish import Wish
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -200,12 +200,12 @@ def _run(
     watchdog.wish = Wish(draft.work)
     watchdog.wish.clear()
     if order.resources.strategy == "stream":
-        from cluster.streaming import StreamingEngine
+        from cluster.workers.streaming import StreamingEngine
 
         engine = StreamingEngine(draft.work, order.resources)
         result = order.fn(order.config, inputs, draft.out, recorder, engine)
     elif order.resources.is_shared:
-        from cluster import training
+        from cluster.workers import training
 
         job = training.Job(order, inputs, draft.out, draft.work, log, recorder.send)
         result = training.run(job, recorder, watchdog)

@@ -17,10 +17,10 @@ from rich.markup import escape
 from rich.table import Table
 
 from cluster.errors import ClusterError
-from pipelines import json_events, recipe_commands, serve_command
-from pipelines import options as words
-from pipelines.options import DEFAULT_STORE
-from pipelines.terminal import console, errors, lines_of, sink
+from pipelines.commands import json_events, recipe_commands, serve_command
+from pipelines.commands import options as words
+from pipelines.commands.options import DEFAULT_STORE
+from pipelines.commands.terminal import console, errors, lines_of, sink
 from stages.errors import InputError
 from stages.tasks import Task
 
@@ -78,7 +78,8 @@ def run(
     """Run a recipe. Committed steps are taken from the store, the rest are run."""
     from cluster.interrupt import exit_code
     from cluster.outcome import Options
-    from pipelines import running, showing
+    from pipelines import running
+    from pipelines.commands import showing
 
     options = Options(
         from_=tuple(from_ or ()),
@@ -135,7 +136,8 @@ def explain(
     store: words.StoreFolder = DEFAULT_STORE,
 ) -> None:
     """Show why a step runs: its key beside the nearest committed one, difference by difference."""
-    from pipelines import explaining, fewshot, running
+    from pipelines import fewshot, running
+    from pipelines.commands import explaining
 
     asked = running.request(recipe, override, store)
     for explanation in explaining.explain(fewshot.steps(asked.config), asked.store, steps):
@@ -156,7 +158,9 @@ def plan(
     """Show what a run would do, and why. Runs nothing and fetches nothing."""
     from cluster.plan import Selection
     from cluster.plan import plan as make_plan
-    from pipelines import fewshot, memory, planning, running
+    from pipelines import fewshot, running
+    from pipelines.checks import memory
+    from pipelines.commands import planning
 
     asked = running.request(recipe, override, store)
     selection = Selection(
@@ -195,7 +199,8 @@ def graph(
     svg: Annotated[Path | None, typer.Option("--svg", help="Write a drawing instead.")] = None,
 ) -> None:
     """Print the graph of a recipe as mermaid text, or draw it."""
-    from pipelines import drawing, fewshot, planning, running
+    from pipelines import fewshot, running
+    from pipelines.commands import drawing, planning
 
     steps = fewshot.steps(running.request(recipe, override, DEFAULT_STORE).config)
     if png is None and svg is None:
@@ -224,9 +229,10 @@ def score(
     override: words.Override = None,
 ) -> None:
     """Zero-shot label logits of each pattern for each line, for trying patterns before any training."""
-    from pipelines import preflight, scoring
-    from pipelines.display import preparing
+    from pipelines.checks import preflight
+    from pipelines.commands.display import preparing
     from pipelines.recipe import RecipeError, find_recipe, locate, read_recipe
+    from pipelines.serving import scoring
     from stages.models.backbones import BackboneConfig
 
     path = find_recipe(recipe)
@@ -262,9 +268,9 @@ def predict(
     store: words.StoreFolder = DEFAULT_STORE,
 ) -> None:
     """Label lines with the distilled classifier or with prompts: a JSON line with label and probabilities for each."""
-    from pipelines import scoring, serving
+    from pipelines.serving import answering, scoring
 
-    labeller = serving.find(recipe, override, store, prompts).load()
+    labeller = answering.find(recipe, override, store, prompts).load()
     with lines_of(input_) as lines, sink(output) as answers:
         for line in scoring.label(labeller, lines, input_):
             answers.write(line + "\n")
@@ -280,8 +286,9 @@ def recommend(
     override: words.Override = None,
 ) -> None:
     """Say which method, lengths, rates and parallelism suit a recipe's task and backbone, and why."""
-    from pipelines import facts, recommending, running
-    from pipelines.display import preparing
+    from pipelines import running
+    from pipelines.advising import facts, recommending
+    from pipelines.commands.display import preparing
 
     asked = running.request(recipe, override, DEFAULT_STORE)
     with preparing(console) as show:
@@ -300,8 +307,8 @@ def gc(
     store: words.StoreFolder = DEFAULT_STORE,
 ) -> None:
     """Remove results of the recipes' steps that none of them reaches any more."""
-    from cluster.sweep import judge, sweep
-    from pipelines import sweeping
+    from cluster.storage.sweep import judge, sweep
+    from pipelines.commands import sweeping
 
     opened, found = sweeping.leftovers(recipes, override, store)
     kept = judge(found) if dry_run else sweep(opened, found)
@@ -316,7 +323,7 @@ def gc(
 def doctor(recipe: words.Recipe = "demo", override: words.Override = None) -> None:
     """Examine versions, processors, disk, network and assets: what is missing and how to get it."""
     from pipelines import running
-    from pipelines.doctor import examine
+    from pipelines.commands.doctor import examine
 
     asked = running.request(recipe, override, DEFAULT_STORE)
     fatal = False

@@ -7,10 +7,9 @@ from typing import Any
 
 from pydantic import BaseModel, Field, model_validator
 
-from pipelines import annotated, curve_section, prompt_formats
-from pipelines.curve_section import LearningCurveSection
-from pipelines.resources import ResourcesSection, handed_down
-from pipelines.sections import (
+from pipelines.schema.curve_section import LearningCurveSection, check_curve
+from pipelines.schema.resources import ResourcesSection, handed_down
+from pipelines.schema.sections import (
     BaselineSection,
     DistillSection,
     EnsembleSection,
@@ -25,6 +24,7 @@ from pipelines.sections import (
     SearchSection,
     ShardsSection,
 )
+from pipelines.steps import annotated, prompt_formats
 from stages.annotation_splits import AnnotatedData
 from stages.errors import InputError
 from stages.models.backbones import BackboneConfig
@@ -73,7 +73,7 @@ class PipelineConfig(BaseModel, frozen=True, extra="forbid"):
         self._check_soft_blocks()
         self._check_members()
         self._check_starts()
-        curve_section.check(self)
+        check_curve(self)
         if not self.has_labels:
             self._check_zero_labels()
         if self.prompts is not None:

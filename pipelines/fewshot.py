@@ -8,7 +8,7 @@ data/<task> ─┬─ verbalizer/<pattern> (before all that uses the pattern, wh
 ppt/<format>─┴─ prompts/<task>/<method>/<seed> ──────────────────────────────────┘
 
 ppt_examples/<format> comes before ppt/<format> where a corpus is read by many workers. learning_curve/... is the same
-once more with fewer labels (pipelines/curve_steps.py).
+once more with fewer labels (pipelines/steps/curve_steps.py).
 """
 
 from __future__ import annotations
@@ -17,14 +17,15 @@ from collections.abc import Collection, Sequence
 from functools import partial
 
 from cluster.step import Resources, Step
-from pipelines import annotated, report
+from pipelines import report
 from pipelines.config import PipelineConfig
-from pipelines.curve_section import CurveMethod
-from pipelines.curve_steps import curve
-from pipelines.member_steps import group_of, members, untrained, verbalizers
-from pipelines.pretraining_steps import pretraining
-from pipelines.prompt_steps import prompts, starts
-from pipelines.shard_steps import labelled_shards
+from pipelines.schema.curve_section import CurveMethod
+from pipelines.steps import annotated
+from pipelines.steps.curve_steps import curve
+from pipelines.steps.member_steps import group_of, members, untrained, verbalizers
+from pipelines.steps.pretraining_steps import pretraining
+from pipelines.steps.prompt_steps import prompts, starts
+from pipelines.steps.shard_steps import labelled_shards
 from stages import baseline, distillation, soft_labels, splits
 from stages.seeds import derive_seed
 from stages.splits import DataConfig
@@ -39,7 +40,7 @@ def steps(config: PipelineConfig, dropped: Collection[str] = ()) -> list[Step]:
     """Every step of a recipe, upstream before downstream; of those that are ready, the first are started first.
 
     So the longest way, from sub-models to students, comes before what only fills the gaps. `dropped` names members
-    that the ensemble does without (see pipelines/quorum.py).
+    that the ensemble does without (see pipelines/steps/quorum.py).
     """
     data = {task.name: _split(config, task, sets) for task, sets, _ in config.datasets.values()}
     data |= annotated.data_steps(config, CONTROL)

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import BaseModel, Field
 
-from pipelines.advice import Advice, Facts, advise
-from pipelines.comparisons import Duel, duels
-from pipelines.details import details
-from pipelines.starts import Start, starts
+from pipelines.advising.advice import Advice, Facts, advise
+from pipelines.reporting.comparisons import Duel, duels
+from pipelines.reporting.details import details
+from pipelines.reporting.starts import Start, starts
 from stages import learning_curve
 from stages.protocols import Engine, Recorder
 
@@ -80,8 +80,8 @@ class Row:
 class Result:
     """The leaderboard, beside it starts of prompts and accuracy against labels, where the recipe has some.
 
-    Files: `leaderboard.png`; `starts-<task>.png`; `learning_curve.png`; `details.json`, with what pipelines/details.py
-    gathers.
+    Files: `leaderboard.png`; `starts-<task>.png`; `learning_curve.png`; `details.json`, with what
+    pipelines/reporting/details.py gathers.
     """
 
     rows: tuple[Row, ...]

@@ -15,21 +15,25 @@ from pydantic import BaseModel
 from rich.console import Console
 from rich.markup import escape
 
+from cluster.keys.versions import versions
 from cluster.outcome import Options, Outcome
 from cluster.plan import PlannedStep, State, plan
 from cluster.scheduler import execute
 from cluster.step import Step
-from cluster.store import Store
-from cluster.tracking import Tracker
-from cluster.versions import versions
-from pipelines import charts, disks, fewshot, memory, planning, preflight, provenance, publish, quorum, resuming
+from cluster.storage.store import Store
+from cluster.tracking.tracker import Tracker
+from pipelines import fewshot
+from pipelines.checks import disks, memory, preflight
+from pipelines.commands import planning, resuming
+from pipelines.commands.display import Display, preparing
+from pipelines.commands.showing import Show
+from pipelines.commands.terminal import errors
 from pipelines.config import PipelineConfig
-from pipelines.datasets import Datasets
-from pipelines.display import Display, preparing
 from pipelines.recipe import find_recipe, locate, read_recipe
 from pipelines.report import flat_starts
-from pipelines.showing import Show
-from pipelines.terminal import errors
+from pipelines.reporting import charts, provenance, publish
+from pipelines.steps import quorum
+from pipelines.steps.datasets import Datasets
 from stages.errors import InputError
 
 MAX_ERRORS = 3
@@ -98,7 +102,7 @@ def run(asked: Request, options: Options, console: Console, *, register: bool = 
         tracker.parent.log_datasets(datasets.all())
         _publish(asked, steps, outcome, tracker, console)
         if register and not outcome.is_interrupted:
-            from pipelines.registering import register_models
+            from pipelines.serving.registering import register_models
 
             register_models(asked, steps, outcome, tracker, console)
         if not outcome.ok:
@@ -182,7 +186,7 @@ def _publish(asked: Request, steps: list[Step], outcome: Outcome, tracker: Track
     for name in ("report.json", "report.md", "report.png", "report.html"):
         tracker.parent.log_artifact(folder / name, "report")
     if outcome.executed:
-        from pipelines.drawing import draw
+        from pipelines.commands.drawing import draw
 
         tracker.parent.log_figure("graph", draw(steps, seconds))
     for picture in sorted(files.glob("*.png")):

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 
 from cluster.session import Capacity, session
-from cluster.store import Store
+from cluster.storage.store import Store
 
 Clozeline = Callable[..., subprocess.CompletedProcess[str]]
 

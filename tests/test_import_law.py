@@ -67,7 +67,9 @@ def loaded_by(module: str) -> set[str]:
     return set(done.stdout.split())
 
 
-@pytest.mark.parametrize("module", ["pipelines.config", "pipelines.fewshot", "pipelines.preflight", "pipelines.recipe"])
+@pytest.mark.parametrize(
+    "module", ["pipelines.config", "pipelines.fewshot", "pipelines.checks.preflight", "pipelines.recipe"]
+)
 def test_reading_and_planning_load_nothing_heavy(module: str) -> None:
     """`plan`, `graph` and complaints about recipes must answer at once."""
     loaded = loaded_by(module)

@@ -21,7 +21,7 @@ from cluster.outcome import Options
 from cluster.scheduler import execute
 from cluster.session import session
 from cluster.step import Resources, Step, Strategy
-from cluster.store import Store
+from cluster.storage.store import Store
 from pipelines.config import PipelineConfig
 from pipelines.recipe import find_recipe, read_recipe
 from stages import prompt_tuning, splits

@@ -2,9 +2,9 @@
 
     python benchmarks/cluster/paper_plan.py
 
-Memory is that of `cluster/memory.py`, by which `clozeline plan` reckons; models are built on torch's meta device from
-the configs below. Time is FLOPs over what a GPU reaches, plus, under zero3, bytes gathered over what a link reaches:
-weights are not fetched ahead, so that the two add up. docs/scale.md holds the tables and the sources.
+Memory is that of `cluster/workers/memory.py`, by which `clozeline plan` reckons; models are built on torch's meta
+device from the configs below. Time is FLOPs over what a GPU reaches, plus, under zero3, bytes gathered over what a link
+reaches: weights are not fetched ahead, so that the two add up. docs/scale.md holds the tables and the sources.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cluster.memory import SPREADS, ModelShape, Work, needs
-from pipelines.model_shapes import shape_of
+from cluster.workers.memory import SPREADS, ModelShape, Work, needs
+from pipelines.checks.model_shapes import shape_of
 
 GPU_BYTES = 80e9
 """NVIDIA's data sheet of the H100 SXM: 80 GB of HBM3, 3.35 TB/s."""

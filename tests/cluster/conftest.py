@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from s3_toys import BUCKET, Proxy
 
-from cluster import objects
+from cluster.storage import objects
 
 
 @pytest.fixture(scope="session")

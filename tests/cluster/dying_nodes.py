@@ -34,7 +34,7 @@ def main(folder: Path) -> None:
     from cluster import events
     from cluster.outcome import Options
     from cluster.scheduler import execute
-    from cluster.store import Store
+    from cluster.storage.store import Store
 
     doom = folder / "doom"
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})

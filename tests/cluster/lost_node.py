@@ -26,7 +26,7 @@ def main(store: Path, counter: Path, fault: Path, what: str) -> None:
     from cluster import events
     from cluster.outcome import Options
     from cluster.scheduler import execute
-    from cluster.store import Store
+    from cluster.storage.store import Store
 
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
     # Connected while there is only the head, for a driver whose own raylet dies is dead as well.

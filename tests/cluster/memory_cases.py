@@ -11,13 +11,13 @@ import torch
 from small_models import backbone_config, film_examples, film_task, llama_tokenizer, write_lines
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from cluster.memory import Need, needs
 from cluster.outcome import Options
 from cluster.scheduler import execute
 from cluster.step import Resources, Step, Strategy
-from cluster.store import Store
-from pipelines.memory import work_of
-from pipelines.model_shapes import shape_of
+from cluster.storage.store import Store
+from cluster.workers.memory import Need, needs
+from pipelines.checks.memory import work_of
+from pipelines.checks.model_shapes import shape_of
 from stages import splits
 from stages.prompts.methods import PromptConfig
 from stages.texts.data import Source

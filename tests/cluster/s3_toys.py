@@ -8,10 +8,10 @@ from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
-from cluster.lease import Leases
-from cluster.manifest import Entry, Manifest
-from cluster.remote import RemoteStore
-from cluster.store import Draft, Store
+from cluster.storage.lease import Leases
+from cluster.storage.manifest import Entry, Manifest
+from cluster.storage.remote import RemoteStore
+from cluster.storage.store import Draft, Store
 
 BUCKET = "results"
 URL = f"s3://{BUCKET}/some/store"

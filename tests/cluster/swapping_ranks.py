@@ -13,8 +13,8 @@ from transformers import AutoModelForCausalLM
 
 sys.path.insert(0, str(Path(__file__).parents[2]))
 
-from cluster.shared_engine import SharedEngine
-from cluster.stacks import Stack
+from cluster.workers.shared_engine import SharedEngine
+from cluster.workers.stacks import Stack
 from stages.models.outlines import largest_weight
 
 

@@ -16,12 +16,12 @@ import pytest
 from toy_steps import toy, waits
 
 from cluster.errors import StepFailed
-from cluster.lease import Leases, Owner, _write, read_lease
 from cluster.outcome import Options, Outcome
 from cluster.passing import is_passing
 from cluster.plan import plan
 from cluster.scheduler import execute
-from cluster.store import Store
+from cluster.storage.lease import Leases, Owner, _write, read_lease
+from cluster.storage.store import Store
 from cluster.worker import Order, work
 from stages.errors import AssetError, DivergedError
 
@@ -32,7 +32,7 @@ ROOT = TESTS.parent.parent
 OWNER = """
 import sys, time
 from pathlib import Path
-from cluster.lease import Leases
+from cluster.storage.lease import Leases
 with Leases(1.2) as leases:
     print(leases.acquire(Path(sys.argv[1]), "step"), flush=True)
     time.sleep(600)
@@ -40,7 +40,7 @@ with Leases(1.2) as leases:
 WORKER = """
 import sys, time
 from pathlib import Path
-from cluster.lease import FileSlot
+from cluster.storage.lease import FileSlot
 from cluster.watchdog import Watchdog
 with Watchdog(FileSlot(Path(sys.argv[1])), sys.argv[2], 1.2) as watchdog:
     print("begun", flush=True)

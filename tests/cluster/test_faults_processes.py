@@ -13,9 +13,9 @@ from pathlib import Path
 import pytest
 from training_steps import chain, driving
 
-from cluster.lease import _started
 from cluster.plan import State, plan
-from cluster.store import Store
+from cluster.storage.lease import _started
+from cluster.storage.store import Store
 
 pytestmark = pytest.mark.timeout(180)
 

@@ -12,14 +12,14 @@ from disk_toys import large
 from s3_toys import FP, Proxy, begin, builder, commit, failing, opened
 from toy_steps import toy
 
-from cluster import objects
 from cluster.errors import LeaseHeld, StepFailed, StoreUnreachable
-from cluster.lease import Leases
 from cluster.outcome import Options, Outcome
 from cluster.plan import State, plan
 from cluster.scheduler import execute
 from cluster.step import Step
-from cluster.store import Store
+from cluster.storage import objects
+from cluster.storage.lease import Leases
+from cluster.storage.store import Store
 
 pytestmark = pytest.mark.timeout(120)
 QUICK = Options(backoff_s=0.05, poll_s=0.05)

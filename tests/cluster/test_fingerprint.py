@@ -11,11 +11,11 @@ import pytest
 from pydantic import BaseModel, Field
 from toy_steps import toy
 
-from cluster.canonical import canonical, plain
-from cluster.digests import file_digest, tree_digest
 from cluster.errors import FingerprintError, GraphError, StoreError
-from cluster.fingerprint import differences, fingerprints
-from cluster.source import CodeDigests
+from cluster.keys.canonical import canonical, plain
+from cluster.keys.digests import file_digest, tree_digest
+from cluster.keys.fingerprint import differences, fingerprints
+from cluster.keys.source import CodeDigests
 from cluster.step import Resources, Step, graph
 
 STAGE = '''
@@ -211,12 +211,12 @@ def test_graph_refuses_a_cycle_and_bears_a_long_chain() -> None:
 
 
 def test_file_digest_is_remembered_until_the_file_changes(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("cluster.digests.SETTLED_NS", -1)
+    monkeypatch.setattr("cluster.keys.digests.SETTLED_NS", -1)
     cache, data = tmp_path / "cache" / "digests.db", tmp_path / "data.txt"
     data.write_text("one")
     first = file_digest(data, cache)
     reads: list[Path] = []
-    monkeypatch.setattr("cluster.digests._hash", lambda path: reads.append(path) or "fresh")
+    monkeypatch.setattr("cluster.keys.digests._hash", lambda path: reads.append(path) or "fresh")
     assert file_digest(data, cache) == first
     assert not reads
     data.write_text("other")

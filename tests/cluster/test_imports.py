@@ -5,9 +5,9 @@ import sys
 
 CODE = """
 import sys
-import cluster.digests, cluster.errors, cluster.fingerprint, cluster.outcome, cluster.plan, cluster.scheduler
-import cluster.source, cluster.step, cluster.store, cluster.tracking
-cluster.source.CodeDigests().of("stages.protocols")
+import cluster.keys.digests, cluster.errors, cluster.keys.fingerprint, cluster.outcome, cluster.plan, cluster.scheduler
+import cluster.keys.source, cluster.step, cluster.storage.store, cluster.tracking.tracker
+cluster.keys.source.CodeDigests().of("stages.protocols")
 heavy = {"ray", "mlflow", "torch", "numpy", "pandas", "pydantic", "deepspeed", "stages", "pipelines"}
 print(*sorted(heavy & {name.partition(".")[0] for name in sys.modules}))
 """

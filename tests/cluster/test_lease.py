@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from cluster.errors import LeaseHeld
-from cluster.lease import Lease, Leases, Owner, _write, is_held, read_lease
+from cluster.storage.lease import Lease, Leases, Owner, _write, is_held, read_lease
 
 
 class Clock:
@@ -38,7 +38,10 @@ def test_second_driver_is_refused_until_the_first_gives_it_back(tmp_path: Path) 
 
 
 def test_dead_process_on_this_machine_is_recognised_at_once(tmp_path: Path) -> None:
-    code = "import sys; from pathlib import Path; from cluster.lease import *; Leases().acquire(Path(sys.argv[1]), 'a')"
+    code = (
+        "import sys; from pathlib import Path; from cluster.storage.lease import Leases; "
+        "Leases().acquire(Path(sys.argv[1]), 'a')"
+    )
     subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=True)
     left = read_lease(tmp_path)
     assert left is not None and left.owner.is_dead()

@@ -9,13 +9,13 @@ import pytest
 from rich.table import Table
 from toy_steps import toy
 
-from cluster.data_inputs import Dataset
 from cluster.masking import mask_file, masked, masked_values
 from cluster.outcome import Options
 from cluster.scheduler import execute
-from cluster.store import Store
-from cluster.tracking import Tracker, tracking_uri
-from pipelines.terminal import console
+from cluster.storage.store import Store
+from cluster.tracking.data_inputs import Dataset
+from cluster.tracking.tracker import Tracker, tracking_uri
+from pipelines.commands.terminal import console
 
 PASSWORD = "pa55w0rd"
 URL = f"https://me:{PASSWORD}@data.example/films.csv"

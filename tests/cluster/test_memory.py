@@ -6,7 +6,7 @@ from dataclasses import replace
 
 import pytest
 
-from cluster.memory import FLOAT, GIB, SPREADS, ModelShape, Need, Room, Work, fitting, logits, needs
+from cluster.workers.memory import FLOAT, GIB, SPREADS, ModelShape, Need, Room, Work, fitting, logits, needs
 
 SHAPE = ModelShape(
     num_parameters=8_000_000_000,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from cluster.pace import WINDOW_S, Pace
-from cluster.recorder import Batch, BatchRecorder
+from cluster.tracking.recorder import Batch, BatchRecorder
 
 
 class Clock:

@@ -6,12 +6,12 @@ import pytest
 from toy_steps import toy
 
 from cluster.errors import GraphError
-from cluster.fingerprint import fingerprints
-from cluster.lease import Leases
-from cluster.manifest import Manifest
+from cluster.keys.fingerprint import fingerprints
 from cluster.plan import PlannedStep, Selection, State, plan
 from cluster.step import Step, graph
-from cluster.store import Store
+from cluster.storage.lease import Leases
+from cluster.storage.manifest import Manifest
+from cluster.storage.store import Store
 
 
 def commit(store: Store, leaf: Step, names: Sequence[str] | None = None, text: str = "") -> None:

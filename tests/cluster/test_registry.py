@@ -11,10 +11,10 @@ from typing import Any
 
 import pytest
 
-from cluster import registry
-from cluster.registry import Candidate, Loader, Version, register
-from cluster.store import Store
-from cluster.tracking import Tracker
+from cluster.storage.store import Store
+from cluster.tracking import registry
+from cluster.tracking.registry import Candidate, Loader, Version, register
+from cluster.tracking.tracker import Tracker
 
 pytestmark = pytest.mark.timeout(120)
 

@@ -12,11 +12,11 @@ from pathlib import Path
 import pytest
 from s3_toys import BUCKET, FP, URL, Proxy, begin, builder, commit, failing, opened
 
-from cluster import checkpoints, objects
 from cluster.errors import CorruptResult, LeaseHeld, LeaseLost, StepFailed, StoreError
-from cluster.lease import Lease, Leases, Owner
-from cluster.remote import RemoteStore
-from cluster.store import Store
+from cluster.storage import checkpoints, objects
+from cluster.storage.lease import Lease, Leases, Owner
+from cluster.storage.remote import RemoteStore
+from cluster.storage.store import Store
 
 pytestmark = pytest.mark.timeout(60)
 OTHER = "b" * 64
@@ -297,7 +297,7 @@ import sys
 from toy_steps import toy
 from cluster.outcome import Options
 from cluster.scheduler import execute
-from cluster.store import Store
+from cluster.storage.store import Store
 
 data = toy("data", 1)
 parts = tuple(toy(f"pet/p/{index}", index, base=data) for index in range(2))

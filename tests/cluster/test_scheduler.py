@@ -11,12 +11,12 @@ import pytest
 from toy_steps import picture, threads, toy
 
 from cluster import events
-from cluster.lease import Owner, _write, read_lease
 from cluster.outcome import Options, Outcome
 from cluster.plan import plan
 from cluster.scheduler import execute
 from cluster.step import Resources, Step
-from cluster.store import Store
+from cluster.storage.lease import Owner, _write, read_lease
+from cluster.storage.store import Store
 
 pytestmark = [pytest.mark.usefixtures("ray_session"), pytest.mark.timeout(120)]
 
@@ -185,7 +185,10 @@ def test_two_drivers_run_each_step_once(store: Store, counter: Path) -> None:
 def test_lease_of_a_dead_driver_is_taken_over_with_its_checkpoint(store: Store) -> None:
     step = toy("resumed", fail="once error")
     place = store.place("resumed", plan([step], store)[0].fingerprint)
-    code = "import sys; from pathlib import Path; from cluster.lease import *; Leases().acquire(Path(sys.argv[1]), '')"
+    code = (
+        "import sys; from pathlib import Path; from cluster.storage.lease import Leases; "
+        "Leases().acquire(Path(sys.argv[1]), '')"
+    )
     subprocess.run([sys.executable, "-c", code, str(place)], check=True)
     # The dead driver left a checkpoint, with which the toy does not fail.
     (place / "work").mkdir()
@@ -230,7 +233,7 @@ def test_inputs_must_fit_the_function(store: Store) -> None:
 def test_code_edited_while_the_pipeline_runs_is_not_committed_under_the_old_name(
     store: Store, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    from cluster import fingerprint
+    from cluster.keys import fingerprint
 
     real = fingerprint.CodeDigests.of
     monkeypatch.setattr(fingerprint.CodeDigests, "of", lambda self, module: {**real(self, module), module: "older"})

@@ -8,11 +8,11 @@ from typing import Any
 
 import pytest
 
-from cluster import local
 from cluster.errors import CorruptResult, FingerprintError, LeaseLost, StepFailed, StoreError
-from cluster.lease import Leases
-from cluster.manifest import Entry, Manifest
-from cluster.store import Draft, Store
+from cluster.storage import local
+from cluster.storage.lease import Leases
+from cluster.storage.manifest import Entry, Manifest
+from cluster.storage.store import Draft, Store
 
 FP, OTHER = "a" * 64, "b" * 64
 

@@ -8,10 +8,10 @@ import pytest
 from s3_toys import Proxy, builder, commit, opened
 
 from cluster.errors import LeaseHeld
-from cluster.lease import Leases, Owner
-from cluster.local import LocalStore
-from cluster.store import Store
-from cluster.sweep import judge, sweep
+from cluster.storage.lease import Leases, Owner
+from cluster.storage.local import LocalStore
+from cluster.storage.store import Store
+from cluster.storage.sweep import judge, sweep
 
 pytestmark = pytest.mark.timeout(60)
 NEW, OLD, OLDER = "a" * 64, "b" * 64, "c" * 64

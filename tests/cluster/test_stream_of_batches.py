@@ -11,7 +11,7 @@ import stream_toys
 from cluster.errors import GraphError
 from cluster.session import Capacity
 from cluster.step import Resources
-from cluster.streaming import StreamingEngine
+from cluster.workers.streaming import StreamingEngine
 
 SOURCES = [("a", 30), ("empty", 0), ("b", 1), ("c", 17)]
 

@@ -12,15 +12,15 @@ from typing import Any
 import pytest
 from toy_steps import picture, toy
 
-from cluster.data_inputs import Dataset
 from cluster.errors import TrackingError
-from cluster.mlflow_names import key_of
 from cluster.outcome import Options, Outcome
-from cluster.recorder import Batch, Point
 from cluster.scheduler import execute
 from cluster.step import Step
-from cluster.store import Store
-from cluster.tracking import Tracker, tracking_uri
+from cluster.storage.store import Store
+from cluster.tracking.data_inputs import Dataset
+from cluster.tracking.mlflow_names import key_of
+from cluster.tracking.recorder import Batch, Point
+from cluster.tracking.tracker import Tracker, tracking_uri
 
 pytestmark = pytest.mark.timeout(120)
 
@@ -176,7 +176,7 @@ def test_error_in_the_driver_fails_the_parent(store: Store) -> None:
 
 def test_runs_of_a_killed_driver_are_ended_by_the_next_one(store: Store) -> None:
     code = (
-        "import os, sys; from pathlib import Path; from cluster.tracking import Tracker;"
+        "import os, sys; from pathlib import Path; from cluster.tracking.tracker import Tracker;"
         "t = Tracker.open(Path(sys.argv[1]), 'films', 'killed'); t.start_step('a', 'f' * 64, {}); os._exit(9)"
     )
     subprocess.run([sys.executable, "-c", code, str(store.root)], check=False)
@@ -205,7 +205,7 @@ def test_moved_store_begins_a_new_experiment_beside_its_files(store: Store, tmp_
 
 def test_nothing_is_printed(tmp_path: Path) -> None:
     code = (
-        "import sys; from pathlib import Path; from cluster.tracking import Tracker;"
+        "import sys; from pathlib import Path; from cluster.tracking.tracker import Tracker;"
         "Tracker.open(Path(sys.argv[1]), 'films', 'run').close()"
     )
     shown = subprocess.run([sys.executable, "-c", code, str(tmp_path)], capture_output=True, text=True, check=True)

@@ -10,10 +10,10 @@ from pathlib import Path
 
 import pytest
 
-from cluster.registry import Candidate, Loader, register
-from cluster.store import Store
-from cluster.tracking import Tracker
-from cluster.unfinished import sweep
+from cluster.storage.store import Store
+from cluster.tracking.registry import Candidate, Loader, register
+from cluster.tracking.tracker import Tracker
+from cluster.tracking.unfinished import sweep
 
 pytestmark = pytest.mark.timeout(240)
 
@@ -22,8 +22,8 @@ import os, signal, sys
 from pathlib import Path
 sys.path.insert(0, {folder!r})
 from mlflow.tracking import MlflowClient
-from cluster.store import Store
-from cluster.tracking import Tracker
+from cluster.storage.store import Store
+from cluster.tracking.tracker import Tracker
 from test_unfinished import offer
 
 moment, real = {moment!r}, getattr(MlflowClient, {moment!r})
@@ -94,7 +94,7 @@ def test_what_a_killed_driver_leaves_is_whole_or_cannot_be_loaded_and_the_next_o
 
 
 def test_what_a_living_driver_registers_is_left_alone(store: Store) -> None:
-    from cluster.unfinished import owner_tag
+    from cluster.tracking.unfinished import owner_tag
 
     with Tracker.open(store.root, "films", "run") as tracker:
         experiment = tracker.client.get_run(tracker.parent.run_id).info.experiment_id

@@ -101,7 +101,7 @@ def _meet_fate(config: Config, made: int) -> None:
 
 
 def _wait_within_commit(config: Config) -> None:
-    from cluster import local
+    from cluster.storage import local
 
     real = local.write_atomic
 
@@ -197,8 +197,8 @@ def driving(*arguments: Any, **options: Any) -> Iterator[Driver]:
 def _main(about: dict[str, Any]) -> int:
     from cluster.outcome import Options
     from cluster.scheduler import execute
-    from cluster.store import Store
-    from cluster.tracking import Tracker
+    from cluster.storage.store import Store
+    from cluster.tracking.tracker import Tracker
 
     def say(*words: object) -> None:
         sys.stdout.write(" ".join(str(word) for word in words) + "\n")

@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
-from pipelines.scoring import score
+from pipelines.serving.scoring import score
 from stages.models.backbones import BackboneConfig
 from stages.tasks import Task
 

@@ -21,7 +21,7 @@ from typing import Any
 
 from prometheus_client.parser import text_string_to_metric_families
 
-from pipelines.labelling import Labeller, Row, example_of
+from pipelines.serving.labelling import Labeller, Row, example_of
 from stages.errors import InputError
 
 ROOT = Path(__file__).parents[2]
@@ -142,10 +142,10 @@ class Toy(Labeller[str]):
 
 
 def main() -> None:
-    from pipelines.service.bodies import Limits
-    from pipelines.service.queue import Batching
-    from pipelines.service.running import Place, serve
-    from pipelines.terminal import console
+    from pipelines.commands.terminal import console
+    from pipelines.serving.service.bodies import Limits
+    from pipelines.serving.service.queue import Batching
+    from pipelines.serving.service.running import Place, serve
 
     settings = json.loads(sys.argv[1]) if len(sys.argv) > 1 else {}
     loaded = settings.pop("loaded", None)

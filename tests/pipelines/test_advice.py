@@ -7,9 +7,9 @@ from typing import Any
 
 import pytest
 
-from pipelines.advice import RULES, Advice, Facts, advise
-from pipelines.comparisons import Duel
+from pipelines.advising.advice import RULES, Advice, Facts, advise
 from pipelines.report import Row, Spread
+from pipelines.reporting.comparisons import Duel
 
 
 def row(name: str, kind: str, accuracy: float, std: float | None = None, **more: Any) -> Row:

@@ -11,7 +11,7 @@ import pytest
 from services import service
 
 from cluster.step import Step
-from pipelines import preflight
+from pipelines.checks import preflight
 from pipelines.config import PipelineConfig
 from pipelines.fewshot import steps
 from pipelines.recipe import RecipeError, find_recipe, read_recipe
@@ -109,7 +109,7 @@ def test_files_are_read_before_anything_runs(words: tuple[str, ...]) -> None:
 
 
 def test_a_seq2seq_model_takes_no_deep_prompts_for_them(words: tuple[str, ...]) -> None:
-    from pipelines import annotated
+    from pipelines.steps import annotated
 
     config = read_recipe(find_recipe("smoke"), PipelineConfig, words)
     annotated.check_family(config, "masked")

@@ -15,16 +15,17 @@ from pyarrow import parquet
 from sharded_steps import files_of
 from small_models import TOKENIZERS, film_examples, film_task, small_model, write_lines
 
-from cluster.memory import GIB, Room
 from cluster.outcome import Options, Outcome
 from cluster.scheduler import execute
 from cluster.session import Capacity
 from cluster.step import Resources, Step
-from cluster.store import Store
-from pipelines import fewshot, memory, preflight
+from cluster.storage.store import Store
+from cluster.workers.memory import GIB, Room
+from pipelines import fewshot
+from pipelines.checks import memory, preflight
 from pipelines.config import PipelineConfig
-from pipelines.pretraining_steps import check_shards
 from pipelines.recipe import RecipeError, find_recipe, read_recipe
+from pipelines.steps.pretraining_steps import check_shards
 from stages.errors import DataError, InputError
 
 SIZES = (9, 4, 1, 16)

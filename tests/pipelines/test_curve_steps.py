@@ -5,7 +5,8 @@ from __future__ import annotations
 import pytest
 
 from cluster.step import Step, graph
-from pipelines import fewshot, planning
+from pipelines import fewshot
+from pipelines.commands import planning
 from pipelines.config import PipelineConfig
 from pipelines.recipe import RecipeError, find_recipe, read_recipe
 from stages.errors import InputError

@@ -9,11 +9,11 @@ from typing import Any
 import pytest
 from toy_steps import toy
 
-from cluster.manifest import Entry, Manifest
 from cluster.plan import PlannedStep, plan
-from cluster.store import Store
-from pipelines import provenance
-from pipelines.datasets import Datasets
+from cluster.storage.manifest import Entry, Manifest
+from cluster.storage.store import Store
+from pipelines.reporting import provenance
+from pipelines.steps.datasets import Datasets
 
 RESULT = {"num_train": 32, "num_dev": 0, "num_unlabeled": 1000, "num_test": 500}
 

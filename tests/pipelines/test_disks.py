@@ -9,12 +9,13 @@ import pytest
 from small_models import llama_tokenizer
 from transformers import LlamaConfig
 
-from cluster import swap
 from cluster.errors import SwapError
-from cluster.memory import Room
 from cluster.outcome import Options
 from cluster.plan import plan
-from pipelines import memory, running
+from cluster.workers import swap
+from cluster.workers.memory import Room
+from pipelines import running
+from pipelines.checks import memory
 from pipelines.fewshot import steps
 from stages.errors import InputError
 

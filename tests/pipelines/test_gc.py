@@ -8,16 +8,16 @@ import pytest
 import yaml
 from typer.testing import CliRunner, Result
 
-from cluster.fingerprint import fingerprints
-from cluster.lease import Leases
-from cluster.manifest import Manifest
+from cluster.keys.fingerprint import fingerprints
 from cluster.step import graph
-from cluster.store import Store
+from cluster.storage.lease import Leases
+from cluster.storage.manifest import Manifest
+from cluster.storage.store import Store
 from pipelines import fewshot
 from pipelines.cli import app
+from pipelines.commands.sweeping import size
 from pipelines.recipe import find_recipe
 from pipelines.running import request
-from pipelines.sweeping import size
 from stages.errors import InputError
 
 pytestmark = pytest.mark.timeout(60)

@@ -18,11 +18,14 @@ import yaml
 from init_files import TOPICS, drawn, init, tickets, write_csv, write_jsonl
 from tokenizers import Tokenizer
 
-from pipelines import fewshot, proposing, reference, scoring
+from pipelines import fewshot
 from pipelines.config import PipelineConfig
-from pipelines.labelled_file import Labelled, LabelledFile
+from pipelines.new_recipe import proposing
+from pipelines.new_recipe.labelled_file import Labelled, LabelledFile
+from pipelines.new_recipe.recipe_writing import share_out
 from pipelines.recipe import read_recipe
-from pipelines.recipe_writing import share_out
+from pipelines.schema import reference
+from pipelines.serving import scoring
 from stages.errors import DataError
 from stages.models.backbones import BackboneConfig
 
@@ -124,7 +127,7 @@ def test_the_name_of_the_file_is_that_of_recipe_and_task(backbone: str) -> None:
 def test_the_defaults_are_the_demo_s_models(monkeypatch: pytest.MonkeyPatch, backbone: str) -> None:
     demo = read_recipe(Path(__file__).parents[2] / "pipelines/recipes/demo.yaml", PipelineConfig)
     here = demo.model_copy(update={"backbone": BackboneConfig(asset=backbone)})
-    monkeypatch.setattr("pipelines.starting.read_recipe", lambda *_: here)
+    monkeypatch.setattr("pipelines.new_recipe.starting.read_recipe", lambda *_: here)
     assert init(tickets(), "--out", "made.yaml", "--no-score").exit_code == 0
     config = read_recipe(Path("made.yaml"), PipelineConfig)
     assert (config.backbone.asset, config.student.asset) == (backbone, demo.student.asset)

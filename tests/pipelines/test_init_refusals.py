@@ -11,7 +11,7 @@ import pytest
 import torch
 from init_files import TOPICS, init, refused, tickets, write_csv
 
-from pipelines import terminal
+from pipelines.commands import terminal
 from pipelines.config import PipelineConfig
 from pipelines.recipe import read_recipe
 from stages.errors import InputError

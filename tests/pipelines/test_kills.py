@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from cluster.plan import State, plan
-from cluster.store import Store
+from cluster.storage.store import Store
 from pipelines import fewshot, running
 
 Clozeline = Callable[..., subprocess.CompletedProcess[str]]

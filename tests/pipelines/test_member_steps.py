@@ -10,8 +10,8 @@ import yaml
 from cluster.step import Step
 from pipelines.config import PipelineConfig
 from pipelines.fewshot import steps
-from pipelines.member_steps import group_of
 from pipelines.recipe import RecipeError, find_recipe, read_recipe
+from pipelines.steps.member_steps import group_of
 
 IPET = "pet.ipet={generations: 2, teacher_share: 0.5}"
 LOOP = "{learning_rate: 0.01, steps: 2}"

@@ -14,13 +14,14 @@ import pytest
 from small_models import llama_tokenizer, small_model
 from transformers import LlamaConfig, T5Config
 
-from cluster.memory import GIB, Room
 from cluster.outcome import Options
 from cluster.plan import plan
 from cluster.step import Resources
-from pipelines import memory, running
+from cluster.workers.memory import GIB, Room
+from pipelines import running
+from pipelines.checks import memory
+from pipelines.checks.model_shapes import shape_here, shape_of
 from pipelines.fewshot import steps
-from pipelines.model_shapes import shape_here, shape_of
 from stages.errors import InputError
 
 Clozeline = Callable[..., subprocess.CompletedProcess[str]]

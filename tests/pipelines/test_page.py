@@ -12,9 +12,10 @@ import numpy as np
 import pytest
 from toy_steps import toy
 
-from pipelines import charts, page, publish, report
-from pipelines.details import details
-from pipelines.drawing import HEIGHT, layout
+from pipelines import report
+from pipelines.commands.drawing import HEIGHT, layout
+from pipelines.reporting import charts, page, publish
+from pipelines.reporting.details import details
 from stages.protocols import LocalEngine, SilentRecorder
 from stages.tasks import Example
 from stages.texts.logits import write_logits
@@ -84,7 +85,7 @@ def made(tmp_path: Path) -> tuple[dict[str, Any], str]:
     config = report.Config(recipe="<films & more>", task="films", steps=steps)
     inputs = report.Inputs(measured=tuple(tmp_path / step for step in steps))
     result = report.run(config, inputs, out, SilentRecorder(), LocalEngine())
-    from cluster.canonical import plain
+    from cluster.keys.canonical import plain
 
     run = {"executed": 4, "cached": 0, "wall_s": 5.0, "versions": {"torch": "2.9"}, "commit": "abc123"}
     content = publish.build("<films & more>", plain(result), {"distill/0": 2.0}, run)

@@ -16,8 +16,8 @@ from pathlib import Path
 import pytest
 from tokenizers import Tokenizer, models, normalizers, pre_tokenizers
 
+from pipelines.checks.preflight import check, check_models, fetch
 from pipelines.config import PipelineConfig
-from pipelines.preflight import check, check_models, fetch
 from pipelines.recipe import locate, read_recipe
 from stages.errors import InputError
 
@@ -329,7 +329,7 @@ import sys, time
 from pathlib import Path
 start = time.monotonic()
 from pipelines.config import PipelineConfig
-from pipelines.preflight import check
+from pipelines.checks.preflight import check
 from pipelines.recipe import locate, read_recipe
 from stages.errors import InputError
 path = Path(sys.argv[1])

@@ -21,8 +21,8 @@ from rich.console import Console
 
 from cluster.errors import StepFailed as StepError
 from cluster.events import StepFailed, StepFinished, StepProgress, StepStarted
-from pipelines.display import Display, main_figure, shortened
-from pipelines.json_events import JsonEvents
+from pipelines.commands.display import Display, main_figure, shortened
+from pipelines.commands.json_events import JsonEvents
 
 Clozeline = Callable[..., subprocess.CompletedProcess[str]]
 ROOT = Path(__file__).parents[2]

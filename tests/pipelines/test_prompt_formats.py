@@ -13,13 +13,13 @@ from pydantic import ValidationError
 from tokenizers import Tokenizer, models, pre_tokenizers
 
 from cluster.step import Step
-from pipelines import prompt_formats
+from pipelines.checks.preflight import bare_tokenizer, check_corpus, check_formats
 from pipelines.config import PipelineConfig
 from pipelines.fewshot import steps
-from pipelines.preflight import bare_tokenizer, check_corpus, check_formats
 from pipelines.recipe import RecipeError, find_recipe, read_recipe
 from pipelines.report import TAUGHT, _notes
-from pipelines.sections import PptSection
+from pipelines.schema.sections import PptSection
+from pipelines.steps import prompt_formats
 from stages.errors import AssetError, DataError, InputError
 from stages.models.backbones import BackboneConfig
 from stages.models.model_files import model_folder

@@ -12,12 +12,12 @@ from typing import Any
 import pytest
 from transformers import BertConfig, BertForMaskedLM, LlamaConfig
 
-from cluster.memory import GIB, ModelShape
+from cluster.workers.memory import GIB, ModelShape
+from pipelines.advising.facts import Facts, gather
+from pipelines.advising.recommending import recommend, write
+from pipelines.checks.model_shapes import shape_of
 from pipelines.config import PipelineConfig
-from pipelines.facts import Facts, gather
-from pipelines.model_shapes import shape_of
 from pipelines.recipe import find_recipe, read_recipe
-from pipelines.recommending import recommend, write
 from stages.errors import InputError
 
 Clozeline = Callable[..., subprocess.CompletedProcess[str]]

@@ -14,9 +14,9 @@ import pytest
 import yaml
 from pydantic import BaseModel
 
-from pipelines import reference
 from pipelines.config import PipelineConfig
 from pipelines.recipe import find_recipe, shipped_recipes
+from pipelines.schema import reference
 
 Clozeline = Callable[..., subprocess.CompletedProcess[str]]
 ROOT = Path(__file__).parents[2]

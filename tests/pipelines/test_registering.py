@@ -14,8 +14,8 @@ from typing import Any
 
 import pytest
 
-from cluster.tracking import tracking_uri
-from pipelines.registering import model_name
+from cluster.tracking.tracker import tracking_uri
+from pipelines.serving.registering import model_name
 
 Clozeline = Callable[..., subprocess.CompletedProcess[str]]
 pytestmark = pytest.mark.timeout(300)

@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from cluster.canonical import plain
-from pipelines import publish, report
+from cluster.keys.canonical import plain
+from pipelines import report
+from pipelines.reporting import publish
 from stages.protocols import LocalEngine, SilentRecorder
 from stages.tasks import Example
 from stages.texts.logits import read_hits, write_logits

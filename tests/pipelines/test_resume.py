@@ -11,7 +11,7 @@ import pytest
 
 from cluster.plan import PlannedStep, State, plan
 from pipelines import fewshot, running
-from pipelines.explaining import Explanation, explain
+from pipelines.commands.explaining import Explanation, explain
 
 Clozeline = Callable[..., subprocess.CompletedProcess[str]]
 ROOT = Path(__file__).parents[2]

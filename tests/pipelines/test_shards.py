@@ -19,8 +19,9 @@ from cluster.outcome import Options, Outcome
 from cluster.scheduler import execute
 from cluster.session import Capacity
 from cluster.step import Step
-from cluster.store import Store
-from pipelines import fewshot, preflight
+from cluster.storage.store import Store
+from pipelines import fewshot
+from pipelines.checks import preflight
 from pipelines.config import PipelineConfig
 from stages.errors import InputError
 from stages.texts import row_shards

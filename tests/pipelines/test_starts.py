@@ -9,10 +9,11 @@ from typing import Any
 
 import pytest
 
-from cluster.canonical import plain
-from pipelines import page, publish, report
+from cluster.keys.canonical import plain
+from pipelines import report
 from pipelines.report import Row, Spread, flat_starts
-from pipelines.starts import mean_losses, starts
+from pipelines.reporting import page, publish
+from pipelines.reporting.starts import mean_losses, starts
 from stages import learning_curve
 from stages.protocols import LocalEngine, SilentRecorder
 from stages.training.curves import write_losses

@@ -11,8 +11,8 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.scoring import LINES_AT_ONCE
-from pipelines.terminal import lines_of
+from pipelines.commands.terminal import lines_of
+from pipelines.serving.scoring import LINES_AT_ONCE
 from stages.errors import InputError
 
 ROOT = Path(__file__).parents[2]

@@ -15,16 +15,16 @@ from safetensors.torch import load_file
 from small_models import backbone_config, film_examples, film_task, llama_tokenizer, write_lines
 from transformers import LlamaConfig, LlamaForCausalLM
 
-from cluster import swap
 from cluster.errors import SwapError
-from cluster.memory import needs
 from cluster.outcome import Options, Outcome
 from cluster.scheduler import execute
 from cluster.session import Capacity
 from cluster.step import Resources, Step
-from cluster.store import Store
-from pipelines.memory import work_of
-from pipelines.model_shapes import shape_of
+from cluster.storage.store import Store
+from cluster.workers import swap
+from cluster.workers.memory import needs
+from pipelines.checks.memory import work_of
+from pipelines.checks.model_shapes import shape_of
 from stages import splits
 from stages.models.outlines import largest_weight
 from stages.models.submodels import LoraConfig

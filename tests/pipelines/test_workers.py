@@ -18,7 +18,7 @@ from cluster.outcome import Options, Outcome
 from cluster.scheduler import execute
 from cluster.session import Capacity
 from cluster.step import Resources, Step
-from cluster.store import Store
+from cluster.storage.store import Store
 from pipelines.config import PipelineConfig
 from pipelines.recipe import RecipeError, find_recipe, read_recipe
 from stages import splits

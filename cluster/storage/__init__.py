@@ -1,0 +1,1 @@
+"""Committed results: the store on disks and behind URLs, leases, checkpoints."""

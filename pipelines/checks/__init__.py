@@ -1,0 +1,1 @@
+"""What can be known before anything expensive starts: data, words, memory, disks."""

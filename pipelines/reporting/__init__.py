@@ -1,0 +1,1 @@
+"""The report of a run: leaderboard, curves, page and pictures."""

@@ -1,0 +1,148 @@
+"""The addresses of the service.
+
+POST /predict   {"texts": [...]} or {"inputs": [{...}, ...]} -> {"predictions": [...]}, in order
+GET  /          what is served: labels, fields, where the model comes from, limits, an example
+GET  /health    200 when the model is loaded, 503 before
+GET  /metrics   figures for Prometheus
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
+from typing import Any
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import ClientDisconnect, Request
+from starlette.responses import JSONResponse, Response
+from starlette.routing import Route
+from starlette.types import ASGIApp, Lifespan, Message, Receive, Scope, Send
+
+from pipelines.serving.labelling import Labeller
+from pipelines.serving.service import bodies
+from pipelines.serving.service.bodies import Limits, RefusedError
+from pipelines.serving.service.metrics import CONTENT_TYPE, Metrics
+from pipelines.serving.service.queue import ModelFailedError, ModelQueue, QueueFullError
+
+PATHS = ("/", "/predict", "/health", "/metrics")
+LOADING_RETRY_S, FULL_RETRY_S = 5, 1
+"""When to come again: while the model is loaded, and when the queue is full."""
+
+
+@dataclass(frozen=True, slots=True)
+class Service:
+    """What the addresses answer with. `about` says what is served, as far as it is known before the model is loaded."""
+
+    queue: ModelQueue
+    limits: Limits
+    metrics: Metrics
+    about: Mapping[str, Any]
+
+    def app(self, whole_life: Lifespan[Starlette]) -> ASGIApp:
+        """The application; `whole_life` starts and stops the queue."""
+        app = Starlette(
+            lifespan=whole_life,
+            routes=[
+                Route("/", self.tell),
+                Route("/health", self.health),
+                Route("/metrics", self.figures),
+                Route("/predict", self.predict, methods=["POST"]),
+            ],
+            exception_handlers={RefusedError: _refuse, HTTPException: _no_such_address, Exception: _failed},
+        )
+        return _Counted(app, self.metrics)
+
+    async def predict(self, request: Request) -> Response:
+        """Labels the texts of a request."""
+        labeller = self._loaded()
+        try:
+            body = await bodies.read(request.stream(), self.limits.max_bytes)
+        except ClientDisconnect:
+            return Response(status_code=400)  # nobody reads it
+        items = bodies.texts_of(body, labeller, self.limits)
+        try:
+            return JSONResponse({"predictions": await self.queue.answer(items)})
+        except QueueFullError:
+            raise RefusedError(
+                503, "too many texts wait.", "Send it again later.", retry_after_s=FULL_RETRY_S
+            ) from None
+        except ModelFailedError as error:
+            raise RefusedError(500, f"the model failed ({error}).", "See the log of the service.") from None
+
+    async def tell(self, request: Request) -> Response:
+        """What is served."""
+        del request
+        labeller = self.queue.labeller
+        known = {} if labeller is None else _described(labeller)
+        return JSONResponse({**self.about, "ready": labeller is not None, **known, "limits": asdict(self.limits)})
+
+    async def health(self, request: Request) -> Response:
+        """Whether requests are answered."""
+        del request
+        self._loaded()
+        return JSONResponse({"status": "ready"})
+
+    async def figures(self, request: Request) -> Response:
+        """The metrics."""
+        del request
+        return Response(self.metrics.text(), headers={"content-type": CONTENT_TYPE})
+
+    def _loaded(self) -> Labeller[Any]:
+        if self.queue.labeller is None:
+            raise RefusedError(503, "the model is being loaded.", "Send it again later.", retry_after_s=LOADING_RETRY_S)
+        return self.queue.labeller
+
+
+def _described(labeller: Labeller[Any]) -> dict[str, Any]:
+    row = labeller.example()
+    body = {"inputs": [row]} if labeller.plain_field() is None else {"texts": list(row.values())}
+    about = {"kind": labeller.kind, "example": {"POST /predict": body}}
+    tasks = {name: {"labels": labeller.labels[name], "fields": fields} for name, fields in labeller.tasks.items()}
+    return {**about, **tasks[""]} if list(tasks) == [""] else {**about, "tasks": tasks}
+
+
+async def _refuse(request: Request, error: Exception) -> Response:
+    del request
+    assert isinstance(error, RefusedError)
+    headers = {} if error.retry_after_s is None else {"retry-after": str(error.retry_after_s)}
+    return JSONResponse(error.about, error.status, headers)
+
+
+async def _no_such_address(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    what = f"{request.method} {request.url.path}"
+    problem = f"{what} is not answered here." if error.status_code in (404, 405) else f"{error.detail}."
+    remedy = "There are POST /predict, GET /, GET /health and GET /metrics."
+    return JSONResponse({"error": problem, "remedy": remedy}, error.status_code, error.headers)
+
+
+async def _failed(request: Request, error: Exception) -> Response:
+    del request
+    about = {"error": f"the service failed ({type(error).__name__}).", "remedy": "See the log of the service."}
+    return JSONResponse(about, 500)
+
+
+class _Counted:
+    """Counts and times what is answered, whatever answers it."""
+
+    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
+        self._app = app
+        self._metrics = metrics
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] != "http":
+            await self._app(scope, receive, send)
+            return
+        begun = time.monotonic()
+        path = scope["path"] if scope["path"] in PATHS else "other"
+
+        async def sending(message: Message) -> None:
+            if message["type"] == "http.response.start":
+                self._metrics.requests.labels(path, str(message["status"])).inc()
+                if path == "/predict":
+                    self._metrics.request_seconds.observe(time.monotonic() - begun)
+            await send(message)
+
+        await self._app(scope, receive, sending)

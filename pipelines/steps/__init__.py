@@ -1,0 +1,1 @@
+"""The steps of a recipe, part by part; `pipelines.fewshot` puts them together."""
