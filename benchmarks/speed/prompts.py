@@ -1,9 +1,9 @@
 """Soft prompts: many trained in one batch against one after the other, and a prompt at the end over the kept cache of
 the text against reading the whole text each step.
 
-Both on SmolLM2-135M, frozen; the first also on BERT-tiny, where a pass is mostly overhead. Prompts train on 32 critics'
-quotes. One after the other is the time of one prompt, times
-their number. Memory is the growth of the highest resident size of the process, activations included.
+Both on SmolLM2-135M, frozen; the first also on BERT-tiny, where a pass is mostly overhead. Prompts train on 64 critics'
+quotes. One after the other is the time of one prompt, times their number. Memory is the growth of the highest resident
+size of the process, against one prompt with the same texts a prompt, and with the same texts a step in all.
 """
 
 from __future__ import annotations
@@ -77,10 +77,12 @@ def _of_backbone(subject: Subject, effort: Effort) -> list[list[str]]:
 
     first = _classifier(subject, 32, 0)
     classifiers = [first, *(_classifier(subject, 32, seed, first.backbone) for seed in range(1, max(NUM_TRAINED)))]
-    items = first.items(film_texts(32))
+    items = first.items(film_texts(64))
     rows = []
     for batch_size in BATCHES:
         loop = LoopConfig(learning_rate=0.003, batch_size=batch_size, steps=max(2, effort.of(8) // batch_size))
+
+        wide = loop.model_copy(update={"batch_size": batch_size * max(NUM_TRAINED)})
 
         def train(numbers: list[int], loop: LoopConfig = loop) -> None:
             own = [classifiers[number] for number in numbers]
@@ -109,9 +111,10 @@ def _of_backbone(subject: Subject, effort: Effort) -> list[list[str]]:
             title = f"{subject.title}: {count} prompts, {batch_size} texts each a step"
             rows.append([title, *speeds, f"{times:.2f}", aim])
         most = max(NUM_TRAINED)
-        few = peak_of(jobs[1])
-        memory = (peak_of(jobs[most]) - few) / 2**20
-        rows.append([f"{subject.title}: memory more for {most} than for one, MiB", "", f"{memory:.0f}", "", ""])
+        peak = peak_of(jobs[most])
+        for other, job in (("one", jobs[1]), ("one with as many texts a step", partial(train, [0], wide))):
+            more = f"{(peak - peak_of(job)) / 2**20:.0f}"
+            rows.append([f"{subject.title}: memory more for {most} than for {other}, MiB", "", more, "", ""])
     return rows
 
 
