@@ -110,16 +110,8 @@ class LocalDraft(Draft):
     """Files are written beside those of the committed result, and take their place by a change of name."""
 
     def __init__(self, place: Path, step: str, fingerprint: str, token: str) -> None:
-        self.step = step
-        self.fingerprint = fingerprint
-        self._token = token
+        super().__init__(place, step, fingerprint, token)
         self._place = place
-        self.out = place / f"files.{token}.part"
-        self.work = place / "work"
-        for leftover in place.glob("files.*.part"):
-            remove(leftover)
-        self.out.mkdir(parents=True)
-        self.work.mkdir(exist_ok=True)
 
     def discard(self) -> None:
         """See `Draft`."""

@@ -179,19 +179,10 @@ class RemoteDraft(Draft):
     """Files are made on this machine and go up when all are there; checkpoints go up while the step runs."""
 
     def __init__(self, store: RemoteStore, step: str, fingerprint: str, token: str) -> None:
-        self.step = step
-        self.fingerprint = fingerprint
         self._store = store
-        self._token = token
         self._name = f"{step}/{fingerprint}"
         self._tag = store.objects.load(f"{self._name}/manifest.json")[1]
-        place = store.local / "scratch" / step / fingerprint
-        self.out = place / f"files.{token}.part"
-        self.work = place / "work"
-        for leftover in place.glob("files.*.part"):
-            remove(leftover)
-        self.out.mkdir(parents=True)
-        self.work.mkdir(exist_ok=True)
+        super().__init__(store.local / "scratch" / step / fingerprint, step, fingerprint, token)
         self._checkpoints = Checkpoints(store.objects, self._name, self.work)
         self._checkpoints.restore()
         self._checkpoints.start()

@@ -27,6 +27,7 @@ from cluster.errors import CorruptResult, OutdatedManifest, StepFailed, StoreErr
 from cluster.keys.canonical import plain
 from cluster.keys.digests import file_digest, sorted_files
 from cluster.keys.fingerprint import differences
+from cluster.storage.disk import remove
 from cluster.storage.lease import Lease, Slot
 from cluster.storage.manifest import Entry, Manifest
 
@@ -302,10 +303,16 @@ class Store(ABC):
 class Draft(ABC):
     """A result in the making. `out` is where files are written, `work` where checkpoints survive a crash."""
 
-    step: str
-    fingerprint: str
-    out: Path
-    work: Path
+    def __init__(self, place: Path, step: str, fingerprint: str, token: str) -> None:
+        self.step = step
+        self.fingerprint = fingerprint
+        self._token = token
+        self.out = place / f"files.{token}.part"
+        self.work = place / "work"
+        for leftover in place.glob("files.*.part"):
+            remove(leftover)
+        self.out.mkdir(parents=True)
+        self.work.mkdir(exist_ok=True)
 
     def commit(self, result: Any, build: Callable[[Any, dict[str, Entry]], Manifest]) -> Manifest:
         """Makes the files permanent and writes the manifest.
