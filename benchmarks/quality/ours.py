@@ -5,7 +5,8 @@
 Each seed is a recipe (WORK/recipes) that runs into one store (WORK/store), so a run may be stopped and started again.
 Sub-models on SmolLM2-135M (LoRA), with `--ipet` a second generation of them; a probe on MPNet, tuned on pairs first;
 the ensemble of the sub-models alone and of all members; a MiniLM student, fine-tuned, and an MPNet student, frozen
-with a linear head or (`--full`) fine-tuned. The encoders and their references are those of `rivals.py`.
+with a linear head or (`--full`) fine-tuned. The encoders and their references are those of `rivals.py`. With `--ipet`
+the second generation votes and teaches. What is in the file already is not measured again.
 
 Each result is a line {"set", "seed", "row", "accuracy", "macro_f1", "seconds"} at the end of the file.
 """
@@ -76,8 +77,6 @@ LENGTHS = {"sst2": 72, "ag_news": 88, "rte": 128, "eprstmt": 112}
 """Tokens of a pattern-formatted text."""
 STEPS = {"sst2": 24, "ag_news": 40, "rte": 24, "eprstmt": 24}
 """Optimizer steps of a sub-model, eight texts each."""
-LAST = "student/minilm"
-"""What every set and seed has; where it is, all the rest is."""
 ENSEMBLE = {"mean": "probabilities", "weights": "balanced", "calibration": "pile"}
 
 
@@ -132,12 +131,14 @@ def variants(base: dict[str, Any], *, full: bool) -> dict[str, dict[str, Any]]:
     return found | ({"ipet": without} if "ipet" in base["pet"] else {})
 
 
-def run(name: str, seed: int, words: argparse.Namespace) -> list[dict[str, Any]]:
-    """Runs all variants of a set and seed; returns their rows."""
+def run(name: str, seed: int, words: argparse.Namespace, known: set[str]) -> list[dict[str, Any]]:
+    """Runs the variants of a set and seed that are not among the `known` rows; returns the rows that are new."""
     split = prepare(name, seed, words.data, words.work / "splits", words.unlabeled)
     base = recipe(name, seed, split.absolute(), ipet=words.ipet)
     found: dict[str, dict[str, Any]] = {}
     for suffix, content in variants(base, full=words.full).items():
+        if known & {f"student/{suffix}", f"ensemble/{suffix}"}:
+            continue
         path = words.work / "recipes" / f"{name}-{seed}-{suffix}.yaml"
         path.parent.mkdir(parents=True, exist_ok=True)
         path.write_text(yaml.safe_dump({**content, "name": path.stem}, sort_keys=False, allow_unicode=True))
@@ -149,7 +150,7 @@ def run(name: str, seed: int, words: argparse.Namespace) -> list[dict[str, Any]]
             title = f"{row['name']}/{suffix}" if row["kind"] in ("student", "ensemble", "baseline") else row["name"]
             scores = {key: row[key]["mean"] for key in ("accuracy", "macro_f1")}
             found[title] = {"set": name, "seed": seed, "row": title, **scores, "seconds": row["seconds"]}
-    return list(found.values())
+    return [row for title, row in found.items() if not known & {title, f"{title.rpartition('/')[0]}/*"}]
 
 
 def main() -> None:
@@ -163,11 +164,10 @@ def main() -> None:
     parser.add_argument("--ipet", action="store_true", help="also a second generation of sub-models")
     parser.add_argument("--full", action="store_true", help="also a fine-tuned MPNet student")
     words = parser.parse_args()
-    done = {(row["set"], seed) for row in rows.read(words.out) if row["row"] == LAST for seed in rows.seeds(row)}
     for name in words.sets.split(","):
         for seed in SEEDS[name][: words.seeds]:
-            if (name, seed) not in done:
-                rows.append(words.out, run(name, seed, words))
+            known = {row["row"] for row in rows.read(words.out) if row["set"] == name and seed in rows.seeds(row)}
+            rows.append(words.out, run(name, seed, words, known))
 
 
 if __name__ == "__main__":
