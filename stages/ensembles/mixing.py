@@ -45,8 +45,7 @@ def weigh(kind: Weights, accuracies: Sequence[float], groups: Sequence[str]) -> 
 
     Args:
         kind: uniform; accuracy (in proportion to `accuracies`, uniform where all are 0); balanced (every group weighs
-        the
-            same, so that a probe counts as much as all sub-models together).
+            the same, so that a probe counts as much as all sub-models together).
         accuracies: [M] accuracy of each member on the labelled set before training.
         groups: [M] name of the group of each member.
     """
