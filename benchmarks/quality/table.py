@@ -15,7 +15,8 @@ from pathlib import Path
 import rows
 from sets import SEEDS
 
-ENCODERS = ("minilm", "mpnet")
+STUDENTS = {"minilm": "minilm", "mpnet_head": "mpnet", "mpnet": "mpnet"}
+"""Students -> their encoder, on which SetFit is run too."""
 ROWS = {
     "logreg/minilm": "MiniLM embeddings + logistic regression",
     "logreg/mpnet": "MPNet embeddings + logistic regression",
@@ -70,15 +71,22 @@ def names(row: rows.Row) -> list[str]:
     return [name]
 
 
-def gap(found: Accuracies, encoder: str, where: str) -> rows.Moments | None:
-    """Student minus SetFit on the same splits, where both are known seed by seed, or their difference is."""
-    ours, theirs = (
-        {row["seed"]: row["accuracy"] for row in found.get((f"{who}/{encoder}", where), ()) if "seed" in row}
-        for who in ("student", "setfit")
-    )
-    pairs = [{"seed": seed, "accuracy": ours[seed] - theirs[seed]} for seed in ours if seed in theirs]
-    known = [*found.get((f"gap/{encoder}", where), ()), *pairs]
-    return rows.together(known) if known else None
+def gap(found: Accuracies, student: str, where: str) -> tuple[float, int] | None:
+    """Student minus SetFit on the same encoder, and over how many splits: all, where both have the same ones (the mean
+    of differences is the difference of means); else those where both are known one by one.
+    """
+    ours, theirs = (found.get((name, where), []) for name in (f"student/{student}", f"setfit/{STUDENTS[student]}"))
+    if covered(ours) != covered(theirs):
+        both = {row["seed"] for row in ours if "seed" in row} & {row["seed"] for row in theirs if "seed" in row}
+        ours, theirs = ([row for row in mine if row.get("seed") in both] for mine in (ours, theirs))
+    if not ours or not theirs:
+        return None
+    return rows.together(ours).mean - rows.together(theirs).mean, len(covered(ours))
+
+
+def covered(results: list[rows.Row]) -> set[int]:
+    """The seeds of all of them."""
+    return {seed for row in results for seed in rows.seeds(row)}
 
 
 def main() -> None:
@@ -91,12 +99,11 @@ def main() -> None:
         if any(cells):
             print(f"| {title} | " + " | ".join(cells) + " |")
     print()
-    for encoder in ENCODERS:
+    for student in STUDENTS:
         for name in sets:
-            apart = gap(found, encoder, name)
-            if apart:
-                points = f"{100 * apart.mean:+.1f} points, paired over {apart.count} seeds"
-                print(f"- {name}, {encoder}: student - SetFit = {points}")
+            if apart := gap(found, student, name):
+                points = f"{100 * apart[0]:+.1f} points to SetFit, paired over {apart[1]} seeds"
+                print(f"- {name}, {ROWS[f'student/{student}'].strip('*')}: {points}")
 
 
 if __name__ == "__main__":
