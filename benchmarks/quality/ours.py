@@ -80,8 +80,8 @@ STEPS = {"sst2": 24, "ag_news": 40, "rte": 24, "eprstmt": 24}
 ENSEMBLE = {"mean": "probabilities", "weights": "balanced", "calibration": "pile"}
 
 
-def recipe(name: str, seed: int, split: Path, *, ipet: bool) -> dict[str, Any]:
-    """The recipe of a set and seed."""
+def recipe(name: str, seed: int, split: Path, *, ipet: bool, longer: float) -> dict[str, Any]:
+    """The recipe of a set and seed; its students take `longer` times their usual steps."""
     task = TASKS[name]
     fields = {field: field for field in (("text_a", "text_b") if name == "rte" else ("text",))}
 
@@ -112,12 +112,17 @@ def recipe(name: str, seed: int, split: Path, *, ipet: bool) -> dict[str, Any]:
             }
         },
         "ensemble": ENSEMBLE,
-        "distill": {"loop": {"learning_rate": 5e-5, "batch_size": 16, "steps": 200, "warmup": 0.1}},
+        "distill": {"loop": student_loop(5e-5, round(200 * longer))},
         "baseline": {"loop": {"learning_rate": 5e-5, "batch_size": 8, "steps": 50, "warmup": 0.1}},
     }
 
 
-def variants(base: dict[str, Any], *, full: bool) -> dict[str, dict[str, Any]]:
+def student_loop(learning_rate: float, steps: int) -> dict[str, Any]:
+    """How a student of which all weights are trained learns."""
+    return {"learning_rate": learning_rate, "batch_size": 16, "steps": steps, "warmup": 0.1}
+
+
+def variants(base: dict[str, Any], *, full: bool, longer: float) -> dict[str, dict[str, Any]]:
     """Suffix of the rows -> recipe. Steps that two of them share run once."""
     head = {"asset": ENCODERS["mpnet"], "max_length": 128, "tune": "head"}
     frozen = {**base, "student": head, "distill": {}, "baseline": None, "zero_shot": False}
@@ -126,17 +131,16 @@ def variants(base: dict[str, Any], *, full: bool) -> dict[str, dict[str, Any]]:
     found = {"mpnet_head": frozen, "minilm": base, "submodels": first}
     if full:
         student = {"asset": ENCODERS["mpnet"], "max_length": 128}
-        loop = {"learning_rate": 2e-5, "batch_size": 16, "steps": 120, "warmup": 0.1}
-        found["mpnet"] = {**frozen, "student": student, "distill": {"loop": loop}}
+        found["mpnet"] = {**frozen, "student": student, "distill": {"loop": student_loop(2e-5, round(120 * longer))}}
     return found | ({"ipet": without} if "ipet" in base["pet"] else {})
 
 
 def run(name: str, seed: int, words: argparse.Namespace, known: set[str]) -> list[dict[str, Any]]:
     """Runs the variants of a set and seed that are not among the `known` rows; returns the rows that are new."""
     split = prepare(name, seed, words.data, words.work / "splits", words.unlabeled)
-    base = recipe(name, seed, split.absolute(), ipet=words.ipet)
+    base = recipe(name, seed, split.absolute(), ipet=words.ipet, longer=words.longer)
     found: dict[str, dict[str, Any]] = {}
-    for suffix, content in variants(base, full=words.full).items():
+    for suffix, content in variants(base, full=words.full, longer=words.longer).items():
         if known & {f"student/{suffix}", f"ensemble/{suffix}"}:
             continue
         path = words.work / "recipes" / f"{name}-{seed}-{suffix}.yaml"
@@ -163,6 +167,7 @@ def main() -> None:
     parser.add_argument("--unlabeled", type=int, default=1000, help="unlabelled texts at the most")
     parser.add_argument("--ipet", action="store_true", help="also a second generation of sub-models")
     parser.add_argument("--full", action="store_true", help="also a fine-tuned MPNet student")
+    parser.add_argument("--longer", type=float, default=1.0, help="times the usual steps of the students")
     words = parser.parse_args()
     for name in words.sets.split(","):
         for seed in SEEDS[name][: words.seeds]:
