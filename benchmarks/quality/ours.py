@@ -8,7 +8,8 @@ the ensemble of the sub-models alone and of all members; a MiniLM student, fine-
 with a linear head or (`--full`) fine-tuned. The encoders and their references are those of `rivals.py`. With `--ipet`
 the second generation votes and teaches. What is in the file already is not measured again.
 
-Each result is a line {"set", "seed", "row", "accuracy", "macro_f1", "seconds"} at the end of the file.
+Each result is a line {"set", "seed", "row", "accuracy", "macro_f1", "seconds"} at the end of the file. Lines do not say
+how large the pile was nor how long students learnt: what differs in `--unlabeled` or `--longer` goes into another file.
 """
 
 from __future__ import annotations

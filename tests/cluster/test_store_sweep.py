@@ -122,7 +122,7 @@ def test_drivers_and_sweeps_at_once_leave_whole_results(store: LocalStore) -> No
     while made < 30:
         try:
             commit(store, OLD)
-        except LeaseHeld:
+        except LeaseHeld:  # a sweep has it just now
             continue
         made += 1
         found = store.inspect("pet/x", OLD)
