@@ -119,7 +119,7 @@ def no_op_steps(folder: Path) -> None:
     from cluster.scheduler import execute
     from cluster.session import session
     from cluster.step import Resources, Step
-    from cluster.storage.store import Store
+    from cluster.storage.location import open_store
     from cluster.tracking.tracker import Tracker
 
     def steps(kind: str) -> list[Step]:
@@ -139,12 +139,12 @@ def no_op_steps(folder: Path) -> None:
 
         task = ray.remote(noop.bare)
         ray.get([task.remote(index) for index in range(8)])
-        execute(steps("warm")[:8], Store.open(folder / "store"))
+        execute(steps("warm")[:8], open_store(folder / "store"))
         begun = time.perf_counter()
         ray.get([task.remote(index) for index in range(NUM_STEPS)])
         bare = time.perf_counter() - begun
         row(f"{NUM_STEPS} bare Ray tasks", f"{1e3 * bare / NUM_STEPS:.1f} ms each")
-        store = Store.open(folder / "store")
+        store = open_store(folder / "store")
         untracked = execute(steps("untracked"), store, Options())
         assert untracked.ok
         over = 1e3 * (untracked.wall_s - bare) / NUM_STEPS

@@ -197,7 +197,7 @@ def _worker_failure(order: Order, error: Exception) -> StepFailed:
     """A failure of the worker and not of the step: it was killed, ran out of memory, or its machine is gone."""
     from ray import exceptions
 
-    from cluster.storage.store import Store
+    from cluster.storage.location import open_store
 
     lost = (
         exceptions.WorkerCrashedError,
@@ -211,7 +211,7 @@ def _worker_failure(order: Order, error: Exception) -> StepFailed:
     if isinstance(error, exceptions.OutOfMemoryError):
         remedy = "Make its batch_size smaller, or run fewer steps at once with --max-parallel 1."
     text = str(error).strip()
-    store = Store.open(order.store)
+    store = open_store(order.store)
     log = store.log_path(order.step, order.key.fingerprint, order.attempt)
     with suppress(OSError, StoreError):
         # There is one if the worker was on this machine; it had no time to share it.

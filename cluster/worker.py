@@ -25,6 +25,7 @@ from cluster.masking import mask_file, masked
 from cluster.passing import is_passing
 from cluster.step import Resources, Step
 from cluster.storage.lease import TTL_S
+from cluster.storage.location import open_store
 from cluster.storage.manifest import Entry, Manifest
 from cluster.storage.store import Draft, Store
 from cluster.tracking.recorder import Batch, BatchRecorder
@@ -129,7 +130,7 @@ def work(order: Order, send: Callable[[Batch], bool], upstream: tuple[Manifest, 
     Raises:
         LeaseLost: another driver took the step over.
     """
-    store = Store.open(order.store)
+    store = open_store(order.store)
     log = store.log_path(order.step, order.key.fingerprint, order.attempt)
     try:
         log.parent.mkdir(parents=True, exist_ok=True)

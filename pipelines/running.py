@@ -20,6 +20,7 @@ from cluster.outcome import Options, Outcome
 from cluster.plan import PlannedStep, State, plan
 from cluster.scheduler import execute
 from cluster.step import Step
+from cluster.storage.location import open_store
 from cluster.storage.store import Store
 from cluster.tracking.tracker import Tracker
 from pipelines import fewshot
@@ -55,7 +56,7 @@ def request(recipe: str, overrides: list[str] | None, store: str | Path) -> Requ
     """Reads the recipe and opens the store."""
     path = find_recipe(recipe)
     config = read_recipe(path, PipelineConfig, overrides or ())
-    return Request(recipe=recipe, overrides=tuple(overrides or ()), path=path, config=config, store=Store.open(store))
+    return Request(recipe=recipe, overrides=tuple(overrides or ()), path=path, config=config, store=open_store(store))
 
 
 def run(asked: Request, options: Options, console: Console, *, register: bool = True, show: Show = Display) -> Outcome:

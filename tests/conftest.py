@@ -13,6 +13,7 @@ from pathlib import Path
 import pytest
 
 from cluster.session import Capacity, session
+from cluster.storage.location import open_store
 from cluster.storage.store import Store
 
 Clozeline = Callable[..., subprocess.CompletedProcess[str]]
@@ -44,7 +45,7 @@ def ray_session() -> Iterator[Capacity]:
 @pytest.fixture
 def store(tmp_path: Path) -> Store:
     """An empty store."""
-    return Store.open(tmp_path / "store")
+    return open_store(tmp_path / "store")
 
 
 @pytest.fixture(scope="session")

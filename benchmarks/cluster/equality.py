@@ -21,7 +21,7 @@ from cluster.outcome import Options
 from cluster.scheduler import execute
 from cluster.session import session
 from cluster.step import Resources, Step, Strategy
-from cluster.storage.store import Store
+from cluster.storage.location import open_store
 from pipelines.config import PipelineConfig
 from pipelines.recipe import find_recipe, read_recipe
 from stages import prompt_tuning, splits
@@ -84,7 +84,7 @@ def tuned(
     data = Step(name="data", fn=splits.run, config=reads)
     resources = Resources(workers=workers, strategy=strategy)
     step = Step(name="prompt", fn=prompt_tuning.run, config=config, inputs={"data": data}, resources=resources)
-    store = Store.open(folder / f"{name}-{strategy}")
+    store = open_store(folder / f"{name}-{strategy}")
     outcome = execute([step], store, Options())
     if not outcome.ok:
         raise SystemExit("\n".join(str(error) for error in outcome.errors.values()))

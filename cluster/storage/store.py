@@ -77,21 +77,6 @@ class Store(ABC):
     url: str
     local: Path
 
-    @staticmethod
-    def open(where: str | Path) -> Store:
-        """Opens the store at a folder or URL, which need not exist.
-
-        Raises:
-            StoreError: it is no folder, or a kind of address that is not known.
-        """
-        if "://" in str(where) and not str(where).startswith("file://"):
-            from cluster.storage.remote import RemoteStore
-
-            return RemoteStore(str(where))
-        from cluster.storage.local import LocalStore
-
-        return LocalStore(Path(str(where).removeprefix("file://")))
-
     # --- how it is kept ---------------------------------------------------------------------------------------
 
     @abstractmethod

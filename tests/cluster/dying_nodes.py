@@ -34,7 +34,7 @@ def main(folder: Path) -> None:
     from cluster import events
     from cluster.outcome import Options
     from cluster.scheduler import execute
-    from cluster.storage.store import Store
+    from cluster.storage.location import open_store
 
     doom = folder / "doom"
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
@@ -44,7 +44,7 @@ def main(folder: Path) -> None:
         cluster.add_node(num_cpus=1)
     cluster.wait_for_nodes()
     options = Options(address=cluster.address, poll_s=0.05, backoff_s=0.5, max_parallel=1)
-    found: dict[str, Any] = {"calm": _about(execute(graph(folder), Store.open(folder / "calm"), options))}
+    found: dict[str, Any] = {"calm": _about(execute(graph(folder), open_store(folder / "calm"), options))}
     for path in doom.glob("*.workers"):
         path.unlink()
     for name, moment in MOMENTS.items():
@@ -59,7 +59,7 @@ def main(folder: Path) -> None:
         if event.step not in ("told", "elastic"):
             cluster.add_node(num_cpus=1)
 
-    found["stormy"] = _about(execute(graph(folder), Store.open(folder / "stormy"), options, on_event=hear))
+    found["stormy"] = _about(execute(graph(folder), open_store(folder / "stormy"), options, on_event=hear))
     found["workers"] = {path.stem: path.read_text().split() for path in doom.glob("*.workers")}
     ray.shutdown()
     cluster.shutdown()

@@ -26,7 +26,7 @@ def main(store: Path, counter: Path, fault: Path, what: str) -> None:
     from cluster import events
     from cluster.outcome import Options
     from cluster.scheduler import execute
-    from cluster.storage.store import Store
+    from cluster.storage.location import open_store
 
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
     # Connected while there is only the head, for a driver whose own raylet dies is dead as well.
@@ -54,7 +54,7 @@ def main(store: Path, counter: Path, fault: Path, what: str) -> None:
     killer = threading.Thread(target=kill, daemon=True)
     killer.start()
     options = Options(address=cluster.address, poll_s=0.05, backoff_s=0.5)
-    outcome = execute([chain(counter, fault)], Store.open(store), options, on_event=replace)
+    outcome = execute([chain(counter, fault)], open_store(store), options, on_event=replace)
     killer.join()
     about = {
         "done": sorted(outcome.executed + outcome.cached),

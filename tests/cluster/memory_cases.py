@@ -14,7 +14,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from cluster.outcome import Options
 from cluster.scheduler import execute
 from cluster.step import Resources, Step, Strategy
-from cluster.storage.store import Store
+from cluster.storage.location import open_store
 from cluster.workers.memory import Need, needs
 from pipelines.checks.memory import work_of
 from pipelines.checks.model_shapes import shape_of
@@ -76,7 +76,7 @@ def measure(root: Path, strategy: Strategy, workers: int) -> Measured:
     reads = Step(name="data/films", fn=splits.run, config=data, resources=Resources(cpus=0.5))
     resources = Resources(cpus=0.5, workers=workers, strategy=strategy, max_attempts=1)
     step = Step(name="prompt", fn=memory_steps.run, config=config, inputs={"data": reads}, resources=resources)
-    store = Store.open(root / f"{strategy}-{workers}")
+    store = open_store(root / f"{strategy}-{workers}")
     outcome = execute([step], store, Options(poll_s=0.05, backoff_s=0.1))
     assert outcome.ok, outcome.errors
     folder = store.files("prompt", outcome.steps["prompt"].fingerprint)

@@ -9,6 +9,7 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from typing import Any
 
 from cluster.storage.lease import Leases
+from cluster.storage.location import open_store
 from cluster.storage.manifest import Entry, Manifest
 from cluster.storage.remote import RemoteStore
 from cluster.storage.store import Draft, Store
@@ -21,7 +22,7 @@ Verdict = Callable[[str, str], int | None]
 
 def opened() -> RemoteStore:
     """The store on S3."""
-    found = Store.open(URL)
+    found = open_store(URL)
     assert isinstance(found, RemoteStore)
     return found
 

@@ -15,7 +15,7 @@ from training_steps import chain, driving
 
 from cluster.plan import State, plan
 from cluster.storage.lease import _started
-from cluster.storage.store import Store
+from cluster.storage.location import open_store
 
 pytestmark = pytest.mark.timeout(180)
 
@@ -144,7 +144,7 @@ def test_files_without_a_manifest_are_no_result(tmp_path: Path, counter: Path, f
     store = tmp_path / "store"
     with driving(store, counter, fault, at=0) as driver:
         worker = waiting(fault)
-        line = plan([chain(counter)], Store.open(store))[1]
+        line = plan([chain(counter)], open_store(store))[1]
         place = store / line.name / line.fingerprint
         assert (place / "files" / "result.json").exists() and line.state is State.RUN
         os.kill(worker, signal.SIGKILL)
@@ -220,7 +220,7 @@ def test_ctrl_c_twice_leaves_at_once_and_loses_nothing(
         fault.unlink()
         wait_for(lambda: _started(worker) is None)
     # The commit may have come through or not; a committed one is not made again.
-    committed = plan([chain(counter)], Store.open(store))[1].state is State.HIT
+    committed = plan([chain(counter)], open_store(store))[1].state is State.HIT
     finish(store, counter, STEPS[2:] if committed else STEPS[1:])
     assert len(counter.read_bytes()) == 90
     assert files_of(store) == unbroken

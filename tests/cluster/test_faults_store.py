@@ -19,6 +19,7 @@ from cluster.scheduler import execute
 from cluster.step import Step
 from cluster.storage import objects
 from cluster.storage.lease import Leases
+from cluster.storage.location import open_store
 from cluster.storage.store import Store
 
 pytestmark = pytest.mark.timeout(120)
@@ -90,7 +91,7 @@ def assert_full(outcome: Outcome) -> None:
 @pytest.mark.usefixtures("ray_session")
 def test_full_disk_fails_the_step_and_the_next_run_finishes(small_disk: Path | None, tmp_path: Path) -> None:
     """On a real small disk, or with an output that leads to /dev/full where none can be mounted."""
-    store = Store.open((small_disk or tmp_path) / "store")
+    store = open_store((small_disk or tmp_path) / "store")
     ballast = (small_disk or tmp_path) / "ballast"
     ballast.write_bytes(b"x" * 12 * MB)
     step = large("large", 8 * MB, full=None if small_disk else ballast)
@@ -114,7 +115,7 @@ def test_full_disk_fails_the_step_and_the_next_run_finishes(small_disk: Path | N
 def test_disk_without_room_for_a_lease(small_disk: Path | None, tmp_path: Path) -> None:
     """Not even the smallest file fits; where no disk can be mounted, the folder takes no files."""
     root = (small_disk or tmp_path) / "store"
-    store = Store.open(root)
+    store = open_store(root)
     ballast = root.parent / "ballast"
     step = large("large", MB)
     if small_disk:

@@ -15,6 +15,7 @@ from s3_toys import BUCKET, FP, URL, Proxy, begin, builder, commit, failing, ope
 from cluster.errors import CorruptResult, LeaseHeld, LeaseLost, StepFailed, StoreError
 from cluster.storage import checkpoints, objects
 from cluster.storage.lease import Lease, Leases, Owner
+from cluster.storage.location import open_store
 from cluster.storage.remote import RemoteStore
 from cluster.storage.store import Store
 
@@ -37,7 +38,7 @@ def elsewhere(store: RemoteStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatc
 
 def test_memory_is_a_store_too(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CLOZELINE_CACHE", str(tmp_path))
-    store = Store.open("memory://somewhere")
+    store = open_store("memory://somewhere")
     leases, others = Leases(), Leases()
     draft = begin(store, leases)
     with pytest.raises(LeaseHeld):
@@ -287,9 +288,9 @@ def test_looking_up_many_keeps_their_order(store: RemoteStore) -> None:
 
 def test_addresses_that_cannot_be_used_say_so(proxy: Proxy) -> None:
     with pytest.raises(StoreError, match="Give a folder or a URL"):
-        Store.open("nonsense://bucket/store")
+        open_store("nonsense://bucket/store")
     with pytest.raises(StoreError, match="Make the bucket"):
-        commit(Store.open("s3://nowhere/store"))
+        commit(open_store("s3://nowhere/store"))
 
 
 DRIVER = """
@@ -297,12 +298,13 @@ import sys
 from toy_steps import toy
 from cluster.outcome import Options
 from cluster.scheduler import execute
+from cluster.storage.location import open_store
 from cluster.storage.store import Store
 
 data = toy("data", 1)
 parts = tuple(toy(f"pet/p/{index}", index, base=data) for index in range(2))
 leaves = [toy("ensemble", 100, parts=parts), *(toy(name, fail="error") for name in sys.argv[2:])]
-outcome = execute(leaves, Store.open(sys.argv[1]), Options(keep_going=True, num_cpus=2))
+outcome = execute(leaves, open_store(sys.argv[1]), Options(keep_going=True, num_cpus=2))
 print(sorted(outcome.executed), sorted(outcome.cached), outcome.manifests["ensemble"].result["total"])
 print(*(error.log for error in outcome.errors.values()))
 """

@@ -11,6 +11,7 @@ import pytest
 from cluster.errors import CorruptResult, FingerprintError, LeaseLost, StepFailed, StoreError
 from cluster.storage import local
 from cluster.storage.lease import Leases
+from cluster.storage.location import open_store
 from cluster.storage.manifest import Entry, Manifest
 from cluster.storage.store import Draft, Store
 
@@ -59,7 +60,7 @@ def test_committed_result_is_found_with_its_files(store: Store) -> None:
 def test_moved_store_has_the_same_results(store: Store, tmp_path: Path) -> None:
     commit(store)
     shutil.move(store.root, tmp_path / "elsewhere")
-    assert Store.open(tmp_path / "elsewhere").lookup("pet/x", FP, verify=True) is not None
+    assert open_store(tmp_path / "elsewhere").lookup("pet/x", FP, verify=True) is not None
 
 
 def test_manifest_is_written_last(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -195,11 +196,11 @@ def test_failure_is_kept_until_a_commit(store: Store) -> None:
 
 def test_url_of_a_folder_is_that_folder(store: Store) -> None:
     manifest = commit(store)
-    again = Store.open(f"file://{store.url}")
+    again = open_store(f"file://{store.url}")
     assert again.url == store.url and again.lookup("pet/x", FP) == manifest
 
 
 def test_store_must_be_a_folder(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
     with pytest.raises(StoreError, match="is a file"):
-        Store.open(tmp_path / "file")
+        open_store(tmp_path / "file")

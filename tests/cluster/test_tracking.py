@@ -16,6 +16,7 @@ from cluster.errors import TrackingError
 from cluster.outcome import Options, Outcome
 from cluster.scheduler import execute
 from cluster.step import Step
+from cluster.storage.location import open_store
 from cluster.storage.store import Store
 from cluster.tracking.data_inputs import Dataset
 from cluster.tracking.mlflow_names import key_of
@@ -194,7 +195,7 @@ def test_relative_address_is_refused(store: Store) -> None:
 
 def test_moved_store_begins_a_new_experiment_beside_its_files(store: Store, tmp_path: Path) -> None:
     Tracker.open(store.root, "films", "run 1").close()
-    moved = Store.open(tmp_path / "elsewhere")
+    moved = open_store(tmp_path / "elsewhere")
     shutil.move(store.root, moved.root)
     with Tracker.open(moved.root, "films", "run 2") as tracker:
         tracker.parent.log_text("plan.md", "all")

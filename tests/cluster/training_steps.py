@@ -197,7 +197,7 @@ def driving(*arguments: Any, **options: Any) -> Iterator[Driver]:
 def _main(about: dict[str, Any]) -> int:
     from cluster.outcome import Options
     from cluster.scheduler import execute
-    from cluster.storage.store import Store
+    from cluster.storage.location import open_store
     from cluster.tracking.tracker import Tracker
 
     def say(*words: object) -> None:
@@ -211,7 +211,7 @@ def _main(about: dict[str, Any]) -> int:
     # By its import name, for workers do not know `__main__`.
     from training_steps import chain as make
 
-    store = Store.open(about["store"])
+    store = open_store(about["store"])
     options = Options(**{"poll_s": 0.05, "backoff_s": 0.05, "num_cpus": 2, **about["options"]})
     with ExitStack() as stack:
         tracker = stack.enter_context(Tracker.open(store.local, "faults", "run")) if about["tracked"] else None

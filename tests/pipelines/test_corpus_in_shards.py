@@ -19,6 +19,7 @@ from cluster.outcome import Options, Outcome
 from cluster.scheduler import execute
 from cluster.session import Capacity
 from cluster.step import Resources, Step
+from cluster.storage.location import open_store
 from cluster.storage.store import Store
 from cluster.workers.memory import GIB, Room
 from pipelines import fewshot
@@ -102,7 +103,7 @@ def test_two_workers_build_what_one_builds_and_prompts_learn_from_it(
 ) -> None:
     found = {}
     for workers in (1, 2):
-        steps, store = steps_of(recipe(workers)), Store.open(tmp_path / f"store{workers}")
+        steps, store = steps_of(recipe(workers)), open_store(tmp_path / f"store{workers}")
         names = ["ppt_examples/pair", "ppt_examples/single", *(["ppt/pair", "ppt/single"] if workers == 2 else [])]
         outcome = ran([steps[name] for name in names], store)
         found[workers] = {name: built(outcome, store, name) for name in names[:2]}
@@ -119,7 +120,7 @@ def test_two_workers_build_what_one_builds_and_prompts_learn_from_it(
 @pytest.mark.parametrize("kind", ["pair", "single"])
 def test_what_was_built_survives_a_kill(kind: str, recipe: Recipe, ray_session: Capacity, tmp_path: Path) -> None:
     """The process of the step is killed within the second shard, and its next attempt takes the first as it is."""
-    steps, store = steps_of(recipe(2)), Store.open(tmp_path / "store")
+    steps, store = steps_of(recipe(2)), open_store(tmp_path / "store")
     step, fault = steps[f"ppt_examples/{kind}"], tmp_path / "fault"
     whole = built(ran([step], store), store, step.name)
     first = parquet.read_metadata(store.files(step.name, ran([step], store).steps[step.name].fingerprint)
@@ -141,7 +142,7 @@ def test_a_row_without_the_column_fails_the_step_with_its_place(
 ) -> None:
     with (tmp_path / "pile" / "part-3.jsonl").open("a") as file:
         file.write('{"body": "a"}\n')
-    outcome = ran([steps_of(recipe(2))["ppt_examples/pair"]], Store.open(tmp_path / "store"))
+    outcome = ran([steps_of(recipe(2))["ppt_examples/pair"]], open_store(tmp_path / "store"))
     assert outcome.failed == ("ppt_examples/pair",)
     told = str(outcome.errors["ppt_examples/pair"])
     assert "part-3.jsonl, line 17: there is no column 'text'" in told

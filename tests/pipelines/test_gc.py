@@ -11,8 +11,8 @@ from typer.testing import CliRunner, Result
 from cluster.keys.fingerprint import fingerprints
 from cluster.step import graph
 from cluster.storage.lease import Leases
+from cluster.storage.location import open_store
 from cluster.storage.manifest import Manifest
-from cluster.storage.store import Store
 from pipelines import fewshot
 from pipelines.cli import app
 from pipelines.commands.sweeping import size
@@ -58,12 +58,12 @@ def test_dry_run_shows_and_removes_nothing(store: Path) -> None:
     assert shown.exit_code == 0
     assert current(["seed=77"], store)[:12] in shown.output and current([], store)[:12] not in shown.output
     assert "1 results would be removed, 5." in shown.output
-    assert len(Store.open(store).fingerprints("soft_labels")) == 2
+    assert len(open_store(store).fingerprints("soft_labels")) == 2
 
 
 def test_what_the_recipe_reaches_stays(store: Path) -> None:
     assert "1 results removed, 5." in gc(store, "smoke").output
-    assert Store.open(store).fingerprints("soft_labels") == [current([], store)]
+    assert open_store(store).fingerprints("soft_labels") == [current([], store)]
     assert "0 results removed, 0 B" in gc(store, "smoke").output
 
 
@@ -72,7 +72,7 @@ def test_what_any_of_several_recipes_reaches_stays(store: Path, tmp_path: Path) 
     path = tmp_path / "other.yaml"
     path.write_text(yaml.safe_dump({**other, "seed": 77}, sort_keys=False))
     assert "0 results removed" in gc(store, "smoke", str(path)).output
-    assert len(Store.open(store).fingerprints("soft_labels")) == 2
+    assert len(open_store(store).fingerprints("soft_labels")) == 2
 
 
 def test_missing_data_is_not_taken_for_a_change(store: Path, tmp_path: Path) -> None:
@@ -83,7 +83,7 @@ def test_missing_data_is_not_taken_for_a_change(store: Path, tmp_path: Path) -> 
     path.write_text(yaml.safe_dump(other, sort_keys=False))
     with pytest.raises(InputError, match="is not there"):
         gc(store, str(path))
-    assert len(Store.open(store).fingerprints("soft_labels")) == 2
+    assert len(open_store(store).fingerprints("soft_labels")) == 2
 
 
 def test_sizes_for_people() -> None:

@@ -16,7 +16,7 @@ from pathlib import Path
 import pytest
 
 from cluster.plan import State, plan
-from cluster.storage.store import Store
+from cluster.storage.location import open_store
 from pipelines import fewshot, running
 
 Clozeline = Callable[..., subprocess.CompletedProcess[str]]
@@ -112,6 +112,6 @@ def test_driver_killed_at_twenty_moments_ends_with_the_bytes_of_an_unbroken_run(
     last = committed(store)
     assert {name: last[name] for name in seen} == seen
     assert files_of(store) == files_of(unbroken)
-    lines = plan(fewshot.steps(running.request("smoke", [], store).config), Store.open(store))
+    lines = plan(fewshot.steps(running.request("smoke", [], store).config), open_store(store))
     assert all(line.state is State.HIT for line in lines)
-    assert Store.open(store).lease("report", lines[-1].fingerprint) is None
+    assert open_store(store).lease("report", lines[-1].fingerprint) is None

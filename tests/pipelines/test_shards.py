@@ -19,6 +19,7 @@ from cluster.outcome import Options, Outcome
 from cluster.scheduler import execute
 from cluster.session import Capacity
 from cluster.step import Step
+from cluster.storage.location import open_store
 from cluster.storage.store import Store
 from pipelines import fewshot
 from pipelines.checks import preflight
@@ -88,7 +89,7 @@ def test_shards_are_labelled_by_two_workers_and_what_was_done_survives_a_kill(
     recipe: Recipe, ray_session: Capacity, tmp_path: Path
 ) -> None:
     """The process of the step is killed within the second shard, and its next attempt takes the first as it is."""
-    steps, store = fewshot.steps(recipe()), Store.open(tmp_path / "store")
+    steps, store = fewshot.steps(recipe()), open_store(tmp_path / "store")
     shards, fault = named(steps, "shards"), tmp_path / "fault"
     fault.touch()
     config = sharded_steps.Config(**dict(shards.config), fault=str(fault), at=SIZES[0] + 1)
@@ -114,7 +115,7 @@ def test_shards_are_labelled_by_two_workers_and_what_was_done_survives_a_kill(
 def test_a_broken_row_fails_the_step_with_its_place(recipe: Recipe, ray_session: Capacity, tmp_path: Path) -> None:
     with (tmp_path / "pile" / "part-1.jsonl").open("a") as file:
         file.write("{}\n")
-    outcome = ran([named(fewshot.steps(recipe()), "shards")], Store.open(tmp_path / "store"))
+    outcome = ran([named(fewshot.steps(recipe()), "shards")], open_store(tmp_path / "store"))
     assert outcome.failed == ("shards",)
     assert "part-1.jsonl, line 3: there is no column 'text'" in str(outcome.errors["shards"])
     assert not list((tmp_path / "store").rglob("*.parquet"))

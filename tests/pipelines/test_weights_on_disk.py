@@ -19,6 +19,7 @@ from cluster.outcome import Options, Outcome
 from cluster.scheduler import execute
 from cluster.session import Capacity
 from cluster.step import Resources, Step
+from cluster.storage.location import open_store
 from cluster.storage.store import Store
 from cluster.workers import swap
 from cluster.workers.memory import needs
@@ -106,8 +107,8 @@ def test_two_workers_end_where_they_end_in_memory(
     folder: Path, disk: Path, ray_session: Capacity, tmp_path: Path
 ) -> None:
     swapping = tuning(folder, disk)
-    one = done(tuning(folder, None), Store.open(tmp_path / "memory"))
-    other = done(swapping, Store.open(tmp_path / "swapped"))
+    one = done(tuning(folder, None), open_store(tmp_path / "memory"))
+    other = done(swapping, open_store(tmp_path / "swapped"))
     assert list(disk.iterdir()) == []
     prompts = [load_file(item / "prompt" / "adapter_model.safetensors")["prompt_embeddings"] for item in (one, other)]
     assert torch.equal(*prompts)
@@ -145,7 +146,7 @@ def test_workers_end_in_peace(folder: Path, disk: Path, tmp_path: Path) -> None:
 
 
 def test_a_worker_without_the_folder_says_so(folder: Path, disk: Path, ray_session: Capacity, tmp_path: Path) -> None:
-    error = tried(tuning(folder, disk / "nowhere"), Store.open(tmp_path / "store")).errors["prompt"]
+    error = tried(tuning(folder, disk / "nowhere"), open_store(tmp_path / "store")).errors["prompt"]
     assert f"{disk / 'nowhere'}, where weights shall lie, is no folder on {os.uname().nodename}" in str(error)
     assert "mend offload_to" in str(error)
     assert not error.transient
@@ -153,7 +154,7 @@ def test_a_worker_without_the_folder_says_so(folder: Path, disk: Path, ray_sessi
 
 def test_a_training_that_fails_leaves_nothing(folder: Path, disk: Path, ray_session: Capacity, tmp_path: Path) -> None:
     loop = LOOP.model_copy(update={"learning_rate": 1e38})
-    error = tried(tuning(folder, disk, loop=loop), Store.open(tmp_path / "store")).errors["prompt"]
+    error = tried(tuning(folder, disk, loop=loop), open_store(tmp_path / "store")).errors["prompt"]
     assert "Lower learning_rate" in str(error)
     assert list(disk.iterdir()) == []
 
@@ -161,7 +162,7 @@ def test_a_training_that_fails_leaves_nothing(folder: Path, disk: Path, ray_sess
 def test_a_killed_worker_leaves_nothing(folder: Path, disk: Path, ray_session: Capacity, tmp_path: Path) -> None:
     fault = tmp_path / "fault"
     fault.touch()
-    failed = tried(tuning(folder, disk, fault), Store.open(tmp_path / "store"))
+    failed = tried(tuning(folder, disk, fault), open_store(tmp_path / "store"))
     assert failed.failed == ("prompt",)
     assert not fault.exists(), "the worker was killed in its third step"
     assert list(disk.iterdir()) == []

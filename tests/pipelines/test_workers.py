@@ -18,6 +18,7 @@ from cluster.outcome import Options, Outcome
 from cluster.scheduler import execute
 from cluster.session import Capacity
 from cluster.step import Resources, Step
+from cluster.storage.location import open_store
 from cluster.storage.store import Store
 from pipelines.config import PipelineConfig
 from pipelines.recipe import RecipeError, find_recipe, read_recipe
@@ -95,8 +96,8 @@ def test_two_workers_end_where_one_ends(
 ) -> None:
     # sums that were made already must not be added again by the next pass
     loop = LOOP.model_copy(update={"micro_batch_size": 1}) if strategy == "zero2" else LOOP
-    alone = done(tuning(folders, family, Resources(), loop=loop), Store.open(tmp_path / "alone"))
-    both = done(tuning(folders, family, shared(strategy, 2), loop=loop), Store.open(tmp_path / "both"))
+    alone = done(tuning(folders, family, Resources(), loop=loop), open_store(tmp_path / "alone"))
+    both = done(tuning(folders, family, shared(strategy, 2), loop=loop), open_store(tmp_path / "both"))
     weights = sorted(path.relative_to(alone) for path in alone.rglob("*.safetensors"))
     assert len(weights) == (1 if family == "bert" else 2)
     for path in weights:
@@ -126,8 +127,8 @@ def test_a_checkpoint_is_the_same_for_any_number_of_workers(
     family: str, strategy: Any, folders: dict[str, Path], ray_session: Capacity, tmp_path: Path
 ) -> None:
     """A worker of two is killed in its third step, then the only one in the next but one; three finish."""
-    alone = done(tuning(folders, family, Resources()), Store.open(tmp_path / "alone"))
-    fault, store = tmp_path / "fault", Store.open(tmp_path / "store")
+    alone = done(tuning(folders, family, Resources()), open_store(tmp_path / "alone"))
+    fault, store = tmp_path / "fault", open_store(tmp_path / "store")
     first = Resources(cpus=0.5, workers=2, strategy=strategy, max_attempts=1)
     second = Resources(cpus=0.5, workers=1, strategy=strategy, max_attempts=1)
     third = Resources(cpus=0.5, workers=3, strategy=strategy)
@@ -150,7 +151,7 @@ def test_a_worker_that_hangs_is_given_up_and_all_tell_where_they_stand(
     fault.touch()
     resources = Resources(workers=2, strategy="ddp", max_attempts=1, timeout_s=15)
     step = tuning(folders, "bert", resources, fault=str(fault), hangs=True)
-    error = tried(step, Store.open(tmp_path / "store")).errors["prompt"]
+    error = tried(step, open_store(tmp_path / "store")).errors["prompt"]
     assert error.transient
     told = str(error)
     assert "worker 0 stands at" in told and "in all_reduce" in told
@@ -161,7 +162,7 @@ def test_what_a_stage_refuses_on_its_workers_is_told_as_it_is(
     folders: dict[str, Path], ray_session: Capacity, tmp_path: Path
 ) -> None:
     loop = LOOP.model_copy(update={"learning_rate": 1e38})
-    failed = tried(tuning(folders, "bert", shared("ddp", 2), loop=loop), Store.open(tmp_path / "store"))
+    failed = tried(tuning(folders, "bert", shared("ddp", 2), loop=loop), open_store(tmp_path / "store"))
     error = failed.errors["prompt"]
     assert "Lower learning_rate" in str(error)
     assert not error.transient
@@ -172,7 +173,7 @@ def test_workers_without_room_are_refused_at_once(
     folders: dict[str, Path], ray_session: Capacity, tmp_path: Path
 ) -> None:
     with pytest.raises(SessionError, match=r"3 workers with 1 CPUs each, and the cluster has 2 in all"):
-        tried(tuning(folders, "bert", shared("zero3", 3)), Store.open(tmp_path / "store"))
+        tried(tuning(folders, "bert", shared("zero3", 3)), open_store(tmp_path / "store"))
 
 
 @pytest.mark.parametrize(
