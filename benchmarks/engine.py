@@ -126,7 +126,7 @@ def no_op_steps(folder: Path) -> None:
         return [
             Step(
                 name=f"{kind}/{index}",
-                fn=noop.run,
+                run="noop:run",
                 config=noop.Config(value=index),
                 resources=Resources(max_attempts=1),
             )

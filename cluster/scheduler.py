@@ -247,7 +247,7 @@ class _Run:
             run_id = self._tracker.start_step(line.name, line.fingerprint, params, attempt)
         order = Order(
             step=line.name,
-            fn=line.step.fn,
+            run=line.step.run,
             config=line.step.config,
             roles=roles_of(line.step, upstream),
             key=line.key,

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import re
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -15,6 +16,7 @@ if TYPE_CHECKING:
 Upstream: TypeAlias = "Step | tuple[Step, ...]"
 
 _SEGMENT = re.compile(r"[a-z0-9_.-]+")
+_FUNCTION = re.compile(r"[\w.]+:\w+")
 _FINGERPRINT = re.compile(r"[0-9a-f]{64}")
 # Names that the store keeps for itself.
 _RESERVED = ("logs", "reports", "cache", "mlartifacts", "mlflow.db")
@@ -69,8 +71,8 @@ class Step:
 
     Args:
         name: Where its results lie, such as `pet/review/0`.
-        fn: A function at the top of a module, `run(config, inputs, out, recorder, engine)`. It returns a small
-            dataclass or pydantic model.
+        run: Its function as `module:function`, imported when the step runs: `run(config, inputs, out, recorder,
+            engine)`, at the top of a module. It returns a small dataclass or pydantic model.
         config: A frozen pydantic model.
         inputs: Role -> the step, or tuple of steps, whose files it reads.
         assets: Role -> digest of data or weights that come from outside of the pipeline.
@@ -81,7 +83,7 @@ class Step:
     """
 
     name: str
-    fn: Callable[..., Any]
+    run: str
     config: BaseModel
     inputs: Mapping[str, Upstream] = field(default_factory=dict)
     assets: Mapping[str, str] = field(default_factory=dict)
@@ -94,11 +96,10 @@ class Step:
                 "Use parts of small letters, digits, _ . and -, with / between them, such as pet/review/0; "
                 f"the first part is none of {', '.join(_RESERVED)}.",
             )
-        qualified = getattr(self.fn, "__qualname__", "<nameless>")
-        if "<" in qualified or getattr(self.fn, "__module__", "__main__") == "__main__":
+        if not _FUNCTION.fullmatch(self.run) or self.run.startswith("__main__:"):
             raise GraphError(
-                f"the function {qualified} of step {self.name} has no place that a worker can import.",
-                "Define it with `def` at the top of a module.",
+                f"step {self.name} names {self.run!r}, which a worker cannot import.",
+                "Write module:function, with a function that `def` defines at the top of a module.",
             )
 
     def upstream(self) -> Iterator[Step]:
@@ -109,10 +110,23 @@ class Step:
             else:
                 yield item
 
-    @property
-    def function(self) -> str:
-        """The function as `module:name`."""
-        return f"{self.fn.__module__}:{self.fn.__qualname__}"
+
+def function_name(function: Callable[..., Any]) -> str:
+    """Returns `module:function` of a function, as `Step.run` has it."""
+    return f"{function.__module__}:{function.__qualname__}"
+
+
+def resolve(name: str) -> Any:
+    """Imports what `module:attribute` names. The only place where a module is imported by its name.
+
+    Raises:
+        GraphError: the module or the attribute does not exist.
+    """
+    module, _, attribute = name.partition(":")
+    try:
+        return getattr(importlib.import_module(module), attribute)
+    except (ModuleNotFoundError, AttributeError) as error:
+        raise GraphError(f"cannot import {name}: {error}.", "Correct the name, or install the module.") from error
 
 
 def graph(leaves: Iterable[Step]) -> dict[str, Step]:
@@ -193,4 +207,4 @@ def _outline(step: Step) -> tuple[Any, ...]:
         role: tuple(one.name for one in item) if isinstance(item, tuple) else item.name
         for role, item in step.inputs.items()
     }
-    return step.fn, step.config, inputs, dict(step.assets)
+    return step.run, step.config, inputs, dict(step.assets)

@@ -23,7 +23,7 @@ from cluster.keys.source import CodeDigests
 from cluster.keys.versions import versions
 from cluster.masking import mask_file, masked
 from cluster.passing import is_passing
-from cluster.step import Resources, Step
+from cluster.step import Resources, Step, resolve
 from cluster.storage.lease import TTL_S
 from cluster.storage.location import open_store
 from cluster.storage.manifest import Entry, Manifest
@@ -38,7 +38,7 @@ class Order:
     """All that a worker needs of a step. `roles` gives, for each input, the places of its upstream in the arguments."""
 
     step: str
-    fn: Callable[..., Any]
+    run: str
     config: Any
     roles: Mapping[str, int | tuple[int, ...]]
     key: Key
@@ -197,21 +197,22 @@ def _run(
 ) -> Manifest:
     started = time.monotonic()
     folders = [store.files(item.step, item.fingerprint) for item in upstream]
-    inputs = build_inputs(order.fn, order.step, order.roles, folders)
+    function = resolve(order.run)
+    inputs = build_inputs(function, order.step, order.roles, folders)
     watchdog.wish = Wish(draft.work)
     watchdog.wish.clear()
     if order.resources.strategy == "stream":
         from cluster.workers.streaming import StreamingEngine
 
         engine = StreamingEngine(draft.work, order.resources)
-        result = order.fn(order.config, inputs, draft.out, recorder, engine)
+        result = function(order.config, inputs, draft.out, recorder, engine)
     elif order.resources.is_shared:
         from cluster.workers import training
 
         job = training.Job(order, inputs, draft.out, draft.work, log, recorder.send)
         result = training.run(job, recorder, watchdog)
     else:
-        result = order.fn(order.config, inputs, draft.out, recorder, StepEngine(draft.work))
+        result = function(order.config, inputs, draft.out, recorder, StepEngine(draft.work))
 
     def manifest(shown: Any, files: dict[str, Entry]) -> Manifest:
         return Manifest(
@@ -293,7 +294,7 @@ def captured(log: Path) -> Iterator[None]:
 def _check_code(order: Order) -> None:
     """The fingerprint is of the code as the run began; code edited since would be committed under a wrong name."""
     before = {name: value for name, value in order.key.components.items() if name.startswith("code.")}
-    now = {f"code.{module}": digest for module, digest in CodeDigests().of(order.fn.__module__).items()}
+    now = {f"code.{module}": digest for module, digest in CodeDigests().of(order.run.partition(":")[0]).items()}
     changed = differences(before, now)
     if changed:
         raise ClusterError(

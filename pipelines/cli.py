@@ -7,20 +7,25 @@ Exit status: 0 done, 1 a step failed, 2 bad input, 130 stopped with Ctrl-C, 143 
 from __future__ import annotations
 
 import os
+import shlex
 import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 from pydantic import BaseModel, Field
+from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
 from cluster.errors import ClusterError
-from pipelines.commands import json_events, recipe_commands, serve_command
+from cluster.outcome import Options, Outcome
+from cluster.step import Step
+from pipelines.commands import json_events, resuming
 from pipelines.commands import options as words
 from pipelines.commands.options import DEFAULT_STORE
 from pipelines.commands.terminal import console, errors, lines_of, sink
+from pipelines.running import Request, tracking_server
 from stages.errors import InputError
 from stages.tasks import Task
 
@@ -58,7 +63,6 @@ def _common(debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks
     """From a few labelled texts and a pile of unlabelled ones to a small, fast classifier."""
 
 
-@app.command()
 def run(
     recipe: words.Recipe,
     override: words.Override = None,
@@ -77,9 +81,9 @@ def run(
 ) -> None:
     """Run a recipe. Committed steps are taken from the store, the rest are run."""
     from cluster.interrupt import exit_code
-    from cluster.outcome import Options
-    from pipelines import running
+    from pipelines import fewshot, running
     from pipelines.commands import showing
+    from pipelines.commands.display import preparing
 
     options = Options(
         from_=tuple(from_ or ()),
@@ -93,14 +97,42 @@ def run(
     )
     shown = showing.choose(as_json=as_json, is_quiet=quiet)
     asked = running.request(recipe, override, store)
-    outcome = running.run(asked, options, shown.console, register=register, show=shown.events)
+    outcome = running.run(asked, options, shown.console, progress=preparing, show=shown.events, register=register)
+    _farewell(asked, options, fewshot.steps(asked.config), outcome, shown.console, register)
     code = exit_code(outcome.signal) if outcome.is_interrupted else 0 if outcome.ok else 1
     shown.finish(outcome, code)
     if code:
         raise typer.Exit(code)
 
 
-@app.command()
+MAX_ERRORS = 3
+"""Failed steps whose traces are shown; one mistake often fails them all."""
+
+
+def _farewell(
+    asked: Request, options: Options, steps: list[Step], outcome: Outcome, console: Console, register: bool
+) -> None:
+    """Last words: what failed and how to go on, or where to look."""
+    if console.quiet and not outcome.ok:
+        console = errors
+    shown = list(outcome.errors.items())[:MAX_ERRORS]
+    for name, error in shown:
+        console.print(f"\nstep {escape(name)} failed", style="bold red")
+        console.print(escape(error.tail()), highlight=False, soft_wrap=True)
+        console.print(f"log     {escape(error.log)}", highlight=False, soft_wrap=True)
+    if len(outcome.errors) > len(shown):
+        console.print(f"and {len(outcome.errors) - len(shown)} more: clozeline status {asked.recipe}", style="red")
+    if not outcome.ok:
+        again = resuming.command(asked.recipe, asked.overrides, asked.store.url, options, steps, outcome, register)
+        console.print(f"resume  {escape(again)}", highlight=False, soft_wrap=True)
+    console.print(
+        f"{len(outcome.executed)} steps executed, {len(outcome.cached)} from the store, {outcome.wall_s:.0f} s. "
+        f"Browse the runs: {tracking_server() or f'make ui STORE={shlex.quote(str(asked.store.local))}'}",
+        highlight=False,
+        soft_wrap=True,
+    )
+
+
 def resume(
     recipe: words.Recipe,
     steps: Annotated[list[str] | None, typer.Argument(help="Go on from these steps only: distill, pet/*.")] = None,
@@ -128,7 +160,6 @@ def resume(
     )
 
 
-@app.command()
 def explain(
     recipe: words.Recipe,
     steps: Annotated[list[str], typer.Argument(help="Steps, or globs.", metavar="STEP...")],
@@ -144,7 +175,6 @@ def explain(
         explaining.show(explanation, console)
 
 
-@app.command()
 def plan(
     recipe: words.Recipe,
     override: words.Override = None,
@@ -177,7 +207,6 @@ def plan(
     console.print(memory.told(room), style="dim", highlight=False)
 
 
-@app.command()
 def status(recipe: words.Recipe, override: words.Override = None, store: words.StoreFolder = DEFAULT_STORE) -> None:
     """Show which steps are committed, running or failed."""
     from pipelines import running
@@ -191,7 +220,6 @@ def status(recipe: words.Recipe, override: words.Override = None, store: words.S
     console.print(table)
 
 
-@app.command()
 def graph(
     recipe: words.Recipe,
     override: words.Override = None,
@@ -218,7 +246,6 @@ class ScoreRecipe(BaseModel, frozen=True, extra="ignore"):
     backbone: dict[str, object] = Field({}, description="The backbone's section.")
 
 
-@app.command()
 def score(
     recipe: words.Recipe,
     input_: words.InputFile,
@@ -256,7 +283,6 @@ def score(
             answers.write(line + "\n")
 
 
-@app.command()
 def predict(
     recipe: Annotated[str, typer.Argument(help="A recipe that was run, or the folder of a classifier.")],
     input_: words.InputFile,
@@ -276,7 +302,6 @@ def predict(
             answers.write(line + "\n")
 
 
-@app.command()
 def recommend(
     recipe: words.Recipe,
     memory: Annotated[
@@ -299,7 +324,6 @@ def recommend(
         console.print(f"written  {apply}", highlight=False)
 
 
-@app.command()
 def gc(
     recipes: Annotated[list[str], typer.Argument(help="All recipes whose results are to stay.", metavar="RECIPE...")],
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show what would be removed.")] = False,
@@ -319,7 +343,6 @@ def gc(
     console.print(f"{len(removed)} results{' would be' if dry_run else ''} removed, {total}", highlight=False)
 
 
-@app.command()
 def doctor(recipe: words.Recipe = "demo", override: words.Override = None) -> None:
     """Examine versions, processors, disk, network and assets: what is missing and how to get it."""
     from pipelines import running
@@ -334,8 +357,3 @@ def doctor(recipe: words.Recipe = "demo", override: words.Override = None) -> No
         fatal |= finding.fatal
     if fatal:
         raise typer.Exit(1)
-
-
-app.command()(serve_command.serve)
-app.command()(recipe_commands.init)
-app.command()(recipe_commands.schema)

@@ -85,7 +85,7 @@ def _split(config: PipelineConfig, task: Task, data: DataConfig) -> Step:
     name = f"data/{task.name}"
     return Step(
         name=name,
-        fn=splits.run,
+        run="stages.splits:run",
         config=splits.Config(data=data, labels=task.labels, fields=task.fields, seed=derive_seed(config.seed, name)),
         assets={key: assets.identity(source.asset) for key, source in data.sources.items()},
         resources=CONTROL,
@@ -95,7 +95,7 @@ def _split(config: PipelineConfig, task: Task, data: DataConfig) -> Step:
 def _soft_labels(config: PipelineConfig, data: Step, voting: tuple[Step, ...], dropped: tuple[str, ...]) -> Step:
     return Step(
         name="soft_labels",
-        fn=soft_labels.run,
+        run="stages.soft_labels:run",
         config=soft_labels.Config(
             labels=config.task.labels,
             ensemble=config.ensemble.mixing,
@@ -112,7 +112,7 @@ def _student(config: PipelineConfig, seed: int, data: Step, labels: Step, shards
     name = f"distill/{seed}"
     return Step(
         name=name,
-        fn=distillation.run,
+        run="stages.distillation:run",
         config=distillation.Config(
             labels=config.task.labels,
             fields=config.task.fields,
@@ -136,7 +136,7 @@ def _baseline(config: PipelineConfig, seed: int, data: Step) -> Step:
     name = f"baseline/{seed}"
     return Step(
         name=name,
-        fn=baseline.run,
+        run="stages.baseline:run",
         config=baseline.Config(
             labels=config.task.labels,
             fields=config.task.fields,
@@ -153,7 +153,7 @@ def _baseline(config: PipelineConfig, seed: int, data: Step) -> Step:
 def _report(config: PipelineConfig, measured: tuple[Step, ...]) -> Step:
     return Step(
         name="report",
-        fn=report.run,
+        run="pipelines.report:run",
         config=report.Config(
             recipe=config.name,
             task=config.task.name,

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import json
 import os
-import shlex
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -18,17 +18,14 @@ from rich.markup import escape
 from cluster.keys.versions import versions
 from cluster.outcome import Options, Outcome
 from cluster.plan import PlannedStep, State, plan
-from cluster.scheduler import execute
+from cluster.scheduler import OnEvent, execute
 from cluster.step import Step
 from cluster.storage.location import open_store
 from cluster.storage.store import Store
 from cluster.tracking.tracker import Tracker
 from pipelines import fewshot
 from pipelines.checks import disks, memory, preflight
-from pipelines.commands import planning, resuming
-from pipelines.commands.display import Display, preparing
-from pipelines.commands.showing import Show
-from pipelines.commands.terminal import errors
+from pipelines.commands import planning
 from pipelines.config import PipelineConfig
 from pipelines.recipe import find_recipe, locate, read_recipe
 from pipelines.report import flat_starts
@@ -36,9 +33,6 @@ from pipelines.reporting import charts, provenance, publish
 from pipelines.steps import quorum
 from pipelines.steps.datasets import Datasets
 from stages.errors import InputError
-
-MAX_ERRORS = 3
-"""Failed steps whose traces are shown; one mistake often fails them all."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -59,20 +53,33 @@ def request(recipe: str, overrides: list[str] | None, store: str | Path) -> Requ
     return Request(recipe=recipe, overrides=tuple(overrides or ()), path=path, config=config, store=open_store(store))
 
 
-def run(asked: Request, options: Options, console: Console, *, register: bool = True, show: Show = Display) -> Outcome:
+Display = Callable[[Console, int], AbstractContextManager[OnEvent]]
+"""Makes the display of a run: (console, steps to run) -> what events are given to."""
+
+
+def run(
+    asked: Request,
+    options: Options,
+    console: Console,
+    *,
+    progress: Callable[[Console], AbstractContextManager[preflight.OnStart]],
+    show: Display,
+    register: bool = True,
+) -> Outcome:
     """Runs a recipe and shows how it goes.
 
     Args:
         asked: The recipe and the store.
         options: Which steps, and how.
         console: Shows it; a quiet one is told of failures all the same, on standard error.
+        progress: Makes the display of what happens before the run.
         register: Put the student and the prompts into MLflow's model registry.
         show: What events are given to.
 
     Raises:
         InputError, ClusterError: bad input; nothing was run.
     """
-    with preparing(console) as begins:
+    with progress(console) as begins:
         check(asked, begins)
     if options.max_parallel is None:
         options = replace(options, max_parallel=asked.config.resources.max_parallel)
@@ -108,7 +115,6 @@ def run(asked: Request, options: Options, console: Console, *, register: bool = 
             register_models(asked, steps, outcome, tracker, console)
         if not outcome.ok:
             tracker.close("KILLED" if outcome.is_interrupted else "FAILED")
-    _farewell(asked, options, steps, outcome, console, register)
     return outcome
 
 
@@ -239,30 +245,6 @@ def flat(config: BaseModel) -> dict[str, Any]:
         elif value is not None:
             found[name] = value
     return found
-
-
-def _farewell(
-    asked: Request, options: Options, steps: list[Step], outcome: Outcome, console: Console, register: bool
-) -> None:
-    """Last words: what failed and how to go on, or where to look."""
-    if console.quiet and not outcome.ok:
-        console = errors
-    shown = list(outcome.errors.items())[:MAX_ERRORS]
-    for name, error in shown:
-        console.print(f"\nstep {escape(name)} failed", style="bold red")
-        console.print(escape(error.tail()), highlight=False, soft_wrap=True)
-        console.print(f"log     {escape(error.log)}", highlight=False, soft_wrap=True)
-    if len(outcome.errors) > len(shown):
-        console.print(f"and {len(outcome.errors) - len(shown)} more: clozeline status {asked.recipe}", style="red")
-    if not outcome.ok:
-        again = resuming.command(asked.recipe, asked.overrides, asked.store.url, options, steps, outcome, register)
-        console.print(f"resume  {escape(again)}", highlight=False, soft_wrap=True)
-    console.print(
-        f"{len(outcome.executed)} steps executed, {len(outcome.cached)} from the store, {outcome.wall_s:.0f} s. "
-        f"Browse the runs: {tracking_server() or f'make ui STORE={shlex.quote(str(asked.store.local))}'}",
-        highlight=False,
-        soft_wrap=True,
-    )
 
 
 def tracking_server() -> str | None:

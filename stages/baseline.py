@@ -89,6 +89,7 @@ def _teach(
     """Trains all of the student, or fits its head; returns the loss of every step."""
     import torch.nn.functional as F  # noqa: N812
 
+    from stages.models.classifier import dev_validation
     from stages.training.loop import train
 
     if config.loop is None:
@@ -102,7 +103,7 @@ def _teach(
         return F.cross_entropy(logits, student.indices(batch).to(logits.device))
 
     student.train_mode(True)
-    validate = student.validation(inputs.data, config.loop, recorder)
+    validate = dev_validation(student, inputs.data, config.loop, recorder)
     return train(
         train_set, loss_of, student.parameters, config.loop,
         seed=config.seed, recorder=recorder, engine=engine, validate=validate,

@@ -232,6 +232,7 @@ def _train(
     import torch
     import torch.nn.functional as F  # noqa: N812
 
+    from stages.models.classifier import dev_validation
     from stages.training.loop import train
 
     def loss_of(batch: list[Lesson]) -> Tensor:
@@ -247,7 +248,7 @@ def _train(
         return total
 
     student.train_mode(True)
-    validate = student.validation(inputs.data, loop, recorder)
+    validate = dev_validation(student, inputs.data, loop, recorder)
     return train(
         lessons, loss_of, student.parameters, loop,
         seed=config.seed, recorder=recorder, engine=engine, validate=validate,

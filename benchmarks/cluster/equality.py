@@ -81,9 +81,11 @@ def tuned(
     config = prompt_tuning.Config(
         task=task, pattern="review", backbone=backbone, prompt=PromptConfig(num_vectors=8), loop=LOOP, seed=3
     )
-    data = Step(name="data", fn=splits.run, config=reads)
+    data = Step(name="data", run="stages.splits:run", config=reads)
     resources = Resources(workers=workers, strategy=strategy)
-    step = Step(name="prompt", fn=prompt_tuning.run, config=config, inputs={"data": data}, resources=resources)
+    step = Step(
+        name="prompt", run="stages.prompt_tuning:run", config=config, inputs={"data": data}, resources=resources
+    )
     store = open_store(folder / f"{name}-{strategy}")
     outcome = execute([step], store, Options())
     if not outcome.ok:

@@ -73,7 +73,7 @@ def _key(step: Step, keys: Mapping[str, Key], code: CodeDigests) -> Key:
     parts: dict[str, Any] = {
         "format": FORMAT,
         "step": step.name,
-        "function": step.function,
+        "function": step.run,
         "config": plain(step.config, f"config of step {step.name}", identity=True),
         "inputs": {
             role: [keys[one.name].fingerprint for one in item]
@@ -82,7 +82,7 @@ def _key(step: Step, keys: Mapping[str, Key], code: CodeDigests) -> Key:
             for role, item in step.inputs.items()
         },
         "assets": _assets(step),
-        "code": code.of(step.fn.__module__),
+        "code": code.of(step.run.partition(":")[0]),
     }
     # Hashed nested, so that no config key with a dot in it can imitate another; kept flat, for people.
     components = flatten({key: value for key, value in parts.items() if key != "code"})

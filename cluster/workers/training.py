@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cluster.errors import WorkersLost
+from cluster.step import resolve
 from cluster.tracking.recorder import Batch, BatchRecorder
 from cluster.worker import Order, captured, set_threads
 from cluster.workers import stacks, swap
@@ -96,7 +97,7 @@ def _work(settings: dict[str, Any]) -> Any:
         send = _forget if rank else job.send
         with BatchRecorder(job.order.step, send) as recorder:
             out = Path(elsewhere) if rank else job.out
-            result = job.order.fn(job.order.config, job.inputs, out, recorder, engine)
+            result = resolve(job.order.run)(job.order.config, job.inputs, out, recorder, engine)
         dist.barrier()  # nobody leaves a group that others still compute with
         return None if rank else (result, dict(recorder.last))
 

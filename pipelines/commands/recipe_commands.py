@@ -10,6 +10,7 @@ import typer
 
 from pipelines.commands import options as words
 from pipelines.commands import terminal
+from pipelines.commands.display import preparing
 from pipelines.commands.terminal import console, sink
 
 
@@ -48,7 +49,9 @@ def init(
         data=data, out=out, name=name, text=text, label=label, patterns=pattern or (), words=words_ or (), shots=shots,
         test_size=test_size, backbone=backbone, student=student, score=score, force=force,
     )  # fmt: skip
-    written = Starter(wanted, terminal.is_person() and not yes, console).start()
+    written = Starter(
+        wanted, terminal.is_person() and not yes, console, ask=terminal.ask, open_output=sink, progress=preparing
+    ).start()
     console.print(f"written  {written}", highlight=False, markup=False, soft_wrap=True)
     next_command = f"clozeline run {shlex.quote(str(written))}"
     console.print(f"next     {next_command}", highlight=False, markup=False, soft_wrap=True)

@@ -7,9 +7,10 @@ from __future__ import annotations
 import shlex
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TextIO, TypeVar
 
 from rich.console import Console
 from rich.markup import escape
@@ -17,8 +18,6 @@ from rich.table import Table
 
 from pipelines.advising.facts import covering_length
 from pipelines.checks import preflight
-from pipelines.commands import terminal
-from pipelines.commands.display import preparing
 from pipelines.config import PipelineConfig
 from pipelines.new_recipe import proposing, recipe_writing
 from pipelines.new_recipe.labelled_file import Labelled, LabelledFile, check_counts
@@ -86,11 +85,24 @@ class Model:
 
 @dataclass(slots=True)
 class Starter:
-    """Makes one recipe. `asks`: whether a person answers; `console`: where to show."""
+    """Makes one recipe.
+
+    Args:
+        wanted: The flags.
+        asks: If True, `ask` is called for what no flag sets.
+        console: Shows what was read and proposed.
+        ask: Called with a question and its default; returns the answer.
+        open_output: Opens the recipe's file for writing, given the flag that sets its path.
+        progress: Shows the progress of a download.
+        demo: The demo's recipe, whose models are proposed.
+    """
 
     wanted: Wanted
     asks: bool
     console: Console
+    ask: Callable[[str, str | None], str]
+    open_output: Callable[[Path, str], AbstractContextManager[TextIO]]
+    progress: Callable[[Console], AbstractContextManager[preflight.OnStart]]
     demo: PipelineConfig = field(default_factory=lambda: read_recipe(find_recipe("demo"), PipelineConfig))
 
     def start(self) -> Path:
@@ -160,7 +172,7 @@ class Starter:
         if given is not None:
             return parse(given)
         while self.asks:
-            answer = terminal.ask(question, default)
+            answer = self.ask(question, default)
             try:
                 return parse(answer)
             except InputError as error:
@@ -194,7 +206,7 @@ class Starter:
     def _backbone(self) -> Model:
         def parse(ref: str) -> Model:
             config = BackboneConfig(asset=self.demo.backbone.asset if ref == DEMO else ref)
-            with flagged(), preparing(self.console) as show:
+            with flagged(), self.progress(self.console) as show:
                 preflight.fetch({"backbone.asset": config.asset}, show)
                 try:
                     family = family_of(model_folder(config.asset))
@@ -323,7 +335,7 @@ class Starter:
 
     def _write(self, out: Path, text: str) -> None:
         self._check_free(out)  # the scores may have taken minutes
-        with terminal.sink(out, "--out") as file:
+        with self.open_output(out, "--out") as file:
             file.write(text)
 
 

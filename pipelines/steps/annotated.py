@@ -133,7 +133,7 @@ def _data(config: PipelineConfig, item: Annotation, resources: Resources) -> Ste
     name = f"data/{item.task.name}"
     return Step(
         name=name,
-        fn=annotation_splits.run,
+        run="stages.annotation_splits:run",
         config=annotation_splits.Config(task=item.task, data=item.data, seed=derive_seed(config.seed, name)),
         assets={key: assets.identity(source.asset) for key, source in item.data.sources.items()},
         resources=resources,
@@ -158,7 +158,7 @@ def _prompt(
     upstream = {"pretrained": ppt[pretrained(config, item)]} if settings.start == "ppt" else {}
     return Step(
         name=name,
-        fn=annotation_tuning.run,
+        run="stages.annotation_tuning:run",
         config=annotation_tuning.Config(
             task=item.task,
             backbone=config.backbone,

@@ -50,7 +50,7 @@ def _subset(config: PipelineConfig, prefix: str, shots: int, seed: int, data: St
     chosen = derive_seed(config.seed, "learning_curve", seed)
     return Step(
         name=f"{prefix}/data",
-        fn=label_subsets.run,
+        run="stages.label_subsets:run",
         config=label_subsets.Config(labels=config.task.labels, shots=shots, seed=chosen),
         inputs={"data": data},
         resources=control,
@@ -103,7 +103,7 @@ def _moved(step: Step, subset: Step, prefix: str, found: dict[str, Step]) -> Ste
 def _picture(measured: Sequence[tuple[str, Step]], control: Resources) -> Step:
     return Step(
         name="learning_curve/picture",
-        fn=learning_curve.run,
+        run="stages.learning_curve:run",
         config=learning_curve.Config(methods=tuple(method for method, _ in measured)),
         inputs={"measured": tuple(step for _, step in measured)},
         resources=control,

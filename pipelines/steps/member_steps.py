@@ -73,7 +73,7 @@ def verbalizers(config: PipelineConfig, data: Step) -> dict[str, Step]:
     return {
         pattern: Step(
             name=f"verbalizer/{pattern}",
-            fn=verbalizer_search.run,
+            run="stages.verbalizer_search:run",
             config=verbalizer_search.Config(
                 task=config.task.only(pattern),
                 pattern=pattern,
@@ -111,7 +111,7 @@ def _untrained(
 ) -> Step:
     return Step(
         name=step,
-        fn=pattern_training.run,
+        run="stages.pattern_training:run",
         config=pattern_training.Config(
             task=config.task.only(pattern),
             pattern=pattern,
@@ -205,7 +205,7 @@ def _submodel(
     name = f"{prefix}/{pattern}/{seed}"
     return Step(
         name=name,
-        fn=pattern_training.run,
+        run="stages.pattern_training:run",
         config=pattern_training.Config(
             task=config.task.only(pattern),
             pattern=pattern,
@@ -233,7 +233,7 @@ def _words_of(pattern: str, words: Words) -> dict[str, Step]:
 def _probe(config: PipelineConfig, name: str, section: ProbeMember, data: Step) -> Step:
     return Step(
         name=f"probe/{name}",
-        fn=probe.run,
+        run="stages.probe:run",
         config=probe.Config(
             labels=config.task.labels,
             fields=config.task.fields,

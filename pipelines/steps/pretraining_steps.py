@@ -62,7 +62,7 @@ def _examples(config: PipelineConfig, section: PptSection, kind: Format) -> Step
     found = shards.identities(section.corpus.source.asset)
     return Step(
         name=name,
-        fn=pretraining_examples.run,
+        run="stages.pretraining_examples:run",
         config=pretraining_examples.Config(
             format=kind,
             backbone=config.backbone if labels else None,
@@ -82,7 +82,7 @@ def _prompt(config: PipelineConfig, section: PptSection, kind: Format, inputs: M
     corpus = {} if inputs else {"corpus": assets.identity(section.corpus.source.asset)}
     return Step(
         name=name,
-        fn=prompt_pretraining.run,
+        run="stages.prompt_pretraining:run",
         config=prompt_pretraining.Config(
             backbone=config.backbone,
             format=kind,

@@ -42,7 +42,7 @@ def together(
     """
     return Step(
         name=name,
-        fn=prompts_together.run,
+        run="stages.prompts_together:run",
         config=prompts_together.Config(backbone=backbone, jobs=tuple(jobs)),
         inputs={"data": tuple(data), **({"pretrained": tuple(pretrained)} if pretrained else {})},
         assets={"backbone": assets.identity(backbone.asset)},
@@ -98,7 +98,7 @@ def _prompt(
         upstream = {} if job.pretrained is None else {"pretrained": ppt[job.pretrained]}
     return Step(
         name=job.name,
-        fn=prompt_tuning.run,
+        run="stages.prompt_tuning:run",
         config=prompt_tuning.Config(
             task=job.task,
             pattern=job.pattern,

@@ -48,7 +48,7 @@ def labelled_shards(config: PipelineConfig, section: ShardsSection, voting: tupl
             words[found.name] = found
     return Step(
         name="shards",
-        fn=shard_labels.run,
+        run="stages.shard_labels:run",
         config=shard_labels.Config(
             labels=config.task.labels,
             ensemble=config.ensemble.mixing,

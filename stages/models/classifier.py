@@ -38,7 +38,7 @@ class StudentConfig(EncoderConfig, frozen=True):
     )
 
 
-def check_loop(student: StudentConfig, loop: LoopConfig | None) -> None:
+def check_loop(student: StudentConfig, loop: object | None) -> None:
     """Refuses a loop that nothing follows, and training without one.
 
     Raises:
@@ -164,24 +164,6 @@ class TextClassifier:
 
         return torch.tensor([self.labels.index(item.label or "") for item in examples])
 
-    def validation(self, data: Path, loop: LoopConfig, recorder: Recorder) -> Callable[[], tuple[float, float]] | None:
-        """Accuracy and cross-entropy on the dev set, where `loop` stops early and there is one."""
-        dev_set = load_examples(data / "dev.jsonl") if loop.early_stopping else []
-        if not dev_set:
-            return None
-
-        import torch
-        import torch.nn.functional as F  # noqa: N812
-
-        gold = self.indices(dev_set)
-
-        def validate() -> tuple[float, float]:
-            logits = torch.from_numpy(self.predict(dev_set, recorder, "development set"))
-            hits = logits.argmax(dim=1) == gold
-            return float(hits.double().mean()), float(F.cross_entropy(logits, gold))
-
-        return validate
-
     def _read(self, pooled: Tensor) -> Tensor:
         import torch.nn.functional as F  # noqa: N812
 
@@ -204,6 +186,27 @@ def _encoder_folder(folder: Path, about: dict[str, Any]) -> Path:
             f"{asset.partition('#')[0]} is not what the classifier in {folder} was fitted on.", "Fit it again."
         )
     return found
+
+
+def dev_validation(
+    student: TextClassifier, data: Path, loop: LoopConfig, recorder: Recorder
+) -> Callable[[], tuple[float, float]] | None:
+    """Accuracy and cross-entropy on the dev set, if `loop` stops early and there is one."""
+    dev_set = load_examples(data / "dev.jsonl") if loop.early_stopping else []
+    if not dev_set:
+        return None
+
+    import torch
+    import torch.nn.functional as F  # noqa: N812
+
+    gold = student.indices(dev_set)
+
+    def validate() -> tuple[float, float]:
+        logits = torch.from_numpy(student.predict(dev_set, recorder, "development set"))
+        hits = logits.argmax(dim=1) == gold
+        return float(hits.double().mean()), float(F.cross_entropy(logits, gold))
+
+    return validate
 
 
 def finish(student: TextClassifier, data: Path, out: Path, recorder: Recorder) -> Score:

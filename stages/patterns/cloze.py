@@ -14,7 +14,7 @@ from stages.models.batching import batches_by_length, shared_out
 from stages.models.precision import autocast, wants_bf16
 from stages.patterns.encoding import Encoded, Encoder
 from stages.patterns.verbalizers import Verbalizer
-from stages.patterns.word_scores import word_scores
+from stages.patterns.word_scores import label_scores, word_scores
 from stages.protocols import Engine, LocalEngine, Recorder
 from stages.tasks import Example, Task
 
@@ -115,7 +115,7 @@ class ClozeClassifier:
 
     def answers(self, words: Tensor, size: int) -> Tensor:
         """[B, C] label scores from [B, W] scores of words; in multiple choice these have a row for each option."""
-        scores = self.verbalizer.scores(words)
+        scores = label_scores(self.verbalizer, words)
         if not self.task.options:
             return scores
         return (scores[:, 0] - scores[:, 1]).view(size, -1)  # right against wrong, an option a column

@@ -18,6 +18,7 @@ from stages.models.precision import autocast
 from stages.patterns.cloze import ClozeClassifier
 from stages.patterns.encoding import Encoded
 from stages.patterns.language import Mask, Words
+from stages.patterns.word_scores import label_scores
 from stages.protocols import Recorder
 from stages.tasks import Example
 
@@ -126,6 +127,6 @@ def _shared_scores(
                 words = backbone.head(hidden_BD).float().log_softmax(dim=1)[:, ids]
             else:
                 words = backbone.word_head(hidden_BD, ids)
-            scores.append(classifier.verbalizer.scores(words).double().cpu().numpy())
+            scores.append(label_scores(classifier.verbalizer, words).double().cpu().numpy())
     backbone.model.train(was_training)
     return scores

@@ -17,14 +17,11 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from stages.errors import VerbalizerError
 from stages.patterns.encoding import Family
 from stages.tasks import WordScore
-
-if TYPE_CHECKING:
-    from torch import Tensor
 
 
 @dataclass(frozen=True, slots=True)
@@ -78,22 +75,6 @@ class Verbalizer:
     def needs_likelihood(self) -> bool:
         """Whether words are scored by log-likelihoods rather than raw logits."""
         return self.score != "mean_logit" or self.longest > 1
-
-    def scores(self, word_scores: Tensor) -> Tensor:
-        """Scores of labels.
-
-        Args:
-            word_scores: [B, W], raw logits or log-likelihoods of `flat`.
-
-        Returns:
-            [B, C], one score for each label.
-        """
-        import torch
-
-        groups = torch.split(word_scores, [len(words) for words in self.words], dim=1)
-        if self.score == "sum_probability":
-            return torch.stack([group.logsumexp(dim=1) for group in groups], dim=1)
-        return torch.stack([group.mean(dim=1) for group in groups], dim=1)
 
 
 def found_words(folder: Path) -> dict[str, list[str]]:

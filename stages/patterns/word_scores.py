@@ -17,6 +17,7 @@ from stages.models.backbones import Backbone
 from stages.models.batching import Batch
 from stages.models.soft_input import SoftInput
 from stages.patterns.encoding import Encoded
+from stages.patterns.verbalizers import Verbalizer
 from stages.tasks import Decoding
 
 if TYPE_CHECKING:
@@ -204,3 +205,21 @@ def _decoded(backbone: Backbone, encoded: Sequence[Encoded], words: Sequence[Wor
     log_RT = logits_RTV.log_softmax(dim=2).gather(2, written_RT[:, :, None])[:, :, 0]
     is_token_RT = is_token_WT.repeat(len(encoded), 1).to(backbone.device)
     return (log_RT * is_token_RT).sum(dim=1).view(len(encoded), len(words))
+
+
+def label_scores(verbalizer: Verbalizer, word_scores: Tensor) -> Tensor:
+    """Scores of labels.
+
+    Args:
+        verbalizer: The label words.
+        word_scores: [B, W], raw logits or log-likelihoods of `verbalizer.flat`.
+
+    Returns:
+        [B, C], one score for each label.
+    """
+    import torch
+
+    groups = torch.split(word_scores, [len(words) for words in verbalizer.words], dim=1)
+    if verbalizer.score == "sum_probability":
+        return torch.stack([group.logsumexp(dim=1) for group in groups], dim=1)
+    return torch.stack([group.mean(dim=1) for group in groups], dim=1)

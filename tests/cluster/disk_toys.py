@@ -7,7 +7,7 @@ from typing import Any
 
 from pydantic import BaseModel, Field
 
-from cluster.step import Step
+from cluster.step import Step, function_name
 
 
 class Config(BaseModel, frozen=True, extra="forbid"):
@@ -29,4 +29,4 @@ def run(config: Config, inputs: dict[str, Path], out: Path, recorder: Any, engin
 
 def large(name: str, num_bytes: int, full: Path | None = None) -> Step:
     """A step of this module."""
-    return Step(name=name, fn=run, config=Config(num_bytes=num_bytes, full=str(full or "")))
+    return Step(name=name, run=function_name(run), config=Config(num_bytes=num_bytes, full=str(full or "")))

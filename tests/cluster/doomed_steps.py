@@ -11,7 +11,7 @@ from typing import Any
 
 from small_models import backbone_config, film_task
 
-from cluster.step import Resources, Step
+from cluster.step import Resources, Step, function_name
 from stages import pattern_training, prompt_tuning, soft_labels, splits
 from stages.prompts.methods import PromptConfig
 from stages.texts.data import Source
@@ -91,19 +91,21 @@ def graph(folder: Path) -> list[Step]:
     pile = Source(asset=str(folder / "pile.jsonl"), fields={"text": "text"})
     drawn = splits.DataConfig(**sources, unlabeled=pile, unlabeled_size=12)
     config = splits.Config(data=drawn, labels=task.labels, fields=("text",), seed=1)
-    data = Step(name="data", fn=splits.run, config=config, resources=Resources(cpus=0.5))
+    data = Step(name="data", run="stages.splits:run", config=config, resources=Resources(cpus=0.5))
     common: dict[str, Any] = {"pattern": "review", "backbone": backbone_config(folder / "bert"), "prompt": PROMPT}
     members = tuple(
         Step(
             name=f"pet/{name}",
-            fn=submodel,
+            run=function_name(submodel),
             config=pattern_training.Config(task=task.only("review"), tune="prompt", loop=LOOP, seed=seed, **common),
             inputs={"data": data},
         )
         for seed, name in enumerate(("trained", "labelling"))
     )
     mixing = soft_labels.Config(labels=task.labels, members=("trained", "labelling"), groups=("pet", "pet"))
-    mixed = Step(name="soft_labels", fn=ensemble, config=mixing, inputs={"data": data, "members": members})
+    mixed = Step(
+        name="soft_labels", run=function_name(ensemble), config=mixing, inputs={"data": data, "members": members}
+    )
     tuning = prompt_tuning.Config(task=task.only("review"), loop=LOOP, seed=3, **common)
     shared = {
         "spread": Resources(workers=2, strategy="zero3"),
@@ -111,7 +113,7 @@ def graph(folder: Path) -> list[Step]:
         "elastic": Resources(workers=(1, 3), strategy="ddp"),
     }
     prompts = [
-        Step(name=name, fn=prompt, config=tuning, inputs={"data": data}, resources=resources)
+        Step(name=name, run=function_name(prompt), config=tuning, inputs={"data": data}, resources=resources)
         for name, resources in shared.items()
     ]
     return [mixed, *prompts]

@@ -13,7 +13,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from cluster.outcome import Options
 from cluster.scheduler import execute
-from cluster.step import Resources, Step, Strategy
+from cluster.step import Resources, Step, Strategy, function_name
 from cluster.storage.location import open_store
 from cluster.workers.memory import Need, needs
 from pipelines.checks.memory import work_of
@@ -73,9 +73,11 @@ def measure(root: Path, strategy: Strategy, workers: int) -> Measured:
         loop=LoopConfig(learning_rate=0.01, batch_size=BATCH, steps=NUM_STEPS),
         seed=3,
     )
-    reads = Step(name="data/films", fn=splits.run, config=data, resources=Resources(cpus=0.5))
+    reads = Step(name="data/films", run="stages.splits:run", config=data, resources=Resources(cpus=0.5))
     resources = Resources(cpus=0.5, workers=workers, strategy=strategy, max_attempts=1)
-    step = Step(name="prompt", fn=memory_steps.run, config=config, inputs={"data": reads}, resources=resources)
+    step = Step(
+        name="prompt", run=function_name(memory_steps.run), config=config, inputs={"data": reads}, resources=resources
+    )
     store = open_store(root / f"{strategy}-{workers}")
     outcome = execute([step], store, Options(poll_s=0.05, backoff_s=0.1))
     assert outcome.ok, outcome.errors

@@ -223,7 +223,7 @@ def test_process_that_was_told_to_go_begins_no_other_step(store: Store, monkeypa
     step = toy("pet/a")
     line = plan([step], store)[0]
     order = Order(
-        step=step.name, fn=step.fn, config=step.config, roles={}, key=line.key, store=store.url, token="t",
+        step=step.name, run=step.run, config=step.config, roles={}, key=line.key, store=store.url, token="t",
         resources=step.resources, attempt=1, run_id=None,
     )  # fmt: skip
     outcome = work(order, lambda batch: True, ())

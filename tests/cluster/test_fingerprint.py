@@ -124,7 +124,7 @@ def test_the_engine_is_never_followed() -> None:
 
 def test_config_value_counts_and_excluded_ones_do_not() -> None:
     def step(config: BaseModel) -> Step:
-        return Step(name="a", fn=toy("x").fn, config=config)
+        return Step(name="a", run=toy("x").run, config=config)
 
     base = fingerprint(step(Outer()))
     assert fingerprint(step(Outer())) == base
@@ -184,7 +184,7 @@ def test_names_and_functions_that_cannot_be_steps() -> None:
         with pytest.raises(GraphError, match="name of a step"):
             toy(name)
     with pytest.raises(GraphError, match="top of a module"):
-        toy("a", fn=lambda *_: None)
+        Step(name="a", run="somewhere", config=Inner())
 
 
 def test_graph_is_in_order_of_declaration_and_refuses_two_of_a_name() -> None:
@@ -199,8 +199,8 @@ def test_graph_is_in_order_of_declaration_and_refuses_two_of_a_name() -> None:
 
 def test_graph_refuses_a_cycle_and_bears_a_long_chain() -> None:
     inputs: dict[str, Any] = {}
-    first = Step(name="first", fn=toy("x").fn, config=Inner(), inputs=inputs)
-    second = Step(name="second", fn=toy("x").fn, config=Inner(), inputs={"base": first})
+    first = Step(name="first", run=toy("x").run, config=Inner(), inputs=inputs)
+    second = Step(name="second", run=toy("x").run, config=Inner(), inputs={"base": first})
     inputs["base"] = second
     with pytest.raises(GraphError, match="second needs itself: second -> first -> second"):
         graph([second])

@@ -225,7 +225,7 @@ def test_threads_are_the_steps_own_in_a_worker_that_is_used_again(store: Store) 
 
 def test_inputs_must_fit_the_function(store: Store) -> None:
     base = toy("base")
-    step = Step(name="odd", fn=base.fn, config=base.config, inputs={"nonsense": base})
+    step = Step(name="odd", run=base.run, config=base.config, inputs={"nonsense": base})
     error = run(step, store).errors["odd"]
     assert "odd has the inputs nonsense, and Inputs of toy_steps wants parts, base" in error.error
 

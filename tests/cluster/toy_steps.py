@@ -12,7 +12,7 @@ from typing import Any
 
 from pydantic import BaseModel, Field
 
-from cluster.step import Resources, Step
+from cluster.step import Resources, Step, function_name
 
 
 class Config(BaseModel, frozen=True, extra="forbid"):
@@ -132,7 +132,7 @@ def toy(
         inputs["base"] = base
     return Step(
         name=name,
-        fn=fn,
+        run=function_name(fn),
         config=Config(value=value, **config),
         inputs=inputs,
         assets=assets or {},

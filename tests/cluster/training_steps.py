@@ -16,7 +16,7 @@ from typing import Any
 
 from pydantic import BaseModel, Field
 
-from cluster.step import Resources, Step
+from cluster.step import Resources, Step, function_name
 
 TESTS = Path(__file__).parent
 ROOT = TESTS.parent.parent
@@ -125,7 +125,9 @@ def _wait(fault: Path) -> None:
 def trainer(name: str, *parts: Step, cpus: float = 1, **config: Any) -> Step:
     """A step of this module."""
     inputs: dict[str, Any] = {"parts": parts} if parts else {}
-    return Step(name=name, fn=run, config=Config(**config), inputs=inputs, resources=Resources(cpus=cpus))
+    return Step(
+        name=name, run=function_name(run), config=Config(**config), inputs=inputs, resources=Resources(cpus=cpus)
+    )
 
 
 def chain(counter: Path, fault: Path | None = None, at: int = 15) -> Step:

@@ -61,7 +61,7 @@ def init(*words: str, answers: str | None = None) -> Result:
 
 def drawn(config: PipelineConfig) -> splits.Split:
     """The sets as a run draws them."""
-    (step,) = [item for item in fewshot.steps(config) if item.fn is splits.run]
+    (step,) = [item for item in fewshot.steps(config) if item.run == "stages.splits:run"]
     assert isinstance(step.config, splits.Config)
     return splits.draw(step.config)
 

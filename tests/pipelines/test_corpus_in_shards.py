@@ -18,7 +18,7 @@ from small_models import TOKENIZERS, film_examples, film_task, small_model, writ
 from cluster.outcome import Options, Outcome
 from cluster.scheduler import execute
 from cluster.session import Capacity
-from cluster.step import Resources, Step
+from cluster.step import Resources, Step, function_name
 from cluster.storage.location import open_store
 from cluster.storage.store import Store
 from cluster.workers.memory import GIB, Room
@@ -127,7 +127,7 @@ def test_what_was_built_survives_a_kill(kind: str, recipe: Recipe, ray_session: 
                                   / "part-0.parquet").num_rows  # fmt: skip
     fault.touch()
     config = built_steps.Config(**dict(step.config), fault=str(fault), at=first + 1)
-    killed = replace(step, name="killed", fn=built_steps.run, config=config)
+    killed = replace(step, name="killed", run=function_name(built_steps.run), config=config)
     outcome = ran([killed], store)
     assert outcome.ok, outcome.errors
     done = json.loads(fault.with_suffix(".json").read_text())

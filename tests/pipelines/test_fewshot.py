@@ -29,7 +29,7 @@ def changed(recipe: str, *overrides: str) -> set[str]:
 
 
 def own(step: Step) -> Any:
-    return step.fn, step.config, dict(step.assets)
+    return step.run, step.config, dict(step.assets)
 
 
 def upstream(step: Step) -> set[str]:

@@ -18,7 +18,7 @@ from small_models import TOKENIZERS, film_example, film_examples, film_task, sma
 from cluster.outcome import Options, Outcome
 from cluster.scheduler import execute
 from cluster.session import Capacity
-from cluster.step import Step
+from cluster.step import Step, function_name
 from cluster.storage.location import open_store
 from cluster.storage.store import Store
 from pipelines import fewshot
@@ -93,7 +93,7 @@ def test_shards_are_labelled_by_two_workers_and_what_was_done_survives_a_kill(
     shards, fault = named(steps, "shards"), tmp_path / "fault"
     fault.touch()
     config = sharded_steps.Config(**dict(shards.config), fault=str(fault), at=SIZES[0] + 1)
-    killed = replace(shards, fn=sharded_steps.run, config=config)
+    killed = replace(shards, run=function_name(sharded_steps.run), config=config)
     student = named(steps, "distill/0")
     outcome = ran([named(steps, "soft_labels"), replace(student, inputs={**student.inputs, "shards": killed})], store)
     assert outcome.ok, outcome.errors

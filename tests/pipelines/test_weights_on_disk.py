@@ -18,7 +18,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from cluster.outcome import Options, Outcome
 from cluster.scheduler import execute
 from cluster.session import Capacity
-from cluster.step import Resources, Step
+from cluster.step import Resources, Step, function_name
 from cluster.storage.location import open_store
 from cluster.storage.store import Store
 from cluster.workers import swap
@@ -88,8 +88,10 @@ def tuning(folder: Path, offload_to: Path | None, fault: Path | None = None, loo
     resources = Resources(
         workers=2, strategy="zero3_offload", max_attempts=1, offload_to=str(offload_to) if offload_to else None
     )
-    reads = Step(name="data/films", fn=splits.run, config=data, resources=Resources(cpus=0.5))
-    return Step(name="prompt", fn=shared_steps.run, config=config, inputs={"data": reads}, resources=resources)
+    reads = Step(name="data/films", run="stages.splits:run", config=data, resources=Resources(cpus=0.5))
+    return Step(
+        name="prompt", run=function_name(shared_steps.run), config=config, inputs={"data": reads}, resources=resources
+    )
 
 
 def tried(step: Step, store: Store) -> Outcome:

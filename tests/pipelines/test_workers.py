@@ -17,7 +17,7 @@ from cluster.errors import SessionError
 from cluster.outcome import Options, Outcome
 from cluster.scheduler import execute
 from cluster.session import Capacity
-from cluster.step import Resources, Step
+from cluster.step import Resources, Step, function_name
 from cluster.storage.location import open_store
 from cluster.storage.store import Store
 from pipelines.config import PipelineConfig
@@ -68,8 +68,10 @@ def tuning(folders: dict[str, Path], family: str, resources: Resources, **settin
         backbone=backbone_config(folders[family]),
         **{"prompt": METHODS[family], "loop": LOOP, "seed": 3} | settings,
     )
-    reads = Step(name="data/films", fn=splits.run, config=data, resources=Resources(cpus=0.5))
-    return Step(name="prompt", fn=shared_steps.run, config=config, inputs={"data": reads}, resources=resources)
+    reads = Step(name="data/films", run="stages.splits:run", config=data, resources=Resources(cpus=0.5))
+    return Step(
+        name="prompt", run=function_name(shared_steps.run), config=config, inputs={"data": reads}, resources=resources
+    )
 
 
 def done(step: Step, store: Store) -> Path:

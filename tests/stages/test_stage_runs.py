@@ -16,6 +16,7 @@ from stages.errors import InputError
 from stages.models.backbones import load
 from stages.models.soft_input import SoftInput
 from stages.patterns.cloze import ClozeClassifier
+from stages.patterns.word_scores import label_scores
 from stages.prompts.methods import PromptConfig
 from stages.prompts.peft_format import load_prompt
 from stages.prompts.start import StartConfig, start_vectors
@@ -80,7 +81,7 @@ def test_peft_loads_a_saved_prompt_and_computes_the_same(
         ids = torch.tensor([ours.encoder(item).ids])
         with torch.inference_mode():
             last = theirs(input_ids=ids, attention_mask=torch.ones_like(ids)).logits[:, -1]
-        found = ours.verbalizer.scores(last[:, [word[0] for word in ours.verbalizer.flat]])[0]
+        found = label_scores(ours.verbalizer, last[:, [word[0] for word in ours.verbalizer.flat]])[0]
         assert found.numpy() == pytest.approx(expected, abs=1e-4)
 
 

@@ -10,6 +10,7 @@ from tokenizers import Tokenizer
 from stages.errors import VerbalizerError
 from stages.models.backbones import Backbone
 from stages.patterns.verbalizers import Verbalizer, word_tokens
+from stages.patterns.word_scores import label_scores
 from stages.tasks import WordScore
 
 
@@ -85,13 +86,13 @@ LOGITS_BW = torch.tensor([[1.0, 3.0, -2.0, 0.0, 1.0, 5.0], [0.5, -0.5, 7.0, 3.0,
 def test_a_label_scores_the_mean_of_its_words(score: WordScore) -> None:
     verbalizer = Verbalizer(("a", "b", "c"), WORDS, score)
     assert verbalizer.flat == ((4,), (9,), (2,), (1,), (3,), (5,))
-    assert verbalizer.scores(LOGITS_BW).tolist() == [[2.0, -2.0, 2.0], [0.0, 7.0, 3.0]]
+    assert label_scores(verbalizer, LOGITS_BW).tolist() == [[2.0, -2.0, 2.0], [0.0, 7.0, 3.0]]
     assert verbalizer.needs_likelihood is (score == "log_likelihood")
 
 
 def test_probabilities_of_words_add_up() -> None:
     verbalizer = Verbalizer(("a", "b", "c"), WORDS, "sum_probability")
     probabilities = torch.tensor([[0.1, 0.2, 0.3, 0.05, 0.05, 0.1]])
-    found = verbalizer.scores(probabilities.log())
+    found = label_scores(verbalizer, probabilities.log())
     torch.testing.assert_close(found, torch.tensor([[0.3, 0.3, 0.2]]).log())
     assert verbalizer.needs_likelihood
