@@ -23,7 +23,7 @@ ROOT = HERE.parent
 NUM_STEPS = 200
 MANY_SEEDS = 330
 
-CLI = "from pipelines.cli import main; main()"
+CLI = "from pipelines.cli.app import main; main()"
 PHASES = """
 import json, sys, time
 started = time.perf_counter()
@@ -37,18 +37,19 @@ def timed(module, name, label):
         finally:
             spent[label] = spent.get(label, 0.0) + time.perf_counter() - begun
     setattr(module, name, wrapper)
-from pipelines import cli, running
+from pipelines.cli import app
+from pipelines.run import runner
 spent['import clozeline'] = time.perf_counter() - started
 from cluster.tracking import tracker
-timed(running, 'check', 'check recipe and assets')
-timed(running, 'plan', 'plan')
-timed(running, 'execute', 'take the results, log them to MLflow')
-timed(running, '_record_plan', 'log recipe, graph and plan to MLflow')
-timed(running, '_publish', 'report')
+timed(runner, 'check_request', 'check recipe and assets')
+timed(runner, 'plan', 'plan')
+timed(runner, 'execute', 'take the results, log them to MLflow')
+timed(runner, 'log_plan', 'log recipe, graph and plan to MLflow')
+timed(runner, 'publish', 'report')
 timed(tracker.Tracker, 'open', 'import and open MLflow')
 sys.argv = ['clozeline', 'run', 'smoke', '--store', sys.argv[1]]
 try:
-    cli.main()
+    app.main()
 except SystemExit:
     pass
 print(json.dumps(spent), file=sys.stderr)
@@ -115,11 +116,11 @@ def no_op_steps(folder: Path) -> None:
     sys.path[:0] = [str(HERE), str(ROOT)]
     import noop
 
-    from cluster.outcome import Options
-    from cluster.scheduler import execute
-    from cluster.session import session
-    from cluster.step import Resources, Step
-    from cluster.storage.location import open_store
+    from cluster.run.ray_session import session
+    from cluster.run.result import RunOptions
+    from cluster.run.scheduler import execute
+    from cluster.steps.step import Resources, Step
+    from cluster.store.location import open_store
     from cluster.tracking.tracker import Tracker
 
     def steps(kind: str) -> list[Step]:
@@ -145,12 +146,12 @@ def no_op_steps(folder: Path) -> None:
         bare = time.perf_counter() - begun
         row(f"{NUM_STEPS} bare Ray tasks", f"{1e3 * bare / NUM_STEPS:.1f} ms each")
         store = open_store(folder / "store")
-        untracked = execute(steps("untracked"), store, Options())
+        untracked = execute(steps("untracked"), store, RunOptions())
         assert untracked.ok
         over = 1e3 * (untracked.wall_s - bare) / NUM_STEPS
         row(f"{NUM_STEPS} steps that do nothing, committed, over bare tasks", f"{over:.1f} ms each", "30 ms")
         with Tracker.open(store.local, "benchmark", "engine") as tracker:
-            tracked = execute(steps("tracked"), store, Options(), tracker)
+            tracked = execute(steps("tracked"), store, RunOptions(), tracker)
         over = 1e3 * (tracked.wall_s - bare) / NUM_STEPS
         row("    the same with an MLflow run for each", f"{over:.1f} ms each")
 

@@ -25,26 +25,27 @@ def label(grid: int, num_texts: int) -> None:
     import psutil
     import torch
 
-    from pipelines import running
-    from stages.models import batching, encoders
-    from stages.models.backbones import load
-    from stages.patterns.cloze import ClozeClassifier
-    from stages.protocols import SilentRecorder
-    from stages.texts.data import read_examples
+    from pipelines.run.request import load_request
+    from stages.common.data.sources import read_examples
+    from stages.common.models import batching
+    from stages.common.models.backbones.loader import load_backbone
+    from stages.common.models.cloze.classifier import ClozeClassifier
+    from stages.common.models.encoders import text_encoder
+    from stages.common.protocols import NullRecorder
 
     torch.set_num_threads(1)
-    batching.GRID = encoders.GRID = grid
+    batching.PAD_TO_MULTIPLE_OF = text_encoder.PAD_TO_MULTIPLE_OF = grid
     with tempfile.TemporaryDirectory() as folder:
-        config = running.request("smoke", [], folder).config
+        config = load_request("smoke", [], folder).config
     assert config.data.pool is not None
     pool = read_examples(config.data.pool, None)
     pattern = next(iter(config.task.patterns))
-    classifier = ClozeClassifier.of(config.task, pattern, load(config.backbone, frozen=True), config.backbone)
+    classifier = ClozeClassifier.of(config.task, pattern, load_backbone(config.backbone, frozen=True), config.backbone)
     draw = random.Random(0)
     ends = [round(share * num_texts / 256) for share in SHARES]
     started = time.perf_counter()
     for number in range(1, ends[-1] + 1):
-        classifier.predict([draw.choice(pool) for _ in range(256)], SilentRecorder(), "")
+        classifier.predict([draw.choice(pool) for _ in range(256)], NullRecorder(), "")
         if number in ends:
             print(number * 256, psutil.Process().memory_info().rss / 2**20, time.perf_counter() - started, flush=True)
 

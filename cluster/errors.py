@@ -1,23 +1,23 @@
-"""What can go wrong while steps run, each with what to do next.
+"""Errors of the engine, each with its remedy.
 
 ClusterError
-├── GraphError           the steps do not form a graph: a cycle, two steps of one name, a function that cannot be sent
-├── FingerprintError     a value whose identity cannot be told; says what to make of it
-├── StoreError           the store cannot be used
-│   ├── StoreUnreachable its server did not answer, again and again
-│   ├── LeaseHeld        another driver works on this step
-│   ├── LeaseLost        another driver took this step over; nothing was committed
-│   ├── OutdatedManifest a result was committed by a version that wrote other manifests
-│   └── CorruptResult    committed files are missing, or are not what was written
-├── MissingUpstream      a step was chosen, but the results that it needs are not there
-├── StepFailed           a step's own function failed, or its worker died
-├── WorkersLost          some of a step's many workers ended before it did
-├── Preempted            a step's machine is taken away (SIGTERM)
-├── SwapError            frozen weights cannot lie on a machine's disk
-├── SessionError         Ray cannot be started or reached, or lacks what a step asks for
-└── TrackingError        MLflow cannot be used as asked
+├── GraphError                the steps do not form a graph: a cycle, a duplicate name, a function without a module
+├── FingerprintError          a value has no canonical form; the remedy names a type that has one
+├── StoreError                the store cannot be used
+│   ├── StoreUnreachableError its server failed in all attempts
+│   ├── LeaseHeldError        another driver runs this step
+│   ├── LeaseLostError        another driver took this step over; nothing was committed
+│   ├── OutdatedManifestError a version with another manifest format committed the result
+│   └── CorruptResultError    committed files are missing or changed
+├── MissingUpstreamError      a step was selected, but a result that it needs is not committed
+├── StepFailedError           a step's own function failed, or its worker died
+├── WorkersLostError          some of a step's workers ended before the step did
+├── PreemptedError            the cluster takes a step's machine away (SIGTERM)
+├── OffloadError              frozen weights cannot be stored on a machine's disk
+├── SessionError              Ray cannot be started or reached, or lacks the resources that a step requests
+└── TrackingError             MLflow cannot be used as requested
 
-Every error holds `problem` and `remedy`, reads as both, and survives pickling.
+Every error has `problem` and `remedy`, prints both, and survives pickling.
 """
 
 from __future__ import annotations
@@ -52,7 +52,7 @@ class StoreError(ClusterError):
     """The store cannot be used."""
 
 
-class StoreUnreachable(StoreError):  # noqa: N818
+class StoreUnreachableError(StoreError):
     """The store's server did not answer, again and again. `transient`: a step that met it may be tried once more."""
 
     transient = True
@@ -64,7 +64,7 @@ class StoreUnreachable(StoreError):  # noqa: N818
         )
 
 
-class LeaseHeld(StoreError):  # noqa: N818  (a state that callers wait on, not a mistake)
+class LeaseHeldError(StoreError):
     """Another driver works on this step. `owner` says who."""
 
     def __init__(self, step: str, owner: str) -> None:
@@ -76,7 +76,7 @@ class LeaseHeld(StoreError):  # noqa: N818  (a state that callers wait on, not a
         self.owner = owner
 
 
-class LeaseLost(StoreError):  # noqa: N818
+class LeaseLostError(StoreError):
     """Another driver took the step over before its result could be committed."""
 
     def __init__(self, step: str) -> None:
@@ -87,7 +87,7 @@ class LeaseLost(StoreError):  # noqa: N818
         self.step = step
 
 
-class OutdatedManifest(StoreError):  # noqa: N818
+class OutdatedManifestError(StoreError):
     """A result was committed by a version of the program that wrote manifests of another format."""
 
     def __init__(self, found: object, known: int) -> None:
@@ -97,7 +97,7 @@ class OutdatedManifest(StoreError):  # noqa: N818
         )
 
 
-class CorruptResult(StoreError):  # noqa: N818
+class CorruptResultError(StoreError):
     """Committed files are missing, or are not what was written. `problems` names each file."""
 
     def __init__(self, step: str, problems: tuple[str, ...]) -> None:
@@ -109,7 +109,7 @@ class CorruptResult(StoreError):  # noqa: N818
         self.problems = problems
 
 
-class MissingUpstream(ClusterError):  # noqa: N818
+class MissingUpstreamError(ClusterError):
     """A step was chosen, but results that it needs are not committed."""
 
     def __init__(self, step: str, upstream: str) -> None:
@@ -121,7 +121,7 @@ class MissingUpstream(ClusterError):  # noqa: N818
         self.upstream = upstream
 
 
-class StepFailed(ClusterError):  # noqa: N818
+class StepFailedError(ClusterError):
     """A step's function raised, or its worker died.
 
     `error` is the exception in one line, `trace` its traceback, `log` the file with all that the step printed,
@@ -155,7 +155,7 @@ class StepFailed(ClusterError):  # noqa: N818
         return "\n".join(self.trace.rstrip().splitlines()[-num_lines:])
 
 
-class WorkersLost(ClusterError):  # noqa: N818
+class WorkersLostError(ClusterError):
     """Workers of a step ended before it did. `transient`: it may succeed when it is tried again."""
 
     transient = True
@@ -164,7 +164,7 @@ class WorkersLost(ClusterError):  # noqa: N818
         super().__init__(f"workers were lost ({what}).", "It goes on from its last checkpoint when it runs again.")
 
 
-class Preempted(ClusterError):  # noqa: N818
+class PreemptedError(ClusterError):
     """The process of a step was told to leave, and what it did could not be kept. `is_asked`: no failed attempt."""
 
     transient = True
@@ -176,7 +176,7 @@ class Preempted(ClusterError):  # noqa: N818
         )
 
 
-class SwapError(ClusterError):
+class OffloadError(ClusterError):
     """Frozen weights cannot lie on a machine's disk: the folder, or what DeepSpeed needs to use it, is missing."""
 
 

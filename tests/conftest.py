@@ -12,34 +12,21 @@ from pathlib import Path
 
 import pytest
 
-from cluster.session import Capacity, session
-from cluster.storage.location import open_store
-from cluster.storage.store import Store
+from cluster.run.ray_session import Capacity, session
+from cluster.store.base import Store
+from cluster.store.location import open_store
+from tests.support.paths import ROOT
 
 Clozeline = Callable[..., subprocess.CompletedProcess[str]]
 
-ROOT = Path(__file__).parents[1]
-TOYS = Path(__file__).parent / "cluster"
-MODELS = Path(__file__).parent / "stages"
-
-for folder in (TOYS, MODELS):
-    if str(folder) not in sys.path:
-        sys.path.insert(0, str(folder))
+pytest_plugins = ["tests.support.s3_fixtures"]
 
 
 @pytest.fixture(scope="session")
 def ray_session() -> Iterator[Capacity]:
-    """A local Ray with 2 CPUs, whose workers can import the toy steps."""
-    before = os.environ.get("PYTHONPATH")
-    os.environ["PYTHONPATH"] = str(TOYS)
-    try:
-        with session(num_cpus=2) as capacity:
-            yield capacity
-    finally:
-        if before is None:
-            del os.environ["PYTHONPATH"]
-        else:
-            os.environ["PYTHONPATH"] = before
+    """A local Ray with 2 CPUs, whose workers import the tests' steps from the checkout."""
+    with session(num_cpus=2) as capacity:
+        yield capacity
 
 
 @pytest.fixture
@@ -57,7 +44,7 @@ def clozeline() -> Clozeline:
     ) -> subprocess.CompletedProcess[str]:
         environment = {**os.environ, "PYTHONPATH": str(ROOT)}
         environment.pop("RAY_ADDRESS", None)
-        command = [sys.executable, "-c", "from pipelines.cli import main; main()", *words]
+        command = [sys.executable, "-c", "from pipelines.cli.app import main; main()", *words]
         return subprocess.run(
             command, input=stdin, cwd=cwd, env=environment, capture_output=True, text=True, timeout=timeout, check=False
         )

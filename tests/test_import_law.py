@@ -9,12 +9,12 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import fields, is_dataclass
-from pathlib import Path
 
 import pytest
 from pydantic import BaseModel
 
-ROOT = Path(__file__).parent.parent
+from tests.support.paths import ROOT
+
 FOLDERS = ("pipelines", "stages", "cluster")
 FILES = {
     path.relative_to(ROOT).as_posix(): ast.parse(path.read_text())
@@ -68,7 +68,8 @@ def loaded_by(module: str) -> set[str]:
 
 
 @pytest.mark.parametrize(
-    "module", ["pipelines.config", "pipelines.fewshot", "pipelines.checks.preflight", "pipelines.recipe"]
+    "module",
+    ["pipelines.schema.config", "pipelines.dag.fewshot", "pipelines.preflight.models", "pipelines.schema.loader"],
 )
 def test_reading_and_planning_load_nothing_heavy(module: str) -> None:
     """`plan`, `graph` and complaints about recipes must answer at once."""

@@ -17,21 +17,22 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cluster.outcome import Options
-from cluster.scheduler import execute
-from cluster.session import session
-from cluster.step import Resources, Step, Strategy
-from cluster.storage.location import open_store
-from pipelines.config import PipelineConfig
-from pipelines.recipe import find_recipe, read_recipe
-from stages import prompt_tuning, splits
-from stages.prompts.methods import PromptConfig
-from stages.tasks import Task
-from stages.training.loop import LoopConfig
+from cluster.run.ray_session import session
+from cluster.run.result import RunOptions
+from cluster.run.scheduler import execute
+from cluster.steps.step import Resources, Step, Strategy
+from cluster.store.location import open_store
+from pipelines.schema.config import PipelineConfig
+from pipelines.schema.loader import find_recipe, read_recipe
+from stages.common.patterns.config import Task
+from stages.common.prompts.config import PromptConfig
+from stages.common.training.config import TrainingConfig
+from stages.prompt_tuning.config import PromptTuningConfig
+from stages.splits.config import SplitsConfig
 
 TOLERANCE = 1e-4
 """Numbers of a prompt are around 1, logits around 10; sums of other workers are added in another order."""
-LOOP = LoopConfig(learning_rate=0.01, batch_size=8, steps=20)
+LOOP = TrainingConfig(learning_rate=0.01, batch_size=8, steps=20)
 WAYS: tuple[tuple[Strategy, int], ...] = (("single", 1), ("ddp", 2), ("zero3", 2))
 LLAMA = {"hidden_size": 64, "num_hidden_layers": 4, "num_attention_heads": 4, "intermediate_size": 128}
 
@@ -74,20 +75,20 @@ def tuned(
     """Tunes a prompt on the smoke recipe's texts, in a store of its own."""
     from safetensors.numpy import load_file
 
-    from stages.texts.logits import read_logits
+    from stages.common.data.step_outputs import read_logits
 
     assert smoke.data is not None
-    reads = splits.Config(data=smoke.data, labels=task.labels, fields=("text",), seed=1)
-    config = prompt_tuning.Config(
+    reads = SplitsConfig(data=smoke.data, labels=task.labels, fields=("text",), seed=1)
+    config = PromptTuningConfig(
         task=task, pattern="review", backbone=backbone, prompt=PromptConfig(num_vectors=8), loop=LOOP, seed=3
     )
-    data = Step(name="data", run="stages.splits:run", config=reads)
+    data = Step(name="data", run="stages.splits.stage:run", config=reads)
     resources = Resources(workers=workers, strategy=strategy)
     step = Step(
-        name="prompt", run="stages.prompt_tuning:run", config=config, inputs={"data": data}, resources=resources
+        name="prompt", run="stages.prompt_tuning.stage:run", config=config, inputs={"data": data}, resources=resources
     )
     store = open_store(folder / f"{name}-{strategy}")
-    outcome = execute([step], store, Options())
+    outcome = execute([step], store, RunOptions())
     if not outcome.ok:
         raise SystemExit("\n".join(str(error) for error in outcome.errors.values()))
     files = store.files("prompt", outcome.manifests["prompt"].fingerprint)

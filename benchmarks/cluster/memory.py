@@ -18,7 +18,7 @@ from pathlib import Path
 ROOT = Path(__file__).resolve().parents[2]
 CASES = (("zero3", 2), ("ddp", 2), ("single", 1), ("zero3", 1), ("zero3", 4))
 BASE_CASES = (("single", 1), ("ddp", 2), ("zero3", 2))
-sys.path[:0] = [str(ROOT / "tests" / "cluster"), str(ROOT / "tests" / "stages")]
+sys.path.insert(0, str(ROOT))
 
 
 def main() -> None:
@@ -27,10 +27,9 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="two workers of zero3 alone")
     parser.add_argument("--base", action="store_true", help="a model that weighs next to nothing")
     asked = parser.parse_args()
-    os.environ["PYTHONPATH"] = os.pathsep.join([*sys.path[:2], os.environ.get("PYTHONPATH", "")])
-    from memory_cases import measure, write_case
-
-    from cluster.session import session
+    os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
+    from cluster.run.ray_session import session
+    from tests.support.memory_helpers import measure, write_case
 
     with tempfile.TemporaryDirectory() as folder, session(num_cpus=4):
         write_case(Path(folder), *((1, 16) if asked.base else ()))

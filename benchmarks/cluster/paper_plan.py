@@ -2,7 +2,7 @@
 
     python benchmarks/cluster/paper_plan.py
 
-Memory is that of `cluster/workers/memory.py`, by which `clozeline plan` reckons; models are built on torch's meta
+Memory is that of `cluster/parallel/memory.py`, by which `clozeline plan` reckons; models are built on torch's meta
 device from the configs below. Time is FLOPs over what a GPU reaches, plus, under zero3, bytes gathered over what a link
 reaches: weights are not fetched ahead, so that the two add up. docs/scale.md holds the tables and the sources.
 """
@@ -16,8 +16,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cluster.workers.memory import SPREADS, ModelShape, Work, needs
-from pipelines.checks.model_shapes import shape_of
+from cluster.parallel.memory import PARTITIONING, ModelShape, Workload, estimate_memory
+from pipelines.preflight.model_shapes import shape_of
 
 GPU_BYTES = 80e9
 """NVIDIA's data sheet of the H100 SXM: 80 GB of HBM3, 3.35 TB/s."""
@@ -86,9 +86,9 @@ def link(workers: int) -> float:
     return NVLINK if workers <= NODE else NETWORK
 
 
-def work(read_tokens: int, batch: int) -> Work:
+def work(read_tokens: int, batch: int) -> Workload:
     """A prompt over a frozen backbone in bfloat16."""
-    return Work(
+    return Workload(
         num_trained=VECTORS * 8192, trains_backbone=False, has_adapters=False, batch_size=batch,
         read_tokens=read_tokens, length=LENGTH + VECTORS, weight_bytes=2, fused=True,
     )  # fmt: skip
@@ -113,7 +113,7 @@ def rows(model: ModelShape) -> list[list[str]]:
     for workers in (8, 16, 32, 64):
         for strategy in ("ddp", "zero3"):
             for read_tokens in READ_TOKENS if strategy == "zero3" else READ_TOKENS[-1:]:
-                gpu = needs(model, work(read_tokens, max(BATCH, workers)), strategy, workers, on_gpu=True).gpu
+                gpu = estimate_memory(model, work(read_tokens, max(BATCH, workers)), strategy, workers, on_gpu=True).gpu
                 assert gpu is not None
                 row = [str(workers), strategy, f"{read_tokens:,}", f"{gpu.weights / 1e9:.1f}", f"{gpu.total / 1e9:.1f}"]
                 found.append(row + (costs(model, workers, strategy, read_tokens) if gpu.total <= GPU_BYTES else NOT))
@@ -129,7 +129,7 @@ HEAD = [
 
 def costs(model: ModelShape, workers: int, strategy: str, read_tokens: int) -> list[str]:
     """Hours, traffic and price of everything."""
-    spread = SPREADS[strategy].weights
+    spread = PARTITIONING[strategy].weights
     training, labelling = phases(model, workers, read_tokens)
     traffic = sum(item.traffic(model, workers) for item in (training, labelling)) if spread else 0.0
     student = TRAINING * STUDENT * TEXTS * LENGTH * STUDENT_EPOCHS / (workers * PEAK_FLOPS * SHARE_OF_PEAK) / 3600
@@ -142,7 +142,7 @@ def costs(model: ModelShape, workers: int, strategy: str, read_tokens: int) -> l
 
 def parts(model: ModelShape, strategy: str, workers: int) -> list[str]:
     """GB of one GPU, part by part, at the larger reading pass."""
-    gpu = needs(model, work(READ_TOKENS[-1], BATCH), strategy, workers, on_gpu=True).gpu
+    gpu = estimate_memory(model, work(READ_TOKENS[-1], BATCH), strategy, workers, on_gpu=True).gpu
     assert gpu is not None
     named = ("base", "weights", "gathered", "activations", "logits", "buffers")
     return [f"{strategy} x {workers}", *(f"{getattr(gpu, name) / 1e9:.1f}" for name in named)]

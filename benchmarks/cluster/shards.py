@@ -70,10 +70,10 @@ def peaks() -> Iterator[Peaks]:
 
 def write_pile(folder: Path, size: int) -> None:
     """`size` quotes in five shards; a quote may come twice."""
-    from pipelines import running
-    from stages.texts.data import read_examples
+    from pipelines.run.request import load_request
+    from stages.common.data.sources import read_examples
 
-    source = running.request("smoke", [], folder).config.data.pool
+    source = load_request("smoke", [], folder).config.data.pool
     assert source is not None
     texts = [item.fields["text"] for item in read_examples(source, None)]
     random.Random(size).shuffle(texts)
@@ -86,17 +86,18 @@ def write_pile(folder: Path, size: int) -> None:
 
 def labelled(root: Path, size: int, workers: int) -> tuple[float, Peaks]:
     """Seconds of the step, and its peaks. The members are trained once, with the first pile."""
-    from cluster.outcome import Options
-    from cluster.scheduler import execute
-    from pipelines import fewshot, running
+    from cluster.run.result import RunOptions
+    from cluster.run.scheduler import execute
+    from pipelines.dag import fewshot
+    from pipelines.run.request import load_request
 
     shards = f"shards={{source: {{asset: {root / str(size)}}}, workers: {workers}}}"
-    asked = running.request("smoke", [shards, "pet.patterns=[review]"], root / "store")
-    step = next(item for item in fewshot.steps(asked.config) if item.name == "shards")
-    execute(step.inputs["members"], asked.store, Options())  # type: ignore[arg-type]
+    asked = load_request("smoke", [shards, "pet.patterns=[review]"], root / "store")
+    step = next(item for item in fewshot.build_steps(asked.config) if item.name == "shards")
+    execute(step.inputs["members"], asked.store, RunOptions())  # type: ignore[arg-type]
     started = time.perf_counter()
     with peaks() as found:
-        outcome = execute([step], asked.store, Options())
+        outcome = execute([step], asked.store, RunOptions())
     seconds = time.perf_counter() - started
     assert outcome.ok, outcome.errors
     asked.store.delete("shards", outcome.steps["shards"].fingerprint)  # for the next number of workers
@@ -109,7 +110,7 @@ def main() -> None:
     parser.add_argument("--sizes", type=int, nargs="+", default=[5_000, 10_000, 20_000])
     parser.add_argument("--workers", type=int, nargs="+", default=[1, 2])
     asked = parser.parse_args()
-    from cluster.session import session
+    from cluster.run.ray_session import session
 
     with tempfile.TemporaryDirectory() as folder, session(num_cpus=max(asked.workers)):
         root = Path(folder)

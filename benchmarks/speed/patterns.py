@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
-from measuring import Effort, film_texts, in_turns, ratio, recipe, table
+from benchmarks.speed.timing import Effort, film_texts, in_turns, ratio, recipe, table
 
 if TYPE_CHECKING:
     import numpy as np
@@ -27,10 +27,10 @@ AIM = 2.5
 
 def patterns(effort: Effort) -> str:
     """The tables: speed, then agreement."""
-    from stages.patterns.shared_text import predict_patterns
-    from stages.protocols import SilentRecorder
+    from stages.common.models.cloze.prefix_sharing import predict_patterns
+    from stages.common.protocols import NullRecorder
 
-    recorder = SilentRecorder()
+    recorder = NullRecorder()
     texts = film_texts(effort.of(200))
     found = classifiers("auto")
     kept: dict[str, list[NDArray[np.float64]]] = {}
@@ -58,14 +58,15 @@ def patterns(effort: Effort) -> str:
 
 def classifiers(precision: str) -> list[Any]:
     """The six patterns on one backbone."""
-    from stages.models.backbones import BackboneConfig, load
-    from stages.patterns.cloze import ClozeClassifier
-    from stages.tasks import Task
+    from stages.common.models.backbones.config import BackboneConfig
+    from stages.common.models.backbones.loader import load_backbone
+    from stages.common.models.cloze.classifier import ClozeClassifier
+    from stages.common.patterns.config import Task
 
     texts = {name: "{text}" + ending for name, ending in ENDINGS.items()}
     task = Task(name="films", labels=tuple(WORDS), patterns=texts, verbalizer=WORDS)
     config = BackboneConfig(**{**recipe()["backbone"], "precision": precision})
-    backbone = load(config, frozen=True)
+    backbone = load_backbone(config, frozen=True)
     return [ClozeClassifier.of(task, name, backbone, config) for name in texts]
 
 

@@ -13,10 +13,10 @@ from functools import partial
 from statistics import median
 from typing import TYPE_CHECKING, Any
 
-from measuring import Effort, film_texts, in_turns, peak_of, ratio, recipe, table
+from benchmarks.speed.timing import Effort, film_texts, in_turns, peak_of, ratio, recipe, table
 
 if TYPE_CHECKING:
-    from stages.patterns.cloze import ClozeClassifier
+    from stages.common.models.cloze.classifier import ClozeClassifier
 
 NUM_TRAINED = (1, 4, 16)
 BATCHES = (1, 4)
@@ -49,17 +49,18 @@ def prompts(effort: Effort) -> str:
 def _classifier(
     subject: Subject, max_length: int, seed: int, backbone: Any = None, pattern: str = ""
 ) -> ClozeClassifier:
-    from stages.models.backbones import BackboneConfig, load
-    from stages.patterns.cloze import ClozeClassifier
-    from stages.prompts.methods import PromptConfig
-    from stages.prompts.prompt import fresh
-    from stages.tasks import Task
+    from stages.common.models.backbones.config import BackboneConfig
+    from stages.common.models.backbones.loader import load_backbone
+    from stages.common.models.cloze.classifier import ClozeClassifier
+    from stages.common.patterns.config import Task
+    from stages.common.prompts.config import PromptConfig
+    from stages.common.prompts.initialization import new_prompt
 
     config = BackboneConfig(**{**recipe(subject.recipe)["backbone"], "max_length": max_length})
-    backbone = backbone or load(config, frozen=True)
+    backbone = backbone or load_backbone(config, frozen=True)
     patterns = {"p": pattern or subject.pattern}
     task = Task(name="films", labels=tuple(subject.words), patterns=patterns, verbalizer=subject.words)
-    prompt = fresh(PromptConfig(num_vectors=10), backbone, task.pattern("p"), seed)
+    prompt = new_prompt(PromptConfig(num_vectors=10), backbone, task.pattern("p"), seed)
     return ClozeClassifier.of(task, "p", backbone, config, prompt)
 
 
@@ -70,34 +71,35 @@ def _together(effort: Effort) -> str:
 
 
 def _of_backbone(subject: Subject, effort: Effort) -> list[list[str]]:
-    from stages.prompts.mixed import mixed_logits
-    from stages.protocols import LocalEngine, SilentRecorder
-    from stages.training.loop import LoopConfig
-    from stages.training.together import Training, train_together
+    from stages.common.engine import InProcessEngine
+    from stages.common.models.cloze.multi_task import multi_task_logits
+    from stages.common.protocols import NullRecorder
+    from stages.common.training.batched import TrainingJob, train_batched
+    from stages.common.training.config import TrainingConfig
 
     first = _classifier(subject, 32, 0)
     classifiers = [first, *(_classifier(subject, 32, seed, first.backbone) for seed in range(1, max(NUM_TRAINED)))]
     items = first.items(film_texts(64))
     rows = []
     for batch_size in BATCHES:
-        loop = LoopConfig(learning_rate=0.003, batch_size=batch_size, steps=max(2, effort.of(8) // batch_size))
+        loop = TrainingConfig(learning_rate=0.003, batch_size=batch_size, steps=max(2, effort.of(8) // batch_size))
 
         wide = loop.model_copy(update={"batch_size": batch_size * max(NUM_TRAINED)})
 
-        def train(numbers: list[int], loop: LoopConfig = loop) -> None:
+        def train(numbers: list[int], loop: TrainingConfig = loop) -> None:
             own = [classifiers[number] for number in numbers]
             trainings = [
-                Training(str(number), items, dict(item.prompt.named_parameters()), loop, number)
+                TrainingJob(str(number), items, dict(item.prompt.named_parameters()), loop, number)
                 for number, item in zip(numbers, own, strict=True)
             ]
 
             def losses_of(batches: Any) -> Any:
-                scores = mixed_logits([(own[number], [item.cloze for item in batch]) for number, batch in batches])
+                scores = multi_task_logits([(own[number], [item.cloze for item in batch]) for number, batch in batches])
                 return [
                     own[number].loss_of(found, batch) for (number, batch), found in zip(batches, scores, strict=True)
                 ]
 
-            train_together(trainings, losses_of, SilentRecorder(), LocalEngine())
+            train_batched(trainings, losses_of, NullRecorder(), InProcessEngine())
 
         train([0])
         jobs = {count: partial(train, list(range(count))) for count in NUM_TRAINED}
@@ -120,8 +122,8 @@ def _of_backbone(subject: Subject, effort: Effort) -> list[list[str]]:
 
 def _cached(effort: Effort) -> str:
     """Seconds of an epoch after the first, with and without the cache of the texts."""
-    from stages.patterns.cloze import LabelledCloze
-    from stages.prompts.cached_text import CachedTexts
+    from stages.common.models.cloze.classifier import LabeledCloze
+    from stages.common.models.cloze.prefix_cache import CachedTexts
 
     classifier = _classifier(SMOLLM2, TEXT_TOKENS + NUM_VECTORS, 0, pattern=END)
     long = [item for item in film_texts(4000) if len(item.fields["text"].split()) > 20]
@@ -131,7 +133,7 @@ def _cached(effort: Effort) -> str:
 
     def epoch(loss_of: Any, batch: int = 8) -> None:
         for start in range(0, len(items), batch):
-            part: list[LabelledCloze] = items[start : start + batch]
+            part: list[LabeledCloze] = items[start : start + batch]
             loss_of(part).backward()
 
     jobs = {"whole": lambda: epoch(classifier.loss), "cached": lambda: epoch(cached.loss)}

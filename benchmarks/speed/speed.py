@@ -17,11 +17,11 @@ from __future__ import annotations
 
 import argparse
 
-from decoding import decoding
-from measuring import Effort, machine
-from patterns import patterns
-from prompts import prompts
-from steps import steps
+from benchmarks.speed.decoding import decoding
+from benchmarks.speed.patterns import patterns
+from benchmarks.speed.prompts import prompts
+from benchmarks.speed.steps import steps
+from benchmarks.speed.timing import Effort, machine
 
 TABLES = {"steps": steps, "patterns": patterns, "decoding": decoding, "prompts": prompts}
 

@@ -14,7 +14,7 @@ from functools import partial
 from statistics import median
 from typing import Any
 
-from measuring import SEED, Effort, film_texts, in_turns, recipe, table
+from benchmarks.speed.timing import SEED, Effort, film_texts, in_turns, recipe, table
 
 FORWARD, LORA, TRAINING = 2, 4, 6
 """FLOPs for each parameter and token."""
@@ -70,25 +70,28 @@ def peak(precision: str) -> Job:
 @contextmanager
 def sub_model(effort: Effort) -> Iterator[dict[str, Job]]:
     """Zero-shot scoring, and training with adapters as the demo does, each on a backbone of its own."""
-    from stages.models.backbones import BackboneConfig, load
-    from stages.models.submodels import LoraConfig, fresh
-    from stages.patterns.cloze import ClozeClassifier
-    from stages.protocols import LocalEngine, SilentRecorder
-    from stages.tasks import Task
-    from stages.training.loop import LoopConfig, train
+    from stages.common.engine import InProcessEngine
+    from stages.common.models.backbones.config import BackboneConfig, LoraConfig
+    from stages.common.models.backbones.loader import load_backbone
+    from stages.common.models.cloze.classifier import ClozeClassifier
+    from stages.common.patterns.config import Task
+    from stages.common.prompts.submodels import new_submodel
+    from stages.common.protocols import NullRecorder
+    from stages.common.training.config import TrainingConfig
+    from stages.common.training.loop import train
 
     asked = recipe()
     task, config = Task(**asked["task"]), BackboneConfig(**asked["backbone"])
-    backbone = load(config, frozen=True)
+    backbone = load_backbone(config, frozen=True)
     weights = without_embeddings(backbone.model)
     precision = str(backbone.model.dtype).removeprefix("torch.")
     zero_shot = ClozeClassifier.of(task, "review", backbone, config)
-    loop = LoopConfig(learning_rate=1e-4, batch_size=8, steps=num_steps(effort))
+    loop = TrainingConfig(learning_rate=1e-4, batch_size=8, steps=num_steps(effort))
     scored, learnt = film_texts(effort.of(200)), film_texts(8 * num_steps(effort))
-    with fresh(config, "lora", LoraConfig(**asked["pet"]["lora"]), SEED) as adapted:
+    with new_submodel(config, "lora", LoraConfig(**asked["pet"]["lora"]), SEED) as adapted:
         classifier = ClozeClassifier.of(task, "review", adapted.backbone, config)
         items, movable = classifier.items(learnt), adapted.parameters
-        learn = partial(train, seed=SEED, recorder=SilentRecorder(), engine=LocalEngine())
+        learn = partial(train, seed=SEED, recorder=NullRecorder(), engine=InProcessEngine())
 
         def num_tokens(examples: list[Any]) -> int:
             return sum(len(part.ids) for item in examples for part in classifier.encode(item))
@@ -101,7 +104,7 @@ def sub_model(effort: Effort) -> Iterator[dict[str, Job]]:
                 precision,
             ),
             "SmolLM2-135M, zero-shot": Job(
-                lambda: zero_shot.predict(scored, SilentRecorder(), ""),
+                lambda: zero_shot.predict(scored, NullRecorder(), ""),
                 len(scored),
                 FORWARD * weights * num_tokens(scored),
                 precision,
@@ -113,21 +116,24 @@ def students(effort: Effort) -> dict[str, Job]:
     """Distillation into a whole encoder, and the embedding of texts for a head on a frozen one."""
     import torch
 
-    from stages.distillation import Lesson, distillation_loss
-    from stages.models.classifier import StudentConfig, TextClassifier
-    from stages.protocols import LocalEngine, SilentRecorder
-    from stages.training.loop import LoopConfig, train
+    from stages.common.engine import InProcessEngine
+    from stages.common.models.encoders.config import StudentConfig
+    from stages.common.models.encoders.text_classifier import TextClassifier
+    from stages.common.protocols import NullRecorder
+    from stages.common.training.config import TrainingConfig
+    from stages.common.training.loop import train
+    from stages.distillation.stage import DistillationExample, distillation_loss
 
     labels, config = recipe()["task"]["labels"], StudentConfig(asset=MINILM, max_length=96)
     full = TextClassifier.fresh(config, labels, ["text"], SEED)
     frozen = TextClassifier.fresh(config.model_copy(update={"tune": "head"}), labels, ["text"], SEED)
     full.train_mode(True)
-    loop = LoopConfig(learning_rate=5e-5, batch_size=16, steps=num_steps(effort))
+    loop = TrainingConfig(learning_rate=5e-5, batch_size=16, steps=num_steps(effort))
     learnt, embedded = film_texts(16 * num_steps(effort)), film_texts(effort.of(400))
-    lessons = [Lesson(item, (1.0, -1.0) if item.label == labels[0] else (-1.0, 1.0)) for item in learnt]
-    learn = partial(train, seed=SEED, recorder=SilentRecorder(), engine=LocalEngine())
+    lessons = [DistillationExample(item, (1.0, -1.0) if item.label == labels[0] else (-1.0, 1.0)) for item in learnt]
+    learn = partial(train, seed=SEED, recorder=NullRecorder(), engine=InProcessEngine())
 
-    def loss_of(batch: list[Lesson]) -> torch.Tensor:
+    def loss_of(batch: list[DistillationExample]) -> torch.Tensor:
         teacher = torch.tensor([item.teacher for item in batch])
         return distillation_loss(full.logits([item.example for item in batch]), teacher, 2.0)
 
@@ -145,7 +151,7 @@ def students(effort: Effort) -> dict[str, Job]:
             precision,
         ),
         "MiniLM-L6, embedding for a head": Job(
-            lambda: frozen.embed(embedded, SilentRecorder(), ""),
+            lambda: frozen.embed(embedded, NullRecorder(), ""),
             len(embedded),
             FORWARD * weights * num_tokens(embedded),
             precision,

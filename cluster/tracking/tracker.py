@@ -1,36 +1,35 @@
-"""MLflow runs of a pipeline: a parent for the pipeline, a child for each kind of step, a grandchild for each step.
+"""MLflow runs of a pipeline: one parent per pipeline, one child per kind of step, one grandchild per step.
 
-Everything is logged by the driver, in batches: workers send what they recorded (see `cluster.tracking.recorder`).
+The driver logs everything in batches; workers send it what they record (see `cluster.tracking.recorder`).
 """
 
 from __future__ import annotations
 
+import getpass
 import json
+import logging
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cluster.errors import TrackingError
-from cluster.masking import masked_values
-from cluster.storage.lease import Owner, locked
-from cluster.tracking.data_inputs import DatasetsOf, none_of
-from cluster.tracking.gauges import Gauges
-from cluster.tracking.mlflow_names import kind_of
-from cluster.tracking.recorder import Batch
-from cluster.tracking.run_groups import SECONDS, Groups
-from cluster.tracking.run_log import RunLog
+from cluster.redaction import redact_values
+from cluster.store.lease import Owner, locked
+from cluster.store.manifest import Manifest
+from cluster.tracking.mlflow_names import kind_tag
+from cluster.tracking.recorder import LogBatch
+from cluster.tracking.run_logger import SECONDS, DatasetsOf, RunGroups, RunLogger, no_datasets
+from cluster.tracking.system_metrics import SystemMetrics
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
     from mlflow.tracking import MlflowClient
 
-    from cluster.storage.manifest import Manifest
-
 KIND = "mlflow.experimentKind"
 """Says to MLflow's pages that these runs train models; else they guess, and may list them as evaluations of chats."""
-
 OWNER, PARENT = "stage.owner", "mlflow.parentRunId"
 
 
@@ -48,18 +47,18 @@ class Tracker:
         uri: str,
         name: str,
         tags: Mapping[str, str],
-        datasets: DatasetsOf = none_of,
+        datasets: DatasetsOf = no_datasets,
     ) -> None:
         self.uri = uri
         self._datasets = datasets
         self._client = client
         self._experiment = experiment
-        self._steps: dict[str, RunLog] = {}
+        self._steps: dict[str, RunLogger] = {}
         self._end_orphans()
         self._unfinished = self._find_unfinished()
-        self.parent = RunLog(client, self._create(name, {**tags, "stage.status": "pipeline"}))
-        self._groups = Groups(self.parent.run_id, self._create_group)
-        self._gauges = Gauges(self.parent.run_id, uri)
+        self.parent = RunLogger(client, self._create(name, {**tags, "stage.status": "pipeline"}))
+        self._groups = RunGroups(self.parent.run_id, self._create_group)
+        self._gauges = SystemMetrics(self.parent.run_id, uri)
 
     @classmethod
     def open(
@@ -70,7 +69,7 @@ class Tracker:
         *,
         uri: str | None = None,
         tags: Mapping[str, str] | None = None,
-        datasets: DatasetsOf = none_of,
+        datasets: DatasetsOf = no_datasets,
     ) -> Tracker:
         """Starts the parent run.
 
@@ -126,14 +125,14 @@ class Tracker:
         if before is not None:
             run = self._continue(before, tags, above)
         else:
-            run = RunLog(self._client, self._create(step, {**tags, **kind_of(step)}, above))
+            run = RunLogger(self._client, self._create(step, {**tags, **kind_tag(step)}, above))
             run.log_params(params)
         self._steps[step] = run
         run.log_datasets(self._datasets(step))
         self._gauges.start()
         return run.run_id
 
-    def take(self, batch: Batch) -> None:
+    def take(self, batch: LogBatch) -> None:
         """Logs what a step recorded."""
         run = self._steps.get(batch.step)
         if run is not None:
@@ -144,7 +143,7 @@ class Tracker:
         run = self._steps.pop(step, None)
         if run is None:
             return
-        figures = _figures(manifest) if manifest is not None else {}
+        figures = _final_metrics(manifest) if manifest is not None else {}
         if manifest is not None:
             run.log_metrics({SECONDS: manifest.seconds})
         if status == "FINISHED":
@@ -157,16 +156,16 @@ class Tracker:
 
     def cached_step(self, step: str, manifest: Manifest, params: Mapping[str, Any]) -> str:
         """Shows a committed step as a short run, with its parameters and last figures, so that runs compare."""
-        tags = {"stage.status": "cached", "stage.fingerprint": manifest.fingerprint, **kind_of(step)}
+        tags = {"stage.status": "cached", "stage.fingerprint": manifest.fingerprint, **kind_tag(step)}
         if manifest.run_id:
             tags["stage.source_run_id"] = manifest.run_id
             tags["mlflow.note.content"] = self._origin(manifest.run_id)
-        run = RunLog(self._client, self._create(step, tags, self._groups.above(step)))
+        run = RunLogger(self._client, self._create(step, tags, self._groups.above(step)))
         run.log_params(params)
-        run.log_metrics(_figures(manifest))
+        run.log_metrics(_final_metrics(manifest))
         run.log_datasets(self._datasets(step))
         run.end()
-        self._groups.ended(step, "FINISHED", _figures(manifest))
+        self._groups.ended(step, "FINISHED", _final_metrics(manifest))
         return run.run_id
 
     def close(self, status: str = "FINISHED") -> None:
@@ -182,12 +181,12 @@ class Tracker:
         about = {**tags, OWNER: _owner(), "mlflow.user": _user(), "mlflow.source.name": "clozeline"}
         if parent:
             about[PARENT] = parent
-        return str(self._client.create_run(self._experiment, tags=masked_values(about), run_name=name).info.run_id)
+        return str(self._client.create_run(self._experiment, tags=redact_values(about), run_name=name).info.run_id)
 
-    def _create_group(self, name: str) -> RunLog:
-        return RunLog(self._client, self._create(name, {"stage.status": "group"}, self.parent.run_id))
+    def _create_group(self, name: str) -> RunLogger:
+        return RunLogger(self._client, self._create(name, {"stage.status": "group"}, self.parent.run_id))
 
-    def _continue(self, before: Run, tags: Mapping[str, str], above: str) -> RunLog:
+    def _continue(self, before: Run, tags: Mapping[str, str], above: str) -> RunLogger:
         """Goes on with the run of an earlier attempt, and takes it from the pipeline run where that was."""
         from mlflow.exceptions import MlflowException
 
@@ -201,7 +200,7 @@ class Tracker:
                 self._client.set_tag(old, f"stage.continued.{before.info.run_name}", run_id)
         self._client.update_run(run_id, "RUNNING")
         tables = [item["path"] for item in json.loads(before.data.tags.get("mlflow.loggedArtifacts", "[]"))]
-        run = RunLog(self._client, run_id, tables)
+        run = RunLogger(self._client, run_id, tables)
         run.set_tags(about)
         return run
 
@@ -245,7 +244,6 @@ def tracking_uri(store: Path) -> str:
 
 def _client(uri: str) -> MlflowClient:
     """A client without chatter. The import takes a second or two, so it is made when first needed."""
-    import logging
 
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     from mlflow.tracking import MlflowClient
@@ -277,13 +275,11 @@ def _experiment(client: MlflowClient, name: str, store: Path | None) -> str:
 
 
 def _owner() -> str:
-    from dataclasses import asdict
 
     return json.dumps(asdict(Owner.me()))
 
 
 def _user() -> str:
-    import getpass
 
     try:
         return getpass.getuser()
@@ -291,10 +287,5 @@ def _user() -> str:
         return "unknown"
 
 
-def params_of(components: Iterable[tuple[str, Any]]) -> dict[str, Any]:
-    """The config among a key's components, as parameters: `config.loop.steps` becomes `loop.steps`."""
-    return {name.removeprefix("config."): value for name, value in components if name.startswith("config.")}
-
-
-def _figures(manifest: Manifest) -> dict[str, float]:
+def _final_metrics(manifest: Manifest) -> dict[str, float]:
     return {**manifest.metrics, SECONDS: manifest.seconds}

@@ -1,4 +1,4 @@
-"""What recipes may say, generated from the models that read them: a JSON schema for editors, Markdown for people."""
+"""Generates the recipe reference from the models that read recipes: a JSON schema for editors, Markdown for people."""
 
 from __future__ import annotations
 
@@ -9,10 +9,9 @@ from typing import Any
 
 from pydantic.json_schema import GenerateJsonSchema
 
-from pipelines.config import PipelineConfig
+from pipelines.schema.config import PipelineConfig
 
 Schema = dict[str, Any]
-
 DIALECT = "https://json-schema.org/draft/2020-12/schema"
 ROOT = "Recipe"
 NONE = "*none*"
@@ -29,7 +28,7 @@ class _Untitled(GenerateJsonSchema):
         return False
 
 
-def schema() -> Schema:
+def recipe_schema() -> Schema:
     """The JSON schema of a recipe, draft 2020-12."""
     found = _tidy(PipelineConfig.model_json_schema(schema_generator=_Untitled))
     return {"$schema": DIALECT, **found, "title": "clozeline recipe"}
@@ -37,7 +36,7 @@ def schema() -> Schema:
 
 def schema_text() -> str:
     """The JSON schema as the file docs/recipe.schema.json holds it."""
-    return json.dumps(schema(), indent=1, ensure_ascii=False) + "\n"
+    return json.dumps(recipe_schema(), indent=1, ensure_ascii=False) + "\n"
 
 
 def _tidy(value: Any) -> Any:
@@ -57,12 +56,9 @@ def _tidy(value: Any) -> Any:
     return made
 
 
-# --- for people ---------------------------------------------------------------------------------------------------
-
-
-def markdown() -> str:
+def reference_markdown() -> str:
     """The reference as the file docs/reference.md holds it: a table for each section."""
-    whole = schema()
+    whole = recipe_schema()
     models = {ROOT: whole, **_in_order(whole)}
     parts = [
         "# Reference of recipes",

@@ -1,27 +1,29 @@
-"""What MLflow loads a registered model with. It calls `_load_pyfunc` by its name, from the code beside the model.
+"""MLflow loads registered models with this module.
 
-Neither mlflow nor anything of `cluster` is imported here: the model carries `pipelines` and `stages` alone.
+It calls `_load_pyfunc` by name, from the code stored with the model.
+
+Imports neither mlflow nor anything of `cluster`: the model carries `pipelines` and `stages` alone. Registered models
+name this module, so it must keep its path.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from pipelines.serving import labelling
-from stages.errors import DataError
+import pandas
 
-if TYPE_CHECKING:
-    import pandas
+from pipelines.serving import predictors
+from stages.common.errors import DataError
 
 ROWS_AT_ONCE = 512
 
 
-class Answering:
+class PyfuncModel:
     """A model as MLflow calls it: a table in, a table out."""
 
-    def __init__(self, labeller: labelling.Labeller[Any]) -> None:
+    def __init__(self, labeller: predictors.Predictor[Any]) -> None:
         self.labeller = labeller
 
     def predict(
@@ -36,7 +38,6 @@ class Answering:
         Raises:
             DataError: a field is missing, empty or not text; names the row.
         """
-        import pandas
 
         del params
         rows = model_input.to_dict("records") if isinstance(model_input, pandas.DataFrame) else list(model_input)
@@ -54,5 +55,5 @@ class Answering:
             raise DataError(error.problem, error.remedy, where=f"row {number}") from None
 
 
-def _load_pyfunc(path: str) -> Answering:
-    return Answering(labelling.load([Path(path)]))
+def _load_pyfunc(path: str) -> PyfuncModel:
+    return PyfuncModel(predictors.load_predictor([Path(path)]))

@@ -6,7 +6,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 import pytest
-from watching import overflow, watch
+
+from tests.support.page_checks import overflow, watch
 
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page

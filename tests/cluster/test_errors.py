@@ -12,16 +12,16 @@ SAMPLES = [
     errors.GraphError("a cycle.", "Cut it."),
     errors.FingerprintError("a lambda.", "Name it."),
     errors.StoreError("no store.", "Make one."),
-    errors.StoreUnreachable("s3://bucket/store", "6 attempts to read x", "OSError: 503"),
-    errors.LeaseHeld("pet/a/0", "process 7 on host"),
-    errors.LeaseLost("pet/a/0"),
-    errors.OutdatedManifest(0, 1),
-    errors.CorruptResult("pet/a/0", ("model.bin is missing",)),
-    errors.MissingUpstream("distill/0", "soft_labels"),
-    errors.StepFailed("pet/a/0", "ValueError: no", trace="a\nb\nc", log="/logs/x.log", transient=True, attempt=2),
-    errors.WorkersLost("worker 1: killed"),
-    errors.Preempted(),
-    errors.SwapError("no disk.", "Mount it."),
+    errors.StoreUnreachableError("s3://bucket/store", "6 attempts to read x", "OSError: 503"),
+    errors.LeaseHeldError("pet/a/0", "process 7 on host"),
+    errors.LeaseLostError("pet/a/0"),
+    errors.OutdatedManifestError(0, 1),
+    errors.CorruptResultError("pet/a/0", ("model.bin is missing",)),
+    errors.MissingUpstreamError("distill/0", "soft_labels"),
+    errors.StepFailedError("pet/a/0", "ValueError: no", trace="a\nb\nc", log="/logs/x.log", transient=True, attempt=2),
+    errors.WorkersLostError("worker 1: killed"),
+    errors.PreemptedError(),
+    errors.OffloadError("no disk.", "Mount it."),
     errors.SessionError("no Ray.", "Start it."),
     errors.TrackingError("no server.", "Start it."),
 ]
@@ -47,4 +47,4 @@ def test_message_ends_in_the_remedy() -> None:
 
 
 def test_tail_has_the_last_lines() -> None:
-    assert errors.StepFailed("a", "b", trace="1\n2\n3\n").tail(2) == "2\n3"
+    assert errors.StepFailedError("a", "b", trace="1\n2\n3\n").tail(2) == "2\n3"

@@ -5,9 +5,9 @@ import sys
 
 CODE = """
 import sys
-import cluster.keys.digests, cluster.errors, cluster.keys.fingerprint, cluster.outcome, cluster.plan, cluster.scheduler
-import cluster.keys.source, cluster.step, cluster.storage.store, cluster.tracking.tracker
-cluster.keys.source.CodeDigests().of("stages.protocols")
+import cluster.errors, cluster.steps.fingerprint, cluster.run.result, cluster.steps.plan, cluster.run.scheduler
+import cluster.steps.code_digests, cluster.steps.step, cluster.store.base, cluster.tracking.tracker
+cluster.steps.code_digests.CodeDigests().of("stages.common.protocols")
 heavy = {"ray", "mlflow", "torch", "numpy", "pandas", "pydantic", "deepspeed", "stages", "pipelines"}
 print(*sorted(heavy & {name.partition(".")[0] for name in sys.modules}))
 """

@@ -6,9 +6,9 @@ import json
 from pathlib import Path
 from typing import Any
 
-from pipelines.serving.scoring import score
-from stages.models.backbones import BackboneConfig
-from stages.tasks import Task
+from pipelines.serving.batch_inference import score_lines
+from stages.common.models.backbones.config import BackboneConfig
+from stages.common.patterns.config import Task
 
 FILE = Path(__file__).parent / "pet_reference.json"
 
@@ -17,7 +17,7 @@ def logits(backbone: str, golden: dict[str, Any], pattern: str) -> list[list[flo
     """[n, C] label logits of one pattern, labels in the task's order."""
     config = BackboneConfig(asset=backbone, max_length=golden["max_length"], precision="fp32")
     lines = [json.dumps(item) for item in golden["examples"]]
-    rows = [json.loads(line) for line in score(Task(**golden["task"]), [pattern], config, lines, "golden")]
+    rows = [json.loads(line) for line in score_lines(Task(**golden["task"]), [pattern], config, lines, "golden")]
     return [[row["logits"][label] for label in golden["task"]["labels"]] for row in rows]
 
 

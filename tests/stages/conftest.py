@@ -6,11 +6,12 @@ from pathlib import Path
 
 import pytest
 import torch
-from small_models import FAMILIES, TOKENIZERS, backbone_config, film_examples, small_model
 
-from stages.models.backbones import Backbone, load
-from stages.tasks import Example
-from stages.texts.data import write_examples
+from stages.common.data.split_files import write_examples
+from stages.common.examples import Example
+from stages.common.models.backbones.base import Backbone
+from stages.common.models.backbones.loader import load_backbone
+from tests.support.small_models import FAMILIES, TOKENIZERS, backbone_config, film_examples, small_model
 
 
 @pytest.fixture(scope="session", autouse=True)
@@ -38,7 +39,7 @@ def backbone_folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path
 @pytest.fixture(scope="session")
 def backbones(backbone_folders: dict[str, Path]) -> dict[str, Backbone]:
     """Family name -> frozen float32 backbone; tests must not change its weights."""
-    return {name: load(backbone_config(folder), frozen=True) for name, folder in backbone_folders.items()}
+    return {name: load_backbone(backbone_config(folder), frozen=True) for name, folder in backbone_folders.items()}
 
 
 @pytest.fixture

@@ -1,9 +1,9 @@
-"""The addresses of the service.
+"""The routes of the service.
 
 POST /predict   {"texts": [...]} or {"inputs": [{...}, ...]} -> {"predictions": [...]}, in order
-GET  /          what is served: labels, fields, where the model comes from, limits, an example
-GET  /health    200 when the model is loaded, 503 before
-GET  /metrics   figures for Prometheus
+GET  /          the served model: labels, fields, origin, limits, an example
+GET  /health    200 once the model is loaded, 503 before
+GET  /metrics   Prometheus metrics
 """
 
 from __future__ import annotations
@@ -20,11 +20,11 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 from starlette.types import ASGIApp, Lifespan, Message, Receive, Scope, Send
 
-from pipelines.serving.labelling import Labeller
-from pipelines.serving.service import bodies
-from pipelines.serving.service.bodies import Limits, RefusedError
+from pipelines.serving.predictors import Predictor
+from pipelines.serving.service import request_parsing
+from pipelines.serving.service.batcher import DynamicBatcher, ModelFailedError, QueueFullError
 from pipelines.serving.service.metrics import CONTENT_TYPE, Metrics
-from pipelines.serving.service.queue import ModelFailedError, ModelQueue, QueueFullError
+from pipelines.serving.service.request_parsing import RequestError, RequestLimits
 
 PATHS = ("/", "/predict", "/health", "/metrics")
 LOADING_RETRY_S, FULL_RETRY_S = 5, 1
@@ -35,8 +35,8 @@ LOADING_RETRY_S, FULL_RETRY_S = 5, 1
 class Service:
     """What the addresses answer with. `about` says what is served, as far as it is known before the model is loaded."""
 
-    queue: ModelQueue
-    limits: Limits
+    queue: DynamicBatcher
+    limits: RequestLimits
     metrics: Metrics
     about: Mapping[str, Any]
 
@@ -50,7 +50,7 @@ class Service:
                 Route("/metrics", self.figures),
                 Route("/predict", self.predict, methods=["POST"]),
             ],
-            exception_handlers={RefusedError: _refuse, HTTPException: _no_such_address, Exception: _failed},
+            exception_handlers={RequestError: _refuse, HTTPException: _no_such_address, Exception: _failed},
         )
         return _Counted(app, self.metrics)
 
@@ -58,18 +58,18 @@ class Service:
         """Labels the texts of a request."""
         labeller = self._loaded()
         try:
-            body = await bodies.read(request.stream(), self.limits.max_bytes)
+            body = await request_parsing.read_body(request.stream(), self.limits.max_bytes)
         except ClientDisconnect:
             return Response(status_code=400)  # nobody reads it
-        items = bodies.texts_of(body, labeller, self.limits)
+        items = request_parsing.texts_of(body, labeller, self.limits)
         try:
             return JSONResponse({"predictions": await self.queue.answer(items)})
         except QueueFullError:
-            raise RefusedError(
+            raise RequestError(
                 503, "too many texts wait.", "Send it again later.", retry_after_s=FULL_RETRY_S
             ) from None
         except ModelFailedError as error:
-            raise RefusedError(500, f"the model failed ({error}).", "See the log of the service.") from None
+            raise RequestError(500, f"the model failed ({error}).", "See the log of the service.") from None
 
     async def tell(self, request: Request) -> Response:
         """What is served."""
@@ -89,13 +89,13 @@ class Service:
         del request
         return Response(self.metrics.text(), headers={"content-type": CONTENT_TYPE})
 
-    def _loaded(self) -> Labeller[Any]:
+    def _loaded(self) -> Predictor[Any]:
         if self.queue.labeller is None:
-            raise RefusedError(503, "the model is being loaded.", "Send it again later.", retry_after_s=LOADING_RETRY_S)
+            raise RequestError(503, "the model is being loaded.", "Send it again later.", retry_after_s=LOADING_RETRY_S)
         return self.queue.labeller
 
 
-def _described(labeller: Labeller[Any]) -> dict[str, Any]:
+def _described(labeller: Predictor[Any]) -> dict[str, Any]:
     row = labeller.example()
     body = {"inputs": [row]} if labeller.plain_field() is None else {"texts": list(row.values())}
     about = {"kind": labeller.kind, "example": {"POST /predict": body}}
@@ -105,7 +105,7 @@ def _described(labeller: Labeller[Any]) -> dict[str, Any]:
 
 async def _refuse(request: Request, error: Exception) -> Response:
     del request
-    assert isinstance(error, RefusedError)
+    assert isinstance(error, RequestError)
     headers = {} if error.retry_after_s is None else {"retry-after": str(error.retry_after_s)}
     return JSONResponse(error.about, error.status, headers)
 

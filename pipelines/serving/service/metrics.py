@@ -1,4 +1,4 @@
-"""Figures of a service, for Prometheus. Each service has a registry of its own, so that two in a process do not mix."""
+"""Prometheus metrics of a service. Each service has its own registry, so two services in one process do not mix."""
 
 from __future__ import annotations
 

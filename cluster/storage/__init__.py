@@ -1,1 +1,0 @@
-"""Committed results: the store on disks and behind URLs, leases, checkpoints."""

@@ -1,0 +1,1 @@
+"""Committed results: the store in a folder or at a URL, leases and checkpoints."""

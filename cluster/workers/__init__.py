@@ -1,1 +1,0 @@
-"""One step on many workers: Ray Train and Ray Data, ZeRO, swapping, and the memory that they need."""

@@ -1,1 +1,0 @@
-"""Advice: which method suits a task, and what to try after a run."""

@@ -1,1 +1,0 @@
-"""What can be known before anything expensive starts: data, words, memory, disks."""

@@ -1,0 +1,95 @@
+"""Commands that read a recipe and its store and run nothing: plan, status, explain, graph."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.markup import escape
+from rich.table import Table
+
+from cluster.steps.plan import Selection
+from cluster.steps.plan import plan as make_plan
+from pipelines.cli import options
+from pipelines.cli.options import DEFAULT_STORE
+from pipelines.cli.views import key_diff
+from pipelines.cli.views.plan_table import plan_table
+from pipelines.cli.views.terminal import console, errors
+from pipelines.dag import fewshot
+from pipelines.preflight import memory
+from pipelines.run.request import check_cached, load_request
+from pipelines.run.status import step_states
+
+
+def explain(
+    recipe: options.Recipe,
+    steps: Annotated[list[str], typer.Argument(help="Steps, or globs.", metavar="STEP...")],
+    override: options.Override = None,
+    store: options.StoreFolder = DEFAULT_STORE,
+) -> None:
+    """Show why a step runs: its key beside the nearest committed one, difference by difference."""
+
+    asked = load_request(recipe, override, store)
+    for explanation in key_diff.explain_steps(fewshot.build_steps(asked.config), asked.store, steps):
+        key_diff.print_explanation(explanation, console)
+
+
+def plan(
+    recipe: options.Recipe,
+    override: options.Override = None,
+    from_: options.From = None,
+    until: options.Until = None,
+    only: options.Only = None,
+    force: options.Force = None,
+    verify: options.Verify = False,
+    store: options.StoreFolder = DEFAULT_STORE,
+) -> None:
+    """Show what a run would do, and why. Runs nothing and fetches nothing."""
+
+    asked = load_request(recipe, override, store)
+    selection = Selection(
+        from_=tuple(from_ or ()),
+        until=tuple(until or ()),
+        only=tuple(only or ()),
+        force=tuple(force or ()),
+        verify=verify,
+    )
+    check_cached(asked)
+    steps = fewshot.build_steps(asked.config)
+    room = memory.local_budget(steps)
+    console.print(plan_table(make_plan(steps, asked.store, selection), memory.memory_rows(steps, room)))
+    console.print(memory.budget_summary(room), style="dim", highlight=False)
+
+
+def status(
+    recipe: options.Recipe, override: options.Override = None, store: options.StoreFolder = DEFAULT_STORE
+) -> None:
+    """Show which steps are committed, running or failed."""
+
+    table = Table(box=None, pad_edge=False)
+    for column in ("state", "step", "about"):
+        table.add_column(column, overflow="fold", no_wrap=column == "step")
+    styles = {"committed": "green", "running": "cyan", "failed": "red"}
+    for row in step_states(load_request(recipe, override, store)):
+        table.add_row(row["state"], row["step"], escape(row["about"]), style=styles.get(row["state"]))
+    console.print(table)
+
+
+def graph(
+    recipe: options.Recipe,
+    override: options.Override = None,
+    png: Annotated[Path | None, typer.Option("--png", help="Write a picture instead.")] = None,
+    svg: Annotated[Path | None, typer.Option("--svg", help="Write a drawing instead.")] = None,
+) -> None:
+    """Print the graph of a recipe as mermaid text, or draw it."""
+    from pipelines.report.page.graph import mermaid
+    from pipelines.report.page.graph_plot import plot_graph
+
+    steps = fewshot.build_steps(load_request(recipe, override, DEFAULT_STORE).config)
+    if png is None and svg is None:
+        typer.echo(mermaid(steps), nl=False)
+        return
+    for path in filter(None, (png, svg)):
+        plot_graph(steps).savefig(path, dpi=120, format=path.suffix.removeprefix(".") or None)
+        errors.print(f"wrote {path}", highlight=False)

@@ -1,0 +1,82 @@
+"""Writes the events of a run for machines: one JSON object per line on standard output. See docs/progress.md."""
+
+from __future__ import annotations
+
+import json
+import math
+import re
+import time
+from collections.abc import Mapping
+from dataclasses import asdict
+from types import TracebackType
+from typing import Any, TextIO
+
+from cluster.redaction import redact_values
+from cluster.run.events import Event, StepFailed, StepProgress
+from cluster.run.result import RunResult
+
+_WORD = re.compile(r"(?<!^)(?=[A-Z])")
+
+
+class JsonEvents:
+    """Writes events. Use as a context manager around the run, and call it with each event, as a `Display`."""
+
+    def __init__(self, stream: TextIO, num_steps: int) -> None:
+        """
+        Args:
+            stream: Where to write.
+            num_steps: Steps that will be executed.
+        """
+        self._stream = stream
+        self._num_steps = num_steps
+
+    def __enter__(self) -> JsonEvents:
+        write_event(self._stream, "run_started", steps=self._num_steps)
+        return self
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        """What comes after the steps is told by `finished`, and errors by who catches them."""
+
+    def __call__(self, event: Event) -> None:
+        """Writes one event under its class's name: `StepStarted` becomes `step_started`."""
+        write_event(self._stream, _WORD.sub("_", type(event).__name__).lower(), **_fields(event))
+
+
+def write_finished(stream: TextIO, outcome: RunResult, exit_code: int) -> None:
+    """The last line of a run: names of steps by what became of them, and the exit status."""
+    names = ("executed", "cached", "failed", "blocked", "stopped")
+    by_status = {name: list(getattr(outcome, name)) for name in names}
+    write_event(stream, "run_finished", **by_status, seconds=round(outcome.wall_s, 2), exit_code=exit_code)
+
+
+def write_failed(stream: TextIO, error: Exception, exit_code: int) -> None:
+    """The last line where nothing could be run: what is wrong, and what to do."""
+    write_event(stream, "error", error=str(error), remedy=getattr(error, "remedy", ""), exit_code=exit_code)
+
+
+def write_event(stream: TextIO, event: str, **fields: Any) -> None:
+    """One line, at once; secrets of URLs are stars, and numbers that JSON does not know are null."""
+    line = {"time": round(time.time(), 3), "event": event, **redact_values(_plain(fields))}
+    stream.write(json.dumps(line, ensure_ascii=False, allow_nan=False) + "\n")
+    stream.flush()
+
+
+def _fields(event: Event) -> dict[str, Any]:
+    match event:
+        case StepProgress(step=step, done=done, total=total, info=info):
+            return {"step": step, "done": done, "total": total, **info}
+        case StepFailed(step=step, error=error, retry_in_s=pause):
+            about = {name: getattr(error, name) for name in ("error", "remedy", "log", "attempt")}
+            return {"step": step, **about, "retry_in_s": pause}
+        case _:
+            return asdict(event)
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, (list, tuple)):
+        return [_plain(item) for item in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value

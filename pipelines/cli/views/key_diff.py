@@ -1,0 +1,167 @@
+"""Explains why a step runs: compares its cache key with the nearest committed one.
+
+Also prints the command that resumes a run.
+"""
+
+from __future__ import annotations
+
+import shlex
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from datetime import datetime
+
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+from rich.text import Text
+
+from cluster.canonical_json import canonical
+from cluster.run.result import RunOptions, RunResult
+from cluster.steps.plan import PlannedStep, PlanState, matching, plan
+from cluster.steps.step import Step, graph
+from cluster.store.base import Store
+from cluster.store.manifest import Difference, Manifest, differences
+from pipelines.cli.views.plan_table import STYLES
+
+SHOWN_DIGITS = 12
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Explanation:
+    """One step. `nearest` is the committed result that `changes` compare with: that of a HIT, else the closest one.
+
+    `notes` has, for an input that changed, what becomes of the upstream step.
+    """
+
+    line: PlannedStep
+    nearest: Manifest | None
+    changes: tuple[Difference, ...] = ()
+    notes: dict[str, str]
+
+
+def explain_steps(steps: Iterable[Step], store: Store, names: Iterable[str]) -> list[Explanation]:
+    """Explains the steps that `names` (or globs) stand for, upstream first.
+
+    Raises:
+        GraphError: no step is called so.
+        FingerprintError: the identity of a step cannot be told.
+    """
+    lines = {line.name: line for line in plan(steps, store)}
+    wanted = matching({name: line.step for name, line in lines.items()}, names)
+    return [_explain(line, lines, store) for line in lines.values() if line.name in wanted]
+
+
+def _explain(line: PlannedStep, lines: dict[str, PlannedStep], store: Store) -> Explanation:
+    if line.manifest is not None:
+        return Explanation(line=line, nearest=line.manifest, notes={})
+    nearest = store.nearest(line.name, line.fingerprint, line.key.components)
+    if nearest is None or store.inspect(line.name, line.fingerprint).problems:
+        return Explanation(line=line, nearest=None, notes={})
+    changes = differences(nearest.key, line.key.components)
+    upstream = _upstream(line.step)
+    notes = {change.name: _note(lines[name]) for change in changes if (name := upstream.get(change.name))}
+    return Explanation(line=line, nearest=nearest, changes=changes, notes=notes)
+
+
+def _note(line: PlannedStep) -> str:
+    """What became of an upstream step; its own changes before those that it only passes on."""
+    if line.state is PlanState.HIT:
+        return f"{line.name}, committed"
+    own = [reason for reason in line.reasons if not reason.startswith("its upstream ")]
+    verb = "runs" if line.state is PlanState.RUN else "is blocked"
+    return f"{line.name} {verb}: {'; '.join(own or line.reasons)}"
+
+
+def _upstream(step: Step) -> dict[str, str]:
+    """Component of the key, such as `inputs.members.0`, -> name of the step behind it."""
+    names = {}
+    for role, item in step.inputs.items():
+        for index, one in enumerate(item) if isinstance(item, tuple) else [(None, item)]:
+            names[f"inputs.{role}" + ("" if index is None else f".{index}")] = one.name
+    return names
+
+
+def print_explanation(explanation: Explanation, console: Console) -> None:
+    """Prints it: a headline, the reasons of the plan, and a table of the differences."""
+    line, nearest = explanation.line, explanation.nearest
+    headline = Text.assemble((line.state.value, STYLES[line.state]), f" {line.name}  {line.fingerprint[:SHOWN_DIGITS]}")
+    console.print(headline)
+    if line.state is PlanState.HIT and nearest is not None:
+        console.print(f"  committed {_when(nearest)} with this very key; nothing differs", highlight=False)
+        return
+    if not explanation.changes:
+        for reason in line.reasons:
+            console.print(f"  {escape(reason)}", highlight=False, soft_wrap=True)
+        return
+    assert nearest is not None
+    console.print(f"  nearest: {nearest.fingerprint[:SHOWN_DIGITS]}, committed {_when(nearest)}", highlight=False)
+    table = Table(box=None, pad_edge=False)
+    for column in ("  component", "committed", "now", ""):
+        table.add_column(column, overflow="fold")
+    for change in explanation.changes:
+        about = explanation.notes.get(change.name, "")
+        table.add_row(f"  {escape(change.name)}", _value(change, change.before), _value(change, change.after), about)
+    console.print(table)
+
+
+def _value(change: Difference, value: object) -> str:
+    if value is None:
+        return "-"
+    if change.name.startswith(("code.", "inputs.", "assets.")):
+        return str(value).rpartition(":")[2][:SHOWN_DIGITS]
+    return escape(value if isinstance(value, str) else canonical(value))
+
+
+def _when(manifest: Manifest) -> str:
+    return f"{datetime.fromtimestamp(manifest.committed):%Y-%m-%d %H:%M:%S} on {manifest.host}"
+
+
+def resume_command(
+    recipe: str,
+    overrides: Sequence[str],
+    store: str,
+    options: RunOptions,
+    steps: Iterable[Step],
+    outcome: RunResult,
+    register: bool = True,
+) -> str:
+    """The same command, for a shell: all that a person asked for is kept.
+
+    Only what was forced and has been made since is not forced again.
+
+    Args:
+        recipe: As typed.
+        overrides: As typed.
+        store: Its folder or URL.
+        options: Of the run.
+        steps: The graph.
+        outcome: How far the run came.
+        register: Whether models were to be registered.
+    """
+    words = ["clozeline", "run", recipe]
+    words += [word for item in overrides for word in ("-o", item)]
+    for flag, names in (("--from", options.from_), ("--until", options.until), ("--only", options.only)):
+        words += [word for name in names for word in (flag, name)]
+    words += [word for name in _still_forced(options, steps, outcome) for word in ("--force", name)]
+    if options.keep_going:
+        words.append("--keep-going")
+    if options.max_parallel is not None:
+        words += ["--max-parallel", str(options.max_parallel)]
+    if options.verify:
+        words.append("--verify")
+    if not register:
+        words.append("--no-register")
+    words += ["--store", store]
+    if options.address is not None:
+        words += ["--address", options.address]
+    return shlex.join(words)
+
+
+def _still_forced(options: RunOptions, steps: Iterable[Step], outcome: RunResult) -> list[str]:
+    """The globs as typed, or if some of their steps were made, the names of the others."""
+    if not options.force:
+        return []
+    nodes = graph(steps)
+    forced = [name for name in nodes if name in matching(nodes, options.force) and name in outcome.steps]
+    rest = [name for name in forced if name not in outcome.executed]
+    return list(options.force) if len(rest) == len(forced) else rest

@@ -1,0 +1,98 @@
+"""Default patterns and label words for a new task, derived from the names of its labels.
+
+They are proposals: the user knows better what the labels mean.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from typing import Any, Literal
+
+from stages.common.errors import VerbalizerError
+from stages.common.patterns.config import Family
+from stages.common.patterns.verbalizers import Verbalizer
+
+Kind = Literal["topic", "sentiment", "rating"]
+SHORT = {"pos": "positive", "neg": "negative", "neu": "neutral"}
+SENTIMENT = {
+    *SHORT, *SHORT.values(), "good", "bad", "great", "terrible", "fresh", "rotten", "mixed", "happy", "unhappy",
+    "very positive", "very negative", "very good", "very bad", "excellent", "poor", "okay", "ok",
+}  # fmt: skip
+RATING_COLUMNS = {"rating", "ratings", "stars", "star"}
+RATING_WORDS = ("terrible", "bad", "okay", "good", "great")
+"""One star to five, the words of PET for Yelp."""
+STOP = {"and", "or", "of", "the", "a", "an", "in", "on", "to", "for", "with", "other", "misc", "non", "not", "no"}
+# as causal models read them, which write the word behind the text
+PATTERNS: dict[Kind, dict[str, str]] = {
+    "topic": {
+        "topic": "{text}\nTopic:{mask}",
+        "about": "{text}\nThis text is about{mask}",
+        "category": "Text: {text}\nCategory:{mask}",
+    },
+    "sentiment": {
+        "sentiment": "Text: {text}\nSentiment:{mask}",
+        "opinion": "{text}\nThe overall opinion is{mask}",
+        "tone": "{text}\nThe tone of this text is{mask}",
+    },
+    "rating": {
+        "summary": "{text}\nIn summary, it is{mask}",
+        "all": "{text}\nAll in all, it was{mask}",
+        "verdict": "Review: {text}\nVerdict:{mask}",
+    },
+}
+
+
+def kind_of(labels: Sequence[str], column: str) -> Kind:
+    """What the labels are about."""
+    if column.casefold() in RATING_COLUMNS and set(labels) <= set("12345"):
+        return "rating"
+    return "sentiment" if all(clean(label).casefold() in SENTIMENT for label in labels) else "topic"
+
+
+def default_patterns(kind: Kind, family: Family) -> dict[str, str]:
+    """Name -> pattern, in the form that models of a family read best."""
+    if family == "causal":
+        return dict(PATTERNS[kind])
+    return {name: text.replace("\n", " ").replace("{mask}", " {mask}.") for name, text in PATTERNS[kind].items()}
+
+
+def clean(label: str) -> str:
+    """A label as words: `Sci/Tech` and `sci_tech` are both `sci tech`, in their own case."""
+    apart = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", label)
+    return " ".join(re.sub(r"[\W_]+", " ", apart).split())
+
+
+def label_words(labels: Sequence[str], kind: Kind, tokenizer: Any, family: Family) -> dict[str, list[str]]:
+    """Label -> words out of its name that the backbone knows; none for a label whose name says nothing to it.
+
+    A word of one token comes first, since it is read off at the mask: the whole name, else those of its parts that no
+    other label has. Failing that it is the whole name, in several tokens.
+    """
+    if kind == "rating":
+        return {label: [RATING_WORDS[int(label) - 1]] for label in labels}
+    names = {label: _name(label) for label in labels}
+    parts = {label: [part for part in name.split() if part.casefold() not in STOP] for label, name in names.items()}
+    found = {}
+    for label, name in names.items():
+        others = {part.casefold() for other in labels if other != label for part in parts[other]}
+        own = [part for part in parts[label] if part.casefold() not in others]
+        cases = [name.casefold(), name]
+        short = [item for item in cases if num_tokens(item, tokenizer, family) == 1][:1]
+        short = short or [item.casefold() for item in own if num_tokens(item.casefold(), tokenizer, family) == 1]
+        long = [item for item in cases if num_tokens(item, tokenizer, family) > 1][:1]
+        found[label] = [] if name.isdecimal() else short or long
+    return found
+
+
+def num_tokens(word: str, tokenizer: Any, family: Family) -> int:
+    """Tokens of a word; 0 where the backbone does not know it."""
+    try:
+        return Verbalizer.of({"": [word]}, tokenizer, family).longest
+    except VerbalizerError:
+        return 0
+
+
+def _name(label: str) -> str:
+    name = clean(label)
+    return SHORT.get(name.casefold(), name)

@@ -1,1 +1,0 @@
-"""`clozeline init`: from a file of labelled texts to a recipe that plans and runs."""

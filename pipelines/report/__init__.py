@@ -1,0 +1,1 @@
+"""The report step: leaderboard, comparisons, suggestions, and the page that shows them."""

@@ -1,0 +1,1 @@
+"""A run from request to published report: check, plan, execute, publish, register models."""

@@ -1,0 +1,215 @@
+"""Predictors: one interface for the classifier, soft prompts of several tasks, and prompts for token-level tasks.
+
+`clozeline predict` calls it line by line, `clozeline serve` batch by batch, an MLflow model table by table. Never
+imports `cluster`: registered models carry only `pipelines` and `stages`.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from typing import Any, Generic, TypeVar
+
+import numpy as np
+from numpy.typing import NDArray
+
+from stages.common.errors import DataError, InputError
+from stages.common.examples import Example
+from stages.common.metrics.classification import softmax
+from stages.common.models.cloze.multi_task import predict_multi_task
+from stages.common.models.encoders.text_classifier import TextClassifier
+from stages.common.prompts.loader import load_prompts
+from stages.common.protocols import NullRecorder
+from stages.token_level.examples import Question, TaggedText, TokenLevelExample
+from stages.token_level.loader import load_token_level_model
+from stages.token_level.metrics import entities
+
+Item = TypeVar("Item")
+Row = Mapping[str, Any]
+TASK = "task"
+"""The field that names the task, where several are served."""
+CLASSIFIER, PROMPT_MODEL, TOKEN_LEVEL_MODEL = "classifier.json", "prompted.json", "annotating.json"
+"""The file by which the folder of each kind is known."""
+
+
+class Predictor(ABC, Generic[Item]):
+    """Reads rows into texts, and answers them in order.
+
+    `tasks` names, for each task, the fields of its rows; `labels` what it may answer. The classifier's only task has
+    no name.
+    """
+
+    kind: str
+    tasks: Mapping[str, tuple[str, ...]]
+    labels: Mapping[str, tuple[str, ...]]
+
+    @abstractmethod
+    def read(self, row: Row, uid: str) -> Item:
+        """A text out of a row.
+
+        Raises:
+            DataError: a field is missing, empty or not text; `key` names it.
+        """
+
+    @abstractmethod
+    def answer(self, items: Sequence[Item]) -> list[dict[str, Any]]:
+        """[n] answers, in the order of `items`."""
+
+    def plain_field(self, task: str | None = None) -> str | None:
+        """The field that a text without fields fills; None where there are several, or the task is in question."""
+        if len(self.tasks) == 1:
+            (fields,) = self.tasks.values()
+        else:
+            fields = self.tasks.get(task or "", ())
+        return fields[0] if len(fields) == 1 else None
+
+    def example(self) -> dict[str, str]:
+        """A row that it can read. Not one of anybody's texts: models and services show it around."""
+        task, fields = next(iter(self.tasks.items()))
+        row = {field: f"Some {field.replace('_', ' ')}." for field in fields}
+        return {TASK: task, **row} if len(self.tasks) > 1 else row
+
+
+class ClassifierPredictor(Predictor[Example]):
+    """The distilled classifier."""
+
+    kind = "classifier"
+
+    def __init__(self, folder: Path) -> None:
+
+        self._classifier = TextClassifier.load(folder)
+        self.tasks = {"": self._classifier.fields}
+        self.labels = {"": self._classifier.labels}
+
+    def read(self, row: Row, uid: str) -> Example:
+        return example_of(row, self.tasks[""], uid)
+
+    def answer(self, items: Sequence[Example]) -> list[dict[str, Any]]:
+        logits = self._classifier.predict(items, NullRecorder(), "")
+        return [_probabilities(scores, self._classifier.labels) for scores in logits]
+
+
+class PromptPredictor(Predictor[tuple[int, Example]]):
+    """Soft prompts over one backbone: every text by the prompt of the task that its row names."""
+
+    kind = "prompts"
+
+    def __init__(self, folders: Sequence[Path]) -> None:
+
+        self._classifiers = load_prompts(folders)
+        self._names = [item.task.name for item in self._classifiers]
+        self.tasks = {item.task.name: item.task.fields for item in self._classifiers}
+        self.labels = {item.task.name: item.task.labels for item in self._classifiers}
+
+    def read(self, row: Row, uid: str) -> tuple[int, Example]:
+        task = row.get(TASK, self._names[0] if len(self._names) == 1 else None)
+        if not isinstance(task, str) or task not in self.tasks:
+            problem = "names no task" if task is None else f"names the task {task!r}, which has no prompt here"
+            raise DataError(f"{problem}.", f'Write {{"task": ...}} with one of: {", ".join(self.tasks)}.', key=TASK)
+        return self._names.index(task), example_of(row, self.tasks[task], uid)
+
+    def answer(self, items: Sequence[tuple[int, Example]]) -> list[dict[str, Any]]:
+
+        found = predict_multi_task(self._classifiers, items)
+        return [
+            {TASK: self._names[number], **_probabilities(scores, self._classifiers[number].task.labels)}
+            for (number, _), scores in zip(items, found, strict=True)
+        ]
+
+
+class TokenLevelPredictor(Predictor[TokenLevelExample]):
+    """A prompt for token labels ({"words", "labels", "entities"}) or answer spans ({"answer"}).
+
+    Token labels take `words`, a list, or `text`, whose words have spaces between them; spans `question` and `context`.
+    """
+
+    kind = "annotations"
+
+    def __init__(self, folder: Path) -> None:
+
+        self._reading = load_token_level_model(folder)
+        task = self._reading.task
+        self._is_tagging = task.kind == "tokens"
+        self.tasks = {task.name: ("text",) if self._is_tagging else ("question", "context")}
+        self.labels = {task.name: task.labels if task.kind == "tokens" else ()}
+
+    def read(self, row: Row, uid: str) -> TokenLevelExample:
+
+        if not self._is_tagging:
+            item = example_of(row, ("question", "context"), uid)
+            return Question(uid, item.fields["question"], item.fields["context"])
+        if "words" not in row:
+            return TaggedText(uid, tuple(example_of(row, ("text",), uid).fields["text"].split()))
+        words = row["words"]
+        if not isinstance(words, list) or not words or not all(isinstance(word, str) for word in words):
+            raise DataError("there are no words.", 'Write {"words": ["some", "words"]}.', key="words")
+        for word in words:
+            _check_text(word, "words")
+        return TaggedText(uid, tuple(words))
+
+    def answer(self, items: Sequence[TokenLevelExample]) -> list[dict[str, Any]]:
+
+        answers: list[dict[str, Any]] = []
+        for item, found in zip(items, self._reading.predict(items, NullRecorder(), ""), strict=True):
+            if not isinstance(item, TaggedText):
+                answers.append({"answer": found})
+                continue
+            parts = [
+                {"type": kind, "text": " ".join(item.words[first:end]), "first": first, "last": end - 1}
+                for first, end, kind in sorted(entities(found))
+            ]
+            answers.append({"words": list(item.words), "labels": list(found), "entities": parts})
+        return answers
+
+
+def load_predictor(folders: Sequence[Path]) -> Predictor[Any]:
+    """What lies in these folders: one classifier, one prompt that annotates, or prompts over one backbone.
+
+    Raises:
+        InputError: nothing of the kind lies there, or the prompts cannot serve together.
+    """
+    if (folders[0] / CLASSIFIER).exists():
+        return ClassifierPredictor(folders[0])
+    if (folders[0] / TOKEN_LEVEL_MODEL).exists():
+        return TokenLevelPredictor(folders[0])
+    for folder in folders:
+        if not (folder / PROMPT_MODEL).exists():
+            names = f"{CLASSIFIER}, {PROMPT_MODEL} or {TOKEN_LEVEL_MODEL}"
+            raise InputError(f"{folder} holds none of {names}.", "Name the folder of a classifier or of a prompt.")
+    return PromptPredictor(folders)
+
+
+def example_of(row: Row, fields: Iterable[str], uid: str) -> Example:
+    """The fields of a row, as an example.
+
+    Raises:
+        DataError: one is missing, empty or not text; `key` names it.
+    """
+    found = {}
+    for field in fields:
+        value = row.get(field)
+        if value is None or not isinstance(value, str) or not value.strip():
+            wrong = "missing" if field not in row else "empty" if isinstance(value, str) or value is None else "no text"
+            raise DataError(f"the field {field!r} is {wrong}.", f'Write {{"{field}": "some text"}}.', key=field)
+        _check_text(value, field)
+        found[field] = value
+    return Example(uid, found)
+
+
+def _check_text(value: str, field: str) -> None:
+    """Half a surrogate pair is legal in JSON and in Python, and no tokenizer takes it."""
+    try:
+        value.encode()
+    except UnicodeEncodeError as error:
+        raise DataError(
+            f"the field {field!r} has half a surrogate pair at character {error.start}.",
+            "Send characters beyond U+FFFF whole.",
+            key=field,
+        ) from None
+
+
+def _probabilities(scores: NDArray[np.float64], labels: Sequence[str]) -> dict[str, Any]:
+
+    values = {label: round(float(value), 6) for label, value in zip(labels, softmax(scores[None])[0], strict=True)}
+    return {"label": max(values, key=lambda key: values[key]), "probabilities": values}

@@ -1,0 +1,1 @@
+"""Trains the student's encoder on the labeled examples only."""

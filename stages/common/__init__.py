@@ -1,0 +1,1 @@
+"""What several stages share: protocols, data, models, prompts and the training loop."""

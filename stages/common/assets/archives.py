@@ -1,0 +1,67 @@
+"""Unpacks zips that consist of several parts, without writing a joined copy."""
+
+from __future__ import annotations
+
+import io
+import os
+import zipfile
+import zlib
+from bisect import bisect_right
+from collections.abc import Sequence
+from itertools import accumulate
+from pathlib import Path
+
+from stages.common.errors import AssetError
+
+
+def unpack(parts: Sequence[Path], target: Path) -> None:
+    """Unpacks the zip that `parts` make, in this order, into the new folder `target`.
+
+    Raises:
+        AssetError: together they are not a whole zip.
+    """
+    try:
+        with io.BufferedReader(JoinedFiles(parts), 1 << 20) as joined, zipfile.ZipFile(joined) as archive:
+            archive.extractall(target)
+    except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError) as error:  # RuntimeError: it has a password
+        raise AssetError(
+            f"{' + '.join(part.name for part in parts)} cannot be unpacked as a zip ({error}).",
+            "Name all parts of one zip without a password, each once, in their order.",
+        ) from error
+
+
+class JoinedFiles(io.RawIOBase):
+    """Files one after the other, read as one: no joined copy is written."""
+
+    def __init__(self, paths: Sequence[Path]) -> None:
+        self._paths = tuple(paths)
+        self._ends = list(accumulate(path.stat().st_size for path in paths))
+        self._position = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._position
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET, /) -> int:
+        start = {os.SEEK_SET: 0, os.SEEK_CUR: self._position, os.SEEK_END: self._ends[-1]}[whence]
+        if start + offset < 0:
+            raise OSError(f"{start + offset} is before the start.")  # as files do: zipfile asks short ones for it
+        self._position = start + offset
+        return self._position
+
+    def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
+        """Fills `buffer` up to the end of one file at the most; 0 at the end of the last."""
+        number = bisect_right(self._ends, self._position)
+        if number == len(self._paths):
+            return 0
+        start = self._ends[number - 1] if number else 0
+        with self._paths[number].open("rb") as file:
+            file.seek(self._position - start)
+            count = file.readinto(buffer)
+        self._position += count
+        return count

@@ -1,0 +1,1 @@
+"""Numbers about predictions: scores, calibration, and a test of differences."""

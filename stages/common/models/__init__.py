@@ -1,0 +1,1 @@
+"""Models: backbones, text encoders, cloze classifiers, and how they compute."""

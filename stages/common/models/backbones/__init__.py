@@ -1,0 +1,1 @@
+"""Pretrained language models of three families: masked, causal and seq2seq."""

@@ -1,0 +1,1 @@
+"""Text encoders and the classifiers on top of them."""

@@ -1,0 +1,51 @@
+"""Models of transformers without their weights: the auto class of a family, and a model on torch's meta device."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import nn
+from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForMaskedLM, AutoModelForSeq2SeqLM
+
+from stages.common.models.model_files import family_of
+from stages.common.patterns.config import Family
+
+
+def adapted_layer_sizes(model: nn.Module) -> dict[str, int]:
+    """Name of a layer -> its inputs and outputs, of all layers of this name; without the LM head, as in PEFT."""
+
+    head = getattr(model, "get_output_embeddings", lambda: None)()
+    found: dict[str, int] = {}
+    for name, module in model.named_modules():
+        is_linear = isinstance(module, torch.nn.Linear) or type(module).__name__ == "Conv1D"
+        if is_linear and module is not head:
+            last = name.rpartition(".")[2]
+            found[last] = found.get(last, 0) + sum(getattr(module, "weight").shape)  # noqa: B009
+    return found
+
+
+def auto_class_for(family: Family) -> Any:
+    """What reads a language model of this family, its LM head with it."""
+
+    kinds: dict[Family, Any] = {
+        "masked": AutoModelForMaskedLM,
+        "causal": AutoModelForCausalLM,
+        "seq2seq": AutoModelForSeq2SeqLM,
+    }
+    return kinds[family]
+
+
+def meta_model(folder: Path) -> nn.Module:
+    """The model in `folder` on torch's meta device, where weights have shapes and take no memory."""
+
+    config = AutoConfig.from_pretrained(folder)
+    with torch.device("meta"):
+        model: nn.Module = auto_class_for(family_of(folder)).from_config(config)
+    return model
+
+
+def largest_weight(folder: Path) -> int:
+    """Numbers of the largest single weight of the model in `folder`."""
+    return max(weight.numel() for weight in meta_model(folder).parameters())

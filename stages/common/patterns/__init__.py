@@ -1,0 +1,1 @@
+"""Tasks as cloze questions: patterns, their tokens, and label words."""

@@ -1,0 +1,1 @@
+"""Soft prompts and trained sub-models: settings, initialization, file formats, loading."""

@@ -1,0 +1,215 @@
+"""The training loop of all stages. They differ in the loss and in the parameters that are trained.
+
+Order and dropout follow from the seed and the number of the step, so a run that resumes from a checkpoint ends with
+the numbers of an uninterrupted run.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from typing import TypeVar
+
+import torch
+from torch import Tensor
+
+from stages.common.errors import DivergedError, InputError
+from stages.common.protocols import Engine, Recorder
+from stages.common.seeds import derive_seed, torch_rng
+from stages.common.training import checkpoints
+from stages.common.training.checkpoints import BestCheckpoint, Progress
+from stages.common.training.config import EarlyStopping, TrainingConfig
+
+Item = TypeVar("Item")
+RECORD_EVERY_S = 0.2
+
+
+def train(
+    items: Sequence[Item],
+    loss_of: Callable[[list[Item]], Tensor],
+    parameters: Mapping[str, torch.nn.Parameter],
+    config: TrainingConfig,
+    *,
+    seed: int,
+    recorder: Recorder,
+    engine: Engine,
+    validate: Callable[[], tuple[float, float]] | None = None,
+    held: Mapping[str, int] | None = None,
+) -> list[float]:
+    """Trains in place. Order and dropout follow from `seed` and the step's number: a run that goes on from a checkpoint
+    in `engine.work` ends with the numbers of an unbroken one. Of several workers each takes a part of every batch.
+
+    Args:
+        items: The training set.
+        loss_of: Scalar loss of a batch, the mean over it.
+        parameters: Name -> trainable parameter; names serve the checkpoint.
+        config: Length, rates, batch size.
+        seed: Seed of order and dropout.
+        recorder: Gets the curves `train/loss`, `train/learning_rate` and, of a dev set, `dev/accuracy` and `dev/loss`.
+        engine: Does the backward pass and the update.
+        validate: Accuracy and loss on the dev set, for early stopping.
+        held: Name -> steps in which this parameter stays as it is, while the others train.
+
+    Returns:
+        The loss of every step.
+
+    Raises:
+        DivergedError: a loss or a gradient is NaN or infinite; says at which step and for which items.
+        InputError: early stopping is asked for, and there is no dev set.
+        StoppedError: it was asked to end, and saved a checkpoint.
+    """
+
+    _check_dev_set(config, validate)
+    num_steps = config.num_steps(len(items))
+    optimizer = optimizer_for(parameters, config)
+    engine.share(list(parameters.values()))
+    progress = checkpoints.restore(engine, parameters, optimizer)
+    clock, teller = checkpoints.CheckpointTimer(), _ProgressReporter(recorder, len(progress.losses), num_steps)
+    with engine.listening() as is_asked:
+        while len(progress.losses) < num_steps and not progress.stopped:
+            step = len(progress.losses)
+            batch = [items[index] for index in batch_indices(step, len(items), config.batch_size, seed)]
+            rate = config.rate(step, num_steps)
+            for group in optimizer.param_groups:
+                group["lr"] = rate
+            _hold(held or {}, parameters, step)
+            torch.manual_seed(derive_seed(seed, "step", step, *([engine.rank] if engine.rank else [])))
+            loss = _step(batch, loss_of, parameters, optimizer, config, engine, where=f"step {step + 1} of {num_steps}")
+            progress.losses.append(loss)
+            recorder.metric("train/loss", loss, step + 1)
+            recorder.metric("train/learning_rate", rate, step + 1)
+            _look(progress, config.early_stopping, validate, parameters, recorder, is_last=step + 1 == num_steps)
+            is_over = progress.stopped or step + 1 == num_steps
+            teller.tell(step + 1, loss, len(batch), at_once=is_over)
+            checkpoints.maybe_save(
+                engine, clock, is_asked, parameters, optimizer, progress, step=step + 1, is_over=is_over
+            )
+    _take_best(progress.best, parameters, recorder)
+    return progress.losses
+
+
+class _ProgressReporter:
+    """Tells of the progress a few times a second; what it tells first starts the clock of the pace."""
+
+    def __init__(self, recorder: Recorder, done: int, total: int) -> None:
+        self._recorder, self._total = recorder, total
+        self._examples, self._told = 0, time.monotonic()
+        recorder.progress(done, total, phase="training", examples=0)
+
+    def tell(self, done: int, loss: float, num_examples: int, *, at_once: bool) -> None:
+        self._examples += num_examples
+        if at_once or time.monotonic() - self._told > RECORD_EVERY_S:
+            self._told = time.monotonic()
+            self._recorder.progress(done, self._total, phase="training", loss=loss, examples=self._examples)
+
+
+def _check_dev_set(config: TrainingConfig, validate: Callable[[], tuple[float, float]] | None) -> None:
+    if config.early_stopping and validate is None:
+        raise InputError(
+            "early_stopping needs a development set, and there is none.",
+            "Give one: data.dev, or data.dev_shots; or take early_stopping out.",
+            key="loop.early_stopping",
+        )
+
+
+def _hold(held: Mapping[str, int], parameters: Mapping[str, torch.nn.Parameter], step: int) -> None:
+    for name, num_held in held.items():
+        parameters[name].requires_grad_(step >= num_held)
+
+
+def _step(
+    batch: list[Item],
+    loss_of: Callable[[list[Item]], Tensor],
+    parameters: Mapping[str, torch.nn.Parameter],
+    optimizer: torch.optim.Optimizer,
+    config: TrainingConfig,
+    engine: Engine,
+    *,
+    where: str,
+) -> float:
+    """One optimizer step; returns the loss of the batch. `where` is for errors."""
+
+    mine = batch[engine.rank :: engine.world_size]
+    most = math.ceil(len(batch) / engine.world_size)
+    size = config.micro_batch_size or most
+    value = torch.zeros((), dtype=torch.float64)
+    for start in range(0, most, size):
+        part = mine[start : start + size]
+        # every worker makes as many passes, or those who split a model would wait for each other forever
+        loss = loss_of(part or batch[:1]) * (len(part) / len(batch))
+        value += float(loss.detach())
+        engine.backward(loss)
+    whole = float(engine.total(value))
+    check_finite(whole, "loss", where, batch[0], config)
+    moving = [parameter for parameter in parameters.values() if parameter.requires_grad]
+    norm = engine.clip(moving, config.max_grad_norm)
+    check_finite(norm, "norm of the gradients", where, batch[0], config)
+    engine.step(optimizer)
+    return whole
+
+
+def _look(
+    progress: Progress,
+    stopping: EarlyStopping | None,
+    validate: Callable[[], tuple[float, float]] | None,
+    parameters: Mapping[str, torch.nn.Parameter],
+    recorder: Recorder,
+    *,
+    is_last: bool,
+) -> None:
+    """Looks at the dev set, every so many steps, and keeps the best parameters."""
+    step = len(progress.losses)
+    if stopping is None or validate is None or (step % stopping.every and not is_last):
+        return
+    accuracy, loss = validate()
+    recorder.metric("dev/accuracy", accuracy, step)
+    recorder.metric("dev/loss", loss, step)
+    merit = (accuracy, -loss)  # few dev examples saturate: the loss decides between equals
+    if merit > progress.best.merit:
+        kept = {name: parameter.detach().clone() for name, parameter in parameters.items()}
+        progress.best = BestCheckpoint(step, merit, kept)
+        return
+    progress.best.num_worse += 1
+    progress.stopped = progress.best.num_worse >= stopping.patience
+
+
+def _take_best(best: BestCheckpoint, parameters: Mapping[str, torch.nn.Parameter], recorder: Recorder) -> None:
+    if best.parameters:
+        checkpoints.load_parameters(parameters, best.parameters)
+        recorder.metric("dev/best_step", best.step)
+
+
+def check_finite(value: float, what: str, where: str, first: object, config: TrainingConfig) -> None:
+    """Stops a training that diverges, before anything of it is kept.
+
+    Raises:
+        DivergedError: `value` is NaN or infinite.
+    """
+    if not math.isfinite(value):
+        raise DivergedError(
+            f"the {what} became {value} at {where}, with the batch that starts with {str(first)[:200]}.",
+            f"Lower learning_rate (now {config.learning_rate}), or look at that example.",
+        )
+
+
+def optimizer_for(parameters: Mapping[str, torch.nn.Parameter], config: TrainingConfig) -> torch.optim.Optimizer:
+    """AdamW, without weight decay for vectors."""
+
+    matrices = [parameter for parameter in parameters.values() if parameter.ndim > 1]
+    vectors = [parameter for parameter in parameters.values() if parameter.ndim <= 1]
+    groups = [
+        {"params": matrices, "weight_decay": config.weight_decay},
+        {"params": vectors, "weight_decay": 0.0},
+    ]
+    used = [group for group in groups if group["params"]]
+    return torch.optim.AdamW(used, lr=config.learning_rate, eps=1e-8, fused=True)  # six times faster on processors
+
+
+def batch_indices(step: int, num_items: int, batch_size: int, seed: int) -> list[int]:
+    """Items of one step: every epoch is a permutation of its own; its last batch may be short."""
+
+    per_epoch = math.ceil(num_items / batch_size)
+    epoch, place = divmod(step, per_epoch)
+    order = torch.randperm(num_items, generator=torch_rng(seed, "epoch", epoch)).tolist()
+    return order[place * batch_size : (place + 1) * batch_size]

@@ -1,0 +1,1 @@
+"""Trains the student on the soft labels of the ensemble."""

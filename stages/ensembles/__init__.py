@@ -1,1 +1,0 @@
-"""What votes in the ensemble, how votes are mixed, how generations teach each other."""

@@ -1,0 +1,1 @@
+"""Plots accuracy against the number of labeled examples."""

@@ -1,1 +1,0 @@
-"""Models: backbones and their adapters, encoders and their heads, files and precision."""

@@ -1,1 +1,0 @@
-"""The cloze question: its language, its tokens, its words, their scores."""

@@ -1,0 +1,1 @@
+"""Trains the sub-models of PET and iPET."""

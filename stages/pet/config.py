@@ -1,0 +1,96 @@
+"""Config models of PET and iPET: one sub-model, and how later generations select their examples."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from typing import Literal
+
+from pydantic import BaseModel, Field, model_validator
+
+from stages.common.examples import Example
+from stages.common.models.backbones.config import BackboneConfig, LoraConfig, Tune
+from stages.common.models.cloze.config import LossKind, MlmConfig
+from stages.common.patterns.config import Task
+from stages.common.prompts.config import PromptConfig
+from stages.common.training.config import TrainingConfig
+
+
+class SelectionConfig(BaseModel, frozen=True, extra="forbid"):
+    """How texts are drawn and labelled for the next generation."""
+
+    scale: float = Field(5.0, gt=1, description="Growth of the training set from one generation to the next.")
+    weights: Literal["uniform", "accuracy"] = Field(
+        "uniform", description="Weights of the teachers: uniform, or accuracy before training."
+    )
+    examples_per_class: int = Field(
+        10, ge=1, description="Without labelled examples: texts a class in the first trained generation."
+    )
+    most_confident: int | None = Field(
+        None,
+        ge=1,
+        description="Without labelled examples: the first trained generation draws among so many texts that are "
+        "likeliest of a class, even if another one is likelier; none: among those whose likeliest class it is.",
+    )
+
+
+class IpetConfig(SelectionConfig, frozen=True):
+    """The generations after the first."""
+
+    generations: int = Field(2, ge=1, description="Generations after the first; the paper's three in all are 2 here.")
+    teacher_share: float = Field(
+        0.25, gt=0, le=1, description="Share of the other sub-models that label for one, at least one of them."
+    )
+
+
+class GenerationConfig(SelectionConfig, frozen=True):
+    """One later generation, as a sub-model's step sees it: what comes after it is no part of its identity."""
+
+    generation: int = Field(ge=1, description="Number of the generation; the first one is 0.")
+    from_zero: bool = Field(description="Whether there are no labelled examples.")
+
+    @classmethod
+    def of(cls, ipet: IpetConfig, generation: int, has_labels: bool) -> GenerationConfig:
+        """Generation number `generation` of `ipet`."""
+        shared = {name: getattr(ipet, name) for name in SelectionConfig.model_fields}
+        return cls(**shared, generation=generation, from_zero=not has_labels)
+
+    def targets(self, labels: Sequence[str], gold: Sequence[Example]) -> dict[str, int]:
+        """Label -> how many texts are to be drawn: the whole set's size less the labelled examples."""
+        if self.from_zero:
+            return dict.fromkeys(labels, round(self.examples_per_class * self.scale ** (self.generation - 1)))
+        counts = Counter(item.label for item in gold)
+        return {label: round(counts[label] * self.scale**self.generation) - counts[label] for label in labels}
+
+
+class PetConfig(BaseModel, frozen=True, extra="forbid"):
+    """One sub-model."""
+
+    task: Task = Field(description="Labels, patterns and label words.")
+    pattern: str = Field(description="Name of the pattern to train.")
+    backbone: BackboneConfig = Field(description="The language model.")
+    tune: Tune = Field(
+        description="What is trained: full (all weights), lora (adapters), prompt (a soft prompt), none (zero-shot)."
+    )
+    lora: LoraConfig = Field(LoraConfig(), description="Adapters, for tune: lora.")
+    prompt: PromptConfig = Field(PromptConfig(), description="Soft prompt, for tune: prompt.")
+    loop: TrainingConfig | None = Field(description="Length and rates of the training; none for tune: none.")
+    loss: LossKind = Field("auto", description="cross_entropy, hinge, or auto: hinge where a word has several tokens.")
+    mlm: MlmConfig | None = Field(None, description="The auxiliary loss on unlabelled text; masked models only.")
+    growth: GenerationConfig | None = Field(
+        None, description="A later generation of iPET; none: labelled examples alone."
+    )
+    shots: int = Field(0, ge=0, description="Demonstrations a class before each text, for tune: none.")
+    labels_pile: bool = Field(True, description="Also label the unlabelled pile, as members of the ensemble do.")
+    seed: int = Field(description="Seed of order, dropout, new weights and drawings.")
+    name: str = Field("", description="Name of its prompt among those that were trained together, if it was.")
+
+    @model_validator(mode="after")
+    def _parts_fit(self) -> PetConfig:
+        if (self.loop is None) != (self.tune == "none"):
+            raise ValueError("tune: none takes no loop, and every other tune needs one. Mend tune or loop.")
+        if self.tune == "none" and (self.mlm or self.growth):
+            raise ValueError("tune: none takes neither mlm nor ipet, which train. Mend tune, or take them out.")
+        if self.shots and self.tune != "none":
+            raise ValueError("demonstrations are for tune: none. Mend tune or shots.")
+        return self

@@ -1,0 +1,1 @@
+"""Searches label words (PETAL)."""

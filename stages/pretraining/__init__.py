@@ -1,1 +1,0 @@
-"""Prompt pretraining: its formats as cloze tasks, and how their examples are made of raw text."""

@@ -1,0 +1,1 @@
+"""Trains a probe: logistic regression on sentence embeddings."""

@@ -1,0 +1,112 @@
+"""The probe stage: trains an ensemble member that is logistic regression on sentence embeddings.
+
+A probe reads texts in a different way than a cloze classifier, so it makes different errors, which an ensemble
+benefits from. The encoder is frozen or, with `contrastive`, tuned on pairs of labeled examples first, in the manner of
+SetFit.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from stages.common.data.split_files import load_examples
+from stages.common.errors import InputError
+from stages.common.models.encoders.config import StudentConfig
+from stages.common.models.encoders.text_classifier import TextClassifier
+from stages.common.models.linear_heads import fit_logistic_regression
+from stages.common.protocols import Engine, Recorder
+from stages.common.training.evaluation import Member, write_member_logits
+from stages.probe.config import ProbeConfig
+from stages.probe.contrastive import tune
+
+NUM_FOLDS = 10
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Inputs:
+    """`data`: files of the split stage."""
+
+    data: Path
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Result(Member):
+    """Scores of the probe. A head that has not been fitted says nothing, so that its `train_accuracy_before`, the
+    ensemble's accuracy weight, is the cross-validated accuracy on the labelled set, before any contrast.
+
+    Files: those of a member (see stages/common/training/evaluation.py), and in `model/` the head, with the reference of a frozen
+    encoder, which `clozeline predict` fetches again, or with the tuned encoder itself; in float32, whatever `precision`
+    the member computed in.
+    """
+
+
+def run(config: ProbeConfig, inputs: Inputs, out: Path, recorder: Recorder, engine: Engine) -> Result:
+    """Fits the probe, labels test set and pile, and writes all of it to `out`; every text is embedded once.
+
+    Raises:
+        InputError: there are no labelled examples.
+    """
+
+    train_set = load_examples(inputs.data / "train.jsonl")
+    if not train_set:
+        raise InputError(
+            "a probe learns from labelled examples, and there are none.", "Add some, or take it out.", key="members"
+        )
+    student = StudentConfig(**config.encoder.model_dump(), tune="head", head_strength=config.strength)
+    probe = TextClassifier.fresh(student, config.labels, config.fields, seed=0)
+    probe.predicts_in_bf16 = probe.trains_in_bf16
+    features, gold = probe.embed(train_set, recorder, "labelled set"), probe.indices(train_set)
+    accuracy = cross_validated_accuracy(features, gold, len(config.labels), config.strength)
+    recorder.metric("train/cross_validated_accuracy", accuracy)
+    num_tuned = 0
+    if config.contrast:
+        bf16 = probe.trains_in_bf16
+        num_tuned = tune(probe.encoder, train_set, config.contrast, bf16=bf16, recorder=recorder, engine=engine)
+        features = probe.embed(train_set, recorder, "labelled set, tuned")
+    probe.fit_head(features, F.one_hot(gold, len(config.labels)), config.strength)
+    test = write_member_logits(probe, config.labels, inputs.data, out, recorder)
+    (out / "model").mkdir()
+    if config.contrast:
+        probe.save(out / "model")
+    else:
+        probe.save_head(out / "model", config.encoder.asset)
+    return Result(
+        test=test,
+        train_accuracy_before=accuracy,
+        num_labelled=len(train_set),
+        num_unlabelled=0,
+        trainable_parameters=num_tuned + sum(item.numel() for item in probe.parameters.values()),
+    )
+
+
+def cross_validated_accuracy(features: Tensor, gold: Tensor, num_labels: int, strength: float) -> float:
+    """Accuracy on texts that a head was not fitted on: at most 10 folds, in which every label has its share.
+
+    Args:
+        features: [n, D].
+        gold: [n] indices of the labels.
+        num_labels: C.
+        strength: As in `Config`.
+
+    Returns:
+        Between 0 and 1; where no label has two texts, and nothing can be held out, that of guessing, 1 / C.
+    """
+
+    is_label = F.one_hot(gold, num_labels)
+    num_folds = min(NUM_FOLDS, int(is_label.sum(dim=0).max()))
+    if num_folds < 2:
+        return round(1 / num_labels, 6)
+    place = is_label.cumsum(dim=0).gather(1, gold[:, None])[:, 0] - 1  # how many of its label came before
+    fold = place % num_folds
+    num_right = 0
+    for number in range(num_folds):
+        held_out = fold == number
+        weight, bias = fit_logistic_regression(features[~held_out], is_label[~held_out], strength)
+        guess = torch.argmax(F.linear(features[held_out], weight, bias), dim=1)
+        num_right += int((guess == gold[held_out]).sum())
+    return round(num_right / len(gold), 6)

@@ -1,0 +1,1 @@
+"""Pretrains a soft prompt on raw text (PPT)."""

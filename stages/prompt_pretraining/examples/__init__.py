@@ -1,0 +1,1 @@
+"""Builds pretraining examples from a corpus in shards."""

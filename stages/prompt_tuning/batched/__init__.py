@@ -1,0 +1,1 @@
+"""Tunes many soft prompts at once over one backbone."""

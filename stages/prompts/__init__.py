@@ -1,1 +1,0 @@
-"""Soft prompts: trainable vectors over a frozen backbone, their initialisation and their file format."""

@@ -1,0 +1,1 @@
+"""Labels the unlabeled set with the ensemble."""

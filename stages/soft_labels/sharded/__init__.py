@@ -1,0 +1,1 @@
+"""Labels shards of any size with the ensemble."""

@@ -1,0 +1,36 @@
+"""Config models of the stage that labels shards."""
+
+from __future__ import annotations
+
+from pydantic import BaseModel, Field, field_validator
+
+from stages.common.data.config import Source
+from stages.common.prompts.config import MemberSpec
+from stages.soft_labels.config import EnsembleConfig
+
+
+class ShardsConfig(BaseModel, frozen=True, extra="forbid"):
+    """The shards of texts, and how they are read."""
+
+    source: Source = Field(
+        description="The shards: asset names a folder (its files that end in .parquet, .jsonl or .jsonl.gz) or a path "
+        "with wildcards, alike on every machine."
+    )
+    batch_size: int = Field(256, ge=1, description="Texts that go to a worker at a time.")
+
+    @field_validator("source")
+    @classmethod
+    def _is_read_whole(cls, source: Source) -> Source:
+        if source.limit is not None or source.label is not None:
+            raise ValueError("shards are read whole and without labels. Take limit and label out.")
+        return source
+
+
+class ShardedLabelsConfig(BaseModel, frozen=True, extra="forbid"):
+    """The ensemble and the shards that it labels."""
+
+    labels: tuple[str, ...] = Field(description="Labels of the task, in the order of the logits.")
+    ensemble: EnsembleConfig = Field(EnsembleConfig(), description="How votes are mixed.")
+    voters: tuple[MemberSpec, ...] = Field(description="The members, in the order of the inputs.")
+    groups: tuple[str, ...] = Field(description="Kind of each member, for balanced weights.")
+    shards: ShardsConfig = Field(description="The shards.")

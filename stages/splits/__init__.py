@@ -1,0 +1,1 @@
+"""Samples the train, dev, unlabeled and test sets of a task."""

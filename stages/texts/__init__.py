@@ -1,1 +1,0 @@
-"""Texts: where they come from, what is read of them, and logits written beside them."""

@@ -1,0 +1,1 @@
+"""Token classification and extractive question answering with soft prompts."""

@@ -1,0 +1,41 @@
+"""Loads a trained token-level model: the prompt and head of a folder, on their backbone.
+
+Such a folder has `prompt/` (PEFT's format, with the head) and a file that names its task.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from peft import PeftModel
+
+from stages.common.models.backbones.loader import load_backbone
+from stages.common.models.linear_heads import load_head
+from stages.common.prompts.peft_format import load_prompt
+from stages.token_level.config import SERVING_FILE, TokenLevelServingConfig, TokenLevelTaskConfig
+from stages.token_level.model import TokenLevelModel
+from stages.token_level.question_answering import SpanExtractor
+from stages.token_level.token_classification import TokenClassifier
+
+
+def model_class_for(task: TokenLevelTaskConfig) -> type[TokenLevelModel[Any, Any, Any]]:
+    """What reads the annotations of a task."""
+    return TokenClassifier if task.kind == "tokens" else SpanExtractor
+
+
+def load_token_level_model(folder: Path) -> TokenLevelModel[Any, Any, Any]:
+    """The prompt and head that the stage wrote to `folder`, on their backbone.
+
+    Raises:
+        InputError: they were made for another backbone.
+    """
+    about = TokenLevelServingConfig.model_validate_json((folder / SERVING_FILE).read_text(encoding="utf-8"))
+    kind = model_class_for(about.task)
+    backbone = load_backbone(about.backbone, frozen=True)
+    if (folder / "prompt" / "lora").exists():
+        PeftModel.from_pretrained(backbone.model, folder / "prompt" / "lora")
+        backbone.freeze()
+    prompt = load_prompt(folder / "prompt", backbone)
+    head = load_head(folder / "prompt", backbone.state_width, kind.outputs(about.task))
+    return kind(about.task, backbone, about.backbone, prompt, head)

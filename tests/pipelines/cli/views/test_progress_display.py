@@ -1,0 +1,160 @@
+"""What a real run shows: in a terminal, to a machine that reads JSON lines, and to nobody."""
+
+from __future__ import annotations
+
+import fcntl
+import io
+import json
+import os
+import pty
+import re
+import struct
+import subprocess
+import sys
+import termios
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+from rich.console import Console
+
+from cluster.errors import StepFailedError as StepError
+from cluster.run.events import StepFailed, StepFinished, StepProgress, StepStarted
+from pipelines.cli.views.json_events import JsonEvents
+from pipelines.cli.views.progress_display import ProgressDisplay, headline_metric, shortened
+from tests.support.paths import ROOT
+
+Clozeline = Callable[..., subprocess.CompletedProcess[str]]
+COLUMNS = 100
+ESCAPES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
+
+
+def trained(steps: int) -> tuple[str, ...]:
+    """The words of a run of two steps: the data, and a training of so many optimizer steps."""
+    return ("run", "smoke", "--until", "baseline/0", "-o", f"baseline.loop.steps={steps}", "--no-register")
+
+
+def in_terminal(*words: str) -> tuple[int, str]:
+    """Runs the command in a terminal of 100 columns. Returns its exit status and all that it wrote there."""
+    ours, theirs = pty.openpty()
+    fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 30, COLUMNS, 0, 0))
+    environment = {**os.environ, "PYTHONPATH": str(ROOT), "TERM": "xterm-256color"}
+    for name in ("RAY_ADDRESS", "COLUMNS", "LINES", "NO_COLOR"):
+        environment.pop(name, None)
+    command = [sys.executable, "-c", "from pipelines.cli.app import main; main()", *words]
+    process = subprocess.Popen(command, env=environment, stdin=theirs, stdout=theirs, stderr=theirs)
+    os.close(theirs)
+    written = b""
+    try:
+        while part := os.read(ours, 65536):
+            written += part
+    except OSError:  # how Linux says that nobody writes there any more
+        pass
+    os.close(ours)
+    return process.wait(60), written.decode()
+
+
+@pytest.mark.timeout(400)
+def test_a_terminal_has_a_line_for_the_running_step_and_keeps_one_at_its_end(tmp_path: Path) -> None:
+    code, written = in_terminal(*trained(200), "--store", str(tmp_path / "store"))
+    assert code == 0, written
+    shown = ESCAPES.sub("", written)
+    lines = [line for line in re.split(r"[\r\n]+", shown) if line.strip()]
+    moving = [line for line in lines if line.startswith("baseline/0") and "/200" in line]
+    assert any(re.search(r"loss \d\.\d{3} +[\d,]+/s training +\d:\d\d:\d\d \d+:\d\d left", line) for line in moving)
+    assert any(re.match(r"steps .* 1/2 ", line) for line in lines)
+    assert max(len(line) for line in lines if "/200" in line) <= COLUMNS, "a line that is broken cannot be drawn over"
+    assert sum(bool(re.match(r"done      baseline/0  \d+ s  accuracy \d+\.\d%", line)) for line in lines) == 1
+    assert "\x1b[?25h" in written, "the cursor is shown again"
+
+
+@pytest.mark.timeout(400)
+def test_json_is_an_object_a_line_and_nothing_else(tmp_path: Path, clozeline: Clozeline) -> None:
+    done = clozeline(*trained(150), "--json", "--store", str(tmp_path / "store"), timeout=380)
+    assert done.returncode == 0, done.stderr
+    events = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [event["time"] for event in events] == sorted(event["time"] for event in events)
+    kinds = [event["event"] for event in events]
+    assert (kinds[0], events[0]["steps"]) == ("run_started", 2)
+    assert (kinds[1], kinds[2], kinds[-1]) == ("ray_starting", "step_started", "run_finished")
+    assert kinds.count("step_started") == kinds.count("step_finished") == 2
+    progress = [event for event in events if event["event"] == "step_progress" and event["phase"] == "training"]
+    assert {"step", "done", "total", "loss", "examples_per_s", "eta_s"} <= set(progress[-1])
+    assert all(event["examples_per_s"] > 0 for event in progress if "examples_per_s" in event)
+    finished = [event for event in events if event["event"] == "step_finished"][-1]
+    assert finished["step"] == "baseline/0" and finished["seconds"] > 0
+    assert 0 <= finished["figures"]["test/accuracy"] <= 1
+    assert (events[-1]["executed"], events[-1]["exit_code"]) == (["data/rotten_tomatoes", "baseline/0"], 0)
+    assert "smoke: 2 steps to run" in done.stderr, "words are for people"
+
+
+def test_json_says_what_is_wrong_and_quiet_says_nothing_else(clozeline: Clozeline) -> None:
+    done = clozeline("run", "nowhere", "--json", "--quiet")
+    (line,) = done.stdout.splitlines()
+    found = json.loads(line)
+    assert (done.returncode, found["event"], found["exit_code"]) == (2, "error", 2)
+    assert "nowhere" in found["error"] and found["remedy"]
+
+
+@pytest.mark.timeout(300)
+def test_quiet_says_nothing_of_a_run_that_goes_well(tmp_path: Path, clozeline: Clozeline) -> None:
+    words = ("run", "smoke", "--until", "data/plot_or_quote", "--quiet", "--no-register")
+    done = clozeline(*words, "--store", str(tmp_path / "store"))
+    assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
+
+
+def lines_of(*events: Any) -> list[dict[str, Any]]:
+    stream = io.StringIO()
+    with JsonEvents(stream, 1) as shown:
+        for event in events:
+            shown(event)
+    return [json.loads(line, parse_constant=pytest.fail) for line in stream.getvalue().splitlines()][1:]
+
+
+def test_a_failure_in_json_has_its_remedy_its_log_and_no_secret() -> None:
+    error = StepError("pet/a/0", "postgresql://me:secret@host is away.", remedy="Start it.", log="/logs/a.log")
+    (found,) = lines_of(StepFailed("pet/a/0", error, retry_in_s=2.0))
+    assert {"event": "step_failed", "remedy": "Start it.", "log": "/logs/a.log", "retry_in_s": 2.0}.items() <= (
+        found.items()
+    )
+    assert "secret" not in found["error"]
+
+
+def test_numbers_that_json_does_not_know_are_null() -> None:
+    (found,) = lines_of(StepFinished("a", 1.0, cached=False, figures={"train/loss": float("nan"), "x": 1.0}))
+    assert found["figures"] == {"train/loss": None, "x": 1.0}
+
+
+def drawn(width: int, *events: Any) -> str:
+    """The moving lines of a terminal of some width after the events."""
+    console = Console(file=io.StringIO(), force_terminal=True, width=width, height=20)
+    with ProgressDisplay(console, 3) as display:
+        for event in events:
+            display(event)
+    page = Console(file=io.StringIO(), width=width)
+    with page.capture() as captured:
+        page.print(display.progress.get_renderable())
+    return captured.get()
+
+
+@pytest.mark.parametrize("width", [60, 80, 100, 160])
+def test_long_names_are_shortened_and_nothing_is_broken(width: int) -> None:
+    name = "prompts/a_task_with_a_very_long_name_indeed/a_method_of_some_length/17"
+    info = {"phase": "training", "loss": 0.6931, "examples_per_s": 1234.5, "eta_s": 75.0}
+    shown = drawn(width, StepStarted(name, 1, "log"), StepProgress(name, 31, 100, info))
+    lines = shown.rstrip("\n").splitlines()
+    assert len(lines) == 2 and all(len(line) <= width for line in lines)
+    assert lines[1].startswith("prom")
+    assert all(word in lines[1] for word in ("/17", "31/100", "loss 0.693", "1,234/s", "1:15 left"))
+
+
+def test_a_name_keeps_its_start_its_method_and_its_seed() -> None:
+    assert shortened("pet/review/0", 14) == "pet/review/0"
+    assert shortened("prompts/rotten_tomatoes/random/1", 20) == "prompt…toes/random/1"
+
+
+def test_a_step_ends_with_its_main_figure() -> None:
+    assert headline_metric({"train/loss": 0.1, "test/accuracy": 0.8024}) == "accuracy 80.2%"
+    assert headline_metric({"held_out/accuracy": 0.5}) == "held-out accuracy 50.0%"
+    assert headline_metric({"train/loss": 0.1}) == ""

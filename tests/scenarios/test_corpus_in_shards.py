@@ -1,0 +1,215 @@
+"""Prompt pretraining on a corpus in shards, for real: one worker and two, a process that dies between two shards."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from pyarrow import parquet
+
+from cluster.parallel.memory import GIB, MemoryBudget
+from cluster.run.ray_session import Capacity
+from cluster.run.result import RunOptions, RunResult
+from cluster.run.scheduler import execute
+from cluster.steps.step import Resources, Step, function_name
+from cluster.store.base import Store
+from cluster.store.location import open_store
+from pipelines.dag import fewshot
+from pipelines.preflight import memory
+from pipelines.preflight.checks import check_corpus_shards, check_recipe
+from pipelines.schema.config import PipelineConfig
+from pipelines.schema.loader import find_recipe, load_config, read_recipe
+from pipelines.schema.locations import RecipeError
+from stages.common.errors import DataError, InputError
+from tests.support import built_steps
+from tests.support.sharded_steps import files_of
+from tests.support.small_models import TOKENIZERS, film_examples, film_task, small_model, write_lines
+
+SIZES = (9, 4, 1, 16)
+"""Documents of the four shards; the third has too few for any format but single."""
+
+pytestmark = pytest.mark.timeout(300)
+Recipe = Callable[..., PipelineConfig]
+
+
+def document(number: int) -> str:
+    words = ("warm", "clever", "dull", "bad")
+    return " ".join(f"The {word} film number {number} was {word} again." for word in words)
+
+
+@pytest.fixture
+def recipe(tmp_path: Path) -> Recipe:
+    """A recipe on a small model, whose corpus lies in four shards."""
+    tokenizer = TOKENIZERS["bert"]()
+    torch.manual_seed(7)
+    model = small_model("bert", len(tokenizer), tokenizer)
+    model.save_pretrained(tmp_path / "model")
+    tokenizer.save_pretrained(tmp_path / "model")
+    labelled = [{"text": item.fields["text"], "label": item.label} for item in film_examples(8)]
+    for name in ("train", "test", "unlabeled"):
+        write_lines(tmp_path / f"{name}.jsonl", labelled)
+    (tmp_path / "pile").mkdir()
+    for number, size in enumerate(SIZES):
+        first = sum(SIZES[:number])
+        rows = [{"text": document(first + row)} for row in range(size)]
+        write_lines(tmp_path / "pile" / f"part-{number}.jsonl", rows)
+    data = {name: {"asset": str(tmp_path / f"{name}.jsonl"), "label": "label"} for name in ("train", "test")}
+    encoder = {"asset": str(tmp_path / "model"), "max_length": 100, "precision": "fp32"}
+
+    def make(workers: int = 1, **ppt: Any) -> PipelineConfig:
+        corpus = {
+            "source": {"asset": str(tmp_path / "pile")}, "num_examples": 20, "sentence_words": 8, "window": 4,
+            "shards": {"workers": workers, "cpus": 0.5},
+        }  # fmt: skip
+        single = {
+            "words": {"rotten": ["bad"], "fresh": ["good"]}, "pattern": "{text} It was {mask}.",
+            "min_confidence": 0.0, "candidates": 3,
+        }  # fmt: skip
+        loop = {"learning_rate": 0.02, "steps": 2}
+        return load_config({
+            "name": "films", "task": film_task("bert").model_dump(exclude_defaults=True), "backbone": encoder,
+            "student": encoder, "zero_shot": False,
+            "data": {**data, "unlabeled": {"asset": str(tmp_path / "unlabeled.jsonl")}},
+            "ppt": {"formats": ["pair", "single"], "corpus": corpus, "single": single, "num_held_out": 6,
+                    "num_vectors": 4, "loop": loop, "cpus": 0.5, **ppt},
+            "pet": {"lora": {"rank": 2, "targets": ["query", "value"]}, "loop": loop},
+            "distill": {"loop": {"learning_rate": 1e-3, "steps": 2}},
+        })  # fmt: skip
+
+    return make
+
+
+def steps_of(config: PipelineConfig) -> dict[str, Step]:
+    return {step.name: step for step in fewshot.build_steps(config)}
+
+
+def ran(steps: list[Step], store: Store) -> RunResult:
+    return execute(steps, store, RunOptions(poll_s=0.05, backoff_s=0.1))
+
+
+def built(outcome: RunResult, store: Store, name: str) -> dict[str, bytes]:
+    """Name -> content of the shards that a step wrote."""
+    assert outcome.ok, outcome.errors
+    folder = store.files(name, outcome.steps[name].fingerprint)
+    return {path.name: path.read_bytes() for path in sorted(folder.glob("*.parquet"))}
+
+
+def test_two_workers_build_what_one_builds_and_prompts_learn_from_it(
+    recipe: Recipe, ray_session: Capacity, tmp_path: Path
+) -> None:
+    found = {}
+    for workers in (1, 2):
+        steps, store = steps_of(recipe(workers)), open_store(tmp_path / f"store{workers}")
+        names = ["ppt_examples/pair", "ppt_examples/single", *(["ppt/pair", "ppt/single"] if workers == 2 else [])]
+        outcome = ran([steps[name] for name in names], store)
+        found[workers] = {name: built(outcome, store, name) for name in names[:2]}
+        assert {steps[name].resources.workers for name in names[:2]} == {workers}
+    assert found[1] == found[2]
+    assert list(found[1]["ppt_examples/pair"]) == ["part-0.parquet", "part-1.parquet", "part-3.parquet"]
+    for kind in ("pair", "single"):
+        folder = store.files(f"ppt/{kind}", outcome.steps[f"ppt/{kind}"].fingerprint)
+        result = json.loads((folder / "result.json").read_text())
+        assert (result["num_examples"], result["held_out"]["num_examples"]) == (20, 6)
+        assert result["num_documents"] == (sum(SIZES) if kind == "single" else sum(SIZES) - 1)
+
+
+@pytest.mark.parametrize("kind", ["pair", "single"])
+def test_what_was_built_survives_a_kill(kind: str, recipe: Recipe, ray_session: Capacity, tmp_path: Path) -> None:
+    """The process of the step is killed within the second shard, and its next attempt takes the first as it is."""
+    steps, store = steps_of(recipe(2)), open_store(tmp_path / "store")
+    step, fault = steps[f"ppt_examples/{kind}"], tmp_path / "fault"
+    whole = built(ran([step], store), store, step.name)
+    first = parquet.read_metadata(store.files(step.name, ran([step], store).steps[step.name].fingerprint)
+                                  / "part-0.parquet").num_rows  # fmt: skip
+    fault.touch()
+    config = built_steps.Config(**dict(step.config), fault=str(fault), at=first + 1)
+    killed = replace(step, name="killed", run=function_name(built_steps.run), config=config)
+    outcome = ran([killed], store)
+    assert outcome.ok, outcome.errors
+    done = json.loads(fault.with_suffix(".json").read_text())
+    assert set(done) == {"part-0.parquet"}, "it died behind the first shard"
+    after = files_of(store.files("killed", outcome.steps["killed"].fingerprint))
+    assert after["part-0.parquet"] == done["part-0.parquet"], "and that one was not made again"
+    assert built(outcome, store, "killed") == whole
+
+
+def test_a_row_without_the_column_fails_the_step_with_its_place(
+    recipe: Recipe, ray_session: Capacity, tmp_path: Path
+) -> None:
+    with (tmp_path / "pile" / "part-3.jsonl").open("a") as file:
+        file.write('{"body": "a"}\n')
+    outcome = ran([steps_of(recipe(2))["ppt_examples/pair"]], open_store(tmp_path / "store"))
+    assert outcome.failed == ("ppt_examples/pair",)
+    told = str(outcome.errors["ppt_examples/pair"])
+    assert "part-3.jsonl, line 17: there is no column 'text'" in told
+    assert "Take one of: body" in told
+    assert not list((tmp_path / "store").rglob("*.parquet"))
+
+
+# --- before a run -----------------------------------------------------------------------------------------------------
+
+
+def test_what_is_wrong_with_a_corpus_in_shards_is_told_before_a_run(recipe: Recipe, tmp_path: Path) -> None:
+    check_recipe(recipe(), lambda *_: None)
+    config = recipe()
+    assert config.ppt is not None
+    (tmp_path / "pile" / "part-2.jsonl").write_text('{"body": "a"}\n')
+    with pytest.raises(InputError, match=r"part-2\.jsonl, line 1: there is no column 'text'.*Take one of: body") as row:
+        check_recipe(config, lambda *_: None)
+    assert row.value.key == "ppt.corpus.source"
+    for path in (tmp_path / "pile").iterdir():
+        path.rename(path.with_suffix(".csv"))
+    with pytest.raises(DataError, match=r"pile matches no file\. Name a folder with files that end in \.parquet"):
+        check_corpus_shards(config.ppt)
+    source = config.ppt.corpus.source.model_copy(update={"asset": str(tmp_path / "pile" / "part-0.csv")})
+    corpus = config.ppt.corpus.model_copy(update={"source": source})
+    with pytest.raises(DataError, match=r"part-0\.csv is no folder.*or take shards out") as folder:
+        check_corpus_shards(config.ppt.model_copy(update={"corpus": corpus}))
+    assert folder.value.key == "ppt.corpus.source.asset"
+
+
+def test_a_changed_shard_is_another_step_and_a_number_of_workers_is_not(recipe: Recipe, tmp_path: Path) -> None:
+    before, more = steps_of(recipe())["ppt_examples/pair"], steps_of(recipe(7))["ppt_examples/pair"]
+    assert (before.config, before.assets) == (more.config, more.assets)
+    with (tmp_path / "pile" / "part-1.jsonl").open("a") as file:
+        file.write('{"text": "One more."}\n')
+    after = steps_of(recipe())
+    changed = {name for name, digest in before.assets.items() if after["ppt_examples/pair"].assets[name] != digest}
+    assert changed == {"corpus.part-1"}
+    assert "corpus" not in after["ppt/pair"].assets, "what a prompt learns from is told by the step before it"
+
+
+def planned(*overrides: str) -> dict[str, Step]:
+    whole = ("ppt.corpus.source.limit=null", *overrides)
+    return steps_of(read_recipe(find_recipe("smoke"), PipelineConfig, whole))
+
+
+def test_workers_of_a_corpus_get_all_but_the_strategy() -> None:
+    shards = "ppt.corpus.shards={cpus: 3}"
+    found = planned("resources={strategy: zero3, workers: [2, 4], gpus: 1, cpus: 2}", shards)
+    assert found["ppt_examples/pair"].resources == Resources(cpus=3, gpus=1, workers=4, strategy="stream")
+    assert found["ppt/pair"].resources.strategy == "zero3"
+    assert not any(name.startswith("ppt_examples/") for name in planned())
+
+
+def test_shards_are_read_whole() -> None:
+    with pytest.raises(RecipeError, match="shards are read whole") as caught:
+        planned("ppt.corpus.shards={}", "ppt.corpus.source.limit=10")
+    assert caught.value.key == "ppt.corpus.source.limit"
+
+
+def test_a_plan_reckons_a_whole_model_for_every_worker_that_labels() -> None:
+    overrides = ("ppt.formats=[pair, single]", "ppt.corpus.shards={workers: 3}")
+    found = list(planned(*overrides).values())
+    lines = memory.memory_rows(found, MemoryBudget(64 * GIB, None))
+    assert "ppt_examples/pair" not in lines, "no model labels pairs"
+    line = lines["ppt_examples/single"]
+    assert line.needs is not None and line.fits
+    assert line.text().startswith("stream x 3, ")
+    tight = memory.memory_rows(found, MemoryBudget(int(2.5 * line.needs.machine.total), None))["ppt_examples/single"]
+    assert (tight.fits, tight.is_refused, tight.remedy) == (False, False, "Take workers: 2")

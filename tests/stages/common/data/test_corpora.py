@@ -1,0 +1,155 @@
+"""Raw text as a stream of documents: what counts as one, what is read of it, and the window that is drawn from."""
+
+from __future__ import annotations
+
+import gzip
+from collections.abc import Iterator
+from pathlib import Path
+
+import pyarrow
+import pytest
+from pyarrow import parquet
+
+from stages.common.data.config import CorpusConfig, Source
+from stages.common.data.corpora import Document, Documents, Window, check_enough, split_sentences
+from stages.common.errors import DataError
+from stages.common.seeds import python_rng
+from tests.support.small_models import write_lines
+
+
+@pytest.mark.parametrize(
+    ("text", "sentences"),
+    [
+        ("Is it a fine film? Yes! It was (so I say).", ["Is it a fine film?", "It was (so I say)."]),
+        ("He said “this is it.” They all went home.", ["He said “this is it.", "They all went home."]),
+        ("It cost 3.5 million. See www.film.org for more.", ["It cost 3.5 million.", "See www.film.org for more."]),
+        ("one two three four five six seven eight nine", ["one two three four five", "six seven eight nine"]),
+        ("one two three four five six", ["one two three four five"]),
+        ("这 是 一 个。 那 是 两 个！他 在 这 里。", ["这 是 一 个。", "那 是 两 个！", "他 在 这 里。"]),
+        ("", []),
+    ],
+)
+def test_sentences_end_at_punctuation_and_have_a_length(text: str, sentences: list[str]) -> None:
+    assert split_sentences(text, 5) == sentences
+
+
+def write(path: Path, texts: list[str]) -> CorpusConfig:
+    path.write_text("".join(f"{text}\n" for text in texts))
+    return CorpusConfig(source=Source(asset=str(path)), sentence_words=8)
+
+
+A = "The first thing is this. The second thing is that. The third thing is gone."
+B = "The fourth thing is this. The fifth thing is that. The sixth thing is gone. Here is a rest."
+
+
+def test_documents_are_distinct_and_have_three_distinct_sentences(tmp_path: Path) -> None:
+    twice = "Only two things are here. Only two things are here. Only two things there."
+    config = write(tmp_path / "corpus.txt", [A, twice, "", A.upper(), f"  {A.replace(' ', '  ')}", B])
+    found = list(Documents(config))
+    assert [len(item) for item in found] == [3, 4]
+    assert found[0] == ("The first thing is this.", "The second thing is that.", "The third thing is gone.")
+
+
+def test_a_corpus_may_be_a_folder_of_shards_whose_duplicates_are_left_out_across_them(tmp_path: Path) -> None:
+    folder = tmp_path / "corpus"
+    folder.mkdir()
+    parquet.write_table(pyarrow.table({"text": [B, A]}), folder / "part-2.parquet")
+    write_lines(folder / "part-1.jsonl", [{"text": A}, {"text": "Too short."}])
+    (folder / "_SUCCESS").touch()
+    (tmp_path / "whole.txt").write_text(f"{A}\nToo short.\n{B}\n{A}\n")
+    found, whole = (
+        Documents(CorpusConfig(source=Source(asset=str(tmp_path / name)), sentence_words=8))
+        for name in ("corpus", "whole.txt")
+    )
+    assert [len(item) for item in found] == [3, 4]
+    assert list(found) == list(whole)
+    assert (found.num_read, found.num_taken) == (whole.num_read, whole.num_taken) == (4, 2)
+    short = CorpusConfig(source=Source(asset=str(folder), limit=2), sentence_words=8)
+    assert len(list(Documents(short))) == 1, "the limit is that of all shards together"
+
+
+def test_a_limit_counts_rows_and_the_column_is_chosen(tmp_path: Path) -> None:
+    path = tmp_path / "corpus.tsv"
+    path.write_text(f"kind\tbody\nx\t{A}\ny\t{B}\n")
+    source = Source(asset=str(path), fields={"text": "body"})
+    assert len(list(Documents(CorpusConfig(source=source)))) == 2
+    assert len(list(Documents(CorpusConfig(source=source.model_copy(update={"limit": 1}))))) == 1
+
+
+def test_a_corpus_without_its_column_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "corpus.csv"
+    path.write_text("body\nx\n")
+    with pytest.raises(DataError, match=r"corpus\.csv, line 2: there is no column 'text'") as caught:
+        list(Documents(CorpusConfig(source=Source(asset=str(path)))))
+    assert "body" in caught.value.remedy
+
+
+@pytest.mark.parametrize("least", [1, 4])
+def test_documents_have_as_many_sentences_as_a_format_needs(least: int, tmp_path: Path) -> None:
+    documents = Documents(write(tmp_path / "corpus.txt", ["Only one thing is here.", A, B, "too short", "", A]), least)
+    assert [len(item) for item in documents] == ([1, 3, 4] if least == 1 else [4])
+    assert (documents.num_read, documents.num_taken) == (5, 3 if least == 1 else 1), "an empty line is no document"
+    list(documents)
+    assert documents.num_read == 5, "each reading starts anew"
+
+
+def test_a_text_of_any_name_is_a_document_a_line(tmp_path: Path) -> None:
+    path = tmp_path / "corpus.raw.gz"
+    path.write_bytes(gzip.compress(f"{A}\r\n{B}\n".encode()))
+    config = CorpusConfig(source=Source(asset=str(path), format="txt"), sentence_words=8)
+    assert [len(item) for item in Documents(config)] == [3, 4]
+
+
+def numbered(count: int, read: list[int] | None = None) -> Iterator[Document]:
+    """Documents that tell their number; `read` hears of each as it is read."""
+    for number in range(count):
+        if read is not None:
+            read.append(number)
+        yield tuple(f"Document {number} says thing {place}." for place in range(4))
+
+
+def numbers(window: Window) -> list[int]:
+    return sorted(int(document[0].split()[1]) for document in window.documents)
+
+
+def test_a_window_moves_on_by_a_document_and_reads_no_more() -> None:
+    read: list[int] = []
+    window = Window(numbered(1000, read), 3)
+    assert numbers(window) == [0, 1, 2]
+    for start in range(1, 8):
+        window.move()
+        assert numbers(window) == [start, start + 1, start + 2], "the oldest one goes"
+    assert len(read) == 10
+
+
+@pytest.mark.parametrize("size", [3, 5])
+def test_at_the_end_of_the_corpus_a_window_stays(size: int) -> None:
+    window = Window(numbered(3), size)
+    before = list(window.documents)
+    window.move()
+    assert window.documents == before == list(numbered(3)), "in the order of the file"
+
+
+def test_sentences_come_once_shuffled_within_a_window() -> None:
+    read: list[int] = []
+    twice = [*numbered(2), *numbered(2)]
+    found = list(Window(twice, 2).sentences(python_rng(0)))
+    assert sorted(found) == sorted(sentence for document in twice[:2] for sentence in document)
+    assert found != sorted(found)
+    assert found == list(Window(twice, 2).sentences(python_rng(0))) != list(Window(twice, 2).sentences(python_rng(1)))
+    sentences = Window(numbered(1000, read), 3).sentences(python_rng(0))
+    assert {int(next(sentences).split()[1]) for _ in range(12)} == {0, 1, 2}
+    next(sentences)
+    assert len(read) == 6, "the next window, and nothing behind it"
+
+
+def test_too_few_documents_are_told_with_their_number(tmp_path: Path) -> None:
+    documents = Documents(write(tmp_path / "corpus.txt", ["Only one thing is here.", A, "a title", B]), 3)
+    window = Window(documents, 10)
+    assert check_enough(documents, window, 2, "the format pair") is None
+    with pytest.raises(DataError) as caught:
+        check_enough(documents, window, 5, "the format choice")
+    assert caught.value.problem == (
+        "the corpus has 2 documents of 3 different sentences or more, among 4 in all; the format choice needs 5."
+    )
+    assert "sentence_words" in caught.value.remedy

@@ -1,0 +1,264 @@
+"""One face for five families: the logits at the mask are those of the plain model."""
+
+from __future__ import annotations
+
+import json
+import pickle
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from stages.common.errors import AssetError, InputError
+from stages.common.examples import Example
+from stages.common.models.backbones.base import Backbone
+from stages.common.models.backbones.loader import borrow_backbone, load_backbone
+from stages.common.models.backbones.soft_input import SoftInput
+from stages.common.models.cloze.classifier import ClozeClassifier
+from stages.common.models.encoders.config import EncoderConfig
+from stages.common.models.encoders.text_encoder import TextEncoder
+from stages.common.models.model_files import family_of
+from stages.common.patterns.encoding import Encoded, Encoder
+from stages.common.prompts.prompt_modules import PromptEmbedding
+from stages.common.prompts.soft_prompt import Prompt
+from stages.common.protocols import NullRecorder
+from tests.support.small_models import FAMILIES, backbone_config, film_examples, film_task
+
+WIDTH = 32
+NUM_VECTORS = 5
+
+
+def encode(backbone: Backbone, name: str) -> list[Encoded]:
+    """Three examples of different lengths, the middle one the longest."""
+    texts = ["A dull plot.", "The film is a warm and clever story about two sisters, and it was great.", "It drags."]
+    task = film_task(name)
+    encoder = Encoder(task.pattern("review"), backbone.tokenizer, backbone.family, 64)
+    found = [encoder(Example(str(i), {"text": text})) for i, text in enumerate(texts)]
+    assert len({len(item.ids) for item in found}) == 3
+    return found
+
+
+def words(backbone: Backbone) -> list[int]:
+    return [backbone.tokenizer(f" {word}", add_special_tokens=False)["input_ids"][-1] for word in ("good", "bad", "no")]
+
+
+def plain_logits(backbone: Backbone, item: Encoded, prompt: torch.Tensor | None = None) -> torch.Tensor:
+    """[V] logits by the plain forward pass of the whole model on one unpadded text; the prompt stands before it."""
+    model = backbone.model
+    arguments: dict[str, torch.Tensor] = {"input_ids": torch.tensor([item.ids])}
+    if prompt is not None:
+        embedded = model.get_input_embeddings()(arguments.pop("input_ids"))
+        arguments["inputs_embeds"] = torch.cat([prompt[None], embedded], dim=1)
+    shift = 0 if prompt is None else len(prompt)
+    if backbone.family == "seq2seq":
+        sentinel = backbone.tokenizer.convert_tokens_to_ids("<extra_id_0>")
+        return model(**arguments, decoder_input_ids=torch.tensor([[0, sentinel]])).logits[0, -1]
+    if model.config.model_type == "bert":
+        arguments["token_type_ids"] = torch.tensor([[0] * shift + list(item.segments)])
+    logits_LV = model(**arguments).logits[0]
+    return logits_LV[-1] if backbone.family == "causal" else logits_LV[shift + item.mask]
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_a_batch_is_padded_on_to_the_grid_as_far_as_there_are_positions(
+    name: str, backbones: dict[str, Backbone]
+) -> None:
+    backbone = backbones[name]
+    items = encode(backbone, name)
+    longest = max(len(item.ids) for item in items)
+    plain, grid = backbone.batch(items), backbone.batch(items, grid=True)
+    assert plain.input_ids.shape[1] == longest
+    assert grid.input_ids.shape[1] == -(-longest // 8) * 8
+    with torch.inference_mode():
+        before = backbone.word_logits(plain, words(backbone))
+        torch.testing.assert_close(backbone.word_logits(grid, words(backbone)), before, rtol=1e-4, atol=1e-5)
+    room = backbone.num_positions
+    if room is not None:
+        one = Encoded((items[0].ids[0],) * (room - NUM_VECTORS - 1), (0,) * (room - NUM_VECTORS - 1), 0)
+        prompt = SoftInput(before=make_prompt())
+        assert backbone.batch([one], prompt, grid=True).input_ids.shape[1] <= room - NUM_VECTORS
+
+
+def make_prompt(seed: int = 3) -> torch.Tensor:
+    return torch.randn(NUM_VECTORS, WIDTH, generator=torch.Generator().manual_seed(seed)) * 0.5
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_word_logits_are_those_of_the_plain_model(name: str, backbones: dict[str, Backbone]) -> None:
+    backbone = backbones[name]
+    wanted = words(backbone)
+    with torch.inference_mode():
+        for item in encode(backbone, name):
+            found = backbone.word_logits(backbone.batch([item]), wanted)[0]
+            expected = plain_logits(backbone, item)[wanted]
+            assert found.dtype == torch.float32
+            torch.testing.assert_close(found, expected, atol=1e-4, rtol=0)
+            assert found.std() > 0.01, "the words must differ, or this test would pass at any position"
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("with_prompt", [False, True])
+def test_padding_changes_nothing(name: str, with_prompt: bool, backbones: dict[str, Backbone]) -> None:
+    backbone = backbones[name]
+    items, wanted = encode(backbone, name), words(backbone)
+    prompt = SoftInput(before=make_prompt()) if with_prompt else None
+    with torch.inference_mode():
+        together = backbone.word_logits(backbone.batch(items), wanted, prompt)
+        alone = torch.cat([backbone.word_logits(backbone.batch([item]), wanted, prompt) for item in items])
+    torch.testing.assert_close(together, alone, atol=1e-4, rtol=0)
+    assert (alone[0] - alone[1]).abs().max() > 0.05
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_a_soft_prompt_is_vectors_before_the_text(name: str, backbones: dict[str, Backbone]) -> None:
+    backbone = backbones[name]
+    wanted, prompt = words(backbone), make_prompt()
+    with torch.inference_mode():
+        for item in encode(backbone, name):
+            found = backbone.word_logits(backbone.batch([item]), wanted, SoftInput(before=prompt))[0]
+            expected = plain_logits(backbone, item, prompt)[wanted]
+            without = backbone.word_logits(backbone.batch([item]), wanted)[0]
+            torch.testing.assert_close(found, expected, atol=1e-4, rtol=0)
+            assert (found - without).abs().max() > 0.05
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_each_example_may_have_a_prompt_of_its_own(name: str, backbones: dict[str, Backbone]) -> None:
+    backbone = backbones[name]
+    items, wanted = encode(backbone, name), words(backbone)
+    prompts = [make_prompt(seed) for seed in range(3)]
+    with torch.inference_mode():
+        found = backbone.word_logits(backbone.batch(items), wanted, SoftInput(before=torch.stack(prompts)))
+        for row, (item, prompt) in enumerate(zip(items, prompts, strict=True)):
+            torch.testing.assert_close(found[row], plain_logits(backbone, item, prompt)[wanted], atol=1e-4, rtol=0)
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_gradients_reach_the_prompt_and_not_the_frozen_model(name: str, backbones: dict[str, Backbone]) -> None:
+    backbone = backbones[name]
+    prompt = Prompt(PromptEmbedding(make_prompt()))
+    logits = backbone.word_logits(backbone.batch(encode(backbone, name)), words(backbone), prompt())
+    logits.square().sum().backward()
+    assert prompt.table.vectors.grad is not None
+    assert (prompt.table.vectors.grad.abs().sum(dim=1) > 0).all(), "every vector must be reached"
+    assert all(weight.grad is None for weight in backbone.model.parameters())
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_gradients_of_a_soft_prompt_are_those_of_the_plain_model(name: str, backbones: dict[str, Backbone]) -> None:
+    backbone = backbones[name]
+    wanted, item = words(backbone), encode(backbone, name)[0]
+    mine, plain = make_prompt().requires_grad_(), make_prompt().requires_grad_()
+    backbone.word_logits(backbone.batch([item]), wanted, SoftInput(before=mine)).square().sum().backward()
+    plain_logits(backbone, item, plain)[wanted].square().sum().backward()
+    torch.testing.assert_close(mine.grad, plain.grad, atol=1e-4, rtol=1e-3)
+
+
+def test_an_unfrozen_backbone_is_trained_in_float32_with_gradients(backbone_folders: dict[str, Path]) -> None:
+    config = backbone_config(backbone_folders["gpt2"]).model_copy(update={"precision": "bf16"})
+    trained, frozen = load_backbone(config, frozen=False), load_backbone(config, frozen=True)
+    assert trained.model.dtype == torch.float32
+    assert all(weight.requires_grad for weight in trained.model.parameters())
+    assert frozen.model.dtype == torch.bfloat16
+    assert not any(weight.requires_grad for weight in frozen.model.parameters())
+    assert not frozen.model.training
+
+
+def test_roberta_counts_positions_from_behind_the_padding_id(backbones: dict[str, Backbone]) -> None:
+    roberta = backbones["roberta"]
+    items = encode(roberta, "roberta")
+    batch = roberta.batch(items)
+    with roberta._inputs(batch, None) as arguments:
+        for row, item in enumerate(items):
+            length = len(item.ids)
+            assert arguments["position_ids"][row, :length].tolist() == list(range(2, 2 + length))
+    with roberta._inputs(batch, SoftInput(before=make_prompt())) as arguments:
+        assert arguments["position_ids"][0, : NUM_VECTORS + 2].tolist() == list(range(2, NUM_VECTORS + 4))
+
+
+def test_causal_models_are_padded_on_the_left_and_others_on_the_right(backbones: dict[str, Backbone]) -> None:
+    for name, left in [("bert", False), ("roberta", False), ("llama", True), ("gpt2", True), ("t5", False)]:
+        backbone = backbones[name]
+        items = encode(backbone, name)
+        batch = backbone.batch(items)
+        padding = batch.input_ids.shape[1] - len(items[0].ids)
+        assert padding > 0
+        expected = [0] * padding + [1] * len(items[0].ids)
+        assert batch.attention_mask[0].tolist() == (expected if left else expected[::-1])
+        assert batch.input_ids[0, batch.mask[0]] == items[0].ids[items[0].mask]
+
+
+@pytest.mark.parametrize(
+    ("name", "family"),
+    [("bert", "masked"), ("roberta", "masked"), ("llama", "causal"), ("gpt2", "causal"), ("t5", "seq2seq")],
+)
+def test_the_family_is_read_from_the_saved_model(name: str, family: str, backbone_folders: dict[str, Path]) -> None:
+    assert family_of(backbone_folders[name]) == family
+
+
+def test_a_bert_saved_with_its_pretraining_heads_is_a_masked_model(tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps({"architectures": ["BertForPreTraining"]}))
+    assert family_of(tmp_path) == "masked"
+
+
+@pytest.mark.parametrize(
+    "config", [{"architectures": ["BertForSequenceClassification"]}, {"architectures": None}, {"model_type": "bert"}]
+)
+def test_a_model_without_a_language_model_head_is_refused(config: dict[str, object], tmp_path: Path) -> None:
+    (tmp_path / "config.json").write_text(json.dumps(config))
+    with pytest.raises(AssetError, match="no language-model head") as caught:
+        family_of(tmp_path)
+    assert "masked, causal or seq2seq" in caught.value.remedy
+
+
+@pytest.mark.parametrize("text", [None, "{half a file"])
+def test_a_folder_without_a_readable_config_is_refused(text: str | None, tmp_path: Path) -> None:
+    if text:
+        (tmp_path / "config.json").write_text(text)
+    with pytest.raises(AssetError, match=r"no readable config\.json") as caught:
+        load_backbone(backbone_config(tmp_path), frozen=True)
+    assert "transformers model" in caught.value.remedy
+
+
+def test_a_masked_model_with_an_unknown_head_is_refused(backbones: dict[str, Backbone]) -> None:
+    bert, bare = backbones["bert"], backbones["gpt2"]
+    headless = Backbone(bare.model.transformer, bert.tokenizer, "masked")
+    batch = bert.batch(encode(bert, "bert"))
+    with pytest.raises(InputError, match="no masked-LM head"):
+        headless.word_logits(batch, [1, 2])
+
+
+def test_pickled_weights_are_never_read(backbone_folders: dict[str, Path], tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    shutil.copytree(backbone_folders["bert"], folder)
+    (folder / "model.safetensors").unlink()
+    ran = tmp_path / "ran"
+
+    class Trap:
+        def __reduce__(self) -> tuple[Any, ...]:
+            return Path.touch, (ran,)
+
+    (folder / "pytorch_model.bin").write_bytes(pickle.dumps(Trap()))
+    with pytest.raises(AssetError, match="pickled file") as caught:
+        load_backbone(backbone_config(folder), frozen=True)
+    assert "save_pretrained" in caught.value.remedy
+    with pytest.raises(AssetError, match="pickled file"):
+        TextEncoder.of(EncoderConfig(asset=str(folder)), ["text"])
+    assert not ran.exists()
+
+
+def test_a_recipe_says_how_much_a_pass_reads(backbone_folders: dict[str, Path]) -> None:
+    found: dict[int | None, list[torch.Size]] = {}
+    for asked in (None, 64):
+        config = backbone_config(backbone_folders["bert"]).model_copy(update={"read_tokens": asked})
+        with borrow_backbone(config) as backbone:
+            passes = found[asked] = []
+            words = backbone.model.get_input_embeddings()
+            watch = words.register_forward_hook(lambda _, ids, __, kept=passes: kept.append(ids[0].shape))
+            classifier = ClozeClassifier.of(film_task("bert"), "review", backbone, config)
+            classifier.predict(film_examples(12), NullRecorder(), "")
+            watch.remove()
+    assert len(found[None]) == 1
+    assert len(found[64]) > 1 and all(shape.numel() <= 64 for shape in found[64])

@@ -1,0 +1,77 @@
+"""What is shown of a soft prompt: norms, nearest words; and the losses that lie beside it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+import torch
+
+from stages.common.data.step_outputs import downsample, read_losses, write_losses
+from stages.common.prompts import inspection
+from stages.common.prompts.prompt_modules import PromptEmbedding
+from stages.common.prompts.soft_prompt import Prompt
+from tests.support.stage_runs import Kept
+
+
+def backbone(weight: torch.Tensor) -> Any:
+    """A model whose vocabulary is w0, w1, ... with these embeddings [V, D]."""
+    table = torch.nn.Embedding.from_pretrained(weight)
+    tokenizer = SimpleNamespace(
+        decode=lambda ids: f"w{ids[0]}" if ids[0] else " ", convert_ids_to_tokens=lambda token: f"<{token}>"
+    )
+    return SimpleNamespace(model=SimpleNamespace(get_input_embeddings=lambda: table), tokenizer=tokenizer)
+
+
+@pytest.mark.parametrize("chunk", [1, 3, 100])
+def test_nearest_words_are_those_of_the_largest_cosine(monkeypatch: pytest.MonkeyPatch, chunk: int) -> None:
+    monkeypatch.setattr(inspection, "CHUNK", chunk)
+    torch.manual_seed(0)
+    weight, vectors = torch.randn(11, 4), torch.randn(3, 4) * 7
+    rows, usual = inspection.nearest(vectors, backbone(weight))
+    assert usual == pytest.approx(float(weight.norm(dim=1).mean()), abs=1e-5)
+    cosines = torch.nn.functional.cosine_similarity(vectors[:, None], weight[None], dim=2)
+    for row, mine, vector in zip(rows, cosines, vectors, strict=True):
+        best = mine.argsort(descending=True)[: inspection.NUM_WORDS].tolist()
+        names = [f"w{token}" if token else "<0>" for token in best]
+        assert [row[f"word {rank + 1}"] for rank in range(inspection.NUM_WORDS)] == names
+        assert row["cosine 1"] == pytest.approx(float(mine.max()), abs=1e-4)
+        assert row["norm"] == pytest.approx(float(vector.norm()), abs=1e-3)
+    assert [row["vector"] for row in rows] == [1, 2, 3]
+
+
+def test_input_vectors_get_words_and_deep_ones_norms_alone() -> None:
+    weight = torch.eye(6)
+    for place, tables in (("before", {"nearest_words"}), ("layers", set())):
+        recorder = Kept()
+        prompt = Prompt(PromptEmbedding(torch.tensor([[3.0, 4, 0, 0, 0, 0], [0, 0, 2, 0, 0, 0]])), place)  # type: ignore[arg-type]
+        inspection.log_inspection(prompt, backbone(weight), recorder)
+        assert set(recorder.tables) == tables
+        bars = [bar.get_height() for bar in recorder.figures["prompt_norms"].axes[0].patches]
+        assert bars == [5, 2]
+
+
+def test_there_is_nothing_to_show_without_a_prompt() -> None:
+    recorder = Kept()
+    inspection.log_inspection(None, backbone(torch.eye(2)), recorder)
+    assert not recorder.figures and not recorder.tables
+
+
+def test_losses_lie_beside_the_model_and_single_ones_do_not(tmp_path: Path) -> None:
+    write_losses(tmp_path, [0.5, 0.25])
+    assert read_losses(tmp_path) == [0.5, 0.25]
+    empty = tmp_path / "other"
+    empty.mkdir()
+    write_losses(empty, [0.5])
+    assert read_losses(empty) == [] and not list(empty.iterdir())
+
+
+def test_a_thinned_curve_keeps_its_length_and_its_mean() -> None:
+    losses = [float(number) for number in range(125)]
+    points = downsample(losses, 60)
+    assert len(points) <= 60
+    assert points[0] == (3, 1.0) and points[-1] == (125, 123.5)
+    assert downsample([1.0, 2.0]) == [(1, 1.0), (2, 2.0)]
+    assert downsample([]) == []

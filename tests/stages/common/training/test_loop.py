@@ -1,0 +1,382 @@
+"""The training loop: what it learns, in which order, and how it goes on after a cut."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torch import Tensor
+
+from stages.common.engine import InProcessEngine
+from stages.common.errors import DivergedError, InputError
+from stages.common.protocols import NullRecorder
+from stages.common.training import checkpoints
+from stages.common.training.config import TrainingConfig
+from stages.common.training.loop import train
+from tests.support.stage_runs import Kept
+
+
+class Line:
+    """y = w x + b with dropout on x, fitted to items (x, y); knows in which order it saw them."""
+
+    def __init__(self, dropout: float = 0.0) -> None:
+        generator = torch.Generator().manual_seed(5)
+        self.weight = torch.nn.Parameter(torch.randn(1, 4, generator=generator))
+        self.bias = torch.nn.Parameter(torch.zeros(1))
+        self.dropout = dropout
+        self.seen: list[list[int]] = []
+
+    @property
+    def parameters(self) -> dict[str, torch.nn.Parameter]:
+        return {"weight": self.weight, "bias": self.bias}
+
+    def loss(self, batch: list[int]) -> Tensor:
+        self.seen.append(list(batch))
+        number = torch.tensor(batch, dtype=torch.float32)
+        inputs = torch.stack([number.sin(), number.cos(), (2 * number).sin(), (2 * number).cos()], dim=1)
+        inputs = torch.nn.functional.dropout(inputs, self.dropout)
+        target = 2 * number.sin() - (2 * number).cos() + 0.5
+        return ((inputs @ self.weight.T)[:, 0] + self.bias - target).square().mean()
+
+
+ITEMS = list(range(10))
+
+
+def fit(
+    model: Line,
+    config: TrainingConfig,
+    *,
+    seed: int = 0,
+    work: Path | None = None,
+    loss: Callable[[list[int]], Tensor] | None = None,
+    validate: Callable[[], tuple[float, float]] | None = None,
+    recorder: NullRecorder | None = None,
+) -> list[float]:
+    return train(
+        ITEMS, loss or model.loss, model.parameters, config,
+        seed=seed, recorder=recorder or NullRecorder(), engine=InProcessEngine(work), validate=validate,
+    )  # fmt: skip
+
+
+def config(**settings: object) -> TrainingConfig:
+    return TrainingConfig(**({"learning_rate": 0.05, "batch_size": 4, "steps": 12} | settings))
+
+
+def test_a_small_problem_is_learnt_by_heart() -> None:
+    model = Line()
+    losses = fit(model, config(steps=400, schedule="cosine", weight_decay=0.0))
+    assert len(losses) == 400
+    assert losses[0] > 0.5
+    assert max(losses[-5:]) < 1e-4
+    assert model.weight[0].tolist() == pytest.approx([2, 0, 0, -1], abs=0.02)
+    assert model.bias.item() == pytest.approx(0.5, abs=0.02)
+
+
+def test_length_is_given_in_steps_or_in_passes() -> None:
+    assert config(steps=7).num_steps(1000) == 7
+    assert config(steps=None, epochs=3).num_steps(10) == 9
+    assert config(steps=None, epochs=0.5).num_steps(10) == 2
+    assert config(steps=None, epochs=0.01).num_steps(10) == 1
+
+
+@pytest.mark.parametrize("lengths", [{"steps": 3, "epochs": 1.0}, {"steps": None, "epochs": None}])
+def test_both_lengths_or_none_are_refused(lengths: dict[str, object]) -> None:
+    with pytest.raises(ValueError, match="either steps or epochs"):
+        config(**lengths)
+
+
+@pytest.mark.parametrize(
+    ("settings", "rates"),
+    [
+        ({"schedule": "constant"}, [1, 1, 1, 1]),
+        ({"schedule": "linear"}, [1, 0.75, 0.5, 0.25]),
+        ({"schedule": "cosine"}, [1, (1 + math.cos(math.pi / 4)) / 2, 0.5, (1 - math.cos(math.pi / 4)) / 2]),
+        ({"schedule": "linear", "warmup": 0.5}, [0.5, 1, 1, 0.5]),
+        ({"schedule": "constant", "warmup": 1.0}, [0.25, 0.5, 0.75, 1]),
+    ],
+)
+def test_schedules(settings: dict[str, object], rates: list[float]) -> None:
+    found = [config(learning_rate=2.0, **settings).rate(step, 4) for step in range(4)]
+    assert found == pytest.approx([2 * rate for rate in rates])
+
+
+def test_the_recorded_curves_are_losses_and_rates_of_every_step() -> None:
+    recorder, model = Kept(), Line()
+    settings = config(steps=4, warmup=0.5)
+    losses = train(
+        ITEMS, model.loss, model.parameters, settings, seed=0, recorder=recorder, engine=InProcessEngine()
+    )  # fmt: skip
+    assert recorder.points["train/loss"] == list(enumerate(losses, 1))
+    assert recorder.points["train/learning_rate"] == [(1, 0.025), (2, 0.05), (3, 0.05), (4, 0.025)]
+
+
+def test_the_first_update_moves_as_far_as_its_rate() -> None:
+    """Adam's first step is the rate in the direction of the sign; weight decay shrinks matrices and spares vectors."""
+    model = Line()
+    model.bias.data.fill_(0.3)
+    start, first = model.weight.detach().clone(), model.loss(ITEMS)
+    first.backward()
+    signs = model.weight.grad.sign(), model.bias.grad.sign()
+    model.weight.grad = model.bias.grad = None
+    fit(model, config(steps=1, batch_size=10, weight_decay=0.1, learning_rate=0.01, schedule="constant"))
+    assert torch.allclose(model.weight, start * (1 - 0.01 * 0.1) - 0.01 * signs[0], atol=1e-6)
+    assert torch.allclose(model.bias, 0.3 - 0.01 * signs[1], atol=1e-6)
+
+
+class NormsSeen(InProcessEngine):
+    """Keeps the norm of the gradients of every update."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.norms: list[float] = []
+
+    def step(self, optimizer: torch.optim.Optimizer) -> None:
+        grads = [item.grad.flatten() for group in optimizer.param_groups for item in group["params"]]
+        self.norms.append(float(torch.cat(grads).norm()))
+        super().step(optimizer)
+
+
+def test_gradients_are_clipped_to_their_norm() -> None:
+    norms = {}
+    for limit in (0.1, 1e6):
+        model, engine, settings = Line(), NormsSeen(), config(max_grad_norm=limit, steps=3)
+        train(ITEMS, model.loss, model.parameters, settings, seed=0, recorder=NullRecorder(), engine=engine)
+        norms[limit] = engine.norms
+    assert min(norms[1e6]) > 0.5
+    assert norms[0.1] == pytest.approx([0.1] * 3, rel=1e-3)
+
+
+def test_every_pass_holds_every_item_once_in_an_order_of_its_own() -> None:
+    model = Line()
+    fit(model, config(steps=None, epochs=2))
+    assert [len(batch) for batch in model.seen] == [4, 4, 2, 4, 4, 2]
+    first, second = ([item for batch in model.seen[i : i + 3] for item in batch] for i in (0, 3))
+    assert sorted(first) == sorted(second) == ITEMS
+    assert first != second != ITEMS
+
+
+def test_the_order_follows_from_the_seed_and_not_from_global_state() -> None:
+    orders = []
+    for seed, noise in [(0, 1), (0, 2), (1, 1)]:
+        torch.manual_seed(noise)
+        model = Line()
+        fit(model, config(), seed=seed)
+        orders.append(model.seen)
+    assert orders[0] == orders[1]
+    assert orders[0] != orders[2]
+
+
+def test_dropout_follows_from_the_seed_and_not_from_global_state() -> None:
+    losses = []
+    for seed, noise in [(0, 1), (0, 2), (1, 1)]:
+        torch.manual_seed(noise)
+        losses.append(fit(Line(dropout=0.5), config(), seed=seed))
+    assert losses[0] == losses[1]
+    assert losses[0] != losses[2]
+
+
+@pytest.mark.parametrize("value", [math.nan, math.inf])
+def test_a_loss_that_is_no_number_stops_with_step_and_item(value: float) -> None:
+    model = Line()
+
+    def loss(batch: list[int]) -> Tensor:
+        return model.loss(batch) * (value if len(model.seen) == 4 else 1.0)
+
+    with pytest.raises(DivergedError) as caught:
+        fit(model, config(), loss=loss)
+    assert f"became {value} at step 4 of 12" in caught.value.problem
+    assert f"starts with {model.seen[3][0]}." in caught.value.problem
+    assert "learning_rate (now 0.05)" in caught.value.remedy
+    assert len(model.seen) == 4
+
+
+@pytest.mark.parametrize("cut_at", [1, 3, 7, 11])
+def test_a_run_that_was_cut_goes_on_to_the_same_numbers(
+    cut_at: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(checkpoints, "EVERY_S", 0.0)
+    settings = config(schedule="cosine", warmup=0.2)
+    unbroken = Line(dropout=0.3)
+    expected = fit(unbroken, settings)
+
+    broken = Line(dropout=0.3)
+
+    def failing(batch: list[int]) -> Tensor:
+        if len(broken.seen) == cut_at:
+            raise KeyboardInterrupt
+        return broken.loss(batch)
+
+    with pytest.raises(KeyboardInterrupt):
+        fit(broken, settings, work=tmp_path, loss=failing)
+    resumed = Line(dropout=0.3)
+    found = fit(resumed, settings, work=tmp_path)
+    assert found == expected
+    assert len(resumed.seen) == 12 - cut_at, "finished steps are not run again"
+    assert torch.equal(resumed.weight, unbroken.weight)
+    assert torch.equal(resumed.bias, unbroken.bias)
+
+
+def test_a_half_written_checkpoint_is_not_used(tmp_path: Path) -> None:
+    (tmp_path / "checkpoint.pt.part").write_bytes(b"half")
+    unbroken, beside = Line(), Line()
+    assert fit(beside, config(), work=tmp_path) == fit(unbroken, config())
+
+
+def test_without_a_folder_nothing_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(checkpoints, "EVERY_S", 0.0)
+    monkeypatch.chdir(tmp_path)
+    fit(Line(), config())
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("content", [b"", b"not what torch writes", b"PK\x03\x04 the beginning of a zip file"])
+def test_a_damaged_checkpoint_is_not_used(content: bytes, tmp_path: Path) -> None:
+    (tmp_path / "checkpoint.pt").write_bytes(content)
+    unbroken, beside = Line(), Line()
+    assert fit(beside, config(), work=tmp_path) == fit(unbroken, config())
+
+
+def test_the_time_between_checkpoints_can_be_set_from_outside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CLOZELINE_CHECKPOINT_EVERY_S", "0")
+    fit(Line(), config(), work=tmp_path)
+    assert (tmp_path / "checkpoint.pt").exists()
+
+
+def test_a_finished_training_is_not_run_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What follows a training may be killed, minutes later."""
+    monkeypatch.setattr(checkpoints, "EVERY_S", 0.0)
+    first, again = Line(), Line()
+    expected = fit(first, config(), work=tmp_path)
+    assert fit(again, config(), work=tmp_path) == expected
+    assert again.seen == []
+    assert torch.equal(again.weight, first.weight)
+
+
+@pytest.mark.parametrize(("pause_s", "is_kept"), [(7, True), (100, False)])
+def test_the_end_of_a_long_training_is_kept_between_two_checkpoints(
+    pause_s: float, is_kept: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Twelve steps of a second each: the end is four seconds after the checkpoint of step 8."""
+    monkeypatch.setattr(checkpoints, "EVERY_S", pause_s)
+    seconds = itertools.count()
+    monkeypatch.setattr(checkpoints, "time", SimpleNamespace(monotonic=lambda: float(next(seconds))))
+    first, again = Line(), Line()
+    expected = fit(first, config(), work=tmp_path)
+    assert (tmp_path / "checkpoint.pt").exists() is is_kept
+    assert fit(again, config(), work=tmp_path) == expected
+    assert len(again.seen) == (0 if is_kept else 12)
+    assert torch.equal(again.weight, first.weight)
+
+
+def test_a_stopped_training_is_not_run_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(checkpoints, "EVERY_S", 0.0)
+    first, again = Line(), Line()
+    looks = Looks((0.5, 1.0), (0.8, 0.9), (0.8, 0.95), (0.7, 0.1))
+    expected = fit(first, stopping(), work=tmp_path, validate=looks)
+    assert fit(again, stopping(), work=tmp_path, validate=Looks()) == expected
+    assert again.seen == []
+    assert torch.equal(again.weight, first.weight), "the parameters of the best look"
+
+
+def test_a_gradient_that_is_no_number_stops_too() -> None:
+    model = Line()
+
+    def loss(batch: list[int]) -> Tensor:
+        return model.loss(batch) + (model.bias * 0).sqrt().sum()  # 0, with an infinite slope
+
+    with pytest.raises(DivergedError, match="norm of the gradients became nan at step 1 of 12"):
+        fit(model, config(), loss=loss)
+
+
+# --- micro-batches ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize("size", [1, 2, 3, 100])
+def test_gradients_of_micro_batches_add_up_to_those_of_the_batch(size: int) -> None:
+    whole, split = Line(), Line()
+    expected = fit(whole, config())
+    found = fit(split, config(micro_batch_size=size))
+    assert found == pytest.approx(expected, abs=1e-6)
+    torch.testing.assert_close(split.weight, whole.weight, atol=1e-6, rtol=0)
+    assert max(len(batch) for batch in split.seen) == min(size, 4)
+    assert [item for batch in split.seen for item in batch] == [item for batch in whole.seen for item in batch]
+
+
+# --- early stopping -----------------------------------------------------------------------------------------------
+
+
+class Looks:
+    """A dev set whose accuracy and loss at each look are given beforehand."""
+
+    def __init__(self, *results: tuple[float, float], skip: int = 0) -> None:
+        self.left = list(results)[skip:]
+
+    def __call__(self) -> tuple[float, float]:
+        return self.left.pop(0)
+
+
+def stopping(**settings: object) -> TrainingConfig:
+    return config(steps=20, early_stopping={"every": 2, "patience": 2}, **settings)
+
+
+def test_training_stops_when_the_dev_set_gets_no_better() -> None:
+    curves = Kept()
+    model, unbroken = Line(), Line()
+    looks = Looks((0.5, 1.0), (0.8, 0.9), (0.8, 0.95), (0.7, 0.1))
+    losses = fit(model, stopping(), validate=looks, recorder=curves)
+    assert len(losses) == 8, "two looks without a better one"
+    assert curves.points["dev/accuracy"] == [(2, 0.5), (4, 0.8), (6, 0.8), (8, 0.7)]
+    assert curves.points["dev/best_step"] == [(0, 4)]
+
+    def until_the_fourth(batch: list[int]) -> Tensor:
+        if len(unbroken.seen) == 4:
+            raise KeyboardInterrupt
+        return unbroken.loss(batch)
+
+    with pytest.raises(KeyboardInterrupt):
+        fit(unbroken, config(steps=20), loss=until_the_fourth)
+    assert torch.equal(model.weight, unbroken.weight), "the parameters of the best look are kept"
+
+
+def test_the_loss_decides_between_looks_of_the_same_accuracy() -> None:
+    curves = Kept()
+    looks = Looks((1.0, 0.9), (1.0, 0.5), (1.0, 0.7), (1.0, 0.4), (1.0, 0.6), (1.0, 0.6))
+    fit(Line(), stopping(), validate=looks, recorder=curves)
+    assert curves.points["dev/best_step"] == [(0, 8)]
+
+
+def test_the_last_step_is_looked_at_whatever_its_number() -> None:
+    curves = Kept()
+    settings = config(steps=3, early_stopping={"every": 2, "patience": 2})
+    fit(Line(), settings, validate=Looks((0.5, 1.0), (0.6, 1.0)), recorder=curves)
+    assert curves.points["dev/accuracy"] == [(2, 0.5), (3, 0.6)]
+
+
+@pytest.mark.parametrize("cut_at", [3, 5, 7])
+def test_early_stopping_survives_a_cut(cut_at: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(checkpoints, "EVERY_S", 0.0)
+    results = [(0.5, 1.0), (0.8, 0.9), (0.8, 0.95), (0.7, 0.1)]
+    unbroken, broken, resumed = Line(0.3), Line(0.3), Line(0.3)
+    expected = fit(unbroken, stopping(), validate=Looks(*results))
+
+    def failing(batch: list[int]) -> Tensor:
+        if len(broken.seen) == cut_at:
+            raise KeyboardInterrupt
+        return broken.loss(batch)
+
+    with pytest.raises(KeyboardInterrupt):
+        fit(broken, stopping(), work=tmp_path, loss=failing, validate=Looks(*results))
+    found = fit(resumed, stopping(), work=tmp_path, validate=Looks(*results, skip=cut_at // 2))
+    assert found == expected
+    assert torch.equal(resumed.weight, unbroken.weight)
+
+
+def test_early_stopping_without_a_dev_set_is_refused() -> None:
+    with pytest.raises(InputError, match="needs a development set") as caught:
+        fit(Line(), stopping())
+    assert "data.dev_shots" in caught.value.remedy

@@ -1,0 +1,228 @@
+"""The few-shot sets: sizes, disjoint texts, seeds, and what is wrong with files."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from stages.common.data.config import Source
+from stages.common.data.split_files import load_examples
+from stages.common.engine import InProcessEngine
+from stages.common.errors import DataError
+from stages.common.protocols import NullRecorder
+from stages.splits.config import DataConfig, SplitsConfig
+from stages.splits.stage import Inputs, Result, run
+from tests.support.small_models import write_lines
+
+LABELS = ("rotten", "fresh")
+
+
+@pytest.fixture
+def pool(tmp_path: Path) -> Path:
+    """60 reviews, labels in turn; every third text comes a second time in other case and spacing."""
+    rows: list[dict[str, object]] = []
+    for number in range(60):
+        row = {"text": f"Review number {number} of the film", "category": LABELS[number % 2]}
+        rows.append(row)
+        if number % 3 == 0:
+            rows.append({**row, "text": f"  review NUMBER {number}\tof the  film "})
+    return write_lines(tmp_path / "pool.jsonl", rows)
+
+
+def source(path: Path, **settings: Any) -> Source:
+    return Source(asset=str(path), **({"label": "category"} | settings))
+
+
+def config(data: DataConfig, seed: int = 0, fields: tuple[str, ...] = ("text",)) -> SplitsConfig:
+    return SplitsConfig(data=data, labels=LABELS, fields=fields, seed=seed)
+
+
+def draw(config: SplitsConfig, out: Path) -> tuple[Result, dict[str, str]]:
+    """The result, and the bytes of every file."""
+    out.mkdir()
+    result = run(config, Inputs(), out, NullRecorder(), InProcessEngine())
+    return result, {path.stem: path.read_text() for path in out.iterdir()}
+
+
+def key(text: str) -> str:
+    return "".join(text.split()).lower()
+
+
+def sizes(path: Path, **settings: Any) -> DataConfig:
+    small = {"pool": source(path), "shots": 4, "dev_shots": 2, "unlabeled_size": 20, "test_size": 15}
+    return DataConfig(**(small | settings))
+
+
+def test_sets_have_the_sizes_asked_for_and_no_text_in_common(pool: Path, tmp_path: Path) -> None:
+    result, _ = draw(config(sizes(pool)), tmp_path / "out")
+    sets = {name: load_examples(tmp_path / "out" / f"{name}.jsonl") for name in ("train", "dev", "unlabeled", "test")}
+    assert {name: len(items) for name, items in sets.items()} == {"train": 8, "dev": 4, "unlabeled": 20, "test": 15}
+    assert (result.num_train, result.num_dev, result.num_unlabeled, result.num_test) == (8, 4, 20, 15)
+    assert result.label_counts["train"] == {"fresh": 4, "rotten": 4}
+    assert result.label_counts["dev"] == {"fresh": 2, "rotten": 2}
+    assert sum(result.label_counts["test"].values()) == 15
+    texts = [key(item.fields["text"]) for items in sets.values() for item in items]
+    assert len(texts) == len(set(texts)) == 47
+    uids = [item.uid for items in sets.values() for item in items]
+    assert len(set(uids)) == 47
+
+
+def test_drawn_labels_are_those_of_the_pool(pool: Path, tmp_path: Path) -> None:
+    draw(config(sizes(pool)), tmp_path / "out")
+    gold = {key(row["text"]): row["category"] for row in map(json.loads, pool.read_text().splitlines())}
+    for name in ("train", "dev", "test", "unlabeled_gold"):
+        for item in load_examples(tmp_path / "out" / f"{name}.jsonl"):
+            assert item.label == gold[key(item.fields["text"])]
+
+
+def test_the_same_seed_gives_the_same_files_and_another_seed_others(pool: Path, tmp_path: Path) -> None:
+    _, first = draw(config(sizes(pool), seed=3), tmp_path / "first")
+    _, again = draw(config(sizes(pool), seed=3), tmp_path / "again")
+    _, other = draw(config(sizes(pool), seed=4), tmp_path / "other")
+    assert first == again
+    assert all(first[name] != other[name] for name in ("train", "dev", "unlabeled", "test"))
+
+
+def test_labels_of_the_unlabelled_pile_are_hidden(pool: Path, tmp_path: Path) -> None:
+    _, files = draw(config(sizes(pool)), tmp_path / "out")
+    rows = [json.loads(line) for line in files["unlabeled"].splitlines()]
+    assert all(row["label"] is None for row in rows)
+    assert not any(label in files["unlabeled"] for label in LABELS)
+    gold = [json.loads(line) for line in files["unlabeled_gold"].splitlines()]
+    assert [row["uid"] for row in gold] == [row["uid"] for row in rows]
+    assert all(row["label"] in LABELS for row in gold)
+
+
+def test_texts_of_given_files_are_not_drawn_from_the_pool(pool: Path, tmp_path: Path) -> None:
+    taken = [{"text": f"REVIEW number {number} of the film", "category": LABELS[number % 2]} for number in range(30)]
+    test = write_lines(tmp_path / "test.jsonl", taken)
+    pile = write_lines(tmp_path / "pile.jsonl", [{"text": f"Review  number {n} of the film"} for n in range(30, 40)])
+    data = DataConfig(pool=source(pool), test=source(test), unlabeled=source(pile, label=None), shots=10)
+    result, files = draw(config(data), tmp_path / "out")
+    assert (result.num_test, result.num_unlabeled, result.num_train) == (30, 10, 20)
+    assert "unlabeled_gold" not in files
+    drawn = {key(item.fields["text"]) for item in load_examples(tmp_path / "out" / "train.jsonl")}
+    assert drawn == {f"reviewnumber{number}ofthefilm" for number in range(40, 60)}
+
+
+def test_fields_that_no_pattern_takes_do_not_make_texts_different(pool: Path, tmp_path: Path) -> None:
+    """The same review under another title is the same text."""
+    rows = [json.loads(line) for line in pool.read_text().splitlines()]
+    titled = write_lines(tmp_path / "titled.jsonl", [{**row, "title": f"t{n}"} for n, row in enumerate(rows)])
+    data = sizes(titled, test=source(pool, limit=20))
+    data = data.model_copy(update={"pool": source(titled, fields={"title": "title", "text": "text"})})
+    draw(config(data), tmp_path / "out")
+    sets = [load_examples(tmp_path / "out" / f"{name}.jsonl") for name in ("train", "dev", "unlabeled", "test")]
+    drawn = [key(item.fields["text"]) for items in sets[:3] for item in items]
+    assert len(drawn) == len(set(drawn))
+    assert not set(drawn) & {key(item.fields["text"]) for item in sets[3]}
+
+
+def test_files_alone_are_taken_whole(tmp_path: Path) -> None:
+    rows = [{"text": f"text {number}", "category": LABELS[number % 2]} for number in range(9)]
+    train, test = write_lines(tmp_path / "a.jsonl", rows[:4]), write_lines(tmp_path / "b.jsonl", rows[4:])
+    data = DataConfig(train=source(train), test=source(test), unlabeled_size=0)
+    draw(config(data), tmp_path / "out")
+    assert [item.fields["text"] for item in load_examples(tmp_path / "out" / "train.jsonl")] == [
+        "text 0", "text 1", "text 2", "text 3"
+    ]  # fmt: skip
+
+
+# --- what is wrong ------------------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("settings", "problem", "field"),
+    [
+        ({"shots": 31}, "31 examples a class were asked for, but the pool has", "data.shots"),
+        ({"dev_shots": 30}, "30 examples a class were asked for", "data.dev_shots"),
+        ({"unlabeled_size": 100}, "100 unlabeled examples were asked for", "data.unlabeled_size"),
+        ({"test_size": 61}, "61 test examples were asked for, but the pool has 60 distinct", "data.test_size"),
+    ],
+)
+def test_too_few_examples(settings: dict[str, int], problem: str, field: str, pool: Path, tmp_path: Path) -> None:
+    with pytest.raises(DataError) as caught:
+        draw(config(sizes(pool, **settings)), tmp_path / "out")
+    assert problem in caught.value.problem
+    assert caught.value.key == field
+    assert f"Lower {field}" in caught.value.remedy
+
+
+@pytest.mark.parametrize(
+    ("line", "problem", "remedy"),
+    [
+        ({"review": "x", "category": "fresh"}, "there is no column 'text'", "review, category"),
+        ({"text": "x", "kind": "fresh"}, "there is no column 'category'", "text, kind"),
+        ({"text": "x", "category": "stale"}, "label 'stale' is not in labels ['rotten', 'fresh']", "label_names"),
+        ({"text": "x", "category": None}, "label 'None' is not in labels", "keep"),
+        ({"text": " \t", "category": "fresh"}, "the field 'text' is empty", "drop_empty"),
+        ({"text": None, "category": "fresh"}, "the field 'text' is empty", "drop_empty"),
+        ({"text": 7, "category": "fresh"}, "'text' is int, not text", "quotes"),
+    ],
+)
+@pytest.mark.parametrize("name", ["pool", "train", "test"])
+def test_a_wrong_row_is_named_with_file_and_line(
+    name: str, line: dict[str, object], problem: str, remedy: str, pool: Path, tmp_path: Path
+) -> None:
+    rows = [json.loads(text) for text in pool.read_text().splitlines()]
+    broken = write_lines(tmp_path / "broken.jsonl", [*rows[:5], line])
+    data = sizes(pool, **{name: source(broken)})
+    with pytest.raises(DataError) as caught:
+        draw(config(data), tmp_path / "out")
+    assert caught.value.problem.startswith("broken.jsonl, line 6: ")
+    assert problem in caught.value.problem
+    assert remedy in caught.value.remedy
+    assert caught.value.key == f"data.{name}"
+
+
+def test_empty_texts_can_be_dropped(tmp_path: Path) -> None:
+    rows: list[dict[str, object]] = [{"text": f"t {n}" if n % 5 else "", "category": LABELS[n % 2]} for n in range(40)]
+    pool = write_lines(tmp_path / "pool.jsonl", rows)
+    data = DataConfig(pool=source(pool, drop_empty=True), shots=4, unlabeled_size=20, test_size=4)
+    result, files = draw(config(data), tmp_path / "out")
+    assert result.num_train + result.num_unlabeled + result.num_test == 32
+    assert '""' not in "".join(files.values())
+
+
+def test_a_field_of_the_patterns_that_the_data_lacks(pool: Path, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=r"the field 'title', which data\.pool\.fields does not have") as caught:
+        draw(config(sizes(pool), fields=("text", "title")), tmp_path / "out")
+    assert caught.value.key == "data.pool.fields"
+    assert "title: COLUMN" in caught.value.remedy
+
+
+def test_a_label_without_any_training_example(tmp_path: Path) -> None:
+    rows: list[dict[str, object]] = [{"text": f"text {n}", "category": "fresh"} for n in range(9)]
+    train, test = write_lines(tmp_path / "a.jsonl", rows[:4]), write_lines(tmp_path / "b.jsonl", rows[4:])
+    data = DataConfig(train=source(train), test=source(test), unlabeled_size=0)
+    with pytest.raises(DataError, match="no example of the label 'rotten'"):
+        draw(config(data), tmp_path / "out")
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"shots": 4}, "neither train nor pool"),
+        ({"train": Source(asset="a.jsonl", label="category")}, "neither test nor pool"),
+        ({"pool": Source(asset="a.jsonl")}, r"pool\.label is not given"),
+    ],
+)
+def test_sets_without_a_source_are_refused(settings: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        DataConfig(**settings)
+
+
+def test_test_texts_that_the_training_file_holds_are_counted(tmp_path: Path) -> None:
+    for name, texts in (("train", ["Fine film", "dull"]), ("test", ["fine  FILM", "new", "other"])):
+        rows = [{"text": text, "label": label} for text, label in zip(texts, "abb", strict=False)]
+        (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    data = DataConfig.model_validate(
+        {name: {"asset": str(tmp_path / f"{name}.jsonl"), "label": "label"} for name in ("train", "test")}
+        | {"unlabeled_size": 0}
+    )
+    config = SplitsConfig(data=data, labels=("a", "b"), fields=("text",), seed=0)
+    (tmp_path / "out").mkdir()
+    assert run(config, Inputs(), tmp_path / "out", NullRecorder(), InProcessEngine()).num_test_seen == 1

@@ -1,0 +1,1 @@
+"""Helpers of the tests: small models, steps for Ray, servers, services."""

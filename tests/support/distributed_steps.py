@@ -1,0 +1,94 @@
+"""Prompt tuning on many workers, one of which may be told to die: for the tests of shared steps."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import time
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+from pydantic import Field
+
+from stages.prompt_tuning import stage as prompt_tuning
+from stages.prompt_tuning.config import PromptTuningConfig
+
+
+class Config(PromptTuningConfig, frozen=True):
+    """`fault`: a file; while it is there, worker `dies` kills itself behind the step `at`, once; or `hangs` instead."""
+
+    fault: str = Field("", json_schema_extra={"identity": False})
+    dies: int = Field(1, json_schema_extra={"identity": False})
+    at: int = Field(3, json_schema_extra={"identity": False})
+    hangs: bool = Field(False, json_schema_extra={"identity": False})
+
+
+@dataclass(slots=True)
+class Watched:
+    """The engine itself, with an eye on what goes through it."""
+
+    engine: Any
+    config: Config
+    model: Any = None
+    num_steps: int = 0
+    num_moments: int = 0
+    """First moments that this worker keeps after its last step."""
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.engine, name)
+
+    def frozen(self, make: Any, *, half: bool, largest: Any) -> Any:
+        self.model = self.engine.frozen(make, half=half, largest=largest)
+        return self.model
+
+    def step(self, optimizer: Any) -> None:
+        self.engine.step(optimizer)
+        self.num_steps += 1
+        self.num_moments = sum(item["exp_avg"].numel() for item in optimizer.state.values())
+        fault = Path(self.config.fault or "/nowhere")
+        if self.num_steps == self.config.at and fault.exists():
+            self.engine.total(torch.zeros(1))  # everybody is here
+            if self.engine.rank == self.config.dies:
+                fault.unlink()
+                while self.config.hangs:
+                    time.sleep(1)
+                os.kill(os.getpid(), signal.SIGKILL)
+
+
+def local_numbers(model: Any) -> tuple[int, int]:
+    """How many numbers of its weights this worker keeps, and how many there are."""
+    weights = list(model.parameters())
+    kept = sum(item.ds_tensor.numel() if hasattr(item, "ds_tensor") else item.numel() for item in weights)
+    return kept, sum(getattr(item, "ds_numel", item.numel()) for item in weights)
+
+
+def bytes_on_disk(model: Any) -> int:
+    """Of its weights that this worker keeps in files."""
+    swappers = {id(item): item for weight in model.parameters() if (item := getattr(weight, "nvme_swapper", None))}
+    return sum(Path(path).stat().st_size for item in swappers.values() for path in item.id_to_path.values())
+
+
+def run(config: Config, inputs: prompt_tuning.Inputs, out: Path, recorder: Any, engine: Any) -> prompt_tuning.Result:
+    """The stage, and beside its files how many numbers of the frozen model each worker kept, how many bytes of it lay
+    on a disk, and how many steps it ran.
+    """
+    if config.fault:
+        os.environ["CLOZELINE_CHECKPOINT_EVERY_S"] = "0"
+    watched = Watched(engine, config)
+    result = prompt_tuning.run(config, inputs, out, recorder, watched)
+    # in one process the model may be there already, from the step before
+    kept, whole = local_numbers(watched.model) if watched.model is not None else (0, 0)
+    on_disk = bytes_on_disk(watched.model) if watched.model is not None else 0
+    counts = torch.zeros(3, engine.world_size, dtype=torch.float64)
+    counts[:, engine.rank] = torch.tensor([kept, watched.num_moments, on_disk])
+    names = ("kept", "moments", "on_disk")
+    about = {
+        "whole": whole,
+        "num_steps": watched.num_steps,
+        **dict(zip(names, engine.total(counts).tolist(), strict=True)),
+    }
+    (out / "about.json").write_text(json.dumps(about))
+    return result

@@ -1,0 +1,74 @@
+"""What the tests of `clozeline init` share: files of labelled texts, a small model, and the command in this process."""
+
+from __future__ import annotations
+
+import csv
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import torch
+from transformers import BertConfig, BertForMaskedLM
+from typer.testing import CliRunner, Result
+
+from pipelines.cli.app import app
+from pipelines.dag import fewshot
+from pipelines.schema.config import PipelineConfig
+from stages.common.errors import InputError
+from stages.splits.config import SplitsConfig
+from stages.splits.stage import Split, sample_splits
+from tests.support.small_models import bert_tokenizer
+
+TOPICS = {"billing": "the invoice", "bug": "the crash", "shipping": "the parcel"}
+WORDS = "billing bug shipping invoice crash parcel case the of is about topic category text sentiment opinion tone"
+
+
+def save_small_backbone(folder: Path) -> None:
+    """A masked model with some words of its own and letters for all others."""
+    tokenizer = bert_tokenizer(WORDS.split())
+    tokenizer.save_pretrained(folder)
+    torch.manual_seed(3)
+    small = {"vocab_size": len(tokenizer), "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
+    model = BertForMaskedLM(BertConfig(**small, intermediate_size=64, max_position_embeddings=96))
+    with torch.no_grad():
+        for name, weight in model.named_parameters():
+            if weight.ndim > 1:
+                weight.normal_(0, 0.5 if "embed" in name else 0.25)  # so that logits differ from text to text
+    model.save_pretrained(folder)
+
+
+def write_csv(path: str, header: Sequence[str], rows: Sequence[Sequence[Any]]) -> str:
+    with Path(path).open("w", encoding="utf-8", newline="") as file:
+        csv.writer(file).writerows([header, *rows])
+    return path
+
+
+def tickets(path: str = "tickets.csv", num: int = 60) -> str:
+    """Texts of three topics in turn, with a number that nobody should take for a label."""
+    names = list(TOPICS)
+    rows = [(i, f"{TOPICS[names[i % 3]]} of case {i}", names[i % 3]) for i in range(num)]
+    return write_csv(path, ("id", "message", "team"), rows)
+
+
+def write_jsonl(path: str, rows: Sequence[dict[str, Any]]) -> str:
+    Path(path).write_text("".join(json.dumps(row) + "\n" for row in rows), encoding="utf-8")
+    return path
+
+
+def init(*words: str, answers: str | None = None) -> Result:
+    return CliRunner().invoke(app, ["init", *words], input=answers)
+
+
+def drawn(config: PipelineConfig) -> Split:
+    """The sets as a run draws them."""
+    (step,) = [item for item in fewshot.build_steps(config) if item.run == "stages.splits.stage:run"]
+    assert isinstance(step.config, SplitsConfig)
+    return sample_splits(step.config)
+
+
+def refused(*words: str, answers: str | None = None) -> str:
+    done = init(*words, answers=answers)
+    assert isinstance(done.exception, InputError), done.output
+    assert not list(Path().glob("*.yaml")) and not list(Path().glob(".*.part"))
+    return str(done.exception)

@@ -1,0 +1,93 @@
+"""A Llama of 68 million weights, and a prompt tuned over it: the memory of its workers, planned and measured."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from transformers import LlamaConfig, LlamaForCausalLM
+
+from cluster.parallel.memory import MemoryEstimate, estimate_memory
+from cluster.run.result import RunOptions
+from cluster.run.scheduler import execute
+from cluster.steps.step import Resources, Step, Strategy, function_name
+from cluster.store.location import open_store
+from pipelines.preflight.memory import workload_of
+from pipelines.preflight.model_shapes import shape_of
+from stages.common.data.config import Source
+from stages.common.prompts.config import PromptConfig
+from stages.common.training.config import TrainingConfig
+from stages.splits.config import DataConfig, SplitsConfig
+from tests.support import memory_steps
+from tests.support.small_models import backbone_config, film_examples, film_task, llama_tokenizer, write_lines
+
+NUM_LAYERS, WIDTH, INNER_TIMES, NUM_HEADS = 16, 512, 4, 8
+MAX_LENGTH, BATCH, NUM_STEPS = 64, 8, 4
+
+
+@dataclass(frozen=True, slots=True)
+class Measured:
+    """Bytes of each worker, by rank; `kept` and `whole` in numbers of weights. `need`: what was planned for each."""
+
+    peaks: tuple[int, ...]
+    before: tuple[int, ...]
+    kept: tuple[int, ...]
+    whole: int
+    seconds: float
+    need: MemoryEstimate
+
+
+def write_case(root: Path, num_layers: int = NUM_LAYERS, width: int = WIDTH) -> None:
+    """Model, texts that fill its window, and nothing else, into a folder."""
+    tokenizer = llama_tokenizer()
+    torch.manual_seed(7)
+    config = LlamaConfig(
+        vocab_size=len(tokenizer), hidden_size=width, num_hidden_layers=num_layers, num_attention_heads=NUM_HEADS,
+        num_key_value_heads=NUM_HEADS, intermediate_size=INNER_TIMES * width, max_position_embeddings=2 * MAX_LENGTH,
+        pad_token_id=tokenizer.pad_token_id, bos_token_id=0, eos_token_id=1,
+    )  # fmt: skip
+    LlamaForCausalLM(config).save_pretrained(root / "llama")
+    tokenizer.save_pretrained(root / "llama")
+    for name, texts in (("train", film_examples(2 * BATCH)), ("test", film_examples(BATCH, start=200))):
+        rows = [{"text": " ".join([item.fields["text"]] * 8), "label": item.label} for item in texts]
+        write_lines(root / f"{name}.jsonl", rows)
+
+
+def measure(root: Path, strategy: Strategy, workers: int) -> Measured:
+    """Runs the step for real, in a store of its own. Needs `write_case`, and a session of Ray."""
+    task = film_task("llama")
+    sources = {
+        name: Source(asset=str(root / f"{name}.jsonl"), fields={"text": "text"}, label="label")
+        for name in ("train", "test")
+    }
+    data = SplitsConfig(data=DataConfig(**sources, unlabeled_size=0), labels=task.labels, fields=("text",), seed=1)
+    config = memory_steps.Config(
+        task=task.only("review"),
+        pattern="review",
+        backbone=backbone_config(root / "llama", MAX_LENGTH),
+        prompt=PromptConfig(num_vectors=4),
+        loop=TrainingConfig(learning_rate=0.01, batch_size=BATCH, steps=NUM_STEPS),
+        seed=3,
+    )
+    reads = Step(name="data/films", run="stages.splits.stage:run", config=data, resources=Resources(cpus=0.5))
+    resources = Resources(cpus=0.5, workers=workers, strategy=strategy, max_attempts=1)
+    step = Step(
+        name="prompt", run=function_name(memory_steps.run), config=config, inputs={"data": reads}, resources=resources
+    )
+    store = open_store(root / f"{strategy}-{workers}")
+    outcome = execute([step], store, RunOptions(poll_s=0.05, backoff_s=0.1))
+    assert outcome.ok, outcome.errors
+    folder = store.files("prompt", outcome.steps["prompt"].fingerprint)
+    about = json.loads((folder / "memory.json").read_text())
+    rows = about["workers"]
+    shape = shape_of(root / "llama")
+    return Measured(
+        peaks=tuple(row["peak"] for row in rows),
+        before=tuple(row["before"] for row in rows),
+        kept=tuple(row["kept"] for row in rows),
+        whole=about["whole"],
+        seconds=about["seconds"],
+        need=estimate_memory(shape, workload_of(step, shape), strategy, workers, on_gpu=False).machine,
+    )

@@ -1,0 +1,48 @@
+"""A real S3 server for the tests that need one, and a proxy before it that can be told to fail."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from cluster.store import object_store
+from tests.support.s3_helpers import BUCKET, Proxy
+
+
+@pytest.fixture(scope="session")
+def s3_port() -> Iterator[int]:
+    """A moto server on this machine."""
+    from moto.server import ThreadedMotoServer
+
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    yield server.get_host_and_port()[1]
+    server.stop()
+
+
+@pytest.fixture
+def proxy(s3_port: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Proxy]:
+    """An empty bucket behind a proxy, to which the environment points; short pauses between attempts."""
+    import boto3
+
+    between = Proxy(s3_port)
+    for name, value in {
+        "AWS_ENDPOINT_URL": between.url,
+        "AWS_ACCESS_KEY_ID": "test",
+        "AWS_SECRET_ACCESS_KEY": "test",
+        "AWS_DEFAULT_REGION": "us-east-1",
+        "CLOZELINE_CACHE": str(tmp_path / "cache"),
+    }.items():
+        monkeypatch.setenv(name, value)
+    monkeypatch.setattr(object_store, "PAUSE_S", 0.01)
+    monkeypatch.setattr(object_store, "SETTLE_S", 0.1)
+    bucket = boto3.resource("s3", endpoint_url=f"http://127.0.0.1:{s3_port}").Bucket(BUCKET)
+    bucket.create()
+    yield between
+    between.close()
+    bucket.objects.all().delete()
+    bucket.delete()

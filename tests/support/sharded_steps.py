@@ -1,0 +1,51 @@
+"""The stage that labels shards, whose process may be told to die behind the first of them."""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from pydantic import Field
+
+from stages.soft_labels.sharded import stage as shard_labels
+from stages.soft_labels.sharded.config import ShardedLabelsConfig
+
+
+class Config(ShardedLabelsConfig, frozen=True):
+    """`fault`: a file; while it is there, the process kills itself when `at` texts are labelled, once."""
+
+    fault: str = Field("", json_schema_extra={"identity": False})
+    at: int = Field(0, json_schema_extra={"identity": False})
+
+
+@dataclass(slots=True)
+class Watched:
+    """The recorder itself, with an eye on the progress; says in `<fault>.json` which shards were done."""
+
+    recorder: Any
+    config: Any
+    work: Path
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.recorder, name)
+
+    def progress(self, done: int, total: int, **info: Any) -> None:
+        self.recorder.progress(done, total, **info)
+        fault = Path(self.config.fault)
+        if done >= self.config.at and fault.is_file():
+            fault.unlink()
+            fault.with_suffix(".json").write_text(json.dumps(files_of(self.work / "shards")))
+            os.kill(os.getpid(), signal.SIGKILL)
+
+
+def files_of(folder: Path) -> dict[str, list[int]]:
+    """Name of each labelled shard -> its time of change and its inode."""
+    return {path.name: [path.stat().st_mtime_ns, path.stat().st_ino] for path in folder.glob("*.parquet")}
+
+
+def run(config: Config, inputs: shard_labels.Inputs, out: Path, recorder: Any, engine: Any) -> shard_labels.Result:
+    return shard_labels.run(config, inputs, out, Watched(recorder, config, engine.work), engine)

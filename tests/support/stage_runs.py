@@ -1,0 +1,73 @@
+"""Runs a stage as the engine does, and reads what it left behind."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+
+from stages.common.data.step_outputs import read_logits
+from stages.common.engine import InProcessEngine
+from stages.common.protocols import NullRecorder
+
+LABELS = ("rotten", "fresh")
+SILENT = NullRecorder()
+
+
+@dataclass
+class Kept(NullRecorder):
+    """Keeps the curves, the pictures and the tables."""
+
+    points: dict[str, list[tuple[int, float]]] = field(default_factory=dict)
+    tables: dict[str, Sequence[Mapping[str, Any]]] = field(default_factory=dict)
+    figures: dict[str, Figure] = field(default_factory=dict)
+
+    def metric(self, name: str, value: float, step: int = 0) -> None:
+        self.points.setdefault(name, []).append((step, value))
+
+    @property
+    def metrics(self) -> dict[str, float]:
+        """The last value of every curve."""
+        return {name: points[-1][1] for name, points in self.points.items()}
+
+    def figure(self, name: str, figure: Figure) -> None:
+        self.figures[name] = figure
+
+    def table(self, name: str, rows: Sequence[Mapping[str, Any]]) -> None:
+        self.tables[name] = rows
+
+
+def run(stage: Any, config: Any, inputs: Any, out: Path, recorder: Any = SILENT) -> Any:
+    """Runs a stage into an empty folder, with its result beside its files."""
+    out.mkdir(parents=True)
+    torch.manual_seed(len(str(out)))  # a stage must not depend on what was drawn before
+    result = stage.run(config, inputs, out, recorder, InProcessEngine())
+    (out / "result.json").write_text(json.dumps(asdict(result)))
+    return result
+
+
+def logits_of(folder: Path, name: str = "test_logits") -> np.ndarray:
+    """[n, 2] logits that a stage wrote."""
+    return read_logits(folder / f"{name}.jsonl", LABELS)
+
+
+def written(folder: Path) -> dict[str, bytes]:
+    """Name -> content of weights, logits and result."""
+    files = (path for path in folder.rglob("*") if path.suffix in (".safetensors", ".jsonl"))
+    found = {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}
+    return found | {"result": (folder / "result.json").read_bytes()}
+
+
+def assert_a_seed_decides(once: Callable[[int, str], dict[str, bytes]]) -> None:
+    """Runs with one seed twice and with another: the same files, and other weights. `once`: seed and a name."""
+    first, again, other = once(5, "first"), once(5, "again-after-other-draws"), once(6, "other")
+    assert first == again
+    weights = [name for name in first if name.endswith(".safetensors")]
+    assert weights
+    assert all(first[name] != other[name] for name in weights)
