@@ -11,6 +11,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Any
 
+from pydantic import Field
+
 from cluster.steps.step import Resources, Step, Upstream
 from pipelines.schema.config import PipelineConfig
 from pipelines.schema.sections.ensemble import CurveMethod, LearningCurveSection, PetMember, PetSection
@@ -35,7 +37,7 @@ def learning_curve_steps(config: PipelineConfig, data: Step, way: StepsOfMethods
     if section is None:
         return []
     measured: list[tuple[str, Step]] = []
-    found: dict[str, Step] = {}
+    found: dict[str, Step] = Field({})
     for shots in section.shots:
         for seed in section.seeds:
             prefix = f"learning_curve/{shots}/{seed}"
@@ -88,7 +90,7 @@ def _with_prefix(step: Step, subset: Step, prefix: str, found: dict[str, Step]) 
     name = f"{prefix}/{step.name}"
     if name in found:
         return found[name]
-    inputs: dict[str, Upstream] = {}
+    inputs: dict[str, Upstream] = Field({})
     for role, item in step.inputs.items():
         if isinstance(item, tuple):
             inputs[role] = tuple(_with_prefix(one, subset, prefix, found) for one in item)

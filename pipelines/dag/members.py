@@ -14,6 +14,8 @@ import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
+from pydantic import Field
+
 from cluster.steps.step import Step
 from pipelines.dag.prompts import TOGETHER, batched_step
 from pipelines.schema.config import PipelineConfig
@@ -255,7 +257,7 @@ def _probe(config: PipelineConfig, name: str, section: ProbeMember, data: Step) 
 
 def labeled_shards_step(config: PipelineConfig, section: ShardsSection, voting: tuple[Step, ...]) -> Step:
     """The step `shards`, which reads the files of all members, and the shards."""
-    words: dict[str, Step] = {}
+    words: dict[str, Step] = Field({})
     for step in voting:
         found = step.inputs.get("words")
         if isinstance(found, Step):

@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
-from pydantic import BaseModel, Field
+from pydantic import Field
+
+from stages.common.config import Config
 
 
-class ReportConfig(BaseModel, frozen=True, extra="forbid"):
+class ReportConfig(Config):
     """Whose results are compared."""
 
-    recipe: str = Field(description="Name of the recipe.")
-    task: str = Field(description="Name of the recipe's own task.")
-    steps: tuple[str, ...] = Field(description="Names of the measured steps, in the order of the inputs.")
-    starts: dict[str, str] = Field({}, description="Method of prompts -> what its prompts start from.")
-    seed: int = Field(0, description="Seed of the bootstrap that compares methods.")
+    recipe: str
+    """Name of the recipe."""
+    task: str
+    """Name of the recipe's own task."""
+    steps: tuple[str, ...]
+    """Names of the measured steps, in the order of the inputs."""
+    starts: dict[str, str] = Field({})
+    """Method of prompts -> what its prompts start from."""
+    seed: int = 0
+    """Seed of the bootstrap that compares methods."""

@@ -22,7 +22,7 @@ from pipelines.schema.sections.ensemble import (
 )
 from pipelines.schema.sections.prompts import PptSection, PromptsSection, PromptTaskConfig, token_level_tasks
 from pipelines.schema.sections.resources import ResourcesSection, apply_default_resources
-from stages.common.config import Name
+from stages.common.config import Config, Name
 from stages.common.models.backbones.config import BackboneConfig
 from stages.common.models.encoders.config import EncoderConfig, StudentConfig
 from stages.common.patterns.config import Task
@@ -33,34 +33,53 @@ from stages.splits.config import DataConfig
 class ScoreRecipe(BaseModel, frozen=True, extra="ignore"):
     """What `score` reads of a recipe: the task, and the backbone's section if there is one."""
 
-    task: Task = Field(description="Labels, patterns and label words.")
-    backbone: dict[str, object] = Field({}, description="The backbone's section.")
+    task: Task
+    """Labels, patterns and label words."""
+    backbone: dict[str, object] = Field({})
+    """The backbone's section."""
 
 
-class PipelineConfig(BaseModel, frozen=True, extra="forbid"):
+class PipelineConfig(Config):
     """A recipe: one complete pipeline."""
 
-    name: Name = Field(description="Name of the recipe, and of its report.")
-    seed: int = Field(0, description="Every random choice follows from it.")
-    task: Task = Field(description="The task: labels, patterns, label words.")
-    data: DataConfig = Field(description="Where the texts come from.")
-    backbone: BackboneConfig = Field(description="The pretrained language model.")
-    student: StudentConfig = Field(description="The encoder of the final classifier.")
-    zero_shot: bool = Field(True, description="Also measure every pattern without training.")
-    priming: PrimingSection | None = Field(
-        None, description="Also measure patterns with demonstrations; none: left out."
-    )
-    verbalizer_search: SearchSection | None = Field(None, description="Finds label words; none: the task has them.")
-    ppt: PptSection | None = Field(None, description="Prompt pretraining; none: left out.")
-    pet: PetSection = Field(description="Sub-models.")
-    members: dict[Name, Member] = Field({}, description="Further members of the ensemble.")
-    ensemble: EnsembleSection = Field(EnsembleSection(), description="The ensemble.")
-    shards: ShardsSection | None = Field(None, description="A pile too large for memory; none: left out.")
-    distill: DistillSection = Field(description="The student.")
-    baseline: BaselineSection | None = Field(None, description="The student on labels alone; none: left out.")
-    learning_curve: LearningCurveSection | None = Field(None, description="Accuracy against labels; none: left out.")
-    prompts: PromptsSection | None = Field(None, description="Prompt tuning; none: left out.")
-    resources: ResourcesSection = Field(ResourcesSection(), description="What steps with a language model get.")
+    name: Name
+    """Name of the recipe, and of its report."""
+    seed: int = 0
+    """Every random choice follows from it."""
+    task: Task
+    """The task: labels, patterns, label words."""
+    data: DataConfig
+    """Where the texts come from."""
+    backbone: BackboneConfig
+    """The pretrained language model."""
+    student: StudentConfig
+    """The encoder of the final classifier."""
+    zero_shot: bool = True
+    """Also measure every pattern without training."""
+    priming: PrimingSection | None = None
+    """Also measure patterns with demonstrations; none: left out."""
+    verbalizer_search: SearchSection | None = None
+    """Finds label words; none: the task has them."""
+    ppt: PptSection | None = None
+    """Prompt pretraining; none: left out."""
+    pet: PetSection
+    """Sub-models."""
+    members: dict[Name, Member] = Field({})
+    """Further members of the ensemble."""
+    ensemble: EnsembleSection = EnsembleSection()
+    """The ensemble."""
+    shards: ShardsSection | None = None
+    """A pile too large for memory; none: left out."""
+    distill: DistillSection
+    """The student."""
+    baseline: BaselineSection | None = None
+    """The student on labels alone; none: left out."""
+    learning_curve: LearningCurveSection | None = None
+    """Accuracy against labels; none: left out."""
+    prompts: PromptsSection | None = None
+    """Prompt tuning; none: left out."""
+    resources: ResourcesSection = ResourcesSection()
+    """What steps with a language model get."""
 
     @model_validator(mode="before")
     @classmethod

@@ -7,6 +7,7 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
+from pydantic import Field
 from pydantic.json_schema import GenerateJsonSchema
 
 from pipelines.schema.config import PipelineConfig
@@ -96,7 +97,7 @@ def _paragraphs(text: str) -> str:
 
 def _in_order(whole: Schema) -> dict[str, Schema]:
     """Every other model, in the order in which a reader of the tables meets them."""
-    found: dict[str, Schema] = {}
+    found: dict[str, Schema] = Field({})
     waiting = [whole]
     while waiting:
         for name in _refs(waiting.pop(0)):

@@ -1,4 +1,4 @@
-"""Types that config models share: names of steps and folders, and the labels of a task.
+"""The base of all config models, and types that they share: names of steps and folders, and the labels of a task.
 
 This module imports pydantic only, so that a recipe can be read and planned without loading a model library.
 """
@@ -7,7 +7,14 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from pydantic import AfterValidator, Field, StringConstraints
+from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
+
+
+class Config(BaseModel):
+    """Base of all config models: frozen, rejects unknown keys; the text under a field is its description."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
+
 
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_.-]*$")]
 """A name that also serves as a step's name and a folder: lower case, digits, `_`, `.`, `-`."""

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from pydantic import BaseModel, Field
+from stages.common.config import Config
 
 FIGURE_FILE = "learning_curve.png"
 
 
-class LearningCurveConfig(BaseModel, frozen=True, extra="forbid"):
+class LearningCurveConfig(Config):
     """What the inputs are."""
 
-    methods: tuple[str, ...] = Field(description="Method of each measured step.")
+    methods: tuple[str, ...]
+    """Method of each measured step."""

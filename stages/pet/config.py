@@ -6,8 +6,9 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Literal
 
-from pydantic import BaseModel, Field, model_validator
+from pydantic import Field, model_validator
 
+from stages.common.config import Config
 from stages.common.examples import Example
 from stages.common.models.backbones.config import BackboneConfig, LoraConfig, Tune
 from stages.common.models.cloze.config import LossKind, MlmConfig
@@ -16,38 +17,37 @@ from stages.common.prompts.config import PromptConfig
 from stages.common.training.config import TrainingConfig
 
 
-class SelectionConfig(BaseModel, frozen=True, extra="forbid"):
+class SelectionConfig(Config):
     """How texts are drawn and labelled for the next generation."""
 
-    scale: float = Field(5.0, gt=1, description="Growth of the training set from one generation to the next.")
-    weights: Literal["uniform", "accuracy"] = Field(
-        "uniform", description="Weights of the teachers: uniform, or accuracy before training."
-    )
-    examples_per_class: int = Field(
-        10, ge=1, description="Without labelled examples: texts a class in the first trained generation."
-    )
-    most_confident: int | None = Field(
-        None,
-        ge=1,
-        description="Without labelled examples: the first trained generation draws among so many texts that are "
-        "likeliest of a class, even if another one is likelier; none: among those whose likeliest class it is.",
-    )
+    scale: float = Field(5.0, gt=1)
+    """Growth of the training set from one generation to the next."""
+    weights: Literal["uniform", "accuracy"] = "uniform"
+    """Weights of the teachers: uniform, or accuracy before training."""
+    examples_per_class: int = Field(10, ge=1)
+    """Without labelled examples: texts a class in the first trained generation."""
+    most_confident: int | None = Field(None, ge=1)
+    """Without labelled examples: the first trained generation draws among so many texts that are likeliest of a class,
+    even if another one is likelier; none: among those whose likeliest class it is.
+    """
 
 
-class IpetConfig(SelectionConfig, frozen=True):
+class IpetConfig(SelectionConfig):
     """The generations after the first."""
 
-    generations: int = Field(2, ge=1, description="Generations after the first; the paper's three in all are 2 here.")
-    teacher_share: float = Field(
-        0.25, gt=0, le=1, description="Share of the other sub-models that label for one, at least one of them."
-    )
+    generations: int = Field(2, ge=1)
+    """Generations after the first; the paper's three in all are 2 here."""
+    teacher_share: float = Field(0.25, gt=0, le=1)
+    """Share of the other sub-models that label for one, at least one of them."""
 
 
-class GenerationConfig(SelectionConfig, frozen=True):
+class GenerationConfig(SelectionConfig):
     """One later generation, as a sub-model's step sees it: what comes after it is no part of its identity."""
 
-    generation: int = Field(ge=1, description="Number of the generation; the first one is 0.")
-    from_zero: bool = Field(description="Whether there are no labelled examples.")
+    generation: int = Field(ge=1)
+    """Number of the generation; the first one is 0."""
+    from_zero: bool
+    """Whether there are no labelled examples."""
 
     @classmethod
     def of(cls, ipet: IpetConfig, generation: int, has_labels: bool) -> GenerationConfig:
@@ -63,27 +63,37 @@ class GenerationConfig(SelectionConfig, frozen=True):
         return {label: round(counts[label] * self.scale**self.generation) - counts[label] for label in labels}
 
 
-class PetConfig(BaseModel, frozen=True, extra="forbid"):
+class PetConfig(Config):
     """One sub-model."""
 
-    task: Task = Field(description="Labels, patterns and label words.")
-    pattern: str = Field(description="Name of the pattern to train.")
-    backbone: BackboneConfig = Field(description="The language model.")
-    tune: Tune = Field(
-        description="What is trained: full (all weights), lora (adapters), prompt (a soft prompt), none (zero-shot)."
-    )
-    lora: LoraConfig = Field(LoraConfig(), description="Adapters, for tune: lora.")
-    prompt: PromptConfig = Field(PromptConfig(), description="Soft prompt, for tune: prompt.")
-    loop: TrainingConfig | None = Field(description="Length and rates of the training; none for tune: none.")
-    loss: LossKind = Field("auto", description="cross_entropy, hinge, or auto: hinge where a word has several tokens.")
-    mlm: MlmConfig | None = Field(None, description="The auxiliary loss on unlabelled text; masked models only.")
-    growth: GenerationConfig | None = Field(
-        None, description="A later generation of iPET; none: labelled examples alone."
-    )
-    shots: int = Field(0, ge=0, description="Demonstrations a class before each text, for tune: none.")
-    labels_pile: bool = Field(True, description="Also label the unlabelled pile, as members of the ensemble do.")
-    seed: int = Field(description="Seed of order, dropout, new weights and drawings.")
-    name: str = Field("", description="Name of its prompt among those that were trained together, if it was.")
+    task: Task
+    """Labels, patterns and label words."""
+    pattern: str
+    """Name of the pattern to train."""
+    backbone: BackboneConfig
+    """The language model."""
+    tune: Tune
+    """What is trained: full (all weights), lora (adapters), prompt (a soft prompt), none (zero-shot)."""
+    lora: LoraConfig = LoraConfig()
+    """Adapters, for tune: lora."""
+    prompt: PromptConfig = PromptConfig()
+    """Soft prompt, for tune: prompt."""
+    loop: TrainingConfig | None
+    """Length and rates of the training; none for tune: none."""
+    loss: LossKind = "auto"
+    """cross_entropy, hinge, or auto: hinge where a word has several tokens."""
+    mlm: MlmConfig | None = None
+    """The auxiliary loss on unlabelled text; masked models only."""
+    growth: GenerationConfig | None = None
+    """A later generation of iPET; none: labelled examples alone."""
+    shots: int = Field(0, ge=0)
+    """Demonstrations a class before each text, for tune: none."""
+    labels_pile: bool = True
+    """Also label the unlabelled pile, as members of the ensemble do."""
+    seed: int
+    """Seed of order, dropout, new weights and drawings."""
+    name: str = ""
+    """Name of its prompt among those that were trained together, if it was."""
 
     @model_validator(mode="after")
     def _parts_fit(self) -> PetConfig:

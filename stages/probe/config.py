@@ -2,32 +2,34 @@
 
 from __future__ import annotations
 
-from pydantic import BaseModel, Field
+from pydantic import Field
 
+from stages.common.config import Config
 from stages.common.models.encoders.config import EncoderConfig
 from stages.common.training.config import TrainingConfig
 
 
-class ContrastiveConfig(BaseModel, frozen=True, extra="forbid"):
+class ContrastiveConfig(Config):
     """How an encoder is tuned on pairs of labelled texts."""
 
-    loop: TrainingConfig = Field(
-        TrainingConfig(learning_rate=2e-5, batch_size=16, epochs=1, warmup=0.1),
-        description="Length and rates of the training; an item of a batch is a pair.",
-    )
-    num_pairs: int | None = Field(
-        None, ge=2, description="Pairs at the most, half of each kind; none: all, the rarer kind repeated."
-    )
-    seed: int = Field(0, description="Seed of the pairs, their order and dropout.")
+    loop: TrainingConfig = TrainingConfig(learning_rate=2e-5, batch_size=16, epochs=1, warmup=0.1)
+    """Length and rates of the training; an item of a batch is a pair."""
+    num_pairs: int | None = Field(None, ge=2)
+    """Pairs at the most, half of each kind; none: all, the rarer kind repeated."""
+    seed: int = 0
+    """Seed of the pairs, their order and dropout."""
 
 
-class ProbeConfig(BaseModel, frozen=True, extra="forbid"):
+class ProbeConfig(Config):
     """One probe. Without `contrast` nothing in it is random."""
 
-    labels: tuple[str, ...] = Field(description="Labels of the task, in the order of the logits.")
-    fields: tuple[str, ...] = Field(description="Fields to read; those behind the first make up its pair.")
-    encoder: EncoderConfig = Field(description="The sentence encoder.")
-    strength: float = Field(1.0, gt=0, description="C of scikit-learn's LogisticRegression: higher fits closer.")
-    contrast: ContrastiveConfig | None = Field(
-        None, description="Tunes the encoder on pairs first; none: it is frozen."
-    )
+    labels: tuple[str, ...]
+    """Labels of the task, in the order of the logits."""
+    fields: tuple[str, ...]
+    """Fields to read; those behind the first make up its pair."""
+    encoder: EncoderConfig
+    """The sentence encoder."""
+    strength: float = Field(1.0, gt=0)
+    """C of scikit-learn's LogisticRegression: higher fits closer."""
+    contrast: ContrastiveConfig | None = None
+    """Tunes the encoder on pairs first; none: it is frozen."""

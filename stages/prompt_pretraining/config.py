@@ -8,9 +8,10 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from pydantic import BaseModel, Field, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from stages.common.assets.cache import resolve
+from stages.common.config import Config
 from stages.common.data.config import CorpusConfig
 from stages.common.errors import AssetError, InputError
 from stages.common.models.backbones.config import BackboneConfig
@@ -25,31 +26,27 @@ PATTERN_NAME = "label"
 """The one pattern of the task that labels."""
 
 
-class SingleConfig(BaseModel, frozen=True, extra="forbid"):
+class SingleConfig(Config):
     """What labels the sentences of the format `single`, and how sure it must be."""
 
     words: dict[str, list[str]] = Field(
-        {word: [word] for word in ("terrible", "bad", "okay", "good", "great")},
-        min_length=2,
-        description="Label -> label words, of the labelling pattern and of the pretraining task.",
+        {word: [word] for word in ("terrible", "bad", "okay", "good", "great")}, min_length=2
     )
-    pattern: str = Field(
-        "Review: {text}\nSentiment:{mask}",
-        description="What the backbone is asked about a sentence, which is the field `text`.",
-    )
-    calibration: Calibration = Field(
-        "pile",
-        description="Takes the backbone's preference for some labels away: none, contextual (by texts that say "
-        "nothing) or pile (by the first sentences, as if their labels were equally frequent).",
-    )
-    classifier: str | None = Field(
-        None,
-        description="Labels in the backbone's place: the folder of a trained student (`model` of a step). Its labels "
-        "are the keys of words.",
-        json_schema_extra={"identity": False},
-    )
-    min_confidence: float = Field(0.5, ge=0, lt=1, description="Sentences whose top probability is lower are left out.")
-    candidates: int = Field(10, ge=1, description="Sentences labelled at the most, for each example to be built.")
+    """Label -> label words, of the labelling pattern and of the pretraining task."""
+    pattern: str = "Review: {text}\nSentiment:{mask}"
+    """What the backbone is asked about a sentence, which is the field `text`."""
+    calibration: Calibration = "pile"
+    """Takes the backbone's preference for some labels away: none, contextual (by texts that say nothing) or pile (by
+    the first sentences, as if their labels were equally frequent).
+    """
+    classifier: str | None = Field(None, json_schema_extra={"identity": False})
+    """Labels in the backbone's place: the folder of a trained student (`model` of a step). Its labels are the keys of
+    words.
+    """
+    min_confidence: float = Field(0.5, ge=0, lt=1)
+    """Sentences whose top probability is lower are left out."""
+    candidates: int = Field(10, ge=1)
+    """Sentences labelled at the most, for each example to be built."""
 
     @field_validator("pattern")
     @classmethod
@@ -105,21 +102,29 @@ def classifier_folder(config: SingleConfig) -> Path:
     return folder
 
 
-class PretrainingConfig(BaseModel, frozen=True, extra="forbid"):
+class PretrainingConfig(Config):
     """A prompt and the text that it is pretrained on."""
 
-    backbone: BackboneConfig = Field(description="The frozen language model.")
-    format: PretrainingFormat = Field("pair", description="What is learnt: pair, choice, single or unified.")
-    num_options: tuple[NumOptions, NumOptions] = Field(
-        (6, 6), description="The fewest and the most options of an example; for choice and unified."
-    )
-    single: SingleConfig = Field(SingleConfig(), description="What labels the sentences; for single.")
-    corpus: CorpusConfig = Field(description="The raw text.")
-    num_vectors: int = Field(16, ge=1, description="Vectors of the prompt.")
-    start: InitConfig = Field(InitConfig(), description="Where the prompt starts.")
-    loop: TrainingConfig = Field(description="Length and rates of the training.")
-    num_held_out: int = Field(120, ge=3, description="Examples kept aside to measure what was learnt.")
-    seed: int = Field(description="Seed of examples, start and order.")
+    backbone: BackboneConfig
+    """The frozen language model."""
+    format: PretrainingFormat = "pair"
+    """What is learnt: pair, choice, single or unified."""
+    num_options: tuple[NumOptions, NumOptions] = (6, 6)
+    """The fewest and the most options of an example; for choice and unified."""
+    single: SingleConfig = SingleConfig()
+    """What labels the sentences; for single."""
+    corpus: CorpusConfig
+    """The raw text."""
+    num_vectors: int = Field(16, ge=1)
+    """Vectors of the prompt."""
+    start: InitConfig = InitConfig()
+    """Where the prompt starts."""
+    loop: TrainingConfig
+    """Length and rates of the training."""
+    num_held_out: int = Field(120, ge=3)
+    """Examples kept aside to measure what was learnt."""
+    seed: int
+    """Seed of examples, start and order."""
 
     @model_validator(mode="after")
     def _options_fit(self) -> PretrainingConfig:

@@ -2,25 +2,33 @@
 
 from __future__ import annotations
 
-from pydantic import BaseModel, Field, model_validator
+from pydantic import Field, model_validator
 
+from stages.common.config import Config
 from stages.common.data.config import Source
 
 
-class DataConfig(BaseModel, frozen=True, extra="forbid"):
+class DataConfig(Config):
     """Where the sets of a task come from, and how large the drawn ones are."""
 
-    pool: Source | None = Field(None, description="Labelled texts from which the sets without a file are drawn.")
-    train: Source | None = Field(None, description="File of the labelled examples.")
-    dev: Source | None = Field(None, description="File of a labelled development set.")
-    unlabeled: Source | None = Field(None, description="File of the unlabelled texts.")
-    test: Source | None = Field(None, description="File of the labelled test set.")
-    shots: int = Field(
-        16, ge=0, description="Labelled examples a class, drawn from the pool where train is no file; 0: no labels."
-    )
-    dev_shots: int = Field(0, ge=0, description="Development examples a class, drawn from the pool.")
-    unlabeled_size: int = Field(1000, ge=0, description="Unlabelled examples, drawn where unlabeled is no file.")
-    test_size: int = Field(500, ge=1, description="Test examples, drawn where test is no file.")
+    pool: Source | None = None
+    """Labelled texts from which the sets without a file are drawn."""
+    train: Source | None = None
+    """File of the labelled examples."""
+    dev: Source | None = None
+    """File of a labelled development set."""
+    unlabeled: Source | None = None
+    """File of the unlabelled texts."""
+    test: Source | None = None
+    """File of the labelled test set."""
+    shots: int = Field(16, ge=0)
+    """Labelled examples a class, drawn from the pool where train is no file; 0: no labels."""
+    dev_shots: int = Field(0, ge=0)
+    """Development examples a class, drawn from the pool."""
+    unlabeled_size: int = Field(1000, ge=0)
+    """Unlabelled examples, drawn where unlabeled is no file."""
+    test_size: int = Field(500, ge=1)
+    """Test examples, drawn where test is no file."""
 
     @model_validator(mode="after")
     def _everything_has_a_source(self) -> DataConfig:
@@ -47,10 +55,14 @@ class DataConfig(BaseModel, frozen=True, extra="forbid"):
         return {name: source for name in names if (source := getattr(self, name)) is not None}
 
 
-class SplitsConfig(BaseModel, frozen=True, extra="forbid"):
+class SplitsConfig(Config):
     """The split stage: the labels, where the texts are, the seed."""
 
-    data: DataConfig = Field(description="Sources and sizes.")
-    labels: tuple[str, ...] = Field(description="Labels of the task.")
-    fields: tuple[str, ...] = Field(description="Fields that the task's patterns take.")
-    seed: int = Field(description="Seed of the drawing.")
+    data: DataConfig
+    """Sources and sizes."""
+    labels: tuple[str, ...]
+    """Labels of the task."""
+    fields: tuple[str, ...]
+    """Fields that the task's patterns take."""
+    seed: int
+    """Seed of the drawing."""

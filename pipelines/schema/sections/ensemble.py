@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, Field, model_validator
+from pydantic import Field, model_validator
 
 from pipelines.schema.sections.resources import Section, StreamSection, check_batched_training, check_strategy
-from stages.common.config import Name
+from stages.common.config import Config, Name
 from stages.common.models.backbones.config import BackboneConfig, LoraConfig, Tune
 from stages.common.models.cloze.config import LossKind, MlmConfig
 from stages.common.models.encoders.config import EncoderConfig
@@ -23,46 +23,46 @@ CurveMethod = Literal["baseline", "ensemble", "student"]
 """What the curve of accuracy against labels measures."""
 
 
-class LearningCurveSection(BaseModel, frozen=True, extra="forbid"):
+class LearningCurveSection(Config):
     """Accuracy against the number of labelled texts. Its steps get what those of the whole recipe get."""
 
-    shots: tuple[Annotated[int, Field(ge=1)], ...] = Field(
-        min_length=2, description="Labelled examples a class, a point of the curve for each number."
-    )
-    seeds: tuple[int, ...] = Field(
-        (0, 1, 2), min_length=1, description="Each chooses other texts; smaller sets lie in the larger ones."
-    )
-    methods: tuple[CurveMethod, ...] = Field(
-        ("baseline", "ensemble"),
-        min_length=1,
-        description="baseline, ensemble (a sub-model for each pattern), student; one run of each a number and seed.",
-    )
-    patterns: tuple[Name, ...] | None = Field(
-        None, min_length=1, description="Patterns of the ensemble; none: those of pet."
-    )
-    members: tuple[Name, ...] = Field((), description="Of `members`, those that join the ensemble here too.")
-    ipet: bool = Field(False, description="Whether the ensemble is that of the last generation of pet.ipet.")
+    shots: tuple[Annotated[int, Field(ge=1)], ...] = Field(min_length=2)
+    """Labelled examples a class, a point of the curve for each number."""
+    seeds: tuple[int, ...] = Field((0, 1, 2), min_length=1)
+    """Each chooses other texts; smaller sets lie in the larger ones."""
+    methods: tuple[CurveMethod, ...] = Field(("baseline", "ensemble"), min_length=1)
+    """baseline, ensemble (a sub-model for each pattern), student; one run of each a number and seed."""
+    patterns: tuple[Name, ...] | None = Field(None, min_length=1)
+    """Patterns of the ensemble; none: those of pet."""
+    members: tuple[Name, ...] = ()
+    """Of `members`, those that join the ensemble here too."""
+    ipet: bool = False
+    """Whether the ensemble is that of the last generation of pet.ipet."""
 
 
-class PetSection(Section, frozen=True):
+class PetSection(Section):
     """Sub-models: one for each pattern and seed."""
 
-    patterns: tuple[Name, ...] | None = Field(None, min_length=1, description="Patterns to train; none: all.")
-    seeds: tuple[int, ...] = Field((0,), min_length=1, description="Seeds; every pattern is trained with each.")
-    tune: Tune = Field("lora", description="What is trained: full, lora, prompt or none.")
-    lora: LoraConfig = Field(LoraConfig(), description="Adapters, for tune: lora.")
-    prompt: PromptConfig = Field(PromptConfig(), description="Soft prompt, for tune: prompt.")
-    together: bool = Field(
-        False, description="tune: prompt: train all sub-models of the first generation in one batch, in one step."
-    )
-    loop: TrainingConfig | None = Field(
-        None, description="Length and rates of the training; not needed for tune: none."
-    )
-    loss: LossKind = Field("auto", description="cross_entropy, hinge, or auto: hinge where a word has several tokens.")
-    mlm: MlmConfig | None = Field(None, description="The auxiliary loss on unlabelled text; masked models only.")
-    ipet: IpetConfig | None = Field(
-        None, description="Further generations that teach each other; none: one generation."
-    )
+    patterns: tuple[Name, ...] | None = Field(None, min_length=1)
+    """Patterns to train; none: all."""
+    seeds: tuple[int, ...] = Field((0,), min_length=1)
+    """Seeds; every pattern is trained with each."""
+    tune: Tune = "lora"
+    """What is trained: full, lora, prompt or none."""
+    lora: LoraConfig = LoraConfig()
+    """Adapters, for tune: lora."""
+    prompt: PromptConfig = PromptConfig()
+    """Soft prompt, for tune: prompt."""
+    together: bool = False
+    """tune: prompt: train all sub-models of the first generation in one batch, in one step."""
+    loop: TrainingConfig | None = None
+    """Length and rates of the training; not needed for tune: none."""
+    loss: LossKind = "auto"
+    """cross_entropy, hinge, or auto: hinge where a word has several tokens."""
+    mlm: MlmConfig | None = None
+    """The auxiliary loss on unlabelled text; masked models only."""
+    ipet: IpetConfig | None = None
+    """Further generations that teach each other; none: one generation."""
 
     @model_validator(mode="after")
     def _loop_fits(self) -> PetSection:
@@ -78,22 +78,26 @@ class PetSection(Section, frozen=True):
         return self
 
 
-class PetMember(PetSection, frozen=True):
+class PetMember(PetSection):
     """Sub-models on another backbone, members of the same ensemble."""
 
-    kind: Literal["pet"] = Field(description="pet: sub-models.")
-    backbone: BackboneConfig = Field(description="Their language model.")
+    kind: Literal["pet"]
+    """pet: sub-models."""
+    backbone: BackboneConfig
+    """Their language model."""
 
 
-class ProbeMember(Section, frozen=True):
+class ProbeMember(Section):
     """A sentence encoder, frozen or tuned on pairs, with logistic regression: a member of the ensemble."""
 
-    kind: Literal["probe"] = Field(description="probe: logistic regression on sentence embeddings.")
-    encoder: EncoderConfig = Field(description="The sentence encoder.")
-    strength: float = Field(1.0, gt=0, description="C of scikit-learn's LogisticRegression: higher fits closer.")
-    contrast: ContrastiveConfig | None = Field(
-        None, description="Tunes the encoder on pairs of labelled texts first (SetFit); none: it is frozen."
-    )
+    kind: Literal["probe"]
+    """probe: logistic regression on sentence embeddings."""
+    encoder: EncoderConfig
+    """The sentence encoder."""
+    strength: float = Field(1.0, gt=0)
+    """C of scikit-learn's LogisticRegression: higher fits closer."""
+    contrast: ContrastiveConfig | None = None
+    """Tunes the encoder on pairs of labelled texts first (SetFit); none: it is frozen."""
 
     @model_validator(mode="after")
     def _spreads_nothing(self) -> ProbeMember:
@@ -104,23 +108,24 @@ class ProbeMember(Section, frozen=True):
 Member = Annotated[PetMember | ProbeMember, Field(discriminator="kind")]
 
 
-class SearchSection(Section, SearchConfig, frozen=True):
+class SearchSection(Section, SearchConfig):
     """Label words found by PETAL, for every pattern, where the task has none."""
 
 
-class PrimingSection(Section, frozen=True):
+class PrimingSection(Section):
     """Patterns measured with demonstrations before each text, and nothing trained."""
 
-    shots: int = Field(2, ge=1, description="Demonstrations a class.")
-    seeds: tuple[int, ...] = Field((0,), min_length=1, description="Seeds of their choice and order.")
+    shots: int = Field(2, ge=1)
+    """Demonstrations a class."""
+    seeds: tuple[int, ...] = Field((0,), min_length=1)
+    """Seeds of their choice and order."""
 
 
-class EnsembleSection(EnsembleConfig, frozen=True):
+class EnsembleSection(EnsembleConfig):
     """The ensemble of all members, which labels the unlabelled pile."""
 
-    min_members: int | None = Field(
-        None, ge=1, description="Members that are enough if others fail; none: every one is needed."
-    )
+    min_members: int | None = Field(None, ge=1)
+    """Members that are enough if others fail; none: every one is needed."""
 
     @property
     def mixing(self) -> EnsembleConfig:
@@ -128,12 +133,11 @@ class EnsembleSection(EnsembleConfig, frozen=True):
         return EnsembleConfig(**{name: getattr(self, name) for name in EnsembleConfig.model_fields})
 
 
-class ShardsSection(StreamSection, ShardsConfig, frozen=True):
+class ShardsSection(StreamSection, ShardsConfig):
     """A pile too large for memory, which the ensemble labels; students learn from it in the place of the other pile."""
 
-    num_taught: int = Field(
-        100_000, ge=1, description="Texts that a student learns from at the most, drawn among those that distill keeps."
-    )
+    num_taught: int = Field(100_000, ge=1)
+    """Texts that a student learns from at the most, drawn among those that distill keeps."""
 
     @property
     def reading(self) -> ShardsConfig:
@@ -141,17 +145,21 @@ class ShardsSection(StreamSection, ShardsConfig, frozen=True):
         return ShardsConfig(source=self.source, batch_size=self.batch_size)
 
 
-class DistillSection(Section, frozen=True):
+class DistillSection(Section):
     """The student, trained on soft labels."""
 
-    seeds: tuple[int, ...] = Field((0,), min_length=1, description="One student for each seed.")
-    temperature: float = Field(2.0, gt=0, description="Softens the teacher's and the student's distribution.")
-    gold_share: float = Field(0.0, ge=0, lt=1, description="Weight of the labelled examples in the loss.")
-    keep_share: float = Field(1.0, gt=0, le=1, description="Share of each predicted label's texts kept, surest first.")
-    min_confidence: float = Field(0.0, ge=0, lt=1, description="Texts whose top probability is lower are left out.")
-    loop: TrainingConfig | None = Field(
-        None, description="Length and rates of the training; none for student.tune: head."
-    )
+    seeds: tuple[int, ...] = Field((0,), min_length=1)
+    """One student for each seed."""
+    temperature: float = Field(2.0, gt=0)
+    """Softens the teacher's and the student's distribution."""
+    gold_share: float = Field(0.0, ge=0, lt=1)
+    """Weight of the labelled examples in the loss."""
+    keep_share: float = Field(1.0, gt=0, le=1)
+    """Share of each predicted label's texts kept, surest first."""
+    min_confidence: float = Field(0.0, ge=0, lt=1)
+    """Texts whose top probability is lower are left out."""
+    loop: TrainingConfig | None = None
+    """Length and rates of the training; none for student.tune: head."""
 
     @model_validator(mode="after")
     def _spreads_nothing(self) -> DistillSection:
@@ -159,13 +167,13 @@ class DistillSection(Section, frozen=True):
         return self
 
 
-class BaselineSection(Section, frozen=True):
+class BaselineSection(Section):
     """The student's encoder, trained on the labelled examples alone."""
 
-    seeds: tuple[int, ...] = Field((0,), min_length=1, description="One baseline for each seed.")
-    loop: TrainingConfig | None = Field(
-        None, description="Length and rates of the training; none for student.tune: head."
-    )
+    seeds: tuple[int, ...] = Field((0,), min_length=1)
+    """One baseline for each seed."""
+    loop: TrainingConfig | None = None
+    """Length and rates of the training; none for student.tune: head."""
 
     @model_validator(mode="after")
     def _spreads_nothing(self) -> BaselineSection:

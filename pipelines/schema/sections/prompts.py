@@ -7,10 +7,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from pydantic import BaseModel, Field, model_validator
+from pydantic import Field, model_validator
 
 from pipelines.schema.sections.resources import Section, StreamSection, check_batched_training, check_strategy
-from stages.common.config import Labels, Name
+from stages.common.config import Config, Labels, Name
 from stages.common.data.config import CorpusConfig
 from stages.common.errors import InputError
 from stages.common.patterns.config import Task
@@ -24,18 +24,17 @@ from stages.token_level.config import QuestionAnsweringTask, TokenClassification
 from stages.token_level.splits.config import TokenLevelData
 
 
-class CorpusShards(StreamSection, frozen=True):
+class CorpusShards(StreamSection):
     """The examples are built on many workers, shard by shard, in steps of their own."""
 
 
-class CorpusSection(CorpusConfig, frozen=True):
+class CorpusSection(CorpusConfig):
     """A raw corpus: one document a row."""
 
-    shards: CorpusShards | None = Field(
-        None,
-        description="Builds the examples on many workers, of all shards of a folder (source.asset), and keeps those of "
-        "a shard when they are done; none: in the step that trains, from the start of the corpus.",
-    )
+    shards: CorpusShards | None = None
+    """Builds the examples on many workers, of all shards of a folder (source.asset), and keeps those of a shard when
+    they are done; none: in the step that trains, from the start of the corpus.
+    """
 
     @model_validator(mode="after")
     def _shards_are_read_whole(self) -> CorpusSection:
@@ -49,22 +48,27 @@ class CorpusSection(CorpusConfig, frozen=True):
         return CorpusConfig(**{name: getattr(self, name) for name in CorpusConfig.model_fields})
 
 
-class PptSection(Section, frozen=True):
+class PptSection(Section):
     """Prompt pretraining on raw text: one prompt for each format."""
 
-    formats: tuple[PretrainingFormat, ...] = Field(
-        ("pair",), min_length=1, description="What is learnt, a prompt for each: pair, choice, single, unified."
-    )
-    choice_options: NumOptions = Field(6, description="Options of an example, for choice.")
-    unified_options: tuple[NumOptions, NumOptions] = Field(
-        (2, 16), description="The fewest and the most options of an example, for unified."
-    )
-    single: SingleConfig = Field(SingleConfig(), description="What labels the sentences, for single.")
-    corpus: CorpusSection = Field(description="The raw text.")
-    num_vectors: int = Field(16, ge=1, description="Vectors of the prompt.")
-    start: InitConfig = Field(InitConfig(), description="Where the prompt starts.")
-    num_held_out: int = Field(120, ge=3, description="Examples kept aside to measure what was learnt.")
-    loop: TrainingConfig = Field(description="Length and rates of the training.")
+    formats: tuple[PretrainingFormat, ...] = Field(("pair",), min_length=1)
+    """What is learnt, a prompt for each: pair, choice, single, unified."""
+    choice_options: NumOptions = 6
+    """Options of an example, for choice."""
+    unified_options: tuple[NumOptions, NumOptions] = (2, 16)
+    """The fewest and the most options of an example, for unified."""
+    single: SingleConfig = SingleConfig()
+    """What labels the sentences, for single."""
+    corpus: CorpusSection
+    """The raw text."""
+    num_vectors: int = Field(16, ge=1)
+    """Vectors of the prompt."""
+    start: InitConfig = InitConfig()
+    """Where the prompt starts."""
+    num_held_out: int = Field(120, ge=3)
+    """Examples kept aside to measure what was learnt."""
+    loop: TrainingConfig
+    """Length and rates of the training."""
 
     @model_validator(mode="after")
     def _formats_fit(self) -> PptSection:
@@ -90,17 +94,19 @@ class PptSection(Section, frozen=True):
         return self.unified_options if kind == "unified" else (self.choice_options, self.choice_options)
 
 
-class PromptTaskConfig(BaseModel, frozen=True, extra="forbid"):
+class PromptTaskConfig(Config):
     """A downstream task of prompt tuning. Without task and data it is the recipe's own."""
 
-    pattern: str = Field(description="Name of the hard pattern behind the prompt.")
-    task: Task | None = Field(None, description="Another task; none: the recipe's own.")
-    data: DataConfig | None = Field(None, description="Data of that task.")
-    format: PretrainingFormat | None = Field(
-        None,
-        description="The pretrained prompt to start from, by its format; none: the one that fits the task (choice, "
-        "pair or single), else unified, else the only one.",
-    )
+    pattern: str
+    """Name of the hard pattern behind the prompt."""
+    task: Task | None = None
+    """Another task; none: the recipe's own."""
+    data: DataConfig | None = None
+    """Data of that task."""
+    format: PretrainingFormat | None = None
+    """The pretrained prompt to start from, by its format; none: the one that fits the task (choice, pair or single),
+    else unified, else the only one.
+    """
 
     @model_validator(mode="after")
     def _both_or_neither(self) -> PromptTaskConfig:
@@ -109,36 +115,37 @@ class PromptTaskConfig(BaseModel, frozen=True, extra="forbid"):
         return self
 
 
-class TokenTaskConfig(BaseModel, frozen=True, extra="forbid"):
+class TokenTaskConfig(Config):
     """A label for every word, as in the recognition of named entities."""
 
-    labels: Labels = Field(description="All labels: O, and for every type of entity B-TYPE and I-TYPE; or any others.")
-    data: TokenLevelData = Field(description="Files: fields: {words: COLUMN}, label: COLUMN.")
-    format: PretrainingFormat | None = Field(
-        None, description="The pretrained prompt to start from, by its format; none: unified, else the only one."
-    )
+    labels: Labels
+    """All labels: O, and for every type of entity B-TYPE and I-TYPE; or any others."""
+    data: TokenLevelData
+    """Files: fields: {words: COLUMN}, label: COLUMN."""
+    format: PretrainingFormat | None = None
+    """The pretrained prompt to start from, by its format; none: unified, else the only one."""
 
 
-class SpanTaskConfig(BaseModel, frozen=True, extra="forbid"):
+class SpanTaskConfig(Config):
     """Where in a context the answer to a question stands, as in SQuAD."""
 
-    data: TokenLevelData = Field(
-        description="Files: fields: {question: COLUMN, context: COLUMN}, label: COLUMN of the answers."
-    )
-    unanswerable: bool = Field(False, description="Whether some questions have no answer in their context.")
-    max_answer: int = Field(30, ge=1, description="Tokens of an answer at the most.")
-    overlap: int = Field(64, ge=0, description="Tokens that two windows of a long context share, half of one at most.")
-    format: PretrainingFormat | None = Field(
-        None, description="The pretrained prompt to start from, by its format; none: unified, else the only one."
-    )
+    data: TokenLevelData
+    """Files: fields: {question: COLUMN, context: COLUMN}, label: COLUMN of the answers."""
+    unanswerable: bool = False
+    """Whether some questions have no answer in their context."""
+    max_answer: int = Field(30, ge=1)
+    """Tokens of an answer at the most."""
+    overlap: int = Field(64, ge=0)
+    """Tokens that two windows of a long context share, half of one at most."""
+    format: PretrainingFormat | None = None
+    """The pretrained prompt to start from, by its format; none: unified, else the only one."""
 
 
-class PromptMethod(PromptConfig, frozen=True):
+class PromptMethod(PromptConfig):
     """A method of soft prompting, with a training of its own if it wants one."""
 
-    loop: TrainingConfig | None = Field(
-        None, description="Length and rates of the training; none: those of the section."
-    )
+    loop: TrainingConfig | None = None
+    """Length and rates of the training; none: those of the section."""
 
     @property
     def prompt(self) -> PromptConfig:
@@ -146,19 +153,23 @@ class PromptMethod(PromptConfig, frozen=True):
         return PromptConfig(**{name: getattr(self, name) for name in PromptConfig.model_fields})
 
 
-class PromptsSection(Section, frozen=True):
+class PromptsSection(Section):
     """Soft prompts for downstream tasks over the frozen backbone: every task, method and seed is a step."""
 
-    seeds: tuple[int, ...] = Field((0,), min_length=1, description="One prompt for each seed.")
-    methods: dict[Name, PromptMethod] = Field(min_length=1, description="Name of a row of the report -> its method.")
-    tasks: tuple[PromptTaskConfig, ...] = Field((), description="Downstream tasks: texts with a label.")
-    tokens: dict[Name, TokenTaskConfig] = Field({}, description="Name of a downstream task -> labels of words.")
-    spans: dict[Name, SpanTaskConfig] = Field({}, description="Name of a downstream task -> answers to questions.")
-    loop: TrainingConfig = Field(description="Length and rates of the training.")
-    together: bool = Field(
-        False,
-        description="Train the prompts of all `tasks` in one batch, in one step, and test each in its own.",
-    )
+    seeds: tuple[int, ...] = Field((0,), min_length=1)
+    """One prompt for each seed."""
+    methods: dict[Name, PromptMethod] = Field(min_length=1)
+    """Name of a row of the report -> its method."""
+    tasks: tuple[PromptTaskConfig, ...] = ()
+    """Downstream tasks: texts with a label."""
+    tokens: dict[Name, TokenTaskConfig] = Field({})
+    """Name of a downstream task -> labels of words."""
+    spans: dict[Name, SpanTaskConfig] = Field({})
+    """Name of a downstream task -> answers to questions."""
+    loop: TrainingConfig
+    """Length and rates of the training."""
+    together: bool = False
+    """Train the prompts of all `tasks` in one batch, in one step, and test each in its own."""
 
     @model_validator(mode="after")
     def _has_a_task(self) -> PromptsSection:

@@ -9,9 +9,10 @@ from collections.abc import Mapping
 from pathlib import PurePosixPath
 from typing import Annotated, Any, Self
 
-from pydantic import AfterValidator, BaseModel, Field, ValidationError, model_validator
+from pydantic import AfterValidator, Field, ValidationError, model_validator
 
 from cluster.steps.step import Resources, Strategy
+from stages.common.config import Config
 from stages.common.training.config import TrainingConfig
 
 HANDED_DOWN = ("cpus", "gpus", "strategy", "workers", "offload_to")
@@ -50,24 +51,23 @@ def check_offload(strategy: Strategy | None, offload_to: str | None) -> None:
         raise ValueError("offload_to is for strategy: zero3_offload. Take that strategy, or take offload_to out.")
 
 
-class ResourcesSection(BaseModel, frozen=True, extra="forbid"):
+class ResourcesSection(Config):
     """What steps with a language model get; keys that are left out are those of their sections."""
 
-    cpus: float | None = Field(None, gt=0, description="Processor cores a worker; as many threads compute.")
-    gpus: float | None = Field(None, ge=0, description="GPUs a worker.")
-    workers: Workers | None = Field(None, description="Workers a step; or [fewest, most].")
-    strategy: Strategy | None = Field(
-        None, description="How workers share a step: single, ddp, zero2, zero3, zero3_offload."
-    )
-    offload_to: OffloadTo | None = Field(
-        None,
-        description="A folder on a fast disk of every machine, for the weights of zero3_offload; none: they lie in "
-        "memory.",
-    )
-    max_parallel: int | None = Field(None, ge=1, description="Steps at a time; none: as many as there is room for.")
-    check_memory: bool = Field(
-        True, description="Refuse to run where weights and what trains are more than the memory that there is."
-    )
+    cpus: float | None = Field(None, gt=0)
+    """Processor cores a worker; as many threads compute."""
+    gpus: float | None = Field(None, ge=0)
+    """GPUs a worker."""
+    workers: Workers | None = None
+    """Workers a step; or [fewest, most]."""
+    strategy: Strategy | None = None
+    """How workers share a step: single, ddp, zero2, zero3, zero3_offload."""
+    offload_to: OffloadTo | None = None
+    """A folder on a fast disk of every machine, for the weights of zero3_offload; none: they lie in memory."""
+    max_parallel: int | None = Field(None, ge=1)
+    """Steps at a time; none: as many as there is room for."""
+    check_memory: bool = True
+    """Refuse to run where weights and what trains are more than the memory that there is."""
 
     @model_validator(mode="after")
     def _weights_go_somewhere(self) -> Self:
@@ -118,25 +118,24 @@ def _with(section: Any, given: Mapping[str, Any]) -> Any:
     return {**{key: value for key, value in given.items() if key not in apart}, **section}
 
 
-class Section(BaseModel, frozen=True, extra="forbid"):
+class Section(Config):
     """A section of a recipe. `cpus` and `gpus` are what each of its steps gets; threads follow from `cpus`."""
 
-    cpus: float = Field(1.0, gt=0, description="Processor cores a step; as many threads compute.")
-    gpus: float = Field(0.0, ge=0, description="GPUs a step.")
-    workers: Workers = Field(
-        1,
-        description="Workers a step; each gets these cores and GPUs, and a part of the work. [fewest, most]: as many "
-        "as there is room for.",
-    )
-    strategy: Strategy = Field(
-        "single",
-        description="How workers share a step: single (there is one), ddp (each takes a part of every batch), zero2 "
-        "(and a part of the gradients and moments of what trains), zero3 (instead, a part of every frozen weight), "
-        "zero3_offload (and those lie in the memory of its machine).",
-    )
-    offload_to: OffloadTo | None = Field(
-        None, description="A folder on a fast disk of every machine, where those lie instead."
-    )
+    cpus: float = Field(1.0, gt=0)
+    """Processor cores a step; as many threads compute."""
+    gpus: float = Field(0.0, ge=0)
+    """GPUs a step."""
+    workers: Workers = 1
+    """Workers a step; each gets these cores and GPUs, and a part of the work. [fewest, most]: as many as there is room
+    for.
+    """
+    strategy: Strategy = "single"
+    """How workers share a step: single (there is one), ddp (each takes a part of every batch), zero2 (and a part of the
+    gradients and moments of what trains), zero3 (instead, a part of every frozen weight), zero3_offload (and those
+    lie in the memory of its machine).
+    """
+    offload_to: OffloadTo | None = None
+    """A folder on a fast disk of every machine, where those lie instead."""
 
     @property
     def resources(self) -> Resources:
@@ -184,12 +183,15 @@ def check_batched_training(has_prompts: bool, *loops: TrainingConfig | None) -> 
         raise ValueError("together knows neither micro_batch_size nor early_stopping. Take them out, or together.")
 
 
-class StreamSection(BaseModel, frozen=True, extra="forbid"):
+class StreamSection(Config):
     """Workers that take batches of a stream, each when it is free."""
 
-    cpus: float = Field(1.0, gt=0, description="Processor cores a worker; as many threads compute.")
-    gpus: float = Field(0.0, ge=0, description="GPUs a worker.")
-    workers: int = Field(1, ge=1, description="Workers; each loads its models once, and takes batches.")
+    cpus: float = Field(1.0, gt=0)
+    """Processor cores a worker; as many threads compute."""
+    gpus: float = Field(0.0, ge=0)
+    """GPUs a worker."""
+    workers: int = Field(1, ge=1)
+    """Workers; each loads its models once, and takes batches."""
 
     @property
     def resources(self) -> Resources:

@@ -10,9 +10,9 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Literal
 
-from pydantic import BaseModel, Field, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
-from stages.common.config import Labels, Name
+from stages.common.config import Config, Labels, Name
 from stages.common.errors import PatternError, VerbalizerError
 from stages.common.examples import Example
 from stages.common.patterns.syntax import OPTION, Pattern
@@ -29,36 +29,33 @@ RIGHT, WRONG = "right", "wrong"
 """The two answers of multiple choice, which asks of each option whether it is the right one."""
 
 
-class Task(BaseModel, frozen=True, extra="forbid"):
+class Task(Config):
     """What is asked of a text: labels, patterns and, for each pattern, the words that stand for the labels."""
 
-    name: Name = Field(description="Name of the task; part of step names.")
-    labels: Labels = Field(description="All labels, in the order of logits and reports.")
-    patterns: dict[Name, str] = Field(min_length=1, description="Name of a pattern -> its text, with one {mask}.")
-    verbalizer: dict[str, list[str] | dict[str, list[str]]] = Field(
-        {},
-        description="Label -> label words for every pattern, or label -> pattern -> label words. In multiple choice "
-        "the keys are right and wrong. Left out where words are searched for (verbalizer_search).",
-    )
-    options: dict[str, str] = Field(
-        {},
-        description="Multiple choice: label -> field with the text of this option. Every pattern then has {option}, "
-        "and is asked once for each.",
-    )
-    score: LabelScore = Field(
-        "mean_logit",
-        description="How words become the score of their label: mean_logit (raw, as PET; log-likelihood where a word "
-        "has several tokens), sum_probability (its logarithm), log_likelihood (the mean over words).",
-    )
-    decoding: Decoding = Field(
-        "default",
-        description="Order in which a masked model fills words of several tokens: default (the surest mask first), ltr "
-        "(left to right), parallel (all at once). Other models read from left to right.",
-    )
-    shorten: Truncation = Field(
-        "last",
-        description="Which field of the longer segment loses tokens: the last (as the original PET) or the longest.",
-    )
+    name: Name
+    """Name of the task; part of step names."""
+    labels: Labels
+    """All labels, in the order of logits and reports."""
+    patterns: dict[Name, str] = Field(min_length=1)
+    """Name of a pattern -> its text, with one {mask}."""
+    verbalizer: dict[str, list[str] | dict[str, list[str]]] = Field({})
+    """Label -> label words for every pattern, or label -> pattern -> label words. In multiple choice the keys are right
+    and wrong. Left out where words are searched for (verbalizer_search).
+    """
+    options: dict[str, str] = Field({})
+    """Multiple choice: label -> field with the text of this option. Every pattern then has {option}, and is asked once
+    for each.
+    """
+    score: LabelScore = "mean_logit"
+    """How words become the score of their label: mean_logit (raw, as PET; log-likelihood where a word has several
+    tokens), sum_probability (its logarithm), log_likelihood (the mean over words).
+    """
+    decoding: Decoding = "default"
+    """Order in which a masked model fills words of several tokens: default (the surest mask first), ltr (left to
+    right), parallel (all at once). Other models read from left to right.
+    """
+    shorten: Truncation = "last"
+    """Which field of the longer segment loses tokens: the last (as the original PET) or the longest."""
 
     @field_validator("patterns")
     @classmethod

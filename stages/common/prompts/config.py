@@ -16,8 +16,9 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, Field, model_validator
+from pydantic import Field, model_validator
 
+from stages.common.config import Config
 from stages.common.errors import InputError
 from stages.common.models.backbones.config import BackboneConfig, LoraConfig
 from stages.common.models.encoders.config import EncoderConfig
@@ -25,21 +26,28 @@ from stages.common.patterns.config import Task
 from stages.common.patterns.syntax import Pattern
 
 
-class SubModelSpec(BaseModel, frozen=True, extra="forbid"):
+class SubModelSpec(Config):
     """A sub-model."""
 
-    kind: Literal["pet"] = Field("pet", description="pet: a sub-model.")
-    task: Task = Field(description="Labels, the pattern, label words if they are not searched for.")
-    pattern: str = Field(description="Name of its pattern.")
-    backbone: BackboneConfig = Field(description="Its language model.")
-    words: int | None = Field(None, ge=0, description="Place of its words among those that were searched for.")
+    kind: Literal["pet"] = "pet"
+    """pet: a sub-model."""
+    task: Task
+    """Labels, the pattern, label words if they are not searched for."""
+    pattern: str
+    """Name of its pattern."""
+    backbone: BackboneConfig
+    """Its language model."""
+    words: int | None = Field(None, ge=0)
+    """Place of its words among those that were searched for."""
 
 
-class ProbeSpec(BaseModel, frozen=True, extra="forbid"):
+class ProbeSpec(Config):
     """A probe."""
 
-    kind: Literal["probe"] = Field("probe", description="probe: logistic regression on sentence embeddings.")
-    encoder: EncoderConfig = Field(description="Its sentence encoder.")
+    kind: Literal["probe"] = "probe"
+    """probe: logistic regression on sentence embeddings."""
+    encoder: EncoderConfig
+    """Its sentence encoder."""
 
 
 MemberSpec = Annotated[SubModelSpec | ProbeSpec, Field(discriminator="kind")]
@@ -108,12 +116,15 @@ def check_annotates(config: PromptConfig) -> None:
 SERVING_FILE = "prompted.json"
 
 
-class PromptServingConfig(BaseModel, frozen=True, extra="forbid"):
+class PromptServingConfig(Config):
     """What a trained prompt serves."""
 
-    task: Task = Field(description="Labels, pattern and label words.")
-    pattern: str = Field(description="Name of the pattern.")
-    backbone: BackboneConfig = Field(description="The frozen language model.")
+    task: Task
+    """Labels, pattern and label words."""
+    pattern: str
+    """Name of the pattern."""
+    backbone: BackboneConfig
+    """The frozen language model."""
 
     def save(self, folder: Path) -> None:
         """Writes it beside the prompt."""
@@ -123,21 +134,23 @@ class PromptServingConfig(BaseModel, frozen=True, extra="forbid"):
 InitKind = Literal["normal", "uniform", "zero", "vocabulary", "words", "label_words", "cls", "mean"]
 
 
-class InitConfig(BaseModel, frozen=True, extra="forbid"):
+class InitConfig(Config):
     """How the vectors of a new prompt are drawn.
 
     Kinds that name tokens (vocabulary, words, label_words, cls) give a prompt their embeddings, and a deep prompt the
     keys and values that the backbone computes for them.
     """
 
-    kind: InitKind = Field(
-        "vocabulary",
-        description="normal, uniform, zero, vocabulary (embeddings of real tokens), words, label_words (the task's), "
-        "cls (the token that starts a text), mean (of all embeddings).",
-    )
-    scale: float = Field(0.02, gt=0, description="Standard deviation of normal, half width of uniform.")
-    words: str = Field("", description="Text whose token embeddings fill the prompt, repeated; for kind: words.")
-    most_common: int = Field(5000, ge=1, description="vocabulary: draw among this many lowest token ids.")
+    kind: InitKind = "vocabulary"
+    """normal, uniform, zero, vocabulary (embeddings of real tokens), words, label_words (the task's), cls (the token
+    that starts a text), mean (of all embeddings).
+    """
+    scale: float = Field(0.02, gt=0)
+    """Standard deviation of normal, half width of uniform."""
+    words: str = ""
+    """Text whose token embeddings fill the prompt, repeated; for kind: words."""
+    most_common: int = Field(5000, ge=1)
+    """vocabulary: draw among this many lowest token ids."""
 
     @model_validator(mode="after")
     def _words_given(self) -> InitConfig:
@@ -146,35 +159,29 @@ class InitConfig(BaseModel, frozen=True, extra="forbid"):
         return self
 
 
-class PromptConfig(BaseModel, frozen=True, extra="forbid"):
+class PromptConfig(Config):
     """A method of soft prompting with its settings."""
 
-    method: PromptTuningMethod = Field(
-        "prompt_tuning", description="prompt_tuning, p_tuning, prefix_tuning or p_tuning_v2."
-    )
-    num_vectors: int = Field(
-        16, ge=1, description="Vectors of the prompt; a pretrained prompt and soft blocks of a pattern have their own."
-    )
-    start: InitConfig | Literal["ppt"] = Field(
-        InitConfig(), description="Where the vectors start: a kind of start, or ppt for the pretrained prompt."
-    )
-    reparameterise: Reparameterization | None = Field(
-        None, description="What makes the vectors in training: none, mlp or lstm; left out: the method's usual one."
-    )
-    hidden: int | None = Field(None, ge=1, description="Width inside the mlp or lstm; none: that of the backbone.")
-    rank: int | None = Field(None, ge=1, description="Trains A·B of this rank on top of the start; none: all of it.")
-    hard_steps: int = Field(
-        0,
-        ge=0,
-        description="Curriculum: for so many steps, soft blocks that start from words stay these words, while the rest "
-        "trains.",
-    )
-    lora: LoraConfig | None = Field(None, description="Adapters that train with the prompt; none: the prompt alone.")
-    head: Head | None = Field(
-        None,
-        description="What tells labels apart: words (the verbalizer), or linear (a head that trains with it); none: "
-        "words, and for token labels and spans linear.",
-    )
+    method: PromptTuningMethod = "prompt_tuning"
+    """prompt_tuning, p_tuning, prefix_tuning or p_tuning_v2."""
+    num_vectors: int = Field(16, ge=1)
+    """Vectors of the prompt; a pretrained prompt and soft blocks of a pattern have their own."""
+    start: InitConfig | Literal["ppt"] = InitConfig()
+    """Where the vectors start: a kind of start, or ppt for the pretrained prompt."""
+    reparameterise: Reparameterization | None = None
+    """What makes the vectors in training: none, mlp or lstm; left out: the method's usual one."""
+    hidden: int | None = Field(None, ge=1)
+    """Width inside the mlp or lstm; none: that of the backbone."""
+    rank: int | None = Field(None, ge=1)
+    """Trains A·B of this rank on top of the start; none: all of it."""
+    hard_steps: int = Field(0, ge=0)
+    """Curriculum: for so many steps, soft blocks that start from words stay these words, while the rest trains."""
+    lora: LoraConfig | None = None
+    """Adapters that train with the prompt; none: the prompt alone."""
+    head: Head | None = None
+    """What tells labels apart: words (the verbalizer), or linear (a head that trains with it); none: words, and for
+    token labels and spans linear.
+    """
 
     @model_validator(mode="after")
     def _parts_fit(self) -> PromptConfig:

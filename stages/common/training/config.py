@@ -8,31 +8,43 @@ from __future__ import annotations
 import math
 from typing import Literal
 
-from pydantic import BaseModel, Field, model_validator
+from pydantic import Field, model_validator
+
+from stages.common.config import Config
 
 
-class EarlyStopping(BaseModel, frozen=True, extra="forbid"):
+class EarlyStopping(Config):
     """When to stop before the last step, and which parameters to keep: the best ones on the dev set."""
 
-    every: int = Field(10, ge=1, description="Steps from one look at the dev set to the next.")
-    patience: int = Field(3, ge=1, description="Looks without a better one until it stops.")
+    every: int = Field(10, ge=1)
+    """Steps from one look at the dev set to the next."""
+    patience: int = Field(3, ge=1)
+    """Looks without a better one until it stops."""
 
 
-class TrainingConfig(BaseModel, frozen=True, extra="forbid"):
+class TrainingConfig(Config):
     """How long and how fast to train. Defaults of the optimizer are PET's: AdamW, eps 1e-8, clipping at 1."""
 
-    learning_rate: float = Field(gt=0, description="Peak learning rate of AdamW.")
-    batch_size: int = Field(8, ge=1, description="Examples in one optimizer step.")
-    micro_batch_size: int | None = Field(
-        None, ge=1, description="Examples in one forward pass, whose gradients add up to a step; none: all at once."
-    )
-    steps: int | None = Field(None, ge=1, description="Optimizer steps; either this or epochs.")
-    epochs: float | None = Field(None, gt=0, description="Passes over the training set; either this or steps.")
-    schedule: Literal["constant", "linear", "cosine"] = Field("linear", description="Learning rate after the warm-up.")
-    warmup: float = Field(0.0, ge=0, le=1, description="Share of the steps in which the learning rate rises from 0.")
-    weight_decay: float = Field(0.01, ge=0, description="Weight decay of matrices; vectors have none.")
-    max_grad_norm: float = Field(1.0, gt=0, description="Gradients are clipped to this norm.")
-    early_stopping: EarlyStopping | None = Field(None, description="Looks at the dev set on the way; none: no looks.")
+    learning_rate: float = Field(gt=0)
+    """Peak learning rate of AdamW."""
+    batch_size: int = Field(8, ge=1)
+    """Examples in one optimizer step."""
+    micro_batch_size: int | None = Field(None, ge=1)
+    """Examples in one forward pass, whose gradients add up to a step; none: all at once."""
+    steps: int | None = Field(None, ge=1)
+    """Optimizer steps; either this or epochs."""
+    epochs: float | None = Field(None, gt=0)
+    """Passes over the training set; either this or steps."""
+    schedule: Literal["constant", "linear", "cosine"] = "linear"
+    """Learning rate after the warm-up."""
+    warmup: float = Field(0.0, ge=0, le=1)
+    """Share of the steps in which the learning rate rises from 0."""
+    weight_decay: float = Field(0.01, ge=0)
+    """Weight decay of matrices; vectors have none."""
+    max_grad_norm: float = Field(1.0, gt=0)
+    """Gradients are clipped to this norm."""
+    early_stopping: EarlyStopping | None = None
+    """Looks at the dev set on the way; none: no looks."""
 
     @model_validator(mode="after")
     def _one_length(self) -> TrainingConfig:

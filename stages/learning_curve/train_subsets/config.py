@@ -2,12 +2,17 @@
 
 from __future__ import annotations
 
-from pydantic import BaseModel, Field
+from pydantic import Field
+
+from stages.common.config import Config
 
 
-class TrainSubsetConfig(BaseModel, frozen=True, extra="forbid"):
+class TrainSubsetConfig(Config):
     """How many labelled texts of each class, and which."""
 
-    labels: tuple[str, ...] = Field(description="Labels of the task.")
-    shots: int = Field(ge=1, description="Labelled examples a class.")
-    seed: int = Field(description="Seed of the choice; the same for all sizes.")
+    labels: tuple[str, ...]
+    """Labels of the task."""
+    shots: int = Field(ge=1)
+    """Labelled examples a class."""
+    seed: int
+    """Seed of the choice; the same for all sizes."""

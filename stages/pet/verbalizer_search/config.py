@@ -4,20 +4,24 @@ from __future__ import annotations
 
 from typing import Literal, Self
 
-from pydantic import BaseModel, Field, model_validator
+from pydantic import Field, model_validator
 
+from stages.common.config import Config
 from stages.common.models.backbones.config import BackboneConfig
 from stages.common.patterns.config import Task
 
 SearchMethod = Literal["likelihood_ratio", "cross_entropy"]
 
 
-class SearchConfig(BaseModel, frozen=True, extra="forbid"):
+class SearchConfig(Config):
     """How words are sought."""
 
-    method: SearchMethod = Field("likelihood_ratio", description="How a candidate is judged.")
-    num_words: int = Field(10, ge=1, description="Words a label.")
-    num_candidates: int = Field(1000, ge=1, description="Words that are looked at for each label: its likeliest.")
+    method: SearchMethod = "likelihood_ratio"
+    """How a candidate is judged."""
+    num_words: int = Field(10, ge=1)
+    """Words a label."""
+    num_candidates: int = Field(1000, ge=1)
+    """Words that are looked at for each label: its likeliest."""
 
     @model_validator(mode="after")
     def _enough_candidates(self) -> Self:
@@ -26,9 +30,12 @@ class SearchConfig(BaseModel, frozen=True, extra="forbid"):
         return self
 
 
-class VerbalizerSearchConfig(SearchConfig, frozen=True):
+class VerbalizerSearchConfig(SearchConfig):
     """For which pattern words are sought, and how."""
 
-    task: Task = Field(description="Labels and the pattern; no label words.")
-    pattern: str = Field(description="Name of the pattern.")
-    backbone: BackboneConfig = Field(description="The language model.")
+    task: Task
+    """Labels and the pattern; no label words."""
+    pattern: str
+    """Name of the pattern."""
+    backbone: BackboneConfig
+    """The language model."""

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
-from pydantic import BaseModel, Field, field_validator
+from pydantic import Field, field_validator
 
+from stages.common.config import Config
 from stages.common.data.config import Source
 from stages.common.prompts.config import MemberSpec
 from stages.soft_labels.config import EnsembleConfig
 
 
-class ShardsConfig(BaseModel, frozen=True, extra="forbid"):
+class ShardsConfig(Config):
     """The shards of texts, and how they are read."""
 
-    source: Source = Field(
-        description="The shards: asset names a folder (its files that end in .parquet, .jsonl or .jsonl.gz) or a path "
-        "with wildcards, alike on every machine."
-    )
-    batch_size: int = Field(256, ge=1, description="Texts that go to a worker at a time.")
+    source: Source
+    """The shards: asset names a folder (its files that end in .parquet, .jsonl or .jsonl.gz) or a path with wildcards,
+    alike on every machine.
+    """
+    batch_size: int = Field(256, ge=1)
+    """Texts that go to a worker at a time."""
 
     @field_validator("source")
     @classmethod
@@ -26,11 +28,16 @@ class ShardsConfig(BaseModel, frozen=True, extra="forbid"):
         return source
 
 
-class ShardedLabelsConfig(BaseModel, frozen=True, extra="forbid"):
+class ShardedLabelsConfig(Config):
     """The ensemble and the shards that it labels."""
 
-    labels: tuple[str, ...] = Field(description="Labels of the task, in the order of the logits.")
-    ensemble: EnsembleConfig = Field(EnsembleConfig(), description="How votes are mixed.")
-    voters: tuple[MemberSpec, ...] = Field(description="The members, in the order of the inputs.")
-    groups: tuple[str, ...] = Field(description="Kind of each member, for balanced weights.")
-    shards: ShardsConfig = Field(description="The shards.")
+    labels: tuple[str, ...]
+    """Labels of the task, in the order of the logits."""
+    ensemble: EnsembleConfig = EnsembleConfig()
+    """How votes are mixed."""
+    voters: tuple[MemberSpec, ...]
+    """The members, in the order of the inputs."""
+    groups: tuple[str, ...]
+    """Kind of each member, for balanced weights."""
+    shards: ShardsConfig
+    """The shards."""

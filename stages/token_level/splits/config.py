@@ -2,20 +2,26 @@
 
 from __future__ import annotations
 
-from pydantic import BaseModel, Field, model_validator
+from pydantic import Field, model_validator
 
+from stages.common.config import Config
 from stages.common.data.config import Source
 from stages.token_level.config import QuestionAnsweringTask, TokenClassificationTask
 
 
-class TokenLevelData(BaseModel, frozen=True, extra="forbid"):
+class TokenLevelData(Config):
     """Files of an annotated task, and how much of them is taken."""
 
-    train: Source = Field(description="File of the annotated texts to learn from.")
-    dev: Source | None = Field(None, description="File of a development set.")
-    test: Source = Field(description="File of the test set.")
-    train_size: int | None = Field(None, ge=1, description="Training texts, drawn by the seed; none: all.")
-    test_size: int | None = Field(None, ge=1, description="Test texts, drawn by the seed; none: all.")
+    train: Source
+    """File of the annotated texts to learn from."""
+    dev: Source | None = None
+    """File of a development set."""
+    test: Source
+    """File of the test set."""
+    train_size: int | None = Field(None, ge=1)
+    """Training texts, drawn by the seed; none: all."""
+    test_size: int | None = Field(None, ge=1)
+    """Test texts, drawn by the seed; none: all."""
 
     @model_validator(mode="after")
     def _labels_are_named(self) -> TokenLevelData:
@@ -36,11 +42,12 @@ class TokenLevelData(BaseModel, frozen=True, extra="forbid"):
         return {name: source for name, source in given.items() if source is not None}
 
 
-class TokenLevelSplitsConfig(BaseModel, frozen=True, extra="forbid"):
+class TokenLevelSplitsConfig(Config):
     """The task, where its texts are, the seed."""
 
-    task: TokenClassificationTask | QuestionAnsweringTask = Field(
-        discriminator="kind", description="What is asked of the texts."
-    )
-    data: TokenLevelData = Field(description="Files and sizes.")
-    seed: int = Field(description="Seed of the drawing.")
+    task: TokenClassificationTask | QuestionAnsweringTask = Field(discriminator="kind")
+    """What is asked of the texts."""
+    data: TokenLevelData
+    """Files and sizes."""
+    seed: int
+    """Seed of the drawing."""

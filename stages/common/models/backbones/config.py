@@ -4,24 +4,21 @@ from __future__ import annotations
 
 from typing import Literal
 
-from pydantic import BaseModel, Field
+from pydantic import Field
 
+from stages.common.config import Config
 from stages.common.models.config import EVAL_BATCH_TOKENS, EVAL_BATCH_TOKENS_GPU, Precision
 
 
-class BackboneConfig(BaseModel, frozen=True, extra="forbid"):
+class BackboneConfig(Config):
     """The pretrained language model, and how texts are cut for it."""
 
-    asset: str = Field(
-        description="Reference of the model: a folder or a GGUF file.", json_schema_extra={"identity": False}
-    )
-    max_length: int = Field(
-        128, ge=8, description="Tokens of a pattern-formatted text at the most, without soft prompt."
-    )
-    precision: Precision = Field(
-        "auto",
-        description="Precision of frozen weights: fp32, bf16, or auto = bf16 where the processor computes in it.",
-    )
+    asset: str = Field(json_schema_extra={"identity": False})
+    """Reference of the model: a folder or a GGUF file."""
+    max_length: int = Field(128, ge=8)
+    """Tokens of a pattern-formatted text at the most, without soft prompt."""
+    precision: Precision = "auto"
+    """Precision of frozen weights: fp32, bf16, or auto = bf16 where the processor computes in it."""
     read_tokens: int | None = Field(
         None,
         ge=64,
@@ -33,12 +30,14 @@ class BackboneConfig(BaseModel, frozen=True, extra="forbid"):
 Tune = Literal["full", "lora", "prompt", "none"]
 
 
-class LoraConfig(BaseModel, frozen=True, extra="forbid"):
+class LoraConfig(Config):
     """Low-rank adapters (Hu et al., ICLR 2022) on the linear layers of the backbone."""
 
-    rank: int = Field(8, ge=1, description="Rank of the update of each matrix.")
-    alpha: float = Field(16.0, gt=0, description="The update is scaled by alpha / rank.")
-    dropout: float = Field(0.0, ge=0, lt=1, description="Dropout before the adapter.")
-    targets: str | tuple[str, ...] = Field(
-        "all-linear", description="Names of the adapted layers, or all-linear for every one but the LM head."
-    )
+    rank: int = Field(8, ge=1)
+    """Rank of the update of each matrix."""
+    alpha: float = Field(16.0, gt=0)
+    """The update is scaled by alpha / rank."""
+    dropout: float = Field(0.0, ge=0, lt=1)
+    """Dropout before the adapter."""
+    targets: str | tuple[str, ...] = "all-linear"
+    """Names of the adapted layers, or all-linear for every one but the LM head."""
