@@ -147,7 +147,7 @@ class StepFailedError(ClusterError):
         self.trace = trace
         self.log = log
         self.transient = transient
-        self.is_asked = is_asked
+        self.is_preemption = is_asked
         self.attempt = attempt
 
     def tail(self, num_lines: int = 12) -> str:
@@ -168,7 +168,7 @@ class PreemptedError(ClusterError):
     """The process of a step was told to leave, and what it did could not be kept. `is_asked`: no failed attempt."""
 
     transient = True
-    is_asked = True
+    is_preemption = True
 
     def __init__(self) -> None:
         super().__init__(

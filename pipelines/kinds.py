@@ -61,7 +61,7 @@ SETS_READ = {
     "zero_shot": ("test",),
     "priming": ("train", "test"),
     "soft_labels": ("unlabeled", "test"),
-    "shards": (),
+    "soft_label_shards": (),
     "ppt_examples": (),
     "distill": ("unlabeled", "dev", "test"),
     "baseline": ("train", "dev", "test"),

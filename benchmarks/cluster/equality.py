@@ -80,7 +80,7 @@ def tuned(
     assert smoke.data is not None
     reads = SplitsConfig(data=smoke.data, labels=task.labels, fields=("text",), seed=1)
     config = PromptTuningConfig(
-        task=task, pattern="review", backbone=backbone, prompt=PromptConfig(num_vectors=8), loop=LOOP, seed=3
+        task=task, pattern="review", backbone=backbone, prompt=PromptConfig(num_virtual_tokens=8), training=LOOP, seed=3
     )
     data = Step(name="data", run="stages.splits.stage:run", config=reads)
     resources = Resources(workers=workers, strategy=strategy)

@@ -86,15 +86,15 @@ def link(workers: int) -> float:
     return NVLINK if workers <= NODE else NETWORK
 
 
-def work(read_tokens: int, batch: int) -> Workload:
+def work(eval_batch_tokens: int, batch: int) -> Workload:
     """A prompt over a frozen backbone in bfloat16."""
     return Workload(
         num_trained=VECTORS * 8192, trains_backbone=False, has_adapters=False, batch_size=batch,
-        read_tokens=read_tokens, length=LENGTH + VECTORS, weight_bytes=2, fused=True,
+        eval_batch_tokens=read_tokens, length=LENGTH + VECTORS, weight_bytes=2, fused=True,
     )  # fmt: skip
 
 
-def phases(model: ModelShape, workers: int, read_tokens: int) -> tuple[Phase, Phase]:
+def phases(model: ModelShape, workers: int, eval_batch_tokens: int) -> tuple[Phase, Phase]:
     """Training of all prompts, and labelling of all texts."""
     each = LENGTH + VECTORS
     trained = NUM_PATTERNS * STEPS * max(BATCH, workers) * each
@@ -127,7 +127,7 @@ HEAD = [
 ]  # fmt: skip
 
 
-def costs(model: ModelShape, workers: int, strategy: str, read_tokens: int) -> list[str]:
+def costs(model: ModelShape, workers: int, strategy: str, eval_batch_tokens: int) -> list[str]:
     """Hours, traffic and price of everything."""
     spread = PARTITIONING[strategy].weights
     training, labelling = phases(model, workers, read_tokens)

@@ -130,7 +130,7 @@ def main() -> None:
         more = max(asked.sizes) - min(asked.sizes)
         for workers in asked.workers if more else ():
             rate = more / (spent[workers, max(asked.sizes)] - spent[workers, min(asked.sizes)])
-            print(f"\n{workers} workers, without their start: {rate:,.0f} texts/s")
+            print(f"\n{workers} workers, without their init: {rate:,.0f} texts/s")
 
 
 if __name__ == "__main__":

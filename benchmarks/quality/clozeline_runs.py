@@ -64,7 +64,7 @@ TASKS: dict[str, dict[str, Any]] = {
             "entailment": {"true": ["True"], "follows": ["Yes"]},
             "not_entailment": {"true": ["False"], "follows": ["No"]},
         },
-        "shorten": "longest",
+        "truncation": "longest",
     },
     "eprstmt": {
         "labels": ["Negative", "Positive"],
@@ -79,7 +79,7 @@ LENGTHS = {"sst2": 72, "ag_news": 88, "rte": 128, "eprstmt": 112}
 """Tokens of a pattern-formatted text."""
 STEPS = {"sst2": 24, "ag_news": 40, "rte": 24, "eprstmt": 24}
 """Optimizer steps of a sub-model, eight texts each."""
-ENSEMBLE = {"mean": "probabilities", "weights": "balanced", "calibration": "pile"}
+ENSEMBLE = {"mean": "probabilities", "weights": "balanced", "calibration": "unlabeled"}
 
 
 def recipe(name: str, seed: int, split: Path, *, ipet: bool, longer: float) -> dict[str, Any]:
@@ -102,7 +102,7 @@ def recipe(name: str, seed: int, split: Path, *, ipet: bool, longer: float) -> d
         "pet": {
             "tune": "lora",
             "lora": {"rank": 8, "alpha": 16, "targets": ["q_proj", "v_proj"]},
-            "loop": loop,
+            "training": loop,
             **({"ipet": {"generations": 1}} if ipet else {}),
         },
         "members": {
@@ -110,18 +110,18 @@ def recipe(name: str, seed: int, split: Path, *, ipet: bool, longer: float) -> d
                 "kind": "probe",
                 "encoder": {"asset": ENCODERS["mpnet"], "max_length": 128},
                 "strength": 10.0,
-                "contrast": {"num_pairs": 320 if name == "ag_news" else None},
+                "contrastive": {"num_pairs": 320 if name == "ag_news" else None},
             }
         },
         "ensemble": ENSEMBLE,
-        "distill": {"loop": student_loop(5e-5, round(200 * longer))},
-        "baseline": {"loop": {"learning_rate": 5e-5, "batch_size": 8, "steps": 50, "warmup": 0.1}},
+        "distill": {"training": student_loop(5e-5, round(200 * longer))},
+        "baseline": {"training": {"learning_rate": 5e-5, "batch_size": 8, "steps": 50, "warmup_ratio": 0.1}},
     }
 
 
 def student_loop(learning_rate: float, steps: int) -> dict[str, Any]:
     """How a student of which all weights are trained learns."""
-    return {"learning_rate": learning_rate, "batch_size": 16, "steps": steps, "warmup": 0.1}
+    return {"learning_rate": learning_rate, "batch_size": 16, "steps": steps, "warmup_ratio": 0.1}
 
 
 def variants(base: dict[str, Any], *, full: bool, longer: float) -> dict[str, dict[str, Any]]:
@@ -133,7 +133,11 @@ def variants(base: dict[str, Any], *, full: bool, longer: float) -> dict[str, di
     found = {"mpnet_head": frozen, "minilm": base, "submodels": first}
     if full:
         student = {"asset": ENCODERS["mpnet"], "max_length": 128}
-        found["mpnet"] = {**frozen, "student": student, "distill": {"loop": student_loop(2e-5, round(120 * longer))}}
+        found["mpnet"] = {
+            **frozen,
+            "student": student,
+            "distill": {"training": student_loop(2e-5, round(120 * longer))},
+        }
     return found | ({"ipet": without} if "ipet" in base["pet"] else {})
 
 

@@ -60,7 +60,7 @@ def _classifier(
     backbone = backbone or load_backbone(config, frozen=True)
     patterns = {"p": pattern or subject.pattern}
     task = Task(name="films", labels=tuple(subject.words), patterns=patterns, verbalizer=subject.words)
-    prompt = new_prompt(PromptConfig(num_vectors=10), backbone, task.pattern("p"), seed)
+    prompt = new_prompt(PromptConfig(num_virtual_tokens=10), backbone, task.pattern("p"), seed)
     return ClozeClassifier.of(task, "p", backbone, config, prompt)
 
 
@@ -129,7 +129,7 @@ def _cached(effort: Effort) -> str:
     long = [item for item in film_texts(4000) if len(item.fields["text"].split()) > 20]
     items = classifier.items(_joined(long, effort.of(32)))
     cached = CachedTexts(classifier)
-    assert all(item.cloze[0].soft[0] == TEXT_TOKENS for item in items), "every text has that many tokens"
+    assert all(item.cloze[0].soft_positions[0] == TEXT_TOKENS for item in items), "every text has that many tokens"
 
     def epoch(loss_of: Any, batch: int = 8) -> None:
         for start in range(0, len(items), batch):

@@ -125,8 +125,8 @@ def students(effort: Effort) -> dict[str, Job]:
     from stages.distillation.stage import DistillationExample, distillation_loss
 
     labels, config = recipe()["task"]["labels"], StudentConfig(asset=MINILM, max_length=96)
-    full = TextClassifier.fresh(config, labels, ["text"], SEED)
-    frozen = TextClassifier.fresh(config.model_copy(update={"tune": "head"}), labels, ["text"], SEED)
+    full = TextClassifier.from_encoder(config, labels, ["text"], SEED)
+    frozen = TextClassifier.from_encoder(config.model_copy(update={"tune": "head"}), labels, ["text"], SEED)
     full.train_mode(True)
     loop = TrainingConfig(learning_rate=5e-5, batch_size=16, steps=num_steps(effort))
     learnt, embedded = film_texts(16 * num_steps(effort)), film_texts(effort.of(400))

@@ -32,7 +32,7 @@ class Disk(BaseModel, frozen=True, extra="forbid"):
 class ZeroSettings(BaseModel, frozen=True, extra="forbid"):
     """What DeepSpeed is told, with names and units of its own configuration."""
 
-    half: bool = Field(description="Weights in bfloat16, else float32.")
+    bf16: bool = Field(description="Weights in bfloat16, else float32.")
     offload: bool = Field(False, description="Keep each worker's part in the memory of the machine, not of the GPU.")
     disk: Disk | None = Field(None, description="Keep it there instead.")
 
@@ -59,7 +59,7 @@ class ZeroSettings(BaseModel, frozen=True, extra="forbid"):
                 "pin_memory": has_gpu(),
                 "max_in_cpu": 0,
             }
-        return {"train_micro_batch_size_per_gpu": 1, "bf16": {"enabled": self.half}, "zero_optimization": zero}
+        return {"train_micro_batch_size_per_gpu": 1, "bf16": {"enabled": self.bf16}, "zero_optimization": zero}
 
 
 def has_gpu() -> bool:

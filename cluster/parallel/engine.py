@@ -23,28 +23,32 @@ from cluster.steps.step import Strategy
 class DistributedEngine:
     """One worker's engine; see `stages.common.protocols.Engine`. Needs a process group of torch."""
 
-    def __init__(self, work: Path, strategy: Strategy, stack: HangDumper, offload_to: str | None = None) -> None:
+    def __init__(
+        self, checkpoint_dir: Path, strategy: Strategy, hang_dumper: HangDumper, nvme_path: str | None = None
+    ) -> None:
 
         self.rank = dist.get_rank()
         self.world_size = dist.get_world_size()
-        self.work: Path | None = work
+        self.checkpoint_dir: Path | None = checkpoint_dir
         self._strategy = strategy
-        self._stack = stack
-        self._offload_to = offload_to
+        self._stack = hang_dumper
+        self._nvme_path = nvme_path
         self._spread: list[PartitionedModel] = []
         self._folders: list[OffloadFolder] = []
         self._partition: Zero2Partition | None = None
 
-    def frozen(self, make: Callable[[], Any], *, half: bool, largest: Callable[[], int]) -> Any:
+    def load_frozen(self, load_model: Callable[[], Any], *, bf16: bool, largest_weight: Callable[[], int]) -> Any:
         """A frozen model, whole on every worker or (zero3) spread over them."""
         if self._strategy not in ("zero3", "zero3_offload"):
-            return make()
+            return load_model()
         disk = None
-        if self._offload_to is not None:
-            assert self.work is not None
-            self._folders.append(OffloadFolder(Path(self._offload_to), self.work))
-            disk = Disk(folder=self._folders[-1].path, buffer_size=math.ceil(largest() / self.world_size))
-        spread = PartitionedModel(make, ZeroSettings(half=half, offload=self._strategy == "zero3_offload", disk=disk))
+        if self._nvme_path is not None:
+            assert self.checkpoint_dir is not None
+            self._folders.append(OffloadFolder(Path(self._nvme_path), self.checkpoint_dir))
+            disk = Disk(folder=self._folders[-1].path, buffer_size=math.ceil(largest_weight() / self.world_size))
+        spread = PartitionedModel(
+            load_model, ZeroSettings(bf16=bf16, offload=self._strategy == "zero3_offload", disk=disk)
+        )
         self._spread.append(spread)
         return spread.model
 
@@ -55,21 +59,21 @@ class DistributedEngine:
         for folder in self._folders:
             folder.close()
 
-    def share(self, parameters: Sequence[Any]) -> None:
+    def register_parameters(self, parameters: Sequence[Any]) -> None:
         """Says what will be trained; with zero2 each worker gets a part of it to update."""
         if self._strategy == "zero2":
             self._partition = Zero2Partition(parameters, self._for_group)
 
     def backward(self, loss: Any) -> None:
         """Back-propagates this worker's part of the loss."""
-        self._stack.is_well()
+        self._stack.reset_timer()
         loss.backward()
         if self._partition is not None:
             self._partition.end_pass()
         for spread in self._spread:
             spread.end_pass()
 
-    def clip(self, parameters: Sequence[Any], max_norm: float) -> float:
+    def clip_grad_norm(self, parameters: Sequence[Any], max_norm: float) -> float:
         """Adds up the gradients of all workers, in one message, and clips them; returns their norm before."""
 
         if self._partition is not None:
@@ -84,51 +88,51 @@ class DistributedEngine:
             parameter.grad.copy_(part.view_as(parameter))
         return float(torch.nn.utils.clip_grad_norm_(parameters, max_norm))
 
-    def step(self, optimizer: Any) -> None:
+    def optimizer_step(self, optimizer: Any) -> None:
         """Updates the parameters, alike on every worker, and clears their gradients."""
         optimizer.step()  # passes over parameters without a gradient, and keeps no moments of them
         if self._partition is not None:
             self._partition.spread()
         optimizer.zero_grad(set_to_none=True)
 
-    def moments(self, optimizer: Any) -> dict[str, Any]:
+    def optimizer_state_dict(self, optimizer: Any) -> dict[str, Any]:
         """The optimizer's state, whole on the first worker."""
-        return optimizer.state_dict() if self._partition is None else self._partition.moments(optimizer)
+        return optimizer.state_dict() if self._partition is None else self._partition.optimizer_state_dict(optimizer)
 
-    def restore(self, optimizer: Any, state: dict[str, Any]) -> None:
+    def load_optimizer_state_dict(self, optimizer: Any, state: dict[str, Any]) -> None:
         """Puts a whole state back."""
         if self._partition is None:
             optimizer.load_state_dict(state)
         else:
-            self._partition.restore(optimizer, state)
+            self._partition.load_optimizer_state_dict(optimizer, state)
 
-    def total(self, tensor: Any) -> Any:
+    def all_reduce_sum(self, tensor: Any) -> Any:
         """The sum of a tensor over all workers, where it was."""
 
-        self._stack.is_well()
+        self._stack.reset_timer()
         moved = self._for_group(tensor.detach().clone())
         dist.all_reduce(moved)
         return moved.to(tensor.device)
 
-    def stream(
-        self, sources: Sequence[Any], read: Callable[[Any], Iterable[Any]], make: Callable[[], Callable[[Any], Any]]
+    def map_batches(
+        self, sources: Sequence[Any], read: Callable[[Any], Iterable[Any]], make_fn: Callable[[], Callable[[Any], Any]]
     ) -> Iterator[Any]:
         """What the function makes of every batch; every worker makes all of it."""
-        return map_sequentially(sources, read, make)
+        return map_sequentially(sources, read, make_fn)
 
-    def listening(self) -> AbstractContextManager[Callable[[], bool]]:
+    def graceful_stop(self) -> AbstractContextManager[Callable[[], bool]]:
         """Until its end a wish is told to the first worker, which tells the others."""
-        if self.rank or self.work is None:
+        if self.rank or self.checkpoint_dir is None:
             return nullcontext(lambda: False)
-        return StopRequest(self.work).listening()
+        return StopRequest(self.checkpoint_dir).graceful_stop()
 
     def _clip_mine(self, max_norm: float) -> float:
         """The same where sums lie with their owners."""
 
         assert self._partition is not None
-        gradients = [parameter.grad for parameter in self._partition.mine if parameter.grad is not None]
+        gradients = [parameter.grad for parameter in self._partition.owned if parameter.grad is not None]
         squares = sum((gradient.float().square().sum().cpu() for gradient in gradients), torch.zeros(()))
-        norm = float(self.total(squares)) ** 0.5
+        norm = float(self.all_reduce_sum(squares)) ** 0.5
         for gradient in gradients:
             gradient.mul_(min(1.0, max_norm / (norm + 1e-6)))  # as torch's clip_grad_norm_
         return norm

@@ -45,7 +45,7 @@ class _Backend(_TorchBackend):
 class GroupConfig(TorchConfig):
     """The process group of a step. `work`: its folder."""
 
-    work: str = ""
+    checkpoint_dir: str = ""
 
     @property
     def backend_cls(self) -> type[_TorchBackend]:
@@ -84,7 +84,7 @@ class Job:
     order: TaskSpec
     inputs: Any
     out: Path
-    work: Path
+    checkpoint_dir: Path
     log: str
     send: Callable[[LogBatch], bool]
 
@@ -107,7 +107,7 @@ def run(job: Job, recorder: BatchRecorder, guard: Callable[[Callable[[], None]],
         _work,
         train_loop_config={"job": job},
         torch_config=GroupConfig(
-            backend="nccl" if with_gpus else "gloo", timeout_s=round(resources.timeout_s), work=str(job.work)
+            backend="nccl" if with_gpus else "gloo", timeout_s=round(resources.timeout_s), work=str(job.checkpoint_dir)
         ),
         scaling_config=ScalingConfig(
             num_workers=resources.workers,
@@ -116,7 +116,7 @@ def run(job: Job, recorder: BatchRecorder, guard: Callable[[Callable[[], None]],
         ),
         run_config=RunConfig(
             name="train",
-            storage_path=str(job.work / "ray"),
+            storage_path=str(job.checkpoint_dir / "ray"),
             worker_runtime_env={"env_vars": ALLOCATOR} if gathers_in_memory else None,
         ),
         on_start=guard,
@@ -126,8 +126,8 @@ def run(job: Job, recorder: BatchRecorder, guard: Callable[[Callable[[], None]],
     except Exception as error:
         raise _cause(error, worker_signals.read_dumps(_dumps_folder(job), _work.__name__)) from error
     finally:
-        if resources.offload_to:  # where one worker fails, the others are killed, and leave their files
-            nvme_offload.remove_abandoned(Path(resources.offload_to), job.work)
+        if resources.nvme_path:  # where one worker fails, the others are killed, and leave their files
+            nvme_offload.remove_abandoned(Path(resources.nvme_path), job.checkpoint_dir)
     result, metrics = found
     recorder.last.update(metrics)
     return result
@@ -142,7 +142,7 @@ def _work(settings: dict[str, Any]) -> Any:
     strategy = job.order.resources.strategy
     assert strategy != "stream", "such steps have no group of workers"
     stack = worker_signals.HangDumper(_dumps_folder(job), rank, job.order.resources.timeout_s)
-    engine = DistributedEngine(job.work, strategy, stack, job.order.resources.offload_to)
+    engine = DistributedEngine(job.checkpoint_dir, strategy, stack, job.order.resources.nvme_path)
     with closing(stack), closing(engine), tempfile.TemporaryDirectory() as elsewhere, redirect_output(Path(job.log)):
         send = _forget if rank else job.send
         with BatchRecorder(job.order.step, send) as recorder:
@@ -153,7 +153,7 @@ def _work(settings: dict[str, Any]) -> Any:
 
 
 def _dumps_folder(job: Job) -> Path:
-    return job.work / "stacks"
+    return job.checkpoint_dir / "stacks"
 
 
 def _forget(batch: LogBatch) -> bool:

@@ -91,7 +91,7 @@ class Workload:
     trains_backbone: bool
     has_adapters: bool
     batch_size: int
-    read_tokens: int
+    eval_batch_tokens: int
     length: int
     weight_bytes: int
     fused: bool
@@ -141,7 +141,7 @@ class MemoryEstimate:
         return sum(getattr(self, item.name) for item in fields(self))
 
     @property
-    def certain(self) -> int:
+    def required(self) -> int:
         """What no cleverness of a library takes away: weights, and what trains."""
         return self.weights + self.swapping + self.trained + self.gradients + self.moments
 
@@ -162,51 +162,51 @@ class MemoryBudget:
     machine: int | None
     gpu: int | None
 
-    def holds(self, needs: WorkerMemory, workers: int, *, certain: bool = False) -> bool:
+    def fits(self, needs: WorkerMemory, workers: int, *, required: bool = False) -> bool:
         """Whether the workers of a step fit in. What is unknown holds all.
 
-        `certain`: looks at what is certain alone, and of the machine at one worker, for weights that are read in the
+        `required`: looks at what is certain alone, and of the machine at one worker, for weights that are read in the
         precision of their file stay mapped, once for all workers.
         """
-        on_machine = needs.machine.certain if certain else workers * needs.machine.total
+        on_machine = needs.machine.required if required else workers * needs.machine.total
         if self.machine is not None and on_machine > self.machine:
             return False
         if self.gpu is None or needs.gpu is None:
             return True
-        return (needs.gpu.certain if certain else needs.gpu.total) <= self.gpu
+        return (needs.gpu.required if required else needs.gpu.total) <= self.gpu
 
 
 def estimate_memory(
-    model: ModelShape, work: Workload, strategy: str, workers: int, *, on_gpu: bool, on_disk: bool = False
+    model: ModelShape, workload: Workload, strategy: str, workers: int, *, on_gpu: bool, on_disk: bool = False
 ) -> WorkerMemory:
     """What each worker of a step needs.
 
     Args:
         model: The backbone.
-        work: What is done with it.
+        workload: What is done with it.
         strategy: A name of `SPREADS`, or `STREAM`.
         workers: N.
         on_gpu: Whether each has a GPU.
         on_disk: Whether the frozen weights of zero3_offload lie on a disk.
     """
     spread = Partitioning() if strategy == STREAM else PARTITIONING[strategy]
-    whole = model.num_parameters * (FLOAT if work.trains_backbone else work.weight_bytes)
+    whole = model.num_parameters * (FLOAT if workload.trains_backbone else workload.weight_bytes)
     held = math.ceil(whole / workers) if spread.weights else whole
-    disk = swapped(model, work, workers) if on_disk else 0
+    disk = swapped(model, workload, workers) if on_disk else 0
     held -= disk
-    swapping = NUM_BUFFERS * math.ceil(max(model.weights) / workers) * work.weight_bytes if on_disk else 0
+    swapping = NUM_BUFFERS * math.ceil(max(model.weights) / workers) * workload.weight_bytes if on_disk else 0
     states = workers if spread.states else 1
-    beside = 0 if work.trains_backbone else work.num_trained * FLOAT
+    beside = 0 if workload.trains_backbone else workload.num_trained * FLOAT
     computing = MemoryEstimate(
         base=0,
         weights=held,
-        gathered=2 * model.largest_module * work.weight_bytes if spread.weights else 0,
+        gathered=2 * model.largest_module * workload.weight_bytes if spread.weights else 0,
         trained=beside,
-        gradients=math.ceil(work.num_trained * FLOAT / states),
-        moments=math.ceil(work.num_trained * FLOAT * MOMENTS / states),
-        activations=activations(model, work, workers, spread=spread.weights),
-        logits=logits(model, work, workers),
-        buffers=buffers(model, work, workers),
+        gradients=math.ceil(workload.num_trained * FLOAT / states),
+        moments=math.ceil(workload.num_trained * FLOAT * MOMENTS / states),
+        activations=activations(model, workload, workers, partitioned=spread.weights),
+        logits=logits(model, workload, workers),
+        buffers=buffers(model, workload, workers),
     )
     base = BASE_BYTES[spread.weights]
     if not on_gpu:
@@ -217,18 +217,18 @@ def estimate_memory(
     return WorkerMemory(MemoryEstimate(base=base), replace(computing, base=GPU_BASE_BYTES))
 
 
-def swapped(model: ModelShape, work: Workload, workers: int) -> int:
+def swapped(model: ModelShape, workload: Workload, workers: int) -> int:
     """Bytes of a worker's parts of the weights that are large enough for a disk."""
-    parts = (math.ceil(weight / workers) * work.weight_bytes for weight in model.weights)
+    parts = (math.ceil(weight / workers) * workload.weight_bytes for weight in model.weights)
     return sum(part for part in parts if part >= MIN_OFFLOADED_BYTES)
 
 
-def texts(work: Workload, workers: int) -> int:
+def texts(workload: Workload, workers: int) -> int:
     """B: texts of one worker's pass with gradients."""
-    return math.ceil(work.batch_size / workers)
+    return math.ceil(workload.batch_size / workers)
 
 
-def kept_per_token(model: ModelShape, work: Workload, *, spread: bool) -> int:
+def kept_per_token(model: ModelShape, workload: Workload, *, partitioned: bool) -> int:
     """Bytes that autograd keeps for a token in a layer.
 
     With frozen weights a product keeps nothing of its input. Norms keep theirs, in float32; attention its queries,
@@ -236,55 +236,55 @@ def kept_per_token(model: ModelShape, work: Workload, *, spread: bool) -> int:
     its activation needs. Weights that train, and adapters, keep the inputs of their products too; so do spread weights,
     whose product DeepSpeed writes out (`deepspeed.runtime.zero.linear`).
     """
-    size = FLOAT if work.trains_backbone else work.weight_bytes
-    attention = 4 * model.width * size if work.fused else 3 * model.width * size
-    if not work.fused:
-        shares = model.num_heads * work.length
+    size = FLOAT if workload.trains_backbone else workload.weight_bytes
+    attention = 4 * model.width * size if workload.fused else 3 * model.width * size
+    if not workload.fused:
+        shares = model.num_heads * workload.length
         attention += shares * (FLOAT if size == FLOAT else FLOAT + size)
     kept = 2 * model.width * FLOAT + attention + model.kept_inner * model.inner * size
-    if work.trains_backbone or work.has_adapters:
+    if workload.trains_backbone or workload.has_adapters:
         kept += (3 * model.width + model.inner) * FLOAT
-    elif spread:
+    elif partitioned:
         kept += (3 * model.width + model.inner) * size
     return kept
 
 
-def activations(model: ModelShape, work: Workload, workers: int, *, spread: bool = False) -> int:
+def activations(model: ModelShape, workload: Workload, workers: int, *, partitioned: bool = False) -> int:
     """Bytes that a pass with gradients keeps until its backward pass, in all layers.
 
     A layer that decodes keeps keys and values of the text; its own few tokens do not count.
     """
-    tokens = texts(work, workers) * work.length
-    size = FLOAT if work.trains_backbone else work.weight_bytes
+    tokens = texts(workload, workers) * workload.length
+    size = FLOAT if workload.trains_backbone else workload.weight_bytes
     decoding = model.num_decoder_layers * 2 * model.width * size
-    return math.ceil(tokens * (model.num_layers * kept_per_token(model, work, spread=spread) + decoding))
+    return math.ceil(tokens * (model.num_layers * kept_per_token(model, workload, partitioned=partitioned) + decoding))
 
 
-def logits(model: ModelShape, work: Workload, workers: int) -> int:
+def logits(model: ModelShape, workload: Workload, workers: int) -> int:
     """Bytes of logits over the vocabulary at the masks, with their gradients; a decoder writes two tokens a text."""
     if not model.reads_vocabulary:
         return 0
-    reading = math.ceil(work.read_tokens / max(work.length, 1))
-    each = model.vocabulary * (2 if model.num_decoder_layers else 1) * (FLOAT + work.weight_bytes)
-    return max(2 * texts(work, workers), reading) * each
+    reading = math.ceil(workload.eval_batch_tokens / max(workload.length, 1))
+    each = model.vocabulary * (2 if model.num_decoder_layers else 1) * (FLOAT + workload.weight_bytes)
+    return max(2 * texts(workload, workers), reading) * each
 
 
-def buffers(model: ModelShape, work: Workload, workers: int) -> int:
+def buffers(model: ModelShape, workload: Workload, workers: int) -> int:
     """Bytes of one layer at work beside what is kept: the larger of a pass with and one without gradients."""
-    size = FLOAT if work.trains_backbone else work.weight_bytes
-    shares = 0 if work.fused else model.num_heads * work.length
+    size = FLOAT if workload.trains_backbone else workload.weight_bytes
+    shares = 0 if workload.fused else model.num_heads * workload.length
     widest = max(3 * model.inner, 4 * model.width, 3 * shares)
-    return max(texts(work, workers) * work.length, work.read_tokens) * widest * size
+    return max(texts(workload, workers) * workload.length, workload.eval_batch_tokens) * widest * size
 
 
 def strategies_that_fit(
-    model: ModelShape, work: Workload, room: MemoryBudget, *, on_gpu: bool, most_workers: int
+    model: ModelShape, workload: Workload, budget: MemoryBudget, *, on_gpu: bool, most_workers: int
 ) -> Iterator[tuple[str, int]]:
     """Strategies with numbers of workers that fit, the simplest first; frozen weights alone are spread."""
     counts = [2**power for power in range(most_workers.bit_length())]
     for strategy, spread in PARTITIONING.items():
-        if spread.weights and work.trains_backbone:
+        if spread.weights and workload.trains_backbone:
             continue
         for workers in [1] if strategy == "single" else [count for count in counts if count > 1]:
-            if room.holds(estimate_memory(model, work, strategy, workers, on_gpu=on_gpu), workers):
+            if budget.fits(estimate_memory(model, workload, strategy, workers, on_gpu=on_gpu), workers):
                 yield strategy, workers

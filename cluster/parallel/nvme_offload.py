@@ -24,17 +24,17 @@ from cluster.errors import OffloadError
 PREFIX = "clozeline-"
 DYING_S = 30
 """How long killed workers may take to be gone."""
-TOOLS = "Run: apt install libaio-dev g++; or take offload_to out, and weights stay in memory."
+TOOLS = "Run: apt install libaio-dev g++; or take nvme_path out, and weights stay in memory."
 
 
 class OffloadFolder:
     """A new folder under a place on a disk, this process's until `close`, which removes it."""
 
-    def __init__(self, place: Path, work: Path) -> None:
+    def __init__(self, place: Path, checkpoint_dir: Path) -> None:
         """
         Args:
             place: A folder of this machine.
-            work: The folder of the step, which all of its workers share.
+            checkpoint_dir: The folder of the step, which all of its workers share.
 
         Raises:
             SwapError: `place` is not there, or nothing can be written to it.
@@ -42,7 +42,7 @@ class OffloadFolder:
         check_folder(place)
         with _alone_in(place):
             _remove_abandoned(place, PREFIX)
-            self.path = Path(tempfile.mkdtemp(prefix=_prefix(work), dir=place))
+            self.path = Path(tempfile.mkdtemp(prefix=_prefix(checkpoint_dir), dir=place))
             self._lock = os.open(self.path, os.O_RDONLY)
             fcntl.flock(self._lock, fcntl.LOCK_EX)
 
@@ -52,12 +52,12 @@ class OffloadFolder:
         os.close(self._lock)
 
 
-def remove_abandoned(place: Path, work: Path) -> None:
+def remove_abandoned(place: Path, checkpoint_dir: Path) -> None:
     """Removes what a step's workers on this machine left when they were killed; those that still die are waited for."""
     over = time.monotonic() + DYING_S
     while place.is_dir():
         with _alone_in(place):
-            held = _remove_abandoned(place, _prefix(work))
+            held = _remove_abandoned(place, _prefix(checkpoint_dir))
         if not held or time.monotonic() > over:
             return
         time.sleep(0.1)
@@ -72,12 +72,12 @@ def check_folder(place: Path) -> None:
     if not place.is_dir():
         raise OffloadError(
             f"{place}, where weights shall lie, is no folder on {os.uname().nodename}.",
-            "Make it on a fast disk of every machine, or mend offload_to.",
+            "Make it on a fast disk of every machine, or mend nvme_path.",
         )
     if not os.access(place, os.W_OK | os.X_OK):
         raise OffloadError(
             f"nothing can be written to {place}, where weights shall lie, on {os.uname().nodename}.",
-            "Give it to the user who runs the steps, or mend offload_to.",
+            "Give it to the user who runs the steps, or mend nvme_path.",
         )
 
 
@@ -97,8 +97,8 @@ def check_aio_toolchain() -> None:
         raise OffloadError(f"weights on a disk need libaio.h, and {os.uname().nodename} has none.", TOOLS)
 
 
-def _prefix(work: Path) -> str:
-    return f"{PREFIX}{hashlib.sha256(str(work).encode()).hexdigest()[:8]}-"
+def _prefix(checkpoint_dir: Path) -> str:
+    return f"{PREFIX}{hashlib.sha256(str(checkpoint_dir).encode()).hexdigest()[:8]}-"
 
 
 def _remove_abandoned(place: Path, prefix: str) -> bool:

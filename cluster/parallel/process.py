@@ -15,17 +15,17 @@ from cluster.parallel.worker_signals import StopRequest
 class InProcessEngine:
     """The engine of a step in one process, with a folder for its checkpoints. See `stages.common.protocols.Engine`."""
 
-    def __init__(self, work: Path) -> None:
+    def __init__(self, checkpoint_dir: Path) -> None:
         self.rank = 0
         self.world_size = 1
-        self.work: Path | None = work
+        self.checkpoint_dir: Path | None = checkpoint_dir
 
-    def frozen(self, make: Callable[[], Any], *, half: bool, largest: Callable[[], int]) -> Any:
+    def load_frozen(self, load_model: Callable[[], Any], *, bf16: bool, largest_weight: Callable[[], int]) -> Any:
         """The model as it is read."""
-        del half, largest
-        return make()
+        del bf16, largest_weight
+        return load_model()
 
-    def share(self, parameters: Sequence[Any]) -> None:
+    def register_parameters(self, parameters: Sequence[Any]) -> None:
         """Nobody to share with."""
         del parameters
 
@@ -33,47 +33,47 @@ class InProcessEngine:
         """Back-propagates a scalar tensor."""
         loss.backward()
 
-    def clip(self, parameters: Sequence[Any], max_norm: float) -> float:
+    def clip_grad_norm(self, parameters: Sequence[Any], max_norm: float) -> float:
         """Clips the gradients; returns their norm before."""
         import torch
 
         return float(torch.nn.utils.clip_grad_norm_(parameters, max_norm))
 
-    def step(self, optimizer: Any) -> None:
+    def optimizer_step(self, optimizer: Any) -> None:
         """Updates the parameters and clears their gradients."""
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
 
-    def moments(self, optimizer: Any) -> dict[str, Any]:
+    def optimizer_state_dict(self, optimizer: Any) -> dict[str, Any]:
         """The optimizer's state."""
         return dict(optimizer.state_dict())
 
-    def restore(self, optimizer: Any, state: dict[str, Any]) -> None:
+    def load_optimizer_state_dict(self, optimizer: Any, state: dict[str, Any]) -> None:
         """Puts the optimizer's state back."""
         optimizer.load_state_dict(state)
 
-    def total(self, tensor: Any) -> Any:
+    def all_reduce_sum(self, tensor: Any) -> Any:
         """The tensor itself: there is one worker."""
         return tensor
 
-    def stream(
-        self, sources: Sequence[Any], read: Callable[[Any], Iterable[Any]], make: Callable[[], Callable[[Any], Any]]
+    def map_batches(
+        self, sources: Sequence[Any], read: Callable[[Any], Iterable[Any]], make_fn: Callable[[], Callable[[Any], Any]]
     ) -> Iterator[Any]:
         """What the function makes of every batch, in this process."""
-        return map_sequentially(sources, read, make)
+        return map_sequentially(sources, read, make_fn)
 
-    def listening(self) -> AbstractContextManager[Callable[[], bool]]:
+    def graceful_stop(self) -> AbstractContextManager[Callable[[], bool]]:
         """Until its end the watchdog asks first."""
-        assert self.work is not None
-        return StopRequest(self.work).listening()
+        assert self.checkpoint_dir is not None
+        return StopRequest(self.checkpoint_dir).graceful_stop()
 
 
 def map_sequentially(
-    sources: Sequence[Any], read: Callable[[Any], Iterable[Any]], make: Callable[[], Callable[[Any], Any]]
+    sources: Sequence[Any], read: Callable[[Any], Iterable[Any]], make_fn: Callable[[], Callable[[Any], Any]]
 ) -> Iterator[Any]:
     """What a function makes of every batch of every source, in this process."""
     if sources:
-        function = make()
+        function = make_fn()
         for source in sources:
             yield from map(function, read(source))
 

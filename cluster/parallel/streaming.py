@@ -29,22 +29,22 @@ Packed = dict[str, Any]
 class StreamingEngine(InProcessEngine):
     """The engine of a step whose batches go to workers of their own. See `stages.common.protocols.Engine`."""
 
-    def __init__(self, work: Path, resources: Resources) -> None:
-        super().__init__(work)
+    def __init__(self, checkpoint_dir: Path, resources: Resources) -> None:
+        super().__init__(checkpoint_dir)
         self._resources = resources
 
-    def stream(self, sources: Sequence[Any], read: Read, make: Make) -> Iterator[Any]:
+    def map_batches(self, sources: Sequence[Any], read: Read, make_fn: Make) -> Iterator[Any]:
         """What the workers make of every batch, in order.
 
         Raises:
-            WorkersLost: Ray Data gave up; or what `read`, `make` or the function raised.
+            WorkersLost: Ray Data gave up; or what `read`, `make_fn` or the function raised.
         """
         if not sources:
             return
         from ray.exceptions import RayError
 
         try:
-            for row in _dataset(sources, read, make, self._resources).iter_rows():
+            for row in _dataset(sources, read, make_fn, self._resources).iter_rows():
                 value = pickle.loads(row["value"])
                 if isinstance(value, _Failure):
                     raise value.error

@@ -37,9 +37,9 @@ class HangDumper:
         folder.mkdir(parents=True, exist_ok=True)
         self._file: TextIO = (folder / f"{rank}.txt").open("w", encoding="utf-8")
         self._patience_s = DUMP_AT_FRACTION * timeout_s
-        self.is_well()
+        self.reset_timer()
 
-    def is_well(self) -> None:
+    def reset_timer(self) -> None:
         """Something was done; the clock begins anew."""
         faulthandler.dump_traceback_later(self._patience_s, file=self._file)
 
@@ -74,16 +74,16 @@ class StopRequest:
         work: Its folder.
     """
 
-    def __init__(self, work: Path) -> None:
-        self._asked = work / ".asked"
-        self._listens = work / ".listens"
+    def __init__(self, checkpoint_dir: Path) -> None:
+        self._asked = checkpoint_dir / ".asked"
+        self._listens = checkpoint_dir / ".listens"
 
     def clear(self) -> None:
         """Forgets what was wished of an attempt before."""
         self._asked.unlink(missing_ok=True)
         self._listens.unlink(missing_ok=True)
 
-    def ask(self) -> bool:
+    def send(self) -> bool:
         """Asks the step to end. Returns whether a training listens; nothing else will end by itself."""
         if not self._listens.exists():
             return False
@@ -91,7 +91,7 @@ class StopRequest:
         return True
 
     @contextmanager
-    def listening(self) -> Iterator[Callable[[], bool]]:
+    def graceful_stop(self) -> Iterator[Callable[[], bool]]:
         """Within it the step may be asked; see `stages.common.protocols.Engine`."""
         self._listens.touch()
         try:
@@ -100,14 +100,14 @@ class StopRequest:
             self._listens.unlink(missing_ok=True)
 
 
-def install_sigterm_handler(work: str) -> None:
+def install_sigterm_handler(checkpoint_dir: str) -> None:
     """In the main thread of one of a step's many workers: SIGTERM asks them all to end; what does not listen ends."""
     if threading.current_thread() is not threading.main_thread():
         return
     before = signal.getsignal(signal.SIGTERM)
 
     def handle(number: int, frame: FrameType | None) -> None:
-        if not StopRequest(Path(work)).ask() and callable(before):
+        if not StopRequest(Path(checkpoint_dir)).send() and callable(before):
             before(number, frame)
 
     signal.signal(signal.SIGTERM, handle)

@@ -38,7 +38,7 @@ class Zero2Partition:
             parameter.register_post_accumulate_grad_hook(lambda ready: self._is_ready(places[id(ready)]))
 
     @property
-    def mine(self) -> list[Any]:
+    def owned(self) -> list[Any]:
         """The parameters that this worker owns."""
         return [item for item, owner in zip(self._parameters, self._owners, strict=True) if owner == self._rank]
 
@@ -58,7 +58,7 @@ class Zero2Partition:
             if owner != self._rank and moved.data_ptr() != parameter.data_ptr():
                 parameter.detach().copy_(moved)
 
-    def moments(self, optimizer: Any) -> dict[str, Any]:
+    def optimizer_state_dict(self, optimizer: Any) -> dict[str, Any]:
         """The optimizer's whole state on the first worker, as `state_dict` would give it; elsewhere this worker's."""
 
         state: dict[str, Any] = optimizer.state_dict()
@@ -66,10 +66,10 @@ class Zero2Partition:
         dist.gather_object(state["state"], parts)
         return {**state, "state": {place: value for part in parts or [state["state"]] for place, value in part.items()}}
 
-    def restore(self, optimizer: Any, state: dict[str, Any]) -> None:
+    def load_optimizer_state_dict(self, optimizer: Any, state: dict[str, Any]) -> None:
         """Takes this worker's part of a whole state."""
         optimizer.load_state_dict(state)
-        kept = {id(parameter) for parameter in self.mine}
+        kept = {id(parameter) for parameter in self.owned}
         for parameter in list(optimizer.state):
             if id(parameter) not in kept:
                 del optimizer.state[parameter]

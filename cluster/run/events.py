@@ -39,7 +39,7 @@ class StepFinished:
     step: str
     seconds: float
     cached: bool
-    figures: Mapping[str, float] = field(default_factory=dict)
+    metrics: Mapping[str, float] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

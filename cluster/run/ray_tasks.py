@@ -213,13 +213,13 @@ def _worker_failure(order: TaskSpec, error: Exception) -> StepFailedError:
     log = store.log_path(order.step, order.key.fingerprint, order.attempt)
     with suppress(OSError, StoreError):
         # There is one if the worker was on this machine; it had no time to share it.
-        store.share(log)
+        store.upload(log)
     return StepFailedError(
         order.step,
         f"its worker was lost ({type(error).__name__}: {text.splitlines()[0] if text else 'no more is known'})",
         remedy=remedy,
         trace=text,
-        log=store.address(log),
+        log=store.uri_of(log),
         transient=isinstance(error, lost),
         attempt=order.attempt,
     )

@@ -109,7 +109,7 @@ class _Run:
         while settled:
             settled = False
             for line in list(self._open.values()):
-                if self._interrupts.asked:
+                if self._interrupts.received:
                     self._interrupt()
                     return bool(self._running)
                 if line.name in self._running or not self._is_ready(line):
@@ -132,7 +132,7 @@ class _Run:
     def leave_open(self) -> None:
         """Says of the steps that Ctrl-C left without a result that it did."""
         for line in self._open.values():
-            if line.chosen:
+            if line.selected:
                 self._report(line, Status.STOPPED, reason="interrupted")
 
     def _interrupt(self) -> None:
@@ -162,7 +162,7 @@ class _Run:
         """One step whose upstream is settled: take, block or start it. Returns whether it has come to an end."""
         if line.state is PlanState.BLOCKED:
             return self._block(line, "; ".join(line.reasons))
-        if not line.chosen:
+        if not line.selected:
             assert line.manifest is not None
             return self._take(line, line.manifest)
         if line.manifest is not None and stale_upstream(line.step, line.manifest, self._manifests) is None:
@@ -179,19 +179,19 @@ class _Run:
         """A committed result."""
         del self._open[line.name]
         self._manifests[line.name] = manifest
-        if not line.chosen:
+        if not line.selected:
             return True
         run_id = None
         if self._tracker is not None:
             run_id = self._tracker.cached_step(line.name, manifest, config_params(line.key.components.items()))
         self._report(line, Status.CACHED, manifest=manifest, run_id=run_id, source_run_id=manifest.run_id)
-        self._emit(events.StepFinished(line.name, manifest.seconds, cached=True, figures=manifest.metrics))
+        self._emit(events.StepFinished(line.name, manifest.seconds, cached=True, metrics=manifest.metrics))
         return True
 
     def _block(self, line: PlannedStep, reason: str) -> bool:
         del self._open[line.name]
         self._unmade.add(line.name)
-        if line.chosen:
+        if line.selected:
             self._report(line, Status.BLOCKED, reason=reason)
             self._emit(events.StepBlocked(line.name, reason))
         return True
@@ -261,7 +261,7 @@ class _Run:
         self._tries[line.name] = self._tries.get(line.name, 0) + 1
         tasks.submit(order, line.step.resources, tuple(self._manifests[name] for name in upstream))
         log = self._store.log_path(line.name, line.fingerprint, attempt)
-        self._emit(events.StepStarted(line.name, attempt, self._store.address(log)))
+        self._emit(events.StepStarted(line.name, attempt, self._store.uri_of(log)))
 
     def _connected(self) -> TaskPool:
         """Ray, started when the first step needs it."""
@@ -298,13 +298,13 @@ class _Run:
         if self._tracker is not None:
             self._tracker.end_step(line.name, "FINISHED", manifest)
         self._report(line, Status.EXECUTED, manifest=manifest, run_id=run_id, reason="; ".join(line.reasons))
-        self._emit(events.StepFinished(line.name, manifest.seconds, cached=False, figures=manifest.metrics))
+        self._emit(events.StepFinished(line.name, manifest.seconds, cached=False, metrics=manifest.metrics))
 
     def _fail(self, line: PlannedStep, error: StepFailedError, run_id: str | None) -> None:
         """Another attempt, or the end of this step."""
-        tries = self._tries[line.name] = self._tries[line.name] - error.is_asked
+        tries = self._tries[line.name] = self._tries[line.name] - error.is_preemption
         if error.transient and tries < line.step.resources.max_attempts:
-            pause = max(self._options.backoff_s * 2 ** (tries - 1), 2 * EXIT_DELAY_S * error.is_asked)
+            pause = max(self._options.backoff_s * 2 ** (tries - 1), 2 * EXIT_DELAY_S * error.is_preemption)
             self._not_before[line.name] = time.monotonic() + pause
             self._emit(events.StepFailed(line.name, error, retry_in_s=pause))
             return
@@ -330,7 +330,7 @@ class _Run:
         self._drained = time.monotonic()
         for batch in self._tasks.batches():
             if self._tracker is not None:
-                self._tracker.take(batch)
+                self._tracker.log_records(batch)
             if batch.progress is not None:
                 done, total, info = batch.progress
                 self._emit(events.StepProgress(batch.step, done, total, info))

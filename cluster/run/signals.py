@@ -49,7 +49,7 @@ class SignalHandler:
             self._before.setdefault(number, before)
 
     @property
-    def asked(self) -> bool:
+    def received(self) -> bool:
         """Whether a signal came."""
         return bool(self.signal)
 

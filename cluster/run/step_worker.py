@@ -50,14 +50,14 @@ def run_step(
     try:
         log.parent.mkdir(parents=True, exist_ok=True)
         with redirect_output(log), BatchRecorder(order.step, send) as recorder:
-            return _attempt(order, store, recorder, store.address(log), upstream)
+            return _attempt(order, store, recorder, store.uri_of(log), upstream)
     except OSError as error:
         # The log itself cannot be written, as on a full disk.
-        return _failure(order, error, store.address(log))
+        return _failure(order, error, store.uri_of(log))
     finally:
         with suppress(OSError, StoreError):
             redact_file(log)
-            store.share(log)
+            store.upload(log)
         _give_memory_back()
 
 
@@ -114,18 +114,18 @@ def _run(
     folders = [store.files(item.step, item.fingerprint) for item in upstream]
     function = resolve(order.run)
     inputs = build_inputs(function, order.step, order.roles, folders)
-    watchdog.wish = StopRequest(draft.work)
-    watchdog.wish.clear()
+    watchdog.stop_request = StopRequest(draft.checkpoint_dir)
+    watchdog.stop_request.clear()
     if order.resources.strategy == "stream":
-        engine = StreamingEngine(draft.work, order.resources)
+        engine = StreamingEngine(draft.checkpoint_dir, order.resources)
         result = function(order.config, inputs, draft.out, recorder, engine)
     elif order.resources.is_shared:
         from cluster.parallel import launcher
 
-        job = launcher.Job(order, inputs, draft.out, draft.work, log, recorder.send)
+        job = launcher.Job(order, inputs, draft.out, draft.checkpoint_dir, log, recorder.send)
         result = launcher.run(job, recorder, watchdog.guard)
     else:
-        result = function(order.config, inputs, draft.out, recorder, InProcessEngine(draft.work))
+        result = function(order.config, inputs, draft.out, recorder, InProcessEngine(draft.checkpoint_dir))
 
     def manifest(shown: Any, files: dict[str, FileEntry]) -> Manifest:
         return Manifest(
@@ -133,12 +133,12 @@ def _run(
             fingerprint=order.key.fingerprint,
             key=dict(order.key.components),
             files=files,
-            made_from={item.step: item.content for item in upstream},
+            upstream_digests={item.step: item.content_digest for item in upstream},
             result=shown,
             metrics=dict(recorder.last),
             run_id=order.run_id,
             seconds=round(time.monotonic() - started, 3),
-            committed=time.time(),
+            committed_at=time.time(),
             attempt=order.attempt,
             host=os.uname().nodename,
             versions=dict(versions()),

@@ -50,13 +50,13 @@ class Watchdog:
     def __init__(self, slot: LeaseBackend, token: str, ttl_s: float) -> None:
         self.lease_lost = False
         self.is_preempted = False
-        self.wish: StopRequest | None = None
+        self.stop_request: StopRequest | None = None
         self.abort: Callable[[], None] | None = None
         """Ends what the step started on other machines; None: nothing."""
         self._slot = slot
         self._token = token
         self._ttl_s = ttl_s
-        self._here = Owner.me().space
+        self._here = Owner.current().namespace
         self._committing = False
         self._before: dict[signal.Signals, Any] = {}
         self._timer: threading.Timer | None = None
@@ -114,11 +114,11 @@ class Watchdog:
 
     def _is_patient(self) -> bool:
         """Whether a training was asked to end, and may still do so."""
-        if self.lease_lost or self.wish is None:
+        if self.lease_lost or self.stop_request is None:
             return False
         if self._timer is not None:
             return time.monotonic() < self._patient_until
-        if not self.wish.ask():
+        if not self.stop_request.send():
             return False
         self._patient_until = time.monotonic() + GRACE_PERIOD_S
         self._timer = threading.Timer(GRACE_PERIOD_S + 0.1, _thread.interrupt_main)
@@ -148,8 +148,8 @@ class Watchdog:
                 return
             assert lease is not None
             owner = lease.owner
-            if lease.beat != beat or owner.space == self._here:
-                beat, changed = lease.beat, now
+            if lease.heartbeat != beat or owner.namespace == self._here:
+                beat, changed = lease.heartbeat, now
             elif now - changed > 2 * self._ttl_s:
                 self._leave()
 

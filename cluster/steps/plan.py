@@ -17,7 +17,7 @@ from cluster.store.manifest import Key, Manifest, differences
 class PlanState(StrEnum):
     """HIT: committed. RUN: to be run. BLOCKED: needs what this run leaves out."""
 
-    HIT = "HIT"
+    CACHED = "HIT"
     RUN = "RUN"
     BLOCKED = "BLOCKED"
 
@@ -54,7 +54,7 @@ class PlannedStep:
     reasons: tuple[str, ...] = ()
     manifest: Manifest | None = None
     forced: bool = False
-    chosen: bool = True
+    selected: bool = True
 
     @property
     def name(self) -> str:
@@ -101,7 +101,7 @@ def stale_upstream(step: Step, manifest: Manifest, upstream: Mapping[str, Manife
     """An upstream step that was made anew since, with other files than those that this result was made from."""
     for item in step.upstream():
         current = upstream.get(item.name)
-        if current is not None and manifest.made_from.get(item.name) != current.content:
+        if current is not None and manifest.upstream_digests.get(item.name) != current.content_digest:
             return item.name
     return None
 
@@ -115,7 +115,7 @@ def _planned_step(
     if blockers and (forced or found.manifest is None):
         reasons = tuple(
             f"it needs {item.name}, which is blocked"
-            if item.chosen
+            if item.selected
             else MissingUpstreamError(step.name, item.name).problem
             for item in blockers
         )
@@ -126,7 +126,7 @@ def _planned_step(
         known = {name: planned.manifest for name, planned in lines.items() if planned.manifest is not None}
         stale = stale_upstream(step, found.manifest, known)
         if stale is None:
-            return replace(line, state=PlanState.HIT, manifest=found.manifest)
+            return replace(line, state=PlanState.CACHED, manifest=found.manifest)
         return replace(line, reasons=(f"{stale} was made anew, with other files than those that this was made from",))
     return replace(line, reasons=_reasons(step, key, found, lines, store))
 
@@ -152,9 +152,9 @@ def _reasons(
 
 def _left_out(step: Step, key: Key, found: LookupResult) -> PlannedStep:
     """State of a step that is only there because a chosen one reads it."""
-    line = PlannedStep(step=step, key=key, state=PlanState.BLOCKED, chosen=False)
+    line = PlannedStep(step=step, key=key, state=PlanState.BLOCKED, selected=False)
     if found.manifest is not None:
-        return replace(line, state=PlanState.HIT, manifest=found.manifest)
+        return replace(line, state=PlanState.CACHED, manifest=found.manifest)
     return replace(line, reasons=(*found.reasons, "not committed, and left out of this run"))
 
 

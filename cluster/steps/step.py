@@ -34,7 +34,7 @@ class Resources:
     cores. `workers` may be the fewest and the most: an attempt starts with as many as there is room for, and
     the next one, after a machine was lost, with those that are left. `timeout_s`: within so many seconds all workers
     come to the same point, or the step is tried again. `stream`: workers take batches of a stream, and the step's own
-    process writes what they made. `offload_to`: a folder of every machine, for the weights of zero3_offload.
+    process writes what they made. `nvme_path`: a folder of every machine, for the weights of zero3_offload.
     """
 
     cpus: float = 1
@@ -43,7 +43,7 @@ class Resources:
     workers: int | tuple[int, int] = 1
     strategy: Strategy | Literal["stream"] = "single"
     timeout_s: float = 900
-    offload_to: str | None = None
+    nvme_path: str | None = None
 
     @property
     def min_workers(self) -> int:

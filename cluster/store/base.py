@@ -62,7 +62,7 @@ class StaleResult:
     step: str
     fingerprint: str
     num_bytes: int
-    committed: float | None
+    committed_at: float | None
     owner: str = ""
 
 
@@ -96,11 +96,11 @@ class Store(ABC):
         """
 
     @abstractmethod
-    def share(self, path: Path) -> None:
+    def upload(self, path: Path) -> None:
         """Shows a file or folder below `local` to all who use the store, at the same place below its root."""
 
     @abstractmethod
-    def address(self, path: Path) -> str:
+    def uri_of(self, path: Path) -> str:
         """Where all find what `share` was given."""
 
     @abstractmethod
@@ -196,7 +196,7 @@ class Store(ABC):
 
         def rank(manifest: Manifest) -> tuple[int, float]:
             distance = len(differences(manifest.key, components)) if components is not None else 0
-            return distance, -manifest.committed
+            return distance, -manifest.committed_at
 
         others = [item for item in self.results(step) if item.fingerprint != fingerprint]
         return min(others, key=rank, default=None)
@@ -220,20 +220,23 @@ class Store(ABC):
         except (FileNotFoundError, ValueError, TypeError):
             return None
 
-    def set_aside(self, step: str, fingerprint: str) -> None:
+    def invalidate(self, step: str, fingerprint: str) -> None:
         """Takes a result out of use, manifest first. For who holds the lease."""
         self._remove(f"{step}/{fingerprint}/manifest.json")
         self._remove(f"{step}/{fingerprint}/files")
 
-    def unreachable(self, keep: Mapping[str, Collection[str]]) -> list[StaleResult]:
+    def find_stale(self, keep: Mapping[str, Collection[str]]) -> list[StaleResult]:
         """Results, and remains of attempts, of the steps in `keep` whose fingerprints are not among those given."""
         return [
-            self._leftover(step, name) for step in keep for name in self.fingerprints(step) if name not in keep[step]
+            self._stale_result(step, name)
+            for step in keep
+            for name in self.fingerprints(step)
+            if name not in keep[step]
         ]
 
     def delete(self, step: str, fingerprint: str) -> None:
         """Removes a result with all that belongs to it, manifest first. For who holds the lease."""
-        self.set_aside(step, fingerprint)
+        self.invalidate(step, fingerprint)
         for name in self._children(f"logs/{step}"):
             if name.startswith(f"{fingerprint[:12]}-"):
                 self._remove(f"logs/{step}/{name}")
@@ -270,16 +273,16 @@ class Store(ABC):
             elif verify and self._digest(manifest, name) != entry.sha256:
                 yield f"{name} has other content than was written"
 
-    def _leftover(self, step: str, fingerprint: str) -> StaleResult:
+    def _stale_result(self, step: str, fingerprint: str) -> StaleResult:
         committed = None
         with suppress(FileNotFoundError, CorruptResultError, OutdatedManifestError):
-            committed = self._manifest(step, fingerprint).committed
+            committed = self._manifest(step, fingerprint).committed_at
         lease = self.lease(step, fingerprint)
         return StaleResult(
             step=step,
             fingerprint=fingerprint,
             num_bytes=self._num_bytes(f"{step}/{fingerprint}"),
-            committed=committed,
+            committed_at=committed,
             owner=str(lease.owner) if lease is not None else "",
         )
 
@@ -292,11 +295,11 @@ class StagedResult(ABC):
         self.fingerprint = fingerprint
         self._token = token
         self.out = place / f"files.{token}.part"
-        self.work = place / "work"
+        self.checkpoint_dir = place / "work"
         for leftover in place.glob("files.*.part"):
             remove(leftover)
         self.out.mkdir(parents=True)
-        self.work.mkdir(exist_ok=True)
+        self.checkpoint_dir.mkdir(exist_ok=True)
 
     def commit(self, result: Any, build: Callable[[Any, dict[str, FileEntry]], Manifest]) -> Manifest:
         """Makes the files permanent and writes the manifest.

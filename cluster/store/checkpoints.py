@@ -21,10 +21,10 @@ class Checkpoints:
     Files go up under their sha256, and `work.json` after them: it names one moment's files, all of them there.
     """
 
-    def __init__(self, objects: ObjectStore, name: str, work: Path) -> None:
+    def __init__(self, objects: ObjectStore, name: str, checkpoint_dir: Path) -> None:
         self._objects = objects
         self._name = name
-        self._work = work
+        self._work = checkpoint_dir
         self._saved: Marks = {}
         self._index: dict[str, str] = {}
         self._done = threading.Event()

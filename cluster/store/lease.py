@@ -35,19 +35,19 @@ class Owner:
     """A process. `space` names machine, boot and container, within which `pid` and `started` mean something."""
 
     host: str
-    space: str
+    namespace: str
     pid: int
     started: str
 
     @classmethod
-    def me(cls) -> Owner:
+    def current(cls) -> Owner:
         """This process."""
         pid = os.getpid()
-        return cls(host=os.uname().nodename, space=_namespace(), pid=pid, started=_started(pid) or "")
+        return cls(host=os.uname().nodename, namespace=_namespace(), pid=pid, started=_started(pid) or "")
 
     def is_dead(self) -> bool:
         """Whether the process is known to be gone; False also where that cannot be told from here."""
-        return self.space == _namespace() and _started(self.pid) != self.started
+        return self.namespace == _namespace() and _started(self.pid) != self.started
 
     def __str__(self) -> str:
         return f"process {self.pid} on {self.host}"
@@ -59,7 +59,7 @@ class Lease:
 
     owner: Owner
     token: str
-    beat: int = 0
+    heartbeat: int = 0
 
 
 class LeaseBackend(Protocol):
@@ -68,7 +68,7 @@ class LeaseBackend(Protocol):
     def read(self) -> Lease | None:
         """The lease, if somebody has it."""
 
-    def swap(self, token: str | None, lease: Lease | None, *, sync: bool = True) -> bool:
+    def compare_and_swap(self, token: str | None, lease: Lease | None, *, sync: bool = True) -> bool:
         """Puts `lease` there (None: leaves the place free), if the one there was taken with `token` (None: is free).
 
         Of several who try at once, one succeeds. Without `sync` a power cut may undo it.
@@ -85,20 +85,20 @@ class FileLease:
         """See `Slot`."""
         return read_lease(self.place)
 
-    def swap(self, token: str | None, lease: Lease | None, *, sync: bool = True) -> bool:
+    def compare_and_swap(self, token: str | None, lease: Lease | None, *, sync: bool = True) -> bool:
         """See `Slot`."""
         while True:
             if token is None:
                 self.place.mkdir(parents=True, exist_ok=True)
             try:
                 with locked(self.place):
-                    return self._swap(token, lease, sync)
+                    return self._compare_and_swap(token, lease, sync)
             except FileNotFoundError:
                 # The folder was removed as a whole, with whatever lease it had.
                 if token is not None:
                     return False
 
-    def _swap(self, token: str | None, lease: Lease | None, sync: bool) -> bool:
+    def _compare_and_swap(self, token: str | None, lease: Lease | None, sync: bool) -> bool:
         current = self.read()
         if (current.token if current else None) != token:
             return False
@@ -118,7 +118,7 @@ class Leases:
     """
 
     def __init__(self, ttl_s: float = TTL_S, clock: Callable[[], float] = time.monotonic) -> None:
-        self.owner = Owner.me()
+        self.owner = Owner.current()
         self.ttl_s = ttl_s
         self._clock = clock
         self._held: dict[LeaseBackend, Lease] = {}
@@ -155,7 +155,7 @@ class Leases:
         try:
             current = slot.read()
             while current is None or self._expired(slot, current):
-                if slot.swap(current.token if current else None, lease):
+                if slot.compare_and_swap(current.token if current else None, lease):
                     break
                 current = slot.read()
             else:
@@ -178,16 +178,16 @@ class Leases:
         if mine is not None:
             # A store out of reach: the lease, which is beaten no more, expires by itself.
             with suppress(OSError, StoreError):
-                slot.swap(mine.token, None)
+                slot.compare_and_swap(mine.token, None)
 
-    def beat(self) -> None:
+    def heartbeat(self) -> None:
         """Raises the counters of all leases held."""
         with self._lock:
             held = list(self._held.items())
         for slot, mine in held:
-            following = replace(mine, beat=mine.beat + 1)
+            following = replace(mine, heartbeat=mine.heartbeat + 1)
             try:
-                kept = slot.swap(mine.token, following, sync=False)
+                kept = slot.compare_and_swap(mine.token, following, sync=False)
             except (OSError, StoreError):
                 # A full disk, a store out of reach: if it lasts the lease expires, and then the commit is refused.
                 continue
@@ -204,14 +204,14 @@ class Leases:
             return True
         now = self._clock()
         token, beat, since = self._watched.get(slot, ("", -1, now))
-        if (token, beat) != (lease.token, lease.beat):
-            self._watched[slot] = (lease.token, lease.beat, now)
+        if (token, beat) != (lease.token, lease.heartbeat):
+            self._watched[slot] = (lease.token, lease.heartbeat, now)
             return False
         return now - since > self.ttl_s
 
     def _keep_beating(self) -> None:
         while not self._done.wait(self.ttl_s / BEATS_PER_TTL):
-            self.beat()
+            self.heartbeat()
 
 
 def to_json(lease: Lease | None) -> bytes:
@@ -222,7 +222,9 @@ def to_json(lease: Lease | None) -> bytes:
 def from_json(data: bytes) -> Lease | None:
     """What `to_json` wrote."""
     about = json.loads(data)
-    return None if about is None else Lease(owner=Owner(**about["owner"]), token=about["token"], beat=about["beat"])
+    return (
+        None if about is None else Lease(owner=Owner(**about["owner"]), token=about["token"], heartbeat=about["beat"])
+    )
 
 
 def read_lease(place: Path) -> Lease | None:

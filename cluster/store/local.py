@@ -44,10 +44,10 @@ class LocalStore(Store):
         """See `Store`. Nothing is looked at: who plans has done so."""
         return self.place(step, fingerprint) / "files"
 
-    def share(self, path: Path) -> None:
+    def upload(self, path: Path) -> None:
         """See `Store`. It is there already."""
 
-    def address(self, path: Path) -> str:
+    def uri_of(self, path: Path) -> str:
         """See `Store`."""
         return str(path)
 
@@ -128,5 +128,5 @@ class LocalStagedResult(StagedResult):
             sync_folder(self._place)
             write_atomic(self._place / "manifest.json", manifest.to_json())
         (self._place / "failure.json").unlink(missing_ok=True)
-        remove(self.work)
+        remove(self.checkpoint_dir)
         return manifest

@@ -85,12 +85,12 @@ class Manifest:
     fingerprint: str
     key: Mapping[str, Any]
     files: Mapping[str, FileEntry]
-    made_from: Mapping[str, str]
+    upstream_digests: Mapping[str, str]
     result: Any
     metrics: Mapping[str, float] = field(default_factory=dict)
     run_id: str | None = None
     seconds: float = 0.0
-    committed: float = 0.0
+    committed_at: float = 0.0
     attempt: int = 1
     host: str = ""
     versions: Mapping[str, str] = field(default_factory=dict)
@@ -98,7 +98,7 @@ class Manifest:
     format: int = FORMAT
 
     @property
-    def content(self) -> str:
+    def content_digest(self) -> str:
         """Digest of all files: equal for equal bytes, whenever and wherever they were made."""
         return hashlib.sha256(
             canonical({name: entry.sha256 for name, entry in self.files.items()}).encode()

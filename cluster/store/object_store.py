@@ -71,17 +71,17 @@ class ObjectStore:
 
     def read(self, name: str) -> bytes:
         """Raises FileNotFoundError, and StoreError if the store is out of reach; so do all others here."""
-        return bytes(self._again(f"read {name}", lambda: self._fs.cat_file(self._path(name))))
+        return bytes(self._with_retries(f"read {name}", lambda: self._fs.cat_file(self._path(name))))
 
     def write(self, name: str, data: bytes) -> None:
         """Puts an object there, wholly or not at all."""
-        self._again(f"write {name}", lambda: self._fs.pipe_file(self._path(name), data), writes=True)
+        self._with_retries(f"write {name}", lambda: self._fs.pipe_file(self._path(name), data), writes=True)
 
     def sizes(self, name: str) -> dict[str, int]:
         """All objects below a name, with their sizes in bytes; their names are relative to it."""
         path = self._path(name)
 
-        found = self._again(f"list {name}", lambda: self._find(path))
+        found = self._with_retries(f"list {name}", lambda: self._find(path))
         return {
             key.removeprefix(f"{path}/"): int(about["size"])
             for key, about in found.items()
@@ -97,11 +97,11 @@ class ObjectStore:
             except (FileNotFoundError, NotADirectoryError):
                 return []
 
-        return [path.rstrip("/").rpartition("/")[2] for path in self._again(f"list {name}", names)]
+        return [path.rstrip("/").rpartition("/")[2] for path in self._with_retries(f"list {name}", names)]
 
     def upload(self, path: Path, name: str) -> None:
         """Copies a local file there."""
-        self._again(f"write {name}", lambda: self._fs.put_file(str(path), self._path(name)), writes=True)
+        self._with_retries(f"write {name}", lambda: self._fs.put_file(str(path), self._path(name)), writes=True)
 
     def upload_all(self, folder: Path, names: Iterable[str], below: str) -> None:
         """Copies local files there, several at a time."""
@@ -120,7 +120,7 @@ class ObjectStore:
                     sink.write(block)
             return total.hexdigest()
 
-        return self._again(f"read {name}", fetch)
+        return self._with_retries(f"read {name}", fetch)
 
     def digest(self, name: str) -> str:
         """sha256 of an object, in hex."""
@@ -139,7 +139,7 @@ class ObjectStore:
                 with suppress(FileNotFoundError):
                     self._fs.rm(self._path(name), recursive=True)
 
-        self._again(f"remove {name}", clear)
+        self._with_retries(f"remove {name}", clear)
 
     def load(self, name: str) -> tuple[bytes, str] | tuple[None, None]:
         """An object and a tag that changes whenever it is written; None and None if there is none."""
@@ -155,7 +155,7 @@ class ObjectStore:
             except FileNotFoundError:
                 return None, None
 
-        return self._again(f"read {name}", get)
+        return self._with_retries(f"read {name}", get)
 
     def swap(self, name: str, tag: str | None, data: bytes) -> bool:
         """Writes an object, if the one that is there still has that tag (None: if there is none). See above."""
@@ -208,7 +208,7 @@ class ObjectStore:
                 raise
             return True
 
-        return self._again(f"write {name}", put, writes=True)
+        return self._with_retries(f"write {name}", put, writes=True)
 
     def _find(self, path: str) -> dict[str, Any]:
         """The object of that path and all below it, by their paths."""
@@ -220,7 +220,7 @@ class ObjectStore:
     def _path(self, name: str) -> str:
         return f"{self._root.rstrip('/')}/{name}"
 
-    def _again(self, what: str, action: Callable[[], T], *, writes: bool = False) -> T:
+    def _with_retries(self, what: str, action: Callable[[], T], *, writes: bool = False) -> T:
         """Tries an action a few times. For anything but a missing object, the last error becomes a StoreError."""
         for attempt in range(ATTEMPTS):
             try:

@@ -48,7 +48,7 @@ class ObjectLease:
         """See `cluster.store.lease.LeaseBackend`."""
         return self._load()[0]
 
-    def swap(self, token: str | None, lease: Lease | None, *, sync: bool = True) -> bool:
+    def compare_and_swap(self, token: str | None, lease: Lease | None, *, sync: bool = True) -> bool:
         """See `cluster.store.lease.LeaseBackend`."""
         for _ in range(SWAPS):
             current, tag = self._load()
@@ -106,16 +106,16 @@ class RemoteStore(Store):
 
     def cached(self, manifest: Manifest) -> Path:
         """Where the files of a result are kept on this machine."""
-        return self.local / "results" / manifest.step / manifest.fingerprint / manifest.content[:16]
+        return self.local / "results" / manifest.step / manifest.fingerprint / manifest.content_digest[:16]
 
-    def share(self, path: Path) -> None:
+    def upload(self, path: Path) -> None:
         """See `Store`."""
         if path.is_dir():
             self.objects.upload_all(path, sorted_files(path), self._name(path))
         elif path.exists():
             self.objects.upload(path, self._name(path))
 
-    def address(self, path: Path) -> str:
+    def uri_of(self, path: Path) -> str:
         """See `Store`."""
         return f"{self.url}/{self._name(path)}"
 
@@ -182,7 +182,7 @@ class RemoteStagedResult(StagedResult):
         self._name = f"{step}/{fingerprint}"
         self._tag = store.objects.load(f"{self._name}/manifest.json")[1]
         super().__init__(store.local / "scratch" / step / fingerprint, step, fingerprint, token)
-        self._checkpoints = Checkpoints(store.objects, self._name, self.work)
+        self._checkpoints = Checkpoints(store.objects, self._name, self.checkpoint_dir)
         self._checkpoints.restore()
         self._checkpoints.start()
 
@@ -217,7 +217,7 @@ class RemoteStagedResult(StagedResult):
         with locked(place.parent):
             remove(place)
             self.out.rename(place)
-        remove(self.work.parent)
+        remove(self.checkpoint_dir.parent)
 
     def _tidy(self, manifest: Manifest) -> None:
         objects = self._store.objects

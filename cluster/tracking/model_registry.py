@@ -89,20 +89,20 @@ class RegisteredVersion:
     note: str = ""
 
 
-def register(client: MlflowClient, candidate: Candidate, loader: PyfuncSpec) -> RegisteredVersion:
+def register(client: MlflowClient, candidate: Candidate, spec: PyfuncSpec) -> RegisteredVersion:
     """Registers a result unless it is known already, and moves `champion` to it if it is better on the same test set.
 
     Args:
         client: Of the server, or the database, that has the run.
         candidate: The result.
-        loader: How it is loaded.
+        spec: How it is loaded.
     """
     versions = _versions(client, candidate.name)
     known = [item for item in versions if item.tags.get(FINGERPRINT) == candidate.fingerprint]
     version = next((item for item in known if _has_files(client, item)), None)
     is_new = version is None
     if version is None:
-        version = _new_version(client, candidate, loader, {item.tags.get(MODEL) for item in versions})
+        version = _new_version(client, candidate, spec, {item.tags.get(MODEL) for item in versions})
     if JUDGED not in version.tags:
         note = _promote_champion(client, candidate, version, versions)
         client.set_model_version_tag(candidate.name, version.version, JUDGED, "true")
@@ -246,7 +246,7 @@ DESCRIPTION = "MLmodel"
 
 def owner_tag() -> dict[str, str]:
     """Says who registers a model."""
-    return {OWNER: json.dumps(asdict(Owner.me()))}
+    return {OWNER: json.dumps(asdict(Owner.current()))}
 
 
 def upload_model(client: MlflowClient, model_id: str, folder: Path) -> None:

@@ -35,7 +35,7 @@ class ThroughputMeter:
         self._phase: object = None
         self._kept: deque[tuple[float, int, float]] = deque()
 
-    def see(self, phase: object, done: int, total: int, examples: float) -> dict[str, float]:
+    def update(self, phase: object, done: int, total: int, examples: float) -> dict[str, float]:
         """`examples_per_s`, and `eta_s` until the phase ends; nothing at the first word of a phase.
 
         Args:
@@ -115,29 +115,29 @@ class BatchRecorder:
         self._thread.join()
         self.flush()
 
-    def metric(self, name: str, value: float, step: int = 0) -> None:
+    def log_metric(self, name: str, value: float, step: int = 0) -> None:
         """One point of the curve `name`."""
         point = MetricPoint(name, float(value), int(step), time.time_ns() // 1_000_000)
         with self._lock:
             self._batch.points.append(point)
             self.last[name] = point.value
 
-    def figure(self, name: str, figure: Figure) -> None:
+    def log_figure(self, name: str, figure: Figure) -> None:
         """A picture, kept as it is now."""
         buffer = io.BytesIO()
         figure.savefig(buffer, format="png", dpi=130)
         with self._lock:
             self._batch.figures.append((name, buffer.getvalue()))
 
-    def table(self, name: str, rows: Sequence[Mapping[str, Any]]) -> None:
+    def log_table(self, name: str, rows: Sequence[Mapping[str, Any]]) -> None:
         """A small table."""
         with self._lock:
             self._batch.tables.append((name, [dict(row) for row in rows]))
 
-    def progress(self, done: int, total: int, **info: float | str) -> None:
+    def log_progress(self, done: int, total: int, **info: float | str) -> None:
         """How far the step is, to which the pace is added; only the last call of each half second is sent."""
         examples = info.pop("examples", done)
-        pace = self._pace.see(info.get("phase"), done, total, float(examples))
+        pace = self._pace.update(info.get("phase"), done, total, float(examples))
         self._batch.progress = (done, total, {**info, **pace})
 
     def flush(self) -> None:

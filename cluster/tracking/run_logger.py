@@ -82,7 +82,7 @@ class RunGroups:
         self._create = create
         self._groups: dict[str, _Group] = {}
 
-    def above(self, step: str) -> str:
+    def parent_run_id(self, step: str) -> str:
         """Id of the run below which a step is shown."""
         name = group_name(step)
         if not name:
@@ -91,14 +91,14 @@ class RunGroups:
             self._groups[name] = _Group(self._create(name))
         return self._groups[name].run.run_id
 
-    def ended(self, step: str, status: str, figures: Mapping[str, float]) -> None:
+    def ended(self, step: str, status: str, metrics: Mapping[str, float]) -> None:
         """Keeps how a step ended, and its last figures; none, where it has no result."""
         group = self._groups.get(group_name(step))
         if group is not None:
             group.statuses[step] = status
             group.figures.pop(step, None)
-            if figures:
-                group.figures[step] = figures
+            if metrics:
+                group.figures[step] = metrics
 
     def close(self) -> None:
         """Ends all groups with the figures of their steps, as badly as the worst of these."""
@@ -109,16 +109,16 @@ class RunGroups:
         self._groups.clear()
 
 
-def summary(figures: list[Mapping[str, float]]) -> dict[str, float]:
+def summary(metrics: list[Mapping[str, float]]) -> dict[str, float]:
     """Mean and sample std (`..._std`, of two or more) of every figure that all steps have; of their seconds the sum.
 
     >>> summary([{"test/accuracy": 0.5, "stage/seconds": 2.0}, {"test/accuracy": 0.75, "stage/seconds": 3.0}])
     {'stage/steps': 2, 'test/accuracy': 0.625, 'test/accuracy_std': 0.1767766952966369, 'stage/seconds': 5.0}
     """
-    found: dict[str, float] = {"stage/steps": len(figures)}
-    for name in figures[0] if figures else ():
-        values = [item[name] for item in figures if name in item]
-        if len(values) < len(figures):
+    found: dict[str, float] = {"stage/steps": len(metrics)}
+    for name in metrics[0] if metrics else ():
+        values = [item[name] for item in metrics if name in item]
+        if len(values) < len(metrics):
             continue
         found[name] = sum(values) if name == SECONDS else statistics.fmean(values)
         if len(values) > 1 and name != SECONDS:
@@ -201,7 +201,7 @@ class RunLogger:
             self._data.update(new)
             self._client.log_inputs(self.run_id, [item.entity() for item in new])
 
-    def take(self, batch: LogBatch) -> None:
+    def log_records(self, batch: LogBatch) -> None:
         """What a worker sent. Points wait until two seconds' worth are together."""
         self._points += batch.points
         for name, png in batch.figures:

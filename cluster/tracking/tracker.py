@@ -120,7 +120,7 @@ class Tracker:
     def start_step(self, step: str, fingerprint: str, params: Mapping[str, Any], attempt: int = 1) -> str:
         """Starts the run of a step, or continues that of an attempt without a result. Returns its id."""
         tags = {"stage.status": "executed", "stage.fingerprint": fingerprint, "stage.attempt": str(attempt)}
-        above = self._groups.above(step)
+        above = self._groups.parent_run_id(step)
         before = self._unfinished.pop((step, fingerprint), None)
         if before is not None:
             run = self._continue(before, tags, above)
@@ -132,11 +132,11 @@ class Tracker:
         self._gauges.start()
         return run.run_id
 
-    def take(self, batch: LogBatch) -> None:
+    def log_records(self, batch: LogBatch) -> None:
         """Logs what a step recorded."""
         run = self._steps.get(batch.step)
         if run is not None:
-            run.take(batch)
+            run.log_records(batch)
 
     def end_step(self, step: str, status: str = "FINISHED", manifest: Manifest | None = None) -> None:
         """Ends the run of a step; FINISHED with its manifest, if it has one."""
@@ -160,7 +160,7 @@ class Tracker:
         if manifest.run_id:
             tags["stage.source_run_id"] = manifest.run_id
             tags["mlflow.note.content"] = self._origin(manifest.run_id)
-        run = RunLogger(self._client, self._create(step, tags, self._groups.above(step)))
+        run = RunLogger(self._client, self._create(step, tags, self._groups.parent_run_id(step)))
         run.log_params(params)
         run.log_metrics(_final_metrics(manifest))
         run.log_datasets(self._datasets(step))
@@ -276,7 +276,7 @@ def _experiment(client: MlflowClient, name: str, store: Path | None) -> str:
 
 def _owner() -> str:
 
-    return json.dumps(asdict(Owner.me()))
+    return json.dumps(asdict(Owner.current()))
 
 
 def _user() -> str:

@@ -9,7 +9,7 @@ import typer
 
 Recipe = Annotated[str, typer.Argument(help="A recipe that comes with clozeline (demo, smoke) or a YAML file.")]
 Override = Annotated[
-    list[str] | None, typer.Option("-o", "--override", help="Change a value: -o pet.loop.epochs=3. Repeatable.")
+    list[str] | None, typer.Option("-o", "--override", help="Change a value: -o pet.training.epochs=3. Repeatable.")
 ]
 StoreFolder = Annotated[
     str,

@@ -49,9 +49,9 @@ def build_steps(config: PipelineConfig, dropped: Collection[str] = ()) -> list[S
     words = verbalizer_steps(config, main)
     examples, ppt = pretraining_steps(config)
     found = member_steps(config, main, words, ppt)
-    voting = tuple(step for step in found.voting if step.name not in dropped)
+    voting = tuple(step for step in found.members if step.name not in dropped)
     labels = _soft_labels(config, main, voting, tuple(sorted(dropped)))
-    shards = (labeled_shards_step(config, config.shards, voting),) if config.shards else ()
+    shards = (labeled_shards_step(config, config.unlabeled_shards, voting),) if config.unlabeled_shards else ()
     students = [_student(config, seed, main, labels, shards) for seed in config.distill.seeds]
     baselines = [_baseline(config, seed, main) for seed in (config.baseline.seeds if config.baseline else ())]
     before = untrained_steps(config, main, words)
@@ -71,7 +71,7 @@ def build_steps(config: PipelineConfig, dropped: Collection[str] = ()) -> list[S
 
 def _steps_of_methods(config: PipelineConfig, data: Step, ppt: Sequence[Step]) -> dict[CurveMethod, Step]:
     """The last step of each method that the curve of accuracy against labels may measure."""
-    voting = member_steps(config, data, verbalizer_steps(config, data), ppt).voting
+    voting = member_steps(config, data, verbalizer_steps(config, data), ppt).members
     labels = _soft_labels(config, data, voting, ())
     ends: dict[CurveMethod, Step] = {
         "ensemble": labels,
@@ -119,11 +119,11 @@ def _student(config: PipelineConfig, seed: int, data: Step, labels: Step, shards
             fields=config.task.fields,
             student=config.student,
             temperature=config.distill.temperature,
-            gold_share=config.distill.gold_share,
-            keep_share=config.distill.keep_share,
+            gold_weight=config.distill.gold_weight,
+            keep_fraction=config.distill.keep_fraction,
             min_confidence=config.distill.min_confidence,
-            num_taught=config.shards.num_taught if config.shards else None,
-            loop=config.distill.loop,
+            max_student_examples=config.unlabeled_shards.max_student_examples if config.unlabeled_shards else None,
+            training=config.distill.training,
             seed=derive_seed(config.seed, name),
         ),
         inputs={"data": data, "soft_labels": labels, **({"shards": shards[0]} if shards else {})},
@@ -142,7 +142,7 @@ def _baseline(config: PipelineConfig, seed: int, data: Step) -> Step:
             labels=config.task.labels,
             fields=config.task.fields,
             student=config.student,
-            loop=config.baseline.loop,
+            training=config.baseline.training,
             seed=derive_seed(config.seed, name),
         ),
         inputs={"data": data},

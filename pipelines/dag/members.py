@@ -17,7 +17,7 @@ from dataclasses import dataclass, replace
 from pydantic import Field
 
 from cluster.steps.step import Step
-from pipelines.dag.prompts import TOGETHER, batched_step
+from pipelines.dag.prompts import BATCHED, batched_step
 from pipelines.schema.config import PipelineConfig
 from pipelines.schema.sections.ensemble import PetMember, PetSection, ProbeMember, ShardsSection
 from pipelines.schema.sections.prompts import PromptTaskConfig
@@ -43,7 +43,7 @@ class MemberSteps:
     `together`: steps that train many of them in one batch.
     """
 
-    voting: tuple[Step, ...]
+    members: tuple[Step, ...]
     earlier: tuple[Step, ...] = ()
     together: tuple[Step, ...] = ()
 
@@ -57,7 +57,7 @@ def member_steps(config: PipelineConfig, data: Step, words: Words, ppt: Sequence
         else:
             more = MemberSteps((_probe(config, name, section, data),))
         found = MemberSteps(
-            (*found.voting, *more.voting), (*found.earlier, *more.earlier), (*found.together, *more.together)
+            (*found.members, *more.members), (*found.earlier, *more.earlier), (*found.together, *more.together)
         )
     return found
 
@@ -125,9 +125,9 @@ def _untrained(
             pattern=pattern,
             backbone=config.backbone,
             tune="none",
-            loop=None,
+            training=None,
             shots=shots,
-            labels_pile=False,
+            label_unlabeled=False,
             seed=derive_seed(config.seed, step) if shots else 0,
         ),
         inputs={"data": data, **_words_of(pattern, words)},
@@ -154,10 +154,10 @@ def _submodels(
         for pair in pairs
     ]
     shared: tuple[Step, ...] = ()
-    if first.tune == "prompt" and first.together:
-        start = ppt if first.prompt.start == "ppt" else ()
-        shared = (batched_step(f"{prefix}/{TOGETHER}", _jobs(last, ppt), backbone, section, [data], start),)
-        last = [replace(step, inputs={**step.inputs, "together": shared[0]}) for step in last]
+    if first.tune == "prompt" and first.batched_training:
+        start = ppt if first.prompt.init == "ppt" else ()
+        shared = (batched_step(f"{prefix}/{BATCHED}", _jobs(last, ppt), backbone, section, [data], start),)
+        last = [replace(step, inputs={**step.inputs, "batched": shared[0]}) for step in last]
     earlier: list[Step] = []
     for number in range(1, section.ipet.generations + 1 if section.ipet else 1):
         earlier += last
@@ -167,7 +167,7 @@ def _submodels(
         for pair, own in zip(pairs, names, strict=True):
             assert section.ipet is not None
             rng = python_rng(config.seed, "teachers", own)
-            chosen = sample_teachers(names, own, section.ipet.teacher_share, rng)
+            chosen = sample_teachers(names, own, section.ipet.teacher_fraction, rng)
             growth = GenerationConfig.of(section.ipet, number, config.has_labels)
             taught = (growth, tuple(by_name[name] for name in chosen))
             upstream = _upstream(config, section, pair[0], data, ppt)
@@ -179,7 +179,7 @@ def _upstream(
     config: PipelineConfig, section: PetSection, pattern: str, data: Step, ppt: Sequence[Step]
 ) -> dict[str, Step]:
     """What every sub-model reads: the data, and a pretrained prompt if it starts from one."""
-    if section.tune != "prompt" or section.prompt.start != "ppt":
+    if section.tune != "prompt" or section.prompt.init != "ppt":
         return {"data": data}
     return {"data": data, "pretrained": ppt[config.pretrained_for(PromptTaskConfig(pattern=pattern))]}
 
@@ -190,8 +190,8 @@ def _jobs(steps: Sequence[Step], ppt: Sequence[Step]) -> list[PromptJob]:
     for step in steps:
         settings = step.config
         assert isinstance(settings, PetConfig)
-        assert settings.loop is not None, "tune: prompt has a loop"
-        names = ("task", "pattern", "prompt", "loop", "loss", "seed", "name")
+        assert settings.training is not None, "tune: prompt has a loop"
+        names = ("task", "pattern", "prompt", "training", "loss", "seed", "name")
         shared = {name: getattr(settings, name) for name in names}
         start = next((number for number, item in enumerate(ppt) if item is step.inputs.get("pretrained")), None)
         jobs.append(PromptJob(**shared, data=0, pretrained=start))
@@ -221,7 +221,7 @@ def _submodel(
             tune=section.tune,
             lora=section.lora,
             prompt=section.prompt if section.tune == "prompt" else PromptConfig(),
-            loop=None if section.tune == "none" else section.loop,
+            training=None if section.tune == "none" else section.training,
             loss=section.loss,
             mlm=section.mlm,
             growth=taught[0] if taught else None,
@@ -235,7 +235,7 @@ def _submodel(
 
 
 def _words_of(pattern: str, words: Words) -> dict[str, Step]:
-    return {"words": words[pattern]} if words else {}
+    return {"verbalizer": words[pattern]} if words else {}
 
 
 def _probe(config: PipelineConfig, name: str, section: ProbeMember, data: Step) -> Step:
@@ -246,8 +246,8 @@ def _probe(config: PipelineConfig, name: str, section: ProbeMember, data: Step) 
             labels=config.task.labels,
             fields=config.task.fields,
             encoder=section.encoder,
-            strength=section.strength,
-            contrast=section.contrast,
+            regularization_c=section.regularization_c,
+            contrastive=section.contrastive,
         ),
         inputs={"data": data},
         assets={"encoder": identity(section.encoder.asset)},
@@ -259,11 +259,11 @@ def labeled_shards_step(config: PipelineConfig, section: ShardsSection, voting: 
     """The step `shards`, which reads the files of all members, and the shards."""
     words: dict[str, Step] = Field({})
     for step in voting:
-        found = step.inputs.get("words")
+        found = step.inputs.get("verbalizer")
         if isinstance(found, Step):
             words[found.name] = found
     return Step(
-        name="shards",
+        name="soft_label_shards",
         run="stages.soft_labels.sharded.stage:run",
         config=ShardedLabelsConfig(
             labels=config.task.labels,
@@ -272,7 +272,7 @@ def labeled_shards_step(config: PipelineConfig, section: ShardsSection, voting: 
             groups=tuple(member_kind(step.name) for step in voting),
             shards=section.reading,
         ),
-        inputs={"members": voting, **({"words": tuple(words.values())} if words else {})},
+        inputs={"members": voting, **({"verbalizer": tuple(words.values())} if words else {})},
         assets={f"shards.{name}": digest for name, digest in text_shards.shard_digests(section.source.asset).items()},
         resources=section.resources,
     )
@@ -284,7 +284,7 @@ def _member_spec(step: Step, words: Sequence[str]) -> SubModelSpec | ProbeSpec:
     if isinstance(settings, ProbeConfig):
         return ProbeSpec(encoder=settings.encoder)
     assert isinstance(settings, PetConfig)
-    found = step.inputs.get("words")
+    found = step.inputs.get("verbalizer")
     place = words.index(found.name) if isinstance(found, Step) else None
     return SubModelSpec(task=settings.task, pattern=settings.pattern, backbone=settings.backbone, words=place)
 

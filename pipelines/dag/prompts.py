@@ -62,7 +62,7 @@ def _token_level_prompt(
     assert config.prompts is not None
     settings = config.prompts.methods[method]
     name = f"prompts/{item.task.name}/{method}/{seed}"
-    upstream = {"pretrained": ppt[pretrained_for_token_level(config, item)]} if settings.start == "ppt" else {}
+    upstream = {"pretrained": ppt[pretrained_for_token_level(config, item)]} if settings.init == "ppt" else {}
     return Step(
         name=name,
         run="stages.token_level.tuning.stage:run",
@@ -70,7 +70,7 @@ def _token_level_prompt(
             task=item.task,
             backbone=config.backbone,
             prompt=settings.prompt,
-            loop=settings.loop or config.prompts.loop,
+            training=settings.training or config.prompts.training,
             seed=derive_seed(config.seed, name),
         ),
         inputs={"data": data[item.task.name], **upstream},
@@ -79,7 +79,7 @@ def _token_level_prompt(
     )
 
 
-TOGETHER = "together"
+BATCHED = "batched"
 
 
 def batched_step(
@@ -130,14 +130,16 @@ def prompt_steps(
                         task=task.only(item.pattern),
                         pattern=item.pattern,
                         prompt=settings.prompt,
-                        loop=settings.loop or section.loop,
+                        training=settings.training or section.training,
                         seed=derive_seed(config.seed, name),
                         data=number,
-                        pretrained=config.pretrained_for(item) if settings.start == "ppt" else None,
+                        pretrained=config.pretrained_for(item) if settings.init == "ppt" else None,
                     )
                 )
     before = (
-        [batched_step(f"prompts/{TOGETHER}", jobs, config.backbone, section, sets, ppt)] if section.together else []
+        [batched_step(f"prompts/{BATCHED}", jobs, config.backbone, section, sets, ppt)]
+        if section.batched_training
+        else []
     )
     return [_prompt(config, section, job, sets, ppt, before) for job in jobs], before
 
@@ -145,7 +147,7 @@ def prompt_steps(
 def init_kinds(config: PipelineConfig) -> dict[str, str]:
     """Method -> what its prompts start from, for the report."""
     methods = config.prompts.methods if config.prompts else {}
-    return {name: item.start if item.start == "ppt" else item.start.kind for name, item in methods.items()}
+    return {name: item.init if item.init == "ppt" else item.init.kind for name, item in methods.items()}
 
 
 def _prompt(
@@ -157,7 +159,7 @@ def _prompt(
     before: Sequence[Step],
 ) -> Step:
     if before:
-        upstream = {"together": before[0]}
+        upstream = {"batched": before[0]}
     else:
         upstream = {} if job.pretrained is None else {"pretrained": ppt[job.pretrained]}
     return Step(
@@ -168,7 +170,7 @@ def _prompt(
             pattern=job.pattern,
             backbone=config.backbone,
             prompt=job.prompt,
-            loop=job.loop,
+            training=job.training,
             seed=job.seed,
             name=job.name,
         ),

@@ -41,7 +41,7 @@ class LabeledData:
     labels: tuple[str, ...]
     raw: Mapping[str, str]
     counts: Mapping[str, int]
-    unlabelled: Mapping[str, int]
+    unlabeled: Mapping[str, int]
     num_empty: int
     texts: Sequence[Mapping[str, str]]
 
@@ -51,9 +51,9 @@ class LabeledData:
         return sum(self.counts.values())
 
     @property
-    def num_unlabelled(self) -> int:
+    def num_unlabeled(self) -> int:
         """Rows without a label."""
-        return sum(self.unlabelled.values())
+        return sum(self.unlabeled.values())
 
 
 class LabeledFile:
@@ -100,7 +100,7 @@ class LabeledFile:
             return by_name[0]
         return self._guess((), [item for item in others if self._may_be_label(item)])
 
-    def untold(self, what: str, flag: str) -> DataError:
+    def cannot_infer_error(self, what: str, flag: str) -> DataError:
         """The error where a column cannot be guessed."""
         return DataError(
             f"which column of {self.asset} holds the {what} cannot be told; they are {self._named}.",
@@ -113,7 +113,7 @@ class LabeledFile:
         Raises:
             DataError: fewer than two, or so many that it must be something else.
         """
-        found = {label for _, _, label in self._labelled(column) if label}
+        found = {label for _, _, label in self._label_of_rows(column) if label}
         if len(found) < 2:
             only = f"one label only, {next(iter(found))!r}" if found else "no label"
             raise DataError(
@@ -129,7 +129,7 @@ class LabeledFile:
         numeric = all(item.isdecimal() for item in found)
         return tuple(sorted(found, key=lambda item: (int(item) if numeric else 0, item)))
 
-    def look(self, fields: Mapping[str, str], label: str) -> LabeledData:
+    def summarize(self, fields: Mapping[str, str], label: str) -> LabeledData:
         """What the file holds.
 
         Args:
@@ -144,7 +144,7 @@ class LabeledFile:
         unlabelled: Counter[str] = Counter()
         raw_names: dict[str, str] = {}
         num_empty, texts = 0, []
-        for (place, row), (_, raw, name) in zip(self.rows, self._labelled(label), strict=True):
+        for (place, row), (_, raw, name) in zip(self.rows, self._label_of_rows(label), strict=True):
             values = [_text(row, column, place) for column in fields.values()]
             if not all(value.strip() for value in values):
                 num_empty += 1
@@ -158,11 +158,11 @@ class LabeledFile:
                 raw_names[raw] = name
         counts = Counter(seen.values())
         return LabeledData(
-            asset=self.asset, fields=fields, label=label, labels=labels, raw=raw_names, unlabelled=unlabelled,
+            asset=self.asset, fields=fields, label=label, labels=labels, raw=raw_names, unlabeled=unlabelled,
             counts={item: counts[item] for item in labels}, num_empty=num_empty, texts=texts,
         )  # fmt: skip
 
-    def _labelled(self, column: str) -> Iterator[tuple[str, str, str]]:
+    def _label_of_rows(self, column: str) -> Iterator[tuple[str, str, str]]:
         """Place, value and label of each row; an empty label where there is none."""
         for place, row in self.rows:
             if column not in row:

@@ -80,7 +80,7 @@ def choose_split_sizes(found: LabeledData, shots: int | None, test: int | None) 
 
 def has_own_unlabeled_set(found: LabeledData) -> bool:
     """Whether the rows without a label are the unlabelled pile: where they are more than the labelled ones leave."""
-    return found.num_unlabelled > max(found.total // 2, 1)
+    return found.num_unlabeled > max(found.total // 2, 1)
 
 
 def smaller_sizes(sizes: Sizes, shots: int | None, test: int | None) -> tuple[int | None, int | None] | None:
@@ -100,14 +100,14 @@ def parse_recipe(text: str) -> PipelineConfig:
 def recipe_text(draft: RecipeDraft) -> str:
     """The recipe as YAML."""
     num_labelled = draft.sizes.shots * len(draft.data.labels)
-    pile = draft.sizes.unlabeled or draft.data.num_unlabelled
+    pile = draft.sizes.unlabeled or draft.data.num_unlabeled
     steps = max(STUDENT_STEPS[0], min(STUDENT_STEPS[1], pile // 5))
     targets = f", targets: {_flow(draft.targets)}" if draft.targets else ""
     num_baseline = max(BASELINE_STEPS, num_labelled * 12 // 8)
     return "\n".join(
         [
             f"# {num_labelled} labelled texts and {pile:,} unlabelled ones -> a small classifier. Written by "
-            "clozeline init; docs/reference.md",
+            "clozeline init; docs/reference/recipe.md",
             f"# tells all keys. `clozeline plan {draft.path}` checks it, `clozeline run {draft.path}` runs it.",
             f"name: {_flow(draft.name)}",
             f"seed: {draft.seed}",
@@ -128,7 +128,7 @@ def recipe_text(draft: RecipeDraft) -> str:
             "  seeds: [0]",
             _with("  tune: lora", "adapters: megabytes a sub-model, not a whole model"),
             f"  lora: {{rank: 8, alpha: 16{targets}}}",
-            "  loop: {learning_rate: 0.001, batch_size: 8, epochs: 6}",
+            "  training: {learning_rate: 0.001, batch_size: 8, epochs: 6}",
             "",
             _with("ensemble:", "all sub-models together label the pile"),
             "  weights: uniform",
@@ -136,13 +136,13 @@ def recipe_text(draft: RecipeDraft) -> str:
             _with("distill:", "the student learns what they said"),
             "  seeds: [0, 1, 2]",
             "  temperature: 2.0",
-            f"  loop: {{learning_rate: 5.0e-5, batch_size: 16, steps: {steps}, warmup: 0.1}}",
+            f"  training: {{learning_rate: 5.0e-5, batch_size: 16, steps: {steps}, warmup_ratio: 0.1}}",
             "",
             _with("baseline:", "for comparison: the student on the labelled texts alone"),
             "  seeds: [0, 1, 2]",
-            f"  loop: {{learning_rate: 5.0e-5, batch_size: 8, steps: {num_baseline}, warmup: 0.1}}",
+            f"  training: {{learning_rate: 5.0e-5, batch_size: 8, steps: {num_baseline}, warmup_ratio: 0.1}}",
             "",
-            "# Soft prompts come on top: sections ppt and prompts, see docs/prompts.md and the recipe demo.",
+            "# Soft prompts come on top: sections ppt and prompts, see docs/how-to/prompts.md and the recipe demo.",
             "",
         ]
     )
@@ -166,14 +166,14 @@ def _data(draft: RecipeDraft) -> list[str]:
         f"    label: {_flow(data.label)}",
     ]
     if data.raw:
-        lines.append(f"    label_names: {_flow(dict(data.raw))}")
-    if data.unlabelled:
-        lines.append(f"    keep: {_flow({data.label: sorted({*data.labels, *data.raw})})}")
+        lines.append(f"    label_map: {_flow(dict(data.raw))}")
+    if data.unlabeled:
+        lines.append(f"    filter: {_flow({data.label: sorted({*data.labels, *data.raw})})}")
     if data.num_empty:
         lines.append(_with("    drop_empty: true", f"{data.num_empty:,} rows have no text"))
     if not sizes.unlabeled:
-        lines.append(_with("  unlabeled:", f"the {data.num_unlabelled:,} rows without a label"))
-        lines += [*_source(draft), f"    keep: {_flow({data.label: list(data.unlabelled)})}"]
+        lines.append(_with("  unlabeled:", f"the {data.num_unlabeled:,} rows without a label"))
+        lines += [*_source(draft), f"    filter: {_flow({data.label: list(data.unlabeled)})}"]
         lines += ["    drop_empty: true"] if data.num_empty else []
     lines.append(_with(f"  shots: {sizes.shots}", "labelled examples a class"))
     if sizes.unlabeled:

@@ -47,7 +47,7 @@ class TaskProfile:
     """
 
     num_classes: int
-    num_labelled: int
+    num_labeled: int
     tokens: int | None
     family: Family
     shape: ModelShape
@@ -86,7 +86,7 @@ def gather_task_profile(config: PipelineConfig, memory: int | None, on_start: On
     labelled, texts = _texts(config)
     return TaskProfile(
         num_classes=len(config.task.labels),
-        num_labelled=labelled,
+        num_labeled=labelled,
         tokens=covering_length(config.task, texts, bare_tokenizer(config.backbone)) if texts else None,
         family=family_of(folder),
         shape=shape_of(folder),
@@ -169,7 +169,7 @@ def recommend_settings(facts: TaskProfile) -> list[Recommendation]:
     """Advice for a recipe, the most important first."""
     length = _max_length(facts)
     tune = _tune(facts, length[0].value if length else 128)
-    prompts = _prompts(facts) if facts.num_labelled else []
+    prompts = _prompts(facts) if facts.num_labeled else []
     return [*length, *tune, *prompts, *_parallel(facts, length[0].value if length else 128, tune[0].value)]
 
 
@@ -186,7 +186,7 @@ def _max_length(facts: TaskProfile) -> list[Recommendation]:
 
 def _tune(facts: TaskProfile, length: int) -> list[Recommendation]:
     """What sub-models train: everything where that is cheap, else adapters; prompts on the largest backbones."""
-    if not facts.num_labelled:
+    if not facts.num_labeled:
         reason = "there are no labels: zero-shot, or sub-models that teach each other"
         return [Recommendation("sub-models", "pet.tune: none, or pet.ipet", reason, PET)]
     size = f"{facts.num_parameters / 1e6:,.0f}M parameters"
@@ -194,26 +194,26 @@ def _tune(facts: TaskProfile, length: int) -> list[Recommendation]:
     usable = SHARE_USED * facts.memory
     if facts.num_parameters < 50e6 and _full(facts) < usable:
         found = [Recommendation("pet.tune", "full", f"{size}: all of it trains in {_full(facts) / GIB:.1f} GiB", PET)]
-        rate = Recommendation("pet.loop.learning_rate", 1e-5, "all weights move", PET)
+        rate = Recommendation("pet.training.learning_rate", 1e-5, "all weights move", PET)
     elif facts.num_parameters < 10e9:
         reason = f"{size}: as good soft labels as full training, at 1/285 of the bytes"
         found = [Recommendation("pet.tune", "lora", reason, f"{HERE}; {LORA}")]
-        rate = Recommendation("pet.loop.learning_rate", 1e-3, "adapters of rank 8 on query and value", HERE)
+        rate = Recommendation("pet.training.learning_rate", 1e-3, "adapters of rank 8 on query and value", HERE)
     else:
         reason = f"{size}: kilobytes a sub-model, and at that size as good as training all of it"
         found = [Recommendation("pet.tune", "prompt", reason, LESTER)]
-        rate = Recommendation("pet.loop.learning_rate", _prompt_rate(facts)[0], *_prompt_rate(facts)[1:])
-    batch = max(1, min(8, facts.num_labelled))
+        rate = Recommendation("pet.training.learning_rate", _prompt_rate(facts)[0], *_prompt_rate(facts)[1:])
+    batch = max(1, min(8, facts.num_labeled))
     fits = max(1, int((usable - frozen) // max(1, _activations(facts, length)))) if usable > frozen else 1
     found += [
         rate,
-        Recommendation("pet.loop.batch_size", batch, f"{facts.num_labelled} labelled examples", f"{PET}; {HERE}"),
+        Recommendation("pet.training.batch_size", batch, f"{facts.num_labeled} labelled examples", f"{PET}; {HERE}"),
     ]
     if fits < batch:
         need = _activations(facts, length) / GIB
         found.append(
             Recommendation(
-                "pet.loop.micro_batch_size", fits, f"a text keeps {need:.2f} GiB for its gradients", ARITHMETIC
+                "pet.training.micro_batch_size", fits, f"a text keeps {need:.2f} GiB for its gradients", ARITHMETIC
             )
         )
     return found
@@ -233,16 +233,16 @@ def _prompts(facts: TaskProfile) -> list[Recommendation]:
         reason = (
             f"{billions * 1000:.0f}M parameters: with a hard pattern, from ppt; a random start was 5 to 9 points worse"
         )
-    start = "ppt" if method == "prompt_tuning" else {"kind": "vocabulary"}
+    start = "ppt" if method == "prompt_tuning" else {"kind": "sample_vocab"}
     count = _num_vectors(facts)
     found = [
         Recommendation(
-            "prompts: method", f"{method}, start {start if isinstance(start, str) else 'vocabulary'}", reason, source
+            "prompts: method", f"{method}, start {start if isinstance(start, str) else 'sample_vocab'}", reason, source
         ),
-        Recommendation("ppt.num_vectors", count, _why_so_many(facts), PPT if billions >= 10 else HERE),
+        Recommendation("ppt.num_virtual_tokens", count, _why_so_many(facts), PPT if billions >= 10 else HERE),
     ]
     rate, why, source = _prompt_rate(facts)
-    return [*found, Recommendation("prompts.loop.learning_rate", rate, why, source)]
+    return [*found, Recommendation("prompts.training.learning_rate", rate, why, source)]
 
 
 def _num_vectors(facts: TaskProfile) -> int:
@@ -272,7 +272,7 @@ def _parallel(facts: TaskProfile, length: int, tune: str) -> list[Recommendation
         reason = f"the weights take {weights / GIB:.0f} GiB, a worker has {have}: each keeps a part"
         return [
             advice
-            for section in (("pet", "ppt", "prompts") if facts.num_labelled else ("pet", "ppt"))
+            for section in (("pet", "ppt", "prompts") if facts.num_labeled else ("pet", "ppt"))
             for advice in (
                 Recommendation(f"{section}.strategy", "zero3", reason, ZERO),
                 Recommendation(
@@ -309,7 +309,7 @@ def _activations(facts: TaskProfile, length: int) -> int:
         trains_backbone=False,
         has_adapters=True,
         batch_size=1,
-        read_tokens=0,
+        eval_batch_tokens=0,
         length=length,
         weight_bytes=_weight_bytes(facts),
         fused=False,

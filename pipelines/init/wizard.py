@@ -99,7 +99,7 @@ class InitWizard:
         demo: The demo's recipe, whose models are proposed.
     """
 
-    wanted: InitOptions
+    options: InitOptions
     asks: bool
     console: Console
     ask: Callable[[str, str | None], str]
@@ -113,30 +113,30 @@ class InitWizard:
         Raises:
             InputError: names the flag that mends it.
         """
-        wanted = self.wanted
+        wanted = self.options
         if wanted.out is not None:
             self._check_free(wanted.out)
         file = LabeledFile(wanted.data)
         text = self._text_column(file)
         label = self._label_column(file, text)
         labels = file.labels(label)
-        found = file.look({TEXT: text}, label)
+        found = file.summarize({TEXT: text}, label)
         check_counts(found, wanted.shots)
         what = f"{found.total} different texts in {text!r}, {len(labels)} labels in {label!r}"
         self.console.print(
             f"read     {wanted.data.partition('#')[0]}: {what}", highlight=False, markup=False, soft_wrap=True
         )
         stem = Path(wanted.out or wanted.data).name.partition(".")[0]
-        name = self._settle("Name of the task", wanted.name, slug(stem), checked_name)
+        name = self._ask_or_default("Name of the task", wanted.name, slug(stem), checked_name)
         out = wanted.out or Path(f"{name}.yaml")
         self._check_free(out)
         model = self._backbone()
-        student = self._settle("Student", wanted.student, DEMO, self._student)
+        student = self._ask_or_default("Student", wanted.student, DEMO, self._student)
         kind = defaults.kind_of(labels, label)
         patterns = self._patterns(file, model, defaults.default_patterns(kind, model.family))
         words = self._words(labels, defaults.label_words(labels, kind, model.tokenizer, model.family), model)
         task = _task(name, labels, patterns, words)
-        data = file.look({item: text if item == TEXT else item for item in task.fields}, label)
+        data = file.summarize({item: text if item == TEXT else item for item in task.fields}, label)
         check_counts(data, wanted.shots)
         with with_flag_hint():
             models.check_scoring(task, list(task.patterns), model.config)
@@ -154,7 +154,7 @@ class InitWizard:
 
     # --- what is asked ----------------------------------------------------------------------------------------------
 
-    def _settle(
+    def _ask_or_default(
         self,
         question: str,
         given: str | None,
@@ -185,13 +185,13 @@ class InitWizard:
         return parse(default)
 
     def _text_column(self, file: LabeledFile) -> str:
-        guess = file.guess_text(self.wanted.label)
-        return self._settle(
+        guess = file.guess_text(self.options.label)
+        return self._ask_or_default(
             f"Column of the text ({', '.join(file.columns)})",
-            self.wanted.text,
+            self.options.text,
             guess,
             lambda name: file.column(name, "--text"),
-            file.untold("text", "--text"),
+            file.cannot_infer_error("text", "--text"),
         )
 
     def _label_column(self, file: LabeledFile, text: str) -> str:
@@ -201,8 +201,12 @@ class InitWizard:
 
         others = ", ".join(item for item in file.columns if item != text)
         guess = file.guess_label(text)
-        return self._settle(
-            f"Column of the label ({others})", self.wanted.label, guess, parse, file.untold("label", "--label")
+        return self._ask_or_default(
+            f"Column of the label ({others})",
+            self.options.label,
+            guess,
+            parse,
+            file.cannot_infer_error("label", "--label"),
         )
 
     def _backbone(self) -> Model:
@@ -216,7 +220,9 @@ class InitWizard:
                 except InputError as error:
                     raise error.at(key="backbone.asset") from error
 
-        return self._settle("Backbone: a folder, a GGUF file or a reference", self.wanted.backbone, DEMO, parse)
+        return self._ask_or_default(
+            "Backbone: a folder, a GGUF file or a reference", self.options.backbone, DEMO, parse
+        )
 
     def _student(self, ref: str) -> str:
         if ref == DEMO:
@@ -237,8 +243,8 @@ class InitWizard:
         def optional(item: str) -> tuple[str, str] | None:
             return parse(item) if item else None
 
-        if self.wanted.patterns:
-            given = [parse(item) for item in self.wanted.patterns]
+        if self.options.patterns:
+            given = [parse(item) for item in self.options.patterns]
             twice = [name for name, count in Counter(name for name, _ in given).items() if count > 1]
             if twice:
                 raise PatternError(f"the pattern {twice[0]!r} is given twice.", "Keep one: --pattern NAME=TEXT.")
@@ -251,13 +257,13 @@ class InitWizard:
         own: dict[str, str] = {}
         while True:
             question = "Another (Enter: no more)" if own else "Enter takes them; or write your own, NAME=TEXT"
-            answer = self._settle(question, None, "", optional)
+            answer = self._ask_or_default(question, None, "", optional)
             if answer is None:
                 return own or dict(proposed)
             own[answer[0]] = answer[1]
 
     def _words(self, labels: Sequence[str], proposed: Mapping[str, list[str]], model: Model) -> dict[str, list[str]]:
-        given = words_by_label(self.wanted.words, labels)
+        given = words_by_label(self.options.words, labels)
         found: dict[str, list[str]] = {}
         for label in labels:
 
@@ -272,7 +278,7 @@ class InitWizard:
                 f"Name some: {words_flag(label)}.",
             )
             default = ",".join(proposed[label]) or None
-            found[label] = self._settle(f"Words for {label}", given.get(label), default, parse, missing)
+            found[label] = self._ask_or_default(f"Words for {label}", given.get(label), default, parse, missing)
         return found
 
     # --- what follows from the answers ------------------------------------------------------------------------------
@@ -302,13 +308,13 @@ class InitWizard:
 
     def _asked_sizes(self, data: LabeledData) -> tuple[int | None, int | None]:
         """Shots and size of the test set: what flags or a person say, None for what is left to be shared out."""
-        wanted = self.wanted
+        wanted = self.options
         if not self.asks:
             return wanted.shots, wanted.test_size
 
         usual = recipe_writer.choose_split_sizes(data, wanted.shots, wanted.test_size)
-        shots = wanted.shots or self._settle("Labelled examples a class", None, str(usual.shots), count_of)
-        test = wanted.test_size or self._settle("Test texts", None, str(usual.test), count_of)
+        shots = wanted.shots or self._ask_or_default("Labelled examples a class", None, str(usual.shots), count_of)
+        test = wanted.test_size or self._ask_or_default("Test texts", None, str(usual.test), count_of)
         # what was proposed may still become smaller
         return (
             shots if wanted.shots or shots != usual.shots else None,
@@ -332,7 +338,7 @@ class InitWizard:
     # --- the file ---------------------------------------------------------------------------------------------------
 
     def _check_free(self, out: Path) -> None:
-        if out.exists() and not self.wanted.force:
+        if out.exists() and not self.options.force:
             raise InputError(f"{out} exists.", "Name another file (--out), or write over it: --force.")
 
     def _write(self, out: Path, text: str) -> None:

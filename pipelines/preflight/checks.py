@@ -126,17 +126,17 @@ def check_unlabeled_shards(config: PipelineConfig) -> None:
     Raises:
         DataError: with the dotted place in the recipe as its key.
     """
-    if config.shards is None:
+    if config.unlabeled_shards is None:
         return
-    source = config.shards.source
+    source = config.unlabeled_shards.source
     missing = [name for name in config.task.fields if name not in source.fields]
     if missing:
         raise DataError(
             f"the patterns take the field {missing[0]!r}, which the shards do not have.",
             f"Add it ({missing[0]}: COLUMN), or use one of: {', '.join(source.fields)}.",
-            key="shards.source.fields",
+            key="unlabeled_shards.source.fields",
         )
     try:
         text_shards.check_shards(source, SHARD_ROWS_CHECKED)
     except InputError as error:
-        raise error.at(key="shards.source") from error
+        raise error.at(key="unlabeled_shards.source") from error

@@ -77,7 +77,7 @@ def _disk_tools() -> CheckResult:
         nvme_offload.check_aio_toolchain()
     except OffloadError:
         return CheckResult(
-            "libaio.h", "none", "Run: apt install libaio-dev g++, for resources.offload_to; nothing else needs it."
+            "libaio.h", "none", "Run: apt install libaio-dev g++, for resources.nvme_path; nothing else needs it."
         )
     return CheckResult("libaio.h", "found")
 

@@ -1,5 +1,5 @@
 """Compares what the steps of a recipe need with what this machine has: memory, shown by `plan` and checked before a
-run, and the folders of `offload_to`.
+run, and the folders of `nvme_path`.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ def check_nvme_folders(steps: Iterable[Step]) -> None:
     Raises:
         InputError: a folder, a C++ compiler or libaio.h is missing on this machine.
     """
-    places = {step.resources.offload_to for step in steps if step.resources.offload_to}
+    places = {step.resources.nvme_path for step in steps if step.resources.nvme_path}
     if not places or os.environ.get("RAY_ADDRESS"):
         return
     try:
@@ -48,7 +48,7 @@ def check_nvme_folders(steps: Iterable[Step]) -> None:
         for place in sorted(places):
             nvme_offload.check_folder(Path(place))
     except OffloadError as error:
-        raise InputError(error.problem, error.remedy, key="resources.offload_to") from error
+        raise InputError(error.problem, error.remedy, key="resources.nvme_path") from error
 
 
 MOST_WORKERS = 64
@@ -159,8 +159,8 @@ def workload_of(step: Step, shape: ModelShape) -> Workload:
     tune = getattr(config, "tune", None)
     prompts = [item for job in jobs if (item := _prompt(job, tune)) is not None]
     lora = _lora(config, tune)
-    loops: list[TrainingConfig] = [job.loop for job in jobs if getattr(job, "loop", None) is not None]
-    vectors = [item.num_vectors for item in prompts] or [getattr(config, "num_vectors", 0)]
+    loops: list[TrainingConfig] = [job.training for job in jobs if getattr(job, "training", None) is not None]
+    vectors = [item.num_virtual_tokens for item in prompts] or [getattr(config, "num_virtual_tokens", 0)]
     trained = shape.num_parameters if tune == "full" else sum(vectors) * shape.width
     if any(item.is_deep for item in prompts):
         trained *= 2 * shape.num_layers
@@ -172,7 +172,7 @@ def workload_of(step: Step, shape: ModelShape) -> Workload:
         has_adapters=lora is not None,
         batch_size=sum(loop.micro_batch_size * step.resources.min_workers if loop.micro_batch_size else loop.batch_size
                        for loop in loops),
-        read_tokens=max(eval_batch_tokens(backbone.read_tokens, on_gpu=on_gpu), backbone.max_length),
+        eval_batch_tokens=max(eval_batch_tokens(backbone.eval_batch_tokens, on_gpu=on_gpu), backbone.max_length),
         length=backbone.max_length + max(vectors),
         weight_bytes=2 if _is_half(backbone, on_gpu) else 4,
         fused=on_gpu,
@@ -181,13 +181,13 @@ def workload_of(step: Step, shape: ModelShape) -> Workload:
 
 def _memory_row(step: Step, shape: ModelShape, work: Workload, room: MemoryBudget) -> MemoryRow:
     asked, on_gpu = step.resources, step.resources.gpus > 0
-    on_disk = asked.offload_to is not None
+    on_disk = asked.nvme_path is not None
     needed = estimate_memory(shape, work, asked.strategy, asked.min_workers, on_gpu=on_gpu, on_disk=on_disk)
-    if room.holds(needed, asked.min_workers):
+    if room.fits(needed, asked.min_workers):
         return MemoryRow(step.name, asked.strategy, asked.min_workers, needed)
-    is_refused = not room.holds(needed, asked.min_workers, certain=True)
+    is_refused = not room.fits(needed, asked.min_workers, required=True)
     if asked.strategy == STREAM:
-        fewer = next((count for count in range(asked.min_workers - 1, 0, -1) if room.holds(needed, count)), None)
+        fewer = next((count for count in range(asked.min_workers - 1, 0, -1) if room.fits(needed, count)), None)
         remedy = f"Take workers: {fewer}" if fewer else "Take a smaller backbone, or a cluster with more memory"
         return MemoryRow(step.name, asked.strategy, asked.min_workers, needed, False, is_refused, remedy)
     other = next(strategies_that_fit(shape, work, room, on_gpu=on_gpu, most_workers=MOST_WORKERS), None)

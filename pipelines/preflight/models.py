@@ -111,7 +111,7 @@ def check_formats(ppt: PptSection, family: Family, tokenizer: Any) -> None:
             classifier has other labels.
     """
     for kind in ppt.formats:
-        task = task_of(kind, ppt.num_options(kind)[1], ppt.single.words)
+        task = task_of(kind, ppt.num_options(kind)[1], ppt.single.verbalizer)
         place = "ppt.single.words" if kind == "single" else "ppt.formats"
         words = with_key(place, lambda found: Verbalizer.of(found, tokenizer, family), task.words(family))
         long = [label for label, word in zip(words.labels, words.words, strict=True) if len(word[0]) > 1]

@@ -41,8 +41,8 @@ class Row:
     entity_f1: MeanStd | None
     num_seeds: int
     num_test: int
-    num_labelled: int
-    num_unlabelled: int
+    num_labeled: int
+    num_unlabeled: int
     trainable_parameters: int
     steps: tuple[str, ...]
 
@@ -89,8 +89,8 @@ def _row(name: str, steps: list[str], results: dict[str, dict[str, Any]], task: 
         entity_f1=scores.get("entity_f1"),
         num_seeds=len(steps),
         num_test=mine[0]["test"]["num_examples"],
-        num_labelled=mine[0]["num_labelled"],
-        num_unlabelled=mine[0]["num_unlabelled"],
+        num_labeled=mine[0]["num_labelled"],
+        num_unlabeled=mine[0]["num_unlabelled"],
         trainable_parameters=mine[0]["trainable_parameters"],
         steps=tuple(steps),
     )

@@ -66,10 +66,10 @@ def run(config: ReportConfig, inputs: Inputs, out: Path, recorder: Recorder, eng
         shutil.copyfile(folders[CURVE] / FIGURE_FILE, out / FIGURE_FILE)
     picture = plot_leaderboard(rows, config.recipe)
     picture.savefig(out / "leaderboard.png", dpi=120)
-    recorder.figure("leaderboard", picture)
-    recorder.table("leaderboard", [_flat(row) for row in rows])
+    recorder.log_figure("leaderboard", picture)
+    recorder.log_table("leaderboard", [_flat(row) for row in rows])
     for row in rows:
-        recorder.metric(f"leaderboard/{row.name}/accuracy", row.accuracy.mean)
+        recorder.log_metric(f"leaderboard/{row.name}/accuracy", row.accuracy.mean)
     return Result(
         rows=rows,
         comparisons=comparisons,
@@ -85,9 +85,9 @@ def _plot_inits(compared: Sequence[PromptInitRow], out: Path, recorder: Recorder
     for task in dict.fromkeys(item.task for item in compared):
         picture = figures.initializations(task, [asdict(item) for item in compared if item.task == task])
         picture.savefig(out / f"starts-{task}.png", dpi=130)
-        recorder.figure(f"starts-{task}", picture)
+        recorder.log_figure(f"starts-{task}", picture)
     if compared:
-        recorder.table("starts", flat_inits([asdict(item) for item in compared]))
+        recorder.log_table("starts", flat_inits([asdict(item) for item in compared]))
 
 
 def _notes(results: dict[str, dict[str, Any]]) -> list[str]:

@@ -110,7 +110,7 @@ def worse_by_training(facts: RunResults) -> Iterator[Suggestion]:
                     about=row.name,
                     because=f"{row.name} is {100 * lost:.1f} points below its own pattern before training "
                     f"({row.accuracy.mean:.1%} and {before.accuracy.mean:.1%}).",
-                    attempt=f"Train {row.name} less (a lower pet.loop.learning_rate, fewer epochs), or on more labels.",
+                    attempt=f"Train {row.name} less (a lower pet.training.learning_rate, fewer epochs), or on more labels.",
                 )
 
 
@@ -144,8 +144,8 @@ def student_below_ensemble(facts: RunResults) -> Iterator[Suggestion]:
             rule="student_below_ensemble",
             about="student",
             because=f"The student ({student.accuracy.mean:.1%}) is {100 * gap:.1f} points below its ensemble "
-            f"({ensemble.accuracy.mean:.1%}), taught with {student.num_unlabelled:,} texts.",
-            attempt="Try more unlabelled texts, a larger student.asset, or longer distill.loop.steps.",
+            f"({ensemble.accuracy.mean:.1%}), taught with {student.num_unlabeled:,} texts.",
+            attempt="Try more unlabelled texts, a larger student.asset, or longer distill.training.steps.",
         )
 
 
@@ -202,7 +202,7 @@ def pretraining_taught_little(facts: RunResults) -> Iterator[Suggestion]:
                 about=name,
                 because=f"{name} went from {before:.1%} to {after:.1%} on its own "
                 f"{result['held_out']['num_examples']:,} held-out examples.",
-                attempt=f"Pretrain {name} longer (ppt.loop.steps, ppt.corpus.num_examples), or on text more like the "
+                attempt=f"Pretrain {name} longer (ppt.training.steps, ppt.corpus.num_examples), or on text more like the "
                 "task's.",
             )
 

@@ -44,13 +44,13 @@ def pyfunc_spec() -> PyfuncSpec:
 
 
 def register_models(
-    asked: RunRequest, steps: list[Step], outcome: RunResult, tracker: Tracker, console: Console
+    request: RunRequest, steps: list[Step], outcome: RunResult, tracker: Tracker, console: Console
 ) -> None:
     """Registers what this run has a result for, and says so. Nothing that fails here loses the run: it is a warning."""
     told = []
     try:
         delete_orphaned_models(tracker.client, tracker.client.get_run(tracker.parent.run_id).info.experiment_id)
-        for candidate in candidates(asked, steps, outcome):
+        for candidate in candidates(request, steps, outcome):
             found = register(tracker.client, candidate, pyfunc_spec())
             if found.is_new:
                 about = "champion" if found.is_champion else found.note
@@ -66,12 +66,12 @@ def register_models(
         console.print(f"models  {escape(', '.join(told))}", highlight=False, soft_wrap=True)
 
 
-def candidates(asked: RunRequest, steps: list[Step], outcome: RunResult) -> Iterator[Candidate]:
+def candidates(request: RunRequest, steps: list[Step], outcome: RunResult) -> Iterator[Candidate]:
     """The student and each prompt, with what was measured."""
-    lines = {line.name: line for line in plan(steps, asked.store)}
+    lines = {line.name: line for line in plan(steps, request.store)}
     named: dict[str, Step] = {}
     for step in steps:
-        name = model_name(asked.config.name, step.name)
+        name = model_name(request.config.name, step.name)
         if name and step.name in outcome.manifests:
             named.setdefault(name, step)
     for name, step in named.items():
@@ -86,12 +86,12 @@ def candidates(asked: RunRequest, steps: list[Step], outcome: RunResult) -> Iter
             step=step.name,
             fingerprint=manifest.fingerprint,
             run_id=run_id,
-            folder=partial(_folder, asked, manifest),
+            folder=partial(_folder, request, manifest),
             example=example,
             outputs=outputs,
             accuracy=manifest.result["test"]["accuracy"],
             test_digest=drawn.files["test.jsonl"].sha256,
-            tags={"recipe": asked.config.name, **({"needs": needs} if needs else {})},
+            tags={"recipe": request.config.name, **({"needs": needs} if needs else {})},
         )
 
 
@@ -103,8 +103,8 @@ def model_name(recipe: str, step: str) -> str | None:
     return f"{recipe}.prompts.{rest[0]}.{rest[1]}" if kind == "prompts" and len(rest) == 3 else None
 
 
-def _folder(asked: RunRequest, manifest: Manifest) -> Path:
-    files = asked.store.files(manifest.step, manifest.fingerprint)
+def _folder(request: RunRequest, manifest: Manifest) -> Path:
+    files = request.store.files(manifest.step, manifest.fingerprint)
     return files / "model" if manifest.step.startswith("distill/") else files
 
 

@@ -23,9 +23,9 @@ from pipelines.run import provenance
 from pipelines.run.request import RunRequest
 
 
-def log_plan(tracker: Tracker, asked: RunRequest, steps: list[Step], planned: list[PlannedStep]) -> None:
+def log_plan(tracker: Tracker, request: RunRequest, steps: list[Step], planned: list[PlannedStep]) -> None:
     """What the parent run shows before anything runs: the resolved recipe, the graph, the plan."""
-    resolved = yaml.safe_dump(asked.config.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=110)
+    resolved = yaml.safe_dump(request.config.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=110)
     tracker.parent.log_text("recipe.yaml", resolved)
     tracker.parent.log_text("graph.mmd", graph.mermaid(steps))
     rows = [
@@ -33,13 +33,13 @@ def log_plan(tracker: Tracker, asked: RunRequest, steps: list[Step], planned: li
         for line in planned
     ]
     tracker.parent.log_table("plan", rows)
-    tracker.parent.log_params({"recipe": asked.config.name, "steps": len(steps), **flat(asked.config)})
+    tracker.parent.log_params({"recipe": request.config.name, "steps": len(steps), **flat(request.config)})
 
 
-def publish(asked: RunRequest, steps: list[Step], outcome: RunResult, tracker: Tracker, console: Console) -> None:
+def publish(request: RunRequest, steps: list[Step], outcome: RunResult, tracker: Tracker, console: Console) -> None:
     """Writes the report, if its step has a result, and shows the leaderboard."""
     # of all steps, also of those that this run was not asked to look at
-    seconds = {line.name: line.manifest.seconds for line in plan(steps, asked.store) if line.manifest is not None}
+    seconds = {line.name: line.manifest.seconds for line in plan(steps, request.store) if line.manifest is not None}
     figures = {"executed": len(outcome.executed), "cached": len(outcome.cached), "wall_s": round(outcome.wall_s, 2)}
     _log_costs(tracker, outcome, figures, seconds)
     manifest = outcome.manifests.get("report")
@@ -47,12 +47,12 @@ def publish(asked: RunRequest, steps: list[Step], outcome: RunResult, tracker: T
         return
     commit = provenance.git_commit()
     about = {**figures, "versions": versions(), "commit": commit[0] if commit else None}
-    report = writer.build_report(asked.config.name, manifest.result, seconds, about)
-    files = asked.store.files("report", manifest.fingerprint)
-    folder = asked.store.local / "reports" / asked.config.name
+    report = writer.build_report(request.config.name, manifest.result, seconds, about)
+    files = request.store.files("report", manifest.fingerprint)
+    folder = request.store.local / "reports" / request.config.name
     details = json.loads((files / "details.json").read_text())
     writer.write_report(report, files / "leaderboard.png", folder, details, charts.graph_svg(steps, seconds))
-    asked.store.share(folder)
+    request.store.upload(folder)
     for name in ("report.json", "report.md", "report.png", "report.html"):
         tracker.parent.log_artifact(folder / name, "report")
     if outcome.executed:
@@ -75,7 +75,7 @@ def publish(asked: RunRequest, steps: list[Step], outcome: RunResult, tracker: T
     console.print(writer.leaderboard_table(report, console.width))
     for note in report["notes"]:
         console.print(escape(note), style="dim", highlight=False)
-    console.print(f"report  {escape(asked.store.address(folder / 'report.html'))}", highlight=False, soft_wrap=True)
+    console.print(f"report  {escape(request.store.uri_of(folder / 'report.html'))}", highlight=False, soft_wrap=True)
 
 
 def _log_costs(

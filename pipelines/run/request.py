@@ -50,41 +50,41 @@ def load_request(recipe: str, overrides: list[str] | None, store: str | Path) ->
     )
 
 
-def check_request(asked: RunRequest, on_start: OnStart) -> None:
+def check_request(request: RunRequest, on_start: OnStart) -> None:
     """Fetches assets and checks the recipe against them; complaints name file and line."""
     try:
-        check_recipe(asked.config, on_start)
+        check_recipe(request.config, on_start)
     except InputError as error:
-        raise with_location(error, asked.path) from error
+        raise with_location(error, request.path) from error
 
 
-def check_cached(asked: RunRequest) -> None:
+def check_cached(request: RunRequest) -> None:
     """Checks the recipe against the models that are at hand, for a plan: nothing is fetched."""
     try:
-        models.check_models(asked.config, only_cached=True)
+        models.check_models(request.config, only_cached=True)
     except InputError as error:
-        raise with_location(error, asked.path) from error
+        raise with_location(error, request.path) from error
 
 
-def check_memory(asked: RunRequest, options: RunOptions, steps: list[Step], planned: list[PlannedStep]) -> None:
+def check_memory(request: RunRequest, options: RunOptions, steps: list[Step], planned: list[PlannedStep]) -> None:
     """Refuses steps that are to run and cannot fit into this machine; one of a cluster is let pass."""
-    if options.address or not asked.config.resources.check_memory:
+    if options.address or not request.config.resources.check_memory:
         return
     chosen = _to_run(steps, planned)
     try:
         memory.check_fits(chosen, memory.local_budget(chosen))
     except InputError as error:
-        raise with_location(error, asked.path) from error
+        raise with_location(error, request.path) from error
 
 
-def check_nvme(asked: RunRequest, options: RunOptions, steps: list[Step], planned: list[PlannedStep]) -> None:
+def check_nvme(request: RunRequest, options: RunOptions, steps: list[Step], planned: list[PlannedStep]) -> None:
     """Refuses steps that are to run with weights on a disk, where this machine lacks what that takes."""
     if options.address:
         return
     try:
         memory.check_nvme_folders(_to_run(steps, planned))
     except InputError as error:
-        raise with_location(error, asked.path) from error
+        raise with_location(error, request.path) from error
 
 
 def _to_run(steps: list[Step], planned: list[PlannedStep]) -> list[Step]:

@@ -33,7 +33,7 @@ Display = Callable[[Console, int], AbstractContextManager[EventHandler]]
 
 
 def run_recipe(
-    asked: RunRequest,
+    request: RunRequest,
     options: RunOptions,
     console: Console,
     *,
@@ -44,7 +44,7 @@ def run_recipe(
     """Runs a recipe and shows how it goes.
 
     Args:
-        asked: The recipe and the store.
+        request: The recipe and the store.
         options: Which steps, and how.
         console: Shows it; a quiet one is told of failures all the same, on standard error.
         progress: Makes the display of what happens before the run.
@@ -55,37 +55,39 @@ def run_recipe(
         InputError, ClusterError: bad input; nothing was run.
     """
     with progress(console) as begins:
-        check_request(asked, begins)
+        check_request(request, begins)
     if options.max_parallel is None:
-        options = replace(options, max_parallel=asked.config.resources.max_parallel)
-    steps = fewshot.build_steps(asked.config)
-    planned = plan(steps, asked.store, options)
-    check_memory(asked, options, steps, planned)
-    check_nvme(asked, options, steps, planned)
+        options = replace(options, max_parallel=request.config.resources.max_parallel)
+    steps = fewshot.build_steps(request.config)
+    planned = plan(steps, request.store, options)
+    check_memory(request, options, steps, planned)
+    check_nvme(request, options, steps, planned)
     to_run = num_in_state(planned, PlanState.RUN)
-    console.print(f"{asked.config.name}: {to_run} steps to run, {num_in_state(planned, PlanState.HIT)} in the store")
-    datasets = Datasets(planned, asked.store)
+    console.print(
+        f"{request.config.name}: {to_run} steps to run, {num_in_state(planned, PlanState.CACHED)} in the store"
+    )
+    datasets = Datasets(planned, request.store)
     with Tracker.open(
-        asked.store.local,
-        asked.config.name,
-        asked.config.name,
+        request.store.local,
+        request.config.name,
+        request.config.name,
         uri=tracking_server(),
-        tags={"recipe": asked.config.name, **provenance.run_tags()},
+        tags={"recipe": request.config.name, **provenance.run_tags()},
         datasets=datasets,
     ) as tracker:
-        log_plan(tracker, asked, steps, planned)
+        log_plan(tracker, request, steps, planned)
         with show(console, to_run) as display:
-            outcome = execute(steps, asked.store, options, tracker, display)
-        if outcome.failed and (dropped := quorum.dropped_members(asked.config, asked.store)):
+            outcome = execute(steps, request.store, options, tracker, display)
+        if outcome.failed and (dropped := quorum.dropped_members(request.config, request.store)):
             console.print(f"going on without {', '.join(dropped)} (ensemble.min_members)", style="yellow")
-            steps = fewshot.build_steps(asked.config, dropped)
+            steps = fewshot.build_steps(request.config, dropped)
             with show(console, len(outcome.blocked)) as display:
-                again = execute(steps, asked.store, replace(options, from_=("soft_labels",)), tracker, display)
+                again = execute(steps, request.store, replace(options, from_=("soft_labels",)), tracker, display)
             outcome = quorum.merge_results(outcome, again)
         tracker.parent.log_datasets(datasets.all())
-        publish(asked, steps, outcome, tracker, console)
+        publish(request, steps, outcome, tracker, console)
         if register and not outcome.is_interrupted:
-            register_models(asked, steps, outcome, tracker, console)
+            register_models(request, steps, outcome, tracker, console)
         if not outcome.ok:
             tracker.close("KILLED" if outcome.is_interrupted else "FAILED")
     return outcome

@@ -43,7 +43,7 @@ def stale_results(recipes: Sequence[str], overrides: list[str] | None, store: st
                     )
         for name, key in fingerprints(nodes).items():
             keep.setdefault(name, set()).add(key.fingerprint)
-    return asked[0].store, asked[0].store.unreachable(keep)
+    return asked[0].store, asked[0].store.find_stale(keep)
 
 
 def stale_table(found: Sequence[StaleResult], kept: Mapping[StaleResult, str]) -> Table:
@@ -58,7 +58,7 @@ def stale_table(found: Sequence[StaleResult], kept: Mapping[StaleResult, str]) -
             f"stays: {kept[item]}"
             if item in kept
             else ""
-            if item.committed is not None
+            if item.committed_at is not None
             else "an attempt without a result"
         )
         shown.add_row(item.step, item.fingerprint[:12], format_size(item.num_bytes), about)
@@ -75,12 +75,12 @@ def format_size(num_bytes: int) -> str:
     return f"{amount:.0f} {unit}" if unit == "B" else f"{amount:.1f} {unit}"
 
 
-def step_states(asked: RunRequest) -> list[dict[str, Any]]:
+def step_states(request: RunRequest) -> list[dict[str, Any]]:
     """For every step: committed, running (and by whom), failed (with its last error and log) or not run yet."""
     rows = []
-    for line in plan(fewshot.build_steps(asked.config), asked.store):
-        lease = asked.store.lease(line.name, line.fingerprint)
-        failure = asked.store.failure(line.name, line.fingerprint)
+    for line in plan(fewshot.build_steps(request.config), request.store):
+        lease = request.store.lease(line.name, line.fingerprint)
+        failure = request.store.failure(line.name, line.fingerprint)
         if lease is not None:
             state, about = "running", str(lease.owner)
         elif line.manifest is not None:

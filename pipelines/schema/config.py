@@ -68,7 +68,7 @@ class PipelineConfig(Config):
     """Further members of the ensemble."""
     ensemble: EnsembleSection = EnsembleSection()
     """The ensemble."""
-    shards: ShardsSection | None = None
+    unlabeled_shards: ShardsSection | None = None
     """A pile too large for memory; none: left out."""
     distill: DistillSection
     """The student."""
@@ -114,11 +114,11 @@ class PipelineConfig(Config):
 
     def num_prompt_vectors(self, place: str) -> int:
         """Vectors of the longest soft prompt before the texts of the backbone at a dotted place; 0 for encoders."""
-        found = [self.ppt.num_vectors] if self.ppt and place == "backbone" else []
+        found = [self.ppt.num_virtual_tokens] if self.ppt and place == "backbone" else []
         methods: list[PromptConfig] = [*self.prompts.methods.values()] if self.prompts and place == "backbone" else []
         section = self.pet_sections.get("pet" if place == "backbone" else place.removesuffix(".backbone"))
         methods += [section.prompt] if section and section.tune == "prompt" else []
-        return max([*found, *(method.num_vectors for method in methods if method.start != "ppt")], default=0)
+        return max([*found, *(method.num_virtual_tokens for method in methods if method.init != "ppt")], default=0)
 
     @property
     def encoders(self) -> dict[str, EncoderConfig]:

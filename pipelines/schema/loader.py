@@ -13,6 +13,7 @@ from pydantic import BaseModel, ValidationError
 
 from pipelines.schema.config import PipelineConfig
 from pipelines.schema.locations import RecipeError, key_lines, located, parse_node, recipe_error
+from pipelines.schema.renamed_keys import check_renamed_keys
 from pipelines.schema.rules import check_rules
 from stages.common.errors import InputError
 
@@ -84,6 +85,7 @@ def read_recipe(path: Path, model: type[Model], overrides: Sequence[str] = (), *
     if ignore_others:
         values = {key: value for key, value in values.items() if key in model.model_fields}
     try:
+        check_renamed_keys(values)
         config = model.model_validate(values)
         if isinstance(config, PipelineConfig):
             check_rules(config)

@@ -51,10 +51,10 @@ def check_trainings(config: PipelineConfig) -> None:
     for place, section in (("distill", config.distill), ("baseline", config.baseline)):
         try:
             if section is not None:
-                check_training(config.student, section.loop)
+                check_training(config.student, section.training)
         except ValueError as error:
             problem, _, remedy = str(error).partition(". ")
-            raise InputError(f"{problem}.", remedy, key=f"{place}.loop") from None
+            raise InputError(f"{problem}.", remedy, key=f"{place}.training") from None
     for place, (loop, sets) in _trainings(config).items():
         if loop is not None and loop.early_stopping and not (sets and all(data.has_dev for data in sets)):
             raise InputError(
@@ -119,31 +119,31 @@ def check_soft_blocks(config: PipelineConfig) -> None:
 def check_inits(config: PipelineConfig) -> None:
     """What starts from a pretrained prompt has one."""
     methods = config.prompts.methods if config.prompts else {}
-    starts = {f"prompts.methods.{name}": item.start for name, item in methods.items()}
+    starts = {f"prompts.methods.{name}": item.init for name, item in methods.items()}
     sections = {place: item for place, item in config.pet_sections.items() if item.tune == "prompt"}
-    starts |= {f"{place}.prompt": item.prompt.start for place, item in sections.items()}
+    starts |= {f"{place}.prompt": item.prompt.init for place, item in sections.items()}
     for place, start in starts.items():
         if config.ppt is None and start == "ppt":
             raise InputError(
-                "this starts from ppt, but there is no ppt section.", "Add one: ppt: {...}.", key=f"{place}.start"
+                "this starts from ppt, but there is no ppt section.", "Add one: ppt: {...}.", key=f"{place}.init"
             )
     for place, item in sections.items():
-        for pattern in config.patterns_of(item) if item.prompt.start == "ppt" else ():
+        for pattern in config.patterns_of(item) if item.prompt.init == "ppt" else ():
             try:
                 config.pretrained_for(PromptTaskConfig(pattern=pattern))
             except InputError as error:
-                raise error.at(key=f"{place}.prompt.start") from None
-        if item.together and config.verbalizer_search:
+                raise error.at(key=f"{place}.prompt.init") from None
+        if item.batched_training and config.verbalizer_search:
             raise InputError(
                 "prompts are not trained together with words that are still searched for.",
                 "Write a verbalizer, or take together out.",
-                key=f"{place}.together",
+                key=f"{place}.batched_training",
             )
-        if place != "pet" and item.prompt.start == "ppt":
+        if place != "pet" and item.prompt.init == "ppt":
             raise InputError(
                 "prompts are pretrained for the recipe's own backbone.",
                 "Take another start.",
-                key=f"{place}.prompt.start",
+                key=f"{place}.prompt.init",
             )
 
 
@@ -176,7 +176,7 @@ def check_zero_labels(config: PipelineConfig) -> None:
     wants = {
         "baseline": config.baseline is not None,
         "priming": config.priming is not None,
-        "distill.gold_share": config.distill.gold_share > 0,
+        "distill.gold_weight": config.distill.gold_weight > 0,
         "prompts": any(item.task is None for item in prompted),
     }
     wants |= {f"members.{name}": item.kind == "probe" for name, item in config.members.items()}
@@ -207,7 +207,7 @@ def check_prompt_tasks(config: PipelineConfig, prompts: PromptsSection) -> None:
 
 def check_pretraining_formats(config: PipelineConfig, prompts: PromptsSection) -> None:
     """Every downstream task finds the pretrained prompt that it starts from."""
-    starts = any(item.start == "ppt" for item in prompts.methods.values())
+    starts = any(item.init == "ppt" for item in prompts.methods.values())
     for number, item in enumerate(prompts.tasks):
         place = f"prompts.tasks.{number}.format"
         if item.format and config.ppt is None:
@@ -222,17 +222,22 @@ def check_pretraining_formats(config: PipelineConfig, prompts: PromptsSection) -
 def _trainings(config: PipelineConfig) -> dict[str, tuple[TrainingConfig | None, list[DataConfig | TokenLevelData]]]:
     """Dotted place -> loop, and the data whose dev sets its stages look at; none where a stage never looks."""
     own: list[DataConfig | TokenLevelData] = [config.data]
-    found = {f"{place}.loop": (section.loop, own) for place, section in config.pet_sections.items()}
-    found |= {"distill.loop": (config.distill.loop, own), "ppt.loop": (config.ppt.loop if config.ppt else None, [])}
-    found |= {"baseline.loop": (config.baseline.loop if config.baseline else None, own)}
+    found = {f"{place}.training": (section.training, own) for place, section in config.pet_sections.items()}
+    found |= {
+        "distill.training": (config.distill.training, own),
+        "ppt.training": (config.ppt.training if config.ppt else None, []),
+    }
+    found |= {"baseline.training": (config.baseline.training if config.baseline else None, own)}
     if config.prompts:
         sets: list[DataConfig | TokenLevelData] = [config.prompt_task(item)[1] for item in config.prompts.tasks]
         sets += [item.data for item in token_level_tasks(config.prompts)]
-        found |= {"prompts.loop": (config.prompts.loop, sets)}
-        found |= {f"prompts.methods.{name}.loop": (item.loop, sets) for name, item in config.prompts.methods.items()}
+        found |= {"prompts.training": (config.prompts.training, sets)}
+        found |= {
+            f"prompts.methods.{name}.training": (item.training, sets) for name, item in config.prompts.methods.items()
+        }
     for name, member in config.members.items():
-        if isinstance(member, ProbeMember) and member.contrast:
-            found[f"members.{name}.contrast.loop"] = (member.contrast.loop, [])
+        if isinstance(member, ProbeMember) and member.contrastive:
+            found[f"members.{name}.contrastive.training"] = (member.contrastive.training, [])
     return found
 
 
@@ -294,7 +299,7 @@ def check_token_level_tasks(config: PipelineConfig) -> None:
                 check_annotates(method)
             except InputError as error:
                 raise InputError(error.problem, error.remedy, key=f"prompts.methods.{name}.{error.key}") from None
-        if config.ppt and any(method.start == "ppt" for method in config.prompts.methods.values()):
+        if config.ppt and any(method.init == "ppt" for method in config.prompts.methods.values()):
             try:
                 pretrained_for_token_level(config, item)
             except InputError as error:

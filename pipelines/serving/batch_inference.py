@@ -57,19 +57,19 @@ def _parse(line: str, plain: str | None, place: str) -> dict[str, Any]:
     return row
 
 
-def predict_lines(labeller: Predictor[Any], lines: Iterable[str], name: str) -> Iterator[str]:
+def predict_lines(predictor: Predictor[Any], lines: Iterable[str], name: str) -> Iterator[str]:
     """A JSON line with the answer for each input line.
 
     Args:
-        labeller: What answers.
+        predictor: What answers.
         lines: JSON lines with the fields that it reads; or plain text, where that is a single one.
         name: Where they come from, for errors.
 
     Raises:
         DataError: a line lacks a field, or names no task that is known here; names the line.
     """
-    for block in _blocks(_read(lines, name, labeller.plain_field(), labeller.read)):
-        for answer in labeller.answer(block):
+    for block in _blocks(_read(lines, name, predictor.plain_field(), predictor.parse_row)):
+        for answer in predictor.predict(block):
             yield json.dumps(answer, ensure_ascii=False)
 
 

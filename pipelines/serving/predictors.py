@@ -45,7 +45,7 @@ class Predictor(ABC, Generic[Item]):
     labels: Mapping[str, tuple[str, ...]]
 
     @abstractmethod
-    def read(self, row: Row, uid: str) -> Item:
+    def parse_row(self, row: Row, uid: str) -> Item:
         """A text out of a row.
 
         Raises:
@@ -53,7 +53,7 @@ class Predictor(ABC, Generic[Item]):
         """
 
     @abstractmethod
-    def answer(self, items: Sequence[Item]) -> list[dict[str, Any]]:
+    def predict(self, items: Sequence[Item]) -> list[dict[str, Any]]:
         """[n] answers, in the order of `items`."""
 
     def plain_field(self, task: str | None = None) -> str | None:
@@ -82,10 +82,10 @@ class ClassifierPredictor(Predictor[Example]):
         self.tasks = {"": self._classifier.fields}
         self.labels = {"": self._classifier.labels}
 
-    def read(self, row: Row, uid: str) -> Example:
+    def parse_row(self, row: Row, uid: str) -> Example:
         return example_of(row, self.tasks[""], uid)
 
-    def answer(self, items: Sequence[Example]) -> list[dict[str, Any]]:
+    def predict(self, items: Sequence[Example]) -> list[dict[str, Any]]:
         logits = self._classifier.predict(items, NullRecorder(), "")
         return [_probabilities(scores, self._classifier.labels) for scores in logits]
 
@@ -102,14 +102,14 @@ class PromptPredictor(Predictor[tuple[int, Example]]):
         self.tasks = {item.task.name: item.task.fields for item in self._classifiers}
         self.labels = {item.task.name: item.task.labels for item in self._classifiers}
 
-    def read(self, row: Row, uid: str) -> tuple[int, Example]:
+    def parse_row(self, row: Row, uid: str) -> tuple[int, Example]:
         task = row.get(TASK, self._names[0] if len(self._names) == 1 else None)
         if not isinstance(task, str) or task not in self.tasks:
             problem = "names no task" if task is None else f"names the task {task!r}, which has no prompt here"
             raise DataError(f"{problem}.", f'Write {{"task": ...}} with one of: {", ".join(self.tasks)}.', key=TASK)
         return self._names.index(task), example_of(row, self.tasks[task], uid)
 
-    def answer(self, items: Sequence[tuple[int, Example]]) -> list[dict[str, Any]]:
+    def predict(self, items: Sequence[tuple[int, Example]]) -> list[dict[str, Any]]:
 
         found = predict_multi_task(self._classifiers, items)
         return [
@@ -134,7 +134,7 @@ class TokenLevelPredictor(Predictor[TokenLevelExample]):
         self.tasks = {task.name: ("text",) if self._is_tagging else ("question", "context")}
         self.labels = {task.name: task.labels if task.kind == "tokens" else ()}
 
-    def read(self, row: Row, uid: str) -> TokenLevelExample:
+    def parse_row(self, row: Row, uid: str) -> TokenLevelExample:
 
         if not self._is_tagging:
             item = example_of(row, ("question", "context"), uid)
@@ -148,7 +148,7 @@ class TokenLevelPredictor(Predictor[TokenLevelExample]):
             _check_text(word, "words")
         return TaggedText(uid, tuple(words))
 
-    def answer(self, items: Sequence[TokenLevelExample]) -> list[dict[str, Any]]:
+    def predict(self, items: Sequence[TokenLevelExample]) -> list[dict[str, Any]]:
 
         answers: list[dict[str, Any]] = []
         for item, found in zip(items, self._reading.predict(items, NullRecorder(), ""), strict=True):

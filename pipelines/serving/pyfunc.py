@@ -23,8 +23,8 @@ ROWS_AT_ONCE = 512
 class PyfuncModel:
     """A model as MLflow calls it: a table in, a table out."""
 
-    def __init__(self, labeller: predictors.Predictor[Any]) -> None:
-        self.labeller = labeller
+    def __init__(self, predictor: predictors.Predictor[Any]) -> None:
+        self.predictor = predictor
 
     def predict(
         self, model_input: pandas.DataFrame | Sequence[str | dict[str, Any]], params: dict[str, Any] | None = None
@@ -44,13 +44,15 @@ class PyfuncModel:
         answers: list[dict[str, Any]] = []
         for start in range(0, len(rows), ROWS_AT_ONCE):
             block = [self._read(row, number) for number, row in enumerate(rows[start : start + ROWS_AT_ONCE], start)]
-            answers += self.labeller.answer(block)
+            answers += self.predictor.predict(block)
         return pandas.DataFrame(answers)
 
     def _read(self, row: Any, number: int) -> Any:
-        field = self.labeller.plain_field()
+        field = self.predictor.plain_field()
         try:
-            return self.labeller.read({field: row} if field is not None and isinstance(row, str) else row, str(number))
+            return self.predictor.parse_row(
+                {field: row} if field is not None and isinstance(row, str) else row, str(number)
+            )
         except DataError as error:
             raise DataError(error.problem, error.remedy, where=f"row {number}") from None
 

@@ -18,12 +18,12 @@ class BaselineConfig(Config):
     """Fields to read; those behind the first make up its pair."""
     student: StudentConfig
     """The encoder."""
-    loop: TrainingConfig | None
+    training: TrainingConfig | None
     """Length and rates of the training; none for student.tune: head."""
     seed: int
     """Seed of head, order and dropout."""
 
     @model_validator(mode="after")
     def _loop_fits(self) -> BaselineConfig:
-        check_training(self.student, self.loop)
+        check_training(self.student, self.training)
         return self

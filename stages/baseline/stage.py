@@ -46,15 +46,15 @@ def run(config: BaselineConfig, inputs: Inputs, out: Path, recorder: Recorder, e
     train_set = load_examples(inputs.data / "train.jsonl")
     if not train_set:
         raise InputError("the baseline learns from labelled examples.", "Add some, or take it out.", key="baseline")
-    student = TextClassifier.fresh(config.student, config.labels, config.fields, config.seed)
+    student = TextClassifier.from_encoder(config.student, config.labels, config.fields, config.seed)
     losses = _train(student, train_set, config, inputs, recorder, engine)
     write_losses(out, losses)
     test = finish(student, inputs.data, out, recorder)
     return Result(
         test=test,
         final_loss=losses[-1] if losses else None,
-        num_labelled=len(train_set),
-        num_unlabelled=0,
+        num_labeled=len(train_set),
+        num_unlabeled=0,
         trainable_parameters=sum(item.numel() for item in student.parameters.values()),
     )
 
@@ -69,10 +69,10 @@ def _train(
 ) -> list[float]:
     """Trains all of the student, or fits its head; returns the loss of every step."""
 
-    if config.loop is None:
+    if config.training is None:
         targets = F.one_hot(student.indices(train_set), len(config.labels))
         features = student.embed(train_set, recorder, "labelled set")
-        student.fit_head(features, targets, config.student.head_strength)
+        student.fit_head(features, targets, config.student.head_regularization_c)
         return []
 
     def loss_of(batch: list[Example]) -> Tensor:
@@ -80,8 +80,8 @@ def _train(
         return F.cross_entropy(logits, student.indices(batch).to(logits.device))
 
     student.train_mode(True)
-    validate = dev_validation(student, inputs.data, config.loop, recorder)
+    validate = dev_validation(student, inputs.data, config.training, recorder)
     return train(
-        train_set, loss_of, student.parameters, config.loop,
+        train_set, loss_of, student.parameters, config.training,
         seed=config.seed, recorder=recorder, engine=engine, validate=validate,
     )  # fmt: skip

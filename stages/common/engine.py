@@ -13,45 +13,45 @@ import torch
 class InProcessEngine:
     """One process, one device."""
 
-    def __init__(self, work: Path | None = None) -> None:
+    def __init__(self, checkpoint_dir: Path | None = None) -> None:
         self.rank = 0
         self.world_size = 1
-        self.work = work
+        self.checkpoint_dir = checkpoint_dir
 
-    def frozen(self, make: Callable[[], Any], *, half: bool, largest: Callable[[], int]) -> Any:
-        del half, largest
-        return make()
+    def load_frozen(self, load_model: Callable[[], Any], *, bf16: bool, largest_weight: Callable[[], int]) -> Any:
+        del bf16, largest_weight
+        return load_model()
 
-    def share(self, parameters: Sequence[Any]) -> None:
+    def register_parameters(self, parameters: Sequence[Any]) -> None:
         del parameters
 
     def backward(self, loss: Any) -> None:
         loss.backward()
 
-    def clip(self, parameters: Sequence[Any], max_norm: float) -> float:
+    def clip_grad_norm(self, parameters: Sequence[Any], max_norm: float) -> float:
 
         return float(torch.nn.utils.clip_grad_norm_(parameters, max_norm))
 
-    def step(self, optimizer: Any) -> None:
+    def optimizer_step(self, optimizer: Any) -> None:
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
 
-    def moments(self, optimizer: Any) -> dict[str, Any]:
+    def optimizer_state_dict(self, optimizer: Any) -> dict[str, Any]:
         return dict(optimizer.state_dict())
 
-    def restore(self, optimizer: Any, state: dict[str, Any]) -> None:
+    def load_optimizer_state_dict(self, optimizer: Any, state: dict[str, Any]) -> None:
         optimizer.load_state_dict(state)
 
-    def total(self, tensor: Any) -> Any:
+    def all_reduce_sum(self, tensor: Any) -> Any:
         return tensor
 
-    def stream(
-        self, sources: Sequence[Any], read: Callable[[Any], Iterable[Any]], make: Callable[[], Callable[[Any], Any]]
+    def map_batches(
+        self, sources: Sequence[Any], read: Callable[[Any], Iterable[Any]], make_fn: Callable[[], Callable[[Any], Any]]
     ) -> Iterator[Any]:
         if sources:
-            function = make()
+            function = make_fn()
             for source in sources:
                 yield from map(function, read(source))
 
-    def listening(self) -> AbstractContextManager[Callable[[], bool]]:
+    def graceful_stop(self) -> AbstractContextManager[Callable[[], bool]]:
         return nullcontext(lambda: False)

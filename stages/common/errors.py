@@ -74,7 +74,7 @@ class StoppedError(RuntimeError):
     """
 
     transient = True
-    is_asked = True
+    is_preemption = True
     remedy = "It goes on from there when it runs again."
 
     def __init__(self, num_done: int) -> None:

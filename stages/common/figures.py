@@ -44,14 +44,14 @@ def confusion(table: Sequence[Mapping[str, Any]]) -> Figure:
     return figure
 
 
-def agreement(votes: NDArray[np.float64], members: Sequence[str]) -> Figure:
+def agreement(member_logits: NDArray[np.float64], members: Sequence[str]) -> Figure:
     """How often each pair of members gives a text the same label.
 
     Args:
-        votes: [M, n, C] logits.
+        member_logits: [M, n, C] logits.
         members: [M] names.
     """
-    guesses = votes.argmax(axis=2)
+    guesses = member_logits.argmax(axis=2)
     shares = (guesses[:, None, :] == guesses[None, :, :]).mean(axis=2)
     low = min(0.5, float(shares.min()))
     figure, axes = _square(len(members), f"Agreement of members on {guesses.shape[1]:,} texts")
@@ -77,21 +77,21 @@ def entropy(shares: NDArray[np.float64]) -> Figure:
     return figure
 
 
-def reliability(found: Sequence[Bin], ece: float) -> Figure:
+def reliability(bins: Sequence[Bin], ece: float) -> Figure:
     """Accuracy against confidence: on the diagonal a probability means what it says.
 
     Args:
-        found: From `bins` of stages/common/metrics/calibration.py
+        bins: From `bins` of stages/common/metrics/calibration.py
         ece: Expected calibration error.
     """
     figure, axes = _plain(f"Reliability: calibration error {ece:.3f}")
-    most = max((item.count for item in found), default=1)
+    most = max((item.count for item in bins), default=1)
     axes.plot([0, 1], [0, 1], color=GRAY, linestyle="--", linewidth=1, label="well calibrated")
-    axes.plot([item.confidence for item in found], [item.accuracy for item in found], color=BLUE, linewidth=1.5)
+    axes.plot([item.confidence for item in bins], [item.accuracy for item in bins], color=BLUE, linewidth=1.5)
     axes.scatter(
-        [item.confidence for item in found],
-        [item.accuracy for item in found],
-        s=[20 + 180 * item.count / most for item in found],
+        [item.confidence for item in bins],
+        [item.accuracy for item in bins],
+        s=[20 + 180 * item.count / most for item in bins],
         color=BLUE,
         label="larger: more texts",
         zorder=3,
@@ -169,27 +169,27 @@ def learning_curve(points: Sequence[Mapping[str, Any]]) -> Figure:
     return figure
 
 
-def initializations(task: str, found: Sequence[Mapping[str, Any]]) -> Figure:
+def initializations(task: str, runs: Sequence[Mapping[str, Any]]) -> Figure:
     """Prompts of one task by what they start from: test accuracy over seeds, and the mean loss while they train.
 
     Args:
         task: Its name.
-        found: With `method`, `start`, `accuracy`, `accuracy_std` and `losses`, which are (optimizer step, loss).
+        runs: With `method`, `start`, `accuracy`, `accuracy_std` and `losses`, which are (optimizer step, loss).
     """
 
     figure = Figure(figsize=(9.6, 4.2), layout="constrained")
     scores, curves = figure.subplots(1, 2)
     figure.suptitle(f"Starts of the prompts of {task}")
-    for number, item in enumerate(found):
+    for number, item in enumerate(runs):
         colour = LINES[number % len(LINES)]
         scores.errorbar(
             [item["accuracy"]], [number], xerr=[item["accuracy_std"] or 0], color=colour, marker="o", capsize=4
         )
         if item["losses"]:
             curves.plot(*zip(*item["losses"], strict=True), color=colour, label=item["method"])
-    names = ["\n".join(dict.fromkeys((item["method"], item["start"]))) for item in found]
-    scores.set_yticks(list(range(len(found))), names)
-    scores.set_ylim(len(found) - 0.5, -0.5)
+    names = ["\n".join(dict.fromkeys((item["method"], item["start"]))) for item in runs]
+    scores.set_yticks(list(range(len(runs))), names)
+    scores.set_ylim(len(runs) - 0.5, -0.5)
     scores.set_xlabel("test accuracy")
     scores.grid(axis="x", alpha=0.3)
     curves.xaxis.set_major_locator(MaxNLocator(integer=True))

@@ -30,16 +30,16 @@ class LogitModel(Protocol):
 class Recorder(Protocol):
     """Where a stage's curves, pictures and tables go. Names are alike in all stages, so that runs compare."""
 
-    def metric(self, name: str, value: float, step: int = 0) -> None:
+    def log_metric(self, name: str, value: float, step: int = 0) -> None:
         """One point of the curve `name`; `step` is the optimizer step (or 0 for a single figure)."""
 
-    def figure(self, name: str, figure: Figure) -> None:
+    def log_figure(self, name: str, figure: Figure) -> None:
         """A matplotlib picture; `name` has no extension."""
 
-    def table(self, name: str, rows: Sequence[Mapping[str, Any]]) -> None:
+    def log_table(self, name: str, rows: Sequence[Mapping[str, Any]]) -> None:
         """A small table of JSON values; every row has the same keys."""
 
-    def progress(self, done: int, total: int, **info: float | str) -> None:
+    def log_progress(self, done: int, total: int, **info: float | str) -> None:
         """How far the step is, for the live display; cheap enough to be called for every batch.
 
         Args:
@@ -58,51 +58,51 @@ class Engine(Protocol):
 
     rank: int
     world_size: int
-    work: Path | None
+    checkpoint_dir: Path | None
     """Folder for mid-training checkpoints that outlives a killed step; None: no checkpoints."""
 
-    def frozen(self, make: Callable[[], Any], *, half: bool, largest: Callable[[], int]) -> Any:
+    def load_frozen(self, load_model: Callable[[], Any], *, bf16: bool, largest_weight: Callable[[], int]) -> Any:
         """A model of transformers whose weights never change, which an engine may spread over the workers.
 
         Args:
-            make: Reads the model.
-            half: Whether its weights are bfloat16, else float32.
-            largest: Tells how many numbers the largest weight has; asked where weights shall lie on a disk.
+            load_model: Reads the model.
+            bf16: Whether its weights are bfloat16, else float32.
+            largest_weight: Tells how many numbers the largest weight has; asked where weights shall lie on a disk.
         """
 
-    def share(self, parameters: Sequence[Any]) -> None:
+    def register_parameters(self, parameters: Sequence[Any]) -> None:
         """Says what will be trained, before the first pass: an engine may share out who updates what."""
 
     def backward(self, loss: Any) -> None:
         """Back-propagates a scalar tensor: this worker's part of the sum."""
 
-    def clip(self, parameters: Sequence[Any], max_norm: float) -> float:
+    def clip_grad_norm(self, parameters: Sequence[Any], max_norm: float) -> float:
         """Adds up the gradients of all workers and clips them; returns their norm before."""
 
-    def step(self, optimizer: Any) -> None:
+    def optimizer_step(self, optimizer: Any) -> None:
         """Updates the parameters and clears their gradients."""
 
-    def moments(self, optimizer: Any) -> dict[str, Any]:
+    def optimizer_state_dict(self, optimizer: Any) -> dict[str, Any]:
         """The optimizer's state for a checkpoint: whole on the worker of rank 0."""
 
-    def restore(self, optimizer: Any, state: dict[str, Any]) -> None:
+    def load_optimizer_state_dict(self, optimizer: Any, state: dict[str, Any]) -> None:
         """Puts such a state back."""
 
-    def total(self, tensor: Any) -> Any:
+    def all_reduce_sum(self, tensor: Any) -> Any:
         """The sum of a tensor over all workers."""
 
-    def stream(
-        self, sources: Sequence[Any], read: Callable[[Any], Iterable[Any]], make: Callable[[], Callable[[Any], Any]]
+    def map_batches(
+        self, sources: Sequence[Any], read: Callable[[Any], Iterable[Any]], make_fn: Callable[[], Callable[[Any], Any]]
     ) -> Iterator[Any]:
         """What a function makes of every batch of every source, in order; nothing holds all of them.
 
         Args:
             sources: What `read` takes. They, batches and answers are pickled, as are the two functions.
             read: A source's batches, in order.
-            make: Called once a worker; returns the function.
+            make_fn: Called once a worker; returns the function.
         """
 
-    def listening(self) -> AbstractContextManager[Callable[[], bool]]:
+    def graceful_stop(self) -> AbstractContextManager[Callable[[], bool]]:
         """Within it a wish to end, as of Ctrl-C or of a machine that is taken away, ends nothing at once: the function
         that it yields tells of the wish, so that a training can save what it has, and leave.
         """
@@ -111,14 +111,14 @@ class Engine(Protocol):
 class NullRecorder:
     """Records nothing: the default for tests and one-off calls."""
 
-    def metric(self, name: str, value: float, step: int = 0) -> None:
+    def log_metric(self, name: str, value: float, step: int = 0) -> None:
         del name, value, step
 
-    def figure(self, name: str, figure: Figure) -> None:
+    def log_figure(self, name: str, figure: Figure) -> None:
         del name, figure
 
-    def table(self, name: str, rows: Sequence[Mapping[str, Any]]) -> None:
+    def log_table(self, name: str, rows: Sequence[Mapping[str, Any]]) -> None:
         del name, rows
 
-    def progress(self, done: int, total: int, **info: float | str) -> None:
+    def log_progress(self, done: int, total: int, **info: float | str) -> None:
         del done, total, info

@@ -81,29 +81,29 @@ def select_confident(teacher: NDArray[np.float64], keep_share: float, min_confid
 
 
 def confident_rows(
-    confidence: NDArray[np.floating], guess: NDArray[np.integer], keep_share: float, min_confidence: float
+    confidence: NDArray[np.floating], predicted: NDArray[np.integer], keep_share: float, min_confidence: float
 ) -> NDArray[np.int64]:
-    """`surest` where each of [n] texts has its top `confidence`, and its likeliest label `guess`."""
+    """`surest` where each of [n] texts has its top `confidence`, and its likeliest label `predicted`."""
 
     kept = [np.empty(0, dtype=np.int64)]
-    for label in np.unique(guess):
-        rows = np.flatnonzero(guess == label)
+    for label in np.unique(predicted):
+        rows = np.flatnonzero(predicted == label)
         rows = rows[np.argsort(-confidence[rows], kind="stable")][: math.ceil(round(keep_share * len(rows), 6))]
         kept.append(rows[confidence[rows] >= min_confidence])
     return np.sort(np.concatenate(kept))
 
 
-def distillation_loss(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
+def distillation_loss(student_logits_BC: Tensor, teacher_logits_BC: Tensor, temperature: float) -> Tensor:
     """KL(teacher || student) of softened distributions, times T^2, mean over the batch.
 
     Args:
-        student: [B, C] logits.
-        teacher: [B, C] logits.
+        student_logits_BC: [B, C] logits.
+        teacher_logits_BC: [B, C] logits.
         temperature: T; the factor T^2 keeps gradients alike at every temperature.
     """
 
-    target = F.log_softmax(teacher / temperature, dim=1)
-    guess = F.log_softmax(student / temperature, dim=1)
+    target = F.log_softmax(teacher_logits_BC / temperature, dim=1)
+    guess = F.log_softmax(student_logits_BC / temperature, dim=1)
     return F.kl_div(guess, target, log_target=True, reduction="batchmean") * temperature**2
 
 
@@ -115,20 +115,20 @@ def run(config: DistillationConfig, inputs: Inputs, out: Path, recorder: Recorde
     """
 
     lessons, num_kept = _load_examples(config, inputs)
-    recorder.metric("distill/kept", num_kept)
-    student = TextClassifier.fresh(config.student, config.labels, config.fields, config.seed)
-    if config.loop is None:
+    recorder.log_metric("distill/kept", num_kept)
+    student = TextClassifier.from_encoder(config.student, config.labels, config.fields, config.seed)
+    if config.training is None:
         losses = []
         _fit_head(student, lessons, config, recorder)
     else:
-        losses = _train(student, lessons, config, config.loop, inputs, recorder, engine)
+        losses = _train(student, lessons, config, config.training, inputs, recorder, engine)
     write_losses(out, losses)
     test = finish(student, inputs.data, out, recorder)
     return Result(
         test=test,
         final_loss=losses[-1] if losses else None,
-        num_labelled=json.loads((inputs.soft_labels / "result.json").read_text())["num_labelled"],
-        num_unlabelled=num_kept,
+        num_labeled=json.loads((inputs.soft_labels / "result.json").read_text())["num_labelled"],
+        num_unlabeled=num_kept,
         trainable_parameters=sum(item.numel() for item in student.parameters.values()),
     )
 
@@ -140,12 +140,12 @@ def _load_examples(config: DistillationConfig, inputs: Inputs) -> tuple[list[Dis
     lessons = (
         _soft_labeled_examples(config, inputs) if inputs.shards is None else _sharded_examples(config, inputs.shards)
     )
-    gold = load_examples(inputs.data / "train.jsonl") if config.gold_share else []
-    if config.gold_share and not gold:
+    gold = load_examples(inputs.data / "train.jsonl") if config.gold_weight else []
+    if config.gold_weight and not gold:
         raise InputError(
-            f"gold_share is {config.gold_share}, but there are no labelled examples.",
-            "Set gold_share to 0, or add some.",
-            key="distill.gold_share",
+            f"gold_weight is {config.gold_weight}, but there are no labelled examples.",
+            "Set gold_weight to 0, or add some.",
+            key="distill.gold_weight",
         )
     taught = [DistillationExample(item, (0.0,) * len(labels), labels.index(item.label or "")) for item in gold]
     return [*lessons, *taught], len(lessons)
@@ -158,7 +158,7 @@ def _soft_labeled_examples(config: DistillationConfig, inputs: Inputs) -> list[D
     if not pile:
         raise InputError("there are no unlabelled texts to learn from.", "Name some.", key="data.unlabeled")
     teacher = read_logits(inputs.soft_labels / "soft_labels.jsonl", config.labels)
-    kept = select_confident(teacher, config.keep_share, config.min_confidence)
+    kept = select_confident(teacher, config.keep_fraction, config.min_confidence)
     if not kept:
         raise _nothing_left(config, float(softmax(teacher).max()))
     return [DistillationExample(pile[row], tuple(teacher[row])) for row in kept]
@@ -168,11 +168,11 @@ def _sharded_examples(config: DistillationConfig, shards: Path) -> list[Distilla
     """Texts drawn among those of all shards that are kept; only the drawn ones are held in memory."""
 
     confidence, guess = confidences(shards, config.labels)
-    kept = confident_rows(confidence, guess, config.keep_share, config.min_confidence)
+    kept = confident_rows(confidence, guess, config.keep_fraction, config.min_confidence)
     if not len(kept):
         raise _nothing_left(config, float(confidence.max()))
-    if config.num_taught is not None and len(kept) > config.num_taught:
-        kept = kept[sorted(python_rng(config.seed, "shards").sample(range(len(kept)), config.num_taught))]
+    if config.max_student_examples is not None and len(kept) > config.max_student_examples:
+        kept = kept[sorted(python_rng(config.seed, "shards").sample(range(len(kept)), config.max_student_examples))]
     return [DistillationExample(example, teacher) for example, teacher in load_rows(shards, kept, config.labels)]
 
 
@@ -186,7 +186,7 @@ def _nothing_left(config: DistillationConfig, top: float) -> InputError:
 
 def _train(
     student: TextClassifier,
-    lessons: list[DistillationExample],
+    examples: list[DistillationExample],
     config: DistillationConfig,
     loop: TrainingConfig,
     inputs: Inputs,
@@ -202,29 +202,29 @@ def _train(
         total = logits.sum() * 0
         if soft.any():
             goal = torch.tensor([item.teacher for item in batch], device=logits.device)[soft]
-            total = total + (1 - config.gold_share) * distillation_loss(logits[soft], goal, config.temperature)
+            total = total + (1 - config.gold_weight) * distillation_loss(logits[soft], goal, config.temperature)
         if hard.any():
-            total = total + config.gold_share * F.cross_entropy(logits[hard], targets[hard])
+            total = total + config.gold_weight * F.cross_entropy(logits[hard], targets[hard])
         return total
 
     student.train_mode(True)
     validate = dev_validation(student, inputs.data, loop, recorder)
     return train(
-        lessons, loss_of, student.parameters, loop,
+        examples, loss_of, student.parameters, loop,
         seed=config.seed, recorder=recorder, engine=engine, validate=validate,
     )  # fmt: skip
 
 
 def _fit_head(
-    student: TextClassifier, lessons: list[DistillationExample], config: DistillationConfig, recorder: Recorder
+    student: TextClassifier, examples: list[DistillationExample], config: DistillationConfig, recorder: Recorder
 ) -> None:
-    """Fits the head to all lessons; together the gold ones weigh `gold_share` of the whole."""
+    """Fits the head to all lessons; together the gold ones weigh `gold_weight` of the whole."""
 
-    gold = torch.tensor([item.gold for item in lessons])
+    gold = torch.tensor([item.gold for item in examples])
     is_gold = gold >= 0
-    targets = torch.softmax(torch.tensor([item.teacher for item in lessons], dtype=torch.float64), dim=1)
+    targets = torch.softmax(torch.tensor([item.teacher for item in examples], dtype=torch.float64), dim=1)
     targets[is_gold] = F.one_hot(gold[is_gold], len(config.labels)).double()
-    share = torch.where(is_gold, config.gold_share, 1 - config.gold_share)
+    share = torch.where(is_gold, config.gold_weight, 1 - config.gold_weight)
     of_its_kind = torch.where(is_gold, is_gold.sum(), (~is_gold).sum())
-    features = student.embed([item.example for item in lessons], recorder, "soft-labelled texts")
-    student.fit_head(features, targets, config.student.head_strength, len(lessons) * share / of_its_kind)
+    features = student.embed([item.example for item in examples], recorder, "soft-labelled texts")
+    student.fit_head(features, targets, config.student.head_regularization_c, len(examples) * share / of_its_kind)

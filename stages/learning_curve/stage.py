@@ -27,7 +27,7 @@ class CurvePoint:
     """
 
     method: str
-    num_labelled: int
+    num_labeled: int
     accuracy: float
     accuracy_std: float | None
     num_seeds: int
@@ -48,8 +48,8 @@ def run(config: LearningCurveConfig, inputs: Inputs, out: Path, recorder: Record
     found = points(list(zip(config.methods, results, strict=True)))
     picture = figures.learning_curve([asdict(point) for point in found])
     picture.savefig(out / FIGURE_FILE, dpi=130)
-    recorder.figure("learning_curve", picture)
-    recorder.table("learning_curve", [asdict(point) for point in found])
+    recorder.log_figure("learning_curve", picture)
+    recorder.log_table("learning_curve", [asdict(point) for point in found])
     return Result(points=found)
 
 
@@ -66,7 +66,7 @@ def points(results: list[tuple[str, dict[str, Any]]]) -> tuple[CurvePoint, ...]:
     return tuple(
         CurvePoint(
             method=method,
-            num_labelled=size,
+            num_labeled=size,
             accuracy=round(statistics.fmean(values), 6),
             accuracy_std=round(statistics.stdev(values), 6) if len(values) > 1 else None,
             num_seeds=len(values),

@@ -20,13 +20,13 @@ from stages.common.training.config import TrainingConfig
 class SelectionConfig(Config):
     """How texts are drawn and labelled for the next generation."""
 
-    scale: float = Field(5.0, gt=1)
+    scale_factor: float = Field(5.0, gt=1)
     """Growth of the training set from one generation to the next."""
     weights: Literal["uniform", "accuracy"] = "uniform"
     """Weights of the teachers: uniform, or accuracy before training."""
     examples_per_class: int = Field(10, ge=1)
     """Without labelled examples: texts a class in the first trained generation."""
-    most_confident: int | None = Field(None, ge=1)
+    num_most_likely: int | None = Field(None, ge=1)
     """Without labelled examples: the first trained generation draws among so many texts that are likeliest of a class,
     even if another one is likelier; none: among those whose likeliest class it is.
     """
@@ -37,7 +37,7 @@ class IpetConfig(SelectionConfig):
 
     generations: int = Field(2, ge=1)
     """Generations after the first; the paper's three in all are 2 here."""
-    teacher_share: float = Field(0.25, gt=0, le=1)
+    teacher_fraction: float = Field(0.25, gt=0, le=1)
     """Share of the other sub-models that label for one, at least one of them."""
 
 
@@ -58,9 +58,9 @@ class GenerationConfig(SelectionConfig):
     def targets(self, labels: Sequence[str], gold: Sequence[Example]) -> dict[str, int]:
         """Label -> how many texts are to be drawn: the whole set's size less the labelled examples."""
         if self.from_zero:
-            return dict.fromkeys(labels, round(self.examples_per_class * self.scale ** (self.generation - 1)))
+            return dict.fromkeys(labels, round(self.examples_per_class * self.scale_factor ** (self.generation - 1)))
         counts = Counter(item.label for item in gold)
-        return {label: round(counts[label] * self.scale**self.generation) - counts[label] for label in labels}
+        return {label: round(counts[label] * self.scale_factor**self.generation) - counts[label] for label in labels}
 
 
 class PetConfig(Config):
@@ -78,7 +78,7 @@ class PetConfig(Config):
     """Adapters, for tune: lora."""
     prompt: PromptConfig = PromptConfig()
     """Soft prompt, for tune: prompt."""
-    loop: TrainingConfig | None
+    training: TrainingConfig | None
     """Length and rates of the training; none for tune: none."""
     loss: LossKind = "auto"
     """cross_entropy, hinge, or auto: hinge where a word has several tokens."""
@@ -88,7 +88,7 @@ class PetConfig(Config):
     """A later generation of iPET; none: labelled examples alone."""
     shots: int = Field(0, ge=0)
     """Demonstrations a class before each text, for tune: none."""
-    labels_pile: bool = True
+    label_unlabeled: bool = True
     """Also label the unlabelled pile, as members of the ensemble do."""
     seed: int
     """Seed of order, dropout, new weights and drawings."""
@@ -97,7 +97,7 @@ class PetConfig(Config):
 
     @model_validator(mode="after")
     def _parts_fit(self) -> PetConfig:
-        if (self.loop is None) != (self.tune == "none"):
+        if (self.training is None) != (self.tune == "none"):
             raise ValueError("tune: none takes no loop, and every other tune needs one. Mend tune or loop.")
         if self.tune == "none" and (self.mlm or self.growth):
             raise ValueError("tune: none takes neither mlm nor ipet, which train. Mend tune, or take them out.")

@@ -29,7 +29,7 @@ from stages.pet.config import GenerationConfig
 def select_examples(
     config: GenerationConfig,
     gold: Sequence[Example],
-    pile: Sequence[Example],
+    unlabeled_set: Sequence[Example],
     folders: Sequence[Path],
     labels: Sequence[str],
     seed: int,
@@ -39,7 +39,7 @@ def select_examples(
     Args:
         config: The generation.
         gold: The labelled set.
-        pile: The unlabelled texts.
+        unlabeled_set: The unlabelled texts.
         folders: Files of the teachers.
         labels: All labels, in the order of the logits.
         seed: Seed of the drawing.
@@ -50,12 +50,12 @@ def select_examples(
     votes = np.stack([read_logits(folder / "unlabeled_logits.jsonl", labels) for folder in folders])
     logits = np.average(votes, axis=0, weights=weights)
     rng = python_rng(seed, "generation", config.generation)
-    among = config.most_confident if config.from_zero and config.generation == 1 else None
-    return sample_by_confidence(pile, softmax(logits), labels, config.targets(labels, gold), rng, among)
+    among = config.num_most_likely if config.from_zero and config.generation == 1 else None
+    return sample_by_confidence(unlabeled_set, softmax(logits), labels, config.targets(labels, gold), rng, among)
 
 
 def sample_by_confidence(
-    pile: Sequence[Example],
+    unlabeled_set: Sequence[Example],
     probabilities: NDArray[np.float64],
     labels: Sequence[str],
     targets: dict[str, int],
@@ -65,7 +65,7 @@ def sample_by_confidence(
     """Draws texts without replacement, a text as likely as its label is sure.
 
     Args:
-        pile: [n] texts.
+        unlabeled_set: [n] texts.
         probabilities: [n, C] what the teachers say of them.
         labels: [C] labels.
         targets: Label -> number of texts wanted; fewer are drawn where the pile has not so many.
@@ -75,11 +75,11 @@ def sample_by_confidence(
             ranks highest, so that no label takes all.
     """
 
-    owners, is_eligible = probabilities.argmax(axis=1), np.full(len(pile), fill_value=True)
+    owners, is_eligible = probabilities.argmax(axis=1), np.full(len(unlabeled_set), fill_value=True)
     if most_confident is not None:
         ranks = (-probabilities).argsort(axis=0, kind="stable").argsort(axis=0)
         owners, is_eligible = ranks.argmin(axis=1), ranks.min(axis=1) < most_confident
-    sureness = probabilities[np.arange(len(pile)), owners]
+    sureness = probabilities[np.arange(len(unlabeled_set)), owners]
     found: list[Example] = []
     for number, label in enumerate(labels):
         rows = np.flatnonzero((owners == number) & is_eligible & (sureness > 0)).tolist()
@@ -87,5 +87,5 @@ def sample_by_confidence(
         # their logarithms, since what an untrained model finds unlikely would underflow
         keys = {row: math.log(1 - rng.random()) / sureness[row] for row in rows}
         chosen = sorted(keys, key=lambda row: -keys[row])[: targets[label]]
-        found += [replace(pile[row], label=label) for row in sorted(chosen)]
+        found += [replace(unlabeled_set[row], label=label) for row in sorted(chosen)]
     return found

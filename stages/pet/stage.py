@@ -41,10 +41,10 @@ class Inputs:
     """
 
     data: Path
-    words: Path | None = None
+    verbalizer: Path | None = None
     teachers: tuple[Path, ...] = ()
     pretrained: Path | None = None
-    together: Path | None = None
+    batched: Path | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -57,13 +57,13 @@ class Result(Member):
     """
 
     final_loss: float | None
-    num_drawn: int = 0
+    num_pseudo_labeled: int = 0
 
 
 def run(config: PetConfig, inputs: Inputs, out: Path, recorder: Recorder, engine: Engine) -> Result:
     """Trains the sub-model, labels test set and pile, and writes all of it to `out`."""
 
-    task = config.task if inputs.words is None else config.task.with_words(found_words(inputs.words))
+    task = config.task if inputs.verbalizer is None else config.task.with_words(found_words(inputs.verbalizer))
     train_set = load_examples(inputs.data / "train.jsonl")
     drawn = _pseudo_labeled(config, inputs, train_set, out, recorder)
     with new_submodel(config.backbone, config.tune, config.lora, config.seed, engine) as submodel:
@@ -79,26 +79,26 @@ def run(config: PetConfig, inputs: Inputs, out: Path, recorder: Recorder, engine
             _prepend_demonstrations(config, classifier, train_set, recorder)
         num_trained = sum(parameter.numel() for parameter in submodel.parameters.values())
         before = _accuracy(classifier, train_set, recorder, "labelled set before training")
-        if inputs.together is None:
+        if inputs.batched is None:
             losses = _train(config, inputs, classifier, submodel, [*train_set, *drawn], recorder, engine)
         else:
-            submodel.prompt, last, _ = load_trained_prompt(inputs.together, config.name, backbone)
+            submodel.prompt, last, _ = load_trained_prompt(inputs.batched, config.name, backbone)
             classifier.prompt, losses = submodel.prompt, [last]
         write_losses(out, losses)
         log_inspection(submodel.prompt, backbone, recorder)
         submodel.save(config.pattern, out)
         if losses:
-            recorder.metric("train/accuracy", _accuracy(classifier, train_set, recorder, "labelled set"))
-        finish = write_member_logits if config.labels_pile else evaluate_on_test
+            recorder.log_metric("train/accuracy", _accuracy(classifier, train_set, recorder, "labelled set"))
+        finish = write_member_logits if config.label_unlabeled else evaluate_on_test
         test = finish(classifier, task.labels, inputs.data, out, recorder)
-    recorder.metric("train/accuracy_before", before)
+    recorder.log_metric("train/accuracy_before", before)
     return Result(
         test=test,
-        train_accuracy_before=before,
+        train_accuracy_before_training=before,
         final_loss=losses[-1] if losses else None,
-        num_labelled=len(train_set) if losses else config.shots * len(task.labels),
-        num_unlabelled=len(drawn),
-        num_drawn=len(drawn),
+        num_labeled=len(train_set) if losses else config.shots * len(task.labels),
+        num_unlabeled=len(drawn),
+        num_pseudo_labeled=len(drawn),
         trainable_parameters=num_trained,
     )
 
@@ -114,8 +114,8 @@ def _pseudo_labeled(
     drawn = select_examples(config.growth, train_set, pile, inputs.teachers, config.task.labels, config.seed)
     write_examples(out / "drawn.jsonl", drawn)
     num_wanted = sum(config.growth.targets(config.task.labels, train_set).values())
-    recorder.metric("drawn/missing", num_wanted - len(drawn))
-    recorder.table("drawn", [{**item.fields, "label": item.label} for item in drawn[:100]])
+    recorder.log_metric("drawn/missing", num_wanted - len(drawn))
+    recorder.log_table("drawn", [{**item.fields, "label": item.label} for item in drawn[:100]])
     return drawn
 
 
@@ -124,7 +124,7 @@ def _prepend_demonstrations(
 ) -> None:
 
     demonstrations = sample_demonstrations(train_set, config.task.labels, config.shots, config.seed)
-    recorder.table("demonstrations", [{**item.fields, "label": item.label} for item in demonstrations])
+    recorder.log_table("demonstrations", [{**item.fields, "label": item.label} for item in demonstrations])
     prepend_demonstrations(classifier, demonstrations)
 
 
@@ -144,10 +144,10 @@ def _train(
     engine: Engine,
 ) -> list[float]:
     """Trains; returns the loss of every step."""
-    if config.loop is None:
+    if config.training is None:
         return []
 
-    dev_set = load_examples(inputs.data / "dev.jsonl") if config.loop.early_stopping else []
+    dev_set = load_examples(inputs.data / "dev.jsonl") if config.training.early_stopping else []
     validate: Callable[[], tuple[float, float]] | None = None
     if dev_set:
         validate = lambda: classifier.validate(dev_set, recorder)  # noqa: E731
@@ -158,7 +158,7 @@ def _train(
     if submodel.prompt is None:
         submodel.backbone.model.train()
     return train(
-        classifier.items(examples), loss_of, submodel.parameters, config.loop,
+        classifier.items(examples), loss_of, submodel.parameters, config.training,
         seed=config.seed, recorder=recorder, engine=engine, validate=validate,
-        held=config.prompt.held if submodel.prompt is not None else {},
+        frozen_steps=config.prompt.frozen_steps if submodel.prompt is not None else {},
     )  # fmt: skip

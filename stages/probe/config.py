@@ -12,7 +12,7 @@ from stages.common.training.config import TrainingConfig
 class ContrastiveConfig(Config):
     """How an encoder is tuned on pairs of labelled texts."""
 
-    loop: TrainingConfig = TrainingConfig(learning_rate=2e-5, batch_size=16, epochs=1, warmup=0.1)
+    training: TrainingConfig = TrainingConfig(learning_rate=2e-5, batch_size=16, epochs=1, warmup_ratio=0.1)
     """Length and rates of the training; an item of a batch is a pair."""
     num_pairs: int | None = Field(None, ge=2)
     """Pairs at the most, half of each kind; none: all, the rarer kind repeated."""
@@ -29,7 +29,7 @@ class ProbeConfig(Config):
     """Fields to read; those behind the first make up its pair."""
     encoder: EncoderConfig
     """The sentence encoder."""
-    strength: float = Field(1.0, gt=0)
+    regularization_c: float = Field(1.0, gt=0)
     """C of scikit-learn's LogisticRegression: higher fits closer."""
-    contrast: ContrastiveConfig | None = None
+    contrastive: ContrastiveConfig | None = None
     """Tunes the encoder on pairs first; none: it is frozen."""

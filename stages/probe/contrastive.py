@@ -78,7 +78,7 @@ def tune(
 
     encoder.model.train()
     train(
-        pairs(examples, config.num_pairs, config.seed), loss_of, parameters, config.loop,
+        pairs(examples, config.num_pairs, config.seed), loss_of, parameters, config.training,
         seed=config.seed, recorder=recorder, engine=engine,
     )  # fmt: skip
     encoder.model.requires_grad_(False)

@@ -57,41 +57,41 @@ def run(config: ProbeConfig, inputs: Inputs, out: Path, recorder: Recorder, engi
         raise InputError(
             "a probe learns from labelled examples, and there are none.", "Add some, or take it out.", key="members"
         )
-    student = StudentConfig(**config.encoder.model_dump(), tune="head", head_strength=config.strength)
-    probe = TextClassifier.fresh(student, config.labels, config.fields, seed=0)
+    student = StudentConfig(**config.encoder.model_dump(), tune="head", head_regularization_c=config.regularization_c)
+    probe = TextClassifier.from_encoder(student, config.labels, config.fields, seed=0)
     probe.predicts_in_bf16 = probe.trains_in_bf16
     features, gold = probe.embed(train_set, recorder, "labelled set"), probe.indices(train_set)
-    accuracy = cross_validated_accuracy(features, gold, len(config.labels), config.strength)
-    recorder.metric("train/cross_validated_accuracy", accuracy)
+    accuracy = cross_validated_accuracy(features, gold, len(config.labels), config.regularization_c)
+    recorder.log_metric("train/cross_validated_accuracy", accuracy)
     num_tuned = 0
-    if config.contrast:
+    if config.contrastive:
         bf16 = probe.trains_in_bf16
-        num_tuned = tune(probe.encoder, train_set, config.contrast, bf16=bf16, recorder=recorder, engine=engine)
+        num_tuned = tune(probe.encoder, train_set, config.contrastive, bf16=bf16, recorder=recorder, engine=engine)
         features = probe.embed(train_set, recorder, "labelled set, tuned")
-    probe.fit_head(features, F.one_hot(gold, len(config.labels)), config.strength)
+    probe.fit_head(features, F.one_hot(gold, len(config.labels)), config.regularization_c)
     test = write_member_logits(probe, config.labels, inputs.data, out, recorder)
     (out / "model").mkdir()
-    if config.contrast:
+    if config.contrastive:
         probe.save(out / "model")
     else:
         probe.save_head(out / "model", config.encoder.asset)
     return Result(
         test=test,
-        train_accuracy_before=accuracy,
-        num_labelled=len(train_set),
-        num_unlabelled=0,
+        train_accuracy_before_training=accuracy,
+        num_labeled=len(train_set),
+        num_unlabeled=0,
         trainable_parameters=num_tuned + sum(item.numel() for item in probe.parameters.values()),
     )
 
 
-def cross_validated_accuracy(features: Tensor, gold: Tensor, num_labels: int, strength: float) -> float:
+def cross_validated_accuracy(features: Tensor, gold: Tensor, num_labels: int, regularization_c: float) -> float:
     """Accuracy on texts that a head was not fitted on: at most 10 folds, in which every label has its share.
 
     Args:
         features: [n, D].
         gold: [n] indices of the labels.
         num_labels: C.
-        strength: As in `Config`.
+        regularization_c: As in `Config`.
 
     Returns:
         Between 0 and 1; where no label has two texts, and nothing can be held out, that of guessing, 1 / C.
@@ -106,7 +106,7 @@ def cross_validated_accuracy(features: Tensor, gold: Tensor, num_labels: int, st
     num_right = 0
     for number in range(num_folds):
         held_out = fold == number
-        weight, bias = fit_logistic_regression(features[~held_out], is_label[~held_out], strength)
+        weight, bias = fit_logistic_regression(features[~held_out], is_label[~held_out], regularization_c)
         guess = torch.argmax(F.linear(features[held_out], weight, bias), dim=1)
         num_right += int((guess == gold[held_out]).sum())
     return round(num_right / len(gold), 6)

@@ -29,13 +29,13 @@ PATTERN_NAME = "label"
 class SingleConfig(Config):
     """What labels the sentences of the format `single`, and how sure it must be."""
 
-    words: dict[str, list[str]] = Field(
+    verbalizer: dict[str, list[str]] = Field(
         {word: [word] for word in ("terrible", "bad", "okay", "good", "great")}, min_length=2
     )
     """Label -> label words, of the labelling pattern and of the pretraining task."""
     pattern: str = "Review: {text}\nSentiment:{mask}"
     """What the backbone is asked about a sentence, which is the field `text`."""
-    calibration: Calibration = "pile"
+    calibration: Calibration = "unlabeled"
     """Takes the backbone's preference for some labels away: none, contextual (by texts that say nothing) or pile (by
     the first sentences, as if their labels were equally frequent).
     """
@@ -45,7 +45,7 @@ class SingleConfig(Config):
     """
     min_confidence: float = Field(0.5, ge=0, lt=1)
     """Sentences whose top probability is lower are left out."""
-    candidates: int = Field(10, ge=1)
+    candidates_per_example: int = Field(10, ge=1)
     """Sentences labelled at the most, for each example to be built."""
 
     @field_validator("pattern")
@@ -58,7 +58,7 @@ class SingleConfig(Config):
 
     @model_validator(mode="after")
     def _every_label_has_words(self) -> SingleConfig:
-        empty = [label for label, words in self.words.items() if not words]
+        empty = [label for label, words in self.verbalizer.items() if not words]
         if empty:
             raise ValueError(f"the label {empty[0]!r} has no word. Give it one.")
         return self
@@ -67,7 +67,10 @@ class SingleConfig(Config):
     def task(self) -> Task:
         """What the backbone is asked."""
         return Task(
-            name="labelling", labels=tuple(self.words), patterns={PATTERN_NAME: self.pattern}, verbalizer=self.words
+            name="labelling",
+            labels=tuple(self.verbalizer),
+            patterns={PATTERN_NAME: self.pattern},
+            verbalizer=self.verbalizer,
         )
 
 
@@ -93,9 +96,9 @@ def classifier_folder(config: SingleConfig) -> Path:
         raise AssetError(
             f"the classifier in {folder} reads pairs of texts.", "Name one of single texts.", key="single.classifier"
         )
-    if labels != set(config.words):
+    if labels != set(config.verbalizer):
         raise InputError(
-            f"the classifier's labels are {sorted(labels)}, and words are given for {sorted(config.words)}.",
+            f"the classifier's labels are {sorted(labels)}, and words are given for {sorted(config.verbalizer)}.",
             "Give words for each of its labels.",
             key="single.words",
         )
@@ -115,11 +118,11 @@ class PretrainingConfig(Config):
     """What labels the sentences; for single."""
     corpus: CorpusConfig
     """The raw text."""
-    num_vectors: int = Field(16, ge=1)
+    num_virtual_tokens: int = Field(16, ge=1)
     """Vectors of the prompt."""
-    start: InitConfig = InitConfig()
+    init: InitConfig = InitConfig()
     """Where the prompt starts."""
-    loop: TrainingConfig
+    training: TrainingConfig
     """Length and rates of the training."""
     num_held_out: int = Field(120, ge=3)
     """Examples kept aside to measure what was learnt."""
@@ -139,4 +142,4 @@ class PretrainingConfig(Config):
     @property
     def task(self) -> Task:
         """The format as a cloze task, with a pattern for each family of backbones."""
-        return task_of(self.format, self.num_options[1], self.single.words)
+        return task_of(self.format, self.num_options[1], self.single.verbalizer)

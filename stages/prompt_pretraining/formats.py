@@ -75,7 +75,7 @@ def choice_task(name: str, most: int) -> Task:
     letters = LETTERS[:most]
     words = {letter: [letter] for letter in letters}
     return Task.model_validate(
-        {"name": name, "labels": letters, "patterns": patterns, "verbalizer": words, "shorten": "longest"}
+        {"name": name, "labels": letters, "patterns": patterns, "verbalizer": words, "truncation": "longest"}
     )
 
 

@@ -31,16 +31,16 @@ from stages.common.protocols import LogitModel, Recorder
 from stages.prompt_pretraining.config import PATTERN_NAME, SingleConfig, classifier_folder
 
 
-def count_rows(found: ConfidentSentences, parts: Iterable[pyarrow.RecordBatch], least: float) -> None:
-    """Counts labelled rows; keeps the sentences whose confidence is `least` or more."""
+def count_rows(sentences: ConfidentSentences, parts: Iterable[pyarrow.RecordBatch], min_confidence: float) -> None:
+    """Counts labelled rows; keeps the sentences whose confidence is `min_confidence` or more."""
     for part in parts:
         for row in part.to_pylist():
-            found.note(row["fields"]["text"], row["label"], row["confidence"], least)
+            sentences.count(row["fields"]["text"], row["label"], row["confidence"], min_confidence)
 
 
 def confident_sentences(folder: Path, config: SingleConfig, seen: set[bytes] | None = None) -> ConfidentSentences:
     """What the labelled shards of a folder hold; `seen` gets the digests of their sentences."""
-    found = ConfidentSentences({label: [] for label in config.words})
+    found = ConfidentSentences({label: [] for label in config.verbalizer})
     for part in iter_rows(folder, ["fields", "label", "confidence"]):
         count_rows(found, [part], config.min_confidence)
         if seen is not None:
@@ -73,18 +73,18 @@ class ConfidentSentences:
     total: dict[str, int] = field(default_factory=dict)
     """Label -> sentences with it, sure or not."""
 
-    def add(self, sentences: Sequence[str], probabilities: NDArray[np.float64], least: float) -> None:
+    def add(self, sentences: Sequence[str], probabilities: NDArray[np.float64], min_confidence: float) -> None:
         """Takes sentences with their [n, C] probabilities, labels in the order of `kept`."""
         labels = tuple(self.kept)
         for sentence, row in zip(sentences, probabilities, strict=True):
-            self.note(sentence, labels[int(row.argmax())], float(row.max()), least)
+            self.count(sentence, labels[int(row.argmax())], float(row.max()), min_confidence)
 
-    def note(self, sentence: str, label: str, confidence: float, least: float) -> None:
-        """Takes one sentence with its likeliest label; kept where its confidence is `least` or more."""
+    def count(self, sentence: str, label: str, confidence: float, min_confidence: float) -> None:
+        """Takes one sentence with its likeliest label; kept where its confidence is `min_confidence` or more."""
         self.num_seen += 1
         self.highest = max(self.highest, confidence)
         self.total[label] = self.total.get(label, 0) + 1
-        if confidence >= least:
+        if confidence >= min_confidence:
             self.kept[label].append(sentence)
 
     def is_enough(self, num_examples: int) -> bool:
@@ -142,7 +142,7 @@ class _Calibrated:
 
 def single_examples(
     config: SingleConfig,
-    labeller: PseudoLabeler,
+    labeler: PseudoLabeler,
     sentences: Iterable[str],
     num_examples: int,
     rng: random.Random,
@@ -152,7 +152,7 @@ def single_examples(
 
     Args:
         config: How sure it must be, and how many sentences may be labelled for that.
-        labeller: The model.
+        labeler: The model.
         sentences: Distinct sentences, read as far as they are needed.
         num_examples: How many.
         rng: Decides the order.
@@ -161,43 +161,43 @@ def single_examples(
     Raises:
         DataError: too few sentences are labelled surely enough, or all alike.
     """
-    found = label_until_enough(config, labeller, sentences, num_examples, recorder)
+    found = label_until_enough(config, labeler, sentences, num_examples, recorder)
     log_and_check(config, found, num_examples, recorder)
     return balanced(found.kept, num_examples, rng)
 
 
-def log_and_check(config: SingleConfig, found: ConfidentSentences, num_examples: int, recorder: Recorder) -> None:
+def log_and_check(config: SingleConfig, sentences: ConfidentSentences, num_examples: int, recorder: Recorder) -> None:
     """Shows what was labelled.
 
     Raises:
         DataError: too few sentences are labelled surely enough, or all alike.
     """
-    rows = [(label, found.total.get(label, 0), len(kept)) for label, kept in found.kept.items()]
-    recorder.table("pseudo_labels", [{"label": row[0], "labelled": row[1], "sure": row[2]} for row in rows])
-    recorder.metric("pseudo_labels/highest_confidence", found.highest)
-    _check_found(config, found, num_examples)
+    rows = [(label, sentences.total.get(label, 0), len(kept)) for label, kept in sentences.kept.items()]
+    recorder.log_table("pseudo_labels", [{"label": row[0], "labelled": row[1], "sure": row[2]} for row in rows])
+    recorder.log_metric("pseudo_labels/highest_confidence", sentences.highest)
+    _check_found(config, sentences, num_examples)
 
 
 def label_until_enough(
-    config: SingleConfig, labeller: PseudoLabeler, sentences: Iterable[str], num_examples: int, recorder: Recorder
+    config: SingleConfig, labeler: PseudoLabeler, sentences: Iterable[str], num_examples: int, recorder: Recorder
 ) -> ConfidentSentences:
     """Labels sentences until every class has its share, or there are no more candidates.
 
     Args:
         config: How sure, and how many candidates.
-        labeller: The model.
+        labeler: The model.
         sentences: What is labelled.
         num_examples: Examples in all.
         recorder: Gets progress.
     """
-    found = ConfidentSentences({label: [] for label in labeller.labels})
-    candidates: Iterator[str] = islice(sentences, num_examples * config.candidates)
+    found = ConfidentSentences({label: [] for label in labeler.labels})
+    candidates: Iterator[str] = islice(sentences, num_examples * config.candidates_per_example)
     while not found.is_enough(num_examples):
         batch = list(islice(candidates, BATCH_SIZE))
         if not batch:
             break
-        examples = [Example(f"{found.num_seen + row}", {labeller.field: text}) for row, text in enumerate(batch)]
-        logits = labeller.model.predict(examples, recorder, "labelling sentences")
+        examples = [Example(f"{found.num_seen + row}", {labeler.field: text}) for row, text in enumerate(batch)]
+        logits = labeler.model.predict(examples, recorder, "labelling sentences")
         found.add(batch, softmax(logits), config.min_confidence)
     return found
 
@@ -215,14 +215,14 @@ def balanced(kept: Mapping[str, Sequence[str]], num_examples: int, rng: random.R
     return [Example(f"single-{number}", {"text": text}, label) for number, (text, label) in enumerate(chosen)]
 
 
-def _check_found(config: SingleConfig, found: ConfidentSentences, num_examples: int) -> None:
+def _check_found(config: SingleConfig, sentences: ConfidentSentences, num_examples: int) -> None:
     """
     Raises:
         DataError: nothing is sure enough, too little is, or all of it has one label.
     """
-    num_sure = sum(map(len, found.kept.values()))
-    seen = f"of {found.num_seen:,} sentences"
-    highest = f"the highest confidence is {found.highest:.3f}, and min_confidence is {config.min_confidence:g}"
+    num_sure = sum(map(len, sentences.kept.values()))
+    seen = f"of {sentences.num_seen:,} sentences"
+    highest = f"the highest confidence is {sentences.highest:.3f}, and min_confidence is {config.min_confidence:g}"
     if num_sure < num_examples:
         count = "none is" if num_sure == 0 else f"only {num_sure:,} are"
         raise DataError(
@@ -231,7 +231,7 @@ def _check_found(config: SingleConfig, found: ConfidentSentences, num_examples: 
             "classifier that is surer (single.classifier).",
             key="single.min_confidence",
         )
-    labels = [label for label, kept in found.kept.items() if kept]
+    labels = [label for label, kept in sentences.kept.items() if kept]
     if len(labels) < 2:
         raise DataError(
             f"{seen} all {num_sure:,} that are sure have the label {labels[0]!r}, which teaches nothing.",

@@ -66,22 +66,22 @@ def run(config: PretrainingConfig, inputs: Inputs, out: Path, recorder: Recorder
     examples, num_documents = found
     write_examples(out / "examples.jsonl", examples)
     held_out, examples = examples[: config.num_held_out], examples[config.num_held_out :]
-    recorder.table("examples", [{**item.fields, "label": item.label} for item in examples[:30]])
+    recorder.log_table("examples", [{**item.fields, "label": item.label} for item in examples[:30]])
 
-    vectors = init_vectors(config.start, config.num_vectors, backbone, torch_rng(config.seed, "start"))
+    vectors = init_vectors(config.init, config.num_virtual_tokens, backbone, torch_rng(config.seed, "start"))
     prompt = Prompt(PromptEmbedding(vectors)).to(backbone.device)
     classifier = ClozeClassifier.of(config.task, backbone.family, backbone, config.backbone, prompt, engine=engine)
     before, _ = classifier.evaluate(held_out, recorder, "held-out examples before training")
     losses = train(
-        classifier.items(examples), classifier.loss, dict(prompt.named_parameters()), config.loop,
+        classifier.items(examples), classifier.loss, dict(prompt.named_parameters()), config.training,
         seed=config.seed, recorder=recorder, engine=engine,
     )  # fmt: skip
     write_losses(out, losses)
     save_prompt(prompt, backbone, out / "prompt")
     log_inspection(prompt, backbone, recorder)
     after, _ = classifier.evaluate(held_out, recorder, "held-out examples")
-    recorder.metric("held_out/accuracy_before", before.accuracy)
-    recorder.metric("held_out/accuracy", after.accuracy)
+    recorder.log_metric("held_out/accuracy_before", before.accuracy)
+    recorder.log_metric("held_out/accuracy", after.accuracy)
     return Result(
         held_out_before=before,
         held_out=after,

@@ -36,7 +36,7 @@ class Inputs:
 
     data: Path
     pretrained: Path | None = None
-    together: Path | None = None
+    batched: Path | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -59,11 +59,11 @@ def run(config: PromptTuningConfig, inputs: Inputs, out: Path, recorder: Recorde
         config.backbone, "lora" if lora else "none", lora or LoraConfig(), config.seed, engine
     ) as submodel:
         backbone = submodel.backbone
-        if inputs.together is None:
+        if inputs.batched is None:
             classifier, losses, trainable = _trained(config, inputs, submodel, recorder, engine)
             write_losses(out, losses)
         else:
-            prompt, last, trainable = load_trained_prompt(inputs.together, config.name, backbone)
+            prompt, last, trainable = load_trained_prompt(inputs.batched, config.name, backbone)
             losses = [last]
             classifier = ClozeClassifier.of(
                 config.task, config.pattern, backbone, config.backbone, prompt, engine=engine
@@ -81,8 +81,8 @@ def run(config: PromptTuningConfig, inputs: Inputs, out: Path, recorder: Recorde
     return Result(
         test=log_test_scores(logits, test_set, config.task.labels, recorder),
         final_loss=losses[-1],
-        num_labelled=len(train_set),
-        num_unlabelled=0,
+        num_labeled=len(train_set),
+        num_unlabeled=0,
         trainable_parameters=trainable,
     )
 
@@ -96,22 +96,22 @@ def _trained(
     prompt = initialize_prompt(config.prompt, config.task, config.pattern, backbone, config.seed, inputs.pretrained)
     head = None
     if config.prompt.head == "linear":
-        head = LinearHead(backbone.state_width, len(config.task.labels)).to(backbone.device)
+        head = LinearHead(backbone.hidden_size, len(config.task.labels)).to(backbone.device)
     classifier = ClozeClassifier.of(
         config.task, config.pattern, backbone, config.backbone, prompt, head=head, engine=engine
     )
     parameters = {**dict(prompt.named_parameters()), **submodel.parameters}
     parameters |= {f"head.{name}": item for name, item in head.named_parameters()} if head else {}
     train_set = load_examples(inputs.data / "train.jsonl")
-    dev_set = load_examples(inputs.data / "dev.jsonl") if config.loop.early_stopping else []
+    dev_set = load_examples(inputs.data / "dev.jsonl") if config.training.early_stopping else []
     validate: Callable[[], tuple[float, float]] | None = None
     if dev_set:
         validate = lambda: classifier.validate(dev_set, recorder)  # noqa: E731
     if submodel.adapter is not None:
         submodel.backbone.model.train()
     losses = train(
-        classifier.items(train_set), cached_loss(classifier), parameters, config.loop,
+        classifier.items(train_set), cached_loss(classifier), parameters, config.training,
         seed=config.seed, recorder=recorder, engine=engine, validate=validate,
-        held=config.prompt.held,
+        frozen_steps=config.prompt.frozen_steps,
     )  # fmt: skip
     return classifier, losses, sum(item.numel() for item in parameters.values())

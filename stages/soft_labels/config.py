@@ -11,7 +11,7 @@ from stages.common.models.config import Average, Calibration, Weights
 class EnsembleConfig(Config):
     """How the votes of the members become one."""
 
-    mean: Average = "logits"
+    average: Average = "logits"
     """Mean of raw logits (as PET) or of probabilities (for members of different kinds)."""
     weights: Weights = "uniform"
     """Weights of the members: uniform, accuracy (on the labelled set before training), or balanced (every kind of

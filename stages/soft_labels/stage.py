@@ -59,23 +59,23 @@ def run(config: SoftLabelsConfig, inputs: Inputs, out: Path, recorder: Recorder,
     about = [json.loads((member / "result.json").read_text()) for member in inputs.members]
     weights = member_weights(ensemble.weights, [item["train_accuracy_before"] for item in about], config.groups)
     votes, test_votes = (_member_logits(config, inputs.members, name) for name in ("unlabeled_logits", "test_logits"))
-    mixed = average_members(votes, weights, ensemble.mean, ensemble.temperature)
+    mixed = average_members(votes, weights, ensemble.average, ensemble.temperature)
     write_logits(out / "soft_labels.jsonl", pile, mixed, labels)
-    test_mixed = average_members(test_votes, weights, ensemble.mean, ensemble.temperature)
+    test_mixed = average_members(test_votes, weights, ensemble.average, ensemble.temperature)
     write_logits(out / "test_logits.jsonl", test_set, test_mixed, labels)
     gold = inputs.data / "unlabeled_gold.jsonl"
     unlabeled = None
     if gold.exists():
         unlabeled = score(mixed, [item.label or "" for item in load_examples(gold)], labels)
-        recorder.metric("unlabeled/accuracy", unlabeled.accuracy)
-    recorder.table(
+        recorder.log_metric("unlabeled/accuracy", unlabeled.accuracy)
+    recorder.log_table(
         "weights",
         [
             {"member": name, "weight": round(float(weight), 6), "test_accuracy": item["test"]["accuracy"]}
             for name, weight, item in zip(config.members, weights, about, strict=True)
         ],
     )
-    recorder.figure("agreement", figures.agreement(test_votes, config.members))
+    recorder.log_figure("agreement", figures.agreement(test_votes, config.members))
     if pile:
         _log_soft_labels(pile, votes, mixed, config, recorder)
     return Result(
@@ -83,8 +83,8 @@ def run(config: SoftLabelsConfig, inputs: Inputs, out: Path, recorder: Recorder,
         unlabeled=unlabeled,
         dropped=config.dropped,
         weights=tuple(round(float(weight), 6) for weight in weights),
-        num_labelled=max(item["num_labelled"] for item in about),
-        num_unlabelled=len(pile),
+        num_labeled=max(item["num_labelled"] for item in about),
+        num_unlabeled=len(pile),
         trainable_parameters=sum(item["trainable_parameters"] for item in about),
     )
 
@@ -92,7 +92,7 @@ def run(config: SoftLabelsConfig, inputs: Inputs, out: Path, recorder: Recorder,
 def _member_logits(config: SoftLabelsConfig, members: tuple[Path, ...], name: str) -> NDArray[np.float64]:
     """[M, n, C] logits of all members, calibrated."""
 
-    references = {"none": "", "contextual": "neutral_logits", "pile": "unlabeled_logits"}
+    references = {"none": "", "contextual": "neutral_logits", "unlabeled": "unlabeled_logits"}
     reference = references[config.ensemble.calibration]
     votes = []
     for member in members:
@@ -104,8 +104,8 @@ def _member_logits(config: SoftLabelsConfig, members: tuple[Path, ...], name: st
 
 
 def _log_soft_labels(
-    pile: list[Example],
-    votes: NDArray[np.float64],
+    unlabeled_set: list[Example],
+    member_logits: NDArray[np.float64],
     mixed: NDArray[np.float64],
     config: SoftLabelsConfig,
     recorder: Recorder,
@@ -113,8 +113,8 @@ def _log_soft_labels(
     """Records how unsure the soft labels are, and the texts that members disagree about most.
 
     Args:
-        pile: The unlabelled texts.
-        votes: [M, n, C] logits of the members.
+        unlabeled_set: The unlabelled texts.
+        member_logits: [M, n, C] logits of the members.
         mixed: [n, C] logits of the ensemble.
         config: Names the labels.
         recorder: Gets the picture `entropy`, the table `disputed` and the mean entropy.
@@ -122,29 +122,32 @@ def _log_soft_labels(
 
     probabilities = softmax(mixed)
     unsure = entropies(probabilities)
-    recorder.metric("unlabeled/entropy", float(unsure.mean()))
-    recorder.figure("entropy", figures.entropy(unsure))
-    recorder.table("disputed", disagreements(pile, votes, probabilities, config.labels))
+    recorder.log_metric("unlabeled/entropy", float(unsure.mean()))
+    recorder.log_figure("entropy", figures.entropy(unsure))
+    recorder.log_table("disputed", disagreements(unlabeled_set, member_logits, probabilities, config.labels))
 
 
 def disagreements(
-    pile: list[Example], votes: NDArray[np.float64], probabilities: NDArray[np.float64], labels: tuple[str, ...]
+    unlabeled_set: list[Example],
+    member_logits: NDArray[np.float64],
+    probabilities: NDArray[np.float64],
+    labels: tuple[str, ...],
 ) -> list[dict[str, Any]]:
     """The texts with the fewest votes for their favourite label, among equal ones those of the least sure soft label.
 
     Args:
-        pile: [n] texts.
-        votes: [M, n, C] logits of the members.
+        unlabeled_set: [n] texts.
+        member_logits: [M, n, C] logits of the members.
         probabilities: [n, C] soft labels.
         labels: [C] names.
     """
 
-    guesses = votes.argmax(axis=2)
+    guesses = member_logits.argmax(axis=2)
     counts = np.stack([(guesses == place).sum(axis=0) for place in range(len(labels))], axis=1)
     order = np.lexsort((probabilities.max(axis=1), counts.max(axis=1)))[:NUM_DISAGREEMENTS]
     return [
         {
-            **pile[row].fields,
+            **unlabeled_set[row].fields,
             "votes": ", ".join(f"{labels[place]} {counts[row, place]}" for place in _largest(counts[row])),
             "soft_label": ", ".join(
                 f"{labels[place]} {probabilities[row, place]:.2f}" for place in _largest(probabilities[row])

@@ -67,7 +67,7 @@ def run(config: SplitsConfig, inputs: Inputs, out: Path, recorder: Recorder, eng
         write_examples(out / "unlabeled_gold.jsonl", split.unlabeled)
     counts = {name: dict(Counter(item.label for item in getattr(split, name))) for name in ("train", "dev", "test")}
     learnt = {_key(item, config.fields) for item in (*split.train, *split.dev)}
-    recorder.table("train_examples", [{**item.fields, "label": item.label} for item in split.train])
+    recorder.log_table("train_examples", [{**item.fields, "label": item.label} for item in split.train])
     return Result(
         num_train=len(split.train),
         num_dev=len(split.dev),

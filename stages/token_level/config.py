@@ -35,7 +35,7 @@ class QuestionAnsweringTask(Config):
     """Name of the task; part of step names."""
     unanswerable: bool = False
     """Whether some questions have no answer in their context, as in SQuAD 2.0."""
-    max_answer: int = Field(30, ge=1)
+    max_answer_tokens: int = Field(30, ge=1)
     """Tokens of an answer at the most."""
     overlap: int = Field(64, ge=0)
     """Tokens that two windows share, where a context is too long for one; half of one at most."""

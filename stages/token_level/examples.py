@@ -79,7 +79,7 @@ def _tagged(uid: str, row: Row, source: Source, task: TokenClassificationTask) -
     assert source.label is not None
     words = _list(column(values, source.fields["words"], place), source.fields["words"], place)
     labels = _list(column(values, source.label, place), source.label, place)
-    labels = tuple(source.label_names.get(label, label) for label in labels)
+    labels = tuple(source.label_map.get(label, label) for label in labels)
     if not words:
         raise DataError(f"{place}: the text has no words.", "Fill them in, or leave the row out.")
     if len(words) != len(labels):
@@ -112,14 +112,14 @@ def _question(uid: str, row: Row, source: Source, task: QuestionAnsweringTask) -
     return Question(uid, question, context, answers)
 
 
-def _answers(value: Any, name: str, place: str) -> tuple[Answer, ...]:
+def _answers(value: Any, name: str, location: str) -> tuple[Answer, ...]:
     if isinstance(value, Mapping) and set(value) >= {"text", "answer_start"}:
         texts, starts = (list(value[key]) for key in ("text", "answer_start"))
         whole = len(texts) == len(starts) and all(isinstance(text, str) and text for text in texts)
         if whole and all(isinstance(start, int) and start >= 0 for start in map(_plain, starts)):
             return tuple(Answer(text, int(start)) for text, start in zip(texts, starts, strict=True))
     raise DataError(
-        f"{place}: {name!r} holds no answers.", 'Write {"text": ["Paris"], "answer_start": [17]}, as SQuAD does.'
+        f"{location}: {name!r} holds no answers.", 'Write {"text": ["Paris"], "answer_start": [17]}, as SQuAD does.'
     )
 
 
@@ -128,12 +128,14 @@ def _plain(value: Any) -> Any:
     return value.item() if hasattr(value, "item") else value
 
 
-def _list(value: Any, name: str, place: str) -> tuple[str, ...]:
+def _list(value: Any, name: str, location: str) -> tuple[str, ...]:
     if isinstance(value, str) or not isinstance(value, Iterable):
-        raise DataError(f"{place}: {name!r} is {type(value).__name__}, not a list.", 'Write ["one", "item", "a word"].')
+        raise DataError(
+            f"{location}: {name!r} is {type(value).__name__}, not a list.", 'Write ["one", "item", "a word"].'
+        )
     items = tuple(map(_plain, value))
     if not all(isinstance(item, str | int) for item in items):
-        raise DataError(f"{place}: {name!r} holds something else than texts.", "Put every item in quotes.")
+        raise DataError(f"{location}: {name!r} holds something else than texts.", "Put every item in quotes.")
     return tuple(map(str, items))
 
 

@@ -37,5 +37,5 @@ def load_token_level_model(folder: Path) -> TokenLevelModel[Any, Any, Any]:
         PeftModel.from_pretrained(backbone.model, folder / "prompt" / "lora")
         backbone.freeze()
     prompt = load_prompt(folder / "prompt", backbone)
-    head = load_head(folder / "prompt", backbone.state_width, kind.outputs(about.task))
+    head = load_head(folder / "prompt", backbone.hidden_size, kind.outputs(about.task))
     return kind(about.task, backbone, about.backbone, prompt, head)

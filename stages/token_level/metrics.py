@@ -40,12 +40,12 @@ def entities(labels: Sequence[str]) -> set[Entity]:
     return found
 
 
-def token_classification_scores(gold: Sequence[Sequence[str]], guess: Sequence[Sequence[str]]) -> Score:
+def token_classification_scores(gold: Sequence[Sequence[str]], predicted: Sequence[Sequence[str]]) -> Score:
     """Scores of labelled texts.
 
     Args:
         gold: [n] the right labels of each text's words.
-        guess: [n] the predicted ones.
+        predicted: [n] the predicted ones.
 
     Returns:
         accuracy of words, `macro_f1` over the types of entity (without entities: over labels), `entity_f1` over all
@@ -53,8 +53,8 @@ def token_classification_scores(gold: Sequence[Sequence[str]], guess: Sequence[S
     """
 
     right = [label for row in gold for label in row]
-    told = [label for row in guess for label in row]
-    table = entity_table(gold, guess)
+    told = [label for row in predicted for label in row]
+    table = entity_table(gold, predicted)
     words = f1_score(right, told, average="macro", zero_division=0)
     by_type = sum(row["f1"] for row in table) / len(table) if table else float(words)
     return Score(
@@ -63,14 +63,14 @@ def token_classification_scores(gold: Sequence[Sequence[str]], guess: Sequence[S
         mcc=None,
         ece=None,
         exact_match=None,
-        entity_f1=_entity_f1(gold, guess) if table else None,
+        entity_f1=_entity_f1(gold, predicted) if table else None,
         num_examples=len(gold),
     )
 
 
-def entity_table(gold: Sequence[Sequence[str]], guess: Sequence[Sequence[str]]) -> list[dict[str, Any]]:
+def entity_table(gold: Sequence[Sequence[str]], predicted: Sequence[Sequence[str]]) -> list[dict[str, Any]]:
     """One row a type of entity in the gold labels: precision, recall, F1, and how many there are (support)."""
-    pairs = [(entities(right), entities(told)) for right, told in zip(gold, guess, strict=True)]
+    pairs = [(entities(right), entities(told)) for right, told in zip(gold, predicted, strict=True)]
     kinds = sorted({entity[2] for right, _ in pairs for entity in right})
     rows = []
     for kind in kinds:
@@ -79,8 +79,10 @@ def entity_table(gold: Sequence[Sequence[str]], guess: Sequence[Sequence[str]]) 
     return rows
 
 
-def _entity_f1(gold: Sequence[Sequence[str]], guess: Sequence[Sequence[str]]) -> float:
-    return _precision_recall([(entities(right), entities(told)) for right, told in zip(gold, guess, strict=True)])["f1"]
+def _entity_f1(gold: Sequence[Sequence[str]], predicted: Sequence[Sequence[str]]) -> float:
+    return _precision_recall([(entities(right), entities(told)) for right, told in zip(gold, predicted, strict=True)])[
+        "f1"
+    ]
 
 
 def _precision_recall(pairs: Sequence[tuple[set[Entity], set[Entity]]]) -> dict[str, float]:
@@ -91,19 +93,21 @@ def _precision_recall(pairs: Sequence[tuple[set[Entity], set[Entity]]]) -> dict[
     return {"precision": round(precision, 6), "recall": round(recall, 6), "f1": round(f1, 6)}
 
 
-def squad_scores(gold: Sequence[Sequence[str]], guess: Sequence[str]) -> Score:
+def squad_scores(gold: Sequence[Sequence[str]], predicted: Sequence[str]) -> Score:
     """Scores of answers, as SQuAD has them (Rajpurkar et al., EMNLP 2016): the best of a question's answers counts.
 
     Args:
         gold: [n] the answers to each question; none: it has none, and "" is right.
-        guess: [n] the answers that were found.
+        predicted: [n] the answers that were found.
 
     Returns:
         accuracy and `exact_match`: share of answers that are exactly right; `macro_f1`: F1 of the words, mean over
         questions.
     """
-    exact = [max(_normal(text) == _normal(told) for text in (texts or ("",))) for texts, told in _pairs(gold, guess)]
-    overlap = [max(_word_f1(text, told) for text in (texts or ("",))) for texts, told in _pairs(gold, guess)]
+    exact = [
+        max(_normal(text) == _normal(told) for text in (texts or ("",))) for texts, told in _pairs(gold, predicted)
+    ]
+    overlap = [max(_word_f1(text, told) for text in (texts or ("",))) for texts, told in _pairs(gold, predicted)]
     return Score(
         accuracy=round(sum(exact) / len(exact), 6),
         macro_f1=round(sum(overlap) / len(overlap), 6),
@@ -114,8 +118,8 @@ def squad_scores(gold: Sequence[Sequence[str]], guess: Sequence[str]) -> Score:
     )
 
 
-def _pairs(gold: Sequence[Sequence[str]], guess: Sequence[str]) -> Iterable[tuple[Sequence[str], str]]:
-    return zip(gold, guess, strict=True)
+def _pairs(gold: Sequence[Sequence[str]], predicted: Sequence[str]) -> Iterable[tuple[Sequence[str], str]]:
+    return zip(gold, predicted, strict=True)
 
 
 def _normal(text: str) -> str:

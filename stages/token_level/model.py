@@ -34,7 +34,7 @@ class TokenLevelModel(ABC, Generic[TaskT, Text, Item]):
         self.task = task
         self.backbone = backbone
         self.prompt = prompt
-        self.head = head or LinearHead(backbone.state_width, len(self.outputs(task))).to(backbone.device)
+        self.head = head or LinearHead(backbone.hidden_size, len(self.outputs(task))).to(backbone.device)
         self.windows = Windows(backbone.tokenizer, backbone.family, config.max_length)
         self.autocast = backbone.model.dtype == torch.float32 and wants_bf16(config.precision)
 
@@ -65,7 +65,7 @@ class TokenLevelModel(ABC, Generic[TaskT, Text, Item]):
         """Scores of annotated texts, and what was found in them."""
 
     @abstractmethod
-    def table(self, texts: Sequence[Text], guess: Sequence[Any]) -> list[dict[str, object]]:
+    def table(self, texts: Sequence[Text], predicted: Sequence[Any]) -> list[dict[str, object]]:
         """What people look at beside the scores."""
 
     def scores(self, encoded: Sequence[Encoded]) -> tuple[Tensor, Tensor]:
@@ -74,8 +74,8 @@ class TokenLevelModel(ABC, Generic[TaskT, Text, Item]):
         """
         with autocast(self.autocast):
             batch = self.backbone.batch(encoded)
-            states = self.backbone.hidden(batch, self.prompt())
-            return self.head(states), batch.mask
+            states = self.backbone.hidden_states(batch, self.prompt())
+            return self.head(states), batch.mask_position
 
     def validate(self, texts: Sequence[Text], recorder: Recorder) -> tuple[float, float]:
         """Merit (entity F1 or F1 of answers, where there is one; else accuracy) and loss, for early stopping."""
@@ -92,8 +92,8 @@ class TokenLevelModel(ABC, Generic[TaskT, Text, Item]):
         self.backbone.model.eval()
         done = 0
         with torch.inference_mode():
-            for rows in batches_by_length([len(item.ids) for item in encoded], self.backbone.read_tokens):
+            for rows in batches_by_length([len(item.ids) for item in encoded], self.backbone.eval_batch_tokens):
                 yield rows
                 done += len(rows)
-                recorder.progress(done, len(encoded), phase=phase)
+                recorder.log_progress(done, len(encoded), phase=phase)
         self.backbone.model.train(was_training)

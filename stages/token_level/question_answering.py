@@ -86,11 +86,11 @@ class SpanExtractor(TokenLevelModel[QuestionAnsweringTask, Question, AnswerWindo
         guess = self.predict(texts, recorder, phase)
         return squad_scores([[answer.text for answer in item.answers] for item in texts], guess), guess
 
-    def table(self, texts: Sequence[Question], guess: Sequence[str]) -> list[dict[str, object]]:
+    def table(self, texts: Sequence[Question], predicted: Sequence[str]) -> list[dict[str, object]]:
         """Some questions with the right and the found answer."""
         return [
             {"question": item.question, "right": item.answers[0].text if item.answers else "", "found": told}
-            for item, told in list(zip(texts, guess, strict=True))[:50]
+            for item, told in list(zip(texts, predicted, strict=True))[:50]
         ]
 
     def _best(self, values: Tensor, window: ContextWindow, context: str) -> tuple[float, str]:
@@ -100,7 +100,7 @@ class SpanExtractor(TokenLevelModel[QuestionAnsweringTask, Question, AnswerWindo
             return -float("inf"), ""
         begin, end = values[window.start : window.start + size].unbind(dim=1)
         sums = begin[:, None] + end[None, :]
-        allowed = torch.ones_like(sums).triu().tril(self.task.max_answer - 1).bool()
+        allowed = torch.ones_like(sums).triu().tril(self.task.max_answer_tokens - 1).bool()
         place = int(sums.masked_fill(~allowed, -float("inf")).argmax())
         first, last = divmod(place, size)
         text = context[window.characters[first][0] : window.characters[last][1]].strip()

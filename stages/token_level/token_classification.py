@@ -77,9 +77,9 @@ class TokenClassifier(TokenLevelModel[TokenClassificationTask, TaggedText, Tagge
         guess = self.predict(texts, recorder, phase)
         return token_classification_scores([text.labels for text in texts], guess), guess
 
-    def table(self, texts: Sequence[TaggedText], guess: Sequence[tuple[str, ...]]) -> list[dict[str, object]]:
+    def table(self, texts: Sequence[TaggedText], predicted: Sequence[tuple[str, ...]]) -> list[dict[str, object]]:
         """How well each type of entity is found."""
-        return entity_table([text.labels for text in texts], guess)
+        return entity_table([text.labels for text in texts], predicted)
 
     def _word_scores(self, windows: Sequence[WordWindow]) -> Tensor:
         """[sum of words, C] scores."""

@@ -84,7 +84,7 @@ def test_a_second_run_executes_nothing(store: Path, clozeline: Clozeline) -> Non
 def test_another_learning_rate_of_the_student_runs_the_students_and_the_report_alone(
     store: Path, clozeline: Clozeline
 ) -> None:
-    done = clozeline("run", "smoke", "--store", str(store), "-o", "distill.loop.learning_rate=2e-4")
+    done = clozeline("run", "smoke", "--store", str(store), "-o", "distill.training.learning_rate=2e-4")
     assert done.returncode == 0, done.stdout + done.stderr
     started = {line.split()[1] for line in done.stdout.splitlines() if line.startswith("started")}
     assert started == {"distill/0", "distill/1", "report"}
@@ -104,7 +104,7 @@ def test_plan_names_what_changed(store: Path, clozeline: Clozeline) -> None:
     words = ("plan", "smoke", "--store", str(store))
     hits = clozeline(*words).stdout
     assert hits.count("HIT") == STEPS and "RUN" not in hits
-    changed = clozeline(*words, "-o", "pet.loop.epochs=3").stdout.splitlines()
+    changed = clozeline(*words, "-o", "pet.training.epochs=3").stdout.splitlines()
     reasons = {line.split()[1]: line for line in changed if line.startswith("RUN")}
     assert set(reasons) == {
         "pet/review/0", "pet/verdict/0", "pet/question/0", "soft_labels", "distill/0", "distill/1", "report",
@@ -205,7 +205,7 @@ def test_bad_input_in_a_file_names_file_and_line(clozeline: Clozeline, tmp_path:
     line = 1 + text[: text.index("stepz")].count("\n")
     done = clozeline("plan", str(tmp_path / "mine.yaml"))
     assert done.returncode == 2
-    assert f"mine.yaml:{line}: ppt.loop.stepz: unknown key 'stepz'. Did you mean 'steps'?" in done.stderr
+    assert f"mine.yaml:{line}: ppt.training.stepz: unknown key 'stepz'. Did you mean 'steps'?" in done.stderr
 
 
 def test_debug_shows_the_traceback(clozeline: Clozeline) -> None:

@@ -63,7 +63,7 @@ def recipe(tmp_path: Path) -> Recipe:
 
     def make(workers: int = 1, **ppt: Any) -> PipelineConfig:
         corpus = {
-            "source": {"asset": str(tmp_path / "pile")}, "num_examples": 20, "sentence_words": 8, "window": 4,
+            "source": {"asset": str(tmp_path / "pile")}, "num_examples": 20, "max_sentence_words": 8, "window": 4,
             "shards": {"workers": workers, "cpus": 0.5},
         }  # fmt: skip
         single = {
@@ -76,9 +76,9 @@ def recipe(tmp_path: Path) -> Recipe:
             "student": encoder, "zero_shot": False,
             "data": {**data, "unlabeled": {"asset": str(tmp_path / "unlabeled.jsonl")}},
             "ppt": {"formats": ["pair", "single"], "corpus": corpus, "single": single, "num_held_out": 6,
-                    "num_vectors": 4, "loop": loop, "cpus": 0.5, **ppt},
-            "pet": {"lora": {"rank": 2, "targets": ["query", "value"]}, "loop": loop},
-            "distill": {"loop": {"learning_rate": 1e-3, "steps": 2}},
+                    "num_virtual_tokens": 4, "training": loop, "cpus": 0.5, **ppt},
+            "pet": {"lora": {"rank": 2, "targets": ["query", "value"]}, "training": loop},
+            "distill": {"training": {"learning_rate": 1e-3, "steps": 2}},
         })  # fmt: skip
 
     return make

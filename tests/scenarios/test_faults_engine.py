@@ -77,7 +77,7 @@ def test_worker_goes_on_while_its_driver_beats_and_leaves_when_that_is_killed(
     pair: tuple[subprocess.Popen[str], subprocess.Popen[str]], tmp_path: Path
 ) -> None:
     driver, worker = pair
-    while (lease := read_lease(tmp_path)) is None or lease.beat < 8:
+    while (lease := read_lease(tmp_path)) is None or lease.heartbeat < 8:
         time.sleep(0.05)
     # Longer than the lease would live without a heartbeat.
     assert worker.poll() is None
@@ -92,7 +92,7 @@ def test_worker_stops_when_another_driver_took_the_lease(
     driver, worker = pair
     lease = read_lease(tmp_path)
     assert lease is not None
-    _write(tmp_path, replace(lease, owner=Owner.me(), token="thief"))
+    _write(tmp_path, replace(lease, owner=Owner.current(), token="thief"))
     assert worker.wait(20) == 7
     driver.kill()
     driver.wait()
@@ -103,7 +103,7 @@ def test_worker_leaves_when_a_driver_elsewhere_is_silent_for_long(tmp_path: Path
         token = leases.acquire(tmp_path, "step")
         lease = read_lease(tmp_path)
         assert lease is not None
-        _write(tmp_path, replace(lease, owner=replace(lease.owner, space="another machine")))
+        _write(tmp_path, replace(lease, owner=replace(lease.owner, namespace="another machine")))
         worker = process(WORKER, str(tmp_path), token)
         assert first_line(worker) == "begun"
         assert worker.wait(20) == 1
@@ -123,7 +123,7 @@ def test_step_whose_lease_is_lost_is_cancelled_and_the_others_result_awaited(sto
     begun = time.monotonic()
     lease = read_lease(place)
     assert lease is not None
-    _write(place, replace(lease, owner=Owner.me(), token="thief"))
+    _write(place, replace(lease, owner=Owner.current(), token="thief"))
     while len(counter.read_bytes()) < 2:
         # The file says when the first attempt ended, after which the thief gives way.
         time.sleep(0.02)
@@ -227,6 +227,6 @@ def test_process_that_was_told_to_go_begins_no_other_step(store: Store, monkeypa
         resources=step.resources, attempt=1, run_id=None,
     )  # fmt: skip
     outcome = run_step(order, lambda batch: True, ())
-    assert isinstance(outcome, StepFailedError) and outcome.transient and outcome.is_asked
+    assert isinstance(outcome, StepFailedError) and outcome.transient and outcome.is_preemption
     assert "taken away" in outcome.error
     assert not list(store.root.glob("pet/a/*/manifest.json"))

@@ -220,7 +220,7 @@ def test_ctrl_c_twice_leaves_at_once_and_loses_nothing(
         fault.unlink()
         wait_for(lambda: _started(worker) is None)
     # The commit may have come through or not; a committed one is not made again.
-    committed = plan([chain(counter)], open_store(store))[1].state is PlanState.HIT
+    committed = plan([chain(counter)], open_store(store))[1].state is PlanState.CACHED
     finish(store, counter, STEPS[2:] if committed else STEPS[1:])
     assert len(counter.read_bytes()) == 90
     assert files_of(store) == unbroken

@@ -123,7 +123,7 @@ def test_the_pipelines_run_says_what_it_was_made_with_and_what_it_cost(seen: Tra
     assert {"version.python", "version.torch", "version.ray", "version.transformers"} <= set(tags)
     assert tags["mlflow.note.content"].startswith("# smoke\n")
     resolved = yaml.safe_load(seen.files("smoke")["recipe"].read_text())
-    assert float(params["distill.loop.learning_rate"]) == resolved["distill"]["loop"]["learning_rate"]
+    assert float(params["distill.training.learning_rate"]) == resolved["distill"]["loop"]["learning_rate"]
     assert params["task.name"] == "rotten_tomatoes"
     times = seen.table("smoke", "times")
     assert {row["status"] for row in times} == {"executed"}

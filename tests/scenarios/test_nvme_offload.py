@@ -81,13 +81,13 @@ def tuning(folder: Path, offload_to: Path | None, fault: Path | None = None, loo
         task=task.only("review"),
         pattern="review",
         backbone=backbone_config(folder / "llama"),
-        prompt=PromptConfig(num_vectors=3, lora=LoraConfig(rank=2, targets=("q_proj", "v_proj"))),
-        loop=loop,
+        prompt=PromptConfig(num_virtual_tokens=3, lora=LoraConfig(rank=2, targets=("q_proj", "v_proj"))),
+        training=loop,
         seed=3,
         fault=str(fault or ""),
     )
     resources = Resources(
-        workers=2, strategy="zero3_offload", max_attempts=1, offload_to=str(offload_to) if offload_to else None
+        workers=2, strategy="zero3_offload", max_attempts=1, nvme_path=str(offload_to) if offload_to else None
     )
     reads = Step(name="data/films", run="stages.splits.stage:run", config=data, resources=Resources(cpus=0.5))
     return Step(

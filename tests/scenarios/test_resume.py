@@ -28,7 +28,7 @@ def planned(store: Path, *overrides: str) -> dict[str, PlannedStep]:
 
 def to_run(store: Path, *overrides: str) -> set[str]:
     """Names of the steps that are no HIT."""
-    return {name for name, line in planned(store, *overrides).items() if line.state is not PlanState.HIT}
+    return {name for name, line in planned(store, *overrides).items() if line.state is not PlanState.CACHED}
 
 
 def explained(store: Path, name: str, *overrides: str) -> Explanation:
@@ -62,21 +62,21 @@ def edit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str, str,
 def test_nothing_changed_is_a_hit(store: Path) -> None:
     assert to_run(store) == set()
     explanation = explained(store, "distill/0")
-    assert explanation.line.state is PlanState.HIT and explanation.changes == ()
+    assert explanation.planned_step.state is PlanState.CACHED and explanation.changes == ()
 
 
 def test_changed_value_runs_the_step_and_what_needs_it(store: Path) -> None:
-    assert to_run(store, "distill.loop.learning_rate=2e-4") == STUDENTS
-    explanation = explained(store, "distill/0", "distill.loop.learning_rate=2e-4")
-    assert [str(change) for change in explanation.changes] == ["config.loop.learning_rate: 0.0001 -> 0.0002"]
+    assert to_run(store, "distill.training.learning_rate=2e-4") == STUDENTS
+    explanation = explained(store, "distill/0", "distill.training.learning_rate=2e-4")
+    assert [str(change) for change in explanation.changes] == ["config.training.learning_rate: 0.0001 -> 0.0002"]
 
 
 def test_changed_upstream_is_named_with_its_own_reason(store: Path) -> None:
-    assert "soft_labels" in to_run(store, "pet.loop.epochs=3")
-    assert "baseline/0" not in to_run(store, "pet.loop.epochs=3")
-    explanation = explained(store, "soft_labels", "pet.loop.epochs=3")
+    assert "soft_labels" in to_run(store, "pet.training.epochs=3")
+    assert "baseline/0" not in to_run(store, "pet.training.epochs=3")
+    explanation = explained(store, "soft_labels", "pet.training.epochs=3")
     assert [change.name for change in explanation.changes] == [f"inputs.members.{index}" for index in range(3)]
-    assert explanation.notes["inputs.members.0"] == "pet/review/0 runs: config.loop.epochs: 2.0 -> 3.0"
+    assert explanation.notes["inputs.members.0"] == "pet/review/0 runs: config.training.epochs: 2.0 -> 3.0"
 
 
 def test_changed_line_of_code_runs_the_steps_that_use_it(store: Path, edit: Callable[[str, str, str], None]) -> None:
@@ -119,20 +119,20 @@ def test_changed_data_file_runs_what_reads_it(tmp_path: Path, clozeline: Clozeli
     store = tmp_path / "store"
     done = clozeline("run", "smoke", "--only", "data/rotten_tomatoes", "--store", str(store), *words)
     assert done.returncode == 0, done.stdout + done.stderr
-    assert planned(store, overrides[0])["data/rotten_tomatoes"].state is PlanState.HIT
+    assert planned(store, overrides[0])["data/rotten_tomatoes"].state is PlanState.CACHED
     data.touch()
-    assert planned(store, overrides[0])["data/rotten_tomatoes"].state is PlanState.HIT
+    assert planned(store, overrides[0])["data/rotten_tomatoes"].state is PlanState.CACHED
     data.write_text(data.read_text().replace("number 7 ", "number seven "))
     explanation = explained(store, "data/rotten_tomatoes", overrides[0])
     assert [str(change) for change in explanation.changes] == ["assets.pool changed"]
 
 
 def test_explain_prints_both_keys_side_by_side(store: Path, clozeline: Clozeline) -> None:
-    done = clozeline("explain", "smoke", "distill", "--store", str(store), "-o", "distill.loop.steps=9")
+    done = clozeline("explain", "smoke", "distill", "--store", str(store), "-o", "distill.training.steps=9")
     assert done.returncode == 0, done.stderr
     lines = [line.split() for line in done.stdout.splitlines()]
     assert [line[:2] for line in lines if line[0] == "RUN"] == [["RUN", "distill/0"], ["RUN", "distill/1"]]
-    assert ["config.loop.steps", "8", "9"] in lines
+    assert ["config.training.steps", "8", "9"] in lines
     done = clozeline("explain", "smoke", "soft_labels", "--store", str(store))
     assert done.stdout.startswith("HIT soft_labels") and "nothing differs" in done.stdout
     assert clozeline("explain", "smoke", "nonsense", "--store", str(store)).returncode == 2
@@ -140,7 +140,16 @@ def test_explain_prints_both_keys_side_by_side(store: Path, clozeline: Clozeline
 
 def test_failed_run_says_how_to_go_on_with_all_that_was_asked_for(tmp_path: Path, clozeline: Clozeline) -> None:
     store = tmp_path / "a store"
-    words = ["run", "smoke", "--store", str(store), "-o", "baseline.loop.learning_rate=1e30", "--until", "baseline/0"]
+    words = [
+        "run",
+        "smoke",
+        "--store",
+        str(store),
+        "-o",
+        "baseline.training.learning_rate=1e30",
+        "--until",
+        "baseline/0",
+    ]
     done = clozeline(*words, "--max-parallel", "1", "--keep-going", "--no-register")
     assert done.returncode == 1, done.stdout + done.stderr
     assert "step baseline/0 failed" in done.stdout and "DivergedError" in done.stdout
@@ -148,7 +157,7 @@ def test_failed_run_says_how_to_go_on_with_all_that_was_asked_for(tmp_path: Path
     assert "DivergedError" in Path(log).read_text()
     again = next(line for line in done.stdout.splitlines() if line.startswith("resume "))
     assert again.split(maxsplit=1)[1] == (
-        "clozeline run smoke -o baseline.loop.learning_rate=1e30 --until baseline/0 --keep-going --max-parallel 1 "
+        "clozeline run smoke -o baseline.training.learning_rate=1e30 --until baseline/0 --keep-going --max-parallel 1 "
         f"--no-register --store '{store}'"
     )
     # A loss that is no number is no accident that another attempt mends.

@@ -65,13 +65,13 @@ def recipe(tmp_path: Path) -> Recipe:
             "name": "films", "task": task.model_dump(exclude_defaults=True), "backbone": encoder, "student": encoder,
             "data": {**labelled, "unlabeled": {"asset": str(tmp_path / "pile.jsonl")}},
             "zero_shot": False,
-            "pet": {"lora": {"rank": 2, "targets": ["query", "value"]}, "loop": {"learning_rate": 0.02, "steps": 3}},
-            "ensemble": {"mean": "probabilities", "calibration": "pile"},
+            "pet": {"lora": {"rank": 2, "targets": ["query", "value"]}, "training": {"learning_rate": 0.02, "steps": 3}},
+            "ensemble": {"mean": "probabilities", "calibration": "unlabeled"},
             "shards": {
                 "source": {"asset": str(tmp_path / "pile" / "part-*.jsonl")}, "batch_size": 4,
-                "workers": 2, "cpus": 0.5, "num_taught": 20,
+                "workers": 2, "cpus": 0.5, "max_student_examples": 20,
             },
-            "distill": {"loop": {"learning_rate": 1e-3, "steps": 2}},
+            "distill": {"training": {"learning_rate": 1e-3, "steps": 2}},
             **changes,
         })  # fmt: skip
 

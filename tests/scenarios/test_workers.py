@@ -32,9 +32,9 @@ from tests.support.small_models import TOKENIZERS, backbone_config, film_example
 
 LOOP = TrainingConfig(learning_rate=0.02, batch_size=4, steps=6, weight_decay=0.0)
 METHODS = {
-    "bert": PromptConfig(num_vectors=3),
-    "llama": PromptConfig(num_vectors=3, lora=LoraConfig(rank=2, targets=("q_proj", "v_proj"))),
-    "gpt2": PromptConfig(method="p_tuning_v2", num_vectors=3, head="linear"),
+    "bert": PromptConfig(num_virtual_tokens=3),
+    "llama": PromptConfig(num_virtual_tokens=3, lora=LoraConfig(rank=2, targets=("q_proj", "v_proj"))),
+    "gpt2": PromptConfig(method="p_tuning_v2", num_virtual_tokens=3, head="linear"),
 }
 
 
@@ -65,7 +65,7 @@ def tuning(folders: dict[str, Path], family: str, resources: Resources, **settin
         task=task.only("review"),
         pattern="review",
         backbone=backbone_config(folders[family]),
-        **{"prompt": METHODS[family], "loop": LOOP, "seed": 3} | settings,
+        **{"prompt": METHODS[family], "training": LOOP, "seed": 3} | settings,
     )
     reads = Step(name="data/films", run="stages.splits.stage:run", config=data, resources=Resources(cpus=0.5))
     return Step(
@@ -187,7 +187,7 @@ def test_workers_without_room_are_refused_at_once(
         (("pet.workers=2",), "pet"),
         (("pet.strategy=zero3", "pet.tune=full"), "pet"),
         (("distill.strategy=zero3",), "distill"),
-        (("prompts.strategy=ddp", "prompts.workers=2", "prompts.together=true"), "prompts"),
+        (("prompts.strategy=ddp", "prompts.workers=2", "prompts.batched_training=true"), "prompts"),
     ],
 )
 def test_strategies_that_cannot_be_followed_are_refused(overrides: tuple[str, ...], key: str) -> None:

@@ -21,9 +21,9 @@ class Config(PretrainingExamplesConfig, frozen=True):
 class Building(Watched):
     """Looks at the second pass alone."""
 
-    def progress(self, done: int, total: int, **info: Any) -> None:
+    def log_progress(self, done: int, total: int, **info: Any) -> None:
         if info["phase"] == "reading shards":
-            self.recorder.progress(done, total, **info)
+            self.recorder.log_progress(done, total, **info)
         else:
             Watched.progress(self, done, total, **info)
 
@@ -31,4 +31,4 @@ class Building(Watched):
 def run(
     config: Config, inputs: pretraining_examples.Inputs, out: Any, recorder: Any, engine: Any
 ) -> pretraining_examples.Result:
-    return pretraining_examples.run(config, inputs, out, Building(recorder, config, engine.work), engine)
+    return pretraining_examples.run(config, inputs, out, Building(recorder, config, engine.checkpoint_dir), engine)

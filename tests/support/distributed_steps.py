@@ -40,17 +40,17 @@ class Watched:
     def __getattr__(self, name: str) -> Any:
         return getattr(self.engine, name)
 
-    def frozen(self, make: Any, *, half: bool, largest: Any) -> Any:
-        self.model = self.engine.frozen(make, half=half, largest=largest)
+    def load_frozen(self, load_model: Any, *, bf16: bool, largest_weight: Any) -> Any:
+        self.model = self.engine.load_frozen(load_model, bf16=bf16, largest_weight=largest_weight)
         return self.model
 
-    def step(self, optimizer: Any) -> None:
-        self.engine.step(optimizer)
+    def optimizer_step(self, optimizer: Any) -> None:
+        self.engine.optimizer_step(optimizer)
         self.num_steps += 1
         self.num_moments = sum(item["exp_avg"].numel() for item in optimizer.state.values())
         fault = Path(self.config.fault or "/nowhere")
         if self.num_steps == self.config.at and fault.exists():
-            self.engine.total(torch.zeros(1))  # everybody is here
+            self.engine.all_reduce_sum(torch.zeros(1))  # everybody is here
             if self.engine.rank == self.config.dies:
                 fault.unlink()
                 while self.config.hangs:
@@ -88,7 +88,7 @@ def run(config: Config, inputs: prompt_tuning.Inputs, out: Path, recorder: Any, 
     about = {
         "whole": whole,
         "num_steps": watched.num_steps,
-        **dict(zip(names, engine.total(counts).tolist(), strict=True)),
+        **dict(zip(names, engine.all_reduce_sum(counts).tolist(), strict=True)),
     }
     (out / "about.json").write_text(json.dumps(about))
     return result

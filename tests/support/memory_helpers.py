@@ -67,8 +67,8 @@ def measure(root: Path, strategy: Strategy, workers: int) -> Measured:
         task=task.only("review"),
         pattern="review",
         backbone=backbone_config(root / "llama", MAX_LENGTH),
-        prompt=PromptConfig(num_vectors=4),
-        loop=TrainingConfig(learning_rate=0.01, batch_size=BATCH, steps=NUM_STEPS),
+        prompt=PromptConfig(num_virtual_tokens=4),
+        training=TrainingConfig(learning_rate=0.01, batch_size=BATCH, steps=NUM_STEPS),
         seed=3,
     )
     reads = Step(name="data/films", run="stages.splits.stage:run", config=data, resources=Resources(cpus=0.5))

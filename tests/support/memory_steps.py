@@ -75,7 +75,7 @@ def run(config: Config, inputs: prompt_tuning.Inputs, out: Path, recorder: Any, 
     mine = [peak.first, peak.highest, kept]
     table = torch.zeros(engine.world_size, len(mine), dtype=torch.float64)
     table[engine.rank] = torch.tensor(mine, dtype=torch.float64)
-    rows = engine.total(table).tolist()
+    rows = engine.all_reduce_sum(table).tolist()
     names = ("before", "peak", "kept")
     workers = [dict(zip(names, map(int, row), strict=True)) for row in rows]
     (out / "memory.json").write_text(json.dumps({"workers": workers, "whole": whole, "seconds": seconds}))

@@ -23,7 +23,7 @@ from stages.splits.config import DataConfig, SplitsConfig
 from tests.support.small_models import backbone_config, film_task
 
 LOOP = TrainingConfig(learning_rate=0.02, batch_size=4, steps=6, weight_decay=0.0)
-PROMPT = PromptConfig(num_vectors=3)
+PROMPT = PromptConfig(num_virtual_tokens=3)
 DOOM = "DOOM"
 """Environment variable of the folder that holds, for a doomed step, the moment and the worker."""
 
@@ -38,16 +38,16 @@ class Doomed:
     def __getattr__(self, name: str) -> Any:
         return getattr(self.recorder, name)
 
-    def metric(self, name: str, value: float, step: int = 0) -> None:
-        self.recorder.metric(name, value, step)
+    def log_metric(self, name: str, value: float, step: int = 0) -> None:
+        self.recorder.log_metric(name, value, step)
         self._meet(f"{name} {step}")
 
-    def table(self, name: str, rows: Any) -> None:
-        self.recorder.table(name, rows)
+    def log_table(self, name: str, rows: Any) -> None:
+        self.recorder.log_table(name, rows)
         self._meet(f"table {name}")
 
-    def progress(self, done: int, total: int, **info: float | str) -> None:
-        self.recorder.progress(done, total, **info)
+    def log_progress(self, done: int, total: int, **info: float | str) -> None:
+        self.recorder.log_progress(done, total, **info)
         self._meet(str(info.get("phase")))
 
     def _meet(self, moment: str) -> None:
@@ -102,7 +102,7 @@ def graph(folder: Path) -> list[Step]:
         Step(
             name=f"pet/{name}",
             run=function_name(submodel),
-            config=PetConfig(task=task.only("review"), tune="prompt", loop=LOOP, seed=seed, **common),
+            config=PetConfig(task=task.only("review"), tune="prompt", training=LOOP, seed=seed, **common),
             inputs={"data": data},
         )
         for seed, name in enumerate(("trained", "labelling"))
@@ -111,7 +111,7 @@ def graph(folder: Path) -> list[Step]:
     mixed = Step(
         name="soft_labels", run=function_name(ensemble), config=mixing, inputs={"data": data, "members": members}
     )
-    tuning = PromptTuningConfig(task=task.only("review"), loop=LOOP, seed=3, **common)
+    tuning = PromptTuningConfig(task=task.only("review"), training=LOOP, seed=3, **common)
     shared = {
         "spread": Resources(workers=2, strategy="zero3"),
         "told": Resources(workers=2, strategy="ddp"),

@@ -131,10 +131,10 @@ class Toy(Predictor[str]):
         self.tasks = {"": ("text",)}
         self.labels = {"": ("any",)}
 
-    def read(self, row: Row, uid: str) -> str:
+    def parse_row(self, row: Row, uid: str) -> str:
         return example_of(row, ("text",), uid).fields["text"]
 
-    def answer(self, items: Sequence[str]) -> list[dict[str, Any]]:
+    def predict(self, items: Sequence[str]) -> list[dict[str, Any]]:
         time.sleep(max((float(item.split()[1]) for item in items if item.startswith("slow ")), default=0))
         if "fail" in items:
             raise ZeroDivisionError("the toy broke")

@@ -33,8 +33,8 @@ class Watched:
     def __getattr__(self, name: str) -> Any:
         return getattr(self.recorder, name)
 
-    def progress(self, done: int, total: int, **info: Any) -> None:
-        self.recorder.progress(done, total, **info)
+    def log_progress(self, done: int, total: int, **info: Any) -> None:
+        self.recorder.log_progress(done, total, **info)
         fault = Path(self.config.fault)
         if done >= self.config.at and fault.is_file():
             fault.unlink()
@@ -48,4 +48,4 @@ def files_of(folder: Path) -> dict[str, list[int]]:
 
 
 def run(config: Config, inputs: shard_labels.Inputs, out: Path, recorder: Any, engine: Any) -> shard_labels.Result:
-    return shard_labels.run(config, inputs, out, Watched(recorder, config, engine.work), engine)
+    return shard_labels.run(config, inputs, out, Watched(recorder, config, engine.checkpoint_dir), engine)

@@ -28,7 +28,7 @@ class Kept(NullRecorder):
     tables: dict[str, Sequence[Mapping[str, Any]]] = field(default_factory=dict)
     figures: dict[str, Figure] = field(default_factory=dict)
 
-    def metric(self, name: str, value: float, step: int = 0) -> None:
+    def log_metric(self, name: str, value: float, step: int = 0) -> None:
         self.points.setdefault(name, []).append((step, value))
 
     @property
@@ -36,10 +36,10 @@ class Kept(NullRecorder):
         """The last value of every curve."""
         return {name: points[-1][1] for name, points in self.points.items()}
 
-    def figure(self, name: str, figure: Figure) -> None:
+    def log_figure(self, name: str, figure: Figure) -> None:
         self.figures[name] = figure
 
-    def table(self, name: str, rows: Sequence[Mapping[str, Any]]) -> None:
+    def log_table(self, name: str, rows: Sequence[Mapping[str, Any]]) -> None:
         self.tables[name] = rows
 
 

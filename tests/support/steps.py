@@ -57,11 +57,11 @@ def run(config: Config, inputs: Inputs, out: Path, recorder: Any, engine: Any) -
             file.write(".")
     sys.stdout.write(f"value {config.value}\n")
     os.system("echo printed by another program")
-    recorder.metric("toy/value", config.value, 1)
-    recorder.metric("toy/value", config.value + 1, 2)
-    recorder.progress(1, 2, phase="adding")
+    recorder.log_metric("toy/value", config.value, 1)
+    recorder.log_metric("toy/value", config.value + 1, 2)
+    recorder.log_progress(1, 2, phase="adding")
     time.sleep(config.pause_s)
-    _fail(config, engine.work)
+    _fail(config, engine.checkpoint_dir)
     folders = [*inputs.parts, *([inputs.base] if inputs.base else [])]
     total = config.value + sum(int((folder / "number.txt").read_text()) for folder in folders)
     (out / "number.txt").write_text(str(total))
@@ -106,10 +106,10 @@ def picture(config: Config, inputs: dict[str, Path], out: Path, recorder: Any, e
 
     figure = Figure(figsize=(1, 1))
     figure.add_subplot().plot([1, 2])
-    recorder.figure("curve", figure)
-    recorder.table("errors", [{"text": "a", "count": 1}, {"text": "b", "count": 2}])
+    recorder.log_figure("curve", figure)
+    recorder.log_table("errors", [{"text": "a", "count": 1}, {"text": "b", "count": 2}])
     for step in range(2500):
-        recorder.metric("train/loss", 1 / (step + 1), step)
+        recorder.log_metric("train/loss", 1 / (step + 1), step)
     return {"points": 2500}
 
 

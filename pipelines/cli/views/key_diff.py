@@ -33,7 +33,7 @@ class Explanation:
     `notes` has, for an input that changed, what becomes of the upstream step.
     """
 
-    line: PlannedStep
+    planned_step: PlannedStep
     nearest: Manifest | None
     changes: tuple[Difference, ...] = ()
     notes: dict[str, str]
@@ -53,19 +53,19 @@ def explain_steps(steps: Iterable[Step], store: Store, names: Iterable[str]) -> 
 
 def _explain(line: PlannedStep, lines: dict[str, PlannedStep], store: Store) -> Explanation:
     if line.manifest is not None:
-        return Explanation(line=line, nearest=line.manifest, notes={})
+        return Explanation(planned_step=line, nearest=line.manifest, notes={})
     nearest = store.nearest(line.name, line.fingerprint, line.key.components)
     if nearest is None or store.inspect(line.name, line.fingerprint).problems:
-        return Explanation(line=line, nearest=None, notes={})
+        return Explanation(planned_step=line, nearest=None, notes={})
     changes = differences(nearest.key, line.key.components)
     upstream = _upstream(line.step)
     notes = {change.name: _note(lines[name]) for change in changes if (name := upstream.get(change.name))}
-    return Explanation(line=line, nearest=nearest, changes=changes, notes=notes)
+    return Explanation(planned_step=line, nearest=nearest, changes=changes, notes=notes)
 
 
 def _note(line: PlannedStep) -> str:
     """What became of an upstream step; its own changes before those that it only passes on."""
-    if line.state is PlanState.HIT:
+    if line.state is PlanState.CACHED:
         return f"{line.name}, committed"
     own = [reason for reason in line.reasons if not reason.startswith("its upstream ")]
     verb = "runs" if line.state is PlanState.RUN else "is blocked"
@@ -83,10 +83,10 @@ def _upstream(step: Step) -> dict[str, str]:
 
 def print_explanation(explanation: Explanation, console: Console) -> None:
     """Prints it: a headline, the reasons of the plan, and a table of the differences."""
-    line, nearest = explanation.line, explanation.nearest
+    line, nearest = explanation.planned_step, explanation.nearest
     headline = Text.assemble((line.state.value, STYLES[line.state]), f" {line.name}  {line.fingerprint[:SHOWN_DIGITS]}")
     console.print(headline)
-    if line.state is PlanState.HIT and nearest is not None:
+    if line.state is PlanState.CACHED and nearest is not None:
         console.print(f"  committed {_when(nearest)} with this very key; nothing differs", highlight=False)
         return
     if not explanation.changes:
@@ -113,7 +113,7 @@ def _value(change: Difference, value: object) -> str:
 
 
 def _when(manifest: Manifest) -> str:
-    return f"{datetime.fromtimestamp(manifest.committed):%Y-%m-%d %H:%M:%S} on {manifest.host}"
+    return f"{datetime.fromtimestamp(manifest.committed_at):%Y-%m-%d %H:%M:%S} on {manifest.host}"
 
 
 def resume_command(

@@ -10,7 +10,7 @@ from rich.text import Text
 from cluster.steps.plan import PlannedStep, PlanState
 from pipelines.preflight.memory import MemoryRow
 
-STYLES = {PlanState.HIT: "green", PlanState.RUN: "yellow", PlanState.BLOCKED: "red"}
+STYLES = {PlanState.CACHED: "green", PlanState.RUN: "yellow", PlanState.BLOCKED: "red"}
 
 
 def plan_table(planned: Sequence[PlannedStep], memory: Mapping[str, MemoryRow] | None = None) -> Table:

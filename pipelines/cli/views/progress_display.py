@@ -121,10 +121,10 @@ class ProgressDisplay:
                     self._say(f"started   {step}")
             case StepProgress():
                 self._move(event)
-            case StepFinished(step=step, seconds=seconds, cached=False, figures=figures):
+            case StepFinished(step=step, seconds=seconds, cached=False, metrics=metrics):
                 self._end(step)
                 self._say(
-                    "  ".join(filter(None, (f"done      {step}", f"{seconds:.0f} s", headline_metric(figures)))),
+                    "  ".join(filter(None, (f"done      {step}", f"{seconds:.0f} s", headline_metric(metrics)))),
                     "green",
                 )
             case StepFailed(step=step, error=error, retry_in_s=None):

@@ -53,9 +53,9 @@ class PetSection(Section):
     """Adapters, for tune: lora."""
     prompt: PromptConfig = PromptConfig()
     """Soft prompt, for tune: prompt."""
-    together: bool = False
+    batched_training: bool = False
     """tune: prompt: train all sub-models of the first generation in one batch, in one step."""
-    loop: TrainingConfig | None = None
+    training: TrainingConfig | None = None
     """Length and rates of the training; not needed for tune: none."""
     loss: LossKind = "auto"
     """cross_entropy, hinge, or auto: hinge where a word has several tokens."""
@@ -66,15 +66,15 @@ class PetSection(Section):
 
     @model_validator(mode="after")
     def _loop_fits(self) -> PetSection:
-        if self.loop is None and self.tune != "none":
-            raise ValueError(f"tune: {self.tune} needs a loop. Add one: loop: {{learning_rate: 0.001, epochs: 6}}.")
+        if self.training is None and self.tune != "none":
+            raise ValueError(f"tune: {self.tune} needs a loop. Add one: training: {{learning_rate: 0.001, epochs: 6}}.")
         if self.tune == "prompt" and (self.mlm or self.prompt.trains_more):
             raise ValueError("tune: prompt takes no mlm, prompt.lora or prompt.head. Take them out, or mend tune.")
-        if self.together:
-            check_batched_training(self.tune == "prompt" and not self.prompt.hard_steps, self.loop)
+        if self.batched_training:
+            check_batched_training(self.tune == "prompt" and not self.prompt.hard_prompt_steps, self.training)
         if self.tune == "none" and (self.mlm or self.ipet):
             raise ValueError("tune: none takes neither mlm nor ipet, which train. Mend tune, or take them out.")
-        check_strategy(self, trains_all=self.tune == "full", together=self.together)
+        check_strategy(self, trains_all=self.tune == "full", together=self.batched_training)
         return self
 
 
@@ -94,9 +94,9 @@ class ProbeMember(Section):
     """probe: logistic regression on sentence embeddings."""
     encoder: EncoderConfig
     """The sentence encoder."""
-    strength: float = Field(1.0, gt=0)
+    regularization_c: float = Field(1.0, gt=0)
     """C of scikit-learn's LogisticRegression: higher fits closer."""
-    contrast: ContrastiveConfig | None = None
+    contrastive: ContrastiveConfig | None = None
     """Tunes the encoder on pairs of labelled texts first (SetFit); none: it is frozen."""
 
     @model_validator(mode="after")
@@ -136,7 +136,7 @@ class EnsembleSection(EnsembleConfig):
 class ShardsSection(StreamSection, ShardsConfig):
     """A pile too large for memory, which the ensemble labels; students learn from it in the place of the other pile."""
 
-    num_taught: int = Field(100_000, ge=1)
+    max_student_examples: int = Field(100_000, ge=1)
     """Texts that a student learns from at the most, drawn among those that distill keeps."""
 
     @property
@@ -152,13 +152,13 @@ class DistillSection(Section):
     """One student for each seed."""
     temperature: float = Field(2.0, gt=0)
     """Softens the teacher's and the student's distribution."""
-    gold_share: float = Field(0.0, ge=0, lt=1)
+    gold_weight: float = Field(0.0, ge=0, lt=1)
     """Weight of the labelled examples in the loss."""
-    keep_share: float = Field(1.0, gt=0, le=1)
+    keep_fraction: float = Field(1.0, gt=0, le=1)
     """Share of each predicted label's texts kept, surest first."""
     min_confidence: float = Field(0.0, ge=0, lt=1)
     """Texts whose top probability is lower are left out."""
-    loop: TrainingConfig | None = None
+    training: TrainingConfig | None = None
     """Length and rates of the training; none for student.tune: head."""
 
     @model_validator(mode="after")
@@ -172,7 +172,7 @@ class BaselineSection(Section):
 
     seeds: tuple[int, ...] = Field((0,), min_length=1)
     """One baseline for each seed."""
-    loop: TrainingConfig | None = None
+    training: TrainingConfig | None = None
     """Length and rates of the training; none for student.tune: head."""
 
     @model_validator(mode="after")

@@ -61,13 +61,13 @@ class PptSection(Section):
     """What labels the sentences, for single."""
     corpus: CorpusSection
     """The raw text."""
-    num_vectors: int = Field(16, ge=1)
+    num_virtual_tokens: int = Field(16, ge=1)
     """Vectors of the prompt."""
-    start: InitConfig = InitConfig()
+    init: InitConfig = InitConfig()
     """Where the prompt starts."""
     num_held_out: int = Field(120, ge=3)
     """Examples kept aside to measure what was learnt."""
-    loop: TrainingConfig
+    training: TrainingConfig
     """Length and rates of the training."""
 
     @model_validator(mode="after")
@@ -133,7 +133,7 @@ class SpanTaskConfig(Config):
     """Files: fields: {question: COLUMN, context: COLUMN}, label: COLUMN of the answers."""
     unanswerable: bool = False
     """Whether some questions have no answer in their context."""
-    max_answer: int = Field(30, ge=1)
+    max_answer_tokens: int = Field(30, ge=1)
     """Tokens of an answer at the most."""
     overlap: int = Field(64, ge=0)
     """Tokens that two windows of a long context share, half of one at most."""
@@ -144,7 +144,7 @@ class SpanTaskConfig(Config):
 class PromptMethod(PromptConfig):
     """A method of soft prompting, with a training of its own if it wants one."""
 
-    loop: TrainingConfig | None = None
+    training: TrainingConfig | None = None
     """Length and rates of the training; none: those of the section."""
 
     @property
@@ -162,30 +162,30 @@ class PromptsSection(Section):
     """Name of a row of the report -> its method."""
     tasks: tuple[PromptTaskConfig, ...] = ()
     """Downstream tasks: texts with a label."""
-    tokens: dict[Name, TokenTaskConfig] = Field({})
+    token_classification: dict[Name, TokenTaskConfig] = Field({})
     """Name of a downstream task -> labels of words."""
-    spans: dict[Name, SpanTaskConfig] = Field({})
+    question_answering: dict[Name, SpanTaskConfig] = Field({})
     """Name of a downstream task -> answers to questions."""
-    loop: TrainingConfig
+    training: TrainingConfig
     """Length and rates of the training."""
-    together: bool = False
+    batched_training: bool = False
     """Train the prompts of all `tasks` in one batch, in one step, and test each in its own."""
 
     @model_validator(mode="after")
     def _has_a_task(self) -> PromptsSection:
-        if not (self.tasks or self.tokens or self.spans):
+        if not (self.tasks or self.token_classification or self.question_answering):
             raise ValueError("there is no task for the prompts. Name one: tasks: [{pattern: review}].")
-        if self.together and not self.tasks:
-            raise ValueError("together is for the prompts of tasks, and there are none. Take it out.")
+        if self.batched_training and not self.tasks:
+            raise ValueError("batched_training is for the prompts of tasks, and there are none. Take it out.")
         return self
 
     @model_validator(mode="after")
     def _can_be_together(self) -> PromptsSection:
-        check_strategy(self, together=self.together)
-        if self.together:
+        check_strategy(self, together=self.batched_training)
+        if self.batched_training:
             methods = self.methods.values()
-            plain = not any(method.trains_more or method.hard_steps for method in methods)
-            check_batched_training(plain, self.loop, *(method.loop for method in methods))
+            plain = not any(method.trains_more or method.hard_prompt_steps for method in methods)
+            check_batched_training(plain, self.training, *(method.training for method in methods))
         return self
 
 
@@ -209,10 +209,10 @@ def token_level_tasks(prompts: PromptsSection | None) -> list[TokenLevelTask]:
         return []
     found = [
         TokenLevelTask(TokenClassificationTask(name=name, labels=item.labels), item, f"prompts.tokens.{name}")
-        for name, item in prompts.tokens.items()
+        for name, item in prompts.token_classification.items()
     ]
-    for name, section in prompts.spans.items():
-        settings = {key: getattr(section, key) for key in ("unanswerable", "max_answer", "overlap")}
+    for name, section in prompts.question_answering.items():
+        settings = {key: getattr(section, key) for key in ("unanswerable", "max_answer_tokens", "overlap")}
         found.append(TokenLevelTask(QuestionAnsweringTask(name=name, **settings), section, f"prompts.spans.{name}"))
     return found
 

@@ -15,7 +15,7 @@ from cluster.steps.step import Resources, Strategy
 from stages.common.config import Config
 from stages.common.training.config import TrainingConfig
 
-HANDED_DOWN = ("cpus", "gpus", "strategy", "workers", "offload_to")
+HANDED_DOWN = ("cpus", "gpus", "strategy", "workers", "nvme_path")
 WITH_BACKBONE = ("verbalizer_search", "priming", "ppt", "pet", "prompts")
 """Sections whose steps compute with the backbone. Students and probes are small, and have their own."""
 
@@ -41,14 +41,14 @@ OffloadTo = Annotated[str, AfterValidator(_absolute)]
 """A folder that every machine has."""
 
 
-def check_offload(strategy: Strategy | None, offload_to: str | None) -> None:
+def check_offload(strategy: Strategy | None, nvme_path: str | None) -> None:
     """Refuses a folder for weights that lie elsewhere.
 
     Raises:
         ValueError: the strategy is not the one that takes weights out of the GPU.
     """
-    if offload_to is not None and strategy != "zero3_offload":
-        raise ValueError("offload_to is for strategy: zero3_offload. Take that strategy, or take offload_to out.")
+    if nvme_path is not None and strategy != "zero3_offload":
+        raise ValueError("nvme_path is for strategy: zero3_offload. Take that strategy, or take nvme_path out.")
 
 
 class ResourcesSection(Config):
@@ -62,7 +62,7 @@ class ResourcesSection(Config):
     """Workers a step; or [fewest, most]."""
     strategy: Strategy | None = None
     """How workers share a step: single, ddp, zero2, zero3, zero3_offload."""
-    offload_to: OffloadTo | None = None
+    nvme_path: OffloadTo | None = None
     """A folder on a fast disk of every machine, for the weights of zero3_offload; none: they lie in memory."""
     max_parallel: int | None = Field(None, ge=1)
     """Steps at a time; none: as many as there is room for."""
@@ -71,7 +71,7 @@ class ResourcesSection(Config):
 
     @model_validator(mode="after")
     def _weights_go_somewhere(self) -> Self:
-        check_offload(self.strategy, self.offload_to)
+        check_offload(self.strategy, self.nvme_path)
         return self
 
 
@@ -93,8 +93,8 @@ def apply_default_resources(values: Any) -> Any:
     # workers of streams share nothing: each has the models whole
     most = {} if resources.workers is None else {"workers": _most(resources.workers)}
     alone = {key: given[key] for key in ("cpus", "gpus") if key in given} | most
-    if "shards" in values:
-        made["shards"] = _with(values["shards"], alone)
+    if "unlabeled_shards" in values:
+        made["unlabeled_shards"] = _with(values["unlabeled_shards"], alone)
     ppt = made.get("ppt")
     if isinstance(ppt, Mapping) and isinstance(corpus := ppt.get("corpus"), Mapping) and "shards" in corpus:
         made["ppt"] = {**ppt, "corpus": {**corpus, "shards": _with(corpus["shards"], alone)}}
@@ -114,7 +114,7 @@ def _with(section: Any, given: Mapping[str, Any]) -> Any:
     if not isinstance(section, Mapping):
         return section
     # a strategy of its own has workers of its own, and a place for its weights
-    apart = ("workers", "offload_to") if "strategy" in section else ()
+    apart = ("workers", "nvme_path") if "strategy" in section else ()
     return {**{key: value for key, value in given.items() if key not in apart}, **section}
 
 
@@ -134,21 +134,21 @@ class Section(Config):
     gradients and moments of what trains), zero3 (instead, a part of every frozen weight), zero3_offload (and those
     lie in the memory of its machine).
     """
-    offload_to: OffloadTo | None = None
+    nvme_path: OffloadTo | None = None
     """A folder on a fast disk of every machine, where those lie instead."""
 
     @property
     def resources(self) -> Resources:
         """What each of its steps gets."""
         return Resources(
-            cpus=self.cpus, gpus=self.gpus, workers=self.workers, strategy=self.strategy, offload_to=self.offload_to
+            cpus=self.cpus, gpus=self.gpus, workers=self.workers, strategy=self.strategy, nvme_path=self.nvme_path
         )
 
     @model_validator(mode="after")
     def _workers_have_a_strategy(self) -> Self:
         if self.resources.max_workers > 1 and self.strategy == "single":
             raise ValueError("strategy: single has one worker. Take strategy: ddp or zero3, or take workers out.")
-        check_offload(self.strategy, self.offload_to)
+        check_offload(self.strategy, self.nvme_path)
         return self
 
 
@@ -168,7 +168,9 @@ def check_strategy(section: Section, *, trains_all: bool = False, together: bool
             f"{section.strategy} spreads frozen weights, and here all of them train. Take strategy: zero2."
         )
     if together and section.strategy != "single":
-        raise ValueError("together is one pass of one worker. Take together out, or strategy and workers.")
+        raise ValueError(
+            "batched_training is one pass of one worker. Remove batched_training, or strategy and workers."
+        )
 
 
 def check_batched_training(has_prompts: bool, *loops: TrainingConfig | None) -> None:
@@ -178,9 +180,13 @@ def check_batched_training(has_prompts: bool, *loops: TrainingConfig | None) -> 
         ValueError: no soft prompts; or micro batches or early stopping.
     """
     if not has_prompts:
-        raise ValueError("together is for soft prompts without LoRA, hard_steps and linear heads. Take it out.")
+        raise ValueError(
+            "batched_training is for soft prompts without LoRA, hard_prompt_steps and linear heads. Take it out."
+        )
     if any(loop and (loop.micro_batch_size or loop.early_stopping) for loop in loops):
-        raise ValueError("together knows neither micro_batch_size nor early_stopping. Take them out, or together.")
+        raise ValueError(
+            "batched_training supports neither micro_batch_size nor early_stopping. Take them out, or together."
+        )
 
 
 class StreamSection(Config):

@@ -40,14 +40,14 @@ class Service:
     metrics: Metrics
     about: Mapping[str, Any]
 
-    def app(self, whole_life: Lifespan[Starlette]) -> ASGIApp:
-        """The application; `whole_life` starts and stops the queue."""
+    def app(self, lifespan: Lifespan[Starlette]) -> ASGIApp:
+        """The application; `lifespan` starts and stops the queue."""
         app = Starlette(
-            lifespan=whole_life,
+            lifespan=lifespan,
             routes=[
-                Route("/", self.tell),
+                Route("/", self.describe),
                 Route("/health", self.health),
-                Route("/metrics", self.figures),
+                Route("/metrics", self.metrics_text),
                 Route("/predict", self.predict, methods=["POST"]),
             ],
             exception_handlers={RequestError: _refuse, HTTPException: _no_such_address, Exception: _failed},
@@ -71,10 +71,10 @@ class Service:
         except ModelFailedError as error:
             raise RequestError(500, f"the model failed ({error}).", "See the log of the service.") from None
 
-    async def tell(self, request: Request) -> Response:
+    async def describe(self, request: Request) -> Response:
         """What is served."""
         del request
-        labeller = self.queue.labeller
+        labeller = self.queue.predictor
         known = {} if labeller is None else _described(labeller)
         return JSONResponse({**self.about, "ready": labeller is not None, **known, "limits": asdict(self.limits)})
 
@@ -84,22 +84,22 @@ class Service:
         self._loaded()
         return JSONResponse({"status": "ready"})
 
-    async def figures(self, request: Request) -> Response:
+    async def metrics_text(self, request: Request) -> Response:
         """The metrics."""
         del request
         return Response(self.metrics.text(), headers={"content-type": CONTENT_TYPE})
 
     def _loaded(self) -> Predictor[Any]:
-        if self.queue.labeller is None:
+        if self.queue.predictor is None:
             raise RequestError(503, "the model is being loaded.", "Send it again later.", retry_after_s=LOADING_RETRY_S)
-        return self.queue.labeller
+        return self.queue.predictor
 
 
-def _described(labeller: Predictor[Any]) -> dict[str, Any]:
-    row = labeller.example()
-    body = {"inputs": [row]} if labeller.plain_field() is None else {"texts": list(row.values())}
-    about = {"kind": labeller.kind, "example": {"POST /predict": body}}
-    tasks = {name: {"labels": labeller.labels[name], "fields": fields} for name, fields in labeller.tasks.items()}
+def _described(predictor: Predictor[Any]) -> dict[str, Any]:
+    row = predictor.example()
+    body = {"inputs": [row]} if predictor.plain_field() is None else {"texts": list(row.values())}
+    about = {"kind": predictor.kind, "example": {"POST /predict": body}}
+    tasks = {name: {"labels": predictor.labels[name], "fields": fields} for name, fields in predictor.tasks.items()}
     return {**about, **tasks[""]} if list(tasks) == [""] else {**about, "tasks": tasks}
 
 

@@ -81,7 +81,7 @@ class DynamicBatcher:
     """Loads the model in a thread of its own, and answers with it there: one batch at a time."""
 
     def __init__(self, load: Callable[[], Predictor[Any]], batching: BatchingConfig, metrics: Metrics) -> None:
-        self.labeller: Predictor[Any] | None = None
+        self.predictor: Predictor[Any] | None = None
         """None until it is loaded."""
         self.error: Exception | None = None
         """Why it could not be loaded."""
@@ -103,7 +103,7 @@ class DynamicBatcher:
         with self._changed:
             self._is_stopping = True
             self._changed.notify_all()
-        if self.labeller is not None:
+        if self.predictor is not None:
             self._thread.join()
 
     async def answer(self, items: Sequence[Any]) -> list[dict[str, Any]]:
@@ -130,12 +130,14 @@ class DynamicBatcher:
         on_loaded, on_failed = self._told
         try:
             labeller = self._load()
-            labeller.answer([labeller.read(labeller.example(), "0")])  # the first pass is slow, and may be the last
+            labeller.predict(
+                [labeller.parse_row(labeller.example(), "0")]
+            )  # the first pass is slow, and may be the last
         except Exception as error:  # told in the terminal, by whoever started us
             self.error = error
             on_failed()
             return
-        self.labeller = labeller
+        self.predictor = labeller
         self._metrics.ready.set(1)
         on_loaded()
         while batch := self._next():
@@ -161,10 +163,10 @@ class DynamicBatcher:
             self._metrics.queue_texts.set(len(self._waiting))
         return batch
 
-    def _answer(self, labeller: Predictor[Any], batch: list[_Waiting]) -> None:
+    def _answer(self, predictor: Predictor[Any], batch: list[_Waiting]) -> None:
         begun = time.monotonic()
         try:
-            answers = labeller.answer([item.request.items[item.place] for item in batch])
+            answers = predictor.predict([item.request.items[item.place] for item in batch])
         except Exception as error:
             if len(batch) == 1:
                 _LOG.exception("the model failed on a text")
@@ -172,7 +174,7 @@ class DynamicBatcher:
                 batch[0].request.failed(ModelFailedError(f"{type(error).__name__}: {error}"))
                 return
             for item in batch:  # the others' requests must not suffer from one text
-                self._answer(labeller, [item])
+                self._answer(predictor, [item])
             return
         self._metrics.batch_seconds.observe(time.monotonic() - begun)
         self._metrics.batch_texts.observe(len(batch))

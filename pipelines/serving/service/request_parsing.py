@@ -54,13 +54,13 @@ async def read_body(chunks: AsyncIterator[bytes], max_bytes: int) -> bytes:
     return bytes(body)
 
 
-def texts_of(body: bytes, labeller: Predictor[Any], limits: RequestLimits) -> list[Any]:
+def texts_of(body: bytes, predictor: Predictor[Any], limits: RequestLimits) -> list[Any]:
     """What the labeller is to answer, in order.
 
     Raises:
         RefusedError: 400 for what is no JSON object, 413 for too many texts, 422 for a field that is missing or wrong.
     """
-    rows, name = _rows(_object(body), labeller)
+    rows, name = _rows(_object(body), predictor)
     if len(rows) > limits.max_texts:
         raise RequestError(
             413, f"{len(rows)} texts are more than {limits.max_texts}.",
@@ -69,7 +69,7 @@ def texts_of(body: bytes, labeller: Predictor[Any], limits: RequestLimits) -> li
     found = []
     for number, row in enumerate(rows):
         try:
-            found.append(labeller.read(row, str(number)))
+            found.append(predictor.parse_row(row, str(number)))
         except DataError as error:
             place = f"{name}[{number}]" if name == "texts" and error.key != TASK else f"{name}[{number}].{error.key}"
             raise RequestError(422, error.problem, error.remedy, place) from None
@@ -91,9 +91,9 @@ def _object(body: bytes) -> Mapping[str, Any]:
     return found
 
 
-def _rows(about: Mapping[str, Any], labeller: Predictor[Any]) -> tuple[list[Mapping[str, Any]], str]:
+def _rows(about: Mapping[str, Any], predictor: Predictor[Any]) -> tuple[list[Mapping[str, Any]], str]:
     """The rows, and the field in which they stand."""
-    example = json.dumps({"inputs": [labeller.example()]}, ensure_ascii=False)
+    example = json.dumps({"inputs": [predictor.example()]}, ensure_ascii=False)
     names = [name for name in ("texts", "inputs") if name in about]
     if len(names) != 1:
         problem = "both texts and inputs are given" if names else "neither texts nor inputs are given"
@@ -113,19 +113,19 @@ def _rows(about: Mapping[str, Any], labeller: Predictor[Any]) -> tuple[list[Mapp
     task = {TASK: about[TASK]} if TASK in about else {}
     if name == "inputs":
         return [{**task, **value} for value in values], name
-    return _plain_rows(values, task, labeller, example), name
+    return _plain_rows(values, task, predictor, example), name
 
 
 def _plain_rows(
-    texts: list[str], task: Mapping[str, Any], labeller: Predictor[Any], example: str
+    texts: list[str], task: Mapping[str, Any], predictor: Predictor[Any], example: str
 ) -> list[Mapping[str, Any]]:
     named = task.get(TASK)
-    if len(labeller.tasks) > 1 and (not isinstance(named, str) or named not in labeller.tasks):
+    if len(predictor.tasks) > 1 and (not isinstance(named, str) or named not in predictor.tasks):
         problem = "no task is named for texts" if named is None else f"the task {named!r} has no prompt here"
         raise RequestError(
-            422, f"{problem}.", f'Add "task" with one of: {", ".join(labeller.tasks)}; or send {example}.', TASK
+            422, f"{problem}.", f'Add "task" with one of: {", ".join(predictor.tasks)}; or send {example}.', TASK
         )
-    field = labeller.plain_field(named if isinstance(named, str) else None)
+    field = predictor.plain_field(named if isinstance(named, str) else None)
     if field is None:
         raise RequestError(422, "each text has several fields here.", f"Send inputs: {example}.", "texts")
     return [{**task, field: text} for text in texts]

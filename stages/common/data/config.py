@@ -29,11 +29,11 @@ class Source(Config):
     """Field of an example -> column of the file."""
     label: str | None = None
     """Column of the label; none for unlabelled text."""
-    label_names: dict[str, str] = Field({})
+    label_map: dict[str, str] = Field({})
     """Value in the label column -> label of the task."""
     group: str | None = None
     """Column of the question that a row is an answer to, as in MultiRC; for the exact match."""
-    keep: dict[str, list[str]] = Field({})
+    filter: dict[str, list[str]] = Field({})
     """Column -> values; rows with other values are left out."""
     drop_empty: bool = False
     """Leave out rows with an empty field, where it would be an error."""
@@ -42,7 +42,7 @@ class Source(Config):
 
     @model_validator(mode="after")
     def _names_need_a_label(self) -> Source:
-        if self.label_names and not self.label:
+        if self.label_map and not self.label:
             raise ValueError("label_names is given, but label (the column) is not. Name the column: label: category.")
         return self
 
@@ -64,7 +64,7 @@ class CorpusConfig(Config):
     """
     num_examples: int = Field(1000, ge=3)
     """Pretraining examples to build."""
-    sentence_words: int = Field(24, ge=4)
+    max_sentence_words: int = Field(24, ge=4)
     """Words of a sentence at the most; text without punctuation is cut into pieces of this length."""
     window: int = Field(10_000, ge=2)
     """Documents that are held at a time; sentences of other documents are drawn from these."""

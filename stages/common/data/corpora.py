@@ -33,9 +33,9 @@ class Documents:
     new. Of a document that has passed only a hash is kept.
     """
 
-    def __init__(self, config: CorpusConfig, least: int = 3) -> None:
+    def __init__(self, config: CorpusConfig, min_sentences: int = 3) -> None:
         self.config = config
-        self.least = least
+        self.min_sentences = min_sentences
         self.num_read = 0
         self.num_taken = 0
 
@@ -49,8 +49,8 @@ class Documents:
         seen: set[bytes] = set()
         for text in document_texts(self.config.source):
             self.num_read += bool(text.strip())
-            sentences = distinct_sentences(text, self.config.sentence_words)
-            if len(sentences) < self.least or (key := document_digest(sentences)) in seen:
+            sentences = distinct_sentences(text, self.config.max_sentence_words)
+            if len(sentences) < self.min_sentences or (key := document_digest(sentences)) in seen:
                 continue
             seen.add(key)
             self.num_taken += 1
@@ -109,24 +109,24 @@ def _rows(source: Source) -> Iterator[Row]:
     return chain.from_iterable(filtered_rows(source.model_copy(update={"asset": str(path)})) for path in shards)
 
 
-def check_enough(corpus: Documents, window: Window, wanted: int, purpose: str) -> None:
+def check_enough(corpus: Documents, window: Window, required: int, purpose: str) -> None:
     """Refuses a corpus with too few documents.
 
     Args:
         corpus: The documents, which say how long they must be.
         window: What was read of them.
-        wanted: Documents that are needed at a time.
+        required: Documents that are needed at a time.
         purpose: What needs them, for the message.
 
     Raises:
         DataError: says how many documents there are, how long they must be, and what to do.
     """
     found = len(window.documents)
-    if found >= wanted:
+    if found >= required:
         return
     raise DataError(
-        f"the corpus has {found:,} documents of {corpus.least} different sentences or more, among "
-        f"{corpus.num_read:,} in all; {purpose} needs {wanted:,}.",
+        f"the corpus has {found:,} documents of {corpus.min_sentences} different sentences or more, among "
+        f"{corpus.num_read:,} in all; {purpose} needs {required:,}.",
         "Name a corpus of more or longer documents, or lower sentence_words, which cuts text into more sentences.",
         key="corpus",
     )

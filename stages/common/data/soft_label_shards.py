@@ -47,20 +47,20 @@ def confidences(folder: Path, labels: Sequence[str]) -> tuple[NDArray[np.float32
 
 
 def load_rows(
-    folder: Path, wanted: NDArray[np.int64], labels: Sequence[str]
+    folder: Path, indices: NDArray[np.int64], labels: Sequence[str]
 ) -> Iterator[tuple[Example, tuple[float, ...]]]:
     """Some texts with their logits [C].
 
     Args:
         folder: The shards.
-        wanted: Numbers of the texts in the stream of all shards, in order.
+        indices: Numbers of the texts in the stream of all shards, in order.
         labels: [C] labels, in the order of the logits.
     """
 
     first = 0
     for part in iter_rows(folder, ["uid", "fields", "logits"]):
-        low, high = np.searchsorted(wanted, [first, first + part.num_rows])
-        chosen = part.take(wanted[low:high] - first)
+        low, high = np.searchsorted(indices, [first, first + part.num_rows])
+        chosen = part.take(indices[low:high] - first)
         logits = _logits(chosen, labels)
         for row, values in zip(chosen.select(["uid", "fields"]).to_pylist(), logits.tolist(), strict=True):
             yield Example(row["uid"], row["fields"]), tuple(values)

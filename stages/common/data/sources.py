@@ -226,52 +226,52 @@ def filtered_rows(source: Source) -> Iterator[Row]:
         DataError: a column of `keep` is missing; names the line.
     """
     for place, row in read_rows(source):
-        found = {name: str(column(row, name, place)) for name in source.keep}
-        if all(found[name] in values for name, values in source.keep.items()):
+        found = {name: str(column(row, name, place)) for name in source.filter}
+        if all(found[name] in values for name, values in source.filter.items()):
             yield place, row
 
 
-def column(row: Mapping[str, Any], name: str, place: str) -> Any:
+def column(row: Mapping[str, Any], name: str, location: str) -> Any:
     """The value of a column; a dotted one leads into nested objects.
 
     Raises:
-        DataError: there is no such column; names `place`.
+        DataError: there is no such column; names `location`.
     """
     value: Any = row
     for part in [name] if name in row else name.split("."):
         if not isinstance(value, Mapping) or part not in value:
-            raise DataError(f"{place}: there is no column {name!r}.", f"Take one of: {', '.join(map(str, row))}.")
+            raise DataError(f"{location}: there is no column {name!r}.", f"Take one of: {', '.join(map(str, row))}.")
         value = value[part]
     return value
 
 
-def _text(row: Mapping[str, Any], name: str, place: str) -> str:
-    value = column(row, name, place)
+def _text(row: Mapping[str, Any], name: str, location: str) -> str:
+    value = column(row, name, location)
     if value is None:
         return ""
     if not isinstance(value, str):
-        raise DataError(f"{place}: {name!r} is {type(value).__name__}, not text.", "Put it in quotes.")
+        raise DataError(f"{location}: {name!r} is {type(value).__name__}, not text.", "Put it in quotes.")
     return value
 
 
-def _group(row: Mapping[str, Any], name: str, place: str) -> str:
-    value = column(row, name, place)
+def _group(row: Mapping[str, Any], name: str, location: str) -> str:
+    value = column(row, name, location)
     if not isinstance(value, str | int | float):
         inner = next(iter(value), None) if isinstance(value, Mapping) else None
         raise DataError(
-            f"{place}: the group {name!r} is {type(value).__name__}, not a text or number.",
+            f"{location}: the group {name!r} is {type(value).__name__}, not a text or number.",
             f"Name a value in it: group: {name}.{inner}." if inner else "Fill it in, or name another column.",
         )
     return str(value)
 
 
-def _label(source: Source, row: Mapping[str, Any], labels: Sequence[str], place: str) -> str:
+def _label(source: Source, row: Mapping[str, Any], labels: Sequence[str], location: str) -> str:
     assert source.label is not None
-    value = str(column(row, source.label, place))
-    label = source.label_names.get(value, value)
+    value = str(column(row, source.label, location))
+    label = source.label_map.get(value, value)
     if label not in labels:
         raise DataError(
-            f"{place}: the label {value!r} is not in labels {list(labels)}.",
+            f"{location}: the label {value!r} is not in labels {list(labels)}.",
             f"Add it to labels, translate it (label_names: {{{value!r}: ...}}), or keep other rows out (keep:).",
         )
     return label

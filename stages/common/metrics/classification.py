@@ -39,8 +39,8 @@ class EvaluationResult:
     """
 
     test: Score
-    num_labelled: int
-    num_unlabelled: int
+    num_labeled: int
+    num_unlabeled: int
     trainable_parameters: int
 
 

@@ -57,20 +57,20 @@ def member_weights(kind: Weights, accuracies: Sequence[float], groups: Sequence[
 
 
 def average_members(
-    votes: NDArray[np.float64], weights: NDArray[np.float64], mean: Average, temperature: float
+    member_logits: NDArray[np.float64], weights: NDArray[np.float64], average: Average, temperature: float
 ) -> NDArray[np.float64]:
     """[n, C] logits of the ensemble.
 
     Args:
-        votes: [M, n, C] logits of the members.
+        member_logits: [M, n, C] logits of the members.
         weights: [M], which sum to 1.
-        mean: Of what: raw logits, or probabilities, whose logarithms are returned.
+        average: Of what: raw logits, or probabilities, whose logarithms are returned.
         temperature: Divides the logits (those of each member for a mean of probabilities): above 1 softens.
     """
 
-    if mean == "logits":
-        mixed: NDArray[np.float64] = np.average(votes, axis=0, weights=weights) / temperature
+    if average == "logits":
+        mixed: NDArray[np.float64] = np.average(member_logits, axis=0, weights=weights) / temperature
         return mixed
-    probabilities = np.average(softmax(votes / temperature), axis=0, weights=weights)
+    probabilities = np.average(softmax(member_logits / temperature), axis=0, weights=weights)
     logarithms: NDArray[np.float64] = np.log(np.maximum(probabilities, 1e-12))
     return logarithms

@@ -34,16 +34,22 @@ class EncodedBatch:
 
     input_ids: Tensor
     attention_mask: Tensor
-    segments: Tensor
-    mask: Tensor
-    soft: Tensor
+    token_type_ids: Tensor
+    mask_position: Tensor
+    soft_positions: Tensor
 
     def repeated(self, times: int) -> EncodedBatch:
         """The batch with each example `times` times in a row."""
         return EncodedBatch(
             *(
                 item.repeat_interleave(times, dim=0)
-                for item in (self.input_ids, self.attention_mask, self.segments, self.mask, self.soft)
+                for item in (
+                    self.input_ids,
+                    self.attention_mask,
+                    self.token_type_ids,
+                    self.mask_position,
+                    self.soft_positions,
+                )
             )
         )
 
@@ -55,15 +61,15 @@ def padded(encoded: Sequence[Encoded], longest: int, pad_id: int, *, left: bool,
     attention = torch.zeros(len(encoded), longest, dtype=torch.long)
     segments = torch.zeros(len(encoded), longest, dtype=torch.long)
     mask = torch.zeros(len(encoded), dtype=torch.long)
-    soft = torch.full((len(encoded), max(len(item.soft) for item in encoded)), -1)
+    soft = torch.full((len(encoded), max(len(item.soft_positions) for item in encoded)), -1)
     for row, item in enumerate(encoded):
         start = longest - len(item.ids) if left else 0
         place = slice(start, start + len(item.ids))
         ids[row, place] = torch.tensor(item.ids)
         attention[row, place] = 1
-        segments[row, place] = torch.tensor(item.segments)
-        mask[row] = start + item.mask
-        soft[row, : len(item.soft)] = start + torch.tensor(item.soft, dtype=torch.long)
+        segments[row, place] = torch.tensor(item.token_type_ids)
+        mask[row] = start + item.mask_position
+        soft[row, : len(item.soft_positions)] = start + torch.tensor(item.soft_positions, dtype=torch.long)
     return EncodedBatch(*(item.to(device) for item in (ids, attention, segments, mask, soft)))
 
 

@@ -20,7 +20,7 @@ from stages.common.errors import InputError
 
 
 def fit_logistic_regression(
-    features: Tensor, targets: Tensor, strength: float, weights: Tensor | None = None
+    features: Tensor, targets: Tensor, regularization_c: float, weights: Tensor | None = None
 ) -> tuple[Tensor, Tensor]:
     """Multinomial logistic regression with an L2 penalty on the weights, none on the bias.
 
@@ -30,7 +30,7 @@ def fit_logistic_regression(
     Args:
         features: [n, D].
         targets: [n, C] probabilities.
-        strength: scikit-learn's C: how much the texts count against the penalty; higher fits closer.
+        regularization_c: scikit-learn's C: how much the texts count against the penalty; higher fits closer.
         weights: [n] how many texts each row stands for; None: one.
 
     Returns:
@@ -51,7 +51,9 @@ def fit_logistic_regression(
     def loss() -> Tensor:
         solver.zero_grad()
         surprise = F.cross_entropy(F.linear(features, weight, bias), targets, reduction="none")
-        value = (weights * surprise).sum() / weights.sum() + dear * weight.square().sum() / (strength * weights.sum())
+        value = (weights * surprise).sum() / weights.sum() + dear * weight.square().sum() / (
+            regularization_c * weights.sum()
+        )
         value.backward()
         return value
 

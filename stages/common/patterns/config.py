@@ -46,7 +46,7 @@ class Task(Config):
     """Multiple choice: label -> field with the text of this option. Every pattern then has {option}, and is asked once
     for each.
     """
-    score: LabelScore = "mean_logit"
+    label_score: LabelScore = "mean_logit"
     """How words become the score of their label: mean_logit (raw, as PET; log-likelihood where a word has several
     tokens), sum_probability (its logarithm), log_likelihood (the mean over words).
     """
@@ -54,7 +54,7 @@ class Task(Config):
     """Order in which a masked model fills words of several tokens: default (the surest mask first), ltr (left to
     right), parallel (all at once). Other models read from left to right.
     """
-    shorten: Truncation = "last"
+    truncation: Truncation = "last"
     """Which field of the longer segment loses tokens: the last (as the original PET) or the longest."""
 
     @field_validator("patterns")

@@ -30,21 +30,27 @@ class Encoded:
     """
 
     ids: tuple[int, ...]
-    segments: tuple[int, ...]
-    mask: int
+    token_type_ids: tuple[int, ...]
+    mask_position: int
     suffix: tuple[int, ...] = ()
-    stem: int = 0
-    soft: tuple[int, ...] = ()
+    prefix_length: int = 0
+    soft_positions: tuple[int, ...] = ()
 
     def with_masks(self, count: int) -> Encoded:
         """The same text with `count` masks in the place of its one mask."""
-        ids, segments = self.ids, self.segments
+        ids, segments = self.ids, self.token_type_ids
         more = count - 1
         return Encoded(
-            ids[: self.mask] + ids[self.mask : self.mask + 1] * more + ids[self.mask :],
-            segments[: self.mask] + segments[self.mask : self.mask + 1] * more + segments[self.mask :],
-            self.mask,
-            soft=tuple(place + more if place > self.mask else place for place in self.soft),
+            ids[: self.mask_position]
+            + ids[self.mask_position : self.mask_position + 1] * more
+            + ids[self.mask_position :],
+            segments[: self.mask_position]
+            + segments[self.mask_position : self.mask_position + 1] * more
+            + segments[self.mask_position :],
+            self.mask_position,
+            soft_positions=tuple(
+                place + more if place > self.mask_position else place for place in self.soft_positions
+            ),
         )
 
 
@@ -202,7 +208,7 @@ class Encoder:
         tail = self._tail(is_pair)
         ids += tail
         types += [self.specials.second_segment if is_pair else 0] * len(tail)
-        return Encoded(tuple(ids), tuple(types), mask, stem=stem, soft=tuple(soft))
+        return Encoded(tuple(ids), tuple(types), mask, prefix_length=stem, soft_positions=tuple(soft))
 
 
 @dataclass(slots=True)

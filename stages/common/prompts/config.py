@@ -54,7 +54,7 @@ MemberSpec = Annotated[SubModelSpec | ProbeSpec, Field(discriminator="kind")]
 PromptTuningMethod = Literal["prompt_tuning", "p_tuning", "prefix_tuning", "p_tuning_v2"]
 WORD_VECTORS = "table.words"
 """Parameter of a prompt's vectors that start from words, which a curriculum holds for a while."""
-Head = Literal["words", "linear"]
+Head = Literal["verbalizer", "linear"]
 Reparameterization = Literal["none", "mlp", "lstm"]
 _USUAL: dict[PromptTuningMethod, Reparameterization] = {
     "prompt_tuning": "none",
@@ -81,15 +81,15 @@ def check_fit(config: PromptConfig, pattern: Pattern) -> None:
             f"pattern {pattern.name!r} has soft blocks, and {config.method} puts its vectors into every layer.",
             "Take {soft:...} out, or take method: prompt_tuning or p_tuning.",
         )
-    if config.hard_steps and not any(block.words for block in pattern.soft_blocks):
+    if config.hard_prompt_steps and not any(block.words for block in pattern.soft_blocks):
         raise InputError(
-            f"hard_steps hold soft blocks that start from words, and pattern {pattern.name!r} has none.",
-            "Write one, as {soft:3:in summary}, or take hard_steps out.",
+            f"hard_prompt_steps hold soft blocks that start from words, and pattern {pattern.name!r} has none.",
+            "Write one, as {soft:3:in summary}, or take hard_prompt_steps out.",
         )
-    if config.hard_steps and not config.trains_more and all(block.words for block in pattern.soft_blocks):
+    if config.hard_prompt_steps and not config.trains_more and all(block.words for block in pattern.soft_blocks):
         raise InputError(
-            f"nothing trains in the hard_steps: all soft blocks of pattern {pattern.name!r} start from words.",
-            "Add lora, head: linear or a block without words; or take hard_steps out.",
+            f"nothing trains in the hard_prompt_steps: all soft blocks of pattern {pattern.name!r} start from words.",
+            "Add lora, head: linear or a block without words; or take hard_prompt_steps out.",
         )
 
 
@@ -100,9 +100,9 @@ def check_annotates(config: PromptConfig) -> None:
         InputError: names the key.
     """
     needs = {
-        "head": config.head == "words",
-        "hard_steps": config.hard_steps > 0,
-        "start": config.start != "ppt" and config.start.kind == "label_words",
+        "head": config.head == "verbalizer",
+        "hard_prompt_steps": config.hard_prompt_steps > 0,
+        "init": config.init != "ppt" and config.init.kind == "label_words",
     }
     for key, is_set in needs.items():
         if is_set:
@@ -131,7 +131,7 @@ class PromptServingConfig(Config):
         (folder / SERVING_FILE).write_text(self.model_dump_json(indent=2) + "\n", encoding="utf-8")
 
 
-InitKind = Literal["normal", "uniform", "zero", "vocabulary", "words", "label_words", "cls", "mean"]
+InitKind = Literal["normal", "uniform", "zero", "sample_vocab", "text", "label_words", "cls", "mean"]
 
 
 class InitConfig(Config):
@@ -141,20 +141,20 @@ class InitConfig(Config):
     keys and values that the backbone computes for them.
     """
 
-    kind: InitKind = "vocabulary"
+    kind: InitKind = "sample_vocab"
     """normal, uniform, zero, vocabulary (embeddings of real tokens), words, label_words (the task's), cls (the token
     that starts a text), mean (of all embeddings).
     """
     scale: float = Field(0.02, gt=0)
     """Standard deviation of normal, half width of uniform."""
-    words: str = ""
+    text: str = ""
     """Text whose token embeddings fill the prompt, repeated; for kind: words."""
-    most_common: int = Field(5000, ge=1)
+    num_candidate_tokens: int = Field(5000, ge=1)
     """vocabulary: draw among this many lowest token ids."""
 
     @model_validator(mode="after")
     def _words_given(self) -> InitConfig:
-        if (self.kind == "words") != bool(self.words):
+        if (self.kind == "text") != bool(self.text):
             raise ValueError("words and kind: words belong together. Give both, or neither.")
         return self
 
@@ -164,17 +164,17 @@ class PromptConfig(Config):
 
     method: PromptTuningMethod = "prompt_tuning"
     """prompt_tuning, p_tuning, prefix_tuning or p_tuning_v2."""
-    num_vectors: int = Field(16, ge=1)
+    num_virtual_tokens: int = Field(16, ge=1)
     """Vectors of the prompt; a pretrained prompt and soft blocks of a pattern have their own."""
-    start: InitConfig | Literal["ppt"] = InitConfig()
+    init: InitConfig | Literal["ppt"] = InitConfig()
     """Where the vectors start: a kind of start, or ppt for the pretrained prompt."""
-    reparameterise: Reparameterization | None = None
+    reparameterization: Reparameterization | None = None
     """What makes the vectors in training: none, mlp or lstm; left out: the method's usual one."""
-    hidden: int | None = Field(None, ge=1)
+    encoder_hidden_size: int | None = Field(None, ge=1)
     """Width inside the mlp or lstm; none: that of the backbone."""
     rank: int | None = Field(None, ge=1)
     """Trains A·B of this rank on top of the start; none: all of it."""
-    hard_steps: int = Field(0, ge=0)
+    hard_prompt_steps: int = Field(0, ge=0)
     """Curriculum: for so many steps, soft blocks that start from words stay these words, while the rest trains."""
     lora: LoraConfig | None = None
     """Adapters that train with the prompt; none: the prompt alone."""
@@ -192,14 +192,16 @@ class PromptConfig(Config):
             )
         if self.encoder != "none" and self.rank:
             raise ValueError(f"rank is for vectors that no {self.encoder} makes. Take rank or reparameterise out.")
-        if self.start == "ppt" and (self.is_deep or self.encoder != "none"):
+        if self.init == "ppt" and (self.is_deep or self.encoder != "none"):
             raise ValueError(
                 f"{self.method} does not start from ppt, which are plain input vectors. Take method: prompt_tuning, or "
                 "another start."
             )
-        if self.hard_steps and (self.is_deep or self.encoder != "none" or self.rank):
-            raise ValueError("hard_steps are for plain prompt tuning. Take hard_steps out, or mend method and rank.")
-        if self.is_deep and self.start != "ppt" and self.start.kind == "mean" and self.encoder == "none":
+        if self.hard_prompt_steps and (self.is_deep or self.encoder != "none" or self.rank):
+            raise ValueError(
+                "hard_prompt_steps are for plain prompt tuning. Take hard_prompt_steps out, or mend method and rank."
+            )
+        if self.is_deep and self.init != "ppt" and self.init.kind == "mean" and self.encoder == "none":
             raise ValueError("a deep prompt has no mean to start from. Take another kind of start.")
         return self
 
@@ -209,9 +211,9 @@ class PromptConfig(Config):
         return self.method in ("prefix_tuning", "p_tuning_v2")
 
     @property
-    def held(self) -> dict[str, int]:
+    def frozen_steps(self) -> dict[str, int]:
         """Parameter of the prompt -> steps in which it stays as it is."""
-        return {WORD_VECTORS: self.hard_steps} if self.hard_steps else {}
+        return {WORD_VECTORS: self.hard_prompt_steps} if self.hard_prompt_steps else {}
 
     @property
     def trains_more(self) -> bool:
@@ -221,4 +223,4 @@ class PromptConfig(Config):
     @property
     def encoder(self) -> Reparameterization:
         """What makes the vectors in training."""
-        return self.reparameterise or _USUAL[self.method]
+        return self.reparameterization or _USUAL[self.method]

@@ -37,7 +37,7 @@ def initialize_prompt(
         pattern: Name of the pattern.
         backbone: The frozen model.
         seed: Seed of the start and of new weights.
-        pretrained: Files of the prompt-pretraining stage, for `start: ppt`.
+        pretrained: Files of the prompt-pretraining stage, for `init: ppt`.
     """
 
     words = Verbalizer.of(task.words(pattern) if task.verbalizer else {}, backbone.tokenizer, backbone.family)
@@ -46,9 +46,9 @@ def initialize_prompt(
 
 
 def pretrained_vectors(config: PromptConfig, backbone: Backbone, pretrained: Path | None) -> Tensor | None:
-    """[N, D] vectors of the prompt-pretraining stage's files, for `start: ppt`; else None."""
+    """[N, D] vectors of the prompt-pretraining stage's files, for `init: ppt`; else None."""
 
-    if config.start != "ppt":
+    if config.init != "ppt":
         return None
     assert pretrained is not None, "a step that starts from ppt has a pretrained prompt upstream"
     return load_prompt(pretrained / "prompt", backbone).vectors.cpu()
@@ -70,23 +70,23 @@ def new_prompt(
         pattern: The pattern, in whose soft blocks the vectors stand, if it has any; None: a task without one.
         seed: Seed of the start and of new weights.
         label_words: Token ids of the task's label words.
-        pretrained: [N, D] vectors of a pretrained prompt, for `start: ppt`.
+        pretrained: [N, D] vectors of a pretrained prompt, for `init: ppt`.
 
     Raises:
         InputError: method and pattern, or start and backbone, do not go together.
     """
     generator = torch_rng(seed, "start")
     torch.manual_seed(derive_seed(seed, "prompt"))
-    hidden = config.hidden or backbone.width
+    hidden = config.encoder_hidden_size or backbone.embedding_size
     if pattern is not None:
         check_fit(config, pattern)
     if config.is_deep:
-        assert config.start != "ppt", "refused by PromptConfig"
+        assert config.init != "ppt", "refused by PromptConfig"
         layers = KVLayout.of(backbone)
         if config.encoder == "mlp":
-            small = init_vectors(config.start, config.num_vectors, backbone, generator, label_words)
+            small = init_vectors(config.init, config.num_virtual_tokens, backbone, generator, label_words)
             return Prompt(PrefixEncoder(small, hidden, layers.width), "layers", layers).to(backbone.device)
-        rows = init_deep_vectors(config.start, config.num_vectors, backbone, layers, generator, label_words)
+        rows = init_deep_vectors(config.init, config.num_virtual_tokens, backbone, layers, generator, label_words)
         table = LowRankPrompt(rows, config.rank) if config.rank else PromptEmbedding(rows)
         return Prompt(table, "layers", layers).to(backbone.device)
     place: PromptPosition = "inside" if pattern is not None and pattern.has_soft_blocks else "before"
@@ -97,7 +97,7 @@ def new_prompt(
     elif config.rank:
         made = LowRankPrompt(values, config.rank)
     else:
-        made = PromptEmbedding(values, are_words if config.hard_steps else None)
+        made = PromptEmbedding(values, are_words if config.hard_prompt_steps else None)
     return Prompt(made, place).to(backbone.device)
 
 
@@ -111,8 +111,8 @@ def _values(
 ) -> tuple[Tensor, list[bool]]:
     """[N, D] input vectors to start from, and which of them are words of the pattern's soft blocks."""
     blocks = () if pattern is None else pattern.soft_blocks
-    count = sum(block.num_vectors for block in blocks) if blocks else config.num_vectors
-    if config.start == "ppt":
+    count = sum(block.num_vectors for block in blocks) if blocks else config.num_virtual_tokens
+    if config.init == "ppt":
         assert pretrained is not None, "a step that starts from ppt has a pretrained prompt upstream"
         if pattern is not None and blocks and len(pretrained) != count:
             raise InputError(
@@ -120,7 +120,7 @@ def _values(
                 "Give both the same number, or take the soft blocks out: the prompt then stands before the text.",
             )
         return pretrained, [False] * len(pretrained)
-    values = init_vectors(config.start, count, backbone, generator, label_words)
+    values = init_vectors(config.init, count, backbone, generator, label_words)
     are_words: list[bool] = []
     for block in blocks:
         if block.words:
@@ -157,7 +157,7 @@ def init_vectors(
         return mean.expand(num_vectors, len(mean)).clone()
     ids = init_token_ids(config, num_vectors, backbone, generator, label_words)
     if ids is None:
-        return _random_values(config, (num_vectors, backbone.width), generator)
+        return _random_values(config, (num_vectors, backbone.embedding_size), generator)
     return embeddings(backbone, ids)
 
 
@@ -189,18 +189,20 @@ def init_token_ids(
     """`count` token ids to start from; None for kinds that take no tokens."""
 
     tokenizer = backbone.tokenizer
-    if config.kind == "vocabulary":
+    if config.kind == "sample_vocab":
         special = set(tokenizer.all_special_ids)
         size = backbone.model.get_input_embeddings().num_embeddings
-        usual = [item for item in range(min(config.most_common, size)) if item not in special]
+        usual = [item for item in range(min(config.num_candidate_tokens, size)) if item not in special]
         order = torch.randperm(len(usual), generator=generator).tolist()
         return [usual[order[index % len(order)]] for index in range(count)]
-    if config.kind == "words":
-        ids = word_ids(config.words, tokenizer)
+    if config.kind == "text":
+        ids = word_ids(config.text, tokenizer)
     elif config.kind == "label_words":
         ids = list(label_words)
         if not ids:
-            raise InputError("the task has no label words to start from.", "Take another kind of start.", key="start")
+            raise InputError(
+                "the task has no label words to start from.", "Take another kind of initialization.", key="init"
+            )
     elif config.kind == "cls":
         named = (tokenizer.cls_token_id, tokenizer.bos_token_id, tokenizer.eos_token_id, tokenizer.pad_token_id)
         ids = [next(item for item in named if item is not None)]

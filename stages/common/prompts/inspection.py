@@ -39,8 +39,8 @@ def log_inspection(prompt: Prompt | None, backbone: Backbone, recorder: Recorder
     usual = None
     if prompt.place != "layers":
         rows, usual = nearest(vectors, backbone)
-        recorder.table("nearest_words", rows)
-    recorder.figure("prompt_norms", figures.norms(vectors.norm(dim=1).tolist(), usual))
+        recorder.log_table("nearest_words", rows)
+    recorder.log_figure("prompt_norms", figures.norms(vectors.norm(dim=1).tolist(), usual))
 
 
 def nearest(vectors: Tensor, backbone: Backbone) -> tuple[list[dict[str, Any]], float]:

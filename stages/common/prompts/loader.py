@@ -149,6 +149,6 @@ def load_prompts(folders: Sequence[Path]) -> list[ClozeClassifier]:
     found = []
     for about, folder in zip(abouts, folders, strict=True):
         prompt = load_prompt(folder / "prompt", backbone)
-        head = load_head(folder / "prompt", backbone.state_width, about.task.labels)
+        head = load_head(folder / "prompt", backbone.hidden_size, about.task.labels)
         found.append(ClozeClassifier.of(about.task, about.pattern, backbone, config, prompt, head=head))
     return found

@@ -74,12 +74,12 @@ def load_prompt(folder: Path, backbone: Backbone) -> Prompt:
     about |= json.loads(path.read_text()) if path.exists() else {}
     place: PromptPosition = about["place"]
     remedy = "Use it with the backbone that it was trained on, or train a prompt for this one."
-    if about.get("backbone", backbone.digest) != backbone.digest and vectors.shape[1] == backbone.width:
+    if about.get("backbone", backbone.digest) != backbone.digest and vectors.shape[1] == backbone.embedding_size:
         raise InputError(f"the prompt in {folder} was made for another backbone of the same width.", remedy)
     if not is_deep:
-        if vectors.shape[1] != backbone.width:
+        if vectors.shape[1] != backbone.embedding_size:
             raise InputError(
-                f"the prompt in {folder} has vectors of width {vectors.shape[1]}, the backbone takes {backbone.width}.",
+                f"the prompt in {folder} has vectors of width {vectors.shape[1]}, the backbone takes {backbone.embedding_size}.",
                 remedy,
             )
         return Prompt(PromptEmbedding(vectors), place).to(backbone.device)

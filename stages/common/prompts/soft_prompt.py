@@ -18,11 +18,11 @@ class Prompt(torch.nn.Module):
     """A prompt in training or in use; `table` returns its [N, W] vectors."""
 
     def __init__(
-        self, table: torch.nn.Module, place: PromptPosition = "before", layers: KVLayout | None = None
+        self, table: torch.nn.Module, position: PromptPosition = "before", layers: KVLayout | None = None
     ) -> None:
         super().__init__()
         self.table = table
-        self.place: PromptPosition = place
+        self.position: PromptPosition = position
         self.layers = layers
 
     def forward(self) -> SoftInput:
@@ -31,9 +31,9 @@ class Prompt(torch.nn.Module):
 
     def soft_input(self, vectors: Tensor) -> SoftInput:
         """The same from vectors [N, W], or [B, N, W] with some for each example."""
-        if self.place == "before":
+        if self.position == "before":
             return SoftInput(before=vectors)
-        if self.place == "inside":
+        if self.position == "inside":
             return SoftInput(inside=vectors)
         assert self.layers is not None
         return SoftInput(layers=self.layers.keys_and_values(vectors))

@@ -26,13 +26,13 @@ class TrainingJob:
     name: str
     items: Sequence[Any]
     parameters: Mapping[str, torch.nn.Parameter]
-    loop: TrainingConfig
+    training: TrainingConfig
     seed: int
 
     @property
     def num_steps(self) -> int:
         """Optimizer steps."""
-        return self.loop.num_steps(len(self.items))
+        return self.training.num_steps(len(self.items))
 
 
 Batches = list[tuple[int, list[Any]]]
@@ -40,16 +40,16 @@ Batches = list[tuple[int, list[Any]]]
 
 
 def train_batched(
-    trainings: Sequence[TrainingJob],
-    losses_of: Callable[[Batches], list[Tensor]],
+    jobs: Sequence[TrainingJob],
+    compute_losses: Callable[[Batches], list[Tensor]],
     recorder: Recorder,
     engine: Engine,
 ) -> list[list[float]]:
     """Trains all of them in place, as stages/common/training/loop.py would train each.
 
     Args:
-        trainings: What to train. Neither micro batches nor early stopping are known here.
-        losses_of: The loss of every batch, from one pass through the model.
+        jobs: What to train. Neither micro batches nor early stopping are known here.
+        compute_losses: The loss of every batch, from one pass through the model.
         recorder: Gets the curves `train/loss/<name>` and the progress.
         engine: Does the backward pass and the update.
 
@@ -61,31 +61,29 @@ def train_batched(
         StoppedError: it was asked to end, and saved a checkpoint.
     """
 
-    parameters = {f"{item.name}/{key}": value for item in trainings for key, value in item.parameters.items()}
-    groups = [(number, group) for number, item in enumerate(trainings) for group in _groups(item)]
+    parameters = {f"{item.name}/{key}": value for item in jobs for key, value in item.parameters.items()}
+    groups = [(number, group) for number, item in enumerate(jobs) for group in _groups(item)]
     optimizer = torch.optim.AdamW([group for _, group in groups], eps=1e-8, fused=True)
-    most = max(item.num_steps for item in trainings)
-    running = [[number for number, item in enumerate(trainings) if step < item.num_steps] for step in range(most)]
+    most = max(item.num_steps for item in jobs)
+    running = [[number for number, item in enumerate(jobs) if step < item.num_steps] for step in range(most)]
     progress = checkpoints.restore(engine, parameters, optimizer)
-    losses = _unpacked(progress.losses, running, len(trainings))
+    losses = _unpacked(progress.losses, running, len(jobs))
     clock, seen = checkpoints.CheckpointTimer(), 0
-    recorder.progress(0, most, phase="training together", examples=seen)
-    with engine.listening() as is_asked:
+    recorder.log_progress(0, most, phase="training together", examples=seen)
+    with engine.graceful_stop() as is_asked:
         for step in range(max(len(found) for found in losses), most):
             for (number, _), group in zip(groups, optimizer.param_groups, strict=True):
                 if number in running[step]:
-                    group["lr"] = trainings[number].loop.rate(step, trainings[number].num_steps)
-            values = _step([trainings[number] for number in running[step]], running[step], step, losses_of, engine)
-            engine.step(optimizer)
+                    group["lr"] = jobs[number].training.learning_rate_at(step, jobs[number].num_steps)
+            values = _step([jobs[number] for number in running[step]], running[step], step, compute_losses, engine)
+            engine.optimizer_step(optimizer)
             for number, value in zip(running[step], values, strict=True):
                 losses[number].append(value)
-                recorder.metric(f"train/loss/{trainings[number].name}", value, step + 1)
+                recorder.log_metric(f"train/loss/{jobs[number].name}", value, step + 1)
             progress.losses += values
-            seen += sum(
-                min(trainings[number].loop.batch_size, len(trainings[number].items)) for number in running[step]
-            )
+            seen += sum(min(jobs[number].training.batch_size, len(jobs[number].items)) for number in running[step])
             mean, is_over = sum(values) / len(values), step + 1 == most
-            recorder.progress(step + 1, most, phase="training together", loss=mean, examples=seen)
+            recorder.log_progress(step + 1, most, phase="training together", loss=mean, examples=seen)
             checkpoints.maybe_save(
                 engine, clock, is_asked, parameters, optimizer, progress, step=step + 1, is_over=is_over
             )
@@ -94,7 +92,7 @@ def train_batched(
 
 def _groups(training: TrainingJob) -> list[dict[str, Any]]:
     """What an optimizer of its own would hold."""
-    return optimizer_for(training.parameters, training.loop).param_groups
+    return optimizer_for(training.parameters, training.training).param_groups
 
 
 def _unpacked(kept: Sequence[float], running: Sequence[Sequence[int]], count: int) -> list[list[float]]:
@@ -111,21 +109,21 @@ def _step(
     trainings: Sequence[TrainingJob],
     numbers: Sequence[int],
     step: int,
-    losses_of: Callable[[Batches], list[Tensor]],
+    compute_losses: Callable[[Batches], list[Tensor]],
     engine: Engine,
 ) -> list[float]:
     """The gradients of one step, clipped for each training by itself; returns the losses."""
 
     batches: Batches = []
     for number, item in zip(numbers, trainings, strict=True):
-        rows = batch_indices(step, len(item.items), item.loop.batch_size, item.seed)
+        rows = batch_indices(step, len(item.items), item.training.batch_size, item.seed)
         batches.append((number, [item.items[row] for row in rows]))
-    found = losses_of(batches)
+    found = compute_losses(batches)
     values = [float(loss.detach()) for loss in found]
     engine.backward(torch.stack(found).sum())
     for item, value, (_, batch) in zip(trainings, values, batches, strict=True):
         where = f"step {step + 1} of {item.name}"
-        check_finite(value, "loss", where, batch[0], item.loop)
-        norm = engine.clip(list(item.parameters.values()), item.loop.max_grad_norm)
-        check_finite(norm, "norm of the gradients", where, batch[0], item.loop)
+        check_finite(value, "loss", where, batch[0], item.training)
+        norm = engine.clip_grad_norm(list(item.parameters.values()), item.training.max_grad_norm)
+        check_finite(norm, "norm of the gradients", where, batch[0], item.training)
     return values

@@ -32,7 +32,7 @@ class CheckpointTimer:
     def __init__(self) -> None:
         self.started = self.saved = time.monotonic()
 
-    def says_save(self, *, is_over: bool) -> bool:
+    def is_due(self, *, is_over: bool) -> bool:
         """Whether to save now; counts as saved if so."""
         now = time.monotonic()
         is_time = now - self.saved > interval_s() or (is_over and now - self.started > interval_s())
@@ -46,9 +46,9 @@ class BestCheckpoint:
     """The best look at the dev set: its step, (accuracy, negated loss), and the parameters then."""
 
     step: int = 0
-    merit: tuple[float, float] = (-1.0, 0.0)
+    dev_score: tuple[float, float] = (-1.0, 0.0)
     parameters: dict[str, Any] = field(default_factory=dict)
-    num_worse: int = 0
+    num_bad_evals: int = 0
     """Looks since then."""
 
 
@@ -64,7 +64,7 @@ class Progress:
 def maybe_save(
     engine: Engine,
     clock: CheckpointTimer,
-    is_asked: Callable[[], bool],
+    stop_requested: Callable[[], bool],
     parameters: Mapping[str, torch.nn.Parameter],
     optimizer: torch.optim.Optimizer,
     progress: Progress,
@@ -77,7 +77,7 @@ def maybe_save(
     Args:
         engine: Its first worker decides for all, and writes.
         clock: Says when it is time.
-        is_asked: From `engine.listening`.
+        stop_requested: From `engine.listening`.
         parameters: What is trained.
         optimizer: Holds the moments.
         progress: How far it is.
@@ -88,53 +88,60 @@ def maybe_save(
         StoppedError: it was asked to end; the checkpoint is there.
     """
 
-    wishes = (clock.says_save(is_over=is_over), is_asked()) if engine.rank == 0 else (False, False)
-    is_time, is_leaving = engine.total(torch.tensor(wishes, dtype=torch.float64)).tolist()
-    if engine.work is not None and (is_time or is_leaving):
-        moments = engine.moments(optimizer)
+    wishes = (clock.is_due(is_over=is_over), stop_requested()) if engine.rank == 0 else (False, False)
+    is_time, is_leaving = engine.all_reduce_sum(torch.tensor(wishes, dtype=torch.float64)).tolist()
+    if engine.checkpoint_dir is not None and (is_time or is_leaving):
+        moments = engine.optimizer_state_dict(optimizer)
         if engine.rank == 0:
-            save(engine.work, parameters, moments, progress)
+            save(engine.checkpoint_dir, parameters, moments, progress)
     if is_leaving:
-        engine.total(torch.zeros(1))  # who leaves first takes the others along, so the first worker has to have written
+        engine.all_reduce_sum(
+            torch.zeros(1)
+        )  # who leaves first takes the others along, so the first worker has to have written
         raise StoppedError(step)
 
 
 def save(
-    work: Path,
+    checkpoint_dir: Path,
     parameters: Mapping[str, torch.nn.Parameter],
-    moments: Mapping[str, Any],
+    optimizer_state: Mapping[str, Any],
     progress: Progress,
 ) -> None:
-    """Writes a checkpoint, which appears whole or not at all. `moments`: the optimizer's state."""
+    """Writes a checkpoint, which appears whole or not at all. `optimizer_state`: the optimizer's state."""
 
     best = progress.best
     state: dict[str, Any] = {
         "parameters": {name: parameter.detach() for name, parameter in parameters.items()},
-        "optimizer": dict(moments),
+        "optimizer": dict(optimizer_state),
         "losses": progress.losses,
-        "best": {"step": best.step, "merit": best.merit, "parameters": best.parameters, "num_worse": best.num_worse},
+        "best": {
+            "step": best.step,
+            "merit": best.dev_score,
+            "parameters": best.parameters,
+            "num_worse": best.num_bad_evals,
+        },
         "stopped": progress.stopped,
     }
-    temporary = work / "checkpoint.pt.part"
+    temporary = checkpoint_dir / "checkpoint.pt.part"
     with temporary.open("wb") as file:
         torch.save(state, file)
         file.flush()
         os.fsync(file.fileno())
-    temporary.replace(work / "checkpoint.pt")
+    temporary.replace(checkpoint_dir / "checkpoint.pt")
 
 
 def restore(engine: Engine, parameters: Mapping[str, torch.nn.Parameter], optimizer: torch.optim.Optimizer) -> Progress:
     """Puts a checkpoint back, if there is a sound one."""
 
-    if engine.work is None or not (engine.work / "checkpoint.pt").exists():
+    if engine.checkpoint_dir is None or not (engine.checkpoint_dir / "checkpoint.pt").exists():
         return Progress()
     try:
-        state = torch.load(engine.work / "checkpoint.pt", map_location="cpu", weights_only=True)
+        state = torch.load(engine.checkpoint_dir / "checkpoint.pt", map_location="cpu", weights_only=True)
     except (EOFError, OSError, RuntimeError, pickle.UnpicklingError):
         # Not what was written, as after a disk's fault: better from the beginning than not at all.
         return Progress()
     load_parameters(parameters, state["parameters"])
-    engine.restore(optimizer, state["optimizer"])
+    engine.load_optimizer_state_dict(optimizer, state["optimizer"])
     best = BestCheckpoint(**{**state["best"], "merit": tuple(state["best"]["merit"])})
     return Progress(list(state["losses"]), best, state["stopped"])
 

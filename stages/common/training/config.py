@@ -16,7 +16,7 @@ from stages.common.config import Config
 class EarlyStopping(Config):
     """When to stop before the last step, and which parameters to keep: the best ones on the dev set."""
 
-    every: int = Field(10, ge=1)
+    eval_steps: int = Field(10, ge=1)
     """Steps from one look at the dev set to the next."""
     patience: int = Field(3, ge=1)
     """Looks without a better one until it stops."""
@@ -35,9 +35,9 @@ class TrainingConfig(Config):
     """Optimizer steps; either this or epochs."""
     epochs: float | None = Field(None, gt=0)
     """Passes over the training set; either this or steps."""
-    schedule: Literal["constant", "linear", "cosine"] = "linear"
+    lr_scheduler: Literal["constant", "linear", "cosine"] = "linear"
     """Learning rate after the warm-up."""
-    warmup: float = Field(0.0, ge=0, le=1)
+    warmup_ratio: float = Field(0.0, ge=0, le=1)
     """Share of the steps in which the learning rate rises from 0."""
     weight_decay: float = Field(0.01, ge=0)
     """Weight decay of matrices; vectors have none."""
@@ -59,14 +59,14 @@ class TrainingConfig(Config):
         assert self.epochs is not None
         return max(1, math.ceil(self.epochs * math.ceil(num_items / self.batch_size)))
 
-    def rate(self, step: int, num_steps: int) -> float:
+    def learning_rate_at(self, step: int, num_steps: int) -> float:
         """Learning rate of step `step` (from 0) of `num_steps`."""
-        warmup = round(self.warmup * num_steps)
+        warmup = round(self.warmup_ratio * num_steps)
         if step < warmup:
             return self.learning_rate * (step + 1) / warmup
         share = (step - warmup) / max(1, num_steps - warmup)
-        if self.schedule == "linear":
+        if self.lr_scheduler == "linear":
             return self.learning_rate * (1 - share)
-        if self.schedule == "cosine":
+        if self.lr_scheduler == "cosine":
             return self.learning_rate * 0.5 * (1 + math.cos(math.pi * share))
         return self.learning_rate

@@ -38,7 +38,7 @@ class Member(EvaluationResult):
     labelled set, before training; 0 where there are no labels.
     """
 
-    train_accuracy_before: float
+    train_accuracy_before_training: float
 
 
 def write_member_logits(model: LogitModel, labels: Sequence[str], data: Path, out: Path, recorder: Recorder) -> Score:
@@ -76,10 +76,10 @@ def log_test_scores(
     found = score(logits, gold, labels, [item.group for item in test_set])
     for name in ("accuracy", "macro_f1", "mcc", "ece", "exact_match"):
         if (value := getattr(found, name)) is not None:
-            recorder.metric(f"test/{name}", value)
+            recorder.log_metric(f"test/{name}", value)
     classes = per_class_report(logits, gold, labels)
-    recorder.table("per_class", classes)
-    recorder.figure("confusion", figures.confusion(classes))
+    recorder.log_table("per_class", classes)
+    recorder.log_figure("confusion", figures.confusion(classes))
     return found
 
 
@@ -122,7 +122,7 @@ def finish(student: TextClassifier, data: Path, out: Path, recorder: Recorder) -
         for item, guess, row in zip(test_set, guesses, softmax(logits), strict=True)
         if item.label != guess
     ]
-    recorder.table("misclassified", sorted(wrong, key=lambda row: -row["confidence"])[:100])
+    recorder.log_table("misclassified", sorted(wrong, key=lambda row: -row["confidence"])[:100])
     return test
 
 
@@ -132,7 +132,7 @@ def _log_calibration(
     """Records what the confidence of [n, C] logits is worth."""
 
     probabilities, truth = softmax(logits), student.indices(test_set).numpy()
-    recorder.figure(
+    recorder.log_figure(
         "reliability", figures.reliability(calibration.reliability_bins(probabilities, truth), test.ece or 0.0)
     )
-    recorder.figure("coverage", figures.coverage(calibration.accuracy_at_coverage(probabilities, truth)))
+    recorder.log_figure("coverage", figures.coverage(calibration.accuracy_at_coverage(probabilities, truth)))

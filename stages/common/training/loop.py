@@ -27,7 +27,7 @@ RECORD_EVERY_S = 0.2
 
 def train(
     items: Sequence[Item],
-    loss_of: Callable[[list[Item]], Tensor],
+    compute_loss: Callable[[list[Item]], Tensor],
     parameters: Mapping[str, torch.nn.Parameter],
     config: TrainingConfig,
     *,
@@ -35,21 +35,21 @@ def train(
     recorder: Recorder,
     engine: Engine,
     validate: Callable[[], tuple[float, float]] | None = None,
-    held: Mapping[str, int] | None = None,
+    frozen_steps: Mapping[str, int] | None = None,
 ) -> list[float]:
     """Trains in place. Order and dropout follow from `seed` and the step's number: a run that goes on from a checkpoint
     in `engine.work` ends with the numbers of an unbroken one. Of several workers each takes a part of every batch.
 
     Args:
         items: The training set.
-        loss_of: Scalar loss of a batch, the mean over it.
+        compute_loss: Scalar loss of a batch, the mean over it.
         parameters: Name -> trainable parameter; names serve the checkpoint.
         config: Length, rates, batch size.
         seed: Seed of order and dropout.
         recorder: Gets the curves `train/loss`, `train/learning_rate` and, of a dev set, `dev/accuracy` and `dev/loss`.
         engine: Does the backward pass and the update.
         validate: Accuracy and loss on the dev set, for early stopping.
-        held: Name -> steps in which this parameter stays as it is, while the others train.
+        frozen_steps: Name -> steps in which this parameter stays as it is, while the others train.
 
     Returns:
         The loss of every step.
@@ -63,25 +63,27 @@ def train(
     _check_dev_set(config, validate)
     num_steps = config.num_steps(len(items))
     optimizer = optimizer_for(parameters, config)
-    engine.share(list(parameters.values()))
+    engine.register_parameters(list(parameters.values()))
     progress = checkpoints.restore(engine, parameters, optimizer)
     clock, teller = checkpoints.CheckpointTimer(), _ProgressReporter(recorder, len(progress.losses), num_steps)
-    with engine.listening() as is_asked:
+    with engine.graceful_stop() as is_asked:
         while len(progress.losses) < num_steps and not progress.stopped:
             step = len(progress.losses)
             batch = [items[index] for index in batch_indices(step, len(items), config.batch_size, seed)]
-            rate = config.rate(step, num_steps)
+            rate = config.learning_rate_at(step, num_steps)
             for group in optimizer.param_groups:
                 group["lr"] = rate
-            _hold(held or {}, parameters, step)
+            _hold(frozen_steps or {}, parameters, step)
             torch.manual_seed(derive_seed(seed, "step", step, *([engine.rank] if engine.rank else [])))
-            loss = _step(batch, loss_of, parameters, optimizer, config, engine, where=f"step {step + 1} of {num_steps}")
+            loss = _step(
+                batch, compute_loss, parameters, optimizer, config, engine, where=f"step {step + 1} of {num_steps}"
+            )
             progress.losses.append(loss)
-            recorder.metric("train/loss", loss, step + 1)
-            recorder.metric("train/learning_rate", rate, step + 1)
+            recorder.log_metric("train/loss", loss, step + 1)
+            recorder.log_metric("train/learning_rate", rate, step + 1)
             _look(progress, config.early_stopping, validate, parameters, recorder, is_last=step + 1 == num_steps)
             is_over = progress.stopped or step + 1 == num_steps
-            teller.tell(step + 1, loss, len(batch), at_once=is_over)
+            teller.update(step + 1, loss, len(batch), at_once=is_over)
             checkpoints.maybe_save(
                 engine, clock, is_asked, parameters, optimizer, progress, step=step + 1, is_over=is_over
             )
@@ -95,13 +97,13 @@ class _ProgressReporter:
     def __init__(self, recorder: Recorder, done: int, total: int) -> None:
         self._recorder, self._total = recorder, total
         self._examples, self._told = 0, time.monotonic()
-        recorder.progress(done, total, phase="training", examples=0)
+        recorder.log_progress(done, total, phase="training", examples=0)
 
-    def tell(self, done: int, loss: float, num_examples: int, *, at_once: bool) -> None:
+    def update(self, done: int, loss: float, num_examples: int, *, at_once: bool) -> None:
         self._examples += num_examples
         if at_once or time.monotonic() - self._told > RECORD_EVERY_S:
             self._told = time.monotonic()
-            self._recorder.progress(done, self._total, phase="training", loss=loss, examples=self._examples)
+            self._recorder.log_progress(done, self._total, phase="training", loss=loss, examples=self._examples)
 
 
 def _check_dev_set(config: TrainingConfig, validate: Callable[[], tuple[float, float]] | None) -> None:
@@ -109,18 +111,18 @@ def _check_dev_set(config: TrainingConfig, validate: Callable[[], tuple[float, f
         raise InputError(
             "early_stopping needs a development set, and there is none.",
             "Give one: data.dev, or data.dev_shots; or take early_stopping out.",
-            key="loop.early_stopping",
+            key="training.early_stopping",
         )
 
 
-def _hold(held: Mapping[str, int], parameters: Mapping[str, torch.nn.Parameter], step: int) -> None:
-    for name, num_held in held.items():
+def _hold(frozen_steps: Mapping[str, int], parameters: Mapping[str, torch.nn.Parameter], step: int) -> None:
+    for name, num_held in frozen_steps.items():
         parameters[name].requires_grad_(step >= num_held)
 
 
 def _step(
     batch: list[Item],
-    loss_of: Callable[[list[Item]], Tensor],
+    compute_loss: Callable[[list[Item]], Tensor],
     parameters: Mapping[str, torch.nn.Parameter],
     optimizer: torch.optim.Optimizer,
     config: TrainingConfig,
@@ -137,15 +139,15 @@ def _step(
     for start in range(0, most, size):
         part = mine[start : start + size]
         # every worker makes as many passes, or those who split a model would wait for each other forever
-        loss = loss_of(part or batch[:1]) * (len(part) / len(batch))
+        loss = compute_loss(part or batch[:1]) * (len(part) / len(batch))
         value += float(loss.detach())
         engine.backward(loss)
-    whole = float(engine.total(value))
+    whole = float(engine.all_reduce_sum(value))
     check_finite(whole, "loss", where, batch[0], config)
     moving = [parameter for parameter in parameters.values() if parameter.requires_grad]
-    norm = engine.clip(moving, config.max_grad_norm)
+    norm = engine.clip_grad_norm(moving, config.max_grad_norm)
     check_finite(norm, "norm of the gradients", where, batch[0], config)
-    engine.step(optimizer)
+    engine.optimizer_step(optimizer)
     return whole
 
 
@@ -160,24 +162,24 @@ def _look(
 ) -> None:
     """Looks at the dev set, every so many steps, and keeps the best parameters."""
     step = len(progress.losses)
-    if stopping is None or validate is None or (step % stopping.every and not is_last):
+    if stopping is None or validate is None or (step % stopping.eval_steps and not is_last):
         return
     accuracy, loss = validate()
-    recorder.metric("dev/accuracy", accuracy, step)
-    recorder.metric("dev/loss", loss, step)
+    recorder.log_metric("dev/accuracy", accuracy, step)
+    recorder.log_metric("dev/loss", loss, step)
     merit = (accuracy, -loss)  # few dev examples saturate: the loss decides between equals
-    if merit > progress.best.merit:
+    if merit > progress.best.dev_score:
         kept = {name: parameter.detach().clone() for name, parameter in parameters.items()}
         progress.best = BestCheckpoint(step, merit, kept)
         return
-    progress.best.num_worse += 1
-    progress.stopped = progress.best.num_worse >= stopping.patience
+    progress.best.num_bad_evals += 1
+    progress.stopped = progress.best.num_bad_evals >= stopping.patience
 
 
 def _take_best(best: BestCheckpoint, parameters: Mapping[str, torch.nn.Parameter], recorder: Recorder) -> None:
     if best.parameters:
         checkpoints.load_parameters(parameters, best.parameters)
-        recorder.metric("dev/best_step", best.step)
+        recorder.log_metric("dev/best_step", best.step)
 
 
 def check_finite(value: float, what: str, where: str, first: object, config: TrainingConfig) -> None:

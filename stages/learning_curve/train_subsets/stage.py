@@ -47,7 +47,7 @@ def run(config: TrainSubsetConfig, inputs: Inputs, out: Path, recorder: Recorder
     for name in KEPT:
         if (inputs.data / f"{name}.jsonl").exists():
             shutil.copyfile(inputs.data / f"{name}.jsonl", out / f"{name}.jsonl")
-    recorder.table("train_examples", [{**item.fields, "label": item.label} for item in chosen])
+    recorder.log_table("train_examples", [{**item.fields, "label": item.label} for item in chosen])
     return Result(num_train=len(chosen))
 
 

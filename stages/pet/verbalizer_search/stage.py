@@ -45,7 +45,7 @@ class Result:
 
     words: dict[str, list[str]]
     num_candidates: int
-    num_labelled: int
+    num_labeled: int
 
 
 def run(config: VerbalizerSearchConfig, inputs: Inputs, out: Path, recorder: Recorder, engine: Engine) -> Result:
@@ -75,8 +75,8 @@ def run(config: VerbalizerSearchConfig, inputs: Inputs, out: Path, recorder: Rec
     ]
     with (out / "candidates.jsonl").open("w", encoding="utf-8") as file:
         file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-    recorder.table("words", [{"label": label, "words": ", ".join(found)} for label, found in words.items()])
-    return Result(words=words, num_candidates=min(config.num_candidates, len(names)), num_labelled=len(train_set))
+    recorder.log_table("words", [{"label": label, "words": ", ".join(found)} for label, found in words.items()])
+    return Result(words=words, num_candidates=min(config.num_candidates, len(names)), num_labeled=len(train_set))
 
 
 def _check_labeled(labels: Sequence[str], train_set: Sequence[Example]) -> None:
@@ -151,7 +151,7 @@ def _read(
 
     task = config.task
     encoder = Encoder(
-        task.pattern(config.pattern), backbone.tokenizer, backbone.family, config.backbone.max_length, task.shorten
+        task.pattern(config.pattern), backbone.tokenizer, backbone.family, config.backbone.max_length, task.truncation
     )
     if backbone.family == "causal" and not encoder.pattern.ends_in_mask:
         raise InputError(
@@ -162,9 +162,9 @@ def _read(
     found = np.zeros((len(examples), len(ids)))
     done = 0
     with torch.inference_mode():
-        for rows in batches_by_length([len(item.ids) for item in encoded], backbone.read_tokens):
+        for rows in batches_by_length([len(item.ids) for item in encoded], backbone.eval_batch_tokens):
             logits = backbone.vocabulary_logits(backbone.batch([encoded[row] for row in rows]))
             found[rows] = logits.double().log_softmax(dim=1)[:, ids].cpu().numpy()
             done += len(rows)
-            recorder.progress(done, len(encoded), phase="labelled texts")
+            recorder.log_progress(done, len(encoded), phase="labelled texts")
     return found

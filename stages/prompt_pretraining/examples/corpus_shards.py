@@ -57,7 +57,7 @@ class ShardAllocation:
     shard: str
     kept: bytes
     num_documents: int
-    wanted: range
+    example_range: range
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,7 +73,7 @@ class Block:
 
     shard: str
     number: int
-    wanted: range
+    example_range: range
     texts: tuple[str, ...]
 
 
@@ -88,8 +88,8 @@ class ShardPlan:
     small: tuple[str, ...]
 
 
-def shard_indexer(config: CorpusConfig, least: int) -> Callable[[str], ShardIndex]:
-    """What looks through a shard for documents of `least` distinct sentences or more."""
+def shard_indexer(config: CorpusConfig, min_sentences: int) -> Callable[[str], ShardIndex]:
+    """What looks through a shard for documents of `min_sentences` distinct sentences or more."""
     sources = _sources(config.source)
 
     def look(shard: str) -> ShardIndex:
@@ -99,8 +99,8 @@ def shard_indexer(config: CorpusConfig, least: int) -> Callable[[str], ShardInde
         for text in document_texts(sources[shard]):
             num_rows += 1
             num_read += bool(text.strip())
-            sentences = distinct_sentences(text, config.sentence_words)
-            if len(sentences) >= least:
+            sentences = distinct_sentences(text, config.max_sentence_words)
+            if len(sentences) >= min_sentences:
                 places.append(num_rows - 1)
                 digests += document_digest(sentences)
         return ShardIndex(shard, num_rows, num_read, np.frombuffer(places, np.int64), np.frombuffer(digests, "S16"))
@@ -109,14 +109,14 @@ def shard_indexer(config: CorpusConfig, least: int) -> Callable[[str], ShardInde
 
 
 def allocate_examples(
-    surveys: Iterable[ShardIndex], need: CorpusRequirements, num_wanted: int, purpose: str
+    surveys: Iterable[ShardIndex], need: CorpusRequirements, num_required: int, purpose: str
 ) -> ShardPlan:
     """Shares out what is to be made among the shards, by their documents.
 
     Args:
         surveys: Of all shards, in order.
         need: Documents that one example takes.
-        num_wanted: How much is to be made in all.
+        num_required: How much is to be made in all.
         purpose: What needs the documents, for the message.
 
     Raises:
@@ -146,7 +146,7 @@ def allocate_examples(
         count = counts[item.shard]
         if count < need.documents:
             continue
-        wanted = range(first * num_wanted // total, (first + count) * num_wanted // total)
+        wanted = range(first * num_required // total, (first + count) * num_required // total)
         first += count
         if wanted:
             rows = np.zeros(item.num_rows, dtype=bool)
@@ -165,7 +165,7 @@ def blocks(config: CorpusConfig, fewest: int, part: ShardAllocation) -> Iterator
 
     kept = np.unpackbits(np.frombuffer(part.kept, dtype=np.uint8))
     texts = (text for row, text in enumerate(document_texts(_sources(config.source)[part.shard])) if kept[row])
-    size, num_wanted = part.num_documents, len(part.wanted)
+    size, num_wanted = part.num_documents, len(part.example_range)
     count = max(1, min(-(-size // config.window), size // fewest))
     for number in range(count):
         start, stop = size * number // count, size * (number + 1) // count
@@ -175,7 +175,7 @@ def blocks(config: CorpusConfig, fewest: int, part: ShardAllocation) -> Iterator
                 f"the shard {part.shard} had {size:,} documents, and {start + len(held):,} are left.",
                 "Leave shards as they are while they are read, and run again.",
             )
-        if wanted := part.wanted[start * num_wanted // size : stop * num_wanted // size]:
+        if wanted := part.example_range[start * num_wanted // size : stop * num_wanted // size]:
             yield Block(part.shard, number, wanted, held)
 
 

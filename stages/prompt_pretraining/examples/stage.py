@@ -65,7 +65,7 @@ def example_sampler(
 
     def draw(block: Block) -> Rows:
         window, rng = _window(config, block), python_rng(seed, block.shard, block.number)
-        first, count = block.wanted.start, len(block.wanted)
+        first, count = block.example_range.start, len(block.example_range)
         if kind == "pair":
             examples = pair_examples(window, count, rng, first)
         else:
@@ -103,7 +103,9 @@ def sentence_labeler(
         examples = [Example(str(number), {model.field: text}) for number, text in enumerate(sentences)]
         return softmax(model.model.predict(examples, recorder, "labelling sentences"))
 
-    if config.calibration == "pile" and config.classifier is None:  # what is labelled first tells what is preferred
+    if (
+        config.calibration == "unlabeled" and config.classifier is None
+    ):  # what is labelled first tells what is preferred
         found = (block for part in parts for block in blocks(corpus, 1, part))
         predicted(list(islice(chain.from_iterable(_sentences(corpus, seed, block) for block in found), BATCH_SIZE)))
 
@@ -122,15 +124,15 @@ def sentence_labeler(
 
 
 def until_enough(
-    stream: Iterable[Rows], found: ConfidentSentences, seen: set[bytes], least: float, num_examples: int
+    stream: Iterable[Rows], sentences: ConfidentSentences, seen: set[bytes], min_confidence: float, num_examples: int
 ) -> Iterator[Rows]:
     """Rows of labelled sentences, each sentence once, until every class has its share of the examples.
 
     Args:
         stream: From `labeller`, one shard after the other.
-        found: What was labelled before; what comes is added.
+        sentences: What was labelled before; what comes is added.
         seen: Digests of the sentences that were labelled before; those that come are added.
-        least: Confidence that is enough.
+        min_confidence: Confidence that is enough.
         num_examples: Examples of all classes.
     """
 
@@ -138,21 +140,23 @@ def until_enough(
     for item in stream:
         first = 0 if item.shard != shard else first
         shard, table = item.shard, item.rows.filter(pyarrow.array(mark_new(item.rows, seen), pyarrow.bool_()))
-        count_rows(found, table.to_batches(), least)
+        count_rows(sentences, table.to_batches(), min_confidence)
         yield Rows(shard, first, table)
         first += table.num_rows
-        if found.is_enough(num_examples):
+        if sentences.is_enough(num_examples):
             return
 
 
 def _window(config: CorpusConfig, block: Block) -> Window:
     """All documents of a block at once."""
-    return Window([distinct_sentences(text, config.sentence_words) for text in block.texts], len(block.texts))
+    return Window([distinct_sentences(text, config.max_sentence_words) for text in block.texts], len(block.texts))
 
 
 def _sentences(config: CorpusConfig, seed: int, block: Block) -> Iterator[str]:
     """The sentences of a block that are candidates."""
-    return islice(_window(config, block).sentences(python_rng(seed, block.shard, block.number)), len(block.wanted))
+    return islice(
+        _window(config, block).sentences(python_rng(seed, block.shard, block.number)), len(block.example_range)
+    )
 
 
 def _table(examples: Sequence[Example], confidences: Sequence[float] | None = None) -> pyarrow.Table:
@@ -201,7 +205,7 @@ def run(config: PretrainingExamplesConfig, inputs: Inputs, out: Path, recorder: 
     del inputs
 
     shares = _plan_shards(config, recorder, engine)
-    folder = out if engine.work is None else engine.work / "shards"
+    folder = out if engine.checkpoint_dir is None else engine.checkpoint_dir / "shards"
     folder.mkdir(exist_ok=True)
     build = _label_sentences if config.format == "single" else _sample_examples
     num_rows = build(config, shares.parts, folder, recorder, engine)
@@ -223,15 +227,15 @@ def _plan_shards(config: PretrainingExamplesConfig, recorder: Recorder, engine: 
     wanted = corpus_requirements(config.format, config.num_options[1])
     names = list(shard_files(config.corpus.source.asset))
     surveys = []
-    for found in engine.stream(names, _alone, partial(shard_indexer, config.corpus, wanted.sentences)):
+    for found in engine.map_batches(names, _alone, partial(shard_indexer, config.corpus, wanted.sentences)):
         surveys.append(found)
-        recorder.progress(len(surveys), len(names), phase="reading shards")
-    num_wanted = config.num_examples * (config.single.candidates if config.format == "single" else 1)
+        recorder.log_progress(len(surveys), len(names), phase="reading shards")
+    num_wanted = config.num_examples * (config.single.candidates_per_example if config.format == "single" else 1)
     shares = allocate_examples(surveys, wanted, num_wanted, f"the format {config.format}")
     for name, count in (
         ("documents", shares.num_documents), ("duplicates", shares.num_duplicates), ("small_shards", len(shares.small))
     ):  # fmt: skip
-        recorder.metric(f"corpus/{name}", count)
+        recorder.log_metric(f"corpus/{name}", count)
     return shares
 
 
@@ -244,15 +248,15 @@ def _sample_examples(
 ) -> int:
     """Examples that tell their own labels; returns how many."""
 
-    counts = {part.shard: len(part.wanted) for part in parts}
+    counts = {part.shard: len(part.example_range) for part in parts}
     left = [part for part in parts if not parquet_shards.is_done(folder, part.shard, counts[part.shard])]
     total = sum(counts.values())
-    done = total - sum(len(part.wanted) for part in left)
-    starts = {part.shard: part.wanted.start for part in parts}
+    done = total - sum(len(part.example_range) for part in left)
+    starts = {part.shard: part.example_range.start for part in parts}
     make = partial(example_sampler, config.format, config.num_options, config.corpus, config.seed, starts)
-    for num_rows in parquet_shards.write_shards(engine.stream(left, _reader(config), make), counts, folder):
+    for num_rows in parquet_shards.write_shards(engine.map_batches(left, _reader(config), make), counts, folder):
         done += num_rows
-        recorder.progress(done, total, phase="building examples")
+        recorder.log_progress(done, total, phase="building examples")
     return done
 
 
@@ -271,10 +275,10 @@ def _label_sentences(
         left = [part for part in parts if not (folder / f"{part.shard}.parquet").exists()]
         make = partial(sentence_labeler, config.single, config.backbone, config.corpus, config.seed, parts)
         least = config.single.min_confidence
-        enough = until_enough(engine.stream(left, _reader(config), make), found, seen, least, config.num_examples)
-        total = sum(len(part.wanted) for part in parts)
+        enough = until_enough(engine.map_batches(left, _reader(config), make), found, seen, least, config.num_examples)
+        total = sum(len(part.example_range) for part in parts)
         for _ in parquet_shards.write_shards(enough, None, folder):
-            recorder.progress(found.num_seen, total, phase="labelling sentences")
+            recorder.log_progress(found.num_seen, total, phase="labelling sentences")
     log_and_check(config.single, found, config.num_examples, recorder)
     return found.num_seen
 

@@ -23,7 +23,7 @@ class PromptJob(Config):
     """Name of the hard pattern."""
     prompt: PromptConfig
     """Method and settings of the prompt."""
-    loop: TrainingConfig
+    training: TrainingConfig
     """Length and rates of the training."""
     loss: LossKind = "auto"
     """cross_entropy, hinge, or auto: hinge where a word has several tokens."""

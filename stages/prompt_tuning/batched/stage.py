@@ -52,7 +52,7 @@ def run(config: BatchedTuningConfig, inputs: Inputs, out: Path, recorder: Record
             prompt = initialize_prompt(job.prompt, job.task, job.pattern, backbone, job.seed, pretrained)
             classifier = ClozeClassifier.of(job.task, job.pattern, backbone, config.backbone, prompt, job.loss)
             items = classifier.items(load_examples(inputs.data[job.data] / "train.jsonl"))
-            trainings.append(TrainingJob(job.name, items, dict(prompt.named_parameters()), job.loop, job.seed))
+            trainings.append(TrainingJob(job.name, items, dict(prompt.named_parameters()), job.training, job.seed))
             prompts.append(prompt)
             classifiers.append(classifier)
 
@@ -60,7 +60,7 @@ def run(config: BatchedTuningConfig, inputs: Inputs, out: Path, recorder: Record
             parts = [(classifiers[number], [item.cloze for item in batch]) for number, batch in batches]
             scores = multi_task_logits(parts, training=True)
             return [
-                classifiers[number].loss_of(found, batch)
+                classifiers[number].compute_loss(found, batch)
                 for (number, batch), found in zip(batches, scores, strict=True)
             ]
 

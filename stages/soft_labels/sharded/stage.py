@@ -62,7 +62,7 @@ class Ensemble:
             words: Files of the verbalizer search, if words were searched for.
         """
         about = [json.loads((folder / "result.json").read_text()) for folder in folders]
-        file = {"none": "", "contextual": "neutral_logits", "pile": "unlabeled_logits"}[config.calibration]
+        file = {"none": "", "contextual": "neutral_logits", "unlabeled": "unlabeled_logits"}[config.calibration]
         loader = MemberLoader(words)
         return cls(
             [loader.load(voter, folder) for voter, folder in zip(voters, folders, strict=True)],
@@ -78,7 +78,7 @@ class Ensemble:
         for member, reference in zip(self.members, self.references, strict=True):
             logits = member.predict(examples, NullRecorder(), "")
             votes.append(logits if reference is None else calibrate(logits, reference))
-        return average_members(np.stack(votes), self.weights, self.config.mean, self.config.temperature)
+        return average_members(np.stack(votes), self.weights, self.config.average, self.config.temperature)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -86,7 +86,7 @@ class Inputs:
     """`members`: files of every member; `words`: files of the verbalizer search, if words were searched for."""
 
     members: tuple[Path, ...]
-    words: tuple[Path, ...] = ()
+    verbalizer: tuple[Path, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -110,23 +110,23 @@ def run(config: ShardedLabelsConfig, inputs: Inputs, out: Path, recorder: Record
 
     source = config.shards.source
     counts = {shard: count for shard, count in text_shards.count_examples(source).items() if count}
-    folder = out if engine.work is None else engine.work / "shards"
+    folder = out if engine.checkpoint_dir is None else engine.checkpoint_dir / "shards"
     folder.mkdir(exist_ok=True)
     left = [shard for shard, count in counts.items() if not parquet_shards.is_done(folder, shard, count)]
     total = sum(counts.values())
     done = total - sum(counts[shard] for shard in left)
     read = partial(text_shards.read_batches, source, config.shards.batch_size)
-    stream = engine.stream(left, read, partial(labeler, config, inputs))
+    stream = engine.map_batches(left, read, partial(labeler, config, inputs))
     for num_rows in parquet_shards.write_shards(stream, counts, folder):
         done += num_rows
-        recorder.progress(done, total, phase="shards")
+        recorder.log_progress(done, total, phase="shards")
     if folder != out:
         parquet_shards.publish_shards(folder, out)
     found = Counter(
         label for rows in parquet_shards.iter_rows(out, ["label"]) for label in rows.column("label").to_pylist()
     )
     for label in config.labels:
-        recorder.metric(f"shards/{label}", found[label] / total)
+        recorder.log_metric(f"shards/{label}", found[label] / total)
     return Result(
         num_texts=total, num_shards=len(counts), label_counts={label: found[label] for label in config.labels}
     )
@@ -135,7 +135,9 @@ def run(config: ShardedLabelsConfig, inputs: Inputs, out: Path, recorder: Record
 def labeler(config: ShardedLabelsConfig, inputs: Inputs) -> Callable[[TextBatch], Rows]:
     """What labels a batch; loads all members."""
 
-    ensemble = Ensemble.load(config.ensemble, config.labels, config.voters, config.groups, inputs.members, inputs.words)
+    ensemble = Ensemble.load(
+        config.ensemble, config.labels, config.voters, config.groups, inputs.members, inputs.verbalizer
+    )
 
     def label(batch: TextBatch) -> Rows:
         return labeled_rows(batch, ensemble.predict(batch.examples), config.labels)

@@ -38,7 +38,7 @@ def run(config: TokenLevelSplitsConfig, inputs: Inputs, out: Path, recorder: Rec
         write_examples(out / f"{name}.jsonl", sets[name])
     counts = Counter(label for item in sets["train"] if isinstance(item, TaggedText) for label in item.labels)
     learnt = {_key(item) for item in (*sets["train"], *sets["dev"])}
-    recorder.table("train_examples", [_shown(item) for item in sets["train"]])
+    recorder.log_table("train_examples", [_shown(item) for item in sets["train"]])
     return Result(
         num_train=len(sets["train"]),
         num_dev=len(sets["dev"]),

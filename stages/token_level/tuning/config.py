@@ -20,7 +20,7 @@ class TokenLevelTuningConfig(Config):
     """The frozen language model."""
     prompt: PromptConfig
     """Method and settings of the prompt."""
-    loop: TrainingConfig
+    training: TrainingConfig
     """Length and rates of the training."""
     seed: int
     """Seed of start and order."""

@@ -66,15 +66,15 @@ def run(config: TokenLevelTuningConfig, inputs: Inputs, out: Path, recorder: Rec
         TokenLevelServingConfig(task=config.task, backbone=config.backbone).save(out)
         test, guess = reading.evaluate(test_set, recorder, "test set")
     _write_predictions(out / "test_predictions.jsonl", test_set, guess)
-    recorder.table("test_examples", reading.table(test_set, guess))
+    recorder.log_table("test_examples", reading.table(test_set, guess))
     for name in ("accuracy", "macro_f1", "entity_f1", "exact_match"):
         if (value := getattr(test, name)) is not None:
-            recorder.metric(f"test/{name}", value)
+            recorder.log_metric(f"test/{name}", value)
     return Result(
         test=test,
         final_loss=final_loss,
-        num_labelled=len(train_set),
-        num_unlabelled=0,
+        num_labeled=len(train_set),
+        num_unlabeled=0,
         trainable_parameters=trainable,
     )
 
@@ -102,19 +102,19 @@ def _trained(
     parameters = {**dict(reading.prompt.named_parameters()), **submodel.parameters}
     parameters |= {f"head.{name}": item for name, item in reading.head.named_parameters()}
     validate: Callable[[], tuple[float, float]] | None = None
-    if config.loop.early_stopping and dev_set:
+    if config.training.early_stopping and dev_set:
         validate = lambda: reading.validate(dev_set, recorder)  # noqa: E731
     if submodel.adapter is not None:
         submodel.backbone.model.train()
     losses = train(
-        reading.items(train_set), reading.loss, parameters, config.loop,
+        reading.items(train_set), reading.loss, parameters, config.training,
         seed=config.seed, recorder=recorder, engine=engine, validate=validate,
     )  # fmt: skip
     return losses[-1], sum(item.numel() for item in parameters.values())
 
 
-def _write_predictions(path: Path, texts: list[Any], guess: list[Any]) -> None:
+def _write_predictions(path: Path, texts: list[Any], predicted: list[Any]) -> None:
     """One JSON object a line: uid, and what was found."""
     with path.open("w", encoding="utf-8") as file:
-        for text, found in zip(texts, guess, strict=True):
+        for text, found in zip(texts, predicted, strict=True):
             file.write(json.dumps({"uid": text.uid, "found": found}, ensure_ascii=False) + "\n")

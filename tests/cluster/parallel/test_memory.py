@@ -38,7 +38,7 @@ PROMPT = Workload(
     trains_backbone=False,
     has_adapters=False,
     batch_size=8,
-    read_tokens=1024,
+    eval_batch_tokens=1024,
     length=148,
     weight_bytes=2,
     fused=True,
@@ -87,7 +87,7 @@ def test_weights_on_a_disk_leave_small_parts_and_buffers() -> None:
     assert found.disk == 250_000_000
     assert found.machine.weights == 500_000, "parts of 1,000 bytes are not written"
     assert found.machine.swapping == 8 * 250_000_000
-    assert found.machine.certain == 500_000 + 8 * 250_000_000
+    assert found.machine.required == 500_000 + 8 * 250_000_000
     assert found.gpu == in_memory.gpu
     assert (in_memory.disk, in_memory.machine.swapping) == (0, 0)
     assert (
@@ -138,13 +138,13 @@ def test_what_fits_is_named_the_simplest_first() -> None:
 @pytest.mark.parametrize("unknown", [MemoryBudget(None, None), MemoryBudget(2000 * GIB, None)])
 def test_what_is_unknown_holds_everything(unknown: MemoryBudget) -> None:
     found = estimate_memory(SHAPE, FULL, "ddp", 2, on_gpu=True)
-    assert unknown.holds(found, 2)
-    assert not MemoryBudget(None, GIB).holds(found, 2)
-    assert not MemoryBudget(GIB // 2, None).holds(found, 2)
+    assert unknown.fits(found, 2)
+    assert not MemoryBudget(None, GIB).fits(found, 2)
+    assert not MemoryBudget(GIB // 2, None).fits(found, 2)
 
 
 def test_the_workers_of_a_machine_share_it() -> None:
     found = estimate_memory(SHAPE, PROMPT, "ddp", 4, on_gpu=False)
     room = MemoryBudget(3 * found.machine.total, None)
-    assert room.holds(found, 3)
-    assert not room.holds(found, 4)
+    assert room.fits(found, 3)
+    assert not room.fits(found, 4)

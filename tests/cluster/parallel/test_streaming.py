@@ -18,7 +18,7 @@ SOURCES = [("a", 30), ("empty", 0), ("b", 1), ("c", 17)]
 
 def streamed(folder: Path, sources: list[tuple[str, int]], workers: int = 2) -> list[stream_helpers.Answer]:
     engine = StreamingEngine(folder, Resources(workers=workers, cpus=0.5, strategy="stream"))
-    return list(engine.stream(sources, stream_helpers.read, partial(stream_helpers.make, folder)))
+    return list(engine.map_batches(sources, stream_helpers.read, partial(stream_helpers.make, folder)))
 
 
 def expected(sources: list[tuple[str, int]]) -> list[stream_helpers.Batch]:
@@ -48,7 +48,7 @@ def test_what_a_function_raises_is_told_as_it_is(ray_session: Capacity, tmp_path
         streamed(tmp_path, [("wrong", 1)], workers=1)
     engine = StreamingEngine(tmp_path, Resources(cpus=0.5, strategy="stream"))
     with pytest.raises(GraphError, match=r"the model is missing\. Fetch it"):
-        list(engine.stream([("a", 3)], stream_helpers.read, stream_helpers.bad))
+        list(engine.map_batches([("a", 3)], stream_helpers.read, stream_helpers.bad))
 
 
 def test_nothing_to_read_starts_nothing(tmp_path: Path) -> None:

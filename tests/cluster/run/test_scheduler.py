@@ -210,7 +210,7 @@ def test_result_is_refused_if_the_lease_was_lost_and_the_other_drivers_is_awaite
     driver.start()
     while (lease := read_lease(place)) is None:
         time.sleep(0.01)
-    _write(place, type(lease)(owner=Owner.me(), token="thief"))
+    _write(place, type(lease)(owner=Owner.current(), token="thief"))
     time.sleep(1.2)
     assert store.lookup("contested", place.name) is None
     assert driver.is_alive()

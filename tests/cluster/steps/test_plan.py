@@ -23,7 +23,7 @@ def commit(store: Store, leaf: Step, names: Sequence[str] | None = None, text: s
         fingerprint = keys[name].fingerprint
         if names is not None and name not in names:
             known = store.lookup(name, fingerprint)
-            contents[name] = known.content if known else ""
+            contents[name] = known.content_digest if known else ""
             continue
         leases = Leases()
         place = store.place(name, fingerprint)
@@ -34,9 +34,9 @@ def commit(store: Store, leaf: Step, names: Sequence[str] | None = None, text: s
         contents[name] = draft.commit(
             {},
             lambda result, files, name=name, fingerprint=fingerprint, key=key, made_from=made_from: Manifest(
-                step=name, fingerprint=fingerprint, key=key, files=files, made_from=made_from, result=result
+                step=name, fingerprint=fingerprint, key=key, files=files, upstream_digests=made_from, result=result
             ),
-        ).content
+        ).content_digest
         leases.release(place)
 
 
@@ -87,7 +87,7 @@ def test_verify_reads_the_files(store: Store) -> None:
     commit(store, chain())
     line = plan([chain()], store)[0]
     (store.files("data", line.fingerprint) / "name.txt").write_text("dada")
-    assert plan([chain()], store)[0].state is PlanState.HIT
+    assert plan([chain()], store)[0].state is PlanState.CACHED
     assert plan([chain()], store, Selection(verify=True))[0].state is PlanState.RUN
 
 

@@ -35,7 +35,7 @@ def builder(fingerprint: str = FP, **about: Any) -> Callable[[Any, dict[str, Fil
 
     def build(result: Any, files: dict[str, FileEntry]) -> Manifest:
         return Manifest(
-            step="pet/x", fingerprint=fingerprint, key=key, files=files, made_from={}, result=result, **about
+            step="pet/x", fingerprint=fingerprint, key=key, files=files, upstream_digests={}, result=result, **about
         )
 
     return build
@@ -86,11 +86,11 @@ def test_manifest_is_written_last(store: Store, monkeypatch: pytest.MonkeyPatch)
 
 def test_work_outlives_a_failed_attempt(store: Store) -> None:
     draft = draft_of(store)
-    (draft.work / "checkpoint.pt").write_text("half way")
+    (draft.checkpoint_dir / "checkpoint.pt").write_text("half way")
     (draft.out / "junk").write_text("x")
     draft.discard()
     assert not draft.out.exists()
-    assert (draft.work / "checkpoint.pt").read_text() == "half way"
+    assert (draft.checkpoint_dir / "checkpoint.pt").read_text() == "half way"
 
 
 def test_files_of_a_killed_attempt_are_cleared_away(store: Store) -> None:
@@ -157,7 +157,7 @@ def test_manifest_of_another_form_is_no_hit(store: Store, change: dict[str, Any]
 
 def test_set_aside_takes_the_manifest_first(store: Store) -> None:
     commit(store)
-    store.set_aside("pet/x", FP)
+    store.invalidate("pet/x", FP)
     assert store.inspect("pet/x", FP).problems == ()
     assert store.lookup("pet/x", FP) is None
     assert not store.files("pet/x", FP).exists()
@@ -175,8 +175,8 @@ def test_nearest_has_the_fewest_differences_and_then_is_the_latest(store: Store)
 
 
 def test_content_is_equal_for_equal_bytes(store: Store) -> None:
-    assert commit(store).content == commit(store, OTHER).content
-    assert commit(store, text="more").content != commit(store, OTHER).content
+    assert commit(store).content_digest == commit(store, OTHER).content_digest
+    assert commit(store, text="more").content_digest != commit(store, OTHER).content_digest
 
 
 def test_result_without_canonical_form_is_refused(store: Store) -> None:

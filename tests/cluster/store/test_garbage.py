@@ -24,31 +24,31 @@ def filled(store: Store) -> Store:
     commit(store, OLD, text="x" * 1000)
     leases = Leases()
     draft = store.begin("pet/x", OLDER, leases.acquire(store.slot("pet/x", OLDER), "pet/x"))
-    (draft.work / "checkpoint.pt").write_text("half way")
+    (draft.checkpoint_dir / "checkpoint.pt").write_text("half way")
     draft.discard()
     leases.release(store.slot("pet/x", OLDER))
     log = store.log_path("pet/x", OLD, 1)
     log.parent.mkdir(parents=True)
     log.write_text("printed")
-    store.share(log)
+    store.upload(log)
     return store
 
 
 def test_unreachable_results_have_their_sizes(store: Store) -> None:
-    found = {item.fingerprint: item for item in filled(store).unreachable(KEEP)}
+    found = {item.fingerprint: item for item in filled(store).find_stale(KEEP)}
     assert set(found) == {OLD, OLDER}
     assert found[OLD].num_bytes > 1000 > found[OLDER].num_bytes >= len("half way")
-    assert (found[OLD].owner, found[OLDER].committed) == ("", None)
-    assert store.unreachable({"pet/x": {NEW, OLD, OLDER}}) == [] == store.unreachable({"pet/y": set()})
+    assert (found[OLD].owner, found[OLDER].committed_at) == ("", None)
+    assert store.find_stale({"pet/x": {NEW, OLD, OLDER}}) == [] == store.find_stale({"pet/y": set()})
 
 
 def test_swept_results_are_gone_with_their_logs_and_the_others_are_untouched(store: LocalStore) -> None:
     filled(store)
-    assert collect_garbage(store, store.unreachable(KEEP)) == {}
+    assert collect_garbage(store, store.find_stale(KEEP)) == {}
     assert store.fingerprints("pet/x") == [NEW]
     assert store.lookup("pet/x", NEW, verify=True) is not None
     assert list((store.root / "logs").rglob("*.log")) == []
-    assert collect_garbage(store, store.unreachable({"pet/x": ()})) == {}
+    assert collect_garbage(store, store.find_stale({"pet/x": ()})) == {}
     # The folders of the step go with its last result.
     assert not (store.root / "pet").exists()
     commit(store, NEW)
@@ -58,7 +58,7 @@ def test_swept_results_are_gone_with_their_logs_and_the_others_are_untouched(sto
 def test_swept_results_are_gone_from_a_server_too(proxy: Proxy) -> None:
     store = opened()
     filled(store)
-    assert collect_garbage(store, store.unreachable(KEEP)) == {}
+    assert collect_garbage(store, store.find_stale(KEEP)) == {}
     assert store.fingerprints("pet/x") == [NEW]
     assert not [name for name in store.objects.sizes("") if OLD in name or OLDER in name]
     assert not [path for path in store.local.rglob("*") if OLD in str(path) and path.is_file()]
@@ -68,11 +68,11 @@ def test_swept_results_are_gone_from_a_server_too(proxy: Proxy) -> None:
 
 def test_leased_step_is_never_touched_nor_what_it_may_read(store: LocalStore) -> None:
     filled(store)
-    other = replace(Owner.me(), host="far", space="far")
+    other = replace(Owner.current(), host="far", namespace="far")
     leases = Leases()
     leases.owner = other
     token = leases.acquire(store.slot("pet/x", OLDER), "pet/x")
-    found = store.unreachable(KEEP)
+    found = store.find_stale(KEEP)
     kept = collect_garbage(store, found)
     assert kept == find_retained(found)
     assert {item.fingerprint: reason for item, reason in kept.items()} == {
@@ -86,21 +86,21 @@ def test_leased_step_is_never_touched_nor_what_it_may_read(store: LocalStore) ->
 
 def test_lease_taken_after_the_list_was_made_counts(store: LocalStore) -> None:
     filled(store)
-    found = store.unreachable(KEEP)
+    found = store.find_stale(KEEP)
     leases = Leases()
     token = leases.acquire(store.slot("pet/x", OLDER), "pet/x")
     assert [item.fingerprint for item in collect_garbage(store, found)] == [OLDER]
     draft = store.begin("pet/x", OLDER, token)
-    assert (draft.work / "checkpoint.pt").read_text() == "half way"
+    assert (draft.checkpoint_dir / "checkpoint.pt").read_text() == "half way"
     draft.commit({}, builder(OLDER))
 
 
 def test_lease_of_a_dead_process_protects_nothing(store: LocalStore) -> None:
     filled(store)
     leases = Leases()
-    leases.owner = replace(Owner.me(), started="1")
+    leases.owner = replace(Owner.current(), started="1")
     leases.acquire(store.slot("pet/x", OLD), "pet/x")
-    assert collect_garbage(store, store.unreachable(KEEP)) == {}
+    assert collect_garbage(store, store.find_stale(KEEP)) == {}
     assert store.fingerprints("pet/x") == [NEW]
 
 
@@ -112,7 +112,7 @@ def test_drivers_and_sweeps_at_once_leave_whole_results(store: LocalStore) -> No
     def sweep_on() -> None:
         while not stop.is_set():
             try:
-                collect_garbage(store, store.unreachable({"pet/x": ()}))
+                collect_garbage(store, store.find_stale({"pet/x": ()}))
             except BaseException as error:
                 failures.append(error)
 
@@ -142,9 +142,9 @@ def test_file_left_by_a_lease_does_not_hold_up_the_next(tmp_path: Path) -> None:
     leases.acquire(place, "pet/x")
     store.delete("pet/x", NEW)
     leases.release(place)
-    leases.beat()
+    leases.heartbeat()
     assert not place.exists()
     token = leases.acquire(place, "pet/x")
-    leases.beat()
+    leases.heartbeat()
     lease = store.lease("pet/x", NEW)
-    assert lease is not None and (lease.token, lease.beat) == (token, 1)
+    assert lease is not None and (lease.token, lease.heartbeat) == (token, 1)

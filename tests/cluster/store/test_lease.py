@@ -23,7 +23,7 @@ class Clock:
 
 def elsewhere(beat: int = 0) -> Lease:
     """A lease of a driver on another machine, whose process cannot be looked at."""
-    return Lease(owner=replace(Owner.me(), host="far", space="far"), token="theirs", beat=beat)
+    return Lease(owner=replace(Owner.current(), host="far", namespace="far"), token="theirs", heartbeat=beat)
 
 
 def test_second_driver_is_refused_until_the_first_gives_it_back(tmp_path: Path) -> None:
@@ -51,10 +51,10 @@ def test_dead_process_on_this_machine_is_recognised_at_once(tmp_path: Path) -> N
 
 
 def test_reused_process_number_is_not_mistaken_for_the_owner() -> None:
-    me = Owner.me()
+    me = Owner.current()
     assert not me.is_dead()
     assert replace(me, started="1").is_dead()
-    assert not replace(me, started="1", space="far").is_dead()
+    assert not replace(me, started="1", namespace="far").is_dead()
 
 
 def test_silent_owner_elsewhere_expires_by_the_observers_clock(tmp_path: Path) -> None:
@@ -95,11 +95,11 @@ def test_files_times_mean_nothing(tmp_path: Path) -> None:
 def test_lost_lease_is_neither_beaten_nor_released(tmp_path: Path) -> None:
     mine = Leases()
     token = mine.acquire(tmp_path, "a")
-    mine.beat()
+    mine.heartbeat()
     lease = read_lease(tmp_path)
-    assert lease is not None and lease.beat == 1 and lease.token == token
+    assert lease is not None and lease.heartbeat == 1 and lease.token == token
     _write(tmp_path, elsewhere(5))
-    mine.beat()
+    mine.heartbeat()
     mine.release(tmp_path)
     assert read_lease(tmp_path) == elsewhere(5)
 
@@ -110,7 +110,7 @@ def test_context_beats_and_releases(tmp_path: Path) -> None:
     with Leases(ttl_s=0.3) as mine:
         mine.acquire(tmp_path, "a")
         deadline = time.monotonic() + 10
-        while (lease := read_lease(tmp_path)) is not None and lease.beat < 2:
+        while (lease := read_lease(tmp_path)) is not None and lease.heartbeat < 2:
             assert time.monotonic() < deadline
             time.sleep(0.02)
     assert read_lease(tmp_path) is None

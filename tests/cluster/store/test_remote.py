@@ -138,9 +138,9 @@ def test_second_driver_is_refused_until_the_first_gives_it_back(store: RemoteSto
     assert lease is not None and lease.token == token
     with pytest.raises(LeaseHeldError, match=r"is being run by process \d+ on "):
         second.acquire(elsewhere.slot("pet/x", FP), "pet/x")
-    first.beat()
+    first.heartbeat()
     lease = elsewhere.lease("pet/x", FP)
-    assert lease is not None and (lease.token, lease.beat) == (token, 1)
+    assert lease is not None and (lease.token, lease.heartbeat) == (token, 1)
     first.release(store.slot("pet/x", FP))
     assert store.lease("pet/x", FP) is None
     second.acquire(elsewhere.slot("pet/x", FP), "pet/x")
@@ -148,9 +148,9 @@ def test_second_driver_is_refused_until_the_first_gives_it_back(store: RemoteSto
 
 def test_silent_owner_expires_by_the_observers_clock(store: RemoteStore) -> None:
     now = [0.0]
-    theirs = Lease(owner=replace(Owner.me(), host="far", space="far"), token="theirs")
+    theirs = Lease(owner=replace(Owner.current(), host="far", namespace="far"), token="theirs")
     slot = store.slot("pet/x", FP)
-    assert slot.swap(None, theirs)
+    assert slot.compare_and_swap(None, theirs)
     mine = Leases(ttl_s=30, clock=lambda: now[0])
     for moment in (0, 30):
         now[0] = moment
@@ -159,7 +159,9 @@ def test_silent_owner_expires_by_the_observers_clock(store: RemoteStore) -> None
     now[0] = 31
     token = mine.acquire(slot, "pet/x")
     # The first owner wakes up: it can neither beat nor give back what it lost.
-    assert not slot.swap("theirs", replace(theirs, beat=9)) and not slot.swap("theirs", None)
+    assert not slot.compare_and_swap("theirs", replace(theirs, heartbeat=9)) and not slot.compare_and_swap(
+        "theirs", None
+    )
     assert (lease := slot.read()) is not None and lease.token == token
 
 
@@ -210,7 +212,7 @@ def test_commit_of_another_driver_is_not_overwritten(store: RemoteStore, elsewhe
     store.objects.remove(f"pet/x/{FP}/lease.json")
     commit(elsewhere, text="early")
     store.objects.remove(f"pet/x/{FP}/lease.json")
-    assert mine is not None and store.slot("pet/x", FP).swap(None, mine)
+    assert mine is not None and store.slot("pet/x", FP).compare_and_swap(None, mine)
     with pytest.raises(LeaseLostError):
         draft.commit({}, builder())
     assert (store.files("pet/x", FP) / "sub" / "model.bin").read_text() == "early"
@@ -224,10 +226,10 @@ def test_failure_log_and_nearest_are_seen_everywhere(store: RemoteStore, elsewhe
     log = store.log_path("pet/x", FP, 1)
     log.parent.mkdir(parents=True)
     log.write_text("printed")
-    store.share(log)
-    assert store.address(log) == f"{URL}/logs/pet/x/{FP[:12]}-1.log"
+    store.upload(log)
+    assert store.uri_of(log) == f"{URL}/logs/pet/x/{FP[:12]}-1.log"
     assert elsewhere.objects.read(f"logs/pet/x/{FP[:12]}-1.log") == b"printed"
-    failure = StepFailedError("pet/x", "ValueError: no", remedy="Do.", trace="t", log=store.address(log), attempt=3)
+    failure = StepFailedError("pet/x", "ValueError: no", remedy="Do.", trace="t", log=store.uri_of(log), attempt=3)
     store.record_failure(FP, failure)
     kept = elsewhere.failure("pet/x", FP)
     assert kept is not None and vars(kept) == vars(failure)
@@ -240,17 +242,17 @@ def test_failure_log_and_nearest_are_seen_everywhere(store: RemoteStore, elsewhe
 def test_checkpoints_go_on_on_another_machine(store: RemoteStore, elsewhere: RemoteStore) -> None:
     leases = Leases()
     draft = begin(store, leases)
-    (draft.work / "checkpoint.pt").write_text("step 10")
-    (draft.work / "half.part").write_text("not yet a checkpoint")
+    (draft.checkpoint_dir / "checkpoint.pt").write_text("step 10")
+    (draft.checkpoint_dir / "half.part").write_text("not yet a checkpoint")
     draft.discard()
     taken = elsewhere.begin("pet/x", FP, "another token")
-    assert [item.name for item in taken.work.iterdir()] == ["checkpoint.pt"]
-    assert (taken.work / "checkpoint.pt").read_text() == "step 10"
-    (taken.work / "checkpoint.pt").write_text("step 20, further on")
+    assert [item.name for item in taken.checkpoint_dir.iterdir()] == ["checkpoint.pt"]
+    assert (taken.checkpoint_dir / "checkpoint.pt").read_text() == "step 10"
+    (taken.checkpoint_dir / "checkpoint.pt").write_text("step 20, further on")
     taken.discard()
     # The first machine has an older checkpoint of its own, which does not count.
     again = store.begin("pet/x", FP, "a third token")
-    assert (again.work / "checkpoint.pt").read_text() == "step 20, further on"
+    assert (again.checkpoint_dir / "checkpoint.pt").read_text() == "step 20, further on"
     again.discard()
     leases.release(store.slot("pet/x", FP))
     commit(store)
@@ -260,7 +262,7 @@ def test_checkpoints_go_on_on_another_machine(store: RemoteStore, elsewhere: Rem
 def test_checkpoints_go_up_while_the_step_runs(store: RemoteStore, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(checkpoints, "SAVE_EVERY_S", 0.02)
     draft = begin(store, Leases())
-    (draft.work / "checkpoint.pt").write_text("step 10")
+    (draft.checkpoint_dir / "checkpoint.pt").write_text("step 10")
     deadline = time.monotonic() + 30
     names: list[str] = []
     while not names and time.monotonic() < deadline:
@@ -271,12 +273,12 @@ def test_checkpoints_go_up_while_the_step_runs(store: RemoteStore, monkeypatch: 
 
 def test_damaged_checkpoint_is_left_out(store: RemoteStore, elsewhere: RemoteStore) -> None:
     draft = begin(store, Leases())
-    (draft.work / "checkpoint.pt").write_text("step 10")
+    (draft.checkpoint_dir / "checkpoint.pt").write_text("step 10")
     draft.discard()
     (name,) = store.objects.sizes(f"pet/x/{FP}/work")
     store.objects.write(f"pet/x/{FP}/work/{name}", b"step 1")
     taken = elsewhere.begin("pet/x", FP, "another token")
-    assert list(taken.work.iterdir()) == []
+    assert list(taken.checkpoint_dir.iterdir()) == []
     taken.discard()
 
 

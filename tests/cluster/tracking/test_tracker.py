@@ -121,7 +121,9 @@ def test_an_attempt_continues_the_run_of_the_one_before_and_replaces_its_tables(
         with Tracker.open(store.root, "films", name) as tracker:
             run_id = tracker.start_step("pet/p/0", "f" * 64, {"value": 1}, number)
             points = [MetricPoint("train/loss", 1.0 / (step + 1), step, 1000 + step) for step in steps]
-            tracker.take(LogBatch("pet/p/0", points=points, tables=[("errors", [{"text": "a", "count": number}])]))
+            tracker.log_records(
+                LogBatch("pet/p/0", points=points, tables=[("errors", [{"text": "a", "count": number}])])
+            )
             tracker.end_step("pet/p/0", status)
         return run_id
 

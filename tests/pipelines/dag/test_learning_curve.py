@@ -54,7 +54,7 @@ def test_smaller_sets_of_a_seed_are_chosen_alike_and_trained_from_other_starts_b
 
 
 def test_a_pretrained_prompt_is_not_pretrained_again() -> None:
-    prompted = ("pet.tune=prompt", "pet.prompt={start: ppt}", "learning_curve.methods=[ensemble]")
+    prompted = ("pet.tune=prompt", "pet.prompt={init: ppt}", "learning_curve.methods=[ensemble]")
     steps = steps_of("learning_curve={shots: [2, 4], seeds: [0]}", *prompted)
     assert "ppt/pair" in ways_up(steps["learning_curve/2/0/soft_labels"])
     assert not any("ppt" in name for name in steps if name.startswith("learning_curve"))

@@ -14,10 +14,10 @@ from pipelines.schema.config import PipelineConfig
 from pipelines.schema.loader import find_recipe, read_recipe
 from pipelines.schema.locations import RecipeError
 
-IPET = "pet.ipet={generations: 2, teacher_share: 0.5}"
+IPET = "pet.ipet={generations: 2, teacher_fraction: 0.5}"
 LOOP = "{learning_rate: 0.01, steps: 2}"
 BACKBONE = "{asset: hf:google-bert/bert-base-uncased}"
-BERT = f"members.bert={{kind: pet, backbone: {BACKBONE}, patterns: [review], loop: {LOOP}}}"
+BERT = f"members.bert={{kind: pet, backbone: {BACKBONE}, patterns: [review], training: {LOOP}}}"
 PROBE = "members.mini={kind: probe, encoder: {asset: hf:sentence-transformers/all-MiniLM-L6-v2}}"
 ZERO = ("data.shots=0", "baseline=null", "prompts.tasks=[]")
 
@@ -58,7 +58,7 @@ def test_each_generation_is_taught_by_others_of_the_one_before() -> None:
 
 
 def test_generations_know_nothing_of_those_after_them() -> None:
-    two, three = plan(IPET), plan("pet.ipet={generations: 3, teacher_share: 0.5}")
+    two, three = plan(IPET), plan("pet.ipet={generations: 3, teacher_fraction: 0.5}")
     for name in ("pet/review/0", "pet/g1/review/0", "pet/g2/review/0"):
         assert two[name].config == three[name].config
         assert upstream(two[name]) == upstream(three[name])
@@ -125,7 +125,7 @@ def test_a_change_of_the_mixture_touches_the_soft_labels_alone() -> None:
         (("members.x={kind: pet, backbone: {asset: x}}",), "members.x", "needs a loop"),
         (("members.x={kind: tree}",), "members.x", "tree"),
         (("pet.patterns=[reviw]",), "pet.patterns", "no pattern 'reviw'"),
-        (("pet.loop=null",), "pet", "needs a loop"),
+        (("pet.training=null",), "pet", "needs a loop"),
         (("pet.tune=none", "pet.ipet={}"), "pet", "neither mlm nor ipet"),
         (("task.verbalizer={}",), "task.verbalizer", "no label words"),
         (("verbalizer_search={}",), "verbalizer_search", "label words already"),
@@ -134,15 +134,19 @@ def test_a_change_of_the_mixture_touches_the_soft_labels_alone() -> None:
             "verbalizer_search",
             "less than num_words",
         ),
-        (("pet.loop.early_stopping={}",), "pet.loop.early_stopping", "needs a development set"),
-        (("data.dev_shots=2", "prompts.loop.early_stopping={}"), "prompts.loop.early_stopping", "development set"),
+        (("pet.training.early_stopping={}",), "pet.training.early_stopping", "needs a development set"),
         (
-            ("data.dev_shots=2", "prompts.methods={x: {loop: {learning_rate: 0.1, steps: 2, early_stopping: {}}}}"),
-            "prompts.methods.x.loop.early_stopping",
+            ("data.dev_shots=2", "prompts.training.early_stopping={}"),
+            "prompts.training.early_stopping",
             "development set",
         ),
-        (("student.tune=head",), "distill.loop", "head takes no loop"),
-        (("distill.loop=null", "baseline=null"), "distill.loop", "full needs one"),
+        (
+            ("data.dev_shots=2", "prompts.methods={x: {training: {learning_rate: 0.1, steps: 2, early_stopping: {}}}}"),
+            "prompts.methods.x.training.early_stopping",
+            "development set",
+        ),
+        (("student.tune=head",), "distill.training", "head takes no loop"),
+        (("distill.training=null", "baseline=null"), "distill.training", "full needs one"),
         (("data.unlabeled_size=0",), "data", "no unlabelled texts"),
     ],
 )
@@ -197,8 +201,8 @@ def test_without_labels_and_generations_nothing_is_trained() -> None:
         ("pet.seeds=[0]", "pet.tune"),
         (PROBE, "members.mini"),
         ("priming={}", "priming"),
-        ("distill.gold_share=0.5", "distill.gold_share"),
-        ("baseline={loop: {learning_rate: 0.1, steps: 2}}", "baseline"),
+        ("distill.gold_weight=0.5", "distill.gold_share"),
+        ("baseline={training: {learning_rate: 0.1, steps: 2}}", "baseline"),
     ],
 )
 def test_without_labels_what_needs_some_is_refused(override: str, key: str) -> None:

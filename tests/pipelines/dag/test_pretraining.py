@@ -175,7 +175,7 @@ def test_a_recipe_that_does_not_fit_is_refused(overrides: list[str], key: str, p
 
 
 def test_a_format_without_pretraining_is_refused() -> None:
-    random = "prompts.methods={random: {start: {kind: normal}}}"
+    random = "prompts.methods={random: {init: {kind: normal}}}"
     assert refused("ppt=null", random, "prompts.tasks.1.format=pair").key == "prompts.tasks.1.format"
     assert plan("ppt=null", random)
     assert plan("ppt.formats=[pair, choice]", "ppt.choice_options=5", random), (
@@ -189,8 +189,8 @@ def test_a_format_without_pretraining_is_refused() -> None:
 def section(tmp_path: Path, lines: list[str], **settings: Any) -> PptSection:
     path = tmp_path / "corpus.txt"
     path.write_text("".join(f"{line}\n" for line in lines))
-    corpus = {"source": {"asset": str(path)}, "sentence_words": 8}
-    return PptSection.model_validate({"corpus": corpus, "loop": {"learning_rate": 0.1, "steps": 1}} | settings)
+    corpus = {"source": {"asset": str(path)}, "max_sentence_words": 8}
+    return PptSection.model_validate({"corpus": corpus, "training": {"learning_rate": 0.1, "steps": 1}} | settings)
 
 
 def document(number: int) -> str:
@@ -209,7 +209,7 @@ def test_a_corpus_is_read_before_a_run_as_far_as_tells_that_it_suffices(tmp_path
     assert caught.value.key == "ppt.corpus.source"
     behind = tmp_path / "corpus.txt"
     behind.write_bytes(("\n".join(lines) + "\n" * 70_000).encode() + b"\xff")
-    right = {"corpus": {"source": {"asset": str(behind)}}, "loop": {"learning_rate": 0.1, "steps": 1}}
+    right = {"corpus": {"source": {"asset": str(behind)}}, "training": {"learning_rate": 0.1, "steps": 1}}
     assert check_corpus(PptSection.model_validate(right)) is None, "the broken end was not read"
 
 
@@ -291,7 +291,7 @@ def test_a_classifier_of_other_labels_is_found_before_a_run(tmp_path: Path) -> N
 def test_a_section_knows_its_formats() -> None:
     with pytest.raises((ValidationError, InputError), match="listed twice"):
         PptSection.model_validate({"formats": ["pair", "pair"], "corpus": {"source": {"asset": "x.txt"}},
-                                   "loop": {"learning_rate": 0.1, "steps": 1}})  # fmt: skip
+                                   "training": {"learning_rate": 0.1, "steps": 1}})  # fmt: skip
 
 
 # --- the page ---------------------------------------------------------------------------------------------------------

@@ -17,9 +17,9 @@ from pipelines.schema.locations import RecipeError
 
 Clozeline = Callable[..., subprocess.CompletedProcess[str]]
 
-METHODS = "prompts.methods={v2: {method: p_tuning_v2, num_vectors: 3}, ppt: {start: ppt}}"
-TOGETHER = "prompts.together=true"
-SUBMODELS = ("pet.tune=prompt", "pet.prompt={num_vectors: 4}", "pet.together=true")
+METHODS = "prompts.methods={v2: {method: p_tuning_v2, num_virtual_tokens: 3}, ppt: {init: ppt}}"
+TOGETHER = "prompts.batched_training=true"
+SUBMODELS = ("pet.tune=prompt", "pet.prompt={num_virtual_tokens: 4}", "pet.batched_training=true")
 SOFT = "task.patterns.soft='{text} {soft:2} is {mask}.'"
 SOFT_WORDS = "task.verbalizer={rotten: [bad], fresh: [good]}"
 
@@ -87,13 +87,13 @@ def test_patterns_with_soft_blocks_are_for_those_who_train_them() -> None:
 @pytest.mark.parametrize(
     ("overrides", "key", "problem"),
     [
-        (("pet.together=true",), "pet", "together is for soft prompts"),
+        (("pet.batched_training=true",), "pet", "together is for soft prompts"),
         (("pet.tune=prompt", "pet.prompt={lora: {}}"), "pet", "no mlm, prompt.lora or prompt.head"),
         (("prompts.methods={x: {lora: {}}}", TOGETHER), "prompts", "without LoRA"),
-        ((TOGETHER, "prompts.loop.micro_batch_size=2"), "prompts", "neither micro_batch_size"),
+        ((TOGETHER, "prompts.training.micro_batch_size=2"), "prompts", "neither micro_batch_size"),
         (("ppt=null",), "prompts.methods.ppt.start", "no ppt section"),
         (
-            ("pet.tune=prompt", "pet.prompt={start: ppt}", "ppt=null", "prompts=null"),
+            ("pet.tune=prompt", "pet.prompt={init: ppt}", "ppt=null", "prompts=null"),
             "pet.prompt.start",
             "no ppt section",
         ),

@@ -21,7 +21,7 @@ from tests.support.services import service
 Clozeline = Callable[..., subprocess.CompletedProcess[str]]
 pytestmark = pytest.mark.timeout(300)
 
-METHODS = "prompts.methods={v2: {method: p_tuning_v2, num_vectors: 3}, ppt: {start: ppt}}"
+METHODS = "prompts.methods={v2: {method: p_tuning_v2, num_virtual_tokens: 3}, ppt: {init: ppt}}"
 FILMS = ["the film was good", "a dull plot", "the film was bad", "a warm story about the film"]
 
 
@@ -71,7 +71,7 @@ def test_every_task_method_and_seed_is_a_step(words: tuple[str, ...]) -> None:
     assert {step.name for step in found["prompts/works/ppt/0"].upstream()} == {"data/works", "ppt/pair"}
     assert {step.name for step in found["prompts/answers/v2/1"].upstream()} == {"data/answers"}
     assert len({found[name].config.seed for name in names}) == len(names)
-    together = plan(*words, "prompts.together=true")
+    together = plan(*words, "prompts.batched_training=true")
     assert {step.name for step in together["prompts/works/v2/0"].upstream()} == {"data/works"}, "trained on its own"
     alone = plan(*words, "prompts.tasks=[]")
     assert not any(name.startswith("prompts/rotten_tomatoes") for name in alone)
@@ -81,13 +81,13 @@ def test_every_task_method_and_seed_is_a_step(words: tuple[str, ...]) -> None:
     ("override", "key", "problem"),
     [
         ("prompts.methods.v2.head=words", "prompts.methods.v2.head", "read by a linear head"),
-        ("prompts.methods.v2.hard_steps=2", "prompts.methods.v2", "plain prompt tuning"),
+        ("prompts.methods.v2.hard_prompt_steps=2", "prompts.methods.v2", "plain prompt tuning"),
         ("prompts.methods.v2.start={kind: label_words}", "prompts.methods.v2.start", "read by a linear head"),
         ("prompts.tokens.works.labels=[O, O]", "prompts.tokens.works", "listed twice"),
         ("prompts.tokens.works.format=choice", "prompts.tokens.works.format", "no prompt is pretrained"),
         ("ppt.formats=[pair, single]", "prompts.tokens.works.format", "no format is like the task works"),
         ("prompts.tokens.works.data.train.label=null", "prompts.tokens.works.data", "label is not given"),
-        ("prompts.loop.early_stopping={}", "prompts.loop.early_stopping", "needs a development set"),
+        ("prompts.training.early_stopping={}", "prompts.training.early_stopping", "needs a development set"),
     ],
 )
 def test_what_does_not_fit_is_refused(override: str, key: str, problem: str, words: tuple[str, ...]) -> None:

@@ -32,7 +32,7 @@ def causal(millions: int, num_layers: int, width: int) -> ModelShape:
 
 
 SMALL = TaskProfile(
-    num_classes=2, num_labelled=32, tokens=60, family="causal", shape=causal(135, 30, 576),
+    num_classes=2, num_labeled=32, tokens=60, family="causal", shape=causal(135, 30, 576),
     positions=2048, memory=24 * GIB, cores=4, computes_in_bf16=True,
 )  # fmt: skip
 SIZES: dict[str, dict[str, Any]] = {
@@ -65,8 +65,8 @@ def test_the_size_of_the_backbone_decides_the_method(size: str, tune: str, metho
     assert found["pet.tune"] == tune
     assert found["prompts: method"].startswith(method)
     assert found["ppt.num_vectors"] == vectors
-    assert found["pet.loop.learning_rate"] == {"full": 1e-5, "lora": 1e-3}.get(
-        tune, found["prompts.loop.learning_rate"]
+    assert found["pet.training.learning_rate"] == {"full": 1e-5, "lora": 1e-3}.get(
+        tune, found["prompts.training.learning_rate"]
     )
 
 
@@ -90,7 +90,7 @@ def test_less_memory_never_asks_for_more(size: str) -> None:
             assert found.get("sub-models at once (--max-parallel)", 0) <= before.get(
                 "sub-models at once (--max-parallel)", 99
             )
-            assert found.get("pet.loop.micro_batch_size", 0) <= before.get("pet.loop.micro_batch_size", 99)
+            assert found.get("pet.training.micro_batch_size", 0) <= before.get("pet.training.micro_batch_size", 99)
         before = found
 
 
@@ -102,7 +102,7 @@ def test_lengths_follow_the_texts_and_the_room() -> None:
 
 
 def test_few_labels_make_small_batches() -> None:
-    assert advised(num_labelled=4)["pet.loop.batch_size"] == 4
+    assert advised(num_labelled=4)["pet.training.batch_size"] == 4
     assert advised(num_labelled=4)["pet.tune"] == "lora"
 
 
@@ -139,7 +139,7 @@ def test_parameters_are_counted_without_weights(tmp_path: Path) -> None:
 def test_facts_are_those_of_the_recipe() -> None:
     config = read_recipe(find_recipe("smoke"), PipelineConfig)
     found = gather_task_profile(config, 2 * GIB, lambda *_: None)
-    assert (found.num_classes, found.num_labelled, found.family, found.memory) == (2, 16, "masked", 2 * GIB)
+    assert (found.num_classes, found.num_labeled, found.family, found.memory) == (2, 16, "masked", 2 * GIB)
     assert found.shape.num_layers == 2
     assert 20 < (found.tokens or 0) < 80
     assert gather_task_profile(config, None, lambda *_: None).memory > GIB
@@ -152,8 +152,8 @@ def test_a_recipe_is_written_and_is_one(tmp_path: Path, clozeline: Clozeline) ->
     assert "backbone.max_length" in done.stdout
     config = read_recipe(target, PipelineConfig)
     assert config.pet.tune == "full"
-    assert config.pet.loop is not None
-    assert config.pet.loop.learning_rate == 1e-5
+    assert config.pet.training is not None
+    assert config.pet.training.learning_rate == 1e-5
     before = read_recipe(find_recipe("smoke"), PipelineConfig)
     assert config.task == before.task
     assert config.student == before.student, "an anchor that the student shares with the backbone is left alone"

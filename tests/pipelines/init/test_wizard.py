@@ -57,7 +57,7 @@ def test_the_recipe_is_complete_and_plan_takes_it(backbone: str, clozeline: Cloz
         "team",
     )
     assert config.task.verbalizer == {label: [label] for label in TOPICS}
-    assert config.baseline and config.distill.loop and config.pet.tune == "lora"
+    assert config.baseline and config.distill.training and config.pet.tune == "lora"
     assert text.count("#") >= 10 and "docs/reference.md" in text
     assert list(jsonschema.Draft202012Validator(reference.recipe_schema()).iter_errors(yaml.safe_load(text))) == []
     planned = clozeline("plan", "tickets.yaml", "--store", "store", cwd=tmp_path)
@@ -67,7 +67,7 @@ def test_the_recipe_is_complete_and_plan_takes_it(backbone: str, clozeline: Cloz
 
 def test_the_recipe_runs(start: Callable[..., PipelineConfig], clozeline: Clozeline, tmp_path: Path) -> None:
     start(tickets(), "--shots", "4")
-    short = ("-o", "pet.loop.epochs=1", "-o", "distill.loop.steps=3", "-o", "baseline.loop.steps=3", "-o")
+    short = ("-o", "pet.training.epochs=1", "-o", "distill.training.steps=3", "-o", "baseline.training.steps=3", "-o")
     words = ("run", "made.yaml", "--store", "store", *short, "distill.seeds=[0]", "-o", "baseline.seeds=[0]")
     done = clozeline(*words, cwd=tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -166,7 +166,7 @@ def test_json_lines_with_nested_columns_numbers_and_blanks(start: Callable[..., 
     config = start(write_jsonl("rows.jsonl", rows), "--label", "about.kind", *words)
     assert config.task.labels == ("10", "9", "bug")
     assert config.data.pool is not None
-    assert config.data.pool.label_names == {" bug ": "bug"}
+    assert config.data.pool.label_map == {" bug ": "bug"}
     assert config.data.pool.drop_empty
     assert "1 rows have no text" in Path("made.yaml").read_text()
     assert {item.label for item in drawn(config).train} == {"10", "9", "bug"}
@@ -231,7 +231,7 @@ def test_sizes_are_those_that_can_be_drawn(
 
 def test_what_is_fixed_is_not_made_smaller() -> None:
     found = LabeledData(
-        asset="x", fields={}, label="y", labels=("a", "b"), raw={}, counts={"a": 30, "b": 30}, unlabelled={},
+        asset="x", fields={}, label="y", labels=("a", "b"), raw={}, counts={"a": 30, "b": 30}, unlabeled={},
         num_empty=0, texts=[],
     )  # fmt: skip
     assert choose_split_sizes(found, 20, None).shots == 20

@@ -53,11 +53,11 @@ student:
   asset: ROOT/backbone
   max_length: 32
 pet:
-  loop: {learning_rate: 0.001, epochs: 6}
+  training: {learning_rate: 0.001, epochs: 6}
 distill:
-  loop: {learning_rate: 0.001, steps: 20}
+  training: {learning_rate: 0.001, steps: 20}
 prompts:
-  methods: {random: {num_vectors: 8, start: {kind: normal}}}
+  methods: {random: {num_virtual_tokens: 8, init: {kind: normal}}}
   tasks:
     - pattern: review
     - pattern: kind
@@ -71,7 +71,7 @@ prompts:
         shots: 2
         unlabeled_size: 0
         test_size: 5
-  loop: {learning_rate: 0.01, steps: 5}
+  training: {learning_rate: 0.01, steps: 5}
 """
 
 VOCABULARY = ("bad", "dull", "good", "great", "story", "review", "yes", "no", "maybe", "un", "##watch", "##able")
@@ -140,7 +140,7 @@ BAD = [
     ("label: category", "label: kind", "data.pool", f"{POOL_LINE_1} 'kind'", "text, category"),
     ("labels: [rotten, fresh]", "labels: [rotten, fresh, odd]", "task.verbalizer", "label 'odd'", "odd: {review"),
     ("labels: [plot, quote]", "labels: [plot, book]", "prompts.tasks.1.task.verbalizer.quote", "'quote'", "spelling"),
-    ("label: kind}", "label: kind, label_names: {plot: s}}", "prompts.tasks.1.data.pool", "line 1: the label", "_name"),
+    ("label: kind}", "label: kind, label_map: {plot: s}}", "prompts.tasks.1.data.pool", "line 1: the label", "_name"),
     ("shots: 4", "shots: 40", "data.shots", "40 examples a class", "Lower data.shots"),
     ("_size: 10\n  test", "_size: 100\n  test", "data.unlabeled_size", "100 unlabeled", "Lower data.unlabeled_size"),
     ("shots: 2\n", "shots: 20\n", "prompts.tasks.1.data.shots", "20 examples a class", "Lower"),
@@ -234,14 +234,18 @@ def test_what_only_masked_models_can_do_is_refused_for_others(
 
 
 SOFT = 'task.patterns.verdict="{text} {soft:2} {mask}"'
-AS_PROMPTS = ("pet.tune=prompt", "pet.loop={learning_rate: 0.01, steps: 2}")
+AS_PROMPTS = ("pet.tune=prompt", "pet.training={learning_rate: 0.01, steps: 2}")
 
 
 @pytest.mark.parametrize(
     ("overrides", "key", "problem"),
     [
-        (("pet.patterns=[verdict]", "pet.prompt={hard_steps: 2}"), "pet.prompt", "'verdict' has none"),
-        (("pet.patterns=[review]", "pet.prompt={num_vectors: 40}"), "backbone.max_length", "a prompt of 40 vectors"),
+        (("pet.patterns=[verdict]", "pet.prompt={hard_prompt_steps: 2}"), "pet.prompt", "'verdict' has none"),
+        (
+            ("pet.patterns=[review]", "pet.prompt={num_virtual_tokens: 40}"),
+            "backbone.max_length",
+            "a prompt of 40 vectors",
+        ),
     ],
 )
 def test_prompts_of_submodels_are_checked_before_anything_runs(

@@ -111,7 +111,7 @@ def test_what_does_not_quite_fit_is_told_and_not_refused(tmp_path: Path) -> None
     found = build_steps(asked(tmp_path / "store").config)
     line = next(iter(memory.memory_rows(found, MemoryBudget(None, None)).values()))
     assert line.needs is not None
-    tight = MemoryBudget((line.needs.machine.certain + line.needs.machine.total) // 2, None)
+    tight = MemoryBudget((line.needs.machine.required + line.needs.machine.total) // 2, None)
     told = next(iter(memory.memory_rows(found, tight).values()))
     assert not told.fits and not told.is_refused
     assert "does not fit" in told.text()

@@ -33,7 +33,7 @@ def tools(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def asked(tmp_path: Path, disk: Path, *overrides: str) -> RunRequest:
-    swapping = f"resources={{strategy: zero3_offload, workers: 2, offload_to: {disk}}}"
+    swapping = f"resources={{strategy: zero3_offload, workers: 2, nvme_path: {disk}}}"
     return load_request("smoke", [swapping, *overrides], tmp_path / "store")
 
 

@@ -96,7 +96,7 @@ def test_every_source_has_the_fields_of_the_patterns_and_labels_of_the_task(name
     config = read(name)
     for source in config.data.sources.values():
         assert set(config.task.fields) <= set(source.fields)
-        assert set(source.label_names.values()) <= set(config.task.labels)
+        assert set(source.label_map.values()) <= set(config.task.labels)
 
 
 @pytest.mark.parametrize("name", PAPER)
@@ -111,14 +111,14 @@ def test_words_that_yaml_takes_for_truth_values_stay_words(name: str) -> None:
 @pytest.mark.parametrize("name", EACL)
 def test_eacl_shows_each_submodel_4000_labelled_texts_beside_three_times_as_many_without(name: str) -> None:
     config = read(name)
-    loop, mlm = config.pet.loop, config.pet.mlm
+    loop, mlm = config.pet.training, config.pet.mlm
     assert loop is not None
     assert mlm is not None
     assert loop.num_steps(100) * loop.batch_size == 250 * 16
     assert (loop.micro_batch_size, mlm.batch_size, mlm.weight) == (1, 3, 1e-4)
     assert config.baseline is not None
-    assert config.baseline.loop is not None
-    assert (config.baseline.loop.steps, config.baseline.loop.batch_size) == (250, 16)
+    assert config.baseline.training is not None
+    assert (config.baseline.training.steps, config.baseline.training.batch_size) == (250, 16)
 
 
 @pytest.mark.parametrize("name", EACL)
@@ -132,8 +132,12 @@ def test_eacl_has_100_labels_and_10000_texts_a_class(name: str) -> None:
 @pytest.mark.parametrize("name", FEWGLUE)
 def test_fewglue_takes_250_steps_of_16_without_the_auxiliary_loss(name: str) -> None:
     config = read(name)
-    assert config.pet.loop is not None
-    assert (config.pet.loop.steps, config.pet.loop.batch_size, config.pet.loop.micro_batch_size) == (250, 16, 4)
+    assert config.pet.training is not None
+    assert (config.pet.training.steps, config.pet.training.batch_size, config.pet.training.micro_batch_size) == (
+        250,
+        16,
+        4,
+    )
     assert config.pet.mlm is None
     assert config.backbone.max_length == (512 if name == "paper/multirc" else 256)
 
@@ -143,11 +147,16 @@ def test_pet_trains_everything_slowly_with_three_seeds_and_distills_for_5000_ste
     config = read(name)
     assert config.pet.tune == "full"
     assert count(config, "pet/") == 3 * len(config.task.patterns)
-    for loop in (config.pet.loop, config.distill.loop):
+    for loop in (config.pet.training, config.distill.training):
         assert loop is not None
-        assert (loop.learning_rate, loop.weight_decay, loop.schedule, loop.warmup) == (1e-5, 0.01, "linear", 0.0)
-    assert config.distill.loop is not None
-    assert (config.distill.loop.steps, config.distill.loop.batch_size) == (5000, 16)
+        assert (loop.learning_rate, loop.weight_decay, loop.lr_scheduler, loop.warmup_ratio) == (
+            1e-5,
+            0.01,
+            "linear",
+            0.0,
+        )
+    assert config.distill.training is not None
+    assert (config.distill.training.steps, config.distill.training.batch_size) == (5000, 16)
     assert config.distill.temperature == 2
     assert config.ensemble.weights == "accuracy"
     assert config.student.asset == config.backbone.asset
@@ -162,7 +171,7 @@ def test_the_override_in_the_first_lines_makes_it_ipet(name: str) -> None:
     config = read(name, override)
     assert count(config, "pet/") == 3 * 3 * len(config.task.patterns), "three generations in all"
     assert config.pet.ipet is not None
-    assert (config.pet.ipet.scale, config.pet.ipet.teacher_share) == (5, 0.25)
+    assert (config.pet.ipet.scale_factor, config.pet.ipet.teacher_fraction) == (5, 0.25)
 
 
 def test_zero_labels_grow_to_the_papers_thousand_examples() -> None:
@@ -170,9 +179,9 @@ def test_zero_labels_grow_to_the_papers_thousand_examples() -> None:
     assert not config.has_labels
     ipet = config.pet.ipet
     assert ipet is not None
-    last = ipet.examples_per_class * ipet.scale ** (ipet.generations - 1)
+    last = ipet.examples_per_class * ipet.scale_factor ** (ipet.generations - 1)
     assert last * len(config.task.labels) == 1000
-    assert ipet.most_confident == 100, "of which the first 10 a class are drawn"
+    assert ipet.num_most_likely == 100, "of which the first 10 a class are drawn"
     assert count(config, "pet/") == (1 + ipet.generations) * len(config.task.patterns)
     assert config.task == read("paper/ag_news").task
 
@@ -180,11 +189,11 @@ def test_zero_labels_grow_to_the_papers_thousand_examples() -> None:
 def test_fewclue_trains_20_epochs_and_keeps_the_best() -> None:
     for name, num_labelled in (("paper/eprstmt", 32), ("paper/tnews", 240)):
         config = read(name)
-        loop = config.pet.loop
+        loop = config.pet.training
         assert loop is not None
         assert loop.early_stopping is not None
         assert config.data.dev is not None
-        assert loop.num_steps(num_labelled) == 20 * loop.early_stopping.every, "one look an epoch"
+        assert loop.num_steps(num_labelled) == 20 * loop.early_stopping.eval_steps, "one look an epoch"
         assert loop.early_stopping.patience >= 20, "it never stops early"
 
 

@@ -36,7 +36,7 @@ def store(tmp_path: Path) -> Path:
         draft.commit(
             {},
             lambda result, files, fingerprint=fingerprint: Manifest(
-                step="soft_labels", fingerprint=fingerprint, key={}, files=files, made_from={}, result=result
+                step="soft_labels", fingerprint=fingerprint, key={}, files=files, upstream_digests={}, result=result
             ),
         )
         leases.release(slot)

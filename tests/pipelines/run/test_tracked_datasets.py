@@ -32,7 +32,7 @@ def manifest(step: str) -> Manifest:
     names = ("train", "unlabeled", "test", "unlabeled_gold")
     files = {f"{name}.jsonl": FileEntry(size=9, sha256=f"{name[0]}" * 64) for name in names}
     files["dev.jsonl"] = FileEntry(size=0, sha256="d" * 64)
-    return Manifest(step=step, fingerprint="f" * 64, key={}, files=files, made_from={}, result=RESULT)
+    return Manifest(step=step, fingerprint="f" * 64, key={}, files=files, upstream_digests={}, result=RESULT)
 
 
 @pytest.fixture

@@ -35,13 +35,13 @@ student:
   asset: models/student
 pet:
   seeds: [0, 1]
-  loop: {learning_rate: 0.001, epochs: 6}
+  training: {learning_rate: 0.001, epochs: 6}
 distill:
-  loop:
+  training:
     learning_rate: 5e-5
     steps: 20
 prompts:
-  methods: {random: {start: {kind: normal}}}
+  methods: {random: {init: {kind: normal}}}
   tasks:
     - pattern: review
     - pattern: kind
@@ -52,7 +52,7 @@ prompts:
         verbalizer: {plot: [story], quote: [review]}
       data:
         pool: {asset: kinds.csv, label: kind}
-  loop: {learning_rate: 0.01, steps: 5}
+  training: {learning_rate: 0.01, steps: 5}
 """
 
 
@@ -80,7 +80,7 @@ def test_a_recipe_becomes_a_config(tmp_path: Path) -> None:
     assert config.task.labels == ("rotten", "fresh")
     assert config.task.words("review") == {"rotten": ("bad",), "fresh": ("good", "great")}
     assert config.pet.seeds == (0, 1)
-    assert config.distill.loop.learning_rate == 5e-5
+    assert config.distill.training.learning_rate == 5e-5
     assert config.prompts is not None
     assert config.prompts.tasks[1].task is not None
     assert config.seed == 0
@@ -114,7 +114,7 @@ def test_a_complaint_about_json_has_its_line_too(tmp_path: Path) -> None:
     [
         ("pet:\n  seeds", "pet:\n  seedz", "pet.seedz", "unknown key 'seedz'", "Did you mean 'seeds'?"),
         ("name: films\ntask", "name: films\nptt: {}\ntask", "ptt", "unknown key 'ptt'", "Did you mean 'ppt'?"),
-        ("epochs: 6", "epochz: 6", "pet.loop.epochz", "unknown key", "Did you mean 'epochs'?"),
+        ("epochs: 6", "epochz: 6", "pet.training.epochz", "unknown key", "Did you mean 'epochs'?"),
         ("shots: 4", "wibble: 4", "data.wibble", "unknown key 'wibble'", "shots"),
         ("    - pattern: review", "    - patern: review", "prompts.tasks.0.patern", "unknown key", "'pattern'"),
         ("label: kind}", "labell: kind}", "prompts.tasks.1.data.pool.labell", "unknown key", "'label'"),
@@ -122,9 +122,9 @@ def test_a_complaint_about_json_has_its_line_too(tmp_path: Path) -> None:
         ("student:\n  asset", "student:\n  max_length: 4\n  asset", "student.max_length", "greater than", "Tokens"),
         ("shots: 4", "shots: many", "data.shots", "valid integer", "Labelled examples a class"),
         ("seeds: [0, 1]", "seeds: [0, x]", "pet.seeds.1", "valid integer", ""),
-        ("learning_rate: 5e-5", "learning_rate: -1", "distill.loop.learning_rate", "greater than 0", "learning rate"),
+        ("learning_rate: 5e-5", "learning_rate: -1", "distill.training.learning_rate", "greater than 0", "learning rate"),
         ("{kind: normal}", "{kind: norml}", "prompts.methods.random.start.kind", "'normal'", "vocabulary (embeddings"),
-        ("steps: 20", "steps: 20\n    epochs: 2", "distill.loop", "either steps or epochs", "steps: 100"),
+        ("steps: 20", "steps: 20\n    epochs: 2", "distill.training", "either steps or epochs", "steps: 100"),
         ("  asset: models/student", "  max_length: 9", "student.asset", "missing", "Reference of the encoder"),
         ("    fresh: [good, great]\n", "", "task.verbalizer", "no word for label 'fresh'", "fresh: {"),
         ("fresh: [good", "frsh: [good", "task.verbalizer.frsh", "'frsh', which is not in labels", "spelling"),
@@ -136,7 +136,7 @@ def test_a_complaint_about_json_has_its_line_too(tmp_path: Path) -> None:
         ("is a {mask}", "is a", "prompts.tasks.1.task.patterns.kind", "has no {mask}", "exactly once"),
         ("    - pattern: review", "    - pattern: revue", "prompts.tasks.0.pattern", "'revue'", "review, verdict"),
         ("label: category}", "lable: category}", "data.pool.lable", "unknown key 'lable'", "'label'"),
-        ("{random: {start: {kind: normal}}}", "{ppt: {start: ppt}}", "prompts.methods", "no ppt section", "ppt: {...}"),
+        ("{random: {init: {kind: normal}}}", "{ppt: {init: ppt}}", "prompts.methods", "no ppt section", "ppt: {...}"),
     ],
 )  # fmt: skip
 def test_a_wrong_recipe_is_refused_at_its_line(
@@ -220,7 +220,7 @@ def test_a_file_that_is_no_text_is_refused(tmp_path: Path) -> None:
     ("override", "place", "value"),
     [
         ("seed=7", ("seed",), 7),
-        ("distill.loop.learning_rate=1e-4", ("distill", "loop", "learning_rate"), 1e-4),
+        ("distill.training.learning_rate=1e-4", ("distill", "loop", "learning_rate"), 1e-4),
         ("pet.seeds=[3,4]", ("pet", "seeds"), (3, 4)),
         ("pet.seeds.1=9", ("pet", "seeds"), (0, 9)),
         ("pet.lora.rank=2", ("pet", "lora", "rank"), 2),
@@ -270,7 +270,7 @@ def test_an_override_of_an_alias_leaves_its_anchor_alone(tmp_path: Path) -> None
         ("pett.seeds=[1]", "unknown key 'pett'", "Did you mean 'pet'?"),
         ("pet.seeds=3", "not 3", "Seeds"),
         ("data.shots=-1", "greater than", "Labelled examples"),
-        ("pet.loop.steps=4", "either steps or epochs", "steps"),
+        ("pet.training.steps=4", "either steps or epochs", "steps"),
         ("seed=[1", "'[1' is not YAML", "quotes"),
         ("task.patterns.review=no mask", "has no {mask}", "exactly once"),
     ],

@@ -66,7 +66,7 @@ def test_every_recipe_that_comes_with_clozeline_is_valid(name: str) -> None:
     ("place", "value"),
     [
         ("pet.lop", {}),
-        ("pet.loop.learning_rate", 0),
+        ("pet.training.learning_rate", 0),
         ("pet.tune", "everything"),
         ("task.labels", ["only"]),
         ("task.patterns", {"Capital": "{text} {mask}"}),

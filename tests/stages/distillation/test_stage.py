@@ -37,7 +37,7 @@ def encoder(folder: Path, **settings: Any) -> StudentConfig:
 
 def full(folder: Path, **settings: Any) -> DistillationConfig:
     """A student all of whose weights are trained."""
-    values = {"student": encoder(folder), "loop": LOOP, "seed": 1} | settings
+    values = {"student": encoder(folder), "training": LOOP, "seed": 1} | settings
     return DistillationConfig(labels=LABELS, fields=("text",), **values)
 
 
@@ -181,7 +181,7 @@ def test_a_student_stops_early_on_the_dev_set(
     test = load_examples(taught.data / "test.jsonl")
     wrong = [Example(item.uid, item.fields, LABELS[1 - LABELS.index(item.label)]) for item in test]
     write_examples(taught.data / "dev.jsonl", wrong)
-    loop = LOOP.model_copy(update={"early_stopping": EarlyStopping(every=5, patience=2)})
+    loop = LOOP.model_copy(update={"early_stopping": EarlyStopping(eval_steps=5, patience=2)})
     recorder = Kept()
     run(distillation, full(backbone_folders["bert"], loop=loop), taught, tmp_path / "out", recorder)
     assert recorder.metrics["dev/best_step"] < 40
@@ -237,7 +237,7 @@ def of_second(probabilities: list[float]) -> np.ndarray:
 
 
 @pytest.mark.parametrize(
-    ("keep_share", "min_confidence", "expected"),
+    ("keep_fraction", "min_confidence", "expected"),
     [
         (1.0, 0.0, [0, 1, 2, 3, 4, 5, 6, 7]),
         (0.5, 0.0, [0, 1, 4, 6]),  # of six second labels the surest three, of two first labels the surest
@@ -248,9 +248,11 @@ def of_second(probabilities: list[float]) -> np.ndarray:
         (1.0, 0.99, []),
     ],
 )
-def test_the_surest_texts_of_each_label_are_kept(keep_share: float, min_confidence: float, expected: list[int]) -> None:
+def test_the_surest_texts_of_each_label_are_kept(
+    keep_fraction: float, min_confidence: float, expected: list[int]
+) -> None:
     logits = of_second([0.9, 0.95, 0.6, 0.55, 0.2, 0.65, 0.7, 0.45])
-    assert select_confident(logits, keep_share, min_confidence) == expected
+    assert select_confident(logits, keep_fraction, min_confidence) == expected
 
 
 def test_shares_of_a_round_number_are_not_rounded_up() -> None:
@@ -319,7 +321,7 @@ def test_the_fields_behind_the_first_are_read_as_one_second_text(backbone_folder
     example = Example("1", {"a": "the film", "b": "it was dull", "c": "a warm story"})
     logits = {}
     for fields in (("b",), ("b", "c"), ("b", "c", "a")):
-        student = TextClassifier.fresh(encoder(backbone_folders["bert"]), LABELS, fields, 0)
+        student = TextClassifier.from_encoder(encoder(backbone_folders["bert"]), LABELS, fields, 0)
         logits[len(fields)] = student.predict([example], SILENT, "")
         reader = student.encoder.tokenizer
         second = {1: (), 2: ("a warm story",), 3: ("a warm story the film",)}[len(fields)]

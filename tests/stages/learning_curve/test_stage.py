@@ -69,7 +69,7 @@ def test_points_are_means_and_deviations_few_labels_first(tmp_path: Path) -> Non
     config = LearningCurveConfig(methods=("baseline",) * 4 + ("student",))
     inputs = learning_curve.Inputs(measured=tuple(measured))
     found = learning_curve.run(config, inputs, tmp_path, NullRecorder(), InProcessEngine()).points
-    assert [(point.method, point.num_labelled, point.num_seeds) for point in found] == [
+    assert [(point.method, point.num_labeled, point.num_seeds) for point in found] == [
         ("baseline", 4, 2), ("baseline", 16, 2), ("student", 4, 1),
     ]  # fmt: skip
     assert [point.accuracy for point in found] == [0.6, 0.85, 0.6]

@@ -76,7 +76,7 @@ def test_without_labels_the_classes_are_even() -> None:
 
 
 def test_a_generation_knows_nothing_of_how_many_follow() -> None:
-    short, long = (IpetConfig(generations=number, scale=3, weights="accuracy") for number in (1, 5))
+    short, long = (IpetConfig(generations=number, scale_factor=3, weights="accuracy") for number in (1, 5))
     assert GenerationConfig.of(short, 1, has_labels=True) == GenerationConfig.of(long, 1, has_labels=True)
     assert GenerationConfig.of(long, 2, has_labels=False) == growth(2, from_zero=True, scale=3, weights="accuracy")
 
@@ -218,7 +218,7 @@ def test_teachers_weigh_the_same_or_by_their_accuracy(tmp_path: Path) -> None:
 def test_the_likeliest_are_preferred_in_the_first_generation_without_labels_alone(tmp_path: Path) -> None:
     """A teacher that calls everything rotten: fresh texts are found by force, or not at all."""
     folders = [teacher(tmp_path / "t", np.array([[3.0, share] for share in np.linspace(0, 1, 30)]), 0.0)]
-    settings = {"scale": 2, "examples_per_class": 3, "most_confident": 4}
+    settings = {"scale": 2, "examples_per_class": 3, "num_most_likely": 4}
 
     def labels_of(config: GenerationConfig, gold: list[Example]) -> Counter[str | None]:
         return Counter(item.label for item in select_examples(config, gold, texts(30), folders, LABELS, seed=1))

@@ -23,12 +23,12 @@ from stages.pet.config import GenerationConfig, PetConfig
 from tests.support.small_models import FAMILIES, backbone_config, film_example, film_examples, film_task
 from tests.support.stage_runs import SILENT, Kept, assert_a_seed_decides, logits_of, run, written
 
-LOOP = TrainingConfig(learning_rate=0.01, batch_size=4, steps=16, schedule="constant", weight_decay=0.0)
+LOOP = TrainingConfig(learning_rate=0.01, batch_size=4, steps=16, lr_scheduler="constant", weight_decay=0.0)
 
 
 def submodel(folder: Path, name: str = "gpt2", tune: str = "lora", **settings: Any) -> PetConfig:
     loop = None if tune == "none" else LOOP
-    values = {"pattern": "review", "loop": loop, "seed": 1, "task": film_task(name)} | settings
+    values = {"pattern": "review", "training": loop, "seed": 1, "task": film_task(name)} | settings
     return PetConfig(backbone=backbone_config(folder), tune=tune, **values)
 
 
@@ -60,7 +60,7 @@ def test_a_submodel_learns_and_is_loaded_as_it_was(
     assert (result.trainable_parameters == everything) is (tune == "full")
 
 
-PROMPT_LOOP = TrainingConfig(learning_rate=0.05, batch_size=4, steps=24, schedule="constant", weight_decay=0.0)
+PROMPT_LOOP = TrainingConfig(learning_rate=0.05, batch_size=4, steps=24, lr_scheduler="constant", weight_decay=0.0)
 
 
 @pytest.mark.parametrize("text", ["Review: {text}\nSentiment:{mask}", "{text}{soft:2}{soft:2:the film}{mask}"])
@@ -69,7 +69,9 @@ def test_a_submodel_may_be_a_prompt(
 ) -> None:
     """Before the text, and in blocks at its end, which train over the kept cache of the text."""
     task = film_task("gpt2").only("review").model_copy(update={"patterns": {"review": text}})
-    config = submodel(backbone_folders["gpt2"], tune="prompt", task=task, loop=PROMPT_LOOP, prompt={"num_vectors": 4})
+    config = submodel(
+        backbone_folders["gpt2"], tune="prompt", task=task, loop=PROMPT_LOOP, prompt={"num_virtual_tokens": 4}
+    )
     result = run(pattern_training, config, pattern_training.Inputs(data=film_data), tmp_path / "out")
     assert result.trainable_parameters == 4 * 32
     assert result.final_loss < 0.65
@@ -85,7 +87,7 @@ def test_a_submodels_prompt_follows_its_curriculum(
     task = film_task("gpt2").only("review").model_copy(update={"patterns": {"review": text}})
     found = {}
     for steps in (0, 24):
-        prompt = {"hard_steps": steps}
+        prompt = {"hard_prompt_steps": steps}
         config = submodel(backbone_folders["gpt2"], tune="prompt", task=task, loop=PROMPT_LOOP, prompt=prompt)
         run(pattern_training, config, pattern_training.Inputs(data=film_data), tmp_path / str(steps))
         found[steps] = load_file(tmp_path / str(steps) / "prompt" / "adapter_model.safetensors")["prompt_embeddings"]
@@ -283,7 +285,7 @@ def test_a_later_generation_learns_from_what_others_labelled(
     backbone_folders: dict[str, Path], film_data: Path, tmp_path: Path
 ) -> None:
     teachers = tuple(teacher(tmp_path / f"t{number}", film_data, "gold") for number in range(2))
-    growth = GenerationConfig(generation=1, from_zero=False, scale=2)
+    growth = GenerationConfig(generation=1, from_zero=False, scale_factor=2)
     config = submodel(backbone_folders["gpt2"], growth=growth)
     inputs = pattern_training.Inputs(data=film_data, teachers=teachers)
     result = run(pattern_training, config, inputs, tmp_path / "out")

@@ -19,7 +19,7 @@ from stages.probe.contrastive import Pair, pairs
 from tests.support.small_models import film_examples
 from tests.support.stage_runs import LABELS, SILENT, logits_of, run, written
 
-SHORT = ContrastiveConfig(loop=TrainingConfig(learning_rate=2e-3, batch_size=8, steps=30), seed=3)
+SHORT = ContrastiveConfig(training=TrainingConfig(learning_rate=2e-3, batch_size=8, steps=30), seed=3)
 
 
 def kinds(found: list[Pair]) -> tuple[int, int]:
@@ -50,7 +50,7 @@ def test_one_text_a_label_makes_pairs_of_one_kind() -> None:
 
 def config_of(folder: Path, contrast: ContrastiveConfig | None) -> ProbeConfig:
     encoder = EncoderConfig(asset=str(folder), max_length=32, precision="fp32")
-    return ProbeConfig(labels=LABELS, fields=("text",), encoder=encoder, strength=10.0, contrast=contrast)
+    return ProbeConfig(labels=LABELS, fields=("text",), encoder=encoder, regularization_c=10.0, contrastive=contrast)
 
 
 def gap(encoder: TextEncoder, examples: list[Example]) -> float:

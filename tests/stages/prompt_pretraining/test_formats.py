@@ -118,7 +118,7 @@ def test_a_task_of_two_labels_is_the_least() -> None:
 # --- stages ---------------------------------------------------------------------------------------------------------
 
 WORDS = ("warm", "clever", "dull", "bad")
-ANY = SingleConfig(words={"rotten": ["bad", "terrible"], "fresh": ["good"]}, min_confidence=0.0)
+ANY = SingleConfig(verbalizer={"rotten": ["bad", "terrible"], "fresh": ["good"]}, min_confidence=0.0)
 
 
 def config_of(folder: Path, path: Path, kind: str, documents: int = 8, **settings: Any) -> PretrainingConfig:
@@ -126,9 +126,9 @@ def config_of(folder: Path, path: Path, kind: str, documents: int = 8, **setting
         " ".join(f"The {word} film number {line} was {word} again." for word in WORDS) for line in range(documents)
     ]
     path.write_text("".join(f"{line}\n" for line in lines))
-    corpus = CorpusConfig(source=Source(asset=str(path)), num_examples=12, sentence_words=8)
+    corpus = CorpusConfig(source=Source(asset=str(path)), num_examples=12, max_sentence_words=8)
     values = {"num_options": (2, 8) if kind == "unified" else (6, 6), "single": ANY, "num_held_out": 6, "seed": 2}
-    values |= {"loop": TrainingConfig(learning_rate=0.05, batch_size=4, steps=3), "num_vectors": 4}
+    values |= {"training": TrainingConfig(learning_rate=0.05, batch_size=4, steps=3), "num_virtual_tokens": 4}
     values |= {"backbone": backbone_config(folder, 100), "corpus": corpus, "format": kind}
     return PretrainingConfig(**values | settings)
 

@@ -148,14 +148,16 @@ TEXTS = [Example(str(n), {"text": text}) for n, text in enumerate(("A warm film.
 def test_the_backbone_labels_by_its_pattern(backbones: dict[str, Backbone]) -> None:
     for pattern in ("Review: {text}\nSentiment:{mask}", "{text} It was {mask}."):
         settings = backbone_config(Path())
-        one = SingleConfig(words=WORDS, pattern=pattern, calibration="none")
+        one = SingleConfig(verbalizer=WORDS, pattern=pattern, calibration="none")
         labeller = PseudoLabeler.of(one, backbones["bert"], settings, SILENT)
         cloze = ClozeClassifier.of(one.task, "label", backbones["bert"], settings)
         assert cloze.encoder.pattern.text == pattern
         assert labeller.labels == LABELS
         plain = cloze.predict(TEXTS, SILENT, "")
         assert labeller.model.predict(TEXTS, SILENT, "") == pytest.approx(plain)
-        by_pile = PseudoLabeler.of(one.model_copy(update={"calibration": "pile"}), backbones["bert"], settings, SILENT)
+        by_pile = PseudoLabeler.of(
+            one.model_copy(update={"calibration": "unlabeled"}), backbones["bert"], settings, SILENT
+        )
         assert by_pile.model.predict(TEXTS, SILENT, "") == pytest.approx(calibrate(plain, plain))
         later = by_pile.model.predict(TEXTS[:1], SILENT, "")
         assert later == pytest.approx(calibrate(plain, plain)[:1], abs=1e-5), "the first texts stay the reference"
@@ -172,7 +174,7 @@ def student(backbone_folders: dict[str, Path], tmp_path: Path) -> Path:
     """A trained student, as far as its files go; it reads the field `body`."""
     settings = StudentConfig(asset=str(backbone_folders["bert"]), max_length=32, precision="fp32")
     (tmp_path / "model").mkdir()
-    TextClassifier.fresh(settings, ("high", "low", "mid"), ("body",), 0).save(tmp_path / "model")
+    TextClassifier.from_encoder(settings, ("high", "low", "mid"), ("body",), 0).save(tmp_path / "model")
     return tmp_path / "model"
 
 

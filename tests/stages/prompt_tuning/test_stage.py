@@ -31,11 +31,11 @@ from tests.support.stage_runs import SILENT, Kept, assert_a_seed_decides, logits
 
 # --- prompts ------------------------------------------------------------------------------------------------------
 
-PROMPT_LOOP = TrainingConfig(learning_rate=0.1, batch_size=4, steps=30, schedule="constant", weight_decay=0.0)
+PROMPT_LOOP = TrainingConfig(learning_rate=0.1, batch_size=4, steps=30, lr_scheduler="constant", weight_decay=0.0)
 
 
 def tuned(folder: Path, name: str, **settings: Any) -> PromptTuningConfig:
-    values = {"prompt": PromptConfig(num_vectors=5), "loop": PROMPT_LOOP, "seed": 1} | settings
+    values = {"prompt": PromptConfig(num_virtual_tokens=5), "training": PROMPT_LOOP, "seed": 1} | settings
     task = film_task(name).only("review")
     return PromptTuningConfig(task=task, pattern="review", backbone=backbone_config(folder), **values)
 
@@ -106,10 +106,10 @@ def test_a_prompt_is_pretrained_on_raw_text_and_starts_a_task(
 ) -> None:
     lines = [" ".join(f"The {word} film number {line} was {word} again." for word in WORDS) for line in range(8)]
     (tmp_path / "corpus.txt").write_text("\n".join(lines))
-    corpus = CorpusConfig(source=Source(asset=str(tmp_path / "corpus.txt")), num_examples=30, sentence_words=8)
+    corpus = CorpusConfig(source=Source(asset=str(tmp_path / "corpus.txt")), num_examples=30, max_sentence_words=8)
     config = PretrainingConfig(
-        backbone=backbone_config(backbone_folders[name]), corpus=corpus, num_vectors=4, num_held_out=9, seed=2,
-        loop=TrainingConfig(learning_rate=0.05, batch_size=5, steps=12),
+        backbone=backbone_config(backbone_folders[name]), corpus=corpus, num_virtual_tokens=4, num_held_out=9, seed=2,
+        training=TrainingConfig(learning_rate=0.05, batch_size=5, steps=12),
     )  # fmt: skip
     result = run(prompt_pretraining, config, prompt_pretraining.Inputs(), tmp_path / "ppt")
     assert (result.num_documents, result.num_examples, result.trainable_parameters) == (8, 30, 4 * 32)
@@ -118,7 +118,9 @@ def test_a_prompt_is_pretrained_on_raw_text_and_starts_a_task(
     assert len(built) == 39
     assert {item.label for item in built} == {"yes", "maybe", "no"}
 
-    started = tuned(backbone_folders[name], name, prompt=PromptConfig(start="ppt", num_vectors=99), loop=tiny_step())
+    started = tuned(
+        backbone_folders[name], name, prompt=PromptConfig(init="ppt", num_virtual_tokens=99), loop=tiny_step()
+    )
     inputs = prompt_tuning.Inputs(data=film_data, pretrained=tmp_path / "ppt")
     run(prompt_tuning, started, inputs, tmp_path / "out")
     before, after = (prompt_vectors(tmp_path / step) for step in ("ppt", "out"))
@@ -141,7 +143,7 @@ def tiny_step() -> TrainingConfig:
 def test_prompts_start_as_they_are_told(kind: str, backbone_folders: dict[str, Path]) -> None:
     backbone = load_backbone(backbone_config(backbone_folders["bert"]), frozen=True)
     table = backbone.model.get_input_embeddings().weight
-    config = InitConfig(kind=kind, words="the film" if kind == "words" else "", scale=0.5, most_common=50)
+    config = InitConfig(kind=kind, text="the film" if kind == "words" else "", scale=0.5, num_candidate_tokens=50)
     found = init_vectors(config, 40, backbone, torch_rng(0))
     again, other = (init_vectors(config, 40, backbone, torch_rng(seed)) for seed in (0, 1))
     assert found.shape == (40, 32)
@@ -168,7 +170,7 @@ def test_prompts_start_as_they_are_told(kind: str, backbone_folders: dict[str, P
 
 def test_a_small_vocabulary_still_fills_a_long_prompt(backbone_folders: dict[str, Path]) -> None:
     backbone = load_backbone(backbone_config(backbone_folders["bert"]), frozen=True)
-    found = init_vectors(InitConfig(most_common=20), 100, backbone, torch_rng(0))
+    found = init_vectors(InitConfig(num_candidate_tokens=20), 100, backbone, torch_rng(0))
     assert found.shape == (100, 32)
 
 
@@ -184,7 +186,9 @@ def prepare(stage: str, seed: int, folders: dict[str, Path], data: Path, corpus:
         return prompt_tuning, config, prompt_tuning.Inputs(data=data)
     raw = CorpusConfig(source=Source(asset=str(corpus)), num_examples=9)
     backbone = backbone_config(folders["gpt2"])
-    config = PretrainingConfig(backbone=backbone, corpus=raw, num_vectors=3, num_held_out=3, seed=seed, loop=SHORT)
+    config = PretrainingConfig(
+        backbone=backbone, corpus=raw, num_virtual_tokens=3, num_held_out=3, seed=seed, training=SHORT
+    )
     return prompt_pretraining, config, prompt_pretraining.Inputs()
 
 

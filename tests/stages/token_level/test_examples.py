@@ -18,7 +18,7 @@ from stages.token_level.splits.stage import sample_splits
 from tests.support.stage_runs import run
 
 ENTITIES = TokenClassificationTask(name="things", labels=("O", "B-WORK", "I-WORK", "B-WHO"))
-ANSWERS = QuestionAnsweringTask(name="answers", max_answer=6, overlap=8)
+ANSWERS = QuestionAnsweringTask(name="answers", max_answer_tokens=6, overlap=8)
 WORDS = {"fields": {"words": "tokens"}, "label": "tags"}
 SQUAD = {"fields": {"question": "question", "context": "context"}, "label": "answers"}
 
@@ -45,7 +45,7 @@ def test_parquet_and_label_names_are_read(tmp_path: Path) -> None:
     import pandas
 
     pandas.DataFrame({"tokens": [["film", "is"]], "tags": [[1, 0]]}).to_parquet(tmp_path / "a.parquet")
-    form = Source(asset=str(tmp_path / "a.parquet"), **WORDS, label_names={"0": "O", "1": "B-WORK"})
+    form = Source(asset=str(tmp_path / "a.parquet"), **WORDS, label_map={"0": "O", "1": "B-WORK"})
     assert read_examples(form, ENTITIES) == [TaggedText("0", ("film", "is"), ("B-WORK", "O"))]
     answers = {"text": ["is"], "answer_start": [5]}
     frame = pandas.DataFrame({"question": ["What?"], "context": ["film is"], "answers": [answers]})

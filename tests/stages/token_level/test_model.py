@@ -31,18 +31,18 @@ from tests.support.small_models import FAMILIES, backbone_config
 from tests.support.stage_runs import SILENT, Kept, assert_a_seed_decides, run, written
 
 ENTITIES = TokenClassificationTask(name="things", labels=("O", "B-WORK", "I-WORK", "B-WHO"))
-ANSWERS = QuestionAnsweringTask(name="answers", max_answer=6, overlap=8)
+ANSWERS = QuestionAnsweringTask(name="answers", max_answer_tokens=6, overlap=8)
 THINGS = {"film": "B-WORK", "script": "B-WORK", "Critics": "B-WHO", "audience": "B-WHO", "hero": "B-WHO"}
 PRAISE = ("great", "good", "fine", "warm")
 PLAIN = ("plot", "true", "two", "music", "second", "half", "weather", "dull")
-LOOP = TrainingConfig(learning_rate=0.03, batch_size=8, steps=100, schedule="constant", weight_decay=0.0)
+LOOP = TrainingConfig(learning_rate=0.03, batch_size=8, steps=100, lr_scheduler="constant", weight_decay=0.0)
 METHODS = {
-    "prompt_tuning": PromptConfig(num_vectors=3),
-    "p_tuning": PromptConfig(method="p_tuning", num_vectors=3, hidden=16),
-    "p_tuning_v2": PromptConfig(method="p_tuning_v2", num_vectors=3),
-    "prefix_tuning": PromptConfig(method="prefix_tuning", num_vectors=3, hidden=16),
-    "low_rank": PromptConfig(num_vectors=3, rank=2),
-    "with_lora": PromptConfig(num_vectors=3, lora=LoraConfig(rank=2)),
+    "prompt_tuning": PromptConfig(num_virtual_tokens=3),
+    "p_tuning": PromptConfig(method="p_tuning", num_virtual_tokens=3, encoder_hidden_size=16),
+    "p_tuning_v2": PromptConfig(method="p_tuning_v2", num_virtual_tokens=3),
+    "prefix_tuning": PromptConfig(method="prefix_tuning", num_virtual_tokens=3, encoder_hidden_size=16),
+    "low_rank": PromptConfig(num_virtual_tokens=3, rank=2),
+    "with_lora": PromptConfig(num_virtual_tokens=3, lora=LoraConfig(rank=2)),
 }
 
 
@@ -80,7 +80,7 @@ def sets(tmp_path: Path) -> dict[str, Path]:
 
 
 def tuned(folder: Path, task: Any, **settings: Any) -> TokenLevelTuningConfig:
-    values = {"prompt": METHODS["prompt_tuning"], "loop": LOOP, "seed": 1} | settings
+    values = {"prompt": METHODS["prompt_tuning"], "training": LOOP, "seed": 1} | settings
     return TokenLevelTuningConfig(task=task, backbone=backbone_config(folder), **values)
 
 
@@ -256,7 +256,7 @@ def test_padding_and_company_change_nothing(name: str, kind: Any, backbones: dic
 def test_early_stopping_goes_by_the_dev_set(
     backbone_folders: dict[str, Path], sets: dict[str, Path], tmp_path: Path
 ) -> None:
-    loop = LOOP.model_copy(update={"early_stopping": EarlyStopping(every=5, patience=2)})
+    loop = LOOP.model_copy(update={"early_stopping": EarlyStopping(eval_steps=5, patience=2)})
     recorder = Kept()
     config = tuned(backbone_folders["bert"], ENTITIES, loop=loop)
     run(annotation_tuning, config, annotation_tuning.Inputs(data=sets["tokens"]), tmp_path / "out", recorder)
@@ -298,7 +298,11 @@ def test_a_head_for_another_task_is_refused(
 
 @pytest.mark.parametrize(
     ("settings", "key"),
-    [({"head": "words"}, "head"), ({"hard_steps": 2}, "hard_steps"), ({"start": {"kind": "label_words"}}, "start")],
+    [
+        ({"head": "verbalizer"}, "head"),
+        ({"hard_prompt_steps": 2}, "hard_steps"),
+        ({"init": {"kind": "label_words"}}, "start"),
+    ],
 )
 def test_methods_that_need_words_are_refused(settings: dict[str, Any], key: str) -> None:
     with pytest.raises(InputError) as caught:

@@ -29,7 +29,7 @@ def main(rank: int, model: Path, disk: Path, group: Path) -> None:
         engine = DistributedEngine(
             group.parent, "zero3_offload", HangDumper(group.with_name("stacks"), rank, 100), str(disk)
         )
-        models = [engine.frozen(read, half=False, largest=partial(largest_weight, model)) for _ in range(2)]
+        models = [engine.load_frozen(read, bf16=False, largest_weight=partial(largest_weight, model)) for _ in range(2)]
         is_same = all(torch.allclose(item(words).logits, expected, atol=1e-5) for item in models)
     dist.barrier()
     sys.stdout.write(f"{is_same}, folders while it ran: {len(list(disk.iterdir()))}\n")

@@ -36,7 +36,7 @@ class Backbone:
         self.tokenizer = tokenizer
         self.family = family
         self.pad_id = int(tokenizer.eos_token_id if tokenizer.pad_token_id is None else tokenizer.pad_token_id)
-        self.read_tokens = eval_batch_tokens(on_gpu=self.is_on_gpu)
+        self.eval_batch_tokens = eval_batch_tokens(on_gpu=self.is_on_gpu)
 
     @property
     def device(self) -> torch.device:
@@ -50,17 +50,17 @@ class Backbone:
         return self.device.type != "cpu"
 
     @property
-    def width(self) -> int:
+    def embedding_size(self) -> int:
         """Width of the input embeddings, and so of a soft prompt's vectors."""
         return int(self.model.get_input_embeddings().embedding_dim)
 
     @property
-    def state_width(self) -> int:
+    def hidden_size(self) -> int:
         """Width of the last hidden states."""
         return int(self.model.config.hidden_size)
 
     @property
-    def is_spread(self) -> bool:
+    def is_partitioned(self) -> bool:
         """Whether its weights lie on several workers, each of which then has to make the same passes."""
         return is_partitioned(self.model.get_input_embeddings().weight)
 
@@ -75,7 +75,7 @@ class Backbone:
         return hashlib.sha256(some.view(torch.int16).numpy().tobytes()).hexdigest()[:16]
 
     @property
-    def num_positions(self) -> int | None:
+    def max_positions(self) -> int | None:
         """How many tokens it can read; None where nothing limits them."""
         return config_max_positions(self.model.config.to_dict())
 
@@ -85,18 +85,20 @@ class Backbone:
         self.model.eval()
         return self
 
-    def batch(self, encoded: Sequence[Encoded], prompt: SoftInput | None = None, *, grid: bool = False) -> EncodedBatch:
+    def batch(
+        self, encoded: Sequence[Encoded], prompt: SoftInput | None = None, *, pad_to_multiple: bool = False
+    ) -> EncodedBatch:
         """Pads to the longest example: on the left for causal models, so that the last position is the mask's.
 
         Args:
             encoded: [B] texts.
             prompt: What a soft prompt will put in, which takes positions as well.
-            grid: Pads on to a length that many batches have, as far as there are positions (see batching.GRID).
+            pad_to_multiple: Pads on to a length that many batches have, as far as there are positions (see batching.GRID).
         """
         longest = max(len(item.ids) for item in encoded)
-        if grid:
+        if pad_to_multiple:
             taken = prompt.num_before + prompt.num_places if prompt else 0
-            room = math.inf if self.num_positions is None else self.num_positions - taken
+            room = math.inf if self.max_positions is None else self.max_positions - taken
             longest = int(max(longest, min(round_up_length(longest), room)))
         return padded(encoded, longest, self.pad_id, left=self.family == "causal", device=self.device)
 
@@ -113,17 +115,17 @@ class Backbone:
         """
         wanted = list(word_ids)
         if self.family == "causal":
-            return self.word_head(self.at_mask(batch, prompt), wanted)
+            return self.label_word_logits(self.text_mask_state(batch, prompt), wanted)
         return self.vocabulary_logits(batch, prompt)[:, wanted]
 
     def vocabulary_logits(self, batch: EncodedBatch, prompt: SoftInput | None = None) -> Tensor:
         """[B, V] raw logits at the mask (of a seq2seq model behind the sentinel), float32; else as `word_logits`."""
         if self.family == "seq2seq":
-            nothing = torch.zeros(len(batch.mask), 0, dtype=torch.long, device=batch.mask.device)
+            nothing = torch.zeros(len(batch.mask_position), 0, dtype=torch.long, device=batch.mask_position.device)
             return self.decoder_logits(batch, nothing, prompt)[:, 0]
-        return self.head(self.at_mask(batch, prompt)).float()
+        return self.lm_head(self.text_mask_state(batch, prompt)).float()
 
-    def hidden(self, batch: EncodedBatch, prompt: SoftInput | None = None) -> Tensor:
+    def hidden_states(self, batch: EncodedBatch, prompt: SoftInput | None = None) -> Tensor:
         """[B, L, D] last hidden states of the text (of a seq2seq model: its encoder's); those of the prompt are cut
         off.
         """
@@ -132,7 +134,7 @@ class Backbone:
             states: Tensor = body(**arguments).last_hidden_state
         return states[:, 0 if prompt is None else prompt.num_before :]
 
-    def head(self, hidden: Tensor) -> Tensor:
+    def lm_head(self, hidden: Tensor) -> Tensor:
         """Hidden states [..., D] -> logits [..., V] by the LM head. Apply it where it is needed and nowhere else."""
         if self.family == "masked":
             logits: Tensor = _masked_head(self.model)(hidden)
@@ -140,7 +142,7 @@ class Backbone:
         found: Tensor = self.model.get_output_embeddings()(hidden)
         return found
 
-    def word_head(self, hidden: Tensor, word_ids: Sequence[int]) -> Tensor:
+    def label_word_logits(self, hidden: Tensor, word_ids: Sequence[int]) -> Tensor:
         """Hidden states [B, D] of a causal model -> raw logits [B, W] of these words alone, float32."""
 
         wanted = list(word_ids)
@@ -150,7 +152,7 @@ class Backbone:
         bias = None if head.bias is None else head.bias[wanted].float()
         return F.linear(hidden.float(), rows, bias)
 
-    def read_on(self, embeddings: Tensor, attention_mask: Tensor, cache: Any) -> Tensor:
+    def continue_from_cache(self, embeddings: Tensor, attention_mask: Tensor, cache: Any) -> Tensor:
         """[B, T, D] last hidden states of a causal model that goes on reading behind what lies in its cache.
 
         Args:
@@ -168,11 +170,11 @@ class Backbone:
         ).last_hidden_state
         return states
 
-    def mask_states(self, batch: EncodedBatch, prompt: SoftInput | None = None) -> Tensor:
+    def mask_hidden_state(self, batch: EncodedBatch, prompt: SoftInput | None = None) -> Tensor:
         """[B, D] last hidden state where the label word is read: at the mask, or behind the decoder's sentinel."""
 
         if self.family != "seq2seq":
-            return self.at_mask(batch, prompt)
+            return self.text_mask_state(batch, prompt)
         with self._inputs(batch, prompt) as arguments:
             states = self.model.get_encoder()(**arguments).last_hidden_state
         start = [self.model.config.decoder_start_token_id, mask_token_id(self.tokenizer, "seq2seq")]
@@ -198,7 +200,7 @@ class Backbone:
 
         with self._inputs(batch, prompt) as arguments:
             states = self.model.get_encoder()(**arguments).last_hidden_state
-        times = len(written) // len(batch.mask)
+        times = len(written) // len(batch.mask_position)
         start = torch.tensor([[self.model.config.decoder_start_token_id, mask_token_id(self.tokenizer, "seq2seq")]])
         logits: Tensor = self.model(
             encoder_outputs=(states.repeat_interleave(times, dim=0),),
@@ -208,11 +210,11 @@ class Backbone:
         ).logits
         return logits[:, 1:].float()
 
-    def at_mask(self, batch: EncodedBatch, prompt: SoftInput | None) -> Tensor:
+    def text_mask_state(self, batch: EncodedBatch, prompt: SoftInput | None) -> Tensor:
         """[B, D] last hidden state at the mask, of masked and causal models."""
 
-        rows = torch.arange(len(batch.mask), device=batch.mask.device)
-        return self.hidden(batch, prompt)[rows, batch.mask]
+        rows = torch.arange(len(batch.mask_position), device=batch.mask_position.device)
+        return self.hidden_states(batch, prompt)[rows, batch.mask_position]
 
     def _decoder_cache(self, size: int, prompt: SoftInput | None, dtype: torch.dtype) -> dict[str, Any]:
         """A deep prompt of a seq2seq model is what its decoder seems to have read already, as in PEFT."""
@@ -229,7 +231,7 @@ class Backbone:
         arguments: dict[str, Any] = {"input_ids": batch.input_ids, "attention_mask": batch.attention_mask}
         table = self.model.get_input_embeddings()
         if prompt.before is not None or prompt.inside is not None:
-            arguments = {"inputs_embeds": prompt.embedded(table(batch.input_ids), batch.soft)}
+            arguments = {"inputs_embeds": prompt.embedded(table(batch.input_ids), batch.soft_positions)}
             arguments["attention_mask"] = _widened(batch.attention_mask, prompt.num_before)
         if self.family == "seq2seq":
             yield arguments
@@ -239,9 +241,11 @@ class Backbone:
             positions = positions + self.model.config.pad_token_id + 1
         arguments["position_ids"] = positions
         if self.family == "masked" and getattr(self.model.config, "type_vocab_size", 0) > 1:
-            zeros = torch.zeros(len(batch.mask), prompt.num_before, dtype=torch.long, device=batch.mask.device)
-            arguments["token_type_ids"] = torch.cat([zeros, batch.segments], dim=1)
-        size, dtype = len(batch.mask), table.weight.dtype
+            zeros = torch.zeros(
+                len(batch.mask_position), prompt.num_before, dtype=torch.long, device=batch.mask_position.device
+            )
+            arguments["token_type_ids"] = torch.cat([zeros, batch.token_type_ids], dim=1)
+        size, dtype = len(batch.mask_position), table.weight.dtype
         if self.family == "causal":
             arguments["use_cache"] = prompt.layers is not None
             if prompt.layers is not None:

@@ -19,7 +19,7 @@ class BackboneConfig(Config):
     """Tokens of a pattern-formatted text at the most, without soft prompt."""
     precision: Precision = "auto"
     """Precision of frozen weights: fp32, bf16, or auto = bf16 where the processor computes in it."""
-    read_tokens: int | None = Field(
+    eval_batch_tokens: int | None = Field(
         None,
         ge=64,
         description=f"Padded tokens of a pass without gradients; none: {EVAL_BATCH_TOKENS:,}, on a GPU {EVAL_BATCH_TOKENS_GPU:,}.",

@@ -49,11 +49,11 @@ def load_backbone(config: BackboneConfig, *, frozen: bool, engine: Engine | None
         use_safetensors=True,
     )
     engine, largest = engine or InProcessEngine(), partial(largest_weight, folder)
-    model = engine.frozen(read, half=dtype == torch.bfloat16, largest=largest) if frozen else read()
+    model = engine.load_frozen(read, bf16=dtype == torch.bfloat16, largest_weight=largest) if frozen else read()
     if not is_partitioned(next(model.parameters())):
         model = model.to(default_device())
     backbone = Backbone(model, AutoTokenizer.from_pretrained(folder), family)
-    backbone.read_tokens = eval_batch_tokens(config.read_tokens, on_gpu=backbone.is_on_gpu)
+    backbone.eval_batch_tokens = eval_batch_tokens(config.eval_batch_tokens, on_gpu=backbone.is_on_gpu)
     return backbone.freeze() if frozen else backbone
 
 
@@ -79,6 +79,6 @@ def borrow_backbone(config: BackboneConfig, engine: Engine | None = None) -> Ite
     if backbone is None:
         _resident.clear()  # before loading: two large models may not fit
         backbone = load_backbone(config, frozen=True, engine=engine or InProcessEngine())
-    backbone.read_tokens = eval_batch_tokens(config.read_tokens, on_gpu=backbone.is_on_gpu)
+    backbone.eval_batch_tokens = eval_batch_tokens(config.eval_batch_tokens, on_gpu=backbone.is_on_gpu)
     yield backbone
     _resident[key] = backbone.freeze()

@@ -64,14 +64,14 @@ class SoftInput:
 
         return SoftInput(more(self.before, 2), more(self.inside, 2), more(self.layers, 5))
 
-    def embedded(self, words: Tensor, soft: Tensor) -> Tensor:
+    def embedded(self, words: Tensor, soft_positions: Tensor) -> Tensor:
         """[B, N + L, D] input embeddings, from those [B, L, D] of the words and the places [B, M] of soft blocks."""
 
         size = len(words)
         if self.inside is not None:
-            rows, numbers = (soft >= 0).nonzero(as_tuple=True)
+            rows, numbers = (soft_positions >= 0).nonzero(as_tuple=True)
             vectors_BMD = self.inside.to(words.dtype).expand(size, -1, -1)
-            words = words.index_put((rows, soft[rows, numbers]), vectors_BMD[rows, numbers])
+            words = words.index_put((rows, soft_positions[rows, numbers]), vectors_BMD[rows, numbers])
         if self.before is not None:
             words = torch.cat([self.before.to(words.dtype).expand(size, -1, -1), words], dim=1)
         return words

@@ -79,13 +79,13 @@ class ClozeClassifier:
 
         parsed = task.pattern(pattern)
         words = task.words(pattern) if head is None else {}
-        verbalizer = Verbalizer.of(words, backbone.tokenizer, backbone.family, task.score)
+        verbalizer = Verbalizer.of(words, backbone.tokenizer, backbone.family, task.label_score)
         reserve = {"masked": verbalizer.longest - 1, "causal": verbalizer.longest, "seq2seq": 0}[backbone.family]
         if verbalizer.longest == 1 and parsed.ends_in_mask:
             reserve = 0  # the next token's logits are read, and the token is never put in
         filled = prompt is not None and prompt.place == "inside"
         encoder = Encoder(
-            parsed, backbone.tokenizer, backbone.family, config.max_length, task.shorten, reserve, soft_blocks=filled
+            parsed, backbone.tokenizer, backbone.family, config.max_length, task.truncation, reserve, soft_blocks=filled
         )
         over_float32 = backbone.model.dtype == torch.float32 and wants_bf16(config.precision)
         engine = engine or InProcessEngine()
@@ -101,7 +101,7 @@ class ClozeClassifier:
         prompt = None if self.prompt is None else self.prompt()
         with autocast(self.autocast):
             if self.head is not None:
-                states = self.backbone.mask_states(self.backbone.batch(items), prompt)
+                states = self.backbone.mask_hidden_state(self.backbone.batch(items), prompt)
                 scores: Tensor = self.head(states)
                 return scores
             words = word_scores(
@@ -128,9 +128,9 @@ class ClozeClassifier:
 
     def loss(self, batch: list[LabeledCloze]) -> Tensor:
         """Loss of a batch; see `Loss`."""
-        return self.loss_of(self.logits([item.cloze for item in batch], training=True), batch)
+        return self.compute_loss(self.logits([item.cloze for item in batch], training=True), batch)
 
-    def loss_of(self, scores: Tensor, batch: list[LabeledCloze]) -> Tensor:
+    def compute_loss(self, scores: Tensor, batch: list[LabeledCloze]) -> Tensor:
         """Loss of a batch with the scores [B, C]."""
 
         gold = torch.tensor([item.label for item in batch], device=scores.device)
@@ -147,15 +147,15 @@ class ClozeClassifier:
         self.backbone.model.eval()
         done = 0
         with torch.inference_mode():
-            batches = batches_by_length([self.size(cloze) for cloze in encoded], self.backbone.read_tokens)
+            batches = batches_by_length([self.size(cloze) for cloze in encoded], self.backbone.eval_batch_tokens)
             for rows, counts in shard_batches(batches, self.engine):
                 scores = self.logits([encoded[row] for row in rows])
                 if counts:
                     result[rows] = scores.double().cpu()
                 done += len(rows) * self.engine.world_size
-                recorder.progress(min(done, len(encoded)), len(encoded), phase=phase)
+                recorder.log_progress(min(done, len(encoded)), len(encoded), phase=phase)
         self.backbone.model.train(was_training)
-        found: NDArray[np.float64] = self.engine.total(result).numpy()
+        found: NDArray[np.float64] = self.engine.all_reduce_sum(result).numpy()
         return found
 
     def size(self, cloze: Cloze) -> int:

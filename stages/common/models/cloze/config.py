@@ -17,7 +17,7 @@ class MlmConfig(Config):
 
     weight: float = Field(1e-4, gt=0, lt=1)
     """Weight of the auxiliary loss; the label loss has the rest."""
-    share: float = Field(0.15, gt=0, lt=1)
+    mlm_probability: float = Field(0.15, gt=0, lt=1)
     """Share of the tokens that are chosen."""
     batch_size: int = Field(8, ge=1)
     """Unlabelled texts beside each forward pass of labelled ones."""

@@ -53,10 +53,10 @@ def prepend_demonstrations(classifier: ClozeClassifier, demonstrations: Sequence
     for example in demonstrations:
         encoded = encoder(example)
         word = first_words[example.label or ""]
-        at = encoded.mask if classifier.backbone.family != "causal" else len(encoded.ids)
+        at = encoded.mask_position if classifier.backbone.family != "causal" else len(encoded.ids)
         after = encoded.ids[at + 1 : len(encoded.ids) - len(encoder.specials.after_single)]
         prefix += encoded.ids[num_before:at] + word + (encoded.suffix or after) + separator
-    room = classifier.backbone.num_positions
+    room = classifier.backbone.max_positions
     if room is not None and len(prefix) + encoder.max_length > room:
         raise InputError(
             f"{len(demonstrations)} demonstrations have {len(prefix)} tokens; with {encoder.max_length} of the text "

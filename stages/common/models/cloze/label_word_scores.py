@@ -66,7 +66,7 @@ def word_scores(
     """
     is_single = all(len(word) == 1 for word in words)
     if is_single and not any(item.suffix for item in encoded):
-        batch = backbone.batch(encoded, prompt, grid=not training)
+        batch = backbone.batch(encoded, prompt, pad_to_multiple=not training)
         return _at_mask(backbone, batch, [word[0] for word in words], likelihood, prompt)
     if backbone.family == "causal":
         return _continued(backbone, encoded, words, prompt)
@@ -99,9 +99,9 @@ def _fixed_masks(
 def _at_masks(backbone: Backbone, batch: EncodedBatch, count: int, prompt: SoftInput | None) -> Tensor:
     """[B, N, V] log-probabilities at `count` masks in a row."""
 
-    rows = torch.arange(len(batch.mask), device=batch.mask.device)[:, None]
-    columns = batch.mask[:, None] + torch.arange(count, device=batch.mask.device)
-    return backbone.head(backbone.hidden(batch, prompt)[rows, columns]).float().log_softmax(dim=2)
+    rows = torch.arange(len(batch.mask_position), device=batch.mask_position.device)[:, None]
+    columns = batch.mask_position[:, None] + torch.arange(count, device=batch.mask_position.device)
+    return backbone.lm_head(backbone.hidden_states(batch, prompt)[rows, columns]).float().log_softmax(dim=2)
 
 
 def _filled(
@@ -129,7 +129,7 @@ def _fill(
     if decoding == "parallel" or count == 1:
         return log_BWN.sum(dim=2)
     log_RN = log_BWN.flatten(0, 1)
-    targets_RN = targets.repeat(len(batch.mask), 1)
+    targets_RN = targets.repeat(len(batch.mask_position), 1)
     rows = batch.repeated(num_words)
     prompts = prompt and prompt.repeated(num_words)
     is_open_RN = torch.ones_like(log_RN, dtype=torch.bool)
@@ -140,7 +140,7 @@ def _fill(
         chosen_R1 = in_turn_R1 if decoding == "ltr" else sure_RN.argmax(dim=1, keepdim=True)
         total_R += log_RN.gather(1, chosen_R1)[:, 0]
         is_open_RN.scatter_(1, chosen_R1, value=False)
-        rows.input_ids.scatter_(1, rows.mask[:, None] + chosen_R1, targets_RN.gather(1, chosen_R1))
+        rows.input_ids.scatter_(1, rows.mask_position[:, None] + chosen_R1, targets_RN.gather(1, chosen_R1))
         if turn + 1 < count:
             asked_RN = is_open_RN & (places == turn + 1) if decoding == "ltr" else is_open_RN
             log_M = _at_places(backbone, rows, asked_RN, targets_RN[asked_RN], prompts)
@@ -154,8 +154,8 @@ def _at_places(
     """[M] log-probabilities of the [M] targets at the masks that [R, N] `asked` marks, in its order."""
 
     rows_M, places_M = asked.nonzero(as_tuple=True)
-    states_MD = backbone.hidden(batch, prompt)[rows_M, batch.mask[rows_M] + places_M]
-    return -F.cross_entropy(backbone.head(states_MD).float(), targets, reduction="none")
+    states_MD = backbone.hidden_states(batch, prompt)[rows_M, batch.mask_position[rows_M] + places_M]
+    return -F.cross_entropy(backbone.lm_head(states_MD).float(), targets, reduction="none")
 
 
 def _continued(
@@ -168,9 +168,9 @@ def _continued(
     whole = [
         Encoded(
             text.ids + tuple(ending),
-            text.segments + (0,) * len(ending),
+            text.token_type_ids + (0,) * len(ending),
             len(text.ids) + len(ending) - 1,
-            soft=text.soft,
+            soft_positions=text.soft_positions,
         )
         for text, ending in zip(texts, endings, strict=True)
     ]
@@ -180,12 +180,12 @@ def _continued(
     lengths_R1 = torch.tensor([len(ending) for ending in endings], device=backbone.device)[:, None]
     # texts end together, so the last `longest` places hold every ending; each place predicts the next one
     is_ending_RK = torch.arange(longest, 0, -1, device=backbone.device)[None] <= lengths_R1
-    states_MD = backbone.hidden(batch, prompt)[:, -longest - 1 : -1][is_ending_RK]
+    states_MD = backbone.hidden_states(batch, prompt)[:, -longest - 1 : -1][is_ending_RK]
     targets_M = batch.input_ids[:, -longest:][is_ending_RK]
     # workers that keep a part of the head each have to come to it equally often, whatever their texts
-    rows = max(1, len(states_MD)) if backbone.is_spread else HEAD_ROWS
+    rows = max(1, len(states_MD)) if backbone.is_partitioned else HEAD_ROWS
     losses = [
-        F.cross_entropy(backbone.head(states).float(), targets, reduction="none")
+        F.cross_entropy(backbone.lm_head(states).float(), targets, reduction="none")
         for states, targets in zip(states_MD.split(rows), targets_M.split(rows), strict=True)
     ]
     log_RK = torch.zeros(is_ending_RK.shape, device=backbone.device).masked_scatter(is_ending_RK, -torch.cat(losses))

@@ -63,13 +63,13 @@ def mlm_loss(classifier: ClozeClassifier, examples: Sequence[Example], share: fl
     )
     chosen = targets != IGNORED
     with autocast(classifier.autocast):
-        logits = backbone.head(backbone.hidden(batch)[chosen]).float()
+        logits = backbone.lm_head(backbone.hidden_states(batch)[chosen]).float()
     summed = F.cross_entropy(logits, targets[chosen], reduction="sum")
     return summed / chosen.sum().clamp(min=1)  # texts without a word to hide have no loss
 
 
 def with_mlm(
-    classifier: ClozeClassifier, pile: Sequence[Example], config: MlmConfig
+    classifier: ClozeClassifier, unlabeled_set: Sequence[Example], config: MlmConfig
 ) -> Callable[[list[LabeledCloze]], Tensor]:
     """The loss of a batch of labelled items, mixed with the auxiliary one on texts drawn from the pile.
 
@@ -80,12 +80,12 @@ def with_mlm(
         InputError: the pile is empty.
     """
 
-    if not pile:
+    if not unlabeled_set:
         raise InputError("the auxiliary loss reads unlabelled texts, and there are none.", "Add some.", key="mlm")
 
     def loss_of(batch: list[LabeledCloze]) -> Tensor:
-        rows = torch.randint(len(pile), (config.batch_size,)).tolist()
-        auxiliary = mlm_loss(classifier, [pile[row] for row in rows], config.share)
+        rows = torch.randint(len(unlabeled_set), (config.batch_size,)).tolist()
+        auxiliary = mlm_loss(classifier, [unlabeled_set[row] for row in rows], config.mlm_probability)
         return (1 - config.weight) * classifier.loss(batch) + config.weight * auxiliary
 
     return loss_of

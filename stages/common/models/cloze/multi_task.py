@@ -61,7 +61,7 @@ def predict_multi_task(
     found: list[NDArray[np.float64]] = [np.zeros(0)] * len(encoded)
     with torch.inference_mode():
         sizes = [classifiers[number].size(cloze) for number, cloze in encoded]
-        for rows in batches_by_length(sizes, classifiers[0].backbone.read_tokens):
+        for rows in batches_by_length(sizes, classifiers[0].backbone.eval_batch_tokens):
             by_task: dict[int, list[int]] = defaultdict(list)
             for row in rows:
                 by_task[encoded[row][0]].append(row)
@@ -97,16 +97,16 @@ def _one_pass(parts: Sequence[TaskBatch], *, training: bool) -> list[Tensor]:
     repeats = torch.tensor(sizes, device=backbone.device)
     with autocast(parts[0][0].autocast):
         prompt = _stacked(inputs, repeats)
-        batch = backbone.batch(items, prompt, grid=not training)
+        batch = backbone.batch(items, prompt, pad_to_multiple=not training)
         needs_all = backbone.family != "causal" or any(item.verbalizer.needs_likelihood for item, _ in parts)
-        rows = backbone.vocabulary_logits(batch, prompt) if needs_all else backbone.at_mask(batch, prompt)
+        rows = backbone.vocabulary_logits(batch, prompt) if needs_all else backbone.text_mask_state(batch, prompt)
         scores = []
         for (classifier, clozes), part in zip(parts, rows.split(sizes), strict=True):
             ids = [word[0] for word in classifier.verbalizer.flat]
             if classifier.verbalizer.needs_likelihood:
                 words = part.log_softmax(dim=1)[:, ids]
             else:
-                words = part[:, ids] if needs_all else backbone.word_head(part, ids)
+                words = part[:, ids] if needs_all else backbone.label_word_logits(part, ids)
             scores.append(classifier.answers(words, len(clozes)))
     return scores
 
@@ -118,10 +118,10 @@ def _with_room(item: Encoded, count: int) -> Encoded:
     return replace(
         item,
         ids=item.ids[:1] * count + item.ids,
-        segments=(0,) * count + item.segments,
-        mask=item.mask + count,
-        stem=item.stem + count,
-        soft=(*range(count), *(place + count for place in item.soft)),
+        token_type_ids=(0,) * count + item.token_type_ids,
+        mask_position=item.mask_position + count,
+        prefix_length=item.prefix_length + count,
+        soft_positions=(*range(count), *(place + count for place in item.soft_positions)),
     )
 
 

@@ -38,7 +38,7 @@ class CachedTexts:
         classifier = self.classifier
         with autocast(classifier.autocast):
             words = self._word_scores(items)
-        return classifier.loss_of(classifier.answers(words, len(batch)), batch)
+        return classifier.compute_loss(classifier.answers(words, len(batch)), batch)
 
     def _word_scores(self, items: Sequence[Encoded]) -> Tensor:
         """[B, W] scores of the label words."""
@@ -46,8 +46,8 @@ class CachedTexts:
         hidden_BD = self._read(items)
         ids = [word[0] for word in verbalizer.flat]
         if verbalizer.needs_likelihood:
-            return backbone.head(hidden_BD).float().log_softmax(dim=1)[:, ids]
-        return backbone.word_head(hidden_BD, ids)
+            return backbone.lm_head(hidden_BD).float().log_softmax(dim=1)[:, ids]
+        return backbone.label_word_logits(hidden_BD, ids)
 
     def _read(self, items: Sequence[Encoded]) -> Tensor:
         """[B, D] last hidden state at the mask: the prompt and what follows it are read over the cache."""
@@ -60,14 +60,14 @@ class CachedTexts:
         tails = [_tail(item) for item in items]
         batch = backbone.batch(tails)
         prompt: SoftInput = self.classifier.prompt()
-        embeddings = prompt.embedded(backbone.model.get_input_embeddings()(batch.input_ids), batch.soft)
+        embeddings = prompt.embedded(backbone.model.get_input_embeddings()(batch.input_ids), batch.soft_positions)
         attention = torch.cat([before.to(backbone.device), batch.attention_mask], dim=1)
         cache = SoftInput(layers=layers).cache(len(items), layers.dtype)
-        return backbone.read_on(embeddings, attention, cache)[:, -1]
+        return backbone.continue_from_cache(embeddings, attention, cache)[:, -1]
 
     def _keys_and_values(self, items: Sequence[Encoded]) -> list[Tensor]:
         """[K, 2, H, l, d] for each text, of what stands before its first soft vector."""
-        stems = [item.ids[: item.soft[0]] for item in items]
+        stems = [item.ids[: item.soft_positions[0]] for item in items]
         missing = list(dict.fromkeys(stem for stem in stems if stem not in self._kept))
         found = dict(zip(missing, self._computed(missing), strict=True)) if missing else {}
         for stem, item in found.items():
@@ -84,7 +84,7 @@ class CachedTexts:
             batch = backbone.batch([Encoded(stem, (0,) * len(stem), len(stem) - 1) for stem in stems])
             cache = DynamicCache()
             table = backbone.model.get_input_embeddings()
-            backbone.read_on(table(batch.input_ids), batch.attention_mask, cache)
+            backbone.continue_from_cache(table(batch.input_ids), batch.attention_mask, cache)
             layers = torch.stack([torch.stack([layer.keys, layer.values]) for layer in cache.layers])
         length = layers.shape[-2]
         return [layers[:, :, row, :, length - len(stem) :].clone() for row, stem in enumerate(stems)]
@@ -106,17 +106,17 @@ def can_be_cached(classifier: ClozeClassifier) -> bool:
         and pattern.ends_in_mask
         and classifier.head is None
         and classifier.verbalizer.longest == 1
-        and not classifier.backbone.is_spread  # what one worker has kept another would still have to read
+        and not classifier.backbone.is_partitioned  # what one worker has kept another would still have to read
         and not any(weight.requires_grad for weight in classifier.backbone.model.parameters())
     )
 
 
 def _tail(item: Encoded) -> Encoded:
     """What is read anew: from the first soft vector on."""
-    first = item.soft[0]
+    first = item.soft_positions[0]
     return Encoded(
         item.ids[first:],
-        item.segments[first:],
-        item.mask - first,
-        soft=tuple(place - first for place in item.soft),
+        item.token_type_ids[first:],
+        item.mask_position - first,
+        soft_positions=tuple(place - first for place in item.soft_positions),
     )

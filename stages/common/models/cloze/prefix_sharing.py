@@ -51,12 +51,12 @@ def predict_patterns(
             alone.setdefault(group[0], []).extend(rows)
             continue
         members = [classifiers[number] for number in group]
-        for done, batch in _batches([encoded[group[0]][row] for row in rows], members[0].backbone.read_tokens):
+        for done, batch in _batches([encoded[group[0]][row] for row in rows], members[0].backbone.eval_batch_tokens):
             chosen = [rows[place] for place in batch]
             texts = [[encoded[number][row] for row in chosen] for number in group]
             for number, scores in zip(group, _shared_scores(members, texts), strict=True):
                 found[number][chosen] = scores
-            recorder.progress(done, len(rows), phase=phase)
+            recorder.log_progress(done, len(rows), phase=phase)
     for number, rows in alone.items():
         found[number][rows] = classifiers[number].predict([examples[row] for row in rows], recorder, phase)
     return found
@@ -82,7 +82,7 @@ def _groups(encoded: dict[int, list[Encoded]], num_examples: int) -> dict[Group,
     for row in range(num_examples):
         by_stem: dict[tuple[int, ...], list[int]] = defaultdict(list)
         for number, items in encoded.items():
-            by_stem[items[row].ids[: items[row].stem]].append(number)
+            by_stem[items[row].ids[: items[row].prefix_length]].append(number)
         for numbers in by_stem.values():
             groups[tuple(numbers)].append(row)
     return groups
@@ -91,7 +91,7 @@ def _groups(encoded: dict[int, list[Encoded]], num_examples: int) -> dict[Group,
 def _batches(encoded: Sequence[Encoded], max_tokens: int) -> list[tuple[int, list[int]]]:
     """Batches of places, each with how many texts are done after it."""
     done, found = 0, []
-    for batch in batches_by_length([item.stem for item in encoded], max_tokens):
+    for batch in batches_by_length([item.prefix_length for item in encoded], max_tokens):
         done += len(batch)
         found.append((done, batch))
     return found
@@ -103,25 +103,28 @@ def _shared_scores(
     """[P] arrays [B, C]. `texts` is [P][B]; texts of one row have the same stem."""
 
     backbone = classifiers[0].backbone
-    stems = [Encoded(item.ids[: item.stem], item.segments[: item.stem], item.stem - 1) for item in texts[0]]
+    stems = [
+        Encoded(item.ids[: item.prefix_length], item.token_type_ids[: item.prefix_length], item.prefix_length - 1)
+        for item in texts[0]
+    ]
     was_training = backbone.model.training
     backbone.model.eval()
     with torch.inference_mode(), autocast(classifiers[0].autocast):
         batch = backbone.batch(stems)
         cache = DynamicCache(config=backbone.model.config)
         embed = backbone.model.get_input_embeddings()
-        backbone.read_on(embed(batch.input_ids), batch.attention_mask, cache)
+        backbone.continue_from_cache(embed(batch.input_ids), batch.attention_mask, cache)
         scores = []
         for classifier, items in zip(classifiers, texts, strict=True):
-            endings = torch.tensor([item.ids[item.stem :] for item in items], device=backbone.device)
+            endings = torch.tensor([item.ids[item.prefix_length :] for item in items], device=backbone.device)
             attention = torch.cat([batch.attention_mask, torch.ones_like(endings)], dim=1)
-            hidden_BD = backbone.read_on(embed(endings), attention, cache)[:, -1]
+            hidden_BD = backbone.continue_from_cache(embed(endings), attention, cache)[:, -1]
             cache.crop(-endings.shape[1])  # the next ending starts where this one did
             ids = [word[0] for word in classifier.verbalizer.flat]
             if classifier.verbalizer.needs_likelihood:
-                words = backbone.head(hidden_BD).float().log_softmax(dim=1)[:, ids]
+                words = backbone.lm_head(hidden_BD).float().log_softmax(dim=1)[:, ids]
             else:
-                words = backbone.word_head(hidden_BD, ids)
+                words = backbone.label_word_logits(hidden_BD, ids)
             scores.append(label_scores(classifier.verbalizer, words).double().cpu().numpy())
     backbone.model.train(was_training)
     return scores

@@ -39,5 +39,5 @@ class StudentConfig(EncoderConfig):
 
     tune: Literal["full", "head"] = "full"
     """What is trained: full (all weights), or head (a linear head on the frozen encoder)."""
-    head_strength: float = Field(1.0, gt=0)
+    head_regularization_c: float = Field(1.0, gt=0)
     """C of scikit-learn's LogisticRegression, for tune: head; higher fits closer."""

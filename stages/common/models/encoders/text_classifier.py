@@ -41,7 +41,9 @@ class TextClassifier:
         self.predicts_in_bf16 = False
 
     @classmethod
-    def fresh(cls, config: StudentConfig, labels: Sequence[str], fields: Sequence[str], seed: int) -> TextClassifier:
+    def from_encoder(
+        cls, config: StudentConfig, labels: Sequence[str], fields: Sequence[str], seed: int
+    ) -> TextClassifier:
         """A pretrained encoder with a new head, whose weights follow from `seed`.
 
         Args:
@@ -86,7 +88,7 @@ class TextClassifier:
     def _write(self, folder: Path, more: dict[str, Any]) -> None:
 
         save_file(self.head.state_dict(), folder / "head.safetensors")
-        about = {"labels": self.labels, **self.encoder.about, "normalize": self.normalize, **more}
+        about = {"labels": self.labels, **self.encoder.metadata, "normalize": self.normalize, **more}
         (folder / "classifier.json").write_text(json.dumps(about, ensure_ascii=False) + "\n")
 
     @property
@@ -114,10 +116,12 @@ class TextClassifier:
         """[n, D] what the head reads of each text, in the order of `examples`: to be embedded once."""
         return self._read(self.encoder.embed(examples, recorder, phase, bf16=self.trains_in_bf16))
 
-    def fit_head(self, features: Tensor, targets: Tensor, strength: float, weights: Tensor | None = None) -> None:
+    def fit_head(
+        self, features: Tensor, targets: Tensor, regularization_c: float, weights: Tensor | None = None
+    ) -> None:
         """Fits the head on what `embed` gave: see stages/common/models/linear_heads.py for the arguments."""
 
-        weight, bias = fit_logistic_regression(features, targets, strength, weights)
+        weight, bias = fit_logistic_regression(features, targets, regularization_c, weights)
         with torch.no_grad():
             self.head.weight.copy_(weight)
             self.head.bias.copy_(bias)
@@ -144,13 +148,13 @@ class TextClassifier:
         return logits
 
 
-def _encoder_folder(folder: Path, about: dict[str, Any]) -> Path:
+def _encoder_folder(folder: Path, metadata: dict[str, Any]) -> Path:
 
-    if "encoder" not in about:
+    if "encoder" not in metadata:
         return folder
-    asset = about["encoder"]["asset"]
+    asset = metadata["encoder"]["asset"]
     found = model_folder(asset)
-    if identity(asset) != about["encoder"]["identity"]:
+    if identity(asset) != metadata["encoder"]["identity"]:
         raise AssetError(
             f"{asset.partition('#')[0]} is not what the classifier in {folder} was fitted on.", "Fit it again."
         )

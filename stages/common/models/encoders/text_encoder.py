@@ -60,10 +60,10 @@ class TextEncoder:
         return cls(model, tokenizer, fields, config.max_length, config.pooling)
 
     @classmethod
-    def load(cls, folder: Path, about: Mapping[str, Any]) -> TextEncoder:
-        """The encoder that `save` wrote to `folder`, with what `about` said of it."""
-        pooling = about.get("pooling", "mean")
-        return cls(*_load(folder, str(folder)), about["fields"], about["max_length"], pooling)
+    def load(cls, folder: Path, metadata: Mapping[str, Any]) -> TextEncoder:
+        """The encoder that `save` wrote to `folder`, with what `metadata` said of it."""
+        pooling = metadata.get("pooling", "mean")
+        return cls(*_load(folder, str(folder)), metadata["fields"], metadata["max_length"], pooling)
 
     def save(self, folder: Path) -> None:
         """Writes weights and tokenizer."""
@@ -71,7 +71,7 @@ class TextEncoder:
         self.tokenizer.save_pretrained(folder)
 
     @property
-    def about(self) -> dict[str, Any]:
+    def metadata(self) -> dict[str, Any]:
         """What `load` needs to know besides the files."""
         return {"fields": self.fields, "max_length": self.max_length, "pooling": self.pooling}
 
@@ -85,8 +85,8 @@ class TextEncoder:
         first, *others = (example.fields[name] for name in self.fields)
         return (first, self.separator + " ".join(others)) if others else (first,)
 
-    def pooled(self, examples: Sequence[Example], *, bf16: bool = False, grid: bool = False) -> Tensor:
-        """[B, D] vectors in float32, with gradients where the caller allows them; `bf16`: compute in bfloat16; `grid`:
+    def pooled(self, examples: Sequence[Example], *, bf16: bool = False, pad_to_multiple: bool = False) -> Tensor:
+        """[B, D] vectors in float32, with gradients where the caller allows them; `bf16`: compute in bfloat16; `pad_to_multiple`:
         pad to a length that many batches have (see batching.GRID).
         """
         columns = [list(column) for column in zip(*map(self.texts, examples), strict=True)]
@@ -95,7 +95,9 @@ class TextEncoder:
             padding=True,
             truncation=True,
             max_length=self.max_length,
-            pad_to_multiple_of=PAD_TO_MULTIPLE_OF if grid and self.max_length % PAD_TO_MULTIPLE_OF == 0 else None,
+            pad_to_multiple_of=PAD_TO_MULTIPLE_OF
+            if pad_to_multiple and self.max_length % PAD_TO_MULTIPLE_OF == 0
+            else None,
             return_token_type_ids=self.has_segments,
             return_tensors="pt",
         ).to(self.model.device)
@@ -115,9 +117,9 @@ class TextEncoder:
         done = 0
         with torch.inference_mode():
             for rows in batches_by_length(lengths, eval_batch_tokens(on_gpu=self.model.device.type != "cpu")):
-                result[rows] = self.pooled([examples[row] for row in rows], bf16=bf16, grid=True).cpu()
+                result[rows] = self.pooled([examples[row] for row in rows], bf16=bf16, pad_to_multiple=True).cpu()
                 done += len(rows)
-                recorder.progress(done, len(examples), phase=phase)
+                recorder.log_progress(done, len(examples), phase=phase)
         self.model.train(was_training)
         return result
 

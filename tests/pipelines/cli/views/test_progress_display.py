@@ -32,7 +32,7 @@ ESCAPES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 
 def trained(steps: int) -> tuple[str, ...]:
     """The words of a run of two steps: the data, and a training of so many optimizer steps."""
-    return ("run", "smoke", "--until", "baseline/0", "-o", f"baseline.loop.steps={steps}", "--no-register")
+    return ("run", "smoke", "--until", "baseline/0", "-o", f"baseline.training.steps={steps}", "--no-register")
 
 
 def in_terminal(*words: str) -> tuple[int, str]:
@@ -122,7 +122,7 @@ def test_a_failure_in_json_has_its_remedy_its_log_and_no_secret() -> None:
 
 
 def test_numbers_that_json_does_not_know_are_null() -> None:
-    (found,) = lines_of(StepFinished("a", 1.0, cached=False, figures={"train/loss": float("nan"), "x": 1.0}))
+    (found,) = lines_of(StepFinished("a", 1.0, cached=False, metrics={"train/loss": float("nan"), "x": 1.0}))
     assert found["figures"] == {"train/loss": None, "x": 1.0}
 
 

@@ -36,12 +36,12 @@ def test_a_section_says_more() -> None:
 
 
 def test_a_folder_for_weights_goes_where_the_strategy_goes() -> None:
-    found = resources("resources={strategy: zero3_offload, workers: 2, offload_to: /fast}", "ppt.strategy=single")
-    assert found["pet/review/0"] == Resources(workers=2, strategy="zero3_offload", offload_to="/fast")
-    assert found["ppt/pair"].offload_to is None, "a strategy of its own has a place of its own"
-    assert found["distill/0"].offload_to is None
-    own = resources(SPREAD, "pet.strategy=zero3_offload", "pet.workers=2", "pet.offload_to=/fast")
-    assert (own["pet/review/0"].offload_to, own["ppt/pair"].offload_to) == ("/fast", None)
+    found = resources("resources={strategy: zero3_offload, workers: 2, nvme_path: /fast}", "ppt.strategy=single")
+    assert found["pet/review/0"] == Resources(workers=2, strategy="zero3_offload", nvme_path="/fast")
+    assert found["ppt/pair"].nvme_path is None, "a strategy of its own has a place of its own"
+    assert found["distill/0"].nvme_path is None
+    own = resources(SPREAD, "pet.strategy=zero3_offload", "pet.workers=2", "pet.nvme_path=/fast")
+    assert (own["pet/review/0"].nvme_path, own["ppt/pair"].nvme_path) == ("/fast", None)
 
 
 def test_members_on_other_backbones_get_them_too() -> None:
@@ -66,10 +66,10 @@ def test_shards_get_all_but_the_strategy() -> None:
         ("resources={workers: 4}", "ppt"),
         ("resources={strategy: zero9}", "resources.strategy"),
         ("resources=3", "resources"),
-        ("resources={strategy: zero3, offload_to: /fast}", "resources"),
-        ("resources={offload_to: /fast}", "resources"),
-        ("resources={strategy: zero3_offload, offload_to: fast}", "resources.offload_to"),
-        ("prompts.offload_to=/fast", "prompts"),
+        ("resources={strategy: zero3, nvme_path: /fast}", "resources"),
+        ("resources={nvme_path: /fast}", "resources"),
+        ("resources={strategy: zero3_offload, nvme_path: fast}", "resources.offload_to"),
+        ("prompts.nvme_path=/fast", "prompts"),
     ],
 )
 def test_what_makes_no_sense_is_refused(override: str, key: str) -> None:

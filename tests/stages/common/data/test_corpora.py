@@ -35,7 +35,7 @@ def test_sentences_end_at_punctuation_and_have_a_length(text: str, sentences: li
 
 def write(path: Path, texts: list[str]) -> CorpusConfig:
     path.write_text("".join(f"{text}\n" for text in texts))
-    return CorpusConfig(source=Source(asset=str(path)), sentence_words=8)
+    return CorpusConfig(source=Source(asset=str(path)), max_sentence_words=8)
 
 
 A = "The first thing is this. The second thing is that. The third thing is gone."
@@ -58,13 +58,13 @@ def test_a_corpus_may_be_a_folder_of_shards_whose_duplicates_are_left_out_across
     (folder / "_SUCCESS").touch()
     (tmp_path / "whole.txt").write_text(f"{A}\nToo short.\n{B}\n{A}\n")
     found, whole = (
-        Documents(CorpusConfig(source=Source(asset=str(tmp_path / name)), sentence_words=8))
+        Documents(CorpusConfig(source=Source(asset=str(tmp_path / name)), max_sentence_words=8))
         for name in ("corpus", "whole.txt")
     )
     assert [len(item) for item in found] == [3, 4]
     assert list(found) == list(whole)
     assert (found.num_read, found.num_taken) == (whole.num_read, whole.num_taken) == (4, 2)
-    short = CorpusConfig(source=Source(asset=str(folder), limit=2), sentence_words=8)
+    short = CorpusConfig(source=Source(asset=str(folder), limit=2), max_sentence_words=8)
     assert len(list(Documents(short))) == 1, "the limit is that of all shards together"
 
 
@@ -96,7 +96,7 @@ def test_documents_have_as_many_sentences_as_a_format_needs(least: int, tmp_path
 def test_a_text_of_any_name_is_a_document_a_line(tmp_path: Path) -> None:
     path = tmp_path / "corpus.raw.gz"
     path.write_bytes(gzip.compress(f"{A}\r\n{B}\n".encode()))
-    config = CorpusConfig(source=Source(asset=str(path), format="txt"), sentence_words=8)
+    config = CorpusConfig(source=Source(asset=str(path), format="txt"), max_sentence_words=8)
     assert [len(item) for item in Documents(config)] == [3, 4]
 
 

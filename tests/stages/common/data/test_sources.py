@@ -111,8 +111,8 @@ def test_columns_become_fields_and_labels_are_translated(tmp_path: Path) -> None
         asset=str(path),
         fields={"first": "s1", "second": "s2"},
         label="y",
-        label_names={"0": "no", "1": "yes"},
-        keep={"y": ["0", "1"]},
+        label_map={"0": "no", "1": "yes"},
+        filter={"y": ["0", "1"]},
     )
     found = read_examples(source, ["yes", "no"], prefix="test-")
     assert found == [
@@ -131,7 +131,7 @@ def test_labels_may_be_booleans_or_numbers(values: list[Any], names: list[str], 
     assert [item.label for item in translated] == ["yes", "no"]
     with pytest.raises(DataError, match=r"a\.jsonl, line 1") as caught:
         read(path, ("no", "yes"), label="y")
-    assert f"label_names: {{'{names[0]}': ...}}" in caught.value.remedy, "in quotes, as YAML needs it"
+    assert f"label_map: {{'{names[0]}': ...}}" in caught.value.remedy, "in quotes, as YAML needs it"
 
 
 QUESTIONS = [
@@ -266,7 +266,7 @@ def test_a_subset_of_a_file_is_refused() -> None:
 
 def test_label_names_without_a_label_column_are_refused() -> None:
     with pytest.raises(ValueError, match="label: category"):
-        Source(asset="a.csv", label_names={"1": "fresh"})
+        Source(asset="a.csv", label_map={"1": "fresh"})
 
 
 # --- hub datasets -------------------------------------------------------------------------------------------------

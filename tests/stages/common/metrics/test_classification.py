@@ -195,7 +195,7 @@ class Progress(NullRecorder):
 
     last: tuple[int, int] = (0, 0)
 
-    def progress(self, done: int, total: int, **info: float | str) -> None:
+    def log_progress(self, done: int, total: int, **info: float | str) -> None:
         del info
         self.last = (done, total)
 

@@ -100,29 +100,29 @@ def test_bert_gets_both_segments_with_their_types(backbones: dict[str, Backbone]
     example = Example("1", {"a": "The film", "b": "It was great."})
     encoded = encoder(bert, "{b|rstrip_punct}?{sep}{mask}, {a}")(example)
     assert shown(bert, encoded.ids) == "[CLS] it was great ? [SEP] [MASK] , the film [SEP]"
-    assert encoded.segments == (0,) * 6 + (1,) * 5
-    assert encoded.mask == 6
+    assert encoded.token_type_ids == (0,) * 6 + (1,) * 5
+    assert encoded.mask_position == 6
 
 
 def test_roberta_gets_its_two_separators_between_segments_and_no_types(backbones: dict[str, Backbone]) -> None:
     roberta = backbones["roberta"]
     encoded = encoder(roberta, "{text}{sep}{mask}")(Example("1", {"text": "The film"}))
     assert tokens(roberta, encoded.ids) == ["<s>", "The", "Ġfilm", "</s>", "</s>", "<mask>", "</s>"]
-    assert set(encoded.segments) == {0}
+    assert set(encoded.token_type_ids) == {0}
 
 
 def test_t5_gets_the_first_sentinel_as_mask_and_ends_in_eos(backbones: dict[str, Backbone]) -> None:
     t5 = backbones["t5"]
     encoded = encoder(t5, "{text} It was {mask}.")(Example("1", {"text": "The film"}))
     assert shown(t5, encoded.ids) == "▁The ▁film ▁It ▁was <extra_id_0> ▁ . </s>"
-    assert encoded.mask == 4
+    assert encoded.mask_position == 4
 
 
 @pytest.mark.parametrize("name", ["llama", "gpt2"])
 def test_a_causal_text_stops_before_the_label_word(name: str, backbones: dict[str, Backbone]) -> None:
     backbone = backbones[name]
     encoded = encoder(backbone, "{text} It was{mask}")(Example("1", {"text": "The film"}))
-    assert encoded.mask == len(encoded.ids) - 1
+    assert encoded.mask_position == len(encoded.ids) - 1
     assert tokens(backbone, encoded.ids)[-2:] == ["ĠIt", "Ġwas"]
 
 
@@ -157,7 +157,7 @@ def test_a_causal_model_reads_up_to_the_mask_and_keeps_what_follows(backbones: d
     encoded = encoder(backbones["llama"], "{text} It was{mask}. The film")(Example("1", {"text": "A hero"}))
     assert tokens(backbones["llama"], encoded.ids)[-2:] == ["ĠIt", "Ġwas"]
     assert tokens(backbones["llama"], encoded.suffix) == [".", "ĠThe", "Ġfilm"]
-    assert encoded.mask == len(encoded.ids) - 1
+    assert encoded.mask_position == len(encoded.ids) - 1
 
 
 def test_a_causal_text_that_starts_with_the_mask_has_something_before_it(backbones: dict[str, Backbone]) -> None:
@@ -168,15 +168,15 @@ def test_a_causal_text_that_starts_with_the_mask_has_something_before_it(backbon
 
 def test_the_stem_ends_with_the_last_field(backbones: dict[str, Backbone]) -> None:
     encoded = encoder(backbones["gpt2"], "News: {text} It was{mask}")(Example("1", {"text": "The film"}))
-    assert tokens(backbones["gpt2"], encoded.ids[encoded.stem :]) == ["ĠIt", "Ġwas"]
+    assert tokens(backbones["gpt2"], encoded.ids[encoded.prefix_length :]) == ["ĠIt", "Ġwas"]
 
 
 def test_more_masks_take_the_place_of_the_one(backbones: dict[str, Backbone]) -> None:
     encoded = encoder(backbones["bert"], "{text} {sep} it was {mask}.")(Example("1", {"text": "the film"}))
     more = encoded.with_masks(3)
     assert shown(backbones["bert"], more.ids) == "[CLS] the film [SEP] it was [MASK] [MASK] [MASK] . [SEP]"
-    assert more.segments == (0,) * 4 + (1,) * 7
-    assert more.mask == encoded.mask
+    assert more.token_type_ids == (0,) * 4 + (1,) * 7
+    assert more.mask_position == encoded.mask_position
     assert encoded.with_masks(1).ids == encoded.ids
 
 
@@ -217,16 +217,16 @@ def test_a_long_text_is_shortened_to_exactly_the_maximum(
     encode = encoder(backbone, "Review: {text} It was{mask}", max_length)
     short = encode(film_example(0))
     long = encode(Example("1", {"text": LONG}))
-    assert len(long.ids) == max_length == len(long.segments)
+    assert len(long.ids) == max_length == len(long.token_type_ids)
     assert len(short.ids) <= max_length
     literal = [token.strip("Ġ▁").lower() for token in tokens(backbone, long.ids)]
     assert literal.count("was") == 1
     assert "".join(literal).count("review") == 1
     if name in ("bert", "roberta", "t5"):
-        assert long.ids[long.mask] == encode.mask_ids[0]
+        assert long.ids[long.mask_position] == encode.mask_ids[0]
         assert long.ids.count(encode.mask_ids[0]) == 1
     else:
-        assert long.mask == max_length - 1
+        assert long.mask_position == max_length - 1
 
 
 def test_a_text_that_fits_exactly_loses_nothing(backbones: dict[str, Backbone]) -> None:
@@ -241,19 +241,21 @@ PAIR = Example("1", {"a": "plot script music food acting", "b": "dull bad fine"}
 
 
 @pytest.mark.parametrize(
-    ("shorten", "text"),
+    ("truncation", "text"),
     [
         ("last", "[CLS] plot script music food acting ( [MASK] ) dull [SEP]"),
         ("longest", "[CLS] plot script music ( [MASK] ) dull bad fine [SEP]"),
     ],
 )
-def test_which_field_of_a_shared_segment_is_shortened(shorten: str, text: str, backbones: dict[str, Backbone]) -> None:
-    encoded = encoder(backbones["bert"], "{a} ({mask}) {b}", 11, shorten=shorten)(PAIR)
+def test_which_field_of_a_shared_segment_is_shortened(
+    truncation: str, text: str, backbones: dict[str, Backbone]
+) -> None:
+    encoded = encoder(backbones["bert"], "{a} ({mask}) {b}", 11, truncation=truncation)(PAIR)
     assert shown(backbones["bert"], encoded.ids) == text
 
 
 def test_last_moves_on_to_the_field_before_when_the_last_is_used_up(backbones: dict[str, Backbone]) -> None:
-    encoded = encoder(backbones["bert"], "{a} ({mask}) {b}", 8, shorten="last")(PAIR)
+    encoded = encoder(backbones["bert"], "{a} ({mask}) {b}", 8, truncation="last")(PAIR)
     assert shown(backbones["bert"], encoded.ids) == "[CLS] plot script music ( [MASK] ) [SEP]"
 
 
@@ -264,9 +266,9 @@ def test_the_longer_segment_is_shortened_and_a_tie_takes_from_the_second(backbon
     assert shown(backbones["bert"], cut[9].ids) == "[CLS] plot script music [SEP] [MASK] dull bad [SEP]"
 
 
-@pytest.mark.parametrize("shorten", ["last", "longest"])
-def test_a_pattern_that_leaves_no_room_is_refused(shorten: str, backbones: dict[str, Backbone]) -> None:
-    encode = encoder(backbones["bert"], "the film in the lobby is {mask} {text}", 8, shorten=shorten)
+@pytest.mark.parametrize("truncation", ["last", "longest"])
+def test_a_pattern_that_leaves_no_room_is_refused(truncation: str, backbones: dict[str, Backbone]) -> None:
+    encode = encoder(backbones["bert"], "the film in the lobby is {mask} {text}", 8, truncation=truncation)
     with pytest.raises(PatternError, match="no room") as caught:
         encode(Example("1", {"text": LONG}))
     assert "max_length" in caught.value.remedy

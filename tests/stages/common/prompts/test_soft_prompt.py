@@ -34,18 +34,22 @@ from stages.prompt_tuning.config import PromptTuningConfig
 from tests.support.small_models import FAMILIES, backbone_config, film_examples, film_task
 from tests.support.stage_runs import SILENT, assert_a_seed_decides, logits_of, run, written
 
-LOOP = TrainingConfig(learning_rate=0.05, batch_size=4, steps=24, schedule="constant", weight_decay=0.0)
+LOOP = TrainingConfig(learning_rate=0.05, batch_size=4, steps=24, lr_scheduler="constant", weight_decay=0.0)
 METHODS: dict[str, PromptConfig] = {
-    "prompt_tuning": PromptConfig(num_vectors=5),
-    "p_tuning_lstm": PromptConfig(method="p_tuning", num_vectors=5, hidden=16),
-    "p_tuning_mlp": PromptConfig(method="p_tuning", num_vectors=5, hidden=16, reparameterise="mlp"),
-    "prefix_tuning": PromptConfig(method="prefix_tuning", num_vectors=5, hidden=16),
-    "p_tuning_v2": PromptConfig(method="p_tuning_v2", num_vectors=5),
-    "p_tuning_v2_mlp": PromptConfig(method="p_tuning_v2", num_vectors=5, hidden=16, reparameterise="mlp"),
-    "low_rank": PromptConfig(num_vectors=5, rank=2),
-    "low_rank_deep": PromptConfig(method="p_tuning_v2", num_vectors=5, rank=2),
-    "with_lora": PromptConfig(num_vectors=5, lora=LoraConfig(rank=2)),
-    "deep_with_lora": PromptConfig(method="p_tuning_v2", num_vectors=5, lora=LoraConfig(rank=2)),
+    "prompt_tuning": PromptConfig(num_virtual_tokens=5),
+    "p_tuning_lstm": PromptConfig(method="p_tuning", num_virtual_tokens=5, encoder_hidden_size=16),
+    "p_tuning_mlp": PromptConfig(
+        method="p_tuning", num_virtual_tokens=5, encoder_hidden_size=16, reparameterization="mlp"
+    ),
+    "prefix_tuning": PromptConfig(method="prefix_tuning", num_virtual_tokens=5, encoder_hidden_size=16),
+    "p_tuning_v2": PromptConfig(method="p_tuning_v2", num_virtual_tokens=5),
+    "p_tuning_v2_mlp": PromptConfig(
+        method="p_tuning_v2", num_virtual_tokens=5, encoder_hidden_size=16, reparameterization="mlp"
+    ),
+    "low_rank": PromptConfig(num_virtual_tokens=5, rank=2),
+    "low_rank_deep": PromptConfig(method="p_tuning_v2", num_virtual_tokens=5, rank=2),
+    "with_lora": PromptConfig(num_virtual_tokens=5, lora=LoraConfig(rank=2)),
+    "deep_with_lora": PromptConfig(method="p_tuning_v2", num_virtual_tokens=5, lora=LoraConfig(rank=2)),
 }
 SOFT = {
     "llama": "{soft:2}Review: {text}\n{soft:3:the film}{mask}",
@@ -57,7 +61,7 @@ SOFT = {
 
 
 def tuned(folder: Path, name: str, **settings: Any) -> PromptTuningConfig:
-    values = {"loop": LOOP, "seed": 1, "task": film_task(name).only("review")} | settings
+    values = {"training": LOOP, "seed": 1, "task": film_task(name).only("review")} | settings
     return PromptTuningConfig(pattern="review", backbone=backbone_config(folder), **values)
 
 
@@ -206,10 +210,10 @@ def test_the_attention_of_masked_models_sees_the_prefix(backbones: dict[str, Bac
     seen: list[torch.Tensor] = []
     hook = layer.register_forward_hook(lambda _, args, kwargs, out: seen.append(out[0]), with_kwargs=True)
     with torch.inference_mode():
-        backbone.hidden(batch, SoftInput(layers=prefix))
+        backbone.hidden_states(batch, SoftInput(layers=prefix))
         hook.remove()
         places = torch.arange(len(item.ids))[None] + 3
-        states = backbone.model.bert.embeddings(batch.input_ids, batch.segments, places)[0]
+        states = backbone.model.bert.embeddings(batch.input_ids, batch.token_type_ids, places)[0]
         heads = [
             part.view(-1, 4, 8).transpose(0, 1)
             for part in (layer.query(states), layer.key(states), layer.value(states))
@@ -289,9 +293,12 @@ def test_soft_blocks_that_start_from_words_are_the_words(name: str, backbones: d
     classifier = ClozeClassifier.of(task, "review", backbone, config, prompt)
     item = classifier.encode(film_examples(1)[0])[0]
     hard = type(item)(
-        tuple(words[item.soft.index(place)] if place in item.soft else token for place, token in enumerate(item.ids)),
-        item.segments,
-        item.mask,
+        tuple(
+            words[item.soft_positions.index(place)] if place in item.soft_positions else token
+            for place, token in enumerate(item.ids)
+        ),
+        item.token_type_ids,
+        item.mask_position,
     )
     with torch.inference_mode():
         found = backbone.vocabulary_logits(backbone.batch([item]), prompt())
@@ -321,8 +328,8 @@ def test_words_of_several_tokens_move_the_blocks_behind_them(backbones: dict[str
     prompt = new_prompt(PromptConfig(), backbone, task.pattern("review"), seed=1)
     classifier = ClozeClassifier.of(task, "review", backbone, backbone_config(Path("unused")), prompt)
     item = classifier.encode(film_examples(1)[0])[0]
-    assert item.soft == (item.mask + 1, item.mask + 2)
-    assert item.with_masks(3).soft == (item.mask + 3, item.mask + 4)
+    assert item.soft_positions == (item.mask_position + 1, item.mask_position + 2)
+    assert item.with_masks(3).soft_positions == (item.mask_position + 3, item.mask_position + 4)
     found = classifier.predict(film_examples(4), SILENT, "")
     alone = np.concatenate([classifier.predict([one], SILENT, "") for one in film_examples(4)])
     assert found == pytest.approx(alone, abs=1e-4)
@@ -331,12 +338,12 @@ def test_words_of_several_tokens_move_the_blocks_behind_them(backbones: dict[str
 def test_a_curriculum_holds_the_words_and_then_frees_them(
     backbone_folders: dict[str, Path], film_data: Path, tmp_path: Path
 ) -> None:
-    def trained(hard_steps: int) -> tuple[torch.Tensor, torch.Tensor]:
-        prompt = PromptConfig(hard_steps=hard_steps)
+    def trained(hard_prompt_steps: int) -> tuple[torch.Tensor, torch.Tensor]:
+        prompt = PromptConfig(hard_prompt_steps=hard_prompt_steps)
         config = tuned(backbone_folders["gpt2"], "gpt2", prompt=prompt, task=soft_task("gpt2"))
         backbone = load_backbone(config.backbone, frozen=True)
         start = initialize_prompt(config.prompt, config.task, "review", backbone, config.seed, None).vectors
-        out = tmp_path / str(hard_steps)
+        out = tmp_path / str(hard_prompt_steps)
         run(prompt_tuning, config, prompt_tuning.Inputs(data=film_data), out)
         return start, load_prompt(out / "prompt", backbone).vectors
 
@@ -356,7 +363,7 @@ def test_deep_prompts_start_from_activations_of_real_words(name: str, backbones:
     backbone = backbones[name]
     pattern = film_task(name).pattern("review")
     layers = KVLayout.of(backbone)
-    config = PromptConfig(method="p_tuning_v2", num_vectors=4, start=InitConfig(kind="words", words="the film"))
+    config = PromptConfig(method="p_tuning_v2", num_virtual_tokens=4, init=InitConfig(kind="text", text="the film"))
     found = new_prompt(config, backbone, pattern, seed=1).vectors
     ids = backbone.tokenizer("the film", add_special_tokens=False)["input_ids"]
     expected = activations(backbone, layers, [ids[number % len(ids)] for number in range(4)])
@@ -375,7 +382,7 @@ def test_label_words_and_the_first_token_are_starts(backbones: dict[str, Backbon
     with pytest.raises(InputError, match="no label words"):
         init_vectors(InitConfig(kind="label_words"), 5, backbone, torch_rng(0))
     with pytest.raises(InputError, match="not all in the backbone's vocabulary"):
-        init_vectors(InitConfig(kind="words", words="漢字"), 5, backbone, torch_rng(0))
+        init_vectors(InitConfig(kind="text", text="漢字"), 5, backbone, torch_rng(0))
 
 
 def test_a_table_of_low_rank_starts_as_it_is_told_and_has_few_parameters() -> None:
@@ -402,12 +409,12 @@ def test_a_seed_decides(method: str, backbone_folders: dict[str, Path], film_dat
 @pytest.mark.parametrize(
     ("settings", "message"),
     [
-        ({"method": "prompt_tuning", "reparameterise": "lstm"}, "not reparameterised by lstm"),
+        ({"method": "prompt_tuning", "reparameterization": "lstm"}, "not reparameterised by lstm"),
         ({"method": "p_tuning", "rank": 2}, "rank is for vectors that no lstm makes"),
-        ({"method": "p_tuning", "start": "ppt"}, "does not start from ppt"),
-        ({"method": "p_tuning_v2", "start": "ppt"}, "does not start from ppt"),
+        ({"method": "p_tuning", "init": "ppt"}, "does not start from ppt"),
+        ({"method": "p_tuning_v2", "init": "ppt"}, "does not start from ppt"),
         ({"method": "p_tuning_v2", "start": InitConfig(kind="mean")}, "no mean to start from"),
-        ({"method": "p_tuning_v2", "hard_steps": 2}, "hard_steps are for plain prompt tuning"),
+        ({"method": "p_tuning_v2", "hard_prompt_steps": 2}, "hard_prompt_steps are for plain prompt tuning"),
     ],
 )
 def test_settings_that_do_not_go_together_are_refused(settings: dict[str, Any], message: str) -> None:
@@ -421,9 +428,9 @@ def test_methods_and_patterns_that_do_not_go_together_are_refused(backbones: dic
     with pytest.raises(InputError, match="puts its vectors into every layer"):
         new_prompt(METHODS["p_tuning_v2"], backbone, soft, seed=0)
     with pytest.raises(InputError, match="'review' has none"):
-        new_prompt(PromptConfig(hard_steps=2), backbone, hard, seed=0)
+        new_prompt(PromptConfig(hard_prompt_steps=2), backbone, hard, seed=0)
     with pytest.raises(InputError, match="5 soft vectors, and the pretrained prompt has 4"):
-        new_prompt(PromptConfig(start="ppt"), backbone, soft, seed=0, pretrained=torch.zeros(4, 32))
+        new_prompt(PromptConfig(init="ppt"), backbone, soft, seed=0, pretrained=torch.zeros(4, 32))
     with pytest.raises(PatternError, match="only prompt tuning trains"):
         ClozeClassifier.of(soft_task("gpt2"), "review", backbone, backbone_config(Path("unused")))
     behind = soft_task("gpt2").model_copy(update={"patterns": {"review": "{text}{mask} it {soft:2}"}})

@@ -28,12 +28,12 @@ class Asked(InProcessEngine):
         super().__init__(work)
         self.at, self.num_steps, self.listens = at, 0, False
 
-    def step(self, optimizer: torch.optim.Optimizer) -> None:
+    def optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         super().step(optimizer)
         self.num_steps += 1
 
     @contextmanager
-    def listening(self) -> Iterator[Callable[[], bool]]:
+    def graceful_stop(self) -> Iterator[Callable[[], bool]]:
         self.listens = True
         yield lambda: self.num_steps >= self.at
         self.listens = False

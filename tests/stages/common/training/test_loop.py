@@ -93,15 +93,15 @@ def test_both_lengths_or_none_are_refused(lengths: dict[str, object]) -> None:
 @pytest.mark.parametrize(
     ("settings", "rates"),
     [
-        ({"schedule": "constant"}, [1, 1, 1, 1]),
-        ({"schedule": "linear"}, [1, 0.75, 0.5, 0.25]),
-        ({"schedule": "cosine"}, [1, (1 + math.cos(math.pi / 4)) / 2, 0.5, (1 - math.cos(math.pi / 4)) / 2]),
-        ({"schedule": "linear", "warmup": 0.5}, [0.5, 1, 1, 0.5]),
-        ({"schedule": "constant", "warmup": 1.0}, [0.25, 0.5, 0.75, 1]),
+        ({"lr_scheduler": "constant"}, [1, 1, 1, 1]),
+        ({"lr_scheduler": "linear"}, [1, 0.75, 0.5, 0.25]),
+        ({"lr_scheduler": "cosine"}, [1, (1 + math.cos(math.pi / 4)) / 2, 0.5, (1 - math.cos(math.pi / 4)) / 2]),
+        ({"lr_scheduler": "linear", "warmup_ratio": 0.5}, [0.5, 1, 1, 0.5]),
+        ({"lr_scheduler": "constant", "warmup_ratio": 1.0}, [0.25, 0.5, 0.75, 1]),
     ],
 )
 def test_schedules(settings: dict[str, object], rates: list[float]) -> None:
-    found = [config(learning_rate=2.0, **settings).rate(step, 4) for step in range(4)]
+    found = [config(learning_rate=2.0, **settings).learning_rate_at(step, 4) for step in range(4)]
     assert found == pytest.approx([2 * rate for rate in rates])
 
 
@@ -135,7 +135,7 @@ class NormsSeen(InProcessEngine):
         super().__init__()
         self.norms: list[float] = []
 
-    def step(self, optimizer: torch.optim.Optimizer) -> None:
+    def optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         grads = [item.grad.flatten() for group in optimizer.param_groups for item in group["params"]]
         self.norms.append(float(torch.cat(grads).norm()))
         super().step(optimizer)

@@ -147,7 +147,7 @@ def log_likelihoods(backbone: Backbone, name: str, data: Path, ids: list[int]) -
     from stages.common.patterns.encoding import Encoder
 
     task = film_task(name)
-    encoder = Encoder(task.pattern("review"), backbone.tokenizer, backbone.family, 64, task.shorten)
+    encoder = Encoder(task.pattern("review"), backbone.tokenizer, backbone.family, 64, task.truncation)
     rows = []
     for item in encoder.all(load_examples(data / "train.jsonl")):
         with torch.inference_mode():
@@ -155,7 +155,7 @@ def log_likelihoods(backbone: Backbone, name: str, data: Path, ids: list[int]) -
                 decoder = torch.tensor([[0, backbone.tokenizer.convert_tokens_to_ids("<extra_id_0>")]])
                 logits = backbone.model(input_ids=torch.tensor([item.ids]), decoder_input_ids=decoder).logits[0, 1]
             else:
-                logits = backbone.model(input_ids=torch.tensor([item.ids])).logits[0, item.mask]
+                logits = backbone.model(input_ids=torch.tensor([item.ids])).logits[0, item.mask_position]
         rows.append(logits.double().log_softmax(dim=0)[ids].numpy())
     return np.stack(rows)
 

@@ -33,8 +33,8 @@ pytestmark = pytest.mark.timeout(120)
 
 WORDS = ("warm", "clever", "dull", "bad")
 LABELLING = SingleConfig(
-    words={"rotten": ["bad", "terrible"], "fresh": ["good"]},
-    pattern="{text} It was {mask}.", min_confidence=0.0, candidates=2, calibration="pile",
+    verbalizer={"rotten": ["bad", "terrible"], "fresh": ["good"]},
+    pattern="{text} It was {mask}.", min_confidence=0.0, candidates_per_example=2, calibration="unlabeled",
 )  # fmt: skip
 ONE = CorpusRequirements(documents=2, sentences=3)
 SIZES = (12, 3, 1, 20)
@@ -64,7 +64,7 @@ def pile(tmp_path: Path) -> Path:
 
 
 def corpus(folder: Path, **settings: Any) -> CorpusConfig:
-    values = {"num_examples": 40, "sentence_words": 8, "window": 5}
+    values = {"num_examples": 40, "max_sentence_words": 8, "window": 5}
     return CorpusConfig(source=Source(asset=str(folder)), **values | settings)
 
 
@@ -91,13 +91,13 @@ def surveyed(folder: Path, **settings: Any) -> list[Any]:
 
 def test_shards_make_as_much_as_they_have_documents(pile: Path) -> None:
     shares = allocate_examples(surveyed(pile), ONE, 70, "this test")
-    assert [(part.shard, part.num_documents, part.wanted) for part in shares.parts] == [
+    assert [(part.shard, part.num_documents, part.example_range) for part in shares.parts] == [
         ("part-0", 12, range(24)), ("part-1", 3, range(24, 30)), ("part-3", 20, range(30, 70)),
     ]  # fmt: skip
     assert (shares.small, shares.num_documents, shares.num_duplicates) == (("part-2",), 35, 0)
     assert shares.num_read == sum(SIZES) + len(SIZES)
     few = allocate_examples(surveyed(pile), ONE, 2, "this test")
-    assert sum(len(part.wanted) for part in few.parts) == 2, "a shard that makes nothing is no part"
+    assert sum(len(part.example_range) for part in few.parts) == 2, "a shard that makes nothing is no part"
 
 
 def test_of_equal_documents_the_first_shard_s_counts(pile: Path) -> None:
@@ -117,7 +117,7 @@ def test_blocks_hold_a_window_at_the_most(pile: Path) -> None:
     last = allocate_examples(surveyed(pile), ONE, 70, "this test").parts[2]
     found = list(blocks(corpus(pile, window=7), 2, last))
     assert [len(block.texts) for block in found] == [6, 7, 7]
-    assert [block.wanted for block in found] == [range(30, 42), range(42, 56), range(56, 70)]
+    assert [block.example_range for block in found] == [range(30, 42), range(42, 56), range(56, 70)]
     assert [text for block in found for text in block.texts] == [document(number) for number in range(16, 36)]
     assert [len(block.texts) for block in blocks(corpus(pile, window=7), 6, last)] == [6, 7, 7]
     assert [len(block.texts) for block in blocks(corpus(pile, window=7), 7, last)] == [10, 10], "enough goes first"
@@ -171,7 +171,7 @@ def test_sentences_are_labelled_once_and_until_there_are_enough(
         assert len(texts) == len(set(texts)) == result.num_rows <= 45 * candidates
         assert all(0.5 <= row["confidence"] <= 1 for row in rows)
         table = {row["label"]: row["labelled"] for row in kept.tables["pseudo_labels"]}
-        assert table == {label: sum(row["label"] == label for row in rows) for label in single.words}
+        assert table == {label: sum(row["label"] == label for row in rows) for label in single.verbalizer}
         assert min(table.values()) > 0, "the model's preference for one of them is taken away"
     assert len(found[4]) < sum(SIZES) * len(WORDS), "there was enough before the end"
 
@@ -222,7 +222,7 @@ def test_every_worker_calibrates_alike(
     neutral = asked[0] if calibration == "contextual" else 0
     assert asked == {"none": [], "contextual": [neutral] * 2, "pile": [144] * 2}[calibration]
     held = [block for part in shares.parts for block in blocks(found, 1, part)]
-    assert len(shares.parts[0].wanted) < 144 and len(held) > 4
+    assert len(shares.parts[0].example_range) < 144 and len(held) > 4
     forwards = [made[0](block).rows for block in held]
     backwards = [made[1](block).rows for block in reversed(held)]
     assert forwards == backwards[::-1]
@@ -236,7 +236,7 @@ class Stopping(InProcessEngine):
         self.asked: list[str] = []
         self.most = most
 
-    def stream(self, sources: Sequence[Any], read: Callable[[Any], Any], make: Callable[[], Any]) -> Iterator[Any]:
+    def map_batches(self, sources: Sequence[Any], read: Callable[[Any], Any], make: Callable[[], Any]) -> Iterator[Any]:
         answers = super().stream(sources, read, make)
         if sources and isinstance(sources[0], str):  # the first pass
             yield from answers
@@ -252,7 +252,7 @@ class Stopping(InProcessEngine):
 def test_shards_that_are_done_are_not_built_again(
     kind: str, pile: Path, backbone_folders: dict[str, Path], tmp_path: Path
 ) -> None:
-    single = LABELLING.model_copy(update={"candidates": 3, "calibration": "pile"})
+    single = LABELLING.model_copy(update={"candidates": 3, "calibration": "unlabeled"})
     settings = config(pile, kind, backbone=backbone_config(backbone_folders["bert"]), single=single, num_held_out=60)
     work, inputs = tmp_path / "work", pretraining_examples.Inputs()
     for name in ("work", "out", "again", "whole"):
@@ -312,8 +312,8 @@ def test_a_prompt_learns_from_what_was_built(
     before = config(pile, kind, backbone=backbone)
     built = run(pretraining_examples, before, pretraining_examples.Inputs(), tmp_path / "built")
     settings = PretrainingConfig(
-        backbone=backbone, format=kind, single=LABELLING, corpus=before.corpus, num_vectors=4, num_held_out=5, seed=8,
-        loop=TrainingConfig(learning_rate=0.05, batch_size=4, steps=2),
+        backbone=backbone, format=kind, single=LABELLING, corpus=before.corpus, num_virtual_tokens=4, num_held_out=5, seed=8,
+        training=TrainingConfig(learning_rate=0.05, batch_size=4, steps=2),
     )  # fmt: skip
     inputs = prompt_pretraining.Inputs(examples=tmp_path / "built")
     result = run(prompt_pretraining, settings, inputs, tmp_path / "out")

@@ -24,7 +24,7 @@ from stages.prompt_tuning.config import PromptTuningConfig
 from tests.support.small_models import FAMILIES, backbone_config, film_examples, film_task
 from tests.support.stage_runs import SILENT, Kept, logits_of, run
 
-LOOP = TrainingConfig(learning_rate=0.02, batch_size=3, steps=10, warmup=0.2)
+LOOP = TrainingConfig(learning_rate=0.02, batch_size=3, steps=10, warmup_ratio=0.2)
 
 
 def soft_task(name: str) -> Task:
@@ -37,19 +37,19 @@ def soft_task(name: str) -> Task:
 def jobs(name: str) -> list[PromptJob]:
     """Prompts of two tasks, several methods, lengths, seeds and loops."""
     plain, soft = film_task(name).only("review"), soft_task(name)
-    longer = LOOP.model_copy(update={"steps": 14, "batch_size": 5, "learning_rate": 0.05, "warmup": 0.0})
+    longer = LOOP.model_copy(update={"steps": 14, "batch_size": 5, "learning_rate": 0.05, "warmup_ratio": 0.0})
     settings = [
-        ("plain/0", plain, PromptConfig(num_vectors=5), LOOP, 0),
-        ("plain/1", plain, PromptConfig(num_vectors=5), LOOP, 1),
-        ("short/0", plain, PromptConfig(num_vectors=2), longer, 3),
+        ("plain/0", plain, PromptConfig(num_virtual_tokens=5), LOOP, 0),
+        ("plain/1", plain, PromptConfig(num_virtual_tokens=5), LOOP, 1),
+        ("short/0", plain, PromptConfig(num_virtual_tokens=2), longer, 3),
         ("soft/0", soft, PromptConfig(), LOOP, 0),
-        ("lstm/0", plain, PromptConfig(method="p_tuning", num_vectors=4, hidden=8), longer, 0),
-        ("low/0", plain, PromptConfig(num_vectors=4, rank=1), LOOP, 0),
-        ("deep/0", plain, PromptConfig(method="p_tuning_v2", num_vectors=3), LOOP, 0),
-        ("deep/1", soft_plain(name), PromptConfig(method="p_tuning_v2", num_vectors=3), LOOP, 1),
+        ("lstm/0", plain, PromptConfig(method="p_tuning", num_virtual_tokens=4, encoder_hidden_size=8), longer, 0),
+        ("low/0", plain, PromptConfig(num_virtual_tokens=4, rank=1), LOOP, 0),
+        ("deep/0", plain, PromptConfig(method="p_tuning_v2", num_virtual_tokens=3), LOOP, 0),
+        ("deep/1", soft_plain(name), PromptConfig(method="p_tuning_v2", num_virtual_tokens=3), LOOP, 1),
     ]
     return [
-        PromptJob(name=title, task=task, pattern="review", prompt=prompt, loop=loop, seed=seed, data=0)
+        PromptJob(name=title, task=task, pattern="review", prompt=prompt, training=loop, seed=seed, data=0)
         for title, task, prompt, loop, seed in settings
     ]
 
@@ -68,11 +68,11 @@ def test_prompts_trained_together_are_those_trained_alone(
     assert result.num_prompts == len(config.jobs)
     for number, job in enumerate(config.jobs):
         alone = PromptTuningConfig(
-            task=job.task, pattern="review", backbone=config.backbone, prompt=job.prompt, loop=job.loop, seed=job.seed,
+            task=job.task, pattern="review", backbone=config.backbone, prompt=job.prompt, training=job.training, seed=job.seed,
             name=job.name,
         )  # fmt: skip
         expected = run(prompt_tuning, alone, prompt_tuning.Inputs(data=film_data), tmp_path / f"{number}-alone")
-        shared = prompt_tuning.Inputs(data=film_data, together=tmp_path / "together")
+        shared = prompt_tuning.Inputs(data=film_data, batched=tmp_path / "together")
         found = run(prompt_tuning, alone, shared, tmp_path / f"{number}-taken")
         prompts = [load_prompt(tmp_path / f"{number}-{how}" / "prompt", backbones[name]) for how in ("alone", "taken")]
         torch.testing.assert_close(prompts[1].vectors, prompts[0].vectors, atol=2e-3, rtol=1e-3)
@@ -109,7 +109,7 @@ def test_a_mixed_batch_answers_as_each_task_alone(name: str, backbones: dict[str
 def test_gradients_reach_the_prompts_of_the_batch_and_no_others(backbones: dict[str, Backbone]) -> None:
     backbone = backbones["gpt2"]
     config, pattern = backbone_config(Path("unused")), film_task("gpt2").pattern("review")
-    prompts = [new_prompt(PromptConfig(num_vectors=3), backbone, pattern, seed=seed) for seed in range(3)]
+    prompts = [new_prompt(PromptConfig(num_virtual_tokens=3), backbone, pattern, seed=seed) for seed in range(3)]
     tasks = [ClozeClassifier.of(film_task("gpt2"), "review", backbone, config, prompt) for prompt in prompts]
     parts = [(task, [task.encode(item) for item in film_examples(2)]) for task in tasks[:2]]
     torch.stack([scores.square().sum() for scores in multi_task_logits(parts)]).sum().backward()
@@ -160,7 +160,7 @@ def test_a_killed_training_goes_on_from_its_checkpoint(
 
 def test_a_training_that_diverges_is_named(backbone_folders: dict[str, Path], film_data: Path, tmp_path: Path) -> None:
     wild = [
-        job.model_copy(update={"loop": LOOP.model_copy(update={"learning_rate": 1e38})})
+        job.model_copy(update={"training": LOOP.model_copy(update={"learning_rate": 1e38})})
         if job.name == "plain/1"
         else job
         for job in jobs("gpt2")

@@ -62,7 +62,7 @@ def members(film_data: Path, backbone_folders: dict[str, Path], tmp_path: Path) 
     for number, (pattern, tune) in enumerate(MEMBERS):
         config = PetConfig(
             task=TASK.only(pattern), pattern=pattern, backbone=backbone, tune=tune, seed=number,
-            lora=LoraConfig(rank=2, targets=("query", "value")), loop=None if tune == "none" else LOOP,
+            lora=LoraConfig(rank=2, targets=("query", "value")), training=None if tune == "none" else LOOP,
         )  # fmt: skip
         folders.append(tmp_path / f"member{number}")
         run(pattern_training, config, pattern_training.Inputs(data=film_data), folders[-1])
@@ -99,8 +99,8 @@ def rows_of(folder: Path) -> list[dict[str, Any]]:
     "ensemble",
     [
         EnsembleConfig(),
-        EnsembleConfig(mean="probabilities", weights="balanced", calibration="contextual", temperature=2.0),
-        EnsembleConfig(weights="accuracy", calibration="pile"),
+        EnsembleConfig(average="probabilities", weights="balanced", calibration="contextual", temperature=2.0),
+        EnsembleConfig(weights="accuracy", calibration="unlabeled"),
     ],
 )
 def test_shards_get_the_soft_labels_that_the_ordinary_pile_gets(
@@ -139,7 +139,7 @@ class Counting(InProcessEngine):
         self.asked: list[str] = []
         self.most = most
 
-    def stream(self, sources: Sequence[Any], read: Callable[[Any], Any], make: Callable[[], Any]) -> Iterator[Any]:
+    def map_batches(self, sources: Sequence[Any], read: Callable[[Any], Any], make: Callable[[], Any]) -> Iterator[Any]:
         self.asked = list(sources)
         for number, item in enumerate(super().stream(sources, read, make)):
             if number == self.most:
@@ -245,7 +245,7 @@ def test_a_student_learns_from_some_of_the_shards_texts(
 
     def taught(**settings: Any) -> list[int]:
         about = {"temperature": 2.0, "seed": 3, **settings}
-        found = DistillationConfig(labels=LABELS, fields=("text",), student=student, loop=LOOP, **about)
+        found = DistillationConfig(labels=LABELS, fields=("text",), student=student, training=LOOP, **about)
         lessons = _load_examples(found, inputs)[0]
         rows = [int(item.example.uid.removeprefix("film-")) for item in lessons]
         for row, item in zip(rows, lessons, strict=True):
@@ -261,7 +261,13 @@ def test_a_student_learns_from_some_of_the_shards_texts(
     with pytest.raises(InputError, match="Lower min_confidence"):
         taught(min_confidence=0.99)
     plain = DistillationConfig(
-        labels=LABELS, fields=("text",), student=student, loop=LOOP, temperature=2.0, num_taught=30, seed=3
+        labels=LABELS,
+        fields=("text",),
+        student=student,
+        training=LOOP,
+        temperature=2.0,
+        max_student_examples=30,
+        seed=3,
     )
     result = run(distillation, plain, inputs, tmp_path / "student")
     assert result.num_unlabelled == 30

@@ -56,9 +56,9 @@ def plain_logits(backbone: Backbone, item: Encoded, prompt: torch.Tensor | None 
         sentinel = backbone.tokenizer.convert_tokens_to_ids("<extra_id_0>")
         return model(**arguments, decoder_input_ids=torch.tensor([[0, sentinel]])).logits[0, -1]
     if model.config.model_type == "bert":
-        arguments["token_type_ids"] = torch.tensor([[0] * shift + list(item.segments)])
+        arguments["token_type_ids"] = torch.tensor([[0] * shift + list(item.token_type_ids)])
     logits_LV = model(**arguments).logits[0]
-    return logits_LV[-1] if backbone.family == "causal" else logits_LV[shift + item.mask]
+    return logits_LV[-1] if backbone.family == "causal" else logits_LV[shift + item.mask_position]
 
 
 @pytest.mark.parametrize("name", FAMILIES)
@@ -68,17 +68,17 @@ def test_a_batch_is_padded_on_to_the_grid_as_far_as_there_are_positions(
     backbone = backbones[name]
     items = encode(backbone, name)
     longest = max(len(item.ids) for item in items)
-    plain, grid = backbone.batch(items), backbone.batch(items, grid=True)
+    plain, grid = backbone.batch(items), backbone.batch(items, pad_to_multiple=True)
     assert plain.input_ids.shape[1] == longest
     assert grid.input_ids.shape[1] == -(-longest // 8) * 8
     with torch.inference_mode():
         before = backbone.word_logits(plain, words(backbone))
         torch.testing.assert_close(backbone.word_logits(grid, words(backbone)), before, rtol=1e-4, atol=1e-5)
-    room = backbone.num_positions
+    room = backbone.max_positions
     if room is not None:
         one = Encoded((items[0].ids[0],) * (room - NUM_VECTORS - 1), (0,) * (room - NUM_VECTORS - 1), 0)
         prompt = SoftInput(before=make_prompt())
-        assert backbone.batch([one], prompt, grid=True).input_ids.shape[1] <= room - NUM_VECTORS
+        assert backbone.batch([one], prompt, pad_to_multiple=True).input_ids.shape[1] <= room - NUM_VECTORS
 
 
 def make_prompt(seed: int = 3) -> torch.Tensor:
@@ -187,7 +187,7 @@ def test_causal_models_are_padded_on_the_left_and_others_on_the_right(backbones:
         assert padding > 0
         expected = [0] * padding + [1] * len(items[0].ids)
         assert batch.attention_mask[0].tolist() == (expected if left else expected[::-1])
-        assert batch.input_ids[0, batch.mask[0]] == items[0].ids[items[0].mask]
+        assert batch.input_ids[0, batch.mask_position[0]] == items[0].ids[items[0].mask_position]
 
 
 @pytest.mark.parametrize(
@@ -252,7 +252,7 @@ def test_pickled_weights_are_never_read(backbone_folders: dict[str, Path], tmp_p
 def test_a_recipe_says_how_much_a_pass_reads(backbone_folders: dict[str, Path]) -> None:
     found: dict[int | None, list[torch.Size]] = {}
     for asked in (None, 64):
-        config = backbone_config(backbone_folders["bert"]).model_copy(update={"read_tokens": asked})
+        config = backbone_config(backbone_folders["bert"]).model_copy(update={"eval_batch_tokens": asked})
         with borrow_backbone(config) as backbone:
             passes = found[asked] = []
             words = backbone.model.get_input_embeddings()

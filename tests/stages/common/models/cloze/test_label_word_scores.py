@@ -64,14 +64,14 @@ def plain_log_probabilities(backbone: Backbone, item: Encoded) -> torch.Tensor:
     """[L, V] of one text by the plain model."""
     arguments = {"input_ids": torch.tensor([item.ids])}
     if backbone.model.config.model_type == "bert":
-        arguments["token_type_ids"] = torch.tensor([item.segments])
+        arguments["token_type_ids"] = torch.tensor([item.token_type_ids])
     return backbone.model(**arguments).logits[0].log_softmax(dim=1)
 
 
 def filled_one_by_one(backbone: Backbone, encoded: Encoded, word: Word, decoding: str) -> float:
     """The original's loop, text by text and mask by mask."""
     item = encoded.with_masks(len(word))
-    left = {item.mask + place: token for place, token in enumerate(word)}
+    left = {item.mask_position + place: token for place, token in enumerate(word)}
     if decoding == "parallel":
         log_LV = plain_log_probabilities(backbone, item)
         return sum(float(log_LV[place, token]) for place, token in left.items())
@@ -82,7 +82,7 @@ def filled_one_by_one(backbone: Backbone, encoded: Encoded, word: Word, decoding
         total += float(log_LV[place, left[place]])
         filled = list(item.ids)
         filled[place] = left.pop(place)
-        item = Encoded(tuple(filled), item.segments, item.mask)
+        item = Encoded(tuple(filled), item.token_type_ids, item.mask_position)
     return total
 
 
@@ -117,7 +117,7 @@ def test_training_reads_every_word_from_the_same_masks(masked: Backbone) -> None
     for row, item in enumerate(encoded):
         wide = item.with_masks(longest)
         log_LV = plain_log_probabilities(masked, wide)
-        expected = [sum(log_LV[wide.mask + at, token] for at, token in enumerate(word)) for word in words]
+        expected = [sum(log_LV[wide.mask_position + at, token] for at, token in enumerate(word)) for word in words]
         torch.testing.assert_close(found[row], torch.stack(expected), atol=1e-3, rtol=1e-4)
 
 

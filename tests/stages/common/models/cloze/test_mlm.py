@@ -104,7 +104,7 @@ def test_the_loss_is_the_whole_models_at_the_chosen_places(name: str, backbones:
         [cloze] = classifier.encode(item)
         length = len(cloze.ids)
         positions = torch.arange(length)[None] + (2 if name == "roberta" else 0)
-        segments = {"token_type_ids": torch.tensor([cloze.segments])} if name == "bert" else {}
+        segments = {"token_type_ids": torch.tensor([cloze.token_type_ids])} if name == "bert" else {}
         with torch.inference_mode():
             logits = backbone.model(input_ids=inputs[row : row + 1, :length], position_ids=positions, **segments).logits
         for place, target in enumerate(targets[row, :length].tolist()):
@@ -140,7 +140,7 @@ def test_the_head_is_applied_at_the_chosen_places_alone(
     backbones: dict[str, Backbone], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     backbone, shapes = backbones["bert"], []
-    head = backbone.head
+    head = backbone.lm_head
 
     def counting(hidden: Tensor) -> Tensor:
         shapes.append(tuple(hidden.shape))
@@ -186,7 +186,7 @@ def test_the_two_losses_are_mixed_by_weight(backbones: dict[str, Backbone]) -> N
     with torch.inference_mode():
         labels = float(classifier.loss(items))
         for weight in (0.25, 0.75):
-            config = MlmConfig(weight=weight, share=SHARE, batch_size=3)
+            config = MlmConfig(weight=weight, mlm_probability=SHARE, batch_size=3)
             torch.manual_seed(8)
             mixed[weight] = float(with_mlm(classifier, pile, config)(items))
             auxiliary[weight] = (mixed[weight] - (1 - weight) * labels) / weight

@@ -80,9 +80,9 @@ def test_a_text_is_read_once_and_memory_is_bounded(
     for _ in range(3):
         roomy.loss(items)
     assert read == [6]
-    stem = items[0].cloze[0].soft[0]
+    stem = items[0].cloze[0].soft_positions[0]
     per_token = 2 * 2 * 2 * 8 * 4  # layers, key and value, heads, width, bytes
-    assert roomy.num_bytes == sum(item.cloze[0].soft[0] for item in items) * per_token
+    assert roomy.num_bytes == sum(item.cloze[0].soft_positions[0] for item in items) * per_token
     read.clear()
     narrow = counting(CachedTexts(whole, most_bytes=stem * per_token))
     first, second = narrow.loss(items), narrow.loss(items)

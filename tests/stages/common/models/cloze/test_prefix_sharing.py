@@ -76,8 +76,8 @@ def test_a_common_beginning_is_read_once(backbones: dict[str, Backbone]) -> None
         counter.handle.remove()
         counts.append(counter.tokens)
     encoded = [[item.encoder(example) for example in examples] for item in found]
-    stems = sum(item.stem for item in encoded[0])
-    endings = sum(len(item.ids) - item.stem for items in encoded for item in items)
+    stems = sum(item.prefix_length for item in encoded[0])
+    endings = sum(len(item.ids) - item.prefix_length for items in encoded for item in items)
     assert counts[0] == stems + endings, "texts of one length: nothing is padded"
     assert (
         counts[1] == sum(round_up_length(len(item.ids)) for items in encoded for item in items) >= 2 * stems + endings

@@ -81,7 +81,7 @@ def test_any_language_model_serves_as_encoder_and_loads_as_it_was_saved(
     name: str, pooling: str, backbone_folders: dict[str, Path], tmp_path: Path
 ) -> None:
     folder = shutil.copytree(backbone_folders[name], tmp_path / name)
-    classifier = TextClassifier.fresh(encoder(folder, pooling=pooling), LABELS, ("text",), 0)
+    classifier = TextClassifier.from_encoder(encoder(folder, pooling=pooling), LABELS, ("text",), 0)
     examples = [Example(text, {"text": text}) for text in TEXTS]
     together = classifier.predict(examples, SILENT, "")
     alone = np.concatenate([classifier.predict([item], SILENT, "") for item in examples])
@@ -111,7 +111,7 @@ def test_an_encoder_computes_what_the_language_model_does(name: str, backbone_fo
 
 
 def test_a_student_reads_two_fields_as_a_pair(backbone_folders: dict[str, Path]) -> None:
-    classifier = TextClassifier.fresh(encoder(backbone_folders["bert"]), LABELS, ("b", "a"), 0)
+    classifier = TextClassifier.from_encoder(encoder(backbone_folders["bert"]), LABELS, ("b", "a"), 0)
     example = Example("1", {"a": "the film", "b": "it was dull"})
     ids = classifier.encoder.tokenizer("it was dull", "the film", return_tensors="pt")
     assert ids["token_type_ids"].sum() > 0
@@ -138,9 +138,9 @@ def test_the_first_token_of_a_causal_model_is_refused(name: str, backbone_folder
 def test_a_student_without_a_usable_model_is_refused(tmp_path: Path) -> None:
     config = StudentConfig(asset=str(tmp_path))
     with pytest.raises(AssetError, match=r"holds no config\.json"):
-        TextClassifier.fresh(config, LABELS, ("text",), 0)
+        TextClassifier.from_encoder(config, LABELS, ("text",), 0)
     for kind in ("bart", "nothing-known"):
         about = {"model_type": kind, "is_encoder_decoder": True, "architectures": ["SomeForConditionalGeneration"]}
         (tmp_path / "config.json").write_text(json.dumps(about))
         with pytest.raises(AssetError, match=r"cannot be loaded.*Name an encoder or a language model"):
-            TextClassifier.fresh(config, LABELS, ("text",), 0)
+            TextClassifier.from_encoder(config, LABELS, ("text",), 0)
