@@ -91,9 +91,9 @@ reference: $(VENV)/installed
 	@$(BIN)/clozeline schema --output docs/reference/recipe.schema.json
 	@$(BIN)/clozeline schema --markdown --output docs/reference/recipe.md
 
-# mkdocs.yml is strict: a broken internal link or anchor fails the build
+# strict (without --quiet, which hides the warnings that it counts): a broken internal link or anchor fails the build
 docs: reference $(VENV)/installed-docs
-	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --quiet
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 	@echo "Open site/index.html"
 
 clean:
