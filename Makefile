@@ -19,7 +19,7 @@ export CHROMIUM ?= chromium
 
 RUN := $(BIN)/clozeline run $(RECIPE) --store $(STORE) $(if $(ADDRESS),--address $(ADDRESS)) $(ARGS)
 
-.PHONY: help pipeline resume ui serve test test-browser check format docs clean
+.PHONY: help pipeline resume ui serve test test-browser check format reference docs clean
 
 help:
 	@echo "make pipeline [RECIPE=demo] [ADDRESS=...]   run a recipe; finished steps are not run again"
@@ -29,7 +29,8 @@ help:
 	@echo "make test                                   run the tests"
 	@echo "make test-browser                           run the tests that look at MLflow and the report in Chromium"
 	@echo "make check                                  lint, format and type checks"
-	@echo "make docs                                   write docs/reference.md and docs/recipe.schema.json again"
+	@echo "make reference                              write the generated pages of docs/reference"
+	@echo "make docs                                   the same, then build the site into site/ and check its links"
 
 INSTALL = $(BIN)/pip install --disable-pip-version-check --constraint constraints.txt --editable
 
@@ -42,6 +43,10 @@ $(VENV)/installed: pyproject.toml constraints.txt
 # what tests and checks need besides
 $(VENV)/installed-dev: $(VENV)/installed
 	@$(INSTALL) ".[dev]"
+	@touch $@
+
+$(VENV)/installed-docs: $(VENV)/installed
+	@$(INSTALL) ".[docs]"
 	@touch $@
 
 # the driver of a browser; the browser itself is the machine's
@@ -81,10 +86,15 @@ format: $(VENV)/installed-dev
 	@$(BIN)/ruff check --fix .
 	@$(BIN)/ruff format .
 
-# what is generated from the models that read recipes; a test compares
-docs: $(VENV)/installed
-	@$(BIN)/clozeline schema --output docs/recipe.schema.json
-	@$(BIN)/clozeline schema --markdown --output docs/reference.md
+# generated from the models that read recipes; a test compares
+reference: $(VENV)/installed
+	@$(BIN)/clozeline schema --output docs/reference/recipe.schema.json
+	@$(BIN)/clozeline schema --markdown --output docs/reference/recipe.md
+
+# strict (without --quiet, which hides the warnings that it counts): a broken internal link or anchor fails the build
+docs: reference $(VENV)/installed-docs
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+	@echo "Open site/index.html"
 
 clean:
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache site
