@@ -125,7 +125,7 @@ class StepFailedError(ClusterError):
     """A step's function raised, or its worker died.
 
     `error` is the exception in one line, `trace` its traceback, `log` the file with all that the step printed,
-    `transient` whether another attempt may go better, `is_asked` whether it was told to end and nothing was wrong with
+    `transient` whether another attempt may go better, `is_preemption` whether it was told to end and nothing was wrong with
     it, `attempt` the number of the attempt (from 1).
     """
 
@@ -138,7 +138,7 @@ class StepFailedError(ClusterError):
         trace: str = "",
         log: str = "",
         transient: bool = False,
-        is_asked: bool = False,
+        is_preemption: bool = False,
         attempt: int = 1,
     ) -> None:
         super().__init__(f"step {step} failed: {error}", remedy or (f"The log is {log}." if log else "Run it again."))
@@ -147,7 +147,7 @@ class StepFailedError(ClusterError):
         self.trace = trace
         self.log = log
         self.transient = transient
-        self.is_preemption = is_asked
+        self.is_preemption = is_preemption
         self.attempt = attempt
 
     def tail(self, num_lines: int = 12) -> str:
@@ -165,7 +165,7 @@ class WorkersLostError(ClusterError):
 
 
 class PreemptedError(ClusterError):
-    """The process of a step was told to leave, and what it did could not be kept. `is_asked`: no failed attempt."""
+    """The process of a step was told to leave, and what it did could not be kept. `is_preemption`: no failed attempt."""
 
     transient = True
     is_preemption = True

@@ -177,6 +177,6 @@ def _failure(order: TaskSpec, error: BaseException, log: str) -> StepFailedError
         trace=redact("".join(trace)),
         log=log,
         transient=is_transient(error),
-        is_asked=getattr(error, "is_asked", False),
+        is_preemption=getattr(error, "is_preemption", False),
         attempt=order.attempt,
     )

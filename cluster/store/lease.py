@@ -223,7 +223,9 @@ def from_json(data: bytes) -> Lease | None:
     """What `to_json` wrote."""
     about = json.loads(data)
     return (
-        None if about is None else Lease(owner=Owner(**about["owner"]), token=about["token"], heartbeat=about["beat"])
+        None
+        if about is None
+        else Lease(owner=Owner(**about["owner"]), token=about["token"], heartbeat=about["heartbeat"])
     )
 
 

@@ -99,14 +99,14 @@ def parse_recipe(text: str) -> PipelineConfig:
 
 def recipe_text(draft: RecipeDraft) -> str:
     """The recipe as YAML."""
-    num_labelled = draft.sizes.shots * len(draft.data.labels)
+    num_labeled = draft.sizes.shots * len(draft.data.labels)
     pile = draft.sizes.unlabeled or draft.data.num_unlabeled
     steps = max(STUDENT_STEPS[0], min(STUDENT_STEPS[1], pile // 5))
     targets = f", targets: {_flow(draft.targets)}" if draft.targets else ""
-    num_baseline = max(BASELINE_STEPS, num_labelled * 12 // 8)
+    num_baseline = max(BASELINE_STEPS, num_labeled * 12 // 8)
     return "\n".join(
         [
-            f"# {num_labelled} labelled texts and {pile:,} unlabelled ones -> a small classifier. Written by "
+            f"# {num_labeled} labelled texts and {pile:,} unlabelled ones -> a small classifier. Written by "
             "clozeline init; docs/reference/recipe.md",
             f"# tells all keys. `clozeline plan {draft.path}` checks it, `clozeline run {draft.path}` runs it.",
             f"name: {_flow(draft.name)}",

@@ -89,8 +89,8 @@ def _row(name: str, steps: list[str], results: dict[str, dict[str, Any]], task: 
         entity_f1=scores.get("entity_f1"),
         num_seeds=len(steps),
         num_test=mine[0]["test"]["num_examples"],
-        num_labeled=mine[0]["num_labelled"],
-        num_unlabeled=mine[0]["num_unlabelled"],
+        num_labeled=mine[0]["num_labeled"],
+        num_unlabeled=mine[0]["num_unlabeled"],
         trainable_parameters=mine[0]["trainable_parameters"],
         steps=tuple(steps),
     )

@@ -103,7 +103,7 @@ def find_prompts(recipe: str, overrides: list[str] | None, store: str | Path, me
         InputError: the recipe has no such method, or has not been run in this store.
     """
     if Path(recipe).is_dir():
-        raise InputError(f"{recipe} holds no prompted.json.", "Name the folder of a step prompts/...")
+        raise InputError(f"{recipe} holds no prompt_model.json.", "Name the folder of a step prompts/...")
     section = load_request(recipe, overrides, store).config.prompts
     if section is None or method not in section.methods:
         known = ", ".join(section.methods) if section else "none"
@@ -112,7 +112,7 @@ def find_prompts(recipe: str, overrides: list[str] | None, store: str | Path, me
     chosen: dict[str, Path] = {}
     for name, files in found.items():
         _, task, *rest = name.split("/")
-        if rest and rest[0] == method and (files / "prompted.json").exists():
+        if rest and rest[0] == method and (files / "prompt_model.json").exists():
             chosen.setdefault(task, files)
     if not chosen:
         raise InputError(

@@ -29,7 +29,7 @@ Item = TypeVar("Item")
 Row = Mapping[str, Any]
 TASK = "task"
 """The field that names the task, where several are served."""
-CLASSIFIER, PROMPT_MODEL, TOKEN_LEVEL_MODEL = "classifier.json", "prompted.json", "annotating.json"
+CLASSIFIER, PROMPT_MODEL, TOKEN_LEVEL_MODEL = "classifier.json", "prompt_model.json", "token_level_model.json"
 """The file by which the folder of each kind is known."""
 
 

@@ -70,7 +70,7 @@ class DivergedError(ArithmeticError):
 class StoppedError(RuntimeError):
     """A training was asked to end, and saved a checkpoint first.
 
-    `transient`: it goes on when it runs again. `is_asked`: nothing is wrong with it, so that this is no failed attempt.
+    `transient`: it goes on when it runs again. `is_preemption`: nothing is wrong with it, so that this is no failed attempt.
     """
 
     transient = True

@@ -144,13 +144,13 @@ def learning_curve(points: Sequence[Mapping[str, Any]]) -> Figure:
     """Accuracy against the number of labelled texts, a line for each method, with deviations over choices of texts.
 
     Args:
-        points: With `method`, `num_labelled`, `accuracy`, `accuracy_std`; few labels first.
+        points: With `method`, `num_labeled`, `accuracy`, `accuracy_std`; few labels first.
     """
     figure, axes = _plain("Accuracy against the number of labelled texts")
     for number, method in enumerate(dict.fromkeys(point["method"] for point in points)):
         mine = [point for point in points if point["method"] == method]
         axes.errorbar(
-            [point["num_labelled"] for point in mine],
+            [point["num_labeled"] for point in mine],
             [point["accuracy"] for point in mine],
             yerr=[point["accuracy_std"] or 0 for point in mine],
             color=LINES[number % len(LINES)],
@@ -158,7 +158,7 @@ def learning_curve(points: Sequence[Mapping[str, Any]]) -> Figure:
             capsize=4,
             label=method,
         )
-    sizes = sorted({point["num_labelled"] for point in points})
+    sizes = sorted({point["num_labeled"] for point in points})
     axes.set_xscale("log", base=2)
     axes.set_xticks(sizes, [f"{size:,}" for size in sizes])
     axes.minorticks_off()

@@ -48,7 +48,7 @@ class Inputs:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Result(EvaluationResult):
-    """The student's score; no loss for tune: head. `num_unlabelled` counts the texts that were kept.
+    """The student's score; no loss for tune: head. `num_unlabeled` counts the texts that were kept.
 
     Files: the classifier (see stages/common/models/encoders/text_classifier.py) in `model/`, `test_logits.jsonl` and `losses.json`.
     """
@@ -115,7 +115,7 @@ def run(config: DistillationConfig, inputs: Inputs, out: Path, recorder: Recorde
     """
 
     lessons, num_kept = _load_examples(config, inputs)
-    recorder.log_metric("distill/kept", num_kept)
+    recorder.log_metric("distill/num_kept", num_kept)
     student = TextClassifier.from_encoder(config.student, config.labels, config.fields, config.seed)
     if config.training is None:
         losses = []
@@ -127,7 +127,7 @@ def run(config: DistillationConfig, inputs: Inputs, out: Path, recorder: Recorde
     return Result(
         test=test,
         final_loss=losses[-1] if losses else None,
-        num_labeled=json.loads((inputs.soft_labels / "result.json").read_text())["num_labelled"],
+        num_labeled=json.loads((inputs.soft_labels / "result.json").read_text())["num_labeled"],
         num_unlabeled=num_kept,
         trainable_parameters=sum(item.numel() for item in student.parameters.values()),
     )

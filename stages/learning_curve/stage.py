@@ -57,12 +57,12 @@ def points(results: list[tuple[str, dict[str, Any]]]) -> tuple[CurvePoint, ...]:
     """A point for each method and number of labels.
 
     Args:
-        results: Method, and a result with `test` and `num_labelled`.
+        results: Method, and a result with `test` and `num_labeled`.
     """
     groups: dict[str, dict[int, list[float]]] = {}
     for method, result in results:
         by_size = groups.setdefault(method, {})
-        by_size.setdefault(result["num_labelled"], []).append(result["test"]["accuracy"])
+        by_size.setdefault(result["num_labeled"], []).append(result["test"]["accuracy"])
     return tuple(
         CurvePoint(
             method=method,

@@ -46,7 +46,9 @@ def select_examples(
     """
 
     about = [json.loads((folder / "result.json").read_text()) for folder in folders]
-    weights = member_weights(config.weights, [item["train_accuracy_before"] for item in about], [""] * len(folders))
+    weights = member_weights(
+        config.weights, [item["train_accuracy_before_training"] for item in about], [""] * len(folders)
+    )
     votes = np.stack([read_logits(folder / "unlabeled_logits.jsonl", labels) for folder in folders])
     logits = np.average(votes, axis=0, weights=weights)
     rng = python_rng(seed, "generation", config.generation)

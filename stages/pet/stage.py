@@ -49,11 +49,11 @@ class Inputs:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Result(Member):
-    """Scores of the sub-model. `train_accuracy_before` is the ensemble's accuracy weight; `num_drawn` counts the texts
+    """Scores of the sub-model. `train_accuracy_before_training` is the ensemble's accuracy weight; `num_drawn` counts the texts
     that other sub-models labelled.
 
     Files: the sub-model (see stages/common/prompts/submodels.py), those of a member (see stages/common/training/evaluation.py),
-    `losses.json` and, in a later generation, `drawn.jsonl`.
+    `losses.json` and, in a later generation, `pseudo_labeled.jsonl`.
     """
 
     final_loss: float | None
@@ -91,7 +91,7 @@ def run(config: PetConfig, inputs: Inputs, out: Path, recorder: Recorder, engine
             recorder.log_metric("train/accuracy", _accuracy(classifier, train_set, recorder, "labelled set"))
         finish = write_member_logits if config.label_unlabeled else evaluate_on_test
         test = finish(classifier, task.labels, inputs.data, out, recorder)
-    recorder.log_metric("train/accuracy_before", before)
+    recorder.log_metric("train/accuracy_before_training", before)
     return Result(
         test=test,
         train_accuracy_before_training=before,
@@ -112,10 +112,10 @@ def _pseudo_labeled(
 
     pile = load_examples(inputs.data / "unlabeled.jsonl")
     drawn = select_examples(config.growth, train_set, pile, inputs.teachers, config.task.labels, config.seed)
-    write_examples(out / "drawn.jsonl", drawn)
+    write_examples(out / "pseudo_labeled.jsonl", drawn)
     num_wanted = sum(config.growth.targets(config.task.labels, train_set).values())
-    recorder.log_metric("drawn/missing", num_wanted - len(drawn))
-    recorder.log_table("drawn", [{**item.fields, "label": item.label} for item in drawn[:100]])
+    recorder.log_metric("pseudo_labels/missing", num_wanted - len(drawn))
+    recorder.log_table("pseudo_labeled", [{**item.fields, "label": item.label} for item in drawn[:100]])
     return drawn
 
 

@@ -36,7 +36,7 @@ class Inputs:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Result(Member):
-    """Scores of the probe. A head that has not been fitted says nothing, so that its `train_accuracy_before`, the
+    """Scores of the probe. A head that has not been fitted says nothing, so that its `train_accuracy_before_training`, the
     ensemble's accuracy weight, is the cross-validated accuracy on the labelled set, before any contrast.
 
     Files: those of a member (see stages/common/training/evaluation.py), and in `model/` the head, with the reference of a frozen

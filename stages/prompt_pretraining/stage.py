@@ -80,7 +80,7 @@ def run(config: PretrainingConfig, inputs: Inputs, out: Path, recorder: Recorder
     save_prompt(prompt, backbone, out / "prompt")
     log_inspection(prompt, backbone, recorder)
     after, _ = classifier.evaluate(held_out, recorder, "held-out examples")
-    recorder.log_metric("held_out/accuracy_before", before.accuracy)
+    recorder.log_metric("held_out/accuracy_before_training", before.accuracy)
     recorder.log_metric("held_out/accuracy", after.accuracy)
     return Result(
         held_out_before=before,

@@ -42,7 +42,7 @@ class Inputs:
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Result(EvaluationResult):
     """Scores with the trained prompt. Files: the prompt in `prompt/` (PEFT's format), with LoRA weights in
-    `prompt/lora/` and a linear head in `prompt/head.safetensors` if there are any; what it serves in `prompted.json`;
+    `prompt/lora/` and a linear head in `prompt/head.safetensors` if there are any; what it serves in `prompt_model.json`;
     `test_logits.jsonl`; `losses.json`.
     """
 

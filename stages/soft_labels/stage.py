@@ -57,7 +57,9 @@ def run(config: SoftLabelsConfig, inputs: Inputs, out: Path, recorder: Recorder,
     pile = load_examples(inputs.data / "unlabeled.jsonl")
     test_set = load_examples(inputs.data / "test.jsonl")
     about = [json.loads((member / "result.json").read_text()) for member in inputs.members]
-    weights = member_weights(ensemble.weights, [item["train_accuracy_before"] for item in about], config.groups)
+    weights = member_weights(
+        ensemble.weights, [item["train_accuracy_before_training"] for item in about], config.groups
+    )
     votes, test_votes = (_member_logits(config, inputs.members, name) for name in ("unlabeled_logits", "test_logits"))
     mixed = average_members(votes, weights, ensemble.average, ensemble.temperature)
     write_logits(out / "soft_labels.jsonl", pile, mixed, labels)
@@ -83,7 +85,7 @@ def run(config: SoftLabelsConfig, inputs: Inputs, out: Path, recorder: Recorder,
         unlabeled=unlabeled,
         dropped=config.dropped,
         weights=tuple(round(float(weight), 6) for weight in weights),
-        num_labeled=max(item["num_labelled"] for item in about),
+        num_labeled=max(item["num_labeled"] for item in about),
         num_unlabeled=len(pile),
         trainable_parameters=sum(item["trainable_parameters"] for item in about),
     )
@@ -92,7 +94,7 @@ def run(config: SoftLabelsConfig, inputs: Inputs, out: Path, recorder: Recorder,
 def _member_logits(config: SoftLabelsConfig, members: tuple[Path, ...], name: str) -> NDArray[np.float64]:
     """[M, n, C] logits of all members, calibrated."""
 
-    references = {"none": "", "contextual": "neutral_logits", "unlabeled": "unlabeled_logits"}
+    references = {"none": "", "contextual": "content_free_logits", "unlabeled": "unlabeled_logits"}
     reference = references[config.ensemble.calibration]
     votes = []
     for member in members:
@@ -124,7 +126,7 @@ def _log_soft_labels(
     unsure = entropies(probabilities)
     recorder.log_metric("unlabeled/entropy", float(unsure.mean()))
     recorder.log_figure("entropy", figures.entropy(unsure))
-    recorder.log_table("disputed", disagreements(unlabeled_set, member_logits, probabilities, config.labels))
+    recorder.log_table("disagreements", disagreements(unlabeled_set, member_logits, probabilities, config.labels))
 
 
 def disagreements(

@@ -10,7 +10,7 @@ from pydantic import Field
 from stages.common.config import Config, Labels, Name
 from stages.common.models.backbones.config import BackboneConfig
 
-SERVING_FILE = "annotating.json"
+SERVING_FILE = "token_level_model.json"
 OUTSIDE = "O"
 """The label of words that belong to no entity."""
 

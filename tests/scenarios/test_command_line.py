@@ -55,9 +55,9 @@ def test_the_report_has_every_row_with_its_figures(smoke_run: tuple[Path, str]) 
     assert (report["executed"], report["cached"]) == (STEPS, 0)
     assert report["wall_s"] > 0
     student = rows["student"]
-    assert (student["num_seeds"], student["num_unlabelled"], student["num_test"]) == (2, 64, 64)
+    assert (student["num_seeds"], student["num_unlabeled"], student["num_test"]) == (2, 64, 64)
     assert student["accuracy"]["std"] is not None and student["seconds"] > 0
-    assert rows["ensemble"]["num_labelled"] == 16
+    assert rows["ensemble"]["num_labeled"] == 16
     assert rows["zero_shot/review"]["trainable_parameters"] == 0
     assert rows["prompts/rotten_tomatoes/ppt"]["trainable_parameters"] == 4 * 128
     assert all(0 <= row["accuracy"]["mean"] <= 1 and row["accuracy"]["std"] != 0.5 for row in rows.values())

@@ -57,9 +57,9 @@ def test_every_kind_of_step_has_its_row(everything: tuple[Path, dict[str, Any]])
         "student",
     }
     assert all(0 <= row["accuracy"]["mean"] <= 1 for row in rows.values())
-    assert rows["pet/g1/review"]["num_unlabelled"] == 16, "16 labelled texts, doubled"
-    assert 0 < rows["student"]["num_unlabelled"] < 64, "half of the pile is kept"
-    assert rows["priming/review"]["num_labelled"] == 2
+    assert rows["pet/g1/review"]["num_unlabeled"] == 16, "16 labelled texts, doubled"
+    assert 0 < rows["student"]["num_unlabeled"] < 64, "half of the pile is kept"
+    assert rows["priming/review"]["num_labeled"] == 2
 
 
 def test_the_words_that_were_found_are_in_the_report_and_in_a_file(everything: tuple[Path, dict[str, Any]]) -> None:

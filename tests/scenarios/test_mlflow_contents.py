@@ -100,7 +100,7 @@ def test_scores_have_the_same_names_in_every_step(seen: Tracked) -> None:
 
 def test_sub_models_show_their_accuracy_before_and_after(seen: Tracked) -> None:
     metrics = seen.values("latest_metrics", "pet/review/0")
-    assert {"train/accuracy_before", "train/accuracy", "train/loss", "train/learning_rate"} <= set(metrics)
+    assert {"train/accuracy_before_training", "train/accuracy", "train/loss", "train/learning_rate"} <= set(metrics)
     assert "train/accuracy" not in seen.values("latest_metrics", "zero_shot/review"), "nothing was trained"
 
 

@@ -112,7 +112,7 @@ def test_shards_are_labelled_by_two_workers_and_what_was_done_survives_a_kill(
     expected = read_logits(folder["soft_labels"] / "soft_labels.jsonl", LABELS)
     assert np.ptp(expected) > 0.1
     assert np.array([[row["logits"][label] for label in LABELS] for row in rows]) == pytest.approx(expected, abs=1e-4)
-    assert json.loads((folder["distill/0"] / "result.json").read_text())["num_unlabelled"] == 20
+    assert json.loads((folder["distill/0"] / "result.json").read_text())["num_unlabeled"] == 20
 
 
 def test_a_broken_row_fails_the_step_with_its_place(recipe: Recipe, ray_session: Capacity, tmp_path: Path) -> None:

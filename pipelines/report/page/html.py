@@ -107,10 +107,10 @@ def learning_curve(points: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None
     if not points:
         return None
     methods = list(dict.fromkeys(point["method"] for point in points))
-    sizes = sorted({point["num_labelled"] for point in points})
-    cells = {(point["method"], point["num_labelled"]): _percent(point) for point in points}
+    sizes = sorted({point["num_labeled"] for point in points})
+    cells = {(point["method"], point["num_labeled"]): _percent(point) for point in points}
     series = [
-        [(p["num_labelled"], p["accuracy"], p["accuracy_std"] or 0) for p in points if p["method"] == method]
+        [(p["num_labeled"], p["accuracy"], p["accuracy_std"] or 0) for p in points if p["method"] == method]
         for method in methods
     ]
     rows = [

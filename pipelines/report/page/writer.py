@@ -136,8 +136,8 @@ COLUMNS: dict[str, Callable[[Mapping[str, Any]], str]] = {
     "exact match": lambda row: percent(row["exact_match"]),
     "entity F1": lambda row: percent(row["entity_f1"]),
     "seeds": lambda row: str(row["num_seeds"]),
-    "labelled": lambda row: f"{row['num_labelled']:,}",
-    "unlabelled": lambda row: f"{row['num_unlabelled']:,}",
+    "labelled": lambda row: f"{row['num_labeled']:,}",
+    "unlabelled": lambda row: f"{row['num_unlabeled']:,}",
     "trained": lambda row: short(row["trainable_parameters"]),
     "seconds": lambda row: "" if row["seconds"] is None else f"{row['seconds']:,.0f}",
 }

@@ -35,7 +35,7 @@ class Score:
 class EvaluationResult:
     """What every stage that labels the test set says of itself: a row of the report.
 
-    `num_labelled` and `num_unlabelled` count the examples that it, or what it learnt from, was trained on.
+    `num_labeled` and `num_unlabeled` count the examples that it, or what it learnt from, was trained on.
     """
 
     test: Score

@@ -113,7 +113,7 @@ def check_annotates(config: PromptConfig) -> None:
             )
 
 
-SERVING_FILE = "prompted.json"
+SERVING_FILE = "prompt_model.json"
 
 
 class PromptServingConfig(Config):

@@ -37,7 +37,7 @@ def log_inspection(prompt: Prompt | None, backbone: Backbone, recorder: Recorder
         return
     vectors = prompt.vectors.detach().float().cpu()
     usual = None
-    if prompt.place != "layers":
+    if prompt.position != "layers":
         rows, usual = nearest(vectors, backbone)
         recorder.log_table("nearest_words", rows)
     recorder.log_figure("prompt_norms", figures.norms(vectors.norm(dim=1).tolist(), usual))

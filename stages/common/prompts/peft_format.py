@@ -51,7 +51,7 @@ def save_prompt(prompt: Prompt, backbone: Backbone, folder: Path, method: Prompt
     vectors = prompt.vectors.detach().cpu()
     if prompt.layers is not None and backbone.family == "seq2seq":
         vectors = _for_two_caches(vectors, prompt.layers)
-    about = {"place": prompt.place, "backbone": backbone.digest}
+    about = {"place": prompt.position, "backbone": backbone.digest}
     (folder / "prompt.json").write_text(json.dumps(about, sort_keys=True) + "\n")
     save_file({"prompt_embeddings": vectors.contiguous()}, folder / _WEIGHTS)
 

@@ -70,7 +70,7 @@ def train_batched(
     losses = _unpacked(progress.losses, running, len(jobs))
     clock, seen = checkpoints.CheckpointTimer(), 0
     recorder.log_progress(0, most, phase="training together", examples=seen)
-    with engine.graceful_stop() as is_asked:
+    with engine.graceful_stop() as stop_requested:
         for step in range(max(len(found) for found in losses), most):
             for (number, _), group in zip(groups, optimizer.param_groups, strict=True):
                 if number in running[step]:
@@ -85,7 +85,7 @@ def train_batched(
             mean, is_over = sum(values) / len(values), step + 1 == most
             recorder.log_progress(step + 1, most, phase="training together", loss=mean, examples=seen)
             checkpoints.maybe_save(
-                engine, clock, is_asked, parameters, optimizer, progress, step=step + 1, is_over=is_over
+                engine, clock, stop_requested, parameters, optimizer, progress, step=step + 1, is_over=is_over
             )
     return losses
 

@@ -116,9 +116,9 @@ def save(
         "losses": progress.losses,
         "best": {
             "step": best.step,
-            "merit": best.dev_score,
+            "dev_score": best.dev_score,
             "parameters": best.parameters,
-            "num_worse": best.num_bad_evals,
+            "num_bad_evals": best.num_bad_evals,
         },
         "stopped": progress.stopped,
     }
@@ -142,7 +142,7 @@ def restore(engine: Engine, parameters: Mapping[str, torch.nn.Parameter], optimi
         return Progress()
     load_parameters(parameters, state["parameters"])
     engine.load_optimizer_state_dict(optimizer, state["optimizer"])
-    best = BestCheckpoint(**{**state["best"], "merit": tuple(state["best"]["merit"])})
+    best = BestCheckpoint(**{**state["best"], "dev_score": tuple(state["best"]["dev_score"])})
     return Progress(list(state["losses"]), best, state["stopped"])
 
 

@@ -34,7 +34,7 @@ from stages.common.training.config import TrainingConfig
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Member(EvaluationResult):
-    """What a member says of itself. `train_accuracy_before` is its weight in an ensemble weighted by accuracy: on the
+    """What a member says of itself. `train_accuracy_before_training` is its weight in an ensemble weighted by accuracy: on the
     labelled set, before training; 0 where there are no labels.
     """
 
@@ -55,7 +55,9 @@ def write_member_logits(model: LogitModel, labels: Sequence[str], data: Path, ou
     if pile:
         write_logits(out / "unlabeled_logits.jsonl", pile, model.predict(pile, recorder, "unlabelled texts"), labels)
         neutral = [Example(f"neutral-{text}", dict.fromkeys(pile[0].fields, text)) for text in CONTENT_FREE_TEXTS]
-        write_logits(out / "neutral_logits.jsonl", neutral, model.predict(neutral, recorder, "neutral texts"), labels)
+        write_logits(
+            out / "content_free_logits.jsonl", neutral, model.predict(neutral, recorder, "neutral texts"), labels
+        )
     return evaluate_on_test(model, labels, data, out, recorder)
 
 

@@ -66,7 +66,7 @@ def train(
     engine.register_parameters(list(parameters.values()))
     progress = checkpoints.restore(engine, parameters, optimizer)
     clock, teller = checkpoints.CheckpointTimer(), _ProgressReporter(recorder, len(progress.losses), num_steps)
-    with engine.graceful_stop() as is_asked:
+    with engine.graceful_stop() as stop_requested:
         while len(progress.losses) < num_steps and not progress.stopped:
             step = len(progress.losses)
             batch = [items[index] for index in batch_indices(step, len(items), config.batch_size, seed)]
@@ -85,7 +85,7 @@ def train(
             is_over = progress.stopped or step + 1 == num_steps
             teller.update(step + 1, loss, len(batch), at_once=is_over)
             checkpoints.maybe_save(
-                engine, clock, is_asked, parameters, optimizer, progress, step=step + 1, is_over=is_over
+                engine, clock, stop_requested, parameters, optimizer, progress, step=step + 1, is_over=is_over
             )
     _take_best(progress.best, parameters, recorder)
     return progress.losses

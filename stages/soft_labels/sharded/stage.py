@@ -62,12 +62,12 @@ class Ensemble:
             words: Files of the verbalizer search, if words were searched for.
         """
         about = [json.loads((folder / "result.json").read_text()) for folder in folders]
-        file = {"none": "", "contextual": "neutral_logits", "unlabeled": "unlabeled_logits"}[config.calibration]
+        file = {"none": "", "contextual": "content_free_logits", "unlabeled": "unlabeled_logits"}[config.calibration]
         loader = MemberLoader(words)
         return cls(
             [loader.load(voter, folder) for voter, folder in zip(voters, folders, strict=True)],
             [read_logits(folder / f"{file}.jsonl", labels) if file else None for folder in folders],
-            member_weights(config.weights, [item["train_accuracy_before"] for item in about], groups),
+            member_weights(config.weights, [item["train_accuracy_before_training"] for item in about], groups),
             config,
         )
 

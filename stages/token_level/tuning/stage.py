@@ -39,7 +39,7 @@ class Inputs:
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Result(EvaluationResult):
     """Scores with the trained prompt. Files: the prompt in `prompt/` (PEFT's format), with LoRA weights in
-    `prompt/lora/` if there are any, its head in `prompt/head.safetensors`; what it serves in `annotating.json`;
+    `prompt/lora/` if there are any, its head in `prompt/head.safetensors`; what it serves in `token_level_model.json`;
     `test_predictions.jsonl`.
     """
 

@@ -143,7 +143,7 @@ def test_a_run_measures_words_and_answers(annotated: tuple[Path, list[str]]) -> 
     assert rows["prompts/works/v2"]["entity_f1"] is not None
     assert rows["prompts/works/v2"]["mcc"] is None
     assert rows["prompts/answers/ppt"]["exact_match"] == rows["prompts/answers/ppt"]["accuracy"]
-    assert (rows["prompts/works/v2"]["num_labelled"], rows["prompts/works/v2"]["num_test"]) == (8, 16)
+    assert (rows["prompts/works/v2"]["num_labeled"], rows["prompts/works/v2"]["num_test"]) == (8, 16)
     page = (store / "reports" / "annotated" / "report.md").read_text()
     assert "entity F1" in page
     assert "data/answers: 16 test texts stand in the training files too: a leak." in page

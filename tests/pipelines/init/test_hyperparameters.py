@@ -102,12 +102,12 @@ def test_lengths_follow_the_texts_and_the_room() -> None:
 
 
 def test_few_labels_make_small_batches() -> None:
-    assert advised(num_labelled=4)["pet.training.batch_size"] == 4
-    assert advised(num_labelled=4)["pet.tune"] == "lora"
+    assert advised(num_labeled=4)["pet.training.batch_size"] == 4
+    assert advised(num_labeled=4)["pet.tune"] == "lora"
 
 
 def test_without_labels_nothing_is_trained_on_labels() -> None:
-    assert set(advised(num_labelled=0)) == {"backbone.max_length", "sub-models", "sub-models at once (--max-parallel)"}
+    assert set(advised(num_labeled=0)) == {"backbone.max_length", "sub-models", "sub-models at once (--max-parallel)"}
 
 
 def test_parameters_are_counted_without_weights(tmp_path: Path) -> None:

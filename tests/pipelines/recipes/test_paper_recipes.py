@@ -187,13 +187,13 @@ def test_zero_labels_grow_to_the_papers_thousand_examples() -> None:
 
 
 def test_fewclue_trains_20_epochs_and_keeps_the_best() -> None:
-    for name, num_labelled in (("paper/eprstmt", 32), ("paper/tnews", 240)):
+    for name, num_labeled in (("paper/eprstmt", 32), ("paper/tnews", 240)):
         config = read(name)
         loop = config.pet.training
         assert loop is not None
         assert loop.early_stopping is not None
         assert config.data.dev is not None
-        assert loop.num_steps(num_labelled) == 20 * loop.early_stopping.eval_steps, "one look an epoch"
+        assert loop.num_steps(num_labeled) == 20 * loop.early_stopping.eval_steps, "one look an epoch"
         assert loop.early_stopping.patience >= 20, "it never stops early"
 
 

@@ -72,8 +72,8 @@ def test_the_page_has_a_table_and_a_line_for_each_start() -> None:
 
 def test_accuracy_against_labels_has_a_column_for_each_number_and_whiskers() -> None:
     points = [
-        {"method": "baseline", "num_labelled": 4, "accuracy": 0.5, "accuracy_std": 0.1, "num_seeds": 2},
-        {"method": "baseline", "num_labelled": 16, "accuracy": 0.75, "accuracy_std": None, "num_seeds": 2},
+        {"method": "baseline", "num_labeled": 4, "accuracy": 0.5, "accuracy_std": 0.1, "num_seeds": 2},
+        {"method": "baseline", "num_labeled": 16, "accuracy": 0.75, "accuracy_std": None, "num_seeds": 2},
     ]
     shown = html.learning_curve(points)
     assert shown is not None
@@ -91,13 +91,13 @@ def put(root: Path, step: str, result: dict[str, Any], losses: list[float] | Non
 
 def scored(accuracy: float) -> dict[str, Any]:
     test = {"accuracy": accuracy, "macro_f1": accuracy, "num_examples": 8}
-    return {"test": test, "num_labelled": 4, "num_unlabelled": 0, "trainable_parameters": 1}
+    return {"test": test, "num_labeled": 4, "num_unlabeled": 0, "trainable_parameters": 1}
 
 
 def test_a_report_has_both_in_its_files_its_json_and_its_page(tmp_path: Path) -> None:
     put(tmp_path, "prompts/films/ppt/0", scored(0.75), [0.7, 0.2])
     put(tmp_path, "prompts/films/random/0", scored(0.5), [0.9, 0.6])
-    few, more = ({"num_labelled": size, "test": {"accuracy": accuracy}} for size, accuracy in ((4, 0.5), (8, 0.625)))
+    few, more = ({"num_labeled": size, "test": {"accuracy": accuracy}} for size, accuracy in ((4, 0.5), (8, 0.625)))
     put(tmp_path, "few", few)
     put(tmp_path, "more", more)
     drawn = tmp_path / "learning_curve/picture"

@@ -37,7 +37,7 @@ def put(root: Path, step: str, answers: Answers, uids: Sequence[str] | None = No
     write_logits(folder / "test_logits.jsonl", texts, np.eye(2)[guesses], LABELS)
     share = sum(answers) / len(answers)
     test = {"accuracy": share, "macro_f1": share / 2, "mcc": 2 * share - 1, "ece": 0.1, "exact_match": None}
-    about = {"num_labelled": 16, "num_unlabelled": 0, "trainable_parameters": 2048}
+    about = {"num_labeled": 16, "num_unlabeled": 0, "trainable_parameters": 2048}
     result = {"test": {**test, "num_examples": len(answers)} | more.pop("test", {}), **about, **more}
     (folder / "result.json").write_text(json.dumps(result))
 

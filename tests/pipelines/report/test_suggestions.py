@@ -16,7 +16,7 @@ def row(name: str, kind: str, accuracy: float, std: float | None = None, **more:
     about: dict[str, Any] = {
         "task": "films", "macro_f1": MeanStd(mean=accuracy, std=std), "mcc": MeanStd(mean=2 * accuracy - 1, std=None),
         "ece": MeanStd(mean=0.02, std=None), "exact_match": None, "entity_f1": None,
-        "num_seeds": 1 if std is None else 3, "num_test": 2000, "num_labelled": 32, "num_unlabelled": 1000,
+        "num_seeds": 1 if std is None else 3, "num_test": 2000, "num_labeled": 32, "num_unlabeled": 1000,
         "trainable_parameters": 9, "steps": (name,),
     }  # fmt: skip
     return Row(name=name, kind=kind, accuracy=MeanStd(mean=accuracy, std=std), **(about | more))

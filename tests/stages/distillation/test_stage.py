@@ -62,7 +62,7 @@ def taught(film_data: Path, tmp_path: Path) -> distillation.Inputs:
     logits = np.array([[2.0, -2.0] if item.label == "rotten" else [-2.0, 2.0] for item in pile])
     logits[0] = -logits[0]
     write_logits(folder / "soft_labels.jsonl", load_examples(film_data / "unlabeled.jsonl"), logits, LABELS)
-    (folder / "result.json").write_text('{"num_labelled": 8}')
+    (folder / "result.json").write_text('{"num_labeled": 8}')
     return distillation.Inputs(data=film_data, soft_labels=folder)
 
 
@@ -81,12 +81,12 @@ def test_a_student_learns_what_the_teacher_says(
 ) -> None:
     recorder = Kept()
     result = run(distillation, TUNES[tune](backbone_folders["bert"]), taught, tmp_path / "out", recorder)
-    assert (result.num_labelled, result.num_unlabelled) == (8, 10), "its teachers' labels count"
+    assert (result.num_labeled, result.num_unlabeled) == (8, 10), "its teachers' labels count"
     loaded = TextClassifier.load(tmp_path / "out" / "model")
     pile = load_examples(taught.data / "unlabeled.jsonl")
     teacher = logits_of(taught.soft_labels, "soft_labels")
     assert (loaded.predict(pile, SILENT, "").argmax(axis=1) == teacher.argmax(axis=1)).all(), "its mistake included"
-    assert recorder.metrics["distill/kept"] == 10
+    assert recorder.metrics["distill/num_kept"] == 10
     assert recorder.metrics["test/accuracy"] == result.test.accuracy
     assert len(recorder.tables["misclassified"]) == round(12 * (1 - result.test.accuracy))
     assert set(recorder.figures) == {"confusion", "reliability", "coverage"}
@@ -109,7 +109,7 @@ def test_a_saved_classifier_gives_the_tested_logits(
     config = TUNES[tune](folder)
     if stage == "baseline":
         result = run(baseline, as_baseline(config), baseline.Inputs(data=taught.data), tmp_path / "out")
-        assert (result.num_labelled, result.num_unlabelled) == (8, 0)
+        assert (result.num_labeled, result.num_unlabeled) == (8, 0)
     else:
         run(distillation, config, taught, tmp_path / "out")
     shutil.rmtree(folder)
@@ -273,7 +273,7 @@ def test_a_student_learns_from_the_kept_texts_alone(
         config = TUNES[tune](backbone_folders["bert"], min_confidence=0.9)
         recorder = Kept()
         result = run(distillation, config, taught, tmp_path / f"s{number}", recorder)
-        assert (result.num_unlabelled, recorder.metrics["distill/kept"]) == (5, 5)
+        assert (result.num_unlabeled, recorder.metrics["distill/num_kept"]) == (5, 5)
         heads.append((tmp_path / f"s{number}" / "model" / "head.safetensors").read_bytes())
     assert heads[0] == heads[1]
 
@@ -294,9 +294,9 @@ def test_without_any_labels_a_student_learns_from_soft_ones(
     tune: str, backbone_folders: dict[str, Path], taught: distillation.Inputs, tmp_path: Path
 ) -> None:
     write_examples(taught.data / "train.jsonl", [])
-    (taught.soft_labels / "result.json").write_text('{"num_labelled": 0}')
+    (taught.soft_labels / "result.json").write_text('{"num_labeled": 0}')
     result = run(distillation, TUNES[tune](backbone_folders["bert"]), taught, tmp_path / "out")
-    assert (result.num_labelled, result.num_unlabelled) == (0, 10)
+    assert (result.num_labeled, result.num_unlabeled) == (0, 10)
     pile = load_examples(taught.data / "unlabeled.jsonl")
     found = TextClassifier.load(tmp_path / "out" / "model").predict(pile, SILENT, "")
     assert (found.argmax(axis=1) == logits_of(taught.soft_labels, "soft_labels").argmax(axis=1)).all()

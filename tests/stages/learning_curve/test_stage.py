@@ -64,7 +64,7 @@ def test_points_are_means_and_deviations_few_labels_first(tmp_path: Path) -> Non
     for number, (size, accuracy) in enumerate([(16, 0.8), (16, 0.9), (4, 0.5), (4, 0.7), (4, 0.6)]):
         folder = tmp_path / str(number)
         folder.mkdir()
-        (folder / "result.json").write_text(json.dumps({"num_labelled": size, "test": {"accuracy": accuracy}}))
+        (folder / "result.json").write_text(json.dumps({"num_labeled": size, "test": {"accuracy": accuracy}}))
         measured.append(folder)
     config = LearningCurveConfig(methods=("baseline",) * 4 + ("student",))
     inputs = learning_curve.Inputs(measured=tuple(measured))

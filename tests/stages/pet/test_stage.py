@@ -47,13 +47,13 @@ def test_a_submodel_learns_and_is_loaded_as_it_was(
         after, _ = classifier.evaluate(train, SILENT, "")
     untrained = ClozeClassifier.of(config.task, "review", load_backbone(config.backbone, frozen=True), config.backbone)
     before, _ = untrained.evaluate(train, SILENT, "")
-    assert result.train_accuracy_before == before.accuracy
+    assert result.train_accuracy_before_training == before.accuracy
     assert result.test.num_examples == 12
     if tune == "none":
-        assert (result.final_loss, result.trainable_parameters, result.num_labelled) == (None, 0, 0)
+        assert (result.final_loss, result.trainable_parameters, result.num_labeled) == (None, 0, 0)
         assert after == before
         return
-    assert result.num_labelled == 8
+    assert result.num_labeled == 8
     assert after.accuracy == 1.0
     assert result.final_loss < 0.65
     everything = sum(weight.numel() for weight in untrained.backbone.model.parameters())
@@ -261,7 +261,7 @@ def test_demonstrations_count_as_labelled_examples(
     primed = submodel(backbone_folders["llama"], "llama", "none", labels_pile=False, shots=2)
     for name, config in (("plain", plain), ("primed", primed)):
         result = run(pattern_training, config, pattern_training.Inputs(data=film_data), tmp_path / name)
-        assert result.num_labelled == (4 if name == "primed" else 0)
+        assert result.num_labeled == (4 if name == "primed" else 0)
         assert not (tmp_path / name / "unlabeled_logits.jsonl").exists()
     assert abs(logits_of(tmp_path / "plain") - logits_of(tmp_path / "primed")).max() > 0.01
 
@@ -277,7 +277,7 @@ def teacher(folder: Path, data: Path, sure_of: str) -> Path:
         label = item.label if sure_of == "gold" else sure_of
         rows.append({"uid": item.uid, "label": None, "logits": {"rotten": 0.0, "fresh": 0.0, label: 4.0}})
     (folder / "unlabeled_logits.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    (folder / "result.json").write_text(json.dumps({"train_accuracy_before": 0.5}))
+    (folder / "result.json").write_text(json.dumps({"train_accuracy_before_training": 0.5}))
     return folder
 
 
@@ -289,11 +289,11 @@ def test_a_later_generation_learns_from_what_others_labelled(
     config = submodel(backbone_folders["gpt2"], growth=growth)
     inputs = pattern_training.Inputs(data=film_data, teachers=teachers)
     result = run(pattern_training, config, inputs, tmp_path / "out")
-    drawn = load_examples(tmp_path / "out" / "drawn.jsonl")
+    drawn = load_examples(tmp_path / "out" / "pseudo_labeled.jsonl")
     gold = {item.uid: item.label for item in load_examples(film_data / "unlabeled_gold.jsonl")}
     assert all(item.label == gold[item.uid] for item in drawn)
     assert [sum(item.label == label for item in drawn) for label in ("rotten", "fresh")] == [4, 4], "8 times 2, less 8"
-    assert (result.num_labelled, result.num_unlabelled, result.num_drawn) == (8, 8, 8)
+    assert (result.num_labeled, result.num_unlabeled, result.num_drawn) == (8, 8, 8)
     assert all(item.label is None for item in load_examples(film_data / "unlabeled.jsonl"))
 
 
@@ -305,7 +305,7 @@ def test_without_labels_a_generation_learns_from_others_alone(
     config = submodel(backbone_folders["gpt2"], growth=growth, loop=LOOP.model_copy(update={"steps": 40}))
     inputs = pattern_training.Inputs(data=film_data, teachers=(teacher(tmp_path / "t", film_data, "gold"),))
     result = run(pattern_training, config, inputs, tmp_path / "out")
-    assert (result.num_labelled, result.num_drawn, result.train_accuracy_before) == (0, 6, 0.0)
+    assert (result.num_labeled, result.num_drawn, result.train_accuracy_before_training) == (0, 6, 0.0)
     assert result.test.accuracy >= 0.75, "three texts a class teach what the others knew"
 
 

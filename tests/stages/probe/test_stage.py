@@ -46,10 +46,10 @@ def test_a_probe_is_logistic_regression_on_unit_vectors(
     model = LogisticRegression(C=strength, tol=1e-8, max_iter=10_000)
     expected = model.fit(unit(config, train), [LABELS.index(item.label) for item in train])
     neutral = [Example(text, {"text": text}) for text in CONTENT_FREE_TEXTS]
-    for name, texts in (("test_logits", test), ("unlabeled_logits", pile), ("neutral_logits", neutral)):
+    for name, texts in (("test_logits", test), ("unlabeled_logits", pile), ("content_free_logits", neutral)):
         found = softmax(logits_of(tmp_path / "out", name))
         assert found == pytest.approx(expected.predict_proba(unit(config, texts)), abs=2e-4)
-    assert (result.num_labelled, result.num_unlabelled, result.trainable_parameters) == (8, 0, 2 * 32 + 2)
+    assert (result.num_labeled, result.num_unlabeled, result.trainable_parameters) == (8, 0, 2 * 32 + 2)
     assert recorder.metrics["test/accuracy"] == result.test.accuracy
     right = expected.predict(unit(config, test)) == [LABELS.index(item.label) for item in test]
     assert result.test.accuracy == pytest.approx(right.mean(), abs=1e-6)
@@ -68,7 +68,7 @@ def test_a_probe_weighs_what_it_gets_right_of_texts_that_it_has_not_seen(
         out = np.isin(range(8), (first, first + 1))
         model = LogisticRegression(C=100.0, tol=1e-8, max_iter=10_000).fit(vectors[~out], gold[~out])
         num_right += int((model.predict(vectors[out]) == gold[out]).sum())
-    assert result.train_accuracy_before == num_right / 8
+    assert result.train_accuracy_before_training == num_right / 8
 
 
 def test_labels_that_contradict_each_other_give_no_accuracy() -> None:

@@ -32,8 +32,8 @@ def members(film_data: Path, tmp_path: Path) -> tuple[Path, ...]:
             examples = load_examples(film_data / f"{name}.jsonl")
             write_logits(folder / f"{file}.jsonl", examples, rng.normal(size=(len(examples), 2)) * scale, LABELS)
         neutral = [Example(str(row), {"text": "N/A"}) for row in range(3)]
-        write_logits(folder / "neutral_logits.jsonl", neutral, np.array([[scale, 0.0]] * 3), LABELS)
-        about = {"train_accuracy_before": accuracy, "num_labelled": 8, "trainable_parameters": 10 + number}
+        write_logits(folder / "content_free_logits.jsonl", neutral, np.array([[scale, 0.0]] * 3), LABELS)
+        about = {"train_accuracy_before_training": accuracy, "num_labeled": 8, "trainable_parameters": 10 + number}
         (folder / "result.json").write_text(json.dumps(about | {"test": {"accuracy": 0.5}}))
         found.append(folder)
     return tuple(found)
@@ -70,13 +70,15 @@ def test_soft_labels_are_the_weighted_mean_of_the_members(
     gold = [item.label for item in load_examples(film_data / "unlabeled_gold.jsonl")]
     right = [LABELS[guess] == label for guess, label in zip(mixed.argmax(axis=1), gold, strict=True)]
     assert result.unlabeled.accuracy == pytest.approx(np.mean(right), abs=1e-6)
-    assert (result.num_labelled, result.num_unlabelled, result.trainable_parameters) == (8, 10, 33)
+    assert (result.num_labeled, result.num_unlabeled, result.trainable_parameters) == (8, 10, 33)
     rows = [json.loads(line) for line in (tmp_path / "out" / "soft_labels.jsonl").read_text().splitlines()]
     assert [row["uid"] for row in rows] == [item.uid for item in load_examples(film_data / "unlabeled.jsonl")]
     assert {row["label"] for row in rows} == {None}, "no gold label reaches the student"
 
 
-@pytest.mark.parametrize(("calibration", "reference"), [("contextual", "neutral_logits"), ("pile", "unlabeled_logits")])
+@pytest.mark.parametrize(
+    ("calibration", "reference"), [("contextual", "content_free_logits"), ("pile", "unlabeled_logits")]
+)
 def test_votes_are_calibrated_member_by_member_before_they_are_mixed(
     calibration: str, reference: str, members: tuple[Path, ...], film_data: Path, tmp_path: Path
 ) -> None:

@@ -290,7 +290,7 @@ def test_a_head_for_another_task_is_refused(
     loop = LOOP.model_copy(update={"steps": 1})
     config = tuned(backbone_folders["bert"], ENTITIES, loop=loop)
     run(annotation_tuning, config, annotation_tuning.Inputs(data=sets["tokens"]), tmp_path / "out")
-    about = tmp_path / "out" / "annotating.json"
+    about = tmp_path / "out" / "token_level_model.json"
     about.write_text(about.read_text().replace("B-WHO", "B-NOBODY"))
     with pytest.raises(InputError, match="tells"):
         load_token_level_model(tmp_path / "out")

@@ -83,7 +83,7 @@ class ClozeClassifier:
         reserve = {"masked": verbalizer.longest - 1, "causal": verbalizer.longest, "seq2seq": 0}[backbone.family]
         if verbalizer.longest == 1 and parsed.ends_in_mask:
             reserve = 0  # the next token's logits are read, and the token is never put in
-        filled = prompt is not None and prompt.place == "inside"
+        filled = prompt is not None and prompt.position == "inside"
         encoder = Encoder(
             parsed, backbone.tokenizer, backbone.family, config.max_length, task.truncation, reserve, soft_blocks=filled
         )

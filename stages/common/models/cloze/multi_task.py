@@ -80,7 +80,7 @@ def _takes_one_token(classifier: ClozeClassifier, clozes: Sequence[Cloze]) -> bo
 
 def _num_places(classifier: ClozeClassifier) -> int:
     """Places of a deep prompt; 0 for others, which share a pass."""
-    is_deep = classifier.prompt is not None and classifier.prompt.place == "layers"
+    is_deep = classifier.prompt is not None and classifier.prompt.position == "layers"
     return int(classifier.prompt.num_vectors) if is_deep else 0
 
 

@@ -101,7 +101,7 @@ def can_be_cached(classifier: ClozeClassifier) -> bool:
     return (
         classifier.backbone.family == "causal"
         and classifier.prompt is not None
-        and classifier.prompt.place == "inside"
+        and classifier.prompt.position == "inside"
         and pattern.soft_is_behind_a_field
         and pattern.ends_in_mask
         and classifier.head is None

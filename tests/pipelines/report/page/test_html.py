@@ -70,7 +70,7 @@ def put(root: Path, step: str, num_right: int, losses: list[float] | None = None
     write_losses(folder, losses or [])
     share = num_right / size
     test = {"accuracy": share, "macro_f1": share, "mcc": 0.5, "ece": 0.1, "exact_match": None, "num_examples": size}
-    about = {"num_labelled": 16, "num_unlabelled": 9, "trainable_parameters": 2048}
+    about = {"num_labeled": 16, "num_unlabeled": 9, "trainable_parameters": 2048}
     (folder / "result.json").write_text(json.dumps({"test": test, **about}))
 
 

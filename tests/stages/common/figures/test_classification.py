@@ -150,7 +150,7 @@ def test_drawing_needs_no_state_of_pyplot() -> None:
 def test_accuracy_against_labels_has_a_line_for_each_method_and_its_numbers_for_ticks() -> None:
     sizes = (4, 8, 32)
     points = [
-        {"method": method, "num_labelled": size, "accuracy": 0.5 + size / 100, "accuracy_std": 0.1 * number or None}
+        {"method": method, "num_labeled": size, "accuracy": 0.5 + size / 100, "accuracy_std": 0.1 * number or None}
         for number, method in enumerate(("baseline", "ensemble"))
         for size in sizes
     ]

@@ -314,7 +314,7 @@ def test_soft_blocks_in_a_pattern_learn(
     loop = loop_for(method)
     config = tuned(backbone_folders[name], name, prompt=METHODS[method], task=soft_task(name), loop=loop)
     prompt = check_learnt(config, film_data, tmp_path / "out")
-    assert (prompt.place, prompt.num_vectors) == ("inside", 5)
+    assert (prompt.position, prompt.num_vectors) == ("inside", 5)
 
 
 def test_words_of_several_tokens_move_the_blocks_behind_them(backbones: dict[str, Backbone]) -> None:

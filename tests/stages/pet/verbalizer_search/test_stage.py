@@ -182,7 +182,7 @@ def test_the_words_are_the_best_by_the_plain_model(
         scores = by_hand(p, is_label, method)
         found = [scores[names.index(word)] for word in result.words[label]]
         assert found == pytest.approx(sorted(scores, reverse=True)[:3], abs=1e-3)
-    assert (result.num_candidates, result.num_labelled) == (everything, 7)
+    assert (result.num_candidates, result.num_labeled) == (everything, 7)
 
 
 def test_what_is_written_is_what_was_found(backbone_folders: dict[str, Path], film_data: Path, tmp_path: Path) -> None:

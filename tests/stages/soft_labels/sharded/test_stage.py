@@ -240,7 +240,7 @@ def test_a_student_learns_from_some_of_the_shards_texts(
 ) -> None:
     student = StudentConfig(asset=str(backbone_folders["bert"]), max_length=64, precision="fp32")
     (tmp_path / "labels").mkdir()
-    (tmp_path / "labels" / "result.json").write_text(json.dumps({"num_labelled": 8}))
+    (tmp_path / "labels" / "result.json").write_text(json.dumps({"num_labeled": 8}))
     inputs = distillation.Inputs(data=film_data, soft_labels=tmp_path / "labels", shards=soft)
 
     def taught(**settings: Any) -> list[int]:
@@ -270,4 +270,4 @@ def test_a_student_learns_from_some_of_the_shards_texts(
         seed=3,
     )
     result = run(distillation, plain, inputs, tmp_path / "student")
-    assert result.num_unlabelled == 30
+    assert result.num_unlabeled == 30
