@@ -1,4 +1,4 @@
-"""Tells the tracker which data each step reads: the splits that the data steps wrote, by the digests of their files."""
+"""The data that each step reads, for the tracker: the splits of the data steps, with the digests of their files."""
 
 from __future__ import annotations
 
@@ -13,16 +13,16 @@ from pipelines.kinds import SETS, SETS_READ
 
 
 class Datasets:
-    """Says what data a step reads or made. A set without examples, such as a dev set that nobody asked for, is none."""
+    """Maps each step to the data that it reads or wrote. Skips empty splits, such as an unset dev set."""
 
     def __init__(self, planned: Sequence[PlannedStep], store: Store) -> None:
-        self._lines = {line.name: line for line in planned}
+        self._planned = {item.name: item for item in planned}
         self._store = store
-        self._made: dict[str, dict[str, Dataset]] = {}
+        self._written: dict[str, dict[str, Dataset]] = {}
 
     def __call__(self, step: str) -> Sequence[Dataset]:
-        """The data of one step, as far as it is there."""
-        line = self._lines.get(step)
+        """Returns the data of a step that is committed."""
+        line = self._planned.get(step)
         if line is None:
             return ()
         kind = step.partition("/")[0]
@@ -33,20 +33,20 @@ class Datasets:
         ]
 
     def all(self) -> Sequence[Dataset]:
-        """The data of the whole run."""
-        return [found for name in self._lines if name.startswith("data/") for found in self._sets(name).values()]
+        """Returns the data of the entire run."""
+        return [found for name in self._planned if name.startswith("data/") for found in self._sets(name).values()]
 
     def _sets(self, name: str) -> dict[str, Dataset]:
-        """The sets that a data step made; none before it is committed."""
-        line = self._lines.get(name)
-        if line is not None and name not in self._made:
+        """Returns the splits of a data step; nothing before it is committed."""
+        line = self._planned.get(name)
+        if line is not None and name not in self._written:
             manifest = line.manifest or self._store.lookup(name, line.fingerprint)
             if manifest is None:
                 return {}
-            self._made[name] = self._found(name, manifest)
-        return self._made.get(name, {})
+            self._written[name] = self._read(name, manifest)
+        return self._written.get(name, {})
 
-    def _found(self, name: str, manifest: Manifest) -> dict[str, Dataset]:
+    def _read(self, name: str, manifest: Manifest) -> dict[str, Dataset]:
         task = name.partition("/")[2]
         folder = f"{self._store.url}/{name}/{manifest.fingerprint}/{manifest.folder}"
         return {
