@@ -63,7 +63,7 @@ def run(
         )
         _print_line(console, "resume", command)
     num_steps = f"{len(result.executed)} steps executed, {len(result.cached)} cached"
-    _print_line(console, "finished", f"{num_steps}, {result.wall_s:.0f} s")
+    _print_line(console, "total", f"{num_steps}, {result.wall_s:.0f} s")
     _print_line(console, "browse", tracking_server() or f"make ui STORE={shlex.quote(str(request.store.local))}")
     code = exit_code(result.signal) if result.is_interrupted else 0 if result.ok else 1
     output.finish(result, code)

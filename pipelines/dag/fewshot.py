@@ -159,7 +159,7 @@ def _report(config: PipelineConfig, measured: tuple[Step, ...]) -> Step:
             recipe=config.name,
             task=config.task.name,
             steps=tuple(step.name for step in measured),
-            starts=init_kinds(config),
+            prompt_inits=init_kinds(config),
             seed=derive_seed(config.seed, "report"),
         ),
         inputs={"measured": measured},

@@ -21,7 +21,7 @@ import stages
 from cluster.run.result import RunResult
 from cluster.steps.plan import PlannedStep
 from cluster.steps.step import Step
-from cluster.store.manifest import Manifest
+from cluster.store.base import Store
 from cluster.tracking.model_registry import Candidate, PyfuncSpec, delete_orphaned_models, register
 from cluster.tracking.tracker import Tracker
 from pipelines.run.request import RunRequest
@@ -78,7 +78,7 @@ def candidates(request: RunRequest, planned: Sequence[PlannedStep], result: RunR
     manifests = {item.name: item.manifest for item in planned}
     first_seeds: dict[str, Step] = {}
     for item in planned:
-        name = model_name(request.config.name, item.name)
+        name = model_name(request.config.name, item.step)
         if name and item.name in result.manifests:
             first_seeds.setdefault(name, item.step)
     for name, step in first_seeds.items():
@@ -94,7 +94,7 @@ def candidates(request: RunRequest, planned: Sequence[PlannedStep], result: RunR
             step=step.name,
             fingerprint=manifest.fingerprint,
             run_id=run_id,
-            folder=partial(_folder, request, manifest),
+            folder=partial(_folder, request.store, step, manifest.fingerprint),
             example={field: f"Some {field.replace('_', ' ')}." for field in signature.fields},
             outputs=signature.outputs,
             accuracy=manifest.result["test"]["accuracy"],
@@ -106,17 +106,16 @@ def candidates(request: RunRequest, planned: Sequence[PlannedStep], result: RunR
         )
 
 
-def model_name(recipe: str, step: str) -> str | None:
+def model_name(recipe: str, step: Step) -> str | None:
     """Returns `demo.student` or `demo.prompts.TASK.METHOD`; None for a step whose model is not registered."""
-    kind, *rest = step.split("/")
-    if kind == "distill":
+    if step.kind == "distill":
         return f"{recipe}.student"
-    return f"{recipe}.prompts.{rest[0]}.{rest[1]}" if kind == "prompts" and len(rest) == 3 else None
+    return f"{recipe}.prompts.{step.labels['task']}.{step.labels['method']}" if step.kind == "prompts" else None
 
 
-def _folder(request: RunRequest, manifest: Manifest) -> Path:
-    files = request.store.files(manifest.step, manifest.fingerprint)
-    return files / "model" if manifest.step.startswith("distill/") else files
+def _folder(store: Store, step: Step, fingerprint: str) -> Path:
+    files = store.files(step.name, fingerprint)
+    return files / "model" if step.kind == "distill" else files
 
 
 @dataclass(frozen=True, slots=True)

@@ -6,10 +6,11 @@ from collections.abc import Sequence
 from typing import Any
 
 from cluster.steps.plan import PlannedStep
+from cluster.steps.step import Step
 from cluster.store.base import Store
 from cluster.store.manifest import Manifest
 from cluster.tracking.run_logger import Dataset
-from pipelines.kinds import SETS, SETS_READ
+from pipelines.kinds import KINDS, SETS
 
 
 class Datasets:
@@ -21,37 +22,34 @@ class Datasets:
         self._written: dict[str, dict[str, Dataset]] = {}
 
     def __call__(self, step: str) -> Sequence[Dataset]:
-        """Returns the data of a step that is committed."""
-        line = self._planned.get(step)
-        if line is None:
+        """Returns the data of a step that are committed."""
+        planned = self._planned.get(step)
+        if planned is None:
             return ()
-        kind = step.partition("/")[0]
-        near = (step, *(item.name for item in line.step.upstream()))
-        sources = dict.fromkeys(name for name in near if name.startswith("data/"))
-        return [
-            found for name in sources for key, found in self._sets(name).items() if key in SETS_READ.get(kind, SETS)
-        ]
+        reads = KINDS[planned.step.kind].reads
+        sources = [item.name for item in (planned.step, *planned.step.upstream()) if item.kind == "data"]
+        return [dataset for name in dict.fromkeys(sources) for key, dataset in self._sets(name).items() if key in reads]
 
     def all(self) -> Sequence[Dataset]:
         """Returns the data of the entire run."""
-        return [found for name in self._planned if name.startswith("data/") for found in self._sets(name).values()]
+        names = [name for name, planned in self._planned.items() if planned.step.kind == "data"]
+        return [dataset for name in names for dataset in self._sets(name).values()]
 
     def _sets(self, name: str) -> dict[str, Dataset]:
         """Returns the splits of a data step; nothing before it is committed."""
-        line = self._planned.get(name)
-        if line is not None and name not in self._written:
-            manifest = line.manifest or self._store.lookup(name, line.fingerprint)
+        planned = self._planned.get(name)
+        if planned is not None and name not in self._written:
+            manifest = planned.manifest or self._store.lookup(name, planned.fingerprint)
             if manifest is None:
                 return {}
-            self._written[name] = self._read(name, manifest)
+            self._written[name] = self._datasets(planned.step, manifest)
         return self._written.get(name, {})
 
-    def _read(self, name: str, manifest: Manifest) -> dict[str, Dataset]:
-        task = name.partition("/")[2]
-        folder = f"{self._store.url}/{name}/{manifest.fingerprint}/{manifest.folder}"
+    def _datasets(self, step: Step, manifest: Manifest) -> dict[str, Dataset]:
+        folder = f"{self._store.url}/{step.name}/{manifest.fingerprint}/{manifest.folder}"
         return {
             key: Dataset(
-                name=f"{task}/{key}",
+                name=f"{step.labels['task']}/{key}",
                 digest=entry.sha256,
                 context=key,
                 address=f"{folder}/{key}.jsonl",

@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 from cluster.steps.plan import plan
+from cluster.steps.step import Step
 from pipelines.dag import fewshot, quorum
 from pipelines.run.request import load_request
 from pipelines.schema.locations import RecipeError
@@ -84,8 +85,7 @@ def find_classifier(recipe: str, overrides: list[str] | None, store: str | Path)
             if (place / "classifier.json").exists():
                 return place
         raise InputError(f"{folder} has no classifier.json.", "Specify the folder `model` of a distill step.")
-    students = _results(recipe, overrides, store, "distill/")
-    return next(iter(students.values())) / "model"
+    return _results(recipe, overrides, store, "distill")[0][1] / "model"
 
 
 def find_prompts(recipe: str, overrides: list[str] | None, store: str | Path, method: str) -> list[Path]:
@@ -106,33 +106,30 @@ def find_prompts(recipe: str, overrides: list[str] | None, store: str | Path, me
     if section is None or method not in section.methods:
         known = ", ".join(section.methods) if section else "none"
         raise InputError(f"{recipe} has no prompt method {method!r}.", f"Use one of: {known}.")
-    found = _results(recipe, overrides, store, "prompts/")
-    chosen: dict[str, Path] = {}
-    for name, files in found.items():
-        _, task, *rest = name.split("/")
-        if rest and rest[0] == method and (files / "prompt_model.json").exists():
-            chosen.setdefault(task, files)
-    if not chosen:
+    by_task: dict[str, Path] = {}
+    for step, files in _results(recipe, overrides, store, "prompts"):
+        if step.labels["method"] == method and (files / predictors.PROMPT_MODEL).exists():
+            by_task.setdefault(step.labels["task"], files)
+    if not by_task:
         raise InputError(
             f"the prompts of {recipe} are for token-level tasks, which are served one at a time.",
             "Specify the folder of a step: store/prompts/<task>/<method>/<seed>/<fingerprint>.",
         )
-    return list(chosen.values())
+    return list(by_task.values())
 
 
-def _results(recipe: str, overrides: list[str] | None, store: str | Path, prefix: str) -> dict[str, Path]:
-    """Returns the files of all steps whose names start with `prefix`, in the order of the recipe."""
-    asked = load_request(recipe, overrides, store)
-    steps = fewshot.build_steps(asked.config, quorum.dropped_members(asked.config, asked.store))
-    wanted = [step for step in steps if step.name.startswith(prefix)]
-    lines = {line.name: line for line in plan(wanted, asked.store)}
-    found = {}
-    for step in wanted:
-        line = lines[step.name]
-        if line.manifest is None:
+def _results(recipe: str, overrides: list[str] | None, store: str | Path, kind: str) -> list[tuple[Step, Path]]:
+    """Returns all steps of a kind with the folders of their files, in the order of the recipe."""
+    request = load_request(recipe, overrides, store)
+    steps = fewshot.build_steps(request.config, quorum.dropped_members(request.config, request.store))
+    steps = [step for step in steps if step.kind == kind]
+    planned = {item.name: item for item in plan(steps, request.store)}
+    results = []
+    for step in steps:
+        if planned[step.name].manifest is None:
             raise RecipeError(
-                f"{line.name} of {recipe} has no result in {asked.store.url}.",
+                f"{step.name} of {recipe} has no result in {request.store.url}.",
                 f"Run it first: clozeline run {recipe} --store {store}.",
             )
-        found[step.name] = asked.store.files(line.name, line.fingerprint)
-    return found
+        results.append((step, request.store.files(step.name, planned[step.name].fingerprint)))
+    return results

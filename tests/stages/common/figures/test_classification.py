@@ -166,8 +166,8 @@ def test_accuracy_against_labels_has_a_line_for_each_method_and_its_numbers_for_
 def test_starts_are_shown_by_accuracy_and_by_loss_in_one_colour_each() -> None:
     found = [
         {"method": "ppt", "init": "ppt", "accuracy": 0.8, "accuracy_std": 0.1, "losses": ((1, 0.9), (2, 0.2))},
-        {"method": "random", "start": "normal", "accuracy": 0.6, "accuracy_std": None, "losses": ((1, 1.1), (2, 0.7))},
-        {"method": "long", "start": "words", "accuracy": 0.7, "accuracy_std": None, "losses": ()},
+        {"method": "random", "init": "normal", "accuracy": 0.6, "accuracy_std": None, "losses": ((1, 1.1), (2, 0.7))},
+        {"method": "long", "init": "words", "accuracy": 0.7, "accuracy_std": None, "losses": ()},
     ]
     scores, curves = figures.initializations("films", found).axes
     assert [label.get_text() for label in scores.get_yticklabels()] == ["ppt", "random\nnormal", "long\nwords"]
