@@ -14,12 +14,11 @@ from pipelines.preflight import models
 from pipelines.preflight.assets import fetch
 from pipelines.schema.config import ScoreRecipe
 from pipelines.schema.loader import find_recipe, read_recipe
-from pipelines.schema.locations import RecipeError, with_location
+from pipelines.schema.locations import RecipeError, errors_located_in
 from pipelines.serving import batch_inference, model_lookup
 from pipelines.serving.service.batcher import BatchingConfig
 from pipelines.serving.service.request_parsing import RequestLimits
 from pipelines.serving.service.server import ListenAddress, ServiceConfig, serve_until_stopped
-from stages.common.errors import InputError
 from stages.common.models.backbones.config import BackboneConfig
 
 
@@ -47,12 +46,9 @@ def score(
     for name in patterns:
         if name not in task.patterns:
             raise RecipeError(f"unknown pattern {name!r}.", f"Use one of: {', '.join(task.patterns)}.")
-    try:
-        with preflight_progress(errors) as on_start:
-            fetch({"backbone.asset": config.asset}, on_start)
-            models.check_scoring(task, patterns, config)
-    except InputError as error:
-        raise with_location(error, path) from error
+    with errors_located_in(path), preflight_progress(errors) as on_start:
+        fetch({"backbone.asset": config.asset}, on_start)
+        models.check_scoring(task, patterns, config)
     with open_lines(input_) as lines, open_output(output) as file:
         for line in batch_inference.score_lines(task, patterns, config, lines, input_):
             file.write(line + "\n")

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from collections.abc import Callable
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -19,8 +19,7 @@ from pipelines.preflight.assets import OnStart
 from pipelines.preflight.checks import check_recipe
 from pipelines.schema.config import PipelineConfig
 from pipelines.schema.loader import find_recipe, read_recipe
-from pipelines.schema.locations import with_location
-from stages.common.errors import InputError
+from pipelines.schema.locations import errors_located_in
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -79,12 +78,3 @@ def check_machine(request: RunRequest, options: RunOptions, planned: list[Planne
         if request.config.resources.check_memory:
             memory.check_fits(to_run, memory.local_budget(to_run))
         memory.check_nvme_folders(to_run)
-
-
-@contextmanager
-def errors_located_in(path: Path) -> Iterator[None]:
-    """Adds file and line to each `InputError` that knows its key in the recipe at `path`."""
-    try:
-        yield
-    except InputError as error:
-        raise with_location(error, path) from error
