@@ -68,11 +68,11 @@ def status(
     """Show which steps are committed, running or failed."""
 
     table = Table(box=None, pad_edge=False)
-    for column in ("state", "step", "about"):
+    for column in ("state", "step", "details"):
         table.add_column(column, overflow="fold", no_wrap=column == "step")
     styles = {"committed": "green", "running": "cyan", "failed": "red"}
     for row in step_states(load_request(recipe, override, store)):
-        table.add_row(row["state"], row["step"], escape(row["about"]), style=styles.get(row["state"]))
+        table.add_row(row["state"], row["step"], escape(row["details"]), style=styles.get(row["state"]))
     console.print(table)
 
 
