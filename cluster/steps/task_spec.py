@@ -30,6 +30,7 @@ class TaskSpec:
     attempt: int
     run_id: str | None
     ttl_s: float = TTL_S
+    engine: str = ""
 
 
 def input_indices(step: Step, upstream: tuple[str, ...]) -> Mapping[str, int | tuple[int, ...]]:

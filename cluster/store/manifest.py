@@ -15,8 +15,8 @@ from typing import Any
 from cluster.canonical_json import canonical
 from cluster.errors import OutdatedManifestError, StoreError
 
-FORMAT = 1
-"""Raised when the key or the layout of results changes; older results are then made anew."""
+FORMAT = 2
+"""Raised when the key or the layout of results changes. Steps with older results rerun."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +65,7 @@ def _shown(value: Any) -> str:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class FileEntry:
-    """One file: its size in bytes and its sha256 in hex."""
+    """Size in bytes and sha256 in hex of one file."""
 
     size: int
     sha256: str
@@ -73,12 +73,24 @@ class FileEntry:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Manifest:
-    """A committed result. Written last: where there is a manifest, there are the files.
+    """A committed result. The manifest is written last: if it exists, the files exist.
 
-    `key` holds the components of the fingerprint; `files` names relative paths; `made_from` names, for each upstream
-    step, the `content` of the files that were really read; `metrics` the last value of every curve; `result` what the
-    stage returned. `seconds` is the run's duration, `committed` the time in seconds since 1970. `folder` is where the
-    files lie, seen from the manifest.
+    Args:
+        step: Name of the step.
+        fingerprint: Its fingerprint.
+        key: The components of the fingerprint.
+        files: Relative paths of the files.
+        upstream_digests: Upstream step -> `content_digest` of the result that was read.
+        result: What the stage returned, as JSON values.
+        metrics: Last value of every metric.
+        run_id: MLflow run of the attempt.
+        seconds: Duration of the attempt.
+        committed_at: Time of the commit in seconds since 1970.
+        attempt: Number of the attempt, from 1.
+        host: Machine that ran it.
+        versions: Versions of Python and the libraries.
+        folder: Folder of the files, relative to the manifest.
+        format: `FORMAT` of the program that wrote it.
     """
 
     step: str
@@ -99,18 +111,17 @@ class Manifest:
 
     @property
     def content_digest(self) -> str:
-        """Digest of all files: equal for equal bytes, whenever and wherever they were made."""
-        return hashlib.sha256(
-            canonical({name: entry.sha256 for name, entry in self.files.items()}).encode()
-        ).hexdigest()
+        """Digest of all files. It depends on their names and bytes only."""
+        digests = {name: entry.sha256 for name, entry in self.files.items()}
+        return hashlib.sha256(canonical(digests).encode()).hexdigest()
 
     @property
     def num_bytes(self) -> int:
-        """Size of all files together."""
+        """Total size of all files."""
         return sum(entry.size for entry in self.files.values())
 
     def to_json(self) -> bytes:
-        """The manifest as a file. A metric may be NaN, which Python's JSON reads back."""
+        """Returns the content of the file. A metric may be NaN, which Python's JSON parser accepts."""
         return (json.dumps(asdict(self), indent=1, ensure_ascii=False) + "\n").encode()
 
     @classmethod
@@ -118,17 +129,17 @@ class Manifest:
         """Reads a manifest.
 
         Raises:
-            OutdatedManifest: it is of another format.
+            OutdatedManifestError: it has another format.
             StoreError: the file is damaged.
         """
         try:
-            about = json.loads(data)
-            if about["format"] != FORMAT:
-                raise OutdatedManifestError(about["format"], FORMAT)
-            about["files"] = {name: FileEntry(**entry) for name, entry in about["files"].items()}
-            return cls(**about)
+            fields = json.loads(data)
+            if fields["format"] != FORMAT:
+                raise OutdatedManifestError(fields["format"], FORMAT)
+            fields["files"] = {name: FileEntry(**entry) for name, entry in fields["files"].items()}
+            return cls(**fields)
         except (ValueError, KeyError, TypeError, AttributeError) as error:
             raise StoreError(
                 f"the manifest cannot be read ({type(error).__name__}: {error}).",
-                "Run the pipeline again: the step is made anew.",
+                "Run the pipeline again: the step reruns.",
             ) from error

@@ -113,7 +113,7 @@ def test_worker_leaves_when_a_driver_elsewhere_is_silent_for_long(tmp_path: Path
 def test_step_whose_lease_is_lost_is_cancelled_and_the_others_result_awaited(store: Store, tmp_path: Path) -> None:
     counter = tmp_path / "calls"
     step = toy("contested", fn=waits, pause_s=60, counter=str(counter))
-    place = store.place("contested", plan([step], store)[0].fingerprint)
+    place = store.folder("contested", plan([step], store)[0].fingerprint)
     outcomes: list[RunResult] = []
     options = RunOptions(poll_s=0.05, ttl_s=1.2)
     driver = threading.Thread(target=lambda: outcomes.append(execute([step], store, options)))

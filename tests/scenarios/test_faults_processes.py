@@ -128,7 +128,7 @@ def test_worker_whose_machine_is_taken_away_saves_and_another_goes_on(
     with driving(store, counter, fault, every_s=3600) as driver:
         worker = waiting(fault)
         os.kill(worker, signal.SIGTERM)
-        wait_for(lambda: list(store.glob("train/second/*/work/.asked")))
+        wait_for(lambda: list(store.glob("train/second/*/work/.stop_requested")))
         fault.unlink()
         driver.until("StepFailed", "train/second")
         failure = json.loads(next(store.glob("train/second/*/failure.json")).read_text())
@@ -174,7 +174,7 @@ def test_driver_that_is_told_to_end_lets_what_trains_save_and_gives_all_back(
     with driving(store, counter, fault, tracked=True, every_s=3600) as driver:
         worker = waiting(fault)
         driver.send(number)
-        wait_for(lambda: list(store.glob("train/second/*/work/.asked")))
+        wait_for(lambda: list(store.glob("train/second/*/work/.stop_requested")))
         fault.unlink()
         outcome = driver.end()
         assert driver.process.returncode == code

@@ -25,7 +25,7 @@ class Building(Watched):
         if info["phase"] == "reading shards":
             self.recorder.log_progress(done, total, **info)
         else:
-            Watched.progress(self, done, total, **info)
+            Watched.log_progress(self, done, total, **info)
 
 
 def run(

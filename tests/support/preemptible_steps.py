@@ -53,7 +53,7 @@ class Doomed:
     def _meet(self, moment: str) -> None:
         import ray
 
-        path = Path(os.environ[DOOM]) / self.recorder._step.replace("/", "-")
+        path = Path(os.environ[DOOM]) / self.recorder.step.replace("/", "-")
         if path.exists() and path.read_text() == f"{moment}, worker {self.rank}":
             path.unlink()
             met = path.with_suffix(".met")
@@ -81,7 +81,7 @@ def prompt(
 ) -> prompt_tuning.Result:
     """A soft prompt; says beside the graph how many workers each attempt had."""
     if engine.rank == 0:
-        with (Path(os.environ[DOOM]) / f"{recorder._step}.workers").open("a") as file:
+        with (Path(os.environ[DOOM]) / f"{recorder.step}.workers").open("a") as file:
             file.write(f"{engine.world_size} ")
     return prompt_tuning.run(config, inputs, out, Doomed(recorder, engine.rank), engine)
 

@@ -62,11 +62,11 @@ def test_frozen_weights_are_whole_or_one_part_each() -> None:
 
 def test_what_trains_has_gradients_and_two_moments_in_float32() -> None:
     full = gpu(FULL, "ddp", 4)
-    assert full.weights + full.trained + full.gradients + full.moments == 16 * SHAPE.num_parameters
+    assert full.weights + full.trained + full.gradients + full.optimizer_state == 16 * SHAPE.num_parameters
     beside = gpu(PROMPT, "ddp", 4)
-    assert beside.trained + beside.gradients + beside.moments == 16 * PROMPT.num_trained
+    assert beside.trained + beside.gradients + beside.optimizer_state == 16 * PROMPT.num_trained
     shared = gpu(FULL, "zero2", 4)
-    assert shared.moments == full.moments / 4
+    assert shared.optimizer_state == full.optimizer_state / 4
     assert shared.weights == full.weights
 
 
@@ -86,12 +86,12 @@ def test_weights_on_a_disk_leave_small_parts_and_buffers() -> None:
     found = estimate_memory(model, PROMPT, "zero3_offload", 4, on_gpu=True, on_disk=True)
     assert found.disk == 250_000_000
     assert found.machine.weights == 500_000, "parts of 1,000 bytes are not written"
-    assert found.machine.swapping == 8 * 250_000_000
+    assert found.machine.disk_buffers == 8 * 250_000_000
     assert found.machine.required == 500_000 + 8 * 250_000_000
     assert found.gpu == in_memory.gpu
-    assert (in_memory.disk, in_memory.machine.swapping) == (0, 0)
+    assert (in_memory.disk, in_memory.machine.disk_buffers) == (0, 0)
     assert (
-        estimate_memory(model, PROMPT, "zero3_offload", 4, on_gpu=False, on_disk=True).machine.swapping
+        estimate_memory(model, PROMPT, "zero3_offload", 4, on_gpu=False, on_disk=True).machine.disk_buffers
         == 8 * 250_000_000
     )
 

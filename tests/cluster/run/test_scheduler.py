@@ -188,7 +188,7 @@ def test_two_drivers_run_each_step_once(store: Store, counter: Path) -> None:
 
 def test_lease_of_a_dead_driver_is_taken_over_with_its_checkpoint(store: Store) -> None:
     step = toy("resumed", fail="once error")
-    place = store.place("resumed", plan([step], store)[0].fingerprint)
+    place = store.folder("resumed", plan([step], store)[0].fingerprint)
     code = (
         "import sys; from pathlib import Path; from cluster.store.lease import Leases; "
         "Leases().acquire(Path(sys.argv[1]), '')"
@@ -204,7 +204,7 @@ def test_lease_of_a_dead_driver_is_taken_over_with_its_checkpoint(store: Store) 
 
 def test_result_is_refused_if_the_lease_was_lost_and_the_other_drivers_is_awaited(store: Store) -> None:
     step = toy("contested", pause_s=0.6)
-    place = store.place("contested", plan([step], store)[0].fingerprint)
+    place = store.folder("contested", plan([step], store)[0].fingerprint)
     outcomes: list[RunResult] = []
     driver = threading.Thread(target=lambda: outcomes.append(run(step, store)))
     driver.start()

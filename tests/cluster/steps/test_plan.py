@@ -26,7 +26,7 @@ def commit(store: Store, leaf: Step, names: Sequence[str] | None = None, text: s
             contents[name] = known.content_digest if known else ""
             continue
         leases = Leases()
-        place = store.place(name, fingerprint)
+        place = store.folder(name, fingerprint)
         draft = store.begin(name, fingerprint, leases.acquire(place, name))
         (draft.out / "name.txt").write_text(name + text)
         made_from = {item.name: contents[item.name] for item in step.upstream()}

@@ -77,7 +77,7 @@ def test_the_first_version_is_the_champion_and_says_where_it_comes_from(offered:
     assert (found.number, found.is_new, found.is_champion) == ("1", True, True)
     version = champion(tracker)
     assert version.run_id == tracker.parent.run_id
-    wanted = {"recipe": "films", "stage.step": "distill/0", "stage.fingerprint": "a" * 8, "test.digest": "d1"}
+    wanted = {"recipe": "films", "step.name": "distill/0", "step.fingerprint": "a" * 8, "test.digest": "d1"}
     assert wanted.items() <= version.tags.items()
     assert float(version.tags["test.accuracy"]) == 0.7
 

@@ -57,9 +57,9 @@ def test_executed_steps_are_children_with_params_curves_pictures_tables(store: S
     assert child.data.tags["mlflow.parentRunId"] == group.info.run_id
     assert group.data.tags["mlflow.parentRunId"] == parent.info.run_id
     assert found["data"].data.tags["mlflow.parentRunId"] == parent.info.run_id
-    assert child.data.tags["stage.status"] == "executed"
-    assert child.data.tags["stage.kind"] == "pet"
-    assert child.data.tags["stage.fingerprint"] == outcome.steps["pet/p/0"].fingerprint
+    assert child.data.tags["step.status"] == "executed"
+    assert child.data.tags["step.kind"] == "pet"
+    assert child.data.tags["step.fingerprint"] == outcome.steps["pet/p/0"].fingerprint
     assert child.info.run_id == outcome.steps["pet/p/0"].run_id == outcome.manifests["pet/p/0"].run_id
     assert child.data.params == {"value": "4"}
     curve = client(store).get_metric_history(child.info.run_id, "train/loss")
@@ -76,8 +76,8 @@ def test_cached_steps_show_their_figures_and_their_source(store: Store) -> None:
     child = runs(store)["data"]
     assert child.info.run_id == second.steps["data"].run_id != first.steps["data"].run_id
     assert child.info.status == "FINISHED"
-    assert child.data.tags["stage.status"] == "cached"
-    assert child.data.tags["stage.source_run_id"] == first.steps["data"].run_id
+    assert child.data.tags["step.status"] == "cached"
+    assert child.data.tags["step.source_run_id"] == first.steps["data"].run_id
     assert child.data.params == {"value": "2"}
     assert child.data.metrics["toy/value"] == 3
     assert second.steps["data"].source_run_id == first.steps["data"].run_id
@@ -91,7 +91,7 @@ def test_a_cached_step_whose_run_another_server_has_is_shown_without_a_link(stor
     with Tracker.open(store.root, "films", "run 1") as tracker:
         tracker.cached_step("data", manifest, {})
     child = runs(store)["data"]
-    assert child.data.tags["stage.source_run_id"] == "0" * 32
+    assert child.data.tags["step.source_run_id"] == "0" * 32
     assert "not on this tracking server" in child.data.tags["mlflow.note.content"]
 
 
@@ -104,8 +104,8 @@ def test_a_group_has_mean_and_std_of_its_steps_executed_or_cached(store: Store) 
     values = [outcome.manifests[name].metrics["toy/value"] for name in ("pet/p/0", "pet/p/1")]
     assert group.data.metrics["toy/value"] == sum(values) / 2
     assert group.data.metrics["toy/value_std"] == pytest.approx(abs(values[1] - values[0]) / 2**0.5)
-    assert group.data.metrics["stage/steps"] == 2
-    assert group.data.tags["stage.status"] == "group"
+    assert group.data.metrics["step/count"] == 2
+    assert group.data.tags["step.status"] == "group"
 
 
 @pytest.mark.usefixtures("ray_session")
@@ -113,7 +113,7 @@ def test_a_group_ends_as_badly_as_its_worst_step(store: Store) -> None:
     tracked([toy("pet/p/0", fail="plain"), toy("pet/p/1", 1)], store, "run 1")
     group = runs(store)["pet"]
     assert group.info.status == "FAILED"
-    assert group.data.metrics["stage/steps"] == 1
+    assert group.data.metrics["step/count"] == 1
 
 
 def test_an_attempt_continues_the_run_of_the_one_before_and_replaces_its_tables(store: Store) -> None:
@@ -131,7 +131,7 @@ def test_an_attempt_continues_the_run_of_the_one_before_and_replaces_its_tables(
     assert runs(store)["pet"].info.status == "KILLED"
     assert attempt("run 2", range(3, 5), "FINISHED", 2) == first
     child, parents = runs(store)["pet/p/0"], {key: run.info.run_id for key, run in runs(store).items()}
-    assert child.info.status == "FINISHED" and child.data.tags["stage.attempt"] == "2"
+    assert child.info.status == "FINISHED" and child.data.tags["step.attempt"] == "2"
     assert child.data.tags["mlflow.parentRunId"] == parents["pet"], "it is shown in the latest run"
     assert "Begun in [an earlier run]" in child.data.tags["mlflow.note.content"]
     curve = client(store).get_metric_history(first, "train/loss")

@@ -83,7 +83,7 @@ def _kill(cluster: Any, doom: Path) -> None:
                 continue
             if path.stem == "told":
                 os.kill(int(words[0]), signal.SIGTERM)
-                _wait_for(doom.parent / "stormy" / "told", "*/work/.asked")
+                _wait_for(doom.parent / "stormy" / "told", "*/work/.stop_requested")
             else:
                 _take(cluster, int(words[0]), words[1])
             path.unlink()
