@@ -322,4 +322,4 @@ class _Run:
 
 def _tracked(step: StepState) -> TrackedStep:
     params = config_params(step.planned.key.components.items())
-    return TrackedStep(name=step.name, fingerprint=step.fingerprint, params=params)
+    return TrackedStep(name=step.name, fingerprint=step.fingerprint, params=params, kind=step.step.kind)

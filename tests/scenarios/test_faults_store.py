@@ -8,6 +8,7 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pytest
+from tests.support.disk_helpers import large
 
 from cluster.errors import LeaseHeldError, StepFailedError, StoreUnreachableError
 from cluster.run.result import RunOptions, RunResult
@@ -18,7 +19,6 @@ from cluster.store import object_store
 from cluster.store.base import Store
 from cluster.store.lease import Leases
 from cluster.store.location import open_store
-from tests.support.disk_helpers import large
 from tests.support.s3_helpers import FP, Proxy, begin, builder, commit, failing, opened
 from tests.support.steps import toy
 
