@@ -14,8 +14,6 @@ import random
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from pydantic import Field
-
 from cluster.steps.step import Step
 from pipelines.dag.prompts import BATCHED, batched_step
 from pipelines.schema.config import PipelineConfig
@@ -25,7 +23,7 @@ from pipelines.schema.sections.resources import Section
 from stages.common.assets.cache import identity
 from stages.common.data import text_shards
 from stages.common.models.backbones.config import BackboneConfig
-from stages.common.prompts.config import ProbeSpec, PromptConfig, SubModelSpec
+from stages.common.prompts.config import PromptConfig
 from stages.common.seeds import derive_seed, python_rng
 from stages.pet.config import GenerationConfig, PetConfig
 from stages.pet.verbalizer_search.config import VerbalizerSearchConfig
@@ -257,36 +255,19 @@ def _probe(config: PipelineConfig, name: str, section: ProbeMember, data: Step) 
 
 def labeled_shards_step(config: PipelineConfig, section: ShardsSection, voting: tuple[Step, ...]) -> Step:
     """The step `shards`, which reads the files of all members, and the shards."""
-    words: dict[str, Step] = Field({})
-    for step in voting:
-        found = step.inputs.get("verbalizer")
-        if isinstance(found, Step):
-            words[found.name] = found
     return Step(
         name="soft_label_shards",
         run="stages.soft_labels.sharded.stage:run",
         config=ShardedLabelsConfig(
             labels=config.task.labels,
             ensemble=config.ensemble.mixing,
-            voters=tuple(_member_spec(step, list(words)) for step in voting),
             groups=tuple(member_kind(step.name) for step in voting),
             shards=section.reading,
         ),
-        inputs={"members": voting, **({"verbalizer": tuple(words.values())} if words else {})},
+        inputs={"members": voting},
         assets={f"shards.{name}": digest for name, digest in text_shards.shard_digests(section.source.asset).items()},
         resources=section.resources,
     )
-
-
-def _member_spec(step: Step, words: Sequence[str]) -> SubModelSpec | ProbeSpec:
-    """How a member is loaded, from the step that trains it."""
-    settings = step.config
-    if isinstance(settings, ProbeConfig):
-        return ProbeSpec(encoder=settings.encoder)
-    assert isinstance(settings, PetConfig)
-    found = step.inputs.get("verbalizer")
-    place = words.index(found.name) if isinstance(found, Step) else None
-    return SubModelSpec(task=settings.task, pattern=settings.pattern, backbone=settings.backbone, words=place)
 
 
 def sample_teachers(names: Sequence[str], own: str, share: float, rng: random.Random) -> tuple[str, ...]:

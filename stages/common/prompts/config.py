@@ -1,4 +1,4 @@
-"""Config models of soft prompts and trained members, and checks of which settings fit together.
+"""Config models of soft prompts, and checks of which settings fit together.
 
 | method | where the vectors are | reparameterized by | source |
 |---|---|---|---|
@@ -14,43 +14,16 @@ initialization plus A·B), and every method may train together with LoRA.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Literal
 
 from pydantic import Field, model_validator
 
 from stages.common.config import Config
 from stages.common.errors import InputError
 from stages.common.models.backbones.config import BackboneConfig, LoraConfig
-from stages.common.models.encoders.config import EncoderConfig
 from stages.common.patterns.config import Task
 from stages.common.patterns.syntax import Pattern
 
-
-class SubModelSpec(Config):
-    """A sub-model."""
-
-    kind: Literal["pet"] = "pet"
-    """pet: a sub-model."""
-    task: Task
-    """Labels, the pattern, label words if they are not searched for."""
-    pattern: str
-    """Name of its pattern."""
-    backbone: BackboneConfig
-    """Its language model."""
-    words: int | None = Field(None, ge=0)
-    """Place of its words among those that were searched for."""
-
-
-class ProbeSpec(Config):
-    """A probe."""
-
-    kind: Literal["probe"] = "probe"
-    """probe: logistic regression on sentence embeddings."""
-    encoder: EncoderConfig
-    """Its sentence encoder."""
-
-
-MemberSpec = Annotated[SubModelSpec | ProbeSpec, Field(discriminator="kind")]
 PromptTuningMethod = Literal["prompt_tuning", "p_tuning", "prefix_tuning", "p_tuning_v2"]
 WORD_VECTORS = "table.words"
 """Parameter of a prompt's vectors that start from words, which a curriculum holds for a while."""

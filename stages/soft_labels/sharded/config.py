@@ -6,7 +6,6 @@ from pydantic import Field, field_validator
 
 from stages.common.config import Config
 from stages.common.data.config import Source
-from stages.common.prompts.config import MemberSpec
 from stages.soft_labels.config import EnsembleConfig
 
 
@@ -35,8 +34,6 @@ class ShardedLabelsConfig(Config):
     """Labels of the task, in the order of the logits."""
     ensemble: EnsembleConfig = EnsembleConfig()
     """How votes are mixed."""
-    voters: tuple[MemberSpec, ...]
-    """The members, in the order of the inputs."""
     groups: tuple[str, ...]
     """Kind of each member, for balanced weights."""
     shards: ShardsConfig
