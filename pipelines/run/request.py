@@ -14,7 +14,7 @@ from rich.console import Console
 
 from cluster.run.events import Event
 from cluster.run.result import RunOptions
-from cluster.steps.plan import PlannedStep, PlanState
+from cluster.steps.plan import Plan, PlanState
 from cluster.steps.step import Step
 from cluster.store.base import Store
 from cluster.store.location import open_store
@@ -66,7 +66,7 @@ def check_cached(request: RunRequest) -> None:
         raise with_location(error, request.path) from error
 
 
-def check_memory(request: RunRequest, options: RunOptions, steps: list[Step], planned: list[PlannedStep]) -> None:
+def check_memory(request: RunRequest, options: RunOptions, steps: list[Step], planned: Plan) -> None:
     """Refuses steps that are to run and cannot fit into this machine; one of a cluster is let pass."""
     if options.address or not request.config.resources.check_memory:
         return
@@ -77,7 +77,7 @@ def check_memory(request: RunRequest, options: RunOptions, steps: list[Step], pl
         raise with_location(error, request.path) from error
 
 
-def check_nvme(request: RunRequest, options: RunOptions, steps: list[Step], planned: list[PlannedStep]) -> None:
+def check_nvme(request: RunRequest, options: RunOptions, steps: list[Step], planned: Plan) -> None:
     """Refuses steps that are to run with weights on a disk, where this machine lacks what that takes."""
     if options.address:
         return
@@ -87,6 +87,6 @@ def check_nvme(request: RunRequest, options: RunOptions, steps: list[Step], plan
         raise with_location(error, request.path) from error
 
 
-def _to_run(steps: list[Step], planned: list[PlannedStep]) -> list[Step]:
+def _to_run(steps: list[Step], planned: Plan) -> list[Step]:
     names = {line.name for line in planned if line.state is PlanState.RUN}
     return [step for step in steps if step.name in names]

@@ -68,6 +68,10 @@ class ResourcesSection(Config):
     """Steps at a time; none: as many as there is room for."""
     check_memory: bool = True
     """Refuse to run where weights and what trains are more than the memory that there is."""
+    versions_in_key: bool = False
+    """If True, the versions of Python and of the libraries are part of every key, so an upgrade reruns all steps. By
+    default, `clozeline plan` only shows which versions differ.
+    """
 
     @model_validator(mode="after")
     def _weights_go_somewhere(self) -> Self:

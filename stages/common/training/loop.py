@@ -7,7 +7,6 @@ the numbers of an uninterrupted run.
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Callable, Mapping, Sequence
 from typing import TypeVar
 
@@ -15,6 +14,7 @@ import torch
 from torch import Tensor
 
 from stages.common.errors import DivergedError, InputError
+from stages.common.progress import ProgressReporter
 from stages.common.protocols import Engine, Recorder
 from stages.common.seeds import derive_seed, torch_rng
 from stages.common.training import checkpoints
@@ -22,7 +22,6 @@ from stages.common.training.checkpoints import BestCheckpoint, Progress
 from stages.common.training.config import EarlyStopping, TrainingConfig
 
 Item = TypeVar("Item")
-RECORD_EVERY_S = 0.2
 
 
 def train(
@@ -65,7 +64,7 @@ def train(
     optimizer = optimizer_for(parameters, config)
     engine.register_parameters(list(parameters.values()))
     progress = checkpoints.restore(engine, parameters, optimizer)
-    clock, teller = checkpoints.CheckpointTimer(), _ProgressReporter(recorder, len(progress.losses), num_steps)
+    clock, reporter = checkpoints.CheckpointTimer(), ProgressReporter(recorder, len(progress.losses), num_steps)
     with engine.graceful_stop() as stop_requested:
         while len(progress.losses) < num_steps and not progress.stopped:
             step = len(progress.losses)
@@ -83,27 +82,12 @@ def train(
             recorder.log_metric("train/learning_rate", rate, step + 1)
             _look(progress, config.early_stopping, validate, parameters, recorder, is_last=step + 1 == num_steps)
             is_over = progress.stopped or step + 1 == num_steps
-            teller.update(step + 1, loss, len(batch), at_once=is_over)
+            reporter.update(step + 1, loss, len(batch), at_once=is_over)
             checkpoints.maybe_save(
                 engine, clock, stop_requested, parameters, optimizer, progress, step=step + 1, is_over=is_over
             )
     _take_best(progress.best, parameters, recorder)
     return progress.losses
-
-
-class _ProgressReporter:
-    """Tells of the progress a few times a second; what it tells first starts the clock of the pace."""
-
-    def __init__(self, recorder: Recorder, done: int, total: int) -> None:
-        self._recorder, self._total = recorder, total
-        self._examples, self._told = 0, time.monotonic()
-        recorder.log_progress(done, total, phase="training", examples=0)
-
-    def update(self, done: int, loss: float, num_examples: int, *, at_once: bool) -> None:
-        self._examples += num_examples
-        if at_once or time.monotonic() - self._told > RECORD_EVERY_S:
-            self._told = time.monotonic()
-            self._recorder.log_progress(done, self._total, phase="training", loss=loss, examples=self._examples)
 
 
 def _check_dev_set(config: TrainingConfig, validate: Callable[[], tuple[float, float]] | None) -> None:
