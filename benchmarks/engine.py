@@ -91,7 +91,7 @@ def plan_many(store: Path) -> None:
         begun = time.perf_counter()
         done = python("-c", CLI, "plan", "smoke", "--store", str(store), *seeds)
         best = min(best, time.perf_counter() - begun)
-        lines = sum(line.startswith(("RUN", "HIT")) for line in done.stdout.splitlines())
+        lines = sum(line.startswith(("RUN", "CACHED")) for line in done.stdout.splitlines())
     row(f"plan of {lines} steps, whole process, best of 3", f"{best:.2f} s", "2 s")
 
 

@@ -21,13 +21,12 @@ LINE = b'{"text": "A film that is neither long nor short, and says what it has t
 
 def measure(data: Path, store: Path) -> None:
     """Plans once; prints seconds, bytes read, and a fingerprint."""
-    from cluster.steps.plan import plan
-    from pipelines.dag import fewshot
+    from pipelines.dag.planner import plan_recipe
     from pipelines.run.request import load_request
 
     before, started = _bytes_read(), time.perf_counter()
     asked = load_request("smoke", [f"data.pool.asset={data}"], store)
-    lines = plan(fewshot.build_steps(asked.config), asked.store)
+    lines = plan_recipe(asked.config, asked.store)
     figures = {"seconds": time.perf_counter() - started, "read": _bytes_read() - before}
     print(json.dumps({**figures, "fingerprint": lines[-1].fingerprint}))
 
