@@ -24,16 +24,17 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import numpy as np
+from datasets import Dataset
+from numpy.typing import NDArray
+from sklearn.linear_model import LogisticRegression
 
 from benchmarks.quality import rows
 from benchmarks.quality.splits import SEEDS, Row, prepare, read, some_of
 from stages.common.assets.cache import resolve
 from stages.common.metrics.classification import score
-
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
 
 _MPNET_PINS = (
     "74e420bd518ed195b64c6d2a2f184ae9ae5c3d72ca4e0ad94f12d88ff5678e6f",
@@ -95,7 +96,6 @@ class Job:
 def logreg(encoder: Path) -> Fit:
     """Logistic regression on embeddings, with scikit-learn's own settings."""
     from sentence_transformers import SentenceTransformer
-    from sklearn.linear_model import LogisticRegression
 
     model = SentenceTransformer(str(encoder), device="cpu")
     model.max_seq_length = MAX_LENGTH
@@ -119,8 +119,6 @@ def setfit(encoder: Path, seed: int, num_iterations: int | None) -> Fit:
         seed: Seed of the order and of dropout.
         num_iterations: Pairs of each kind a text; None takes every pair.
     """
-    import numpy as np
-    from datasets import Dataset
     from setfit import SetFitModel, Trainer, TrainingArguments
 
     model = SetFitModel.from_pretrained(str(encoder), device="cpu")
