@@ -33,7 +33,7 @@ help:
 	@echo "make test-all                               run all tests, except those of a browser and of a cluster"
 	@echo "make test-cluster                           run the tests that start a Ray cluster of several nodes"
 	@echo "make test-browser                           run the tests that open MLflow and the report in Chromium"
-	@echo "make check                                  lint, format and type checks"
+	@echo "make check                                  lint, format, type and word checks"
 	@echo "make reference                              write the generated pages of docs/reference"
 	@echo "make docs                                   the same, then build the site into site/ and check its links"
 
@@ -93,6 +93,7 @@ check: $(VENV)/installed-dev
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
+	@$(BIN)/python .ci/check_words.py
 
 format: $(VENV)/installed-dev
 	@$(BIN)/ruff check --fix .
