@@ -16,7 +16,7 @@ from cluster.run.signals import SignalHandler
 from cluster.run.state import Phase, RunState, StepState
 from cluster.run.watchdog import EXIT_DELAY_S
 from cluster.steps.fingerprint import config_params
-from cluster.steps.plan import PlanState, plan
+from cluster.steps.plan import Plan, PlanState, plan
 from cluster.steps.step import Step
 from cluster.steps.task_spec import TaskSpec, input_indices
 from cluster.store.base import Store
@@ -30,7 +30,7 @@ MAX_SLEEP_S = 0.2
 
 
 def execute(
-    steps: Iterable[Step],
+    steps: Plan | Iterable[Step],
     store: Store,
     options: RunOptions | None = None,
     tracker: Tracker | None = None,
@@ -42,7 +42,7 @@ def execute(
     its optimizer step, other steps are canceled and leases are released. A second signal ends the process at once.
 
     Args:
-        steps: The leaves, or all steps, of the graph.
+        steps: The plan of the run; or the leaves, or all steps, of a graph, which are then planned with `options`.
         store: The store that has the results.
         options: Which steps to run, and how.
         tracker: Logs to MLflow; None: nothing is logged.
@@ -58,9 +58,9 @@ def execute(
         emit = on_event or (lambda event: None)
         signals = stack.enter_context(SignalHandler(lambda: emit(events.Interrupted(at_once=True))))
         leases = stack.enter_context(Leases(options.ttl_s))
-        state = RunState(plan(steps, store, options))
+        planned = steps if isinstance(steps, Plan) else plan(steps, store, options)
         run = _Run(
-            state, store, options, leases=leases, tracker=tracker, on_event=emit, resources=stack, signals=signals
+            planned, store, options, leases=leases, tracker=tracker, on_event=emit, resources=stack, signals=signals
         )
         while run.advance():
             run.wait()
@@ -74,7 +74,7 @@ class _Run:
 
     def __init__(
         self,
-        state: RunState,
+        planned: Plan,
         store: Store,
         options: RunOptions,
         *,
@@ -85,7 +85,8 @@ class _Run:
         signals: SignalHandler,
     ) -> None:
         self.result = RunResult()
-        self._state = state
+        self._state = RunState(planned.lines.values())
+        self._key_options = planned.key_options
         self._store = store
         self._options = options
         self._leases = leases
@@ -229,6 +230,7 @@ class _Run:
             run_id=step.run_id,
             ttl_s=self._options.ttl_s,
             engine=self._options.engine,
+            key_options=self._key_options,
         )
         step.phase = Phase.RUNNING
         step.num_attempts += 1

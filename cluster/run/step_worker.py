@@ -22,12 +22,13 @@ from cluster.parallel.worker_signals import StopRequest
 from cluster.redaction import redact, redact_file
 from cluster.run.transient_errors import is_transient
 from cluster.run.watchdog import Watchdog, is_shutting_down
-from cluster.steps.code_digests import CodeDigests, versions
+from cluster.steps.code_digests import versions
+from cluster.steps.fingerprint import code_components
 from cluster.steps.step import resolve
 from cluster.steps.task_spec import TaskSpec, build_inputs
 from cluster.store.base import StagedResult, Store
 from cluster.store.location import open_store
-from cluster.store.manifest import FileEntry, Manifest, differences
+from cluster.store.manifest import CODE_PARTS, FileEntry, Manifest, differences
 from cluster.tracking.recorder import BatchRecorder, LogBatch
 
 
@@ -157,14 +158,13 @@ class _Attempt:
 
 
 def _check_code(spec: TaskSpec) -> None:
-    """Raises ClusterError if the code changed since the run started: its result would get the wrong fingerprint."""
-    before = {name: value for name, value in spec.key.components.items() if name.startswith("code.")}
-    now = {f"code.{module}": digest for module, digest in CodeDigests().of(spec.run.partition(":")[0]).items()}
-    changed = differences(before, now)
+    """Raises ClusterError if the code is not the code of the plan: the result would get the wrong fingerprint."""
+    before = {name: value for name, value in spec.key.components.items() if name.startswith(CODE_PARTS)}
+    changed = differences(before, code_components(spec.run, spec.key_options))
     if changed:
         raise ClusterError(
             f"{'; '.join(str(item) for item in changed)} since this run started.",
-            "Run the pipeline again: only the steps that use this code rerun.",
+            "Run the pipeline again: only steps that depend on this code run again.",
         )
 
 

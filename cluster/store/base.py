@@ -93,6 +93,17 @@ class Store(ABC):
         """Starts a result. The caller holds the lease with `token`."""
 
     @abstractmethod
+    def adopt(self, source: Manifest, manifest: Manifest, token: str) -> Manifest:
+        """Commits `manifest` with a copy of the files of `source`, another result of the same step.
+
+        Only the holder of the lease with `token` may call it. Files on one disk are linked, not copied.
+
+        Raises:
+            LeaseLostError: another driver took the step over.
+            StoreError: the store cannot be written.
+        """
+
+    @abstractmethod
     def files(self, step: str, fingerprint: str) -> Path:
         """Returns a folder on this machine with the committed files. A remote store downloads and checks them first.
 
@@ -327,11 +338,11 @@ class StagedResult(ABC):
             name: FileEntry(size=(self.out / name).stat().st_size, sha256=file_digest(self.out / name))
             for name in sorted_files(self.out)
         }
-        return self._publish(build(plain_result, files))
+        return self.publish(build(plain_result, files))
 
     @abstractmethod
-    def _publish(self, manifest: Manifest) -> Manifest:
-        """Publishes the files first, the manifest last. Returns the manifest as written."""
+    def publish(self, manifest: Manifest) -> Manifest:
+        """Makes the files permanent, then writes the manifest. Returns the manifest as written."""
 
     @abstractmethod
     def discard(self) -> None:

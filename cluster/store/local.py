@@ -9,7 +9,7 @@ from pathlib import Path
 
 from cluster.errors import LeaseLostError, StoreError
 from cluster.store.base import StagedResult, Store
-from cluster.store.files import file_digest, remove, sync_to_disk, sync_tree, write_atomic
+from cluster.store.files import file_digest, link_files, remove, sync_to_disk, sync_tree, write_atomic
 from cluster.store.lease import FileLease, is_held, locked
 from cluster.store.manifest import Manifest
 
@@ -39,6 +39,15 @@ class LocalStore(Store):
     def begin(self, step: str, fingerprint: str, token: str) -> LocalStagedResult:
         """See `Store`."""
         return LocalStagedResult(self.folder(step, fingerprint), step, fingerprint, token)
+
+    def adopt(self, source: Manifest, manifest: Manifest, token: str) -> Manifest:
+        """See `Store`."""
+        staged = self.begin(manifest.step, manifest.fingerprint, token)
+        try:
+            link_files(self.files(source.step, source.fingerprint), manifest.files, staged.out)
+            return staged.publish(manifest)
+        finally:
+            staged.discard()
 
     def files(self, step: str, fingerprint: str) -> Path:
         """See `Store`. Checks nothing, because the plan did."""
@@ -115,7 +124,8 @@ class LocalStagedResult(StagedResult):
         """See `StagedResult`."""
         remove(self.out)
 
-    def _publish(self, manifest: Manifest) -> Manifest:
+    def publish(self, manifest: Manifest) -> Manifest:
+        """See `StagedResult`."""
         sync_tree(self.out)
         with locked(self._folder):
             if not is_held(self._folder, self._token):

@@ -93,6 +93,36 @@ class RemoteStore(Store):
         """See `Store`."""
         return RemoteStagedResult(self, step, fingerprint, token)
 
+    def adopt(self, source: Manifest, manifest: Manifest, token: str) -> Manifest:
+        """See `Store`. The server copies the files."""
+        name = f"{manifest.step}/{manifest.fingerprint}"
+        tag = self.objects.read_tagged(f"{name}/manifest.json")[1]
+        manifest = replace(manifest, folder=f"files/{token[:16]}")
+        origin = f"{source.step}/{source.fingerprint}/{source.folder}"
+        self.objects.copy_all(origin, manifest.files, f"{name}/{manifest.folder}")
+        self.commit_manifest(manifest, token, tag)
+        return manifest
+
+    def commit_manifest(self, manifest: Manifest, token: str, tag: str | None) -> None:
+        """Writes the manifest, if the lease still has `token` and the manifest still has `tag` (None: is missing).
+
+        Then removes what earlier attempts left.
+
+        Raises:
+            LeaseLostError: another driver took the step over.
+        """
+        lease = self.slot(manifest.step, manifest.fingerprint).read()
+        if lease is None or lease.token != token:
+            raise LeaseLostError(manifest.step)
+        folder, data = f"{manifest.step}/{manifest.fingerprint}", manifest.to_json()
+        is_written = self.objects.compare_and_swap(f"{folder}/manifest.json", tag, data)
+        # The response to a successful write may be lost.
+        if not is_written and self.objects.read_tagged(f"{folder}/manifest.json")[0] != data:
+            raise LeaseLostError(manifest.step)
+        # The result is committed; objects that remain only cost space.
+        with suppress(StoreError):
+            self._remove_leftovers(folder, manifest)
+
     def files(self, step: str, fingerprint: str) -> Path:
         """See `Store`."""
         try:
@@ -126,6 +156,14 @@ class RemoteStore(Store):
         super().delete(step, fingerprint)
         for name in ("results", "scratch"):
             remove(self.local / name / step / fingerprint)
+
+    def _remove_leftovers(self, folder: str, manifest: Manifest) -> None:
+        """Removes what earlier attempts left in the folder of a committed result."""
+        for name in ("failure.json", "work.json", "work"):
+            self.objects.remove(f"{folder}/{name}")
+        for token in self.objects.children(f"{folder}/files"):
+            if f"files/{token}" != manifest.folder:
+                self.objects.remove(f"{folder}/files/{token}")
 
     def _download(self, manifest: Manifest, folder: Path) -> None:
         """Downloads and checks files in another folder, which is renamed when it is complete."""
@@ -193,23 +231,14 @@ class RemoteStagedResult(StagedResult):
         self._checkpoints.stop()
         remove(self.out)
 
-    def _publish(self, manifest: Manifest) -> Manifest:
-        objects = self._store.objects
+    def publish(self, manifest: Manifest) -> Manifest:
+        """See `StagedResult`."""
         manifest = replace(manifest, folder=f"files/{self._token[:16]}")
         self._checkpoints.stop(save=False)
-        objects.upload_all(self.out, manifest.files, f"{self._name}/{manifest.folder}")
-        lease = self._store.slot(self.step, self.fingerprint).read()
-        if lease is None or lease.token != self._token:
-            raise LeaseLostError(self.step)
+        self._store.objects.upload_all(self.out, manifest.files, f"{self._name}/{manifest.folder}")
         # The tag proves that no other driver committed since this attempt started.
-        name, data = f"{self._name}/manifest.json", manifest.to_json()
-        is_written = objects.compare_and_swap(name, self._manifest_tag, data)
-        if not is_written and objects.read_tagged(name)[0] != data:
-            raise LeaseLostError(self.step)
+        self._store.commit_manifest(manifest, self._token, self._manifest_tag)
         self._move_to_cache(manifest)
-        # The result is committed; objects that remain only cost space.
-        with suppress(StoreError):
-            self._remove_leftovers(manifest)
         return manifest
 
     def _move_to_cache(self, manifest: Manifest) -> None:
@@ -220,14 +249,6 @@ class RemoteStagedResult(StagedResult):
             remove(folder)
             self.out.rename(folder)
         remove(self.checkpoint_dir.parent)
-
-    def _remove_leftovers(self, manifest: Manifest) -> None:
-        objects = self._store.objects
-        for name in ("failure.json", "work.json", "work"):
-            objects.remove(f"{self._name}/{name}")
-        for token in objects.children(f"{self._name}/files"):
-            if f"files/{token}" != manifest.folder:
-                objects.remove(f"{self._name}/files/{token}")
 
 
 def _is_complete(folder: Path, manifest: Manifest) -> bool:
