@@ -8,7 +8,14 @@ from pathlib import Path
 
 import pytest
 
-from cluster.errors import CorruptResultError, LeaseHeldError, LeaseLostError, StepFailedError, StoreError
+from cluster.errors import (
+    CorruptResultError,
+    LeaseHeldError,
+    LeaseLostError,
+    StepFailedError,
+    StoreError,
+    StoreUnreachableError,
+)
 from cluster.store import object_store
 from cluster.store.base import Store
 from cluster.store.lease import Lease, Leases, Owner
@@ -245,3 +252,54 @@ def test_open_store_rejects_unusable_urls(proxy: Proxy) -> None:
         open_store("nonsense://bucket/store")
     with pytest.raises(StoreError, match="Create the bucket"):
         commit(open_store("s3://nowhere/store"))
+
+
+@pytest.mark.parametrize("status", [500, 503])
+def test_failed_requests_are_retried(proxy: Proxy, status: int) -> None:
+    proxy.fail_before = failing(object_store.ATTEMPTS - 1, status)
+    store = opened()
+    commit(store)
+    assert store.lookup("pet/x", FINGERPRINT, verify=True) is not None
+
+
+@pytest.mark.parametrize("status", [500, 503])
+def test_server_that_keeps_failing_raises_a_transient_error(proxy: Proxy, status: int) -> None:
+    store = opened()
+    commit(store)
+    proxy.fail_before = failing(10**9, status)
+    before = len(proxy.requests)
+    with pytest.raises(
+        StoreUnreachableError, match=f"is unreachable: {object_store.ATTEMPTS} attempts to read"
+    ) as caught:
+        store.lookup("pet/x", FINGERPRINT)
+    assert "Run again when it answers" in caught.value.remedy
+    assert caught.value.transient
+    assert len(proxy.requests) - before == object_store.ATTEMPTS
+
+
+@pytest.mark.parametrize("part", ["model.bin", "manifest.json"])
+def test_failed_commit_leaves_no_result(proxy: Proxy, part: str) -> None:
+    store = opened()
+    leases = Leases()
+    staged = begin(store, leases)
+    proxy.fail_before = failing(10**9, 503, "PUT", part)
+    with pytest.raises(StoreUnreachableError):
+        staged.commit({}, builder())
+    staged.discard()
+    leases.release(store.slot("pet/x", FINGERPRINT))
+    proxy.fail_before = None
+    assert store.inspect("pet/x", FINGERPRINT).manifest is None and store.inspect("pet/x", FINGERPRINT).problems == ()
+    commit(store)
+    assert store.lookup("pet/x", FINGERPRINT, verify=True) is not None
+    assert len(store.objects.children(f"pet/x/{FINGERPRINT}/files")) == 1
+
+
+@pytest.mark.parametrize("part", ["lease.json", "manifest.json"])
+def test_write_with_a_lost_response_succeeds(proxy: Proxy, part: str) -> None:
+    """The server wrote but its response was lost, so the retried conditional write finds its own first write."""
+    store = opened()
+    commit(store, "1" * 64)
+    proxy.fail_after = failing(1, 500, "PUT", part)
+    commit(store)
+    assert store.lookup("pet/x", FINGERPRINT, verify=True) is not None
+    assert store.lease("pet/x", FINGERPRINT) is None
