@@ -71,7 +71,7 @@ class SingleConfig(Config):
     def task(self) -> Task:
         """The task that the backbone solves to pseudo-label a sentence."""
         return Task(
-            name="labelling",
+            name="labeling",
             labels=tuple(self.verbalizer),
             patterns={PATTERN_NAME: self.pattern},
             verbalizer=self.verbalizer,
