@@ -12,8 +12,8 @@ results, the newest one is compared. What counts as equal:
 - images: the same bytes, or they are listed as `reported`, because they contain words. Reported files are not failures;
 - other files: the same bytes.
 
-With `--also`, values that differ between two runs of the old code count as nondeterministic. For them a difference of up to 1e-6, absolute or relative, is within tolerance. `report.json` in the folder
-`reports` counts as a step, too.
+With `--also`, values that differ between two runs of the old code count as nondeterministic. For these, a difference of
+up to 1e-6, absolute or relative, is within tolerance. `report.json` in the folder `reports` counts as a step as well.
 """
 
 from __future__ import annotations
