@@ -18,8 +18,7 @@ import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from cluster.steps.plan import plan
-from pipelines.dag import fewshot
+from pipelines.dag.planner import plan_recipe
 from pipelines.run.request import load_request
 
 LINE = b'{"text": "A film that is neither long nor short, and says what it has to say.", "category": "fresh"}\n'
@@ -39,7 +38,7 @@ def measure_plan(data: Path, store: Path) -> PlanTime:
     """Plans the smoke recipe once in this process."""
     bytes_before, start = _bytes_read(), time.perf_counter()
     request = load_request("smoke", [f"data.pool.asset={data}"], store)
-    planned_steps = plan(fewshot.build_steps(request.config), request.store)
+    planned_steps = plan_recipe(request.config, request.store)
     return PlanTime(time.perf_counter() - start, _bytes_read() - bytes_before, planned_steps[-1].fingerprint)
 
 

@@ -125,7 +125,7 @@ def tune_prompt(folder: Path, smoke: PipelineConfig, case: Case, strategy: Strat
         raise SystemExit("\n".join(str(error) for error in result.errors.values()))
     files = store.files("prompt", result.manifests["prompt"].fingerprint)
     vectors = load_file(files / "prompt" / "adapter_model.safetensors")["prompt_embeddings"]
-    logits = read_logits(files / "test_logits.jsonl", case.task.labels)
+    logits = read_logits(files / "test_logits.jsonl", case.task.labels).logits
     return TunedPrompt(vectors, logits, result.manifests["prompt"].seconds)
 
 

@@ -28,6 +28,7 @@ from stages.common.examples import Example
 from stages.common.models.backbones.base import Backbone
 from stages.common.models.backbones.config import BackboneConfig
 from stages.common.models.backbones.loader import load_backbone
+from stages.common.models.backbones.masked import MaskedBackbone
 from stages.common.models.batching import attention_implementation, default_device, wants_bf16
 from stages.common.models.cloze.classifier import ClozeClassifier
 from stages.common.models.model_files import model_folder
@@ -103,7 +104,7 @@ def classifier_on(backbone: Backbone, order: str) -> ClozeClassifier:
 def to_bf16(backbone: Backbone) -> Backbone:
     """Returns a copy with bfloat16 weights, as `load_backbone` returns on a machine that computes in bfloat16."""
     model = copy.deepcopy(backbone.model).to(torch.bfloat16)
-    return Backbone(model, backbone.tokenizer, backbone.family).freeze()
+    return type(backbone)(model, backbone.tokenizer).freeze()
 
 
 def one_at_a_time(classifier: ClozeClassifier, examples: list[Example]) -> NDArray[np.float64]:
@@ -147,4 +148,4 @@ def random_bert_base() -> Backbone:
     torch.manual_seed(0)
     tokenizer = AutoTokenizer.from_pretrained(Path(model_folder(BERT_TINY)))
     config = BertConfig(vocab_size=len(tokenizer), attn_implementation=attention_implementation())
-    return Backbone(BertForMaskedLM(config).to(default_device()), tokenizer, "masked").freeze()
+    return MaskedBackbone(BertForMaskedLM(config).to(default_device()), tokenizer).freeze()
