@@ -1,7 +1,8 @@
 """Continues without failed members if `ensemble.min_members` allows it.
 
-Without that key a missing member is an error: every step that needs the ensemble is blocked. With it, the ensemble's
-step lists the dropped members. Its fingerprint and the report therefore show them, and the next run retries them.
+Without that key a missing member is an error: every step that needs the ensemble is blocked. With it, the config of the
+ensemble's step lists the dropped members. Its fingerprint and the report therefore show them, and the next run retries
+them.
 """
 
 from __future__ import annotations
@@ -10,33 +11,34 @@ from cluster.run.result import RunResult, Status
 from cluster.steps.plan import plan
 from cluster.store.base import Store
 from pipelines.dag import fewshot
+from pipelines.kinds import KINDS
 from pipelines.schema.config import PipelineConfig
 
 
 def dropped_members(config: PipelineConfig, store: Store) -> tuple[str, ...]:
-    """Members whose last attempt failed, if those with a result are enough by themselves; else none.
+    """Returns the members whose last attempt failed, if enough members have a result; else none.
 
     Args:
         config: The recipe.
-        store: Where results and failures are.
+        store: The store with results and failures.
     """
     if config.ensemble.min_members is None:
         return ()
-    lines = plan(fewshot.build_steps(config), store)
-    voting = {step.name for line in lines if line.name == "soft_labels" for step in line.step.upstream()}
-    members = [line for line in lines if line.name in voting and not line.name.startswith("data/")]
-    made = [line.name for line in members if line.manifest is not None]
+    planned_steps = plan(fewshot.build_steps(config), store)
+    upstream = {step.name for item in planned_steps if item.step.kind == "soft_labels" for step in item.step.upstream()}
+    members = [item for item in planned_steps if item.name in upstream and KINDS[item.step.kind].votes]
+    finished = [item.name for item in members if item.manifest is not None]
     failed = [
-        line.name
-        for line in members
-        if line.manifest is None and store.failure(line.name, line.fingerprint) is not None
+        item.name
+        for item in members
+        if item.manifest is None and store.failure(item.name, item.fingerprint) is not None
     ]
-    enough = len(made) >= config.ensemble.min_members and len(made) + len(failed) == len(members)
-    return tuple(failed) if enough else ()
+    is_enough = len(finished) >= config.ensemble.min_members and len(finished) + len(failed) == len(members)
+    return tuple(failed) if is_enough else ()
 
 
 def merge_results(first: RunResult, second: RunResult) -> RunResult:
-    """One run out of two: the first, in which members failed, and the second, which went on without them."""
+    """Merges two results: of the run in which members failed, and of the run that continued without them."""
     steps = {name: report for name, report in first.steps.items() if report.status in (Status.EXECUTED, Status.CACHED)}
     return RunResult(
         steps=steps | second.steps,

@@ -3,7 +3,7 @@
 import enum
 import itertools
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -143,6 +143,8 @@ def test_name_assets_and_upstream_count_and_resources_do_not() -> None:
     assert fingerprint(toy("end", parts=(second, first), assets={"data": "d1"})) != base
     assert fingerprint(toy("end", parts=(toy("a", 7), second), assets={"data": "d1"})) != base
     more = Resources(cpus=64, gpus=8, max_attempts=1)
+    labeled = replace(toy("end", parts=(first, second), assets={"data": "d1"}), kind="sum", labels={"seed": "0"})
+    assert fingerprint(labeled) == base
     assert fingerprint(toy("end", parts=(first, second), assets={"data": "d1"}, resources=more)) == base
 
 
