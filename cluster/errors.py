@@ -9,6 +9,7 @@ ClusterError
 │   ├── LeaseLostError        another driver took this step over; nothing was committed
 │   ├── OutdatedManifestError a version with another manifest format committed the result
 │   └── CorruptResultError    committed files are missing or changed
+├── AcceptError               more than code and library versions differs from a result that a user accepts
 ├── MissingUpstreamError      a step was selected, but a result that it needs is not committed
 ├── StepFailedError           a step's own function failed, or its worker died
 ├── WorkersLostError          some of a step's workers ended before the step did
@@ -107,6 +108,10 @@ class CorruptResultError(StoreError):
         )
         self.step = step
         self.problems = problems
+
+
+class AcceptError(ClusterError):
+    """A result cannot be kept, because more than code and library versions differs."""
 
 
 class MissingUpstreamError(ClusterError):

@@ -16,7 +16,7 @@ from cluster.run.result import RunOptions, RunResult, Status, StepResult
 from cluster.run.signals import SignalHandler
 from cluster.run.watchdog import EXIT_DELAY_S
 from cluster.steps.fingerprint import config_params
-from cluster.steps.plan import PlannedStep, PlanState, plan, stale_upstream
+from cluster.steps.plan import Plan, PlannedStep, PlanState, plan, stale_upstream
 from cluster.steps.step import Step
 from cluster.steps.task_spec import TaskSpec, input_indices
 from cluster.store.base import Store
@@ -29,7 +29,7 @@ STOP_WITHIN_S = 30.0
 
 
 def execute(
-    steps: Iterable[Step],
+    steps: Plan | Iterable[Step],
     store: Store,
     options: RunOptions | None = None,
     tracker: Tracker | None = None,
@@ -41,7 +41,7 @@ def execute(
     optimizer step, other steps are cancelled, leases are given back, and the outcome says so. Twice: leaves at once.
 
     Args:
-        steps: The leaves, or all steps, of the graph.
+        steps: The plan of the run; or the leaves, or all steps, of a graph, which are then planned with `options`.
         store: Where results are and go.
         options: Which steps, and how.
         tracker: MLflow runs; None: nothing is tracked.
@@ -57,7 +57,8 @@ def execute(
         emit = on_event or (lambda event: None)
         interrupts = stack.enter_context(SignalHandler(lambda: emit(events.Interrupted(at_once=True))))
         leases = stack.enter_context(Leases(options.ttl_s))
-        run = _Run(plan(steps, store, options), store, options, leases, tracker, emit, stack, interrupts)
+        planned = steps if isinstance(steps, Plan) else plan(steps, store, options)
+        run = _Run(planned, store, options, leases, tracker, emit, stack, interrupts)
         while run.advance():
             run.wait()
         run.leave_open()
@@ -70,7 +71,7 @@ class _Run:
 
     def __init__(
         self,
-        lines: list[PlannedStep],
+        planned: Plan,
         store: Store,
         options: RunOptions,
         leases: Leases,
@@ -80,8 +81,9 @@ class _Run:
         interrupts: SignalHandler,
     ) -> None:
         self.outcome = RunResult()
-        self._lines = {line.name: line for line in lines}
-        self._open = {line.name: line for line in lines}
+        self._key_options = planned.key_options
+        self._lines = planned.lines
+        self._open = dict(planned.lines)
         self._store = store
         self._options = options
         self._leases = leases
@@ -256,6 +258,7 @@ class _Run:
             attempt=attempt,
             run_id=run_id,
             ttl_s=self._options.ttl_s,
+            key_options=self._key_options,
         )
         self._running[line.name] = run_id or ""
         self._tries[line.name] = self._tries.get(line.name, 0) + 1

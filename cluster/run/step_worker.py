@@ -20,12 +20,13 @@ from cluster.parallel.worker_signals import StopRequest
 from cluster.redaction import redact, redact_file
 from cluster.run.transient_errors import is_transient
 from cluster.run.watchdog import Watchdog, is_shutting_down
-from cluster.steps.code_digests import CodeDigests, versions
+from cluster.steps.code_digests import versions
+from cluster.steps.fingerprint import code_components
 from cluster.steps.step import resolve
 from cluster.steps.task_spec import TaskSpec, build_inputs
 from cluster.store.base import StagedResult, Store
 from cluster.store.location import open_store
-from cluster.store.manifest import FileEntry, Manifest, differences
+from cluster.store.manifest import CODE_PARTS, FileEntry, Manifest, differences
 from cluster.tracking.recorder import BatchRecorder, LogBatch
 
 
@@ -149,14 +150,13 @@ def _run(
 
 
 def _check_code(order: TaskSpec) -> None:
-    """The fingerprint is of the code as the run began; code edited since would be committed under a wrong name."""
-    before = {name: value for name, value in order.key.components.items() if name.startswith("code.")}
-    now = {f"code.{module}": digest for module, digest in CodeDigests().of(order.run.partition(":")[0]).items()}
-    changed = differences(before, now)
+    """Raises an error if the code is not the code of the plan: its result would be committed under a wrong key."""
+    before = {name: value for name, value in order.key.components.items() if name.startswith(CODE_PARTS)}
+    changed = differences(before, code_components(order.run, order.key_options))
     if changed:
         raise ClusterError(
-            f"{'; '.join(str(item) for item in changed)} since this run began.",
-            "Run the pipeline again: only what depends on this code is made anew.",
+            f"{'; '.join(str(item) for item in changed)} since this run started.",
+            "Run the pipeline again: only steps that depend on this code run again.",
         )
 
 

@@ -87,6 +87,17 @@ class Store(ABC):
         """Starts a result. For who holds the lease with `token`."""
 
     @abstractmethod
+    def adopt(self, source: Manifest, manifest: Manifest, token: str) -> Manifest:
+        """Commits `manifest` with a copy of the files of `source`, another result of the same step.
+
+        Only the holder of the lease with `token` may call it. Files on one disk are linked, not copied.
+
+        Raises:
+            LeaseLostError: another driver took the step over.
+            StoreError: the store cannot be written.
+        """
+
+    @abstractmethod
     def files(self, step: str, fingerprint: str) -> Path:
         """The folder of the committed files, on this machine's disk; fetched, and compared to the manifest, if need be.
 

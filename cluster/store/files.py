@@ -11,7 +11,7 @@ import os
 import shutil
 import sqlite3
 import time
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import closing, contextmanager
 from pathlib import Path
 
@@ -127,6 +127,19 @@ def sync_tree(folder: Path) -> None:
             finally:
                 os.close(descriptor)
         sync_folder(Path(base))
+
+
+def link_files(source: Path, names: Iterable[str], target: Path) -> None:
+    """Links files into another folder, or copies them where the disk has no links."""
+    for name in names:
+        path = target / name
+        path.parent.mkdir(parents=True, exist_ok=True)
+        try:
+            path.hardlink_to(source / name)
+        except FileNotFoundError:
+            raise
+        except OSError:
+            shutil.copy2(source / name, path)
 
 
 def remove(path: Path) -> None:

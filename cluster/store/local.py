@@ -9,7 +9,7 @@ from pathlib import Path
 
 from cluster.errors import LeaseLostError, StoreError
 from cluster.store.base import StagedResult, Store
-from cluster.store.files import file_digest, remove, sync_folder, sync_tree, write_atomic
+from cluster.store.files import file_digest, link_files, remove, sync_folder, sync_tree, write_atomic
 from cluster.store.lease import FileLease, is_held, locked
 from cluster.store.manifest import Manifest
 
@@ -39,6 +39,15 @@ class LocalStore(Store):
     def begin(self, step: str, fingerprint: str, token: str) -> LocalStagedResult:
         """See `Store`."""
         return LocalStagedResult(self.place(step, fingerprint), step, fingerprint, token)
+
+    def adopt(self, source: Manifest, manifest: Manifest, token: str) -> Manifest:
+        """See `Store`."""
+        staged = self.begin(manifest.step, manifest.fingerprint, token)
+        try:
+            link_files(self._folder(source), manifest.files, staged.out)
+            return staged._publish(manifest)
+        finally:
+            staged.discard()
 
     def files(self, step: str, fingerprint: str) -> Path:
         """See `Store`. Nothing is looked at: who plans has done so."""

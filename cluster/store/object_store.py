@@ -103,6 +103,16 @@ class ObjectStore:
         """Copies a local file there."""
         self._with_retries(f"write {name}", lambda: self._fs.put_file(str(path), self._path(name)), writes=True)
 
+    def copy_all(self, source: str, names: Iterable[str], target: str) -> None:
+        """Copies objects on the server, several at a time."""
+
+        def copy(name: str) -> None:
+            paths = self._path(f"{source}/{name}"), self._path(f"{target}/{name}")
+            self._with_retries(f"write {target}/{name}", lambda: self._fs.cp_file(*paths), writes=True)
+
+        with ThreadPoolExecutor(NUM_THREADS) as pool:
+            list(pool.map(copy, names))
+
     def upload_all(self, folder: Path, names: Iterable[str], below: str) -> None:
         """Copies local files there, several at a time."""
         with ThreadPoolExecutor(NUM_THREADS) as pool:

@@ -91,6 +91,40 @@ class RemoteStore(Store):
         """See `Store`."""
         return RemoteStagedResult(self, step, fingerprint, token)
 
+    def adopt(self, source: Manifest, manifest: Manifest, token: str) -> Manifest:
+        """See `Store`. The server copies the files."""
+        name = f"{manifest.step}/{manifest.fingerprint}"
+        tag = self.objects.load(f"{name}/manifest.json")[1]
+        manifest = replace(manifest, folder=f"files/{token[:16]}")
+        origin = f"{source.step}/{source.fingerprint}/{source.folder}"
+        self.objects.copy_all(origin, manifest.files, f"{name}/{manifest.folder}")
+        self.commit_manifest(manifest, token, tag)
+        with suppress(StoreError):
+            self.tidy(manifest)
+        return manifest
+
+    def commit_manifest(self, manifest: Manifest, token: str, tag: str | None) -> None:
+        """Writes the manifest, if the lease still has `token` and the manifest still has `tag` (None: is missing).
+
+        Raises:
+            LeaseLostError: another driver took the step over.
+        """
+        lease = self.slot(manifest.step, manifest.fingerprint).read()
+        if lease is None or lease.token != token:
+            raise LeaseLostError(manifest.step)
+        data, name = manifest.to_json(), f"{manifest.step}/{manifest.fingerprint}/manifest.json"
+        if not self.objects.swap(name, tag, data) and self.objects.load(name)[0] != data:
+            raise LeaseLostError(manifest.step)
+
+    def tidy(self, manifest: Manifest) -> None:
+        """Removes what earlier attempts left."""
+        name = f"{manifest.step}/{manifest.fingerprint}"
+        for leftover in ("failure.json", "work.json", "work"):
+            self.objects.remove(f"{name}/{leftover}")
+        for other in self.objects.children(f"{name}/files"):
+            if f"files/{other}" != manifest.folder:
+                self.objects.remove(f"{name}/files/{other}")
+
     def files(self, step: str, fingerprint: str) -> Path:
         """See `Store`."""
         try:
@@ -196,18 +230,11 @@ class RemoteStagedResult(StagedResult):
         manifest = replace(manifest, folder=f"files/{self._token[:16]}")
         self._checkpoints.stop(save=False)
         objects.upload_all(self.out, manifest.files, f"{self._name}/{manifest.folder}")
-        lease = self._store.slot(self.step, self.fingerprint).read()
-        if lease is None or lease.token != self._token:
-            raise LeaseLostError(self.step)
-        data = manifest.to_json()
-        # The second condition: nobody committed since this attempt began.
-        name = f"{self._name}/manifest.json"
-        if not objects.swap(name, self._tag, data) and objects.load(name)[0] != data:
-            raise LeaseLostError(self.step)
+        self._store.commit_manifest(manifest, self._token, self._tag)
         self._keep(manifest)
-        # What is left over costs space and nothing else: the result is committed.
+        # The result is committed. Leftovers only cost space.
         with suppress(StoreError):
-            self._tidy(manifest)
+            self._store.tidy(manifest)
         return manifest
 
     def _keep(self, manifest: Manifest) -> None:
@@ -218,14 +245,6 @@ class RemoteStagedResult(StagedResult):
             remove(place)
             self.out.rename(place)
         remove(self.checkpoint_dir.parent)
-
-    def _tidy(self, manifest: Manifest) -> None:
-        objects = self._store.objects
-        for name in ("failure.json", "work.json", "work"):
-            objects.remove(f"{self._name}/{name}")
-        for other in objects.children(f"{self._name}/files"):
-            if f"files/{other}" != manifest.folder:
-                objects.remove(f"{self._name}/files/{other}")
 
 
 def _is_whole(place: Path, manifest: Manifest) -> bool:

@@ -7,31 +7,35 @@ them.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from cluster.run.result import RunResult, Status
-from cluster.steps.plan import plan
+from cluster.steps.plan import Plan
 from cluster.store.base import Store
-from pipelines.dag import fewshot
+from cluster.store.manifest import Manifest
 from pipelines.kinds import KINDS
 from pipelines.schema.config import PipelineConfig
 
 
-def dropped_members(config: PipelineConfig, store: Store) -> tuple[str, ...]:
-    """Returns the members whose last attempt failed, if enough members have a result; else none.
+def dropped_members(
+    config: PipelineConfig, planned: Plan, manifests: Mapping[str, Manifest], store: Store
+) -> tuple[str, ...]:
+    """Returns the members whose last attempt failed, if the members with a result are enough; else nothing.
 
     Args:
         config: The recipe.
-        store: The store with results and failures.
+        planned: The plan of all members.
+        manifests: The results of all steps.
+        store: Where failures are recorded.
     """
-    if config.ensemble.min_members is None:
+    if config.ensemble.min_members is None or "soft_labels" not in planned.steps:
         return ()
-    planned_steps = plan(fewshot.build_steps(config), store)
-    upstream = {step.name for item in planned_steps if item.step.kind == "soft_labels" for step in item.step.upstream()}
-    members = [item for item in planned_steps if item.name in upstream and KINDS[item.step.kind].votes]
-    finished = [item.name for item in members if item.manifest is not None]
+    members = [step.name for step in planned.steps["soft_labels"].upstream() if KINDS[step.kind].votes]
+    finished = [name for name in members if name in manifests]
     failed = [
-        item.name
-        for item in members
-        if item.manifest is None and store.failure(item.name, item.fingerprint) is not None
+        name
+        for name in members
+        if name not in manifests and store.failure(name, planned.keys[name].fingerprint) is not None
     ]
     is_enough = len(finished) >= config.ensemble.min_members and len(finished) + len(failed) == len(members)
     return tuple(failed) if is_enough else ()

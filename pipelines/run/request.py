@@ -14,7 +14,7 @@ from rich.console import Console
 
 from cluster.run.events import Event
 from cluster.run.result import RunOptions
-from cluster.steps.plan import PlannedStep, PlanState
+from cluster.steps.plan import Plan, PlanState
 from cluster.steps.step import Step
 from cluster.store.base import Store
 from cluster.store.location import open_store
@@ -61,7 +61,7 @@ def check_cached(request: RunRequest) -> None:
         models.check_models(request.config, only_cached=True)
 
 
-def check_memory(request: RunRequest, options: RunOptions, steps: list[Step], planned: list[PlannedStep]) -> None:
+def check_memory(request: RunRequest, options: RunOptions, steps: list[Step], planned: Plan) -> None:
     """Refuses steps that are to run and cannot fit into this machine; one of a cluster is let pass."""
     if options.address or not request.config.resources.check_memory:
         return
@@ -70,7 +70,7 @@ def check_memory(request: RunRequest, options: RunOptions, steps: list[Step], pl
         memory.check_fits(chosen, memory.local_budget(chosen))
 
 
-def check_nvme(request: RunRequest, options: RunOptions, steps: list[Step], planned: list[PlannedStep]) -> None:
+def check_nvme(request: RunRequest, options: RunOptions, steps: list[Step], planned: Plan) -> None:
     """Refuses steps that are to run with weights on a disk, where this machine lacks what that takes."""
     if options.address:
         return
@@ -78,6 +78,6 @@ def check_nvme(request: RunRequest, options: RunOptions, steps: list[Step], plan
         memory.check_nvme_folders(_to_run(steps, planned))
 
 
-def _to_run(steps: list[Step], planned: list[PlannedStep]) -> list[Step]:
+def _to_run(steps: list[Step], planned: Plan) -> list[Step]:
     names = {line.name for line in planned if line.state is PlanState.RUN}
     return [step for step in steps if step.name in names]

@@ -17,6 +17,7 @@ SAMPLES = [
     errors.LeaseLostError("pet/a/0"),
     errors.OutdatedManifestError(0, 1),
     errors.CorruptResultError("pet/a/0", ("model.bin is missing",)),
+    errors.AcceptError("config.rate changed.", "Run the step."),
     errors.MissingUpstreamError("distill/0", "soft_labels"),
     errors.StepFailedError("pet/a/0", "ValueError: no", trace="a\nb\nc", log="/logs/x.log", transient=True, attempt=2),
     errors.WorkersLostError("worker 1: killed"),
