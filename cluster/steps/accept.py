@@ -7,10 +7,10 @@ The files of the old result are committed again under the new key. The manifest 
 from __future__ import annotations
 
 import time
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 
-from cluster.errors import AcceptError, LeaseHeldError
+from cluster.errors import AcceptError
 from cluster.steps.plan import Plan, PlannedStep, PlanState, matching
 from cluster.steps.step import descendants
 from cluster.store.base import Store

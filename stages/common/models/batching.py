@@ -11,14 +11,16 @@ import math
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
 
 from stages.common.models.config import Precision
-from stages.common.patterns.encoding import Encoded
 from stages.common.protocols import Engine
+
+if TYPE_CHECKING:  # so that no change of the patterns retrains a student
+    from stages.common.patterns.encoding import Encoded
 
 PAD_TO_MULTIPLE_OF = 8
 """Lengths without gradients are padded to a multiple of this. A processor's library keeps code for every shape that it
