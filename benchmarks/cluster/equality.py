@@ -93,7 +93,7 @@ def tuned(
         raise SystemExit("\n".join(str(error) for error in outcome.errors.values()))
     files = store.files("prompt", outcome.manifests["prompt"].fingerprint)
     vectors = load_file(files / "prompt" / "adapter_model.safetensors")["prompt_embeddings"]
-    logits = read_logits(files / "test_logits.jsonl", task.labels)
+    logits = read_logits(files / "test_logits.jsonl", task.labels).logits
     return Way(vectors, logits, outcome.manifests["prompt"].seconds)
 
 

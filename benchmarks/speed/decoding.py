@@ -92,10 +92,8 @@ def in_bf16(backbone: Any) -> Any:
     """
     import torch
 
-    from stages.common.models.backbones.base import Backbone
-
     model = copy.deepcopy(backbone.model).to(torch.bfloat16)
-    return Backbone(model, backbone.tokenizer, backbone.family).freeze()
+    return type(backbone)(model, backbone.tokenizer).freeze()
 
 
 def one_at_a_time(classifier: Any, texts: list[Any]) -> NDArray[np.float64]:
@@ -144,11 +142,11 @@ def base() -> Any:
     import torch
     from transformers import AutoTokenizer, BertConfig, BertForMaskedLM
 
-    from stages.common.models.backbones.base import Backbone
+    from stages.common.models.backbones.masked import MaskedBackbone
     from stages.common.models.batching import attention_implementation, default_device
     from stages.common.models.model_files import model_folder
 
     torch.manual_seed(0)
     tokenizer = AutoTokenizer.from_pretrained(Path(model_folder(TINY)))
     config = BertConfig(vocab_size=len(tokenizer), attn_implementation=attention_implementation())
-    return Backbone(BertForMaskedLM(config).to(default_device()), tokenizer, "masked").freeze()
+    return MaskedBackbone(BertForMaskedLM(config).to(default_device()), tokenizer).freeze()

@@ -112,7 +112,7 @@ class Step:
 
     def upstream_by_component(self) -> dict[str, str]:
         """Returns component of the key, such as `inputs.members.0` -> name of the upstream step."""
-        names = {}
+        names: dict[str, str] = {}
         for role, item in self.inputs.items():
             if isinstance(item, tuple):
                 names |= {f"inputs.{role}.{index}": one.name for index, one in enumerate(item)}

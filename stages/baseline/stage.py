@@ -16,7 +16,7 @@ from stages.common.examples import Example
 from stages.common.metrics.classification import EvaluationResult
 from stages.common.models.encoders.text_classifier import TextClassifier
 from stages.common.protocols import Engine, Recorder
-from stages.common.training.evaluation import dev_validation, finish
+from stages.common.training.evaluation import dev_validation, evaluate_with_errors
 from stages.common.training.loop import train
 
 
@@ -49,7 +49,9 @@ def run(config: BaselineConfig, inputs: Inputs, out: Path, recorder: Recorder, e
     student = TextClassifier.from_encoder(config.student, config.labels, config.fields, config.seed)
     losses = _train(student, train_set, config, inputs, recorder, engine)
     write_losses(out, losses)
-    test = finish(student, inputs.data, out, recorder)
+    test = evaluate_with_errors(student, student.labels, inputs.data, out, recorder)
+    (out / "model").mkdir()
+    student.save(out / "model")
     return Result(
         test=test,
         final_loss=losses[-1] if losses else None,
@@ -80,7 +82,7 @@ def _train(
         return F.cross_entropy(logits, student.indices(batch).to(logits.device))
 
     student.train_mode(True)
-    validate = dev_validation(student, inputs.data, config.training, recorder)
+    validate = dev_validation(student, student.labels, inputs.data, config.training, recorder)
     return train(
         train_set, loss_of, student.parameters, config.training,
         seed=config.seed, recorder=recorder, engine=engine, validate=validate,

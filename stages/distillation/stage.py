@@ -22,7 +22,7 @@ from torch import Tensor
 
 from stages.common.data.soft_label_shards import confidences, load_rows
 from stages.common.data.split_files import load_examples
-from stages.common.data.step_outputs import read_logits, write_losses
+from stages.common.data.step_outputs import aligned, read_logits, write_losses
 from stages.common.errors import InputError
 from stages.common.examples import Example
 from stages.common.metrics.classification import EvaluationResult, softmax
@@ -30,7 +30,7 @@ from stages.common.models.encoders.text_classifier import TextClassifier
 from stages.common.protocols import Engine, Recorder
 from stages.common.seeds import python_rng
 from stages.common.training.config import TrainingConfig
-from stages.common.training.evaluation import dev_validation, finish
+from stages.common.training.evaluation import dev_validation, evaluate_with_errors
 from stages.common.training.loop import train
 from stages.distillation.config import DistillationConfig
 
@@ -123,7 +123,9 @@ def run(config: DistillationConfig, inputs: Inputs, out: Path, recorder: Recorde
     else:
         losses = _train(student, lessons, config, config.training, inputs, recorder, engine)
     write_losses(out, losses)
-    test = finish(student, inputs.data, out, recorder)
+    test = evaluate_with_errors(student, student.labels, inputs.data, out, recorder)
+    (out / "model").mkdir()
+    student.save(out / "model")
     return Result(
         test=test,
         final_loss=losses[-1] if losses else None,
@@ -157,7 +159,8 @@ def _soft_labeled_examples(config: DistillationConfig, inputs: Inputs) -> list[D
     pile = load_examples(inputs.data / "unlabeled.jsonl")
     if not pile:
         raise InputError("there are no unlabelled texts to learn from.", "Name some.", key="data.unlabeled")
-    teacher = read_logits(inputs.soft_labels / "soft_labels.jsonl", config.labels)
+    rows = read_logits(inputs.soft_labels / "soft_labels.jsonl", config.labels)
+    teacher = aligned(rows, [item.uid for item in pile])
     kept = select_confident(teacher, config.keep_fraction, config.min_confidence)
     if not kept:
         raise _nothing_left(config, float(softmax(teacher).max()))
@@ -208,7 +211,7 @@ def _train(
         return total
 
     student.train_mode(True)
-    validate = dev_validation(student, inputs.data, loop, recorder)
+    validate = dev_validation(student, student.labels, inputs.data, loop, recorder)
     return train(
         examples, loss_of, student.parameters, loop,
         seed=config.seed, recorder=recorder, engine=engine, validate=validate,

@@ -18,7 +18,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from stages.common.data.step_outputs import read_logits
+from stages.common.data.step_outputs import aligned, read_logits
 from stages.common.examples import Example
 from stages.common.metrics.classification import softmax
 from stages.common.models.averaging import member_weights
@@ -49,7 +49,8 @@ def select_examples(
     weights = member_weights(
         config.weights, [item["train_accuracy_before_training"] for item in about], [""] * len(folders)
     )
-    votes = np.stack([read_logits(folder / "unlabeled_logits.jsonl", labels) for folder in folders])
+    uids = [item.uid for item in unlabeled_set]
+    votes = np.stack([aligned(read_logits(folder / "unlabeled_logits.jsonl", labels), uids) for folder in folders])
     logits = np.average(votes, axis=0, weights=weights)
     rng = python_rng(seed, "generation", config.generation)
     among = config.num_most_likely if config.from_zero and config.generation == 1 else None

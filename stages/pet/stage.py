@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from torch import Tensor
@@ -82,11 +83,12 @@ def run(config: PetConfig, inputs: Inputs, out: Path, recorder: Recorder, engine
         if inputs.batched is None:
             losses = _train(config, inputs, classifier, submodel, [*train_set, *drawn], recorder, engine)
         else:
-            submodel.prompt, last, _ = load_trained_prompt(inputs.batched, config.name, backbone)
-            classifier.prompt, losses = submodel.prompt, [last]
+            trained = load_trained_prompt(inputs.batched, config.name, backbone)
+            submodel.prompt = classifier.prompt = trained.prompt
+            losses = [trained.final_loss]
         write_losses(out, losses)
         log_inspection(submodel.prompt, backbone, recorder)
-        submodel.save(config.pattern, out)
+        submodel.save(task, config.pattern, out)
         if losses:
             recorder.log_metric("train/accuracy", _accuracy(classifier, train_set, recorder, "labelled set"))
         finish = write_member_logits if config.label_unlabeled else evaluate_on_test
@@ -131,7 +133,7 @@ def _prepend_demonstrations(
 def _accuracy(classifier: ClozeClassifier, examples: list[Example], recorder: Recorder, phase: str) -> float:
     if not examples:
         return 0.0
-    return classifier.evaluate(examples, recorder, phase)[0].accuracy
+    return classifier.evaluate(examples, recorder, phase).score.accuracy
 
 
 def _train(
@@ -148,9 +150,7 @@ def _train(
         return []
 
     dev_set = load_examples(inputs.data / "dev.jsonl") if config.training.early_stopping else []
-    validate: Callable[[], tuple[float, float]] | None = None
-    if dev_set:
-        validate = lambda: classifier.validate(dev_set, recorder)  # noqa: E731
+    validate = partial(classifier.validate, dev_set, recorder) if dev_set else None
     loss_of: Callable[[list[LabeledCloze]], Tensor] = cached_loss(classifier)
     if config.mlm is not None:
         pile = load_examples(inputs.data / "unlabeled.jsonl")

@@ -6,8 +6,8 @@ PPT (Gu et al., ACL 2022). The other methods are those of stages/common/prompts/
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 from stages.common.data.split_files import load_examples
@@ -21,6 +21,7 @@ from stages.common.prompts.config import PromptServingConfig
 from stages.common.prompts.initialization import initialize_prompt
 from stages.common.prompts.inspection import log_inspection
 from stages.common.prompts.peft_format import load_trained_prompt, save_prompt, tidy
+from stages.common.prompts.soft_prompt import Prompt
 from stages.common.prompts.submodels import SubModel, new_submodel
 from stages.common.protocols import Engine, Recorder
 from stages.common.training.evaluation import log_test_scores
@@ -68,6 +69,7 @@ def run(config: PromptTuningConfig, inputs: Inputs, out: Path, recorder: Recorde
             classifier = ClozeClassifier.of(
                 config.task, config.pattern, backbone, config.backbone, prompt, engine=engine
             )
+        assert isinstance(classifier.prompt, Prompt)
         save_prompt(classifier.prompt, backbone, out / "prompt", config.prompt.method)
         log_inspection(classifier.prompt, backbone, recorder)
         if classifier.head is not None:
@@ -104,9 +106,7 @@ def _trained(
     parameters |= {f"head.{name}": item for name, item in head.named_parameters()} if head else {}
     train_set = load_examples(inputs.data / "train.jsonl")
     dev_set = load_examples(inputs.data / "dev.jsonl") if config.training.early_stopping else []
-    validate: Callable[[], tuple[float, float]] | None = None
-    if dev_set:
-        validate = lambda: classifier.validate(dev_set, recorder)  # noqa: E731
+    validate = partial(classifier.validate, dev_set, recorder) if dev_set else None
     if submodel.adapter is not None:
         submodel.backbone.model.train()
     losses = train(

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 
 from stages.common import figures
 from stages.common.data.split_files import load_examples
-from stages.common.data.step_outputs import read_logits, write_logits
+from stages.common.data.step_outputs import aligned, read_logits, write_logits
 from stages.common.examples import Example
 from stages.common.metrics.calibration import entropies
 from stages.common.metrics.classification import EvaluationResult, Score, score, softmax
@@ -60,7 +60,8 @@ def run(config: SoftLabelsConfig, inputs: Inputs, out: Path, recorder: Recorder,
     weights = member_weights(
         ensemble.weights, [item["train_accuracy_before_training"] for item in about], config.groups
     )
-    votes, test_votes = (_member_logits(config, inputs.members, name) for name in ("unlabeled_logits", "test_logits"))
+    votes = _member_logits(config, inputs.members, "unlabeled_logits", pile)
+    test_votes = _member_logits(config, inputs.members, "test_logits", test_set)
     mixed = average_members(votes, weights, ensemble.average, ensemble.temperature)
     write_logits(out / "soft_labels.jsonl", pile, mixed, labels)
     test_mixed = average_members(test_votes, weights, ensemble.average, ensemble.temperature)
@@ -91,16 +92,19 @@ def run(config: SoftLabelsConfig, inputs: Inputs, out: Path, recorder: Recorder,
     )
 
 
-def _member_logits(config: SoftLabelsConfig, members: tuple[Path, ...], name: str) -> NDArray[np.float64]:
+def _member_logits(
+    config: SoftLabelsConfig, members: tuple[Path, ...], name: str, examples: list[Example]
+) -> NDArray[np.float64]:
     """[M, n, C] logits of all members, calibrated."""
 
     references = {"none": "", "contextual": "content_free_logits", "unlabeled": "unlabeled_logits"}
     reference = references[config.ensemble.calibration]
     votes = []
     for member in members:
-        logits = read_logits(member / f"{name}.jsonl", config.labels)
+        rows = read_logits(member / f"{name}.jsonl", config.labels)
+        logits = aligned(rows, [item.uid for item in examples])
         if reference:
-            logits = calibrate(logits, read_logits(member / f"{reference}.jsonl", config.labels))
+            logits = calibrate(logits, read_logits(member / f"{reference}.jsonl", config.labels).logits)
         votes.append(logits)
     return np.stack(votes)
 

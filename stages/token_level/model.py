@@ -10,7 +10,7 @@ from typing import Any, Generic, TypeVar
 import torch
 from torch import Tensor
 
-from stages.common.metrics.classification import Score
+from stages.common.metrics.classification import DevScore, Score
 from stages.common.models.backbones.base import Backbone
 from stages.common.models.backbones.config import BackboneConfig
 from stages.common.models.batching import autocast, batches_by_length, wants_bf16
@@ -77,14 +77,14 @@ class TokenLevelModel(ABC, Generic[TaskT, Text, Item]):
             states = self.backbone.hidden_states(batch, self.prompt())
             return self.head(states), batch.mask_position
 
-    def validate(self, texts: Sequence[Text], recorder: Recorder) -> tuple[float, float]:
+    def validate(self, texts: Sequence[Text], recorder: Recorder) -> DevScore:
         """Merit (entity F1 or F1 of answers, where there is one; else accuracy) and loss, for early stopping."""
-        found, _ = self.evaluate(texts, recorder, "development set")
+        found, _ = self.evaluate(texts, recorder, "dev set")
         items = self.items(texts)
         with torch.inference_mode():
             losses = [float(self.loss(items[start : start + 8])) for start in range(0, len(items), 8)]
         merit = found.macro_f1 if found.entity_f1 is None else found.entity_f1
-        return merit, sum(losses) / len(losses)
+        return DevScore(merit, sum(losses) / len(losses))
 
     def batches(self, encoded: Sequence[Encoded], recorder: Recorder, phase: str) -> Iterator[list[int]]:
         """Rows in batches of similar length, without gradients and dropout while the caller computes."""

@@ -111,7 +111,9 @@ def test_two_workers_end_where_one_ends(
             assert torch.allclose(values, other[name], atol=2e-5), path
     labels = film_task(family).labels
     assert np.allclose(
-        read_logits(alone / "test_logits.jsonl", labels), read_logits(both / "test_logits.jsonl", labels), atol=1e-4
+        read_logits(alone / "test_logits.jsonl", labels).logits,
+        read_logits(both / "test_logits.jsonl", labels).logits,
+        atol=1e-4,
     )
     uids = [[json.loads(line)["uid"] for line in (item / "test_logits.jsonl").open()] for item in (alone, both)]
     assert uids[0] == uids[1]

@@ -50,7 +50,9 @@ def run(config: BatchedTuningConfig, inputs: Inputs, out: Path, recorder: Record
         for job in config.jobs:
             pretrained = None if job.pretrained is None else inputs.pretrained[job.pretrained]
             prompt = initialize_prompt(job.prompt, job.task, job.pattern, backbone, job.seed, pretrained)
-            classifier = ClozeClassifier.of(job.task, job.pattern, backbone, config.backbone, prompt, job.loss)
+            classifier = ClozeClassifier.of(
+                job.task, job.pattern, backbone, config.backbone, prompt, loss_kind=job.loss
+            )
             items = classifier.items(load_examples(inputs.data[job.data] / "train.jsonl"))
             trainings.append(TrainingJob(job.name, items, dict(prompt.named_parameters()), job.training, job.seed))
             prompts.append(prompt)

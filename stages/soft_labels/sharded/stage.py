@@ -24,8 +24,7 @@ from stages.common.data.step_outputs import read_logits
 from stages.common.data.text_shards import TextBatch
 from stages.common.examples import Example
 from stages.common.models.averaging import average_members, calibrate, member_weights
-from stages.common.prompts.config import ProbeSpec, SubModelSpec
-from stages.common.prompts.loader import MemberLoader
+from stages.common.prompts.loader import ModelLoader
 from stages.common.protocols import Engine, LogitModel, NullRecorder, Recorder
 from stages.soft_labels.config import EnsembleConfig
 from stages.soft_labels.sharded.config import ShardedLabelsConfig
@@ -46,27 +45,23 @@ class Ensemble:
         cls,
         config: EnsembleConfig,
         labels: Sequence[str],
-        voters: Sequence[SubModelSpec | ProbeSpec],
         groups: Sequence[str],
         folders: Sequence[Path],
-        words: Sequence[Path],
     ) -> Ensemble:
         """Loads every member.
 
         Args:
             config: How votes are mixed.
             labels: [C] labels, in the order of the logits.
-            voters: [M] members.
             groups: [M] kind of each member, for balanced weights.
             folders: [M] files of the members.
-            words: Files of the verbalizer search, if words were searched for.
         """
         about = [json.loads((folder / "result.json").read_text()) for folder in folders]
         file = {"none": "", "contextual": "content_free_logits", "unlabeled": "unlabeled_logits"}[config.calibration]
-        loader = MemberLoader(words)
+        loader = ModelLoader()
         return cls(
-            [loader.load(voter, folder) for voter, folder in zip(voters, folders, strict=True)],
-            [read_logits(folder / f"{file}.jsonl", labels) if file else None for folder in folders],
+            [loader.load(folder) for folder in folders],
+            [read_logits(folder / f"{file}.jsonl", labels).logits if file else None for folder in folders],
             member_weights(config.weights, [item["train_accuracy_before_training"] for item in about], groups),
             config,
         )
@@ -83,10 +78,9 @@ class Ensemble:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Inputs:
-    """`members`: files of every member; `words`: files of the verbalizer search, if words were searched for."""
+    """`members`: files of every member."""
 
     members: tuple[Path, ...]
-    verbalizer: tuple[Path, ...] = ()
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -135,9 +129,7 @@ def run(config: ShardedLabelsConfig, inputs: Inputs, out: Path, recorder: Record
 def labeler(config: ShardedLabelsConfig, inputs: Inputs) -> Callable[[TextBatch], Rows]:
     """What labels a batch; loads all members."""
 
-    ensemble = Ensemble.load(
-        config.ensemble, config.labels, config.voters, config.groups, inputs.members, inputs.verbalizer
-    )
+    ensemble = Ensemble.load(config.ensemble, config.labels, config.groups, inputs.members)
 
     def label(batch: TextBatch) -> Rows:
         return labeled_rows(batch, ensemble.predict(batch.examples), config.labels)

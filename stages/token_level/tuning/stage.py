@@ -6,8 +6,8 @@ In this setting P-tuning v2 claims to match fine-tuning (Liu et al., ACL 2022, s
 from __future__ import annotations
 
 import json
-from collections.abc import Callable
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -101,9 +101,8 @@ def _trained(
     train_set, dev_set = sets
     parameters = {**dict(reading.prompt.named_parameters()), **submodel.parameters}
     parameters |= {f"head.{name}": item for name, item in reading.head.named_parameters()}
-    validate: Callable[[], tuple[float, float]] | None = None
-    if config.training.early_stopping and dev_set:
-        validate = lambda: reading.validate(dev_set, recorder)  # noqa: E731
+    is_validated = config.training.early_stopping and dev_set
+    validate = partial(reading.validate, dev_set, recorder) if is_validated else None
     if submodel.adapter is not None:
         submodel.backbone.model.train()
     losses = train(

@@ -53,8 +53,8 @@ WITHOUT_EFFECT = {
         "stages/common/models/cloze/*.py", r"(\.log_progress\(.*phase=)[^,)\n]+", r'\1"changed"'
     ),
     "timeout of a download": Edit("stages/common/assets/*.py", r"(\w*TIMEOUT_S = )[\d.]+", r"\g<1>77"),
-    "logging interval of a stage": Edit("stages/common/progress.py", r"(EVERY_S = )[\d.]+", r"\g<1>77"),
-    "logging interval of a worker": Edit("cluster/tracking/recorder.py", r"(EVERY_S = )[\d.]+", r"\g<1>77"),
+    "logging interval of a stage": Edit("stages/common/progress.py", r"(\w+_S = )[\d.]+", r"\g<1>77"),
+    "logging interval of a worker": Edit("cluster/tracking/recorder.py", r"(SEND\w*_S = )[\d.]+", r"\g<1>77"),
     "comment": Edit("stages/common/seeds.py", r"\n\n\n", "\n\n\n# Changed.\n"),
 }
 PATTERN_STEPS = ("ppt", "pet", "zero_shot", "prompts", "soft_labels", "distill", "report")

@@ -14,7 +14,7 @@ import torch
 from stages.common.errors import InputError
 from stages.common.models.backbones.base import Backbone
 from stages.common.models.backbones.config import LoraConfig
-from stages.common.prompts.config import PromptConfig, check_annotates
+from stages.common.prompts.config import PromptConfig, check_fits_token_level
 from stages.common.prompts.initialization import new_prompt
 from stages.common.seeds import python_rng
 from stages.common.training.config import EarlyStopping, TrainingConfig
@@ -306,6 +306,6 @@ def test_a_head_for_another_task_is_refused(
 )
 def test_methods_that_need_words_are_refused(settings: dict[str, Any], key: str) -> None:
     with pytest.raises(InputError) as caught:
-        check_annotates(PromptConfig(**settings))
+        check_fits_token_level(PromptConfig(**settings))
     assert caught.value.key == key
-    check_annotates(PromptConfig())
+    check_fits_token_level(PromptConfig())
