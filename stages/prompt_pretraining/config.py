@@ -8,7 +8,7 @@ from pydantic import Field, field_validator, model_validator
 
 from stages.common.config import Config, OptionalAssetRef
 from stages.common.data.config import CorpusConfig
-from stages.common.errors import AssetError, InputError
+from stages.common.errors import InputError
 from stages.common.models.backbones.config import BackboneConfig
 from stages.common.models.config import Calibration
 from stages.common.patterns.config import Task
