@@ -110,6 +110,16 @@ class Step:
             else:
                 yield item
 
+    def upstream_by_component(self) -> dict[str, str]:
+        """Returns component of the key, such as `inputs.members.0` -> name of the upstream step."""
+        names: dict[str, str] = {}
+        for role, item in self.inputs.items():
+            if isinstance(item, tuple):
+                names |= {f"inputs.{role}.{index}": one.name for index, one in enumerate(item)}
+            else:
+                names[f"inputs.{role}"] = item.name
+        return names
+
 
 def function_name(function: Callable[..., Any]) -> str:
     """Returns `module:function` of a function, as `Step.run` has it."""

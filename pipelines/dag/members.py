@@ -22,7 +22,7 @@ from pipelines.schema.sections.ensemble import PetMember, PetSection, ProbeMembe
 from pipelines.schema.sections.prompts import PromptTaskConfig
 from pipelines.schema.sections.resources import Section
 from stages.common.models.backbones.config import BackboneConfig
-from stages.common.prompts.config import ProbeSpec, PromptConfig, SubModelSpec
+from stages.common.prompts.config import PromptConfig
 from stages.common.seeds import python_rng
 from stages.pet.config import GenerationConfig, PetConfig
 from stages.pet.verbalizer_search.config import VerbalizerSearchConfig
@@ -256,7 +256,6 @@ def _probe(config: PipelineConfig, name: str, section: ProbeMember, data: Step) 
 
 def labeled_shards_step(config: PipelineConfig, section: ShardsSection, members: tuple[Step, ...]) -> Step:
     """Returns the step that labels shards with the ensemble."""
-    words = {step.name: step for member in members if isinstance(step := member.inputs.get("verbalizer"), Step)}
     return make_step(
         config,
         "soft_label_shards",
@@ -265,23 +264,13 @@ def labeled_shards_step(config: PipelineConfig, section: ShardsSection, members:
         config=ShardedLabelsConfig(
             labels=config.task.labels,
             ensemble=EnsembleConfig.of(config.ensemble),
-            voters=tuple(_member_spec(step, list(words)) for step in members),
             groups=tuple(step.labels["member"] for step in members),
             shards=ShardsConfig.of(section),
         ),
-        inputs={"members": members, "verbalizer": list(words.values())},
+        inputs={"members": members},
         resources=section.resources,
         shards="shards.source.asset",
     )
-
-
-def _member_spec(step: Step, words: Sequence[str]) -> SubModelSpec | ProbeSpec:
-    """Returns how a member is loaded. `words`: names of the steps that find label words."""
-    if isinstance(step.config, ProbeConfig):
-        return ProbeSpec.of(step.config)
-    assert isinstance(step.config, PetConfig)
-    verbalizer = step.inputs.get("verbalizer")
-    return SubModelSpec.of(step.config, words=words.index(verbalizer.name) if isinstance(verbalizer, Step) else None)
 
 
 def sample_teachers(names: Sequence[str], own: str, fraction: float, rng: random.Random) -> tuple[str, ...]:

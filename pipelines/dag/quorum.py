@@ -7,33 +7,38 @@ them.
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from cluster.run.result import RunResult, Status
-from cluster.steps.plan import plan
+from cluster.steps.plan import Plan
 from cluster.store.base import Store
-from pipelines.dag import fewshot
+from cluster.store.manifest import Manifest
 from pipelines.kinds import KINDS
 from pipelines.schema.config import PipelineConfig
 
 
-def dropped_members(config: PipelineConfig, store: Store) -> tuple[str, ...]:
+def dropped_members(
+    config: PipelineConfig, planned: Plan, manifests: Mapping[str, Manifest], store: Store
+) -> tuple[str, ...]:
     """Returns the members whose last attempt failed, if enough members have a result; else none.
 
     Args:
         config: The recipe.
-        store: The store with results and failures.
+        planned: The plan of all its steps.
+        manifests: The results of its steps.
+        store: The store with the failures.
     """
     if config.ensemble.min_members is None:
         return ()
-    planned_steps = plan(fewshot.build_steps(config), store)
-    upstream = {step.name for item in planned_steps if item.step.kind == "soft_labels" for step in item.step.upstream()}
-    members = [item for item in planned_steps if item.name in upstream and KINDS[item.step.kind].votes]
-    finished = [item.name for item in members if item.manifest is not None]
+    ensembles = [step for step in planned.steps.values() if step.kind == "soft_labels"]
+    members = {item.name for step in ensembles for item in step.upstream() if KINDS[item.kind].votes}
     failed = [
-        item.name
-        for item in members
-        if item.manifest is None and store.failure(item.name, item.fingerprint) is not None
+        name
+        for name in planned.steps
+        if name in members - manifests.keys() and store.failure(name, planned.keys[name].fingerprint) is not None
     ]
-    is_enough = len(finished) >= config.ensemble.min_members and len(finished) + len(failed) == len(members)
+    num_finished = len(members & manifests.keys())
+    is_enough = num_finished >= config.ensemble.min_members and num_finished + len(failed) == len(members)
     return tuple(failed) if is_enough else ()
 
 

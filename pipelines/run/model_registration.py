@@ -6,7 +6,7 @@ several seeds by test accuracy would fit the test set.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
@@ -19,7 +19,7 @@ from rich.markup import escape
 import pipelines
 import stages
 from cluster.run.result import RunResult
-from cluster.steps.plan import PlannedStep
+from cluster.steps.plan import Plan
 from cluster.steps.step import Step
 from cluster.store.base import Store
 from cluster.tracking.model_registry import Candidate, PyfuncSpec, delete_orphaned_models, register
@@ -44,9 +44,7 @@ def pyfunc_spec() -> PyfuncSpec:
     )
 
 
-def register_models(
-    request: RunRequest, planned: Sequence[PlannedStep], result: RunResult, tracker: Tracker, console: Console
-) -> None:
+def register_models(request: RunRequest, planned: Plan, result: RunResult, tracker: Tracker, console: Console) -> None:
     """Registers the models of a run and prints them. An error is printed as a warning, because the results are safe."""
     names = []
     try:
@@ -67,25 +65,25 @@ def register_models(
         console.print(f"models    {escape(', '.join(names))}", highlight=False, soft_wrap=True)
 
 
-def candidates(request: RunRequest, planned: Sequence[PlannedStep], result: RunResult) -> Iterator[Candidate]:
+def candidates(request: RunRequest, planned: Plan, result: RunResult) -> Iterator[Candidate]:
     """Yields the student and each prompt with its test accuracy.
 
     Args:
         request: The recipe and the store.
-        planned: All steps of the recipe after the run, with their manifests.
+        planned: The plan of the run.
         result: The run.
     """
-    manifests = {item.name: item.manifest for item in planned}
+    manifests = {**planned.manifests, **result.manifests}
     first_seeds: dict[str, Step] = {}
-    for item in planned:
-        name = model_name(request.config.name, item.step)
-        if name and item.name in result.manifests:
-            first_seeds.setdefault(name, item.step)
+    for step in planned.steps.values():
+        name = model_name(request.config.name, step)
+        if name and step.name in result.manifests:
+            first_seeds.setdefault(name, step)
     for name, step in first_seeds.items():
         manifest = result.manifests[step.name]
         data, run_id = step.inputs["data"], result.steps[step.name].run_id
         assert isinstance(data, Step)
-        splits = manifests[data.name]
+        splits = manifests.get(data.name)
         if splits is None or run_id is None:
             continue  # the data were removed from the store during the run, so the test set is unknown
         signature = _signature(step.config)

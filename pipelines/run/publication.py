@@ -13,7 +13,7 @@ from rich.markup import escape
 
 from cluster.run.result import RunResult
 from cluster.steps.code_digests import versions
-from cluster.steps.plan import PlannedStep
+from cluster.steps.plan import Plan
 from cluster.tracking.tracker import Tracker
 from pipelines.report.comparisons import flat_inits
 from pipelines.report.page import charts, graph, writer
@@ -22,39 +22,37 @@ from pipelines.run import provenance
 from pipelines.run.request import RunRequest
 
 
-def log_plan(tracker: Tracker, request: RunRequest, planned: list[PlannedStep]) -> None:
+def log_plan(tracker: Tracker, request: RunRequest, planned: Plan) -> None:
     """Logs the resolved recipe, the graph and the plan to the parent run, before any step runs."""
-    steps = [item.step for item in planned]
     resolved = yaml.safe_dump(request.config.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=110)
     tracker.parent.log_text("recipe.yaml", resolved)
-    tracker.parent.log_text("graph.mmd", graph.mermaid(steps))
+    tracker.parent.log_text("graph.mmd", graph.mermaid(list(planned.steps.values())))
     rows = [
         {
             "state": item.state.value,
             "step": item.name,
             "fingerprint": item.fingerprint,
-            "reason": "; ".join(item.reasons),
+            "reason": "; ".join((*item.reasons, *item.notes)),
         }
         for item in planned
     ]
     tracker.parent.log_table("plan", rows)
-    tracker.parent.log_params({"recipe": request.config.name, "steps": len(steps), **flat(request.config)})
+    tracker.parent.log_params({"recipe": request.config.name, "steps": len(planned.steps), **flat(request.config)})
 
 
-def publish(
-    request: RunRequest, planned: list[PlannedStep], result: RunResult, tracker: Tracker, console: Console
-) -> None:
+def publish(request: RunRequest, planned: Plan, result: RunResult, tracker: Tracker, console: Console) -> None:
     """Writes and logs the report if its step has a result, and prints the leaderboard.
 
     Args:
         request: The recipe and the store.
-        planned: All steps of the recipe after the run, with their manifests.
+        planned: The plan of the run.
         result: The run.
         tracker: Logs the report to the parent run.
         console: Prints the leaderboard.
     """
-    steps = [item.step for item in planned]
-    seconds = {item.name: item.manifest.seconds for item in planned if item.manifest is not None}
+    steps = list(planned.steps.values())
+    manifests = {**planned.manifests, **result.manifests}  # of all steps, not only of the selected ones
+    seconds = {name: manifests[name].seconds for name in planned.steps if name in manifests}
     counts = {"executed": len(result.executed), "cached": len(result.cached), "wall_s": round(result.wall_s, 2)}
     _log_costs(tracker, result, counts, seconds)
     manifest = result.manifests.get("report")

@@ -11,7 +11,7 @@ from rich.console import Console
 
 from cluster.run.events import EventHandler
 from cluster.run.result import RunOptions
-from cluster.steps.plan import PlannedStep, PlanState
+from cluster.steps.plan import Plan, PlanState
 from cluster.store.base import Store
 from cluster.store.location import open_store
 from pipelines.preflight import memory, models
@@ -66,7 +66,7 @@ def check_cached(request: RunRequest) -> None:
         models.check_models(request.config, only_cached=True)
 
 
-def check_machine(request: RunRequest, options: RunOptions, planned: list[PlannedStep]) -> None:
+def check_machine(request: RunRequest, options: RunOptions, planned: Plan) -> None:
     """Raises `InputError` if this machine lacks the memory or the NVMe folders of a step to run.
 
     Does nothing on a Ray cluster.

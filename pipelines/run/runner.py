@@ -8,10 +8,10 @@ from dataclasses import replace
 
 from cluster.run.result import RunOptions, RunResult
 from cluster.run.scheduler import execute
-from cluster.steps.plan import PlanState, plan
-from cluster.steps.step import Step
+from cluster.steps.plan import Plan, PlanState
 from cluster.tracking.tracker import Tracker
-from pipelines.dag import fewshot, quorum
+from pipelines.dag import quorum
+from pipelines.dag.planner import plan_recipe
 from pipelines.run import provenance
 from pipelines.run.model_registration import register_models
 from pipelines.run.publication import log_plan, publish
@@ -36,8 +36,7 @@ def run_recipe(request: RunRequest, options: RunOptions, display: RunDisplay, *,
         check_request(request, on_start)
     if options.max_parallel is None:
         options = replace(options, max_parallel=request.config.resources.max_parallel)
-    steps = fewshot.build_steps(request.config)
-    planned = plan(steps, request.store, options)
+    planned = plan_recipe(request.config, request.store, options)
     check_machine(request, options, planned)
     num_steps = Counter(item.state for item in planned)
     console.print(f"{name}: {num_steps[PlanState.RUN]} steps to run, {num_steps[PlanState.CACHED]} cached")
@@ -46,15 +45,14 @@ def run_recipe(request: RunRequest, options: RunOptions, display: RunDisplay, *,
     with Tracker.open(request.store.local, name, name, uri=tracking_server(), tags=tags, datasets=datasets) as tracker:
         log_plan(tracker, request, planned)
         with display.events(console, num_steps[PlanState.RUN]) as on_event:
-            result = execute(steps, request.store, options, tracker, on_event)
-        dropped = quorum.dropped_members(request.config, request.store) if result.failed else ()
-        if dropped:
-            steps, result = _run_without(dropped, result, request, options, tracker, display)
+            result = execute(planned, request.store, options, tracker, on_event)
+        manifests = {**planned.manifests, **result.manifests}
+        if result.failed and (dropped := quorum.dropped_members(request.config, planned, manifests, request.store)):
+            planned, result = _run_without(dropped, result, request, options, tracker, display)
         tracker.parent.log_datasets(datasets.all())
-        committed = plan(steps, request.store)  # of all steps, not only of the selected ones
-        publish(request, committed, result, tracker, console)
+        publish(request, planned, result, tracker, console)
         if register and not result.is_interrupted:
-            register_models(request, committed, result, tracker, console)
+            register_models(request, planned, result, tracker, console)
         if not result.ok:
             tracker.close("KILLED" if result.is_interrupted else "FAILED")
     return result
@@ -67,13 +65,14 @@ def _run_without(
     options: RunOptions,
     tracker: Tracker,
     display: RunDisplay,
-) -> tuple[list[Step], RunResult]:
+) -> tuple[Plan, RunResult]:
     """Runs the ensemble and all later steps without the members that failed."""
     display.console.print(f"dropped   {', '.join(dropped)} (ensemble.min_members)", style="yellow")
-    steps = fewshot.build_steps(request.config, dropped)
+    options = replace(options, from_=("soft_labels",))
+    planned = plan_recipe(request.config, request.store, options, dropped=dropped)
     with display.events(display.console, len(first.blocked)) as on_event:
-        second = execute(steps, request.store, replace(options, from_=("soft_labels",)), tracker, on_event)
-    return steps, quorum.merge_results(first, second)
+        second = execute(planned, request.store, options, tracker, on_event)
+    return planned, quorum.merge_results(first, second)
 
 
 def tracking_server() -> str | None:

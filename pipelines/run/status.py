@@ -10,10 +10,10 @@ from typing import Any
 from rich.table import Table
 
 from cluster.steps.fingerprint import fingerprints
-from cluster.steps.plan import plan
 from cluster.steps.step import graph
 from cluster.store.base import StaleResult, Store
 from pipelines.dag import fewshot
+from pipelines.dag.planner import key_options, plan_recipe
 from pipelines.run.request import RunRequest, load_request
 from stages.common.errors import InputError
 
@@ -41,7 +41,7 @@ def stale_results(recipes: Sequence[str], overrides: list[str] | None, store: st
                         "look stale.",
                         "Restore the file, or correct its path.",
                     )
-        for name, key in fingerprints(nodes).items():
+        for name, key in fingerprints(nodes, key_options(request.config)).items():
             keep.setdefault(name, set()).add(key.fingerprint)
     return requests[0].store, requests[0].store.find_stale(keep)
 
@@ -74,13 +74,14 @@ def format_size(num_bytes: int) -> str:
 def step_states(request: RunRequest) -> list[dict[str, Any]]:
     """Returns state, name and details of every step: committed, running (where), failed (error and log) or not run."""
     rows = []
-    for planned in plan(fewshot.build_steps(request.config), request.store):
+    for planned in plan_recipe(request.config, request.store):
         lease = request.store.lease(planned.name, planned.fingerprint)
         failure = request.store.failure(planned.name, planned.fingerprint)
         if lease is not None:
             state, details = "running", str(lease.owner)
         elif planned.manifest is not None:
-            state, details = "committed", f"{planned.manifest.seconds:.0f} s, {planned.manifest.num_bytes / 1e6:.1f} MB"
+            cost = f"{planned.manifest.seconds:.0f} s, {format_size(planned.manifest.num_bytes)}"
+            state, details = "committed", "; ".join((cost, *planned.notes))
         elif failure is not None:
             state, details = "failed", f"{failure.error} ({failure.log})"
         else:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from cluster.steps.plan import PlannedStep
+from cluster.steps.plan import Plan
 from cluster.steps.step import Step
 from cluster.store.base import Store
 from cluster.store.manifest import Manifest
@@ -16,8 +16,8 @@ from pipelines.kinds import KINDS, SETS
 class Datasets:
     """Maps each step to the data that it reads or wrote. Skips empty splits, such as an unset dev set."""
 
-    def __init__(self, planned: Sequence[PlannedStep], store: Store) -> None:
-        self._planned = {item.name: item for item in planned}
+    def __init__(self, planned: Plan, store: Store) -> None:
+        self._planned = planned.lines
         self._store = store
         self._written: dict[str, dict[str, Dataset]] = {}
 

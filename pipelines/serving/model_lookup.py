@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cluster.steps.plan import plan
 from cluster.steps.step import Step
-from pipelines.dag import fewshot, quorum
+from pipelines.dag import quorum
+from pipelines.dag.planner import plan_recipe
 from pipelines.run.request import load_request
 from pipelines.schema.locations import RecipeError
 from pipelines.serving import predictors
@@ -121,15 +121,17 @@ def find_prompts(recipe: str, overrides: list[str] | None, store: str | Path, me
 def _results(recipe: str, overrides: list[str] | None, store: str | Path, kind: str) -> list[tuple[Step, Path]]:
     """Returns all steps of a kind with the folders of their files, in the order of the recipe."""
     request = load_request(recipe, overrides, store)
-    steps = fewshot.build_steps(request.config, quorum.dropped_members(request.config, request.store))
-    steps = [step for step in steps if step.kind == kind]
-    planned = {item.name: item for item in plan(steps, request.store)}
+    planned = plan_recipe(request.config, request.store)
+    if dropped := quorum.dropped_members(request.config, planned, planned.manifests, request.store):
+        planned = plan_recipe(request.config, request.store, dropped=dropped)
     results = []
-    for step in steps:
-        if planned[step.name].manifest is None:
+    for item in planned:
+        if item.step.kind != kind:
+            continue
+        if item.manifest is None:
             raise RecipeError(
-                f"{step.name} of {recipe} has no result in {request.store.url}.",
+                f"{item.name} of {recipe} has no result in {request.store.url}.",
                 f"Run it first: clozeline run {recipe} --store {store}.",
             )
-        results.append((step, request.store.files(step.name, planned[step.name].fingerprint)))
+        results.append((item.step, request.store.files(item.name, item.fingerprint)))
     return results

@@ -3,21 +3,26 @@
 ValueError
 └── InputError             a recipe, a data file or an asset is not usable; every message ends in a remedy
     ├── PatternError       a pattern does not parse, or does not fit its task or backbone
-    ├── VerbalizerError    a label word is not one token of the backbone's vocabulary
+    ├── VerbalizerError    a label word is not in the backbone's vocabulary, or two labels have the same words
     ├── DataError          a data file lacks a column, a label or a text, or has too few examples
-    └── AssetError         a model or data file cannot be reached, or is damaged
+    └── AssetError         a model or data file is unreachable or damaged
 ArithmeticError
 └── DivergedError          a loss became NaN or infinite: training stopped at once
 RuntimeError
-└── StoppedError           a training run was asked to stop, and did so after it saved a checkpoint
+└── StoppedError           a stop was requested; training saved a checkpoint and ended
 """
 
 from __future__ import annotations
 
 
 class InputError(ValueError):
-    """Bad input. `key` is the dotted place in the recipe, `where` a file and line; both may be filled in on the way
-    up.
+    """A problem with a recipe, a data file or an asset that the user can fix.
+
+    Args:
+        problem: What is wrong, as a sentence.
+        remedy: What to do, as an imperative sentence.
+        key: Dotted key in the recipe, if known; a caller may add it.
+        where: File and line, if known; a caller may add it.
     """
 
     def __init__(self, problem: str, remedy: str, *, key: str = "", where: str = "") -> None:
@@ -31,11 +36,11 @@ class InputError(ValueError):
         return _rebuild, (type(self), self.problem, self.remedy, self.key, self.where)
 
     def __str__(self) -> str:
-        place = ": ".join(part for part in (self.where, self.key) if part)
-        return f"{place + ': ' if place else ''}{self.problem} {self.remedy}"
+        location = ": ".join(part for part in (self.where, self.key) if part)
+        return f"{location + ': ' if location else ''}{self.problem} {self.remedy}"
 
     def at(self, *, key: str = "", where: str = "") -> InputError:
-        """The same error with its place in the recipe, unless a more exact place is known already."""
+        """Returns the error with its location, unless it has one already."""
         return type(self)(self.problem, self.remedy, key=self.key or key, where=self.where or where)
 
 
@@ -44,15 +49,15 @@ class PatternError(InputError):
 
 
 class VerbalizerError(InputError):
-    """A label word is not one token of the backbone's vocabulary, or two labels share all their words."""
+    """A label word is not in the backbone's vocabulary, or two labels have the same words."""
 
 
 class DataError(InputError):
-    """A data file lacks a column, a label or a text, or holds too few examples."""
+    """A data file lacks a column, a label or a text, or has too few examples."""
 
 
 class AssetError(InputError):
-    """A model or data file cannot be reached, or is damaged."""
+    """A model or data file is unreachable or damaged."""
 
 
 class DivergedError(ArithmeticError):
@@ -68,18 +73,17 @@ class DivergedError(ArithmeticError):
 
 
 class StoppedError(RuntimeError):
-    """A training was asked to end, and saved a checkpoint first.
-
-    `transient`: it goes on when it runs again. `is_preemption`: nothing is wrong with it, so that this is no failed attempt.
-    """
+    """A stop was requested; training saved a checkpoint and ended."""
 
     transient = True
+    """True because a new attempt resumes from the checkpoint."""
     is_preemption = True
-    remedy = "It goes on from there when it runs again."
+    """True because this does not count as a failed attempt."""
+    remedy = "Run the step again to resume from the checkpoint."
 
     def __init__(self, num_done: int) -> None:
         super().__init__(num_done)
-        self.problem = f"it was asked to end, and saved a checkpoint behind step {num_done}."
+        self.problem = f"a stop was requested; training saved a checkpoint after step {num_done}."
 
     def __str__(self) -> str:
         return f"{self.problem} {self.remedy}"

@@ -9,15 +9,16 @@ from typing import Any
 
 @dataclass(frozen=True, slots=True)
 class Example:
-    """One text (or pair of texts) with its label, if it is known. `uid` is unique in its split; examples of one `group`
-    are answers to the same question, as in MultiRC.
-    """
+    """One item of a split: its fields and, if known, its label."""
 
     uid: str
+    """Unique in its split."""
     fields: Mapping[str, str]
+    """Field name -> text."""
     label: str | None = None
     group: str | None = None
+    """Examples of one group are answers to the same question, as in MultiRC."""
 
 
 Row = tuple[str, Mapping[str, Any]]
-"""A row of a file: its place ("file, line 7") and its values by column."""
+"""A row of a file: its location ("file, line 7") and its values by column."""

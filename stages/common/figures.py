@@ -1,14 +1,14 @@
-"""The figures that stages record. Each one is plotted from numbers that the stage already has.
+"""The figures that stages record. Each figure is plotted from values that the stage already has.
 
 Uses the objects of matplotlib, never pyplot, which keeps global state and is not safe in threads. Line colors are
 those of Okabe and Ito, which color-blind readers can distinguish; color maps have monotonic lightness. This module is
-outside of every fingerprint: a new layout of a figure retrains nothing.
+outside of all code digests, so a new layout of a figure does not retrain a model.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from matplotlib.axes import Axes
@@ -16,84 +16,82 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
-from stages.common.metrics.calibration import Bin
+from stages.common.metrics.calibration import Bin, CoveragePoint
 
 BLUE, ORANGE, GREEN, GRAY = "#0072B2", "#E69F00", "#009E73", "#7a7a7a"
 LINES = (BLUE, ORANGE, GREEN, "#CC79A7", "#D55E00")
 MAX_NUMBERS = 12
-"""Matrices with more rows than this show colours alone: numbers would overlap."""
+"""Matrices with more rows show colors only, because numbers would overlap."""
 MAX_NAME = 28
-"""Longer names of labels and members are cut."""
+"""Longer names of labels and members are truncated."""
 
 
 def confusion(table: Sequence[Mapping[str, Any]]) -> Figure:
-    """A row for each right label, a column for each predicted one; colours are shares of the row, numbers are texts.
+    """Plots the confusion matrix: one row per gold label, one column per predicted label.
 
     Args:
-        table: From `class_table` of stages/common/metrics/classification.py
+        table: From `per_class_report` of stages/common/metrics/classification.py
     """
-
     names = [str(row["label"]) for row in table]
     counts = np.array([[row[f"predicted {name}"] for name in names] for row in table])
     shares = counts / np.maximum(counts.sum(axis=1, keepdims=True), 1)
-    figure, axes = _square(len(names), f"{int(counts.trace()):,} of {int(counts.sum()):,} texts right")
+    figure, axes = _square(len(names), f"{int(counts.trace()):,} of {int(counts.sum()):,} examples correct")
     _matrix(axes, shares, [[f"{count:,}" for count in row] for row in counts], names, low=0)
     axes.set_xlabel("predicted label")
-    axes.set_ylabel("right label")
-    _color_bar(figure, axes, "share of the right label's texts")
+    axes.set_ylabel("gold label")
+    _color_bar(figure, axes, "share of the gold label's examples")
     return figure
 
 
 def agreement(member_logits: NDArray[np.float64], members: Sequence[str]) -> Figure:
-    """How often each pair of members gives a text the same label.
+    """Plots how often each pair of members predicts the same label.
 
     Args:
         member_logits: [M, n, C] logits.
         members: [M] names.
     """
-    guesses = member_logits.argmax(axis=2)
-    shares = (guesses[:, None, :] == guesses[None, :, :]).mean(axis=2)
+    predicted = member_logits.argmax(axis=2)
+    shares = (predicted[:, None, :] == predicted[None, :, :]).mean(axis=2)
     low = min(0.5, float(shares.min()))
-    figure, axes = _square(len(members), f"Agreement of members on {guesses.shape[1]:,} texts")
+    figure, axes = _square(len(members), f"Agreement of members on {predicted.shape[1]:,} examples")
     _matrix(axes, shares, [[f"{share:.2f}" for share in row] for row in shares], members, low=low)
-    _color_bar(figure, axes, "share of texts with the same label")
+    _color_bar(figure, axes, "share of examples with the same label")
     return figure
 
 
 def entropy(shares: NDArray[np.float64]) -> Figure:
-    """Histogram of how unsure the soft labels are.
+    """Plots a histogram of the entropy of soft labels.
 
     Args:
         shares: [n] from `entropies` of stages/common/metrics/calibration.py
     """
-
-    figure, axes = _plain("How unsure the soft labels are")
+    figure, axes = _plain("Entropy of the soft labels")
     axes.hist(shares, bins=np.linspace(0, 1, 21).tolist(), color=BLUE, edgecolor="white", linewidth=0.5)
     axes.axvline(float(np.median(shares)), color=ORANGE, linewidth=2, label=f"median {np.median(shares):.2f}")
     axes.set_xlim(0, 1)
-    axes.set_xlabel("entropy of a soft label (0 sure, 1 every label alike)")
-    axes.set_ylabel("texts")
+    axes.set_xlabel("entropy of a soft label (0: certain, 1: uniform)")
+    axes.set_ylabel("examples")
     axes.legend(frameon=False)
     return figure
 
 
 def reliability(bins: Sequence[Bin], ece: float) -> Figure:
-    """Accuracy against confidence: on the diagonal a probability means what it says.
+    """Plots accuracy against confidence; a calibrated model is on the diagonal.
 
     Args:
-        bins: From `bins` of stages/common/metrics/calibration.py
+        bins: From `reliability_bins` of stages/common/metrics/calibration.py
         ece: Expected calibration error.
     """
     figure, axes = _plain(f"Reliability: calibration error {ece:.3f}")
-    most = max((item.count for item in bins), default=1)
-    axes.plot([0, 1], [0, 1], color=GRAY, linestyle="--", linewidth=1, label="well calibrated")
+    max_count = max((item.count for item in bins), default=1)
+    axes.plot([0, 1], [0, 1], color=GRAY, linestyle="--", linewidth=1, label="perfect calibration")
     axes.plot([item.confidence for item in bins], [item.accuracy for item in bins], color=BLUE, linewidth=1.5)
     axes.scatter(
         [item.confidence for item in bins],
         [item.accuracy for item in bins],
-        s=[20 + 180 * item.count / most for item in bins],
+        s=[20 + 180 * item.count / max_count for item in bins],
         color=BLUE,
-        label="larger: more texts",
+        label="size: number of examples",
         zorder=3,
     )
     axes.set_xlim(0, 1.02)
@@ -104,35 +102,36 @@ def reliability(bins: Sequence[Bin], ece: float) -> Figure:
     return figure
 
 
-def coverage(points: Sequence[tuple[float, float]]) -> Figure:
-    """Accuracy on the surest texts against their share.
+def coverage(points: Sequence[CoveragePoint]) -> Figure:
+    """Plots the accuracy on the most confident examples against their share.
 
     Args:
-        points: From `coverage` of stages/common/metrics/calibration.py
+        points: From `accuracy_at_coverage` of stages/common/metrics/calibration.py
     """
-    figure, axes = _plain("Accuracy when only the surest texts are answered")
-    axes.plot([share for share, _ in points], [right for _, right in points], color=GREEN, marker="o", markersize=4)
+    figure, axes = _plain("Accuracy on the most confident examples")
+    axes.plot(
+        [point.share for point in points], [point.accuracy for point in points], color=GREEN, marker="o", markersize=4
+    )
     axes.set_xlim(0, 1.02)
-    axes.set_ylim(max(0.0, min(right for _, right in points) - 0.05), 1.01)
-    axes.set_xlabel("share of texts answered, the surest first")
-    axes.set_ylabel("accuracy on them")
+    axes.set_ylim(max(0.0, min(point.accuracy for point in points) - 0.05), 1.01)
+    axes.set_xlabel("share of examples, the most confident first")
+    axes.set_ylabel("accuracy")
     axes.grid(axis="y", alpha=0.3)
     return figure
 
 
-def norms(values: Sequence[float], usual: float | None = None) -> Figure:
-    """Lengths of a prompt's vectors.
+def norms(values: Sequence[float], vocabulary_mean: float | None = None) -> Figure:
+    """Plots the norms of a prompt's vectors.
 
     Args:
         values: [N] Euclidean norms.
-        usual: The mean length of the vocabulary's embeddings, to compare with; None: nothing to compare with.
+        vocabulary_mean: Mean norm of the vocabulary's embeddings, to compare with.
     """
-
     figure, axes = _plain("Norms of the prompt's vectors")
     axes.bar(range(1, len(values) + 1), list(values), color=BLUE, width=0.8)
-    if usual is not None:
-        axes.axhline(usual, color=ORANGE, linewidth=2, label=f"mean of the vocabulary: {usual:.2f}")
-        axes.set_ylim(0, 1.2 * max([usual, *values]))
+    if vocabulary_mean is not None:
+        axes.axhline(vocabulary_mean, color=ORANGE, linewidth=2, label=f"mean of the vocabulary: {vocabulary_mean:.2f}")
+        axes.set_ylim(0, 1.2 * max([vocabulary_mean, *values]))
         axes.legend(frameon=False)
     axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.set_xlabel("vector")
@@ -141,18 +140,18 @@ def norms(values: Sequence[float], usual: float | None = None) -> Figure:
 
 
 def learning_curve(points: Sequence[Mapping[str, Any]]) -> Figure:
-    """Accuracy against the number of labelled texts, a line for each method, with deviations over choices of texts.
+    """Plots accuracy against the number of labeled examples, one line per method, with standard deviations.
 
     Args:
-        points: With `method`, `num_labeled`, `accuracy`, `accuracy_std`; few labels first.
+        points: With `method`, `num_labeled`, `accuracy`, `accuracy_std`; in ascending order of `num_labeled`.
     """
-    figure, axes = _plain("Accuracy against the number of labelled texts")
+    figure, axes = _plain("Accuracy against the number of labeled examples")
     for number, method in enumerate(dict.fromkeys(point["method"] for point in points)):
-        mine = [point for point in points if point["method"] == method]
+        line = [point for point in points if point["method"] == method]
         axes.errorbar(
-            [point["num_labeled"] for point in mine],
-            [point["accuracy"] for point in mine],
-            yerr=[point["accuracy_std"] or 0 for point in mine],
+            [point["num_labeled"] for point in line],
+            [point["accuracy"] for point in line],
+            yerr=[point["accuracy_std"] or 0 for point in line],
             color=LINES[number % len(LINES)],
             marker="o",
             capsize=4,
@@ -162,7 +161,7 @@ def learning_curve(points: Sequence[Mapping[str, Any]]) -> Figure:
     axes.set_xscale("log", base=2)
     axes.set_xticks(sizes, [f"{size:,}" for size in sizes])
     axes.minorticks_off()
-    axes.set_xlabel("labelled texts (log scale)")
+    axes.set_xlabel("labeled examples (log scale)")
     axes.set_ylabel("test accuracy")
     axes.grid(axis="y", alpha=0.3)
     axes.legend(frameon=False)
@@ -170,23 +169,22 @@ def learning_curve(points: Sequence[Mapping[str, Any]]) -> Figure:
 
 
 def initializations(task: str, runs: Sequence[Mapping[str, Any]]) -> Figure:
-    """Prompts of one task by what they start from: test accuracy over seeds, and the mean loss while they train.
+    """Compares the initializations of a task's prompts: test accuracy over seeds, and mean loss during training.
 
     Args:
-        task: Its name.
-        runs: With `method`, `init`, `accuracy`, `accuracy_std` and `losses`, which are (optimizer step, loss).
+        task: Name of the task.
+        runs: With `method`, `init`, `accuracy`, `accuracy_std` and `losses`, pairs of optimizer step and loss.
     """
-
     figure = Figure(figsize=(9.6, 4.2), layout="constrained")
     scores, curves = figure.subplots(1, 2)
-    figure.suptitle(f"Starts of the prompts of {task}")
+    figure.suptitle(f"Initializations of the prompts of {task}")
     for number, item in enumerate(runs):
-        colour = LINES[number % len(LINES)]
+        color = LINES[number % len(LINES)]
         scores.errorbar(
-            [item["accuracy"]], [number], xerr=[item["accuracy_std"] or 0], color=colour, marker="o", capsize=4
+            [item["accuracy"]], [number], xerr=[item["accuracy_std"] or 0], color=color, marker="o", capsize=4
         )
         if item["losses"]:
-            curves.plot(*zip(*item["losses"], strict=True), color=colour, label=item["method"])
+            curves.plot(*zip(*item["losses"], strict=True), color=color, label=item["method"])
     names = ["\n".join(dict.fromkeys((item["method"], item["init"]))) for item in runs]
     scores.set_yticks(list(range(len(runs))), names)
     scores.set_ylim(len(runs) - 0.5, -0.5)
@@ -202,22 +200,25 @@ def initializations(task: str, runs: Sequence[Mapping[str, Any]]) -> Figure:
     return figure
 
 
-def _plain(title: str) -> tuple[Figure, Axes]:
+class _Plot(NamedTuple):
+    figure: Figure
+    axes: Axes
 
+
+def _plain(title: str) -> _Plot:
     figure = Figure(figsize=(6.4, 4.2), layout="constrained")
     axes = figure.add_subplot()
     axes.set_title(title)
     axes.spines[["top", "right"]].set_visible(False)
-    return figure, axes
+    return _Plot(figure, axes)
 
 
-def _square(size: int, title: str) -> tuple[Figure, Axes]:
-
+def _square(size: int, title: str) -> _Plot:
     inches = min(14.0, size * (0.62 if size <= MAX_NUMBERS else 0.32))
     figure = Figure(figsize=(3.4 + inches, 2.3 + inches), layout="constrained")
     axes = figure.add_subplot()
     axes.set_title(title, fontsize=11)
-    return figure, axes
+    return _Plot(figure, axes)
 
 
 def _matrix(
@@ -228,7 +229,7 @@ def _matrix(
     *,
     low: float,
 ) -> None:
-    """Draws [R, R] values between `low` and 1, with their texts where there is room."""
+    """Plots [R, R] values between `low` and 1, with their texts if the matrix is small."""
     axes.imshow(shares, vmin=low, vmax=1, cmap="cividis")
     ticks = range(len(names))
     shown = [name if len(name) <= MAX_NAME else f"{name[: MAX_NAME - 1]}…" for name in names]
@@ -239,8 +240,8 @@ def _matrix(
         return
     for row in ticks:
         for column in ticks:
-            colour = "black" if (shares[row, column] - low) / (1 - low or 1) > 0.55 else "white"
-            axes.text(column, row, texts[row][column], ha="center", va="center", color=colour, fontsize=9)
+            color = "black" if (shares[row, column] - low) / (1 - low or 1) > 0.55 else "white"
+            axes.text(column, row, texts[row][column], ha="center", va="center", color=color, fontsize=9)
 
 
 def _color_bar(figure: Figure, axes: Axes, label: str) -> None:

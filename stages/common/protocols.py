@@ -21,95 +21,97 @@ if TYPE_CHECKING:
 
 
 class LogitModel(Protocol):
-    """Anything that gives logits."""
+    """Anything that predicts logits."""
 
     def predict(self, examples: Sequence[Example], recorder: Recorder, phase: str) -> NDArray[np.float64]:
-        """[n, C] logits, in the order of `examples`."""
+        """Returns logits, [n, C], in the order of `examples`; logs progress under the name `phase`."""
 
 
 class Recorder(Protocol):
-    """Where a stage's curves, pictures and tables go. Names are alike in all stages, so that runs compare."""
+    """Records curves, figures and tables of a stage. All stages use the same names, so runs can be compared."""
 
     def log_metric(self, name: str, value: float, step: int = 0) -> None:
-        """One point of the curve `name`; `step` is the optimizer step (or 0 for a single figure)."""
+        """Records a point of the curve `name`. `step`: the optimizer step, or 0 for a single value."""
 
     def log_figure(self, name: str, figure: Figure) -> None:
-        """A matplotlib picture; `name` has no extension."""
+        """Records a matplotlib figure; `name` has no extension."""
 
     def log_table(self, name: str, rows: Sequence[Mapping[str, Any]]) -> None:
-        """A small table of JSON values; every row has the same keys."""
+        """Records a small table of JSON values; every row has the same keys."""
 
     def log_progress(self, done: int, total: int, **info: float | str) -> None:
-        """How far the step is, for the live display; cheap enough to be called for every batch.
+        """Reports the progress of the step for the live display; fast enough to call it for every batch.
 
         Args:
-            done: What is done of this phase: examples, unless `examples` says how many.
-            total: All of it.
-            info: `phase`, what is being done; `loss` of the last batch; `examples` so far, where `done` counts others.
+            done: Units of this phase that are done: examples, unless `info` has `examples`.
+            total: All units of this phase.
+            info: `phase`, its name; `loss` of the last batch; `examples` so far, if `done` counts something else.
         """
 
 
 class Engine(Protocol):
-    """Where tensors live and gradients meet: one process here, many workers under the cluster.
+    """Runs the distributed parts of a stage: in one process here, on many workers under `cluster`.
 
-    All workers run the same stage on the same files; the loop and whoever labels texts share out the work. What is
-    called here is called by every worker, in the same order.
+    All workers run the same stage on the same files. The training loop and the models shard the work among them. All
+    workers must call the same methods in the same order.
     """
 
     rank: int
     world_size: int
     checkpoint_dir: Path | None
-    """Folder for mid-training checkpoints that outlives a killed step; None: no checkpoints."""
+    """Folder for checkpoints during training, which survives if the step is killed. If None, nothing is saved."""
 
     def load_frozen(self, load_model: Callable[[], Any], *, bf16: bool, largest_weight: Callable[[], int]) -> Any:
-        """A model of transformers whose weights never change, which an engine may spread over the workers.
+        """Returns a model of transformers whose weights never change. An engine may spread it over the workers.
 
         Args:
-            load_model: Reads the model.
-            bf16: Whether its weights are bfloat16, else float32.
-            largest_weight: Tells how many numbers the largest weight has; asked where weights shall lie on a disk.
+            load_model: Loads the model.
+            bf16: True if its weights are bfloat16, False for float32.
+            largest_weight: Returns the number of elements of the largest weight; called if weights are kept on disk.
         """
 
     def register_parameters(self, parameters: Sequence[Any]) -> None:
-        """Says what will be trained, before the first pass: an engine may share out who updates what."""
+        """Registers what will be trained, before the first pass. An engine may shard the updates among workers."""
 
     def backward(self, loss: Any) -> None:
-        """Back-propagates a scalar tensor: this worker's part of the sum."""
+        """Runs the backward pass of a scalar tensor: this worker's part of the loss."""
 
     def clip_grad_norm(self, parameters: Sequence[Any], max_norm: float) -> float:
-        """Adds up the gradients of all workers and clips them; returns their norm before."""
+        """Sums the gradients of all workers and clips them; returns their norm before clipping."""
 
     def optimizer_step(self, optimizer: Any) -> None:
         """Updates the parameters and clears their gradients."""
 
     def optimizer_state_dict(self, optimizer: Any) -> dict[str, Any]:
-        """The optimizer's state for a checkpoint: whole on the worker of rank 0."""
+        """Returns the optimizer's state for a checkpoint; it is complete on the worker with rank 0."""
 
     def load_optimizer_state_dict(self, optimizer: Any, state: dict[str, Any]) -> None:
-        """Puts such a state back."""
+        """Restores a state of `optimizer_state_dict`."""
 
     def all_reduce_sum(self, tensor: Any) -> Any:
-        """The sum of a tensor over all workers."""
+        """Returns the sum of a tensor over all workers."""
 
     def map_batches(
         self, sources: Sequence[Any], read: Callable[[Any], Iterable[Any]], make_fn: Callable[[], Callable[[Any], Any]]
     ) -> Iterator[Any]:
-        """What a function makes of every batch of every source, in order; nothing holds all of them.
+        """Applies a function to every batch of every source, in parallel; yields the results in order, as a stream.
+
+        Sources, batches, results and the two functions are pickled.
 
         Args:
-            sources: What `read` takes. They, batches and answers are pickled, as are the two functions.
-            read: A source's batches, in order.
-            make_fn: Called once a worker; returns the function.
+            sources: Arguments of `read`.
+            read: Returns the batches of a source, in order.
+            make_fn: Called once per worker; returns the function.
         """
 
     def graceful_stop(self) -> AbstractContextManager[Callable[[], bool]]:
-        """Within it a wish to end, as of Ctrl-C or of a machine that is taken away, ends nothing at once: the function
-        that it yields tells of the wish, so that a training can save what it has, and leave.
+        """Defers SIGINT and SIGTERM inside the block. Yields a function that returns True after a stop request, so the
+        training loop can save a checkpoint and exit.
         """
 
 
 class NullRecorder:
-    """Records nothing: the default for tests and one-off calls."""
+    """Records nothing."""
 
     def log_metric(self, name: str, value: float, step: int = 0) -> None:
         del name, value, step

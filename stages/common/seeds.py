@@ -1,7 +1,4 @@
-"""Seeds: every random choice follows from the pipeline's seed and the step's name, never from global state.
-
-`torch_rng` imports torch inside the function, because the planner derives seeds and must not load torch.
-"""
+"""Seeds: every random choice follows from the pipeline's seed and the step's name, never from global state."""
 
 from __future__ import annotations
 
@@ -14,25 +11,18 @@ if TYPE_CHECKING:
 
 
 def derive_seed(seed: int, *names: str | int) -> int:
-    """A 63-bit seed for `names`, independent of the order in which steps run and of Python's hash randomisation."""
+    """Returns a 63-bit seed for `names`, independent of the order of steps and of Python's hash randomization."""
     text = "\x1f".join(str(name) for name in (seed, *names))
     return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
 
 
 def python_rng(seed: int, *names: str | int) -> random.Random:
-    """A Python generator for `names`."""
+    """Returns a Python generator for `names`."""
     return random.Random(derive_seed(seed, *names))
 
 
 def torch_rng(seed: int, *names: str | int) -> torch.Generator:
-    """A torch CPU generator for `names`."""
-    import torch
+    """Returns a torch CPU generator for `names`."""
+    import torch  # a plan derives seeds and must not load torch
 
     return torch.Generator().manual_seed(derive_seed(seed, *names))
-
-
-def seed_everything(seed: int) -> None:
-    """Seeds torch's global generator, from which dropout draws; called once at the start of a stage."""
-    import torch
-
-    torch.manual_seed(seed)

@@ -54,7 +54,7 @@ def run(stage: Any, config: Any, inputs: Any, out: Path, recorder: Any = SILENT)
 
 def logits_of(folder: Path, name: str = "test_logits") -> np.ndarray:
     """[n, 2] logits that a stage wrote."""
-    return read_logits(folder / f"{name}.jsonl", LABELS)
+    return read_logits(folder / f"{name}.jsonl", LABELS).logits
 
 
 def written(folder: Path) -> dict[str, bytes]:

@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from stages.common.data.step_outputs import downsample, read_losses
+from stages.common.data.step_outputs import LossPoint, downsample, read_losses
 from stages.common.metrics import calibration
 from stages.common.metrics.classification import expected_calibration_error, softmax
 
@@ -38,7 +38,7 @@ def page_data(rows: Mapping[str, Sequence[str]], folders: Mapping[str, Path]) ->
     }
 
 
-def _curves(steps: Sequence[str], folders: Mapping[str, Path]) -> dict[str, list[tuple[int, float]]]:
+def _curves(steps: Sequence[str], folders: Mapping[str, Path]) -> dict[str, list[LossPoint]]:
     """Returns step name -> (optimizer step, loss) of the steps that trained."""
     losses = {step: downsample(read_losses(folders[step])) for step in steps}
     return {step: points for step, points in losses.items() if points}

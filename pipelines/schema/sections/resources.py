@@ -74,6 +74,10 @@ class ResourcesSection(Config):
     """Maximum number of steps that run at the same time. If not set, the available resources decide."""
     check_memory: bool = True
     """If true, a run is rejected if weights and trained parameters of a step exceed the available memory."""
+    versions_in_key: bool = False
+    """If true, the versions of Python and of the libraries are part of every key, so an upgrade reruns all steps. If
+    false, `clozeline plan` only shows which versions differ.
+    """
 
     @model_validator(mode="after")
     def _offload_fits(self) -> Self:

@@ -15,23 +15,23 @@ from stages.common.errors import AssetError
 
 
 def unpack(parts: Sequence[Path], target: Path) -> None:
-    """Unpacks the zip that `parts` make, in this order, into the new folder `target`.
+    """Unpacks a zip, which consists of `parts` in this order, into the new folder `target`.
 
     Raises:
-        AssetError: together they are not a whole zip.
+        AssetError: together they are not a complete zip.
     """
     try:
         with io.BufferedReader(JoinedFiles(parts), 1 << 20) as joined, zipfile.ZipFile(joined) as archive:
             archive.extractall(target)
-    except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError) as error:  # RuntimeError: it has a password
+    except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError) as error:  # RuntimeError: the zip has a password
         raise AssetError(
-            f"{' + '.join(part.name for part in parts)} cannot be unpacked as a zip ({error}).",
-            "Name all parts of one zip without a password, each once, in their order.",
+            f"cannot unpack {' + '.join(part.name for part in parts)} as a zip ({error}).",
+            "Specify all parts of one zip without a password, each once, in order.",
         ) from error
 
 
 class JoinedFiles(io.RawIOBase):
-    """Files one after the other, read as one: no joined copy is written."""
+    """Reads several files as one, without writing a joined copy."""
 
     def __init__(self, paths: Sequence[Path]) -> None:
         self._paths = tuple(paths)
@@ -50,12 +50,12 @@ class JoinedFiles(io.RawIOBase):
     def seek(self, offset: int, whence: int = os.SEEK_SET, /) -> int:
         start = {os.SEEK_SET: 0, os.SEEK_CUR: self._position, os.SEEK_END: self._ends[-1]}[whence]
         if start + offset < 0:
-            raise OSError(f"{start + offset} is before the start.")  # as files do: zipfile asks short ones for it
+            raise OSError(f"{start + offset} is before the start.")  # like files: zipfile seeks so in short ones
         self._position = start + offset
         return self._position
 
     def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
-        """Fills `buffer` up to the end of one file at the most; 0 at the end of the last."""
+        """Fills `buffer`, at most to the end of the current file; returns 0 at the end of the last file."""
         number = bisect_right(self._ends, self._position)
         if number == len(self._paths):
             return 0

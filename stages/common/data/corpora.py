@@ -1,8 +1,8 @@
 """Raw text for prompt pretraining: documents and their sentences, read as a stream.
 
 A corpus may be larger than memory: documents come one by one, and examples are built from a window of at most `window`
-documents, which moves on by one document per example. A corpus that fits into the window is sampled as a whole. Of a
-larger one only the window and one document per example are read, so shuffle a corpus that is sorted by topic.
+documents, which advances by one document per example. A corpus that fits into the window is sampled as a whole. In a
+larger corpus only the window and one document per example are read, so shuffle a corpus that is sorted by topic.
 """
 
 from __future__ import annotations
@@ -21,16 +21,16 @@ from stages.common.errors import DataError
 from stages.common.examples import Row
 
 Document = tuple[str, ...]
-"""Its sentences, in order; no two are the same."""
+"""Its sentences, in order, without duplicates."""
 _SENTENCE_END = re.compile(r"(?<=[.!?])[\"'”’)\]]*\s+|(?<=[。！？])[”’)\]]*\s*")
-"""A full stop inside of a number or an address ends nothing; Chinese and Japanese put no space behind theirs."""
+"""A period inside a number or an address ends no sentence; Chinese and Japanese have no space after a period."""
 
 
 class Documents:
-    """The documents of a corpus that have at least `least` distinct sentences, duplicates left out, in file order.
+    """The documents of a corpus with at least `min_sentences` distinct sentences, without duplicates, in file order.
 
-    `num_read` and `num_taken` count the documents that were read so far, and those of them that were long enough and
-    new. Of a document that has passed only a hash is kept.
+    `num_read` counts the documents read so far, `num_taken` those that were long enough and new. Only a hash of each
+    past document is kept in memory.
     """
 
     def __init__(self, config: CorpusConfig, min_sentences: int = 3) -> None:
@@ -40,7 +40,7 @@ class Documents:
         self.num_taken = 0
 
     def __iter__(self) -> Iterator[Document]:
-        """Reads the file from its start.
+        """Reads the file from the start.
 
         Raises:
             DataError: the column is missing; names the line.
@@ -58,7 +58,7 @@ class Documents:
 
 
 class Window:
-    """At most `size` documents of a stream at a time, from which sentences are drawn."""
+    """A moving window of at most `size` documents of a stream, from which sentences are drawn."""
 
     def __init__(self, stream: Iterable[Document], size: int) -> None:
         self.size = size
@@ -67,19 +67,19 @@ class Window:
         self.documents = list(islice(self._stream, size))
 
     def move(self) -> None:
-        """Lets the next document in, in the place of the oldest; at the end of the stream the window stays."""
+        """Replaces the oldest document by the next one; at the end of the stream the window stays as it is."""
         following = next(self._stream, None)
         if following is not None:
             self.documents[self._oldest] = following
             self._oldest = (self._oldest + 1) % self.size
 
     def sentences(self, rng: random.Random) -> Iterator[str]:
-        """Every distinct sentence of the stream: in random order within a window, one window after the other."""
+        """Yields every distinct sentence of the stream: window by window, in random order within a window."""
         seen: set[bytes] = set()
         while self.documents:
-            found = [sentence for document in self.documents for sentence in document]
-            rng.shuffle(found)
-            for sentence in found:
+            sentences = [sentence for document in self.documents for sentence in document]
+            rng.shuffle(sentences)
+            for sentence in sentences:
                 if (key := text_digest(sentence)) not in seen:
                     seen.add(key)
                     yield sentence
@@ -87,22 +87,22 @@ class Window:
 
 
 def document_texts(source: Source) -> Iterator[str]:
-    """The text of every document of a file, or of a folder of shards, in order; empty ones, too.
+    """Yields the text of every document of a file, or of a folder of shards, in order, including empty ones.
 
     Raises:
         DataError: the column is missing; names the line.
     """
     column = source.fields.get("text", "text")
-    for number, (place, row) in enumerate(_rows(source)):
+    for number, (location, row) in enumerate(_rows(source)):
         if source.limit is not None and number >= source.limit:
             return
         if column not in row:
-            raise DataError(f"{place}: there is no column {column!r}.", f"Take one of: {', '.join(map(str, row))}.")
+            raise DataError(f"{location}: there is no column {column!r}.", f"Use one of: {', '.join(map(str, row))}.")
         yield str(row[column] or "")
 
 
 def _rows(source: Source) -> Iterator[Row]:
-    """The rows of a file, or of all shards of a folder, one shard after the other in the order of their names."""
+    """Returns the rows of a file, or of all shards of a folder in the order of their names."""
     if not Path(source.asset).expanduser().is_dir():
         return filtered_rows(source)
     shards = shard_files(source.asset).values()
@@ -110,53 +110,53 @@ def _rows(source: Source) -> Iterator[Row]:
 
 
 def check_enough(corpus: Documents, window: Window, required: int, purpose: str) -> None:
-    """Refuses a corpus with too few documents.
+    """Checks that a corpus has enough documents.
 
     Args:
-        corpus: The documents, which say how long they must be.
-        window: What was read of them.
+        corpus: The documents, with their minimum length.
+        window: The first window of them.
         required: Documents that are needed at a time.
         purpose: What needs them, for the message.
 
     Raises:
-        DataError: says how many documents there are, how long they must be, and what to do.
+        DataError: there are too few documents; names their number and their minimum length.
     """
-    found = len(window.documents)
-    if found >= required:
+    num_documents = len(window.documents)
+    if num_documents >= required:
         return
     raise DataError(
-        f"the corpus has {found:,} documents of {corpus.min_sentences} different sentences or more, among "
-        f"{corpus.num_read:,} in all; {purpose} needs {required:,}.",
-        "Name a corpus of more or longer documents, or lower sentence_words, which cuts text into more sentences.",
+        f"the corpus has {num_documents:,} documents with at least {corpus.min_sentences} different sentences, among "
+        f"{corpus.num_read:,} documents in total; {purpose} needs {required:,}.",
+        "Use a corpus with more or longer documents, or lower max_sentence_words to get more sentences per document.",
         key="corpus",
     )
 
 
 def distinct_sentences(text: str, max_words: int) -> Document:
-    """The sentences of a document, each once; see `split_sentences`."""
+    """Returns the sentences of a document without duplicates; see `split_sentences`."""
     return tuple(dict.fromkeys(split_sentences(text, max_words)))
 
 
 def document_digest(document: Document) -> bytes:
-    """16 bytes that are the same for documents that differ in capital letters only."""
+    """Returns 16 bytes, equal for documents that differ only in letter case."""
     return text_digest(" ".join(document))
 
 
 def split_sentences(text: str, max_words: int) -> list[str]:
-    """Sentences of a document, by their punctuation; what is longer than `max_words` words is cut into pieces.
+    """Splits a document into sentences by punctuation, and sentences of more than `max_words` words into pieces.
 
-    Pieces of fewer than four words (headings, left-overs) are dropped.
+    Drops pieces of fewer than four words, such as headings.
     """
-    found = []
+    sentences = []
     for sentence in _SENTENCE_END.split(text):
         words = sentence.split()
         for start in range(0, len(words), max_words):
             piece = words[start : start + max_words]
             if len(piece) >= 4:
-                found.append(" ".join(piece))
-    return found
+                sentences.append(" ".join(piece))
+    return sentences
 
 
 def text_digest(text: str) -> bytes:
-    """16 bytes that are the same for texts that differ in capital letters only."""
+    """Returns 16 bytes, equal for texts that differ only in letter case."""
     return hashlib.blake2b(text.casefold().encode(), digest_size=16).digest()

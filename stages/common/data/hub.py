@@ -14,16 +14,15 @@ from stages.common.examples import Row
 
 
 def hub_rows(source: Source) -> Iterator[Row]:
-    """The rows of a split, in order, with their places; labels by name.
+    """Yields the rows of a split, in order, with their locations; class labels by name.
 
     Raises:
-        DataError: the hub cannot be reached, or has no such data.
+        DataError: the hub is unreachable, or has no such data.
     """
-
     asset = Asset.parse(source.asset)
     offline = datasets.config.HF_HUB_OFFLINE
     try:
-        # Asked first: the client itself waits long for a hub that does not answer. What is cached loads all the same.
+        # Check first: the client waits long for an unreachable hub. Cached datasets load offline.
         datasets.config.HF_HUB_OFFLINE = offline or not hub_has_dataset(asset)
         dataset = datasets.load_dataset(
             asset.name, name=source.subset, split=source.split, revision=asset.version or None
@@ -31,16 +30,16 @@ def hub_rows(source: Source) -> Iterator[Row]:
     except Exception as error:  # the hub client raises errors of several libraries
         raise DataError(
             f"{source.asset} cannot be loaded ({type(error).__name__}: {str(error).splitlines()[0]}).",
-            "Check its name, subset and split, or name a file instead: asset: path/to/texts.jsonl.",
+            "Check its name, subset and split, or use a file: asset: path/to/texts.jsonl.",
         ) from error
     finally:
         datasets.config.HF_HUB_OFFLINE = offline
     label = dataset.features.get(source.label)
     inner = getattr(label, "feature", None)
     for number, row in enumerate(dataset, 1):
-        # -1 is the hub's sign for a label that is kept secret: it has no name
+        # -1 is the hub's value for a hidden label, which has no name
         if isinstance(label, datasets.ClassLabel) and isinstance(value := row[source.label], int) and value >= 0:
             row = {**row, source.label: label.int2str(value)}
-        elif isinstance(inner, datasets.ClassLabel):  # labels of words
+        elif isinstance(inner, datasets.ClassLabel):  # labels of tokens
             row = {**row, source.label: [inner.int2str(value) for value in row[source.label]]}
         yield f"{asset.name}[{source.split}], row {number}", row

@@ -20,18 +20,18 @@ from stages.common.examples import Example
 
 
 def examples_of(folder: Path) -> list[Example]:
-    """All examples of the shards of a folder, in the order of the shards."""
+    """Returns all examples of the shards of a folder, in the order of the shards."""
     parts = (part.to_pylist() for part in iter_rows(folder, ["uid", "fields", "label"]))
     return [Example(row["uid"], row["fields"], row["label"]) for row in chain.from_iterable(parts)]
 
 
 ROWS_AT_ONCE = 4096
-"""Rows that are held while shards are read."""
+"""Rows that are in memory at a time while shards are read."""
 
 
 @dataclass(frozen=True, slots=True)
 class Rows:
-    """Rows that stand one behind the other in a shard; the first is number `first`."""
+    """Consecutive rows of a shard. `first`: number of the first row."""
 
     shard: str
     first: int
@@ -39,24 +39,23 @@ class Rows:
 
 
 def write_shards(stream: Iterable[Rows], counts: Mapping[str, int] | None, folder: Path) -> Iterator[int]:
-    """Writes shards to `folder`, and gives each its name when all its rows are there.
+    """Writes shards to `folder`; a shard gets its final name when all its rows are written.
 
     Args:
-        stream: Rows of one shard after the other.
-        counts: Name of a shard -> how many rows it shall have; None: as many as come.
-        folder: Where the files go.
+        stream: Rows, shard by shard.
+        counts: Name of a shard -> expected number of rows. If None, any number is accepted.
+        folder: Folder to write to.
 
     Yields:
-        How many rows came, each time that some came.
+        The number of rows in each item of the stream.
 
     Raises:
-        DataError: a shard has another number of rows than it shall have.
+        DataError: a shard does not have the expected number of rows.
     """
-
     for shard, parts in groupby(stream, key=lambda item: item.shard):
         part, writer, num_rows = folder / f".{shard}.part", None, 0
         for item in parts:
-            assert item.first == num_rows, f"{shard}: row {item.first} came in the place of row {num_rows}"
+            assert item.first == num_rows, f"{shard}: got row {item.first} instead of row {num_rows}"
             writer = writer or ParquetWriter(part, item.rows.schema)
             writer.write_table(item.rows)
             num_rows += item.rows.num_rows
@@ -65,22 +64,21 @@ def write_shards(stream: Iterable[Rows], counts: Mapping[str, int] | None, folde
         writer.close()
         if counts is not None and num_rows != counts[shard]:
             raise DataError(
-                f"the shard {shard} should have {counts[shard]:,} rows, and {num_rows:,} came.",
-                "Leave shards as they are while they are read, and run again.",
+                f"the shard {shard} has {num_rows:,} rows instead of {counts[shard]:,}.",
+                "Do not change shards while they are read, and run again.",
             )
         _sync(part)
         part.rename(folder / f"{shard}.parquet")
 
 
 def is_done(folder: Path, shard: str, num_rows: int) -> bool:
-    """Whether a shard is there with all its rows."""
-
+    """Returns True if the file of a shard exists with all its rows."""
     path = folder / f"{shard}.parquet"
     return path.exists() and int(read_metadata(path).num_rows) == num_rows
 
 
 def publish_shards(folder: Path, out: Path) -> None:
-    """Puts the shards of a folder into another; no byte is copied where the file system has links."""
+    """Links the shards of a folder into another one, or copies them if the file system has no hard links."""
     for path in sorted(folder.glob("*.parquet")):
         try:
             os.link(path, out / path.name)
@@ -89,8 +87,7 @@ def publish_shards(folder: Path, out: Path) -> None:
 
 
 def iter_rows(folder: Path, columns: Sequence[str]) -> Iterator[pyarrow.RecordBatch]:
-    """The shards of a folder as one stream of rows, in the order of their names."""
-
+    """Yields the rows of the shards of a folder, in the order of their names."""
     for path in sorted(folder.glob("*.parquet")):
         with ParquetFile(path) as file:
             yield from file.iter_batches(ROWS_AT_ONCE, columns=list(columns))

@@ -22,7 +22,7 @@ from stages.common.errors import DataError
 from stages.common.examples import Example, Row
 
 PARQUET_ROWS = 1024
-"""Rows of a parquet file that are held at a time."""
+"""Rows of a parquet file that are in memory at a time."""
 
 
 def read_examples(source: Source, labels: Sequence[str] | None, *, prefix: str = "") -> list[Example]:
@@ -30,76 +30,69 @@ def read_examples(source: Source, labels: Sequence[str] | None, *, prefix: str =
 
     Args:
         source: The file and its columns.
-        labels: The task's labels; None reads texts alone and ignores a label column.
-        prefix: Start of the examples' `uid`s.
+        labels: The task's labels. If None, a label column is ignored.
+        prefix: First part of the examples' uids.
 
     Raises:
         DataError: a column is missing, a text is empty, a group is neither text nor number, or a label is not in
-            `labels`; names the file and line.
+            `labels` (names file and line); or there are no examples.
     """
     examples = list(stream_examples(source, labels, prefix=prefix))
     if not examples:
-        raise DataError(f"{source.asset} holds no example.", "Check keep: and limit:, or name another file.")
+        raise DataError(f"{source.asset} has no examples.", "Check filter and limit, or specify another file.")
     return examples
 
 
 def stream_examples(source: Source, labels: Sequence[str] | None = None, *, prefix: str = "") -> Iterator[Example]:
-    """What `read_examples` reads, one by one; a file without any is no error."""
+    """Yields the examples that `read_examples` returns; an empty file is not an error."""
     num_taken = 0
-    for number, (place, row) in enumerate(filtered_rows(source)):
+    for number, (location, row) in enumerate(filtered_rows(source)):
         if source.limit is not None and num_taken >= source.limit:
             return
-        fields = {name: _text(row, where, place) for name, where in source.fields.items()}
+        fields = {name: _text(row, column_name, location) for name, column_name in source.fields.items()}
         empty = [name for name, text in fields.items() if not text.strip()]
         if empty and source.drop_empty:
             continue
         if empty:
             raise DataError(
-                f"{place}: the field {empty[0]!r} is empty.",
-                "Fill it in, or leave such rows out with drop_empty: true.",
+                f"{location}: the field {empty[0]!r} is empty.",
+                "Fill it in, or set drop_empty: true to skip such rows.",
             )
-        label = None if labels is None or source.label is None else _label(source, row, labels, place)
-        group = None if source.group is None else _group(row, source.group, place)
+        label = None if labels is None or source.label is None else _label(source, row, labels, location)
+        group = None if source.group is None else _group(row, source.group, location)
         num_taken += 1
         yield Example(f"{prefix}{number}", fields, label, group)
 
 
-def columns(source: Source) -> tuple[str, ...]:
-    """The column names of a file: those of its first row."""
-    for _, row in read_rows(source):
-        return tuple(row)
-    return ()
-
-
 def read_rows(source: Source) -> Iterator[Row]:
-    """The rows of a file, in order, with their places.
+    """Yields the rows of a file, in order, with their locations.
 
     Raises:
-        DataError: the file is not of its format; names the line.
-        AssetError: the file cannot be reached.
+        DataError: the file does not have its format; names the line.
+        AssetError: the file is unreachable.
     """
     if source.asset.startswith("hf:"):
-        from stages.common.data.hub import hub_rows
+        from stages.common.data.hub import hub_rows  # loads datasets, for hf: references only
 
         yield from hub_rows(source)
         return
     path = resolve(source.asset)
-    kind = source.format or _format_of(path)
+    file_format = source.format or _format_of(path)
     try:
-        yield from _parquet_rows(path) if kind == "parquet" else _text_rows(path, kind)
+        yield from _parquet_rows(path) if file_format == "parquet" else _text_rows(path, file_format)
     except DataError:
         raise
     except UnicodeDecodeError as error:
-        place = f"{path.name}, line {_first_line_not_utf8(path)}"
-        raise DataError(f"{place}: not UTF-8 ({error.reason}).", "Save the file as UTF-8.") from error
+        location = f"{path.name}, line {_first_line_not_utf8(path)}"
+        raise DataError(f"{location}: not UTF-8 ({error.reason}).", "Save the file as UTF-8.") from error
     except (OSError, EOFError, ValueError, zlib.error) as error:
         raise DataError(
-            f"{path.name} cannot be read as {kind} ({error}).", "Write the file again, or correct its ending."
+            f"cannot read {path.name} as {file_format} ({error}).", "Write the file again, or set format."
         ) from error
 
 
 def _parquet_rows(path: Path) -> Iterator[Row]:
-    from pyarrow.parquet import ParquetFile
+    from pyarrow.parquet import ParquetFile  # a plan reads sources and must not load pyarrow
 
     number = 0
     with ParquetFile(path) as file:
@@ -109,23 +102,23 @@ def _parquet_rows(path: Path) -> Iterator[Row]:
                 yield f"{path.name}, row {number}", row
 
 
-def _text_rows(path: Path, kind: str) -> Iterator[Row]:
-    # utf-8-sig: spreadsheets put a byte order mark before the first column
+def _text_rows(path: Path, file_format: str) -> Iterator[Row]:
+    # utf-8-sig: spreadsheets write a byte order mark before the first column
     with fsspec.open(str(path), "rt", compression="infer", encoding="utf-8-sig", newline="") as file:
-        if kind == "jsonl":
+        if file_format == "jsonl":
             yield from _json_rows(file, path.name)
-        elif kind == "txt":
+        elif file_format == "txt":
             for number, line in enumerate(file, 1):
                 yield f"{path.name}, line {number}", {"text": line.rstrip("\r\n")}
-        elif kind == "conll":
+        elif file_format == "conll":
             yield from _conll_rows(file, path.name)
         else:
-            yield from _table_rows(file, path.name, kind)
+            yield from _table_rows(file, path.name, file_format)
 
 
 def _conll_rows(file: Iterable[str], name: str) -> Iterator[Row]:
-    """CoNLL's columns: a word a line with its label last, an empty line behind each text: {"words": [...], "labels":
-    [...]}.
+    """Yields {"words": [...], "labels": [...]} from CoNLL columns: one word per line with its label in the last column,
+    and an empty line after each text.
     """
     words: list[str] = []
     labels: list[str] = []
@@ -134,7 +127,9 @@ def _conll_rows(file: Iterable[str], name: str) -> Iterator[Row]:
         parts = line.split()
         if parts and parts[0] != "-DOCSTART-":
             if len(parts) == 1:
-                raise DataError(f"{name}, line {number}: a word without a label.", "Write both: Paris B-LOC.")
+                raise DataError(
+                    f"{name}, line {number}: a word without a label.", "Write both, for example: Paris B-LOC."
+                )
             start = start if words else number
             words.append(parts[0])
             labels.append(parts[-1])
@@ -154,7 +149,7 @@ def _first_line_not_utf8(path: Path) -> int:
 
 
 def _format_of(path: Path) -> str:
-    known = {
+    formats = {
         ".csv": "csv",
         ".tsv": "tsv",
         ".tab": "tab",
@@ -165,11 +160,11 @@ def _format_of(path: Path) -> str:
         ".bio": "conll",
     }
     for suffix in reversed(path.suffixes):
-        if suffix in known:
-            return known[suffix]
+        if suffix in formats:
+            return formats[suffix]
     raise DataError(
-        f"{path.name} has no ending that tells its format.",
-        f"Set format: to one of {sorted(known.values())}.",
+        f"cannot infer the format of {path.name} from its ending.",
+        f"Set format to one of {sorted(set(formats.values()))}.",
     )
 
 
@@ -177,28 +172,33 @@ def _json_rows(file: Iterable[str], name: str) -> Iterator[Row]:
     for number, line in enumerate(file, 1):
         if not line.strip():
             continue
-        place = f"{name}, line {number}"
+        location = f"{name}, line {number}"
         try:
             row = json.loads(line)
         except json.JSONDecodeError as error:
-            raise DataError(f"{place}: not JSON ({error.msg} at column {error.colno}).", "Mend the line.") from error
+            raise DataError(f"{location}: not JSON ({error.msg} at column {error.colno}).", "Fix the line.") from error
         if not isinstance(row, dict):
-            raise DataError(f"{place}: not a JSON object.", 'Write one object a line: {"text": "...", "label": "..."}.')
-        yield place, row
+            raise DataError(
+                f"{location}: not a JSON object.", 'Write one object per line: {"text": "...", "label": "..."}.'
+            )
+        yield location, row
 
 
-def _table_rows(file: Iterator[str], name: str, kind: str) -> Iterator[Row]:
-    """CSV and TSV with a header line; `tab` is Orange's format, whose second and third lines are types and roles."""
+def _table_rows(file: Iterator[str], name: str, file_format: str) -> Iterator[Row]:
+    """Yields the rows of CSV and TSV files with a header line.
+
+    `tab` is the format of Orange, whose second and third lines are types and roles.
+    """
     csv.field_size_limit(min(sys.maxsize, 2**31 - 1))
-    # TSV as the field's data sets have it: a quotation mark is a character like any other
-    if kind == "tsv":
+    # In TSV files of NLP data sets a quotation mark is an ordinary character.
+    if file_format == "tsv":
         reader = csv.reader(file, delimiter="\t", quoting=csv.QUOTE_NONE)
     else:
-        reader = csv.reader(file, delimiter="," if kind == "csv" else "\t")
+        reader = csv.reader(file, delimiter="," if file_format == "csv" else "\t")
     header = next(reader, None)
     if not header:
         raise DataError(f"{name} is empty.", "Write a header line with the names of the columns.")
-    if kind == "tab":
+    if file_format == "tab":
         next(reader, None)
         next(reader, None)
     while True:
@@ -208,39 +208,39 @@ def _table_rows(file: Iterator[str], name: str, kind: str) -> Iterator[Row]:
         except StopIteration:
             return
         except csv.Error as error:
-            raise DataError(f"{name}, line {start}: {error}.", "Mend the quoting of the line.") from error
-        if not values or (kind == "tab" and len(values) < len(header)):
+            raise DataError(f"{name}, line {start}: {error}.", "Fix the quoting of the line.") from error
+        if not values or (file_format == "tab" and len(values) < len(header)):
             continue
         if len(values) != len(header):
             raise DataError(
                 f"{name}, line {start}: {len(values)} values, but the header has {len(header)} columns.",
-                "Quote values that hold the delimiter.",
+                "Quote values that contain the delimiter.",
             )
         yield f"{name}, line {start}", dict(zip(header, values, strict=True))
 
 
 def filtered_rows(source: Source) -> Iterator[Row]:
-    """The rows of a file whose columns have the values that `source.keep` asks for, in order.
+    """Yields the rows of a file that match `source.filter`, in order.
 
     Raises:
-        DataError: a column of `keep` is missing; names the line.
+        DataError: a column of the filter is missing; names the line.
     """
-    for place, row in read_rows(source):
-        found = {name: str(column(row, name, place)) for name in source.filter}
-        if all(found[name] in values for name, values in source.filter.items()):
-            yield place, row
+    for location, row in read_rows(source):
+        values = {name: str(column(row, name, location)) for name in source.filter}
+        if all(values[name] in accepted for name, accepted in source.filter.items()):
+            yield location, row
 
 
 def column(row: Mapping[str, Any], name: str, location: str) -> Any:
-    """The value of a column; a dotted one leads into nested objects.
+    """Returns the value of a column; a dotted name leads into nested objects.
 
     Raises:
-        DataError: there is no such column; names `location`.
+        DataError: the column does not exist; names `location`.
     """
     value: Any = row
     for part in [name] if name in row else name.split("."):
         if not isinstance(value, Mapping) or part not in value:
-            raise DataError(f"{location}: there is no column {name!r}.", f"Take one of: {', '.join(map(str, row))}.")
+            raise DataError(f"{location}: there is no column {name!r}.", f"Use one of: {', '.join(map(str, row))}.")
         value = value[part]
     return value
 
@@ -260,7 +260,7 @@ def _group(row: Mapping[str, Any], name: str, location: str) -> str:
         inner = next(iter(value), None) if isinstance(value, Mapping) else None
         raise DataError(
             f"{location}: the group {name!r} is {type(value).__name__}, not a text or number.",
-            f"Name a value in it: group: {name}.{inner}." if inner else "Fill it in, or name another column.",
+            f"Specify a value in it: group: {name}.{inner}." if inner else "Fill it in, or specify another column.",
         )
     return str(value)
 
@@ -272,6 +272,6 @@ def _label(source: Source, row: Mapping[str, Any], labels: Sequence[str], locati
     if label not in labels:
         raise DataError(
             f"{location}: the label {value!r} is not in labels {list(labels)}.",
-            f"Add it to labels, translate it (label_names: {{{value!r}: ...}}), or keep other rows out (keep:).",
+            f"Add it to labels, map it (label_map: {{{value!r}: ...}}), or exclude such rows with filter.",
         )
     return label

@@ -1,6 +1,6 @@
-"""Writes and loads the sets of a task as JSON lines, the files that the split stage leaves for later steps.
+"""Writes and loads the sets of a task as JSON lines: the files that the split stage writes for later steps.
 
-Most stages read these files only, so that a change in how sources are read retrains nothing that has its split.
+Most stages read only these files, so a change in the readers of sources does not retrain them.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from stages.common.examples import Example
 
 
 def write_examples(path: Path, examples: Iterable[Example]) -> None:
-    """Writes one JSON object a line: uid, fields, label, group."""
+    """Writes one JSON object per line: uid, fields, label, group."""
     with path.open("w", encoding="utf-8") as file:
         for example in examples:
             row = {"uid": example.uid, "fields": dict(example.fields), "label": example.label, "group": example.group}
@@ -21,7 +21,7 @@ def write_examples(path: Path, examples: Iterable[Example]) -> None:
 
 
 def load_examples(path: Path) -> list[Example]:
-    """Reads what `write_examples` wrote."""
+    """Reads a file of `write_examples`."""
     with path.open(encoding="utf-8") as file:
         rows = (json.loads(line) for line in file)
         return [Example(row["uid"], row["fields"], row["label"], row.get("group")) for row in rows]

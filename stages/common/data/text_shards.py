@@ -14,12 +14,12 @@ from stages.common.errors import DataError
 from stages.common.examples import Example
 
 ENDINGS = (".parquet", ".jsonl", ".jsonl.gz")
-"""Files of a folder that count as shards; others, such as a _SUCCESS, are passed over."""
+"""File endings of shards; other files of the folder, such as _SUCCESS, are skipped."""
 
 
 @dataclass(frozen=True, slots=True)
 class TextBatch:
-    """Texts that stand one behind the other in a shard; the first is number `first`."""
+    """Consecutive examples of a shard. `first`: number of the first one."""
 
     shard: str
     first: int
@@ -27,35 +27,33 @@ class TextBatch:
 
 
 def shard_files(asset: str) -> dict[str, Path]:
-    """Name of each shard -> its file, in the order of names.
+    """Returns name of each shard -> its file, in the order of names.
 
     Args:
         asset: A folder, or a path with wildcards.
 
     Raises:
-        DataError: there is none, or two of them would have the same name.
+        DataError: there are no shards, or two shards have the same name.
     """
-    place = Path(asset).expanduser()
-    if place.is_dir():
-        found = [item for item in place.iterdir() if item.name.endswith(ENDINGS) and item.name[0] not in "._"]
+    folder = Path(asset).expanduser()
+    if folder.is_dir():
+        paths = [path for path in folder.iterdir() if path.name.endswith(ENDINGS) and path.name[0] not in "._"]
     else:
-        place = place.absolute()
-        found = [item for item in Path(place.anchor).glob(str(place.relative_to(place.anchor))) if item.is_file()]
+        glob = folder.absolute()
+        paths = [path for path in Path(glob.anchor).glob(str(glob.relative_to(glob.anchor))) if path.is_file()]
     shards: dict[str, Path] = {}
-    for path in sorted(found, key=lambda item: (item.name, item)):
+    for path in sorted(paths, key=lambda path: (path.name, path)):
         name = path.name.partition(".")[0]
         if name in shards:
-            raise DataError(
-                f"{shards[name]} and {path} would both become {name}.parquet.", "Give one of them another name."
-            )
+            raise DataError(f"{shards[name]} and {path} would both become {name}.parquet.", "Rename one of them.")
         shards[name] = path.absolute()
     if not shards:
-        raise DataError(f"{asset} matches no file.", f"Name a folder with files that end in {', '.join(ENDINGS)}.")
+        raise DataError(f"{asset} matches no file.", f"Specify a folder with files that end in {', '.join(ENDINGS)}.")
     return shards
 
 
 def shard_digests(asset: str) -> dict[str, str]:
-    """Name of each shard -> digest of its content; empty where there is none."""
+    """Returns name of each shard -> digest of its content; empty if there are no shards."""
     try:
         return {name: f"sha256:{content_digest(path)}" for name, path in shard_files(asset).items()}
     except DataError:
@@ -63,43 +61,44 @@ def shard_digests(asset: str) -> dict[str, str]:
 
 
 def count_examples(source: Source) -> dict[str, int]:
-    """Name of each shard -> how many texts it holds; every row of every shard is read.
+    """Returns name of each shard -> number of its examples; reads every row of every shard.
 
     Raises:
-        DataError: a row cannot be used; names file and line. Or no shard holds a text.
+        DataError: a row is invalid (names file and line), or all shards are empty.
     """
-    found = {
-        name: sum(1 for _ in stream_examples(_one(source, path))) for name, path in shard_files(source.asset).items()
+    counts = {
+        name: sum(1 for _ in stream_examples(_shard_source(source, path)))
+        for name, path in shard_files(source.asset).items()
     }
-    if not any(found.values()):
-        raise DataError(f"{source.asset} holds no example.", "Check keep:, or name other files.")
-    return found
+    if not any(counts.values()):
+        raise DataError(f"{source.asset} has no examples.", "Check filter, or specify other files.")
+    return counts
 
 
 def check_shards(source: Source, num_rows: int) -> None:
     """Reads the first rows of every shard.
 
     Raises:
-        DataError: one of them cannot be used; names file and line. Or there is no shard.
+        DataError: a row is invalid (names file and line), or there are no shards.
     """
     for path in shard_files(source.asset).values():
-        for _ in islice(stream_examples(_one(source, path)), num_rows):
+        for _ in islice(stream_examples(_shard_source(source, path)), num_rows):
             pass
 
 
 def read_batches(source: Source, size: int, shard: str) -> Iterator[TextBatch]:
-    """A shard's texts in batches of `size`, in order."""
-    held: list[Example] = []
+    """Yields the examples of a shard in batches of `size`, in order."""
+    batch: list[Example] = []
     first = 0
-    for example in stream_examples(_one(source, shard_files(source.asset)[shard]), prefix=f"{shard}-"):
-        held.append(example)
-        if len(held) == size:
-            yield TextBatch(shard, first, tuple(held))
+    for example in stream_examples(_shard_source(source, shard_files(source.asset)[shard]), prefix=f"{shard}-"):
+        batch.append(example)
+        if len(batch) == size:
+            yield TextBatch(shard, first, tuple(batch))
             first += size
-            held = []
-    if held:
-        yield TextBatch(shard, first, tuple(held))
+            batch = []
+    if batch:
+        yield TextBatch(shard, first, tuple(batch))
 
 
-def _one(source: Source, path: Path) -> Source:
+def _shard_source(source: Source, path: Path) -> Source:
     return source.model_copy(update={"asset": str(path)})

@@ -25,35 +25,32 @@ class Comparison:
 def paired_bootstrap(
     first: NDArray[np.bool_], second: NDArray[np.bool_], *, num_samples: int = 2000, seed: int
 ) -> Comparison:
-    """Resamples the texts, the same for both methods, and the seeds, each method's own.
+    """Resamples the examples, the same ones for both methods, and the seeds of each method separately.
 
-    The percentile interval of Efron & Tibshirani, "An Introduction to the Bootstrap" (1993), chapter 13, and the
-    p-value at which it would touch 0, never below 2 / (num_samples + 1); paired over texts as in Koehn, "Statistical
-    Significance Tests for Machine Translation Evaluation" (EMNLP 2004). Over S seeds the bootstrap finds (S - 1) / S
-    of their variance: with two or three of them the interval is a little too narrow, with one it speaks of the texts
-    alone.
+    The p-value is the level at which the interval would touch 0, at least 2 / (num_samples + 1). The bootstrap over S
+    seeds covers (S - 1) / S of their variance: with two or three seeds the interval is a little too narrow, with one
+    seed it covers only the variance of the examples.
 
     Args:
-        first: [S1, n] whether the first method, trained with a seed, is right about a text.
-        second: [S2, n] the same of the second, its texts in the same order.
+        first: [S1, n] True if the first method, trained with a seed, is right about an example.
+        second: [S2, n] the same for the second method, with the same examples in the same order.
         num_samples: Number of resamplings.
         seed: Seed of the resampling.
 
     Raises:
-        ValueError: the numbers of texts differ, or there is none.
+        ValueError: the numbers of examples differ, or are 0.
     """
-
-    num_texts = first.shape[1]
-    if num_texts != second.shape[1] or not num_texts:
-        raise ValueError(f"{num_texts} and {second.shape[1]} texts do not compare. Give both methods the same ones.")
+    num_examples = first.shape[1]
+    if num_examples != second.shape[1] or not num_examples:
+        raise ValueError(f"cannot compare {num_examples} with {second.shape[1]} examples. Use the same test set.")
     rng = np.random.default_rng(seed)
-    # Texts on which every model does alike are interchangeable. They are of few kinds, so instead of n texts a sample
-    # draws how many there are of each kind.
+    # Examples with the same outcome for every model are interchangeable, and there are few kinds of them. So a sample
+    # draws the number of examples of each kind instead of n examples.
     kinds, counts = np.unique(np.concatenate([first, second]), axis=1, return_counts=True)
-    texts = rng.multinomial(num_texts, counts / num_texts, num_samples)
-    hits = [_num_hits(mine, texts, rng) for mine in (kinds[: len(first)], kinds[len(first) :])]
-    gains = hits[0] * len(second) - hits[1] * len(first)  # whole numbers: a tie is exactly 0
-    low, high = np.quantile(gains, [0.025, 0.975]) / (num_texts * len(first) * len(second))
+    samples = rng.multinomial(num_examples, counts / num_examples, num_samples)
+    num_right = [_num_right(outcomes, samples, rng) for outcomes in (kinds[: len(first)], kinds[len(first) :])]
+    gains = num_right[0] * len(second) - num_right[1] * len(first)  # integers, so a tie is exactly 0
+    low, high = np.quantile(gains, [0.025, 0.975]) / (num_examples * len(first) * len(second))
     tail = 1 + min((gains <= 0).sum(), (gains >= 0).sum())
     return Comparison(
         difference=round(float(first.mean() - second.mean()), 6),
@@ -63,16 +60,15 @@ def paired_bootstrap(
     )
 
 
-def _num_hits(kinds: NDArray[np.bool_], texts: NDArray[np.int64], rng: np.random.Generator) -> NDArray[np.int64]:
-    """[B] right answers of as many models as there are, drawn with replacement, over the drawn texts of each sample.
+def _num_right(outcomes: NDArray[np.bool_], samples: NDArray[np.int64], rng: np.random.Generator) -> NDArray[np.int64]:
+    """Returns the correct predictions of S models, drawn with replacement, in each sample: [B].
 
     Args:
-        kinds: [S, K] whether a model is right about texts of a kind.
-        texts: [B, K] how many texts of each kind a sample has.
+        outcomes: [S, K] True if a model is right about examples of a kind.
+        samples: [B, K] number of examples of each kind in a sample.
         rng: Draws the models.
     """
-
-    num_seeds = len(kinds)
-    seeds = rng.multinomial(num_seeds, np.full(num_seeds, 1 / num_seeds), len(texts))
-    found: NDArray[np.int64] = (seeds * (texts @ kinds.T.astype(np.int64))).sum(axis=1)
-    return found
+    num_seeds = len(outcomes)
+    seeds = rng.multinomial(num_seeds, np.full(num_seeds, 1 / num_seeds), len(samples))
+    num_right: NDArray[np.int64] = (seeds * (samples @ outcomes.T.astype(np.int64))).sum(axis=1)
+    return num_right

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,32 +15,40 @@ from stages.common.metrics.calibration import reliability_bins
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Score:
-    """How well labels were predicted; all between 0 and 1, but `mcc` between -1 and 1. None where it makes no sense.
+    """Metrics of predicted labels, between 0 and 1 (`mcc`: between -1 and 1). None if a metric does not apply.
 
-    `mcc` is Matthews' correlation, 0 for guessing whatever the sizes of the classes; `ece` the expected calibration
-    error in 10 bins; `exact_match` the share of groups whose every example is right (EM of MultiRC), or of answers that
-    are; `entity_f1` F1 of named entities. Of token labels and answers see stages/token_level/metrics.py
+    For token labels and answers see stages/token_level/metrics.py
     """
 
     accuracy: float
     macro_f1: float
     mcc: float | None
+    """Matthews correlation coefficient: 0 for random predictions, whatever the sizes of the classes."""
     ece: float | None
+    """Expected calibration error in 10 bins."""
     exact_match: float | None
+    """Share of groups with only correct examples (EM of MultiRC), or of correct answers."""
     num_examples: int
     entity_f1: float | None = None
+    """F1 of named entities."""
+
+
+class DevScore(NamedTuple):
+    """An evaluation of the dev set: the metric to maximize (mostly accuracy), and the mean loss."""
+
+    accuracy: float
+    loss: float
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class EvaluationResult:
-    """What every stage that labels the test set says of itself: a row of the report.
-
-    `num_labeled` and `num_unlabeled` count the examples that it, or what it learnt from, was trained on.
-    """
+    """The result of every stage that predicts the test set: a row of the report."""
 
     test: Score
     num_labeled: int
+    """Labeled examples that the model, or its teacher, was trained on."""
     num_unlabeled: int
+    """Unlabeled examples that it was trained on."""
     trainable_parameters: int
 
 
@@ -56,25 +64,25 @@ def score(
         logits: [n, C] in the order of `labels`; probabilities are their softmax.
         gold: [n] labels.
         labels: [C] all labels.
-        groups: [n] the question that each example belongs to; None, alone or among them, where there are none.
+        groups: [n] the question that each example belongs to. If it is None, or has a None, there is no exact match.
 
     Raises:
         ValueError: the numbers of logits and gold labels differ.
     """
-
-    truth, guess = _indices(logits, gold, labels)
+    truth, predicted = _indices(logits, gold, labels)
+    macro_f1 = f1_score(truth, predicted, labels=range(len(labels)), average="macro", zero_division=0)
     return Score(
-        accuracy=round(float((guess == truth).mean()), 6),
-        macro_f1=round(float(f1_score(truth, guess, labels=range(len(labels)), average="macro", zero_division=0)), 6),
-        mcc=round(float(matthews_corrcoef(truth, guess)), 6),
+        accuracy=round(float((predicted == truth).mean()), 6),
+        macro_f1=round(float(macro_f1), 6),
+        mcc=round(float(matthews_corrcoef(truth, predicted)), 6),
         ece=round(expected_calibration_error(softmax(np.asarray(logits)), truth), 6),
-        exact_match=_exact_match(guess == truth, groups),
+        exact_match=_exact_match(predicted == truth, groups),
         num_examples=len(gold),
     )
 
 
 def per_class_report(logits: NDArray[np.float64], gold: Sequence[str], labels: Sequence[str]) -> list[dict[str, Any]]:
-    """One row a label: precision, recall, F1, its examples (support), and how often each label was predicted for them.
+    """Returns one row per label: precision, recall, F1, number of examples, and how often each label was predicted.
 
     Args:
         logits: [n, C] in the order of `labels`.
@@ -84,11 +92,10 @@ def per_class_report(logits: NDArray[np.float64], gold: Sequence[str], labels: S
     Raises:
         ValueError: the numbers of logits and gold labels differ.
     """
-
-    truth, guess = _indices(logits, gold, labels)
-    places = range(len(labels))
-    figures = zip(*precision_recall_fscore_support(truth, guess, labels=places, zero_division=0), strict=True)
-    confusion = confusion_matrix(truth, guess, labels=places)
+    truth, predicted = _indices(logits, gold, labels)
+    indices = range(len(labels))
+    metrics = zip(*precision_recall_fscore_support(truth, predicted, labels=indices, zero_division=0), strict=True)
+    confusion = confusion_matrix(truth, predicted, labels=indices)
     return [
         {
             "label": label,
@@ -98,33 +105,35 @@ def per_class_report(logits: NDArray[np.float64], gold: Sequence[str], labels: S
             "support": int(support),
             **{f"predicted {other}": int(count) for other, count in zip(labels, counts, strict=True)},
         }
-        for label, (precision, recall, f1, support), counts in zip(labels, figures, confusion, strict=True)
+        for label, (precision, recall, f1, support), counts in zip(labels, metrics, confusion, strict=True)
     ]
 
 
-def _indices(
-    logits: NDArray[np.float64], gold: Sequence[str], labels: Sequence[str]
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """[n] indices of the right and of the predicted labels."""
+class _Indices(NamedTuple):
+    """[n] indices of gold and of predicted labels."""
 
+    truth: NDArray[np.int64]
+    predicted: NDArray[np.int64]
+
+
+def _indices(logits: NDArray[np.float64], gold: Sequence[str], labels: Sequence[str]) -> _Indices:
     if len(logits) != len(gold):
         raise ValueError(f"{len(logits)} predictions, but {len(gold)} gold labels.")
     index = {label: number for number, label in enumerate(labels)}
-    return np.array([index[label] for label in gold]), np.asarray(logits).argmax(axis=1)
+    return _Indices(np.array([index[label] for label in gold]), np.asarray(logits).argmax(axis=1))
 
 
-def _exact_match(right: NDArray[np.bool_], groups: Sequence[str | None] | None) -> float | None:
+def _exact_match(is_right: NDArray[np.bool_], groups: Sequence[str | None] | None) -> float | None:
     if groups is None or None in groups:
         return None
-    whole: dict[str | None, bool] = {}
-    for group, hit in zip(groups, right, strict=True):
-        whole[group] = whole.get(group, True) and bool(hit)
-    return round(sum(whole.values()) / len(whole), 6)
+    is_group_right: dict[str | None, bool] = {}
+    for group, is_example_right in zip(groups, is_right, strict=True):
+        is_group_right[group] = is_group_right.get(group, True) and bool(is_example_right)
+    return round(sum(is_group_right.values()) / len(is_group_right), 6)
 
 
 def softmax(logits: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Softmax over the last dimension, in float64."""
-
+    """Returns the softmax over the last dimension, in float64."""
     shifted = np.asarray(logits, dtype=np.float64)
     powers = np.exp(shifted - shifted.max(axis=-1, keepdims=True))
     result: NDArray[np.float64] = powers / powers.sum(axis=-1, keepdims=True)
@@ -134,12 +143,12 @@ def softmax(logits: NDArray[np.float64]) -> NDArray[np.float64]:
 def expected_calibration_error(
     probabilities: NDArray[np.float64], truth: NDArray[np.int64], num_bins: int = 10
 ) -> float:
-    """ECE (Guo et al., ICML 2017): mean gap between confidence and accuracy over equal-width bins.
+    """Returns the ECE (Guo et al., ICML 2017): mean gap between confidence and accuracy over equal-width bins.
 
     Args:
         probabilities: [n, C].
-        truth: [n] indices of the right labels.
+        truth: [n] indices of the gold labels.
         num_bins: Bins of confidence between 0 and 1.
     """
-    found = reliability_bins(probabilities, truth, num_bins)
-    return sum(item.count * abs(item.accuracy - item.confidence) for item in found) / len(truth)
+    bins = reliability_bins(probabilities, truth, num_bins)
+    return sum(item.count * abs(item.accuracy - item.confidence) for item in bins) / len(truth)

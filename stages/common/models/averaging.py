@@ -18,36 +18,33 @@ from stages.common.metrics.classification import softmax
 from stages.common.models.config import Average, Weights
 
 CONTENT_FREE_TEXTS = ("N/A", "[MASK]", "...")
-"""Texts that say nothing (Zhao et al., "Calibrate Before Use", ICML 2021)."""
+"""Texts without content, for contextual calibration."""
 
 
 def calibrate(logits: NDArray[np.float64], reference: NDArray[np.float64]) -> NDArray[np.float64]:
-    """Takes a member's preference for some labels away: logits minus the log of its mean distribution on `reference`.
+    """Removes a member's prior preference for a label: subtracts the log of its mean distribution on `reference`.
 
-    With texts that say nothing as reference this is contextual calibration (Zhao et al., "Calibrate Before Use", ICML
-    2021); with the unlabelled pile batch calibration (Zhou et al., ICLR 2024), which supposes that the labels are about
-    equally frequent there.
+    With content-free texts as reference, this is contextual calibration (Zhao et al., ICML 2021). With the unlabeled
+    set it is batch calibration (Zhou et al., ICLR 2024), which assumes that all labels are about equally frequent.
 
     Args:
         logits: [n, C].
         reference: [m, C] logits of the same member.
     """
-
     prior = softmax(reference).mean(axis=0)
     calibrated: NDArray[np.float64] = logits - np.log(np.maximum(prior, 1e-12))
     return calibrated
 
 
 def member_weights(kind: Weights, accuracies: Sequence[float], groups: Sequence[str]) -> NDArray[np.float64]:
-    """[M] weights of the members, which sum to 1.
+    """Returns the weights of the members, [M]; their sum is 1.
 
     Args:
-        kind: uniform; accuracy (in proportion to `accuracies`, uniform where all are 0); balanced (every group weighs
-            the same, so that a probe counts as much as all sub-models together).
-        accuracies: [M] accuracy of each member on the labelled set before training.
+        kind: uniform; accuracy (in proportion to `accuracies`, uniform if all are 0); balanced (equal weight per group,
+            so a probe counts as much as all sub-models together).
+        accuracies: [M] accuracy of each member on the labeled set before training.
         groups: [M] name of the group of each member.
     """
-
     if kind == "accuracy" and any(accuracies):
         return np.array(accuracies) / sum(accuracies)
     if kind == "balanced":
@@ -59,18 +56,17 @@ def member_weights(kind: Weights, accuracies: Sequence[float], groups: Sequence[
 def average_members(
     member_logits: NDArray[np.float64], weights: NDArray[np.float64], average: Average, temperature: float
 ) -> NDArray[np.float64]:
-    """[n, C] logits of the ensemble.
+    """Returns the logits of the ensemble, [n, C].
 
     Args:
         member_logits: [M, n, C] logits of the members.
-        weights: [M], which sum to 1.
-        average: Of what: raw logits, or probabilities, whose logarithms are returned.
-        temperature: Divides the logits (those of each member for a mean of probabilities): above 1 softens.
+        weights: [M] weights whose sum is 1.
+        average: Averages raw logits, or probabilities; then the result is their logarithm.
+        temperature: Divides the logits (for probabilities, those of each member). A value above 1 softens.
     """
-
     if average == "logits":
-        mixed: NDArray[np.float64] = np.average(member_logits, axis=0, weights=weights) / temperature
-        return mixed
+        logits: NDArray[np.float64] = np.average(member_logits, axis=0, weights=weights) / temperature
+        return logits
     probabilities = np.average(softmax(member_logits / temperature), axis=0, weights=weights)
-    logarithms: NDArray[np.float64] = np.log(np.maximum(probabilities, 1e-12))
-    return logarithms
+    log_probabilities: NDArray[np.float64] = np.log(np.maximum(probabilities, 1e-12))
+    return log_probabilities

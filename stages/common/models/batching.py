@@ -10,77 +10,72 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, fields
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor
 
 from stages.common.models.config import Precision
-from stages.common.patterns.encoding import Encoded
 from stages.common.protocols import Engine
 
+if TYPE_CHECKING:  # so that no change of the patterns retrains a student
+    from stages.common.patterns.encoding import Encoded
+
 PAD_TO_MULTIPLE_OF = 8
-"""Lengths without gradients are padded to a multiple of this. A processor's library keeps code for every shape that it
-has met: with lengths as they come a process that labels for hours grows all the while (benchmarks/label_memory.py).
-"""
+"""Multiple to which lengths are padded in passes without gradients."""
 
 
 @dataclass(slots=True)
 class EncodedBatch:
-    """Padded examples on one device. input_ids, attention_mask, segments: [B, L]; mask: [B], index of the mask; soft:
-    [B, M], places of the vectors in soft blocks, -1 where an example has fewer.
-    """
+    """Padded examples on one device. B examples, L tokens of the longest one, M vectors in soft blocks."""
 
     input_ids: Tensor
+    """[B, L]."""
     attention_mask: Tensor
+    """[B, L], 1 for tokens and 0 for padding."""
     token_type_ids: Tensor
+    """[B, L]."""
     mask_position: Tensor
+    """[B] index of the mask; for a causal model of the last token before the label word."""
     soft_positions: Tensor
+    """[B, M] indices of the vectors of soft blocks; -1 where an example has fewer."""
 
     def repeated(self, times: int) -> EncodedBatch:
-        """The batch with each example `times` times in a row."""
-        return EncodedBatch(
-            *(
-                item.repeat_interleave(times, dim=0)
-                for item in (
-                    self.input_ids,
-                    self.attention_mask,
-                    self.token_type_ids,
-                    self.mask_position,
-                    self.soft_positions,
-                )
-            )
-        )
+        """Returns a batch in which each example occurs `times` times in a row."""
+        tensors = (getattr(self, item.name) for item in fields(self))
+        return EncodedBatch(*(tensor.repeat_interleave(times, dim=0) for tensor in tensors))
 
 
-def padded(encoded: Sequence[Encoded], longest: int, pad_id: int, *, left: bool, device: Any) -> EncodedBatch:
-    """Pads texts to `longest` tokens, on the left or on the right."""
-
-    ids = torch.full((len(encoded), longest), pad_id)
-    attention = torch.zeros(len(encoded), longest, dtype=torch.long)
-    segments = torch.zeros(len(encoded), longest, dtype=torch.long)
-    mask = torch.zeros(len(encoded), dtype=torch.long)
-    soft = torch.full((len(encoded), max(len(item.soft_positions) for item in encoded)), -1)
+def pad_batch(
+    encoded: Sequence[Encoded], length: int, pad_id: int, *, left: bool, device: torch.device
+) -> EncodedBatch:
+    """Pads examples to `length` tokens, on the left or on the right."""
+    ids_BL = torch.full((len(encoded), length), pad_id)
+    attention_BL = torch.zeros(len(encoded), length, dtype=torch.long)
+    types_BL = torch.zeros(len(encoded), length, dtype=torch.long)
+    mask_B = torch.zeros(len(encoded), dtype=torch.long)
+    soft_BM = torch.full((len(encoded), max(len(item.soft_positions) for item in encoded)), -1)
     for row, item in enumerate(encoded):
-        start = longest - len(item.ids) if left else 0
-        place = slice(start, start + len(item.ids))
-        ids[row, place] = torch.tensor(item.ids)
-        attention[row, place] = 1
-        segments[row, place] = torch.tensor(item.token_type_ids)
-        mask[row] = start + item.mask_position
-        soft[row, : len(item.soft_positions)] = start + torch.tensor(item.soft_positions, dtype=torch.long)
-    return EncodedBatch(*(item.to(device) for item in (ids, attention, segments, mask, soft)))
+        start = length - len(item.ids) if left else 0
+        tokens = slice(start, start + len(item.ids))
+        ids_BL[row, tokens] = torch.tensor(item.ids)
+        attention_BL[row, tokens] = 1
+        types_BL[row, tokens] = torch.tensor(item.token_type_ids)
+        mask_B[row] = start + item.mask_position
+        soft_BM[row, : len(item.soft_positions)] = start + torch.tensor(item.soft_positions, dtype=torch.long)
+    return EncodedBatch(*(tensor.to(device) for tensor in (ids_BL, attention_BL, types_BL, mask_B, soft_BM)))
 
 
 def round_up_length(length: int) -> int:
-    """The next multiple of `GRID`."""
+    """Returns the next multiple of `PAD_TO_MULTIPLE_OF`."""
     return -(-length // PAD_TO_MULTIPLE_OF) * PAD_TO_MULTIPLE_OF
 
 
 def batches_by_length(lengths: Sequence[int], max_tokens: int) -> list[list[int]]:
-    """Rows sorted by length, longest first, in batches of at most `max_tokens` padded tokens (always at least one
-    row), padded to the grid.
+    """Groups rows of similar length, longest first, into batches of at most `max_tokens` padded tokens.
+
+    A batch has at least one row. Lengths are padded to a multiple of `PAD_TO_MULTIPLE_OF`.
     """
     order = sorted(range(len(lengths)), key=lambda row: (-lengths[row], row))
     batches: list[list[int]] = []
@@ -92,26 +87,32 @@ def batches_by_length(lengths: Sequence[int], max_tokens: int) -> list[list[int]
     return batches
 
 
-def shard_batches(batches: Sequence[list[int]], engine: Engine) -> Iterator[tuple[list[int], bool]]:
-    """The batches of this worker, and whether each counts.
+class WorkerBatch(NamedTuple):
+    """Rows of a batch; `counts` is False for a batch that another worker computes too."""
 
-    All workers make as many passes, or those who split a model would wait for each other forever: one that has nothing
-    left computes some batch again, which does not count.
+    rows: list[int]
+    counts: bool
+
+
+def shard_batches(batches: Sequence[list[int]], engine: Engine) -> Iterator[WorkerBatch]:
+    """Yields the batches of this worker.
+
+    All workers must run the same number of passes; otherwise ZeRO-3 deadlocks. A worker that has no batch left repeats
+    one whose result does not count.
     """
-    mine = batches[engine.rank :: engine.world_size]
+    local_batches = batches[engine.rank :: engine.world_size]
     for number in range(math.ceil(len(batches) / engine.world_size)):
-        yield (mine[number], True) if number < len(mine) else (batches[0], False)
+        has_batch = number < len(local_batches)
+        yield WorkerBatch(local_batches[number] if has_batch else batches[0], has_batch)
 
 
 def default_device() -> str:
-    """The GPU that this process sees, else the CPU."""
-
+    """Returns the GPU that this process sees, else the CPU."""
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
 def wants_bf16(precision: Precision) -> bool:
-    """Whether to compute in bfloat16: as told, or where the processor multiplies matrices in it."""
-
+    """Returns True to compute in bfloat16: as configured, or with `auto` if the device multiplies matrices in it."""
     if precision != "auto":
         return precision == "bf16"
     if torch.cuda.is_available():
@@ -120,12 +121,14 @@ def wants_bf16(precision: Precision) -> bool:
 
 
 def attention_implementation() -> str:
-    """Implementation of attention. On processors the plain one: at the lengths of patterns its backward pass is so much
-    faster than the fused one's that a training step of SmolLM2-135M takes 0.9 s instead of 1.4 s."""
+    """Returns the name of transformers' attention to use.
+
+    On CPUs the eager one: for short texts its backward pass is faster than the fused one, so a training step of
+    SmolLM2-135M takes 0.9 s instead of 1.4 s.
+    """
     return "sdpa" if default_device() == "cuda" else "eager"
 
 
-def autocast(on: bool) -> AbstractContextManager[Any]:
-    """Computes in bfloat16 over float32 weights, if `on`."""
-
+def autocast(on: bool) -> AbstractContextManager[object]:
+    """Computes in bfloat16 with float32 weights inside the block if `on`."""
     return torch.autocast(default_device(), dtype=torch.bfloat16) if on else nullcontext()

@@ -14,22 +14,15 @@ from transformers import AutoModelForCausalLM, AutoTokenizer
 
 
 def translate_gguf(path: Path, target: Path) -> None:
-    """Dequantises a GGUF file to float32 safetensors. transformers refuses to save what it loaded from GGUF, so the
-    weights move into a fresh model without the quantisation's mark."""
-
+    """Writes a GGUF file as a new folder `target` of float32 safetensors with tokenizer."""
     loaded = AutoModelForCausalLM.from_pretrained(path.parent, gguf_file=path.name)
-    config = type(loaded.config)(
-        **{
-            k: v
-            for k, v in loaded.config.to_dict().items()
-            if k not in ("quantization_config", "architectures", "dtype")
-        }
-    )
-    fresh = type(loaded)(config)
-    fresh.load_state_dict(loaded.state_dict())
+    excluded = ("quantization_config", "architectures", "dtype")
+    settings = {key: value for key, value in loaded.config.to_dict().items() if key not in excluded}
+    model = type(loaded)(type(loaded.config)(**settings))
+    model.load_state_dict(loaded.state_dict())
     tokenizer = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
     with tempfile.TemporaryDirectory(dir=target.parent, prefix=".gguf-") as temporary:
         folder = Path(temporary) / "model"
-        fresh.save_pretrained(folder)
+        model.save_pretrained(folder)
         tokenizer.save_pretrained(folder)
         shutil.move(folder, target)

@@ -2,13 +2,14 @@
 
 P-tuning v2 (Liu et al., ACL 2022, section 3.3) replaces the verbalizer by such a head; the backbone stays frozen. The
 logistic regression takes soft targets. It finds what scikit-learn's LogisticRegression finds if every example is
-repeated once per label and weighted by its probability.
+repeated once per label and weighted by its probability. Letters in names of tensors: B examples, C labels, D width.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -19,53 +20,55 @@ from torch import Tensor
 from stages.common.errors import InputError
 
 
+class LinearWeights(NamedTuple):
+    """`weight` [C, D] and `bias` [C] of logits, float32."""
+
+    weight: Tensor
+    bias: Tensor
+
+
 def fit_logistic_regression(
     features: Tensor, targets: Tensor, regularization_c: float, weights: Tensor | None = None
-) -> tuple[Tensor, Tensor]:
-    """Multinomial logistic regression with an L2 penalty on the weights, none on the bias.
+) -> LinearWeights:
+    """Fits multinomial logistic regression with an L2 penalty on the weights and none on the bias.
 
-    It is what scikit-learn's LogisticRegression finds if every text is repeated once a label and weighted by its
-    probability, without the C-fold copies, and with a column for labels that never occur.
+    Unlike scikit-learn, it makes no C-fold copies of the examples, and has a column for labels that never occur.
 
     Args:
         features: [n, D].
         targets: [n, C] probabilities.
-        regularization_c: scikit-learn's C: how much the texts count against the penalty; higher fits closer.
-        weights: [n] how many texts each row stands for; None: one.
-
-    Returns:
-        weight [C, D] and bias [C] of logits, float32.
+        regularization_c: scikit-learn's C: weight of the examples against the penalty; higher fits closer.
+        weights: [n] weight of each example. Default: 1.
     """
-
     features, targets = features.double(), targets.double()
     weights = torch.ones(len(features), dtype=torch.float64) if weights is None else weights.double()
     num_labels = targets.shape[1]
-    # two mirrored vectors are half as dear as the single one that scikit-learn fits for two labels
-    dear = 1.0 if num_labels == 2 else 0.5
-    weight = torch.zeros(num_labels, features.shape[1], dtype=torch.float64, requires_grad=True)
-    bias = torch.zeros(num_labels, dtype=torch.float64, requires_grad=True)
+    # For two labels scikit-learn fits a single vector; the penalty of two mirrored ones is half as large.
+    penalty_factor = 1.0 if num_labels == 2 else 0.5
+    weight_CD = torch.zeros(num_labels, features.shape[1], dtype=torch.float64, requires_grad=True)
+    bias_C = torch.zeros(num_labels, dtype=torch.float64, requires_grad=True)
     solver = torch.optim.LBFGS(
-        [weight, bias], max_iter=1000, tolerance_grad=1e-9, tolerance_change=1e-12, line_search_fn="strong_wolfe"
+        [weight_CD, bias_C], max_iter=1000, tolerance_grad=1e-9, tolerance_change=1e-12, line_search_fn="strong_wolfe"
     )
 
-    def loss() -> Tensor:
+    def compute_loss() -> Tensor:
         solver.zero_grad()
-        surprise = F.cross_entropy(F.linear(features, weight, bias), targets, reduction="none")
-        value = (weights * surprise).sum() / weights.sum() + dear * weight.square().sum() / (
+        losses = F.cross_entropy(F.linear(features, weight_CD, bias_C), targets, reduction="none")
+        loss = (weights * losses).sum() / weights.sum() + penalty_factor * weight_CD.square().sum() / (
             regularization_c * weights.sum()
         )
-        value.backward()
-        return value
+        loss.backward()
+        return loss
 
-    solver.step(loss)
-    return weight.detach().float(), bias.detach().float()
+    solver.step(compute_loss)
+    return LinearWeights(weight_CD.detach().float(), bias_C.detach().float())
 
 
 HEAD_FILE = "head.safetensors"
 
 
 class LinearHead(torch.nn.Module):
-    """[B, D] -> [B, C], in float32; states are brought to unit variance first, whatever the backbone's scale."""
+    """Maps hidden states [B, D] to label scores [B, C] in float32, after normalizing them to unit variance."""
 
     def __init__(self, width: int, num_labels: int) -> None:
         super().__init__()
@@ -75,34 +78,32 @@ class LinearHead(torch.nn.Module):
         torch.nn.init.zeros_(self.linear.bias)
 
     def forward(self, states: Tensor) -> Tensor:
-        """Scores of labels, [B, C]."""
-        made: Tensor = self.linear(self.norm(states.float()))
-        return made
+        """Returns label scores, [B, C]."""
+        scores: Tensor = self.linear(self.norm(states.float()))
+        return scores
 
 
 def save_head(head: LinearHead, labels: Sequence[str], folder: Path) -> None:
-    """Writes the head to `folder`, with the labels that its rows stand for."""
-
-    weights = {name: item.detach().cpu().contiguous() for name, item in head.state_dict().items()}
+    """Writes the head to `folder`, with the labels of its rows."""
+    weights = {name: tensor.detach().cpu().contiguous() for name, tensor in head.state_dict().items()}
     save_file(weights, folder / HEAD_FILE, metadata={"labels": "\n".join(labels)})
 
 
 def load_head(folder: Path, width: int, labels: Sequence[str]) -> LinearHead | None:
-    """The head in `folder`, or None if there is none.
+    """Returns the head in `folder`, or None if there is no head.
 
     Raises:
-        InputError: it was made for a backbone of another width, or for other labels.
+        InputError: the head was trained for another width or other labels.
     """
-
     if not (folder / HEAD_FILE).exists():
         return None
     with safe_open(folder / HEAD_FILE, "pt") as file:
         weights = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118
-        known = (file.metadata() or {}).get("labels", "").split("\n")
-    if weights["linear.weight"].shape != (len(labels), width) or known != list(labels):
+        head_labels = (file.metadata() or {}).get("labels", "").split("\n")
+    if weights["linear.weight"].shape != (len(labels), width) or head_labels != list(labels):
         raise InputError(
-            f"the head in {folder} reads states of width {weights['linear.weight'].shape[1]} and tells {known} apart; "
-            f"the backbone has {width}, the task {list(labels)}.",
+            f"the head in {folder} has width {weights['linear.weight'].shape[1]} and labels {head_labels}; "
+            f"the backbone has width {width}, the task has labels {list(labels)}.",
             "Use it with the backbone and task that it was trained on.",
         )
     head = LinearHead(width, len(labels))

@@ -14,32 +14,29 @@ from stages.common.patterns.config import Family
 
 
 def adapted_layer_sizes(model: nn.Module) -> dict[str, int]:
-    """Name of a layer -> its inputs and outputs, of all layers of this name; without the LM head, as in PEFT."""
-
+    """Returns name of a layer -> sum of inputs and outputs of all layers of this name, as PEFT without the LM head."""
     head = getattr(model, "get_output_embeddings", lambda: None)()
-    found: dict[str, int] = {}
+    sizes: dict[str, int] = {}
     for name, module in model.named_modules():
         is_linear = isinstance(module, torch.nn.Linear) or type(module).__name__ == "Conv1D"
         if is_linear and module is not head:
             last = name.rpartition(".")[2]
-            found[last] = found.get(last, 0) + sum(getattr(module, "weight").shape)  # noqa: B009
-    return found
+            sizes[last] = sizes.get(last, 0) + sum(getattr(module, "weight").shape)  # noqa: B009
+    return sizes
 
 
 def auto_class_for(family: Family) -> Any:
-    """What reads a language model of this family, its LM head with it."""
-
-    kinds: dict[Family, Any] = {
+    """Returns the class of transformers that loads a language model of this family with its LM head."""
+    classes: dict[Family, Any] = {
         "masked": AutoModelForMaskedLM,
         "causal": AutoModelForCausalLM,
         "seq2seq": AutoModelForSeq2SeqLM,
     }
-    return kinds[family]
+    return classes[family]
 
 
 def meta_model(folder: Path) -> nn.Module:
-    """The model in `folder` on torch's meta device, where weights have shapes and take no memory."""
-
+    """Returns the model in `folder` on torch's meta device, where weights have shapes but use no memory."""
     config = AutoConfig.from_pretrained(folder)
     with torch.device("meta"):
         model: nn.Module = auto_class_for(family_of(folder)).from_config(config)
@@ -47,5 +44,5 @@ def meta_model(folder: Path) -> nn.Module:
 
 
 def largest_weight(folder: Path) -> int:
-    """Numbers of the largest single weight of the model in `folder`."""
+    """Returns the number of elements of the largest weight of the model in `folder`."""
     return max(weight.numel() for weight in meta_model(folder).parameters())

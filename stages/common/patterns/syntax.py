@@ -33,20 +33,20 @@ FILTERS: dict[str, Callable[[str], str]] = {
 
 @dataclass(frozen=True, slots=True)
 class PatternText:
-    """Text of the pattern itself; never shortened."""
+    """Text of the pattern itself; never truncated."""
 
     text: str
 
 
 @dataclass(frozen=True, slots=True)
 class FieldRef:
-    """A field of the example, filtered; shortened when the whole is too long."""
+    """A field of the example, filtered; truncated if the text is too long."""
 
     name: str
     filters: tuple[str, ...] = ()
 
     def value(self, fields: Mapping[str, str]) -> str:
-        """The filtered text of this field."""
+        """Returns the filtered text of this field."""
         text = fields[self.name]
         for name in self.filters:
             text = FILTERS[name](text)
@@ -55,7 +55,7 @@ class FieldRef:
 
 @dataclass(frozen=True, slots=True)
 class Mask:
-    """The place of the label word."""
+    """The position of the label word."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +65,7 @@ class Sep:
 
 @dataclass(frozen=True, slots=True)
 class Soft:
-    """A block of trainable vectors in the pattern, started from `words` if there are any."""
+    """A block of trainable vectors in the pattern, initialized from `words` if there are any."""
 
     num_vectors: int
     words: str = ""
@@ -73,7 +73,7 @@ class Soft:
 
 PatternPart = PatternText | FieldRef | Mask | Sep | Soft
 OPTION = "option"
-"""The field that multiple choice fills with one option after the other."""
+"""The field that multiple choice fills with each option in turn."""
 _TOKEN = re.compile(r"\{\{|\}\}|\{([^{}]*)\}|[{}]")
 _SOFT = re.compile(r"^soft:([1-9][0-9]*)(?::(.+))?$")
 _FIELD = re.compile(r"^[A-Za-z_][A-Za-z0-9_]*$")
@@ -81,7 +81,7 @@ _FIELD = re.compile(r"^[A-Za-z_][A-Za-z0-9_]*$")
 
 @dataclass(frozen=True, slots=True)
 class Pattern:
-    """A parsed pattern. Build it with `Pattern.parse`."""
+    """A parsed pattern; see `Pattern.parse`."""
 
     name: str
     text: str
@@ -92,7 +92,7 @@ class Pattern:
         """Parses the pattern language.
 
         Raises:
-            PatternError: no mask or several, an unknown filter, a stray brace, two `{sep}`, or no field at all.
+            PatternError: no mask or several, an unknown filter, an unmatched brace, two `{sep}`, or no field.
         """
         parts: list[PatternPart] = []
         literal = ""
@@ -104,7 +104,8 @@ class Pattern:
                 literal += match.group(0)[0]
             elif match.group(1) is None:
                 raise PatternError(
-                    f"pattern {name!r} has a stray {match.group(0)!r} at character {match.start() + 1} of {text!r}.",
+                    f"pattern {name!r} has an unmatched {match.group(0)!r} at character {match.start() + 1} "
+                    f"of {text!r}.",
                     "Close the brace, or double it for the character itself.",
                 )
             else:
@@ -120,28 +121,28 @@ class Pattern:
 
     @property
     def fields(self) -> tuple[str, ...]:
-        """Names of the fields that the pattern takes, in order of appearance."""
+        """Names of the fields that the pattern uses, in order of appearance."""
         return tuple(dict.fromkeys(part.name for part in self.parts if isinstance(part, FieldRef)))
 
     @property
     def ends_in_mask(self) -> bool:
-        """Whether nothing follows the mask, as a causal language model needs it."""
+        """True if nothing follows the mask."""
         return isinstance(self.parts[-1], Mask)
 
     @property
     def soft_blocks(self) -> tuple[Soft, ...]:
-        """Its blocks of trainable vectors, in order of appearance."""
+        """The blocks of trainable vectors, in order of appearance."""
         return tuple(part for part in self.parts if isinstance(part, Soft))
 
     @property
-    def soft_is_behind_a_field(self) -> bool:
-        """Whether a field stands before the first soft block."""
+    def soft_follows_field(self) -> bool:
+        """True if a field is before the first soft block."""
         kinds = [type(part) for part in self.parts if isinstance(part, FieldRef | Soft)]
         return kinds[0] is FieldRef and Soft in kinds
 
     @property
     def has_soft_blocks(self) -> bool:
-        """Whether some of it is trainable vectors."""
+        """True if the pattern has trainable vectors."""
         return bool(self.soft_blocks)
 
 
@@ -155,13 +156,13 @@ def _part(name: str, inner: str) -> PatternPart:
     field_name, *filters = inner.split("|")
     if not _FIELD.match(field_name):
         raise PatternError(
-            f"pattern {name!r} has {{{inner}}}, which is neither {{mask}}, {{sep}} nor the name of a field.",
-            "Write a field of the data, as {text}.",
+            f"pattern {name!r} has {{{inner}}}, which is not {{mask}}, {{sep}} or the name of a field.",
+            "Write a field of the data, for example {text}.",
         )
     for item in filters:
         if item not in FILTERS:
             raise PatternError(
-                f"pattern {name!r} uses the unknown filter {item!r}.", f"Take one of: {', '.join(FILTERS)}."
+                f"pattern {name!r} uses the unknown filter {item!r}.", f"Use one of: {', '.join(FILTERS)}."
             )
     return FieldRef(field_name, tuple(filters))
 
@@ -170,8 +171,8 @@ def _soft(name: str, inner: str) -> Soft:
     match = _SOFT.match(inner)
     if match is None:
         raise PatternError(
-            f"pattern {name!r} has {{{inner}}}, which is no soft block.",
-            "Write the number of vectors, and words to start from if you like: {soft:3} or {soft:3:in summary}.",
+            f"pattern {name!r} has {{{inner}}}, which is not a valid soft block.",
+            "Write the number of vectors, and optionally words to start from: {soft:3} or {soft:3:in summary}.",
         )
     return Soft(int(match[1]), match[2] or "")
 
@@ -182,6 +183,6 @@ def _check_counts(name: str, text: str, parts: list[PatternPart]) -> None:
         problem = "has no {mask}" if num_masks == 0 else f"has {num_masks} masks"
         raise PatternError(f"pattern {name!r} {problem}: {text!r}.", "Write {mask} exactly once.")
     if sum(isinstance(part, Sep) for part in parts) > 1:
-        raise PatternError(f"pattern {name!r} has several {{sep}}: {text!r}.", "Two segments are the most.")
+        raise PatternError(f"pattern {name!r} has several {{sep}}: {text!r}.", "Write {sep} at most once.")
     if not any(isinstance(part, FieldRef) for part in parts):
-        raise PatternError(f"pattern {name!r} takes no field: {text!r}.", "Add a field of the data, as {text}.")
+        raise PatternError(f"pattern {name!r} has no field: {text!r}.", "Add a field of the data, for example {text}.")

@@ -15,20 +15,23 @@ from typing import Any
 from stages.common.errors import VerbalizerError
 from stages.common.patterns.config import Family, LabelScore
 
+Word = tuple[int, ...]
+"""Token ids of a label word."""
+
 
 @dataclass(frozen=True, slots=True)
 class Verbalizer:
-    """The words of each label as token ids, [label][word][token], in the order of the task's labels."""
+    """The words of each label as token ids, in the order of the task's labels."""
 
     labels: tuple[str, ...]
-    words: tuple[tuple[tuple[int, ...], ...], ...]
+    words: tuple[tuple[Word, ...], ...]
     score: LabelScore = "mean_logit"
 
     @classmethod
     def of(
         cls, words: Mapping[str, Sequence[str]], tokenizer: Any, family: Family, score: LabelScore = "mean_logit"
     ) -> Verbalizer:
-        """Looks up every word.
+        """Looks up the tokens of every word.
 
         Args:
             words: Label -> its words, in the order of the scores.
@@ -37,10 +40,11 @@ class Verbalizer:
             score: How words become the score of their label.
 
         Raises:
-            VerbalizerError: a word is unknown, or two labels have the same words.
+            VerbalizerError: a word is not in the vocabulary, or two labels have the same words.
         """
         ids = {
-            label: tuple(_token_ids(word, label, tokenizer, family) for word in found) for label, found in words.items()
+            label: tuple(_token_ids(word, label, tokenizer, family) for word in label_words)
+            for label, label_words in words.items()
         }
         labels = tuple(ids)
         for first in range(len(labels)):
@@ -49,7 +53,7 @@ class Verbalizer:
                     raise VerbalizerError(
                         f"the labels {labels[second]!r} and {labels[first]!r} have the same words: "
                         f"{list(words[labels[first]])}.",
-                        "Give each label words of its own.",
+                        "Give each label its own words.",
                     )
         return cls(labels, tuple(ids.values()), score)
 
@@ -60,25 +64,25 @@ class Verbalizer:
 
     @property
     def longest(self) -> int:
-        """Tokens of the longest word; 1 where there are no words."""
+        """Tokens of the longest word; 1 without words."""
         return max((len(word) for word in self.flat), default=1)
 
     @property
     def needs_likelihood(self) -> bool:
-        """Whether words are scored by log-likelihoods rather than raw logits."""
+        """True if words are scored by log-likelihoods instead of raw logits."""
         return self.score != "mean_logit" or self.longest > 1
 
 
 def found_words(folder: Path) -> dict[str, list[str]]:
-    """Label -> words that the verbalizer search left in `folder`."""
+    """Returns label -> words that the verbalizer search wrote to `folder`."""
     words: dict[str, list[str]] = json.loads((folder / "words.json").read_text(encoding="utf-8"))
     return words
 
 
 def word_tokens(word: str, tokenizer: Any) -> list[int]:
-    """Token ids of a word as it stands inside a sentence: with a space before it, which BPE vocabularies need."""
+    """Returns the token ids of a word inside a sentence: with a space before it, which BPE vocabularies need."""
     text = " " + word.strip()
-    if hasattr(tokenizer, "encode_batch"):  # a bare tokenizer: no import of transformers for a plan
+    if hasattr(tokenizer, "encode_batch"):  # a bare tokenizer of the tokenizers library
         return list(tokenizer.encode(text, add_special_tokens=False).ids)
     return list(tokenizer(text, add_special_tokens=False)["input_ids"])
 
@@ -88,7 +92,7 @@ def _token_ids(word: str, label: str, tokenizer: Any, family: Family) -> tuple[i
     tokens = [_token(item, tokenizer) for item in ids]
     if family == "seq2seq" and len(ids) > 1 and tokens[0] == "▁":
         ids, tokens = ids[1:], tokens[1:]
-    if not ids or _unknown(tokenizer) & set(tokens):
+    if not ids or _unknown_tokens(tokenizer) & set(tokens):
         raise VerbalizerError(
             f"the label word {word!r} of {label!r} is not in the backbone's vocabulary.",
             "Choose another word.",
@@ -102,5 +106,5 @@ def _token(item: int, tokenizer: Any) -> str:
     return str(tokenizer.convert_ids_to_tokens(item))
 
 
-def _unknown(tokenizer: Any) -> set[str]:
+def _unknown_tokens(tokenizer: Any) -> set[str]:
     return {"[UNK]", "<unk>", str(getattr(tokenizer, "unk_token", "[UNK]"))}

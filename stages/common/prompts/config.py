@@ -1,4 +1,4 @@
-"""Config models of soft prompts and trained members, and checks of which settings fit together.
+"""Config models of soft prompts, and checks of which settings fit together.
 
 | method | where the vectors are | reparameterized by | source |
 |---|---|---|---|
@@ -14,7 +14,7 @@ initialization plus A·B), and every method may train together with LoRA.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Literal
 
 from pydantic import Field, model_validator
 
@@ -22,30 +22,9 @@ from stages.common.config import Config
 from stages.common.errors import InputError
 from stages.common.models.backbones.config import LoraConfig
 from stages.common.models.cloze.config import ClozeConfig
-from stages.common.models.encoders.config import EncoderConfig
 from stages.common.patterns.syntax import Pattern
 from stages.common.training.config import TrainingConfig
 
-
-class SubModelSpec(ClozeConfig):
-    """How a trained sub-model is loaded."""
-
-    kind: Literal["pet"] = "pet"
-    """pet: a sub-model."""
-    words: int | None = Field(None, ge=0)
-    """Index of its label words among the results of the verbalizer search. If not set, the task has label words."""
-
-
-class ProbeSpec(Config):
-    """How a trained probe is loaded."""
-
-    kind: Literal["probe"] = "probe"
-    """probe: logistic regression on sentence embeddings."""
-    encoder: EncoderConfig
-    """The sentence encoder."""
-
-
-MemberSpec = Annotated[SubModelSpec | ProbeSpec, Field(discriminator="kind")]
 PromptTuningMethod = Literal["prompt_tuning", "p_tuning", "prefix_tuning", "p_tuning_v2"]
 WORD_VECTORS = "table.words"
 """Parameter with the virtual tokens that are initialized from words. A curriculum freezes it at first."""
@@ -78,7 +57,7 @@ def check_fit(config: PromptConfig, pattern: Pattern) -> None:
         )
     if config.hard_prompt_steps and not any(block.words for block in pattern.soft_blocks):
         raise InputError(
-            f"hard_prompt_steps freezes soft blocks that are initialized from words, but pattern {pattern.name!r} has none.",
+            f"hard_prompt_steps freezes soft blocks that start from words, but pattern {pattern.name!r} has none.",
             "Add one, such as {soft:3:in summary}, or remove hard_prompt_steps.",
         )
     if config.hard_prompt_steps and not config.trains_more and all(block.words for block in pattern.soft_blocks):

@@ -2,12 +2,12 @@
 
 A vector that is far longer than the embedding of any word, or that resembles no word, is not an error: trained vectors
 often leave the region of the words (Lester et al., EMNLP 2021, section 6.2). The figure shows if training changed them
-at all.
+at all. Letters in names of tensors: N vectors of the prompt, D embedding size.
 """
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -20,66 +20,70 @@ from stages.common.prompts.soft_prompt import Prompt
 from stages.common.protocols import Recorder
 
 NUM_WORDS = 5
+"""Words that are listed per vector."""
 CHUNK = 16384
-"""Rows of the vocabulary that are compared at a time, so that a large one is never copied to float32 as a whole."""
+"""Rows of the vocabulary that are converted to float32 at a time, to save memory."""
 
 
 def log_inspection(prompt: Prompt | None, backbone: Backbone, recorder: Recorder) -> None:
-    """Records the norms of the vectors and, of vectors that stand where words stand, the words nearest to each.
+    """Records the norms of the vectors and, for input vectors, the words nearest to each.
 
     Args:
-        prompt: The trained prompt; None: there is nothing to show.
-        backbone: The frozen model. Every worker must come here, for it may be spread over them.
-        recorder: Gets the picture `prompt_norms` and the table `nearest_words`.
+        prompt: The trained prompt; None does nothing.
+        backbone: The frozen model. All workers must call this, because its weights may be spread over them.
+        recorder: Gets the figure `prompt_norms` and the table `nearest_words`.
     """
-
     if prompt is None:
         return
-    vectors = prompt.vectors.detach().float().cpu()
-    usual = None
+    vectors_ND = prompt.vectors.detach().float().cpu()
+    mean_norm = None
     if prompt.position != "layers":
-        rows, usual = nearest(vectors, backbone)
-        recorder.log_table("nearest_words", rows)
-    recorder.log_figure("prompt_norms", figures.norms(vectors.norm(dim=1).tolist(), usual))
+        nearest = nearest_words(vectors_ND, backbone)
+        mean_norm = nearest.mean_norm
+        recorder.log_table("nearest_words", nearest.rows)
+    recorder.log_figure("prompt_norms", figures.norms(vectors_ND.norm(dim=1).tolist(), mean_norm))
 
 
-def nearest(vectors: Tensor, backbone: Backbone) -> tuple[list[dict[str, Any]], float]:
-    """The words of the vocabulary that point in the same direction, and the mean norm of all words.
+class NearestWords(NamedTuple):
+    """`rows`: per vector its norm, the nearest words and their cosines; `mean_norm`: that of the whole vocabulary."""
+
+    rows: list[dict[str, Any]]
+    mean_norm: float
+
+
+def nearest_words(vectors_ND: Tensor, backbone: Backbone) -> NearestWords:
+    """Returns the words of the vocabulary with the largest cosine similarity, the nearest first.
 
     Args:
-        vectors: [N, D] float32, on the CPU.
-        backbone: The model whose input embeddings they stand among.
-
-    Returns:
-        A row for each vector, with its norm, the words and their cosines, the nearest first; and the mean norm.
+        vectors_ND: float32, on the CPU.
+        backbone: The model with the input embeddings.
     """
-
-    best = torch.full((len(vectors), 0), 0.0)
-    ids = torch.zeros((len(vectors), 0), dtype=torch.long)
-    total = 0.0
-    directions = F.normalize(vectors, dim=1)
+    cosines_N5 = torch.full((len(vectors_ND), 0), 0.0)
+    ids_N5 = torch.zeros((len(vectors_ND), 0), dtype=torch.long)
+    norm_sum = 0.0
+    directions_ND = F.normalize(vectors_ND, dim=1)
     with torch.no_grad(), gathered(backbone.model.get_input_embeddings().weight) as table:
         for start in range(0, len(table), CHUNK):
             part = table.detach()[start : start + CHUNK].float().cpu()
-            lengths = part.norm(dim=1, keepdim=True)
-            total += float(lengths.sum())
-            cosines = directions @ (part / lengths.clamp_min(1e-12)).T
-            best, places = torch.cat([best, cosines], dim=1).topk(min(NUM_WORDS, best.shape[1] + len(part)), dim=1)
-            here = torch.arange(start, start + len(part)).expand(len(vectors), -1)
-            ids = torch.cat([ids, here], dim=1).gather(1, places)
-        size = len(table)
+            norms = part.norm(dim=1, keepdim=True)
+            norm_sum += float(norms.sum())
+            candidates = torch.cat([cosines_N5, directions_ND @ (part / norms.clamp_min(1e-12)).T], dim=1)
+            cosines_N5, indices = candidates.topk(min(NUM_WORDS, candidates.shape[1]), dim=1)
+            part_ids = torch.arange(start, start + len(part)).expand(len(vectors_ND), -1)
+            ids_N5 = torch.cat([ids_N5, part_ids], dim=1).gather(1, indices)
+        num_words = len(table)
     rows = []
-    for number, vector in enumerate(vectors):
+    for number, vector in enumerate(vectors_ND):
         row: dict[str, Any] = {"vector": number + 1, "norm": round(float(vector.norm()), 4)}
-        for rank in range(ids.shape[1]):
-            row[f"word {rank + 1}"] = _word(int(ids[number, rank]), backbone.tokenizer)
-            row[f"cosine {rank + 1}"] = round(float(best[number, rank]), 4)
+        for rank in range(ids_N5.shape[1]):
+            row[f"word {rank + 1}"] = _word(int(ids_N5[number, rank]), backbone.tokenizer)
+            row[f"cosine {rank + 1}"] = round(float(cosines_N5[number, rank]), 4)
         rows.append(row)
-    return rows, total / size
+    return NearestWords(rows, norm_sum / num_words)
 
 
 def _word(token: int, tokenizer: Any) -> str:
-    """The token as text; one that is no text by itself, such as half a letter, by its name or its number."""
+    """Returns the token as text; if it is not valid text, such as half a letter, its name or number."""
     text = str(tokenizer.decode([token]))
     if text.strip() and "\ufffd" not in text:
         return text

@@ -1,18 +1,19 @@
-"""Loads trained sub-models, probes and prompts for inference.
+"""Loads trained sub-models, probes and soft prompts for inference. Each folder describes itself.
 
-Members of an ensemble that use the same backbone share it: their adapters are loaded next to each other, and each
-member activates its own. So a process has each backbone in memory once. Prompts of several tasks are served over one
-frozen backbone; such a folder has `prompt/` (PEFT's format) and a file that names task, pattern and backbone.
+    submodel.json           a sub-model: task, pattern, backbone, and what was tuned
+    prompt_model.json       a soft prompt: task, pattern and backbone; the prompt is in `prompt/`
+    model/classifier.json   a probe, or another text classifier
+
+Models of one `ModelLoader` that use the same backbone share it, so a process has each backbone in memory once. Adapters
+are loaded next to each other, and each model activates its own.
 """
 
 from __future__ import annotations
 
-import json
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -23,66 +24,106 @@ from stages.common.errors import InputError
 from stages.common.examples import Example
 from stages.common.models.backbones.base import Backbone
 from stages.common.models.backbones.config import BackboneConfig
-from stages.common.models.backbones.loader import borrow_backbone, load_backbone
-from stages.common.models.batching import wants_bf16
+from stages.common.models.backbones.loader import load_backbone
 from stages.common.models.cloze.classifier import ClozeClassifier
-from stages.common.models.encoders.text_classifier import TextClassifier
-from stages.common.models.linear_heads import load_head
-from stages.common.patterns.config import Task
-from stages.common.patterns.verbalizers import found_words
-from stages.common.prompts.config import SERVING_FILE, ProbeSpec, PromptServingConfig, SubModelSpec
+from stages.common.models.encoders.text_classifier import CLASSIFIER_FILE, TextClassifier
+from stages.common.models.linear_heads import LinearHead, load_head
+from stages.common.prompts.config import SERVING_FILE, PromptServingConfig
 from stages.common.prompts.peft_format import load_prompt
+from stages.common.prompts.soft_prompt import Prompt
+from stages.common.prompts.submodels import SubModelMetadata
 from stages.common.protocols import LogitModel, Recorder
 
 
 @dataclass(slots=True)
 class SharedBackbone:
-    """A backbone that several members read, and the adapters in it by name; `wrapped`: PEFT's model around it."""
+    """A backbone that several models use. `peft_model` is PEFT's wrapper with their adapters, if any."""
 
     backbone: Backbone
-    wrapped: Any = None
+    peft_model: Any = None
+
+    def attach(self, folder: Path) -> str:
+        """Loads an adapter next to the others; returns its name. The first one is active."""
+        name = "0" if self.peft_model is None else str(len(self.peft_model.peft_config))
+        if self.peft_model is None:
+            self.peft_model = PeftModel.from_pretrained(self.backbone.model, folder, adapter_name=name)
+        else:
+            self.peft_model.load_adapter(folder, adapter_name=name)
+        self.backbone.freeze()
+        return name
 
 
 @dataclass(slots=True)
-class AdapterMember:
-    """A sub-model whose adapter is one of several in its backbone."""
+class AdapterModel:
+    """A sub-model whose adapter is one of several on its backbone."""
 
     classifier: ClozeClassifier
     shared: SharedBackbone
     adapter: str
 
     def predict(self, examples: Sequence[Example], recorder: Recorder, phase: str) -> NDArray[np.float64]:
-        """[n, C] logits, in the order of `examples`."""
-        self.shared.wrapped.set_adapter(self.adapter)
+        """Returns logits, [n, C], in the order of `examples`."""
+        self.shared.peft_model.set_adapter(self.adapter)
         self.shared.backbone.freeze()
         return self.classifier.predict(examples, recorder, phase)
 
 
-@dataclass(slots=True)
-class MemberLoader:
-    """Loads members; those that can share a backbone do."""
+class LoadedPrompt(NamedTuple):
+    """A trained prompt on its backbone, with its LoRA weights and its linear head, if any."""
 
-    words: Sequence[Path] = ()
-    _shared: dict[tuple[str, str, bool], SharedBackbone] = field(default_factory=dict)
+    backbone: Backbone
+    prompt: Prompt
+    head: LinearHead | None
 
-    def load(self, voter: SubModelSpec | ProbeSpec, folder: Path) -> LogitModel:
-        """The member that lies in `folder`."""
-        if isinstance(voter, ProbeSpec):
+
+class ModelLoader:
+    """Loads models; those with the same backbone share it."""
+
+    def __init__(self) -> None:
+        self._shared: dict[tuple[str, str, bool], SharedBackbone] = {}
+
+    def load(self, folder: Path) -> LogitModel:
+        """Loads an ensemble member. A probe predicts in the precision that it was trained in."""
+        if (folder / "model" / CLASSIFIER_FILE).exists():
             probe = TextClassifier.load(folder / "model")
-            probe.predicts_in_bf16 = wants_bf16(voter.encoder.precision)
+            probe.predicts_in_bf16 = probe.trains_in_bf16
             return probe
+        metadata = SubModelMetadata.load(folder)
+        if metadata.tune != "lora":
+            return self.load_submodel(folder)
+        shared = self._backbone(metadata.backbone, has_adapters=True)
+        adapter = shared.attach(folder / "adapter")
+        classifier = ClozeClassifier.of(metadata.task, metadata.pattern, shared.backbone, metadata.backbone)
+        return AdapterModel(classifier, shared, adapter)
 
-        task = voter.task if voter.words is None else voter.task.with_words(found_words(self.words[voter.words]))
-        tune = json.loads((folder / "submodel.json").read_text())["tune"]
-        if tune == "full":
-            own = voter.backbone.model_copy(update={"asset": str(folder / "model")})
-            return ClozeClassifier.of(task, voter.pattern, load_backbone(own, frozen=True), voter.backbone)
-        shared = self._backbone(voter.backbone, has_adapters=tune == "lora")
-        prompt = None
-        if tune == "prompt":
-            prompt = load_prompt(folder / "prompt", shared.backbone)
-        classifier = ClozeClassifier.of(task, voter.pattern, shared.backbone, voter.backbone, prompt)
-        return AdapterMember(classifier, shared, _put_on(shared, folder / "adapter")) if tune == "lora" else classifier
+    def load_submodel(self, folder: Path) -> ClozeClassifier:
+        """Loads a sub-model. Load at most one with an adapter: adapters are only switched between members."""
+        metadata = SubModelMetadata.load(folder)
+        config, prompt = metadata.backbone, None
+        if metadata.tune == "full":
+            backbone = load_backbone(config.model_copy(update={"asset": str(folder / "model")}), frozen=True)
+        else:
+            shared = self._backbone(config, has_adapters=metadata.tune == "lora")
+            backbone = shared.backbone
+            if metadata.tune == "lora":
+                shared.attach(folder / "adapter")
+            if metadata.tune == "prompt":
+                prompt = load_prompt(folder / "prompt", backbone)
+        return ClozeClassifier.of(metadata.task, metadata.pattern, backbone, config, prompt)
+
+    def load_prompt(self, folder: Path, config: BackboneConfig, outputs: Sequence[str]) -> LoadedPrompt:
+        """Loads the prompt in `folder/prompt`. `outputs`: names of the outputs of its head, if there is a head.
+
+        Raises:
+            InputError: the prompt or its head was trained for another backbone or other outputs.
+        """
+        lora = folder / "prompt" / "lora"
+        shared = self._backbone(config, has_adapters=lora.exists())
+        if lora.exists():
+            shared.attach(lora)
+        prompt = load_prompt(folder / "prompt", shared.backbone)
+        head = load_head(folder / "prompt", shared.backbone.hidden_size, outputs)
+        return LoadedPrompt(shared.backbone, prompt, head)
 
     def _backbone(self, config: BackboneConfig, *, has_adapters: bool) -> SharedBackbone:
         key = (identity(config.asset), config.precision, has_adapters)
@@ -91,64 +132,30 @@ class MemberLoader:
         return self._shared[key]
 
 
-def _put_on(shared: SharedBackbone, folder: Path) -> str:
-    """Puts an adapter beside those that are there; returns its name."""
-
-    if shared.wrapped is None:
-        shared.wrapped = PeftModel.from_pretrained(shared.backbone.model, folder, adapter_name="0")
-        return "0"
-    name = str(len(shared.wrapped.peft_config))
-    shared.wrapped.load_adapter(folder, adapter_name=name)
-    return name
-
-
-@contextmanager
-def load_submodel(folder: Path, task: Task, config: BackboneConfig) -> Iterator[ClozeClassifier]:
-    """The sub-model that lies in `folder`, ready to predict."""
-    about = json.loads((folder / "submodel.json").read_text())
-    if about["tune"] == "full":
-        backbone = load_backbone(config.model_copy(update={"asset": str(folder / "model")}), frozen=True)
-        yield ClozeClassifier.of(task, about["pattern"], backbone, config)
-        return
-    with borrow_backbone(config) as backbone:
-        adapter = prompt = None
-        if about["tune"] == "prompt":
-            prompt = load_prompt(folder / "prompt", backbone)
-        if about["tune"] == "lora":
-            adapter = PeftModel.from_pretrained(backbone.model, folder / "adapter")
-            backbone.freeze()
-        yield ClozeClassifier.of(task, about["pattern"], backbone, config, prompt)
-        if adapter is not None:
-            adapter.unload()
-
-
 def load_prompts(folders: Sequence[Path]) -> list[ClozeClassifier]:
-    """Classifiers of all folders, over one resident backbone.
+    """Loads the prompts of several tasks over one backbone.
 
     Raises:
-        InputError: the prompts are for different backbones, two are for one task, or one of several brings LoRA
-            weights, which change the backbone for all.
+        InputError: the prompts have different backbones, two have the same task, or one of several has LoRA weights,
+            which change the backbone for all.
     """
-    abouts = [
+    configs = [
         PromptServingConfig.model_validate_json((folder / SERVING_FILE).read_text(encoding="utf-8"))
         for folder in folders
     ]
-    if len({about.backbone for about in abouts}) > 1:
-        raise InputError("the prompts are for different backbones.", "Serve those of one backbone together.")
-    names = [about.task.name for about in abouts]
+    if len({config.backbone for config in configs}) > 1:
+        raise InputError("the prompts have different backbones.", "Serve only prompts of one backbone together.")
+    names = [config.task.name for config in configs]
     if len(set(names)) < len(names):
-        raise InputError(f"two prompts are for the same task: {', '.join(names)}.", "Name one prompt a task.")
+        raise InputError(f"two prompts have the same task: {', '.join(names)}.", "Specify one prompt per task.")
     adapters = [folder / "prompt" / "lora" for folder in folders if (folder / "prompt" / "lora").exists()]
     if adapters and len(folders) > 1:
         raise InputError("a prompt with LoRA weights cannot share its backbone.", f"Serve it alone: {adapters[0]}.")
-    config = abouts[0].backbone
-    backbone = load_backbone(config, frozen=True)
-    for adapter in adapters:
-        PeftModel.from_pretrained(backbone.model, adapter)
-        backbone.freeze()
-    found = []
-    for about, folder in zip(abouts, folders, strict=True):
-        prompt = load_prompt(folder / "prompt", backbone)
-        head = load_head(folder / "prompt", backbone.hidden_size, about.task.labels)
-        found.append(ClozeClassifier.of(about.task, about.pattern, backbone, config, prompt, head=head))
-    return found
+    loader = ModelLoader()
+    classifiers = []
+    for config, folder in zip(configs, folders, strict=True):
+        backbone, prompt, head = loader.load_prompt(folder, config.backbone, config.task.labels)
+        classifiers.append(
+            ClozeClassifier.of(config.task, config.pattern, backbone, config.backbone, prompt, head=head)
+        )
+    return classifiers

@@ -1,6 +1,6 @@
 """Modules that produce the vectors of a soft prompt in training: a table, a low-rank table, or an encoder.
 
-Each module returns [N, W] float32 when called. W is the embedding size or, for deep prompts, the size of all keys and
+Each module returns [N, W] float32 when called. W is the embedding size D or, for deep prompts, the size of all keys and
 values of a position.
 """
 
@@ -14,8 +14,10 @@ from torch import Tensor
 
 
 class PromptEmbedding(torch.nn.Module):
-    """The vectors themselves (Lester et al., EMNLP 2021, https://arxiv.org/abs/2104.08691), in float32 whatever the
-    backbone's precision. Those that stand for words may be told apart, so that they can be held for a while.
+    """The vectors themselves, as parameters (Lester et al., EMNLP 2021, https://arxiv.org/abs/2104.08691).
+
+    They are float32 whatever the backbone's precision. Vectors that start from words can be a separate parameter, which
+    a curriculum freezes at first.
     """
 
     order: Tensor
@@ -24,20 +26,20 @@ class PromptEmbedding(torch.nn.Module):
     def __init__(self, vectors: Tensor, are_words: Sequence[bool] | None = None) -> None:
         """
         Args:
-            vectors: [N, W] start values; copied.
-            are_words: [N] which of them start from words and form a parameter of their own, `words`.
+            vectors: [N, W] first values; copied.
+            are_words: [N] True for vectors that belong to the separate parameter `words`.
         """
         super().__init__()
-        values = vectors.detach().clone().float()
+        values_NW = vectors.detach().clone().float()
         order = torch.tensor([number for number, is_word in enumerate(are_words or ()) if is_word], dtype=torch.long)
         self.register_buffer("order", order, persistent=False)
-        free = torch.ones(len(values), dtype=torch.bool)
+        free = torch.ones(len(values_NW), dtype=torch.bool)
         free[order] = False
         self.register_buffer("free", free, persistent=False)
         if free.any():
-            self.vectors = torch.nn.Parameter(values[free])
+            self.vectors = torch.nn.Parameter(values_NW[free])
         if len(order):
-            self.words = torch.nn.Parameter(values[order])
+            self.words = torch.nn.Parameter(values_NW[order])
 
     def forward(self) -> Tensor:
         """[N, W]."""
@@ -45,19 +47,19 @@ class PromptEmbedding(torch.nn.Module):
             return self.vectors
         if not self.free.any():
             return self.words
-        made = self.words.new_zeros(len(self.free), self.words.shape[1])
-        return made.index_put((self.order,), self.words).index_put((self.free.nonzero()[:, 0],), self.vectors)
+        zeros_NW = self.words.new_zeros(len(self.free), self.words.shape[1])
+        return zeros_NW.index_put((self.order,), self.words).index_put((self.free.nonzero()[:, 0],), self.vectors)
 
 
 class LowRankPrompt(torch.nn.Module):
-    """A start that stays, plus A·B (as in LoRA, Hu et al., ICLR 2022): r * (N + W) parameters instead of N * W."""
+    """Fixed vectors plus A·B, as in LoRA (Hu et al., ICLR 2022): r * (N + W) parameters instead of N * W."""
 
     base: Tensor
 
     def __init__(self, vectors: Tensor, rank: int) -> None:
         """
         Args:
-            vectors: [N, W] start values.
+            vectors: [N, W] fixed values.
             rank: r.
         """
         super().__init__()
@@ -66,22 +68,21 @@ class LowRankPrompt(torch.nn.Module):
         self.b = torch.nn.Parameter(torch.zeros(rank, vectors.shape[1]))
 
     def forward(self) -> Tensor:
-        """[N, W]; at first the start itself."""
-        made: Tensor = self.base + self.a @ self.b
-        return made
+        """[N, W]; before training, the fixed vectors."""
+        vectors_NW: Tensor = self.base + self.a @ self.b
+        return vectors_NW
 
 
 class PTuningEncoder(torch.nn.Module):
-    """The encoder of P-tuning (Liu et al., 2021): a biLSTM of two layers with an MLP, or the MLP alone; PEFT's own."""
+    """The encoder of P-tuning (Liu et al., 2021): a two-layer biLSTM with an MLP, or only the MLP, as in PEFT."""
 
     def __init__(self, vectors: Tensor, kind: str, hidden: int) -> None:
         """
         Args:
-            vectors: [N, D] start values of the encoder's input.
+            vectors: [N, D] first values of the encoder's input.
             kind: lstm or mlp.
-            hidden: Width inside.
+            hidden: Hidden size.
         """
-
         super().__init__()
         settings = PromptEncoderConfig(
             task_type="CAUSAL_LM",
@@ -94,23 +95,23 @@ class PTuningEncoder(torch.nn.Module):
         self.encoder = PromptEncoder(settings)
         with torch.no_grad():
             self.encoder.embedding.weight.copy_(vectors)
-        self.register_buffer("places", torch.arange(len(vectors))[None], persistent=False)
+        self.register_buffer("indices", torch.arange(len(vectors))[None], persistent=False)
 
     def forward(self) -> Tensor:
         """[N, D]."""
-        made: Tensor = self.encoder(self.places)[0]
-        return made
+        vectors_ND: Tensor = self.encoder(self.indices)[0]
+        return vectors_ND
 
 
 class PrefixEncoder(torch.nn.Module):
-    """The encoder of prefix tuning (Li & Liang, ACL 2021): an MLP from small vectors to the keys and values."""
+    """The encoder of prefix tuning (Li & Liang, ACL 2021): an MLP from small vectors to keys and values."""
 
     def __init__(self, vectors: Tensor, hidden: int, width: int) -> None:
         """
         Args:
-            vectors: [N, D] start values of the MLP's input.
-            hidden: Width inside.
-            width: W, of the result.
+            vectors: [N, D] first values of the MLP's input.
+            hidden: Hidden size.
+            width: W.
         """
         super().__init__()
         self.vectors = torch.nn.Parameter(vectors.detach().clone().float())
@@ -120,5 +121,5 @@ class PrefixEncoder(torch.nn.Module):
 
     def forward(self) -> Tensor:
         """[N, W]."""
-        made: Tensor = self.mlp(self.vectors)
-        return made
+        vectors_NW: Tensor = self.mlp(self.vectors)
+        return vectors_NW

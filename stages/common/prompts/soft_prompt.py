@@ -2,20 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Literal
-
 import torch
 from torch import Tensor
 
-from stages.common.models.backbones.soft_input import SoftInput
+from stages.common.models.backbones.soft_input import PromptPosition, SoftInput
 from stages.common.prompts.deep_prompts import KVLayout
-
-PromptPosition = Literal["before", "inside", "layers"]
-"""before: ahead of the text; inside: in the soft blocks of the pattern; layers: keys and values of every layer."""
 
 
 class Prompt(torch.nn.Module):
-    """A prompt in training or in use; `table` returns its [N, W] vectors."""
+    """A prompt in training or in use. `table` produces its vectors, [N, W]."""
 
     def __init__(
         self, table: torch.nn.Module, position: PromptPosition = "before", layers: KVLayout | None = None
@@ -26,11 +21,11 @@ class Prompt(torch.nn.Module):
         self.layers = layers
 
     def forward(self) -> SoftInput:
-        """What the prompt puts into a forward pass."""
+        """Returns what the prompt adds to a forward pass."""
         return self.soft_input(self.table())
 
     def soft_input(self, vectors: Tensor) -> SoftInput:
-        """The same from vectors [N, W], or [B, N, W] with some for each example."""
+        """Returns what vectors [N, W] add to a forward pass, or [B, N, W] with separate ones per example."""
         if self.position == "before":
             return SoftInput(before=vectors)
         if self.position == "inside":
@@ -42,8 +37,8 @@ class Prompt(torch.nn.Module):
     def vectors(self) -> Tensor:
         """[N, W] without gradients."""
         with torch.no_grad():
-            made: Tensor = self.table()
-        return made
+            vectors_NW: Tensor = self.table()
+        return vectors_NW
 
     @property
     def num_vectors(self) -> int:

@@ -16,139 +16,121 @@ from stages.common.errors import StoppedError
 from stages.common.protocols import Engine
 
 DEFAULT_INTERVAL_S = 60.0
-"""Seconds between checkpoints; the environment variable CLOZELINE_CHECKPOINT_EVERY_S says otherwise."""
+"""Seconds between checkpoints; the environment variable CLOZELINE_CHECKPOINT_EVERY_S overrides it."""
+CHECKPOINT_FILE = "checkpoint.pt"
 
 
 def interval_s() -> float:
-    """Seconds between checkpoints."""
+    """Returns the seconds between checkpoints."""
     return float(os.environ.get("CLOZELINE_CHECKPOINT_EVERY_S") or DEFAULT_INTERVAL_S)
 
 
 class CheckpointTimer:
-    """Says when it is time for a checkpoint: every so often, and at the end of a training that took as long, since what
-    its stage does afterwards may be killed, too.
+    """Decides when to save: at intervals, and at the end of a training run that took longer than one interval.
+
+    What a stage does after training may be killed, too, so a long training run is worth a checkpoint at its end.
     """
 
     def __init__(self) -> None:
         self.started = self.saved = time.monotonic()
 
     def is_due(self, *, is_over: bool) -> bool:
-        """Whether to save now; counts as saved if so."""
+        """Returns True to save now, and then restarts the interval."""
         now = time.monotonic()
-        is_time = now - self.saved > interval_s() or (is_over and now - self.started > interval_s())
-        if is_time:
+        is_due = now - self.saved > interval_s() or (is_over and now - self.started > interval_s())
+        if is_due:
             self.saved = now
-        return is_time
+        return is_due
 
 
 @dataclass(slots=True)
 class BestCheckpoint:
-    """The best look at the dev set: its step, (accuracy, negated loss), and the parameters then."""
+    """The best evaluation on the dev set, and the parameters at that step."""
 
     step: int = 0
-    dev_score: tuple[float, float] = (-1.0, 0.0)
+    rank: tuple[float, float] = (-1.0, 0.0)
+    """(accuracy, negative loss): with few dev examples many evaluations have the same accuracy."""
     parameters: dict[str, Any] = field(default_factory=dict)
     num_bad_evals: int = 0
-    """Looks since then."""
+    """Evaluations since then."""
 
 
 @dataclass(slots=True)
 class Progress:
-    """How far a training is. `stopped`: early stopping ended it."""
+    """The state of a training run, without parameters and optimizer."""
 
     losses: list[float] = field(default_factory=list)
     best: BestCheckpoint = field(default_factory=BestCheckpoint)
     stopped: bool = False
+    """True if early stopping ended it."""
 
 
-def maybe_save(
-    engine: Engine,
-    clock: CheckpointTimer,
-    stop_requested: Callable[[], bool],
-    parameters: Mapping[str, torch.nn.Parameter],
-    optimizer: torch.optim.Optimizer,
-    progress: Progress,
-    *,
-    step: int,
-    is_over: bool,
-) -> None:
-    """Behind every step: saves when it is time, or when the training is asked to end, which it then does.
+@dataclass(slots=True)
+class Checkpointer:
+    """Saves and restores a training run in the folder of its engine; does nothing if the engine has none."""
 
-    Args:
-        engine: Its first worker decides for all, and writes.
-        clock: Says when it is time.
-        stop_requested: From `engine.listening`.
-        parameters: What is trained.
-        optimizer: Holds the moments.
-        progress: How far it is.
-        step: Steps made.
-        is_over: Whether this was the last.
+    engine: Engine
+    parameters: Mapping[str, torch.nn.Parameter]
+    optimizer: torch.optim.Optimizer
+    timer: CheckpointTimer = field(default_factory=CheckpointTimer)
 
-    Raises:
-        StoppedError: it was asked to end; the checkpoint is there.
-    """
+    def after_step(self, progress: Progress, stop_requested: Callable[[], bool], *, step: int, is_over: bool) -> None:
+        """Saves a checkpoint if it is time, or if a stop is requested. The first worker decides for all, and writes.
 
-    wishes = (clock.is_due(is_over=is_over), stop_requested()) if engine.rank == 0 else (False, False)
-    is_time, is_leaving = engine.all_reduce_sum(torch.tensor(wishes, dtype=torch.float64)).tolist()
-    if engine.checkpoint_dir is not None and (is_time or is_leaving):
-        moments = engine.optimizer_state_dict(optimizer)
-        if engine.rank == 0:
-            save(engine.checkpoint_dir, parameters, moments, progress)
-    if is_leaving:
-        engine.all_reduce_sum(
-            torch.zeros(1)
-        )  # who leaves first takes the others along, so the first worker has to have written
-        raise StoppedError(step)
+        Args:
+            progress: The state after the step.
+            stop_requested: From `engine.graceful_stop`.
+            step: Steps done.
+            is_over: True after the last step.
 
+        Raises:
+            StoppedError: a stop was requested; the checkpoint is saved.
+        """
+        engine = self.engine
+        requests = (self.timer.is_due(is_over=is_over), stop_requested()) if engine.rank == 0 else (False, False)
+        is_due, is_stopping = engine.all_reduce_sum(torch.tensor(requests, dtype=torch.float64)).tolist()
+        if engine.checkpoint_dir is not None and (is_due or is_stopping):
+            optimizer_state = engine.optimizer_state_dict(self.optimizer)
+            if engine.rank == 0:
+                self._save(engine.checkpoint_dir, optimizer_state, progress)
+        if is_stopping:
+            # The first worker that exits ends the others, so wait until the checkpoint is written.
+            engine.all_reduce_sum(torch.zeros(1))
+            raise StoppedError(step)
 
-def save(
-    checkpoint_dir: Path,
-    parameters: Mapping[str, torch.nn.Parameter],
-    optimizer_state: Mapping[str, Any],
-    progress: Progress,
-) -> None:
-    """Writes a checkpoint, which appears whole or not at all. `optimizer_state`: the optimizer's state."""
+    def _save(self, checkpoint_dir: Path, optimizer_state: Mapping[str, Any], progress: Progress) -> None:
+        """Writes a checkpoint atomically."""
+        state: dict[str, Any] = {
+            "parameters": {name: parameter.detach() for name, parameter in self.parameters.items()},
+            "optimizer": dict(optimizer_state),
+            "losses": progress.losses,
+            "best": {name: getattr(progress.best, name) for name in ("step", "rank", "parameters", "num_bad_evals")},
+            "stopped": progress.stopped,
+        }
+        temporary = checkpoint_dir / f"{CHECKPOINT_FILE}.part"
+        with temporary.open("wb") as file:
+            torch.save(state, file)
+            file.flush()
+            os.fsync(file.fileno())
+        temporary.replace(checkpoint_dir / CHECKPOINT_FILE)
 
-    best = progress.best
-    state: dict[str, Any] = {
-        "parameters": {name: parameter.detach() for name, parameter in parameters.items()},
-        "optimizer": dict(optimizer_state),
-        "losses": progress.losses,
-        "best": {
-            "step": best.step,
-            "dev_score": best.dev_score,
-            "parameters": best.parameters,
-            "num_bad_evals": best.num_bad_evals,
-        },
-        "stopped": progress.stopped,
-    }
-    temporary = checkpoint_dir / "checkpoint.pt.part"
-    with temporary.open("wb") as file:
-        torch.save(state, file)
-        file.flush()
-        os.fsync(file.fileno())
-    temporary.replace(checkpoint_dir / "checkpoint.pt")
-
-
-def restore(engine: Engine, parameters: Mapping[str, torch.nn.Parameter], optimizer: torch.optim.Optimizer) -> Progress:
-    """Puts a checkpoint back, if there is a sound one."""
-
-    if engine.checkpoint_dir is None or not (engine.checkpoint_dir / "checkpoint.pt").exists():
-        return Progress()
-    try:
-        state = torch.load(engine.checkpoint_dir / "checkpoint.pt", map_location="cpu", weights_only=True)
-    except (EOFError, OSError, RuntimeError, pickle.UnpicklingError):
-        # Not what was written, as after a disk's fault: better from the beginning than not at all.
-        return Progress()
-    load_parameters(parameters, state["parameters"])
-    engine.load_optimizer_state_dict(optimizer, state["optimizer"])
-    best = BestCheckpoint(**{**state["best"], "dev_score": tuple(state["best"]["dev_score"])})
-    return Progress(list(state["losses"]), best, state["stopped"])
+    def restore(self) -> Progress:
+        """Restores parameters and optimizer from the checkpoint; does nothing if it is missing or damaged."""
+        folder = self.engine.checkpoint_dir
+        if folder is None or not (folder / CHECKPOINT_FILE).exists():
+            return Progress()
+        try:
+            state = torch.load(folder / CHECKPOINT_FILE, map_location="cpu", weights_only=True)
+        except (EOFError, OSError, RuntimeError, pickle.UnpicklingError):
+            return Progress()  # damaged, for example by a disk error: train from the start
+        load_parameters(self.parameters, state["parameters"])
+        self.engine.load_optimizer_state_dict(self.optimizer, state["optimizer"])
+        best = BestCheckpoint(**{**state["best"], "rank": tuple(state["best"]["rank"])})
+        return Progress(list(state["losses"]), best, state["stopped"])
 
 
 def load_parameters(parameters: Mapping[str, torch.nn.Parameter], values: Mapping[str, torch.Tensor]) -> None:
     """Sets parameters to values, by name."""
-
     with torch.no_grad():
         for name, parameter in parameters.items():
             parameter.copy_(values[name])

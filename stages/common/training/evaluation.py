@@ -11,7 +11,7 @@ Each member labels the unlabeled set itself, while its model is in memory; the e
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,42 +22,52 @@ from numpy.typing import NDArray
 
 from stages.common import figures
 from stages.common.data.split_files import load_examples
-from stages.common.data.step_outputs import read_logits, write_logits
+from stages.common.data.step_outputs import aligned, read_logits, write_logits
 from stages.common.examples import Example
-from stages.common.metrics import calibration
-from stages.common.metrics.classification import EvaluationResult, Score, per_class_report, score, softmax
+from stages.common.metrics.calibration import accuracy_at_coverage, reliability_bins
+from stages.common.metrics.classification import (
+    DevScore,
+    EvaluationResult,
+    Score,
+    per_class_report,
+    score,
+    softmax,
+)
 from stages.common.models.averaging import CONTENT_FREE_TEXTS
-from stages.common.models.encoders.text_classifier import TextClassifier
 from stages.common.protocols import LogitModel, Recorder
 from stages.common.training.config import TrainingConfig
+from stages.common.training.loop import Validation
+
+MAX_MISCLASSIFIED = 100
+"""Rows of the table of misclassified examples."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Member(EvaluationResult):
-    """What a member says of itself. `train_accuracy_before_training` is its weight in an ensemble weighted by accuracy: on the
-    labelled set, before training; 0 where there are no labels.
-    """
+    """The result of a step that trains an ensemble member."""
 
     train_accuracy_before_training: float
+    """Accuracy on the labeled set before training; 0 without labels. Ensembles use it with weights: accuracy."""
 
 
 def write_member_logits(model: LogitModel, labels: Sequence[str], data: Path, out: Path, recorder: Recorder) -> Score:
-    """Writes a member's files to `out`; returns its score on the test set.
+    """Writes the files of a member to `out`; returns its score on the test set.
 
     Args:
         model: The trained member.
         labels: [C] labels, in the order of the logits.
         data: Files of the split stage.
-        out: Where the files go.
-        recorder: Gets progress and the scores.
+        out: Folder to write to.
+        recorder: Gets progress and scores.
     """
-    pile = load_examples(data / "unlabeled.jsonl")
-    if pile:
-        write_logits(out / "unlabeled_logits.jsonl", pile, model.predict(pile, recorder, "unlabelled texts"), labels)
-        neutral = [Example(f"neutral-{text}", dict.fromkeys(pile[0].fields, text)) for text in CONTENT_FREE_TEXTS]
-        write_logits(
-            out / "content_free_logits.jsonl", neutral, model.predict(neutral, recorder, "neutral texts"), labels
-        )
+    unlabeled_set = load_examples(data / "unlabeled.jsonl")
+    if unlabeled_set:
+        logits = model.predict(unlabeled_set, recorder, "unlabeled examples")
+        write_logits(out / "unlabeled_logits.jsonl", unlabeled_set, logits, labels)
+        fields = unlabeled_set[0].fields
+        content_free = [Example(f"neutral-{text}", dict.fromkeys(fields, text)) for text in CONTENT_FREE_TEXTS]
+        logits = model.predict(content_free, recorder, "content-free texts")
+        write_logits(out / "content_free_logits.jsonl", content_free, logits, labels)
     return evaluate_on_test(model, labels, data, out, recorder)
 
 
@@ -72,69 +82,66 @@ def evaluate_on_test(model: LogitModel, labels: Sequence[str], data: Path, out: 
 def log_test_scores(
     logits: NDArray[np.float64], test_set: Sequence[Example], labels: Sequence[str], recorder: Recorder
 ) -> Score:
-    """The score of [n, C] logits on the test set; recorded with the table of classes and the confusion matrix."""
-
+    """Records the score of [n, C] logits, the metrics per class and the confusion matrix; returns the score."""
     gold = [item.label or "" for item in test_set]
-    found = score(logits, gold, labels, [item.group for item in test_set])
+    test = score(logits, gold, labels, [item.group for item in test_set])
     for name in ("accuracy", "macro_f1", "mcc", "ece", "exact_match"):
-        if (value := getattr(found, name)) is not None:
+        if (value := getattr(test, name)) is not None:
             recorder.log_metric(f"test/{name}", value)
-    classes = per_class_report(logits, gold, labels)
-    recorder.log_table("per_class", classes)
-    recorder.log_figure("confusion", figures.confusion(classes))
-    return found
+    per_class = per_class_report(logits, gold, labels)
+    recorder.log_table("per_class", per_class)
+    recorder.log_figure("confusion", figures.confusion(per_class))
+    return test
 
 
 def dev_validation(
-    student: TextClassifier, data: Path, loop: TrainingConfig, recorder: Recorder
-) -> Callable[[], tuple[float, float]] | None:
-    """Accuracy and cross-entropy on the dev set, if `loop` stops early and there is one."""
-    dev_set = load_examples(data / "dev.jsonl") if loop.early_stopping else []
+    model: LogitModel, labels: Sequence[str], data: Path, training: TrainingConfig, recorder: Recorder
+) -> Validation | None:
+    """Returns the evaluation of the dev set; None without early stopping or without a dev set.
+
+    Args:
+        model: The model in training.
+        labels: [C] labels, in the order of the logits.
+        data: Files of the split stage.
+        training: Says if training stops early.
+        recorder: Gets the progress.
+    """
+    dev_set = load_examples(data / "dev.jsonl") if training.early_stopping else []
     if not dev_set:
         return None
+    gold = torch.tensor([labels.index(item.label or "") for item in dev_set])
 
-    gold = student.indices(dev_set)
-
-    def validate() -> tuple[float, float]:
-        logits = torch.from_numpy(student.predict(dev_set, recorder, "development set"))
-        hits = logits.argmax(dim=1) == gold
-        return float(hits.double().mean()), float(F.cross_entropy(logits, gold))
+    def validate() -> DevScore:
+        logits = torch.from_numpy(model.predict(dev_set, recorder, "dev set"))
+        is_right = logits.argmax(dim=1) == gold
+        return DevScore(float(is_right.double().mean()), float(F.cross_entropy(logits, gold)))
 
     return validate
 
 
-def finish(student: TextClassifier, data: Path, out: Path, recorder: Recorder) -> Score:
-    """What every stage that trains a classifier does last: tests it, writes it and what it got wrong.
+def evaluate_with_errors(model: LogitModel, labels: Sequence[str], data: Path, out: Path, recorder: Recorder) -> Score:
+    """Evaluates the test set, and records calibration and the misclassified examples; returns the score.
 
     Args:
-        student: The trained classifier.
+        model: The trained model.
+        labels: [C] labels, in the order of the logits.
         data: Files of the split stage.
-        out: Gets `model/` and `test_logits.jsonl`.
-        recorder: Gets the scores, the pictures `reliability` and `coverage`, and a table of the misclassified texts.
+        out: Gets `test_logits.jsonl`.
+        recorder: Gets the scores, the figures `reliability` and `coverage`, and the table `misclassified`.
     """
-    test = evaluate_on_test(student, student.labels, data, out, recorder)
-    (out / "model").mkdir()
-    student.save(out / "model")
+    test = evaluate_on_test(model, labels, data, out, recorder)
     test_set = load_examples(data / "test.jsonl")
-    logits = read_logits(out / "test_logits.jsonl", student.labels)
-    _log_calibration(student, test_set, logits, test, recorder)
-    guesses = [student.labels[index] for index in logits.argmax(axis=1)]
-    wrong = [
-        {**item.fields, "label": item.label, "predicted": guess, "confidence": round(float(row.max()), 4)}
-        for item, guess, row in zip(test_set, guesses, softmax(logits), strict=True)
-        if item.label != guess
+    logits = aligned(read_logits(out / "test_logits.jsonl", labels), [item.uid for item in test_set])
+    probabilities = softmax(logits)
+    gold = np.array([labels.index(item.label or "") for item in test_set])
+    recorder.log_figure("reliability", figures.reliability(reliability_bins(probabilities, gold), test.ece or 0.0))
+    recorder.log_figure("coverage", figures.coverage(accuracy_at_coverage(probabilities, gold)))
+    predicted = [labels[index] for index in logits.argmax(axis=1)]
+    misclassified = [
+        {**item.fields, "label": item.label, "predicted": label, "confidence": round(float(row.max()), 4)}
+        for item, label, row in zip(test_set, predicted, probabilities, strict=True)
+        if item.label != label
     ]
-    recorder.log_table("misclassified", sorted(wrong, key=lambda row: -row["confidence"])[:100])
+    misclassified.sort(key=lambda row: -row["confidence"])
+    recorder.log_table("misclassified", misclassified[:MAX_MISCLASSIFIED])
     return test
-
-
-def _log_calibration(
-    student: TextClassifier, test_set: Sequence[Example], logits: NDArray[np.float64], test: Score, recorder: Recorder
-) -> None:
-    """Records what the confidence of [n, C] logits is worth."""
-
-    probabilities, truth = softmax(logits), student.indices(test_set).numpy()
-    recorder.log_figure(
-        "reliability", figures.reliability(calibration.reliability_bins(probabilities, truth), test.ece or 0.0)
-    )
-    recorder.log_figure("coverage", figures.coverage(calibration.accuracy_at_coverage(probabilities, truth)))

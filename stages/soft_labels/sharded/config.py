@@ -7,7 +7,6 @@ from pydantic import Field, field_validator
 from stages.common.config import Config
 from stages.common.data.config import Source
 from stages.common.errors import InputError
-from stages.common.prompts.config import MemberSpec
 from stages.soft_labels.config import LabelingConfig
 
 
@@ -33,7 +32,5 @@ class ShardsConfig(Config):
 class ShardedLabelsConfig(LabelingConfig):
     """The ensemble and the shards that it labels."""
 
-    voters: tuple[MemberSpec, ...]
-    """The members, in the order of the inputs."""
     shards: ShardsConfig
     """The shards."""

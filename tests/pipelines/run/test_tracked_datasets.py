@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from cluster.steps.plan import PlannedStep, plan
+from cluster.steps.plan import Plan, plan
 from cluster.store.base import Store
 from cluster.store.manifest import FileEntry, Manifest
 from pipelines.run.tracked_datasets import Datasets
@@ -33,7 +33,7 @@ def manifest(step: str) -> Manifest:
 
 
 @pytest.fixture
-def planned(store: Store) -> list[PlannedStep]:
+def planned(store: Store) -> Plan:
     films = graph_step("data/films")
     leaves = [
         graph_step(name, base=films)
@@ -48,7 +48,7 @@ def datasets_of(datasets: Any, step: str) -> list[tuple[str, str, int | None]]:
     return [(item.name, item.context, item.num_rows) for item in datasets(step)]
 
 
-def test_datasets_are_the_sets_that_the_step_reads(planned: list[PlannedStep]) -> None:
+def test_datasets_are_the_sets_that_the_step_reads(planned: Plan) -> None:
     datasets = Datasets(planned, FakeStore({"data/films": manifest("data/films")}))  # type: ignore[arg-type]
     train, unlabeled, test = (
         ("films/train", "train", 32), ("films/unlabeled", "unlabeled", 1000), ("films/test", "test", 500)
@@ -64,7 +64,7 @@ def test_datasets_are_the_sets_that_the_step_reads(planned: list[PlannedStep]) -
     assert (dataset.digest, dataset.address) == ("t" * 64, f"/store/data/films/{'f' * 64}/files/test.jsonl")
 
 
-def test_datasets_appear_when_their_step_is_committed(planned: list[PlannedStep]) -> None:
+def test_datasets_appear_when_their_step_is_committed(planned: Plan) -> None:
     results = FakeStore()
     datasets = Datasets(planned, results)  # type: ignore[arg-type]
     assert datasets_of(datasets, "prompts/news/ppt/0") == []

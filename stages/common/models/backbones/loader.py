@@ -1,8 +1,8 @@
 """Loads backbones, and caches the frozen one of this process.
 
-Worker processes run many steps, and most of them need the same backbone. Sub-models with adapters attach them, train,
-label, and remove them again; the weights below stay unchanged. On GPUs Ray ends a worker with its step, so each step
-loads its backbone.
+Worker processes run many steps, and most of these need the same backbone. A sub-model attaches its adapter, trains,
+predicts, and removes the adapter again; the weights of the backbone do not change. On GPUs, Ray ends a worker with its
+step, so each step loads its backbone.
 """
 
 from __future__ import annotations
@@ -17,27 +17,36 @@ from transformers import AutoTokenizer
 from stages.common.assets.cache import identity
 from stages.common.engine import InProcessEngine
 from stages.common.models.backbones.base import Backbone
+from stages.common.models.backbones.causal import CausalBackbone
 from stages.common.models.backbones.config import BackboneConfig
+from stages.common.models.backbones.masked import MaskedBackbone
+from stages.common.models.backbones.seq2seq import Seq2SeqBackbone
 from stages.common.models.backbones.soft_input import is_partitioned
 from stages.common.models.batching import attention_implementation, default_device, wants_bf16
 from stages.common.models.config import eval_batch_tokens
 from stages.common.models.meta_models import auto_class_for, largest_weight
 from stages.common.models.model_files import family_of, model_folder
+from stages.common.patterns.config import Family
 from stages.common.protocols import Engine
+
+BACKBONES: dict[Family, type[Backbone]] = {
+    "masked": MaskedBackbone,
+    "causal": CausalBackbone,
+    "seq2seq": Seq2SeqBackbone,
+}
 
 
 def load_backbone(config: BackboneConfig, *, frozen: bool, engine: Engine | None = None) -> Backbone:
-    """Loads model and tokenizer; a frozen one in `config.precision`, one to be trained in float32.
+    """Loads model and tokenizer: a frozen model in `config.precision`, a model to be trained in float32.
 
     Args:
         config: The model.
-        frozen: Whether its weights stay as they are.
-        engine: May spread a frozen one over its workers.
+        frozen: If True, the weights never change.
+        engine: May spread a frozen model over its workers.
 
     Raises:
-        AssetError: the reference cannot be reached or holds no model.
+        AssetError: the reference is unreachable, or has no language model.
     """
-
     folder = model_folder(config.asset)
     family = family_of(folder)
     dtype = torch.bfloat16 if frozen and wants_bf16(config.precision) else torch.float32
@@ -52,33 +61,33 @@ def load_backbone(config: BackboneConfig, *, frozen: bool, engine: Engine | None
     model = engine.load_frozen(read, bf16=dtype == torch.bfloat16, largest_weight=largest) if frozen else read()
     if not is_partitioned(next(model.parameters())):
         model = model.to(default_device())
-    backbone = Backbone(model, AutoTokenizer.from_pretrained(folder), family)
+    backbone = BACKBONES[family](model, AutoTokenizer.from_pretrained(folder))
     backbone.eval_batch_tokens = eval_batch_tokens(config.eval_batch_tokens, on_gpu=backbone.is_on_gpu)
     return backbone.freeze() if frozen else backbone
 
 
-_resident: dict[tuple[str, str], Backbone] = {}
-"""At most one: a second backbone takes the place of the first."""
+_cached: dict[tuple[str, str], Backbone] = {}
+"""(Identity, precision) -> the frozen backbone of this process; at most one."""
 
 
 @contextmanager
 def borrow_backbone(config: BackboneConfig, engine: Engine | None = None) -> Iterator[Backbone]:
-    """Lends the frozen backbone of `config`; whoever borrows it gives it back as it was.
+    """Yields the cached frozen backbone for `config`, loading it on first use. Callers must not modify it.
 
-    After an error it is loaded anew, since nobody knows in which state it was left.
+    After an exception in the block it is loaded again on the next use.
 
     Args:
         config: The model.
-        engine: May spread it over the workers; None: one process.
+        engine: May spread the model over its workers. Default: one process.
 
     Raises:
-        AssetError: the reference cannot be reached or holds no model.
+        AssetError: the reference is unreachable, or has no language model.
     """
     key = (identity(config.asset), config.precision)
-    backbone = _resident.pop(key, None)
+    backbone = _cached.pop(key, None)
     if backbone is None:
-        _resident.clear()  # before loading: two large models may not fit
+        _cached.clear()  # before loading: two large models may not fit into memory
         backbone = load_backbone(config, frozen=True, engine=engine or InProcessEngine())
     backbone.eval_batch_tokens = eval_batch_tokens(config.eval_batch_tokens, on_gpu=backbone.is_on_gpu)
     yield backbone
-    _resident[key] = backbone.freeze()
+    _cached[key] = backbone.freeze()

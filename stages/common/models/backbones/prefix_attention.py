@@ -1,15 +1,19 @@
-"""Deep prompts for masked models: attention with additional keys and values before those of the text.
+"""Deep prompts for masked models: attention with additional keys and values before the keys and values of the text.
 
-Models of the BERT kind take no cache when they read in both directions. All models that look up their attention in the
-registry of transformers (BERT, RoBERTa, ALBERT, ELECTRA, ModernBERT, ...) can use this one instead. Layers are
-identified by the order of their calls, which also works for ALBERT, where all layers are one module.
+BERT-like models read in both directions and take no cache. All models that look up their attention in the registry of
+transformers (BERT, RoBERTa, ALBERT, ELECTRA, ModernBERT, ...) can use this attention instead. Layers are identified by
+the order of their calls. This also works for ALBERT, where all layers are one module.
+
+Letters in names of tensors: B batch, L length, H heads, P positions of the prompt, d size of a head.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from contextvars import ContextVar
+from dataclasses import dataclass, field
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -18,40 +22,57 @@ from transformers.masking_utils import ALL_MASK_ATTENTION_FUNCTIONS
 from transformers.modeling_utils import ALL_ATTENTION_FUNCTIONS
 
 ATTENTION_NAME = "clozeline_prefix"
-_pending: list[tuple[Tensor, Tensor]] = []
-"""Keys and values of the layers that have not been called yet, in order; one forward pass at a time."""
-_seen: list[list[tuple[Tensor, Tensor]]] = []
-"""Where keys and values of the text go, if someone asks for them."""
+
+
+class KeysAndValues(NamedTuple):
+    """Keys and values of one layer, [B, H, P, d] each."""
+
+    keys: Tensor
+    values: Tensor
+
+
+@dataclass(slots=True)
+class PrefixedPass:
+    """The state of one forward pass: the prompt of the layers that have not run yet, and what layers computed."""
+
+    pending: list[KeysAndValues] | None
+    text: list[KeysAndValues] = field(default_factory=list)
+    """Keys and values of the text itself, layer by layer."""
+
+    def extend(self, text: KeysAndValues) -> KeysAndValues:
+        """Returns the keys and values of the next layer with those of the prompt before them."""
+        self.text.append(text)
+        if self.pending is None:
+            prefix = KeysAndValues(text.keys[:, :, :0], text.values[:, :, :0])
+        else:
+            prefix = self.pending.pop(0)
+        return KeysAndValues(torch.cat([prefix.keys, text.keys], dim=2), torch.cat([prefix.values, text.values], dim=2))
+
+
+_current_pass: ContextVar[PrefixedPass] = ContextVar("prefixed_pass")
 
 
 @contextmanager
-def prefixed(
-    model: Any, keys_and_values: list[tuple[Tensor, Tensor]], seen: list[tuple[Tensor, Tensor]] | None = None
-) -> Iterator[None]:
-    """In here a forward pass of `model` sees further keys and values before those of its text.
+def prefixed(model: Any, prompt: Sequence[KeysAndValues] | None) -> Iterator[PrefixedPass]:
+    """Adds keys and values before the text in one forward pass of `model` inside the block.
 
     Args:
         model: A masked model.
-        keys_and_values: [B, H, P, d] each, for every layer.
-        seen: Gets the keys and values of the text itself, layer by layer.
+        prompt: Keys and values for every layer; None adds nothing and only collects those of the text.
+
+    Yields:
+        The state of the pass, which collects the keys and values of the text.
     """
-    _register()
-    before = model.config._attn_implementation
+    previous = model.config._attn_implementation
     model.config._attn_implementation = ATTENTION_NAME
-    _pending[:] = keys_and_values
-    _seen[:] = [] if seen is None else [seen]
+    state = PrefixedPass(None if prompt is None else list(prompt))
+    token = _current_pass.set(state)
     try:
-        yield
-        assert not _pending, "every layer takes its keys and values"
+        yield state
+        assert not state.pending, "every layer takes its keys and values"
     finally:
-        model.config._attn_implementation = before
-        _pending.clear()
-
-
-def _register() -> None:
-
-    ALL_ATTENTION_FUNCTIONS.register(ATTENTION_NAME, _attend)
-    ALL_MASK_ATTENTION_FUNCTIONS.register(ATTENTION_NAME, ALL_MASK_ATTENTION_FUNCTIONS["eager"])
+        _current_pass.reset(token)
+        model.config._attn_implementation = previous
 
 
 def _attend(
@@ -64,15 +85,16 @@ def _attend(
     dropout: float = 0.0,
     **_: Any,
 ) -> tuple[Tensor, None]:
-    """[B, L, H, d] what each place takes from the prefix and from the text, as transformers asks for it."""
-
-    keys, values = _pending.pop(0)
-    for seen in _seen:
-        seen.append((key, value))
-    key, value = torch.cat([keys, key], dim=2), torch.cat([values, value], dim=2)
+    """Returns [B, L, H, d]: attention over the prompt and the text. The signature is that of transformers."""
+    num_text = key.shape[2]
+    key, value = _current_pass.get().extend(KeysAndValues(key, value))
     scores = query @ key.transpose(2, 3) * (query.shape[-1] ** -0.5 if scaling is None else scaling)
     if attention_mask is not None:
-        scores = scores + F.pad(attention_mask, (keys.shape[2], 0))  # a prefix is never masked
+        scores = scores + F.pad(attention_mask, (key.shape[2] - num_text, 0))  # a prompt is never masked
     weights = scores.softmax(dim=-1, dtype=torch.float32).to(query.dtype)
     weights = F.dropout(weights, dropout, training=module.training)
     return (weights @ value).transpose(1, 2).contiguous(), None
+
+
+ALL_ATTENTION_FUNCTIONS.register(ATTENTION_NAME, _attend)
+ALL_MASK_ATTENTION_FUNCTIONS.register(ATTENTION_NAME, ALL_MASK_ATTENTION_FUNCTIONS["eager"])

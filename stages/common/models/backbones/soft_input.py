@@ -1,4 +1,4 @@
-"""What a soft prompt puts into a forward pass: vectors before the text, inside it, or keys and values per layer.
+"""What a soft prompt adds to a forward pass: vectors before the text, vectors inside it, or keys and values per layer.
 
 Also gathers weights that the engine has partitioned over workers (ZeRO-3): their values exist only while a module
 computes. Letters in names of tensors: B batch, L length, N vectors before the text, M vectors inside it, P positions
@@ -10,21 +10,26 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal, Protocol
 
 import torch
 from torch import Tensor
 from transformers import DynamicCache
 
+from stages.common.models.backbones.prefix_attention import KeysAndValues
+
+PromptPosition = Literal["before", "inside", "layers"]
+"""before: before the text; inside: in the soft blocks of the pattern; layers: keys and values of every layer."""
+
 
 def is_partitioned(weight: Any) -> bool:
-    """Whether the values of a parameter lie on several workers (ZeRO-3 of DeepSpeed)."""
+    """Returns True if the values of a parameter are spread over several workers (ZeRO-3 of DeepSpeed)."""
     return hasattr(weight, "ds_status")
 
 
 @contextmanager
 def gathered(weight: Any) -> Iterator[Any]:
-    """The parameter with all its values; every worker must come here. What is kept beyond has to be a copy."""
+    """Yields the parameter with all its values. All workers must call this. Copy what you need after the block."""
     if not is_partitioned(weight) or weight.ds_status.name == "AVAILABLE":
         yield weight
         return
@@ -35,16 +40,16 @@ def gathered(weight: Any) -> Iterator[Any]:
 
 @dataclass(frozen=True, slots=True)
 class SoftInput:
-    """Trainable tensors of a forward pass; each may have a leading B, for a prompt of its own for every example.
-
-    before: [N, D] vectors before the text. inside: [M, D] vectors for the soft blocks of the pattern, in order of
-    appearance; `nothing` (-1 in `Batch.soft`) is left out where an example has fewer. layers: [K, 2, H, P, d] keys and
-    values that every layer sees before those of the text.
-    """
+    """Trainable tensors of a forward pass. Each may have a leading B dimension: a separate prompt per example."""
 
     before: Tensor | None = None
+    """[N, D] vectors before the text."""
     inside: Tensor | None = None
+    """[M, D] vectors for the soft blocks of the pattern, in order of appearance. An example with fewer blocks has -1 in
+    `EncodedBatch.soft_positions`.
+    """
     layers: Tensor | None = None
+    """[K, 2, H, P, d] keys and values that every layer sees before those of the text."""
 
     @property
     def num_before(self) -> int:
@@ -52,37 +57,53 @@ class SoftInput:
         return 0 if self.before is None else int(self.before.shape[-2])
 
     @property
-    def num_places(self) -> int:
+    def num_positions(self) -> int:
         """P."""
         return 0 if self.layers is None else int(self.layers.shape[-2])
 
     def repeated(self, times: int) -> SoftInput:
-        """The same for a batch with each example `times` times in a row."""
+        """Returns the input for a batch in which each example occurs `times` times in a row."""
 
-        def more(item: Tensor | None, ndim: int) -> Tensor | None:
-            return item.repeat_interleave(times, dim=0) if item is not None and item.ndim > ndim else item
+        def repeat(tensor: Tensor | None, ndim: int) -> Tensor | None:
+            return tensor.repeat_interleave(times, dim=0) if tensor is not None and tensor.ndim > ndim else tensor
 
-        return SoftInput(more(self.before, 2), more(self.inside, 2), more(self.layers, 5))
+        return SoftInput(repeat(self.before, 2), repeat(self.inside, 2), repeat(self.layers, 5))
 
-    def embedded(self, words: Tensor, soft_positions: Tensor) -> Tensor:
-        """[B, N + L, D] input embeddings, from those [B, L, D] of the words and the places [B, M] of soft blocks."""
+    def embedded(self, words_BLD: Tensor, soft_positions_BM: Tensor) -> Tensor:
+        """Returns [B, N + L, D] input embeddings.
 
-        size = len(words)
+        Args:
+            words_BLD: Embeddings of the tokens.
+            soft_positions_BM: Positions of the vectors in soft blocks; -1 for none.
+        """
+        size = len(words_BLD)
         if self.inside is not None:
-            rows, numbers = (soft_positions >= 0).nonzero(as_tuple=True)
-            vectors_BMD = self.inside.to(words.dtype).expand(size, -1, -1)
-            words = words.index_put((rows, soft_positions[rows, numbers]), vectors_BMD[rows, numbers])
+            rows, numbers = (soft_positions_BM >= 0).nonzero(as_tuple=True)
+            vectors_BMD = self.inside.to(words_BLD.dtype).expand(size, -1, -1)
+            words_BLD = words_BLD.index_put((rows, soft_positions_BM[rows, numbers]), vectors_BMD[rows, numbers])
         if self.before is not None:
-            words = torch.cat([self.before.to(words.dtype).expand(size, -1, -1), words], dim=1)
-        return words
+            words_BLD = torch.cat([self.before.to(words_BLD.dtype).expand(size, -1, -1), words_BLD], dim=1)
+        return words_BLD
 
-    def keys_and_values(self, size: int, dtype: Any) -> list[tuple[Tensor, Tensor]]:
-        """For every layer keys and values, [B, H, P, d] each."""
+    def keys_and_values(self, size: int, dtype: torch.dtype) -> list[KeysAndValues]:
+        """Returns keys and values per layer, [B, H, P, d] each, for a batch of `size` examples."""
         assert self.layers is not None
         layers_BK = self.layers.to(dtype).expand(size, *self.layers.shape[-5:])
-        return [(layer[:, 0], layer[:, 1]) for layer in layers_BK.unbind(dim=1)]
+        return [KeysAndValues(layer[:, 0], layer[:, 1]) for layer in layers_BK.unbind(dim=1)]
 
-    def cache(self, size: int, dtype: Any) -> Any:
-        """A cache of transformers that holds the keys and values; a new one each time, since a pass adds to it."""
-
+    def cache(self, size: int, dtype: torch.dtype) -> Any:
+        """Returns a new cache of transformers with the keys and values. Use it for one pass, which appends to it."""
         return DynamicCache(self.keys_and_values(size, dtype))
+
+
+class SoftPrompt(Protocol):
+    """Anything that produces the SoftInput of a forward pass when called; see stages/common/prompts/soft_prompt.py"""
+
+    position: PromptPosition
+
+    @property
+    def num_vectors(self) -> int:
+        """Vectors of the prompt."""
+
+    def __call__(self) -> SoftInput:
+        """Returns the tensors of one forward pass."""

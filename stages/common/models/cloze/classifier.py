@@ -1,14 +1,15 @@
 """The cloze classifier: a backbone, a pattern and label words, with or without a soft prompt.
 
 PET and prompt tuning share it. Its losses are cross-entropy over the labels (PET, Schick & Schütze, EACL 2021, section
-3.1) and, for label words of several tokens, a hinge loss (NAACL 2021, section 3.1).
+3.1) and, for label words of several tokens, a hinge loss (NAACL 2021, section 3.1). Letters in names of tensors: B
+examples, C labels, W label words.
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -18,19 +19,21 @@ from torch import Tensor
 
 from stages.common.engine import InProcessEngine
 from stages.common.examples import Example
-from stages.common.metrics.classification import Score, score, softmax
+from stages.common.metrics.classification import DevScore, Score, score, softmax
 from stages.common.models.backbones.base import Backbone
 from stages.common.models.backbones.config import BackboneConfig
+from stages.common.models.backbones.soft_input import SoftPrompt
 from stages.common.models.batching import autocast, batches_by_length, shard_batches, wants_bf16
 from stages.common.models.cloze.config import LossKind
 from stages.common.models.cloze.label_word_scores import label_scores, word_scores
+from stages.common.models.linear_heads import LinearHead
 from stages.common.patterns.config import Task
 from stages.common.patterns.encoding import Encoded, Encoder
 from stages.common.patterns.verbalizers import Verbalizer
 from stages.common.protocols import Engine, Recorder
 
 Cloze = tuple[Encoded, ...]
-"""An encoded example: one text, or in multiple choice one an option."""
+"""An encoded example: one text, or for multiple choice one per option."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -41,6 +44,13 @@ class LabeledCloze:
     label: int
 
 
+class Evaluation(NamedTuple):
+    """The score on labeled examples, and the logits [n, C] that it was computed from."""
+
+    score: Score
+    logits: NDArray[np.float64]
+
+
 @dataclass(slots=True)
 class ClozeClassifier:
     """Scores the labels of a task under one pattern."""
@@ -49,15 +59,14 @@ class ClozeClassifier:
     backbone: Backbone
     encoder: Encoder
     verbalizer: Verbalizer
-    prompt: Any = None
-    """What returns a SoftInput when called (see stages/common/prompts/initialization.py), or None."""
+    prompt: SoftPrompt | None = None
     autocast: bool = False
-    """Compute in bfloat16 although the weights are float32."""
+    """If True, compute in bfloat16 with float32 weights."""
     loss_kind: LossKind = "auto"
-    head: Any = None
-    """A module from states [B, D] at the mask to label scores [B, C], in the place of label words, or None."""
+    head: LinearHead | None = None
+    """Maps hidden states [B, D] at the mask to label scores [B, C]; replaces the label words."""
     engine: Engine = field(default_factory=InProcessEngine)
-    """Shares out texts among workers."""
+    """Shards batches among workers."""
 
     @classmethod
     def of(
@@ -66,45 +75,65 @@ class ClozeClassifier:
         pattern: str,
         backbone: Backbone,
         config: BackboneConfig,
-        prompt: Any = None,
+        prompt: SoftPrompt | None = None,
+        *,
         loss_kind: LossKind = "auto",
-        head: Any = None,
+        head: LinearHead | None = None,
         engine: Engine | None = None,
     ) -> ClozeClassifier:
-        """Puts a task's pattern, words (or head) and soft prompt on a backbone.
+        """Builds the classifier for one pattern of a task.
+
+        Args:
+            task: Labels, patterns and label words.
+            pattern: Name of the pattern.
+            backbone: The language model.
+            config: Its settings.
+            prompt: The soft prompt, if any.
+            loss_kind: The loss over label scores.
+            head: Replaces the label words, if given.
+            engine: Shards batches among workers. Default: one process.
 
         Raises:
             PatternError: the pattern has soft blocks that the prompt does not fill.
         """
-
         parsed = task.pattern(pattern)
         words = task.words(pattern) if head is None else {}
         verbalizer = Verbalizer.of(words, backbone.tokenizer, backbone.family, task.label_score)
-        reserve = {"masked": verbalizer.longest - 1, "causal": verbalizer.longest, "seq2seq": 0}[backbone.family]
-        if verbalizer.longest == 1 and parsed.ends_in_mask:
-            reserve = 0  # the next token's logits are read, and the token is never put in
-        filled = prompt is not None and prompt.position == "inside"
         encoder = Encoder(
-            parsed, backbone.tokenizer, backbone.family, config.max_length, task.truncation, reserve, soft_blocks=filled
+            parsed,
+            backbone.tokenizer,
+            backbone.family,
+            config.max_length,
+            task.truncation,
+            num_reserved=backbone.num_reserved_tokens(verbalizer.longest, ends_in_mask=parsed.ends_in_mask),
+            soft_blocks=prompt is not None and prompt.position == "inside",
         )
-        over_float32 = backbone.model.dtype == torch.float32 and wants_bf16(config.precision)
-        engine = engine or InProcessEngine()
-        return cls(task, backbone, encoder, verbalizer, prompt, over_float32, loss_kind, head, engine)
+        return cls(
+            task,
+            backbone,
+            encoder,
+            verbalizer,
+            prompt,
+            autocast=backbone.model.dtype == torch.float32 and wants_bf16(config.precision),
+            loss_kind=loss_kind,
+            head=head,
+            engine=engine or InProcessEngine(),
+        )
 
     def encode(self, example: Example) -> Cloze:
-        """Token ids of what is asked of an example."""
+        """Returns the token ids of an example, or for multiple choice of each of its questions."""
         return tuple(self.encoder(question) for question in self.task.questions(example))
 
     def logits(self, batch: Sequence[Cloze], *, training: bool = False) -> Tensor:
-        """[B, C] label scores of encoded examples, with gradients where the caller allows them."""
+        """Returns label scores of encoded examples, [B, C], with gradients if the caller enables them."""
         items = [item for cloze in batch for item in cloze]
         prompt = None if self.prompt is None else self.prompt()
         with autocast(self.autocast):
             if self.head is not None:
-                states = self.backbone.mask_hidden_state(self.backbone.batch(items), prompt)
-                scores: Tensor = self.head(states)
-                return scores
-            words = word_scores(
+                states_BD = self.backbone.mask_hidden_state(self.backbone.batch(items), prompt)
+                scores_BC: Tensor = self.head(states_BD)
+                return scores_BC
+            scores_BW = word_scores(
                 self.backbone,
                 items,
                 self.verbalizer.flat,
@@ -113,92 +142,92 @@ class ClozeClassifier:
                 prompt=prompt,
                 training=training,
             )
-        return self.answers(words, len(batch))
+        return self.answers(scores_BW, len(batch))
 
-    def answers(self, words: Tensor, size: int) -> Tensor:
-        """[B, C] label scores from [B, W] scores of words; in multiple choice these have a row for each option."""
-        scores = label_scores(self.verbalizer, words)
+    def answers(self, scores_BW: Tensor, size: int) -> Tensor:
+        """Returns label scores, [B, C].
+
+        Args:
+            scores_BW: Scores of the label words; for multiple choice one row per option.
+            size: B.
+        """
+        scores = label_scores(self.verbalizer, scores_BW)
         if not self.task.options:
             return scores
-        return (scores[:, 0] - scores[:, 1]).view(size, -1)  # right against wrong, an option a column
+        return (scores[:, 0] - scores[:, 1]).view(size, -1)  # right minus wrong, one column per option
 
     def items(self, examples: Sequence[Example]) -> list[LabeledCloze]:
-        """Encodes labelled examples for training."""
+        """Encodes labeled examples for training."""
         return [LabeledCloze(self.encode(item), self.task.labels.index(item.label or "")) for item in examples]
 
     def loss(self, batch: list[LabeledCloze]) -> Tensor:
-        """Loss of a batch; see `Loss`."""
+        """Returns the loss of a batch; see `LossKind`."""
         return self.compute_loss(self.logits([item.cloze for item in batch], training=True), batch)
 
-    def compute_loss(self, scores: Tensor, batch: list[LabeledCloze]) -> Tensor:
-        """Loss of a batch with the scores [B, C]."""
-
-        gold = torch.tensor([item.label for item in batch], device=scores.device)
-        by_tokens = "hinge" if self.verbalizer.longest > 1 else "cross_entropy"
-        kind = by_tokens if self.loss_kind == "auto" else self.loss_kind
-        return hinge_loss(scores, gold) if kind == "hinge" else label_loss(scores, gold)
+    def compute_loss(self, scores_BC: Tensor, batch: list[LabeledCloze]) -> Tensor:
+        """Returns the loss of a batch with these label scores."""
+        gold_B = torch.tensor([item.label for item in batch], device=scores_BC.device)
+        default = "hinge" if self.verbalizer.longest > 1 else "cross_entropy"
+        kind = default if self.loss_kind == "auto" else self.loss_kind
+        return hinge_loss(scores_BC, gold_B) if kind == "hinge" else label_loss(scores_BC, gold_B)
 
     def predict(self, examples: Sequence[Example], recorder: Recorder, phase: str) -> NDArray[np.float64]:
-        """[n, C] label scores, in the order of `examples`; batches hold texts of similar length."""
-
+        """Returns label scores [n, C] in the order of `examples`; batches hold texts of similar length."""
         encoded = [self.encode(item) for item in examples]
-        result = torch.zeros(len(encoded), len(self.task.labels), dtype=torch.float64)
+        local_scores = torch.zeros(len(encoded), len(self.task.labels), dtype=torch.float64)
         was_training = self.backbone.model.training
         self.backbone.model.eval()
-        done = 0
+        num_done = 0
         with torch.inference_mode():
             batches = batches_by_length([self.size(cloze) for cloze in encoded], self.backbone.eval_batch_tokens)
             for rows, counts in shard_batches(batches, self.engine):
                 scores = self.logits([encoded[row] for row in rows])
                 if counts:
-                    result[rows] = scores.double().cpu()
-                done += len(rows) * self.engine.world_size
-                recorder.log_progress(min(done, len(encoded)), len(encoded), phase=phase)
+                    local_scores[rows] = scores.double().cpu()
+                num_done += len(rows) * self.engine.world_size
+                recorder.log_progress(min(num_done, len(encoded)), len(encoded), phase=phase)
         self.backbone.model.train(was_training)
-        found: NDArray[np.float64] = self.engine.all_reduce_sum(result).numpy()
-        return found
+        scores_nC: NDArray[np.float64] = self.engine.all_reduce_sum(local_scores).numpy()
+        return scores_nC
 
     def size(self, cloze: Cloze) -> int:
-        """Tokens that an example brings into a forward pass."""
-        by_word = len(self.verbalizer.flat) if self.verbalizer.longest > 1 or cloze[0].suffix else 1
-        return by_word * sum(len(item.ids) + len(item.suffix) for item in cloze)
+        """Returns the number of tokens that an example adds to a forward pass."""
+        num_copies = len(self.verbalizer.flat) if self.verbalizer.longest > 1 or cloze[0].suffix else 1
+        return num_copies * sum(len(item.ids) + len(item.suffix) for item in cloze)
 
-    def evaluate(
-        self, examples: Sequence[Example], recorder: Recorder, phase: str
-    ) -> tuple[Score, NDArray[np.float64]]:
-        """Score and [n, C] logits of labelled examples."""
+    def evaluate(self, examples: Sequence[Example], recorder: Recorder, phase: str) -> Evaluation:
+        """Returns score and logits of labeled examples."""
         logits = self.predict(examples, recorder, phase)
-        return score(logits, [item.label or "" for item in examples], self.task.labels), logits
+        return Evaluation(score(logits, [item.label or "" for item in examples], self.task.labels), logits)
 
-    def validate(self, examples: Sequence[Example], recorder: Recorder) -> tuple[float, float]:
-        """Accuracy and cross-entropy on labelled examples, for early stopping."""
-
-        found, logits = self.evaluate(examples, recorder, "development set")
+    def validate(self, examples: Sequence[Example], recorder: Recorder) -> DevScore:
+        """Returns accuracy and cross-entropy on labeled examples, for early stopping."""
+        result = self.evaluate(examples, recorder, "dev set")
         gold = [self.task.labels.index(item.label or "") for item in examples]
-        likelihoods = softmax(logits)[np.arange(len(gold)), gold]
-        return found.accuracy, float(-np.log(np.maximum(likelihoods, 1e-12)).mean())
+        likelihoods = softmax(result.logits)[np.arange(len(gold)), gold]
+        return DevScore(result.score.accuracy, float(-np.log(np.maximum(likelihoods, 1e-12)).mean()))
 
 
-def label_loss(scores: Tensor, gold: Tensor) -> Tensor:
-    """Cross-entropy over the labels only (PET, Schick & Schütze, EACL 2021, section 3.1).
-
-    Args:
-        scores: [B, C].
-        gold: [B] indices of the right labels.
-    """
-
-    return F.cross_entropy(scores, gold)
-
-
-def hinge_loss(scores: Tensor, gold: Tensor) -> Tensor:
-    """The right label must be likelier than each wrong one by a factor of e (PET, Schick & Schütze, NAACL 2021, section
-    3.1): sum over wrong labels of max(0, 1 - score_right + score_wrong), mean over the batch.
+def label_loss(scores_BC: Tensor, gold_B: Tensor) -> Tensor:
+    """Returns the cross-entropy over the labels only (PET, Schick & Schütze, EACL 2021, section 3.1).
 
     Args:
-        scores: [B, C] log-likelihoods of labels, whose words have different numbers of tokens.
-        gold: [B] indices of the right labels.
+        scores_BC: Label scores.
+        gold_B: Indices of the gold labels.
     """
+    return F.cross_entropy(scores_BC, gold_B)
 
-    gaps_BC = 1 - scores.gather(1, gold[:, None]) + scores
-    is_wrong_BC = torch.ones_like(scores).scatter(1, gold[:, None], 0.0)
-    return (gaps_BC.clamp(min=0) * is_wrong_BC).sum(dim=1).mean()
+
+def hinge_loss(scores_BC: Tensor, gold_B: Tensor) -> Tensor:
+    """Returns the hinge loss of PET's second paper (Schick & Schütze, NAACL 2021, section 3.1).
+
+    The gold label must be likelier than each other label by a factor of e. The loss is the sum over the other labels of
+    max(0, 1 - score_gold + score_other), averaged over the batch.
+
+    Args:
+        scores_BC: Log-likelihoods of labels, whose words have different numbers of tokens.
+        gold_B: Indices of the gold labels.
+    """
+    gaps_BC = 1 - scores_BC.gather(1, gold_B[:, None]) + scores_BC
+    is_other_BC = torch.ones_like(scores_BC).scatter(1, gold_B[:, None], 0.0)
+    return (gaps_BC.clamp(min=0) * is_other_BC).sum(dim=1).mean()

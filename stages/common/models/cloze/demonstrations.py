@@ -13,28 +13,28 @@ from stages.common.models.cloze.classifier import ClozeClassifier
 from stages.common.seeds import python_rng
 
 SEPARATOR = "\n\n"
-"""Stands between demonstrations."""
+"""Text after each demonstration."""
 
 
 def sample_demonstrations(train_set: Sequence[Example], labels: Sequence[str], shots: int, seed: int) -> list[Example]:
-    """Draws `shots` labelled examples a class, in shuffled order.
+    """Samples `shots` labeled examples per class, in shuffled order.
 
     Raises:
-        InputError: a class has fewer.
+        InputError: a class has fewer examples.
     """
     rng = python_rng(seed, "demonstrations")
-    chosen: list[Example] = []
+    demonstrations: list[Example] = []
     for label in labels:
-        mine = [item for item in train_set if item.label == label]
-        if len(mine) < shots:
+        candidates = [item for item in train_set if item.label == label]
+        if len(candidates) < shots:
             raise InputError(
-                f"{shots} demonstrations a class were asked for, but {label!r} has {len(mine)} labelled examples.",
-                "Lower priming.shots, or label more.",
+                f"{shots} demonstrations per class are required, but {label!r} has {len(candidates)} labeled examples.",
+                "Lower priming.shots, or label more examples.",
                 key="priming.shots",
             )
-        chosen += rng.sample(mine, shots)
-    rng.shuffle(chosen)
-    return chosen
+        demonstrations += rng.sample(candidates, shots)
+    rng.shuffle(demonstrations)
+    return demonstrations
 
 
 def prepend_demonstrations(classifier: ClozeClassifier, demonstrations: Sequence[Example]) -> None:
@@ -48,19 +48,19 @@ def prepend_demonstrations(classifier: ClozeClassifier, demonstrations: Sequence
     first_words = {
         label: words[0] for label, words in zip(classifier.task.labels, classifier.verbalizer.words, strict=True)
     }
-    num_before = len(encoder.specials.before)
+    num_special = len(encoder.specials.before)
     prefix: tuple[int, ...] = ()
     for example in demonstrations:
         encoded = encoder(example)
         word = first_words[example.label or ""]
-        at = encoded.mask_position if classifier.backbone.family != "causal" else len(encoded.ids)
-        after = encoded.ids[at + 1 : len(encoded.ids) - len(encoder.specials.after_single)]
-        prefix += encoded.ids[num_before:at] + word + (encoded.suffix or after) + separator
-    room = classifier.backbone.max_positions
-    if room is not None and len(prefix) + encoder.max_length > room:
+        index = classifier.backbone.label_word_index(encoded)
+        after = encoded.ids[index + 1 : len(encoded.ids) - len(encoder.specials.after_single)]
+        prefix += encoded.ids[num_special:index] + word + (encoded.suffix or after) + separator
+    limit = classifier.backbone.max_positions
+    if limit is not None and len(prefix) + encoder.max_length > limit:
         raise InputError(
-            f"{len(demonstrations)} demonstrations have {len(prefix)} tokens; with {encoder.max_length} of the text "
-            f"they are more than the {room} positions of the backbone.",
+            f"{len(demonstrations)} demonstrations have {len(prefix)} tokens; with {encoder.max_length} tokens of text "
+            f"they exceed the {limit} positions of the backbone.",
             "Lower priming.shots or backbone.max_length.",
             key="priming.shots",
         )

@@ -2,14 +2,15 @@
 
 Patterns such as "{text} In summary, it is{mask}" and "{text} All in all, it was{mask}" have the same beginning and end
 in a few tokens of their own. The common beginning runs through the model once; each ending then reads its keys and
-values. Where patterns differ from the first token on, or a text is truncated differently, each pattern reads the text
-separately. The scores are the same in both cases.
+values. If patterns differ from the first token on, or a text is truncated differently, each pattern reads the text
+separately. The scores are the same in both cases. Letters in names of tensors: B texts, D hidden size, W label words.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -17,6 +18,7 @@ from numpy.typing import NDArray
 from transformers import DynamicCache
 
 from stages.common.examples import Example
+from stages.common.models.backbones.causal import CausalBackbone
 from stages.common.models.batching import autocast, batches_by_length
 from stages.common.models.cloze.classifier import ClozeClassifier
 from stages.common.models.cloze.label_word_scores import label_scores
@@ -31,42 +33,42 @@ Group = tuple[int, ...]
 def predict_patterns(
     classifiers: Sequence[ClozeClassifier], examples: Sequence[Example], recorder: Recorder, phase: str
 ) -> list[NDArray[np.float64]]:
-    """[P] arrays [n, C] of label scores: those of `ClozeClassifier.predict`, one for each pattern.
+    """Returns one array of label scores [n, C] per pattern, equal to those of `ClozeClassifier.predict`.
 
     Args:
-        classifiers: [P] patterns on one backbone.
-        examples: [n] texts.
+        classifiers: Patterns on one backbone.
+        examples: [n] examples.
         recorder: Gets the progress.
-        phase: What it is shown as.
+        phase: Name of the phase in the progress display.
     """
-
-    able = [number for number, item in enumerate(classifiers) if _can_share(item)]
-    if len(able) < 2:
-        return [item.predict(examples, recorder, phase) for item in classifiers]
-    found = [np.zeros((len(examples), len(item.task.labels))) for item in classifiers]
-    encoded = {number: [classifiers[number].encoder(item) for item in examples] for number in able}
-    alone: dict[int, list[int]] = {number: list(range(len(examples))) for number in set(range(len(found))) - set(able)}
+    sharing = [number for number, classifier in enumerate(classifiers) if _can_share(classifier)]
+    if len(sharing) < 2:
+        return [classifier.predict(examples, recorder, phase) for classifier in classifiers]
+    predictions = [np.zeros((len(examples), len(classifier.task.labels))) for classifier in classifiers]
+    encoded = {number: [classifiers[number].encoder(item) for item in examples] for number in sharing}
+    separate = {number: list(range(len(examples))) for number in set(range(len(classifiers))) - set(sharing)}
     for group, rows in _groups(encoded, len(examples)).items():
         if len(group) == 1:
-            alone.setdefault(group[0], []).extend(rows)
+            separate.setdefault(group[0], []).extend(rows)
             continue
         members = [classifiers[number] for number in group]
-        for done, batch in _batches([encoded[group[0]][row] for row in rows], members[0].backbone.eval_batch_tokens):
-            chosen = [rows[place] for place in batch]
-            texts = [[encoded[number][row] for row in chosen] for number in group]
+        lengths = [encoded[group[0]][row].prefix_length for row in rows]
+        for batch in _batches(lengths, members[0].backbone.eval_batch_tokens):
+            batch_rows = [rows[index] for index in batch.indices]
+            texts = [[encoded[number][row] for row in batch_rows] for number in group]
             for number, scores in zip(group, _shared_scores(members, texts), strict=True):
-                found[number][chosen] = scores
-            recorder.log_progress(done, len(rows), phase=phase)
-    for number, rows in alone.items():
-        found[number][rows] = classifiers[number].predict([examples[row] for row in rows], recorder, phase)
-    return found
+                predictions[number][batch_rows] = scores
+            recorder.log_progress(batch.num_done, len(rows), phase=phase)
+    for number, rows in separate.items():
+        predictions[number][rows] = classifiers[number].predict([examples[row] for row in rows], recorder, phase)
+    return predictions
 
 
 def _can_share(classifier: ClozeClassifier) -> bool:
-    """Next-token scores of a causal model, where words stand before the mask and nothing behind it."""
+    """Returns True for next-token scores of a causal model, with words before the mask and nothing after it."""
     parts = classifier.encoder.pattern.parts
     return (
-        classifier.backbone.family == "causal"
+        isinstance(classifier.backbone, CausalBackbone)
         and isinstance(parts[-1], Mask)
         and isinstance(parts[-2], PatternText)
         and bool(parts[-2].text.rstrip(" "))
@@ -77,54 +79,59 @@ def _can_share(classifier: ClozeClassifier) -> bool:
 
 
 def _groups(encoded: dict[int, list[Encoded]], num_examples: int) -> dict[Group, list[int]]:
-    """Patterns whose ids agree through the last field -> the rows for which they do."""
+    """Returns patterns whose ids agree through the last field -> the rows for which they do."""
     groups: dict[Group, list[int]] = defaultdict(list)
     for row in range(num_examples):
-        by_stem: dict[tuple[int, ...], list[int]] = defaultdict(list)
+        by_prefix: dict[tuple[int, ...], list[int]] = defaultdict(list)
         for number, items in encoded.items():
-            by_stem[items[row].ids[: items[row].prefix_length]].append(number)
-        for numbers in by_stem.values():
+            by_prefix[items[row].ids[: items[row].prefix_length]].append(number)
+        for numbers in by_prefix.values():
             groups[tuple(numbers)].append(row)
     return groups
 
 
-def _batches(encoded: Sequence[Encoded], max_tokens: int) -> list[tuple[int, list[int]]]:
-    """Batches of places, each with how many texts are done after it."""
-    done, found = 0, []
-    for batch in batches_by_length([item.prefix_length for item in encoded], max_tokens):
-        done += len(batch)
-        found.append((done, batch))
-    return found
+class _Batch(NamedTuple):
+    """Indices of a batch, and how many texts are done after it."""
+
+    indices: list[int]
+    num_done: int
+
+
+def _batches(lengths: Sequence[int], max_tokens: int) -> Iterator[_Batch]:
+    num_done = 0
+    for indices in batches_by_length(lengths, max_tokens):
+        num_done += len(indices)
+        yield _Batch(indices, num_done)
 
 
 def _shared_scores(
     classifiers: Sequence[ClozeClassifier], texts: Sequence[Sequence[Encoded]]
 ) -> list[NDArray[np.float64]]:
-    """[P] arrays [B, C]. `texts` is [P][B]; texts of one row have the same stem."""
-
+    """Returns one array [B, C] per pattern. `texts` has B texts per pattern; those of one row have the same prefix."""
     backbone = classifiers[0].backbone
-    stems = [
+    assert isinstance(backbone, CausalBackbone)
+    prefixes = [
         Encoded(item.ids[: item.prefix_length], item.token_type_ids[: item.prefix_length], item.prefix_length - 1)
         for item in texts[0]
     ]
     was_training = backbone.model.training
     backbone.model.eval()
     with torch.inference_mode(), autocast(classifiers[0].autocast):
-        batch = backbone.batch(stems)
+        batch = backbone.batch(prefixes)
         cache = DynamicCache(config=backbone.model.config)
         embed = backbone.model.get_input_embeddings()
         backbone.continue_from_cache(embed(batch.input_ids), batch.attention_mask, cache)
         scores = []
         for classifier, items in zip(classifiers, texts, strict=True):
-            endings = torch.tensor([item.ids[item.prefix_length :] for item in items], device=backbone.device)
-            attention = torch.cat([batch.attention_mask, torch.ones_like(endings)], dim=1)
-            hidden_BD = backbone.continue_from_cache(embed(endings), attention, cache)[:, -1]
-            cache.crop(-endings.shape[1])  # the next ending starts where this one did
+            endings_BT = torch.tensor([item.ids[item.prefix_length :] for item in items], device=backbone.device)
+            attention = torch.cat([batch.attention_mask, torch.ones_like(endings_BT)], dim=1)
+            hidden_BD = backbone.continue_from_cache(embed(endings_BT), attention, cache)[:, -1]
+            cache.crop(-endings_BT.shape[1])  # the next ending starts at the same position
             ids = [word[0] for word in classifier.verbalizer.flat]
             if classifier.verbalizer.needs_likelihood:
-                words = backbone.lm_head(hidden_BD).float().log_softmax(dim=1)[:, ids]
+                scores_BW = backbone.lm_head(hidden_BD).float().log_softmax(dim=1)[:, ids]
             else:
-                words = backbone.label_word_logits(hidden_BD, ids)
-            scores.append(label_scores(classifier.verbalizer, words).double().cpu().numpy())
+                scores_BW = backbone.word_columns(hidden_BD, ids)
+            scores.append(label_scores(classifier.verbalizer, scores_BW).double().cpu().numpy())
     backbone.model.train(was_training)
     return scores

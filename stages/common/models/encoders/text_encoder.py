@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -30,7 +30,7 @@ from stages.common.protocols import Recorder
 
 
 class TextEncoder:
-    """tokens -> model -> [B, D], one vector a text."""
+    """tokens -> model -> [B, D], one vector per text."""
 
     def __init__(self, model: Any, tokenizer: Any, fields: Sequence[str], max_length: int, pooling: Pooling) -> None:
         self.model = model.to(default_device())
@@ -44,15 +44,15 @@ class TextEncoder:
 
     @classmethod
     def of(cls, config: EncoderConfig, fields: Sequence[str]) -> TextEncoder:
-        """The pretrained encoder.
+        """Loads a pretrained encoder.
 
         Args:
-            config: Which one.
-            fields: Fields to read; those behind the first make up its pair.
+            config: The encoder.
+            fields: Fields to read: the first is one text, all others together are the second text of a pair.
 
         Raises:
-            AssetError: the reference cannot be reached, or holds no model of a usable kind.
-            InputError: the pooling is not for this model.
+            AssetError: the reference is unreachable, or is not a usable model.
+            InputError: the pooling does not fit the model.
         """
         folder = model_folder(config.asset)
         check_pooling(config.pooling, folder)
@@ -61,7 +61,7 @@ class TextEncoder:
 
     @classmethod
     def load(cls, folder: Path, metadata: Mapping[str, Any]) -> TextEncoder:
-        """The encoder that `save` wrote to `folder`, with what `metadata` said of it."""
+        """Loads the encoder that `save` wrote to `folder`; `metadata` is the property of this name."""
         pooling = metadata.get("pooling", "mean")
         return cls(*_load(folder, str(folder)), metadata["fields"], metadata["max_length"], pooling)
 
@@ -72,7 +72,7 @@ class TextEncoder:
 
     @property
     def metadata(self) -> dict[str, Any]:
-        """What `load` needs to know besides the files."""
+        """The settings that `load` needs in addition to the files."""
         return {"fields": self.fields, "max_length": self.max_length, "pooling": self.pooling}
 
     @property
@@ -81,23 +81,26 @@ class TextEncoder:
         return int(self.model.config.hidden_size)
 
     def texts(self, example: Example) -> tuple[str, ...]:
-        """The one or two texts of an example that are read; all fields behind the first make up the second."""
+        """Returns the one or two texts of an example; all fields after the first make up the second text."""
         first, *others = (example.fields[name] for name in self.fields)
         return (first, self.separator + " ".join(others)) if others else (first,)
 
     def pooled(self, examples: Sequence[Example], *, bf16: bool = False, pad_to_multiple: bool = False) -> Tensor:
-        """[B, D] vectors in float32, with gradients where the caller allows them; `bf16`: compute in bfloat16; `pad_to_multiple`:
-        pad to a length that many batches have (see batching.GRID).
+        """Returns vectors, [B, D] float32, with gradients if the caller enables them.
+
+        Args:
+            examples: [B] examples.
+            bf16: Compute in bfloat16.
+            pad_to_multiple: Pad to a multiple of batching.PAD_TO_MULTIPLE_OF.
         """
+        can_pad = pad_to_multiple and self.max_length % PAD_TO_MULTIPLE_OF == 0
         columns = [list(column) for column in zip(*map(self.texts, examples), strict=True)]
         batch = self.tokenizer(
             *columns,
             padding=True,
             truncation=True,
             max_length=self.max_length,
-            pad_to_multiple_of=PAD_TO_MULTIPLE_OF
-            if pad_to_multiple and self.max_length % PAD_TO_MULTIPLE_OF == 0
-            else None,
+            pad_to_multiple_of=PAD_TO_MULTIPLE_OF if can_pad else None,
             return_token_type_ids=self.has_segments,
             return_tensors="pt",
         ).to(self.model.device)
@@ -106,67 +109,66 @@ class TextEncoder:
         return pool(states_BLD.float(), batch["attention_mask"], self.pooling)
 
     def embed(self, examples: Sequence[Example], recorder: Recorder, phase: str, *, bf16: bool = False) -> Tensor:
-        """[n, D] vectors without gradients, in the order of `examples`; batches hold texts of similar length."""
-
+        """Returns vectors without gradients, [n, D], in the order of `examples`; batches have similar lengths."""
         was_training = self.model.training
         self.model.eval()
-        # characters stand for tokens here: only the order of lengths matters
+        # Estimate lengths from characters: only their order matters.
         lengths = [1 + sum(len(text) for text in self.texts(item)) // 4 for item in examples]
         lengths = [min(length, self.max_length) for length in lengths]
-        result = torch.zeros(len(examples), self.width)
-        done = 0
+        vectors_nD = torch.zeros(len(examples), self.width)
+        num_done = 0
         with torch.inference_mode():
             for rows in batches_by_length(lengths, eval_batch_tokens(on_gpu=self.model.device.type != "cpu")):
-                result[rows] = self.pooled([examples[row] for row in rows], bf16=bf16, pad_to_multiple=True).cpu()
-                done += len(rows)
-                recorder.log_progress(done, len(examples), phase=phase)
+                vectors_nD[rows] = self.pooled([examples[row] for row in rows], bf16=bf16, pad_to_multiple=True).cpu()
+                num_done += len(rows)
+                recorder.log_progress(num_done, len(examples), phase=phase)
         self.model.train(was_training)
-        return result
+        return vectors_nD
 
 
-def pool(states: Tensor, mask: Tensor, pooling: Pooling) -> Tensor:
-    """One vector a text.
+def pool(states_BLD: Tensor, mask_BL: Tensor, pooling: Pooling) -> Tensor:
+    """Returns one vector per text, [B, D].
 
     Args:
-        states: [B, L, D], padded on the right.
-        mask: [B, L], 1 for tokens and 0 for padding.
-        pooling: Which.
-
-    Returns:
-        [B, D].
+        states_BLD: Hidden states, padded on the right.
+        mask_BL: 1 for tokens and 0 for padding.
+        pooling: mean over the tokens, cls (the first token) or last (the last token).
     """
-
     if pooling == "cls":
-        return states[:, 0]
+        return states_BLD[:, 0]
     if pooling == "last":
-        return states[torch.arange(len(mask), device=mask.device), mask.sum(dim=1) - 1]
-    weight_BL1 = mask[:, :, None].to(states.dtype)
-    return (states * weight_BL1).sum(dim=1) / weight_BL1.sum(dim=1)
+        return states_BLD[torch.arange(len(mask_BL), device=mask_BL.device), mask_BL.sum(dim=1) - 1]
+    weight_BL1 = mask_BL[:, :, None].to(states_BLD.dtype)
+    return (states_BLD * weight_BL1).sum(dim=1) / weight_BL1.sum(dim=1)
 
 
-def _load(folder: Path, name: str) -> tuple[Any, Any]:
-    """Body and tokenizer out of a folder; texts are padded on the right, where positions need no care."""
+class _LoadedModel(NamedTuple):
+    model: Any
+    tokenizer: Any
 
+
+def _load(folder: Path, name: str) -> _LoadedModel:
+    """Loads a model without its head, and its tokenizer, which pads on the right."""
     name = name.partition("#")[0]
     if not (folder / "config.json").exists():
-        raise AssetError(f"{name} holds no config.json.", "Name the folder of a transformers encoder.")
+        raise AssetError(f"{name} has no config.json.", "Specify the folder of a transformers encoder.")
     refuse_pickled(folder)
     architecture = architecture_of(folder)
-    of_two_halves = architecture.endswith(("ForConditionalGeneration", "EncoderModel"))
-    kind = AutoModelForTextEncoding if of_two_halves else AutoModel
+    has_encoder = architecture.endswith(("ForConditionalGeneration", "EncoderModel"))
+    auto_class = AutoModelForTextEncoding if has_encoder else AutoModel
     try:
-        model = kind.from_pretrained(
+        model = auto_class.from_pretrained(
             folder, dtype=torch.float32, attn_implementation=attention_implementation(), use_safetensors=True
         )
         tokenizer = AutoTokenizer.from_pretrained(folder)
     except (KeyError, OSError, ValueError) as error:
         reason = str(error).strip().partition("\n")[0][:200]
-        raise AssetError(f"{name} cannot be loaded ({reason}).", "Name an encoder or a language model.") from error
+        raise AssetError(f"{name} cannot be loaded ({reason}).", "Specify an encoder or a language model.") from error
     if not hasattr(model.config, "hidden_size"):
-        raise AssetError(f"{name} ({architecture}) has no single hidden size.", "Name a model of text.")
+        raise AssetError(f"{name} ({architecture}) has no single hidden size.", "Specify a text model.")
     if getattr(model.config, "use_cache", False):
         model.config.use_cache = False  # nothing is generated
     if tokenizer.pad_token_id is None:
         tokenizer.pad_token = tokenizer.eos_token or tokenizer.unk_token
     tokenizer.padding_side = "right"
-    return model, tokenizer
+    return _LoadedModel(model, tokenizer)
