@@ -28,10 +28,16 @@ COMMANDS = {
         "pipelines.cli.run:resume",
         "Resume a run that failed or was stopped: `run`, with `--from` for the given steps.",
     ),
-    "explain": ("pipelines.cli.plan:explain", "Show why a step runs: its cache key compared with the nearest one."),
-    "plan": ("pipelines.cli.plan:plan", "Show what a run would do, and why."),
+    "explain": (
+        "pipelines.cli.plan:explain",
+        "Show why a step runs: its cache key compared with the nearest committed one.",
+    ),
+    "plan": ("pipelines.cli.plan:plan", "Show what a run would do, and why. Runs nothing and fetches nothing."),
     "status": ("pipelines.cli.plan:status", "Show which steps are committed, running or failed."),
-    "accept": ("pipelines.cli.maintenance:accept", "Keep results after a change of code that does not affect them."),
+    "accept": (
+        "pipelines.cli.maintenance:accept",
+        "Keep results although code or library versions changed, if the change does not affect them.",
+    ),
     "graph": ("pipelines.cli.plan:graph", "Print the graph of a recipe as Mermaid text, or draw it."),
     "score": ("pipelines.cli.predict:score", "Score the labels of each line with each pattern, without training."),
     "predict": (
@@ -39,8 +45,14 @@ COMMANDS = {
         "Predict labels and probabilities for each line with the student or with prompts.",
     ),
     "recommend": ("pipelines.cli.recipe:recommend", "Recommend a method, lengths, rates and parallelism for a recipe."),
-    "gc": ("pipelines.cli.maintenance:gc", "Remove results that no recipe reaches any more."),
-    "doctor": ("pipelines.cli.maintenance:doctor", "Check versions, devices, disk, network and assets."),
+    "gc": (
+        "pipelines.cli.maintenance:gc",
+        "Remove results of the steps of these recipes that none of the recipes reaches.",
+    ),
+    "doctor": (
+        "pipelines.cli.maintenance:doctor",
+        "Check versions, devices, disk, network and assets, and show how to fix what is missing.",
+    ),
     "serve": (
         "pipelines.cli.predict:serve",
         "Serve the student or prompts over HTTP: POST /predict, until Ctrl-C or SIGTERM.",

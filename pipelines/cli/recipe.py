@@ -73,7 +73,10 @@ def init(
     out: Annotated[str | None, renamed_option("--out", "--output")] = None,
     words: Annotated[list[str] | None, renamed_option("--words", "--label-words")] = None,
 ) -> None:
-    """Write a recipe for a file of labeled examples. Asks for what no option sets, or uses defaults in a pipe."""
+    """Write a recipe for a file of labeled examples.
+
+    Asks for each value that no option sets. Uses defaults if standard input is not a terminal.
+    """
     del out, words
     init_options = InitOptions(
         data=data, output=output, name=name, text=text, label=label, patterns=pattern or (),
