@@ -99,6 +99,17 @@ def mean_std(values: list[float]) -> MeanStd:
     return MeanStd(mean=round(statistics.fmean(values), 6), std=std)
 
 
+def flat_rows(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Returns rows, as JSON values, as a table of plain values. The deviation of a metric has the suffix `_std`."""
+    table = []
+    for row in rows:
+        metrics = {name: row[name] or {"mean": None, "std": None} for name in METRICS}
+        means = {name: metric["mean"] for name, metric in metrics.items()}
+        deviations = {f"{name}_std": metric["std"] for name, metric in metrics.items()}
+        table.append({name: value for name, value in {**row, **means, **deviations}.items() if name != "steps"})
+    return table
+
+
 def plot_leaderboard(rows: tuple[Row, ...], recipe: str) -> Figure:
     """Plots the accuracy of each row as a horizontal bar, with error bars over seeds."""
     figure = Figure(figsize=(8, 1.2 + 0.36 * len(rows)), layout="constrained")
