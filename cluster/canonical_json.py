@@ -37,7 +37,8 @@ def plain(value: Any, place: str = "value", *, identity: bool = False) -> Plain:
     if isinstance(value, Enum):
         return plain(value.value, place, identity=identity)
     if value is None or type(value) in (bool, int, str):
-        return value
+        unchanged: bool | int | str | None = value
+        return unchanged
     if type(value) is float:
         if not math.isfinite(value):
             raise FingerprintError(f"{place} is {value}, which JSON has no form for.", "Use None instead.")

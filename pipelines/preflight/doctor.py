@@ -83,14 +83,14 @@ def _disk_tools() -> CheckResult:
 
 
 def _processors() -> CheckResult:
-    from stages.common.models.batching import wants_bf16
+    from stages.common.models.batching import wants_bf16  # noqa: PLC0415  (loads torch)
 
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     return CheckResult("processor", f"{cores} cores, computes in {'bf16' if wants_bf16('auto') else 'fp32'}")
 
 
 def _gpus() -> CheckResult:
-    import torch
+    import torch  # noqa: PLC0415  (`gc` imports this module and does not need it)
 
     names = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
     return CheckResult("GPUs", ", ".join(names) or "none: everything runs on the processor")
