@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import importlib
 import inspect
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -102,6 +103,16 @@ def test_folder_imports_only_lower_levels() -> None:
 def test_config_module_imports_only_pydantic(name: str) -> None:
     packages = {item.partition(".")[0] for item in imports.reachable(name)}
     assert packages - set(sys.stdlib_module_names) - set(imports.PACKAGES) <= {"pydantic", "pydantic_core"}
+
+
+def test_import_inside_a_function_carries_its_reason() -> None:
+    lines = {
+        f"{module.path.relative_to(ROOT)}:{number}": line
+        for module in MODULES.values()
+        for number, line in enumerate(module.path.read_text().splitlines(), 1)
+        if "noqa: PLC0415" in line
+    }
+    assert [place for place, line in lines.items() if not re.search(r"# noqa: PLC0415  \(.+\)$", line)] == []
 
 
 def test_modules_are_imported_by_name_in_one_function() -> None:

@@ -34,7 +34,7 @@ COMMANDS = {
     "predict": ("pipelines.cli.predict:predict", "Label lines with a trained classifier or with prompts."),
     "recommend": ("pipelines.cli.recipe:recommend", "Recommend a method, lengths, rates and parallelism for a recipe."),
     "gc": ("pipelines.cli.maintenance:gc", "Remove results that no recipe reaches any more."),
-    "doctor": ("pipelines.cli.maintenance:doctor", "Check versions, devices, disk, network and assets."),
+    "doctor": ("pipelines.cli.doctor:doctor", "Check versions, devices, disk, network and assets."),
     "serve": ("pipelines.cli.predict:serve", "Serve a trained model over HTTP."),
     "init": ("pipelines.cli.recipe:init", "Write a recipe for a file of labeled examples."),
     "schema": ("pipelines.cli.recipe:schema", "Print the JSON schema of recipes, or a reference of all keys."),

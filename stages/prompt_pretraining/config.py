@@ -31,12 +31,12 @@ class SingleConfig(Config):
     pattern: str = "Review: {text}\nSentiment:{mask}"
     """Pattern with which the backbone labels a sentence, the field `text`."""
     calibration: Calibration = "unlabeled"
-    """How the prior preference of the backbone for a label is removed: none, contextual (with texts without content), or
-    unlabeled (with the first sentences, as if their labels were equally frequent).
+    """How the prior preference of the backbone for a label is removed: none, contextual (with texts without content),
+    or unlabeled (with the first sentences, as if their labels were equally frequent).
     """
     classifier: OptionalAssetRef = None
-    """Folder of a trained student (`model` of a step), which labels instead of the backbone. Its labels must be the keys
-    of verbalizer. If not set, the backbone labels.
+    """Folder of a trained student (`model` of a step), which labels instead of the backbone. Its labels must be the
+    keys of verbalizer. If not set, the backbone labels.
     """
     min_confidence: float = Field(0.5, ge=0, lt=1)
     """Sentences whose highest probability is lower are left out."""
@@ -65,7 +65,7 @@ class SingleConfig(Config):
     def task(self) -> Task:
         """The task that the backbone solves to pseudo-label a sentence."""
         return Task(
-            name="labelling",
+            name="labeling",
             labels=tuple(self.verbalizer),
             patterns={PATTERN_NAME: self.pattern},
             verbalizer=self.verbalizer,
