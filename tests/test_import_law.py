@@ -120,7 +120,7 @@ def test_modules_are_imported_by_name_in_one_function() -> None:
 
 
 def _dynamic_imports(module: imports.Module) -> Iterator[str]:
-    """Yields `file:function` for each function that imports a module by its name, and for a `__getattr__` of a module."""
+    """Yields `file:function` for each function that imports a module by name, and for a `__getattr__` of a module."""
     path = module.path.relative_to(ROOT).as_posix()
     tree = imports.tree(module.path)
     yield from (f"{path}:__getattr__" for node in tree.body if getattr(node, "name", "") == "__getattr__")
