@@ -75,7 +75,7 @@ def status(
         table.add_column(column, overflow="fold", no_wrap=column == "step")
     styles = {"committed": "green", "running": "cyan", "failed": "red"}
     for row in step_states(load_request(recipe, override, store)):
-        table.add_row(row["state"], row["step"], escape(row["about"]), style=styles.get(row["state"]))
+        table.add_row(row["state"], row["step"], escape(row["details"]), style=styles.get(row["state"]))
     console.print(table)
 
 

@@ -114,8 +114,8 @@ def test_learning_curve_has_one_line_per_method() -> None:
 def test_initializations_have_one_color_for_accuracy_and_loss() -> None:
     found = [
         {"method": "ppt", "init": "ppt", "accuracy": 0.8, "accuracy_std": 0.1, "losses": ((1, 0.9), (2, 0.2))},
-        {"method": "random", "start": "normal", "accuracy": 0.6, "accuracy_std": None, "losses": ((1, 1.1), (2, 0.7))},
-        {"method": "long", "start": "words", "accuracy": 0.7, "accuracy_std": None, "losses": ()},
+        {"method": "random", "init": "normal", "accuracy": 0.6, "accuracy_std": None, "losses": ((1, 1.1), (2, 0.7))},
+        {"method": "long", "init": "words", "accuracy": 0.7, "accuracy_std": None, "losses": ()},
     ]
     scores, curves = figures.initializations("films", found).axes
     assert [label.get_text() for label in scores.get_yticklabels()] == ["ppt", "random\nnormal", "long\nwords"]
