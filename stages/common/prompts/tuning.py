@@ -28,7 +28,7 @@ from stages.common.protocols import Engine, Recorder
 from stages.common.training.config import TrainingConfig
 from stages.common.training.loop import train
 
-ExampleT = TypeVar("ExampleT")
+ExampleT = TypeVar("ExampleT", contravariant=True)
 Item = TypeVar("Item")
 
 

@@ -78,7 +78,9 @@ def test_without_labels_the_classes_are_even() -> None:
 def test_a_generation_knows_nothing_of_how_many_follow() -> None:
     short, long = (IpetConfig(generations=number, scale_factor=3, weights="accuracy") for number in (1, 5))
     assert GenerationConfig.of(short, 1, has_labels=True) == GenerationConfig.of(long, 1, has_labels=True)
-    assert GenerationConfig.of(long, 2, has_labels=False) == growth(2, from_zero=True, scale_factor=3, weights="accuracy")
+    assert GenerationConfig.of(long, 2, has_labels=False) == growth(
+        2, from_zero=True, scale_factor=3, weights="accuracy"
+    )
 
 
 # --- which --------------------------------------------------------------------------------------------------------

@@ -123,7 +123,9 @@ def test_every_text_is_embedded_once_and_a_probe_repeats_itself(
     read: list[tuple[str, bool]] = []
     pooled = TextEncoder.pooled
 
-    def counting(self: TextEncoder, examples: list[Example], *, bf16: bool = False, pad_to_multiple: bool = False) -> torch.Tensor:
+    def counting(
+        self: TextEncoder, examples: list[Example], *, bf16: bool = False, pad_to_multiple: bool = False
+    ) -> torch.Tensor:
         read.extend((item.uid, bf16) for item in examples)
         return pooled(self, examples, bf16=bf16, pad_to_multiple=pad_to_multiple)
 
