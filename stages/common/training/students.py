@@ -30,7 +30,9 @@ class HeadTargets(NamedTuple):
 class StudentTargets(Protocol[Item]):
     """The items that a student is trained on, and their targets."""
 
-    items: Sequence[Item]
+    @property
+    def items(self) -> Sequence[Item]:
+        """The training items."""
 
     def examples(self, items: Sequence[Item]) -> list[Example]:
         """Returns the example of each item."""

@@ -51,9 +51,9 @@ class Result:
 
 
 class RankedWord(NamedTuple):
-    """A candidate: its index among all words, and its score."""
+    """A candidate: its number among all words, and its score."""
 
-    index: int
+    number: int
     score: float
 
 
@@ -75,12 +75,12 @@ def run(config: VerbalizerSearchConfig, inputs: Inputs, out: Path, recorder: Rec
     for label in labels:
         is_label = [item.label == label for item in train_set]
         ranked[label] = rank(log_likelihoods, is_label, config.method, config.num_candidates)
-    words = {label: [names[item.index] for item in ranked[label][: config.num_words]] for label in labels}
+    words = {label: [names[item.number] for item in ranked[label][: config.num_words]] for label in labels}
     (out / "words.json").write_text(json.dumps(words, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
     with (out / "candidates.jsonl").open("w", encoding="utf-8") as file:
         for label in labels:
-            for index, score in ranked[label][:MAX_WRITTEN]:
-                row = {"label": label, "word": names[index], "score": round(score, 4)}
+            for number, score in ranked[label][:MAX_WRITTEN]:
+                row = {"label": label, "word": names[number], "score": round(score, 4)}
                 file.write(json.dumps(row, ensure_ascii=False) + "\n")
     recorder.log_table("words", [{"label": label, "words": ", ".join(words[label])} for label in labels])
     return Result(words=words, num_candidates=min(config.num_candidates, len(names)), num_labeled=len(train_set))
