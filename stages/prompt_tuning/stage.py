@@ -40,8 +40,8 @@ class Inputs:
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Result(EvaluationResult):
     """Scores with the trained prompt. Files: the prompt in `prompt/` (PEFT's format), with LoRA weights in
-    `prompt/lora/` and a linear head in `prompt/head.safetensors` if they were trained; its task, pattern and backbone in
-    `prompt_model.json`; `test_logits.jsonl`; `losses.json`.
+    `prompt/lora/` and a linear head in `prompt/head.safetensors` if they were trained; its task, pattern and backbone
+    in `prompt_model.json`; `test_logits.jsonl`; `losses.json`.
     """
 
     final_loss: float

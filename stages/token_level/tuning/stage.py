@@ -23,7 +23,7 @@ from stages.token_level.tuning.config import TokenLevelTuningConfig
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Inputs:
-    """`data`: files of the split stage of token-level tasks; `pretrained`: files of prompt pretraining, for init: ppt."""
+    """`data`: files of the token-level split stage; `pretrained`: files of prompt pretraining, for init: ppt."""
 
     data: Path
     pretrained: Path | None = None
