@@ -11,11 +11,13 @@ LABELS = ("rotten", "fresh")
 
 
 def test_disagreements_start_with_the_most_disputed_examples() -> None:
-    """Three members: they agree on a; b and c are 2 to 1, and c has the less sure soft label."""
-    pile = [Example(uid, {"text": f"text {uid}"}) for uid in "abc"]
-    votes = np.array([[[0, 1], [0, 1], [0, 1]], [[0, 1], [1, 0], [1, 0]], [[0, 1], [0, 1], [0, 1]]], dtype=float)
+    """Three members: they agree on a; b and c are 2 to 1, and c has the less confident soft label."""
+    unlabeled = [Example(uid, {"text": f"text {uid}"}) for uid in "abc"]
+    member_logits = np.array(
+        [[[0, 1], [0, 1], [0, 1]], [[0, 1], [1, 0], [1, 0]], [[0, 1], [0, 1], [0, 1]]], dtype=float
+    )
     soft = np.array([[0.1, 0.9], [0.3, 0.7], [0.45, 0.55]])
-    rows = disagreements(pile, votes, soft, LABELS)
+    rows = disagreements(unlabeled, member_logits, soft, LABELS)
     assert [row["text"] for row in rows] == ["text c", "text b", "text a"]
     assert rows[0] == {"text": "text c", "votes": "fresh 2, rotten 1", "soft_label": "fresh 0.55, rotten 0.45"}
     assert rows[2]["votes"] == "fresh 3"
