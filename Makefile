@@ -7,28 +7,33 @@ RECIPE ?= demo
 STORE  ?= store
 # ADDRESS=auto or HOST:6379 runs on a Ray cluster; without it a local Ray is started on demand
 ADDRESS ?=
-# make resume FROM=distill goes on from these steps; several with spaces between them
+# make resume FROM=distill continues from these steps; separate several by spaces
 FROM   ?=
-# further words for the command line: make pipeline ARGS="-o distill.loop.learning_rate=1e-4"
+# more arguments of the command: make pipeline ARGS="-o distill.training.learning_rate=1e-4"
 ARGS   ?=
 
 # make serve PORT=8000
 PORT   ?= 5001
-# make test-browser CHROMIUM=/path/to/it
+# make test-browser CHROMIUM=/path/to/chromium
 export CHROMIUM ?= chromium
+
+# tests of one group (tests/conftest.py) run in one process
+PYTEST := $(BIN)/pytest --numprocesses 2 --dist loadgroup
 
 RUN := $(BIN)/clozeline run $(RECIPE) --store $(STORE) $(if $(ADDRESS),--address $(ADDRESS)) $(ARGS)
 
-.PHONY: help pipeline resume ui serve test test-browser check format reference docs clean
+.PHONY: help pipeline resume ui serve test test-all test-cluster test-browser check format reference docs clean
 
 help:
-	@echo "make pipeline [RECIPE=demo] [ADDRESS=...]   run a recipe; finished steps are not run again"
-	@echo "make resume [FROM=distill] [RECIPE=demo]    go on with a run that stopped; with FROM these steps and what needs them"
-	@echo "make ui                                     browse runs, curves and pictures in MLflow"
-	@echo "make serve [RECIPE=demo] [PORT=5001]        answer over HTTP with what the run has trained"
-	@echo "make test                                   run the tests"
-	@echo "make test-browser                           run the tests that look at MLflow and the report in Chromium"
-	@echo "make check                                  lint, format and type checks"
+	@echo "make pipeline [RECIPE=demo] [ADDRESS=...]   run a recipe; committed steps are not run again"
+	@echo "make resume [FROM=distill] [RECIPE=demo]    continue a run; FROM reruns these steps and the steps that need them"
+	@echo "make ui                                     browse runs, curves and figures in MLflow"
+	@echo "make serve [RECIPE=demo] [PORT=5001]        serve the trained models over HTTP"
+	@echo "make test [ARGS='-n 0 tests/stages']        run the tests, except the slow ones"
+	@echo "make test-all                               run all tests, except those of a browser and of a cluster"
+	@echo "make test-cluster                           run the tests that start a Ray cluster of several nodes"
+	@echo "make test-browser                           run the tests that open MLflow and the report in Chromium"
+	@echo "make check                                  lint, format, type and word checks"
 	@echo "make reference                              write the generated pages of docs/reference"
 	@echo "make docs                                   the same, then build the site into site/ and check its links"
 
@@ -40,7 +45,7 @@ $(VENV)/installed: pyproject.toml constraints.txt
 	@$(INSTALL) .
 	@touch $@
 
-# what tests and checks need besides
+# packages of the tests and checks
 $(VENV)/installed-dev: $(VENV)/installed
 	@$(INSTALL) ".[dev]"
 	@touch $@
@@ -49,7 +54,7 @@ $(VENV)/installed-docs: $(VENV)/installed
 	@$(INSTALL) ".[docs]"
 	@touch $@
 
-# the driver of a browser; the browser itself is the machine's
+# the driver of a browser; the browser itself is installed on the machine
 $(VENV)/installed-browser: $(VENV)/installed-dev
 	@$(INSTALL) ".[browser]"
 	@touch $@
@@ -61,7 +66,7 @@ resume: $(VENV)/installed
 	@$(RUN) $(foreach step,$(FROM),--from '$(step)')
 
 ui: $(VENV)/installed
-	@test -f $(STORE)/mlflow.db || { echo "No runs in $(STORE) yet: make pipeline, or name another folder by STORE=..."; exit 1; }
+	@test -f $(STORE)/mlflow.db || { echo "No runs in $(STORE) yet. Run make pipeline, or set STORE to another folder."; exit 1; }
 	@echo "Open http://127.0.0.1:5000/#/experiments?workflowType=machine_learning"
 	@$(BIN)/mlflow ui --host 127.0.0.1 --workers 1 --backend-store-uri sqlite:///$(abspath $(STORE))/mlflow.db \
 		--artifacts-destination $(abspath $(STORE))/mlartifacts
@@ -70,31 +75,39 @@ serve: $(VENV)/installed
 	@$(BIN)/clozeline serve $(RECIPE) --store $(STORE) --port $(PORT) $(ARGS)
 
 test: $(VENV)/installed-dev
-	@$(BIN)/pytest --numprocesses 2 --dist loadfile $(ARGS)
+	@$(PYTEST) -m "not slow and not browser and not cluster" $(ARGS)
+
+test-all: $(VENV)/installed-dev
+	@$(PYTEST) -m "not browser and not cluster" $(ARGS)
+
+# these tests start Ray clusters of several nodes, so only one of them may run at a time
+test-cluster: $(VENV)/installed-dev
+	@$(BIN)/pytest -m cluster $(ARGS)
 
 test-browser: $(VENV)/installed-browser
 	@tests/browser/need_chromium
-	@$(BIN)/pytest tests/browser $(ARGS)
-	@echo "Pictures of every page: test-results/browser"
+	@$(BIN)/pytest -m browser tests/browser $(ARGS)
+	@echo "Screenshots of every page: test-results/browser"
 
 check: $(VENV)/installed-dev
 	@$(BIN)/ruff check .
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy
+	@$(BIN)/python .ci/check_words.py
 
 format: $(VENV)/installed-dev
 	@$(BIN)/ruff check --fix .
 	@$(BIN)/ruff format .
 
-# generated from the models that read recipes; a test compares
+# generated from the config models of recipes; a test compares the pages with them
 reference: $(VENV)/installed
 	@$(BIN)/clozeline schema --output docs/reference/recipe.schema.json
 	@$(BIN)/clozeline schema --markdown --output docs/reference/recipe.md
 
-# strict (without --quiet, which hides the warnings that it counts): a broken internal link or anchor fails the build
+# with --strict a broken internal link or anchor fails the build; --quiet would hide the warnings
 docs: reference $(VENV)/installed-docs
 	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 	@echo "Open site/index.html"
 
 clean:
-	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache site
+	rm -rf $(VENV) .pytest_cache .mypy_cache .ruff_cache site test-results

@@ -1,8 +1,8 @@
-"""What the engine costs: plans, runs in which all is committed, steps beside bare Ray tasks.
+"""Measures the cost of the engine: large plans, runs with only committed steps, and steps compared with Ray tasks.
 
-    python benchmarks/engine.py [--store FOLDER]      FOLDER may hold a finished run of the recipe smoke
+    python benchmarks/engine.py [--store FOLDER]      FOLDER may contain a finished run of the smoke recipe
 
-Prints a table with the limits that the project sets itself. Times depend on the machine, which is printed too.
+Prints a table with the limits of the project. Times depend on the machine, which is printed as well.
 """
 
 from __future__ import annotations
@@ -18,32 +18,40 @@ import time
 from importlib.metadata import version
 from pathlib import Path
 
-HERE = Path(__file__).resolve().parent
-ROOT = HERE.parent
+from benchmarks import noop
+from cluster.run.ray_session import session
+from cluster.run.result import RunOptions
+from cluster.run.scheduler import execute
+from cluster.steps.step import Resources, Step
+from cluster.store.location import open_store
+from cluster.tracking.tracker import Tracker
+
+ROOT = Path(__file__).resolve().parents[1]
 NUM_STEPS = 200
-MANY_SEEDS = 330
+NUM_SEEDS = 330
+"""Seeds with which the smoke recipe has about a thousand steps."""
 
 CLI = "from pipelines.cli.app import main; main()"
 PHASES = """
 import json, sys, time
-started = time.perf_counter()
+start = time.perf_counter()
 spent = {}
 def timed(module, name, label):
-    real = getattr(module, name)
+    original = getattr(module, name)
     def wrapper(*args, **kwargs):
-        begun = time.perf_counter()
+        phase_start = time.perf_counter()
         try:
-            return real(*args, **kwargs)
+            return original(*args, **kwargs)
         finally:
-            spent[label] = spent.get(label, 0.0) + time.perf_counter() - begun
+            spent[label] = spent.get(label, 0.0) + time.perf_counter() - phase_start
     setattr(module, name, wrapper)
 from pipelines.cli import app
 from pipelines.run import runner
-spent['import clozeline'] = time.perf_counter() - started
+spent['import clozeline'] = time.perf_counter() - start
 from cluster.tracking import tracker
 timed(runner, 'check_request', 'check recipe and assets')
-timed(runner, 'plan', 'plan')
-timed(runner, 'execute', 'take the results, log them to MLflow')
+timed(runner, 'plan_recipe', 'plan')
+timed(runner, 'execute', 'load the results, log them to MLflow')
 timed(runner, 'log_plan', 'log recipe, graph and plan to MLflow')
 timed(runner, 'publish', 'report')
 timed(tracker.Tracker, 'open', 'import and open MLflow')
@@ -57,114 +65,97 @@ print(json.dumps(spent), file=sys.stderr)
 
 
 def main() -> None:
-    """Runs all three."""
+    """Runs the three measurements."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--store", type=Path, help="a store with a finished run of smoke, or where to run it")
-    asked = parser.parse_args()
-    print(machine())
-    print(f"{'what':58} {'measured':>12} {'limit':>10}")
-    with tempfile.TemporaryDirectory() as folder:
-        plan_many(Path(folder) / "empty")
-        cached_run(asked.store or Path(folder) / "smoke")
-        no_op_steps(Path(folder))
-
-
-def machine() -> str:
-    """One line about where this runs."""
+    parser.add_argument("--store", type=Path, help="a store with a finished run of smoke, or a new one for it")
+    options = parser.parse_args()
     load = os.getloadavg()[0]
-    return (
-        f"{platform.system()} {platform.machine()}, {os.cpu_count()} CPUs (load {load:.1f} before), "
-        f"Python {platform.python_version()}, Ray {version('ray')}\n"
-    )
+    system = f"{platform.system()} {platform.machine()}, {os.cpu_count()} CPUs (load {load:.1f} before)"
+    print(f"{system}, Python {platform.python_version()}, Ray {version('ray')}\n")
+    print_row("measurement", "measured", "limit")
+    with tempfile.TemporaryDirectory() as folder:
+        measure_large_plan(Path(folder) / "empty")
+        measure_cached_run(options.store or Path(folder) / "smoke")
+        measure_noop_steps(Path(folder))
 
 
-def row(what: str, measured: str, limit: str = "") -> None:
-    """One line of the table."""
+def print_row(what: str, measured: str, limit: str = "") -> None:
+    """Prints one line of the table."""
     print(f"{what:58} {measured:>12} {limit:>10}", flush=True)
 
 
-def plan_many(store: Path) -> None:
-    """`clozeline plan` of the smoke recipe with so many seeds that it has a thousand steps."""
-    seeds = ["-o", f"pet.seeds={list(range(MANY_SEEDS))}"]
-    best, lines = 1e9, 0
+def measure_large_plan(store: Path) -> None:
+    """Times `clozeline plan` of the smoke recipe with so many seeds that it has about a thousand steps."""
+    seeds = ["-o", f"pet.seeds={list(range(NUM_SEEDS))}"]
+    best, num_steps = float("inf"), 0
     for _ in range(3):
-        begun = time.perf_counter()
-        done = python("-c", CLI, "plan", "smoke", "--store", str(store), *seeds)
-        best = min(best, time.perf_counter() - begun)
-        lines = sum(line.startswith(("RUN", "HIT")) for line in done.stdout.splitlines())
-    row(f"plan of {lines} steps, whole process, best of 3", f"{best:.2f} s", "2 s")
+        start = time.perf_counter()
+        finished = run_python("-c", CLI, "plan", "smoke", "--store", str(store), *seeds)
+        best = min(best, time.perf_counter() - start)
+        num_steps = sum(line.startswith(("RUN", "CACHED")) for line in finished.stdout.splitlines())
+    print_row(f"plan of {num_steps} steps, whole process, best of 3", f"{best:.2f} s", "2 s")
 
 
-def cached_run(store: Path) -> None:
-    """A run of smoke in which every step is committed, and where its time goes."""
+def measure_cached_run(store: Path) -> None:
+    """Times a run of smoke in which every step is committed, phase by phase."""
     if not store.exists():
-        python("-c", CLI, "run", "smoke", "--store", str(store))
-    python("-c", CLI, "run", "smoke", "--store", str(store))
-    begun = time.perf_counter()
-    done = python("-c", PHASES, str(store))
-    whole = time.perf_counter() - begun
-    phases = json.loads(done.stderr.strip().splitlines()[-1])
-    row("run of smoke with all 19 steps committed, whole process", f"{whole:.2f} s", "10 s")
-    for what, seconds in phases.items():
-        row(f"    {what}", f"{seconds:.2f} s")
-    row("    start and end of Python, the rest", f"{whole - sum(phases.values()):.2f} s")
+        run_python("-c", CLI, "run", "smoke", "--store", str(store))
+    run_python("-c", CLI, "run", "smoke", "--store", str(store))
+    start = time.perf_counter()
+    finished = run_python("-c", PHASES, str(store))
+    total = time.perf_counter() - start
+    phases = json.loads(finished.stderr.strip().splitlines()[-1])
+    print_row("run of smoke with all steps committed, whole process", f"{total:.2f} s", "10 s")
+    for phase, seconds in phases.items():
+        print_row(f"    {phase}", f"{seconds:.2f} s")
+    print_row("    start and end of Python, other", f"{total - sum(phases.values()):.2f} s")
 
 
-def no_op_steps(folder: Path) -> None:
-    """Steps that do nothing beside bare Ray tasks that do nothing, as many, with as many CPUs."""
-    os.environ["PYTHONPATH"] = os.pathsep.join([str(HERE), str(ROOT)])
-    sys.path[:0] = [str(HERE), str(ROOT)]
-    import noop
-
-    from cluster.run.ray_session import session
-    from cluster.run.result import RunOptions
-    from cluster.run.scheduler import execute
-    from cluster.steps.step import Resources, Step
-    from cluster.store.location import open_store
-    from cluster.tracking.tracker import Tracker
-
-    def steps(kind: str) -> list[Step]:
-        return [
-            Step(
-                name=f"{kind}/{index}",
-                run="noop:run",
-                config=noop.Config(value=index),
-                resources=Resources(max_attempts=1),
-            )
-            for index in range(NUM_STEPS)
-        ]
-
+def measure_noop_steps(folder: Path) -> None:
+    """Compares steps that compute nothing with as many bare Ray tasks on as many CPUs."""
+    os.environ["PYTHONPATH"] = str(ROOT)
     with session():
-        # Only now, for Ray reads when it is imported who may connect.
         import ray
 
-        task = ray.remote(noop.bare)
+        task = ray.remote(noop.bare_task)
         ray.get([task.remote(index) for index in range(8)])
-        execute(steps("warm")[:8], open_store(folder / "store"))
-        begun = time.perf_counter()
-        ray.get([task.remote(index) for index in range(NUM_STEPS)])
-        bare = time.perf_counter() - begun
-        row(f"{NUM_STEPS} bare Ray tasks", f"{1e3 * bare / NUM_STEPS:.1f} ms each")
         store = open_store(folder / "store")
-        untracked = execute(steps("untracked"), store, RunOptions())
+        execute(noop_steps("warm", 8), store)
+        start = time.perf_counter()
+        ray.get([task.remote(index) for index in range(NUM_STEPS)])
+        bare_s = time.perf_counter() - start
+        print_row(f"{NUM_STEPS} bare Ray tasks", f"{1e3 * bare_s / NUM_STEPS:.1f} ms each")
+        untracked = execute(noop_steps("untracked", NUM_STEPS), store, RunOptions())
         assert untracked.ok
-        over = 1e3 * (untracked.wall_s - bare) / NUM_STEPS
-        row(f"{NUM_STEPS} steps that do nothing, committed, over bare tasks", f"{over:.1f} ms each", "30 ms")
+        overhead = 1e3 * (untracked.wall_s - bare_s) / NUM_STEPS
+        print_row(f"{NUM_STEPS} no-op steps, committed, more than bare tasks", f"{overhead:.1f} ms each", "30 ms")
         with Tracker.open(store.local, "benchmark", "engine") as tracker:
-            tracked = execute(steps("tracked"), store, RunOptions(), tracker)
-        over = 1e3 * (tracked.wall_s - bare) / NUM_STEPS
-        row("    the same with an MLflow run for each", f"{over:.1f} ms each")
+            tracked = execute(noop_steps("tracked", NUM_STEPS), store, RunOptions(), tracker)
+        overhead = 1e3 * (tracked.wall_s - bare_s) / NUM_STEPS
+        print_row("    the same with one MLflow run per step", f"{overhead:.1f} ms each")
 
 
-def python(*words: str) -> subprocess.CompletedProcess[str]:
-    """Runs Python on this project; its output is kept."""
+def noop_steps(kind: str, count: int) -> list[Step]:
+    """Returns `count` steps that compute nothing."""
+    return [
+        Step(
+            name=f"{kind}/{index}",
+            run="benchmarks.noop:run",
+            config=noop.Config(value=index),
+            resources=Resources(max_attempts=1),
+        )
+        for index in range(count)
+    ]
+
+
+def run_python(*arguments: str) -> subprocess.CompletedProcess[str]:
+    """Runs Python with this project on its path. Exits with the output if the command fails."""
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "COLUMNS": "200"}
-    done = subprocess.run(
-        [sys.executable, *words], env=environment, cwd=HERE, capture_output=True, text=True, check=False
-    )
-    if done.returncode != 0:
-        sys.exit(done.stdout + done.stderr)
-    return done
+    command = [sys.executable, *arguments]
+    finished = subprocess.run(command, env=environment, cwd=ROOT, capture_output=True, text=True, check=False)
+    if finished.returncode != 0:
+        sys.exit(finished.stdout + finished.stderr)
+    return finished
 
 
 if __name__ == "__main__":

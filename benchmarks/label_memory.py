@@ -1,9 +1,9 @@
-"""Memory of a process that labels and labels: texts padded as they come, and padded to a grid of lengths.
+"""Measures the memory of a process that labels many examples, with and without lengths in multiples of 8.
 
-    python benchmarks/label_memory.py [--texts 100000]
+    python benchmarks/label_memory.py [--examples 100000]
 
-One pattern of the recipe smoke on BERT-tiny, batches of 256 quotes, one thread, a process for each way. Resident memory
-is that of the process when so many texts are labelled.
+Uses one pattern of the smoke recipe on BERT-tiny, batches of 256 quotes, one thread, and one process per setting. The
+table shows the resident memory of the process after that many examples.
 """
 
 from __future__ import annotations
@@ -15,59 +15,63 @@ import sys
 import tempfile
 import time
 
-SHARES = (0.1, 0.25, 0.5, 1.0)
-WAYS = {"as they come": 1, "grid of 8": 8}
-"""Name -> multiple to which lengths are padded."""
+import psutil
+import torch
+
+from pipelines.run.request import load_request
+from stages.common.data.sources import read_examples
+from stages.common.models import batching
+from stages.common.models.backbones.loader import load_backbone
+from stages.common.models.cloze.classifier import ClozeClassifier
+from stages.common.models.encoders import text_encoder
+from stages.common.protocols import NullRecorder
+
+BATCH = 256
+FRACTIONS = (0.1, 0.25, 0.5, 1.0)
+SETTINGS = {"no padding to multiples": 1, "multiples of 8": 8}
+"""Name of the setting -> the multiple to which lengths are padded."""
 
 
-def label(grid: int, num_texts: int) -> None:
-    """In a process of its own: prints texts, MiB and seconds at each share."""
-    import psutil
-    import torch
-
-    from pipelines.run.request import load_request
-    from stages.common.data.sources import read_examples
-    from stages.common.models import batching
-    from stages.common.models.backbones.loader import load_backbone
-    from stages.common.models.cloze.classifier import ClozeClassifier
-    from stages.common.models.encoders import text_encoder
-    from stages.common.protocols import NullRecorder
-
+def label_examples(pad_to_multiple: int, num_examples: int) -> None:
+    """Labels examples in this process; prints number, MiB and seconds at each fraction."""
     torch.set_num_threads(1)
-    batching.PAD_TO_MULTIPLE_OF = text_encoder.PAD_TO_MULTIPLE_OF = grid
+    batching.PAD_TO_MULTIPLE_OF = text_encoder.PAD_TO_MULTIPLE_OF = pad_to_multiple
     with tempfile.TemporaryDirectory() as folder:
         config = load_request("smoke", [], folder).config
+    assert config.data is not None
     assert config.data.pool is not None
+    assert config.task is not None
     pool = read_examples(config.data.pool, None)
     pattern = next(iter(config.task.patterns))
     classifier = ClozeClassifier.of(config.task, pattern, load_backbone(config.backbone, frozen=True), config.backbone)
-    draw = random.Random(0)
-    ends = [round(share * num_texts / 256) for share in SHARES]
-    started = time.perf_counter()
+    rng = random.Random(0)
+    ends = [round(fraction * num_examples / BATCH) for fraction in FRACTIONS]
+    start = time.perf_counter()
     for number in range(1, ends[-1] + 1):
-        classifier.predict([draw.choice(pool) for _ in range(256)], NullRecorder(), "")
+        classifier.predict([rng.choice(pool) for _ in range(BATCH)], NullRecorder(), "")
         if number in ends:
-            print(number * 256, psutil.Process().memory_info().rss / 2**20, time.perf_counter() - started, flush=True)
+            print(number * BATCH, psutil.Process().memory_info().rss / 2**20, time.perf_counter() - start, flush=True)
 
 
 def main() -> None:
-    """Runs both ways."""
+    """Runs both settings and prints the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--texts", type=int, default=100_000)
-    parser.add_argument("--grid", type=int, help=argparse.SUPPRESS)
-    asked = parser.parse_args()
-    if asked.grid:
-        label(asked.grid, asked.texts)
+    parser.add_argument("--examples", type=int, default=100_000, help="number of examples to label")
+    parser.add_argument("--pad-to-multiple", type=int, help=argparse.SUPPRESS)
+    options = parser.parse_args()
+    if options.pad_to_multiple:
+        label_examples(options.pad_to_multiple, options.examples)
         return
-    found = {}
-    for way, grid in WAYS.items():
-        command = [sys.executable, __file__, "--grid", str(grid), "--texts", str(asked.texts)]
+    measured = {}
+    for setting, multiple in SETTINGS.items():
+        command = [sys.executable, __file__, "--pad-to-multiple", str(multiple), "--examples", str(options.examples)]
         lines = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout.splitlines()
-        found[way] = [[float(word) for word in line.split()] for line in lines if line[:1].isdigit()]
-    print("| texts | " + " | ".join(f"{way}, MiB" for way in WAYS) + " | ratio | seconds, grid over not |")
-    print("|--:|" + "--:|" * (len(WAYS) + 2))
-    for (texts, before, slow), (_, after, fast) in zip(*found.values(), strict=True):
-        print(f"| {texts:,.0f} | {before:,.0f} | {after:,.0f} | {after / before:.2f} | {fast / slow:.2f} |")
+        measured[setting] = [[float(word) for word in line.split()] for line in lines if line[:1].isdigit()]
+    print("| examples | " + " | ".join(f"{setting}, MiB" for setting in SETTINGS) + " | ratio | ratio of the seconds |")
+    print("|--:|" + "--:|" * (len(SETTINGS) + 2))
+    for (count, without, seconds), (_, padded, padded_seconds) in zip(*measured.values(), strict=True):
+        ratios = f"{padded / without:.2f} | {padded_seconds / seconds:.2f}"
+        print(f"| {count:,.0f} | {without:,.0f} | {padded:,.0f} | {ratios} |")
 
 
 if __name__ == "__main__":

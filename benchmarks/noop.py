@@ -1,4 +1,4 @@
-"""The step that does nothing, where workers can import it."""
+"""A step and a Ray task that compute nothing, in a module that workers can import."""
 
 from __future__ import annotations
 
@@ -9,17 +9,17 @@ from pydantic import BaseModel
 
 
 class Config(BaseModel, frozen=True, extra="forbid"):
-    """A number, so that steps differ."""
+    """A number, so that the steps differ."""
 
     value: int
 
 
 def run(config: Config, inputs: dict[str, Path], out: Path, recorder: Any, engine: Any) -> dict[str, int]:
-    """Returns its number."""
+    """Returns the number of the config."""
     del inputs, out, recorder, engine
     return {"value": config.value}
 
 
-def bare(value: int) -> dict[str, int]:
-    """The same as a Ray task of nobody's."""
+def bare_task(value: int) -> dict[str, int]:
+    """Returns the same value as `run`, as a plain Ray task."""
     return {"value": value}

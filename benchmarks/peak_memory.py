@@ -1,41 +1,44 @@
-"""The most memory that a command and all processes below it hold together, Ray's included; Linux.
+"""Measures the peak memory of a command and all its child processes, including Ray's. Linux only.
 
     python benchmarks/peak_memory.py make pipeline
 
-Proportional set sizes are added, in which a page that several processes share counts once; a sample each half second.
+Adds up proportional set sizes, in which a page that several processes share counts once. Takes two samples per second.
 """
 
 from __future__ import annotations
 
+import argparse
 import subprocess
 import sys
 import time
 
 import psutil
 
-EVERY_S = 0.5
+INTERVAL_S = 0.5
 
 
-def held(top: psutil.Process) -> int:
-    """Bytes of a process and of all that descend from it."""
+def total_memory(parent: psutil.Process) -> int:
+    """Returns the bytes used by a process and all its descendants."""
     total = 0
-    for process in [top, *top.children(recursive=True)]:
+    for process in [parent, *parent.children(recursive=True)]:
         try:
             total += process.memory_full_info().pss
-        except psutil.Error:  # it has ended since it was listed
+        except psutil.Error:  # the process ended after it was listed
             continue
     return total
 
 
 def main() -> int:
-    """Runs the command of the arguments; returns its exit status."""
-    running = subprocess.Popen(sys.argv[1:])
-    top, most = psutil.Process(running.pid), 0
-    while running.poll() is None:
-        most = max(most, held(top))
-        time.sleep(EVERY_S)
-    print(f"peak of all processes together: {most / 2**30:.1f} GiB")
-    return running.returncode
+    """Runs the command and returns its exit status."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("command", nargs=argparse.REMAINDER, help="command to run, with its arguments")
+    process = subprocess.Popen(parser.parse_args().command)
+    parent, peak = psutil.Process(process.pid), 0
+    while process.poll() is None:
+        peak = max(peak, total_memory(parent))
+        time.sleep(INTERVAL_S)
+    print(f"peak of all processes together: {peak / 2**30:.1f} GiB")
+    return process.returncode
 
 
 if __name__ == "__main__":

@@ -1,13 +1,14 @@
-"""How the service does under load: many clients at once, for a while.
+"""Measures throughput, latency and errors of the service under load from many clients.
 
-    python benchmarks/serving.py                                   # the smoke recipe, run first: its student
+    python benchmarks/serving.py                                   # runs the recipe smoke and serves its student
     python benchmarks/serving.py store/distill/0/*/files/model     # any classifier, or the folder of a prompt
-    python benchmarks/serving.py --recipe demo --store store       # what a recipe's run has left
-    python benchmarks/serving.py --recipe demo --store store --prompts ppt     # its prompts, all tasks in turn
+    python benchmarks/serving.py --recipe demo --store store       # the student of a finished run
+    python benchmarks/serving.py --recipe demo --store store --prompts ppt     # its prompts, alternating the tasks
     python benchmarks/serving.py FOLDER --clients 50 --seconds 60 --texts 1 --input texts.txt
 
-Each client sends its next request when it has the answer to the last, over one connection. The clients run in processes
-of their own, as many as --workers, and share the machine with the service: on few cores they slow it down.
+Each client sends its next request after the response to the previous one, over one connection. The clients run in
+separate processes, the number of which is --workers. They share the machine with the service and slow it down if there
+are few cores.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ import time
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import dataclass, field
 from http.client import HTTPConnection, HTTPException
 from pathlib import Path
 from typing import Any
@@ -38,56 +40,85 @@ TEXTS = (
 )
 
 
+@dataclass(frozen=True, slots=True)
+class Load:
+    """What each client sends, to which port, and for how long. Several tasks are requested in turn."""
+
+    port: int
+    seconds: float
+    texts: Sequence[str]
+    texts_per_request: int
+    tasks: Sequence[str]
+
+    def request(self, turn: int) -> bytes:
+        """Returns the body of a request that starts with text number `turn`."""
+        texts = [self.texts[(turn + index) % len(self.texts)] for index in range(self.texts_per_request)]
+        body: dict[str, Any] = {"texts": texts}
+        if len(self.tasks) > 1:
+            body["task"] = self.tasks[turn // self.texts_per_request % len(self.tasks)]
+        return json.dumps(body).encode()
+
+
+@dataclass(slots=True)
+class Answers:
+    """Seconds of each successful request, and the number of errors of each kind."""
+
+    seconds: list[float] = field(default_factory=list)
+    errors: Counter[str] = field(default_factory=Counter)
+
+    def add(self, other: Answers) -> None:
+        """Adds the answers of another process."""
+        self.seconds += other.seconds
+        self.errors += other.errors
+
+
 def main() -> None:
-    options = _options()
-    texts = TEXTS
+    """Starts the service, runs the clients and prints the measurements."""
+    options = parse_options()
+    texts: Sequence[str] = TEXTS
     if options.input:
-        texts = tuple(line.strip() for line in options.input.read_text().splitlines() if line.strip())[:1000]
-    with tempfile.TemporaryDirectory() as folder:
-        served = _served(options, Path(folder))
-        with service(served) as port:
-            tasks = tuple(_get(port, "/", json.loads).get("tasks", ()))
-            shares = [len(range(number, options.clients, options.workers)) for number in range(options.workers)]
-            with multiprocessing.get_context("spawn").Pool(options.workers) as pool:
-                jobs = [(port, share, options.seconds, texts, options.texts, tasks) for share in shares if share]
-                begun = time.perf_counter()
-                told = pool.starmap(clients, jobs)
-                seconds = time.perf_counter() - begun
-            figures = _get(port, "/metrics", _figures)
-    table(
-        options, seconds, [item for times, _ in told for item in times], sum((Counter(e) for _, e in told), Counter())
+        texts = [line.strip() for line in options.input.read_text().splitlines() if line.strip()][:1000]
+    answers = Answers()
+    with tempfile.TemporaryDirectory() as folder, service(model_arguments(options, Path(folder))) as port:
+        tasks = tuple(get(port, "/", json.loads).get("tasks", ()))
+        load = Load(port, options.seconds, texts, options.texts, tasks)
+        counts = [len(range(number, options.clients, options.workers)) for number in range(options.workers)]
+        with multiprocessing.get_context("spawn").Pool(options.workers) as pool:
+            start = time.perf_counter()
+            for part in pool.starmap(run_clients, [(load, count) for count in counts if count]):
+                answers.add(part)
+            wall_s = time.perf_counter() - start
+        metrics = get(port, "/metrics", parse_metrics)
+    print_answers(options, wall_s, answers)
+    print_batches(metrics)
+
+
+def parse_options() -> argparse.Namespace:
+    """Parses the command line."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument(
+        "folder", nargs="?", help="a classifier or the folder of a prompt; default: the recipe's student"
     )
-    batches, size = figures["clozeline_batch_texts_count"], figures["clozeline_batch_texts_sum"]
-    print(f"batches          {batches:,.0f} of {size / max(batches, 1):.1f} texts in the mean")
-    for bound in ("1.0", "4.0", "16.0", "32.0", "64.0"):
-        share = figures[f'clozeline_batch_texts_bucket{{le="{bound}"}}'] / max(batches, 1)
-        print(f"  up to {float(bound):3.0f} texts  {share:6.1%}")
-    print(f"model            {figures['clozeline_batch_seconds_sum']:.1f} s in all")
-
-
-def _options() -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description="Load on clozeline serve.")
-    parser.add_argument("folder", nargs="?", help="a classifier, or a prompt's step; left out: the recipe's student")
     parser.add_argument("--recipe", default="smoke")
-    parser.add_argument("--store", type=Path, help="of the recipe's run; left out: a new one, which is run first")
-    parser.add_argument("--prompts", help="the recipe's prompts of this method, instead of its student")
+    parser.add_argument("--store", type=Path, help="store with a run of the recipe; default: runs it in a new store")
+    parser.add_argument("--prompts", help="serve the prompts of this method instead of the student")
     parser.add_argument("--clients", type=int, default=50)
     parser.add_argument("--seconds", type=float, default=60)
-    parser.add_argument("--texts", type=int, default=1, help="texts a request")
-    parser.add_argument("--workers", type=int, default=1, help="processes that the clients share")
-    parser.add_argument("--input", type=Path, help="a file of texts, a line each; the first 1,000 are sent in turn")
+    parser.add_argument("--texts", type=int, default=1, help="texts per request")
+    parser.add_argument("--workers", type=int, default=1, help="number of processes for the clients")
+    parser.add_argument("--input", type=Path, help="file with one text per line; uses the first 1,000 in turn")
     return parser.parse_args()
 
 
-def _served(options: argparse.Namespace, folder: Path) -> list[str]:
-    """The words after `clozeline serve`."""
+def model_arguments(options: argparse.Namespace, folder: Path) -> list[str]:
+    """Returns the arguments of `clozeline serve`. Runs the recipe first if no store is given."""
     if options.folder:
         return [options.folder]
     store = options.store or folder / "store"
     if not options.store:
         print(f"running {options.recipe} first", file=sys.stderr)
-        words = ["run", options.recipe, "--store", str(store), "--no-register"]
-        subprocess.run([*COMMAND, *words], env=_environment(), check=True, stdout=subprocess.DEVNULL)
+        arguments = ["run", options.recipe, "--store", str(store), "--no-register"]
+        subprocess.run([*COMMAND, *arguments], env=_environment(), check=True, stdout=subprocess.DEVNULL)
     return [options.recipe, "--store", str(store), *(["--prompts", options.prompts] if options.prompts else [])]
 
 
@@ -96,15 +127,15 @@ def _environment() -> dict[str, str]:
 
 
 @contextmanager
-def service(words: Sequence[str]) -> Iterator[int]:
-    """A service in a process of its own, when it is ready; its port."""
+def service(arguments: Sequence[str]) -> Iterator[int]:
+    """Starts a service in a separate process; yields its port after it is ready."""
     process = subprocess.Popen(
-        [*COMMAND, "serve", *words, "--port", "0"], env=_environment(), stdout=subprocess.PIPE, text=True
+        [*COMMAND, "serve", *arguments, "--port", "0"], env=_environment(), stdout=subprocess.PIPE, text=True
     )
     try:
         assert process.stdout is not None
-        first = process.stdout.readline()
-        port = int(first.split("http://127.0.0.1:")[1].split("/")[0])
+        first_line = process.stdout.readline()
+        port = int(first_line.split("http://127.0.0.1:")[1].split("/")[0])
         while "ready" not in process.stdout.readline():
             if process.poll() is not None:
                 sys.exit("the service did not start")
@@ -114,37 +145,30 @@ def service(words: Sequence[str]) -> Iterator[int]:
         process.wait(60)
 
 
-def clients(
-    port: int, count: int, seconds: float, texts: Sequence[str], per_request: int, tasks: Sequence[str]
-) -> tuple[list[float], dict[str, int]]:
-    """Seconds of every answered request, and how often something went wrong, of `count` clients in this process.
-
-    Of several tasks each request is for the next one.
-    """
-    times: list[float] = []
-    errors: Counter[str] = Counter()
-    until = time.monotonic() + seconds
+def run_clients(load: Load, count: int) -> Answers:
+    """Runs `count` clients in threads of this process."""
+    answers = Answers()
+    until = time.monotonic() + load.seconds
 
     def client(number: int) -> None:
-        connection = HTTPConnection("127.0.0.1", port, timeout=60)
+        connection = HTTPConnection("127.0.0.1", load.port, timeout=60)
         turn = number
         while time.monotonic() < until:
-            asked = {"texts": [texts[(turn + place) % len(texts)] for place in range(per_request)]}
-            body = json.dumps({**asked, "task": tasks[turn // per_request % len(tasks)]} if len(tasks) > 1 else asked)
-            turn += per_request
-            begun = time.perf_counter()
+            body = load.request(turn)
+            turn += load.texts_per_request
+            start = time.perf_counter()
             try:
-                connection.request("POST", "/predict", body.encode())
+                connection.request("POST", "/predict", body)
                 response = connection.getresponse()
-                answer = json.loads(response.read())
+                content = json.loads(response.read())
             except (OSError, HTTPException, ValueError) as error:
-                errors[type(error).__name__] += 1
+                answers.errors[type(error).__name__] += 1
                 connection.close()
                 continue
-            if response.status == 200 and len(answer["predictions"]) == per_request:
-                times.append(time.perf_counter() - begun)
+            if response.status == 200 and len(content["predictions"]) == load.texts_per_request:
+                answers.seconds.append(time.perf_counter() - start)
             else:
-                errors[str(response.status)] += 1
+                answers.errors[str(response.status)] += 1
         connection.close()
 
     threads = [threading.Thread(target=client, args=(number,)) for number in range(count)]
@@ -152,32 +176,44 @@ def clients(
         thread.start()
     for thread in threads:
         thread.join()
-    return times, dict(errors)
+    return answers
 
 
-def _get(port: int, path: str, read: Callable[[str], dict[str, Any]]) -> dict[str, Any]:
+def get(port: int, path: str, parse: Callable[[str], dict[str, Any]]) -> dict[str, Any]:
+    """Sends a GET request to the service and parses the response."""
     connection = HTTPConnection("127.0.0.1", port, timeout=60)
     connection.request("GET", path)
-    found = read(connection.getresponse().read().decode())
+    content = parse(connection.getresponse().read().decode())
     connection.close()
-    return found
+    return content
 
 
-def _figures(text: str) -> dict[str, float]:
-    """What Prometheus would read."""
+def parse_metrics(text: str) -> dict[str, float]:
+    """Parses the text format of Prometheus."""
     lines = (line.rsplit(" ", 1) for line in text.splitlines() if not line.startswith("#"))
     return {name: float(value) for name, value in lines}
 
 
-def table(options: argparse.Namespace, seconds: float, times: Sequence[float], errors: Counter[str]) -> None:
-    """Prints what the clients saw."""
-    cuts = statistics.quantiles(times, n=100, method="inclusive")
-    print(f"clients          {options.clients}, {options.texts} texts a request, {options.seconds:.0f} s, "
-          f"{os.cpu_count()} cores")  # fmt: skip
-    print(f"requests         {len(times):,}, {len(times) / seconds:,.0f} a second")
-    print(f"texts            {len(times) * options.texts / seconds:,.0f} a second")
-    print(f"p50, p99, most   {1000 * cuts[49]:.1f} ms, {1000 * cuts[98]:.1f} ms, {1000 * max(times):.1f} ms")
-    print(f"errors           {sum(errors.values())} {dict(errors) or ''}")
+def print_answers(options: argparse.Namespace, wall_s: float, answers: Answers) -> None:
+    """Prints what the clients measured."""
+    seconds = answers.seconds
+    cuts = statistics.quantiles(seconds, n=100, method="inclusive")
+    setting = f"{options.clients}, {options.texts} texts per request, {options.seconds:.0f} s, {os.cpu_count()} cores"
+    print(f"clients          {setting}")
+    print(f"requests         {len(seconds):,}, {len(seconds) / wall_s:,.0f} per second")
+    print(f"texts            {len(seconds) * options.texts / wall_s:,.0f} per second")
+    print(f"p50, p99, max    {1000 * cuts[49]:.1f} ms, {1000 * cuts[98]:.1f} ms, {1000 * max(seconds):.1f} ms")
+    print(f"errors           {answers.errors.total()} {dict(answers.errors) or ''}")
+
+
+def print_batches(metrics: dict[str, float]) -> None:
+    """Prints the batches that the service formed."""
+    num_batches, num_texts = metrics["clozeline_batch_texts_count"], metrics["clozeline_batch_texts_sum"]
+    print(f"batches          {num_batches:,.0f}, {num_texts / max(num_batches, 1):.1f} texts on average")
+    for bound in ("1.0", "4.0", "16.0", "32.0", "64.0"):
+        fraction = metrics[f'clozeline_batch_texts_bucket{{le="{bound}"}}'] / max(num_batches, 1)
+        print(f"  up to {float(bound):3.0f} texts  {fraction:6.1%}")
+    print(f"model            {metrics['clozeline_batch_seconds_sum']:.1f} s in total")
 
 
 if __name__ == "__main__":

@@ -1,74 +1,104 @@
-"""The kinds of steps: which rows, colors, seeds and data sets belong to each.
+"""The kinds of steps: what each kind means to the DAG, the report, charts, tracking and the ensemble.
 
-The key is the first part of a step's name.
+A step carries its kind (`Step.kind`), and its own facts as labels (`Step.labels`). No code parses the name of a step.
+Labels of steps:
+
+row         name of its row on the leaderboard; steps that differ only in their seed share a row
+seed        the seed of the recipe, for kinds with `has_seed`
+task        name of the task, of data and prompt steps
+pattern     name of the pattern
+member      kind of member for balanced weights: `pet`, `pet/<member>` or `probe/<member>`
+generation  number of the generation of iPET, from 0
+method      name of the prompt method
+format      format of prompt pretraining
 """
 
 from __future__ import annotations
 
-STEP_COLORS = {
-    "data": "#9aa0a6",
-    "ppt_examples": "#9aa0a6",
-    "ppt": "#b06fc9",
-    "verbalizer": "#8d6e63",
-    "zero_shot": "#c9b458",
-    "priming": "#a8923a",
-    "pet": "#5b8def",
-    "probe": "#3aa6a0",
-    "soft_labels": "#2f5fc4",
-    "distill": "#1b8a5a",
-    "prompts": "#b06fc9",
-    "baseline": "#9aa0a6",
-    "report": "#444444",
-}
-ROW_KINDS = {
-    "baseline": "baseline",
-    "zero_shot": "zero-shot",
-    "pet": "sub-model",
-    "probe": "probe",
-    "priming": "priming",
-    "soft_labels": "ensemble",
-    "distill": "student",
-    "prompts": "prompt",
-}
-"""First part of a step's name -> what a row of such steps is."""
-PRETRAINED_TO = {
-    "pair": "relate sentences",
-    "choice": "find the next sentence",
-    "single": "label sentences",
-    "unified": "choose among sentences",
-}
-"""Second part of the name of a pretraining step -> what its prompt learnt."""
-SEEDED = ("baseline", "pet", "priming", "distill", "prompts")
-"""First part of the names that end in a seed."""
-ROW_NAMES = {"soft_labels": "ensemble", "distill": "student"}
-"""First part of a step's name -> first part of its row's name, where they differ."""
-ROW_COLORS = {
-    "baseline": "#9aa0a6",
-    "zero-shot": "#c9b458",
-    "sub-model": "#5b8def",
-    "probe": "#d9705f",
-    "priming": "#a8764b",
-    "ensemble": "#2f5fc4",
-    "student": "#1b8a5a",
-    "prompt": "#b06fc9",
-}
-MEMBER_KINDS = ("sub-model", "probe")
-"""Kinds of rows that an ensemble is made of."""
-SETS = ("train", "dev", "unlabeled", "test")
-SETS_READ = {
-    "data": SETS,
-    "verbalizer": ("train", "unlabeled"),
-    "zero_shot": ("test",),
-    "priming": ("train", "test"),
-    "soft_labels": ("unlabeled", "test"),
-    "soft_label_shards": (),
-    "ppt_examples": (),
-    "distill": ("unlabeled", "dev", "test"),
-    "baseline": ("train", "dev", "test"),
-    "prompts": ("train", "dev", "test"),
-    "report": (),
-}
-"""First part of a step's name -> the sets that decide its figures; of other steps, such as members, all of them.
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
-A zero-shot step looks at the labelled texts too, for the ensemble's weights, and learns nothing from them.
+SETS = ("train", "dev", "unlabeled", "test")
+"""The sets of a task."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class StepKind:
+    """What a kind of step means.
+
+    Args:
+        color: Color in the leaderboard plot and in graphs.
+        row: Name of the kind on the leaderboard. Empty if its steps have no row.
+        reads: Sets that influence its results.
+        votes: Whether its steps can be members of the ensemble.
+        has_seed: Whether steps of one row differ in a seed.
+        report_position: Position of its steps in the report. None if the report does not read them.
+        is_lightweight: Whether its steps compute so little that half a CPU core is enough.
+        pretrained_to: For prompt pretraining: format -> what its prompts learn, after "learned to".
+    """
+
+    color: str
+    row: str = ""
+    reads: tuple[str, ...] = SETS
+    votes: bool = False
+    has_seed: bool = False
+    report_position: int | None = None
+    is_lightweight: bool = False
+    pretrained_to: Mapping[str, str] = field(default_factory=dict)
+
+    @property
+    def is_measured(self) -> bool:
+        """Returns True if the report reads its steps."""
+        return self.report_position is not None
+
+
+_GRAY, _YELLOW, _BROWN, _BLUE, _RED = "#9aa0a6", "#c9b458", "#a8764b", "#5b8def", "#d9705f"
+_DARK_BLUE, _GREEN, _PURPLE, _DARK_GRAY, _DARK_BROWN = "#2f5fc4", "#1b8a5a", "#b06fc9", "#444444", "#8d6e63"
+
+KINDS: Mapping[str, StepKind] = {
+    "data": StepKind(color=_GRAY, report_position=0, is_lightweight=True),
+    "verbalizer": StepKind(color=_DARK_BROWN, reads=("train", "unlabeled"), report_position=1),
+    "ppt_examples": StepKind(color=_GRAY, reads=()),
+    "ppt": StepKind(
+        color=_PURPLE,
+        reads=(),
+        report_position=8,
+        pretrained_to={
+            "pair": "relate sentences",
+            "choice": "find the next sentence",
+            "single": "label sentences",
+            "unified": "choose among sentences",
+        },
+    ),
+    "batched_members": StepKind(color=_BLUE, reads=("train", "dev")),
+    "pet": StepKind(color=_BLUE, row="sub-model", votes=True, has_seed=True, report_position=5),
+    "probe": StepKind(color=_RED, row="probe", votes=True, report_position=5),
+    "soft_labels": StepKind(
+        color=_DARK_BLUE, row="ensemble", reads=("unlabeled", "test"), report_position=6, is_lightweight=True
+    ),
+    "soft_label_shards": StepKind(color=_DARK_BLUE, reads=()),
+    "distill": StepKind(
+        color=_GREEN, row="student", reads=("unlabeled", "dev", "test"), has_seed=True, report_position=7
+    ),
+    "batched_prompts": StepKind(color=_PURPLE, reads=("train", "dev")),
+    "prompts": StepKind(color=_PURPLE, row="prompt", reads=("train", "dev", "test"), has_seed=True, report_position=9),
+    "zero_shot": StepKind(color=_YELLOW, row="zero-shot", reads=("test",), report_position=3),
+    "priming": StepKind(color=_BROWN, row="priming", reads=("train", "test"), has_seed=True, report_position=4),
+    "baseline": StepKind(color=_GRAY, row="baseline", reads=("train", "dev", "test"), has_seed=True, report_position=2),
+    "curve_point": StepKind(color=_DARK_GRAY),
+    "learning_curve": StepKind(color=_DARK_GRAY, reads=(), report_position=10, is_lightweight=True),
+    "report": StepKind(color=_DARK_GRAY, reads=(), is_lightweight=True),
+}
+"""Kind -> its meaning, by urgency: of the steps that are ready, those of earlier kinds start first.
+
+A zero-shot step also reads labeled data for the weights of the ensemble, but learns nothing from it.
 """
+
+ROW_NAMES = {"soft_labels": "ensemble", "distill": "student"}
+STEP_COLORS = {name: kind.color for name, kind in KINDS.items()}
+ROW_KINDS = {name: kind.row for name, kind in KINDS.items() if kind.row}
+PRETRAINED_TO = KINDS["ppt"].pretrained_to
+SEEDED = tuple(name for name, kind in KINDS.items() if kind.has_seed)
+ROW_COLORS = {kind.row: kind.color for kind in KINDS.values() if kind.row}
+MEMBER_KINDS = tuple(kind.row for kind in KINDS.values() if kind.votes)
+SETS_READ = {name: kind.reads for name, kind in KINDS.items()}

@@ -1,5 +1,7 @@
-"""What all tests share: one real local Ray and one real run of the smoke recipe, each started when a test first asks
-for it, and stores in temporary folders. Tests that change the store of the run work on a copy.
+"""Fixtures of all tests: one local Ray, one run of the smoke recipe, and empty stores.
+
+Ray and the smoke run start when a test first needs them. Tests that change the store of the run work on a copy.
+This module and its imports load neither torch nor Ray, so that a light test starts quickly.
 """
 
 from __future__ import annotations
@@ -22,9 +24,29 @@ Clozeline = Callable[..., subprocess.CompletedProcess[str]]
 pytest_plugins = ["tests.support.s3_fixtures"]
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Marks tests, and groups them for `--dist loadgroup`: xdist runs all tests of a group in one process.
+
+    Tests that use `ray_session` get the marker `ray`; all of them are one group, so there is one Ray per test run. The
+    tests that read the smoke run are another group. Any other test is in the group of its file, whose fixtures it uses.
+    """
+    for item in items:
+        fixtures = getattr(item, "fixturenames", ())
+        if "ray_session" in fixtures:
+            item.add_marker("ray")
+        if item.get_closest_marker("ray"):
+            group = "ray"
+        elif "smoke_run" in fixtures:
+            group = "smoke"
+        else:
+            group = item.path.relative_to(ROOT).as_posix()
+        item.add_marker(pytest.mark.xdist_group(group))
+
+
 @pytest.fixture(scope="session")
 def ray_session() -> Iterator[Capacity]:
-    """A local Ray with 2 CPUs, whose workers import the tests' steps from the checkout."""
+    """A local Ray with 2 CPUs. Its workers import the steps of the tests from the checkout."""
     with session(num_cpus=2) as capacity:
         yield capacity
 
@@ -37,7 +59,7 @@ def store(tmp_path: Path) -> Store:
 
 @pytest.fixture(scope="session")
 def clozeline() -> Clozeline:
-    """Runs the command as a person would, in a process of its own."""
+    """Runs the command in a separate process, as a user does."""
 
     def call(
         *words: str, stdin: str = "", cwd: Path | None = None, timeout: float = 240
@@ -54,8 +76,8 @@ def clozeline() -> Clozeline:
 
 @pytest.fixture(scope="session")
 def smoke_run(tmp_path_factory: pytest.TempPathFactory, clozeline: Clozeline) -> tuple[Path, str]:
-    """The store of a finished smoke run, and what the run printed."""
+    """The store of a finished smoke run, and the output of the run."""
     store = tmp_path_factory.mktemp("smoke") / "store"
-    done = clozeline("run", "smoke", "--store", str(store), timeout=560)
-    assert done.returncode == 0, done.stdout + done.stderr
-    return store, done.stdout
+    finished = clozeline("run", "smoke", "--store", str(store), timeout=560)
+    assert finished.returncode == 0, finished.stdout + finished.stderr
+    return store, finished.stdout

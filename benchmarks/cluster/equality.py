@@ -1,21 +1,28 @@
-"""The same prompt from one worker, from two that share batches (ddp), and from two that share the model (zero3).
+"""Compares a prompt from one worker with two workers that share batches (ddp) or the model (zero3).
 
     python benchmarks/cluster/equality.py [bert] [llama]
 
-Prints a table: for each model and strategy the largest difference to one worker's prompt and to its logits of the test
-set, and the seconds of the step, with the start of its workers. Ends with 1 if something differs by more than
-TOLERANCE. The models: BERT-tiny as it was published, and a Llama of 4 layers with random weights, both in float32.
+Prints a table: for each model and strategy, the largest difference from the prompt and test logits of one worker, and
+the seconds of the step, including the start of its workers. Exits with 1 if a difference is larger than TOLERANCE. The
+models are BERT-tiny as published and a Llama of 4 layers with random weights, both in float32.
 """
 
 from __future__ import annotations
 
+import argparse
 import os
 import sys
 import tempfile
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from safetensors.numpy import load_file
+from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
+from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
 from cluster.run.ray_session import session
 from cluster.run.result import RunOptions
@@ -24,6 +31,8 @@ from cluster.steps.step import Resources, Step, Strategy
 from cluster.store.location import open_store
 from pipelines.schema.config import PipelineConfig
 from pipelines.schema.loader import find_recipe, read_recipe
+from stages.common.data.step_outputs import read_logits
+from stages.common.models.backbones.config import BackboneConfig
 from stages.common.patterns.config import Task
 from stages.common.prompts.config import PromptConfig
 from stages.common.training.config import TrainingConfig
@@ -31,96 +40,113 @@ from stages.prompt_tuning.config import PromptTuningConfig
 from stages.splits.config import SplitsConfig
 
 TOLERANCE = 1e-4
-"""Numbers of a prompt are around 1, logits around 10; sums of other workers are added in another order."""
-LOOP = TrainingConfig(learning_rate=0.01, batch_size=8, steps=20)
-WAYS: tuple[tuple[Strategy, int], ...] = (("single", 1), ("ddp", 2), ("zero3", 2))
+"""Values of a prompt are around 1, logits around 10. Several workers add the terms of a sum in another order."""
+
+TRAINING = TrainingConfig(learning_rate=0.01, batch_size=8, steps=20)
+STRATEGIES: tuple[tuple[Strategy, int], ...] = (("single", 1), ("ddp", 2), ("zero3", 2))
+"""Strategy and number of workers; the first is the reference."""
+
 LLAMA = {"hidden_size": 64, "num_hidden_layers": 4, "num_attention_heads": 4, "intermediate_size": 128}
 
 
 @dataclass(frozen=True, slots=True)
-class Way:
-    """What one strategy came to: the prompt's numbers, the test set's logits, seconds of the step."""
+class Case:
+    """A model and the task that it is tuned on."""
 
-    vectors: Any
-    logits: Any
+    name: str
+    backbone: BackboneConfig
+    task: Task
+
+
+@dataclass(frozen=True, slots=True)
+class TunedPrompt:
+    """Result of one strategy: the prompt, the logits of the test set, and the seconds of the step."""
+
+    vectors: NDArray[np.float32]
+    logits: NDArray[np.float64]
     seconds: float
 
 
 def main() -> int:
-    """Measures and prints."""
+    """Tunes all prompts and prints the table."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("models", nargs="*", choices=[[], "bert", "llama"], help="models to compare; default: both")
+    names = parser.parse_args().models or ["bert", "llama"]
     worst = 0.0
     print("| model | strategy | workers | prompt | logits | seconds |\n|---|---|--:|--:|--:|--:|")
     with tempfile.TemporaryDirectory() as folder, session(num_cpus=2):
         smoke = read_recipe(find_recipe("smoke"), PipelineConfig)
-        exact = smoke.backbone.model_copy(update={"precision": "fp32"})
-        assert smoke.task is not None
-        inside = smoke.task.only("review")
-        ends = inside.model_copy(update={"patterns": {"review": "{text} It was{mask}"}})
-        llama = exact.model_copy(update={"asset": str(small_llama(Path(folder) / "llama"))})
-        models = {"bert": ("BERT-tiny", exact, inside), "llama": ("Llama, 4 layers", llama, ends)}
-        for name, backbone, read in (models[key] for key in sys.argv[1:] or models):
-            ways = [tuned(Path(folder), name, smoke, read, backbone, *way) for way in WAYS]
-            for (strategy, workers), way in zip(WAYS, ways, strict=True):
-                differences = [largest(ways[0].vectors, way.vectors), largest(ways[0].logits, way.logits)]
+        for case in (case for case in cases(smoke, Path(folder)) if case.name in names):
+            prompts = [tune_prompt(Path(folder), smoke, case, *strategy) for strategy in STRATEGIES]
+            for (strategy, workers), prompt in zip(STRATEGIES, prompts, strict=True):
+                differences = [
+                    max_difference(prompts[0].vectors, prompt.vectors),
+                    max_difference(prompts[0].logits, prompt.logits),
+                ]
                 worst = max(worst, *differences)
-                shown = ["", ""] if strategy == "single" else [f"{value:.1e}" for value in differences]
-                print(f"| {name} | {strategy} | {workers} | {' | '.join(shown)} | {way.seconds:.1f} |", flush=True)
-    print(f"\n{os.cpu_count()} CPUs, load {os.getloadavg()[2]:.1f} meanwhile")
+                cells = ["", ""] if strategy == "single" else [f"{value:.1e}" for value in differences]
+                print(
+                    f"| {case.name} | {strategy} | {workers} | {' | '.join(cells)} | {prompt.seconds:.1f} |", flush=True
+                )
+    print(f"\n{os.cpu_count()} CPUs, load average of the last 15 minutes {os.getloadavg()[2]:.1f}")
     return int(worst > TOLERANCE)
 
 
-def tuned(
-    folder: Path, name: str, smoke: PipelineConfig, task: Task, backbone: Any, strategy: Strategy, workers: int
-) -> Way:
-    """Tunes a prompt on the smoke recipe's texts, in a store of its own."""
-    from safetensors.numpy import load_file
+def cases(smoke: PipelineConfig, folder: Path) -> list[Case]:
+    """Returns BERT-tiny with a mask inside the pattern, and a small Llama with a mask at its end."""
+    assert smoke.task is not None
+    backbone = smoke.backbone.model_copy(update={"precision": "fp32"})
+    task = smoke.task.only("review")
+    llama = backbone.model_copy(update={"asset": str(save_small_llama(folder / "llama"))})
+    mask_at_end = task.model_copy(update={"patterns": {"review": "{text} It was{mask}"}})
+    return [Case("bert", backbone, task), Case("llama", llama, mask_at_end)]
 
-    from stages.common.data.step_outputs import read_logits
 
+def tune_prompt(folder: Path, smoke: PipelineConfig, case: Case, strategy: Strategy, workers: int) -> TunedPrompt:
+    """Tunes a prompt on the data of the smoke recipe, in a separate store."""
     assert smoke.data is not None
-    reads = SplitsConfig(data=smoke.data, labels=task.labels, fields=("text",), seed=1)
+    splits = SplitsConfig(data=smoke.data, labels=case.task.labels, fields=("text",), seed=1)
     config = PromptTuningConfig(
-        task=task, pattern="review", backbone=backbone, prompt=PromptConfig(num_virtual_tokens=8), training=LOOP, seed=3
+        task=case.task,
+        pattern="review",
+        backbone=case.backbone,
+        prompt=PromptConfig(num_virtual_tokens=8),
+        training=TRAINING,
+        seed=3,
     )
-    data = Step(name="data", run="stages.splits.stage:run", config=reads)
+    data = Step(name="data", run="stages.splits.stage:run", config=splits)
     resources = Resources(workers=workers, strategy=strategy)
     step = Step(
         name="prompt", run="stages.prompt_tuning.stage:run", config=config, inputs={"data": data}, resources=resources
     )
-    store = open_store(folder / f"{name}-{strategy}")
-    outcome = execute([step], store, RunOptions())
-    if not outcome.ok:
-        raise SystemExit("\n".join(str(error) for error in outcome.errors.values()))
-    files = store.files("prompt", outcome.manifests["prompt"].fingerprint)
+    store = open_store(folder / f"{case.name}-{strategy}")
+    result = execute([step], store, RunOptions())
+    if not result.ok:
+        raise SystemExit("\n".join(str(error) for error in result.errors.values()))
+    files = store.files("prompt", result.manifests["prompt"].fingerprint)
     vectors = load_file(files / "prompt" / "adapter_model.safetensors")["prompt_embeddings"]
-    logits = read_logits(files / "test_logits.jsonl", task.labels).logits
-    return Way(vectors, logits, outcome.manifests["prompt"].seconds)
+    logits = read_logits(files / "test_logits.jsonl", case.task.labels).logits
+    return TunedPrompt(vectors, logits, result.manifests["prompt"].seconds)
 
 
-def largest(one: Any, other: Any) -> float:
-    """The largest difference of two arrays of one shape."""
+def max_difference(one: NDArray[np.floating], other: NDArray[np.floating]) -> float:
+    """Returns the largest absolute difference of two arrays of the same shape."""
     return float(abs(one - other).max())
 
 
-def small_llama(folder: Path) -> Path:
-    """A Llama with random weights and a tokenizer of bytes, saved."""
-    import torch
-    from transformers import LlamaConfig, LlamaForCausalLM
-
+def save_small_llama(folder: Path) -> Path:
+    """Saves a Llama with random weights and a byte-level tokenizer."""
     tokenizer = byte_tokenizer(["bad", "terrible", "good", "great", "was", "It"])
     torch.manual_seed(7)
-    ends = {"bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 2}
-    model = LlamaForCausalLM(LlamaConfig(vocab_size=len(tokenizer), max_position_embeddings=160, **LLAMA, **ends))
-    model.save_pretrained(folder)
+    special_ids = {"bos_token_id": 0, "eos_token_id": 1, "pad_token_id": 2}
+    config = LlamaConfig(vocab_size=len(tokenizer), max_position_embeddings=160, **LLAMA, **special_ids)
+    LlamaForCausalLM(config).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return folder
 
 
-def byte_tokenizer(words: Sequence[str]) -> Any:
-    """Byte-level BPE whose merges make these words, with a space before, one token each."""
-    from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
-    from transformers import PreTrainedTokenizerFast
-
+def byte_tokenizer(words: Sequence[str]) -> PreTrainedTokenizerFast:
+    """Returns a byte-level BPE tokenizer that reads each of these words, after a space, as one token."""
     specials = ["<s>", "</s>", "<pad>"]
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)

@@ -1,14 +1,16 @@
-"""What T5-XXL and a 70B backbone would take on 8 to 64 H100s, for ten million unlabelled texts: nothing is run.
+"""Estimates memory, time and cost of T5-XXL and a 70B backbone on 8 to 64 H100s for ten million unlabeled examples.
 
     python benchmarks/cluster/paper_plan.py
 
-Memory is that of `cluster/parallel/memory.py`, by which `clozeline plan` reckons; models are built on torch's meta
-device from the configs below. Time is FLOPs over what a GPU reaches, plus, under zero3, bytes gathered over what a link
-reaches: weights are not fetched ahead, so that the two add up. docs/scale.md holds the tables and the sources.
+Runs nothing. Memory comes from `cluster/parallel/memory.py`, which `clozeline plan` uses as well; models are built on
+torch's meta device from the configs below. Time is FLOPs divided by the speed of a GPU, plus, under zero3, gathered
+bytes divided by the speed of a link: weights are not prefetched, so the two add up. docs/explanation/scale.md contains
+the tables and the sources.
 """
 
 from __future__ import annotations
 
+import argparse
 import json
 import math
 import tempfile
@@ -20,32 +22,43 @@ from cluster.parallel.memory import PARTITIONING, ModelShape, Workload, estimate
 from pipelines.preflight.model_shapes import shape_of
 
 GPU_BYTES = 80e9
-"""NVIDIA's data sheet of the H100 SXM: 80 GB of HBM3, 3.35 TB/s."""
-PEAK_FLOPS = 989e12
-"""The same: bfloat16, dense."""
-NODE = 8
-"""GPUs that NVLink joins, each with an adapter of its own to other nodes."""
-NVLINK, NETWORK = 450e9, NODE * 50e9
-"""Bytes a second into a GPU: NVLink 4 has 900 GB/s in both directions together; over 400 Gb/s InfiniBand, a node's
-adapters bring each byte once, and NVLink spreads it.
-"""
-SHARE_OF_PEAK, SHARE_OF_LINK = 0.4, 0.7
-"""Assumed: model FLOPs utilisation, and what an all-gather reaches of a link."""
-DOLLARS = (1.90, 2.99, 3.99)
-"""An H100 SXM hour on demand: the lowest, a usual and the highest of the list prices in docs/scale.md."""
+"""Data sheet of NVIDIA's H100 SXM: 80 GB of HBM3, 3.35 TB/s."""
 
-TEXTS, LENGTH, VECTORS = 10_000_000, 128, 100
-"""Unlabelled texts, their tokens (padding included), vectors of the soft prompt."""
+PEAK_FLOPS = 989e12
+"""Same data sheet: bfloat16, dense."""
+
+NODE = 8
+"""GPUs that NVLink connects. Each has its own network adapter to other nodes."""
+
+NVLINK, NETWORK = 450e9, NODE * 50e9
+"""Bytes per second into a GPU. NVLink 4 has 900 GB/s, both directions together. Over 400 Gb/s InfiniBand, the adapters
+of a node transfer each byte once, and NVLink distributes it.
+"""
+
+PEAK_FRACTION, LINK_FRACTION = 0.4, 0.7
+"""Assumptions: model FLOPs utilization, and the fraction of the link speed that an all-gather reaches."""
+
+DOLLARS = (1.90, 2.99, 3.99)
+"""Lowest, typical and highest list price of one H100 SXM hour on demand; docs/explanation/scale.md has the sources."""
+
+
+EXAMPLES, LENGTH, VIRTUAL_TOKENS = 10_000_000, 128, 100
+"""Unlabeled examples, their tokens (including padding), virtual tokens of the soft prompt."""
+
 STEPS, BATCH = 1000, 64
-"""Of one prompt's training."""
+"""Training of one prompt."""
+
 NUM_PATTERNS = 3
-"""Sub-models, each of which trains a prompt and labels all texts."""
+"""Sub-models. Each trains a prompt and labels all examples."""
+
 STUDENT, STUDENT_EPOCHS = 110e6, 1
-"""Parameters of the student (BERT-base without much of its embedding), and passes over the texts."""
+"""Parameters of the student (BERT-base without most of its embedding), and epochs over the examples."""
+
 FORWARD, FROZEN, TRAINING = 2, 4, 6
-"""FLOPs for each parameter and token: read; gradients through frozen weights; full training."""
-READ_TOKENS = (1024, 65536)
-"""Tokens of a pass that only reads: what stages take today, and what a GPU would rather have."""
+"""FLOPs per parameter and token: forward pass; gradients through frozen weights; full training."""
+
+EVAL_BATCH_TOKENS = (1024, 65536)
+"""Tokens of a forward pass without training: the default, and a size that suits a GPU."""
 
 MODELS: dict[str, dict[str, Any]] = {
     "T5-XXL (v1.1)": {
@@ -64,107 +77,113 @@ MODELS: dict[str, dict[str, Any]] = {
 
 @dataclass(frozen=True, slots=True)
 class Phase:
-    """`flops` in all, in so many `passes` of every worker, each of which goes `gathers` times through the weights."""
+    """Total `flops`, the number of `passes` of each worker, and how often one pass gathers the weights."""
 
     flops: float
     passes: float
     gathers: int
 
-    def hours(self, model: ModelShape, workers: int, spread: bool) -> float:
-        """Of computing and, of spread weights, of gathering them."""
-        computing = self.flops / (workers * PEAK_FLOPS * SHARE_OF_PEAK)
-        gathering = self.traffic(model, workers) / (link(workers) * SHARE_OF_LINK) if spread else 0.0
+    def hours(self, model: ModelShape, workers: int, partitioned: bool) -> float:
+        """Returns the hours of computing and, if the weights are partitioned, of gathering them."""
+        computing = self.flops / (workers * PEAK_FLOPS * PEAK_FRACTION)
+        gathering = self.traffic(model, workers) / (link(workers) * LINK_FRACTION) if partitioned else 0.0
         return (computing + gathering) / 3600
 
     def traffic(self, model: ModelShape, workers: int) -> float:
-        """Bytes that come into each worker."""
+        """Returns the bytes that each worker receives."""
         return self.passes * self.gathers * 2 * model.num_parameters * (workers - 1) / workers
 
 
 def link(workers: int) -> float:
-    """Bytes a second into a GPU: the slowest link that a gather goes over."""
+    """Returns the bytes per second into a GPU over the slowest link of a gather."""
     return NVLINK if workers <= NODE else NETWORK
 
 
-def work(eval_batch_tokens: int, batch: int) -> Workload:
-    """A prompt over a frozen backbone in bfloat16."""
+def workload(eval_batch_tokens: int, batch: int) -> Workload:
+    """Returns the workload of a prompt over a frozen backbone in bfloat16."""
     return Workload(
-        num_trained=VECTORS * 8192, trains_backbone=False, has_adapters=False, batch_size=batch,
-        eval_batch_tokens=read_tokens, length=LENGTH + VECTORS, weight_bytes=2, fused=True,
+        num_trained=VIRTUAL_TOKENS * 8192, trains_backbone=False, has_adapters=False, batch_size=batch,
+        eval_batch_tokens=eval_batch_tokens, length=LENGTH + VIRTUAL_TOKENS, weight_bytes=2, fused=True,
     )  # fmt: skip
 
 
 def phases(model: ModelShape, workers: int, eval_batch_tokens: int) -> tuple[Phase, Phase]:
-    """Training of all prompts, and labelling of all texts."""
-    each = LENGTH + VECTORS
-    trained = NUM_PATTERNS * STEPS * max(BATCH, workers) * each
-    read = NUM_PATTERNS * TEXTS * each
-    # a decoder writes one word: the text goes through the encoder alone
+    """Returns the training of all prompts and the labeling of all examples."""
+    length = LENGTH + VIRTUAL_TOKENS
+    trained_tokens = NUM_PATTERNS * STEPS * max(BATCH, workers) * length
+    labeled_tokens = NUM_PATTERNS * EXAMPLES * length
+    # the decoder writes only one word; the text passes only through the encoder
     computing = model.num_parameters * model.num_layers / (model.num_layers + model.num_decoder_layers)
     return (
-        Phase(FROZEN * computing * trained, NUM_PATTERNS * STEPS, 2),
-        Phase(FORWARD * computing * read, math.ceil(read / workers / read_tokens), 1),
+        Phase(FROZEN * computing * trained_tokens, NUM_PATTERNS * STEPS, 2),
+        Phase(FORWARD * computing * labeled_tokens, math.ceil(labeled_tokens / workers / eval_batch_tokens), 1),
     )
 
 
 def rows(model: ModelShape) -> list[list[str]]:
-    """One for each number of workers, strategy, and size of a reading pass where weights are gathered for it."""
-    found = []
+    """Returns a row per number of workers and strategy; for zero3, which gathers weights, also per batch size."""
+    lines = []
     for workers in (8, 16, 32, 64):
         for strategy in ("ddp", "zero3"):
-            for read_tokens in READ_TOKENS if strategy == "zero3" else READ_TOKENS[-1:]:
-                gpu = estimate_memory(model, work(read_tokens, max(BATCH, workers)), strategy, workers, on_gpu=True).gpu
+            for num_tokens in EVAL_BATCH_TOKENS if strategy == "zero3" else EVAL_BATCH_TOKENS[-1:]:
+                gpu = estimate_memory(
+                    model, workload(num_tokens, max(BATCH, workers)), strategy, workers, on_gpu=True
+                ).gpu
                 assert gpu is not None
-                row = [str(workers), strategy, f"{read_tokens:,}", f"{gpu.weights / 1e9:.1f}", f"{gpu.total / 1e9:.1f}"]
-                found.append(row + (costs(model, workers, strategy, read_tokens) if gpu.total <= GPU_BYTES else NOT))
-    return found
+                row = [str(workers), strategy, f"{num_tokens:,}", f"{gpu.weights / 1e9:.1f}", f"{gpu.total / 1e9:.1f}"]
+                lines.append(
+                    row + (costs(model, workers, strategy, num_tokens) if gpu.total <= GPU_BYTES else DOES_NOT_FIT)
+                )
+    return lines
 
 
-NOT = ["does not fit", "", "", "", "", ""]
+DOES_NOT_FIT = ["does not fit", "", "", "", "", ""]
 HEAD = [
-    "GPUs", "strategy", "tokens a reading pass", "weights, GB a GPU", "all, GB a GPU", "training, h", "labelling, h",
-    "traffic, PB a GPU", "hours in all", "GPU hours", "cost, $ (range)",
+    "GPUs", "strategy", "tokens per labeling pass", "weights, GB/GPU", "total, GB/GPU", "training, h", "labeling, h",
+    "traffic, PB/GPU", "hours", "GPU hours", "cost, $ (range)",
 ]  # fmt: skip
 
 
 def costs(model: ModelShape, workers: int, strategy: str, eval_batch_tokens: int) -> list[str]:
-    """Hours, traffic and price of everything."""
-    spread = PARTITIONING[strategy].weights
-    training, labelling = phases(model, workers, read_tokens)
-    traffic = sum(item.traffic(model, workers) for item in (training, labelling)) if spread else 0.0
-    student = TRAINING * STUDENT * TEXTS * LENGTH * STUDENT_EPOCHS / (workers * PEAK_FLOPS * SHARE_OF_PEAK) / 3600
-    each = [item.hours(model, workers, spread) for item in (training, labelling)]
-    hours = sum(each) + student
+    """Returns the cells with hours, traffic and price."""
+    partitioned = PARTITIONING[strategy].weights
+    training, labeling = phases(model, workers, eval_batch_tokens)
+    traffic = sum(item.traffic(model, workers) for item in (training, labeling)) if partitioned else 0.0
+    student = TRAINING * STUDENT * EXAMPLES * LENGTH * STUDENT_EPOCHS / (workers * PEAK_FLOPS * PEAK_FRACTION) / 3600
+    phase_hours = [item.hours(model, workers, partitioned) for item in (training, labeling)]
+    hours = sum(phase_hours) + student
     low, usual, high = (price * hours * workers for price in DOLLARS)
-    return [f"{each[0]:.1f}", f"{each[1]:.1f}", f"{traffic / 1e15:.1f}", f"{hours:.1f}", f"{hours * workers:,.0f}",
-            f"{usual:,.0f} ({low:,.0f} to {high:,.0f})"]  # fmt: skip
+    numbers = [*phase_hours, traffic / 1e15, hours]
+    price = f"{usual:,.0f} ({low:,.0f} to {high:,.0f})"
+    return [*(f"{number:.1f}" for number in numbers), f"{hours * workers:,.0f}", price]
 
 
-def parts(model: ModelShape, strategy: str, workers: int) -> list[str]:
-    """GB of one GPU, part by part, at the larger reading pass."""
-    gpu = estimate_memory(model, work(READ_TOKENS[-1], BATCH), strategy, workers, on_gpu=True).gpu
+def memory_parts(model: ModelShape, strategy: str, workers: int) -> list[str]:
+    """Returns the parts of the memory of one GPU in GB, for the larger batch."""
+    gpu = estimate_memory(model, workload(EVAL_BATCH_TOKENS[-1], BATCH), strategy, workers, on_gpu=True).gpu
     assert gpu is not None
-    named = ("base", "weights", "gathered", "activations", "logits", "buffers")
-    return [f"{strategy} x {workers}", *(f"{getattr(gpu, name) / 1e9:.1f}" for name in named)]
+    parts = ("base", "weights", "gathered", "activations", "logits", "buffers")
+    return [f"{strategy} x {workers}", *(f"{getattr(gpu, name) / 1e9:.1f}" for name in parts)]
 
 
 def table(head: list[str], lines: list[list[str]]) -> str:
-    """In Markdown; numbers to the right."""
+    """Returns a Markdown table; numbers are right-aligned."""
     all_lines = [head, ["---", *["--:"] * (len(head) - 1)], *lines]
     return "\n".join("| " + " | ".join(line) + " |" for line in all_lines) + "\n"
 
 
 def main() -> None:
     """Prints the tables."""
+    argparse.ArgumentParser(description=__doc__.splitlines()[0]).parse_args()
     with tempfile.TemporaryDirectory() as folder:
         for number, (name, config) in enumerate(MODELS.items()):
-            place = Path(folder) / str(number)
-            place.mkdir()
-            (place / "config.json").write_text(json.dumps(config))
-            model = shape_of(place)
+            model_folder = Path(folder) / str(number)
+            model_folder.mkdir()
+            (model_folder / "config.json").write_text(json.dumps(config))
+            model = shape_of(model_folder)
             print(f"### {name}: {model.num_parameters / 1e9:.1f} billion parameters\n")
-            print(table(["a GPU, GB", "base", "weights", "gathered", "activations", "logits", "buffers"],
-                        [parts(model, strategy, 8) for strategy in ("ddp", "zero3")]))  # fmt: skip
+            print(table(["GB per GPU", "base", "weights", "gathered", "activations", "logits", "buffers"],
+                        [memory_parts(model, strategy, 8) for strategy in ("ddp", "zero3")]))  # fmt: skip
             print(table(HEAD, rows(model)))
 
 

@@ -1,11 +1,11 @@
-"""Soft labels for piles of growing size, on one worker and on two: texts a second, and the memory of a worker.
+"""Measures soft labels for growing numbers of examples on one and two workers: examples per second and memory.
 
     python benchmarks/cluster/shards.py [--sizes 5000 10000 20000] [--workers 1 2]
 
-The ensemble is one sub-model of the recipe smoke, a pattern on a BERT-tiny with an adapter. The table is of whole
-steps, the start of the workers included; the lines below it are of what more texts take. Memory is the highest resident
-set of any process of its kind, sampled each 0.1 s: workers hold the models, the reader the next batches of a shard, the
-writer is the step itself. Processes that ran another step before hold its libraries still.
+The ensemble is one sub-model of the smoke recipe: one pattern on BERT-tiny with an adapter. The table shows whole
+steps, including the start of the workers; the lines after it show the speed without the start. Memory is the highest
+resident set of any process of a kind, sampled every 0.1 s. Workers hold the models, the reader holds the next batches
+of a shard, and the writer is the step itself. Processes that ran another step before still hold its libraries.
 """
 
 from __future__ import annotations
@@ -23,114 +23,113 @@ from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 
-KINDS = {"worker": "ray::MapWorker", "reader": "ray::MapBatches", "writer": "ray::shards"}
-"""What a process is for -> how Ray names it."""
+import psutil
 
-SHARES = (0.31, 0.02, 0.17, 0.26, 0.24)
-"""Shards of uneven size."""
+from cluster.run.ray_session import session
+from cluster.run.result import RunOptions
+from cluster.run.scheduler import execute
+from pipelines.dag import fewshot
+from pipelines.run.request import load_request
+from stages.common.data.sources import read_examples
+
+STEP = "soft_label_shards"
+KINDS = {"worker": "ray::MapWorker", "reader": "ray::MapBatches", "writer": f"ray::{STEP}"}
+"""Purpose of a process -> the name that Ray gives it."""
+
+SHARD_FRACTIONS = (0.31, 0.02, 0.17, 0.26, 0.24)
+"""Sizes of the shards, which are uneven."""
 
 
 @dataclass
 class Peaks:
     """The highest resident set of each kind of process, in MiB."""
 
-    found: dict[str, float] = field(default_factory=lambda: dict.fromkeys(KINDS, 0.0))
+    mib: dict[str, float] = field(default_factory=lambda: dict.fromkeys(KINDS, 0.0))
 
     def sample(self) -> None:
-        """Looks at all processes below this one."""
-        import psutil
-
+        """Measures all descendants of this process."""
         for process in psutil.Process().children(recursive=True):
             try:
                 title, size = " ".join(process.cmdline()), process.memory_info().rss / 2**20
-            except psutil.Error:  # it has ended since it was listed
+            except psutil.Error:  # the process ended after it was listed
                 continue
             for kind, name in KINDS.items():
                 if title.startswith(name):
-                    self.found[kind] = max(self.found[kind], size)
+                    self.mib[kind] = max(self.mib[kind], size)
 
 
 @contextmanager
-def peaks() -> Iterator[Peaks]:
-    """Samples while the block runs."""
-    found, stop = Peaks(), threading.Event()
+def sampled_peaks() -> Iterator[Peaks]:
+    """Samples the peaks while the block runs."""
+    peaks, stop = Peaks(), threading.Event()
 
     def watch() -> None:
         while not stop.wait(0.1):
-            found.sample()
+            peaks.sample()
 
     thread = threading.Thread(target=watch, daemon=True)
     thread.start()
     try:
-        yield found
+        yield peaks
     finally:
         stop.set()
         thread.join()
 
 
-def write_pile(folder: Path, size: int) -> None:
-    """`size` quotes in five shards; a quote may come twice."""
-    from pipelines.run.request import load_request
-    from stages.common.data.sources import read_examples
-
-    source = load_request("smoke", [], folder).config.data.pool
-    assert source is not None
-    texts = [item.fields["text"] for item in read_examples(source, None)]
+def write_shards(folder: Path, size: int) -> None:
+    """Writes `size` quotes in five shards; quotes may repeat."""
+    data = load_request("smoke", [], folder).config.data
+    assert data is not None
+    assert data.pool is not None
+    texts = [example.fields["text"] for example in read_examples(data.pool, None)]
     random.Random(size).shuffle(texts)
     folder.mkdir(parents=True)
-    ends = [round(size * sum(SHARES[: number + 1])) for number in range(len(SHARES))]
+    ends = [round(size * sum(SHARD_FRACTIONS[: number + 1])) for number in range(len(SHARD_FRACTIONS))]
     for number, (first, end) in enumerate(zip([0, *ends], ends, strict=False)):
         with (folder / f"part-{number}.jsonl").open("w") as file:
             file.writelines(json.dumps({"text": texts[row % len(texts)]}) + "\n" for row in range(first, end))
 
 
-def labelled(root: Path, size: int, workers: int) -> tuple[float, Peaks]:
-    """Seconds of the step, and its peaks. The members are trained once, with the first pile."""
-    from cluster.run.result import RunOptions
-    from cluster.run.scheduler import execute
-    from pipelines.dag import fewshot
-    from pipelines.run.request import load_request
-
-    shards = f"shards={{source: {{asset: {root / str(size)}}}, workers: {workers}}}"
-    asked = load_request("smoke", [shards, "pet.patterns=[review]"], root / "store")
-    step = next(item for item in fewshot.build_steps(asked.config) if item.name == "shards")
-    execute(step.inputs["members"], asked.store, RunOptions())  # type: ignore[arg-type]
-    started = time.perf_counter()
-    with peaks() as found:
-        outcome = execute([step], asked.store, RunOptions())
-    seconds = time.perf_counter() - started
-    assert outcome.ok, outcome.errors
-    asked.store.delete("shards", outcome.steps["shards"].fingerprint)  # for the next number of workers
-    return seconds, found
+def label_shards(root: Path, size: int, workers: int) -> tuple[float, Peaks]:
+    """Runs the step; returns its seconds and memory peaks. The members are trained only for the first size."""
+    shards = f"unlabeled_shards={{source: {{asset: {root / str(size)}}}, workers: {workers}}}"
+    request = load_request("smoke", [shards, "pet.patterns=[review]"], root / "store")
+    step = next(step for step in fewshot.build_steps(request.config) if step.name == STEP)
+    execute(step.inputs["members"], request.store, RunOptions())  # type: ignore[arg-type]
+    start = time.perf_counter()
+    with sampled_peaks() as peaks:
+        result = execute([step], request.store, RunOptions())
+    seconds = time.perf_counter() - start
+    assert result.ok, result.errors
+    request.store.delete(STEP, result.steps[STEP].fingerprint)  # for the next number of workers
+    return seconds, peaks
 
 
 def main() -> None:
     """Runs all sizes on each number of workers."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--sizes", type=int, nargs="+", default=[5_000, 10_000, 20_000])
-    parser.add_argument("--workers", type=int, nargs="+", default=[1, 2])
-    asked = parser.parse_args()
-    from cluster.run.ray_session import session
-
-    with tempfile.TemporaryDirectory() as folder, session(num_cpus=max(asked.workers)):
+    parser.add_argument("--sizes", type=int, nargs="+", default=[5_000, 10_000, 20_000], help="numbers of examples")
+    parser.add_argument("--workers", type=int, nargs="+", default=[1, 2], help="numbers of workers")
+    options = parser.parse_args()
+    with tempfile.TemporaryDirectory() as folder, session(num_cpus=max(options.workers)):
         root = Path(folder)
-        for size in asked.sizes:
-            write_pile(root / str(size), size)
+        for size in options.sizes:
+            write_shards(root / str(size), size)
         load = os.getloadavg()[0]
         print(f"{platform.system()} {platform.machine()}, {os.cpu_count()} CPUs (load {load:.1f} before)\n")
-        print("| workers | texts | seconds | texts/s | worker, MiB | reader, MiB | writer, MiB |")
+        print("| workers | examples | seconds | examples/s | worker, MiB | reader, MiB | writer, MiB |")
         print("|--:|--:|--:|--:|--:|--:|--:|")
         spent: dict[tuple[int, int], float] = {}
-        for size in asked.sizes:
-            for workers in asked.workers:
-                seconds, found = labelled(root, size, workers)
+        for size in options.sizes:
+            for workers in options.workers:
+                seconds, peaks = label_shards(root, size, workers)
                 spent[workers, size] = seconds
-                sizes = " | ".join(f"{found.found[kind]:,.0f}" for kind in KINDS)
+                sizes = " | ".join(f"{peaks.mib[kind]:,.0f}" for kind in KINDS)
                 print(f"| {workers} | {size:,} | {seconds:.1f} | {size / seconds:,.0f} | {sizes} |", flush=True)
-        more = max(asked.sizes) - min(asked.sizes)
-        for workers in asked.workers if more else ():
-            rate = more / (spent[workers, max(asked.sizes)] - spent[workers, min(asked.sizes)])
-            print(f"\n{workers} workers, without their init: {rate:,.0f} texts/s")
+        smallest, largest = min(options.sizes), max(options.sizes)
+        for workers in options.workers if largest > smallest else ():
+            rate = (largest - smallest) / (spent[workers, largest] - spent[workers, smallest])
+            print(f"\n{workers} workers, without their start: {rate:,.0f} examples/s")
 
 
 if __name__ == "__main__":

@@ -1,17 +1,17 @@
-"""What a user would take instead: sentence encoders with few labels, measured on the very splits of `sets.py`.
+"""Measures alternatives to clozeline, sentence encoders with few labels, on the splits of `splits.py`.
 
-    python benchmarks/quality/rivals.py --data FOLDER --out RESULTS.jsonl --sets sst2 --seeds 5 \\
+    python benchmarks/quality/baselines.py --data FOLDER --out RESULTS.jsonl --sets sst2 --seeds 5 \\
         --encoders minilm,mpnet --methods logreg,setfit
 
-| method | what it does |
+| method | description |
 |---|---|
-| logreg | embeddings of the frozen encoder (128 tokens, length 1) and scikit-learn's logistic regression |
-| setfit | SetFit (Tunstall et al., 2022): pairs of the labelled texts tune the encoder, then logistic regression |
+| logreg | unit-length embeddings of the frozen encoder (128 tokens) and scikit-learn's logistic regression |
+| setfit | SetFit (Tunstall et al., 2022): tunes the encoder on pairs of labeled examples, then logistic regression |
 
-Each result is a line {"set", "seed", "method", "encoder", "accuracy", "macro_f1", "seconds", "note"} at the end of the
-file; the note names the limit of SetFit's pairs, where there is one. A line that is there already is not measured
-again, so a run may be stopped and started again. `seconds` are those of training and labelling the test set. Needs the
-packages of `pip install -c constraints.txt ".[bench]"`.
+Appends each result as a line {"set", "seed", "method", "encoder", "accuracy", "macro_f1", "seconds", "note"} to the
+file. The note contains the limit of SetFit's pairs, if there is one. Results that are already in the file are not
+measured again, so the command can be stopped and repeated. `seconds` covers training and labeling of the test set.
+Requires the packages of `pip install -c constraints.txt ".[bench]"`.
 """
 
 from __future__ import annotations
@@ -24,16 +24,17 @@ import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
+
+import numpy as np
+from datasets import Dataset
+from numpy.typing import NDArray
+from sklearn.linear_model import LogisticRegression
 
 from benchmarks.quality import rows
-from benchmarks.quality.splits import SEEDS, Row, prepare, read, some_of
+from benchmarks.quality.splits import SEEDS, Row, comma_list, prepare, read
 from stages.common.assets.cache import resolve
 from stages.common.metrics.classification import score
-
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
 
 _MPNET_PINS = (
     "74e420bd518ed195b64c6d2a2f184ae9ae5c3d72ca4e0ad94f12d88ff5678e6f",
@@ -56,17 +57,19 @@ ENCODERS = {
 }
 METHODS = ("logreg", "setfit")
 MAX_LENGTH = 128
-"""Tokens of a text, for logreg; SetFit goes by the encoder's own length."""
+"""Maximum number of tokens for logreg; SetFit uses the maximum length of the encoder."""
+
 ALL_PAIRS_UP_TO = 32
-"""Labelled texts up to which SetFit sees all its pairs; their number grows with the square."""
+"""Number of labeled examples up to which SetFit trains on all pairs, whose number grows with the square."""
+
 
 Fit = Callable[[list[str], list[int], list[str]], "NDArray[np.float64]"]
-"""(training texts, their labels' numbers, test texts) -> [n, C] logits of the test texts."""
+"""(training texts, the indices of their labels, test texts) -> logits [n, C] of the test texts."""
 
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """One line of the results. `num_iterations` limits SetFit's pairs, of each kind a text; None takes every pair."""
+    """One line of the results. `num_iterations`: SetFit pairs of each kind per text, or None for all pairs."""
 
     name: str
     seed: int
@@ -93,9 +96,8 @@ class Job:
 
 
 def logreg(encoder: Path) -> Fit:
-    """Logistic regression on embeddings, with scikit-learn's own settings."""
+    """Returns logistic regression on embeddings, with the default settings of scikit-learn."""
     from sentence_transformers import SentenceTransformer
-    from sklearn.linear_model import LogisticRegression
 
     model = SentenceTransformer(str(encoder), device="cpu")
     model.max_seq_length = MAX_LENGTH
@@ -112,15 +114,13 @@ def logreg(encoder: Path) -> Fit:
 
 
 def setfit(encoder: Path, seed: int, num_iterations: int | None) -> Fit:
-    """SetFit with its own settings, batches of 16, one epoch.
+    """Returns SetFit with its default settings, batches of 16 and one epoch.
 
     Args:
         encoder: Folder of the sentence encoder.
-        seed: Seed of the order and of dropout.
-        num_iterations: Pairs of each kind a text; None takes every pair.
+        seed: Seed of order and dropout.
+        num_iterations: Pairs of each kind per text; None uses all pairs.
     """
-    import numpy as np
-    from datasets import Dataset
     from setfit import SetFitModel, Trainer, TrainingArguments
 
     model = SetFitModel.from_pretrained(str(encoder), device="cpu")
@@ -145,24 +145,24 @@ def setfit(encoder: Path, seed: int, num_iterations: int | None) -> Fit:
 
 
 def text_of(row: Row) -> str:
-    """One text for encoders that take one: the two of a pair, with a space between them."""
+    """Returns the text of a row. Joins the two texts of a pair with a space."""
     return " ".join(row[name] for name in ("text", "text_a", "text_b") if name in row)
 
 
 def measure(fit: Fit, folder: Path) -> dict[str, float]:
-    """Trains and tests on one split."""
+    """Trains and tests on one split, and returns the metrics."""
     train, test = read(folder / "train.jsonl"), read(folder / "test.jsonl")
     labels = sorted({row["label"] for row in train})
     gold = [labels.index(row["label"]) for row in train]
     start = time.perf_counter()
     logits = fit([text_of(row) for row in train], gold, [text_of(row) for row in test])
     seconds = time.perf_counter() - start
-    found = score(logits, [row["label"] for row in test], labels)
-    return {"accuracy": found.accuracy, "macro_f1": found.macro_f1, "seconds": round(seconds, 1)}
+    scores = score(logits, [row["label"] for row in test], labels)
+    return {"accuracy": scores.accuracy, "macro_f1": scores.macro_f1, "seconds": round(seconds, 1)}
 
 
-def measured(out: Path) -> set[tuple[Any, ...]]:
-    """What identifies a result, for all that are there: see `Job.key`."""
+def finished_keys(out: Path) -> set[tuple[Any, ...]]:
+    """Returns `Job.key` of each result in the file."""
     return {
         (row["set"], seed, row["method"], row["encoder"], row["note"])
         for row in rows.read(out)
@@ -170,44 +170,48 @@ def measured(out: Path) -> set[tuple[Any, ...]]:
     }
 
 
-def parse(words: Sequence[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description="Measures sentence encoders on the splits of the comparison.")
-    parser.add_argument("--data", type=Path, required=True, help="folder that holds the sets")
-    parser.add_argument("--out", type=Path, required=True, help="JSON lines; what is in it is not measured again")
-    parser.add_argument("--sets", type=some_of(SEEDS), default=list(SEEDS), help="names of sets, with commas")
-    parser.add_argument("--seeds", type=int, default=5, help="how many seeds of each set")
-    parser.add_argument("--encoders", type=some_of(ENCODERS), default=list(ENCODERS), help="their names, with commas")
-    parser.add_argument("--methods", type=some_of(METHODS), default=list(METHODS), help="their names, with commas")
+def parse(arguments: Sequence[str] | None = None) -> argparse.Namespace:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--data", type=Path, required=True, help="folder that contains the sets")
+    parser.add_argument("--out", type=Path, required=True, help="JSON lines; results in it are not measured again")
     parser.add_argument(
-        "--num-iterations", type=int, default=5, help="SetFit's pairs of each kind a text, where not all"
+        "--sets", type=comma_list(SEEDS), default=list(SEEDS), help="names of sets, separated by commas"
     )
-    parser.add_argument("--threads", type=int, default=0, help="threads of torch; 0: as it likes")
-    return parser.parse_args(words)
+    parser.add_argument("--seeds", type=int, default=5, help="number of seeds per set")
+    parser.add_argument(
+        "--encoders", type=comma_list(ENCODERS), default=list(ENCODERS), help="names, separated by commas"
+    )
+    parser.add_argument("--methods", type=comma_list(METHODS), default=list(METHODS), help="names, separated by commas")
+    parser.add_argument(
+        "--num-iterations", type=int, default=5, help="SetFit pairs of each kind per text, if not all pairs are used"
+    )
+    parser.add_argument("--threads", type=int, default=0, help="threads of torch; 0: its default")
+    return parser.parse_args(arguments)
 
 
 def main() -> None:
-    words = parse()
-    os.environ["HF_HUB_OFFLINE"] = "1"  # everything is local; the hub's client would ask for model cards
-    if words.threads:
+    options = parse()
+    os.environ["HF_HUB_OFFLINE"] = "1"  # all files are local; the client would request model cards
+    if options.threads:
         import torch
 
-        torch.set_num_threads(words.threads)
-    lines = [
+        torch.set_num_threads(options.threads)
+    jobs = [
         (name, seed, method, encoder)
-        for method in words.methods
-        for encoder in words.encoders
-        for name in words.sets
-        for seed in SEEDS[name][: words.seeds]
+        for method in options.methods
+        for encoder in options.encoders
+        for name in options.sets
+        for seed in SEEDS[name][: options.seeds]
     ]
     with tempfile.TemporaryDirectory() as splits:
-        for name, seed, method, encoder in lines:
-            split = prepare(name, seed, words.data, Path(splits))
+        for name, seed, method, encoder in jobs:
+            split = prepare(name, seed, options.data, Path(splits))
             few = len(read(split / "train.jsonl")) <= ALL_PAIRS_UP_TO
-            job = Job(name, seed, method, encoder, None if few else words.num_iterations)
-            if job.key in measured(words.out):
+            job = Job(name, seed, method, encoder, None if few else options.num_iterations)
+            if job.key in finished_keys(options.out):
                 continue
             row = job.run(split)
-            rows.append(words.out, [row])
+            rows.append(options.out, [row])
             print(json.dumps(row), flush=True)
 
 

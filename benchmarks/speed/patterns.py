@@ -1,17 +1,21 @@
-"""Six patterns that begin with the text: one cache of the text for all of them, against a pass for each."""
+"""Compares six patterns that start with the text over one cache of the text with one pass per pattern."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
 from statistics import median
-from typing import TYPE_CHECKING, Any
 
-from benchmarks.speed.timing import Effort, film_texts, in_turns, ratio, recipe, table
+import numpy as np
+from numpy.typing import NDArray
 
-if TYPE_CHECKING:
-    import numpy as np
-    from numpy.typing import NDArray
+from benchmarks.speed.timing import Effort, film_examples, markdown_table, median_ratio, recipe, time_in_turns
+from stages.common.models.backbones.config import BackboneConfig
+from stages.common.models.backbones.loader import load_backbone
+from stages.common.models.cloze.classifier import ClozeClassifier
+from stages.common.models.cloze.prefix_sharing import predict_patterns
+from stages.common.patterns.config import Task
+from stages.common.protocols import NullRecorder
 
 ENDINGS = {
     "summary": "\nIn summary, the film is{mask}",
@@ -22,47 +26,47 @@ ENDINGS = {
     "opinion": "\nMy opinion of this film is{mask}",
 }
 WORDS = {"rotten": ["bad"], "fresh": ["good"]}
-AIM = 2.5
+GOAL = 2.5
 
 
 def patterns(effort: Effort) -> str:
-    """The tables: speed, then agreement."""
-    from stages.common.models.cloze.prefix_sharing import predict_patterns
-    from stages.common.protocols import NullRecorder
-
+    """Returns two tables: speed and agreement of the predictions."""
     recorder = NullRecorder()
-    texts = film_texts(effort.of(200))
-    found = classifiers("auto")
-    kept: dict[str, list[NDArray[np.float64]]] = {}
+    examples = film_examples(effort.reduce(200))
+    classifiers = load_classifiers("auto")
+    scores: dict[str, list[NDArray[np.float64]]] = {}
 
-    def shared() -> None:
-        kept["shared"] = predict_patterns(found, texts, recorder, "")
+    def predict_with_cache() -> None:
+        scores["cached"] = predict_patterns(classifiers, examples, recorder, "")
 
-    def apart() -> None:
-        kept["apart"] = [item.predict(texts, recorder, "") for item in found]
+    def predict_separately() -> None:
+        scores["separate"] = [classifier.predict(examples, recorder, "") for classifier in classifiers]
 
-    seconds = in_turns({"shared": shared, "apart": apart}, effort.turns)
-    times = ratio(seconds["apart"], seconds["shared"])
+    seconds = time_in_turns({"cached": predict_with_cache, "separate": predict_separately}, effort.turns)
+    speeds = {name: f"{len(examples) / median(seconds[name]):.1f}" for name in seconds}
+    ratio = median_ratio(seconds["separate"], seconds["cached"])
     rows = [
-        ["six passes", f"{len(texts) / median(seconds['apart']):.1f}", "1.0", ""],
-        ["one cache of the text", f"{len(texts) / median(seconds['shared']):.1f}", f"{times:.1f}", f"{AIM}"],
+        ["six passes", speeds["separate"], "1.0", ""],
+        ["one cache of the text", speeds["cached"], f"{ratio:.1f}", f"{GOAL}"],
     ]
-    speed = table(["six patterns, SmolLM2-135M", "texts/s", "times", "aim"], rows)
-    rows = [agreement(str(found[0].backbone.model.dtype), kept["apart"], kept["shared"])]
-    few, exact = texts[:24], classifiers("fp32")
-    alone = [item.predict(few, recorder, "") for item in exact]
-    rows.append(agreement("torch.float32", alone, predict_patterns(exact, few, recorder, "")))
-    head = ["weights", "predictions", "equal", "differ", "their gap, largest", "scores of the two ways differ by"]
-    return f"{speed}\nGaps in units of bfloat16's rounding at the size of the scores:\n\n{table(head, rows)}"
+    speed = markdown_table(["six patterns, SmolLM2-135M", "examples/s", "ratio", "goal"], rows)
+    rows = [agreement(str(classifiers[0].backbone.model.dtype), scores["separate"], scores["cached"])]
+    few, exact = examples[:24], load_classifiers("fp32")
+    separate = [classifier.predict(few, recorder, "") for classifier in exact]
+    rows.append(agreement("torch.float32", separate, predict_patterns(exact, few, recorder, "")))
+    head = [
+        "weights",
+        "predictions",
+        "equal",
+        "different",
+        "largest gap of a different one",
+        "difference of the scores",
+    ]
+    return f"{speed}\nGaps in units of bfloat16 rounding at the size of the scores:\n\n{markdown_table(head, rows)}"
 
 
-def classifiers(precision: str) -> list[Any]:
-    """The six patterns on one backbone."""
-    from stages.common.models.backbones.config import BackboneConfig
-    from stages.common.models.backbones.loader import load_backbone
-    from stages.common.models.cloze.classifier import ClozeClassifier
-    from stages.common.patterns.config import Task
-
+def load_classifiers(precision: str) -> list[ClozeClassifier]:
+    """Loads one backbone and returns its classifiers for the six patterns."""
     texts = {name: "{text}" + ending for name, ending in ENDINGS.items()}
     task = Task(name="films", labels=tuple(WORDS), patterns=texts, verbalizer=WORDS)
     config = BackboneConfig(**{**recipe()["backbone"], "precision": precision})
@@ -70,25 +74,27 @@ def classifiers(precision: str) -> list[Any]:
     return [ClozeClassifier.of(task, name, backbone, config) for name in texts]
 
 
-def agreement(dtype: str, apart: Sequence[NDArray[np.float64]], shared: Sequence[NDArray[np.float64]]) -> list[str]:
-    """A row on [P] times [n, 2] scores. The gap of a prediction is that of its two labels' scores in the six passes:
-    where it is a unit or two, rounding alone decides.
+def agreement(dtype: str, separate: Sequence[NDArray[np.float64]], cached: Sequence[NDArray[np.float64]]) -> list[str]:
+    """Compares the scores [n, 2] of each pattern and returns a row of the table.
+
+    The gap of a prediction is the difference between the scores of its two labels in the separate passes. If it is one
+    or two units, rounding alone decides.
     """
-    gaps, moves, num_equal = [], [], 0
-    for one, other in zip(apart, shared, strict=True):
-        for alone, together in zip(one, other, strict=True):
-            unit = rounding(max(abs(alone)))
-            moves.append(float(abs(alone - together).max()) / unit)
-            if alone.argmax() == together.argmax():
+    gaps, differences, num_equal = [], [], 0
+    for separate_scores, cached_scores in zip(separate, cached, strict=True):
+        for one, other in zip(separate_scores, cached_scores, strict=True):
+            unit = bfloat16_unit(max(abs(one)))
+            differences.append(float(abs(one - other).max()) / unit)
+            if one.argmax() == other.argmax():
                 num_equal += 1
             else:
-                gaps.append(abs(alone[0] - alone[1]) / unit)
-    num = len(moves)
-    largest = f"{max(gaps):.2f}" if gaps else "none"
-    spread = f"{median(moves):.2g} (median), {max(moves):.2g} (largest)"
-    return [dtype.removeprefix("torch."), f"{num}", f"{num_equal / num:.2%}", f"{len(gaps)}", largest, spread]
+                gaps.append(abs(one[0] - one[1]) / unit)
+    total = len(differences)
+    largest = f"{max(gaps):.2f}" if gaps else ""
+    difference = f"{median(differences):.2g} (median), {max(differences):.2g} (largest)"
+    return [dtype.removeprefix("torch."), f"{total}", f"{num_equal / total:.2%}", f"{len(gaps)}", largest, difference]
 
 
-def rounding(value: float) -> float:
-    """Distance of neighbouring bfloat16 numbers (8 significant bits) at `value`."""
+def bfloat16_unit(value: float) -> float:
+    """Returns the distance of neighboring bfloat16 numbers (8 significant bits) at `value`."""
     return float(2.0 ** (math.floor(math.log2(value)) - 7))

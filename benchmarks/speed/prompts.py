@@ -1,33 +1,54 @@
-"""Soft prompts: many trained in one batch against one after the other, and a prompt at the end over the kept cache of
-the text against reading the whole text each step.
+"""Measures soft prompts that train in one batch, and a prompt at the end of the pattern over the cached text.
 
-Both on SmolLM2-135M, frozen; the first also on BERT-tiny, where a pass is mostly overhead. Prompts train on 64 critics'
-quotes. One after the other is the time of one prompt, times their number. Memory is the growth of the highest resident
-size of the process, against one prompt with the same texts a prompt, and with the same texts a step in all.
+Compares the first with training one prompt after the other, and the second with processing the whole text in every
+step. Both use a frozen SmolLM2-135M; the first also uses BERT-tiny, where a pass is mostly overhead. Prompts train on
+64 quotes of critics. The time of one prompt after the other is the time of one prompt multiplied by their number.
+Memory is the growth of the highest resident size of the process, compared with one prompt that has the same number of
+examples per prompt, and with one prompt that has the same number of examples per step.
 """
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, replace
 from functools import partial
 from statistics import median
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from benchmarks.speed.timing import Effort, film_texts, in_turns, peak_of, ratio, recipe, table
+from benchmarks.speed.timing import (
+    Effort,
+    film_examples,
+    markdown_table,
+    median_ratio,
+    peak_memory,
+    recipe,
+    time_in_turns,
+)
+from stages.common.engine import InProcessEngine
+from stages.common.examples import Example
+from stages.common.models.backbones.base import Backbone
+from stages.common.models.backbones.config import BackboneConfig
+from stages.common.models.backbones.loader import load_backbone
+from stages.common.models.cloze.classifier import ClozeClassifier, LabeledCloze
+from stages.common.models.cloze.multi_task import multi_task_logits
+from stages.common.models.cloze.prefix_cache import CachedTexts
+from stages.common.patterns.config import Task
+from stages.common.prompts.config import PromptConfig
+from stages.common.prompts.initialization import new_prompt
+from stages.common.protocols import NullRecorder
+from stages.common.training.batched import TrainingJob, train_batched
+from stages.common.training.config import TrainingConfig
 
-if TYPE_CHECKING:
-    from stages.common.models.cloze.classifier import ClozeClassifier
-
-NUM_TRAINED = (1, 4, 16)
-BATCHES = (1, 4)
-TOGETHER_AIM, CACHE_AIM = 2.5, 1.8
-TEXT_TOKENS, NUM_VECTORS = 64, 20
-END = "{text}{soft:20}{mask}"
+NUM_PROMPTS = (1, 4, 16)
+BATCH_SIZES = (1, 4)
+BATCHED_GOAL, CACHE_GOAL = 2.5, 1.8
+TEXT_TOKENS, NUM_VIRTUAL_TOKENS = 64, 20
+PROMPT_AT_END = "{text}{soft:20}{mask}"
 
 
 @dataclass(frozen=True)
 class Subject:
-    """A backbone (that of a recipe) with a pattern and words that it reads."""
+    """The backbone of a recipe, with a pattern and label words for it."""
 
     title: str
     recipe: str
@@ -42,20 +63,13 @@ BERT_TINY = Subject("BERT-tiny", "smoke", "{text} It was {mask}.", {"rotten": ["
 
 
 def prompts(effort: Effort) -> str:
-    """The two tables."""
-    return f"{_together(effort)}\n{_cached(effort)}"
+    """Returns the two tables."""
+    return f"{_batched_table(effort)}\n{_cache_table(effort)}"
 
 
 def _classifier(
-    subject: Subject, max_length: int, seed: int, backbone: Any = None, pattern: str = ""
+    subject: Subject, max_length: int, seed: int, *, backbone: Backbone | None = None, pattern: str = ""
 ) -> ClozeClassifier:
-    from stages.common.models.backbones.config import BackboneConfig
-    from stages.common.models.backbones.loader import load_backbone
-    from stages.common.models.cloze.classifier import ClozeClassifier
-    from stages.common.patterns.config import Task
-    from stages.common.prompts.config import PromptConfig
-    from stages.common.prompts.initialization import new_prompt
-
     config = BackboneConfig(**{**recipe(subject.recipe)["backbone"], "max_length": max_length})
     backbone = backbone or load_backbone(config, frozen=True)
     patterns = {"p": pattern or subject.pattern}
@@ -64,93 +78,93 @@ def _classifier(
     return ClozeClassifier.of(task, "p", backbone, config, prompt)
 
 
-def _together(effort: Effort) -> str:
-    """Texts a second of 1, 4, 16 prompts in one batch, and of the same prompts one after the other."""
-    head = ["trained at once", "one by one, texts/s", "together, texts/s", "times", "aim"]
-    return table(head, [row for subject in (SMOLLM2, BERT_TINY) for row in _of_backbone(subject, effort)])
+def _batched_table(effort: Effort) -> str:
+    """Examples per second of 1, 4 and 16 prompts in one batch, and of the same prompts one after the other."""
+    head = ["trained prompts", "one by one, examples/s", "batched, examples/s", "ratio", "goal"]
+    return markdown_table(head, [row for subject in (SMOLLM2, BERT_TINY) for row in _subject_rows(subject, effort)])
 
 
-def _of_backbone(subject: Subject, effort: Effort) -> list[list[str]]:
-    from stages.common.engine import InProcessEngine
-    from stages.common.models.cloze.multi_task import multi_task_logits
-    from stages.common.protocols import NullRecorder
-    from stages.common.training.batched import TrainingJob, train_batched
-    from stages.common.training.config import TrainingConfig
-
+def _subject_rows(subject: Subject, effort: Effort) -> list[list[str]]:
     first = _classifier(subject, 32, 0)
-    classifiers = [first, *(_classifier(subject, 32, seed, first.backbone) for seed in range(1, max(NUM_TRAINED)))]
-    items = first.items(film_texts(64))
+    classifiers = [
+        first,
+        *(_classifier(subject, 32, seed, backbone=first.backbone) for seed in range(1, max(NUM_PROMPTS))),
+    ]
+    items = first.items(film_examples(64))
     rows = []
-    for batch_size in BATCHES:
-        loop = TrainingConfig(learning_rate=0.003, batch_size=batch_size, steps=max(2, effort.of(8) // batch_size))
-
-        wide = loop.model_copy(update={"batch_size": batch_size * max(NUM_TRAINED)})
-
-        def train(numbers: list[int], loop: TrainingConfig = loop) -> None:
-            own = [classifiers[number] for number in numbers]
-            trainings = [
-                TrainingJob(str(number), items, dict(item.prompt.named_parameters()), loop, number)
-                for number, item in zip(numbers, own, strict=True)
-            ]
-
-            def losses_of(batches: Any) -> Any:
-                scores = multi_task_logits([(own[number], [item.cloze for item in batch]) for number, batch in batches])
-                return [
-                    own[number].loss_of(found, batch) for (number, batch), found in zip(batches, scores, strict=True)
-                ]
-
-            train_batched(trainings, losses_of, NullRecorder(), InProcessEngine())
-
-        train([0])
-        jobs = {count: partial(train, list(range(count))) for count in NUM_TRAINED}
-        seconds = in_turns({str(count): job for count, job in jobs.items()}, effort.turns)
-        for count in NUM_TRAINED:
-            texts = count * batch_size * (loop.steps or 0)
-            alone = [count * one for one in seconds["1"]]
-            times = ratio(alone, seconds[str(count)])
-            speeds = [f"{texts / median(way):.1f}" for way in (alone, seconds[str(count)])]
-            aim = f"{TOGETHER_AIM}" if count == max(NUM_TRAINED) else ""
-            title = f"{subject.title}: {count} prompts, {batch_size} texts each a step"
-            rows.append([title, *speeds, f"{times:.2f}", aim])
-        most = max(NUM_TRAINED)
-        peak = peak_of(jobs[most])
-        for other, job in (("one", jobs[1]), ("one with as many texts a step", partial(train, [0], wide))):
-            more = f"{(peak - peak_of(job)) / 2**20:.0f}"
-            rows.append([f"{subject.title}: memory more for {most} than for {other}, MiB", "", more, "", ""])
+    for batch_size in BATCH_SIZES:
+        num_steps = max(2, effort.reduce(8) // batch_size)
+        training = TrainingConfig(learning_rate=0.003, batch_size=batch_size, steps=num_steps)
+        jobs = {count: partial(_train, classifiers[:count], items, training) for count in NUM_PROMPTS}
+        _train(classifiers[:1], items, training)
+        seconds = time_in_turns({str(count): job for count, job in jobs.items()}, effort.turns)
+        for count in NUM_PROMPTS:
+            num_examples = count * batch_size * num_steps
+            one_by_one = [count * spent for spent in seconds["1"]]
+            ratio = median_ratio(one_by_one, seconds[str(count)])
+            speeds = [f"{num_examples / median(spent):.1f}" for spent in (one_by_one, seconds[str(count)])]
+            goal = f"{BATCHED_GOAL}" if count == max(NUM_PROMPTS) else ""
+            title = f"{subject.title}: {count} prompts, {batch_size} examples each per step"
+            rows.append([title, *speeds, f"{ratio:.2f}", goal])
+        wide = training.model_copy(update={"batch_size": batch_size * max(NUM_PROMPTS)})
+        rows += _memory_rows(subject, jobs, partial(_train, classifiers[:1], items, wide))
     return rows
 
 
-def _cached(effort: Effort) -> str:
-    """Seconds of an epoch after the first, with and without the cache of the texts."""
-    from stages.common.models.cloze.classifier import LabeledCloze
-    from stages.common.models.cloze.prefix_cache import CachedTexts
-
-    classifier = _classifier(SMOLLM2, TEXT_TOKENS + NUM_VECTORS, 0, pattern=END)
-    long = [item for item in film_texts(4000) if len(item.fields["text"].split()) > 20]
-    items = classifier.items(_joined(long, effort.of(32)))
-    cached = CachedTexts(classifier)
-    assert all(item.cloze[0].soft_positions[0] == TEXT_TOKENS for item in items), "every text has that many tokens"
-
-    def epoch(loss_of: Any, batch: int = 8) -> None:
-        for start in range(0, len(items), batch):
-            part: list[LabeledCloze] = items[start : start + batch]
-            loss_of(part).backward()
-
-    jobs = {"whole": lambda: epoch(classifier.loss), "cached": lambda: epoch(cached.loss)}
-    seconds = in_turns(jobs, effort.turns)
-    times = ratio(seconds["whole"], seconds["cached"])
-    rows = [
-        ["the whole text each step", f"{len(items) / median(seconds['whole']):.1f}", "1.00", ""],
-        ["over the kept cache", f"{len(items) / median(seconds['cached']):.1f}", f"{times:.2f}", f"{CACHE_AIM}"],
+def _train(classifiers: Sequence[ClozeClassifier], items: list[LabeledCloze], training: TrainingConfig) -> None:
+    """Trains the prompts of all classifiers in one batch."""
+    jobs = [
+        TrainingJob(str(number), items, dict(classifier.prompt.named_parameters()), training, number)
+        for number, classifier in enumerate(classifiers)
     ]
-    return table([f"{NUM_VECTORS} vectors behind {TEXT_TOKENS} tokens of text", "texts/s", "times", "aim"], rows)
+
+    def compute_losses(batches: Any) -> Any:
+        scores = multi_task_logits([(classifiers[number], [item.cloze for item in batch]) for number, batch in batches])
+        return [
+            classifiers[number].compute_loss(logits, batch)
+            for (number, batch), logits in zip(batches, scores, strict=True)
+        ]
+
+    train_batched(jobs, compute_losses, NullRecorder(), InProcessEngine())
 
 
-def _joined(texts: list[Any], count: int) -> list[Any]:
-    """Texts of two quotes each: longer than what is kept of them."""
-    from dataclasses import replace
+def _memory_rows(subject: Subject, jobs: Mapping[int, Callable[[], None]], wide: Callable[[], None]) -> list[list[str]]:
+    largest = max(NUM_PROMPTS)
+    peak = peak_memory(jobs[largest])
+    rows = []
+    for other, job in (("one", jobs[1]), ("one with as many examples per step", wide)):
+        extra = f"{(peak - peak_memory(job)) / 2**20:.0f}"
+        rows.append([f"{subject.title}: extra memory of {largest} compared with {other}, MiB", "", extra, "", ""])
+    return rows
 
+
+def _cache_table(effort: Effort) -> str:
+    """Speed of an epoch after the first one, with and without the cache of the texts."""
+    classifier = _classifier(SMOLLM2, TEXT_TOKENS + NUM_VIRTUAL_TOKENS, 0, pattern=PROMPT_AT_END)
+    long = [example for example in film_examples(4000) if len(example.fields["text"].split()) > 20]
+    items = classifier.items(_join_quotes(long, effort.reduce(32)))
+    cached = CachedTexts(classifier)
+    assert all(item.cloze[0].soft_positions[0] == TEXT_TOKENS for item in items), "a text has fewer tokens"
+
+    def run_epoch(compute_loss: Callable[[list[LabeledCloze]], Any], batch_size: int = 8) -> None:
+        for start in range(0, len(items), batch_size):
+            compute_loss(items[start : start + batch_size]).backward()
+
+    jobs = {"whole": partial(run_epoch, classifier.loss), "cached": partial(run_epoch, cached.loss)}
+    seconds = time_in_turns(jobs, effort.turns)
+    speeds = {name: f"{len(items) / median(spent):.1f}" for name, spent in seconds.items()}
+    ratio = median_ratio(seconds["whole"], seconds["cached"])
+    rows = [
+        ["the whole text in every step", speeds["whole"], "1.00", ""],
+        ["over the cached text", speeds["cached"], f"{ratio:.2f}", f"{CACHE_GOAL}"],
+    ]
+    head = [f"{NUM_VIRTUAL_TOKENS} virtual tokens after {TEXT_TOKENS} tokens of text", "examples/s", "ratio", "goal"]
+    return markdown_table(head, rows)
+
+
+def _join_quotes(examples: list[Example], count: int) -> list[Example]:
+    """Joins quotes to texts that are longer than the maximum length."""
     return [
         replace(one, fields={"text": f"{one.fields['text']} {two.fields['text']} {one.fields['text']}"})
-        for one, two in zip(texts[:count], texts[count : 2 * count], strict=True)
+        for one, two in zip(examples[:count], examples[count : 2 * count], strict=True)
     ]

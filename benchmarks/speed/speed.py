@@ -1,16 +1,17 @@
-"""How fast the steps compute: beside the machine's peak, and beside doing the same one by one.
+"""Measures the speed of the steps that compute, compared with the peak of the machine and with one job after the other.
 
     python benchmarks/speed/speed.py [--quick] [--only steps patterns decoding prompts] [--turns 5]
 
-| table | what |
+| table | content |
 |---|---|
-| steps | examples/s of training, scoring and distilling, and their share of the machine's matrix products |
-| patterns | six patterns over one cache of the text, against six passes |
-| prompts | 16 soft prompts in one batch against one after the other; a prompt at the end over the cache of the text |
-| decoding | label words of several tokens in batches, against one text and word at a time as in the original PET |
+| steps | examples/s of training, scoring and distillation, and the fraction of the machine's peak |
+| patterns | six patterns over one cache of the text, compared with six passes |
+| prompts | 16 soft prompts in one batch, compared with one after the other; a prompt over the cached text |
+| decoding | label words of several tokens in batches, compared with one at a time as in the original PET |
 
-Prints Markdown for docs/results.md. Everything of a table is measured in one run, in turns; figures are medians of the
-turns, ratios medians of the turns' ratios. Let nothing else run: threads that wait for each other suffer most.
+Prints Markdown for docs/explanation/results.md. Measures all jobs of a table in turns in one run. Values are medians of
+the turns; ratios are medians of the ratios of the turns. Run nothing else at the same time: other load distorts jobs
+with several threads most.
 """
 
 from __future__ import annotations
@@ -27,15 +28,15 @@ TABLES = {"steps": steps, "patterns": patterns, "decoding": decoding, "prompts":
 
 
 def main() -> None:
-    """Prints the tables that are asked for."""
+    """Prints the selected tables."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="fewer texts and two turns: to see that it works")
+    parser.add_argument("--quick", action="store_true", help="use fewer examples and two turns, to try the benchmark")
     parser.add_argument("--only", nargs="+", choices=TABLES, default=list(TABLES), help="tables to print")
-    parser.add_argument("--turns", type=int, help="times that each measurement is repeated (5, quick: 2)")
-    asked = parser.parse_args()
-    effort = Effort(asked.turns or (2 if asked.quick else 5), asked.quick)
+    parser.add_argument("--turns", type=int, help="number of repetitions of each measurement (5; with --quick 2)")
+    options = parser.parse_args()
+    effort = Effort(options.turns or (2 if options.quick else 5), options.quick)
     print(f"{machine()}\n")
-    for name in asked.only:
+    for name in options.only:
         print(f"### {name}\n\n{TABLES[name](effort)}", flush=True)
 
 

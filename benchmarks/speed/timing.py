@@ -1,4 +1,4 @@
-"""How the tables are made: everything of a table in one run, in turns, medians of the turns."""
+"""Timing in turns, the data of the demo recipe, and Markdown tables for the speed benchmarks."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import ctypes
 import gc
 import os
 import platform
+import random
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
@@ -14,65 +15,64 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+import torch
+import yaml
+
+from stages.common.data.config import Source
+from stages.common.data.sources import read_examples
+from stages.common.examples import Example
+
 RECIPES = Path(__file__).resolve().parents[2] / "pipelines" / "recipes"
 SEED = 0
 
 
 @dataclass(frozen=True, slots=True)
 class Effort:
-    """How much is measured. `turns` of each measurement; a quick run has fewer turns and fewer texts."""
+    """Number of `turns` of each measurement. A quick run also uses fewer examples."""
 
     turns: int
     quick: bool
 
-    def of(self, num: int) -> int:
-        """Texts to take where a full run takes `num`."""
-        return max(4, num // 4) if self.quick else num
+    def reduce(self, count: int) -> int:
+        """Returns the number of examples to use where a full run uses `count`."""
+        return max(4, count // 4) if self.quick else count
 
 
-def in_turns(jobs: Mapping[str, Callable[[], Any]], turns: int) -> dict[str, list[float]]:
-    """Seconds of each job in each turn. A machine that is slow for a while is slow for all of them; one turn before
-    the first goes untimed.
+def time_in_turns(jobs: Mapping[str, Callable[[], Any]], turns: int) -> dict[str, list[float]]:
+    """Returns the seconds of each job in each turn, after one turn that is not timed.
+
+    A period in which the machine is slow affects all jobs.
     """
     seconds: dict[str, list[float]] = {name: [] for name in jobs}
     for turn in range(turns + 1):
         for name, job in jobs.items():
-            begun = time.perf_counter()
+            start = time.perf_counter()
             job()
             if turn:
-                seconds[name].append(time.perf_counter() - begun)
+                seconds[name].append(time.perf_counter() - start)
     return seconds
 
 
-def ratio(slow: Sequence[float], fast: Sequence[float]) -> float:
-    """Median over the turns of how many times longer the slow one took."""
+def median_ratio(slow: Sequence[float], fast: Sequence[float]) -> float:
+    """Returns how many times longer the slow job took, as the median over the turns."""
     return median(one / other for one, other in zip(slow, fast, strict=True))
 
 
 def recipe(name: str = "demo") -> dict[str, Any]:
-    """A recipe, whose models, texts and settings are measured."""
-    import yaml
-
-    found: dict[str, Any] = yaml.safe_load((RECIPES / f"{name}.yaml").read_text(encoding="utf-8"))
-    return found
+    """Returns the content of a recipe, whose models, data and settings the benchmarks use."""
+    content: dict[str, Any] = yaml.safe_load((RECIPES / f"{name}.yaml").read_text(encoding="utf-8"))
+    return content
 
 
-def film_texts(count: int) -> list[Any]:
-    """`count` critics' quotes with their labels, drawn from the demo's pool."""
-    import random
-
-    from stages.common.data.config import Source
-    from stages.common.data.sources import read_examples
-
-    asked = recipe()
-    pool = read_examples(Source(**asked["data"]["pool"]), asked["task"]["labels"])
+def film_examples(count: int) -> list[Example]:
+    """Draws `count` labeled quotes of critics from the pool of the demo."""
+    demo = recipe()
+    pool = read_examples(Source(**demo["data"]["pool"]), demo["task"]["labels"])
     return random.Random(SEED).sample(pool, count)
 
 
 def machine() -> str:
-    """One line about where this runs."""
-    import torch
-
+    """Describes this machine and its libraries in one line."""
     return (
         f"{platform.system()} {platform.machine()}, {os.cpu_count()} CPUs (load {os.getloadavg()[0]:.1f} before), "
         f"{torch.get_num_threads()} threads, Python {platform.python_version()}, torch {torch.__version__}, "
@@ -80,17 +80,17 @@ def machine() -> str:
     )
 
 
-def table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
-    """A Markdown table; all columns but the first are set to the right."""
+def markdown_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
+    """Formats a Markdown table. All columns but the first are right-aligned."""
     lines = [head, ["---", *["--:"] * (len(head) - 1)], *rows]
     return "\n".join("| " + " | ".join(line) + " |" for line in lines) + "\n"
 
 
-def peak_of(job: Callable[[], object]) -> int:
-    """Highest resident size of this process while a job runs, bytes; on Linux."""
+def peak_memory(job: Callable[[], object]) -> int:
+    """Runs a job; returns the highest resident size of this process during the job, in bytes. Linux only."""
     gc.collect()
     ctypes.CDLL(None).malloc_trim(0)
-    Path("/proc/self/clear_refs").write_text("5")  # the peak so far is forgotten
+    Path("/proc/self/clear_refs").write_text("5")  # resets the peak
     job()
     (line,) = (line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM:"))
     return 1024 * int(line.split()[1])

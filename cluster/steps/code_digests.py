@@ -1,7 +1,11 @@
 """Digests of the code that a step runs, and the versions of the packages that it uses.
 
-The digest of a module covers its syntax tree without comments, docstrings and layout, and every project module that it
-imports. Files are located and parsed, never imported, so a plan stays fast.
+The digest of a module covers what the module computes, and every project module that it imports. It leaves out what
+cannot change a result: comments, docstrings (also those of fields), layout, annotations of functions and variables
+(annotations in a class body count, because pydantic and dataclasses read them), the texts in `raise` statements and in
+calls of `log_progress`, and the description of a pydantic field. The caller can exclude further modules.
+
+Files are located and parsed, never imported, so a plan stays fast.
 """
 
 from __future__ import annotations
@@ -9,7 +13,7 @@ from __future__ import annotations
 import ast
 import hashlib
 import platform
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from contextlib import suppress
 from functools import cache, lru_cache
 from importlib.machinery import PathFinder
@@ -18,46 +22,54 @@ from pathlib import Path
 
 from cluster.errors import FingerprintError
 
-# The engine's own code decides where a step runs, never what comes out of it.
+# The code of the engine decides where a step runs, never what it computes.
 NEVER_FOLLOWED = "cluster"
 ALSO_FOLLOWED = {"pipelines": ("stages",)}
 
 
 class CodeDigests:
-    """Digests of modules, with a memory for the length of one plan."""
+    """Digests of modules, remembered for the duration of one plan.
 
-    def __init__(self) -> None:
+    Args:
+        excluded_modules: Modules and packages that cannot change a result. Neither they nor what only they import
+            counts.
+    """
+
+    def __init__(self, excluded_modules: Collection[str] = ()) -> None:
+        self._excluded = tuple(excluded_modules)
         self._modules: dict[str, tuple[str, frozenset[str]] | None] = {}
         self._closures: dict[str, dict[str, str]] = {}
 
     def of(self, module: str) -> dict[str, str]:
-        """Module -> digest, for `module` and every module of the project that it imports, directly or not.
+        """Returns module -> digest, for `module` and every module of the project that it imports, directly or not.
 
-        A module of `stages` draws in `stages.*` only, one of `pipelines` both; any other one its own top-level package.
+        From a module of `stages` only `stages.*` is followed, from one of `pipelines` both packages, from any other
+        module its own top-level package.
 
         Raises:
-            FingerprintError: there is no source file of `module`.
+            FingerprintError: `module` has no source file.
         """
         if module in self._closures:
             return self._closures[module]
         top = module.partition(".")[0]
         packages = {top, *ALSO_FOLLOWED.get(top, ())} - {NEVER_FOLLOWED}
-        found: dict[str, str] = {}
+        digests: dict[str, str] = {}
         waiting = [module]
         while waiting:
             name = waiting.pop()
-            about = self._module(name)
-            if name in found or about is None:
+            parsed = self._module(name)
+            if name in digests or parsed is None:
                 continue
-            digest, imports = about
-            found[name] = digest
-            waiting += [item for item in imports if item.partition(".")[0] in packages]
-        if module not in found:
+            digests[name], imports = parsed
+            waiting += [
+                item for item in imports if item.partition(".")[0] in packages and not is_inside(item, self._excluded)
+            ]
+        if module not in digests:
             raise FingerprintError(
-                f"the source of module {module} is not to be found.",
-                "Define step functions in .py files on Python's path.",
+                f"cannot find the source file of module {module!r}.",
+                "Define step functions in a .py file on the Python path.",
             )
-        self._closures[module] = dict(sorted(found.items()))
+        self._closures[module] = dict(sorted(digests.items()))
         return self._closures[module]
 
     def _module(self, name: str) -> tuple[str, frozenset[str]] | None:
@@ -71,9 +83,14 @@ class CodeDigests:
         return self._modules[name]
 
 
+def is_inside(module: str, packages: Collection[str]) -> bool:
+    """Returns True if `module` is one of `packages` or inside one of them."""
+    return any(module == package or module.startswith(f"{package}.") for package in packages)
+
+
 @lru_cache(maxsize=4096)
 def _read(path: Path, module: str, mtime_ns: int, size: int) -> tuple[str, frozenset[str]]:
-    """Digest and imports of one file. Its time and size are there for the cache only."""
+    """Returns the digest and the imports of one file. Its time and size only serve the cache."""
     del mtime_ns, size
     tree = ast.parse(path.read_bytes(), filename=str(path))
     package = module if path.name == "__init__.py" else module.rpartition(".")[0]
@@ -81,48 +98,109 @@ def _read(path: Path, module: str, mtime_ns: int, size: int) -> tuple[str, froze
     return hashlib.sha256(normal_form(tree).encode()).hexdigest(), imports
 
 
-def normal_form(node: ast.AST) -> str:
-    """The syntax tree as text, without docstrings, positions and empty fields.
+def normal_form(node: ast.AST, *, in_class: bool = False) -> str:
+    """Returns the syntax tree as text, without positions, empty fields and all that cannot change a result.
 
-    Python's own `ast.dump` changes with the version of Python as empty fields come and go; this does not.
+    The output of `ast.dump` differs between versions of Python because empty fields come and go; this one does not.
+
+    Args:
+        node: The tree.
+        in_class: The node is part of a class body, so its annotations count.
     """
+    if isinstance(node, ast.AnnAssign) and not in_class and node.value is not None:
+        node = ast.Assign(targets=[node.target], value=node.value)
+    if isinstance(node, (ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef, ast.Lambda)):
+        in_class = isinstance(node, ast.ClassDef)
     parts = []
-    for name, value in ast.iter_fields(node):
-        if name in ("kind", "type_comment", "type_ignores"):
-            continue
-        if name == "body" and isinstance(node, (ast.Module, ast.ClassDef, ast.FunctionDef, ast.AsyncFunctionDef)):
-            value = _without_docstring(value)
-        if value is None or value == []:
-            # None as a constant is a value; None as a field is its absence.
-            if isinstance(node, ast.Constant):
-                parts.append("value=None")
-        elif isinstance(value, list):
-            parts.append(f"{name}=[{','.join(_form(item) for item in value)}]")
-        else:
-            parts.append(f"{name}={_form(value)}")
+    for name, value in _counted_fields(node).items():
+        if isinstance(value, list):
+            items = [item for item in value if not _is_ignored(item, in_class)]
+            if items:
+                parts.append(f"{name}=[{','.join(_form(item, in_class) for item in items)}]")
+        # None as a constant is a value; None as a field is its absence.
+        elif value is not None or isinstance(node, ast.Constant):
+            parts.append(f"{name}={_form(value, in_class)}")
     return f"{type(node).__name__}({','.join(parts)})"
 
 
-def _form(value: object) -> str:
-    return normal_form(value) if isinstance(value, ast.AST) else f"{type(value).__name__}:{value!r}"
+def _form(value: object, in_class: bool) -> str:
+    return normal_form(value, in_class=in_class) if isinstance(value, ast.AST) else f"{type(value).__name__}:{value!r}"
 
 
-def _without_docstring(body: list[ast.stmt]) -> list[ast.stmt]:
-    if body and isinstance(body[0], ast.Expr) and isinstance(body[0].value, ast.Constant):
-        return body[1:] if isinstance(body[0].value.value, str) else body
-    return body
+def _counted_fields(node: ast.AST) -> dict[str, object]:
+    """Returns the fields of a node that count."""
+    fields = {
+        name: value for name, value in ast.iter_fields(node) if name not in ("kind", "type_comment", "type_ignores")
+    }
+    if isinstance(node, ast.arg):
+        del fields["annotation"]
+    elif isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
+        del fields["returns"]
+    elif isinstance(node, ast.If) and _is_type_checking(node):
+        fields = {"orelse": node.orelse}
+    elif isinstance(node, ast.Raise) and isinstance(node.exc, ast.Call):
+        fields["exc"] = _without_texts(node.exc)
+    elif isinstance(node, ast.Call):
+        name = _last_name(node.func)
+        if name == "log_progress":
+            fields |= {"args": [], "keywords": []}
+        elif name == "Field":
+            fields["keywords"] = [item for item in node.keywords if item.arg != "description"]
+    return fields
 
 
-def _imports(tree: ast.Module, package: str) -> Iterator[str]:
-    """Names of modules that may be imported anywhere in the file, functions included."""
-    for node in ast.walk(tree):
+def _is_ignored(node: object, in_class: bool) -> bool:
+    """Returns True for a docstring, and for a variable outside a class body that is annotated and not set."""
+    if isinstance(node, ast.Expr):
+        return isinstance(node.value, ast.Constant) and isinstance(node.value.value, str)
+    return isinstance(node, ast.AnnAssign) and node.value is None and not in_class
+
+
+def _without_texts(call: ast.Call) -> ast.Call:
+    """Returns the call in a `raise` statement without its texts; other arguments may decide what the caller does."""
+    return ast.Call(
+        func=call.func,
+        args=[_without_texts(item) if isinstance(item, ast.Call) else item for item in call.args if not _is_text(item)],
+        keywords=[item for item in call.keywords if not _is_text(item.value)],
+    )
+
+
+def _is_text(node: ast.expr) -> bool:
+    """Returns True for a string, an f-string, and what is put together from them."""
+    match node:
+        case ast.JoinedStr() | ast.Constant(value=str()):
+            return True
+        case ast.BinOp(op=ast.Add() | ast.Mod()):
+            return _is_text(node.left) or _is_text(node.right)
+        case ast.IfExp():
+            return _is_text(node.body) and _is_text(node.orelse)
+        case ast.Call(func=ast.Attribute(value=value, attr="format" | "join")):
+            return _is_text(value)
+    return False
+
+
+def _is_type_checking(node: ast.If) -> bool:
+    return _last_name(node.test) == "TYPE_CHECKING"
+
+
+def _last_name(node: ast.expr) -> str:
+    """Returns `name` for `name`, `a.name` and `a().name`."""
+    return node.id if isinstance(node, ast.Name) else node.attr if isinstance(node, ast.Attribute) else ""
+
+
+def _imports(tree: ast.AST, package: str) -> Iterator[str]:
+    """Yields the names of modules that the file may import when it runs, inside functions too."""
+    waiting: list[ast.AST] = [tree]
+    while waiting:
+        node = waiting.pop()
+        waiting += node.orelse if isinstance(node, ast.If) and _is_type_checking(node) else ast.iter_child_nodes(node)
         if isinstance(node, ast.Import):
             for alias in node.names:
                 yield from (alias.name, *_parents(alias.name))
         elif isinstance(node, ast.ImportFrom):
             base = _absolute(node, package)
             yield from (base, *_parents(base))
-            # `from stages import loop` may name a module or a value; a value has no file and drops out later.
+            # `from stages import loop` may name a module or a value; a value has no file and is dropped later.
             yield from (f"{base}.{alias.name}" for alias in node.names)
 
 
@@ -135,13 +213,13 @@ def _absolute(node: ast.ImportFrom, package: str) -> str:
 
 
 def _parents(module: str) -> list[str]:
-    """Packages whose `__init__` runs when `module` is imported."""
+    """Returns the packages whose `__init__` runs when `module` is imported."""
     parts = module.split(".")
     return [".".join(parts[:length]) for length in range(1, len(parts))]
 
 
 def _source_file(module: str) -> Path | None:
-    """The .py file of a module; parents are found by their folders, and nothing is imported."""
+    """Returns the .py file of a module. It follows folders, so it imports nothing."""
     top, *rest = module.split(".")
     spec = PathFinder.find_spec(top)
     if spec is None:
@@ -164,13 +242,14 @@ PACKAGES = (
     "clozeline", "deepspeed", "mlflow", "numpy", "peft", "pydantic", "ray", "scikit-learn", "tokenizers", "torch",
     "transformers",
 )  # fmt: skip
-"""What may change a result."""
+"""Packages that may change a result."""
 
 
 @cache
 def versions() -> dict[str, str]:
-    """Python and the packages that may change a result, by name; those that are not installed are left out. Read once
-    in each process, for reading it takes as long as a small step.
+    """Returns the versions of Python and of the installed packages that may change a result, by name.
+
+    A process reads them once, because reading takes as long as a small step.
     """
     found = {"python": platform.python_version()}
     for package in PACKAGES:

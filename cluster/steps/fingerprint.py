@@ -1,36 +1,73 @@
 """Computes the key and fingerprint of every step of a graph.
 
 The key covers everything that can change a result: config, inputs, assets and code. Paths, numbers of workers, devices
-and log settings are not part of it.
+and log settings are not part of it. Versions of libraries are part of it only on request.
 """
 
 from __future__ import annotations
 
 import hashlib
 from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
 from typing import Any
 
 from cluster.canonical_json import canonical, flatten, plain
 from cluster.errors import FingerprintError
-from cluster.steps.code_digests import CodeDigests
+from cluster.steps.code_digests import CodeDigests, versions
 from cluster.steps.step import Step
 from cluster.store.manifest import FORMAT, Key
 
 
-def fingerprints(steps: Mapping[str, Step]) -> dict[str, Key]:
-    """The key of every step. `steps` is in the order of `cluster.steps.step.graph`.
+@dataclass(frozen=True, kw_only=True, slots=True)
+class KeyOptions:
+    """Which code and versions are part of the keys.
+
+    Args:
+        excluded_modules: Modules and packages outside the code digests, because they cannot change a result.
+        has_versions: Make the versions of Python and of the libraries part of every key.
+    """
+
+    excluded_modules: tuple[str, ...] = ()
+    has_versions: bool = False
+
+
+def fingerprints(steps: Mapping[str, Step], options: KeyOptions | None = None) -> dict[str, Key]:
+    """Returns the key of every step.
+
+    Args:
+        steps: In the order of `cluster.steps.step.graph`.
+        options: Which code and versions count.
 
     Raises:
         FingerprintError: a config holds a value without a canonical form, or a function has no source file.
     """
-    code = CodeDigests()
+    options = options or KeyOptions()
+    code = CodeDigests(options.excluded_modules)
     keys: dict[str, Key] = {}
     for name, step in steps.items():
-        keys[name] = _key(step, keys, code)
+        keys[name] = _key(step, keys, code_components(step.run, options, code))
     return keys
 
 
-def _key(step: Step, keys: Mapping[str, Key], code: CodeDigests) -> Key:
+def code_components(run: str, options: KeyOptions, digests: CodeDigests | None = None) -> dict[str, str]:
+    """Returns the components of a key that depend on what is installed: `code.<module>`, `versions.<library>`.
+
+    Args:
+        run: The function of a step, as `module:function`.
+        options: Which code and versions count.
+        digests: Digests to reuse.
+
+    Raises:
+        FingerprintError: the function has no source file.
+    """
+    digests = digests or CodeDigests(options.excluded_modules)
+    components = {f"code.{module}": digest for module, digest in digests.of(run.partition(":")[0]).items()}
+    if options.has_versions:
+        components |= {f"versions.{library}": number for library, number in versions().items()}
+    return components
+
+
+def _key(step: Step, keys: Mapping[str, Key], code: Mapping[str, str]) -> Key:
     parts: dict[str, Any] = {
         "format": FORMAT,
         "step": step.name,
@@ -43,12 +80,10 @@ def _key(step: Step, keys: Mapping[str, Key], code: CodeDigests) -> Key:
             for role, item in step.inputs.items()
         },
         "assets": _assets(step),
-        "code": code.of(step.run.partition(":")[0]),
     }
-    # Hashed nested, so that no config key with a dot in it can imitate another; kept flat, for people.
-    components = flatten({key: value for key, value in parts.items() if key != "code"})
-    components |= {f"code.{module}": digest for module, digest in parts["code"].items()}
-    return Key(hashlib.sha256(canonical(parts).encode()).hexdigest(), components)
+    # The hash is of the nested form, so no config key with a dot in it can imitate another component.
+    nested = canonical({**parts, "code": dict(code)})
+    return Key(hashlib.sha256(nested.encode()).hexdigest(), flatten(parts) | dict(code))
 
 
 def _assets(step: Step) -> dict[str, str]:
@@ -56,11 +91,11 @@ def _assets(step: Step) -> dict[str, str]:
         if not isinstance(digest, str) or not digest:
             raise FingerprintError(
                 f"asset {role} of step {step.name} has no digest but {digest!r}.",
-                "Give the text that cluster.store.files.file_digest or tree_digest returns.",
+                "Pass the text that cluster.store.files.file_digest or tree_digest returns.",
             )
     return dict(step.assets)
 
 
 def config_params(components: Iterable[tuple[str, Any]]) -> dict[str, Any]:
-    """The config among a key's components, as parameters: `config.loop.steps` becomes `loop.steps`."""
+    """Returns the config among the components of a key, as parameters: `config.loop.steps` becomes `loop.steps`."""
     return {name.removeprefix("config."): value for name, value in components if name.startswith("config.")}

@@ -1,36 +1,37 @@
-"""The plan of a run: CACHED, RUN or BLOCKED for every step, with the reason. Runs and changes nothing."""
+"""The plan of a run: CACHED, RUN or BLOCKED for every step, with the reason. Planning runs and changes nothing."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from fnmatch import fnmatchcase
 
 from cluster.errors import GraphError, MissingUpstreamError
-from cluster.steps.fingerprint import fingerprints
+from cluster.steps.code_digests import versions
+from cluster.steps.fingerprint import KeyOptions, fingerprints
 from cluster.steps.step import Step, ancestors, descendants, graph
 from cluster.store.base import LookupResult, Store
-from cluster.store.manifest import Key, Manifest, differences
+from cluster.store.manifest import Key, Manifest, differences, version_changes
 
 
 class PlanState(StrEnum):
-    """HIT: committed. RUN: to be run. BLOCKED: needs what this run leaves out."""
+    """CACHED: a committed result exists. RUN: the run executes the step. BLOCKED: the run leaves out what it needs."""
 
-    CACHED = "HIT"
+    CACHED = "CACHED"
     RUN = "RUN"
     BLOCKED = "BLOCKED"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Selection:
-    """Which steps to look at; each is a list of names, or globs such as `pet/*`. A name stands for all below it too.
+    """Which steps to plan. Each field lists names or globs such as `pet/*`; a name includes all steps below it.
 
     Args:
-        from_: Only these and all that needs them. What they need must be committed.
-        until: Only these and all that they need.
-        only: Only these. What they need must be committed.
-        force: Run these even if they are committed.
+        from_: Only these steps and their descendants. The results that they read must be committed.
+        until: Only these steps and their ancestors.
+        only: Only these steps. The results that they read must be committed.
+        force: Run these steps even if they are committed.
         verify: Compare hashes of committed files, not only their sizes.
     """
 
@@ -45,60 +46,106 @@ class Selection:
 class PlannedStep:
     """One line of a plan.
 
-    `manifest` is that of a HIT; `reasons` say in words why it is none; `chosen` whether the step may be run at all.
+    Args:
+        step: The step.
+        key: Its key.
+        state: What the run does with it.
+        reasons: Why it is not CACHED.
+        notes: What the user should know about a CACHED result: who accepted it, and which library versions differ.
+        manifest: The manifest of a CACHED step.
+        forced: The user forces it.
+        selected: False if it is listed only because a selected step reads it.
     """
 
     step: Step
     key: Key
     state: PlanState
     reasons: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
     manifest: Manifest | None = None
     forced: bool = False
     selected: bool = True
 
     @property
     def name(self) -> str:
-        """The step's name."""
+        """The name of the step."""
         return self.step.name
 
     @property
     def fingerprint(self) -> str:
-        """The step's fingerprint."""
+        """The fingerprint of the step."""
         return self.key.fingerprint
 
 
-def plan(steps: Iterable[Step], store: Store, selection: Selection | None = None) -> list[PlannedStep]:
-    """Every step that a run would look at, upstream first.
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Plan:
+    """A sequence of the planned steps, upstream first. A run makes it once; the scheduler and the report read it.
+
+    Args:
+        lines: The selected steps and the steps that they read, by name.
+        steps: All steps of the graph, by name.
+        keys: Their keys.
+        manifests: The committed results of all steps, at the time of planning.
+        key_options: Which code and versions are part of the keys.
+    """
+
+    lines: Mapping[str, PlannedStep]
+    steps: Mapping[str, Step]
+    keys: Mapping[str, Key]
+    manifests: Mapping[str, Manifest]
+    key_options: KeyOptions
+
+    def __iter__(self) -> Iterator[PlannedStep]:
+        return iter(self.lines.values())
+
+    def __len__(self) -> int:
+        return len(self.lines)
+
+    def __getitem__(self, index: int) -> PlannedStep:
+        return list(self.lines.values())[index]
+
+
+def plan(
+    steps: Iterable[Step], store: Store, selection: Selection | None = None, key_options: KeyOptions | None = None
+) -> Plan:
+    """Plans a run.
 
     Args:
         steps: The leaves, or all steps, of the graph.
         store: Where results are.
-        selection: Which steps to look at; all if None.
+        selection: Which steps to plan. Default: all.
+        key_options: Which code and versions are part of the keys.
 
     Raises:
-        GraphError: the steps do not form a graph, or a name of the selection matches none of them.
-        FingerprintError: the identity of a step cannot be told.
+        GraphError: the steps do not form a graph, or a name of the selection matches no step.
+        FingerprintError: the key of a step cannot be computed.
     """
     selection = selection or Selection()
+    key_options = key_options or KeyOptions()
     nodes = graph(steps)
-    keys = fingerprints(nodes)
-    chosen = _selected(nodes, selection)
-    forced = _forced(nodes, selection, chosen)
-    shown = chosen | {item.name for name in chosen for item in nodes[name].upstream()}
-    names = [name for name in nodes if name in shown]
-    looked_up = store.inspect_all([(name, keys[name].fingerprint) for name in names], selection.verify)
+    keys = fingerprints(nodes, key_options)
+    selected = _selected(nodes, selection)
+    forced = _forced(nodes, selection, selected)
+    shown = selected | {item.name for name in selected for item in nodes[name].upstream()}
+    lookups = _look_up(store, keys, shown, verify=selection.verify)
     lines: dict[str, PlannedStep] = {}
-    for name, found in zip(names, looked_up, strict=True):
-        step, key = nodes[name], keys[name]
-        if name not in chosen:
-            lines[name] = _left_out(step, key, found)
+    for name in (name for name in nodes if name in shown):
+        step, key, lookup = nodes[name], keys[name], lookups[name]
+        if name in selected:
+            lines[name] = _planned_step(step, key, lookup, lines, store, name in forced)
         else:
-            lines[name] = _planned_step(step, key, found, lines, store, name in forced)
-    return list(lines.values())
+            lines[name] = _left_out(step, key, lookup)
+    return Plan(
+        lines=lines,
+        steps=nodes,
+        keys=keys,
+        manifests={name: lookup.manifest for name, lookup in lookups.items() if lookup.manifest is not None},
+        key_options=key_options,
+    )
 
 
 def stale_upstream(step: Step, manifest: Manifest, upstream: Mapping[str, Manifest]) -> str | None:
-    """An upstream step that was made anew since, with other files than those that this result was made from."""
+    """Returns the name of an upstream step that has other files now than those that this result was made from."""
     for item in step.upstream():
         current = upstream.get(item.name)
         if current is not None and manifest.upstream_digests.get(item.name) != current.content_digest:
@@ -106,13 +153,23 @@ def stale_upstream(step: Step, manifest: Manifest, upstream: Mapping[str, Manife
     return None
 
 
+def _look_up(store: Store, keys: Mapping[str, Key], shown: set[str], *, verify: bool) -> dict[str, LookupResult]:
+    """Looks up the results of all steps; hashes are compared for the shown steps only."""
+    lookups: dict[str, LookupResult] = {}
+    for is_shown in (True, False):
+        names = [name for name in keys if (name in shown) is is_shown]
+        results = store.inspect_all([(name, keys[name].fingerprint) for name in names], verify and is_shown)
+        lookups |= dict(zip(names, results, strict=True))
+    return lookups
+
+
 def _planned_step(
-    step: Step, key: Key, found: LookupResult, lines: Mapping[str, PlannedStep], store: Store, forced: bool
+    step: Step, key: Key, lookup: LookupResult, lines: Mapping[str, PlannedStep], store: Store, forced: bool
 ) -> PlannedStep:
-    """State of a step that the selection holds."""
-    line = PlannedStep(step=step, key=key, state=PlanState.RUN, forced=forced, manifest=None)
+    """Plans a step of the selection."""
+    line = PlannedStep(step=step, key=key, state=PlanState.RUN, forced=forced)
     blockers = [lines[item.name] for item in step.upstream() if lines[item.name].state is PlanState.BLOCKED]
-    if blockers and (forced or found.manifest is None):
+    if blockers and (forced or lookup.manifest is None):
         reasons = tuple(
             f"it needs {item.name}, which is blocked"
             if item.selected
@@ -122,21 +179,26 @@ def _planned_step(
         return replace(line, state=PlanState.BLOCKED, reasons=reasons)
     if forced:
         return replace(line, reasons=("forced",))
-    if found.manifest is not None:
+    if lookup.manifest is not None:
         known = {name: planned.manifest for name, planned in lines.items() if planned.manifest is not None}
-        stale = stale_upstream(step, found.manifest, known)
+        stale = stale_upstream(step, lookup.manifest, known)
         if stale is None:
-            return replace(line, state=PlanState.CACHED, manifest=found.manifest)
-        return replace(line, reasons=(f"{stale} was made anew, with other files than those that this was made from",))
-    return replace(line, reasons=_reasons(step, key, found, lines, store))
+            return _cached(line, lookup.manifest)
+        return replace(line, reasons=(f"{stale} was rebuilt, with other files than this result was made from",))
+    return replace(line, reasons=_reasons(step, key, lookup, lines, store))
+
+
+def _cached(line: PlannedStep, manifest: Manifest) -> PlannedStep:
+    notes = (*(str(item) for item in manifest.acceptances), *version_changes(manifest.versions, versions()))
+    return replace(line, state=PlanState.CACHED, manifest=manifest, notes=notes)
 
 
 def _reasons(
-    step: Step, key: Key, found: LookupResult, lines: Mapping[str, PlannedStep], store: Store
+    step: Step, key: Key, lookup: LookupResult, lines: Mapping[str, PlannedStep], store: Store
 ) -> tuple[str, ...]:
-    """Why a step has no result: what is broken, or what changed against the result that comes nearest."""
-    if found.problems:
-        return found.reasons
+    """Returns why a step has no result: what is damaged, or what changed since the nearest result."""
+    if lookup.problems:
+        return lookup.reasons
     nearest = store.nearest(step.name, key.fingerprint, key.components)
     if nearest is None:
         older = store.outdated(step.name)
@@ -150,42 +212,45 @@ def _reasons(
     return own + (inputs or tuple(str(item) for item in changed if item.name.startswith("inputs.")))
 
 
-def _left_out(step: Step, key: Key, found: LookupResult) -> PlannedStep:
-    """State of a step that is only there because a chosen one reads it."""
+def _left_out(step: Step, key: Key, lookup: LookupResult) -> PlannedStep:
+    """Plans a step that is listed only because a selected step reads it."""
     line = PlannedStep(step=step, key=key, state=PlanState.BLOCKED, selected=False)
-    if found.manifest is not None:
-        return replace(line, state=PlanState.CACHED, manifest=found.manifest)
-    return replace(line, reasons=(*found.reasons, "not committed, and left out of this run"))
+    if lookup.manifest is not None:
+        return _cached(line, lookup.manifest)
+    return replace(line, reasons=(*lookup.reasons, "not committed, and not selected for this run"))
 
 
 def _selected(nodes: Mapping[str, Step], selection: Selection) -> set[str]:
-    chosen = set(nodes)
+    selected = set(nodes)
     if selection.from_:
-        chosen &= descendants(nodes, matching(nodes, selection.from_))
+        selected &= descendants(nodes, matching(nodes, selection.from_))
     if selection.until:
-        chosen &= ancestors(nodes, matching(nodes, selection.until))
+        selected &= ancestors(nodes, matching(nodes, selection.until))
     if selection.only:
-        chosen &= matching(nodes, selection.only)
-    if not chosen:
-        raise GraphError("the chosen parts of the pipeline have no step in common.", "Widen from, until or only.")
-    return chosen
-
-
-def _forced(nodes: Mapping[str, Step], selection: Selection, chosen: set[str]) -> set[str]:
-    forced = matching(nodes, selection.force)
-    if forced and not forced & chosen:
+        selected &= matching(nodes, selection.only)
+    if not selected:
         raise GraphError(
-            f"{', '.join(sorted(forced))} cannot be forced, for this run leaves it out.", "Widen from, until or only."
+            "the selected parts of the pipeline have no step in common.", "Widen --from, --until or --only."
         )
-    return forced & chosen
+    return selected
 
 
-def matching(nodes: Mapping[str, Step], globs: Iterable[str]) -> set[str]:
-    """Names that any of the globs matches; `*` matches slashes too, and `distill` means all `distill/*` as well."""
-    matching: set[str] = set()
+def _forced(nodes: Mapping[str, Step], selection: Selection, selected: set[str]) -> set[str]:
+    forced = matching(nodes, selection.force)
+    if forced and not forced & selected:
+        raise GraphError(
+            f"cannot force {', '.join(sorted(forced))}: not selected in this run.", "Widen --from, --until or --only."
+        )
+    return forced & selected
+
+
+def matching(nodes: Iterable[str], globs: Iterable[str]) -> set[str]:
+    """Returns the names that a glob matches. `*` matches slashes too, and `distill` includes all `distill/*`."""
+    nodes = list(nodes)
+    names: set[str] = set()
     for glob in globs:
-        found = {name for name in nodes if fnmatchcase(name, glob) or name.startswith(f"{glob.rstrip('/')}/")}
-        if not found:
+        matched = {name for name in nodes if fnmatchcase(name, glob) or name.startswith(f"{glob.rstrip('/')}/")}
+        if not matched:
             raise GraphError(f"no step is called {glob}.", f"The steps are {', '.join(nodes)}.")
-        matching |= found
-    return matching
+        names |= matched
+    return names

@@ -66,16 +66,18 @@ class Step:
     """One node of the graph.
 
     Args:
-        name: Where its results lie, such as `pet/review/0`.
+        name: The folder of its results in the store, such as `pet/review/0`.
         run: Its function as `module:function`, imported when the step runs: `run(config, inputs, out, recorder,
             engine)`, at the top of a module. It returns a small dataclass or pydantic model.
         config: A frozen pydantic model.
         inputs: Role -> the step, or tuple of steps, whose files it reads.
-        assets: Role -> digest of data or weights that come from outside of the pipeline.
+        assets: Role -> digest of data or weights that come from outside the pipeline.
         resources: What it gets while it runs.
+        kind: A word for what the step is, such as `probe`. The caller chooses and reads it; it is not part of the key.
+        labels: Name -> text that the caller attaches to the step and reads again. They are not part of the key.
 
     Raises:
-        GraphError: the name cannot be a path, or the function cannot be found by a worker.
+        GraphError: the name cannot be a path, or a worker cannot import the function.
     """
 
     name: str
@@ -84,6 +86,8 @@ class Step:
     inputs: Mapping[str, Upstream] = field(default_factory=dict)
     assets: Mapping[str, str] = field(default_factory=dict)
     resources: Resources = field(default_factory=Resources)
+    kind: str = ""
+    labels: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if not _usable(self.name):
@@ -105,6 +109,16 @@ class Step:
                 yield from item
             else:
                 yield item
+
+    def upstream_by_component(self) -> dict[str, str]:
+        """Returns component of the key, such as `inputs.members.0` -> name of the upstream step."""
+        names: dict[str, str] = {}
+        for role, item in self.inputs.items():
+            if isinstance(item, tuple):
+                names |= {f"inputs.{role}.{index}": one.name for index, one in enumerate(item)}
+            else:
+                names[f"inputs.{role}"] = item.name
+        return names
 
 
 def function_name(function: Callable[..., Any]) -> str:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import dataclasses
 import typing
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 from cluster.errors import GraphError
+from cluster.steps.fingerprint import KeyOptions
 from cluster.steps.step import Resources, Step
 from cluster.store.lease import TTL_S
 from cluster.store.manifest import Key
@@ -17,7 +18,12 @@ from cluster.store.manifest import Key
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TaskSpec:
-    """All that a worker needs of a step. `roles` gives, for each input, the places of its upstream in the arguments."""
+    """Everything that a worker needs to run a step.
+
+    `roles` gives, for each input, the indices of its upstream steps among the arguments of the task. `key_options` are
+    those of the plan, so that the worker compares the same code before it commits. `engine` is the class of the engine
+    for one process, as `module:class`.
+    """
 
     step: str
     run: str
@@ -30,10 +36,12 @@ class TaskSpec:
     attempt: int
     run_id: str | None
     ttl_s: float = TTL_S
+    engine: str = ""
+    key_options: KeyOptions = field(default_factory=KeyOptions)
 
 
 def input_indices(step: Step, upstream: tuple[str, ...]) -> Mapping[str, int | tuple[int, ...]]:
-    """For each input, where its upstream stands among the arguments of the task."""
+    """Returns, for each input, the indices of its upstream steps among the arguments of the task."""
     return {
         role: tuple(upstream.index(one.name) for one in item) if isinstance(item, tuple) else upstream.index(item.name)
         for role, item in step.inputs.items()
@@ -43,14 +51,14 @@ def input_indices(step: Step, upstream: tuple[str, ...]) -> Mapping[str, int | t
 def build_inputs(
     fn: Callable[..., Any], step: str, roles: Mapping[str, int | tuple[int, ...]], folders: list[Path]
 ) -> Any:
-    """The dataclass that `fn` declares for its `inputs`, or a plain dict if it declares none.
+    """Returns the dataclass that `fn` declares for its `inputs`, or a dict if it declares none.
 
     Raises:
-        GraphError: the step's roles are not the dataclass's fields.
+        GraphError: the roles of the step are not the fields of the dataclass.
     """
     values = {
-        role: tuple(folders[one] for one in place) if isinstance(place, tuple) else folders[place]
-        for role, place in roles.items()
+        role: tuple(folders[one] for one in index) if isinstance(index, tuple) else folders[index]
+        for role, index in roles.items()
     }
     kind = typing.get_type_hints(fn).get("inputs")
     if not (isinstance(kind, type) and dataclasses.is_dataclass(kind)):
@@ -60,7 +68,7 @@ def build_inputs(
     except TypeError as error:
         fields = ", ".join(item.name for item in dataclasses.fields(kind))
         raise GraphError(
-            f"step {step} has the inputs {', '.join(values) or 'none'}, and {kind.__qualname__} of "
-            f"{fn.__module__} wants {fields} ({error}).",
-            "Give both the same names.",
+            f"step {step} has the inputs {', '.join(values) or '(none)'}, but {kind.__qualname__} of "
+            f"{fn.__module__} has the fields {fields} ({error}).",
+            "Use the same names in both.",
         ) from error

@@ -28,6 +28,7 @@ COMMANDS = {
     "explain": ("pipelines.cli.plan:explain", "Show why a step runs: its cache key compared with the nearest one."),
     "plan": ("pipelines.cli.plan:plan", "Show what a run would do, and why."),
     "status": ("pipelines.cli.plan:status", "Show which steps are committed, running or failed."),
+    "accept": ("pipelines.cli.maintenance:accept", "Keep results after a change of code that does not affect them."),
     "graph": ("pipelines.cli.plan:graph", "Print the graph of a recipe as Mermaid text, or draw it."),
     "score": ("pipelines.cli.predict:score", "Score labels with patterns, without training."),
     "predict": ("pipelines.cli.predict:predict", "Label lines with a trained classifier or with prompts."),

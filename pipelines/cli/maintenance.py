@@ -1,45 +1,67 @@
-"""Commands that maintain the store and the machine: gc, doctor."""
+"""Commands that maintain the store and the machine: accept, gc, doctor."""
 
 from __future__ import annotations
 
+import getpass
+import os
 from typing import Annotated
 
 import typer
 from rich.markup import escape
 
+from cluster.steps.accept import accept as accept_results
 from cluster.store.garbage import collect_garbage, find_retained
 from pipelines.cli import options
 from pipelines.cli.options import DEFAULT_STORE
 from pipelines.cli.views.terminal import console
+from pipelines.dag.planner import plan_recipe
 from pipelines.preflight.doctor import run_checks
 from pipelines.run import status
 from pipelines.run.request import load_request
 
 
-def gc(
-    recipes: Annotated[list[str], typer.Argument(help="All recipes whose results are to stay.", metavar="RECIPE...")],
-    dry_run: Annotated[bool, typer.Option("--dry-run", help="Only show what would be removed.")] = False,
+def accept(
+    recipe: options.Recipe,
+    steps: Annotated[list[str], typer.Argument(help="Steps, or globs.", metavar="STEP...")],
     override: options.Override = None,
     store: options.StoreFolder = DEFAULT_STORE,
 ) -> None:
-    """Remove results of the recipes' steps that none of them reaches any more."""
+    """Keep results although code or library versions changed, if the change does not affect them.
 
-    opened, found = status.stale_results(recipes, override, store)
-    kept = find_retained(found) if dry_run else collect_garbage(opened, found)
-    removed = [item for item in found if item not in kept]
-    if found:
-        console.print(status.stale_table(found, kept))
+    Steps downstream that differ only through these are kept too. Nothing runs.
+    """
+    request = load_request(recipe, override, store)
+    planned = plan_recipe(request.config, request.store)
+    user = f"{getpass.getuser()}@{os.uname().nodename}"
+    for kept in accept_results(planned, request.store, steps, user):
+        changes = "; ".join(kept.changes) if kept.is_named else "downstream"
+        console.print(f"accepted  {kept.manifest.step}  {escape(changes)}", highlight=False, soft_wrap=True)
+
+
+def gc(
+    recipes: Annotated[list[str], typer.Argument(help="All recipes whose results to keep.", metavar="RECIPE...")],
+    dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be removed, and remove nothing.")] = False,
+    override: options.Override = None,
+    store: options.StoreFolder = DEFAULT_STORE,
+) -> None:
+    """Remove results of the steps of these recipes that none of the recipes reaches."""
+
+    opened, stale = status.stale_results(recipes, override, store)
+    kept = find_retained(stale) if dry_run else collect_garbage(opened, stale)
+    removed = [item for item in stale if item not in kept]
+    if stale:
+        console.print(status.stale_table(stale, kept))
     total = status.format_size(sum(item.num_bytes for item in removed))
     console.print(f"{len(removed)} results{' would be' if dry_run else ''} removed, {total}", highlight=False)
 
 
 def doctor(recipe: options.Recipe = "demo", override: options.Override = None) -> None:
-    """Examine versions, processors, disk, network and assets: what is missing and how to get it."""
+    """Check versions, devices, disk, network and assets, and show how to fix what is missing."""
 
-    asked = load_request(recipe, override, DEFAULT_STORE)
+    request = load_request(recipe, override, DEFAULT_STORE)
     fatal = False
-    for finding in run_checks(asked.config.assets):
-        mark = "[red]bad [/]" if finding.fatal else "[yellow]note[/]" if finding.remedy else "[green]good[/]"
+    for finding in run_checks(request.config.assets):
+        mark = "[red]error  [/]" if finding.fatal else "[yellow]warning[/]" if finding.remedy else "[green]ok     [/]"
         text = f"{finding.what}: {finding.found}" + (f". {finding.remedy}" if finding.remedy else "")
         console.print(f"{mark} {escape(text)}", highlight=False, soft_wrap=True)
         fatal |= finding.fatal

@@ -10,14 +10,15 @@ from rich.markup import escape
 from rich.table import Table
 
 from cluster.steps.plan import Selection
-from cluster.steps.plan import plan as make_plan
 from pipelines.cli import options
 from pipelines.cli.options import DEFAULT_STORE
 from pipelines.cli.views import key_diff
 from pipelines.cli.views.plan_table import plan_table
 from pipelines.cli.views.terminal import console, errors
 from pipelines.dag import fewshot
+from pipelines.dag.planner import plan_recipe
 from pipelines.preflight import memory
+from pipelines.report.page.graph import mermaid
 from pipelines.run.request import check_cached, load_request
 from pipelines.run.status import step_states
 
@@ -28,10 +29,11 @@ def explain(
     override: options.Override = None,
     store: options.StoreFolder = DEFAULT_STORE,
 ) -> None:
-    """Show why a step runs: its key beside the nearest committed one, difference by difference."""
+    """Show why a step runs: its cache key compared with the nearest committed one."""
 
-    asked = load_request(recipe, override, store)
-    for explanation in key_diff.explain_steps(fewshot.build_steps(asked.config), asked.store, steps):
+    request = load_request(recipe, override, store)
+    planned = plan_recipe(request.config, request.store)
+    for explanation in key_diff.explain_steps(planned, request.store, steps):
         key_diff.print_explanation(explanation, console)
 
 
@@ -47,7 +49,7 @@ def plan(
 ) -> None:
     """Show what a run would do, and why. Runs nothing and fetches nothing."""
 
-    asked = load_request(recipe, override, store)
+    request = load_request(recipe, override, store)
     selection = Selection(
         from_=tuple(from_ or ()),
         until=tuple(until or ()),
@@ -55,11 +57,12 @@ def plan(
         force=tuple(force or ()),
         verify=verify,
     )
-    check_cached(asked)
-    steps = fewshot.build_steps(asked.config)
-    room = memory.local_budget(steps)
-    console.print(plan_table(make_plan(steps, asked.store, selection), memory.memory_rows(steps, room)))
-    console.print(memory.budget_summary(room), style="dim", highlight=False)
+    check_cached(request)
+    planned = plan_recipe(request.config, request.store, selection)
+    steps = list(planned.steps.values())
+    budget = memory.local_budget(steps)
+    console.print(plan_table(planned, memory.memory_rows(steps, budget)))
+    console.print(memory.budget_summary(budget), style="dim", highlight=False)
 
 
 def status(
@@ -68,7 +71,7 @@ def status(
     """Show which steps are committed, running or failed."""
 
     table = Table(box=None, pad_edge=False)
-    for column in ("state", "step", "about"):
+    for column in ("state", "step", "details"):
         table.add_column(column, overflow="fold", no_wrap=column == "step")
     styles = {"committed": "green", "running": "cyan", "failed": "red"}
     for row in step_states(load_request(recipe, override, store)):
@@ -79,11 +82,10 @@ def status(
 def graph(
     recipe: options.Recipe,
     override: options.Override = None,
-    png: Annotated[Path | None, typer.Option("--png", help="Write a picture instead.")] = None,
-    svg: Annotated[Path | None, typer.Option("--svg", help="Write a drawing instead.")] = None,
+    png: Annotated[Path | None, typer.Option("--png", help="Write a PNG image instead.")] = None,
+    svg: Annotated[Path | None, typer.Option("--svg", help="Write an SVG image instead.")] = None,
 ) -> None:
-    """Print the graph of a recipe as mermaid text, or draw it."""
-    from pipelines.report.page.graph import mermaid
+    """Print the graph of a recipe as Mermaid text, or draw it."""
     from pipelines.report.page.graph_plot import plot_graph
 
     steps = fewshot.build_steps(load_request(recipe, override, DEFAULT_STORE).config)

@@ -14,12 +14,11 @@ from pipelines.preflight import models
 from pipelines.preflight.assets import fetch
 from pipelines.schema.config import ScoreRecipe
 from pipelines.schema.loader import find_recipe, read_recipe
-from pipelines.schema.locations import RecipeError, with_location
+from pipelines.schema.locations import RecipeError, errors_located_in
 from pipelines.serving import batch_inference, model_lookup
 from pipelines.serving.service.batcher import BatchingConfig
 from pipelines.serving.service.request_parsing import RequestLimits
 from pipelines.serving.service.server import ListenAddress, serve_until_stopped
-from stages.common.errors import InputError
 from stages.common.models.backbones.config import BackboneConfig
 
 
@@ -44,12 +43,9 @@ def score(
     for name in pattern or ():
         if name not in found.task.patterns:
             raise RecipeError(f"there is no pattern {name!r}.", f"Take one of: {', '.join(found.task.patterns)}.")
-    try:
-        with preflight_progress(errors) as show:
-            fetch({"backbone.asset": config.asset}, show)
-            models.check_scoring(found.task, pattern or list(found.task.patterns), config)
-    except InputError as error:
-        raise with_location(error, path) from error
+    with errors_located_in(path), preflight_progress(errors) as show:
+        fetch({"backbone.asset": config.asset}, show)
+        models.check_scoring(found.task, pattern or list(found.task.patterns), config)
     with open_lines(input_) as lines, open_output(output) as answers:
         for line in batch_inference.score_lines(
             found.task, pattern or list(found.task.patterns), config, lines, input_

@@ -1,9 +1,9 @@
-"""The DAG of a recipe: what it runs, from top to bottom.
+"""The DAG of a recipe: the steps of a run, from top to bottom.
 
 data/<task> ─┬─ verbalizer/<pattern> (before all that uses the pattern, if label words are searched for)
              ├─ zero_shot/<pattern>, priming/<pattern>/<seed> ───────────────────┐
              ├─ pet/<pattern>/<seed> ─ pet/g<k>/... ─┐                           │
-             ├─ probe/<member> ──────────────────────┴ soft_labels (and shards) ─ distill/<seed>
+             ├─ probe/<member> ──────────────────────┴ soft_labels (and soft_label_shards) ─ distill/<seed>
              ├─ baseline/<seed> ─────────────────────────────────────────────────┼─ report
 ppt/<format>─┴─ prompts/<task>/<method>/<seed> ──────────────────────────────────┘
 
@@ -16,152 +16,165 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from functools import partial
 
-from cluster.steps.step import Resources, Step
-from pipelines.dag import prompts
+from cluster.steps.step import Step
 from pipelines.dag.learning_curve import learning_curve_steps
-from pipelines.dag.members import labeled_shards_step, member_kind, member_steps, untrained_steps, verbalizer_steps
+from pipelines.dag.members import labeled_shards_step, member_steps, untrained_steps, verbalizer_steps
 from pipelines.dag.pretraining import pretraining_steps
-from pipelines.dag.prompts import init_kinds, prompt_steps
-from pipelines.report.config import ReportConfig
+from pipelines.dag.prompts import (
+    init_kinds,
+    prompt_steps,
+    token_level_data_steps,
+    token_level_prompt_steps,
+)
+from pipelines.dag.steps import make_step
+from pipelines.kinds import KINDS
+from pipelines.report.config import MeasuredStep, ReportConfig
 from pipelines.schema.config import PipelineConfig
 from pipelines.schema.sections.ensemble import CurveMethod
 from stages.baseline.config import BaselineConfig
-from stages.common.assets.cache import identity
 from stages.common.patterns.config import Task
-from stages.common.seeds import derive_seed
 from stages.distillation.config import DistillationConfig
-from stages.soft_labels.config import SoftLabelsConfig
+from stages.soft_labels.config import EnsembleConfig, SoftLabelsConfig
 from stages.splits.config import DataConfig, SplitsConfig
-
-LIGHTWEIGHT = Resources(cpus=0.5)
-"""Steps that compute next to nothing."""
 
 
 def build_steps(config: PipelineConfig, dropped: Collection[str] = ()) -> list[Step]:
-    """Every step of a recipe, upstream before downstream; of those that are ready, the first are started first.
+    """Returns every step of a recipe, sorted by urgency: of the steps that are ready, the first start first.
 
-    So the longest way, from sub-models to students, comes before what only fills the gaps. `dropped` names members
-    that the ensemble does without (see pipelines/dag/quorum.py).
+    The longest path, from sub-models to students, comes before steps that can run at any time. The order of the kinds
+    in pipelines/kinds.py defines the urgency.
+
+    Args:
+        config: The recipe.
+        dropped: Names of members that the ensemble leaves out; see pipelines/dag/quorum.py.
     """
     data = {task.name: _split(config, task, sets) for task, sets, _ in config.datasets.values()}
-    data |= prompts.token_level_data_steps(config, LIGHTWEIGHT)
+    data |= token_level_data_steps(config)
     main = data[config.task.name]
     words = verbalizer_steps(config, main)
     examples, ppt = pretraining_steps(config)
-    found = member_steps(config, main, words, ppt)
-    voting = tuple(step for step in found.members if step.name not in dropped)
-    labels = _soft_labels(config, main, voting, tuple(sorted(dropped)))
-    shards = (labeled_shards_step(config, config.unlabeled_shards, voting),) if config.unlabeled_shards else ()
-    students = [_student(config, seed, main, labels, shards) for seed in config.distill.seeds]
-    baselines = [_baseline(config, seed, main) for seed in (config.baseline.seeds if config.baseline else ())]
-    before = untrained_steps(config, main, words)
-    fewer = learning_curve_steps(config, main, partial(_steps_of_methods, ppt=ppt), LIGHTWEIGHT)
-    tuned, together = prompt_steps(config, data, ppt)
-    tuned += prompts.token_level_prompt_steps(config, data, ppt)
-    by_urgency = (
-        *words.values(), *examples, *ppt, *found.together, *found.earlier, *voting, labels, *shards, *students,
-        *together, *tuned, *before, *baselines, *fewer,
-    )  # fmt: skip
-    measured = (
-        *data.values(), *words.values(), *baselines, *before, *found.earlier, *voting, labels, *students, *ppt, *tuned,
-        *fewer[-1:],
-    )  # fmt: skip
-    return [*data.values(), *by_urgency, _report(config, measured)]
+    submodels = member_steps(config, main, words, ppt)
+    members = tuple(step for step in submodels.members if step.name not in dropped)
+    labels = _soft_labels(config, main, members, tuple(sorted(dropped)))
+    shards = labeled_shards_step(config, config.unlabeled_shards, members) if config.unlabeled_shards else None
+    batched, prompts = prompt_steps(config, data, ppt)
+    steps = [
+        *data.values(),
+        *words.values(),
+        *examples,
+        *ppt,
+        *submodels.batched,
+        *submodels.earlier,
+        *members,
+        labels,
+        *([shards] if shards else []),
+        *(_student(config, seed, main, labels, shards) for seed in config.distill.seeds),
+        *batched,
+        *prompts,
+        *token_level_prompt_steps(config, data, ppt),
+        *untrained_steps(config, main, words),
+        *(_baseline(config, seed, main) for seed in (config.baseline.seeds if config.baseline else ())),
+        *learning_curve_steps(config, main, partial(_steps_of_methods, ppt=ppt)),
+    ]
+    urgency = {kind: number for number, kind in enumerate(KINDS)}
+    return [*sorted(steps, key=lambda step: urgency[step.kind]), _report(config, steps)]
 
 
 def _steps_of_methods(config: PipelineConfig, data: Step, ppt: Sequence[Step]) -> dict[CurveMethod, Step]:
-    """The last step of each method that the curve of accuracy against labels may measure."""
-    voting = member_steps(config, data, verbalizer_steps(config, data), ppt).members
-    labels = _soft_labels(config, data, voting, ())
-    ends: dict[CurveMethod, Step] = {
+    """Returns the last step of each method that the learning curve can measure."""
+    members = member_steps(config, data, verbalizer_steps(config, data), ppt).members
+    labels = _soft_labels(config, data, members, ())
+    steps: dict[CurveMethod, Step] = {
         "ensemble": labels,
         "student": _student(config, config.distill.seeds[0], data, labels),
     }
     if config.baseline:
-        ends["baseline"] = _baseline(config, config.baseline.seeds[0], data)
-    return ends
+        steps["baseline"] = _baseline(config, config.baseline.seeds[0], data)
+    return steps
 
 
 def _split(config: PipelineConfig, task: Task, data: DataConfig) -> Step:
-    name = f"data/{task.name}"
-    return Step(
-        name=name,
+    return make_step(
+        config,
+        f"data/{task.name}",
+        kind="data",
         run="stages.splits.stage:run",
-        config=SplitsConfig(data=data, labels=task.labels, fields=task.fields, seed=derive_seed(config.seed, name)),
-        assets={key: identity(source.asset) for key, source in data.sources.items()},
-        resources=LIGHTWEIGHT,
+        config=SplitsConfig(data=data, labels=task.labels, fields=task.fields),
+        task=task.name,
     )
 
 
-def _soft_labels(config: PipelineConfig, data: Step, voting: tuple[Step, ...], dropped: tuple[str, ...]) -> Step:
-    return Step(
-        name="soft_labels",
+def _soft_labels(config: PipelineConfig, data: Step, members: tuple[Step, ...], dropped: tuple[str, ...]) -> Step:
+    return make_step(
+        config,
+        "soft_labels",
+        kind="soft_labels",
         run="stages.soft_labels.stage:run",
         config=SoftLabelsConfig(
             labels=config.task.labels,
-            ensemble=config.ensemble.mixing,
-            members=tuple(step.name for step in voting),
-            groups=tuple(member_kind(step.name) for step in voting),
+            ensemble=EnsembleConfig.of(config.ensemble),
+            members=tuple(step.name for step in members),
+            groups=tuple(step.labels["member"] for step in members),
             dropped=dropped,
         ),
-        inputs={"data": data, "members": voting},
-        resources=LIGHTWEIGHT,
+        inputs={"data": data, "members": members},
+        row="ensemble",
     )
 
 
-def _student(config: PipelineConfig, seed: int, data: Step, labels: Step, shards: tuple[Step, ...] = ()) -> Step:
-    name = f"distill/{seed}"
-    return Step(
-        name=name,
+def _student(config: PipelineConfig, seed: int, data: Step, labels: Step, shards: Step | None = None) -> Step:
+    return make_step(
+        config,
+        f"distill/{seed}",
+        kind="distill",
         run="stages.distillation.stage:run",
-        config=DistillationConfig(
+        config=DistillationConfig.of(
+            config.distill,
             labels=config.task.labels,
             fields=config.task.fields,
             student=config.student,
-            temperature=config.distill.temperature,
-            gold_weight=config.distill.gold_weight,
-            keep_fraction=config.distill.keep_fraction,
-            min_confidence=config.distill.min_confidence,
             max_student_examples=config.unlabeled_shards.max_student_examples if config.unlabeled_shards else None,
-            training=config.distill.training,
-            seed=derive_seed(config.seed, name),
         ),
-        inputs={"data": data, "soft_labels": labels, **({"shards": shards[0]} if shards else {})},
-        assets={"student": identity(config.student.asset)},
+        inputs={"data": data, "soft_labels": labels, "shards": shards},
         resources=config.distill.resources,
+        row="student",
+        seed=str(seed),
     )
 
 
 def _baseline(config: PipelineConfig, seed: int, data: Step) -> Step:
     assert config.baseline is not None
-    name = f"baseline/{seed}"
-    return Step(
-        name=name,
+    return make_step(
+        config,
+        f"baseline/{seed}",
+        kind="baseline",
         run="stages.baseline.stage:run",
-        config=BaselineConfig(
-            labels=config.task.labels,
-            fields=config.task.fields,
-            student=config.student,
-            training=config.baseline.training,
-            seed=derive_seed(config.seed, name),
+        config=BaselineConfig.of(
+            config.baseline, labels=config.task.labels, fields=config.task.fields, student=config.student
         ),
         inputs={"data": data},
-        assets={"student": identity(config.student.asset)},
         resources=config.baseline.resources,
+        row="baseline",
+        seed=str(seed),
     )
 
 
-def _report(config: PipelineConfig, measured: tuple[Step, ...]) -> Step:
-    return Step(
-        name="report",
+def _report(config: PipelineConfig, steps: Sequence[Step]) -> Step:
+    positions = {step.name: KINDS[step.kind].report_position for step in steps}
+    measured = sorted(
+        (step for step in steps if positions[step.name] is not None), key=lambda step: positions[step.name] or 0
+    )
+    return make_step(
+        config,
+        "report",
+        kind="report",
         run="pipelines.report.stage:run",
         config=ReportConfig(
             recipe=config.name,
             task=config.task.name,
             steps=tuple(step.name for step in measured),
+            measured=tuple(MeasuredStep(name=step.name, kind=step.kind, labels=dict(step.labels)) for step in measured),
             starts=init_kinds(config),
-            seed=derive_seed(config.seed, "report"),
         ),
         inputs={"measured": measured},
-        resources=LIGHTWEIGHT,
     )

@@ -5,7 +5,7 @@ pet/<pattern>/<seed>            sub-models on the recipe's backbone; the first g
 pet/g<k>/<pattern>/<seed>       sub-models of generation k of iPET
 pet/<member>/...                the same on another backbone
 probe/<member>                  logistic regression on sentence embeddings
-shards                          soft labels for an unlabeled set too large for memory
+soft_label_shards               soft labels for unlabeled data that is too large for memory
 """
 
 from __future__ import annotations
@@ -15,60 +15,50 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from cluster.steps.step import Step
-from pipelines.dag.prompts import BATCHED, batched_step
+from pipelines.dag.prompts import batched_step
+from pipelines.dag.steps import make_step
 from pipelines.schema.config import PipelineConfig
 from pipelines.schema.sections.ensemble import PetMember, PetSection, ProbeMember, ShardsSection
 from pipelines.schema.sections.prompts import PromptTaskConfig
 from pipelines.schema.sections.resources import Section
-from stages.common.assets.cache import identity
-from stages.common.data import text_shards
 from stages.common.models.backbones.config import BackboneConfig
 from stages.common.prompts.config import PromptConfig
-from stages.common.seeds import derive_seed, python_rng
+from stages.common.seeds import python_rng
 from stages.pet.config import GenerationConfig, PetConfig
 from stages.pet.verbalizer_search.config import VerbalizerSearchConfig
 from stages.probe.config import ProbeConfig
 from stages.prompt_tuning.batched.config import PromptJob
-from stages.soft_labels.sharded.config import ShardedLabelsConfig
+from stages.soft_labels.config import EnsembleConfig
+from stages.soft_labels.sharded.config import ShardedLabelsConfig, ShardsConfig
 
 Words = Mapping[str, Step]
-"""Pattern -> the step that finds its label words; empty where the task has its own."""
+"""Pattern -> the step that finds its label words; empty if the task has label words."""
 
 
 @dataclass(frozen=True, slots=True)
 class MemberSteps:
-    """`voting`: the members of the ensemble; `earlier`: the generations of sub-models before them, oldest first;
-    `together`: steps that train many of them in one batch.
+    """`members`: the members of the ensemble; `earlier`: the generations of sub-models before them, oldest first;
+    `batched`: steps that train many of them in the same batches.
     """
 
     members: tuple[Step, ...]
     earlier: tuple[Step, ...] = ()
-    together: tuple[Step, ...] = ()
+    batched: tuple[Step, ...] = ()
 
 
 def member_steps(config: PipelineConfig, data: Step, words: Words, ppt: Sequence[Step] = ()) -> MemberSteps:
-    """All members of the ensemble, with what comes before them. `ppt`: pretrained prompts."""
-    found = _submodels(config, config.pet, config.backbone, "pet", data, words, ppt)
+    """Returns all members of the ensemble, with the steps before them. `ppt`: pretrained prompts."""
+    members = [_SubModels(config, config.pet, config.backbone, "pet", data, words, ppt).steps()]
     for name, section in config.members.items():
         if isinstance(section, PetMember):
-            more = _submodels(config, section, section.backbone, f"pet/{name}", data, words, ppt)
+            members.append(_SubModels(config, section, section.backbone, f"pet/{name}", data, words, ppt).steps())
         else:
-            more = MemberSteps((_probe(config, name, section, data),))
-        found = MemberSteps(
-            (*found.members, *more.members), (*found.earlier, *more.earlier), (*found.together, *more.together)
-        )
-    return found
-
-
-def member_kind(member: str) -> str:
-    """The kind of a member, for balanced weights: `pet/g2/review/0` -> `pet`, `pet/bert/review/0` -> `pet/bert`."""
-    kind, *rest = member.split("/")
-    others = [part for part in rest[:-2] if not _is_generation(part)]
-    return member if kind == "probe" else "/".join([kind, *others])
-
-
-def _is_generation(part: str) -> bool:
-    return part.startswith("g") and part[1:].isdigit()
+            members.append(MemberSteps((_probe(config, name, section, data),)))
+    return MemberSteps(
+        tuple(step for item in members for step in item.members),
+        tuple(step for item in members for step in item.earlier),
+        tuple(step for item in members for step in item.batched),
+    )
 
 
 def verbalizer_steps(config: PipelineConfig, data: Step) -> dict[str, Step]:
@@ -77,201 +67,214 @@ def verbalizer_steps(config: PipelineConfig, data: Step) -> dict[str, Step]:
     if section is None:
         return {}
     return {
-        pattern: Step(
-            name=f"verbalizer/{pattern}",
+        pattern: make_step(
+            config,
+            f"verbalizer/{pattern}",
+            kind="verbalizer",
             run="stages.pet.verbalizer_search.stage:run",
-            config=VerbalizerSearchConfig(
-                task=config.task.only(pattern),
-                pattern=pattern,
-                backbone=config.backbone,
-                method=section.method,
-                num_words=section.num_words,
-                num_candidates=section.num_candidates,
+            config=VerbalizerSearchConfig.of(
+                section, task=config.task.only(pattern), pattern=pattern, backbone=config.backbone
             ),
             inputs={"data": data},
-            assets={"backbone": identity(config.backbone.asset)},
             resources=section.resources,
+            pattern=pattern,
         )
         for pattern in config.hard_patterns
     }
 
 
 def untrained_steps(config: PipelineConfig, data: Step, words: Words) -> list[Step]:
-    """Patterns measured zero-shot and with demonstrations."""
-    found = []
+    """Returns the steps that test each pattern without training: zero-shot, and with demonstrations."""
+    steps = []
     if config.zero_shot:
-        found += [
-            _untrained(config, f"zero_shot/{name}", name, 0, config.pet, data, words) for name in config.hard_patterns
-        ]
+        steps += [_untrained(config, "zero_shot", name, config.pet, data, words) for name in config.hard_patterns]
     if config.priming:
-        pairs = [(name, seed) for name in config.hard_patterns for seed in config.priming.seeds]
-        found += [
-            _untrained(config, f"priming/{name}/{seed}", name, config.priming.shots, config.priming, data, words)
-            for name, seed in pairs
+        steps += [
+            _untrained(config, "priming", name, config.priming, data, words, shots=config.priming.shots, seed=seed)
+            for name in config.hard_patterns
+            for seed in config.priming.seeds
         ]
-    return found
+    return steps
 
 
 def _untrained(
-    config: PipelineConfig, step: str, pattern: str, shots: int, section: Section, data: Step, words: Words
+    config: PipelineConfig,
+    kind: str,
+    pattern: str,
+    section: Section,
+    data: Step,
+    words: Words,
+    *,
+    shots: int = 0,
+    seed: int | None = None,
 ) -> Step:
-    return Step(
-        name=step,
+    """Returns a step without training. `shots` and `seed`: of its demonstrations, if there are any."""
+    fixed = {"seed": 0} if seed is None else {}
+    return make_step(
+        config,
+        f"{kind}/{pattern}" if seed is None else f"{kind}/{pattern}/{seed}",
+        kind=kind,
         run="stages.pet.stage:run",
         config=PetConfig(
             task=config.task.only(pattern),
             pattern=pattern,
             backbone=config.backbone,
             tune="none",
-            training=None,
             shots=shots,
             label_unlabeled=False,
-            seed=derive_seed(config.seed, step) if shots else 0,
+            **fixed,
         ),
-        inputs={"data": data, **_words_of(pattern, words)},
-        assets={"backbone": identity(config.backbone.asset)},
+        inputs={"data": data, "verbalizer": words.get(pattern)},
         resources=section.resources,
+        row=f"{kind}/{pattern}",
+        pattern=pattern,
+        **({} if seed is None else {"seed": str(seed)}),
     )
 
 
-def _submodels(
-    config: PipelineConfig,
-    section: PetSection,
-    backbone: BackboneConfig,
-    prefix: str,
-    data: Step,
-    words: Words,
-    ppt: Sequence[Step],
-) -> MemberSteps:
-    """Sub-models of one backbone, generation after generation; without labels the first one is zero-shot."""
-    seeds = section.seeds if config.has_labels or section.ipet is None else section.seeds[:1]
-    pairs = [(pattern, seed) for pattern in config.patterns_of(section) for seed in seeds]
-    first = section if config.has_labels else section.model_copy(update={"tune": "none", "mlm": None})
-    last = [
-        _submodel(config, first, backbone, prefix, pair, _upstream(config, first, pair[0], data, ppt), words)
-        for pair in pairs
-    ]
-    shared: tuple[Step, ...] = ()
-    if first.tune == "prompt" and first.batched_training:
-        start = ppt if first.prompt.init == "ppt" else ()
-        shared = (batched_step(f"{prefix}/{BATCHED}", _jobs(last, ppt), backbone, section, [data], start),)
-        last = [replace(step, inputs={**step.inputs, "batched": shared[0]}) for step in last]
-    earlier: list[Step] = []
-    for number in range(1, section.ipet.generations + 1 if section.ipet else 1):
-        earlier += last
-        names = [step.name for step in last]
-        by_name = dict(zip(names, last, strict=True))
-        last = []
-        for pair, own in zip(pairs, names, strict=True):
-            assert section.ipet is not None
-            rng = python_rng(config.seed, "teachers", own)
-            chosen = sample_teachers(names, own, section.ipet.teacher_fraction, rng)
-            growth = GenerationConfig.of(section.ipet, number, config.has_labels)
-            taught = (growth, tuple(by_name[name] for name in chosen))
-            upstream = _upstream(config, section, pair[0], data, ppt)
-            last.append(_submodel(config, section, backbone, f"{prefix}/g{number}", pair, upstream, words, taught))
-    return MemberSteps(tuple(last), tuple(earlier), shared)
+@dataclass(frozen=True, slots=True)
+class _SubModels:
+    """Makes the sub-models of one section, generation after generation. `prefix`: of their names."""
 
+    config: PipelineConfig
+    section: PetSection
+    backbone: BackboneConfig
+    prefix: str
+    data: Step
+    words: Words
+    ppt: Sequence[Step]
 
-def _upstream(
-    config: PipelineConfig, section: PetSection, pattern: str, data: Step, ppt: Sequence[Step]
-) -> dict[str, Step]:
-    """What every sub-model reads: the data, and a pretrained prompt if it starts from one."""
-    if section.tune != "prompt" or section.prompt.init != "ppt":
-        return {"data": data}
-    return {"data": data, "pretrained": ppt[config.pretrained_for(PromptTaskConfig(pattern=pattern))]}
+    def steps(self) -> MemberSteps:
+        """Returns all generations. Without labeled data, the first one is zero-shot."""
+        config, section = self.config, self.section
+        seeds = section.seeds if config.has_labels or section.ipet is None else section.seeds[:1]
+        pairs = [(pattern, seed) for pattern in config.patterns_of(section) for seed in seeds]
+        first = section if config.has_labels else section.model_copy(update={"tune": "none", "mlm": None})
+        last = [self._submodel(first, pattern, seed) for pattern, seed in pairs]
+        batched: tuple[Step, ...] = ()
+        if first.tune == "prompt" and first.batched_training:
+            batched = (self._batched(last),)
+            last = [replace(step, inputs={**step.inputs, "batched": batched[0]}) for step in last]
+        earlier: list[Step] = []
+        for number in range(1, section.ipet.generations + 1 if section.ipet else 1):
+            earlier += last
+            last = [self._next_generation(step, pair, number, last) for step, pair in zip(last, pairs, strict=True)]
+        return MemberSteps(tuple(last), tuple(earlier), batched)
 
+    def _next_generation(self, step: Step, pair: tuple[str, int], number: int, generation: Sequence[Step]) -> Step:
+        """Returns the successor of a sub-model; some of the others of its generation are its teachers."""
+        ipet = self.section.ipet
+        assert ipet is not None
+        names = [item.name for item in generation]
+        rng = python_rng(self.config.seed, "teachers", step.name)
+        teachers = sample_teachers(names, step.name, ipet.teacher_fraction, rng)
+        return self._submodel(
+            self.section,
+            *pair,
+            growth=GenerationConfig.of(ipet, generation=number, from_zero=not self.config.has_labels),
+            teachers=[item for item in generation if item.name in teachers],
+        )
 
-def _jobs(steps: Sequence[Step], ppt: Sequence[Step]) -> list[PromptJob]:
-    """What is trained together, from the steps that would train it alone."""
-    jobs = []
-    for step in steps:
-        settings = step.config
-        assert isinstance(settings, PetConfig)
-        assert settings.training is not None, "tune: prompt has a loop"
-        names = ("task", "pattern", "prompt", "training", "loss", "seed", "name")
-        shared = {name: getattr(settings, name) for name in names}
-        start = next((number for number, item in enumerate(ppt) if item is step.inputs.get("pretrained")), None)
-        jobs.append(PromptJob(**shared, data=0, pretrained=start))
-    return jobs
-
-
-def _submodel(
-    config: PipelineConfig,
-    section: PetSection,
-    backbone: BackboneConfig,
-    prefix: str,
-    pair: tuple[str, int],
-    upstream: Mapping[str, Step],
-    words: Words,
-    taught: tuple[GenerationConfig, tuple[Step, ...]] | None = None,
-) -> Step:
-    """One sub-model. `pair`: its pattern and seed; `taught`: how its training set grows, and by whom."""
-    pattern, seed = pair
-    name = f"{prefix}/{pattern}/{seed}"
-    return Step(
-        name=name,
-        run="stages.pet.stage:run",
-        config=PetConfig(
-            task=config.task.only(pattern),
+    def _submodel(
+        self,
+        section: PetSection,
+        pattern: str,
+        seed: int,
+        *,
+        growth: GenerationConfig | None = None,
+        teachers: Sequence[Step] = (),
+    ) -> Step:
+        """Returns one sub-model. `growth` and `teachers` define how the training set of a later generation grows."""
+        row = "/".join([self.prefix, *([f"g{growth.generation}"] if growth else []), pattern])
+        name = f"{row}/{seed}"
+        is_prompt = section.tune == "prompt"
+        uses_ppt = is_prompt and section.prompt.init == "ppt"
+        start = self.config.pretrained_for(PromptTaskConfig(pattern=pattern)) if uses_ppt else None
+        return make_step(
+            self.config,
+            name,
+            kind="pet",
+            run="stages.pet.stage:run",
+            config=PetConfig.of(
+                section,
+                task=self.config.task.only(pattern),
+                pattern=pattern,
+                backbone=self.backbone,
+                prompt=section.prompt if is_prompt else PromptConfig(),
+                training=None if section.tune == "none" else section.training,
+                growth=growth,
+                name=name if is_prompt else "",
+            ),
+            inputs={
+                "data": self.data,
+                "pretrained": None if start is None else self.ppt[start],
+                "verbalizer": self.words.get(pattern),
+                "teachers": teachers,
+            },
+            resources=section.resources,
+            row=row,
+            seed=str(seed),
             pattern=pattern,
-            backbone=backbone,
-            tune=section.tune,
-            lora=section.lora,
-            prompt=section.prompt if section.tune == "prompt" else PromptConfig(),
-            training=None if section.tune == "none" else section.training,
-            loss=section.loss,
-            mlm=section.mlm,
-            growth=taught[0] if taught else None,
-            seed=derive_seed(config.seed, name),
-            name=name if section.tune == "prompt" else "",
-        ),
-        inputs={**upstream, **_words_of(pattern, words), **({"teachers": taught[1]} if taught else {})},
-        assets={"backbone": identity(backbone.asset)},
-        resources=section.resources,
-    )
+            member=self.prefix,
+            generation=str(growth.generation if growth else 0),
+        )
 
-
-def _words_of(pattern: str, words: Words) -> dict[str, Step]:
-    return {"verbalizer": words[pattern]} if words else {}
+    def _batched(self, steps: Sequence[Step]) -> Step:
+        """Returns the step that trains all sub-models of the first generation in the same batches."""
+        jobs = []
+        for step in steps:
+            assert isinstance(step.config, PetConfig)
+            start = next(
+                (number for number, item in enumerate(self.ppt) if item is step.inputs.get("pretrained")), None
+            )
+            jobs.append(PromptJob.of(step.config, data=0, pretrained=start))
+        return batched_step(
+            self.config,
+            self.prefix,
+            kind="batched_members",
+            jobs=jobs,
+            backbone=self.backbone,
+            resources=self.section.resources,
+            data=[self.data],
+            pretrained=self.ppt if self.section.prompt.init == "ppt" else (),
+        )
 
 
 def _probe(config: PipelineConfig, name: str, section: ProbeMember, data: Step) -> Step:
-    return Step(
-        name=f"probe/{name}",
+    return make_step(
+        config,
+        f"probe/{name}",
+        kind="probe",
         run="stages.probe.stage:run",
-        config=ProbeConfig(
-            labels=config.task.labels,
-            fields=config.task.fields,
-            encoder=section.encoder,
-            regularization_c=section.regularization_c,
-            contrastive=section.contrastive,
-        ),
+        config=ProbeConfig.of(section, labels=config.task.labels, fields=config.task.fields),
         inputs={"data": data},
-        assets={"encoder": identity(section.encoder.asset)},
         resources=section.resources,
+        row=f"probe/{name}",
+        member=f"probe/{name}",
     )
 
 
-def labeled_shards_step(config: PipelineConfig, section: ShardsSection, voting: tuple[Step, ...]) -> Step:
-    """The step `shards`, which reads the files of all members, and the shards."""
-    return Step(
-        name="soft_label_shards",
+def labeled_shards_step(config: PipelineConfig, section: ShardsSection, members: tuple[Step, ...]) -> Step:
+    """Returns the step that labels shards with the ensemble."""
+    return make_step(
+        config,
+        "soft_label_shards",
+        kind="soft_label_shards",
         run="stages.soft_labels.sharded.stage:run",
         config=ShardedLabelsConfig(
             labels=config.task.labels,
-            ensemble=config.ensemble.mixing,
-            groups=tuple(member_kind(step.name) for step in voting),
-            shards=section.reading,
+            ensemble=EnsembleConfig.of(config.ensemble),
+            groups=tuple(step.labels["member"] for step in members),
+            shards=ShardsConfig.of(section),
         ),
-        inputs={"members": voting},
-        assets={f"shards.{name}": digest for name, digest in text_shards.shard_digests(section.source.asset).items()},
+        inputs={"members": members},
         resources=section.resources,
+        shards="shards.source.asset",
     )
 
 
-def sample_teachers(names: Sequence[str], own: str, share: float, rng: random.Random) -> tuple[str, ...]:
-    """Some of the other sub-models, at least one, in the order of `names`."""
+def sample_teachers(names: Sequence[str], own: str, fraction: float, rng: random.Random) -> tuple[str, ...]:
+    """Samples some of the other sub-models, at least one, and keeps the order of `names`."""
     others = [name for name in names if name != own]
-    chosen = set(rng.sample(others, max(1, round(share * len(others)))))
-    return tuple(name for name in others if name in chosen)
+    sampled = set(rng.sample(others, max(1, round(fraction * len(others)))))
+    return tuple(name for name in others if name in sampled)

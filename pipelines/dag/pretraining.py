@@ -4,88 +4,66 @@ examples.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Sequence
 from typing import Any
 
 from cluster.steps.step import Step
+from pipelines.dag.steps import make_step
 from pipelines.schema.config import PipelineConfig
 from pipelines.schema.sections.prompts import PptSection
-from stages.common.assets.cache import identity
-from stages.common.data import text_shards
-from stages.common.seeds import derive_seed
-from stages.prompt_pretraining.config import PretrainingConfig
+from stages.common.data.config import CorpusConfig
+from stages.prompt_pretraining.config import PretrainingConfig, SingleConfig
 from stages.prompt_pretraining.examples.config import PretrainingExamplesConfig
 from stages.prompt_pretraining.formats import PretrainingFormat
 
 
 def pretraining_steps(config: PipelineConfig) -> tuple[list[Step], list[Step]]:
-    """The steps that build examples, and one step for each of `ppt.formats`, in their order."""
-    if config.ppt is None:
+    """Returns the steps that build examples, and one step per format of `ppt.formats`, in this order."""
+    ppt = config.ppt
+    if ppt is None:
         return [], []
-    sharded = config.ppt.corpus.shards is not None
-    before = [_examples(config, config.ppt, kind) for kind in config.ppt.formats] if sharded else []
-    upstream = {kind: {"examples": step} for kind, step in zip(config.ppt.formats, before, strict=False)}
-    return before, [_prompt(config, config.ppt, kind, upstream.get(kind, {})) for kind in config.ppt.formats]
+    examples = [_examples(config, ppt, kind) for kind in ppt.formats] if ppt.corpus.shards else []
+    upstream: Sequence[Step | None] = examples or [None] * len(ppt.formats)
+    return examples, [_prompt(config, ppt, kind, step) for kind, step in zip(ppt.formats, upstream, strict=True)]
 
 
 def _examples(config: PipelineConfig, section: PptSection, kind: PretrainingFormat) -> Step:
-    name = f"ppt_examples/{kind}"
     assert section.corpus.shards is not None
-    labels = kind == "single" and not section.single.classifier
-    backbone = {"backbone": identity(config.backbone.asset)} if labels else {}
-    found = text_shards.shard_digests(section.corpus.source.asset)
-    return Step(
-        name=name,
+    needs_backbone = kind == "single" and not section.single.classifier
+    return make_step(
+        config,
+        f"ppt_examples/{kind}",
+        kind="ppt_examples",
         run="stages.prompt_pretraining.examples.stage:run",
-        config=PretrainingExamplesConfig(
-            format=kind,
-            backbone=config.backbone if labels else None,
-            corpus=section.corpus.reading,
-            num_held_out=section.num_held_out,
-            seed=derive_seed(config.seed, name),
-            **_own(section, kind),
+        config=PretrainingExamplesConfig.of(
+            section, **_settings_of(section, kind), backbone=config.backbone if needs_backbone else None
         ),
-        assets={**{f"corpus.{shard}": digest for shard, digest in found.items()}, **backbone,
-                **_classifier(section, kind)},
         resources=section.corpus.shards.resources,
-    )  # fmt: skip
-
-
-def _prompt(config: PipelineConfig, section: PptSection, kind: PretrainingFormat, inputs: Mapping[str, Step]) -> Step:
-    name = f"ppt/{kind}"
-    corpus = {} if inputs else {"corpus": identity(section.corpus.source.asset)}
-    return Step(
-        name=name,
-        run="stages.prompt_pretraining.stage:run",
-        config=PretrainingConfig(
-            backbone=config.backbone,
-            format=kind,
-            corpus=section.corpus.reading,
-            num_virtual_tokens=section.num_virtual_tokens,
-            init=section.init,
-            num_held_out=section.num_held_out,
-            training=section.training,
-            seed=derive_seed(config.seed, name),
-            **_own(section, kind),
-        ),
-        inputs=inputs,
-        assets={
-            "backbone": identity(config.backbone.asset),
-            **corpus,
-            **_classifier(section, kind),
-        },
-        resources=section.resources,
+        shards="corpus.source.asset",
+        format=kind,
     )
 
 
-def _own(section: PptSection, kind: PretrainingFormat) -> dict[str, Any]:
-    """Settings that only this format has, so that they leave the others alone."""
-    if kind in ("choice", "unified"):
-        return {"num_options": section.num_options(kind)}
-    return {"single": section.single} if kind == "single" else {}
+def _prompt(config: PipelineConfig, section: PptSection, kind: PretrainingFormat, examples: Step | None) -> Step:
+    return make_step(
+        config,
+        f"ppt/{kind}",
+        kind="ppt",
+        run="stages.prompt_pretraining.stage:run",
+        config=PretrainingConfig.of(section, **_settings_of(section, kind), backbone=config.backbone),
+        inputs={"examples": examples},
+        resources=section.resources,
+        shards="corpus.source.asset" if examples else "",
+        format=kind,
+    )
 
 
-def _classifier(section: PptSection, kind: PretrainingFormat) -> dict[str, str]:
-    """The asset that labels in the backbone's place, if there is one."""
-    name = section.single.classifier
-    return {"classifier": identity(name)} if kind == "single" and name else {}
+def _settings_of(section: PptSection, kind: PretrainingFormat) -> dict[str, Any]:
+    """Settings of one format. Settings of other formats keep their defaults, so that changing them reruns nothing."""
+    options = {"num_options": section.num_options(kind)} if kind in ("choice", "unified") else {}
+    return {
+        "format": kind,
+        "corpus": CorpusConfig.of(section.corpus),
+        "single": section.single if kind == "single" else SingleConfig(),
+        **options,
+    }

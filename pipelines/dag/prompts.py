@@ -1,24 +1,22 @@
 """Steps of prompt tuning, for classification and for token-level tasks.
 
-data/<task>                     the splits of a token-level task
-prompts/<task>/<method>/<seed>  a soft prompt for a task; with a head for a token-level task
-prompts/together                trains all prompts for classification in one batch, if the recipe says so; the steps
-                                above then only test
-pet/together                    the same for sub-models with `tune: prompt`
+data/<task>                     the sets of a token-level task
+prompts/<task>/<method>/<seed>  a soft prompt for a task; with a linear head for a token-level task
+prompts/batched                 with batched_training: trains all prompts for classification in the same batches; the
+                                steps above then only test
+pet/batched                     the same for sub-models with `tune: prompt`
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from functools import partial
 
 from cluster.steps.step import Resources, Step
+from pipelines.dag.steps import make_step
 from pipelines.schema.config import PipelineConfig
-from pipelines.schema.rules import pretrained_for_token_level
 from pipelines.schema.sections.prompts import TokenLevelTask, token_level_tasks
-from pipelines.schema.sections.resources import Section
-from stages.common.assets.cache import identity
 from stages.common.models.backbones.config import BackboneConfig
+from stages.common.prompts.config import PromptConfig
 from stages.common.seeds import derive_seed
 from stages.prompt_tuning.batched.config import BatchedTuningConfig, PromptJob
 from stages.prompt_tuning.config import PromptTuningConfig
@@ -26,155 +24,153 @@ from stages.token_level.splits.config import TokenLevelSplitsConfig
 from stages.token_level.tuning.config import TokenLevelTuningConfig
 
 
-def token_level_data_steps(config: PipelineConfig, resources: Resources) -> dict[str, Step]:
-    """Task name -> the step that draws its sets."""
-    return {item.task.name: _token_level_data(config, item, resources) for item in token_level_tasks(config.prompts)}
+def token_level_data_steps(config: PipelineConfig) -> dict[str, Step]:
+    """Task name -> the step that samples its sets."""
+    return {
+        item.task.name: make_step(
+            config,
+            f"data/{item.task.name}",
+            kind="data",
+            run="stages.token_level.splits.stage:run",
+            config=TokenLevelSplitsConfig(task=item.task, data=item.section.data),
+            task=item.task.name,
+        )
+        for item in token_level_tasks(config.prompts)
+    }
 
 
-def _token_level_data(config: PipelineConfig, item: TokenLevelTask, resources: Resources) -> Step:
-    name = f"data/{item.task.name}"
-    return Step(
-        name=name,
-        run="stages.token_level.splits.stage:run",
-        config=TokenLevelSplitsConfig(task=item.task, data=item.data, seed=derive_seed(config.seed, name)),
-        assets={key: identity(source.asset) for key, source in item.data.sources.items()},
-        resources=resources,
-    )
-
-
-def token_level_prompt_steps(config: PipelineConfig, data: dict[str, Step], ppt: Sequence[Step]) -> list[Step]:
-    """A step for each task, method and seed."""
-    make = partial(_token_level_prompt, config, data, ppt)
-    section = config.prompts
-    if section is None:
-        return []
+def token_level_prompt_steps(config: PipelineConfig, data: Mapping[str, Step], ppt: Sequence[Step]) -> list[Step]:
+    """Returns one step per token-level task, method and seed."""
     return [
-        make(item, method, seed)
-        for item in token_level_tasks(section)
-        for method in section.methods
-        for seed in section.seeds
+        _token_level_prompt(config, data, ppt, item, method, seed)
+        for item in token_level_tasks(config.prompts)
+        for method in (config.prompts.methods if config.prompts else ())
+        for seed in (config.prompts.seeds if config.prompts else ())
     ]
 
 
 def _token_level_prompt(
-    config: PipelineConfig, data: dict[str, Step], ppt: Sequence[Step], item: TokenLevelTask, method: str, seed: int
+    config: PipelineConfig, data: Mapping[str, Step], ppt: Sequence[Step], item: TokenLevelTask, method: str, seed: int
 ) -> Step:
     assert config.prompts is not None
-    settings = config.prompts.methods[method]
-    name = f"prompts/{item.task.name}/{method}/{seed}"
-    upstream = {"pretrained": ppt[pretrained_for_token_level(config, item)]} if settings.init == "ppt" else {}
-    return Step(
-        name=name,
+    settings, row = config.prompts.methods[method], f"prompts/{item.task.name}/{method}"
+    return make_step(
+        config,
+        f"{row}/{seed}",
+        kind="prompts",
         run="stages.token_level.tuning.stage:run",
         config=TokenLevelTuningConfig(
             task=item.task,
             backbone=config.backbone,
-            prompt=settings.prompt,
+            prompt=PromptConfig.of(settings),
             training=settings.training or config.prompts.training,
-            seed=derive_seed(config.seed, name),
         ),
-        inputs={"data": data[item.task.name], **upstream},
-        assets={"backbone": identity(config.backbone.asset)},
+        inputs={
+            "data": data[item.task.name],
+            "pretrained": ppt[config.pretrained_for(item)] if settings.init == "ppt" else None,
+        },
         resources=config.prompts.resources,
+        row=row,
+        seed=str(seed),
+        task=item.task.name,
+        method=method,
     )
 
 
-BATCHED = "batched"
-
-
 def batched_step(
-    name: str,
+    config: PipelineConfig,
+    prefix: str,
+    *,
+    kind: str,
     jobs: Sequence[PromptJob],
     backbone: BackboneConfig,
-    section: Section,
+    resources: Resources,
     data: Sequence[Step],
     pretrained: Sequence[Step] = (),
 ) -> Step:
-    """The step that trains prompts together.
+    """Returns the step that trains prompts in the same batches.
 
     Args:
-        name: Its name.
-        jobs: The prompts; their `data` and `pretrained` count the steps below.
-        backbone: The frozen model.
-        section: Says what the step gets.
+        config: The recipe.
+        prefix: First part of its name.
+        kind: Its kind.
+        jobs: The prompts. Their `data` and `pretrained` are indices of the steps below.
+        backbone: The frozen language model.
+        resources: Resources of the step.
         data: Split steps.
         pretrained: Prompt-pretraining steps.
     """
-    return Step(
-        name=name,
+    return make_step(
+        config,
+        f"{prefix}/batched",
+        kind=kind,
         run="stages.prompt_tuning.batched.stage:run",
         config=BatchedTuningConfig(backbone=backbone, jobs=tuple(jobs)),
-        inputs={"data": tuple(data), **({"pretrained": tuple(pretrained)} if pretrained else {})},
-        assets={"backbone": identity(backbone.asset)},
-        resources=section.resources,
+        inputs={"data": data, "pretrained": pretrained},
+        resources=resources,
     )
 
 
 def prompt_steps(
     config: PipelineConfig, data: Mapping[str, Step], ppt: Sequence[Step]
 ) -> tuple[list[Step], list[Step]]:
-    """The prompts' steps, and those before them."""
+    """Returns the step that trains all prompts in the same batches, if there is one, and one step per prompt."""
     section = config.prompts
     if section is None:
         return [], []
     sets = [data[config.prompt_task(item)[0].name] for item in section.tasks]
-    jobs = []
+    jobs: list[tuple[PromptJob, dict[str, str]]] = []
     for number, item in enumerate(section.tasks):
         task, _ = config.prompt_task(item)
         for method, settings in section.methods.items():
             for seed in section.seeds:
-                name = f"prompts/{task.name}/{method}/{seed}"
-                jobs.append(
-                    PromptJob(
-                        name=name,
-                        task=task.only(item.pattern),
-                        pattern=item.pattern,
-                        prompt=settings.prompt,
-                        training=settings.training or section.training,
-                        seed=derive_seed(config.seed, name),
-                        data=number,
-                        pretrained=config.pretrained_for(item) if settings.init == "ppt" else None,
-                    )
+                row = f"prompts/{task.name}/{method}"
+                job = PromptJob(
+                    name=f"{row}/{seed}",
+                    task=task.only(item.pattern),
+                    pattern=item.pattern,
+                    prompt=PromptConfig.of(settings),
+                    training=settings.training or section.training,
+                    seed=derive_seed(config.seed, f"{row}/{seed}"),
+                    data=number,
+                    pretrained=config.pretrained_for(item) if settings.init == "ppt" else None,
                 )
-    before = (
-        [batched_step(f"prompts/{BATCHED}", jobs, config.backbone, section, sets, ppt)]
-        if section.batched_training
-        else []
-    )
-    return [_prompt(config, section, job, sets, ppt, before) for job in jobs], before
+                jobs.append((job, {"row": row, "seed": str(seed), "task": task.name, "method": method}))
+    batched: list[Step] = []
+    if section.batched_training:
+        batched.append(
+            batched_step(
+                config,
+                "prompts",
+                kind="batched_prompts",
+                jobs=[job for job, _ in jobs],
+                backbone=config.backbone,
+                resources=section.resources,
+                data=sets,
+                pretrained=ppt,
+            )
+        )
+    steps = [
+        make_step(
+            config,
+            job.name,
+            kind="prompts",
+            run="stages.prompt_tuning.stage:run",
+            config=PromptTuningConfig.of(job, backbone=config.backbone),
+            inputs={
+                "data": sets[job.data],
+                "batched": batched[0] if batched else None,
+                "pretrained": None if batched or job.pretrained is None else ppt[job.pretrained],
+            },
+            resources=section.resources,
+            **labels,
+        )
+        for job, labels in jobs
+    ]
+    return batched, steps
 
 
 def init_kinds(config: PipelineConfig) -> dict[str, str]:
-    """Method -> what its prompts start from, for the report."""
+    """Method -> the initialization of its prompts, for the report."""
     methods = config.prompts.methods if config.prompts else {}
     return {name: item.init if item.init == "ppt" else item.init.kind for name, item in methods.items()}
-
-
-def _prompt(
-    config: PipelineConfig,
-    section: Section,
-    job: PromptJob,
-    sets: Sequence[Step],
-    ppt: Sequence[Step],
-    before: Sequence[Step],
-) -> Step:
-    if before:
-        upstream = {"batched": before[0]}
-    else:
-        upstream = {} if job.pretrained is None else {"pretrained": ppt[job.pretrained]}
-    return Step(
-        name=job.name,
-        run="stages.prompt_tuning.stage:run",
-        config=PromptTuningConfig(
-            task=job.task,
-            pattern=job.pattern,
-            backbone=config.backbone,
-            prompt=job.prompt,
-            training=job.training,
-            seed=job.seed,
-            name=job.name,
-        ),
-        inputs={"data": sets[job.data], **upstream},
-        assets={"backbone": identity(config.backbone.asset)},
-        resources=section.resources,
-    )

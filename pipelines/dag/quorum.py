@@ -1,42 +1,49 @@
 """Continues without failed members if `ensemble.min_members` allows it.
 
-Without that key a missing member is an error: every step that needs the ensemble is blocked. With it, the ensemble's
-step lists the dropped members. Its fingerprint and the report therefore show them, and the next run retries them.
+Without that key a missing member is an error: every step that needs the ensemble is blocked. With it, the config of the
+ensemble's step lists the dropped members. Its fingerprint and the report therefore show them, and the next run retries
+them.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from cluster.run.result import RunResult, Status
-from cluster.steps.plan import plan
+from cluster.steps.plan import Plan
 from cluster.store.base import Store
-from pipelines.dag import fewshot
+from cluster.store.manifest import Manifest
+from pipelines.kinds import KINDS
 from pipelines.schema.config import PipelineConfig
 
 
-def dropped_members(config: PipelineConfig, store: Store) -> tuple[str, ...]:
-    """Members whose last attempt failed, if those with a result are enough by themselves; else none.
+def dropped_members(
+    config: PipelineConfig, planned: Plan, manifests: Mapping[str, Manifest], store: Store
+) -> tuple[str, ...]:
+    """Returns the members whose last attempt failed, if enough members have a result; else none.
 
     Args:
         config: The recipe.
-        store: Where results and failures are.
+        planned: The plan of all its steps.
+        manifests: The results of its steps.
+        store: The store with the failures.
     """
     if config.ensemble.min_members is None:
         return ()
-    lines = plan(fewshot.build_steps(config), store)
-    voting = {step.name for line in lines if line.name == "soft_labels" for step in line.step.upstream()}
-    members = [line for line in lines if line.name in voting and not line.name.startswith("data/")]
-    made = [line.name for line in members if line.manifest is not None]
+    ensembles = [step for step in planned.steps.values() if step.kind == "soft_labels"]
+    members = {item.name for step in ensembles for item in step.upstream() if KINDS[item.kind].votes}
     failed = [
-        line.name
-        for line in members
-        if line.manifest is None and store.failure(line.name, line.fingerprint) is not None
+        name
+        for name in planned.steps
+        if name in members - manifests.keys() and store.failure(name, planned.keys[name].fingerprint) is not None
     ]
-    enough = len(made) >= config.ensemble.min_members and len(made) + len(failed) == len(members)
-    return tuple(failed) if enough else ()
+    num_finished = len(members & manifests.keys())
+    is_enough = num_finished >= config.ensemble.min_members and num_finished + len(failed) == len(members)
+    return tuple(failed) if is_enough else ()
 
 
 def merge_results(first: RunResult, second: RunResult) -> RunResult:
-    """One run out of two: the first, in which members failed, and the second, which went on without them."""
+    """Merges two results: of the run in which members failed, and of the run that continued without them."""
     steps = {name: report for name, report in first.steps.items() if report.status in (Status.EXECUTED, Status.CACHED)}
     return RunResult(
         steps=steps | second.steps,

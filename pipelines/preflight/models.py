@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable
-from functools import partial
 from typing import Any
 
+from tokenizers import Tokenizer
+
 from pipelines.schema.config import PipelineConfig
-from pipelines.schema.locations import with_key
+from pipelines.schema.locations import errors_located_in
 from pipelines.schema.sections.prompts import PptSection, token_level_tasks
 from stages.common.assets.cache import is_cached, resolve
 from stages.common.errors import AssetError, InputError, VerbalizerError
@@ -19,7 +20,7 @@ from stages.common.patterns.encoding import check_pattern
 from stages.common.patterns.syntax import Pattern
 from stages.common.patterns.verbalizers import Verbalizer
 from stages.common.prompts.config import PromptConfig, check_fit
-from stages.prompt_pretraining.config import classifier_folder
+from stages.prompt_pretraining.classifier_files import classifier_folder
 from stages.prompt_pretraining.formats import task_of
 
 
@@ -28,30 +29,33 @@ def check_models(config: PipelineConfig, *, only_cached: bool = False) -> None:
 
     Args:
         config: The recipe.
-        only_cached: Pass over backbones that would have to be fetched or translated first, as a plan does.
+        only_cached: Skips backbones that must be downloaded or translated first, as a plan does.
 
     Raises:
         InputError: a combination that no stage can compute.
     """
-    for place, backbone in config.backbones.items():
+    for key, backbone in config.backbones.items():
         if only_cached and not _is_ready(backbone.asset):
             continue
-        where = "pet" if place == "backbone" else place.removesuffix(".backbone")
-        section = config.pet_sections[where]
-        family = with_key(f"{place}.asset", family_of, model_folder(backbone.asset))
+        section_key = "pet" if key == "backbone" else key.removesuffix(".backbone")
+        section = config.pet_sections[section_key]
+        with errors_located_in(f"{key}.asset"):
+            family = family_of(model_folder(backbone.asset))
         if section.mlm is not None and family != "masked":
             raise InputError(
                 f"the auxiliary loss (mlm) is for masked models; {backbone.asset.partition('#')[0]} is {family}.",
-                "Take mlm out, or name a masked backbone.",
-                key=f"{where}.mlm",
+                "Remove mlm, or use a masked backbone.",
+                key=f"{section_key}.mlm",
             )
-        tokenizer = with_key(f"{place}.asset", bare_tokenizer, backbone)
-        own = config.patterns_of(section)
-        check_task(config.task, own, family, tokenizer, "task", soft_blocks=section.tune == "prompt")
+        with errors_located_in(f"{key}.asset"):
+            tokenizer = bare_tokenizer(backbone)
+        names = config.patterns_of(section)
+        check_task(config.task, names, family, tokenizer, "task", soft_blocks=section.tune == "prompt")
         if section.tune == "prompt":
-            patterns = [config.task.pattern(name) for name in own]
-            check_method(section.prompt, patterns, family, backbone, f"{where}.prompt")
-        if place != "backbone":
+            patterns = [config.task.pattern(name) for name in names]
+            with errors_located_in(f"{section_key}.prompt"):
+                check_method(section.prompt, patterns, family, backbone)
+        if key != "backbone":
             continue
         check_task(config.task, config.hard_patterns, family, tokenizer, "task")
         if config.verbalizer_search:
@@ -72,64 +76,62 @@ def check_prompts(config: PipelineConfig, family: Family, tokenizer: Any) -> Non
         return
     for name, method in config.prompts.methods.items():
         patterns = [config.prompt_task(item)[0].pattern(item.pattern) for item in config.prompts.tasks]
-        check_method(method, patterns, family, config.backbone, f"prompts.methods.{name}")
+        with errors_located_in(f"prompts.methods.{name}"):
+            check_method(method, patterns, family, config.backbone)
     for number, item in enumerate(config.prompts.tasks):
         task, _ = config.prompt_task(item)
-        place = "task" if item.task is None else f"prompts.tasks.{number}.task"
-        check_task(task, (item.pattern,), family, tokenizer, place, soft_blocks=True)
+        key = "task" if item.task is None else f"prompts.tasks.{number}.task"
+        check_task(task, (item.pattern,), family, tokenizer, key, soft_blocks=True)
         for name, method in config.prompts.methods.items():
             if method.head == "linear" and task.options:
                 raise InputError(
-                    "multiple choice asks of each option whether it is right, which takes words.",
-                    "Take head: linear out, or this task.",
+                    "a linear head does not support multiple choice, which scores the words for right and wrong.",
+                    "Remove head: linear, or this task.",
                     key=f"prompts.methods.{name}.head",
                 )
             if method.head != "linear" and not task.verbalizer:
                 raise InputError(
                     f"the task {task.name} has no label words.",
-                    "Write a verbalizer, or take head: linear for every method.",
-                    key=f"{place}.verbalizer",
+                    "Set a verbalizer, or head: linear for every method.",
+                    key=f"{key}.verbalizer",
                 )
 
 
-def check_method(
-    method: PromptConfig, patterns: Iterable[Pattern], family: Family, backbone: BackboneConfig, place: str
-) -> None:
-    """Checks a method of soft prompting against patterns and backbone."""
+def check_method(method: PromptConfig, patterns: Iterable[Pattern], family: Family, backbone: BackboneConfig) -> None:
+    """Checks a method of soft prompt tuning against patterns and backbone."""
     for pattern in patterns:
-        with_key(place, partial(check_fit, method), pattern)
+        check_fit(method, pattern)
     if method.is_deep:
-        kind = json.loads((model_folder(backbone.asset) / "config.json").read_text())["model_type"]
-        with_key(place, partial(check_deep, family), kind)
+        model_type = json.loads((model_folder(backbone.asset) / "config.json").read_text())["model_type"]
+        check_deep(family, model_type)
 
 
 def check_formats(ppt: PptSection, family: Family, tokenizer: Any) -> None:
-    """Checks the words of every format of pretraining; a classifier, if it is there, for its labels.
+    """Checks the label words of every pretraining format, and the labels of a classifier that is cached.
 
     Raises:
-        InputError: a word is not in the vocabulary, a letter that stands for an option is no single token, or the
-            classifier has other labels.
+        InputError: a word is not in the vocabulary, the letter of an option is not a single token, or the classifier
+            has other labels.
     """
     for kind in ppt.formats:
         task = task_of(kind, ppt.num_options(kind)[1], ppt.single.verbalizer)
-        place = "ppt.single.words" if kind == "single" else "ppt.formats"
-        words = with_key(place, lambda found: Verbalizer.of(found, tokenizer, family), task.words(family))
+        key = "ppt.single.verbalizer" if kind == "single" else "ppt.formats"
+        with errors_located_in(key):
+            words = Verbalizer.of(task.words(family), tokenizer, family)
         long = [label for label, word in zip(words.labels, words.words, strict=True) if len(word[0]) > 1]
         if long and kind in ("choice", "unified"):
             raise VerbalizerError(
-                f"the letter {long[0]}, which stands for an option, is no single token of the backbone's vocabulary.",
-                f"Take fewer options (ppt.{kind}_options), or take {kind} out.",
-                key=place,
+                f"the letter {long[0]} of an option is not a single token of the backbone's vocabulary.",
+                f"Set fewer options (ppt.{kind}_options), or remove {kind}.",
+                key=key,
             )
     if "single" in ppt.formats and ppt.single.classifier and is_cached(ppt.single.classifier):
-        try:
+        with errors_located_in("ppt"):
             classifier_folder(ppt.single)
-        except InputError as error:
-            raise type(error)(error.problem, error.remedy, key=f"ppt.{error.key}") from error
 
 
 def _is_ready(ref: str) -> bool:
-    """Whether a backbone's folder can be read without fetching or translating anything."""
+    """Returns True if a backbone can be read without a download and without translating it."""
     if not is_cached(ref):
         return False
     path = resolve(ref)
@@ -137,102 +139,100 @@ def _is_ready(ref: str) -> bool:
 
 
 def check_lengths(config: PipelineConfig) -> None:
-    """Refuses texts that, with the prompt before them, are longer than a model has positions.
+    """Checks that a text of the maximum length, with the prompt before it, has at most as many tokens as a model has
+    positions.
 
     Raises:
-        InputError: at `backbone.max_length` or `student.max_length`.
+        InputError: with the key of `max_length`.
     """
-    for place, model in (config.backbones | config.encoders).items():
-        extra = config.num_prompt_vectors(place)
-        room = max_positions(model_folder(model.asset))
-        if room is not None and model.max_length + extra > room:
-            behind = f" behind a prompt of {extra} vectors" if extra else ""
+    for key, model in (config.backbones | config.encoders).items():
+        num_vectors = config.num_prompt_vectors(key)
+        num_positions = max_positions(model_folder(model.asset))
+        if num_positions is not None and model.max_length + num_vectors > num_positions:
+            prompt = f" after a prompt of {num_vectors} vectors" if num_vectors else ""
             raise InputError(
-                f"{model.max_length} tokens{behind} are more than the {room} positions of the model.",
-                f"Lower max_length to {max(room - extra, 0)} or less.",
-                key=f"{place}.max_length",
+                f"{model.max_length} tokens{prompt} are more than the {num_positions} positions of the model.",
+                f"Lower max_length to {max(num_positions - num_vectors, 0)} or less.",
+                key=f"{key}.max_length",
             )
 
 
 def check_task(
-    task: Task, patterns: Iterable[str], family: Family, tokenizer: Any, place: str, *, soft_blocks: bool = False
+    task: Task, patterns: Iterable[str], family: Family, tokenizer: Any, key: str, *, soft_blocks: bool = False
 ) -> None:
-    """Checks patterns and label words of a task against a backbone's family and vocabulary."""
+    """Checks patterns and label words of a task against a backbone's family and vocabulary. `key`: of the task."""
     names = tuple(patterns)
     for name in names:
-        try:
+        with errors_located_in(f"{key}.patterns.{name}"):
             check_pattern(task.pattern(name), family, soft_blocks=soft_blocks)
-        except InputError as error:
-            raise error.at(key=f"{place}.patterns.{name}") from error
     if task.decoding != "default" and family != "masked":
         raise InputError(
-            f"decoding: {task.decoding} is an order of masks, and a {family} model reads from left to right.",
-            "Take decoding out, or name a masked backbone.",
-            key=f"{place}.decoding",
+            f"decoding: {task.decoding} is for masked models, but a {family} model works from left to right.",
+            "Remove decoding, or use a masked backbone.",
+            key=f"{key}.decoding",
         )
     if task.verbalizer:
-        check_words(task, family, tokenizer, names, place)
+        check_words(task, family, tokenizer, names, key)
 
 
 def check_scoring(task: Task, patterns: Iterable[str], backbone: BackboneConfig) -> None:
-    """Checks what `clozeline score` is asked for."""
+    """Checks the task and backbone of `clozeline score`."""
     if not task.verbalizer:
-        raise InputError("the task has no label words.", "Write a verbalizer.", key="task.verbalizer")
-    family = with_key("backbone.asset", family_of, model_folder(backbone.asset))
-    check_task(task, patterns, family, with_key("backbone.asset", bare_tokenizer, backbone), "task")
+        raise InputError("the task has no label words.", "Set a verbalizer.", key="task.verbalizer")
+    with errors_located_in("backbone.asset"):
+        family, tokenizer = family_of(model_folder(backbone.asset)), bare_tokenizer(backbone)
+    check_task(task, patterns, family, tokenizer, "task")
 
 
 def check_search(task: Task, family: Family) -> None:
-    """Words are searched where one token is read."""
+    """Checks that the search can read one token per pattern."""
     for name in task.patterns:
         if family == "causal" and not task.pattern(name).ends_in_mask:
             raise InputError(
-                f"words cannot be searched for pattern {name!r}: a causal model reads them at the end only.",
-                "Put {mask} at the end of the pattern, or write a verbalizer.",
+                f"no words can be found for pattern {name!r}: a causal model predicts them only at the end.",
+                "Put {mask} at the end of the pattern, or set a verbalizer.",
                 key=f"task.patterns.{name}",
             )
 
 
-def check_words(task: Task, family: Any, tokenizer: Any, patterns: Iterable[str], place: str) -> None:
-    """Looks every label word up in the vocabulary."""
+def check_words(task: Task, family: Any, tokenizer: Any, patterns: Iterable[str], key: str) -> None:
+    """Checks that every label word is in the vocabulary. `key`: of the task."""
     for pattern in patterns:
         try:
             Verbalizer.of(task.words(pattern), tokenizer, family)
         except InputError as error:
             label = next((item for item in task.answers if f"of {item!r}" in error.problem), None)
-            key = f"{place}.verbalizer.{label}" if label else f"{place}.verbalizer"
-            raise error.at(key=key) from error
+            raise error.at(key=f"{key}.verbalizer.{label}" if label else f"{key}.verbalizer") from error
 
 
 def bare_tokenizer(backbone: BackboneConfig) -> Any:
-    """The tokenizer without transformers, whose import alone takes longer than a whole check.
+    """Returns the tokenizer, if possible without transformers, whose import takes longer than all checks.
 
     Raises:
-        AssetError: the backbone's folder holds no tokenizer, or a damaged one.
+        AssetError: the folder of the backbone contains no tokenizer, or a damaged one.
     """
-    from tokenizers import Tokenizer
-
     folder = model_folder(backbone.asset)
-    # asked for by name: without any file transformers makes an empty tokenizer and says nothing
+    # Without any of these files, transformers builds an empty tokenizer without a warning.
     if not any(item for form in ("tokenizer*", "vocab*", "*.model") for item in folder.glob(form)):
-        raise AssetError(f"{folder} holds no tokenizer.", "Put tokenizer.json beside the weights.")
+        raise AssetError(f"{folder} contains no tokenizer.", "Add tokenizer.json to the folder.")
     try:
         if (folder / "tokenizer.json").exists():
             tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
-            tokenizer.no_padding()  # some files ask for it, and a word would have as many tokens as a text
+            tokenizer.no_padding()  # Some files enable padding, and a word would have the tokens of a full text.
             return tokenizer
-        from transformers import AutoTokenizer
+        from transformers import AutoTokenizer  # takes seconds, for few models only
 
         return AutoTokenizer.from_pretrained(folder)
-    except Exception as error:  # the tokenizers library raises nothing more exact
-        raise AssetError(f"the tokenizer in {folder} cannot be read ({error}).", "Fetch it again.") from error
+    except Exception as error:  # The tokenizers library raises no narrower type.
+        raise AssetError(f"the tokenizer in {folder} cannot be read ({error}).", "Download it again.") from error
 
 
 def check_token_level_family(config: PipelineConfig, family: Family) -> None:
-    """Refuses deep prompts where no state of a token sees them.
+    """Checks that prompts of token-level tasks influence the hidden states of tokens, which deep prompts of seq2seq
+    models do not.
 
     Raises:
-        InputError: names the key.
+        InputError: with the key of the method.
     """
     if family != "seq2seq" or not token_level_tasks(config.prompts):
         return
@@ -240,8 +240,7 @@ def check_token_level_family(config: PipelineConfig, family: Family) -> None:
     for name, method in config.prompts.methods.items():
         if method.is_deep:
             raise InputError(
-                f"the tokens of a text are read in the encoder, and {method.method} of a seq2seq model is for its "
-                "decoder.",
-                "Take method: prompt_tuning or p_tuning, or a masked or causal backbone.",
+                f"token-level tasks use the encoder of a seq2seq model, but {method.method} changes its decoder.",
+                "Set method: prompt_tuning or p_tuning, or use a masked or causal backbone.",
                 key=f"prompts.methods.{name}.method",
             )

@@ -6,7 +6,7 @@ several seeds by test accuracy would fit the test set.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from functools import partial
 from importlib.metadata import version
 from pathlib import Path
@@ -18,7 +18,6 @@ from rich.markup import escape
 import pipelines
 import stages
 from cluster.run.result import RunResult
-from cluster.steps.plan import plan
 from cluster.steps.step import Step
 from cluster.store.manifest import Manifest
 from cluster.tracking.model_registry import Candidate, PyfuncSpec, delete_orphaned_models, register
@@ -44,13 +43,18 @@ def pyfunc_spec() -> PyfuncSpec:
 
 
 def register_models(
-    request: RunRequest, steps: list[Step], outcome: RunResult, tracker: Tracker, console: Console
+    request: RunRequest,
+    steps: list[Step],
+    outcome: RunResult,
+    manifests: Mapping[str, Manifest],
+    tracker: Tracker,
+    console: Console,
 ) -> None:
     """Registers what this run has a result for, and says so. Nothing that fails here loses the run: it is a warning."""
     told = []
     try:
         delete_orphaned_models(tracker.client, tracker.client.get_run(tracker.parent.run_id).info.experiment_id)
-        for candidate in candidates(request, steps, outcome):
+        for candidate in candidates(request, steps, outcome, manifests):
             found = register(tracker.client, candidate, pyfunc_spec())
             if found.is_new:
                 about = "champion" if found.is_champion else found.note
@@ -66,9 +70,10 @@ def register_models(
         console.print(f"models  {escape(', '.join(told))}", highlight=False, soft_wrap=True)
 
 
-def candidates(request: RunRequest, steps: list[Step], outcome: RunResult) -> Iterator[Candidate]:
+def candidates(
+    request: RunRequest, steps: list[Step], outcome: RunResult, manifests: Mapping[str, Manifest]
+) -> Iterator[Candidate]:
     """The student and each prompt, with what was measured."""
-    lines = {line.name: line for line in plan(steps, request.store)}
     named: dict[str, Step] = {}
     for step in steps:
         name = model_name(request.config.name, step.name)
@@ -77,7 +82,7 @@ def candidates(request: RunRequest, steps: list[Step], outcome: RunResult) -> It
     for name, step in named.items():
         manifest = outcome.manifests[step.name]
         data = next(item for item in step.upstream() if item.name.startswith("data/"))
-        drawn, run_id = lines[data.name].manifest, outcome.steps[step.name].run_id
+        drawn, run_id = manifests.get(data.name), outcome.steps[step.name].run_id
         if drawn is None or run_id is None:
             continue  # taken out of the store meanwhile: its test set cannot be named any more
         example, outputs, needs = _shape(step.config)

@@ -13,8 +13,9 @@ from rich.markup import escape
 
 from cluster.run.result import RunResult
 from cluster.steps.code_digests import versions
-from cluster.steps.plan import PlannedStep, plan
+from cluster.steps.plan import Plan
 from cluster.steps.step import Step
+from cluster.store.manifest import Manifest
 from cluster.tracking.tracker import Tracker
 from pipelines.report.comparisons import flat_inits
 from pipelines.report.page import charts, graph, writer
@@ -23,23 +24,36 @@ from pipelines.run import provenance
 from pipelines.run.request import RunRequest
 
 
-def log_plan(tracker: Tracker, request: RunRequest, steps: list[Step], planned: list[PlannedStep]) -> None:
+def log_plan(tracker: Tracker, request: RunRequest, steps: list[Step], planned: Plan) -> None:
     """What the parent run shows before anything runs: the resolved recipe, the graph, the plan."""
     resolved = yaml.safe_dump(request.config.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=110)
     tracker.parent.log_text("recipe.yaml", resolved)
     tracker.parent.log_text("graph.mmd", graph.mermaid(steps))
     rows = [
-        {"state": line.state.value, "step": line.name, "fingerprint": line.fingerprint, "why": "; ".join(line.reasons)}
+        {
+            "state": line.state.value,
+            "step": line.name,
+            "fingerprint": line.fingerprint,
+            "reason": "; ".join((*line.reasons, *line.notes)),
+        }
         for line in planned
     ]
     tracker.parent.log_table("plan", rows)
     tracker.parent.log_params({"recipe": request.config.name, "steps": len(steps), **flat(request.config)})
 
 
-def publish(request: RunRequest, steps: list[Step], outcome: RunResult, tracker: Tracker, console: Console) -> None:
+def publish(
+    request: RunRequest,
+    steps: list[Step],
+    outcome: RunResult,
+    manifests: Mapping[str, Manifest],
+    tracker: Tracker,
+    console: Console,
+) -> None:
     """Writes the report, if its step has a result, and shows the leaderboard."""
-    # of all steps, also of those that this run was not asked to look at
-    seconds = {line.name: line.manifest.seconds for line in plan(steps, request.store) if line.manifest is not None}
+    # `manifests` has all results of the recipe, also those of steps that this run did not select.
+    results = [manifests[step.name] for step in steps if step.name in manifests]
+    seconds = {item.step: item.seconds for item in results}
     figures = {"executed": len(outcome.executed), "cached": len(outcome.cached), "wall_s": round(outcome.wall_s, 2)}
     _log_costs(tracker, outcome, figures, seconds)
     manifest = outcome.manifests.get("report")
@@ -48,6 +62,7 @@ def publish(request: RunRequest, steps: list[Step], outcome: RunResult, tracker:
     commit = provenance.git_commit()
     about = {**figures, "versions": versions(), "commit": commit[0] if commit else None}
     report = writer.build_report(request.config.name, manifest.result, seconds, about)
+    report["notes"] += [f"{item.step} is {note}." for item in results for note in item.acceptances]
     files = request.store.files("report", manifest.fingerprint)
     folder = request.store.local / "reports" / request.config.name
     details = json.loads((files / "details.json").read_text())

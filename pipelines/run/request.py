@@ -14,7 +14,7 @@ from rich.console import Console
 
 from cluster.run.events import Event
 from cluster.run.result import RunOptions
-from cluster.steps.plan import PlannedStep, PlanState
+from cluster.steps.plan import Plan, PlanState
 from cluster.steps.step import Step
 from cluster.store.base import Store
 from cluster.store.location import open_store
@@ -23,8 +23,7 @@ from pipelines.preflight.assets import OnStart
 from pipelines.preflight.checks import check_recipe
 from pipelines.schema.config import PipelineConfig
 from pipelines.schema.loader import find_recipe, read_recipe
-from pipelines.schema.locations import with_location
-from stages.common.errors import InputError
+from pipelines.schema.locations import errors_located_in
 
 Show: TypeAlias = Callable[[Console, int], AbstractContextManager[Callable[[Event], None]]]
 """Makes what events are given to, from a console and the number of steps that will be executed."""
@@ -52,41 +51,33 @@ def load_request(recipe: str, overrides: list[str] | None, store: str | Path) ->
 
 def check_request(request: RunRequest, on_start: OnStart) -> None:
     """Fetches assets and checks the recipe against them; complaints name file and line."""
-    try:
+    with errors_located_in(request.path):
         check_recipe(request.config, on_start)
-    except InputError as error:
-        raise with_location(error, request.path) from error
 
 
 def check_cached(request: RunRequest) -> None:
     """Checks the recipe against the models that are at hand, for a plan: nothing is fetched."""
-    try:
+    with errors_located_in(request.path):
         models.check_models(request.config, only_cached=True)
-    except InputError as error:
-        raise with_location(error, request.path) from error
 
 
-def check_memory(request: RunRequest, options: RunOptions, steps: list[Step], planned: list[PlannedStep]) -> None:
+def check_memory(request: RunRequest, options: RunOptions, steps: list[Step], planned: Plan) -> None:
     """Refuses steps that are to run and cannot fit into this machine; one of a cluster is let pass."""
     if options.address or not request.config.resources.check_memory:
         return
     chosen = _to_run(steps, planned)
-    try:
+    with errors_located_in(request.path):
         memory.check_fits(chosen, memory.local_budget(chosen))
-    except InputError as error:
-        raise with_location(error, request.path) from error
 
 
-def check_nvme(request: RunRequest, options: RunOptions, steps: list[Step], planned: list[PlannedStep]) -> None:
+def check_nvme(request: RunRequest, options: RunOptions, steps: list[Step], planned: Plan) -> None:
     """Refuses steps that are to run with weights on a disk, where this machine lacks what that takes."""
     if options.address:
         return
-    try:
+    with errors_located_in(request.path):
         memory.check_nvme_folders(_to_run(steps, planned))
-    except InputError as error:
-        raise with_location(error, request.path) from error
 
 
-def _to_run(steps: list[Step], planned: list[PlannedStep]) -> list[Step]:
+def _to_run(steps: list[Step], planned: Plan) -> list[Step]:
     names = {line.name for line in planned if line.state is PlanState.RUN}
     return [step for step in steps if step.name in names]

@@ -12,9 +12,10 @@ from rich.console import Console
 from cluster.run.events import EventHandler
 from cluster.run.result import RunOptions, RunResult
 from cluster.run.scheduler import execute
-from cluster.steps.plan import PlannedStep, PlanState, plan
+from cluster.steps.plan import PlannedStep, PlanState
 from cluster.tracking.tracker import Tracker
-from pipelines.dag import fewshot, quorum
+from pipelines.dag import quorum
+from pipelines.dag.planner import plan_recipe
 from pipelines.preflight.assets import OnStart
 from pipelines.run import provenance
 from pipelines.run.model_registration import register_models
@@ -58,8 +59,8 @@ def run_recipe(
         check_request(request, begins)
     if options.max_parallel is None:
         options = replace(options, max_parallel=request.config.resources.max_parallel)
-    steps = fewshot.build_steps(request.config)
-    planned = plan(steps, request.store, options)
+    planned = plan_recipe(request.config, request.store, options)
+    steps = list(planned.steps.values())
     check_memory(request, options, steps, planned)
     check_nvme(request, options, steps, planned)
     to_run = num_in_state(planned, PlanState.RUN)
@@ -77,17 +78,21 @@ def run_recipe(
     ) as tracker:
         log_plan(tracker, request, steps, planned)
         with show(console, to_run) as display:
-            outcome = execute(steps, request.store, options, tracker, display)
-        if outcome.failed and (dropped := quorum.dropped_members(request.config, request.store)):
+            outcome = execute(planned, request.store, options, tracker, display)
+        manifests = {**planned.manifests, **outcome.manifests}
+        if outcome.failed and (dropped := quorum.dropped_members(request.config, planned, manifests, request.store)):
             console.print(f"going on without {', '.join(dropped)} (ensemble.min_members)", style="yellow")
-            steps = fewshot.build_steps(request.config, dropped)
+            options = replace(options, from_=("soft_labels",))
+            planned = plan_recipe(request.config, request.store, options, dropped=dropped)
+            steps = list(planned.steps.values())
             with show(console, len(outcome.blocked)) as display:
-                again = execute(steps, request.store, replace(options, from_=("soft_labels",)), tracker, display)
+                again = execute(planned, request.store, options, tracker, display)
             outcome = quorum.merge_results(outcome, again)
         tracker.parent.log_datasets(datasets.all())
-        publish(request, steps, outcome, tracker, console)
+        manifests = {**planned.manifests, **outcome.manifests}
+        publish(request, steps, outcome, manifests, tracker, console)
         if register and not outcome.is_interrupted:
-            register_models(request, steps, outcome, tracker, console)
+            register_models(request, steps, outcome, manifests, tracker, console)
         if not outcome.ok:
             tracker.close("KILLED" if outcome.is_interrupted else "FAILED")
     return outcome

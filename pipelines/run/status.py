@@ -10,10 +10,10 @@ from typing import Any
 from rich.table import Table
 
 from cluster.steps.fingerprint import fingerprints
-from cluster.steps.plan import plan
 from cluster.steps.step import graph
 from cluster.store.base import StaleResult, Store
 from pipelines.dag import fewshot
+from pipelines.dag.planner import key_options, plan_recipe
 from pipelines.run.request import RunRequest, load_request
 from stages.common.errors import InputError
 
@@ -41,7 +41,7 @@ def stale_results(recipes: Sequence[str], overrides: list[str] | None, store: st
                         "would be taken for old ones.",
                         "Bring the file back, or correct its path, before removing anything.",
                     )
-        for name, key in fingerprints(nodes).items():
+        for name, key in fingerprints(nodes, key_options(one.config)).items():
             keep.setdefault(name, set()).add(key.fingerprint)
     return asked[0].store, asked[0].store.find_stale(keep)
 
@@ -78,13 +78,16 @@ def format_size(num_bytes: int) -> str:
 def step_states(request: RunRequest) -> list[dict[str, Any]]:
     """For every step: committed, running (and by whom), failed (with its last error and log) or not run yet."""
     rows = []
-    for line in plan(fewshot.build_steps(request.config), request.store):
+    for line in plan_recipe(request.config, request.store):
         lease = request.store.lease(line.name, line.fingerprint)
         failure = request.store.failure(line.name, line.fingerprint)
         if lease is not None:
             state, about = "running", str(lease.owner)
         elif line.manifest is not None:
-            state, about = "committed", f"{line.manifest.seconds:.0f} s, {line.manifest.num_bytes / 1e6:.1f} MB"
+            state, about = (
+                "committed",
+                "; ".join((f"{line.manifest.seconds:.0f} s, {line.manifest.num_bytes / 1e6:.1f} MB", *line.notes)),
+            )
         elif failure is not None:
             state, about = "failed", f"{failure.error} ({failure.log})"
         else:

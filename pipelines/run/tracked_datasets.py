@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-from cluster.steps.plan import PlannedStep
+from cluster.steps.plan import Plan
 from cluster.store.base import Store
 from cluster.store.manifest import Manifest
 from cluster.tracking.run_logger import Dataset
@@ -15,8 +15,8 @@ from pipelines.kinds import SETS, SETS_READ
 class Datasets:
     """Says what data a step reads or made. A set without examples, such as a dev set that nobody asked for, is none."""
 
-    def __init__(self, planned: Sequence[PlannedStep], store: Store) -> None:
-        self._lines = {line.name: line for line in planned}
+    def __init__(self, planned: Plan, store: Store) -> None:
+        self._lines = planned.lines
         self._store = store
         self._made: dict[str, dict[str, Dataset]] = {}
 

@@ -6,7 +6,6 @@ from typing import Any
 
 from pydantic import BaseModel, Field, model_validator
 
-from pipelines.schema.sections import prompts
 from pipelines.schema.sections.ensemble import (
     BaselineSection,
     DistillSection,
@@ -20,9 +19,17 @@ from pipelines.schema.sections.ensemble import (
     SearchSection,
     ShardsSection,
 )
-from pipelines.schema.sections.prompts import PptSection, PromptsSection, PromptTaskConfig, token_level_tasks
+from pipelines.schema.sections.prompts import (
+    PptSection,
+    PromptsSection,
+    PromptTaskConfig,
+    TokenLevelTask,
+    select_format,
+    select_token_level_format,
+)
 from pipelines.schema.sections.resources import ResourcesSection, apply_default_resources
-from stages.common.config import Config, Name
+from stages.common.config import Config, Name, asset_refs
+from stages.common.data.config import Source
 from stages.common.models.backbones.config import BackboneConfig
 from stages.common.models.encoders.config import EncoderConfig, StudentConfig
 from stages.common.patterns.config import Task
@@ -31,71 +38,74 @@ from stages.splits.config import DataConfig
 
 
 class ScoreRecipe(BaseModel, frozen=True, extra="ignore"):
-    """What `score` reads of a recipe: the task, and the backbone's section if there is one."""
+    """The part of a recipe that `score` reads: the task and, if present, the section of the backbone."""
 
     task: Task
     """Labels, patterns and label words."""
     backbone: dict[str, object] = Field({})
-    """The backbone's section."""
+    """The section of the backbone."""
 
 
 class PipelineConfig(Config):
-    """A recipe: one complete pipeline."""
+    """A recipe, which defines one complete pipeline."""
 
     name: Name
-    """Name of the recipe, and of its report."""
+    """Name of the recipe and of its report."""
     seed: int = 0
-    """Every random choice follows from it."""
+    """Seed from which the seeds of all steps are derived."""
     task: Task
     """The task: labels, patterns, label words."""
     data: DataConfig
-    """Where the texts come from."""
+    """Sources and sizes of the sets."""
     backbone: BackboneConfig
     """The pretrained language model."""
     student: StudentConfig
     """The encoder of the final classifier."""
     zero_shot: bool = True
-    """Also measure every pattern without training."""
+    """If true, also tests each pattern without training."""
     priming: PrimingSection | None = None
-    """Also measure patterns with demonstrations; none: left out."""
+    """Also tests each pattern with demonstrations. If not set, it does not."""
     verbalizer_search: SearchSection | None = None
-    """Finds label words; none: the task has them."""
+    """Search for label words. If not set, the task must have a verbalizer."""
     ppt: PptSection | None = None
-    """Prompt pretraining; none: left out."""
+    """Prompt pretraining. If not set, no prompt is pretrained."""
     pet: PetSection
     """Sub-models."""
     members: dict[Name, Member] = Field({})
-    """Further members of the ensemble."""
+    """More members of the ensemble, by name."""
     ensemble: EnsembleSection = EnsembleSection()
     """The ensemble."""
     unlabeled_shards: ShardsSection | None = None
-    """A pile too large for memory; none: left out."""
+    """Unlabeled data that is too large for memory. If not set, students learn from the unlabeled set."""
     distill: DistillSection
-    """The student."""
+    """Distillation of the student."""
     baseline: BaselineSection | None = None
-    """The student on labels alone; none: left out."""
+    """The student's encoder, trained on labeled data only. If not set, there is no baseline."""
     learning_curve: LearningCurveSection | None = None
-    """Accuracy against labels; none: left out."""
+    """Accuracy against the number of labeled examples. If not set, there is no learning curve."""
     prompts: PromptsSection | None = None
-    """Prompt tuning; none: left out."""
+    """Prompt tuning. If not set, there are no prompts."""
     resources: ResourcesSection = ResourcesSection()
-    """What steps with a language model get."""
+    """Default resources of steps with a language model."""
 
     @model_validator(mode="before")
     @classmethod
-    def _resources_are_handed_down(cls, values: Any) -> Any:
+    def _sections_get_default_resources(cls, values: Any) -> Any:
         return apply_default_resources(values)
 
     @property
     def has_labels(self) -> bool:
-        """Whether there are labelled examples to learn from."""
+        """Returns True if there is labeled data to learn from."""
         return self.data.train is not None or self.data.shots > 0
 
     @property
     def pet_sections(self) -> dict[str, PetSection]:
-        """Dotted place -> section of sub-models: the recipe's own, and those of members on other backbones."""
-        others = {f"members.{name}": item for name, item in self.members.items() if isinstance(item, PetMember)}
-        return {"pet": self.pet, **others}
+        """Dotted key -> section with sub-models: `pet`, and members on other backbones."""
+        return {"pet": self.pet, **{f"members.{name}": item for name, item in self._pet_members.items()}}
+
+    @property
+    def _pet_members(self) -> dict[str, PetMember]:
+        return {name: item for name, item in self.members.items() if isinstance(item, PetMember)}
 
     def patterns_of(self, section: PetSection) -> tuple[str, ...]:
         """Names of the patterns that a section trains."""
@@ -103,68 +113,69 @@ class PipelineConfig(Config):
 
     @property
     def hard_patterns(self) -> tuple[str, ...]:
-        """Names of the task's patterns without soft blocks: what can be measured and trained without a prompt."""
+        """Names of the task's patterns without soft blocks, which need no trained prompt."""
         return tuple(name for name in self.task.patterns if not self.task.pattern(name).has_soft_blocks)
 
     @property
     def backbones(self) -> dict[str, BackboneConfig]:
-        """Dotted place -> language model, of everything that has one."""
-        members = ((name, item) for name, item in self.members.items() if isinstance(item, PetMember))
-        return {"backbone": self.backbone, **{f"members.{name}.backbone": item.backbone for name, item in members}}
+        """Dotted key -> language model."""
+        members = {f"members.{name}.backbone": item.backbone for name, item in self._pet_members.items()}
+        return {"backbone": self.backbone, **members}
 
-    def num_prompt_vectors(self, place: str) -> int:
-        """Vectors of the longest soft prompt before the texts of the backbone at a dotted place; 0 for encoders."""
-        found = [self.ppt.num_virtual_tokens] if self.ppt and place == "backbone" else []
-        methods: list[PromptConfig] = [*self.prompts.methods.values()] if self.prompts and place == "backbone" else []
-        section = self.pet_sections.get("pet" if place == "backbone" else place.removesuffix(".backbone"))
+    def num_prompt_vectors(self, key: str) -> int:
+        """Returns the length of the longest soft prompt for the model at a dotted key; 0 for encoders."""
+        lengths = [self.ppt.num_virtual_tokens] if self.ppt and key == "backbone" else []
+        methods: list[PromptConfig] = [*self.prompts.methods.values()] if self.prompts and key == "backbone" else []
+        section = self.pet_sections.get("pet" if key == "backbone" else key.removesuffix(".backbone"))
         methods += [section.prompt] if section and section.tune == "prompt" else []
-        return max([*found, *(method.num_virtual_tokens for method in methods if method.init != "ppt")], default=0)
+        return max([*lengths, *(method.num_virtual_tokens for method in methods if method.init != "ppt")], default=0)
 
     @property
     def encoders(self) -> dict[str, EncoderConfig]:
-        """Dotted place -> encoder, of everything that has one."""
-        members = ((name, item) for name, item in self.members.items() if isinstance(item, ProbeMember))
-        return {"student": self.student, **{f"members.{name}.encoder": item.encoder for name, item in members}}
+        """Dotted key -> encoder."""
+        probes = ((name, item) for name, item in self.members.items() if isinstance(item, ProbeMember))
+        return {"student": self.student, **{f"members.{name}.encoder": item.encoder for name, item in probes}}
 
     def prompt_task(self, item: PromptTaskConfig) -> tuple[Task, DataConfig]:
-        """The task and data of a downstream task."""
+        """Returns the task and data of a downstream task."""
         if item.task is None or item.data is None:
             return self.task, self.data
         return item.task, item.data
 
-    def pretrained_for(self, item: PromptTaskConfig) -> int:
-        """Which of `ppt.formats` a downstream task's prompt starts from, where it starts from ppt.
+    def pretrained_for(self, item: PromptTaskConfig | TokenLevelTask) -> int:
+        """Returns the index in `ppt.formats` of the pretrained prompt for a downstream task with `init: ppt`.
 
         Raises:
-            InputError: none of them is the one.
+            InputError: no pretrained format matches.
         """
         assert self.ppt is not None
-        kind = prompts.select_format(self.prompt_task(item)[0], item.pattern, self.ppt.formats, item.format)
+        if isinstance(item, TokenLevelTask):
+            kind = select_token_level_format(item.task.name, self.ppt.formats, item.section.format)
+        else:
+            kind = select_format(self.prompt_task(item)[0], item.pattern, self.ppt.formats, item.format)
         return self.ppt.formats.index(kind)
 
     @property
     def datasets(self) -> dict[str, tuple[Task, DataConfig, str]]:
-        """Task name -> task, data and the dotted place of the data in the recipe."""
-        found = {self.task.name: (self.task, self.data, "data")}
+        """Task name -> task, data, and the dotted key of the section with `data`, which is empty for the recipe."""
+        datasets = {self.task.name: (self.task, self.data, "")}
         for number, item in enumerate(self.prompts.tasks if self.prompts else ()):
             if item.task is not None and item.data is not None:
-                found[item.task.name] = (item.task, item.data, f"prompts.tasks.{number}.data")
-        return found
+                datasets[item.task.name] = (item.task, item.data, f"prompts.tasks.{number}")
+        return datasets
 
     @property
     def assets(self) -> dict[str, str]:
-        """Dotted place in the recipe -> reference, of everything that has to be fetched.
+        """Dotted key -> reference of every asset to fetch before a run.
 
-        Datasets of the hub are left out: the datasets library fetches them when they are read.
+        Datasets of the hub are left out, because the datasets library fetches them, and so are shards, which are read
+        where they are.
         """
-        found = {f"{place}.asset": model.asset for place, model in (self.backbones | self.encoders).items()}
-        sources = {
-            f"{place}.{name}": item for _, data, place in self.datasets.values() for name, item in data.sources.items()
-        }
-        for task in token_level_tasks(self.prompts):
-            sources |= {f"{task.place}.data.{name}": item for name, item in task.data.sources.items()}
-        if self.ppt:
-            sources["ppt.corpus.source"] = self.ppt.corpus.source
-        if self.ppt and "single" in self.ppt.formats and self.ppt.single.classifier:
-            found["ppt.single.classifier"] = self.ppt.single.classifier
-        return found | {f"{place}.asset": i.asset for place, i in sources.items() if not i.asset.startswith("hf:")}
+        refs = asset_refs(self, include=_is_fetched)
+        if self.ppt and "single" not in self.ppt.formats:
+            refs.pop("ppt.single.classifier", None)
+        return refs
+
+
+def _is_fetched(model: Config) -> bool:
+    return not isinstance(model, ShardsSection) and not (isinstance(model, Source) and model.asset.startswith("hf:"))

@@ -22,18 +22,18 @@ RECIPES = Path(__file__).parents[1] / "recipes"
 
 
 def shipped_recipes() -> dict[str, Path]:
-    """Name -> file of every recipe that comes with clozeline; those in a folder are called `folder/name`."""
+    """Name -> file of every recipe that is part of clozeline. Recipes in a folder are called `folder/name`."""
     names = {path.relative_to(RECIPES).with_suffix("").as_posix(): path for path in RECIPES.rglob("*.yaml")}
     return dict(sorted(names.items(), key=lambda item: ("/" in item[0], item[0])))
 
 
 def find_recipe(name: str) -> Path:
-    """The file of a recipe: a path, or the name of one that comes with clozeline.
+    """Returns the file of a recipe, from its path or from the name of a recipe that is part of clozeline.
 
     A shipped recipe in a folder has two names: the full one (`paper/rte`), and its last part (`rte`) if that is unique.
 
     Raises:
-        RecipeError: there is neither, or several have this last part.
+        RecipeError: there is no such recipe, or several have this last part.
     """
     shipped = shipped_recipes()
     if name in shipped:
@@ -45,12 +45,12 @@ def find_recipe(name: str) -> Path:
     if path.is_file():
         return path
     if same_stem:
-        raise RecipeError(f"several recipes are called {name!r}.", f"Name one in full: {', '.join(same_stem)}.")
+        raise RecipeError(f"several recipes are called {name!r}.", f"Use the full name: {', '.join(same_stem)}.")
     full_names = {full.rpartition("/")[2]: full for full in shipped} | {full: full for full in shipped}
     close = difflib.get_close_matches(name, full_names, n=1)
     raise RecipeError(
         f"there is no recipe {name!r}.",
-        f"Did you mean {full_names[close[0]]!r}?" if close else f"Name a YAML file, or one of: {', '.join(shipped)}.",
+        f"Did you mean {full_names[close[0]]!r}?" if close else f"Use a YAML file, or one of: {', '.join(shipped)}.",
     )
 
 
@@ -59,27 +59,27 @@ def read_recipe(path: Path, model: type[Model], overrides: Sequence[str] = (), *
 
     Args:
         path: YAML or JSON file.
-        model: What it must be.
+        model: The model that validates it.
         overrides: `section.key=value`, values in YAML.
-        ignore_others: Pass over top-level keys that `model` does not have.
+        ignore_others: Ignores top-level keys that `model` does not have.
 
     Raises:
-        RecipeError: not YAML, an unknown key, a value out of range; the first such place, with its line.
+        RecipeError: the first problem with its line, such as invalid YAML, an unknown key or a value out of range.
     """
     try:
         text = path.read_text(encoding="utf-8")
         node = parse_node(text)
         values = _unshared(_values(text))
     except (OSError, UnicodeDecodeError) as error:
-        raise RecipeError(f"it cannot be read ({error}).", "Name a readable YAML file.", where=str(path)) from error
+        raise RecipeError(f"it cannot be read ({error}).", "Use a readable YAML file.", where=str(path)) from error
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f"{path}:{mark.line + 1}" if mark else str(path)
         problem = str(getattr(error, "problem", error))
-        raise RecipeError(f"not YAML: {problem}.", "Mend the indentation or the quotes there.", where=where) from error
+        raise RecipeError(f"not YAML: {problem}.", "Fix the indentation or the quotes there.", where=where) from error
     if not isinstance(values, dict):
         raise RecipeError("the recipe is not a mapping.", "Start with a line such as: name: my_task", where=str(path))
-    _refuse_repeated_keys(node, path)
+    _check_repeated_keys(node, path)
     lines = key_lines(node)
     changed = [_override(values, item, model) for item in overrides]
     if ignore_others:
@@ -100,7 +100,7 @@ def load_config(values: dict[str, Any]) -> PipelineConfig:
     """Builds a recipe from a mapping and checks all of its rules.
 
     Raises:
-        ValidationError, InputError: a section or a rule is not fulfilled.
+        ValidationError, InputError: a section is invalid, or a rule is broken.
     """
     config = PipelineConfig.model_validate(values)
     check_rules(config)
@@ -108,7 +108,7 @@ def load_config(values: dict[str, Any]) -> PipelineConfig:
 
 
 def _values(text: str) -> Any:
-    """What a YAML or JSON text says. YAML of old mistakes JSON's tabs, pairs of \\u escapes and numbers like 1e-5."""
+    """Parses a YAML or JSON text. A YAML parser misreads JSON's tabs, pairs of \\u escapes and numbers like 1e-5."""
     if text.lstrip().startswith("{"):
         try:
             return json.loads(text)
@@ -117,26 +117,26 @@ def _values(text: str) -> Any:
     return yaml.safe_load(text)
 
 
-def _refuse_repeated_keys(node: Any, path: Path, place: tuple[str, ...] = ()) -> None:
-    """YAML keeps the last of two equal keys and says nothing; here nothing is ignored in silence."""
+def _check_repeated_keys(node: Any, path: Path, place: tuple[str, ...] = ()) -> None:
+    """Raises an error for a repeated key, of which YAML would keep the last one without a warning."""
     if isinstance(node, yaml.MappingNode):
         seen: set[str] = set()
         for key, value in node.value:
             inner = (*place, str(key.value))
             if key.value in seen:
                 raise RecipeError(
-                    f"the key {key.value!r} stands here a second time.", "Keep one of them.",
+                    f"the key {key.value!r} is repeated.", "Keep one of them.",
                     key=".".join(inner), where=f"{path}:{key.start_mark.line + 1}",
                 )  # fmt: skip
             seen.add(str(key.value))
-            _refuse_repeated_keys(value, path, inner)
+            _check_repeated_keys(value, path, inner)
     elif isinstance(node, yaml.SequenceNode):
         for number, value in enumerate(node.value):
-            _refuse_repeated_keys(value, path, (*place, str(number)))
+            _check_repeated_keys(value, path, (*place, str(number)))
 
 
 def _unshared(value: Any) -> Any:
-    """A copy in which YAML's aliases are values of their own, so that an override of one leaves the others alone."""
+    """Copies values, so that an override of one YAML alias does not change the others."""
     if isinstance(value, dict):
         return {key: _unshared(item) for key, item in value.items()}
     return [_unshared(item) for item in value] if isinstance(value, list) else value
@@ -160,9 +160,7 @@ def _override(values: dict[str, Any], item: str, model: type[BaseModel]) -> str:
         elif isinstance(target, list):
             raise RecipeError(f"-o {item}: the list has {len(target)} entries.", "Count from 0.", key=key)
         if not isinstance(target, dict | list):
-            raise RecipeError(
-                f"-o {item}: {parent!r} is a single value.", f"Leave out what follows {parent!r}.", key=key
-            )
+            raise RecipeError(f"-o {item}: {parent!r} is a single value.", f"Remove what follows {parent!r}.", key=key)
     if isinstance(target, list):
         if not last.isdigit() or int(last) >= len(target):
             raise RecipeError(f"-o {item}: the list has {len(target)} entries.", "Count from 0.", key=key)

@@ -7,7 +7,8 @@ import json
 import re
 import types
 import typing
-from collections.abc import Callable, Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any, Literal
 
@@ -17,22 +18,36 @@ from pydantic import BaseModel, ValidationError
 from stages.common.errors import AssetError, InputError
 
 
-def with_key(place: str, function: Callable[[Any], Any], argument: Any) -> Any:
-    """Calls `function`, and puts `place` into its complaint."""
-    try:
-        return function(argument)
-    except InputError as error:
-        raise error.at(key=place) from error
-    except json.JSONDecodeError as error:
-        raise AssetError(f"not JSON ({error}).", "Fetch the file again.", key=place) from error
-
-
 class RecipeError(InputError):
-    """A recipe that cannot be found, read or understood."""
+    """A recipe cannot be found, read or validated."""
 
 
-def with_location(error: InputError, path: Path) -> InputError:
-    """Adds file and line to an error that knows only its dotted key in the recipe at `path`."""
+@contextmanager
+def errors_located_in(place: Path | str) -> Iterator[None]:
+    """Adds a location to every `InputError` that is raised inside the block.
+
+    Args:
+        place: A recipe file, to add file and line of the error's key; or the dotted key of a section, to which the key
+            of the error is relative.
+
+    Raises:
+        InputError: the error of the block with its location. For a section, JSON that cannot be parsed becomes an
+            `AssetError`.
+    """
+    try:
+        yield
+    except InputError as error:
+        if isinstance(place, Path):
+            raise _with_line(error, place) from error
+        key = ".".join(part for part in (place, error.key) if part)
+        raise type(error)(error.problem, error.remedy, key=key, where=error.where) from error
+    except json.JSONDecodeError as error:
+        if isinstance(place, Path):
+            raise
+        raise AssetError(f"not JSON ({error}).", "Download the file again.", key=place) from error
+
+
+def _with_line(error: InputError, path: Path) -> InputError:
     if error.where or not error.key:
         return error
     lines = key_lines(parse_node(path.read_text(encoding="utf-8")))
@@ -40,24 +55,22 @@ def with_location(error: InputError, path: Path) -> InputError:
 
 
 def parse_node(text: str) -> Any:
-    """The tree of a YAML or JSON text, with lines."""
+    """Returns the tree of a YAML or JSON text, with line numbers."""
     return yaml.compose(text.replace("\t", " ") if text.lstrip().startswith("{") else text, Loader=yaml.SafeLoader)
 
 
 def key_lines(node: Any, prefix: tuple[str, ...] = ()) -> dict[tuple[str, ...], int]:
-    """Dotted place -> line (from 1) of its key."""
-    found: dict[tuple[str, ...], int] = {}
+    """Dotted key as a tuple -> its line, counted from 1."""
+    lines: dict[tuple[str, ...], int] = {}
     if isinstance(node, yaml.MappingNode):
-        for key, value in node.value:
-            place = (*prefix, str(key.value))
-            found[place] = key.start_mark.line + 1
-            found |= key_lines(value, place)
-    elif isinstance(node, yaml.SequenceNode):
-        for number, value in enumerate(node.value):
-            place = (*prefix, str(number))
-            found[place] = value.start_mark.line + 1
-            found |= key_lines(value, place)
-    return found
+        items = [(str(key.value), key, value) for key, value in node.value]
+    else:
+        sequence = node.value if isinstance(node, yaml.SequenceNode) else ()
+        items = [(str(number), value, value) for number, value in enumerate(sequence)]
+    for name, marked, value in items:
+        lines[*prefix, name] = marked.start_mark.line + 1
+        lines |= key_lines(value, (*prefix, name))
+    return lines
 
 
 def _where(path: Path, place: Sequence[str], lines: dict[tuple[str, ...], int]) -> str:
@@ -68,7 +81,7 @@ def _where(path: Path, place: Sequence[str], lines: dict[tuple[str, ...], int]) 
 
 
 def located(error: InputError, path: Path, lines: dict[tuple[str, ...], int], overridden: Sequence[str]) -> RecipeError:
-    """The error of a rule, with the place of its dotted key: a line of the file, or `-o` for an override."""
+    """Returns an error with the location of its dotted key: a line of the file, or `-o` for an override."""
     place = tuple(error.key.split("."))
     return RecipeError(error.problem, error.remedy, key=error.key, where=_source(place, path, lines, overridden))
 
@@ -86,12 +99,12 @@ def recipe_error(
     lines: dict[tuple[str, ...], int],
     overridden: Sequence[str],
 ) -> RecipeError:
-    """The first complaint of pydantic, in our words."""
-    # a misspelt key is missing, too: its name says more
+    """Returns the first error of pydantic as an error with location and remedy."""
+    # A misspelled required key causes two errors. The unknown key is the more helpful one.
     first = min(error.errors(), key=lambda item: item["type"] != "extra_forbidden")
     place = _place(first["loc"], model)
     inner = first.get("ctx", {}).get("error")
-    if isinstance(inner, InputError) and inner.key:  # relative to the place of the validator
+    if isinstance(inner, InputError) and inner.key:  # relative to the validated section
         place = (*place, *inner.key.split("."))
     key = ".".join(place)
     where = _source(place, path, lines, overridden)
@@ -104,40 +117,35 @@ def recipe_error(
         return RecipeError(f"unknown key {place[-1]!r}.", remedy, key=key, where=where)
     if first["type"] == "missing":
         return RecipeError("the key is missing.", f"Add {place[-1]}: {_describe(model, place)}", key=key, where=where)
-    if first["type"] == "value_error":
-        problem, _, remedy = str(inner).partition(". ")
-        return RecipeError(problem.rstrip(".") + ".", remedy or _describe(model, place), key=key, where=where)
     message = first["msg"][0].lower() + first["msg"][1:]
     remedy = _describe(model, place)
     if first["type"] == "string_type" and isinstance(first["input"], bool | int | float):
-        remedy = "Put it in quotes: YAML takes words such as yes and no, and numbers, for something else than text."
+        remedy = "Put it in quotes: YAML reads numbers, and words such as yes and no, as other types than text."
     return RecipeError(f"{message}, not {first['input']!r}.", remedy, key=key, where=where)
 
 
 _MEMBER = re.compile(r"(list|dict|tuple|literal|function-\w+)\[|\[key\]$")
-"""What pydantic calls the members of a union, and the key of a mapping."""
+"""Names that pydantic adds to a location for members of a union and for keys of a mapping."""
 
 
 def _place(loc: Sequence[Any], model: type[BaseModel]) -> tuple[str, ...]:
-    """The dotted place without what pydantic adds for members of unions, such as `dict[str,str]` or a validator's
-    name.
-    """
+    """Returns the dotted key without the names that pydantic adds, such as `dict[str,str]` or a validator's name."""
     place: list[str] = []
     kinds: list[Any] = [model]
     for item in loc:
-        steps = [found for kind in kinds for found in _children(kind, str(item))]
-        if isinstance(item, str) and place and (_MEMBER.match(item) or not (steps or _is_extra(kinds))):
+        children = [child for kind in kinds for child in _children(kind, str(item))]
+        if isinstance(item, str) and place and (_MEMBER.match(item) or not (children or _is_extra(kinds))):
             continue
-        if not steps and (tagged := [kind for kind in kinds if _is_tagged(kind, item)]):
-            kinds = tagged  # the member of a union that `kind` names
+        if not children and (tagged := [kind for kind in kinds if _is_tagged(kind, item)]):
+            kinds = tagged  # the member of a union that `kind` selects
             continue
         place.append(str(item))
-        kinds = steps
+        kinds = children
     return tuple(place)
 
 
 def _is_tagged(kind: Any, tag: Any) -> bool:
-    """Whether a value with `kind: tag` is a model of this kind."""
+    """Returns True if values with `kind: tag` are validated by this model."""
     field = kind.model_fields.get("kind") if isinstance(kind, type) and issubclass(kind, BaseModel) else None
     return (
         field is not None
@@ -151,7 +159,7 @@ def _is_extra(kinds: Sequence[Any]) -> bool:
 
 
 def _children(kind: Any, name: str) -> list[Any]:
-    """The types that stand under `name` in a value of type `kind`."""
+    """Returns the possible types of the value with key `name` in a value of type `kind`."""
     if isinstance(kind, type) and issubclass(kind, BaseModel):
         field = kind.model_fields.get(name)
         return _members(field.annotation) if field else []
@@ -174,7 +182,7 @@ def _members(annotation: Any) -> list[Any]:
 def _models_at(model: type[BaseModel], place: Sequence[str]) -> list[Any]:
     kinds: list[Any] = [model]
     for name in place:
-        kinds = [found for kind in kinds for found in _children(kind, name)]
+        kinds = [child for kind in kinds for child in _children(kind, name)]
     return kinds
 
 
@@ -187,5 +195,5 @@ def _describe(model: type[BaseModel], place: Sequence[str]) -> str:
     for kind in _models_at(model, place[:-1]):
         if isinstance(kind, type) and issubclass(kind, BaseModel) and place[-1] in kind.model_fields:
             text = kind.model_fields[place[-1]].description or ""
-            return f"What belongs here: {text.removesuffix('.')}."
-    return "See the recipes that come with clozeline."
+            return f"Expected: {' '.join(text.split()).removesuffix('.')}."
+    return "See the recipes that are part of clozeline."

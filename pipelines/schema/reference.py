@@ -1,4 +1,4 @@
-"""Generates the recipe reference from the models that read recipes: a JSON schema for editors, Markdown for people."""
+"""Generates the recipe reference from the config models: a JSON schema for editors, Markdown for the documentation."""
 
 from __future__ import annotations
 
@@ -7,7 +7,6 @@ import re
 from collections.abc import Iterator
 from typing import Any
 
-from pydantic import Field
 from pydantic.json_schema import GenerateJsonSchema
 
 from pipelines.schema.config import PipelineConfig
@@ -17,31 +16,49 @@ DIALECT = "https://json-schema.org/draft/2020-12/schema"
 ROOT = "Recipe"
 NONE = "*none*"
 NAMED = ("properties", "patternProperties", "$defs")
-"""Keywords whose value maps names of any kind to schemas."""
-UNKNOWN = ("discriminator", "identity")
-"""Keywords that are not JSON schema's: strict validators refuse them."""
+"""Keywords whose value maps names to schemas."""
+UNKNOWN = ("discriminator", "identity", "asset")
+"""Keywords that are not part of JSON schema. Strict validators reject them."""
+
+
+INTRO = """\
+# Recipe keys
+
+`make reference` writes this page from the config models. To change a text, edit the description in the code.
+[recipe.schema.json](recipe.schema.json) is the same as a JSON schema. [Patterns, members and
+students](../how-to/pet.md), [Soft prompts](../how-to/prompts.md) and [Prompt pretraining](../how-to/ppt.md) explain
+the sections. `pipelines/recipes/demo.yaml` is a complete recipe.
+
+An editor with a YAML language server checks a recipe while you write, if its first line is `# yaml-language-server:
+$schema=PATH/recipe.schema.json`. `clozeline schema` prints that file.
+
+Unknown keys are rejected. *required* means that the key has no default. *none* is YAML's `null` and has the same
+effect as no key. A *name* consists of lower-case letters, digits, `_`, `.` and `-`. `<name>` represents any key, and
+`<n>` the index of an item, counted from 0, as in `-o prompts.tasks.0.pattern=review`.
+"""
+"""The text before the tables."""
 
 
 class _Untitled(GenerateJsonSchema):
-    """A field's title would say no more than its key."""
+    """Leaves out titles of fields, which repeat their keys."""
 
     def field_title_should_be_set(self, schema: Any) -> bool:
         return False
 
 
 def recipe_schema() -> Schema:
-    """The JSON schema of a recipe, draft 2020-12."""
-    found = _tidy(PipelineConfig.model_json_schema(schema_generator=_Untitled))
-    return {"$schema": DIALECT, **found, "title": "clozeline recipe"}
+    """Returns the JSON schema of a recipe, draft 2020-12."""
+    schema = _tidy(PipelineConfig.model_json_schema(schema_generator=_Untitled))
+    return {"$schema": DIALECT, **schema, "title": "clozeline recipe"}
 
 
 def schema_text() -> str:
-    """The JSON schema as the file docs/recipe.schema.json holds it."""
+    """Returns the text of docs/reference/recipe.schema.json."""
     return json.dumps(recipe_schema(), indent=1, ensure_ascii=False) + "\n"
 
 
 def _tidy(value: Any) -> Any:
-    """Without keywords of others. A mapping whose keys have a form refuses keys of another, as pydantic does."""
+    """Removes unknown keywords. Mappings with a pattern for keys reject other keys, as pydantic does."""
     if isinstance(value, list):
         return [_tidy(item) for item in value]
     if not isinstance(value, dict):
@@ -58,57 +75,46 @@ def _tidy(value: Any) -> Any:
 
 
 def reference_markdown() -> str:
-    """The reference as the file docs/reference.md holds it: a table for each section."""
+    """Returns the text of docs/reference/recipe.md: one table per section."""
     whole = recipe_schema()
     models = {ROOT: whole, **_in_order(whole)}
-    parts = [
-        "# Reference of recipes",
-        "Written by `make docs` from the models that read recipes; mend their descriptions, not this page. The same "
-        "as a JSON schema: [recipe.schema.json](recipe.schema.json). What the sections are for is told in "
-        "[pet.md](pet.md), [prompts.md](prompts.md) and [ppt.md](ppt.md); "
-        "[demo.yaml](../pipelines/recipes/demo.yaml) is a whole recipe.",
-        "An editor with a YAML language server checks a recipe while it is written, if this is its first line: "
-        "`# yaml-language-server: $schema=PATH/recipe.schema.json`; `clozeline schema` prints that file.",
-        "Unknown keys are refused. *required*: there is no default. *none* is YAML's `null`: as if the key were left "
-        "out. A *name* has lower case letters, digits, `_`, `.` and `-`. `<name>` stands for any key, `<n>` for the "
-        "number of an item, counted from 0, as in `-o prompts.tasks.0.pattern=review`.",
-    ]
+    parts = [_paragraphs(INTRO.strip())]
     places: dict[str, list[str]] = {name: [] for name in models}
     for place, name in _places(whole, "", models):
         places[name].append(place)
     for name, model in models.items():
         parts.append(f"## {heading(name)}")
         if places[name]:
-            parts.append(f"Stands at {', '.join(f'`{place}`' for place in places[name])}.")
+            parts.append(f"Keys: {', '.join(f'`{place}`' for place in places[name])}.")
         parts.extend([_paragraphs(model["description"]), _table(model, models)])
     return "\n\n".join(parts) + "\n"
 
 
 def heading(name: str) -> str:
-    """Name of a model -> heading: PromptTaskConfig -> Prompt task."""
+    """Returns the heading of a model: PromptTaskConfig -> Prompt task."""
     words = re.findall(r"[A-Z][a-z0-9]*", re.sub(r"(Section|Config)$", "", name))
     return " ".join(words).capitalize()
 
 
 def _paragraphs(text: str) -> str:
-    """A docstring without its line breaks inside of paragraphs."""
+    """Removes line breaks inside paragraphs."""
     return "\n\n".join(" ".join(part.split()) for part in text.split("\n\n"))
 
 
 def _in_order(whole: Schema) -> dict[str, Schema]:
-    """Every other model, in the order in which a reader of the tables meets them."""
-    found: dict[str, Schema] = Field({})
+    """Returns every other model, in the order in which the tables refer to them."""
+    models: dict[str, Schema] = {}
     waiting = [whole]
     while waiting:
         for name in _refs(waiting.pop(0)):
-            if name not in found:
-                found[name] = whole["$defs"][name]
-                waiting.append(found[name])
-    return found
+            if name not in models:
+                models[name] = whole["$defs"][name]
+                waiting.append(models[name])
+    return models
 
 
 def _refs(value: Any) -> Iterator[str]:
-    """Names of the models that a schema names, in order."""
+    """Yields the names of the models that a schema refers to, in order."""
     if isinstance(value, dict):
         if "$ref" in value:
             yield value["$ref"].rpartition("/")[2]
@@ -121,7 +127,7 @@ def _refs(value: Any) -> Iterator[str]:
 
 
 def _places(value: Schema, place: str, models: dict[str, Schema]) -> Iterator[tuple[str, str]]:
-    """Dotted place in a recipe, and the model that stands there."""
+    """Yields the dotted key and the model of every section."""
     if "$ref" in value:
         name = value["$ref"].rpartition("/")[2]
         yield place, name
@@ -143,7 +149,7 @@ def _table(model: Schema, models: dict[str, Schema]) -> str:
     rows = ["| key | type | default | what |", "|---|---|---|---|"]
     for key, field in model["properties"].items():
         default = "*required*" if key in model.get("required", ()) else _default(field, models)
-        cells = (f"`{key}`", plain(field), default, field.get("description", ""))
+        cells = (f"`{key}`", plain(field), default, _paragraphs(field.get("description", "")))
         rows.append(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |")
     return "\n".join(rows)
 
@@ -152,7 +158,7 @@ def _default(field: Schema, models: dict[str, Schema]) -> str:
     value = field.get("default")
     if value is None:
         return NONE
-    # of a section as a whole, what it has anyway stands in its own table
+    # The table of a section lists its defaults, so only differences from them are shown.
     for name in _refs(field) if value and isinstance(value, dict) else ():
         own = {key: item.get("default") for key, item in models[name]["properties"].items()}
         if all(key in own for key in value):
@@ -163,7 +169,7 @@ def _default(field: Schema, models: dict[str, Schema]) -> str:
 
 
 def plain(value: Schema) -> str:
-    """A schema in plain words."""
+    """Describes a schema in words."""
     if "$ref" in value:
         title = heading(value["$ref"].rpartition("/")[2])
         return f"[{title}](#{title.lower().replace(' ', '-')})"

@@ -2,330 +2,369 @@
 
 from __future__ import annotations
 
-import re
+from collections.abc import Callable, Collection, Sequence
 
 from pipelines.schema.config import PipelineConfig
-from pipelines.schema.sections import prompts
+from pipelines.schema.locations import errors_located_in
 from pipelines.schema.sections.ensemble import ProbeMember
-from pipelines.schema.sections.prompts import (
-    PptSection,
-    PromptsSection,
-    PromptTaskConfig,
-    TokenLevelTask,
-    token_level_tasks,
-)
+from pipelines.schema.sections.prompts import PromptTaskConfig, token_level_tasks
 from stages.common.errors import InputError
-from stages.common.models.backbones.config import BackboneConfig
-from stages.common.models.encoders.config import check_training
-from stages.common.prompts.config import check_annotates
+from stages.common.prompts.config import check_fits_token_level
 from stages.common.training.config import TrainingConfig
+from stages.common.training.student_config import check_training
 from stages.prompt_pretraining.formats import check_options_fit
 from stages.splits.config import DataConfig
 from stages.token_level.splits.config import TokenLevelData
 
 
 def check_rules(config: PipelineConfig) -> None:
-    """Checks all rules about several sections. The first rule that is broken decides which error is shown.
+    """Checks all rules about several sections. The first rule that is broken raises the error.
 
     Raises:
-        InputError: names the dotted key.
+        InputError: with the dotted key.
     """
-    check_trainings(config)
-    check_label_words(config)
-    check_soft_blocks(config)
-    check_members(config)
-    check_inits(config)
-    check_learning_curve(config)
-    if not config.has_labels:
-        check_zero_labels(config)
-    if config.prompts is not None:
-        check_prompt_tasks(config, config.prompts)
-        check_pretraining_formats(config, config.prompts)
-        check_token_level_tasks(config)
-    if config.ppt is not None:
-        check_pretraining_options(config.ppt, config.backbone)
+    for check in RULES:
+        check(config)
 
 
-def check_trainings(config: PipelineConfig) -> None:
-    """A student has the loop that it needs; a loop that looks at a dev set has one; there is a pile to label."""
-    for place, section in (("distill", config.distill), ("baseline", config.baseline)):
-        try:
-            if section is not None:
+def check_student_training(config: PipelineConfig) -> None:
+    """Students have training settings exactly if student.tune needs them."""
+    for key, section in (("distill", config.distill), ("baseline", config.baseline)):
+        if section is not None:
+            with errors_located_in(key):
                 check_training(config.student, section.training)
-        except ValueError as error:
-            problem, _, remedy = str(error).partition(". ")
-            raise InputError(f"{problem}.", remedy, key=f"{place}.training") from None
-    for place, (loop, sets) in _trainings(config).items():
-        if loop is not None and loop.early_stopping and not (sets and all(data.has_dev for data in sets)):
+
+
+def check_early_stopping(config: PipelineConfig) -> None:
+    """Early stopping has a dev set."""
+    for key, training, sets in _trainings(config):
+        if training is None or training.early_stopping is None:
+            continue
+        if not sets:
             raise InputError(
-                "early_stopping needs a development set, and there is none here.",
-                "Give one (data.dev, or data.dev_shots), or take early_stopping out." if sets else "Take it out.",
-                key=f"{place}.early_stopping",
+                "early stopping is not possible here, because this training uses no dev set.",
+                "Remove early_stopping.",
+                key=f"{key}.early_stopping",
             )
+        if not all(data.has_dev for data in sets):
+            raise InputError(
+                "early stopping requires a dev set, but neither data.dev nor data.dev_shots is set.",
+                "Set one of them, or remove early_stopping.",
+                key=f"{key}.early_stopping",
+            )
+
+
+def _trainings(
+    config: PipelineConfig,
+) -> list[tuple[str, TrainingConfig | None, Sequence[DataConfig | TokenLevelData]]]:
+    """Dotted key, training settings, and the data with the dev sets; no data if the stage does not use a dev set."""
+    prompts, own = config.prompts, (config.data,)
+    trainings: list[tuple[str, TrainingConfig | None, Sequence[DataConfig | TokenLevelData]]] = [
+        *((f"{key}.training", section.training, own) for key, section in config.pet_sections.items()),
+        ("distill.training", config.distill.training, own),
+        ("ppt.training", config.ppt.training if config.ppt else None, ()),
+        ("baseline.training", config.baseline.training if config.baseline else None, own),
+    ]
+    if prompts:
+        sets: list[DataConfig | TokenLevelData] = [
+            *(config.prompt_task(item)[1] for item in prompts.tasks),
+            *(item.section.data for item in token_level_tasks(prompts)),
+        ]
+        trainings.append(("prompts.training", prompts.training, sets))
+        trainings += [
+            (f"prompts.methods.{name}.training", item.training, sets) for name, item in prompts.methods.items()
+        ]
+    trainings += [
+        (f"members.{name}.contrastive.training", member.contrastive.training, ())
+        for name, member in config.members.items()
+        if isinstance(member, ProbeMember) and member.contrastive
+    ]
+    return trainings
+
+
+def check_unlabeled_data(config: PipelineConfig) -> None:
+    """There is unlabeled data for the student."""
     if config.data.unlabeled is None and (config.data.unlabeled_size == 0 or config.data.pool is None):
         raise InputError(
-            "there are no unlabelled texts, from which the student learns.",
-            "Name a file (data.unlabeled), or a pool and data.unlabeled_size.",
+            "there is no unlabeled data, from which the student learns.",
+            "Set data.unlabeled, or data.pool and data.unlabeled_size.",
             key="data",
         )
 
 
-def check_label_words(config: PipelineConfig) -> None:
+def check_has_label_words(config: PipelineConfig) -> None:
+    """The task has label words, or a search finds them."""
     if not config.task.verbalizer and config.verbalizer_search is None:
         raise InputError(
             "the task has no label words.",
-            "Write a verbalizer, or have words searched for: verbalizer_search: {}.",
+            "Set task.verbalizer, or search for words: verbalizer_search: {}.",
             key="task.verbalizer",
         )
+
+
+def check_verbalizer_search(config: PipelineConfig) -> None:
+    """A search for label words has a reason and labeled data, and no step before it needs the words."""
     if config.verbalizer_search is None:
         return
-    if config.task.verbalizer or config.task.options:
-        what = "label words already" if config.task.verbalizer else "options, whose answers need words of their own"
-        raise InputError(f"the task has {what}.", "Take verbalizer_search out.", key="verbalizer_search")
+    if config.task.verbalizer:
+        raise InputError("the task already has label words.", "Remove verbalizer_search.", key="verbalizer_search")
+    if config.task.options:
+        raise InputError(
+            "multiple choice needs label words for right and wrong, which no search finds.",
+            "Set task.verbalizer, and remove verbalizer_search.",
+            key="verbalizer_search",
+        )
     if not config.has_labels:
-        raise InputError("words are found from labelled examples.", "Add some, or a verbalizer.", key="data.shots")
+        raise InputError(
+            "the search for label words needs labeled data.", "Set data.shots, or task.verbalizer.", key="data.shots"
+        )
     if config.prompts and any(item.task is None for item in config.prompts.tasks):
         raise InputError(
-            "prompts for the recipe's own task need label words.", "Write a verbalizer.", key="task.verbalizer"
+            "prompts for the task of the recipe need label words.", "Set task.verbalizer.", key="task.verbalizer"
         )
 
 
-def check_soft_blocks(config: PipelineConfig) -> None:
-    """Patterns with soft blocks are for prompts, which must use them; sub-models have others."""
-    prompted = {item.pattern for item in config.prompts.tasks if item.task is None} if config.prompts else set()
-    prompted |= {name for section in config.pet_sections.values() for name in section.patterns or ()}
+def check_soft_blocks_are_used(config: PipelineConfig) -> None:
+    """Each pattern with a soft block is used by a prompt or a sub-model that names it."""
+    used = {item.pattern for item in config.prompts.tasks if item.task is None} if config.prompts else set()
+    used |= {name for section in config.pet_sections.values() for name in section.patterns or ()}
     for name in config.task.patterns:
-        if name not in config.hard_patterns and name not in prompted:
+        if name not in config.hard_patterns and name not in used:
             raise InputError(
-                f"pattern {name!r} has a soft block, which only prompt tuning trains, and no prompt uses it.",
-                f"Take {{soft:...}} out, or name it in prompts.tasks: - pattern: {name}.",
+                f"pattern {name!r} has a soft block, which only prompt tuning trains, but no prompt uses it.",
+                f"Remove {{soft:...}}, or add the pattern to prompts.tasks: - pattern: {name}.",
                 key=f"task.patterns.{name}",
             )
+
+
+def check_has_hard_pattern(config: PipelineConfig) -> None:
+    """At least one pattern has no soft block."""
     if not config.hard_patterns:
         raise InputError(
-            "every pattern has a soft block, and sub-models need one without.", "Add one.", key="task.patterns"
+            "every pattern has a soft block, but sub-models need one without.", "Add one.", key="task.patterns"
         )
-    for place, section in config.pet_sections.items():
+
+
+def check_submodels_train_soft_blocks(config: PipelineConfig) -> None:
+    """Sub-models whose patterns have soft blocks train prompts in them."""
+    for key, section in config.pet_sections.items():
+        trains_soft_blocks = section.tune == "prompt" and not section.prompt.is_deep and config.has_labels
         for name in section.patterns or ():
-            takes = section.tune == "prompt" and not section.prompt.is_deep and config.has_labels
-            if name in config.task.patterns and name not in config.hard_patterns and not takes:
+            if name in config.task.patterns and name not in config.hard_patterns and not trains_soft_blocks:
                 raise InputError(
                     f"pattern {name!r} has a soft block, which these sub-models do not train.",
-                    "Take it out here; or tune: prompt, with labelled examples and no deep prompt.",
-                    key=f"{place}.patterns",
+                    "Remove the pattern here, or set tune: prompt, with labeled data and without a deep prompt.",
+                    key=f"{key}.patterns",
                 )
 
 
-def check_inits(config: PipelineConfig) -> None:
-    """What starts from a pretrained prompt has one."""
-    methods = config.prompts.methods if config.prompts else {}
-    starts = {f"prompts.methods.{name}": item.init for name, item in methods.items()}
-    sections = {place: item for place, item in config.pet_sections.items() if item.tune == "prompt"}
-    starts |= {f"{place}.prompt": item.prompt.init for place, item in sections.items()}
-    for place, start in starts.items():
-        if config.ppt is None and start == "ppt":
+def check_member_names(config: PipelineConfig) -> None:
+    """No member has the same step names as a generation of iPET: `pet/g1/...`."""
+    generations = config.pet.ipet.generations if config.pet.ipet else 0
+    for number in range(1, generations + 1):
+        key = f"members.g{number}"
+        if key in config.pet_sections:
             raise InputError(
-                "this starts from ppt, but there is no ppt section.", "Add one: ppt: {...}.", key=f"{place}.init"
-            )
-    for place, item in sections.items():
-        for pattern in config.patterns_of(item) if item.prompt.init == "ppt" else ():
-            try:
-                config.pretrained_for(PromptTaskConfig(pattern=pattern))
-            except InputError as error:
-                raise error.at(key=f"{place}.prompt.init") from None
-        if item.batched_training and config.verbalizer_search:
-            raise InputError(
-                "prompts are not trained together with words that are still searched for.",
-                "Write a verbalizer, or take together out.",
-                key=f"{place}.batched_training",
-            )
-        if place != "pet" and item.prompt.init == "ppt":
-            raise InputError(
-                "prompts are pretrained for the recipe's own backbone.",
-                "Take another start.",
-                key=f"{place}.prompt.init",
+                f"steps of this member would have the names of generation {number} of pet.ipet.",
+                "Rename the member.",
+                key=key,
             )
 
 
-def check_members(config: PipelineConfig) -> None:
-    for name in config.members:
-        if re.fullmatch(r"g[0-9]+", name):
-            raise InputError(f"{name} names a generation of iPET.", "Choose another.", key=f"members.{name}")
-    for place, section in config.pet_sections.items():
-        unknown = [name for name in section.patterns or () if name not in config.task.patterns]
-        if unknown:
-            raise InputError(
-                f"there is no pattern {unknown[0]!r}.",
-                f"Take some of: {', '.join(config.task.patterns)}.",
-                key=f"{place}.patterns",
-            )
+def check_patterns_of_submodels(config: PipelineConfig) -> None:
+    """The patterns of sub-models exist."""
+    for key, section in config.pet_sections.items():
+        for name in section.patterns or ():
+            if name not in config.task.patterns:
+                raise _unknown("pattern", name, config.task.patterns, f"{key}.patterns")
+
+
+def check_ipet_has_teachers(config: PipelineConfig) -> None:
+    """iPET has at least two sub-models, which label data for each other."""
+    for key, section in config.pet_sections.items():
         seeds = section.seeds if config.has_labels else section.seeds[:1]
         if section.ipet and len(config.patterns_of(section)) * len(seeds) < 2:
             raise InputError(
-                "iPET needs two sub-models, which label for each other.",
-                "Add a pattern or a seed, or take ipet out.",
-                key=f"{place}.ipet",
+                "iPET needs two sub-models, which label data for each other.",
+                "Add a pattern or a seed, or remove ipet.",
+                key=f"{key}.ipet",
             )
+
+
+def check_priming(config: PipelineConfig) -> None:
+    """Demonstrations are not for multiple choice."""
     if config.priming and config.task.options:
-        raise InputError("demonstrations are not for multiple choice.", "Take priming out.", key="priming")
+        raise InputError("priming does not support multiple choice.", "Remove priming.", key="priming")
 
 
-def check_zero_labels(config: PipelineConfig) -> None:
-    """Without labelled examples there is only what needs none: zero-shot members, and iPET from them."""
-    prompted = config.prompts.tasks if config.prompts else ()
-    wants = {
-        "baseline": config.baseline is not None,
-        "priming": config.priming is not None,
-        "distill.gold_weight": config.distill.gold_weight > 0,
-        "prompts": any(item.task is None for item in prompted),
-    }
-    wants |= {f"members.{name}": item.kind == "probe" for name, item in config.members.items()}
-    wants |= {f"{place}.tune": item.tune != "none" and not item.ipet for place, item in config.pet_sections.items()}
-    for place, needed in wants.items():
-        if needed:
+def check_ppt_for_init(config: PipelineConfig) -> None:
+    """Prompts with `init: ppt` have a section ppt."""
+    if config.ppt is not None:
+        return
+    methods = config.prompts.methods if config.prompts else {}
+    inits = {f"prompts.methods.{name}": item.init for name, item in methods.items()}
+    inits |= {f"{key}.prompt": item.prompt.init for key, item in config.pet_sections.items() if item.tune == "prompt"}
+    for key, init in inits.items():
+        if init == "ppt":
             raise InputError(
-                "there are no labelled examples (data.shots is 0 and data.train is not given).",
-                "Add some; or take this out. Without labels sub-models are zero-shot (pet.tune: none) or learn "
-                "from each other (pet.ipet).",
-                key=place,
+                "init: ppt uses a pretrained prompt, but the recipe has no section ppt.",
+                "Add ppt: {...}, or set another init.",
+                key=f"{key}.init",
             )
 
 
-def check_prompt_tasks(config: PipelineConfig, prompts: PromptsSection) -> None:
-    names = [config.prompt_task(item)[0].name for item in prompts.tasks]
-    if len(set(names)) < len(names):
-        raise InputError(f"two tasks have the same name: {names}.", "Give each its own.", key="prompts.tasks")
-    for number, item in enumerate(prompts.tasks):
-        known = config.prompt_task(item)[0].patterns
-        if item.pattern not in known:
+def check_prompts_of_submodels(config: PipelineConfig) -> None:
+    """Sub-models with `tune: prompt` have the pretrained prompt and the label words that they need."""
+    for key, item in config.pet_sections.items():
+        if item.tune != "prompt":
+            continue
+        if item.prompt.init == "ppt":
+            with errors_located_in(f"{key}.prompt.init"):
+                for pattern in config.patterns_of(item):
+                    config.pretrained_for(PromptTaskConfig(pattern=pattern))
+        if item.batched_training and config.verbalizer_search:
             raise InputError(
-                f"there is no pattern {item.pattern!r}.",
-                f"Take one of: {', '.join(known)}.",
-                key=f"prompts.tasks.{number}.pattern",
+                "batched_training needs label words, but verbalizer_search finds them later.",
+                "Set task.verbalizer, or remove batched_training.",
+                key=f"{key}.batched_training",
             )
-
-
-def check_pretraining_formats(config: PipelineConfig, prompts: PromptsSection) -> None:
-    """Every downstream task finds the pretrained prompt that it starts from."""
-    starts = any(item.init == "ppt" for item in prompts.methods.values())
-    for number, item in enumerate(prompts.tasks):
-        place = f"prompts.tasks.{number}.format"
-        if item.format and config.ppt is None:
-            raise InputError("there is no ppt section, which has formats.", "Take this out.", key=place)
-        if config.ppt and (starts or item.format):
-            try:
-                config.pretrained_for(item)
-            except InputError as error:
-                raise error.at(key=place) from None
-
-
-def _trainings(config: PipelineConfig) -> dict[str, tuple[TrainingConfig | None, list[DataConfig | TokenLevelData]]]:
-    """Dotted place -> loop, and the data whose dev sets its stages look at; none where a stage never looks."""
-    own: list[DataConfig | TokenLevelData] = [config.data]
-    found = {f"{place}.training": (section.training, own) for place, section in config.pet_sections.items()}
-    found |= {
-        "distill.training": (config.distill.training, own),
-        "ppt.training": (config.ppt.training if config.ppt else None, []),
-    }
-    found |= {"baseline.training": (config.baseline.training if config.baseline else None, own)}
-    if config.prompts:
-        sets: list[DataConfig | TokenLevelData] = [config.prompt_task(item)[1] for item in config.prompts.tasks]
-        sets += [item.data for item in token_level_tasks(config.prompts)]
-        found |= {"prompts.training": (config.prompts.training, sets)}
-        found |= {
-            f"prompts.methods.{name}.training": (item.training, sets) for name, item in config.prompts.methods.items()
-        }
-    for name, member in config.members.items():
-        if isinstance(member, ProbeMember) and member.contrastive:
-            found[f"members.{name}.contrastive.training"] = (member.contrastive.training, [])
-    return found
+        if key != "pet" and item.prompt.init == "ppt":
+            raise InputError(
+                "prompts are pretrained for the backbone of the recipe only.",
+                "Use another init.",
+                key=f"{key}.prompt.init",
+            )
 
 
 def check_learning_curve(config: PipelineConfig) -> None:
-    """Refuses a curve that has no labels, no baseline or no patterns to be made of.
-
-    Raises:
-        InputError: names the key.
-    """
+    """The learning curve has labeled data, and the sections and members that it names."""
     section = config.learning_curve
     if section is None:
         return
     if not config.has_labels:
-        raise InputError("there are no labelled examples.", "Add some, or take this out.", key="learning_curve")
+        raise InputError("there is no labeled data.", "Add some, or remove learning_curve.", key="learning_curve")
     if "baseline" in section.methods and config.baseline is None:
         raise InputError(
-            "there is no baseline section, which says how it is trained.",
-            "Add one, or leave methods with others: [ensemble].",
-            key="learning_curve.methods",
+            "the recipe has no section baseline.", "Add it, or set methods: [ensemble].", key="learning_curve.methods"
         )
-    most = max(section.shots)
-    if config.data.train is None and most > config.data.shots:
+    largest = max(section.shots)
+    if config.data.train is None and largest > config.data.shots:
         raise InputError(
-            f"{most} examples a class are more than the {config.data.shots} of data.shots.",
-            "Raise data.shots, or take the larger numbers out.",
+            f"{largest} examples per class are more than the {config.data.shots} of data.shots.",
+            "Raise data.shots, or remove the larger numbers.",
             key="learning_curve.shots",
         )
     for name in section.members:
         if name not in config.members:
-            raise InputError(
-                f"there is no member {name!r}.",
-                f"Take some of: {', '.join(config.members)}." if config.members else "The recipe has no members.",
-                key="learning_curve.members",
-            )
+            raise _unknown("member", name, config.members, "learning_curve.members")
     if section.ipet and config.pet.ipet is None:
-        raise InputError("pet.ipet is not set.", "Set it, or take this out.", key="learning_curve.ipet")
-    known = config.patterns_of(config.pet)
+        raise InputError("pet.ipet is not set.", "Set it, or set ipet: false.", key="learning_curve.ipet")
+    patterns = config.patterns_of(config.pet)
     for name in section.patterns or ():
-        if name not in known:
+        if name not in patterns:
+            raise _unknown("pattern", name, patterns, "learning_curve.patterns")
+
+
+def check_without_labels(config: PipelineConfig) -> None:
+    """Without labeled data, nothing needs labels: sub-models are zero-shot, or label data for each other (iPET)."""
+    if config.has_labels:
+        return
+    prompted = config.prompts.tasks if config.prompts else ()
+    needs_labels = {
+        "baseline": config.baseline is not None,
+        "priming": config.priming is not None,
+        "distill.gold_weight": config.distill.gold_weight > 0,
+        "prompts": any(item.task is None for item in prompted),
+        **{f"members.{name}": item.kind == "probe" for name, item in config.members.items()},
+        **{f"{key}.tune": item.tune != "none" and not item.ipet for key, item in config.pet_sections.items()},
+    }
+    for key, is_set in needs_labels.items():
+        if is_set:
             raise InputError(
-                f"pet has no pattern {name!r}.", f"Take some of: {', '.join(known)}.", key="learning_curve.patterns"
+                "this needs labeled data, but data.shots is 0 and data.train is not set.",
+                "Add labeled data, or remove this. Without labels, use zero-shot sub-models (pet.tune: none) or iPET "
+                "(pet.ipet).",
+                key=key,
             )
+
+
+def check_prompt_tasks(config: PipelineConfig) -> None:
+    """Downstream tasks have different names and existing patterns."""
+    items = config.prompts.tasks if config.prompts else ()
+    names = [config.prompt_task(item)[0].name for item in items]
+    if len(set(names)) < len(names):
+        raise InputError(f"two tasks have the same name: {names}.", "Rename one of them.", key="prompts.tasks")
+    for number, item in enumerate(items):
+        patterns = config.prompt_task(item)[0].patterns
+        if item.pattern not in patterns:
+            raise _unknown("pattern", item.pattern, patterns, f"prompts.tasks.{number}.pattern")
+
+
+def check_pretrained_prompts(config: PipelineConfig) -> None:
+    """Every downstream task finds the pretrained prompt that initializes its prompts."""
+    if config.prompts is None:
+        return
+    uses_ppt = any(item.init == "ppt" for item in config.prompts.methods.values())
+    for number, item in enumerate(config.prompts.tasks):
+        key = f"prompts.tasks.{number}.format"
+        if item.format and config.ppt is None:
+            raise InputError("the recipe has no section ppt.", "Remove format.", key=key)
+        if config.ppt and (uses_ppt or item.format):
+            with errors_located_in(key):
+                config.pretrained_for(item)
 
 
 def check_token_level_tasks(config: PipelineConfig) -> None:
-    """Refuses methods that such tasks cannot use, and names that are taken.
-
-    Raises:
-        InputError: names the key.
-    """
-    known = set(config.datasets)
+    """Token-level tasks have their own names, methods that suit them, and the pretrained prompts that these need."""
+    if config.prompts is None:
+        return
+    names = set(config.datasets)
     for item in token_level_tasks(config.prompts):
-        assert config.prompts is not None
-        if item.task.name in known:
-            raise InputError(f"two tasks have the name {item.task.name}.", "Give each its own.", key=item.place)
-        known.add(item.task.name)
+        if item.task.name in names:
+            raise InputError(f"two tasks have the name {item.task.name}.", "Rename one of them.", key=item.key)
+        names.add(item.task.name)
         for name, method in config.prompts.methods.items():
-            try:
-                check_annotates(method)
-            except InputError as error:
-                raise InputError(error.problem, error.remedy, key=f"prompts.methods.{name}.{error.key}") from None
+            with errors_located_in(f"prompts.methods.{name}"):
+                check_fits_token_level(method)
         if config.ppt and any(method.init == "ppt" for method in config.prompts.methods.values()):
-            try:
-                pretrained_for_token_level(config, item)
-            except InputError as error:
-                raise error.at(key=f"{item.place}.format") from None
+            with errors_located_in(f"{item.key}.format"):
+                config.pretrained_for(item)
 
 
-def pretrained_for_token_level(config: PipelineConfig, item: TokenLevelTask) -> int:
-    """Which of `ppt.formats` its prompts start from, where they start from ppt.
-
-    Raises:
-        InputError: none of them is the one.
-    """
-    assert config.ppt is not None
-    kind = prompts.named_or_only(item.task.name, config.ppt.formats, item.config.format)
-    return config.ppt.formats.index(kind)
-
-
-def check_pretraining_options(ppt: PptSection, backbone: BackboneConfig) -> None:
-    """Refuses more options than the backbone's length has room for.
-
-    Raises:
-        InputError: at `ppt.choice_options` or `ppt.unified_options`.
-    """
+def check_pretraining_options(config: PipelineConfig) -> None:
+    """The options of pretraining examples fit into the length of the backbone."""
+    ppt = config.ppt
     for kind in ("choice", "unified"):
-        if kind in ppt.formats:
-            try:
-                check_options_fit(ppt.num_options(kind)[1], backbone.max_length)
-            except InputError as error:
-                raise error.at(key=f"ppt.{kind}_options") from None
+        if ppt is not None and kind in ppt.formats:
+            with errors_located_in(f"ppt.{kind}_options"):
+                check_options_fit(ppt.num_options(kind)[1], config.backbone.max_length)
+
+
+def _unknown(what: str, name: str, known: Collection[str], key: str) -> InputError:
+    remedy = f"Use one of: {', '.join(known)}." if known else f"The recipe has no {what}s."
+    return InputError(f"there is no {what} {name!r}.", remedy, key=key)
+
+
+RULES: tuple[Callable[[PipelineConfig], None], ...] = (
+    check_student_training,
+    check_early_stopping,
+    check_unlabeled_data,
+    check_has_label_words,
+    check_verbalizer_search,
+    check_soft_blocks_are_used,
+    check_has_hard_pattern,
+    check_submodels_train_soft_blocks,
+    check_member_names,
+    check_patterns_of_submodels,
+    check_ipet_has_teachers,
+    check_priming,
+    check_ppt_for_init,
+    check_prompts_of_submodels,
+    check_learning_curve,
+    check_without_labels,
+    check_prompt_tasks,
+    check_pretrained_prompts,
+    check_token_level_tasks,
+    check_pretraining_options,
+)
+"""All rules, in the order in which they are checked."""

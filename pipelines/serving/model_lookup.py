@@ -10,8 +10,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cluster.steps.plan import plan
-from pipelines.dag import fewshot, quorum
+from pipelines.dag import quorum
+from pipelines.dag.planner import plan_recipe
 from pipelines.run.request import load_request
 from pipelines.schema.locations import RecipeError
 from pipelines.serving import predictors
@@ -125,16 +125,17 @@ def find_prompts(recipe: str, overrides: list[str] | None, store: str | Path, me
 def _results(recipe: str, overrides: list[str] | None, store: str | Path, prefix: str) -> dict[str, Path]:
     """Step -> its files, of all steps whose names start with `prefix`, in the recipe's order."""
     asked = load_request(recipe, overrides, store)
-    steps = fewshot.build_steps(asked.config, quorum.dropped_members(asked.config, asked.store))
-    wanted = [step for step in steps if step.name.startswith(prefix)]
-    lines = {line.name: line for line in plan(wanted, asked.store)}
+    planned = plan_recipe(asked.config, asked.store)
+    if dropped := quorum.dropped_members(asked.config, planned, planned.manifests, asked.store):
+        planned = plan_recipe(asked.config, asked.store, dropped=dropped)
     found = {}
-    for step in wanted:
-        line = lines[step.name]
+    for line in planned:
+        if not line.name.startswith(prefix):
+            continue
         if line.manifest is None:
             raise RecipeError(
                 f"{line.name} of {recipe} has no result in {asked.store.url}.",
                 f"Run it first: clozeline run {recipe} --store {store}",
             )
-        found[step.name] = asked.store.files(line.name, line.fingerprint)
+        found[line.name] = asked.store.files(line.name, line.fingerprint)
     return found

@@ -1,13 +1,16 @@
-"""The base of all config models, and types that they share: names of steps and folders, and the labels of a task.
+"""The base of all config models, references to assets, and types that several configs share.
 
 This module imports pydantic only, so that a recipe can be read and planned without loading a model library.
 """
 
 from __future__ import annotations
 
-from typing import Annotated
+from collections.abc import Callable, Iterator, Mapping
+from typing import Annotated, Any, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
+
+from stages.common.errors import InputError
 
 
 class Config(BaseModel):
@@ -15,17 +18,73 @@ class Config(BaseModel):
 
     model_config = ConfigDict(frozen=True, extra="forbid", use_attribute_docstrings=True)
 
+    @classmethod
+    def of(cls, settings: Config, **more: Any) -> Self:
+        """Builds a config from the fields that `settings` has too, and from `more`, which has priority.
+
+        A recipe section and the config of its stage share their settings. Fields that only one of them has, such as
+        the resources of a section, are not copied.
+        """
+        shared = cls.model_fields.keys() & type(settings).model_fields.keys() - more.keys()
+        return cls(**{name: getattr(settings, name) for name in shared}, **more)
+
+
+class TextTaskConfig(Config):
+    """Base of configs of stages that classify texts without a pattern."""
+
+    labels: tuple[str, ...]
+    """Labels of the task, in the order of the logits."""
+    fields: tuple[str, ...]
+    """Fields of an example. A text encoder reads the first as the text and joins the others to its pair."""
+
+
+_ASSET = Field(json_schema_extra={"identity": False, "asset": True})
+AssetRef = Annotated[str, _ASSET]
+"""A reference of a model or data file. The content of its target is part of the key of a step, the reference is not."""
+OptionalAssetRef = Annotated[str | None, _ASSET]
+
+
+def asset_refs(config: Config, *, include: Callable[[Config], bool] = lambda model: True) -> dict[str, str]:
+    """Returns the dotted key and the reference of every asset that a config names.
+
+    Args:
+        config: The config to walk, with all models, mappings and sequences in it.
+        include: Returns False for models to skip, with everything in them.
+    """
+    return dict(_walk(config, "", include))
+
+
+def _walk(value: Any, key: str, include: Callable[[Config], bool]) -> Iterator[tuple[str, str]]:
+    if isinstance(value, Config):
+        if not include(value):
+            return
+        items: Mapping[str, Any] = {name: getattr(value, name) for name in type(value).model_fields}
+        fields = type(value).model_fields
+    elif isinstance(value, Mapping):
+        items, fields = value, {}
+    elif isinstance(value, list | tuple):
+        items, fields = {str(number): item for number, item in enumerate(value)}, {}
+    else:
+        return
+    for name, item in items.items():
+        inner = f"{key}.{name}" if key else name
+        extra = fields[name].json_schema_extra if name in fields else None
+        if isinstance(item, str) and isinstance(extra, dict) and extra.get("asset"):
+            yield inner, item
+        else:
+            yield from _walk(item, inner, include)
+
 
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_.-]*$")]
-"""A name that also serves as a step's name and a folder: lower case, digits, `_`, `.`, `-`."""
+"""A name that is also part of a step's name and a folder: lower case, digits, `_`, `.`, `-`."""
 
 
-def _differ(labels: tuple[str, ...]) -> tuple[str, ...]:
-    twice = sorted({label for label in labels if labels.count(label) > 1})
-    if twice:
-        raise ValueError(f"the label {twice[0]!r} is listed twice. Keep it once.")
+def _check_unique(labels: tuple[str, ...]) -> tuple[str, ...]:
+    repeated = sorted({label for label in labels if labels.count(label) > 1})
+    if repeated:
+        raise InputError(f"the label {repeated[0]!r} is listed twice.", "Keep it once.")
     return labels
 
 
-Labels = Annotated[tuple[str, ...], Field(min_length=2), AfterValidator(_differ)]
-"""Two labels or more, each once."""
+Labels = Annotated[tuple[str, ...], Field(min_length=2), AfterValidator(_check_unique)]
+"""At least two labels, each once."""

@@ -1,39 +1,29 @@
-"""Config model of the distillation stage: the student and how it is trained."""
+"""Config models of the distillation stage: the student, and how it is trained on soft labels."""
 
 from __future__ import annotations
 
-from pydantic import Field, model_validator
+from pydantic import Field
 
-from stages.common.config import Config
-from stages.common.models.encoders.config import StudentConfig, check_training
-from stages.common.training.config import TrainingConfig
+from stages.common.training.student_config import StudentSettings, StudentTrainingConfig
 
 
-class DistillationConfig(Config):
-    """The student and how it learns."""
+class DistillationSettings(StudentSettings):
+    """Settings of distillation that a recipe defines."""
 
-    labels: tuple[str, ...]
-    """Labels of the task, in the order of the logits."""
-    fields: tuple[str, ...]
-    """Fields to read; those behind the first make up its pair."""
-    student: StudentConfig
-    """The encoder."""
-    training: TrainingConfig | None
-    """Length and rates of the training; none for student.tune: head."""
     temperature: float = Field(2.0, gt=0)
-    """Softens the teacher's and the student's distribution, for student.tune: full."""
+    """Divides the logits of teacher and student in the loss. Above 1 it makes their distributions softer. For
+    student.tune: full.
+    """
     gold_weight: float = Field(0.0, ge=0, lt=1)
-    """Share of the loss that comes from gold labels: of each batch's that has one, or of the whole fit."""
+    """Weight of the labeled examples in the loss. The soft labels have the weight 1 - gold_weight."""
     keep_fraction: float = Field(1.0, gt=0, le=1)
-    """Share of the texts of each predicted label that are kept, surest first."""
+    """Fraction of the examples of each predicted label that is kept, the most confident first."""
     min_confidence: float = Field(0.0, ge=0, lt=1)
-    """Texts whose top probability is lower are left out."""
-    max_student_examples: int | None = Field(None, ge=1)
-    """Texts of the shards that are learnt from at the most; none: there are no shards."""
-    seed: int
-    """Seed of head, order and dropout."""
+    """Examples whose highest probability is lower are left out."""
 
-    @model_validator(mode="after")
-    def _loop_fits(self) -> DistillationConfig:
-        check_training(self.student, self.training)
-        return self
+
+class DistillationConfig(StudentTrainingConfig, DistillationSettings):
+    """The student, trained on the soft labels of the ensemble."""
+
+    max_student_examples: int | None = Field(None, ge=1)
+    """Maximum number of examples from shards. Not set if the unlabeled data is not in shards."""

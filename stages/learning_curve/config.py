@@ -8,7 +8,7 @@ FIGURE_FILE = "learning_curve.png"
 
 
 class LearningCurveConfig(Config):
-    """What the inputs are."""
+    """The methods that the learning curve compares."""
 
     methods: tuple[str, ...]
-    """Method of each measured step."""
+    """Method of each measured step, in the order of the inputs."""

@@ -4,103 +4,117 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Sequence
-from typing import Literal
+from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
 from stages.common.config import Config
+from stages.common.errors import InputError
 from stages.common.examples import Example
-from stages.common.models.backbones.config import BackboneConfig, LoraConfig, Tune
-from stages.common.models.cloze.config import LossKind, MlmConfig
-from stages.common.patterns.config import Task
+from stages.common.models.backbones.config import LoraConfig, Tune
+from stages.common.models.cloze.config import ClozeConfig, LossKind, MlmConfig
 from stages.common.prompts.config import PromptConfig
 from stages.common.training.config import TrainingConfig
 
 
 class SelectionConfig(Config):
-    """How texts are drawn and labelled for the next generation."""
+    """How examples are selected and labeled for the next generation."""
 
     scale_factor: float = Field(5.0, gt=1)
     """Growth of the training set from one generation to the next."""
     weights: Literal["uniform", "accuracy"] = "uniform"
-    """Weights of the teachers: uniform, or accuracy before training."""
+    """Weights of the sub-models that label: uniform, or their accuracy before training."""
     examples_per_class: int = Field(10, ge=1)
-    """Without labelled examples: texts a class in the first trained generation."""
+    """Without labeled data: examples per class in the first trained generation."""
     num_most_likely: int | None = Field(None, ge=1)
-    """Without labelled examples: the first trained generation draws among so many texts that are likeliest of a class,
-    even if another one is likelier; none: among those whose likeliest class it is.
+    """Without labeled data: the first trained generation samples from this number of examples with the highest
+    probability of a class, even if another class is more likely. If not set, it samples from the examples whose most
+    likely class it is.
     """
 
 
 class IpetConfig(SelectionConfig):
-    """The generations after the first."""
+    """Generations of sub-models after the first."""
 
     generations: int = Field(2, ge=1)
-    """Generations after the first; the paper's three in all are 2 here."""
+    """Number of generations after the first. The paper counts the first one: its 3 is 2 here."""
     teacher_fraction: float = Field(0.25, gt=0, le=1)
-    """Share of the other sub-models that label for one, at least one of them."""
+    """Fraction of the other sub-models that label examples for one sub-model, at least one of them."""
 
 
 class GenerationConfig(SelectionConfig):
-    """One later generation, as a sub-model's step sees it: what comes after it is no part of its identity."""
+    """One generation after the first, for one sub-model. It does not depend on the generations after it."""
 
     generation: int = Field(ge=1)
-    """Number of the generation; the first one is 0."""
+    """Number of the generation. The first generation is 0."""
     from_zero: bool
-    """Whether there are no labelled examples."""
-
-    @classmethod
-    def of(cls, ipet: IpetConfig, generation: int, has_labels: bool) -> GenerationConfig:
-        """Generation number `generation` of `ipet`."""
-        shared = {name: getattr(ipet, name) for name in SelectionConfig.model_fields}
-        return cls(**shared, generation=generation, from_zero=not has_labels)
+    """True if there is no labeled data."""
 
     def targets(self, labels: Sequence[str], gold: Sequence[Example]) -> dict[str, int]:
-        """Label -> how many texts are to be drawn: the whole set's size less the labelled examples."""
+        """Label -> number of examples to select: the size of the training set minus the labeled examples."""
         if self.from_zero:
             return dict.fromkeys(labels, round(self.examples_per_class * self.scale_factor ** (self.generation - 1)))
         counts = Counter(item.label for item in gold)
         return {label: round(counts[label] * self.scale_factor**self.generation) - counts[label] for label in labels}
 
 
-class PetConfig(Config):
-    """One sub-model."""
+class PetSettings(Config):
+    """Settings of sub-models that a recipe defines."""
 
-    task: Task
-    """Labels, patterns and label words."""
-    pattern: str
-    """Name of the pattern to train."""
-    backbone: BackboneConfig
-    """The language model."""
-    tune: Tune
-    """What is trained: full (all weights), lora (adapters), prompt (a soft prompt), none (zero-shot)."""
+    tune: Tune = "lora"
+    """Trained parameters: full (all weights), lora (adapters), prompt (a soft prompt), none (zero-shot)."""
     lora: LoraConfig = LoraConfig()
     """Adapters, for tune: lora."""
     prompt: PromptConfig = PromptConfig()
     """Soft prompt, for tune: prompt."""
-    training: TrainingConfig | None
-    """Length and rates of the training; none for tune: none."""
+    training: TrainingConfig | None = None
+    """Length, learning rate and batch size. Not needed for tune: none."""
     loss: LossKind = "auto"
-    """cross_entropy, hinge, or auto: hinge where a word has several tokens."""
+    """cross_entropy, hinge, or auto: hinge if a label word has several tokens."""
     mlm: MlmConfig | None = None
-    """The auxiliary loss on unlabelled text; masked models only."""
+    """Auxiliary masked-LM loss on unlabeled data, for masked models. If not set, it is not used."""
+
+    @model_validator(mode="after")
+    def _tune_fits(self) -> Self:
+        if self.training is None and self.tune != "none":
+            raise InputError(
+                f"tune: {self.tune} needs training settings.",
+                "Add some: training: {learning_rate: 0.001, epochs: 6}.",
+                key="training",
+            )
+        if self.tune == "none" and self.mlm:
+            raise InputError("tune: none trains nothing, but mlm is set.", "Remove mlm, or change tune.", key="mlm")
+        if self.tune == "prompt" and self.mlm:
+            raise InputError("tune: prompt has no auxiliary loss.", "Remove mlm, or change tune.", key="mlm")
+        if self.tune == "prompt" and self.prompt.trains_more:
+            raise InputError(
+                "tune: prompt trains neither adapters nor a linear head.",
+                "Remove prompt.lora and prompt.head, or change tune.",
+                key="prompt",
+            )
+        return self
+
+
+class PetConfig(ClozeConfig, PetSettings):
+    """One sub-model."""
+
     growth: GenerationConfig | None = None
-    """A later generation of iPET; none: labelled examples alone."""
+    """A generation of iPET after the first. If not set, only labeled examples are used."""
     shots: int = Field(0, ge=0)
-    """Demonstrations a class before each text, for tune: none."""
+    """Demonstrations per class before each text, for tune: none."""
     label_unlabeled: bool = True
-    """Also label the unlabelled pile, as members of the ensemble do."""
-    seed: int
-    """Seed of order, dropout, new weights and drawings."""
+    """If true, also labels the unlabeled data, as members of the ensemble do."""
+    seed: int = 0
+    """Seed of the order of examples, dropout, new weights and samples."""
     name: str = ""
-    """Name of its prompt among those that were trained together, if it was."""
+    """Name of its prompt in the result of batched training. Empty if it is trained on its own."""
 
     @model_validator(mode="after")
     def _parts_fit(self) -> PetConfig:
-        if (self.training is None) != (self.tune == "none"):
-            raise ValueError("tune: none takes no loop, and every other tune needs one. Mend tune or loop.")
-        if self.tune == "none" and (self.mlm or self.growth):
-            raise ValueError("tune: none takes neither mlm nor ipet, which train. Mend tune, or take them out.")
+        if self.tune == "none" and self.training is not None:
+            raise InputError("tune: none trains nothing, but training is set.", "Remove training.", key="training")
+        if self.tune == "none" and self.growth:
+            raise InputError("tune: none trains nothing, but growth is set.", "Remove growth.", key="growth")
         if self.shots and self.tune != "none":
-            raise ValueError("demonstrations are for tune: none. Mend tune or shots.")
+            raise InputError("demonstrations are for tune: none.", "Set tune: none, or shots: 0.", key="shots")
         return self

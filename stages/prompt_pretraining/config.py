@@ -1,19 +1,14 @@
-"""Config models of prompt pretraining: the prompt, its corpus, and the model that pseudo-labels sentences.
-
-`classifier_folder` checks that the labels of a classifier agree with the config.
-"""
+"""Config models of prompt pretraining: the prompt, its corpus, and the model that pseudo-labels sentences."""
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
+from typing import Self
 
 from pydantic import Field, field_validator, model_validator
 
-from stages.common.assets.cache import resolve
-from stages.common.config import Config
+from stages.common.config import Config, OptionalAssetRef
 from stages.common.data.config import CorpusConfig
-from stages.common.errors import AssetError, InputError
+from stages.common.errors import InputError
 from stages.common.models.backbones.config import BackboneConfig
 from stages.common.models.config import Calibration
 from stages.common.patterns.config import Task
@@ -23,121 +18,121 @@ from stages.common.training.config import TrainingConfig
 from stages.prompt_pretraining.formats import NumOptions, PretrainingFormat, corpus_requirements, task_of
 
 PATTERN_NAME = "label"
-"""The one pattern of the task that labels."""
+"""Name of the pattern that pseudo-labels sentences."""
 
 
 class SingleConfig(Config):
-    """What labels the sentences of the format `single`, and how sure it must be."""
+    """How sentences are pseudo-labeled for the format `single`."""
 
     verbalizer: dict[str, list[str]] = Field(
         {word: [word] for word in ("terrible", "bad", "okay", "good", "great")}, min_length=2
     )
-    """Label -> label words, of the labelling pattern and of the pretraining task."""
+    """Label -> label words, for pseudo-labeling and for the pretraining task."""
     pattern: str = "Review: {text}\nSentiment:{mask}"
-    """What the backbone is asked about a sentence, which is the field `text`."""
+    """Pattern with which the backbone labels a sentence, the field `text`."""
     calibration: Calibration = "unlabeled"
-    """Takes the backbone's preference for some labels away: none, contextual (by texts that say nothing) or pile (by
-    the first sentences, as if their labels were equally frequent).
+    """How the prior preference of the backbone for a label is removed: none, contextual (with texts without content),
+    or unlabeled (with the first sentences, as if their labels were equally frequent).
     """
-    classifier: str | None = Field(None, json_schema_extra={"identity": False})
-    """Labels in the backbone's place: the folder of a trained student (`model` of a step). Its labels are the keys of
-    words.
+    classifier: OptionalAssetRef = None
+    """Folder of a trained student (`model` of a step), which labels instead of the backbone. Its labels must be the
+    keys of verbalizer. If not set, the backbone labels.
     """
     min_confidence: float = Field(0.5, ge=0, lt=1)
-    """Sentences whose top probability is lower are left out."""
+    """Sentences whose highest probability is lower are left out."""
     candidates_per_example: int = Field(10, ge=1)
-    """Sentences labelled at the most, for each example to be built."""
+    """Maximum number of sentences to label per example to build."""
 
     @field_validator("pattern")
     @classmethod
     def _pattern_reads_text(cls, text: str) -> str:
         parsed = Pattern.parse("pattern", text)
         if parsed.fields != ("text",) or parsed.has_soft_blocks:
-            raise ValueError(f"the pattern {text!r} is not one of text alone. Write {{text}} and {{mask}}.")
+            raise InputError(
+                f"the pattern {text!r} must have the field text, no other field and no soft block.",
+                "Use {text} and {mask} only.",
+            )
         return text
 
     @model_validator(mode="after")
     def _every_label_has_words(self) -> SingleConfig:
         empty = [label for label, words in self.verbalizer.items() if not words]
         if empty:
-            raise ValueError(f"the label {empty[0]!r} has no word. Give it one.")
+            raise InputError(f"the label {empty[0]!r} has no word.", "Add one.", key=f"verbalizer.{empty[0]}")
         return self
 
     @property
     def task(self) -> Task:
-        """What the backbone is asked."""
+        """The task that the backbone solves to pseudo-label a sentence."""
         return Task(
-            name="labelling",
+            name="labeling",
             labels=tuple(self.verbalizer),
             patterns={PATTERN_NAME: self.pattern},
             verbalizer=self.verbalizer,
         )
 
 
-def classifier_folder(config: SingleConfig) -> Path:
-    """The folder of the classifier, fetched if need be, whose labels are those that have words.
+class ExamplesSettings(Config):
+    """Settings of pretraining examples that a recipe defines."""
 
-    Raises:
-        AssetError: it is out of reach, or holds no classifier of one text.
-        InputError: its labels are not the keys of `words`.
-    """
-
-    assert config.classifier is not None
-    folder = resolve(config.classifier)
-    try:
-        about = json.loads((folder / "classifier.json").read_text())
-        labels, fields = set(about["labels"]), about["fields"]
-    except (OSError, ValueError, KeyError) as error:
-        raise AssetError(
-            f"{folder} holds no classifier ({error}).", "Name the folder `model` of a step distill/<seed>.",
-            key="single.classifier",
-        ) from error  # fmt: skip
-    if len(fields) != 1:
-        raise AssetError(
-            f"the classifier in {folder} reads pairs of texts.", "Name one of single texts.", key="single.classifier"
-        )
-    if labels != set(config.verbalizer):
-        raise InputError(
-            f"the classifier's labels are {sorted(labels)}, and words are given for {sorted(config.verbalizer)}.",
-            "Give words for each of its labels.",
-            key="single.words",
-        )
-    return folder
+    single: SingleConfig = SingleConfig()
+    """How sentences are pseudo-labeled, for single."""
+    num_held_out: int = Field(120, ge=3)
+    """Examples that are not used for training, to measure what the prompt has learned."""
 
 
-class PretrainingConfig(Config):
+class PretrainingSettings(ExamplesSettings):
+    """Settings of prompt pretraining that a recipe defines."""
+
+    num_virtual_tokens: int = Field(16, ge=1)
+    """Length of the prompt."""
+    init: InitConfig = InitConfig()
+    """Initialization of the prompt."""
+    training: TrainingConfig
+    """Length, learning rate and batch size."""
+
+
+class ExamplesConfig(ExamplesSettings):
+    """Base of configs of stages that build or use pretraining examples."""
+
+    format: PretrainingFormat = "pair"
+    """Format of the examples: pair, choice, single or unified."""
+    num_options: tuple[NumOptions, NumOptions] = (6, 6)
+    """Minimum and maximum number of options per example, for choice and unified."""
+    corpus: CorpusConfig
+    """The raw text."""
+    seed: int = 0
+    """Seed of the examples and, if a prompt is trained, of its initialization and the order of examples."""
+
+    @model_validator(mode="after")
+    def _options_fit(self) -> Self:
+        fewest, most = self.num_options
+        if fewest > most:
+            raise InputError(
+                f"the minimum of num_options ({fewest}) is higher than its maximum ({most}).",
+                "Put the lower number first.",
+                key="num_options",
+            )
+        num_documents = corpus_requirements(self.format, most).documents
+        if self.corpus.window < num_documents:
+            raise InputError(
+                f"the format {self.format} needs a window of at least {num_documents} documents.",
+                "Raise corpus.window.",
+                key="corpus.window",
+            )
+        return self
+
+    @property
+    def num_examples(self) -> int:
+        """Number of examples to build, with those that are held out."""
+        return self.corpus.num_examples + self.num_held_out
+
+
+class PretrainingConfig(ExamplesConfig, PretrainingSettings):
     """A prompt and the text that it is pretrained on."""
 
     backbone: BackboneConfig
     """The frozen language model."""
-    format: PretrainingFormat = "pair"
-    """What is learnt: pair, choice, single or unified."""
-    num_options: tuple[NumOptions, NumOptions] = (6, 6)
-    """The fewest and the most options of an example; for choice and unified."""
-    single: SingleConfig = SingleConfig()
-    """What labels the sentences; for single."""
-    corpus: CorpusConfig
-    """The raw text."""
-    num_virtual_tokens: int = Field(16, ge=1)
-    """Vectors of the prompt."""
-    init: InitConfig = InitConfig()
-    """Where the prompt starts."""
-    training: TrainingConfig
-    """Length and rates of the training."""
-    num_held_out: int = Field(120, ge=3)
-    """Examples kept aside to measure what was learnt."""
-    seed: int
-    """Seed of examples, start and order."""
-
-    @model_validator(mode="after")
-    def _options_fit(self) -> PretrainingConfig:
-        fewest, most = self.num_options
-        if fewest > most:
-            raise ValueError(f"num_options are at least {fewest} and at most {most}. Write the smaller number first.")
-        wanted = corpus_requirements(self.format, most).documents
-        if self.corpus.window < wanted:
-            raise ValueError(f"{self.format} needs a window of {wanted} documents. Raise corpus.window.")
-        return self
 
     @property
     def task(self) -> Task:

@@ -2,27 +2,12 @@
 
 from __future__ import annotations
 
-from stages.common.config import Config
-from stages.common.models.backbones.config import BackboneConfig
-from stages.common.patterns.config import Task
-from stages.common.prompts.config import PromptConfig
-from stages.common.training.config import TrainingConfig
+from stages.common.models.cloze.config import ClozeConfig
+from stages.common.prompts.config import PromptTrainingConfig
 
 
-class PromptTuningConfig(Config):
-    """A task, its hard pattern, and the prompt."""
+class PromptTuningConfig(ClozeConfig, PromptTrainingConfig):
+    """A soft prompt for one task and pattern, over a frozen language model."""
 
-    task: Task
-    """Labels, patterns and label words."""
-    pattern: str
-    """Name of the hard pattern."""
-    backbone: BackboneConfig
-    """The frozen language model."""
-    prompt: PromptConfig
-    """Method and settings of the prompt."""
-    training: TrainingConfig
-    """Length and rates of the training."""
-    seed: int
-    """Seed of start and order."""
     name: str = ""
-    """Name of the prompt among those that were trained together, if it was."""
+    """Name of the prompt in the result of batched training. Empty if the prompt is trained on its own."""

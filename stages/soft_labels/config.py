@@ -9,32 +9,37 @@ from stages.common.models.config import Average, Calibration, Weights
 
 
 class EnsembleConfig(Config):
-    """How the votes of the members become one."""
+    """How the logits of the members are averaged."""
 
     average: Average = "logits"
-    """Mean of raw logits (as PET) or of probabilities (for members of different kinds)."""
+    """Average of logits (as in PET), or of probabilities (for members of different kinds)."""
     weights: Weights = "uniform"
-    """Weights of the members: uniform, accuracy (on the labelled set before training), or balanced (every kind of
-    member weighs the same, however many members it has).
+    """Weights of the members: uniform, accuracy (on the labeled data before training), or balanced (each kind of member
+    has the same total weight).
     """
     calibration: Calibration = "none"
-    """What takes a member's preference for a label away: none, contextual (texts without content), or pile (the
-    unlabelled texts; for labels that are about equally frequent).
+    """How the prior preference of a member for a label is removed: none, contextual (with texts without content), or
+    unlabeled (with the unlabeled data; for labels that are about equally frequent).
     """
     temperature: float = Field(1.0, gt=0)
-    """Divides the logits: above 1 makes soft labels softer."""
+    """Divides the averaged logits. Above 1 it makes the soft labels softer."""
 
 
-class SoftLabelsConfig(Config):
-    """The ensemble and what it labels."""
+class LabelingConfig(Config):
+    """Base of configs of stages that label unlabeled data with the ensemble."""
 
     labels: tuple[str, ...]
     """Labels of the task, in the order of the logits."""
     ensemble: EnsembleConfig = EnsembleConfig()
-    """How votes are mixed."""
-    members: tuple[str, ...]
-    """Names of the members, in the order of the inputs."""
+    """How the logits of the members are averaged."""
     groups: tuple[str, ...]
     """Kind of each member, for balanced weights."""
+
+
+class SoftLabelsConfig(LabelingConfig):
+    """The ensemble and its members."""
+
+    members: tuple[str, ...]
+    """Names of the members, in the order of the inputs."""
     dropped: tuple[str, ...] = ()
-    """Members that failed and that the recipe lets be missing."""
+    """Members that failed and that ensemble.min_members allows to be missing."""

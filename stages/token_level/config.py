@@ -1,4 +1,4 @@
-"""Config models of token-level tasks: token classification, question answering, and what a trained model serves."""
+"""Config models of token-level tasks: token classification, question answering, and the settings of a saved model."""
 
 from __future__ import annotations
 
@@ -15,43 +15,60 @@ OUTSIDE = "O"
 """The label of words that belong to no entity."""
 
 
-class TokenClassificationTask(Config):
-    """A label for every word, as in the recognition of named entities."""
+class TokenClassificationSettings(Config):
+    """Settings of token classification, such as named entity recognition, that a recipe defines."""
 
-    kind: Literal["tokens"] = "tokens"
-    name: Name
-    """Name of the task; part of step names."""
     labels: Labels
-    """All labels. Those of entities are written B-TYPE and I-TYPE (also E- and S-), all else is O; entity F1 is
-    measured where there are some.
+    """All labels. For entities, use B-TYPE and I-TYPE (E- and S- are accepted) and O for all other words. The entity F1
+    score is computed if there are such labels. Other labels are allowed.
     """
 
 
-class QuestionAnsweringTask(Config):
-    """Where in a context the answer to a question stands (extractive question answering, as in SQuAD)."""
+class TokenClassificationTask(TokenClassificationSettings):
+    """A label for each word."""
 
-    kind: Literal["spans"] = "spans"
+    kind: Literal["tokens"] = "tokens"
+    """Label every token."""
     name: Name
     """Name of the task; part of step names."""
+
+
+class QuestionAnsweringSettings(Config):
+    """Settings of extractive question answering, as in SQuAD, that a recipe defines."""
+
     unanswerable: bool = False
-    """Whether some questions have no answer in their context, as in SQuAD 2.0."""
+    """If true, some questions have no answer in their context, as in SQuAD 2.0."""
     max_answer_tokens: int = Field(30, ge=1)
-    """Tokens of an answer at the most."""
+    """Maximum number of tokens of an answer."""
     overlap: int = Field(64, ge=0)
-    """Tokens that two windows share, where a context is too long for one; half of one at most."""
+    """Tokens that two consecutive windows of a long context share, at most half of a window."""
 
 
-class TokenLevelServingConfig(Config):
-    """What a trained prompt serves."""
+class QuestionAnsweringTask(QuestionAnsweringSettings):
+    """The position of the answer to a question in its context."""
 
-    task: TokenClassificationTask | QuestionAnsweringTask = Field(discriminator="kind")
-    """What is asked of the texts."""
+    kind: Literal["spans"] = "spans"
+    """Find the answer of a question in a text."""
+    name: Name
+    """Name of the task; part of step names."""
+
+
+TokenLevelTaskConfig = TokenClassificationTask | QuestionAnsweringTask
+
+
+class TokenLevelConfig(Config):
+    """Base of configs with a token-level task."""
+
+    task: TokenLevelTaskConfig = Field(discriminator="kind")
+    """The task."""
+
+
+class TokenLevelServingConfig(TokenLevelConfig):
+    """What is needed to predict with a saved prompt and head."""
+
     backbone: BackboneConfig
     """The frozen language model."""
 
     def save(self, folder: Path) -> None:
-        """Writes it beside the prompt."""
+        """Writes the config to the folder of the prompt."""
         (folder / SERVING_FILE).write_text(self.model_dump_json(indent=2) + "\n", encoding="utf-8")
-
-
-TokenLevelTaskConfig = TokenClassificationTask | QuestionAnsweringTask

@@ -15,7 +15,7 @@ import pytest
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, BrowserContext, Locator, Page
 
-pytestmark = pytest.mark.timeout(900)
+pytestmark = [pytest.mark.browser, pytest.mark.timeout(900)]
 WAIT_MS = 90_000
 TRAINING = "workflowType=machine_learning"
 """MLflow's pages for models; without it they are, at first, those for agents."""

@@ -12,7 +12,7 @@ from tests.support.page_checks import overflow, watch
 if TYPE_CHECKING:
     from playwright.sync_api import Browser, Page
 
-pytestmark = pytest.mark.timeout(900)
+pytestmark = [pytest.mark.browser, pytest.mark.timeout(900)]
 SIZES = {"phone": (390, 844), "desktop": (1280, 900)}
 CONTRAST = 4.5
 """Of text, as WCAG 2.2 AA asks."""

@@ -103,7 +103,7 @@ def test_a_run_of_the_last_steps_alone_keeps_the_report_whole(store: Path, cloze
 def test_plan_names_what_changed(store: Path, clozeline: Clozeline) -> None:
     words = ("plan", "smoke", "--store", str(store))
     hits = clozeline(*words).stdout
-    assert hits.count("HIT") == STEPS and "RUN" not in hits
+    assert hits.count("CACHED") == STEPS and "RUN" not in hits
     changed = clozeline(*words, "-o", "pet.training.epochs=3").stdout.splitlines()
     reasons = {line.split()[1]: line for line in changed if line.startswith("RUN")}
     assert set(reasons) == {
@@ -243,7 +243,7 @@ def test_the_resolved_recipe_of_a_run_can_be_run_again(
     (path,) = (smoke_run[0] / "mlartifacts").rglob("recipe.yaml")
     assert yaml.safe_load(path.read_text())["name"] == "smoke"
     shown = clozeline("plan", str(path), "--store", str(smoke_run[0])).stdout
-    assert shown.count("HIT") == STEPS
+    assert shown.count("CACHED") == STEPS
 
 
 def test_doctor_names_versions_and_assets(clozeline: Clozeline, smoke_run: tuple[Path, str]) -> None:

@@ -7,8 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from cluster.steps.plan import plan
-from pipelines.dag import fewshot
+from pipelines.dag.planner import plan_recipe
 from pipelines.run.request import load_request
 
 NUM_BYTES = 20_000_000
@@ -29,7 +28,7 @@ def test_plan_reads_a_large_file_once(tmp_path: Path, monkeypatch: pytest.Monkey
     def planned() -> tuple[str, int]:
         asked = load_request("smoke", [f"data.pool.asset={data}"], tmp_path / "store")
         before = bytes_read()
-        line = plan(fewshot.build_steps(asked.config), asked.store)[-1]
+        line = plan_recipe(asked.config, asked.store)[-1]
         return line.fingerprint, (bytes_read() - before) // NUM_BYTES
 
     first, read = planned()

@@ -86,7 +86,7 @@ def test_a_run_has_its_pictures_and_tables(name: str, seen: Tracked) -> None:
 
 
 def test_scores_have_the_same_names_in_every_step(seen: Tracked) -> None:
-    statuses = "select name from runs join tags using (run_uuid) where key = 'stage.status' and value = ?"
+    statuses = "select name from runs join tags using (run_uuid) where key = 'step.status' and value = ?"
     names = [name for (name,) in seen.rows(statuses, "executed") if name != "report"]
     measured = [name for name in names if not name.startswith(("data/", "ppt/"))]
     assert len(measured) == 15
@@ -95,7 +95,7 @@ def test_scores_have_the_same_names_in_every_step(seen: Tracked) -> None:
     assert {"pet", "distill", "baseline"} <= set(groups)
     for name in measured:
         metrics = set(seen.values("latest_metrics", name))
-        assert {"test/accuracy", "test/macro_f1", "test/mcc", "test/ece", "stage/seconds"} <= metrics, name
+        assert {"test/accuracy", "test/macro_f1", "test/mcc", "test/ece", "step/seconds"} <= metrics, name
 
 
 def test_sub_models_show_their_accuracy_before_and_after(seen: Tracked) -> None:

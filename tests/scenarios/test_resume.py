@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from cluster.steps.plan import PlannedStep, PlanState, plan
+from cluster.steps.plan import PlannedStep, PlanState
 from pipelines.cli.views.key_diff import Explanation, explain_steps
-from pipelines.dag import fewshot
+from pipelines.dag.planner import plan_recipe
 from pipelines.run.request import load_request
 from tests.support.paths import ROOT
 
@@ -23,18 +23,18 @@ pytestmark = pytest.mark.timeout(120)
 def planned(store: Path, *overrides: str) -> dict[str, PlannedStep]:
     """The plan of the recipe on a store."""
     asked = load_request("smoke", list(overrides), store)
-    return {line.name: line for line in plan(fewshot.build_steps(asked.config), asked.store)}
+    return {line.name: line for line in plan_recipe(asked.config, asked.store)}
 
 
 def to_run(store: Path, *overrides: str) -> set[str]:
-    """Names of the steps that are no HIT."""
+    """Names of the steps that are not CACHED."""
     return {name for name, line in planned(store, *overrides).items() if line.state is not PlanState.CACHED}
 
 
 def explained(store: Path, name: str, *overrides: str) -> Explanation:
     """The explanation of one step."""
     asked = load_request("smoke", list(overrides), store)
-    (explanation,) = explain_steps(fewshot.build_steps(asked.config), asked.store, [name])
+    (explanation,) = explain_steps(plan_recipe(asked.config, asked.store), asked.store, [name])
     return explanation
 
 
@@ -134,7 +134,7 @@ def test_explain_prints_both_keys_side_by_side(store: Path, clozeline: Clozeline
     assert [line[:2] for line in lines if line[0] == "RUN"] == [["RUN", "distill/0"], ["RUN", "distill/1"]]
     assert ["config.training.steps", "8", "9"] in lines
     done = clozeline("explain", "smoke", "soft_labels", "--store", str(store))
-    assert done.stdout.startswith("HIT soft_labels") and "nothing differs" in done.stdout
+    assert done.stdout.startswith("CACHED soft_labels") and "nothing differs" in done.stdout
     assert clozeline("explain", "smoke", "nonsense", "--store", str(store)).returncode == 2
 
 

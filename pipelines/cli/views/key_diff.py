@@ -6,7 +6,7 @@ Also prints the command that resumes a run.
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
 
@@ -17,7 +17,7 @@ from rich.text import Text
 
 from cluster.canonical_json import canonical
 from cluster.run.result import RunOptions, RunResult
-from cluster.steps.plan import PlannedStep, PlanState, matching, plan
+from cluster.steps.plan import Plan, PlannedStep, PlanState, matching
 from cluster.steps.step import Step, graph
 from cluster.store.base import Store
 from cluster.store.manifest import Difference, Manifest, differences
@@ -28,9 +28,13 @@ SHOWN_DIGITS = 12
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Explanation:
-    """One step. `nearest` is the committed result that `changes` compare with: that of a HIT, else the closest one.
+    """Why one step runs or is cached.
 
-    `notes` has, for an input that changed, what becomes of the upstream step.
+    Args:
+        planned_step: The step in the plan.
+        nearest: The committed result that it is compared with: its own if the step is cached, else the nearest one.
+        changes: What differs between the two keys.
+        notes: Component of the key -> state of the upstream step, for inputs that changed.
     """
 
     planned_step: PlannedStep
@@ -39,32 +43,30 @@ class Explanation:
     notes: dict[str, str]
 
 
-def explain_steps(steps: Iterable[Step], store: Store, names: Iterable[str]) -> list[Explanation]:
-    """Explains the steps that `names` (or globs) stand for, upstream first.
+def explain_steps(planned: Plan, store: Store, names: Iterable[str]) -> list[Explanation]:
+    """Explains the steps that `names` or globs match, upstream first.
 
     Raises:
-        GraphError: no step is called so.
-        FingerprintError: the identity of a step cannot be told.
+        GraphError: no step matches.
     """
-    lines = {line.name: line for line in plan(steps, store)}
-    wanted = matching({name: line.step for name, line in lines.items()}, names)
-    return [_explain(line, lines, store) for line in lines.values() if line.name in wanted]
+    matched = matching(planned.steps, names)
+    return [_explain(line, planned.lines, store) for line in planned if line.name in matched]
 
 
-def _explain(line: PlannedStep, lines: dict[str, PlannedStep], store: Store) -> Explanation:
+def _explain(line: PlannedStep, lines: Mapping[str, PlannedStep], store: Store) -> Explanation:
     if line.manifest is not None:
         return Explanation(planned_step=line, nearest=line.manifest, notes={})
     nearest = store.nearest(line.name, line.fingerprint, line.key.components)
     if nearest is None or store.inspect(line.name, line.fingerprint).problems:
         return Explanation(planned_step=line, nearest=None, notes={})
     changes = differences(nearest.key, line.key.components)
-    upstream = _upstream(line.step)
+    upstream = line.step.upstream_by_component()
     notes = {change.name: _note(lines[name]) for change in changes if (name := upstream.get(change.name))}
     return Explanation(planned_step=line, nearest=nearest, changes=changes, notes=notes)
 
 
 def _note(line: PlannedStep) -> str:
-    """What became of an upstream step; its own changes before those that it only passes on."""
+    """Describes the state of an upstream step: its own changes if it has any, else those that it inherits."""
     if line.state is PlanState.CACHED:
         return f"{line.name}, committed"
     own = [reason for reason in line.reasons if not reason.startswith("its upstream ")]
@@ -72,22 +74,15 @@ def _note(line: PlannedStep) -> str:
     return f"{line.name} {verb}: {'; '.join(own or line.reasons)}"
 
 
-def _upstream(step: Step) -> dict[str, str]:
-    """Component of the key, such as `inputs.members.0`, -> name of the step behind it."""
-    names = {}
-    for role, item in step.inputs.items():
-        for index, one in enumerate(item) if isinstance(item, tuple) else [(None, item)]:
-            names[f"inputs.{role}" + ("" if index is None else f".{index}")] = one.name
-    return names
-
-
 def print_explanation(explanation: Explanation, console: Console) -> None:
-    """Prints it: a headline, the reasons of the plan, and a table of the differences."""
+    """Prints a headline, the reasons of the plan, and a table of the differences."""
     line, nearest = explanation.planned_step, explanation.nearest
     headline = Text.assemble((line.state.value, STYLES[line.state]), f" {line.name}  {line.fingerprint[:SHOWN_DIGITS]}")
     console.print(headline)
     if line.state is PlanState.CACHED and nearest is not None:
-        console.print(f"  committed {_when(nearest)} with this very key; nothing differs", highlight=False)
+        console.print(f"  committed {_when(nearest)} with the same key; nothing differs", highlight=False)
+        for note in line.notes:
+            console.print(f"  {escape(note)}", highlight=False, soft_wrap=True)
         return
     if not explanation.changes:
         for reason in line.reasons:
@@ -99,8 +94,8 @@ def print_explanation(explanation: Explanation, console: Console) -> None:
     for column in ("  component", "committed", "now", ""):
         table.add_column(column, overflow="fold")
     for change in explanation.changes:
-        about = explanation.notes.get(change.name, "")
-        table.add_row(f"  {escape(change.name)}", _value(change, change.before), _value(change, change.after), about)
+        note = explanation.notes.get(change.name, "")
+        table.add_row(f"  {escape(change.name)}", _value(change, change.before), _value(change, change.after), note)
     console.print(table)
 
 
@@ -125,18 +120,18 @@ def resume_command(
     outcome: RunResult,
     register: bool = True,
 ) -> str:
-    """The same command, for a shell: all that a person asked for is kept.
+    """Returns the command, for a shell, that continues a run with the same options.
 
-    Only what was forced and has been made since is not forced again.
+    Steps that the run was forced to execute and that it finished are not forced again.
 
     Args:
         recipe: As typed.
         overrides: As typed.
         store: Its folder or URL.
-        options: Of the run.
+        options: The options of the run.
         steps: The graph.
-        outcome: How far the run came.
-        register: Whether models were to be registered.
+        outcome: The result of the run.
+        register: The run registers models.
     """
     words = ["clozeline", "run", recipe]
     words += [word for item in overrides for word in ("-o", item)]
@@ -158,7 +153,7 @@ def resume_command(
 
 
 def _still_forced(options: RunOptions, steps: Iterable[Step], outcome: RunResult) -> list[str]:
-    """The globs as typed, or if some of their steps were made, the names of the others."""
+    """Returns the globs as typed or, if some of their steps finished, the names of the others."""
     if not options.force:
         return []
     nodes = graph(steps)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping
 
 from rich.table import Table
 from rich.text import Text
@@ -13,15 +13,20 @@ from pipelines.preflight.memory import MemoryRow
 STYLES = {PlanState.CACHED: "green", PlanState.RUN: "yellow", PlanState.BLOCKED: "red"}
 
 
-def plan_table(planned: Sequence[PlannedStep], memory: Mapping[str, MemoryRow] | None = None) -> Table:
-    """One line a step: its state, the start of its fingerprint, why it runs, and the memory of each of its workers."""
+def plan_table(planned: Iterable[PlannedStep], memory: Mapping[str, MemoryRow] | None = None) -> Table:
+    """Returns one row per step: its state, the start of its fingerprint, the reason, and the memory per worker.
+
+    The reason is why the step runs or is blocked. For a cached step it names who accepted the result, and the libraries
+    that have another version now.
+    """
     table = Table(box=None, pad_edge=False)
     memory = memory or {}
-    for column in ("state", "step", "fingerprint", "why", *(["memory a worker"] if memory else [])):
+    for column in ("state", "step", "fingerprint", "reason", *(["memory/worker"] if memory else [])):
         table.add_column(column, overflow="fold", no_wrap=column == "step")
     for line in planned:
         state = Text(line.state.value, style=STYLES[line.state])
         needed = memory.get(line.name)
-        told = [Text(needed.text(), style="" if needed.fits else "red") if needed else ""] if memory else []
-        table.add_row(state, line.name, line.fingerprint[:12], Text("\n".join(line.reasons)), *told)
+        size = [Text(needed.text(), style="" if needed.fits else "red") if needed else ""] if memory else []
+        reason = Text("\n".join((*line.reasons, *line.notes)))
+        table.add_row(state, line.name, line.fingerprint[:12], reason, *size)
     return table

@@ -1,5 +1,5 @@
 """Sections for prompt pretraining and prompt tuning, the token-level tasks, and the choice of the pretrained prompt
-that a prompt starts from.
+that a prompt is initialized from.
 """
 
 from __future__ import annotations
@@ -9,217 +9,201 @@ from dataclasses import dataclass
 
 from pydantic import Field, model_validator
 
-from pipelines.schema.sections.resources import Section, StreamSection, check_batched_training, check_strategy
-from stages.common.config import Config, Labels, Name
+from pipelines.schema.sections.resources import Section, StreamSection, check_batched_training
+from stages.common.config import Config, Name
 from stages.common.data.config import CorpusConfig
 from stages.common.errors import InputError
 from stages.common.patterns.config import Task
 from stages.common.patterns.syntax import OPTION
-from stages.common.prompts.config import InitConfig, PromptConfig
+from stages.common.prompts.config import PromptConfig
 from stages.common.training.config import TrainingConfig
-from stages.prompt_pretraining.config import SingleConfig
+from stages.prompt_pretraining.config import PretrainingSettings
 from stages.prompt_pretraining.formats import NumOptions, PretrainingFormat, corpus_requirements
 from stages.splits.config import DataConfig
-from stages.token_level.config import QuestionAnsweringTask, TokenClassificationTask, TokenLevelTaskConfig
+from stages.token_level.config import (
+    QuestionAnsweringSettings,
+    QuestionAnsweringTask,
+    TokenClassificationSettings,
+    TokenClassificationTask,
+    TokenLevelTaskConfig,
+)
 from stages.token_level.splits.config import TokenLevelData
 
 
 class CorpusShards(StreamSection):
-    """The examples are built on many workers, shard by shard, in steps of their own."""
+    """Workers that build the pretraining examples shard by shard, in separate steps."""
 
 
 class CorpusSection(CorpusConfig):
-    """A raw corpus: one document a row."""
+    """A raw corpus with one document per row."""
 
     shards: CorpusShards | None = None
-    """Builds the examples on many workers, of all shards of a folder (source.asset), and keeps those of a shard when
-    they are done; none: in the step that trains, from the start of the corpus.
+    """Builds the examples on many workers from all shards of a folder (source.asset). The examples of a finished shard
+    are kept. If not set, the training step builds them from the start of the corpus.
     """
 
     @model_validator(mode="after")
-    def _shards_are_read_whole(self) -> CorpusSection:
+    def _shards_have_no_limit(self) -> CorpusSection:
         if self.shards is not None and self.source.limit is not None:
-            raise InputError("shards are read whole.", "Take limit out, or shards.", key="source.limit")
+            raise InputError("shards are read in full.", "Remove limit or shards.", key="source.limit")
         return self
 
-    @property
-    def reading(self) -> CorpusConfig:
-        """What decides the result."""
-        return CorpusConfig(**{name: getattr(self, name) for name in CorpusConfig.model_fields})
 
-
-class PptSection(Section):
-    """Prompt pretraining on raw text: one prompt for each format."""
+class PptSection(Section, PretrainingSettings):
+    """Prompt pretraining on raw text: one prompt per format."""
 
     formats: tuple[PretrainingFormat, ...] = Field(("pair",), min_length=1)
-    """What is learnt, a prompt for each: pair, choice, single, unified."""
+    """Formats of the pretraining examples, one prompt per format: pair, choice, single, unified."""
     choice_options: NumOptions = 6
-    """Options of an example, for choice."""
+    """Options per example, for choice."""
     unified_options: tuple[NumOptions, NumOptions] = (2, 16)
-    """The fewest and the most options of an example, for unified."""
-    single: SingleConfig = SingleConfig()
-    """What labels the sentences, for single."""
+    """Minimum and maximum number of options per example, for unified."""
     corpus: CorpusSection
     """The raw text."""
-    num_virtual_tokens: int = Field(16, ge=1)
-    """Vectors of the prompt."""
-    init: InitConfig = InitConfig()
-    """Where the prompt starts."""
-    num_held_out: int = Field(120, ge=3)
-    """Examples kept aside to measure what was learnt."""
-    training: TrainingConfig
-    """Length and rates of the training."""
 
     @model_validator(mode="after")
     def _formats_fit(self) -> PptSection:
-        twice = [kind for kind in self.formats if self.formats.count(kind) > 1]
-        if twice:
-            raise InputError(f"the format {twice[0]} is listed twice.", "Keep it once.", key="formats")
+        repeated = [kind for kind in self.formats if self.formats.count(kind) > 1]
+        if repeated:
+            raise InputError(f"the format {repeated[0]} is listed twice.", "Keep it once.", key="formats")
         if self.unified_options[0] > self.unified_options[1]:
             raise InputError(
-                f"{self.unified_options[0]} options are more than {self.unified_options[1]}.",
-                "Write the smaller number first.",
+                f"the minimum {self.unified_options[0]} is higher than the maximum {self.unified_options[1]}.",
+                "Put the lower number first.",
                 key="unified_options",
             )
         for kind in self.formats:
-            wanted = corpus_requirements(kind, self.num_options(kind)[1]).documents
-            if self.corpus.window < wanted:
+            num_documents = corpus_requirements(kind, self.num_options(kind)[1]).documents
+            if self.corpus.window < num_documents:
                 raise InputError(
-                    f"the format {kind} needs {wanted} documents at a time.", "Raise window.", key="corpus.window"
+                    f"the format {kind} needs a window of at least {num_documents} documents.",
+                    "Raise window.",
+                    key="corpus.window",
                 )
         return self
 
     def num_options(self, kind: PretrainingFormat) -> tuple[int, int]:
-        """The fewest and the most options in examples of a format that has some."""
+        """Minimum and maximum number of options in examples of a format with options."""
         return self.unified_options if kind == "unified" else (self.choice_options, self.choice_options)
 
 
 class PromptTaskConfig(Config):
-    """A downstream task of prompt tuning. Without task and data it is the recipe's own."""
+    """A downstream task of prompt tuning. Without task and data, it is the task of the recipe."""
 
     pattern: str
-    """Name of the hard pattern behind the prompt."""
+    """Name of the pattern, which follows the prompt."""
     task: Task | None = None
-    """Another task; none: the recipe's own."""
+    """Another task. If not set, the task of the recipe."""
     data: DataConfig | None = None
-    """Data of that task."""
+    """Data of the other task."""
     format: PretrainingFormat | None = None
-    """The pretrained prompt to start from, by its format; none: the one that fits the task (choice, pair or single),
-    else unified, else the only one.
+    """Format of the pretrained prompt for init: ppt. If not set: the format that matches the task (choice, pair or
+    single), else unified, else the only one.
     """
 
     @model_validator(mode="after")
-    def _both_or_neither(self) -> PromptTaskConfig:
-        if (self.task is None) != (self.data is None):
-            raise ValueError("task and data belong together. Give both, or neither for the recipe's own task.")
+    def _task_has_data(self) -> PromptTaskConfig:
+        for key, other in (("task", "data"), ("data", "task")):
+            if getattr(self, key) is not None and getattr(self, other) is None:
+                raise InputError(f"{key} is set, but {other} is not.", f"Set {other}, or remove {key}.", key=key)
         return self
 
 
-class TokenTaskConfig(Config):
-    """A label for every word, as in the recognition of named entities."""
-
-    labels: Labels
-    """All labels: O, and for every type of entity B-TYPE and I-TYPE; or any others."""
-    data: TokenLevelData
-    """Files: fields: {words: COLUMN}, label: COLUMN."""
-    format: PretrainingFormat | None = None
-    """The pretrained prompt to start from, by its format; none: unified, else the only one."""
-
-
-class SpanTaskConfig(Config):
-    """Where in a context the answer to a question stands, as in SQuAD."""
+class TokenLevelSection(Config):
+    """Base of sections of token-level tasks."""
 
     data: TokenLevelData
-    """Files: fields: {question: COLUMN, context: COLUMN}, label: COLUMN of the answers."""
-    unanswerable: bool = False
-    """Whether some questions have no answer in their context."""
-    max_answer_tokens: int = Field(30, ge=1)
-    """Tokens of an answer at the most."""
-    overlap: int = Field(64, ge=0)
-    """Tokens that two windows of a long context share, half of one at most."""
+    """Files. For token classification: fields: {words: COLUMN}, label: COLUMN. For question answering: fields:
+    {question: COLUMN, context: COLUMN}, label: COLUMN of the answers.
+    """
     format: PretrainingFormat | None = None
-    """The pretrained prompt to start from, by its format; none: unified, else the only one."""
+    """Format of the pretrained prompt for init: ppt. If not set: unified, else the only one."""
+
+
+class TokenClassificationSection(TokenLevelSection, TokenClassificationSettings):
+    """A label for each word, as in named entity recognition."""
+
+
+class QuestionAnsweringSection(TokenLevelSection, QuestionAnsweringSettings):
+    """The position of the answer to a question in its context, as in SQuAD."""
 
 
 class PromptMethod(PromptConfig):
-    """A method of soft prompting, with a training of its own if it wants one."""
+    """A method of soft prompt tuning, optionally with its own training settings."""
 
     training: TrainingConfig | None = None
-    """Length and rates of the training; none: those of the section."""
-
-    @property
-    def prompt(self) -> PromptConfig:
-        """What decides the prompt itself."""
-        return PromptConfig(**{name: getattr(self, name) for name in PromptConfig.model_fields})
+    """Length, learning rate and batch size. If not set, the training settings of the section."""
 
 
 class PromptsSection(Section):
-    """Soft prompts for downstream tasks over the frozen backbone: every task, method and seed is a step."""
+    """Soft prompts for downstream tasks over the frozen backbone: one step per task, method and seed."""
 
     seeds: tuple[int, ...] = Field((0,), min_length=1)
-    """One prompt for each seed."""
+    """Seeds. One prompt is trained per task, method and seed."""
     methods: dict[Name, PromptMethod] = Field(min_length=1)
-    """Name of a row of the report -> its method."""
+    """Name of a method, which is part of its row in the report -> its settings."""
     tasks: tuple[PromptTaskConfig, ...] = ()
-    """Downstream tasks: texts with a label."""
-    token_classification: dict[Name, TokenTaskConfig] = Field({})
-    """Name of a downstream task -> labels of words."""
-    question_answering: dict[Name, SpanTaskConfig] = Field({})
-    """Name of a downstream task -> answers to questions."""
+    """Downstream classification tasks."""
+    token_classification: dict[Name, TokenClassificationSection] = Field({})
+    """Name of a downstream task -> a token classification task."""
+    question_answering: dict[Name, QuestionAnsweringSection] = Field({})
+    """Name of a downstream task -> a question answering task."""
     training: TrainingConfig
-    """Length and rates of the training."""
+    """Length, learning rate and batch size."""
     batched_training: bool = False
-    """Train the prompts of all `tasks` in one batch, in one step, and test each in its own."""
+    """If true, one step trains the prompts of all `tasks` in the same batches. Other steps then test them."""
 
     @model_validator(mode="after")
     def _has_a_task(self) -> PromptsSection:
         if not (self.tasks or self.token_classification or self.question_answering):
-            raise ValueError("there is no task for the prompts. Name one: tasks: [{pattern: review}].")
-        if self.batched_training and not self.tasks:
-            raise ValueError("batched_training is for the prompts of tasks, and there are none. Take it out.")
+            raise InputError("prompts has no task.", "Add one: tasks: [{pattern: review}].", key="tasks")
         return self
 
     @model_validator(mode="after")
-    def _can_be_together(self) -> PromptsSection:
-        check_strategy(self, together=self.batched_training)
-        if self.batched_training:
-            methods = self.methods.values()
-            plain = not any(method.trains_more or method.hard_prompt_steps for method in methods)
-            check_batched_training(plain, self.training, *(method.training for method in methods))
+    def _batched_training_fits(self) -> PromptsSection:
+        if not self.batched_training:
+            return self
+        if not self.tasks:
+            raise InputError(
+                "batched_training is for prompts.tasks, which is empty.",
+                "Remove batched_training.",
+                key="batched_training",
+            )
+        methods = self.methods.values()
+        check_batched_training(
+            self,
+            trains_only_prompts=not any(method.trains_more or method.hard_prompt_steps for method in methods),
+            trainings=[self.training, *(method.training for method in methods)],
+        )
         return self
 
 
 @dataclass(frozen=True, slots=True)
 class TokenLevelTask:
-    """A task of token labels or spans. place: its dotted place in the recipe; config: its section."""
+    """A token-level task of a recipe. key: the dotted key of its section; section: the section."""
 
     task: TokenLevelTaskConfig
-    config: TokenTaskConfig | SpanTaskConfig
-    place: str
-
-    @property
-    def data(self) -> TokenLevelData:
-        """Where its texts come from."""
-        return self.config.data
+    section: TokenLevelSection
+    key: str
 
 
 def token_level_tasks(prompts: PromptsSection | None) -> list[TokenLevelTask]:
-    """All of them, in the recipe's order."""
+    """Returns all token-level tasks, in the order of the recipe."""
     if prompts is None:
         return []
-    found = [
-        TokenLevelTask(TokenClassificationTask(name=name, labels=item.labels), item, f"prompts.tokens.{name}")
-        for name, item in prompts.token_classification.items()
-    ]
-    for name, section in prompts.question_answering.items():
-        settings = {key: getattr(section, key) for key in ("unanswerable", "max_answer_tokens", "overlap")}
-        found.append(TokenLevelTask(QuestionAnsweringTask(name=name, **settings), section, f"prompts.spans.{name}"))
-    return found
+    tasks: list[TokenLevelTask] = []
+    for name, words in prompts.token_classification.items():
+        task = TokenClassificationTask.of(words, name=name)
+        tasks.append(TokenLevelTask(task, words, f"prompts.token_classification.{name}"))
+    for name, spans in prompts.question_answering.items():
+        answers = QuestionAnsweringTask.of(spans, name=name)
+        tasks.append(TokenLevelTask(answers, spans, f"prompts.question_answering.{name}"))
+    return tasks
 
 
 def matching_format(task: Task, pattern: str) -> PretrainingFormat:
-    """The format that is most like a task under a pattern: choice where there are options, pair where the pattern takes
-    two fields or more, else single.
+    """Returns the format that is most similar to a task with a pattern: choice if the task has options, pair if the
+    pattern reads at least two fields, else single.
     """
     if task.options:
         return "choice"
@@ -228,48 +212,48 @@ def matching_format(task: Task, pattern: str) -> PretrainingFormat:
 
 
 def select_format(
-    task: Task, pattern: str, formats: Sequence[PretrainingFormat], named: PretrainingFormat | None = None
+    task: Task, pattern: str, formats: Sequence[PretrainingFormat], configured: PretrainingFormat | None = None
 ) -> PretrainingFormat:
-    """The format whose prompt is the start for a task.
+    """Returns the format of the pretrained prompt that initializes the prompt of a task.
 
     Args:
         task: The downstream task.
         pattern: Its pattern.
-        formats: Those that are pretrained.
-        named: The one that the recipe names; none: the fitting one, else unified, else the only one.
+        formats: The formats of `ppt.formats`.
+        configured: The format that the recipe sets. If None, the matching format, else unified, else the only one.
 
     Raises:
-        InputError: the one that is named is not pretrained; or several are, and none of them fits.
+        InputError: the configured format is not pretrained, or several are and none of them matches.
     """
-    wanted = matching_format(task, pattern)
-    if named is None and wanted in formats:
-        return wanted
-    return _named_or_only(formats, named, f"{wanted} fits the task {task.name}", f"{wanted} or unified")
+    best = matching_format(task, pattern)
+    if configured is None and best in formats:
+        return best
+    return _configured_or_only(formats, configured, f"{best} fits the task {task.name}", f"{best} or unified")
 
 
-def named_or_only(
-    task: str, formats: Sequence[PretrainingFormat], named: PretrainingFormat | None
+def select_token_level_format(
+    task: str, formats: Sequence[PretrainingFormat], configured: PretrainingFormat | None
 ) -> PretrainingFormat:
-    """The same for a task that no format is like, such as labels of words; errors as above."""
-    return _named_or_only(formats, named, f"no format is like the task {task}", "unified")
+    """The same for a token-level task, which no format matches."""
+    return _configured_or_only(formats, configured, f"no format matches the task {task}", "unified")
 
 
-def _named_or_only(
-    formats: Sequence[PretrainingFormat], named: PretrainingFormat | None, why: str, better: str
+def _configured_or_only(
+    formats: Sequence[PretrainingFormat], configured: PretrainingFormat | None, reason: str, better: str
 ) -> PretrainingFormat:
     listed = ", ".join(formats)
-    if named is not None and named not in formats:
+    if configured is not None and configured not in formats:
         raise InputError(
-            f"no prompt is pretrained in the format {named}; ppt.formats are {listed}.",
-            f"Add {named} to ppt.formats, or take one of these.",
+            f"no prompt is pretrained in the format {configured}; ppt.formats has {listed}.",
+            f"Add {configured} to ppt.formats, or use one of its formats.",
         )
-    if named is not None:
-        return named
+    if configured is not None:
+        return configured
     if "unified" in formats:
         return "unified"
     if len(formats) == 1:
         return formats[0]
     raise InputError(
-        f"{why}, and the prompts are pretrained in other formats: {listed}.",
-        f"Add {better} to ppt.formats; a downstream task may also name one of these: format.",
+        f"{reason}, but the prompts are pretrained in other formats: {listed}.",
+        f"Add {better} to ppt.formats, or set format of the downstream task to one of these.",
     )

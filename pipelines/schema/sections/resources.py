@@ -13,73 +13,82 @@ from pydantic import AfterValidator, Field, ValidationError, model_validator
 
 from cluster.steps.step import Resources, Strategy
 from stages.common.config import Config
+from stages.common.errors import InputError
 from stages.common.training.config import TrainingConfig
 
-HANDED_DOWN = ("cpus", "gpus", "strategy", "workers", "nvme_path")
+DEFAULTS = ("cpus", "gpus", "strategy", "workers", "nvme_path")
+"""Keys of `resources` that are defaults of sections."""
 WITH_BACKBONE = ("verbalizer_search", "priming", "ppt", "pet", "prompts")
-"""Sections whose steps compute with the backbone. Students and probes are small, and have their own."""
+"""Sections whose steps compute with the backbone. Students and probes are small and have their own resources."""
 
 
-def _in_order(workers: int | tuple[int, int]) -> int | tuple[int, int]:
+def _check_order(workers: int | tuple[int, int]) -> int | tuple[int, int]:
     if isinstance(workers, tuple) and workers[0] > workers[1]:
-        raise ValueError(f"{workers[0]} are more than {workers[1]}. Write the fewest workers first.")
+        raise InputError(f"the minimum {workers[0]} is higher than the maximum {workers[1]}.", "Put the minimum first.")
     return workers
 
 
 NumWorkers = Annotated[int, Field(ge=1)]
-Workers = Annotated[NumWorkers | tuple[NumWorkers, NumWorkers], AfterValidator(_in_order)]
-"""How many, or the fewest and the most."""
+Workers = Annotated[NumWorkers | tuple[NumWorkers, NumWorkers], AfterValidator(_check_order)]
+"""A number of workers, or the minimum and the maximum."""
 
 
-def _absolute(folder: str) -> str:
+def _check_absolute(folder: str) -> str:
     if not PurePosixPath(folder).is_absolute():
-        raise ValueError(f"{folder!r} means another folder for each process. Write the whole path, from /.")
+        raise InputError(f"{folder!r} is a relative path, which differs per process.", "Use an absolute path.")
     return folder
 
 
-OffloadTo = Annotated[str, AfterValidator(_absolute)]
-"""A folder that every machine has."""
+NvmePath = Annotated[str, AfterValidator(_check_absolute)]
+"""A folder that exists on every machine."""
 
 
 def check_offload(strategy: Strategy | None, nvme_path: str | None) -> None:
-    """Refuses a folder for weights that lie elsewhere.
+    """Checks that a folder for offloaded weights is set only for the strategy that offloads weights.
 
     Raises:
-        ValueError: the strategy is not the one that takes weights out of the GPU.
+        InputError: with the key `nvme_path`.
     """
     if nvme_path is not None and strategy != "zero3_offload":
-        raise ValueError("nvme_path is for strategy: zero3_offload. Take that strategy, or take nvme_path out.")
+        raise InputError(
+            "nvme_path is for strategy: zero3_offload.",
+            "Set strategy: zero3_offload, or remove nvme_path.",
+            key="nvme_path",
+        )
 
 
 class ResourcesSection(Config):
-    """What steps with a language model get; keys that are left out are those of their sections."""
+    """Resources of steps with a language model. Keys that are not set keep the defaults of their sections."""
 
     cpus: float | None = Field(None, gt=0)
-    """Processor cores a worker; as many threads compute."""
+    """CPU cores per worker, and the number of its threads."""
     gpus: float | None = Field(None, ge=0)
-    """GPUs a worker."""
+    """GPUs per worker."""
     workers: Workers | None = None
-    """Workers a step; or [fewest, most]."""
+    """Workers per step, or [minimum, maximum]."""
     strategy: Strategy | None = None
     """How workers share a step: single, ddp, zero2, zero3, zero3_offload."""
-    nvme_path: OffloadTo | None = None
-    """A folder on a fast disk of every machine, for the weights of zero3_offload; none: they lie in memory."""
+    nvme_path: NvmePath | None = None
+    """Folder on a fast disk of every machine for the weights of zero3_offload. If not set, they are in main memory."""
     max_parallel: int | None = Field(None, ge=1)
-    """Steps at a time; none: as many as there is room for."""
+    """Maximum number of steps that run at the same time. If not set, the available resources decide."""
     check_memory: bool = True
-    """Refuse to run where weights and what trains are more than the memory that there is."""
+    """If true, a run is rejected if weights and trained parameters of a step exceed the available memory."""
+    versions_in_key: bool = False
+    """If true, the versions of Python and of the libraries are part of every key, so an upgrade reruns all steps. If
+    false, `clozeline plan` only shows which versions differ.
+    """
 
     @model_validator(mode="after")
-    def _weights_go_somewhere(self) -> Self:
+    def _offload_fits(self) -> Self:
         check_offload(self.strategy, self.nvme_path)
         return self
 
 
 def apply_default_resources(values: Any) -> Any:
-    """A recipe whose sections have what `resources` says and they do not.
+    """Returns the values of a recipe with the keys of `resources` in all sections that do not set them.
 
-    Args:
-        values: The recipe as it was read. What cannot be right is left to those who refuse it, at its own place.
+    Invalid values are returned unchanged. The validation of their section reports them.
     """
     if not isinstance(values, Mapping) or "resources" not in values:
         return values
@@ -87,119 +96,136 @@ def apply_default_resources(values: Any) -> Any:
         resources = ResourcesSection.model_validate(values["resources"])
     except ValidationError:
         return values
-    given = {key: value for key in HANDED_DOWN if (value := getattr(resources, key)) is not None}
+    defaults = {key: value for key in DEFAULTS if (value := getattr(resources, key)) is not None}
     members = values.get("members")
-    made = {name: _with(values[name], given) for name in WITH_BACKBONE if name in values}
-    # workers of streams share nothing: each has the models whole
-    most = {} if resources.workers is None else {"workers": _most(resources.workers)}
-    alone = {key: given[key] for key in ("cpus", "gpus") if key in given} | most
+    changed = {name: _with_defaults(values[name], defaults) for name in WITH_BACKBONE if name in values}
+    # Workers of a stream do not share a model: each loads it in full, so strategies do not apply.
+    stream: dict[str, Any] = {key: defaults[key] for key in ("cpus", "gpus") if key in defaults}
+    if resources.workers is not None:
+        stream["workers"] = resources.workers if isinstance(resources.workers, int) else resources.workers[1]
     if "unlabeled_shards" in values:
-        made["unlabeled_shards"] = _with(values["unlabeled_shards"], alone)
-    ppt = made.get("ppt")
+        changed["unlabeled_shards"] = _with_defaults(values["unlabeled_shards"], stream)
+    ppt = changed.get("ppt")
     if isinstance(ppt, Mapping) and isinstance(corpus := ppt.get("corpus"), Mapping) and "shards" in corpus:
-        made["ppt"] = {**ppt, "corpus": {**corpus, "shards": _with(corpus["shards"], alone)}}
+        changed["ppt"] = {**ppt, "corpus": {**corpus, "shards": _with_defaults(corpus["shards"], stream)}}
     if isinstance(members, Mapping):
-        made["members"] = {
-            name: _with(item, given) if isinstance(item, Mapping) and item.get("kind") == "pet" else item
+        changed["members"] = {
+            name: _with_defaults(item, defaults) if isinstance(item, Mapping) and item.get("kind") == "pet" else item
             for name, item in members.items()
         }
-    return {**values, **made}
+    return {**values, **changed}
 
 
-def _most(workers: int | tuple[int, int]) -> int:
-    return workers if isinstance(workers, int) else workers[1]
-
-
-def _with(section: Any, given: Mapping[str, Any]) -> Any:
+def _with_defaults(section: Any, defaults: Mapping[str, Any]) -> Any:
     if not isinstance(section, Mapping):
         return section
-    # a strategy of its own has workers of its own, and a place for its weights
-    apart = ("workers", "nvme_path") if "strategy" in section else ()
-    return {**{key: value for key, value in given.items() if key not in apart}, **section}
+    # A section with its own strategy also needs its own workers and folder.
+    skipped = ("workers", "nvme_path") if "strategy" in section else ()
+    return {**{key: value for key, value in defaults.items() if key not in skipped}, **section}
 
 
 class Section(Config):
-    """A section of a recipe. `cpus` and `gpus` are what each of its steps gets; threads follow from `cpus`."""
+    """Base of sections with steps: the resources of each of their steps."""
 
     cpus: float = Field(1.0, gt=0)
-    """Processor cores a step; as many threads compute."""
+    """CPU cores per worker, and the number of its threads."""
     gpus: float = Field(0.0, ge=0)
-    """GPUs a step."""
+    """GPUs per worker."""
     workers: Workers = 1
-    """Workers a step; each gets these cores and GPUs, and a part of the work. [fewest, most]: as many as there is room
-    for.
-    """
+    """Workers per step, which share its work. [minimum, maximum]: as many as the available resources allow."""
     strategy: Strategy = "single"
-    """How workers share a step: single (there is one), ddp (each takes a part of every batch), zero2 (and a part of the
-    gradients and moments of what trains), zero3 (instead, a part of every frozen weight), zero3_offload (and those
-    lie in the memory of its machine).
+    """How workers share a step: single (one worker), ddp (each computes a part of a batch), zero2 (ddp with partitioned
+    gradients and optimizer state), zero3 (ddp with partitioned frozen weights), zero3_offload (zero3 with these weights
+    in main memory).
     """
-    nvme_path: OffloadTo | None = None
-    """A folder on a fast disk of every machine, where those lie instead."""
+    nvme_path: NvmePath | None = None
+    """Folder on a fast disk of every machine for the weights of zero3_offload. If not set, they are in main memory."""
 
     @property
     def resources(self) -> Resources:
-        """What each of its steps gets."""
+        """Resources of each step."""
         return Resources(
             cpus=self.cpus, gpus=self.gpus, workers=self.workers, strategy=self.strategy, nvme_path=self.nvme_path
         )
 
     @model_validator(mode="after")
-    def _workers_have_a_strategy(self) -> Self:
+    def _strategy_fits_workers(self) -> Self:
         if self.resources.max_workers > 1 and self.strategy == "single":
-            raise ValueError("strategy: single has one worker. Take strategy: ddp or zero3, or take workers out.")
+            raise InputError(
+                "strategy: single uses one worker.",
+                "Set strategy: ddp or zero3, or remove workers.",
+                key="workers",
+            )
         check_offload(self.strategy, self.nvme_path)
         return self
 
 
-def check_strategy(section: Section, *, trains_all: bool = False, together: bool = False) -> None:
-    """Refuses strategies that a section cannot follow.
+class FullTrainingSection(Section):
+    """Base of sections whose steps train all weights of a model."""
+
+    @model_validator(mode="after")
+    def _strategy_fits_training(self) -> Self:
+        check_partitions_nothing_trained(self.strategy)
+        return self
+
+
+def check_partitions_nothing_trained(strategy: Strategy) -> None:
+    """Checks that a strategy does not partition weights that are trained.
+
+    Raises:
+        InputError: with the key `strategy`.
+    """
+    if strategy in ("zero3", "zero3_offload"):
+        raise InputError(
+            f"{strategy} partitions frozen weights, but these steps train all weights.",
+            "Set strategy: zero2.",
+            key="strategy",
+        )
+
+
+def check_batched_training(
+    section: Section, *, trains_only_prompts: bool, trainings: list[TrainingConfig | None]
+) -> None:
+    """Checks that prompts can be trained in the same batches.
 
     Args:
-        section: Its workers and their strategy.
-        trains_all: Whether it trains all weights of a model.
-        together: Whether many prompts train in one batch.
+        section: The section with `batched_training: true`.
+        trains_only_prompts: Whether all of its steps train a soft prompt, all of it in every step, and nothing else.
+        trainings: Its training settings.
 
     Raises:
-        ValueError: names the keys.
+        InputError: with the key `batched_training`.
     """
-    if trains_all and section.strategy in ("zero3", "zero3_offload"):
-        raise ValueError(
-            f"{section.strategy} spreads frozen weights, and here all of them train. Take strategy: zero2."
+    if section.strategy != "single":
+        raise InputError(
+            "batched_training runs on one worker.", "Remove batched_training or strategy.", key="batched_training"
         )
-    if together and section.strategy != "single":
-        raise ValueError(
-            "batched_training is one pass of one worker. Remove batched_training, or strategy and workers."
+    if not trains_only_prompts:
+        raise InputError(
+            "batched_training is for soft prompts without LoRA, hard_prompt_steps and linear heads.",
+            "Remove batched_training.",
+            key="batched_training",
         )
-
-
-def check_batched_training(has_prompts: bool, *loops: TrainingConfig | None) -> None:
-    """Refuses what cannot train together.
-
-    Raises:
-        ValueError: no soft prompts; or micro batches or early stopping.
-    """
-    if not has_prompts:
-        raise ValueError(
-            "batched_training is for soft prompts without LoRA, hard_prompt_steps and linear heads. Take it out."
-        )
-    if any(loop and (loop.micro_batch_size or loop.early_stopping) for loop in loops):
-        raise ValueError(
-            "batched_training supports neither micro_batch_size nor early_stopping. Take them out, or together."
-        )
+    for key in ("micro_batch_size", "early_stopping"):
+        if any(training and getattr(training, key) for training in trainings):
+            raise InputError(
+                f"batched_training does not support {key}.",
+                f"Remove {key}, or batched_training.",
+                key="batched_training",
+            )
 
 
 class StreamSection(Config):
-    """Workers that take batches of a stream, each when it is free."""
+    """Workers that process batches of a stream, each as soon as it is free."""
 
     cpus: float = Field(1.0, gt=0)
-    """Processor cores a worker; as many threads compute."""
+    """CPU cores per worker, and the number of its threads."""
     gpus: float = Field(0.0, ge=0)
-    """GPUs a worker."""
+    """GPUs per worker."""
     workers: int = Field(1, ge=1)
-    """Workers; each loads its models once, and takes batches."""
+    """Number of workers. Each loads its models once."""
 
     @property
     def resources(self) -> Resources:
-        """What a step gets."""
+        """Resources of each step."""
         return Resources(cpus=self.cpus, gpus=self.gpus, workers=self.workers, strategy="stream")

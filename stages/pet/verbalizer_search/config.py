@@ -7,35 +7,32 @@ from typing import Literal, Self
 from pydantic import Field, model_validator
 
 from stages.common.config import Config
-from stages.common.models.backbones.config import BackboneConfig
-from stages.common.patterns.config import Task
+from stages.common.errors import InputError
+from stages.common.models.cloze.config import ClozeConfig
 
 SearchMethod = Literal["likelihood_ratio", "cross_entropy"]
 
 
 class SearchConfig(Config):
-    """How words are sought."""
+    """Settings of the search that a recipe defines."""
 
     method: SearchMethod = "likelihood_ratio"
-    """How a candidate is judged."""
+    """Score of a candidate: likelihood_ratio or cross_entropy, as in PETAL."""
     num_words: int = Field(10, ge=1)
-    """Words a label."""
+    """Label words per label."""
     num_candidates: int = Field(1000, ge=1)
-    """Words that are looked at for each label: its likeliest."""
+    """Candidates per label: the words with the highest probability at the mask."""
 
     @model_validator(mode="after")
-    def _enough_candidates(self) -> Self:
+    def _has_enough_candidates(self) -> Self:
         if self.num_candidates < self.num_words:
-            raise ValueError("num_candidates is less than num_words. Raise num_candidates, or lower num_words.")
+            raise InputError(
+                f"num_candidates ({self.num_candidates}) is lower than num_words ({self.num_words}).",
+                "Raise num_candidates, or lower num_words.",
+                key="num_candidates",
+            )
         return self
 
 
-class VerbalizerSearchConfig(SearchConfig):
-    """For which pattern words are sought, and how."""
-
-    task: Task
-    """Labels and the pattern; no label words."""
-    pattern: str
-    """Name of the pattern."""
-    backbone: BackboneConfig
-    """The language model."""
+class VerbalizerSearchConfig(ClozeConfig, SearchConfig):
+    """The search for the label words of one pattern. `task` has no label words yet."""

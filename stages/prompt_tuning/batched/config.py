@@ -8,35 +8,28 @@ from stages.common.config import Config
 from stages.common.models.backbones.config import BackboneConfig
 from stages.common.models.cloze.config import LossKind
 from stages.common.patterns.config import Task
-from stages.common.prompts.config import PromptConfig
-from stages.common.training.config import TrainingConfig
+from stages.common.prompts.config import PromptTrainingConfig
 
 
-class PromptJob(Config):
-    """One prompt: settings as those of the stage that would train it alone."""
+class PromptJob(PromptTrainingConfig):
+    """One prompt, with the settings of the stage that would train it on its own."""
 
     name: str
-    """Name of the step that takes the prompt."""
+    """Name of the step that uses the prompt."""
     task: Task
     """Labels, patterns and label words."""
     pattern: str
-    """Name of the hard pattern."""
-    prompt: PromptConfig
-    """Method and settings of the prompt."""
-    training: TrainingConfig
-    """Length and rates of the training."""
+    """Name of the pattern."""
     loss: LossKind = "auto"
-    """cross_entropy, hinge, or auto: hinge where a word has several tokens."""
-    seed: int
-    """Seed of start and order."""
+    """cross_entropy, hinge, or auto: hinge if a label word has several tokens."""
     data: int = Field(ge=0)
-    """Which of the inputs' data it learns from."""
+    """Index of its data among the inputs."""
     pretrained: int | None = Field(None, ge=0)
-    """Which of the inputs' pretrained prompts it starts from."""
+    """Index of its initial prompt among the pretrained prompts of the inputs. If not set, prompt.init applies."""
 
 
 class BatchedTuningConfig(Config):
-    """Prompts over one backbone."""
+    """Soft prompts that are trained in the same batches, over one frozen language model."""
 
     backbone: BackboneConfig
     """The frozen language model."""

@@ -6,35 +6,31 @@ from pydantic import Field, field_validator
 
 from stages.common.config import Config
 from stages.common.data.config import Source
-from stages.soft_labels.config import EnsembleConfig
+from stages.common.errors import InputError
+from stages.soft_labels.config import LabelingConfig
 
 
 class ShardsConfig(Config):
-    """The shards of texts, and how they are read."""
+    """The shards of unlabeled examples, and how they are read."""
 
     source: Source
-    """The shards: asset names a folder (its files that end in .parquet, .jsonl or .jsonl.gz) or a path with wildcards,
-    alike on every machine.
+    """The shards. asset is a folder (its files that end in .parquet, .jsonl or .jsonl.gz) or a path with wildcards. It
+    must exist on every machine.
     """
     batch_size: int = Field(256, ge=1)
-    """Texts that go to a worker at a time."""
+    """Examples per batch that a worker receives."""
 
     @field_validator("source")
     @classmethod
-    def _is_read_whole(cls, source: Source) -> Source:
-        if source.limit is not None or source.label is not None:
-            raise ValueError("shards are read whole and without labels. Take limit and label out.")
+    def _has_no_limit_and_no_label(cls, source: Source) -> Source:
+        for key in ("limit", "label"):
+            if getattr(source, key) is not None:
+                raise InputError("shards are read in full and without labels.", f"Remove {key}.", key=key)
         return source
 
 
-class ShardedLabelsConfig(Config):
+class ShardedLabelsConfig(LabelingConfig):
     """The ensemble and the shards that it labels."""
 
-    labels: tuple[str, ...]
-    """Labels of the task, in the order of the logits."""
-    ensemble: EnsembleConfig = EnsembleConfig()
-    """How votes are mixed."""
-    groups: tuple[str, ...]
-    """Kind of each member, for balanced weights."""
     shards: ShardsConfig
     """The shards."""

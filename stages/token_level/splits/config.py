@@ -6,48 +6,51 @@ from pydantic import Field, model_validator
 
 from stages.common.config import Config
 from stages.common.data.config import Source
-from stages.token_level.config import QuestionAnsweringTask, TokenClassificationTask
+from stages.common.errors import InputError
+from stages.token_level.config import TokenLevelConfig
 
 
 class TokenLevelData(Config):
-    """Files of an annotated task, and how much of them is taken."""
+    """Files of a token-level task, and the number of examples to use."""
 
     train: Source
-    """File of the annotated texts to learn from."""
+    """Source of the labeled set."""
     dev: Source | None = None
-    """File of a development set."""
+    """Source of the dev set."""
     test: Source
-    """File of the test set."""
+    """Source of the test set."""
     train_size: int | None = Field(None, ge=1)
-    """Training texts, drawn by the seed; none: all."""
+    """Training examples to sample. If not set, all are used."""
     test_size: int | None = Field(None, ge=1)
-    """Test texts, drawn by the seed; none: all."""
+    """Test examples to sample. If not set, all are used."""
 
     @model_validator(mode="after")
-    def _labels_are_named(self) -> TokenLevelData:
+    def _every_source_has_labels(self) -> TokenLevelData:
         for name, source in self.sources.items():
             if source.label is None:
-                raise ValueError(f"{name}.label is not given. Name the column of labels or answers: label: answers.")
+                raise InputError(
+                    f"{name}.label is not set.",
+                    "Set the column of the labels or answers: label: answers.",
+                    key=f"{name}.label",
+                )
         return self
 
     @property
     def has_dev(self) -> bool:
-        """Whether there is a development set."""
+        """Returns True if there is a dev set."""
         return self.dev is not None
 
     @property
     def sources(self) -> dict[str, Source]:
-        """The sources that are given, by name."""
-        given = {"train": self.train, "dev": self.dev, "test": self.test}
-        return {name: source for name, source in given.items() if source is not None}
+        """The sources that are set, by name."""
+        sources = {"train": self.train, "dev": self.dev, "test": self.test}
+        return {name: source for name, source in sources.items() if source is not None}
 
 
-class TokenLevelSplitsConfig(Config):
-    """The task, where its texts are, the seed."""
+class TokenLevelSplitsConfig(TokenLevelConfig):
+    """The sets of one token-level task."""
 
-    task: TokenClassificationTask | QuestionAnsweringTask = Field(discriminator="kind")
-    """What is asked of the texts."""
     data: TokenLevelData
     """Files and sizes."""
-    seed: int
-    """Seed of the drawing."""
+    seed: int = 0
+    """Seed of the samples."""

@@ -92,7 +92,7 @@ def test_a_plan_tells_what_lies_on_the_disk(tmp_path: Path) -> None:
     numbers = 2 * 60000 * 2048 + 4 * (4 * 2048 * 2048 + 3 * 2048 * 8192)
     assert line.needs.disk == numbers // 2 * 4
     assert line.needs.machine.weights == norms // 2 * 4
-    assert line.needs.machine.swapping == NUM_BUFFERS * 60000 * 2048 // 2 * 4
+    assert line.needs.machine.disk_buffers == NUM_BUFFERS * 60000 * 2048 // 2 * 4
     assert line.text().startswith("zero3_offload x 2, ")
     assert line.text().endswith(f", disk {numbers * 2 / (1 << 30):.1f} GiB")
 

@@ -8,13 +8,11 @@ import pytest
 import yaml
 from typer.testing import CliRunner, Result
 
-from cluster.steps.fingerprint import fingerprints
-from cluster.steps.step import graph
 from cluster.store.lease import Leases
 from cluster.store.location import open_store
 from cluster.store.manifest import Manifest
 from pipelines.cli.app import app
-from pipelines.dag import fewshot
+from pipelines.dag.planner import plan_recipe
 from pipelines.run.request import load_request
 from pipelines.run.status import format_size
 from pipelines.schema.loader import find_recipe
@@ -45,8 +43,8 @@ def store(tmp_path: Path) -> Path:
 
 def current(overrides: list[str], store: Path) -> str:
     """The fingerprint of the step now."""
-    nodes = graph(fewshot.build_steps(load_request("smoke", overrides, store).config))
-    return fingerprints(nodes)["soft_labels"].fingerprint
+    request = load_request("smoke", overrides, store)
+    return plan_recipe(request.config, request.store).keys["soft_labels"].fingerprint
 
 
 def gc(store: Path, *words: str) -> Result:

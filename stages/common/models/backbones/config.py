@@ -1,4 +1,4 @@
-"""Config models of a backbone: the pretrained language model, LoRA adapters, and what of it is trained."""
+"""Config models of a backbone: the pretrained language model, LoRA adapters, and which parameters are trained."""
 
 from __future__ import annotations
 
@@ -6,23 +6,26 @@ from typing import Literal
 
 from pydantic import Field
 
-from stages.common.config import Config
+from stages.common.config import AssetRef, Config
 from stages.common.models.config import EVAL_BATCH_TOKENS, EVAL_BATCH_TOKENS_GPU, Precision
 
 
 class BackboneConfig(Config):
-    """The pretrained language model, and how texts are cut for it."""
+    """The pretrained language model, and how texts are truncated for it."""
 
-    asset: str = Field(json_schema_extra={"identity": False})
-    """Reference of the model: a folder or a GGUF file."""
+    asset: AssetRef
+    """Reference of the model: a folder of a transformers model, or a GGUF file."""
     max_length: int = Field(128, ge=8)
-    """Tokens of a pattern-formatted text at the most, without soft prompt."""
+    """Maximum number of tokens of a text in its pattern, without the soft prompt."""
     precision: Precision = "auto"
-    """Precision of frozen weights: fp32, bf16, or auto = bf16 where the processor computes in it."""
+    """Precision of frozen weights: fp32, bf16, or auto (bf16 if the hardware computes in it, else fp32)."""
     eval_batch_tokens: int | None = Field(
         None,
         ge=64,
-        description=f"Padded tokens of a pass without gradients; none: {EVAL_BATCH_TOKENS:,}, on a GPU {EVAL_BATCH_TOKENS_GPU:,}.",
+        description=(
+            "Padded tokens per inference batch. "
+            f"If not set: {EVAL_BATCH_TOKENS:,} on a CPU, {EVAL_BATCH_TOKENS_GPU:,} on a GPU."
+        ),
         json_schema_extra={"identity": False},
     )
 
@@ -38,6 +41,6 @@ class LoraConfig(Config):
     alpha: float = Field(16.0, gt=0)
     """The update is scaled by alpha / rank."""
     dropout: float = Field(0.0, ge=0, lt=1)
-    """Dropout before the adapter."""
+    """Dropout rate of the adapter's input."""
     targets: str | tuple[str, ...] = "all-linear"
-    """Names of the adapted layers, or all-linear for every one but the LM head."""
+    """Names of the adapted layers, or all-linear for all linear layers except the LM head."""

@@ -1,4 +1,4 @@
-"""Settings of cloze classifiers: the loss over label scores, and the auxiliary masked-LM loss."""
+"""Settings of cloze classifiers: pattern and backbone, the loss over label scores, and the auxiliary masked-LM loss."""
 
 from __future__ import annotations
 
@@ -7,17 +7,30 @@ from typing import Literal
 from pydantic import Field
 
 from stages.common.config import Config
+from stages.common.models.backbones.config import BackboneConfig
+from stages.common.patterns.config import Task
 
 LossKind = Literal["auto", "cross_entropy", "hinge"]
-"""auto: hinge where a label word has several tokens, else cross-entropy, as in PET's two papers."""
+"""auto: hinge if a label word has several tokens, else cross-entropy, as in the two PET papers."""
+
+
+class ClozeConfig(Config):
+    """Base of configs that read texts with one pattern and one language model."""
+
+    task: Task
+    """Labels, patterns and label words."""
+    pattern: str
+    """Name of the pattern."""
+    backbone: BackboneConfig
+    """The language model."""
 
 
 class MlmConfig(Config):
-    """The auxiliary loss."""
+    """The auxiliary masked-LM loss on unlabeled data."""
 
     weight: float = Field(1e-4, gt=0, lt=1)
-    """Weight of the auxiliary loss; the label loss has the rest."""
+    """Weight of the auxiliary loss. The label loss has the weight 1 - weight."""
     mlm_probability: float = Field(0.15, gt=0, lt=1)
-    """Share of the tokens that are chosen."""
+    """Fraction of the tokens to predict."""
     batch_size: int = Field(8, ge=1)
-    """Unlabelled texts beside each forward pass of labelled ones."""
+    """Unlabeled examples per forward pass of labeled examples."""

@@ -1,0 +1,71 @@
+"""Makes the steps of a recipe: derives seeds, collects assets, and labels steps with the facts that others read."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from cluster.steps.step import Resources, Step, Upstream
+from pipelines.kinds import KINDS
+from pipelines.schema.config import PipelineConfig
+from stages.common.assets.cache import identity
+from stages.common.config import Config, asset_refs
+from stages.common.data import text_shards
+from stages.common.seeds import derive_seed
+
+LIGHTWEIGHT = Resources(cpus=0.5)
+"""Resources of steps that compute very little."""
+
+Inputs = Mapping[str, Step | Sequence[Step] | None]
+"""Role -> upstream steps. None and empty sequences are left out."""
+
+
+def make_step(
+    recipe: PipelineConfig,
+    name: str,
+    *,
+    kind: str,
+    run: str,
+    config: Config,
+    inputs: Inputs | None = None,
+    resources: Resources = LIGHTWEIGHT,
+    shards: str = "",
+    **labels: str,
+) -> Step:
+    """Makes one step of a recipe.
+
+    Args:
+        recipe: The recipe.
+        name: Name of the step. If `config` has a seed that is not set, the seed is derived from this name and the
+            recipe's seed.
+        kind: Its kind, a key of `KINDS`.
+        run: The function that it runs, as `module:function`.
+        config: Its config. Every `AssetRef` in it becomes an asset of the step.
+        inputs: Its upstream steps.
+        resources: Its resources.
+        shards: Dotted key of an asset in `config` that consists of shards. Each shard becomes an asset of its own, so
+            that `explain` names the shards that changed.
+        labels: Facts about the step; see pipelines/kinds.py.
+    """
+    if kind not in KINDS:
+        raise ValueError(f"{kind!r} is not a kind of step.")
+    if "seed" in type(config).model_fields.keys() - config.model_fields_set:
+        config = config.model_copy(update={"seed": derive_seed(recipe.seed, name)})
+    assets: dict[str, str] = {}
+    for key, ref in asset_refs(config).items():
+        if key == shards:
+            assets |= {f"{key}.{shard}": digest for shard, digest in text_shards.shard_digests(ref).items()}
+        else:
+            assets[key] = identity(ref)
+    upstream: dict[str, Upstream] = {
+        role: item if isinstance(item, Step) else tuple(item) for role, item in (inputs or {}).items() if item
+    }
+    return Step(
+        name=name,
+        run=run,
+        config=config,
+        inputs=upstream,
+        assets=assets,
+        resources=resources,
+        kind=kind,
+        labels=labels,
+    )
