@@ -65,7 +65,7 @@ def check_learnt(config: PromptTuningConfig, data: Path, out: Path) -> Prompt:
     run(prompt_tuning, config, prompt_tuning.Inputs(data=data), out)
     train_set, test_set = (load_examples(data / f"{part}.jsonl") for part in ("train", "test"))
     backbone = load_backbone(config.backbone, frozen=True)
-    start = initialize_prompt(config.prompt, config.task, "review", backbone, config.seed, None)
+    start = initialize_prompt(config.prompt, config.task, "review", backbone, seed=config.seed, pretrained=None)
     classifier = ClozeClassifier.of(config.task, "review", backbone, config.backbone, start)
     items = classifier.items(train_set)
     with torch.inference_mode():
@@ -114,7 +114,9 @@ def test_hard_prompt_steps_freeze_word_vectors_first(
         prompt = PromptConfig(hard_prompt_steps=hard_prompt_steps)
         config = tuned(backbone_folders["gpt2"], "gpt2", prompt=prompt, task=soft_task("gpt2"))
         backbone = load_backbone(config.backbone, frozen=True)
-        start = initialize_prompt(config.prompt, config.task, "review", backbone, config.seed, None).vectors
+        start = initialize_prompt(
+            config.prompt, config.task, "review", backbone, seed=config.seed, pretrained=None
+        ).vectors
         out = tmp_path / str(hard_prompt_steps)
         run(prompt_tuning, config, prompt_tuning.Inputs(data=film_data), out)
         return start, load_prompt(out / "prompt", backbone).vectors
