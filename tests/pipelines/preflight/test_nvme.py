@@ -67,7 +67,7 @@ def test_a_run_needs_the_header_of_libaio(tools: Path, tmp_path: Path) -> None:
 
 def test_a_run_needs_the_folder(tools: Path, tmp_path: Path) -> None:
     told = str(refused(asked(tmp_path, tmp_path / "nowhere")))
-    assert f"{tmp_path / 'nowhere'}, where weights shall lie, is no folder on {os.uname().nodename}" in told
+    assert f"nvme_path {tmp_path / 'nowhere'} is not a folder on {os.uname().nodename}" in told
 
 
 def test_of_a_cluster_the_machines_are_asked(tools: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
