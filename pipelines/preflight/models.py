@@ -20,7 +20,7 @@ from stages.common.patterns.encoding import check_pattern
 from stages.common.patterns.syntax import Pattern
 from stages.common.patterns.verbalizers import Verbalizer
 from stages.common.prompts.config import PromptConfig, check_fit
-from stages.prompt_pretraining.config import classifier_folder
+from stages.prompt_pretraining.classifier_files import classifier_folder
 from stages.prompt_pretraining.formats import task_of
 
 

@@ -11,14 +11,16 @@ import math
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, fields
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor
 
 from stages.common.models.config import Precision
-from stages.common.patterns.encoding import Encoded
 from stages.common.protocols import Engine
+
+if TYPE_CHECKING:  # so that no change of the patterns retrains a student
+    from stages.common.patterns.encoding import Encoded
 
 PAD_TO_MULTIPLE_OF = 8
 """Multiple to which lengths are padded in passes without gradients."""

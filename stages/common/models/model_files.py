@@ -10,14 +10,16 @@ import json
 from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock
 
 from stages.common.assets.cache import cache_folder, content_digest, resolve
 from stages.common.errors import AssetError, InputError
 from stages.common.models.config import Pooling
-from stages.common.patterns.config import Family
+
+if TYPE_CHECKING:  # so that no change of the patterns retrains a student
+    from stages.common.patterns.config import Family
 
 
 def architecture_of(folder: Path) -> str:
