@@ -50,7 +50,7 @@ COMMANDS = {
         "Remove results of the steps of these recipes that none of the recipes reaches.",
     ),
     "doctor": (
-        "pipelines.cli.maintenance:doctor",
+        "pipelines.cli.doctor:doctor",
         "Check versions, devices, disk, network and assets, and show how to fix what is missing.",
     ),
     "serve": (

@@ -10,8 +10,7 @@ from collections.abc import Mapping, Sequence
 from markupsafe import Markup, escape
 
 from cluster.steps.step import Step
-from pipelines.report.page.graph import layout
-from pipelines.report.page.graph_plot import PITCH
+from pipelines.report.page.graph import PITCH, layout
 
 Points = Sequence[Sequence[float]]
 WIDTH, HEIGHT = 300, 190

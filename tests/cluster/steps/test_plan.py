@@ -80,7 +80,7 @@ def test_plan_runs_only_the_damaged_step(store: Store) -> None:
     lines = {line.name: line for line in plan([chain()], store)}
     (store.files("pet/b/0", lines["pet/b/0"].fingerprint) / "name.txt").write_text("")
     states = shown(plan([chain()], store))
-    assert states.pop("pet/b/0") == "RUN: output files damaged: name.txt has 0 bytes and should have 7"
+    assert states.pop("pet/b/0") == "RUN: output files damaged: name.txt has 0 bytes, expected 7"
     assert set(states.values()) == {"CACHED"}
 
 
@@ -115,8 +115,8 @@ def test_until_leaves_out_descendants(store: Store) -> None:
 
 def test_from_requires_a_committed_upstream(store: Store) -> None:
     states = shown(plan([chain()], store, Selection(from_=("soft_labels",))))
-    assert states["pet/a/0"] == "BLOCKED: not committed, and not selected for this run"
-    assert "soft_labels needs pet/a/0, which is not committed" in states["soft_labels"]
+    assert states["pet/a/0"] == "BLOCKED: neither committed nor selected in this run"
+    assert "soft_labels needs pet/a/0, which is neither committed nor selected" in states["soft_labels"]
     assert states["distill/0"] == "BLOCKED: it needs soft_labels, which is blocked"
     commit(store, chain(), ["data", "pet/a/0", "pet/b/0"])
     states = shown(plan([chain()], store, Selection(from_=("soft_labels",))))
