@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from pipelines.kinds import KINDS
-from pipelines.report.leaderboard import ROW_COLORS
+from pipelines.report.leaderboard_plot import ROW_COLORS
 from tests.support.reports import report_on, write_predictions, write_result
 
 ROWS = {
