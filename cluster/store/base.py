@@ -179,20 +179,6 @@ class Store(ABC):
         """Returns the manifest of an intact result, or None."""
         return self.inspect(step, fingerprint, verify).manifest
 
-    def require(self, step: str, fingerprint: str, verify: bool = False) -> Manifest:
-        """Returns the manifest of a result that must exist.
-
-        Raises:
-            CorruptResultError: it is damaged.
-            StoreError: it was never committed.
-        """
-        result = self.inspect(step, fingerprint, verify)
-        if result.problems:
-            raise CorruptResultError(step, result.problems)
-        if result.manifest is None:
-            raise StoreError(f"step {step} has no committed result.", "Run the pipeline first.")
-        return result.manifest
-
     def results(self, step: str) -> Iterator[Manifest]:
         """Yields all readable manifests of a step, of any fingerprint, without checking their files."""
         for name in self.fingerprints(step):

@@ -93,3 +93,14 @@ def mean_std(values: list[float]) -> MeanStd:
     """Returns mean and sample standard deviation."""
     std = round(statistics.stdev(values), 6) if len(values) > 1 else None
     return MeanStd(mean=round(statistics.fmean(values), 6), std=std)
+
+
+def flat_rows(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Returns rows, as JSON values, as a table of plain values. The deviation of a metric has the suffix `_std`."""
+    table = []
+    for row in rows:
+        metrics = {name: row[name] or {"mean": None, "std": None} for name in METRICS}
+        means = {name: metric["mean"] for name, metric in metrics.items()}
+        deviations = {f"{name}_std": metric["std"] for name, metric in metrics.items()}
+        table.append({name: value for name, value in {**row, **means, **deviations}.items() if name != "steps"})
+    return table

@@ -12,7 +12,7 @@ from typing import Any
 from pipelines.kinds import KINDS
 from pipelines.report.comparisons import PromptInitRow, RowComparison, compare_inits, compare_rows, flat_inits
 from pipelines.report.config import MeasuredStep, ReportConfig
-from pipelines.report.leaderboard import METRICS, Row, leaderboard
+from pipelines.report.leaderboard import Row, flat_rows, leaderboard
 from pipelines.report.leaderboard_plot import plot_leaderboard
 from pipelines.report.page.data import page_data
 from pipelines.report.suggestions import RunResults, Suggestion, suggest
@@ -64,7 +64,7 @@ def run(config: ReportConfig, inputs: Inputs, out: Path, recorder: Recorder, eng
     figure = plot_leaderboard(rows, config.recipe)
     figure.savefig(out / "leaderboard.png", dpi=120)
     recorder.log_figure("leaderboard", figure)
-    recorder.log_table("leaderboard", [_flat(row) for row in rows])
+    recorder.log_table("leaderboard", flat_rows([asdict(row) for row in rows]))
     for row in rows:
         recorder.log_metric(f"leaderboard/{row.name}/accuracy", row.accuracy.mean)
     return Result(
@@ -117,12 +117,3 @@ def _notes(steps: Sequence[MeasuredStep], results: Mapping[str, Mapping[str, Any
                 f"before, {after['accuracy']:.1%} after, on {after['num_examples']} held-out examples."
             )
     return notes
-
-
-def _flat(row: Row) -> dict[str, Any]:
-    flat = asdict(row)
-    for name in METRICS:
-        metric = flat.pop(name) or {"mean": None, "std": None}
-        flat |= {name: metric["mean"], f"{name}_std": metric["std"]}
-    flat.pop("steps")
-    return flat

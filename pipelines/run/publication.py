@@ -16,6 +16,7 @@ from cluster.steps.code_digests import versions
 from cluster.steps.plan import Plan
 from cluster.tracking.tracker import Tracker
 from pipelines.report.comparisons import flat_inits
+from pipelines.report.leaderboard import flat_rows
 from pipelines.report.page import charts, graph, writer
 from pipelines.report.page.graph_plot import plot_graph
 from pipelines.run import provenance
@@ -73,7 +74,7 @@ def publish(request: RunRequest, planned: Plan, result: RunResult, tracker: Trac
     for image in sorted(files.glob("*.png")):
         tracker.parent.log_artifact(image, "figures")
     tracker.parent.describe(writer.report_markdown(report))
-    tracker.parent.log_table("leaderboard", writer.flat_rows(report))
+    tracker.parent.log_table("leaderboard", flat_rows(report["rows"]))
     tracker.parent.log_table("prompt_inits", flat_inits(report["prompt_inits"]))
     tracker.parent.log_table("learning_curve", report["learning_curve"])
     if report["suggestions"]:

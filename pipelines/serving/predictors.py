@@ -31,6 +31,7 @@ TASK = "task"
 """The field that names the task of a row, if several tasks are served."""
 CLASSIFIER, PROMPT_MODEL, TOKEN_LEVEL_MODEL = "classifier.json", "prompt_model.json", "token_level_model.json"
 """The file that identifies the folder of each kind of model."""
+MODEL_FILES = (CLASSIFIER, PROMPT_MODEL, TOKEN_LEVEL_MODEL)
 
 
 class Predictor(ABC, Generic[Item]):
@@ -170,8 +171,9 @@ def load_predictor(folders: Sequence[Path]) -> Predictor[Any]:
         return TokenLevelPredictor(folders[0])
     for folder in folders:
         if not (folder / PROMPT_MODEL).exists():
-            names = f"{CLASSIFIER}, {PROMPT_MODEL} or {TOKEN_LEVEL_MODEL}"
-            raise InputError(f"{folder} has no {names}.", "Specify the folder of a classifier or of a prompt.")
+            raise InputError(
+                f"{folder} has none of {', '.join(MODEL_FILES)}.", "Specify the folder of a classifier or of a prompt."
+            )
     return PromptPredictor(folders)
 
 

@@ -95,21 +95,6 @@ def cells(row: Mapping[str, Any], columns: Iterable[str]) -> tuple[str, ...]:
     return tuple(COLUMNS[column](row) for column in columns)
 
 
-def flat_rows(report: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """Returns the leaderboard as plain values. The deviation of a metric has the suffix `_std`."""
-    rows = []
-    for row in report["rows"]:
-        flat: dict[str, Any] = {}
-        for name, value in row.items():
-            if isinstance(value, Mapping):
-                flat |= {name: value["mean"], f"{name}_std": value["std"]}
-            elif name != "steps":
-                flat[name] = value
-        rows.append(flat)
-    keys = dict.fromkeys(key for flat in rows for key in flat)
-    return [{key: flat.get(key) for key in keys} for flat in rows]
-
-
 def short(number: int) -> str:
     """Returns a number such as `460.8k` or `22.6M`."""
     for unit, name in ((1_000_000, "M"), (1_000, "k")):

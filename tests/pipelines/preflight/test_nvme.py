@@ -61,18 +61,18 @@ def test_a_run_needs_the_header_of_libaio(tools: Path, tmp_path: Path) -> None:
     seen = tmp_path / "seen"
     tools.write_text(f"#!/bin/sh\ncat > {seen}\nexit 1\n")
     told = str(refused(asked(tmp_path, tmp_path)))
-    assert "need libaio.h" in told and "apt install libaio-dev g++" in told
+    assert "needs libaio.h" in told and "apt install libaio-dev g++" in told
     assert seen.read_text() == "#include <libaio.h>\n"
 
 
 def test_a_run_needs_the_folder(tools: Path, tmp_path: Path) -> None:
     told = str(refused(asked(tmp_path, tmp_path / "nowhere")))
-    assert f"{tmp_path / 'nowhere'}, where weights shall lie, is no folder on {os.uname().nodename}" in told
+    assert f"nvme_path {tmp_path / 'nowhere'} is not a folder on {os.uname().nodename}" in told
 
 
 def test_of_a_cluster_the_machines_are_asked(tools: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     request = asked(tmp_path, tmp_path / "nowhere")
-    assert "is no folder" in str(refused(request)), "here it would be refused"
+    assert "is not a folder" in str(refused(request)), "here it would be refused"
     check(request, address="auto")
     monkeypatch.setenv("RAY_ADDRESS", "auto")
     check(request)
@@ -112,5 +112,5 @@ def test_folders_of_the_dead_are_removed_and_those_of_the_living_are_not(tmp_pat
 
 def test_a_place_that_is_no_folder_is_refused(tmp_path: Path) -> None:
     (tmp_path / "file").touch()
-    with pytest.raises(OffloadError, match="is no folder"):
+    with pytest.raises(OffloadError, match="is not a folder"):
         nvme_offload.OffloadFolder(tmp_path / "file", Path("/work/a"))

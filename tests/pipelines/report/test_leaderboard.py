@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from pipelines.kinds import KINDS
+from pipelines.report.leaderboard import flat_rows
 from pipelines.report.leaderboard_plot import ROW_COLORS
 from tests.support.reports import report_on, write_predictions, write_result
 
@@ -55,3 +56,7 @@ def test_leaderboard_averages_seeds(tmp_path: Path) -> None:
     assert student["exact_match"] == {"mean": 0.3, "std": 0.1}
     assert ensemble["exact_match"] is None
     assert ensemble["mcc"] == {"mean": 1, "std": None}
+    flat_student, flat_ensemble = flat_rows([student, ensemble])
+    assert (flat_student["accuracy"], flat_student["accuracy_std"]) == (0.5, student["accuracy"]["std"])
+    assert flat_ensemble["exact_match"] is None and "steps" not in flat_ensemble
+    assert list(flat_student) == list(flat_ensemble)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import statistics
 from pathlib import Path
 from typing import Any
 
@@ -46,14 +45,6 @@ def test_markdown_has_suggestions_with_evidence(written: tuple[dict[str, Any], P
     assert "## Suggestions" in text
     assert all(f"- {item['evidence']} {item['action']}" in text for item in report["suggestions"])
     assert "Suggestions" not in writer.report_markdown({**report, "suggestions": []})
-
-
-def test_flat_rows_have_plain_values(written: tuple[dict[str, Any], Path]) -> None:
-    baseline, student = writer.flat_rows(written[0])
-    assert (student["accuracy"], student["seconds"]) == (0.625, 2.0)
-    assert student["accuracy_std"] == pytest.approx(statistics.stdev([0.75, 0.5]), abs=1e-6)
-    assert list(baseline) == list(student)
-    assert "steps" not in student
 
 
 def test_pages_have_all_columns_and_the_terminal_has_fewer(written: tuple[dict[str, Any], Path]) -> None:
