@@ -5,6 +5,7 @@ from __future__ import annotations
 import ast
 import importlib
 import inspect
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -104,12 +105,22 @@ def test_config_module_imports_only_pydantic(name: str) -> None:
     assert packages - set(sys.stdlib_module_names) - set(imports.PACKAGES) <= {"pydantic", "pydantic_core"}
 
 
+def test_import_inside_a_function_carries_its_reason() -> None:
+    lines = {
+        f"{module.path.relative_to(ROOT)}:{number}": line
+        for module in MODULES.values()
+        for number, line in enumerate(module.path.read_text().splitlines(), 1)
+        if "noqa: PLC0415" in line
+    }
+    assert [place for place, line in lines.items() if not re.search(r"# noqa: PLC0415  \(.+\)$", line)] == []
+
+
 def test_modules_are_imported_by_name_in_one_function() -> None:
     assert {place for module in MODULES.values() for place in _dynamic_imports(module)} == {RESOLVER}
 
 
 def _dynamic_imports(module: imports.Module) -> Iterator[str]:
-    """Yields `file:function` for each function that imports a module by its name, and for a `__getattr__` of a module."""
+    """Yields `file:function` for each function that imports a module by name, and for a `__getattr__` of a module."""
     path = module.path.relative_to(ROOT).as_posix()
     tree = imports.tree(module.path)
     yield from (f"{path}:__getattr__" for node in tree.body if getattr(node, "name", "") == "__getattr__")

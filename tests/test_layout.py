@@ -10,8 +10,15 @@ import pytest
 
 from tests.support.paths import ROOT
 
+MAX_LINES = 500
 PACKAGES = ("pipelines", "stages", "cluster", "benchmarks")
 FOLDERS = sorted({path.parent for package in PACKAGES for path in (ROOT / "tests" / package).rglob("test_*.py")})
+
+
+def test_modules_are_short() -> None:
+    modules = [path for package in (*PACKAGES, "tests") for path in (ROOT / package).rglob("*.py")]
+
+    assert [path for path in modules if len(path.read_text().splitlines()) > MAX_LINES] == []
 
 
 @pytest.mark.parametrize("folder", FOLDERS, ids=lambda folder: folder.relative_to(ROOT).as_posix())

@@ -139,7 +139,7 @@ class DistributedEngine:
         """Clips gradients that are summed already, each on the worker that owns its parameter."""
         gradients = [parameter.grad for parameter in owned if parameter.grad is not None]
         squares = sum((gradient.float().square().sum().cpu() for gradient in gradients), torch.zeros(()))
-        norm = float(self.all_reduce_sum(squares)) ** 0.5
+        norm: float = float(self.all_reduce_sum(squares)) ** 0.5
         for gradient in gradients:
             gradient.mul_(min(1.0, max_norm / (norm + 1e-6)))  # as torch's clip_grad_norm_
         return norm

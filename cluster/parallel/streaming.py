@@ -42,7 +42,7 @@ def map_batches(
     if not sources:
         return
     # Ray reads its environment when it is imported, and the session sets it.
-    from ray.exceptions import RayError  # noqa: PLC0415
+    from ray.exceptions import RayError  # noqa: PLC0415  (a worker imports Ray first, with its environment)
 
     try:
         for row in _dataset(resources, sources, read, make_fn).iter_rows():

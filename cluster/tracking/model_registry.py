@@ -206,9 +206,9 @@ def _logged_name(candidate: Candidate) -> str:
 def _save(candidate: Candidate, spec: PyfuncSpec, folder: Path, model_id: str, run_id: str) -> None:
     """Writes the folder of a pyfunc model, with its code, signature and example."""
     import mlflow.pyfunc  # noqa: PLC0415  (see the docstring of the module)
-    import pandas  # noqa: PLC0415
-    from mlflow.models import Model, ModelSignature  # noqa: PLC0415
-    from mlflow.types import ColSpec, Schema  # noqa: PLC0415
+    import pandas  # noqa: PLC0415  (see the docstring of the module)
+    from mlflow.models import Model, ModelSignature  # noqa: PLC0415  (see the docstring of the module)
+    from mlflow.types import ColSpec, Schema  # noqa: PLC0415  (see the docstring of the module)
 
     inputs = Schema([ColSpec("string", name) for name in candidate.example])
     columns = [ColSpec(_column_type(type_name), name) for name, type_name in candidate.outputs.items()]
@@ -227,7 +227,7 @@ def _save(candidate: Candidate, spec: PyfuncSpec, folder: Path, model_id: str, r
 def _column_type(name: str) -> Any:
     """Returns a type of MLflow's schemas: `string`, `double`, ...; `map` is a map from names to numbers."""
     from mlflow.types import DataType  # noqa: PLC0415  (see the docstring of the module)
-    from mlflow.types.schema import Map  # noqa: PLC0415
+    from mlflow.types.schema import Map  # noqa: PLC0415  (see the docstring of the module)
 
     return Map(DataType.double) if name == "map" else name
 
@@ -288,7 +288,7 @@ def delete_orphaned_models(client: MlflowClient, experiment: str) -> int:
 def delete_model(client: MlflowClient, model: LoggedModel) -> None:
     """Deletes a logged model with its files, which MLflow would keep to restore the model."""
     from mlflow.exceptions import MlflowException  # noqa: PLC0415  (see the docstring of the module)
-    from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository  # noqa: PLC0415
+    from mlflow.store.artifact.artifact_repository_registry import get_artifact_repository  # noqa: PLC0415  (as above)
 
     with suppress(OSError, MlflowException, NotImplementedError):  # there are no files, or they cannot be deleted
         get_artifact_repository(model.artifact_location, tracking_uri=client.tracking_uri).delete_artifacts()

@@ -32,7 +32,7 @@ class SystemMetrics:
         self._may_start = False
         try:
             # MLflow's first import follows `tracker._client`, which sets its environment.
-            from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor  # noqa: PLC0415
+            from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor  # noqa: PLC0415  (slow)
 
             self._monitor = SystemMetricsMonitor(
                 self._run_id, sampling_interval=SAMPLING_INTERVAL_S, tracking_uri=self._uri

@@ -229,7 +229,7 @@ class Tracker:
     def _continue(self, unfinished: Run, tags: Mapping[str, str], parent: str) -> RunLogger:
         """Continues the run of an earlier attempt, and moves it from its pipeline run to this one."""
         # MLflow's first import follows `_client`, which sets its environment.
-        from mlflow.exceptions import MlflowException  # noqa: PLC0415
+        from mlflow.exceptions import MlflowException  # noqa: PLC0415  (MLflow takes seconds to import)
 
         run_id, old_parent = unfinished.info.run_id, unfinished.data.tags.get(PARENT)
         new_tags = {**tags, OWNER: Owner.current().to_json(), PARENT: parent}

@@ -103,6 +103,6 @@ def _handler(proxy: Proxy, port: int) -> type[BaseHTTPRequestHandler]:
         def log_message(self, *_: object) -> None:
             pass
 
-        do_GET = do_PUT = do_POST = do_HEAD = do_DELETE = _forward  # noqa: N815
+        do_GET = do_PUT = do_POST = do_HEAD = do_DELETE = _forward
 
     return Handler

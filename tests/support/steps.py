@@ -84,7 +84,7 @@ def named(config: Config, inputs: Inputs, out: Path, recorder: Any, engine: Any)
 
 def threads(config: Config, inputs: dict[str, Path], out: Path, recorder: Any, engine: Any) -> dict[str, int]:
     """Returns the number of threads of torch, and the process."""
-    import torch  # noqa: PLC0415  (the other steps start faster without it)
+    import torch  # (the other steps start faster without it)
 
     return {"threads": torch.get_num_threads(), "number_of_inputs": len(inputs), "process": os.getpid()}
 
@@ -107,7 +107,7 @@ def waits(config: Config, inputs: dict[str, Path], out: Path, recorder: Any, eng
 
 def picture(config: Config, inputs: dict[str, Path], out: Path, recorder: Any, engine: Any) -> dict[str, int]:
     """Records a figure, a table and a curve."""
-    from matplotlib.figure import Figure  # noqa: PLC0415  (the other steps start faster without it)
+    from matplotlib.figure import Figure  # (the other steps start faster without it)
 
     figure = Figure(figsize=(1, 1))
     figure.add_subplot().plot([1, 2])

@@ -114,7 +114,7 @@ def model_folder(ref: str) -> Path:
     target.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(str(target) + ".lock"):
         if not (target / "config.json").exists():
-            from stages.common.models.gguf import translate_gguf  # loads transformers, for GGUF files only
+            from stages.common.models.gguf import translate_gguf  # noqa: PLC0415  (loads transformers, for GGUF only)
 
             translate_gguf(path, target)
     return target

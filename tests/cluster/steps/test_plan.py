@@ -115,7 +115,7 @@ def test_until_leaves_out_descendants(store: Store) -> None:
 
 def test_from_requires_a_committed_upstream(store: Store) -> None:
     states = shown(plan([chain()], store, Selection(from_=("soft_labels",))))
-    assert states["pet/a/0"] == "BLOCKED: not committed, and not selected for this run"
+    assert states["pet/a/0"] == "BLOCKED: neither committed nor selected in this run"
     assert "soft_labels needs pet/a/0, which is neither committed nor selected" in states["soft_labels"]
     assert states["distill/0"] == "BLOCKED: it needs soft_labels, which is blocked"
     commit(store, chain(), ["data", "pet/a/0", "pet/b/0"])

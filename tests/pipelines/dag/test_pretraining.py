@@ -14,10 +14,8 @@ from tokenizers import Tokenizer, models, pre_tokenizers
 
 from cluster.steps.step import Step
 from pipelines.dag.fewshot import build_steps
-from pipelines.kinds import PRETRAINED_TO
 from pipelines.preflight.checks import check_corpus
 from pipelines.preflight.models import bare_tokenizer, check_formats
-from pipelines.report.stage import _notes
 from pipelines.schema.config import PipelineConfig
 from pipelines.schema.loader import find_recipe, load_config, read_recipe
 from pipelines.schema.locations import RecipeError
@@ -309,13 +307,3 @@ def test_every_block_of_the_page_is_a_valid_part_of_a_recipe(number: int) -> Non
     if number == 1:
         assert config.ppt is not None
         assert config.ppt.single == SingleConfig(), "the page shows the defaults"
-
-
-# --- the report -------------------------------------------------------------------------------------------------------
-
-
-def test_the_report_says_what_each_prompt_learnt() -> None:
-    score = {"accuracy": 0.5, "num_examples": 90}
-    for kind in ("pair", "choice", "single", "unified"):
-        [note] = _notes({f"ppt/{kind}": {"held_out_before": score, "held_out": score | {"accuracy": 0.75}}})
-        assert note == f"ppt/{kind} learnt to {PRETRAINED_TO[kind]}: 50.0% before, 75.0% after, on 90 held-out ones."

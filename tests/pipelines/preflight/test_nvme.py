@@ -16,7 +16,7 @@ from cluster.run.result import RunOptions
 from cluster.steps.plan import plan
 from pipelines.dag.fewshot import build_steps
 from pipelines.preflight import memory
-from pipelines.run.request import RunRequest, check_nvme, load_request
+from pipelines.run.request import RunRequest, check_machine, load_request
 from stages.common.errors import InputError
 from tests.support.small_models import llama_tokenizer
 
@@ -39,7 +39,7 @@ def asked(tmp_path: Path, disk: Path, *overrides: str) -> RunRequest:
 
 def check(request: RunRequest, address: str | None = None) -> None:
     found = build_steps(request.config)
-    check_nvme(request, RunOptions(address=address), found, plan(found, request.store))
+    check_machine(request, RunOptions(address=address), plan(found, request.store))
 
 
 def refused(request: RunRequest) -> InputError:

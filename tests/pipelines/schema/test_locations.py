@@ -62,5 +62,5 @@ def test_sections_and_files_can_be_nested(path: Path) -> None:
 
 
 def test_json_that_cannot_be_parsed_is_an_asset_error() -> None:
-    with pytest.raises(AssetError, match="backbone.asset: not JSON"), errors_located_in("backbone.asset"):
+    with pytest.raises(AssetError, match=r"backbone\.asset: not JSON"), errors_located_in("backbone.asset"):
         json.loads("{")

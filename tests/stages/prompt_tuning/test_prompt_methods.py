@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from peft import PeftModel
 
 from stages.common.data.split_files import load_examples
 from stages.common.models.backbones.config import LoraConfig
@@ -15,6 +16,7 @@ from stages.common.models.cloze.classifier import ClozeClassifier
 from stages.common.patterns.config import Task
 from stages.common.prompts.config import WORD_VECTORS, PromptConfig
 from stages.common.prompts.initialization import initialize_prompt
+from stages.common.prompts.loader import load_prompts
 from stages.common.prompts.peft_format import load_prompt
 from stages.common.prompts.soft_prompt import Prompt
 from stages.common.training.config import TrainingConfig
@@ -59,18 +61,16 @@ def soft_task(name: str) -> Task:
 
 
 def check_learnt(config: PromptTuningConfig, data: Path, out: Path) -> Prompt:
-    """Trains; the loss on the labelled set falls, and the prompt that was kept gives the logits that were written."""
+    """Trains, checks that the loss falls, and that the saved prompt gives the written logits."""
     run(prompt_tuning, config, prompt_tuning.Inputs(data=data), out)
     train_set, test_set = (load_examples(data / f"{part}.jsonl") for part in ("train", "test"))
     backbone = load_backbone(config.backbone, frozen=True)
-    start = initialize_prompt(config.prompt, config.task, "review", backbone, config.seed, None)
+    start = initialize_prompt(config.prompt, config.task, "review", backbone, seed=config.seed, pretrained=None)
     classifier = ClozeClassifier.of(config.task, "review", backbone, config.backbone, start)
     items = classifier.items(train_set)
     with torch.inference_mode():
         before = float(classifier.loss(items))
     if config.prompt.lora:
-        from peft import PeftModel
-
         PeftModel.from_pretrained(backbone.model, out / "prompt" / "lora")
         backbone.freeze()
     prompt = load_prompt(out / "prompt", backbone)
@@ -114,13 +114,15 @@ def test_hard_prompt_steps_freeze_word_vectors_first(
         prompt = PromptConfig(hard_prompt_steps=hard_prompt_steps)
         config = tuned(backbone_folders["gpt2"], "gpt2", prompt=prompt, task=soft_task("gpt2"))
         backbone = load_backbone(config.backbone, frozen=True)
-        start = initialize_prompt(config.prompt, config.task, "review", backbone, config.seed, None).vectors
+        start = initialize_prompt(
+            config.prompt, config.task, "review", backbone, seed=config.seed, pretrained=None
+        ).vectors
         out = tmp_path / str(hard_prompt_steps)
         run(prompt_tuning, config, prompt_tuning.Inputs(data=film_data), out)
         return start, load_prompt(out / "prompt", backbone).vectors
 
     start, end = trained(LOOP.steps or 0)
-    assert torch.equal(start[2:], end[2:]), "held to the end"
+    assert torch.equal(start[2:], end[2:]), "frozen to the end"
     assert not torch.equal(start[:2], end[:2])
     start, end = trained(3)
     assert (start[2:] != end[2:]).any(dim=1).all(), "freed after three steps"
@@ -145,8 +147,6 @@ def test_prompt_method_follows_the_seed(
 def test_linear_head_replaces_label_words(
     name: str, method: str, backbone_folders: dict[str, Path], film_data: Path, tmp_path: Path
 ) -> None:
-    from stages.common.prompts.loader import load_prompts
-
     prompt = METHODS[method].model_copy(update={"head": "linear"})
     task = film_task(name).only("review").model_copy(update={"verbalizer": {}})
     config = tuned(backbone_folders[name], name, prompt=prompt, task=task)

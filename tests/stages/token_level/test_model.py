@@ -140,7 +140,7 @@ def test_an_answer_is_placed_in_the_windows_that_hold_all_of_it(backbones: dict[
     long = " ".join(["plot"] * 30)
     item = Question("1", item.question, f"{long} great food {long}", (Answer("great food", len(long) + 1),))
     config = backbone_config(Path(), max_length=24)
-    finder = SpanExtractor(ANSWERS, backbone, config, new_prompt(METHODS["prompt_tuning"], backbone, None, 1))
+    finder = SpanExtractor(ANSWERS, backbone, config, new_prompt(METHODS["prompt_tuning"], backbone, None, seed=1))
     windows = finder.items([item])
     with_answer = [window for window in windows if window.begin != NOWHERE]
     assert 1 <= len(with_answer) < len(windows)
@@ -243,7 +243,9 @@ def test_a_seed_decides(task: Any, backbone_folders: dict[str, Path], sets: dict
 @pytest.mark.parametrize("kind", [TokenClassifier, SpanExtractor])
 def test_padding_and_company_change_nothing(name: str, kind: Any, backbones: dict[str, Backbone]) -> None:
     backbone, task = backbones[name], ENTITIES if kind is TokenClassifier else ANSWERS
-    reading = kind(task, backbone, backbone_config(Path()), new_prompt(METHODS["prompt_tuning"], backbone, None, 1))
+    reading = kind(
+        task, backbone, backbone_config(Path()), new_prompt(METHODS["prompt_tuning"], backbone, None, seed=1)
+    )
     torch.manual_seed(0)
     torch.nn.init.normal_(reading.head.linear.weight)
     items = reading.items((tagged if kind is TokenClassifier else asked)(6, 5))

@@ -97,7 +97,7 @@ def test_a_mixed_batch_answers_as_each_task_alone(name: str, backbones: dict[str
     bare = ClozeClassifier.of(film_task(name), "summary", backbone, config)
     parts.append((bare, [bare.encode(item) for item in film_examples(2)]))
     long = ClozeClassifier.of(
-        several, "review", backbone, config, new_prompt(PromptConfig(), backbone, several.pattern("review"), 1)
+        several, "review", backbone, config, new_prompt(PromptConfig(), backbone, several.pattern("review"), seed=1)
     )
     parts.append((long, [long.encode(item) for item in film_examples(2)]))
     with torch.inference_mode():
