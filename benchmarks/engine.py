@@ -50,7 +50,7 @@ from pipelines.run import runner
 spent['import clozeline'] = time.perf_counter() - start
 from cluster.tracking import tracker
 timed(runner, 'check_request', 'check recipe and assets')
-timed(runner, 'plan', 'plan')
+timed(runner, 'plan_recipe', 'plan')
 timed(runner, 'execute', 'load the results, log them to MLflow')
 timed(runner, 'log_plan', 'log recipe, graph and plan to MLflow')
 timed(runner, 'publish', 'report')

@@ -93,12 +93,3 @@ KINDS: Mapping[str, StepKind] = {
 
 A zero-shot step also reads labeled data for the weights of the ensemble, but learns nothing from it.
 """
-
-ROW_NAMES = {"soft_labels": "ensemble", "distill": "student"}
-STEP_COLORS = {name: kind.color for name, kind in KINDS.items()}
-ROW_KINDS = {name: kind.row for name, kind in KINDS.items() if kind.row}
-PRETRAINED_TO = KINDS["ppt"].pretrained_to
-SEEDED = tuple(name for name, kind in KINDS.items() if kind.has_seed)
-ROW_COLORS = {kind.row: kind.color for kind in KINDS.values() if kind.row}
-MEMBER_KINDS = tuple(kind.row for kind in KINDS.values() if kind.votes)
-SETS_READ = {name: kind.reads for name, kind in KINDS.items()}

@@ -62,7 +62,8 @@ def shape_of(folder: Path) -> ModelShape:
 
 
 def _count(folder: Path, family: Family) -> ModelShape:
-    from stages.common.models.meta_models import adapted_layer_sizes, meta_model  # torch, for models not counted yet
+    # For models that were not counted yet:
+    from stages.common.models.meta_models import adapted_layer_sizes, meta_model  # noqa: PLC0415  (loads torch)
 
     model = meta_model(folder)
     weights = tuple(weight.numel() for weight in model.parameters())

@@ -1,23 +1,22 @@
-"""The baseline stage: trains the student's encoder on the labeled examples only, as the reference to beat."""
+"""The baseline stage: trains the student's encoder on the labeled examples only, as the reference for distillation."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from stages.baseline.config import BaselineConfig
 from stages.common.data.split_files import load_examples
-from stages.common.data.step_outputs import write_losses
 from stages.common.errors import InputError
 from stages.common.examples import Example
 from stages.common.metrics.classification import EvaluationResult
-from stages.common.models.encoders.text_classifier import TextClassifier
 from stages.common.protocols import Engine, Recorder
-from stages.common.training.evaluation import dev_validation, evaluate_with_errors
-from stages.common.training.loop import train
+from stages.common.training.students import HeadTargets, train_student
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -29,61 +28,44 @@ class Inputs:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Result(EvaluationResult):
-    """The baseline's score; no loss for tune: head. Files: the classifier in `model/`, `test_logits.jsonl` and
+    """Scores of the baseline; no loss for tune: head. Files: the classifier in `model/`, `test_logits.jsonl` and
     `losses.json`.
     """
 
     final_loss: float | None
 
 
+@dataclass(frozen=True, slots=True)
+class GoldTargets:
+    """The gold labels of examples. Letters in names of tensors: B examples, C labels."""
+
+    items: Sequence[Example]
+    labels: tuple[str, ...]
+
+    def examples(self, items: Sequence[Example]) -> list[Example]:
+        return list(items)
+
+    def loss(self, logits_BC: Tensor, batch: Sequence[Example]) -> Tensor:
+        """Returns the cross-entropy."""
+        return F.cross_entropy(logits_BC, self._indices(batch).to(logits_BC.device))
+
+    def head_targets(self) -> HeadTargets:
+        """Returns one-hot probabilities."""
+        return HeadTargets(F.one_hot(self._indices(self.items), len(self.labels)))
+
+    def _indices(self, examples: Sequence[Example]) -> Tensor:
+        return torch.tensor([self.labels.index(item.label or "") for item in examples])
+
+
 def run(config: BaselineConfig, inputs: Inputs, out: Path, recorder: Recorder, engine: Engine) -> Result:
-    """Trains the student on the labelled set, tests it, and writes it to `out`.
+    """Trains the student on the labeled set, evaluates it, and writes it to `out`.
 
     Raises:
-        InputError: there are no labelled examples.
+        InputError: there are no labeled examples.
     """
-
     train_set = load_examples(inputs.data / "train.jsonl")
     if not train_set:
-        raise InputError("the baseline learns from labelled examples.", "Add some, or take it out.", key="baseline")
-    student = TextClassifier.from_encoder(config.student, config.labels, config.fields, config.seed)
-    losses = _train(student, train_set, config, inputs, recorder, engine)
-    write_losses(out, losses)
-    test = evaluate_with_errors(student, student.labels, inputs.data, out, recorder)
-    (out / "model").mkdir()
-    student.save(out / "model")
-    return Result(
-        test=test,
-        final_loss=losses[-1] if losses else None,
-        num_labeled=len(train_set),
-        num_unlabeled=0,
-        trainable_parameters=sum(item.numel() for item in student.parameters.values()),
-    )
-
-
-def _train(
-    student: TextClassifier,
-    train_set: list[Example],
-    config: BaselineConfig,
-    inputs: Inputs,
-    recorder: Recorder,
-    engine: Engine,
-) -> list[float]:
-    """Trains all of the student, or fits its head; returns the loss of every step."""
-
-    if config.training is None:
-        targets = F.one_hot(student.indices(train_set), len(config.labels))
-        features = student.embed(train_set, recorder, "labelled set")
-        student.fit_head(features, targets, config.student.head_regularization_c)
-        return []
-
-    def loss_of(batch: list[Example]) -> Tensor:
-        logits = student.logits(batch)
-        return F.cross_entropy(logits, student.indices(batch).to(logits.device))
-
-    student.train_mode(True)
-    validate = dev_validation(student, student.labels, inputs.data, config.training, recorder)
-    return train(
-        train_set, loss_of, student.parameters, config.training,
-        seed=config.seed, recorder=recorder, engine=engine, validate=validate,
-    )  # fmt: skip
+        raise InputError("the baseline needs labeled examples.", "Add some, or remove baseline.", key="baseline")
+    targets = GoldTargets(train_set, config.labels)
+    student = train_student(config, targets, data=inputs.data, out=out, recorder=recorder, engine=engine)
+    return Result(**student, num_labeled=len(train_set), num_unlabeled=0)

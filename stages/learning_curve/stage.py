@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import statistics
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -22,8 +23,8 @@ class Inputs:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class CurvePoint:
-    """Test accuracy of a method with so many labelled texts: mean and sample standard deviation over choices of texts;
-    None for a single choice.
+    """Test accuracy of a method with `num_labeled` examples: mean over samples of examples, and sample standard
+    deviation, which is None for a single sample.
     """
 
     method: str
@@ -35,33 +36,34 @@ class CurvePoint:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Result:
-    """The curves, method after method, few labels first. Files: `learning_curve.png`."""
+    """The curves by method, with few labels first. Files: `learning_curve.png`."""
 
     points: tuple[CurvePoint, ...]
 
 
 def run(config: LearningCurveConfig, inputs: Inputs, out: Path, recorder: Recorder, engine: Engine) -> Result:
-    """Gathers the scores and draws them."""
-
+    """Collects the scores and plots them."""
     del engine
     results = [json.loads((folder / "result.json").read_text()) for folder in inputs.measured]
-    found = points(list(zip(config.methods, results, strict=True)))
-    picture = figures.learning_curve([asdict(point) for point in found])
-    picture.savefig(out / FIGURE_FILE, dpi=130)
-    recorder.log_figure("learning_curve", picture)
-    recorder.log_table("learning_curve", [asdict(point) for point in found])
-    return Result(points=found)
+    points = curve_points(config.methods, results)
+    rows = [asdict(point) for point in points]
+    figure = figures.learning_curve(rows)
+    figure.savefig(out / FIGURE_FILE, dpi=130)
+    recorder.log_figure("learning_curve", figure)
+    recorder.log_table("learning_curve", rows)
+    return Result(points=points)
 
 
-def points(results: list[tuple[str, dict[str, Any]]]) -> tuple[CurvePoint, ...]:
-    """A point for each method and number of labels.
+def curve_points(methods: Sequence[str], results: Sequence[Mapping[str, Any]]) -> tuple[CurvePoint, ...]:
+    """Returns one point per method and number of labeled examples.
 
     Args:
-        results: Method, and a result with `test` and `num_labeled`.
+        methods: Method of each result.
+        results: Results with `test` and `num_labeled`.
     """
-    groups: dict[str, dict[int, list[float]]] = {}
-    for method, result in results:
-        by_size = groups.setdefault(method, {})
+    accuracies: dict[str, dict[int, list[float]]] = {}
+    for method, result in zip(methods, results, strict=True):
+        by_size = accuracies.setdefault(method, {})
         by_size.setdefault(result["num_labeled"], []).append(result["test"]["accuracy"])
     return tuple(
         CurvePoint(
@@ -71,6 +73,6 @@ def points(results: list[tuple[str, dict[str, Any]]]) -> tuple[CurvePoint, ...]:
             accuracy_std=round(statistics.stdev(values), 6) if len(values) > 1 else None,
             num_seeds=len(values),
         )
-        for method, by_size in groups.items()
+        for method, by_size in accuracies.items()
         for size, values in sorted(by_size.items())
     )

@@ -11,7 +11,7 @@ from __future__ import annotations
 import json
 import math
 import random
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -30,65 +30,67 @@ def select_examples(
     config: GenerationConfig,
     gold: Sequence[Example],
     unlabeled_set: Sequence[Example],
-    folders: Sequence[Path],
+    teachers: Sequence[Path],
     labels: Sequence[str],
+    *,
     seed: int,
 ) -> list[Example]:
-    """The texts of a generation, labelled by the teachers.
+    """Samples the examples of a generation, with the labels of the teachers.
 
     Args:
         config: The generation.
-        gold: The labelled set.
-        unlabeled_set: The unlabelled texts.
-        folders: Files of the teachers.
+        gold: The labeled set.
+        unlabeled_set: The unlabeled examples.
+        teachers: Files of the teachers.
         labels: All labels, in the order of the logits.
-        seed: Seed of the drawing.
-    """
+        seed: Seed of the sample.
 
-    about = [json.loads((folder / "result.json").read_text()) for folder in folders]
-    weights = member_weights(
-        config.weights, [item["train_accuracy_before_training"] for item in about], [""] * len(folders)
-    )
+    Raises:
+        DataError: a teacher labeled other examples.
+    """
+    results = [json.loads((folder / "result.json").read_text()) for folder in teachers]
+    accuracies = [result["train_accuracy_before_training"] for result in results]
+    weights = member_weights(config.weights, accuracies, [""] * len(teachers))
     uids = [item.uid for item in unlabeled_set]
-    votes = np.stack([aligned(read_logits(folder / "unlabeled_logits.jsonl", labels), uids) for folder in folders])
-    logits = np.average(votes, axis=0, weights=weights)
+    files = [folder / "unlabeled_logits.jsonl" for folder in teachers]
+    member_logits = np.stack([aligned(read_logits(file, labels), uids) for file in files])
+    probabilities = softmax(np.average(member_logits, axis=0, weights=weights))
     rng = python_rng(seed, "generation", config.generation)
-    among = config.num_most_likely if config.from_zero and config.generation == 1 else None
-    return sample_by_confidence(unlabeled_set, softmax(logits), labels, config.targets(labels, gold), rng, among)
+    num_most_likely = config.num_most_likely if config.from_zero and config.generation == 1 else None
+    targets = config.targets(labels, gold)
+    return sample_by_confidence(unlabeled_set, probabilities, targets, rng, num_most_likely=num_most_likely)
 
 
 def sample_by_confidence(
     unlabeled_set: Sequence[Example],
     probabilities: NDArray[np.float64],
-    labels: Sequence[str],
-    targets: dict[str, int],
+    targets: Mapping[str, int],
     rng: random.Random,
-    most_confident: int | None = None,
+    *,
+    num_most_likely: int | None = None,
 ) -> list[Example]:
-    """Draws texts without replacement, a text as likely as its label is sure.
+    """Samples examples without replacement, in proportion to the confidence of their label.
 
     Args:
-        unlabeled_set: [n] texts.
-        probabilities: [n, C] what the teachers say of them.
-        labels: [C] labels.
-        targets: Label -> number of texts wanted; fewer are drawn where the pile has not so many.
-        rng: Draws.
-        most_confident: Draw among so many of the likeliest texts of each label, even if another label is likelier: an
-            untrained model may prefer one label everywhere. A text that several labels claim goes to the one where it
-            ranks highest, so that no label takes all.
+        unlabeled_set: [n] examples.
+        probabilities: [n, C] predictions of the teachers, with columns in the order of `targets`.
+        targets: Label -> number of examples. Fewer are sampled if the unlabeled set has fewer with this label.
+        rng: Source of randomness.
+        num_most_likely: If set, samples from this number of examples that are most likely of each label, even if another
+            label is more likely: an untrained model may prefer one label everywhere. An example among the most likely
+            of several labels goes to the one for which it ranks highest, so no label takes all.
     """
-
-    owners, is_eligible = probabilities.argmax(axis=1), np.full(len(unlabeled_set), fill_value=True)
-    if most_confident is not None:
+    assigned, is_eligible = probabilities.argmax(axis=1), np.full(len(unlabeled_set), fill_value=True)
+    if num_most_likely is not None:
         ranks = (-probabilities).argsort(axis=0, kind="stable").argsort(axis=0)
-        owners, is_eligible = ranks.argmin(axis=1), ranks.min(axis=1) < most_confident
-    sureness = probabilities[np.arange(len(unlabeled_set)), owners]
-    found: list[Example] = []
-    for number, label in enumerate(labels):
-        rows = np.flatnonzero((owners == number) & is_eligible & (sureness > 0)).tolist()
-        # the largest keys of u^(1/w) are a draw without replacement in proportion to w (Efraimidis & Spirakis, 2006);
-        # their logarithms, since what an untrained model finds unlikely would underflow
-        keys = {row: math.log(1 - rng.random()) / sureness[row] for row in rows}
-        chosen = sorted(keys, key=lambda row: -keys[row])[: targets[label]]
-        found += [replace(unlabeled_set[row], label=label) for row in sorted(chosen)]
-    return found
+        assigned, is_eligible = ranks.argmin(axis=1), ranks.min(axis=1) < num_most_likely
+    confidence = probabilities[np.arange(len(unlabeled_set)), assigned]
+    sampled: list[Example] = []
+    for index, (label, target) in enumerate(targets.items()):
+        rows = np.flatnonzero((assigned == index) & is_eligible & (confidence > 0)).tolist()
+        # The largest keys u^(1/w) are a sample without replacement in proportion to w (Efraimidis & Spirakis, 2006).
+        # Logarithms avoid the underflow for examples that an untrained model finds unlikely.
+        keys = {row: math.log(1 - rng.random()) / confidence[row] for row in rows}
+        chosen = sorted(keys, key=lambda row: -keys[row])[:target]
+        sampled += [replace(unlabeled_set[row], label=label) for row in sorted(chosen)]
+    return sampled

@@ -8,17 +8,14 @@ labeled.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
-
-from torch import Tensor
 
 from stages.common.data.split_files import load_examples, write_examples
 from stages.common.data.step_outputs import write_losses
 from stages.common.examples import Example
-from stages.common.models.cloze.classifier import ClozeClassifier, LabeledCloze
+from stages.common.models.cloze.classifier import ClozeClassifier
 from stages.common.models.cloze.demonstrations import prepend_demonstrations, sample_demonstrations
 from stages.common.models.cloze.mlm import with_mlm
 from stages.common.models.cloze.prefix_cache import cached_loss
@@ -26,19 +23,22 @@ from stages.common.patterns.verbalizers import found_words
 from stages.common.prompts.initialization import initialize_prompt
 from stages.common.prompts.inspection import log_inspection
 from stages.common.prompts.peft_format import load_trained_prompt
-from stages.common.prompts.submodels import SubModel, new_submodel
+from stages.common.prompts.submodels import new_submodel
+from stages.common.prompts.tuning import trainable_parameters, tune
 from stages.common.protocols import Engine, Recorder
 from stages.common.training.evaluation import Member, evaluate_on_test, write_member_logits
-from stages.common.training.loop import train
 from stages.pet.config import PetConfig
 from stages.pet.generations import select_examples
+
+MAX_LOGGED = 100
+"""Rows of the table of pseudo-labeled examples."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Inputs:
-    """`data`: files of the split stage; `words`: files of the verbalizer search, if the task has no words of its own;
-    `teachers`: files of the sub-models of the generation before; `pretrained`: files of the prompt-pretraining stage,
-    if the prompt starts there; `together`: files of the stage that trained the prompt with others, if one did.
+    """`data`: files of the split stage; `verbalizer`: files of the verbalizer search, if the task has no label words;
+    `teachers`: files of sub-models of the generation before; `pretrained`: files of prompt pretraining, for init: ppt;
+    `batched`: files of batched prompt tuning, if the prompt was trained there.
     """
 
     data: Path
@@ -50,11 +50,10 @@ class Inputs:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Result(Member):
-    """Scores of the sub-model. `train_accuracy_before_training` is the ensemble's accuracy weight; `num_drawn` counts the texts
-    that other sub-models labelled.
+    """Scores of the sub-model. `num_pseudo_labeled` counts the examples that other sub-models labeled.
 
-    Files: the sub-model (see stages/common/prompts/submodels.py), those of a member (see stages/common/training/evaluation.py),
-    `losses.json` and, in a later generation, `pseudo_labeled.jsonl`.
+    Files: the sub-model (stages/common/prompts/submodels.py), those of a member
+    (stages/common/training/evaluation.py), `losses.json` and, in a later generation, `pseudo_labeled.jsonl`.
     """
 
     final_loss: float | None
@@ -62,11 +61,10 @@ class Result(Member):
 
 
 def run(config: PetConfig, inputs: Inputs, out: Path, recorder: Recorder, engine: Engine) -> Result:
-    """Trains the sub-model, labels test set and pile, and writes all of it to `out`."""
-
+    """Trains the sub-model, labels the test set and the unlabeled set, and writes all files to `out`."""
     task = config.task if inputs.verbalizer is None else config.task.with_words(found_words(inputs.verbalizer))
     train_set = load_examples(inputs.data / "train.jsonl")
-    drawn = _pseudo_labeled(config, inputs, train_set, out, recorder)
+    pseudo_labeled = _pseudo_labeled(config, inputs, train_set, out, recorder)
     with new_submodel(config.backbone, config.tune, config.lora, config.seed, engine) as submodel:
         backbone = submodel.backbone
         if config.tune == "prompt":
@@ -78,10 +76,10 @@ def run(config: PetConfig, inputs: Inputs, out: Path, recorder: Recorder, engine
         )
         if config.shots:
             _prepend_demonstrations(config, classifier, train_set, recorder)
-        num_trained = sum(parameter.numel() for parameter in submodel.parameters.values())
-        before = _accuracy(classifier, train_set, recorder, "labelled set before training")
+        num_parameters = sum(item.numel() for item in trainable_parameters(classifier).values())
+        before = _accuracy(classifier, train_set, recorder, "labeled examples before training")
         if inputs.batched is None:
-            losses = _train(config, inputs, classifier, submodel, [*train_set, *drawn], recorder, engine)
+            losses = _train(config, inputs, classifier, [*train_set, *pseudo_labeled], recorder, engine)
         else:
             trained = load_trained_prompt(inputs.batched, config.name, backbone)
             submodel.prompt = classifier.prompt = trained.prompt
@@ -90,75 +88,65 @@ def run(config: PetConfig, inputs: Inputs, out: Path, recorder: Recorder, engine
         log_inspection(submodel.prompt, backbone, recorder)
         submodel.save(task, config.pattern, out)
         if losses:
-            recorder.log_metric("train/accuracy", _accuracy(classifier, train_set, recorder, "labelled set"))
-        finish = write_member_logits if config.label_unlabeled else evaluate_on_test
-        test = finish(classifier, task.labels, inputs.data, out, recorder)
+            recorder.log_metric("train/accuracy", _accuracy(classifier, train_set, recorder, "labeled examples"))
+        evaluate = write_member_logits if config.label_unlabeled else evaluate_on_test
+        test = evaluate(classifier, task.labels, inputs.data, out, recorder)
     recorder.log_metric("train/accuracy_before_training", before)
     return Result(
         test=test,
         train_accuracy_before_training=before,
         final_loss=losses[-1] if losses else None,
         num_labeled=len(train_set) if losses else config.shots * len(task.labels),
-        num_unlabeled=len(drawn),
-        num_pseudo_labeled=len(drawn),
-        trainable_parameters=num_trained,
+        num_unlabeled=len(pseudo_labeled),
+        num_pseudo_labeled=len(pseudo_labeled),
+        trainable_parameters=num_parameters,
     )
 
 
 def _pseudo_labeled(
-    config: PetConfig, inputs: Inputs, train_set: list[Example], out: Path, recorder: Recorder
+    config: PetConfig, inputs: Inputs, train_set: Sequence[Example], out: Path, recorder: Recorder
 ) -> list[Example]:
-    """The texts of a later generation, labelled by the teachers."""
+    """Returns the examples that the teachers labeled; none in the first generation."""
     if config.growth is None:
         return []
-
-    pile = load_examples(inputs.data / "unlabeled.jsonl")
-    drawn = select_examples(config.growth, train_set, pile, inputs.teachers, config.task.labels, config.seed)
-    write_examples(out / "pseudo_labeled.jsonl", drawn)
-    num_wanted = sum(config.growth.targets(config.task.labels, train_set).values())
-    recorder.log_metric("pseudo_labels/missing", num_wanted - len(drawn))
-    recorder.log_table("pseudo_labeled", [{**item.fields, "label": item.label} for item in drawn[:100]])
-    return drawn
+    labels = config.task.labels
+    unlabeled_set = load_examples(inputs.data / "unlabeled.jsonl")
+    selected = select_examples(config.growth, train_set, unlabeled_set, inputs.teachers, labels, seed=config.seed)
+    write_examples(out / "pseudo_labeled.jsonl", selected)
+    num_required = sum(config.growth.targets(labels, train_set).values())
+    recorder.log_metric("pseudo_labels/missing", num_required - len(selected))
+    recorder.log_table("pseudo_labeled", [{**item.fields, "label": item.label} for item in selected[:MAX_LOGGED]])
+    return selected
 
 
 def _prepend_demonstrations(
-    config: PetConfig, classifier: ClozeClassifier, train_set: list[Example], recorder: Recorder
+    config: PetConfig, classifier: ClozeClassifier, train_set: Sequence[Example], recorder: Recorder
 ) -> None:
-
     demonstrations = sample_demonstrations(train_set, config.task.labels, config.shots, config.seed)
     recorder.log_table("demonstrations", [{**item.fields, "label": item.label} for item in demonstrations])
     prepend_demonstrations(classifier, demonstrations)
 
 
-def _accuracy(classifier: ClozeClassifier, examples: list[Example], recorder: Recorder, phase: str) -> float:
-    if not examples:
-        return 0.0
-    return classifier.evaluate(examples, recorder, phase).score.accuracy
+def _accuracy(classifier: ClozeClassifier, examples: Sequence[Example], recorder: Recorder, phase: str) -> float:
+    return classifier.evaluate(examples, recorder, phase).score.accuracy if examples else 0.0
 
 
 def _train(
     config: PetConfig,
     inputs: Inputs,
     classifier: ClozeClassifier,
-    submodel: SubModel,
-    examples: list[Example],
+    examples: Sequence[Example],
     recorder: Recorder,
     engine: Engine,
 ) -> list[float]:
-    """Trains; returns the loss of every step."""
+    """Trains the sub-model; returns the loss of every step."""
     if config.training is None:
         return []
-
-    dev_set = load_examples(inputs.data / "dev.jsonl") if config.training.early_stopping else []
-    validate = partial(classifier.validate, dev_set, recorder) if dev_set else None
-    loss_of: Callable[[list[LabeledCloze]], Tensor] = cached_loss(classifier)
+    compute_loss = cached_loss(classifier)
     if config.mlm is not None:
-        pile = load_examples(inputs.data / "unlabeled.jsonl")
-        loss_of = with_mlm(classifier, pile, config.mlm)
-    if submodel.prompt is None:
-        submodel.backbone.model.train()
-    return train(
-        classifier.items(examples), loss_of, submodel.parameters, config.training,
-        seed=config.seed, recorder=recorder, engine=engine, validate=validate,
-        frozen_steps=config.prompt.frozen_steps if submodel.prompt is not None else {},
+        compute_loss = with_mlm(classifier, load_examples(inputs.data / "unlabeled.jsonl"), config.mlm)
+    return tune(
+        classifier, compute_loss, examples, load_examples(inputs.data / "dev.jsonl"), config.training,
+        seed=config.seed, recorder=recorder, engine=engine,
+        frozen_steps=config.prompt.frozen_steps if config.tune == "prompt" else {},
     )  # fmt: skip

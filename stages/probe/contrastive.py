@@ -3,7 +3,7 @@
 The first half of SetFit (Tunstall et al., "Efficient Few-Shot Learning Without Prompts", 2022,
 https://arxiv.org/abs/2209.11055): the target for the cosine of a pair is 1 if both texts have the same label,
 otherwise 0. The second half is the logistic regression of stages/common/models/linear_heads.py, which is fitted
-afterward.
+afterward. Letters in names of tensors: B pairs, D size of an embedding.
 """
 
 from __future__ import annotations
@@ -26,36 +26,38 @@ from stages.probe.config import ContrastiveConfig
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """Two labelled texts, and whether they have the same label."""
+    """Two labeled examples."""
 
     first: Example
     second: Example
     is_same: bool
+    """True if they have the same label."""
 
 
-def pairs(examples: Sequence[Example], num_pairs: int | None, seed: int) -> list[Pair]:
-    """Pairs of different texts, as many of the same label as of different ones.
+def make_pairs(examples: Sequence[Example], num_pairs: int | None, seed: int) -> list[Pair]:
+    """Returns pairs of different examples, half of them with the same label.
 
     Args:
-        examples: Labelled texts.
-        num_pairs: Pairs at the most; None: every pair, and those of the rarer kind again until both kinds are even.
-        seed: Seed of the choice.
+        examples: Labeled examples.
+        num_pairs: Maximum number of pairs. None: every pair; pairs of the rarer kind are repeated until both kinds are
+            equally frequent.
+        seed: Seed of the sample.
     """
-    found = [Pair(one, other, one.label == other.label) for one, other in itertools.combinations(examples, 2)]
-    kinds = [[pair for pair in found if pair.is_same is is_same] for is_same in (True, False)]
+    pairs = [Pair(one, other, one.label == other.label) for one, other in itertools.combinations(examples, 2)]
+    kinds = [[pair for pair in pairs if pair.is_same is is_same] for is_same in (True, False)]
     if not all(kinds):
-        return found[:num_pairs]
+        return pairs[:num_pairs]
     rng = python_rng(seed, "pairs")
     size = max(len(kind) for kind in kinds)
     size = size if num_pairs is None else min(size, num_pairs // 2)
-    chosen = []
+    sampled = []
     for kind in kinds:
         rng.shuffle(kind)
-        chosen += [kind[place % len(kind)] for place in range(size)]
-    return chosen
+        sampled += [kind[number % len(kind)] for number in range(size)]
+    return sampled
 
 
-def tune(
+def tune_encoder(
     encoder: TextEncoder,
     examples: Sequence[Example],
     config: ContrastiveConfig,
@@ -64,21 +66,20 @@ def tune(
     recorder: Recorder,
     engine: Engine,
 ) -> int:
-    """Tunes all weights of `encoder` in place; returns how many they are."""
-
+    """Tunes all weights of `encoder` in place; returns their number."""
     encoder.model.requires_grad_(True)
     parameters = {name: item for name, item in encoder.model.named_parameters() if "pooler" not in name}
 
-    def loss_of(batch: list[Pair]) -> Tensor:
+    def compute_loss(batch: list[Pair]) -> Tensor:
         texts = [text for pair in batch for text in (pair.first, pair.second)]
-        vectors_BD = F.normalize(encoder.pooled(texts, bf16=bf16), dim=1)
-        cosine_B = (vectors_BD[0::2] * vectors_BD[1::2]).sum(dim=1)
-        goal_B = torch.tensor([float(pair.is_same) for pair in batch], device=cosine_B.device)
-        return F.mse_loss(cosine_B, goal_B)
+        embeddings_BD = F.normalize(encoder.pooled(texts, bf16=bf16), dim=1)  # two rows per pair
+        cosine_B = (embeddings_BD[0::2] * embeddings_BD[1::2]).sum(dim=1)
+        target_B = torch.tensor([float(pair.is_same) for pair in batch], device=cosine_B.device)
+        return F.mse_loss(cosine_B, target_B)
 
     encoder.model.train()
     train(
-        pairs(examples, config.num_pairs, config.seed), loss_of, parameters, config.training,
+        make_pairs(examples, config.num_pairs, config.seed), compute_loss, parameters, config.training,
         seed=config.seed, recorder=recorder, engine=engine,
     )  # fmt: skip
     encoder.model.requires_grad_(False)

@@ -7,7 +7,7 @@ They are those of PPT (Gu et al., ACL 2022, https://arxiv.org/abs/2109.04332):
 | pair | how are two sentences related? | yes (adjacent, in either order), maybe (one document), no (two documents) |
 | choice | which of the options is adjacent to a sentence? | the letter of an option |
 | single | what does a sentence say? | pseudo-labels, see stages/prompt_pretraining/pseudo_labels.py |
-| unified | as choice, with a varying number of options, since every task can be written so | the letter |
+| unified | as choice, with a varying number of options, because every task can be written this way | the letter |
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from stages.common.patterns.config import Task
 PretrainingFormat = Literal["pair", "choice", "single", "unified"]
 RELATIONS = ("yes", "maybe", "no")
 LETTERS = tuple(string.ascii_uppercase)
-"""What options are called; each is one token in the vocabularies of BERT, RoBERTa, GPT-2, Llama and T5."""
+"""Names of the options. Each is one token in the vocabularies of BERT, RoBERTa, GPT-2, Llama and T5."""
 NumOptions = Annotated[int, Field(ge=2, le=len(LETTERS))]
 PAIR_TASK = Task(
     name="pair",
@@ -38,41 +38,43 @@ PAIR_TASK = Task(
     verbalizer={relation: [relation] for relation in RELATIONS},
 )
 _OPTION_TOKENS = 6
-"""The least room of an option: its letter, a full stop, and four tokens of text."""
+"""Minimum length of an option: its letter, a period, and four tokens of text."""
 _PATTERN_TOKENS = 10
-"""Room for the words of the pattern of `choice_task`, and for special tokens."""
+"""Length of the words in the pattern of `choice_task`, with special tokens."""
 
 
 @dataclass(frozen=True, slots=True)
 class CorpusRequirements:
-    """What a corpus must have: documents at a time, and sentences in each of them."""
+    """What one example of a format needs."""
 
     documents: int
+    """Number of documents."""
     sentences: int
+    """Minimum number of sentences per document."""
 
 
-def corpus_requirements(kind: PretrainingFormat, most_options: int) -> CorpusRequirements:
-    """What `kind` needs of a corpus: each option but two comes from a document of its own."""
+def corpus_requirements(kind: PretrainingFormat, max_options: int) -> CorpusRequirements:
+    """Returns the requirements of a format. All options but two come from different documents."""
     if kind == "single":
         return CorpusRequirements(documents=1, sentences=1)
-    return CorpusRequirements(documents=2 if kind == "pair" else max(most_options - 1, 1), sentences=3)
+    return CorpusRequirements(documents=2 if kind == "pair" else max(max_options - 1, 1), sentences=3)
 
 
-def option_fields(most: int) -> tuple[str, ...]:
-    """The fields of `most` options."""
-    return tuple(f"option_{letter.lower()}" for letter in LETTERS[:most])
+def option_fields(num_options: int) -> tuple[str, ...]:
+    """Returns the fields of the options."""
+    return tuple(f"option_{letter.lower()}" for letter in LETTERS[:num_options])
 
 
-def choice_task(name: str, most: int) -> Task:
-    """The task of `choice` and `unified`: a field `query`, and one for each option, with its letter.
+def choice_task(name: str, max_options: int) -> Task:
+    """Returns the task of `choice` and `unified`: a field `query`, and one field per option, with its letter.
 
-    The letters stand in the fields and single spaces between them, so that an empty option leaves nothing behind. When
-    the text is too long, the longest field is shortened first: no option is lost to the others.
+    The letters are in the fields, with single spaces between them, so an empty option adds nothing to the text. If the
+    text is too long, the longest field is truncated first, so every option stays.
     """
-    options = " ".join(f"{{{field}}}" for field in option_fields(most))
+    options = " ".join(f"{{{field}}}" for field in option_fields(max_options))
     start = f"{{query|rstrip_punct}}? {options} The correct one is"
     patterns = {"masked": f"{start} {{mask}}.", "causal": f"{start}{{mask}}", "seq2seq": f"{start} {{mask}}."}
-    letters = LETTERS[:most]
+    letters = LETTERS[:max_options]
     words = {letter: [letter] for letter in letters}
     return Task.model_validate(
         {"name": name, "labels": letters, "patterns": patterns, "verbalizer": words, "truncation": "longest"}
@@ -80,32 +82,32 @@ def choice_task(name: str, most: int) -> Task:
 
 
 def single_task(words: Mapping[str, list[str]]) -> Task:
-    """The task of `single`, with a field `text`. Nothing but the prompt tells what is asked."""
+    """Returns the task of `single`, with a field `text`. Only the prompt says what to predict."""
     patterns = {"masked": "{text} {mask}.", "causal": "{text}{mask}", "seq2seq": "{text} {mask}."}
     return Task.model_validate(
         {"name": "single", "labels": tuple(words), "patterns": patterns, "verbalizer": dict(words)}
     )
 
 
-def task_of(kind: PretrainingFormat, most_options: int, words: Mapping[str, list[str]]) -> Task:
-    """The cloze task of a format; `most_options` is read for choice and unified, `words` for single."""
+def task_of(kind: PretrainingFormat, max_options: int, words: Mapping[str, list[str]]) -> Task:
+    """Returns the cloze task of a format; `max_options` is for choice and unified, `words` for single."""
     if kind == "pair":
         return PAIR_TASK
-    return single_task(words) if kind == "single" else choice_task(kind, most_options)
+    return single_task(words) if kind == "single" else choice_task(kind, max_options)
 
 
-def check_options_fit(most_options: int, max_length: int) -> None:
-    """Refuses options of which hardly anything would be left when the text is shortened to `max_length` tokens.
+def check_options_fit(max_options: int, max_length: int) -> None:
+    """Checks that a sentence and all options keep enough text if they are truncated to `max_length` tokens.
 
     Raises:
-        InputError: says how many options there is room for.
+        InputError: they do not fit; names the number of options that fit.
     """
-    needed = _OPTION_TOKENS * (most_options + 1) + _PATTERN_TOKENS
-    if needed <= max_length:
+    min_length = _OPTION_TOKENS * (max_options + 1) + _PATTERN_TOKENS
+    if min_length <= max_length:
         return
-    room = (max_length - _PATTERN_TOKENS) // _OPTION_TOKENS - 1
-    fewer = f"take {room} options at the most" if room >= 2 else "take the format out of ppt.formats"
+    num_fitting = (max_length - _PATTERN_TOKENS) // _OPTION_TOKENS - 1
+    fewer = f"use at most {num_fitting} options" if num_fitting >= 2 else "remove the format from ppt.formats"
     raise InputError(
-        f"{max_length} tokens are too few for a sentence and {most_options} options.",
-        f"Raise backbone.max_length to {needed} or more, or {fewer}.",
+        f"{max_length} tokens are too few for a sentence and {max_options} options.",
+        f"Raise backbone.max_length to {min_length} or more, or {fewer}.",
     )

@@ -28,74 +28,72 @@ from stages.common.models.backbones.config import BackboneConfig
 from stages.common.models.cloze.classifier import ClozeClassifier
 from stages.common.models.encoders.text_classifier import TextClassifier
 from stages.common.protocols import LogitModel, Recorder
-from stages.prompt_pretraining.config import PATTERN_NAME, SingleConfig, classifier_folder
-
-
-def count_rows(sentences: ConfidentSentences, parts: Iterable[pyarrow.RecordBatch], min_confidence: float) -> None:
-    """Counts labelled rows; keeps the sentences whose confidence is `min_confidence` or more."""
-    for part in parts:
-        for row in part.to_pylist():
-            sentences.count(row["fields"]["text"], row["label"], row["confidence"], min_confidence)
-
-
-def confident_sentences(folder: Path, config: SingleConfig, seen: set[bytes] | None = None) -> ConfidentSentences:
-    """What the labelled shards of a folder hold; `seen` gets the digests of their sentences."""
-    found = ConfidentSentences({label: [] for label in config.verbalizer})
-    for part in iter_rows(folder, ["fields", "label", "confidence"]):
-        count_rows(found, [part], config.min_confidence)
-        if seen is not None:
-            mark_new(part, seen)
-    return found
-
-
-def mark_new(part: pyarrow.Table | pyarrow.RecordBatch, seen: set[bytes]) -> list[bool]:
-    """Of each sentence whether it is new; then it is so no more."""
-    found = []
-    for fields in part.column("fields").to_pylist():
-        digest = text_digest(fields["text"])
-        found.append(digest not in seen)
-        seen.add(digest)
-    return found
-
+from stages.prompt_pretraining.classifier_files import classifier_folder
+from stages.prompt_pretraining.config import PATTERN_NAME, SingleConfig
 
 BATCH_SIZE = 256
-"""Sentences that are labelled before it is asked whether there are enough."""
+"""Sentences to label before checking if there are enough."""
 
 
 @dataclass(slots=True)
 class ConfidentSentences:
-    """What was labelled so far. `kept`: label -> sentences, in the order in which they came."""
+    """The sentences that were labeled so far."""
 
     kept: dict[str, list[str]]
+    """Label -> sentences with enough confidence, in the order of labeling."""
     num_seen: int = 0
     highest: float = 0.0
     """The highest confidence of all sentences, kept or not."""
     total: dict[str, int] = field(default_factory=dict)
-    """Label -> sentences with it, sure or not."""
+    """Label -> number of sentences with it, kept or not."""
 
     def add(self, sentences: Sequence[str], probabilities: NDArray[np.float64], min_confidence: float) -> None:
-        """Takes sentences with their [n, C] probabilities, labels in the order of `kept`."""
+        """Adds sentences with their [n, C] probabilities, labels in the order of `kept`."""
         labels = tuple(self.kept)
         for sentence, row in zip(sentences, probabilities, strict=True):
-            self.count(sentence, labels[int(row.argmax())], float(row.max()), min_confidence)
+            self._count(sentence, labels[int(row.argmax())], float(row.max()), min_confidence)
 
-    def count(self, sentence: str, label: str, confidence: float, min_confidence: float) -> None:
-        """Takes one sentence with its likeliest label; kept where its confidence is `min_confidence` or more."""
+    def add_rows(self, rows: pyarrow.Table | pyarrow.RecordBatch, min_confidence: float) -> None:
+        """Adds labeled rows of a shard."""
+        for row in rows.to_pylist():
+            self._count(row["fields"]["text"], row["label"], row["confidence"], min_confidence)
+
+    def is_enough(self, num_examples: int) -> bool:
+        """Returns True if every class has its share of `num_examples`."""
+        share = -(-num_examples // len(self.kept))  # rounded up
+        return all(len(sentences) >= share for sentences in self.kept.values())
+
+    def _count(self, sentence: str, label: str, confidence: float, min_confidence: float) -> None:
         self.num_seen += 1
         self.highest = max(self.highest, confidence)
         self.total[label] = self.total.get(label, 0) + 1
         if confidence >= min_confidence:
             self.kept[label].append(sentence)
 
-    def is_enough(self, num_examples: int) -> bool:
-        """Whether every class has its share of so many examples."""
-        share = -(-num_examples // len(self.kept))  # rounded up
-        return all(len(sentences) >= share for sentences in self.kept.values())
+
+def confident_sentences(folder: Path, config: SingleConfig, seen: set[bytes] | None = None) -> ConfidentSentences:
+    """Reads the labeled sentences in the shards of a folder; adds their digests to `seen`."""
+    sentences = ConfidentSentences({label: [] for label in config.verbalizer})
+    for rows in iter_rows(folder, ["fields", "label", "confidence"]):
+        sentences.add_rows(rows, config.min_confidence)
+        if seen is not None:
+            mark_new(rows, seen)
+    return sentences
+
+
+def mark_new(rows: pyarrow.Table | pyarrow.RecordBatch, seen: set[bytes]) -> list[bool]:
+    """Returns for each sentence whether its digest is not in `seen`; adds the digest."""
+    is_new = []
+    for fields in rows.column("fields").to_pylist():
+        digest = text_digest(fields["text"])
+        is_new.append(digest not in seen)
+        seen.add(digest)
+    return is_new
 
 
 @dataclass(frozen=True, slots=True)
 class PseudoLabeler:
-    """A model, the one field that it reads, and its [C] labels in the order of its logits."""
+    """The model that labels, the one field that it reads, and its [C] labels in the order of its logits."""
 
     model: LogitModel
     field: str
@@ -105,13 +103,18 @@ class PseudoLabeler:
     def of(
         cls, config: SingleConfig, backbone: Backbone | None, settings: BackboneConfig | None, recorder: Recorder
     ) -> PseudoLabeler:
-        """The classifier of `config`, or the backbone, which then is needed, without any training.
+        """Loads the classifier of `config`, or else uses the backbone zero-shot.
+
+        Args:
+            config: Classifier or pattern, and calibration.
+            backbone: Needed without a classifier.
+            settings: Settings of the backbone.
+            recorder: Gets progress.
 
         Raises:
-            AssetError: the classifier is out of reach, or none of one text.
-            InputError: its labels are not those of the words.
+            AssetError: the classifier is unavailable, or is not a classifier of single texts.
+            InputError: its labels are not those of the verbalizer.
         """
-
         if config.classifier is not None:
             classifier = TextClassifier.load(classifier_folder(config))
             return cls(classifier, classifier.fields[0], classifier.labels)
@@ -119,21 +122,21 @@ class PseudoLabeler:
         cloze = ClozeClassifier.of(config.task, PATTERN_NAME, backbone, settings)
         if config.calibration == "none":
             return cls(cloze, "text", cloze.task.labels)
-        neutral = [Example(f"neutral-{text}", {"text": text}) for text in CONTENT_FREE_TEXTS]
-        by_neutral = config.calibration == "contextual"
-        reference = cloze.predict(neutral, recorder, "neutral texts") if by_neutral else None
+        reference = None
+        if config.calibration == "contextual":
+            content_free = [Example(f"neutral-{text}", {"text": text}) for text in CONTENT_FREE_TEXTS]
+            reference = cloze.predict(content_free, recorder, "content-free texts")
         return cls(_Calibrated(cloze, reference), "text", cloze.task.labels)
 
 
 @dataclass(slots=True)
 class _Calibrated:
-    """A labeller without its preference for some labels; without a reference the first texts are it."""
+    """A model whose prior preference for some labels is removed. Default reference: the first examples that it reads."""
 
     model: LogitModel
     reference: NDArray[np.float64] | None
 
     def predict(self, examples: Sequence[Example], recorder: Recorder, phase: str) -> NDArray[np.float64]:
-        """[n, C] logits, in the order of `examples`."""
         logits = self.model.predict(examples, recorder, phase)
         if self.reference is None:
             self.reference = logits
@@ -145,96 +148,83 @@ def single_examples(
     labeler: PseudoLabeler,
     sentences: Iterable[str],
     num_examples: int,
+    *,
     rng: random.Random,
     recorder: Recorder,
 ) -> list[Example]:
-    """Sentences with the field `text` and the labels that a model is sure of.
+    """Returns sentences, the field `text`, with the labels that a model predicts with enough confidence.
 
     Args:
-        config: How sure it must be, and how many sentences may be labelled for that.
+        config: Minimum confidence, and the number of candidates.
         labeler: The model.
-        sentences: Distinct sentences, read as far as they are needed.
-        num_examples: How many.
-        rng: Decides the order.
+        sentences: Distinct sentences, read as far as needed.
+        num_examples: Number of examples.
+        rng: Shuffles the examples.
         recorder: Gets progress, and a table of the labels.
 
     Raises:
-        DataError: too few sentences are labelled surely enough, or all alike.
+        DataError: too few sentences are labeled with enough confidence, or all of them have the same label.
     """
-    found = label_until_enough(config, labeler, sentences, num_examples, recorder)
-    log_and_check(config, found, num_examples, recorder)
-    return balanced(found.kept, num_examples, rng)
-
-
-def log_and_check(config: SingleConfig, sentences: ConfidentSentences, num_examples: int, recorder: Recorder) -> None:
-    """Shows what was labelled.
-
-    Raises:
-        DataError: too few sentences are labelled surely enough, or all alike.
-    """
-    rows = [(label, sentences.total.get(label, 0), len(kept)) for label, kept in sentences.kept.items()]
-    recorder.log_table("pseudo_labels", [{"label": row[0], "labelled": row[1], "sure": row[2]} for row in rows])
-    recorder.log_metric("pseudo_labels/highest_confidence", sentences.highest)
-    _check_found(config, sentences, num_examples)
+    labeled = label_until_enough(config, labeler, sentences, num_examples, recorder)
+    log_and_check(config, labeled, num_examples, recorder)
+    return balanced(labeled.kept, num_examples, rng)
 
 
 def label_until_enough(
     config: SingleConfig, labeler: PseudoLabeler, sentences: Iterable[str], num_examples: int, recorder: Recorder
 ) -> ConfidentSentences:
-    """Labels sentences until every class has its share, or there are no more candidates.
-
-    Args:
-        config: How sure, and how many candidates.
-        labeler: The model.
-        sentences: What is labelled.
-        num_examples: Examples in all.
-        recorder: Gets progress.
+    """Labels sentences until every class has its share of the examples, or there are no more candidates. Arguments as in
+    `single_examples`.
     """
-    found = ConfidentSentences({label: [] for label in labeler.labels})
+    labeled = ConfidentSentences({label: [] for label in labeler.labels})
     candidates: Iterator[str] = islice(sentences, num_examples * config.candidates_per_example)
-    while not found.is_enough(num_examples):
-        batch = list(islice(candidates, BATCH_SIZE))
-        if not batch:
-            break
-        examples = [Example(f"{found.num_seen + row}", {labeler.field: text}) for row, text in enumerate(batch)]
-        logits = labeler.model.predict(examples, recorder, "labelling sentences")
-        found.add(batch, softmax(logits), config.min_confidence)
-    return found
+    while not labeled.is_enough(num_examples) and (batch := list(islice(candidates, BATCH_SIZE))):
+        examples = [Example(f"{labeled.num_seen + row}", {labeler.field: text}) for row, text in enumerate(batch)]
+        logits = labeler.model.predict(examples, recorder, "labeling sentences")
+        labeled.add(batch, softmax(logits), config.min_confidence)
+    return labeled
 
 
-def balanced(kept: Mapping[str, Sequence[str]], num_examples: int, rng: random.Random) -> list[Example]:
-    """As many examples of each class, as far as there are enough; what rare classes lack the others make up for."""
-    left = num_examples
-    chosen: list[tuple[str, str]] = []
-    by_size = sorted(kept, key=lambda label: len(kept[label]))
-    for done, label in enumerate(by_size):
-        count = min(len(kept[label]), left // (len(by_size) - done))
-        chosen += [(text, label) for text in kept[label][:count]]
-        left -= count
-    rng.shuffle(chosen)
-    return [Example(f"single-{number}", {"text": text}, label) for number, (text, label) in enumerate(chosen)]
+def log_and_check(config: SingleConfig, sentences: ConfidentSentences, num_examples: int, recorder: Recorder) -> None:
+    """Records how many sentences have each label, and checks that they are enough.
 
-
-def _check_found(config: SingleConfig, sentences: ConfidentSentences, num_examples: int) -> None:
-    """
     Raises:
-        DataError: nothing is sure enough, too little is, or all of it has one label.
+        DataError: too few sentences are labeled with enough confidence, or all of them have the same label.
     """
-    num_sure = sum(map(len, sentences.kept.values()))
-    seen = f"of {sentences.num_seen:,} sentences"
-    highest = f"the highest confidence is {sentences.highest:.3f}, and min_confidence is {config.min_confidence:g}"
-    if num_sure < num_examples:
-        count = "none is" if num_sure == 0 else f"only {num_sure:,} are"
+    rows = [
+        {"label": label, "labeled": sentences.total.get(label, 0), "kept": len(kept)}
+        for label, kept in sentences.kept.items()
+    ]
+    recorder.log_table("pseudo_labels", rows)
+    recorder.log_metric("pseudo_labels/highest_confidence", sentences.highest)
+    num_kept = sum(map(len, sentences.kept.values()))
+    if num_kept < num_examples:
         raise DataError(
-            f"{seen} {count} labelled surely enough, and {num_examples:,} are needed; {highest}.",
-            "Lower single.min_confidence or corpus.num_examples, raise single.candidates, or name a larger corpus or a "
-            "classifier that is surer (single.classifier).",
+            f"{num_kept:,} of {sentences.num_seen:,} sentences are labeled with the confidence "
+            f"{config.min_confidence:g} or more, but {num_examples:,} are needed; the highest confidence is "
+            f"{sentences.highest:.3f}.",
+            "Lower single.min_confidence or corpus.num_examples, raise single.candidates_per_example, or use a larger "
+            "corpus or a more confident classifier (single.classifier).",
             key="single.min_confidence",
         )
     labels = [label for label, kept in sentences.kept.items() if kept]
     if len(labels) < 2:
         raise DataError(
-            f"{seen} all {num_sure:,} that are sure have the label {labels[0]!r}, which teaches nothing.",
-            "Lower single.min_confidence, mend single.pattern and words, or name a classifier (single.classifier).",
+            f"all {num_kept:,} confident sentences of {sentences.num_seen:,} have the same label, {labels[0]!r}.",
+            "Lower single.min_confidence, change single.pattern and single.verbalizer, or set a classifier "
+            "(single.classifier).",
             key="single",
         )
+
+
+def balanced(kept: Mapping[str, Sequence[str]], num_examples: int, rng: random.Random) -> list[Example]:
+    """Returns equal numbers of examples per class. If a class has too few, the other classes provide more."""
+    num_left = num_examples
+    chosen: list[tuple[str, str]] = []
+    by_size = sorted(kept, key=lambda label: len(kept[label]))
+    for num_done, label in enumerate(by_size):
+        count = min(len(kept[label]), num_left // (len(by_size) - num_done))
+        chosen += [(text, label) for text in kept[label][:count]]
+        num_left -= count
+    rng.shuffle(chosen)
+    return [Example(f"single-{number}", {"text": text}, label) for number, (text, label) in enumerate(chosen)]

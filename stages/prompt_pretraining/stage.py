@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 from stages.common.data.corpora import Documents, Window, check_enough
 from stages.common.data.parquet_shards import examples_of
@@ -20,30 +21,33 @@ from stages.common.models.backbones.base import Backbone
 from stages.common.models.backbones.loader import load_backbone
 from stages.common.models.cloze.classifier import ClozeClassifier
 from stages.common.prompts.initialization import init_vectors
-from stages.common.prompts.inspection import log_inspection
-from stages.common.prompts.peft_format import save_prompt
 from stages.common.prompts.prompt_modules import PromptEmbedding
 from stages.common.prompts.soft_prompt import Prompt
+from stages.common.prompts.tuning import save_tuned_prompt, tune
 from stages.common.protocols import Engine, Recorder
 from stages.common.seeds import python_rng, torch_rng
-from stages.common.training.loop import train
 from stages.prompt_pretraining.config import PretrainingConfig
 from stages.prompt_pretraining.formats import corpus_requirements
 from stages.prompt_pretraining.next_sentence import choice_examples, pair_examples
 from stages.prompt_pretraining.pseudo_labels import PseudoLabeler, balanced, confident_sentences, single_examples
 
+MAX_LOGGED = 30
+"""Rows of the table of examples."""
+NUM_FINAL_LOSSES = 10
+"""Steps of which `final_loss` is the mean."""
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Inputs:
-    """`examples`: files of the step that built them from a corpus in shards; none: they are built here."""
+    """`examples`: files of the step that built the examples from a corpus in shards. Default: this stage builds them."""
 
     examples: Path | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Result:
-    """What the prompt learnt. Files: the prompt in `prompt/` (PEFT's format), the built examples in
-    `examples.jsonl`, and `losses.json`.
+    """Scores on held-out examples. Files: the prompt in `prompt/` (PEFT's format), the examples in `examples.jsonl`,
+    and `losses.json`.
     """
 
     held_out_before: Score
@@ -54,76 +58,77 @@ class Result:
     trainable_parameters: int
 
 
-def run(config: PretrainingConfig, inputs: Inputs, out: Path, recorder: Recorder, engine: Engine) -> Result:
-    """Builds the examples, trains the prompt, measures it on held-out examples, and writes it to `out`."""
+class BuiltExamples(NamedTuple):
+    """The examples of the format, with those to hold out, and the number of documents that were used for them."""
 
+    examples: list[Example]
+    num_documents: int
+
+
+def run(config: PretrainingConfig, inputs: Inputs, out: Path, recorder: Recorder, engine: Engine) -> Result:
+    """Builds the examples, trains the prompt, evaluates it on held-out examples, and writes it to `out`."""
     backbone = load_backbone(config.backbone, frozen=True, engine=engine)
-    found = (
-        build_examples(config, backbone, recorder)
-        if inputs.examples is None
-        else load_built_examples(config, inputs.examples)
-    )
-    examples, num_documents = found
+    if inputs.examples is None:
+        examples, num_documents = build_examples(config, backbone, recorder)
+    else:
+        examples, num_documents = load_built_examples(config, inputs.examples)
     write_examples(out / "examples.jsonl", examples)
-    held_out, examples = examples[: config.num_held_out], examples[config.num_held_out :]
-    recorder.log_table("examples", [{**item.fields, "label": item.label} for item in examples[:30]])
+    held_out, train_set = examples[: config.num_held_out], examples[config.num_held_out :]
+    recorder.log_table("examples", [{**item.fields, "label": item.label} for item in train_set[:MAX_LOGGED]])
 
     vectors = init_vectors(config.init, config.num_virtual_tokens, backbone, torch_rng(config.seed, "start"))
     prompt = Prompt(PromptEmbedding(vectors)).to(backbone.device)
     classifier = ClozeClassifier.of(config.task, backbone.family, backbone, config.backbone, prompt, engine=engine)
-    before, _ = classifier.evaluate(held_out, recorder, "held-out examples before training")
-    losses = train(
-        classifier.items(examples), classifier.loss, dict(prompt.named_parameters()), config.training,
-        seed=config.seed, recorder=recorder, engine=engine,
-    )  # fmt: skip
+    before = classifier.evaluate(held_out, recorder, "held-out examples before training").score
+    losses = tune(
+        classifier, classifier.loss, train_set, (), config.training, seed=config.seed, recorder=recorder, engine=engine
+    )
     write_losses(out, losses)
-    save_prompt(prompt, backbone, out / "prompt")
-    log_inspection(prompt, backbone, recorder)
-    after, _ = classifier.evaluate(held_out, recorder, "held-out examples")
+    save_tuned_prompt(classifier, out / "prompt", recorder)
+    after = classifier.evaluate(held_out, recorder, "held-out examples").score
     recorder.log_metric("held_out/accuracy_before_training", before.accuracy)
     recorder.log_metric("held_out/accuracy", after.accuracy)
+    final_losses = losses[-NUM_FINAL_LOSSES:]
     return Result(
         held_out_before=before,
         held_out=after,
-        final_loss=sum(losses[-10:]) / len(losses[-10:]),
+        final_loss=sum(final_losses) / len(final_losses),
         num_documents=num_documents,
-        num_examples=len(examples),
+        num_examples=len(train_set),
         trainable_parameters=prompt.vectors.numel(),
     )
 
 
-def build_examples(config: PretrainingConfig, backbone: Backbone, recorder: Recorder) -> tuple[list[Example], int]:
-    """The examples of the format, those to be held out included, and how many documents were taken for them.
+def build_examples(config: PretrainingConfig, backbone: Backbone, recorder: Recorder) -> BuiltExamples:
+    """Builds the examples from a corpus.
 
     Raises:
-        DataError: the corpus has too little for this format, or nothing of it is labelled surely enough.
-        InputError: a classifier cannot label for this config.
+        DataError: the corpus is too small for the format, or too few sentences are labeled with enough confidence.
+        InputError: the classifier of the config cannot label the sentences.
     """
-
-    wanted = corpus_requirements(config.format, config.num_options[1])
-    corpus = Documents(config.corpus, wanted.sentences)
+    requirements = corpus_requirements(config.format, config.num_options[1])
+    corpus = Documents(config.corpus, requirements.sentences)
     window = Window(corpus, config.corpus.window)
-    check_enough(corpus, window, wanted.documents, f"the format {config.format}")
-    count = config.corpus.num_examples + config.num_held_out
+    check_enough(corpus, window, requirements.documents, f"the format {config.format}")
     rng = python_rng(config.seed, "pairs" if config.format == "pair" else config.format)
     if config.format == "pair":
-        examples = pair_examples(window, count, rng)
+        examples = pair_examples(window, config.num_examples, rng)
     elif config.format == "single":
-        labeller = PseudoLabeler.of(config.single, backbone, config.backbone, recorder)
-        examples = single_examples(config.single, labeller, window.sentences(rng), count, rng, recorder)
+        labeler = PseudoLabeler.of(config.single, backbone, config.backbone, recorder)
+        sentences = window.sentences(rng)
+        examples = single_examples(config.single, labeler, sentences, config.num_examples, rng=rng, recorder=recorder)
     else:
-        examples = choice_examples(window, count, config.num_options, rng, config.format)
-    return examples, corpus.num_taken
+        examples = choice_examples(window, config.num_examples, config.num_options, rng, name=config.format)
+    return BuiltExamples(examples, corpus.num_taken)
 
 
-def load_built_examples(config: PretrainingConfig, folder: Path) -> tuple[list[Example], int]:
-    """The same of examples that were built before; see stages/prompt_pretraining/examples/stage.py"""
-
+def load_built_examples(config: PretrainingConfig, folder: Path) -> BuiltExamples:
+    """Loads the examples that stages/prompt_pretraining/examples/stage.py built."""
     rng = python_rng(config.seed, config.format)
     num_documents: int = json.loads((folder / "result.json").read_text())["num_documents"]
     if config.format == "single":
-        count = config.corpus.num_examples + config.num_held_out
-        return balanced(confident_sentences(folder, config.single).kept, count, rng), num_documents
+        kept = confident_sentences(folder, config.single).kept
+        return BuiltExamples(balanced(kept, config.num_examples, rng), num_documents)
     examples = examples_of(folder)
     rng.shuffle(examples)
-    return examples, num_documents
+    return BuiltExamples(examples, num_documents)

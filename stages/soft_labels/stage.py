@@ -1,12 +1,13 @@
 """The soft-label stage: the ensemble of all members labels the unlabeled set.
 
 Every member has already labeled the unlabeled set (stages/common/training/evaluation.py). This stage calibrates,
-weights and averages their logits.
+weights and averages their logits. Rows are joined on the uid of their example. Letters in names of arrays: M members,
+n examples, C labels.
 """
 
 from __future__ import annotations
 
-import json
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -17,16 +18,18 @@ from numpy.typing import NDArray
 from stages.common import figures
 from stages.common.data.split_files import load_examples
 from stages.common.data.step_outputs import aligned, read_logits, write_logits
+from stages.common.errors import DataError
 from stages.common.examples import Example
 from stages.common.metrics.calibration import entropies
 from stages.common.metrics.classification import EvaluationResult, Score, score, softmax
-from stages.common.models.averaging import average_members, calibrate, member_weights
+from stages.common.models.averaging import average_members, calibrate
 from stages.common.protocols import Engine, Recorder
 from stages.common.training.evaluation import log_test_scores
 from stages.soft_labels.config import SoftLabelsConfig
+from stages.soft_labels.members import read_reference, read_results, weights_of
 
 NUM_DISAGREEMENTS = 30
-"""Texts in the table of those that members disagree about most."""
+"""Rows of the table of examples that members disagree about."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -39,9 +42,9 @@ class Inputs:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Result(EvaluationResult):
-    """The ensemble's score on the test set and, where the hidden labels are known, on the pile that it labelled.
+    """Scores of the ensemble on the test set and, if its labels are known, on the unlabeled set.
 
-    Files: `soft_labels.jsonl` (uid, mixed logits by label) and `test_logits.jsonl`.
+    Files: `soft_labels.jsonl` (uid, averaged logits by label) and `test_logits.jsonl`.
     """
 
     unlabeled: Score | None
@@ -50,113 +53,119 @@ class Result(EvaluationResult):
 
 
 def run(config: SoftLabelsConfig, inputs: Inputs, out: Path, recorder: Recorder, engine: Engine) -> Result:
-    """Mixes the votes of all members on the pile and on the test set."""
-    del engine
+    """Averages the logits of all members on the unlabeled set and on the test set.
 
-    labels, ensemble = config.labels, config.ensemble
-    pile = load_examples(inputs.data / "unlabeled.jsonl")
-    test_set = load_examples(inputs.data / "test.jsonl")
-    about = [json.loads((member / "result.json").read_text()) for member in inputs.members]
-    weights = member_weights(
-        ensemble.weights, [item["train_accuracy_before_training"] for item in about], config.groups
+    Raises:
+        DataError: the rows of a member belong to other examples.
+    """
+    del engine
+    labels = config.labels
+    unlabeled_set, test_set = (load_examples(inputs.data / f"{name}.jsonl") for name in ("unlabeled", "test"))
+    results = read_results(inputs.members)
+    weights = weights_of(config, results)
+    unlabeled_MnC, test_MnC = (
+        np.stack([_calibrated_logits(config, member, f"{name}_logits", examples) for member in inputs.members])
+        for name, examples in (("unlabeled", unlabeled_set), ("test", test_set))
     )
-    votes = _member_logits(config, inputs.members, "unlabeled_logits", pile)
-    test_votes = _member_logits(config, inputs.members, "test_logits", test_set)
-    mixed = average_members(votes, weights, ensemble.average, ensemble.temperature)
-    write_logits(out / "soft_labels.jsonl", pile, mixed, labels)
-    test_mixed = average_members(test_votes, weights, ensemble.average, ensemble.temperature)
-    write_logits(out / "test_logits.jsonl", test_set, test_mixed, labels)
-    gold = inputs.data / "unlabeled_gold.jsonl"
+    ensemble = config.ensemble
+    soft_labels_nC = average_members(unlabeled_MnC, weights, ensemble.average, ensemble.temperature)
+    write_logits(out / "soft_labels.jsonl", unlabeled_set, soft_labels_nC, labels)
+    test_nC = average_members(test_MnC, weights, ensemble.average, ensemble.temperature)
+    write_logits(out / "test_logits.jsonl", test_set, test_nC, labels)
     unlabeled = None
-    if gold.exists():
-        unlabeled = score(mixed, [item.label or "" for item in load_examples(gold)], labels)
+    if (inputs.data / "unlabeled_gold.jsonl").exists():
+        gold = _gold_labels(inputs.data / "unlabeled_gold.jsonl", unlabeled_set)
+        unlabeled = score(soft_labels_nC, gold, labels)
         recorder.log_metric("unlabeled/accuracy", unlabeled.accuracy)
     recorder.log_table(
         "weights",
         [
-            {"member": name, "weight": round(float(weight), 6), "test_accuracy": item["test"]["accuracy"]}
-            for name, weight, item in zip(config.members, weights, about, strict=True)
+            {"member": name, "weight": round(float(weight), 6), "test_accuracy": result["test"]["accuracy"]}
+            for name, weight, result in zip(config.members, weights, results, strict=True)
         ],
     )
-    recorder.log_figure("agreement", figures.agreement(test_votes, config.members))
-    if pile:
-        _log_soft_labels(pile, votes, mixed, config, recorder)
+    recorder.log_figure("agreement", figures.agreement(test_MnC, config.members))
+    if unlabeled_set:
+        _log_soft_labels(unlabeled_set, unlabeled_MnC, soft_labels_nC, labels, recorder)
     return Result(
-        test=log_test_scores(test_mixed, test_set, labels, recorder),
+        test=log_test_scores(test_nC, test_set, labels, recorder),
         unlabeled=unlabeled,
         dropped=config.dropped,
         weights=tuple(round(float(weight), 6) for weight in weights),
-        num_labeled=max(item["num_labeled"] for item in about),
-        num_unlabeled=len(pile),
-        trainable_parameters=sum(item["trainable_parameters"] for item in about),
+        num_labeled=max(result["num_labeled"] for result in results),
+        num_unlabeled=len(unlabeled_set),
+        trainable_parameters=sum(result["trainable_parameters"] for result in results),
     )
 
 
-def _member_logits(
-    config: SoftLabelsConfig, members: tuple[Path, ...], name: str, examples: list[Example]
+def _calibrated_logits(
+    config: SoftLabelsConfig, member: Path, name: str, examples: Sequence[Example]
 ) -> NDArray[np.float64]:
-    """[M, n, C] logits of all members, calibrated."""
+    """Returns the logits of a member [n, C], in the order of `examples`."""
+    logits_nC = aligned(read_logits(member / f"{name}.jsonl", config.labels), [item.uid for item in examples])
+    reference = read_reference(config, member)
+    return logits_nC if reference is None else calibrate(logits_nC, reference)
 
-    references = {"none": "", "contextual": "content_free_logits", "unlabeled": "unlabeled_logits"}
-    reference = references[config.ensemble.calibration]
-    votes = []
-    for member in members:
-        rows = read_logits(member / f"{name}.jsonl", config.labels)
-        logits = aligned(rows, [item.uid for item in examples])
-        if reference:
-            logits = calibrate(logits, read_logits(member / f"{reference}.jsonl", config.labels).logits)
-        votes.append(logits)
-    return np.stack(votes)
+
+def _gold_labels(path: Path, examples: Sequence[Example]) -> list[str]:
+    """Returns the gold label of each example.
+
+    Raises:
+        DataError: the file has no label for an example.
+    """
+    labels = {item.uid: item.label for item in load_examples(path)}
+    missing = [item.uid for item in examples if labels.get(item.uid) is None]
+    if missing:
+        raise DataError(f"{path} has no gold label for the uid {missing[0]!r}.", "Run the split step again.")
+    return [labels[item.uid] or "" for item in examples]
 
 
 def _log_soft_labels(
-    unlabeled_set: list[Example],
+    unlabeled_set: Sequence[Example],
     member_logits: NDArray[np.float64],
-    mixed: NDArray[np.float64],
-    config: SoftLabelsConfig,
+    soft_labels: NDArray[np.float64],
+    labels: Sequence[str],
     recorder: Recorder,
 ) -> None:
-    """Records how unsure the soft labels are, and the texts that members disagree about most.
+    """Records the entropy of the soft labels, and the examples that members disagree about most.
 
     Args:
-        unlabeled_set: The unlabelled texts.
+        unlabeled_set: [n] unlabeled examples.
         member_logits: [M, n, C] logits of the members.
-        mixed: [n, C] logits of the ensemble.
-        config: Names the labels.
-        recorder: Gets the picture `entropy`, the table `disputed` and the mean entropy.
+        soft_labels: [n, C] logits of the ensemble.
+        labels: [C] names.
+        recorder: Gets the mean entropy, the figure `entropy` and the table `disagreements`.
     """
-
-    probabilities = softmax(mixed)
-    unsure = entropies(probabilities)
-    recorder.log_metric("unlabeled/entropy", float(unsure.mean()))
-    recorder.log_figure("entropy", figures.entropy(unsure))
-    recorder.log_table("disagreements", disagreements(unlabeled_set, member_logits, probabilities, config.labels))
+    probabilities = softmax(soft_labels)
+    entropy = entropies(probabilities)
+    recorder.log_metric("unlabeled/entropy", float(entropy.mean()))
+    recorder.log_figure("entropy", figures.entropy(entropy))
+    recorder.log_table("disagreements", disagreements(unlabeled_set, member_logits, probabilities, labels))
 
 
 def disagreements(
-    unlabeled_set: list[Example],
+    unlabeled_set: Sequence[Example],
     member_logits: NDArray[np.float64],
     probabilities: NDArray[np.float64],
-    labels: tuple[str, ...],
+    labels: Sequence[str],
 ) -> list[dict[str, Any]]:
-    """The texts with the fewest votes for their favourite label, among equal ones those of the least sure soft label.
+    """Returns the examples with the fewest votes for the label with the most votes. Ties: the least confident first.
 
     Args:
-        unlabeled_set: [n] texts.
+        unlabeled_set: [n] unlabeled examples.
         member_logits: [M, n, C] logits of the members.
         probabilities: [n, C] soft labels.
         labels: [C] names.
     """
-
-    guesses = member_logits.argmax(axis=2)
-    counts = np.stack([(guesses == place).sum(axis=0) for place in range(len(labels))], axis=1)
-    order = np.lexsort((probabilities.max(axis=1), counts.max(axis=1)))[:NUM_DISAGREEMENTS]
+    predicted_Mn = member_logits.argmax(axis=2)
+    votes_nC = np.stack([(predicted_Mn == index).sum(axis=0) for index in range(len(labels))], axis=1)
+    order = np.lexsort((probabilities.max(axis=1), votes_nC.max(axis=1)))[:NUM_DISAGREEMENTS]
     return [
         {
             **unlabeled_set[row].fields,
-            "votes": ", ".join(f"{labels[place]} {counts[row, place]}" for place in _largest(counts[row])),
+            "votes": ", ".join(f"{labels[index]} {votes_nC[row, index]}" for index in _largest(votes_nC[row])),
             "soft_label": ", ".join(
-                f"{labels[place]} {probabilities[row, place]:.2f}" for place in _largest(probabilities[row])
+                f"{labels[index]} {probabilities[row, index]:.2f}" for index in _largest(probabilities[row])
             ),
         }
         for row in order
@@ -164,5 +173,5 @@ def disagreements(
 
 
 def _largest(values: NDArray[Any]) -> list[int]:
-    """Places of the up to three largest values that are not 0, the largest first."""
-    return [int(place) for place in (-values).argsort(kind="stable")[:3] if values[place] > 0]
+    """Returns the indices of the three largest values, or fewer: only those above 0. The largest comes first."""
+    return [int(index) for index in (-values).argsort(kind="stable")[:3] if values[index] > 0]

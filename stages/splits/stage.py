@@ -28,10 +28,9 @@ class Inputs:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Result:
-    """Sizes of the sets; `num_test_seen` counts test texts that a given train or dev file holds too.
+    """Sizes of the sets. `num_test_seen` counts the test examples that are also in the train or dev set.
 
-    Files `<set>.jsonl`, and `unlabeled_gold.jsonl` where the labels are known (for measuring
-    only).
+    Files: `<set>.jsonl`, and `unlabeled_gold.jsonl` if the labels are known (for evaluation only).
     """
 
     num_train: int
@@ -44,18 +43,17 @@ class Result:
 
 @dataclass(frozen=True, slots=True)
 class Split:
-    """The four sets of a task. `unlabeled` still has its labels, if the source has them: whoever trains must not
-    look.
-    """
+    """The four sets of a task."""
 
     train: tuple[Example, ...]
     dev: tuple[Example, ...]
     unlabeled: tuple[Example, ...]
+    """With labels, if the source has them. Training must not use them."""
     test: tuple[Example, ...]
 
 
 def run(config: SplitsConfig, inputs: Inputs, out: Path, recorder: Recorder, engine: Engine) -> Result:
-    """Draws the sets and writes them to `out`."""
+    """Samples the sets and writes them to `out`."""
     del inputs, engine
     split = sample_splits(config)
     hidden = [Example(item.uid, item.fields) for item in split.unlabeled]
@@ -66,47 +64,47 @@ def run(config: SplitsConfig, inputs: Inputs, out: Path, recorder: Recorder, eng
     if split.unlabeled and all(item.label is not None for item in split.unlabeled):
         write_examples(out / "unlabeled_gold.jsonl", split.unlabeled)
     counts = {name: dict(Counter(item.label for item in getattr(split, name))) for name in ("train", "dev", "test")}
-    learnt = {_key(item, config.fields) for item in (*split.train, *split.dev)}
+    seen = {_key(item, config.fields) for item in (*split.train, *split.dev)}
     recorder.log_table("train_examples", [{**item.fields, "label": item.label} for item in split.train])
     return Result(
         num_train=len(split.train),
         num_dev=len(split.dev),
         num_unlabeled=len(split.unlabeled),
         num_test=len(split.test),
-        num_test_seen=sum(_key(item, config.fields) in learnt for item in split.test),
+        num_test_seen=sum(_key(item, config.fields) in seen for item in split.test),
         label_counts={name: {str(k): v for k, v in sorted(count.items())} for name, count in counts.items()},
     )
 
 
 def sample_splits(config: SplitsConfig) -> Split:
-    """The four sets: files first, then drawings from the pool that avoid every text seen so far.
+    """Reads the sets that have a source, then samples the others from the pool without any text of the former.
 
     Raises:
-        DataError: a source lacks a field or a label, or the pool holds too few examples of a class.
+        DataError: a source lacks a field or a label, or the pool has too few examples of a class.
     """
     data = config.data
     for name, source in data.sources.items():
         missing = [item for item in config.fields if item not in source.fields]
         if missing:
             raise DataError(
-                f"the patterns take the field {missing[0]!r}, which data.{name}.fields does not have.",
-                f"Add it ({missing[0]}: COLUMN), or use one of: {', '.join(source.fields)}.",
+                f"the patterns use the field {missing[0]!r}, which data.{name}.fields does not have.",
+                f"Add it ({missing[0]}: COLUMN), or use only these in the patterns: {', '.join(source.fields)}.",
                 key=f"data.{name}.fields",
             )
     given = {
         name: tuple(_read(source, config.labels if source.label else None, name))
         for name, source in data.sources.items()
     }
-    seen = {_key(item, config.fields) for name, items in given.items() if name != "pool" for item in items}
-    pool = _Pool(given.get("pool", ()), seen, config)
-    test = given["test"] if "test" in given else pool.take(data.test_size, "test")
-    train = given["train"] if "train" in given else pool.take_each(data.shots, "shots")
-    dev = given["dev"] if "dev" in given else pool.take_each(data.dev_shots, "dev_shots")
-    unlabeled = given["unlabeled"] if "unlabeled" in given else pool.take(data.unlabeled_size, "unlabeled")
+    used = {_key(item, config.fields) for name, items in given.items() if name != "pool" for item in items}
+    pool = _Pool(given.get("pool", ()), used, config)
+    test = given["test"] if "test" in given else pool.sample(data.test_size, "test")
+    train = given["train"] if "train" in given else pool.sample_per_class(data.shots, "shots")
+    dev = given["dev"] if "dev" in given else pool.sample_per_class(data.dev_shots, "dev_shots")
+    unlabeled = given["unlabeled"] if "unlabeled" in given else pool.sample(data.unlabeled_size, "unlabeled")
     for label in config.labels if train or data.shots else ():
         if not any(item.label == label for item in train):
             raise DataError(
-                f"the training set has no example of the label {label!r}.", "Add one, or take the label out of labels.",
+                f"the labeled set has no example of the label {label!r}.", "Add one, or remove the label from labels.",
                 key="data.train",
             )  # fmt: skip
     return Split(train, dev, unlabeled, test)
@@ -120,44 +118,46 @@ def _read(source: Source, labels: Sequence[str] | None, name: str) -> Iterable[E
 
 
 def _key(example: Example, fields: Sequence[str]) -> str:
-    """Two examples with the same key count as the same text: they read alike in the fields that the patterns take."""
+    """Returns a key that is equal for examples with the same text in the fields that the patterns use."""
     return "\x1f".join(" ".join(example.fields[name].casefold().split()) for name in fields)
 
 
 class _Pool:
-    """The distinct texts of the pool in shuffled order; what was taken is gone."""
+    """The distinct examples of the pool in shuffled order. Sampled examples are removed from it."""
 
-    def __init__(self, examples: Iterable[Example], seen: set[str], config: SplitsConfig) -> None:
+    def __init__(self, examples: Iterable[Example], used: set[str], config: SplitsConfig) -> None:
         distinct: dict[str, Example] = {}
         for item in examples:
             key = _key(item, config.fields)
-            if key not in seen:
+            if key not in used:
                 distinct.setdefault(key, item)
         self.left = list(distinct.values())
         self.labels = config.labels
         python_rng(config.seed, "pool").shuffle(self.left)
 
-    def take(self, size: int, what: str) -> tuple[Example, ...]:
+    def sample(self, size: int, name: str) -> tuple[Example, ...]:
+        """Removes `size` examples from the pool, for the set `name`, and returns them."""
         if size and len(self.left) < size:
             raise DataError(
-                f"{size} {what} examples were asked for, but the pool has {len(self.left)} distinct texts left.",
-                f"Lower data.{what}_size, or name a larger pool.",
-                key=f"data.{what}_size",
+                f"{name}_size is {size}, but the pool has {len(self.left)} distinct examples left.",
+                f"Lower data.{name}_size, or use a larger pool.",
+                key=f"data.{name}_size",
             )
-        taken, self.left = self.left[:size], self.left[size:]
-        return tuple(taken)
+        sampled, self.left = self.left[:size], self.left[size:]
+        return tuple(sampled)
 
-    def take_each(self, shots: int, what: str) -> tuple[Example, ...]:
-        taken: list[Example] = []
+    def sample_per_class(self, shots: int, setting: str) -> tuple[Example, ...]:
+        """Removes `shots` examples per class from the pool, as the key `setting` defines, and returns them."""
+        sampled: list[Example] = []
         for label in self.labels:
-            mine = [item for item in self.left if item.label == label]
-            if len(mine) < shots:
+            of_label = [item for item in self.left if item.label == label]
+            if len(of_label) < shots:
                 raise DataError(
-                    f"{shots} examples a class were asked for, but the pool has {len(mine)} of label {label!r} left.",
-                    f"Lower data.{what}, or name a larger pool.",
-                    key=f"data.{what}",
+                    f"{setting} is {shots} per class, but the pool has {len(of_label)} examples of {label!r} left.",
+                    f"Lower data.{setting}, or use a larger pool.",
+                    key=f"data.{setting}",
                 )
-            taken.extend(mine[:shots])
-        chosen = {item.uid for item in taken}
-        self.left = [item for item in self.left if item.uid not in chosen]
-        return tuple(taken)
+            sampled.extend(of_label[:shots])
+        uids = {item.uid for item in sampled}
+        self.left = [item for item in self.left if item.uid not in uids]
+        return tuple(sampled)

@@ -16,17 +16,17 @@ from stages.token_level.token_classification import TokenClassifier
 
 
 def model_class_for(task: TokenLevelTaskConfig) -> type[TokenLevelModel[Any, Any, Any]]:
-    """What reads the annotations of a task."""
+    """Returns the model class of a task."""
     return TokenClassifier if task.kind == "tokens" else SpanExtractor
 
 
 def load_token_level_model(folder: Path) -> TokenLevelModel[Any, Any, Any]:
-    """The prompt and head that the stage wrote to `folder`, on their backbone.
+    """Loads the prompt and head that the tuning stage wrote to `folder`, on their backbone.
 
     Raises:
-        InputError: they were made for another backbone.
+        InputError: they were trained for another backbone.
     """
-    about = TokenLevelServingConfig.model_validate_json((folder / SERVING_FILE).read_text(encoding="utf-8"))
-    kind = model_class_for(about.task)
-    backbone, prompt, head = ModelLoader().load_prompt(folder, about.backbone, kind.outputs(about.task))
-    return kind(about.task, backbone, about.backbone, prompt, head)
+    config = TokenLevelServingConfig.model_validate_json((folder / SERVING_FILE).read_text(encoding="utf-8"))
+    model_class = model_class_for(config.task)
+    backbone, prompt, head = ModelLoader().load_prompt(folder, config.backbone, model_class.outputs(config.task))
+    return model_class(config.task, backbone, config.backbone, prompt, head)

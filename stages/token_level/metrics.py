@@ -9,108 +9,123 @@ from __future__ import annotations
 import re
 import string
 from collections import Counter
-from collections.abc import Iterable, Sequence
-from typing import Any
+from collections.abc import Sequence
+from typing import Any, NamedTuple
 
 from sklearn.metrics import f1_score
 
 from stages.common.metrics.classification import Score
 from stages.token_level.config import OUTSIDE
 
-Entity = tuple[int, int, str]
-"""First word, word behind the last, type."""
+
+class Entity(NamedTuple):
+    """An entity: its first word, the word after its last word, and its type."""
+
+    start: int
+    end: int
+    type: str
 
 
 def entities(labels: Sequence[str]) -> set[Entity]:
-    """The entities of a text by the rules of CoNLL's own evaluation (conlleval, Tjong Kim Sang & Buchholz, 2000): an
-    entity begins with B-, S-, or where the type changes, so that BIO, IOB1 and BIOES are all understood.
+    """Returns the entities of a text by the rules of conlleval.
+
+    An entity starts with B-, S-, or where the type changes, so BIO, IOB1 and BIOES are accepted.
     """
-    found: set[Entity] = set()
-    start, kind, last = 0, "", OUTSIDE
-    for place, label in enumerate([*labels, OUTSIDE]):
-        prefix, _, name = label.partition("-")
+    result: set[Entity] = set()
+    start, current, last_prefix = 0, "", OUTSIDE
+    for index, label in enumerate([*labels, OUTSIDE]):
+        prefix, _, entity_type = label.partition("-")
         if prefix not in tuple("BIES"):
-            name = ""
-        if kind and (prefix in ("B", "S") or last in ("E", "S") or name != kind):
-            found.add((start, place, kind))
-            kind = ""
-        if name and not kind:
-            start, kind = place, name
-        last = prefix
-    return found
+            entity_type = ""
+        if current and (prefix in ("B", "S") or last_prefix in ("E", "S") or entity_type != current):
+            result.add(Entity(start, index, current))
+            current = ""
+        if entity_type and not current:
+            start, current = index, entity_type
+        last_prefix = prefix
+    return result
 
 
 def token_classification_scores(gold: Sequence[Sequence[str]], predicted: Sequence[Sequence[str]]) -> Score:
-    """Scores of labelled texts.
+    """Scores the labels of words.
 
     Args:
-        gold: [n] the right labels of each text's words.
-        predicted: [n] the predicted ones.
+        gold: [n] gold labels of the words of each text.
+        predicted: [n] predicted labels.
 
     Returns:
-        accuracy of words, `macro_f1` over the types of entity (without entities: over labels), `entity_f1` over all
+        accuracy of words; `macro_f1` over the types of entities (without entities: over labels); `entity_f1` over all
         entities.
     """
-
-    right = [label for row in gold for label in row]
-    told = [label for row in predicted for label in row]
+    gold_words = [label for row in gold for label in row]
+    predicted_words = [label for row in predicted for label in row]
     table = entity_table(gold, predicted)
-    words = f1_score(right, told, average="macro", zero_division=0)
-    by_type = sum(row["f1"] for row in table) / len(table) if table else float(words)
+    if table:
+        macro_f1 = sum(row["f1"] for row in table) / len(table)
+    else:
+        macro_f1 = float(f1_score(gold_words, predicted_words, average="macro", zero_division=0))
+    num_right = sum(one == other for one, other in zip(gold_words, predicted_words, strict=True))
     return Score(
-        accuracy=round(sum(one == other for one, other in zip(right, told, strict=True)) / len(right), 6),
-        macro_f1=round(by_type, 6),
+        accuracy=round(num_right / len(gold_words), 6),
+        macro_f1=round(macro_f1, 6),
         mcc=None,
         ece=None,
         exact_match=None,
-        entity_f1=_entity_f1(gold, predicted) if table else None,
+        entity_f1=_precision_recall_f1(_entity_pairs(gold, predicted))["f1"] if table else None,
         num_examples=len(gold),
     )
 
 
 def entity_table(gold: Sequence[Sequence[str]], predicted: Sequence[Sequence[str]]) -> list[dict[str, Any]]:
-    """One row a type of entity in the gold labels: precision, recall, F1, and how many there are (support)."""
-    pairs = [(entities(right), entities(told)) for right, told in zip(gold, predicted, strict=True)]
-    kinds = sorted({entity[2] for right, _ in pairs for entity in right})
+    """Returns one row per type of the gold entities: precision, recall, F1, and their number (support)."""
+    pairs = _entity_pairs(gold, predicted)
     rows = []
-    for kind in kinds:
-        mine = [({e for e in right if e[2] == kind}, {e for e in told if e[2] == kind}) for right, told in pairs]
-        rows.append({"type": kind, **_precision_recall(mine), "support": sum(len(right) for right, _ in mine)})
+    for entity_type in sorted({entity.type for pair in pairs for entity in pair.gold}):
+        of_type = [
+            EntityPair(*({item for item in side if item.type == entity_type} for side in pair)) for pair in pairs
+        ]
+        support = sum(len(pair.gold) for pair in of_type)
+        rows.append({"type": entity_type, **_precision_recall_f1(of_type), "support": support})
     return rows
 
 
-def _entity_f1(gold: Sequence[Sequence[str]], predicted: Sequence[Sequence[str]]) -> float:
-    return _precision_recall([(entities(right), entities(told)) for right, told in zip(gold, predicted, strict=True)])[
-        "f1"
-    ]
+class EntityPair(NamedTuple):
+    """The gold and the predicted entities of a text."""
+
+    gold: set[Entity]
+    predicted: set[Entity]
 
 
-def _precision_recall(pairs: Sequence[tuple[set[Entity], set[Entity]]]) -> dict[str, float]:
-    hits = sum(len(right & told) for right, told in pairs)
-    num_right, num_told = sum(len(right) for right, _ in pairs), sum(len(told) for _, told in pairs)
-    precision, recall = hits / num_told if num_told else 0.0, hits / num_right if num_right else 0.0
-    f1 = 2 * hits / (num_right + num_told) if hits else 0.0
-    return {"precision": round(precision, 6), "recall": round(recall, 6), "f1": round(f1, 6)}
+def _entity_pairs(gold: Sequence[Sequence[str]], predicted: Sequence[Sequence[str]]) -> list[EntityPair]:
+    return [EntityPair(entities(one), entities(other)) for one, other in zip(gold, predicted, strict=True)]
+
+
+def _precision_recall_f1(pairs: Sequence[EntityPair]) -> dict[str, float]:
+    num_right = sum(len(pair.gold & pair.predicted) for pair in pairs)
+    num_gold, num_predicted = sum(len(pair.gold) for pair in pairs), sum(len(pair.predicted) for pair in pairs)
+    return {
+        "precision": round(num_right / num_predicted if num_predicted else 0.0, 6),
+        "recall": round(num_right / num_gold if num_gold else 0.0, 6),
+        "f1": round(2 * num_right / (num_gold + num_predicted) if num_right else 0.0, 6),
+    }
 
 
 def squad_scores(gold: Sequence[Sequence[str]], predicted: Sequence[str]) -> Score:
-    """Scores of answers, as SQuAD has them (Rajpurkar et al., EMNLP 2016): the best of a question's answers counts.
+    """Scores answers as SQuAD does (Rajpurkar et al., EMNLP 2016): the best match among the gold answers counts.
 
     Args:
-        gold: [n] the answers to each question; none: it has none, and "" is right.
-        predicted: [n] the answers that were found.
+        gold: [n] gold answers of each question. If it has none, "" is right.
+        predicted: [n] predicted answers.
 
     Returns:
-        accuracy and `exact_match`: share of answers that are exactly right; `macro_f1`: F1 of the words, mean over
-        questions.
+        accuracy and `exact_match`: fraction of exact answers; `macro_f1`: F1 of the words, mean over questions.
     """
-    exact = [
-        max(_normal(text) == _normal(told) for text in (texts or ("",))) for texts, told in _pairs(gold, predicted)
-    ]
-    overlap = [max(_word_f1(text, told) for text in (texts or ("",))) for texts, told in _pairs(gold, predicted)]
+    pairs = [(answers or ("",), answer) for answers, answer in zip(gold, predicted, strict=True)]
+    exact = [max(_normalized(item) == _normalized(answer) for item in answers) for answers, answer in pairs]
+    word_f1 = [max(_word_f1(item, answer) for item in answers) for answers, answer in pairs]
     return Score(
         accuracy=round(sum(exact) / len(exact), 6),
-        macro_f1=round(sum(overlap) / len(overlap), 6),
+        macro_f1=round(sum(word_f1) / len(word_f1), 6),
         mcc=None,
         ece=None,
         exact_match=round(sum(exact) / len(exact), 6),
@@ -118,19 +133,15 @@ def squad_scores(gold: Sequence[Sequence[str]], predicted: Sequence[str]) -> Sco
     )
 
 
-def _pairs(gold: Sequence[Sequence[str]], predicted: Sequence[str]) -> Iterable[tuple[Sequence[str], str]]:
-    return zip(gold, predicted, strict=True)
-
-
-def _normal(text: str) -> str:
-    """Lower case, without punctuation, English articles and needless spaces."""
+def _normalized(text: str) -> str:
+    """Returns the text in lower case, without punctuation, English articles and repeated spaces."""
     bare = "".join(letter for letter in text.lower() if letter not in string.punctuation)
     return " ".join(re.sub(r"\b(a|an|the)\b", " ", bare).split())
 
 
-def _word_f1(right: str, told: str) -> float:
-    first, second = _normal(right).split(), _normal(told).split()
-    if not first or not second:
-        return float(first == second)
-    shared = sum((Counter(first) & Counter(second)).values())
-    return 2 * shared / (len(first) + len(second))
+def _word_f1(gold: str, predicted: str) -> float:
+    gold_words, predicted_words = _normalized(gold).split(), _normalized(predicted).split()
+    if not gold_words or not predicted_words:
+        return float(gold_words == predicted_words)
+    num_shared = sum((Counter(gold_words) & Counter(predicted_words)).values())
+    return 2 * num_shared / (len(gold_words) + len(predicted_words))

@@ -1,11 +1,14 @@
-"""The base class of token-level models: a frozen backbone, a soft prompt, and a linear head on all tokens."""
+"""The base class of token-level models: a frozen backbone, a soft prompt, and a linear head on all tokens.
+
+Letters in names of tensors: B windows, L tokens, O outputs of the head.
+"""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, Generic, TypeVar
+from typing import Any, Generic, NamedTuple, TypeVar
 
 import torch
 from torch import Tensor
@@ -21,12 +24,29 @@ from stages.common.protocols import Recorder
 from stages.token_level.windows import Windows
 
 TaskT = TypeVar("TaskT")
-Text = TypeVar("Text")
+ExampleT = TypeVar("ExampleT")
 Item = TypeVar("Item")
+DEV_BATCH_SIZE = 8
 
 
-class TokenLevelModel(ABC, Generic[TaskT, Text, Item]):
-    """Backbone, prompt and head for one task. `head` gives [B, L, outputs] scores of states [B, L, D]."""
+class TokenScores(NamedTuple):
+    """Scores of every token [B, L, O], and the index of the first token of each window [B]: causal models pad on the
+    left.
+    """
+
+    scores_BLO: Tensor
+    starts_B: Tensor
+
+
+class TokenLevelEvaluation(NamedTuple):
+    """The score on labeled examples, and the prediction for each of them."""
+
+    score: Score
+    predicted: list[Any]
+
+
+class TokenLevelModel(ABC, Generic[TaskT, ExampleT, Item]):
+    """A backbone with a prompt and a head for one task. The head maps hidden states [B, L, D] to scores [B, L, O]."""
 
     def __init__(
         self, task: TaskT, backbone: Backbone, config: BackboneConfig, prompt: Prompt, head: LinearHead | None = None
@@ -41,59 +61,59 @@ class TokenLevelModel(ABC, Generic[TaskT, Text, Item]):
     @staticmethod
     @abstractmethod
     def load(path: Path) -> list[Any]:
-        """The texts of a set, as stages/token_level/examples.py wrote them."""
+        """Reads the examples of a set, which the split stage wrote."""
 
     @staticmethod
     @abstractmethod
     def outputs(task: Any) -> tuple[str, ...]:
-        """Names of the head's outputs."""
+        """Returns the names of the outputs of the head."""
 
     @abstractmethod
-    def items(self, texts: Sequence[Text]) -> list[Item]:
-        """Windows of annotated texts, for training."""
+    def items(self, examples: Sequence[ExampleT]) -> list[Item]:
+        """Returns the windows of labeled examples, for training."""
 
     @abstractmethod
     def loss(self, batch: list[Item]) -> Tensor:
-        """Scalar loss of a batch."""
+        """Returns the scalar loss of a batch."""
 
     @abstractmethod
-    def predict(self, texts: Sequence[Text], recorder: Recorder, phase: str) -> list[Any]:
-        """What is found in each text."""
+    def predict(self, examples: Sequence[ExampleT], recorder: Recorder, phase: str) -> list[Any]:
+        """Returns the prediction for each example."""
 
     @abstractmethod
-    def evaluate(self, texts: Sequence[Text], recorder: Recorder, phase: str) -> tuple[Score, list[Any]]:
-        """Scores of annotated texts, and what was found in them."""
+    def evaluate(self, examples: Sequence[ExampleT], recorder: Recorder, phase: str) -> TokenLevelEvaluation:
+        """Predicts labeled examples and scores the predictions."""
 
     @abstractmethod
-    def table(self, texts: Sequence[Text], predicted: Sequence[Any]) -> list[dict[str, object]]:
-        """What people look at beside the scores."""
+    def table(self, examples: Sequence[ExampleT], predicted: Sequence[Any]) -> list[dict[str, object]]:
+        """Returns a table of the test set for the user to inspect."""
 
-    def scores(self, encoded: Sequence[Encoded]) -> tuple[Tensor, Tensor]:
-        """[B, L, outputs] scores of every token, and [B] where each text begins (causal models are padded on the
-        left).
-        """
+    def scores(self, encoded: Sequence[Encoded]) -> TokenScores:
+        """Computes the scores of every token of a batch of windows."""
         with autocast(self.autocast):
             batch = self.backbone.batch(encoded)
-            states = self.backbone.hidden_states(batch, self.prompt())
-            return self.head(states), batch.mask_position
+            states_BLD = self.backbone.hidden_states(batch, self.prompt())
+            return TokenScores(self.head(states_BLD), batch.mask_position)
 
-    def validate(self, texts: Sequence[Text], recorder: Recorder) -> DevScore:
-        """Merit (entity F1 or F1 of answers, where there is one; else accuracy) and loss, for early stopping."""
-        found, _ = self.evaluate(texts, recorder, "dev set")
-        items = self.items(texts)
+    def validate(self, examples: Sequence[ExampleT], recorder: Recorder) -> DevScore:
+        """Evaluates the dev set for early stopping: the entity F1, or macro F1 if there are no entities, and the loss."""
+        score, _ = self.evaluate(examples, recorder, "dev set")
+        items = self.items(examples)
         with torch.inference_mode():
-            losses = [float(self.loss(items[start : start + 8])) for start in range(0, len(items), 8)]
-        merit = found.macro_f1 if found.entity_f1 is None else found.entity_f1
-        return DevScore(merit, sum(losses) / len(losses))
+            losses = [
+                float(self.loss(items[start : start + DEV_BATCH_SIZE]))
+                for start in range(0, len(items), DEV_BATCH_SIZE)
+            ]
+        return DevScore(score.macro_f1 if score.entity_f1 is None else score.entity_f1, sum(losses) / len(losses))
 
     def batches(self, encoded: Sequence[Encoded], recorder: Recorder, phase: str) -> Iterator[list[int]]:
-        """Rows in batches of similar length, without gradients and dropout while the caller computes."""
+        """Yields rows in batches of similar length. The caller computes without gradients and dropout."""
         was_training = self.backbone.model.training
         self.backbone.model.eval()
-        done = 0
+        num_done = 0
         with torch.inference_mode():
             for rows in batches_by_length([len(item.ids) for item in encoded], self.backbone.eval_batch_tokens):
                 yield rows
-                done += len(rows)
-                recorder.log_progress(done, len(encoded), phase=phase)
+                num_done += len(rows)
+                recorder.log_progress(num_done, len(encoded), phase=phase)
         self.backbone.model.train(was_training)

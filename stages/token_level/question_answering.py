@@ -1,7 +1,8 @@
 """Extracts answers: a linear head scores start and end, on a frozen backbone with a soft prompt.
 
 As in BERT (Devlin et al., NAACL 2019, sections 4.2 and 4.3): every token of the context has a score as start and as
-end. The first token of the input represents "no answer".
+end. The first token of the input represents "no answer". Letters in names of tensors: B windows, L tokens, 2 start and
+end, T tokens of the context.
 """
 
 from __future__ import annotations
@@ -9,122 +10,140 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from stages.common.metrics.classification import Score
 from stages.common.protocols import Recorder
 from stages.token_level.config import QuestionAnsweringTask
 from stages.token_level.examples import Question, load_questions
 from stages.token_level.metrics import squad_scores
-from stages.token_level.model import TokenLevelModel
+from stages.token_level.model import TokenLevelEvaluation, TokenLevelModel
 from stages.token_level.windows import ContextWindow
 
-NOWHERE = 0
-"""Place of the token that stands for: no answer in this window."""
+NO_ANSWER = 0
+"""Index of the token that represents: no answer in this window."""
+MAX_LOGGED = 50
+"""Rows of the table of answers."""
 
 
 @dataclass(frozen=True, slots=True)
 class AnswerWindow:
-    """A training item: a window, and the first and last token of the answer in it, both `NOWHERE` if it is not."""
+    """A training item: a window, and the first and the last token of the answer. Both are `NO_ANSWER` if the window does
+    not contain the entire answer.
+    """
 
     window: ContextWindow
-    begin: int
-    end: int
+    first: int
+    last: int
+
+
+class ScoredAnswer(NamedTuple):
+    """An answer and its score: start plus end."""
+
+    score: float
+    text: str
 
 
 class SpanExtractor(TokenLevelModel[QuestionAnsweringTask, Question, AnswerWindow]):
-    """Finds answers."""
+    """Predicts the answer to each question."""
 
     @staticmethod
     def load(path: Path) -> list[Question]:
-        """The texts of a set."""
         return load_questions(path)
 
     @staticmethod
     def outputs(task: QuestionAnsweringTask) -> tuple[str, ...]:
-        """Two."""
+        """Returns two outputs: the scores of the start and of the end."""
         del task
         return ("begin", "end")
 
-    def items(self, texts: Sequence[Question]) -> list[AnswerWindow]:
-        """All windows of all questions, with the first of the given answers."""
+    def items(self, examples: Sequence[Question]) -> list[AnswerWindow]:
+        """Returns all windows of all questions, with the first of the gold answers."""
         return [
-            AnswerWindow(window, *_place(item, window))
-            for item in texts
+            _answer_window(item, window)
+            for item in examples
             for window in self.windows.of_question(item, self.task.overlap)
         ]
 
     def loss(self, batch: list[AnswerWindow]) -> Tensor:
-        """Cross-entropy over the places of a window, mean of beginning and end."""
-        scores = self._place_scores([item.window for item in batch])
-        gold = torch.tensor([[item.begin, item.end] for item in batch], device=scores.device)
-        return F.cross_entropy(scores, gold)  # the places are the classes
+        """Returns the cross-entropy over the tokens of a window, mean of start and end."""
+        scores_BL2 = self._token_scores([item.window for item in batch])
+        gold_B2 = torch.tensor([[item.first, item.last] for item in batch], device=scores_BL2.device)
+        return F.cross_entropy(scores_BL2, gold_B2)  # the tokens are the classes
 
-    def predict(self, texts: Sequence[Question], recorder: Recorder, phase: str) -> list[str]:
-        """The best answer of each question in any of its windows; "" where none is better (`unanswerable` only)."""
+    def predict(self, examples: Sequence[Question], recorder: Recorder, phase: str) -> list[str]:
+        """Returns the best answer in any window of each question; "" if none is better (`unanswerable` only)."""
         windows = [
             (row, window)
-            for row, item in enumerate(texts)
+            for row, item in enumerate(examples)
             for window in self.windows.of_question(item, self.task.overlap)
         ]
-        best: list[tuple[float, str]] = [(-float("inf"), "")] * len(texts)
-        none = [float("inf")] * len(texts)
-        for chosen in self.batches([window.encoded for _, window in windows], recorder, phase):
-            scores = self._place_scores([windows[number][1] for number in chosen]).cpu()
-            for number, values in zip(chosen, scores, strict=True):
+        best = [ScoredAnswer(-float("inf"), "")] * len(examples)
+        no_answer = [float("inf")] * len(examples)
+        for numbers in self.batches([window.encoded for _, window in windows], recorder, phase):
+            scores_BL2 = self._token_scores([windows[number][1] for number in numbers]).cpu()
+            for number, scores_L2 in zip(numbers, scores_BL2, strict=True):
                 row, window = windows[number]
-                best[row] = max(best[row], self._best(values, window, texts[row].context))
-                none[row] = min(none[row], float(values[NOWHERE].sum()))
-        pairs = zip(best, none, strict=True)
-        return ["" if self.task.unanswerable and score < absent else text for (score, text), absent in pairs]
-
-    def evaluate(self, texts: Sequence[Question], recorder: Recorder, phase: str) -> tuple[Score, list[str]]:
-        """Scores and answers."""
-        guess = self.predict(texts, recorder, phase)
-        return squad_scores([[answer.text for answer in item.answers] for item in texts], guess), guess
-
-    def table(self, texts: Sequence[Question], predicted: Sequence[str]) -> list[dict[str, object]]:
-        """Some questions with the right and the found answer."""
+                best[row] = max(best[row], self._best(scores_L2, window, examples[row].context))
+                no_answer[row] = min(no_answer[row], float(scores_L2[NO_ANSWER].sum()))
         return [
-            {"question": item.question, "right": item.answers[0].text if item.answers else "", "found": told}
-            for item, told in list(zip(texts, predicted, strict=True))[:50]
+            "" if self.task.unanswerable and answer.score < absent else answer.text
+            for answer, absent in zip(best, no_answer, strict=True)
         ]
 
-    def _best(self, values: Tensor, window: ContextWindow, context: str) -> tuple[float, str]:
-        """Score and text of the best answer in a window. values: [L, 2]."""
+    def evaluate(self, examples: Sequence[Question], recorder: Recorder, phase: str) -> TokenLevelEvaluation:
+        predicted = self.predict(examples, recorder, phase)
+        gold = [[answer.text for answer in item.answers] for item in examples]
+        return TokenLevelEvaluation(squad_scores(gold, predicted), predicted)
+
+    def table(self, examples: Sequence[Question], predicted: Sequence[str]) -> list[dict[str, object]]:
+        """Returns the first questions with the gold and the predicted answer."""
+        return [
+            {"question": item.question, "gold": item.answers[0].text if item.answers else "", "predicted": answer}
+            for item, answer in list(zip(examples, predicted, strict=True))[:MAX_LOGGED]
+        ]
+
+    def _best(self, scores_L2: Tensor, window: ContextWindow, context: str) -> ScoredAnswer:
+        """Returns the best answer in a window."""
         size = len(window.characters)
         if not size:
-            return -float("inf"), ""
-        begin, end = values[window.start : window.start + size].unbind(dim=1)
-        sums = begin[:, None] + end[None, :]
-        allowed = torch.ones_like(sums).triu().tril(self.task.max_answer_tokens - 1).bool()
-        place = int(sums.masked_fill(~allowed, -float("inf")).argmax())
-        first, last = divmod(place, size)
-        text = context[window.characters[first][0] : window.characters[last][1]].strip()
-        return float(sums[first, last]), text
+            return ScoredAnswer(-float("inf"), "")
+        start_T, end_T = scores_L2[window.start : window.start + size].unbind(dim=1)
+        sums_TT = start_T[:, None] + end_T[None, :]
+        is_allowed_TT = torch.ones_like(sums_TT).triu().tril(self.task.max_answer_tokens - 1).bool()
+        index = int(sums_TT.masked_fill(~is_allowed_TT, -float("inf")).argmax())
+        first, last = divmod(index, size)
+        text = context[window.characters[first].start : window.characters[last].end].strip()
+        return ScoredAnswer(float(sums_TT[first, last]), text)
 
-    def _place_scores(self, windows: Sequence[ContextWindow]) -> Tensor:
-        """[B, L, 2] scores of places in a window, minus infinity where no answer can begin or end."""
-        scores, starts = self.scores([window.encoded for window in windows])
-        longest = max(len(window.encoded.ids) for window in windows)
-        places = torch.arange(longest, device=scores.device)
-        index = (starts[:, None] + places).clamp(max=scores.shape[1] - 1)
-        moved = scores.gather(1, index[:, :, None].expand(-1, -1, 2))
-        first = torch.tensor([window.start for window in windows], device=scores.device)[:, None]
-        count = torch.tensor([len(window.characters) for window in windows], device=scores.device)[:, None]
-        allowed = ((places >= first) & (places < first + count)) | (places == NOWHERE)
-        return moved.masked_fill(~allowed[:, :, None], -float("inf"))
+    def _token_scores(self, windows: Sequence[ContextWindow]) -> Tensor:
+        """Returns the scores of the tokens, [B, L, 2], without padding on the left; minus infinity outside the context."""
+        scores_BL2, starts_B = self.scores([window.encoded for window in windows])
+        max_length = max(len(window.encoded.ids) for window in windows)
+        positions_L = torch.arange(max_length, device=scores_BL2.device)
+        index_BL = (starts_B[:, None] + positions_L).clamp(max=scores_BL2.shape[1] - 1)
+        shifted_BL2 = scores_BL2.gather(1, index_BL[:, :, None].expand(-1, -1, 2))
+        first_B1 = torch.tensor([window.start for window in windows], device=scores_BL2.device)[:, None]
+        size_B1 = torch.tensor([len(window.characters) for window in windows], device=scores_BL2.device)[:, None]
+        is_context_BL = (positions_L >= first_B1) & (positions_L < first_B1 + size_B1)
+        is_allowed_BL = is_context_BL | (positions_L == NO_ANSWER)
+        return shifted_BL2.masked_fill(~is_allowed_BL[:, :, None], -float("inf"))
 
 
-def _place(item: Question, window: ContextWindow) -> tuple[int, int]:
-    """First and last token of the first answer in a window."""
+def _answer_window(item: Question, window: ContextWindow) -> AnswerWindow:
+    """Returns the training item with the tokens of the first answer."""
+    nothing = AnswerWindow(window, NO_ANSWER, NO_ANSWER)
     if not item.answers:
-        return NOWHERE, NOWHERE
-    begin = item.answers[0].start
-    end = begin + len(item.answers[0].text)
-    inside = [number for number, (one, other) in enumerate(window.characters) if one < end and other > begin]
-    whole = inside and window.characters[inside[0]][0] <= begin and window.characters[inside[-1]][1] >= end
-    return (window.start + inside[0], window.start + inside[-1]) if whole else (NOWHERE, NOWHERE)
+        return nothing
+    start = item.answers[0].start
+    end = start + len(item.answers[0].text)
+    inside = [number for number, token in enumerate(window.characters) if token.start < end and token.end > start]
+    if not inside:
+        return nothing
+    first, last = inside[0], inside[-1]
+    if window.characters[first].start > start or window.characters[last].end < end:
+        return nothing
+    return AnswerWindow(window, window.start + first, window.start + last)

@@ -1,4 +1,7 @@
-"""Labels words: a linear head on a frozen backbone with a soft prompt, as in P-tuning v2 (Liu et al., ACL 2022)."""
+"""Labels words: a linear head on a frozen backbone with a soft prompt, as in P-tuning v2 (Liu et al., ACL 2022).
+
+Letters in names of tensors: B windows, L tokens, W words of all windows, C labels.
+"""
 
 from __future__ import annotations
 
@@ -10,12 +13,11 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from stages.common.metrics.classification import Score
 from stages.common.protocols import Recorder
-from stages.token_level.config import TokenClassificationTask
+from stages.token_level.config import OUTSIDE, TokenClassificationTask
 from stages.token_level.examples import TaggedText, load_tagged
 from stages.token_level.metrics import entity_table, token_classification_scores
-from stages.token_level.model import TokenLevelModel
+from stages.token_level.model import TokenLevelEvaluation, TokenLevelModel
 from stages.token_level.windows import WordWindow
 
 
@@ -28,62 +30,59 @@ class TaggedWindow:
 
 
 class TokenClassifier(TokenLevelModel[TokenClassificationTask, TaggedText, TaggedWindow]):
-    """Labels words."""
+    """Predicts the label of each word."""
 
     @staticmethod
     def load(path: Path) -> list[TaggedText]:
-        """The texts of a set."""
         return load_tagged(path)
 
     @staticmethod
     def outputs(task: TokenClassificationTask) -> tuple[str, ...]:
-        """One a label."""
+        """Returns the labels."""
         return task.labels
 
-    def items(self, texts: Sequence[TaggedText]) -> list[TaggedWindow]:
-        """Windows of the texts, with their labels."""
-        index = {label: number for number, label in enumerate(self.task.labels)}
+    def items(self, examples: Sequence[TaggedText]) -> list[TaggedWindow]:
+        indices = {label: index for index, label in enumerate(self.task.labels)}
         return [
-            TaggedWindow(window, tuple(index[text.labels[word]] for word in window.words))
-            for text in texts
+            TaggedWindow(window, tuple(indices[text.labels[word]] for word in window.words))
+            for text in examples
             for window in self.windows.of_words(text.words)
         ]
 
     def loss(self, batch: list[TaggedWindow]) -> Tensor:
-        """Cross-entropy, mean over the words of the batch."""
-        scores = self._word_scores([item.window for item in batch])
-        gold = torch.tensor([label for item in batch for label in item.labels], device=scores.device)
-        return F.cross_entropy(scores, gold)
+        """Returns the cross-entropy, mean over the words of the batch."""
+        scores_WC = self._word_scores([item.window for item in batch])
+        gold_W = torch.tensor([label for item in batch for label in item.labels], device=scores_WC.device)
+        return F.cross_entropy(scores_WC, gold_W)
 
-    def predict(self, texts: Sequence[TaggedText], recorder: Recorder, phase: str) -> list[tuple[str, ...]]:
-        """The label of each word; the first one (of entities: O) for a word that has no token."""
+    def predict(self, examples: Sequence[TaggedText], recorder: Recorder, phase: str) -> list[tuple[str, ...]]:
+        """Returns the labels of each text. A word without tokens gets O or, if O is not a label, the first label."""
         labels = self.task.labels
-        usual = "O" if "O" in labels else labels[0]
-        found = [[usual] * len(text.words) for text in texts]
-        windows = [(row, window) for row, text in enumerate(texts) for window in self.windows.of_words(text.words)]
-        for chosen in self.batches([window.encoded for _, window in windows], recorder, phase):
-            scores = self._word_scores([windows[number][1] for number in chosen])
-            guesses = iter(scores.argmax(dim=1).tolist())
-            for number in chosen:
+        default = OUTSIDE if OUTSIDE in labels else labels[0]
+        predicted = [[default] * len(text.words) for text in examples]
+        windows = [(row, window) for row, text in enumerate(examples) for window in self.windows.of_words(text.words)]
+        for numbers in self.batches([window.encoded for _, window in windows], recorder, phase):
+            scores_WC = self._word_scores([windows[number][1] for number in numbers])
+            indices = iter(scores_WC.argmax(dim=1).tolist())
+            for number in numbers:
                 row, window = windows[number]
                 for word in window.words:
-                    found[row][word] = labels[next(guesses)]
-        return [tuple(row) for row in found]
+                    predicted[row][word] = labels[next(indices)]
+        return [tuple(row) for row in predicted]
 
-    def evaluate(
-        self, texts: Sequence[TaggedText], recorder: Recorder, phase: str
-    ) -> tuple[Score, list[tuple[str, ...]]]:
-        """Scores and labels of annotated texts."""
-        guess = self.predict(texts, recorder, phase)
-        return token_classification_scores([text.labels for text in texts], guess), guess
+    def evaluate(self, examples: Sequence[TaggedText], recorder: Recorder, phase: str) -> TokenLevelEvaluation:
+        predicted = self.predict(examples, recorder, phase)
+        return TokenLevelEvaluation(
+            token_classification_scores([text.labels for text in examples], predicted), predicted
+        )
 
-    def table(self, texts: Sequence[TaggedText], predicted: Sequence[tuple[str, ...]]) -> list[dict[str, object]]:
-        """How well each type of entity is found."""
-        return entity_table([text.labels for text in texts], predicted)
+    def table(self, examples: Sequence[TaggedText], predicted: Sequence[tuple[str, ...]]) -> list[dict[str, object]]:
+        """Returns precision, recall and F1 per type of entity."""
+        return entity_table([text.labels for text in examples], predicted)
 
     def _word_scores(self, windows: Sequence[WordWindow]) -> Tensor:
-        """[sum of words, C] scores."""
-        scores, starts = self.scores([window.encoded for window in windows])
-        rows = [row for row, window in enumerate(windows) for _ in window.places]
-        places = torch.tensor([place for window in windows for place in window.places], device=scores.device)
-        return scores[rows, starts[rows] + places]
+        """Returns the scores of the words of all windows, [W, C]."""
+        scores_BLC, starts_B = self.scores([window.encoded for window in windows])
+        rows = [row for row, window in enumerate(windows) for _ in window.positions]
+        positions = [position for window in windows for position in window.positions]
+        return scores_BLC[rows, starts_B[rows] + torch.tensor(positions, device=scores_BLC.device)]

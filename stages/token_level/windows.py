@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, NamedTuple
 
 from stages.common.patterns.config import Family
 from stages.common.patterns.encoding import Encoded, SpecialTokens
@@ -13,28 +13,52 @@ from stages.token_level.examples import Question
 
 @dataclass(frozen=True, slots=True)
 class WordWindow:
-    """A stretch of a text. words: numbers of its words; places: for each the index in `encoded.ids` of the token whose
-    state stands for it: the first one, or for a causal model the last, which has read the whole word.
-    """
+    """A part of a tagged text."""
 
     encoded: Encoded
     words: tuple[int, ...]
-    places: tuple[int, ...]
+    """Numbers of its words in the text."""
+    positions: tuple[int, ...]
+    """For each word the index in `encoded.ids` of the token whose hidden state represents it: the first token, or for a
+    causal model the last one, which has read the entire word.
+    """
+
+
+class CharSpan(NamedTuple):
+    """The characters of a token in the context, without `end`."""
+
+    start: int
+    end: int
 
 
 @dataclass(frozen=True, slots=True)
 class ContextWindow:
-    """A question with a stretch of its context. start: index in `encoded.ids` of the first token of the context;
-    characters: for each of its tokens where it begins and ends in the context.
-    """
+    """A question with a part of its context."""
 
     encoded: Encoded
     start: int
-    characters: tuple[tuple[int, int], ...]
+    """Index in `encoded.ids` of the first token of the context."""
+    characters: tuple[CharSpan, ...]
+    """The characters of each token of the context."""
+
+
+class WordTokens(NamedTuple):
+    """A word that has tokens: its number, its first and its last token."""
+
+    number: int
+    first: int
+    last: int
+
+
+class Segment(NamedTuple):
+    """Token ids with one token type."""
+
+    ids: Sequence[int]
+    token_type: int
 
 
 class Windows:
-    """Cuts texts into windows of `max_length` tokens, for one tokenizer and family of backbones."""
+    """Splits texts into windows of `max_length` tokens, for one tokenizer and family of backbones."""
 
     def __init__(self, tokenizer: Any, family: Family, max_length: int) -> None:
         self.tokenizer = tokenizer
@@ -43,74 +67,73 @@ class Windows:
         self.specials = SpecialTokens.of(tokenizer)
 
     def of_words(self, words: tuple[str, ...]) -> list[WordWindow]:
-        """Windows without overlap; every word that has a token at all stands in one of them."""
-        spans = list(self._tokens_of(words))
+        """Returns windows without overlap. Every word that has tokens is in one of them."""
         ids = self._encode(" ".join(words))["input_ids"]
-        after = () if self.family == "causal" else self.specials.after_single
         before = self.specials.before
-        room = max(1, self.max_length - len(before) - len(after))
+        after = () if self.family == "causal" else self.specials.after_single
+        size = max(1, self.max_length - len(before) - len(after))
         windows = []
-        rest = [(number, first, last) for number, (first, last) in spans]
+        rest = list(self._tokens_of(words))
         while rest:
-            offset = rest[0][1]
-            here = [item for item in rest if item[2] < offset + room] or rest[:1]
-            rest = rest[len(here) :]
-            stretch = tuple(ids[offset : min(here[-1][2] + 1, offset + room)])
-            last_token = len(stretch) - 1
-            tokens = [min((last if self.family == "causal" else first) - offset, last_token) for _, first, last in here]
+            offset = rest[0].first
+            fitting = [word for word in rest if word.last < offset + size] or rest[:1]
+            rest = rest[len(fitting) :]
+            window_ids = tuple(ids[offset : min(fitting[-1].last + 1, offset + size)])
+            tokens = [(word.last if self.family == "causal" else word.first) - offset for word in fitting]
             windows.append(
                 WordWindow(
-                    _encoded(((before, 0), (stretch, 0), (after, 0))),
-                    tuple(number for number, _, _ in here),
-                    tuple(len(before) + token for token in tokens),
+                    _encoded(Segment(before, 0), Segment(window_ids, 0), Segment(after, 0)),
+                    tuple(word.number for word in fitting),
+                    tuple(len(before) + min(token, len(window_ids) - 1) for token in tokens),
                 )
             )
         return windows
 
     def of_question(self, item: Question, overlap: int) -> list[ContextWindow]:
-        """Windows that share `overlap` tokens of the context, half of them at most; a question longer than half of
-        `max_length` is cut.
+        """Returns windows that share `overlap` tokens of the context, at most half of them. A question longer than half
+        of `max_length` is truncated.
         """
-        question = self._encode(item.question)["input_ids"]
+        question = self._encode(item.question)["input_ids"][: self.max_length // 2]
         context = self._encode(item.context)
-        specials = self.specials
-        between: tuple[int, ...] = specials.between
-        after = specials.after
+        specials, between, after = self.specials, self.specials.between, self.specials.after
         if self.family == "causal":
             between, after = tuple(self._encode("\n")["input_ids"]), ()
-        question = question[: self.max_length // 2]
-        head = len(specials.before) + len(question) + len(between)
-        room = max(1, self.max_length - head - len(after))
-        step = room - min(overlap, room // 2)
-        ids, characters = context["input_ids"], context["offset_mapping"]
+        start = len(specials.before) + len(question) + len(between)
+        size = max(1, self.max_length - start - len(after))
+        step = size - min(overlap, size // 2)
+        ids, offsets = context["input_ids"], context["offset_mapping"]
+        second = specials.second_segment
         windows = []
         for first in range(0, max(1, len(ids)), step):
-            stretch = tuple(ids[first : first + room])
-            second = specials.second_segment
-            parts = ((specials.before, 0), (question, 0), (between, 0), (stretch, second), (after, second))
-            places = tuple((begin, end) for begin, end in characters[first : first + room])
-            windows.append(ContextWindow(_encoded(parts), head, places))
-            if first + room >= len(ids):
+            encoded = _encoded(
+                Segment(specials.before, 0),
+                Segment(question, 0),
+                Segment(between, 0),
+                Segment(ids[first : first + size], second),
+                Segment(after, second),
+            )
+            characters = tuple(CharSpan(*offset) for offset in offsets[first : first + size])
+            windows.append(ContextWindow(encoded, start, characters))
+            if first + size >= len(ids):
                 break
         return windows
 
     def _encode(self, text: str) -> Any:
         return self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
 
-    def _tokens_of(self, words: tuple[str, ...]) -> Iterator[tuple[int, tuple[int, int]]]:
-        """Number, first and last token of each word; words without a token are passed over."""
+    def _tokens_of(self, words: tuple[str, ...]) -> Iterator[WordTokens]:
+        """Yields the words in order; skips words without tokens."""
         encoding = self._encode(" ".join(words))
-        begin = 0
+        start = 0
         for number, word in enumerate(words):
-            found = [encoding.char_to_token(place) for place in range(begin, begin + len(word))]
-            tokens = [token for token in found if token is not None]
+            of_characters = [encoding.char_to_token(index) for index in range(start, start + len(word))]
+            tokens = [token for token in of_characters if token is not None]
             if tokens:
-                yield number, (tokens[0], tokens[-1])
-            begin += len(word) + 1
+                yield WordTokens(number, tokens[0], tokens[-1])
+            start += len(word) + 1
 
 
-def _encoded(parts: tuple[tuple[tuple[int, ...] | list[int], int], ...]) -> Encoded:
-    """Stretches of ids, each with its segment, one behind the other."""
-    ids = tuple(number for stretch, _ in parts for number in stretch)
-    segments = tuple(segment for stretch, segment in parts for _ in stretch)
-    return Encoded(ids, segments, 0)  # the mask's place tells where the text begins in a padded batch
+def _encoded(*segments: Segment) -> Encoded:
+    ids = tuple(token for segment in segments for token in segment.ids)
+    token_types = tuple(segment.token_type for segment in segments for _ in segment.ids)
+    return Encoded(ids, token_types, 0)  # mask position 0: in a padded batch it shows where the text starts

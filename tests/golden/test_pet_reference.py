@@ -17,12 +17,12 @@ CASES = [(golden, pattern) for golden in REFERENCE["sets"] for pattern in golden
 def test_logits_are_those_of_the_original(golden: dict[str, Any], pattern: str) -> None:
     found = logits(REFERENCE["backbone"], golden, pattern)
     assert len(found) == 10
-    for row, expected in zip(found, golden[logits][pattern], strict=True):
+    for row, expected in zip(found, golden["logits"][pattern], strict=True):
         assert row == pytest.approx(expected, abs=1e-4)
 
 
 def test_the_figures_tell_patterns_examples_and_labels_apart() -> None:
     for golden in REFERENCE["sets"]:
-        figures = [value for rows in golden[logits].values() for row in rows for value in row]
+        figures = [value for rows in golden["logits"].values() for row in rows for value in row]
         assert len(figures) == len(golden["task"]["patterns"]) * 10 * len(golden["task"]["labels"])
         assert len(set(figures)) > 0.95 * len(figures)

@@ -75,8 +75,8 @@ class ResourcesSection(Config):
     check_memory: bool = True
     """If true, a run is rejected if weights and trained parameters of a step exceed the available memory."""
     versions_in_key: bool = False
-    """If true, the versions of Python and of the libraries are part of every key, so an upgrade reruns all steps. By
-    default, `clozeline plan` only shows which versions differ.
+    """If true, the versions of Python and of the libraries are part of every key, so an upgrade reruns all steps. If
+    false, `clozeline plan` only shows which versions differ.
     """
 
     @model_validator(mode="after")

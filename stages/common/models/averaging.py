@@ -68,5 +68,5 @@ def average_members(
         logits: NDArray[np.float64] = np.average(member_logits, axis=0, weights=weights) / temperature
         return logits
     probabilities = np.average(softmax(member_logits / temperature), axis=0, weights=weights)
-    logits = np.log(np.maximum(probabilities, 1e-12))
-    return logits
+    log_probabilities: NDArray[np.float64] = np.log(np.maximum(probabilities, 1e-12))
+    return log_probabilities

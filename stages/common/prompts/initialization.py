@@ -159,7 +159,7 @@ def init_vectors(
     """
     if config.kind == "mean":
         with gathered(backbone.model.get_input_embeddings().weight) as table:
-            mean_D = table.detach().float().mean(dim=0).cpu()
+            mean_D: Tensor = table.detach().float().mean(dim=0).cpu()
         return mean_D.expand(num_vectors, len(mean_D)).clone()
     ids = init_token_ids(config, num_vectors, backbone, generator, label_words)
     if ids is None:
@@ -170,7 +170,8 @@ def init_vectors(
 def embeddings(backbone: Backbone, ids: Sequence[int]) -> Tensor:
     """Returns the input embeddings of tokens, [N, D] float32."""
     with gathered(backbone.model.get_input_embeddings().weight) as table:
-        return table.detach()[list(ids)].float().cpu()
+        vectors_ND: Tensor = table.detach()[list(ids)].float().cpu()
+    return vectors_ND
 
 
 def init_deep_vectors(

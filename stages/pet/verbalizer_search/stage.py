@@ -11,7 +11,7 @@ import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -28,8 +28,8 @@ from stages.common.patterns.verbalizers import word_tokens
 from stages.common.protocols import Engine, Recorder
 from stages.pet.verbalizer_search.config import SearchMethod, VerbalizerSearchConfig
 
-SHOWN = 100
-"""Candidates a label that are written with their scores."""
+MAX_WRITTEN = 100
+"""Candidates per label that are written with their scores."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -41,130 +41,135 @@ class Inputs:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Result:
-    """The words found. Files: `words.json` (label -> words) and `candidates.jsonl` (the best of each label, scored)."""
+    """The label words. Files: `words.json` (label -> words) and `candidates.jsonl` (the best of each label, with their
+    scores).
+    """
 
     words: dict[str, list[str]]
     num_candidates: int
     num_labeled: int
 
 
+class RankedWord(NamedTuple):
+    """A candidate: its number among all words, and its score."""
+
+    number: int
+    score: float
+
+
 def run(config: VerbalizerSearchConfig, inputs: Inputs, out: Path, recorder: Recorder, engine: Engine) -> Result:
-    """Finds the words and writes them to `out`.
+    """Finds the label words and writes them to `out`.
 
     Raises:
-        InputError: a label has no example, or the vocabulary has fewer words than are asked for.
+        InputError: a label has no example, or the vocabulary has too few words.
     """
-
+    labels = config.task.labels
     train_set = load_examples(inputs.data / "train.jsonl")
-    _check_labeled(config.task.labels, train_set)
+    _check_labeled(labels, train_set)
     with borrow_backbone(config.backbone, engine) as backbone:
         vocabulary = whole_words(backbone.tokenizer)
         _check_size(config, len(vocabulary))
-        log_likelihoods = _read(config, backbone, train_set, list(vocabulary.values()), recorder)
+        log_likelihoods = _log_likelihoods(config, backbone, train_set, list(vocabulary.values()), recorder)
     names = list(vocabulary)
-    scored = {}
-    for label in config.task.labels:
+    ranked = {}
+    for label in labels:
         is_label = [item.label == label for item in train_set]
-        scored[label] = rank(log_likelihoods, is_label, config.method, config.num_candidates)
-    words = {label: [names[place] for place, _ in found[: config.num_words]] for label, found in scored.items()}
+        ranked[label] = rank(log_likelihoods, is_label, config.method, config.num_candidates)
+    words = {label: [names[item.number] for item in ranked[label][: config.num_words]] for label in labels}
     (out / "words.json").write_text(json.dumps(words, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
-    rows = [
-        {"label": label, "word": names[place], "score": round(score, 4)}
-        for label, found in scored.items()
-        for place, score in found[:SHOWN]
-    ]
     with (out / "candidates.jsonl").open("w", encoding="utf-8") as file:
-        file.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in rows)
-    recorder.log_table("words", [{"label": label, "words": ", ".join(found)} for label, found in words.items()])
+        for label in labels:
+            for index, score in ranked[label][:MAX_WRITTEN]:
+                row = {"label": label, "word": names[index], "score": round(score, 4)}
+                file.write(json.dumps(row, ensure_ascii=False) + "\n")
+    recorder.log_table("words", [{"label": label, "words": ", ".join(words[label])} for label in labels])
     return Result(words=words, num_candidates=min(config.num_candidates, len(names)), num_labeled=len(train_set))
 
 
 def _check_labeled(labels: Sequence[str], train_set: Sequence[Example]) -> None:
-    given = {item.label for item in train_set}
+    used = {item.label for item in train_set}
     for label in labels:
-        if label not in given:
+        if label not in used:
             raise InputError(
-                f"words are found from labelled examples, and the label {label!r} has none.",
-                "Label some, or write a verbalizer.",
+                f"the verbalizer search needs labeled examples, but the label {label!r} has none.",
+                "Add some, or write a verbalizer.",
                 key="verbalizer_search",
             )
 
 
-def _check_size(config: VerbalizerSearchConfig, num_found: int) -> None:
-    if num_found < config.num_words * len(config.task.labels):
+def _check_size(config: VerbalizerSearchConfig, vocabulary_size: int) -> None:
+    if vocabulary_size < config.num_words * len(config.task.labels):
         raise InputError(
-            f"the vocabulary has {num_found} words, and {config.num_words} for each label were asked for.",
+            f"the vocabulary has {vocabulary_size} words, too few for {config.num_words} per label.",
             "Lower num_words.",
             key="verbalizer_search.num_words",
         )
 
 
 def whole_words(tokenizer: Any) -> dict[str, int]:
-    """Word -> token id of all words of two letters or more that are one token in a text, in the order of ids.
+    """Returns word -> token id of all words of two letters or more that are one token in a text, in the order of ids.
 
-    Decoding a token and tokenising the word again sorts out parts of words in every kind of vocabulary: where a mark
-    says that a space goes before, the same letters without it are another token.
+    A token is decoded and the word is tokenized again. This removes parts of words in every kind of vocabulary: if a
+    mark represents a space before the word, the same letters without it are another token.
     """
-
-    found = {}
-    for number in sorted(set(tokenizer.get_vocab().values()) - set(tokenizer.all_special_ids)):
-        word = tokenizer.decode([number]).strip()
-        if len(word) >= 2 and word.isalpha() and word_tokens(word, tokenizer) == [number]:
-            found[word] = number
-    return found
+    words = {}
+    for token in sorted(set(tokenizer.get_vocab().values()) - set(tokenizer.all_special_ids)):
+        word = tokenizer.decode([token]).strip()
+        if len(word) >= 2 and word.isalpha() and word_tokens(word, tokenizer) == [token]:
+            words[word] = token
+    return words
 
 
 def rank(
     log_likelihoods: NDArray[np.float64], is_label: Sequence[bool], method: SearchMethod, num_candidates: int
-) -> list[tuple[int, float]]:
-    """Ranks words for one label.
+) -> list[RankedWord]:
+    """Ranks words for one label, the best first.
 
     Args:
-        log_likelihoods: [n, W] log-probability of each word in each labelled text.
-        is_label: [n] whether the text has the label; some have it. Together they weigh as much as all the others.
-        method: likelihood_ratio: log p - log(1 - p), added where the text has the label and subtracted elsewhere;
-            cross_entropy: log p where the text has the label, log(1 - p) elsewhere.
-        num_candidates: Words that are ranked: those with the largest summed log p in the label's texts.
-
-    Returns:
-        (number of the word, score), best first.
+        log_likelihoods: [n, W] log-probability of each word in each labeled example.
+        is_label: [n] True for examples of the label, at least one. Together they have the weight of all others.
+        method: likelihood_ratio: log p - log(1 - p), added for examples of the label and subtracted for others;
+            cross_entropy: log p for examples of the label, log(1 - p) for others.
+        num_candidates: Number of words to rank: those with the largest sum of log p over the examples of the label.
     """
-
-    mine = np.array(is_label)
+    of_label = np.array(is_label)
     log_p = np.minimum(log_likelihoods, -1e-9)  # a probability of 1 has no log(1 - p)
-    log_not = np.log1p(-np.exp(log_p))
-    balance = (~mine).sum() / mine.sum()
+    log_not_p = np.log1p(-np.exp(log_p))
+    balance = (~of_label).sum() / of_label.sum()
     if method == "likelihood_ratio":
-        odds = log_p - log_not
-        scores = balance * odds[mine].sum(axis=0) - odds[~mine].sum(axis=0)
+        log_odds = log_p - log_not_p
+        scores = balance * log_odds[of_label].sum(axis=0) - log_odds[~of_label].sum(axis=0)
     else:
-        scores = balance * log_p[mine].sum(axis=0) + log_not[~mine].sum(axis=0)
-    candidates = np.argsort(-log_p[mine].sum(axis=0), kind="stable")[:num_candidates]
-    ranked = sorted(candidates.tolist(), key=lambda place: (-scores[place], place))
-    return [(place, float(scores[place])) for place in ranked]
+        scores = balance * log_p[of_label].sum(axis=0) + log_not_p[~of_label].sum(axis=0)
+    candidates = np.argsort(-log_p[of_label].sum(axis=0), kind="stable")[:num_candidates]
+    ranked = sorted(candidates.tolist(), key=lambda index: (-scores[index], index))
+    return [RankedWord(index, float(scores[index])) for index in ranked]
 
 
-def _read(
-    config: VerbalizerSearchConfig, backbone: Backbone, examples: Sequence[Example], ids: list[int], recorder: Recorder
+def _log_likelihoods(
+    config: VerbalizerSearchConfig,
+    backbone: Backbone,
+    examples: Sequence[Example],
+    token_ids: list[int],
+    recorder: Recorder,
 ) -> NDArray[np.float64]:
-    """[n, W] log-probability of each word at the mask, over the whole vocabulary."""
-
+    """Returns the log-probability [n, W] of each word at the mask, among the full vocabulary."""
     task = config.task
     encoder = Encoder(
         task.pattern(config.pattern), backbone.tokenizer, backbone.family, config.backbone.max_length, task.truncation
     )
     if backbone.family == "causal" and not encoder.pattern.ends_in_mask:
         raise InputError(
-            f"words cannot be searched for pattern {config.pattern!r}: a causal model reads them at the end only.",
+            f"cannot search words for pattern {config.pattern!r}: a causal model predicts them only at the end.",
             "Put {mask} at the end of the pattern, or write a verbalizer.",
         )
     encoded = encoder.all(examples)
-    found = np.zeros((len(examples), len(ids)))
-    done = 0
+    log_likelihoods = np.zeros((len(examples), len(token_ids)))
+    num_done = 0
     with torch.inference_mode():
         for rows in batches_by_length([len(item.ids) for item in encoded], backbone.eval_batch_tokens):
             logits = backbone.vocabulary_logits(backbone.batch([encoded[row] for row in rows]))
-            found[rows] = logits.double().log_softmax(dim=1)[:, ids].cpu().numpy()
-            done += len(rows)
-            recorder.log_progress(done, len(encoded), phase="labelled texts")
-    return found
+            log_likelihoods[rows] = logits.double().log_softmax(dim=1)[:, token_ids].cpu().numpy()
+            num_done += len(rows)
+            recorder.log_progress(num_done, len(encoded), phase="labeled examples")
+    return log_likelihoods

@@ -26,159 +26,144 @@ from stages.prompt_pretraining.formats import CorpusRequirements
 
 @dataclass(frozen=True, slots=True)
 class ShardIndex:
-    """What a shard holds.
-
-    Args:
-        shard: Its name.
-        num_rows: Its rows.
-        num_read: Those that are not empty.
-        places: [n] rows of the documents that are long enough.
-        digests: [n] digests of these, 16 bytes each.
-    """
+    """The documents of a shard."""
 
     shard: str
     num_rows: int
     num_read: int
-    places: NDArray[np.int64]
+    """Rows that are not empty."""
+    rows: NDArray[np.int64]
+    """[n] rows of the documents that are long enough."""
     digests: NDArray[np.bytes_]
+    """[n] their digests, 16 bytes each."""
 
 
 @dataclass(frozen=True, slots=True)
 class ShardAllocation:
-    """A shard, and what is to be made of it.
-
-    Args:
-        shard: Its name.
-        kept: A bit for each row: whether its document is long enough and the first of its kind.
-        num_documents: How many are kept.
-        wanted: Numbers of what is to be made, among those of all shards.
-    """
+    """A shard and the examples to build from it."""
 
     shard: str
-    kept: bytes
+    is_used: bytes
+    """One bit per row: 1 if its document is long enough and the first of its kind."""
     num_documents: int
+    """Documents that are used."""
     example_range: range
+    """Numbers of the examples, among those of all shards."""
 
 
 @dataclass(frozen=True, slots=True)
 class Block:
-    """Documents that stand one behind the other in a shard.
-
-    Args:
-        shard: The shard.
-        number: Number of the block in it.
-        wanted: Numbers of what is to be made of them, among what is made of all shards.
-        texts: The documents.
-    """
+    """Consecutive documents of a shard."""
 
     shard: str
     number: int
+    """Number of the block in the shard."""
     example_range: range
+    """Numbers of the examples to build from it, among those of all shards."""
     texts: tuple[str, ...]
+    """The documents."""
 
 
 @dataclass(frozen=True, slots=True)
 class ShardPlan:
-    """What is made of which shard. `small`: shards that have documents, but too few of them for any example."""
+    """The examples to build from each shard."""
 
     parts: tuple[ShardAllocation, ...]
     num_documents: int
     num_read: int
     num_duplicates: int
     small: tuple[str, ...]
+    """Shards with documents, but too few of them for one example."""
 
 
 def shard_indexer(config: CorpusConfig, min_sentences: int) -> Callable[[str], ShardIndex]:
-    """What looks through a shard for documents of `min_sentences` distinct sentences or more."""
+    """Returns the function that finds the documents of a shard with at least `min_sentences` distinct sentences."""
     sources = _sources(config.source)
 
-    def look(shard: str) -> ShardIndex:
-
-        places, digests = array("q"), bytearray()  # 24 bytes a document; lists would be four times as large
+    def index(shard: str) -> ShardIndex:
+        rows, digests = array("q"), bytearray()  # 24 bytes per document; lists would need four times as much
         num_rows = num_read = 0
         for text in document_texts(sources[shard]):
             num_rows += 1
             num_read += bool(text.strip())
             sentences = distinct_sentences(text, config.max_sentence_words)
             if len(sentences) >= min_sentences:
-                places.append(num_rows - 1)
+                rows.append(num_rows - 1)
                 digests += document_digest(sentences)
-        return ShardIndex(shard, num_rows, num_read, np.frombuffer(places, np.int64), np.frombuffer(digests, "S16"))
+        return ShardIndex(shard, num_rows, num_read, np.frombuffer(rows, np.int64), np.frombuffer(digests, "S16"))
 
-    return look
+    return index
 
 
 def allocate_examples(
-    surveys: Iterable[ShardIndex], need: CorpusRequirements, num_required: int, purpose: str
+    indices: Iterable[ShardIndex], requirements: CorpusRequirements, num_required: int, purpose: str
 ) -> ShardPlan:
-    """Shares out what is to be made among the shards, by their documents.
+    """Distributes the examples among the shards, in proportion to their documents.
 
     Args:
-        surveys: Of all shards, in order.
-        need: Documents that one example takes.
-        num_required: How much is to be made in all.
-        purpose: What needs the documents, for the message.
+        indices: Of all shards, in order.
+        requirements: Documents that one example needs.
+        num_required: Number of all examples.
+        purpose: What the documents are for, for the message.
 
     Raises:
-        DataError: no shard has documents enough.
+        DataError: no shard has enough documents.
     """
-
-    found = list(surveys)
-    _, places = np.unique(np.concatenate([item.digests for item in found]), return_index=True)
-    is_first = np.zeros(sum(len(item.digests) for item in found), dtype=bool)
-    is_first[places] = True
-    ends = np.cumsum([len(item.digests) for item in found])[:-1]
-    kept = dict(zip((item.shard for item in found), np.split(is_first, ends), strict=True))
-    counts = {name: int(mask.sum()) for name, mask in kept.items()}
-    total = sum(count for count in counts.values() if count >= need.documents)
-    num_read = sum(item.num_read for item in found)
-    if not total:
+    shards = list(indices)
+    _, first_indices = np.unique(np.concatenate([item.digests for item in shards]), return_index=True)
+    is_first = np.zeros(sum(len(item.digests) for item in shards), dtype=bool)
+    is_first[first_indices] = True
+    ends = np.cumsum([len(item.digests) for item in shards])[:-1]
+    is_used = dict(zip((item.shard for item in shards), np.split(is_first, ends), strict=True))
+    counts = {name: int(mask.sum()) for name, mask in is_used.items()}
+    num_documents = sum(count for count in counts.values() if count >= requirements.documents)
+    num_read = sum(item.num_read for item in shards)
+    if not num_documents:
         raise DataError(
-            f"no shard has {need.documents:,} documents of {need.sentences} different sentences or more, which "
-            f"{purpose} needs; the fullest has {max(counts.values()):,}, and all of them have {num_read:,} in all, "
-            "duplicates included.",
-            "Make fewer and larger shards, name a corpus of more or longer documents, or lower sentence_words, which "
-            "cuts text into more sentences.",
+            f"{purpose} needs a shard with {requirements.documents:,} documents of {requirements.sentences} different "
+            f"sentences or more, but no shard has more than {max(counts.values()):,}; all shards have {num_read:,} "
+            "documents, with duplicates.",
+            "Make fewer and larger shards, use a corpus of more or longer documents, or lower max_sentence_words, which "
+            "splits text into more sentences.",
             key="corpus",
         )
     parts, first = [], 0
-    for item in found:
+    for item in shards:
         count = counts[item.shard]
-        if count < need.documents:
+        if count < requirements.documents:
             continue
-        wanted = range(first * num_required // total, (first + count) * num_required // total)
+        example_range = range(first * num_required // num_documents, (first + count) * num_required // num_documents)
         first += count
-        if wanted:
-            rows = np.zeros(item.num_rows, dtype=bool)
-            rows[item.places[kept[item.shard]]] = True
-            parts.append(ShardAllocation(item.shard, np.packbits(rows).tobytes(), count, wanted))
-    small = tuple(name for name, count in counts.items() if 0 < count < need.documents)
-    return ShardPlan(tuple(parts), total, num_read, len(is_first) - sum(counts.values()), small)
+        if example_range:
+            mask = np.zeros(item.num_rows, dtype=bool)
+            mask[item.rows[is_used[item.shard]]] = True
+            parts.append(ShardAllocation(item.shard, np.packbits(mask).tobytes(), count, example_range))
+    small = tuple(name for name, count in counts.items() if 0 < count < requirements.documents)
+    return ShardPlan(tuple(parts), num_documents, num_read, len(is_first) - sum(counts.values()), small)
 
 
-def blocks(config: CorpusConfig, fewest: int, part: ShardAllocation) -> Iterator[Block]:
-    """The documents of a shard in blocks of about the same size: `window` at the most, but not below `fewest`.
+def blocks(config: CorpusConfig, min_documents: int, part: ShardAllocation) -> Iterator[Block]:
+    """Yields the documents of a shard in blocks of about the same size: at most `window`, at least `min_documents`.
 
     Raises:
-        DataError: the shard has fewer documents than it had.
+        DataError: the shard has fewer documents than before.
     """
-
-    kept = np.unpackbits(np.frombuffer(part.kept, dtype=np.uint8))
-    texts = (text for row, text in enumerate(document_texts(_sources(config.source)[part.shard])) if kept[row])
-    size, num_wanted = part.num_documents, len(part.example_range)
-    count = max(1, min(-(-size // config.window), size // fewest))
+    is_used = np.unpackbits(np.frombuffer(part.is_used, dtype=np.uint8))
+    texts = (text for row, text in enumerate(document_texts(_sources(config.source)[part.shard])) if is_used[row])
+    size, num_examples = part.num_documents, len(part.example_range)
+    count = max(1, min(-(-size // config.window), size // min_documents))
     for number in range(count):
         start, stop = size * number // count, size * (number + 1) // count
-        held = tuple(islice(texts, stop - start))
-        if len(held) < stop - start:
+        block_texts = tuple(islice(texts, stop - start))
+        if len(block_texts) < stop - start:
             raise DataError(
-                f"the shard {part.shard} had {size:,} documents, and {start + len(held):,} are left.",
-                "Leave shards as they are while they are read, and run again.",
+                f"the shard {part.shard} had {size:,} documents, but {start + len(block_texts):,} are left.",
+                "Do not change shards while they are read, and run again.",
             )
-        if wanted := part.example_range[start * num_wanted // size : stop * num_wanted // size]:
-            yield Block(part.shard, number, wanted, held)
+        if examples := part.example_range[start * num_examples // size : stop * num_examples // size]:
+            yield Block(part.shard, number, examples, block_texts)
 
 
 def _sources(source: Source) -> Mapping[str, Source]:
-    """Name of each shard -> its file."""
+    """Returns the source of each shard, by name."""
     return {name: source.model_copy(update={"asset": str(path)}) for name, path in shard_files(source.asset).items()}

@@ -34,7 +34,7 @@ class Inputs:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Result:
-    """How many prompts were trained. Files: for each a folder `<name>/` with the prompt in PEFT's format and
+    """Number of the trained prompts. Files: one folder `<name>/` per prompt, with the prompt in PEFT's format and
     `training.json`.
     """
 
@@ -43,10 +43,11 @@ class Result:
 
 
 def run(config: BatchedTuningConfig, inputs: Inputs, out: Path, recorder: Recorder, engine: Engine) -> Result:
-    """Trains all prompts together, and writes them to `out`."""
-
+    """Trains all prompts in shared batches, and writes them to `out`."""
     with borrow_backbone(config.backbone, engine) as backbone:
-        prompts, classifiers, trainings = [], [], []
+        prompts: list[Prompt] = []
+        classifiers: list[ClozeClassifier] = []
+        training_jobs: list[TrainingJob] = []
         for job in config.jobs:
             pretrained = None if job.pretrained is None else inputs.pretrained[job.pretrained]
             prompt = initialize_prompt(job.prompt, job.task, job.pattern, backbone, job.seed, pretrained)
@@ -54,24 +55,24 @@ def run(config: BatchedTuningConfig, inputs: Inputs, out: Path, recorder: Record
                 job.task, job.pattern, backbone, config.backbone, prompt, loss_kind=job.loss
             )
             items = classifier.items(load_examples(inputs.data[job.data] / "train.jsonl"))
-            trainings.append(TrainingJob(job.name, items, dict(prompt.named_parameters()), job.training, job.seed))
+            training_jobs.append(TrainingJob(job.name, items, dict(prompt.named_parameters()), job.training, job.seed))
             prompts.append(prompt)
             classifiers.append(classifier)
 
-        def losses_of(batches: Batches) -> list[Tensor]:
+        def compute_losses(batches: Batches) -> list[Tensor]:
             parts = [(classifiers[number], [item.cloze for item in batch]) for number, batch in batches]
-            scores = multi_task_logits(parts, training=True)
+            logits = multi_task_logits(parts, training=True)
             return [
-                classifiers[number].compute_loss(found, batch)
-                for (number, batch), found in zip(batches, scores, strict=True)
+                classifiers[number].compute_loss(logits_BC, batch)
+                for (number, batch), logits_BC in zip(batches, logits, strict=True)
             ]
 
-        losses = train_batched(trainings, losses_of, recorder, engine)
-        for job, prompt, found in zip(config.jobs, prompts, losses, strict=True):
+        losses = train_batched(training_jobs, compute_losses, recorder, engine)
+        for job, prompt, job_losses in zip(config.jobs, prompts, losses, strict=True):
             folder = out / job.name
             save_prompt(prompt, backbone, folder / "prompt", job.prompt.method)
-            about = {"final_loss": found[-1], "trainable_parameters": _count(prompt)}
-            (folder / "training.json").write_text(json.dumps(about) + "\n")
+            metadata = {"final_loss": job_losses[-1], "trainable_parameters": _count(prompt)}
+            (folder / "training.json").write_text(json.dumps(metadata) + "\n")
     return Result(num_prompts=len(prompts), trainable_parameters=sum(map(_count, prompts)))
 
 

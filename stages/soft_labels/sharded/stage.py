@@ -7,7 +7,6 @@ next one.
 
 from __future__ import annotations
 
-import json
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -20,60 +19,44 @@ from numpy.typing import NDArray
 from stages.common.data import parquet_shards, text_shards
 from stages.common.data.parquet_shards import Rows
 from stages.common.data.soft_label_shards import labeled_rows
-from stages.common.data.step_outputs import read_logits
 from stages.common.data.text_shards import TextBatch
 from stages.common.examples import Example
-from stages.common.models.averaging import average_members, calibrate, member_weights
+from stages.common.models.averaging import average_members, calibrate
 from stages.common.prompts.loader import ModelLoader
 from stages.common.protocols import Engine, LogitModel, NullRecorder, Recorder
 from stages.soft_labels.config import EnsembleConfig
+from stages.soft_labels.members import read_reference, read_results, weights_of
 from stages.soft_labels.sharded.config import ShardedLabelsConfig
 
 
-@dataclass(slots=True)
+@dataclass(frozen=True, slots=True)
 class Ensemble:
-    """All members, with what calibrates and weighs them."""
+    """All members, with their calibration and weights."""
 
     members: Sequence[LogitModel]
     references: Sequence[NDArray[np.float64] | None]
-    """Of each member its [m, C] logits on what calibrates it, or None."""
+    """For each member the logits [m, C] that calibrate it, or None."""
     weights: NDArray[np.float64]
     config: EnsembleConfig
 
     @classmethod
-    def load(
-        cls,
-        config: EnsembleConfig,
-        labels: Sequence[str],
-        groups: Sequence[str],
-        folders: Sequence[Path],
-    ) -> Ensemble:
-        """Loads every member.
-
-        Args:
-            config: How votes are mixed.
-            labels: [C] labels, in the order of the logits.
-            groups: [M] kind of each member, for balanced weights.
-            folders: [M] files of the members.
-        """
-        about = [json.loads((folder / "result.json").read_text()) for folder in folders]
-        file = {"none": "", "contextual": "content_free_logits", "unlabeled": "unlabeled_logits"}[config.calibration]
+    def load(cls, config: ShardedLabelsConfig, folders: Sequence[Path]) -> Ensemble:
+        """Loads every member. `folders`: [M] files of the members."""
         loader = ModelLoader()
         return cls(
             [loader.load(folder) for folder in folders],
-            [read_logits(folder / f"{file}.jsonl", labels).logits if file else None for folder in folders],
-            member_weights(config.weights, [item["train_accuracy_before_training"] for item in about], groups),
-            config,
+            [read_reference(config, folder) for folder in folders],
+            weights_of(config, read_results(folders)),
+            config.ensemble,
         )
 
     def predict(self, examples: Sequence[Example]) -> NDArray[np.float64]:
-        """[n, C] mixed logits, in the order of `examples`."""
-
-        votes = []
+        """Returns averaged logits [n, C], in the order of `examples`."""
+        member_logits = []
         for member, reference in zip(self.members, self.references, strict=True):
             logits = member.predict(examples, NullRecorder(), "")
-            votes.append(logits if reference is None else calibrate(logits, reference))
-        return average_members(np.stack(votes), self.weights, self.config.average, self.config.temperature)
+            member_logits.append(logits if reference is None else calibrate(logits, reference))
+        return average_members(np.stack(member_logits), self.weights, self.config.average, self.config.temperature)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -85,9 +68,9 @@ class Inputs:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Result:
-    """How many texts were labelled, in how many shards, and how often each label was the likeliest.
+    """Number of labeled examples and of shards, and how often each label was predicted.
 
-    Files: `<shard>.parquet`, see stages/common/data/text_shards.py
+    Files: `<shard>.parquet` (stages/common/data/soft_label_shards.py).
     """
 
     num_texts: int
@@ -96,40 +79,39 @@ class Result:
 
 
 def run(config: ShardedLabelsConfig, inputs: Inputs, out: Path, recorder: Recorder, engine: Engine) -> Result:
-    """Labels every text of every shard.
+    """Labels every example of every shard.
 
     Raises:
-        DataError: a row cannot be used; names file and line, before anything is labelled.
+        DataError: a row cannot be used; names file and line, before anything is labeled.
     """
-
     source = config.shards.source
     counts = {shard: count for shard, count in text_shards.count_examples(source).items() if count}
     folder = out if engine.checkpoint_dir is None else engine.checkpoint_dir / "shards"
     folder.mkdir(exist_ok=True)
     left = [shard for shard, count in counts.items() if not parquet_shards.is_done(folder, shard, count)]
-    total = sum(counts.values())
-    done = total - sum(counts[shard] for shard in left)
+    num_examples = sum(counts.values())
+    num_done = num_examples - sum(counts[shard] for shard in left)
     read = partial(text_shards.read_batches, source, config.shards.batch_size)
     stream = engine.map_batches(left, read, partial(labeler, config, inputs))
     for num_rows in parquet_shards.write_shards(stream, counts, folder):
-        done += num_rows
-        recorder.log_progress(done, total, phase="shards")
+        num_done += num_rows
+        recorder.log_progress(num_done, num_examples, phase="shards")
     if folder != out:
         parquet_shards.publish_shards(folder, out)
-    found = Counter(
-        label for rows in parquet_shards.iter_rows(out, ["label"]) for label in rows.column("label").to_pylist()
-    )
+    batches = parquet_shards.iter_rows(out, ["label"])
+    label_counts = Counter(label for rows in batches for label in rows.column("label").to_pylist())
     for label in config.labels:
-        recorder.log_metric(f"shards/{label}", found[label] / total)
+        recorder.log_metric(f"shards/{label}", label_counts[label] / num_examples)
     return Result(
-        num_texts=total, num_shards=len(counts), label_counts={label: found[label] for label in config.labels}
+        num_texts=num_examples,
+        num_shards=len(counts),
+        label_counts={label: label_counts[label] for label in config.labels},
     )
 
 
 def labeler(config: ShardedLabelsConfig, inputs: Inputs) -> Callable[[TextBatch], Rows]:
-    """What labels a batch; loads all members."""
-
-    ensemble = Ensemble.load(config.ensemble, config.labels, config.groups, inputs.members)
+    """Loads all members; returns the function that labels a batch."""
+    ensemble = Ensemble.load(config, inputs.members)
 
     def label(batch: TextBatch) -> Rows:
         return labeled_rows(batch, ensemble.predict(batch.examples), config.labels)

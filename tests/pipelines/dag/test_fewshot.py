@@ -69,7 +69,8 @@ def test_every_shipped_recipe_is_a_graph_that_ends_in_its_report(recipe: str) ->
     names = list(steps)
     for name, step in steps.items():
         assert all(names.index(item) < names.index(name) for item in upstream(step)), "upstream before downstream"
-    assert steps["report"].config.steps == tuple(item.name for item in steps["report"].upstream())
+    measured = [item.name for item in steps["report"].config.measured]
+    assert measured == [item.name for item in steps["report"].upstream()]
 
 
 @pytest.mark.parametrize("recipe", SHIPPED)
@@ -77,7 +78,6 @@ def test_the_report_reads_every_step_with_a_row(recipe: str) -> None:
     steps = plan(recipe)
     measured = steps["report"].config.measured
     assert {name for name, step in steps.items() if KINDS[step.kind].row} <= {step.name for step in measured}
-    assert [step.name for step in measured] == list(steps["report"].config.steps)
     for step in measured:
         kind = KINDS[step.kind]
         assert bool(step.labels.get("row")) == bool(kind.row), step

@@ -20,7 +20,7 @@ from cluster.steps.step import Resources
 from pipelines.dag.fewshot import build_steps
 from pipelines.preflight import memory
 from pipelines.preflight.model_shapes import cached_shape, shape_of
-from pipelines.run.request import RunRequest, check_memory, load_request
+from pipelines.run.request import RunRequest, check_machine, load_request
 from stages.common.errors import InputError
 from tests.support.small_models import llama_tokenizer, small_model
 
@@ -53,7 +53,7 @@ def request_for(store: Path, *overrides: str) -> RunRequest:
 def check(request: RunRequest, **options: Any) -> None:
     """Checks memory as `clozeline run` does."""
     steps = build_steps(request.config)
-    check_memory(request, RunOptions(**options), steps, plan(steps, request.store))
+    check_machine(request, RunOptions(**options), plan(steps, request.store))
 
 
 def test_a_plan_shows_the_memory_of_steps_with_a_backbone(clozeline: Clozeline, tmp_path: Path) -> None:

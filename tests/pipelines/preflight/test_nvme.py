@@ -16,7 +16,7 @@ from cluster.run.result import RunOptions
 from cluster.steps.plan import plan
 from pipelines.dag.fewshot import build_steps
 from pipelines.preflight import memory
-from pipelines.run.request import RunRequest, check_nvme, load_request
+from pipelines.run.request import RunRequest, check_machine, load_request
 from stages.common.errors import InputError
 from tests.support.small_models import llama_tokenizer
 
@@ -39,7 +39,7 @@ def request_for(tmp_path: Path, disk: Path, *overrides: str) -> RunRequest:
 
 def check(request: RunRequest, address: str | None = None) -> None:
     steps = build_steps(request.config)
-    check_nvme(request, RunOptions(address=address), steps, plan(steps, request.store))
+    check_machine(request, RunOptions(address=address), plan(steps, request.store))
 
 
 def error_of(request: RunRequest) -> InputError:
@@ -92,7 +92,7 @@ def test_a_plan_shows_the_disk_space_of_weights(tmp_path: Path) -> None:
     numbers = 2 * 60000 * 2048 + 4 * (4 * 2048 * 2048 + 3 * 2048 * 8192)
     assert row.needs.disk == numbers // 2 * 4
     assert row.needs.machine.weights == norms // 2 * 4
-    assert row.needs.machine.swapping == NUM_BUFFERS * 60000 * 2048 // 2 * 4
+    assert row.needs.machine.disk_buffers == NUM_BUFFERS * 60000 * 2048 // 2 * 4
     assert row.text().startswith("zero3_offload x 2, ")
     assert row.text().endswith(f", disk {numbers * 2 / (1 << 30):.1f} GiB")
 

@@ -43,7 +43,7 @@ def full(folder: Path, **settings: Any) -> DistillationConfig:
 
 def head(folder: Path, **settings: Any) -> DistillationConfig:
     """A linear head on a frozen encoder; fitted closely, since random encoders tell texts less apart than real ones."""
-    return full(folder, student=encoder(folder, tune="head", head_strength=1000.0), loop=None, **settings)
+    return full(folder, student=encoder(folder, tune="head", head_regularization_c=1000.0), training=None, **settings)
 
 
 TUNES = {"full": full, "head": head}
@@ -134,7 +134,7 @@ def test_gold_labels_join_the_lesson_where_a_share_is_asked_for(
     train = load_examples(taught.data / "train.jsonl")
     accuracies = []
     for number, share in enumerate((0.0, 0.9)):
-        config = TUNES[tune](backbone_folders["bert"], gold_share=share)
+        config = TUNES[tune](backbone_folders["bert"], gold_weight=share)
         run(distillation, config, taught, tmp_path / f"s{number}")
         guesses = TextClassifier.load(tmp_path / f"s{number}" / "model").predict(train, SILENT, "").argmax(axis=1)
         accuracies.append(np.mean([LABELS[guess] == item.label for guess, item in zip(guesses, train, strict=True)]))
@@ -147,7 +147,7 @@ def test_a_head_is_the_logistic_regression_of_soft_and_gold_labels(
     """By scikit-learn, on unit vectors: 10 soft texts weigh 0.75 and 8 gold ones 0.25 of 18."""
     config = full(
         backbone_folders["bert"],
-        student=encoder(backbone_folders["bert"], tune="head", head_strength=3.0), loop=None, gold_share=0.25,
+        student=encoder(backbone_folders["bert"], tune="head", head_regularization_c=3.0), training=None, gold_weight=0.25,
     )  # fmt: skip
     run(distillation, config, taught, tmp_path / "out")
     pile, gold, test = (load_examples(taught.data / f"{name}.jsonl") for name in ("unlabeled", "train", "test"))
@@ -167,11 +167,11 @@ def test_a_head_is_the_logistic_regression_of_soft_and_gold_labels(
     assert found == pytest.approx(expected.predict_proba(unit(test)), abs=1e-4)
 
 
-@pytest.mark.parametrize(("tune", "loop"), [("head", LOOP), ("full", None)])
-@pytest.mark.parametrize("stage", [baseline, distillation])
-def test_a_loop_belongs_to_a_student_that_is_trained(tune: str, loop: TrainingConfig | None, stage: Any) -> None:
+@pytest.mark.parametrize(("tune", "training"), [("head", LOOP), ("full", None)])
+@pytest.mark.parametrize("config", [BaselineConfig, DistillationConfig])
+def test_a_loop_belongs_to_a_student_that_is_trained(tune: str, training: TrainingConfig | None, config: Any) -> None:
     with pytest.raises(ValueError, match=r"student\.tune: head takes no loop.* Mend student\.tune or loop"):
-        stage.Config(labels=LABELS, fields=("text",), student=encoder(Path("x"), tune=tune), loop=loop, seed=1)
+        config(labels=LABELS, fields=("text",), student=encoder(Path("x"), tune=tune), training=training, seed=1)
 
 
 def test_a_student_stops_early_on_the_dev_set(
@@ -183,7 +183,7 @@ def test_a_student_stops_early_on_the_dev_set(
     write_examples(taught.data / "dev.jsonl", wrong)
     loop = LOOP.model_copy(update={"early_stopping": EarlyStopping(eval_steps=5, patience=2)})
     recorder = Kept()
-    run(distillation, full(backbone_folders["bert"], loop=loop), taught, tmp_path / "out", recorder)
+    run(distillation, full(backbone_folders["bert"], training=loop), taught, tmp_path / "out", recorder)
     assert recorder.metrics["dev/best_step"] < 40
     guesses = TextClassifier.load(tmp_path / "out" / "model").predict(wrong, SILENT, "").argmax(axis=1)
     best = np.mean([LABELS[guess] == item.label for guess, item in zip(guesses, wrong, strict=True)])
@@ -195,7 +195,7 @@ def test_a_seed_decides_all_of_a_trained_student(
     stage: str, backbone_folders: dict[str, Path], taught: distillation.Inputs, tmp_path: Path
 ) -> None:
     def once(seed: int, name: str) -> dict[str, bytes]:
-        config = full(backbone_folders["bert"], seed=seed, loop=SHORT)
+        config = full(backbone_folders["bert"], seed=seed, training=SHORT)
         if stage == "baseline":
             run(baseline, as_baseline(config), baseline.Inputs(data=taught.data), tmp_path / name)
         else:
@@ -300,8 +300,8 @@ def test_without_any_labels_a_student_learns_from_soft_ones(
     pile = load_examples(taught.data / "unlabeled.jsonl")
     found = TextClassifier.load(tmp_path / "out" / "model").predict(pile, SILENT, "")
     assert (found.argmax(axis=1) == logits_of(taught.soft_labels, "soft_labels").argmax(axis=1)).all()
-    with pytest.raises(InputError, match=r"gold_share is 0\.5, but there are no labelled examples"):
-        run(distillation, TUNES[tune](backbone_folders["bert"], gold_share=0.5), taught, tmp_path / "gold")
+    with pytest.raises(InputError, match=r"gold_weight is 0\.5, but there are no labelled examples"):
+        run(distillation, TUNES[tune](backbone_folders["bert"], gold_weight=0.5), taught, tmp_path / "gold")
 
 
 def test_a_baseline_without_labels_is_refused(

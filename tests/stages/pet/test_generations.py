@@ -65,20 +65,22 @@ def test_the_set_grows_by_its_scale_and_keeps_the_class_ratio(
     generation: int, drawn: dict[str, int], size: int
 ) -> None:
     gold = [*texts(3, "rotten"), *texts(1, "fresh")]
-    found = growth(generation, scale=5).targets(LABELS, gold)
+    found = growth(generation, scale_factor=5).targets(LABELS, gold)
     assert found == drawn
     assert sum(found.values()) + len(gold) == size
 
 
 def test_without_labels_the_classes_are_even() -> None:
-    sizes = [growth(number, from_zero=True, scale=5).targets(LABELS, []) for number in (1, 2, 3)]
+    sizes = [growth(number, from_zero=True, scale_factor=5).targets(LABELS, []) for number in (1, 2, 3)]
     assert sizes == [dict.fromkeys(LABELS, count) for count in (10, 50, 250)]
 
 
 def test_a_generation_knows_nothing_of_how_many_follow() -> None:
     short, long = (IpetConfig(generations=number, scale_factor=3, weights="accuracy") for number in (1, 5))
     assert GenerationConfig.of(short, 1, has_labels=True) == GenerationConfig.of(long, 1, has_labels=True)
-    assert GenerationConfig.of(long, 2, has_labels=False) == growth(2, from_zero=True, scale=3, weights="accuracy")
+    assert GenerationConfig.of(long, 2, has_labels=False) == growth(
+        2, from_zero=True, scale_factor=3, weights="accuracy"
+    )
 
 
 # --- which --------------------------------------------------------------------------------------------------------
@@ -209,7 +211,7 @@ def test_teachers_weigh_the_same_or_by_their_accuracy(tmp_path: Path) -> None:
     ]
     gold = [*texts(1, "rotten"), *texts(1, "fresh")]
     found = {
-        weights: select_examples(growth(scale=2, weights=weights), gold, texts(1), folders, LABELS, seed=0)
+        weights: select_examples(growth(scale_factor=2, weights=weights), gold, texts(1), folders, LABELS, seed=0)
         for weights in ("uniform", "accuracy")
     }
     assert found == {"uniform": texts(1, "rotten"), "accuracy": texts(1, "fresh")}
@@ -218,7 +220,7 @@ def test_teachers_weigh_the_same_or_by_their_accuracy(tmp_path: Path) -> None:
 def test_the_likeliest_are_preferred_in_the_first_generation_without_labels_alone(tmp_path: Path) -> None:
     """A teacher that calls everything rotten: fresh texts are found by force, or not at all."""
     folders = [teacher(tmp_path / "t", np.array([[3.0, share] for share in np.linspace(0, 1, 30)]), 0.0)]
-    settings = {"scale": 2, "examples_per_class": 3, "num_most_likely": 4}
+    settings = {"scale_factor": 2, "examples_per_class": 3, "num_most_likely": 4}
 
     def labels_of(config: GenerationConfig, gold: list[Example]) -> Counter[str | None]:
         return Counter(item.label for item in select_examples(config, gold, texts(30), folders, LABELS, seed=1))
@@ -235,7 +237,7 @@ def test_the_seed_and_the_generation_decide_the_draw(tmp_path: Path) -> None:
     gold = [*texts(4, "rotten"), *texts(4, "fresh")]
 
     def drawn(generation: int, scale: float, seed: int) -> list[Example]:
-        return select_examples(growth(generation, scale=scale), gold, texts(80), folders, LABELS, seed=seed)
+        return select_examples(growth(generation, scale_factor=scale), gold, texts(80), folders, LABELS, seed=seed)
 
     first, again, other_seed = (drawn(1, 4, seed) for seed in (1, 1, 2))
     assert first == again

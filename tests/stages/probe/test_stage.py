@@ -39,7 +39,7 @@ def unit(config: ProbeConfig, examples: list[Example]) -> np.ndarray:
 def test_a_probe_is_logistic_regression_on_unit_vectors(
     strength: float, backbone_folders: dict[str, Path], film_data: Path, tmp_path: Path
 ) -> None:
-    config = config_of(backbone_folders["bert"], strength=strength)
+    config = config_of(backbone_folders["bert"], regularization_c=strength)
     recorder = Kept()
     result = run(probe, config, probe.Inputs(data=film_data), tmp_path / "out", recorder)
     train, test, pile = (load_examples(film_data / f"{name}.jsonl") for name in ("train", "test", "unlabeled"))
@@ -59,7 +59,7 @@ def test_a_probe_weighs_what_it_gets_right_of_texts_that_it_has_not_seen(
     backbone_folders: dict[str, Path], film_data: Path, tmp_path: Path
 ) -> None:
     """Four texts a label: in four folds the i-th of each label is left out, which turns are leave-two-out."""
-    config = config_of(backbone_folders["bert"], strength=100.0)
+    config = config_of(backbone_folders["bert"], regularization_c=100.0)
     result = run(probe, config, probe.Inputs(data=film_data), tmp_path / "out")
     train = load_examples(film_data / "train.jsonl")
     vectors, gold = unit(config, train), np.array([LABELS.index(item.label) for item in train])
@@ -123,9 +123,11 @@ def test_every_text_is_embedded_once_and_a_probe_repeats_itself(
     read: list[tuple[str, bool]] = []
     pooled = TextEncoder.pooled
 
-    def counting(self: TextEncoder, examples: list[Example], *, bf16: bool = False, grid: bool = False) -> torch.Tensor:
+    def counting(
+        self: TextEncoder, examples: list[Example], *, bf16: bool = False, pad_to_multiple: bool = False
+    ) -> torch.Tensor:
         read.extend((item.uid, bf16) for item in examples)
-        return pooled(self, examples, bf16=bf16, grid=grid)
+        return pooled(self, examples, bf16=bf16, pad_to_multiple=pad_to_multiple)
 
     monkeypatch.setattr(TextEncoder, "pooled", counting)
     config = config_of(backbone_folders["bert"])

@@ -23,7 +23,8 @@ from stages.common.models.encoders.config import StudentConfig
 from stages.common.models.encoders.text_classifier import TextClassifier
 from stages.common.protocols import Recorder
 from stages.common.seeds import python_rng
-from stages.prompt_pretraining.config import SingleConfig, classifier_folder
+from stages.prompt_pretraining.classifier_files import classifier_folder
+from stages.prompt_pretraining.config import SingleConfig
 from stages.prompt_pretraining.pseudo_labels import PseudoLabeler, balanced, label_until_enough, single_examples
 from tests.support.small_models import backbone_config
 from tests.support.stage_runs import SILENT, Kept
@@ -54,7 +55,7 @@ def told() -> PseudoLabeler:
 
 
 def config(**settings: Any) -> SingleConfig:
-    return SingleConfig(**{"words": WORDS, "min_confidence": 0.6} | settings)
+    return SingleConfig(**{"verbalizer": WORDS, "min_confidence": 0.6} | settings)
 
 
 def sentences(count: int, *kinds: str) -> list[str]:
@@ -98,7 +99,7 @@ def test_no_more_is_labelled_than_is_needed() -> None:
 
 def test_candidates_are_a_limit() -> None:
     many = (f"{'low' if number % 50 else 'mid'} 0.9 number {number}" for number in range(10**9))
-    found = label_until_enough(config(candidates=4), told(), many, 300, SILENT)
+    found = label_until_enough(config(candidates_per_example=4), told(), many, 300, SILENT)
     assert found.num_seen == 1200
     assert [len(found.kept[label]) for label in LABELS] == [1176, 24, 0]
 
@@ -113,7 +114,7 @@ def test_the_order_follows_from_the_seed() -> None:
 def test_people_see_what_was_labelled() -> None:
     kept = Kept()
     found = sentences(60, "low 0.9", "high 0.95", "high 0.4")
-    single_examples(config(candidates=2), told(), found, 30, python_rng(0), kept)
+    single_examples(config(candidates_per_example=2), told(), found, 30, python_rng(0), kept)
     assert kept.tables["pseudo_labels"] == [
         {"label": "low", "labelled": 20, "sure": 20},
         {"label": "mid", "labelled": 0, "sure": 0},
@@ -215,8 +216,8 @@ def test_a_classifier_of_other_labels_or_of_pairs_is_refused(student: Path) -> N
         ({"pattern": "{text} is{mask} {other}"}, "is not one of text alone"),
         ({"pattern": "{text} {soft:3}{mask}"}, "is not one of text alone"),
         ({"pattern": "{text} is good"}, "has no {mask}"),
-        ({"words": {"good": ["good"], "bad": []}}, "'bad' has no word"),
-        ({"words": {"good": ["good"]}}, "at least 2"),
+        ({"verbalizer": {"good": ["good"], "bad": []}}, "'bad' has no word"),
+        ({"verbalizer": {"good": ["good"]}}, "at least 2"),
         ({"min_confidence": 1.0}, "less than 1"),
     ],
 )

@@ -91,7 +91,7 @@ def test_peft_loads_a_saved_prompt_and_computes_the_same(
 def test_a_prompt_is_refused_by_a_backbone_of_another_width(
     backbone_folders: dict[str, Path], film_data: Path, tmp_path: Path
 ) -> None:
-    config = tuned(backbone_folders["gpt2"], "gpt2", loop=PROMPT_LOOP.model_copy(update={"steps": 1}))
+    config = tuned(backbone_folders["gpt2"], "gpt2", training=PROMPT_LOOP.model_copy(update={"steps": 1}))
     run(prompt_tuning, config, prompt_tuning.Inputs(data=film_data), tmp_path / "out")
     backbone = load_backbone(config.backbone, frozen=True)
     backbone.model.resize_token_embeddings(10)
@@ -119,7 +119,7 @@ def test_a_prompt_is_pretrained_on_raw_text_and_starts_a_task(
     assert {item.label for item in built} == {"yes", "maybe", "no"}
 
     started = tuned(
-        backbone_folders[name], name, prompt=PromptConfig(init="ppt", num_virtual_tokens=99), loop=tiny_step()
+        backbone_folders[name], name, prompt=PromptConfig(init="ppt", num_virtual_tokens=99), training=tiny_step()
     )
     inputs = prompt_tuning.Inputs(data=film_data, pretrained=tmp_path / "ppt")
     run(prompt_tuning, started, inputs, tmp_path / "out")
@@ -139,16 +139,16 @@ def tiny_step() -> TrainingConfig:
     return TrainingConfig(learning_rate=1e-6, batch_size=4, steps=1)
 
 
-@pytest.mark.parametrize("kind", ["normal", "uniform", "zero", "vocabulary", "words", "mean"])
+@pytest.mark.parametrize("kind", ["normal", "uniform", "zero", "sample_vocab", "text", "mean"])
 def test_prompts_start_as_they_are_told(kind: str, backbone_folders: dict[str, Path]) -> None:
     backbone = load_backbone(backbone_config(backbone_folders["bert"]), frozen=True)
     table = backbone.model.get_input_embeddings().weight
-    config = InitConfig(kind=kind, text="the film" if kind == "words" else "", scale=0.5, num_candidate_tokens=50)
+    config = InitConfig(kind=kind, text="the film" if kind == "text" else "", scale=0.5, num_candidate_tokens=50)
     found = init_vectors(config, 40, backbone, torch_rng(0))
     again, other = (init_vectors(config, 40, backbone, torch_rng(seed)) for seed in (0, 1))
     assert found.shape == (40, 32)
     assert torch.equal(found, again)
-    assert torch.equal(found, other) is (kind in ("zero", "words", "mean"))
+    assert torch.equal(found, other) is (kind in ("zero", "text", "mean"))
     if kind == "normal":
         assert found.std().item() == pytest.approx(0.5, rel=0.1)
     elif kind == "uniform":
@@ -158,7 +158,7 @@ def test_prompts_start_as_they_are_told(kind: str, backbone_folders: dict[str, P
         assert found.abs().max() == 0
     elif kind == "mean":
         assert torch.allclose(found, table.mean(dim=0).expand(40, 32), atol=1e-6)
-    elif kind == "words":
+    elif kind == "text":
         ids = backbone.tokenizer("the film", add_special_tokens=False)["input_ids"]
         assert torch.equal(found, table[ids].repeat(20, 1))
     else:
@@ -182,7 +182,7 @@ SHORT = TrainingConfig(learning_rate=0.01, batch_size=3, steps=3)
 def prepare(stage: str, seed: int, folders: dict[str, Path], data: Path, corpus: Path) -> tuple[Any, Any, Any]:
     """Module, config and inputs of a short run."""
     if stage == "prompt_tuning":
-        config = tuned(folders["gpt2"], "gpt2", seed=seed, loop=SHORT)
+        config = tuned(folders["gpt2"], "gpt2", seed=seed, training=SHORT)
         return prompt_tuning, config, prompt_tuning.Inputs(data=data)
     raw = CorpusConfig(source=Source(asset=str(corpus)), num_examples=9)
     backbone = backbone_config(folders["gpt2"])

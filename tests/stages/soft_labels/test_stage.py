@@ -59,7 +59,7 @@ def test_soft_labels_are_the_weighted_mean_of_the_members(
     recorder = Kept()
     result = run(soft_labels, config(weights=weights), inputs, tmp_path / "out", recorder)
     assert result.weights == pytest.approx(share, abs=1e-6)
-    assert {"weights", "disputed", "per_class"} <= set(recorder.tables)
+    assert {"weights", "disagreements", "per_class"} <= set(recorder.tables)
     assert set(recorder.figures) == {"agreement", "entropy", "confusion"}
     assert [row["weight"] for row in recorder.tables["weights"]] == pytest.approx(share, abs=1e-6)
     assert 0 < recorder.metrics["unlabeled/entropy"] < 1
@@ -77,13 +77,13 @@ def test_soft_labels_are_the_weighted_mean_of_the_members(
 
 
 @pytest.mark.parametrize(
-    ("calibration", "reference"), [("contextual", "content_free_logits"), ("pile", "unlabeled_logits")]
+    ("calibration", "reference"), [("contextual", "content_free_logits"), ("unlabeled", "unlabeled_logits")]
 )
 def test_votes_are_calibrated_member_by_member_before_they_are_mixed(
     calibration: str, reference: str, members: tuple[Path, ...], film_data: Path, tmp_path: Path
 ) -> None:
     inputs = soft_labels.Inputs(data=film_data, members=members)
-    settings = config(calibration=calibration, mean="probabilities", temperature=2.0)
+    settings = config(calibration=calibration, average="probabilities", temperature=2.0)
     run(soft_labels, settings, inputs, tmp_path / "out")
     votes = [calibrate(logits_of(member), logits_of(member, reference)) / 2 for member in members]
     expected = np.log(np.mean([softmax(vote) for vote in votes], axis=0))

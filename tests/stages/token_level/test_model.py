@@ -211,7 +211,7 @@ def test_annotations_are_learnt_on_every_family_and_served_as_they_were(
     task: Any, name: str, method: str, backbone_folders: dict[str, Path], sets: dict[str, Path], tmp_path: Path
 ) -> None:
     loop = LOOP.model_copy(update={"learning_rate": 0.01}) if method == "with_lora" else LOOP
-    config = tuned(backbone_folders[name], task, prompt=METHODS[method], loop=loop)
+    config = tuned(backbone_folders[name], task, prompt=METHODS[method], training=loop)
     recorder = Kept()
     inputs = annotation_tuning.Inputs(data=sets[task.kind])
     result = run(annotation_tuning, config, inputs, tmp_path / "out", recorder)
@@ -232,7 +232,7 @@ def test_annotations_are_learnt_on_every_family_and_served_as_they_were(
 def test_a_seed_decides(task: Any, backbone_folders: dict[str, Path], sets: dict[str, Path], tmp_path: Path) -> None:
     def once(seed: int, where: str) -> dict[str, bytes]:
         loop = LOOP.model_copy(update={"steps": 3})
-        config = tuned(backbone_folders["bert"], task, seed=seed, loop=loop)
+        config = tuned(backbone_folders["bert"], task, seed=seed, training=loop)
         run(annotation_tuning, config, annotation_tuning.Inputs(data=sets[task.kind]), tmp_path / where)
         return written(tmp_path / where)
 
@@ -258,7 +258,7 @@ def test_early_stopping_goes_by_the_dev_set(
 ) -> None:
     loop = LOOP.model_copy(update={"early_stopping": EarlyStopping(eval_steps=5, patience=2)})
     recorder = Kept()
-    config = tuned(backbone_folders["bert"], ENTITIES, loop=loop)
+    config = tuned(backbone_folders["bert"], ENTITIES, training=loop)
     run(annotation_tuning, config, annotation_tuning.Inputs(data=sets["tokens"]), tmp_path / "out", recorder)
     looks = recorder.points["dev/accuracy"]
     assert looks[0][0] == 5
@@ -275,7 +275,7 @@ def test_a_question_without_an_answer_is_answered_by_nothing(backbone_folders: d
     for seed, name in enumerate(("train", "dev", "test")):
         write_examples(tmp_path / f"{name}.jsonl", mixed(60, seed))
     task = ANSWERS.model_copy(update={"unanswerable": True})
-    config = tuned(backbone_folders["bert"], task, loop=LOOP.model_copy(update={"steps": 200}))
+    config = tuned(backbone_folders["bert"], task, training=LOOP.model_copy(update={"steps": 200}))
     result = run(annotation_tuning, config, annotation_tuning.Inputs(data=tmp_path), tmp_path / "out")
     lines = [
         json.loads(line)["found"] for line in (tmp_path / "out" / "test_predictions.jsonl").read_text().splitlines()
@@ -288,7 +288,7 @@ def test_a_head_for_another_task_is_refused(
     backbone_folders: dict[str, Path], sets: dict[str, Path], tmp_path: Path
 ) -> None:
     loop = LOOP.model_copy(update={"steps": 1})
-    config = tuned(backbone_folders["bert"], ENTITIES, loop=loop)
+    config = tuned(backbone_folders["bert"], ENTITIES, training=loop)
     run(annotation_tuning, config, annotation_tuning.Inputs(data=sets["tokens"]), tmp_path / "out")
     about = tmp_path / "out" / "token_level_model.json"
     about.write_text(about.read_text().replace("B-WHO", "B-NOBODY"))
@@ -300,8 +300,8 @@ def test_a_head_for_another_task_is_refused(
     ("settings", "key"),
     [
         ({"head": "verbalizer"}, "head"),
-        ({"hard_prompt_steps": 2}, "hard_steps"),
-        ({"init": {"kind": "label_words"}}, "start"),
+        ({"hard_prompt_steps": 2}, "hard_prompt_steps"),
+        ({"init": {"kind": "label_words"}}, "init"),
     ],
 )
 def test_methods_that_need_words_are_refused(settings: dict[str, Any], key: str) -> None:

@@ -45,17 +45,18 @@ class MaskedBackbone(DecoderlessBackbone):
         Raises:
             InputError: the head of this model is not known.
         """
-        if hasattr(self.model, "head") and hasattr(self.model, "decoder"):  # ModernBERT keeps the two halves separate
-            logits: Tensor = self.model.decoder(self.model.head(hidden))
-            return logits
-        for name in HEAD_NAMES:
-            if hasattr(self.model, name):
-                logits = getattr(self.model, name)(hidden)
-                return logits
-        raise InputError(
-            f"{type(self.model).__name__} has no known masked-LM head ({', '.join(HEAD_NAMES)}).",
-            "Use a backbone of the BERT, RoBERTa, ALBERT or ModernBERT family.",
-        )
+        model = self.model
+        logits: Tensor
+        if hasattr(model, "head") and hasattr(model, "decoder"):  # ModernBERT keeps the two halves separate
+            logits = model.decoder(model.head(hidden))
+        elif name := next((name for name in HEAD_NAMES if hasattr(model, name)), None):
+            logits = getattr(model, name)(hidden)
+        else:
+            raise InputError(
+                f"{type(model).__name__} has no known masked-LM head ({', '.join(HEAD_NAMES)}).",
+                "Use a backbone of the BERT, RoBERTa, ALBERT or ModernBERT family.",
+            )
+        return logits
 
     def multi_token_scores(
         self,

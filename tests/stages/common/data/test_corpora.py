@@ -1,4 +1,4 @@
-"""Raw text as a stream of documents: what counts as one, what is read of it, and the window that is drawn from."""
+"""Tests of corpora: documents, sentences, and the window that examples are drawn from."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ from tests.support.small_models import write_lines
         ("", []),
     ],
 )
-def test_sentences_end_at_punctuation_and_have_a_length(text: str, sentences: list[str]) -> None:
+def test_split_sentences_uses_punctuation_and_a_maximum_length(text: str, sentences: list[str]) -> None:
     assert split_sentences(text, 5) == sentences
 
 
@@ -42,7 +42,7 @@ A = "The first thing is this. The second thing is that. The third thing is gone.
 B = "The fourth thing is this. The fifth thing is that. The sixth thing is gone. Here is a rest."
 
 
-def test_documents_are_distinct_and_have_three_distinct_sentences(tmp_path: Path) -> None:
+def test_documents_are_distinct_with_three_distinct_sentences(tmp_path: Path) -> None:
     twice = "Only two things are here. Only two things are here. Only two things there."
     config = write(tmp_path / "corpus.txt", [A, twice, "", A.upper(), f"  {A.replace(' ', '  ')}", B])
     found = list(Documents(config))
@@ -50,7 +50,7 @@ def test_documents_are_distinct_and_have_three_distinct_sentences(tmp_path: Path
     assert found[0] == ("The first thing is this.", "The second thing is that.", "The third thing is gone.")
 
 
-def test_a_corpus_may_be_a_folder_of_shards_whose_duplicates_are_left_out_across_them(tmp_path: Path) -> None:
+def test_corpus_can_be_a_folder_of_shards_without_duplicates(tmp_path: Path) -> None:
     folder = tmp_path / "corpus"
     folder.mkdir()
     parquet.write_table(pyarrow.table({"text": [B, A]}), folder / "part-2.parquet")
@@ -68,7 +68,7 @@ def test_a_corpus_may_be_a_folder_of_shards_whose_duplicates_are_left_out_across
     assert len(list(Documents(short))) == 1, "the limit is that of all shards together"
 
 
-def test_a_limit_counts_rows_and_the_column_is_chosen(tmp_path: Path) -> None:
+def test_corpus_has_a_column_and_a_limit(tmp_path: Path) -> None:
     path = tmp_path / "corpus.tsv"
     path.write_text(f"kind\tbody\nx\t{A}\ny\t{B}\n")
     source = Source(asset=str(path), fields={"text": "body"})
@@ -76,7 +76,7 @@ def test_a_limit_counts_rows_and_the_column_is_chosen(tmp_path: Path) -> None:
     assert len(list(Documents(CorpusConfig(source=source.model_copy(update={"limit": 1}))))) == 1
 
 
-def test_a_corpus_without_its_column_is_refused(tmp_path: Path) -> None:
+def test_corpus_without_the_column_raises_an_error(tmp_path: Path) -> None:
     path = tmp_path / "corpus.csv"
     path.write_text("body\nx\n")
     with pytest.raises(DataError, match=r"corpus\.csv, line 2: there is no column 'text'") as caught:
@@ -85,7 +85,7 @@ def test_a_corpus_without_its_column_is_refused(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("least", [1, 4])
-def test_documents_have_as_many_sentences_as_a_format_needs(least: int, tmp_path: Path) -> None:
+def test_documents_have_a_minimum_number_of_sentences(least: int, tmp_path: Path) -> None:
     documents = Documents(write(tmp_path / "corpus.txt", ["Only one thing is here.", A, B, "too short", "", A]), least)
     assert [len(item) for item in documents] == ([1, 3, 4] if least == 1 else [4])
     assert (documents.num_read, documents.num_taken) == (5, 3 if least == 1 else 1), "an empty line is no document"
@@ -93,7 +93,7 @@ def test_documents_have_as_many_sentences_as_a_format_needs(least: int, tmp_path
     assert documents.num_read == 5, "each reading starts anew"
 
 
-def test_a_text_of_any_name_is_a_document_a_line(tmp_path: Path) -> None:
+def test_txt_corpus_has_one_document_per_line(tmp_path: Path) -> None:
     path = tmp_path / "corpus.raw.gz"
     path.write_bytes(gzip.compress(f"{A}\r\n{B}\n".encode()))
     config = CorpusConfig(source=Source(asset=str(path), format="txt"), max_sentence_words=8)
@@ -112,7 +112,7 @@ def numbers(window: Window) -> list[int]:
     return sorted(int(document[0].split()[1]) for document in window.documents)
 
 
-def test_a_window_moves_on_by_a_document_and_reads_no_more() -> None:
+def test_window_moves_by_one_document() -> None:
     read: list[int] = []
     window = Window(numbered(1000, read), 3)
     assert numbers(window) == [0, 1, 2]
@@ -123,14 +123,14 @@ def test_a_window_moves_on_by_a_document_and_reads_no_more() -> None:
 
 
 @pytest.mark.parametrize("size", [3, 5])
-def test_at_the_end_of_the_corpus_a_window_stays(size: int) -> None:
+def test_window_stays_at_the_end_of_the_corpus(size: int) -> None:
     window = Window(numbered(3), size)
     before = list(window.documents)
     window.move()
     assert window.documents == before == list(numbered(3)), "in the order of the file"
 
 
-def test_sentences_come_once_shuffled_within_a_window() -> None:
+def test_window_yields_each_sentence_once_in_random_order() -> None:
     read: list[int] = []
     twice = [*numbered(2), *numbered(2)]
     found = list(Window(twice, 2).sentences(python_rng(0)))
@@ -143,13 +143,14 @@ def test_sentences_come_once_shuffled_within_a_window() -> None:
     assert len(read) == 6, "the next window, and nothing behind it"
 
 
-def test_too_few_documents_are_told_with_their_number(tmp_path: Path) -> None:
+def test_check_enough_names_the_number_of_documents(tmp_path: Path) -> None:
     documents = Documents(write(tmp_path / "corpus.txt", ["Only one thing is here.", A, "a title", B]), 3)
     window = Window(documents, 10)
     assert check_enough(documents, window, 2, "the format pair") is None
     with pytest.raises(DataError) as caught:
         check_enough(documents, window, 5, "the format choice")
     assert caught.value.problem == (
-        "the corpus has 2 documents of 3 different sentences or more, among 4 in all; the format choice needs 5."
+        "the corpus has 2 documents with at least 3 different sentences, among 4 documents in total; "
+        "the format choice needs 5."
     )
     assert "sentence_words" in caught.value.remedy

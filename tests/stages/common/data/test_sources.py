@@ -1,4 +1,4 @@
-"""Reading files: every format gives the same examples, and every complaint names its line."""
+"""Tests of sources: all formats give the same examples, and errors name the line."""
 
 from __future__ import annotations
 
@@ -8,13 +8,11 @@ import json
 from pathlib import Path
 from typing import Any
 
-import datasets
 import pandas
 import pytest
 
 from stages.common.data.config import Source
-from stages.common.data.sources import columns, read_examples
-from stages.common.data.split_files import load_examples, write_examples
+from stages.common.data.sources import read_examples
 from stages.common.errors import AssetError, DataError
 from stages.common.examples import Example
 
@@ -45,14 +43,14 @@ def read(path: Path, labels: tuple[str, ...] | None = ("rotten", "fresh"), **set
 
 @pytest.mark.parametrize("kind", sorted(TEXTS))
 @pytest.mark.parametrize("packed", ["", ".gz", ".bz2"])
-def test_every_format_gives_the_same_examples(kind: str, packed: str, tmp_path: Path) -> None:
+def test_all_formats_give_the_same_examples(kind: str, packed: str, tmp_path: Path) -> None:
     path = tmp_path / f"reviews.{kind}{packed}"
     pack = {"": bytes, ".gz": gzip.compress, ".bz2": bz2.compress}[packed]
     path.write_bytes(pack(TEXTS[kind].encode()))
     assert read(path) == EXPECTED
 
 
-def test_a_quotation_mark_at_the_start_of_a_tsv_field_is_text(tmp_path: Path) -> None:
+def test_tsv_reads_a_quotation_mark_as_text(tmp_path: Path) -> None:
     (tmp_path / "d.tsv").write_text('text\tcategory\n"Dull\trotten\nfine\tfresh\n')
     assert [item.fields["text"] for item in read(tmp_path / "d.tsv")] == ['"Dull', "fine"]
 
@@ -63,14 +61,14 @@ def test_parquet_gives_the_same_examples(tmp_path: Path) -> None:
     assert read(path) == EXPECTED
 
 
-def test_a_missing_value_in_parquet_is_an_empty_text(tmp_path: Path) -> None:
+def test_parquet_reads_a_missing_value_as_empty_text(tmp_path: Path) -> None:
     path = tmp_path / "reviews.parquet"
     pandas.DataFrame({"text": ["fine", None], "category": ["fresh", "rotten"]}).to_parquet(path)
     with pytest.raises(DataError, match=r"reviews\.parquet, row 2: the field 'text' is empty"):
         read(path)
 
 
-def test_every_line_of_a_txt_file_is_a_text(tmp_path: Path) -> None:
+def test_txt_has_one_text_per_line(tmp_path: Path) -> None:
     path = tmp_path / "pile.txt"
     path.write_bytes(b"one text\r\n  and another, \nthe last")
     found = read(path, None, label=None)
@@ -78,7 +76,7 @@ def test_every_line_of_a_txt_file_is_a_text(tmp_path: Path) -> None:
     assert all(item.label is None for item in found)
 
 
-def test_a_quoted_text_may_span_lines_and_hold_delimiters(tmp_path: Path) -> None:
+def test_csv_reads_line_breaks_and_delimiters_in_quotes(tmp_path: Path) -> None:
     path = tmp_path / "a.csv"
     path.write_text('text,category\n"one,\ntwo",fresh\nthree,stale\n')
     source = Source(asset=str(path), label="category")
@@ -87,7 +85,7 @@ def test_a_quoted_text_may_span_lines_and_hold_delimiters(tmp_path: Path) -> Non
     assert read_examples(source, ["fresh", "stale"])[0].fields["text"] == "one,\ntwo"
 
 
-def test_a_byte_order_mark_is_no_part_of_the_first_column(tmp_path: Path) -> None:
+def test_byte_order_mark_is_skipped(tmp_path: Path) -> None:
     """Spreadsheets write one."""
     for kind in ("csv", "jsonl"):
         path = tmp_path / f"a.{kind}"
@@ -95,16 +93,16 @@ def test_a_byte_order_mark_is_no_part_of_the_first_column(tmp_path: Path) -> Non
         assert read(path) == EXPECTED
 
 
-def test_the_format_may_be_given_where_the_name_does_not_tell_it(tmp_path: Path) -> None:
+def test_format_can_be_set_for_any_file_name(tmp_path: Path) -> None:
     path = tmp_path / "reviews.data"
     path.write_text(TEXTS["csv"])
     assert read(path, format="csv") == EXPECTED
-    with pytest.raises(DataError, match=r"reviews\.data has no ending that tells its format") as caught:
+    with pytest.raises(DataError, match=r"reviews\.data has cannot infer the format of reviews") as caught:
         read(path)
     assert "format:" in caught.value.remedy
 
 
-def test_columns_become_fields_and_labels_are_translated(tmp_path: Path) -> None:
+def test_columns_are_renamed_and_labels_mapped(tmp_path: Path) -> None:
     path = tmp_path / "pairs.jsonl"
     path.write_text('{"s1": "a", "s2": "b", "y": 0}\n{"s1": "c", "s2": "d", "y": 1}\n{"s1": "e", "s2": "f", "y": 2}\n')
     source = Source(
@@ -119,15 +117,14 @@ def test_columns_become_fields_and_labels_are_translated(tmp_path: Path) -> None
         Example("test-0", {"first": "a", "second": "b"}, "no"),
         Example("test-1", {"first": "c", "second": "d"}, "yes"),
     ]
-    assert columns(source) == ("s1", "s2", "y")
 
 
 @pytest.mark.parametrize(("values", "names"), [([True, False], ["True", "False"]), ([1, 0], ["1", "0"])])
-def test_labels_may_be_booleans_or_numbers(values: list[Any], names: list[str], tmp_path: Path) -> None:
+def test_labels_can_be_booleans_or_numbers(values: list[Any], names: list[str], tmp_path: Path) -> None:
     path = tmp_path / "a.jsonl"
     path.write_text("".join(json.dumps({"text": "x", "y": value}) + "\n" for value in values))
     assert [item.label for item in read(path, tuple(names), label="y")] == names
-    translated = read(path, ("no", "yes"), label="y", label_names=dict(zip(names, ["yes", "no"], strict=True)))
+    translated = read(path, ("no", "yes"), label="y", label_map=dict(zip(names, ["yes", "no"], strict=True)))
     assert [item.label for item in translated] == ["yes", "no"]
     with pytest.raises(DataError, match=r"a\.jsonl, line 1") as caught:
         read(path, ("no", "yes"), label="y")
@@ -143,9 +140,7 @@ QUESTIONS = [
 
 @pytest.mark.parametrize(("column", "groups"), [("id", ["3", "3", "4"]), ("idx.question", ["7", "7", "8"])])
 @pytest.mark.parametrize("kind", ["jsonl", "parquet"])
-def test_a_column_says_which_question_an_example_belongs_to(
-    column: str, groups: list[str], kind: str, tmp_path: Path
-) -> None:
+def test_group_is_read_from_a_column(column: str, groups: list[str], kind: str, tmp_path: Path) -> None:
     path = tmp_path / f"questions.{kind}"
     if kind == "jsonl":
         path.write_text("".join(json.dumps(row) + "\n" for row in QUESTIONS))
@@ -161,7 +156,7 @@ def test_dotted_columns_lead_into_nested_objects(tmp_path: Path) -> None:
     row = {"passage": {"text": "fine", "about": {"kind": "x"}}, "passage.text": "whole", "label": "fresh"}
     path.write_text(json.dumps(row) + "\n")
     fields = {"text": "passage.text", "kind": "passage.about.kind"}
-    (found,) = read(path, fields=fields, label="label", keep={"passage.about.kind": ["x"]})
+    (found,) = read(path, fields=fields, label="label", filter={"passage.about.kind": ["x"]})
     assert found.fields == {"text": "whole", "kind": "x"}, "a column of that very name goes first"
     with pytest.raises(
         DataError, match=r"line 1: there is no column 'passage\.about\.kin'.*passage, passage\.text, label"
@@ -171,20 +166,18 @@ def test_dotted_columns_lead_into_nested_objects(tmp_path: Path) -> None:
         read(path, fields={"text": "label.x"}, label="label")
 
 
-def test_a_limit_takes_the_first_rows_that_are_kept(tmp_path: Path) -> None:
+def test_limit_counts_rows_after_the_filter(tmp_path: Path) -> None:
     path = tmp_path / "a.jsonl"
     path.write_text(TEXTS["jsonl"])
-    assert [item.label for item in read(path, keep={"category": ["fresh"]}, limit=1)] == ["fresh"]
+    assert [item.label for item in read(path, filter={"category": ["fresh"]}, limit=1)] == ["fresh"]
     assert len(read(path, limit=2)) == 2
 
 
-def test_an_unlabelled_source_ignores_its_labels(tmp_path: Path) -> None:
+def test_labels_none_ignores_the_label_column(tmp_path: Path) -> None:
     path = tmp_path / "a.jsonl"
     path.write_text(TEXTS["jsonl"])
     assert [item.label for item in read(path, None)] == [None] * 3
 
-
-# --- what is wrong ------------------------------------------------------------------------------------------------
 
 BROKEN = {
     "a.jsonl": ('{"text": "x", "category": "fresh"}\n\n{"text": "y", \n', "a.jsonl, line 3: not JSON"),
@@ -194,13 +187,13 @@ BROKEN = {
     "e.csv": ("", "e.csv is empty"),
     "f.tab": ("text\tcategory\nstring\td\nmeta\tclass\nx\tfresh\ny\tz\tfresh\n", "f.tab, line 5: 3 values"),
     "g.csv": ('text,category\nx,fresh\n"never closed,fresh\nz,rotten\n', "g.csv, line 3: 1 values"),
-    "h.jsonl": ("", "h.jsonl holds no example"),
+    "h.jsonl": ("", "h.jsonl has no examples"),
 }
 
 
 @pytest.mark.parametrize("name", sorted(BROKEN))
 @pytest.mark.parametrize("packed", [False, True])
-def test_a_malformed_file_is_refused_with_its_line(name: str, packed: bool, tmp_path: Path) -> None:
+def test_malformed_file_raises_an_error_with_the_line(name: str, packed: bool, tmp_path: Path) -> None:
     text, problem = BROKEN[name]
     path = tmp_path / (f"{name}.gz" if packed else name)
     path.write_bytes(gzip.compress(text.encode()) if packed else text.encode())
@@ -211,7 +204,7 @@ def test_a_malformed_file_is_refused_with_its_line(name: str, packed: bool, tmp_
 
 
 @pytest.mark.parametrize("kind", ["csv", "jsonl", "txt"])
-def test_a_file_that_is_not_utf8_is_refused(kind: str, tmp_path: Path) -> None:
+def test_non_utf8_file_raises_an_error(kind: str, tmp_path: Path) -> None:
     path = tmp_path / f"a.{kind}"
     line = {"jsonl": '{"text": "Größe"}\n', "csv": "text\nGröße\n", "txt": "Größe\n"}[kind]
     path.write_bytes(line.encode() * 3000 + line.encode("latin-1"))
@@ -222,20 +215,20 @@ def test_a_file_that_is_not_utf8_is_refused(kind: str, tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(("name", "content"), [("a.csv.gz", b"text,category\n"), ("a.parquet", b"PAR1 no more")])
-def test_a_file_of_another_kind_than_its_name_is_refused(name: str, content: bytes, tmp_path: Path) -> None:
+def test_file_with_a_wrong_ending_raises_an_error(name: str, content: bytes, tmp_path: Path) -> None:
     (tmp_path / name).write_bytes(content)
-    with pytest.raises(DataError, match=rf"{name} cannot be read as"):
+    with pytest.raises(DataError, match=rf"{name} as"):
         read(tmp_path / name)
 
 
-def test_a_truncated_archive_is_refused(tmp_path: Path) -> None:
+def test_truncated_archive_raises_an_error(tmp_path: Path) -> None:
     path = tmp_path / "a.csv.gz"
     path.write_bytes(gzip.compress(("text,category\n" + "x,fresh\n" * 5000).encode())[:-20])
     with pytest.raises(DataError, match=r"a\.csv\.gz cannot be read"):
         read(path)
 
 
-def test_a_missing_file_is_refused_with_its_name(tmp_path: Path) -> None:
+def test_missing_file_raises_an_error(tmp_path: Path) -> None:
     with pytest.raises(AssetError, match=r"nowhere\.csv' does not exist") as caught:
         read(tmp_path / "nowhere.csv")
     assert "Correct the path" in caught.value.remedy
@@ -247,10 +240,10 @@ def test_a_missing_file_is_refused_with_its_name(tmp_path: Path) -> None:
         ("idx", r"a\.jsonl, line 1: the group 'idx' is dict", "group: idx.paragraph"),
         ("list", r"a\.jsonl, line 1: the group 'list' is list", "another column"),
         ("none", r"a\.jsonl, line 1: the group 'none' is NoneType", "Fill it in"),
-        ("idx.word", r"a\.jsonl, line 1: there is no column 'idx\.word'", "Take one of: text, idx, list, none"),
+        ("idx.word", r"a\.jsonl, line 1: there is no column 'idx\.word'", "Use one of: text, idx, list, none"),
     ],
 )
-def test_a_group_that_is_no_text_or_number_is_refused(column: str, problem: str, remedy: str, tmp_path: Path) -> None:
+def test_group_must_be_text_or_number(column: str, problem: str, remedy: str, tmp_path: Path) -> None:
     path = tmp_path / "a.jsonl"
     path.write_text('{"text": "x", "idx": {"paragraph": 0, "question": 7}, "list": [1], "none": null}\n')
     with pytest.raises(DataError, match=problem) as caught:
@@ -258,70 +251,12 @@ def test_a_group_that_is_no_text_or_number_is_refused(column: str, problem: str,
     assert remedy in caught.value.remedy
 
 
-def test_a_subset_of_a_file_is_refused() -> None:
+def test_subset_of_a_file_raises_an_error() -> None:
     with pytest.raises(ValueError, match=r"a\.csv is a file.*hf:ORG/NAME"):
         Source(asset="a.csv", subset="mnli")
     assert Source(asset="hf:nyu-mll/glue", subset="mnli").subset == "mnli"
 
 
-def test_label_names_without_a_label_column_are_refused() -> None:
+def test_label_map_requires_a_label_column() -> None:
     with pytest.raises(ValueError, match="label: category"):
         Source(asset="a.csv", label_map={"1": "fresh"})
-
-
-# --- hub datasets -------------------------------------------------------------------------------------------------
-
-
-@pytest.fixture
-def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A dataset of two configurations in a folder, which the client finds where it would look on the hub."""
-    folder = tmp_path / "glue"
-    folder.mkdir()
-    for subset, text in (("sst", "fine"), ("cola", "he go")):
-        (folder / f"{subset}.jsonl").write_text(f'{{"text": "{text}", "label": 1}}\n{{"text": "x", "label": -1}}\n')
-    features = "features: [{name: text, dtype: string}, {name: label, dtype: {class_label: {names: ['bad', 'good']}}}]"
-    configs = "".join(f"\n  - {{config_name: {name}, data_files: {name}.jsonl}}" for name in ("sst", "cola"))
-    infos = "".join(f"\n  - {{config_name: {name}, {features}}}" for name in ("sst", "cola"))
-    (folder / "README.md").write_text(f"---\nconfigs:{configs}\ndataset_info:{infos}\n---\n")
-    load = datasets.load_dataset
-
-    def load_folder(path: str, **settings: Any) -> Any:
-        assert path == "org/glue"
-        return load(str(folder), cache_dir=str(tmp_path / "cache"), **settings)
-
-    monkeypatch.setattr(datasets, "load_dataset", load_folder)
-    monkeypatch.setattr("stages.common.data.hub.hub_has_dataset", lambda asset: asset.name == "org/glue")
-
-
-@pytest.mark.usefixtures("hub")
-@pytest.mark.parametrize(("subset", "text"), [("sst", "fine"), ("cola", "he go")])
-def test_a_subset_is_that_configuration_of_a_hub_dataset(subset: str, text: str) -> None:
-    source = Source(asset="hf:org/glue", subset=subset, label="label", limit=1)
-    assert read_examples(source, ["bad", "good"]) == [Example("0", {"text": text}, "good")]
-
-
-@pytest.mark.usefixtures("hub")
-def test_a_hub_dataset_without_the_subset_it_needs_is_refused() -> None:
-    with pytest.raises(DataError, match="Config name is missing") as caught:
-        read_examples(Source(asset="hf:org/glue"), None)
-    assert "subset" in caught.value.remedy
-
-
-@pytest.mark.usefixtures("hub")
-def test_a_secret_label_of_a_hub_dataset_is_refused_like_any_other_unknown_one() -> None:
-    with pytest.raises(DataError, match=r"row 2: the label '-1' is not in labels"):
-        read_examples(Source(asset="hf:org/glue", subset="sst", label="label"), ["bad", "good"])
-
-
-# --- the stages' own files ----------------------------------------------------------------------------------------
-
-
-def test_written_examples_are_read_back_alike(tmp_path: Path) -> None:
-    examples = [*EXPECTED, Example("last", {"a": "line\nbreak\u2028", "b": ""}), Example("q", {"a": "x"}, "no", "7")]
-    write_examples(tmp_path / "x.jsonl", examples)
-    assert load_examples(tmp_path / "x.jsonl") == examples
-
-
-def test_examples_written_without_a_group_are_read(tmp_path: Path) -> None:
-    (tmp_path / "x.jsonl").write_text('{"uid": "1", "fields": {"text": "x"}, "label": "no"}\n')
-    assert load_examples(tmp_path / "x.jsonl") == [Example("1", {"text": "x"}, "no")]

@@ -1,4 +1,4 @@
-"""The paired bootstrap against distributions worked out by hand, and against a plain one of loops."""
+"""Tests of the paired bootstrap, compared with known distributions and with plain loops."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ def rows(*texts: str) -> np.ndarray:
     return np.array([[letter == "1" for letter in text] for text in texts])
 
 
-def test_methods_that_answer_alike_do_not_differ() -> None:
+def test_bootstrap_finds_no_difference_between_equal_methods() -> None:
     found = paired_bootstrap(rows("1101", "0111"), rows("1101"), seed=1)
     assert found.difference == 0
     same = paired_bootstrap(rows("1101"), rows("1101"), seed=1)
     assert (same.difference, same.low, same.high, same.p_value) == (0, 0, 0, 1)
 
 
-def test_a_method_that_is_right_where_the_other_is_wrong_is_better_beyond_every_sample() -> None:
+def test_bootstrap_finds_the_largest_possible_difference() -> None:
     found = paired_bootstrap(rows("1111"), rows("0000"), num_samples=999, seed=1)
     assert (found.difference, found.low, found.high) == (1, 1, 1)
     assert found.p_value == 2 / 1000
@@ -30,14 +30,14 @@ def test_a_method_that_is_right_where_the_other_is_wrong_is_better_beyond_every_
     assert (turned.difference, turned.low, turned.high, turned.p_value) == (-1, -1, -1, 2 / 1000)
 
 
-def test_seeds_are_drawn_too() -> None:
+def test_bootstrap_resamples_seeds() -> None:
     """Of a seed that is always right and one that never is, samples have two, one each, or none: 1/4, 1/2, 1/4."""
     found = paired_bootstrap(rows("11111", "00000"), rows("00000"), seed=1)
     assert (found.difference, found.low, found.high) == (0.5, 0, 1)
     assert found.p_value == pytest.approx(2 / 4, abs=0.04)
 
 
-def test_over_one_seed_the_interval_is_that_of_the_mean_difference_of_the_texts() -> None:
+def test_bootstrap_over_one_seed_has_the_normal_interval() -> None:
     """Of 1,000 texts 120 are won, 80 lost: variance of the mean (0.2 - 0.04^2) / 1000, normal by then."""
     first, second = rows("1" * 120 + "0" * 80 + "1" * 800), rows("0" * 120 + "1" * 80 + "1" * 800)
     found = paired_bootstrap(first, second, num_samples=20_000, seed=3)
@@ -49,14 +49,14 @@ def test_over_one_seed_the_interval_is_that_of_the_mean_difference_of_the_texts(
     assert found.p_value == pytest.approx(0.0048, abs=0.0015)
 
 
-def test_pairing_sees_a_small_difference_that_hides_among_hard_and_easy_texts() -> None:
+def test_pairing_detects_a_small_difference() -> None:
     first, second = rows("1" * 260 + "0" * 240), rows("1" * 250 + "0" * 250)
     assert paired_bootstrap(first, second, seed=1).p_value < 0.01
     shuffled = np.random.default_rng(0).permutation(second[0])[None]
     assert paired_bootstrap(first, shuffled, seed=1).p_value > 0.3
 
 
-def test_it_agrees_with_a_bootstrap_of_plain_loops() -> None:
+def test_bootstrap_equals_plain_loops() -> None:
     table = np.random.default_rng(5).random((5, 60))
     first, second = table[:3] < np.array([[0.9], [0.7], [0.6]]), table[2:] < np.array([[0.5], [0.6], [0.5]])
     rng = random.Random(7)
@@ -76,7 +76,7 @@ def test_it_agrees_with_a_bootstrap_of_plain_loops() -> None:
     assert found.p_value == pytest.approx(2 * sum(value <= 0 for value in samples) / 4000, abs=0.015)
 
 
-def test_a_seed_gives_the_same_figures_again() -> None:
+def test_bootstrap_is_deterministic_for_a_seed() -> None:
     first, second = rows("1101101", "1111001"), rows("1001100")
     assert paired_bootstrap(first, second, seed=4) == paired_bootstrap(first, second, seed=4)
     wide = paired_bootstrap(np.tile(first, 40), np.tile(second, 40), seed=4)
@@ -84,7 +84,7 @@ def test_a_seed_gives_the_same_figures_again() -> None:
 
 
 @pytest.mark.parametrize("second", [rows("11"), np.zeros((1, 0), dtype=bool)])
-def test_other_texts_are_refused(second: np.ndarray) -> None:
+def test_bootstrap_rejects_other_examples(second: np.ndarray) -> None:
     first = rows("111") if second.size else np.zeros((1, 0), dtype=bool)
-    with pytest.raises(ValueError, match="the same ones"):
+    with pytest.raises(ValueError, match="the same test set"):
         paired_bootstrap(first, second, seed=1)

@@ -1,4 +1,4 @@
-"""Mixing votes: values worked out by hand."""
+"""Tests of averaging members, compared with known values."""
 
 from __future__ import annotations
 
@@ -12,40 +12,40 @@ VOTES = np.array([[[4.0, 0.0], [0.0, 1.0]], [[0.0, 1.0], [0.0, 3.0]]])
 """Two members, two texts, two labels."""
 
 
-def test_weights_are_uniform_or_follow_the_accuracy() -> None:
+def test_member_weights_are_uniform_or_proportional_to_accuracy() -> None:
     assert member_weights("uniform", [0.9, 0.1], ["a", "a"]) == pytest.approx([0.5, 0.5])
     assert member_weights("accuracy", [0.6, 0.2], ["a", "a"]) == pytest.approx([0.75, 0.25])
     assert member_weights("accuracy", [0.0, 0.0], ["a", "a"]) == pytest.approx([0.5, 0.5]), "uniform where all are 0"
 
 
-def test_balanced_weights_give_every_group_the_same() -> None:
+def test_balanced_weights_are_equal_per_group() -> None:
     found = member_weights("balanced", [0.5] * 4, ["pet", "pet", "pet", "probe"])
     assert found == pytest.approx([1 / 6, 1 / 6, 1 / 6, 1 / 2])
 
 
-def test_a_mean_of_logits_is_the_weighted_mean_over_the_temperature() -> None:
+def test_average_of_logits_is_weighted_and_divided_by_the_temperature() -> None:
     found = average_members(VOTES, np.array([0.75, 0.25]), "logits", 2.0)
     assert found == pytest.approx(np.array([[3.0, 0.25], [0.0, 1.5]]) / 2)
 
 
-def test_a_mean_of_probabilities_is_not_a_matter_of_scale() -> None:
+def test_average_of_probabilities_is_normalized() -> None:
     found = average_members(VOTES, np.array([0.5, 0.5]), "probabilities", 1.0)
     first = (1 / (1 + np.exp(-4)) + 1 / (1 + np.exp(1))) / 2
     assert softmax(found)[0] == pytest.approx([first, 1 - first])
     assert np.exp(found).sum(axis=1) == pytest.approx([1, 1])
 
 
-def test_temperature_softens_each_member_of_a_mean_of_probabilities() -> None:
+def test_temperature_softens_each_member() -> None:
     found = average_members(VOTES[:1], np.array([1.0]), "probabilities", 4.0)
     assert softmax(found)[0] == pytest.approx([1 / (1 + np.exp(-1)), 1 / (1 + np.exp(1))])
 
 
-def test_calibration_makes_a_text_without_content_undecided() -> None:
+def test_calibrate_makes_a_content_free_text_uniform() -> None:
     biased = np.array([[2.0, 0.0, -1.0]])
     assert softmax(calibrate(biased, biased)) == pytest.approx(np.full((1, 3), 1 / 3))
 
 
-def test_calibration_by_the_pile_moves_the_threshold() -> None:
+def test_calibrate_with_unlabeled_data_moves_the_threshold() -> None:
     pile = np.array([[3.0, 0.0], [2.0, 0.0], [0.5, 0.0], [0.2, 0.0]])
     found = calibrate(pile, pile).argmax(axis=1)
     assert found.tolist() == [0, 0, 1, 1], "all were the first label before"

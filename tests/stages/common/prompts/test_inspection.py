@@ -1,15 +1,13 @@
-"""What is shown of a soft prompt: norms, nearest words; and the losses that lie beside it."""
+"""Tests of the inspection of prompts: norms and nearest words."""
 
 from __future__ import annotations
 
-from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 import torch
 
-from stages.common.data.step_outputs import downsample, read_losses, write_losses
 from stages.common.prompts import inspection
 from stages.common.prompts.prompt_modules import PromptEmbedding
 from stages.common.prompts.soft_prompt import Prompt
@@ -26,11 +24,11 @@ def backbone(weight: torch.Tensor) -> Any:
 
 
 @pytest.mark.parametrize("chunk", [1, 3, 100])
-def test_nearest_words_are_those_of_the_largest_cosine(monkeypatch: pytest.MonkeyPatch, chunk: int) -> None:
+def test_nearest_words_have_the_largest_cosine(monkeypatch: pytest.MonkeyPatch, chunk: int) -> None:
     monkeypatch.setattr(inspection, "CHUNK", chunk)
     torch.manual_seed(0)
     weight, vectors = torch.randn(11, 4), torch.randn(3, 4) * 7
-    rows, usual = inspection.nearest(vectors, backbone(weight))
+    rows, usual = inspection.nearest_words(vectors, backbone(weight))
     assert usual == pytest.approx(float(weight.norm(dim=1).mean()), abs=1e-5)
     cosines = torch.nn.functional.cosine_similarity(vectors[:, None], weight[None], dim=2)
     for row, mine, vector in zip(rows, cosines, vectors, strict=True):
@@ -42,7 +40,7 @@ def test_nearest_words_are_those_of_the_largest_cosine(monkeypatch: pytest.Monke
     assert [row["vector"] for row in rows] == [1, 2, 3]
 
 
-def test_input_vectors_get_words_and_deep_ones_norms_alone() -> None:
+def test_log_inspection_lists_words_only_for_input_vectors() -> None:
     weight = torch.eye(6)
     for place, tables in (("before", {"nearest_words"}), ("layers", set())):
         recorder = Kept()
@@ -53,25 +51,7 @@ def test_input_vectors_get_words_and_deep_ones_norms_alone() -> None:
         assert bars == [5, 2]
 
 
-def test_there_is_nothing_to_show_without_a_prompt() -> None:
+def test_log_inspection_does_nothing_without_a_prompt() -> None:
     recorder = Kept()
     inspection.log_inspection(None, backbone(torch.eye(2)), recorder)
     assert not recorder.figures and not recorder.tables
-
-
-def test_losses_lie_beside_the_model_and_single_ones_do_not(tmp_path: Path) -> None:
-    write_losses(tmp_path, [0.5, 0.25])
-    assert read_losses(tmp_path) == [0.5, 0.25]
-    empty = tmp_path / "other"
-    empty.mkdir()
-    write_losses(empty, [0.5])
-    assert read_losses(empty) == [] and not list(empty.iterdir())
-
-
-def test_a_thinned_curve_keeps_its_length_and_its_mean() -> None:
-    losses = [float(number) for number in range(125)]
-    points = downsample(losses, 60)
-    assert len(points) <= 60
-    assert points[0] == (3, 1.0) and points[-1] == (125, 123.5)
-    assert downsample([1.0, 2.0]) == [(1, 1.0), (2, 2.0)]
-    assert downsample([]) == []

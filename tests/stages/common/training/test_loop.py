@@ -1,12 +1,10 @@
-"""The training loop: what it learns, in which order, and how it goes on after a cut."""
+"""Tests of the training loop: learning, order, schedules, divergence and early stopping."""
 
 from __future__ import annotations
 
-import itertools
 import math
 from collections.abc import Callable
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 import torch
@@ -15,7 +13,6 @@ from torch import Tensor
 from stages.common.engine import InProcessEngine
 from stages.common.errors import DivergedError, InputError
 from stages.common.protocols import NullRecorder
-from stages.common.training import checkpoints
 from stages.common.training.config import TrainingConfig
 from stages.common.training.loop import train
 from tests.support.stage_runs import Kept
@@ -67,9 +64,9 @@ def config(**settings: object) -> TrainingConfig:
     return TrainingConfig(**({"learning_rate": 0.05, "batch_size": 4, "steps": 12} | settings))
 
 
-def test_a_small_problem_is_learnt_by_heart() -> None:
+def test_train_fits_a_small_problem() -> None:
     model = Line()
-    losses = fit(model, config(steps=400, schedule="cosine", weight_decay=0.0))
+    losses = fit(model, config(steps=400, lr_scheduler="cosine", weight_decay=0.0))
     assert len(losses) == 400
     assert losses[0] > 0.5
     assert max(losses[-5:]) < 1e-4
@@ -77,7 +74,7 @@ def test_a_small_problem_is_learnt_by_heart() -> None:
     assert model.bias.item() == pytest.approx(0.5, abs=0.02)
 
 
-def test_length_is_given_in_steps_or_in_passes() -> None:
+def test_num_steps_follows_from_steps_or_epochs() -> None:
     assert config(steps=7).num_steps(1000) == 7
     assert config(steps=None, epochs=3).num_steps(10) == 9
     assert config(steps=None, epochs=0.5).num_steps(10) == 2
@@ -85,7 +82,7 @@ def test_length_is_given_in_steps_or_in_passes() -> None:
 
 
 @pytest.mark.parametrize("lengths", [{"steps": 3, "epochs": 1.0}, {"steps": None, "epochs": None}])
-def test_both_lengths_or_none_are_refused(lengths: dict[str, object]) -> None:
+def test_config_requires_either_steps_or_epochs(lengths: dict[str, object]) -> None:
     with pytest.raises(ValueError, match="either steps or epochs"):
         config(**lengths)
 
@@ -100,14 +97,14 @@ def test_both_lengths_or_none_are_refused(lengths: dict[str, object]) -> None:
         ({"lr_scheduler": "constant", "warmup_ratio": 1.0}, [0.25, 0.5, 0.75, 1]),
     ],
 )
-def test_schedules(settings: dict[str, object], rates: list[float]) -> None:
+def test_learning_rate_follows_the_scheduler(settings: dict[str, object], rates: list[float]) -> None:
     found = [config(learning_rate=2.0, **settings).learning_rate_at(step, 4) for step in range(4)]
     assert found == pytest.approx([2 * rate for rate in rates])
 
 
-def test_the_recorded_curves_are_losses_and_rates_of_every_step() -> None:
+def test_train_records_loss_and_rate_of_every_step() -> None:
     recorder, model = Kept(), Line()
-    settings = config(steps=4, warmup=0.5)
+    settings = config(steps=4, warmup_ratio=0.5)
     losses = train(
         ITEMS, model.loss, model.parameters, settings, seed=0, recorder=recorder, engine=InProcessEngine()
     )  # fmt: skip
@@ -115,7 +112,7 @@ def test_the_recorded_curves_are_losses_and_rates_of_every_step() -> None:
     assert recorder.points["train/learning_rate"] == [(1, 0.025), (2, 0.05), (3, 0.05), (4, 0.025)]
 
 
-def test_the_first_update_moves_as_far_as_its_rate() -> None:
+def test_first_update_has_the_size_of_the_learning_rate() -> None:
     """Adam's first step is the rate in the direction of the sign; weight decay shrinks matrices and spares vectors."""
     model = Line()
     model.bias.data.fill_(0.3)
@@ -123,7 +120,7 @@ def test_the_first_update_moves_as_far_as_its_rate() -> None:
     first.backward()
     signs = model.weight.grad.sign(), model.bias.grad.sign()
     model.weight.grad = model.bias.grad = None
-    fit(model, config(steps=1, batch_size=10, weight_decay=0.1, learning_rate=0.01, schedule="constant"))
+    fit(model, config(steps=1, batch_size=10, weight_decay=0.1, learning_rate=0.01, lr_scheduler="constant"))
     assert torch.allclose(model.weight, start * (1 - 0.01 * 0.1) - 0.01 * signs[0], atol=1e-6)
     assert torch.allclose(model.bias, 0.3 - 0.01 * signs[1], atol=1e-6)
 
@@ -138,10 +135,10 @@ class NormsSeen(InProcessEngine):
     def optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         grads = [item.grad.flatten() for group in optimizer.param_groups for item in group["params"]]
         self.norms.append(float(torch.cat(grads).norm()))
-        super().step(optimizer)
+        super().optimizer_step(optimizer)
 
 
-def test_gradients_are_clipped_to_their_norm() -> None:
+def test_gradients_are_clipped_to_the_maximum_norm() -> None:
     norms = {}
     for limit in (0.1, 1e6):
         model, engine, settings = Line(), NormsSeen(), config(max_grad_norm=limit, steps=3)
@@ -151,7 +148,7 @@ def test_gradients_are_clipped_to_their_norm() -> None:
     assert norms[0.1] == pytest.approx([0.1] * 3, rel=1e-3)
 
 
-def test_every_pass_holds_every_item_once_in_an_order_of_its_own() -> None:
+def test_every_epoch_is_another_permutation() -> None:
     model = Line()
     fit(model, config(steps=None, epochs=2))
     assert [len(batch) for batch in model.seen] == [4, 4, 2, 4, 4, 2]
@@ -160,7 +157,7 @@ def test_every_pass_holds_every_item_once_in_an_order_of_its_own() -> None:
     assert first != second != ITEMS
 
 
-def test_the_order_follows_from_the_seed_and_not_from_global_state() -> None:
+def test_order_follows_from_the_seed() -> None:
     orders = []
     for seed, noise in [(0, 1), (0, 2), (1, 1)]:
         torch.manual_seed(noise)
@@ -171,7 +168,7 @@ def test_the_order_follows_from_the_seed_and_not_from_global_state() -> None:
     assert orders[0] != orders[2]
 
 
-def test_dropout_follows_from_the_seed_and_not_from_global_state() -> None:
+def test_dropout_follows_from_the_seed() -> None:
     losses = []
     for seed, noise in [(0, 1), (0, 2), (1, 1)]:
         torch.manual_seed(noise)
@@ -181,7 +178,7 @@ def test_dropout_follows_from_the_seed_and_not_from_global_state() -> None:
 
 
 @pytest.mark.parametrize("value", [math.nan, math.inf])
-def test_a_loss_that_is_no_number_stops_with_step_and_item(value: float) -> None:
+def test_nonfinite_loss_raises_an_error_with_step_and_item(value: float) -> None:
     model = Line()
 
     def loss(batch: list[int]) -> Tensor:
@@ -195,95 +192,7 @@ def test_a_loss_that_is_no_number_stops_with_step_and_item(value: float) -> None
     assert len(model.seen) == 4
 
 
-@pytest.mark.parametrize("cut_at", [1, 3, 7, 11])
-def test_a_run_that_was_cut_goes_on_to_the_same_numbers(
-    cut_at: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    monkeypatch.setattr(checkpoints, "EVERY_S", 0.0)
-    settings = config(schedule="cosine", warmup=0.2)
-    unbroken = Line(dropout=0.3)
-    expected = fit(unbroken, settings)
-
-    broken = Line(dropout=0.3)
-
-    def failing(batch: list[int]) -> Tensor:
-        if len(broken.seen) == cut_at:
-            raise KeyboardInterrupt
-        return broken.loss(batch)
-
-    with pytest.raises(KeyboardInterrupt):
-        fit(broken, settings, work=tmp_path, loss=failing)
-    resumed = Line(dropout=0.3)
-    found = fit(resumed, settings, work=tmp_path)
-    assert found == expected
-    assert len(resumed.seen) == 12 - cut_at, "finished steps are not run again"
-    assert torch.equal(resumed.weight, unbroken.weight)
-    assert torch.equal(resumed.bias, unbroken.bias)
-
-
-def test_a_half_written_checkpoint_is_not_used(tmp_path: Path) -> None:
-    (tmp_path / "checkpoint.pt.part").write_bytes(b"half")
-    unbroken, beside = Line(), Line()
-    assert fit(beside, config(), work=tmp_path) == fit(unbroken, config())
-
-
-def test_without_a_folder_nothing_is_written(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(checkpoints, "EVERY_S", 0.0)
-    monkeypatch.chdir(tmp_path)
-    fit(Line(), config())
-    assert list(tmp_path.iterdir()) == []
-
-
-@pytest.mark.parametrize("content", [b"", b"not what torch writes", b"PK\x03\x04 the beginning of a zip file"])
-def test_a_damaged_checkpoint_is_not_used(content: bytes, tmp_path: Path) -> None:
-    (tmp_path / "checkpoint.pt").write_bytes(content)
-    unbroken, beside = Line(), Line()
-    assert fit(beside, config(), work=tmp_path) == fit(unbroken, config())
-
-
-def test_the_time_between_checkpoints_can_be_set_from_outside(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("CLOZELINE_CHECKPOINT_EVERY_S", "0")
-    fit(Line(), config(), work=tmp_path)
-    assert (tmp_path / "checkpoint.pt").exists()
-
-
-def test_a_finished_training_is_not_run_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What follows a training may be killed, minutes later."""
-    monkeypatch.setattr(checkpoints, "EVERY_S", 0.0)
-    first, again = Line(), Line()
-    expected = fit(first, config(), work=tmp_path)
-    assert fit(again, config(), work=tmp_path) == expected
-    assert again.seen == []
-    assert torch.equal(again.weight, first.weight)
-
-
-@pytest.mark.parametrize(("pause_s", "is_kept"), [(7, True), (100, False)])
-def test_the_end_of_a_long_training_is_kept_between_two_checkpoints(
-    pause_s: float, is_kept: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Twelve steps of a second each: the end is four seconds after the checkpoint of step 8."""
-    monkeypatch.setattr(checkpoints, "EVERY_S", pause_s)
-    seconds = itertools.count()
-    monkeypatch.setattr(checkpoints, "time", SimpleNamespace(monotonic=lambda: float(next(seconds))))
-    first, again = Line(), Line()
-    expected = fit(first, config(), work=tmp_path)
-    assert (tmp_path / "checkpoint.pt").exists() is is_kept
-    assert fit(again, config(), work=tmp_path) == expected
-    assert len(again.seen) == (0 if is_kept else 12)
-    assert torch.equal(again.weight, first.weight)
-
-
-def test_a_stopped_training_is_not_run_again(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(checkpoints, "EVERY_S", 0.0)
-    first, again = Line(), Line()
-    looks = Looks((0.5, 1.0), (0.8, 0.9), (0.8, 0.95), (0.7, 0.1))
-    expected = fit(first, stopping(), work=tmp_path, validate=looks)
-    assert fit(again, stopping(), work=tmp_path, validate=Looks()) == expected
-    assert again.seen == []
-    assert torch.equal(again.weight, first.weight), "the parameters of the best look"
-
-
-def test_a_gradient_that_is_no_number_stops_too() -> None:
+def test_nonfinite_gradient_raises_an_error() -> None:
     model = Line()
 
     def loss(batch: list[int]) -> Tensor:
@@ -293,11 +202,8 @@ def test_a_gradient_that_is_no_number_stops_too() -> None:
         fit(model, config(), loss=loss)
 
 
-# --- micro-batches ------------------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("size", [1, 2, 3, 100])
-def test_gradients_of_micro_batches_add_up_to_those_of_the_batch(size: int) -> None:
+def test_micro_batches_add_up_to_the_batch(size: int) -> None:
     whole, split = Line(), Line()
     expected = fit(whole, config())
     found = fit(split, config(micro_batch_size=size))
@@ -305,9 +211,6 @@ def test_gradients_of_micro_batches_add_up_to_those_of_the_batch(size: int) -> N
     torch.testing.assert_close(split.weight, whole.weight, atol=1e-6, rtol=0)
     assert max(len(batch) for batch in split.seen) == min(size, 4)
     assert [item for batch in split.seen for item in batch] == [item for batch in whole.seen for item in batch]
-
-
-# --- early stopping -----------------------------------------------------------------------------------------------
 
 
 class Looks:
@@ -321,10 +224,10 @@ class Looks:
 
 
 def stopping(**settings: object) -> TrainingConfig:
-    return config(steps=20, early_stopping={"every": 2, "patience": 2}, **settings)
+    return config(steps=20, early_stopping={"eval_steps": 2, "patience": 2}, **settings)
 
 
-def test_training_stops_when_the_dev_set_gets_no_better() -> None:
+def test_early_stopping_keeps_the_best_parameters() -> None:
     curves = Kept()
     model, unbroken = Line(), Line()
     looks = Looks((0.5, 1.0), (0.8, 0.9), (0.8, 0.95), (0.7, 0.1))
@@ -343,40 +246,21 @@ def test_training_stops_when_the_dev_set_gets_no_better() -> None:
     assert torch.equal(model.weight, unbroken.weight), "the parameters of the best look are kept"
 
 
-def test_the_loss_decides_between_looks_of_the_same_accuracy() -> None:
+def test_early_stopping_compares_losses_of_equal_accuracy() -> None:
     curves = Kept()
     looks = Looks((1.0, 0.9), (1.0, 0.5), (1.0, 0.7), (1.0, 0.4), (1.0, 0.6), (1.0, 0.6))
     fit(Line(), stopping(), validate=looks, recorder=curves)
     assert curves.points["dev/best_step"] == [(0, 8)]
 
 
-def test_the_last_step_is_looked_at_whatever_its_number() -> None:
+def test_last_step_is_always_evaluated() -> None:
     curves = Kept()
-    settings = config(steps=3, early_stopping={"every": 2, "patience": 2})
+    settings = config(steps=3, early_stopping={"eval_steps": 2, "patience": 2})
     fit(Line(), settings, validate=Looks((0.5, 1.0), (0.6, 1.0)), recorder=curves)
     assert curves.points["dev/accuracy"] == [(2, 0.5), (3, 0.6)]
 
 
-@pytest.mark.parametrize("cut_at", [3, 5, 7])
-def test_early_stopping_survives_a_cut(cut_at: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(checkpoints, "EVERY_S", 0.0)
-    results = [(0.5, 1.0), (0.8, 0.9), (0.8, 0.95), (0.7, 0.1)]
-    unbroken, broken, resumed = Line(0.3), Line(0.3), Line(0.3)
-    expected = fit(unbroken, stopping(), validate=Looks(*results))
-
-    def failing(batch: list[int]) -> Tensor:
-        if len(broken.seen) == cut_at:
-            raise KeyboardInterrupt
-        return broken.loss(batch)
-
-    with pytest.raises(KeyboardInterrupt):
-        fit(broken, stopping(), work=tmp_path, loss=failing, validate=Looks(*results))
-    found = fit(resumed, stopping(), work=tmp_path, validate=Looks(*results, skip=cut_at // 2))
-    assert found == expected
-    assert torch.equal(resumed.weight, unbroken.weight)
-
-
-def test_early_stopping_without_a_dev_set_is_refused() -> None:
-    with pytest.raises(InputError, match="needs a development set") as caught:
+def test_early_stopping_requires_a_dev_set() -> None:
+    with pytest.raises(InputError, match="requires a dev set") as caught:
         fit(Line(), stopping())
     assert "data.dev_shots" in caught.value.remedy

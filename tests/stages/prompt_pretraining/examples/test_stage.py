@@ -162,7 +162,7 @@ def test_sentences_are_labelled_once_and_until_there_are_enough(
     write_lines(pile / "part-1b.jsonl", [{"text": document(2)}])
     found = {}
     for candidates in (2, 4):
-        single = LABELLING.model_copy(update={"candidates": candidates})
+        single = LABELLING.model_copy(update={"candidates_per_example": candidates})
         settings = config(pile, "single", backbone=backbone_config(backbone_folders["bert"]), single=single)
         kept, out = Kept(), tmp_path / f"out{candidates}"
         result = run(pretraining_examples, settings, pretraining_examples.Inputs(), out, kept)
@@ -198,7 +198,7 @@ def test_a_sentence_that_comes_again_is_dropped_and_nothing_comes_behind_enough(
     assert len(list(stream)) == 1
 
 
-@pytest.mark.parametrize("calibration", ["none", "contextual", "pile"])
+@pytest.mark.parametrize("calibration", ["none", "contextual", "unlabeled"])
 def test_every_worker_calibrates_alike(
     calibration: Any, pile: Path, backbone_folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -220,7 +220,7 @@ def test_every_worker_calibrates_alike(
         sentence_labeler(single, backbone_config(backbone_folders["bert"]), found, 3, shares.parts) for _ in range(2)
     ]
     neutral = asked[0] if calibration == "contextual" else 0
-    assert asked == {"none": [], "contextual": [neutral] * 2, "pile": [144] * 2}[calibration]
+    assert asked == {"none": [], "contextual": [neutral] * 2, "unlabeled": [144] * 2}[calibration]
     held = [block for part in shares.parts for block in blocks(found, 1, part)]
     assert len(shares.parts[0].example_range) < 144 and len(held) > 4
     forwards = [made[0](block).rows for block in held]
@@ -237,7 +237,7 @@ class Stopping(InProcessEngine):
         self.most = most
 
     def map_batches(self, sources: Sequence[Any], read: Callable[[Any], Any], make: Callable[[], Any]) -> Iterator[Any]:
-        answers = super().stream(sources, read, make)
+        answers = super().map_batches(sources, read, make)
         if sources and isinstance(sources[0], str):  # the first pass
             yield from answers
             return
@@ -252,7 +252,7 @@ class Stopping(InProcessEngine):
 def test_shards_that_are_done_are_not_built_again(
     kind: str, pile: Path, backbone_folders: dict[str, Path], tmp_path: Path
 ) -> None:
-    single = LABELLING.model_copy(update={"candidates": 3, "calibration": "unlabeled"})
+    single = LABELLING.model_copy(update={"candidates_per_example": 3, "calibration": "unlabeled"})
     settings = config(pile, kind, backbone=backbone_config(backbone_folders["bert"]), single=single, num_held_out=60)
     work, inputs = tmp_path / "work", pretraining_examples.Inputs()
     for name in ("work", "out", "again", "whole"):

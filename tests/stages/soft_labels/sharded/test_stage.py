@@ -141,7 +141,7 @@ class Counting(InProcessEngine):
 
     def map_batches(self, sources: Sequence[Any], read: Callable[[Any], Any], make: Callable[[], Any]) -> Iterator[Any]:
         self.asked = list(sources)
-        for number, item in enumerate(super().stream(sources, read, make)):
+        for number, item in enumerate(super().map_batches(sources, read, make)):
             if number == self.most:
                 raise KeyboardInterrupt
             yield item
@@ -254,10 +254,14 @@ def test_a_student_learns_from_some_of_the_shards_texts(
         return rows
 
     assert taught() == list(range(40))
-    assert taught(keep_share=0.5, num_taught=100) == list(range(20, 40))
-    drawn = taught(keep_share=0.5, num_taught=7)
+    assert taught(keep_fraction=0.5, max_student_examples=100) == list(range(20, 40))
+    drawn = taught(keep_fraction=0.5, max_student_examples=7)
     assert len(drawn) == 7 and set(drawn) < set(range(20, 40)) and drawn == sorted(drawn)
-    assert drawn == taught(keep_share=0.5, num_taught=7) != taught(keep_share=0.5, num_taught=7, seed=4)
+    assert (
+        drawn
+        == taught(keep_fraction=0.5, max_student_examples=7)
+        != taught(keep_fraction=0.5, max_student_examples=7, seed=4)
+    )
     with pytest.raises(InputError, match="Lower min_confidence"):
         taught(min_confidence=0.99)
     plain = DistillationConfig(

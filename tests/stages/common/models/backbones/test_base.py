@@ -1,30 +1,18 @@
-"""One face for five families: the logits at the mask are those of the plain model."""
+"""Tests of the interface of backbones: logits at the mask equal those of the plain model."""
 
 from __future__ import annotations
-
-import json
-import pickle
-import shutil
-from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
 
-from stages.common.errors import AssetError, InputError
+from stages.common.errors import InputError
 from stages.common.examples import Example
 from stages.common.models.backbones.base import Backbone
-from stages.common.models.backbones.loader import borrow_backbone, load_backbone
 from stages.common.models.backbones.soft_input import SoftInput
-from stages.common.models.cloze.classifier import ClozeClassifier
-from stages.common.models.encoders.config import EncoderConfig
-from stages.common.models.encoders.text_encoder import TextEncoder
-from stages.common.models.model_files import family_of
 from stages.common.patterns.encoding import Encoded, Encoder
 from stages.common.prompts.prompt_modules import PromptEmbedding
 from stages.common.prompts.soft_prompt import Prompt
-from stages.common.protocols import NullRecorder
-from tests.support.small_models import FAMILIES, backbone_config, film_examples, film_task
+from tests.support.small_models import FAMILIES, film_task
 
 WIDTH = 32
 NUM_VECTORS = 5
@@ -62,9 +50,7 @@ def plain_logits(backbone: Backbone, item: Encoded, prompt: torch.Tensor | None 
 
 
 @pytest.mark.parametrize("name", FAMILIES)
-def test_a_batch_is_padded_on_to_the_grid_as_far_as_there_are_positions(
-    name: str, backbones: dict[str, Backbone]
-) -> None:
+def test_batch_pads_to_a_multiple_within_the_positions(name: str, backbones: dict[str, Backbone]) -> None:
     backbone = backbones[name]
     items = encode(backbone, name)
     longest = max(len(item.ids) for item in items)
@@ -86,7 +72,7 @@ def make_prompt(seed: int = 3) -> torch.Tensor:
 
 
 @pytest.mark.parametrize("name", FAMILIES)
-def test_word_logits_are_those_of_the_plain_model(name: str, backbones: dict[str, Backbone]) -> None:
+def test_word_logits_equal_those_of_the_plain_model(name: str, backbones: dict[str, Backbone]) -> None:
     backbone = backbones[name]
     wanted = words(backbone)
     with torch.inference_mode():
@@ -100,7 +86,7 @@ def test_word_logits_are_those_of_the_plain_model(name: str, backbones: dict[str
 
 @pytest.mark.parametrize("name", FAMILIES)
 @pytest.mark.parametrize("with_prompt", [False, True])
-def test_padding_changes_nothing(name: str, with_prompt: bool, backbones: dict[str, Backbone]) -> None:
+def test_padding_does_not_change_logits(name: str, with_prompt: bool, backbones: dict[str, Backbone]) -> None:
     backbone = backbones[name]
     items, wanted = encode(backbone, name), words(backbone)
     prompt = SoftInput(before=make_prompt()) if with_prompt else None
@@ -112,7 +98,7 @@ def test_padding_changes_nothing(name: str, with_prompt: bool, backbones: dict[s
 
 
 @pytest.mark.parametrize("name", FAMILIES)
-def test_a_soft_prompt_is_vectors_before_the_text(name: str, backbones: dict[str, Backbone]) -> None:
+def test_soft_prompt_equals_embeddings_before_the_text(name: str, backbones: dict[str, Backbone]) -> None:
     backbone = backbones[name]
     wanted, prompt = words(backbone), make_prompt()
     with torch.inference_mode():
@@ -125,7 +111,7 @@ def test_a_soft_prompt_is_vectors_before_the_text(name: str, backbones: dict[str
 
 
 @pytest.mark.parametrize("name", FAMILIES)
-def test_each_example_may_have_a_prompt_of_its_own(name: str, backbones: dict[str, Backbone]) -> None:
+def test_each_example_can_have_a_separate_prompt(name: str, backbones: dict[str, Backbone]) -> None:
     backbone = backbones[name]
     items, wanted = encode(backbone, name), words(backbone)
     prompts = [make_prompt(seed) for seed in range(3)]
@@ -136,7 +122,7 @@ def test_each_example_may_have_a_prompt_of_its_own(name: str, backbones: dict[st
 
 
 @pytest.mark.parametrize("name", FAMILIES)
-def test_gradients_reach_the_prompt_and_not_the_frozen_model(name: str, backbones: dict[str, Backbone]) -> None:
+def test_gradients_reach_only_the_prompt(name: str, backbones: dict[str, Backbone]) -> None:
     backbone = backbones[name]
     prompt = Prompt(PromptEmbedding(make_prompt()))
     logits = backbone.word_logits(backbone.batch(encode(backbone, name)), words(backbone), prompt())
@@ -147,7 +133,7 @@ def test_gradients_reach_the_prompt_and_not_the_frozen_model(name: str, backbone
 
 
 @pytest.mark.parametrize("name", FAMILIES)
-def test_gradients_of_a_soft_prompt_are_those_of_the_plain_model(name: str, backbones: dict[str, Backbone]) -> None:
+def test_prompt_gradients_equal_those_of_the_plain_model(name: str, backbones: dict[str, Backbone]) -> None:
     backbone = backbones[name]
     wanted, item = words(backbone), encode(backbone, name)[0]
     mine, plain = make_prompt().requires_grad_(), make_prompt().requires_grad_()
@@ -156,17 +142,7 @@ def test_gradients_of_a_soft_prompt_are_those_of_the_plain_model(name: str, back
     torch.testing.assert_close(mine.grad, plain.grad, atol=1e-4, rtol=1e-3)
 
 
-def test_an_unfrozen_backbone_is_trained_in_float32_with_gradients(backbone_folders: dict[str, Path]) -> None:
-    config = backbone_config(backbone_folders["gpt2"]).model_copy(update={"precision": "bf16"})
-    trained, frozen = load_backbone(config, frozen=False), load_backbone(config, frozen=True)
-    assert trained.model.dtype == torch.float32
-    assert all(weight.requires_grad for weight in trained.model.parameters())
-    assert frozen.model.dtype == torch.bfloat16
-    assert not any(weight.requires_grad for weight in frozen.model.parameters())
-    assert not frozen.model.training
-
-
-def test_roberta_counts_positions_from_behind_the_padding_id(backbones: dict[str, Backbone]) -> None:
+def test_roberta_positions_start_after_the_padding_id(backbones: dict[str, Backbone]) -> None:
     roberta = backbones["roberta"]
     items = encode(roberta, "roberta")
     batch = roberta.batch(items)
@@ -178,7 +154,7 @@ def test_roberta_counts_positions_from_behind_the_padding_id(backbones: dict[str
         assert arguments["position_ids"][0, : NUM_VECTORS + 2].tolist() == list(range(2, NUM_VECTORS + 4))
 
 
-def test_causal_models_are_padded_on_the_left_and_others_on_the_right(backbones: dict[str, Backbone]) -> None:
+def test_only_causal_models_pad_on_the_left(backbones: dict[str, Backbone]) -> None:
     for name, left in [("bert", False), ("roberta", False), ("llama", True), ("gpt2", True), ("t5", False)]:
         backbone = backbones[name]
         items = encode(backbone, name)
@@ -190,75 +166,9 @@ def test_causal_models_are_padded_on_the_left_and_others_on_the_right(backbones:
         assert batch.input_ids[0, batch.mask_position[0]] == items[0].ids[items[0].mask_position]
 
 
-@pytest.mark.parametrize(
-    ("name", "family"),
-    [("bert", "masked"), ("roberta", "masked"), ("llama", "causal"), ("gpt2", "causal"), ("t5", "seq2seq")],
-)
-def test_the_family_is_read_from_the_saved_model(name: str, family: str, backbone_folders: dict[str, Path]) -> None:
-    assert family_of(backbone_folders[name]) == family
-
-
-def test_a_bert_saved_with_its_pretraining_heads_is_a_masked_model(tmp_path: Path) -> None:
-    (tmp_path / "config.json").write_text(json.dumps({"architectures": ["BertForPreTraining"]}))
-    assert family_of(tmp_path) == "masked"
-
-
-@pytest.mark.parametrize(
-    "config", [{"architectures": ["BertForSequenceClassification"]}, {"architectures": None}, {"model_type": "bert"}]
-)
-def test_a_model_without_a_language_model_head_is_refused(config: dict[str, object], tmp_path: Path) -> None:
-    (tmp_path / "config.json").write_text(json.dumps(config))
-    with pytest.raises(AssetError, match="no language-model head") as caught:
-        family_of(tmp_path)
-    assert "masked, causal or seq2seq" in caught.value.remedy
-
-
-@pytest.mark.parametrize("text", [None, "{half a file"])
-def test_a_folder_without_a_readable_config_is_refused(text: str | None, tmp_path: Path) -> None:
-    if text:
-        (tmp_path / "config.json").write_text(text)
-    with pytest.raises(AssetError, match=r"no readable config\.json") as caught:
-        load_backbone(backbone_config(tmp_path), frozen=True)
-    assert "transformers model" in caught.value.remedy
-
-
-def test_a_masked_model_with_an_unknown_head_is_refused(backbones: dict[str, Backbone]) -> None:
+def test_masked_backbone_rejects_an_unknown_head(backbones: dict[str, Backbone]) -> None:
     bert, bare = backbones["bert"], backbones["gpt2"]
     headless = Backbone(bare.model.transformer, bert.tokenizer, "masked")
     batch = bert.batch(encode(bert, "bert"))
-    with pytest.raises(InputError, match="no masked-LM head"):
+    with pytest.raises(InputError, match="no known masked-LM head"):
         headless.word_logits(batch, [1, 2])
-
-
-def test_pickled_weights_are_never_read(backbone_folders: dict[str, Path], tmp_path: Path) -> None:
-    folder = tmp_path / "model"
-    shutil.copytree(backbone_folders["bert"], folder)
-    (folder / "model.safetensors").unlink()
-    ran = tmp_path / "ran"
-
-    class Trap:
-        def __reduce__(self) -> tuple[Any, ...]:
-            return Path.touch, (ran,)
-
-    (folder / "pytorch_model.bin").write_bytes(pickle.dumps(Trap()))
-    with pytest.raises(AssetError, match="pickled file") as caught:
-        load_backbone(backbone_config(folder), frozen=True)
-    assert "save_pretrained" in caught.value.remedy
-    with pytest.raises(AssetError, match="pickled file"):
-        TextEncoder.of(EncoderConfig(asset=str(folder)), ["text"])
-    assert not ran.exists()
-
-
-def test_a_recipe_says_how_much_a_pass_reads(backbone_folders: dict[str, Path]) -> None:
-    found: dict[int | None, list[torch.Size]] = {}
-    for asked in (None, 64):
-        config = backbone_config(backbone_folders["bert"]).model_copy(update={"eval_batch_tokens": asked})
-        with borrow_backbone(config) as backbone:
-            passes = found[asked] = []
-            words = backbone.model.get_input_embeddings()
-            watch = words.register_forward_hook(lambda _, ids, __, kept=passes: kept.append(ids[0].shape))
-            classifier = ClozeClassifier.of(film_task("bert"), "review", backbone, config)
-            classifier.predict(film_examples(12), NullRecorder(), "")
-            watch.remove()
-    assert len(found[None]) == 1
-    assert len(found[64]) > 1 and all(shape.numel() <= 64 for shape in found[64])

@@ -1,4 +1,4 @@
-"""Demonstrations before the text, in the order and form in which the model reads them."""
+"""Tests of demonstrations before the text."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ def classifier(backbone: Backbone, name: str, max_length: int = 40) -> ClozeClas
     return ClozeClassifier.of(film_task(name), "review", backbone, config)
 
 
-def test_every_class_has_its_demonstrations_and_the_seed_decides() -> None:
+def test_sample_demonstrations_draws_per_class_by_seed() -> None:
     chosen = sample_demonstrations(TRAIN, ("rotten", "fresh"), 3, 5)
     assert sorted(item.label for item in chosen) == ["fresh"] * 3 + ["rotten"] * 3
     assert len({item.uid for item in chosen}) == 6
@@ -33,14 +33,14 @@ def test_every_class_has_its_demonstrations_and_the_seed_decides() -> None:
     )
 
 
-def test_more_demonstrations_than_examples_are_refused() -> None:
-    with pytest.raises(InputError, match="'rotten' has 4 labelled examples") as caught:
+def test_sample_demonstrations_rejects_too_many_shots() -> None:
+    with pytest.raises(InputError, match="'rotten' has 4 labeled examples") as caught:
         sample_demonstrations(TRAIN, ("rotten", "fresh"), 5, 0)
     assert "Lower priming.shots" in caught.value.remedy
 
 
 @pytest.mark.parametrize("name", ["llama", "gpt2", "bert", "roberta"])
-def test_the_text_follows_its_demonstrations(name: str, backbones: dict[str, Backbone]) -> None:
+def test_text_follows_the_demonstrations(name: str, backbones: dict[str, Backbone]) -> None:
     primed, plain = classifier(backbones[name], name), classifier(backbones[name], name)
     prepend_demonstrations(primed, TRAIN[:2])
     text = primed.backbone.tokenizer.decode(list(primed.encode(TRAIN[2])[0].ids))
@@ -56,7 +56,7 @@ def test_the_text_follows_its_demonstrations(name: str, backbones: dict[str, Bac
         assert primed.encode(TRAIN[2])[0].ids.count(mask_ids[0]) == 1, "the demonstrations are filled in"
 
 
-def test_a_primed_causal_model_scores_the_whole_text(backbones: dict[str, Backbone]) -> None:
+def test_causal_model_scores_text_with_demonstrations(backbones: dict[str, Backbone]) -> None:
     primed = classifier(backbones["llama"], "llama")
     prepend_demonstrations(primed, TRAIN[:2])
     found = primed.predict(TRAIN[2:4], NullRecorder(), "")
@@ -68,8 +68,8 @@ def test_a_primed_causal_model_scores_the_whole_text(backbones: dict[str, Backbo
         assert found[row] == pytest.approx([sum(label) / len(label) for label in words], abs=1e-4)
 
 
-def test_demonstrations_that_do_not_fit_are_refused(backbones: dict[str, Backbone]) -> None:
+def test_prepend_demonstrations_rejects_too_long_ones(backbones: dict[str, Backbone]) -> None:
     primed = classifier(backbones["bert"], "bert", max_length=64)
-    with pytest.raises(InputError, match="more than the 160 positions") as caught:
+    with pytest.raises(InputError, match="exceed the 160 positions") as caught:
         prepend_demonstrations(primed, TRAIN)
     assert caught.value.key == "priming.shots"

@@ -1,4 +1,4 @@
-"""The auxiliary loss: which tokens are hidden, and what is learnt from them."""
+"""Tests of the auxiliary loss: which tokens are masked, and the loss."""
 
 from __future__ import annotations
 
@@ -28,10 +28,7 @@ def masked(ids: Tensor, may_change: Tensor, share: float = 0.15, seed: int = 0) 
     return mask_tokens(ids, may_change, MASK_ID, VOCABULARY, share)
 
 
-# --- which tokens -------------------------------------------------------------------------------------------------
-
-
-def test_of_the_chosen_tokens_most_are_hidden_and_some_are_others_or_stay() -> None:
+def test_mask_tokens_hides_replaces_and_keeps_tokens() -> None:
     ids = torch.full((400, 100), 7)
     inputs, targets = masked(ids, torch.ones_like(ids, dtype=torch.bool))
     chosen = targets != IGNORED
@@ -47,7 +44,7 @@ def test_of_the_chosen_tokens_most_are_hidden_and_some_are_others_or_stay() -> N
     assert len(others.unique()) > 300, "random tokens come from the whole vocabulary"
 
 
-def test_what_must_not_change_is_never_chosen() -> None:
+def test_mask_tokens_never_chooses_protected_tokens() -> None:
     ids = torch.arange(60).expand(200, 60)
     may_change = (ids % 3 == 0) & (ids > 30)
     inputs, targets = masked(ids, may_change, share=0.9)
@@ -56,7 +53,7 @@ def test_what_must_not_change_is_never_chosen() -> None:
     assert (targets[may_change] != IGNORED).double().mean().item() == pytest.approx(0.9, abs=0.03)
 
 
-def test_every_text_that_has_a_word_has_one_chosen() -> None:
+def test_mask_tokens_chooses_at_least_one_token_per_text() -> None:
     ids = torch.full((50, 8), 7)
     may_change = torch.zeros_like(ids, dtype=torch.bool)
     may_change[:40, 3:5] = True
@@ -65,14 +62,12 @@ def test_every_text_that_has_a_word_has_one_chosen() -> None:
     assert set((targets != IGNORED).nonzero()[:, 1].tolist()) == {3, 4}, "by chance, not the first"
 
 
-def test_the_seed_decides_which() -> None:
+def test_mask_tokens_follows_the_seed() -> None:
     ids = torch.full((5, 30), 7)
     first, again, other = (masked(ids, torch.ones_like(ids, dtype=torch.bool), seed=seed) for seed in (1, 1, 2))
     assert all(torch.equal(left, right) for left, right in zip(first, again, strict=True))
     assert not torch.equal(first[1], other[1])
 
-
-# --- the loss -----------------------------------------------------------------------------------------------------
 
 SHARE = 0.3
 
@@ -84,7 +79,7 @@ def classifier_of(backbone: Backbone, name: str, task: Task | None = None) -> Cl
 
 
 @pytest.mark.parametrize("name", ["bert", "roberta"])
-def test_the_loss_is_the_whole_models_at_the_chosen_places(name: str, backbones: dict[str, Backbone]) -> None:
+def test_mlm_loss_equals_that_of_the_plain_model(name: str, backbones: dict[str, Backbone]) -> None:
     """Against the model's own forward pass over all places, one text at a time and without padding."""
     backbone, pile = backbones[name], film_examples(5)
     classifier = classifier_of(backbone, name)
@@ -116,7 +111,7 @@ def test_the_loss_is_the_whole_models_at_the_chosen_places(name: str, backbones:
 
 
 @pytest.mark.parametrize("name", ["bert", "roberta"])
-def test_words_may_change_and_neither_special_tokens_nor_the_patterns_mask(
+def test_mlm_loss_protects_special_tokens_and_the_mask(
     name: str, backbones: dict[str, Backbone], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     classifier, seen = classifier_of(backbones[name], name), []
@@ -136,7 +131,7 @@ def test_words_may_change_and_neither_special_tokens_nor_the_patterns_mask(
     assert may_change.tolist() == [[item not in outside for item in row] for row in ids.tolist()]
 
 
-def test_the_head_is_applied_at_the_chosen_places_alone(
+def test_mlm_loss_applies_the_head_only_at_chosen_positions(
     backbones: dict[str, Backbone], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     backbone, shapes = backbones["bert"], []
@@ -146,13 +141,13 @@ def test_the_head_is_applied_at_the_chosen_places_alone(
         shapes.append(tuple(hidden.shape))
         return head(hidden)
 
-    monkeypatch.setattr(backbone, "head", counting)
+    monkeypatch.setattr(backbone, "lm_head", counting)
     with torch.inference_mode():
         mlm_loss(classifier_of(backbone, "bert"), film_examples(6), 1e-6)
     assert shapes == [(6, 32)], "one place a text"
 
 
-def test_random_tokens_are_words_where_the_table_is_padded(
+def test_mlm_loss_draws_random_tokens_from_the_vocabulary(
     backbone_folders: dict[str, Path], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     backbone = load_backbone(backbone_config(backbone_folders["bert"]), frozen=True)
@@ -169,17 +164,14 @@ def test_random_tokens_are_words_where_the_table_is_padded(
     assert sizes == [len(backbone.tokenizer)]
 
 
-def test_texts_without_a_word_have_no_loss(backbones: dict[str, Backbone]) -> None:
+def test_mlm_loss_of_empty_texts_is_zero(backbones: dict[str, Backbone]) -> None:
     bare = film_task("bert").model_copy(update={"patterns": {"review": "{text}{mask}"}})
     with torch.inference_mode():
         found = mlm_loss(classifier_of(backbones["bert"], "bert", bare), [Example("empty", {"text": ""})], SHARE)
     assert float(found) == 0
 
 
-# --- beside the loss of labels ------------------------------------------------------------------------------------
-
-
-def test_the_two_losses_are_mixed_by_weight(backbones: dict[str, Backbone]) -> None:
+def test_with_mlm_mixes_the_losses_by_weight(backbones: dict[str, Backbone]) -> None:
     classifier, pile = classifier_of(backbones["bert"], "bert"), film_examples(9, start=50)
     items = classifier.items(film_examples(4))
     auxiliary, mixed = {}, {}
@@ -198,7 +190,7 @@ def test_the_two_losses_are_mixed_by_weight(backbones: dict[str, Backbone]) -> N
     assert abs(expected - labels) > 0.1, "the two differ, so that the weights are seen"
 
 
-def test_a_steps_seed_decides_its_texts_whatever_was_drawn_before(backbones: dict[str, Backbone]) -> None:
+def test_with_mlm_draws_examples_by_the_seed_of_the_step(backbones: dict[str, Backbone]) -> None:
     """A run that goes on from a checkpoint is at its first call where the unbroken one is at a later one."""
     classifier, config = classifier_of(backbones["bert"], "bert"), MlmConfig(weight=0.5, batch_size=2)
     items = classifier.items(film_examples(2))
@@ -216,13 +208,13 @@ def test_a_steps_seed_decides_its_texts_whatever_was_drawn_before(backbones: dic
     assert len(set(unbroken)) == 3
 
 
-def test_gradients_of_the_auxiliary_loss_reach_the_model(backbone_folders: dict[str, Path]) -> None:
+def test_gradients_of_mlm_loss_reach_the_model(backbone_folders: dict[str, Path]) -> None:
     backbone = load_backbone(backbone_config(backbone_folders["roberta"]), frozen=False)
     mlm_loss(classifier_of(backbone, "roberta"), film_examples(3), SHARE).backward()
     table = backbone.model.get_input_embeddings().weight
     assert table.grad.abs().sum() > 0
 
 
-def test_without_unlabelled_texts_it_is_refused(backbones: dict[str, Backbone]) -> None:
-    with pytest.raises(InputError, match="reads unlabelled texts, and there are none"):
+def test_with_mlm_requires_unlabeled_data(backbones: dict[str, Backbone]) -> None:
+    with pytest.raises(InputError, match="requires unlabeled data"):
         with_mlm(classifier_of(backbones["bert"], "bert"), [], MlmConfig())

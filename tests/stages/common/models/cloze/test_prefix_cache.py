@@ -1,4 +1,4 @@
-"""A prompt at the end of the input: training over the cache of the text is training over the whole text."""
+"""Tests of training over a cached prefix: equal to training over the full text."""
 
 from __future__ import annotations
 
@@ -46,7 +46,7 @@ def examples() -> list[Example]:
 
 @pytest.mark.parametrize("pattern", PATTERNS)
 @pytest.mark.parametrize("name", ["llama", "gpt2"])
-def test_loss_and_gradients_are_those_of_the_whole_text(
+def test_cached_loss_and_gradients_equal_those_of_the_full_text(
     name: str, pattern: str, backbones: dict[str, Backbone]
 ) -> None:
     whole, prompt = classifier(backbones[name], pattern)
@@ -64,7 +64,7 @@ def test_loss_and_gradients_are_those_of_the_whole_text(
         torch.testing.assert_close(grad, found[0][1], atol=1e-5, rtol=1e-4)
 
 
-def test_a_text_is_read_once_and_memory_is_bounded(
+def test_text_is_read_once_within_the_memory_limit(
     backbones: dict[str, Backbone], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole, _ = classifier(backbones["llama"], "end")
@@ -72,8 +72,8 @@ def test_a_text_is_read_once_and_memory_is_bounded(
     read: list[int] = []
 
     def counting(cache: CachedTexts) -> CachedTexts:
-        plain = cache._computed
-        monkeypatch.setattr(cache, "_computed", lambda stems: read.append(len(stems)) or plain(stems))
+        plain = cache._compute
+        monkeypatch.setattr(cache, "_compute", lambda stems: read.append(len(stems)) or plain(stems))
         return cache
 
     roomy = counting(CachedTexts(whole))
@@ -84,13 +84,13 @@ def test_a_text_is_read_once_and_memory_is_bounded(
     per_token = 2 * 2 * 2 * 8 * 4  # layers, key and value, heads, width, bytes
     assert roomy.num_bytes == sum(item.cloze[0].soft_positions[0] for item in items) * per_token
     read.clear()
-    narrow = counting(CachedTexts(whole, most_bytes=stem * per_token))
+    narrow = counting(CachedTexts(whole, max_bytes=stem * per_token))
     first, second = narrow.loss(items), narrow.loss(items)
     assert read == [6, 5], "one text has room"
     assert torch.equal(first, second)
 
 
-def test_what_cannot_be_cached_is_read_whole(backbones: dict[str, Backbone]) -> None:
+def test_can_be_cached_checks_pattern_and_family(backbones: dict[str, Backbone]) -> None:
     def made(family: str, text: str, **settings: object) -> bool:
         own = film_task(family).only("review").model_copy(update={"patterns": {"review": text}})
         prompt = new_prompt(PromptConfig(**settings), backbones[family], own.pattern("review"), seed=1)

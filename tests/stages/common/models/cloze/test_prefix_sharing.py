@@ -1,4 +1,4 @@
-"""Patterns over one cache of the text: the same scores as each by itself, and fewer tokens read."""
+"""Tests of patterns that share a cached prefix: equal scores with fewer tokens."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class Counting:
 @pytest.mark.parametrize("name", ["llama", "gpt2"])
 @pytest.mark.parametrize("score", ["mean_logit", "log_likelihood"])
 @pytest.mark.parametrize("max_length", [64, 16])
-def test_shared_scores_are_those_of_each_pattern_alone(
+def test_shared_scores_equal_those_of_each_pattern(
     name: str, score: str, max_length: int, backbones: dict[str, Backbone]
 ) -> None:
     """At 16 tokens the texts are shortened, and differently under each pattern."""
@@ -62,7 +62,7 @@ def test_shared_scores_are_those_of_each_pattern_alone(
     assert len({tuple(scores[0]) for scores in shared}) == len(PATTERNS)
 
 
-def test_a_common_beginning_is_read_once(backbones: dict[str, Backbone]) -> None:
+def test_common_prefix_is_read_once(backbones: dict[str, Backbone]) -> None:
     backbone = backbones["llama"]
     found = classifiers(backbone)[:2]
     examples = film_examples(8)
@@ -84,7 +84,7 @@ def test_a_common_beginning_is_read_once(backbones: dict[str, Backbone]) -> None
     )
 
 
-def test_other_families_read_for_each_pattern(backbones: dict[str, Backbone]) -> None:
+def test_other_families_read_separately(backbones: dict[str, Backbone]) -> None:
     bert, task = backbones["bert"], film_task("bert")
     config = backbone_config(Path(bert.tokenizer.name_or_path))
     found = [ClozeClassifier.of(task, name, bert, config) for name in task.patterns]

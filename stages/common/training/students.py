@@ -1,0 +1,99 @@
+"""Trains the student: a text encoder with a linear head. Distillation and the baseline differ only in its targets."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import NamedTuple, Protocol, TypedDict, TypeVar
+
+from torch import Tensor
+
+from stages.common.data.step_outputs import write_losses
+from stages.common.examples import Example
+from stages.common.metrics.classification import Score
+from stages.common.models.encoders.text_classifier import TextClassifier
+from stages.common.protocols import Engine, Recorder
+from stages.common.training.evaluation import dev_validation, evaluate_with_errors
+from stages.common.training.loop import train
+from stages.common.training.student_config import StudentTrainingConfig
+
+Item = TypeVar("Item")
+
+
+class HeadTargets(NamedTuple):
+    """Targets of all items, for a head that is fitted: probabilities [n, C] and weights [n]. Default weight: 1."""
+
+    probabilities: Tensor
+    weights: Tensor | None = None
+
+
+class StudentTargets(Protocol[Item]):
+    """The items that a student is trained on, and their targets."""
+
+    @property
+    def items(self) -> Sequence[Item]:
+        """All items."""
+
+    def examples(self, items: Sequence[Item]) -> list[Example]:
+        """Returns the example of each item."""
+
+    def loss(self, logits_BC: Tensor, batch: Sequence[Item]) -> Tensor:
+        """Returns the scalar loss of a batch, for student.tune: full."""
+
+    def head_targets(self) -> HeadTargets:
+        """Returns the targets of all items, for student.tune: head."""
+
+
+class StudentResult(TypedDict):
+    """The fields that the results of both stages share. Without training steps there is no loss."""
+
+    test: Score
+    final_loss: float | None
+    trainable_parameters: int
+
+
+def train_student(
+    config: StudentTrainingConfig,
+    targets: StudentTargets[Item],
+    *,
+    data: Path,
+    out: Path,
+    recorder: Recorder,
+    engine: Engine,
+) -> StudentResult:
+    """Trains all weights of the student, or fits its head; evaluates it, and writes it to `out`.
+
+    Args:
+        config: The student and its training.
+        targets: What it is trained on.
+        data: Files of the split stage.
+        out: Gets the classifier in `model/`, `test_logits.jsonl` and `losses.json`.
+        recorder: Gets the curves and the scores.
+        engine: Runs the backward pass and the update.
+    """
+    student = TextClassifier.from_encoder(config.student, config.labels, config.fields, config.seed)
+    losses: list[float] = []
+    if config.training is None:
+        features = student.embed(targets.examples(targets.items), recorder, "training set")
+        probabilities, weights = targets.head_targets()
+        student.fit_head(features, probabilities, config.student.head_regularization_c, weights)
+    else:
+
+        def compute_loss(batch: list[Item]) -> Tensor:
+            return targets.loss(student.logits(targets.examples(batch)), batch)
+
+        student.train_mode(True)
+        validate = dev_validation(student, config.labels, data, config.training, recorder)
+        losses = train(
+            targets.items, compute_loss, student.parameters, config.training,
+            seed=config.seed, recorder=recorder, engine=engine, validate=validate,
+        )  # fmt: skip
+    write_losses(out, losses)
+    test = evaluate_with_errors(student, config.labels, data, out, recorder)
+    (out / "model").mkdir()
+    student.save(out / "model")
+    return StudentResult(
+        test=test,
+        final_loss=losses[-1] if losses else None,
+        trainable_parameters=sum(item.numel() for item in student.parameters.values()),
+    )

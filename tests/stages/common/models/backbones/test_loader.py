@@ -1,0 +1,77 @@
+"""Tests of loading backbones."""
+
+from __future__ import annotations
+
+import pickle
+import shutil
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from stages.common.errors import AssetError
+from stages.common.models.backbones.base import Backbone
+from stages.common.models.backbones.loader import borrow_backbone, load_backbone
+from stages.common.models.cloze.classifier import ClozeClassifier
+from stages.common.models.encoders.config import EncoderConfig
+from stages.common.models.encoders.text_encoder import TextEncoder
+from stages.common.protocols import NullRecorder
+from tests.support.small_models import backbone_config, film_examples, film_task
+
+
+def words(backbone: Backbone) -> list[int]:
+    return [backbone.tokenizer(f" {word}", add_special_tokens=False)["input_ids"][-1] for word in ("good", "bad", "no")]
+
+
+def test_load_backbone_uses_float32_for_training(backbone_folders: dict[str, Path]) -> None:
+    config = backbone_config(backbone_folders["gpt2"]).model_copy(update={"precision": "bf16"})
+    trained, frozen = load_backbone(config, frozen=False), load_backbone(config, frozen=True)
+    assert trained.model.dtype == torch.float32
+    assert all(weight.requires_grad for weight in trained.model.parameters())
+    assert frozen.model.dtype == torch.bfloat16
+    assert not any(weight.requires_grad for weight in frozen.model.parameters())
+    assert not frozen.model.training
+
+
+@pytest.mark.parametrize("text", [None, "{half a file"])
+def test_load_backbone_rejects_a_folder_without_config(text: str | None, tmp_path: Path) -> None:
+    if text:
+        (tmp_path / "config.json").write_text(text)
+    with pytest.raises(AssetError, match=r"no readable config\.json") as caught:
+        load_backbone(backbone_config(tmp_path), frozen=True)
+    assert "transformers model" in caught.value.remedy
+
+
+def test_load_backbone_rejects_pickled_weights(backbone_folders: dict[str, Path], tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    shutil.copytree(backbone_folders["bert"], folder)
+    (folder / "model.safetensors").unlink()
+    ran = tmp_path / "ran"
+
+    class Trap:
+        def __reduce__(self) -> tuple[Any, ...]:
+            return Path.touch, (ran,)
+
+    (folder / "pytorch_model.bin").write_bytes(pickle.dumps(Trap()))
+    with pytest.raises(AssetError, match="pickled file") as caught:
+        load_backbone(backbone_config(folder), frozen=True)
+    assert "save_pretrained" in caught.value.remedy
+    with pytest.raises(AssetError, match="pickled file"):
+        TextEncoder.of(EncoderConfig(asset=str(folder)), ["text"])
+    assert not ran.exists()
+
+
+def test_eval_batch_tokens_limits_a_pass(backbone_folders: dict[str, Path]) -> None:
+    found: dict[int | None, list[torch.Size]] = {}
+    for asked in (None, 64):
+        config = backbone_config(backbone_folders["bert"]).model_copy(update={"eval_batch_tokens": asked})
+        with borrow_backbone(config) as backbone:
+            passes = found[asked] = []
+            words = backbone.model.get_input_embeddings()
+            watch = words.register_forward_hook(lambda _, ids, __, kept=passes: kept.append(ids[0].shape))
+            classifier = ClozeClassifier.of(film_task("bert"), "review", backbone, config)
+            classifier.predict(film_examples(12), NullRecorder(), "")
+            watch.remove()
+    assert len(found[None]) == 1
+    assert len(found[64]) > 1 and all(shape.numel() <= 64 for shape in found[64])

@@ -1,0 +1,82 @@
+"""Tests of the cloze classifier: its losses and predictions."""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import pytest
+import torch
+
+from stages.common.models.backbones.base import Backbone
+from stages.common.models.cloze.classifier import ClozeClassifier, hinge_loss, label_loss
+from stages.common.protocols import NullRecorder
+from tests.support.small_models import FAMILIES, backbone_config, film_examples, film_task
+
+
+def test_hinge_loss_counts_labels_within_the_margin() -> None:
+    scores = torch.tensor([[-1.0, -1.5, -4.0], [-3.0, -2.0, -2.5]])
+    # first: right is 0, so max(0, 1 + 1 - 1.5) + max(0, 1 + 1 - 4); second: right is 2
+    first = 0.5 + 0.0
+    second = (1 + 2.5 - 3.0) + (1 + 2.5 - 2.0)
+    assert float(hinge_loss(scores, torch.tensor([0, 2]))) == pytest.approx((first + second) / 2)
+    assert float(hinge_loss(torch.tensor([[0.0, -1.0]]), torch.tensor([0]))) == 0.0
+
+
+def test_label_loss_is_cross_entropy_over_labels() -> None:
+    found = float(label_loss(torch.tensor([[2.0, 0.0], [1.0, 3.0]]), torch.tensor([0, 0])))
+    by_hand = (math.log(1 + math.exp(-2)) + math.log(1 + math.exp(2))) / 2
+    assert found == pytest.approx(by_hand, abs=1e-6)
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_loss_is_cross_entropy_over_the_labels(name: str, backbones: dict[str, Backbone]) -> None:
+    """By hand: each label scores the mean of its words' logits; minus the log of the right label's share."""
+    backbone = backbones[name]
+    task = film_task(name)
+    classifier = ClozeClassifier.of(task, "review", backbone, backbone_config("unused"))
+    items = classifier.items(film_examples(3))
+    assert [item.label for item in items] == [0, 1, 0]
+    ids = {
+        word: backbone.tokenizer(f" {word}", add_special_tokens=False)["input_ids"][-1]
+        for word in ("bad", "terrible", "good", "great")
+    }
+    total = 0.0
+    with torch.inference_mode():
+        found = float(classifier.loss(items))
+        for item in items:
+            logits = dict(zip(ids, _alone(backbone, item.cloze[0], list(ids.values())), strict=True))
+            scores = [(logits["bad"] + logits["terrible"]) / 2, (logits["good"] + logits["great"]) / 2]
+            total -= math.log(math.exp(scores[item.label]) / sum(math.exp(value) for value in scores))
+    assert found == pytest.approx(total / 3, abs=1e-4)
+
+
+def _alone(backbone: Backbone, encoded: object, ids: list[int]) -> list[float]:
+    return backbone.word_logits(backbone.batch([encoded]), ids)[0].tolist()
+
+
+@dataclass
+class Progress(NullRecorder):
+    """Keeps what a display would be told."""
+
+    last: tuple[int, int] = (0, 0)
+
+    def log_progress(self, done: int, total: int, **info: float | str) -> None:
+        del info
+        self.last = (done, total)
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_predict_returns_logits_in_the_order_of_the_examples(name: str, backbones: dict[str, Backbone]) -> None:
+    classifier = ClozeClassifier.of(film_task(name), "summary", backbones[name], backbone_config("unused"))
+    examples = film_examples(60)
+    recorder = Progress()
+    found = classifier.predict(examples, recorder, "test")
+    assert found.shape == (60, 2)
+    assert recorder.last == (60, 60)
+    with torch.inference_mode():
+        for row in (0, 17, 59):
+            alone = classifier.logits([classifier.encode(examples[row])])[0].numpy()
+            assert found[row] == pytest.approx(alone, abs=1e-4)
+    assert len(np.unique(found.round(3), axis=0)) > 5

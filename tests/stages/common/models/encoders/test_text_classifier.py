@@ -1,0 +1,69 @@
+"""Tests of text classifiers: any language model can be the encoder."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+from stages.common.errors import AssetError
+from stages.common.examples import Example
+from stages.common.models.encoders.config import StudentConfig
+from stages.common.models.encoders.text_classifier import TextClassifier
+from tests.support.small_models import FAMILIES
+from tests.support.stage_runs import LABELS, SILENT
+
+
+def encoder(folder: Path, **settings: Any) -> StudentConfig:
+    return StudentConfig(asset=str(folder), **({"max_length": 32, "precision": "fp32"} | settings))
+
+
+TEXTS = ("dull", "the film is a warm and clever story about two sisters , and it was great .", "it was bad")
+
+
+@pytest.mark.parametrize(
+    ("name", "pooling"),
+    [*((name, pooling) for name in FAMILIES for pooling in ("mean", "last")), ("bert", "cls"), ("roberta", "cls")],
+)
+def test_classifier_on_any_language_model_is_saved_and_loaded(
+    name: str, pooling: str, backbone_folders: dict[str, Path], tmp_path: Path
+) -> None:
+    folder = shutil.copytree(backbone_folders[name], tmp_path / name)
+    classifier = TextClassifier.from_encoder(encoder(folder, pooling=pooling), LABELS, ("text",), 0)
+    examples = [Example(text, {"text": text}) for text in TEXTS]
+    together = classifier.predict(examples, SILENT, "")
+    alone = np.concatenate([classifier.predict([item], SILENT, "") for item in examples])
+    assert together == pytest.approx(alone, abs=1e-3), "padding is no part of a text"
+    assert np.abs(together[0] - together[1]).max() > 0.01
+    classifier.save(tmp_path / "saved")
+    shutil.rmtree(folder)
+    loaded = TextClassifier.load(tmp_path / "saved")
+    assert loaded.predict(examples, SILENT, "") == pytest.approx(together, abs=1e-6)
+
+
+def test_classifier_reads_two_fields_as_a_pair(backbone_folders: dict[str, Path]) -> None:
+    classifier = TextClassifier.from_encoder(encoder(backbone_folders["bert"]), LABELS, ("b", "a"), 0)
+    example = Example("1", {"a": "the film", "b": "it was dull"})
+    ids = classifier.encoder.tokenizer("it was dull", "the film", return_tensors="pt")
+    assert ids["token_type_ids"].sum() > 0
+    classifier.train_mode(False)
+    with torch.inference_mode():
+        hidden = classifier.encoder.model(**ids).last_hidden_state
+        expected = classifier.head(hidden.mean(dim=1))
+        assert torch.allclose(classifier.logits([example]), expected, atol=1e-5)
+
+
+def test_classifier_rejects_an_unusable_model(tmp_path: Path) -> None:
+    config = StudentConfig(asset=str(tmp_path))
+    with pytest.raises(AssetError, match=r"has no config\.json"):
+        TextClassifier.from_encoder(config, LABELS, ("text",), 0)
+    for kind in ("bart", "nothing-known"):
+        about = {"model_type": kind, "is_encoder_decoder": True, "architectures": ["SomeForConditionalGeneration"]}
+        (tmp_path / "config.json").write_text(json.dumps(about))
+        with pytest.raises(AssetError, match=r"cannot be loaded.*Specify an encoder or a language model"):
+            TextClassifier.from_encoder(config, LABELS, ("text",), 0)

@@ -1,0 +1,49 @@
+"""Tests of the initialization of prompts."""
+
+from __future__ import annotations
+
+import pytest
+import torch
+
+from stages.common.errors import InputError
+from stages.common.models.backbones.base import Backbone
+from stages.common.prompts.config import InitConfig, PromptConfig
+from stages.common.prompts.deep_prompts import KVLayout, activations
+from stages.common.prompts.initialization import init_vectors, new_prompt
+from stages.common.prompts.prompt_modules import LowRankPrompt
+from stages.common.seeds import torch_rng
+from tests.support.small_models import FAMILIES, film_task
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_deep_prompts_are_initialized_from_activations(name: str, backbones: dict[str, Backbone]) -> None:
+    backbone = backbones[name]
+    pattern = film_task(name).pattern("review")
+    layers = KVLayout.of(backbone)
+    config = PromptConfig(method="p_tuning_v2", num_virtual_tokens=4, init=InitConfig(kind="text", text="the film"))
+    found = new_prompt(config, backbone, pattern, seed=1).vectors
+    ids = backbone.tokenizer("the film", add_special_tokens=False)["input_ids"]
+    expected = activations(backbone, layers, [ids[number % len(ids)] for number in range(4)])
+    assert found.shape == (4, layers.width)
+    assert torch.equal(found, expected)
+    assert layers.rows(layers.keys_and_values(found)).equal(found)
+
+
+def test_init_vectors_uses_label_words_and_first_token(backbones: dict[str, Backbone]) -> None:
+    backbone = backbones["bert"]
+    table = backbone.model.get_input_embeddings().weight
+    found = init_vectors(InitConfig(kind="label_words"), 5, backbone, torch_rng(0), label_words=[7, 9])
+    assert torch.equal(found, table[[7, 9, 7, 9, 7]])
+    found = init_vectors(InitConfig(kind="cls"), 2, backbone, torch_rng(0))
+    assert torch.equal(found, table[[backbone.tokenizer.cls_token_id] * 2])
+    with pytest.raises(InputError, match="no label words"):
+        init_vectors(InitConfig(kind="label_words"), 5, backbone, torch_rng(0))
+    with pytest.raises(InputError, match="not all in the backbone's vocabulary"):
+        init_vectors(InitConfig(kind="text", text="漢字"), 5, backbone, torch_rng(0))
+
+
+def test_low_rank_prompt_starts_unchanged_with_few_parameters() -> None:
+    start = torch.randn(6, 32)
+    table = LowRankPrompt(start, 2)
+    assert torch.equal(table(), start)
+    assert sum(item.numel() for item in table.parameters()) == 2 * (6 + 32)

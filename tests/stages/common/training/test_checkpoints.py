@@ -1,0 +1,183 @@
+"""Tests of checkpoints: a resumed run ends with the numbers of an uninterrupted one."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable
+from pathlib import Path
+from types import SimpleNamespace
+
+import pytest
+import torch
+from torch import Tensor
+
+from stages.common.engine import InProcessEngine
+from stages.common.protocols import NullRecorder
+from stages.common.training import checkpoints
+from stages.common.training.config import TrainingConfig
+from stages.common.training.loop import train
+
+
+class Line:
+    """y = w x + b with dropout on x, fitted to items (x, y); knows in which order it saw them."""
+
+    def __init__(self, dropout: float = 0.0) -> None:
+        generator = torch.Generator().manual_seed(5)
+        self.weight = torch.nn.Parameter(torch.randn(1, 4, generator=generator))
+        self.bias = torch.nn.Parameter(torch.zeros(1))
+        self.dropout = dropout
+        self.seen: list[list[int]] = []
+
+    @property
+    def parameters(self) -> dict[str, torch.nn.Parameter]:
+        return {"weight": self.weight, "bias": self.bias}
+
+    def loss(self, batch: list[int]) -> Tensor:
+        self.seen.append(list(batch))
+        number = torch.tensor(batch, dtype=torch.float32)
+        inputs = torch.stack([number.sin(), number.cos(), (2 * number).sin(), (2 * number).cos()], dim=1)
+        inputs = torch.nn.functional.dropout(inputs, self.dropout)
+        target = 2 * number.sin() - (2 * number).cos() + 0.5
+        return ((inputs @ self.weight.T)[:, 0] + self.bias - target).square().mean()
+
+
+ITEMS = list(range(10))
+
+
+def fit(
+    model: Line,
+    config: TrainingConfig,
+    *,
+    seed: int = 0,
+    work: Path | None = None,
+    loss: Callable[[list[int]], Tensor] | None = None,
+    validate: Callable[[], tuple[float, float]] | None = None,
+    recorder: NullRecorder | None = None,
+) -> list[float]:
+    return train(
+        ITEMS, loss or model.loss, model.parameters, config,
+        seed=seed, recorder=recorder or NullRecorder(), engine=InProcessEngine(work), validate=validate,
+    )  # fmt: skip
+
+
+def config(**settings: object) -> TrainingConfig:
+    return TrainingConfig(**({"learning_rate": 0.05, "batch_size": 4, "steps": 12} | settings))
+
+
+@pytest.mark.parametrize("cut_at", [1, 3, 7, 11])
+def test_resumed_run_equals_an_uninterrupted_run(cut_at: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(checkpoints, "DEFAULT_INTERVAL_S", 0.0)
+    settings = config(lr_scheduler="cosine", warmup_ratio=0.2)
+    unbroken = Line(dropout=0.3)
+    expected = fit(unbroken, settings)
+
+    broken = Line(dropout=0.3)
+
+    def failing(batch: list[int]) -> Tensor:
+        if len(broken.seen) == cut_at:
+            raise KeyboardInterrupt
+        return broken.loss(batch)
+
+    with pytest.raises(KeyboardInterrupt):
+        fit(broken, settings, work=tmp_path, loss=failing)
+    resumed = Line(dropout=0.3)
+    found = fit(resumed, settings, work=tmp_path)
+    assert found == expected
+    assert len(resumed.seen) == 12 - cut_at, "finished steps are not run again"
+    assert torch.equal(resumed.weight, unbroken.weight)
+    assert torch.equal(resumed.bias, unbroken.bias)
+
+
+def test_partial_checkpoint_is_ignored(tmp_path: Path) -> None:
+    (tmp_path / "checkpoint.pt.part").write_bytes(b"half")
+    unbroken, beside = Line(), Line()
+    assert fit(beside, config(), work=tmp_path) == fit(unbroken, config())
+
+
+def test_no_folder_writes_no_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(checkpoints, "DEFAULT_INTERVAL_S", 0.0)
+    monkeypatch.chdir(tmp_path)
+    fit(Line(), config())
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("content", [b"", b"not what torch writes", b"PK\x03\x04 the beginning of a zip file"])
+def test_damaged_checkpoint_is_ignored(content: bytes, tmp_path: Path) -> None:
+    (tmp_path / "checkpoint.pt").write_bytes(content)
+    unbroken, beside = Line(), Line()
+    assert fit(beside, config(), work=tmp_path) == fit(unbroken, config())
+
+
+def test_environment_variable_sets_the_interval(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CLOZELINE_CHECKPOINT_EVERY_S", "0")
+    fit(Line(), config(), work=tmp_path)
+    assert (tmp_path / "checkpoint.pt").exists()
+
+
+def test_finished_training_is_not_repeated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What follows a training may be killed, minutes later."""
+    monkeypatch.setattr(checkpoints, "DEFAULT_INTERVAL_S", 0.0)
+    first, again = Line(), Line()
+    expected = fit(first, config(), work=tmp_path)
+    assert fit(again, config(), work=tmp_path) == expected
+    assert again.seen == []
+    assert torch.equal(again.weight, first.weight)
+
+
+@pytest.mark.parametrize(("pause_s", "is_kept"), [(7, True), (100, False)])
+def test_end_of_a_long_training_is_saved_between_two_checkpoints(
+    pause_s: float, is_kept: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Twelve steps of a second each: the end is four seconds after the checkpoint of step 8."""
+    monkeypatch.setattr(checkpoints, "DEFAULT_INTERVAL_S", pause_s)
+    seconds = itertools.count()
+    monkeypatch.setattr(checkpoints, "time", SimpleNamespace(monotonic=lambda: float(next(seconds))))
+    first, again = Line(), Line()
+    expected = fit(first, config(), work=tmp_path)
+    assert (tmp_path / "checkpoint.pt").exists() is is_kept
+    assert fit(again, config(), work=tmp_path) == expected
+    assert len(again.seen) == (0 if is_kept else 12)
+    assert torch.equal(again.weight, first.weight)
+
+
+def test_early_stopped_training_is_not_repeated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(checkpoints, "DEFAULT_INTERVAL_S", 0.0)
+    first, again = Line(), Line()
+    looks = Looks((0.5, 1.0), (0.8, 0.9), (0.8, 0.95), (0.7, 0.1))
+    expected = fit(first, stopping(), work=tmp_path, validate=looks)
+    assert fit(again, stopping(), work=tmp_path, validate=Looks()) == expected
+    assert again.seen == []
+    assert torch.equal(again.weight, first.weight), "the parameters of the best look"
+
+
+class Looks:
+    """A dev set whose accuracy and loss at each look are given beforehand."""
+
+    def __init__(self, *results: tuple[float, float], skip: int = 0) -> None:
+        self.left = list(results)[skip:]
+
+    def __call__(self) -> tuple[float, float]:
+        return self.left.pop(0)
+
+
+def stopping(**settings: object) -> TrainingConfig:
+    return config(steps=20, early_stopping={"eval_steps": 2, "patience": 2}, **settings)
+
+
+@pytest.mark.parametrize("cut_at", [3, 5, 7])
+def test_early_stopping_resumes_from_a_checkpoint(cut_at: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(checkpoints, "DEFAULT_INTERVAL_S", 0.0)
+    results = [(0.5, 1.0), (0.8, 0.9), (0.8, 0.95), (0.7, 0.1)]
+    unbroken, broken, resumed = Line(0.3), Line(0.3), Line(0.3)
+    expected = fit(unbroken, stopping(), validate=Looks(*results))
+
+    def failing(batch: list[int]) -> Tensor:
+        if len(broken.seen) == cut_at:
+            raise KeyboardInterrupt
+        return broken.loss(batch)
+
+    with pytest.raises(KeyboardInterrupt):
+        fit(broken, stopping(), work=tmp_path, loss=failing, validate=Looks(*results))
+    found = fit(resumed, stopping(), work=tmp_path, validate=Looks(*results, skip=cut_at // 2))
+    assert found == expected
+    assert torch.equal(resumed.weight, unbroken.weight)

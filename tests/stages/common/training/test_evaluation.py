@@ -1,0 +1,43 @@
+"""Tests of evaluation: scores and tables that are recorded."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from stages.common.data.split_files import write_examples
+from stages.common.examples import Example
+from stages.common.protocols import NullRecorder
+from stages.common.training.evaluation import evaluate_on_test
+from tests.support.stage_runs import Kept
+
+
+class AlwaysFresh:
+    """Gives every text the second label."""
+
+    def predict(self, examples: Sequence[Example], recorder: NullRecorder, phase: str) -> np.ndarray:
+        del recorder, phase
+        return np.tile([0.0, 1.0], (len(examples), 1))
+
+
+@pytest.mark.parametrize("groups", [("q1", "q1", "q2"), (None, None, None)])
+def test_evaluate_on_test_records_scores_and_per_class_table(groups: tuple[str | None, ...], tmp_path: Path) -> None:
+    gold = ("fresh", "rotten", "fresh")
+    texts = [
+        Example(str(n), {"text": "x"}, label, group) for n, (label, group) in enumerate(zip(gold, groups, strict=True))
+    ]
+    write_examples(tmp_path / "test.jsonl", texts)
+    recorder = Kept()
+    found = evaluate_on_test(AlwaysFresh(), ("rotten", "fresh"), tmp_path, tmp_path, recorder)
+    assert (found.accuracy, found.mcc) == (pytest.approx(2 / 3, abs=1e-6), 0)
+    assert found.exact_match == (0.5 if groups[0] else None)
+    expected = {"accuracy": found.accuracy, "macro_f1": 0.4, "mcc": 0.0, "ece": found.ece}
+    expected |= {"exact_match": 0.5} if groups[0] else {}
+    assert recorder.metrics == {f"test/{name}": value for name, value in expected.items()}
+    assert [(row["label"], row["recall"], row["support"]) for row in recorder.tables["per_class"]] == [
+        ("rotten", 0, 1),
+        ("fresh", 1, 2),
+    ]
