@@ -61,6 +61,8 @@ def test_baseline_without_labeled_examples_raises(
     backbone_folders: dict[str, Path], film_data: Path, tmp_path: Path
 ) -> None:
     write_examples(film_data / "train.jsonl", [])
-    with pytest.raises(InputError, match=r"the baseline needs labeled examples\. Add some, or remove baseline") as caught:
+    with pytest.raises(
+        InputError, match=r"the baseline needs labeled examples\. Add some, or remove baseline"
+    ) as caught:
         run(baseline, config_of(backbone_folders["bert"], "head"), baseline.Inputs(data=film_data), tmp_path / "out")
     assert caught.value.key == "baseline"

@@ -66,7 +66,6 @@ def replace_soft_labels(inputs: distillation.Inputs, logits: np.ndarray) -> None
     write_logits(inputs.soft_labels / "soft_labels.jsonl", unlabeled_set, logits, LABELS)
 
 
-
 @pytest.mark.parametrize("tune", TUNES)
 def test_student_learns_the_soft_labels(
     tune: str, backbone_folders: dict[str, Path], inputs: distillation.Inputs, tmp_path: Path
@@ -164,7 +163,9 @@ def test_head_is_the_logistic_regression_of_soft_and_gold_labels(
         student=encoder(backbone_folders["bert"], tune="head", head_regularization_c=3.0), training=None, gold_weight=0.25,
     )  # fmt: skip
     run(distillation, config, inputs, tmp_path / "out")
-    unlabeled_set, gold, test = (load_examples(inputs.data / f"{name}.jsonl") for name in ("unlabeled", "train", "test"))
+    unlabeled_set, gold, test = (
+        load_examples(inputs.data / f"{name}.jsonl") for name in ("unlabeled", "train", "test")
+    )
     text_encoder = TextEncoder.of(config.student, ("text",))
 
     def unit(examples: list[Example]) -> np.ndarray:
@@ -218,7 +219,6 @@ def test_head_leaves_the_encoder_unchanged(
     assert all(torch.equal(weight, after[name]) for name, weight in before.items() if "pooler" not in name)
 
 
-
 def logits_for(probabilities: list[float]) -> np.ndarray:
     """Returns logits [n, 2] of two labels; the second label has these probabilities."""
     second = np.array(probabilities)
@@ -267,9 +267,7 @@ def test_student_is_trained_on_the_kept_examples_only(
     assert heads[0] == heads[1]
 
 
-def test_no_example_left_raises(
-    backbone_folders: dict[str, Path], inputs: distillation.Inputs, tmp_path: Path
-) -> None:
+def test_no_example_left_raises(backbone_folders: dict[str, Path], inputs: distillation.Inputs, tmp_path: Path) -> None:
     config = head(backbone_folders["bert"], min_confidence=0.99)
     with pytest.raises(InputError, match=r"highest probability is 0\.98\. Lower min_confidence \(now 0\.99\)"):
         run(distillation, config, inputs, tmp_path / "out")

@@ -30,7 +30,6 @@ def growth(generation: int = 1, *, from_zero: bool = False, **settings: Any) -> 
     return GenerationConfig(generation=generation, from_zero=from_zero, **settings)
 
 
-
 @pytest.mark.parametrize(("fraction", "count"), [(0.25, 2), (0.01, 1), (0.5, 4), (1.0, 8)])
 def test_sample_teachers_takes_a_fraction_of_the_others(fraction: float, count: int) -> None:
     times_chosen: Counter[str] = Counter()
@@ -47,7 +46,6 @@ def test_sample_teachers_keeps_the_order_of_names() -> None:
     first, again = (sample_teachers(NAMES, NAMES[0], 0.5, random.Random(3)) for _ in range(2))
     assert first == again == tuple(name for name in NAMES if name in first)
     assert first != sample_teachers(NAMES, NAMES[0], 0.5, random.Random(4))
-
 
 
 @pytest.mark.parametrize(
@@ -75,8 +73,9 @@ def test_generation_config_does_not_depend_on_later_generations() -> None:
     short, long = (IpetConfig(generations=number, scale_factor=3, weights="accuracy") for number in (1, 5))
     first = {"generation": 1, "from_zero": False}
     assert GenerationConfig.of(short, **first) == GenerationConfig.of(long, **first)
-    assert GenerationConfig.of(long, generation=2, from_zero=True) == growth(2, from_zero=True, scale_factor=3, weights="accuracy")
-
+    assert GenerationConfig.of(long, generation=2, from_zero=True) == growth(
+        2, from_zero=True, scale_factor=3, weights="accuracy"
+    )
 
 
 def probabilities_of(*fresh: float) -> np.ndarray:
@@ -135,7 +134,6 @@ def test_sample_is_in_proportion_to_the_confidence(num_required: int) -> None:
     assert abs(expected - num_required / 4).max() > 0.05  # a uniform sample would fail
 
 
-
 def test_num_most_likely_samples_each_label() -> None:
     """An untrained model that prefers rotten everywhere."""
     probabilities, targets = probabilities_of(0.1, 0.2, 0.3, 0.4), dict.fromkeys(LABELS, 2)
@@ -153,7 +151,9 @@ def test_example_among_the_most_likely_of_two_labels_has_one() -> None:
         examples(9), probabilities, dict.fromkeys(LABELS, 9), random.Random(0), num_most_likely=8
     )
     assert len({item.uid for item in sampled}) == len(sampled) == 9
-    assert all((item.label == "rotten") is (int(item.uid[5:]) <= 4) for item in sampled)  # a tie goes to the first label
+    assert all(
+        (item.label == "rotten") is (int(item.uid[5:]) <= 4) for item in sampled
+    )  # a tie goes to the first label
 
 
 def test_num_most_likely_limits_the_candidates() -> None:
@@ -172,12 +172,9 @@ def test_examples_of_an_unlikely_label_are_sampled_randomly() -> None:
     rng, uids = random.Random(0), set()
     probabilities = np.array([[0.9, 1e-8], [0.8, 2e-8]] * 10)  # every second example ranks higher for fresh
     for _ in range(400):
-        sampled = sample_by_confidence(
-            examples(20), probabilities, {"rotten": 0, "fresh": 1}, rng, num_most_likely=10
-        )
+        sampled = sample_by_confidence(examples(20), probabilities, {"rotten": 0, "fresh": 1}, rng, num_most_likely=10)
         uids |= {item.uid for item in sampled}
     assert uids == {f"text-{number}" for number in range(1, 20, 2)}
-
 
 
 def teacher(folder: Path, logits: np.ndarray, accuracy: float) -> Path:
@@ -225,7 +222,9 @@ def test_selection_depends_on_seed_and_generation(tmp_path: Path) -> None:
     gold = [*examples(4, "rotten"), *examples(4, "fresh")]
 
     def select(generation: int, scale_factor: float, seed: int) -> list[Example]:
-        return select_examples(growth(generation, scale_factor=scale_factor), gold, examples(80), folders, LABELS, seed=seed)
+        return select_examples(
+            growth(generation, scale_factor=scale_factor), gold, examples(80), folders, LABELS, seed=seed
+        )
 
     first, again, other_seed = (select(1, 4, seed) for seed in (1, 1, 2))
     assert first == again

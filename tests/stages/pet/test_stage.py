@@ -128,7 +128,6 @@ def test_result_depends_on_the_seed_only(
     assert_a_seed_decides(once)
 
 
-
 @pytest.mark.parametrize("name", FAMILIES)
 def test_label_words_of_several_tokens_are_trained_with_the_hinge_loss(
     name: str, backbone_folders: dict[str, Path], film_data: Path, tmp_path: Path
@@ -145,9 +144,7 @@ def test_label_words_of_several_tokens_are_trained_with_the_hinge_loss(
 
 
 @pytest.mark.parametrize("name", ["bert", "gpt2", "t5"])
-def test_multiple_choice_scores_each_option(
-    name: str, backbone_folders: dict[str, Path], tmp_path: Path
-) -> None:
+def test_multiple_choice_scores_each_option(name: str, backbone_folders: dict[str, Path], tmp_path: Path) -> None:
     """The second option is right if it says that the film was great."""
     end = "{mask}" if name == "gpt2" else "{mask}."
     task = Task(
@@ -191,7 +188,6 @@ def test_demonstrations_count_as_labeled_examples(
     assert abs(logits_of(tmp_path / "plain") - logits_of(tmp_path / "primed")).max() > 0.01
 
 
-
 def teacher(folder: Path, data: Path) -> Path:
     """Files of a sub-model of the generation before, which predicts the gold label of every unlabeled example."""
     folder.mkdir()
@@ -231,8 +227,9 @@ def test_generation_without_labels_trains_on_pseudo_labels_only(
     assert result.test.accuracy >= 0.75
 
 
-
-def test_early_stopping_keeps_the_best_parameters(backbone_folders: dict[str, Path], film_data: Path, tmp_path: Path) -> None:
+def test_early_stopping_keeps_the_best_parameters(
+    backbone_folders: dict[str, Path], film_data: Path, tmp_path: Path
+) -> None:
     write_examples(film_data / "dev.jsonl", film_examples(6, start=300))
     long = TrainingConfig(learning_rate=0.01, batch_size=4, steps=400, early_stopping={"eval_steps": 5, "patience": 2})
     config = submodel(backbone_folders["gpt2"], training=long)
@@ -246,9 +243,7 @@ def test_early_stopping_keeps_the_best_parameters(backbone_folders: dict[str, Pa
     assert classifier.validate(load_examples(film_data / "dev.jsonl"), SILENT).accuracy == best
 
 
-def test_mlm_loss_changes_the_submodel(
-    backbone_folders: dict[str, Path], film_data: Path, tmp_path: Path
-) -> None:
+def test_mlm_loss_changes_the_submodel(backbone_folders: dict[str, Path], film_data: Path, tmp_path: Path) -> None:
     logits = []
     for name, mlm in (("without", None), ("with", {"weight": 0.5}), ("again", {"weight": 0.5})):
         config = submodel(backbone_folders["bert"], "bert", mlm=mlm)

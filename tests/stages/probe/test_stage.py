@@ -46,8 +46,14 @@ def test_probe_is_logistic_regression_on_unit_vectors(
     model = LogisticRegression(C=regularization_c, tol=1e-8, max_iter=10_000)
     expected = model.fit(unit(config, train), [LABELS.index(item.label) for item in train])
     content_free = [Example(text, {"text": text}) for text in CONTENT_FREE_TEXTS]
-    for name, texts in (("test_logits", test), ("unlabeled_logits", unlabeled_set), ("content_free_logits", content_free)):
-        assert softmax(logits_of(tmp_path / "out", name)) == pytest.approx(expected.predict_proba(unit(config, texts)), abs=2e-4)
+    for name, texts in (
+        ("test_logits", test),
+        ("unlabeled_logits", unlabeled_set),
+        ("content_free_logits", content_free),
+    ):
+        assert softmax(logits_of(tmp_path / "out", name)) == pytest.approx(
+            expected.predict_proba(unit(config, texts)), abs=2e-4
+        )
     assert (result.num_labeled, result.num_unlabeled, result.trainable_parameters) == (8, 0, 2 * 32 + 2)
     assert recorder.metrics["test/accuracy"] == result.test.accuracy
     is_right = expected.predict(unit(config, test)) == [LABELS.index(item.label) for item in test]
@@ -98,9 +104,7 @@ def test_saved_probe_is_a_head_with_a_reference(
     assert loaded.predict(test, SILENT, "") == pytest.approx(logits_of(tmp_path / "out"), abs=2e-5)
 
 
-def test_changed_encoder_raises(
-    backbone_folders: dict[str, Path], film_data: Path, tmp_path: Path
-) -> None:
+def test_changed_encoder_raises(backbone_folders: dict[str, Path], film_data: Path, tmp_path: Path) -> None:
     folder = shutil.copytree(backbone_folders["bert"], tmp_path / "bert")
     run(probe, config_of(folder), probe.Inputs(data=film_data), tmp_path / "out")
     (folder / "more.txt").write_text("another revision")
@@ -122,7 +126,9 @@ def test_each_text_is_embedded_once_and_the_probe_is_deterministic(
     read: list[tuple[str, bool]] = []
     pooled = TextEncoder.pooled
 
-    def counting(self: TextEncoder, examples: list[Example], *, bf16: bool = False, pad_to_multiple: bool = False) -> torch.Tensor:
+    def counting(
+        self: TextEncoder, examples: list[Example], *, bf16: bool = False, pad_to_multiple: bool = False
+    ) -> torch.Tensor:
         read.extend((item.uid, bf16) for item in examples)
         return pooled(self, examples, bf16=bf16, pad_to_multiple=pad_to_multiple)
 
@@ -136,7 +142,9 @@ def test_each_text_is_embedded_once_and_the_probe_is_deterministic(
     assert written(tmp_path / "first") == written(tmp_path / "again-with-other-rng-state")
 
 
-def test_probe_without_labeled_examples_raises(backbone_folders: dict[str, Path], film_data: Path, tmp_path: Path) -> None:
+def test_probe_without_labeled_examples_raises(
+    backbone_folders: dict[str, Path], film_data: Path, tmp_path: Path
+) -> None:
     write_examples(film_data / "train.jsonl", [])
     with pytest.raises(InputError, match="a probe needs labeled examples"):
         run(probe, config_of(backbone_folders["bert"]), probe.Inputs(data=film_data), tmp_path / "out")

@@ -66,7 +66,9 @@ def test_soft_labels_are_the_weighted_mean_of_the_members(
     assert [row["weight"] for row in recorder.tables["weights"]] == pytest.approx(expected_weights, abs=1e-6)
     assert 0 < recorder.metrics["unlabeled/entropy"] < 1
     for name, file in (("soft_labels", "unlabeled_logits"), ("test_logits", "test_logits")):
-        expected = sum(weight * logits_of(member, file) for member, weight in zip(members, expected_weights, strict=True))
+        expected = sum(
+            weight * logits_of(member, file) for member, weight in zip(members, expected_weights, strict=True)
+        )
         assert logits_of(tmp_path / "out", name) == pytest.approx(expected, abs=2e-5)
     averaged = logits_of(tmp_path / "out", "soft_labels")
     gold = [item.label for item in load_examples(film_data / "unlabeled_gold.jsonl")]

@@ -132,7 +132,6 @@ def test_files_are_used_in_full(tmp_path: Path) -> None:
     ]  # fmt: skip
 
 
-
 @pytest.mark.parametrize(
     ("settings", "problem", "field"),
     [

@@ -83,7 +83,6 @@ def test_score_of_a_certain_word_is_finite() -> None:
         assert all(math.isfinite(score) for _, score in rank(log_p, [True, False], method, 2))
 
 
-
 @pytest.mark.parametrize("name", FAMILIES)
 def test_whole_words_are_one_token_in_a_text(name: str) -> None:
     tokenizer = TOKENIZERS[name]()
@@ -130,7 +129,6 @@ def test_space_mark_as_a_token_hides_no_words(letter: str) -> None:
     assert whole_words(extended) == whole_words(original) != {}
 
 
-
 def search(folder: Path, name: str, pattern: str = "review", **settings: Any) -> VerbalizerSearchConfig:
     task = film_task(name).model_copy(update={"verbalizer": {}}).only(pattern)
     values = {"num_words": 3, "num_candidates": 40} | settings
@@ -172,7 +170,9 @@ def test_search_finds_the_words_with_the_best_scores(
     for label in LABELS:
         is_label = [item.label == label for item in load_examples(film_data / "train.jsonl")]
         scores = by_hand(p, is_label, method)
-        assert [scores[names.index(word)] for word in result.words[label]] == pytest.approx(sorted(scores, reverse=True)[:3], abs=1e-3)
+        assert [scores[names.index(word)] for word in result.words[label]] == pytest.approx(
+            sorted(scores, reverse=True)[:3], abs=1e-3
+        )
     assert (result.num_candidates, result.num_labeled) == (len(vocabulary), 7)
 
 
@@ -203,7 +203,6 @@ def test_number_of_written_candidates_is_limited(
     config = search(backbone_folders["bert"], "bert", num_candidates=20)
     run(verbalizer_search, config, verbalizer_search.Inputs(data=film_data), tmp_path / "out")
     assert len((tmp_path / "out" / "candidates.jsonl").read_text().splitlines()) == 5 * len(LABELS)
-
 
 
 @pytest.mark.parametrize("count", [0, 1])

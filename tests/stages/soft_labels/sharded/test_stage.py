@@ -257,7 +257,11 @@ def test_a_student_learns_from_some_of_the_shards_texts(
     assert taught(keep_fraction=0.5, max_student_examples=100) == list(range(20, 40))
     drawn = taught(keep_fraction=0.5, max_student_examples=7)
     assert len(drawn) == 7 and set(drawn) < set(range(20, 40)) and drawn == sorted(drawn)
-    assert drawn == taught(keep_fraction=0.5, max_student_examples=7) != taught(keep_fraction=0.5, max_student_examples=7, seed=4)
+    assert (
+        drawn
+        == taught(keep_fraction=0.5, max_student_examples=7)
+        != taught(keep_fraction=0.5, max_student_examples=7, seed=4)
+    )
     with pytest.raises(InputError, match="Lower min_confidence"):
         taught(min_confidence=0.99)
     plain = DistillationConfig(

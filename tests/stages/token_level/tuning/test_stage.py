@@ -111,9 +111,7 @@ def test_unanswerable_question_gets_an_empty_answer(backbone_folders: dict[str, 
     assert result.test.exact_match > 0.7
 
 
-def test_head_for_another_task_raises(
-    backbone_folders: dict[str, Path], sets: dict[str, Path], tmp_path: Path
-) -> None:
+def test_head_for_another_task_raises(backbone_folders: dict[str, Path], sets: dict[str, Path], tmp_path: Path) -> None:
     config = tuned(backbone_folders["bert"], ENTITIES, training=TRAINING.model_copy(update={"steps": 1}))
     run(tuning, config, tuning.Inputs(data=sets["tokens"]), tmp_path / "out")
     file = tmp_path / "out" / "token_level_model.json"
