@@ -36,7 +36,7 @@ _FINGERPRINT = re.compile(r"[0-9a-f]{64}")
 
 @dataclass(frozen=True, slots=True)
 class LookupResult:
-    """What the store has for one fingerprint.
+    """The state of one fingerprint in the store.
 
     Args:
         manifest: The manifest of an intact result; None if there is none.
@@ -178,20 +178,6 @@ class Store(ABC):
     def lookup(self, step: str, fingerprint: str, verify: bool = False) -> Manifest | None:
         """Returns the manifest of an intact result, or None."""
         return self.inspect(step, fingerprint, verify).manifest
-
-    def require(self, step: str, fingerprint: str, verify: bool = False) -> Manifest:
-        """Returns the manifest of a result that must exist.
-
-        Raises:
-            CorruptResultError: it is damaged.
-            StoreError: it was never committed.
-        """
-        result = self.inspect(step, fingerprint, verify)
-        if result.problems:
-            raise CorruptResultError(step, result.problems)
-        if result.manifest is None:
-            raise StoreError(f"step {step} has no committed result.", "Run the pipeline first.")
-        return result.manifest
 
     def results(self, step: str) -> Iterator[Manifest]:
         """Yields all readable manifests of a step, of any fingerprint, without checking their files."""

@@ -76,9 +76,9 @@ def sample_by_confidence(
         probabilities: [n, C] predictions of the teachers, with columns in the order of `targets`.
         targets: Label -> number of examples. Fewer are sampled if the unlabeled set has fewer with this label.
         rng: Source of randomness.
-        num_most_likely: If set, samples from this number of examples that are most likely of each label, even if another
-            label is more likely: an untrained model may prefer one label everywhere. An example among the most likely
-            of several labels goes to the one for which it ranks highest, so no label takes all.
+        num_most_likely: If set, samples from this number of most likely examples of each label, even if another label
+            is more likely: an untrained model may prefer one label everywhere. An example among the most likely of
+            several labels goes to the one for which it ranks highest, so no label takes all.
     """
     assigned, is_eligible = probabilities.argmax(axis=1), np.full(len(unlabeled_set), fill_value=True)
     if num_most_likely is not None:

@@ -131,7 +131,7 @@ class PseudoLabeler:
 
 @dataclass(slots=True)
 class _Calibrated:
-    """A model whose prior preference for some labels is removed. Default reference: the first examples that it reads."""
+    """A model whose prior preference for labels is removed. Default reference: the first examples that it reads."""
 
     model: LogitModel
     reference: NDArray[np.float64] | None
@@ -173,8 +173,9 @@ def single_examples(
 def label_until_enough(
     config: SingleConfig, labeler: PseudoLabeler, sentences: Iterable[str], num_examples: int, recorder: Recorder
 ) -> ConfidentSentences:
-    """Labels sentences until every class has its share of the examples, or there are no more candidates. Arguments as in
-    `single_examples`.
+    """Labels sentences until every class has its share of the examples, or there are no more candidates.
+
+    The arguments are those of `single_examples`.
     """
     labeled = ConfidentSentences({label: [] for label in labeler.labels})
     candidates: Iterator[str] = islice(sentences, num_examples * config.candidates_per_example)

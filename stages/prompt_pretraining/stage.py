@@ -39,7 +39,7 @@ NUM_FINAL_LOSSES = 10
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Inputs:
-    """`examples`: files of the step that built the examples from a corpus in shards. Default: this stage builds them."""
+    """`examples`: files of the step that built the examples from shards. Default: this stage builds them."""
 
     examples: Path | None = None
 

@@ -40,8 +40,8 @@ class Inputs:
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Result(EvaluationResult):
     """Scores with the trained prompt. Files: the prompt in `prompt/` (PEFT's format), with LoRA weights in
-    `prompt/lora/` and a linear head in `prompt/head.safetensors` if they were trained; its task, pattern and backbone in
-    `prompt_model.json`; `test_logits.jsonl`; `losses.json`.
+    `prompt/lora/` and a linear head in `prompt/head.safetensors` if they were trained; its task, pattern and backbone
+    in `prompt_model.json`; `test_logits.jsonl`; `losses.json`.
     """
 
     final_loss: float
@@ -85,7 +85,9 @@ def run(config: PromptTuningConfig, inputs: Inputs, out: Path, recorder: Recorde
 def _tune(
     config: PromptTuningConfig, inputs: Inputs, backbone: Backbone, recorder: Recorder, engine: Engine
 ) -> TunedClassifier:
-    prompt = initialize_prompt(config.prompt, config.task, config.pattern, backbone, config.seed, inputs.pretrained)
+    prompt = initialize_prompt(
+        config.prompt, config.task, config.pattern, backbone, seed=config.seed, pretrained=inputs.pretrained
+    )
     head = None
     if config.prompt.head == "linear":
         head = LinearHead(backbone.hidden_size, len(config.task.labels)).to(backbone.device)

@@ -30,12 +30,12 @@ DEV_BATCH_SIZE = 8
 
 
 class TokenScores(NamedTuple):
-    """Scores of every token [B, L, O], and the index of the first token of each window [B]: causal models pad on the
-    left.
+    """`scores` of every token [B, L, O], and `starts` [B]: the index of the first token of each window, because causal
+    models pad on the left.
     """
 
-    scores_BLO: Tensor
-    starts_B: Tensor
+    scores: Tensor
+    starts: Tensor
 
 
 class TokenLevelEvaluation(NamedTuple):
@@ -96,7 +96,7 @@ class TokenLevelModel(ABC, Generic[TaskT, ExampleT, Item]):
             return TokenScores(self.head(states_BLD), batch.mask_position)
 
     def validate(self, examples: Sequence[ExampleT], recorder: Recorder) -> DevScore:
-        """Evaluates the dev set for early stopping: the entity F1, or macro F1 if there are no entities, and the loss."""
+        """Evaluates the dev set for early stopping: entity F1, or macro F1 if there are no entities; and the loss."""
         score, _ = self.evaluate(examples, recorder, "dev set")
         items = self.items(examples)
         with torch.inference_mode():

@@ -31,8 +31,8 @@ MAX_LOGGED = 50
 
 @dataclass(frozen=True, slots=True)
 class AnswerWindow:
-    """A training item: a window, and the first and the last token of the answer. Both are `NO_ANSWER` if the window does
-    not contain the entire answer.
+    """A training item: a window, and the first and the last token of the answer. Both are `NO_ANSWER` if the window
+    does not contain the entire answer.
     """
 
     window: ContextWindow
@@ -120,7 +120,7 @@ class SpanExtractor(TokenLevelModel[QuestionAnsweringTask, Question, AnswerWindo
         return ScoredAnswer(float(sums_TT[first, last]), text)
 
     def _token_scores(self, windows: Sequence[ContextWindow]) -> Tensor:
-        """Returns the scores of the tokens, [B, L, 2], without padding on the left; minus infinity outside the context."""
+        """Returns the scores of the tokens, [B, L, 2], padded on the right; minus infinity outside the context."""
         scores_BL2, starts_B = self.scores([window.encoded for window in windows])
         max_length = max(len(window.encoded.ids) for window in windows)
         positions_L = torch.arange(max_length, device=scores_BL2.device)

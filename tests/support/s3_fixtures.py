@@ -26,7 +26,7 @@ def s3_port() -> Iterator[int]:
 
 @pytest.fixture
 def proxy(s3_port: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Proxy]:
-    """An empty bucket with a proxy in front of it, to which the environment points. Pauses between attempts are short."""
+    """An empty bucket, and a proxy in front of it that the environment names. Pauses between attempts are short."""
     import boto3
 
     proxy = Proxy(s3_port)

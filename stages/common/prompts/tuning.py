@@ -28,11 +28,11 @@ from stages.common.protocols import Engine, Recorder
 from stages.common.training.config import TrainingConfig
 from stages.common.training.loop import train
 
-ExampleT = TypeVar("ExampleT", contravariant=True)
+ExampleT_contra = TypeVar("ExampleT_contra", contravariant=True)
 Item = TypeVar("Item")
 
 
-class TunableModel(Protocol[ExampleT, Item]):
+class TunableModel(Protocol[ExampleT_contra, Item]):
     """A model on a backbone, with a soft prompt, a linear head, or neither."""
 
     backbone: Backbone
@@ -41,10 +41,10 @@ class TunableModel(Protocol[ExampleT, Item]):
     head: Any
     """A `LinearHead`, or None."""
 
-    def items(self, examples: Sequence[ExampleT]) -> list[Item]:
+    def items(self, examples: Sequence[ExampleT_contra]) -> list[Item]:
         """Returns training items of labeled examples."""
 
-    def validate(self, examples: Sequence[ExampleT], recorder: Recorder) -> DevScore:
+    def validate(self, examples: Sequence[ExampleT_contra], recorder: Recorder) -> DevScore:
         """Evaluates the dev set, for early stopping."""
 
 
@@ -65,10 +65,10 @@ def trainable_parameters(model: TunableModel[Any, Any]) -> dict[str, torch.nn.Pa
 
 
 def tune(
-    model: TunableModel[ExampleT, Item],
+    model: TunableModel[ExampleT_contra, Item],
     compute_loss: Callable[[list[Item]], Tensor],
-    train_set: Sequence[ExampleT],
-    dev_set: Sequence[ExampleT],
+    train_set: Sequence[ExampleT_contra],
+    dev_set: Sequence[ExampleT_contra],
     config: TrainingConfig,
     *,
     seed: int,

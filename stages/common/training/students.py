@@ -32,7 +32,7 @@ class StudentTargets(Protocol[Item]):
 
     @property
     def items(self) -> Sequence[Item]:
-        """All items."""
+        """The training items."""
 
     def examples(self, items: Sequence[Item]) -> list[Example]:
         """Returns the example of each item."""

@@ -79,8 +79,8 @@ def run(config: VerbalizerSearchConfig, inputs: Inputs, out: Path, recorder: Rec
     (out / "words.json").write_text(json.dumps(words, ensure_ascii=False, indent=1) + "\n", encoding="utf-8")
     with (out / "candidates.jsonl").open("w", encoding="utf-8") as file:
         for label in labels:
-            for index, score in ranked[label][:MAX_WRITTEN]:
-                row = {"label": label, "word": names[index], "score": round(score, 4)}
+            for number, score in ranked[label][:MAX_WRITTEN]:
+                row = {"label": label, "word": names[number], "score": round(score, 4)}
                 file.write(json.dumps(row, ensure_ascii=False) + "\n")
     recorder.log_table("words", [{"label": label, "words": ", ".join(words[label])} for label in labels])
     return Result(words=words, num_candidates=min(config.num_candidates, len(names)), num_labeled=len(train_set))

@@ -123,8 +123,8 @@ def allocate_examples(
             f"{purpose} needs a shard with {requirements.documents:,} documents of {requirements.sentences} different "
             f"sentences or more, but no shard has more than {max(counts.values()):,}; all shards have {num_read:,} "
             "documents, with duplicates.",
-            "Make fewer and larger shards, use a corpus of more or longer documents, or lower max_sentence_words, which "
-            "splits text into more sentences.",
+            "Make fewer and larger shards, use a corpus of more or longer documents, or lower max_sentence_words for "
+            "more sentences.",
             key="corpus",
         )
     parts, first = [], 0

@@ -23,7 +23,7 @@ from stages.token_level.tuning.config import TokenLevelTuningConfig
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Inputs:
-    """`data`: files of the split stage of token-level tasks; `pretrained`: files of prompt pretraining, for init: ppt."""
+    """`data`: files of the token-level split stage; `pretrained`: files of prompt pretraining, for init: ppt."""
 
     data: Path
     pretrained: Path | None = None
@@ -48,7 +48,7 @@ def run(config: TokenLevelTuningConfig, inputs: Inputs, out: Path, recorder: Rec
     with prompt_backbone(config.backbone, config.prompt, config.seed, engine) as submodel:
         backbone = submodel.backbone
         vectors = pretrained_vectors(config.prompt, backbone, inputs.pretrained)
-        prompt = new_prompt(config.prompt, backbone, None, config.seed, pretrained=vectors)
+        prompt = new_prompt(config.prompt, backbone, None, seed=config.seed, pretrained=vectors)
         model = model_class(config.task, backbone, config.backbone, prompt)
         num_parameters = sum(item.numel() for item in trainable_parameters(model).values())
         losses = tune(

@@ -35,4 +35,4 @@ def test_inputs_must_match_the_function(store: Store) -> None:
     base = toy("base")
     step = Step(name="odd", run=base.run, config=base.config, inputs={"unknown": base})
     error = run(step, store).errors["odd"]
-    assert "odd has the inputs unknown, and Inputs of tests.support.steps wants parts, base" in error.error
+    assert "odd has the inputs unknown, but Inputs of tests.support.steps has the fields parts, base" in error.error

@@ -7,6 +7,8 @@ import subprocess
 import sys
 import threading
 import time
+from collections.abc import Iterator
+from contextlib import ExitStack, closing
 from dataclasses import replace
 from pathlib import Path
 
@@ -48,37 +50,42 @@ with Watchdog(FileLease(Path(sys.argv[1])), sys.argv[2], 1.2) as watchdog:
 """
 
 
-def start(code: str, *arguments: str) -> subprocess.Popen[str]:
-    """Starts Python code in its own process."""
-    environment = {**os.environ, "PYTHONPATH": f"{ROOT}"}
-    return subprocess.Popen(
-        [sys.executable, "-c", code, *arguments], stdout=subprocess.PIPE, text=True, env=environment
-    )
+class Processes:
+    """Python processes of one test."""
+
+    def __init__(self) -> None:
+        self._stack = ExitStack()
+
+    def start(self, code: str, *arguments: str) -> tuple[subprocess.Popen[str], str]:
+        """Starts Python code in its own process. Returns the process and the first line that it prints."""
+        command = [sys.executable, "-c", code, *arguments]
+        environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+        process = self._stack.enter_context(
+            subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=environment)
+        )
+        self._stack.callback(process.kill)
+        assert process.stdout is not None
+        return process, process.stdout.readline().strip()
+
+    def close(self) -> None:
+        """Kills all processes."""
+        self._stack.close()
 
 
-def first_line(process: subprocess.Popen[str]) -> str:
-    """Returns the first line that a process prints."""
-    assert process.stdout is not None
-    return process.stdout.readline().strip()
+@pytest.fixture
+def processes() -> Iterator[Processes]:
+    with closing(Processes()) as processes:
+        yield processes
 
 
 def write(folder: Path, lease: Lease) -> None:
     (folder / NAME).write_bytes(to_json(lease))
 
 
-@pytest.fixture
-def pair(tmp_path: Path) -> tuple[subprocess.Popen[str], subprocess.Popen[str]]:
-    """A driver with a lease, and a worker with a watchdog."""
-    driver = start(DRIVER, str(tmp_path))
-    worker = start(WORKER, str(tmp_path), first_line(driver))
-    assert first_line(worker) == "started"
-    return driver, worker
-
-
-def test_worker_exits_when_its_driver_is_killed(
-    pair: tuple[subprocess.Popen[str], subprocess.Popen[str]], tmp_path: Path
-) -> None:
-    driver, worker = pair
+def test_worker_exits_when_its_driver_is_killed(processes: Processes, tmp_path: Path) -> None:
+    driver, token = processes.start(DRIVER, str(tmp_path))
+    worker, line = processes.start(WORKER, str(tmp_path), token)
+    assert line == "started"
     while (lease := read_lease(tmp_path)) is None or lease.heartbeat < 8:
         time.sleep(0.05)
     # Without a heartbeat the lease would be expired.
@@ -88,26 +95,24 @@ def test_worker_exits_when_its_driver_is_killed(
     assert worker.wait(20) == 1
 
 
-def test_step_ends_when_another_driver_has_the_lease(
-    pair: tuple[subprocess.Popen[str], subprocess.Popen[str]], tmp_path: Path
-) -> None:
-    driver, worker = pair
+def test_step_ends_when_another_driver_has_the_lease(processes: Processes, tmp_path: Path) -> None:
+    _, token = processes.start(DRIVER, str(tmp_path))
+    worker, line = processes.start(WORKER, str(tmp_path), token)
+    assert line == "started"
     lease = read_lease(tmp_path)
     assert lease is not None
     write(tmp_path, replace(lease, owner=Owner.current(), token="other"))
     assert worker.wait(20) == 7
-    driver.kill()
-    driver.wait()
 
 
-def test_worker_exits_when_a_driver_on_another_machine_stops_renewing(tmp_path: Path) -> None:
+def test_worker_exits_when_a_driver_on_another_machine_stops_renewing(processes: Processes, tmp_path: Path) -> None:
     with Leases(600) as leases:
         token = leases.acquire(tmp_path, "step")
         lease = read_lease(tmp_path)
         assert lease is not None
         write(tmp_path, replace(lease, owner=replace(lease.owner, namespace="another machine")))
-        worker = start(WORKER, str(tmp_path), token)
-        assert first_line(worker) == "started"
+        worker, line = processes.start(WORKER, str(tmp_path), token)
+        assert line == "started"
         assert worker.wait(20) == 1
 
 

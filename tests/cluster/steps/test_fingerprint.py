@@ -178,7 +178,7 @@ def test_canonical_form_rejects_other_types_with_a_remedy(value: Any) -> None:
 
 def test_step_rejects_unusable_names_and_functions() -> None:
     for name in ("", "Pet", "a//b", "a/../b", "a b", "f" * 64, "logs/a"):
-        with pytest.raises(GraphError, match="valid name of a step"):
+        with pytest.raises(GraphError, match="name of a step"):
             toy(name)
     with pytest.raises(GraphError, match="top of a module"):
         Step(name="a", run="somewhere", config=Inner())
@@ -218,5 +218,5 @@ def test_file_digest_is_cached_until_the_file_changes(tmp_path: Path, monkeypatc
     assert not reads
     data.write_text("other")
     assert file_digest(data, cache) == "fresh"
-    with pytest.raises(StoreError, match="absent"):
+    with pytest.raises(StoreError, match="does not exist"):
         file_digest(tmp_path / "absent", cache)

@@ -220,6 +220,7 @@ def model_folders(store: Store) -> list[Path]:
     return sorted((store.root / "mlartifacts" / "models").glob("*/artifacts"))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("method", METHODS)
 def test_model_of_a_killed_driver_is_complete_or_deleted(method: str, store: Store, tmp_path: Path) -> None:
     script = KILLED_DRIVER.format(method=method, store=str(store.root), folder=str(tmp_path), root=str(ROOT))

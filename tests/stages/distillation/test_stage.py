@@ -1,7 +1,8 @@
-"""Students and baselines: what they learn, leave out, write and repeat."""
+"""Tests of the distillation stage: the loss, the selection of examples, and the trained student."""
 
 from __future__ import annotations
 
+import math
 import shutil
 from pathlib import Path
 from typing import Any
@@ -11,11 +12,9 @@ import pytest
 import torch
 from sklearn.linear_model import LogisticRegression
 
-from stages.baseline import stage as baseline
-from stages.baseline.config import BaselineConfig
 from stages.common.data.split_files import load_examples, write_examples
 from stages.common.data.step_outputs import read_losses, write_logits
-from stages.common.errors import InputError
+from stages.common.errors import DataError, InputError
 from stages.common.examples import Example
 from stages.common.metrics.classification import softmax
 from stages.common.models.encoders.config import StudentConfig
@@ -24,10 +23,10 @@ from stages.common.models.encoders.text_encoder import TextEncoder
 from stages.common.training.config import EarlyStopping, TrainingConfig
 from stages.distillation import stage as distillation
 from stages.distillation.config import DistillationConfig
-from stages.distillation.stage import select_confident
+from stages.distillation.stage import distillation_loss, select_confident
 from tests.support.stage_runs import LABELS, SILENT, Kept, assert_a_seed_decides, logits_of, run, written
 
-LOOP = TrainingConfig(learning_rate=0.005, batch_size=5, steps=80, weight_decay=0.0)
+TRAINING = TrainingConfig(learning_rate=0.005, batch_size=5, steps=80, weight_decay=0.0)
 SHORT = TrainingConfig(learning_rate=0.01, batch_size=3, steps=3)
 
 
@@ -36,56 +35,48 @@ def encoder(folder: Path, **settings: Any) -> StudentConfig:
 
 
 def full(folder: Path, **settings: Any) -> DistillationConfig:
-    """A student all of whose weights are trained."""
-    values = {"student": encoder(folder), "training": LOOP, "seed": 1} | settings
+    """Trains all weights of the student."""
+    values = {"student": encoder(folder), "training": TRAINING, "seed": 1} | settings
     return DistillationConfig(labels=LABELS, fields=("text",), **values)
 
 
 def head(folder: Path, **settings: Any) -> DistillationConfig:
-    """A linear head on a frozen encoder; fitted closely, since random encoders tell texts less apart than real ones."""
+    """Fits a linear head on a frozen encoder, closely: random encoders separate texts less than pretrained ones."""
     return full(folder, student=encoder(folder, tune="head", head_regularization_c=1000.0), training=None, **settings)
 
 
 TUNES = {"full": full, "head": head}
 
 
-def as_baseline(config: DistillationConfig) -> BaselineConfig:
-    return BaselineConfig(**{name: getattr(config, name) for name in BaselineConfig.model_fields})
-
-
 @pytest.fixture
-def taught(film_data: Path, tmp_path: Path) -> distillation.Inputs:
-    """Soft labels by a sure teacher that is right, save for the first text."""
-    folder = tmp_path / "taught"
+def inputs(film_data: Path, tmp_path: Path) -> distillation.Inputs:
+    """Soft labels of a confident teacher, which are right for all examples but the first."""
+    folder = tmp_path / "soft_labels"
     folder.mkdir()
-    pile = load_examples(film_data / "unlabeled_gold.jsonl")
-    logits = np.array([[2.0, -2.0] if item.label == "rotten" else [-2.0, 2.0] for item in pile])
+    gold = load_examples(film_data / "unlabeled_gold.jsonl")
+    logits = np.array([[2.0, -2.0] if item.label == "rotten" else [-2.0, 2.0] for item in gold])
     logits[0] = -logits[0]
     write_logits(folder / "soft_labels.jsonl", load_examples(film_data / "unlabeled.jsonl"), logits, LABELS)
     (folder / "result.json").write_text('{"num_labeled": 8}')
     return distillation.Inputs(data=film_data, soft_labels=folder)
 
 
-def teach(taught: distillation.Inputs, logits: np.ndarray) -> None:
-    """Other soft labels for the pile."""
-    pile = load_examples(taught.data / "unlabeled.jsonl")
-    write_logits(taught.soft_labels / "soft_labels.jsonl", pile, logits, LABELS)
-
-
-# --- students -----------------------------------------------------------------------------------------------------
+def replace_soft_labels(inputs: distillation.Inputs, logits: np.ndarray) -> None:
+    unlabeled_set = load_examples(inputs.data / "unlabeled.jsonl")
+    write_logits(inputs.soft_labels / "soft_labels.jsonl", unlabeled_set, logits, LABELS)
 
 
 @pytest.mark.parametrize("tune", TUNES)
-def test_a_student_learns_what_the_teacher_says(
-    tune: str, backbone_folders: dict[str, Path], taught: distillation.Inputs, tmp_path: Path
+def test_student_learns_the_soft_labels(
+    tune: str, backbone_folders: dict[str, Path], inputs: distillation.Inputs, tmp_path: Path
 ) -> None:
     recorder = Kept()
-    result = run(distillation, TUNES[tune](backbone_folders["bert"]), taught, tmp_path / "out", recorder)
-    assert (result.num_labeled, result.num_unlabeled) == (8, 10), "its teachers' labels count"
+    result = run(distillation, TUNES[tune](backbone_folders["bert"]), inputs, tmp_path / "out", recorder)
+    assert (result.num_labeled, result.num_unlabeled) == (8, 10)
     loaded = TextClassifier.load(tmp_path / "out" / "model")
-    pile = load_examples(taught.data / "unlabeled.jsonl")
-    teacher = logits_of(taught.soft_labels, "soft_labels")
-    assert (loaded.predict(pile, SILENT, "").argmax(axis=1) == teacher.argmax(axis=1)).all(), "its mistake included"
+    unlabeled_set = load_examples(inputs.data / "unlabeled.jsonl")
+    teacher = logits_of(inputs.soft_labels, "soft_labels")
+    assert (loaded.predict(unlabeled_set, SILENT, "").argmax(axis=1) == teacher.argmax(axis=1)).all()
     assert recorder.metrics["distill/num_kept"] == 10
     assert recorder.metrics["test/accuracy"] == result.test.accuracy
     assert len(recorder.tables["misclassified"]) == round(12 * (1 - result.test.accuracy))
@@ -100,138 +91,136 @@ def test_a_student_learns_what_the_teacher_says(
         assert (result.final_loss, result.trainable_parameters) == (None, 2 * 32 + 2)
 
 
-@pytest.mark.parametrize("stage", ["distillation", "baseline"])
 @pytest.mark.parametrize("tune", TUNES)
-def test_a_saved_classifier_gives_the_tested_logits(
-    stage: str, tune: str, backbone_folders: dict[str, Path], taught: distillation.Inputs, tmp_path: Path
+def test_saved_student_predicts_the_test_logits(
+    tune: str, backbone_folders: dict[str, Path], inputs: distillation.Inputs, tmp_path: Path
 ) -> None:
     folder = shutil.copytree(backbone_folders["bert"], tmp_path / "bert")
-    config = TUNES[tune](folder)
-    if stage == "baseline":
-        result = run(baseline, as_baseline(config), baseline.Inputs(data=taught.data), tmp_path / "out")
-        assert (result.num_labeled, result.num_unlabeled) == (8, 0)
-    else:
-        run(distillation, config, taught, tmp_path / "out")
+    run(distillation, TUNES[tune](folder), inputs, tmp_path / "out")
     shutil.rmtree(folder)
     loaded = TextClassifier.load(tmp_path / "out" / "model")
-    test = load_examples(taught.data / "test.jsonl")
+    test = load_examples(inputs.data / "test.jsonl")
     assert loaded.labels == LABELS
     assert loaded.predict(test, SILENT, "") == pytest.approx(logits_of(tmp_path / "out"), abs=2e-5)
-    alone = np.concatenate([loaded.predict([item], SILENT, "") for item in test])
-    assert alone == pytest.approx(logits_of(tmp_path / "out"), abs=3e-4), "padding changes nothing"
-    train = load_examples(taught.data / "train.jsonl")
-    if stage == "baseline":
-        guesses = loaded.predict(train, SILENT, "").argmax(axis=1)
-        assert [LABELS[guess] for guess in guesses] == [item.label for item in train]
+    one_by_one = np.concatenate([loaded.predict([item], SILENT, "") for item in test])
+    assert one_by_one == pytest.approx(logits_of(tmp_path / "out"), abs=3e-4)
 
 
-@pytest.mark.parametrize("tune", TUNES)
-def test_gold_labels_join_the_lesson_where_a_share_is_asked_for(
-    tune: str, backbone_folders: dict[str, Path], taught: distillation.Inputs, tmp_path: Path
-) -> None:
-    """With a teacher that is always wrong, only the gold labels can teach the labelled texts."""
-    teach(taught, -logits_of(taught.soft_labels, "soft_labels"))
-    train = load_examples(taught.data / "train.jsonl")
-    accuracies = []
-    for number, share in enumerate((0.0, 0.9)):
-        config = TUNES[tune](backbone_folders["bert"], gold_weight=share)
-        run(distillation, config, taught, tmp_path / f"s{number}")
-        guesses = TextClassifier.load(tmp_path / f"s{number}" / "model").predict(train, SILENT, "").argmax(axis=1)
-        accuracies.append(np.mean([LABELS[guess] == item.label for guess, item in zip(guesses, train, strict=True)]))
-    assert accuracies[0] <= 0.5 < accuracies[1] == 1.0
-
-
-def test_a_head_is_the_logistic_regression_of_soft_and_gold_labels(
-    backbone_folders: dict[str, Path], taught: distillation.Inputs, tmp_path: Path
-) -> None:
-    """By scikit-learn, on unit vectors: 10 soft texts weigh 0.75 and 8 gold ones 0.25 of 18."""
-    config = full(
-        backbone_folders["bert"],
-        student=encoder(backbone_folders["bert"], tune="head", head_regularization_c=3.0), training=None, gold_weight=0.25,
-    )  # fmt: skip
-    run(distillation, config, taught, tmp_path / "out")
-    pile, gold, test = (load_examples(taught.data / f"{name}.jsonl") for name in ("unlabeled", "train", "test"))
-    reader = TextEncoder.of(config.student, ("text",))
-
-    def unit(examples: list[Example]) -> np.ndarray:
-        vectors = reader.embed(examples, SILENT, "").double().numpy()
-        return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
-
-    soft = softmax(logits_of(taught.soft_labels, "soft_labels"))[:, 1]
-    weights = [*(0.75 * 18 / 10 * (1 - soft)), *(0.75 * 18 / 10 * soft), *[0.25 * 18 / 8] * 8]
-    labels = [0] * 10 + [1] * 10 + [LABELS.index(item.label) for item in gold]
-    expected = LogisticRegression(C=3.0, tol=1e-8, max_iter=10_000).fit(
-        np.concatenate([unit(pile), unit(pile), unit(gold)]), labels, sample_weight=weights
-    )
-    found = softmax(logits_of(tmp_path / "out"))
-    assert found == pytest.approx(expected.predict_proba(unit(test)), abs=1e-4)
-
-
-@pytest.mark.parametrize(("tune", "training"), [("head", LOOP), ("full", None)])
-@pytest.mark.parametrize("config", [BaselineConfig, DistillationConfig])
-def test_a_loop_belongs_to_a_student_that_is_trained(tune: str, training: TrainingConfig | None, config: Any) -> None:
-    with pytest.raises(ValueError, match=r"student\.tune: head takes no loop.* Mend student\.tune or loop"):
-        config(labels=LABELS, fields=("text",), student=encoder(Path("x"), tune=tune), training=training, seed=1)
-
-
-def test_a_student_stops_early_on_the_dev_set(
-    backbone_folders: dict[str, Path], taught: distillation.Inputs, tmp_path: Path
-) -> None:
-    """The dev set says the contrary of the teacher, so that the first look is the best."""
-    test = load_examples(taught.data / "test.jsonl")
-    wrong = [Example(item.uid, item.fields, LABELS[1 - LABELS.index(item.label)]) for item in test]
-    write_examples(taught.data / "dev.jsonl", wrong)
-    loop = LOOP.model_copy(update={"early_stopping": EarlyStopping(eval_steps=5, patience=2)})
-    recorder = Kept()
-    run(distillation, full(backbone_folders["bert"], training=loop), taught, tmp_path / "out", recorder)
-    assert recorder.metrics["dev/best_step"] < 40
-    guesses = TextClassifier.load(tmp_path / "out" / "model").predict(wrong, SILENT, "").argmax(axis=1)
-    best = np.mean([LABELS[guess] == item.label for guess, item in zip(guesses, wrong, strict=True)])
-    assert best >= recorder.metrics["dev/accuracy"], "the best parameters are kept, not the last"
-
-
-@pytest.mark.parametrize("stage", ["distillation", "baseline"])
-def test_a_seed_decides_all_of_a_trained_student(
-    stage: str, backbone_folders: dict[str, Path], taught: distillation.Inputs, tmp_path: Path
+def test_result_depends_on_the_seed_only(
+    backbone_folders: dict[str, Path], inputs: distillation.Inputs, tmp_path: Path
 ) -> None:
     def once(seed: int, name: str) -> dict[str, bytes]:
-        config = full(backbone_folders["bert"], seed=seed, training=SHORT)
-        if stage == "baseline":
-            run(baseline, as_baseline(config), baseline.Inputs(data=taught.data), tmp_path / name)
-        else:
-            run(distillation, config, taught, tmp_path / name)
+        run(distillation, full(backbone_folders["bert"], seed=seed, training=SHORT), inputs, tmp_path / name)
         return written(tmp_path / name)
 
     assert_a_seed_decides(once)
 
 
+@pytest.mark.parametrize("tune", TUNES)
+def test_order_of_soft_labels_does_not_matter(
+    tune: str, backbone_folders: dict[str, Path], inputs: distillation.Inputs, tmp_path: Path
+) -> None:
+    config = TUNES[tune](backbone_folders["bert"], **({"training": SHORT} if tune == "full" else {}))
+    run(distillation, config, inputs, tmp_path / "first")
+    file = inputs.soft_labels / "soft_labels.jsonl"
+    file.write_text("".join(reversed(file.read_text().splitlines(keepends=True))))
+    run(distillation, config, inputs, tmp_path / "reversed")
+    assert written(tmp_path / "first") == written(tmp_path / "reversed")
+
+
+def test_soft_labels_of_other_examples_raise(
+    backbone_folders: dict[str, Path], inputs: distillation.Inputs, tmp_path: Path
+) -> None:
+    file = inputs.soft_labels / "soft_labels.jsonl"
+    file.write_text(file.read_text().replace("film-103", "film-999"))
+    with pytest.raises(DataError, match=r"soft_labels\.jsonl do not match 10 examples: the uid 'film-103'"):
+        run(distillation, head(backbone_folders["bert"]), inputs, tmp_path / "out")
+
+
+@pytest.mark.parametrize("tune", TUNES)
+def test_gold_weight_adds_the_labeled_examples(
+    tune: str, backbone_folders: dict[str, Path], inputs: distillation.Inputs, tmp_path: Path
+) -> None:
+    """The teacher is always wrong, so the student predicts the labeled examples correctly only with gold labels."""
+    replace_soft_labels(inputs, -logits_of(inputs.soft_labels, "soft_labels"))
+    train = load_examples(inputs.data / "train.jsonl")
+    accuracies = []
+    for number, gold_weight in enumerate((0.0, 0.9)):
+        config = TUNES[tune](backbone_folders["bert"], gold_weight=gold_weight)
+        run(distillation, config, inputs, tmp_path / f"s{number}")
+        logits = TextClassifier.load(tmp_path / f"s{number}" / "model").predict(train, SILENT, "")
+        gold = [LABELS.index(item.label) for item in train]
+        accuracies.append((logits.argmax(axis=1) == gold).mean())
+    assert accuracies[0] <= 0.5 < accuracies[1] == 1.0
+
+
+def test_head_is_the_logistic_regression_of_soft_and_gold_labels(
+    backbone_folders: dict[str, Path], inputs: distillation.Inputs, tmp_path: Path
+) -> None:
+    """As in scikit-learn, on unit vectors: 10 soft labels have 0.75 and 8 gold labels 0.25 of the weight 18."""
+    config = full(
+        backbone_folders["bert"],
+        student=encoder(backbone_folders["bert"], tune="head", head_regularization_c=3.0), training=None, gold_weight=0.25,
+    )  # fmt: skip
+    run(distillation, config, inputs, tmp_path / "out")
+    unlabeled_set, gold, test = (
+        load_examples(inputs.data / f"{name}.jsonl") for name in ("unlabeled", "train", "test")
+    )
+    text_encoder = TextEncoder.of(config.student, ("text",))
+
+    def unit(examples: list[Example]) -> np.ndarray:
+        vectors = text_encoder.embed(examples, SILENT, "").double().numpy()
+        return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+
+    soft = softmax(logits_of(inputs.soft_labels, "soft_labels"))[:, 1]
+    weights = [*(0.75 * 18 / 10 * (1 - soft)), *(0.75 * 18 / 10 * soft), *[0.25 * 18 / 8] * 8]
+    labels = [0] * 10 + [1] * 10 + [LABELS.index(item.label) for item in gold]
+    expected = LogisticRegression(C=3.0, tol=1e-8, max_iter=10_000).fit(
+        np.concatenate([unit(unlabeled_set), unit(unlabeled_set), unit(gold)]), labels, sample_weight=weights
+    )
+    assert softmax(logits_of(tmp_path / "out")) == pytest.approx(expected.predict_proba(unit(test)), abs=1e-4)
+
+
+def test_early_stopping_keeps_the_best_parameters(
+    backbone_folders: dict[str, Path], inputs: distillation.Inputs, tmp_path: Path
+) -> None:
+    """The dev set contradicts the teacher, so the first evaluation is the best."""
+    test = load_examples(inputs.data / "test.jsonl")
+    wrong = [Example(item.uid, item.fields, LABELS[1 - LABELS.index(item.label)]) for item in test]
+    write_examples(inputs.data / "dev.jsonl", wrong)
+    training = TRAINING.model_copy(update={"early_stopping": EarlyStopping(eval_steps=5, patience=2)})
+    recorder = Kept()
+    run(distillation, full(backbone_folders["bert"], training=training), inputs, tmp_path / "out", recorder)
+    assert recorder.metrics["dev/best_step"] < 40
+    logits = TextClassifier.load(tmp_path / "out" / "model").predict(wrong, SILENT, "")
+    best = (logits.argmax(axis=1) == [LABELS.index(item.label) for item in wrong]).mean()
+    assert best >= recorder.metrics["dev/accuracy"]
+
+
 @pytest.mark.parametrize("name", ["gpt2", "llama"])
-def test_a_causal_model_is_trained_like_any_other_student(
-    name: str, backbone_folders: dict[str, Path], taught: distillation.Inputs, tmp_path: Path
+def test_causal_model_is_trained_as_a_student(
+    name: str, backbone_folders: dict[str, Path], inputs: distillation.Inputs, tmp_path: Path
 ) -> None:
     config = full(backbone_folders[name], student=encoder(backbone_folders[name], pooling="last"))
-    result = run(distillation, config, taught, tmp_path / "out")
+    result = run(distillation, config, inputs, tmp_path / "out")
     assert result.final_loss < 0.2
     loaded = TextClassifier.load(tmp_path / "out" / "model")
-    test = load_examples(taught.data / "test.jsonl")
+    test = load_examples(inputs.data / "test.jsonl")
     assert loaded.predict(test, SILENT, "") == pytest.approx(logits_of(tmp_path / "out"), abs=2e-5)
 
 
-def test_a_frozen_encoder_is_left_as_it_was(
-    backbone_folders: dict[str, Path], taught: distillation.Inputs, tmp_path: Path
+def test_head_leaves_the_encoder_unchanged(
+    backbone_folders: dict[str, Path], inputs: distillation.Inputs, tmp_path: Path
 ) -> None:
     config = head(backbone_folders["bert"])
-    run(distillation, config, taught, tmp_path / "out")
+    run(distillation, config, inputs, tmp_path / "out")
     before = TextEncoder.of(config.student, ("text",)).model.state_dict()
     after = TextClassifier.load(tmp_path / "out" / "model").encoder.model.state_dict()
     assert all(torch.equal(weight, after[name]) for name, weight in before.items() if "pooler" not in name)
 
 
-# --- what is worth learning from ----------------------------------------------------------------------------------
-
-
-def of_second(probabilities: list[float]) -> np.ndarray:
-    """[n, 2] logits of labels of which the second has these probabilities."""
+def logits_for(probabilities: list[float]) -> np.ndarray:
+    """Returns logits [n, 2] of two labels; the second label has these probabilities."""
     second = np.array(probabilities)
     return np.log(np.stack([1 - second, second], axis=1)) + 3
 
@@ -240,94 +229,83 @@ def of_second(probabilities: list[float]) -> np.ndarray:
     ("keep_fraction", "min_confidence", "expected"),
     [
         (1.0, 0.0, [0, 1, 2, 3, 4, 5, 6, 7]),
-        (0.5, 0.0, [0, 1, 4, 6]),  # of six second labels the surest three, of two first labels the surest
-        (0.4, 0.0, [0, 1, 4, 6]),  # 2.4 and 0.8 texts are rounded up
+        (0.5, 0.0, [0, 1, 4, 6]),  # three of six second labels, one of two first labels
+        (0.4, 0.0, [0, 1, 4, 6]),  # 2.4 and 0.8 examples are rounded up
         (0.01, 0.0, [1, 4]),
         (1.0, 0.8, [0, 1, 4]),
         (0.5, 0.92, [1]),
         (1.0, 0.99, []),
     ],
 )
-def test_the_surest_texts_of_each_label_are_kept(
+def test_select_confident_keeps_the_most_confident_of_each_label(
     keep_fraction: float, min_confidence: float, expected: list[int]
 ) -> None:
-    logits = of_second([0.9, 0.95, 0.6, 0.55, 0.2, 0.65, 0.7, 0.45])
+    logits = logits_for([0.9, 0.95, 0.6, 0.55, 0.2, 0.65, 0.7, 0.45])
     assert select_confident(logits, keep_fraction, min_confidence) == expected
 
 
-def test_shares_of_a_round_number_are_not_rounded_up() -> None:
-    assert len(select_confident(of_second([0.9] * 10), 0.7, 0.0)) == 7
+def test_keep_fraction_of_a_whole_number_is_not_rounded_up() -> None:
+    assert len(select_confident(logits_for([0.9] * 10), 0.7, 0.0)) == 7
 
 
 @pytest.mark.parametrize("tune", TUNES)
-def test_a_student_learns_from_the_kept_texts_alone(
-    tune: str, backbone_folders: dict[str, Path], taught: distillation.Inputs, tmp_path: Path
+def test_student_is_trained_on_the_kept_examples_only(
+    tune: str, backbone_folders: dict[str, Path], inputs: distillation.Inputs, tmp_path: Path
 ) -> None:
-    """Labels of unsure texts are wrong: whoever learnt from them would have another head."""
-    sure = logits_of(taught.soft_labels, "soft_labels")
+    """Only the soft labels of examples that are not kept differ: the head must not."""
+    confident = logits_of(inputs.soft_labels, "soft_labels")
     heads = []
-    for number, unsure in enumerate((0.3, -0.3)):
-        logits = sure.copy()
-        logits[5:] *= unsure
-        teach(taught, logits)
+    for number, factor in enumerate((0.3, -0.3)):
+        logits = confident.copy()
+        logits[5:] *= factor
+        replace_soft_labels(inputs, logits)
         config = TUNES[tune](backbone_folders["bert"], min_confidence=0.9)
         recorder = Kept()
-        result = run(distillation, config, taught, tmp_path / f"s{number}", recorder)
+        result = run(distillation, config, inputs, tmp_path / f"s{number}", recorder)
         assert (result.num_unlabeled, recorder.metrics["distill/num_kept"]) == (5, 5)
         heads.append((tmp_path / f"s{number}" / "model" / "head.safetensors").read_bytes())
     assert heads[0] == heads[1]
 
 
-def test_a_student_with_nothing_to_learn_from_is_refused(
-    backbone_folders: dict[str, Path], taught: distillation.Inputs, tmp_path: Path
-) -> None:
+def test_no_example_left_raises(backbone_folders: dict[str, Path], inputs: distillation.Inputs, tmp_path: Path) -> None:
     config = head(backbone_folders["bert"], min_confidence=0.99)
-    with pytest.raises(InputError, match=r"no text is left.*probability 0\.98\. Lower min_confidence \(now 0\.99\)"):
-        run(distillation, config, taught, tmp_path / "out")
-    write_examples(taught.data / "unlabeled.jsonl", [])
-    with pytest.raises(InputError, match="no unlabelled texts"):
-        run(distillation, head(backbone_folders["bert"]), taught, tmp_path / "again")
+    with pytest.raises(InputError, match=r"highest probability is 0\.98\. Lower min_confidence \(now 0\.99\)"):
+        run(distillation, config, inputs, tmp_path / "out")
+    write_examples(inputs.data / "unlabeled.jsonl", [])
+    with pytest.raises(InputError, match="needs unlabeled examples"):
+        run(distillation, head(backbone_folders["bert"]), inputs, tmp_path / "again")
 
 
 @pytest.mark.parametrize("tune", TUNES)
-def test_without_any_labels_a_student_learns_from_soft_ones(
-    tune: str, backbone_folders: dict[str, Path], taught: distillation.Inputs, tmp_path: Path
+def test_student_learns_without_labeled_examples(
+    tune: str, backbone_folders: dict[str, Path], inputs: distillation.Inputs, tmp_path: Path
 ) -> None:
-    write_examples(taught.data / "train.jsonl", [])
-    (taught.soft_labels / "result.json").write_text('{"num_labeled": 0}')
-    result = run(distillation, TUNES[tune](backbone_folders["bert"]), taught, tmp_path / "out")
+    write_examples(inputs.data / "train.jsonl", [])
+    (inputs.soft_labels / "result.json").write_text('{"num_labeled": 0}')
+    result = run(distillation, TUNES[tune](backbone_folders["bert"]), inputs, tmp_path / "out")
     assert (result.num_labeled, result.num_unlabeled) == (0, 10)
-    pile = load_examples(taught.data / "unlabeled.jsonl")
-    found = TextClassifier.load(tmp_path / "out" / "model").predict(pile, SILENT, "")
-    assert (found.argmax(axis=1) == logits_of(taught.soft_labels, "soft_labels").argmax(axis=1)).all()
-    with pytest.raises(InputError, match=r"gold_weight is 0\.5, but there are no labelled examples"):
-        run(distillation, TUNES[tune](backbone_folders["bert"], gold_weight=0.5), taught, tmp_path / "gold")
+    unlabeled_set = load_examples(inputs.data / "unlabeled.jsonl")
+    logits = TextClassifier.load(tmp_path / "out" / "model").predict(unlabeled_set, SILENT, "")
+    assert (logits.argmax(axis=1) == logits_of(inputs.soft_labels, "soft_labels").argmax(axis=1)).all()
+    with pytest.raises(InputError, match=r"gold_weight is 0\.5, but there are no labeled examples"):
+        run(distillation, TUNES[tune](backbone_folders["bert"], gold_weight=0.5), inputs, tmp_path / "gold")
 
 
-def test_a_baseline_without_labels_is_refused(
-    backbone_folders: dict[str, Path], taught: distillation.Inputs, tmp_path: Path
-) -> None:
-    write_examples(taught.data / "train.jsonl", [])
-    with pytest.raises(InputError, match="baseline learns from labelled examples"):
-        config = as_baseline(head(backbone_folders["bert"]))
-        run(baseline, config, baseline.Inputs(data=taught.data), tmp_path / "out")
+@pytest.mark.parametrize("temperature", [0.5, 1.0, 2.0, 7.0])
+def test_distillation_loss_is_the_kl_divergence_of_softened_distributions(temperature: float) -> None:
+    teacher, student = [[2.0, -1.0, 0.5], [0.0, 3.0, 3.0]], [[1.0, 1.0, -2.0], [0.1, -0.2, 4.0]]
+    total = 0.0
+    for rows in zip(teacher, student, strict=True):
+        p, q = (
+            [math.exp(value / temperature) / sum(math.exp(item / temperature) for item in row) for value in row]
+            for row in rows
+        )
+        total += sum(a * math.log(a / b) for a, b in zip(p, q, strict=True))
+    loss = distillation_loss(torch.tensor(student), torch.tensor(teacher), temperature)
+    assert float(loss) == pytest.approx(temperature**2 * total / 2, rel=1e-5)
 
 
-# --- what a student reads -----------------------------------------------------------------------------------------
-
-
-def test_the_fields_behind_the_first_are_read_as_one_second_text(backbone_folders: dict[str, Path]) -> None:
-    """Three fields are the pair of the first and the other two, in the order of `fields`; one and two are as ever."""
-    example = Example("1", {"a": "the film", "b": "it was dull", "c": "a warm story"})
-    logits = {}
-    for fields in (("b",), ("b", "c"), ("b", "c", "a")):
-        student = TextClassifier.from_encoder(encoder(backbone_folders["bert"]), LABELS, fields, 0)
-        logits[len(fields)] = student.predict([example], SILENT, "")
-        reader = student.encoder.tokenizer
-        second = {1: (), 2: ("a warm story",), 3: ("a warm story the film",)}[len(fields)]
-        ids = reader("it was dull", *second, return_tensors="pt")
-        with torch.inference_mode():
-            states = student.encoder.model(**ids).last_hidden_state
-            expected = student.head(states.mean(dim=1)).numpy()
-        assert logits[len(fields)] == pytest.approx(expected, abs=1e-5)
-    assert np.abs(logits[3] - logits[2]).max() > 1e-3
+def test_distillation_loss_ignores_a_constant() -> None:
+    teacher = torch.tensor([[2.0, -1.0], [0.0, 3.0]])
+    assert float(distillation_loss(teacher + 5, teacher, 2.0)) == pytest.approx(0, abs=1e-6)
+    assert float(distillation_loss(-teacher, teacher, 2.0)) > 0.5

@@ -1,4 +1,4 @@
-"""Probes: what they fit, how they judge themselves, and the files of a member."""
+"""Tests of the probe stage: the fitted head, the cross-validated accuracy, and the files of a member."""
 
 from __future__ import annotations
 
@@ -35,61 +35,66 @@ def unit(config: ProbeConfig, examples: list[Example]) -> np.ndarray:
     return vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
 
 
-@pytest.mark.parametrize("strength", [1.0, 30.0])
-def test_a_probe_is_logistic_regression_on_unit_vectors(
-    strength: float, backbone_folders: dict[str, Path], film_data: Path, tmp_path: Path
+@pytest.mark.parametrize("regularization_c", [1.0, 30.0])
+def test_probe_is_logistic_regression_on_unit_vectors(
+    regularization_c: float, backbone_folders: dict[str, Path], film_data: Path, tmp_path: Path
 ) -> None:
-    config = config_of(backbone_folders["bert"], regularization_c=strength)
+    config = config_of(backbone_folders["bert"], regularization_c=regularization_c)
     recorder = Kept()
     result = run(probe, config, probe.Inputs(data=film_data), tmp_path / "out", recorder)
-    train, test, pile = (load_examples(film_data / f"{name}.jsonl") for name in ("train", "test", "unlabeled"))
-    model = LogisticRegression(C=strength, tol=1e-8, max_iter=10_000)
+    train, test, unlabeled_set = (load_examples(film_data / f"{name}.jsonl") for name in ("train", "test", "unlabeled"))
+    model = LogisticRegression(C=regularization_c, tol=1e-8, max_iter=10_000)
     expected = model.fit(unit(config, train), [LABELS.index(item.label) for item in train])
-    neutral = [Example(text, {"text": text}) for text in CONTENT_FREE_TEXTS]
-    for name, texts in (("test_logits", test), ("unlabeled_logits", pile), ("content_free_logits", neutral)):
-        found = softmax(logits_of(tmp_path / "out", name))
-        assert found == pytest.approx(expected.predict_proba(unit(config, texts)), abs=2e-4)
+    content_free = [Example(text, {"text": text}) for text in CONTENT_FREE_TEXTS]
+    for name, texts in (
+        ("test_logits", test),
+        ("unlabeled_logits", unlabeled_set),
+        ("content_free_logits", content_free),
+    ):
+        assert softmax(logits_of(tmp_path / "out", name)) == pytest.approx(
+            expected.predict_proba(unit(config, texts)), abs=2e-4
+        )
     assert (result.num_labeled, result.num_unlabeled, result.trainable_parameters) == (8, 0, 2 * 32 + 2)
     assert recorder.metrics["test/accuracy"] == result.test.accuracy
-    right = expected.predict(unit(config, test)) == [LABELS.index(item.label) for item in test]
-    assert result.test.accuracy == pytest.approx(right.mean(), abs=1e-6)
+    is_right = expected.predict(unit(config, test)) == [LABELS.index(item.label) for item in test]
+    assert result.test.accuracy == pytest.approx(is_right.mean(), abs=1e-6)
 
 
-def test_a_probe_weighs_what_it_gets_right_of_texts_that_it_has_not_seen(
+def test_accuracy_before_training_is_cross_validated(
     backbone_folders: dict[str, Path], film_data: Path, tmp_path: Path
 ) -> None:
-    """Four texts a label: in four folds the i-th of each label is left out, which turns are leave-two-out."""
+    """Four examples per label: each of four folds leaves out one example of each label."""
     config = config_of(backbone_folders["bert"], regularization_c=100.0)
     result = run(probe, config, probe.Inputs(data=film_data), tmp_path / "out")
     train = load_examples(film_data / "train.jsonl")
     vectors, gold = unit(config, train), np.array([LABELS.index(item.label) for item in train])
     num_right = 0
     for first in range(0, 8, 2):  # labels come in turn
-        out = np.isin(range(8), (first, first + 1))
-        model = LogisticRegression(C=100.0, tol=1e-8, max_iter=10_000).fit(vectors[~out], gold[~out])
-        num_right += int((model.predict(vectors[out]) == gold[out]).sum())
+        held_out = np.isin(range(8), (first, first + 1))
+        model = LogisticRegression(C=100.0, tol=1e-8, max_iter=10_000).fit(vectors[~held_out], gold[~held_out])
+        num_right += int((model.predict(vectors[held_out]) == gold[held_out]).sum())
     assert result.train_accuracy_before_training == num_right / 8
 
 
-def test_labels_that_contradict_each_other_give_no_accuracy() -> None:
-    """Every text has a twin of the other label that is held out at another time: all are wrong."""
+def test_cross_validation_of_contradicting_labels_is_zero() -> None:
+    """Every example has a twin with the other label in another fold: all predictions are wrong."""
     features = torch.cat([torch.eye(4), torch.eye(4).roll(1, dims=0)])
     gold = torch.tensor([0] * 4 + [1] * 4)
     assert cross_validated_accuracy(features, gold, 2, 100.0) == 0.0
 
 
-def test_clusters_are_told_apart_even_where_a_label_has_one_text() -> None:
-    drawn = torch.Generator().manual_seed(0)
+def test_cross_validation_accepts_a_label_with_one_example() -> None:
+    generator = torch.Generator().manual_seed(0)
     gold = torch.tensor([0] * 12 + [1] * 12 + [2])
-    features = torch.eye(3)[gold] + 0.01 * torch.randn(25, 3, generator=drawn)
-    assert cross_validated_accuracy(features, gold, 3, 100.0) == 24 / 25, "the single text cannot be held out"
+    features = torch.eye(3)[gold] + 0.01 * torch.randn(25, 3, generator=generator)
+    assert cross_validated_accuracy(features, gold, 3, 100.0) == 24 / 25  # the single example is never in training
 
 
-def test_with_one_text_a_label_a_probe_weighs_as_much_as_guessing() -> None:
+def test_cross_validation_with_one_example_per_label_is_a_guess() -> None:
     assert cross_validated_accuracy(torch.eye(3), torch.arange(3), 3, 1.0) == pytest.approx(1 / 3, abs=1e-6)
 
 
-def test_a_saved_probe_holds_its_head_alone_and_finds_its_encoder(
+def test_saved_probe_is_a_head_with_a_reference(
     backbone_folders: dict[str, Path], film_data: Path, tmp_path: Path
 ) -> None:
     run(probe, config_of(backbone_folders["bert"]), probe.Inputs(data=film_data), tmp_path / "out")
@@ -99,13 +104,11 @@ def test_a_saved_probe_holds_its_head_alone_and_finds_its_encoder(
     assert loaded.predict(test, SILENT, "") == pytest.approx(logits_of(tmp_path / "out"), abs=2e-5)
 
 
-def test_a_probe_whose_encoder_changed_is_refused(
-    backbone_folders: dict[str, Path], film_data: Path, tmp_path: Path
-) -> None:
+def test_changed_encoder_raises(backbone_folders: dict[str, Path], film_data: Path, tmp_path: Path) -> None:
     folder = shutil.copytree(backbone_folders["bert"], tmp_path / "bert")
     run(probe, config_of(folder), probe.Inputs(data=film_data), tmp_path / "out")
     (folder / "more.txt").write_text("another revision")
-    with pytest.raises(AssetError, match=r"is not what the classifier in .* was fitted on"):
+    with pytest.raises(AssetError, match=r"classifier in .*"):
         TextClassifier.load(tmp_path / "out" / "model")
     shutil.rmtree(folder)
     with pytest.raises(AssetError, match="does not exist"):
@@ -113,7 +116,7 @@ def test_a_probe_whose_encoder_changed_is_refused(
 
 
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_every_text_is_embedded_once_and_a_probe_repeats_itself(
+def test_each_text_is_embedded_once_and_the_probe_is_deterministic(
     precision: str,
     backbone_folders: dict[str, Path],
     film_data: Path,
@@ -135,11 +138,13 @@ def test_every_text_is_embedded_once_and_a_probe_repeats_itself(
     run(probe, config, probe.Inputs(data=film_data), tmp_path / "first")
     assert len(read) == len(set(read)) == 8 + 10 + 3 + 12
     assert {bf16 for _, bf16 in read} == {precision == "bf16"}
-    run(probe, config, probe.Inputs(data=film_data), tmp_path / "again-after-other-draws")
-    assert written(tmp_path / "first") == written(tmp_path / "again-after-other-draws")
+    run(probe, config, probe.Inputs(data=film_data), tmp_path / "again-with-other-rng-state")
+    assert written(tmp_path / "first") == written(tmp_path / "again-with-other-rng-state")
 
 
-def test_a_probe_without_labels_is_refused(backbone_folders: dict[str, Path], film_data: Path, tmp_path: Path) -> None:
+def test_probe_without_labeled_examples_raises(
+    backbone_folders: dict[str, Path], film_data: Path, tmp_path: Path
+) -> None:
     write_examples(film_data / "train.jsonl", [])
-    with pytest.raises(InputError, match="a probe learns from labelled examples, and there are none"):
+    with pytest.raises(InputError, match="a probe needs labeled examples"):
         run(probe, config_of(backbone_folders["bert"]), probe.Inputs(data=film_data), tmp_path / "out")

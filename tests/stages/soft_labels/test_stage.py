@@ -1,4 +1,4 @@
-"""The ensemble of members of different kinds."""
+"""Tests of the soft-label stage: weights, calibration, joins on the uid, and disagreements."""
 
 from __future__ import annotations
 
@@ -10,33 +10,35 @@ import pytest
 
 from stages.common.data.split_files import load_examples
 from stages.common.data.step_outputs import write_logits
+from stages.common.errors import DataError
 from stages.common.examples import Example
 from stages.common.metrics.classification import softmax
 from stages.common.models.averaging import calibrate
 from stages.soft_labels import stage as soft_labels
 from stages.soft_labels.config import EnsembleConfig, SoftLabelsConfig
-from tests.support.stage_runs import LABELS, Kept, logits_of, run
+from stages.soft_labels.stage import NUM_DISAGREEMENTS, disagreements
+from tests.support.stage_runs import LABELS, Kept, logits_of, run, written
 
 NAMES = ("pet/review/0", "pet/summary/0", "probe/mini")
 
 
 @pytest.fixture
 def members(film_data: Path, tmp_path: Path) -> tuple[Path, ...]:
-    """Three members, each with votes of its own scale and bias, and an accuracy before training."""
+    """Three members with logits of different scale and bias, and an accuracy before training."""
     rng = np.random.default_rng(3)
-    found = []
+    folders = []
     for number, (scale, accuracy) in enumerate([(4.0, 0.5), (1.0, 1.0), (0.3, 0.25)]):
         folder = tmp_path / f"member{number}"
         folder.mkdir()
         for name, file in (("unlabeled", "unlabeled_logits"), ("test", "test_logits")):
             examples = load_examples(film_data / f"{name}.jsonl")
             write_logits(folder / f"{file}.jsonl", examples, rng.normal(size=(len(examples), 2)) * scale, LABELS)
-        neutral = [Example(str(row), {"text": "N/A"}) for row in range(3)]
-        write_logits(folder / "content_free_logits.jsonl", neutral, np.array([[scale, 0.0]] * 3), LABELS)
-        about = {"train_accuracy_before_training": accuracy, "num_labeled": 8, "trainable_parameters": 10 + number}
-        (folder / "result.json").write_text(json.dumps(about | {"test": {"accuracy": 0.5}}))
-        found.append(folder)
-    return tuple(found)
+        content_free = [Example(str(row), {"text": "N/A"}) for row in range(3)]
+        write_logits(folder / "content_free_logits.jsonl", content_free, np.array([[scale, 0.0]] * 3), LABELS)
+        result = {"train_accuracy_before_training": accuracy, "num_labeled": 8, "trainable_parameters": 10 + number}
+        (folder / "result.json").write_text(json.dumps(result | {"test": {"accuracy": 0.5}}))
+        folders.append(folder)
+    return tuple(folders)
 
 
 def config(**settings: object) -> SoftLabelsConfig:
@@ -45,7 +47,7 @@ def config(**settings: object) -> SoftLabelsConfig:
 
 
 @pytest.mark.parametrize(
-    ("weights", "share"),
+    ("weights", "expected_weights"),
     [
         ("uniform", [1 / 3, 1 / 3, 1 / 3]),
         ("accuracy", [0.5 / 1.75, 1 / 1.75, 0.25 / 1.75]),
@@ -53,53 +55,106 @@ def config(**settings: object) -> SoftLabelsConfig:
     ],
 )
 def test_soft_labels_are_the_weighted_mean_of_the_members(
-    weights: str, share: list[float], members: tuple[Path, ...], film_data: Path, tmp_path: Path
+    weights: str, expected_weights: list[float], members: tuple[Path, ...], film_data: Path, tmp_path: Path
 ) -> None:
     inputs = soft_labels.Inputs(data=film_data, members=members)
     recorder = Kept()
     result = run(soft_labels, config(weights=weights), inputs, tmp_path / "out", recorder)
-    assert result.weights == pytest.approx(share, abs=1e-6)
+    assert result.weights == pytest.approx(expected_weights, abs=1e-6)
     assert {"weights", "disagreements", "per_class"} <= set(recorder.tables)
     assert set(recorder.figures) == {"agreement", "entropy", "confusion"}
-    assert [row["weight"] for row in recorder.tables["weights"]] == pytest.approx(share, abs=1e-6)
+    assert [row["weight"] for row in recorder.tables["weights"]] == pytest.approx(expected_weights, abs=1e-6)
     assert 0 < recorder.metrics["unlabeled/entropy"] < 1
-    for written, file in (("soft_labels", "unlabeled_logits"), ("test_logits", "test_logits")):
-        expected = sum(weight * logits_of(member, file) for member, weight in zip(members, share, strict=True))
-        assert logits_of(tmp_path / "out", written) == pytest.approx(expected, abs=2e-5)
-    mixed = logits_of(tmp_path / "out", "soft_labels")
+    for name, file in (("soft_labels", "unlabeled_logits"), ("test_logits", "test_logits")):
+        expected = sum(
+            weight * logits_of(member, file) for member, weight in zip(members, expected_weights, strict=True)
+        )
+        assert logits_of(tmp_path / "out", name) == pytest.approx(expected, abs=2e-5)
+    averaged = logits_of(tmp_path / "out", "soft_labels")
     gold = [item.label for item in load_examples(film_data / "unlabeled_gold.jsonl")]
-    right = [LABELS[guess] == label for guess, label in zip(mixed.argmax(axis=1), gold, strict=True)]
-    assert result.unlabeled.accuracy == pytest.approx(np.mean(right), abs=1e-6)
+    is_right = [LABELS[index] == label for index, label in zip(averaged.argmax(axis=1), gold, strict=True)]
+    assert result.unlabeled.accuracy == pytest.approx(np.mean(is_right), abs=1e-6)
     assert (result.num_labeled, result.num_unlabeled, result.trainable_parameters) == (8, 10, 33)
     rows = [json.loads(line) for line in (tmp_path / "out" / "soft_labels.jsonl").read_text().splitlines()]
     assert [row["uid"] for row in rows] == [item.uid for item in load_examples(film_data / "unlabeled.jsonl")]
-    assert {row["label"] for row in rows} == {None}, "no gold label reaches the student"
+    assert {row["label"] for row in rows} == {None}  # no gold label reaches the student
 
 
 @pytest.mark.parametrize(
     ("calibration", "reference"), [("contextual", "content_free_logits"), ("unlabeled", "unlabeled_logits")]
 )
-def test_votes_are_calibrated_member_by_member_before_they_are_mixed(
+def test_each_member_is_calibrated_before_averaging(
     calibration: str, reference: str, members: tuple[Path, ...], film_data: Path, tmp_path: Path
 ) -> None:
     inputs = soft_labels.Inputs(data=film_data, members=members)
     settings = config(calibration=calibration, average="probabilities", temperature=2.0)
     run(soft_labels, settings, inputs, tmp_path / "out")
-    votes = [calibrate(logits_of(member), logits_of(member, reference)) / 2 for member in members]
-    expected = np.log(np.mean([softmax(vote) for vote in votes], axis=0))
+    calibrated = [calibrate(logits_of(member), logits_of(member, reference)) / 2 for member in members]
+    expected = np.log(np.mean([softmax(logits) for logits in calibrated], axis=0))
     assert logits_of(tmp_path / "out") == pytest.approx(expected, abs=2e-5)
     plain = np.log(np.mean([softmax(logits_of(member) / 2) for member in members], axis=0))
     assert abs(expected - plain).max() > 0.02
 
 
-def test_a_pile_without_gold_labels_has_no_score(members: tuple[Path, ...], film_data: Path, tmp_path: Path) -> None:
+def test_unlabeled_set_without_gold_labels_has_no_score(
+    members: tuple[Path, ...], film_data: Path, tmp_path: Path
+) -> None:
     (film_data / "unlabeled_gold.jsonl").unlink()
     inputs = soft_labels.Inputs(data=film_data, members=members)
     assert run(soft_labels, config(), inputs, tmp_path / "out").unlabeled is None
 
 
 @pytest.mark.parametrize("file", ["result.json", "unlabeled_logits.jsonl", "test_logits.jsonl"])
-def test_a_missing_vote_is_an_error(file: str, members: tuple[Path, ...], film_data: Path, tmp_path: Path) -> None:
+def test_missing_file_of_a_member_raises(file: str, members: tuple[Path, ...], film_data: Path, tmp_path: Path) -> None:
     (members[1] / file).unlink()
     with pytest.raises(FileNotFoundError, match=f"member1/{file}"):
         run(soft_labels, config(), soft_labels.Inputs(data=film_data, members=members), tmp_path / "out")
+
+
+def reverse_lines(file: Path) -> None:
+    file.write_text("".join(reversed(file.read_text().splitlines(keepends=True))))
+
+
+@pytest.mark.parametrize("calibration", ["none", "unlabeled"])
+def test_order_of_rows_does_not_matter(
+    calibration: str, members: tuple[Path, ...], film_data: Path, tmp_path: Path
+) -> None:
+    inputs = soft_labels.Inputs(data=film_data, members=members)
+    run(soft_labels, config(calibration=calibration), inputs, tmp_path / "first")
+    for file in ("unlabeled_logits.jsonl", "test_logits.jsonl"):
+        reverse_lines(members[1] / file)
+    reverse_lines(film_data / "unlabeled_gold.jsonl")
+    run(soft_labels, config(calibration=calibration), inputs, tmp_path / "reversed")
+    assert written(tmp_path / "first") == written(tmp_path / "reversed")
+
+
+@pytest.mark.parametrize(
+    ("file", "uid"), [("member1/unlabeled_logits", "film-104"), ("member2/test_logits", "film-203")]
+)
+def test_members_with_other_examples_raise(
+    file: str, uid: str, members: tuple[Path, ...], film_data: Path, tmp_path: Path
+) -> None:
+    path = tmp_path / f"{file}.jsonl"
+    path.write_text("".join(line for line in path.read_text().splitlines(keepends=True) if uid not in line))
+    with pytest.raises(DataError, match=rf"{file}\.jsonl do not match 1[02] examples: the uid '{uid}'"):
+        run(soft_labels, config(), soft_labels.Inputs(data=film_data, members=members), tmp_path / "out")
+
+
+def test_missing_gold_label_raises(members: tuple[Path, ...], film_data: Path, tmp_path: Path) -> None:
+    path = film_data / "unlabeled_gold.jsonl"
+    path.write_text("".join(path.read_text().splitlines(keepends=True)[:-1]))
+    with pytest.raises(DataError, match=r"unlabeled_gold\.jsonl has no gold label for the uid 'film-109'"):
+        run(soft_labels, config(), soft_labels.Inputs(data=film_data, members=members), tmp_path / "out")
+
+
+def test_disagreements_start_with_the_fewest_votes() -> None:
+    """Three members: they agree on a; b and c are 2 to 1, and the soft label of c is less confident."""
+    examples = [Example(uid, {"text": f"text {uid}"}) for uid in "abc"]
+    logits = np.array([[[0, 1], [0, 1], [0, 1]], [[0, 1], [1, 0], [1, 0]], [[0, 1], [0, 1], [0, 1]]], dtype=float)
+    probabilities = np.array([[0.1, 0.9], [0.3, 0.7], [0.45, 0.55]])
+    rows = disagreements(examples, logits, probabilities, LABELS)
+    assert [row["text"] for row in rows] == ["text c", "text b", "text a"]
+    assert rows[0] == {"text": "text c", "votes": "fresh 2, rotten 1", "soft_label": "fresh 0.55, rotten 0.45"}
+    assert rows[2]["votes"] == "fresh 3"
+    many = [Example(str(number), {"text": "x"}) for number in range(50)]
+    assert len(disagreements(many, np.zeros((2, 50, 2)), np.full((50, 2), 0.5), LABELS)) == NUM_DISAGREEMENTS
