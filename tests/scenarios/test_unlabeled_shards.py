@@ -142,5 +142,7 @@ def test_a_changed_shard_is_another_step(recipe: Recipe, tmp_path: Path) -> None
     with (tmp_path / "pile" / "part-1.jsonl").open("a") as file:
         file.write('{"text": "One more."}\n')
     after = named(fewshot.build_steps(recipe()), "shards")
-    assert {name for name in after.assets if after.assets[name] != before.assets[name]} == {"shards.part-1"}
+    assert {name for name in after.assets if after.assets[name] != before.assets[name]} == {
+        "shards.source.asset.part-1"
+    }
     assert before.config == after.config
