@@ -19,6 +19,7 @@ EXCLUDED = (
     "CHANGELOG.md",
     "LICENSE",
     "*renamed_keys*",
+    "benchmarks/compare_results.py",
     "constraints.txt",
     "*.png",
     "tests/golden/*.json",

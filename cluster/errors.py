@@ -27,7 +27,7 @@ from typing import Any
 
 
 class ClusterError(Exception):
-    """Base of all errors of the engine. `problem` says what is wrong, `remedy` what to do."""
+    """Base class of all errors of the engine. `problem` says what is wrong, `remedy` what to do."""
 
     def __init__(self, problem: str, remedy: str) -> None:
         super().__init__(problem, remedy)
@@ -46,7 +46,7 @@ class GraphError(ClusterError):
 
 
 class FingerprintError(ClusterError):
-    """A value has no canonical form, so that nobody could tell whether it changed."""
+    """A value has no canonical form, so changes of it could not be detected."""
 
 
 class StoreError(ClusterError):
@@ -54,24 +54,24 @@ class StoreError(ClusterError):
 
 
 class StoreUnreachableError(StoreError):
-    """The store's server did not answer, again and again. `transient`: a step that met it may be tried once more."""
+    """The store's server failed in all attempts. `transient`: the step may be retried."""
 
     transient = True
 
-    def __init__(self, url: str, what: str, reason: str) -> None:
+    def __init__(self, url: str, action: str, reason: str) -> None:
         super().__init__(
-            f"the store {url} is out of reach: {what} failed ({reason}).",
-            "Run again when it answers: what is committed stays.",
+            f"the store {url} is unreachable: {action} failed ({reason}).",
+            "Run again when it answers: committed results are kept.",
         )
 
 
 class LeaseHeldError(StoreError):
-    """Another driver works on this step. `owner` says who."""
+    """Another driver runs this step. `owner` names it."""
 
     def __init__(self, step: str, owner: str) -> None:
         super().__init__(
             f"step {step} is being run by {owner}.",
-            "Wait for it, or stop that process: its lease then expires by itself.",
+            "Wait for it, or stop that process: its lease then expires automatically.",
         )
         self.step = step
         self.owner = owner
@@ -83,28 +83,28 @@ class LeaseLostError(StoreError):
     def __init__(self, step: str) -> None:
         super().__init__(
             f"step {step} was taken over by another driver before it could commit its files.",
-            "Nothing is lost: the other driver's result is used. Run again if that one stopped too.",
+            "Nothing is lost: the result of the other driver is used. Run again if that driver stopped, too.",
         )
         self.step = step
 
 
 class OutdatedManifestError(StoreError):
-    """A result was committed by a version of the program that wrote manifests of another format."""
+    """A version of the program with another manifest format committed a result."""
 
-    def __init__(self, found: object, known: int) -> None:
+    def __init__(self, actual: object, supported: int) -> None:
         super().__init__(
-            f"the manifest has format {found}, and this version reads {known}.",
-            "Run the pipeline again: the step is made anew.",
+            f"the manifest has format {actual}, but this version reads format {supported}.",
+            "Run the pipeline again: the step reruns.",
         )
 
 
 class CorruptResultError(StoreError):
-    """Committed files are missing, or are not what was written. `problems` names each file."""
+    """Committed files are missing or changed. `problems` names each file."""
 
     def __init__(self, step: str, problems: tuple[str, ...]) -> None:
         super().__init__(
             f"the committed files of step {step} are damaged: {'; '.join(problems)}.",
-            "Run the pipeline again: the step counts as not done and is made anew.",
+            "Run the pipeline again: the step reruns.",
         )
         self.step = step
         self.problems = problems
@@ -115,23 +115,29 @@ class AcceptError(ClusterError):
 
 
 class MissingUpstreamError(ClusterError):
-    """A step was chosen, but results that it needs are not committed."""
+    """A step was selected, but a result that it needs is not committed."""
 
     def __init__(self, step: str, upstream: str) -> None:
         super().__init__(
-            f"step {step} needs {upstream}, which is not committed and was left out of this run.",
-            f"Run {upstream} first, or choose a wider part of the pipeline.",
+            f"step {step} needs {upstream}, which is neither committed nor selected in this run.",
+            f"Run {upstream} first, or select more of the pipeline.",
         )
         self.step = step
         self.upstream = upstream
 
 
 class StepFailedError(ClusterError):
-    """A step's function raised, or its worker died.
+    """The function of a step raised an exception, or its worker died.
 
-    `error` is the exception in one line, `trace` its traceback, `log` the file with all that the step printed,
-    `transient` whether another attempt may go better, `is_preemption` whether it was told to end and nothing was wrong with
-    it, `attempt` the number of the attempt (from 1).
+    Args:
+        step: Name of the step.
+        error: The exception in one line.
+        remedy: What to do; default: read the log.
+        trace: The traceback.
+        log: Address of the file with all output of the step.
+        transient: True if another attempt may succeed.
+        is_preemption: True if the step was stopped and did not fail itself.
+        attempt: Number of the attempt, from 1.
     """
 
     def __init__(
@@ -156,45 +162,45 @@ class StepFailedError(ClusterError):
         self.attempt = attempt
 
     def tail(self, num_lines: int = 12) -> str:
-        """The last lines of the traceback."""
+        """Returns the last lines of the traceback."""
         return "\n".join(self.trace.rstrip().splitlines()[-num_lines:])
 
 
 class WorkersLostError(ClusterError):
-    """Workers of a step ended before it did. `transient`: it may succeed when it is tried again."""
+    """Some workers of a step ended before the step did. `transient`: the step may be retried."""
 
     transient = True
 
-    def __init__(self, what: str) -> None:
-        super().__init__(f"workers were lost ({what}).", "It goes on from its last checkpoint when it runs again.")
+    def __init__(self, reason: str) -> None:
+        super().__init__(f"workers were lost ({reason}).", "Run again: the step resumes from its last checkpoint.")
 
 
 class PreemptedError(ClusterError):
-    """The process of a step was told to leave, and what it did could not be kept. `is_preemption`: no failed attempt."""
+    """The process of a step must exit before the step is complete. `is_preemption`: not a failed attempt."""
 
     transient = True
     is_preemption = True
 
     def __init__(self) -> None:
         super().__init__(
-            "its machine is being taken away (SIGTERM).", "It goes on from its last checkpoint when it runs again."
+            "its machine is being preempted (SIGTERM).", "Run again: the step resumes from its last checkpoint."
         )
 
 
 class OffloadError(ClusterError):
-    """Frozen weights cannot lie on a machine's disk: the folder, or what DeepSpeed needs to use it, is missing."""
+    """Frozen weights cannot be stored on a disk: the folder, or a tool that DeepSpeed needs, is missing."""
 
 
 class SessionError(ClusterError):
-    """Ray cannot be started or reached, or lacks what a step asks for."""
+    """Ray cannot be started or reached, or lacks the resources that a step requests."""
 
 
 class TrackingError(ClusterError):
-    """MLflow cannot be used as asked."""
+    """MLflow cannot be used as requested."""
 
 
-def _rebuild(kind: type[ClusterError], state: dict[str, Any]) -> ClusterError:
-    error = kind.__new__(kind)
+def _rebuild(error_class: type[ClusterError], state: dict[str, Any]) -> ClusterError:
+    error = error_class.__new__(error_class)
     Exception.__init__(error, state["problem"], state["remedy"])
     error.__dict__.update(state)
     return error

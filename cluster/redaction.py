@@ -10,7 +10,7 @@ from typing import Any
 STARS = "***"
 _PASSWORD = re.compile(r"(?<=://)([^/\s:@'\"]*):([^/\s@'\"]+)@")
 _LONE_TOKEN = re.compile(r"(?<=://)([^/\s:@'\"]{16,})@")
-"""As in https://ghp_.../; an access key of 16 signs or more is no name of a person."""
+"""As in https://ghp_.../. A name with at least 16 characters is taken for an access key, not for a user name."""
 _QUERY = re.compile(
     r"([?&;](?:[\w.-]*(?:token|secret|password|passwd|signature|credential|api[_-]?key|access[_-]?key)|sig|key|auth)=)"
     r"[^&;\s'\"#)]+",
@@ -19,9 +19,9 @@ _QUERY = re.compile(
 
 
 def redact(text: str) -> str:
-    """The text with the secrets of its URLs as stars; the rest, and a text without secrets, as it was.
+    """Replaces the secrets of all URLs in a text by stars.
 
-    >>> masked("postgresql://me:pa55@host/runs")
+    >>> redact("postgresql://me:pa55@host/runs")
     'postgresql://me:***@host/runs'
     """
     if "://" not in text:
@@ -32,7 +32,7 @@ def redact(text: str) -> str:
 
 
 def redact_values(value: Any) -> Any:
-    """The same for all texts in mappings and sequences, names included."""
+    """Redacts all texts in nested mappings and sequences, including the keys of mappings."""
     if isinstance(value, str):
         return redact(value)
     if isinstance(value, Mapping):
@@ -43,7 +43,7 @@ def redact_values(value: Any) -> Any:
 
 
 def redact_file(path: Path) -> None:
-    """Writes a text file again, without secrets; one that has none is not touched."""
+    """Redacts a text file; does not touch a file without secrets."""
     text = path.read_text(encoding="utf-8", errors="surrogateescape")
     clean = redact(text)
     if clean != text:

@@ -1,109 +1,195 @@
-"""The import law: pipelines -> stages, cluster; these two never import each other; only cluster knows the machinery."""
+"""The laws of the layout: who imports whom, which modules are light, and the one shape of all stages."""
 
 from __future__ import annotations
 
 import ast
 import importlib
 import inspect
+import re
 import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import fields, is_dataclass
+from types import ModuleType
 
 import pytest
 from pydantic import BaseModel
 
+from tests.support import imports
 from tests.support.paths import ROOT
 
-FOLDERS = ("pipelines", "stages", "cluster")
-FILES = {
-    path.relative_to(ROOT).as_posix(): ast.parse(path.read_text())
-    for folder in FOLDERS
-    for path in sorted((ROOT / folder).rglob("*.py"))
+MODULES = imports.modules()
+PACKAGE_LAW = {
+    "pipelines": {"ray", "mlflow", "deepspeed"},
+    "stages": {"pipelines", "cluster", "ray", "mlflow", "deepspeed"},
+    "cluster": {"pipelines", "stages"},
 }
-MACHINERY = {"ray", "mlflow", "deepspeed"}
-NEVER = {"stages": {"cluster", "pipelines"}, "cluster": {"stages", "pipelines"}, "pipelines": set()}
-
-STAGES = [
-    name.removesuffix(".py").replace("/", ".")
-    for name, tree in FILES.items()
-    if any(isinstance(node, ast.FunctionDef) and node.name == "run" for node in tree.body)
-    and name.startswith(("stages/", "pipelines/report"))
-]
-"""Every module with a function `run` of its own."""
-
-
-def imports(tree: ast.AST) -> Iterator[tuple[int, str]]:
-    """Line and full name of everything that is imported, at the top or inside of functions."""
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Import):
-            yield from ((node.lineno, item.name) for item in node.names)
-        elif isinstance(node, ast.ImportFrom):
-            assert node.level == 0, f"line {node.lineno}: relative imports hide what is imported"
-            yield node.lineno, node.module or ""
-        elif isinstance(node, ast.Call) and ast.unparse(node.func) in ("import_module", "importlib.import_module"):
-            yield node.lineno, ast.literal_eval(node.args[0]) if isinstance(node.args[0], ast.Constant) else ""
-
-
-def test_there_are_files_of_every_folder() -> None:
-    assert {name.split("/")[0] for name in FILES} == set(FOLDERS)
-    assert len(FILES) > 30
-
-
-@pytest.mark.parametrize("name", sorted(FILES))
-def test_a_file_imports_only_what_its_folder_may(name: str) -> None:
-    folder = name.split("/")[0]
-    forbidden = NEVER[folder] | (set() if folder == "cluster" else MACHINERY)
-    found = [(line, module) for line, module in imports(FILES[name]) if module.split(".")[0] in forbidden]
-    assert found == [], name
-
-
-def loaded_by(module: str) -> set[str]:
-    """Top-level packages that a fresh interpreter has after importing `module`."""
-    code = f"import sys, {module}; print(*{{name.partition('.')[0] for name in sys.modules}})"
-    done = subprocess.run(
-        [sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True, timeout=60
-    )
-    return set(done.stdout.split())
-
-
-@pytest.mark.parametrize(
-    "module",
-    ["pipelines.schema.config", "pipelines.dag.fewshot", "pipelines.preflight.models", "pipelines.schema.loader"],
+"""Package -> the top-level packages that it must not import."""
+LEVELS = {
+    "stages": (
+        {"stages.common.metrics"},
+        {"stages.common"},
+        {"stages.common.assets", "stages.common.patterns"},
+        {"stages.common.data", "stages.common.models"},
+        {"stages.common.training"},
+        {"stages.common.prompts"},
+        {imports.folder(name) for name in MODULES if name.endswith(".stage") and name.startswith("stages.")},
+    ),
+    "cluster": (
+        {"cluster.errors", "cluster.redaction"},
+        {"cluster.canonical_json"},
+        {"cluster.store"},
+        {"cluster.steps", "cluster.tracking"},
+        {"cluster.parallel"},
+        {"cluster.run"},
+    ),
+    "pipelines": (
+        {"pipelines.palette"},
+        {"pipelines.kinds", "pipelines.schema"},
+        {"pipelines.preflight", "pipelines.report"},
+        {"pipelines.dag"},
+        {"pipelines.run"},
+        {"pipelines.serving"},
+        {"pipelines.init"},
+        {"pipelines.cli"},
+    ),
+}
+"""The folders of each package, lowest level first. A folder imports only folders of lower levels."""
+HEAVY = {"torch", "transformers", "mlflow", "ray", "datasets", "peft", "matplotlib", "deepspeed", "pandas"}
+RESOLVER = "cluster/steps/step.py:resolve"
+"""The only function that imports a module by its name."""
+STAGES = sorted(name for name in MODULES if name.endswith(".stage"))
+CONFIGS = sorted(
+    name for name in MODULES if name.endswith(".config") and name.startswith(("stages.", "pipelines.report."))
 )
-def test_reading_and_planning_load_nothing_heavy(module: str) -> None:
-    """`plan`, `graph` and complaints about recipes must answer at once."""
-    loaded = loaded_by(module)
-    assert module.partition(".")[0] in loaded
-    assert not loaded & {"torch", "transformers", "ray", "mlflow", "deepspeed", "peft", "datasets", "matplotlib"}
+SECTIONS = sorted(name for name in MODULES if name.startswith("pipelines.schema.") and not MODULES[name].is_package)
 
 
-def test_the_stages_are_known() -> None:
-    assert {name.partition(".")[2] for name in STAGES} >= {
-        "baseline",
-        "distillation",
-        "pattern_training",
-        "prompt_pretraining",
-        "prompt_tuning",
-        "report",
-        "soft_labels",
-        "splits",
+@pytest.mark.parametrize("package", PACKAGE_LAW)
+def test_package_imports_only_what_it_may(package: str) -> None:
+    forbidden = {
+        (name, item)
+        for name, module in MODULES.items()
+        if name.partition(".")[0] == package
+        for item in module.imports
+        if item.partition(".")[0] in PACKAGE_LAW[package]
     }
+    assert forbidden == set()
+
+
+def test_modules_do_not_import_each_other() -> None:
+    assert imports.cycles(imports.graph()) == []
+
+
+def test_cycles_finds_the_cycles_of_a_graph() -> None:
+    assert imports.cycles({"a": "b", "b": "c", "c": "b", "d": "ad"}) == [["b", "c"]]
+    assert imports.cycles({"a": "b", "b": "c", "c": "a"}) == [["a", "b", "c"]]
+
+
+def test_folder_imports_only_lower_levels() -> None:
+    level = {folder: index for levels in LEVELS.values() for index, group in enumerate(levels) for folder in group}
+    wrong = set()
+    for name, imported in imports.graph().items():
+        for item in imported:
+            is_inside = item.partition(".")[0] == name.partition(".")[0]
+            if not is_inside or MODULES[item].is_package or MODULES[name].is_package:
+                continue
+            source, target = imports.folder(name), imports.folder(item)
+            if source != target and level[target] >= level[source]:
+                wrong.add((name, item))
+    assert wrong == set()
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_config_module_imports_only_pydantic(name: str) -> None:
+    packages = {item.partition(".")[0] for item in imports.reachable(name)}
+    assert packages - set(sys.stdlib_module_names) - set(imports.PACKAGES) <= {"pydantic", "pydantic_core"}
+
+
+def test_import_inside_a_function_carries_its_reason() -> None:
+    lines = {
+        f"{module.path.relative_to(ROOT)}:{number}": line
+        for module in MODULES.values()
+        for number, line in enumerate(module.path.read_text().splitlines(), 1)
+        if "noqa: PLC0415" in line
+    }
+    assert [place for place, line in lines.items() if not re.search(r"# noqa: PLC0415  \(.+\)$", line)] == []
+
+
+def test_modules_are_imported_by_name_in_one_function() -> None:
+    assert {place for module in MODULES.values() for place in _dynamic_imports(module)} == {RESOLVER}
+
+
+def _dynamic_imports(module: imports.Module) -> Iterator[str]:
+    """Yields `file:function` for each function that imports a module by name, and for a `__getattr__` of a module."""
+    path = module.path.relative_to(ROOT).as_posix()
+    tree = imports.tree(module.path)
+    yield from (f"{path}:__getattr__" for node in tree.body if getattr(node, "name", "") == "__getattr__")
+    waiting: list[tuple[ast.AST, str]] = [(tree, "")]
+    while waiting:
+        node, function = waiting.pop()
+        if isinstance(node, ast.FunctionDef):
+            function = node.name
+        if isinstance(node, ast.Call) and ast.unparse(node.func).rpartition(".")[2] in ("import_module", "__import__"):
+            yield f"{path}:{function}"
+        waiting += [(child, function) for child in ast.iter_child_nodes(node)]
+
+
+def loaded(code: str) -> set[str]:
+    """Returns the top-level packages that a new interpreter has imported after it ran `code`."""
+    done = subprocess.run(
+        [sys.executable, "-c", f"import sys\n{code}\nprint(); print(*sys.modules)"],
+        cwd=ROOT, capture_output=True, text=True, check=True, timeout=120,
+    )  # fmt: skip
+    return {name.partition(".")[0] for name in done.stdout.splitlines()[-1].split()}
+
+
+COMMAND = """
+from pipelines.cli.app import main
+sys.argv = ["clozeline", {words}]
+try:
+    main()
+except SystemExit as end:
+    assert not end.code, end.code
+"""
+
+
+@pytest.mark.parametrize("words", ['"plan", "demo", "--store", "/nonexistent/store"', '"--help"'])
+def test_command_loads_nothing_heavy(words: str) -> None:
+    packages = loaded(COMMAND.format(words=words))
+    assert "pipelines" in packages
+    assert packages & HEAVY == set()
+
+
+@pytest.mark.parametrize("module", ["pipelines.dag.fewshot", "pipelines.preflight.models", "pipelines.schema.loader"])
+def test_planning_loads_nothing_heavy(module: str) -> None:
+    assert loaded(f"import {module}") & HEAVY == set()
+
+
+def test_engine_plans_without_importing_stages() -> None:
+    code = """
+import cluster.run.scheduler, cluster.tracking.tracker
+from cluster.steps.code_digests import CodeDigests
+CodeDigests().of("stages.common.protocols")
+"""
+    assert loaded(code) & (HEAVY | {"numpy", "stages", "pipelines"}) == set()
+
+
+def test_stages_are_found() -> None:
+    assert {"stages.distillation.stage", "stages.soft_labels.sharded.stage", "pipelines.report.stage"} <= set(STAGES)
 
 
 @pytest.mark.parametrize("name", STAGES)
-def test_every_stage_has_the_one_shape(name: str) -> None:
+def test_stage_has_the_common_shape(name: str) -> None:
     stage = importlib.import_module(name)
+    assert (MODULES[name].path.parent / "config.py").exists()
     signature = inspect.signature(stage.run)
     assert list(signature.parameters) == ["config", "inputs", "out", "recorder", "engine"]
     annotations = {key: item.annotation for key, item in signature.parameters.items()}
-    shape = {"config": "Config", "inputs": "Inputs", "out": "Path", "recorder": "Recorder", "engine": "Engine"}
-    assert annotations == shape
+    config = getattr(stage, annotations.pop("config"))
+    assert annotations == {"inputs": "Inputs", "out": "Path", "recorder": "Recorder", "engine": "Engine"}
     assert signature.return_annotation == "Result"
-    assert issubclass(stage.Config, BaseModel)
-    assert stage.Config.model_config["frozen"] is True
-    assert stage.Config.model_config["extra"] == "forbid"
-    assert all(field.description for field in stage.Config.model_fields.values()), "every field is described"
+    assert config.__module__ == name.replace(".stage", ".config")
     for kind in (stage.Inputs, stage.Result):
         assert is_dataclass(kind)
         assert kind.__dataclass_params__.frozen
@@ -111,3 +197,21 @@ def test_every_stage_has_the_one_shape(name: str) -> None:
         assert hasattr(kind, "__slots__")
     assert stage.__doc__
     assert stage.run.__doc__
+
+
+@pytest.mark.parametrize("name", [*CONFIGS, *SECTIONS])
+def test_config_model_is_frozen_closed_and_described(name: str) -> None:
+    for model in _models(importlib.import_module(name)):
+        if model.__name__ == "ScoreRecipe":  # reads a part of any recipe
+            continue
+        assert model.model_config.get("frozen") is True, model
+        assert model.model_config.get("extra") == "forbid", model
+        assert [key for key, field in model.model_fields.items() if not field.description] == [], model
+
+
+def _models(module: ModuleType) -> list[type[BaseModel]]:
+    return [
+        item
+        for item in vars(module).values()
+        if isinstance(item, type) and issubclass(item, BaseModel) and item.__module__ == module.__name__
+    ]

@@ -35,14 +35,14 @@ def main() -> None:
         print(" strategy workers planned MiB  peak MiB   error    kept  seconds")
         for strategy, workers in CASES[:1] if options.quick else BASE_CASES if options.base else CASES:
             measured = measure(Path(folder), strategy, workers)
-            planned, peak = measured.need.total / 2**20, max(measured.peaks) / 2**20
-            kept = max(measured.kept) / max(measured.whole, 1)
+            planned, peak = measured.estimate.total / 2**20, max(measured.peaks) / 2**20
+            kept = max(measured.kept) / max(measured.total, 1)
             print(
                 f"{strategy:>9} {workers:>7} {planned:>11.0f} {peak:>9.0f} {planned / peak - 1:>+7.0%} {kept:>7.1%} "
                 f"{measured.seconds:>8.1f}",
                 flush=True,
             )
-            print(f"{'':9} before {max(measured.before) / 2**20:.0f} MiB; planned: {measured.need}", flush=True)
+            print(f"{'':9} before {max(measured.before) / 2**20:.0f} MiB; planned: {measured.estimate}", flush=True)
 
 
 if __name__ == "__main__":

@@ -74,7 +74,7 @@ def _classifier(
     backbone = backbone or load_backbone(config, frozen=True)
     patterns = {"p": pattern or subject.pattern}
     task = Task(name="films", labels=tuple(subject.words), patterns=patterns, verbalizer=subject.words)
-    prompt = new_prompt(PromptConfig(num_virtual_tokens=10), backbone, task.pattern("p"), seed)
+    prompt = new_prompt(PromptConfig(num_virtual_tokens=10), backbone, task.pattern("p"), seed=seed)
     return ClozeClassifier.of(task, "p", backbone, config, prompt)
 
 

@@ -1,4 +1,4 @@
-"""The engine of a step with several workers: sums gradients; frozen models are whole or partitioned."""
+"""The engine of a step with several workers: sums gradients; frozen models are replicated or partitioned."""
 
 from __future__ import annotations
 
@@ -13,7 +13,6 @@ import torch.distributed as dist
 
 from cluster.parallel.config import Disk, ZeroSettings
 from cluster.parallel.nvme_offload import OffloadFolder
-from cluster.parallel.process import map_sequentially
 from cluster.parallel.worker_signals import HangDumper, StopRequest
 from cluster.parallel.zero2 import Zero2Partition
 from cluster.parallel.zero3 import PartitionedModel
@@ -21,24 +20,38 @@ from cluster.steps.step import Strategy
 
 
 class DistributedEngine:
-    """One worker's engine; see `stages.common.protocols.Engine`. Needs a process group of torch."""
+    """The engine of one worker; see `stages.common.protocols.Engine`. Needs a process group of torch.
+
+    Args:
+        checkpoint_dir: The checkpoint folder of the step, which all workers share.
+        strategy: How the workers share model and optimizer.
+        hang_dumper: Its timer is reset whenever the worker makes progress.
+        map_batches: Implements `Engine.map_batches` in this process.
+        nvme_path: Folder on a disk of each machine for the weights of zero3_offload.
+    """
 
     def __init__(
-        self, checkpoint_dir: Path, strategy: Strategy, hang_dumper: HangDumper, nvme_path: str | None = None
+        self,
+        checkpoint_dir: Path,
+        strategy: Strategy,
+        hang_dumper: HangDumper,
+        *,
+        map_batches: Callable[..., Iterator[Any]],
+        nvme_path: str | None = None,
     ) -> None:
-
         self.rank = dist.get_rank()
         self.world_size = dist.get_world_size()
         self.checkpoint_dir: Path | None = checkpoint_dir
         self._strategy = strategy
-        self._stack = hang_dumper
+        self._hang_dumper = hang_dumper
+        self._map_batches = map_batches
         self._nvme_path = nvme_path
-        self._spread: list[PartitionedModel] = []
+        self._models: list[PartitionedModel] = []
         self._folders: list[OffloadFolder] = []
         self._partition: Zero2Partition | None = None
 
     def load_frozen(self, load_model: Callable[[], Any], *, bf16: bool, largest_weight: Callable[[], int]) -> Any:
-        """A frozen model, whole on every worker or (zero3) spread over them."""
+        """Loads a frozen model, on every worker or (zero3) partitioned among them."""
         if self._strategy not in ("zero3", "zero3_offload"):
             return load_model()
         disk = None
@@ -46,38 +59,35 @@ class DistributedEngine:
             assert self.checkpoint_dir is not None
             self._folders.append(OffloadFolder(Path(self._nvme_path), self.checkpoint_dir))
             disk = Disk(folder=self._folders[-1].path, buffer_size=math.ceil(largest_weight() / self.world_size))
-        spread = PartitionedModel(
-            load_model, ZeroSettings(bf16=bf16, offload=self._strategy == "zero3_offload", disk=disk)
-        )
-        self._spread.append(spread)
-        return spread.model
+        settings = ZeroSettings(bf16=bf16, offload=self._strategy == "zero3_offload", disk=disk)
+        self._models.append(PartitionedModel(load_model, settings))
+        return self._models[-1].model
 
     def close(self) -> None:
-        """Removes the weights that lie on a disk; the models are of no use then."""
-        for spread in self._spread:
-            spread.close()
+        """Removes offloaded weights from the disk. The models cannot be used afterward."""
+        for model in self._models:
+            model.close()
         for folder in self._folders:
             folder.close()
 
     def register_parameters(self, parameters: Sequence[Any]) -> None:
-        """Says what will be trained; with zero2 each worker gets a part of it to update."""
+        """Names the trained parameters; with zero2 each worker will update a part of them."""
         if self._strategy == "zero2":
-            self._partition = Zero2Partition(parameters, self._for_group)
+            self._partition = Zero2Partition(parameters, _to_group_device)
 
     def backward(self, loss: Any) -> None:
-        """Back-propagates this worker's part of the loss."""
-        self._stack.reset_timer()
+        """Computes the gradients of this worker's part of the loss."""
+        self._hang_dumper.reset_timer()
         loss.backward()
         if self._partition is not None:
             self._partition.end_pass()
-        for spread in self._spread:
-            spread.end_pass()
+        for model in self._models:
+            model.end_pass()
 
     def clip_grad_norm(self, parameters: Sequence[Any], max_norm: float) -> float:
-        """Adds up the gradients of all workers, in one message, and clips them; returns their norm before."""
-
+        """Sums the gradients of all workers in one message and clips them. Returns their norm before clipping."""
         if self._partition is not None:
-            return self._clip_mine(max_norm)
+            return self._clip_owned(self._partition.owned, max_norm)
         for parameter in parameters:
             if parameter.grad is None:
                 parameter.grad = torch.zeros_like(parameter)
@@ -89,55 +99,52 @@ class DistributedEngine:
         return float(torch.nn.utils.clip_grad_norm_(parameters, max_norm))
 
     def optimizer_step(self, optimizer: Any) -> None:
-        """Updates the parameters, alike on every worker, and clears their gradients."""
-        optimizer.step()  # passes over parameters without a gradient, and keeps no moments of them
+        """Updates the parameters, to the same values on every worker, and clears their gradients."""
+        optimizer.step()  # skips parameters without a gradient and keeps no state for them
         if self._partition is not None:
             self._partition.spread()
         optimizer.zero_grad(set_to_none=True)
 
     def optimizer_state_dict(self, optimizer: Any) -> dict[str, Any]:
-        """The optimizer's state, whole on the first worker."""
+        """Returns the optimizer state for a checkpoint; it is complete on rank 0."""
         return optimizer.state_dict() if self._partition is None else self._partition.optimizer_state_dict(optimizer)
 
     def load_optimizer_state_dict(self, optimizer: Any, state: dict[str, Any]) -> None:
-        """Puts a whole state back."""
+        """Restores a complete optimizer state."""
         if self._partition is None:
             optimizer.load_state_dict(state)
         else:
             self._partition.load_optimizer_state_dict(optimizer, state)
 
     def all_reduce_sum(self, tensor: Any) -> Any:
-        """The sum of a tensor over all workers, where it was."""
-
-        self._stack.reset_timer()
-        moved = self._for_group(tensor.detach().clone())
-        dist.all_reduce(moved)
-        return moved.to(tensor.device)
+        """Returns the sum of a tensor over all workers, on the tensor's device."""
+        self._hang_dumper.reset_timer()
+        total = _to_group_device(tensor.detach().clone())
+        dist.all_reduce(total)
+        return total.to(tensor.device)
 
     def map_batches(
         self, sources: Sequence[Any], read: Callable[[Any], Iterable[Any]], make_fn: Callable[[], Callable[[Any], Any]]
     ) -> Iterator[Any]:
-        """What the function makes of every batch; every worker makes all of it."""
-        return map_sequentially(sources, read, make_fn)
+        """Yields the result of a function for every batch. Every worker computes all batches."""
+        return self._map_batches(sources, read, make_fn)
 
     def graceful_stop(self) -> AbstractContextManager[Callable[[], bool]]:
-        """Until its end a wish is told to the first worker, which tells the others."""
+        """Defers stop requests inside the block. Only rank 0 sees them; the training loop informs the other ranks."""
         if self.rank or self.checkpoint_dir is None:
             return nullcontext(lambda: False)
         return StopRequest(self.checkpoint_dir).graceful_stop()
 
-    def _clip_mine(self, max_norm: float) -> float:
-        """The same where sums lie with their owners."""
-
-        assert self._partition is not None
-        gradients = [parameter.grad for parameter in self._partition.owned if parameter.grad is not None]
+    def _clip_owned(self, owned: Sequence[Any], max_norm: float) -> float:
+        """Clips gradients that are summed already, each on the worker that owns its parameter."""
+        gradients = [parameter.grad for parameter in owned if parameter.grad is not None]
         squares = sum((gradient.float().square().sum().cpu() for gradient in gradients), torch.zeros(()))
-        norm = float(self.all_reduce_sum(squares)) ** 0.5
+        norm: float = float(self.all_reduce_sum(squares)) ** 0.5
         for gradient in gradients:
             gradient.mul_(min(1.0, max_norm / (norm + 1e-6)))  # as torch's clip_grad_norm_
         return norm
 
-    def _for_group(self, tensor: Any) -> Any:
-        """NCCL sends what lies on a GPU, gloo what lies in memory."""
 
-        return tensor.cuda() if dist.get_backend() == "nccl" else tensor.cpu()
+def _to_group_device(tensor: Any) -> Any:
+    """Moves a tensor to the GPU for NCCL, or to the CPU for gloo."""
+    return tensor.cuda() if dist.get_backend() == "nccl" else tensor.cpu()

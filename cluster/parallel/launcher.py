@@ -1,7 +1,7 @@
 """Runs a step on several workers with Ray Train.
 
-The same stage runs in every worker; the files of the first worker are the result. A small subclass of Ray's trainer
-forwards SIGTERM and SIGINT, so that a graceful stop reaches all workers.
+The same stage runs in every worker; the files of rank 0 are the result. A small subclass of Ray's trainer forwards
+SIGTERM and SIGINT, so that a graceful stop reaches all workers.
 
 Imports Ray and torch. Only `cluster.run.step_worker` imports it, when a step has several workers.
 """
@@ -34,16 +34,16 @@ from cluster.tracking.recorder import BatchRecorder, LogBatch
 
 
 class _Backend(_TorchBackend):
-    """Torch's process group, and an ear for SIGTERM: stages run in threads, where Python installs no handlers."""
+    """Torch's process group. Installs a handler for SIGTERM in the main thread of each worker."""
 
     def on_start(self, worker_group: Any, backend_config: Any) -> None:
         super().on_start(worker_group, backend_config)
-        worker_group.execute(install_sigterm_handler, backend_config.work)
+        worker_group.execute(install_sigterm_handler, backend_config.checkpoint_dir)
 
 
 @dataclass
 class GroupConfig(TorchConfig):
-    """The process group of a step. `work`: its folder."""
+    """The process group of a step, with the checkpoint folder that its workers share."""
 
     checkpoint_dir: str = ""
 
@@ -54,10 +54,10 @@ class GroupConfig(TorchConfig):
 
 
 class Trainer(TorchTrainer):
-    """A trainer that leaves SIGINT to those who guard its process.
+    """A trainer that leaves SIGINT to the watchdog of its process.
 
     Args:
-        on_start: Called when the controller of the workers is there, with a function that ends it and them.
+        on_start: Called when the controller of the workers runs, with a function that ends it and them.
     """
 
     def __init__(self, *arguments: Any, on_start: Callable[[Callable[[], None]], None], **options: Any) -> None:
@@ -69,7 +69,7 @@ class Trainer(TorchTrainer):
         handler = signal.getsignal(signal.SIGINT)
 
         def abort() -> None:
-            # Ray's handler exits when all is ended, and here somebody still wants to say why
+            # Ray's handler exits the process, which still has to report the reason.
             with suppress(SystemExit):
                 if callable(handler):
                     handler(signal.SIGINT, None)
@@ -79,9 +79,18 @@ class Trainer(TorchTrainer):
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """What each worker runs. All reach the folders `out` and `work`; `send` takes what the first worker records."""
+    """The task of each worker.
 
-    order: TaskSpec
+    Args:
+        spec: The step.
+        inputs: The inputs of its function.
+        out: Folder for the files of rank 0, which all workers can reach.
+        checkpoint_dir: The checkpoint folder, which all workers share.
+        log: Path of the log file.
+        send: Sends what rank 0 records to the driver.
+    """
+
+    spec: TaskSpec
     inputs: Any
     out: Path
     checkpoint_dir: Path
@@ -90,29 +99,31 @@ class Job:
 
 
 def run(job: Job, recorder: BatchRecorder, guard: Callable[[Callable[[], None]], None]) -> Any:
-    """Runs a step on its workers; returns the stage's result.
+    """Runs a step on its workers. Returns the result of the stage.
 
     Args:
         job: What each worker runs.
-        recorder: Gets the metrics of the first worker.
-        guard: Called once the workers run, with a function that ends them.
+        recorder: Gets the metrics of rank 0.
+        guard: Called when the workers run, with a function that ends them.
 
     Raises:
-        WorkersLost: a worker or its machine was lost; else what the stage raised on the worker that failed first.
+        WorkersLostError: a worker or its machine was lost. Any other error is the one of the first worker that failed.
     """
-    resources = job.order.resources
-    with_gpus = resources.gpus > 0
-    gathers_in_memory = PARTITIONING[resources.strategy].weights and not with_gpus
+    resources = job.spec.resources
+    has_gpus = resources.gpus > 0
+    gathers_in_memory = PARTITIONING[resources.strategy].weights and not has_gpus
     trainer = Trainer(
         _work,
         train_loop_config={"job": job},
         torch_config=GroupConfig(
-            backend="nccl" if with_gpus else "gloo", timeout_s=round(resources.timeout_s), work=str(job.checkpoint_dir)
+            backend="nccl" if has_gpus else "gloo",
+            timeout_s=round(resources.timeout_s),
+            checkpoint_dir=str(job.checkpoint_dir),
         ),
         scaling_config=ScalingConfig(
             num_workers=resources.workers,
-            use_gpu=with_gpus,
-            resources_per_worker={"CPU": resources.cpus, **({"GPU": resources.gpus} if with_gpus else {})},
+            use_gpu=has_gpus,
+            resources_per_worker={"CPU": resources.cpus, **({"GPU": resources.gpus} if has_gpus else {})},
         ),
         run_config=RunConfig(
             name="train",
@@ -122,33 +133,41 @@ def run(job: Job, recorder: BatchRecorder, guard: Callable[[Callable[[], None]],
         on_start=guard,
     )
     try:
-        found = trainer.fit().return_value
+        result, metrics = trainer.fit().return_value
     except Exception as error:
         raise _cause(error, worker_signals.read_dumps(_dumps_folder(job), _work.__name__)) from error
     finally:
-        if resources.nvme_path:  # where one worker fails, the others are killed, and leave their files
+        if resources.nvme_path:  # after the failure of one worker the others are killed and leave their files
             nvme_offload.remove_abandoned(Path(resources.nvme_path), job.checkpoint_dir)
-    result, metrics = found
     recorder.last.update(metrics)
     return result
 
 
 def _work(settings: dict[str, Any]) -> Any:
-    """In a worker: the stage; only the first worker's files and records are kept."""
-
+    """In a worker: runs the stage. Only the files and records of rank 0 are kept."""
     job: Job = settings["job"]
-    set_num_threads(job.order.resources.cpus)
+    resources = job.spec.resources
+    set_num_threads(resources.cpus)
     rank = dist.get_rank()
-    strategy = job.order.resources.strategy
-    assert strategy != "stream", "such steps have no group of workers"
-    stack = worker_signals.HangDumper(_dumps_folder(job), rank, job.order.resources.timeout_s)
-    engine = DistributedEngine(job.checkpoint_dir, strategy, stack, job.order.resources.nvme_path)
-    with closing(stack), closing(engine), tempfile.TemporaryDirectory() as elsewhere, redirect_output(Path(job.log)):
-        send = _forget if rank else job.send
-        with BatchRecorder(job.order.step, send) as recorder:
-            out = Path(elsewhere) if rank else job.out
-            result = resolve(job.order.run)(job.order.config, job.inputs, out, recorder, engine)
-        dist.barrier()  # nobody leaves a group that others still compute with
+    assert resources.strategy != "stream", "such steps have no process group"
+    hang_dumper = worker_signals.HangDumper(_dumps_folder(job), rank, resources.timeout_s)
+    engine = DistributedEngine(
+        job.checkpoint_dir,
+        resources.strategy,
+        hang_dumper,
+        map_batches=resolve(job.spec.engine)().map_batches,
+        nvme_path=resources.nvme_path,
+    )
+    with (
+        closing(hang_dumper),
+        closing(engine),
+        tempfile.TemporaryDirectory() as unused,
+        redirect_output(Path(job.log)),
+    ):
+        with BatchRecorder(job.spec.step, _discard if rank else job.send) as recorder:
+            out = Path(unused) if rank else job.out
+            result = resolve(job.spec.run)(job.spec.config, job.inputs, out, recorder, engine)
+        dist.barrier()  # no worker leaves the group while others still compute
         return None if rank else (result, dict(recorder.last))
 
 
@@ -156,17 +175,17 @@ def _dumps_folder(job: Job) -> Path:
     return job.checkpoint_dir / "stacks"
 
 
-def _forget(batch: LogBatch) -> bool:
+def _discard(batch: LogBatch) -> bool:
     del batch
     return True
 
 
-def _cause(error: BaseException, stood: str) -> BaseException:
-    """What a stage raised on some worker, if it brings a remedy; else that workers were lost.
+def _cause(error: BaseException, dumps: str) -> BaseException:
+    """Returns the exception of a stage if it has a remedy, else a WorkersLostError.
 
     Args:
-        error: What Ray Train says.
-        stood: Where the workers stood, if some of them hung.
+        error: The exception of Ray Train.
+        dumps: The innermost calls of the workers, if some of them hung.
     """
     if hasattr(error, "remedy"):
         return error
@@ -175,5 +194,5 @@ def _cause(error: BaseException, stood: str) -> BaseException:
         cause = getattr(failures[rank], "cause", None) or failures[rank].__cause__ or failures[rank]
         if hasattr(cause, "remedy"):
             return cause
-    text = "; ".join(f"worker {rank}: {str(failures[rank]).strip().splitlines()[-1]}" for rank in sorted(failures))
-    return WorkersLostError("\n".join(filter(None, [text or str(error), stood])))
+    lines = (f"worker {rank}: {str(failures[rank]).strip().splitlines()[-1]}" for rank in sorted(failures))
+    return WorkersLostError("\n".join(filter(None, ["; ".join(lines) or str(error), dumps])))

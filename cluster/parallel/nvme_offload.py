@@ -22,105 +22,105 @@ from pathlib import Path
 from cluster.errors import OffloadError
 
 PREFIX = "clozeline-"
-DYING_S = 30
-"""How long killed workers may take to be gone."""
-TOOLS = "Run: apt install libaio-dev g++; or take nvme_path out, and weights stay in memory."
+EXIT_TIMEOUT_S = 30
+"""Maximum number of seconds that killed workers need to exit."""
+INSTALL_TOOLS = "Run: apt install libaio-dev g++. Or remove nvme_path to keep the weights in memory."
 
 
 class OffloadFolder:
-    """A new folder under a place on a disk, this process's until `close`, which removes it."""
+    """A new folder on a disk, which belongs to this process until `close` removes it."""
 
-    def __init__(self, place: Path, checkpoint_dir: Path) -> None:
+    def __init__(self, parent: Path, checkpoint_dir: Path) -> None:
         """
         Args:
-            place: A folder of this machine.
-            checkpoint_dir: The folder of the step, which all of its workers share.
+            parent: An existing folder of this machine.
+            checkpoint_dir: The checkpoint folder of the step, which all of its workers share.
 
         Raises:
-            SwapError: `place` is not there, or nothing can be written to it.
+            OffloadError: `parent` does not exist or is not writable.
         """
-        check_folder(place)
-        with _alone_in(place):
-            _remove_abandoned(place, PREFIX)
-            self.path = Path(tempfile.mkdtemp(prefix=_prefix(checkpoint_dir), dir=place))
+        check_folder(parent)
+        with _locked(parent):
+            _remove_abandoned(parent, PREFIX)
+            self.path = Path(tempfile.mkdtemp(prefix=_prefix(checkpoint_dir), dir=parent))
             self._lock = os.open(self.path, os.O_RDONLY)
             fcntl.flock(self._lock, fcntl.LOCK_EX)
 
     def close(self) -> None:
-        """Removes the folder with all that is in it."""
+        """Removes the folder and its content."""
         shutil.rmtree(self.path)
         os.close(self._lock)
 
 
-def remove_abandoned(place: Path, checkpoint_dir: Path) -> None:
-    """Removes what a step's workers on this machine left when they were killed; those that still die are waited for."""
-    over = time.monotonic() + DYING_S
-    while place.is_dir():
-        with _alone_in(place):
-            held = _remove_abandoned(place, _prefix(checkpoint_dir))
-        if not held or time.monotonic() > over:
+def remove_abandoned(parent: Path, checkpoint_dir: Path) -> None:
+    """Removes the folders of a step's killed workers on this machine. Waits for workers that are still exiting."""
+    deadline = time.monotonic() + EXIT_TIMEOUT_S
+    while parent.is_dir():
+        with _locked(parent):
+            is_in_use = _remove_abandoned(parent, _prefix(checkpoint_dir))
+        if not is_in_use or time.monotonic() > deadline:
             return
         time.sleep(0.1)
 
 
-def check_folder(place: Path) -> None:
-    """Refuses a place that cannot be used.
+def check_folder(parent: Path) -> None:
+    """Checks that weights can be stored in a folder.
 
     Raises:
-        SwapError: it is no folder of this machine, or nothing can be written there.
+        OffloadError: it is not a folder of this machine, or it is not writable.
     """
-    if not place.is_dir():
+    if not parent.is_dir():
         raise OffloadError(
-            f"{place}, where weights shall lie, is no folder on {os.uname().nodename}.",
-            "Make it on a fast disk of every machine, or mend nvme_path.",
+            f"nvme_path {parent} is not a folder on {os.uname().nodename}.",
+            "Create it on a fast disk of every machine, or correct nvme_path.",
         )
-    if not os.access(place, os.W_OK | os.X_OK):
+    if not os.access(parent, os.W_OK | os.X_OK):
         raise OffloadError(
-            f"nothing can be written to {place}, where weights shall lie, on {os.uname().nodename}.",
-            "Give it to the user who runs the steps, or mend nvme_path.",
+            f"nvme_path {parent} is not writable on {os.uname().nodename}.",
+            "Make the user who runs the steps its owner, or correct nvme_path.",
         )
 
 
 def check_aio_toolchain() -> None:
-    """Looks for what DeepSpeed needs to build its op for disks, at its first use on a machine.
+    """Checks that DeepSpeed can build its op for disks, which it does at first use on a machine.
 
     Raises:
-        SwapError: a C++ compiler or libaio.h is missing.
+        OffloadError: a C++ compiler or libaio.h is missing.
     """
-    compiler = shlex.split(os.environ.get("CXX") or "c++")  # as torch chooses it
+    compiler = shlex.split(os.environ.get("CXX") or "c++")  # as torch selects it
     if shutil.which(compiler[0]) is None:
-        raise OffloadError(f"weights on a disk need a C++ compiler, and {os.uname().nodename} has none.", TOOLS)
-    found = subprocess.run(
+        raise OffloadError(f"nvme_path needs a C++ compiler, but {os.uname().nodename} has none.", INSTALL_TOOLS)
+    preprocessor = subprocess.run(
         [*compiler, "-E", "-x", "c++", "-"], input="#include <libaio.h>\n", text=True, capture_output=True, check=False
     )
-    if found.returncode:
-        raise OffloadError(f"weights on a disk need libaio.h, and {os.uname().nodename} has none.", TOOLS)
+    if preprocessor.returncode:
+        raise OffloadError(f"nvme_path needs libaio.h, but {os.uname().nodename} does not have it.", INSTALL_TOOLS)
 
 
 def _prefix(checkpoint_dir: Path) -> str:
     return f"{PREFIX}{hashlib.sha256(str(checkpoint_dir).encode()).hexdigest()[:8]}-"
 
 
-def _remove_abandoned(place: Path, prefix: str) -> bool:
-    """Whether folders are left that somebody holds. Those of other users are passed over."""
-    is_held = False
-    for folder in place.glob(f"{prefix}*"):
+def _remove_abandoned(parent: Path, prefix: str) -> bool:
+    """Removes folders that no process uses. Returns True if others remain. Skips folders of other users."""
+    is_in_use = False
+    for folder in parent.glob(f"{prefix}*"):
         with suppress(PermissionError, FileNotFoundError):
             lock = os.open(folder, os.O_RDONLY)
             try:
                 fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
                 shutil.rmtree(folder)
             except BlockingIOError:
-                is_held = True
+                is_in_use = True
             finally:
                 os.close(lock)
-    return is_held
+    return is_in_use
 
 
 @contextmanager
-def _alone_in(place: Path) -> Iterator[None]:
-    """Between the making of a folder and its lock nobody may look."""
-    lock = os.open(place, os.O_RDONLY)
+def _locked(parent: Path) -> Iterator[None]:
+    """Keeps other processes from removing a folder between its creation and its lock."""
+    lock = os.open(parent, os.O_RDONLY)
     try:
         fcntl.flock(lock, fcntl.LOCK_EX)
         yield

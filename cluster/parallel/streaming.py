@@ -13,49 +13,50 @@ import pickle
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 from cluster.errors import WorkersLostError
-from cluster.parallel.process import InProcessEngine, set_num_threads
+from cluster.parallel.process import set_num_threads
 from cluster.steps.step import Resources
 
-Read = Callable[[Any], Iterable[Any]]
-Make = Callable[[], Callable[[Any], Any]]
-Packed = dict[str, Any]
+ReadBatches = Callable[[Any], Iterable[Any]]
+MakeFunction = Callable[[], Callable[[Any], Any]]
+PackedRow = dict[str, Any]
 """A row of Ray Data, or a batch of one such row: the pickled value under `value`."""
 
 
-class StreamingEngine(InProcessEngine):
-    """The engine of a step whose batches go to workers of their own. See `stages.common.protocols.Engine`."""
+def map_batches(
+    resources: Resources, sources: Sequence[Any], read: ReadBatches, make_fn: MakeFunction
+) -> Iterator[Any]:
+    """Yields the result of a function for every batch, in order. See `stages.common.protocols.Engine.map_batches`.
 
-    def __init__(self, checkpoint_dir: Path, resources: Resources) -> None:
-        super().__init__(checkpoint_dir)
-        self._resources = resources
+    Args:
+        resources: Number of workers, and the resources of each.
+        sources: Arguments of `read`.
+        read: Yields the batches of a source.
+        make_fn: Called once in each worker; returns the function.
 
-    def map_batches(self, sources: Sequence[Any], read: Read, make_fn: Make) -> Iterator[Any]:
-        """What the workers make of every batch, in order.
+    Raises:
+        WorkersLostError: Ray Data gave up. Exceptions of `read`, `make_fn` and the function are raised unchanged.
+    """
+    if not sources:
+        return
+    # Ray reads its environment when it is imported, and the session sets it.
+    from ray.exceptions import RayError  # noqa: PLC0415  (a worker imports Ray first, with its environment)
 
-        Raises:
-            WorkersLost: Ray Data gave up; or what `read`, `make_fn` or the function raised.
-        """
-        if not sources:
-            return
-        from ray.exceptions import RayError
-
-        try:
-            for row in _dataset(sources, read, make_fn, self._resources).iter_rows():
-                value = pickle.loads(row["value"])
-                if isinstance(value, _Failure):
-                    raise value.error
-                yield value
-        except RayError as error:
-            raise WorkersLostError(str(error).strip().splitlines()[-1]) from error
+    try:
+        for row in _dataset(resources, sources, read, make_fn).iter_rows():
+            value = pickle.loads(row["value"])
+            if isinstance(value, _Failure):
+                raise value.error
+            yield value
+    except RayError as error:
+        raise WorkersLostError(str(error).strip().splitlines()[-1]) from error
 
 
 @dataclass(frozen=True, slots=True)
 class _Failure:
-    """An exception on its way to whoever reads the stream."""
+    """An exception that travels as a value to the consumer of the stream."""
 
     error: Exception
 
@@ -68,22 +69,22 @@ class _Failure:
         return cls(error)
 
 
-def _dataset(sources: Sequence[Any], read: Read, make: Make, resources: Resources) -> Any:
-    import ray.data
+def _dataset(resources: Resources, sources: Sequence[Any], read: ReadBatches, make_fn: MakeFunction) -> Any:
+    import ray.data  # noqa: PLC0415  (see `map_batches`)
 
     context = ray.data.DataContext.get_current().copy()
-    context.target_max_block_size = 1  # a row is a block: workers share out batches, and none waits for a second
+    context.target_max_block_size = 1  # one row per block, so that no worker waits for a second batch
     context.execution_options.preserve_order = True
     context.enable_progress_bars = False
     context.print_on_execution_start = False
     with ray.data.DataContext.current(context):
-        packed = [{"value": pickle.dumps(source)} for source in sources]
-        batches = ray.data.from_items(packed, override_num_blocks=len(packed)).map_batches(
+        rows = [{"value": pickle.dumps(source)} for source in sources]
+        batches = ray.data.from_items(rows, override_num_blocks=len(rows)).map_batches(
             partial(_read, read), batch_size=1, num_cpus=0, compute=ray.data.TaskPoolStrategy(size=1)
         )
         return batches.map_batches(
             _Worker,
-            fn_constructor_args=(make, resources.cpus),
+            fn_constructor_args=(make_fn, resources.cpus),
             batch_size=1,
             compute=ray.data.ActorPoolStrategy(size=resources.workers),
             num_cpus=resources.cpus,
@@ -91,37 +92,37 @@ def _dataset(sources: Sequence[Any], read: Read, make: Make, resources: Resource
         )
 
 
-def _read(read: Read, row: Packed) -> Iterator[Packed]:
-    """In a task: the batches of one source."""
+def _read(read: ReadBatches, row: PackedRow) -> Iterator[PackedRow]:
+    """In a Ray task: yields the batches of one source."""
     try:
-        for batch in read(_unpacked(row)):
-            yield _packed(batch)
+        for batch in read(_unpack(row)):
+            yield _pack(batch)
     except Exception as error:
-        yield _packed(_Failure.of(error))
+        yield _pack(_Failure.of(error))
 
 
 class _Worker:
-    """In an actor: the function, made once."""
+    """In a Ray actor: builds the function once and applies it to batches."""
 
-    def __init__(self, make: Make, cpus: float) -> None:
+    def __init__(self, make_fn: MakeFunction, cpus: float) -> None:
         set_num_threads(cpus)
         try:
-            self._function = make()
+            self._function = make_fn()
         except Exception as error:
             failure = _Failure.of(error)
             self._function = lambda _: failure
 
-    def __call__(self, row: Packed) -> Packed:
-        batch = _unpacked(row)
+    def __call__(self, row: PackedRow) -> PackedRow:
+        batch = _unpack(row)
         try:
-            return _packed(batch if isinstance(batch, _Failure) else self._function(batch))
+            return _pack(batch if isinstance(batch, _Failure) else self._function(batch))
         except Exception as error:
-            return _packed(_Failure.of(error))
+            return _pack(_Failure.of(error))
 
 
-def _packed(value: Any) -> Packed:
+def _pack(value: Any) -> PackedRow:
     return {"value": [pickle.dumps(value)]}
 
 
-def _unpacked(row: Packed) -> Any:
+def _unpack(row: PackedRow) -> Any:
     return pickle.loads(row["value"][0])

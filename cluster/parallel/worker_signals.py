@@ -1,6 +1,6 @@
 """Messages through files in a step's checkpoint folder: stop requests and dumps of hanging workers.
 
-A stop request is two files. `.accepts_stop` exists while a training checks for the request after every optimizer step;
+A stop request is two files. `.accepts_stop` exists while training checks for the request after every optimizer step;
 `.stop_requested` is the request. Files are used because the workers of a distributed step are processes on several
 machines. Their names start with a dot, so they are not copied with the checkpoints.
 
@@ -19,95 +19,98 @@ from types import FrameType
 from typing import TextIO
 
 DUMP_AT_FRACTION = 0.7
-"""Share of the time-out after which a worker writes down where it stands, so that all have when it is over."""
+"""Fraction of the timeout after which a worker dumps its stack, so that all dumps exist when the timeout ends."""
 MAX_DUMPED_CALLS = 8
-"""Innermost calls that are told of each worker."""
+"""Innermost calls that are reported per worker."""
 
 
 class HangDumper:
-    """Writes the stacks of this process to a file, unless it hears every so often that all is well.
+    """Dumps the stacks of this process to a file unless the timer is reset often enough.
 
     Args:
-        folder: Made if need be; the file is `<rank>.txt`.
-        rank: Number of this worker.
-        timeout_s: Seconds after which the others give it up.
+        folder: Created if it does not exist; the file is `<rank>.txt`.
+        rank: Rank of this worker.
+        timeout_s: Seconds after which the other workers give it up.
     """
 
     def __init__(self, folder: Path, rank: int, timeout_s: float) -> None:
         folder.mkdir(parents=True, exist_ok=True)
         self._file: TextIO = (folder / f"{rank}.txt").open("w", encoding="utf-8")
-        self._patience_s = DUMP_AT_FRACTION * timeout_s
+        self._dump_after_s = DUMP_AT_FRACTION * timeout_s
         self.reset_timer()
 
     def reset_timer(self) -> None:
-        """Something was done; the clock begins anew."""
-        faulthandler.dump_traceback_later(self._patience_s, file=self._file)
+        """Restarts the timer, because the worker made progress."""
+        faulthandler.dump_traceback_later(self._dump_after_s, file=self._file)
 
     def close(self) -> None:
-        """Nothing is watched any more."""
+        """Stops the timer."""
         faulthandler.cancel_dump_traceback_later()
         self._file.close()
 
 
 def read_dumps(folder: Path, function: str) -> str:
-    """What the workers wrote, the innermost calls of each; empty if none did.
+    """Returns the innermost calls of every worker that dumped its stack; empty if no worker did.
 
     Args:
-        folder: That of their files.
+        folder: The folder of the dumps.
         function: Name of the function in whose thread a worker computes.
     """
-    found = []
+    dumps = []
     for path in sorted(folder.glob("*.txt")):
         threads = path.read_text(encoding="utf-8").split("\n\n")
-        # the last of them: a start that took long was written down, too
-        mine = next((thread for thread in reversed(threads) if f" in {function}\n" in f"{thread}\n"), None)
-        if mine is not None:
-            calls = [line for line in mine.splitlines() if line.startswith("  File")][:MAX_DUMPED_CALLS]
-            found.append("\n".join([f"worker {path.stem} stands at", *calls]))
-    return "\n".join(found)
+        # Use the last dump: a slow start may have written one, too.
+        thread = next((item for item in reversed(threads) if f" in {function}\n" in f"{item}\n"), None)
+        if thread is not None:
+            calls = [line for line in thread.splitlines() if line.startswith("  File")][:MAX_DUMPED_CALLS]
+            dumps.append("\n".join([f"worker {path.stem} hangs at", *calls]))
+    return "\n".join(dumps)
 
 
 class StopRequest:
-    """One step's.
+    """The request that one step ends gracefully.
 
     Args:
-        work: Its folder.
+        checkpoint_dir: The checkpoint folder of the step.
     """
 
     def __init__(self, checkpoint_dir: Path) -> None:
-        self._asked = checkpoint_dir / ".asked"
-        self._listens = checkpoint_dir / ".listens"
+        self._requested = checkpoint_dir / ".stop_requested"
+        self._accepted = checkpoint_dir / ".accepts_stop"
 
     def clear(self) -> None:
-        """Forgets what was wished of an attempt before."""
-        self._asked.unlink(missing_ok=True)
-        self._listens.unlink(missing_ok=True)
+        """Removes the request of an earlier attempt."""
+        self._requested.unlink(missing_ok=True)
+        self._accepted.unlink(missing_ok=True)
 
     def send(self) -> bool:
-        """Asks the step to end. Returns whether a training listens; nothing else will end by itself."""
-        if not self._listens.exists():
+        """Requests the step to end. Returns False if it does not check for requests, and so will not end by itself."""
+        if not self._accepted.exists():
             return False
-        self._asked.touch()
+        self._requested.touch()
         return True
 
     @contextmanager
     def graceful_stop(self) -> Iterator[Callable[[], bool]]:
-        """Within it the step may be asked; see `stages.common.protocols.Engine`."""
-        self._listens.touch()
+        """Accepts requests inside the block. Yields a function that returns True after a request."""
+        self._accepted.touch()
         try:
-            yield self._asked.exists
+            yield self._requested.exists
         finally:
-            self._listens.unlink(missing_ok=True)
+            self._accepted.unlink(missing_ok=True)
 
 
 def install_sigterm_handler(checkpoint_dir: str) -> None:
-    """In the main thread of one of a step's many workers: SIGTERM asks them all to end; what does not listen ends."""
+    """Makes SIGTERM request all workers of a step to end. If the step does not accept it, the old handler runs.
+
+    Called in the main thread of each worker, because stages run in other threads.
+    """
     if threading.current_thread() is not threading.main_thread():
         return
-    before = signal.getsignal(signal.SIGTERM)
+    old_handler = signal.getsignal(signal.SIGTERM)
 
     def handle(number: int, frame: FrameType | None) -> None:
-        if not StopRequest(Path(checkpoint_dir)).send() and callable(before):
-            before(number, frame)
+        if not StopRequest(Path(checkpoint_dir)).send() and callable(old_handler):
+            old_handler(number, frame)
 
     signal.signal(signal.SIGTERM, handle)

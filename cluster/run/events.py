@@ -6,12 +6,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import TypeAlias
 
-from cluster.errors import StepFailedError as StepError
+from cluster.errors import StepFailedError
 
 
 @dataclass(frozen=True, slots=True)
 class StepStarted:
-    """A step was given to Ray. `attempt` counts from 1."""
+    """A step was submitted to Ray. `attempt` counts from 1; `log` is the address of its log file."""
 
     step: str
     attempt: int
@@ -20,10 +20,9 @@ class StepStarted:
 
 @dataclass(frozen=True, slots=True)
 class StepProgress:
-    """A step is at `done` of `total` of its phase.
+    """A step has finished `done` of `total` units of its phase.
 
-    `info` has what is known of: `phase`, `loss` (the last batch's), `examples_per_s`, `eta_s` (seconds until the phase
-    ends).
+    `info` may contain `phase`, `loss` (of the last batch), `examples_per_s` and `eta_s` (seconds until the phase ends).
     """
 
     step: str
@@ -34,7 +33,7 @@ class StepProgress:
 
 @dataclass(frozen=True, slots=True)
 class StepFinished:
-    """A step is committed; `seconds` is how long it took, now or when it was run; `figures` ends all its curves."""
+    """A step has a result. `seconds` is how long it took to compute, `metrics` the last value of every metric."""
 
     step: str
     seconds: float
@@ -44,16 +43,16 @@ class StepFinished:
 
 @dataclass(frozen=True, slots=True)
 class StepFailed:
-    """An attempt failed. `retry_in_s` is None if it was the last one."""
+    """An attempt failed. `retry_in_s` is None if there is no further attempt."""
 
     step: str
-    error: StepError
+    error: StepFailedError
     retry_in_s: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class StepBlocked:
-    """A step cannot be run in this run."""
+    """A step cannot run in this run."""
 
     step: str
     reason: str
@@ -61,7 +60,7 @@ class StepBlocked:
 
 @dataclass(frozen=True, slots=True)
 class StepWaiting:
-    """Another driver runs this step; its result will be taken."""
+    """Another driver runs this step; its result will be used."""
 
     step: str
     owner: str
@@ -69,12 +68,12 @@ class StepWaiting:
 
 @dataclass(frozen=True, slots=True)
 class RayStarting:
-    """Ray is being started, which takes some seconds."""
+    """Ray is starting, which takes a few seconds."""
 
 
 @dataclass(frozen=True, slots=True)
 class Interrupted:
-    """Ctrl-C. `steps` still run: they are cancelled, or finish their commit. `at_once`: the process ends here."""
+    """Ctrl-C. `steps` are running: they are canceled or finish their commit. `at_once`: the process ends now."""
 
     steps: tuple[str, ...] = ()
     at_once: bool = False

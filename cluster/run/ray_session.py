@@ -18,13 +18,13 @@ from pathlib import Path
 from cluster.errors import SessionError
 
 OBJECT_STORE_BYTES = 300 * 1024 * 1024
-# Manifests are all that goes through Ray, so that it needs little memory.
+"""Only manifests and batches of a stream go through Ray, so it needs little memory."""
 WORKER_ENVIRONMENT = {"TOKENIZERS_PARALLELISM": "false", "RAY_USAGE_STATS_ENABLED": "0"}
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Capacity:
-    """What the cluster has in all, and what its largest node has."""
+    """CPUs and GPUs of the cluster, and of its largest node."""
 
     cpus: float
     gpus: float
@@ -34,11 +34,11 @@ class Capacity:
 
 @contextmanager
 def session(address: str | None = None, num_cpus: int | None = None) -> Iterator[Capacity]:
-    """A connection to Ray, for the length of a `with`. One that is there already is used, and left open.
+    """Connects to Ray inside a `with` block. An existing connection is used and left open.
 
     Args:
-        address: A running Ray; by default that of `RAY_ADDRESS`, else one is started on this machine and ended again.
-        num_cpus: CPUs of a Ray that is started here; by default those of the machine.
+        address: Address of a running Ray. Default: that of `RAY_ADDRESS`, or a local Ray that is started and stopped.
+        num_cpus: CPUs of a local Ray. Default: the CPUs of the machine.
 
     Raises:
         SessionError: Ray cannot be started or reached.
@@ -47,7 +47,7 @@ def session(address: str | None = None, num_cpus: int | None = None) -> Iterator
     added = {**WORKER_ENVIRONMENT, **_access(address), "PYTHONPATH": _python_path()}
     before = {name: os.environ.get(name) for name in added}
     os.environ.update(added)
-    import ray
+    import ray  # noqa: PLC0415  (it reads the environment that was set above)
 
     try:
         if ray.is_initialized():
@@ -67,8 +67,8 @@ def session(address: str | None = None, num_cpus: int | None = None) -> Iterator
 
 
 def capacity() -> Capacity:
-    """What the cluster has at this moment."""
-    import ray
+    """Returns what the cluster has now. Needs a session."""
+    import ray  # noqa: PLC0415  (it reads the environment that `session` sets)
 
     nodes = [node["Resources"] for node in ray.nodes() if node["Alive"]]
     return Capacity(
@@ -80,13 +80,11 @@ def capacity() -> Capacity:
 
 
 def _init(address: str, num_cpus: int | None) -> None:
+    import ray  # noqa: PLC0415  (it reads the environment that `session` sets)
 
-    import ray
-
-    local = address == "local"
-    _hush()
+    _silence_raylet()
     try:
-        if local:
+        if address == "local":
             ray.init(
                 address="local",
                 num_cpus=num_cpus,
@@ -104,18 +102,19 @@ def _init(address: str, num_cpus: int | None) -> None:
             )
     except Exception as error:
         ray.shutdown()
-        raise SessionError(
-            f"Ray cannot be {'started on this machine' if local else f'reached at {address}'}: {error}.",
-            "See the newest folder in /tmp/ray."
-            if local
-            else "Check the address, that the Ray versions are alike, and the token (RAY_AUTH_TOKEN).",
-        ) from error
+        if address == "local":
+            problem, remedy = "Ray cannot be started on this machine", "Read the logs in the newest folder in /tmp/ray."
+        else:
+            problem = f"Ray cannot be reached at {address}"
+            remedy = "Check the address, that both have the same version of Ray, and the token (RAY_AUTH_TOKEN)."
+        raise SessionError(f"{problem}: {error}.", remedy) from error
 
 
 def _access(address: str) -> dict[str, str]:
-    """Who may connect. Ray's ports run whatever they are sent, so a local one listens to this machine and this token.
+    """Returns environment variables that restrict access. A local Ray listens to this machine and one token only.
 
-    Left alone it would listen to the whole network, and leave a token file in the person's home.
+    Ray executes any code that its ports receive. By default it listens to the entire network and writes a token file
+    to the user's home.
     """
     if "RAY_AUTH_MODE" in os.environ:
         return {}
@@ -124,27 +123,27 @@ def _access(address: str) -> dict[str, str]:
         return {"RAY_AUTH_MODE": "token" if has_token else "disabled"}
     added = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": _token()}
     if "ray" not in sys.modules:
-        # The name says Windows or macOS; on every system 0 means the loopback address. Ray reads it when imported.
+        # Despite its name, 0 selects the loopback address on every system. Ray reads the variable when it is imported.
         added["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
     return added
 
 
 @cache
 def _token() -> str:
-    """One for each process, for Ray reads it once."""
+    """Returns the token of this process, which Ray reads only once."""
     return secrets.token_hex(32)
 
 
-def _hush() -> None:
-    """Ray prints "(raylet) A worker died" in the middle of any display; the step's own failure says it better."""
-    from ray._private import worker
+def _silence_raylet() -> None:
+    """Keeps Ray from printing "(raylet) A worker died" into the display. The failure of the step is more exact."""
+    from ray._private import worker  # noqa: PLC0415  (Ray reads the environment that `session` sets)
 
     if hasattr(worker, "print_to_stdstream"):
         worker.print_to_stdstream = lambda *args, **kwargs: None
 
 
 def _python_path() -> str:
-    """Workers import stages from where the driver does."""
+    """Returns a PYTHONPATH with which workers import the same packages as the driver."""
     root = str(Path(__file__).parents[2])
     others = [item for item in os.environ.get("PYTHONPATH", "").split(os.pathsep) if item and item != root]
     return os.pathsep.join([root, *others])

@@ -1,4 +1,4 @@
-"""The Ray tasks of a run, and the actor that buffers the metrics that workers report."""
+"""Submits steps to Ray as tasks and buffers the metrics that workers report."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ SEND_TIMEOUT_S = 10.0
 
 
 class LogBuffer:
-    """A small actor beside the driver that keeps batches until the driver asks."""
+    """A small actor on the driver's machine that keeps batches until the driver fetches them."""
 
     def __init__(self) -> None:
         self._batches: list[LogBatch] = []
@@ -29,38 +29,38 @@ class LogBuffer:
         self._batches.append(batch)
 
     def drain(self) -> list[LogBatch]:
-        """Hands out all batches, in the order in which they came."""
+        """Returns and forgets all batches, in the order in which they arrived."""
         batches, self._batches = self._batches, []
         return batches
 
 
 @dataclass(frozen=True, slots=True)
 class LogSender:
-    """Sends batches to a desk; goes along to other workers. False: the desk did not take one."""
+    """Sends batches to a `LogBuffer`. It can be pickled and called in any worker. Returns False if sending failed."""
 
-    desk: Any
+    buffer: Any
 
     def __call__(self, batch: LogBatch) -> bool:
-        import ray
+        import ray  # noqa: PLC0415  (Ray reads the environment that `session` sets before it is imported)
 
         try:
-            ray.get(self.desk.post.remote(batch), timeout=SEND_TIMEOUT_S)
+            ray.get(self.buffer.post.remote(batch), timeout=SEND_TIMEOUT_S)
         except (ray.exceptions.RayError, TimeoutError):
             return False
         return True
 
 
-def run_task(order: TaskSpec, desk: Any, *upstream: Manifest) -> Manifest | StepFailedError | LeaseLostError:
-    """The Ray task: one step. Its arguments after the desk are the results of its upstream."""
+def run_task(spec: TaskSpec, buffer: Any, *upstream: Manifest) -> Manifest | StepFailedError | LeaseLostError:
+    """The Ray task: runs one step. Ray passes the results of its upstream as further arguments."""
     try:
-        return run_step(order, LogSender(desk), upstream)
+        return run_step(spec, LogSender(buffer), upstream)
     except LeaseLostError as error:
         return error
 
 
 @dataclass(frozen=True, slots=True)
 class FinishedTask:
-    """A task that ended. Without an outcome it was cancelled."""
+    """A task that ended. `outcome` is None if it was canceled."""
 
     step: str
     outcome: Manifest | StepFailedError | LeaseLostError | None
@@ -70,132 +70,142 @@ class TaskPool:
     """The running tasks of a driver. Needs a session."""
 
     def __init__(self, capacity: Capacity) -> None:
-        import ray
+        import ray  # noqa: PLC0415  (Ray reads the environment that `session` sets before it is imported)
 
         self._ray = ray
         self._capacity = capacity
         self._task = ray.remote(max_retries=0)(run_task)
-        self._refs: dict[Any, TaskSpec] = {}
-        self._needs: dict[str, tuple[float, float]] = {}
-        # Results of this run by step, so that later tasks take the reference and not a copy.
+        self._specs: dict[Any, TaskSpec] = {}
+        """Reference of each running task -> its step."""
+        self._used: dict[str, tuple[float, float]] = {}
+        """Running step -> the CPUs and GPUs that it uses."""
         self._results: dict[str, Any] = {}
+        """Step -> reference to its result of this run. Later tasks get the reference instead of a copy."""
         node = ray.get_runtime_context().get_node_id()
-        here = ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(node, soft=True)
-        self._desk = ray.remote(LogBuffer).options(num_cpus=0, max_restarts=-1, scheduling_strategy=here).remote()
+        on_driver = ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(node, soft=True)
+        self._buffer = (
+            ray.remote(LogBuffer).options(num_cpus=0, max_restarts=-1, scheduling_strategy=on_driver).remote()
+        )
 
     def __len__(self) -> int:
-        return len(self._refs)
+        return len(self._specs)
 
     @property
     def steps(self) -> list[str]:
-        """Steps that run."""
-        return [order.step for order in self._refs.values()]
+        """Names of the running steps."""
+        return [spec.step for spec in self._specs.values()]
 
     def fits(self, resources: Resources) -> bool:
-        """Whether the cluster has room for one more. Something always fits into an empty one."""
-        cpus, gpus = self._needed(resources)
-        used_cpus = sum(item[0] for item in self._needs.values())
-        used_gpus = sum(item[1] for item in self._needs.values())
+        """Returns True if the cluster has room for another step. An empty cluster accepts any step."""
+        cpus, gpus = self._required(resources)
+        used_cpus = sum(used[0] for used in self._used.values())
+        used_gpus = sum(used[1] for used in self._used.values())
         return used_cpus + cpus <= self._capacity.cpus and used_gpus + gpus <= self._capacity.gpus
 
-    def submit(self, order: TaskSpec, resources: Resources, upstream: tuple[Manifest, ...]) -> None:
+    def submit(self, spec: TaskSpec, upstream: tuple[Manifest, ...]) -> None:
         """Starts a task.
 
         Raises:
-            SessionError: no machine of the cluster has the GPUs, or the whole cluster not room for its workers.
+            SessionError: the cluster can never run the step.
         """
-        cpus, gpus = self._clamped(resources)
-        if gpus > self._capacity.node_gpus:
-            raise SessionError(
-                f"step {order.step} asks for {gpus:g} GPUs, and the largest machine has {self._capacity.node_gpus:g}.",
-                "Ask for fewer in its resources, or give --address of a cluster that has them.",
-            )
-        self._check_room(order.step, resources, order.store)
-        # workers of a shared step ask for what they need themselves
-        alone = (0, 0) if resources.is_shared else (cpus, gpus)
-        task = self._task.options(num_cpus=alone[0], num_gpus=alone[1], name=order.step)
+        self._check_resources(spec)
+        cpus, gpus = self._per_worker(spec.resources)
+        if spec.resources.is_shared:  # its workers request their own resources
+            cpus, gpus = 0, 0
+        task = self._task.options(num_cpus=cpus, num_gpus=gpus, name=spec.step)
         arguments = [self._results.get(item.step, item) for item in upstream]
-        self._refs[task.remote(order, self._desk, *arguments)] = order
-        self._needs[order.step] = self._needed(resources)
-
-    def _check_room(self, step: str, resources: Resources, store: str) -> None:
-        """Workers that find no place would wait for ever; and the first one's files must be where the step is."""
-        if resources.is_shared and "://" in store and self._capacity.cpus > self._capacity.node_cpus:
-            raise SessionError(
-                f"step {step} has {resources.max_workers} workers, which may be on several machines, and {store} is no "
-                "folder that they share.",
-                "Take a store in a folder that all machines have"
-                + ("." if resources.strategy == "stream" else ", or strategy: single."),
-            )
-        there = {"CPUs": self._capacity.cpus, "GPUs": self._capacity.gpus}
-        for what, each in (("CPUs", resources.cpus), ("GPUs", resources.gpus)):
-            if resources.is_shared and resources.min_workers * each > there[what]:
-                raise SessionError(
-                    f"step {step} asks for {resources.min_workers} workers with {each:g} {what} each, and the cluster "
-                    f"has {there[what]:g} in all.",
-                    "Ask for fewer workers, or for less each; or give --address of a larger cluster.",
-                )
+        self._specs[task.remote(spec, self._buffer, *arguments)] = spec
+        self._used[spec.step] = self._required(spec.resources)
 
     def wait(self, timeout_s: float) -> list[FinishedTask]:
-        """Tasks that ended, after one did or the time is over."""
-        refs = list(self._refs)
-        ready, _ = self._ray.wait(refs, num_returns=1, timeout=timeout_s)
-        if ready:
-            ready, _ = self._ray.wait(refs, num_returns=len(refs), timeout=0)
-        return [self._collect(ref) for ref in ready]
+        """Returns the tasks that ended; waits up to `timeout_s` seconds for the first one."""
+        refs = list(self._specs)
+        done, _ = self._ray.wait(refs, num_returns=1, timeout=timeout_s)
+        if done:
+            done, _ = self._ray.wait(refs, num_returns=len(refs), timeout=0)
+        return [self._collect(ref) for ref in done]
 
     def batches(self) -> list[LogBatch]:
-        """What the steps recorded since the last call; nothing if the desk is being restarted."""
+        """Returns what the steps recorded since the last call; nothing while the buffer restarts."""
         try:
-            batches: list[LogBatch] = self._ray.get(self._desk.drain.remote(), timeout=SEND_TIMEOUT_S)
+            batches: list[LogBatch] = self._ray.get(self._buffer.drain.remote(), timeout=SEND_TIMEOUT_S)
         except (self._ray.exceptions.RayError, TimeoutError):
             return []
         return batches
 
     def cancel(self, *, force: bool = False) -> None:
-        """Asks all that runs to end, except for commits; with `force` ends the processes. `wait` tells of the ends."""
-        for ref in self._refs:
+        """Requests all tasks to end, except for commits; with `force` kills their processes. `wait` returns them."""
+        for ref in self._specs:
             self._ray.cancel(ref, force=force)
 
     def close(self) -> None:
-        """Stops what still runs."""
+        """Kills what still runs."""
         self.cancel(force=True)
-        self._refs.clear()
-        self._ray.kill(self._desk)
+        self._specs.clear()
+        self._ray.kill(self._buffer)
+
+    def _check_resources(self, spec: TaskSpec) -> None:
+        """Raises SessionError if a task would wait forever, or its workers could not reach the store."""
+        step, resources = spec.step, spec.resources
+        if resources.gpus > self._capacity.node_gpus:
+            raise SessionError(
+                f"step {step} requests {resources.gpus:g} GPUs, but the largest machine has "
+                f"{self._capacity.node_gpus:g}.",
+                "Request fewer in its resources, or set --address to a cluster that has them.",
+            )
+        if not resources.is_shared:
+            return
+        if "://" in spec.store and self._capacity.cpus > self._capacity.node_cpus:
+            raise SessionError(
+                f"step {step} has {resources.max_workers} workers, which may run on several machines, but {spec.store} "
+                "is not a folder that they share.",
+                "Use a store in a folder that all machines have"
+                + ("." if resources.strategy == "stream" else ", or set strategy: single."),
+            )
+        for unit, available, per_worker in (
+            ("CPUs", self._capacity.cpus, resources.cpus),
+            ("GPUs", self._capacity.gpus, resources.gpus),
+        ):
+            if resources.min_workers * per_worker > available:
+                raise SessionError(
+                    f"step {step} requests {resources.min_workers} workers with {per_worker:g} {unit} each, but the "
+                    f"cluster has {available:g} in total.",
+                    "Request fewer workers or less for each, or set --address to a larger cluster.",
+                )
 
     def _collect(self, ref: Any) -> FinishedTask:
-        order = self._refs.pop(ref)
-        del self._needs[order.step]
+        spec = self._specs.pop(ref)
+        del self._used[spec.step]
         try:
             outcome = self._ray.get(ref)
         except self._ray.exceptions.TaskCancelledError:
-            return FinishedTask(order.step, None)
+            return FinishedTask(spec.step, None)
         except self._ray.exceptions.RayError as error:
-            # A machine may be gone, with what it had and with the results that it kept for Ray.
+            # A machine may be gone, with its resources and the results that it kept for Ray.
             self._capacity = capacity()
             self._results.clear()
-            return FinishedTask(order.step, _worker_failure(order, error))
+            return FinishedTask(spec.step, _worker_failure(spec, error))
         if not isinstance(outcome, (StepFailedError, LeaseLostError)):
-            self._results[order.step] = ref
-        return FinishedTask(order.step, outcome)
+            self._results[spec.step] = ref
+        return FinishedTask(spec.step, outcome)
 
-    def _needed(self, resources: Resources) -> tuple[float, float]:
-        """CPUs and GPUs of all its workers: as many as an empty cluster has room for."""
-        cpus, gpus = self._clamped(resources)
+    def _required(self, resources: Resources) -> tuple[float, float]:
+        """Returns the CPUs and GPUs of all workers of a step: as many workers as an empty cluster has room for."""
+        cpus, gpus = self._per_worker(resources)
         pairs = ((self._capacity.cpus, cpus), (self._capacity.gpus, gpus))
-        # nothing is asked of a cluster that has lost all machines with cores: another may come
-        room = min((int(there // each) for there, each in pairs if each), default=resources.max_workers)
-        count = max(resources.min_workers, min(resources.max_workers, room))
-        return count * cpus, count * gpus
+        # A cluster without any cores has lost its machines; new ones may join.
+        room = min((int(total // each) for total, each in pairs if each), default=resources.max_workers)
+        num_workers = max(resources.min_workers, min(resources.max_workers, room))
+        return num_workers * cpus, num_workers * gpus
 
-    def _clamped(self, resources: Resources) -> tuple[float, float]:
-        """A machine with fewer cores than a step has threads runs it all the same, more slowly."""
+    def _per_worker(self, resources: Resources) -> tuple[float, float]:
+        """Returns CPUs and GPUs. A machine with fewer cores than the step has threads runs the step more slowly."""
         return min(resources.cpus, self._capacity.node_cpus), resources.gpus
 
 
-def _worker_failure(order: TaskSpec, error: Exception) -> StepFailedError:
-    """A failure of the worker and not of the step: it was killed, ran out of memory, or its machine is gone."""
-    from ray import exceptions
+def _worker_failure(spec: TaskSpec, error: Exception) -> StepFailedError:
+    """The failure of a worker: it was killed, ran out of memory, or its machine is gone."""
+    from ray import exceptions  # noqa: PLC0415  (Ray reads the environment that `session` sets before it is imported)
 
     lost = (
         exceptions.WorkerCrashedError,
@@ -207,19 +217,19 @@ def _worker_failure(order: TaskSpec, error: Exception) -> StepFailedError:
     )
     remedy = ""
     if isinstance(error, exceptions.OutOfMemoryError):
-        remedy = "Make its batch_size smaller, or run fewer steps at once with --max-parallel 1."
+        remedy = "Reduce its batch_size, or run fewer steps at once with --max-parallel 1."
     text = str(error).strip()
-    store = open_store(order.store)
-    log = store.log_path(order.step, order.key.fingerprint, order.attempt)
+    store = open_store(spec.store)
+    log = store.log_path(spec.step, spec.key.fingerprint, spec.attempt)
     with suppress(OSError, StoreError):
-        # There is one if the worker was on this machine; it had no time to share it.
+        # If the worker was on this machine, its log is here and was not uploaded.
         store.upload(log)
     return StepFailedError(
-        order.step,
-        f"its worker was lost ({type(error).__name__}: {text.splitlines()[0] if text else 'no more is known'})",
+        spec.step,
+        f"its worker was lost ({type(error).__name__}: {text.splitlines()[0] if text else 'no details'})",
         remedy=remedy,
         trace=text,
         log=store.uri_of(log),
         transient=isinstance(error, lost),
-        attempt=order.attempt,
+        attempt=spec.attempt,
     )

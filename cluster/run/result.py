@@ -13,17 +13,19 @@ from cluster.store.manifest import Manifest
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RunOptions(Selection):
-    """How to run, beside which steps.
+    """How to run the selected steps.
 
     Args:
-        keep_going: After a failure, go on with all that does not need the failed step; else only with what was ready
-            at that moment.
-        max_parallel: Most steps at a time; None: as many as the cluster has room for.
-        address: A running Ray; None: that of RAY_ADDRESS, else one that is started here when a step has to run.
-        num_cpus: CPUs of a Ray that is started here.
-        backoff_s: Pause before the second attempt, in seconds; doubled for each one after.
-        ttl_s: Seconds without a heartbeat after which another driver's step is taken over.
-        poll_s: Seconds between looks at progress and at other drivers' steps.
+        keep_going: After a failure, run every step that does not need the failed one. If False, run only the steps
+            that were ready at that moment.
+        max_parallel: Maximum number of steps at a time; None: as many as the cluster has room for.
+        address: Address of a running Ray; None: that of RAY_ADDRESS, or a new local Ray.
+        num_cpus: CPUs of a local Ray that is started here.
+        backoff_s: Pause before the second attempt, in seconds; doubled before each further attempt.
+        ttl_s: Seconds without a heartbeat after which the step of another driver is taken over.
+        poll_s: Seconds between checks of progress and of steps that other drivers run.
+        engine: Class of the engine for steps with one process, as `module:class`. It is called with `checkpoint_dir`,
+            `graceful_stop` and `map_batches`.
     """
 
     keep_going: bool = False
@@ -33,10 +35,11 @@ class RunOptions(Selection):
     backoff_s: float = 1.0
     ttl_s: float = TTL_S
     poll_s: float = 0.5
+    engine: str = "stages.common.engine:InProcessEngine"
 
 
 class Status(StrEnum):
-    """How one step ended."""
+    """How a step ended."""
 
     EXECUTED = "executed"
     CACHED = "cached"
@@ -49,8 +52,15 @@ class Status(StrEnum):
 class StepResult:
     """One step of a run.
 
-    `seconds` is its duration, now or when it was run; `run_id` its MLflow run of this pipeline run, `source_run_id`
-    the one that made a cached result; `reason` says why it was run, failed or is blocked.
+    Args:
+        step: Name of the step.
+        fingerprint: Its fingerprint.
+        status: How it ended.
+        seconds: Duration of the attempt that computed the result, in this run or an earlier one.
+        run_id: Its MLflow run, which belongs to this pipeline run.
+        source_run_id: The MLflow run that computed a cached result.
+        manifest: Its result, if there is one.
+        reason: Why it was run, failed or is blocked.
     """
 
     step: str
@@ -65,10 +75,13 @@ class StepResult:
 
 @dataclass(slots=True)
 class RunResult:
-    """A run.
+    """The result of a run.
 
-    `steps` has every chosen step, in the order in which they ended; `wall_s` is the whole time in seconds;
-    `signal` is the number of the signal that ended it, of Ctrl-C or SIGTERM; 0: none did.
+    Args:
+        steps: Every selected step, in the order in which they ended.
+        errors: The last error of each failed step.
+        wall_s: Duration of the run in seconds.
+        signal: Number of the signal that ended the run, such as SIGTERM; 0 if no signal did.
     """
 
     steps: dict[str, StepResult] = field(default_factory=dict)
@@ -76,45 +89,45 @@ class RunResult:
     wall_s: float = 0.0
     signal: int = 0
 
-    def _with(self, status: Status) -> tuple[str, ...]:
-        return tuple(name for name, report in self.steps.items() if report.status is status)
+    def _with_status(self, status: Status) -> tuple[str, ...]:
+        return tuple(name for name, step in self.steps.items() if step.status is status)
 
     @property
     def executed(self) -> tuple[str, ...]:
-        """Steps that were run and committed."""
-        return self._with(Status.EXECUTED)
+        """Steps that ran and were committed."""
+        return self._with_status(Status.EXECUTED)
 
     @property
     def cached(self) -> tuple[str, ...]:
-        """Steps whose committed result was taken."""
-        return self._with(Status.CACHED)
+        """Steps whose committed result was used."""
+        return self._with_status(Status.CACHED)
 
     @property
     def failed(self) -> tuple[str, ...]:
         """Steps whose last attempt failed; see `errors`."""
-        return self._with(Status.FAILED)
+        return self._with_status(Status.FAILED)
 
     @property
     def blocked(self) -> dict[str, str]:
-        """Steps that could not be run, with the reason."""
-        return {name: self.steps[name].reason for name in self._with(Status.BLOCKED)}
+        """Steps that could not run, with the reason."""
+        return {name: self.steps[name].reason for name in self._with_status(Status.BLOCKED)}
 
     @property
     def stopped(self) -> tuple[str, ...]:
-        """Steps that Ctrl-C ended, or that were not started any more."""
-        return self._with(Status.STOPPED)
+        """Steps that Ctrl-C ended or kept from starting."""
+        return self._with_status(Status.STOPPED)
 
     @property
     def is_interrupted(self) -> bool:
-        """Whether a signal ended it."""
+        """True if a signal ended the run."""
         return bool(self.signal)
 
     @property
     def ok(self) -> bool:
-        """Whether every step has a result."""
+        """True if every step has a result."""
         return not self.failed and not self.blocked and not self.stopped
 
     @property
     def manifests(self) -> dict[str, Manifest]:
         """The results, by step."""
-        return {name: report.manifest for name, report in self.steps.items() if report.manifest is not None}
+        return {name: step.manifest for name, step in self.steps.items() if step.manifest is not None}

@@ -5,27 +5,28 @@ from __future__ import annotations
 import time
 from collections.abc import Iterable
 from contextlib import ExitStack
-from typing import Any
 
 from cluster.errors import LeaseHeldError, LeaseLostError, StepFailedError, StoreError
 from cluster.run import events
 from cluster.run.events import EventHandler
 from cluster.run.ray_session import session
-from cluster.run.ray_tasks import TaskPool
+from cluster.run.ray_tasks import FinishedTask, TaskPool
 from cluster.run.result import RunOptions, RunResult, Status, StepResult
 from cluster.run.signals import SignalHandler
+from cluster.run.state import Phase, RunState, StepState
 from cluster.run.watchdog import EXIT_DELAY_S
 from cluster.steps.fingerprint import config_params
-from cluster.steps.plan import Plan, PlannedStep, PlanState, plan, stale_upstream
+from cluster.steps.plan import Plan, PlanState, plan
 from cluster.steps.step import Step
 from cluster.steps.task_spec import TaskSpec, input_indices
 from cluster.store.base import Store
 from cluster.store.lease import Leases
 from cluster.store.manifest import Manifest
-from cluster.tracking.tracker import Tracker
+from cluster.tracking.tracker import NullTracker, TrackedStep, Tracker
 
 STOP_WITHIN_S = 30.0
-"""Seconds after Ctrl-C in which running steps may end; a commit of many gigabytes may take a while."""
+"""Seconds that running steps get to end after Ctrl-C; a commit of many gigabytes may take a while."""
+MAX_SLEEP_S = 0.2
 
 
 def execute(
@@ -35,199 +36,174 @@ def execute(
     tracker: Tracker | None = None,
     on_event: EventHandler | None = None,
 ) -> RunResult:
-    """Brings every chosen step to a committed result. Ray is started only if a step has to run.
+    """Brings every selected step to a committed result. Starts Ray only if a step has to run.
 
-    Ctrl-C or SIGTERM once: no more steps are started, commits are finished, trainings save a checkpoint behind their
-    optimizer step, other steps are cancelled, leases are given back, and the outcome says so. Twice: leaves at once.
+    After the first Ctrl-C or SIGTERM no further step starts, commits are finished, training saves a checkpoint after
+    its optimizer step, other steps are canceled and leases are released. A second signal ends the process at once.
 
     Args:
         steps: The plan of the run; or the leaves, or all steps, of a graph, which are then planned with `options`.
-        store: Where results are and go.
-        options: Which steps, and how.
-        tracker: MLflow runs; None: nothing is tracked.
-        on_event: Called with each event, in the driver's main thread.
+        store: The store that has the results.
+        options: Which steps to run, and how.
+        tracker: Logs to MLflow; None: nothing is logged.
+        on_event: Called with each event, in the main thread of the driver.
 
     Raises:
-        GraphError, FingerprintError: bad input; nothing was run.
-        SessionError: Ray cannot be started, or has not what a step asks for.
+        GraphError, FingerprintError: the input is invalid; no step was run.
+        SessionError: Ray cannot be started, or lacks the resources that a step requests.
     """
     started = time.monotonic()
     options = options or RunOptions()
     with ExitStack() as stack:
         emit = on_event or (lambda event: None)
-        interrupts = stack.enter_context(SignalHandler(lambda: emit(events.Interrupted(at_once=True))))
+        signals = stack.enter_context(SignalHandler(lambda: emit(events.Interrupted(at_once=True))))
         leases = stack.enter_context(Leases(options.ttl_s))
         planned = steps if isinstance(steps, Plan) else plan(steps, store, options)
-        run = _Run(planned, store, options, leases, tracker, emit, stack, interrupts)
+        run = _Run(
+            planned, store, options, leases=leases, tracker=tracker, on_event=emit, resources=stack, signals=signals
+        )
         while run.advance():
             run.wait()
-        run.leave_open()
-    run.outcome.wall_s = time.monotonic() - started
-    return run.outcome
+        run.report_stopped()
+    run.result.wall_s = time.monotonic() - started
+    return run.result
 
 
 class _Run:
-    """The state of one call of `execute`: every step is open, running, or has a report."""
+    """One call of `execute`: moves every step from phase to phase until none is open."""
 
     def __init__(
         self,
         planned: Plan,
         store: Store,
         options: RunOptions,
+        *,
         leases: Leases,
         tracker: Tracker | None,
         on_event: EventHandler,
-        stack: ExitStack,
-        interrupts: SignalHandler,
+        resources: ExitStack,
+        signals: SignalHandler,
     ) -> None:
-        self.outcome = RunResult()
+        self.result = RunResult()
+        self._state = RunState(planned.lines.values())
         self._key_options = planned.key_options
-        self._lines = planned.lines
-        self._open = dict(planned.lines)
         self._store = store
         self._options = options
         self._leases = leases
-        self._tracker = tracker
+        self._tracker = tracker or NullTracker()
         self._emit = on_event
-        self._stack = stack
-        self._interrupts = interrupts
-        self._manifests: dict[str, Manifest] = {}
-        self._unmade: set[str] = set()
+        self._resources = resources
+        self._signals = signals
         self._tasks: TaskPool | None = None
-        self._tries: dict[str, int] = {}
-        self._not_before: dict[str, float] = {}
-        # MLflow run by step; empty without a tracker.
-        self._running: dict[str, str] = {}
-        self._announced: set[str] = set()
-        # After a failure without keep_going: the steps that may still start.
-        self._allowed: set[str] | None = None
-        self._drained = 0.0
-        # After Ctrl-C: when those who still run are ended by force.
-        self._end_by: float | None = None
+        self._drained_at_s = 0.0
+        self._kill_at_s: float | None = None
+        """After Ctrl-C: the time at which steps that still run are killed."""
 
     def advance(self) -> bool:
-        """Settles what can be settled and starts what can be started. Returns whether anything is left to wait for."""
-        settled = True
-        while settled:
-            settled = False
-            for line in list(self._open.values()):
-                if self._interrupts.received:
-                    self._interrupt()
-                    return bool(self._running)
-                if line.name in self._running or not self._is_ready(line):
-                    continue
-                settled |= self._settle(line)
-        return bool(self._open)
+        """Settles and starts all steps that can be. Returns True if there is something left to wait for."""
+        has_settled = True
+        while has_settled:
+            has_settled = False
+            for step in self._state.ready():
+                if self._signals.received:
+                    break
+                has_settled |= self._settle(step)
+            if self._signals.received and self._state.is_open:
+                self._interrupt()
+                return bool(self._state.in_phase(Phase.RUNNING))
+        return self._state.is_open
 
     def wait(self) -> None:
         """Waits for a task to end, for progress, or for another driver."""
         if self._tasks is None or not len(self._tasks):
-            time.sleep(min(0.2, self._options.poll_s))
+            time.sleep(min(MAX_SLEEP_S, self._options.poll_s))
             return
-        done = self._tasks.wait(self._options.poll_s)
-        # What a step recorded has to be logged before its run ends; mere progress can wait.
-        if (done and self._tracker is not None) or time.monotonic() - self._drained > self._options.poll_s:
+        finished = self._tasks.wait(self._options.poll_s)
+        # Log what a step recorded before its run ends.
+        if finished or time.monotonic() - self._drained_at_s > self._options.poll_s:
             self._drain()
-        for item in done:
-            self._finish(item.step, item.outcome)
+        for task in finished:
+            self._finish(task)
 
-    def leave_open(self) -> None:
-        """Says of the steps that Ctrl-C left without a result that it did."""
-        for line in self._open.values():
-            if line.selected:
-                self._report(line, Status.STOPPED, reason="interrupted")
+    def report_stopped(self) -> None:
+        """Reports the steps that have no result because the run was interrupted."""
+        for step in self._state.steps.values():
+            if step.is_open:
+                step.phase = Phase.STOPPED
+                if step.planned.selected:
+                    self._report(step, Status.STOPPED, reason="interrupted")
 
     def _interrupt(self) -> None:
-        """Ctrl-C: asks what runs to end, and after a while makes it."""
-        if self._end_by is None:
-            self._end_by = time.monotonic() + STOP_WITHIN_S
-            self.outcome.signal = self._interrupts.signal
-            self._emit(events.Interrupted(tuple(self._running)))
+        """Requests running steps to end; kills them after `STOP_WITHIN_S`."""
+        if self._kill_at_s is None:
+            self._kill_at_s = time.monotonic() + STOP_WITHIN_S
+            self.result.signal = self._signals.signal
+            self._emit(events.Interrupted(tuple(item.name for item in self._state.in_phase(Phase.RUNNING))))
             if self._tasks is not None:
                 self._tasks.cancel()
-        elif time.monotonic() > self._end_by and self._tasks is not None:
+        elif time.monotonic() > self._kill_at_s and self._tasks is not None:
             self._tasks.cancel(force=True)
 
-    def abandon(self) -> None:
-        """Stops what still runs, in a run that ends before its time. Called before Ray goes."""
-        assert self._tasks is not None
-        for name in self._tasks.steps:
-            if self._tracker is not None:
-                self._tracker.end_step(name, "KILLED")
-        self._tasks.close()
+    def _close_tasks(self, tasks: TaskPool) -> None:
+        """Stops what still runs if the run ends early. Called before Ray is shut down."""
+        for name in tasks.steps:
+            self._tracker.end_step(name, "KILLED")
+        tasks.close()
 
-    def _is_ready(self, line: PlannedStep) -> bool:
-        """Whether all its upstream came to an end, well or badly."""
-        return all(item.name not in self._open for item in line.step.upstream() if item.name in self._lines)
+    def _settle(self, step: StepState) -> bool:
+        """Uses the result of a step, blocks the step or starts it. Returns True if it is no longer open."""
+        planned = step.planned
+        if planned.state is PlanState.BLOCKED:
+            return self._block(step, "; ".join(planned.reasons))
+        if planned.manifest is not None and (not planned.selected or step.fits_upstream(planned.manifest)):
+            return self._use_cached(step, planned.manifest)
+        if step.missing_upstream:
+            return self._block(step, f"it needs {step.missing_upstream}, which has no result")
+        if not step.may_start:
+            failed = self.result.failed[0]
+            return self._block(step, f"not started after {failed} failed; --keep-going continues with it")
+        return self._start(step)
 
-    def _settle(self, line: PlannedStep) -> bool:
-        """One step whose upstream is settled: take, block or start it. Returns whether it has come to an end."""
-        if line.state is PlanState.BLOCKED:
-            return self._block(line, "; ".join(line.reasons))
-        if not line.selected:
-            assert line.manifest is not None
-            return self._take(line, line.manifest)
-        if line.manifest is not None and stale_upstream(line.step, line.manifest, self._manifests) is None:
-            return self._take(line, line.manifest)
-        missing = [item.name for item in line.step.upstream() if item.name in self._unmade]
-        if missing:
-            return self._block(line, f"it needs {missing[0]}, which has no result")
-        if self._allowed is not None and line.name not in self._allowed:
-            failed = self.outcome.failed[0]
-            return self._block(line, f"not started after {failed} failed; --keep-going goes on with it")
-        return self._start(line)
-
-    def _take(self, line: PlannedStep, manifest: Manifest) -> bool:
-        """A committed result."""
-        del self._open[line.name]
-        self._manifests[line.name] = manifest
-        if not line.selected:
-            return True
-        run_id = None
-        if self._tracker is not None:
-            run_id = self._tracker.cached_step(line.name, manifest, config_params(line.key.components.items()))
-        self._report(line, Status.CACHED, manifest=manifest, run_id=run_id, source_run_id=manifest.run_id)
-        self._emit(events.StepFinished(line.name, manifest.seconds, cached=True, metrics=manifest.metrics))
+    def _use_cached(self, step: StepState, manifest: Manifest) -> bool:
+        step.phase, step.manifest = Phase.COMMITTED, manifest
+        if step.planned.selected:
+            run_id = self._tracker.log_cached(_tracked(step), manifest)
+            self._report(step, Status.CACHED, run_id=run_id, source_run_id=manifest.run_id)
+            self._emit(events.StepFinished(step.name, manifest.seconds, cached=True, metrics=manifest.metrics))
         return True
 
-    def _block(self, line: PlannedStep, reason: str) -> bool:
-        del self._open[line.name]
-        self._unmade.add(line.name)
-        if line.selected:
-            self._report(line, Status.BLOCKED, reason=reason)
-            self._emit(events.StepBlocked(line.name, reason))
+    def _block(self, step: StepState, reason: str) -> bool:
+        step.phase = Phase.BLOCKED
+        if step.planned.selected:
+            self._report(step, Status.BLOCKED, reason=reason)
+            self._emit(events.StepBlocked(step.name, reason))
         return True
 
-    def _start(self, line: PlannedStep) -> bool:
-        """Starts a step, unless there is no room, another driver has it, or it failed a moment ago."""
-        step, fingerprint = line.step, line.fingerprint
-        if time.monotonic() < self._not_before.get(line.name, 0.0) or not self._has_room(step):
+    def _start(self, step: StepState) -> bool:
+        """Starts a step, unless the cluster is full, another driver runs it, or it failed a moment ago."""
+        if time.monotonic() < step.retry_at_s or not self._has_room(step.step):
             return False
-        slot = self._store.slot(line.name, fingerprint)
+        slot = self._store.slot(step.name, step.fingerprint)
         try:
-            token = self._leases.acquire(slot, line.name)
+            token = self._leases.acquire(slot, step.name)
         except LeaseHeldError as held:
-            self._not_before[line.name] = time.monotonic() + self._options.poll_s
-            if line.name not in self._announced:
-                self._announced.add(line.name)
-                self._emit(events.StepWaiting(line.name, held.owner))
+            step.retry_at_s = time.monotonic() + self._options.poll_s
+            if not step.is_wait_reported:
+                step.is_wait_reported = True
+                self._emit(events.StepWaiting(step.name, held.owner))
             return False
         except StoreError as error:
-            return self._turn_away(line, error)
-        # Since the plan was made another driver may have run the step.
-        found = self._store.inspect(line.name, fingerprint, self._options.verify).manifest
-        if found is not None and not line.forced and stale_upstream(step, found, self._manifests) is None:
+            step.num_attempts += 1
+            is_transient = getattr(error, "transient", False)
+            self._fail(step, StepFailedError(step.name, error.problem, remedy=error.remedy, transient=is_transient))
+            return not step.is_open
+        # Another driver may have run the step after the plan was made.
+        manifest = self._store.inspect(step.name, step.fingerprint, self._options.verify).manifest
+        if manifest is not None and not step.planned.forced and step.fits_upstream(manifest):
             self._leases.release(slot)
-            return self._take(line, found)
-        self._submit(line, token)
+            return self._use_cached(step, manifest)
+        self._submit(step, token)
         return False
-
-    def _turn_away(self, line: PlannedStep, error: StoreError) -> bool:
-        """The store does not take the lease. Returns whether the step has come to an end."""
-        self._tries[line.name] = self._tries.get(line.name, 0) + 1
-        passing = getattr(error, "transient", False)
-        self._fail(line, StepFailedError(line.name, error.problem, remedy=error.remedy, transient=passing), None)
-        return line.name not in self._open
 
     def _has_room(self, step: Step) -> bool:
         if self._tasks is None or not len(self._tasks):
@@ -236,114 +212,116 @@ class _Run:
             return False
         return self._tasks.fits(step.resources)
 
-    def _submit(self, line: PlannedStep, token: str) -> None:
-
+    def _submit(self, step: StepState, token: str) -> None:
         tasks = self._connected()
-        upstream = tuple(dict.fromkeys(item.name for item in line.step.upstream()))
-        before = self._store.failure(line.name, line.fingerprint)
-        attempt = before.attempt + 1 if before is not None else 1
-        run_id = None
-        if self._tracker is not None:
-            params = config_params(line.key.components.items())
-            run_id = self._tracker.start_step(line.name, line.fingerprint, params, attempt)
-        order = TaskSpec(
-            step=line.name,
-            run=line.step.run,
-            config=line.step.config,
-            roles=input_indices(line.step, upstream),
-            key=line.key,
+        last_failure = self._store.failure(step.name, step.fingerprint)
+        attempt = last_failure.attempt + 1 if last_failure is not None else 1
+        step.run_id = self._tracker.start_step(_tracked(step), attempt)
+        spec = TaskSpec(
+            step=step.name,
+            run=step.step.run,
+            config=step.step.config,
+            roles=input_indices(step.step, tuple(step.upstream_manifests)),
+            key=step.planned.key,
             store=self._store.url,
             token=token,
-            resources=line.step.resources,
+            resources=step.step.resources,
             attempt=attempt,
-            run_id=run_id,
+            run_id=step.run_id,
             ttl_s=self._options.ttl_s,
+            engine=self._options.engine,
             key_options=self._key_options,
         )
-        self._running[line.name] = run_id or ""
-        self._tries[line.name] = self._tries.get(line.name, 0) + 1
-        tasks.submit(order, line.step.resources, tuple(self._manifests[name] for name in upstream))
-        log = self._store.log_path(line.name, line.fingerprint, attempt)
-        self._emit(events.StepStarted(line.name, attempt, self._store.uri_of(log)))
+        step.phase = Phase.RUNNING
+        step.num_attempts += 1
+        tasks.submit(spec, tuple(step.upstream_manifests.values()))
+        log = self._store.log_path(step.name, step.fingerprint, attempt)
+        self._emit(events.StepStarted(step.name, attempt, self._store.uri_of(log)))
 
     def _connected(self) -> TaskPool:
-        """Ray, started when the first step needs it."""
+        """Returns the tasks of Ray, which starts when the first step needs it."""
         if self._tasks is None:
             self._emit(events.RayStarting())
-            capacity = self._stack.enter_context(session(self._options.address, self._options.num_cpus))
-            self._interrupts.listen()
+            capacity = self._resources.enter_context(session(self._options.address, self._options.num_cpus))
+            self._signals.listen()
             self._tasks = TaskPool(capacity)
-            self._stack.callback(self.abandon)
+            self._resources.callback(self._close_tasks, self._tasks)
         return self._tasks
 
-    def _finish(self, name: str, outcome: Manifest | StepFailedError | LeaseLostError | None) -> None:
-        """A task ended."""
-        line = self._open[name]
-        run_id = self._running.pop(name) or None
+    def _finish(self, task: FinishedTask) -> None:
+        """Handles the end of a task: a result, a failure that may be retried, or a stop."""
+        step, outcome = self._state.steps[task.step], task.outcome
         if isinstance(outcome, Manifest):
-            self._commit(line, outcome, run_id)
+            self._commit(step, outcome)
         elif isinstance(outcome, LeaseLostError) or self._was_stopped(outcome):
-            self._end_run(name, "KILLED")
+            step.phase = Phase.WAITING
+            self._tracker.end_step(step.name, "KILLED")
         else:
-            outcome = outcome or StepFailedError(name, "it was cancelled from outside.", remedy="Run it again.")
-            self._store.record_failure(line.fingerprint, outcome)
-            self._end_run(name, "FAILED")
-            self._fail(line, outcome, run_id)
-        self._leases.release(self._store.slot(name, line.fingerprint))
+            failure = outcome or StepFailedError(step.name, "it was canceled from outside.", remedy="Run it again.")
+            self._store.record_failure(step.fingerprint, failure)
+            self._tracker.end_step(step.name, "FAILED")
+            self._fail(step, failure)
+        self._leases.release(self._store.slot(step.name, step.fingerprint))
 
     def _was_stopped(self, outcome: StepFailedError | None) -> bool:
-        """Whether a task without a result owes that to Ctrl-C."""
-        return self._end_by is not None and (outcome is None or outcome.transient)
+        """Returns True if a task has no result because of Ctrl-C."""
+        return self._kill_at_s is not None and (outcome is None or outcome.transient)
 
-    def _commit(self, line: PlannedStep, manifest: Manifest, run_id: str | None) -> None:
-        del self._open[line.name]
-        self._manifests[line.name] = manifest
-        if self._tracker is not None:
-            self._tracker.end_step(line.name, "FINISHED", manifest)
-        self._report(line, Status.EXECUTED, manifest=manifest, run_id=run_id, reason="; ".join(line.reasons))
-        self._emit(events.StepFinished(line.name, manifest.seconds, cached=False, metrics=manifest.metrics))
+    def _commit(self, step: StepState, manifest: Manifest) -> None:
+        step.phase, step.manifest = Phase.COMMITTED, manifest
+        self._tracker.end_step(step.name, "FINISHED", manifest)
+        self._report(step, Status.EXECUTED, run_id=step.run_id, reason="; ".join(step.planned.reasons))
+        self._emit(events.StepFinished(step.name, manifest.seconds, cached=False, metrics=manifest.metrics))
 
-    def _fail(self, line: PlannedStep, error: StepFailedError, run_id: str | None) -> None:
-        """Another attempt, or the end of this step."""
-        tries = self._tries[line.name] = self._tries[line.name] - error.is_preemption
-        if error.transient and tries < line.step.resources.max_attempts:
-            pause = max(self._options.backoff_s * 2 ** (tries - 1), 2 * EXIT_DELAY_S * error.is_preemption)
-            self._not_before[line.name] = time.monotonic() + pause
-            self._emit(events.StepFailed(line.name, error, retry_in_s=pause))
+    def _fail(self, step: StepState, error: StepFailedError) -> None:
+        """Schedules another attempt, or gives the step up."""
+        step.num_attempts -= error.is_preemption
+        if error.transient and step.num_attempts < step.step.resources.max_attempts:
+            backoff_s = self._options.backoff_s * 2 ** (step.num_attempts - 1)
+            pause_s = max(backoff_s, 2 * EXIT_DELAY_S * error.is_preemption)
+            step.phase = Phase.WAITING
+            step.retry_at_s = time.monotonic() + pause_s
+            self._emit(events.StepFailed(step.name, error, retry_in_s=pause_s))
             return
-        del self._open[line.name]
-        self._unmade.add(line.name)
-        self.outcome.errors[line.name] = error
-        self._report(line, Status.FAILED, run_id=run_id, reason=error.error)
-        self._emit(events.StepFailed(line.name, error))
-        if not self._options.keep_going and self._allowed is None:
-            self._allowed = {name for name, other in self._open.items() if self._could_start(other)}
-
-    def _could_start(self, line: PlannedStep) -> bool:
-        """Whether all its upstream is committed."""
-        return all(item.name in self._manifests for item in line.step.upstream())
-
-    def _end_run(self, name: str, status: str) -> None:
-        if self._tracker is not None:
-            self._tracker.end_step(name, status)
+        step.phase = Phase.FAILED
+        is_first = not self.result.errors
+        self.result.errors[step.name] = error
+        self._report(step, Status.FAILED, run_id=step.run_id, reason=error.error)
+        self._emit(events.StepFailed(step.name, error))
+        if is_first and not self._options.keep_going:
+            self._state.hold_back()
 
     def _drain(self) -> None:
         """Passes on what the steps recorded."""
         assert self._tasks is not None
-        self._drained = time.monotonic()
+        self._drained_at_s = time.monotonic()
         for batch in self._tasks.batches():
-            if self._tracker is not None:
-                self._tracker.log_records(batch)
+            self._tracker.log_records(batch)
             if batch.progress is not None:
                 done, total, info = batch.progress
                 self._emit(events.StepProgress(batch.step, done, total, info))
 
-    def _report(self, line: PlannedStep, status: Status, **about: Any) -> None:
-        manifest = about.get("manifest")
-        self.outcome.steps[line.name] = StepResult(
-            step=line.name,
-            fingerprint=line.fingerprint,
+    def _report(
+        self,
+        step: StepState,
+        status: Status,
+        *,
+        run_id: str | None = None,
+        source_run_id: str | None = None,
+        reason: str = "",
+    ) -> None:
+        self.result.steps[step.name] = StepResult(
+            step=step.name,
+            fingerprint=step.fingerprint,
             status=status,
-            seconds=manifest.seconds if manifest is not None else 0.0,
-            **about,
+            seconds=step.manifest.seconds if step.manifest is not None else 0.0,
+            run_id=run_id,
+            source_run_id=source_run_id,
+            manifest=step.manifest,
+            reason=reason,
         )
+
+
+def _tracked(step: StepState) -> TrackedStep:
+    params = config_params(step.planned.key.components.items())
+    return TrackedStep(name=step.name, fingerprint=step.fingerprint, params=params, kind=step.step.kind)

@@ -1,4 +1,4 @@
-"""Ctrl-C or SIGTERM in the driver: the first ends the run gracefully, the second at once."""
+"""Handlers of SIGINT and SIGTERM. In the driver the first signal ends the run gracefully, the second at once."""
 
 from __future__ import annotations
 
@@ -13,44 +13,64 @@ SIGNALS = (signal.SIGINT, signal.SIGTERM)
 
 
 def exit_code(number: int) -> int:
-    """What shells expect of a program that a signal ended: 130 for Ctrl-C, 143 for SIGTERM."""
+    """Returns the exit code that shells expect after a signal: 130 for Ctrl-C, 143 for SIGTERM."""
     return 128 + number
 
 
-class SignalHandler:
-    """Listens to Ctrl-C, and to the SIGTERM of those who stop jobs of a cluster, for the length of a `with`.
+class SignalHandlers:
+    """Handlers of SIGINT and SIGTERM that can be installed, installed again and removed.
 
-    Outside of the main thread, where Python hands out no signals, it hears nothing.
+    Outside the main thread nothing is installed, because Python handles signals there only.
 
     Args:
-        on_leave: Called before the process is left at once, to put the terminal in order.
+        handle: The handler; see `signal.signal`.
     """
 
-    def __init__(self, on_leave: Callable[[], None]) -> None:
+    def __init__(self, handle: Callable[[int, FrameType | None], None]) -> None:
+        self._handle = handle
+        self._old_handlers: dict[signal.Signals, Any] = {}
+
+    def install(self) -> None:
+        """Installs the handlers. Called again after Ray replaced them."""
+        if threading.current_thread() is not threading.main_thread():
+            return
+        for number in SIGNALS:
+            old_handler = signal.signal(number, self._handle)
+            self._old_handlers.setdefault(number, old_handler)
+
+    def remove(self) -> None:
+        """Restores the handlers from before the first `install`."""
+        for number, handler in self._old_handlers.items():
+            signal.signal(number, handler)
+
+
+class SignalHandler:
+    """Receives Ctrl-C, and the SIGTERM of job schedulers, inside a `with` block in the main thread.
+
+    Args:
+        on_exit: Called before the process ends at once, to restore the terminal.
+    """
+
+    def __init__(self, on_exit: Callable[[], None]) -> None:
         self.signal = 0
-        """The first that came; 0: none did."""
-        self._on_leave = on_leave
-        self._before: dict[signal.Signals, Any] = {}
+        """Number of the first signal; 0 before one was received."""
+        self._on_exit = on_exit
+        self._handlers = SignalHandlers(self._handle)
 
     def __enter__(self) -> SignalHandler:
         self.listen()
         return self
 
     def __exit__(self, *_: object) -> None:
-        for number, handler in self._before.items():
-            signal.signal(number, handler)
+        self._handlers.remove()
 
     def listen(self) -> None:
-        """Installs the handlers; once more after Ray's start, which puts its own in their place."""
-        if threading.current_thread() is not threading.main_thread():
-            return
-        for number in SIGNALS:
-            before = signal.signal(number, self._handle)
-            self._before.setdefault(number, before)
+        """Installs the handlers. Called again after Ray's start replaced them."""
+        self._handlers.install()
 
     @property
     def received(self) -> bool:
-        """Whether a signal came."""
+        """True after a signal."""
         return bool(self.signal)
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
@@ -58,8 +78,8 @@ class SignalHandler:
         if not self.signal:
             self.signal = number
             return
-        # Nothing is tidied up: the leases of a dead process count for nothing, and a local Ray ends with its driver.
+        # Cleaning up is not needed: leases of a dead process are expired, and a local Ray ends with its driver.
         try:
-            self._on_leave()
+            self._on_exit()
         finally:
             os._exit(exit_code(number))

@@ -9,13 +9,15 @@ import os
 import sys
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import suppress
+from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from cluster.errors import ClusterError, LeaseLostError, PreemptedError, StepFailedError, StoreError
-from cluster.parallel.process import InProcessEngine, redirect_output, set_num_threads
-from cluster.parallel.streaming import StreamingEngine
+from cluster.parallel.process import redirect_output, set_num_threads
+from cluster.parallel.streaming import map_batches
 from cluster.parallel.worker_signals import StopRequest
 from cluster.redaction import redact, redact_file
 from cluster.run.transient_errors import is_transient
@@ -31,128 +33,134 @@ from cluster.tracking.recorder import BatchRecorder, LogBatch
 
 
 def run_step(
-    order: TaskSpec, send: Callable[[LogBatch], bool], upstream: tuple[Manifest, ...]
+    spec: TaskSpec, send: Callable[[LogBatch], bool], upstream: tuple[Manifest, ...]
 ) -> Manifest | StepFailedError:
     """Runs a step and commits its result.
 
     Args:
-        order: The step.
-        send: Takes what the step records.
+        spec: The step.
+        send: Sends what the step records to the driver.
         upstream: Manifests of all steps that it reads.
 
     Returns:
-        The manifest, or the failure as a value, for a step's own exception may not survive the way to the driver.
+        The manifest, or the failure as a value, because the exception of a step may not survive pickling.
 
     Raises:
-        LeaseLost: another driver took the step over.
+        LeaseLostError: another driver took the step over.
     """
-    store = open_store(order.store)
-    log = store.log_path(order.step, order.key.fingerprint, order.attempt)
+    store = open_store(spec.store)
+    log = store.log_path(spec.step, spec.key.fingerprint, spec.attempt)
     try:
         log.parent.mkdir(parents=True, exist_ok=True)
-        with redirect_output(log), BatchRecorder(order.step, send) as recorder:
-            return _attempt(order, store, recorder, store.uri_of(log), upstream)
+        with redirect_output(log), BatchRecorder(spec.step, send) as recorder:
+            return _Attempt(spec, store, recorder, store.uri_of(log), upstream).run()
     except OSError as error:
-        # The log itself cannot be written, as on a full disk.
-        return _failure(order, error, store.uri_of(log))
+        # The log itself cannot be written, for example because the disk is full.
+        return _failure(spec, error, store.uri_of(log))
     finally:
         with suppress(OSError, StoreError):
             redact_file(log)
             store.upload(log)
-        _give_memory_back()
+        _release_memory()
 
 
-def _give_memory_back() -> None:
-    """Returns freed memory to the system: workers serve many steps, and the C library keeps what models leave."""
-    if "torch" not in sys.modules:  # a step without a model has nothing worth the milliseconds
+def _release_memory() -> None:
+    """Returns freed memory to the system: workers run many steps, and the C library keeps the memory of old models."""
+    if "torch" not in sys.modules:  # without a model it is not worth the milliseconds
         return
     gc.collect()
-    with suppress(OSError, AttributeError):  # other C libraries have no malloc_trim
+    with suppress(OSError, AttributeError):  # only glibc has malloc_trim
         ctypes.CDLL(None).malloc_trim(0)
 
 
-def _attempt(
-    order: TaskSpec, store: Store, recorder: BatchRecorder, log: str, upstream: tuple[Manifest, ...]
-) -> Manifest | StepFailedError:
-    draft: StagedResult | None = None
-    try:
-        if is_shutting_down():
-            raise PreemptedError
-        with Watchdog(store.slot(order.step, order.key.fingerprint), order.token, order.ttl_s) as watchdog:
-            try:
-                _check_code(order)
-                set_num_threads(order.resources.cpus)
-                draft = store.begin(order.step, order.key.fingerprint, order.token)
-                return _run(order, store, draft, recorder, upstream, watchdog, log)
-            except KeyboardInterrupt:
-                if watchdog.lease_lost:
-                    raise LeaseLostError(order.step) from None
-                if watchdog.is_preempted:
-                    raise PreemptedError from None
-                raise
-    except LeaseLostError:
-        raise
-    except (Exception, SystemExit) as error:
-        failure = _failure(order, error, log)
-        with suppress(OSError):
-            print(failure.trace, file=sys.stderr)  # noqa: T201  (into the step's log)
-        return failure
-    finally:
-        if draft is not None:
-            draft.discard()
+@dataclass(frozen=True, slots=True)
+class _Attempt:
+    """One attempt to run a step. `log` is the address of its log file."""
 
+    spec: TaskSpec
+    store: Store
+    recorder: BatchRecorder
+    log: str
+    upstream: tuple[Manifest, ...]
 
-def _run(
-    order: TaskSpec,
-    store: Store,
-    draft: StagedResult,
-    recorder: BatchRecorder,
-    upstream: tuple[Manifest, ...],
-    watchdog: Watchdog,
-    log: str,
-) -> Manifest:
-    started = time.monotonic()
-    folders = [store.files(item.step, item.fingerprint) for item in upstream]
-    function = resolve(order.run)
-    inputs = build_inputs(function, order.step, order.roles, folders)
-    watchdog.stop_request = StopRequest(draft.checkpoint_dir)
-    watchdog.stop_request.clear()
-    if order.resources.strategy == "stream":
-        engine = StreamingEngine(draft.checkpoint_dir, order.resources)
-        result = function(order.config, inputs, draft.out, recorder, engine)
-    elif order.resources.is_shared:
-        from cluster.parallel import launcher
+    def run(self) -> Manifest | StepFailedError:
+        """Runs and commits the step under its lease."""
+        spec, staged = self.spec, None
+        try:
+            if is_shutting_down():
+                raise PreemptedError
+            with Watchdog(self.store.slot(spec.step, spec.key.fingerprint), spec.token, spec.ttl_s) as watchdog:
+                try:
+                    _check_code(spec)
+                    set_num_threads(spec.resources.cpus)
+                    staged = self.store.begin(spec.step, spec.key.fingerprint, spec.token)
+                    return self._compute_and_commit(staged, watchdog)
+                except KeyboardInterrupt:
+                    if watchdog.lease_lost:
+                        raise LeaseLostError(spec.step) from None
+                    if watchdog.is_preempted:
+                        raise PreemptedError from None
+                    raise
+        except LeaseLostError:
+            raise
+        except (Exception, SystemExit) as error:
+            failure = _failure(spec, error, self.log)
+            with suppress(OSError):
+                print(failure.trace, file=sys.stderr)  # noqa: T201  (goes to the log of the step)
+            return failure
+        finally:
+            if staged is not None:
+                staged.discard()
 
-        job = launcher.Job(order, inputs, draft.out, draft.checkpoint_dir, log, recorder.send)
-        result = launcher.run(job, recorder, watchdog.guard)
-    else:
-        result = function(order.config, inputs, draft.out, recorder, InProcessEngine(draft.checkpoint_dir))
+    def _compute_and_commit(self, staged: StagedResult, watchdog: Watchdog) -> Manifest:
+        started = time.monotonic()
+        watchdog.stop_request = StopRequest(staged.checkpoint_dir)
+        watchdog.stop_request.clear()
+        result = self._compute(staged, watchdog)
 
-    def manifest(shown: Any, files: dict[str, FileEntry]) -> Manifest:
-        return Manifest(
-            step=order.step,
-            fingerprint=order.key.fingerprint,
-            key=dict(order.key.components),
-            files=files,
-            upstream_digests={item.step: item.content_digest for item in upstream},
-            result=shown,
-            metrics=dict(recorder.last),
-            run_id=order.run_id,
-            seconds=round(time.monotonic() - started, 3),
-            committed_at=time.time(),
-            attempt=order.attempt,
-            host=os.uname().nodename,
-            versions=dict(versions()),
+        def build_manifest(plain_result: Any, files: Mapping[str, FileEntry]) -> Manifest:
+            return Manifest(
+                step=self.spec.step,
+                fingerprint=self.spec.key.fingerprint,
+                key=dict(self.spec.key.components),
+                files=files,
+                upstream_digests={item.step: item.content_digest for item in self.upstream},
+                result=plain_result,
+                metrics=dict(self.recorder.last),
+                run_id=self.spec.run_id,
+                seconds=round(time.monotonic() - started, 3),
+                committed_at=time.time(),
+                attempt=self.spec.attempt,
+                host=os.uname().nodename,
+                versions=dict(versions()),
+            )
+
+        with watchdog.committing():
+            return staged.commit(result, build_manifest)
+
+    def _compute(self, staged: StagedResult, watchdog: Watchdog) -> Any:
+        """Calls the function of the step, here or on its own workers. Returns what it returns."""
+        spec, resources = self.spec, self.spec.resources
+        function = resolve(spec.run)
+        folders = [self.store.files(item.step, item.fingerprint) for item in self.upstream]
+        inputs = build_inputs(function, spec.step, spec.roles, folders)
+        if resources.is_shared and resources.strategy != "stream":
+            from cluster.parallel import launcher  # noqa: PLC0415  (it imports torch, which many steps do not need)
+
+            job = launcher.Job(spec, inputs, staged.out, staged.checkpoint_dir, self.log, self.recorder.send)
+            return launcher.run(job, self.recorder, watchdog.guard)
+        engine = resolve(spec.engine)(
+            checkpoint_dir=staged.checkpoint_dir,
+            graceful_stop=StopRequest(staged.checkpoint_dir).graceful_stop,
+            map_batches=partial(map_batches, resources) if resources.strategy == "stream" else None,
         )
-
-    with watchdog.committing():
-        return draft.commit(result, manifest)
+        return function(spec.config, inputs, staged.out, self.recorder, engine)
 
 
-def _check_code(order: TaskSpec) -> None:
-    """Raises an error if the code is not the code of the plan: its result would be committed under a wrong key."""
-    before = {name: value for name, value in order.key.components.items() if name.startswith(CODE_PARTS)}
-    changed = differences(before, code_components(order.run, order.key_options))
+def _check_code(spec: TaskSpec) -> None:
+    """Raises ClusterError if the code is not the code of the plan: the result would get the wrong fingerprint."""
+    before = {name: value for name, value in spec.key.components.items() if name.startswith(CODE_PARTS)}
+    changed = differences(before, code_components(spec.run, spec.key_options))
     if changed:
         raise ClusterError(
             f"{'; '.join(str(item) for item in changed)} since this run started.",
@@ -160,23 +168,23 @@ def _check_code(order: TaskSpec) -> None:
         )
 
 
-def _failure(order: TaskSpec, error: BaseException, log: str) -> StepFailedError:
+def _failure(spec: TaskSpec, error: BaseException, log: str) -> StepFailedError:
     remedy = getattr(error, "remedy", "")
     problem = getattr(error, "problem", "") if remedy else ""
     if not remedy and isinstance(error, OSError) and error.errno == errno.ENOSPC:
-        remedy = "Free some space and run again: what is committed stays."
-    # The first frames are the engine's own.
-    place = error.__traceback__
-    while place is not None and place.tb_frame.f_code.co_filename == __file__:
-        place = place.tb_next
-    trace = traceback.format_exception(type(error), error, place or error.__traceback__)
+        remedy = "Free some disk space and run again: committed results are kept."
+    # Leave out the first frames, which are in this module.
+    first = error.__traceback__
+    while first is not None and first.tb_frame.f_code.co_filename == __file__:
+        first = first.tb_next
+    trace = traceback.format_exception(type(error), error, first or error.__traceback__)
     return StepFailedError(
-        order.step,
+        spec.step,
         redact(problem or "".join(traceback.format_exception_only(error)).strip()),
         remedy=redact(remedy),
         trace=redact("".join(trace)),
         log=log,
         transient=is_transient(error),
         is_preemption=getattr(error, "is_preemption", False),
-        attempt=order.attempt,
+        attempt=spec.attempt,
     )

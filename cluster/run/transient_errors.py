@@ -9,7 +9,7 @@ TRANSIENT_ERRNOS = {
     errno.ECONNREFUSED, errno.ECONNRESET, errno.ECONNABORTED, errno.EPIPE, errno.ETIMEDOUT, errno.ENETUNREACH,
     errno.EHOSTUNREACH, errno.EAGAIN, errno.EINTR,
 }  # fmt: skip
-# By name, for a step must not import a library to find out that its error is none of that library's.
+# Classes are compared by name, so that no HTTP library is imported only to check an error.
 TRANSIENT_CLASSES = {
     "httpx": {"TransportError"},
     "httpx2": {"TransportError"},
@@ -20,19 +20,19 @@ TRANSIENT_CLASSES = {
     "aiohttp": {"ClientConnectionError", "ClientPayloadError"},
     "botocore": {"HTTPClientError", "ConnectionError"},
 }
-RESPONSES = {"httpx", "httpx2", "huggingface_hub", "requests", "aiohttp"}
+PACKAGES_WITH_RESPONSES = {"httpx", "httpx2", "huggingface_hub", "requests", "aiohttp"}
 TRANSIENT_STATUS = {408, 425, 429, 500, 502, 503, 504}
 
 
 def is_transient(error: BaseException) -> bool:
-    """Whether another attempt may go better: a connection that broke or was full, not bad input and not a full disk.
+    """Returns True for a lost connection or a busy server, not for invalid input or a full disk.
 
-    An error that brings a `remedy` is a stage's own judgement, which counts, whatever caused it.
+    An error with a `remedy` was raised by a stage on purpose; its cause is ignored.
     """
-    return any(_is_transient_link(link) for link in _chain(error))
+    return any(_is_transient_itself(link) for link in _causes(error))
 
 
-def _chain(error: BaseException) -> Iterator[BaseException]:
+def _causes(error: BaseException) -> Iterator[BaseException]:
     seen: set[int] = set()
     link: BaseException | None = error
     while link is not None and id(link) not in seen:
@@ -41,15 +41,15 @@ def _chain(error: BaseException) -> Iterator[BaseException]:
         link = None if getattr(link, "remedy", "") else link.__cause__
 
 
-def _is_transient_link(error: BaseException) -> bool:
+def _is_transient_itself(error: BaseException) -> bool:
     if isinstance(error, (ConnectionError, TimeoutError)) or getattr(error, "transient", False) is True:
         return True
     if isinstance(error, OSError) and error.errno in TRANSIENT_ERRNOS:
         return True
-    kinds = [(kind.__module__.partition(".")[0], kind.__name__) for kind in type(error).__mro__]
-    if any(name in TRANSIENT_CLASSES.get(package, ()) for package, name in kinds):
+    classes = [(base.__module__.partition(".")[0], base.__name__) for base in type(error).__mro__]
+    if any(name in TRANSIENT_CLASSES.get(package, ()) for package, name in classes):
         return True
-    if not any(package in RESPONSES for package, _ in kinds):
+    if not any(package in PACKAGES_WITH_RESPONSES for package, _ in classes):
         return False
     response = getattr(error, "response", None)
     status = getattr(response, "status_code", None) or getattr(error, "status", None)

@@ -91,7 +91,7 @@ def _assets(step: Step) -> dict[str, str]:
         if not isinstance(digest, str) or not digest:
             raise FingerprintError(
                 f"asset {role} of step {step.name} has no digest but {digest!r}.",
-                "Pass the text that cluster.store.files.file_digest or tree_digest returns.",
+                "Pass the text that cluster.store.files.file_digest returns.",
             )
     return dict(step.assets)
 

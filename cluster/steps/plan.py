@@ -217,7 +217,7 @@ def _left_out(step: Step, key: Key, lookup: LookupResult) -> PlannedStep:
     line = PlannedStep(step=step, key=key, state=PlanState.BLOCKED, selected=False)
     if lookup.manifest is not None:
         return _cached(line, lookup.manifest)
-    return replace(line, reasons=(*lookup.reasons, "not committed, and not selected for this run"))
+    return replace(line, reasons=(*lookup.reasons, "neither committed nor selected in this run"))
 
 
 def _selected(nodes: Mapping[str, Step], selection: Selection) -> set[str]:

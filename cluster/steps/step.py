@@ -16,25 +16,32 @@ Upstream: TypeAlias = "Step | tuple[Step, ...]"
 _SEGMENT = re.compile(r"[a-z0-9_.-]+")
 _FUNCTION = re.compile(r"[\w.]+:\w+")
 _FINGERPRINT = re.compile(r"[0-9a-f]{64}")
-# Names that the store keeps for itself.
+# Folders that the store uses itself.
 _RESERVED = ("logs", "reports", "cache", "mlartifacts", "mlflow.db")
 Strategy = Literal["single", "ddp", "zero2", "zero3", "zero3_offload"]
-"""How the workers of a step share it. single: there is one; ddp: a part of every batch each; zero2: also of the summed
-gradients and of the optimizer's moments; zero3: instead, of every frozen weight; zero3_offload: the
-same, and the weights lie in the machines' memory, or on a disk.
+"""How the workers of a step share the work.
+
+single: one worker. ddp: each worker computes a part of every batch. zero2: like ddp, and each worker stores a part of
+the gradients and of the optimizer state. zero3: like ddp, and each worker stores a part of every frozen weight.
+zero3_offload: like zero3, with the weights in the memory of the machines or on a disk.
 """
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Resources:
-    """What a step gets while it runs. Never part of its identity, so that another machine finds the same results.
+    """The resources of a step. They are never part of its key, so another machine finds the same results.
 
-    `cpus` and `gpus` are those of each of its `workers`. `cpus` is the number of threads too: sums in another order
-    give other last digits, so a step keeps its number of threads on every machine, even where it has to share fewer
-    cores. `workers` may be the fewest and the most: an attempt starts with as many as there is room for, and
-    the next one, after a machine was lost, with those that are left. `timeout_s`: within so many seconds all workers
-    come to the same point, or the step is tried again. `stream`: workers take batches of a stream, and the step's own
-    process writes what they made. `nvme_path`: a folder of every machine, for the weights of zero3_offload.
+    Args:
+        cpus: CPU cores per worker, and the number of its threads. A sum in another order has other last digits, so a
+            step uses the same number of threads on every machine, even where fewer cores are available.
+        gpus: GPUs per worker.
+        max_attempts: Maximum number of attempts.
+        workers: Number of workers, or the minimum and the maximum. An attempt starts with as many as fit; after a
+            machine was lost, the next attempt starts with the remaining ones.
+        strategy: How the workers share the work. stream: each worker takes batches of a stream, and the process of the
+            step writes the results.
+        timeout_s: Seconds within which all workers must reach the same point; otherwise the step is retried.
+        nvme_path: A folder of every machine for the weights of zero3_offload.
     """
 
     cpus: float = 1
@@ -47,17 +54,17 @@ class Resources:
 
     @property
     def min_workers(self) -> int:
-        """The fewest that it can start with."""
+        """The minimum number of workers."""
         return self.workers if isinstance(self.workers, int) else self.workers[0]
 
     @property
     def max_workers(self) -> int:
-        """The most that it takes."""
+        """The maximum number of workers."""
         return self.workers if isinstance(self.workers, int) else self.workers[1]
 
     @property
     def is_shared(self) -> bool:
-        """Whether workers of Ray Train or (stream) of Ray Data compute it, and not one process."""
+        """True if workers of Ray Train or (stream) Ray Data compute the step instead of one process."""
         return self.strategy != "single"
 
 
@@ -90,20 +97,20 @@ class Step:
     labels: Mapping[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        if not _usable(self.name):
+        if not _is_valid_name(self.name):
             raise GraphError(
-                f"{self.name!r} cannot be the name of a step.",
-                "Use parts of small letters, digits, _ . and -, with / between them, such as pet/review/0; "
-                f"the first part is none of {', '.join(_RESERVED)}.",
+                f"{self.name!r} is not a valid name of a step.",
+                "Use parts of lowercase letters, digits, _ . and -, with / between them, such as pet/review/0; "
+                f"the first part must not be one of {', '.join(_RESERVED)}.",
             )
         if not _FUNCTION.fullmatch(self.run) or self.run.startswith("__main__:"):
             raise GraphError(
-                f"step {self.name} names {self.run!r}, which a worker cannot import.",
+                f"a worker cannot import {self.run!r}, the function of step {self.name}.",
                 "Write module:function, with a function that `def` defines at the top of a module.",
             )
 
     def upstream(self) -> Iterator[Step]:
-        """Every step that this one reads, in the order they were declared."""
+        """Yields every step that this one reads, in the order of declaration."""
         for item in self.inputs.values():
             if isinstance(item, tuple):
                 yield from item
@@ -127,7 +134,7 @@ def function_name(function: Callable[..., Any]) -> str:
 
 
 def resolve(name: str) -> Any:
-    """Imports what `module:attribute` names. The only place where a module is imported by its name.
+    """Imports `module:attribute`. No other function imports a module by name.
 
     Raises:
         GraphError: the module or the attribute does not exist.
@@ -140,38 +147,38 @@ def resolve(name: str) -> Any:
 
 
 def graph(leaves: Iterable[Step]) -> dict[str, Step]:
-    """All steps that `leaves` need, by name: each after its upstream, else in the order of declaration.
+    """Returns all steps that `leaves` need, by name: upstream first, otherwise in the order of declaration.
 
     Raises:
-        GraphError: two different steps share a name, or steps need each other.
+        GraphError: two different steps share a name, or steps form a cycle.
     """
-    found: dict[str, Step] = {}
+    nodes: dict[str, Step] = {}
     open_: dict[str, Step] = {}
     for leaf in leaves:
         # A stack instead of recursion: a chain may be longer than Python's recursion limit.
         stack: list[tuple[Step, Iterator[Step]]] = [(leaf, leaf.upstream())]
-        if _seen(leaf, found):
+        if _seen(leaf, nodes):
             continue
         open_[leaf.name] = leaf
         while stack:
             step, rest = stack[-1]
-            following = next(rest, None)
-            if following is None:
+            upstream_step = next(rest, None)
+            if upstream_step is None:
                 stack.pop()
-                found[step.name] = open_.pop(step.name)
-            elif following.name in open_:
+                nodes[step.name] = open_.pop(step.name)
+            elif upstream_step.name in open_:
                 raise GraphError(
-                    f"{following.name} needs itself: {' -> '.join([*open_, following.name])}.",
-                    "Take one of these inputs away.",
+                    f"{upstream_step.name} needs itself: {' -> '.join([*open_, upstream_step.name])}.",
+                    "Remove one of these inputs.",
                 )
-            elif not _seen(following, found):
-                open_[following.name] = following
-                stack.append((following, following.upstream()))
-    return found
+            elif not _seen(upstream_step, nodes):
+                open_[upstream_step.name] = upstream_step
+                stack.append((upstream_step, upstream_step.upstream()))
+    return nodes
 
 
 def descendants(steps: Mapping[str, Step], names: Iterable[str]) -> set[str]:
-    """`names` and everything that needs them. `steps` is in the order of `graph`."""
+    """Returns `names` and all steps that need them. `steps` is in the order of `graph`."""
     reached = set(names)
     for name, step in steps.items():
         if any(item.name in reached for item in step.upstream()):
@@ -180,7 +187,7 @@ def descendants(steps: Mapping[str, Step], names: Iterable[str]) -> set[str]:
 
 
 def ancestors(steps: Mapping[str, Step], names: Iterable[str]) -> set[str]:
-    """`names` and everything that they need. `steps` is in the order of `graph`."""
+    """Returns `names` and all steps that they need. `steps` is in the order of `graph`."""
     reached = set(names)
     for name, step in reversed(list(steps.items())):
         if name in reached:
@@ -188,7 +195,7 @@ def ancestors(steps: Mapping[str, Step], names: Iterable[str]) -> set[str]:
     return reached
 
 
-def _usable(name: str) -> bool:
+def _is_valid_name(name: str) -> bool:
     segments = name.split("/")
     return segments[0] not in _RESERVED and all(
         _SEGMENT.fullmatch(segment) and segment not in (".", "..") and not _FINGERPRINT.fullmatch(segment)
@@ -196,18 +203,18 @@ def _usable(name: str) -> bool:
     )
 
 
-def _seen(step: Step, found: Mapping[str, Step]) -> bool:
-    """Whether the step is known.
+def _seen(step: Step, nodes: Mapping[str, Step]) -> bool:
+    """Returns True if the graph has the step already.
 
-    Upstream steps are compared by name only: they were checked themselves.
+    Upstream steps are compared by name only, because each of them was checked before.
     """
-    known = found.get(step.name)
+    known = nodes.get(step.name)
     if known is None or known is step:
         return known is step
     if _signature(known) != _signature(step):
         raise GraphError(
             f"two different steps are called {step.name}.",
-            "Give each its own name, or use the same step in both places.",
+            "Give each a different name, or use the same step in both places.",
         )
     return True
 

@@ -21,7 +21,8 @@ class TaskSpec:
     """Everything that a worker needs to run a step.
 
     `roles` gives, for each input, the indices of its upstream steps among the arguments of the task. `key_options` are
-    those of the plan, so that the worker compares the same code before it commits.
+    those of the plan, so that the worker compares the same code before it commits. `engine` is the class of the engine
+    for one process, as `module:class`.
     """
 
     step: str
@@ -35,6 +36,7 @@ class TaskSpec:
     attempt: int
     run_id: str | None
     ttl_s: float = TTL_S
+    engine: str = ""
     key_options: KeyOptions = field(default_factory=KeyOptions)
 
 

@@ -36,9 +36,12 @@ _FINGERPRINT = re.compile(r"[0-9a-f]{64}")
 
 @dataclass(frozen=True, slots=True)
 class LookupResult:
-    """What lies in the store for one fingerprint: a sound result, or why there is none (empty: never made).
+    """The state of one fingerprint in the store.
 
-    `problems` names what is wrong with each file; `reasons` says the same as whole sentences, for plans.
+    Args:
+        manifest: The manifest of an intact result; None if there is none.
+        problems: What is wrong with each file; empty if nothing was ever committed.
+        is_outdated: True if another version of the program committed the result.
     """
 
     manifest: Manifest | None
@@ -47,16 +50,21 @@ class LookupResult:
 
     @property
     def reasons(self) -> tuple[str, ...]:
-        """Why the step must be run."""
-        lead = "made by another version" if self.is_outdated else "output files damaged"
-        return tuple(f"{lead}: {problem}" for problem in self.problems)
+        """Why the step must run."""
+        label = "made by another version" if self.is_outdated else "output files damaged"
+        return tuple(f"{label}: {problem}" for problem in self.problems)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class StaleResult:
-    """A result, or the remains of an attempt, that nobody asks for any more.
+    """A result, or the remains of an attempt, that no recipe uses.
 
-    `committed` is the time of its commit in seconds since 1970, None if there was none; `owner` who works on it now.
+    Args:
+        step: Name of the step.
+        fingerprint: Its fingerprint.
+        num_bytes: Size of all its files.
+        committed_at: Time of its commit in seconds since 1970; None if it was not committed.
+        owner: The driver that runs it now; empty if none does.
     """
 
     step: str
@@ -69,22 +77,20 @@ class StaleResult:
 class Store(ABC):
     """Results of steps.
 
-    `url` is what `Store.open` takes to open the same store in another process. `local` is a folder on this machine
-    for what must be on a disk: logs while they grow, reports, MLflow's database. For a store on a disk it is the store.
+    `url` is the argument with which `open_store` opens the same store in another process. `local` is a folder on this
+    machine for what must be on a disk: growing logs, reports, the database of MLflow. A local store is in this folder.
     """
 
     url: str
     local: Path
 
-    # --- how it is kept ---------------------------------------------------------------------------------------
-
     @abstractmethod
     def slot(self, step: str, fingerprint: str) -> LeaseBackend:
-        """Where the lease of a step is."""
+        """Returns where the lease of a step is stored."""
 
     @abstractmethod
     def begin(self, step: str, fingerprint: str, token: str) -> StagedResult:
-        """Starts a result. For who holds the lease with `token`."""
+        """Starts a result. The caller holds the lease with `token`."""
 
     @abstractmethod
     def adopt(self, source: Manifest, manifest: Manifest, token: str) -> Manifest:
@@ -99,57 +105,55 @@ class Store(ABC):
 
     @abstractmethod
     def files(self, step: str, fingerprint: str) -> Path:
-        """The folder of the committed files, on this machine's disk; fetched, and compared to the manifest, if need be.
+        """Returns a folder on this machine with the committed files. A remote store downloads and checks them first.
 
         Raises:
-            CorruptResult: what was fetched is not what the manifest says.
-            StoreError: there is no such result, or the store is out of reach.
+            CorruptResultError: a downloaded file is not the one in the manifest.
+            StoreError: there is no such result, or the store is unreachable.
         """
 
     @abstractmethod
     def upload(self, path: Path) -> None:
-        """Shows a file or folder below `local` to all who use the store, at the same place below its root."""
+        """Makes a file or folder below `local` available at the same path below the root of the store."""
 
     @abstractmethod
     def uri_of(self, path: Path) -> str:
-        """Where all find what `share` was given."""
+        """Returns the address of what `upload` was called with."""
 
     @abstractmethod
     def _read(self, name: str) -> bytes:
-        """A small file below the root. Raises FileNotFoundError."""
+        """Reads a small file below the root. Raises FileNotFoundError."""
 
     @abstractmethod
     def _write(self, name: str, data: bytes) -> None:
-        """A small file below the root, wholly or not at all."""
+        """Writes a small file below the root, completely or not at all."""
 
     @abstractmethod
     def _remove(self, name: str) -> None:
-        """A file or folder below the root, if it is there."""
+        """Removes a file or folder below the root, if it exists."""
 
     @abstractmethod
     def _children(self, name: str) -> list[str]:
-        """Names in a folder below the root; none if it is not there."""
+        """Returns the names in a folder below the root; empty if it does not exist."""
 
     @abstractmethod
     def _num_bytes(self, name: str) -> int:
-        """Size of all below a folder."""
+        """Returns the size of all files below a folder."""
 
     @abstractmethod
     def _sizes(self, manifest: Manifest) -> Mapping[str, int]:
-        """Sizes in bytes of the files of a result that are there."""
+        """Returns the sizes in bytes of the existing files of a result."""
 
     @abstractmethod
     def _digest(self, manifest: Manifest, name: str) -> str:
-        """sha256 of a file of a result, read now."""
-
-    # --- what it is -------------------------------------------------------------------------------------------
+        """Reads a file of a result and returns its sha256."""
 
     def log_path(self, step: str, fingerprint: str, attempt: int) -> Path:
-        """Where, on this machine, everything goes that a step prints. Given to `share` when the step ends."""
+        """Returns the path on this machine for the output of an attempt. `upload` publishes it when the step ends."""
         return self.local / "logs" / step / f"{fingerprint[:12]}-{attempt}.log"
 
     def inspect(self, step: str, fingerprint: str, verify: bool = False) -> LookupResult:
-        """Looks a result up. A result with a missing or altered file is none.
+        """Looks a result up. A result with a missing or changed file does not count.
 
         Args:
             step: Name of the step.
@@ -167,42 +171,28 @@ class Store(ABC):
         problems = tuple(self._damage(manifest, verify))
         return LookupResult(None if problems else manifest, problems)
 
-    def inspect_all(self, wanted: Iterable[tuple[str, str]], verify: bool = False) -> list[LookupResult]:
-        """Looks up results by step and fingerprint, in that order. See `inspect`."""
-        return [self.inspect(step, fingerprint, verify) for step, fingerprint in wanted]
+    def inspect_all(self, keys: Iterable[tuple[str, str]], verify: bool = False) -> list[LookupResult]:
+        """Looks up results by (step, fingerprint), in the same order. See `inspect`."""
+        return [self.inspect(step, fingerprint, verify) for step, fingerprint in keys]
 
     def lookup(self, step: str, fingerprint: str, verify: bool = False) -> Manifest | None:
-        """The manifest of a sound result, or None."""
+        """Returns the manifest of an intact result, or None."""
         return self.inspect(step, fingerprint, verify).manifest
 
-    def require(self, step: str, fingerprint: str, verify: bool = False) -> Manifest:
-        """The manifest of a result that must be there.
-
-        Raises:
-            CorruptResult: it is damaged.
-            StoreError: it was never made.
-        """
-        found = self.inspect(step, fingerprint, verify)
-        if found.problems:
-            raise CorruptResultError(step, found.problems)
-        if found.manifest is None:
-            raise StoreError(f"step {step} has no committed result.", "Run the pipeline first.")
-        return found.manifest
-
     def results(self, step: str) -> Iterator[Manifest]:
-        """All readable manifests of a step, of any fingerprint; their files are not looked at."""
+        """Yields all readable manifests of a step, of any fingerprint, without checking their files."""
         for name in self.fingerprints(step):
             with suppress(FileNotFoundError, CorruptResultError, OutdatedManifestError):
                 yield self._manifest(step, name)
 
     def fingerprints(self, step: str) -> list[str]:
-        """All fingerprints of a step for which anything was ever written."""
+        """Returns all fingerprints of a step for which anything was written."""
         return sorted(name for name in self._children(step) if _FINGERPRINT.fullmatch(name))
 
     def nearest(self, step: str, fingerprint: str, components: Mapping[str, Any] | None = None) -> Manifest | None:
-        """The committed result that another fingerprint is best explained by.
+        """Returns the committed result that is most similar to another fingerprint of the step.
 
-        The one with the fewest differing components if these are given, and of equals the latest.
+        That is the result with the fewest differing `components`, if given, and among equals the latest.
         """
 
         def rank(manifest: Manifest) -> tuple[int, float]:
@@ -213,31 +203,31 @@ class Store(ABC):
         return min(others, key=rank, default=None)
 
     def lease(self, step: str, fingerprint: str) -> Lease | None:
-        """Who runs the step now, so far as is known."""
+        """Returns the lease of the step, unless its owner is known to be dead."""
         lease = self.slot(step, fingerprint).read()
         return None if lease is None or lease.owner.is_dead() else lease
 
     def record_failure(self, fingerprint: str, failure: StepFailedError) -> None:
-        """Keeps the last error of a step. A store that cannot be written, often the very reason, is left alone."""
-        about = {key: value for key, value in vars(failure).items() if key != "problem"}
+        """Stores the last error of a step. Does nothing if the store cannot be written, which may be the cause."""
+        fields = {key: value for key, value in vars(failure).items() if key != "problem"}
         with suppress(OSError, StoreError):
-            self._write(f"{failure.step}/{fingerprint}/failure.json", json.dumps(about, indent=1).encode())
+            self._write(f"{failure.step}/{fingerprint}/failure.json", json.dumps(fields, indent=1).encode())
 
     def failure(self, step: str, fingerprint: str) -> StepFailedError | None:
-        """The last error of a step that has not succeeded since."""
+        """Returns the last error of a step that has not succeeded since."""
         try:
-            about = json.loads(self._read(f"{step}/{fingerprint}/failure.json"))
-            return StepFailedError(about.pop("step"), about.pop("error"), **about)
+            fields = json.loads(self._read(f"{step}/{fingerprint}/failure.json"))
+            return StepFailedError(fields.pop("step"), fields.pop("error"), **fields)
         except (FileNotFoundError, ValueError, TypeError):
             return None
 
     def invalidate(self, step: str, fingerprint: str) -> None:
-        """Takes a result out of use, manifest first. For who holds the lease."""
+        """Removes a result, manifest first. The caller holds the lease."""
         self._remove(f"{step}/{fingerprint}/manifest.json")
         self._remove(f"{step}/{fingerprint}/files")
 
     def find_stale(self, keep: Mapping[str, Collection[str]]) -> list[StaleResult]:
-        """Results, and remains of attempts, of the steps in `keep` whose fingerprints are not among those given."""
+        """Returns what the store has of the steps in `keep`, except the fingerprints that are listed there."""
         return [
             self._stale_result(step, name)
             for step in keep
@@ -246,7 +236,7 @@ class Store(ABC):
         ]
 
     def delete(self, step: str, fingerprint: str) -> None:
-        """Removes a result with all that belongs to it, manifest first. For who holds the lease."""
+        """Removes a result with its logs and checkpoints, manifest first. The caller holds the lease."""
         self.invalidate(step, fingerprint)
         for name in self._children(f"logs/{step}"):
             if name.startswith(f"{fingerprint[:12]}-"):
@@ -254,13 +244,13 @@ class Store(ABC):
         self._remove(f"{step}/{fingerprint}")
 
     def outdated(self, step: str) -> str | None:
-        """What is said of a result that another version of the program committed; None if there is none."""
+        """Returns the problem with a result of another version of the program, if the step has such a result."""
         for name in self.fingerprints(step):
             try:
                 self._manifest(step, name)
             except OutdatedManifestError as error:
                 return error.problem
-            except (FileNotFoundError, CorruptResultError):  # not committed, or told by whoever asks for it
+            except (FileNotFoundError, CorruptResultError):
                 continue
         return None
 
@@ -280,63 +270,66 @@ class Store(ABC):
             if size is None:
                 yield f"{name} is missing"
             elif size != entry.size:
-                yield f"{name} has {size} bytes and should have {entry.size}"
+                yield f"{name} has {size} bytes, expected {entry.size}"
             elif verify and self._digest(manifest, name) != entry.sha256:
-                yield f"{name} has other content than was written"
+                yield f"{name} has changed content"
 
     def _stale_result(self, step: str, fingerprint: str) -> StaleResult:
-        committed = None
+        committed_at = None
         with suppress(FileNotFoundError, CorruptResultError, OutdatedManifestError):
-            committed = self._manifest(step, fingerprint).committed_at
+            committed_at = self._manifest(step, fingerprint).committed_at
         lease = self.lease(step, fingerprint)
         return StaleResult(
             step=step,
             fingerprint=fingerprint,
             num_bytes=self._num_bytes(f"{step}/{fingerprint}"),
-            committed_at=committed,
+            committed_at=committed_at,
             owner=str(lease.owner) if lease is not None else "",
         )
 
 
 class StagedResult(ABC):
-    """A result in the making. `out` is where files are written, `work` where checkpoints survive a crash."""
+    """A result that is not committed yet.
 
-    def __init__(self, place: Path, step: str, fingerprint: str, token: str) -> None:
+    The step writes its files to `out`, and checkpoints to `checkpoint_dir`, which survives a crash.
+    """
+
+    def __init__(self, folder: Path, step: str, fingerprint: str, token: str) -> None:
         self.step = step
         self.fingerprint = fingerprint
         self._token = token
-        self.out = place / f"files.{token}.part"
-        self.checkpoint_dir = place / "work"
-        for leftover in place.glob("files.*.part"):
-            remove(leftover)
+        self.out = folder / f"files.{token}.part"
+        self.checkpoint_dir = folder / "work"
+        for abandoned in folder.glob("files.*.part"):
+            remove(abandoned)
         self.out.mkdir(parents=True)
         self.checkpoint_dir.mkdir(exist_ok=True)
 
-    def commit(self, result: Any, build: Callable[[Any, dict[str, FileEntry]], Manifest]) -> Manifest:
-        """Makes the files permanent and writes the manifest.
+    def commit(self, result: Any, build: Callable[[Any, Mapping[str, FileEntry]], Manifest]) -> Manifest:
+        """Publishes the files and writes the manifest.
 
         Args:
             result: What the stage returned; it becomes result.json.
-            build: Makes the manifest from the plain result and the files.
+            build: Builds the manifest from the result as JSON values and the files.
 
         Raises:
             FingerprintError: the result has no canonical form.
-            LeaseLost: another driver took the step over.
+            LeaseLostError: another driver took the step over.
             StoreError: the store cannot be written.
         """
-        shown = plain(result, f"the result of step {self.step}")
-        text = json.dumps(shown, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False)
+        plain_result = plain(result, f"the result of step {self.step}")
+        text = json.dumps(plain_result, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False)
         (self.out / RESULT).write_text(text + "\n", encoding="utf-8")
         files = {
             name: FileEntry(size=(self.out / name).stat().st_size, sha256=file_digest(self.out / name))
             for name in sorted_files(self.out)
         }
-        return self._publish(build(shown, files))
+        return self.publish(build(plain_result, files))
 
     @abstractmethod
-    def _publish(self, manifest: Manifest) -> Manifest:
-        """Files first, manifest last. Returns the manifest as written."""
+    def publish(self, manifest: Manifest) -> Manifest:
+        """Makes the files permanent, then writes the manifest. Returns the manifest as written."""
 
     @abstractmethod
     def discard(self) -> None:
-        """Throws the files away; checkpoints stay."""
+        """Removes the files; keeps the checkpoints."""

@@ -12,52 +12,54 @@ from cluster.store.files import file_digest, remove, sorted_files
 from cluster.store.object_store import ObjectStore
 
 SAVE_EVERY_S = 30.0
-Marks = dict[str, tuple[int, int, int]]
+FileMarks = dict[str, tuple[int, int, int]]
+"""Relative path -> size, modification time and inode: equal marks mean an unchanged file."""
 
 
 class Checkpoints:
-    """The folder `work` of a step, and its copy below `name` in a store.
+    """The checkpoint folder of a step and its copy below `name` in a store.
 
-    Files go up under their sha256, and `work.json` after them: it names one moment's files, all of them there.
+    Files are uploaded as `work/<sha256>`, and `work.json` after them. It lists the files of one moment, all of which
+    are in the store.
     """
 
     def __init__(self, objects: ObjectStore, name: str, checkpoint_dir: Path) -> None:
         self._objects = objects
         self._name = name
-        self._work = checkpoint_dir
-        self._saved: Marks = {}
+        self._checkpoint_dir = checkpoint_dir
+        self._saved_marks: FileMarks = {}
         self._index: dict[str, str] = {}
+        """Relative path -> sha256 of the files in the store."""
         self._done = threading.Event()
         self._thread: threading.Thread | None = None
 
     def restore(self) -> None:
-        """Fetches the latest copy, if there is one. A copy with a missing or altered file is none."""
+        """Downloads the latest copy, if there is one. Ignores a copy with a missing or changed file."""
         try:
             index = json.loads(self._objects.read(f"{self._name}/work.json"))
         except (FileNotFoundError, ValueError):
             return
-        part = self._work.with_name("work.part")
+        part = self._checkpoint_dir.with_name("work.part")
         remove(part)
         part.mkdir()
         try:
-            if any(
-                self._objects.download(f"{self._name}/work/{index[file]}", part / file) != index[file] for file in index
-            ):
-                return
+            for file, digest in index.items():
+                if self._objects.download(f"{self._name}/work/{digest}", part / file) != digest:
+                    return
         except FileNotFoundError:
             return
-        remove(self._work)
-        part.rename(self._work)
+        remove(self._checkpoint_dir)
+        part.rename(self._checkpoint_dir)
         self._index = index
-        self._saved = _marks(self._work)
+        self._saved_marks = _marks(self._checkpoint_dir)
 
     def start(self) -> None:
-        """Copies what changed, now and then."""
+        """Starts to upload changes periodically."""
         self._thread = threading.Thread(target=self._keep_saving, name="checkpoints", daemon=True)
         self._thread.start()
 
     def stop(self, *, save: bool = True) -> None:
-        """Ends the copying, after a last copy. May be called twice."""
+        """Stops the uploads after a last one. May be called twice."""
         if self._thread is None:
             return
         self._done.set()
@@ -68,38 +70,38 @@ class Checkpoints:
                 self.save()
 
     def save(self) -> bool:
-        """Copies the folder as it is. Returns whether the copy is that of one moment.
+        """Uploads the folder as it is now. Returns False if a file changed in the meantime.
 
         Raises:
-            StoreError: the store is out of reach.
+            StoreError: the store is unreachable.
         """
-        marks = _marks(self._work)
-        if marks == self._saved:
+        marks = _marks(self._checkpoint_dir)
+        if marks == self._saved_marks:
             return True
         index: dict[str, str] = {}
         for file in marks:
-            digest = file_digest(self._work / file)
+            digest = file_digest(self._checkpoint_dir / file)
             if digest not in self._index.values() and digest not in index.values():
-                self._objects.upload(self._work / file, f"{self._name}/work/{digest}")
+                self._objects.upload(self._checkpoint_dir / file, f"{self._name}/work/{digest}")
             index[file] = digest
-        if _marks(self._work) != marks:
-            # A checkpoint was written meanwhile; the next time will do.
+        if _marks(self._checkpoint_dir) != marks:
+            # A checkpoint was written during the upload; the next call will upload it.
             return False
         self._objects.write(f"{self._name}/work.json", json.dumps(index).encode())
         for digest in set(self._index.values()) - set(index.values()):
             self._objects.remove(f"{self._name}/work/{digest}")
-        self._saved, self._index = marks, index
+        self._saved_marks, self._index = marks, index
         return True
 
     def _keep_saving(self) -> None:
         while not self._done.wait(SAVE_EVERY_S):
-            # A store out of reach: the step goes on, and the next time may do.
+            # If the store is unreachable, the step continues and the next upload may succeed.
             with suppress(OSError, StoreError):
                 self.save()
 
 
-def _marks(folder: Path) -> Marks:
-    """What tells whether files changed. Files in the making, by their names, are left out."""
+def _marks(folder: Path) -> FileMarks:
+    """Returns the marks of all files, except unfinished ones, which their names show."""
     marks = {}
     for name in sorted_files(folder):
         if name.endswith((".part", ".tmp")) or Path(name).name.startswith("."):

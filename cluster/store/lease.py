@@ -16,6 +16,7 @@ import os
 import subprocess
 import threading
 import time
+import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
@@ -26,13 +27,14 @@ from cluster.errors import LeaseHeldError, StoreError
 from cluster.store.files import write_atomic
 
 TTL_S = 30.0
+"""Seconds without a heartbeat after which a lease expires."""
 BEATS_PER_TTL = 6
 NAME = "lease.json"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Owner:
-    """A process. `space` names machine, boot and container, within which `pid` and `started` mean something."""
+    """A process. `namespace` identifies machine, boot and container, within which `pid` and `started` are unique."""
 
     host: str
     namespace: str
@@ -41,21 +43,36 @@ class Owner:
 
     @classmethod
     def current(cls) -> Owner:
-        """This process."""
+        """Returns this process."""
         pid = os.getpid()
         return cls(host=os.uname().nodename, namespace=_namespace(), pid=pid, started=_started(pid) or "")
 
+    @classmethod
+    def from_json(cls, text: str) -> Owner:
+        """Reads what `to_json` wrote. The text of another version of the program gives an unknown owner."""
+        try:
+            return cls(**json.loads(text))
+        except (ValueError, TypeError):
+            return UNKNOWN_OWNER
+
+    def to_json(self) -> str:
+        """Returns the owner as text, for example for a tag."""
+        return json.dumps(asdict(self))
+
     def is_dead(self) -> bool:
-        """Whether the process is known to be gone; False also where that cannot be told from here."""
+        """Returns True if the process is known to be gone. That is unknown on other machines."""
         return self.namespace == _namespace() and _started(self.pid) != self.started
 
     def __str__(self) -> str:
-        return f"process {self.pid} on {self.host}"
+        return f"process {self.pid} on {self.host}" if self.pid else "a process of another version"
+
+
+UNKNOWN_OWNER = Owner(host="", namespace="", pid=0, started="")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Lease:
-    """What the file says. `token` is new for every time a lease is taken."""
+    """The content of the file. `token` is new whenever a lease is acquired."""
 
     owner: Owner
     token: str
@@ -63,38 +80,39 @@ class Lease:
 
 
 class LeaseBackend(Protocol):
-    """The place of one lease. Equal slots are the same place."""
+    """Where one lease is stored. Equal backends store the same lease."""
 
     def read(self) -> Lease | None:
-        """The lease, if somebody has it."""
+        """Returns the lease, or None if it is free."""
 
     def compare_and_swap(self, token: str | None, lease: Lease | None, *, sync: bool = True) -> bool:
-        """Puts `lease` there (None: leaves the place free), if the one there was taken with `token` (None: is free).
+        """Replaces the lease that was acquired with `token` (None: a free one) by `lease` (None: free).
 
-        Of several who try at once, one succeeds. Without `sync` a power cut may undo it.
+        Returns False if the current lease has another token. If several processes try at once, one succeeds. Without
+        `sync` a power failure may undo the change.
         """
 
 
 @dataclass(frozen=True, slots=True)
 class FileLease:
-    """A lease on a local disk, in the folder of the results that it is about."""
+    """A lease on a local disk, in the folder of the step's result."""
 
-    place: Path
+    folder: Path
 
     def read(self) -> Lease | None:
-        """See `Slot`."""
-        return read_lease(self.place)
+        """See `LeaseBackend`."""
+        return read_lease(self.folder)
 
     def compare_and_swap(self, token: str | None, lease: Lease | None, *, sync: bool = True) -> bool:
-        """See `Slot`."""
+        """See `LeaseBackend`."""
         while True:
             if token is None:
-                self.place.mkdir(parents=True, exist_ok=True)
+                self.folder.mkdir(parents=True, exist_ok=True)
             try:
-                with locked(self.place):
+                with locked(self.folder):
                     return self._compare_and_swap(token, lease, sync)
             except FileNotFoundError:
-                # The folder was removed as a whole, with whatever lease it had.
+                # The folder was removed together with its lease.
                 if token is not None:
                     return False
 
@@ -103,26 +121,27 @@ class FileLease:
         if (current.token if current else None) != token:
             return False
         if lease is not None:
-            _write(self.place, lease, sync=sync)
+            write_atomic(self.folder / NAME, to_json(lease), sync=sync)
         else:
-            (self.place / NAME).unlink(missing_ok=True)
+            (self.folder / NAME).unlink(missing_ok=True)
         return True
 
 
 class Leases:
-    """All leases of one driver, kept alive by one thread.
+    """All leases of one driver, renewed by one thread.
 
     Args:
-        ttl_s: Seconds without a heartbeat after which others may take a step over.
-        clock: Monotonic seconds; tests hand in their own.
+        ttl_s: Seconds without a heartbeat after which another driver may take a step over.
+        clock: Monotonic seconds; tests pass their own.
     """
 
     def __init__(self, ttl_s: float = TTL_S, clock: Callable[[], float] = time.monotonic) -> None:
         self.owner = Owner.current()
         self.ttl_s = ttl_s
         self._clock = clock
-        self._held: dict[LeaseBackend, Lease] = {}
-        self._watched: dict[LeaseBackend, tuple[str, int, float]] = {}
+        self._acquired: dict[LeaseBackend, Lease] = {}
+        self._observed: dict[LeaseBackend, tuple[str, int, float]] = {}
+        """Leases of other drivers: token, heartbeat, and since when the heartbeat is unchanged."""
         self._lock = threading.Lock()
         self._done = threading.Event()
         self._thread: threading.Thread | None = None
@@ -136,25 +155,25 @@ class Leases:
         self._done.set()
         if self._thread is not None:
             self._thread.join()
-        for slot in list(self._held):
+        for slot in list(self._acquired):
             self.release(slot)
 
-    def acquire(self, where: LeaseBackend | Path, step: str) -> str:
-        """Takes the lease of a step. Returns its token.
+    def acquire(self, slot: LeaseBackend | Path, step: str) -> str:
+        """Acquires the lease of a step. Returns its token.
 
         Args:
-            where: From `Store.slot`, or the folder of the results.
+            slot: From `Store.slot`, or the folder of the result.
             step: Name of the step, for the error.
 
         Raises:
-            LeaseHeld: another driver has it, and is not known to be dead.
+            LeaseHeldError: another driver has it, and is not known to be dead.
             StoreError: the lease cannot be written.
         """
-        slot = _backend(where)
+        slot = _backend(slot)
         lease = Lease(owner=self.owner, token=os.urandom(16).hex())
         try:
             current = slot.read()
-            while current is None or self._expired(slot, current):
+            while current is None or self._is_expired(slot, current):
                 if slot.compare_and_swap(current.token if current else None, lease):
                     break
                 current = slot.read()
@@ -163,51 +182,52 @@ class Leases:
         except OSError as error:
             raise StoreError(
                 f"the lease of step {step} cannot be written ({error.strerror or error}).",
-                "Free some space, or correct the store's permissions, and run again: what is committed stays.",
+                "Free some disk space, or correct the permissions of the store, and run again: committed results are "
+                "kept.",
             ) from error
         with self._lock:
-            self._held[slot] = lease
-            self._watched.pop(slot, None)
+            self._acquired[slot] = lease
+            self._observed.pop(slot, None)
         return lease.token
 
-    def release(self, where: LeaseBackend | Path) -> None:
-        """Gives a lease back; one that was lost meanwhile is left to its new owner."""
-        slot = _backend(where)
+    def release(self, slot: LeaseBackend | Path) -> None:
+        """Releases a lease. Does nothing if another driver has it now."""
+        slot = _backend(slot)
         with self._lock:
-            mine = self._held.pop(slot, None)
-        if mine is not None:
-            # A store out of reach: the lease, which is beaten no more, expires by itself.
+            lease = self._acquired.pop(slot, None)
+        if lease is not None:
+            # If the store is unreachable, the lease expires because it gets no more heartbeats.
             with suppress(OSError, StoreError):
-                slot.compare_and_swap(mine.token, None)
+                slot.compare_and_swap(lease.token, None)
 
     def heartbeat(self) -> None:
-        """Raises the counters of all leases held."""
+        """Increments the counters of all acquired leases."""
         with self._lock:
-            held = list(self._held.items())
-        for slot, mine in held:
-            following = replace(mine, heartbeat=mine.heartbeat + 1)
+            acquired = list(self._acquired.items())
+        for slot, lease in acquired:
+            renewed = replace(lease, heartbeat=lease.heartbeat + 1)
             try:
-                kept = slot.compare_and_swap(mine.token, following, sync=False)
+                is_renewed = slot.compare_and_swap(lease.token, renewed, sync=False)
             except (OSError, StoreError):
-                # A full disk, a store out of reach: if it lasts the lease expires, and then the commit is refused.
+                # The disk is full or the store unreachable. If that lasts, the lease expires and the commit fails.
                 continue
             with self._lock:
-                if self._held.get(slot) is not mine:
+                if self._acquired.get(slot) is not lease:
                     continue
-                if kept:
-                    self._held[slot] = following
+                if is_renewed:
+                    self._acquired[slot] = renewed
                 else:
-                    del self._held[slot]
+                    del self._acquired[slot]
 
-    def _expired(self, slot: LeaseBackend, lease: Lease) -> bool:
+    def _is_expired(self, slot: LeaseBackend, lease: Lease) -> bool:
         if lease.owner.is_dead():
             return True
         now = self._clock()
-        token, beat, since = self._watched.get(slot, ("", -1, now))
-        if (token, beat) != (lease.token, lease.heartbeat):
-            self._watched[slot] = (lease.token, lease.heartbeat, now)
+        token, heartbeat, unchanged_since = self._observed.get(slot, ("", -1, now))
+        if (token, heartbeat) != (lease.token, lease.heartbeat):
+            self._observed[slot] = (lease.token, lease.heartbeat, now)
             return False
-        return now - since > self.ttl_s
+        return now - unchanged_since > self.ttl_s
 
     def _keep_beating(self) -> None:
         while not self._done.wait(self.ttl_s / BEATS_PER_TTL):
@@ -215,54 +235,54 @@ class Leases:
 
 
 def to_json(lease: Lease | None) -> bytes:
-    """A lease as a file."""
+    """Returns the content of a lease file."""
     return json.dumps(None if lease is None else asdict(lease), indent=2).encode()
 
 
 def from_json(data: bytes) -> Lease | None:
-    """What `to_json` wrote."""
-    about = json.loads(data)
-    return (
-        None
-        if about is None
-        else Lease(owner=Owner(**about["owner"]), token=about["token"], heartbeat=about["heartbeat"])
-    )
-
-
-def read_lease(place: Path) -> Lease | None:
-    """The lease on the results in the local folder `place`, if somebody has one."""
+    """Reads what `to_json` wrote. The lease of another version of the program has an unknown owner."""
+    fields = json.loads(data)
+    if fields is None:
+        return None
     try:
-        return from_json((place / NAME).read_bytes())
+        return Lease(owner=Owner(**fields["owner"]), token=fields["token"], heartbeat=fields["heartbeat"])
+    except (KeyError, TypeError):
+        # Every heartbeat changes the file, so its checksum serves as the counter.
+        return Lease(owner=UNKNOWN_OWNER, token=str(fields.get("token")), heartbeat=zlib.crc32(data))
+
+
+def read_lease(folder: Path) -> Lease | None:
+    """Returns the lease on the result in a local folder, or None if it is free."""
+    try:
+        return from_json((folder / NAME).read_bytes())
     except FileNotFoundError:
         return None
 
 
-def is_held(place: Path, token: str) -> bool:
-    """Whether the lease is still the one that was taken with `token`."""
-    lease = read_lease(place)
+def is_held(folder: Path, token: str) -> bool:
+    """Returns True if the lease was acquired with `token`."""
+    lease = read_lease(folder)
     return lease is not None and lease.token == token
 
 
-def _backend(where: LeaseBackend | Path) -> LeaseBackend:
-    return FileLease(where) if isinstance(where, Path) else where
-
-
-def _write(place: Path, lease: Lease, *, sync: bool = True) -> None:
-    write_atomic(place / NAME, to_json(lease), sync=sync)
+def _backend(slot: LeaseBackend | Path) -> LeaseBackend:
+    return FileLease(slot) if isinstance(slot, Path) else slot
 
 
 @contextmanager
-def locked(place: Path) -> Iterator[None]:
-    """Looking at a lease and acting upon it must not interleave. The system frees the lock of a process that dies.
+def locked(folder: Path) -> Iterator[None]:
+    """Locks a folder, so that no other process acts between reading and writing its lease.
+
+    The system releases the lock of a process that dies.
 
     Raises:
-        FileNotFoundError: the folder is not there, or was removed meanwhile.
+        FileNotFoundError: the folder does not exist, or was removed in the meantime.
     """
-    path = place / ".lease.lock"
+    path = folder / ".lease.lock"
     while True:
         with path.open("w") as file:
             fcntl.flock(file, fcntl.LOCK_EX)
-            # Who removed the folder while we waited held the lock of a file that no longer counts.
+            # Another process may have removed and recreated the folder, and this lock file with it.
             if not os.path.samestat(os.fstat(file.fileno()), path.stat()):
                 continue
             yield
@@ -270,7 +290,7 @@ def locked(place: Path) -> Iterator[None]:
 
 
 def _namespace() -> str:
-    """Names the machine, its boot and the container: process numbers mean the same where this is the same."""
+    """Identifies the machine, its boot and the container. Process ids are comparable only within one namespace."""
     parts = [os.uname().nodename]
     for path, read in (
         ("/proc/sys/kernel/random/boot_id", Path.read_text),
@@ -279,24 +299,23 @@ def _namespace() -> str:
         try:
             parts.append(str(read(Path(path))).strip())
         except OSError:
-            # Not a Linux system: the name of the host has to do.
+            # Systems other than Linux have neither; the host name has to suffice.
             continue
     return " ".join(parts)
 
 
 def _started(pid: int) -> str | None:
-    """When a process started, in a form that no clock change alters; None: there is none (or only its zombie)."""
+    """Returns when a process started, independent of clock changes; None if it does not exist or is a zombie."""
     try:
         stat = Path(f"/proc/{pid}/stat").read_text()
     except FileNotFoundError:
-        return None if Path("/proc/self/stat").exists() else _started_elsewhere(pid)
-    # The second field is the program's name in brackets, which may hold spaces.
+        return None if Path("/proc/self/stat").exists() else _started_by_ps(pid)
+    # The second field is the program name in parentheses, which may contain spaces.
     fields = stat.rpartition(")")[2].split()
     return None if fields[0] in "ZX" else fields[19]
 
 
-def _started_elsewhere(pid: int) -> str | None:
-    """The same on systems without /proc."""
-
-    shown = subprocess.run(["ps", "-o", "lstart=", "-p", str(pid)], capture_output=True, text=True, check=False)
-    return shown.stdout.strip() or None
+def _started_by_ps(pid: int) -> str | None:
+    """Does the same on systems without /proc."""
+    ps = subprocess.run(["ps", "-o", "lstart=", "-p", str(pid)], capture_output=True, text=True, check=False)
+    return ps.stdout.strip() or None

@@ -9,52 +9,52 @@ from pathlib import Path
 
 from cluster.errors import LeaseLostError, StoreError
 from cluster.store.base import StagedResult, Store
-from cluster.store.files import file_digest, link_files, remove, sync_folder, sync_tree, write_atomic
+from cluster.store.files import file_digest, link_files, remove, sync_to_disk, sync_tree, write_atomic
 from cluster.store.lease import FileLease, is_held, locked
 from cluster.store.manifest import Manifest
 
 
 class LocalStore(Store):
-    """Results below the folder `root`, which is absolute.
+    """Results below the folder `root`, an absolute path.
 
     Raises:
-        StoreError: it is a file.
+        StoreError: `root` is a file.
     """
 
     def __init__(self, root: Path) -> None:
         self.root = root.expanduser().absolute()
         if self.root.exists() and not self.root.is_dir():
-            raise StoreError(f"the store {self.root} is a file.", "Give a folder.")
+            raise StoreError(f"the store {self.root} is a file.", "Specify a folder.")
         self.url = str(self.root)
         self.local = self.root
 
-    def place(self, step: str, fingerprint: str) -> Path:
-        """The folder of one result."""
+    def folder(self, step: str, fingerprint: str) -> Path:
+        """Returns the folder of one result."""
         return self.root / step / fingerprint
 
     def slot(self, step: str, fingerprint: str) -> FileLease:
         """See `Store`."""
-        return FileLease(self.place(step, fingerprint))
+        return FileLease(self.folder(step, fingerprint))
 
     def begin(self, step: str, fingerprint: str, token: str) -> LocalStagedResult:
         """See `Store`."""
-        return LocalStagedResult(self.place(step, fingerprint), step, fingerprint, token)
+        return LocalStagedResult(self.folder(step, fingerprint), step, fingerprint, token)
 
     def adopt(self, source: Manifest, manifest: Manifest, token: str) -> Manifest:
         """See `Store`."""
         staged = self.begin(manifest.step, manifest.fingerprint, token)
         try:
-            link_files(self._folder(source), manifest.files, staged.out)
-            return staged._publish(manifest)
+            link_files(self.files(source.step, source.fingerprint), manifest.files, staged.out)
+            return staged.publish(manifest)
         finally:
             staged.discard()
 
     def files(self, step: str, fingerprint: str) -> Path:
-        """See `Store`. Nothing is looked at: who plans has done so."""
-        return self.place(step, fingerprint) / "files"
+        """See `Store`. Checks nothing, because the plan did."""
+        return self.folder(step, fingerprint) / "files"
 
     def upload(self, path: Path) -> None:
-        """See `Store`. It is there already."""
+        """See `Store`. Does nothing: `local` is the store."""
 
     def uri_of(self, path: Path) -> str:
         """See `Store`."""
@@ -62,14 +62,13 @@ class LocalStore(Store):
 
     def delete(self, step: str, fingerprint: str) -> None:
         """See `Store`."""
-        with locked(self.place(step, fingerprint)):
+        folder = self.folder(step, fingerprint)
+        with locked(folder):
             super().delete(step, fingerprint)
-        # Folders that only held this result, such as pet/review/0 and pet/review.
-        folder = self.place(step, fingerprint).parent
+        # Remove parent folders that are empty now, such as pet/review/0 and pet/review.
         with suppress(OSError):
-            while folder != self.root:
+            while (folder := folder.parent) != self.root:
                 folder.rmdir()
-                folder = folder.parent
 
     def _read(self, name: str) -> bytes:
         try:
@@ -95,7 +94,7 @@ class LocalStore(Store):
         total = 0
         for base, _, files in os.walk(self.root / name):
             for file in files:
-                # Whoever works there may remove it meanwhile.
+                # A running step may remove the file in the meantime.
                 with suppress(FileNotFoundError):
                     total += (Path(base) / file).lstat().st_size
         return total
@@ -104,38 +103,39 @@ class LocalStore(Store):
         sizes = {}
         for name in manifest.files:
             with suppress(FileNotFoundError, NotADirectoryError):
-                sizes[name] = (self._folder(manifest) / name).stat().st_size
+                sizes[name] = self._file(manifest, name).stat().st_size
         return sizes
 
     def _digest(self, manifest: Manifest, name: str) -> str:
-        return file_digest(self._folder(manifest) / name)
+        return file_digest(self._file(manifest, name))
 
-    def _folder(self, manifest: Manifest) -> Path:
-        return self.files(manifest.step, manifest.fingerprint)
+    def _file(self, manifest: Manifest, name: str) -> Path:
+        return self.files(manifest.step, manifest.fingerprint) / name
 
 
 class LocalStagedResult(StagedResult):
-    """Files are written beside those of the committed result, and take their place by a change of name."""
+    """Writes files next to the committed result and renames them to commit."""
 
-    def __init__(self, place: Path, step: str, fingerprint: str, token: str) -> None:
-        super().__init__(place, step, fingerprint, token)
-        self._place = place
+    def __init__(self, folder: Path, step: str, fingerprint: str, token: str) -> None:
+        super().__init__(folder, step, fingerprint, token)
+        self._folder = folder
 
     def discard(self) -> None:
-        """See `Draft`."""
+        """See `StagedResult`."""
         remove(self.out)
 
-    def _publish(self, manifest: Manifest) -> Manifest:
+    def publish(self, manifest: Manifest) -> Manifest:
+        """See `StagedResult`."""
         sync_tree(self.out)
-        with locked(self._place):
-            if not is_held(self._place, self._token):
+        with locked(self._folder):
+            if not is_held(self._folder, self._token):
                 raise LeaseLostError(self.step)
-            # Whatever lies there has no manifest, or a condemned one, which must go first.
-            remove(self._place / "manifest.json")
-            remove(self._place / "files")
-            self.out.rename(self._place / "files")
-            sync_folder(self._place)
-            write_atomic(self._place / "manifest.json", manifest.to_json())
-        (self._place / "failure.json").unlink(missing_ok=True)
+            # An older result is damaged or forced to rerun. Its manifest must go before its files.
+            remove(self._folder / "manifest.json")
+            remove(self._folder / "files")
+            self.out.rename(self._folder / "files")
+            sync_to_disk(self._folder)
+            write_atomic(self._folder / "manifest.json", manifest.to_json())
+        (self._folder / "failure.json").unlink(missing_ok=True)
         remove(self.checkpoint_dir)
         return manifest

@@ -6,9 +6,9 @@ object only if no one else replaced it first:
 - S3 has conditional writes (If-None-Match since August 2024, If-Match since November 2024). S3-compatible servers may
   ignore the condition, so this module tests them once with an object of its own.
 - `memory://` exists in one process, where a lock is enough.
-- For any other server `swap` writes, waits until concurrent writes have ended, and reads which write came last. This
-  separates two drivers that take one lease at the same time, unless a write takes longer than `SETTLE_S`. In that case
-  a step may run twice. This costs time but damages no result, because a commit is one object.
+- For any other server `compare_and_swap` writes, waits until concurrent writes have ended, and reads which write came
+  last. This separates two drivers that acquire one lease at the same time, unless a write takes longer than `SETTLE_S`.
+  In that case a step may run twice. This costs time but damages no result, because a commit is one object.
 """
 
 from __future__ import annotations
@@ -32,16 +32,30 @@ from cluster.errors import StoreError, StoreUnreachableError
 
 ATTEMPTS = 6
 PAUSE_S = 0.5
-"""Pause before the second attempt; doubled for each one after, so that a store may be away for 15 seconds."""
+"""Pause before the second attempt, doubled before each further one, so a server may be unreachable for 15 seconds."""
 SETTLE_S = 2.0
+"""Wait for concurrent writes to a server without conditional writes."""
 NUM_THREADS = 8
 CHUNK = 1 << 20
 _TRANSIENT_ERRNOS = {
     None, errno.EIO, errno.EREMOTEIO, errno.EBUSY, errno.EAGAIN, errno.EINTR, errno.ETIMEDOUT, errno.EPIPE,
     errno.ECONNREFUSED, errno.ECONNRESET, errno.ECONNABORTED, errno.ENETUNREACH, errno.EHOSTUNREACH,
 }  # fmt: skip
-_CLIENTS = ("botocore", "aiobotocore", "aiohttp", "httpx", "requests", "urllib3", "google", "gcsfs", "azure", "adlfs")
-_HOPELESS = ("Credential", "Validation", "Auth", "Token", "Profile")
+_CLIENT_PACKAGES = (
+    "botocore",
+    "aiobotocore",
+    "aiohttp",
+    "httpx",
+    "requests",
+    "urllib3",
+    "google",
+    "gcsfs",
+    "azure",
+    "adlfs",
+)
+_PERMANENT_ERRORS = ("Credential", "Validation", "Auth", "Token", "Profile")
+_CONDITION_FAILED = ("NoSuchKey", "404", "PreconditionFailed", "412", "ConditionalRequestConflict", "409")
+"""Error codes of S3: the object does not exist, was changed, or is being written by another client now."""
 _IN_PROCESS = threading.Lock()
 _CONDITIONAL: dict[tuple[str, str], bool] = {}
 T = TypeVar("T")
@@ -50,57 +64,53 @@ T = TypeVar("T")
 class ObjectStore:
     """Objects by their names below `url`.
 
+    All methods raise StoreError if the server refuses a request, or fails in all attempts.
+
     Raises:
-        StoreError: nothing that is installed reads such URLs.
+        StoreError: no installed library supports the URL.
     """
 
     def __init__(self, url: str) -> None:
-
         self.url = url.rstrip("/")
         self._is_s3 = url.startswith(("s3://", "s3a://"))
         self._is_memory = url.startswith("memory://")
         try:
             self._fs, self._root = fsspec.url_to_fs(self.url, **_options(self._is_s3))
         except (ImportError, ValueError) as error:
-            extra = " pip install 'clozeline[s3]' reads s3://." if self._is_s3 else ""
-            raise StoreError(
-                f"no store can be opened at {url} ({error}).", f"Give a folder or a URL.{extra}"
-            ) from error
+            remedy = "Run: pip install 'clozeline[s3]'." if self._is_s3 else "Specify a folder or another URL."
+            raise StoreError(f"no store can be opened at {url} ({error}).", remedy) from error
         if self._is_s3:
             self._fs.retries = 1
 
     def read(self, name: str) -> bytes:
-        """Raises FileNotFoundError, and StoreError if the store is out of reach; so do all others here."""
+        """Returns the content of an object. Raises FileNotFoundError."""
         return bytes(self._with_retries(f"read {name}", lambda: self._fs.cat_file(self._path(name))))
 
     def write(self, name: str, data: bytes) -> None:
-        """Puts an object there, wholly or not at all."""
+        """Writes an object, completely or not at all."""
         self._with_retries(f"write {name}", lambda: self._fs.pipe_file(self._path(name), data), writes=True)
 
     def sizes(self, name: str) -> dict[str, int]:
-        """All objects below a name, with their sizes in bytes; their names are relative to it."""
-        path = self._path(name)
-
-        found = self._with_retries(f"list {name}", lambda: self._find(path))
+        """Returns the sizes in bytes of all objects below a name, by their names relative to it."""
+        prefix = f"{self._path(name)}/"
+        objects = self._with_retries(f"list {name}", lambda: self._find(self._path(name)))
         return {
-            key.removeprefix(f"{path}/"): int(about["size"])
-            for key, about in found.items()
-            if key.startswith(f"{path}/")
+            path.removeprefix(prefix): int(info["size"]) for path, info in objects.items() if path.startswith(prefix)
         }
 
     def children(self, name: str) -> list[str]:
-        """The next parts of names below a name."""
+        """Returns the next part of every object name below a name."""
 
-        def names() -> list[str]:
+        def list_paths() -> list[str]:
             try:
                 return list(self._fs.ls(self._path(name), detail=False))
             except (FileNotFoundError, NotADirectoryError):
                 return []
 
-        return [path.rstrip("/").rpartition("/")[2] for path in self._with_retries(f"list {name}", names)]
+        return [path.rstrip("/").rpartition("/")[2] for path in self._with_retries(f"list {name}", list_paths)]
 
     def upload(self, path: Path, name: str) -> None:
-        """Copies a local file there."""
+        """Copies a local file to an object."""
         self._with_retries(f"write {name}", lambda: self._fs.put_file(str(path), self._path(name)), writes=True)
 
     def copy_all(self, source: str, names: Iterable[str], target: str) -> None:
@@ -113,46 +123,46 @@ class ObjectStore:
         with ThreadPoolExecutor(NUM_THREADS) as pool:
             list(pool.map(copy, names))
 
-    def upload_all(self, folder: Path, names: Iterable[str], below: str) -> None:
-        """Copies local files there, several at a time."""
+    def upload_all(self, folder: Path, names: Iterable[str], prefix: str) -> None:
+        """Copies files of a local folder to objects below `prefix`, several at a time."""
         with ThreadPoolExecutor(NUM_THREADS) as pool:
-            list(pool.map(lambda name: self.upload(folder / name, f"{below}/{name}"), names))
+            list(pool.map(lambda name: self.upload(folder / name, f"{prefix}/{name}"), names))
 
     def download(self, name: str, path: Path) -> str:
-        """Copies an object to a local file. Returns the sha256 of what was written, in hex."""
+        """Copies an object to a local file. Returns its sha256 in hex."""
 
         def fetch() -> str:
-            total = hashlib.sha256()
+            digest = hashlib.sha256()
             path.parent.mkdir(parents=True, exist_ok=True)
             with self._fs.open(self._path(name), "rb", block_size=8 * CHUNK) as source, path.open("wb") as sink:
                 while block := source.read(CHUNK):
-                    total.update(block)
+                    digest.update(block)
                     sink.write(block)
-            return total.hexdigest()
+            return digest.hexdigest()
 
         return self._with_retries(f"read {name}", fetch)
 
     def digest(self, name: str) -> str:
-        """sha256 of an object, in hex."""
+        """Reads an object and returns its sha256 in hex."""
         return self.download(name, Path(os.devnull))
 
     def remove(self, name: str, last: str = "") -> None:
-        """Removes an object, and all below that name; the one whose name ends in `last` after all others."""
+        """Removes an object and all objects below its name; removes the one with the name `last` after all others."""
 
-        def clear() -> None:
+        def remove_all() -> None:
             paths = sorted(self._find(self._path(name)), key=lambda path: bool(last) and path.endswith(f"/{last}"))
             for path in paths:
                 with suppress(FileNotFoundError):
                     self._fs.rm_file(path)
             if not self._is_s3:
-                # Where folders are more than parts of names, empty ones would stay.
+                # Other servers have real folders, which would remain empty.
                 with suppress(FileNotFoundError):
                     self._fs.rm(self._path(name), recursive=True)
 
-        self._with_retries(f"remove {name}", clear)
+        self._with_retries(f"remove {name}", remove_all)
 
-    def load(self, name: str) -> tuple[bytes, str] | tuple[None, None]:
-        """An object and a tag that changes whenever it is written; None and None if there is none."""
+    def read_tagged(self, name: str) -> tuple[bytes, str] | tuple[None, None]:
+        """Returns an object and a tag that changes with every write; (None, None) if it does not exist."""
 
         def get() -> tuple[bytes, str] | tuple[None, None]:
             try:
@@ -160,35 +170,38 @@ class ObjectStore:
                     data = bytes(self._fs.cat_file(self._path(name)))
                     return data, hashlib.sha256(data).hexdigest()
                 bucket, key, _ = self._fs.split_path(self._path(name))
-                answer = self._fs.call_s3("get_object", Bucket=bucket, Key=key)
-                return _body(self._fs, answer), str(answer["ETag"])
+                response = self._fs.call_s3("get_object", Bucket=bucket, Key=key)
+                return bytes(sync(self._fs.loop, response["Body"].read)), str(response["ETag"])
             except FileNotFoundError:
                 return None, None
 
         return self._with_retries(f"read {name}", get)
 
-    def swap(self, name: str, tag: str | None, data: bytes) -> bool:
-        """Writes an object, if the one that is there still has that tag (None: if there is none). See above."""
-        if self._is_s3 and self._has_conditions():
+    def compare_and_swap(self, name: str, tag: str | None, data: bytes) -> bool:
+        """Writes an object if it still has this tag (None: if it does not exist). Returns False if it does not.
+
+        The docstring of the module describes how this depends on the server.
+        """
+        if self._is_s3 and self._has_conditional_writes():
             return self._put_if(name, tag, data)
         with _IN_PROCESS:
-            if self.load(name)[1] != tag:
+            if self.read_tagged(name)[1] != tag:
                 return False
             self.write(name, data)
             if self._is_memory:
                 return True
             time.sleep(SETTLE_S)
-            return self.load(name)[0] == data
+            return self.read_tagged(name)[0] == data
 
-    def _has_conditions(self) -> bool:
-        """Whether the server honours both conditions; asked once."""
+    def _has_conditional_writes(self) -> bool:
+        """Returns True if the server supports both conditions. Tests each server once."""
         server = (self._fs._fs_token, self._root.partition("/")[0])
         if server not in _CONDITIONAL:
             probe = f".probe/{os.urandom(8).hex()}"
             try:
-                first = self._put_if(probe, None, b"1")
-                again = self._put_if(probe, None, b"2") or self._put_if(probe, '"0"', b"3")
-                _CONDITIONAL[server] = first and not again
+                creates = self._put_if(probe, None, b"1")
+                overwrites = self._put_if(probe, None, b"2") or self._put_if(probe, '"0"', b"3")
+                _CONDITIONAL[server] = creates and not overwrites
             except StoreError as error:
                 cause = error.__cause__
                 if not isinstance(cause, OSError) or cause.errno not in (errno.ENOSYS, errno.EINVAL):
@@ -205,15 +218,7 @@ class ObjectStore:
             try:
                 self._fs.call_s3("put_object", Bucket=bucket, Key=key, Body=data, **condition)
             except Exception as error:
-                # Missing, where a tag was asked for; not as it was; being written by another at this moment.
-                if _code(error) in (
-                    "NoSuchKey",
-                    "404",
-                    "PreconditionFailed",
-                    "412",
-                    "ConditionalRequestConflict",
-                    "409",
-                ):
+                if _code(error) in _CONDITION_FAILED:
                     return False
                 raise
             return True
@@ -221,7 +226,7 @@ class ObjectStore:
         return self._with_retries(f"write {name}", put, writes=True)
 
     def _find(self, path: str) -> dict[str, Any]:
-        """The object of that path and all below it, by their paths."""
+        """Returns the object with this path and all objects below it, by path."""
         try:
             return dict(self._fs.find(path, detail=True))
         except FileNotFoundError:
@@ -230,15 +235,17 @@ class ObjectStore:
     def _path(self, name: str) -> str:
         return f"{self._root.rstrip('/')}/{name}"
 
-    def _with_retries(self, what: str, action: Callable[[], T], *, writes: bool = False) -> T:
-        """Tries an action a few times. For anything but a missing object, the last error becomes a StoreError."""
+    def _with_retries(self, description: str, action: Callable[[], T], *, writes: bool = False) -> T:
+        """Tries an action a few times. Every error except that of a missing object becomes a StoreError."""
         for attempt in range(ATTEMPTS):
             try:
                 return action()
             except FileNotFoundError as error:
                 if not writes:
                     raise
-                raise StoreError(f"{self.url} is not there, so that nobody can {what}.", "Make the bucket.") from error
+                raise StoreError(
+                    f"the store {self.url} does not exist (cannot {description}).", "Create the bucket."
+                ) from error
             except StoreError:
                 raise
             except Exception as error:
@@ -246,50 +253,46 @@ class ObjectStore:
                     raise
                 if not is_transient(error):
                     raise StoreError(
-                        f"the store {self.url} refuses to {what} ({type(error).__name__}: {error}).",
-                        "Check its address, your credentials and what they may do.",
+                        f"the store {self.url} refuses to {description} ({type(error).__name__}: {error}).",
+                        "Check its address, your credentials and their permissions.",
                     ) from error
                 if attempt + 1 == ATTEMPTS:
                     reason = f"{type(error).__name__}: {error}"
-                    raise StoreUnreachableError(self.url, f"{ATTEMPTS} attempts to {what}", reason) from error
+                    raise StoreUnreachableError(self.url, f"{ATTEMPTS} attempts to {description}", reason) from error
                 time.sleep(PAUSE_S * 2**attempt)
         raise AssertionError("the last attempt returns or raises")
 
 
 def is_transient(error: BaseException) -> bool:
-    """Whether a server may answer better a moment later."""
+    """Returns True if a later request may succeed."""
     if isinstance(error, PermissionError | FileExistsError | IsADirectoryError | NotADirectoryError):
         return False
     if isinstance(error, OSError | TimeoutError):
         return error.errno in _TRANSIENT_ERRNOS
-    kind = type(error)
-    return kind.__module__.partition(".")[0] in _CLIENTS and not any(word in kind.__name__ for word in _HOPELESS)
+    error_class = type(error)
+    is_of_client = error_class.__module__.partition(".")[0] in _CLIENT_PACKAGES
+    return is_of_client and not any(word in error_class.__name__ for word in _PERMANENT_ERRORS)
 
 
 def _is_local(error: Exception) -> bool:
-    """A full disk on this side of the wire."""
+    """Returns True for a full disk on this machine."""
     return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 
 
 def _code(error: Exception) -> str:
-    """What S3 calls the error."""
-    answer = getattr(error.__cause__, "response", None) or getattr(error, "response", None)
-    return str(answer.get("Error", {}).get("Code", "")) if isinstance(answer, dict) else ""
-
-
-def _body(fs: Any, answer: Any) -> bytes:
-
-    return bytes(sync(fs.loop, answer["Body"].read))
+    """Returns the error code of S3."""
+    response = getattr(error.__cause__, "response", None) or getattr(error, "response", None)
+    return str(response.get("Error", {}).get("Code", "")) if isinstance(response, dict) else ""
 
 
 def _options(is_s3: bool) -> dict[str, Any]:
-    """What the file system is made with: nothing remembered of listings, and none of S3's own repetitions."""
+    """Returns the options of the file system: no cache of listings, and no retries by the S3 client."""
     options: dict[str, Any] = {"use_listings_cache": False}
     if is_s3:
-        given = dict(conf.get("s3", {}))
-        options["config_kwargs"] = {**given.get("config_kwargs", {}), "retries": {"max_attempts": 0}}
-        # fsspec keeps a file system for each set of options, and so has to be told of the server.
+        user_options = dict(conf.get("s3", {}))
+        options["config_kwargs"] = {**user_options.get("config_kwargs", {}), "retries": {"max_attempts": 0}}
+        # fsspec caches file systems by their options, so the options must contain the server.
         server = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
-        if server and "endpoint_url" not in given:
+        if server and "endpoint_url" not in user_options:
             options["endpoint_url"] = server
     return options

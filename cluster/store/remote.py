@@ -28,12 +28,14 @@ from cluster.store.lease import Lease, from_json, locked, to_json
 from cluster.store.manifest import Manifest
 from cluster.store.object_store import NUM_THREADS, ObjectStore
 
-SWAPS = 5
+MAX_SWAPS = 5
 
 
 @dataclass(frozen=True, slots=True)
 class ObjectLease:
-    """A lease kept as an object. A free one holds `null`, for not every server removes under a condition."""
+    """A lease that is stored as an object. A free lease contains `null`, because some servers cannot delete an object
+    under a condition.
+    """
 
     objects: ObjectStore
     name: str
@@ -46,23 +48,23 @@ class ObjectLease:
 
     def read(self) -> Lease | None:
         """See `cluster.store.lease.LeaseBackend`."""
-        return self._load()[0]
+        return self._read_tagged()[0]
 
     def compare_and_swap(self, token: str | None, lease: Lease | None, *, sync: bool = True) -> bool:
         """See `cluster.store.lease.LeaseBackend`."""
-        for _ in range(SWAPS):
-            current, tag = self._load()
+        for _ in range(MAX_SWAPS):
+            current, tag = self._read_tagged()
             if lease is not None and current == lease:
-                # An answer was lost on the way, and the repeated write met its own first one.
+                # The first write succeeded but its response was lost, and this is the retry.
                 return True
             if (current.token if current else None) != token:
                 return False
-            if self.objects.swap(self.name, tag, to_json(lease)):
+            if self.objects.compare_and_swap(self.name, tag, to_json(lease)):
                 return True
         return False
 
-    def _load(self) -> tuple[Lease | None, str | None]:
-        data, tag = self.objects.load(self.name)
+    def _read_tagged(self) -> tuple[Lease | None, str | None]:
+        data, tag = self.objects.read_tagged(self.name)
         return (None if data is None else from_json(data)), tag
 
 
@@ -70,18 +72,18 @@ class RemoteStore(Store):
     """Results below a URL.
 
     Raises:
-        StoreError: nothing that is installed reads such URLs.
+        StoreError: no installed library supports the URL.
     """
 
     def __init__(self, url: str) -> None:
         self.objects = ObjectStore(url)
         self.url = self.objects.url
-        self.local = _home() / "stores" / _slug(self.url)
+        self.local = _cache_root() / "stores" / _folder_name(self.url)
 
-    def inspect_all(self, wanted: Iterable[tuple[str, str]], verify: bool = False) -> list[LookupResult]:
-        """See `Store`. Several at a time, for each takes two answers of the server."""
+    def inspect_all(self, keys: Iterable[tuple[str, str]], verify: bool = False) -> list[LookupResult]:
+        """See `Store`. Looks up several at a time, because each needs two requests."""
         with ThreadPoolExecutor(NUM_THREADS) as pool:
-            return list(pool.map(lambda one: self.inspect(one[0], one[1], verify), wanted))
+            return list(pool.map(lambda key: self.inspect(key[0], key[1], verify), keys))
 
     def slot(self, step: str, fingerprint: str) -> ObjectLease:
         """See `Store`."""
@@ -94,17 +96,17 @@ class RemoteStore(Store):
     def adopt(self, source: Manifest, manifest: Manifest, token: str) -> Manifest:
         """See `Store`. The server copies the files."""
         name = f"{manifest.step}/{manifest.fingerprint}"
-        tag = self.objects.load(f"{name}/manifest.json")[1]
+        tag = self.objects.read_tagged(f"{name}/manifest.json")[1]
         manifest = replace(manifest, folder=f"files/{token[:16]}")
         origin = f"{source.step}/{source.fingerprint}/{source.folder}"
         self.objects.copy_all(origin, manifest.files, f"{name}/{manifest.folder}")
         self.commit_manifest(manifest, token, tag)
-        with suppress(StoreError):
-            self.tidy(manifest)
         return manifest
 
     def commit_manifest(self, manifest: Manifest, token: str, tag: str | None) -> None:
         """Writes the manifest, if the lease still has `token` and the manifest still has `tag` (None: is missing).
+
+        Then removes what earlier attempts left.
 
         Raises:
             LeaseLostError: another driver took the step over.
@@ -112,18 +114,14 @@ class RemoteStore(Store):
         lease = self.slot(manifest.step, manifest.fingerprint).read()
         if lease is None or lease.token != token:
             raise LeaseLostError(manifest.step)
-        data, name = manifest.to_json(), f"{manifest.step}/{manifest.fingerprint}/manifest.json"
-        if not self.objects.swap(name, tag, data) and self.objects.load(name)[0] != data:
+        folder, data = f"{manifest.step}/{manifest.fingerprint}", manifest.to_json()
+        is_written = self.objects.compare_and_swap(f"{folder}/manifest.json", tag, data)
+        # The response to a successful write may be lost.
+        if not is_written and self.objects.read_tagged(f"{folder}/manifest.json")[0] != data:
             raise LeaseLostError(manifest.step)
-
-    def tidy(self, manifest: Manifest) -> None:
-        """Removes what earlier attempts left."""
-        name = f"{manifest.step}/{manifest.fingerprint}"
-        for leftover in ("failure.json", "work.json", "work"):
-            self.objects.remove(f"{name}/{leftover}")
-        for other in self.objects.children(f"{name}/files"):
-            if f"files/{other}" != manifest.folder:
-                self.objects.remove(f"{name}/files/{other}")
+        # The result is committed; objects that remain only cost space.
+        with suppress(StoreError):
+            self._remove_leftovers(folder, manifest)
 
     def files(self, step: str, fingerprint: str) -> Path:
         """See `Store`."""
@@ -131,15 +129,15 @@ class RemoteStore(Store):
             manifest = self._manifest(step, fingerprint)
         except FileNotFoundError:
             raise StoreError(f"step {step} has no committed result.", "Run the pipeline first.") from None
-        place = self.cached(manifest)
-        place.parent.mkdir(parents=True, exist_ok=True)
-        with locked(place.parent):
-            if not _is_whole(place, manifest):
-                self._fetch(manifest, place)
-        return place
+        folder = self.cached(manifest)
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with locked(folder.parent):
+            if not _is_complete(folder, manifest):
+                self._download(manifest, folder)
+        return folder
 
     def cached(self, manifest: Manifest) -> Path:
-        """Where the files of a result are kept on this machine."""
+        """Returns the folder on this machine for the files of a result."""
         return self.local / "results" / manifest.step / manifest.fingerprint / manifest.content_digest[:16]
 
     def upload(self, path: Path) -> None:
@@ -154,28 +152,36 @@ class RemoteStore(Store):
         return f"{self.url}/{self._name(path)}"
 
     def delete(self, step: str, fingerprint: str) -> None:
-        """See `Store`. The copies on this machine go too."""
+        """See `Store`. Removes the copies on this machine, too."""
         super().delete(step, fingerprint)
-        for kind in ("results", "scratch"):
-            remove(self.local / kind / step / fingerprint)
+        for name in ("results", "scratch"):
+            remove(self.local / name / step / fingerprint)
 
-    def _fetch(self, manifest: Manifest, place: Path) -> None:
-        """Into a folder of another name, compared to the manifest, which gets its name when all is there."""
-        part = place.with_name(f".{place.name}.part")
+    def _remove_leftovers(self, folder: str, manifest: Manifest) -> None:
+        """Removes what earlier attempts left in the folder of a committed result."""
+        for name in ("failure.json", "work.json", "work"):
+            self.objects.remove(f"{folder}/{name}")
+        for token in self.objects.children(f"{folder}/files"):
+            if f"files/{token}" != manifest.folder:
+                self.objects.remove(f"{folder}/files/{token}")
+
+    def _download(self, manifest: Manifest, folder: Path) -> None:
+        """Downloads and checks files in another folder, which is renamed when it is complete."""
+        part = folder.with_name(f".{folder.name}.part")
         remove(part)
-        remove(place)
+        remove(folder)
         part.mkdir(parents=True)
         problems = []
         try:
             for name, entry in manifest.files.items():
                 try:
                     if self.objects.download(self._file(manifest, name), part / name) != entry.sha256:
-                        problems.append(f"{name} has other content than was written")
+                        problems.append(f"{name} has changed content")
                 except FileNotFoundError:
                     problems.append(f"{name} is missing")
             if problems:
                 raise CorruptResultError(manifest.step, tuple(problems))
-            part.rename(place)
+            part.rename(folder)
         finally:
             remove(part)
 
@@ -186,7 +192,7 @@ class RemoteStore(Store):
         self.objects.write(name, data)
 
     def _remove(self, name: str) -> None:
-        # Whoever sees no lease may take the step at once.
+        # Delete the lease last: once it is gone, another driver can acquire the step.
         self.objects.remove(name, last="lease.json")
 
     def _children(self, name: str) -> list[str]:
@@ -209,57 +215,55 @@ class RemoteStore(Store):
 
 
 class RemoteStagedResult(StagedResult):
-    """Files are made on this machine and go up when all are there; checkpoints go up while the step runs."""
+    """Writes files on this machine and uploads them to commit. Uploads checkpoints while the step runs."""
 
     def __init__(self, store: RemoteStore, step: str, fingerprint: str, token: str) -> None:
         self._store = store
         self._name = f"{step}/{fingerprint}"
-        self._tag = store.objects.load(f"{self._name}/manifest.json")[1]
+        self._manifest_tag = store.objects.read_tagged(f"{self._name}/manifest.json")[1]
         super().__init__(store.local / "scratch" / step / fingerprint, step, fingerprint, token)
         self._checkpoints = Checkpoints(store.objects, self._name, self.checkpoint_dir)
         self._checkpoints.restore()
         self._checkpoints.start()
 
     def discard(self) -> None:
-        """See `Draft`."""
+        """See `StagedResult`."""
         self._checkpoints.stop()
         remove(self.out)
 
-    def _publish(self, manifest: Manifest) -> Manifest:
-        objects = self._store.objects
+    def publish(self, manifest: Manifest) -> Manifest:
+        """See `StagedResult`."""
         manifest = replace(manifest, folder=f"files/{self._token[:16]}")
         self._checkpoints.stop(save=False)
-        objects.upload_all(self.out, manifest.files, f"{self._name}/{manifest.folder}")
-        self._store.commit_manifest(manifest, self._token, self._tag)
-        self._keep(manifest)
-        # The result is committed. Leftovers only cost space.
-        with suppress(StoreError):
-            self._store.tidy(manifest)
+        self._store.objects.upload_all(self.out, manifest.files, f"{self._name}/{manifest.folder}")
+        # The tag proves that no other driver committed since this attempt started.
+        self._store.commit_manifest(manifest, self._token, self._manifest_tag)
+        self._move_to_cache(manifest)
         return manifest
 
-    def _keep(self, manifest: Manifest) -> None:
-        """The files are on this machine already, so the steps that read them here need not fetch them."""
-        place = self._store.cached(manifest)
-        place.parent.mkdir(parents=True, exist_ok=True)
-        with locked(place.parent):
-            remove(place)
-            self.out.rename(place)
+    def _move_to_cache(self, manifest: Manifest) -> None:
+        """Keeps the files on this machine, so that steps that run here need not download them."""
+        folder = self._store.cached(manifest)
+        folder.parent.mkdir(parents=True, exist_ok=True)
+        with locked(folder.parent):
+            remove(folder)
+            self.out.rename(folder)
         remove(self.checkpoint_dir.parent)
 
 
-def _is_whole(place: Path, manifest: Manifest) -> bool:
+def _is_complete(folder: Path, manifest: Manifest) -> bool:
     try:
-        return all((place / name).stat().st_size == entry.size for name, entry in manifest.files.items())
+        return all((folder / name).stat().st_size == entry.size for name, entry in manifest.files.items())
     except (FileNotFoundError, NotADirectoryError):
         return False
 
 
-def _home() -> Path:
-    """This machine's folder for what can be fetched again."""
+def _cache_root() -> Path:
+    """Returns this machine's folder for files that can be downloaded again."""
     return Path(os.environ.get("CLOZELINE_CACHE") or Path.home() / ".cache" / "clozeline").expanduser().absolute()
 
 
-def _slug(url: str) -> str:
-    """A folder's name that a person recognises, different for different URLs."""
+def _folder_name(url: str) -> str:
+    """Returns a readable folder name that is unique for each URL."""
     readable = re.sub(r"[^A-Za-z0-9.]+", "-", redact(url)).strip("-")[:60]
     return f"{readable}-{hashlib.sha256(url.encode()).hexdigest()[:8]}"

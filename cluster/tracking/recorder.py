@@ -18,54 +18,56 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 WINDOW_S = 20.0
-"""The pace is that of the last so many seconds: the first batches of a phase are slower than those that follow."""
-APART_S = 0.1
-"""Two moments that are kept lie so far apart: a loop may tell of every batch."""
+"""Throughput is measured over the last `WINDOW_S` seconds, because the first batches of a phase are slower."""
+MIN_INTERVAL_S = 0.1
+"""Minimum time between two samples: a loop may report every batch."""
+SEND_EVERY_S = 0.5
 
 
 class ThroughputMeter:
-    """Gets each word of progress of one step.
+    """Computes throughput and remaining time from the progress of a step.
 
     Args:
-        clock: Monotonic seconds; tests hand in their own.
+        clock: Monotonic seconds; tests pass their own.
     """
 
     def __init__(self, clock: Callable[[], float] = time.monotonic) -> None:
         self._clock = clock
         self._phase: object = None
-        self._kept: deque[tuple[float, int, float]] = deque()
+        self._samples: deque[tuple[float, int, float]] = deque()
+        """(time in seconds, done, examples), oldest first."""
 
     def update(self, phase: object, done: int, total: int, examples: float) -> dict[str, float]:
-        """`examples_per_s`, and `eta_s` until the phase ends; nothing at the first word of a phase.
+        """Returns `examples_per_s`, and `eta_s` until the phase ends; empty at the first call of a phase.
 
         Args:
-            phase: What the step does now; another phase has another pace.
-            done: How far it is, of `total`.
-            total: Where it ends.
-            examples: Examples so far.
+            phase: What the step does now. Each phase has its own throughput.
+            done: Progress, of `total`.
+            total: Where the phase ends.
+            examples: Number of examples so far.
         """
-        now = self._clock()
-        if phase != self._phase or (self._kept and done < self._kept[-1][1]):
-            self._kept.clear()
+        now, samples = self._clock(), self._samples
+        if phase != self._phase or (samples and done < samples[-1][1]):
+            samples.clear()
             self._phase = phase
-        while len(self._kept) > 1 and self._kept[1][0] < now - WINDOW_S:
-            self._kept.popleft()
-        if not self._kept or now - self._kept[-1][0] >= APART_S:
-            self._kept.append((now, done, examples))
-        since, done_then, examples_then = self._kept[0]
-        if now <= since or done <= done_then:
+        while len(samples) > 1 and samples[1][0] < now - WINDOW_S:
+            samples.popleft()
+        if not samples or now - samples[-1][0] >= MIN_INTERVAL_S:
+            samples.append((now, done, examples))
+        first_time, first_done, first_examples = samples[0]
+        if now <= first_time or done <= first_done:
             return {}
-        passed = now - since
-        left = (total - done) * passed / (done - done_then)
-        return {"examples_per_s": round((examples - examples_then) / passed, 1), "eta_s": round(max(0.0, left), 1)}
-
-
-SEND_EVERY_S = 0.5
+        seconds = now - first_time
+        remaining_s = (total - done) * seconds / (done - first_done)
+        return {
+            "examples_per_s": round((examples - first_examples) / seconds, 1),
+            "eta_s": round(max(0.0, remaining_s), 1),
+        }
 
 
 @dataclass(frozen=True, slots=True)
 class MetricPoint:
-    """One point of a curve. `step` is the optimizer step, `when_ms` the time in milliseconds since 1970."""
+    """One value of a metric. `step` is the optimizer step, `when_ms` the time in milliseconds since 1970."""
 
     name: str
     value: float
@@ -75,7 +77,7 @@ class MetricPoint:
 
 @dataclass(slots=True)
 class LogBatch:
-    """What a step recorded since the last batch. Figures are PNG bytes."""
+    """Records of a step since the last batch. Figures are PNG bytes."""
 
     step: str
     progress: tuple[int, int, dict[str, float | str]] | None = None
@@ -88,19 +90,21 @@ class LogBatch:
 
 
 class BatchRecorder:
-    """A `Recorder` that calls `send` with a batch now and then, from a thread of its own.
+    """A `Recorder` that calls `send` with a batch periodically, from its own thread.
+
+    `last` has the last value of every metric.
 
     Args:
         step: Name of the step.
-        send: Takes a batch away; False if it could not, and the batch is kept for the next time.
+        send: Sends a batch. If it returns False, the batch is kept and sent later.
     """
 
     def __init__(self, step: str, send: Callable[[LogBatch], bool]) -> None:
         self.last: dict[str, float] = {}
-        self._step = step
+        self.step = step
         self.send = send
         self._batch = LogBatch(step)
-        self._pace = ThroughputMeter()
+        self._throughput = ThroughputMeter()
         self._lock = threading.Lock()
         self._sending = threading.Lock()
         self._done = threading.Event()
@@ -116,47 +120,43 @@ class BatchRecorder:
         self.flush()
 
     def log_metric(self, name: str, value: float, step: int = 0) -> None:
-        """One point of the curve `name`."""
+        """Records one value of a metric."""
         point = MetricPoint(name, float(value), int(step), time.time_ns() // 1_000_000)
         with self._lock:
             self._batch.points.append(point)
             self.last[name] = point.value
 
     def log_figure(self, name: str, figure: Figure) -> None:
-        """A picture, kept as it is now."""
+        """Records a figure as it is now."""
         buffer = io.BytesIO()
         figure.savefig(buffer, format="png", dpi=130)
         with self._lock:
             self._batch.figures.append((name, buffer.getvalue()))
 
     def log_table(self, name: str, rows: Sequence[Mapping[str, Any]]) -> None:
-        """A small table."""
+        """Records a small table."""
         with self._lock:
             self._batch.tables.append((name, [dict(row) for row in rows]))
 
     def log_progress(self, done: int, total: int, **info: float | str) -> None:
-        """How far the step is, to which the pace is added; only the last call of each half second is sent."""
+        """Records progress and throughput. Only the last call of each half second is sent."""
         examples = info.pop("examples", done)
-        pace = self._pace.update(info.get("phase"), done, total, float(examples))
-        self._batch.progress = (done, total, {**info, **pace})
+        throughput = self._throughput.update(info.get("phase"), done, total, float(examples))
+        self._batch.progress = (done, total, {**info, **throughput})
 
     def flush(self) -> None:
-        """Sends what there is."""
+        """Sends what was recorded since the last call."""
         with self._sending:
             with self._lock:
-                batch, self._batch = self._batch, LogBatch(self._step)
+                batch, self._batch = self._batch, LogBatch(self.step)
             if not batch or self.send(batch):
                 return
             with self._lock:
-                newer = self._batch
+                newer, self._batch = self._batch, batch
                 batch.progress = newer.progress or batch.progress
-                for mine, theirs in (
-                    (batch.points, newer.points),
-                    (batch.figures, newer.figures),
-                    (batch.tables, newer.tables),
-                ):
-                    mine.extend(theirs)  # type: ignore[arg-type]
-                self._batch = batch
+                batch.points += newer.points
+                batch.figures += newer.figures
+                batch.tables += newer.tables
 
     def _keep_sending(self) -> None:
         while not self._done.wait(SEND_EVERY_S):

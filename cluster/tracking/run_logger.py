@@ -2,6 +2,9 @@
 
 A group holds the steps of one kind, with mean and std of their metrics. MLflow then shows three levels: the pipeline, a
 group such as `pet`, and in it one run per pattern and seed.
+
+MLflow and pandas are imported inside functions. Their import takes seconds, and `cluster.tracking.tracker` sets the
+environment that MLflow reads when it is imported.
 """
 
 from __future__ import annotations
@@ -24,14 +27,25 @@ if TYPE_CHECKING:
     from mlflow.entities import DatasetInput
     from mlflow.tracking import MlflowClient
 
+SECONDS, COUNT = "step/seconds", "step/count"
+FLUSH_EVERY_S = 2.0
 MAX_DIGEST = 32
-"""MLflow keeps up to 36 characters of a digest; the first half of a sha256 tells files apart as well."""
+"""MLflow stores up to 36 characters of a digest; half of a sha256 identifies a file as well."""
+MAX_PARAMS, MAX_METRICS = 100, 1000
+"""Maximum number of each in one call."""
+MAX_DESCRIPTION = 5000
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Dataset:
-    """One file of data. `digest` is its sha256 in hex, `context` what it is for, such as train; `address` where it
-    lies, a path or URL; `num_rows` how many examples it has, if that is known.
+    """One data file.
+
+    Args:
+        name: Name that MLflow shows.
+        digest: sha256 of the file in hex.
+        context: What it is used for, such as train.
+        address: Path or URL of the file.
+        num_rows: Number of examples, if known.
     """
 
     name: str
@@ -41,153 +55,87 @@ class Dataset:
     num_rows: int | None = None
 
     def entity(self) -> DatasetInput:
-        """As MLflow stores it. `mlflow.data.get_source` finds the file again."""
-        from mlflow.entities import Dataset as Entity
-        from mlflow.entities import DatasetInput, InputTag
+        """Returns the dataset as MLflow stores it. `mlflow.data.get_source` finds the file again."""
+        from mlflow import entities  # noqa: PLC0415  (see the docstring of the module)
 
         scheme = self.address.partition("://")[0] if "://" in self.address else "local"
-        about = Entity(
+        dataset = entities.Dataset(
             name=self.name,
             digest=self.digest[:MAX_DIGEST],
             source_type=scheme,
             source=json.dumps({"uri": redact(self.address)}),
             profile=None if self.num_rows is None else json.dumps({"num_rows": self.num_rows}),
         )
-        return DatasetInput(about, [InputTag("mlflow.data.context", self.context)])
+        return entities.DatasetInput(dataset, [entities.InputTag("mlflow.data.context", self.context)])
 
 
 DatasetsOf = Callable[[str], Sequence[Dataset]]
-"""Name of a step -> the data that it reads or has made, as far as it is there."""
+"""Name of a step -> the data that it reads or wrote, as far as the files exist."""
 
 
 def no_datasets(step: str) -> Sequence[Dataset]:
-    """For those who have no data to show."""
+    """Returns no data, for runs that log none."""
     del step
     return ()
 
 
-SECONDS = "stage/seconds"
-
-
-class RunGroups:
-    """The groups of one pipeline run; each is made when its first step comes.
-
-    Args:
-        parent: Id of the pipeline's run.
-        create: (name of a group) -> a new run below the pipeline's.
-    """
-
-    def __init__(self, parent: str, create: Callable[[str], RunLogger]) -> None:
-        self._parent = parent
-        self._create = create
-        self._groups: dict[str, _Group] = {}
-
-    def parent_run_id(self, step: str) -> str:
-        """Id of the run below which a step is shown."""
-        name = group_name(step)
-        if not name:
-            return self._parent
-        if name not in self._groups:
-            self._groups[name] = _Group(self._create(name))
-        return self._groups[name].run.run_id
-
-    def ended(self, step: str, status: str, metrics: Mapping[str, float]) -> None:
-        """Keeps how a step ended, and its last figures; none, where it has no result."""
-        group = self._groups.get(group_name(step))
-        if group is not None:
-            group.statuses[step] = status
-            group.figures.pop(step, None)
-            if metrics:
-                group.figures[step] = metrics
-
-    def close(self) -> None:
-        """Ends all groups with the figures of their steps, as badly as the worst of these."""
-        for group in self._groups.values():
-            group.run.log_metrics(summary(list(group.figures.values())))
-            found = set(group.statuses.values())
-            group.run.end(next((bad for bad in ("FAILED", "KILLED") if bad in found), "FINISHED"))
-        self._groups.clear()
-
-
-def summary(metrics: list[Mapping[str, float]]) -> dict[str, float]:
-    """Mean and sample std (`..._std`, of two or more) of every figure that all steps have; of their seconds the sum.
-
-    >>> summary([{"test/accuracy": 0.5, "stage/seconds": 2.0}, {"test/accuracy": 0.75, "stage/seconds": 3.0}])
-    {'stage/steps': 2, 'test/accuracy': 0.625, 'test/accuracy_std': 0.1767766952966369, 'stage/seconds': 5.0}
-    """
-    found: dict[str, float] = {"stage/steps": len(metrics)}
-    for name in metrics[0] if metrics else ():
-        values = [item[name] for item in metrics if name in item]
-        if len(values) < len(metrics):
-            continue
-        found[name] = sum(values) if name == SECONDS else statistics.fmean(values)
-        if len(values) > 1 and name != SECONDS:
-            found[f"{name}_std"] = statistics.stdev(values)
-    return found
-
-
-FLUSH_EVERY_S = 2.0
-MAX_PARAMS, MAX_METRICS = 100, 1000
-MAX_DESCRIPTION = 5000
-
-
 class RunLogger:
-    """One MLflow run that is being written.
+    """One open MLflow run.
 
     Args:
-        client: Of the server, or the database, that has the run.
-        run_id: The run; it exists.
-        tables: Files of the tables that it has already, when it is continued.
+        client: Client of the server or database that has the run.
+        run_id: Id of an existing run.
+        tables: Paths of the tables that it already has, if it is continued.
     """
 
     def __init__(self, client: MlflowClient, run_id: str, tables: Iterable[str] = ()) -> None:
         self.run_id = run_id
         self._client = client
         self._points: list[MetricPoint] = []
-        self._data: set[Dataset] = set()
+        self._datasets: set[Dataset] = set()
         self._tables = set(tables)
-        self._flushed = time.monotonic()
+        self._flushed_at_s = time.monotonic()
 
     def log_params(self, params: Mapping[str, Any]) -> None:
-        """Dotted names and plain values; long values are cut."""
+        """Logs dotted names and plain values; long values are cut."""
         self.log(params=params)
 
     def log_metrics(self, metrics: Mapping[str, float], step: int = 0) -> None:
-        """Figures of one moment."""
-        when = time.time_ns() // 1_000_000
-        self.log(points=[MetricPoint(name, value, step, when) for name, value in metrics.items()])
+        """Logs metrics with the current time."""
+        when_ms = time.time_ns() // 1_000_000
+        self.log(points=[MetricPoint(name, value, step, when_ms) for name, value in metrics.items()])
 
     def set_tags(self, tags: Mapping[str, str]) -> None:
-        """Tags, for searching."""
+        """Sets tags, which MLflow can search."""
         self.log(tags=tags)
 
     def describe(self, markdown: str) -> None:
-        """The description at the top of the run's page; whole lines, as many as MLflow keeps."""
-        kept = markdown
-        while len(kept) > MAX_DESCRIPTION:
-            kept = kept[: max(0, kept.rstrip("\n").rfind("\n"))]
-        self.log(tags={"mlflow.note.content": kept})
+        """Sets the description at the top of the run's page, cut after a line to the length that MLflow accepts."""
+        text = markdown
+        while len(text) > MAX_DESCRIPTION:
+            text = text[: max(0, text.rstrip("\n").rfind("\n"))]
+        self.set_tags({"mlflow.note.content": text})
 
     def log_figure(self, name: str, figure: Figure) -> None:
-        """A picture; `name` has no extension."""
+        """Logs a figure; `name` has no extension."""
         self._client.log_figure(self.run_id, figure, f"figures/{artifact_name(name)}.png")
 
     def log_artifact(self, path: Path, folder: str | None = None) -> None:
-        """A file, as it is."""
+        """Logs a file unchanged."""
         self._client.log_artifact(self.run_id, str(path), folder)
 
     def log_text(self, name: str, text: str) -> None:
-        """A text file; `name` has its extension."""
+        """Logs a text file; `name` has its extension."""
         self._client.log_text(self.run_id, redact(text), name)
 
     def log_table(self, name: str, rows: Sequence[Mapping[str, Any]]) -> None:
-        """Rows with the same keys; `name` has no extension. Shown as a table, in place of one of that name."""
+        """Logs rows with the same keys as a table; `name` has no extension. Replaces a table with that name."""
         if not rows:
             return
         path = f"tables/{artifact_name(name)}.json"
         columns = {key: [redact_values(row.get(key)) for row in rows] for key in rows[0]}
-        if path in self._tables:  # MLflow would add the rows to those that are there
-            from pandas import DataFrame
+        if path in self._tables:  # MLflow would append the rows to the old ones
+            from pandas import DataFrame  # noqa: PLC0415  (see the docstring of the module)
 
             self._client.log_text(self.run_id, DataFrame(columns).to_json(orient="split", index=False), path)
         else:
@@ -195,34 +143,33 @@ class RunLogger:
             self._client.log_table(self.run_id, columns, path)
 
     def log_datasets(self, datasets: Iterable[Dataset]) -> None:
-        """The data that the run reads or makes; each is logged once, however often it is given."""
-        new = [item for item in datasets if item not in self._data]
+        """Logs the data that the run reads or writes; each dataset once."""
+        new = [item for item in datasets if item not in self._datasets]
         if new:
-            self._data.update(new)
+            self._datasets.update(new)
             self._client.log_inputs(self.run_id, [item.entity() for item in new])
 
     def log_records(self, batch: LogBatch) -> None:
-        """What a worker sent. Points wait until two seconds' worth are together."""
+        """Logs what a worker sent. Metrics are written every two seconds."""
         self._points += batch.points
         for name, png in batch.figures:
             with tempfile.TemporaryDirectory() as folder:
                 path = Path(folder, f"{artifact_name(Path(name).name)}.png")
                 path.write_bytes(png)
-                parent = Path("figures", artifact_name(name)).parent
-                self.log_artifact(path, str(parent))
+                self.log_artifact(path, str(Path("figures", artifact_name(name)).parent))
         for name, rows in batch.tables:
             self.log_table(name, rows)
-        if time.monotonic() - self._flushed > FLUSH_EVERY_S:
+        if time.monotonic() - self._flushed_at_s > FLUSH_EVERY_S:
             self.flush()
 
     def flush(self) -> None:
-        """Writes the points that wait."""
+        """Writes the metrics that are not written yet."""
         points, self._points = self._points, []
-        self._flushed = time.monotonic()
+        self._flushed_at_s = time.monotonic()
         self.log(points=points)
 
     def end(self, status: str = "FINISHED") -> None:
-        """Ends the run: FINISHED, FAILED or KILLED."""
+        """Ends the run as FINISHED, FAILED or KILLED."""
         self.flush()
         self._client.set_terminated(self.run_id, status)
 
@@ -233,22 +180,86 @@ class RunLogger:
         params: Mapping[str, Any] | None = None,
         tags: Mapping[str, str] | None = None,
     ) -> None:
-        """As few calls as MLflow's limits allow; none for nothing."""
-        from mlflow.entities import Metric, Param, RunTag
+        """Writes everything in as few calls as MLflow's limits allow."""
+        from mlflow import entities  # noqa: PLC0415  (see the docstring of the module)
 
-        metrics = [Metric(metric_key(item.name), item.value, item.when_ms, item.step) for item in points]
-        values = {
-            metric_key(name): param_value(value) for name, value in (params or {}).items()
-        }  # two odd names may become one
-        pairs = [Param(name, value) for name, value in values.items()]
-        marks = [RunTag(name, redact(value)) for name, value in (tags or {}).items()]
-        while metrics or pairs or marks:
-            self._client.log_batch(self.run_id, metrics[:MAX_METRICS], pairs[:MAX_PARAMS], marks[:MAX_PARAMS])
-            metrics, pairs, marks = metrics[MAX_METRICS:], pairs[MAX_PARAMS:], marks[MAX_PARAMS:]
+        # Two names may become the same key; MLflow accepts each key once per call.
+        values = {metric_key(name): param_value(value) for name, value in (params or {}).items()}
+        metric_list = [entities.Metric(metric_key(item.name), item.value, item.when_ms, item.step) for item in points]
+        param_list = [entities.Param(name, value) for name, value in values.items()]
+        tag_list = [entities.RunTag(name, redact(value)) for name, value in (tags or {}).items()]
+        while metric_list or param_list or tag_list:
+            self._client.log_batch(
+                self.run_id, metric_list[:MAX_METRICS], param_list[:MAX_PARAMS], tag_list[:MAX_PARAMS]
+            )
+            metric_list, param_list = metric_list[MAX_METRICS:], param_list[MAX_PARAMS:]
+            tag_list = tag_list[MAX_PARAMS:]
 
 
 @dataclass(slots=True)
 class _Group:
     run: RunLogger
     statuses: dict[str, str] = field(default_factory=dict)
-    figures: dict[str, Mapping[str, float]] = field(default_factory=dict)
+    metrics: dict[str, Mapping[str, float]] = field(default_factory=dict)
+
+
+class RunGroups:
+    """The groups of one pipeline run. A group is created when its first step starts.
+
+    Args:
+        parent: Id of the pipeline's run.
+        create: Starts a run with this name below the pipeline's run.
+    """
+
+    def __init__(self, parent: str, create: Callable[[str], RunLogger]) -> None:
+        self._parent = parent
+        self._create = create
+        self._groups: dict[str, _Group] = {}
+
+    def parent_run_id(self, step: str) -> str:
+        """Returns the id of the run below which a step is shown."""
+        name = group_name(step)
+        if not name:
+            return self._parent
+        if name not in self._groups:
+            self._groups[name] = _Group(self._create(name))
+        return self._groups[name].run.run_id
+
+    def end_step(self, step: str, status: str, metrics: Mapping[str, float]) -> None:
+        """Records how a step ended, and its final metrics; empty without a result."""
+        group = self._groups.get(group_name(step))
+        if group is not None:
+            group.statuses[step] = status
+            group.metrics.pop(step, None)
+            if metrics:
+                group.metrics[step] = metrics
+
+    def close(self) -> None:
+        """Ends all groups with the summary of their steps and the worst status among them."""
+        for group in self._groups.values():
+            group.run.log_metrics(summary(list(group.metrics.values())))
+            statuses = set(group.statuses.values())
+            group.run.end(next((status for status in ("FAILED", "KILLED") if status in statuses), "FINISHED"))
+        self._groups.clear()
+
+
+def summary(metrics: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """Returns mean and sample std (`..._std`, for two or more) of every metric that all steps have.
+
+    Durations are summed.
+
+    >>> summary([{"test/accuracy": 0.5, "step/seconds": 2.0}, {"test/accuracy": 0.75, "step/seconds": 3.0}])
+    {'step/count': 2, 'test/accuracy': 0.625, 'test/accuracy_std': 0.1767766952966369, 'step/seconds': 5.0}
+    """
+    result: dict[str, float] = {COUNT: len(metrics)}
+    for name in metrics[0] if metrics else ():
+        values = [item[name] for item in metrics if name in item]
+        if len(values) < len(metrics):
+            continue
+        if name == SECONDS:
+            result[name] = sum(values)
+            continue
+        result[name] = statistics.fmean(values)
+        if len(values) > 1:
+            result[f"{name}_std"] = statistics.stdev(values)
+    return result

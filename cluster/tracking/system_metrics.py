@@ -8,39 +8,41 @@ from typing import TYPE_CHECKING
 if TYPE_CHECKING:
     from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
 
-EVERY_S = 10
+SAMPLING_INTERVAL_S = 10
 SWITCH = "MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING"
-"""MLflow's own variable: false turns the gauges off."""
+"""MLflow's own variable; false disables system metrics."""
 
 
 class SystemMetrics:
-    """Processor, memory, disk and network (and GPUs where NVIDIA's library is installed), each ten seconds.
+    """Logs CPU, memory, disk and network (and GPUs if NVIDIA's library is installed) every ten seconds.
 
-    They cost a few milliseconds each time, and nothing before the first step starts: a run that takes everything from
-    the store has none.
+    Each sample takes a few milliseconds. Sampling starts with the first step, so a run of cached steps has no samples.
     """
 
     def __init__(self, run_id: str, uri: str) -> None:
         self._run_id = run_id
         self._uri = uri
         self._monitor: SystemMetricsMonitor | None = None
-        self._begun = os.environ.get(SWITCH, "true").lower() in ("false", "0")
+        self._may_start = os.environ.get(SWITCH, "true").lower() not in ("false", "0")
 
     def start(self) -> None:
-        """Begins; a second call does nothing."""
-        if self._begun:
+        """Starts sampling; a second call does nothing."""
+        if not self._may_start:
             return
-        self._begun = True
+        self._may_start = False
         try:
-            from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
+            # MLflow's first import follows `tracker._client`, which sets its environment.
+            from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor  # noqa: PLC0415  (slow)
 
-            self._monitor = SystemMetricsMonitor(self._run_id, sampling_interval=EVERY_S, tracking_uri=self._uri)
+            self._monitor = SystemMetricsMonitor(
+                self._run_id, sampling_interval=SAMPLING_INTERVAL_S, tracking_uri=self._uri
+            )
             self._monitor.start()
-        except Exception:  # no run shall end for a gauge, whatever the system lets be read
+        except Exception:  # a system that cannot be measured must not end the run
             self._monitor = None
 
     def stop(self) -> None:
-        """Ends; what was read last is written first."""
+        """Stops sampling and logs the last sample."""
         monitor, self._monitor = self._monitor, None
         if monitor is not None:
             monitor.finish()

@@ -1,6 +1,6 @@
 """The command line: lists the commands, imports a command's module when it is called, and turns errors into messages.
 
-Exit status: 0 done, 1 a step failed, 2 bad input, 130 stopped with Ctrl-C, 143 with SIGTERM.
+Exit status: 0 success, 1 a step failed, 2 bad input, 130 stopped by Ctrl-C, 143 stopped by SIGTERM.
 """
 
 from __future__ import annotations
@@ -24,49 +24,69 @@ BAD_INPUT = 2
 
 COMMANDS = {
     "run": ("pipelines.cli.run:run", "Run a recipe. Committed steps are read from the store."),
-    "resume": ("pipelines.cli.run:resume", "Resume a run that failed or was stopped."),
-    "explain": ("pipelines.cli.plan:explain", "Show why a step runs: its cache key compared with the nearest one."),
-    "plan": ("pipelines.cli.plan:plan", "Show what a run would do, and why."),
+    "resume": (
+        "pipelines.cli.run:resume",
+        "Resume a run that failed or was stopped: `run`, with `--from` for the given steps.",
+    ),
+    "explain": (
+        "pipelines.cli.plan:explain",
+        "Show why a step runs: its cache key compared with the nearest committed one.",
+    ),
+    "plan": ("pipelines.cli.plan:plan", "Show what a run would do, and why. Runs nothing and fetches nothing."),
     "status": ("pipelines.cli.plan:status", "Show which steps are committed, running or failed."),
-    "accept": ("pipelines.cli.maintenance:accept", "Keep results after a change of code that does not affect them."),
+    "accept": (
+        "pipelines.cli.maintenance:accept",
+        "Keep results although code or library versions changed, if the change does not affect them.",
+    ),
     "graph": ("pipelines.cli.plan:graph", "Print the graph of a recipe as Mermaid text, or draw it."),
-    "score": ("pipelines.cli.predict:score", "Score labels with patterns, without training."),
-    "predict": ("pipelines.cli.predict:predict", "Label lines with a trained classifier or with prompts."),
+    "score": ("pipelines.cli.predict:score", "Score the labels of each line with each pattern, without training."),
+    "predict": (
+        "pipelines.cli.predict:predict",
+        "Predict labels and probabilities for each line with the student or with prompts.",
+    ),
     "recommend": ("pipelines.cli.recipe:recommend", "Recommend a method, lengths, rates and parallelism for a recipe."),
-    "gc": ("pipelines.cli.maintenance:gc", "Remove results that no recipe reaches any more."),
-    "doctor": ("pipelines.cli.maintenance:doctor", "Check versions, devices, disk, network and assets."),
-    "serve": ("pipelines.cli.predict:serve", "Serve a trained model over HTTP."),
+    "gc": (
+        "pipelines.cli.maintenance:gc",
+        "Remove results of the steps of these recipes that none of the recipes reaches.",
+    ),
+    "doctor": (
+        "pipelines.cli.doctor:doctor",
+        "Check versions, devices, disk, network and assets, and show how to fix what is missing.",
+    ),
+    "serve": (
+        "pipelines.cli.predict:serve",
+        "Serve the student or prompts over HTTP: POST /predict, until Ctrl-C or SIGTERM.",
+    ),
     "init": ("pipelines.cli.recipe:init", "Write a recipe for a file of labeled examples."),
     "schema": ("pipelines.cli.recipe:schema", "Print the JSON schema of recipes, or a reference of all keys."),
 }
-"""Name of a command -> its function and its line in the overview."""
+"""Command -> its function, and its line in the overview: the first sentence of the docstring."""
 
 
 class LazyCommands(TyperGroup):
-    """Imports the module of a command when the command is called, so that `--help` loads none of them."""
+    """Imports the module of a command when the command is called, so `--help` imports none of them."""
 
     def list_commands(self, ctx: Any) -> list[str]:
-        """The names of all commands, in the order of the overview."""
+        """Returns the names of all commands, in the order of the overview."""
         del ctx
         return list(COMMANDS)
 
     def get_command(self, ctx: Any, cmd_name: str) -> Any:
-        """A command without its options, for the overview."""
+        """Returns a command without its options, for the overview."""
         del ctx
         return TyperCommand(cmd_name, help=COMMANDS[cmd_name][1]) if cmd_name in COMMANDS else None
 
     def resolve_command(self, ctx: Any, args: list[str]) -> tuple[str | None, Any, list[str]]:
-        """The command that is called, with its options."""
+        """Imports the command that is called."""
         name, command, rest = super().resolve_command(ctx, args)
         return name, command and load_command(str(name)), rest
 
 
 def load_command(name: str) -> Any:
-    """Imports a command. Typer keeps the classes of commands and contexts private, so their type is Any here."""
-    alone = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
-    function: Any = resolve(COMMANDS[name][0])
-    alone.command(name)(function)
-    return get_command(alone)
+    """Imports a command. The classes of commands are private in typer, so the return type is Any."""
+    single = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
+    single.command(name)(resolve(COMMANDS[name][0]))
+    return get_command(single)
 
 
 app = typer.Typer(
@@ -79,25 +99,25 @@ app = typer.Typer(
 
 
 def main() -> None:
-    """Runs a command; turns errors into messages and exit codes. `--debug`, anywhere, shows tracebacks."""
-    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")  # their bars would be mixed with our output
+    """Runs a command. Prints errors and exits with a status; with `--debug` anywhere, raises them."""
+    os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")  # they would interrupt our progress bars
     debug = "--debug" in sys.argv
-    sys.argv = [word for word in sys.argv if word != "--debug"]
+    sys.argv = [argument for argument in sys.argv if argument != "--debug"]
     try:
         app()
     except (InputError, ClusterError) as error:
         if debug:
             raise
-        errors.print(f"[bold red]error[/]  {escape(str(error))}", highlight=False, soft_wrap=True)
+        errors.print(f"[bold red]error[/]     {escape(str(error))}", highlight=False, soft_wrap=True)
         if "--json" in sys.argv:
             json_events.write_failed(sys.stdout, error, BAD_INPUT)
         sys.exit(BAD_INPUT)
     except BrokenPipeError:
-        # The reader closed the pipe, which is not an error. Without this, Python reports one when it flushes.
+        # The reader closed the pipe, which is not an error. Without this line, Python reports one when it flushes.
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         sys.exit(1)
 
 
 @app.callback()
 def _common(debug: Annotated[bool, typer.Option("--debug", help="Show tracebacks of errors.")] = False) -> None:
-    """From a few labeled and many unlabeled examples to a small, fast classifier."""
+    """Defines `--debug`, which `main` reads, for the help text."""

@@ -1,4 +1,4 @@
-"""Commands that maintain the store and the machine: accept, gc, doctor."""
+"""Commands that maintain the store: accept, gc."""
 
 from __future__ import annotations
 
@@ -15,7 +15,6 @@ from pipelines.cli import options
 from pipelines.cli.options import DEFAULT_STORE
 from pipelines.cli.views.terminal import console
 from pipelines.dag.planner import plan_recipe
-from pipelines.preflight.doctor import run_checks
 from pipelines.run import status
 from pipelines.run.request import load_request
 
@@ -45,7 +44,6 @@ def gc(
     store: options.StoreFolder = DEFAULT_STORE,
 ) -> None:
     """Remove results of the steps of these recipes that none of the recipes reaches."""
-
     opened, stale = status.stale_results(recipes, override, store)
     kept = find_retained(stale) if dry_run else collect_garbage(opened, stale)
     removed = [item for item in stale if item not in kept]
@@ -53,17 +51,3 @@ def gc(
         console.print(status.stale_table(stale, kept))
     total = status.format_size(sum(item.num_bytes for item in removed))
     console.print(f"{len(removed)} results{' would be' if dry_run else ''} removed, {total}", highlight=False)
-
-
-def doctor(recipe: options.Recipe = "demo", override: options.Override = None) -> None:
-    """Check versions, devices, disk, network and assets, and show how to fix what is missing."""
-
-    request = load_request(recipe, override, DEFAULT_STORE)
-    fatal = False
-    for finding in run_checks(request.config.assets):
-        mark = "[red]error  [/]" if finding.fatal else "[yellow]warning[/]" if finding.remedy else "[green]ok     [/]"
-        text = f"{finding.what}: {finding.found}" + (f". {finding.remedy}" if finding.remedy else "")
-        console.print(f"{mark} {escape(text)}", highlight=False, soft_wrap=True)
-        fatal |= finding.fatal
-    if fatal:
-        raise typer.Exit(1)

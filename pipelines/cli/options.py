@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 import typer
 
-Recipe = Annotated[str, typer.Argument(help="A recipe that comes with clozeline (demo, smoke) or a YAML file.")]
+from stages.common.errors import InputError
+
+Recipe = Annotated[str, typer.Argument(help="Name of an included recipe (demo, smoke) or a YAML file.")]
 Override = Annotated[
-    list[str] | None, typer.Option("-o", "--override", help="Change a value: -o pet.training.epochs=3. Repeatable.")
+    list[str] | None, typer.Option("-o", "--override", help="Override a key: -o pet.training.epochs=3. Repeatable.")
 ]
 StoreFolder = Annotated[
     str,
@@ -19,25 +22,35 @@ StoreFolder = Annotated[
         envvar="CLOZELINE_STORE",
     ),
 ]
-From = Annotated[list[str] | None, typer.Option("--from", help="Only these steps and all that needs them. Globs.")]
-Until = Annotated[list[str] | None, typer.Option("--until", help="Only these steps and all that they need. Globs.")]
-Only = Annotated[list[str] | None, typer.Option("--only", help="Only these steps. Globs.")]
-Force = Annotated[list[str] | None, typer.Option("--force", help="Run these again although committed. Globs.")]
+From = Annotated[list[str] | None, typer.Option("--from", help="Run these steps and all downstream steps. Globs.")]
+Until = Annotated[list[str] | None, typer.Option("--until", help="Run these steps and all upstream steps. Globs.")]
+Only = Annotated[list[str] | None, typer.Option("--only", help="Run only these steps. Globs.")]
+Force = Annotated[list[str] | None, typer.Option("--force", help="Rerun these steps even if committed. Globs.")]
 Verify = Annotated[bool, typer.Option("--verify", help="Compare hashes of committed files, not only sizes.")]
 KeepGoing = Annotated[
-    bool, typer.Option("--keep-going/--stop", help="After a failure, run what does not need the failed step.")
+    bool, typer.Option("--keep-going/--stop", help="After a failure, run all steps that do not need the failed step.")
 ]
-MaxParallel = Annotated[int | None, typer.Option("--max-parallel", min=1, help="Steps at once.")]
+MaxParallel = Annotated[int | None, typer.Option("--max-parallel", min=1, help="Maximum number of steps at a time.")]
 Register = Annotated[
-    bool, typer.Option("--register/--no-register", help="Put student and prompts into MLflow's model registry.")
+    bool, typer.Option("--register/--no-register", help="Register student and prompts in MLflow's model registry.")
 ]
 Json = Annotated[
-    bool, typer.Option("--json", help="One JSON object a line for each event on standard output; words go to stderr.")
+    bool, typer.Option("--json", help="Write one JSON object per event to stdout, and messages to stderr.")
 ]
-Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Say nothing but what went wrong.")]
-Address = Annotated[str | None, typer.Option("--address", help="A Ray cluster: auto, or HOST:PORT.")]
+Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print errors only.")]
+Address = Annotated[str | None, typer.Option("--address", help="Connect to a Ray cluster: auto, or HOST:PORT.")]
 InputFile = Annotated[
-    str, typer.Option("--input", "-i", help="JSON lines (or plain lines of text); - for standard input.")
+    str, typer.Option("--input", "-i", help="File of JSON lines or plain text lines; - for standard input.")
 ]
-OutputFile = Annotated[Path | None, typer.Option("--output", help="File for the answers; standard output if none.")]
+OutputFile = Annotated[Path | None, typer.Option("--output", help="Output file. Default: standard output.")]
 DEFAULT_STORE = "store"
+
+
+def renamed_option(old: str, new: str) -> Any:
+    """Returns a hidden option whose use raises an `InputError` that names the new option."""
+
+    def reject(value: Sequence[str] | None) -> None:
+        if value:
+            raise InputError(f"{old} was renamed.", f"Use {new}.")
+
+    return typer.Option(old, hidden=True, callback=reject)

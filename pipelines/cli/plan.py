@@ -75,7 +75,7 @@ def status(
         table.add_column(column, overflow="fold", no_wrap=column == "step")
     styles = {"committed": "green", "running": "cyan", "failed": "red"}
     for row in step_states(load_request(recipe, override, store)):
-        table.add_row(row["state"], row["step"], escape(row["about"]), style=styles.get(row["state"]))
+        table.add_row(row["state"], row["step"], escape(row["details"]), style=styles.get(row["state"]))
     console.print(table)
 
 
@@ -86,7 +86,7 @@ def graph(
     svg: Annotated[Path | None, typer.Option("--svg", help="Write an SVG image instead.")] = None,
 ) -> None:
     """Print the graph of a recipe as Mermaid text, or draw it."""
-    from pipelines.report.page.graph_plot import plot_graph
+    from pipelines.report.page.graph_plot import plot_graph  # noqa: PLC0415  (loads matplotlib)
 
     steps = fewshot.build_steps(load_request(recipe, override, DEFAULT_STORE).config)
     if png is None and svg is None:
@@ -94,4 +94,4 @@ def graph(
         return
     for path in filter(None, (png, svg)):
         plot_graph(steps).savefig(path, dpi=120, format=path.suffix.removeprefix(".") or None)
-        errors.print(f"wrote {path}", highlight=False)
+        errors.print(f"wrote     {path}", highlight=False)

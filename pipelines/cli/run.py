@@ -11,16 +11,17 @@ from rich.markup import escape
 
 from cluster.run.result import RunOptions, RunResult
 from cluster.run.signals import exit_code
-from cluster.steps.step import Step
 from pipelines.cli import options
 from pipelines.cli.options import DEFAULT_STORE
-from pipelines.cli.views import key_diff, progress_display
-from pipelines.cli.views.progress_display import preflight_progress
+from pipelines.cli.views import key_diff
+from pipelines.cli.views.progress_display import select_output_mode
 from pipelines.cli.views.terminal import errors
 from pipelines.dag import fewshot
-from pipelines.run import runner
 from pipelines.run.request import RunRequest, load_request
-from pipelines.run.runner import tracking_server
+from pipelines.run.runner import run_recipe, tracking_server
+
+MAX_ERRORS = 3
+"""Failed steps whose tracebacks are shown. One mistake often fails all of them."""
 
 
 def run(
@@ -39,9 +40,8 @@ def run(
     as_json: options.Json = False,
     quiet: options.Quiet = False,
 ) -> None:
-    """Run a recipe. Committed steps are taken from the store, the rest are run."""
-
-    options = RunOptions(
+    """Run a recipe. Committed steps are read from the store."""
+    run_options = RunOptions(
         from_=tuple(from_ or ()),
         until=tuple(until or ()),
         only=tuple(only or ()),
@@ -51,51 +51,31 @@ def run(
         max_parallel=max_parallel,
         address=address,
     )
-    shown = progress_display.select_output_mode(as_json=as_json, is_quiet=quiet)
-    asked = load_request(recipe, override, store)
-    outcome = runner.run_recipe(
-        asked, options, shown.console, progress=preflight_progress, show=shown.events, register=register
-    )
-    _print_summary(asked, options, fewshot.build_steps(asked.config), outcome, shown.console, register)
-    code = exit_code(outcome.signal) if outcome.is_interrupted else 0 if outcome.ok else 1
-    shown.finish(outcome, code)
+    output = select_output_mode(as_json=as_json, is_quiet=quiet)
+    request = load_request(recipe, override, store)
+    result = run_recipe(request, run_options, output, register=register)
+    console = errors if quiet and not result.ok else output.console
+    _print_errors(request, result, console)
+    if not result.ok:
+        steps = fewshot.build_steps(request.config)
+        command = key_diff.resume_command(
+            request.recipe, request.overrides, request.store.url, run_options, steps, result, register
+        )
+        _print_line(console, "resume", command)
+    num_steps = f"{len(result.executed)} steps executed, {len(result.cached)} cached"
+    _print_line(console, "total", f"{num_steps}, {result.wall_s:.0f} s")
+    _print_line(console, "browse", tracking_server() or f"make ui STORE={shlex.quote(str(request.store.local))}")
+    code = exit_code(result.signal) if result.is_interrupted else 0 if result.ok else 1
+    output.finish(result, code)
     if code:
         raise typer.Exit(code)
 
 
-MAX_ERRORS = 3
-"""Failed steps whose traces are shown; one mistake often fails them all."""
-
-
-def _print_summary(
-    asked: RunRequest, options: RunOptions, steps: list[Step], outcome: RunResult, console: Console, register: bool
-) -> None:
-    """Last words: what failed and how to go on, or where to look."""
-    if console.quiet and not outcome.ok:
-        console = errors
-    shown = list(outcome.errors.items())[:MAX_ERRORS]
-    for name, error in shown:
-        console.print(f"\nstep {escape(name)} failed", style="bold red")
-        console.print(escape(error.tail()), highlight=False, soft_wrap=True)
-        console.print(f"log     {escape(error.log)}", highlight=False, soft_wrap=True)
-    if len(outcome.errors) > len(shown):
-        console.print(f"and {len(outcome.errors) - len(shown)} more: clozeline status {asked.recipe}", style="red")
-    if not outcome.ok:
-        again = key_diff.resume_command(
-            asked.recipe, asked.overrides, asked.store.url, options, steps, outcome, register
-        )
-        console.print(f"resume  {escape(again)}", highlight=False, soft_wrap=True)
-    console.print(
-        f"{len(outcome.executed)} steps executed, {len(outcome.cached)} from the store, {outcome.wall_s:.0f} s. "
-        f"Browse the runs: {tracking_server() or f'make ui STORE={shlex.quote(str(asked.store.local))}'}",
-        highlight=False,
-        soft_wrap=True,
-    )
-
-
 def resume(
     recipe: options.Recipe,
-    steps: Annotated[list[str] | None, typer.Argument(help="Go on from these steps only: distill, pet/*.")] = None,
+    steps: Annotated[
+        list[str] | None, typer.Argument(help="Run only these steps and all downstream steps: distill, pet/*.")
+    ] = None,
     override: options.Override = None,
     keep_going: options.KeepGoing = False,
     max_parallel: options.MaxParallel = None,
@@ -105,7 +85,7 @@ def resume(
     as_json: options.Json = False,
     quiet: options.Quiet = False,
 ) -> None:
-    """Go on with a run that failed or was stopped: the same as `run`, with `--from` for the steps named."""
+    """Resume a run that failed or was stopped: `run`, with `--from` for the given steps."""
     run(
         recipe,
         override,
@@ -118,3 +98,18 @@ def resume(
         as_json=as_json,
         quiet=quiet,
     )
+
+
+def _print_errors(request: RunRequest, result: RunResult, console: Console) -> None:
+    shown = list(result.errors.items())[:MAX_ERRORS]
+    for name, error in shown:
+        console.print(f"\nstep {escape(name)} failed", style="bold red")
+        console.print(escape(error.tail()), highlight=False, soft_wrap=True)
+        _print_line(console, "log", error.log)
+    if len(result.errors) > len(shown):
+        num_more = len(result.errors) - len(shown)
+        console.print(f"{num_more} more steps failed: clozeline status {request.recipe}", style="red")
+
+
+def _print_line(console: Console, verb: str, text: str) -> None:
+    console.print(f"{verb:<9} {escape(text)}", highlight=False, soft_wrap=True)

@@ -172,9 +172,8 @@ def _report(config: PipelineConfig, steps: Sequence[Step]) -> Step:
         config=ReportConfig(
             recipe=config.name,
             task=config.task.name,
-            steps=tuple(step.name for step in measured),
             measured=tuple(MeasuredStep(name=step.name, kind=step.kind, labels=dict(step.labels)) for step in measured),
-            starts=init_kinds(config),
+            prompt_inits=init_kinds(config),
         ),
         inputs={"measured": measured},
     )

@@ -184,7 +184,7 @@ class _SubModels:
         growth: GenerationConfig | None = None,
         teachers: Sequence[Step] = (),
     ) -> Step:
-        """Returns one sub-model. `growth` and `teachers`: how its training set grows, for generations after the first."""
+        """Returns one sub-model. `growth` and `teachers` define how the training set of a later generation grows."""
         row = "/".join([self.prefix, *([f"g{growth.generation}"] if growth else []), pattern])
         name = f"{row}/{seed}"
         is_prompt = section.tune == "prompt"

@@ -20,24 +20,25 @@ from pipelines.schema.config import PipelineConfig
 def dropped_members(
     config: PipelineConfig, planned: Plan, manifests: Mapping[str, Manifest], store: Store
 ) -> tuple[str, ...]:
-    """Returns the members whose last attempt failed, if the members with a result are enough; else nothing.
+    """Returns the members whose last attempt failed, if enough members have a result; else none.
 
     Args:
         config: The recipe.
-        planned: The plan of all members.
-        manifests: The results of all steps.
-        store: Where failures are recorded.
+        planned: The plan of all its steps.
+        manifests: The results of its steps.
+        store: The store with the failures.
     """
-    if config.ensemble.min_members is None or "soft_labels" not in planned.steps:
+    if config.ensemble.min_members is None:
         return ()
-    members = [step.name for step in planned.steps["soft_labels"].upstream() if KINDS[step.kind].votes]
-    finished = [name for name in members if name in manifests]
+    ensembles = [step for step in planned.steps.values() if step.kind == "soft_labels"]
+    members = {item.name for step in ensembles for item in step.upstream() if KINDS[item.kind].votes}
     failed = [
         name
-        for name in members
-        if name not in manifests and store.failure(name, planned.keys[name].fingerprint) is not None
+        for name in planned.steps
+        if name in members - manifests.keys() and store.failure(name, planned.keys[name].fingerprint) is not None
     ]
-    is_enough = len(finished) >= config.ensemble.min_members and len(finished) + len(failed) == len(members)
+    num_finished = len(members & manifests.keys())
+    is_enough = num_finished >= config.ensemble.min_members and num_finished + len(failed) == len(members)
     return tuple(failed) if is_enough else ()
 
 

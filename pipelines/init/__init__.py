@@ -1,1 +1,1 @@
-"""`clozeline init` and `clozeline recommend`: from a file of labeled texts to a recipe with good settings."""
+"""`clozeline init` and `clozeline recommend`: write a recipe for a file of labeled texts, and choose its settings."""

@@ -1,6 +1,6 @@
 """Default patterns and label words for a new task, derived from the names of its labels.
 
-They are proposals: the user knows better what the labels mean.
+The user can replace all of them.
 """
 
 from __future__ import annotations
@@ -21,9 +21,9 @@ SENTIMENT = {
 }  # fmt: skip
 RATING_COLUMNS = {"rating", "ratings", "stars", "star"}
 RATING_WORDS = ("terrible", "bad", "okay", "good", "great")
-"""One star to five, the words of PET for Yelp."""
+"""Words for one to five stars, as in PET for Yelp."""
 STOP = {"and", "or", "of", "the", "a", "an", "in", "on", "to", "for", "with", "other", "misc", "non", "not", "no"}
-# as causal models read them, which write the word behind the text
+# For causal models, which predict the word after the text.
 PATTERNS: dict[Kind, dict[str, str]] = {
     "topic": {
         "topic": "{text}\nTopic:{mask}",
@@ -44,36 +44,36 @@ PATTERNS: dict[Kind, dict[str, str]] = {
 
 
 def kind_of(labels: Sequence[str], column: str) -> Kind:
-    """What the labels are about."""
+    """Returns the kind of task that the labels suggest."""
     if column.casefold() in RATING_COLUMNS and set(labels) <= set("12345"):
         return "rating"
     return "sentiment" if all(clean(label).casefold() in SENTIMENT for label in labels) else "topic"
 
 
 def default_patterns(kind: Kind, family: Family) -> dict[str, str]:
-    """Name -> pattern, in the form that models of a family read best."""
+    """Returns name -> pattern for a family of models."""
     if family == "causal":
         return dict(PATTERNS[kind])
     return {name: text.replace("\n", " ").replace("{mask}", " {mask}.") for name, text in PATTERNS[kind].items()}
 
 
 def clean(label: str) -> str:
-    """A label as words: `Sci/Tech` and `sci_tech` are both `sci tech`, in their own case."""
-    apart = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", label)
-    return " ".join(re.sub(r"[\W_]+", " ", apart).split())
+    """Splits a label into words: `Sci/Tech` becomes `Sci Tech`, `sci_tech` becomes `sci tech`."""
+    spaced = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", label)
+    return " ".join(re.sub(r"[\W_]+", " ", spaced).split())
 
 
 def label_words(labels: Sequence[str], kind: Kind, tokenizer: Any, family: Family) -> dict[str, list[str]]:
-    """Label -> words out of its name that the backbone knows; none for a label whose name says nothing to it.
+    """Returns label -> words of its name that the backbone knows. The list is empty if it knows none.
 
-    A word of one token comes first, since it is read off at the mask: the whole name, else those of its parts that no
-    other label has. Failing that it is the whole name, in several tokens.
+    Prefers words of one token: the full name, else the parts of the name that no other label has. Otherwise uses the
+    full name as several tokens.
     """
     if kind == "rating":
         return {label: [RATING_WORDS[int(label) - 1]] for label in labels}
     names = {label: _name(label) for label in labels}
     parts = {label: [part for part in name.split() if part.casefold() not in STOP] for label, name in names.items()}
-    found = {}
+    words = {}
     for label, name in names.items():
         others = {part.casefold() for other in labels if other != label for part in parts[other]}
         own = [part for part in parts[label] if part.casefold() not in others]
@@ -81,12 +81,12 @@ def label_words(labels: Sequence[str], kind: Kind, tokenizer: Any, family: Famil
         short = [item for item in cases if num_tokens(item, tokenizer, family) == 1][:1]
         short = short or [item.casefold() for item in own if num_tokens(item.casefold(), tokenizer, family) == 1]
         long = [item for item in cases if num_tokens(item, tokenizer, family) > 1][:1]
-        found[label] = [] if name.isdecimal() else short or long
-    return found
+        words[label] = [] if name.isdecimal() else short or long
+    return words
 
 
 def num_tokens(word: str, tokenizer: Any, family: Family) -> int:
-    """Tokens of a word; 0 where the backbone does not know it."""
+    """Returns the number of tokens of a word; 0 if the backbone does not know it."""
     try:
         return Verbalizer.of({"": [word]}, tokenizer, family).longest
     except VerbalizerError:

@@ -13,136 +13,134 @@ from stages.common.patterns.encoding import check_pattern
 from stages.common.patterns.syntax import OPTION, Pattern
 
 TEXT = "text"
-"""The field of the texts; patterns may take other columns by their own names."""
+"""The field of the text. Patterns can use other columns under their own names."""
 NAME = r"[a-z0-9][a-z0-9_.-]*"
 FLAGS = {
-    "task.verbalizer": "--words LABEL=WORD,WORD",
+    "task.verbalizer": "--label-words LABEL=WORD,WORD",
     "task.patterns": "--pattern NAME=TEXT",
     "backbone": "--backbone REF",
     "student": "--student REF",
     "data.shots": "--shots N",
     "data.test_size": "--test-size N",
 }
-"""Start of a dotted place in a recipe -> what decides it here."""
+"""Start of a recipe key -> the flag that sets it."""
 
 
 @contextmanager
 def with_flag_hint(label: str | None = None) -> Iterator[None]:
-    """Complaints about places in a recipe name the flag instead: there is no recipe yet.
+    """Adds the flag that sets a recipe key to errors about the key, because there is no recipe yet.
 
     Args:
-        label: The label whose words are looked at, if that is what goes on.
+        label: The label whose words are checked, if any.
     """
     try:
         yield
     except InputError as error:
-        flag = next((flag for place, flag in FLAGS.items() if error.key.startswith(place)), "")
+        flag = next((flag for key, flag in FLAGS.items() if error.key.startswith(key)), "")
         if label is not None:
-            flag = words_flag(label)
+            flag = label_words_flag(label)
         elif error.key.startswith("task.verbalizer."):
-            flag = words_flag(error.key.removeprefix("task.verbalizer."))
+            flag = label_words_flag(error.key.removeprefix("task.verbalizer."))
         if not flag:
             raise
         raise type(error)(error.problem, f"{error.remedy.rstrip('.')} ({flag}).") from error
 
 
-def words_flag(label: str) -> str:
-    """The flag with words for one label, as a shell takes it."""
-    return f"--words {shlex.quote(f'{label}=WORD,WORD')}"
+def label_words_flag(label: str) -> str:
+    """Returns the flag for the words of a label, quoted for a shell."""
+    return f"--label-words {shlex.quote(f'{label}=WORD,WORD')}"
 
 
 def slug(text: str) -> str:
-    """A name out of any text."""
+    """Makes a valid name from any text."""
     return re.sub(r"[^a-z0-9_.-]+", "_", text.casefold()).strip("_.-") or "texts"
 
 
-def checked_name(name: str) -> str:
-    """A name that can be one of a task and its steps.
+def parse_name(name: str) -> str:
+    """Returns the name of a task.
 
     Raises:
-        InputError: it has other characters.
+        InputError: it has characters that step names cannot have.
     """
     if not re.fullmatch(NAME, name):
-        raise InputError(f"{name!r} is no name.", f"Take lower case letters, digits, _ . and -: --name {slug(name)}.")
+        raise InputError(
+            f"{name!r} is not a valid name.", f"Use lower-case letters, digits, _ . and -: --name {slug(name)}."
+        )
     return name
 
 
-def pattern_of(item: str, columns: Sequence[str], family: Family) -> tuple[str, str]:
-    r"""Name and text of `NAME=TEXT`, where \n is a line break.
+def parse_pattern(item: str, columns: Sequence[str], family: Family) -> tuple[str, str]:
+    r"""Returns name and text of `NAME=TEXT`, where \n is a line break.
 
     Args:
-        item: What was written.
-        columns: Columns of the data, which a pattern may take beside {text}.
+        item: The value of the flag.
+        columns: Columns of the data, which a pattern can use in addition to {text}.
         family: Family of the backbone.
 
     Raises:
-        PatternError: it is no pattern, or takes what the data do not have.
+        PatternError: the pattern is not valid, or uses a column that the data do not have.
     """
     name, equals, text = item.partition("=")
     if not equals or not re.fullmatch(NAME, name):
         raise PatternError(
-            f"{item!r} is no pattern with a name.",
-            "Write --pattern 'NAME=TEXT', the name in lower case.",
+            f"{item!r} is not a pattern with a name.", "Write --pattern 'NAME=TEXT', with NAME in lower case."
         )
     text = text.replace("\\n", "\n")
-    with _of_pattern(name):
-        parsed = Pattern.parse(name, text)
-        check_pattern(parsed, family)
-    for field in parsed.fields:
+    try:
+        pattern = Pattern.parse(name, text)
+        check_pattern(pattern, family)
+    except PatternError as error:
+        raise PatternError(error.problem, f"{error.remedy.rstrip('.')} (--pattern {name}=TEXT).") from error
+    for field in pattern.fields:
         if field == OPTION or (field != TEXT and field not in columns):
-            known = ", ".join(f"{{{item}}}" for item in dict.fromkeys([TEXT, *columns]) if item != OPTION)
+            fields = ", ".join(f"{{{item}}}" for item in dict.fromkeys([TEXT, *columns]) if item != OPTION)
             raise PatternError(
-                f"pattern {name!r} takes {{{field}}}, which the data do not have.", f"Take some of {known}."
+                f"pattern {name!r} uses {{{field}}}, which the data do not have.", f"Use some of {fields}."
             )
     return name, text
 
 
-@contextmanager
-def _of_pattern(name: str) -> Iterator[None]:
-    try:
-        yield
-    except PatternError as error:
-        raise PatternError(error.problem, f"{error.remedy.rstrip('.')} (--pattern {name}=TEXT).") from error
-
-
-def words_by_label(given: Sequence[str], labels: Sequence[str]) -> Mapping[str, str]:
-    """Label -> words, of `LABEL=word,word` in each item.
+def words_by_label(items: Sequence[str], labels: Sequence[str]) -> Mapping[str, str]:
+    """Returns label -> words, from items `LABEL=word,word`.
 
     Raises:
-        VerbalizerError: a label is none of the data's, or named twice.
+        VerbalizerError: a label is unknown, or given twice.
     """
-    found: dict[str, str] = {}
-    for item in given:
-        # labels may have an equals sign of their own
+    words: dict[str, str] = {}
+    for item in items:
+        # a label may contain an equals sign
         label = max((label for label in labels if item.startswith(f"{label}=")), key=len, default=None)
         if label is None:
             raise VerbalizerError(
-                f"--words {item} names none of the labels {', '.join(labels)}.", "Write --words LABEL=WORD,WORD."
+                f"--label-words {item} has none of the labels {', '.join(labels)}.",
+                "Write --label-words LABEL=WORD,WORD.",
             )
-        if label in found:
-            raise VerbalizerError(f"--words names {label!r} twice.", f"Write all words at once: {words_flag(label)}.")
-        found[label] = item.removeprefix(f"{label}=")
-    return found
-
-
-def words_of(item: str, label: str) -> list[str]:
-    """Words with commas between them.
-
-    Raises:
-        VerbalizerError: there is none.
-    """
-    words = [" ".join(word.split()) for word in item.split(",") if word.strip()]
-    if not words:
-        raise VerbalizerError(f"no word is given for {label!r}.", f"Write some: {words_flag(label)}.")
+        if label in words:
+            raise VerbalizerError(
+                f"--label-words sets {label!r} twice.", f"Write all its words in one: {label_words_flag(label)}."
+            )
+        words[label] = item.removeprefix(f"{label}=")
     return words
 
 
-def count_of(item: str) -> int:
-    """A number of texts.
+def parse_words(item: str, label: str) -> list[str]:
+    """Returns the comma-separated words of a label.
 
     Raises:
-        InputError: it is none.
+        VerbalizerError: there are no words.
+    """
+    words = [" ".join(word.split()) for word in item.split(",") if word.strip()]
+    if not words:
+        raise VerbalizerError(f"the label {label!r} has no words.", f"Add some: {label_words_flag(label)}.")
+    return words
+
+
+def parse_count(item: str) -> int:
+    """Returns a number of examples.
+
+    Raises:
+        InputError: it is not a positive integer.
     """
     if not item.isdecimal() or int(item) < 1:
-        raise InputError(f"{item!r} is no number of texts.", "Write a whole number, 1 or more.")
+        raise InputError(f"{item!r} is not a number of examples.", "Enter an integer, 1 or more.")
     return int(item)

@@ -15,55 +15,59 @@ TEXT_NAMES = (
     "text", "message", "sentence", "review", "content", "body", "comment", "description", "document", "question",
     "query", "utterance", "tweet", "post", "abstract", "summary", "headline", "title",
 )  # fmt: skip
-"""What columns of texts are called, the likeliest first."""
+"""Usual names of text columns, the most likely first."""
 LABEL_NAMES = (
     "label", "labels", "category", "class", "topic", "sentiment", "intent", "target", "tag", "type", "rating", "stars",
     "y",
 )  # fmt: skip
 MAX_LABELS = 50
 MIN_TEXTS = 4
-"""Distinct texts a label: two to learn from, and some for the pile and the test set."""
-LONGEST_LABEL = 60
-SHORTEST_TEXT = 3
-"""Words that a text has on average; where fewer stand, it may be a name or a key."""
+"""Minimum number of different texts per label: two to train with, and some for the other splits."""
+MAX_LABEL_LENGTH = 60
+MIN_WORDS = 3
+"""Minimum mean number of words in a text column. Shorter values may be names or keys."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class LabeledData:
-    """What a recipe says about a file. `fields`: field -> column; `raw`: value in the file -> label, where the two
-    differ (blanks around it); `counts`: distinct texts a label; `unlabelled`: values that stand for no label, and how
-    often; `texts`: the labelled ones.
-    """
+    """The contents of a file that a recipe describes."""
 
     asset: str
     fields: Mapping[str, str]
+    """Field -> column."""
     label: str
+    """Column of the label."""
     labels: tuple[str, ...]
-    raw: Mapping[str, str]
+    label_map: Mapping[str, str]
+    """Value in the file -> label, for values with spaces around the label."""
     counts: Mapping[str, int]
+    """Label -> number of different texts."""
     unlabeled: Mapping[str, int]
+    """Value of a row without a label -> number of rows."""
     num_empty: int
+    """Rows without text."""
     texts: Sequence[Mapping[str, str]]
+    """The fields of each labeled row."""
 
     @property
     def total(self) -> int:
-        """Distinct labelled texts."""
+        """Number of different labeled texts."""
         return sum(self.counts.values())
 
     @property
     def num_unlabeled(self) -> int:
-        """Rows without a label."""
+        """Number of rows without a label."""
         return sum(self.unlabeled.values())
 
 
 class LabeledFile:
-    """The rows of a file of labelled texts."""
+    """The rows of a file of labeled texts."""
 
     def __init__(self, asset: str) -> None:
         """Reads the file.
 
         Raises:
-            InputError: it is not there, empty, or damaged; names the line.
+            InputError: the file is missing, empty or damaged; names the line.
         """
         self.asset = asset
         try:
@@ -73,105 +77,106 @@ class LabeledFile:
                 raise
             raise DataError(error.problem, "Rename it: NAME.csv, .tsv, .jsonl or .parquet.") from error
         if not self.rows:
-            raise DataError(f"{asset} holds no row.", "Write a row for each labelled text.")
+            raise DataError(f"{asset} has no rows.", "Write a row per labeled text.")
         self.columns = tuple(dict.fromkeys(column for _, row in self.rows for column in row))
 
-    def column(self, name: str, flag: str, taken: str | None = None) -> str:
-        """A column that a person named.
+    def column(self, name: str, flag: str, text_column: str | None = None) -> str:
+        """Returns the name of a column that the user chose with a flag.
 
         Raises:
-            DataError: there is none of this name, or it is that of the text already.
+            DataError: the column does not exist, or is the column of the text.
         """
         if name not in self.columns:
-            raise DataError(f"{self.asset} has no column {name!r}.", f"Name one of {self._named}: {flag} COLUMN.")
-        if name == taken:
-            raise DataError(f"{name!r} is the column of the text.", f"Name another one: {flag} COLUMN.")
+            raise DataError(f"{self.asset} has no column {name!r}.", f"Use one of {self._column_names}: {flag} COLUMN.")
+        if name == text_column:
+            raise DataError(f"{name!r} is the column of the text.", f"Use another column: {flag} COLUMN.")
         return name
 
     def guess_text(self, label: str | None) -> str | None:
-        """The column of the texts: by its name, or the only one that may be it; else None."""
+        """Returns the column of the text: the one with a usual name, or the only plausible one; else None."""
         return self._guess(TEXT_NAMES, [item for item in self.columns if item != label and self._may_be_text(item)])
 
     def guess_label(self, text: str | None) -> str | None:
-        """The column of the labels: by its name, or the only one that may be it; else None."""
+        """Returns the column of the label: the one with a usual name, or the only plausible one; else None."""
         others = [item for item in self.columns if item != text]
         by_name = [item for name in LABEL_NAMES for item in others if item.casefold() == name]
         if by_name:
             return by_name[0]
         return self._guess((), [item for item in others if self._may_be_label(item)])
 
-    def cannot_infer_error(self, what: str, flag: str) -> DataError:
-        """The error where a column cannot be guessed."""
+    def cannot_infer_error(self, content: str, flag: str) -> DataError:
+        """Returns the error for a column that cannot be inferred."""
         return DataError(
-            f"which column of {self.asset} holds the {what} cannot be told; they are {self._named}.",
-            f"Name it: {flag} COLUMN.",
+            f"cannot infer the {content} column of {self.asset} from {self._column_names}.",
+            f"Set {flag} COLUMN.",
         )
 
     def labels(self, column: str) -> tuple[str, ...]:
-        """The labels in a column, sorted; numbers as numbers.
+        """Returns the labels in a column, sorted; numbers as numbers.
 
         Raises:
-            DataError: fewer than two, or so many that it must be something else.
+            DataError: there are fewer than two, or too many or too long values for labels.
         """
-        found = {label for _, _, label in self._label_of_rows(column) if label}
-        if len(found) < 2:
-            only = f"one label only, {next(iter(found))!r}" if found else "no label"
+        labels = {label for _, _, label in self._label_of_rows(column) if label}
+        if len(labels) < 2:
+            only = f"only the label {next(iter(labels))!r}" if labels else "no label"
             raise DataError(
-                f"the column {column!r} of {self.asset} has {only}; a task needs two or more.",
-                "Name another column: --label COLUMN.",
+                f"the column {column!r} of {self.asset} has {only}, but a task needs two or more.",
+                "Use another column: --label COLUMN.",
             )
-        if len(found) > MAX_LABELS or max(map(len, found)) > LONGEST_LABEL or any("\n" in item for item in found):
+        longest = max(map(len, labels))
+        if len(labels) > MAX_LABELS or longest > MAX_LABEL_LENGTH or any("\n" in item for item in labels):
             raise DataError(
-                f"the column {column!r} of {self.asset} has {len(found)} different values in {len(self.rows)} rows, "
-                f"the longest of {max(map(len, found))} characters: it looks like text, not labels.",
-                f"Name another column: --label COLUMN. {MAX_LABELS} labels of a line each are the most here.",
+                f"the column {column!r} of {self.asset} has {len(labels)} different values in {len(self.rows)} "
+                f"rows, the longest with {longest} characters: it looks like text, not labels.",
+                f"Use another column: --label COLUMN. The maximum is {MAX_LABELS} labels of one line each.",
             )
-        numeric = all(item.isdecimal() for item in found)
-        return tuple(sorted(found, key=lambda item: (int(item) if numeric else 0, item)))
+        numeric = all(item.isdecimal() for item in labels)
+        return tuple(sorted(labels, key=lambda item: (int(item) if numeric else 0, item)))
 
     def summarize(self, fields: Mapping[str, str], label: str) -> LabeledData:
-        """What the file holds.
+        """Summarizes the file.
 
         Args:
-            fields: Field that patterns take -> its column.
+            fields: Field that patterns use -> its column.
             label: Column of the label.
 
         Raises:
-            DataError: a row lacks a column, or its text is none; names the line.
+            DataError: a row lacks a column, or its text is not text; names the line.
         """
         labels = self.labels(label)
-        seen: dict[tuple[str, ...], str] = {}
-        unlabelled: Counter[str] = Counter()
-        raw_names: dict[str, str] = {}
+        label_of_text: dict[tuple[str, ...], str] = {}
+        unlabeled: Counter[str] = Counter()
+        label_map: dict[str, str] = {}
         num_empty, texts = 0, []
         for (place, row), (_, raw, name) in zip(self.rows, self._label_of_rows(label), strict=True):
             values = [_text(row, column, place) for column in fields.values()]
             if not all(value.strip() for value in values):
                 num_empty += 1
             elif not name:
-                unlabelled[raw] += 1
+                unlabeled[raw] += 1
             else:
-                # as the stage that draws the sets compares: by words, in any case
-                seen.setdefault(tuple(" ".join(value.casefold().split()) for value in values), name)
+                # compared as in stages/splits: by words, without case
+                label_of_text.setdefault(tuple(" ".join(value.casefold().split()) for value in values), name)
                 texts.append(dict(zip(fields, values, strict=True)))
             if name and raw != name:
-                raw_names[raw] = name
-        counts = Counter(seen.values())
+                label_map[raw] = name
+        counts = Counter(label_of_text.values())
         return LabeledData(
-            asset=self.asset, fields=fields, label=label, labels=labels, raw=raw_names, unlabeled=unlabelled,
+            asset=self.asset, fields=fields, label=label, labels=labels, label_map=label_map, unlabeled=unlabeled,
             counts={item: counts[item] for item in labels}, num_empty=num_empty, texts=texts,
         )  # fmt: skip
 
     def _label_of_rows(self, column: str) -> Iterator[tuple[str, str, str]]:
-        """Place, value and label of each row; an empty label where there is none."""
+        """Yields place, value and label of each row. The label is empty if the row has none."""
         for place, row in self.rows:
             if column not in row:
                 raise DataError(
-                    f"{place}: there is no column {column!r}.", "Write it in every row, null where it is not known."
+                    f"{place}: column {column!r} is missing.", "Write it in every row, with null for an unknown label."
                 )
             value = row[column]
             if isinstance(value, list):
-                raise DataError(f"{place}: {column!r} is a list, not one label.", "Keep one label a row.")
+                raise DataError(f"{place}: {column!r} is a list, not one label.", "Keep one label per row.")
             yield place, str(value), "" if value is None else str(value).strip()
 
     def _guess(self, names: Sequence[str], plausible: Sequence[str]) -> str | None:
@@ -190,40 +195,40 @@ class LabeledFile:
         if column.casefold() in TEXT_NAMES:
             return True
         num_words = sum(len(value.split()) for value in values)
-        return num_words >= SHORTEST_TEXT * len(values) and 2 * len(set(values)) > len(values)
+        return num_words >= MIN_WORDS * len(values) and 2 * len(set(values)) > len(values)
 
     def _may_be_label(self, column: str) -> bool:
         values = [str(value).strip() for value in self._values(column)]
-        found = set(values)
-        return 2 <= len(found) <= min(MAX_LABELS, len(values) // 2) and max(map(len, found)) <= LONGEST_LABEL
+        distinct = set(values)
+        return 2 <= len(distinct) <= min(MAX_LABELS, len(values) // 2) and max(map(len, distinct)) <= MAX_LABEL_LENGTH
 
     @property
-    def _named(self) -> str:
+    def _column_names(self) -> str:
         return ", ".join(self.columns)
 
 
-def check_counts(found: LabeledData, shots: int | None) -> None:
-    """Refuses a file with too few texts of some label.
+def check_counts(data: LabeledData, shots: int | None) -> None:
+    """Checks that a file has enough texts per label.
 
     Args:
-        found: The file.
-        shots: Labelled examples a class, if a person said it.
+        data: The file.
+        shots: Labeled examples per class, if set.
 
     Raises:
-        DataError: names the labels.
+        DataError: a label has too few texts.
     """
-    need = MIN_TEXTS if shots is None else shots + 1
-    few = [f"{label!r} has {count}" for label, count in found.counts.items() if count < need]
+    minimum = MIN_TEXTS if shots is None else shots + 1
+    few = [f"{label!r} has {count}" for label, count in data.counts.items() if count < minimum]
     if few:
         lower = ", lower --shots" if shots is not None and shots >= MIN_TEXTS else ""
         raise DataError(
-            f"{found.asset} has too few different texts of some labels: {', '.join(few)}; {need} are the least.",
-            f"Add rows{lower}, or take the rows of these labels out.",
+            f"{data.asset} has too few different texts for some labels: {', '.join(few)}; the minimum is {minimum}.",
+            f"Add rows{lower}, or remove the rows with these labels.",
         )
 
 
 def _flat(row: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
-    """The columns of a row; those of nested objects by their dotted names, as recipes write them."""
+    """Yields the columns of a row. Keys of nested objects are dotted, as in recipes."""
     for key, value in row.items():
         if isinstance(value, Mapping):
             yield from _flat(value, f"{prefix}{key}.")
@@ -233,12 +238,10 @@ def _flat(row: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]
 
 def _text(row: Mapping[str, Any], column: str, place: str) -> str:
     if column not in row:
-        raise DataError(f"{place}: there is no column {column!r}.", "Write it in every row.")
+        raise DataError(f"{place}: column {column!r} is missing.", "Write it in every row.")
     value = row[column]
     if value is None:
         return ""
     if not isinstance(value, str):
-        raise DataError(
-            f"{place}: {column!r} is {type(value).__name__}, not text.", "Put it in quotes, or name another column."
-        )
+        raise DataError(f"{place}: {column!r} is {type(value).__name__}, not text.", "Quote it, or use another column.")
     return value

@@ -1,4 +1,4 @@
-"""Writes the text of a new recipe: complete, with comments, in the form of the demo recipe."""
+"""Writes the text of a new recipe: complete, with comments, in the style of the demo recipe."""
 
 from __future__ import annotations
 
@@ -15,25 +15,26 @@ from stages.common.errors import DataError
 
 COMMENT_COLUMN = 32
 MAX_SHOTS, MAX_TEST, MAX_UNLABELED = 16, 500, 1000
-"""The sizes of the demo; smaller files are shared out."""
+"""The sizes of the demo. Smaller files get smaller splits."""
 STUDENT_STEPS = (50, 200)
 BASELINE_STEPS = 50
 
 
 @dataclass(frozen=True, slots=True)
 class Sizes:
-    """Labelled examples a class, unlabelled ones (0: the rows without a label), test examples."""
+    """Sizes of the splits."""
 
     shots: int
+    """Labeled examples per class."""
     unlabeled: int
+    """Unlabeled examples; 0: all rows without a label."""
     test: int
+    """Test examples."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RecipeDraft:
-    """All that a new recipe says of its own. `max_length` in tokens; `targets`: layers that
-    get adapters, None for every linear one.
-    """
+    """The variable parts of a new recipe."""
 
     name: str
     path: str
@@ -44,47 +45,51 @@ class RecipeDraft:
     backbone: str
     student: str
     max_length: int
+    """Tokens."""
     targets: Sequence[str] | None
+    """Layers that get adapters; None: all linear layers."""
     seed: int = 42
 
 
-def choose_split_sizes(found: LabeledData, shots: int | None, test: int | None) -> Sizes:
-    """Sizes of the sets that a file is enough for: those of the demo, or a quarter for the test set, and what is drawn
-    for each class in a ratio that leaves a third of the rest as the pile.
+def choose_split_sizes(data: LabeledData, shots: int | None, test: int | None) -> Sizes:
+    """Chooses split sizes that a file has enough rows for.
+
+    The sizes are those of the demo at most. The test set gets a quarter of the file at most, and at least a third of
+    the rest stays unlabeled.
 
     Args:
-        found: The file.
-        shots: Labelled examples a class, if a person said it.
-        test: Test examples, if a person said it.
+        data: The file.
+        shots: Labeled examples per class, if set.
+        test: Test examples, if set.
 
     Raises:
-        DataError: what a person said leaves no unlabelled text.
+        DataError: the given sizes leave no unlabeled text.
     """
-    total, classes = found.total, len(found.labels)
-    size = min(MAX_TEST, max(1, total // 4)) if test is None else test
+    total, num_classes = data.total, len(data.labels)
+    test_size = min(MAX_TEST, max(1, total // 4)) if test is None else test
     if shots is None:
-        # the test set is drawn first, from all classes together: it may take more of a class than its share
-        left = 0.8 * min(found.counts.values()) * max(0, 1 - size / total)
-        shots = max(1, min(MAX_SHOTS, int(left), (total - size) * 2 // (3 * classes)))
-    pile = total - size - shots * classes
-    if has_own_unlabeled_set(found):
-        return Sizes(shots, 0, size)
-    if pile < 1:
+        # The test set is drawn first, from all classes together, so it may take more than its share of a class.
+        num_left = 0.8 * min(data.counts.values()) * max(0, 1 - test_size / total)
+        shots = max(1, min(MAX_SHOTS, int(num_left), (total - test_size) * 2 // (3 * num_classes)))
+    num_unlabeled = total - test_size - shots * num_classes
+    if has_own_unlabeled_set(data):
+        return Sizes(shots, 0, test_size)
+    if num_unlabeled < 1:
         raise DataError(
-            f"{total} different texts are too few for {size} test texts and {shots} for each of {classes} labels: "
-            "none is left for the unlabelled pile.",
-            "Lower --test-size or --shots, or add rows, without a label if you like.",
+            f"{total} different texts are too few for {test_size} test examples and {shots} examples of each of "
+            f"{num_classes} labels: no unlabeled data is left.",
+            "Lower --test-size or --shots, or add rows, with or without a label.",
         )
-    return Sizes(shots, min(MAX_UNLABELED, pile), size)
+    return Sizes(shots, min(MAX_UNLABELED, num_unlabeled), test_size)
 
 
-def has_own_unlabeled_set(found: LabeledData) -> bool:
-    """Whether the rows without a label are the unlabelled pile: where they are more than the labelled ones leave."""
-    return found.num_unlabeled > max(found.total // 2, 1)
+def has_own_unlabeled_set(data: LabeledData) -> bool:
+    """Returns True if the rows without a label become the unlabeled set, because there are enough of them."""
+    return data.num_unlabeled > max(data.total // 2, 1)
 
 
 def smaller_sizes(sizes: Sizes, shots: int | None, test: int | None) -> tuple[int | None, int | None] | None:
-    """The next sizes to try where a class ran out of texts; None where a person fixed what could give way."""
+    """Returns the next shots and test size to try if a class has too few texts; None if both are fixed or minimal."""
     if shots is None and sizes.shots > 1:
         return sizes.shots - 1, test
     if test is None and sizes.test > 1:
@@ -93,22 +98,22 @@ def smaller_sizes(sizes: Sizes, shots: int | None, test: int | None) -> tuple[in
 
 
 def parse_recipe(text: str) -> PipelineConfig:
-    """What a recipe's own text says: whoever reads the file reads the same."""
+    """Parses the text of a recipe, as `clozeline run` will."""
     return load_config(yaml.safe_load(text))
 
 
 def recipe_text(draft: RecipeDraft) -> str:
-    """The recipe as YAML."""
+    """Returns the recipe as YAML."""
     num_labeled = draft.sizes.shots * len(draft.data.labels)
-    pile = draft.sizes.unlabeled or draft.data.num_unlabeled
-    steps = max(STUDENT_STEPS[0], min(STUDENT_STEPS[1], pile // 5))
+    num_unlabeled = draft.sizes.unlabeled or draft.data.num_unlabeled
+    steps = max(STUDENT_STEPS[0], min(STUDENT_STEPS[1], num_unlabeled // 5))
     targets = f", targets: {_flow(draft.targets)}" if draft.targets else ""
     num_baseline = max(BASELINE_STEPS, num_labeled * 12 // 8)
     return "\n".join(
         [
-            f"# {num_labeled} labelled texts and {pile:,} unlabelled ones -> a small classifier. Written by "
-            "clozeline init; docs/reference/recipe.md",
-            f"# tells all keys. `clozeline plan {draft.path}` checks it, `clozeline run {draft.path}` runs it.",
+            f"# {num_labeled} labeled and {num_unlabeled:,} unlabeled examples -> a small classifier.",
+            "# Written by clozeline init. docs/reference/recipe.md describes all keys.",
+            f"# Check it with `clozeline plan {draft.path}`, run it with `clozeline run {draft.path}`.",
             f"name: {_flow(draft.name)}",
             f"seed: {draft.seed}",
             "",
@@ -118,31 +123,31 @@ def recipe_text(draft: RecipeDraft) -> str:
             "",
             "backbone:",
             f"  asset: {_block(draft.backbone)}",
-            _with(f"  max_length: {draft.max_length}", "tokens of a text with its pattern at the most"),
+            _with(f"  max_length: {draft.max_length}", "tokens of an example with its pattern"),
             "",
-            _with("student:", "the encoder that becomes the classifier"),
+            _with("student:", "encoder of the classifier"),
             f"  asset: {_block(draft.student)}",
             f"  max_length: {draft.max_length}",
             "",
-            _with("pet:", "a sub-model for each pattern and seed"),
+            _with("pet:", "trains a sub-model per pattern and seed"),
             "  seeds: [0]",
-            _with("  tune: lora", "adapters: megabytes a sub-model, not a whole model"),
+            _with("  tune: lora", "adapters: megabytes per sub-model"),
             f"  lora: {{rank: 8, alpha: 16{targets}}}",
             "  training: {learning_rate: 0.001, batch_size: 8, epochs: 6}",
             "",
-            _with("ensemble:", "all sub-models together label the pile"),
+            _with("ensemble:", "all sub-models label the unlabeled data"),
             "  weights: uniform",
             "",
-            _with("distill:", "the student learns what they said"),
+            _with("distill:", "trains the student on these soft labels"),
             "  seeds: [0, 1, 2]",
             "  temperature: 2.0",
             f"  training: {{learning_rate: 5.0e-5, batch_size: 16, steps: {steps}, warmup_ratio: 0.1}}",
             "",
-            _with("baseline:", "for comparison: the student on the labelled texts alone"),
+            _with("baseline:", "for comparison: the student on labeled data only"),
             "  seeds: [0, 1, 2]",
             f"  training: {{learning_rate: 5.0e-5, batch_size: 8, steps: {num_baseline}, warmup_ratio: 0.1}}",
             "",
-            "# Soft prompts come on top: sections ppt and prompts, see docs/how-to/prompts.md and the recipe demo.",
+            "# For soft prompts add the sections ppt and prompts: see docs/how-to/prompts.md and the recipe demo.",
             "",
         ]
     )
@@ -150,32 +155,32 @@ def recipe_text(draft: RecipeDraft) -> str:
 
 def _task(draft: RecipeDraft) -> list[str]:
     lines = ["task:", f"  name: {_flow(draft.name)}", f"  labels: {_flow(draft.data.labels)}"]
-    lines.append(_with("  patterns:", "the cloze questions; {mask} is where a label word goes"))
+    lines.append(_with("  patterns:", "cloze templates; {mask} is replaced by a label word"))
     lines += [f"    {name}: {_quoted(text)}" for name, text in draft.patterns.items()]
-    lines.append(_with("  verbalizer:", "label -> its words; several words count with their mean"))
+    lines.append(_with("  verbalizer:", "label -> label words; the scores of several words are averaged"))
     return lines + [f"    {_flow(label)}: {_flow(words)}" for label, words in draft.words.items()]
 
 
 def _data(draft: RecipeDraft) -> list[str]:
     data, sizes = draft.data, draft.sizes
-    many = f"{data.total:,} different labelled texts, {min(data.counts.values()):,} of the rarest label"
+    rarest = f"{data.total:,} different labeled texts, {min(data.counts.values()):,} of the rarest label"
     lines = [
         "data:",
-        _with("  pool:", f"{many}; drawn from here, disjoint by text"),
+        _with("  pool:", f"{rarest}; the splits share no text"),
         *_source(draft),
         f"    label: {_flow(data.label)}",
     ]
-    if data.raw:
-        lines.append(f"    label_map: {_flow(dict(data.raw))}")
+    if data.label_map:
+        lines.append(f"    label_map: {_flow(dict(data.label_map))}")
     if data.unlabeled:
-        lines.append(f"    filter: {_flow({data.label: sorted({*data.labels, *data.raw})})}")
+        lines.append(f"    filter: {_flow({data.label: sorted({*data.labels, *data.label_map})})}")
     if data.num_empty:
         lines.append(_with("    drop_empty: true", f"{data.num_empty:,} rows have no text"))
     if not sizes.unlabeled:
         lines.append(_with("  unlabeled:", f"the {data.num_unlabeled:,} rows without a label"))
         lines += [*_source(draft), f"    filter: {_flow({data.label: list(data.unlabeled)})}"]
         lines += ["    drop_empty: true"] if data.num_empty else []
-    lines.append(_with(f"  shots: {sizes.shots}", "labelled examples a class"))
+    lines.append(_with(f"  shots: {sizes.shots}", "labeled examples per class"))
     if sizes.unlabeled:
         lines.append(f"  unlabeled_size: {sizes.unlabeled}")
     return [*lines, f"  test_size: {sizes.test}"]
@@ -190,18 +195,16 @@ def _with(line: str, comment: str) -> str:
 
 
 def _flow(value: Any) -> str:
-    """A value on one line, in quotes where YAML would take it for something else."""
+    """Returns a value on one line, quoted if YAML needs it."""
     plain = list(value) if isinstance(value, tuple) else value
-    made = yaml.safe_dump([plain], default_flow_style=True, sort_keys=False, allow_unicode=True, width=float("inf"))
-    return made.strip()[1:-1]
+    dumped = yaml.safe_dump([plain], default_flow_style=True, sort_keys=False, allow_unicode=True, width=float("inf"))
+    return dumped.strip()[1:-1]
 
 
 def _block(text: str) -> str:
-    """A text on a line of its own, where a colon in it needs no quotes."""
-    made = yaml.safe_dump({"asset": text}, allow_unicode=True, width=float("inf"))
-    return made.strip().removeprefix("asset: ")
+    """Returns a text for its own line, where a colon needs no quotes."""
+    return yaml.safe_dump({"asset": text}, allow_unicode=True, width=float("inf")).strip().removeprefix("asset: ")
 
 
 def _quoted(text: str) -> str:
-    made = yaml.safe_dump(text, default_style='"', allow_unicode=True, width=float("inf"))
-    return made.strip()
+    return yaml.safe_dump(text, default_style='"', allow_unicode=True, width=float("inf")).strip()

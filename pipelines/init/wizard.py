@@ -20,14 +20,14 @@ from rich.table import Table
 from pipelines.init import defaults, recipe_writer
 from pipelines.init.flags import (
     TEXT,
-    checked_name,
-    count_of,
-    pattern_of,
+    label_words_flag,
+    parse_count,
+    parse_name,
+    parse_pattern,
+    parse_words,
     slug,
     with_flag_hint,
     words_by_label,
-    words_flag,
-    words_of,
 )
 from pipelines.init.labeled_file import LabeledData, LabeledFile, check_counts
 from pipelines.init.recipe_writer import RecipeDraft, Sizes
@@ -51,29 +51,44 @@ from stages.splits.stage import Split, sample_splits
 Answer = TypeVar("Answer")
 MAX_SCORED = 200
 MAX_MEASURED = 1000
-"""Texts whose length is looked at."""
-SHORTEST, LONGEST = 32, 256
-"""Tokens of a text: bounds of what is proposed."""
-DEMO = "the demo's"
+"""Maximum number of texts whose length is measured."""
+MIN_LENGTH, MAX_LENGTH = 32, 256
+"""Bounds of the default `max_length`, in tokens."""
+DEMO = "as in demo"
+"""Stands for the model of the recipe demo."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class InitOptions:
-    """What the flags say; None and empty where they say nothing."""
+    """The flags of `clozeline init`; None or empty if not set."""
 
     data: str
-    out: Path | None = None
+    output: Path | None = None
     name: str | None = None
     text: str | None = None
     label: str | None = None
     patterns: Sequence[str] = ()
-    words: Sequence[str] = ()
+    label_words: Sequence[str] = ()
     shots: int | None = None
     test_size: int | None = None
     backbone: str | None = None
     student: str | None = None
     score: bool = True
     force: bool = False
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Interaction:
+    """Connects the wizard to the terminal."""
+
+    console: Console
+    """Shows what was loaded and proposed."""
+    ask: Callable[[str, str | None], str] | None
+    """Asks a question with a default and returns the answer; None: use the defaults."""
+    open_output: Callable[[Path], AbstractContextManager[TextIO]]
+    """Opens the recipe for writing."""
+    progress: Callable[[Console], AbstractContextManager[OnStart]]
+    """Shows the progress of downloads."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -87,124 +102,107 @@ class Model:
 
 @dataclass(slots=True)
 class InitWizard:
-    """Makes one recipe.
-
-    Args:
-        wanted: The flags.
-        asks: If True, `ask` is called for what no flag sets.
-        console: Shows what was read and proposed.
-        ask: Called with a question and its default; returns the answer.
-        open_output: Opens the recipe's file for writing, given the flag that sets its path.
-        progress: Shows the progress of a download.
-        demo: The demo's recipe, whose models are proposed.
-    """
+    """Writes one recipe. Proposes the models of the recipe `demo`."""
 
     options: InitOptions
-    asks: bool
-    console: Console
-    ask: Callable[[str, str | None], str]
-    open_output: Callable[[Path, str], AbstractContextManager[TextIO]]
-    progress: Callable[[Console], AbstractContextManager[OnStart]]
+    terminal: Interaction
     demo: PipelineConfig = field(default_factory=lambda: read_recipe(find_recipe("demo"), PipelineConfig))
 
-    def start(self) -> Path:
-        """Writes the recipe; returns its file.
+    def write_recipe(self) -> Path:
+        """Writes the recipe and returns its path.
 
         Raises:
-            InputError: names the flag that mends it.
+            InputError: a value is missing or wrong; names the flag that sets it.
         """
-        wanted = self.options
-        if wanted.out is not None:
-            self._check_free(wanted.out)
-        file = LabeledFile(wanted.data)
+        options, console = self.options, self.terminal.console
+        if options.output is not None:
+            self._check_free(options.output)
+        file = LabeledFile(options.data)
         text = self._text_column(file)
         label = self._label_column(file, text)
         labels = file.labels(label)
-        found = file.summarize({TEXT: text}, label)
-        check_counts(found, wanted.shots)
-        what = f"{found.total} different texts in {text!r}, {len(labels)} labels in {label!r}"
-        self.console.print(
-            f"read     {wanted.data.partition('#')[0]}: {what}", highlight=False, markup=False, soft_wrap=True
+        data = file.summarize({TEXT: text}, label)
+        check_counts(data, options.shots)
+        summary = f"{data.total} different texts in {text!r}, {len(labels)} labels in {label!r}"
+        console.print(
+            f"loaded    {options.data.partition('#')[0]}: {summary}", highlight=False, markup=False, soft_wrap=True
         )
-        stem = Path(wanted.out or wanted.data).name.partition(".")[0]
-        name = self._ask_or_default("Name of the task", wanted.name, slug(stem), checked_name)
-        out = wanted.out or Path(f"{name}.yaml")
-        self._check_free(out)
+        stem = Path(options.output or options.data).name.partition(".")[0]
+        name = self._ask_or_default("Name of the task", options.name, slug(stem), parse_name)
+        output = options.output or Path(f"{name}.yaml")
+        self._check_free(output)
         model = self._backbone()
-        student = self._ask_or_default("Student", wanted.student, DEMO, self._student)
+        student = self._ask_or_default("Student", options.student, DEMO, self._parse_student)
         kind = defaults.kind_of(labels, label)
         patterns = self._patterns(file, model, defaults.default_patterns(kind, model.family))
-        words = self._words(labels, defaults.label_words(labels, kind, model.tokenizer, model.family), model)
-        task = _task(name, labels, patterns, words)
+        words = self._label_words(labels, defaults.label_words(labels, kind, model.tokenizer, model.family), model)
+        task = Task(name=name, labels=labels, patterns=patterns, verbalizer=words)
         data = file.summarize({item: text if item == TEXT else item for item in task.fields}, label)
-        check_counts(data, wanted.shots)
+        check_counts(data, options.shots)
         with with_flag_hint():
             models.check_scoring(task, list(task.patterns), model.config)
-        model = replace(model, config=_with_length(task, data, model))
+        model = replace(model, config=_with_max_length(task, data, model))
         draft = RecipeDraft(
-            name=name, path=shlex.quote(str(out)), data=data, patterns=patterns, words=words,
+            name=name, path=shlex.quote(str(output)), data=data, patterns=patterns, words=words,
             sizes=Sizes(1, 1, 1), backbone=model.config.asset, student=student,
-            max_length=model.config.max_length, targets=self._targets(model),
+            max_length=model.config.max_length, targets=self._lora_targets(model),
         )  # fmt: skip
-        draft, drawn = self._sized(draft)
-        if wanted.score:
-            self._show_scores(task, model.config, drawn)
-        self._write(out, recipe_writer.recipe_text(draft))
-        return out
-
-    # --- what is asked ----------------------------------------------------------------------------------------------
+        draft, splits = self._with_sizes(draft)
+        if options.score:
+            self._show_accuracies(task, model.config, splits)
+        self._check_free(output)  # again: the scores may have taken minutes
+        with self.terminal.open_output(output) as recipe:
+            recipe.write(recipe_writer.recipe_text(draft))
+        return output
 
     def _ask_or_default(
         self,
         question: str,
-        given: str | None,
+        flag: str | None,
         default: str | None,
         parse: Callable[[str], Answer],
         missing: InputError | None = None,
     ) -> Answer:
-        """What a flag says, else what a person answers until it can be used, else the default.
+        """Returns the value of the flag, else the user's first valid answer, else the default.
 
         Args:
-            question: For the person.
-            given: The flag's value.
-            default: What is proposed; None: nothing, and without a person that is the error `missing`.
-            parse: Makes the answer of the words; its complaint is shown, and asked again.
+            question: The question for the user.
+            flag: The value of the flag, if set.
+            default: The default; None: raise `missing` if the input is not interactive.
+            parse: Makes a value from a text. Its errors are shown, and the question is repeated.
             missing: See `default`.
         """
-        if given is not None:
-            return parse(given)
-        while self.asks:
-            answer = self.ask(question, default)
+        if flag is not None:
+            return parse(flag)
+        while self.terminal.ask is not None:
+            answer = self.terminal.ask(question, default)
             try:
                 return parse(answer)
             except InputError as error:
-                self.console.print(escape(str(error)), style="yellow", highlight=False, soft_wrap=True)
+                self.terminal.console.print(escape(str(error)), style="yellow", highlight=False, soft_wrap=True)
         if default is None:
             assert missing is not None
             raise missing
         return parse(default)
 
     def _text_column(self, file: LabeledFile) -> str:
-        guess = file.guess_text(self.options.label)
         return self._ask_or_default(
             f"Column of the text ({', '.join(file.columns)})",
             self.options.text,
-            guess,
+            file.guess_text(self.options.label),
             lambda name: file.column(name, "--text"),
             file.cannot_infer_error("text", "--text"),
         )
 
     def _label_column(self, file: LabeledFile, text: str) -> str:
         def parse(name: str) -> str:
-            file.labels(file.column(name, "--label", taken=text))
+            file.labels(file.column(name, "--label", text_column=text))
             return name
 
-        others = ", ".join(item for item in file.columns if item != text)
-        guess = file.guess_label(text)
         return self._ask_or_default(
-            f"Column of the label ({others})",
+            f"Column of the label ({', '.join(item for item in file.columns if item != text)})",
             self.options.label,
-            guess,
+            file.guess_label(text),
             parse,
             file.cannot_infer_error("label", "--label"),
         )
@@ -212,19 +210,17 @@ class InitWizard:
     def _backbone(self) -> Model:
         def parse(ref: str) -> Model:
             config = BackboneConfig(asset=self.demo.backbone.asset if ref == DEMO else ref)
-            with with_flag_hint(), self.progress(self.console) as show:
-                fetch({"backbone.asset": config.asset}, show)
+            with with_flag_hint(), self.terminal.progress(self.terminal.console) as on_start:
+                fetch({"backbone.asset": config.asset}, on_start)
                 try:
-                    family = family_of(model_folder(config.asset))
-                    return Model(config, family, models.bare_tokenizer(config))
+                    return Model(config, family_of(model_folder(config.asset)), models.bare_tokenizer(config))
                 except InputError as error:
                     raise error.at(key="backbone.asset") from error
 
-        return self._ask_or_default(
-            "Backbone: a folder, a GGUF file or a reference", self.options.backbone, DEMO, parse
-        )
+        question = "Backbone (a folder, a GGUF file or an asset reference)"
+        return self._ask_or_default(question, self.options.backbone, DEMO, parse)
 
-    def _student(self, ref: str) -> str:
+    def _parse_student(self, ref: str) -> str:
         if ref == DEMO:
             return self.demo.student.asset
         with with_flag_hint():
@@ -233,133 +229,123 @@ class InitWizard:
             except InputError as error:
                 raise error.at(key="student.asset") from error
             if asset.scheme == "path" and not Path(asset.name).exists():
-                raise InputError(f"{ref!r} does not exist.", "Name a folder or a reference.", key="student.asset")
+                raise InputError(
+                    f"{ref!r} does not exist.", "Specify a folder or an asset reference.", key="student.asset"
+                )
         return ref
 
     def _patterns(self, file: LabeledFile, model: Model, proposed: Mapping[str, str]) -> dict[str, str]:
         def parse(item: str) -> tuple[str, str]:
-            return pattern_of(item, file.columns, model.family)
-
-        def optional(item: str) -> tuple[str, str] | None:
-            return parse(item) if item else None
+            return parse_pattern(item, file.columns, model.family)
 
         if self.options.patterns:
             given = [parse(item) for item in self.options.patterns]
-            twice = [name for name, count in Counter(name for name, _ in given).items() if count > 1]
-            if twice:
-                raise PatternError(f"the pattern {twice[0]!r} is given twice.", "Keep one: --pattern NAME=TEXT.")
+            repeated = [name for name, count in Counter(name for name, _ in given).items() if count > 1]
+            if repeated:
+                raise PatternError(f"the pattern {repeated[0]!r} is given twice.", "Keep one: --pattern NAME=TEXT.")
             return dict(given)
-        if not self.asks:
+        if self.terminal.ask is None:
             return dict(proposed)
-        self.console.print("Patterns that are proposed:", highlight=False)
+        console = self.terminal.console
+        console.print("Proposed patterns:", highlight=False)
         for name, text in proposed.items():
-            self.console.print(escape(f"  {name}={_on_one_line(text)}"), highlight=False, soft_wrap=True)
-        own: dict[str, str] = {}
+            console.print(escape(f"  {name}={_on_one_line(text)}"), highlight=False, soft_wrap=True)
+        patterns: dict[str, str] = {}
         while True:
-            question = "Another (Enter: no more)" if own else "Enter takes them; or write your own, NAME=TEXT"
-            answer = self._ask_or_default(question, None, "", optional)
+            question = "Another pattern (Enter: no more)" if patterns else "Enter uses these, or write NAME=TEXT"
+            answer = self._ask_or_default(question, None, "", lambda item: parse(item) if item else None)
             if answer is None:
-                return own or dict(proposed)
-            own[answer[0]] = answer[1]
+                return patterns or dict(proposed)
+            patterns[answer[0]] = answer[1]
 
-    def _words(self, labels: Sequence[str], proposed: Mapping[str, list[str]], model: Model) -> dict[str, list[str]]:
-        given = words_by_label(self.options.words, labels)
-        found: dict[str, list[str]] = {}
+    def _label_words(
+        self, labels: Sequence[str], proposed: Mapping[str, list[str]], model: Model
+    ) -> dict[str, list[str]]:
+        flags = words_by_label(self.options.label_words, labels)
+        verbalizer: dict[str, list[str]] = {}
         for label in labels:
 
             def parse(item: str, label: str = label) -> list[str]:
-                words = words_of(item, label)
+                words = parse_words(item, label)
                 with with_flag_hint(label):
-                    Verbalizer.of({**found, label: words}, model.tokenizer, model.family)
+                    Verbalizer.of({**verbalizer, label: words}, model.tokenizer, model.family)
                 return words
 
             missing = VerbalizerError(
-                f"the name of the label {label!r} gives no word that says what it means.",
-                f"Name some: {words_flag(label)}.",
+                f"the name of the label {label!r} yields no label words.", f"Add some: {label_words_flag(label)}."
             )
             default = ",".join(proposed[label]) or None
-            found[label] = self._ask_or_default(f"Words for {label}", given.get(label), default, parse, missing)
-        return found
+            verbalizer[label] = self._ask_or_default(f"Words for {label}", flags.get(label), default, parse, missing)
+        return verbalizer
 
-    # --- what follows from the answers ------------------------------------------------------------------------------
-
-    def _targets(self, model: Model) -> Sequence[str] | None:
-        """The demo's own choice of layers is for its backbone; any other gets adapters everywhere."""
+    def _lora_targets(self, model: Model) -> Sequence[str] | None:
+        """Returns the layers that the demo adapts if the backbone is the demo's; None: adapt all linear layers."""
         targets = self.demo.pet.lora.targets
         return targets if model.config.asset == self.demo.backbone.asset and not isinstance(targets, str) else None
 
-    def _sized(self, draft: RecipeDraft) -> tuple[RecipeDraft, Split]:
-        """Sizes that the file is enough for, proven by drawing the sets as the run will."""
-        shots, test = self._asked_sizes(draft.data)
-        sizes = recipe_writer.choose_split_sizes(draft.data, shots, test)
+    def _with_sizes(self, draft: RecipeDraft) -> tuple[RecipeDraft, Split]:
+        """Adds split sizes, and draws the splits as the run will draw them to prove that the file is large enough."""
+        shots, test_size = self._sizes(draft.data)
+        sizes = recipe_writer.choose_split_sizes(draft.data, shots, test_size)
         while True:
-            made = replace(draft, sizes=sizes)
-            config = recipe_writer.parse_recipe(recipe_writer.recipe_text(made))
+            draft = replace(draft, sizes=sizes)
+            config = recipe_writer.parse_recipe(recipe_writer.recipe_text(draft))
             seed = derive_seed(config.seed, f"data/{config.task.name}")
-            wanted = SplitsConfig(data=config.data, labels=config.task.labels, fields=config.task.fields, seed=seed)
+            splits = SplitsConfig(data=config.data, labels=config.task.labels, fields=config.task.fields, seed=seed)
             try:
-                return made, sample_splits(wanted)
+                return draft, sample_splits(splits)
             except DataError as error:
-                smaller = recipe_writer.smaller_sizes(sizes, shots, test)
+                smaller = recipe_writer.smaller_sizes(sizes, shots, test_size)
                 if smaller is None or not error.key.startswith("data.shots"):
                     with with_flag_hint():
                         raise
                 sizes = recipe_writer.choose_split_sizes(draft.data, *smaller)
 
-    def _asked_sizes(self, data: LabeledData) -> tuple[int | None, int | None]:
-        """Shots and size of the test set: what flags or a person say, None for what is left to be shared out."""
-        wanted = self.options
-        if not self.asks:
-            return wanted.shots, wanted.test_size
-
-        usual = recipe_writer.choose_split_sizes(data, wanted.shots, wanted.test_size)
-        shots = wanted.shots or self._ask_or_default("Labelled examples a class", None, str(usual.shots), count_of)
-        test = wanted.test_size or self._ask_or_default("Test texts", None, str(usual.test), count_of)
-        # what was proposed may still become smaller
+    def _sizes(self, data: LabeledData) -> tuple[int | None, int | None]:
+        """Returns shots and test size if a flag or the user sets them; None for a value that may still change."""
+        options = self.options
+        if self.terminal.ask is None:
+            return options.shots, options.test_size
+        default = recipe_writer.choose_split_sizes(data, options.shots, options.test_size)
+        shots = options.shots or self._ask_or_default(
+            "Labeled examples per class", None, str(default.shots), parse_count
+        )
+        test_size = options.test_size or self._ask_or_default("Test examples", None, str(default.test), parse_count)
         return (
-            shots if wanted.shots or shots != usual.shots else None,
-            test if wanted.test_size or test != usual.test else None,
+            shots if options.shots or shots != default.shots else None,
+            test_size if options.test_size or test_size != default.test else None,
         )
 
-    def _show_scores(self, task: Task, config: BackboneConfig, drawn: Split) -> None:
-        """A table of the patterns' accuracy before any training, on texts that are not in the test set."""
-        known = [item for item in (*drawn.train, *drawn.unlabeled) if item.label is not None]
-        python_rng(0, "init").shuffle(known)
-        known = known[:MAX_SCORED]
-        found = batch_inference.pattern_accuracies(task, config, known)
+    def _show_accuracies(self, task: Task, config: BackboneConfig, splits: Split) -> None:
+        """Prints the zero-shot accuracy of each pattern on labeled examples that are not in the test set."""
+        examples = [item for item in (*splits.train, *splits.unlabeled) if item.label is not None]
+        python_rng(0, "init").shuffle(examples)
+        examples = examples[:MAX_SCORED]
+        accuracies = batch_inference.pattern_accuracies(task, config, examples)
         table = Table("pattern", "zero-shot accuracy", "text", box=None)
-        for name, accuracy in sorted(found.items(), key=lambda item: -item[1]):
+        for name, accuracy in sorted(accuracies.items(), key=lambda item: -item[1]):
             table.add_row(escape(name), f"{100 * accuracy:.1f}", escape(_on_one_line(task.patterns[name])))
-        most = max(Counter(item.label for item in known).values()) / len(known)
-        table.add_row("(the most frequent label)", f"{100 * most:.1f}", "", style="dim")
-        self.console.print(table)
-        self.console.print(f"on {len(known)} labelled texts outside the test set", style="dim", highlight=False)
+        majority = max(Counter(item.label for item in examples).values()) / len(examples)
+        table.add_row("(most frequent label)", f"{100 * majority:.1f}", "", style="dim")
+        self.terminal.console.print(table)
+        self.terminal.console.print(
+            f"on {len(examples)} labeled examples that are not in the test set", style="dim", highlight=False
+        )
 
-    # --- the file ---------------------------------------------------------------------------------------------------
-
-    def _check_free(self, out: Path) -> None:
-        if out.exists() and not self.options.force:
-            raise InputError(f"{out} exists.", "Name another file (--out), or write over it: --force.")
-
-    def _write(self, out: Path, text: str) -> None:
-        self._check_free(out)  # the scores may have taken minutes
-        with self.open_output(out, "--out") as file:
-            file.write(text)
+    def _check_free(self, path: Path) -> None:
+        if path.exists() and not self.options.force:
+            raise InputError(f"{path} exists.", "Set --output to another file, or overwrite it with --force.")
 
 
-def _task(name: str, labels: Sequence[str], patterns: Mapping[str, str], words: Mapping[str, list[str]]) -> Task:
-    return Task(name=name, labels=tuple(labels), patterns=dict(patterns), verbalizer=dict(words))
-
-
-def _with_length(task: Task, data: LabeledData, model: Model) -> BackboneConfig:
-    """The backbone with room for most of the texts, as far as it has positions."""
-    wanted = LONGEST // 2
-    if hasattr(model.tokenizer, "encode_batch"):  # else a tokenizer of transformers, in another form
+def _with_max_length(task: Task, data: LabeledData, model: Model) -> BackboneConfig:
+    """Sets `max_length` to fit most texts, within the positions of the backbone."""
+    length = MAX_LENGTH // 2
+    if hasattr(model.tokenizer, "encode_batch"):  # tokenizers of transformers have another interface
         texts = [Example(str(number), item) for number, item in enumerate(data.texts[:MAX_MEASURED])]
-        wanted = -(-covering_length(task, texts, model.tokenizer) // 8) * 8
-    wanted = min(LONGEST, max(SHORTEST, wanted))
-    room = max_positions(model_folder(model.config.asset))
-    return model.config.model_copy(update={"max_length": min(wanted, room or wanted)})
+        length = -(-covering_length(task, texts, model.tokenizer) // 8) * 8
+    length = min(MAX_LENGTH, max(MIN_LENGTH, length))
+    num_positions = max_positions(model_folder(model.config.asset))
+    return model.config.model_copy(update={"max_length": min(length, num_positions or length)})
 
 
 def _on_one_line(text: str) -> str:

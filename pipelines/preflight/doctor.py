@@ -1,6 +1,4 @@
-"""`clozeline doctor`: checks package versions, CPU, GPUs, disk, compiler and assets, and says how to fix what is
-missing.
-"""
+"""`clozeline doctor`: checks package versions, CPU, GPUs, disk, compiler and assets, with a remedy per problem."""
 
 from __future__ import annotations
 
@@ -12,11 +10,14 @@ import sys
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
+import torch
+
 from cluster.errors import OffloadError
 from cluster.parallel import nvme_offload
 from stages.common.assets import availability
 from stages.common.assets.cache import cache_folder, is_cached
 from stages.common.errors import AssetError
+from stages.common.models.batching import wants_bf16
 
 PACKAGES = ("torch", "transformers", "peft", "ray", "deepspeed", "mlflow", "datasets", "accelerate")
 DISK_GB = 5
@@ -24,7 +25,7 @@ DISK_GB = 5
 
 @dataclass(frozen=True, slots=True)
 class CheckResult:
-    """One line of the examination. `remedy` is empty where nothing is to be done; `fatal` ones stop a pipeline."""
+    """The result of one check. `remedy` is empty if there is no problem. A `fatal` problem prevents runs."""
 
     what: str
     found: str
@@ -32,23 +33,24 @@ class CheckResult:
     fatal: bool = False
 
 
-def run_checks(wanted: Mapping[str, str]) -> Iterator[CheckResult]:
-    """Looks at versions, processors, memory, disk, the network and the assets of a recipe.
+def run_checks(refs: Mapping[str, str]) -> Iterator[CheckResult]:
+    """Checks versions, CPU, GPUs, disk, compiler and the assets of a recipe.
 
     Args:
-        wanted: Dotted place in the recipe -> reference of an asset.
+        refs: Dotted key in the recipe -> reference of an asset.
     """
-    good = sys.version_info >= (3, 11)
-    yield CheckResult("Python", platform.python_version(), "" if good else "Install Python 3.11 or newer.", not good)
+    is_supported = sys.version_info >= (3, 11)
+    remedy = "" if is_supported else "Install Python 3.11 or newer."
+    yield CheckResult("Python", platform.python_version(), remedy, not is_supported)
     for name in PACKAGES:
         yield _package(name)
     yield _compiler()
     yield _disk_tools()
-    yield _processors()
+    yield _cpu()
     yield _gpus()
     yield _disk()
-    for place, ref in wanted.items():
-        yield _asset(place, ref)
+    for key, ref in refs.items():
+        yield _asset(key, ref)
 
 
 def _version(name: str) -> str:
@@ -66,34 +68,28 @@ def _package(name: str) -> CheckResult:
 
 
 def _compiler() -> CheckResult:
-    """DeepSpeed compiles a small part of itself when workers on processors first share a model."""
-    found = shutil.which("g++") or shutil.which("c++")
-    remedy = "" if found else "Install g++ for strategy: zero3 on processors; nothing else needs it."
-    return CheckResult("C++ compiler", found or "none", remedy)
+    """Checks for a compiler, with which DeepSpeed builds an extension when workers on CPUs first share a model."""
+    compiler = shutil.which("g++") or shutil.which("c++")
+    remedy = "" if compiler else "Install g++ if you use strategy: zero3 on CPUs."
+    return CheckResult("C++ compiler", compiler or "none", remedy)
 
 
 def _disk_tools() -> CheckResult:
     try:
         nvme_offload.check_aio_toolchain()
     except OffloadError:
-        return CheckResult(
-            "libaio.h", "none", "Run: apt install libaio-dev g++, for resources.nvme_path; nothing else needs it."
-        )
+        return CheckResult("libaio.h", "none", "Run: apt install libaio-dev g++ if you use resources.nvme_path.")
     return CheckResult("libaio.h", "found")
 
 
-def _processors() -> CheckResult:
-    from stages.common.models.batching import wants_bf16
-
+def _cpu() -> CheckResult:
     cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    return CheckResult("processor", f"{cores} cores, computes in {'bf16' if wants_bf16('auto') else 'fp32'}")
+    return CheckResult("CPU", f"{cores} cores, computes in {'bf16' if wants_bf16('auto') else 'fp32'}")
 
 
 def _gpus() -> CheckResult:
-    import torch
-
     names = [torch.cuda.get_device_name(index) for index in range(torch.cuda.device_count())]
-    return CheckResult("GPUs", ", ".join(names) or "none: everything runs on the processor")
+    return CheckResult("GPUs", ", ".join(names) or "none: everything runs on the CPU")
 
 
 def _disk() -> CheckResult:
@@ -104,12 +100,12 @@ def _disk() -> CheckResult:
     return CheckResult("cache", f"{folder}, {free:.0f} GB free", remedy)
 
 
-def _asset(place: str, ref: str) -> CheckResult:
+def _asset(key: str, ref: str) -> CheckResult:
     short = ref.partition("#")[0]
     try:
         if is_cached(ref):
-            return CheckResult(place, f"{short} (cached)")
+            return CheckResult(key, f"{short} (cached)")
         availability.check_available([ref])
     except AssetError as error:
-        return CheckResult(place, error.problem, error.remedy, fatal=True)
-    return CheckResult(place, f"{short} (to be fetched)")
+        return CheckResult(key, error.problem, error.remedy, fatal=True)
+    return CheckResult(key, f"{short} (to be downloaded)")

@@ -1,5 +1,5 @@
-"""Compares what the steps of a recipe need with what this machine has: memory, shown by `plan` and checked before a
-run, and the folders of `nvme_path`.
+"""Compares the memory that the steps of a recipe need with the memory of this machine, for `plan` and before a run, and
+checks the folders of `nvme_path`.
 """
 
 from __future__ import annotations
@@ -35,29 +35,29 @@ from stages.common.training.config import TrainingConfig
 
 
 def check_nvme_folders(steps: Iterable[Step]) -> None:
-    """Looks for the folders and for what DeepSpeed needs to use them; on a cluster (`RAY_ADDRESS`) the workers look.
+    """Checks that the folders exist and that DeepSpeed can use them. On a cluster (`RAY_ADDRESS`), the workers check.
 
     Raises:
         InputError: a folder, a C++ compiler or libaio.h is missing on this machine.
     """
-    places = {step.resources.nvme_path for step in steps if step.resources.nvme_path}
-    if not places or os.environ.get("RAY_ADDRESS"):
+    folders = {step.resources.nvme_path for step in steps if step.resources.nvme_path}
+    if not folders or os.environ.get("RAY_ADDRESS"):
         return
     try:
         nvme_offload.check_aio_toolchain()
-        for place in sorted(places):
-            nvme_offload.check_folder(Path(place))
+        for folder in sorted(folders):
+            nvme_offload.check_folder(Path(folder))
     except OffloadError as error:
         raise InputError(error.problem, error.remedy, key="resources.nvme_path") from error
 
 
 MOST_WORKERS = 64
-"""Numbers of workers that a remedy looks at."""
+"""Maximum number of workers that a remedy suggests."""
 
 
 @dataclass(frozen=True, slots=True)
 class MemoryRow:
-    """One step with a backbone; `needs` is None where the backbone's config is not on this machine."""
+    """Memory of one step with a backbone. `needs` is None if the config of the backbone is not on this machine."""
 
     step: str
     strategy: str
@@ -68,91 +68,91 @@ class MemoryRow:
     remedy: str = ""
 
     def text(self) -> str:
-        """For a table: `zero3 x 2, 1.2 GiB (GPU: 9.1 GiB)`."""
+        """Returns the text for a table, such as `zero3 x 2, 1.2 GiB, GPU 9.1 GiB`."""
         shared = self.strategy if self.strategy == "single" else f"{self.strategy} x {self.workers}"
         if self.needs is None:
             return f"{shared}, unknown"
         gpu = f", GPU {self.needs.gpu.total / GIB:.1f} GiB" if self.needs.gpu else ""
         disk = f", disk {self.needs.disk / GIB:.1f} GiB" if self.needs.disk else ""
-        told = f"{shared}, {self.needs.machine.total / GIB:.1f} GiB{gpu}{disk}"
-        return told if self.fits else f"{told}; does not fit: {self.remedy}"
+        text = f"{shared}, {self.needs.machine.total / GIB:.1f} GiB{gpu}{disk}"
+        return text if self.fits else f"{text}; does not fit: {self.remedy}"
 
 
 def memory_rows(steps: Sequence[Step], room: MemoryBudget) -> dict[str, MemoryRow]:
-    """Step -> what it needs, of all steps with a backbone. Steps that are alike are reckoned once.
+    """Returns step name -> memory, for all steps with a backbone. Equal steps are computed once.
 
-    Of workers that may be fewer or more, the fewest need most.
+    If the number of workers is a range, its minimum counts, because fewer workers need more memory each.
     """
     known: dict[tuple[Workload, BackboneConfig, Resources], MemoryRow] = {}
     shapes: dict[str, ModelShape | None] = {}
-    found = {}
+    rows = {}
     for step in steps:
         backbone = getattr(step.config, "backbone", None)
         if not isinstance(backbone, BackboneConfig):
             continue
-        asked = step.resources
+        resources = step.resources
         if backbone.asset not in shapes:
             shapes[backbone.asset] = _shape(backbone.asset)
         shape = shapes[backbone.asset]
         if shape is None:
-            found[step.name] = MemoryRow(step.name, asked.strategy, asked.min_workers, None)
+            rows[step.name] = MemoryRow(step.name, resources.strategy, resources.min_workers, None)
             continue
         work = workload_of(step, shape)
-        key = (work, backbone, asked)
+        key = (work, backbone, resources)
         if key not in known:
             known[key] = _memory_row(step, shape, work, room)
-        found[step.name] = known[key]
-    return found
+        rows[step.name] = known[key]
+    return rows
 
 
 def check_fits(steps: Sequence[Step], room: MemoryBudget) -> None:
-    """Refuses what cannot fit: whose weights, and what trains, are more than there is. What is unknown is let pass.
+    """Checks that the weights and trained parameters of every step fit into memory. Skips steps of unknown size.
 
     Raises:
-        InputError: names the step, its need, what there is, and what would fit.
+        InputError: with the step, the memory that it needs, the memory that is available, and a strategy that fits.
     """
-    for name, line in memory_rows(steps, room).items():
-        if line.is_refused and line.needs is not None:
-            need = line.needs.gpu or line.needs.machine
+    for name, row in memory_rows(steps, room).items():
+        if row.is_refused and row.needs is not None:
+            need = row.needs.gpu or row.needs.machine
             raise InputError(
-                f"step {name} ({line.strategy}, workers: {line.workers}) needs {need.total / GIB:.1f} GiB a worker, "
-                f"and {_budget_text(room)}.",
-                f"{line.remedy}; or go on all the same with resources.check_memory: false.",
+                f"step {name} ({row.strategy}, workers: {row.workers}) needs {need.total / GIB:.1f} GiB per worker, "
+                f"but {_budget_text(room)}.",
+                f"{row.remedy}, or set resources.check_memory: false to run anyway.",
                 key="resources",
             )
 
 
 def local_budget(steps: Iterable[Step]) -> MemoryBudget:
-    """What this machine has; unknown where the steps run on a cluster (`RAY_ADDRESS`)."""
+    """Returns the memory of this machine; unknown if the steps run on a cluster (`RAY_ADDRESS`)."""
     if os.environ.get("RAY_ADDRESS"):
         return MemoryBudget(None, None)
     return MemoryBudget(machine_bytes(), gpu_bytes() if any(step.resources.gpus > 0 for step in steps) else None)
 
 
 def machine_bytes() -> int | None:
-    """Bytes of this machine with its swap, or the part of it that this process may use; None where it is not told."""
+    """Returns the bytes of main memory and swap, or the limit of this process; None if they are unknown."""
     try:
-        about = dict(line.split(":", 1) for line in Path("/proc/meminfo").read_text().splitlines())
-        total = sum(int(about[name].split()[0]) * 1024 for name in ("MemTotal", "SwapTotal"))
+        sizes = dict(line.split(":", 1) for line in Path("/proc/meminfo").read_text().splitlines())
+        total = sum(int(sizes[name].split()[0]) * 1024 for name in ("MemTotal", "SwapTotal"))
         limit = Path("/sys/fs/cgroup/memory.max")
-        written = limit.read_text().strip() if limit.exists() else "max"
+        limit_text = limit.read_text().strip() if limit.exists() else "max"
     except (OSError, KeyError, ValueError):
         return None
-    return min(total, int(written)) if written.isdigit() else total
+    return min(total, int(limit_text)) if limit_text.isdigit() else total
 
 
 @cache
 def gpu_bytes() -> int | None:
-    """Bytes of the largest GPU of this machine, as nvidia-smi tells; None where it tells nothing."""
+    """Returns the bytes of the largest GPU that nvidia-smi lists; None if it lists none."""
     command = ["nvidia-smi", "--query-gpu=memory.total", "--format=csv,noheader,nounits"]
     with suppress(OSError, ValueError, subprocess.SubprocessError):
-        told = subprocess.run(command, capture_output=True, text=True, check=True, timeout=20).stdout.split()
-        return max(int(number) for number in told) * (1 << 20)
+        sizes = subprocess.run(command, capture_output=True, text=True, check=True, timeout=20).stdout.split()
+        return max(int(number) for number in sizes) * (1 << 20)
     return None
 
 
 def workload_of(step: Step, shape: ModelShape) -> Workload:
-    """What a step does with its backbone, from its config."""
+    """Returns what a step does with its backbone, from its config."""
     config, on_gpu = step.config, step.resources.gpus > 0
     backbone: BackboneConfig = getattr(config, "backbone")  # noqa: B009
     jobs: Sequence[Any] = getattr(config, "jobs", None) or (config,)
@@ -180,28 +180,26 @@ def workload_of(step: Step, shape: ModelShape) -> Workload:
 
 
 def _memory_row(step: Step, shape: ModelShape, work: Workload, room: MemoryBudget) -> MemoryRow:
-    asked, on_gpu = step.resources, step.resources.gpus > 0
-    on_disk = asked.nvme_path is not None
-    needed = estimate_memory(shape, work, asked.strategy, asked.min_workers, on_gpu=on_gpu, on_disk=on_disk)
-    if room.fits(needed, asked.min_workers):
-        return MemoryRow(step.name, asked.strategy, asked.min_workers, needed)
-    is_refused = not room.fits(needed, asked.min_workers, required=True)
-    if asked.strategy == STREAM:
-        fewer = next((count for count in range(asked.min_workers - 1, 0, -1) if room.fits(needed, count)), None)
-        remedy = f"Take workers: {fewer}" if fewer else "Take a smaller backbone, or a cluster with more memory"
-        return MemoryRow(step.name, asked.strategy, asked.min_workers, needed, False, is_refused, remedy)
-    other = next(strategies_that_fit(shape, work, room, on_gpu=on_gpu, most_workers=MOST_WORKERS), None)
-    if other is None:
-        remedy = "Take a smaller backbone, or a cluster with more memory"
-    elif other[0] == "single":
-        remedy = "Take strategy: single"
-    else:
-        remedy = f"Take strategy: {other[0]}, workers: {other[1]}"
-    return MemoryRow(step.name, asked.strategy, asked.min_workers, needed, False, is_refused, remedy)
+    strategy, workers, on_gpu = step.resources.strategy, step.resources.min_workers, step.resources.gpus > 0
+    on_disk = step.resources.nvme_path is not None
+    needs = estimate_memory(shape, work, strategy, workers, on_gpu=on_gpu, on_disk=on_disk)
+    if room.fits(needs, workers):
+        return MemoryRow(step.name, strategy, workers, needs)
+    is_refused = not room.fits(needs, workers, required=True)
+    remedy = "Use a smaller backbone, or a cluster with more memory"
+    if strategy == STREAM:
+        fewer = next((count for count in range(workers - 1, 0, -1) if room.fits(needs, count)), None)
+        remedy = f"Set workers: {fewer}" if fewer else remedy
+    elif (
+        other := next(strategies_that_fit(shape, work, room, on_gpu=on_gpu, most_workers=MOST_WORKERS), None)
+    ) is not None:
+        is_single = other[0] == "single"
+        remedy = "Set strategy: single" if is_single else f"Set strategy: {other[0]}, workers: {other[1]}"
+    return MemoryRow(step.name, strategy, workers, needs, False, is_refused, remedy)
 
 
 def _shape(ref: str) -> ModelShape | None:
-    """None also where a config is of no use: whoever loads it will complain."""
+    """Returns None also if the config is invalid, which other checks report."""
     try:
         return cached_shape(ref)
     except (InputError, OSError, ValueError, StopIteration):
@@ -209,13 +207,13 @@ def _shape(ref: str) -> ModelShape | None:
 
 
 def _prompt(job: object, tune: str | None) -> PromptConfig | None:
-    """The soft prompt of a config that has one and uses it."""
-    found = getattr(job, "prompt", None)
-    return found if isinstance(found, PromptConfig) and tune in (None, "prompt") else None
+    """Returns the soft prompt of a config that uses one."""
+    prompt = getattr(job, "prompt", None)
+    return prompt if isinstance(prompt, PromptConfig) and tune in (None, "prompt") else None
 
 
 def _lora(config: object, tune: str | None) -> LoraConfig | None:
-    """The adapters that train: of a sub-model, or beside a prompt."""
+    """Returns the adapters that are trained: of a sub-model, or with a prompt."""
     if tune is not None:
         return getattr(config, "lora", None) if tune == "lora" else None
     prompt = getattr(config, "prompt", None)
@@ -230,25 +228,25 @@ def _targets(adapted: Mapping[str, int], lora: LoraConfig) -> Mapping[str, int]:
 
 
 def _is_half(backbone: BackboneConfig, on_gpu: bool) -> bool:
-    """Whether frozen weights are bfloat16: as told; `auto`, on every GPU of today, and where the processor says so."""
+    """Returns True if frozen weights are bfloat16. `auto` means bfloat16 on GPUs, and on CPUs that compute in it."""
     if backbone.precision != "auto":
         return backbone.precision == "bf16"
-    return on_gpu or _processor_is_half()
+    return on_gpu or _cpu_has_bf16()
 
 
 @cache
-def _processor_is_half() -> bool:
-    """As `stages.common.models.batching.wants_bf16`, without importing torch; where nothing is told, the smaller need."""
+def _cpu_has_bf16() -> bool:
+    """The same as `stages.common.models.batching.wants_bf16`, without importing torch. True if unknown."""
     try:
-        words = Path("/proc/cpuinfo").read_text().split()
+        flags = Path("/proc/cpuinfo").read_text().split()
     except OSError:
         return True
-    return "avx512_bf16" in words or "amx_tile" in words
+    return "avx512_bf16" in flags or "amx_tile" in flags
 
 
 def budget_summary(room: MemoryBudget) -> str:
-    """One line below a plan."""
-    return f"memory: {_budget_text(room) or 'unknown, for the steps run on a cluster'}"
+    """Returns the line below a plan."""
+    return f"memory: {_budget_text(room) or 'unknown, because the steps run on a cluster'}"
 
 
 def _budget_text(room: MemoryBudget) -> str:

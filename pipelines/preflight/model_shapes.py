@@ -23,15 +23,15 @@ if TYPE_CHECKING:
     from torch import nn
 
 FORM = 2
-"""Of the files in the cache: another number where `ModelShape` or what is counted changes."""
+"""Version of the files in the cache. Raise it if `ModelShape` or the counted values change."""
 KEPT_INNER = {"silu": 1, "relu": 1, "gelu": 1, "gelu_new": 4, "gelu_pytorch_tanh": 1}
-"""Inner tensors that an activation keeps for its backward pass; gelu_new is written out in four products."""
+"""Inner tensors that an activation keeps for its backward pass. gelu_new consists of four products."""
 GATED_TOO = 2
-"""A gate's product keeps both of its factors."""
+"""Inner tensors that the product of a gate keeps: both of its factors."""
 
 
 def cached_shape(ref: str) -> ModelShape | None:
-    """The shape of a backbone if its config.json lies on this machine; None where it would have to be fetched."""
+    """Returns the shape of a backbone if its config.json is on this machine, else None."""
     if not is_cached(ref):
         return None
     path = resolve(ref)
@@ -41,34 +41,35 @@ def cached_shape(ref: str) -> ModelShape | None:
 
 
 def shape_of(folder: Path) -> ModelShape:
-    """The shape of the model whose config.json lies in `folder`.
+    """Returns the shape of the model whose config.json is in `folder`.
 
     Raises:
-        AssetError: there is none, or it is of no language model.
+        AssetError: it is missing, or not of a language model.
     """
     family = family_of(folder)
     content = (folder / "config.json").read_bytes()
     kept = cache_folder() / "shapes" / f"{hashlib.sha256(content).hexdigest()}.{FORM}.json"
     with suppress(OSError, ValueError, TypeError, KeyError):
-        about = json.loads(kept.read_text())
-        return ModelShape(**{**about, "weights": tuple(about["weights"])})
-    found = _counted(folder, family)
-    with suppress(OSError):  # without a cache it is counted again
+        payload = json.loads(kept.read_text())
+        return ModelShape(**{**payload, "weights": tuple(payload["weights"])})
+    shape = _count(folder, family)
+    with suppress(OSError):  # Without a cache, the model is built again the next time.
         kept.parent.mkdir(parents=True, exist_ok=True)
         draft = kept.with_name(f"{kept.name}.{os.getpid()}")
-        draft.write_text(json.dumps(asdict(found)))
+        draft.write_text(json.dumps(asdict(shape)))
         draft.replace(kept)
-    return found
+    return shape
 
 
-def _counted(folder: Path, family: Family) -> ModelShape:
-    from stages.common.models.meta_models import adapted_layer_sizes, meta_model  # torch, for models not counted yet
+def _count(folder: Path, family: Family) -> ModelShape:
+    # For models that were not counted yet:
+    from stages.common.models.meta_models import adapted_layer_sizes, meta_model  # noqa: PLC0415  (loads torch)
 
     model = meta_model(folder)
     weights = tuple(weight.numel() for weight in model.parameters())
-    about = getattr(model, "config").to_dict()  # noqa: B009
-    kept, inner = _activation(model, about)
-    layers = _first(about, "num_hidden_layers", "n_layer", "num_layers")
+    settings = getattr(model, "config").to_dict()  # noqa: B009
+    kept, inner = _activation(model, settings)
+    layers = _first(settings, "num_hidden_layers", "n_layer", "num_layers")
     return ModelShape(
         num_parameters=sum(weights),
         weights=weights,
@@ -76,25 +77,27 @@ def _counted(folder: Path, family: Family) -> ModelShape:
             sum(item.numel() for item in module.parameters(recurse=False)) for module in model.modules()
         ),
         num_layers=layers,
-        num_decoder_layers=int(about.get("num_decoder_layers") or layers) if family == "seq2seq" else 0,
-        width=_first(about, "hidden_size", "n_embd", "d_model"),
+        num_decoder_layers=int(settings.get("num_decoder_layers") or layers) if family == "seq2seq" else 0,
+        width=_first(settings, "hidden_size", "n_embd", "d_model"),
         inner=inner,
-        num_heads=_first(about, "num_attention_heads", "n_head", "num_heads"),
-        vocabulary=_first(about, "vocab_size"),
+        num_heads=_first(settings, "num_attention_heads", "n_head", "num_heads"),
+        vocabulary=_first(settings, "vocab_size"),
         kept_inner=kept,
         adapted=adapted_layer_sizes(model),
         reads_vocabulary=family != "causal",
     )
 
 
-def _activation(model: nn.Module, about: dict[str, Any]) -> tuple[int, int]:
-    """How many inner tensors a layer keeps, and the inner width."""
-    width = _first(about, "hidden_size", "n_embd", "d_model")
-    inner = next((about[name] for name in ("intermediate_size", "d_ff", "n_inner") if about.get(name)), 4 * width)
-    name = str(about.get("hidden_act") or about.get("activation_function") or about.get("dense_act_fn") or "gelu")
+def _activation(model: nn.Module, settings: dict[str, Any]) -> tuple[int, int]:
+    """Returns the number of inner tensors that a layer keeps, and the inner size."""
+    width = _first(settings, "hidden_size", "n_embd", "d_model")
+    inner = next((settings[name] for name in ("intermediate_size", "d_ff", "n_inner") if settings.get(name)), 4 * width)
+    name = str(
+        settings.get("hidden_act") or settings.get("activation_function") or settings.get("dense_act_fn") or "gelu"
+    )
     is_gated = any(item.rpartition(".")[2] in ("gate_proj", "wi_1", "Wi") for item, _ in model.named_modules())
     return KEPT_INNER.get(name, 2) + (GATED_TOO if is_gated else 0), int(inner)
 
 
-def _first(about: dict[str, Any], *names: str) -> int:
-    return int(next(about[name] for name in names if about.get(name)))
+def _first(settings: dict[str, Any], *names: str) -> int:
+    return int(next(settings[name] for name in names if settings.get(name)))

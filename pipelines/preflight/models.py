@@ -20,7 +20,7 @@ from stages.common.patterns.encoding import check_pattern
 from stages.common.patterns.syntax import Pattern
 from stages.common.patterns.verbalizers import Verbalizer
 from stages.common.prompts.config import PromptConfig, check_fit
-from stages.prompt_pretraining.config import classifier_folder
+from stages.prompt_pretraining.classifier_files import classifier_folder
 from stages.prompt_pretraining.formats import task_of
 
 
@@ -220,7 +220,7 @@ def bare_tokenizer(backbone: BackboneConfig) -> Any:
             tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
             tokenizer.no_padding()  # Some files enable padding, and a word would have the tokens of a full text.
             return tokenizer
-        from transformers import AutoTokenizer  # takes seconds, for few models only
+        from transformers import AutoTokenizer  # noqa: PLC0415  (takes seconds, for few models only)
 
         return AutoTokenizer.from_pretrained(folder)
     except Exception as error:  # The tokenizers library raises no narrower type.

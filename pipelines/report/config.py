@@ -19,17 +19,15 @@ class MeasuredStep(Config):
 
 
 class ReportConfig(Config):
-    """Whose results are compared."""
+    """The steps whose results the report compares."""
 
     recipe: str
     """Name of the recipe."""
     task: str
-    """Name of the recipe's own task."""
-    steps: tuple[str, ...]
-    """Names of the measured steps, in the order of the inputs."""
-    measured: tuple[MeasuredStep, ...] = ()
+    """Name of the main task."""
+    measured: tuple[MeasuredStep, ...]
     """The measured steps, in the order of the inputs."""
-    starts: dict[str, str] = Field({})
-    """Method of prompts -> what its prompts start from."""
+    prompt_inits: dict[str, str] = Field({})
+    """Prompt method -> its initialization."""
     seed: int = 0
-    """Seed of the bootstrap that compares methods."""
+    """Seed of the paired bootstrap."""

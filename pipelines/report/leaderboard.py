@@ -1,23 +1,24 @@
-"""The leaderboard: one row per method with mean and standard deviation over its seeds, and its bar plot."""
+"""The leaderboard: one row per method with mean and standard deviation over its seeds."""
 
 from __future__ import annotations
 
 import statistics
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from matplotlib.figure import Figure
-from matplotlib.patches import Patch
+from pipelines.kinds import KINDS
+from pipelines.report.config import MeasuredStep
 
-from pipelines.kinds import ROW_COLORS, ROW_KINDS, ROW_NAMES, SEEDED
-
-MEASURES = ("accuracy", "macro_f1", "mcc", "ece", "exact_match", "entity_f1")
-"""Scores that a row carries, by their names in stages/common/metrics/classification.py"""
+METRICS = ("accuracy", "macro_f1", "mcc", "ece", "exact_match", "entity_f1")
+"""The metrics of a row, named as in stages/common/metrics/classification.py."""
+MEMBER_ROWS = frozenset(kind.row for kind in KINDS.values() if kind.votes)
+"""Kinds of rows that can be members of the ensemble."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class MeanStd:
-    """Mean and sample standard deviation over seeds; `std` is None for a single one."""
+    """Mean and sample standard deviation over seeds. `std` is None for a single seed."""
 
     mean: float
     std: float | None
@@ -25,9 +26,9 @@ class MeanStd:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Row:
-    """A line of the leaderboard: one method, over all its seeds. `steps` says where the figures come from.
+    """A line of the leaderboard: the mean of a method over its seeds. `steps` are the steps that were averaged.
 
-    The scores are those of stages/common/metrics/classification.py, None where they make no sense for a task.
+    A metric is None if it is not defined for the task.
     """
 
     name: str
@@ -47,85 +48,59 @@ class Row:
     steps: tuple[str, ...]
 
 
-def leaderboard(results: dict[str, dict[str, Any]], task: str) -> tuple[Row, ...]:
-    """Groups steps that differ by their seed alone, in the order of `results`.
+def leaderboard(steps: Sequence[MeasuredStep], results: Mapping[str, Mapping[str, Any]], task: str) -> tuple[Row, ...]:
+    """Averages the steps of each row, in the order of `steps`.
 
     Args:
-        results: Step name -> its result, as JSON values; steps without test scores are passed over.
-        task: Name of the recipe's own task.
+        steps: The measured steps. Steps without a row are skipped.
+        results: Step name -> its result, as JSON values.
+        task: Name of the main task.
     """
-    groups: dict[str, list[str]] = {}
-    for name, result in results.items():
-        if "test" in result:
-            groups.setdefault(row_name(name), []).append(name)
-    return tuple(_row(name, steps, results, task) for name, steps in groups.items())
+    groups: dict[str, list[MeasuredStep]] = {}
+    for step in steps:
+        if KINDS[step.kind].row:
+            groups.setdefault(step.labels["row"], []).append(step)
+    return tuple(_row(group, [results[step.name] for step in group], task) for group in groups.values())
 
 
-def row_name(step: str) -> str:
-    """`pet/review/0` -> `pet/review`; `probe/mpnet` stays; `soft_labels` -> `ensemble`; `distill/0` -> `student`."""
-    kind, *rest = step.split("/")
-    if kind in SEEDED and rest and rest[-1].isdigit():
-        rest.pop()
-    return "/".join([ROW_NAMES.get(kind, kind), *rest])
-
-
-def _row(name: str, steps: list[str], results: dict[str, dict[str, Any]], task: str) -> Row:
-    mine = [results[step] for step in steps]
-    kind = steps[0].split("/")[0]
-    scores = {
-        measure: mean_std([result["test"][measure] for result in mine])
-        for measure in MEASURES
-        if mine[0]["test"].get(measure) is not None
+def _row(steps: Sequence[MeasuredStep], results: Sequence[Mapping[str, Any]], task: str) -> Row:
+    first, labels = results[0], steps[0].labels
+    metrics = {
+        metric: mean_std([result["test"][metric] for result in results])
+        for metric in METRICS
+        if first["test"].get(metric) is not None
     }
     return Row(
-        name=name,
-        kind=ROW_KINDS[kind],
-        task=steps[0].split("/")[1] if kind == "prompts" else task,
-        accuracy=scores["accuracy"],
-        macro_f1=scores["macro_f1"],
-        mcc=scores.get("mcc"),
-        ece=scores.get("ece"),
-        exact_match=scores.get("exact_match"),
-        entity_f1=scores.get("entity_f1"),
+        name=labels["row"],
+        kind=KINDS[steps[0].kind].row,
+        task=labels.get("task", task),
+        accuracy=metrics["accuracy"],
+        macro_f1=metrics["macro_f1"],
+        mcc=metrics.get("mcc"),
+        ece=metrics.get("ece"),
+        exact_match=metrics.get("exact_match"),
+        entity_f1=metrics.get("entity_f1"),
         num_seeds=len(steps),
-        num_test=mine[0]["test"]["num_examples"],
-        num_labeled=mine[0]["num_labeled"],
-        num_unlabeled=mine[0]["num_unlabeled"],
-        trainable_parameters=mine[0]["trainable_parameters"],
-        steps=tuple(steps),
+        num_test=first["test"]["num_examples"],
+        num_labeled=first["num_labeled"],
+        num_unlabeled=first["num_unlabeled"],
+        trainable_parameters=first["trainable_parameters"],
+        steps=tuple(step.name for step in steps),
     )
 
 
 def mean_std(values: list[float]) -> MeanStd:
-    """Mean and sample standard deviation."""
+    """Returns mean and sample standard deviation."""
     std = round(statistics.stdev(values), 6) if len(values) > 1 else None
     return MeanStd(mean=round(statistics.fmean(values), 6), std=std)
 
 
-def plot_leaderboard(rows: tuple[Row, ...], recipe: str) -> Figure:
-    """The leaderboard as horizontal bars of accuracy, with error bars over seeds."""
-
-    figure = Figure(figsize=(8, 1.2 + 0.36 * len(rows)), layout="constrained")
-    axes = figure.add_subplot()
-    places = range(len(rows))[::-1]
-    axes.barh(
-        list(places),
-        [row.accuracy.mean for row in rows],
-        xerr=[row.accuracy.std or 0 for row in rows],
-        color=[ROW_COLORS[row.kind] for row in rows],
-        error_kw={"ecolor": "#333333", "capsize": 3},
-    )
-    for place, row in zip(places, rows, strict=True):
-        axes.text(0.01, place, f"{100 * row.accuracy.mean:.1f}", va="center", color="white", fontweight="bold")
-    axes.set_yticks(list(places), [row.name for row in rows])
-    axes.set_xlim(0, 1)
-    axes.set_xlabel("test accuracy")
-    axes.set_title(recipe)
-    axes.spines[["top", "right"]].set_visible(False)
-    kinds = list(dict.fromkeys(row.kind for row in rows))
-    figure.legend(
-        handles=[Patch(color=ROW_COLORS[kind], label=kind) for kind in kinds],
-        loc="outside lower center",
-        ncols=len(kinds) if len(kinds) <= 6 else 4,  # six fit into one line
-    )
-    return figure
+def flat_rows(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Returns rows, as JSON values, as a table of plain values. The deviation of a metric has the suffix `_std`."""
+    table = []
+    for row in rows:
+        metrics = {name: row[name] or {"mean": None, "std": None} for name in METRICS}
+        means = {name: metric["mean"] for name, metric in metrics.items()}
+        deviations = {f"{name}_std": metric["std"] for name, metric in metrics.items()}
+        table.append({name: value for name, value in {**row, **means, **deviations}.items() if name != "steps"})
+    return table

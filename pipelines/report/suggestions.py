@@ -1,7 +1,7 @@
 """Suggestions for the next experiment: rules over the results of a run, each with the number that supports it.
 
-The rules look at results alone. A rule applies only if its number exceeds the noise of the test set. A suggestion has
-not been tried: it is a hint, not a promise.
+The rules read results only. A rule applies only if its number exceeds the noise of the test set. Suggestions have not
+been tried.
 """
 
 from __future__ import annotations
@@ -12,198 +12,220 @@ from dataclasses import dataclass
 from typing import Any
 
 from pipelines.report.comparisons import RowComparison
-from pipelines.report.leaderboard import Row
+from pipelines.report.config import MeasuredStep
+from pipelines.report.leaderboard import MEMBER_ROWS, Row
 
-MEMBERS = ("sub-model", "probe")
-FAR_BELOW = 0.03
-"""Accuracy by which a student is far below its teachers, and by which training made a pattern worse."""
-NO_BETTER_THAN_GUESSING = 0.1
-"""Matthews' correlation, which is 0 for guessing whatever the sizes of the classes."""
+LARGE_GAP = 0.03
+"""Accuracy that a student lacks compared with its teachers, or that training lost, to be reported."""
+GUESSING_MCC = 0.1
+"""Matthews correlation up to which a pattern guesses. It is 0 for guessing, for classes of any size."""
 LARGE_STD = 0.03
 LARGE_LEAK = 0.01
-WIDE = 0.05
-"""Half of a 95% interval that is too wide to tell methods apart which differ by a few points."""
+WIDE_INTERVAL = 0.05
+"""Half width of a 95% interval that hides differences of a few points."""
 POOR_CALIBRATION = 0.1
-LITTLE_LEARNT = 0.05
+SMALL_GAIN = 0.05
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Suggestion:
-    """A thing to try, and why. `rule` names the rule; `about` the row or step; `because` holds the figure."""
+    """A recommended next experiment."""
 
     rule: str
-    about: str
-    because: str
-    attempt: str
+    """Name of the rule."""
+    subject: str
+    """The row or step."""
+    evidence: str
+    """The observation, with its number."""
+    action: str
+    """What to try."""
 
 
 @dataclass(frozen=True, slots=True)
 class RunResults:
-    """What the rules look at: the leaderboard, its comparisons, and the result of every step, as JSON values."""
+    """What the rules read. `results` are JSON values by step name."""
 
     rows: Sequence[Row]
     comparisons: Sequence[RowComparison]
+    steps: Mapping[str, MeasuredStep]
     results: Mapping[str, Mapping[str, Any]]
 
     def row(self, name: str) -> Row | None:
-        """The row of a name, if there is one."""
+        """Returns the row with this name, if any."""
         return next((row for row in self.rows if row.name == name), None)
 
+    def label(self, row: Row, name: str) -> str:
+        """Returns a label of the steps of a row; empty if they do not have it."""
+        return self.steps[row.steps[0]].labels.get(name, "")
 
-def suggest(facts: RunResults) -> tuple[Suggestion, ...]:
-    """What the rules say, what spoils the figures themselves first."""
-    return tuple(advice for rule in RULES for advice in rule(facts))
+    def members(self) -> list[Row]:
+        """Returns the rows that vote in the ensemble: probes, and the last generation of sub-models."""
+        rows = [row for row in self.rows if row.kind in MEMBER_ROWS]
+        last: dict[str, int] = {}
+        for row in rows:
+            member = self.label(row, "member")
+            last[member] = max(last.get(member, 0), int(self.label(row, "generation") or 0))
+        return [row for row in rows if int(self.label(row, "generation") or 0) == last[self.label(row, "member")]]
 
 
-def leaking_test_set(facts: RunResults) -> Iterator[Suggestion]:
-    """Texts that were trained on and tested on flatter every row."""
-    for name, result in facts.results.items():
+def suggest(run: RunResults) -> tuple[Suggestion, ...]:
+    """Returns the suggestions of all rules, those about wrong numbers first."""
+    return tuple(suggestion for rule in RULES for suggestion in rule(run))
+
+
+def leaking_test_set(run: RunResults) -> Iterator[Suggestion]:
+    """Test examples in the training files raise the accuracy of every row."""
+    for name, result in run.results.items():
         seen, size = result.get("num_test_seen") or 0, result.get("num_test") or 0
         if size and seen / size >= LARGE_LEAK:
             yield Suggestion(
                 rule="leak",
-                about=name,
-                because=f"{seen:,} of {size:,} test texts ({seen / size:.1%}) stand in the training files too.",
-                attempt="Take those test texts out of one of the files: all accuracies of this task are flattered.",
+                subject=name,
+                evidence=f"{seen:,} of {size:,} test examples ({seen / size:.1%}) are also in the training files.",
+                action="Remove these examples from one of the files: they raise all accuracies of this task.",
             )
 
 
-def small_test_set(facts: RunResults) -> Iterator[Suggestion]:
-    """A small test set cannot tell rows apart."""
-    row = facts.row("student") or facts.row("ensemble")
+def small_test_set(run: RunResults) -> Iterator[Suggestion]:
+    """A small test set cannot separate rows."""
+    row = run.row("student") or run.row("ensemble")
     if row is None:
         return
-    half = 1.96 * math.sqrt(row.accuracy.mean * (1 - row.accuracy.mean) / row.num_test)
-    if half > WIDE:
+    half_width = 1.96 * math.sqrt(row.accuracy.mean * (1 - row.accuracy.mean) / row.num_test)
+    if half_width > WIDE_INTERVAL:
         yield Suggestion(
             rule="small_test",
-            about=row.name,
-            because=f"On {row.num_test:,} test texts an accuracy of {row.accuracy.mean:.1%} is known to "
-            f"± {100 * half:.1f} points (95% interval).",
-            attempt="Test on more texts before rows are compared that differ by a few points.",
+            subject=row.name,
+            evidence=f"With {row.num_test:,} test examples, an accuracy of {row.accuracy.mean:.1%} has an error of "
+            f"± {100 * half_width:.1f} points (95% interval).",
+            action="Use a larger test set before you compare rows that differ by a few points.",
         )
 
 
-def guessing_pattern(facts: RunResults) -> Iterator[Suggestion]:
-    """A pattern whose words say nothing before training."""
-    for row in facts.rows:
-        if row.kind == "zero-shot" and row.mcc is not None and row.mcc.mean < NO_BETTER_THAN_GUESSING:
+def guessing_pattern(run: RunResults) -> Iterator[Suggestion]:
+    """A pattern that guesses before training."""
+    for row in run.rows:
+        if row.kind == "zero-shot" and row.mcc is not None and row.mcc.mean < GUESSING_MCC:
             yield Suggestion(
                 rule="guessing_pattern",
-                about=row.name,
-                because=f"Before training {row.name} labels {row.accuracy.mean:.1%} rightly with a correlation of "
-                f"{row.mcc.mean:.2f} (0 is guessing).",
-                attempt=f"Try other words, or another question, for {row.name.partition('/')[2]}: clozeline score "
-                "shows what they get right before any training.",
+                subject=row.name,
+                evidence=f"Before training, {row.name} has an accuracy of {row.accuracy.mean:.1%} and a Matthews "
+                f"correlation of {row.mcc.mean:.2f} (0 is guessing).",
+                action=f"Try other label words or another text for the pattern {run.label(row, 'pattern')}. "
+                "clozeline score shows its scores without training.",
             )
 
 
-def worse_by_training(facts: RunResults) -> Iterator[Suggestion]:
-    """A sub-model that is worse than its pattern before training."""
-    for row in facts.rows:
-        before = facts.row(row.name.replace("pet/", "zero_shot/", 1))
-        if row.kind == "sub-model" and before is not None and before is not row:
+def worse_by_training(run: RunResults) -> Iterator[Suggestion]:
+    """A sub-model that is worse than its pattern without training."""
+    zero_shot = {run.label(row, "pattern"): row for row in run.rows if row.kind == "zero-shot"}
+    for row in run.rows:
+        before = zero_shot.get(run.label(row, "pattern"))
+        is_first = run.label(row, "member") == "pet" and run.label(row, "generation") in ("", "0")
+        if row.kind == "sub-model" and is_first and before is not None:
             lost = before.accuracy.mean - row.accuracy.mean
-            if lost > FAR_BELOW:
+            if lost > LARGE_GAP:
                 yield Suggestion(
                     rule="worse_by_training",
-                    about=row.name,
-                    because=f"{row.name} is {100 * lost:.1f} points below its own pattern before training "
+                    subject=row.name,
+                    evidence=f"{row.name} is {100 * lost:.1f} points below its pattern without training "
                     f"({row.accuracy.mean:.1%} and {before.accuracy.mean:.1%}).",
-                    attempt=f"Train {row.name} less (a lower pet.training.learning_rate, fewer epochs), or on more labels.",
+                    action=f"Train {row.name} less (lower pet.training.learning_rate, fewer epochs), or with more "
+                    "labeled data.",
                 )
 
 
-def ensemble_below_member(facts: RunResults) -> Iterator[Suggestion]:
+def ensemble_below_member(run: RunResults) -> Iterator[Suggestion]:
     """An ensemble that is worse than one of its members."""
-    ensemble = facts.row("ensemble")
-    voting = [row for row in facts.rows if row.kind in MEMBERS and not row.name.startswith("pet/g")]
-    if ensemble is None or len(voting) < 2:
+    ensemble = run.row("ensemble")
+    members = run.members()
+    if ensemble is None or len(members) < 2:
         return
-    best = max(voting, key=lambda row: row.accuracy.mean)
-    worst = min(voting, key=lambda row: row.accuracy.mean)
+    best = max(members, key=lambda row: row.accuracy.mean)
+    worst = min(members, key=lambda row: row.accuracy.mean)
     if best.accuracy.mean > ensemble.accuracy.mean:
         yield Suggestion(
             rule="ensemble_below_member",
-            about="ensemble",
-            because=f"The ensemble ({ensemble.accuracy.mean:.1%}) is below its member {best.name} "
+            subject="ensemble",
+            evidence=f"The ensemble ({ensemble.accuracy.mean:.1%}) is below its member {best.name} "
             f"({best.accuracy.mean:.1%}); the weakest is {worst.name} ({worst.accuracy.mean:.1%}).",
-            attempt="Try other weights (ensemble.weights: accuracy), a mean of probabilities (ensemble.mean), or leave "
-            "the weakest member out.",
+            action="Try other weights (ensemble.weights: accuracy), an average of probabilities (ensemble.average), or "
+            "remove the weakest member.",
         )
 
 
-def student_below_ensemble(facts: RunResults) -> Iterator[Suggestion]:
-    """A student that did not learn what its teachers know."""
-    student, ensemble = facts.row("student"), facts.row("ensemble")
+def student_below_ensemble(run: RunResults) -> Iterator[Suggestion]:
+    """A student that is far below its teacher, the ensemble."""
+    student, ensemble = run.row("student"), run.row("ensemble")
     if student is None or ensemble is None:
         return
     gap = ensemble.accuracy.mean - student.accuracy.mean
-    if gap > max(FAR_BELOW, student.accuracy.std or 0):
+    if gap > max(LARGE_GAP, student.accuracy.std or 0):
         yield Suggestion(
             rule="student_below_ensemble",
-            about="student",
-            because=f"The student ({student.accuracy.mean:.1%}) is {100 * gap:.1f} points below its ensemble "
-            f"({ensemble.accuracy.mean:.1%}), taught with {student.num_unlabeled:,} texts.",
-            attempt="Try more unlabelled texts, a larger student.asset, or longer distill.training.steps.",
+            subject="student",
+            evidence=f"The student ({student.accuracy.mean:.1%}) is {100 * gap:.1f} points below its ensemble "
+            f"({ensemble.accuracy.mean:.1%}). It was trained on {student.num_unlabeled:,} unlabeled examples.",
+            action="Try more unlabeled data, a larger student.asset, or more distill.training.steps.",
         )
 
 
-def student_not_ahead(facts: RunResults) -> Iterator[Suggestion]:
-    """A student that is not surely better than training on the few labels alone."""
-    for duel in facts.comparisons:
-        if (duel.first, duel.second) == ("student", "baseline") and duel.low <= 0:
+def student_not_ahead(run: RunResults) -> Iterator[Suggestion]:
+    """A student that may not be better than the baseline."""
+    for item in run.comparisons:
+        if (item.first, item.second) == ("student", "baseline") and item.low <= 0:
             yield Suggestion(
                 rule="student_not_ahead",
-                about="student",
-                because=f"The student leads the baseline by {100 * duel.difference:+.1f} points, and 0 is within the "
-                f"95% interval ({100 * duel.low:+.1f} to {100 * duel.high:+.1f}).",
-                attempt="Try better patterns or a larger language model, which raise the ensemble, or a larger pile.",
+                subject="student",
+                evidence=f"The student leads the baseline by {100 * item.difference:+.1f} points, and 0 is within the "
+                f"95% interval ({100 * item.low:+.1f} to {100 * item.high:+.1f}).",
+                action="Try better patterns or a larger backbone, which improve the ensemble, or more unlabeled data.",
             )
 
 
-def large_spread(facts: RunResults) -> Iterator[Suggestion]:
-    """Seeds that disagree. One hint for the widest row: the remedy is the same for all."""
-    spread = [(row.accuracy.std, row) for row in facts.rows if row.accuracy.std is not None]
+def large_spread(run: RunResults) -> Iterator[Suggestion]:
+    """Seeds that disagree. One suggestion for the row with the largest deviation, because the remedy is the same."""
+    spread = [(row.accuracy.std, row) for row in run.rows if row.accuracy.std is not None]
     wide = sorted(((std, row) for std, row in spread if std > LARGE_STD), key=lambda item: -item[0])
     if wide:
         std, row = wide[0]
-        others = f"; {', '.join(other.name for _, other in wide[1:])} vary too" if wide[1:] else ""
+        others = f"; {', '.join(other.name for _, other in wide[1:])} also vary" if wide[1:] else ""
         yield Suggestion(
             rule="large_spread",
-            about=row.name,
-            because=f"{row.name} varies by ± {100 * std:.1f} points over {row.num_seeds} seeds{others}.",
-            attempt=f"Run more seeds of {row.name} before its mean is trusted.",
+            subject=row.name,
+            evidence=f"{row.name} varies by ± {100 * std:.1f} points over {row.num_seeds} seeds{others}.",
+            action=f"Run more seeds of {row.name} before you use its mean.",
         )
 
 
-def untrustworthy_confidence(facts: RunResults) -> Iterator[Suggestion]:
-    """A student whose probabilities do not mean what they say."""
-    student = facts.row("student")
+def untrustworthy_confidence(run: RunResults) -> Iterator[Suggestion]:
+    """A student whose confidence does not match its accuracy."""
+    student = run.row("student")
     if student is not None and student.ece is not None and student.ece.mean > POOR_CALIBRATION:
         yield Suggestion(
             rule="calibration",
-            about="student",
-            because=f"The student's confidence is off by {100 * student.ece.mean:.1f} points on average (ECE).",
-            attempt="Rank texts by the student's confidence, but read no probability out of it; softer targets "
+            subject="student",
+            evidence=f"The confidence of the student differs from its accuracy by {100 * student.ece.mean:.1f} points "
+            "(ECE).",
+            action="Use the confidence of the student to rank examples, not as a probability. Softer targets "
             "(ensemble.temperature above 1) may help.",
         )
 
 
-def pretraining_taught_little(facts: RunResults) -> Iterator[Suggestion]:
-    """A prompt that hardly learnt its own task."""
-    for name, result in facts.results.items():
-        if not name.startswith("ppt/"):
+def small_pretraining_gain(run: RunResults) -> Iterator[Suggestion]:
+    """A pretrained prompt that improved little on its pretraining task."""
+    for name, result in run.results.items():
+        if run.steps[name].kind != "ppt":
             continue
         before, after = result["held_out_before"]["accuracy"], result["held_out"]["accuracy"]
-        if after - before < LITTLE_LEARNT:
+        if after - before < SMALL_GAIN:
             yield Suggestion(
                 rule="pretraining",
-                about=name,
-                because=f"{name} went from {before:.1%} to {after:.1%} on its own "
+                subject=name,
+                evidence=f"{name} improved from {before:.1%} to {after:.1%} on "
                 f"{result['held_out']['num_examples']:,} held-out examples.",
-                attempt=f"Pretrain {name} longer (ppt.training.steps, ppt.corpus.num_examples), or on text more like the "
-                "task's.",
+                action=f"Pretrain {name} longer (ppt.training.steps, ppt.corpus.num_examples), or on text that is more "
+                "like the task.",
             )
 
 
@@ -217,5 +239,5 @@ RULES: tuple[Callable[[RunResults], Iterator[Suggestion]], ...] = (
     student_not_ahead,
     large_spread,
     untrustworthy_confidence,
-    pretraining_taught_little,
+    small_pretraining_gain,
 )

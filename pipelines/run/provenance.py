@@ -11,9 +11,9 @@ ROOT = Path(__file__).resolve().parents[2]
 
 
 def git_commit(root: Path = ROOT) -> tuple[str, bool] | None:
-    """The commit of a checkout of this project, and whether files differ from it; None where there is no checkout.
+    """Returns the commit of a checkout of this project, and True if files differ from it; else None.
 
-    A folder that merely lies inside another repository, as an installed package may, is none.
+    A folder inside another repository, such as an installed package, does not count.
     """
     top = _git(root, "rev-parse", "--show-toplevel")
     if top is None or Path(top).resolve() != root.resolve():
@@ -23,19 +23,21 @@ def git_commit(root: Path = ROOT) -> tuple[str, bool] | None:
 
 
 def run_tags() -> dict[str, str]:
-    """The same as tags of a run. MLflow shows a run's commit where it stands under MLflow's own name."""
-    found = {f"version.{name}": value for name, value in versions().items()}
-    about = git_commit()
-    if about is not None:
-        found["mlflow.source.git.commit"] = about[0]
-        found["git.is_changed"] = str(about[1]).lower()
-    return found
+    """Returns versions and commit as tags of a run. The commit has the name that MLflow shows."""
+    tags = {f"version.{name}": value for name, value in versions().items()}
+    commit = git_commit()
+    if commit is not None:
+        tags["mlflow.source.git.commit"] = commit[0]
+        tags["git.is_changed"] = str(commit[1]).lower()
+    return tags
 
 
-def _git(root: Path, *words: str) -> str | None:
-    """What git says, or None: it is not installed, there is no repository, or it does not answer."""
+def _git(root: Path, *arguments: str) -> str | None:
+    """Returns the output of git; None if git is not installed, fails or does not respond."""
     try:
-        done = subprocess.run(["git", "-C", str(root), *words], capture_output=True, text=True, timeout=10, check=False)
+        process = subprocess.run(
+            ["git", "-C", str(root), *arguments], capture_output=True, text=True, timeout=10, check=False
+        )
     except (OSError, subprocess.TimeoutExpired):
         return None
-    return done.stdout.strip() if done.returncode == 0 else None
+    return process.stdout.strip() if process.returncode == 0 else None

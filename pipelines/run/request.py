@@ -1,6 +1,4 @@
-"""The request for a run: reads the recipe, opens the store, and runs the preflight checks with file and line in each
-error.
-"""
+"""The request for a run: reads the recipe, opens the store, and runs the checks with file and line in each error."""
 
 from __future__ import annotations
 
@@ -8,14 +6,12 @@ from collections.abc import Callable
 from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TypeAlias
 
 from rich.console import Console
 
-from cluster.run.events import Event
+from cluster.run.events import EventHandler
 from cluster.run.result import RunOptions
 from cluster.steps.plan import Plan, PlanState
-from cluster.steps.step import Step
 from cluster.store.base import Store
 from cluster.store.location import open_store
 from pipelines.preflight import memory, models
@@ -25,19 +21,28 @@ from pipelines.schema.config import PipelineConfig
 from pipelines.schema.loader import find_recipe, read_recipe
 from pipelines.schema.locations import errors_located_in
 
-Show: TypeAlias = Callable[[Console, int], AbstractContextManager[Callable[[Event], None]]]
-"""Makes what events are given to, from a console and the number of steps that will be executed."""
-
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RunRequest:
-    """What a person asked for. `recipe` and `overrides` as typed, `path` the file behind the recipe."""
+    """A recipe and its store. `recipe` and `overrides` are as typed; `path` is the file of the recipe."""
 
     recipe: str
     overrides: tuple[str, ...]
     path: Path
     config: PipelineConfig
     store: Store
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class RunDisplay:
+    """Shows a run. The caller supplies it, because only the command line knows the terminal."""
+
+    console: Console
+    """Prints messages and tables."""
+    progress: Callable[[Console], AbstractContextManager[OnStart]]
+    """Shows the checks and downloads before the run."""
+    events: Callable[[Console, int], AbstractContextManager[EventHandler]]
+    """Shows the events of the run, given the number of steps to run."""
 
 
 def load_request(recipe: str, overrides: list[str] | None, store: str | Path) -> RunRequest:
@@ -50,34 +55,26 @@ def load_request(recipe: str, overrides: list[str] | None, store: str | Path) ->
 
 
 def check_request(request: RunRequest, on_start: OnStart) -> None:
-    """Fetches assets and checks the recipe against them; complaints name file and line."""
+    """Downloads assets and checks the recipe with them. Errors name file and line."""
     with errors_located_in(request.path):
         check_recipe(request.config, on_start)
 
 
 def check_cached(request: RunRequest) -> None:
-    """Checks the recipe against the models that are at hand, for a plan: nothing is fetched."""
+    """Checks the recipe with the models on this machine. Downloads nothing."""
     with errors_located_in(request.path):
         models.check_models(request.config, only_cached=True)
 
 
-def check_memory(request: RunRequest, options: RunOptions, steps: list[Step], planned: Plan) -> None:
-    """Refuses steps that are to run and cannot fit into this machine; one of a cluster is let pass."""
-    if options.address or not request.config.resources.check_memory:
-        return
-    chosen = _to_run(steps, planned)
-    with errors_located_in(request.path):
-        memory.check_fits(chosen, memory.local_budget(chosen))
+def check_machine(request: RunRequest, options: RunOptions, planned: Plan) -> None:
+    """Raises `InputError` if this machine lacks the memory or the NVMe folders of a step to run.
 
-
-def check_nvme(request: RunRequest, options: RunOptions, steps: list[Step], planned: Plan) -> None:
-    """Refuses steps that are to run with weights on a disk, where this machine lacks what that takes."""
+    Does nothing on a Ray cluster.
+    """
     if options.address:
         return
+    to_run = [item.step for item in planned if item.state is PlanState.RUN]
     with errors_located_in(request.path):
-        memory.check_nvme_folders(_to_run(steps, planned))
-
-
-def _to_run(steps: list[Step], planned: Plan) -> list[Step]:
-    names = {line.name for line in planned if line.state is PlanState.RUN}
-    return [step for step in steps if step.name in names]
+        if request.config.resources.check_memory:
+            memory.check_fits(to_run, memory.local_budget(to_run))
+        memory.check_nvme_folders(to_run)

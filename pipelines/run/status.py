@@ -1,4 +1,4 @@
-"""State of a recipe's steps in the store: committed, running or failed; and stale results, which `clozeline gc`
+"""The state of a recipe's steps in the store: committed, running or failed; and stale results, which `clozeline gc`
 removes.
 """
 
@@ -19,54 +19,50 @@ from stages.common.errors import InputError
 
 
 def stale_results(recipes: Sequence[str], overrides: list[str] | None, store: str) -> tuple[Store, list[StaleResult]]:
-    """Results of steps that the recipes have, under fingerprints that none of them has now.
+    """Returns the store, and the results of the recipes' steps with fingerprints that no recipe has now.
 
     Args:
-        recipes: All that share the store and have steps of the same names; what any of them reaches is kept.
-        overrides: Apply to each.
+        recipes: All recipes that share the store and have steps with the same names. Their results are kept.
+        overrides: Apply to each recipe.
         store: The store.
 
     Raises:
-        InputError: a local file of a recipe is not there, so that nobody can tell what its results would be.
+        InputError: a local file of a recipe is missing, so the fingerprints of its results are unknown.
     """
-    asked = [load_request(recipe, overrides, store) for recipe in recipes]
+    requests = [load_request(recipe, overrides, store) for recipe in recipes]
     keep: dict[str, set[str]] = {}
-    for one in asked:
-        nodes = graph(fewshot.build_steps(one.config))
+    for request in requests:
+        nodes = graph(fewshot.build_steps(request.config))
         for name, step in nodes.items():
             for role, identity in step.assets.items():
                 if identity.startswith("missing:"):
                     raise InputError(
-                        f"{role} of {name} is not there ({identity.removeprefix('missing:')}), so that its results "
-                        "would be taken for old ones.",
-                        "Bring the file back, or correct its path, before removing anything.",
+                        f"the {role} of {name} is missing ({identity.removeprefix('missing:')}), so its results would "
+                        "look stale.",
+                        "Restore the file, or correct its path.",
                     )
-        for name, key in fingerprints(nodes, key_options(one.config)).items():
+        for name, key in fingerprints(nodes, key_options(request.config)).items():
             keep.setdefault(name, set()).add(key.fingerprint)
-    return asked[0].store, asked[0].store.find_stale(keep)
+    return requests[0].store, requests[0].store.find_stale(keep)
 
 
-def stale_table(found: Sequence[StaleResult], kept: Mapping[StaleResult, str]) -> Table:
-    """One line a leftover, with its size and, if it stays, why."""
-    shown = Table(box=None, pad_edge=False)
-    shown.add_column("step", no_wrap=True)
-    shown.add_column("fingerprint")
-    shown.add_column("size", justify="right")
-    shown.add_column("about", overflow="fold")
-    for item in found:
-        about = (
-            f"stays: {kept[item]}"
-            if item in kept
-            else ""
-            if item.committed_at is not None
-            else "an attempt without a result"
-        )
-        shown.add_row(item.step, item.fingerprint[:12], format_size(item.num_bytes), about)
-    return shown
+def stale_table(stale: Sequence[StaleResult], kept: Mapping[StaleResult, str]) -> Table:
+    """Returns a table with a line per stale result: its size and, if it is kept, the reason."""
+    table = Table(box=None, pad_edge=False)
+    table.add_column("step", no_wrap=True)
+    table.add_column("fingerprint")
+    table.add_column("size", justify="right")
+    table.add_column("details", overflow="fold")
+    for item in stale:
+        details = "" if item.committed_at is not None else "attempt without a result"
+        if item in kept:
+            details = f"kept: {kept[item]}"
+        table.add_row(item.step, item.fingerprint[:12], format_size(item.num_bytes), details)
+    return table
 
 
 def format_size(num_bytes: int) -> str:
-    """A size for people: 12.3 MB."""
+    """Returns a size such as `12.3 MB`."""
     amount, unit = float(num_bytes), "B"
     for unit in ("B", "kB", "MB", "GB", "TB"):
         if amount < 1000 or unit == "TB":
@@ -76,21 +72,19 @@ def format_size(num_bytes: int) -> str:
 
 
 def step_states(request: RunRequest) -> list[dict[str, Any]]:
-    """For every step: committed, running (and by whom), failed (with its last error and log) or not run yet."""
+    """Returns state, name and details of every step: committed, running (where), failed (error and log) or not run."""
     rows = []
-    for line in plan_recipe(request.config, request.store):
-        lease = request.store.lease(line.name, line.fingerprint)
-        failure = request.store.failure(line.name, line.fingerprint)
+    for planned in plan_recipe(request.config, request.store):
+        lease = request.store.lease(planned.name, planned.fingerprint)
+        failure = request.store.failure(planned.name, planned.fingerprint)
         if lease is not None:
-            state, about = "running", str(lease.owner)
-        elif line.manifest is not None:
-            state, about = (
-                "committed",
-                "; ".join((f"{line.manifest.seconds:.0f} s, {line.manifest.num_bytes / 1e6:.1f} MB", *line.notes)),
-            )
+            state, details = "running", str(lease.owner)
+        elif planned.manifest is not None:
+            cost = f"{planned.manifest.seconds:.0f} s, {format_size(planned.manifest.num_bytes)}"
+            state, details = "committed", "; ".join((cost, *planned.notes))
         elif failure is not None:
-            state, about = "failed", f"{failure.error} ({failure.log})"
+            state, details = "failed", f"{failure.error} ({failure.log})"
         else:
-            state, about = "not run", "; ".join(line.reasons)
-        rows.append({"state": state, "step": line.name, "about": about})
+            state, details = "not run", "; ".join(planned.reasons)
+        rows.append({"state": state, "step": planned.name, "details": details})
     return rows

@@ -1,4 +1,4 @@
-"""Tells the tracker which data each step reads: the splits that the data steps wrote, by the digests of their files."""
+"""The data that each step reads, for the tracker: the splits of the data steps, with the digests of their files."""
 
 from __future__ import annotations
 
@@ -6,52 +6,50 @@ from collections.abc import Sequence
 from typing import Any
 
 from cluster.steps.plan import Plan
+from cluster.steps.step import Step
 from cluster.store.base import Store
 from cluster.store.manifest import Manifest
 from cluster.tracking.run_logger import Dataset
-from pipelines.kinds import SETS, SETS_READ
+from pipelines.kinds import KINDS, SETS
 
 
 class Datasets:
-    """Says what data a step reads or made. A set without examples, such as a dev set that nobody asked for, is none."""
+    """Maps each step to the data that it reads or wrote. Skips empty splits, such as an unset dev set."""
 
     def __init__(self, planned: Plan, store: Store) -> None:
-        self._lines = planned.lines
+        self._planned = planned.lines
         self._store = store
-        self._made: dict[str, dict[str, Dataset]] = {}
+        self._written: dict[str, dict[str, Dataset]] = {}
 
     def __call__(self, step: str) -> Sequence[Dataset]:
-        """The data of one step, as far as it is there."""
-        line = self._lines.get(step)
-        if line is None:
+        """Returns the data of a step that are committed."""
+        planned = self._planned.get(step)
+        if planned is None:
             return ()
-        kind = step.partition("/")[0]
-        near = (step, *(item.name for item in line.step.upstream()))
-        sources = dict.fromkeys(name for name in near if name.startswith("data/"))
-        return [
-            found for name in sources for key, found in self._sets(name).items() if key in SETS_READ.get(kind, SETS)
-        ]
+        reads = KINDS[planned.step.kind].reads
+        sources = [item.name for item in (planned.step, *planned.step.upstream()) if item.kind == "data"]
+        return [dataset for name in dict.fromkeys(sources) for key, dataset in self._sets(name).items() if key in reads]
 
     def all(self) -> Sequence[Dataset]:
-        """The data of the whole run."""
-        return [found for name in self._lines if name.startswith("data/") for found in self._sets(name).values()]
+        """Returns the data of the entire run."""
+        names = [name for name, planned in self._planned.items() if planned.step.kind == "data"]
+        return [dataset for name in names for dataset in self._sets(name).values()]
 
     def _sets(self, name: str) -> dict[str, Dataset]:
-        """The sets that a data step made; none before it is committed."""
-        line = self._lines.get(name)
-        if line is not None and name not in self._made:
-            manifest = line.manifest or self._store.lookup(name, line.fingerprint)
+        """Returns the splits of a data step; nothing before it is committed."""
+        planned = self._planned.get(name)
+        if planned is not None and name not in self._written:
+            manifest = planned.manifest or self._store.lookup(name, planned.fingerprint)
             if manifest is None:
                 return {}
-            self._made[name] = self._found(name, manifest)
-        return self._made.get(name, {})
+            self._written[name] = self._datasets(planned.step, manifest)
+        return self._written.get(name, {})
 
-    def _found(self, name: str, manifest: Manifest) -> dict[str, Dataset]:
-        task = name.partition("/")[2]
-        folder = f"{self._store.url}/{name}/{manifest.fingerprint}/{manifest.folder}"
+    def _datasets(self, step: Step, manifest: Manifest) -> dict[str, Dataset]:
+        folder = f"{self._store.url}/{step.name}/{manifest.fingerprint}/{manifest.folder}"
         return {
             key: Dataset(
-                name=f"{task}/{key}",
+                name=f"{step.labels['task']}/{key}",
                 digest=entry.sha256,
                 context=key,
                 address=f"{folder}/{key}.jsonl",

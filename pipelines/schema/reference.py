@@ -63,15 +63,17 @@ def _tidy(value: Any) -> Any:
         return [_tidy(item) for item in value]
     if not isinstance(value, dict):
         return value
-    made: Schema = {}
+    tidied: Schema = {}
     for key, item in value.items():
         if key in NAMED:
-            made[key] = {name: _tidy(inner) for name, inner in item.items()}
+            tidied[key] = {name: _tidy(inner) for name, inner in item.items()}
+        elif key == "description":
+            tidied[key] = _paragraphs(item)
         elif key not in UNKNOWN:
-            made[key] = item if key in ("default", "enum", "const") else _tidy(item)
-    if "patternProperties" in made:
-        made["additionalProperties"] = False
-    return made
+            tidied[key] = item if key in ("default", "enum", "const") else _tidy(item)
+    if "patternProperties" in tidied:
+        tidied["additionalProperties"] = False
+    return tidied
 
 
 def reference_markdown() -> str:
@@ -86,7 +88,7 @@ def reference_markdown() -> str:
         parts.append(f"## {heading(name)}")
         if places[name]:
             parts.append(f"Keys: {', '.join(f'`{place}`' for place in places[name])}.")
-        parts.extend([_paragraphs(model["description"]), _table(model, models)])
+        parts.extend([model["description"], _table(model, models)])
     return "\n\n".join(parts) + "\n"
 
 
@@ -149,7 +151,7 @@ def _table(model: Schema, models: dict[str, Schema]) -> str:
     rows = ["| key | type | default | what |", "|---|---|---|---|"]
     for key, field in model["properties"].items():
         default = "*required*" if key in model.get("required", ()) else _default(field, models)
-        cells = (f"`{key}`", plain(field), default, _paragraphs(field.get("description", "")))
+        cells = (f"`{key}`", plain(field), default, field.get("description", ""))
         rows.append(f"| {' | '.join(cell.replace('|', chr(92) + '|') for cell in cells)} |")
     return "\n".join(rows)
 

@@ -10,7 +10,8 @@ from pipelines.schema.sections.ensemble import ProbeMember
 from pipelines.schema.sections.prompts import PromptTaskConfig, token_level_tasks
 from stages.common.errors import InputError
 from stages.common.prompts.config import check_fits_token_level
-from stages.common.training.config import TrainingConfig, check_training
+from stages.common.training.config import TrainingConfig
+from stages.common.training.student_config import check_training
 from stages.prompt_pretraining.formats import check_options_fit
 from stages.splits.config import DataConfig
 from stages.token_level.splits.config import TokenLevelData

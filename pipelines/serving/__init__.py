@@ -1,1 +1,1 @@
-"""Labels for new texts: from files, over HTTP, and as models that MLflow loads."""
+"""Predictions for new texts: from files, over HTTP, and as models that MLflow loads."""

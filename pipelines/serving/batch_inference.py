@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from itertools import islice
 from typing import Any, TypeVar
 
 from pipelines.serving.predictors import Predictor, example_of
 from stages.common.errors import DataError
 from stages.common.examples import Example
-from stages.common.metrics.classification import score as compare
+from stages.common.metrics import classification
 from stages.common.models.backbones.config import BackboneConfig
 from stages.common.models.backbones.loader import load_backbone
 from stages.common.models.cloze.classifier import ClozeClassifier
@@ -19,93 +20,90 @@ from stages.common.protocols import NullRecorder
 
 Item = TypeVar("Item")
 LINES_AT_ONCE = 512
-"""Lines held in memory: enough to sort by length, whatever the size of the file."""
+"""Lines kept in memory: enough to sort them by length."""
 
 
-def read_lines(lines: Iterable[str], fields: Iterable[str], name: str) -> Iterator[Example]:
-    """Examples from JSON lines; a line that is not JSON is the text itself, where there is only one field.
+def read_lines(
+    lines: Iterable[str], name: str, plain_field: str | None, parse_row: Callable[[Mapping[str, Any], str], Item]
+) -> Iterator[Item]:
+    """Yields an item per line that is not blank. Its uid is the number of its line.
+
+    Args:
+        lines: JSON lines. If `plain_field` is set, a line that does not start with { is the text of that field.
+        name: The source of the lines, for errors.
+        plain_field: The only field of a row; None if a row has several.
+        parse_row: Makes an item from a row and a uid.
 
     Raises:
         DataError: a field is missing, empty or not text; names the line.
     """
-    wanted = tuple(fields)
-    plain = wanted[0] if len(wanted) == 1 else None
-    return _read(lines, name, plain, lambda row, uid: example_of(row, wanted, uid))
-
-
-def _read(
-    lines: Iterable[str], name: str, plain: str | None, reader: Callable[[Mapping[str, Any], str], Item]
-) -> Iterator[Item]:
     for number, line in enumerate(lines, 1):
         if line.strip():
-            place = f"{name}, line {number}"
             try:
-                yield reader(_parse(line, plain, place), str(number))
+                yield parse_row(_row(line, plain_field), str(number))
             except DataError as error:
-                raise error if error.where else DataError(error.problem, error.remedy, where=place) from error
+                where = error.where or f"{name}, line {number}"
+                raise DataError(error.problem, error.remedy, where=where) from error
 
 
-def _parse(line: str, plain: str | None, place: str) -> dict[str, Any]:
-    if plain is not None and not line.lstrip().startswith("{"):
-        return {plain: line.strip()}
+def _row(line: str, plain_field: str | None) -> dict[str, Any]:
+    if plain_field is not None and not line.lstrip().startswith("{"):
+        return {plain_field: line.strip()}
     try:
         row = json.loads(line)
     except json.JSONDecodeError as error:
-        raise DataError(f"not JSON ({error.msg}).", "Write one JSON object a line.", where=place) from error
+        raise DataError(f"not JSON ({error.msg}).", "Write one JSON object per line.") from error
     if not isinstance(row, dict):
-        raise DataError("not a JSON object.", "Write one JSON object a line.", where=place)
+        raise DataError("not a JSON object.", "Write one JSON object per line.")
     return row
 
 
 def predict_lines(predictor: Predictor[Any], lines: Iterable[str], name: str) -> Iterator[str]:
-    """A JSON line with the answer for each input line.
+    """Yields a JSON line with the prediction for each input line.
 
     Args:
-        predictor: What answers.
-        lines: JSON lines with the fields that it reads; or plain text, where that is a single one.
-        name: Where they come from, for errors.
+        predictor: The model.
+        lines: JSON lines with the fields of the model, or plain text if the model has a single field.
+        name: The source of the lines, for errors.
 
     Raises:
-        DataError: a line lacks a field, or names no task that is known here; names the line.
+        DataError: a line lacks a field or names an unknown task; names the line.
     """
-    for block in _blocks(_read(lines, name, predictor.plain_field(), predictor.parse_row)):
-        for answer in predictor.predict(block):
-            yield json.dumps(answer, ensure_ascii=False)
+    for block in _blocks(read_lines(lines, name, predictor.plain_field(), predictor.parse_row)):
+        for prediction in predictor.predict(block):
+            yield json.dumps(prediction, ensure_ascii=False)
 
 
 def score_lines(
-    task: Task, patterns: Iterable[str], config: BackboneConfig, lines: Iterable[str], name: str
+    task: Task, patterns: Sequence[str], config: BackboneConfig, lines: Iterable[str], name: str
 ) -> Iterator[str]:
-    """JSON lines with raw label logits: for each input line, in order, one for each pattern."""
-
-    backbone = load_backbone(config, frozen=True)
-    names = list(patterns)
-    classifiers = [ClozeClassifier.of(task, pattern, backbone, config) for pattern in names]
-    for block in _blocks(read_lines(lines, task.fields, name)):
-        logits = dict(zip(names, predict_patterns(classifiers, block, NullRecorder(), ""), strict=True))
+    """Yields a JSON line with the label logits of each pattern, for each input line in order."""
+    classifiers = _zero_shot_classifiers(task, patterns, config)
+    fields = task.fields
+    plain_field = fields[0] if len(fields) == 1 else None
+    for block in _blocks(read_lines(lines, name, plain_field, lambda row, uid: example_of(row, fields, uid))):
+        logits = dict(zip(patterns, predict_patterns(classifiers, block, NullRecorder(), ""), strict=True))
         for row in range(len(block)):
-            for pattern, found in logits.items():
-                values = {label: float(value) for label, value in zip(task.labels, found[row], strict=True)}
+            for pattern, logits_NC in logits.items():
+                values = {label: float(value) for label, value in zip(task.labels, logits_NC[row], strict=True)}
                 yield json.dumps({"pattern": pattern, "logits": values}, ensure_ascii=False)
 
 
 def pattern_accuracies(task: Task, config: BackboneConfig, examples: Sequence[Example]) -> dict[str, float]:
-    """Share of labelled examples that each pattern of a task gets right without any training."""
-
-    backbone = load_backbone(config, frozen=True)
-    classifiers = [ClozeClassifier.of(task, name, backbone, config) for name in task.patterns]
+    """Returns the zero-shot accuracy of each pattern on labeled examples."""
+    classifiers = _zero_shot_classifiers(task, list(task.patterns), config)
     gold = [str(item.label) for item in examples]
-    found = predict_patterns(classifiers, examples, NullRecorder(), "")
-    measured = (compare(logits, gold, task.labels).accuracy for logits in found)
-    return dict(zip(task.patterns, measured, strict=True))
+    logits = predict_patterns(classifiers, examples, NullRecorder(), "")
+    accuracies = (classification.score(logits_NC, gold, task.labels).accuracy for logits_NC in logits)
+    return dict(zip(task.patterns, accuracies, strict=True))
 
 
-def _blocks(examples: Iterable[Item]) -> Iterator[list[Item]]:
-    block: list[Item] = []
-    for item in examples:
-        block.append(item)
-        if len(block) == LINES_AT_ONCE:
-            yield block
-            block = []
-    if block:
+def _zero_shot_classifiers(task: Task, patterns: Sequence[str], config: BackboneConfig) -> list[ClozeClassifier]:
+    backbone = load_backbone(config, frozen=True)
+    return [ClozeClassifier.of(task, pattern, backbone, config) for pattern in patterns]
+
+
+def _blocks(items: Iterable[Item]) -> Iterator[list[Item]]:
+    iterator = iter(items)
+    while block := list(islice(iterator, LINES_AT_ONCE)):
         yield block

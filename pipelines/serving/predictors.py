@@ -28,25 +28,24 @@ from stages.token_level.metrics import entities
 Item = TypeVar("Item")
 Row = Mapping[str, Any]
 TASK = "task"
-"""The field that names the task, where several are served."""
+"""The field that names the task of a row, if several tasks are served."""
 CLASSIFIER, PROMPT_MODEL, TOKEN_LEVEL_MODEL = "classifier.json", "prompt_model.json", "token_level_model.json"
-"""The file by which the folder of each kind is known."""
+"""The file that identifies the folder of each kind of model."""
+MODEL_FILES = (CLASSIFIER, PROMPT_MODEL, TOKEN_LEVEL_MODEL)
 
 
 class Predictor(ABC, Generic[Item]):
-    """Reads rows into texts, and answers them in order.
-
-    `tasks` names, for each task, the fields of its rows; `labels` what it may answer. The classifier's only task has
-    no name.
-    """
+    """Parses rows into items and predicts them in order."""
 
     kind: str
     tasks: Mapping[str, tuple[str, ...]]
+    """Task -> the fields of its rows. The only task of a classifier has an empty name."""
     labels: Mapping[str, tuple[str, ...]]
+    """Task -> its labels."""
 
     @abstractmethod
     def parse_row(self, row: Row, uid: str) -> Item:
-        """A text out of a row.
+        """Returns the item of a row.
 
         Raises:
             DataError: a field is missing, empty or not text; `key` names it.
@@ -54,10 +53,10 @@ class Predictor(ABC, Generic[Item]):
 
     @abstractmethod
     def predict(self, items: Sequence[Item]) -> list[dict[str, Any]]:
-        """[n] answers, in the order of `items`."""
+        """Returns [n] predictions, in the order of `items`."""
 
     def plain_field(self, task: str | None = None) -> str | None:
-        """The field that a text without fields fills; None where there are several, or the task is in question."""
+        """Returns the field that plain text sets; None if a row has several fields or must name its task."""
         if len(self.tasks) == 1:
             (fields,) = self.tasks.values()
         else:
@@ -65,7 +64,7 @@ class Predictor(ABC, Generic[Item]):
         return fields[0] if len(fields) == 1 else None
 
     def example(self) -> dict[str, str]:
-        """A row that it can read. Not one of anybody's texts: models and services show it around."""
+        """Returns a row that the model can read. It is made up, because services show it to their clients."""
         task, fields = next(iter(self.tasks.items()))
         row = {field: f"Some {field.replace('_', ' ')}." for field in fields}
         return {TASK: task, **row} if len(self.tasks) > 1 else row
@@ -77,7 +76,6 @@ class ClassifierPredictor(Predictor[Example]):
     kind = "classifier"
 
     def __init__(self, folder: Path) -> None:
-
         self._classifier = TextClassifier.load(folder)
         self.tasks = {"": self._classifier.fields}
         self.labels = {"": self._classifier.labels}
@@ -91,12 +89,11 @@ class ClassifierPredictor(Predictor[Example]):
 
 
 class PromptPredictor(Predictor[tuple[int, Example]]):
-    """Soft prompts over one backbone: every text by the prompt of the task that its row names."""
+    """Soft prompts for one backbone. A row names its task, which selects the prompt."""
 
     kind = "prompts"
 
     def __init__(self, folders: Sequence[Path]) -> None:
-
         self._classifiers = load_prompts(folders)
         self._names = [item.task.name for item in self._classifiers]
         self.tasks = {item.task.name: item.task.fields for item in self._classifiers}
@@ -105,37 +102,35 @@ class PromptPredictor(Predictor[tuple[int, Example]]):
     def parse_row(self, row: Row, uid: str) -> tuple[int, Example]:
         task = row.get(TASK, self._names[0] if len(self._names) == 1 else None)
         if not isinstance(task, str) or task not in self.tasks:
-            problem = "names no task" if task is None else f"names the task {task!r}, which has no prompt here"
-            raise DataError(f"{problem}.", f'Write {{"task": ...}} with one of: {", ".join(self.tasks)}.', key=TASK)
+            problem = "the field task is missing" if task is None else f"the task {task!r} has no prompt here"
+            raise DataError(f"{problem}.", f'Set "task" to one of {", ".join(self.tasks)}.', key=TASK)
         return self._names.index(task), example_of(row, self.tasks[task], uid)
 
     def predict(self, items: Sequence[tuple[int, Example]]) -> list[dict[str, Any]]:
-
-        found = predict_multi_task(self._classifiers, items)
+        logits = predict_multi_task(self._classifiers, items)
         return [
             {TASK: self._names[number], **_probabilities(scores, self._classifiers[number].task.labels)}
-            for (number, _), scores in zip(items, found, strict=True)
+            for (number, _), scores in zip(items, logits, strict=True)
         ]
 
 
 class TokenLevelPredictor(Predictor[TokenLevelExample]):
-    """A prompt for token labels ({"words", "labels", "entities"}) or answer spans ({"answer"}).
+    """A soft prompt for token classification or question answering.
 
-    Token labels take `words`, a list, or `text`, whose words have spaces between them; spans `question` and `context`.
+    Token classification reads `words` (a list) or `text` (split at spaces), and returns `words`, `labels` and
+    `entities`. Question answering reads `question` and `context`, and returns `answer`.
     """
 
     kind = "annotations"
 
     def __init__(self, folder: Path) -> None:
-
-        self._reading = load_token_level_model(folder)
-        task = self._reading.task
+        self._model = load_token_level_model(folder)
+        task = self._model.task
         self._is_tagging = task.kind == "tokens"
         self.tasks = {task.name: ("text",) if self._is_tagging else ("question", "context")}
-        self.labels = {task.name: task.labels if task.kind == "tokens" else ()}
+        self.labels = {task.name: task.labels if self._is_tagging else ()}
 
     def parse_row(self, row: Row, uid: str) -> TokenLevelExample:
-
         if not self._is_tagging:
             item = example_of(row, ("question", "context"), uid)
             return Question(uid, item.fields["question"], item.fields["context"])
@@ -143,31 +138,32 @@ class TokenLevelPredictor(Predictor[TokenLevelExample]):
             return TaggedText(uid, tuple(example_of(row, ("text",), uid).fields["text"].split()))
         words = row["words"]
         if not isinstance(words, list) or not words or not all(isinstance(word, str) for word in words):
-            raise DataError("there are no words.", 'Write {"words": ["some", "words"]}.', key="words")
+            raise DataError(
+                "the field words is not a list of words.", 'Write {"words": ["some", "words"]}.', key="words"
+            )
         for word in words:
             _check_text(word, "words")
         return TaggedText(uid, tuple(words))
 
     def predict(self, items: Sequence[TokenLevelExample]) -> list[dict[str, Any]]:
-
-        answers: list[dict[str, Any]] = []
-        for item, found in zip(items, self._reading.predict(items, NullRecorder(), ""), strict=True):
+        predictions: list[dict[str, Any]] = []
+        for item, predicted in zip(items, self._model.predict(items, NullRecorder(), ""), strict=True):
             if not isinstance(item, TaggedText):
-                answers.append({"answer": found})
+                predictions.append({"answer": predicted})
                 continue
             parts = [
                 {"type": kind, "text": " ".join(item.words[first:end]), "first": first, "last": end - 1}
-                for first, end, kind in sorted(entities(found))
+                for first, end, kind in sorted(entities(predicted))
             ]
-            answers.append({"words": list(item.words), "labels": list(found), "entities": parts})
-        return answers
+            predictions.append({"words": list(item.words), "labels": list(predicted), "entities": parts})
+        return predictions
 
 
 def load_predictor(folders: Sequence[Path]) -> Predictor[Any]:
-    """What lies in these folders: one classifier, one prompt that annotates, or prompts over one backbone.
+    """Loads the model of these folders: one classifier, one token-level prompt, or prompts for one backbone.
 
     Raises:
-        InputError: nothing of the kind lies there, or the prompts cannot serve together.
+        InputError: a folder has no model, or the prompts need different backbones.
     """
     if (folders[0] / CLASSIFIER).exists():
         return ClassifierPredictor(folders[0])
@@ -175,41 +171,43 @@ def load_predictor(folders: Sequence[Path]) -> Predictor[Any]:
         return TokenLevelPredictor(folders[0])
     for folder in folders:
         if not (folder / PROMPT_MODEL).exists():
-            names = f"{CLASSIFIER}, {PROMPT_MODEL} or {TOKEN_LEVEL_MODEL}"
-            raise InputError(f"{folder} holds none of {names}.", "Name the folder of a classifier or of a prompt.")
+            raise InputError(
+                f"{folder} has none of {', '.join(MODEL_FILES)}.", "Specify the folder of a classifier or of a prompt."
+            )
     return PromptPredictor(folders)
 
 
 def example_of(row: Row, fields: Iterable[str], uid: str) -> Example:
-    """The fields of a row, as an example.
+    """Returns the example with these fields of a row.
 
     Raises:
-        DataError: one is missing, empty or not text; `key` names it.
+        DataError: a field is missing, empty or not text; `key` names it.
     """
-    found = {}
+    texts = {}
     for field in fields:
         value = row.get(field)
         if value is None or not isinstance(value, str) or not value.strip():
-            wrong = "missing" if field not in row else "empty" if isinstance(value, str) or value is None else "no text"
-            raise DataError(f"the field {field!r} is {wrong}.", f'Write {{"{field}": "some text"}}.', key=field)
+            state = (
+                "missing" if field not in row else "empty" if isinstance(value, str) or value is None else "not text"
+            )
+            raise DataError(f"the field {field!r} is {state}.", f'Write {{"{field}": "some text"}}.', key=field)
         _check_text(value, field)
-        found[field] = value
-    return Example(uid, found)
+        texts[field] = value
+    return Example(uid, texts)
 
 
 def _check_text(value: str, field: str) -> None:
-    """Half a surrogate pair is legal in JSON and in Python, and no tokenizer takes it."""
+    """Raises `DataError` for half a surrogate pair: JSON and Python allow it, tokenizers do not."""
     try:
         value.encode()
     except UnicodeEncodeError as error:
         raise DataError(
             f"the field {field!r} has half a surrogate pair at character {error.start}.",
-            "Send characters beyond U+FFFF whole.",
+            "Send both halves of characters above U+FFFF.",
             key=field,
         ) from None
 
 
 def _probabilities(scores: NDArray[np.float64], labels: Sequence[str]) -> dict[str, Any]:
-
     values = {label: round(float(value), 6) for label, value in zip(labels, softmax(scores[None])[0], strict=True)}
     return {"label": max(values, key=lambda key: values[key]), "probabilities": values}

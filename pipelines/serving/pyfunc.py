@@ -1,9 +1,7 @@
-"""MLflow loads registered models with this module.
+"""MLflow loads registered models with this module: it calls `_load_pyfunc` from the code stored with the model.
 
-It calls `_load_pyfunc` by name, from the code stored with the model.
-
-Imports neither mlflow nor anything of `cluster`: the model carries `pipelines` and `stages` alone. Registered models
-name this module, so it must keep its path.
+Never imports `mlflow` or `cluster`: a registered model contains only `pipelines` and `stages`. Registered models name
+this module, so its path must not change.
 """
 
 from __future__ import annotations
@@ -21,7 +19,7 @@ ROWS_AT_ONCE = 512
 
 
 class PyfuncModel:
-    """A model as MLflow calls it: a table in, a table out."""
+    """The interface that MLflow calls: a table in, a table out."""
 
     def __init__(self, predictor: predictors.Predictor[Any]) -> None:
         self.predictor = predictor
@@ -29,23 +27,22 @@ class PyfuncModel:
     def predict(
         self, model_input: pandas.DataFrame | Sequence[str | dict[str, Any]], params: dict[str, Any] | None = None
     ) -> pandas.DataFrame:
-        """[n] rows with `label` and `probabilities`, in the order of the input.
+        """Returns [n] rows with `label` and `probabilities`, in the order of the input.
 
         Args:
-            model_input: A table with a column for each field, or its rows; plain texts, where there is a single field.
-            params: None are known.
+            model_input: A table with a column per field, its rows, or plain texts if the model has a single field.
+            params: Ignored.
 
         Raises:
             DataError: a field is missing, empty or not text; names the row.
         """
-
         del params
         rows = model_input.to_dict("records") if isinstance(model_input, pandas.DataFrame) else list(model_input)
-        answers: list[dict[str, Any]] = []
+        predictions: list[dict[str, Any]] = []
         for start in range(0, len(rows), ROWS_AT_ONCE):
             block = [self._read(row, number) for number, row in enumerate(rows[start : start + ROWS_AT_ONCE], start)]
-            answers += self.predictor.predict(block)
-        return pandas.DataFrame(answers)
+            predictions += self.predictor.predict(block)
+        return pandas.DataFrame(predictions)
 
     def _read(self, row: Any, number: int) -> Any:
         field = self.predictor.plain_field()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from stages.common.training.config import StudentTrainingConfig
+from stages.common.training.student_config import StudentTrainingConfig
 
 
 class BaselineConfig(StudentTrainingConfig):

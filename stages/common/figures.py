@@ -173,7 +173,7 @@ def initializations(task: str, runs: Sequence[Mapping[str, Any]]) -> Figure:
 
     Args:
         task: Name of the task.
-        runs: With `method`, `start`, `accuracy`, `accuracy_std` and `losses`, pairs of optimizer step and loss.
+        runs: With `method`, `init`, `accuracy`, `accuracy_std` and `losses`, pairs of optimizer step and loss.
     """
     figure = Figure(figsize=(9.6, 4.2), layout="constrained")
     scores, curves = figure.subplots(1, 2)
@@ -185,7 +185,7 @@ def initializations(task: str, runs: Sequence[Mapping[str, Any]]) -> Figure:
         )
         if item["losses"]:
             curves.plot(*zip(*item["losses"], strict=True), color=color, label=item["method"])
-    names = ["\n".join(dict.fromkeys((item["method"], item["start"]))) for item in runs]
+    names = ["\n".join(dict.fromkeys((item["method"], item["init"]))) for item in runs]
     scores.set_yticks(list(range(len(runs))), names)
     scores.set_ylim(len(runs) - 0.5, -0.5)
     scores.set_xlabel("test accuracy")

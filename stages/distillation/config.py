@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from stages.common.training.config import StudentSettings, StudentTrainingConfig
+from stages.common.training.student_config import StudentSettings, StudentTrainingConfig
 
 
 class DistillationSettings(StudentSettings):

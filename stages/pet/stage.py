@@ -69,7 +69,7 @@ def run(config: PetConfig, inputs: Inputs, out: Path, recorder: Recorder, engine
         backbone = submodel.backbone
         if config.tune == "prompt":
             submodel.prompt = initialize_prompt(
-                config.prompt, task, config.pattern, backbone, config.seed, inputs.pretrained
+                config.prompt, task, config.pattern, backbone, seed=config.seed, pretrained=inputs.pretrained
             )
         classifier = ClozeClassifier.of(
             task, config.pattern, backbone, config.backbone, submodel.prompt, loss_kind=config.loss, engine=engine

@@ -1,20 +1,14 @@
-"""Config models of prompt pretraining: the prompt, its corpus, and the model that pseudo-labels sentences.
-
-`classifier_folder` checks that the labels of a classifier agree with the config.
-"""
+"""Config models of prompt pretraining: the prompt, its corpus, and the model that pseudo-labels sentences."""
 
 from __future__ import annotations
 
-import json
-from pathlib import Path
 from typing import Self
 
 from pydantic import Field, field_validator, model_validator
 
-from stages.common.assets.cache import resolve
 from stages.common.config import Config, OptionalAssetRef
 from stages.common.data.config import CorpusConfig
-from stages.common.errors import AssetError, InputError
+from stages.common.errors import InputError
 from stages.common.models.backbones.config import BackboneConfig
 from stages.common.models.config import Calibration
 from stages.common.patterns.config import Task
@@ -37,12 +31,12 @@ class SingleConfig(Config):
     pattern: str = "Review: {text}\nSentiment:{mask}"
     """Pattern with which the backbone labels a sentence, the field `text`."""
     calibration: Calibration = "unlabeled"
-    """How the prior preference of the backbone for a label is removed: none, contextual (with texts without content), or
-    unlabeled (with the first sentences, as if their labels were equally frequent).
+    """How the prior preference of the backbone for a label is removed: none, contextual (with texts without content),
+    or unlabeled (with the first sentences, as if their labels were equally frequent).
     """
     classifier: OptionalAssetRef = None
-    """Folder of a trained student (`model` of a step), which labels instead of the backbone. Its labels must be the keys
-    of verbalizer. If not set, the backbone labels.
+    """Folder of a trained student (`model` of a step), which labels instead of the backbone. Its labels must be the
+    keys of verbalizer. If not set, the backbone labels.
     """
     min_confidence: float = Field(0.5, ge=0, lt=1)
     """Sentences whose highest probability is lower are left out."""
@@ -71,41 +65,11 @@ class SingleConfig(Config):
     def task(self) -> Task:
         """The task that the backbone solves to pseudo-label a sentence."""
         return Task(
-            name="labelling",
+            name="labeling",
             labels=tuple(self.verbalizer),
             patterns={PATTERN_NAME: self.pattern},
             verbalizer=self.verbalizer,
         )
-
-
-def classifier_folder(config: SingleConfig) -> Path:
-    """Returns the folder of the classifier, downloaded if needed.
-
-    Raises:
-        AssetError: it is unavailable, or is not a classifier of single texts.
-        InputError: its labels are not the keys of `verbalizer`.
-    """
-    assert config.classifier is not None
-    folder = resolve(config.classifier)
-    try:
-        payload = json.loads((folder / "classifier.json").read_text())
-        labels, fields = set(payload["labels"]), payload["fields"]
-    except (OSError, ValueError, KeyError) as error:
-        raise AssetError(
-            f"{folder} contains no classifier ({error}).", "Use the folder `model` of a step distill/<seed>.",
-            key="single.classifier",
-        ) from error  # fmt: skip
-    if len(fields) != 1:
-        raise AssetError(
-            f"the classifier in {folder} reads pairs of texts.", "Use one of single texts.", key="single.classifier"
-        )
-    if labels != set(config.verbalizer):
-        raise InputError(
-            f"the classifier has the labels {sorted(labels)}, but the verbalizer has {sorted(config.verbalizer)}.",
-            "Set label words for each label of the classifier.",
-            key="single.verbalizer",
-        )
-    return folder
 
 
 class ExamplesSettings(Config):

@@ -28,7 +28,8 @@ from stages.common.models.backbones.config import BackboneConfig
 from stages.common.models.cloze.classifier import ClozeClassifier
 from stages.common.models.encoders.text_classifier import TextClassifier
 from stages.common.protocols import LogitModel, Recorder
-from stages.prompt_pretraining.config import PATTERN_NAME, SingleConfig, classifier_folder
+from stages.prompt_pretraining.classifier_files import classifier_folder
+from stages.prompt_pretraining.config import PATTERN_NAME, SingleConfig
 
 BATCH_SIZE = 256
 """Sentences to label before checking if there are enough."""

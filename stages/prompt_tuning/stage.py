@@ -85,7 +85,9 @@ def run(config: PromptTuningConfig, inputs: Inputs, out: Path, recorder: Recorde
 def _tune(
     config: PromptTuningConfig, inputs: Inputs, backbone: Backbone, recorder: Recorder, engine: Engine
 ) -> TunedClassifier:
-    prompt = initialize_prompt(config.prompt, config.task, config.pattern, backbone, config.seed, inputs.pretrained)
+    prompt = initialize_prompt(
+        config.prompt, config.task, config.pattern, backbone, seed=config.seed, pretrained=inputs.pretrained
+    )
     head = None
     if config.prompt.head == "linear":
         head = LinearHead(backbone.hidden_size, len(config.task.labels)).to(backbone.device)

@@ -28,6 +28,7 @@ class TokenClassificationTask(TokenClassificationSettings):
     """A label for each word."""
 
     kind: Literal["tokens"] = "tokens"
+    """Label every token."""
     name: Name
     """Name of the task; part of step names."""
 
@@ -47,6 +48,7 @@ class QuestionAnsweringTask(QuestionAnsweringSettings):
     """The position of the answer to a question in its context."""
 
     kind: Literal["spans"] = "spans"
+    """Find the answer of a question in a text."""
     name: Name
     """Name of the task; part of step names."""
 

@@ -1,4 +1,4 @@
-"""MLflow's pages as `make ui` shows them: runs within runs, curves, pictures, models with their alias."""
+"""MLflow's pages as `make ui` shows them: nested runs, curves, figures, models with their alias."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(900)]
 WAIT_MS = 90_000
 TRAINING = "workflowType=machine_learning"
-"""MLflow's pages for models; without it they are, at first, those for agents."""
+"""Selects MLflow's pages for models. The default is the pages for agents."""
 
 CHAMPION = re.compile(r"^@\s*champion$")
 
@@ -32,17 +32,17 @@ class Run:
 
 @pytest.fixture(scope="module")
 def runs(smoke_run: tuple[Path, str]) -> list[Run]:
-    """What lies in MLflow's database, parents before their children."""
+    """The runs in MLflow's database, parents before children."""
     with closing(sqlite3.connect(smoke_run[0] / "mlflow.db")) as database:
         parents = dict(database.execute("select run_uuid, value from tags where key = 'mlflow.parentRunId'"))
         names = database.execute("select run_uuid, name from runs order by start_time").fetchall()
-    found = [Run(key, name, parents.get(key)) for key, name in names]
-    return sorted(found, key=lambda run: depth(run.id, parents))
+    all_runs = [Run(key, name, parents.get(key)) for key, name in names]
+    return sorted(all_runs, key=lambda run: depth(run.id, parents))
 
 
 @pytest.fixture(scope="module")
 def visitor(browser: Browser, ui: str) -> Iterator[BrowserContext]:
-    """Whoever looks has closed the assistant, as MLflow remembers from then on."""
+    """A browser session in which the assistant of MLflow is closed."""
     with browser.new_context(viewport={"width": 1600, "height": 1000}, color_scheme="light") as context:
         context.set_default_timeout(WAIT_MS)
         first = context.new_page()
@@ -59,10 +59,10 @@ def page(visitor: BrowserContext) -> Iterator[Page]:
     page.close()
 
 
-def test_every_step_stands_under_its_run(page: Page, ui: str, runs: list[Run], pictures: Path) -> None:
+def test_steps_are_nested_under_their_run(page: Page, ui: str, runs: list[Run], screenshots: Path) -> None:
     from playwright.sync_api import expect
 
-    page.set_viewport_size({"width": 1600, "height": 1400})  # the table makes rows only where they are seen
+    page.set_viewport_size({"width": 1600, "height": 1400})  # the table creates only visible rows
     page.goto(f"{ui}/#/experiments/1/runs?{TRAINING}")
     opened: set[str] = set()
     for run in runs:
@@ -73,42 +73,40 @@ def test_every_step_stands_under_its_run(page: Page, ui: str, runs: list[Run], p
         expect(row(page, run).get_by_role("link")).to_have_text(run.name, timeout=WAIT_MS)
     assert {"smoke", "pet"} <= {run.name for run in runs if run.id in opened}, "three levels"
     assert sum(run.parent is None for run in runs) == 1
-    page.screenshot(path=pictures / "mlflow-runs.png")
+    page.screenshot(path=screenshots / "mlflow-runs.png")
 
 
-def test_the_page_of_the_run_tells_what_it_did_and_names_its_steps(
-    page: Page, ui: str, runs: list[Run], pictures: Path
-) -> None:
+def test_run_page_has_metrics_and_steps(page: Page, ui: str, runs: list[Run], screenshots: Path) -> None:
     (top,) = (run for run in runs if run.parent is None)
     page.goto(f"{ui}/#/experiments/1/runs/{top.id}?{TRAINING}")
     page.get_by_role("link", name="report", exact=True).wait_for()
     page.get_by_text("leaderboard/student/accuracy").first.wait_for()
-    page.screenshot(path=pictures / "mlflow-run.png")
+    page.screenshot(path=screenshots / "mlflow-run.png")
     assert page.get_by_text("No description").count() == 0
 
 
-def test_a_curve_is_drawn(page: Page, ui: str, runs: list[Run], pictures: Path) -> None:
+def test_curve_is_drawn(page: Page, ui: str, runs: list[Run], screenshots: Path) -> None:
     page.goto(f"{ui}/#/experiments/1/runs/{named(runs, 'distill/0').id}/model-metrics?{TRAINING}")
     page.get_by_placeholder("Search metric charts").fill("train/loss")
     line = page.locator(".js-plotly-plot .scatterlayer .js-line").first
     line.wait_for(state="attached")
-    page.screenshot(path=pictures / "mlflow-curve.png")
+    page.screenshot(path=screenshots / "mlflow-curve.png")
     assert (line.get_attribute("d") or "").count("L") == 7, "eight steps"
     box = line.bounding_box()
     assert box and box["width"] > 50 and box["height"] > 50
 
 
-@pytest.mark.parametrize("picture", ["confusion", "reliability", "coverage"])
-def test_a_picture_of_a_step_is_shown(picture: str, page: Page, ui: str, runs: list[Run], pictures: Path) -> None:
-    page.goto(f"{ui}/#/experiments/1/runs/{named(runs, 'distill/0').id}/artifacts/figures/{picture}.png?{TRAINING}")
+@pytest.mark.parametrize("figure", ["confusion", "reliability", "coverage"])
+def test_figure_of_a_step_is_shown(figure: str, page: Page, ui: str, runs: list[Run], screenshots: Path) -> None:
+    page.goto(f"{ui}/#/experiments/1/runs/{named(runs, 'distill/0').id}/artifacts/figures/{figure}.png?{TRAINING}")
     shown = page.locator("img[src*='blob:'], img[src*='get-artifact']").first
     shown.wait_for()
     page.wait_for_function("(image) => image.complete && image.naturalWidth > 100", arg=shown.element_handle())
     assert shown.is_visible()
-    page.screenshot(path=pictures / f"mlflow-{picture}.png")
+    page.screenshot(path=screenshots / f"mlflow-{figure}.png")
 
 
-def test_the_registered_student_is_the_champion(page: Page, ui: str, pictures: Path) -> None:
+def test_registered_student_is_the_champion(page: Page, ui: str, screenshots: Path) -> None:
     page.goto(f"{ui}/#/models?{TRAINING}")
     news = page.get_by_role("dialog").filter(has_text="Model Registry UI")  # shown once
     news.get_by_role("button", name="Try it now").click()
@@ -116,15 +114,15 @@ def test_the_registered_student_is_the_champion(page: Page, ui: str, pictures: P
     student = page.get_by_role("row").filter(has_text="smoke.student")
     student.get_by_text(CHAMPION).wait_for()
     assert student.count() == 1
-    page.screenshot(path=pictures / "mlflow-models.png", animations="disabled")  # the dialog fades away
+    page.screenshot(path=screenshots / "mlflow-models.png", animations="disabled")  # the dialog fades away
     page.goto(f"{ui}/#/models/smoke.student/versions/1?{TRAINING}")
     page.get_by_text(CHAMPION).first.wait_for()
     page.get_by_role("link", name="distill/0").first.wait_for()
-    page.screenshot(path=pictures / "mlflow-student.png")
+    page.screenshot(path=screenshots / "mlflow-student.png")
 
 
 def row(page: Page, run: Run) -> Locator:
-    """The cell of the table of runs that has the name of the run, and what opens it."""
+    """Returns the cell of the table of runs that has the name of the run, and its button."""
     return page.locator(f"[row-id='{run.id}'] [col-id*='Run Name']")
 
 

@@ -1,4 +1,4 @@
-"""The report's page in a browser: alone, without complaints, on a phone and a desk, in light and dark."""
+"""The page of the report in a browser: offline, without errors, on a phone and a desktop, in light and dark mode."""
 
 from __future__ import annotations
 
@@ -15,30 +15,30 @@ if TYPE_CHECKING:
 pytestmark = [pytest.mark.browser, pytest.mark.timeout(900)]
 SIZES = {"phone": (390, 844), "desktop": (1280, 900)}
 CONTRAST = 4.5
-"""Of text, as WCAG 2.2 AA asks."""
+"""Minimum contrast of text in WCAG 2.2 AA."""
 
-COLOURS = """() => {
-  const written = (item) => [...item.childNodes].some((node) => node.nodeType === 3 && node.data.trim());
-  const shown = (item) => written(item) && item.getClientRects().length > 0;
-  const texts = [...document.querySelectorAll("body *")].filter(shown);
+TEXT_COLORS = """() => {
+  const hasText = (item) => [...item.childNodes].some((node) => node.nodeType === 3 && node.data.trim());
+  const isVisible = (item) => hasText(item) && item.getClientRects().length > 0;
+  const texts = [...document.querySelectorAll("body *")].filter(isVisible);
   const canvas = document.createElement("canvas").getContext("2d", {willReadFrequently: true});
-  const painted = (...colours) => {
+  const painted = (...colors) => {
     canvas.clearRect(0, 0, 1, 1);
-    for (const colour of colours) { canvas.fillStyle = colour; canvas.fillRect(0, 0, 1, 1); }
+    for (const color of colors) { canvas.fillStyle = color; canvas.fillRect(0, 0, 1, 1); }
     return [...canvas.getImageData(0, 0, 1, 1).data].slice(0, 3);
   };
-  const behind = (item) => {
-    const found = [];
-    for (let at = item; at; at = at.parentElement) found.unshift(getComputedStyle(at).backgroundColor);
-    return found;
+  const backgrounds = (item) => {
+    const colors = [];
+    for (let at = item; at; at = at.parentElement) colors.unshift(getComputedStyle(at).backgroundColor);
+    return colors;
   };
   return texts.map((item) => {
-    const style = getComputedStyle(item), ground = behind(item);
+    const style = getComputedStyle(item), ground = backgrounds(item);
     const ink = item instanceof SVGElement ? style.fill : style.color;
     return [item.textContent.trim(), painted(...ground, ink), painted(...ground)];
   });
 }"""
-"""Each text of the page, the colour it is written in, and that of what it stands on."""
+"""JavaScript that returns each text of the page with its color and its background color."""
 
 
 @pytest.fixture
@@ -48,62 +48,62 @@ def report(smoke_run: tuple[Path, str]) -> Path:
 
 @pytest.mark.parametrize("scheme", ["light", "dark"])
 @pytest.mark.parametrize("size", SIZES)
-def test_the_report_asks_nobody_and_fits(
-    size: str, scheme: str, report: Path, browser: Browser, pictures: Path
+def test_report_works_offline_and_fits(
+    size: str, scheme: str, report: Path, browser: Browser, screenshots: Path
 ) -> None:
     width, height = SIZES[size]
     with browser.new_context(viewport={"width": width, "height": height}, color_scheme=scheme) as context:
         page = context.new_page()
-        heard = watch(page)
+        log = watch(page)
         page.goto(report.as_uri(), wait_until="networkidle")
-        page.screenshot(path=pictures / f"report-{size}-{scheme}.png", full_page=True)
-        assert heard.errors == []
-        assert heard.requests == [report.as_uri()]
+        page.screenshot(path=screenshots / f"report-{size}-{scheme}.png", full_page=True)
+        assert log.errors == []
+        assert log.requests == [report.as_uri()]
         assert overflow(page) <= 0
         assert page.locator("svg.chart").count() >= 4 and page.locator("svg.graph").is_visible()
-        assert faint(page) == []
+        assert low_contrast(page) == []
 
 
-def test_dark_is_dark_and_light_is_light(report: Path, browser: Browser) -> None:
-    found = {}
+def test_color_schemes_have_dark_and_light_backgrounds(report: Path, browser: Browser) -> None:
+    backgrounds = {}
     for scheme in ("light", "dark"):
         with browser.new_context(color_scheme=scheme) as context:
             page = context.new_page()
             page.goto(report.as_uri())
-            found[scheme] = luminance(page.evaluate(COLOURS)[0][2])
-    assert found["light"] > 0.9 and found["dark"] < 0.1, found
+            backgrounds[scheme] = luminance(page.evaluate(TEXT_COLORS)[0][2])
+    assert backgrounds["light"] > 0.9 and backgrounds["dark"] < 0.1, backgrounds
 
 
-def test_whatever_a_page_does_wrong_is_noticed(browser: Browser, tmp_path: Path) -> None:
+def test_checks_find_the_problems_of_a_bad_page(browser: Browser, tmp_path: Path) -> None:
     bad = tmp_path / "bad.html"
     bad.write_text(
         "<style>body { background: white; color: #999 }</style><p style='width: 3000px'>wide and faint</p>"
-        "<img src='http://127.0.0.1:9/nobody.png'><script>throw new Error('broken')</script>"
+        "<img src='http://127.0.0.1:9/missing.png'><script>throw new Error('broken')</script>"
     )
     with browser.new_context(viewport={"width": 390, "height": 844}) as context:
         page = context.new_page()
-        heard = watch(page)
+        log = watch(page)
         page.goto(bad.as_uri(), wait_until="networkidle")
-        assert "http://127.0.0.1:9/nobody.png" in heard.requests
-        assert any("broken" in error for error in heard.errors)
+        assert "http://127.0.0.1:9/missing.png" in log.requests
+        assert any("broken" in error for error in log.errors)
         assert overflow(page) > 2000
-        assert [text for text, _ in faint(page)] == ["wide and faint"]
+        assert [text for text, _ in low_contrast(page)] == ["wide and faint"]
 
 
-def faint(page: Page) -> list[tuple[str, float]]:
-    """Texts that stand out too little from what is behind them, and by how much."""
-    texts = [(text, round(contrast(ink, ground), 2)) for text, ink, ground in page.evaluate(COLOURS)]
-    return [(text, found) for text, found in texts if found < CONTRAST]
+def low_contrast(page: Page) -> list[tuple[str, float]]:
+    """Returns the texts whose contrast to their background is too low, with the contrast."""
+    texts = [(text, round(contrast(ink, ground), 2)) for text, ink, ground in page.evaluate(TEXT_COLORS)]
+    return [(text, ratio) for text, ratio in texts if ratio < CONTRAST]
 
 
 def contrast(ink: list[int], ground: list[int]) -> float:
-    """Ratio of WCAG 2.2, from 1 to 21."""
+    """Returns the contrast ratio of WCAG 2.2, from 1 to 21."""
     low, high = sorted((luminance(ink), luminance(ground)))
     return (high + 0.05) / (low + 0.05)
 
 
-def luminance(colour: list[int]) -> float:
-    """Relative luminance of an sRGB colour of three bytes."""
-    parts = [part / 255 for part in colour]
+def luminance(color: list[int]) -> float:
+    """Returns the relative luminance of an sRGB color of three bytes."""
+    parts = [part / 255 for part in color]
     red, green, blue = (part / 12.92 if part <= 0.04045 else ((part + 0.055) / 1.055) ** 2.4 for part in parts)
     return 0.2126 * red + 0.7152 * green + 0.0722 * blue

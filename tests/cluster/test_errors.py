@@ -1,4 +1,4 @@
-"""Every error says what to do, and survives the way between processes."""
+"""Every error has a remedy and can be pickled."""
 
 import inspect
 import pickle
@@ -8,7 +8,7 @@ import pytest
 from cluster import errors
 
 SAMPLES = [
-    errors.ClusterError("it broke.", "Mend it."),
+    errors.ClusterError("it broke.", "Fix it."),
     errors.GraphError("a cycle.", "Cut it."),
     errors.FingerprintError("a lambda.", "Name it."),
     errors.StoreError("no store.", "Make one."),
@@ -29,23 +29,23 @@ SAMPLES = [
 
 
 @pytest.mark.parametrize("error", SAMPLES, ids=lambda error: type(error).__name__)
-def test_pickled_error_is_the_same(error: errors.ClusterError) -> None:
-    again = pickle.loads(pickle.dumps(error))
-    assert type(again) is type(error)
-    assert str(again) == str(error)
-    assert vars(again) == vars(error)
+def test_errors_survive_pickling(error: errors.ClusterError) -> None:
+    copy = pickle.loads(pickle.dumps(error))
+    assert type(copy) is type(error)
+    assert str(copy) == str(error)
+    assert vars(copy) == vars(error)
 
 
-def test_samples_and_docstring_have_every_error() -> None:
-    kinds = {item for _, item in inspect.getmembers(errors, inspect.isclass) if item.__module__ == errors.__name__}
-    assert {type(item) for item in SAMPLES} == kinds
+def test_docstring_lists_every_error() -> None:
+    classes = {item for _, item in inspect.getmembers(errors, inspect.isclass) if item.__module__ == errors.__name__}
+    assert {type(item) for item in SAMPLES} == classes
     assert errors.__doc__ is not None
-    assert all(kind.__name__ in errors.__doc__ for kind in kinds)
+    assert all(item.__name__ in errors.__doc__ for item in classes)
 
 
-def test_message_ends_in_the_remedy() -> None:
+def test_message_ends_with_the_remedy() -> None:
     assert all(str(error).endswith(error.remedy) and error.remedy for error in SAMPLES)
 
 
-def test_tail_has_the_last_lines() -> None:
+def test_tail_returns_the_last_lines() -> None:
     assert errors.StepFailedError("a", "b", trace="1\n2\n3\n").tail(2) == "2\n3"

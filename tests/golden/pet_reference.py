@@ -1,4 +1,4 @@
-"""Computes the logits of tests/golden/pet_reference.json anew: python tests/golden/pet_reference.py, in the root."""
+"""Computes the logits of tests/golden/pet_reference.json again (run it in the root)."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ FILE = Path(__file__).parent / "pet_reference.json"
 
 
 def logits(backbone: str, golden: dict[str, Any], pattern: str) -> list[list[float]]:
-    """[n, C] label logits of one pattern, labels in the task's order."""
+    """Returns the label logits of one pattern, [n, C], in the order of the task's labels."""
     config = BackboneConfig(asset=backbone, max_length=golden["max_length"], precision="fp32")
     lines = [json.dumps(item) for item in golden["examples"]]
     rows = [json.loads(line) for line in score_lines(Task(**golden["task"]), [pattern], config, lines, "golden")]
@@ -22,7 +22,7 @@ def logits(backbone: str, golden: dict[str, Any], pattern: str) -> list[list[flo
 
 
 def main() -> None:
-    """Keeps patterns, words, lengths and sentences, and replaces the logits."""
+    """Replaces the logits; keeps patterns, words, lengths and sentences."""
     reference = json.loads(FILE.read_text())
     for golden in reference["sets"]:
         golden["logits"] = {

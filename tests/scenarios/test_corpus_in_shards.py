@@ -99,6 +99,7 @@ def built(outcome: RunResult, store: Store, name: str) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in sorted(folder.glob("*.parquet"))}
 
 
+@pytest.mark.slow
 def test_two_workers_build_what_one_builds_and_prompts_learn_from_it(
     recipe: Recipe, ray_session: Capacity, tmp_path: Path
 ) -> None:
@@ -118,6 +119,7 @@ def test_two_workers_build_what_one_builds_and_prompts_learn_from_it(
         assert result["num_documents"] == (sum(SIZES) if kind == "single" else sum(SIZES) - 1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["pair", "single"])
 def test_what_was_built_survives_a_kill(kind: str, recipe: Recipe, ray_session: Capacity, tmp_path: Path) -> None:
     """The process of the step is killed within the second shard, and its next attempt takes the first as it is."""

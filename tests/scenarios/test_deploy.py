@@ -1,4 +1,4 @@
-"""The files for clusters are what Kubernetes, KubeRay, Ray and compose take, and what they run exists."""
+"""The deployment files are valid for Kubernetes, KubeRay, Ray and compose, and their commands exist."""
 
 from __future__ import annotations
 
@@ -32,23 +32,23 @@ def load(name: str) -> Any:
     return yaml.safe_load((DEPLOY / name).read_text(encoding="utf-8"))
 
 
-def cluster_of(thing: dict[str, Any]) -> dict[str, Any]:
-    """The cluster's part of a RayCluster or a RayJob."""
-    found: dict[str, Any] = thing["spec"].get("rayClusterSpec", thing["spec"])
-    return found
+def cluster_of(ray_object: dict[str, Any]) -> dict[str, Any]:
+    """Returns the cluster of a RayCluster or a RayJob."""
+    cluster: dict[str, Any] = ray_object["spec"].get("rayClusterSpec", ray_object["spec"])
+    return cluster
 
 
-def pods_of(thing: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    """Pod specifications by the name of their group."""
-    cluster = cluster_of(thing)
+def pods_of(ray_object: dict[str, Any]) -> dict[str, dict[str, Any]]:
+    """Returns the pod specifications by the name of their group."""
+    cluster = cluster_of(ray_object)
     groups = {"head": cluster["headGroupSpec"]} | {item["groupName"]: item for item in cluster["workerGroupSpecs"]}
     return {name: group["template"]["spec"] for name, group in groups.items()}
 
 
-def check_ray_object(thing: dict[str, Any]) -> None:
-    """By KubeRay's schema, and each pod template by that of Kubernetes."""
-    jsonschema.Draft202012Validator(KUBERAY).validate(thing)
-    for name, pod in pods_of(thing).items():
+def check_ray_object(ray_object: dict[str, Any]) -> None:
+    """Validates an object with the schema of KubeRay, and its pod templates with the schema of Kubernetes."""
+    jsonschema.Draft202012Validator(KUBERAY).validate(ray_object)
+    for name, pod in pods_of(ray_object).items():
         template = {"apiVersion": "v1", "kind": "Pod", "metadata": {"name": name}, "spec": pod}
         kubernetes_validate.validate(template, KUBERNETES, strict=True)
 
@@ -58,19 +58,16 @@ def check_compose(compose: dict[str, Any]) -> None:
 
 
 def project() -> dict[str, Any]:
-    found: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    return found
-
-
-# --- Kubernetes ---------------------------------------------------------------------------------------------------
+    metadata: dict[str, Any] = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    return metadata
 
 
 @pytest.mark.parametrize("name", RAY_OBJECTS)
-def test_kuberay_and_kubernetes_take_the_objects(name: str) -> None:
+def test_ray_objects_are_valid(name: str) -> None:
     check_ray_object(load(name))
 
 
-def test_kubernetes_takes_the_volume() -> None:
+def test_volume_is_valid() -> None:
     claim = load("volume.yaml")
     kubernetes_validate.validate(claim, KUBERNETES, strict=True)
     assert claim["spec"]["accessModes"] == ["ReadWriteMany"]
@@ -89,19 +86,19 @@ def test_kubernetes_takes_the_volume() -> None:
     ],
 )
 @pytest.mark.parametrize("name", RAY_OBJECTS)
-def test_a_wrong_object_is_found(name: str, path: str, value: object) -> None:
-    thing = copy.deepcopy(load(name))
-    place: Any = cluster_of(thing)
+def test_validation_finds_errors(name: str, path: str, value: object) -> None:
+    ray_object = copy.deepcopy(load(name))
+    parent: Any = cluster_of(ray_object)
     *parents, last = [int(part) if part.isdigit() else part for part in path.split(".")]
     for part in parents:
-        place = place[part]
-    place[last] = value
+        parent = parent[part]
+    parent[last] = value
     with pytest.raises((jsonschema.ValidationError, kubernetes_validate.ValidationError)):
-        check_ray_object(thing)
+        check_ray_object(ray_object)
 
 
 @pytest.mark.parametrize("name", RAY_OBJECTS)
-def test_the_store_is_mounted_wherever_something_runs(name: str) -> None:
+def test_every_pod_mounts_the_store(name: str) -> None:
     image = (DEPLOY / "Dockerfile").read_text()
     claim = load("volume.yaml")["metadata"]["name"]
     pods = pods_of(load(name))
@@ -115,7 +112,7 @@ def test_the_store_is_mounted_wherever_something_runs(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", RAY_OBJECTS)
-def test_pods_are_of_the_image_and_of_no_root(name: str) -> None:
+def test_pods_use_the_image_without_root(name: str) -> None:
     users = re.findall(r"^USER (.+)$", (DEPLOY / "Dockerfile").read_text(), re.M)
     for pod in pods_of(load(name)).values():
         assert pod["containers"][0]["image"] == f"clozeline:{project()['version']}"
@@ -124,7 +121,7 @@ def test_pods_are_of_the_image_and_of_no_root(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", RAY_OBJECTS)
-def test_clusters_want_a_token_have_gpus_and_grow(name: str) -> None:
+def test_clusters_require_a_token_have_gpus_and_scale(name: str) -> None:
     cluster = cluster_of(load(name))
     assert cluster["authOptions"] == {"mode": "token", "secretName": "clozeline-ray"}
     assert "clozeline-ray --from-literal=auth_token=" in PAGE.read_text()
@@ -136,15 +133,12 @@ def test_clusters_want_a_token_have_gpus_and_grow(name: str) -> None:
     assert {name for name, limit in limits.items() if "nvidia.com/gpu" in limit} == {"gpu"}
 
 
-def test_both_objects_have_the_same_cluster() -> None:
+def test_ray_objects_have_the_same_cluster() -> None:
     assert cluster_of(load("rayjob.yaml")) == cluster_of(load("raycluster.yaml"))
 
 
-# --- Machines reached by ssh --------------------------------------------------------------------------------------
-
-
-def test_ray_up_takes_its_file() -> None:
-    """In a process of its own: Ray settles when it is imported who may connect, and other tests start it later."""
+def test_ray_up_file_is_valid() -> None:
+    """Runs in its own process: Ray reads its environment when it is imported, and other tests start it later."""
     config = load("ray-up.yaml")
     code = """if True:
         import json, sys
@@ -154,17 +148,17 @@ def test_ray_up_takes_its_file() -> None:
         print(prepared["max_workers"])
     """
 
-    def prepared(content: dict[str, Any]) -> subprocess.CompletedProcess[str]:
+    def prepare(content: dict[str, Any]) -> subprocess.CompletedProcess[str]:
         command = [sys.executable, "-c", code, json.dumps(content)]
         return subprocess.run(command, capture_output=True, text=True, check=False)
 
-    assert prepared(config).stdout.split()[-1] == str(len(config["provider"]["worker_ips"]))
-    refused = prepared({**config, "setup_command": []})
-    assert refused.returncode != 0
-    assert "'setup_command' was unexpected" in refused.stderr
+    assert prepare(config).stdout.split()[-1] == str(len(config["provider"]["worker_ips"]))
+    invalid = prepare({**config, "setup_command": []})
+    assert invalid.returncode != 0
+    assert "'setup_command' was unexpected" in invalid.stderr
 
 
-def test_ray_up_copies_what_is_there_and_starts_ray_with_a_token() -> None:
+def test_ray_up_copies_existing_files_and_starts_ray_with_a_token() -> None:
     config = load("ray-up.yaml")
     for source in config["file_mounts"].values():
         assert source.startswith("~/.ray/") or (ROOT / source).exists()
@@ -174,10 +168,7 @@ def test_ray_up_copies_what_is_there_and_starts_ray_with_a_token() -> None:
     assert all("RAY_AUTH_MODE=token" in line for line in starts)
 
 
-# --- MLflow, Postgres, S3 -----------------------------------------------------------------------------------------
-
-
-def test_compose_takes_its_file() -> None:
+def test_compose_file_is_valid() -> None:
     compose = load("compose.yaml")
     check_compose(compose)
     compose["services"]["mlflow"]["port"] = ["5000:5000"]
@@ -185,29 +176,26 @@ def test_compose_takes_its_file() -> None:
         check_compose(compose)
 
 
-def test_ports_listen_to_this_machine_only() -> None:
+def test_compose_ports_listen_on_this_machine_only() -> None:
     ports = [port for item in load("compose.yaml")["services"].values() for port in item.get("ports", [])]
     assert len(ports) == 2
     assert all(re.fullmatch(r"\$\{CLOZELINE_BIND:-127\.0\.0\.1\}:\d+:\d+", port) for port in ports)
 
 
-def test_secrets_come_from_outside_and_have_no_default() -> None:
-    found = set()
+def test_secrets_have_no_default() -> None:
+    names = set()
     for service in load("compose.yaml")["services"].values():
         for name, value in service["environment"].items():
             if SECRET.search(name):
-                # What is asked for with :? stops compose when it is empty.
-                found.update(re.findall(r"\$\{(\w+):\?[^}]+\}", value))
+                # With :? compose stops if the variable is empty.
+                names.update(re.findall(r"\$\{(\w+):\?[^}]+\}", value))
                 assert ":?" in value and ":-" not in value
     example = (DEPLOY / "env.example").read_text()
-    assert found == {"POSTGRES_PASSWORD", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"}
-    assert all(re.search(rf"^{name}=$", example, re.M) for name in found)
+    assert names == {"POSTGRES_PASSWORD", "AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY"}
+    assert all(re.search(rf"^{name}=$", example, re.M) for name in names)
 
 
-# --- The image ----------------------------------------------------------------------------------------------------
-
-
-def test_the_image_is_of_pinned_packages_and_files_that_are_there() -> None:
+def test_image_has_pinned_packages_and_existing_files() -> None:
     text = (DEPLOY / "Dockerfile").read_text().replace("\\\n", " ")
     installs = [line for line in text.splitlines() if "pip install" in line]
     assert len(installs) == 3
@@ -220,18 +208,15 @@ def test_the_image_is_of_pinned_packages_and_files_that_are_there() -> None:
     assert project()["requires-python"] == f">={python}"
 
 
-def test_what_the_image_installs_is_pinned() -> None:
+def test_packages_of_the_image_are_pinned() -> None:
     pins = {line.partition("==")[0].lower() for line in (ROOT / "constraints.txt").read_text().split()}
     extras = project()["optional-dependencies"]
-    wanted = {re.split(r"[\[<>=]", item)[0] for extra in ("cluster", "s3") for item in extras[extra]}
-    assert wanted | {"mlflow", "boto3", "psycopg2-binary"} <= pins
-
-
-# --- Commands -----------------------------------------------------------------------------------------------------
+    required = {re.split(r"[\[<>=]", item)[0] for extra in ("cluster", "s3") for item in extras[extra]}
+    assert required | {"mlflow", "boto3", "psycopg2-binary"} <= pins
 
 
 def file_lines() -> list[list[str]]:
-    """The commands in the files, beside those of the page."""
+    """Returns the commands in the deployment files."""
     ray_up, compose = load("ray-up.yaml"), load("compose.yaml")
     shell = [load("rayjob.yaml")["spec"]["entrypoint"]]
     for key in ("setup_commands", "head_start_ray_commands", "worker_start_ray_commands"):
@@ -245,14 +230,14 @@ def file_lines() -> list[list[str]]:
     return [words, compose["services"]["mlflow"]["command"], *(line for item in shell for line in shell_lines(item))]
 
 
-def test_commands_of_the_files_exist() -> None:
+def test_commands_in_the_files_exist() -> None:
     lines = file_lines()
     assert {Path(words[0]).name for words in lines} >= {"clozeline", "ray", "mlflow", "pip"}
     for words in lines:
         check(words)
 
 
-def test_commands_of_the_page_exist() -> None:
+def test_commands_on_the_page_exist() -> None:
     lines = page_lines(PAGE)
     assert {Path(words[0]).name for words in lines} >= {"make", "ray", "docker", "kubectl"}
     for words in lines:
@@ -263,7 +248,7 @@ def test_commands_of_the_page_exist() -> None:
         check(words, whole=False)
 
 
-def test_links_of_the_page_lead_somewhere() -> None:
+def test_links_on_the_page_exist() -> None:
     links = re.findall(r"\]\(([^)]+)\)", PAGE.read_text())
     assert len(links) >= 2
     assert all((PAGE.parent / link.partition("#")[0]).exists() for link in links)
@@ -285,12 +270,12 @@ def test_links_of_the_page_lead_somewhere() -> None:
         "curl http://127.0.0.1",
     ],
 )
-def test_a_wrong_command_is_found(line: str) -> None:
+def test_check_finds_a_wrong_command(line: str) -> None:
     with pytest.raises(NoSuchCommandError):
         for words in shell_lines(line):
             check(words)
 
 
-def test_a_wrong_option_between_sentences_is_found() -> None:
+def test_check_finds_a_wrong_inline_option() -> None:
     with pytest.raises(NoSuchCommandError, match="has no option --adress"):
         check(["clozeline", "run", "--adress"], whole=False)

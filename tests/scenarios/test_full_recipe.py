@@ -1,4 +1,4 @@
-"""One real run of what `smoke` lacks: generations, a probe, found words, demonstrations, a dev set, a linear head."""
+"""One run with the features that `smoke` lacks: iPET, a probe, verbalizer search, priming, a dev set, a linear head."""
 
 from __future__ import annotations
 
@@ -9,6 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+
+pytestmark = pytest.mark.slow
 
 Clozeline = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -21,11 +23,11 @@ OVERRIDES = (
     "pet.patterns=[review, verdict]",
     "pet.tune=full",
     "pet.mlm={weight: 0.1, batch_size: 2}",
-    "pet.ipet={generations: 1, scale: 2}",
+    "pet.ipet={generations: 1, scale_factor: 2}",
     "pet.training={learning_rate: 0.0001, batch_size: 4, micro_batch_size: 2, steps: 6}",
-    "pet.training.early_stopping={every: 2, patience: 2}",
+    "pet.training.early_stopping={eval_steps: 2, patience: 2}",
     f"members={{tiny: {{kind: probe, encoder: {{asset: '{TINY}', max_length: 48}}}}}}",
-    "ensemble={mean: probabilities, weights: balanced, calibration: contextual, temperature: 2.0}",
+    "ensemble={average: probabilities, weights: balanced, calibration: contextual, temperature: 2.0}",
     "student.tune=head",
     "distill={seeds: [0], keep_fraction: 0.5}",
     "baseline={seeds: [0]}",
@@ -45,7 +47,7 @@ def everything(tmp_path_factory: pytest.TempPathFactory, clozeline: Clozeline) -
     return store, json.loads((store / "reports" / "everything" / "report.json").read_text())
 
 
-def test_every_kind_of_step_has_its_row(everything: tuple[Path, dict[str, Any]]) -> None:
+def test_report_has_a_row_per_method(everything: tuple[Path, dict[str, Any]]) -> None:
     rows = {row["name"]: row for row in everything[1]["rows"]}
     assert set(rows) == {
         "baseline",
@@ -57,27 +59,27 @@ def test_every_kind_of_step_has_its_row(everything: tuple[Path, dict[str, Any]])
         "student",
     }
     assert all(0 <= row["accuracy"]["mean"] <= 1 for row in rows.values())
-    assert rows["pet/g1/review"]["num_unlabeled"] == 16, "16 labelled texts, doubled"
-    assert 0 < rows["student"]["num_unlabeled"] < 64, "half of the pile is kept"
+    assert rows["pet/g1/review"]["num_unlabeled"] == 16, "twice the 16 labeled examples"
+    assert 0 < rows["student"]["num_unlabeled"] < 64, "half of the unlabeled data is kept"
     assert rows["priming/review"]["num_labeled"] == 2
 
 
-def test_the_words_that_were_found_are_in_the_report_and_in_a_file(everything: tuple[Path, dict[str, Any]]) -> None:
+def test_selected_label_words_are_in_the_report_and_in_a_file(everything: tuple[Path, dict[str, Any]]) -> None:
     store, report = everything
     files = list((store / "verbalizer" / "review").rglob("words.json"))
     assert len(files) == 1
     words = json.loads(files[0].read_text())
-    assert {label: len(found) for label, found in words.items()} == {"rotten": 2, "fresh": 2}
+    assert {label: len(selected) for label, selected in words.items()} == {"rotten": 2, "fresh": 2}
     note = next(note for note in report["notes"] if note.startswith("verbalizer/review"))
-    assert all(word in note for found in words.values() for word in found)
+    assert all(word in note for selected in words.values() for word in selected)
 
 
-def test_the_student_is_compared_with_the_baseline(everything: tuple[Path, dict[str, Any]]) -> None:
+def test_student_is_compared_with_the_baseline(everything: tuple[Path, dict[str, Any]]) -> None:
     names = {(item["first"], item["second"]) for item in everything[1]["comparisons"]}
     assert ("student", "baseline") in names
 
 
-def test_the_classifier_answers(everything: tuple[Path, dict[str, Any]], clozeline: Clozeline) -> None:
+def test_student_predicts(everything: tuple[Path, dict[str, Any]], clozeline: Clozeline) -> None:
     words = [word for override in OVERRIDES for word in ("-o", override)]
     done = clozeline("predict", "smoke", *words, "--store", str(everything[0]), "--input", "-", stdin="Dull.\nA joy.\n")
     assert done.returncode == 0, done.stderr

@@ -1,4 +1,4 @@
-"""A driver that is killed again and again, or told to end: in the end the bytes of a run that nothing disturbed."""
+"""A driver that is killed many times: the final results have the bytes of an undisturbed run."""
 
 from __future__ import annotations
 
@@ -22,17 +22,19 @@ from pipelines.run.request import load_request
 from tests.support.paths import ROOT
 
 Clozeline = Callable[..., subprocess.CompletedProcess[str]]
-KILLS = 20
+NUM_KILLS = 20
+
+pytestmark = pytest.mark.slow
 
 
-class Victim:
-    """A run that will be killed."""
+class KilledRun:
+    """A run of the smoke recipe that the test kills."""
 
     def __init__(self, store: Path) -> None:
         environment = {**os.environ, "PYTHONPATH": str(ROOT), "CLOZELINE_CHECKPOINT_EVERY_S": "0"}
         environment.pop("RAY_ADDRESS", None)
         command = [sys.executable, "-c", "from pipelines.cli.app import main; main()", "run", "smoke"]
-        self.begun = time.monotonic()
+        self.started_at_s = time.monotonic()
         self.process = subprocess.Popen(
             [*command, "--store", str(store)],
             env=environment,
@@ -42,15 +44,15 @@ class Victim:
         )
 
     def first_step(self) -> float | None:
-        """Waits until a step is started. Returns how long that took; None if none was."""
+        """Waits until a step starts. Returns how many seconds that took; None if no step starts."""
         assert self.process.stdout is not None
         for line in self.process.stdout:
             if line.startswith("started"):
-                return time.monotonic() - self.begun
+                return time.monotonic() - self.started_at_s
         return None
 
     def kill_after(self, seconds: float) -> bool:
-        """Kills it, unless it ends before. Returns whether it was killed."""
+        """Kills the run after some time. Returns False if it ended before."""
         try:
             self.process.wait(seconds)
             return False
@@ -64,55 +66,55 @@ class Victim:
 
 
 def files_of(store: Path) -> dict[str, bytes]:
-    """Path -> bytes of all committed files of the store; what lies in MLflow beside them bears names of its own."""
-    found = (path for path in store.glob("**/files/**/*") if path.is_file())
-    return {str(path.relative_to(store)): path.read_bytes() for path in found if "mlartifacts" not in path.parts}
+    """Returns path -> content of all committed files. Files of MLflow are left out, because their names are random."""
+    paths = (path for path in store.glob("**/files/**/*") if path.is_file())
+    return {str(path.relative_to(store)): path.read_bytes() for path in paths if "mlartifacts" not in path.parts}
 
 
 def committed(store: Path) -> dict[str, int]:
-    """Path -> time of writing of every manifest."""
+    """Returns path -> modification time of every manifest."""
     return {str(path.relative_to(store)): path.stat().st_mtime_ns for path in store.glob("**/manifest.json")}
 
 
-def test_driver_that_gets_sigterm_leaves_with_its_code_and_tells_how_to_go_on(tmp_path: Path) -> None:
+def test_driver_prints_how_to_resume_after_sigterm(tmp_path: Path) -> None:
     store = tmp_path / "store"
-    victim = Victim(store)
-    assert victim.first_step() is not None
-    victim.process.send_signal(signal.SIGTERM)
-    with victim.process.stdout or pytest.fail("it has no output") as told:
-        words = told.read()
-    assert victim.process.wait() == 143, words
-    assert f"resume  clozeline run smoke --store {shlex.quote(str(store))}" in words
+    run = KilledRun(store)
+    assert run.first_step() is not None
+    run.process.send_signal(signal.SIGTERM)
+    with run.process.stdout or pytest.fail("the run has no output") as stdout:
+        output = stdout.read()
+    assert run.process.wait() == 143, output
+    assert f"resume  clozeline run smoke --store {shlex.quote(str(store))}" in output
     assert not list(store.glob("*/**/lease.json"))
 
 
 @pytest.mark.timeout(900)
-def test_driver_killed_at_twenty_moments_ends_with_the_bytes_of_an_unbroken_run(
+def test_run_killed_twenty_times_has_the_bytes_of_an_undisturbed_run(
     smoke_run: tuple[Path, str], tmp_path: Path, clozeline: Clozeline
 ) -> None:
-    unbroken, store = smoke_run[0], tmp_path / "store"
-    length = json.loads((unbroken / "reports" / "smoke" / "report.json").read_text())["wall_s"]
-    chance = random.Random(3)
-    start_s, kills, is_finished = 5.0, 0, False
-    seen: dict[str, int] = {}
-    while kills < KILLS:
-        victim = Victim(store)
-        if kills % 4 == 0 or is_finished:
-            # While it imports, plans, opens MLflow and starts Ray.
-            kills += victim.kill_after(chance.uniform(0.1, start_s))
+    undisturbed, store = smoke_run[0], tmp_path / "store"
+    length = json.loads((undisturbed / "reports" / "smoke" / "report.json").read_text())["wall_s"]
+    generator = random.Random(3)
+    start_s, num_kills, is_finished = 5.0, 0, False
+    manifests: dict[str, int] = {}
+    while num_kills < NUM_KILLS:
+        run = KilledRun(store)
+        if num_kills % 4 == 0 or is_finished:
+            # Kill it while it imports, plans, opens MLflow and starts Ray.
+            num_kills += run.kill_after(generator.uniform(0.1, start_s))
         else:
-            # The steps' own time, a part of the whole length for each kill.
-            first = victim.first_step()
+            # Kill it while steps run.
+            first = run.first_step()
             is_finished, start_s = first is None, first or start_s
-            kills += victim.kill_after(chance.uniform(0, 2 * length / KILLS))
+            num_kills += run.kill_after(generator.uniform(0, 2 * length / NUM_KILLS))
         now = committed(store)
-        assert {name: now.get(name) for name in seen} == seen, "committed work was done again"
-        seen = now
-    done = clozeline("run", "smoke", "--store", str(store))
-    assert done.returncode == 0, done.stdout + done.stderr
+        assert {name: now.get(name) for name in manifests} == manifests, "a committed step ran again"
+        manifests = now
+    last_run = clozeline("run", "smoke", "--store", str(store))
+    assert last_run.returncode == 0, last_run.stdout + last_run.stderr
     last = committed(store)
-    assert {name: last[name] for name in seen} == seen
-    assert files_of(store) == files_of(unbroken)
-    lines = plan(fewshot.build_steps(load_request("smoke", [], store).config), open_store(store))
-    assert all(line.state is PlanState.CACHED for line in lines)
-    assert open_store(store).lease("report", lines[-1].fingerprint) is None
+    assert {name: last[name] for name in manifests} == manifests
+    assert files_of(store) == files_of(undisturbed)
+    planned = plan(fewshot.build_steps(load_request("smoke", [], store).config), open_store(store))
+    assert all(step.state is PlanState.CACHED for step in planned)
+    assert open_store(store).lease("report", planned[-1].fingerprint) is None

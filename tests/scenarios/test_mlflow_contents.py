@@ -1,4 +1,4 @@
-"""What a person finds in MLflow after a run: pictures, tables and data of every step, and of the run as a whole."""
+"""Figures, tables, metrics and data of a run in MLflow."""
 
 from __future__ import annotations
 
@@ -23,43 +23,43 @@ class Tracked:
         return self.database.execute(query, values).fetchall()
 
     def run(self, name: str) -> str:
-        ((found,),) = self.rows("select run_uuid from runs where name = ?", name)
-        return str(found)
+        ((run_id,),) = self.rows("select run_uuid from runs where name = ?", name)
+        return str(run_id)
 
     def files(self, name: str) -> dict[str, Path]:
-        """Names of a run's files without their ends -> paths."""
+        """Returns name without suffix -> path, for all files of a run."""
         folder = self.store / "mlartifacts" / self.run(name) / "artifacts"
         return {path.relative_to(folder).with_suffix("").as_posix(): path for path in folder.rglob("*.*")}
 
     def table(self, name: str, table: str) -> list[dict[str, Any]]:
-        found = json.loads(self.files(name)[f"tables/{table}"].read_text())
-        return [dict(zip(found["columns"], row, strict=True)) for row in found["data"]]
+        content = json.loads(self.files(name)[f"tables/{table}"].read_text())
+        return [dict(zip(content["columns"], row, strict=True)) for row in content["data"]]
 
     def values(self, kind: str, name: str) -> dict[str, Any]:
         return dict(self.rows(f"select key, value from {kind} where run_uuid = ?", self.run(name)))
 
     def data(self, name: str) -> dict[str, tuple[str, str]]:
-        """Dataset -> digest and context."""
-        found = self.rows(
+        """Returns dataset -> digest and context."""
+        rows = self.rows(
             "select datasets.name, digest, input_tags.value from inputs join datasets on source_id = dataset_uuid "
             "join input_tags using (input_uuid) where destination_id = ? and input_tags.name = 'mlflow.data.context'",
             self.run(name),
         )
-        return {dataset: (digest, context) for dataset, digest, context in found}
+        return {dataset: (digest, context) for dataset, digest, context in rows}
 
 
 @pytest.fixture
-def seen(smoke_run: tuple[Path, str]) -> Iterator[Tracked]:
-    tracked = Tracked(smoke_run[0])
-    yield tracked
-    tracked.database.close()
+def tracked(smoke_run: tuple[Path, str]) -> Iterator[Tracked]:
+    contents = Tracked(smoke_run[0])
+    yield contents
+    contents.database.close()
 
 
-PICTURES = {
+FILES = {
     "pet/review/0": {"figures/confusion", "tables/per_class"},
     "zero_shot/review": {"figures/confusion", "tables/per_class"},
     "soft_labels": {
-        "figures/agreement", "figures/entropy", "figures/confusion", "tables/weights", "tables/disputed",
+        "figures/agreement", "figures/entropy", "figures/confusion", "tables/weights", "tables/disagreements",
     },
     "distill/0": {"figures/confusion", "figures/reliability", "figures/coverage", "tables/misclassified"},
     "baseline/0": {"figures/confusion", "figures/reliability", "figures/coverage"},
@@ -67,84 +67,84 @@ PICTURES = {
     "prompts/rotten_tomatoes/ppt/0": {"figures/prompt_norms", "figures/confusion", "tables/nearest_words"},
     "data/rotten_tomatoes": {"tables/train_examples"},
     "smoke": {
-        "figures/graph", "figures/leaderboard", "tables/leaderboard", "tables/plan", "tables/times", "recipe",
+        "figures/graph", "figures/leaderboard", "tables/leaderboard", "tables/plan", "tables/step_times", "recipe",
         "report/report",
     },
 }  # fmt: skip
 
 
-@pytest.mark.parametrize("name", PICTURES)
-def test_a_run_has_its_pictures_and_tables(name: str, seen: Tracked) -> None:
-    files = seen.files(name)
-    assert PICTURES[name] <= set(files)
+@pytest.mark.parametrize("name", FILES)
+def test_runs_have_figures_and_tables(name: str, tracked: Tracked) -> None:
+    files = tracked.files(name)
+    assert FILES[name] <= set(files)
     for path in files.values():
         if path.suffix == ".png":
             assert path.read_bytes().startswith(b"\x89PNG"), path
-    for key in PICTURES[name]:
+    for key in FILES[name]:
         if key.startswith("tables/"):
-            assert seen.table(name, key.removeprefix("tables/")), f"{key} is empty"
+            assert tracked.table(name, key.removeprefix("tables/")), f"{key} is empty"
 
 
-def test_scores_have_the_same_names_in_every_step(seen: Tracked) -> None:
-    statuses = "select name from runs join tags using (run_uuid) where key = 'stage.status' and value = ?"
-    names = [name for (name,) in seen.rows(statuses, "executed") if name != "report"]
+def test_metrics_have_the_same_names_in_all_steps(tracked: Tracked) -> None:
+    statuses = "select name from runs join tags using (run_uuid) where key = 'step.status' and value = ?"
+    names = [name for (name,) in tracked.rows(statuses, "executed") if name != "report"]
     measured = [name for name in names if not name.startswith(("data/", "ppt/"))]
     assert len(measured) == 15
-    groups = [name for (name,) in seen.rows(statuses, "group")]
-    assert {"test/accuracy", "test/accuracy_std"} <= set(seen.values("latest_metrics", "pet"))
+    groups = [name for (name,) in tracked.rows(statuses, "group")]
+    assert {"test/accuracy", "test/accuracy_std"} <= set(tracked.values("latest_metrics", "pet"))
     assert {"pet", "distill", "baseline"} <= set(groups)
     for name in measured:
-        metrics = set(seen.values("latest_metrics", name))
-        assert {"test/accuracy", "test/macro_f1", "test/mcc", "test/ece", "stage/seconds"} <= metrics, name
+        metrics = set(tracked.values("latest_metrics", name))
+        assert {"test/accuracy", "test/macro_f1", "test/mcc", "test/ece", "step/seconds"} <= metrics, name
 
 
-def test_sub_models_show_their_accuracy_before_and_after(seen: Tracked) -> None:
-    metrics = seen.values("latest_metrics", "pet/review/0")
+def test_sub_models_have_accuracy_before_and_after_training(tracked: Tracked) -> None:
+    metrics = tracked.values("latest_metrics", "pet/review/0")
     assert {"train/accuracy_before_training", "train/accuracy", "train/loss", "train/learning_rate"} <= set(metrics)
-    assert "train/accuracy" not in seen.values("latest_metrics", "zero_shot/review"), "nothing was trained"
+    assert "train/accuracy" not in tracked.values("latest_metrics", "zero_shot/review"), "zero-shot steps do not train"
 
 
-def test_steps_name_their_data_by_the_digest_of_the_files(seen: Tracked) -> None:
-    (manifest,) = (seen.store / "data" / "rotten_tomatoes").rglob("manifest.json")
+def test_runs_have_datasets_with_the_digests_of_their_files(tracked: Tracked) -> None:
+    (manifest,) = (tracked.store / "data" / "rotten_tomatoes").rglob("manifest.json")
     files = json.loads(manifest.read_text())["files"]
     digests = {name: files[f"{name}.jsonl"]["sha256"][:32] for name in ("train", "unlabeled", "test")}
-    whole = {f"rotten_tomatoes/{name}": (digest, name) for name, digest in digests.items()}
-    assert seen.data("pet/review/0") == seen.data("data/rotten_tomatoes") == whole
-    assert set(seen.data("distill/0")) == {"rotten_tomatoes/unlabeled", "rotten_tomatoes/test"}
-    assert set(seen.data("smoke")) == {*whole, "plot_or_quote/train", "plot_or_quote/test"}
-    ((source,),) = seen.rows("select dataset_source from datasets where name = 'rotten_tomatoes/train'")
+    datasets = {f"rotten_tomatoes/{name}": (digest, name) for name, digest in digests.items()}
+    assert tracked.data("pet/review/0") == tracked.data("data/rotten_tomatoes") == datasets
+    assert set(tracked.data("distill/0")) == {"rotten_tomatoes/unlabeled", "rotten_tomatoes/test"}
+    assert set(tracked.data("smoke")) == {*datasets, "plot_or_quote/train", "plot_or_quote/test"}
+    ((source,),) = tracked.rows("select dataset_source from datasets where name = 'rotten_tomatoes/train'")
     path = Path(json.loads(source)["uri"])
     assert path == manifest.parent / "files" / "train.jsonl"
     assert path.exists()
 
 
-def test_the_pipelines_run_says_what_it_was_made_with_and_what_it_cost(seen: Tracked) -> None:
-    tags, params, metrics = (seen.values(kind, "smoke") for kind in ("tags", "params", "latest_metrics"))
+def test_pipeline_run_has_versions_params_and_costs(tracked: Tracked) -> None:
+    tags, params, metrics = (tracked.values(kind, "smoke") for kind in ("tags", "params", "latest_metrics"))
     assert {"version.python", "version.torch", "version.ray", "version.transformers"} <= set(tags)
     assert tags["mlflow.note.content"].startswith("# smoke\n")
-    resolved = yaml.safe_load(seen.files("smoke")["recipe"].read_text())
-    assert float(params["distill.training.learning_rate"]) == resolved["distill"]["loop"]["learning_rate"]
+    resolved = yaml.safe_load(tracked.files("smoke")["recipe"].read_text())
+    assert float(params["distill.training.learning_rate"]) == resolved["distill"]["training"]["learning_rate"]
     assert params["task.name"] == "rotten_tomatoes"
-    times = seen.table("smoke", "times")
+    times = tracked.table("smoke", "step_times")
     assert {row["status"] for row in times} == {"executed"}
     assert metrics["pipeline/executed_s"] == pytest.approx(sum(row["seconds"] for row in times), abs=1)
     assert metrics["pipeline/results_s"] == metrics["pipeline/executed_s"]
 
 
-def test_the_leaderboard_is_a_table_of_plain_values(seen: Tracked) -> None:
-    report = json.loads((seen.store / "reports" / "smoke" / "report.json").read_text())
-    table = {row["name"]: row for row in seen.table("smoke", "leaderboard")}
+def test_leaderboard_table_has_plain_values(tracked: Tracked) -> None:
+    report = json.loads((tracked.store / "reports" / "smoke" / "report.json").read_text())
+    table = {row["name"]: row for row in tracked.table("smoke", "leaderboard")}
     assert set(table) == {row["name"] for row in report["rows"]}
     assert all(table[row["name"]]["accuracy"] == row["accuracy"]["mean"] for row in report["rows"])
     assert all(table[row["name"]]["accuracy_std"] == row["accuracy"]["std"] for row in report["rows"])
 
 
-def test_the_page_shows_every_curve_and_the_graph(seen: Tracked) -> None:
-    page = (seen.store / "reports" / "smoke" / "report.html").read_text()
+def test_page_shows_all_curves_and_the_graph(tracked: Tracked) -> None:
+    page = (tracked.store / "reports" / "smoke" / "report.html").read_text()
     for row in ("pet/review", "student", "baseline", "ppt/pair", "prompts/plot_or_quote/random"):
         assert f"<h3>{row}</h3>" in page
     assert 'aria-label="Graph of the steps, from data to report"' in page
-    report = json.loads((seen.store / "reports" / "smoke" / "report.json").read_text())
-    assert {item["rule"] for item in report["advice"]} >= {"small_test"}
-    assert page.count('class="next"') == 1
+    report = json.loads((tracked.store / "reports" / "smoke" / "report.json").read_text())
+    assert {item["rule"] for item in report["suggestions"]} >= {"small_test"}
+    assert page.count('class="suggestions"') == 1
     assert set(report["step_seconds"]) >= {"distill/0", "report"}

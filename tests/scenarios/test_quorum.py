@@ -1,4 +1,4 @@
-"""A sub-model that fails: an error, unless the recipe says that fewer are enough."""
+"""A failed sub-model is an error, unless ensemble.min_members allows it."""
 
 from __future__ import annotations
 
@@ -9,25 +9,25 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.slow
+
 Clozeline = Callable[..., subprocess.CompletedProcess[str]]
 SMALL = ("ppt=null", "prompts=null", "baseline=null", "zero_shot=false", "distill.seeds=[0]")
 ENDLESS = " ".join(["never"] * 60)
 BROKEN = (f'task.patterns.endless="{{text}} {ENDLESS} {{mask}}"', "task.verbalizer.rotten.endless=[bad]",
           "task.verbalizer.fresh.endless=[good]")  # fmt: skip
-"""A pattern whose own words leave no room for any text: its sub-model fails, whenever it is tried."""
+"""A pattern whose words leave no room for text, so its sub-model always fails."""
 
 
 @pytest.mark.timeout(600)
-def test_a_failed_sub_model_leaves_the_ensemble_only_where_the_recipe_allows_it(
-    clozeline: Clozeline, tmp_path: Path
-) -> None:
+def test_failed_sub_model_is_dropped_only_with_min_members(clozeline: Clozeline, tmp_path: Path) -> None:
     words = ["run", "smoke", "--store", str(tmp_path)]
     words += [word for change in (*SMALL, *BROKEN) for word in ("-o", change)]
 
-    refused = clozeline(*words)
-    assert refused.returncode == 1
-    assert "pet/endless/0" in refused.stdout and "leaves no room for text" in refused.stdout
-    assert "blocked   soft_labels" in refused.stdout
+    failed = clozeline(*words)
+    assert failed.returncode == 1
+    assert "pet/endless/0" in failed.stdout and "leaves no room for text" in failed.stdout
+    assert "blocked   soft_labels" in failed.stdout
     assert not (tmp_path / "reports").exists()
 
     too_few = clozeline(*words, "-o", "ensemble.min_members=4")
@@ -36,10 +36,10 @@ def test_a_failed_sub_model_leaves_the_ensemble_only_where_the_recipe_allows_it(
 
     allowed = clozeline(*words, "-o", "ensemble.min_members=3")
     assert allowed.returncode == 0, allowed.stdout + allowed.stderr
-    assert "going on without pet/endless/0" in allowed.stdout
+    assert "dropped   pet/endless/0" in allowed.stdout
     report = json.loads((tmp_path / "reports" / "smoke" / "report.json").read_text())
     assert "pet/endless" not in {row["name"] for row in report["rows"]}
-    assert any("does without pet/endless/0" in note for note in report["notes"])
+    assert any("lacks pet/endless/0" in note for note in report["notes"])
     answered = clozeline(
         "predict", "smoke", "--input", "-", *words[2:], "-o", "ensemble.min_members=3", stdin="A bore.\n"
     )

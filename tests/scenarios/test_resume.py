@@ -1,4 +1,4 @@
-"""Why steps of the smoke recipe run again or do not, and what is left after its driver was killed twenty times."""
+"""Which steps of the smoke recipe run again after a change, and how a failed run is resumed."""
 
 from __future__ import annotations
 
@@ -80,7 +80,7 @@ def test_changed_upstream_is_named_with_its_own_reason(store: Path) -> None:
 
 
 def test_changed_line_of_code_runs_the_steps_that_use_it(store: Path, edit: Callable[[str, str, str], None]) -> None:
-    edit("distillation", "\ndef run(", "\nNEW_LINE = 1\n\n\ndef run(")
+    edit("distillation/stage", "\ndef run(", "\nNEW_LINE = 1\n\n\ndef run(")
     assert to_run(store) == STUDENTS
     explanation = explained(store, "distill/0")
     assert [str(change) for change in explanation.changes] == ["the code of stages.distillation.stage changed"]
@@ -89,14 +89,14 @@ def test_changed_line_of_code_runs_the_steps_that_use_it(store: Path, edit: Call
 def test_changed_line_of_a_shared_module_runs_what_imports_it(
     store: Path, edit: Callable[[str, str, str], None]
 ) -> None:
-    edit("training/loop", "\ndef train(", "\nNEW_LINE = 1\n\n\ndef train(")
+    edit("common/training/loop", "\ndef train(", "\nNEW_LINE = 1\n\n\ndef train(")
     names = to_run(store)
     assert {"pet/review/0", "baseline/0", "ppt/pair", "distill/0"} <= names
     assert "data/rotten_tomatoes" not in names
 
 
 def test_changed_comment_and_docstring_are_a_hit(store: Path, edit: Callable[[str, str, str], None]) -> None:
-    edit("distillation", "\ndef run(", "\n# A comment that says why.\ndef run(")
+    edit("distillation/stage", "\ndef run(", "\n# A comment that says why.\ndef run(")
     edit("training/loop", '"""The one training loop.', '"""One training loop.')
     assert to_run(store) == set()
 
@@ -138,7 +138,7 @@ def test_explain_prints_both_keys_side_by_side(store: Path, clozeline: Clozeline
     assert clozeline("explain", "smoke", "nonsense", "--store", str(store)).returncode == 2
 
 
-def test_failed_run_says_how_to_go_on_with_all_that_was_asked_for(tmp_path: Path, clozeline: Clozeline) -> None:
+def test_failed_run_prints_the_command_that_resumes_it(tmp_path: Path, clozeline: Clozeline) -> None:
     store = tmp_path / "a store"
     words = [
         "run",
@@ -160,5 +160,5 @@ def test_failed_run_says_how_to_go_on_with_all_that_was_asked_for(tmp_path: Path
         "clozeline run smoke -o baseline.training.learning_rate=1e30 --until baseline/0 --keep-going --max-parallel 1 "
         f"--no-register --store '{store}'"
     )
-    # A loss that is no number is no accident that another attempt mends.
+    # NaN is not a transient error, so there is one attempt.
     assert done.stdout.count("started   baseline/0") == 1

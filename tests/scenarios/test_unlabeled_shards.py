@@ -86,6 +86,7 @@ def ran(steps: list[Step], store: Store) -> RunResult:
     return execute(steps, store, RunOptions(poll_s=0.05, backoff_s=0.1))
 
 
+@pytest.mark.slow
 def test_shards_are_labelled_by_two_workers_and_what_was_done_survives_a_kill(
     recipe: Recipe, ray_session: Capacity, tmp_path: Path
 ) -> None:

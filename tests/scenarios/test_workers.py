@@ -1,4 +1,4 @@
-"""Steps on many workers, for real: Ray Train, gloo, and ZeRO-3 of DeepSpeed on processors."""
+"""Steps with several workers: Ray Train, gloo, and ZeRO-3 of DeepSpeed on CPUs."""
 
 from __future__ import annotations
 
@@ -30,7 +30,9 @@ from stages.splits.config import DataConfig, SplitsConfig
 from tests.support import distributed_steps
 from tests.support.small_models import TOKENIZERS, backbone_config, film_examples, film_task, small_model
 
-LOOP = TrainingConfig(learning_rate=0.02, batch_size=4, steps=6, weight_decay=0.0)
+pytestmark = [pytest.mark.ray, pytest.mark.slow]
+
+TRAINING = TrainingConfig(learning_rate=0.02, batch_size=4, steps=6, weight_decay=0.0)
 METHODS = {
     "bert": PromptConfig(num_virtual_tokens=3),
     "llama": PromptConfig(num_virtual_tokens=3, lora=LoraConfig(rank=2, targets=("q_proj", "v_proj"))),
@@ -40,21 +42,21 @@ METHODS = {
 
 @pytest.fixture(scope="module")
 def folders(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
-    """Family -> a small model with random weights; `data`: files of labelled texts, of sizes that nothing divides."""
+    """Family -> a small model with random weights; `data`: labeled examples, whose number no batch size divides."""
     root = tmp_path_factory.mktemp("models")
     for name in METHODS:
         tokenizer = TOKENIZERS[name]()
         torch.manual_seed(7)
         small_model(name, len(tokenizer), tokenizer).save_pretrained(root / name)
         tokenizer.save_pretrained(root / name)
-    for name, texts in (("train", film_examples(10)), ("test", film_examples(13, start=200))):
-        rows = [{"text": item.fields["text"], "label": item.label} for item in texts]
+    for name, examples in (("train", film_examples(10)), ("test", film_examples(13, start=200))):
+        rows = [{"text": item.fields["text"], "label": item.label} for item in examples]
         (root / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
     return {name: root / name for name in METHODS} | {"data": root}
 
 
 def tuning(folders: dict[str, Path], family: str, resources: Resources, **settings: Any) -> Step:
-    """The step that tunes a prompt, behind the one that reads the texts."""
+    """Returns the step that tunes a prompt, and its upstream step with the data."""
     task = film_task(family)
     sources = {
         name: Source(asset=str(folders["data"] / f"{name}.jsonl"), fields={"text": "text"}, label="label")
@@ -65,30 +67,30 @@ def tuning(folders: dict[str, Path], family: str, resources: Resources, **settin
         task=task.only("review"),
         pattern="review",
         backbone=backbone_config(folders[family]),
-        **{"prompt": METHODS[family], "training": LOOP, "seed": 3} | settings,
+        **{"prompt": METHODS[family], "training": TRAINING, "seed": 3} | settings,
     )
-    reads = Step(name="data/films", run="stages.splits.stage:run", config=data, resources=Resources(cpus=0.5))
+    data_step = Step(name="data/films", run="stages.splits.stage:run", config=data, resources=Resources(cpus=0.5))
     return Step(
         name="prompt",
         run=function_name(distributed_steps.run),
         config=config,
-        inputs={"data": reads},
+        inputs={"data": data_step},
         resources=resources,
     )
 
 
-def done(step: Step, store: Store) -> Path:
-    """Runs a step; returns the folder of its files."""
-    outcome = tried(step, store)
-    assert outcome.ok, outcome.errors
-    return store.files(step.name, outcome.steps[step.name].fingerprint)
+def run(step: Step, store: Store) -> Path:
+    """Runs a step. Returns the folder of its files."""
+    result = attempt(step, store)
+    assert result.ok, result.errors
+    return store.files(step.name, result.steps[step.name].fingerprint)
 
 
-def tried(step: Step, store: Store) -> RunResult:
+def attempt(step: Step, store: Store) -> RunResult:
     return execute([step], store, RunOptions(poll_s=0.05, backoff_s=0.1))
 
 
-def shared(strategy: Any, workers: int, cpus: float = 1) -> Resources:
+def distributed(strategy: Any, workers: int, cpus: float = 1) -> Resources:
     return Resources(cpus=cpus, workers=workers, strategy=strategy)
 
 
@@ -96,91 +98,98 @@ def shared(strategy: Any, workers: int, cpus: float = 1) -> Resources:
     ("family", "strategy"),
     [("bert", "ddp"), ("llama", "zero2"), ("bert", "zero3"), ("llama", "zero3"), ("gpt2", "zero3_offload")],
 )
-def test_two_workers_end_where_one_ends(
+def test_two_workers_give_the_result_of_one(
     family: str, strategy: str, folders: dict[str, Path], ray_session: Capacity, tmp_path: Path
 ) -> None:
-    # sums that were made already must not be added again by the next pass
-    loop = LOOP.model_copy(update={"micro_batch_size": 1}) if strategy == "zero2" else LOOP
-    alone = done(tuning(folders, family, Resources(), loop=loop), open_store(tmp_path / "alone"))
-    both = done(tuning(folders, family, shared(strategy, 2), loop=loop), open_store(tmp_path / "both"))
-    weights = sorted(path.relative_to(alone) for path in alone.rglob("*.safetensors"))
+    # The next micro-batch must not add sums again.
+    training = TRAINING.model_copy(update={"micro_batch_size": 1}) if strategy == "zero2" else TRAINING
+    single = run(tuning(folders, family, Resources(), training=training), open_store(tmp_path / "single"))
+    both = run(tuning(folders, family, distributed(strategy, 2), training=training), open_store(tmp_path / "both"))
+    weights = sorted(path.relative_to(single) for path in single.rglob("*.safetensors"))
     assert len(weights) == (1 if family == "bert" else 2)
     for path in weights:
-        one, other = load_file(alone / path), load_file(both / path)
+        one, other = load_file(single / path), load_file(both / path)
         for name, values in one.items():
             assert torch.allclose(values, other[name], atol=2e-5), path
     labels = film_task(family).labels
     assert np.allclose(
-        read_logits(alone / "test_logits.jsonl", labels).logits,
+        read_logits(single / "test_logits.jsonl", labels).logits,
         read_logits(both / "test_logits.jsonl", labels).logits,
         atol=1e-4,
     )
-    uids = [[json.loads(line)["uid"] for line in (item / "test_logits.jsonl").open()] for item in (alone, both)]
+    uids = [[json.loads(line)["uid"] for line in (item / "test_logits.jsonl").open()] for item in (single, both)]
     assert uids[0] == uids[1]
-    about = json.loads((both / "about.json").read_text())
+    counts = json.loads((both / "counts.json").read_text())
     trained = sum(values.numel() for path in weights for values in load_file(both / path).values())
     if strategy == "zero2":
-        assert sum(about["moments"]) == trained, "each moment is kept once"
-        assert max(about["moments"]) < 0.6 * trained
+        assert sum(counts["optimizer_state"]) == trained, "each number is kept once"
+        assert max(counts["optimizer_state"]) < 0.6 * trained
     else:
-        assert min(about["moments"]) >= trained
-    share = 1 if strategy in ("ddp", "zero2") else 2
-    for kept in about["kept"]:
-        assert about["whole"] / share <= kept <= about["whole"] / share + 200, "parts are padded to equal lengths"
+        assert min(counts["optimizer_state"]) >= trained
+    num_parts = 1 if strategy in ("ddp", "zero2") else 2
+    for kept in counts["kept"]:
+        assert counts["total"] / num_parts <= kept <= counts["total"] / num_parts + 200, (
+            "parts are padded to equal lengths"
+        )
 
 
 @pytest.mark.parametrize(("family", "strategy"), [("bert", "zero3"), ("llama", "zero2")])
-def test_a_checkpoint_is_the_same_for_any_number_of_workers(
+def test_checkpoint_fits_any_number_of_workers(
     family: str, strategy: Any, folders: dict[str, Path], ray_session: Capacity, tmp_path: Path
 ) -> None:
-    """A worker of two is killed in its third step, then the only one in the next but one; three finish."""
-    alone = done(tuning(folders, family, Resources()), open_store(tmp_path / "alone"))
+    """One of two workers is killed in the third optimizer step, then a single worker two steps later; three finish."""
+    single = run(tuning(folders, family, Resources()), open_store(tmp_path / "single"))
     fault, store = tmp_path / "fault", open_store(tmp_path / "store")
     first = Resources(cpus=0.5, workers=2, strategy=strategy, max_attempts=1)
     second = Resources(cpus=0.5, workers=1, strategy=strategy, max_attempts=1)
     third = Resources(cpus=0.5, workers=3, strategy=strategy)
-    for resources, dies, at in ((first, 1, 3), (second, 0, 2)):
+    for resources, killed_rank, at in ((first, 1, 3), (second, 0, 2)):
         fault.touch()
-        failed = tried(tuning(folders, family, resources, fault=str(fault), dies=dies, at=at), store)
+        failed = attempt(tuning(folders, family, resources, fault=str(fault), killed_rank=killed_rank, at=at), store)
         assert failed.failed == ("prompt",)
         assert "workers were lost" in str(failed.errors["prompt"])
         assert failed.errors["prompt"].transient
-    last = done(tuning(folders, family, third, fault=str(fault)), store)
-    assert json.loads((last / "about.json").read_text())["num_steps"] in (2, 3), "three or four of six were kept"
-    one = load_file(alone / "prompt" / "adapter_model.safetensors")["prompt_embeddings"]
+    last = run(tuning(folders, family, third, fault=str(fault)), store)
+    assert json.loads((last / "counts.json").read_text())["num_steps"] in (2, 3), (
+        "the checkpoint had three or four of six optimizer steps"
+    )
+    one = load_file(single / "prompt" / "adapter_model.safetensors")["prompt_embeddings"]
     assert torch.allclose(one, load_file(last / "prompt" / "adapter_model.safetensors")["prompt_embeddings"], atol=2e-5)
 
 
-def test_a_worker_that_hangs_is_given_up_and_all_tell_where_they_stand(
+def test_hanging_worker_times_out_and_all_workers_dump_their_stacks(
     folders: dict[str, Path], ray_session: Capacity, tmp_path: Path
 ) -> None:
     fault = tmp_path / "fault"
     fault.touch()
     resources = Resources(workers=2, strategy="ddp", max_attempts=1, timeout_s=15)
     step = tuning(folders, "bert", resources, fault=str(fault), hangs=True)
-    error = tried(step, open_store(tmp_path / "store")).errors["prompt"]
+    error = attempt(step, open_store(tmp_path / "store")).errors["prompt"]
     assert error.transient
-    told = str(error)
-    assert "worker 0 stands at" in told and "in all_reduce" in told
-    assert "worker 1 stands at" in told and "shared_steps.py" in told.split("worker 1 stands at")[1].splitlines()[1]
+    message = str(error)
+    assert "worker 0 hangs at" in message and "in all_reduce" in message
+    assert (
+        "worker 1 hangs at" in message
+        and "distributed_steps.py" in message.split("worker 1 hangs at")[1].splitlines()[1]
+    )
 
 
-def test_what_a_stage_refuses_on_its_workers_is_told_as_it_is(
+def test_error_of_a_stage_on_a_worker_is_reported_unchanged(
     folders: dict[str, Path], ray_session: Capacity, tmp_path: Path
 ) -> None:
-    loop = LOOP.model_copy(update={"learning_rate": 1e38})
-    failed = tried(tuning(folders, "bert", shared("ddp", 2), loop=loop), open_store(tmp_path / "store"))
+    training = TRAINING.model_copy(update={"learning_rate": 1e38})
+    failed = attempt(tuning(folders, "bert", distributed("ddp", 2), training=training), open_store(tmp_path / "store"))
     error = failed.errors["prompt"]
     assert "Lower learning_rate" in str(error)
     assert not error.transient
     assert Path(error.log).exists()
 
 
-def test_workers_without_room_are_refused_at_once(
+def test_more_workers_than_the_cluster_has_cpus_raise_an_error(
     folders: dict[str, Path], ray_session: Capacity, tmp_path: Path
 ) -> None:
-    with pytest.raises(SessionError, match=r"3 workers with 1 CPUs each, and the cluster has 2 in all"):
-        tried(tuning(folders, "bert", shared("zero3", 3)), open_store(tmp_path / "store"))
+    with pytest.raises(SessionError, match=r"3 workers with 1 CPUs each, but the cluster has 2 in total"):
+        attempt(tuning(folders, "bert", distributed("zero3", 3)), open_store(tmp_path / "store"))
 
 
 @pytest.mark.parametrize(
@@ -192,7 +201,7 @@ def test_workers_without_room_are_refused_at_once(
         (("prompts.strategy=ddp", "prompts.workers=2", "prompts.batched_training=true"), "prompts"),
     ],
 )
-def test_strategies_that_cannot_be_followed_are_refused(overrides: tuple[str, ...], key: str) -> None:
+def test_recipe_rejects_impossible_strategies(overrides: tuple[str, ...], key: str) -> None:
     with pytest.raises(RecipeError) as caught:
         read_recipe(find_recipe("smoke"), PipelineConfig, overrides)
     assert caught.value.key.startswith(key)

@@ -1,4 +1,4 @@
-"""Prompt tuning on many workers, one of which may be told to die: for the tests of shared steps."""
+"""Prompt tuning on several workers, one of which can be killed."""
 
 from __future__ import annotations
 
@@ -18,24 +18,24 @@ from stages.prompt_tuning.config import PromptTuningConfig
 
 
 class Config(PromptTuningConfig, frozen=True):
-    """`fault`: a file; while it is there, worker `dies` kills itself behind the step `at`, once; or `hangs` instead."""
+    """While the file `fault` exists, worker `killed_rank` kills itself after optimizer step `at`, once; or it hangs."""
 
     fault: str = Field("", json_schema_extra={"identity": False})
-    dies: int = Field(1, json_schema_extra={"identity": False})
+    killed_rank: int = Field(1, json_schema_extra={"identity": False})
     at: int = Field(3, json_schema_extra={"identity": False})
     hangs: bool = Field(False, json_schema_extra={"identity": False})
 
 
 @dataclass(slots=True)
-class Watched:
-    """The engine itself, with an eye on what goes through it."""
+class WatchedEngine:
+    """An engine that counts optimizer steps and numbers, and carries out the fault."""
 
     engine: Any
     config: Config
     model: Any = None
     num_steps: int = 0
-    num_moments: int = 0
-    """First moments that this worker keeps after its last step."""
+    num_states: int = 0
+    """Numbers per kind of optimizer state that this worker keeps after its last step."""
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.engine, name)
@@ -47,11 +47,11 @@ class Watched:
     def optimizer_step(self, optimizer: Any) -> None:
         self.engine.optimizer_step(optimizer)
         self.num_steps += 1
-        self.num_moments = sum(item["exp_avg"].numel() for item in optimizer.state.values())
+        self.num_states = sum(item["exp_avg"].numel() for item in optimizer.state.values())
         fault = Path(self.config.fault or "/nowhere")
         if self.num_steps == self.config.at and fault.exists():
-            self.engine.all_reduce_sum(torch.zeros(1))  # everybody is here
-            if self.engine.rank == self.config.dies:
+            self.engine.all_reduce_sum(torch.zeros(1))  # wait until all workers are at this step
+            if self.engine.rank == self.config.killed_rank:
                 fault.unlink()
                 while self.config.hangs:
                     time.sleep(1)
@@ -59,36 +59,38 @@ class Watched:
 
 
 def local_numbers(model: Any) -> tuple[int, int]:
-    """How many numbers of its weights this worker keeps, and how many there are."""
+    """Returns how many numbers of the weights this worker keeps, and their total number."""
     weights = list(model.parameters())
     kept = sum(item.ds_tensor.numel() if hasattr(item, "ds_tensor") else item.numel() for item in weights)
     return kept, sum(getattr(item, "ds_numel", item.numel()) for item in weights)
 
 
 def bytes_on_disk(model: Any) -> int:
-    """Of its weights that this worker keeps in files."""
+    """Returns the bytes of the weights that this worker keeps in files."""
     swappers = {id(item): item for weight in model.parameters() if (item := getattr(weight, "nvme_swapper", None))}
     return sum(Path(path).stat().st_size for item in swappers.values() for path in item.id_to_path.values())
 
 
 def run(config: Config, inputs: prompt_tuning.Inputs, out: Path, recorder: Any, engine: Any) -> prompt_tuning.Result:
-    """The stage, and beside its files how many numbers of the frozen model each worker kept, how many bytes of it lay
-    on a disk, and how many steps it ran.
+    """Runs the stage and writes `counts.json`.
+
+    It has the number of optimizer steps and, per worker, the numbers of the frozen model and of the optimizer state
+    that it kept, and the bytes on a disk.
     """
     if config.fault:
         os.environ["CLOZELINE_CHECKPOINT_EVERY_S"] = "0"
-    watched = Watched(engine, config)
+    watched = WatchedEngine(engine, config)
     result = prompt_tuning.run(config, inputs, out, recorder, watched)
-    # in one process the model may be there already, from the step before
-    kept, whole = local_numbers(watched.model) if watched.model is not None else (0, 0)
+    # In one process the model may be cached from the step before.
+    kept, total = local_numbers(watched.model) if watched.model is not None else (0, 0)
     on_disk = bytes_on_disk(watched.model) if watched.model is not None else 0
     counts = torch.zeros(3, engine.world_size, dtype=torch.float64)
-    counts[:, engine.rank] = torch.tensor([kept, watched.num_moments, on_disk])
-    names = ("kept", "moments", "on_disk")
-    about = {
-        "whole": whole,
+    counts[:, engine.rank] = torch.tensor([kept, watched.num_states, on_disk])
+    names = ("kept", "optimizer_state", "on_disk")
+    summary = {
+        "total": total,
         "num_steps": watched.num_steps,
         **dict(zip(names, engine.all_reduce_sum(counts).tolist(), strict=True)),
     }
-    (out / "about.json").write_text(json.dumps(about))
+    (out / "counts.json").write_text(json.dumps(summary))
     return result

@@ -1,4 +1,4 @@
-"""Command lines as files and documents show them, held against the programs' own parsers. Nothing is run."""
+"""Checks command lines of files and documents with the parsers of the programs. Runs no command."""
 
 from __future__ import annotations
 
@@ -13,23 +13,26 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
+from typer.main import get_command
+
+from pipelines.cli.app import COMMANDS, LazyCommands, app, load_command
 from tests.support.paths import ROOT
 
 OTHERS = {
     ".", "cp", "docker", "export", "kubectl", "pip", "python3", "set", "test", "true",
 }  # fmt: skip
-"""Programs that are no part of the project: of their words only names of files are looked at."""
+"""Programs of others: only file names in their arguments are checked."""
 _FENCE = re.compile(r"```sh\n(.*?)```", re.S)
 _BETWEEN = {"&&", "||", "|", ";", "&"}
 _ASSIGNED = re.compile(r"[A-Za-z_]\w*=.*", re.S)
 
 
 class NoSuchCommandError(Exception):
-    """The line would be refused."""
+    """The program would reject the line."""
 
 
 def shell_lines(text: str) -> Iterator[list[str]]:
-    """The commands of a piece of shell, as words, without assignments before them and redirections after them."""
+    """Yields the commands of a shell script as words, without assignments and redirections."""
     for line in text.replace("\\\n", " ").splitlines():
         lexer = shlex.shlex(line, posix=True, punctuation_chars="|&;>")
         lexer.whitespace_split = True
@@ -47,57 +50,53 @@ def shell_lines(text: str) -> Iterator[list[str]]:
 
 
 def page_lines(page: Path) -> list[list[str]]:
-    """The commands in a page's blocks of shell."""
+    """Returns the commands in the shell blocks of a page."""
     return [line for block in _FENCE.findall(page.read_text(encoding="utf-8")) for line in shell_lines(block)]
 
 
 def inline_lines(page: Path) -> list[list[str]]:
-    """Commands of the project's programs between a page's sentences, such as `clozeline run --address`."""
+    """Returns commands in the text of a page, such as `clozeline run --address`."""
     text = re.sub(r"```.*?```", "", page.read_text(encoding="utf-8"), flags=re.S)
-    found = [shlex.split(item) for item in re.findall(r"`((?:clozeline|ray|mlflow) [^`]+)`", text)]
-    return [words for words in found if len(words) > 1]
+    commands = [shlex.split(item) for item in re.findall(r"`((?:clozeline|ray|mlflow) [^`]+)`", text)]
+    return [words for words in commands if len(words) > 1]
 
 
 def check(words: list[str], *, whole: bool = True) -> None:
-    """Refuses what the program would refuse.
+    """Checks a command.
 
     Args:
         words: One command.
-        whole: False: a part of a command, so that only the names of subcommand and options count.
+        whole: If False, the command is incomplete: check only the names of subcommand and options.
 
     Raises:
-        NoSuchCommandError: the program, its subcommand, an option, a target or a file is not there.
+        NoSuchCommandError: the program, its subcommand, an option, a target or a file does not exist.
     """
     program = words[0].rpartition("/")[2]
     if program == "ray":
-        _check_elsewhere(tuple(words), whole)
+        _check_ray(tuple(words), whole)
     elif program in ("clozeline", "mlflow"):
         _check_click(_group(program), words[1:], whole)
     elif program == "make":
         _check_make(words[1:])
     elif program not in OTHERS:
-        raise NoSuchCommandError(f"{program}: not among the programs that may be shown")
+        raise NoSuchCommandError(f"{program}: not a program of this list")
     for word in words[1:]:
-        # Paths of this repository; what begins at a root or a home lies on another machine.
+        # Paths of this repository. Absolute paths are on another machine.
         if re.match(r"cluster/|docs/", word) and not word.endswith(".env") and not (ROOT / word).exists():
-            raise NoSuchCommandError(f"there is no file {word}")
+            raise NoSuchCommandError(f"the file {word} does not exist")
 
 
 def _group(program: str) -> Any:
     if program == "clozeline":
-        import typer.main
-
-        from pipelines.cli.app import app
-
-        return typer.main.get_command(app)
+        return get_command(app)
     from mlflow.cli import cli as mlflow_cli
 
     return mlflow_cli
 
 
 @cache
-def _check_elsewhere(words: tuple[str, ...], whole: bool) -> None:
-    """In a process of its own: Ray settles when it is imported who may connect, and other tests start it later."""
+def _check_ray(words: tuple[str, ...], whole: bool) -> None:
+    """Checks in a separate process: Ray decides at import who may connect, and other tests start it later."""
     done = subprocess.run(
         [sys.executable, __file__, json.dumps(words), str(int(whole))],
         env={**os.environ, "PYTHONPATH": str(ROOT)}, capture_output=True, text=True, check=False,
@@ -111,10 +110,11 @@ def _check_click(command: Any, words: list[str], whole: bool) -> None:
     while hasattr(command, "commands"):
         if words == ["--help"]:
             return
-        if not words or words[0] not in command.commands:
+        is_lazy = isinstance(command, LazyCommands)
+        if not words or words[0] not in (COMMANDS if is_lazy else command.commands):
             raise NoSuchCommandError(f"{' '.join(path)} has no command {words[:1]}")
         path.append(words[0])
-        command, words = command.commands[words[0]], words[1:]
+        command, words = load_command(words[0]) if is_lazy else command.commands[words[0]], words[1:]
     if whole:
         try:
             context = command.make_context(path[-1], list(words))

@@ -1,4 +1,4 @@
-"""What the tests of `clozeline init` share: files of labelled texts, a small model, and the command in this process."""
+"""Files of labeled texts, a small model, and `clozeline init` in this process, for the tests of init."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ WORDS = "billing bug shipping invoice crash parcel case the of is about topic ca
 
 
 def save_small_backbone(folder: Path) -> None:
-    """A masked model with some words of its own and letters for all others."""
+    """Saves a masked model whose vocabulary has a few words, and letters for all other words."""
     tokenizer = bert_tokenizer(WORDS.split())
     tokenizer.save_pretrained(folder)
     torch.manual_seed(3)
@@ -34,7 +34,7 @@ def save_small_backbone(folder: Path) -> None:
     with torch.no_grad():
         for name, weight in model.named_parameters():
             if weight.ndim > 1:
-                weight.normal_(0, 0.5 if "embed" in name else 0.25)  # so that logits differ from text to text
+                weight.normal_(0, 0.5 if "embed" in name else 0.25)  # makes logits differ between texts
     model.save_pretrained(folder)
 
 
@@ -45,7 +45,7 @@ def write_csv(path: str, header: Sequence[str], rows: Sequence[Sequence[Any]]) -
 
 
 def tickets(path: str = "tickets.csv", num: int = 60) -> str:
-    """Texts of three topics in turn, with a number that nobody should take for a label."""
+    """Writes texts of three topics in turn, with a column of numbers that are not labels."""
     names = list(TOPICS)
     rows = [(i, f"{TOPICS[names[i % 3]]} of case {i}", names[i % 3]) for i in range(num)]
     return write_csv(path, ("id", "message", "team"), rows)
@@ -56,19 +56,20 @@ def write_jsonl(path: str, rows: Sequence[dict[str, Any]]) -> str:
     return path
 
 
-def init(*words: str, answers: str | None = None) -> Result:
-    return CliRunner().invoke(app, ["init", *words], input=answers)
+def init(*arguments: str, answers: str | None = None) -> Result:
+    return CliRunner().invoke(app, ["init", *arguments], input=answers)
 
 
-def drawn(config: PipelineConfig) -> Split:
-    """The sets as a run draws them."""
+def draw_splits(config: PipelineConfig) -> Split:
+    """Draws the splits as a run does."""
     (step,) = [item for item in fewshot.build_steps(config) if item.run == "stages.splits.stage:run"]
     assert isinstance(step.config, SplitsConfig)
     return sample_splits(step.config)
 
 
-def refused(*words: str, answers: str | None = None) -> str:
-    done = init(*words, answers=answers)
+def init_error(*arguments: str, answers: str | None = None) -> str:
+    """Returns the error of a command that must fail and write nothing."""
+    done = init(*arguments, answers=answers)
     assert isinstance(done.exception, InputError), done.output
     assert not list(Path().glob("*.yaml")) and not list(Path().glob(".*.part"))
     return str(done.exception)

@@ -1,4 +1,4 @@
-"""A Llama of 68 million weights, and a prompt tuned over it: the memory of its workers, planned and measured."""
+"""Prompt tuning with a Llama of 68 million weights: estimated and measured memory of its workers."""
 
 from __future__ import annotations
 
@@ -29,18 +29,18 @@ MAX_LENGTH, BATCH, NUM_STEPS = 64, 8, 4
 
 @dataclass(frozen=True, slots=True)
 class Measured:
-    """Bytes of each worker, by rank; `kept` and `whole` in numbers of weights. `need`: what was planned for each."""
+    """Bytes of each worker, by rank, and the estimate for each. `kept` and `total` are numbers of weights."""
 
     peaks: tuple[int, ...]
     before: tuple[int, ...]
     kept: tuple[int, ...]
-    whole: int
+    total: int
     seconds: float
-    need: MemoryEstimate
+    estimate: MemoryEstimate
 
 
 def write_case(root: Path, num_layers: int = NUM_LAYERS, width: int = WIDTH) -> None:
-    """Model, texts that fill its window, and nothing else, into a folder."""
+    """Writes a model, and examples that fill its window, to a folder."""
     tokenizer = llama_tokenizer()
     torch.manual_seed(7)
     config = LlamaConfig(
@@ -50,13 +50,13 @@ def write_case(root: Path, num_layers: int = NUM_LAYERS, width: int = WIDTH) -> 
     )  # fmt: skip
     LlamaForCausalLM(config).save_pretrained(root / "llama")
     tokenizer.save_pretrained(root / "llama")
-    for name, texts in (("train", film_examples(2 * BATCH)), ("test", film_examples(BATCH, start=200))):
-        rows = [{"text": " ".join([item.fields["text"]] * 8), "label": item.label} for item in texts]
+    for name, examples in (("train", film_examples(2 * BATCH)), ("test", film_examples(BATCH, start=200))):
+        rows = [{"text": " ".join([item.fields["text"]] * 8), "label": item.label} for item in examples]
         write_lines(root / f"{name}.jsonl", rows)
 
 
 def measure(root: Path, strategy: Strategy, workers: int) -> Measured:
-    """Runs the step for real, in a store of its own. Needs `write_case`, and a session of Ray."""
+    """Runs the step in its own store. Needs the files of `write_case` and a session of Ray."""
     task = film_task("llama")
     sources = {
         name: Source(asset=str(root / f"{name}.jsonl"), fields={"text": "text"}, label="label")
@@ -71,23 +71,27 @@ def measure(root: Path, strategy: Strategy, workers: int) -> Measured:
         training=TrainingConfig(learning_rate=0.01, batch_size=BATCH, steps=NUM_STEPS),
         seed=3,
     )
-    reads = Step(name="data/films", run="stages.splits.stage:run", config=data, resources=Resources(cpus=0.5))
+    data_step = Step(name="data/films", run="stages.splits.stage:run", config=data, resources=Resources(cpus=0.5))
     resources = Resources(cpus=0.5, workers=workers, strategy=strategy, max_attempts=1)
     step = Step(
-        name="prompt", run=function_name(memory_steps.run), config=config, inputs={"data": reads}, resources=resources
+        name="prompt",
+        run=function_name(memory_steps.run),
+        config=config,
+        inputs={"data": data_step},
+        resources=resources,
     )
     store = open_store(root / f"{strategy}-{workers}")
-    outcome = execute([step], store, RunOptions(poll_s=0.05, backoff_s=0.1))
-    assert outcome.ok, outcome.errors
-    folder = store.files("prompt", outcome.steps["prompt"].fingerprint)
-    about = json.loads((folder / "memory.json").read_text())
-    rows = about["workers"]
+    result = execute([step], store, RunOptions(poll_s=0.05, backoff_s=0.1))
+    assert result.ok, result.errors
+    folder = store.files("prompt", result.steps["prompt"].fingerprint)
+    measured = json.loads((folder / "memory.json").read_text())
+    rows = measured["workers"]
     shape = shape_of(root / "llama")
     return Measured(
         peaks=tuple(row["peak"] for row in rows),
         before=tuple(row["before"] for row in rows),
         kept=tuple(row["kept"] for row in rows),
-        whole=about["whole"],
-        seconds=about["seconds"],
-        need=estimate_memory(shape, workload_of(step, shape), strategy, workers, on_gpu=False).machine,
+        total=measured["total"],
+        seconds=measured["seconds"],
+        estimate=estimate_memory(shape, workload_of(step, shape), strategy, workers, on_gpu=False).machine,
     )

@@ -1,4 +1,4 @@
-"""Prompt tuning that tells how much memory each of its workers took: for what compares the planner with the truth."""
+"""Prompt tuning that measures the memory of each worker, to compare it with the estimate."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ import torch
 
 from stages.prompt_tuning import stage as prompt_tuning
 from stages.prompt_tuning.config import PromptTuningConfig
-from tests.support.distributed_steps import Watched, local_numbers
+from tests.support.distributed_steps import WatchedEngine, local_numbers
 
 EVERY_S = 0.02
 
 
 class Config(PromptTuningConfig, frozen=True):
-    """That of the stage; `shared_steps.Watched` looks for these, too."""
+    """The config of the stage, and the fields that `WatchedEngine` reads."""
 
     fault: str = ""
     at: int = 0
@@ -30,53 +30,53 @@ class Config(PromptTuningConfig, frozen=True):
 
 @dataclass(slots=True)
 class Peak:
-    """Bytes of this process that are of no file: at first, and the highest so far.
+    """Bytes of this process that are not pages of a file: at first, and the maximum so far.
 
-    Pages of files, those of libraries and of weights being read, go back to the system whenever it wants them.
+    The system can reclaim pages of files, such as libraries and memory-mapped weights, at any time.
     """
 
     first: int = 0
-    highest: int = 0
+    maximum: int = 0
 
-    def look(self) -> None:
-        """One sample."""
+    def sample(self) -> None:
+        """Takes one sample."""
         resident, of_files = (int(word) for word in Path("/proc/self/statm").read_text().split()[1:3])
         now = (resident - of_files) * os.sysconf("SC_PAGE_SIZE")
         self.first = self.first or now
-        self.highest = max(self.highest, now)
+        self.maximum = max(self.maximum, now)
 
 
 @contextmanager
-def watched() -> Iterator[Peak]:
-    """The highest that this process takes in the context."""
-    peak, over = Peak(), threading.Event()
+def measured() -> Iterator[Peak]:
+    """Samples the memory of this process inside the block."""
+    peak, done = Peak(), threading.Event()
 
     def watch() -> None:
-        while not over.wait(EVERY_S):
-            peak.look()
+        while not done.wait(EVERY_S):
+            peak.sample()
 
-    peak.look()
+    peak.sample()
     thread = threading.Thread(target=watch, daemon=True)
     thread.start()
     yield peak
-    over.set()
+    done.set()
     thread.join()
-    peak.look()
+    peak.sample()
 
 
 def run(config: Config, inputs: prompt_tuning.Inputs, out: Path, recorder: Any, engine: Any) -> prompt_tuning.Result:
-    """The stage, and beside its files `memory.json`: bytes of each worker before, at the peak, and of its weights."""
-    eye = Watched(engine, config)
-    begun = time.monotonic()
-    with watched() as peak:
-        result = prompt_tuning.run(config, inputs, out, recorder, eye)
-    seconds = time.monotonic() - begun
-    kept, whole = local_numbers(eye.model) if eye.model is not None else (0, 0)
-    mine = [peak.first, peak.highest, kept]
-    table = torch.zeros(engine.world_size, len(mine), dtype=torch.float64)
-    table[engine.rank] = torch.tensor(mine, dtype=torch.float64)
+    """Runs the stage. Writes to `memory.json` the bytes of each worker before and at the peak, and of its weights."""
+    watched = WatchedEngine(engine, config)
+    started = time.monotonic()
+    with measured() as peak:
+        result = prompt_tuning.run(config, inputs, out, recorder, watched)
+    seconds = time.monotonic() - started
+    kept, total = local_numbers(watched.model) if watched.model is not None else (0, 0)
+    local = [peak.first, peak.maximum, kept]
+    table = torch.zeros(engine.world_size, len(local), dtype=torch.float64)
+    table[engine.rank] = torch.tensor(local, dtype=torch.float64)
     rows = engine.all_reduce_sum(table).tolist()
     names = ("before", "peak", "kept")
     workers = [dict(zip(names, map(int, row), strict=True)) for row in rows]
-    (out / "memory.json").write_text(json.dumps({"workers": workers, "whole": whole, "seconds": seconds}))
+    (out / "memory.json").write_text(json.dumps({"workers": workers, "total": total, "seconds": seconds}))
     return result

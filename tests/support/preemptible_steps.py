@@ -1,4 +1,4 @@
-"""Stages whose machine may be taken away in the midst of them, and the graph of them that a cluster runs."""
+"""Stages that wait at a chosen moment until their worker is killed, and a graph of them for a Ray cluster."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ from tests.support.small_models import backbone_config, film_task
 
 LOOP = TrainingConfig(learning_rate=0.02, batch_size=4, steps=6, weight_decay=0.0)
 PROMPT = PromptConfig(num_virtual_tokens=3)
-DOOM = "DOOM"
-"""Environment variable of the folder that holds, for a doomed step, the moment and the worker."""
+FAULTS = "CLOZELINE_TEST_FAULTS"
+"""Environment variable with a folder. A file there, named like a step, contains the moment and the worker."""
 
 
 @dataclass(slots=True)
-class Doomed:
-    """The recorder itself; in the worker and at the moment that a file names it waits for its end."""
+class WaitingRecorder:
+    """A recorder that waits at the moment and in the worker that a file names, until the worker is killed."""
 
     recorder: Any
     rank: int
@@ -40,62 +40,62 @@ class Doomed:
 
     def log_metric(self, name: str, value: float, step: int = 0) -> None:
         self.recorder.log_metric(name, value, step)
-        self._meet(f"{name} {step}")
+        self._wait_at(f"{name} {step}")
 
     def log_table(self, name: str, rows: Any) -> None:
         self.recorder.log_table(name, rows)
-        self._meet(f"table {name}")
+        self._wait_at(f"table {name}")
 
     def log_progress(self, done: int, total: int, **info: float | str) -> None:
         self.recorder.log_progress(done, total, **info)
-        self._meet(str(info.get("phase")))
+        self._wait_at(str(info.get("phase")))
 
-    def _meet(self, moment: str) -> None:
+    def _wait_at(self, moment: str) -> None:
         import ray
 
-        path = Path(os.environ[DOOM]) / self.recorder._step.replace("/", "-")
+        path = Path(os.environ[FAULTS]) / self.recorder.step.replace("/", "-")
         if path.exists() and path.read_text() == f"{moment}, worker {self.rank}":
             path.unlink()
-            met = path.with_suffix(".met")
-            met.write_text(f"{os.getpid()} {ray.get_runtime_context().get_node_id()}")
-            while met.exists():
+            waiting = path.with_suffix(".waiting")
+            waiting.write_text(f"{os.getpid()} {ray.get_runtime_context().get_node_id()}")
+            while waiting.exists():
                 time.sleep(0.05)
 
 
 def submodel(
     config: PetConfig, inputs: pattern_training.Inputs, out: Path, recorder: Any, engine: Any
 ) -> pattern_training.Result:
-    """A sub-model, which labels the pile."""
-    return pattern_training.run(config, inputs, out, Doomed(recorder, engine.rank), engine)
+    """Trains a sub-model, which labels the unlabeled data."""
+    return pattern_training.run(config, inputs, out, WaitingRecorder(recorder, engine.rank), engine)
 
 
 def ensemble(
     config: SoftLabelsConfig, inputs: soft_labels.Inputs, out: Path, recorder: Any, engine: Any
 ) -> soft_labels.Result:
-    """The ensemble."""
-    return soft_labels.run(config, inputs, out, Doomed(recorder, engine.rank), engine)
+    """Averages the sub-models."""
+    return soft_labels.run(config, inputs, out, WaitingRecorder(recorder, engine.rank), engine)
 
 
 def prompt(
     config: PromptTuningConfig, inputs: prompt_tuning.Inputs, out: Path, recorder: Any, engine: Any
 ) -> prompt_tuning.Result:
-    """A soft prompt; says beside the graph how many workers each attempt had."""
+    """Tunes a soft prompt. Writes the number of workers of each attempt to the folder of faults."""
     if engine.rank == 0:
-        with (Path(os.environ[DOOM]) / f"{recorder._step}.workers").open("a") as file:
+        with (Path(os.environ[FAULTS]) / f"{recorder.step}.workers").open("a") as file:
             file.write(f"{engine.world_size} ")
-    return prompt_tuning.run(config, inputs, out, Doomed(recorder, engine.rank), engine)
+    return prompt_tuning.run(config, inputs, out, WaitingRecorder(recorder, engine.rank), engine)
 
 
 def graph(folder: Path) -> list[Step]:
-    """Two sub-models, their ensemble, and prompts on two (zero3, ddp) and on up to three workers."""
+    """Returns two sub-models, their ensemble, and prompts on two (zero3, ddp) and on up to three workers."""
     task = film_task("bert")
     sources = {
         name: Source(asset=str(folder / f"{name}.jsonl"), fields={"text": "text"}, label="label")
         for name in ("train", "test")
     }
-    pile = Source(asset=str(folder / "pile.jsonl"), fields={"text": "text"})
-    drawn = DataConfig(**sources, unlabeled=pile, unlabeled_size=12)
-    config = SplitsConfig(data=drawn, labels=task.labels, fields=("text",), seed=1)
+    unlabeled = Source(asset=str(folder / "unlabeled.jsonl"), fields={"text": "text"})
+    data_config = DataConfig(**sources, unlabeled=unlabeled, unlabeled_size=12)
+    config = SplitsConfig(data=data_config, labels=task.labels, fields=("text",), seed=1)
     data = Step(name="data", run="stages.splits.stage:run", config=config, resources=Resources(cpus=0.5))
     common: dict[str, Any] = {"pattern": "review", "backbone": backbone_config(folder / "bert"), "prompt": PROMPT}
     members = tuple(
@@ -105,27 +105,30 @@ def graph(folder: Path) -> list[Step]:
             config=PetConfig(task=task.only("review"), tune="prompt", training=LOOP, seed=seed, **common),
             inputs={"data": data},
         )
-        for seed, name in enumerate(("trained", "labelling"))
+        for seed, name in enumerate(("trained", "labeling"))
     )
-    mixing = SoftLabelsConfig(labels=task.labels, members=("trained", "labelling"), groups=("pet", "pet"))
-    mixed = Step(
-        name="soft_labels", run=function_name(ensemble), config=mixing, inputs={"data": data, "members": members}
+    ensemble_config = SoftLabelsConfig(labels=task.labels, members=("trained", "labeling"), groups=("pet", "pet"))
+    soft_label_step = Step(
+        name="soft_labels",
+        run=function_name(ensemble),
+        config=ensemble_config,
+        inputs={"data": data, "members": members},
     )
     tuning = PromptTuningConfig(task=task.only("review"), training=LOOP, seed=3, **common)
-    shared = {
-        "spread": Resources(workers=2, strategy="zero3"),
-        "told": Resources(workers=2, strategy="ddp"),
+    strategies = {
+        "partitioned": Resources(workers=2, strategy="zero3"),
+        "preempted": Resources(workers=2, strategy="ddp"),
         "elastic": Resources(workers=(1, 3), strategy="ddp"),
     }
     prompts = [
         Step(name=name, run=function_name(prompt), config=tuning, inputs={"data": data}, resources=resources)
-        for name, resources in shared.items()
+        for name, resources in strategies.items()
     ]
-    return [mixed, *prompts]
+    return [soft_label_step, *prompts]
 
 
 def write_files(folder: Path) -> None:
-    """The small model and the texts that the graph reads."""
+    """Writes the small model and the examples that the graph reads."""
     import torch
 
     from tests.support.small_models import TOKENIZERS, film_examples, small_model
@@ -134,10 +137,10 @@ def write_files(folder: Path) -> None:
     torch.manual_seed(7)
     small_model("bert", len(tokenizer), tokenizer).save_pretrained(folder / "bert")
     tokenizer.save_pretrained(folder / "bert")
-    for name, texts in (
+    for name, examples in (
         ("train", film_examples(10)),
         ("test", film_examples(13, 200)),
-        ("pile", film_examples(12, 99)),
+        ("unlabeled", film_examples(12, 99)),
     ):
-        rows = [{"text": item.fields["text"], "label": item.label} for item in texts]
+        rows = [{"text": item.fields["text"], "label": item.label} for item in examples]
         (folder / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))

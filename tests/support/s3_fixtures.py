@@ -1,4 +1,4 @@
-"""A real S3 server for the tests that need one, and a proxy before it that can be told to fail."""
+"""An S3 server on this machine, and a proxy in front of it that can make requests fail."""
 
 from __future__ import annotations
 
@@ -26,12 +26,12 @@ def s3_port() -> Iterator[int]:
 
 @pytest.fixture
 def proxy(s3_port: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Proxy]:
-    """An empty bucket behind a proxy, to which the environment points; short pauses between attempts."""
+    """An empty bucket, and a proxy in front of it that the environment names. Pauses between attempts are short."""
     import boto3
 
-    between = Proxy(s3_port)
+    proxy = Proxy(s3_port)
     for name, value in {
-        "AWS_ENDPOINT_URL": between.url,
+        "AWS_ENDPOINT_URL": proxy.url,
         "AWS_ACCESS_KEY_ID": "test",
         "AWS_SECRET_ACCESS_KEY": "test",
         "AWS_DEFAULT_REGION": "us-east-1",
@@ -42,7 +42,7 @@ def proxy(s3_port: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iter
     monkeypatch.setattr(object_store, "SETTLE_S", 0.1)
     bucket = boto3.resource("s3", endpoint_url=f"http://127.0.0.1:{s3_port}").Bucket(BUCKET)
     bucket.create()
-    yield between
-    between.close()
+    yield proxy
+    proxy.close()
     bucket.objects.all().delete()
     bucket.delete()

@@ -1,4 +1,4 @@
-"""A proxy before an S3 server that can be told to fail, and results to put into a store there."""
+"""A store on S3, and a proxy in front of the server that can make requests fail."""
 
 from __future__ import annotations
 
@@ -6,58 +6,34 @@ import http.client
 import threading
 from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
-from typing import Any
 
-from cluster.store.base import StagedResult, Store
-from cluster.store.lease import Leases
 from cluster.store.location import open_store
-from cluster.store.manifest import FileEntry, Manifest
 from cluster.store.remote import RemoteStore
 
 BUCKET = "results"
 URL = f"s3://{BUCKET}/some/store"
-FP = "a" * 64
-Verdict = Callable[[str, str], int | None]
+Fault = Callable[[str, str], int | None]
 
 
 def opened() -> RemoteStore:
-    """The store on S3."""
-    found = open_store(URL)
-    assert isinstance(found, RemoteStore)
-    return found
-
-
-def builder(fingerprint: str = FP, **about: Any) -> Callable[[Any, dict[str, FileEntry]], Manifest]:
-    about = {"key": {"config.rate": 1}, "made_from": {}, **about}
-    return lambda result, files: Manifest(step="pet/x", fingerprint=fingerprint, files=files, result=result, **about)
-
-
-def begin(store: Store, leases: Leases, fingerprint: str = FP, text: str = "hello") -> StagedResult:
-    draft = store.begin("pet/x", fingerprint, leases.acquire(store.slot("pet/x", fingerprint), "pet/x"))
-    (draft.out / "sub").mkdir()
-    (draft.out / "sub" / "model.bin").write_text(text)
-    return draft
-
-
-def commit(store: Store, fingerprint: str = FP, text: str = "hello", **about: Any) -> Manifest:
-    """Commits a result of step pet/x with one file."""
-    leases = Leases()
-    manifest = begin(store, leases, fingerprint, text).commit({"score": 0.5}, builder(fingerprint, **about))
-    leases.release(store.slot("pet/x", fingerprint))
-    return manifest
+    """Opens the store on S3."""
+    store = open_store(URL)
+    assert isinstance(store, RemoteStore)
+    return store
 
 
 class Proxy:
-    """Passes requests on to `port`, and writes each down as "PUT /results/...".
+    """Forwards requests to `port` and records them as "PUT /results/...".
 
-    `verdict`, if set, is asked first with method and path: a number is answered with that status. `after`, if set, is
-    asked likewise when the server has done its work and before its answer goes out. `stripped` headers are left out.
+    `fail_before` is called with method and path before a request is forwarded. If it returns a status, the proxy
+    answers with that status. `fail_after` is called in the same way after the server has answered. `stripped` headers
+    are not forwarded.
     """
 
     def __init__(self, port: int) -> None:
         self.requests: list[str] = []
-        self.verdict: Verdict | None = None
-        self.after: Verdict | None = None
+        self.fail_before: Fault | None = None
+        self.fail_after: Fault | None = None
         self.stripped: tuple[str, ...] = ()
         self.one_at_a_time = threading.Lock()
         self._server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(self, port))
@@ -66,7 +42,7 @@ class Proxy:
 
     @property
     def url(self) -> str:
-        """Where it listens."""
+        """Address of the proxy."""
         return f"http://127.0.0.1:{self._server.server_address[1]}"
 
     def close(self) -> None:
@@ -75,41 +51,41 @@ class Proxy:
         self._server.server_close()
 
 
-def failing(times: int, status: int, method: str = "", part: str = "") -> Verdict:
-    """The first so many requests of a method, with `part` in their path, fail."""
-    left = [times]
+def failing(times: int, status: int, method: str = "", part: str = "") -> Fault:
+    """Makes the first `times` requests fail that have this method, and `part` in their path."""
+    remaining = [times]
 
-    def verdict(asked: str, path: str) -> int | None:
-        if not asked.startswith(method) or part not in path or left[0] <= 0:
+    def fault(request_method: str, path: str) -> int | None:
+        if not request_method.startswith(method) or part not in path or remaining[0] <= 0:
             return None
-        left[0] -= 1
+        remaining[0] -= 1
         return status
 
-    return verdict
+    return fault
 
 
 def _handler(proxy: Proxy, port: int) -> type[BaseHTTPRequestHandler]:
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
 
-        def _pass_on(self) -> None:
+        def _forward(self) -> None:
             body = self.rfile.read(int(self.headers.get("Content-Length") or 0))
             proxy.requests.append(f"{self.command} {self.path}")
-            if proxy.verdict is not None and (status := proxy.verdict(self.command, self.path)):
+            if proxy.fail_before is not None and (status := proxy.fail_before(self.command, self.path)):
                 self._answer(status, b"", [])
                 return
             headers = {name: value for name, value in self.headers.items() if name.lower() not in proxy.stripped}
-            # moto checks a condition and then writes; S3 does both at once.
+            # moto checks a condition and then writes; S3 does both atomically.
             with proxy.one_at_a_time:
                 upstream = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
                 upstream.request(self.command, self.path, body, headers)
-                answer = upstream.getresponse()
-                data = answer.read()
+                response = upstream.getresponse()
+                data = response.read()
                 upstream.close()
-            if proxy.after is not None and (status := proxy.after(self.command, self.path)):
+            if proxy.fail_after is not None and (status := proxy.fail_after(self.command, self.path)):
                 self._answer(status, b"", [])
                 return
-            self._answer(answer.status, data, answer.getheaders())
+            self._answer(response.status, data, response.getheaders())
 
         def _answer(self, status: int, data: bytes, headers: list[tuple[str, str]]) -> None:
             self.send_response(status)
@@ -127,6 +103,6 @@ def _handler(proxy: Proxy, port: int) -> type[BaseHTTPRequestHandler]:
         def log_message(self, *_: object) -> None:
             pass
 
-        do_GET = do_PUT = do_POST = do_HEAD = do_DELETE = _pass_on  # noqa: N815
+        do_GET = do_PUT = do_POST = do_HEAD = do_DELETE = _forward
 
     return Handler

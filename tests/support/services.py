@@ -145,7 +145,7 @@ def main() -> None:
     from pipelines.cli.views.terminal import console
     from pipelines.serving.service.batcher import BatchingConfig
     from pipelines.serving.service.request_parsing import RequestLimits
-    from pipelines.serving.service.server import ListenAddress, serve_until_stopped
+    from pipelines.serving.service.server import ListenAddress, ServiceConfig, serve_until_stopped
 
     settings = json.loads(sys.argv[1]) if len(sys.argv) > 1 else {}
     loaded = settings.pop("loaded", None)
@@ -154,16 +154,14 @@ def main() -> None:
         while loaded and not Path(loaded).exists():
             time.sleep(0.01)
         if loaded and Path(loaded).read_text() == "broken":
-            raise InputError("the toy is broken.", "Mend it.")
+            raise InputError("the toy is broken.", "Fix it.")
         return Toy()
 
     limits = RequestLimits(max_texts=settings.pop("max_texts", 8), max_bytes=settings.pop("max_bytes", 2000))
     serve_until_stopped(
         load,
         {"recipe": "toy", "models": [{"folder": "toy"}]},
-        ListenAddress(port=0),
-        limits,
-        BatchingConfig(**settings),
+        ServiceConfig(address=ListenAddress(port=0), limits=limits, batching=BatchingConfig(**settings)),
         console,
     )
 

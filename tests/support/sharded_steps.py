@@ -1,4 +1,4 @@
-"""The stage that labels shards, whose process may be told to die behind the first of them."""
+"""The stage that labels shards. Its process can be killed after some examples."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ from stages.soft_labels.sharded.config import ShardedLabelsConfig
 
 
 class Config(ShardedLabelsConfig, frozen=True):
-    """`fault`: a file; while it is there, the process kills itself when `at` texts are labelled, once."""
+    """While the file `fault` exists, the process kills itself once `at` examples are labeled."""
 
     fault: str = Field("", json_schema_extra={"identity": False})
     at: int = Field(0, json_schema_extra={"identity": False})
 
 
 @dataclass(slots=True)
-class Watched:
-    """The recorder itself, with an eye on the progress; says in `<fault>.json` which shards were done."""
+class WatchedRecorder:
+    """A recorder that carries out the fault. Writes the finished shards to `<fault>.json`."""
 
     recorder: Any
     config: Any
-    work: Path
+    checkpoint_dir: Path
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.recorder, name)
@@ -38,14 +38,14 @@ class Watched:
         fault = Path(self.config.fault)
         if done >= self.config.at and fault.is_file():
             fault.unlink()
-            fault.with_suffix(".json").write_text(json.dumps(files_of(self.work / "shards")))
+            fault.with_suffix(".json").write_text(json.dumps(files_of(self.checkpoint_dir / "shards")))
             os.kill(os.getpid(), signal.SIGKILL)
 
 
 def files_of(folder: Path) -> dict[str, list[int]]:
-    """Name of each labelled shard -> its time of change and its inode."""
+    """Returns name of each labeled shard -> its modification time and its inode."""
     return {path.name: [path.stat().st_mtime_ns, path.stat().st_ino] for path in folder.glob("*.parquet")}
 
 
 def run(config: Config, inputs: shard_labels.Inputs, out: Path, recorder: Any, engine: Any) -> shard_labels.Result:
-    return shard_labels.run(config, inputs, out, Watched(recorder, config, engine.checkpoint_dir), engine)
+    return shard_labels.run(config, inputs, out, WatchedRecorder(recorder, config, engine.checkpoint_dir), engine)

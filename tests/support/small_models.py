@@ -1,4 +1,4 @@
-"""Small real backbones, a tokenizer and random weights for each family, and a task for them to learn."""
+"""Small backbones of each family with tokenizer and random weights, and a task for them."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ SENTENCES = (
     "Adjacent: yes. Adjacent: no. Adjacent: maybe. The second half drags on and on.",
     "News: markets rose, the weather turned, and the team lost again.",
 )
-"""Text that the vocabularies are made of."""
+"""Text from which the vocabularies are built."""
 
 CASED = sorted({word.strip(".,:;?") for sentence in SENTENCES for word in sentence.split()} | {"It"})
 WORDS = sorted({word.lower() for word in CASED})
@@ -117,7 +117,7 @@ def gpt2_tokenizer() -> PreTrainedTokenizerFast:
 
 
 def t5_tokenizer() -> PreTrainedTokenizerFast:
-    """Unigram with ▁ before words and </s> behind a text; two sentinels."""
+    """Unigram with ▁ before words and </s> after a text; two sentinels."""
     capitals = "ABCDEFGHIJKLMNOPQRSTUVWXYZ"
     pieces = [("<pad>", 0.0), ("</s>", 0.0), ("<unk>", 0.0), ("▁", -4.0)]
     pieces += [(letter, -9.0) for letter in LETTERS + capitals + "<>_"] + [(f"▁{word}", -5.0) for word in CASED]
@@ -166,12 +166,12 @@ TOKENIZERS: dict[str, Callable[[], PreTrainedTokenizerFast]] = {
 
 
 def backbone_config(folder: Path, max_length: int = 64) -> BackboneConfig:
-    """The config of a small model: float32 on every processor."""
+    """Returns the config of a small model, in float32 on every CPU."""
     return BackboneConfig(asset=str(folder), max_length=max_length, precision="fp32")
 
 
 def film_task(family: str) -> Task:
-    """A task with two patterns, in the form that a family reads."""
+    """Returns a task with two patterns for a model."""
     ends = {
         "review": "Review: {text}\nSentiment:{mask}",
         "summary": "{text} In summary, the film is{mask}",
@@ -193,14 +193,14 @@ POOR = ("dull", "bad", "terrible")
 
 
 def film_example(number: int, label: str | None = None) -> Example:
-    """Invented review `number`; its words tell its label, which is given only if `label` is."""
+    """Returns an invented review. Its words follow from `label`, or from `number` without a label."""
     words = (GOOD if label == "fresh" else POOR) if label else GOOD + POOR
     first, second = words[number % len(words)], words[(number // len(words)) % len(words)]
     return Example(f"film-{number}", {"text": f"The plot {number} was {first} and the script {second}."}, label)
 
 
 def film_examples(count: int, start: int = 0) -> list[Example]:
-    """Labelled reviews, labels in turn."""
+    """Labeled reviews with alternating labels."""
     return [film_example(start + number, ("rotten", "fresh")[number % 2]) for number in range(count)]
 
 

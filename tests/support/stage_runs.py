@@ -1,4 +1,4 @@
-"""Runs a stage as the engine does, and reads what it left behind."""
+"""Runs a stage as the engine does, and reads its files."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ SILENT = NullRecorder()
 
 @dataclass
 class Kept(NullRecorder):
-    """Keeps the curves, the pictures and the tables."""
+    """Keeps curves, figures and tables."""
 
     points: dict[str, list[tuple[int, float]]] = field(default_factory=dict)
     tables: dict[str, Sequence[Mapping[str, Any]]] = field(default_factory=dict)
@@ -44,28 +44,28 @@ class Kept(NullRecorder):
 
 
 def run(stage: Any, config: Any, inputs: Any, out: Path, recorder: Any = SILENT) -> Any:
-    """Runs a stage into an empty folder, with its result beside its files."""
+    """Runs a stage into an empty folder, and writes its result next to its files."""
     out.mkdir(parents=True)
-    torch.manual_seed(len(str(out)))  # a stage must not depend on what was drawn before
+    torch.manual_seed(len(str(out)))  # a stage must not depend on earlier random numbers
     result = stage.run(config, inputs, out, recorder, InProcessEngine())
     (out / "result.json").write_text(json.dumps(asdict(result)))
     return result
 
 
 def logits_of(folder: Path, name: str = "test_logits") -> np.ndarray:
-    """[n, 2] logits that a stage wrote."""
+    """Returns the logits that a stage wrote, [n, 2]."""
     return read_logits(folder / f"{name}.jsonl", LABELS).logits
 
 
 def written(folder: Path) -> dict[str, bytes]:
-    """Name -> content of weights, logits and result."""
+    """Returns name -> content of weights, logits and result."""
     files = (path for path in folder.rglob("*") if path.suffix in (".safetensors", ".jsonl"))
-    found = {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}
-    return found | {"result": (folder / "result.json").read_bytes()}
+    contents = {path.relative_to(folder).as_posix(): path.read_bytes() for path in files}
+    return contents | {"result": (folder / "result.json").read_bytes()}
 
 
 def assert_a_seed_decides(once: Callable[[int, str], dict[str, bytes]]) -> None:
-    """Runs with one seed twice and with another: the same files, and other weights. `once`: seed and a name."""
+    """Checks that equal seeds give equal files, and another seed other weights. `once` takes a seed and a name."""
     first, again, other = once(5, "first"), once(5, "again-after-other-draws"), once(6, "other")
     assert first == again
     weights = [name for name in first if name.endswith(".safetensors")]

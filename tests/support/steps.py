@@ -1,4 +1,4 @@
-"""Small steps that really write, read and fail, for the engine's tests."""
+"""Small steps that write files, read files and fail on request, for the tests of the engine."""
 
 from __future__ import annotations
 
@@ -16,12 +16,19 @@ from cluster.steps.step import Resources, Step, function_name
 
 
 class Config(BaseModel, frozen=True, extra="forbid"):
-    """What a toy does. `counter` is a file that gets one byte for every time the function really runs."""
+    """What a step does. `counter` is a file that gets one byte whenever the function runs; see `_fail` for `fail`."""
 
     value: int = 0
     counter: str = Field("", json_schema_extra={"identity": False})
     pause_s: float = Field(0.0, json_schema_extra={"identity": False})
     fail: str = Field("", json_schema_extra={"identity": False})
+
+
+class FileConfig(BaseModel, frozen=True, extra="forbid"):
+    """The size of a file. While the file `full_disk` exists, the step writes to a device that is always full."""
+
+    num_bytes: int
+    full_disk: str = Field("", json_schema_extra={"identity": False})
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -34,16 +41,16 @@ class Inputs:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Result:
-    """The sum, and the parts in the order in which they came."""
+    """The sum, and the names of the inputs in their order."""
 
     total: int
     order: tuple[str, ...]
 
 
 class ToyError(ValueError):
-    """Bad input, with its remedy."""
+    """Invalid input, with a remedy."""
 
-    remedy = "Give a better number."
+    remedy = "Use another number."
 
     def __init__(self, problem: str) -> None:
         super().__init__(problem)
@@ -52,9 +59,7 @@ class ToyError(ValueError):
 
 def run(config: Config, inputs: Inputs, out: Path, recorder: Any, engine: Any) -> Result:
     """Adds its value to the numbers of its inputs."""
-    if config.counter:
-        with Path(config.counter).open("a") as file:
-            file.write(".")
+    _count(config)
     sys.stdout.write(f"value {config.value}\n")
     os.system("echo printed by another program")
     recorder.log_metric("toy/value", config.value, 1)
@@ -67,31 +72,31 @@ def run(config: Config, inputs: Inputs, out: Path, recorder: Any, engine: Any) -
     (out / "number.txt").write_text(str(total))
     (out / "more").mkdir()
     (out / "more" / "note.txt").write_text("x" * 100)
-    return Result(total=total, order=tuple((folder / "name.txt").read_text() for folder in folders if _name(folder)))
+    names = [folder / "name.txt" for folder in folders]
+    return Result(total=total, order=tuple(path.read_text() for path in names if path.exists()))
 
 
 def named(config: Config, inputs: Inputs, out: Path, recorder: Any, engine: Any) -> Result:
-    """The same, and writes its value as its name."""
+    """Does the same, and writes its value as its name."""
     (out / "name.txt").write_text(f"n{config.value}")
     return run(config, inputs, out, recorder, engine)
 
 
 def threads(config: Config, inputs: dict[str, Path], out: Path, recorder: Any, engine: Any) -> dict[str, int]:
-    """How many threads torch uses, and in which process."""
-    import torch
+    """Returns the number of threads of torch, and the process."""
+    import torch  # (the other steps start faster without it)
 
     return {"threads": torch.get_num_threads(), "number_of_inputs": len(inputs), "process": os.getpid()}
 
 
 def waits(config: Config, inputs: dict[str, Path], out: Path, recorder: Any, engine: Any) -> dict[str, int]:
-    """Waits `pause_s` seconds, and says in `counter` when it begins and when it is ended. It waits once only."""
+    """Waits `pause_s` seconds in its first attempt. Writes to `counter` when it starts and when it is interrupted."""
     counter = Path(config.counter)
-    begun_before = counter.exists()
-    with counter.open("a") as file:
-        file.write(".")
+    is_first = not counter.exists()
+    _count(config)
     end = time.monotonic() + config.pause_s
     try:
-        while not begun_before and time.monotonic() < end:
+        while is_first and time.monotonic() < end:
             time.sleep(0.02)
     except KeyboardInterrupt:
         with counter.open("a") as file:
@@ -101,8 +106,8 @@ def waits(config: Config, inputs: dict[str, Path], out: Path, recorder: Any, eng
 
 
 def picture(config: Config, inputs: dict[str, Path], out: Path, recorder: Any, engine: Any) -> dict[str, int]:
-    """Records one of each kind."""
-    from matplotlib.figure import Figure
+    """Records a figure, a table and a curve."""
+    from matplotlib.figure import Figure  # (the other steps start faster without it)
 
     figure = Figure(figsize=(1, 1))
     figure.add_subplot().plot([1, 2])
@@ -111,6 +116,16 @@ def picture(config: Config, inputs: dict[str, Path], out: Path, recorder: Any, e
     for step in range(2500):
         recorder.log_metric("train/loss", 1 / (step + 1), step)
     return {"points": 2500}
+
+
+def write_large(config: FileConfig, inputs: dict[str, Path], out: Path, recorder: Any, engine: Any) -> dict[str, int]:
+    """Writes a small file and a large one."""
+    (out / "small.txt").write_text("small")
+    if config.full_disk and Path(config.full_disk).exists():
+        (out / "large.bin").symlink_to("/dev/full")
+    with (out / "large.bin").open("wb") as file:
+        file.write(b"x" * config.num_bytes)
+    return {"written": config.num_bytes}
 
 
 def toy(
@@ -124,7 +139,7 @@ def toy(
     resources: Resources | None = None,
     **config: Any,
 ) -> Step:
-    """A step of this module."""
+    """Returns a step with a function of this module."""
     inputs: dict[str, Any] = {}
     if parts:
         inputs["parts"] = parts
@@ -140,18 +155,26 @@ def toy(
     )
 
 
-def _name(folder: Path) -> bool:
-    return (folder / "name.txt").exists()
+def large(name: str, num_bytes: int, full_disk: Path | None = None) -> Step:
+    """Returns a step that writes a large file."""
+    config = FileConfig(num_bytes=num_bytes, full_disk=str(full_disk or ""))
+    return Step(name=name, run=function_name(write_large), config=config)
 
 
-def _fail(config: Config, work: Path) -> None:
-    """Fails as asked; with `once` in it, only the first time."""
+def _count(config: Config) -> None:
+    if config.counter:
+        with Path(config.counter).open("a") as file:
+            file.write(".")
+
+
+def _fail(config: Config, checkpoint_dir: Path) -> None:
+    """Fails as `fail` says: error, plain, connection, kill, exit or `address URL`; with `once`, only the first time."""
     if "once" in config.fail:
-        if (work / "been here").exists():
+        if (checkpoint_dir / "started").exists():
             return
-        (work / "been here").touch()
+        (checkpoint_dir / "started").touch()
     if "error" in config.fail:
-        raise ToyError(f"{config.value} is a bad number.")
+        raise ToyError(f"{config.value} is an invalid number.")
     if config.fail.startswith("address "):
         address = config.fail.removeprefix("address ")
         sys.stdout.write(f"reading {address}\n")
@@ -159,8 +182,8 @@ def _fail(config: Config, work: Path) -> None:
     if "plain" in config.fail:
         raise RuntimeError("it broke")
     if "connection" in config.fail:
-        raise ConnectionResetError("the other side hung up")
+        raise ConnectionResetError("the other side closed the connection")
     if "kill" in config.fail:
         os.kill(os.getpid(), signal.SIGKILL)
-    if "nan" in config.fail:
+    if "exit" in config.fail:
         raise SystemExit(3)

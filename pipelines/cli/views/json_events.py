@@ -1,4 +1,4 @@
-"""Writes the events of a run for machines: one JSON object per line on standard output. See docs/progress.md."""
+"""Writes the events of a run as JSON, one object per line. See docs/reference/events.md."""
 
 from __future__ import annotations
 
@@ -19,12 +19,12 @@ _WORD = re.compile(r"(?<!^)(?=[A-Z])")
 
 
 class JsonEvents:
-    """Writes events. Use as a context manager around the run, and call it with each event, as a `Display`."""
+    """Writes events. Use it as a context manager around the run, and call it with each event."""
 
     def __init__(self, stream: TextIO, num_steps: int) -> None:
         """
         Args:
-            stream: Where to write.
+            stream: The output.
             num_steps: Steps that will be executed.
         """
         self._stream = stream
@@ -37,27 +37,27 @@ class JsonEvents:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        """What comes after the steps is told by `finished`, and errors by who catches them."""
+        """Writes nothing: `write_finished` and `write_failed` write the last line."""
 
     def __call__(self, event: Event) -> None:
-        """Writes one event under its class's name: `StepStarted` becomes `step_started`."""
+        """Writes an event under the name of its class: `StepStarted` becomes `step_started`."""
         write_event(self._stream, _WORD.sub("_", type(event).__name__).lower(), **_fields(event))
 
 
-def write_finished(stream: TextIO, outcome: RunResult, exit_code: int) -> None:
-    """The last line of a run: names of steps by what became of them, and the exit status."""
+def write_finished(stream: TextIO, result: RunResult, exit_code: int) -> None:
+    """Writes the last line of a run: step names by status, and the exit status."""
     names = ("executed", "cached", "failed", "blocked", "stopped")
-    by_status = {name: list(getattr(outcome, name)) for name in names}
-    write_event(stream, "run_finished", **by_status, seconds=round(outcome.wall_s, 2), exit_code=exit_code)
+    by_status = {name: list(getattr(result, name)) for name in names}
+    write_event(stream, "run_finished", **by_status, seconds=round(result.wall_s, 2), exit_code=exit_code)
 
 
 def write_failed(stream: TextIO, error: Exception, exit_code: int) -> None:
-    """The last line where nothing could be run: what is wrong, and what to do."""
+    """Writes the last line if the run could not start: the error and its remedy."""
     write_event(stream, "error", error=str(error), remedy=getattr(error, "remedy", ""), exit_code=exit_code)
 
 
 def write_event(stream: TextIO, event: str, **fields: Any) -> None:
-    """One line, at once; secrets of URLs are stars, and numbers that JSON does not know are null."""
+    """Writes and flushes one line. Secrets in URLs are replaced, and NaN and infinity become null."""
     line = {"time": round(time.time(), 3), "event": event, **redact_values(_plain(fields))}
     stream.write(json.dumps(line, ensure_ascii=False, allow_nan=False) + "\n")
     stream.flush()
@@ -68,8 +68,8 @@ def _fields(event: Event) -> dict[str, Any]:
         case StepProgress(step=step, done=done, total=total, info=info):
             return {"step": step, "done": done, "total": total, **info}
         case StepFailed(step=step, error=error, retry_in_s=pause):
-            about = {name: getattr(error, name) for name in ("error", "remedy", "log", "attempt")}
-            return {"step": step, **about, "retry_in_s": pause}
+            details = {name: getattr(error, name) for name in ("error", "remedy", "log", "attempt")}
+            return {"step": step, **details, "retry_in_s": pause}
         case _:
             return asdict(event)
 

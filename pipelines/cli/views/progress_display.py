@@ -1,6 +1,6 @@
 """Shows a run while it executes: one line per running step in a terminal, one line per event elsewhere.
 
-Also selects the output: terminal, JSON (`--json`) or errors only (`--quiet`).
+Also selects the output of a run: terminal, JSON (`--json`) or errors only (`--quiet`).
 """
 
 from __future__ import annotations
@@ -43,49 +43,49 @@ from cluster.run.result import RunResult
 from pipelines.cli.views import json_events
 from pipelines.cli.views.json_events import JsonEvents
 from pipelines.cli.views.terminal import RedactingConsole, console, errors
-from pipelines.run.request import Show
+from pipelines.run.request import RunDisplay
 
 HEADLINE_METRICS = {
     "test/accuracy": "accuracy",
-    "unlabeled/accuracy": "right on the pile",
+    "unlabeled/accuracy": "accuracy on unlabeled data",
     "held_out/accuracy": "held-out accuracy",
 }
-"""Curve -> what its last value is called; of a step's curves the first that it has is told when it ends."""
-ROOMY = 100
-"""Terminals with fewer characters do not have the time so far of each step."""
+"""Metric -> its name on the terminal. When a step finishes, the first of its metrics in this order is shown."""
+MIN_WIDTH_FOR_ELAPSED = 100
+"""Narrower terminals do not show the elapsed time of each step."""
 COUNT_WIDTH, LOSS_WIDTH, PACE_WIDTH, ELAPSED_WIDTH, LEFT_WIDTH = 11, 10, 7, 7, 12
-"""Characters of what a line tells. Names and phases get what these leave; where all do not fit, rich cuts numbers."""
+"""Widths of the columns in characters. Name and phase get the rest of the line."""
 
 
 @contextmanager
 def preflight_progress(console: Console) -> Iterator[Callable[[str, int, int], None]]:
-    """A bar for what happens before the run: call it with what begins, how much is done, and of how much."""
+    """Shows a bar for the checks and downloads before a run. Yields a function: (task, number done, total)."""
     columns = (SpinnerColumn(), BarColumn(bar_width=24), MofNCompleteColumn(), TextColumn("{task.description}"))
     with Progress(*columns, console=console, transient=True, disable=not console.is_terminal) as progress:
         task = progress.add_task("checking", total=None)
 
-        def show(what: str, done: int, total: int) -> None:
-            progress.update(task, description=escape(what), completed=done, total=total)
-            if what.startswith("fetching") and not console.is_terminal:
-                console.print(escape(what), highlight=False, soft_wrap=True)
+        def on_start(name: str, num_done: int, total: int) -> None:
+            progress.update(task, description=escape(name), completed=num_done, total=total)
+            if name.startswith("fetching") and not console.is_terminal:
+                console.print(escape(name), highlight=False, soft_wrap=True)
 
-        yield show
+        yield on_start
 
 
 class ProgressDisplay:
-    """Draws events. Use as a context manager around the run, and call it with each event."""
+    """Shows events. Use it as a context manager around the run, and call it with each event."""
 
     def __init__(self, console: Console, num_steps: int) -> None:
         """
         Args:
-            console: Where to draw.
+            console: The terminal or stream.
             num_steps: Steps that will be executed.
         """
         self.console = console
         self.name_width = max(14, min(36, console.width // 4))
-        elapsed = (TimeElapsedColumn(),) if console.width >= ROOMY else ()
-        taken = self.name_width + COUNT_WIDTH + LEFT_WIDTH + 3 + (ELAPSED_WIDTH + 1 if elapsed else 0)
-        self.info_width = max(LOSS_WIDTH + 1 + PACE_WIDTH, console.width - taken)
+        elapsed = (TimeElapsedColumn(),) if console.width >= MIN_WIDTH_FOR_ELAPSED else ()
+        used = self.name_width + COUNT_WIDTH + LEFT_WIDTH + 3 + (ELAPSED_WIDTH + 1 if elapsed else 0)
+        self.info_width = max(LOSS_WIDTH + 1 + PACE_WIDTH, console.width - used)
         self.progress = Progress(
             TextColumn("{task.description}"),
             MofNCompleteColumn(),
@@ -97,7 +97,7 @@ class ProgressDisplay:
             refresh_per_second=5,
             disable=not console.is_terminal,
         )
-        self.whole = self.progress.add_task("[bold]steps", total=num_steps, info=None, left="")
+        self.total = self.progress.add_task("[bold]steps", total=num_steps, info=None, left="")
         self.tasks: dict[str, TaskID] = {}
 
     def __enter__(self) -> ProgressDisplay:
@@ -110,43 +110,43 @@ class ProgressDisplay:
         self.progress.stop()
 
     def __call__(self, event: Event) -> None:
-        """Draws one event."""
+        """Shows one event."""
         match event:
             case RayStarting():
-                self._say("starting Ray", "dim")
+                self._print("starting Ray", "dim")
             case StepStarted(step=step):
                 name = escape(shortened(step, self.name_width))
                 self.tasks[step] = self.progress.add_task(name, total=None, info="starting", left="")
                 if not self.console.is_terminal:
-                    self._say(f"started   {step}")
+                    self._print(f"started   {step}")
             case StepProgress():
-                self._move(event)
+                self._update(event)
             case StepFinished(step=step, seconds=seconds, cached=False, metrics=metrics):
-                self._end(step)
-                self._say(
-                    "  ".join(filter(None, (f"done      {step}", f"{seconds:.0f} s", headline_metric(metrics)))),
+                self._finish(step)
+                self._print(
+                    "  ".join(filter(None, (f"finished  {step}", f"{seconds:.0f} s", headline_metric(metrics)))),
                     "green",
                 )
             case StepFailed(step=step, error=error, retry_in_s=None):
-                self._end(step)
-                self._say(f"failed    {step}: {error.error}", "red")
+                self._finish(step)
+                self._print(f"failed    {step}: {error.error}", "red")
             case StepFailed(step=step, error=error, retry_in_s=pause):
-                self._drop(step)
-                self._say(f"again     {step} in {pause:.0f} s: {error.error}", "yellow")
+                self._remove(step)
+                self._print(f"retrying  {step} in {pause:.0f} s: {error.error}", "yellow")
             case StepBlocked(step=step, reason=reason):
-                self._say(f"blocked   {step}: {reason}", "red")
+                self._print(f"blocked   {step}: {reason}", "red")
             case Interrupted(at_once=True):
-                # The process ends here; the cursor and the last line of the terminal must not stay as they are.
+                # The process ends now: restore the cursor and the last line.
                 self.progress.stop()
             case Interrupted(steps=steps):
-                self._say(f"stopping  {', '.join(steps) or 'nothing runs'}; Ctrl-C again leaves at once", "yellow")
+                self._print(f"stopping  {', '.join(steps) or 'run'}; press Ctrl-C again to exit immediately", "yellow")
             case StepWaiting(step=step, owner=owner):
-                self._say(f"waiting   {step} is being run by {owner}", "yellow")
+                self._print(f"waiting   {step}: another driver runs it ({owner})", "yellow")
 
-    def _say(self, text: str, style: str = "") -> None:
+    def _print(self, text: str, style: str = "") -> None:
         self.console.print(escape(text), style=style, highlight=False)
 
-    def _move(self, event: StepProgress) -> None:
+    def _update(self, event: StepProgress) -> None:
         if event.step not in self.tasks:
             return
         task = self.tasks[event.step]
@@ -159,18 +159,18 @@ class ProgressDisplay:
             left="" if left is None else f"{_clock(float(left))} left",
         )
 
-    def _drop(self, step: str) -> None:
+    def _remove(self, step: str) -> None:
         task = self.tasks.pop(step, None)
         if task is not None:
             self.progress.remove_task(task)
 
-    def _end(self, step: str) -> None:
-        self._drop(step)
-        self.progress.advance(self.whole)
+    def _finish(self, step: str) -> None:
+        self._remove(step)
+        self.progress.advance(self.total)
 
 
 class _InfoColumn(ProgressColumn):
-    """What a step does; of the whole, which has no words, a bar."""
+    """Loss, pace and phase of a step; a bar in the line of all steps, which has no info."""
 
     def __init__(self, width: int) -> None:
         self.width = width
@@ -183,27 +183,26 @@ class _InfoColumn(ProgressColumn):
 
 
 def shortened(name: str, width: int) -> str:
-    """A step's name in `width` characters: its start stays, and more of its end, which has method and seed."""
+    """Shortens a step name to `width` characters. Keeps more of the end, which has method and seed."""
     if len(name) <= width:
         return name
     tail = 2 * width // 3
     return f"{name[: width - 1 - tail]}…{name[len(name) - tail :]}"
 
 
-def headline_metric(figures: Mapping[str, float]) -> str:
-    """`accuracy 80.2%`; nothing for a step that measures nothing."""
-    found = next((name for name in HEADLINE_METRICS if name in figures), None)
-    return "" if found is None else f"{HEADLINE_METRICS[found]} {figures[found]:.1%}"
+def headline_metric(metrics: Mapping[str, float]) -> str:
+    """Returns `accuracy 80.2%`, or nothing if the step measured nothing."""
+    return next((f"{text} {metrics[name]:.1%}" for name, text in HEADLINE_METRICS.items() if name in metrics), "")
 
 
 def _info(info: Mapping[str, float | str], width: int) -> str:
-    """Loss, pace and phase, each where it was before."""
+    """Returns loss, pace and phase in fixed columns."""
     loss = f"loss {float(info['loss']):.3f}" if "loss" in info else ""
     pace = f"{float(info['examples_per_s']):,.0f}/s" if "examples_per_s" in info else ""
-    figures = f"{loss:<{LOSS_WIDTH}} {pace:>{PACE_WIDTH}} "
-    room = width - len(figures)
+    numbers = f"{loss:<{LOSS_WIDTH}} {pace:>{PACE_WIDTH}} "
+    room = width - len(numbers)
     phase = str(info.get("phase", ""))
-    return (figures + (phase if len(phase) <= room else f"{phase[: max(0, room - 1)]}…")[: max(0, room)]).rstrip()
+    return (numbers + (phase if len(phase) <= room else f"{phase[: max(0, room - 1)]}…")[: max(0, room)]).rstrip()
 
 
 def _clock(seconds: float) -> str:
@@ -213,21 +212,20 @@ def _clock(seconds: float) -> str:
     return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
-@dataclass(frozen=True, slots=True)
-class OutputMode:
-    """`console` for words, `events` for events; `finish` is called with the outcome and the exit status."""
+@dataclass(frozen=True, kw_only=True, slots=True)
+class OutputMode(RunDisplay):
+    """The display of a run. `finish` is called with its result and exit status."""
 
-    console: Console
-    events: Show
     finish: Callable[[RunResult, int], None]
 
 
 def select_output_mode(*, as_json: bool, is_quiet: bool) -> OutputMode:
-    """What the options of the command line ask for. With both, nothing but the JSON objects is written."""
-    words = RedactingConsole(stderr=True, quiet=True) if is_quiet else errors if as_json else console
-    if as_json:
-        stream = sys.stdout
-        return OutputMode(
-            words, lambda _, num_steps: JsonEvents(stream, num_steps), partial(json_events.write_finished, stream)
-        )
-    return OutputMode(words, ProgressDisplay, lambda outcome, exit_code: None)
+    """Returns the display that the options select. With both, only the JSON objects are written."""
+    messages = RedactingConsole(stderr=True, quiet=True) if is_quiet else errors if as_json else console
+    stream = sys.stdout
+    return OutputMode(
+        console=messages,
+        progress=preflight_progress,
+        events=(lambda _, num_steps: JsonEvents(stream, num_steps)) if as_json else ProgressDisplay,
+        finish=partial(json_events.write_finished, stream) if as_json else lambda result, exit_code: None,
+    )

@@ -1,5 +1,5 @@
-"""Input and output of commands: consoles that redact secrets, questions, lines of a file or of standard input, and
-output files that appear once complete.
+"""Input and output of commands: consoles that redact secrets, questions, input lines, and output files that appear once
+they are complete.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ PIPED_WIDTH = 120
 
 
 class _RedactingStream:
-    """A stream that gets no secrets of URLs."""
+    """Removes secrets of URLs from what is written to a stream."""
 
     def __init__(self, stream: IO[str]) -> None:
         self._stream = stream
@@ -37,11 +37,11 @@ class _RedactingStream:
 
 
 class RedactingConsole(Console):
-    """A console that shows secrets of URLs as stars, whatever is printed: messages, tables, traces."""
+    """A console that prints *** instead of secrets in URLs, in messages, tables and tracebacks."""
 
     @property
     def file(self) -> IO[str]:
-        """Where it writes; looked up each time, for standard output may be replaced."""
+        """The output stream, looked up each time because standard output may be replaced."""
         return cast(IO[str], _RedactingStream(super().file))
 
     @file.setter
@@ -54,60 +54,60 @@ console = RedactingConsole(width=None if sys.stdout.isatty() else PIPED_WIDTH)
 
 
 def is_interactive() -> bool:
-    """Whether somebody can answer questions."""
+    """Returns True if standard input is a terminal."""
     return sys.stdin.isatty()
 
 
 def prompt_user(question: str, default: str | None) -> str:
-    """A person's answer to a question; Enter takes the default, if there is one.
+    """Returns the user's answer to a question. Enter selects the default, if any.
 
     Raises:
         InputError: standard input has ended.
     """
-    words = f"{question} [{default}]: " if default else f"{question}: "
+    prompt = f"{question} [{default}]: " if default else f"{question}: "
     while True:
         try:
-            answer = console.input(Text(words)).strip()
+            answer = console.input(Text(prompt)).strip()
         except EOFError:
-            raise InputError("the questions were not answered.", "Answer, or take what is proposed: --yes.") from None
+            raise InputError(
+                "standard input ended before all questions were answered.", "Answer them, or add --yes."
+            ) from None
         if answer or default is not None:
             return answer or str(default)
 
 
 @contextmanager
 def open_lines(name: str) -> Iterator[TextIO]:
-    """Standard input for `-`, else the file, unpacked on the way if its name says so (.gz, .bz2, .xz)."""
+    """Opens a file, or standard input for `-`. Decompresses files that end in .gz, .bz2 or .xz.
 
+    Raises:
+        InputError: the file cannot be read or decompressed, or is not UTF-8.
+    """
     try:
         file = nullcontext(sys.stdin) if name == "-" else _open_decompressed(Path(name))
     except OSError as error:
-        raise InputError(f"{name} cannot be read ({error.strerror}).", "Name a file of JSON lines, or -.") from error
+        raise InputError(
+            f"cannot read {name} ({error.strerror}).", "Set --input to a file, or to - for standard input."
+        ) from error
     with file as lines:
         try:
             yield lines
         except UnicodeDecodeError as error:
             raise InputError(f"{name} is not UTF-8 ({error.reason}).", "Save it as UTF-8.") from error
         except (EOFError, zlib.error, lzma.LZMAError, gzip.BadGzipFile) as error:
-            raise InputError(
-                f"{name} cannot be unpacked ({error}).", "Pack it again, or correct its ending."
-            ) from error
+            raise InputError(f"cannot decompress {name} ({error}).", "Compress it again, or rename it.") from error
 
 
 def _open_decompressed(path: Path) -> AbstractContextManager[TextIO]:
-
-    with path.open("rb"):  # what cannot be read is told now, not at the first line
+    with path.open("rb"):  # raises now, not at the first line
         pass
     opener: Any = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}.get(path.suffix, open)
     return cast(TextIO, opener(path, "rt", encoding="utf-8"))
 
 
 @contextmanager
-def open_output(path: Path | None, option: str = "--output") -> Iterator[TextIO]:
-    """Standard output, or a file that appears under its name when it is complete.
-
-    Args:
-        path: The file; None: standard output.
-        option: What a person names another file with.
+def open_output(path: Path | None) -> Iterator[TextIO]:
+    """Opens standard output if `path` is None, else a file that appears when it is complete.
 
     Raises:
         InputError: the file cannot be written.
@@ -122,6 +122,6 @@ def open_output(path: Path | None, option: str = "--output") -> Iterator[TextIO]
             yield file
         temporary.replace(path)
     except OSError as error:
-        raise InputError(f"{path} cannot be written ({error.strerror}).", f"Name another {option}.") from error
+        raise InputError(f"cannot write {path} ({error.strerror}).", "Set --output to another file.") from error
     finally:
         temporary.unlink(missing_ok=True)

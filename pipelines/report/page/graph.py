@@ -1,6 +1,4 @@
-"""The step graph: groups steps that differ only in the seed, lays the groups out in columns by depth, and prints them
-as Mermaid text.
-"""
+"""The step graph: groups steps that differ only in the seed, places the groups in columns, and prints Mermaid text."""
 
 from __future__ import annotations
 
@@ -9,17 +7,18 @@ from collections.abc import Sequence
 from cluster.steps.step import Step
 
 WIDTH, HEIGHT, PITCH = 2.0, 0.72, 2.4
+"""Size of a box and distance of columns, in units of a row."""
 
 
 def layout(
     steps: Sequence[Step],
-) -> tuple[dict[str, list[str]], dict[str, tuple[float, float]], list[tuple[str, str]]]:
-    """Where each group of steps stands: in the column of its depth, which is as high as what it needs, on average.
+) -> tuple[dict[str, list[Step]], dict[str, tuple[float, float]], list[tuple[str, str]]]:
+    """Places each group of steps in the column of its depth. The column is centered at the mean height of its upstream.
 
-    So a short column stands beside its own upstream, and arrows that pass it by do not run behind its boxes.
+    A short column is therefore next to its upstream, and arrows that skip it do not cross its boxes.
 
     Returns:
-        Group -> names of its steps; group -> (x, y) of its middle, y upwards; the edges that no longer way implies.
+        Group -> its steps; group -> (x, y) of its center, y upward; the edges that no longer path implies.
     """
     groups, edges = grouped(steps)
     depth = _depths(list(groups), edges)
@@ -28,30 +27,32 @@ def layout(
         columns.setdefault(depth[group], []).append(group)
     direct = _direct(edges)
     tallest = max(map(len, columns.values()))
-    places: dict[str, tuple[float, float]] = {}
+    centers: dict[str, tuple[float, float]] = {}
     for column, names in sorted(columns.items()):
-        needed = [places[start][1] for start, end in direct if end in names]
-        room = (tallest - len(names)) / 2
-        middle = max(-room, min(room, sum(needed) / max(1, len(needed))))
+        upstream = [centers[start][1] for start, end in direct if end in names]
+        max_shift = (tallest - len(names)) / 2
+        middle = max(-max_shift, min(max_shift, sum(upstream) / max(1, len(upstream))))
         for row, group in enumerate(names):
-            places[group] = (column * PITCH, middle + (len(names) - 1) / 2 - row)
-    return groups, places, direct
+            centers[group] = (column * PITCH, middle + (len(names) - 1) / 2 - row)
+    return groups, centers, direct
 
 
 def _direct(edges: Sequence[tuple[str, str]]) -> list[tuple[str, str]]:
-    """The edges that no longer way implies."""
-    following: dict[str, set[str]] = {}
+    """Returns the edges that no longer path implies."""
+    successors: dict[str, set[str]] = {}
     for start, end in edges:
-        following.setdefault(start, set()).add(end)
+        successors.setdefault(start, set()).add(end)
 
-    def reached(start: str) -> set[str]:
-        return {far for end in following.get(start, ()) for far in {end} | reached(end)}
+    def reachable(start: str) -> set[str]:
+        return {node for end in successors.get(start, ()) for node in {end} | reachable(end)}
 
-    return [(start, end) for start, end in edges if not any(end in reached(item) for item in following[start] - {end})]
+    return [
+        (start, end) for start, end in edges if not any(end in reachable(item) for item in successors[start] - {end})
+    ]
 
 
 def _depths(groups: Sequence[str], edges: Sequence[tuple[str, str]]) -> dict[str, int]:
-    """Length of the longest way to each group."""
+    """Returns the length of the longest path to each group."""
     depth = dict.fromkeys(groups, 0)
     for _ in groups:
         for start, end in edges:
@@ -59,36 +60,35 @@ def _depths(groups: Sequence[str], edges: Sequence[tuple[str, str]]) -> dict[str
     return depth
 
 
-def grouped(steps: Sequence[Step]) -> tuple[dict[str, list[str]], list[tuple[str, str]]]:
-    """Steps that differ by their seed alone as one group.
+def grouped(steps: Sequence[Step]) -> tuple[dict[str, list[Step]], list[tuple[str, str]]]:
+    """Groups steps that differ only in the seed.
 
     Returns:
-        Group -> names of its steps, and the edges between groups.
+        Group -> its steps, and the edges between groups.
     """
-    groups: dict[str, list[str]] = {}
+    groups: dict[str, list[Step]] = {}
     for step in steps:
-        groups.setdefault(_group(step.name), []).append(step.name)
-    edges = ((_group(upstream.name), _group(step.name)) for step in steps for upstream in step.upstream())
+        groups.setdefault(_group(step), []).append(step)
+    edges = ((_group(upstream), _group(step)) for step in steps for upstream in step.upstream())
     return groups, [edge for edge in dict.fromkeys(edges) if edge[0] != edge[1]]
 
 
 def mermaid(steps: Sequence[Step]) -> str:
-    """The graph as mermaid text, one box a group."""
+    """Returns the graph as Mermaid text, with a box per group."""
     groups, edges = grouped(steps)
     lines = ["graph LR"]
-    for group, names in groups.items():
-        label = group.removesuffix("/*") + ("" if len(names) == 1 else f" x {len(names)}")
+    for group, members in groups.items():
+        label = group.removesuffix("/*") + ("" if len(members) == 1 else f" x {len(members)}")
         lines.append(f'  {_identifier(group)}["{label}"]')
     lines += [f"  {_identifier(start)} --> {_identifier(end)}" for start, end in edges]
     return "\n".join(lines) + "\n"
 
 
-def _group(name: str) -> str:
-    """`pet/review/0` -> `pet/review/*`; a name that does not end in a seed stands alone; a whole curve is one box."""
-    if name.startswith("learning_curve/"):
+def _group(step: Step) -> str:
+    """`pet/review/0` -> `pet/review/*`; all steps of a learning curve are one group; other steps are groups of one."""
+    if step.kind in ("curve_point", "learning_curve"):
         return "learning_curve/*"
-    head, slash, last = name.rpartition("/")
-    return f"{head}/*" if slash and last.isdigit() else name
+    return f"{step.name.removesuffix(step.labels['seed'])}*" if "seed" in step.labels else step.name
 
 
 def _identifier(group: str) -> str:

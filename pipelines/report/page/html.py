@@ -13,7 +13,7 @@ from pipelines.report.page import charts
 
 TEMPLATES = Path(__file__).parent
 MAX_LABELS = 20
-"""A confusion matrix with more labels is left out of the page; it is in the tracking."""
+"""The page omits confusion matrices with more labels. MLflow has them."""
 
 
 def render_page(
@@ -24,15 +24,15 @@ def render_page(
     details: Mapping[str, Any] | None = None,
     graph: Markup | None = None,
 ) -> str:
-    """The page.
+    """Renders the page.
 
     Args:
         report: Content of report.json.
-        columns: Head of the leaderboard.
-        cells: Its rows, as text.
-        run_line: What this run did, in a sentence.
-        details: Curves and confidence, from pipelines/report/page/data.py; None: without them.
-        graph: The graph of steps as SVG; None: without it.
+        columns: Columns of the leaderboard.
+        cells: Rows of the leaderboard as text.
+        run_line: A sentence about this run.
+        details: Curves and confidence of pipelines/report/page/data.py, if available.
+        graph: The graph of steps as SVG, if available.
     """
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(TEMPLATES),
@@ -48,110 +48,106 @@ def render_page(
         columns=columns,
         rows=list(zip((row["kind"] for row in report["rows"]), cells, strict=True)),
         bars=[_bar(row) for row in report["rows"]],
-        starts=prompt_inits(report.get("starts", ())),
+        prompt_inits=prompt_inits(report.get("prompt_inits", ())),
         learning=learning_curve(report.get("learning_curve", ())),
         curves=[_curve(name, runs) for name, runs in details.get("curves", {}).items()],
-        confidence=[_calibration(name, found) for name, found in details.get("confidence", {}).items()],
+        confidence=[_calibration(name, values) for name, values in details.get("confidence", {}).items()],
         graph=graph,
         run_line=run_line,
     )
 
 
 def _breakable(name: str) -> Markup:
-    """A step's name that narrow pages may break behind each /."""
+    """Allows a line break after each / of a step name."""
     return Markup("/<wbr>").join(name.split("/"))
 
 
 def _bar(row: Mapping[str, Any]) -> dict[str, Any]:
-    """A bar of accuracy in percent, with its error bar from `low` to `high`, which stay on the scale."""
+    """Returns a bar of accuracy in percent. Its error bar of width `error` starts at `low`, and stays on the scale."""
     mean, std = 100 * row["accuracy"]["mean"], 100 * (row["accuracy"]["std"] or 0)
-    text = f"{mean:.1f}" + (f" ± {std:.1f}" if row["accuracy"]["std"] is not None else "")
     return {
         "name": row["name"],
         "kind": row["kind"],
         "mean": round(mean, 2),
         "low": round(max(0.0, mean - std), 2),
-        "wide": round(min(100.0, mean + std) - max(0.0, mean - std), 2),
-        "text": text,
+        "error": round(min(100.0, mean + std) - max(0.0, mean - std), 2),
+        "text": percent(row["accuracy"]["mean"], row["accuracy"]["std"]),
     }
 
 
 def _curve(name: str, runs: Mapping[str, Any]) -> dict[str, Any]:
-    """A small chart of the losses of a row, a line for each seed."""
-    ends = ", ".join(f"{points[-1][1]:.3f}" for points in runs.values())
+    """Returns a small chart of the losses of a row, with a line per seed."""
+    final = ", ".join(f"{points[-1][1]:.3f}" for points in runs.values())
     chart = charts.line_chart(list(runs.values()), x_label="optimizer step", y_label=f"loss of {name}")
-    return {"name": name, "chart": chart, "about": f"{_seeds(len(runs))}, ends at {ends}"}
+    return {"name": name, "chart": chart, "about": f"{_seeds(len(runs))}, final loss {final}"}
 
 
-def prompt_inits(compared: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
-    """For each task the methods with their colours, and a chart of their losses."""
-    found = []
-    for task in dict.fromkeys(item["task"] for item in compared):
-        mine = [item for item in compared if item["task"] == task]
-        rows = [
-            {
-                "colour": f"s{number % charts.NUM_COLORS}",
-                "cells": (item["method"], item["start"], _percent(item), _loss(item["last_loss"])),
-            }
-            for number, item in enumerate(mine)
-        ]
+def prompt_inits(items: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Returns for each task a table of methods, and a chart of their losses in the same colors."""
+    tables = []
+    for task in dict.fromkeys(item["task"] for item in items):
+        methods = [item for item in items if item["task"] == task]
+        cells = [(item["method"], item["init"], _accuracy(item), _loss(item["last_loss"])) for item in methods]
         chart = charts.line_chart(
-            [item["losses"] for item in mine], x_label="optimizer step", y_label=f"loss of the prompts of {task}"
+            [item["losses"] for item in methods], x_label="optimizer step", y_label=f"loss of the prompts of {task}"
         )
-        found.append({"task": task, "rows": rows, "chart": chart})
-    return found
+        tables.append({"task": task, "rows": _colored(cells), "chart": chart})
+    return tables
 
 
 def learning_curve(points: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
-    """A row for each method, a column for each number of labels; and the chart of both."""
+    """Returns a table with a row per method and a column per number of labeled examples, and its chart."""
     if not points:
         return None
     methods = list(dict.fromkeys(point["method"] for point in points))
     sizes = sorted({point["num_labeled"] for point in points})
-    cells = {(point["method"], point["num_labeled"]): _percent(point) for point in points}
+    cells = {(point["method"], point["num_labeled"]): _accuracy(point) for point in points}
     series = [
         [(p["num_labeled"], p["accuracy"], p["accuracy_std"] or 0) for p in points if p["method"] == method]
         for method in methods
     ]
-    rows = [
-        {
-            "colour": f"s{number % charts.NUM_COLORS}",
-            "cells": (method, *(cells.get((method, size), "") for size in sizes)),
-        }
-        for number, method in enumerate(methods)
-    ]
-    chart = charts.line_chart(series, x_label="labelled texts", y_label="test accuracy", dots=True)
+    rows = _colored([(method, *(cells.get((method, size), "") for size in sizes)) for method in methods])
+    chart = charts.line_chart(series, x_label="labeled examples", y_label="test accuracy", dots=True)
     return {"sizes": sizes, "rows": rows, "chart": chart, "about": _seeds(points[0]["num_seeds"])}
 
 
-def _percent(item: Mapping[str, Any]) -> str:
-    std = item["accuracy_std"]
-    return f"{100 * item['accuracy']:.1f}" + ("" if std is None else f" ± {100 * std:.1f}")
+def percent(mean: float, std: float | None) -> str:
+    """Returns `77.8 ± 0.6`, or `77.8` for a single seed."""
+    return f"{100 * mean:.1f}" + ("" if std is None else f" ± {100 * std:.1f}")
+
+
+def _colored(rows: Sequence[tuple[str, ...]]) -> list[dict[str, Any]]:
+    """Adds the color of the line in the chart to each row."""
+    return [{"color": f"s{number % charts.NUM_COLORS}", "cells": cells} for number, cells in enumerate(rows)]
+
+
+def _accuracy(item: Mapping[str, Any]) -> str:
+    return percent(item["accuracy"], item["accuracy_std"])
 
 
 def _loss(value: float | None) -> str:
     return "" if value is None else f"{value:.3f}"
 
 
-def _calibration(name: str, found: Mapping[str, Any]) -> dict[str, Any]:
-    """Confusion matrix with shares for its colours, reliability and coverage."""
-    shares = [[count / max(1, sum(row)) for count in row] for row in found["confusion"]]
-    labels = found["labels"]
-    rows = [list(zip(*pair, strict=True)) for pair in zip(found["confusion"], shares, strict=True)]
-    bins = [(item["confidence"], item["accuracy"]) for item in found["bins"]]
-    lowest = min((accuracy for _, accuracy in found["coverage"]), default=0.0)
+def _calibration(name: str, values: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the confusion matrix with fractions for its colors, and charts of reliability and coverage."""
+    fractions = [[count / max(1, sum(row)) for count in row] for row in values["confusion"]]
+    labels = values["labels"]
+    rows = [list(zip(*pair, strict=True)) for pair in zip(values["confusion"], fractions, strict=True)]
+    bins = [(item["confidence"], item["accuracy"]) for item in values["bins"]]
+    lowest = min((accuracy for _, accuracy in values["coverage"]), default=0.0)
     return {
         "name": name,
         "labels": labels,
         "matrix": list(zip(labels, rows, strict=True)) if len(labels) <= MAX_LABELS else None,
-        "ece": found["ece"],
-        "about": _seeds(found["num_seeds"]),
+        "ece": values["ece"],
+        "about": _seeds(values["num_seeds"]),
         "reliability": charts.line_chart(
             [bins], x_label="confidence", y_label="accuracy", x=(0, 1), y=(0, 1), dots=True, diagonal=True
         ),
         "coverage": charts.line_chart(
-            [found["coverage"]],
-            x_label="share of texts answered, surest first",
+            [values["coverage"]],
+            x_label="fraction of examples, most confident first",
             y_label="accuracy",
             x=(0, 1),
             y=(max(0.0, round(lowest - 0.05, 1)), 1),

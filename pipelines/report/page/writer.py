@@ -24,128 +24,107 @@ def build_report(
     seconds: Mapping[str, float],
     run: Mapping[str, Any],
 ) -> dict[str, Any]:
-    """The content of report.json.
+    """Returns the content of report.json.
 
     Args:
         recipe: Name of the recipe.
-        result: Result of the report step: its rows, comparisons, notes and advice.
-        seconds: Step name -> seconds that it took when it was executed.
-        run: Of this run `executed` and `cached` (numbers of steps) and `wall_s`; and what else shall stand in the
-            report, such as `versions` and `commit`.
+        result: Result of the report step.
+        seconds: Step name -> its duration in seconds.
+        run: `executed` and `cached` (numbers of steps) and `wall_s` of this run; optionally `versions` and `commit`.
     """
     rows = []
     for row in result["rows"]:
-        took = [seconds[step] for step in row["steps"] if step in seconds]
-        rows.append({**row, "seconds": round(sum(took), 1) if took else None})
-    lists = {name: list(result[name]) for name in ("comparisons", "notes", "advice")}
-    extras = {name: list(result.get(name, ())) for name in ("starts", "learning_curve")}
+        durations = [seconds[step] for step in row["steps"] if step in seconds]
+        rows.append({**row, "seconds": round(sum(durations), 1) if durations else None})
+    lists = {name: list(result[name]) for name in ("comparisons", "notes", "suggestions")}
+    extras = {name: list(result.get(name, ())) for name in ("prompt_inits", "learning_curve")}
     by_step = {name: round(value, 1) for name, value in seconds.items()}
     return {"recipe": recipe, **run, "rows": rows, **lists, **extras, "step_seconds": by_step}
 
 
 def write_report(
     report: Mapping[str, Any],
-    picture: Path,
+    leaderboard: Path,
     folder: Path,
     details: Mapping[str, Any] | None = None,
     graph: Markup | None = None,
 ) -> Path:
-    """Writes all four files; returns the path of report.json.
+    """Writes all four files, and returns the path of report.json.
 
     Args:
-        report: From `build`.
-        picture: The leaderboard's PNG.
-        folder: Made if need be; earlier reports there are replaced one by one, each at once.
-        details: Curves and confidence for the page, from pipelines/report/page/data.py
-        graph: The graph of steps for the page.
+        report: Content of report.json.
+        leaderboard: The plot of the leaderboard.
+        folder: Created if it does not exist. Each file of an earlier report is replaced atomically.
+        details: Curves and confidence of pipelines/report/page/data.py, if available.
+        graph: The graph of steps as SVG, if available.
     """
     folder.mkdir(parents=True, exist_ok=True)
-    shutil.copyfile(picture, folder / ".report.png")
+    shutil.copyfile(leaderboard, folder / ".report.png")
     (folder / ".report.png").replace(folder / "report.png")
-    _put(folder / "report.md", report_markdown(report))
-    _put(folder / "report.html", report_html(report, details, graph))
-    _put(folder / "report.json", json.dumps(report, indent=2, ensure_ascii=False) + "\n")
+    _write(folder / "report.md", report_markdown(report))
+    _write(folder / "report.html", report_html(report, details, graph))
+    _write(folder / "report.json", json.dumps(report, indent=2, ensure_ascii=False) + "\n")
     return folder / "report.json"
 
 
-def _put(path: Path, text: str) -> None:
+def _write(path: Path, text: str) -> None:
     temporary = path.with_name("." + path.name)
     temporary.write_text(redact(text), encoding="utf-8")
     temporary.replace(path)
 
 
-PAGES_ONLY = ("MCC", "exact match", "entity F1")
-"""Columns that terminals have no room for."""
-SOMETIMES = {"exact match": "exact_match", "entity F1": "entity_f1"}
-"""Columns of pages that stand there only where some row has such a score."""
-NARROW = 96
-"""Terminals with fewer characters get the first columns alone."""
+PAGE_ONLY_COLUMNS = ("MCC", "exact match", "entity F1")
+"""Columns that the terminal does not show."""
+OPTIONAL_COLUMNS = {"exact match": "exact_match", "entity F1": "entity_f1"}
+"""Column -> metric. The page shows these columns if a row has the metric."""
+MIN_WIDTH = 100
+"""Narrower terminals show only the first four columns."""
 
 
 def page_columns(report: Mapping[str, Any]) -> tuple[str, ...]:
-    """The columns of Markdown and HTML."""
+    """Returns the columns of Markdown and HTML."""
 
     def is_shown(column: str) -> bool:
-        return column not in SOMETIMES or any(row[SOMETIMES[column]] for row in report["rows"])
+        return column not in OPTIONAL_COLUMNS or any(row[OPTIONAL_COLUMNS[column]] for row in report["rows"])
 
     return tuple(filter(is_shown, COLUMNS))
 
 
 def cells(row: Mapping[str, Any], columns: Iterable[str]) -> tuple[str, ...]:
-    """A row of the leaderboard as text, one cell a column."""
+    """Returns a row of the leaderboard as text, with a cell per column."""
     return tuple(COLUMNS[column](row) for column in columns)
 
 
-def flat_rows(report: Mapping[str, Any]) -> list[dict[str, Any]]:
-    """The leaderboard as plain values: a spread becomes its mean and, under `_std`, its deviation."""
-    rows = []
-    for row in report["rows"]:
-        flat: dict[str, Any] = {}
-        for name, value in row.items():
-            if isinstance(value, Mapping):
-                flat |= {name: value["mean"], f"{name}_std": value["std"]}
-            elif name != "steps":
-                flat[name] = value
-        rows.append(flat)
-    keys = dict.fromkeys(key for flat in rows for key in flat)
-    return [{key: flat.get(key) for key in keys} for flat in rows]
-
-
 def short(number: int) -> str:
-    """`460.8k`, `22.6M`."""
+    """Returns a number such as `460.8k` or `22.6M`."""
     for unit, name in ((1_000_000, "M"), (1_000, "k")):
         if number >= unit:
             return f"{number / unit:.1f}{name}"
     return str(number)
 
 
-def percent(spread: Mapping[str, float | None] | None) -> str:
-    """`77.8 ± 0.6`, `77.8` for a single seed, nothing for None."""
-    if spread is None:
-        return ""
-    mean, std = spread["mean"], spread["std"]
-    assert mean is not None
-    return f"{100 * mean:.1f}" + ("" if std is None else f" ± {100 * std:.1f}")
+def _percent(metric: Mapping[str, Any] | None) -> str:
+    return "" if metric is None else html.percent(metric["mean"], metric["std"])
 
 
 COLUMNS: dict[str, Callable[[Mapping[str, Any]], str]] = {
-    "row": lambda row: str(row["name"]),
-    "accuracy": lambda row: percent(row["accuracy"]),
-    "macro-F1": lambda row: percent(row["macro_f1"]),
-    "MCC": lambda row: percent(row["mcc"]),
-    "exact match": lambda row: percent(row["exact_match"]),
-    "entity F1": lambda row: percent(row["entity_f1"]),
+    "method": lambda row: str(row["name"]),
+    "accuracy": lambda row: _percent(row["accuracy"]),
+    "macro-F1": lambda row: _percent(row["macro_f1"]),
+    "MCC": lambda row: _percent(row["mcc"]),
+    "exact match": lambda row: _percent(row["exact_match"]),
+    "entity F1": lambda row: _percent(row["entity_f1"]),
     "seeds": lambda row: str(row["num_seeds"]),
-    "labelled": lambda row: f"{row['num_labeled']:,}",
-    "unlabelled": lambda row: f"{row['num_unlabeled']:,}",
-    "trained": lambda row: short(row["trainable_parameters"]),
+    "labeled": lambda row: f"{row['num_labeled']:,}",
+    "unlabeled": lambda row: f"{row['num_unlabeled']:,}",
+    "trainable params": lambda row: short(row["trainable_parameters"]),
     "seconds": lambda row: "" if row["seconds"] is None else f"{row['seconds']:,.0f}",
 }
-"""Column of the leaderboard -> its cell of a row, as text."""
+"""Column of the leaderboard -> the text of its cell for a row."""
 
 
 def report_markdown(report: Mapping[str, Any]) -> str:
-    """The report as Markdown, the leaderboard first."""
+    """Returns the report as Markdown."""
     columns = page_columns(report)
     lines = [
         f"# {report['recipe']}",
@@ -157,46 +136,46 @@ def report_markdown(report: Mapping[str, Any]) -> str:
     ]
     if curve := html.learning_curve(report["learning_curve"]):
         rows = [row["cells"] for row in curve["rows"]]
-        head = ("labelled texts", *map(str, curve["sizes"]))
-        lines += ["", "## Accuracy against the number of labels", "", *_grid(head, rows)]
-    for task in html.prompt_inits(report["starts"]):
+        head = ("labeled examples", *map(str, curve["sizes"]))
+        lines += ["", "## Accuracy by number of labeled examples", "", *_grid(head, rows)]
+    for task in html.prompt_inits(report["prompt_inits"]):
         rows = [row["cells"] for row in task["rows"]]
-        head = ("method", "start", "accuracy", "loss")
-        lines += ["", f"## Where the prompts of {task['task']} start", "", *_grid(head, rows)]
-    if report["advice"]:
-        lines += ["", "## What to try next", ""]
-        lines += [f"- {item['because']} {item['attempt']}" for item in report["advice"]]
+        head = ("method", "init", "accuracy", "final loss")
+        lines += ["", f"## Initializations of the prompts of {task['task']}", "", *_grid(head, rows)]
+    if report["suggestions"]:
+        lines += ["", "## Suggestions", ""]
+        lines += [f"- {item['evidence']} {item['action']}" for item in report["suggestions"]]
     return "\n".join(lines) + "\n"
 
 
 def _grid(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
-    """A table of Markdown, figures to the right."""
+    """Returns a Markdown table, with numbers aligned right."""
     lines = [columns, ["---"] + ["--:"] * (len(columns) - 1), *rows]
     return ["| " + " | ".join(line) + " |" for line in lines]
 
 
 def leaderboard_table(report: Mapping[str, Any], width: int) -> Table:
-    """The leaderboard for a terminal of `width` characters; `trained` counts parameters."""
-    shown = Table(title=f"{report['recipe']}: test accuracy", title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
-    columns = [column for column in COLUMNS if column not in PAGES_ONLY][: None if width >= NARROW else 4]
+    """Returns the leaderboard for a terminal of `width` characters."""
+    table = Table(title=f"{report['recipe']}: test accuracy", title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
+    columns = [column for column in COLUMNS if column not in PAGE_ONLY_COLUMNS][: None if width >= MIN_WIDTH else 4]
     for number, column in enumerate(columns):
-        shown.add_column(column, justify="left" if number == 0 else "right", no_wrap=True)
+        table.add_column(column, justify="left" if number == 0 else "right", no_wrap=True)
     for row in report["rows"]:
         style = {"student": "bold green", "ensemble": "bold"}.get(row["kind"])
-        shown.add_row(*cells(row, columns), style=style)
-    return shown
+        table.add_row(*cells(row, columns), style=style)
+    return table
 
 
 def report_html(
     report: Mapping[str, Any], details: Mapping[str, Any] | None = None, graph: Markup | None = None
 ) -> str:
-    """The report as a page; arguments as those of `write`."""
+    """Returns the report as a page. The arguments are those of `write_report`."""
     columns = page_columns(report)
     rows = [cells(row, columns) for row in report["rows"]]
     return html.render_page(report, columns, rows, run_line(report), details, graph)
 
 
 def run_line(report: Mapping[str, Any]) -> str:
-    """What this run did, in a sentence."""
-    steps = f"{report['executed']} steps executed, {report['cached']} taken from the store"
+    """Returns a sentence about this run."""
+    steps = f"{report['executed']} steps executed, {report['cached']} cached"
     return f"This run: {steps}, {report['wall_s']:.0f} s."

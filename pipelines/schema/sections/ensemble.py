@@ -16,7 +16,7 @@ from pipelines.schema.sections.resources import (
 from stages.common.config import Config, Name
 from stages.common.errors import InputError
 from stages.common.models.backbones.config import BackboneConfig
-from stages.common.training.config import StudentSettings
+from stages.common.training.student_config import StudentSettings
 from stages.distillation.config import DistillationSettings
 from stages.pet.config import IpetConfig, PetSettings
 from stages.pet.verbalizer_search.config import SearchConfig

@@ -97,8 +97,8 @@ class PromptTaskConfig(Config):
     data: DataConfig | None = None
     """Data of the other task."""
     format: PretrainingFormat | None = None
-    """Format of the pretrained prompt for init: ppt. If not set: the format that fits the task (choice, pair or single),
-    else unified, else the only one.
+    """Format of the pretrained prompt for init: ppt. If not set: the format that matches the task (choice, pair or
+    single), else unified, else the only one.
     """
 
     @model_validator(mode="after")

@@ -75,8 +75,8 @@ class ResourcesSection(Config):
     check_memory: bool = True
     """If true, a run is rejected if weights and trained parameters of a step exceed the available memory."""
     versions_in_key: bool = False
-    """If true, the versions of Python and of the libraries are part of every key, so an upgrade reruns all steps. By
-    default, `clozeline plan` only shows which versions differ.
+    """If true, the versions of Python and of the libraries are part of every key, so an upgrade reruns all steps. If
+    false, `clozeline plan` only shows which versions differ.
     """
 
     @model_validator(mode="after")
@@ -134,8 +134,9 @@ class Section(Config):
     workers: Workers = 1
     """Workers per step, which share its work. [minimum, maximum]: as many as the available resources allow."""
     strategy: Strategy = "single"
-    """How workers share a step: single (one worker), ddp (splits each batch), zero2 (also splits gradients and optimizer
-    state), zero3 (also splits frozen weights), zero3_offload (also keeps them in main memory).
+    """How workers share a step: single (one worker), ddp (each computes a part of a batch), zero2 (ddp with partitioned
+    gradients and optimizer state), zero3 (ddp with partitioned frozen weights), zero3_offload (zero3 with these weights
+    in main memory).
     """
     nvme_path: NvmePath | None = None
     """Folder on a fast disk of every machine for the weights of zero3_offload. If not set, they are in main memory."""

@@ -1,8 +1,8 @@
-"""`clozeline serve`: a REST service of what `clozeline predict` answers with.
+"""`clozeline serve`: a REST service that returns the same predictions as `clozeline predict`.
 
-queue.py     one thread with the model, which answers what waits in batches
-bodies.py    JSON bodies read into texts, within limits, and what is wrong with them
-metrics.py   figures for Prometheus
-app.py       the addresses
-running.py   the server's process: its socket, its signals, its last words
+app.py               routes
+request_parsing.py   reads JSON bodies within limits and reports errors by field
+batcher.py           the thread that owns the model and predicts in batches
+metrics.py           Prometheus metrics
+server.py            the server process: socket, signals, terminal output
 """

@@ -28,12 +28,12 @@ from pipelines.serving.service.request_parsing import RequestError, RequestLimit
 
 PATHS = ("/", "/predict", "/health", "/metrics")
 LOADING_RETRY_S, FULL_RETRY_S = 5, 1
-"""When to come again: while the model is loaded, and when the queue is full."""
+"""Seconds in the Retry-After header: while the model loads, and when the queue is full."""
 
 
 @dataclass(frozen=True, slots=True)
 class Service:
-    """What the addresses answer with. `about` says what is served, as far as it is known before the model is loaded."""
+    """The routes and what they need. `about` describes the served model before it is loaded."""
 
     queue: DynamicBatcher
     limits: RequestLimits
@@ -50,52 +50,50 @@ class Service:
                 Route("/metrics", self.metrics_text),
                 Route("/predict", self.predict, methods=["POST"]),
             ],
-            exception_handlers={RequestError: _refuse, HTTPException: _no_such_address, Exception: _failed},
+            exception_handlers={RequestError: _request_error, HTTPException: _http_error, Exception: _internal_error},
         )
-        return _Counted(app, self.metrics)
+        return _CountRequests(app, self.metrics)
 
     async def predict(self, request: Request) -> Response:
-        """Labels the texts of a request."""
-        labeller = self._loaded()
+        """Returns a prediction for each text of the request."""
+        predictor = self._loaded_predictor()
         try:
             body = await request_parsing.read_body(request.stream(), self.limits.max_bytes)
         except ClientDisconnect:
-            return Response(status_code=400)  # nobody reads it
-        items = request_parsing.texts_of(body, labeller, self.limits)
+            return Response(status_code=400)  # the client has gone
+        items = request_parsing.parse_items(body, predictor, self.limits)
         try:
-            return JSONResponse({"predictions": await self.queue.answer(items)})
+            return JSONResponse({"predictions": await self.queue.predict(items)})
         except QueueFullError:
-            raise RequestError(
-                503, "too many texts wait.", "Send it again later.", retry_after_s=FULL_RETRY_S
-            ) from None
+            raise RequestError(503, "the queue is full.", "Retry later.", retry_after_s=FULL_RETRY_S) from None
         except ModelFailedError as error:
-            raise RequestError(500, f"the model failed ({error}).", "See the log of the service.") from None
+            raise RequestError(500, f"the model failed ({error}).", "Read the log of the service.") from None
 
     async def describe(self, request: Request) -> Response:
-        """What is served."""
+        """Describes the served model."""
         del request
-        labeller = self.queue.predictor
-        known = {} if labeller is None else _described(labeller)
-        return JSONResponse({**self.about, "ready": labeller is not None, **known, "limits": asdict(self.limits)})
+        predictor = self.queue.predictor
+        known = {} if predictor is None else _describe(predictor)
+        return JSONResponse({**self.about, "ready": predictor is not None, **known, "limits": asdict(self.limits)})
 
     async def health(self, request: Request) -> Response:
-        """Whether requests are answered."""
+        """Returns 200 once the model is loaded."""
         del request
-        self._loaded()
+        self._loaded_predictor()
         return JSONResponse({"status": "ready"})
 
     async def metrics_text(self, request: Request) -> Response:
-        """The metrics."""
+        """Returns the metrics as text."""
         del request
         return Response(self.metrics.text(), headers={"content-type": CONTENT_TYPE})
 
-    def _loaded(self) -> Predictor[Any]:
+    def _loaded_predictor(self) -> Predictor[Any]:
         if self.queue.predictor is None:
-            raise RequestError(503, "the model is being loaded.", "Send it again later.", retry_after_s=LOADING_RETRY_S)
+            raise RequestError(503, "the model is still loading.", "Retry later.", retry_after_s=LOADING_RETRY_S)
         return self.queue.predictor
 
 
-def _described(predictor: Predictor[Any]) -> dict[str, Any]:
+def _describe(predictor: Predictor[Any]) -> dict[str, Any]:
     row = predictor.example()
     body = {"inputs": [row]} if predictor.plain_field() is None else {"texts": list(row.values())}
     about = {"kind": predictor.kind, "example": {"POST /predict": body}}
@@ -103,29 +101,29 @@ def _described(predictor: Predictor[Any]) -> dict[str, Any]:
     return {**about, **tasks[""]} if list(tasks) == [""] else {**about, "tasks": tasks}
 
 
-async def _refuse(request: Request, error: Exception) -> Response:
+async def _request_error(request: Request, error: Exception) -> Response:
     del request
     assert isinstance(error, RequestError)
     headers = {} if error.retry_after_s is None else {"retry-after": str(error.retry_after_s)}
     return JSONResponse(error.about, error.status, headers)
 
 
-async def _no_such_address(request: Request, error: Exception) -> Response:
+async def _http_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
-    what = f"{request.method} {request.url.path}"
-    problem = f"{what} is not answered here." if error.status_code in (404, 405) else f"{error.detail}."
-    remedy = "There are POST /predict, GET /, GET /health and GET /metrics."
+    route = f"{request.method} {request.url.path}"
+    problem = f"{route} is not a route." if error.status_code in (404, 405) else f"{error.detail}."
+    remedy = "Use POST /predict, GET /, GET /health or GET /metrics."
     return JSONResponse({"error": problem, "remedy": remedy}, error.status_code, error.headers)
 
 
-async def _failed(request: Request, error: Exception) -> Response:
+async def _internal_error(request: Request, error: Exception) -> Response:
     del request
-    about = {"error": f"the service failed ({type(error).__name__}).", "remedy": "See the log of the service."}
+    about = {"error": f"the service failed ({type(error).__name__}).", "remedy": "Read the log of the service."}
     return JSONResponse(about, 500)
 
 
-class _Counted:
-    """Counts and times what is answered, whatever answers it."""
+class _CountRequests:
+    """Counts and times all responses, errors included."""
 
     def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
         self._app = app
@@ -135,14 +133,14 @@ class _Counted:
         if scope["type"] != "http":
             await self._app(scope, receive, send)
             return
-        begun = time.monotonic()
+        start = time.monotonic()
         path = scope["path"] if scope["path"] in PATHS else "other"
 
-        async def sending(message: Message) -> None:
+        async def send_counted(message: Message) -> None:
             if message["type"] == "http.response.start":
                 self._metrics.requests.labels(path, str(message["status"])).inc()
                 if path == "/predict":
-                    self._metrics.request_seconds.observe(time.monotonic() - begun)
+                    self._metrics.request_seconds.observe(time.monotonic() - start)
             await send(message)
 
-        await self._app(scope, receive, sending)
+        await self._app(scope, receive, send_counted)

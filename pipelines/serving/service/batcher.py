@@ -1,8 +1,8 @@
-"""Dynamic batching: the model's thread answers waiting texts in batches.
+"""Dynamic batching: the model thread predicts waiting texts in batches, so many small requests cost as little as one
+large request.
 
-Many small requests therefore cost as little as one large one. A batch starts with the oldest waiting text. It runs when
-it is full, or when that text has waited `max_wait_s`. An idle service is therefore fast, and a busy one fills its
-batches, since texts arrive while it computes.
+A batch starts with the oldest waiting text. It runs when it is full, or when that text has waited `max_wait_s`. An idle
+service therefore responds quickly, and a busy one fills its batches, because texts arrive while it computes.
 """
 
 from __future__ import annotations
@@ -23,68 +23,71 @@ _LOG = logging.getLogger(__name__)
 
 
 class QueueFullError(Exception):
-    """More texts wait than the limit allows."""
+    """The request would exceed the maximum number of waiting texts."""
 
 
 class ModelFailedError(Exception):
-    """The model raised an error on a text of a request. The log has it."""
+    """The model raised an error on a text of the request. The log has the traceback."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class BatchingConfig:
-    """`max_batch` texts at once; `max_wait_s` seconds that a text waits for others; `max_queue` texts that may wait."""
+    """Limits of batches and of the queue."""
 
     max_batch: int = 64
+    """Texts per batch."""
     max_wait_s: float = 0.005
+    """Seconds that a text waits for the batch to fill."""
     max_queue: int = 4096
+    """Texts that may wait."""
 
 
 @dataclass(slots=True, eq=False)
 class _Request:
-    """The texts of one request, and what has been answered of them."""
+    """The texts of one request, and the predictions for them so far."""
 
     items: Sequence[Any]
     future: asyncio.Future[list[dict[str, Any]]]
     loop: asyncio.AbstractEventLoop
-    answers: dict[int, dict[str, Any]] = field(default_factory=dict)
-    is_over: bool = False
+    predictions: dict[int, dict[str, Any]] = field(default_factory=dict)
+    is_done: bool = False
 
-    def answered(self, place: int, answer: dict[str, Any]) -> None:
-        self.answers[place] = answer
-        if len(self.answers) == len(self.items) and not self.is_over:
-            self.is_over = True
-            self._tell(lambda: self.future.set_result([self.answers[place] for place in range(len(self.items))]))
+    def add(self, index: int, prediction: dict[str, Any]) -> None:
+        self.predictions[index] = prediction
+        if len(self.predictions) == len(self.items):
+            self._finish(lambda: self.future.set_result([self.predictions[index] for index in range(len(self.items))]))
 
-    def failed(self, error: Exception) -> None:
-        if not self.is_over:
-            self.is_over = True
-            self._tell(lambda: self.future.set_exception(error))
+    def fail(self, error: Exception) -> None:
+        self._finish(lambda: self.future.set_exception(error))
 
-    def _tell(self, call: Callable[[], None]) -> None:
-        # whoever asked may have been cancelled meanwhile, or its loop closed: nobody is left to be told
-        def once() -> None:
+    def _finish(self, set_outcome: Callable[[], None]) -> None:
+        if self.is_done:
+            return
+        self.is_done = True
+
+        def set_unless_canceled() -> None:
             if not self.future.done():
-                call()
+                set_outcome()
 
         if not self.loop.is_closed():
-            self.loop.call_soon_threadsafe(once)
+            self.loop.call_soon_threadsafe(set_unless_canceled)
 
 
 @dataclass(frozen=True, slots=True)
 class _Waiting:
     request: _Request
-    place: int
+    index: int
     since: float
 
 
 class DynamicBatcher:
-    """Loads the model in a thread of its own, and answers with it there: one batch at a time."""
+    """Loads the model in a separate thread and predicts there, one batch at a time."""
 
     def __init__(self, load: Callable[[], Predictor[Any]], batching: BatchingConfig, metrics: Metrics) -> None:
         self.predictor: Predictor[Any] | None = None
-        """None until it is loaded."""
+        """None until the model is loaded."""
         self.error: Exception | None = None
-        """Why it could not be loaded."""
+        """The error that loading raised, if any."""
         self._load = load
         self._batching = batching
         self._metrics = metrics
@@ -94,24 +97,24 @@ class DynamicBatcher:
         self._thread = threading.Thread(target=self._work, name="model", daemon=True)
 
     def start(self, on_loaded: Callable[[], None], on_failed: Callable[[], None]) -> None:
-        """Begins to load; one of the two is called, in the model's thread, when that has ended."""
-        self._told = (on_loaded, on_failed)
+        """Starts loading. Calls one of the two functions in the model thread when loading has ended."""
+        self._callbacks = (on_loaded, on_failed)
         self._thread.start()
 
     def stop(self) -> None:
-        """Ends the thread when nothing waits any more. A model that is still being loaded is not waited for."""
+        """Predicts what waits, then ends the thread. Does not wait for a model that is still loading."""
         with self._changed:
             self._is_stopping = True
             self._changed.notify_all()
         if self.predictor is not None:
             self._thread.join()
 
-    async def answer(self, items: Sequence[Any]) -> list[dict[str, Any]]:
-        """[n] answers, in order.
+    async def predict(self, items: Sequence[Any]) -> list[dict[str, Any]]:
+        """Returns [n] predictions, in the order of `items`.
 
         Raises:
-            QueueFullError: more would wait than may.
-            ModelFailedError: on one of the texts.
+            QueueFullError: the queue has no room for all of them.
+            ModelFailedError: the model raised an error on one of them.
         """
         if not items:
             return []
@@ -121,30 +124,29 @@ class DynamicBatcher:
         with self._changed:
             if len(self._waiting) + len(items) > self._batching.max_queue:
                 raise QueueFullError
-            self._waiting.extend(_Waiting(request, place, now) for place in range(len(items)))
+            self._waiting.extend(_Waiting(request, index, now) for index in range(len(items)))
             self._metrics.queue_texts.set(len(self._waiting))
             self._changed.notify_all()
         return await request.future
 
     def _work(self) -> None:
-        on_loaded, on_failed = self._told
+        on_loaded, on_failed = self._callbacks
         try:
-            labeller = self._load()
-            labeller.predict(
-                [labeller.parse_row(labeller.example(), "0")]
-            )  # the first pass is slow, and may be the last
-        except Exception as error:  # told in the terminal, by whoever started us
+            predictor = self._load()
+            # The first forward pass is slow, and it shows whether the model works.
+            predictor.predict([predictor.parse_row(predictor.example(), "0")])
+        except Exception as error:  # `serve_until_stopped` raises it
             self.error = error
             on_failed()
             return
-        self.predictor = labeller
+        self.predictor = predictor
         self._metrics.ready.set(1)
         on_loaded()
-        while batch := self._next():
-            self._answer(labeller, batch)
+        while batch := self._next_batch():
+            self._predict(predictor, batch)
 
-    def _next(self) -> list[_Waiting]:
-        """The next batch; empty when the queue is stopped and nothing waits."""
+    def _next_batch(self) -> list[_Waiting]:
+        """Waits for the next batch. Returns an empty list when the queue is stopped and nothing waits."""
         batch: list[_Waiting] = []
         with self._changed:
             while not batch:
@@ -158,26 +160,26 @@ class DynamicBatcher:
                 )
                 while self._waiting and len(batch) < self._batching.max_batch:
                     item = self._waiting.popleft()
-                    if not item.request.is_over and not item.request.future.cancelled():
+                    if not item.request.is_done and not item.request.future.cancelled():
                         batch.append(item)
             self._metrics.queue_texts.set(len(self._waiting))
         return batch
 
-    def _answer(self, predictor: Predictor[Any], batch: list[_Waiting]) -> None:
-        begun = time.monotonic()
+    def _predict(self, predictor: Predictor[Any], batch: list[_Waiting]) -> None:
+        start = time.monotonic()
         try:
-            answers = predictor.predict([item.request.items[item.place] for item in batch])
+            predictions = predictor.predict([item.request.items[item.index] for item in batch])
         except Exception as error:
             if len(batch) == 1:
                 _LOG.exception("the model failed on a text")
                 self._metrics.failures.inc()
-                batch[0].request.failed(ModelFailedError(f"{type(error).__name__}: {error}"))
+                batch[0].request.fail(ModelFailedError(f"{type(error).__name__}: {error}"))
                 return
-            for item in batch:  # the others' requests must not suffer from one text
-                self._answer(predictor, [item])
+            for item in batch:  # one text must not fail the other requests
+                self._predict(predictor, [item])
             return
-        self._metrics.batch_seconds.observe(time.monotonic() - begun)
+        self._metrics.batch_seconds.observe(time.monotonic() - start)
         self._metrics.batch_texts.observe(len(batch))
         self._metrics.texts.inc(len(batch))
-        for item, answer in zip(batch, answers, strict=True):
-            item.request.answered(item.place, answer)
+        for item, prediction in zip(batch, predictions, strict=True):
+            item.request.add(item.index, prediction)

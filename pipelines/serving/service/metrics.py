@@ -10,7 +10,7 @@ CONTENT_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 
 
 class Metrics:
-    """What is counted. `requests` by path and code; an unknown path counts as `other`, or anybody could make series."""
+    """Counters, gauges and histograms. Unknown paths count as `other`, so clients cannot create time series."""
 
     def __init__(self) -> None:
         disable_created_metrics()
@@ -18,19 +18,22 @@ class Metrics:
         prefix, own = "clozeline", self.registry
         self.requests = Counter("requests", "Requests answered.", ("path", "code"), prefix, registry=own)
         self.request_seconds = Histogram(
-            "request_seconds", "From a request to its answer, of /predict.", (), prefix, registry=own, buckets=SECONDS
+            "request_seconds",
+            "Seconds from a /predict request to its response.",
+            (),
+            prefix,
+            registry=own,
+            buckets=SECONDS,
         )
-        self.texts = Counter("texts", "Texts labelled.", (), prefix, registry=own)
+        self.texts = Counter("texts", "Texts with a prediction.", (), prefix, registry=own)
         self.failures = Counter("failed_texts", "Texts on which the model failed.", (), prefix, registry=own)
-        self.batch_texts = Histogram(
-            "batch_texts", "Texts that the model took at once.", (), prefix, registry=own, buckets=SIZES
-        )
+        self.batch_texts = Histogram("batch_texts", "Texts per batch.", (), prefix, registry=own, buckets=SIZES)
         self.batch_seconds = Histogram(
-            "batch_seconds", "What the model took for a batch.", (), prefix, registry=own, buckets=SECONDS
+            "batch_seconds", "Seconds that the model takes per batch.", (), prefix, registry=own, buckets=SECONDS
         )
         self.queue_texts = Gauge("queue_texts", "Texts that wait for the model.", (), prefix, registry=own)
         self.ready = Gauge("ready", "1 when the model is loaded.", (), prefix, registry=own)
 
     def text(self) -> bytes:
-        """All of it, in the format that Prometheus reads."""
+        """Returns all metrics in the Prometheus text format."""
         return generate_latest(self.registry)

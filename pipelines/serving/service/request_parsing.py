@@ -10,12 +10,12 @@ from typing import Any
 from pipelines.serving.predictors import TASK, Predictor
 from stages.common.errors import DataError
 
-DRAINED = 16 * 2**20
-"""Bytes beyond the limit that are read and thrown away: a client that is still sending does not read our answer."""
+MAX_DRAINED_BYTES = 16 * 2**20
+"""Bytes over the limit that are read and discarded: a client reads no response while it is still sending."""
 
 
 class RequestError(Exception):
-    """A request that cannot be answered. `field` is the place in its body, `status` the HTTP code."""
+    """A request that the service rejects. `status` is the HTTP code, `field` the field of the body."""
 
     def __init__(
         self, status: int, problem: str, remedy: str, field: str = "", retry_after_s: int | None = None
@@ -28,89 +28,93 @@ class RequestError(Exception):
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class RequestLimits:
-    """`max_texts` in a request; `max_bytes` of its body."""
+    """Maximum number of texts in a request, and of bytes in its body."""
 
     max_texts: int = 256
     max_bytes: int = 2 * 2**20
 
 
 async def read_body(chunks: AsyncIterator[bytes], max_bytes: int) -> bytes:
-    """The body.
+    """Returns the body.
 
     Raises:
-        RefusedError: it is too large. Most of the rest has been read then, and none of it kept.
+        RequestError: the body is too large. The rest is read, up to `MAX_DRAINED_BYTES`, and discarded.
     """
     body, num_bytes = bytearray(), 0
     async for chunk in chunks:
         num_bytes += len(chunk)
         if num_bytes <= max_bytes:
             body += chunk
-        elif num_bytes > max_bytes + DRAINED:
+        elif num_bytes > max_bytes + MAX_DRAINED_BYTES:
             break
     if num_bytes > max_bytes:
         raise RequestError(
-            413, f"the body is larger than {max_bytes} bytes.", "Send fewer texts a request, or raise --max-bytes."
+            413,
+            f"the body is larger than {max_bytes} bytes.",
+            "Send fewer texts per request, or start the service with a higher --max-bytes.",
         )
     return bytes(body)
 
 
-def texts_of(body: bytes, predictor: Predictor[Any], limits: RequestLimits) -> list[Any]:
-    """What the labeller is to answer, in order.
+def parse_items(body: bytes, predictor: Predictor[Any], limits: RequestLimits) -> list[Any]:
+    """Returns what the predictor gets, in order.
 
     Raises:
-        RefusedError: 400 for what is no JSON object, 413 for too many texts, 422 for a field that is missing or wrong.
+        RequestError: 400 if the body is not a JSON object, 413 for too many texts, 422 for a missing or wrong field.
     """
-    rows, name = _rows(_object(body), predictor)
+    rows, name = _rows(_json_object(body), predictor)
     if len(rows) > limits.max_texts:
         raise RequestError(
-            413, f"{len(rows)} texts are more than {limits.max_texts}.",
-            "Send them in several requests, or raise --max-texts.", name,
+            413, f"{len(rows)} texts exceed the maximum of {limits.max_texts}.",
+            "Send several requests, or start the service with a higher --max-texts.", name,
         )  # fmt: skip
-    found = []
+    items = []
     for number, row in enumerate(rows):
         try:
-            found.append(predictor.parse_row(row, str(number)))
+            items.append(predictor.parse_row(row, str(number)))
         except DataError as error:
             place = f"{name}[{number}]" if name == "texts" and error.key != TASK else f"{name}[{number}].{error.key}"
             raise RequestError(422, error.problem, error.remedy, place) from None
-    return found
+    return items
 
 
-def _object(body: bytes) -> Mapping[str, Any]:
-    how = 'Send {"texts": ["some text"]} as UTF-8.'
+def _json_object(body: bytes) -> Mapping[str, Any]:
+    remedy = 'Send {"texts": ["some text"]} as UTF-8.'
     try:
-        found = json.loads(body.decode("utf-8"))
+        parsed = json.loads(body.decode("utf-8"))
     except UnicodeDecodeError as error:
-        raise RequestError(400, f"the body is not UTF-8 (byte {error.start}).", how) from None
+        raise RequestError(400, f"the body is not UTF-8 (byte {error.start}).", remedy) from None
     except json.JSONDecodeError as error:
-        raise RequestError(400, f"the body is not JSON ({error.msg}, character {error.pos}).", how) from None
-    except (RecursionError, ValueError):  # thousands of brackets; a number of thousands of digits
-        raise RequestError(400, "the body is JSON of a kind that is not read here.", how) from None
-    if not isinstance(found, dict):
-        raise RequestError(400, f"the body is {_kind(found)}, not a JSON object.", how)
-    return found
+        raise RequestError(400, f"the body is not JSON ({error.msg}, character {error.pos}).", remedy) from None
+    except (RecursionError, ValueError):  # thousands of brackets, or a number with thousands of digits
+        raise RequestError(400, "the body is JSON with too many levels or digits.", remedy) from None
+    if not isinstance(parsed, dict):
+        raise RequestError(400, f"the body is {_json_type(parsed)}, not a JSON object.", remedy)
+    return parsed
 
 
-def _rows(about: Mapping[str, Any], predictor: Predictor[Any]) -> tuple[list[Mapping[str, Any]], str]:
-    """The rows, and the field in which they stand."""
+def _rows(fields: Mapping[str, Any], predictor: Predictor[Any]) -> tuple[list[Mapping[str, Any]], str]:
+    """Returns the rows and the name of the field that has them."""
     example = json.dumps({"inputs": [predictor.example()]}, ensure_ascii=False)
-    names = [name for name in ("texts", "inputs") if name in about]
+    names = [name for name in ("texts", "inputs") if name in fields]
     if len(names) != 1:
-        problem = "both texts and inputs are given" if names else "neither texts nor inputs are given"
-        raise RequestError(422, f"{problem}.", f"Send one of them, as in {example}.", "texts")
+        problem = "the body has both texts and inputs" if names else "the body has neither texts nor inputs"
+        raise RequestError(422, f"{problem}.", f"Send one of them, for example {example}.", "texts")
     (name,) = names
-    unknown = [key for key in about if key not in (name, TASK)]
+    unknown = [key for key in fields if key not in (name, TASK)]
     if unknown:
-        raise RequestError(422, f"the field {unknown[0]!r} is not known.", f"Send {example}.", unknown[0])
-    values = about[name]
+        raise RequestError(422, f"unknown field {unknown[0]!r}.", f"Send {example}.", unknown[0])
+    values = fields[name]
     kind = str if name == "texts" else dict
     if not isinstance(values, list):
-        raise RequestError(422, f"{name} is {_kind(values)}, not a list.", f"Send {example}.", name)
+        raise RequestError(422, f"{name} is {_json_type(values)}, not a list.", f"Send {example}.", name)
     for number, value in enumerate(values):
         if not isinstance(value, kind):
-            wanted = "text" if kind is str else "an object"
-            raise RequestError(422, f"it is {_kind(value)}, not {wanted}.", f"Send {example}.", f"{name}[{number}]")
-    task = {TASK: about[TASK]} if TASK in about else {}
+            expected = "a string" if kind is str else "an object"
+            raise RequestError(
+                422, f"the item is {_json_type(value)}, not {expected}.", f"Send {example}.", f"{name}[{number}]"
+            )
+    task = {TASK: fields[TASK]} if TASK in fields else {}
     if name == "inputs":
         return [{**task, **value} for value in values], name
     return _plain_rows(values, task, predictor, example), name
@@ -121,18 +125,18 @@ def _plain_rows(
 ) -> list[Mapping[str, Any]]:
     named = task.get(TASK)
     if len(predictor.tasks) > 1 and (not isinstance(named, str) or named not in predictor.tasks):
-        problem = "no task is named for texts" if named is None else f"the task {named!r} has no prompt here"
+        problem = "the field task is missing" if named is None else f"the task {named!r} has no prompt here"
         raise RequestError(
-            422, f"{problem}.", f'Add "task" with one of: {", ".join(predictor.tasks)}; or send {example}.', TASK
+            422, f"{problem}.", f'Set "task" to one of {", ".join(predictor.tasks)}, or send {example}.', TASK
         )
     field = predictor.plain_field(named if isinstance(named, str) else None)
     if field is None:
-        raise RequestError(422, "each text has several fields here.", f"Send inputs: {example}.", "texts")
+        raise RequestError(422, "a text has several fields in this task.", f"Send {example}.", "texts")
     return [{**task, field: text} for text in texts]
 
 
-def _kind(value: Any) -> str:
-    """`a number`; what JSON calls it."""
+def _json_type(value: Any) -> str:
+    """Returns the name of a JSON type, such as `a number`."""
     if isinstance(value, bool) or value is None:
         return json.dumps(value)
     names: dict[type, str] = {dict: "an object", list: "a list", str: "a string"}

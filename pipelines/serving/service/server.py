@@ -23,48 +23,50 @@ from pipelines.serving.service.request_parsing import RequestLimits
 from stages.common.errors import InputError
 
 GRACE_PERIOD_S = 30
-"""Seconds that requests have to be answered after SIGTERM."""
+"""Seconds that open requests may take after SIGTERM."""
 KEEP_ALIVE_S = 75
-"""Seconds that an idle connection stays open; load balancers must be the first to close theirs."""
+"""Seconds that an idle connection stays open. Load balancers must close theirs first."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class ListenAddress:
-    """Where to listen. Port 0 takes any that is free."""
+    """The address to listen on. Port 0 selects a free port."""
 
     host: str = "127.0.0.1"
     port: int = 5001
 
 
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ServiceConfig:
+    """The settings of a service."""
+
+    address: ListenAddress
+    limits: RequestLimits
+    batching: BatchingConfig
+
+
 def serve_until_stopped(
-    load: Callable[[], Predictor[Any]],
-    about: Mapping[str, Any],
-    place: ListenAddress,
-    limits: RequestLimits,
-    batching: BatchingConfig,
-    console: Console,
+    load: Callable[[], Predictor[Any]], about: Mapping[str, Any], config: ServiceConfig, console: Console
 ) -> None:
-    """Answers until SIGTERM or Ctrl-C; then answers what it has, and returns.
+    """Serves until SIGTERM or Ctrl-C, then finishes the open requests and returns.
 
     Args:
-        load: Called in the model's thread, while /health already says that the model is not there yet.
-        about: What `GET /` tells of the model.
-        place: Where to listen.
-        limits: Of a request.
-        batching: How texts gather.
-        console: Gets a line when the service is ready, and one when it ends.
+        load: Loads the model. Called in the model thread, while /health returns 503.
+        about: The description that `GET /` returns before the model is loaded.
+        config: Address and limits.
+        console: Shows when the service loads, is ready and has stopped.
 
     Raises:
-        InputError: the address cannot be listened on.
-        Exception: what `load` raised.
+        InputError: the service cannot listen on the address.
+        Exception: any error of `load`.
     """
     metrics = Metrics()
-    queue = DynamicBatcher(load, batching, metrics)
-    with closing(listen(place)) as listener:
+    queue = DynamicBatcher(load, config.batching, metrics)
+    with closing(listen(config.address)) as listener:
         url = _url(listener)
 
         @asynccontextmanager
-        async def whole_life(app: Starlette) -> AsyncIterator[None]:
+        async def lifespan(app: Starlette) -> AsyncIterator[None]:
             del app
             queue.start(lambda: _print_ready(url, about, console), lambda: setattr(server, "should_exit", True))
             yield
@@ -72,7 +74,7 @@ def serve_until_stopped(
 
         server = uvicorn.Server(
             uvicorn.Config(
-                Service(queue, limits, metrics, about).app(whole_life),
+                Service(queue, config.limits, metrics, about).app(lifespan),
                 log_level="warning",
                 access_log=False,
                 lifespan="on",
@@ -81,45 +83,49 @@ def serve_until_stopped(
                 server_header=False,
             )
         )
-        # uvicorn stops gracefully on these, and then raises them once more for whoever handled them before: nobody
+        # uvicorn stops gracefully on these signals and then raises them again for the handlers from before.
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: None)
-        console.print(f"loading  the model; {url}/health tells when it is there", highlight=False)
+        console.print(f"loading   model; {url}/health returns 200 when it is ready", highlight=False)
         server.run(sockets=[listener])
     if queue.error is not None:
         raise queue.error
-    console.print("stopped  what had been asked is answered", highlight=False)
+    console.print("stopped   all accepted requests were answered", highlight=False)
 
 
-def listen(place: ListenAddress) -> socket.socket:
-    """A socket that nobody else has.
+def listen(address: ListenAddress) -> socket.socket:
+    """Opens a listening socket.
 
     Raises:
-        InputError: the port is taken or forbidden, or the host is not one of this machine.
+        InputError: the port is in use or forbidden, or the host is not an address of this machine.
     """
     try:
-        family, kind, protocol, _, address = socket.getaddrinfo(
-            place.host, place.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
+        family, kind, protocol, _, target = socket.getaddrinfo(
+            address.host, address.port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE
         )[0]
         listener = socket.socket(family, kind, protocol)
     except OSError as error:
-        raise InputError(f"{place.host} is no address ({error.strerror}).", "Name one: --host 127.0.0.1.") from error
+        raise InputError(f"{address.host} is not an address ({error.strerror}).", "Use --host 127.0.0.1.") from error
     try:
-        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)  # not to wait for the last one's connections
-        listener.bind(address)
+        listener.setsockopt(
+            socket.SOL_SOCKET, socket.SO_REUSEADDR, 1
+        )  # do not wait for connections of an earlier process
+        listener.bind(target)
         listener.listen(2048)
     except OSError as error:
         listener.close()
         if error.errno == errno.EADDRINUSE:
             raise InputError(
-                f"port {place.port} of {place.host} is in use.",
-                f"End what listens there, or take another: --port {place.port + 1}; --port 0 takes a free one.",
+                f"port {address.port} of {address.host} is in use.",
+                f"Use another port: --port {address.port + 1}, or --port 0 for a free one.",
             ) from error
         if error.errno == errno.EACCES:
-            raise InputError(f"port {place.port} is not for every user.", "Take one from 1024 on: --port.") from error
+            raise InputError(
+                f"this user may not listen on port {address.port}.", "Use --port 1024 or higher."
+            ) from error
         raise InputError(
-            f"{place.host} is not an address of this machine ({error.strerror}).",
-            "Name one that is: --host 127.0.0.1, or --host 0.0.0.0 for all of them.",
+            f"{address.host} is not an address of this machine ({error.strerror}).",
+            "Use --host 127.0.0.1, or --host 0.0.0.0 for all addresses.",
         ) from error
     return listener
 
@@ -131,4 +137,4 @@ def _url(listener: socket.socket) -> str:
 
 def _print_ready(url: str, about: Mapping[str, Any], console: Console) -> None:
     names = ", ".join(item.get("step") or item.get("folder") or item["fingerprint"][:12] for item in about["models"])
-    console.print(f"ready    {escape(names)} at {url}", highlight=False, soft_wrap=True)
+    console.print(f"ready     {escape(names)} at {url}", highlight=False, soft_wrap=True)

@@ -242,8 +242,7 @@ def _download_url(asset: Asset, target: Path, on_bytes: Callable[[int, int], Non
 
 
 def _hub_folder(asset: Asset, *, local_only: bool) -> Path | None:
-    from huggingface_hub import snapshot_download  # 0.07 s, which a plan saves
-    from huggingface_hub.errors import LocalEntryNotFoundError
+    from huggingface_hub import errors, snapshot_download  # noqa: PLC0415  (0.07 s, which a plan saves)
 
     try:
         folder = snapshot_download(
@@ -254,7 +253,7 @@ def _hub_folder(asset: Asset, *, local_only: bool) -> Path | None:
             allow_patterns=["*.json", "*.safetensors", "*.model", "*.txt"],
         )
     except Exception as error:
-        if local_only and isinstance(error, LocalEntryNotFoundError):
+        if local_only and isinstance(error, errors.LocalEntryNotFoundError):
             return None
         raise unavailable_error(asset, f"{type(error).__name__}: {str(error).splitlines()[0]}") from error
     return Path(folder)

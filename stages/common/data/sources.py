@@ -72,7 +72,7 @@ def read_rows(source: Source) -> Iterator[Row]:
         AssetError: the file is unreachable.
     """
     if source.asset.startswith("hf:"):
-        from stages.common.data.hub import hub_rows  # loads datasets, for hf: references only
+        from stages.common.data.hub import hub_rows  # noqa: PLC0415  (loads datasets, for hf: references only)
 
         yield from hub_rows(source)
         return
@@ -92,7 +92,7 @@ def read_rows(source: Source) -> Iterator[Row]:
 
 
 def _parquet_rows(path: Path) -> Iterator[Row]:
-    from pyarrow.parquet import ParquetFile  # a plan reads sources and must not load pyarrow
+    from pyarrow.parquet import ParquetFile  # noqa: PLC0415  (a plan reads sources and must not load pyarrow)
 
     number = 0
     with ParquetFile(path) as file:

@@ -11,14 +11,16 @@ import math
 from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, fields
-from typing import NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
 
 import torch
 from torch import Tensor
 
 from stages.common.models.config import Precision
-from stages.common.patterns.encoding import Encoded
 from stages.common.protocols import Engine
+
+if TYPE_CHECKING:  # so that no change of the patterns retrains a student
+    from stages.common.patterns.encoding import Encoded
 
 PAD_TO_MULTIPLE_OF = 8
 """Multiple to which lengths are padded in passes without gradients."""
@@ -114,7 +116,7 @@ def wants_bf16(precision: Precision) -> bool:
     if precision != "auto":
         return precision == "bf16"
     if torch.cuda.is_available():
-        return torch.cuda.is_bf16_supported()
+        return bool(torch.cuda.is_bf16_supported())
     return bool(torch.cpu._is_avx512_bf16_supported() or torch.cpu._is_amx_tile_supported())
 
 

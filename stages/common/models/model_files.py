@@ -10,14 +10,16 @@ import json
 from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from filelock import FileLock
 
 from stages.common.assets.cache import cache_folder, content_digest, resolve
 from stages.common.errors import AssetError, InputError
 from stages.common.models.config import Pooling
-from stages.common.patterns.config import Family
+
+if TYPE_CHECKING:  # so that no change of the patterns retrains a student
+    from stages.common.patterns.config import Family
 
 
 def architecture_of(folder: Path) -> str:
@@ -112,7 +114,7 @@ def model_folder(ref: str) -> Path:
     target.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(str(target) + ".lock"):
         if not (target / "config.json").exists():
-            from stages.common.models.gguf import translate_gguf  # loads transformers, for GGUF files only
+            from stages.common.models.gguf import translate_gguf  # noqa: PLC0415  (loads transformers, for GGUF only)
 
             translate_gguf(path, target)
     return target

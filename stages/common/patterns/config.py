@@ -144,7 +144,7 @@ class Task(Config):
         return Task.model_validate({**self.model_dump(), "verbalizer": dict(words)})
 
     def questions(self, example: Example) -> tuple[Example, ...]:
-        """The texts to score for an example: the example, or in multiple choice one per option, in the order of labels."""
+        """Returns the texts to score for an example: itself, or in multiple choice one per option, in label order."""
         if not self.options:
             return (example,)
         fields = (self.options[label] for label in self.labels)

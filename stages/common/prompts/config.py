@@ -57,7 +57,7 @@ def check_fit(config: PromptConfig, pattern: Pattern) -> None:
         )
     if config.hard_prompt_steps and not any(block.words for block in pattern.soft_blocks):
         raise InputError(
-            f"hard_prompt_steps freezes soft blocks that are initialized from words, but pattern {pattern.name!r} has none.",
+            f"hard_prompt_steps freezes soft blocks that start from words, but pattern {pattern.name!r} has none.",
             "Add one, such as {soft:3:in summary}, or remove hard_prompt_steps.",
         )
     if config.hard_prompt_steps and not config.trains_more and all(block.words for block in pattern.soft_blocks):

@@ -53,7 +53,7 @@ class KVLayout:
 
     def keys_and_values(self, rows: Tensor) -> Tensor:
         """[P, W] -> [K, 2, H, P, d]; both may have a leading B."""
-        split = rows.unflatten(-1, (self.num_layers, 2, self.num_heads, self.head_width))
+        split: Tensor = rows.unflatten(-1, (self.num_layers, 2, self.num_heads, self.head_width))
         return split.movedim(-5, -2)
 
     def rows(self, keys_and_values: Tensor) -> Tensor:

@@ -29,7 +29,7 @@ from stages.common.seeds import derive_seed, torch_rng
 
 
 def initialize_prompt(
-    config: PromptConfig, task: Task, pattern: str, backbone: Backbone, seed: int, pretrained: Path | None
+    config: PromptConfig, task: Task, pattern: str, backbone: Backbone, *, seed: int, pretrained: Path | None
 ) -> Prompt:
     """Returns the prompt of a task before its first step.
 
@@ -43,7 +43,14 @@ def initialize_prompt(
     """
     words = Verbalizer.of(task.words(pattern) if task.verbalizer else {}, backbone.tokenizer, backbone.family)
     vectors = pretrained_vectors(config, backbone, pretrained)
-    return new_prompt(config, backbone, task.pattern(pattern), seed, [word[0] for word in words.flat], vectors)
+    return new_prompt(
+        config,
+        backbone,
+        task.pattern(pattern),
+        seed=seed,
+        label_words=[word[0] for word in words.flat],
+        pretrained=vectors,
+    )
 
 
 def pretrained_vectors(config: PromptConfig, backbone: Backbone, pretrained: Path | None) -> Tensor | None:
@@ -58,6 +65,7 @@ def new_prompt(
     config: PromptConfig,
     backbone: Backbone,
     pattern: Pattern | None,
+    *,
     seed: int,
     label_words: Sequence[int] = (),
     pretrained: Tensor | None = None,
@@ -86,11 +94,13 @@ def new_prompt(
         if config.encoder == "mlp":
             vectors_ND = init_vectors(config.init, config.num_virtual_tokens, backbone, generator, label_words)
             return Prompt(PrefixEncoder(vectors_ND, hidden_size, layers.width), "layers", layers).to(backbone.device)
-        rows_PW = init_deep_vectors(config.init, config.num_virtual_tokens, backbone, layers, generator, label_words)
+        rows_PW = init_deep_vectors(
+            config.init, config.num_virtual_tokens, backbone, layers, generator, label_words=label_words
+        )
         table = LowRankPrompt(rows_PW, config.rank) if config.rank else PromptEmbedding(rows_PW)
         return Prompt(table, "layers", layers).to(backbone.device)
     position: PromptPosition = "inside" if pattern is not None and pattern.has_soft_blocks else "before"
-    first = _input_vectors(config, backbone, pattern, generator, label_words, pretrained)
+    first = _input_vectors(config, backbone, pattern, generator, label_words=label_words, pretrained=pretrained)
     module: torch.nn.Module
     if config.encoder != "none":
         module = PTuningEncoder(first.vectors, config.encoder, hidden_size)
@@ -112,7 +122,8 @@ def _input_vectors(
     config: PromptConfig,
     backbone: Backbone,
     pattern: Pattern | None,
-    generator: torch.Generator,
+    generator: Generator,
+    *,
     label_words: Sequence[int],
     pretrained: Tensor | None,
 ) -> _InputVectors:
@@ -159,7 +170,7 @@ def init_vectors(
     """
     if config.kind == "mean":
         with gathered(backbone.model.get_input_embeddings().weight) as table:
-            mean_D = table.detach().float().mean(dim=0).cpu()
+            mean_D: Tensor = table.detach().float().mean(dim=0).cpu()
         return mean_D.expand(num_vectors, len(mean_D)).clone()
     ids = init_token_ids(config, num_vectors, backbone, generator, label_words)
     if ids is None:
@@ -170,7 +181,8 @@ def init_vectors(
 def embeddings(backbone: Backbone, ids: Sequence[int]) -> Tensor:
     """Returns the input embeddings of tokens, [N, D] float32."""
     with gathered(backbone.model.get_input_embeddings().weight) as table:
-        return table.detach()[list(ids)].float().cpu()
+        vectors_ND: Tensor = table.detach()[list(ids)].float().cpu()
+    return vectors_ND
 
 
 def init_deep_vectors(
@@ -179,6 +191,7 @@ def init_deep_vectors(
     backbone: Backbone,
     layers: KVLayout,
     generator: Generator,
+    *,
     label_words: Sequence[int] = (),
 ) -> Tensor:
     """Returns the first values of a deep prompt, [P, W] float32; arguments and errors as in `init_vectors`."""

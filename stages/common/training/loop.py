@@ -90,7 +90,7 @@ def train(
             if validate is not None:
                 loop.validate(progress, validate, recorder, is_last=step + 1 == num_steps)
             is_over = progress.stopped or step + 1 == num_steps
-            reporter.update(step + 1, loss, len(batch), at_once=is_over)
+            reporter.update(step + 1, loss, len(batch), is_over=is_over)
             checkpointer.after_step(progress, stop_requested, step=step + 1, is_over=is_over)
     if progress.best.parameters:
         load_parameters(parameters, progress.best.parameters)

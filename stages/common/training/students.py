@@ -13,9 +13,9 @@ from stages.common.examples import Example
 from stages.common.metrics.classification import Score
 from stages.common.models.encoders.text_classifier import TextClassifier
 from stages.common.protocols import Engine, Recorder
-from stages.common.training.config import StudentTrainingConfig
 from stages.common.training.evaluation import dev_validation, evaluate_with_errors
 from stages.common.training.loop import train
+from stages.common.training.student_config import StudentTrainingConfig
 
 Item = TypeVar("Item")
 

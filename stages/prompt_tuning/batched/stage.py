@@ -50,7 +50,9 @@ def run(config: BatchedTuningConfig, inputs: Inputs, out: Path, recorder: Record
         training_jobs: list[TrainingJob] = []
         for job in config.jobs:
             pretrained = None if job.pretrained is None else inputs.pretrained[job.pretrained]
-            prompt = initialize_prompt(job.prompt, job.task, job.pattern, backbone, job.seed, pretrained)
+            prompt = initialize_prompt(
+                job.prompt, job.task, job.pattern, backbone, seed=job.seed, pretrained=pretrained
+            )
             classifier = ClozeClassifier.of(
                 job.task, job.pattern, backbone, config.backbone, prompt, loss_kind=job.loss
             )

@@ -48,7 +48,7 @@ def run(config: TokenLevelTuningConfig, inputs: Inputs, out: Path, recorder: Rec
     with prompt_backbone(config.backbone, config.prompt, config.seed, engine) as submodel:
         backbone = submodel.backbone
         vectors = pretrained_vectors(config.prompt, backbone, inputs.pretrained)
-        prompt = new_prompt(config.prompt, backbone, None, config.seed, pretrained=vectors)
+        prompt = new_prompt(config.prompt, backbone, None, seed=config.seed, pretrained=vectors)
         model = model_class(config.task, backbone, config.backbone, prompt)
         num_parameters = sum(item.numel() for item in trainable_parameters(model).values())
         losses = tune(

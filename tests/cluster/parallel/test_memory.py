@@ -1,8 +1,9 @@
-"""The formulas of memory, on shapes whose bytes can be reckoned by hand."""
+"""The memory formulas, with shapes whose bytes can be computed by hand."""
 
 from __future__ import annotations
 
 from dataclasses import replace
+from typing import get_args
 
 import pytest
 
@@ -18,6 +19,7 @@ from cluster.parallel.memory import (
     logits,
     strategies_that_fit,
 )
+from cluster.steps.step import Strategy
 
 SHAPE = ModelShape(
     num_parameters=8_000_000_000,
@@ -47,87 +49,83 @@ FULL = replace(PROMPT, num_trained=SHAPE.num_parameters, trains_backbone=True)
 GPU = MemoryBudget(2000 * GIB, 80 * GIB)
 
 
-def gpu(work: Workload, strategy: str, workers: int) -> MemoryEstimate:
-    found = estimate_memory(SHAPE, work, strategy, workers, on_gpu=True).gpu
-    assert found is not None
-    return found
+def gpu(workload: Workload, strategy: str, workers: int) -> MemoryEstimate:
+    estimate = estimate_memory(SHAPE, workload, strategy, workers, on_gpu=True).gpu
+    assert estimate is not None
+    return estimate
 
 
-def test_frozen_weights_are_whole_or_one_part_each() -> None:
+def test_zero3_partitions_frozen_weights() -> None:
     assert gpu(PROMPT, "single", 1).weights == gpu(PROMPT, "ddp", 8).weights == 16_000_000_000
     assert [gpu(PROMPT, "zero3", workers).weights for workers in (1, 2, 8)] == [16e9, 8e9, 2e9]
     assert gpu(PROMPT, "zero3", 8).gathered == 2 * 2 * SHAPE.largest_module
     assert gpu(PROMPT, "ddp", 8).gathered == 0
 
 
-def test_what_trains_has_gradients_and_two_moments_in_float32() -> None:
+def test_trained_parameters_need_16_bytes() -> None:
     full = gpu(FULL, "ddp", 4)
-    assert full.weights + full.trained + full.gradients + full.moments == 16 * SHAPE.num_parameters
-    beside = gpu(PROMPT, "ddp", 4)
-    assert beside.trained + beside.gradients + beside.moments == 16 * PROMPT.num_trained
-    shared = gpu(FULL, "zero2", 4)
-    assert shared.moments == full.moments / 4
-    assert shared.weights == full.weights
+    assert full.weights + full.trained + full.gradients + full.optimizer_state == 16 * SHAPE.num_parameters
+    prompt = gpu(PROMPT, "ddp", 4)
+    assert prompt.trained + prompt.gradients + prompt.optimizer_state == 16 * PROMPT.num_trained
+    zero2 = gpu(FULL, "zero2", 4)
+    assert zero2.optimizer_state == full.optimizer_state / 4
+    assert zero2.weights == full.weights
 
 
-def test_offloaded_weights_lie_on_the_machine() -> None:
-    found = estimate_memory(SHAPE, PROMPT, "zero3_offload", 4, on_gpu=True)
-    assert found.gpu is not None
-    assert found.gpu.weights == 0
-    assert found.machine.weights == 4_000_000_000
-    on_processors = estimate_memory(SHAPE, PROMPT, "zero3_offload", 4, on_gpu=False)
-    assert on_processors.gpu is None
-    assert on_processors == estimate_memory(SHAPE, PROMPT, "zero3", 4, on_gpu=False)
+def test_offloaded_weights_are_in_cpu_memory() -> None:
+    memory = estimate_memory(SHAPE, PROMPT, "zero3_offload", 4, on_gpu=True)
+    assert memory.gpu is not None
+    assert memory.gpu.weights == 0
+    assert memory.machine.weights == 4_000_000_000
+    on_cpu = estimate_memory(SHAPE, PROMPT, "zero3_offload", 4, on_gpu=False)
+    assert on_cpu.gpu is None
+    assert on_cpu == estimate_memory(SHAPE, PROMPT, "zero3", 4, on_gpu=False)
 
 
-def test_weights_on_a_disk_leave_small_parts_and_buffers() -> None:
+def test_weights_on_a_disk_need_buffers_and_memory_for_small_parts() -> None:
     model = replace(SHAPE, num_parameters=501_000_000, weights=(500_000_000, *[2_000] * 500))
     in_memory = estimate_memory(model, PROMPT, "zero3_offload", 4, on_gpu=True)
-    found = estimate_memory(model, PROMPT, "zero3_offload", 4, on_gpu=True, on_disk=True)
-    assert found.disk == 250_000_000
-    assert found.machine.weights == 500_000, "parts of 1,000 bytes are not written"
-    assert found.machine.swapping == 8 * 250_000_000
-    assert found.machine.required == 500_000 + 8 * 250_000_000
-    assert found.gpu == in_memory.gpu
-    assert (in_memory.disk, in_memory.machine.swapping) == (0, 0)
+    memory = estimate_memory(model, PROMPT, "zero3_offload", 4, on_gpu=True, on_disk=True)
+    assert memory.disk == 250_000_000
+    assert memory.machine.weights == 500_000, "parts of 1,000 bytes are not written"
+    assert memory.machine.disk_buffers == 8 * 250_000_000
+    assert memory.machine.required == 500_000 + 8 * 250_000_000
+    assert memory.gpu == in_memory.gpu
+    assert (in_memory.disk, in_memory.machine.disk_buffers) == (0, 0)
     assert (
-        estimate_memory(model, PROMPT, "zero3_offload", 4, on_gpu=False, on_disk=True).machine.swapping
+        estimate_memory(model, PROMPT, "zero3_offload", 4, on_gpu=False, on_disk=True).machine.disk_buffers
         == 8 * 250_000_000
     )
 
 
-def test_activations_follow_the_texts_of_a_worker_and_their_length() -> None:
+def test_activations_grow_with_examples_and_their_length() -> None:
     one, two = gpu(PROMPT, "ddp", 1), gpu(PROMPT, "ddp", 2)
     assert one.activations == 2 * two.activations
     fused = gpu(replace(PROMPT, length=2 * PROMPT.length), "ddp", 1)
     assert fused.activations == 2 * one.activations
     plain = replace(PROMPT, fused=False)
     longer = gpu(replace(plain, length=2 * PROMPT.length), "ddp", 1)
-    assert longer.activations > 2 * gpu(plain, "ddp", 1).activations, "shares of attention grow with the square"
+    assert longer.activations > 2 * gpu(plain, "ddp", 1).activations, "attention probabilities grow with the square"
     assert gpu(replace(PROMPT, has_adapters=True), "ddp", 1).activations > one.activations
     assert gpu(replace(PROMPT, batch_size=0), "ddp", 1).activations == 0
 
 
-def test_logits_are_of_the_vocabulary_where_all_of_it_is_read() -> None:
+def test_logits_cover_the_vocabulary_of_masked_models() -> None:
     assert logits(SHAPE, PROMPT, 1) == 0
     masked = replace(SHAPE, reads_vocabulary=True)
     assert logits(masked, PROMPT, 1) == 16 * SHAPE.vocabulary * (FLOAT + 2)
     assert logits(replace(masked, num_decoder_layers=32), PROMPT, 1) == 2 * logits(masked, PROMPT, 1)
 
 
-def test_every_strategy_is_known() -> None:
-    from typing import get_args
-
-    from cluster.steps.step import Strategy
-
+def test_every_strategy_has_a_partitioning() -> None:
     assert set(get_args(Strategy)) <= set(PARTITIONING)
 
 
-def test_what_fits_is_named_the_simplest_first() -> None:
+def test_strategies_that_fit_start_with_the_simplest() -> None:
     assert next(strategies_that_fit(SHAPE, PROMPT, GPU, on_gpu=True, most_workers=64)) == ("single", 1)
     large = replace(SHAPE, num_parameters=70_000_000_000)
     strategy, workers = next(strategies_that_fit(large, PROMPT, GPU, on_gpu=True, most_workers=64))
-    assert (strategy, workers) == ("zero3", 2), "140 GB are too many for one"
+    assert (strategy, workers) == ("zero3", 2), "140 GB do not fit on one GPU"
     assert all(
         PARTITIONING[name].weights is False
         for name, _ in strategies_that_fit(SHAPE, FULL, MemoryBudget(None, None), on_gpu=True, most_workers=8)
@@ -136,15 +134,15 @@ def test_what_fits_is_named_the_simplest_first() -> None:
 
 
 @pytest.mark.parametrize("unknown", [MemoryBudget(None, None), MemoryBudget(2000 * GIB, None)])
-def test_what_is_unknown_holds_everything(unknown: MemoryBudget) -> None:
-    found = estimate_memory(SHAPE, FULL, "ddp", 2, on_gpu=True)
-    assert unknown.fits(found, 2)
-    assert not MemoryBudget(None, GIB).fits(found, 2)
-    assert not MemoryBudget(GIB // 2, None).fits(found, 2)
+def test_unknown_budget_fits_everything(unknown: MemoryBudget) -> None:
+    memory = estimate_memory(SHAPE, FULL, "ddp", 2, on_gpu=True)
+    assert unknown.fits(memory, 2)
+    assert not MemoryBudget(None, GIB).fits(memory, 2)
+    assert not MemoryBudget(GIB // 2, None).fits(memory, 2)
 
 
-def test_the_workers_of_a_machine_share_it() -> None:
-    found = estimate_memory(SHAPE, PROMPT, "ddp", 4, on_gpu=False)
-    room = MemoryBudget(3 * found.machine.total, None)
-    assert room.fits(found, 3)
-    assert not room.fits(found, 4)
+def test_workers_share_the_memory_of_their_machine() -> None:
+    memory = estimate_memory(SHAPE, PROMPT, "ddp", 4, on_gpu=False)
+    budget = MemoryBudget(3 * memory.machine.total, None)
+    assert budget.fits(memory, 3)
+    assert not budget.fits(memory, 4)

@@ -1,4 +1,4 @@
-"""Streams through real actors of Ray Data."""
+"""Maps batches over actors of Ray Data."""
 
 from __future__ import annotations
 
@@ -8,49 +8,52 @@ from pathlib import Path
 import pytest
 
 from cluster.errors import GraphError
-from cluster.parallel.streaming import StreamingEngine
-from cluster.run.ray_session import Capacity
+from cluster.parallel.streaming import map_batches
 from cluster.steps.step import Resources
-from tests.support import stream_helpers
+from tests.support import streams
 
+pytestmark = pytest.mark.ray
 SOURCES = [("a", 30), ("empty", 0), ("b", 1), ("c", 17)]
 
 
-def streamed(folder: Path, sources: list[tuple[str, int]], workers: int = 2) -> list[stream_helpers.Answer]:
-    engine = StreamingEngine(folder, Resources(workers=workers, cpus=0.5, strategy="stream"))
-    return list(engine.map_batches(sources, stream_helpers.read, partial(stream_helpers.make, folder)))
+def map_sources(folder: Path, sources: list[tuple[str, int]], workers: int = 2) -> list[streams.Answer]:
+    resources = Resources(workers=workers, cpus=0.5, strategy="stream")
+    return list(map_batches(resources, sources, streams.read, partial(streams.make, folder)))
 
 
-def expected(sources: list[tuple[str, int]]) -> list[stream_helpers.Batch]:
+def expected(sources: list[tuple[str, int]]) -> list[streams.Batch]:
     return [(name, number) for name, count in sources for number in range(count)]
 
 
-def test_batches_come_in_order_once_and_from_workers_that_are_made_once(ray_session: Capacity, tmp_path: Path) -> None:
-    found = streamed(tmp_path, SOURCES)
-    assert [item[:2] for item in found] == expected(SOURCES)
-    assert len({item[2] for item in found}) == 2, "both workers have part in it"
-    assert len(list(tmp_path.glob("made-*"))) == 2
+@pytest.mark.usefixtures("ray_session")
+def test_batches_come_in_order_and_workers_are_built_once(tmp_path: Path) -> None:
+    results = map_sources(tmp_path, SOURCES)
+    assert [item[:2] for item in results] == expected(SOURCES)
+    assert len({item[2] for item in results}) == 2, "both workers took part"
+    assert len(list(tmp_path.glob("built-*"))) == 2
 
 
-def test_a_batch_whose_worker_died_is_made_again(ray_session: Capacity, tmp_path: Path) -> None:
+@pytest.mark.usefixtures("ray_session")
+def test_batch_of_a_killed_worker_is_recomputed(tmp_path: Path) -> None:
     sources = [("a", 5), ("fatal", 1), ("b", 5)]
-    assert [item[:2] for item in streamed(tmp_path, sources)] == expected(sources)
+    assert [item[:2] for item in map_sources(tmp_path, sources)] == expected(sources)
     assert (tmp_path / "fault").exists()
 
 
-def test_what_a_reader_refuses_is_told_as_it_is(ray_session: Capacity, tmp_path: Path) -> None:
-    with pytest.raises(GraphError, match=r"row 3 of broken is broken\. Mend it"):
-        streamed(tmp_path, [("broken", 3)])
+@pytest.mark.usefixtures("ray_session")
+def test_error_of_a_reader_is_raised_unchanged(tmp_path: Path) -> None:
+    with pytest.raises(GraphError, match=r"row 3 of broken is broken\. Fix it"):
+        map_sources(tmp_path, [("broken", 3)])
 
 
-def test_what_a_function_raises_is_told_as_it_is(ray_session: Capacity, tmp_path: Path) -> None:
+@pytest.mark.usefixtures("ray_session")
+def test_error_of_a_function_is_raised_unchanged(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"^this batch is wrong$"):
-        streamed(tmp_path, [("wrong", 1)], workers=1)
-    engine = StreamingEngine(tmp_path, Resources(cpus=0.5, strategy="stream"))
-    with pytest.raises(GraphError, match=r"the model is missing\. Fetch it"):
-        list(engine.map_batches([("a", 3)], stream_helpers.read, stream_helpers.bad))
+        map_sources(tmp_path, [("wrong", 1)], workers=1)
+    with pytest.raises(GraphError, match=r"the model is missing\. Download it"):
+        list(map_batches(Resources(cpus=0.5, strategy="stream"), [("a", 3)], streams.read, streams.make_failing))
 
 
-def test_nothing_to_read_starts_nothing(tmp_path: Path) -> None:
-    assert streamed(tmp_path, []) == []
+def test_no_sources_start_no_workers(tmp_path: Path) -> None:
+    assert map_sources(tmp_path, []) == []
     assert not list(tmp_path.iterdir())

@@ -10,8 +10,9 @@ from cluster.steps.plan import Plan, PlanState, Selection, plan
 from cluster.steps.step import Step, graph
 from cluster.store.base import Store
 from cluster.store.lease import Leases
-from cluster.store.manifest import Manifest
+from cluster.store.manifest import FORMAT, Manifest
 from tests.support.steps import toy
+from tests.support.store_helpers import builder
 
 
 def commit(store: Store, leaf: Step, names: Sequence[str] | None = None, text: str = "") -> None:
@@ -26,7 +27,7 @@ def commit(store: Store, leaf: Step, names: Sequence[str] | None = None, text: s
             contents[name] = known.content_digest if known else ""
             continue
         leases = Leases()
-        place = store.place(name, fingerprint)
+        place = store.folder(name, fingerprint)
         draft = store.begin(name, fingerprint, leases.acquire(place, name))
         (draft.out / "name.txt").write_text(name + text)
         made_from = {item.name: contents[item.name] for item in step.upstream()}
@@ -79,7 +80,7 @@ def test_plan_runs_only_the_damaged_step(store: Store) -> None:
     lines = {line.name: line for line in plan([chain()], store)}
     (store.files("pet/b/0", lines["pet/b/0"].fingerprint) / "name.txt").write_text("")
     states = shown(plan([chain()], store))
-    assert states.pop("pet/b/0") == "RUN: output files damaged: name.txt has 0 bytes and should have 7"
+    assert states.pop("pet/b/0") == "RUN: output files damaged: name.txt has 0 bytes, expected 7"
     assert set(states.values()) == {"CACHED"}
 
 
@@ -114,8 +115,8 @@ def test_until_leaves_out_descendants(store: Store) -> None:
 
 def test_from_requires_a_committed_upstream(store: Store) -> None:
     states = shown(plan([chain()], store, Selection(from_=("soft_labels",))))
-    assert states["pet/a/0"] == "BLOCKED: not committed, and not selected for this run"
-    assert "soft_labels needs pet/a/0, which is not committed" in states["soft_labels"]
+    assert states["pet/a/0"] == "BLOCKED: neither committed nor selected in this run"
+    assert "soft_labels needs pet/a/0, which is neither committed nor selected" in states["soft_labels"]
     assert states["distill/0"] == "BLOCKED: it needs soft_labels, which is blocked"
     commit(store, chain(), ["data", "pet/a/0", "pet/b/0"])
     states = shown(plan([chain()], store, Selection(from_=("soft_labels",))))
@@ -141,3 +142,19 @@ def test_selection_without_steps_raises_an_error(store: Store, selection: Select
         plan([chain()], store, selection)
     with pytest.raises(GraphError, match="cannot force"):
         plan([chain()], store, Selection(until=("data",), force=("distill/0",)))
+
+
+def test_result_of_an_older_format_reruns_with_a_reason(store: Store) -> None:
+    step = toy("old")
+    planned = plan([step], store)[0]
+    leases = Leases()
+    for fingerprint in (planned.fingerprint, "0" * 64):
+        staged = store.begin("old", fingerprint, leases.acquire(store.slot("old", fingerprint), "old"))
+        staged.commit({}, builder(fingerprint))
+        leases.release(store.slot("old", fingerprint))
+        manifest = store.files("old", fingerprint).parent / "manifest.json"
+        manifest.write_text(manifest.read_text().replace(f'"format": {FORMAT}', '"format": 0'))
+    reason = f"made by another version: the manifest has format 0, but this version reads format {FORMAT}."
+    assert plan([step], store)[0].reasons == (reason,)
+    # The older version may have computed other fingerprints.
+    assert plan([toy("old", 1)], store)[0].reasons == (reason,)

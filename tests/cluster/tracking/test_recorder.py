@@ -1,6 +1,8 @@
-"""How fast a step goes, by a clock of the test's own."""
+"""Throughput and remaining time, measured with a clock that the test controls."""
 
 from __future__ import annotations
+
+import time
 
 import pytest
 
@@ -8,7 +10,7 @@ from cluster.tracking.recorder import WINDOW_S, BatchRecorder, LogBatch, Through
 
 
 class Clock:
-    """Seconds that pass when the test says so."""
+    """Monotonic seconds that the test sets."""
 
     now = 100.0
 
@@ -21,37 +23,35 @@ def clock() -> Clock:
     return Clock()
 
 
-def test_the_first_word_of_a_phase_has_no_pace_and_the_next_ones_have(clock: Clock) -> None:
-    pace = ThroughputMeter(clock)
-    assert pace.update("training", 0, 100, 0) == {}
+def test_meter_reports_from_the_second_update_of_a_phase(clock: Clock) -> None:
+    meter = ThroughputMeter(clock)
+    assert meter.update("training", 0, 100, 0) == {}
     clock.now += 2
-    assert pace.update("training", 10, 100, 80) == {"examples_per_s": 40.0, "eta_s": 18.0}
-    assert pace.update("test set", 8, 64, 8) == {}, "another phase has another pace"
+    assert meter.update("training", 10, 100, 80) == {"examples_per_s": 40.0, "eta_s": 18.0}
+    assert meter.update("test set", 8, 64, 8) == {}, "each phase is measured separately"
     clock.now += 1
-    assert pace.update("test set", 40, 64, 40) == {"examples_per_s": 32.0, "eta_s": 0.8}
-    assert pace.update("test set", 8, 64, 8) == {}, "the next test set begins anew"
+    assert meter.update("test set", 40, 64, 40) == {"examples_per_s": 32.0, "eta_s": 0.8}
+    assert meter.update("test set", 8, 64, 8) == {}, "the next test set starts a new phase"
 
 
-def test_the_pace_is_that_of_the_last_seconds(clock: Clock) -> None:
-    pace = ThroughputMeter(clock)
+def test_meter_averages_over_the_last_seconds(clock: Clock) -> None:
+    meter = ThroughputMeter(clock)
     for done, step_s in enumerate([1.0] * 60 + [0.25] * 200, start=1):
         clock.now += step_s
-        found = pace.update("training", done, 1000, 8 * done)
-    assert found["examples_per_s"] == pytest.approx(32.0)
-    assert found["eta_s"] == pytest.approx(740 * 0.25)
+        result = meter.update("training", done, 1000, 8 * done)
+    assert result["examples_per_s"] == pytest.approx(32.0)
+    assert result["eta_s"] == pytest.approx(740 * 0.25)
 
 
-def test_a_loop_that_tells_of_every_batch_keeps_few_moments(clock: Clock) -> None:
-    pace = ThroughputMeter(clock)
+def test_meter_keeps_few_samples(clock: Clock) -> None:
+    meter = ThroughputMeter(clock)
     for done in range(100_000):
         clock.now += 0.001
-        pace.update("labelling", done, 100_000, done)
-    assert len(pace._kept) < 11 * WINDOW_S
+        meter.update("labeling", done, 100_000, done)
+    assert len(meter._samples) < 11 * WINDOW_S
 
 
-def test_the_recorder_adds_the_pace_and_keeps_the_count_to_itself() -> None:
-    import time
-
+def test_recorder_adds_throughput_to_progress() -> None:
     sent: list[LogBatch] = []
     recorder = BatchRecorder("baseline/0", lambda batch: bool(sent.append(batch)) or True)
     recorder.log_progress(0, 10, phase="training", examples=0)

@@ -1,4 +1,4 @@
-"""The DAG of a recipe: which steps there are, what they read, and what a change of the recipe touches."""
+"""The DAG of a recipe: its steps, their inputs, and the steps that a change of the recipe concerns."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import pytest
 
 from cluster.steps.step import Step, graph
 from pipelines.dag.fewshot import build_steps
-from pipelines.kinds import ROW_KINDS
+from pipelines.kinds import KINDS
 from pipelines.schema.config import PipelineConfig
 from pipelines.schema.loader import find_recipe, read_recipe, shipped_recipes
 
@@ -16,13 +16,13 @@ SHIPPED = list(shipped_recipes())
 
 
 def plan(recipe: str, *overrides: str) -> dict[str, Step]:
-    """Steps of a shipped recipe by name."""
+    """Returns the steps of a shipped recipe by name."""
     config = read_recipe(find_recipe(recipe), PipelineConfig, overrides)
     return {step.name: step for step in build_steps(config)}
 
 
 def changed(recipe: str, *overrides: str) -> set[str]:
-    """Names of the steps whose own function, config or assets differ after `overrides`."""
+    """Returns the names of the steps whose own function, config or assets differ after `overrides`."""
     before, after = plan(recipe), plan(recipe, *overrides)
     assert before.keys() == after.keys()
     return {name for name in before if own(before[name]) != own(after[name])}
@@ -37,7 +37,7 @@ def upstream(step: Step) -> set[str]:
 
 
 @pytest.mark.parametrize("recipe", ["demo", "smoke"])
-def test_the_steps_of_a_recipe(recipe: str) -> None:
+def test_build_steps_makes_all_steps_of_a_recipe(recipe: str) -> None:
     config = read_recipe(find_recipe(recipe), PipelineConfig)
     assert len(config.task.patterns) >= 3
     assert config.prompts is not None
@@ -63,45 +63,67 @@ def test_the_steps_of_a_recipe(recipe: str) -> None:
 
 @pytest.mark.parametrize("recipe", SHIPPED)
 def test_every_shipped_recipe_is_a_graph_that_ends_in_its_report(recipe: str) -> None:
-    found = plan(recipe)
-    ordered = graph([found["report"]])
-    assert ordered.keys() == found.keys(), "the report reads every other step, or what reads it"
-    names = list(found)
-    for name, step in found.items():
+    steps = plan(recipe)
+    ordered = graph([steps["report"]])
+    assert ordered.keys() == steps.keys(), "the report reads every other step, or a step after it"
+    names = list(steps)
+    for name, step in steps.items():
         assert all(names.index(item) < names.index(name) for item in upstream(step)), "upstream before downstream"
-    assert found["report"].config.steps == tuple(item.name for item in found["report"].upstream())
+    measured = [item.name for item in steps["report"].config.measured]
+    assert measured == [item.name for item in steps["report"].upstream()]
 
 
 @pytest.mark.parametrize("recipe", SHIPPED)
-def test_the_report_has_a_row_for_everything_that_is_measured(recipe: str) -> None:
-    measured = {name for name in plan(recipe) if name.split("/")[0] in ROW_KINDS}
-    assert measured <= set(plan(recipe)["report"].config.steps)
+def test_the_report_reads_every_step_with_a_row(recipe: str) -> None:
+    steps = plan(recipe)
+    measured = steps["report"].config.measured
+    assert {name for name, step in steps.items() if KINDS[step.kind].row} <= {step.name for step in measured}
+    for step in measured:
+        kind = KINDS[step.kind]
+        assert bool(step.labels.get("row")) == bool(kind.row), step
+        expected = "/".join([step.labels["row"], *([step.labels["seed"]] if kind.has_seed else [])]) if kind.row else ""
+        renamed = {"ensemble": "soft_labels", "student": "distill"}
+        assert not expected or step.name == "/".join(renamed.get(part, part) for part in expected.split("/"))
+
+
+@pytest.mark.parametrize("recipe", SHIPPED)
+def test_steps_are_sorted_by_the_urgency_of_their_kind(recipe: str) -> None:
+    order = list(KINDS)
+    kinds = [order.index(step.kind) for step in plan(recipe).values()]
+    assert kinds == sorted(kinds)
+
+
+def test_every_kind_of_step_is_in_a_chart_and_member_kinds_have_rows() -> None:
+    for name, kind in KINDS.items():
+        assert kind.color.startswith("#"), name
+        assert not kind.votes or kind.row, name
+        assert not kind.row or kind.is_measured, name
 
 
 @pytest.mark.parametrize("recipe", ["demo", "smoke"])
-def test_each_step_reads_what_it_needs_and_no_more(recipe: str) -> None:
-    found = plan(recipe)
-    for name, step in found.items():
-        kind, *rest = name.split("/")
-        main = "data/rotten_tomatoes"
-        expected = {
+def test_each_step_reads_only_the_steps_that_it_needs(recipe: str) -> None:
+    steps = plan(recipe)
+    main = "data/rotten_tomatoes"
+    for step in steps.values():
+        method, task = step.labels.get("method"), step.labels.get("task")
+        expected: dict[str, set[str]] = {
             "data": set(),
             "ppt": set(),
             "zero_shot": {main},
             "pet": {main},
             "baseline": {main},
-            "soft_labels": {main, *(item for item in found if item.startswith("pet/"))},
+            "soft_labels": {main, *(name for name, item in steps.items() if item.kind == "pet")},
             "distill": {main, "soft_labels"},
-            "prompts": {f"data/{rest[0]}", *(["ppt/pair"] if "ppt" in rest else [])} if kind == "prompts" else set(),
-            "report": set(found) - {"report"},
+            "prompts": {f"data/{task}", *(["ppt/pair"] if method == "ppt" else [])},
+            "report": set(steps) - {"report"},
         }
-        assert upstream(step) == expected[kind]
+        assert upstream(step) == expected[step.kind]
 
 
 @pytest.mark.parametrize("recipe", ["demo", "smoke"])
-def test_every_seed_of_every_step_is_its_own(recipe: str) -> None:
-    drawing = [step.config for name, step in plan(recipe).items() if not name.startswith("zero_shot/")]
-    seeds = [config.seed for config in drawing if hasattr(config, "seed")]
+def test_every_step_has_its_own_seed(recipe: str) -> None:
+    random = [step.config for step in plan(recipe).values() if step.kind != "zero_shot"]
+    seeds = [config.seed for config in random if hasattr(config, "seed")]
     assert len(set(seeds)) == len(seeds) > 10
 
 
@@ -121,49 +143,48 @@ def test_every_seed_of_every_step_is_its_own(recipe: str) -> None:
         ("backbone.max_length=17", {"ppt", "zero_shot", "pet", "prompts"}),
     ],
 )
-def test_a_change_touches_the_configs_of_its_own_steps_only(recipe: str, override: str, kinds: set[str]) -> None:
-    touched = changed(recipe, override)
-    assert touched == {name for name in plan(recipe) if name.split("/")[0] in kinds}
+def test_a_setting_changes_only_the_configs_of_its_steps(recipe: str, override: str, kinds: set[str]) -> None:
+    assert changed(recipe, override) == {name for name, step in plan(recipe).items() if step.kind in kinds}
 
 
 @pytest.mark.parametrize(
     "override", ['task.patterns.review="{text} In short:{mask}"', "task.verbalizer.fresh.review=[fine]"]
 )
 @pytest.mark.parametrize("recipe", ["demo", "smoke"])
-def test_a_change_of_one_pattern_leaves_the_other_submodels_alone(recipe: str, override: str) -> None:
+def test_a_pattern_changes_only_its_own_submodels(recipe: str, override: str) -> None:
     seeds = read_recipe(find_recipe(recipe), PipelineConfig).pet.seeds
-    touched = changed(recipe, override) - {"soft_labels"}
-    prompts = {name for name in touched if name.startswith("prompts/rotten_tomatoes/")}
-    assert touched - prompts == {"zero_shot/review", *(f"pet/review/{seed}" for seed in seeds)}
+    names = changed(recipe, override) - {"soft_labels"}
+    prompts = {name for name in names if name.startswith("prompts/rotten_tomatoes/")}
+    assert names - prompts == {"zero_shot/review", *(f"pet/review/{seed}" for seed in seeds)}
 
 
-def test_a_change_of_a_downstream_task_leaves_the_main_task_alone() -> None:
-    touched = changed("demo", 'prompts.tasks.1.task.patterns.kind="{text} A{mask}"')
-    assert touched == {name for name in plan("demo") if name.startswith("prompts/plot_or_quote/")}
+def test_a_downstream_task_does_not_change_the_main_task() -> None:
+    names = changed("demo", 'prompts.tasks.1.task.patterns.kind="{text} A{mask}"')
+    assert names == {name for name in plan("demo") if name.startswith("prompts/plot_or_quote/")}
 
 
-def test_another_seed_changes_everything_that_draws() -> None:
-    touched = changed("smoke", "seed=99")
-    silent = {"zero_shot", "soft_labels"}
-    assert touched == {name for name in plan("smoke") if name.split("/")[0] not in silent}
+def test_the_seed_changes_all_random_steps() -> None:
+    without_seed = ("zero_shot", "soft_labels")
+    names = {name for name, step in plan("smoke").items() if step.kind not in without_seed}
+    assert changed("smoke", "seed=99") == names
 
 
-def test_processors_change_resources_and_no_config() -> None:
+def test_cpus_and_gpus_change_resources_but_no_config() -> None:
     assert changed("smoke", "pet.cpus=3", "distill.gpus=1") == set()
-    found = plan("smoke", "pet.cpus=3", "distill.gpus=1")
-    assert {found[name].resources.cpus for name in found if name.startswith(("pet/", "zero_shot/"))} == {3}
-    assert {found[name].resources.gpus for name in found if name.startswith("distill/")} == {1}
-    assert found["soft_labels"].resources.cpus == 0.5
+    steps = plan("smoke", "pet.cpus=3", "distill.gpus=1")
+    assert {step.resources.cpus for step in steps.values() if step.kind in ("pet", "zero_shot")} == {3}
+    assert {step.resources.gpus for step in steps.values() if step.kind == "distill"} == {1}
+    for step in steps.values():
+        assert (step.resources.cpus == 0.5) == KINDS[step.kind].is_lightweight, step.name
 
 
-def test_sections_may_be_left_out() -> None:
-    found = plan("smoke", "ppt=null", "prompts=null", "baseline=null", "zero_shot=false")
-    assert {name.split("/")[0] for name in found} == {"data", "pet", "soft_labels", "distill", "report"}
-    assert "data/plot_or_quote" not in found
+def test_optional_sections_have_no_steps_if_they_are_not_set() -> None:
+    steps = plan("smoke", "ppt=null", "prompts=null", "baseline=null", "zero_shot=false")
+    assert {step.kind for step in steps.values()} == {"data", "pet", "soft_labels", "distill", "report"}
+    assert "data/plot_or_quote" not in steps
 
 
-def test_zero_shot_submodels_have_no_loop() -> None:
-    found = plan("smoke", "pet.tune=none")
-    submodels = [step.config for name, step in found.items() if name.startswith("pet/")]
+def test_zero_shot_submodels_have_no_training_settings() -> None:
+    submodels = [step.config for step in plan("smoke", "pet.tune=none").values() if step.kind == "pet"]
     assert submodels
-    assert all(config.loop is None and config.tune == "none" for config in submodels)
+    assert all(config.training is None and config.tune == "none" for config in submodels)

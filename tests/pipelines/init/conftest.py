@@ -1,4 +1,4 @@
-"""A small model for `init`, and what it writes with it."""
+"""A small model for `init`, and recipes that init writes with it."""
 
 from __future__ import annotations
 
@@ -14,9 +14,7 @@ from pipelines.schema.loader import read_recipe
 @pytest.fixture(scope="session")
 def backbone(tmp_path_factory: pytest.TempPathFactory) -> str:
     """The folder of a small masked model."""
-    from tests.support.init_files import (
-        save_small_backbone,  # torch and transformers, which most of these tests need not load
-    )
+    from tests.support.init_files import save_small_backbone
 
     folder = tmp_path_factory.mktemp("backbone")
     save_small_backbone(folder)
@@ -25,12 +23,14 @@ def backbone(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 @pytest.fixture
 def start(backbone: str) -> Callable[..., PipelineConfig]:
-    """Runs init with the small model, and reads what it wrote."""
+    """Runs init with the small model, and reads the recipe."""
     from tests.support.init_files import init
 
-    def call(data: str, *words: str, out: str = "made.yaml") -> PipelineConfig:
-        done = init(data, "--out", out, "--backbone", backbone, "--student", backbone, "--no-score", *words)
+    def call(data: str, *arguments: str) -> PipelineConfig:
+        done = init(
+            data, "--output", "made.yaml", "--backbone", backbone, "--student", backbone, "--no-score", *arguments
+        )
         assert done.exit_code == 0, done.exception
-        return read_recipe(Path(out), PipelineConfig)
+        return read_recipe(Path("made.yaml"), PipelineConfig)
 
     return call

@@ -1,4 +1,4 @@
-"""The planner of memory on real recipes: what a plan tells, and what a run refuses."""
+"""Memory of the steps of a recipe: what `plan` shows, and which runs are rejected."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from cluster.steps.step import Resources
 from pipelines.dag.fewshot import build_steps
 from pipelines.preflight import memory
 from pipelines.preflight.model_shapes import cached_shape, shape_of
-from pipelines.run.request import RunRequest, check_memory, load_request
+from pipelines.run.request import RunRequest, check_machine, load_request
 from stages.common.errors import InputError
 from tests.support.small_models import llama_tokenizer, small_model
 
@@ -37,7 +37,7 @@ HUGE = {
 
 @pytest.fixture
 def huge(tmp_path: Path) -> Path:
-    """A folder with the config of a Llama that no machine holds, and a tokenizer; there are no weights."""
+    """Returns a folder with a tokenizer and the config of a Llama that fits into no machine, without weights."""
     folder = tmp_path / "huge"
     config = LlamaConfig(**HUGE)
     config.architectures = ["LlamaForCausalLM"]
@@ -46,17 +46,17 @@ def huge(tmp_path: Path) -> Path:
     return folder
 
 
-def asked(store: Path, *overrides: str) -> RunRequest:
+def request_for(store: Path, *overrides: str) -> RunRequest:
     return load_request("smoke", list(overrides), store)
 
 
-def checked(request: RunRequest, **options: Any) -> None:
-    """What `clozeline run` does behind its other checks."""
-    found = build_steps(request.config)
-    check_memory(request, RunOptions(**options), found, plan(found, request.store))
+def check(request: RunRequest, **options: Any) -> None:
+    """Checks memory as `clozeline run` does."""
+    steps = build_steps(request.config)
+    check_machine(request, RunOptions(**options), plan(steps, request.store))
 
 
-def test_a_plan_tells_the_memory_of_every_step_with_a_backbone(clozeline: Clozeline, tmp_path: Path) -> None:
+def test_a_plan_shows_the_memory_of_steps_with_a_backbone(clozeline: Clozeline, tmp_path: Path) -> None:
     done = clozeline("plan", "smoke", "--store", str(tmp_path / "store"))
     assert done.returncode == 0, done.stderr
     rows = {line.split()[1]: line for line in done.stdout.splitlines() if line.startswith("RUN")}
@@ -66,58 +66,58 @@ def test_a_plan_tells_the_memory_of_every_step_with_a_backbone(clozeline: Clozel
     assert "this machine has" in done.stdout
 
 
-def test_what_cannot_fit_is_refused_before_anything_starts(huge: Path, tmp_path: Path) -> None:
+def test_a_run_with_a_step_that_cannot_fit_is_an_error(huge: Path, tmp_path: Path) -> None:
     with pytest.raises(InputError) as caught:
-        checked(asked(tmp_path / "store", f"backbone.asset={huge}"))
-    told = str(caught.value)
-    assert "needs" in told and "GiB a worker" in told and "this machine has" in told
-    assert "Take a smaller backbone" in told and "resources.check_memory: false" in told
+        check(request_for(tmp_path / "store", f"backbone.asset={huge}"))
+    message = str(caught.value)
+    assert "needs" in message and "GiB per worker" in message and "this machine has" in message
+    assert "Use a smaller backbone" in message and "resources.check_memory: false" in message
     assert not any((tmp_path / "store").glob("*/*"))
 
 
-def test_a_person_can_go_on_all_the_same(huge: Path, tmp_path: Path) -> None:
+def test_the_memory_check_can_be_turned_off(huge: Path, tmp_path: Path) -> None:
     backbone = f"backbone.asset={huge}"
-    of_steps = memory.memory_rows(build_steps(asked(tmp_path / "store", backbone).config), memory.local_budget(()))
-    assert any(line.is_refused for line in of_steps.values()), "else there would be nothing to go on against"
-    checked(asked(tmp_path / "store", backbone, "resources={check_memory: false}"))
-    checked(asked(tmp_path / "store", backbone), address="auto")
+    rows = memory.memory_rows(build_steps(request_for(tmp_path / "store", backbone).config), memory.local_budget(()))
+    assert any(row.is_refused for row in rows.values())
+    check(request_for(tmp_path / "store", backbone, "resources={check_memory: false}"))
+    check(request_for(tmp_path / "store", backbone), address="auto")
 
 
-def test_what_is_not_on_this_machine_is_unknown_and_not_refused(tmp_path: Path) -> None:
-    request = asked(tmp_path / "store", "backbone.asset=hf:nobody/nothing")
-    found = memory.memory_rows(build_steps(request.config), MemoryBudget(GIB, None))
-    assert found and all(line.needs is None and line.fits for line in found.values())
-    assert found["zero_shot/" + next(iter(request.config.hard_patterns))].text() == "single, unknown"
-    checked(request)
+def test_a_backbone_that_is_not_cached_has_unknown_memory(tmp_path: Path) -> None:
+    request = request_for(tmp_path / "store", "backbone.asset=hf:org/nothing")
+    rows = memory.memory_rows(build_steps(request.config), MemoryBudget(GIB, None))
+    assert rows and all(row.needs is None and row.fits for row in rows.values())
+    assert rows["zero_shot/" + next(iter(request.config.hard_patterns))].text() == "single, unknown"
+    check(request)
 
 
 def test_a_remedy_is_a_strategy_that_fits(huge: Path, tmp_path: Path) -> None:
     gpus = "resources={gpus: 1, cpus: 1}"
-    found = list(build_steps(asked(tmp_path / "store", f"backbone.asset={huge}", gpus).config))
+    steps = list(build_steps(request_for(tmp_path / "store", f"backbone.asset={huge}", gpus).config))
     shape = cached_shape(str(huge))
     assert shape is not None
-    room = MemoryBudget(10**18, shape.num_parameters * 2 // 3)
-    line = next(iter(memory.memory_rows(found, room).values()))
-    assert line.is_refused
-    strategy, workers = line.remedy.removeprefix("Take strategy: ").split(", workers: ")
+    budget = MemoryBudget(10**18, shape.num_parameters * 2 // 3)
+    row = next(iter(memory.memory_rows(steps, budget).values()))
+    assert row.is_refused
+    strategy, workers = row.remedy.removeprefix("Set strategy: ").split(", workers: ")
     assert strategy == "zero3"
     with pytest.raises(InputError, match=f"workers: {workers}"):
-        memory.check_fits(found, room)
-    mended = [replace(step, resources=Resources(gpus=1, strategy="zero3", workers=int(workers))) for step in found]
-    memory.check_fits(mended, room)
+        memory.check_fits(steps, budget)
+    fixed = [replace(step, resources=Resources(gpus=1, strategy="zero3", workers=int(workers))) for step in steps]
+    memory.check_fits(fixed, budget)
 
 
-def test_what_does_not_quite_fit_is_told_and_not_refused(tmp_path: Path) -> None:
-    found = build_steps(asked(tmp_path / "store").config)
-    line = next(iter(memory.memory_rows(found, MemoryBudget(None, None)).values()))
-    assert line.needs is not None
-    tight = MemoryBudget((line.needs.machine.required + line.needs.machine.total) // 2, None)
-    told = next(iter(memory.memory_rows(found, tight).values()))
-    assert not told.fits and not told.is_refused
-    assert "does not fit" in told.text()
+def test_a_step_that_may_not_fit_is_shown_but_not_an_error(tmp_path: Path) -> None:
+    steps = build_steps(request_for(tmp_path / "store").config)
+    row = next(iter(memory.memory_rows(steps, MemoryBudget(None, None)).values()))
+    assert row.needs is not None
+    tight = MemoryBudget((row.needs.machine.required + row.needs.machine.total) // 2, None)
+    tight_row = next(iter(memory.memory_rows(steps, tight).values()))
+    assert not tight_row.fits and not tight_row.is_refused
+    assert "does not fit" in tight_row.text()
 
 
-def test_shapes_are_read_from_the_config_alone_and_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_shapes_need_only_the_config_and_are_cached(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CLOZELINE_CACHE", str(tmp_path / "cache"))
     tokenizer = llama_tokenizer()
     model = small_model("llama", len(tokenizer), tokenizer)
@@ -132,15 +132,15 @@ def test_shapes_are_read_from_the_config_alone_and_kept(tmp_path: Path, monkeypa
     assert "lm_head" not in shape.adapted
     assert shape.kept_inner == 3
     assert not shape.reads_vocabulary
-    (kept,) = (tmp_path / "cache" / "shapes").iterdir()
-    begun = time.perf_counter()
+    (cached,) = (tmp_path / "cache" / "shapes").iterdir()
+    start = time.perf_counter()
     assert shape_of(tmp_path / "llama") == shape
-    assert time.perf_counter() - begun < 0.5
-    kept.write_text("{}")
-    assert shape_of(tmp_path / "llama") == shape, "a damaged file is written anew"
+    assert time.perf_counter() - start < 0.5
+    cached.write_text("{}")
+    assert shape_of(tmp_path / "llama") == shape, "a damaged file is replaced"
 
 
-def test_a_decoder_is_counted_apart(tmp_path: Path) -> None:
+def test_the_layers_of_a_decoder_are_counted_separately(tmp_path: Path) -> None:
     config = T5Config(vocab_size=100, d_model=32, d_ff=64, num_layers=3, num_heads=4, feed_forward_proj="gated-gelu")
     config.architectures = ["T5ForConditionalGeneration"]
     config.save_pretrained(tmp_path)

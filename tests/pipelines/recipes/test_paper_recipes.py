@@ -1,4 +1,4 @@
-"""The recipes of the papers: complete, with the papers' patterns and lengths, and planned without any network."""
+"""The recipes of the papers: complete, with patterns and lengths of the papers, and planned without a network."""
 
 from __future__ import annotations
 
@@ -39,19 +39,19 @@ NUM_PATTERNS = {  # counted in pet/pvp.py of the authors' code, and in FewCLUE's
     "yelp": 4,
 }
 
-# Refuses, in the interpreter itself, to look up a host, to connect to one, or to start another program.
+# An audit hook ends the interpreter if it looks up a host, connects to one, or starts another program.
 PLAN_ALONE = """
 import os, sys
 
 def refuse(event, arguments):
     if event == "subprocess.Popen" and arguments[0] == "nvidia-smi":
-        return  # asks this machine for its GPUs
+        return  # lists the GPUs of this machine
     if event in ("socket.getaddrinfo", "socket.connect", "subprocess.Popen", "os.system"):
         os.write(2, f"{event} {arguments}".encode())
         os._exit(97)
 
 sys.addaudithook(refuse)
-from pipelines.cli import app
+from pipelines.cli.app import app
 for name in sys.argv[2:]:
     app(["plan", name, "--store", sys.argv[1]], standalone_mode=False)
 """
@@ -61,20 +61,20 @@ def read(name: str, *overrides: str) -> PipelineConfig:
     return read_recipe(find_recipe(name), PipelineConfig, overrides)
 
 
-def count(config: PipelineConfig, start: str) -> int:
-    return sum(step.name.startswith(start) for step in build_steps(config))
+def num_submodels(config: PipelineConfig) -> int:
+    return sum(step.kind == "pet" for step in build_steps(config))
 
 
 def files_in(folder: Path) -> list[Path]:
     return [path for path in folder.rglob("*") if path.is_file()]
 
 
-def test_all_of_the_papers_tasks_are_there() -> None:
+def test_every_task_of_the_papers_has_a_recipe() -> None:
     assert set(PAPER) == {f"paper/{name}" for name in NUM_PATTERNS}
 
 
 @pytest.mark.parametrize("name", PAPER)
-def test_a_recipe_has_the_papers_patterns_and_its_own_name(name: str) -> None:
+def test_a_recipe_has_its_own_name_and_the_patterns_of_the_paper(name: str) -> None:
     config = read(name)
     assert config.name == name.removeprefix("paper/")
     assert len(config.task.patterns) == NUM_PATTERNS[config.name]
@@ -82,13 +82,13 @@ def test_a_recipe_has_the_papers_patterns_and_its_own_name(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", PAPER)
-def test_every_answer_has_one_word_a_pattern_and_no_two_the_same(name: str) -> None:
+def test_every_answer_has_one_distinct_word_per_pattern(name: str) -> None:
     task = read(name).task
     for pattern in task.patterns:
         words = task.words(pattern)
         assert tuple(words) == task.answers
-        assert all(len(found) == 1 for found in words.values())
-        assert len({found[0].casefold() for found in words.values()}) == len(task.answers)
+        assert all(len(item) == 1 for item in words.values())
+        assert len({item[0].casefold() for item in words.values()}) == len(task.answers)
 
 
 @pytest.mark.parametrize("name", PAPER)
@@ -100,7 +100,7 @@ def test_every_source_has_the_fields_of_the_patterns_and_labels_of_the_task(name
 
 
 @pytest.mark.parametrize("name", PAPER)
-def test_words_that_yaml_takes_for_truth_values_stay_words(name: str) -> None:
+def test_words_that_yaml_may_read_as_booleans_are_quoted(name: str) -> None:
     raw = yaml.safe_load(find_recipe(name).read_text(encoding="utf-8"))["task"]
     flat = [*raw["labels"], *raw["verbalizer"]]
     for words in raw["verbalizer"].values():
@@ -109,20 +109,20 @@ def test_words_that_yaml_takes_for_truth_values_stay_words(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", EACL)
-def test_eacl_shows_each_submodel_4000_labelled_texts_beside_three_times_as_many_without(name: str) -> None:
+def test_eacl_submodels_see_4000_labeled_and_12000_unlabeled_examples(name: str) -> None:
     config = read(name)
-    loop, mlm = config.pet.training, config.pet.mlm
-    assert loop is not None
+    training, mlm = config.pet.training, config.pet.mlm
+    assert training is not None
     assert mlm is not None
-    assert loop.num_steps(100) * loop.batch_size == 250 * 16
-    assert (loop.micro_batch_size, mlm.batch_size, mlm.weight) == (1, 3, 1e-4)
+    assert training.num_steps(100) * training.batch_size == 250 * 16
+    assert (training.micro_batch_size, mlm.batch_size, mlm.weight) == (1, 3, 1e-4)
     assert config.baseline is not None
     assert config.baseline.training is not None
     assert (config.baseline.training.steps, config.baseline.training.batch_size) == (250, 16)
 
 
 @pytest.mark.parametrize("name", EACL)
-def test_eacl_has_100_labels_and_10000_texts_a_class(name: str) -> None:
+def test_eacl_has_100_labeled_examples_and_10000_unlabeled_ones_per_class(name: str) -> None:
     config = read(name)
     num_labels = len(config.task.labels)
     assert config.data.shots == 100 // num_labels
@@ -130,7 +130,7 @@ def test_eacl_has_100_labels_and_10000_texts_a_class(name: str) -> None:
 
 
 @pytest.mark.parametrize("name", FEWGLUE)
-def test_fewglue_takes_250_steps_of_16_without_the_auxiliary_loss(name: str) -> None:
+def test_fewglue_trains_250_steps_of_16_without_the_auxiliary_loss(name: str) -> None:
     config = read(name)
     assert config.pet.training is not None
     assert (config.pet.training.steps, config.pet.training.batch_size, config.pet.training.micro_batch_size) == (
@@ -143,13 +143,13 @@ def test_fewglue_takes_250_steps_of_16_without_the_auxiliary_loss(name: str) -> 
 
 
 @pytest.mark.parametrize("name", [*EACL, *FEWGLUE])
-def test_pet_trains_everything_slowly_with_three_seeds_and_distills_for_5000_steps(name: str) -> None:
+def test_pet_trains_all_weights_with_three_seeds_and_distills_for_5000_steps(name: str) -> None:
     config = read(name)
     assert config.pet.tune == "full"
-    assert count(config, "pet/") == 3 * len(config.task.patterns)
-    for loop in (config.pet.training, config.distill.training):
-        assert loop is not None
-        assert (loop.learning_rate, loop.weight_decay, loop.lr_scheduler, loop.warmup_ratio) == (
+    assert num_submodels(config) == 3 * len(config.task.patterns)
+    for training in (config.pet.training, config.distill.training):
+        assert training is not None
+        assert (training.learning_rate, training.weight_decay, training.lr_scheduler, training.warmup_ratio) == (
             1e-5,
             0.01,
             "linear",
@@ -164,40 +164,40 @@ def test_pet_trains_everything_slowly_with_three_seeds_and_distills_for_5000_ste
 
 
 @pytest.mark.parametrize("name", [*EACL, *FEWGLUE])
-def test_the_override_in_the_first_lines_makes_it_ipet(name: str) -> None:
+def test_the_override_in_the_first_lines_enables_ipet(name: str) -> None:
     override = "pet.ipet={generations: 2, weights: accuracy}"
     head = find_recipe(name).read_text(encoding="utf-8").partition("name:")[0]
     assert f"-o '{override}'" in head
     config = read(name, override)
-    assert count(config, "pet/") == 3 * 3 * len(config.task.patterns), "three generations in all"
+    assert num_submodels(config) == 3 * 3 * len(config.task.patterns), "three generations in total"
     assert config.pet.ipet is not None
     assert (config.pet.ipet.scale_factor, config.pet.ipet.teacher_fraction) == (5, 0.25)
 
 
-def test_zero_labels_grow_to_the_papers_thousand_examples() -> None:
+def test_ipet_from_zero_grows_to_the_1000_examples_of_the_paper() -> None:
     config = read("paper/ag_news_zero")
     assert not config.has_labels
     ipet = config.pet.ipet
     assert ipet is not None
     last = ipet.examples_per_class * ipet.scale_factor ** (ipet.generations - 1)
     assert last * len(config.task.labels) == 1000
-    assert ipet.num_most_likely == 100, "of which the first 10 a class are drawn"
-    assert count(config, "pet/") == (1 + ipet.generations) * len(config.task.patterns)
+    assert ipet.num_most_likely == 100, "from which 10 per class are sampled"
+    assert num_submodels(config) == (1 + ipet.generations) * len(config.task.patterns)
     assert config.task == read("paper/ag_news").task
 
 
 def test_fewclue_trains_20_epochs_and_keeps_the_best() -> None:
     for name, num_labeled in (("paper/eprstmt", 32), ("paper/tnews", 240)):
         config = read(name)
-        loop = config.pet.training
-        assert loop is not None
-        assert loop.early_stopping is not None
+        training = config.pet.training
+        assert training is not None
+        assert training.early_stopping is not None
         assert config.data.dev is not None
-        assert loop.num_steps(num_labeled) == 20 * loop.early_stopping.eval_steps, "one look an epoch"
-        assert loop.early_stopping.patience >= 20, "it never stops early"
+        assert training.num_steps(num_labeled) == 20 * training.early_stopping.eval_steps, "one evaluation per epoch"
+        assert training.early_stopping.patience >= 20, "training never stops early"
 
 
-def test_multirc_counts_exact_matches_by_question() -> None:
+def test_multirc_groups_answers_by_question() -> None:
     data = read("paper/multirc").data
     assert all(source.group == "idx.question" for source in data.sources.values())
 
@@ -221,20 +221,20 @@ TNEWS_ROW = {"label": 102, "label_desc": "news_entertainment", "sentence": "чеиц
         ("paper/tnews", TNEWS_ROW, "news_entertainment"),
     ],
 )
-def test_rows_of_the_published_files_are_read(name: str, row: dict[str, Any], label: str, tmp_path: Path) -> None:
+def test_rows_of_the_published_files_can_be_read(name: str, row: dict[str, Any], label: str, tmp_path: Path) -> None:
     config = read(name)
     file = tmp_path / "train.json"
     file.write_text(json.dumps(row, ensure_ascii=False) + "\n", encoding="utf-8")
     assert config.data.train is not None
     assert config.data.unlabeled is not None
-    there = {"asset": str(file)}
-    [example] = read_examples(config.data.train.model_copy(update=there), config.task.labels)
-    [unlabelled] = read_examples(config.data.unlabeled.model_copy(update=there), None)
+    update = {"asset": str(file)}
+    [example] = read_examples(config.data.train.model_copy(update=update), config.task.labels)
+    [unlabeled] = read_examples(config.data.unlabeled.model_copy(update=update), None)
     assert example.label == label
-    assert example.fields == unlabelled.fields == {field: row[field] for field in config.task.fields}
+    assert example.fields == unlabeled.fields == {field: row[field] for field in config.task.fields}
 
 
-def test_plans_look_up_no_host_and_fetch_nothing(tmp_path: Path) -> None:
+def test_plans_use_no_network(tmp_path: Path) -> None:
     caches = [tmp_path / "assets", tmp_path / "hub"]
     environment = {
         **os.environ,
@@ -251,19 +251,19 @@ def test_plans_look_up_no_host_and_fetch_nothing(tmp_path: Path) -> None:
     assert done.stdout.count("soft_labels") >= len(PAPER)
 
 
-def test_a_recipe_in_a_folder_is_found_by_its_full_name_and_by_its_last_part() -> None:
+def test_find_recipe_accepts_the_full_name_and_its_last_part() -> None:
     assert find_recipe("paper/rte") == find_recipe("rte") == RECIPES / "paper" / "rte.yaml"
     assert find_recipe("demo") == RECIPES / "demo.yaml"
 
 
 @pytest.mark.parametrize("typed", ["paper/ag_nwes", "ag_nwes"])
-def test_a_misspelt_name_gets_the_full_name_of_the_nearest(typed: str) -> None:
+def test_find_recipe_suggests_the_most_similar_name(typed: str) -> None:
     with pytest.raises(RecipeError, match=f"no recipe '{typed}'") as caught:
         find_recipe(typed)
     assert caught.value.remedy == "Did you mean 'paper/ag_news'?"
 
 
-def test_a_last_part_that_two_recipes_share_must_be_named_in_full(
+def test_find_recipe_needs_the_full_name_if_the_last_part_is_ambiguous(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     for name in ("top", "one/same", "two/same", "one/top"):

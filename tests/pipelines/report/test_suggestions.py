@@ -1,7 +1,8 @@
-"""What to try next: each rule speaks where its figure says so, names the figure, and is silent otherwise."""
+"""Suggestions: each rule applies only if its number is large enough, and its evidence has the number."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -10,16 +11,19 @@ import pytest
 from pipelines.report.comparisons import RowComparison
 from pipelines.report.leaderboard import MeanStd, Row
 from pipelines.report.suggestions import RULES, RunResults, Suggestion, suggest
+from tests.support.reports import measured
+
+STEPS = {"ensemble": "soft_labels", "student": "distill/0"}
 
 
 def row(name: str, kind: str, accuracy: float, std: float | None = None, **more: Any) -> Row:
-    about: dict[str, Any] = {
+    values: dict[str, Any] = {
         "task": "films", "macro_f1": MeanStd(mean=accuracy, std=std), "mcc": MeanStd(mean=2 * accuracy - 1, std=None),
         "ece": MeanStd(mean=0.02, std=None), "exact_match": None, "entity_f1": None,
         "num_seeds": 1 if std is None else 3, "num_test": 2000, "num_labeled": 32, "num_unlabeled": 1000,
-        "trainable_parameters": 9, "steps": (name,),
+        "trainable_parameters": 9, "steps": (STEPS.get(name) or (name if "zero" in name else f"{name}/0"),),
     }  # fmt: skip
-    return Row(name=name, kind=kind, accuracy=MeanStd(mean=accuracy, std=std), **(about | more))
+    return Row(name=name, kind=kind, accuracy=MeanStd(mean=accuracy, std=std), **(values | more))
 
 
 GOOD = (
@@ -31,7 +35,7 @@ GOOD = (
     row("student", "student", 0.83, 0.01),
 )
 LEAD = RowComparison(
-    first="student", second="baseline", difference=0.13, low=0.08, high=0.18, p_value=0.001, num_texts=2000,
+    first="student", second="baseline", difference=0.13, low=0.08, high=0.18, p_value=0.001, num_examples=2000,
     num_seeds=(3, 3),
 )  # fmt: skip
 RESULTS: dict[str, dict[str, Any]] = {
@@ -40,17 +44,22 @@ RESULTS: dict[str, dict[str, Any]] = {
 }
 
 
-def said(
-    *rows: Row, duel: RowComparison = LEAD, results: dict[str, dict[str, Any]] | None = None
+def run_results(rows: Sequence[Row], comparison: RowComparison, results: dict[str, dict[str, Any]]) -> RunResults:
+    steps = [*results, *(step for item in rows for step in item.steps)]
+    return RunResults(rows, [comparison], {name: measured(name) for name in steps}, results)
+
+
+def suggestions(
+    *rows: Row, comparison: RowComparison = LEAD, results: dict[str, dict[str, Any]] | None = None
 ) -> dict[str, Suggestion]:
-    """Rule -> its advice, on a good run in which these rows are other ones."""
+    """Rule -> its suggestion, for a good run in which these rows and results are replaced."""
     changed = {item.name: item for item in rows}
     board = [changed.pop(item.name, item) for item in GOOD] + list(changed.values())
-    return {item.rule: item for item in suggest(RunResults(board, [duel], RESULTS | (results or {})))}
+    return {item.rule: item for item in suggest(run_results(board, comparison, RESULTS | (results or {})))}
 
 
-def test_a_good_run_needs_nothing() -> None:
-    assert said() == {}
+def test_good_run_has_no_suggestions() -> None:
+    assert suggestions() == {}
 
 
 CASES: dict[str, tuple[dict[str, Any], str, tuple[str, ...]]] = {
@@ -69,14 +78,14 @@ CASES: dict[str, tuple[dict[str, Any], str, tuple[str, ...]]] = {
     ),
     "student_below_ensemble": ({"rows": [row("student", "student", 0.79, 0.01)]}, "student", ("5.0 points", "1,000")),
     "student_not_ahead": (
-        {"duel": replace(LEAD, difference=0.01, low=-0.02, high=0.04)},
+        {"comparison": replace(LEAD, difference=0.01, low=-0.02, high=0.04)},
         "student",
         ("+1.0 points", "-2.0 to +4.0"),
     ),
     "large_spread": (
         {"rows": [row("student", "student", 0.83, 0.04), row("baseline", "baseline", 0.7, 0.06)]},
         "baseline",
-        ("± 6.0", "3 seeds", "student vary too"),
+        ("± 6.0", "3 seeds", "student also vary"),
     ),
     "calibration": (
         {"rows": [row("student", "student", 0.83, 0.01, ece=MeanStd(mean=0.15, std=None))]},
@@ -95,29 +104,31 @@ CASES: dict[str, tuple[dict[str, Any], str, tuple[str, ...]]] = {
 }
 
 
-def test_every_rule_has_a_case() -> None:
+def test_each_rule_has_a_case() -> None:
     assert len(CASES) == len(RULES)
 
 
 @pytest.mark.parametrize("rule", CASES)
-def test_a_rule_speaks_alone_and_names_its_figure(rule: str) -> None:
-    changes, about, figures = CASES[rule]
-    found = said(*changes.get("rows", ()), **{key: value for key, value in changes.items() if key != "rows"})
-    assert list(found) == [rule]
-    assert found[rule].about == about
-    assert all(figure in found[rule].because for figure in figures), found[rule].because
-    assert found[rule].attempt.endswith(".")
+def test_rule_applies_alone_and_has_its_number(rule: str) -> None:
+    changes, subject, numbers = CASES[rule]
+    by_rule = suggestions(*changes.get("rows", ()), **{key: value for key, value in changes.items() if key != "rows"})
+    assert list(by_rule) == [rule]
+    assert by_rule[rule].subject == subject
+    assert all(number in by_rule[rule].evidence for number in numbers), by_rule[rule].evidence
+    assert by_rule[rule].action.endswith(".")
 
 
-def test_a_gap_within_the_students_own_spread_says_nothing_of_the_teacher() -> None:
-    found = said(row("student", "student", 0.79, 0.06))
-    assert list(found) == ["large_spread"]
+def test_gap_within_the_deviation_of_the_student_is_ignored() -> None:
+    assert list(suggestions(row("student", "student", 0.79, 0.06))) == ["large_spread"]
 
 
-def test_earlier_generations_are_no_members() -> None:
-    assert said(row("pet/g1/review", "sub-model", 0.9)) == {}
+def test_only_the_last_generation_has_members() -> None:
+    last = [row(f"pet/g1/{pattern}", "sub-model", 0.83) for pattern in ("review", "critic")]
+    assert suggestions(row("pet/review", "sub-model", 0.9), *last) == {}
+    best = row("pet/g1/review", "sub-model", 0.9)
+    assert list(suggestions(best, last[1])) == ["ensemble_below_member"]
 
 
-def test_a_recipe_without_student_ensemble_or_pretraining_is_no_error() -> None:
-    assert suggest(RunResults([row("prompts/films/random", "prompt", 0.7)], [], {})) == ()
-    assert suggest(RunResults([], [], {})) == ()
+def test_report_without_student_ensemble_or_pretraining_has_no_suggestions() -> None:
+    assert suggest(run_results([row("prompts/films/random", "prompt", 0.7)], LEAD, {})) == ()
+    assert suggest(RunResults([], [], {}, {})) == ()

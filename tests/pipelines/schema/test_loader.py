@@ -1,4 +1,4 @@
-"""Reading recipes: every complaint names file, line, key and remedy."""
+"""Reads recipes. Every error has file, line, key and remedy."""
 
 from __future__ import annotations
 
@@ -12,8 +12,7 @@ from pydantic import BaseModel, Field
 
 from pipelines.schema.config import PipelineConfig
 from pipelines.schema.loader import RECIPES, find_recipe, read_recipe
-from pipelines.schema.locations import RecipeError, with_location
-from stages.common.errors import DataError
+from pipelines.schema.locations import RecipeError
 from stages.common.patterns.config import Task
 
 TEXT = """\
@@ -62,7 +61,7 @@ def write(tmp_path: Path, text: str = TEXT) -> Path:
     return path
 
 
-def complaint(path: Path, *overrides: str, model: type[BaseModel] = PipelineConfig) -> RecipeError:
+def error_of(path: Path, *overrides: str, model: type[BaseModel] = PipelineConfig) -> RecipeError:
     with pytest.raises(RecipeError) as caught:
         read_recipe(path, model, overrides)
     assert caught.value.remedy
@@ -70,12 +69,12 @@ def complaint(path: Path, *overrides: str, model: type[BaseModel] = PipelineConf
 
 
 def line_of(text: str, part: str) -> int:
-    """The line, from 1, that holds `part`."""
+    """Returns the line, counted from 1, that contains `part`."""
     [number] = [number for number, line in enumerate(text.splitlines(), 1) if part in line]
     return number
 
 
-def test_a_recipe_becomes_a_config(tmp_path: Path) -> None:
+def test_read_recipe_returns_a_config(tmp_path: Path) -> None:
     config = read_recipe(write(tmp_path), PipelineConfig)
     assert config.task.labels == ("rotten", "fresh")
     assert config.task.words("review") == {"rotten": ("bad",), "fresh": ("good", "great")}
@@ -88,10 +87,10 @@ def test_a_recipe_becomes_a_config(tmp_path: Path) -> None:
 
 @pytest.mark.parametrize("ascii_only", [True, False])
 @pytest.mark.parametrize("indent", [None, 2, "\t"])
-def test_a_recipe_may_be_json(ascii_only: bool, indent: int | str | None, tmp_path: Path) -> None:
+def test_read_recipe_accepts_json(ascii_only: bool, indent: int | str | None, tmp_path: Path) -> None:
     values = yaml.safe_load(TEXT)
     values["task"]["patterns"]["review"] = "{text} 🎬 It was {mask}."
-    values["distill"]["loop"]["learning_rate"] = 5e-5
+    values["distill"]["training"]["learning_rate"] = 5e-5
     path = tmp_path / "films.json"
     path.write_text(json.dumps(values, ensure_ascii=ascii_only, indent=indent), encoding="utf-8")
     config = read_recipe(path, PipelineConfig)
@@ -99,14 +98,11 @@ def test_a_recipe_may_be_json(ascii_only: bool, indent: int | str | None, tmp_pa
     assert config == read_recipe(write(tmp_path, TEXT.replace("} It", "} 🎬 It")), PipelineConfig)
 
 
-def test_a_complaint_about_json_has_its_line_too(tmp_path: Path) -> None:
+def test_errors_in_json_have_a_line(tmp_path: Path) -> None:
     text = json.dumps(yaml.safe_load(TEXT) | {"sead": 1}, indent=2)
-    error = complaint(write(tmp_path, text))
+    error = error_of(write(tmp_path, text))
     assert error.where == f"{tmp_path / 'films.yaml'}:{line_of(text, 'sead')}"
     assert error.remedy == "Did you mean 'seed'?"
-
-
-# --- what is wrong in the file ------------------------------------------------------------------------------------
 
 
 @pytest.mark.parametrize(
@@ -118,13 +114,13 @@ def test_a_complaint_about_json_has_its_line_too(tmp_path: Path) -> None:
         ("shots: 4", "wibble: 4", "data.wibble", "unknown key 'wibble'", "shots"),
         ("    - pattern: review", "    - patern: review", "prompts.tasks.0.patern", "unknown key", "'pattern'"),
         ("label: kind}", "labell: kind}", "prompts.tasks.1.data.pool.labell", "unknown key", "'label'"),
-        ("{kind: normal}}", "{kinds: normal}}", "prompts.methods.random.start.kinds", "unknown key", "'kind'"),
-        ("student:\n  asset", "student:\n  max_length: 4\n  asset", "student.max_length", "greater than", "Tokens"),
-        ("shots: 4", "shots: many", "data.shots", "valid integer", "Labelled examples a class"),
+        ("{kind: normal}}", "{kinds: normal}}", "prompts.methods.random.init.kinds", "unknown key", "'kind'"),
+        ("student:\n  asset", "student:\n  max_length: 4\n  asset", "student.max_length", "greater than", "tokens of"),
+        ("shots: 4", "shots: many", "data.shots", "valid integer", "Labeled examples per class"),
         ("seeds: [0, 1]", "seeds: [0, x]", "pet.seeds.1", "valid integer", ""),
-        ("learning_rate: 5e-5", "learning_rate: -1", "distill.training.learning_rate", "greater than 0", "learning rate"),
-        ("{kind: normal}", "{kind: norml}", "prompts.methods.random.start.kind", "'normal'", "vocabulary (embeddings"),
-        ("steps: 20", "steps: 20\n    epochs: 2", "distill.training", "either steps or epochs", "steps: 100"),
+        ("learning_rate: 5e-5", "learning_rate: -1", "distill.training.learning_rate", "greater than 0", "learning"),
+        ("{kind: normal}", "{kind: norml}", "prompts.methods.random.init.kind", "'normal'", "sample_vocab (embeddings"),
+        ("steps: 20", "steps: 20\n    epochs: 2", "distill.training", "both steps and epochs", "steps: 100"),
         ("  asset: models/student", "  max_length: 9", "student.asset", "missing", "Reference of the encoder"),
         ("    fresh: [good, great]\n", "", "task.verbalizer", "no word for label 'fresh'", "fresh: {"),
         ("fresh: [good", "frsh: [good", "task.verbalizer.frsh", "'frsh', which is not in labels", "spelling"),
@@ -136,55 +132,55 @@ def test_a_complaint_about_json_has_its_line_too(tmp_path: Path) -> None:
         ("is a {mask}", "is a", "prompts.tasks.1.task.patterns.kind", "has no {mask}", "exactly once"),
         ("    - pattern: review", "    - pattern: revue", "prompts.tasks.0.pattern", "'revue'", "review, verdict"),
         ("label: category}", "lable: category}", "data.pool.lable", "unknown key 'lable'", "'label'"),
-        ("{random: {init: {kind: normal}}}", "{ppt: {init: ppt}}", "prompts.methods", "no ppt section", "ppt: {...}"),
+        ("{random: {init: {kind: normal}}}", "{ppt: {init: ppt}}", "prompts.methods", "no section ppt", "ppt: {...}"),
     ],
 )  # fmt: skip
-def test_a_wrong_recipe_is_refused_at_its_line(
+def test_read_recipe_names_the_line_of_an_error(
     old: str, new: str, key: str, problem: str, remedy: str, tmp_path: Path
 ) -> None:
     assert TEXT.count(old) == 1
     text = TEXT.replace(old, new)
-    error = complaint(write(tmp_path, text))
+    error = error_of(write(tmp_path, text))
     assert error.key.startswith(key)
     assert problem in error.problem
     assert remedy in error.remedy
     file, _, line = error.where.rpartition(":")
     assert file == str(tmp_path / "films.yaml")
     shown = text.splitlines()[int(line) - 1]
-    assert shown not in TEXT.splitlines() or shown.strip().removesuffix(":") in key.split("."), "the changed line"
+    assert shown not in TEXT.splitlines() or shown.strip().removesuffix(":") in key.split("."), "names the changed line"
     assert str(error).startswith(f"{error.where}: {error.key}: ")
 
 
-def test_a_missing_section_points_at_the_file(tmp_path: Path) -> None:
-    error = complaint(write(tmp_path, TEXT.replace("backbone: {asset: models/bert}\n", "")))
+def test_read_recipe_names_the_file_for_a_missing_section(tmp_path: Path) -> None:
+    error = error_of(write(tmp_path, TEXT.replace("backbone: {asset: models/bert}\n", "")))
     assert (error.key, error.problem) == ("backbone", "the key is missing.")
     assert error.where == str(tmp_path / "films.yaml")
     assert "The pretrained language model" in error.remedy
 
 
 @pytest.mark.parametrize("labels", ["[no, yes]", "[0, 1]", "[1.5, 2.5]"])
-def test_labels_that_yaml_takes_for_something_else_are_to_be_quoted(labels: str, tmp_path: Path) -> None:
+def test_labels_that_yaml_reads_as_another_type_must_be_quoted(labels: str, tmp_path: Path) -> None:
     """YAML reads no as false and 0 as a number."""
-    error = complaint(write(tmp_path, TEXT.replace("[rotten, fresh]", labels)))
+    error = error_of(write(tmp_path, TEXT.replace("[rotten, fresh]", labels)))
     assert error.key == "task.labels.0"
     assert "valid string" in error.problem
     assert "quotes" in error.remedy
     assert error.where.endswith(":4")
 
 
-def test_words_that_yaml_takes_for_something_else_are_to_be_quoted(tmp_path: Path) -> None:
-    error = complaint(write(tmp_path, TEXT.replace("fresh: [good, great]", "fresh: [yes]")))
+def test_label_words_that_yaml_reads_as_another_type_must_be_quoted(tmp_path: Path) -> None:
+    error = error_of(write(tmp_path, TEXT.replace("fresh: [good, great]", "fresh: [yes]")))
     assert error.key == "task.verbalizer.fresh.0"
     assert "quotes" in error.remedy
-    error = complaint(write(tmp_path, TEXT.replace("    fresh: [good", "    yes: [good")))
+    error = error_of(write(tmp_path, TEXT.replace("    fresh: [good", "    yes: [good")))
     assert error.key.startswith("task.verbalizer")
     assert "quotes" in error.remedy
 
 
-def test_a_key_that_stands_twice_is_refused(tmp_path: Path) -> None:
-    """YAML would keep the last one and say nothing."""
+def test_read_recipe_rejects_repeated_keys(tmp_path: Path) -> None:
+    """YAML would keep the last one without a warning."""
     text = TEXT.replace("  shots: 4", "  shots: 4\n  shots: 400")
-    error = complaint(write(tmp_path, text))
+    error = error_of(write(tmp_path, text))
     assert error.where.endswith(f":{line_of(text, 'shots: 400')}")
     assert "'shots'" in error.problem
     assert error.key == "data.shots"
@@ -200,27 +196,24 @@ def test_a_key_that_stands_twice_is_refused(tmp_path: Path) -> None:
         ("{\"name\": \"films\",\n \"task\": }", None, ""),
     ],
 )  # fmt: skip
-def test_what_is_no_recipe_is_refused(text: str, line: int | None, problem: str, tmp_path: Path) -> None:
-    error = complaint(write(tmp_path, text))
+def test_read_recipe_rejects_files_without_a_recipe(text: str, line: int | None, problem: str, tmp_path: Path) -> None:
+    error = error_of(write(tmp_path, text))
     assert problem in error.problem
     assert error.where.startswith(str(tmp_path / "films.yaml"))
     if line:
         assert error.where.endswith(f":{line}")
 
 
-def test_a_file_that_is_no_text_is_refused(tmp_path: Path) -> None:
+def test_read_recipe_rejects_binary_files(tmp_path: Path) -> None:
     (tmp_path / "films.yaml").write_bytes(b"name: \xff\xfe")
-    assert "cannot be read" in complaint(tmp_path / "films.yaml").problem
-
-
-# --- overrides ----------------------------------------------------------------------------------------------------
+    assert "cannot be read" in error_of(tmp_path / "films.yaml").problem
 
 
 @pytest.mark.parametrize(
-    ("override", "place", "value"),
+    ("override", "path", "value"),
     [
         ("seed=7", ("seed",), 7),
-        ("distill.training.learning_rate=1e-4", ("distill", "loop", "learning_rate"), 1e-4),
+        ("distill.training.learning_rate=1e-4", ("distill", "training", "learning_rate"), 1e-4),
         ("pet.seeds=[3,4]", ("pet", "seeds"), (3, 4)),
         ("pet.seeds.1=9", ("pet", "seeds"), (0, 9)),
         ("pet.lora.rank=2", ("pet", "lora", "rank"), 2),
@@ -229,27 +222,27 @@ def test_a_file_that_is_no_text_is_refused(tmp_path: Path) -> None:
         ("prompts=null", ("prompts",), None),
     ],
 )
-def test_overrides_change_one_value(override: str, place: tuple[str, ...], value: Any, tmp_path: Path) -> None:
+def test_an_override_changes_one_value(override: str, path: tuple[str, ...], value: Any, tmp_path: Path) -> None:
     if "{text}" in override:
         override = override.replace("={text}={mask}", '="{text}={mask}"')
     plain: Any = read_recipe(write(tmp_path), PipelineConfig)
     config: Any = read_recipe(write(tmp_path), PipelineConfig, [override])
     assert config != plain
-    for name in place:
+    for name in path:
         config = getattr(config, name)
-    if place == ("prompts", "tasks"):
+    if path == ("prompts", "tasks"):
         assert config[1].task.patterns == {"kind": "{text}={mask}"}
     else:
         assert config == value
 
 
-def test_the_last_override_wins_and_the_file_is_left_alone(tmp_path: Path) -> None:
+def test_the_last_override_wins_and_the_file_is_unchanged(tmp_path: Path) -> None:
     path = write(tmp_path)
     assert read_recipe(path, PipelineConfig, ["seed=1", "seed=2"]).seed == 2
     assert path.read_text() == TEXT
 
 
-def test_an_override_of_an_alias_leaves_its_anchor_alone(tmp_path: Path) -> None:
+def test_an_override_of_an_alias_does_not_change_its_anchor(tmp_path: Path) -> None:
     text = TEXT.replace("backbone: {asset", "backbone: &model {asset").replace(
         "student:\n  asset: models/student", "student: *model"
     )
@@ -262,66 +255,40 @@ def test_an_override_of_an_alias_leaves_its_anchor_alone(tmp_path: Path) -> None
     [
         ("seed", "is not an override", "section.key=value"),
         ("=7", "is not an override", "section.key=value"),
-        ("name.x=7", "'name' is a single value", "Leave out"),
-        ("name.x.y=7", "'name' is a single value", "Leave out"),
+        ("name.x=7", "'name' is a single value", "Remove what follows"),
+        ("name.x.y=7", "'name' is a single value", "Remove what follows"),
         ("pet.seeds.5=7", "2 entries", "Count from 0"),
         ("prompts.tasks.7.pattern=kind", "2 entries", "Count from 0"),
         ("pet.sedes=[1]", "unknown key 'sedes'", "Did you mean 'seeds'?"),
         ("pett.seeds=[1]", "unknown key 'pett'", "Did you mean 'pet'?"),
         ("pet.seeds=3", "not 3", "Seeds"),
-        ("data.shots=-1", "greater than", "Labelled examples"),
-        ("pet.training.steps=4", "either steps or epochs", "steps"),
+        ("data.shots=-1", "greater than", "Labeled examples"),
+        ("pet.training.steps=4", "both steps and epochs", "steps"),
         ("seed=[1", "'[1' is not YAML", "quotes"),
         ("task.patterns.review=no mask", "has no {mask}", "exactly once"),
     ],
 )
-def test_a_wrong_override_is_refused(override: str, problem: str, remedy: str, tmp_path: Path) -> None:
-    error = complaint(write(tmp_path), override)
+def test_read_recipe_rejects_wrong_overrides(override: str, problem: str, remedy: str, tmp_path: Path) -> None:
+    error = error_of(write(tmp_path), override)
     assert problem in error.problem
     assert remedy in error.remedy
-    assert "-o" in str(error), "it is not the file that is wrong"
-
-
-# --- parts of recipes, and their places ---------------------------------------------------------------------------
+    assert "-o" in str(error), "names the option, not the file"
 
 
 class OnlyTask(BaseModel, extra="forbid"):
-    """What `score` reads of a recipe."""
+    """The part of a recipe that `score` reads."""
 
     task: Task = Field(description="The task.")
 
 
-def test_a_part_of_a_recipe_can_be_read_alone(tmp_path: Path) -> None:
+def test_read_recipe_can_ignore_other_sections(tmp_path: Path) -> None:
     task = read_recipe(write(tmp_path), OnlyTask, ignore_others=True).task
     assert task.name == "films"
     assert read_recipe(write(tmp_path, TEXT.partition("data:")[0]), OnlyTask, ignore_others=True).task == task
-    assert complaint(write(tmp_path), model=OnlyTask).problem == "unknown key 'name'."
+    assert error_of(write(tmp_path), model=OnlyTask).problem == "unknown key 'name'."
 
 
-@pytest.mark.parametrize(
-    ("key", "part"),
-    [
-        ("data.shots", "shots"),
-        ("data.pool.fields", "pool: {asset: films"),
-        ("data.test_size", "data:"),
-        ("pet", "pet:"),
-    ],
-)
-def test_a_key_is_located_at_its_line_or_at_the_nearest_above(key: str, part: str, tmp_path: Path) -> None:
-    path = write(tmp_path)
-    text = TEXT.replace("      data:", "      xxxx:")
-    found = with_location(DataError("too few.", "Get more.", key=key), path)
-    assert found.where == f"{path}:{line_of(text, part)}"
-    assert isinstance(found, DataError)
-    assert str(found) == f"{found.where}: {key}: too few. Get more."
-
-
-def test_a_place_that_is_known_is_kept(tmp_path: Path) -> None:
-    error = DataError("too few.", "Get more.", key="data.shots", where="-o")
-    assert with_location(error, write(tmp_path)) is error
-
-
-def test_shipped_recipes_are_found_by_name_and_others_by_path(tmp_path: Path) -> None:
+def test_find_recipe_accepts_names_and_paths(tmp_path: Path) -> None:
     assert find_recipe("demo") == RECIPES / "demo.yaml"
     assert find_recipe(str(write(tmp_path))) == tmp_path / "films.yaml"
     with pytest.raises(RecipeError, match="no recipe 'dmeo'") as caught:
@@ -333,5 +300,5 @@ def test_shipped_recipes_are_found_by_name_and_others_by_path(tmp_path: Path) ->
 
 
 @pytest.mark.parametrize("path", sorted(RECIPES.glob("*.yaml")), ids=lambda path: path.stem)
-def test_shipped_recipes_are_right_and_named_as_their_file(path: Path) -> None:
+def test_shipped_recipes_are_valid_and_have_the_name_of_their_file(path: Path) -> None:
     assert read_recipe(path, PipelineConfig).name == path.stem

@@ -1,4 +1,4 @@
-"""The reference of recipes: up to date, complete, and a schema that takes what the program takes."""
+"""The generated reference of recipes: up to date and complete, with a JSON schema that accepts valid recipes."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ VALIDATOR = jsonschema.Draft202012Validator(reference.recipe_schema())
 
 
 def models(kind: Any, seen: set[type[BaseModel]]) -> Iterator[type[BaseModel]]:
-    """Every model that a field of a recipe leads to."""
+    """Yields every model that a field of a recipe refers to."""
     if isinstance(kind, type) and issubclass(kind, BaseModel):
         if kind not in seen:
             seen.add(kind)
@@ -39,31 +39,31 @@ def models(kind: Any, seen: set[type[BaseModel]]) -> Iterator[type[BaseModel]]:
 MODELS = list(models(PipelineConfig, set()))
 
 
-def complaints(recipe: dict[str, Any]) -> list[str]:
+def schema_errors(recipe: dict[str, Any]) -> list[str]:
     return [error.message for error in VALIDATOR.iter_errors(recipe)]
 
 
 @pytest.mark.parametrize(
-    ("name", "make"), [("reference.md", reference.reference_markdown), ("recipe.schema.json", reference.schema_text)]
+    ("name", "make"), [("recipe.md", reference.reference_markdown), ("recipe.schema.json", reference.schema_text)]
 )
-def test_what_is_generated_is_up_to_date(name: str, make: Callable[[], str]) -> None:
-    written = (ROOT / "docs" / name).read_text(encoding="utf-8")
-    assert written == make(), f"docs/{name} is out of date. Write it again: make docs"
+def test_generated_files_are_up_to_date(name: str, make: Callable[[], str]) -> None:
+    text = (ROOT / "docs/reference" / name).read_text(encoding="utf-8")
+    assert text == make(), f"docs/reference/{name} is out of date. Run: make reference"
 
 
-def test_the_schema_is_one_and_names_its_dialect() -> None:
+def test_the_schema_is_valid_and_names_its_dialect() -> None:
     jsonschema.Draft202012Validator.check_schema(reference.recipe_schema())
     assert reference.recipe_schema()["$schema"] == "https://json-schema.org/draft/2020-12/schema"
-    assert not re.search(r'"(identity|discriminator)":', reference.schema_text())
+    assert not re.search(r'"(identity|asset_|discriminator)":', reference.schema_text())
 
 
 @pytest.mark.parametrize("name", shipped_recipes())
-def test_every_recipe_that_comes_with_clozeline_is_valid(name: str) -> None:
-    assert complaints(yaml.safe_load(find_recipe(name).read_text(encoding="utf-8"))) == []
+def test_every_shipped_recipe_fits_the_schema(name: str) -> None:
+    assert schema_errors(yaml.safe_load(find_recipe(name).read_text(encoding="utf-8"))) == []
 
 
 @pytest.mark.parametrize(
-    ("place", "value"),
+    ("key", "value"),
     [
         ("pet.lop", {}),
         ("pet.training.learning_rate", 0),
@@ -74,41 +74,41 @@ def test_every_recipe_that_comes_with_clozeline_is_valid(name: str) -> None:
         ("data.pool.fields", "text"),
     ],
 )
-def test_what_the_program_refuses_the_schema_refuses(place: str, value: Any) -> None:
+def test_the_schema_rejects_invalid_values(key: str, value: Any) -> None:
     recipe = yaml.safe_load(find_recipe("smoke").read_text(encoding="utf-8"))
-    *parents, last = place.split(".")
+    *parents, last = key.split(".")
     target = recipe
     for name in parents:
         target = target[name]
     target[last] = value
-    assert complaints(recipe)
+    assert schema_errors(recipe)
     with pytest.raises(ValueError, match=r"validation error"):
         load_config(recipe)
 
 
-def test_every_model_has_its_section_and_every_field_its_row() -> None:
+def test_every_model_has_a_section_and_every_field_a_row() -> None:
     assert len(MODELS) > 25
     sections = {part.partition("\n")[0]: part for part in reference.reference_markdown().split("\n## ")[1:]}
     named = {"Recipe" if model is PipelineConfig else reference.heading(model.__name__): model for model in MODELS}
-    assert len(named) == len(MODELS), "two sections would have one name"
+    assert len(named) == len(MODELS), "two sections have the same heading"
     assert set(sections) == set(named)
     for heading, model in named.items():
         rows = re.findall(r"^\| `(\w+)` \| (.+?) \| (.+?) \| (.+) \|$", sections[heading], re.M)
         assert [row[0] for row in rows] == list(model.model_fields), heading
-        for (key, _, default, about), field in zip(rows, model.model_fields.values(), strict=True):
-            assert about.replace("\\|", "|") == field.description, key
+        for (key, _, default, text), field in zip(rows, model.model_fields.values(), strict=True):
+            assert text.replace("\\|", "|") == " ".join((field.description or "").split()), key
             assert (default == "*required*") == field.is_required(), key
 
 
-def test_every_link_of_the_reference_leads_somewhere() -> None:
+def test_every_link_of_the_reference_has_a_target() -> None:
     text = reference.reference_markdown()
     anchors = {heading.lower().replace(" ", "-") for heading in re.findall(r"^## (.+)$", text, re.M)}
     assert set(re.findall(r"\]\(#([^)]+)\)", text)) <= anchors
-    assert all((ROOT / "docs" / path).is_file() for path in re.findall(r"\]\(([^#)]+)\)", text))
+    assert all((ROOT / "docs/reference" / path).is_file() for path in re.findall(r"\]\(([^#)]+)\)", text))
 
 
 @pytest.mark.parametrize(
-    ("schema", "said"),
+    ("schema", "words"),
     [
         ({"type": "integer", "minimum": 1}, "whole number, 1 or more"),
         ({"type": "number", "exclusiveMinimum": 0, "maximum": 1}, "number, above 0, at most 1"),
@@ -120,16 +120,16 @@ def test_every_link_of_the_reference_leads_somewhere() -> None:
         ({"type": "boolean"}, "true or false"),
     ],
 )
-def test_types_are_told_in_plain_words(schema: dict[str, Any], said: str) -> None:
-    assert reference.plain(schema) == said
+def test_types_are_described_in_words(schema: dict[str, Any], words: str) -> None:
+    assert reference.plain(schema) == words
 
 
-def test_defaults_are_told() -> None:
+def test_the_reference_has_defaults() -> None:
     rows = {tuple(row) for row in re.findall(r"^\| `(\w+)` \| .+? \| (.+?) \|", reference.reference_markdown(), re.M)}
-    assert {("temperature", "`2.0`"), ("members", "`{}`"), ("start", "its own defaults"), ("ppt", "*none*")} <= rows
+    assert {("temperature", "`2.0`"), ("members", "`{}`"), ("init", "its own defaults"), ("ppt", "*none*")} <= rows
 
 
-def test_the_command_prints_both_and_writes_files(clozeline: Clozeline, tmp_path: Path) -> None:
+def test_the_command_prints_the_schema_and_writes_the_page(clozeline: Clozeline, tmp_path: Path) -> None:
     printed = clozeline("schema")
     assert printed.returncode == 0, printed.stderr
     assert json.loads(printed.stdout) == reference.recipe_schema()

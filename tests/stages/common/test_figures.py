@@ -53,14 +53,14 @@ def test_confusion_of_many_labels_has_no_numbers_and_short_names() -> None:
 
 
 def test_agreement_is_the_share_of_equal_labels() -> None:
-    votes = np.array([[[1, 0], [1, 0], [0, 1], [0, 1]], [[1, 0], [0, 1], [0, 1], [1, 0]]], dtype=float)
-    figure = figures.agreement(votes, ("one", "two"))
+    member_logits = np.array([[[1, 0], [1, 0], [0, 1], [0, 1]], [[1, 0], [0, 1], [0, 1], [1, 0]]], dtype=float)
+    figure = figures.agreement(member_logits, ("one", "two"))
     assert texts(figure) == ["1.00", "0.50", "0.50", "1.00"]
 
 
 def test_agreement_of_zero_is_within_the_color_range() -> None:
-    votes = np.array([[[1, 0]] * 4, [[0, 1]] * 4], dtype=float)
-    image = figures.agreement(votes, ("one", "two")).axes[0].images[0]
+    member_logits = np.array([[[1, 0]] * 4, [[0, 1]] * 4], dtype=float)
+    image = figures.agreement(member_logits, ("one", "two")).axes[0].images[0]
     assert image.norm.vmin == 0
 
 
@@ -112,15 +112,15 @@ def test_learning_curve_has_one_line_per_method() -> None:
 
 
 def test_initializations_have_one_color_for_accuracy_and_loss() -> None:
-    found = [
+    actual = [
         {"method": "ppt", "init": "ppt", "accuracy": 0.8, "accuracy_std": 0.1, "losses": ((1, 0.9), (2, 0.2))},
-        {"method": "random", "start": "normal", "accuracy": 0.6, "accuracy_std": None, "losses": ((1, 1.1), (2, 0.7))},
-        {"method": "long", "start": "words", "accuracy": 0.7, "accuracy_std": None, "losses": ()},
+        {"method": "random", "init": "normal", "accuracy": 0.6, "accuracy_std": None, "losses": ((1, 1.1), (2, 0.7))},
+        {"method": "long", "init": "words", "accuracy": 0.7, "accuracy_std": None, "losses": ()},
     ]
-    scores, curves = figures.initializations("films", found).axes
+    scores, curves = figures.initializations("films", actual).axes
     assert [label.get_text() for label in scores.get_yticklabels()] == ["ppt", "random\nnormal", "long\nwords"]
     assert [bars[0].get_xdata().tolist() for bars in scores.containers] == [[0.8], [0.6], [0.7]]
     assert [line.get_ydata().tolist() for line in curves.lines] == [[0.9, 0.2], [1.1, 0.7]]
-    colours = [bars[0].get_color() for bars in scores.containers]
-    assert [line.get_color() for line in curves.lines] == colours[:2]
-    assert len(set(colours)) == 3
+    colors = [bars[0].get_color() for bars in scores.containers]
+    assert [line.get_color() for line in curves.lines] == colors[:2]
+    assert len(set(colors)) == 3

@@ -23,7 +23,8 @@ from stages.common.models.encoders.config import StudentConfig
 from stages.common.models.encoders.text_classifier import TextClassifier
 from stages.common.protocols import Recorder
 from stages.common.seeds import python_rng
-from stages.prompt_pretraining.config import SingleConfig, classifier_folder
+from stages.prompt_pretraining.classifier_files import classifier_folder
+from stages.prompt_pretraining.config import SingleConfig
 from stages.prompt_pretraining.pseudo_labels import PseudoLabeler, balanced, label_until_enough, single_examples
 from tests.support.small_models import backbone_config
 from tests.support.stage_runs import SILENT, Kept

@@ -1,4 +1,4 @@
-"""What a real run shows: in a terminal, to a machine that reads JSON lines, and to nobody."""
+"""The output of a run: in a terminal, as JSON lines, and with --quiet."""
 
 from __future__ import annotations
 
@@ -30,48 +30,49 @@ COLUMNS = 100
 ESCAPES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 
 
-def trained(steps: int) -> tuple[str, ...]:
-    """The words of a run of two steps: the data, and a training of so many optimizer steps."""
+def arguments(steps: int) -> tuple[str, ...]:
+    """The arguments of a run of two steps: the data, and a baseline of `steps` optimizer steps."""
     return ("run", "smoke", "--until", "baseline/0", "-o", f"baseline.training.steps={steps}", "--no-register")
 
 
-def in_terminal(*words: str) -> tuple[int, str]:
-    """Runs the command in a terminal of 100 columns. Returns its exit status and all that it wrote there."""
+def run_in_terminal(*command_line: str) -> tuple[int, str]:
+    """Runs the command in a terminal of 100 columns. Returns its exit status and output."""
     ours, theirs = pty.openpty()
     fcntl.ioctl(theirs, termios.TIOCSWINSZ, struct.pack("HHHH", 30, COLUMNS, 0, 0))
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "TERM": "xterm-256color"}
     for name in ("RAY_ADDRESS", "COLUMNS", "LINES", "NO_COLOR"):
         environment.pop(name, None)
-    command = [sys.executable, "-c", "from pipelines.cli.app import main; main()", *words]
+    command = [sys.executable, "-c", "from pipelines.cli.app import main; main()", *command_line]
     process = subprocess.Popen(command, env=environment, stdin=theirs, stdout=theirs, stderr=theirs)
     os.close(theirs)
     written = b""
     try:
         while part := os.read(ours, 65536):
             written += part
-    except OSError:  # how Linux says that nobody writes there any more
+    except OSError:  # Linux raises it when the process has closed the terminal
         pass
     os.close(ours)
     return process.wait(60), written.decode()
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(400)
-def test_a_terminal_has_a_line_for_the_running_step_and_keeps_one_at_its_end(tmp_path: Path) -> None:
-    code, written = in_terminal(*trained(200), "--store", str(tmp_path / "store"))
+def test_terminal_has_a_line_per_running_step_and_per_finished_step(tmp_path: Path) -> None:
+    code, written = run_in_terminal(*arguments(200), "--store", str(tmp_path / "store"))
     assert code == 0, written
     shown = ESCAPES.sub("", written)
     lines = [line for line in re.split(r"[\r\n]+", shown) if line.strip()]
     moving = [line for line in lines if line.startswith("baseline/0") and "/200" in line]
     assert any(re.search(r"loss \d\.\d{3} +[\d,]+/s training +\d:\d\d:\d\d \d+:\d\d left", line) for line in moving)
     assert any(re.match(r"steps .* 1/2 ", line) for line in lines)
-    assert max(len(line) for line in lines if "/200" in line) <= COLUMNS, "a line that is broken cannot be drawn over"
-    assert sum(bool(re.match(r"done      baseline/0  \d+ s  accuracy \d+\.\d%", line)) for line in lines) == 1
-    assert "\x1b[?25h" in written, "the cursor is shown again"
+    assert max(len(line) for line in lines if "/200" in line) <= COLUMNS, "a line that wraps cannot be redrawn"
+    assert sum(bool(re.match(r"finished  baseline/0  \d+ s  accuracy \d+\.\d%", line)) for line in lines) == 1
+    assert "\x1b[?25h" in written, "the cursor is visible again"
 
 
 @pytest.mark.timeout(400)
-def test_json_is_an_object_a_line_and_nothing_else(tmp_path: Path, clozeline: Clozeline) -> None:
-    done = clozeline(*trained(150), "--json", "--store", str(tmp_path / "store"), timeout=380)
+def test_json_output_is_one_object_per_line(tmp_path: Path, clozeline: Clozeline) -> None:
+    done = clozeline(*arguments(150), "--json", "--store", str(tmp_path / "store"), timeout=380)
     assert done.returncode == 0, done.stderr
     events = [json.loads(line) for line in done.stdout.splitlines()]
     assert [event["time"] for event in events] == sorted(event["time"] for event in events)
@@ -84,21 +85,22 @@ def test_json_is_an_object_a_line_and_nothing_else(tmp_path: Path, clozeline: Cl
     assert all(event["examples_per_s"] > 0 for event in progress if "examples_per_s" in event)
     finished = [event for event in events if event["event"] == "step_finished"][-1]
     assert finished["step"] == "baseline/0" and finished["seconds"] > 0
-    assert 0 <= finished["figures"]["test/accuracy"] <= 1
+    assert 0 <= finished["metrics"]["test/accuracy"] <= 1
     assert (events[-1]["executed"], events[-1]["exit_code"]) == (["data/rotten_tomatoes", "baseline/0"], 0)
-    assert "smoke: 2 steps to run" in done.stderr, "words are for people"
+    assert "smoke: 2 steps to run" in done.stderr, "messages are on stderr"
 
 
-def test_json_says_what_is_wrong_and_quiet_says_nothing_else(clozeline: Clozeline) -> None:
-    done = clozeline("run", "nowhere", "--json", "--quiet")
+def test_json_and_quiet_write_only_the_error(clozeline: Clozeline) -> None:
+    done = clozeline("run", "unknown", "--json", "--quiet")
     (line,) = done.stdout.splitlines()
     found = json.loads(line)
     assert (done.returncode, found["event"], found["exit_code"]) == (2, "error", 2)
-    assert "nowhere" in found["error"] and found["remedy"]
+    assert "unknown" in found["error"] and found["remedy"]
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(300)
-def test_quiet_says_nothing_of_a_run_that_goes_well(tmp_path: Path, clozeline: Clozeline) -> None:
+def test_quiet_prints_nothing_if_the_run_succeeds(tmp_path: Path, clozeline: Clozeline) -> None:
     words = ("run", "smoke", "--until", "data/plot_or_quote", "--quiet", "--no-register")
     done = clozeline(*words, "--store", str(tmp_path / "store"))
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
@@ -112,8 +114,8 @@ def lines_of(*events: Any) -> list[dict[str, Any]]:
     return [json.loads(line, parse_constant=pytest.fail) for line in stream.getvalue().splitlines()][1:]
 
 
-def test_a_failure_in_json_has_its_remedy_its_log_and_no_secret() -> None:
-    error = StepError("pet/a/0", "postgresql://me:secret@host is away.", remedy="Start it.", log="/logs/a.log")
+def test_failure_in_json_has_remedy_and_log_but_no_secret() -> None:
+    error = StepError("pet/a/0", "postgresql://me:secret@host is unreachable.", remedy="Start it.", log="/logs/a.log")
     (found,) = lines_of(StepFailed("pet/a/0", error, retry_in_s=2.0))
     assert {"event": "step_failed", "remedy": "Start it.", "log": "/logs/a.log", "retry_in_s": 2.0}.items() <= (
         found.items()
@@ -121,13 +123,13 @@ def test_a_failure_in_json_has_its_remedy_its_log_and_no_secret() -> None:
     assert "secret" not in found["error"]
 
 
-def test_numbers_that_json_does_not_know_are_null() -> None:
+def test_nan_is_null_in_json() -> None:
     (found,) = lines_of(StepFinished("a", 1.0, cached=False, metrics={"train/loss": float("nan"), "x": 1.0}))
-    assert found["figures"] == {"train/loss": None, "x": 1.0}
+    assert found["metrics"] == {"train/loss": None, "x": 1.0}
 
 
-def drawn(width: int, *events: Any) -> str:
-    """The moving lines of a terminal of some width after the events."""
+def draw(width: int, *events: Any) -> str:
+    """Returns the progress lines in a terminal of this width after the events."""
     console = Console(file=io.StringIO(), force_terminal=True, width=width, height=20)
     with ProgressDisplay(console, 3) as display:
         for event in events:
@@ -139,22 +141,22 @@ def drawn(width: int, *events: Any) -> str:
 
 
 @pytest.mark.parametrize("width", [60, 80, 100, 160])
-def test_long_names_are_shortened_and_nothing_is_broken(width: int) -> None:
+def test_long_names_are_shortened_and_no_line_wraps(width: int) -> None:
     name = "prompts/a_task_with_a_very_long_name_indeed/a_method_of_some_length/17"
     info = {"phase": "training", "loss": 0.6931, "examples_per_s": 1234.5, "eta_s": 75.0}
-    shown = drawn(width, StepStarted(name, 1, "log"), StepProgress(name, 31, 100, info))
+    shown = draw(width, StepStarted(name, 1, "log"), StepProgress(name, 31, 100, info))
     lines = shown.rstrip("\n").splitlines()
     assert len(lines) == 2 and all(len(line) <= width for line in lines)
     assert lines[1].startswith("prom")
     assert all(word in lines[1] for word in ("/17", "31/100", "loss 0.693", "1,234/s", "1:15 left"))
 
 
-def test_a_name_keeps_its_start_its_method_and_its_seed() -> None:
+def test_shortened_name_keeps_start_method_and_seed() -> None:
     assert shortened("pet/review/0", 14) == "pet/review/0"
     assert shortened("prompts/rotten_tomatoes/random/1", 20) == "prompt…toes/random/1"
 
 
-def test_a_step_ends_with_its_main_figure() -> None:
+def test_headline_metric_is_the_first_known_metric() -> None:
     assert headline_metric({"train/loss": 0.1, "test/accuracy": 0.8024}) == "accuracy 80.2%"
     assert headline_metric({"held_out/accuracy": 0.5}) == "held-out accuracy 50.0%"
     assert headline_metric({"train/loss": 0.1}) == ""

@@ -1,4 +1,4 @@
-"""What `resources` of a recipe hands down to its sections."""
+"""`resources` of a recipe as the default of its sections."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pipelines.schema.config import PipelineConfig
 from pipelines.schema.loader import find_recipe, read_recipe
 from pipelines.schema.locations import RecipeError
 
-SPREAD = "resources={strategy: zero3, workers: 4, cpus: 2, gpus: 1}"
+ZERO3 = "resources={strategy: zero3, workers: 4, cpus: 2, gpus: 1}"
 
 
 def resources(*overrides: str) -> dict[str, Resources]:
@@ -18,46 +18,51 @@ def resources(*overrides: str) -> dict[str, Resources]:
     return {step.name: step.resources for step in build_steps(config)}
 
 
-def test_steps_with_a_backbone_get_them_and_others_do_not() -> None:
-    found = resources(SPREAD)
+def test_resources_are_defaults_of_steps_with_a_backbone() -> None:
+    config = read_recipe(find_recipe("smoke"), PipelineConfig, [ZERO3])
+    steps = {step.name: step for step in build_steps(config)}
     shared = Resources(cpus=2, gpus=1, workers=4, strategy="zero3")
-    with_backbone = [name for name in found if name.split("/")[0] in ("ppt", "pet", "zero_shot", "prompts")]
+    with_backbone = [name for name, step in steps.items() if step.kind in ("ppt", "pet", "zero_shot", "prompts")]
     assert len(with_backbone) == 11
-    assert all(found[name] == shared for name in with_backbone)
+    assert all(steps[name].resources == shared for name in with_backbone)
     before = resources()
-    assert all(found[name] == before[name] for name in found if name not in with_backbone)
+    assert all(steps[name].resources == before[name] for name in steps if name not in with_backbone)
 
 
-def test_a_section_says_more() -> None:
-    found = resources(SPREAD, "pet.workers=2", "ppt.strategy=single", "prompts.gpus=0")
-    assert found["pet/review/0"] == Resources(cpus=2, gpus=1, workers=2, strategy="zero3")
-    assert found["ppt/pair"] == Resources(cpus=2, gpus=1), "a strategy of its own has workers of its own"
-    assert found["prompts/plot_or_quote/ppt/0"] == Resources(cpus=2, workers=4, strategy="zero3")
+def test_a_section_overrides_the_defaults() -> None:
+    steps_resources = resources(ZERO3, "pet.workers=2", "ppt.strategy=single", "prompts.gpus=0")
+    assert steps_resources["pet/review/0"] == Resources(cpus=2, gpus=1, workers=2, strategy="zero3")
+    assert steps_resources["ppt/pair"] == Resources(cpus=2, gpus=1), (
+        "a section with its own strategy has its own workers"
+    )
+    assert steps_resources["prompts/plot_or_quote/ppt/0"] == Resources(cpus=2, workers=4, strategy="zero3")
 
 
-def test_a_folder_for_weights_goes_where_the_strategy_goes() -> None:
-    found = resources("resources={strategy: zero3_offload, workers: 2, nvme_path: /fast}", "ppt.strategy=single")
-    assert found["pet/review/0"] == Resources(workers=2, strategy="zero3_offload", nvme_path="/fast")
-    assert found["ppt/pair"].nvme_path is None, "a strategy of its own has a place of its own"
-    assert found["distill/0"].nvme_path is None
-    own = resources(SPREAD, "pet.strategy=zero3_offload", "pet.workers=2", "pet.nvme_path=/fast")
+def test_the_folder_for_offloaded_weights_is_a_default_with_the_strategy() -> None:
+    steps_resources = resources(
+        "resources={strategy: zero3_offload, workers: 2, nvme_path: /fast}", "ppt.strategy=single"
+    )
+    assert steps_resources["pet/review/0"] == Resources(workers=2, strategy="zero3_offload", nvme_path="/fast")
+    assert steps_resources["ppt/pair"].nvme_path is None, "a section with its own strategy has its own folder"
+    assert steps_resources["distill/0"].nvme_path is None
+    own = resources(ZERO3, "pet.strategy=zero3_offload", "pet.workers=2", "pet.nvme_path=/fast")
     assert (own["pet/review/0"].nvme_path, own["ppt/pair"].nvme_path) == ("/fast", None)
 
 
-def test_members_on_other_backbones_get_them_too() -> None:
+def test_resources_are_defaults_of_members_on_other_backbones() -> None:
     probe = "probe: {kind: probe, encoder: {asset: x}}"
     member = "other: {kind: pet, backbone: {asset: x}, tune: none}"
-    found = resources(SPREAD, f"members={{{probe}, {member}}}")
-    assert found["pet/other/review/0"].workers == 4
-    assert found["probe/probe"].workers == 1
+    steps_resources = resources(ZERO3, f"members={{{probe}, {member}}}")
+    assert steps_resources["pet/other/review/0"].workers == 4
+    assert steps_resources["probe/probe"].workers == 1
 
 
-def test_shards_get_all_but_the_strategy() -> None:
-    found = resources(SPREAD, "shards={source: {asset: x}, cpus: 3}")
-    assert found["shards"] == Resources(cpus=3, gpus=1, workers=4, strategy="stream")
-    elastic = resources("resources={strategy: zero3, workers: [1, 3]}", "shards={source: {asset: x}}")
+def test_sections_with_shards_have_all_defaults_but_the_strategy() -> None:
+    steps_resources = resources(ZERO3, "unlabeled_shards={source: {asset: x}, cpus: 3}")
+    assert steps_resources["soft_label_shards"] == Resources(cpus=3, gpus=1, workers=4, strategy="stream")
+    elastic = resources("resources={strategy: zero3, workers: [1, 3]}", "unlabeled_shards={source: {asset: x}}")
     assert elastic["ppt/pair"].workers == (1, 3)
-    assert elastic["shards"].workers == 3, "the most: a stream has as many as it is given"
+    assert elastic["soft_label_shards"].workers == 3, "the maximum, because a stream has a fixed number of workers"
 
 
 @pytest.mark.parametrize(
@@ -68,31 +73,31 @@ def test_shards_get_all_but_the_strategy() -> None:
         ("resources=3", "resources"),
         ("resources={strategy: zero3, nvme_path: /fast}", "resources"),
         ("resources={nvme_path: /fast}", "resources"),
-        ("resources={strategy: zero3_offload, nvme_path: fast}", "resources.offload_to"),
+        ("resources={strategy: zero3_offload, nvme_path: fast}", "resources.nvme_path"),
         ("prompts.nvme_path=/fast", "prompts"),
     ],
 )
-def test_what_makes_no_sense_is_refused(override: str, key: str) -> None:
+def test_invalid_resources_are_errors(override: str, key: str) -> None:
     with pytest.raises(RecipeError) as caught:
         read_recipe(find_recipe("smoke"), PipelineConfig, [override])
     assert caught.value.key.startswith(key)
 
 
-def test_workers_may_be_the_fewest_and_the_most() -> None:
-    found = resources("resources={strategy: ddp, workers: [1, 3]}", "prompts.workers=2")
-    elastic, fixed = found["pet/review/0"], found["prompts/plot_or_quote/ppt/0"]
+def test_workers_can_be_a_minimum_and_a_maximum() -> None:
+    steps_resources = resources("resources={strategy: ddp, workers: [1, 3]}", "prompts.workers=2")
+    elastic, fixed = steps_resources["pet/review/0"], steps_resources["prompts/plot_or_quote/ppt/0"]
     assert (elastic.min_workers, elastic.max_workers) == (1, 3)
     assert (fixed.min_workers, fixed.max_workers) == (2, 2)
 
 
 @pytest.mark.parametrize(
-    ("override", "told"),
+    ("override", "message"),
     [
-        ("resources={strategy: ddp, workers: [3, 1]}", "Write the fewest workers first"),
-        ("resources={strategy: single, workers: [1, 3]}", "strategy: single has one worker"),
-        ("resources={strategy: ddp, workers: [0, 3]}", "fewest, most"),
+        ("resources={strategy: ddp, workers: [3, 1]}", "Put the minimum first"),
+        ("resources={strategy: single, workers: [1, 3]}", "strategy: single uses one worker"),
+        ("resources={strategy: ddp, workers: [0, 3]}", "minimum, maximum"),
     ],
 )
-def test_numbers_of_workers_that_make_no_sense_are_refused(override: str, told: str) -> None:
-    with pytest.raises(RecipeError, match=told):
+def test_invalid_numbers_of_workers_are_errors(override: str, message: str) -> None:
+    with pytest.raises(RecipeError, match=message):
         resources(override)

@@ -1,4 +1,4 @@
-"""`clozeline serve`: real processes, asked over HTTP. What is about the service alone is asked of a toy model."""
+"""`clozeline serve` in a separate process over HTTP, with a toy model if the test does not need a real one."""
 
 from __future__ import annotations
 
@@ -22,18 +22,18 @@ pytestmark = pytest.mark.timeout(300)
 
 @pytest.fixture(scope="module")
 def toy() -> Iterator[Service]:
-    with service("toy") as found:
-        yield found
+    with service("toy") as server:
+        yield server
 
 
-def test_answers_come_in_the_order_of_the_texts(toy: Service) -> None:
+def test_predictions_keep_the_order_of_the_texts(toy: Service) -> None:
     assert [item["label"] for item in toy.predict(["b", "a", "c", "a"])] == ["B", "A", "C", "A"]
     assert toy.predict([]) == []
     rows = {"inputs": [{"text": "x", "id": 7}, {"text": "y"}]}
     assert toy.ask("POST", "/predict", rows).body == {"predictions": [{"label": "X"}, {"label": "Y"}]}
 
 
-def test_the_root_tells_what_is_served_and_its_example_works(toy: Service) -> None:
+def test_root_describes_the_model_with_a_valid_example(toy: Service) -> None:
     about = toy.ask("GET", "/").body
     assert (about["ready"], about["models"], about["fields"], about["labels"]) == (
         True, [{"folder": "toy"}], ["text"], ["any"],
@@ -53,27 +53,27 @@ def test_the_root_tells_what_is_served_and_its_example_works(toy: Service) -> No
         ({}, 422, "texts", "neither texts nor inputs"),
         ({"texts": [], "inputs": []}, 422, "texts", "both texts and inputs"),
         ({"texts": "a"}, 422, "texts", "a string, not a list"),
-        ({"texts": ["a", 7]}, 422, "texts[1]", "a number, not text"),
-        ({"texts": ["a", None]}, 422, "texts[1]", "null, not text"),
+        ({"texts": ["a", 7]}, 422, "texts[1]", "a number, not a string"),
+        ({"texts": ["a", None]}, 422, "texts[1]", "null, not a string"),
         ({"texts": ["a", " "]}, 422, "texts[1]", "'text' is empty"),
         ({"texts": ["a", "\ud800"]}, 422, "texts[1]", "surrogate"),
-        ({"texts": ["a"], "top": 3}, 422, "top", "'top' is not known"),
+        ({"texts": ["a"], "top": 3}, 422, "top", "unknown field 'top'"),
         ({"inputs": ["a"]}, 422, "inputs[0]", "a string, not an object"),
         ({"inputs": [{"text": "a"}, {"txt": "b"}]}, 422, "inputs[1].text", "'text' is missing"),
-        ({"inputs": [{"text": 5}]}, 422, "inputs[0].text", "'text' is no text"),
-        ({"texts": ["a"] * 9}, 413, "texts", "9 texts are more than 8"),
+        ({"inputs": [{"text": 5}]}, 422, "inputs[0].text", "'text' is not text"),
+        ({"texts": ["a"] * 9}, 413, "texts", "9 texts exceed the maximum of 8"),
         ({"texts": ["a" * 2000]}, 413, None, "larger than 2000 bytes"),
     ],
 )  # fmt: skip
-def test_bad_bodies_are_refused_with_field_and_remedy(
+def test_bad_bodies_are_errors_with_field_and_remedy(
     body: Any, status: int, field: str | None, words: str, toy: Service
 ) -> None:
-    found = toy.ask("POST", "/predict", body)
-    assert (found.status, found.body.get("field")) == (status, field), found.body
-    assert words in found.body["error"] and found.body["remedy"]
+    response = toy.ask("POST", "/predict", body)
+    assert (response.status, response.body.get("field")) == (status, field), response.body
+    assert words in response.body["error"] and response.body["remedy"]
 
 
-def test_a_large_body_is_refused_however_it_is_sent(toy: Service) -> None:
+def test_large_bodies_are_rejected(toy: Service) -> None:
     chunks = iter([b"x" * 1000] * 3000)
     assert toy.ask("POST", "/predict", b"x" * 3_000_000).status == 413
     assert toy.ask("POST", "/predict", chunks).status == 413
@@ -82,15 +82,15 @@ def test_a_large_body_is_refused_however_it_is_sent(toy: Service) -> None:
 
 @pytest.mark.parametrize(
     ("method", "path", "status"),
-    [("GET", "/predict", 405), ("POST", "/health", 405), ("GET", "/nowhere", 404), ("PUT", "/", 405)],
+    [("GET", "/predict", 405), ("POST", "/health", 405), ("GET", "/unknown", 404), ("PUT", "/", 405)],
 )
-def test_other_addresses_are_named(method: str, path: str, status: int, toy: Service) -> None:
-    found = toy.ask(method, path)
-    assert found.status == status
-    assert f"{method} {path}" in found.body["error"] and "POST /predict" in found.body["remedy"]
+def test_other_routes_are_errors(method: str, path: str, status: int, toy: Service) -> None:
+    response = toy.ask(method, path)
+    assert response.status == status
+    assert f"{method} {path}" in response.body["error"] and "POST /predict" in response.body["remedy"]
 
 
-def test_fifty_clients_at_once_get_their_own_answers_in_shared_batches(toy: Service) -> None:
+def test_fifty_clients_share_batches(toy: Service) -> None:
     before = toy.metrics()
     until = time.monotonic() + 3
 
@@ -99,31 +99,33 @@ def test_fifty_clients_at_once_get_their_own_answers_in_shared_batches(toy: Serv
         count = 0
         while time.monotonic() < until:
             texts = [f"client {number} text {count}", f"slow 0.002 {number}"]
-            found = ask(connection, "POST", "/predict", {"texts": texts})
-            assert found.status == 200, found
-            assert [item["label"] for item in found.body["predictions"]] == [text.upper() for text in texts]
+            response = ask(connection, "POST", "/predict", {"texts": texts})
+            assert response.status == 200, response
+            assert [item["label"] for item in response.body["predictions"]] == [text.upper() for text in texts]
             count += 1
         connection.close()
         return count
 
     with ThreadPoolExecutor(50) as pool:
         counts = list(pool.map(client, range(50)))
-    assert min(counts) >= 1, "each had its turn"
+    assert min(counts) >= 1, "each client was served"
     after = toy.metrics()
-    grown = {name: after[name] - before.get(name, 0) for name in after}
-    assert grown["clozeline_requests_total,code=200,path=/predict"] == sum(counts)
-    assert grown["clozeline_request_seconds_count"] == sum(counts)
-    assert grown["clozeline_texts_total"] == grown["clozeline_batch_texts_sum"] == 2 * sum(counts)
-    assert grown["clozeline_batch_texts_count"] < sum(counts), "batches are of several requests"
-    assert after["clozeline_batch_texts_bucket,le=64.0"] == after["clozeline_batch_texts_count"], "max_batch holds"
+    increase = {name: after[name] - before.get(name, 0) for name in after}
+    assert increase["clozeline_requests_total,code=200,path=/predict"] == sum(counts)
+    assert increase["clozeline_request_seconds_count"] == sum(counts)
+    assert increase["clozeline_texts_total"] == increase["clozeline_batch_texts_sum"] == 2 * sum(counts)
+    assert increase["clozeline_batch_texts_count"] < sum(counts), "batches combine requests"
+    assert after["clozeline_batch_texts_bucket,le=64.0"] == after["clozeline_batch_texts_count"], (
+        "max_batch is the limit"
+    )
     assert (after["clozeline_queue_texts"], after["clozeline_ready"]) == (0, 1)
 
 
-def test_a_text_on_which_the_model_fails_costs_no_other_request(toy: Service) -> None:
+def test_text_that_fails_does_not_fail_other_requests(toy: Service) -> None:
     failed = toy.metrics()["clozeline_failed_texts_total"]
     with ThreadPoolExecutor(4) as pool:
         busy = pool.submit(toy.predict, ["slow 0.5"])
-        time.sleep(0.2)  # the next ones wait for it, and are a batch
+        time.sleep(0.2)  # the next requests wait and form a batch
         good = [pool.submit(toy.predict, [text, "b"]) for text in ("a", "c")]
         bad = pool.submit(toy.ask, "POST", "/predict", {"texts": ["a", "fail"]})
         assert busy.result() == [{"label": "SLOW 0.5"}]
@@ -131,57 +133,57 @@ def test_a_text_on_which_the_model_fails_costs_no_other_request(toy: Service) ->
     assert bad.result().status == 500
     assert "ZeroDivisionError: the toy broke" in bad.result().body["error"]
     assert toy.metrics()["clozeline_failed_texts_total"] == failed + 1
-    assert any("the toy broke" in line for line in toy.printed), "the log has the trace"
+    assert any("the toy broke" in line for line in toy.printed), "the log has the traceback"
 
 
-def test_a_full_queue_says_when_to_come_again() -> None:
-    with service("toy", json.dumps({"max_queue": 4, "max_batch": 1})) as found, ThreadPoolExecutor(2) as pool:
-        busy = pool.submit(found.predict, ["slow 1", "a", "b", "c"])
+def test_full_queue_returns_retry_after() -> None:
+    with service("toy", json.dumps({"max_queue": 4, "max_batch": 1})) as server, ThreadPoolExecutor(2) as pool:
+        busy = pool.submit(server.predict, ["slow 1", "a", "b", "c"])
         time.sleep(0.4)
-        assert found.metrics()["clozeline_queue_texts"] == 3
-        refused = found.ask("POST", "/predict", {"texts": ["x", "y"]})
-        assert (refused.status, refused.headers["retry-after"]) == (503, "1")
-        assert found.predict(["x"]) == [{"label": "X"}], "one more may wait"
+        assert server.metrics()["clozeline_queue_texts"] == 3
+        rejected = server.ask("POST", "/predict", {"texts": ["x", "y"]})
+        assert (rejected.status, rejected.headers["retry-after"]) == (503, "1")
+        assert server.predict(["x"]) == [{"label": "X"}], "the queue has room for one text"
         assert len(busy.result()) == 4
-        assert found.metrics()["clozeline_requests_total,code=503,path=/predict"] == 1
+        assert server.metrics()["clozeline_requests_total,code=503,path=/predict"] == 1
 
 
-def test_it_is_ready_only_when_the_model_is_loaded(tmp_path: Path) -> None:
-    with service("toy", json.dumps({"loaded": str(tmp_path / "go")}), wait=False) as found:
+def test_service_is_ready_when_the_model_is_loaded(tmp_path: Path) -> None:
+    with service("toy", json.dumps({"loaded": str(tmp_path / "go")}), wait=False) as server:
         for method, path, body in (("GET", "/health", None), ("POST", "/predict", {"texts": ["a"]})):
-            early = found.ask(method, path, body)
+            early = server.ask(method, path, body)
             assert (early.status, early.headers["retry-after"]) == (503, "5")
-        assert found.ask("GET", "/").body["ready"] is False
-        assert found.metrics()["clozeline_ready"] == 0
+        assert server.ask("GET", "/").body["ready"] is False
+        assert server.metrics()["clozeline_ready"] == 0
         (tmp_path / "go").write_text("now")
-        found.wait_until_ready()
-        assert found.ask("GET", "/").body["ready"] is True
-        assert found.predict(["a"]) == [{"label": "A"}]
+        server.wait_until_ready()
+        assert server.ask("GET", "/").body["ready"] is True
+        assert server.predict(["a"]) == [{"label": "A"}]
 
 
-def test_a_model_that_cannot_be_loaded_ends_the_service_with_its_reason(tmp_path: Path) -> None:
+def test_error_in_loading_ends_the_service(tmp_path: Path) -> None:
     (tmp_path / "go").write_text("broken")
-    with service("toy", json.dumps({"loaded": str(tmp_path / "go")}), wait=False) as found:
-        assert found.process.wait(60) != 0
-    assert any("the toy is broken. Mend it." in line for line in found.printed)
+    with service("toy", json.dumps({"loaded": str(tmp_path / "go")}), wait=False) as server:
+        assert server.process.wait(60) != 0
+    assert any("the toy is broken. Fix it." in line for line in server.printed)
 
 
-def test_sigterm_answers_what_was_asked_and_nothing_new() -> None:
-    with service("toy") as found, ThreadPoolExecutor(9) as pool:
-        asked = [pool.submit(found.predict, [f"slow 1 {number}", "a"]) for number in range(8)]
+def test_sigterm_finishes_open_requests() -> None:
+    with service("toy") as server, ThreadPoolExecutor(9) as pool:
+        requests = [pool.submit(server.predict, [f"slow 1 {number}", "a"]) for number in range(8)]
         time.sleep(0.4)
-        begun = time.monotonic()
-        ended = pool.submit(found.stop)
+        start = time.monotonic()
+        ended = pool.submit(server.stop)
         time.sleep(0.3)
         with pytest.raises(ConnectionRefusedError):
-            socket.create_connection(("127.0.0.1", found.port), timeout=5)
-        assert [len(item.result()) for item in asked] == [2] * 8
+            socket.create_connection(("127.0.0.1", server.port), timeout=5)
+        assert [len(item.result()) for item in requests] == [2] * 8
         assert ended.result() == 0
-        assert time.monotonic() - begun < 20
-    assert "stopped" in found.printed[-1]
+        assert time.monotonic() - start < 20
+    assert "stopped" in server.printed[-1]
 
 
-def test_a_client_that_hangs_up_harms_nobody(toy: Service) -> None:
+def test_client_that_disconnects_does_no_harm(toy: Service) -> None:
     body = json.dumps({"texts": ["slow 0.3"]}).encode()
     head = f"POST /predict HTTP/1.1\r\nHost: x\r\nContent-Length: {len(body)}\r\n\r\n".encode()
     for sent in (head + body[:5], head + body):
@@ -190,13 +192,13 @@ def test_a_client_that_hangs_up_harms_nobody(toy: Service) -> None:
     assert toy.predict(["a"]) == [{"label": "A"}]
 
 
-def test_a_taken_port_is_told_with_its_remedy(smoke_run: tuple[Path, str], clozeline: Clozeline, toy: Service) -> None:
+def test_port_in_use_is_an_error(smoke_run: tuple[Path, str], clozeline: Clozeline, toy: Service) -> None:
     done = clozeline("serve", "smoke", "--store", str(smoke_run[0]), "--port", str(toy.port))
     assert done.returncode == 2
     assert f"port {toy.port} of 127.0.0.1 is in use" in done.stderr and "--port 0" in done.stderr
 
 
-def test_what_was_not_run_is_told_before_anything_is_loaded(clozeline: Clozeline, tmp_path: Path) -> None:
+def test_missing_result_is_an_error_before_loading(clozeline: Clozeline, tmp_path: Path) -> None:
     done = clozeline("serve", "smoke", "--store", str(tmp_path))
     assert done.returncode == 2
     assert "distill/0 of smoke has no result" in done.stderr and "clozeline run smoke" in done.stderr
@@ -205,16 +207,16 @@ def test_what_was_not_run_is_told_before_anything_is_loaded(clozeline: Clozeline
 TEXTS = ["A joy from start to end.", "Dull.", "The plot, in three acts, with a hero."]
 
 
-def test_the_student_answers_as_predict_does(smoke_run: tuple[Path, str], clozeline: Clozeline) -> None:
+def test_service_predicts_as_the_command_does(smoke_run: tuple[Path, str], clozeline: Clozeline) -> None:
     store = str(smoke_run[0])
     done = clozeline("predict", "smoke", "--store", store, "--input", "-", stdin="\n".join(TEXTS))
     expected = [json.loads(line) for line in done.stdout.splitlines()]
-    with service("smoke", "--store", store) as found:
-        answers = found.predict(TEXTS)
-        about = found.ask("GET", "/").body
-        with ThreadPoolExecutor(50) as pool:  # in batches with others' texts, padded to their lengths
-            many = list(pool.map(lambda number: found.predict([TEXTS[number % 3]])[0]["label"], range(300)))
-        assert found.stop() == 0
+    with service("smoke", "--store", store) as server:
+        answers = server.predict(TEXTS)
+        about = server.ask("GET", "/").body
+        with ThreadPoolExecutor(50) as pool:  # in batches with texts of other lengths
+            many = list(pool.map(lambda number: server.predict([TEXTS[number % 3]])[0]["label"], range(300)))
+        assert server.stop() == 0
     assert [item["label"] for item in answers] == [item["label"] for item in expected]
     for answer, other in zip(answers, expected, strict=True):
         assert answer["probabilities"] == pytest.approx(other["probabilities"], abs=1e-4)
@@ -224,19 +226,19 @@ def test_the_student_answers_as_predict_does(smoke_run: tuple[Path, str], clozel
     assert (smoke_run[0] / model["step"] / model["fingerprint"]).is_dir()
 
 
-def test_prompts_of_several_tasks_answer_in_one_request(smoke_run: tuple[Path, str], clozeline: Clozeline) -> None:
+def test_one_request_may_have_several_tasks(smoke_run: tuple[Path, str], clozeline: Clozeline) -> None:
     store = str(smoke_run[0])
     tasks = ("rotten_tomatoes", "plot_or_quote")
     rows = [{"task": tasks[number % 2], "text": TEXTS[number % 3]} for number in range(6)]
     lines = "".join(json.dumps(row) + "\n" for row in rows)
     done = clozeline("predict", "smoke", "--prompts", "ppt", "--store", store, "--input", "-", stdin=lines)
     expected = [json.loads(line) for line in done.stdout.splitlines()]
-    with service("smoke", "--prompts", "ppt", "--store", store) as found:
-        answers = found.ask("POST", "/predict", {"inputs": rows}).body["predictions"]
-        plain = found.ask("POST", "/predict", {"texts": TEXTS, "task": tasks[1]}).body["predictions"]
-        unknown = found.ask("POST", "/predict", {"inputs": [{"task": "weather", "text": "x"}]})
-        unnamed = found.ask("POST", "/predict", {"texts": TEXTS})
-        about = found.ask("GET", "/").body
+    with service("smoke", "--prompts", "ppt", "--store", store) as server:
+        answers = server.ask("POST", "/predict", {"inputs": rows}).body["predictions"]
+        plain = server.ask("POST", "/predict", {"texts": TEXTS, "task": tasks[1]}).body["predictions"]
+        unknown = server.ask("POST", "/predict", {"inputs": [{"task": "weather", "text": "x"}]})
+        unnamed = server.ask("POST", "/predict", {"texts": TEXTS})
+        about = server.ask("GET", "/").body
     assert [(item["task"], item["label"]) for item in answers] == [(item["task"], item["label"]) for item in expected]
     for answer, other in zip(answers, expected, strict=True):
         assert answer["probabilities"] == pytest.approx(other["probabilities"], abs=1e-4)
@@ -248,21 +250,21 @@ def test_prompts_of_several_tasks_answer_in_one_request(smoke_run: tuple[Path, s
     assert {item["step"] for item in about["models"]} == {f"prompts/{task}/ppt/0" for task in tasks}
 
 
-def test_fifty_clients_of_several_tasks_share_batches_and_get_their_own_answers(smoke_run: tuple[Path, str]) -> None:
+def test_clients_of_several_tasks_share_batches(smoke_run: tuple[Path, str]) -> None:
     tasks = ("rotten_tomatoes", "plot_or_quote")
     rows = [{"task": task, "text": text} for task in tasks for text in TEXTS]
-    with service("smoke", "--prompts", "ppt", "--store", str(smoke_run[0])) as found:
-        alone = [found.ask("POST", "/predict", {"inputs": [row]}).body["predictions"][0] for row in rows]
-        before = found.metrics()
+    with service("smoke", "--prompts", "ppt", "--store", str(smoke_run[0])) as server:
+        alone = [server.ask("POST", "/predict", {"inputs": [row]}).body["predictions"][0] for row in rows]
+        before = server.metrics()
         with ThreadPoolExecutor(50) as pool:
-            asked = [{"inputs": [rows[number % len(rows)]]} for number in range(300)]
-            many = list(pool.map(lambda body: found.ask("POST", "/predict", body), asked))
-        after = found.metrics()
+            bodies = [{"inputs": [rows[number % len(rows)]]} for number in range(300)]
+            many = list(pool.map(lambda body: server.ask("POST", "/predict", body), bodies))
+        after = server.metrics()
     assert {answer.status for answer in many} == {200}
     for number, answer in enumerate(many):
-        (mine,) = answer.body["predictions"]
+        (prediction,) = answer.body["predictions"]
         expected = alone[number % len(rows)]
-        assert (mine["task"], mine["label"]) == (expected["task"], expected["label"])
-        assert mine["probabilities"] == pytest.approx(expected["probabilities"], abs=1e-4)
+        assert (prediction["task"], prediction["label"]) == (expected["task"], expected["label"])
+        assert prediction["probabilities"] == pytest.approx(expected["probabilities"], abs=1e-4)
     batches = after["clozeline_batch_texts_count"] - before["clozeline_batch_texts_count"]
-    assert batches < 200, "texts of several clients stand in a batch"
+    assert batches < 200, "batches combine clients"

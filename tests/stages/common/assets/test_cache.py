@@ -20,14 +20,14 @@ SIX_SHA256 = "4721f391ed90541fddacab5acf947aa0d3dc7d27b2e1e8eda2be8970586c3274"
 
 @pytest.fixture
 def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A fresh, empty cache."""
+    """A new, empty cache."""
     monkeypatch.setenv("CLOZELINE_CACHE", str(tmp_path / "cache"))
     return tmp_path / "cache"
 
 
 @pytest.fixture
 def only_index(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
-    """pip without settings of this machine; the test names the index."""
+    """Removes the pip settings of this machine, so that the test sets the index."""
     for name in ("PIP_EXTRA_INDEX_URL", "PIP_FIND_LINKS", "PIP_NO_INDEX"):
         monkeypatch.delenv(name, raising=False)
     monkeypatch.setenv("PIP_CONFIG_FILE", os.devnull)
@@ -66,7 +66,7 @@ def test_resolve_downloads_a_wheel_once(cache: Path, only_index: pytest.MonkeyPa
     only_index.setenv("PIP_INDEX_URL", "http://127.0.0.1:9/simple")
     assert resolve(SIX) == path, "what is cached needs no index"
     check_available([SIX])
-    assert not list(cache.rglob(".fetch-*")), "nothing temporary is left"
+    assert not list(cache.rglob(".fetch-*")), "no temporary files are left"
 
 
 @pytest.fixture

@@ -45,9 +45,9 @@ B = "The fourth thing is this. The fifth thing is that. The sixth thing is gone.
 def test_documents_are_distinct_with_three_distinct_sentences(tmp_path: Path) -> None:
     twice = "Only two things are here. Only two things are here. Only two things there."
     config = write(tmp_path / "corpus.txt", [A, twice, "", A.upper(), f"  {A.replace(' ', '  ')}", B])
-    found = list(Documents(config))
-    assert [len(item) for item in found] == [3, 4]
-    assert found[0] == ("The first thing is this.", "The second thing is that.", "The third thing is gone.")
+    actual = list(Documents(config))
+    assert [len(item) for item in actual] == [3, 4]
+    assert actual[0] == ("The first thing is this.", "The second thing is that.", "The third thing is gone.")
 
 
 def test_corpus_can_be_a_folder_of_shards_without_duplicates(tmp_path: Path) -> None:
@@ -57,15 +57,15 @@ def test_corpus_can_be_a_folder_of_shards_without_duplicates(tmp_path: Path) -> 
     write_lines(folder / "part-1.jsonl", [{"text": A}, {"text": "Too short."}])
     (folder / "_SUCCESS").touch()
     (tmp_path / "whole.txt").write_text(f"{A}\nToo short.\n{B}\n{A}\n")
-    found, whole = (
+    actual, full = (
         Documents(CorpusConfig(source=Source(asset=str(tmp_path / name)), max_sentence_words=8))
         for name in ("corpus", "whole.txt")
     )
-    assert [len(item) for item in found] == [3, 4]
-    assert list(found) == list(whole)
-    assert (found.num_read, found.num_taken) == (whole.num_read, whole.num_taken) == (4, 2)
+    assert [len(item) for item in actual] == [3, 4]
+    assert list(actual) == list(full)
+    assert (actual.num_read, actual.num_taken) == (full.num_read, full.num_taken) == (4, 2)
     short = CorpusConfig(source=Source(asset=str(folder), limit=2), max_sentence_words=8)
-    assert len(list(Documents(short))) == 1, "the limit is that of all shards together"
+    assert len(list(Documents(short))) == 1, "the limit applies to all shards together"
 
 
 def test_corpus_has_a_column_and_a_limit(tmp_path: Path) -> None:
@@ -88,9 +88,9 @@ def test_corpus_without_the_column_raises_an_error(tmp_path: Path) -> None:
 def test_documents_have_a_minimum_number_of_sentences(least: int, tmp_path: Path) -> None:
     documents = Documents(write(tmp_path / "corpus.txt", ["Only one thing is here.", A, B, "too short", "", A]), least)
     assert [len(item) for item in documents] == ([1, 3, 4] if least == 1 else [4])
-    assert (documents.num_read, documents.num_taken) == (5, 3 if least == 1 else 1), "an empty line is no document"
+    assert (documents.num_read, documents.num_taken) == (5, 3 if least == 1 else 1), "an empty line is not a document"
     list(documents)
-    assert documents.num_read == 5, "each reading starts anew"
+    assert documents.num_read == 5, "each iteration starts again"
 
 
 def test_txt_corpus_has_one_document_per_line(tmp_path: Path) -> None:
@@ -101,11 +101,11 @@ def test_txt_corpus_has_one_document_per_line(tmp_path: Path) -> None:
 
 
 def numbered(count: int, read: list[int] | None = None) -> Iterator[Document]:
-    """Documents that tell their number; `read` hears of each as it is read."""
+    """Documents that contain their number; `read` collects the numbers as they are read."""
     for number in range(count):
         if read is not None:
             read.append(number)
-        yield tuple(f"Document {number} says thing {place}." for place in range(4))
+        yield tuple(f"Document {number} says thing {position}." for position in range(4))
 
 
 def numbers(window: Window) -> list[int]:
@@ -118,7 +118,7 @@ def test_window_moves_by_one_document() -> None:
     assert numbers(window) == [0, 1, 2]
     for start in range(1, 8):
         window.move()
-        assert numbers(window) == [start, start + 1, start + 2], "the oldest one goes"
+        assert numbers(window) == [start, start + 1, start + 2], "the oldest document is replaced"
     assert len(read) == 10
 
 
@@ -133,14 +133,14 @@ def test_window_stays_at_the_end_of_the_corpus(size: int) -> None:
 def test_window_yields_each_sentence_once_in_random_order() -> None:
     read: list[int] = []
     twice = [*numbered(2), *numbered(2)]
-    found = list(Window(twice, 2).sentences(python_rng(0)))
-    assert sorted(found) == sorted(sentence for document in twice[:2] for sentence in document)
-    assert found != sorted(found)
-    assert found == list(Window(twice, 2).sentences(python_rng(0))) != list(Window(twice, 2).sentences(python_rng(1)))
+    actual = list(Window(twice, 2).sentences(python_rng(0)))
+    assert sorted(actual) == sorted(sentence for document in twice[:2] for sentence in document)
+    assert actual != sorted(actual)
+    assert actual == list(Window(twice, 2).sentences(python_rng(0))) != list(Window(twice, 2).sentences(python_rng(1)))
     sentences = Window(numbered(1000, read), 3).sentences(python_rng(0))
     assert {int(next(sentences).split()[1]) for _ in range(12)} == {0, 1, 2}
     next(sentences)
-    assert len(read) == 6, "the next window, and nothing behind it"
+    assert len(read) == 6, "the next window, and nothing after it"
 
 
 def test_check_enough_names_the_number_of_documents(tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from stages.common.examples import Example
 
 @pytest.fixture
 def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A dataset of two configurations in a folder, which the client finds where it would look on the hub."""
+    """A local dataset with two configurations, which the client loads instead of one of the hub."""
     folder = tmp_path / "glue"
     folder.mkdir()
     for subset, text in (("sst", "fine"), ("cola", "he go")):

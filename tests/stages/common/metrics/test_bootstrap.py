@@ -11,42 +11,42 @@ from stages.common.metrics.bootstrap import paired_bootstrap
 
 
 def rows(*texts: str) -> np.ndarray:
-    """`"110"`: right, right, wrong. One string a seed."""
+    """`"110"`: right, right, wrong. One string per seed."""
     return np.array([[letter == "1" for letter in text] for text in texts])
 
 
 def test_bootstrap_finds_no_difference_between_equal_methods() -> None:
-    found = paired_bootstrap(rows("1101", "0111"), rows("1101"), seed=1)
-    assert found.difference == 0
+    actual = paired_bootstrap(rows("1101", "0111"), rows("1101"), seed=1)
+    assert actual.difference == 0
     same = paired_bootstrap(rows("1101"), rows("1101"), seed=1)
     assert (same.difference, same.low, same.high, same.p_value) == (0, 0, 0, 1)
 
 
 def test_bootstrap_finds_the_largest_possible_difference() -> None:
-    found = paired_bootstrap(rows("1111"), rows("0000"), num_samples=999, seed=1)
-    assert (found.difference, found.low, found.high) == (1, 1, 1)
-    assert found.p_value == 2 / 1000
+    actual = paired_bootstrap(rows("1111"), rows("0000"), num_samples=999, seed=1)
+    assert (actual.difference, actual.low, actual.high) == (1, 1, 1)
+    assert actual.p_value == 2 / 1000
     turned = paired_bootstrap(rows("0000"), rows("1111"), num_samples=999, seed=1)
     assert (turned.difference, turned.low, turned.high, turned.p_value) == (-1, -1, -1, 2 / 1000)
 
 
 def test_bootstrap_resamples_seeds() -> None:
-    """Of a seed that is always right and one that never is, samples have two, one each, or none: 1/4, 1/2, 1/4."""
-    found = paired_bootstrap(rows("11111", "00000"), rows("00000"), seed=1)
-    assert (found.difference, found.low, found.high) == (0.5, 0, 1)
-    assert found.p_value == pytest.approx(2 / 4, abs=0.04)
+    """One seed is always right, one never: a sample has two, one or none of the first with 1/4, 1/2, 1/4."""
+    actual = paired_bootstrap(rows("11111", "00000"), rows("00000"), seed=1)
+    assert (actual.difference, actual.low, actual.high) == (0.5, 0, 1)
+    assert actual.p_value == pytest.approx(2 / 4, abs=0.04)
 
 
 def test_bootstrap_over_one_seed_has_the_normal_interval() -> None:
-    """Of 1,000 texts 120 are won, 80 lost: variance of the mean (0.2 - 0.04^2) / 1000, normal by then."""
+    """With 120 wins and 80 losses in 1,000 examples, the mean is about normal with variance (0.2 - 0.04^2) / 1000."""
     first, second = rows("1" * 120 + "0" * 80 + "1" * 800), rows("0" * 120 + "1" * 80 + "1" * 800)
-    found = paired_bootstrap(first, second, num_samples=20_000, seed=3)
+    actual = paired_bootstrap(first, second, num_samples=20_000, seed=3)
     error = ((0.2 - 0.04**2) / 1000) ** 0.5
-    assert found.difference == 0.04
-    assert found.low == pytest.approx(0.04 - 1.96 * error, abs=0.001)
-    assert found.high == pytest.approx(0.04 + 1.96 * error, abs=0.001)
-    # 2 * (1 - Phi(0.04 / error)) = 0.0045, and whole texts make ties
-    assert found.p_value == pytest.approx(0.0048, abs=0.0015)
+    assert actual.difference == 0.04
+    assert actual.low == pytest.approx(0.04 - 1.96 * error, abs=0.001)
+    assert actual.high == pytest.approx(0.04 + 1.96 * error, abs=0.001)
+    # 2 * (1 - Phi(0.04 / error)) = 0.0045; ties add a little
+    assert actual.p_value == pytest.approx(0.0048, abs=0.0015)
 
 
 def test_pairing_detects_a_small_difference() -> None:
@@ -69,11 +69,11 @@ def test_bootstrap_equals_plain_loops() -> None:
             means.append(sum(bool(method[seed][text]) for seed in seeds for text in texts) / 180)
         samples.append(means[0] - means[1])
     samples.sort()
-    found = paired_bootstrap(first, second, num_samples=4000, seed=9)
-    assert found.difference == pytest.approx(first.mean() - second.mean(), abs=1e-6)
-    assert found.low == pytest.approx(samples[100], abs=0.015)
-    assert found.high == pytest.approx(samples[3900], abs=0.015)
-    assert found.p_value == pytest.approx(2 * sum(value <= 0 for value in samples) / 4000, abs=0.015)
+    actual = paired_bootstrap(first, second, num_samples=4000, seed=9)
+    assert actual.difference == pytest.approx(first.mean() - second.mean(), abs=1e-6)
+    assert actual.low == pytest.approx(samples[100], abs=0.015)
+    assert actual.high == pytest.approx(samples[3900], abs=0.015)
+    assert actual.p_value == pytest.approx(2 * sum(value <= 0 for value in samples) / 4000, abs=0.015)
 
 
 def test_bootstrap_is_deterministic_for_a_seed() -> None:

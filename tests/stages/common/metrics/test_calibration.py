@@ -10,7 +10,7 @@ from stages.common.metrics.classification import expected_calibration_error
 
 
 def test_calibration_error_is_the_mean_gap_of_the_bins() -> None:
-    """Two bins: three answers of confidence 0.9 with two right, one of 0.55 that is wrong."""
+    """Two bins: three predictions with confidence 0.9, two of them correct, and a wrong one with 0.55."""
     probabilities = np.array([[0.9, 0.1], [0.9, 0.1], [0.1, 0.9], [0.55, 0.45]])
     truth = np.array([0, 0, 0, 1])
     expected = 3 / 4 * abs(0.9 - 2 / 3) + 1 / 4 * abs(0.55 - 0)
@@ -25,15 +25,15 @@ def test_reliability_bins_have_every_example_and_give_the_calibration_error() ->
     rng = np.random.default_rng(3)
     probabilities = rng.dirichlet([1, 1, 1], size=400)
     truth = rng.integers(0, 3, size=400)
-    found = calibration.reliability_bins(probabilities, truth)
-    assert sum(item.count for item in found) == 400
-    assert all(1 / 3 <= item.confidence <= 1 for item in found)
-    error = sum(item.count / 400 * abs(item.accuracy - item.confidence) for item in found)
+    actual = calibration.reliability_bins(probabilities, truth)
+    assert sum(item.count for item in actual) == 400
+    assert all(1 / 3 <= item.confidence <= 1 for item in actual)
+    error = sum(item.count / 400 * abs(item.accuracy - item.confidence) for item in actual)
     assert error == pytest.approx(expected_calibration_error(probabilities, truth), abs=1e-5)
 
 
 def test_accuracy_at_coverage_starts_with_the_most_confident() -> None:
-    """Ten texts, surer and surer; the five least sure ones are wrong."""
+    """Ten examples with increasing confidence; the five least confident ones are wrong."""
     sure = np.linspace(0.55, 0.95, 10)
     probabilities = np.stack([sure, 1 - sure], axis=1)
     truth = np.array([1] * 5 + [0] * 5)
@@ -50,5 +50,5 @@ def test_accuracy_at_coverage_groups_equal_confidences() -> None:
 
 
 def test_entropies_are_divided_by_the_maximum() -> None:
-    found = calibration.entropies(np.array([[1.0, 0, 0, 0], [0.25] * 4, [0.5, 0.5, 0, 0]]))
-    assert found == pytest.approx([0, 1, 0.5], abs=1e-6)
+    actual = calibration.entropies(np.array([[1.0, 0, 0, 0], [0.25] * 4, [0.5, 0.5, 0, 0]]))
+    assert actual == pytest.approx([0, 1, 0.5], abs=1e-6)

@@ -13,10 +13,10 @@ from stages.common.metrics.classification import per_class_report, score, softma
 def test_macro_f1_is_the_mean_over_labels() -> None:
     """Gold a a a b c, predicted a a b b a. F1: a 2*2/(2*2+1+1), b 2*1/(2*1+1+0), c 0."""
     logits = np.eye(3)[[0, 0, 1, 1, 0]]
-    found = score(logits, ["a", "a", "a", "b", "c"], ["a", "b", "c"])
-    assert found.accuracy == 0.6
-    assert found.macro_f1 == pytest.approx((2 / 3 + 2 / 3 + 0) / 3, abs=1e-6)
-    assert found.num_examples == 5
+    actual = score(logits, ["a", "a", "a", "b", "c"], ["a", "b", "c"])
+    assert actual.accuracy == 0.6
+    assert actual.macro_f1 == pytest.approx((2 / 3 + 2 / 3 + 0) / 3, abs=1e-6)
+    assert actual.num_examples == 5
 
 
 def test_macro_f1_counts_an_absent_label_as_zero() -> None:
@@ -24,11 +24,11 @@ def test_macro_f1_counts_an_absent_label_as_zero() -> None:
 
 
 def test_mcc_follows_from_the_confusion_matrix() -> None:
-    """Of 90 and 10 texts, 85 and 4 right: (85 * 4 - 6 * 5) / sqrt(91 * 90 * 9 * 10), and guessing has none."""
-    guess = [0] * 85 + [1] * 5 + [0] * 6 + [1] * 4
+    """85 of 90 and 4 of 10 correct: (85 * 4 - 6 * 5) / sqrt(91 * 90 * 9 * 10); a constant prediction has 0."""
+    predicted = [0] * 85 + [1] * 5 + [0] * 6 + [1] * 4
     gold = ["a"] * 90 + ["b"] * 10
-    found = score(np.eye(2)[guess], gold, ["a", "b"])
-    assert found.mcc == pytest.approx((85 * 4 - 6 * 5) / math.sqrt(91 * 90 * 9 * 10), abs=1e-6)
+    actual = score(np.eye(2)[predicted], gold, ["a", "b"])
+    assert actual.mcc == pytest.approx((85 * 4 - 6 * 5) / math.sqrt(91 * 90 * 9 * 10), abs=1e-6)
     always = score(np.eye(2)[[0] * 100], gold, ["a", "b"])
     assert (always.accuracy, always.mcc) == (0.9, 0)
     assert score(np.eye(2)[[1, 0]], ["a", "b"], ["a", "b"]).mcc == -1

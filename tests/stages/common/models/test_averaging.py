@@ -15,29 +15,29 @@ VOTES = np.array([[[4.0, 0.0], [0.0, 1.0]], [[0.0, 1.0], [0.0, 3.0]]])
 def test_member_weights_are_uniform_or_proportional_to_accuracy() -> None:
     assert member_weights("uniform", [0.9, 0.1], ["a", "a"]) == pytest.approx([0.5, 0.5])
     assert member_weights("accuracy", [0.6, 0.2], ["a", "a"]) == pytest.approx([0.75, 0.25])
-    assert member_weights("accuracy", [0.0, 0.0], ["a", "a"]) == pytest.approx([0.5, 0.5]), "uniform where all are 0"
+    assert member_weights("accuracy", [0.0, 0.0], ["a", "a"]) == pytest.approx([0.5, 0.5]), "uniform if all are 0"
 
 
 def test_balanced_weights_are_equal_per_group() -> None:
-    found = member_weights("balanced", [0.5] * 4, ["pet", "pet", "pet", "probe"])
-    assert found == pytest.approx([1 / 6, 1 / 6, 1 / 6, 1 / 2])
+    actual = member_weights("balanced", [0.5] * 4, ["pet", "pet", "pet", "probe"])
+    assert actual == pytest.approx([1 / 6, 1 / 6, 1 / 6, 1 / 2])
 
 
 def test_average_of_logits_is_weighted_and_divided_by_the_temperature() -> None:
-    found = average_members(VOTES, np.array([0.75, 0.25]), "logits", 2.0)
-    assert found == pytest.approx(np.array([[3.0, 0.25], [0.0, 1.5]]) / 2)
+    actual = average_members(VOTES, np.array([0.75, 0.25]), "logits", 2.0)
+    assert actual == pytest.approx(np.array([[3.0, 0.25], [0.0, 1.5]]) / 2)
 
 
 def test_average_of_probabilities_is_normalized() -> None:
-    found = average_members(VOTES, np.array([0.5, 0.5]), "probabilities", 1.0)
+    actual = average_members(VOTES, np.array([0.5, 0.5]), "probabilities", 1.0)
     first = (1 / (1 + np.exp(-4)) + 1 / (1 + np.exp(1))) / 2
-    assert softmax(found)[0] == pytest.approx([first, 1 - first])
-    assert np.exp(found).sum(axis=1) == pytest.approx([1, 1])
+    assert softmax(actual)[0] == pytest.approx([first, 1 - first])
+    assert np.exp(actual).sum(axis=1) == pytest.approx([1, 1])
 
 
 def test_temperature_softens_each_member() -> None:
-    found = average_members(VOTES[:1], np.array([1.0]), "probabilities", 4.0)
-    assert softmax(found)[0] == pytest.approx([1 / (1 + np.exp(-1)), 1 / (1 + np.exp(1))])
+    actual = average_members(VOTES[:1], np.array([1.0]), "probabilities", 4.0)
+    assert softmax(actual)[0] == pytest.approx([1 / (1 + np.exp(-1)), 1 / (1 + np.exp(1))])
 
 
 def test_calibrate_makes_a_content_free_text_uniform() -> None:
@@ -46,8 +46,8 @@ def test_calibrate_makes_a_content_free_text_uniform() -> None:
 
 
 def test_calibrate_with_unlabeled_data_moves_the_threshold() -> None:
-    pile = np.array([[3.0, 0.0], [2.0, 0.0], [0.5, 0.0], [0.2, 0.0]])
-    found = calibrate(pile, pile).argmax(axis=1)
-    assert found.tolist() == [0, 0, 1, 1], "all were the first label before"
-    prior = softmax(pile).mean(axis=0)
-    assert calibrate(pile, pile) == pytest.approx(pile - np.log(prior))
+    unlabeled = np.array([[3.0, 0.0], [2.0, 0.0], [0.5, 0.0], [0.2, 0.0]])
+    actual = calibrate(unlabeled, unlabeled).argmax(axis=1)
+    assert actual.tolist() == [0, 0, 1, 1], "all were the first label before"
+    prior = softmax(unlabeled).mean(axis=0)
+    assert calibrate(unlabeled, unlabeled) == pytest.approx(unlabeled - np.log(prior))

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from stages.common.errors import AssetError, InputError
-from stages.common.models.model_files import family_of
+from stages.common.models.model_files import check_deep, family_of
 
 
 @pytest.mark.parametrize(
@@ -35,8 +35,6 @@ def test_family_of_rejects_a_model_without_lm_head(config: dict[str, object], tm
 
 
 def test_check_deep_rejects_a_model_with_its_own_attention() -> None:
-    from stages.common.models.model_files import check_deep
-
     check_deep("masked", "modernbert")
     check_deep("causal", "deberta-v2")
     with pytest.raises(InputError, match="deberta-v2 takes no deep prompt"):

@@ -22,7 +22,7 @@ def tokens(backbone: Backbone, ids: tuple[int, ...]) -> list[str]:
     return list(backbone.tokenizer.convert_ids_to_tokens(list(ids)))
 
 
-def shown(backbone: Backbone, ids: tuple[int, ...]) -> str:
+def joined_tokens(backbone: Backbone, ids: tuple[int, ...]) -> str:
     return " ".join(tokens(backbone, ids))
 
 
@@ -30,7 +30,7 @@ def test_bert_has_two_segments_with_types(backbones: dict[str, Backbone]) -> Non
     bert = backbones["bert"]
     example = Example("1", {"a": "The film", "b": "It was great."})
     encoded = encoder(bert, "{b|rstrip_punct}?{sep}{mask}, {a}")(example)
-    assert shown(bert, encoded.ids) == "[CLS] it was great ? [SEP] [MASK] , the film [SEP]"
+    assert joined_tokens(bert, encoded.ids) == "[CLS] it was great ? [SEP] [MASK] , the film [SEP]"
     assert encoded.token_type_ids == (0,) * 6 + (1,) * 5
     assert encoded.mask_position == 6
 
@@ -45,7 +45,7 @@ def test_roberta_has_two_separators_and_no_types(backbones: dict[str, Backbone])
 def test_t5_has_the_first_sentinel_as_mask_and_ends_in_eos(backbones: dict[str, Backbone]) -> None:
     t5 = backbones["t5"]
     encoded = encoder(t5, "{text} It was {mask}.")(Example("1", {"text": "The film"}))
-    assert shown(t5, encoded.ids) == "▁The ▁film ▁It ▁was <extra_id_0> ▁ . </s>"
+    assert joined_tokens(t5, encoded.ids) == "▁The ▁film ▁It ▁was <extra_id_0> ▁ . </s>"
     assert encoded.mask_position == 4
 
 
@@ -70,12 +70,12 @@ def test_causal_text_ends_before_the_label_word(name: str, backbones: dict[str, 
     ],
 )
 def test_bpe_pieces_equal_the_tokens_of_the_full_text(name: str, text: str, backbones: dict[str, Backbone]) -> None:
-    """A space belongs to the word behind it: " film" and "film" are different tokens."""
+    """A space belongs to the next word: " film" and "film" are different tokens."""
     backbone = backbones[name]
     example = Example("1", {"text": "The plot was clever. ", "other": "A dull script"})
-    whole = text.replace("{text}", "The plot was clever.").replace("{other}", "A dull script")
-    whole = whole.replace("{mask}", "<mask>") if name == "roberta" else whole.replace("{mask}", "").rstrip(" ")
-    assert list(encoder(backbone, text)(example).ids) == backbone.tokenizer(whole)["input_ids"]
+    full = text.replace("{text}", "The plot was clever.").replace("{other}", "A dull script")
+    full = full.replace("{mask}", "<mask>") if name == "roberta" else full.replace("{mask}", "").rstrip(" ")
+    assert list(encoder(backbone, text)(example).ids) == backbone.tokenizer(full)["input_ids"]
 
 
 def test_text_after_the_mask_keeps_its_leading_space(backbones: dict[str, Backbone]) -> None:
@@ -105,7 +105,7 @@ def test_prefix_ends_with_the_last_field(backbones: dict[str, Backbone]) -> None
 def test_with_masks_repeats_the_mask(backbones: dict[str, Backbone]) -> None:
     encoded = encoder(backbones["bert"], "{text} {sep} it was {mask}.")(Example("1", {"text": "the film"}))
     more = encoded.with_masks(3)
-    assert shown(backbones["bert"], more.ids) == "[CLS] the film [SEP] it was [MASK] [MASK] [MASK] . [SEP]"
+    assert joined_tokens(backbones["bert"], more.ids) == "[CLS] the film [SEP] it was [MASK] [MASK] [MASK] . [SEP]"
     assert more.token_type_ids == (0,) * 4 + (1,) * 7
     assert more.mask_position == encoded.mask_position
     assert encoded.with_masks(1).ids == encoded.ids
@@ -152,10 +152,10 @@ def test_truncation_fills_the_maximum_length(name: str, max_length: int, backbon
 
 def test_truncation_keeps_a_text_that_fits(backbones: dict[str, Backbone]) -> None:
     example = Example("1", {"text": "the plot was dull"})
-    whole = encoder(backbones["bert"], "{text} it was {mask}.")(example)
-    assert encoder(backbones["bert"], "{text} it was {mask}.", len(whole.ids))(example) == whole
-    shorter = encoder(backbones["bert"], "{text} it was {mask}.", len(whole.ids) - 1)(example)
-    assert shown(backbones["bert"], shorter.ids) == "[CLS] the plot was it was [MASK] . [SEP]"
+    full = encoder(backbones["bert"], "{text} it was {mask}.")(example)
+    assert encoder(backbones["bert"], "{text} it was {mask}.", len(full.ids))(example) == full
+    shorter = encoder(backbones["bert"], "{text} it was {mask}.", len(full.ids) - 1)(example)
+    assert joined_tokens(backbones["bert"], shorter.ids) == "[CLS] the plot was it was [MASK] . [SEP]"
 
 
 PAIR = Example("1", {"a": "plot script music food acting", "b": "dull bad fine"})
@@ -172,19 +172,19 @@ def test_truncation_chooses_a_field_of_a_shared_segment(
     truncation: str, text: str, backbones: dict[str, Backbone]
 ) -> None:
     encoded = encoder(backbones["bert"], "{a} ({mask}) {b}", 11, truncation=truncation)(PAIR)
-    assert shown(backbones["bert"], encoded.ids) == text
+    assert joined_tokens(backbones["bert"], encoded.ids) == text
 
 
 def test_truncation_last_continues_with_the_previous_field(backbones: dict[str, Backbone]) -> None:
     encoded = encoder(backbones["bert"], "{a} ({mask}) {b}", 8, truncation="last")(PAIR)
-    assert shown(backbones["bert"], encoded.ids) == "[CLS] plot script music ( [MASK] ) [SEP]"
+    assert joined_tokens(backbones["bert"], encoded.ids) == "[CLS] plot script music ( [MASK] ) [SEP]"
 
 
 def test_truncation_shortens_the_longer_segment_or_the_second(backbones: dict[str, Backbone]) -> None:
     """As transformers' `longest_first`, which the original PET follows."""
     cut = {length: encoder(backbones["bert"], "{a}{sep}{mask} {b}", length)(PAIR) for length in (9, 10)}
-    assert shown(backbones["bert"], cut[10].ids) == "[CLS] plot script music [SEP] [MASK] dull bad fine [SEP]"
-    assert shown(backbones["bert"], cut[9].ids) == "[CLS] plot script music [SEP] [MASK] dull bad [SEP]"
+    assert joined_tokens(backbones["bert"], cut[10].ids) == "[CLS] plot script music [SEP] [MASK] dull bad fine [SEP]"
+    assert joined_tokens(backbones["bert"], cut[9].ids) == "[CLS] plot script music [SEP] [MASK] dull bad [SEP]"
 
 
 @pytest.mark.parametrize("truncation", ["last", "longest"])

@@ -17,9 +17,9 @@ from tests.support.small_models import FAMILIES
 )
 def test_word_is_the_token_after_a_space(name: str, token: str, backbones: dict[str, Backbone]) -> None:
     backbone = backbones[name]
-    found = Verbalizer.of({"fresh": ["great"], "rotten": [" bad"]}, backbone.tokenizer, backbone.family)
-    assert found.labels == ("fresh", "rotten")
-    assert backbone.tokenizer.convert_ids_to_tokens([word[0] for word in found.flat]) == [
+    actual = Verbalizer.of({"fresh": ["great"], "rotten": [" bad"]}, backbone.tokenizer, backbone.family)
+    assert actual.labels == ("fresh", "rotten")
+    assert backbone.tokenizer.convert_ids_to_tokens([word[0] for word in actual.flat]) == [
         token,
         token.replace("great", "bad"),
     ]
@@ -39,12 +39,12 @@ def test_bare_tokenizer_returns_the_same_ids(name: str, backbones: dict[str, Bac
 def test_word_can_have_several_tokens(name: str, bare: bool, backbones: dict[str, Backbone]) -> None:
     backbone = backbones[name]
     tokenizer = backbone.tokenizer.backend_tokenizer if bare else backbone.tokenizer
-    found = Verbalizer.of({"fresh": ["great"], "rotten": ["badly"]}, tokenizer, backbone.family)
-    single, several = found.flat
+    actual = Verbalizer.of({"fresh": ["great"], "rotten": ["badly"]}, tokenizer, backbone.family)
+    single, several = actual.flat
     assert len(single) == 1
-    assert len(several) == found.longest > 1
+    assert len(several) == actual.longest > 1
     assert backbone.tokenizer.decode(list(several)).strip() == "badly"
-    assert found.needs_likelihood
+    assert actual.needs_likelihood
 
 
 @pytest.mark.parametrize("name", ["bert", "t5"])

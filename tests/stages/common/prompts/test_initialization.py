@@ -21,21 +21,21 @@ def test_deep_prompts_are_initialized_from_activations(name: str, backbones: dic
     pattern = film_task(name).pattern("review")
     layers = KVLayout.of(backbone)
     config = PromptConfig(method="p_tuning_v2", num_virtual_tokens=4, init=InitConfig(kind="text", text="the film"))
-    found = new_prompt(config, backbone, pattern, seed=1).vectors
+    actual = new_prompt(config, backbone, pattern, seed=1).vectors
     ids = backbone.tokenizer("the film", add_special_tokens=False)["input_ids"]
     expected = activations(backbone, layers, [ids[number % len(ids)] for number in range(4)])
-    assert found.shape == (4, layers.width)
-    assert torch.equal(found, expected)
-    assert layers.rows(layers.keys_and_values(found)).equal(found)
+    assert actual.shape == (4, layers.width)
+    assert torch.equal(actual, expected)
+    assert layers.rows(layers.keys_and_values(actual)).equal(actual)
 
 
 def test_init_vectors_uses_label_words_and_first_token(backbones: dict[str, Backbone]) -> None:
     backbone = backbones["bert"]
     table = backbone.model.get_input_embeddings().weight
-    found = init_vectors(InitConfig(kind="label_words"), 5, backbone, torch_rng(0), label_words=[7, 9])
-    assert torch.equal(found, table[[7, 9, 7, 9, 7]])
-    found = init_vectors(InitConfig(kind="cls"), 2, backbone, torch_rng(0))
-    assert torch.equal(found, table[[backbone.tokenizer.cls_token_id] * 2])
+    actual = init_vectors(InitConfig(kind="label_words"), 5, backbone, torch_rng(0), label_words=[7, 9])
+    assert torch.equal(actual, table[[7, 9, 7, 9, 7]])
+    actual = init_vectors(InitConfig(kind="cls"), 2, backbone, torch_rng(0))
+    assert torch.equal(actual, table[[backbone.tokenizer.cls_token_id] * 2])
     with pytest.raises(InputError, match="no label words"):
         init_vectors(InitConfig(kind="label_words"), 5, backbone, torch_rng(0))
     with pytest.raises(InputError, match="not all in the backbone's vocabulary"):

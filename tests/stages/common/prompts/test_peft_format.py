@@ -7,10 +7,13 @@ from typing import Any
 
 import pytest
 import torch
+from peft import PeftModel, PrefixTuningConfig, PromptTuningConfig, get_peft_model
+from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, GPT2Config, GPT2LMHeadModel
 
 from stages.common.errors import InputError
 from stages.common.examples import Example
 from stages.common.models.backbones.base import Backbone
+from stages.common.models.backbones.causal import CausalBackbone
 from stages.common.models.backbones.config import LoraConfig
 from stages.common.patterns.encoding import Encoder
 from stages.common.prompts.config import PromptConfig
@@ -47,9 +50,6 @@ def encoded(backbone: Backbone, name: str, texts: tuple[str, ...] = ("A dull plo
 def test_peft_loads_prompts_and_computes_the_same(
     name: str, method: str, backbone_folders: dict[str, Path], backbones: dict[str, Backbone], tmp_path: Path
 ) -> None:
-    from peft import PeftModel
-    from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM
-
     backbone = backbones[name]
     prompt = new_prompt(METHODS[method], backbone, film_task(name).pattern("review"), seed=3)
     with torch.no_grad():
@@ -67,19 +67,16 @@ def test_peft_loads_prompts_and_computes_the_same(
             arguments["decoder_input_ids"] = torch.tensor([[0, sentinel]])
         with torch.inference_mode():
             expected = theirs(**arguments).logits[:, -1]
-            found = backbone.vocabulary_logits(backbone.batch([item]), prompt())
+            actual = backbone.vocabulary_logits(backbone.batch([item]), prompt())
             without = backbone.vocabulary_logits(backbone.batch([item]))
-        torch.testing.assert_close(found, expected, atol=2e-4, rtol=0)
-        assert (found - without).abs().max() > 0.01
+        torch.testing.assert_close(actual, expected, atol=2e-4, rtol=0)
+        assert (actual - without).abs().max() > 0.01
 
 
 @pytest.mark.parametrize("peft_type", ["PROMPT_TUNING", "PREFIX_TUNING"])
 def test_load_prompt_reads_a_prompt_of_peft(
     peft_type: str, backbone_folders: dict[str, Path], backbones: dict[str, Backbone], tmp_path: Path
 ) -> None:
-    from peft import PrefixTuningConfig, PromptTuningConfig, get_peft_model
-    from transformers import AutoModelForCausalLM
-
     plain = AutoModelForCausalLM.from_pretrained(backbone_folders["llama"], dtype=torch.float32)
     kind = PrefixTuningConfig if peft_type == "PREFIX_TUNING" else PromptTuningConfig
     theirs = get_peft_model(plain, kind(task_type="CAUSAL_LM", num_virtual_tokens=4)).eval()
@@ -90,13 +87,11 @@ def test_load_prompt_reads_a_prompt_of_peft(
     ids = torch.tensor([item.ids])
     with torch.inference_mode():
         expected = theirs(input_ids=ids, attention_mask=torch.ones_like(ids)).logits[:, -1]
-        found = backbone.vocabulary_logits(backbone.batch([item]), prompt())
-    torch.testing.assert_close(found, expected, atol=2e-4, rtol=0)
+        actual = backbone.vocabulary_logits(backbone.batch([item]), prompt())
+    torch.testing.assert_close(actual, expected, atol=2e-4, rtol=0)
 
 
 def test_load_prompt_rejects_another_backbone(backbones: dict[str, Backbone], tmp_path: Path) -> None:
-    from transformers import GPT2Config, GPT2LMHeadModel
-
     backbone = backbones["gpt2"]
     for method in ("prompt_tuning", "p_tuning_v2"):
         prompt = new_prompt(METHODS[method], backbone, film_task("gpt2").pattern("review"), seed=0)
@@ -104,7 +99,7 @@ def test_load_prompt_rejects_another_backbone(backbones: dict[str, Backbone], tm
 
     def other(num_layers: int, width: int = 32) -> Backbone:
         config = GPT2Config(vocab_size=300, n_embd=width, n_layer=num_layers, n_head=4, n_positions=64)
-        return Backbone(GPT2LMHeadModel(config), backbone.tokenizer, "causal").freeze()
+        return CausalBackbone(GPT2LMHeadModel(config), backbone.tokenizer).freeze()
 
     with pytest.raises(InputError, match="another backbone of the same width"):
         load_prompt(tmp_path / "prompt_tuning", other(2))

@@ -65,10 +65,10 @@ def test_padding_and_batching_do_not_change_logits(name: str, method: str, backb
     prompts = [new_prompt(METHODS[method], backbone, pattern, seed=seed) for seed in (1, 2)]
     stacked = prompts[0].soft_input(torch.stack([prompt.vectors for prompt in prompts]))
     with torch.inference_mode():
-        together = backbone.vocabulary_logits(backbone.batch(items), stacked)
+        batched = backbone.vocabulary_logits(backbone.batch(items), stacked)
         pairs = zip(items, prompts, strict=True)
-        alone = [backbone.vocabulary_logits(backbone.batch([item]), prompt()) for item, prompt in pairs]
-    torch.testing.assert_close(together, torch.cat(alone), atol=1e-4, rtol=0)
+        separate = [backbone.vocabulary_logits(backbone.batch([item]), prompt()) for item, prompt in pairs]
+    torch.testing.assert_close(batched, torch.cat(separate), atol=1e-4, rtol=0)
 
 
 @pytest.mark.parametrize("name", FAMILIES)
@@ -84,16 +84,16 @@ def test_soft_blocks_initialized_from_words_equal_the_words(name: str, backbones
     item = classifier.encode(film_examples(1)[0])[0]
     hard = type(item)(
         tuple(
-            words[item.soft_positions.index(place)] if place in item.soft_positions else token
-            for place, token in enumerate(item.ids)
+            words[item.soft_positions.index(position)] if position in item.soft_positions else token
+            for position, token in enumerate(item.ids)
         ),
         item.token_type_ids,
         item.mask_position,
     )
     with torch.inference_mode():
-        found = backbone.vocabulary_logits(backbone.batch([item]), prompt())
+        actual = backbone.vocabulary_logits(backbone.batch([item]), prompt())
         expected = backbone.vocabulary_logits(backbone.batch([hard]))
-    torch.testing.assert_close(found, expected, atol=1e-5, rtol=1e-5)
+    torch.testing.assert_close(actual, expected, atol=1e-5, rtol=1e-5)
 
 
 def test_words_of_several_tokens_shift_later_soft_blocks(backbones: dict[str, Backbone]) -> None:
@@ -109,15 +109,15 @@ def test_words_of_several_tokens_shift_later_soft_blocks(backbones: dict[str, Ba
     item = classifier.encode(film_examples(1)[0])[0]
     assert item.soft_positions == (item.mask_position + 1, item.mask_position + 2)
     assert item.with_masks(3).soft_positions == (item.mask_position + 3, item.mask_position + 4)
-    found = classifier.predict(film_examples(4), SILENT, "")
-    alone = np.concatenate([classifier.predict([one], SILENT, "") for one in film_examples(4)])
-    assert found == pytest.approx(alone, abs=1e-4)
+    actual = classifier.predict(film_examples(4), SILENT, "")
+    separate = np.concatenate([classifier.predict([one], SILENT, "") for one in film_examples(4)])
+    assert actual == pytest.approx(separate, abs=1e-4)
 
 
 def test_new_prompt_rejects_incompatible_patterns(backbones: dict[str, Backbone]) -> None:
     backbone = backbones["gpt2"]
     soft, hard = soft_task("gpt2").pattern("review"), film_task("gpt2").pattern("review")
-    with pytest.raises(InputError, match="puts its vectors into every layer"):
+    with pytest.raises(InputError, match="adds its vectors to every layer"):
         new_prompt(METHODS["p_tuning_v2"], backbone, soft, seed=0)
     with pytest.raises(InputError, match="'review' has none"):
         new_prompt(PromptConfig(hard_prompt_steps=2), backbone, hard, seed=0)
@@ -125,7 +125,7 @@ def test_new_prompt_rejects_incompatible_patterns(backbones: dict[str, Backbone]
         new_prompt(PromptConfig(init="ppt"), backbone, soft, seed=0, pretrained=torch.zeros(4, 32))
     with pytest.raises(PatternError, match="only prompt tuning trains"):
         ClozeClassifier.of(soft_task("gpt2"), "review", backbone, backbone_config(Path("unused")))
-    behind = soft_task("gpt2").model_copy(update={"patterns": {"review": "{text}{mask} it {soft:2}"}})
-    prompt = new_prompt(PromptConfig(), backbone, behind.pattern("review"), seed=0)
+    late = soft_task("gpt2").model_copy(update={"patterns": {"review": "{text}{mask} it {soft:2}"}})
+    prompt = new_prompt(PromptConfig(), backbone, late.pattern("review"), seed=0)
     with pytest.raises(PatternError, match="after the mask"):
-        ClozeClassifier.of(behind, "review", backbone, backbone_config(Path("unused")), prompt)
+        ClozeClassifier.of(late, "review", backbone, backbone_config(Path("unused")), prompt)

@@ -19,7 +19,7 @@ from stages.common.training.loop import train
 
 
 class Line:
-    """y = w x + b with dropout on x, fitted to items (x, y); knows in which order it saw them."""
+    """y = w x + b with dropout on x, fitted to items (x, y); records their order."""
 
     def __init__(self, dropout: float = 0.0) -> None:
         generator = torch.Generator().manual_seed(5)
@@ -64,34 +64,34 @@ def config(**settings: object) -> TrainingConfig:
     return TrainingConfig(**({"learning_rate": 0.05, "batch_size": 4, "steps": 12} | settings))
 
 
-@pytest.mark.parametrize("cut_at", [1, 3, 7, 11])
-def test_resumed_run_equals_an_uninterrupted_run(cut_at: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("stop_at", [1, 3, 7, 11])
+def test_resumed_run_equals_an_uninterrupted_run(stop_at: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(checkpoints, "DEFAULT_INTERVAL_S", 0.0)
     settings = config(lr_scheduler="cosine", warmup_ratio=0.2)
-    unbroken = Line(dropout=0.3)
-    expected = fit(unbroken, settings)
+    uninterrupted = Line(dropout=0.3)
+    expected = fit(uninterrupted, settings)
 
-    broken = Line(dropout=0.3)
+    interrupted = Line(dropout=0.3)
 
-    def failing(batch: list[int]) -> Tensor:
-        if len(broken.seen) == cut_at:
+    def interrupted_loss(batch: list[int]) -> Tensor:
+        if len(interrupted.seen) == stop_at:
             raise KeyboardInterrupt
-        return broken.loss(batch)
+        return interrupted.loss(batch)
 
     with pytest.raises(KeyboardInterrupt):
-        fit(broken, settings, work=tmp_path, loss=failing)
+        fit(interrupted, settings, work=tmp_path, loss=interrupted_loss)
     resumed = Line(dropout=0.3)
-    found = fit(resumed, settings, work=tmp_path)
-    assert found == expected
-    assert len(resumed.seen) == 12 - cut_at, "finished steps are not run again"
-    assert torch.equal(resumed.weight, unbroken.weight)
-    assert torch.equal(resumed.bias, unbroken.bias)
+    actual = fit(resumed, settings, work=tmp_path)
+    assert actual == expected
+    assert len(resumed.seen) == 12 - stop_at, "finished steps are not repeated"
+    assert torch.equal(resumed.weight, uninterrupted.weight)
+    assert torch.equal(resumed.bias, uninterrupted.bias)
 
 
 def test_partial_checkpoint_is_ignored(tmp_path: Path) -> None:
     (tmp_path / "checkpoint.pt.part").write_bytes(b"half")
-    unbroken, beside = Line(), Line()
-    assert fit(beside, config(), work=tmp_path) == fit(unbroken, config())
+    uninterrupted, resumed = Line(), Line()
+    assert fit(resumed, config(), work=tmp_path) == fit(uninterrupted, config())
 
 
 def test_no_folder_writes_no_checkpoint(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -104,8 +104,8 @@ def test_no_folder_writes_no_checkpoint(tmp_path: Path, monkeypatch: pytest.Monk
 @pytest.mark.parametrize("content", [b"", b"not what torch writes", b"PK\x03\x04 the beginning of a zip file"])
 def test_damaged_checkpoint_is_ignored(content: bytes, tmp_path: Path) -> None:
     (tmp_path / "checkpoint.pt").write_bytes(content)
-    unbroken, beside = Line(), Line()
-    assert fit(beside, config(), work=tmp_path) == fit(unbroken, config())
+    uninterrupted, resumed = Line(), Line()
+    assert fit(resumed, config(), work=tmp_path) == fit(uninterrupted, config())
 
 
 def test_environment_variable_sets_the_interval(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -115,43 +115,43 @@ def test_environment_variable_sets_the_interval(tmp_path: Path, monkeypatch: pyt
 
 
 def test_finished_training_is_not_repeated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """What follows a training may be killed, minutes later."""
+    """A stage may be killed minutes after training."""
     monkeypatch.setattr(checkpoints, "DEFAULT_INTERVAL_S", 0.0)
-    first, again = Line(), Line()
+    first, repeated = Line(), Line()
     expected = fit(first, config(), work=tmp_path)
-    assert fit(again, config(), work=tmp_path) == expected
-    assert again.seen == []
-    assert torch.equal(again.weight, first.weight)
+    assert fit(repeated, config(), work=tmp_path) == expected
+    assert repeated.seen == []
+    assert torch.equal(repeated.weight, first.weight)
 
 
 @pytest.mark.parametrize(("pause_s", "is_kept"), [(7, True), (100, False)])
-def test_end_of_a_long_training_is_saved_between_two_checkpoints(
+def test_end_of_a_long_training_is_saved(
     pause_s: float, is_kept: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Twelve steps of a second each: the end is four seconds after the checkpoint of step 8."""
+    """Twelve steps of one second each: the end is four seconds after the checkpoint of step 8."""
     monkeypatch.setattr(checkpoints, "DEFAULT_INTERVAL_S", pause_s)
     seconds = itertools.count()
     monkeypatch.setattr(checkpoints, "time", SimpleNamespace(monotonic=lambda: float(next(seconds))))
-    first, again = Line(), Line()
+    first, repeated = Line(), Line()
     expected = fit(first, config(), work=tmp_path)
     assert (tmp_path / "checkpoint.pt").exists() is is_kept
-    assert fit(again, config(), work=tmp_path) == expected
-    assert len(again.seen) == (0 if is_kept else 12)
-    assert torch.equal(again.weight, first.weight)
+    assert fit(repeated, config(), work=tmp_path) == expected
+    assert len(repeated.seen) == (0 if is_kept else 12)
+    assert torch.equal(repeated.weight, first.weight)
 
 
 def test_early_stopped_training_is_not_repeated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(checkpoints, "DEFAULT_INTERVAL_S", 0.0)
-    first, again = Line(), Line()
-    looks = Looks((0.5, 1.0), (0.8, 0.9), (0.8, 0.95), (0.7, 0.1))
-    expected = fit(first, stopping(), work=tmp_path, validate=looks)
-    assert fit(again, stopping(), work=tmp_path, validate=Looks()) == expected
-    assert again.seen == []
-    assert torch.equal(again.weight, first.weight), "the parameters of the best look"
+    first, repeated = Line(), Line()
+    evaluations = DevEvaluations((0.5, 1.0), (0.8, 0.9), (0.8, 0.95), (0.7, 0.1))
+    expected = fit(first, stopping(), work=tmp_path, validate=evaluations)
+    assert fit(repeated, stopping(), work=tmp_path, validate=DevEvaluations()) == expected
+    assert repeated.seen == []
+    assert torch.equal(repeated.weight, first.weight), "the parameters of the best evaluation"
 
 
-class Looks:
-    """A dev set whose accuracy and loss at each look are given beforehand."""
+class DevEvaluations:
+    """A dev set with given accuracy and loss for each evaluation."""
 
     def __init__(self, *results: tuple[float, float], skip: int = 0) -> None:
         self.left = list(results)[skip:]
@@ -164,20 +164,22 @@ def stopping(**settings: object) -> TrainingConfig:
     return config(steps=20, early_stopping={"eval_steps": 2, "patience": 2}, **settings)
 
 
-@pytest.mark.parametrize("cut_at", [3, 5, 7])
-def test_early_stopping_resumes_from_a_checkpoint(cut_at: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("stop_at", [3, 5, 7])
+def test_early_stopping_resumes_from_a_checkpoint(
+    stop_at: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(checkpoints, "DEFAULT_INTERVAL_S", 0.0)
     results = [(0.5, 1.0), (0.8, 0.9), (0.8, 0.95), (0.7, 0.1)]
-    unbroken, broken, resumed = Line(0.3), Line(0.3), Line(0.3)
-    expected = fit(unbroken, stopping(), validate=Looks(*results))
+    uninterrupted, interrupted, resumed = Line(0.3), Line(0.3), Line(0.3)
+    expected = fit(uninterrupted, stopping(), validate=DevEvaluations(*results))
 
-    def failing(batch: list[int]) -> Tensor:
-        if len(broken.seen) == cut_at:
+    def interrupted_loss(batch: list[int]) -> Tensor:
+        if len(interrupted.seen) == stop_at:
             raise KeyboardInterrupt
-        return broken.loss(batch)
+        return interrupted.loss(batch)
 
     with pytest.raises(KeyboardInterrupt):
-        fit(broken, stopping(), work=tmp_path, loss=failing, validate=Looks(*results))
-    found = fit(resumed, stopping(), work=tmp_path, validate=Looks(*results, skip=cut_at // 2))
-    assert found == expected
-    assert torch.equal(resumed.weight, unbroken.weight)
+        fit(interrupted, stopping(), work=tmp_path, loss=interrupted_loss, validate=DevEvaluations(*results))
+    actual = fit(resumed, stopping(), work=tmp_path, validate=DevEvaluations(*results, skip=stop_at // 2))
+    assert actual == expected
+    assert torch.equal(resumed.weight, uninterrupted.weight)

@@ -16,7 +16,7 @@ from tests.support.stage_runs import Kept
 
 
 class AlwaysFresh:
-    """Gives every text the second label."""
+    """Predicts the second label for every example."""
 
     def predict(self, examples: Sequence[Example], recorder: NullRecorder, phase: str) -> np.ndarray:
         del recorder, phase
@@ -31,10 +31,10 @@ def test_evaluate_on_test_records_scores_and_per_class_table(groups: tuple[str |
     ]
     write_examples(tmp_path / "test.jsonl", texts)
     recorder = Kept()
-    found = evaluate_on_test(AlwaysFresh(), ("rotten", "fresh"), tmp_path, tmp_path, recorder)
-    assert (found.accuracy, found.mcc) == (pytest.approx(2 / 3, abs=1e-6), 0)
-    assert found.exact_match == (0.5 if groups[0] else None)
-    expected = {"accuracy": found.accuracy, "macro_f1": 0.4, "mcc": 0.0, "ece": found.ece}
+    actual = evaluate_on_test(AlwaysFresh(), ("rotten", "fresh"), tmp_path, tmp_path, recorder)
+    assert (actual.accuracy, actual.mcc) == (pytest.approx(2 / 3, abs=1e-6), 0)
+    assert actual.exact_match == (0.5 if groups[0] else None)
+    expected = {"accuracy": actual.accuracy, "macro_f1": 0.4, "mcc": 0.0, "ece": actual.ece}
     expected |= {"exact_match": 0.5} if groups[0] else {}
     assert recorder.metrics == {f"test/{name}": value for name, value in expected.items()}
     assert [(row["label"], row["recall"], row["support"]) for row in recorder.tables["per_class"]] == [

@@ -8,6 +8,7 @@ import torch
 from stages.common.errors import InputError
 from stages.common.examples import Example
 from stages.common.models.backbones.base import Backbone
+from stages.common.models.backbones.masked import MaskedBackbone
 from stages.common.models.backbones.soft_input import SoftInput
 from stages.common.patterns.encoding import Encoded, Encoder
 from stages.common.prompts.prompt_modules import PromptEmbedding
@@ -23,9 +24,9 @@ def encode(backbone: Backbone, name: str) -> list[Encoded]:
     texts = ["A dull plot.", "The film is a warm and clever story about two sisters, and it was great.", "It drags."]
     task = film_task(name)
     encoder = Encoder(task.pattern("review"), backbone.tokenizer, backbone.family, 64)
-    found = [encoder(Example(str(i), {"text": text})) for i, text in enumerate(texts)]
-    assert len({len(item.ids) for item in found}) == 3
-    return found
+    actual = [encoder(Example(str(i), {"text": text})) for i, text in enumerate(texts)]
+    assert len({len(item.ids) for item in actual}) == 3
+    return actual
 
 
 def words(backbone: Backbone) -> list[int]:
@@ -33,7 +34,7 @@ def words(backbone: Backbone) -> list[int]:
 
 
 def plain_logits(backbone: Backbone, item: Encoded, prompt: torch.Tensor | None = None) -> torch.Tensor:
-    """[V] logits by the plain forward pass of the whole model on one unpadded text; the prompt stands before it."""
+    """Returns logits [V] of the plain forward pass on one unpadded text, with the prompt before it."""
     model = backbone.model
     arguments: dict[str, torch.Tensor] = {"input_ids": torch.tensor([item.ids])}
     if prompt is not None:
@@ -74,51 +75,51 @@ def make_prompt(seed: int = 3) -> torch.Tensor:
 @pytest.mark.parametrize("name", FAMILIES)
 def test_word_logits_equal_those_of_the_plain_model(name: str, backbones: dict[str, Backbone]) -> None:
     backbone = backbones[name]
-    wanted = words(backbone)
+    word_ids = words(backbone)
     with torch.inference_mode():
         for item in encode(backbone, name):
-            found = backbone.word_logits(backbone.batch([item]), wanted)[0]
-            expected = plain_logits(backbone, item)[wanted]
-            assert found.dtype == torch.float32
-            torch.testing.assert_close(found, expected, atol=1e-4, rtol=0)
-            assert found.std() > 0.01, "the words must differ, or this test would pass at any position"
+            actual = backbone.word_logits(backbone.batch([item]), word_ids)[0]
+            expected = plain_logits(backbone, item)[word_ids]
+            assert actual.dtype == torch.float32
+            torch.testing.assert_close(actual, expected, atol=1e-4, rtol=0)
+            assert actual.std() > 0.01, "the words must differ, or this test would pass at any position"
 
 
 @pytest.mark.parametrize("name", FAMILIES)
 @pytest.mark.parametrize("with_prompt", [False, True])
 def test_padding_does_not_change_logits(name: str, with_prompt: bool, backbones: dict[str, Backbone]) -> None:
     backbone = backbones[name]
-    items, wanted = encode(backbone, name), words(backbone)
+    items, word_ids = encode(backbone, name), words(backbone)
     prompt = SoftInput(before=make_prompt()) if with_prompt else None
     with torch.inference_mode():
-        together = backbone.word_logits(backbone.batch(items), wanted, prompt)
-        alone = torch.cat([backbone.word_logits(backbone.batch([item]), wanted, prompt) for item in items])
-    torch.testing.assert_close(together, alone, atol=1e-4, rtol=0)
-    assert (alone[0] - alone[1]).abs().max() > 0.05
+        batched = backbone.word_logits(backbone.batch(items), word_ids, prompt)
+        separate = torch.cat([backbone.word_logits(backbone.batch([item]), word_ids, prompt) for item in items])
+    torch.testing.assert_close(batched, separate, atol=1e-4, rtol=0)
+    assert (separate[0] - separate[1]).abs().max() > 0.05
 
 
 @pytest.mark.parametrize("name", FAMILIES)
 def test_soft_prompt_equals_embeddings_before_the_text(name: str, backbones: dict[str, Backbone]) -> None:
     backbone = backbones[name]
-    wanted, prompt = words(backbone), make_prompt()
+    word_ids, prompt = words(backbone), make_prompt()
     with torch.inference_mode():
         for item in encode(backbone, name):
-            found = backbone.word_logits(backbone.batch([item]), wanted, SoftInput(before=prompt))[0]
-            expected = plain_logits(backbone, item, prompt)[wanted]
-            without = backbone.word_logits(backbone.batch([item]), wanted)[0]
-            torch.testing.assert_close(found, expected, atol=1e-4, rtol=0)
-            assert (found - without).abs().max() > 0.05
+            actual = backbone.word_logits(backbone.batch([item]), word_ids, SoftInput(before=prompt))[0]
+            expected = plain_logits(backbone, item, prompt)[word_ids]
+            without = backbone.word_logits(backbone.batch([item]), word_ids)[0]
+            torch.testing.assert_close(actual, expected, atol=1e-4, rtol=0)
+            assert (actual - without).abs().max() > 0.05
 
 
 @pytest.mark.parametrize("name", FAMILIES)
 def test_each_example_can_have_a_separate_prompt(name: str, backbones: dict[str, Backbone]) -> None:
     backbone = backbones[name]
-    items, wanted = encode(backbone, name), words(backbone)
+    items, word_ids = encode(backbone, name), words(backbone)
     prompts = [make_prompt(seed) for seed in range(3)]
     with torch.inference_mode():
-        found = backbone.word_logits(backbone.batch(items), wanted, SoftInput(before=torch.stack(prompts)))
+        actual = backbone.word_logits(backbone.batch(items), word_ids, SoftInput(before=torch.stack(prompts)))
         for row, (item, prompt) in enumerate(zip(items, prompts, strict=True)):
-            torch.testing.assert_close(found[row], plain_logits(backbone, item, prompt)[wanted], atol=1e-4, rtol=0)
+            torch.testing.assert_close(actual[row], plain_logits(backbone, item, prompt)[word_ids], atol=1e-4, rtol=0)
 
 
 @pytest.mark.parametrize("name", FAMILIES)
@@ -135,11 +136,11 @@ def test_gradients_reach_only_the_prompt(name: str, backbones: dict[str, Backbon
 @pytest.mark.parametrize("name", FAMILIES)
 def test_prompt_gradients_equal_those_of_the_plain_model(name: str, backbones: dict[str, Backbone]) -> None:
     backbone = backbones[name]
-    wanted, item = words(backbone), encode(backbone, name)[0]
-    mine, plain = make_prompt().requires_grad_(), make_prompt().requires_grad_()
-    backbone.word_logits(backbone.batch([item]), wanted, SoftInput(before=mine)).square().sum().backward()
-    plain_logits(backbone, item, plain)[wanted].square().sum().backward()
-    torch.testing.assert_close(mine.grad, plain.grad, atol=1e-4, rtol=1e-3)
+    word_ids, item = words(backbone), encode(backbone, name)[0]
+    ours, plain = make_prompt().requires_grad_(), make_prompt().requires_grad_()
+    backbone.word_logits(backbone.batch([item]), word_ids, SoftInput(before=ours)).square().sum().backward()
+    plain_logits(backbone, item, plain)[word_ids].square().sum().backward()
+    torch.testing.assert_close(ours.grad, plain.grad, atol=1e-4, rtol=1e-3)
 
 
 def test_roberta_positions_start_after_the_padding_id(backbones: dict[str, Backbone]) -> None:
@@ -168,7 +169,7 @@ def test_only_causal_models_pad_on_the_left(backbones: dict[str, Backbone]) -> N
 
 def test_masked_backbone_rejects_an_unknown_head(backbones: dict[str, Backbone]) -> None:
     bert, bare = backbones["bert"], backbones["gpt2"]
-    headless = Backbone(bare.model.transformer, bert.tokenizer, "masked")
+    headless = MaskedBackbone(bare.model.transformer, bert.tokenizer)
     batch = bert.batch(encode(bert, "bert"))
     with pytest.raises(InputError, match="no known masked-LM head"):
         headless.word_logits(batch, [1, 2])

@@ -63,15 +63,15 @@ def test_load_backbone_rejects_pickled_weights(backbone_folders: dict[str, Path]
 
 
 def test_eval_batch_tokens_limits_a_pass(backbone_folders: dict[str, Path]) -> None:
-    found: dict[int | None, list[torch.Size]] = {}
+    actual: dict[int | None, list[torch.Size]] = {}
     for asked in (None, 64):
         config = backbone_config(backbone_folders["bert"]).model_copy(update={"eval_batch_tokens": asked})
         with borrow_backbone(config) as backbone:
-            passes = found[asked] = []
+            passes = actual[asked] = []
             words = backbone.model.get_input_embeddings()
             watch = words.register_forward_hook(lambda _, ids, __, kept=passes: kept.append(ids[0].shape))
             classifier = ClozeClassifier.of(film_task("bert"), "review", backbone, config)
             classifier.predict(film_examples(12), NullRecorder(), "")
             watch.remove()
-    assert len(found[None]) == 1
-    assert len(found[64]) > 1 and all(shape.numel() <= 64 for shape in found[64])
+    assert len(actual[None]) == 1
+    assert len(actual[64]) > 1 and all(shape.numel() <= 64 for shape in actual[64])

@@ -10,23 +10,22 @@ from stages.common.models.backbones.base import Backbone
 from stages.common.models.backbones.soft_input import SoftInput
 from stages.common.models.cloze.label_word_scores import Word, word_scores
 from stages.common.patterns.encoding import Encoded, Encoder
+from stages.common.patterns.syntax import Pattern
 from stages.common.patterns.verbalizers import word_tokens
 
 TEXTS = ("A dull plot.", "The film is a warm and clever story about two sisters.", "It drags.")
 MIXED = ("good", "badly", "terribly", "goodish")
-"""One, several and as many tokens again, in every vocabulary of the tests."""
+"""Words with one token and with several tokens in every vocabulary of the tests."""
 
 
 def encode(backbone: Backbone, pattern: str) -> list[Encoded]:
-    from stages.common.patterns.syntax import Pattern
-
     encoder = Encoder(Pattern.parse("p", pattern), backbone.tokenizer, backbone.family, 64, num_reserved=8)
     return [encoder(Example(text, {"text": text})) for text in TEXTS]
 
 
 def ids(backbone: Backbone, words: tuple[str, ...]) -> list[Word]:
-    found = [tuple(word_tokens(word, backbone.tokenizer)) for word in words]
-    return [word[1:] if backbone.family == "seq2seq" and word[0] == T5_SPACE else word for word in found]
+    actual = [tuple(word_tokens(word, backbone.tokenizer)) for word in words]
+    return [word[1:] if backbone.family == "seq2seq" and word[0] == T5_SPACE else word for word in actual]
 
 
 T5_SPACE = 3
@@ -38,7 +37,7 @@ def masked(request: pytest.FixtureRequest, backbones: dict[str, Backbone]) -> Ba
 
 
 def plain_log_probabilities(backbone: Backbone, item: Encoded) -> torch.Tensor:
-    """[L, V] of one text by the plain model."""
+    """Returns log-probabilities [L, V] of one text by the plain model."""
     arguments = {"input_ids": torch.tensor([item.ids])}
     if backbone.model.config.model_type == "bert":
         arguments["token_type_ids"] = torch.tensor([item.token_type_ids])
@@ -46,19 +45,19 @@ def plain_log_probabilities(backbone: Backbone, item: Encoded) -> torch.Tensor:
 
 
 def filled_one_by_one(backbone: Backbone, encoded: Encoded, word: Word, decoding: str) -> float:
-    """The original's loop, text by text and mask by mask."""
+    """The loop of the original PET, text by text and mask by mask."""
     item = encoded.with_masks(len(word))
-    left = {item.mask_position + place: token for place, token in enumerate(word)}
+    left = {item.mask_position + position: token for position, token in enumerate(word)}
     if decoding == "parallel":
         log_LV = plain_log_probabilities(backbone, item)
-        return sum(float(log_LV[place, token]) for place, token in left.items())
+        return sum(float(log_LV[position, token]) for position, token in left.items())
     total = 0.0
     while left:
         log_LV = plain_log_probabilities(backbone, item)
-        place = min(left) if decoding == "ltr" else max(left, key=lambda at: float(log_LV[at, left[at]]))
-        total += float(log_LV[place, left[place]])
+        position = min(left) if decoding == "ltr" else max(left, key=lambda at: float(log_LV[at, left[at]]))
+        total += float(log_LV[position, left[position]])
         filled = list(item.ids)
-        filled[place] = left.pop(place)
+        filled[position] = left.pop(position)
         item = Encoded(tuple(filled), item.token_type_ids, item.mask_position)
     return total
 
@@ -69,9 +68,9 @@ def test_filling_masks_in_batches_equals_filling_one_by_one(decoding: str, maske
     words = ids(masked, MIXED)
     assert len({len(word) for word in words}) >= 3
     with torch.inference_mode():
-        found = word_scores(masked, encoded, words, likelihood=True, decoding=decoding)
+        actual = word_scores(masked, encoded, words, likelihood=True, decoding=decoding)
         expected = [[filled_one_by_one(masked, item, word, decoding) for word in words] for item in encoded]
-    torch.testing.assert_close(found, torch.tensor(expected), atol=1e-3, rtol=1e-4)
+    torch.testing.assert_close(actual, torch.tensor(expected), atol=1e-3, rtol=1e-4)
 
 
 def test_decoding_orders_give_different_scores(masked: Backbone) -> None:
@@ -90,23 +89,23 @@ def test_decoding_orders_give_different_scores(masked: Backbone) -> None:
 def test_training_reads_all_words_from_the_same_masks(masked: Backbone) -> None:
     encoded, words = encode(masked, "{text} It was {mask}."), ids(masked, MIXED)
     longest = max(len(word) for word in words)
-    found = word_scores(masked, encoded, words, likelihood=True, training=True)
+    actual = word_scores(masked, encoded, words, likelihood=True, training=True)
     for row, item in enumerate(encoded):
         wide = item.with_masks(longest)
         log_LV = plain_log_probabilities(masked, wide)
         expected = [sum(log_LV[wide.mask_position + at, token] for at, token in enumerate(word)) for word in words]
-        torch.testing.assert_close(found[row], torch.stack(expected), atol=1e-3, rtol=1e-4)
+        torch.testing.assert_close(actual[row], torch.stack(expected), atol=1e-3, rtol=1e-4)
 
 
 def test_separate_prompts_stay_with_their_texts(masked: Backbone) -> None:
     encoded, words = encode(masked, "{text} It was {mask}."), ids(masked, MIXED)
     prompts = torch.randn(len(encoded), 4, 32, generator=torch.Generator().manual_seed(1)) * 0.5
     with torch.inference_mode():
-        together = word_scores(masked, encoded, words, likelihood=True, prompt=SoftInput(before=prompts))
-        alone = [
+        batched = word_scores(masked, encoded, words, likelihood=True, prompt=SoftInput(before=prompts))
+        separate = [
             word_scores(masked, [item], words, likelihood=True, prompt=SoftInput(before=prompt))
             for item, prompt in zip(encoded, prompts, strict=True)
         ]
         without = word_scores(masked, encoded, words, likelihood=True)
-    torch.testing.assert_close(together, torch.cat(alone), atol=1e-3, rtol=1e-4)
-    assert (together - without).abs().max() > 0.05
+    torch.testing.assert_close(batched, torch.cat(separate), atol=1e-3, rtol=1e-4)
+    assert (batched - without).abs().max() > 0.05

@@ -6,9 +6,18 @@ from typing import Any
 
 import pytest
 import torch
+from transformers import (
+    AlbertConfig,
+    AlbertForMaskedLM,
+    ElectraConfig,
+    ElectraForMaskedLM,
+    ModernBertConfig,
+    ModernBertForMaskedLM,
+)
 
 from stages.common.examples import Example
 from stages.common.models.backbones.base import Backbone
+from stages.common.models.backbones.prefix_attention import KeysAndValues, prefixed
 from stages.common.models.backbones.soft_input import SoftInput
 from stages.common.patterns.encoding import Encoder
 from stages.common.prompts.deep_prompts import KVLayout
@@ -22,7 +31,7 @@ def encoded(backbone: Backbone, name: str, texts: tuple[str, ...] = ("A dull plo
 
 
 def test_attention_of_masked_models_includes_the_prefix(backbones: dict[str, Backbone]) -> None:
-    """Against attention computed here, in the first layer of a BERT."""
+    """Compares with attention computed here, in the first layer of a BERT."""
     backbone = backbones["bert"]
     layers = KVLayout.of(backbone)
     rows = torch.randn(3, layers.width, generator=torch_rng(1))
@@ -35,8 +44,8 @@ def test_attention_of_masked_models_includes_the_prefix(backbones: dict[str, Bac
     with torch.inference_mode():
         backbone.hidden_states(batch, SoftInput(layers=prefix))
         hook.remove()
-        places = torch.arange(len(item.ids))[None] + 3
-        states = backbone.model.bert.embeddings(batch.input_ids, batch.token_type_ids, places)[0]
+        positions = torch.arange(len(item.ids))[None] + 3
+        states = backbone.model.bert.embeddings(batch.input_ids, batch.token_type_ids, positions)[0]
         heads = [
             part.view(-1, 4, 8).transpose(0, 1)
             for part in (layer.query(states), layer.key(states), layer.value(states))
@@ -48,15 +57,6 @@ def test_attention_of_masked_models_includes_the_prefix(backbones: dict[str, Bac
 
 @pytest.mark.parametrize("kind", ["albert", "electra", "modernbert"])
 def test_prefixed_works_for_masked_architectures(kind: str) -> None:
-    from transformers import (
-        AlbertConfig,
-        AlbertForMaskedLM,
-        ElectraConfig,
-        ElectraForMaskedLM,
-        ModernBertConfig,
-        ModernBertForMaskedLM,
-    )
-
     small = {
         "vocab_size": 60,
         "hidden_size": 32,
@@ -72,11 +72,9 @@ def test_prefixed_works_for_masked_architectures(kind: str) -> None:
     torch.manual_seed(0)
     model = kinds[kind]().eval()
     model.set_attn_implementation("eager")
-    from stages.common.models.backbones.prefix_attention import prefixed
-
     width = 8
     pairs = [
-        tuple(torch.randn(2, 4, 3, width, generator=torch_rng(number)).requires_grad_() for _ in "kv")
+        KeysAndValues(*(torch.randn(2, 4, 3, width, generator=torch_rng(number)).requires_grad_() for _ in "kv"))
         for number in range(3)
     ]
     ids = torch.tensor([[1, 5, 6, 7, 8], [1, 5, 6, 0, 0]])
@@ -85,8 +83,8 @@ def test_prefixed_works_for_masked_architectures(kind: str) -> None:
         both = model.base_model(input_ids=ids, attention_mask=mask).last_hidden_state
     plain = model.base_model(input_ids=ids, attention_mask=mask).last_hidden_state
     assert (both - plain).abs().max() > 1e-3
-    with prefixed(model, [(key[1:], value[1:]) for key, value in pairs]):
-        alone = model.base_model(input_ids=ids[1:, :3], attention_mask=mask[1:, :3]).last_hidden_state
-    torch.testing.assert_close(both[1:, :3], alone, atol=1e-5, rtol=1e-4)
+    with prefixed(model, [KeysAndValues(key[1:], value[1:]) for key, value in pairs]):
+        separate = model.base_model(input_ids=ids[1:, :3], attention_mask=mask[1:, :3]).last_hidden_state
+    torch.testing.assert_close(both[1:, :3], separate, atol=1e-5, rtol=1e-4)
     both.square().sum().backward()
     assert all(item.grad is not None and item.grad.abs().sum() > 0 for pair in pairs for item in pair)

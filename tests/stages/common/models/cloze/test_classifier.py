@@ -17,7 +17,7 @@ from tests.support.small_models import FAMILIES, backbone_config, film_examples,
 
 def test_hinge_loss_counts_labels_within_the_margin() -> None:
     scores = torch.tensor([[-1.0, -1.5, -4.0], [-3.0, -2.0, -2.5]])
-    # first: right is 0, so max(0, 1 + 1 - 1.5) + max(0, 1 + 1 - 4); second: right is 2
+    # first: gold is 0, so max(0, 1 + 1 - 1.5) + max(0, 1 + 1 - 4); second: gold is 2
     first = 0.5 + 0.0
     second = (1 + 2.5 - 3.0) + (1 + 2.5 - 2.0)
     assert float(hinge_loss(scores, torch.tensor([0, 2]))) == pytest.approx((first + second) / 2)
@@ -25,14 +25,14 @@ def test_hinge_loss_counts_labels_within_the_margin() -> None:
 
 
 def test_label_loss_is_cross_entropy_over_labels() -> None:
-    found = float(label_loss(torch.tensor([[2.0, 0.0], [1.0, 3.0]]), torch.tensor([0, 0])))
+    actual = float(label_loss(torch.tensor([[2.0, 0.0], [1.0, 3.0]]), torch.tensor([0, 0])))
     by_hand = (math.log(1 + math.exp(-2)) + math.log(1 + math.exp(2))) / 2
-    assert found == pytest.approx(by_hand, abs=1e-6)
+    assert actual == pytest.approx(by_hand, abs=1e-6)
 
 
 @pytest.mark.parametrize("name", FAMILIES)
 def test_loss_is_cross_entropy_over_the_labels(name: str, backbones: dict[str, Backbone]) -> None:
-    """By hand: each label scores the mean of its words' logits; minus the log of the right label's share."""
+    """Computes by hand the negative log-probability of the gold label, from mean logits of its words."""
     backbone = backbones[name]
     task = film_task(name)
     classifier = ClozeClassifier.of(task, "review", backbone, backbone_config("unused"))
@@ -44,12 +44,12 @@ def test_loss_is_cross_entropy_over_the_labels(name: str, backbones: dict[str, B
     }
     total = 0.0
     with torch.inference_mode():
-        found = float(classifier.loss(items))
+        actual = float(classifier.loss(items))
         for item in items:
             logits = dict(zip(ids, _alone(backbone, item.cloze[0], list(ids.values())), strict=True))
             scores = [(logits["bad"] + logits["terrible"]) / 2, (logits["good"] + logits["great"]) / 2]
             total -= math.log(math.exp(scores[item.label]) / sum(math.exp(value) for value in scores))
-    assert found == pytest.approx(total / 3, abs=1e-4)
+    assert actual == pytest.approx(total / 3, abs=1e-4)
 
 
 def _alone(backbone: Backbone, encoded: object, ids: list[int]) -> list[float]:
@@ -58,7 +58,7 @@ def _alone(backbone: Backbone, encoded: object, ids: list[int]) -> list[float]:
 
 @dataclass
 class Progress(NullRecorder):
-    """Keeps what a display would be told."""
+    """Keeps the last progress."""
 
     last: tuple[int, int] = (0, 0)
 
@@ -72,11 +72,11 @@ def test_predict_returns_logits_in_the_order_of_the_examples(name: str, backbone
     classifier = ClozeClassifier.of(film_task(name), "summary", backbones[name], backbone_config("unused"))
     examples = film_examples(60)
     recorder = Progress()
-    found = classifier.predict(examples, recorder, "test")
-    assert found.shape == (60, 2)
+    actual = classifier.predict(examples, recorder, "test")
+    assert actual.shape == (60, 2)
     assert recorder.last == (60, 60)
     with torch.inference_mode():
         for row in (0, 17, 59):
-            alone = classifier.logits([classifier.encode(examples[row])])[0].numpy()
-            assert found[row] == pytest.approx(alone, abs=1e-4)
-    assert len(np.unique(found.round(3), axis=0)) > 5
+            separate = classifier.logits([classifier.encode(examples[row])])[0].numpy()
+            assert actual[row] == pytest.approx(separate, abs=1e-4)
+    assert len(np.unique(actual.round(3), axis=0)) > 5

@@ -48,9 +48,9 @@ def test_text_follows_the_demonstrations(name: str, backbones: dict[str, Backbon
     assert -1 not in parts
     first = primed.backbone.tokenizer.decode(list(plain.encode(TRAIN[0])[0].ids))
     assert "The plot 0" in first or "the plot 0" in first
-    alone = plain.encode(TRAIN[2])[0].ids
+    separate = plain.encode(TRAIN[2])[0].ids
     before = len(plain.encoder.specials.before)
-    assert primed.encode(TRAIN[2])[0].ids[-(len(alone) - before) :] == alone[before:]
+    assert primed.encode(TRAIN[2])[0].ids[-(len(separate) - before) :] == separate[before:]
     mask_ids = plain.encoder.mask_ids
     if mask_ids:
         assert primed.encode(TRAIN[2])[0].ids.count(mask_ids[0]) == 1, "the demonstrations are filled in"
@@ -59,13 +59,13 @@ def test_text_follows_the_demonstrations(name: str, backbones: dict[str, Backbon
 def test_causal_model_scores_text_with_demonstrations(backbones: dict[str, Backbone]) -> None:
     primed = classifier(backbones["llama"], "llama")
     prepend_demonstrations(primed, TRAIN[:2])
-    found = primed.predict(TRAIN[2:4], NullRecorder(), "")
+    actual = primed.predict(TRAIN[2:4], NullRecorder(), "")
     for row, example in enumerate(TRAIN[2:4]):
         ids = torch.tensor([primed.encode(example)[0].ids])
         with torch.inference_mode():
             last = primed.backbone.model(input_ids=ids).logits[0, -1]
         words = [[float(last[token]) for (token,) in label] for label in primed.verbalizer.words]
-        assert found[row] == pytest.approx([sum(label) / len(label) for label in words], abs=1e-4)
+        assert actual[row] == pytest.approx([sum(label) / len(label) for label in words], abs=1e-4)
 
 
 def test_prepend_demonstrations_rejects_too_long_ones(backbones: dict[str, Backbone]) -> None:

@@ -12,6 +12,7 @@ from stages.common.models.cloze.classifier import hinge_loss
 from stages.common.models.cloze.label_word_scores import Word, label_scores, word_scores
 from stages.common.patterns.config import LabelScore
 from stages.common.patterns.encoding import Encoded, Encoder
+from stages.common.patterns.syntax import Pattern
 from stages.common.patterns.verbalizers import Verbalizer, word_tokens
 from tests.support.small_models import FAMILIES, film_task
 
@@ -30,27 +31,25 @@ def test_label_score_is_the_mean_of_its_words(score: LabelScore) -> None:
 def test_sum_probability_adds_probabilities() -> None:
     verbalizer = Verbalizer(("a", "b", "c"), WORDS, "sum_probability")
     probabilities = torch.tensor([[0.1, 0.2, 0.3, 0.05, 0.05, 0.1]])
-    found = label_scores(verbalizer, probabilities.log())
-    torch.testing.assert_close(found, torch.tensor([[0.3, 0.3, 0.2]]).log())
+    actual = label_scores(verbalizer, probabilities.log())
+    torch.testing.assert_close(actual, torch.tensor([[0.3, 0.3, 0.2]]).log())
     assert verbalizer.needs_likelihood
 
 
 TEXTS = ("A dull plot.", "The film is a warm and clever story about two sisters.", "It drags.")
 SINGLE = ("good", "bad", "great")
 MIXED = ("good", "badly", "terribly", "goodish")
-"""One, several and as many tokens again, in every vocabulary of the tests."""
+"""Words with one token and with several tokens in every vocabulary of the tests."""
 
 
 def encode(backbone: Backbone, pattern: str) -> list[Encoded]:
-    from stages.common.patterns.syntax import Pattern
-
     encoder = Encoder(Pattern.parse("p", pattern), backbone.tokenizer, backbone.family, 64, num_reserved=8)
     return [encoder(Example(text, {"text": text})) for text in TEXTS]
 
 
 def ids(backbone: Backbone, words: tuple[str, ...]) -> list[Word]:
-    found = [tuple(word_tokens(word, backbone.tokenizer)) for word in words]
-    return [word[1:] if backbone.family == "seq2seq" and word[0] == T5_SPACE else word for word in found]
+    actual = [tuple(word_tokens(word, backbone.tokenizer)) for word in words]
+    return [word[1:] if backbone.family == "seq2seq" and word[0] == T5_SPACE else word for word in actual]
 
 
 T5_SPACE = 3
@@ -62,11 +61,11 @@ def test_log_likelihoods_normalize_over_the_vocabulary(name: str, backbones: dic
     encoded = encode(backbone, film_task(name).patterns["review"])
     words = ids(backbone, SINGLE)
     with torch.inference_mode():
-        found = word_scores(backbone, encoded, words, likelihood=True)
+        actual = word_scores(backbone, encoded, words, likelihood=True)
         raw = word_scores(backbone, encoded, words, likelihood=False)
-        whole = backbone.vocabulary_logits(backbone.batch(encoded))
-    torch.testing.assert_close(found, raw - whole.logsumexp(dim=1, keepdim=True), atol=1e-4, rtol=0)
-    torch.testing.assert_close(raw, whole[:, [word[0] for word in words]], atol=1e-4, rtol=0)
+        full = backbone.vocabulary_logits(backbone.batch(encoded))
+    torch.testing.assert_close(actual, raw - full.logsumexp(dim=1, keepdim=True), atol=1e-4, rtol=0)
+    torch.testing.assert_close(raw, full[:, [word[0] for word in words]], atol=1e-4, rtol=0)
 
 
 @pytest.mark.parametrize("name", FAMILIES)

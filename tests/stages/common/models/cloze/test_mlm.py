@@ -35,10 +35,10 @@ def test_mask_tokens_hides_replaces_and_keeps_tokens() -> None:
     assert chosen.double().mean().item() == pytest.approx(0.15, abs=0.01)
     assert (targets[chosen] == 7).all()
     assert (inputs[~chosen] == 7).all()
-    found = inputs[chosen]
-    assert (found == MASK_ID).double().mean().item() == pytest.approx(0.8, abs=0.02)
-    assert (found == 7).double().mean().item() == pytest.approx(0.1, abs=0.02)
-    others = found[(found != MASK_ID) & (found != 7)]
+    actual = inputs[chosen]
+    assert (actual == MASK_ID).double().mean().item() == pytest.approx(0.8, abs=0.02)
+    assert (actual == 7).double().mean().item() == pytest.approx(0.1, abs=0.02)
+    others = actual[(actual != MASK_ID) & (actual != 7)]
     assert others.min() >= 0
     assert others.max() < VOCABULARY
     assert len(others.unique()) > 300, "random tokens come from the whole vocabulary"
@@ -59,13 +59,13 @@ def test_mask_tokens_chooses_at_least_one_token_per_text() -> None:
     may_change[:40, 3:5] = True
     _, targets = masked(ids, may_change, share=1e-6)
     assert (targets != IGNORED).sum(dim=1).tolist() == [1] * 40 + [0] * 10
-    assert set((targets != IGNORED).nonzero()[:, 1].tolist()) == {3, 4}, "by chance, not the first"
+    assert set((targets != IGNORED).nonzero()[:, 1].tolist()) == {3, 4}, "randomly, not the first"
 
 
 def test_mask_tokens_follows_the_seed() -> None:
     ids = torch.full((5, 30), 7)
-    first, again, other = (masked(ids, torch.ones_like(ids, dtype=torch.bool), seed=seed) for seed in (1, 1, 2))
-    assert all(torch.equal(left, right) for left, right in zip(first, again, strict=True))
+    first, repeated, other = (masked(ids, torch.ones_like(ids, dtype=torch.bool), seed=seed) for seed in (1, 1, 2))
+    assert all(torch.equal(left, right) for left, right in zip(first, repeated, strict=True))
     assert not torch.equal(first[1], other[1])
 
 
@@ -80,8 +80,8 @@ def classifier_of(backbone: Backbone, name: str, task: Task | None = None) -> Cl
 
 @pytest.mark.parametrize("name", ["bert", "roberta"])
 def test_mlm_loss_equals_that_of_the_plain_model(name: str, backbones: dict[str, Backbone]) -> None:
-    """Against the model's own forward pass over all places, one text at a time and without padding."""
-    backbone, pile = backbones[name], film_examples(5)
+    """Compares with the model's forward pass over all positions, one text at a time and without padding."""
+    backbone, unlabeled = backbones[name], film_examples(5)
     classifier = classifier_of(backbone, name)
     seen: list[tuple[Tensor, Tensor, Tensor]] = []
 
@@ -92,22 +92,22 @@ def test_mlm_loss_equals_that_of_the_plain_model(name: str, backbones: dict[str,
     with pytest.MonkeyPatch.context() as patch, torch.inference_mode():
         patch.setattr(mlm, "mask_tokens", spy)
         torch.manual_seed(3)
-        found = mlm_loss(classifier, pile, SHARE)
+        actual = mlm_loss(classifier, unlabeled, SHARE)
     [(_, inputs, targets)] = seen
     losses = []
-    for row, item in enumerate(pile):
+    for row, item in enumerate(unlabeled):
         [cloze] = classifier.encode(item)
         length = len(cloze.ids)
         positions = torch.arange(length)[None] + (2 if name == "roberta" else 0)
         segments = {"token_type_ids": torch.tensor([cloze.token_type_ids])} if name == "bert" else {}
         with torch.inference_mode():
             logits = backbone.model(input_ids=inputs[row : row + 1, :length], position_ids=positions, **segments).logits
-        for place, target in enumerate(targets[row, :length].tolist()):
+        for position, target in enumerate(targets[row, :length].tolist()):
             if target != IGNORED:
-                assert target == cloze.ids[place]
-                losses.append(-logits[0, place].log_softmax(dim=0)[target])
+                assert target == cloze.ids[position]
+                losses.append(-logits[0, position].log_softmax(dim=0)[target])
     assert len(losses) >= 5
-    assert float(found) == pytest.approx(float(torch.stack(losses).mean()), abs=1e-4)
+    assert float(actual) == pytest.approx(float(torch.stack(losses).mean()), abs=1e-4)
 
 
 @pytest.mark.parametrize("name", ["bert", "roberta"])
@@ -144,7 +144,7 @@ def test_mlm_loss_applies_the_head_only_at_chosen_positions(
     monkeypatch.setattr(backbone, "lm_head", counting)
     with torch.inference_mode():
         mlm_loss(classifier_of(backbone, "bert"), film_examples(6), 1e-6)
-    assert shapes == [(6, 32)], "one place a text"
+    assert shapes == [(6, 32)], "one position per text"
 
 
 def test_mlm_loss_draws_random_tokens_from_the_vocabulary(
@@ -167,12 +167,12 @@ def test_mlm_loss_draws_random_tokens_from_the_vocabulary(
 def test_mlm_loss_of_empty_texts_is_zero(backbones: dict[str, Backbone]) -> None:
     bare = film_task("bert").model_copy(update={"patterns": {"review": "{text}{mask}"}})
     with torch.inference_mode():
-        found = mlm_loss(classifier_of(backbones["bert"], "bert", bare), [Example("empty", {"text": ""})], SHARE)
-    assert float(found) == 0
+        actual = mlm_loss(classifier_of(backbones["bert"], "bert", bare), [Example("empty", {"text": ""})], SHARE)
+    assert float(actual) == 0
 
 
 def test_with_mlm_mixes_the_losses_by_weight(backbones: dict[str, Backbone]) -> None:
-    classifier, pile = classifier_of(backbones["bert"], "bert"), film_examples(9, start=50)
+    classifier, unlabeled = classifier_of(backbones["bert"], "bert"), film_examples(9, start=50)
     items = classifier.items(film_examples(4))
     auxiliary, mixed = {}, {}
     with torch.inference_mode():
@@ -180,32 +180,32 @@ def test_with_mlm_mixes_the_losses_by_weight(backbones: dict[str, Backbone]) -> 
         for weight in (0.25, 0.75):
             config = MlmConfig(weight=weight, mlm_probability=SHARE, batch_size=3)
             torch.manual_seed(8)
-            mixed[weight] = float(with_mlm(classifier, pile, config)(items))
+            mixed[weight] = float(with_mlm(classifier, unlabeled, config)(items))
             auxiliary[weight] = (mixed[weight] - (1 - weight) * labels) / weight
         torch.manual_seed(8)
-        rows = torch.randint(len(pile), (3,)).tolist()
-        expected = float(mlm_loss(classifier, [pile[row] for row in rows], SHARE))
+        rows = torch.randint(len(unlabeled), (3,)).tolist()
+        expected = float(mlm_loss(classifier, [unlabeled[row] for row in rows], SHARE))
     assert auxiliary[0.25] == pytest.approx(auxiliary[0.75], rel=1e-4)
     assert auxiliary[0.25] == pytest.approx(expected, rel=1e-4)
-    assert abs(expected - labels) > 0.1, "the two differ, so that the weights are seen"
+    assert abs(expected - labels) > 0.1, "the losses must differ for the weights to matter"
 
 
 def test_with_mlm_draws_examples_by_the_seed_of_the_step(backbones: dict[str, Backbone]) -> None:
-    """A run that goes on from a checkpoint is at its first call where the unbroken one is at a later one."""
+    """The first call after a checkpoint draws what a later call of an uninterrupted run draws."""
     classifier, config = classifier_of(backbones["bert"], "bert"), MlmConfig(weight=0.5, batch_size=2)
     items = classifier.items(film_examples(2))
 
     def losses(*seeds: int) -> list[float]:
-        loss_of, found = with_mlm(classifier, film_examples(30, start=50), config), []
+        compute_loss, actual = with_mlm(classifier, film_examples(30, start=50), config), []
         for seed in seeds:
             torch.manual_seed(seed)
-            found.append(float(loss_of(items)))
-        return found
+            actual.append(float(compute_loss(items)))
+        return actual
 
     with torch.inference_mode():
-        unbroken, resumed = losses(1, 2, 3), losses(3)
-    assert unbroken[2:] == resumed
-    assert len(set(unbroken)) == 3
+        uninterrupted, resumed = losses(1, 2, 3), losses(3)
+    assert uninterrupted[2:] == resumed
+    assert len(set(uninterrupted)) == 3
 
 
 def test_gradients_of_mlm_loss_reach_the_model(backbone_folders: dict[str, Path]) -> None:

@@ -19,8 +19,8 @@ from tests.support.small_models import backbone_config, film_examples, film_task
 
 PATTERNS = {
     "end": "Review: {text}{soft:4}{mask}",
-    "words_behind": "Review: {text}\n{soft:2}Sentiment:{soft:1:the}{mask}",
-    "field_behind": "{text}{soft:3} It was {other}:{mask}",
+    "words_after": "Review: {text}\n{soft:2}Sentiment:{soft:1:the}{mask}",
+    "field_after": "{text}{soft:3} It was {other}:{mask}",
 }
 
 
@@ -29,19 +29,19 @@ def task(name: str) -> Task:
 
 
 def classifier(backbone: Backbone, name: str, prompt: PromptConfig | None = None) -> tuple[ClozeClassifier, Prompt]:
-    made = new_prompt(prompt or PromptConfig(), backbone, task(name).pattern("review"), seed=1)
-    return ClozeClassifier.of(task(name), "review", backbone, backbone_config(Path("unused")), made), made
+    created = new_prompt(prompt or PromptConfig(), backbone, task(name).pattern("review"), seed=1)
+    return ClozeClassifier.of(task(name), "review", backbone, backbone_config(Path("unused")), created), created
 
 
 def examples() -> list[Example]:
-    """Of different lengths, before and behind the prompt."""
-    found = []
+    """Returns examples with different lengths before and after the prompt."""
+    actual = []
     for number, item in enumerate(film_examples(6)):
         words = " ".join(["the music"] * number)
-        found.append(
+        actual.append(
             Example(item.uid, {"text": f"{item.fields['text']} {words}".strip(), "other": words or "a"}, item.label)
         )
-    return found
+    return actual
 
 
 @pytest.mark.parametrize("pattern", PATTERNS)
@@ -49,26 +49,26 @@ def examples() -> list[Example]:
 def test_cached_loss_and_gradients_equal_those_of_the_full_text(
     name: str, pattern: str, backbones: dict[str, Backbone]
 ) -> None:
-    whole, prompt = classifier(backbones[name], pattern)
-    assert can_be_cached(whole)
-    items = whole.items(examples())
-    cached = CachedTexts(whole)
-    found = []
-    for loss_of in (whole.loss, cached.loss, cached.loss):  # the second time from what was kept
+    full, prompt = classifier(backbones[name], pattern)
+    assert can_be_cached(full)
+    items = full.items(examples())
+    cached = CachedTexts(full)
+    actual = []
+    for compute_loss in (full.loss, cached.loss, cached.loss):  # the second time from the cache
         prompt.zero_grad()
-        loss = loss_of(items)
+        loss = compute_loss(items)
         loss.backward()
-        found.append((loss.detach(), next(prompt.parameters()).grad.clone()))
-    for loss, grad in found[1:]:
-        torch.testing.assert_close(loss, found[0][0], atol=1e-5, rtol=1e-5)
-        torch.testing.assert_close(grad, found[0][1], atol=1e-5, rtol=1e-4)
+        actual.append((loss.detach(), next(prompt.parameters()).grad.clone()))
+    for loss, grad in actual[1:]:
+        torch.testing.assert_close(loss, actual[0][0], atol=1e-5, rtol=1e-5)
+        torch.testing.assert_close(grad, actual[0][1], atol=1e-5, rtol=1e-4)
 
 
 def test_text_is_read_once_within_the_memory_limit(
     backbones: dict[str, Backbone], monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    whole, _ = classifier(backbones["llama"], "end")
-    items = whole.items(examples())
+    full, _ = classifier(backbones["llama"], "end")
+    items = full.items(examples())
     read: list[int] = []
 
     def counting(cache: CachedTexts) -> CachedTexts:
@@ -76,7 +76,7 @@ def test_text_is_read_once_within_the_memory_limit(
         monkeypatch.setattr(cache, "_compute", lambda stems: read.append(len(stems)) or plain(stems))
         return cache
 
-    roomy = counting(CachedTexts(whole))
+    roomy = counting(CachedTexts(full))
     for _ in range(3):
         roomy.loss(items)
     assert read == [6]
@@ -84,22 +84,22 @@ def test_text_is_read_once_within_the_memory_limit(
     per_token = 2 * 2 * 2 * 8 * 4  # layers, key and value, heads, width, bytes
     assert roomy.num_bytes == sum(item.cloze[0].soft_positions[0] for item in items) * per_token
     read.clear()
-    narrow = counting(CachedTexts(whole, max_bytes=stem * per_token))
+    narrow = counting(CachedTexts(full, max_bytes=stem * per_token))
     first, second = narrow.loss(items), narrow.loss(items)
-    assert read == [6, 5], "one text has room"
+    assert read == [6, 5], "one text fits"
     assert torch.equal(first, second)
 
 
 def test_can_be_cached_checks_pattern_and_family(backbones: dict[str, Backbone]) -> None:
-    def made(family: str, text: str, **settings: object) -> bool:
+    def created(family: str, text: str, **settings: object) -> bool:
         own = film_task(family).only("review").model_copy(update={"patterns": {"review": text}})
         prompt = new_prompt(PromptConfig(**settings), backbones[family], own.pattern("review"), seed=1)
         return can_be_cached(
             ClozeClassifier.of(own, "review", backbones[family], backbone_config(Path("unused")), prompt)
         )
 
-    assert made("llama", "{text}{soft:2}{mask}")
-    assert not made("llama", "{soft:2}{text}{mask}"), "the prompt changes what stands behind it"
-    assert not made("llama", "{text}{mask}"), "the prompt stands before the text"
-    assert not made("llama", "{text}{soft:2}{mask} indeed"), "the text behind the mask is scored, too"
-    assert not made("bert", "{text}{soft:2}{mask}"), "a masked model reads in both directions"
+    assert created("llama", "{text}{soft:2}{mask}")
+    assert not created("llama", "{soft:2}{text}{mask}"), "the prompt changes the text after it"
+    assert not created("llama", "{text}{mask}"), "the prompt is before the text"
+    assert not created("llama", "{text}{soft:2}{mask} indeed"), "the text after the mask is scored, too"
+    assert not created("bert", "{text}{soft:2}{mask}"), "a masked model reads in both directions"

@@ -23,7 +23,7 @@ PATTERNS = {
     "review": "Review: {text}\nSentiment:{mask}",
     "second": "Review: {text} It was{mask}",
     "bare": "{text}{mask}",
-    "behind": "{text} It was{mask}.",
+    "after": "{text} It was{mask}.",
 }
 
 
@@ -53,32 +53,32 @@ class Counting:
 def test_shared_scores_equal_those_of_each_pattern(
     name: str, score: str, max_length: int, backbones: dict[str, Backbone]
 ) -> None:
-    """At 16 tokens the texts are shortened, and differently under each pattern."""
+    """With 16 tokens each pattern truncates the texts differently."""
     examples = [*film_examples(5), Example("short", {"text": "It drags."})]
-    found = classifiers(backbones[name], max_length, score=score)
-    shared = predict_patterns(found, examples, SILENT, "")
-    for scores, classifier in zip(shared, found, strict=True):
+    actual = classifiers(backbones[name], max_length, label_score=score)
+    shared = predict_patterns(actual, examples, SILENT, "")
+    for scores, classifier in zip(shared, actual, strict=True):
         assert scores == pytest.approx(classifier.predict(examples, SILENT, ""), abs=1e-4)
     assert len({tuple(scores[0]) for scores in shared}) == len(PATTERNS)
 
 
 def test_common_prefix_is_read_once(backbones: dict[str, Backbone]) -> None:
     backbone = backbones["llama"]
-    found = classifiers(backbone)[:2]
+    actual = classifiers(backbone)[:2]
     examples = film_examples(8)
     counts = []
     for read in (
-        lambda: predict_patterns(found, examples, SILENT, ""),
-        lambda: [c.predict(examples, SILENT, "") for c in found],
+        lambda: predict_patterns(actual, examples, SILENT, ""),
+        lambda: [c.predict(examples, SILENT, "") for c in actual],
     ):
         counter = Counting(backbone)
         read()
         counter.handle.remove()
         counts.append(counter.tokens)
-    encoded = [[item.encoder(example) for example in examples] for item in found]
+    encoded = [[item.encoder(example) for example in examples] for item in actual]
     stems = sum(item.prefix_length for item in encoded[0])
     endings = sum(len(item.ids) - item.prefix_length for items in encoded for item in items)
-    assert counts[0] == stems + endings, "texts of one length: nothing is padded"
+    assert counts[0] == stems + endings, "texts of equal length need no padding"
     assert (
         counts[1] == sum(round_up_length(len(item.ids)) for items in encoded for item in items) >= 2 * stems + endings
     )
@@ -87,7 +87,7 @@ def test_common_prefix_is_read_once(backbones: dict[str, Backbone]) -> None:
 def test_other_families_read_separately(backbones: dict[str, Backbone]) -> None:
     bert, task = backbones["bert"], film_task("bert")
     config = backbone_config(Path(bert.tokenizer.name_or_path))
-    found = [ClozeClassifier.of(task, name, bert, config) for name in task.patterns]
+    actual = [ClozeClassifier.of(task, name, bert, config) for name in task.patterns]
     examples = film_examples(4)
-    for scores, classifier in zip(predict_patterns(found, examples, SILENT, ""), found, strict=True):
+    for scores, classifier in zip(predict_patterns(actual, examples, SILENT, ""), actual, strict=True):
         assert scores == pytest.approx(classifier.predict(examples, SILENT, ""), abs=1e-6)

@@ -36,14 +36,14 @@ def test_classifier_on_any_language_model_is_saved_and_loaded(
     folder = shutil.copytree(backbone_folders[name], tmp_path / name)
     classifier = TextClassifier.from_encoder(encoder(folder, pooling=pooling), LABELS, ("text",), 0)
     examples = [Example(text, {"text": text}) for text in TEXTS]
-    together = classifier.predict(examples, SILENT, "")
-    alone = np.concatenate([classifier.predict([item], SILENT, "") for item in examples])
-    assert together == pytest.approx(alone, abs=1e-3), "padding is no part of a text"
-    assert np.abs(together[0] - together[1]).max() > 0.01
+    batched = classifier.predict(examples, SILENT, "")
+    separate = np.concatenate([classifier.predict([item], SILENT, "") for item in examples])
+    assert batched == pytest.approx(separate, abs=1e-3), "padding does not count"
+    assert np.abs(batched[0] - batched[1]).max() > 0.01
     classifier.save(tmp_path / "saved")
     shutil.rmtree(folder)
     loaded = TextClassifier.load(tmp_path / "saved")
-    assert loaded.predict(examples, SILENT, "") == pytest.approx(together, abs=1e-6)
+    assert loaded.predict(examples, SILENT, "") == pytest.approx(batched, abs=1e-6)
 
 
 def test_classifier_reads_two_fields_as_a_pair(backbone_folders: dict[str, Path]) -> None:
@@ -63,7 +63,7 @@ def test_classifier_rejects_an_unusable_model(tmp_path: Path) -> None:
     with pytest.raises(AssetError, match=r"has no config\.json"):
         TextClassifier.from_encoder(config, LABELS, ("text",), 0)
     for kind in ("bart", "nothing-known"):
-        about = {"model_type": kind, "is_encoder_decoder": True, "architectures": ["SomeForConditionalGeneration"]}
-        (tmp_path / "config.json").write_text(json.dumps(about))
+        metadata = {"model_type": kind, "is_encoder_decoder": True, "architectures": ["SomeForConditionalGeneration"]}
+        (tmp_path / "config.json").write_text(json.dumps(metadata))
         with pytest.raises(AssetError, match=r"cannot be loaded.*Specify an encoder or a language model"):
             TextClassifier.from_encoder(config, LABELS, ("text",), 0)

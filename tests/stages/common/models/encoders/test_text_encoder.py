@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 import torch
+from transformers import AutoModelForCausalLM, AutoModelForMaskedLM, T5EncoderModel
 
 from stages.common.errors import InputError
 from stages.common.examples import Example
@@ -33,15 +34,13 @@ TEXTS = ("dull", "the film is a warm and clever story about two sisters , and it
 
 @pytest.mark.parametrize("name", FAMILIES)
 def test_encoder_states_equal_those_of_the_language_model(name: str, backbone_folders: dict[str, Path]) -> None:
-    """The last token's state, from the model with its head and without any padding."""
-    from transformers import AutoModelForCausalLM, AutoModelForMaskedLM, T5EncoderModel
-
+    """Compares with the last token's state of the full model without padding."""
     kinds = {"llama": AutoModelForCausalLM, "gpt2": AutoModelForCausalLM, "t5": T5EncoderModel}
     kind = kinds.get(name, AutoModelForMaskedLM)
     plain = kind.from_pretrained(backbone_folders[name], dtype=torch.float32).eval()
     reader = TextEncoder.of(EncoderConfig(asset=str(backbone_folders[name]), pooling="last"), ("text",))
-    found = reader.embed([Example(text, {"text": text}) for text in TEXTS], SILENT, "")
-    for row, text in zip(found, TEXTS, strict=True):
+    actual = reader.embed([Example(text, {"text": text}) for text in TEXTS], SILENT, "")
+    for row, text in zip(actual, TEXTS, strict=True):
         ids = torch.tensor([reader.tokenizer(text)["input_ids"]])
         with torch.inference_mode():
             states = plain(input_ids=ids, output_hidden_states=True).hidden_states[-1]

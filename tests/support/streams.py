@@ -11,22 +11,23 @@ from cluster.errors import GraphError
 
 Batch = tuple[str, int]
 Answer = tuple[str, int, int]
+"""The batch and the id of the process that computed it."""
 
 
 def read(source: tuple[str, int]) -> Iterator[Batch]:
-    """(name, n) -> n batches; a source named `broken` breaks behind them."""
+    """Yields `n` batches of the source (name, n). The source `broken` raises an error after them."""
     name, count = source
     for number in range(count):
         yield name, number
     if name == "broken":
-        raise GraphError("row 3 of broken is broken.", "Mend it.")
+        raise GraphError("row 3 of broken is broken.", "Fix it.")
 
 
 def make(folder: Path) -> Callable[[Batch], Answer]:
-    """Answers with the process; leaves a file a call of `make`. The batch `fatal` kills the process, once."""
-    (folder / f"made-{os.getpid()}-{len(list(folder.iterdir()))}").touch()
+    """Returns the function and leaves a file per call. The batch `fatal` kills the process once."""
+    (folder / f"built-{os.getpid()}-{len(list(folder.iterdir()))}").touch()
 
-    def answer(batch: Batch) -> Answer:
+    def compute(batch: Batch) -> Answer:
         fault = folder / "fault"
         if batch[0] == "fatal" and not fault.exists():
             fault.touch()
@@ -35,9 +36,9 @@ def make(folder: Path) -> Callable[[Batch], Answer]:
             raise ValueError("this batch is wrong")
         return *batch, os.getpid()
 
-    return answer
+    return compute
 
 
-def bad() -> Callable[[Batch], Answer]:
-    """Cannot be made."""
-    raise GraphError("the model is missing.", "Fetch it.")
+def make_failing() -> Callable[[Batch], Answer]:
+    """Raises an error instead of returning a function."""
+    raise GraphError("the model is missing.", "Download it.")

@@ -1,4 +1,4 @@
-"""`gc`: what the recipes reach stays."""
+"""`gc` keeps the results of the recipes."""
 
 from __future__ import annotations
 
@@ -23,13 +23,13 @@ pytestmark = pytest.mark.timeout(60)
 
 @pytest.fixture
 def store(tmp_path: Path) -> Path:
-    """A store with a result of `soft_labels` for the smoke recipe as it is, and one with another seed."""
+    """A store with two results of `soft_labels`: one of the smoke recipe, and one with another seed."""
     for overrides in ([], ["seed=77"]):
-        asked = load_request("smoke", overrides, tmp_path)
+        request = load_request("smoke", overrides, tmp_path)
         fingerprint = current(overrides, tmp_path)
         leases = Leases()
-        slot = asked.store.slot("soft_labels", fingerprint)
-        draft = asked.store.begin("soft_labels", fingerprint, leases.acquire(slot, "soft_labels"))
+        slot = request.store.slot("soft_labels", fingerprint)
+        draft = request.store.begin("soft_labels", fingerprint, leases.acquire(slot, "soft_labels"))
         (draft.out / "labels.bin").write_bytes(b"x" * 5000)
         draft.commit(
             {},
@@ -42,7 +42,7 @@ def store(tmp_path: Path) -> Path:
 
 
 def current(overrides: list[str], store: Path) -> str:
-    """The fingerprint of the step now."""
+    """The current fingerprint of the step."""
     request = load_request("smoke", overrides, store)
     return plan_recipe(request.config, request.store).keys["soft_labels"].fingerprint
 
@@ -51,7 +51,7 @@ def gc(store: Path, *words: str) -> Result:
     return CliRunner().invoke(app, ["gc", *words, "--store", str(store)], catch_exceptions=False)
 
 
-def test_dry_run_shows_and_removes_nothing(store: Path) -> None:
+def test_dry_run_removes_nothing(store: Path) -> None:
     shown = gc(store, "smoke", "--dry-run")
     assert shown.exit_code == 0
     assert current(["seed=77"], store)[:12] in shown.output and current([], store)[:12] not in shown.output
@@ -59,13 +59,13 @@ def test_dry_run_shows_and_removes_nothing(store: Path) -> None:
     assert len(open_store(store).fingerprints("soft_labels")) == 2
 
 
-def test_what_the_recipe_reaches_stays(store: Path) -> None:
+def test_gc_keeps_results_of_the_recipe(store: Path) -> None:
     assert "1 results removed, 5." in gc(store, "smoke").output
     assert open_store(store).fingerprints("soft_labels") == [current([], store)]
     assert "0 results removed, 0 B" in gc(store, "smoke").output
 
 
-def test_what_any_of_several_recipes_reaches_stays(store: Path, tmp_path: Path) -> None:
+def test_gc_keeps_results_of_each_recipe(store: Path, tmp_path: Path) -> None:
     other = yaml.safe_load(find_recipe("smoke").read_text())
     path = tmp_path / "other.yaml"
     path.write_text(yaml.safe_dump({**other, "seed": 77}, sort_keys=False))
@@ -73,18 +73,18 @@ def test_what_any_of_several_recipes_reaches_stays(store: Path, tmp_path: Path) 
     assert len(open_store(store).fingerprints("soft_labels")) == 2
 
 
-def test_missing_data_is_not_taken_for_a_change(store: Path, tmp_path: Path) -> None:
-    """Else a disk that is not mounted would have all results removed."""
+def test_gc_fails_if_data_are_missing(store: Path, tmp_path: Path) -> None:
+    """Otherwise a disk that is not mounted would remove all results."""
     other = yaml.safe_load(find_recipe("smoke").read_text())
     other["data"]["pool"]["asset"] = str(tmp_path / "unmounted" / "data.jsonl")
     path = tmp_path / "other.yaml"
     path.write_text(yaml.safe_dump(other, sort_keys=False))
-    with pytest.raises(InputError, match="is not there"):
+    with pytest.raises(InputError, match="is missing"):
         gc(store, str(path))
     assert len(open_store(store).fingerprints("soft_labels")) == 2
 
 
-def test_sizes_for_people() -> None:
+def test_format_size_has_units() -> None:
     assert [format_size(number) for number in (0, 999, 1000, 1_234_567, 5 * 10**15)] == [
         "0 B", "999 B", "1.0 kB", "1.2 MB", "5000.0 TB",
     ]  # fmt: skip

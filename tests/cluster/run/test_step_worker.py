@@ -1,0 +1,38 @@
+"""The worker of a step: threads, inputs and changed code."""
+
+import pytest
+
+from cluster.run.result import RunOptions, RunResult
+from cluster.run.scheduler import execute
+from cluster.steps.code_digests import CodeDigests
+from cluster.steps.step import Resources, Step
+from cluster.store.base import Store
+from tests.support.steps import threads, toy
+
+pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_session"), pytest.mark.timeout(120)]
+
+
+def run(leaf: Step, store: Store) -> RunResult:
+    return execute([leaf], store, RunOptions(backoff_s=0.05, poll_s=0.05))
+
+
+def test_each_step_has_its_own_number_of_threads(store: Store) -> None:
+    one = toy("one", fn=threads, resources=Resources(cpus=1))
+    two = toy("two", 1, fn=threads, base=one, resources=Resources(cpus=2))
+    many = toy("many", 2, fn=threads, base=two, resources=Resources(cpus=3))
+    result = run(many, store)
+    assert [result.manifests[name].result["threads"] for name in ("one", "two", "many")] == [1, 2, 3]
+
+
+def test_code_that_changes_during_a_run_is_not_committed(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    real = CodeDigests.of
+    monkeypatch.setattr(CodeDigests, "of", lambda self, module: {**real(self, module), module: "older"})
+    error = run(toy("edited"), store).errors["edited"]
+    assert "the code of tests.support.steps changed since this run started" in error.error
+
+
+def test_inputs_must_match_the_function(store: Store) -> None:
+    base = toy("base")
+    step = Step(name="odd", run=base.run, config=base.config, inputs={"unknown": base})
+    error = run(step, store).errors["odd"]
+    assert "odd has the inputs unknown, but Inputs of tests.support.steps has the fields parts, base" in error.error

@@ -1,0 +1,125 @@
+"""What counts in the digest of a module, and what does not."""
+
+from __future__ import annotations
+
+import ast
+import sys
+from pathlib import Path
+
+import pytest
+
+from cluster.errors import FingerprintError
+from cluster.steps.code_digests import CodeDigests, normal_form, versions
+from tests.support.paths import ROOT
+
+EQUAL = {
+    "docstrings": ('"""A."""\ndef f():\n    """B."""\n    return 1', "def f():\n    return 1"),
+    "docstring of an attribute": ('class A:\n    x: int = 1\n    """X."""', "class A:\n    x: int = 1"),
+    "layout and comments": ("x = (1 +  # one\n     2)", "x = 1 + 2"),
+    "annotations of a function": (
+        "def f(a: int, *b: str, c: bool = True) -> int:\n    pass",
+        "def f(a, *b, c=True):\n    pass",
+    ),
+    "annotation of a local variable": (
+        "def f():\n    x: int = 1\n    y: str\n    return x",
+        "def f():\n    x = 1\n    return x",
+    ),
+    "annotation in a method": (
+        "class A:\n    def f(self):\n        self.x: int = 1",
+        "class A:\n    def f(self):\n        self.x = 1",
+    ),
+    "annotation of a variable of the module": ("x: int = 1", "x = 1"),
+    "text in raise": (
+        'raise E("a", "b" + c, "%s" % d, "".join(e), f"f{g}", key="k", code=3) from cause',
+        'raise E("z", code=3) from cause',
+    ),
+    "text in a nested error": ('raise located(E("a"), path)', 'raise located(E("b", "c"), path)'),
+    "text chosen in raise": ('raise E("a" if x else "b")', "raise E()"),
+    "arguments of log_progress": ("r.log_progress(1, 2, phase='a')", "r.log_progress(3)"),
+    "description of a field": ("class A:\n    x: int = Field(1, description='a')", "class A:\n    x: int = Field(1)"),
+    "imports for annotations": ("if TYPE_CHECKING:\n    from a import B", "if typing.TYPE_CHECKING:\n    import c"),
+}
+DIFFERENT = {
+    "annotation of a field": ("class A:\n    x: int = 1", "class A:\n    x: float = 1"),
+    "field without a default": ("class A:\n    x: int", "class A:\n    pass"),
+    "annotation in a nested class": (
+        "def f():\n    class A:\n        x: int",
+        "def f():\n    class A:\n        x: str",
+    ),
+    "field under a condition": ("class A:\n    if c:\n        x: int", "class A:\n    if c:\n        x: str"),
+    "class of an error": ('raise E("a")', 'raise F("a")'),
+    "value in raise": ("raise E(3)", "raise E(4)"),
+    "bound of a field": ("class A:\n    x: int = Field(1, ge=0)", "class A:\n    x: int = Field(1, ge=1)"),
+    "text that is not an error": ('log("a")', 'log("b")'),
+    "returned text": ('def f():\n    return "a"', 'def f():\n    return "b"'),
+    "None for zero": ("x = 0", "x = None"),
+    "default": ("def f(a: int = 1):\n    pass", "def f(a: int = 2):\n    pass"),
+}
+
+
+@pytest.mark.parametrize("name", EQUAL)
+def test_normal_form_leaves_out(name: str) -> None:
+    first, second = EQUAL[name]
+    assert normal_form(ast.parse(first)) == normal_form(ast.parse(second))
+
+
+@pytest.mark.parametrize("name", DIFFERENT)
+def test_normal_form_has(name: str) -> None:
+    first, second = DIFFERENT[name]
+    assert normal_form(ast.parse(first)) != normal_form(ast.parse(second))
+
+
+@pytest.fixture
+def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
+    """A package: stage -> helper -> deep; stage -> plots -> colors; types is imported for annotations only."""
+    monkeypatch.syspath_prepend(tmp_path)
+    folder = tmp_path / f"digested_{tmp_path.name.replace('-', '_')}"
+    folder.mkdir()
+    name = folder.name
+    sources = {
+        "__init__": "",
+        "stage": f"from {name} import helper, plots\nfrom typing import TYPE_CHECKING\n"
+        f"if TYPE_CHECKING:\n    from {name}.types import T\n",
+        "helper": "def add():\n    from . import deep\n",
+        "deep": "ZERO = 0\n",
+        "plots": f"import {name}.colors\n",
+        "colors": "RED = 1\n",
+        "types": "T = int\n",
+    }
+    for module, text in sources.items():
+        (folder / f"{module}.py").write_text(text)
+    return name
+
+
+def test_digests_cover_what_the_module_imports(package: str) -> None:
+    digests = CodeDigests().of(f"{package}.stage")
+    expected = ["", ".colors", ".deep", ".helper", ".plots", ".stage"]
+    assert list(digests) == [f"{package}{module}" for module in expected]
+
+
+def test_excluded_modules_and_their_imports_are_left_out(package: str) -> None:
+    digests = CodeDigests([f"{package}.plots"]).of(f"{package}.stage")
+    assert list(digests) == [f"{package}{module}" for module in ("", ".deep", ".helper", ".stage")]
+    with_prefix = CodeDigests([f"{package}.plot"]).of(f"{package}.stage")
+    assert f"{package}.plots" in with_prefix
+
+
+def test_digests_never_cover_the_engine() -> None:
+    assert list(CodeDigests().of("tests.support.steps")) == ["tests", "tests.support", "tests.support.steps"]
+    stage = CodeDigests().of("stages.common.protocols")
+    assert stage and all(name.partition(".")[0] == "stages" for name in stage)
+
+
+def test_digest_of_a_module_without_a_file_raises_an_error() -> None:
+    with pytest.raises(FingerprintError, match="cannot find the source file of module 'sys'"):
+        CodeDigests().of("sys")
+
+
+def test_digests_import_nothing() -> None:
+    before = set(sys.modules)
+    assert (ROOT / "stages/pet/stage.py").exists() and CodeDigests().of("stages.pet.stage")
+    assert not {name for name in set(sys.modules) - before if name.startswith("stages")}
+
+
+def test_versions_list_the_libraries_that_compute() -> None:
+    assert {"python", "numpy", "torch", "transformers"} <= set(versions())

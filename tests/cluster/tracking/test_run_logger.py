@@ -1,0 +1,60 @@
+"""Datasets of MLflow runs."""
+
+import json
+from pathlib import Path
+from typing import Any
+
+import mlflow.data
+import pytest
+
+from cluster.store.base import Store
+from cluster.tracking.run_logger import Dataset
+from cluster.tracking.tracker import TrackedStep, Tracker
+from tests.support.mlflow_helpers import runs
+
+pytestmark = pytest.mark.timeout(120)
+FILE = {"digest": "a" * 64, "address": "/somewhere/train.jsonl", "num_rows": 32}
+
+
+def inputs(run: Any) -> list[tuple[str, str, str]]:
+    """Returns name, digest and context of a run's datasets."""
+    return [
+        (item.dataset.name, item.dataset.digest, {tag.key: tag.value for tag in item.tags}["mlflow.data.context"])
+        for item in run.inputs.dataset_inputs
+    ]
+
+
+def test_datasets_are_logged_once_with_digest_and_context(store: Store) -> None:
+    train = Dataset(name="films/train", context="train", **FILE)
+    test = Dataset(name="films/test", context="test", **{**FILE, "digest": "b" * 64})
+    datasets = [train]
+    with Tracker.open(
+        store.root, "films", "run 1", datasets=lambda step: datasets if step == "pet/p/0" else []
+    ) as tracker:
+        tracker.start_step(TrackedStep(name="pet/p/0", fingerprint="f" * 64, params={}))
+        tracker.start_step(TrackedStep(name="other", fingerprint="e" * 64, params={}))
+        datasets.append(test)
+        tracker.end_step("pet/p/0")
+        tracker.end_step("other")
+    by_name = runs(store)
+    assert sorted(inputs(by_name["pet/p/0"])) == [("films/test", "b" * 32, "test"), ("films/train", "a" * 32, "train")]
+    assert inputs(by_name["other"]) == inputs(by_name["run 1"]) == []
+    (dataset,) = (
+        item.dataset for item in by_name["pet/p/0"].inputs.dataset_inputs if item.dataset.name == "films/train"
+    )
+    assert json.loads(dataset.profile) == {"num_rows": 32}
+
+
+def test_get_source_finds_the_file_of_a_dataset(store: Store, tmp_path: Path) -> None:
+    file = tmp_path / "train.jsonl"
+    file.write_text("a line")
+    with Tracker.open(store.root, "films", "run 1") as tracker:
+        tracker.parent.log_datasets([Dataset(name="films/train", context="train", **{**FILE, "address": str(file)})])
+    (item,) = runs(store)["run 1"].inputs.dataset_inputs
+    assert Path(mlflow.data.get_source(item).load()).read_text() == "a line"
+
+
+def test_dataset_in_an_object_store_keeps_its_url() -> None:
+    dataset = Dataset(name="films/train", context="train", **{**FILE, "address": "s3://bucket/train.jsonl"})
+    entity = dataset.entity().dataset
+    assert (entity.source_type, json.loads(entity.source)) == ("s3", {"uri": "s3://bucket/train.jsonl"})

@@ -1,0 +1,182 @@
+"""Files for `clozeline init`: columns, labels and errors."""
+
+from __future__ import annotations
+
+import itertools
+import subprocess
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from pipelines.init.labeled_file import LabeledFile
+from pipelines.schema.config import PipelineConfig
+from tests.support.init_files import TOPICS, draw_splits, init_error, tickets, write_csv, write_jsonl
+
+Clozeline = Callable[..., subprocess.CompletedProcess[str]]
+
+
+@pytest.fixture(autouse=True)
+def _in_tmp_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    torch.set_num_threads(1)
+
+
+SPECIAL_LABELS = (
+    "no",
+    "1.5",
+    "a: b",
+    "#hash",
+    "it's",
+    '"quoted"',
+    "{braces}",
+    "a, b",
+    "- dash",
+    "Null",
+    "a\\b",
+    "x=y",
+    "*",
+)
+
+
+def test_special_characters_in_labels_are_kept(start: Callable[..., PipelineConfig]) -> None:
+    rows = [(f"the case of {label} {i}", label) for label in SPECIAL_LABELS for i in range(12)]
+    words = itertools.chain.from_iterable(
+        ("--label-words", f"{label}={'abcdefghijklm'[number]}") for number, label in enumerate(SPECIAL_LABELS)
+    )
+    config = start(write_csv("special.csv", ("text", "label"), rows), *words)
+    assert set(config.task.labels) == set(SPECIAL_LABELS)
+    assert config.task.verbalizer == {label: ["abcdefghijklm"[number]] for number, label in enumerate(SPECIAL_LABELS)}
+    assert {item.label for item in draw_splits(config).train} == set(SPECIAL_LABELS)
+
+
+def test_json_lines_may_have_nested_columns_numbers_and_spaces(start: Callable[..., PipelineConfig]) -> None:
+    names: list[Any] = [10, 9, " bug "]
+    rows = [{"about": {"kind": names[i % 3]}, "text": f"the crash of case {i}" if i else None} for i in range(40)]
+    words = ("--label-words", "9=invoice", "--label-words", "10=parcel")
+    config = start(write_jsonl("rows.jsonl", rows), "--label", "about.kind", *words)
+    assert config.task.labels == ("10", "9", "bug")
+    assert config.data.pool is not None
+    assert config.data.pool.label_map == {" bug ": "bug"}
+    assert config.data.pool.drop_empty
+    assert "1 rows have no text" in Path("made.yaml").read_text()
+    assert {item.label for item in draw_splits(config).train} == {"10", "9", "bug"}
+
+
+def test_numeric_labels_are_sorted_as_numbers(start: Callable[..., PipelineConfig]) -> None:
+    rows = [(f"the case of {i}", str(i % 5 + 1)) for i in range(100)]
+    config = start(write_csv("films.csv", ("text", "stars"), rows))
+    assert config.task.labels == ("1", "2", "3", "4", "5")
+    assert config.task.verbalizer["1"] == ["terrible"] and config.task.verbalizer["5"] == ["great"]
+    assert "it was" in config.task.patterns["all"]
+
+
+@pytest.mark.parametrize("nothing", ["", None])
+def test_many_rows_without_a_label_become_the_unlabeled_set(
+    start: Callable[..., PipelineConfig], nothing: str | None
+) -> None:
+    names = [*TOPICS, *[nothing] * 5]
+    rows = [{"text": f"the parcel of case {i}", "label": names[i % 8]} for i in range(160)]
+    if nothing is None:
+        data = write_jsonl("some.jsonl", rows)
+    else:
+        data = write_csv("some.csv", ("text", "label"), [tuple(row.values()) for row in rows])
+    config = start(data)
+    assert config.data.unlabeled is not None
+    splits = draw_splits(config)
+    assert len(splits.unlabeled) == 100
+    assert len(splits.train) == 3 * config.data.shots
+    assert {item.label for item in splits.test} <= set(TOPICS)
+
+
+def test_few_rows_without_a_label_are_ignored(start: Callable[..., PipelineConfig]) -> None:
+    names = list(TOPICS)
+    rows = [(f"the parcel of case {i}", names[i % 3] if i > 2 else "") for i in range(90)]
+    config = start(write_csv("some.csv", ("text", "label"), rows))
+    assert config.data.unlabeled is None
+    splits = draw_splits(config)
+    assert all(item.label for item in (*splits.train, *splits.unlabeled, *splits.test))
+
+
+@pytest.mark.parametrize(
+    ("header", "text", "label"),
+    [
+        (("text", "label"), "text", "label"),
+        (("Label", "Review"), "Review", "Label"),
+        (("title", "category", "sentence"), "sentence", "category"),
+        (("words", "who"), "words", "who"),
+    ],
+)
+def test_columns_are_inferred(header: tuple[str, ...], text: str, label: str) -> None:
+    values = {text: lambda i: f"the parcel of case {i}", label: lambda i: ("bug", "billing")[i % 2]}
+    rows = [[values.get(name, lambda i: f"some other words {i}")(i) for name in header] for i in range(20)]
+    file = LabeledFile(write_csv("some.csv", header, rows))
+    assert (file.guess_text(None), file.guess_label(text)) == (text, label)
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "expected"),
+    [
+        ("gone.csv", None, ["'gone.csv' does not exist"]),
+        ("empty.csv", "", ["empty.csv is empty"]),
+        ("empty.jsonl", "", ["empty.jsonl has no rows"]),
+        ("header.csv", "text,label\n", ["header.csv has no rows"]),
+        ("bad.csv", "text,label\na b c,x\na b c,x,y\n", ["bad.csv, line 3", "3 values"]),
+        ("bad.jsonl", '{"text": "a", "label": "b"}\n{"text": \n', ["bad.jsonl, line 2", "not JSON"]),
+        ("list.jsonl", "[1]\n", ["list.jsonl, line 1", "not a JSON object"]),
+        ("kind.xyz", "text,label\n", ["kind.xyz", "Rename it"]),
+        ("many.jsonl", '{"text": "a b c", "label": ["x"]}\n', ["many.jsonl, line 1", "is a list"]),
+        ("odd.jsonl", '{"text": "a b c", "label": "x"}\n{"text": 7, "label": "y"}\n', ["odd.jsonl, line 2", "is int"]),
+        (
+            "less.jsonl",
+            '{"text": "a", "label": "x"}\n{"text": "b"}\n',
+            ["less.jsonl, line 2", "column 'label' is missing"],
+        ),
+        (
+            "less.jsonl",
+            '{"text": "a", "label": "x"}\n{"label": "y"}\n',
+            ["less.jsonl, line 2", "column 'text' is missing"],
+        ),
+        ("one.csv", "text,label\na b c,x\na b d,x\n", ["only the label 'x'", "--label"]),
+        ("none.csv", "text,label\na b c,\na b d,\n", ["has no label"]),
+    ],
+)
+def test_bad_files_are_errors(name: str, content: str | None, expected: list[str]) -> None:
+    if content is not None:
+        Path(name).write_text(content)
+    columns = ("--text", "text") if name == "odd.jsonl" else ()
+    error = init_error(name, *columns)
+    assert all(words in error for words in expected), error
+
+
+def test_labels_that_look_like_text_are_errors() -> None:
+    rows = [(f"the case {i}", f"value {i}") for i in range(60)]
+    error = init_error(write_csv("some.csv", ("text", "label"), rows))
+    assert "60 different values in 60 rows" in error and "looks like text, not labels" in error
+    rows = [(f"the case {i}", "a very long label " * 5 + str(i % 2)) for i in range(60)]
+    assert "looks like text" in init_error(write_csv("some.csv", ("text", "label"), rows))
+
+
+def test_columns_that_cannot_be_inferred_are_errors() -> None:
+    rows = [(f"words of one {i}", f"words of two {i}", "ab"[i % 2], "cd"[i % 2]) for i in range(20)]
+    data = write_csv("some.csv", ("one", "two", "three", "four"), rows)
+    error = init_error(data)
+    assert "one, two, three, four" in error and "--text COLUMN" in error
+    assert "--label COLUMN" in init_error(data, "--text", "one")
+    assert "has no column 'five'" in init_error(data, "--text", "five")
+    assert "is the column of the text" in init_error(data, "--text", "one", "--label", "one")
+
+
+def test_too_few_texts_of_a_label_are_an_error(backbone: str) -> None:
+    rows = [(f"the case {i}", "bug") for i in range(20)] + [("the case", "billing"), ("THE  case", "billing")]
+    data = write_csv("some.csv", ("text", "label"), rows)
+    assert "'billing' has 1; the minimum is 4" in init_error(data)
+    error = init_error(tickets(), "--shots", "20", "--backbone", backbone)
+    assert "'bug' has 20" in error and "the minimum is 21" in error and "--shots" in error
+    flags = ("--backbone", backbone, "--student", backbone, "--no-score")
+    assert "--test-size" in init_error(tickets(), "--test-size", "60", *flags)
+    rows = [(f"the case {i}", "billing" if i < 11 else "bug") for i in range(60)]
+    data = write_csv("some.csv", ("text", "label"), rows)
+    assert "--shots N" in init_error(data, "--test-size", "20", "--shots", "10", *flags)

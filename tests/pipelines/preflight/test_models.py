@@ -1,0 +1,235 @@
+"""Checks of patterns, label words, prompts and lengths against backbones and their tokenizers."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+from tokenizers import Tokenizer, models, pre_tokenizers
+
+from pipelines.preflight.checks import check_recipe
+from pipelines.preflight.models import bare_tokenizer, check_formats, check_models, check_token_level_family
+from pipelines.schema.config import PipelineConfig
+from pipelines.schema.loader import find_recipe, read_recipe
+from pipelines.schema.locations import errors_located_in
+from stages.common.errors import AssetError, InputError
+from stages.common.models.backbones.config import BackboneConfig
+from stages.common.models.model_files import model_folder
+from stages.common.patterns.verbalizers import word_tokens
+from stages.prompt_pretraining.formats import LETTERS, PretrainingFormat
+from tests.support.recipe_files import CAUSAL, ppt_section
+from tests.support.token_level_tasks import token_level_overrides
+
+SOFT = 'task.patterns.verdict="{text} {soft:2} {mask}"'
+AS_PROMPTS = ("pet.tune=prompt", "pet.training={learning_rate: 0.01, steps: 2}")
+ALL_WORDS = ("yes", "maybe", "no", *"ABCDEF", "terrible", "bad", "okay", "good", "great")
+"""Label words of all pretraining formats."""
+
+
+def error_of(path: Path) -> InputError:
+    """Returns the error of the recipe at `path`, with its location."""
+    with pytest.raises(InputError) as caught, errors_located_in(path):
+        check_recipe(read_recipe(path, PipelineConfig), lambda *task: None)
+    return caught.value
+
+
+def test_a_causal_backbone_accepts_text_after_the_mask(recipe: Path) -> None:
+    (recipe.parent / "backbone" / "config.json").write_text(json.dumps(CAUSAL))
+    check_recipe(read_recipe(recipe, PipelineConfig), lambda *task: None)
+
+
+@pytest.mark.parametrize(
+    ("override", "key", "problem"),
+    [
+        ("task.decoding=parallel", "task.decoding", "for masked models"),
+        ("pet.mlm={}", "pet.mlm", "for masked models"),
+    ],
+)
+def test_settings_for_masked_models_are_errors_for_others(override: str, key: str, problem: str, recipe: Path) -> None:
+    check_recipe(read_recipe(recipe, PipelineConfig, [override]), lambda *task: None)
+    (recipe.parent / "backbone" / "config.json").write_text(json.dumps(CAUSAL))
+    for only_cached in (False, True):
+        with pytest.raises(InputError, match=problem) as caught:
+            check_models(read_recipe(recipe, PipelineConfig, [override]), only_cached=only_cached)
+        assert caught.value.key == key
+        assert caught.value.remedy
+
+
+@pytest.mark.parametrize(
+    ("overrides", "key", "problem"),
+    [
+        (("pet.patterns=[verdict]", "pet.prompt={hard_prompt_steps: 2}"), "pet.prompt", "'verdict' has none"),
+        (
+            ("pet.patterns=[review]", "pet.prompt={num_virtual_tokens: 40}"),
+            "backbone.max_length",
+            "a prompt of 40 vectors",
+        ),
+    ],
+)
+def test_prompts_of_submodels_must_fit_patterns_and_length(
+    overrides: tuple[str, ...], key: str, problem: str, recipe: Path
+) -> None:
+    soft = (SOFT, *AS_PROMPTS, "pet.patterns=[review, verdict]")
+    check_recipe(read_recipe(recipe, PipelineConfig, soft), lambda *task: None)
+    pattern = SOFT if "verdict" in overrides[0] else "name=other"
+    with pytest.raises(InputError, match=problem) as caught:
+        check_recipe(read_recipe(recipe, PipelineConfig, (pattern, *AS_PROMPTS, *overrides)), lambda *task: None)
+    assert caught.value.key == key
+
+
+def test_deep_prompts_are_errors_for_models_that_do_not_support_them(recipe: Path) -> None:
+    deep = ("prompts.methods={v2: {method: p_tuning_v2}}",)
+    check_recipe(read_recipe(recipe, PipelineConfig, deep), lambda *task: None)
+    path = recipe.parent / "backbone" / "config.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "model_type": "deberta-v2"}))
+    with pytest.raises(InputError, match="takes no deep prompt") as caught:
+        check_models(read_recipe(recipe, PipelineConfig, deep))
+    assert caught.value.key == "prompts.methods.v2"
+
+
+def test_a_verbalizer_search_needs_the_mask_at_the_end_for_causal_models(recipe: Path) -> None:
+    (recipe.parent / "backbone" / "config.json").write_text(json.dumps(CAUSAL))
+    words = ["task.verbalizer={}", "verbalizer_search={}", "prompts=null"]
+    with pytest.raises(InputError, match="no words can be found for pattern 'review'") as caught:
+        check_models(read_recipe(recipe, PipelineConfig, words))
+    assert caught.value.key == "task.patterns.review"
+
+
+def test_a_plan_skips_models_that_are_not_cached(recipe: Path) -> None:
+    (recipe.parent / "backbone" / "config.json").write_text(json.dumps(CAUSAL))
+    cached = read_recipe(recipe, PipelineConfig, ["pet.mlm={}"])
+    with pytest.raises(InputError, match="for masked models"):
+        check_models(cached, only_cached=True)
+    remote = cached.model_copy(update={"backbone": cached.backbone.model_copy(update={"asset": "hf:org/nowhere"})})
+    assert check_models(remote, only_cached=True) is None
+
+
+def test_cls_pooling_is_an_error_for_causal_students(recipe: Path) -> None:
+    (recipe.parent / "backbone" / "config.json").write_text(json.dumps(CAUSAL))
+    overrides = [f"student={{asset: '{recipe.parent / 'backbone'}', max_length: 32, pooling: cls}}"]
+    with pytest.raises(InputError, match="reads only itself") as caught:
+        check_recipe(read_recipe(recipe, PipelineConfig, overrides), lambda *task: None)
+    assert caught.value.key == "student.pooling"
+
+
+def _no_head(folder: Path) -> None:
+    (folder / "config.json").write_text(json.dumps({"architectures": ["BertModel"]}))
+
+
+def _no_config(folder: Path) -> None:
+    (folder / "config.json").unlink()
+
+
+def _no_tokenizer(folder: Path) -> None:
+    (folder / "tokenizer.json").unlink()
+
+
+def _broken_tokenizer(folder: Path) -> None:
+    (folder / "tokenizer.json").write_text("{")
+
+
+@pytest.mark.parametrize(
+    ("damage", "problem"),
+    [
+        (_no_head, "is a BertModel, which has no language-model head"),
+        (_no_config, "has no readable config.json"),
+        (_broken_tokenizer, "tokenizer"),
+    ],
+)
+def test_an_unusable_backbone_is_an_error(damage: Callable[[Path], None], problem: str, recipe: Path) -> None:
+    damage(recipe.parent / "backbone")
+    error = error_of(recipe)
+    assert error.key == "backbone.asset"
+    assert error.where == f"{recipe}:20"
+    assert problem in error.problem
+    assert error.remedy
+
+
+def test_a_backbone_without_tokenizer_is_an_error(recipe: Path) -> None:
+    _no_tokenizer(recipe.parent / "backbone")
+    error = error_of(recipe)
+    assert error.key == "backbone.asset"
+    assert "contains no tokenizer" in error.problem
+    assert "tokenizer.json" in error.remedy
+
+
+def test_deep_prompts_of_token_level_tasks_are_errors_for_seq2seq_models(tmp_path: Path) -> None:
+    config = read_recipe(find_recipe("smoke"), PipelineConfig, token_level_overrides(tmp_path))
+    check_token_level_family(config, "masked")
+    with pytest.raises(InputError, match="use the encoder of a seq2seq model") as caught:
+        check_token_level_family(config, "seq2seq")
+    assert caught.value.key == "prompts.methods.v2.method"
+
+
+def vocabulary(*words: str) -> Tokenizer:
+    pieces = {piece: number for number, piece in enumerate(["[UNK]", *words])}
+    tokenizer = Tokenizer(models.WordPiece(pieces, unk_token="[UNK]"))
+    tokenizer.pre_tokenizer = pre_tokenizers.BertPreTokenizer()
+    return tokenizer
+
+
+@pytest.mark.parametrize(
+    ("kind", "missing", "key"),
+    [
+        ("pair", "maybe", "ppt.formats"),
+        ("choice", "F", "ppt.formats"),
+        ("unified", "C", "ppt.formats"),
+        ("single", "okay", "ppt.single.verbalizer"),
+    ],
+)
+def test_check_formats_needs_the_words_of_every_format_in_the_vocabulary(
+    kind: PretrainingFormat, missing: str, key: str, tmp_path: Path
+) -> None:
+    ppt = ppt_section(tmp_path, [], formats=[kind], unified_options=[2, 4])
+    assert check_formats(ppt, "masked", vocabulary(*ALL_WORDS)) is None
+    with pytest.raises(InputError, match=f"{missing!r} of {missing!r} is not in the backbone's vocabulary") as caught:
+        check_formats(ppt, "masked", vocabulary(*(word for word in ALL_WORDS if word != missing)))
+    assert caught.value.key == key
+
+
+def test_check_formats_needs_letters_that_are_single_tokens(tmp_path: Path) -> None:
+    """In a BPE vocabulary " A" may be one token and " B" two."""
+    pieces = {piece: number for number, piece in enumerate(["Ġ", "A", "B", "C", "ĠA", "ĠB"])}
+    merges = [("Ġ", "A"), ("Ġ", "B")]
+    tokenizer = Tokenizer(models.BPE(vocab=pieces, merges=merges))
+    tokenizer.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    assert check_formats(ppt_section(tmp_path, [], formats=["choice"], choice_options=2), "causal", tokenizer) is None
+    with pytest.raises(InputError, match="the letter C of an option is not a single token") as caught:
+        check_formats(ppt_section(tmp_path, [], formats=["choice"], choice_options=3), "causal", tokenizer)
+    assert "ppt.choice_options" in caught.value.remedy
+
+
+def test_letters_and_words_are_single_tokens_of_the_shipped_backbone() -> None:
+    """A WordPiece vocabulary of a real model."""
+    tokenizer = bare_tokenizer(read_recipe(find_recipe("smoke"), PipelineConfig).backbone)
+    ids = [word_tokens(word, tokenizer) for word in (*LETTERS, *ALL_WORDS[-5:])]
+    assert all(len(tokens) == 1 for tokens in ids)
+    assert len({tokens[0] for tokens in ids}) == len(ids)
+
+
+def test_bare_tokenizer_turns_padding_off(tmp_path: Path) -> None:
+    tokenizer = vocabulary("[PAD]", *ALL_WORDS)
+    tokenizer.enable_padding(length=16)
+    tokenizer.save(str(tmp_path / "tokenizer.json"))
+    (tmp_path / "config.json").write_text("{}")
+    loaded = bare_tokenizer(BackboneConfig(asset=str(tmp_path)))
+    assert len(word_tokens("good", loaded)) == 1
+    assert model_folder(str(tmp_path)) == tmp_path
+
+
+def test_check_formats_compares_the_labels_of_a_classifier(tmp_path: Path) -> None:
+    payload = {"labels": ["rotten", "fresh"], "fields": ["text"]}
+    (tmp_path / "classifier.json").write_text(json.dumps(payload))
+    settings = {"classifier": str(tmp_path)}
+    with pytest.raises(InputError, match=r"has the labels .*'fresh', 'rotten'") as caught:
+        check_formats(ppt_section(tmp_path, [], formats=["single"], single=settings), "masked", vocabulary(*ALL_WORDS))
+    assert caught.value.key == "ppt.single.verbalizer"
+    verbalizer = {"rotten": ["bad"], "fresh": ["good"]}
+    fits = ppt_section(tmp_path, [], formats=["single"], single=settings | {"verbalizer": verbalizer})
+    assert check_formats(fits, "masked", vocabulary(*ALL_WORDS)) is None
+    (tmp_path / "classifier.json").unlink()
+    with pytest.raises(AssetError) as broken:
+        check_formats(fits, "masked", vocabulary(*ALL_WORDS))
+    assert broken.value.key == "ppt.single.classifier"

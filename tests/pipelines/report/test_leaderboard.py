@@ -1,0 +1,62 @@
+"""The leaderboard: rows, kinds, tasks, means and deviations."""
+
+from __future__ import annotations
+
+import statistics
+from pathlib import Path
+
+import pytest
+
+from pipelines.kinds import KINDS
+from pipelines.report.leaderboard import flat_rows
+from pipelines.report.leaderboard_plot import ROW_COLORS
+from tests.support.reports import report_on, write_predictions, write_result
+
+ROWS = {
+    "baseline/0": ("baseline", "baseline"),
+    "zero_shot/review": ("zero_shot/review", "zero-shot"),
+    "pet/review/0": ("pet/review", "sub-model"),
+    "pet/g1/review/0": ("pet/g1/review", "sub-model"),
+    "pet/large/review/2": ("pet/large/review", "sub-model"),
+    "pet/1/0": ("pet/1", "sub-model"),
+    "probe/2": ("probe/2", "probe"),
+    "priming/review/1": ("priming/review", "priming"),
+    "soft_labels": ("ensemble", "ensemble"),
+    "distill/0": ("student", "student"),
+    "prompts/plots/p_tuning/0": ("prompts/plots/p_tuning", "prompt"),
+}
+
+
+def test_leaderboard_has_a_row_and_a_kind_per_method(tmp_path: Path) -> None:
+    for step in ROWS:
+        write_predictions(tmp_path, step, [1, 0])
+    rows = report_on(tmp_path, *ROWS)["rows"]
+    assert [(row["name"], row["kind"]) for row in rows] == list(ROWS.values())
+    assert [row["steps"] for row in rows] == [[step] for step in ROWS]
+    assert {row["task"] for row in rows} == {"films", "plots"}
+    assert set(ROW_COLORS) == {kind.row for kind in KINDS.values() if kind.row} == {kind for _, kind in ROWS.values()}
+
+
+def test_leaderboard_skips_steps_without_a_row(tmp_path: Path) -> None:
+    write_result(tmp_path, "data/films", {"num_test": 2})
+    write_predictions(tmp_path, "soft_labels", [1, 0])
+    assert [row["name"] for row in report_on(tmp_path, "data/films", "soft_labels")["rows"]] == ["ensemble"]
+
+
+def test_leaderboard_averages_seeds(tmp_path: Path) -> None:
+    for seed, correct in enumerate([(1, 1, 1, 0), (1, 0, 0, 0), (1, 1, 0, 0)]):
+        test = {"ece": 0.1 * seed, "exact_match": 0.2 + 0.1 * seed}
+        write_predictions(tmp_path, f"distill/{seed}", correct, test=test)
+    write_predictions(tmp_path, "soft_labels", [1, 1, 1, 1])
+    student, ensemble = report_on(tmp_path, "distill/0", "distill/1", "distill/2", "soft_labels")["rows"]
+    accuracies = [0.75, 0.25, 0.5]
+    assert student["accuracy"] == {"mean": 0.5, "std": pytest.approx(statistics.stdev(accuracies), abs=1e-6)}
+    assert student["mcc"] == {"mean": 0, "std": pytest.approx(2 * statistics.stdev(accuracies), abs=1e-6)}
+    assert student["ece"] == {"mean": 0.1, "std": 0.1}
+    assert student["exact_match"] == {"mean": 0.3, "std": 0.1}
+    assert ensemble["exact_match"] is None
+    assert ensemble["mcc"] == {"mean": 1, "std": None}
+    flat_student, flat_ensemble = flat_rows([student, ensemble])
+    assert (flat_student["accuracy"], flat_student["accuracy_std"]) == (0.5, student["accuracy"]["std"])
+    assert flat_ensemble["exact_match"] is None and "steps" not in flat_ensemble
+    assert list(flat_student) == list(flat_ensemble)

@@ -1,0 +1,225 @@
+"""Rules about sections of a recipe: each broken rule is an error with its key and a remedy."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import yaml
+
+from pipelines.schema.config import PipelineConfig
+from pipelines.schema.loader import find_recipe, read_recipe
+from pipelines.schema.locations import RecipeError
+from pipelines.schema.rules import RULES
+from tests.support.token_level_tasks import token_level_overrides
+
+IPET = "pet.ipet={generations: 2, teacher_fraction: 0.5}"
+PROBE = "members.mini={kind: probe, encoder: {asset: hf:sentence-transformers/all-MiniLM-L6-v2}}"
+BATCHED = "prompts.batched_training=true"
+SUBMODELS = ("pet.tune=prompt", "pet.prompt={num_virtual_tokens: 4}", "pet.batched_training=true")
+SOFT = ("task.patterns.soft='{text} {soft:2} is {mask}.'", "task.verbalizer={rotten: [bad], fresh: [good]}")
+RANDOM = "prompts.methods={random: {init: {kind: normal}}}"
+EARLY = "{learning_rate: 0.1, steps: 2, early_stopping: {}}"
+
+
+def read(*overrides: str) -> PipelineConfig:
+    return read_recipe(find_recipe("smoke"), PipelineConfig, overrides)
+
+
+def error_of(*overrides: str) -> RecipeError:
+    with pytest.raises(RecipeError) as caught:
+        read(*overrides)
+    assert caught.value.remedy
+    return caught.value
+
+
+@pytest.mark.parametrize(
+    ("overrides", "key", "problem"),
+    [
+        # members
+        (("members.x={kind: probe, encoder: {aset: x}}",), "members.x.encoder.aset", "unknown key 'aset'"),
+        (("members.x={kind: pet, backbone: {asset: x}}",), "members.x.training", "needs training settings"),
+        (("members.x={kind: tree}",), "members.x", "tree"),
+        (
+            (IPET, "members.g2={kind: pet, backbone: {asset: x}, tune: none}"),
+            "members.g2",
+            "names of generation 2 of pet.ipet",
+        ),
+        (("pet.patterns=[reviw]",), "pet.patterns", "no pattern 'reviw'"),
+        (("pet.training=null",), "pet.training", "needs training settings"),
+        (("pet.tune=none", "pet.mlm={}"), "pet.mlm", "trains nothing"),
+        (("pet.tune=none", "pet.ipet={}"), "pet.ipet", "trains nothing"),
+        ((IPET, "pet.patterns=[review]"), "pet.ipet", "needs two sub-models"),
+        # label words
+        (("task.verbalizer={}",), "task.verbalizer", "no label words"),
+        (("verbalizer_search={}",), "verbalizer_search", "already has label words"),
+        (("task.verbalizer={}", "verbalizer_search={}"), "task.verbalizer", "need label words"),
+        (("task.verbalizer={}", "verbalizer_search={}", "data.shots=0"), "data.shots", "needs labeled data"),
+        (
+            ("task.verbalizer={}", "prompts=null", "verbalizer_search={num_candidates: 5}"),
+            "verbalizer_search.num_candidates",
+            "lower than num_words",
+        ),
+        # training
+        (("pet.training.early_stopping={}",), "pet.training.early_stopping", "requires a dev set"),
+        (("ppt.training.early_stopping={}",), "ppt.training.early_stopping", "uses no dev set"),
+        (
+            ("data.dev_shots=2", "prompts.training.early_stopping={}"),
+            "prompts.training.early_stopping",
+            "requires a dev set",
+        ),
+        (
+            ("data.dev_shots=2", f"prompts.methods={{x: {{training: {EARLY}}}}}"),
+            "prompts.methods.x.training.early_stopping",
+            "requires a dev set",
+        ),
+        (("student.tune=head",), "distill.training", "without training steps"),
+        (("distill.training=null", "baseline=null"), "distill.training", "full needs training settings"),
+        (("data.unlabeled_size=0",), "data", "no unlabeled data"),
+        # soft blocks
+        (SOFT, "task.patterns.soft", "which only prompt tuning trains"),
+        ((*SOFT, "pet.patterns=[soft, review]"), "pet.patterns", "which these sub-models do not train"),
+        (
+            (*SOFT, "pet.patterns=[soft, review]", "pet.tune=prompt", "pet.prompt={method: p_tuning_v2}"),
+            "pet.patterns",
+            "which these sub-models do not train",
+        ),
+        # prompts
+        (("prompts.tasks=[]",), "prompts.tasks", "prompts has no task"),
+        (("pet.batched_training=true",), "pet.batched_training", "is for soft prompts"),
+        (("pet.tune=prompt", "pet.prompt={lora: {}}"), "pet.prompt", "neither adapters nor a linear head"),
+        (("prompts.methods={x: {lora: {}}}", BATCHED), "prompts.batched_training", "without LoRA"),
+        ((BATCHED, "prompts.training.micro_batch_size=2"), "prompts.batched_training", "not support micro_batch_size"),
+        ((BATCHED, "prompts.strategy=ddp"), "prompts.batched_training", "runs on one worker"),
+        (("ppt=null",), "prompts.methods.ppt.init", "no section ppt"),
+        (("pet.tune=prompt", "pet.prompt={init: ppt}", "ppt=null", "prompts=null"), "pet.prompt.init", "no section"),
+        (
+            (*SUBMODELS, "task.verbalizer={}", "verbalizer_search={}", "prompts=null"),
+            "pet.batched_training",
+            "verbalizer_search finds them later",
+        ),
+        (("prompts.methods={x: {method: p_tuning, rank: 2}}",), "prompts.methods.x.rank", "trained directly"),
+        # prompt pretraining
+        (("prompts.tasks.0.format=choice",), "prompts.tasks.0.format", "format choice; ppt.formats has pair."),
+        (("ppt.formats=[pair, choice]",), "prompts.tasks.0.format", "in other formats: pair, choice."),
+        (("ppt.formats=[pair, choice]", "prompts.tasks.0.format=pair"), "prompts.tasks.1.format", "plot_or_quote"),
+        (("ppt=null", RANDOM, "prompts.tasks.1.format=pair"), "prompts.tasks.1.format", "no section ppt"),
+        (("ppt.formats=[pair, pair]",), "ppt.formats", "pair is listed twice"),
+        (("ppt.formats=[]",), "ppt.formats", "at least 1"),
+        (("ppt.formats=[pear]",), "ppt.formats.0", "'pair'"),
+        (("ppt.formats=[unified]", "ppt.unified_options=[5, 4]"), "ppt.unified_options", "the minimum 5 is higher"),
+        (("ppt.unified_options=[1, 4]",), "ppt.unified_options.0", "greater than or equal to 2"),
+        (("ppt.choice_options=27",), "ppt.choice_options", "less than or equal to 26"),
+        (("ppt.formats=[choice]",), "ppt.choice_options", "48 tokens are too few for a sentence and 6 options"),
+        (("ppt.formats=[unified]",), "ppt.unified_options", "too few for a sentence and 16 options"),
+        (("ppt.formats=[choice]", "ppt.choice_options=5", "ppt.corpus.window=3"), "ppt.corpus.window", "4 documents"),
+        (("ppt.single.pattern='{body} {mask}'",), "ppt.single.pattern", "must have the field text"),
+        # learning curve
+        (("learning_curve={shots: [4, 16]}",), "learning_curve.shots", "16 examples per class are more than the 8"),
+        (("learning_curve={shots: [2, 4]}", "baseline=null"), "learning_curve.methods", "no section baseline"),
+        (("learning_curve={shots: [2, 4], patterns: [odd]}",), "learning_curve.patterns", "review, verdict, question"),
+        (("learning_curve={shots: [2, 4], members: [odd]}",), "learning_curve.members", "The recipe has no members"),
+        (("learning_curve={shots: [2, 4], ipet: true}",), "learning_curve.ipet", "pet.ipet is not set"),
+        (("learning_curve={shots: [4]}",), "learning_curve.shots", "at least 2 items"),
+    ],
+)
+def test_a_broken_rule_is_an_error_with_its_key(overrides: tuple[str, ...], key: str, problem: str) -> None:
+    error = error_of(*overrides)
+    assert error.key == key
+    assert problem in str(error)
+
+
+@pytest.mark.parametrize(
+    ("override", "key"),
+    [
+        ("pet.seeds=[0]", "pet.tune"),
+        (PROBE, "members.mini"),
+        ("priming={}", "priming"),
+        ("distill.gold_weight=0.5", "distill.gold_weight"),
+        ("baseline={training: {learning_rate: 0.1, steps: 2}}", "baseline"),
+    ],
+)
+def test_without_labeled_data_sections_that_need_it_are_errors(override: str, key: str) -> None:
+    base = ["data.shots=0", "baseline=null", "prompts=null"]
+    if key != "pet.tune":
+        base += ["pet.tune=none"]
+    error = error_of(*base, override)
+    assert error.key == key
+    assert "needs labeled data" in error.problem
+
+
+@pytest.mark.parametrize(
+    "overrides",
+    [
+        (IPET, "pet.patterns=[review]", "pet.seeds=[0, 1]"),
+        (IPET, "members.g3={kind: pet, backbone: {asset: x}, tune: none}"),
+        (IPET, "members.g1={kind: probe, encoder: {asset: x}}"),
+        (*SOFT, "prompts.tasks=[{pattern: soft}]"),
+        ("ppt=null", RANDOM),
+        ("ppt.formats=[pair, choice]", "ppt.choice_options=5", RANDOM),
+        ("data.dev_shots=2", "pet.training.early_stopping={}"),
+    ],
+)
+def test_a_recipe_that_breaks_no_rule_is_read(overrides: tuple[str, ...]) -> None:
+    assert read(*overrides).name == "smoke"
+
+
+def test_every_pattern_of_multiple_choice_has_the_option() -> None:
+    task: dict[str, Any] = {
+        "name": "copa",
+        "labels": ["1", "2"],
+        "options": {"1": "choice1", "2": "choice2"},
+        "patterns": {"so": "{premise} {mask}."},
+        "verbalizer": {"right": ["yes"], "wrong": ["no"]},
+    }
+    error = error_of(f"task={yaml.safe_dump(task, default_flow_style=True, width=10**6).strip()}", "prompts=null")
+    assert (error.key, "lacks {option}" in error.problem) == ("task.patterns.so", True)
+
+
+@pytest.fixture(scope="module")
+def words(tmp_path_factory: pytest.TempPathFactory) -> tuple[str, ...]:
+    """Overrides of the smoke recipe for a token-level task of each kind."""
+    return token_level_overrides(tmp_path_factory.mktemp("token-level"))
+
+
+WORKS = "prompts.token_classification.works"
+
+
+@pytest.mark.parametrize(
+    ("override", "key", "problem"),
+    [
+        ("prompts.methods.v2.head=verbalizer", "prompts.methods.v2.head", "token-level tasks use a linear head"),
+        ("prompts.methods.v2.hard_prompt_steps=2", "prompts.methods.v2.hard_prompt_steps", "plain prompt tuning"),
+        (
+            "prompts.methods.v2.init={kind: label_words}",
+            "prompts.methods.v2.init",
+            "token-level tasks use a linear head",
+        ),
+        (f"{WORKS}.labels=[O, O]", f"{WORKS}.labels", "listed twice"),
+        (f"{WORKS}.format=choice", f"{WORKS}.format", "no prompt is pretrained"),
+        ("ppt.formats=[pair, single]", f"{WORKS}.format", "no format matches the task works"),
+        (f"{WORKS}.data.train.label=null", f"{WORKS}.data.train.label", "label is not set"),
+        ("prompts.training.early_stopping={}", "prompts.training.early_stopping", "requires a dev set"),
+    ],
+)
+def test_a_broken_rule_of_a_token_level_task_is_an_error(
+    override: str, key: str, problem: str, words: tuple[str, ...]
+) -> None:
+    error = error_of(*words, "prompts.tasks=[]", override)
+    assert error.key == key
+    assert problem in str(error)
+
+
+def test_two_tasks_cannot_have_the_same_name(words: tuple[str, ...]) -> None:
+    same = words[2].replace("{answers: {data", "{works: {data")
+    assert "two tasks have the name works" in str(error_of(*words[:2], same))
+    assert "two tasks have the same name" in str(error_of("prompts.tasks=[{pattern: review}, {pattern: verdict}]"))
+
+
+def test_all_rules_are_listed() -> None:
+    from pipelines.schema import rules
+
+    defined = {
+        name for name in vars(rules) if name.startswith("check_") and getattr(rules, name).__module__ == rules.__name__
+    }
+    assert defined - {"check_rules"} == {rule.__name__ for rule in RULES}
