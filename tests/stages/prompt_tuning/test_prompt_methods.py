@@ -93,7 +93,7 @@ def test_prompt_method_learns_and_is_loaded(
     name: str, method: str, backbone_folders: dict[str, Path], film_data: Path, tmp_path: Path
 ) -> None:
     config = tuned(backbone_folders[name], name, prompt=METHODS[method], training=loop_for(method))
-    assert check_learnt(config, film_data, tmp_path / "out").num_vectors == 5
+    assert check_learnt(config, film_data, tmp_path / "out").num_virtual_tokens == 5
 
 
 @pytest.mark.parametrize("method", ["prompt_tuning", "p_tuning_lstm", "low_rank", "with_lora"])
@@ -104,7 +104,7 @@ def test_soft_blocks_learn(
     loop = loop_for(method)
     config = tuned(backbone_folders[name], name, prompt=METHODS[method], task=soft_task(name), training=loop)
     prompt = check_learnt(config, film_data, tmp_path / "out")
-    assert (prompt.position, prompt.num_vectors) == ("inside", 5)
+    assert (prompt.position, prompt.num_virtual_tokens) == ("inside", 5)
 
 
 def test_hard_prompt_steps_freeze_word_vectors_first(
