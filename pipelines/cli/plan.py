@@ -94,4 +94,4 @@ def graph(
         return
     for path in filter(None, (png, svg)):
         plot_graph(steps).savefig(path, dpi=120, format=path.suffix.removeprefix(".") or None)
-        errors.print(f"wrote {path}", highlight=False)
+        errors.print(f"wrote     {path}", highlight=False)

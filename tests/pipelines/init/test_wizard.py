@@ -169,7 +169,7 @@ def test_enter_selects_the_default(backbone: str) -> None:
     flags = (tickets(), "--backbone", backbone, "--student", backbone, "--no-score")
     assert init(*flags, "--output", "asked.yaml", answers="\n" * 20).exit_code == 0
     assert init(*flags, "--output", "given.yaml", "--yes", "--name", "asked").exit_code == 0
-    asked, given = (Path(name).read_text().splitlines()[2:] for name in ("asked.yaml", "given.yaml"))
+    asked, given = (Path(name).read_text().splitlines()[3:] for name in ("asked.yaml", "given.yaml"))
     assert asked == given and len(asked) > 40
 
 
