@@ -163,10 +163,8 @@ def test_head_is_the_logistic_regression_of_soft_and_gold_labels(
     backbone_folders: dict[str, Path], inputs: distillation.Inputs, tmp_path: Path
 ) -> None:
     """As in scikit-learn, on unit vectors: 10 soft labels have 0.75 and 8 gold labels 0.25 of the weight 18."""
-    config = full(
-        backbone_folders["bert"],
-        student=encoder(backbone_folders["bert"], tune="head", head_regularization_c=3.0), training=None, gold_weight=0.25,
-    )  # fmt: skip
+    student = encoder(backbone_folders["bert"], tune="head", head_regularization_c=3.0)
+    config = full(backbone_folders["bert"], student=student, training=None, gold_weight=0.25)
     run(distillation, config, inputs, tmp_path / "out")
     unlabeled_set, gold, test = (
         load_examples(inputs.data / f"{name}.jsonl") for name in ("unlabeled", "train", "test")

@@ -1,4 +1,4 @@
-"""Tests of the prompt-tuning stage: all methods on all families of backbones learn, and are loaded as they were saved."""
+"""Tests of the prompt-tuning stage: each method on each family of backbones learns, and is loaded as it was saved."""
 
 from __future__ import annotations
 

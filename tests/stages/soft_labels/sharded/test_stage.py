@@ -38,7 +38,7 @@ SIZES = (4, 1, 5)
 
 @pytest.fixture
 def shards(film_data: Path, tmp_path: Path) -> Path:
-    """The ten unlabeled examples in three shards of different sizes, one of them parquet; and a file that is no shard."""
+    """The ten unlabeled examples in three shards of different sizes, one of them parquet; and another file."""
     texts = [{"text": item.fields["text"]} for item in load_examples(film_data / "unlabeled.jsonl")]
     folder = tmp_path / "shards"
     folder.mkdir()
