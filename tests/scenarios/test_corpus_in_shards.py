@@ -161,11 +161,11 @@ def test_preflight_finds_errors_in_a_corpus_in_shards(recipe: Recipe, tmp_path: 
     assert row.value.key == "ppt.corpus.source"
     for path in (tmp_path / "shards").iterdir():
         path.rename(path.with_suffix(".csv"))
-    with pytest.raises(DataError, match=r"pile matches no file\. Name a folder with files that end in \.parquet"):
+    with pytest.raises(DataError, match=r"shards matches no file\..* \.parquet"):
         check_corpus_shards(config.ppt)
     source = config.ppt.corpus.source.model_copy(update={"asset": str(tmp_path / "shards" / "part-0.csv")})
     corpus = config.ppt.corpus.model_copy(update={"source": source})
-    with pytest.raises(DataError, match=r"part-0\.csv is no folder.*or take shards out") as folder:
+    with pytest.raises(DataError, match=r"part-0\.csv is not a folder.*or remove shards") as folder:
         check_corpus_shards(config.ppt.model_copy(update={"corpus": corpus}))
     assert folder.value.key == "ppt.corpus.source.asset"
 
@@ -177,8 +177,8 @@ def test_changed_shard_changes_the_key_and_workers_do_not(recipe: Recipe, tmp_pa
         file.write('{"text": "One more."}\n')
     after = steps_of(recipe())
     changed = {name for name, digest in before.assets.items() if after["ppt_examples/pair"].assets[name] != digest}
-    assert changed == {"corpus.part-1"}
-    assert "corpus" not in after["ppt/pair"].assets
+    assert changed == {"corpus.source.asset.part-1"}
+    assert "corpus.source.asset" not in after["ppt/pair"].assets
 
 
 def planned(*overrides: str) -> dict[str, Step]:
@@ -195,7 +195,7 @@ def test_workers_of_a_corpus_get_all_resources_but_the_strategy() -> None:
 
 
 def test_shards_with_a_limit_raise() -> None:
-    with pytest.raises(RecipeError, match="limit") as caught:
+    with pytest.raises(RecipeError, match="shards are read in full") as caught:
         planned("ppt.corpus.shards={}", "ppt.corpus.source.limit=10")
     assert caught.value.key == "ppt.corpus.source.limit"
 

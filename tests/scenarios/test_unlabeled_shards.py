@@ -146,5 +146,6 @@ def test_changed_shard_changes_the_key(recipe: Recipe, tmp_path: Path) -> None:
     with (tmp_path / "shards" / "part-1.jsonl").open("a") as file:
         file.write('{"text": "One more."}\n')
     after = named(fewshot.build_steps(recipe()), "soft_label_shards")
-    assert {name for name in after.assets if after.assets[name] != before.assets[name]} == {"shards.part-1"}
+    changed = {name for name in after.assets if after.assets[name] != before.assets[name]}
+    assert changed == {"shards.source.asset.part-1"}
     assert before.config == after.config

@@ -122,6 +122,8 @@ def service(*words: str, wait: bool = True) -> Iterator[Service]:
         process.wait()
         with suppress(UnboundLocalError):
             reader.join(10)
+        assert process.stdout is not None
+        process.stdout.close()
 
 
 class Toy(Predictor[str]):

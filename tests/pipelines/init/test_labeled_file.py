@@ -25,20 +25,8 @@ def _in_tmp_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 SPECIAL_LABELS = (
-    "no",
-    "1.5",
-    "a: b",
-    "#hash",
-    "it's",
-    '"quoted"',
-    "{braces}",
-    "a, b",
-    "- dash",
-    "Null",
-    "a\\b",
-    "x=y",
-    "*",
-)
+    "no", "1.5", "a: b", "#hash", "it's", '"quoted"', "{braces}", "a, b", "- dash", "Null", "a\\b", "x=y", "*",
+)  # fmt: skip
 
 
 def test_special_characters_in_labels_are_kept(start: Callable[..., PipelineConfig]) -> None:

@@ -176,8 +176,9 @@ def test_enter_selects_the_default(backbone: str) -> None:
 @pytest.mark.usefixtures("interactive")
 def test_wizard_does_not_ask_what_flags_set(backbone: str) -> None:
     done = init(
-        tickets(), "--output", "made.yaml", "--name", "x", "--text", "message", "--label", "team", "--backbone", backbone,
-        "--student", backbone, "--pattern", "a={text} {mask}", "--shots", "3", "--test-size", "5", "--no-score",
+        tickets(), "--output", "made.yaml", "--name", "x", "--text", "message", "--label", "team",
+        "--backbone", backbone, "--student", backbone,
+        "--pattern", "a={text} {mask}", "--shots", "3", "--test-size", "5", "--no-score",
         *itertools.chain.from_iterable(("--label-words", f"{name}={name}") for name in TOPICS), answers="",
     )  # fmt: skip
     assert done.exit_code == 0, done.exception
