@@ -27,7 +27,7 @@ EXCLUDED = (
 
 WORDS = (
     r"told|anew|mend(s|ed)?|piles?|whoever|shall|behind|beside|learnt|nobody|somebody"
-    r"|(un)?label(led|ling)|colours?|neighbour\w*|behaviour\w*|favour\w*|cancelled|grey"
+    r"|(un)?label(led|ling)|colours?|neighbour\w*|behaviour\w*|favour\w*|cancelled(?!\()|grey"
     r"|(re)?(recogn|initial|normal|util|optim|token|parameter|parametr)is(e[ds]?|ing|ation)"
 )
 """Words of prose, in any case: private terms and British spelling. CONTRIBUTING.md lists the terms to use."""

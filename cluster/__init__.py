@@ -1,1 +1,1 @@
-"""WHERE steps run: Ray, MLflow and storage; knows nothing of language."""
+"""Runs a graph of steps: Ray, MLflow and storage. Knows nothing about language models."""

@@ -18,6 +18,8 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from pipelines.palette import BLUE, BROWN, DARK_BLUE, DARK_BROWN, DARK_GRAY, GRAY, GREEN, PURPLE, RED, YELLOW
+
 SETS = ("train", "dev", "unlabeled", "test")
 """The sets of a task."""
 
@@ -52,15 +54,12 @@ class StepKind:
         return self.report_position is not None
 
 
-_GRAY, _YELLOW, _BROWN, _BLUE, _RED = "#9aa0a6", "#c9b458", "#a8764b", "#5b8def", "#d9705f"
-_DARK_BLUE, _GREEN, _PURPLE, _DARK_GRAY, _DARK_BROWN = "#2f5fc4", "#1b8a5a", "#b06fc9", "#444444", "#8d6e63"
-
 KINDS: Mapping[str, StepKind] = {
-    "data": StepKind(color=_GRAY, report_position=0, is_lightweight=True),
-    "verbalizer": StepKind(color=_DARK_BROWN, reads=("train", "unlabeled"), report_position=1),
-    "ppt_examples": StepKind(color=_GRAY, reads=()),
+    "data": StepKind(color=GRAY, report_position=0, is_lightweight=True),
+    "verbalizer": StepKind(color=DARK_BROWN, reads=("train", "unlabeled"), report_position=1),
+    "ppt_examples": StepKind(color=GRAY, reads=()),
     "ppt": StepKind(
-        color=_PURPLE,
+        color=PURPLE,
         reads=(),
         report_position=8,
         pretrained_to={
@@ -70,24 +69,24 @@ KINDS: Mapping[str, StepKind] = {
             "unified": "choose among sentences",
         },
     ),
-    "batched_members": StepKind(color=_BLUE, reads=("train", "dev")),
-    "pet": StepKind(color=_BLUE, row="sub-model", votes=True, has_seed=True, report_position=5),
-    "probe": StepKind(color=_RED, row="probe", votes=True, report_position=5),
+    "batched_members": StepKind(color=BLUE, reads=("train", "dev")),
+    "pet": StepKind(color=BLUE, row="sub-model", votes=True, has_seed=True, report_position=5),
+    "probe": StepKind(color=RED, row="probe", votes=True, report_position=5),
     "soft_labels": StepKind(
-        color=_DARK_BLUE, row="ensemble", reads=("unlabeled", "test"), report_position=6, is_lightweight=True
+        color=DARK_BLUE, row="ensemble", reads=("unlabeled", "test"), report_position=6, is_lightweight=True
     ),
-    "soft_label_shards": StepKind(color=_DARK_BLUE, reads=()),
+    "soft_label_shards": StepKind(color=DARK_BLUE, reads=()),
     "distill": StepKind(
-        color=_GREEN, row="student", reads=("unlabeled", "dev", "test"), has_seed=True, report_position=7
+        color=GREEN, row="student", reads=("unlabeled", "dev", "test"), has_seed=True, report_position=7
     ),
-    "batched_prompts": StepKind(color=_PURPLE, reads=("train", "dev")),
-    "prompts": StepKind(color=_PURPLE, row="prompt", reads=("train", "dev", "test"), has_seed=True, report_position=9),
-    "zero_shot": StepKind(color=_YELLOW, row="zero-shot", reads=("test",), report_position=3),
-    "priming": StepKind(color=_BROWN, row="priming", reads=("train", "test"), has_seed=True, report_position=4),
-    "baseline": StepKind(color=_GRAY, row="baseline", reads=("train", "dev", "test"), has_seed=True, report_position=2),
-    "curve_point": StepKind(color=_DARK_GRAY),
-    "learning_curve": StepKind(color=_DARK_GRAY, reads=(), report_position=10, is_lightweight=True),
-    "report": StepKind(color=_DARK_GRAY, reads=(), is_lightweight=True),
+    "batched_prompts": StepKind(color=PURPLE, reads=("train", "dev")),
+    "prompts": StepKind(color=PURPLE, row="prompt", reads=("train", "dev", "test"), has_seed=True, report_position=9),
+    "zero_shot": StepKind(color=YELLOW, row="zero-shot", reads=("test",), report_position=3),
+    "priming": StepKind(color=BROWN, row="priming", reads=("train", "test"), has_seed=True, report_position=4),
+    "baseline": StepKind(color=GRAY, row="baseline", reads=("train", "dev", "test"), has_seed=True, report_position=2),
+    "curve_point": StepKind(color=DARK_GRAY),
+    "learning_curve": StepKind(color=DARK_GRAY, reads=(), report_position=10, is_lightweight=True),
+    "report": StepKind(color=DARK_GRAY, reads=(), is_lightweight=True),
 }
 """Kind -> its meaning, by urgency: of the steps that are ready, those of earlier kinds start first.
 

@@ -44,6 +44,7 @@ LEVELS = {
         {"cluster.run"},
     ),
     "pipelines": (
+        {"pipelines.palette"},
         {"pipelines.kinds", "pipelines.schema"},
         {"pipelines.preflight", "pipelines.report"},
         {"pipelines.dag"},

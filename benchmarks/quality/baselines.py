@@ -27,6 +27,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import torch
 from datasets import Dataset
 from numpy.typing import NDArray
 from sklearn.linear_model import LogisticRegression
@@ -97,7 +98,7 @@ class Job:
 
 def logreg(encoder: Path) -> Fit:
     """Returns logistic regression on embeddings, with the default settings of scikit-learn."""
-    from sentence_transformers import SentenceTransformer
+    from sentence_transformers import SentenceTransformer  # noqa: PLC0415  of the extra `bench`
 
     model = SentenceTransformer(str(encoder), device="cpu")
     model.max_seq_length = MAX_LENGTH
@@ -121,7 +122,7 @@ def setfit(encoder: Path, seed: int, num_iterations: int | None) -> Fit:
         seed: Seed of order and dropout.
         num_iterations: Pairs of each kind per text; None uses all pairs.
     """
-    from setfit import SetFitModel, Trainer, TrainingArguments
+    from setfit import SetFitModel, Trainer, TrainingArguments  # noqa: PLC0415  of the extra `bench`
 
     model = SetFitModel.from_pretrained(str(encoder), device="cpu")
 
@@ -193,8 +194,6 @@ def main() -> None:
     options = parse()
     os.environ["HF_HUB_OFFLINE"] = "1"  # all files are local; the client would request model cards
     if options.threads:
-        import torch
-
         torch.set_num_threads(options.threads)
     jobs = [
         (name, seed, method, encoder)

@@ -79,7 +79,7 @@ class Trainer(TorchTrainer):
 
 @dataclass(frozen=True, slots=True)
 class Job:
-    """What each worker runs.
+    """The task of each worker.
 
     Args:
         spec: The step.

@@ -75,7 +75,7 @@ class ModelShape:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Workload:
-    """What a step does with a backbone.
+    """How a step uses a backbone.
 
     Args:
         num_trained: T; 0 if the step trains nothing.
@@ -105,7 +105,7 @@ class Workload:
 
 @dataclass(frozen=True, slots=True)
 class Partitioning:
-    """What a strategy partitions among the workers, and if it offloads the frozen weights.
+    """The parts that a strategy partitions among the workers, and if it offloads the frozen weights.
 
     Args:
         weights: Partitions the frozen weights.

@@ -16,8 +16,8 @@ import torch.distributed as dist
 class Zero2Partition:
     """Assigns every parameter to an owner and sums its gradients there during the backward pass.
 
-    All workers sum the gradients in the same order, whatever order they become ready in. Otherwise messages of
-    different parameters would be added up.
+    All workers sum the gradients in the same order, although they become ready in different orders. Otherwise messages
+    of different parameters would be added up.
     """
 
     def __init__(self, parameters: Sequence[Any], to_group_device: Callable[[Any], Any]) -> None:

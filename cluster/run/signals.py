@@ -1,4 +1,4 @@
-"""Ctrl-C or SIGTERM in the driver: the first ends the run gracefully, the second at once."""
+"""Handlers of SIGINT and SIGTERM. In the driver the first signal ends the run gracefully, the second at once."""
 
 from __future__ import annotations
 
@@ -17,10 +17,35 @@ def exit_code(number: int) -> int:
     return 128 + number
 
 
-class SignalHandler:
-    """Receives Ctrl-C, and the SIGTERM of job schedulers, inside a `with` block.
+class SignalHandlers:
+    """Handlers of SIGINT and SIGTERM that can be installed, installed again and removed.
 
-    Outside the main thread it receives nothing, because Python delivers signals there only.
+    Outside the main thread nothing is installed, because Python handles signals there only.
+
+    Args:
+        handle: The handler; see `signal.signal`.
+    """
+
+    def __init__(self, handle: Callable[[int, FrameType | None], None]) -> None:
+        self._handle = handle
+        self._old_handlers: dict[signal.Signals, Any] = {}
+
+    def install(self) -> None:
+        """Installs the handlers. Called again after Ray replaced them."""
+        if threading.current_thread() is not threading.main_thread():
+            return
+        for number in SIGNALS:
+            old_handler = signal.signal(number, self._handle)
+            self._old_handlers.setdefault(number, old_handler)
+
+    def remove(self) -> None:
+        """Restores the handlers from before the first `install`."""
+        for number, handler in self._old_handlers.items():
+            signal.signal(number, handler)
+
+
+class SignalHandler:
+    """Receives Ctrl-C, and the SIGTERM of job schedulers, inside a `with` block in the main thread.
 
     Args:
         on_exit: Called before the process ends at once, to restore the terminal.
@@ -30,23 +55,18 @@ class SignalHandler:
         self.signal = 0
         """Number of the first signal; 0 before one was received."""
         self._on_exit = on_exit
-        self._old_handlers: dict[signal.Signals, Any] = {}
+        self._handlers = SignalHandlers(self._handle)
 
     def __enter__(self) -> SignalHandler:
         self.listen()
         return self
 
     def __exit__(self, *_: object) -> None:
-        for number, handler in self._old_handlers.items():
-            signal.signal(number, handler)
+        self._handlers.remove()
 
     def listen(self) -> None:
         """Installs the handlers. Called again after Ray's start replaced them."""
-        if threading.current_thread() is not threading.main_thread():
-            return
-        for number in SIGNALS:
-            old_handler = signal.signal(number, self._handle)
-            self._old_handlers.setdefault(number, old_handler)
+        self._handlers.install()
 
     @property
     def received(self) -> bool:

@@ -13,10 +13,10 @@ import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
-from typing import Any
 
 from cluster.errors import StoreError
 from cluster.parallel.worker_signals import StopRequest
+from cluster.run.signals import SignalHandlers
 from cluster.store.lease import BEATS_PER_TTL, LeaseBackend, Owner
 
 POLL_INTERVAL_S = 1.0
@@ -26,7 +26,6 @@ stop requests finishes its optimizer step and saves a checkpoint.
 """
 EXIT_DELAY_S = 1.0
 """Seconds between the result of a preempted step and the end of its process."""
-SIGNALS = (signal.SIGINT, signal.SIGTERM)
 _shutting_down = threading.Event()
 
 
@@ -58,15 +57,14 @@ class Watchdog:
         self._ttl_s = ttl_s
         self._namespace = Owner.current().namespace
         self._is_committing = False
-        self._old_handlers: dict[signal.Signals, Any] = {}
+        self._handlers = SignalHandlers(self._handle)
         self._interrupt_timer: threading.Timer | None = None
         self._interrupt_at_s = 0.0
         self._done = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="watchdog", daemon=True)
 
     def __enter__(self) -> Watchdog:
-        if threading.current_thread() is threading.main_thread():
-            self.listen()
+        self._handlers.install()
         self._thread.start()
         return self
 
@@ -74,22 +72,15 @@ class Watchdog:
         self._done.set()
         if self._interrupt_timer is not None:
             self._interrupt_timer.cancel()
-        for number, handler in self._old_handlers.items():
-            signal.signal(number, handler)
+        self._handlers.remove()
         if self.is_preempted:  # end the process as soon as its result was sent
             _shutting_down.set()
             _start_timer(EXIT_DELAY_S, os.kill, os.getpid(), signal.SIGTERM)
 
-    def listen(self) -> None:
-        """Installs the signal handlers. Called again after Ray Train replaced them."""
-        for number in SIGNALS:
-            old_handler = signal.signal(number, self._handle)
-            self._old_handlers.setdefault(number, old_handler)
-
     def guard(self, abort: Callable[[], None]) -> None:
         """Calls `abort` when the step must end, and installs the handlers again, which Ray Train replaced."""
         self.abort = abort
-        self.listen()
+        self._handlers.install()
 
     @contextmanager
     def committing(self) -> Iterator[None]:

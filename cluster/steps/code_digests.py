@@ -13,10 +13,11 @@ from __future__ import annotations
 import ast
 import hashlib
 import platform
+import sys
 from collections.abc import Collection, Iterator
 from contextlib import suppress
 from functools import cache, lru_cache
-from importlib.machinery import PathFinder
+from importlib.machinery import ModuleSpec, PathFinder
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
@@ -86,6 +87,10 @@ class CodeDigests:
 def is_inside(module: str, packages: Collection[str]) -> bool:
     """Returns True if `module` is one of `packages` or inside one of them."""
     return any(module == package or module.startswith(f"{package}.") for package in packages)
+
+
+STATEMENTS = (ast.stmt, ast.ExceptHandler, ast.match_case)
+"""Nodes that may contain statements."""
 
 
 @lru_cache(maxsize=4096)
@@ -193,7 +198,9 @@ def _imports(tree: ast.AST, package: str) -> Iterator[str]:
     waiting: list[ast.AST] = [tree]
     while waiting:
         node = waiting.pop()
-        waiting += node.orelse if isinstance(node, ast.If) and _is_type_checking(node) else ast.iter_child_nodes(node)
+        children = node.orelse if isinstance(node, ast.If) and _is_type_checking(node) else ast.iter_child_nodes(node)
+        # Expressions contain no imports, and most nodes are expressions.
+        waiting += [child for child in children if isinstance(child, STATEMENTS)]
         if isinstance(node, ast.Import):
             for alias in node.names:
                 yield from (alias.name, *_parents(alias.name))
@@ -221,7 +228,7 @@ def _parents(module: str) -> list[str]:
 def _source_file(module: str) -> Path | None:
     """Returns the .py file of a module. It follows folders, so it imports nothing."""
     top, *rest = module.split(".")
-    spec = PathFinder.find_spec(top)
+    spec = _package_spec(top, tuple(sys.path))
     if spec is None:
         return None
     if not rest:
@@ -232,6 +239,12 @@ def _source_file(module: str) -> Path | None:
             if path.is_file():
                 return path
     return None
+
+
+@lru_cache
+def _package_spec(name: str, path: tuple[str, ...]) -> ModuleSpec | None:
+    """Finds a top-level package on the Python path."""
+    return PathFinder.find_spec(name, list(path))
 
 
 def _python(origin: str | None) -> Path | None:

@@ -36,7 +36,7 @@ _FINGERPRINT = re.compile(r"[0-9a-f]{64}")
 
 @dataclass(frozen=True, slots=True)
 class LookupResult:
-    """What the store has for one fingerprint.
+    """The state of one fingerprint in the store.
 
     Args:
         manifest: The manifest of an intact result; None if there is none.

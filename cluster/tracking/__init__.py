@@ -1,1 +1,1 @@
-"""What a run writes into MLflow: runs in three levels, curves, pictures, data and models."""
+"""Logs runs to MLflow: three levels of runs with metrics, figures, tables, datasets and models."""

@@ -77,7 +77,7 @@ class MetricPoint:
 
 @dataclass(slots=True)
 class LogBatch:
-    """What a step recorded since the last batch. Figures are PNG bytes."""
+    """Records of a step since the last batch. Figures are PNG bytes."""
 
     step: str
     progress: tuple[int, int, dict[str, float | str]] | None = None

@@ -10,7 +10,13 @@ from cluster.store.base import Store
 from pipelines.dag import fewshot
 from pipelines.schema.config import PipelineConfig
 
-EXCLUDED_MODULES = ("stages.common.assets", "stages.common.figures", "stages.common.progress")
+EXCLUDED_MODULES = (
+    "pipelines.palette",
+    "pipelines.report.leaderboard_plot",
+    "stages.common.assets",
+    "stages.common.figures",
+    "stages.common.progress",
+)
 """Modules that cannot change a result. They fetch files whose digests are in the key, draw plots or report progress."""
 
 

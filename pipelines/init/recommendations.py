@@ -115,7 +115,7 @@ def covering_length(task: Task, texts: Sequence[Example], tokenizer: Any) -> int
     longest = 0
     for name in task.patterns:
         lengths = sorted(len(tokenizer.encode(_filled(task, name, item)).ids) for item in texts)
-        soft = sum(block.num_vectors for block in task.pattern(name).soft_blocks)
+        soft = sum(block.num_virtual_tokens for block in task.pattern(name).soft_blocks)
         longest = max(longest, lengths[int(SHARE_COVERED * (len(lengths) - 1))] + soft)
     return longest + 2
 

@@ -146,13 +146,13 @@ def check_lengths(config: PipelineConfig) -> None:
         InputError: with the key of `max_length`.
     """
     for key, model in (config.backbones | config.encoders).items():
-        num_vectors = config.num_prompt_vectors(key)
+        num_virtual_tokens = config.num_prompt_vectors(key)
         num_positions = max_positions(model_folder(model.asset))
-        if num_positions is not None and model.max_length + num_vectors > num_positions:
-            prompt = f" after a prompt of {num_vectors} vectors" if num_vectors else ""
+        if num_positions is not None and model.max_length + num_virtual_tokens > num_positions:
+            prompt = f" after a prompt of {num_virtual_tokens} vectors" if num_virtual_tokens else ""
             raise InputError(
                 f"{model.max_length} tokens{prompt} are more than the {num_positions} positions of the model.",
-                f"Lower max_length to {max(num_positions - num_vectors, 0)} or less.",
+                f"Lower max_length to {max(num_positions - num_virtual_tokens, 0)} or less.",
                 key=f"{key}.max_length",
             )
 

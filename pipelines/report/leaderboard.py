@@ -1,4 +1,4 @@
-"""The leaderboard: one row per method with mean and standard deviation over its seeds, and its bar plot."""
+"""The leaderboard: one row per method with mean and standard deviation over its seeds."""
 
 from __future__ import annotations
 
@@ -7,15 +7,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from matplotlib.figure import Figure
-from matplotlib.patches import Patch
-
 from pipelines.kinds import KINDS
 from pipelines.report.config import MeasuredStep
 
 METRICS = ("accuracy", "macro_f1", "mcc", "ece", "exact_match", "entity_f1")
 """The metrics of a row, named as in stages/common/metrics/classification.py."""
-ROW_COLORS = {kind.row: kind.color for kind in KINDS.values() if kind.row}
 MEMBER_ROWS = frozenset(kind.row for kind in KINDS.values() if kind.votes)
 """Kinds of rows that can be members of the ensemble."""
 
@@ -108,31 +104,3 @@ def flat_rows(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         deviations = {f"{name}_std": metric["std"] for name, metric in metrics.items()}
         table.append({name: value for name, value in {**row, **means, **deviations}.items() if name != "steps"})
     return table
-
-
-def plot_leaderboard(rows: tuple[Row, ...], recipe: str) -> Figure:
-    """Plots the accuracy of each row as a horizontal bar, with error bars over seeds."""
-    figure = Figure(figsize=(8, 1.2 + 0.36 * len(rows)), layout="constrained")
-    axes = figure.add_subplot()
-    positions = range(len(rows))[::-1]
-    axes.barh(
-        list(positions),
-        [row.accuracy.mean for row in rows],
-        xerr=[row.accuracy.std or 0 for row in rows],
-        color=[ROW_COLORS[row.kind] for row in rows],
-        error_kw={"ecolor": "#333333", "capsize": 3},
-    )
-    for y, row in zip(positions, rows, strict=True):
-        axes.text(0.01, y, f"{100 * row.accuracy.mean:.1f}", va="center", color="white", fontweight="bold")
-    axes.set_yticks(list(positions), [row.name for row in rows])
-    axes.set_xlim(0, 1)
-    axes.set_xlabel("test accuracy")
-    axes.set_title(recipe)
-    axes.spines[["top", "right"]].set_visible(False)
-    kinds = list(dict.fromkeys(row.kind for row in rows))
-    figure.legend(
-        handles=[Patch(color=ROW_COLORS[kind], label=kind) for kind in kinds],
-        loc="outside lower center",
-        ncols=len(kinds) if len(kinds) <= 6 else 4,  # six fit into one line
-    )
-    return figure

@@ -12,7 +12,8 @@ from typing import Any
 from pipelines.kinds import KINDS
 from pipelines.report.comparisons import PromptInitRow, RowComparison, compare_inits, compare_rows, flat_inits
 from pipelines.report.config import MeasuredStep, ReportConfig
-from pipelines.report.leaderboard import Row, flat_rows, leaderboard, plot_leaderboard
+from pipelines.report.leaderboard import Row, flat_rows, leaderboard
+from pipelines.report.leaderboard_plot import plot_leaderboard
 from pipelines.report.page.data import page_data
 from pipelines.report.suggestions import RunResults, Suggestion, suggest
 from stages.common import figures

@@ -146,7 +146,7 @@ def run(config: DistillationConfig, inputs: Inputs, out: Path, recorder: Recorde
         InputError: no soft-labeled example is left, or gold_weight is set and there are no labeled examples.
         DataError: the soft labels belong to other examples.
     """
-    soft = _soft_labeled_examples(config, inputs) if inputs.shards is None else _shard_examples(config, inputs.shards)
+    soft = _soft_labeled_examples(config, inputs) if inputs.shards is None else shard_examples(config, inputs.shards)
     recorder.log_metric("distill/num_kept", len(soft))
     targets = DistillationTargets([*soft, *_gold_examples(config, inputs)], config)
     student = train_student(config, targets, data=inputs.data, out=out, recorder=recorder, engine=engine)
@@ -169,7 +169,7 @@ def _soft_labeled_examples(config: DistillationConfig, inputs: Inputs) -> list[D
     return [DistillationExample(unlabeled_set[row], tuple(teacher[row])) for row in kept]
 
 
-def _shard_examples(config: DistillationConfig, shards: Path) -> list[DistillationExample]:
+def shard_examples(config: DistillationConfig, shards: Path) -> list[DistillationExample]:
     """Samples from the examples of all shards that are kept; only the sampled ones are in memory."""
     confidence, predicted = confidences(shards, config.labels)
     kept = confident_rows(confidence, predicted, config.keep_fraction, config.min_confidence)

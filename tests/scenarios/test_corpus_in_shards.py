@@ -99,6 +99,7 @@ def built(outcome: RunResult, store: Store, name: str) -> dict[str, bytes]:
     return {path.name: path.read_bytes() for path in sorted(folder.glob("*.parquet"))}
 
 
+@pytest.mark.slow
 def test_two_workers_build_what_one_builds_and_prompts_learn_from_it(
     recipe: Recipe, ray_session: Capacity, tmp_path: Path
 ) -> None:
@@ -118,6 +119,7 @@ def test_two_workers_build_what_one_builds_and_prompts_learn_from_it(
         assert result["num_documents"] == (sum(SIZES) if kind == "single" else sum(SIZES) - 1)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["pair", "single"])
 def test_what_was_built_survives_a_kill(kind: str, recipe: Recipe, ray_session: Capacity, tmp_path: Path) -> None:
     """The process of the step is killed within the second shard, and its next attempt takes the first as it is."""
@@ -168,7 +170,7 @@ def test_what_is_wrong_with_a_corpus_in_shards_is_told_before_a_run(recipe: Reci
         check_corpus_shards(config.ppt)
     source = config.ppt.corpus.source.model_copy(update={"asset": str(tmp_path / "pile" / "part-0.csv")})
     corpus = config.ppt.corpus.model_copy(update={"source": source})
-    with pytest.raises(DataError, match=r"part-0\.csv is no folder.*or take shards out") as folder:
+    with pytest.raises(DataError, match=r"part-0\.csv is not a folder.*or remove shards") as folder:
         check_corpus_shards(config.ppt.model_copy(update={"corpus": corpus}))
     assert folder.value.key == "ppt.corpus.source.asset"
 
@@ -180,8 +182,8 @@ def test_a_changed_shard_is_another_step_and_a_number_of_workers_is_not(recipe: 
         file.write('{"text": "One more."}\n')
     after = steps_of(recipe())
     changed = {name for name, digest in before.assets.items() if after["ppt_examples/pair"].assets[name] != digest}
-    assert changed == {"corpus.part-1"}
-    assert "corpus" not in after["ppt/pair"].assets, "what a prompt learns from is told by the step before it"
+    assert changed == {"corpus.source.asset.part-1"}
+    assert "corpus.source.asset" not in after["ppt/pair"].assets, "its shards are assets, not the folder"
 
 
 def planned(*overrides: str) -> dict[str, Step]:
@@ -198,7 +200,7 @@ def test_workers_of_a_corpus_get_all_but_the_strategy() -> None:
 
 
 def test_shards_are_read_whole() -> None:
-    with pytest.raises(RecipeError, match="shards are read whole") as caught:
+    with pytest.raises(RecipeError, match="shards are read in full") as caught:
         planned("ppt.corpus.shards={}", "ppt.corpus.source.limit=10")
     assert caught.value.key == "ppt.corpus.source.limit"
 

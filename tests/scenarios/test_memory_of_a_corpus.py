@@ -31,7 +31,7 @@ ROOM = 12_000_000
 """Bytes that the peak may differ by. Asked of /proc, for that of getrusage starts at the parent's."""
 FEW, MANY = 1000, 16_000
 
-pytestmark = pytest.mark.timeout(240)
+pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
 
 
 def peak(count: int, tmp_path: Path) -> int:

@@ -9,6 +9,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.slow
+
 Clozeline = Callable[..., subprocess.CompletedProcess[str]]
 SMALL = ("ppt=null", "prompts=null", "baseline=null", "zero_shot=false", "distill.seeds=[0]")
 ENDLESS = " ".join(["never"] * 60)

@@ -78,8 +78,8 @@ def test_predict_uses_the_prompt_of_the_task_of_each_line(
 @pytest.mark.parametrize(
     ("line", "problem"),
     [
-        ('{"text": "A film."}', "line 1: names no task"),
-        ('{"task": "weather", "text": "A film."}', "line 1: names the task 'weather'"),
+        ('{"text": "A film."}', "line 1: the field task is missing"),
+        ('{"task": "weather", "text": "A film."}', "line 1: the task 'weather' has no prompt here"),
         ('{"task": "plot_or_quote"}', "line 1: the field 'text' is missing"),
         ("A film.", "line 1: not JSON"),
     ],
@@ -95,4 +95,4 @@ def test_predict_rejects_lines_without_a_known_task(
 def test_predict_lists_the_methods_for_an_unknown_one(soft_run: tuple[Path, list[str]], clozeline: Clozeline) -> None:
     done = clozeline("predict", "smoke", "--prompts", "v3", "--input", "-", *soft_run[1], stdin="x\n")
     assert done.returncode == 2
-    assert "Its methods: v2, ppt" in done.stderr
+    assert "Use one of: v2, ppt" in done.stderr

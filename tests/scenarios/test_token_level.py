@@ -49,7 +49,7 @@ def test_the_report_has_scores_of_token_level_tasks(token_level_run: tuple[Path,
     assert (rows["prompts/works/v2"]["num_labeled"], rows["prompts/works/v2"]["num_test"]) == (8, 16)
     page = (store / "reports" / "token_level" / "report.md").read_text()
     assert "entity F1" in page
-    assert "data/answers: 16 test texts stand in the training files too: a leak." in page
+    assert "data/answers: 16 test examples are also in the training files (leak)." in page
 
 
 def test_predict_labels_words_and_answers_questions(
@@ -69,11 +69,11 @@ def test_predict_labels_words_and_answers_questions(
     assert predict("answers", '{"question": "What is it?", "context": "a dull plot"}')["answer"] in "a dull plot"
     wrong = clozeline("predict", folder_of("works", store), "--input", "-", stdin='{"words": 3}\n')
     assert wrong.returncode == 2
-    assert "line 1: there are no words" in wrong.stderr
+    assert "line 1: the field words is not a list of words" in wrong.stderr
     command = ("predict", "smoke", "--prompts", "v2", "--input", "-", *overrides, "--store", str(store))
     both = clozeline(*command, stdin='{"task": "works"}\n')
     assert both.returncode == 2
-    assert "which has no prompt here" in both.stderr
+    assert "has no prompt here" in both.stderr
 
 
 def test_the_service_labels_words_as_predict_does(
@@ -91,7 +91,7 @@ def test_the_service_labels_words_as_predict_does(
         assert running.ask("POST", "/predict", {"inputs": rows}).body["predictions"] == expected
         wrong = running.ask("POST", "/predict", {"inputs": [rows[0], {"words": 3}]})
     assert (wrong.status, wrong.body["field"]) == (422, "inputs[1].words")
-    assert "no words" in wrong.body["error"]
+    assert "not a list of words" in wrong.body["error"]
 
 
 def test_the_service_answers_questions_as_predict_does(

@@ -86,6 +86,7 @@ def ran(steps: list[Step], store: Store) -> RunResult:
     return execute(steps, store, RunOptions(poll_s=0.05, backoff_s=0.1))
 
 
+@pytest.mark.slow
 def test_shards_are_labelled_by_two_workers_and_what_was_done_survives_a_kill(
     recipe: Recipe, ray_session: Capacity, tmp_path: Path
 ) -> None:
@@ -141,5 +142,7 @@ def test_a_changed_shard_is_another_step(recipe: Recipe, tmp_path: Path) -> None
     with (tmp_path / "pile" / "part-1.jsonl").open("a") as file:
         file.write('{"text": "One more."}\n')
     after = named(fewshot.build_steps(recipe()), "shards")
-    assert {name for name in after.assets if after.assets[name] != before.assets[name]} == {"shards.part-1"}
+    assert {name for name in after.assets if after.assets[name] != before.assets[name]} == {
+        "shards.source.asset.part-1"
+    }
     assert before.config == after.config

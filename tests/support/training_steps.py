@@ -55,7 +55,7 @@ def run(config: Config, inputs: Inputs, out: Path, recorder: Any, engine: Any) -
     items = list(torch.rand(24, 4, generator=generator))
     num_batches = 0
 
-    def loss_of(batch: list[torch.Tensor]) -> torch.Tensor:
+    def compute_loss(batch: list[torch.Tensor]) -> torch.Tensor:
         nonlocal num_batches
         num_batches += 1
         if config.counter:
@@ -68,7 +68,7 @@ def run(config: Config, inputs: Inputs, out: Path, recorder: Any, engine: Any) -
 
     losses = train(
         items,
-        loss_of,
+        compute_loss,
         dict(model.named_parameters()),
         TrainingConfig(learning_rate=0.01, batch_size=4, steps=config.steps),
         seed=config.seed,

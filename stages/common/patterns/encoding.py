@@ -164,7 +164,7 @@ class Encoder:
     def _placeholder_ids(self, part: Mask | Sep | Soft) -> list[int]:
         """Returns the ids of the mask; for a soft block any id, because vectors replace its embedding."""
         if isinstance(part, Soft):
-            return [int(self.tokenizer.eos_token_id or self.tokenizer.pad_token_id or 0)] * part.num_vectors
+            return [int(self.tokenizer.eos_token_id or self.tokenizer.pad_token_id or 0)] * part.num_virtual_tokens
         return list(self.mask_ids) if isinstance(part, Mask) else []
 
     def _truncate(self, pieces: list[_Piece]) -> None:

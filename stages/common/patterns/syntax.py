@@ -67,7 +67,7 @@ class Sep:
 class Soft:
     """A block of trainable vectors in the pattern, initialized from `words` if there are any."""
 
-    num_vectors: int
+    num_virtual_tokens: int
     words: str = ""
 
 

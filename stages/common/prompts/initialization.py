@@ -128,7 +128,7 @@ def _input_vectors(
     pretrained: Tensor | None,
 ) -> _InputVectors:
     blocks = () if pattern is None else pattern.soft_blocks
-    count = sum(block.num_vectors for block in blocks) if blocks else config.num_virtual_tokens
+    count = sum(block.num_virtual_tokens for block in blocks) if blocks else config.num_virtual_tokens
     if config.init == "ppt":
         assert pretrained is not None, "a step with init: ppt has a pretrained prompt upstream"
         if pattern is not None and blocks and len(pretrained) != count:
@@ -143,15 +143,15 @@ def _input_vectors(
         if block.words:
             ids = word_ids(block.words, backbone.tokenizer)
             first = len(are_words)
-            block_ids = [ids[index % len(ids)] for index in range(block.num_vectors)]
-            vectors_ND[first : first + block.num_vectors] = embeddings(backbone, block_ids)
-        are_words += [bool(block.words)] * block.num_vectors
+            block_ids = [ids[index % len(ids)] for index in range(block.num_virtual_tokens)]
+            vectors_ND[first : first + block.num_virtual_tokens] = embeddings(backbone, block_ids)
+        are_words += [bool(block.words)] * block.num_virtual_tokens
     return _InputVectors(vectors_ND, are_words)
 
 
 def init_vectors(
     config: InitConfig,
-    num_vectors: int,
+    num_virtual_tokens: int,
     backbone: Backbone,
     generator: Generator,
     label_words: Sequence[int] = (),
@@ -160,7 +160,7 @@ def init_vectors(
 
     Args:
         config: Kind and scale.
-        num_vectors: N.
+        num_virtual_tokens: N.
         backbone: The frozen model; some kinds use its input embeddings.
         generator: CPU generator.
         label_words: Token ids of the task's label words, for `label_words`.
@@ -171,10 +171,10 @@ def init_vectors(
     if config.kind == "mean":
         with gathered(backbone.model.get_input_embeddings().weight) as table:
             mean_D: Tensor = table.detach().float().mean(dim=0).cpu()
-        return mean_D.expand(num_vectors, len(mean_D)).clone()
-    ids = init_token_ids(config, num_vectors, backbone, generator, label_words)
+        return mean_D.expand(num_virtual_tokens, len(mean_D)).clone()
+    ids = init_token_ids(config, num_virtual_tokens, backbone, generator, label_words)
     if ids is None:
-        return _random_values(config, (num_vectors, backbone.embedding_size), generator)
+        return _random_values(config, (num_virtual_tokens, backbone.embedding_size), generator)
     return embeddings(backbone, ids)
 
 

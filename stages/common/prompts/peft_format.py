@@ -100,7 +100,7 @@ def load_prompt(folder: Path, backbone: Backbone) -> Prompt:
 def _config(prompt: Prompt, backbone: Backbone, method: PromptTuningMethod) -> PromptLearningConfig:
     common: dict[str, Any] = {
         "task_type": backbone.peft_task_type,
-        "num_virtual_tokens": prompt.num_vectors,
+        "num_virtual_tokens": prompt.num_virtual_tokens,
         "inference_mode": True,
     }
     if prompt.layers is not None:

@@ -41,6 +41,6 @@ class Prompt(torch.nn.Module):
         return vectors_NW
 
     @property
-    def num_vectors(self) -> int:
+    def num_virtual_tokens(self) -> int:
         """N."""
         return int(self.vectors.shape[0])

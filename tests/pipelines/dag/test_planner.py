@@ -40,6 +40,8 @@ class Edit:
 WITHOUT_EFFECT = {
     "color of a plot": Edit("stages/common/figures.py", r'color="[^"]+"', 'color="#123456"'),
     "label of a plot": Edit("stages/common/figures.py", r'(set_\w*(?:label|title)\(f?")', r"\1Changed "),
+    "color of a chart": Edit("pipelines/palette.py", r'"#[0-9a-f]{6}"', '"#123456"'),
+    "label of the leaderboard plot": Edit("pipelines/report/leaderboard_plot.py", r'(set_xlabel\(")', r"\1Changed "),
     "description of a field": Edit(
         "stages/distillation/config.py", r"= Field\(([^()\n]+)\)", r'= Field(\1, description="Changed.")'
     ),

@@ -51,7 +51,7 @@ def test_every_format_is_a_step_with_its_own_seed_and_settings() -> None:
     assert configs["ppt/choice"].num_options == (5, 5)
     assert configs["ppt/unified"].num_options == (2, 5)
     assert configs["ppt/single"].single.min_confidence == 0.7
-    assert set(configs) <= set(steps["report"].config.steps)
+    assert set(configs) <= {step.name for step in steps["report"].config.measured}
 
 
 @pytest.mark.parametrize(

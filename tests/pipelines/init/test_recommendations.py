@@ -189,7 +189,7 @@ def test_recommendations_that_do_not_fit_are_not_written(tmp_path: Path) -> None
 
 
 def test_backbone_must_be_on_this_machine(clozeline: Clozeline) -> None:
-    done = clozeline("recommend", "smoke", "-o", "backbone.asset=hf:nobody/nothing")
+    done = clozeline("recommend", "smoke", "-o", "backbone.asset=hf:missing/nothing")
     assert done.returncode == 2
     assert "is not on this machine" in done.stderr
     assert json.dumps("config.json")[1:-1] in done.stderr

@@ -59,6 +59,7 @@ def test_init_writes_a_complete_recipe_that_plans(backbone: str, clozeline: Cloz
     assert planned.stdout.count("RUN") == len(fewshot.build_steps(config))
 
 
+@pytest.mark.slow
 def test_recipe_of_init_runs(start: Callable[..., PipelineConfig], clozeline: Clozeline, tmp_path: Path) -> None:
     start(tickets(), "--shots", "4")
     short = ("-o", "pet.training.epochs=1", "-o", "distill.training.steps=3", "-o", "baseline.training.steps=3", "-o")

@@ -60,9 +60,9 @@ BAD = [
     ("labels: [rotten, fresh]", "labels: [rotten, fresh, odd]", "task.verbalizer", "label 'odd'", "odd: {review"),
     ("labels: [plot, quote]", "labels: [plot, book]", "prompts.tasks.1.task.verbalizer.quote", "'quote'", "spelling"),
     ("label: kind}", "label: kind, label_map: {plot: s}}", "prompts.tasks.1.data.pool", "line 1: the label", "_map"),
-    ("shots: 4", "shots: 40", "data.shots", "40 examples a class", "Lower data.shots"),
-    ("_size: 10\n  test", "_size: 100\n  test", "data.unlabeled_size", "100 unlabeled", "Lower data.unlabeled_size"),
-    ("shots: 2\n", "shots: 20\n", "prompts.tasks.1.data.shots", "20 examples a class", "Lower"),
+    ("shots: 4", "shots: 40", "data.shots", "shots is 40 per class", "Lower data.shots"),
+    ("_size: 10\n  test", "_size: 100\n  test", "data.unlabeled_size", "unlabeled_size is 100", "Lower data."),
+    ("shots: 2\n", "shots: 20\n", "prompts.tasks.1.data.shots", "shots is 20 per class", "Lower"),
     # label words
     ("verdict: [dull]", "verdict: [映画]", "task.verbalizer.rotten", "'映画' of 'rotten' is not in", "another"),
     ("[good, great]", "[good, 映画]", "task.verbalizer.fresh", "'映画' of 'fresh' is not in", "another"),

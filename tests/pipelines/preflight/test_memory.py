@@ -52,7 +52,8 @@ def request_for(store: Path, *overrides: str) -> RunRequest:
 
 def check(request: RunRequest, **options: Any) -> None:
     """Checks memory as `clozeline run` does."""
-    check_machine(request, RunOptions(**options), plan(build_steps(request.config), request.store))
+    steps = build_steps(request.config)
+    check_machine(request, RunOptions(**options), plan(steps, request.store))
 
 
 def test_a_plan_shows_the_memory_of_steps_with_a_backbone(clozeline: Clozeline, tmp_path: Path) -> None:

@@ -8,8 +8,6 @@ from pathlib import Path
 import pytest
 from transformers import LlamaConfig
 
-from cluster.errors import OffloadError
-from cluster.parallel import nvme_offload
 from cluster.parallel.config import NUM_BUFFERS
 from cluster.parallel.memory import MemoryBudget
 from cluster.run.result import RunOptions
@@ -38,7 +36,8 @@ def request_for(tmp_path: Path, disk: Path, *overrides: str) -> RunRequest:
 
 
 def check(request: RunRequest, address: str | None = None) -> None:
-    check_machine(request, RunOptions(address=address), plan(build_steps(request.config), request.store))
+    steps = build_steps(request.config)
+    check_machine(request, RunOptions(address=address), plan(steps, request.store))
 
 
 def error_of(request: RunRequest) -> InputError:
@@ -60,7 +59,7 @@ def test_a_run_needs_the_header_of_libaio(tools: Path, tmp_path: Path) -> None:
     source = tmp_path / "source"
     tools.write_text(f"#!/bin/sh\ncat > {source}\nexit 1\n")
     message = str(error_of(request_for(tmp_path, tmp_path)))
-    assert "libaio.h" in message and "apt install libaio-dev g++" in message
+    assert "needs libaio.h" in message and "apt install libaio-dev g++" in message
     assert source.read_text() == "#include <libaio.h>\n"
 
 
@@ -94,22 +93,3 @@ def test_a_plan_shows_the_disk_space_of_weights(tmp_path: Path) -> None:
     assert row.needs.machine.disk_buffers == NUM_BUFFERS * 60000 * 2048 // 2 * 4
     assert row.text().startswith("zero3_offload x 2, ")
     assert row.text().endswith(f", disk {numbers * 2 / (1 << 30):.1f} GiB")
-
-
-def test_folders_of_the_dead_are_removed_and_those_of_the_living_are_not(tmp_path: Path) -> None:
-    living = nvme_offload.OffloadFolder(tmp_path, Path("/work/a"))
-    dead = tmp_path / f"{nvme_offload.PREFIX}dead"
-    (dead / "zero_stage_3").mkdir(parents=True)
-    (tmp_path / "other").mkdir()
-    other = nvme_offload.OffloadFolder(tmp_path, Path("/work/b"))
-    assert {item.name for item in tmp_path.iterdir()} == {living.path.name, other.path.name, "other"}
-    (living.path / "weights").write_text("0")
-    living.close()
-    other.close()
-    assert [item.name for item in tmp_path.iterdir()] == ["other"]
-
-
-def test_a_place_that_is_no_folder_is_error_of(tmp_path: Path) -> None:
-    (tmp_path / "file").touch()
-    with pytest.raises(OffloadError, match="is not a folder"):
-        nvme_offload.OffloadFolder(tmp_path / "file", Path("/work/a"))

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from pipelines.kinds import KINDS
-from pipelines.report.leaderboard import ROW_COLORS, flat_rows
+from pipelines.report.leaderboard import flat_rows
+from pipelines.report.leaderboard_plot import ROW_COLORS
 from tests.support.reports import report_on, write_predictions, write_result
 
 ROWS = {

@@ -90,6 +90,7 @@ def test_run_registers_student_and_prompts(smoke_run: tuple[Path, str]) -> None:
     assert prompt.tags["test.digest"] != student.tags["test.digest"]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["smoke.student", "smoke.prompts.rotten_tomatoes.ppt"])
 def test_registered_model_predicts_in_a_new_process_without_network_and_store(
     name: str, smoke_run: tuple[Path, str], clozeline: Clozeline, tmp_path: Path
@@ -118,6 +119,7 @@ def test_registered_model_predicts_in_a_new_process_without_network_and_store(
     assert output["cluster"] == []
 
 
+@pytest.mark.slow
 def test_cached_results_are_registered_once(
     smoke_run: tuple[Path, str], clozeline: Clozeline, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -69,6 +69,7 @@ def peak(smoke_run: tuple[Path, str], tmp_path_factory: pytest.TempPathFactory) 
     return call
 
 
+@pytest.mark.slow
 def test_memory_does_not_grow_with_the_file(peak: Peak) -> None:
     assert NUM_LINES * LINE_BYTES > 2 * MAX_INCREASE + LINES_AT_ONCE * LINE_BYTES, (
         "a file in memory would exceed the limit"

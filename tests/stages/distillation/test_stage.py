@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 import shutil
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -12,8 +13,11 @@ import pytest
 import torch
 from sklearn.linear_model import LogisticRegression
 
+from stages.common.data.parquet_shards import write_shards
+from stages.common.data.soft_label_shards import labeled_rows
 from stages.common.data.split_files import load_examples, write_examples
 from stages.common.data.step_outputs import read_losses, write_logits
+from stages.common.data.text_shards import TextBatch
 from stages.common.errors import DataError, InputError
 from stages.common.examples import Example
 from stages.common.metrics.classification import softmax
@@ -23,7 +27,8 @@ from stages.common.models.encoders.text_encoder import TextEncoder
 from stages.common.training.config import EarlyStopping, TrainingConfig
 from stages.distillation import stage as distillation
 from stages.distillation.config import DistillationConfig
-from stages.distillation.stage import distillation_loss, select_confident
+from stages.distillation.stage import distillation_loss, select_confident, shard_examples
+from tests.support.small_models import film_example
 from tests.support.stage_runs import LABELS, SILENT, Kept, assert_a_seed_decides, logits_of, run, written
 
 TRAINING = TrainingConfig(learning_rate=0.005, batch_size=5, steps=80, weight_decay=0.0)
@@ -289,6 +294,46 @@ def test_student_learns_without_labeled_examples(
     assert (logits.argmax(axis=1) == logits_of(inputs.soft_labels, "soft_labels").argmax(axis=1)).all()
     with pytest.raises(InputError, match=r"gold_weight is 0\.5, but there are no labeled examples"):
         run(distillation, TUNES[tune](backbone_folders["bert"], gold_weight=0.5), inputs, tmp_path / "gold")
+
+
+@pytest.fixture
+def shards(tmp_path: Path) -> Path:
+    """Soft labels of 40 examples in shards of 9. Odd ones are fresh; the confidence grows with the number."""
+    folder = tmp_path / "shards"
+    folder.mkdir()
+    for number, first in enumerate(range(0, 40, 9)):
+        rows = range(first, min(first + 9, 40))
+        logits = np.array([[(-1) ** row * (0.1 + row / 20), 0.0] for row in rows])
+        batch = TextBatch(f"part-{number}", 0, tuple(film_example(row) for row in rows))
+        assert sum(write_shards([labeled_rows(batch, logits, LABELS)], {batch.shard: len(rows)}, folder)) == len(rows)
+    return folder
+
+
+def test_student_is_trained_on_a_sample_of_the_shards(
+    shards: Path, backbone_folders: dict[str, Path], inputs: distillation.Inputs, tmp_path: Path
+) -> None:
+    inputs = replace(inputs, shards=shards)
+
+    def sample(**settings: Any) -> list[int]:
+        examples = shard_examples(full(backbone_folders["bert"], **({"seed": 3} | settings)), shards)
+        rows = [int(item.example.uid.removeprefix("film-")) for item in examples]
+        for row, item in zip(rows, examples, strict=True):
+            assert item.example == film_example(row)
+            assert item.teacher == pytest.approx(((-1) ** row * (0.1 + row / 20), 0.0), abs=1e-5)
+        return rows
+
+    assert sample() == list(range(40))
+    assert sample(keep_fraction=0.5, max_student_examples=100) == list(range(20, 40))
+    sampled = sample(keep_fraction=0.5, max_student_examples=7)
+    assert len(sampled) == 7
+    assert set(sampled) < set(range(20, 40))
+    assert sampled == sorted(sampled)
+    assert sampled == sample(keep_fraction=0.5, max_student_examples=7)
+    assert sampled != sample(keep_fraction=0.5, max_student_examples=7, seed=4)
+    with pytest.raises(InputError, match="Lower min_confidence"):
+        sample(min_confidence=0.99)
+    config = full(backbone_folders["bert"], training=SHORT, max_student_examples=30)
+    assert run(distillation, config, inputs, tmp_path / "student").num_unlabeled == 30
 
 
 @pytest.mark.parametrize("temperature", [0.5, 1.0, 2.0, 7.0])

@@ -1,4 +1,4 @@
-"""Sentences that a model labels: kept where it is sure, balanced, and no more of them labelled than is needed."""
+"""Tests of pseudo-labels: confident sentences are kept and balanced, and the rest is not labeled."""
 
 from __future__ import annotations
 
@@ -33,8 +33,8 @@ WORDS = {"low": ["bad"], "mid": ["fine"], "high": ["good"]}
 LABELS = tuple(WORDS)
 
 
-class Told:
-    """Labels a sentence as it says itself: "high 0.9 ..." is high with probability 0.9."""
+class ScriptedModel:
+    """Predicts what the sentence says: "high 0.9 ..." is high with probability 0.9."""
 
     def __init__(self) -> None:
         self.seen: list[str] = []
@@ -50,8 +50,8 @@ class Told:
         return np.log(np.array(rows))
 
 
-def told() -> PseudoLabeler:
-    return PseudoLabeler(Told(), "text", LABELS)
+def labeler() -> PseudoLabeler:
+    return PseudoLabeler(ScriptedModel(), "text", LABELS)
 
 
 def config(**settings: Any) -> SingleConfig:
@@ -59,13 +59,13 @@ def config(**settings: Any) -> SingleConfig:
 
 
 def sentences(count: int, *kinds: str) -> list[str]:
-    """Sentences of the kinds in turn."""
+    """Returns sentences that start with the kinds in turn."""
     return [f"{kinds[number % len(kinds)]} number {number}" for number in range(count)]
 
 
-def test_only_what_is_sure_is_kept_with_its_label() -> None:
-    found = sentences(300, "low 0.9", "mid 0.61", "high 0.7", "high 0.59", "low 0.5")
-    examples = single_examples(config(), told(), found, 60, python_rng(0), SILENT)
+def test_confident_sentences_are_kept_with_their_label() -> None:
+    texts = sentences(300, "low 0.9", "mid 0.61", "high 0.7", "high 0.59", "low 0.5")
+    examples = single_examples(config(), labeler(), texts, 60, rng=python_rng(0), recorder=SILENT)
     assert Counter(item.label for item in examples) == dict.fromkeys(LABELS, 20)
     for item in examples:
         label, top = item.fields["text"].split()[:2]
@@ -74,138 +74,144 @@ def test_only_what_is_sure_is_kept_with_its_label() -> None:
     assert len({item.uid for item in examples}) == len({item.fields["text"] for item in examples}) == 60
 
 
-def test_what_rare_classes_lack_the_others_make_up_for() -> None:
-    found = sentences(12, "mid 0.9") + sentences(90, "low 0.9", "high 0.9") + sentences(3, "mid 0.8")
-    examples = single_examples(config(), told(), found, 60, python_rng(0), SILENT)
+def test_other_classes_replace_a_rare_class() -> None:
+    texts = sentences(12, "mid 0.9") + sentences(90, "low 0.9", "high 0.9") + sentences(3, "mid 0.8")
+    examples = single_examples(config(), labeler(), texts, 60, rng=python_rng(0), recorder=SILENT)
     assert Counter(item.label for item in examples) == {"mid": 15, "low": 22, "high": 23}
 
 
 @pytest.mark.parametrize(
-    ("sizes", "wanted", "shares"),
+    ("sizes", "num_examples", "expected"),
     [((9, 9, 9), 9, (3, 3, 3)), ((9, 9, 9), 7, (2, 2, 3)), ((1, 9, 9), 9, (1, 4, 4)), ((0, 2, 9), 8, (0, 2, 6))],
 )
-def test_classes_are_as_equal_as_can_be(sizes: tuple[int, ...], wanted: int, shares: tuple[int, ...]) -> None:
+def test_balanced_classes_are_as_equal_as_possible(
+    sizes: tuple[int, ...], num_examples: int, expected: tuple[int, ...]
+) -> None:
     kept = {label: [f"{label} {n}" for n in range(size)] for label, size in zip(LABELS, sizes, strict=True)}
-    counts = Counter(item.label for item in balanced(kept, wanted, python_rng(0)))
-    assert tuple(counts[label] for label in LABELS) == shares
+    counts = Counter(item.label for item in balanced(kept, num_examples, python_rng(0)))
+    assert tuple(counts[label] for label in LABELS) == expected
 
 
-def test_no_more_is_labelled_than_is_needed() -> None:
+def test_labeling_stops_if_there_are_enough() -> None:
     many = (f"{LABELS[number % 3]} 0.9 number {number}" for number in range(10**9))
-    labeller = told()
-    found = label_until_enough(config(), labeller, many, 300, SILENT)
-    assert len(labeller.model.seen) == found.num_seen == 512, "two batches, then each class has its 100"
+    scripted = labeler()
+    labeled = label_until_enough(config(), scripted, many, 300, SILENT)
+    assert len(scripted.model.seen) == labeled.num_seen == 512  # two batches: each class has its 100
 
 
-def test_candidates_are_a_limit() -> None:
+def test_candidates_per_example_is_a_limit() -> None:
     many = (f"{'low' if number % 50 else 'mid'} 0.9 number {number}" for number in range(10**9))
-    found = label_until_enough(config(candidates_per_example=4), told(), many, 300, SILENT)
-    assert found.num_seen == 1200
-    assert [len(found.kept[label]) for label in LABELS] == [1176, 24, 0]
+    labeled = label_until_enough(config(candidates_per_example=4), labeler(), many, 300, SILENT)
+    assert labeled.num_seen == 1200
+    assert [len(labeled.kept[label]) for label in LABELS] == [1176, 24, 0]
 
 
-def test_the_order_follows_from_the_seed() -> None:
-    found = sentences(90, "low 0.9", "mid 0.9", "high 0.9")
-    first, again, other = (single_examples(config(), told(), found, 30, python_rng(n), SILENT) for n in (3, 3, 4))
+def test_order_depends_on_the_seed() -> None:
+    texts = sentences(90, "low 0.9", "mid 0.9", "high 0.9")
+    first, again, other = (
+        single_examples(config(), labeler(), texts, 30, rng=python_rng(n), recorder=SILENT) for n in (3, 3, 4)
+    )
     assert first == again != other
     assert [item.label for item in first] != sorted(item.label for item in first)
 
 
-def test_people_see_what_was_labelled() -> None:
-    kept = Kept()
-    found = sentences(60, "low 0.9", "high 0.95", "high 0.4")
-    single_examples(config(candidates_per_example=2), told(), found, 30, python_rng(0), kept)
-    assert kept.tables["pseudo_labels"] == [
-        {"label": "low", "labelled": 20, "sure": 20},
-        {"label": "mid", "labelled": 0, "sure": 0},
-        {"label": "high", "labelled": 40, "sure": 20},
+def test_labels_are_logged() -> None:
+    recorder = Kept()
+    texts = sentences(60, "low 0.9", "high 0.95", "high 0.4")
+    single_examples(config(candidates_per_example=2), labeler(), texts, 30, rng=python_rng(0), recorder=recorder)
+    assert recorder.tables["pseudo_labels"] == [
+        {"label": "low", "labeled": 20, "kept": 20},
+        {"label": "mid", "labeled": 0, "kept": 0},
+        {"label": "high", "labeled": 40, "kept": 20},
     ]
-    assert kept.metrics["pseudo_labels/highest_confidence"] == pytest.approx(0.95)
+    assert recorder.metrics["pseudo_labels/highest_confidence"] == pytest.approx(0.95)
 
 
 @pytest.mark.parametrize(
     ("kinds", "problem"),
     [
-        (("low 0.5", "high 0.59"), "of 90 sentences none is labelled surely enough, and 30 are needed; the highest "
-         "confidence is 0.590, and min_confidence is 0.6."),
-        (("low 0.5", "high 0.7", "mid 0.4", "high 0.4"), "only 23 are labelled surely enough, and 30 are needed; the "
-         "highest confidence is 0.700"),
-        (("low 0.9",), "all 90 that are sure have the label 'low'"),
+        (("low 0.5", "high 0.59"), "0 of 90 sentences are labeled with the confidence 0.6 or more, but 30 are needed; the "
+         "highest confidence is 0.590."),
+        (("low 0.5", "high 0.7", "mid 0.4", "high 0.4"), "23 of 90 sentences are labeled with the confidence 0.6 or more, "
+         "but 30 are needed; the highest confidence is 0.700"),
+        (("low 0.9",), "all 90 confident sentences of 90 have the same label, 'low'"),
     ],
 )  # fmt: skip
-def test_labels_that_do_not_suffice_are_refused(kinds: tuple[str, ...], problem: str) -> None:
+def test_too_few_confident_sentences_raise(kinds: tuple[str, ...], problem: str) -> None:
     with pytest.raises(DataError) as caught:
-        single_examples(config(), told(), sentences(90, *kinds), 30, python_rng(0), SILENT)
+        single_examples(config(), labeler(), sentences(90, *kinds), 30, rng=python_rng(0), recorder=SILENT)
     assert problem in caught.value.problem
     assert "min_confidence" in caught.value.remedy
     assert "classifier" in caught.value.remedy
 
 
-# --- who labels -----------------------------------------------------------------------------------------------------
-
 TEXTS = [Example(str(n), {"text": text}) for n, text in enumerate(("A warm film.", "A dull plot.", "It was great."))]
 
 
-def test_the_backbone_labels_by_its_pattern(backbones: dict[str, Backbone]) -> None:
+def test_backbone_labels_with_the_pattern(backbones: dict[str, Backbone]) -> None:
     for pattern in ("Review: {text}\nSentiment:{mask}", "{text} It was {mask}."):
         settings = backbone_config(Path())
-        one = SingleConfig(verbalizer=WORDS, pattern=pattern, calibration="none")
-        labeller = PseudoLabeler.of(one, backbones["bert"], settings, SILENT)
-        cloze = ClozeClassifier.of(one.task, "label", backbones["bert"], settings)
+        single = SingleConfig(verbalizer=WORDS, pattern=pattern, calibration="none")
+        pseudo_labeler = PseudoLabeler.of(single, backbones["bert"], settings, SILENT)
+        cloze = ClozeClassifier.of(single.task, "label", backbones["bert"], settings)
         assert cloze.encoder.pattern.text == pattern
-        assert labeller.labels == LABELS
-        plain = cloze.predict(TEXTS, SILENT, "")
-        assert labeller.model.predict(TEXTS, SILENT, "") == pytest.approx(plain)
-        by_pile = PseudoLabeler.of(
-            one.model_copy(update={"calibration": "unlabeled"}), backbones["bert"], settings, SILENT
-        )
-        assert by_pile.model.predict(TEXTS, SILENT, "") == pytest.approx(calibrate(plain, plain))
-        later = by_pile.model.predict(TEXTS[:1], SILENT, "")
-        assert later == pytest.approx(calibrate(plain, plain)[:1], abs=1e-5), "the first texts stay the reference"
-        by_neutral = PseudoLabeler.of(
-            one.model_copy(update={"calibration": "contextual"}), backbones["bert"], settings, SILENT
-        )
-        neutral = [Example("n", {"text": text}) for text in ("N/A", "[MASK]", "...")]
-        expected = calibrate(plain, cloze.predict(neutral, SILENT, ""))
-        assert by_neutral.model.predict(TEXTS, SILENT, "") == pytest.approx(expected)
+        assert pseudo_labeler.labels == LABELS
+        logits = cloze.predict(TEXTS, SILENT, "")
+        assert pseudo_labeler.model.predict(TEXTS, SILENT, "") == pytest.approx(logits)
+
+
+def test_backbone_is_calibrated(backbones: dict[str, Backbone]) -> None:
+    settings = backbone_config(Path())
+    single = SingleConfig(verbalizer=WORDS, calibration="unlabeled")
+    cloze = ClozeClassifier.of(single.task, "label", backbones["bert"], settings)
+    logits = cloze.predict(TEXTS, SILENT, "")
+    model = PseudoLabeler.of(single, backbones["bert"], settings, SILENT).model
+    assert model.predict(TEXTS, SILENT, "") == pytest.approx(calibrate(logits, logits))
+    later = model.predict(TEXTS[:1], SILENT, "")
+    assert later == pytest.approx(calibrate(logits, logits)[:1], abs=1e-5)  # the first texts stay the reference
+    contextual = single.model_copy(update={"calibration": "contextual"})
+    model = PseudoLabeler.of(contextual, backbones["bert"], settings, SILENT).model
+    content_free = [Example("n", {"text": text}) for text in ("N/A", "[MASK]", "...")]
+    expected = calibrate(logits, cloze.predict(content_free, SILENT, ""))
+    assert model.predict(TEXTS, SILENT, "") == pytest.approx(expected)
 
 
 @pytest.fixture
 def student(backbone_folders: dict[str, Path], tmp_path: Path) -> Path:
-    """A trained student, as far as its files go; it reads the field `body`."""
+    """Files of a student, which reads the field `body`."""
     settings = StudentConfig(asset=str(backbone_folders["bert"]), max_length=32, precision="fp32")
     (tmp_path / "model").mkdir()
     TextClassifier.from_encoder(settings, ("high", "low", "mid"), ("body",), 0).save(tmp_path / "model")
     return tmp_path / "model"
 
 
-def test_a_classifier_labels_in_the_backbone_s_place(student: Path, backbones: dict[str, Backbone]) -> None:
-    one = config(classifier=str(student), min_confidence=0.0)
-    labeller = PseudoLabeler.of(one, backbones["bert"], backbone_config(Path()), SILENT)
-    assert (labeller.field, labeller.labels) == ("body", ("high", "low", "mid")), "its own order"
-    found = sentences(60, "The plot was warm.", "The script was dull.", "Critics praised the music.")
-    kept = label_until_enough(one, labeller, found, 6, SILENT).kept
+def test_classifier_labels_instead_of_the_backbone(student: Path, backbones: dict[str, Backbone]) -> None:
+    single = config(classifier=str(student), min_confidence=0.0)
+    pseudo_labeler = PseudoLabeler.of(single, backbones["bert"], backbone_config(Path()), SILENT)
+    assert (pseudo_labeler.field, pseudo_labeler.labels) == ("body", ("high", "low", "mid"))
+    texts = sentences(60, "The plot was warm.", "The script was dull.", "Critics praised the music.")
+    kept = label_until_enough(single, pseudo_labeler, texts, 6, SILENT).kept
     loaded = TextClassifier.load(student)
-    logits = loaded.predict([Example(text, {"body": text}) for text in found], SILENT, "")
-    for text, row in zip(found, softmax(logits), strict=True):
+    logits = loaded.predict([Example(text, {"body": text}) for text in texts], SILENT, "")
+    for text, row in zip(texts, softmax(logits), strict=True):
         assert text in kept[loaded.labels[int(row.argmax())]]
 
 
-def test_a_folder_without_a_classifier_is_refused(tmp_path: Path) -> None:
-    with pytest.raises(AssetError, match="holds no classifier") as caught:
+def test_folder_without_a_classifier_raises(tmp_path: Path) -> None:
+    with pytest.raises(AssetError, match="contains no classifier") as caught:
         classifier_folder(config(classifier=str(tmp_path)))
     assert "model" in caught.value.remedy
     with pytest.raises(AssetError, match="does not exist"):
         classifier_folder(config(classifier=str(tmp_path / "nowhere")))
 
 
-def test_a_classifier_of_other_labels_or_of_pairs_is_refused(student: Path) -> None:
+def test_classifier_of_other_labels_or_of_pairs_raises(student: Path) -> None:
     assert classifier_folder(config(classifier=str(student))) == student
-    with pytest.raises(InputError, match=r"labels are \['high', 'low', 'mid'\], and words are given for") as caught:
+    with pytest.raises(InputError, match=r"has the labels \['high', 'low', 'mid'\], but the verbalizer has") as caught:
         classifier_folder(SingleConfig(classifier=str(student)))
-    assert caught.value.key == "single.words"
-    about = json.loads((student / "classifier.json").read_text())
-    (student / "classifier.json").write_text(json.dumps(about | {"fields": ["a", "b"]}))
+    assert caught.value.key == "single.verbalizer"
+    payload = json.loads((student / "classifier.json").read_text())
+    (student / "classifier.json").write_text(json.dumps(payload | {"fields": ["a", "b"]}))
     with pytest.raises(AssetError, match="reads pairs"):
         classifier_folder(config(classifier=str(student)))
 
@@ -213,15 +219,15 @@ def test_a_classifier_of_other_labels_or_of_pairs_is_refused(student: Path) -> N
 @pytest.mark.parametrize(
     ("settings", "problem"),
     [
-        ({"pattern": "{text} is{mask} {other}"}, "is not one of text alone"),
-        ({"pattern": "{text} {soft:3}{mask}"}, "is not one of text alone"),
+        ({"pattern": "{text} is{mask} {other}"}, "must have the field text, no other field"),
+        ({"pattern": "{text} {soft:3}{mask}"}, "must have the field text, no other field"),
         ({"pattern": "{text} is good"}, "has no {mask}"),
         ({"verbalizer": {"good": ["good"], "bad": []}}, "'bad' has no word"),
         ({"verbalizer": {"good": ["good"]}}, "at least 2"),
         ({"min_confidence": 1.0}, "less than 1"),
     ],
 )
-def test_what_cannot_label_is_refused(settings: dict[str, Any], problem: str) -> None:
+def test_unusable_single_config_raises(settings: dict[str, Any], problem: str) -> None:
     with pytest.raises((ValidationError, PatternError)) as caught:
         config(**settings)
     assert problem in str(caught.value)

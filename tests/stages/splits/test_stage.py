@@ -1,4 +1,4 @@
-"""The few-shot sets: sizes, disjoint texts, seeds, and what is wrong with files."""
+"""Tests of the split stage: sizes, disjoint texts, seeds, and errors in files."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ LABELS = ("rotten", "fresh")
 
 @pytest.fixture
 def pool(tmp_path: Path) -> Path:
-    """60 reviews, labels in turn; every third text comes a second time in other case and spacing."""
+    """60 reviews with alternating labels. Every third text occurs again with different case and spaces."""
     rows: list[dict[str, object]] = []
     for number in range(60):
         row = {"text": f"Review number {number} of the film", "category": LABELS[number % 2]}
@@ -40,8 +40,8 @@ def config(data: DataConfig, seed: int = 0, fields: tuple[str, ...] = ("text",))
     return SplitsConfig(data=data, labels=LABELS, fields=fields, seed=seed)
 
 
-def draw(config: SplitsConfig, out: Path) -> tuple[Result, dict[str, str]]:
-    """The result, and the bytes of every file."""
+def sample(config: SplitsConfig, out: Path) -> tuple[Result, dict[str, str]]:
+    """Returns the result, and the content of every file."""
     out.mkdir()
     result = run(config, Inputs(), out, NullRecorder(), InProcessEngine())
     return result, {path.stem: path.read_text() for path in out.iterdir()}
@@ -56,8 +56,8 @@ def sizes(path: Path, **settings: Any) -> DataConfig:
     return DataConfig(**(small | settings))
 
 
-def test_sets_have_the_sizes_asked_for_and_no_text_in_common(pool: Path, tmp_path: Path) -> None:
-    result, _ = draw(config(sizes(pool)), tmp_path / "out")
+def test_sets_have_the_configured_sizes_and_are_disjoint(pool: Path, tmp_path: Path) -> None:
+    result, _ = sample(config(sizes(pool)), tmp_path / "out")
     sets = {name: load_examples(tmp_path / "out" / f"{name}.jsonl") for name in ("train", "dev", "unlabeled", "test")}
     assert {name: len(items) for name, items in sets.items()} == {"train": 8, "dev": 4, "unlabeled": 20, "test": 15}
     assert (result.num_train, result.num_dev, result.num_unlabeled, result.num_test) == (8, 4, 20, 15)
@@ -70,24 +70,24 @@ def test_sets_have_the_sizes_asked_for_and_no_text_in_common(pool: Path, tmp_pat
     assert len(set(uids)) == 47
 
 
-def test_drawn_labels_are_those_of_the_pool(pool: Path, tmp_path: Path) -> None:
-    draw(config(sizes(pool)), tmp_path / "out")
+def test_sampled_examples_keep_their_labels(pool: Path, tmp_path: Path) -> None:
+    sample(config(sizes(pool)), tmp_path / "out")
     gold = {key(row["text"]): row["category"] for row in map(json.loads, pool.read_text().splitlines())}
     for name in ("train", "dev", "test", "unlabeled_gold"):
         for item in load_examples(tmp_path / "out" / f"{name}.jsonl"):
             assert item.label == gold[key(item.fields["text"])]
 
 
-def test_the_same_seed_gives_the_same_files_and_another_seed_others(pool: Path, tmp_path: Path) -> None:
-    _, first = draw(config(sizes(pool), seed=3), tmp_path / "first")
-    _, again = draw(config(sizes(pool), seed=3), tmp_path / "again")
-    _, other = draw(config(sizes(pool), seed=4), tmp_path / "other")
+def test_files_depend_on_the_seed(pool: Path, tmp_path: Path) -> None:
+    _, first = sample(config(sizes(pool), seed=3), tmp_path / "first")
+    _, again = sample(config(sizes(pool), seed=3), tmp_path / "again")
+    _, other = sample(config(sizes(pool), seed=4), tmp_path / "other")
     assert first == again
     assert all(first[name] != other[name] for name in ("train", "dev", "unlabeled", "test"))
 
 
-def test_labels_of_the_unlabelled_pile_are_hidden(pool: Path, tmp_path: Path) -> None:
-    _, files = draw(config(sizes(pool)), tmp_path / "out")
+def test_labels_of_the_unlabeled_set_are_hidden(pool: Path, tmp_path: Path) -> None:
+    _, files = sample(config(sizes(pool)), tmp_path / "out")
     rows = [json.loads(line) for line in files["unlabeled"].splitlines()]
     assert all(row["label"] is None for row in rows)
     assert not any(label in files["unlabeled"] for label in LABELS)
@@ -96,56 +96,54 @@ def test_labels_of_the_unlabelled_pile_are_hidden(pool: Path, tmp_path: Path) ->
     assert all(row["label"] in LABELS for row in gold)
 
 
-def test_texts_of_given_files_are_not_drawn_from_the_pool(pool: Path, tmp_path: Path) -> None:
-    taken = [{"text": f"REVIEW number {number} of the film", "category": LABELS[number % 2]} for number in range(30)]
-    test = write_lines(tmp_path / "test.jsonl", taken)
-    pile = write_lines(tmp_path / "pile.jsonl", [{"text": f"Review  number {n} of the film"} for n in range(30, 40)])
-    data = DataConfig(pool=source(pool), test=source(test), unlabeled=source(pile, label=None), shots=10)
-    result, files = draw(config(data), tmp_path / "out")
+def test_texts_of_files_are_not_sampled_from_the_pool(pool: Path, tmp_path: Path) -> None:
+    rows = [{"text": f"REVIEW number {number} of the film", "category": LABELS[number % 2]} for number in range(30)]
+    test = write_lines(tmp_path / "test.jsonl", rows)
+    rows = [{"text": f"Review  number {n} of the film"} for n in range(30, 40)]
+    unlabeled = write_lines(tmp_path / "unlabeled.jsonl", rows)
+    data = DataConfig(pool=source(pool), test=source(test), unlabeled=source(unlabeled, label=None), shots=10)
+    result, files = sample(config(data), tmp_path / "out")
     assert (result.num_test, result.num_unlabeled, result.num_train) == (30, 10, 20)
     assert "unlabeled_gold" not in files
-    drawn = {key(item.fields["text"]) for item in load_examples(tmp_path / "out" / "train.jsonl")}
-    assert drawn == {f"reviewnumber{number}ofthefilm" for number in range(40, 60)}
+    sampled = {key(item.fields["text"]) for item in load_examples(tmp_path / "out" / "train.jsonl")}
+    assert sampled == {f"reviewnumber{number}ofthefilm" for number in range(40, 60)}
 
 
-def test_fields_that_no_pattern_takes_do_not_make_texts_different(pool: Path, tmp_path: Path) -> None:
-    """The same review under another title is the same text."""
+def test_fields_that_no_pattern_uses_do_not_distinguish_texts(pool: Path, tmp_path: Path) -> None:
+    """The same review with another title is the same text."""
     rows = [json.loads(line) for line in pool.read_text().splitlines()]
     titled = write_lines(tmp_path / "titled.jsonl", [{**row, "title": f"t{n}"} for n, row in enumerate(rows)])
     data = sizes(titled, test=source(pool, limit=20))
     data = data.model_copy(update={"pool": source(titled, fields={"title": "title", "text": "text"})})
-    draw(config(data), tmp_path / "out")
+    sample(config(data), tmp_path / "out")
     sets = [load_examples(tmp_path / "out" / f"{name}.jsonl") for name in ("train", "dev", "unlabeled", "test")]
-    drawn = [key(item.fields["text"]) for items in sets[:3] for item in items]
-    assert len(drawn) == len(set(drawn))
-    assert not set(drawn) & {key(item.fields["text"]) for item in sets[3]}
+    sampled = [key(item.fields["text"]) for items in sets[:3] for item in items]
+    assert len(sampled) == len(set(sampled))
+    assert not set(sampled) & {key(item.fields["text"]) for item in sets[3]}
 
 
-def test_files_alone_are_taken_whole(tmp_path: Path) -> None:
+def test_files_are_used_in_full(tmp_path: Path) -> None:
     rows = [{"text": f"text {number}", "category": LABELS[number % 2]} for number in range(9)]
     train, test = write_lines(tmp_path / "a.jsonl", rows[:4]), write_lines(tmp_path / "b.jsonl", rows[4:])
     data = DataConfig(train=source(train), test=source(test), unlabeled_size=0)
-    draw(config(data), tmp_path / "out")
+    sample(config(data), tmp_path / "out")
     assert [item.fields["text"] for item in load_examples(tmp_path / "out" / "train.jsonl")] == [
         "text 0", "text 1", "text 2", "text 3"
     ]  # fmt: skip
 
 
-# --- what is wrong ------------------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize(
     ("settings", "problem", "field"),
     [
-        ({"shots": 31}, "31 examples a class were asked for, but the pool has", "data.shots"),
-        ({"dev_shots": 30}, "30 examples a class were asked for", "data.dev_shots"),
-        ({"unlabeled_size": 100}, "100 unlabeled examples were asked for", "data.unlabeled_size"),
-        ({"test_size": 61}, "61 test examples were asked for, but the pool has 60 distinct", "data.test_size"),
+        ({"shots": 31}, "shots is 31 per class, but the pool has", "data.shots"),
+        ({"dev_shots": 30}, "dev_shots is 30 per class", "data.dev_shots"),
+        ({"unlabeled_size": 100}, "unlabeled_size is 100", "data.unlabeled_size"),
+        ({"test_size": 61}, "test_size is 61, but the pool has 60 distinct", "data.test_size"),
     ],
 )
-def test_too_few_examples(settings: dict[str, int], problem: str, field: str, pool: Path, tmp_path: Path) -> None:
+def test_too_small_pool_raises(settings: dict[str, int], problem: str, field: str, pool: Path, tmp_path: Path) -> None:
     with pytest.raises(DataError) as caught:
-        draw(config(sizes(pool, **settings)), tmp_path / "out")
+        sample(config(sizes(pool, **settings)), tmp_path / "out")
     assert problem in caught.value.problem
     assert caught.value.key == field
     assert f"Lower {field}" in caught.value.remedy
@@ -156,50 +154,50 @@ def test_too_few_examples(settings: dict[str, int], problem: str, field: str, po
     [
         ({"review": "x", "category": "fresh"}, "there is no column 'text'", "review, category"),
         ({"text": "x", "kind": "fresh"}, "there is no column 'category'", "text, kind"),
-        ({"text": "x", "category": "stale"}, "label 'stale' is not in labels ['rotten', 'fresh']", "label_names"),
-        ({"text": "x", "category": None}, "label 'None' is not in labels", "keep"),
+        ({"text": "x", "category": "stale"}, "label 'stale' is not in labels ['rotten', 'fresh']", "label_map"),
+        ({"text": "x", "category": None}, "label 'None' is not in labels", "filter"),
         ({"text": " \t", "category": "fresh"}, "the field 'text' is empty", "drop_empty"),
         ({"text": None, "category": "fresh"}, "the field 'text' is empty", "drop_empty"),
         ({"text": 7, "category": "fresh"}, "'text' is int, not text", "quotes"),
     ],
 )
 @pytest.mark.parametrize("name", ["pool", "train", "test"])
-def test_a_wrong_row_is_named_with_file_and_line(
+def test_malformed_row_raises_with_file_and_line(
     name: str, line: dict[str, object], problem: str, remedy: str, pool: Path, tmp_path: Path
 ) -> None:
     rows = [json.loads(text) for text in pool.read_text().splitlines()]
     broken = write_lines(tmp_path / "broken.jsonl", [*rows[:5], line])
     data = sizes(pool, **{name: source(broken)})
     with pytest.raises(DataError) as caught:
-        draw(config(data), tmp_path / "out")
+        sample(config(data), tmp_path / "out")
     assert caught.value.problem.startswith("broken.jsonl, line 6: ")
     assert problem in caught.value.problem
     assert remedy in caught.value.remedy
     assert caught.value.key == f"data.{name}"
 
 
-def test_empty_texts_can_be_dropped(tmp_path: Path) -> None:
+def test_drop_empty_removes_empty_texts(tmp_path: Path) -> None:
     rows: list[dict[str, object]] = [{"text": f"t {n}" if n % 5 else "", "category": LABELS[n % 2]} for n in range(40)]
     pool = write_lines(tmp_path / "pool.jsonl", rows)
     data = DataConfig(pool=source(pool, drop_empty=True), shots=4, unlabeled_size=20, test_size=4)
-    result, files = draw(config(data), tmp_path / "out")
+    result, files = sample(config(data), tmp_path / "out")
     assert result.num_train + result.num_unlabeled + result.num_test == 32
     assert '""' not in "".join(files.values())
 
 
-def test_a_field_of_the_patterns_that_the_data_lacks(pool: Path, tmp_path: Path) -> None:
+def test_missing_field_of_the_patterns_raises(pool: Path, tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"the field 'title', which data\.pool\.fields does not have") as caught:
-        draw(config(sizes(pool), fields=("text", "title")), tmp_path / "out")
+        sample(config(sizes(pool), fields=("text", "title")), tmp_path / "out")
     assert caught.value.key == "data.pool.fields"
     assert "title: COLUMN" in caught.value.remedy
 
 
-def test_a_label_without_any_training_example(tmp_path: Path) -> None:
+def test_label_without_labeled_example_raises(tmp_path: Path) -> None:
     rows: list[dict[str, object]] = [{"text": f"text {n}", "category": "fresh"} for n in range(9)]
     train, test = write_lines(tmp_path / "a.jsonl", rows[:4]), write_lines(tmp_path / "b.jsonl", rows[4:])
     data = DataConfig(train=source(train), test=source(test), unlabeled_size=0)
     with pytest.raises(DataError, match="no example of the label 'rotten'"):
-        draw(config(data), tmp_path / "out")
+        sample(config(data), tmp_path / "out")
 
 
 @pytest.mark.parametrize(
@@ -207,15 +205,15 @@ def test_a_label_without_any_training_example(tmp_path: Path) -> None:
     [
         ({"shots": 4}, "neither train nor pool"),
         ({"train": Source(asset="a.jsonl", label="category")}, "neither test nor pool"),
-        ({"pool": Source(asset="a.jsonl")}, r"pool\.label is not given"),
+        ({"pool": Source(asset="a.jsonl")}, r"pool\.label is not set"),
     ],
 )
-def test_sets_without_a_source_are_refused(settings: dict[str, Any], message: str) -> None:
+def test_set_without_a_source_raises(settings: dict[str, Any], message: str) -> None:
     with pytest.raises(ValueError, match=message):
         DataConfig(**settings)
 
 
-def test_test_texts_that_the_training_file_holds_are_counted(tmp_path: Path) -> None:
+def test_test_texts_in_the_training_file_are_counted(tmp_path: Path) -> None:
     for name, texts in (("train", ["Fine film", "dull"]), ("test", ["fine  FILM", "new", "other"])):
         rows = [{"text": text, "label": label} for text, label in zip(texts, "abb", strict=False)]
         (tmp_path / f"{name}.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))

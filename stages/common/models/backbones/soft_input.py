@@ -102,7 +102,7 @@ class SoftPrompt(Protocol):
     position: PromptPosition
 
     @property
-    def num_vectors(self) -> int:
+    def num_virtual_tokens(self) -> int:
         """Vectors of the prompt."""
 
     def __call__(self) -> SoftInput:

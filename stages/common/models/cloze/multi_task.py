@@ -83,7 +83,7 @@ def _has_single_token_words(classifier: ClozeClassifier, clozes: Sequence[Cloze]
 def _num_deep_positions(classifier: ClozeClassifier) -> int:
     """Returns the positions of a deep prompt; 0 for other prompts, which share a pass."""
     prompt = classifier.prompt
-    return prompt.num_vectors if prompt is not None and prompt.position == "layers" else 0
+    return prompt.num_virtual_tokens if prompt is not None and prompt.position == "layers" else 0
 
 
 def _one_pass(parts: Sequence[TaskBatch], *, training: bool) -> list[Tensor]:

@@ -55,6 +55,7 @@ def run_in_terminal(*command_line: str) -> tuple[int, str]:
     return process.wait(60), written.decode()
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(400)
 def test_terminal_has_a_line_per_running_step_and_per_finished_step(tmp_path: Path) -> None:
     code, written = run_in_terminal(*arguments(200), "--store", str(tmp_path / "store"))
@@ -97,6 +98,7 @@ def test_json_and_quiet_write_only_the_error(clozeline: Clozeline) -> None:
     assert "unknown" in found["error"] and found["remedy"]
 
 
+@pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_quiet_prints_nothing_if_the_run_succeeds(tmp_path: Path, clozeline: Clozeline) -> None:
     words = ("run", "smoke", "--until", "data/plot_or_quote", "--quiet", "--no-register")

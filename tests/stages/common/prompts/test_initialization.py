@@ -47,3 +47,36 @@ def test_low_rank_prompt_starts_unchanged_with_few_parameters() -> None:
     table = LowRankPrompt(start, 2)
     assert torch.equal(table(), start)
     assert sum(item.numel() for item in table.parameters()) == 2 * (6 + 32)
+
+
+@pytest.mark.parametrize("kind", ["normal", "uniform", "zero", "sample_vocab", "text", "mean"])
+def test_init_vectors_follows_the_kind_and_the_seed(kind: str, backbones: dict[str, Backbone]) -> None:
+    backbone = backbones["bert"]
+    table = backbone.model.get_input_embeddings().weight
+    config = InitConfig(kind=kind, text="the film" if kind == "text" else "", scale=0.5, num_candidate_tokens=50)
+    vectors = init_vectors(config, 40, backbone, torch_rng(0))
+    again, other = (init_vectors(config, 40, backbone, torch_rng(seed)) for seed in (0, 1))
+    assert vectors.shape == (40, 32)
+    assert torch.equal(vectors, again)
+    assert torch.equal(vectors, other) is (kind in ("zero", "text", "mean"))
+    if kind == "normal":
+        assert vectors.std().item() == pytest.approx(0.5, rel=0.1)
+    elif kind == "uniform":
+        assert 0.4 < vectors.abs().max() <= 0.5
+        assert abs(vectors.mean()) < 0.05
+    elif kind == "zero":
+        assert vectors.abs().max() == 0
+    elif kind == "mean":
+        assert torch.allclose(vectors, table.mean(dim=0).expand(40, 32), atol=1e-6)
+    elif kind == "text":
+        ids = backbone.tokenizer("the film", add_special_tokens=False)["input_ids"]
+        assert torch.equal(vectors, table[ids].repeat(20, 1))
+    else:
+        tokens = [(table == vector).all(dim=1).nonzero().item() for vector in vectors]
+        assert len(set(tokens)) == 40
+        assert max(tokens) < 50
+        assert not set(tokens) & set(backbone.tokenizer.all_special_ids)
+
+
+def test_init_vectors_repeats_tokens_of_a_small_vocabulary(backbones: dict[str, Backbone]) -> None:
+    assert init_vectors(InitConfig(num_candidate_tokens=20), 100, backbones["bert"], torch_rng(0)).shape == (100, 32)

@@ -117,7 +117,7 @@ def test_words_of_several_tokens_shift_later_soft_blocks(backbones: dict[str, Ba
 def test_new_prompt_rejects_incompatible_patterns(backbones: dict[str, Backbone]) -> None:
     backbone = backbones["gpt2"]
     soft, hard = soft_task("gpt2").pattern("review"), film_task("gpt2").pattern("review")
-    with pytest.raises(InputError, match="puts its vectors into every layer"):
+    with pytest.raises(InputError, match="adds its vectors to every layer"):
         new_prompt(METHODS["p_tuning_v2"], backbone, soft, seed=0)
     with pytest.raises(InputError, match="'review' has none"):
         new_prompt(PromptConfig(hard_prompt_steps=2), backbone, hard, seed=0)

@@ -1,4 +1,4 @@
-"""The search for label words: which words count, how they are judged, and that they are found again."""
+"""Tests of the verbalizer search: the words of a vocabulary, their scores, and the stage."""
 
 from __future__ import annotations
 
@@ -16,6 +16,7 @@ from transformers import PreTrainedTokenizerFast
 from stages.common.data.split_files import load_examples, write_examples
 from stages.common.errors import InputError
 from stages.common.models.backbones.base import Backbone
+from stages.common.patterns.encoding import Encoder
 from stages.common.patterns.verbalizers import Verbalizer, found_words
 from stages.pet.verbalizer_search import stage as verbalizer_search
 from stages.pet.verbalizer_search.config import SearchMethod, VerbalizerSearchConfig
@@ -23,82 +24,77 @@ from stages.pet.verbalizer_search.stage import rank, whole_words
 from tests.support.small_models import FAMILIES, TOKENIZERS, WORDS, backbone_config, film_examples, film_task
 from tests.support.stage_runs import LABELS, Kept, run
 
-# --- judging ------------------------------------------------------------------------------------------------------
-
 
 def by_hand(p: np.ndarray, is_label: list[bool], method: SearchMethod) -> list[float]:
-    """The scores of PETAL, text after text; the label's texts weigh as much as all others together."""
+    """Returns the scores of PETAL, one example at a time. The examples of the label have the weight of all others."""
     scores = []
     for word in range(p.shape[1]):
         total = 0.0
-        for row, is_mine in enumerate(is_label):
+        for row, has_label in enumerate(is_label):
             q = p[row, word]
-            weight = is_label.count(False) / is_label.count(True) if is_mine else 1.0
+            weight = is_label.count(False) / is_label.count(True) if has_label else 1.0
             if method == "likelihood_ratio":
-                total += weight * (1 if is_mine else -1) * math.log(q / (1 - q))
+                total += weight * (1 if has_label else -1) * math.log(q / (1 - q))
             else:
-                total += weight * math.log(q if is_mine else 1 - q)
+                total += weight * math.log(q if has_label else 1 - q)
         scores.append(total)
     return scores
 
 
 @pytest.mark.parametrize("method", ["likelihood_ratio", "cross_entropy"])
 @pytest.mark.parametrize("is_label", [[True, False, False, False, True, False], [False, True]])
-def test_words_are_scored_as_in_the_paper(method: SearchMethod, is_label: list[bool]) -> None:
+def test_rank_computes_the_scores_of_the_paper(method: SearchMethod, is_label: list[bool]) -> None:
     p = np.random.default_rng(0).dirichlet(np.ones(30), size=len(is_label))
     expected = by_hand(p, is_label, method)
-    found = rank(np.log(p), is_label, method, num_candidates=30)
-    assert [place for place, _ in found] == sorted(range(30), key=lambda place: -expected[place])
-    assert [score for _, score in found] == pytest.approx(sorted(expected, reverse=True))
+    ranked = rank(np.log(p), is_label, method, num_candidates=30)
+    assert [word.number for word in ranked] == sorted(range(30), key=lambda number: -expected[number])
+    assert [word.score for word in ranked] == pytest.approx(sorted(expected, reverse=True))
 
 
-def test_the_methods_prefer_other_words() -> None:
-    """One word is likely everywhere; one is rare, and ten times rarer in texts of the other label."""
+def test_methods_prefer_different_words() -> None:
+    """One word is likely everywhere; one is rare, and ten times rarer in examples of the other label."""
     p = np.array([[0.3, 0.01], [0.3, 0.01], [0.2, 0.001], [0.2, 0.001]])
     is_label = [True, True, False, False]
     assert rank(np.log(p), is_label, "likelihood_ratio", 2)[0][0] == 1
     assert rank(np.log(p), is_label, "cross_entropy", 2)[0][0] == 0
 
 
-def test_the_right_words_are_found() -> None:
-    """Words 3 and 7 tell the label's texts, word 0 is common to all."""
+def test_rank_finds_the_words_of_the_label() -> None:
+    """Words 3 and 7 are likely only for the label, word 0 for all examples."""
     rng = np.random.default_rng(4)
     is_label = [number % 3 == 0 for number in range(30)]
     weights = rng.uniform(0.5, 1.5, size=(30, 20))
     weights[:, 0] *= 50
     weights[np.ix_(is_label, [3, 7])] *= 8
     log_p = np.log(weights / weights.sum(axis=1, keepdims=True))
-    assert {place for place, _ in rank(log_p, is_label, "likelihood_ratio", 20)[:2]} == {3, 7}
+    assert {word.number for word in rank(log_p, is_label, "likelihood_ratio", 20)[:2]} == {3, 7}
 
 
-def test_only_the_likeliest_words_of_the_labels_texts_are_candidates() -> None:
+def test_candidates_are_the_most_likely_words_of_the_label() -> None:
     p = np.array([[0.5, 0.1, 0.001, 0.2], [0.5, 0.3, 0.00001, 0.1]])
-    found = rank(np.log(p), [True, False], "likelihood_ratio", num_candidates=2)
-    assert [place for place, _ in found] == [3, 0], "the rare word would be the best"
+    ranked = rank(np.log(p), [True, False], "likelihood_ratio", num_candidates=2)
+    assert [word.number for word in ranked] == [3, 0]  # not the rare word 2, which has the best score
     assert rank(np.log(p), [True, False], "likelihood_ratio", num_candidates=99)[0][0] == 2
 
 
-def test_a_word_that_is_certain_has_a_finite_score() -> None:
+def test_score_of_a_certain_word_is_finite() -> None:
     log_p = np.array([[0.0, -800.0], [0.0, -800.0]])
     for method in ("likelihood_ratio", "cross_entropy"):
         assert all(math.isfinite(score) for _, score in rank(log_p, [True, False], method, 2))
 
 
-# --- words of a vocabulary ----------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("name", FAMILIES)
-def test_words_are_those_that_a_text_has_as_one_token(name: str) -> None:
+def test_whole_words_are_one_token_in_a_text(name: str) -> None:
     tokenizer = TOKENIZERS[name]()
-    found = whole_words(tokenizer)
-    assert {"great", "terrible", "good", "bad", "sisters"} <= set(found)
-    assert all(word.isalpha() and len(word) >= 2 for word in found)
-    assert not {"a", "[MASK]", "mask", "pad"} & set(found)
+    words = whole_words(tokenizer)
+    assert {"great", "terrible", "good", "bad", "sisters"} <= set(words)
+    assert all(word.isalpha() and len(word) >= 2 for word in words)
+    assert not {"a", "[MASK]", "mask", "pad"} & set(words)
     if name in ("bert", "t5"):
-        assert {word.lower() for word in found} == {word for word in WORDS if len(word) >= 2 and word.isalpha()}
+        assert {word.lower() for word in words} == {word for word in WORDS if len(word) >= 2 and word.isalpha()}
     family = {"t5": "seq2seq", "llama": "causal", "gpt2": "causal"}.get(name, "masked")
-    looked_up = Verbalizer.of({word: [word] for word in found}, tokenizer, family)  # type: ignore[arg-type]
-    assert looked_up.flat == tuple((number,) for number in found.values())
+    verbalizer = Verbalizer.of({word: [word] for word in words}, tokenizer, family)  # type: ignore[arg-type]
+    assert verbalizer.flat == tuple((token,) for token in words.values())
 
 
 def byte_level(text: str) -> PreTrainedTokenizerFast:
@@ -111,29 +107,26 @@ def byte_level(text: str) -> PreTrainedTokenizerFast:
     return PreTrainedTokenizerFast(tokenizer_object=tokenizer)
 
 
-def test_letters_beyond_ascii_are_letters_in_a_vocabulary_of_bytes() -> None:
-    found = whole_words(byte_level("un café schön café schön"))
-    assert {"café", "schön"} <= set(found)
+def test_whole_words_of_a_byte_vocabulary_may_have_non_ascii_letters() -> None:
+    assert {"café", "schön"} <= set(whole_words(byte_level("un café schön café schön")))
 
 
-def test_the_beginning_of_a_text_is_no_word() -> None:
-    """`un` without a space before it is a token of its own, which no text has behind a mask."""
+def test_whole_words_skip_tokens_without_a_space_before() -> None:
+    """`un` without a space before it is a separate token, which never occurs at the mask."""
     tokenizer = byte_level("un café")
     assert "un" in tokenizer.get_vocab()
     assert "un" not in whole_words(tokenizer)
 
 
 @pytest.mark.parametrize("letter", ["Ġ", "▁"])
-def test_a_mark_that_is_a_letter_of_the_vocabulary_hides_no_words(letter: str) -> None:
-    plain = TOKENIZERS["bert"]()
-    about = json.loads(plain.backend_tokenizer.to_str())
-    about["model"]["vocab"][letter] = len(plain)
-    richer = PreTrainedTokenizerFast(tokenizer_object=Tokenizer.from_str(json.dumps(about)), **plain.special_tokens_map)
-    assert letter in richer.get_vocab()
-    assert whole_words(richer) == whole_words(plain) != {}
-
-
-# --- the stage ----------------------------------------------------------------------------------------------------
+def test_space_mark_as_a_token_hides_no_words(letter: str) -> None:
+    original = TOKENIZERS["bert"]()
+    payload = json.loads(original.backend_tokenizer.to_str())
+    payload["model"]["vocab"][letter] = len(original)
+    backend = Tokenizer.from_str(json.dumps(payload))
+    extended = PreTrainedTokenizerFast(tokenizer_object=backend, **original.special_tokens_map)
+    assert letter in extended.get_vocab()
+    assert whole_words(extended) == whole_words(original) != {}
 
 
 def search(folder: Path, name: str, pattern: str = "review", **settings: Any) -> VerbalizerSearchConfig:
@@ -143,9 +136,7 @@ def search(folder: Path, name: str, pattern: str = "review", **settings: Any) ->
 
 
 def log_likelihoods(backbone: Backbone, name: str, data: Path, ids: list[int]) -> np.ndarray:
-    """[n, W], by the plain model, one text at a time."""
-    from stages.common.patterns.encoding import Encoder
-
+    """Returns log-probabilities [n, W], computed by the model itself, one example at a time."""
     task = film_task(name)
     encoder = Encoder(task.pattern("review"), backbone.tokenizer, backbone.family, 64, task.truncation)
     rows = []
@@ -162,17 +153,16 @@ def log_likelihoods(backbone: Backbone, name: str, data: Path, ids: list[int]) -
 
 @pytest.mark.parametrize("method", ["likelihood_ratio", "cross_entropy"])
 @pytest.mark.parametrize("name", FAMILIES)
-def test_the_words_are_the_best_by_the_plain_model(
+def test_search_finds_the_words_with_the_best_scores(
     name: str, method: SearchMethod, backbones: dict[str, Backbone], film_data: Path, tmp_path: Path
 ) -> None:
-    write_examples(film_data / "train.jsonl", film_examples(7))  # four rotten ones, three fresh ones
+    write_examples(film_data / "train.jsonl", film_examples(7))  # four rotten, three fresh
     vocabulary = whole_words(backbones[name].tokenizer)
     p = np.exp(log_likelihoods(backbones[name], name, film_data, list(vocabulary.values())))
     folder = Path(backbones[name].tokenizer.name_or_path)
-    everything = len(vocabulary)
     result = run(
         verbalizer_search,
-        search(folder, name, method=method, num_candidates=everything),
+        search(folder, name, method=method, num_candidates=len(vocabulary)),
         verbalizer_search.Inputs(data=film_data),
         tmp_path / "out",
     )
@@ -180,12 +170,13 @@ def test_the_words_are_the_best_by_the_plain_model(
     for label in LABELS:
         is_label = [item.label == label for item in load_examples(film_data / "train.jsonl")]
         scores = by_hand(p, is_label, method)
-        found = [scores[names.index(word)] for word in result.words[label]]
-        assert found == pytest.approx(sorted(scores, reverse=True)[:3], abs=1e-3)
-    assert (result.num_candidates, result.num_labeled) == (everything, 7)
+        assert [scores[names.index(word)] for word in result.words[label]] == pytest.approx(
+            sorted(scores, reverse=True)[:3], abs=1e-3
+        )
+    assert (result.num_candidates, result.num_labeled) == (len(vocabulary), 7)
 
 
-def test_what_is_written_is_what_was_found(backbone_folders: dict[str, Path], film_data: Path, tmp_path: Path) -> None:
+def test_words_and_candidates_are_written(backbone_folders: dict[str, Path], film_data: Path, tmp_path: Path) -> None:
     recorder = Kept()
     config = search(backbone_folders["roberta"], "roberta", num_words=2, num_candidates=30)
     result = run(verbalizer_search, config, verbalizer_search.Inputs(data=film_data), tmp_path / "out", recorder)
@@ -193,10 +184,10 @@ def test_what_is_written_is_what_was_found(backbone_folders: dict[str, Path], fi
     assert {label: len(words) for label, words in result.words.items()} == {"rotten": 2, "fresh": 2}
     rows = [json.loads(line) for line in (tmp_path / "out" / "candidates.jsonl").read_text().splitlines()]
     for label in LABELS:
-        mine = [row for row in rows if row["label"] == label]
-        assert len(mine) == result.num_candidates == 30
-        assert [row["word"] for row in mine[:2]] == result.words[label]
-        assert [row["score"] for row in mine] == sorted((row["score"] for row in mine), reverse=True)
+        of_label = [row for row in rows if row["label"] == label]
+        assert len(of_label) == result.num_candidates == 30
+        assert [row["word"] for row in of_label[:2]] == result.words[label]
+        assert [row["score"] for row in of_label] == sorted((row["score"] for row in of_label), reverse=True)
     assert recorder.tables["words"] == [
         {"label": label, "words": ", ".join(words)} for label, words in result.words.items()
     ]
@@ -205,20 +196,17 @@ def test_what_is_written_is_what_was_found(backbone_folders: dict[str, Path], fi
     }
 
 
-def test_of_many_candidates_the_best_are_written(
+def test_number_of_written_candidates_is_limited(
     backbone_folders: dict[str, Path], film_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(verbalizer_search, "SHOWN", 5)
+    monkeypatch.setattr(verbalizer_search, "MAX_WRITTEN", 5)
     config = search(backbone_folders["bert"], "bert", num_candidates=20)
     run(verbalizer_search, config, verbalizer_search.Inputs(data=film_data), tmp_path / "out")
     assert len((tmp_path / "out" / "candidates.jsonl").read_text().splitlines()) == 5 * len(LABELS)
 
 
-# --- what is refused ----------------------------------------------------------------------------------------------
-
-
 @pytest.mark.parametrize("count", [0, 1])
-def test_a_label_without_examples_is_refused(
+def test_label_without_examples_raises(
     count: int, backbone_folders: dict[str, Path], film_data: Path, tmp_path: Path
 ) -> None:
     write_examples(film_data / "train.jsonl", film_examples(count))
@@ -227,7 +215,7 @@ def test_a_label_without_examples_is_refused(
         run(verbalizer_search, config, verbalizer_search.Inputs(data=film_data), tmp_path / "out")
 
 
-def test_more_words_than_the_vocabulary_has_are_refused(
+def test_num_words_above_the_vocabulary_raises(
     backbone_folders: dict[str, Path], film_data: Path, tmp_path: Path
 ) -> None:
     count = len(whole_words(TOKENIZERS["bert"]()))
@@ -237,14 +225,14 @@ def test_more_words_than_the_vocabulary_has_are_refused(
     assert caught.value.key == "verbalizer_search.num_words"
 
 
-def test_more_words_than_candidates_are_refused(backbone_folders: dict[str, Path]) -> None:
-    with pytest.raises(ValueError, match="num_candidates is less than num_words"):
+def test_num_words_above_num_candidates_raises(backbone_folders: dict[str, Path]) -> None:
+    with pytest.raises(ValueError, match="num_candidates"):
         search(backbone_folders["bert"], "bert", num_words=5, num_candidates=4)
 
 
-def test_a_causal_model_is_asked_at_the_end_of_a_pattern_alone(
+def test_causal_model_needs_the_mask_at_the_end(
     backbone_folders: dict[str, Path], film_data: Path, tmp_path: Path
 ) -> None:
     config = search(backbone_folders["gpt2"], "bert", pattern="review")
-    with pytest.raises(InputError, match="a causal model reads them at the end only"):
+    with pytest.raises(InputError, match="a causal model predicts them only at the end"):
         run(verbalizer_search, config, verbalizer_search.Inputs(data=film_data), tmp_path / "out")

@@ -1,4 +1,4 @@
-"""Many prompts in one batch: each ends where it would end alone, and a mixed batch answers as each task would."""
+"""Tests of batched prompt tuning: each prompt is the same as if it was trained alone."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ from stages.common.prompts.initialization import new_prompt
 from stages.common.prompts.peft_format import load_prompt
 from stages.common.training.config import TrainingConfig
 from stages.prompt_tuning import stage as prompt_tuning
-from stages.prompt_tuning.batched import stage as prompts_together
+from stages.prompt_tuning.batched import stage as batched
 from stages.prompt_tuning.batched.config import BatchedTuningConfig, PromptJob
 from stages.prompt_tuning.config import PromptTuningConfig
 from tests.support.small_models import FAMILIES, backbone_config, film_examples, film_task
 from tests.support.stage_runs import SILENT, Kept, logits_of, run
 
-LOOP = TrainingConfig(learning_rate=0.02, batch_size=3, steps=10, warmup_ratio=0.2)
+TRAINING = TrainingConfig(learning_rate=0.02, batch_size=3, steps=10, warmup_ratio=0.2)
 
 
 def soft_task(name: str) -> Task:
@@ -35,22 +35,22 @@ def soft_task(name: str) -> Task:
 
 
 def jobs(name: str) -> list[PromptJob]:
-    """Prompts of two tasks, several methods, lengths, seeds and loops."""
-    plain, soft = film_task(name).only("review"), soft_task(name)
-    longer = LOOP.model_copy(update={"steps": 14, "batch_size": 5, "learning_rate": 0.05, "warmup_ratio": 0.0})
+    """Returns prompts of two tasks, several methods, lengths, seeds and training settings."""
+    task, soft = film_task(name).only("review"), soft_task(name)
+    longer = TRAINING.model_copy(update={"steps": 14, "batch_size": 5, "learning_rate": 0.05, "warmup_ratio": 0.0})
     settings = [
-        ("plain/0", plain, PromptConfig(num_virtual_tokens=5), LOOP, 0),
-        ("plain/1", plain, PromptConfig(num_virtual_tokens=5), LOOP, 1),
-        ("short/0", plain, PromptConfig(num_virtual_tokens=2), longer, 3),
-        ("soft/0", soft, PromptConfig(), LOOP, 0),
-        ("lstm/0", plain, PromptConfig(method="p_tuning", num_virtual_tokens=4, encoder_hidden_size=8), longer, 0),
-        ("low/0", plain, PromptConfig(num_virtual_tokens=4, rank=1), LOOP, 0),
-        ("deep/0", plain, PromptConfig(method="p_tuning_v2", num_virtual_tokens=3), LOOP, 0),
-        ("deep/1", soft_plain(name), PromptConfig(method="p_tuning_v2", num_virtual_tokens=3), LOOP, 1),
+        ("plain/0", task, PromptConfig(num_virtual_tokens=5), TRAINING, 0),
+        ("plain/1", task, PromptConfig(num_virtual_tokens=5), TRAINING, 1),
+        ("short/0", task, PromptConfig(num_virtual_tokens=2), longer, 3),
+        ("soft/0", soft, PromptConfig(), TRAINING, 0),
+        ("lstm/0", task, PromptConfig(method="p_tuning", num_virtual_tokens=4, encoder_hidden_size=8), longer, 0),
+        ("low/0", task, PromptConfig(num_virtual_tokens=4, rank=1), TRAINING, 0),
+        ("deep/0", task, PromptConfig(method="p_tuning_v2", num_virtual_tokens=3), TRAINING, 0),
+        ("deep/1", soft_plain(name), PromptConfig(method="p_tuning_v2", num_virtual_tokens=3), TRAINING, 1),
     ]
     return [
-        PromptJob(name=title, task=task, pattern="review", prompt=prompt, training=loop, seed=seed, data=0)
-        for title, task, prompt, loop, seed in settings
+        PromptJob(name=title, task=task, pattern="review", prompt=prompt, training=training, seed=seed, data=0)
+        for title, task, prompt, training, seed in settings
     ]
 
 
@@ -59,12 +59,12 @@ def soft_plain(name: str) -> Task:
 
 
 @pytest.mark.parametrize("name", FAMILIES)
-def test_prompts_trained_together_are_those_trained_alone(
+def test_batched_prompts_equal_prompts_trained_alone(
     name: str, backbone_folders: dict[str, Path], backbones: dict[str, Backbone], film_data: Path, tmp_path: Path
 ) -> None:
     config = BatchedTuningConfig(backbone=backbone_config(backbone_folders[name]), jobs=tuple(jobs(name)))
-    inputs = prompts_together.Inputs(data=(film_data,))
-    result = run(prompts_together, config, inputs, tmp_path / "together")
+    inputs = batched.Inputs(data=(film_data,))
+    result = run(batched, config, inputs, tmp_path / "batched")
     assert result.num_prompts == len(config.jobs)
     for number, job in enumerate(config.jobs):
         alone = PromptTuningConfig(
@@ -72,21 +72,23 @@ def test_prompts_trained_together_are_those_trained_alone(
             name=job.name,
         )  # fmt: skip
         expected = run(prompt_tuning, alone, prompt_tuning.Inputs(data=film_data), tmp_path / f"{number}-alone")
-        shared = prompt_tuning.Inputs(data=film_data, batched=tmp_path / "together")
-        found = run(prompt_tuning, alone, shared, tmp_path / f"{number}-taken")
-        prompts = [load_prompt(tmp_path / f"{number}-{how}" / "prompt", backbones[name]) for how in ("alone", "taken")]
+        shared = prompt_tuning.Inputs(data=film_data, batched=tmp_path / "batched")
+        loaded = run(prompt_tuning, alone, shared, tmp_path / f"{number}-batched")
+        prompts = [
+            load_prompt(tmp_path / f"{number}-{how}" / "prompt", backbones[name]) for how in ("alone", "batched")
+        ]
         torch.testing.assert_close(prompts[1].vectors, prompts[0].vectors, atol=2e-3, rtol=1e-3)
-        assert found.final_loss == pytest.approx(expected.final_loss, abs=2e-3)
-        assert found.trainable_parameters == expected.trainable_parameters
-        logits = [logits_of(tmp_path / f"{number}-{how}") for how in ("alone", "taken")]
+        assert loaded.final_loss == pytest.approx(expected.final_loss, abs=2e-3)
+        assert loaded.trainable_parameters == expected.trainable_parameters
+        logits = [logits_of(tmp_path / f"{number}-{how}") for how in ("alone", "batched")]
         assert logits[1] == pytest.approx(logits[0], abs=0.05)
 
 
 @pytest.mark.parametrize("name", FAMILIES)
-def test_a_mixed_batch_answers_as_each_task_alone(name: str, backbones: dict[str, Backbone]) -> None:
+def test_multi_task_logits_equal_those_of_each_task(name: str, backbones: dict[str, Backbone]) -> None:
     backbone = backbones[name]
     config = backbone_config(Path("unused"))
-    several = (
+    several_tokens = (
         film_task(name).only("review").model_copy(update={"verbalizer": {"rotten": ["so bad"], "fresh": ["good"]}})
     )
     parts = []
@@ -94,19 +96,23 @@ def test_a_mixed_batch_answers_as_each_task_alone(name: str, backbones: dict[str
         prompt = new_prompt(job.prompt, backbone, job.task.pattern("review"), seed=number)
         classifier = ClozeClassifier.of(job.task, "review", backbone, config, prompt)
         parts.append((classifier, [classifier.encode(item) for item in film_examples(number + 1)]))
-    bare = ClozeClassifier.of(film_task(name), "summary", backbone, config)
-    parts.append((bare, [bare.encode(item) for item in film_examples(2)]))
+    no_prompt = ClozeClassifier.of(film_task(name), "summary", backbone, config)
+    parts.append((no_prompt, [no_prompt.encode(item) for item in film_examples(2)]))
     long = ClozeClassifier.of(
-        several, "review", backbone, config, new_prompt(PromptConfig(), backbone, several.pattern("review"), seed=1)
+        several_tokens,
+        "review",
+        backbone,
+        config,
+        new_prompt(PromptConfig(), backbone, several_tokens.pattern("review"), 1),
     )
     parts.append((long, [long.encode(item) for item in film_examples(2)]))
     with torch.inference_mode():
-        found = multi_task_logits(parts)
-        for (classifier, clozes), scores in zip(parts, found, strict=True):
+        logits = multi_task_logits(parts)
+        for (classifier, clozes), scores in zip(parts, logits, strict=True):
             torch.testing.assert_close(scores, classifier.logits(clozes), atol=2e-4, rtol=1e-4)
 
 
-def test_gradients_reach_the_prompts_of_the_batch_and_no_others(backbones: dict[str, Backbone]) -> None:
+def test_gradients_reach_only_the_prompts_of_the_batch(backbones: dict[str, Backbone]) -> None:
     backbone = backbones["gpt2"]
     config, pattern = backbone_config(Path("unused")), film_task("gpt2").pattern("review")
     prompts = [new_prompt(PromptConfig(num_virtual_tokens=3), backbone, pattern, seed=seed) for seed in range(3)]
@@ -125,48 +131,48 @@ class StoppedError(Exception):
 
 
 class Stopping(InProcessEngine):
-    """Stops in the middle, as a killed process does."""
+    """Stops after some steps, like a killed process."""
 
-    def __init__(self, work: Path, after: int) -> None:
-        super().__init__(work)
-        self.left = after
+    def __init__(self, checkpoint_dir: Path, num_steps: int) -> None:
+        super().__init__(checkpoint_dir)
+        self.num_left = num_steps
 
     def backward(self, loss: torch.Tensor) -> None:
-        if not self.left:
+        if not self.num_left:
             raise StoppedError
-        self.left -= 1
+        self.num_left -= 1
         super().backward(loss)
 
 
-def test_a_killed_training_goes_on_from_its_checkpoint(
+def test_killed_training_resumes_from_its_checkpoint(
     backbone_folders: dict[str, Path], film_data: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("CLOZELINE_CHECKPOINT_EVERY_S", "0.000001")
     config = BatchedTuningConfig(backbone=backbone_config(backbone_folders["gpt2"]), jobs=tuple(jobs("gpt2")))
-    inputs = prompts_together.Inputs(data=(film_data,))
-    for folder in ("work", "whole", "again"):
+    inputs = batched.Inputs(data=(film_data,))
+    for folder in ("checkpoints", "uninterrupted", "again"):
         (tmp_path / folder).mkdir()
     with pytest.raises(StoppedError):
-        prompts_together.run(config, inputs, tmp_path / "again", SILENT, Stopping(tmp_path / "work", 12))
+        batched.run(config, inputs, tmp_path / "again", SILENT, Stopping(tmp_path / "checkpoints", 12))
     assert not list((tmp_path / "again").iterdir())
-    kept = Kept()
-    prompts_together.run(config, inputs, tmp_path / "again", kept, InProcessEngine(tmp_path / "work"))
-    prompts_together.run(config, inputs, tmp_path / "whole", SILENT, InProcessEngine())
-    assert min(step for points in kept.points.values() for step, _ in points) == 13
+    recorder = Kept()
+    batched.run(config, inputs, tmp_path / "again", recorder, InProcessEngine(tmp_path / "checkpoints"))
+    batched.run(config, inputs, tmp_path / "uninterrupted", SILENT, InProcessEngine())
+    assert min(step for points in recorder.points.values() for step, _ in points) == 13
     for job in config.jobs:
         name = f"{job.name}/prompt/adapter_model.safetensors"
-        assert (tmp_path / "again" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+        assert (tmp_path / "again" / name).read_bytes() == (tmp_path / "uninterrupted" / name).read_bytes()
 
 
-def test_a_training_that_diverges_is_named(backbone_folders: dict[str, Path], film_data: Path, tmp_path: Path) -> None:
-    wild = [
-        job.model_copy(update={"training": LOOP.model_copy(update={"learning_rate": 1e38})})
+def test_diverged_prompt_is_named(backbone_folders: dict[str, Path], film_data: Path, tmp_path: Path) -> None:
+    prompt_jobs = [
+        job.model_copy(update={"training": TRAINING.model_copy(update={"learning_rate": 1e38})})
         if job.name == "plain/1"
         else job
         for job in jobs("gpt2")
     ]
-    config = BatchedTuningConfig(backbone=backbone_config(backbone_folders["gpt2"]), jobs=tuple(wild))
+    config = BatchedTuningConfig(backbone=backbone_config(backbone_folders["gpt2"]), jobs=tuple(prompt_jobs))
     with pytest.raises(DivergedError, match="of plain/1") as caught:
-        run(prompts_together, config, prompts_together.Inputs(data=(film_data,)), tmp_path / "out")
+        run(batched, config, batched.Inputs(data=(film_data,)), tmp_path / "out")
     assert "Lower learning_rate" in caught.value.remedy
     assert not list((tmp_path / "out").iterdir())
