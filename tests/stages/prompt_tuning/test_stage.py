@@ -94,7 +94,7 @@ def test_each_method_learns_on_each_family_and_is_loaded(
     name: str, method: str, backbone_folders: dict[str, Path], film_data: Path, tmp_path: Path
 ) -> None:
     config = tuned(backbone_folders[name], name, method)
-    assert train_and_load(config, film_data, tmp_path / "out").num_vectors == 5
+    assert train_and_load(config, film_data, tmp_path / "out").num_virtual_tokens == 5
 
 
 @pytest.mark.parametrize("method", ["prompt_tuning", "p_tuning_lstm", "low_rank", "with_lora"])
@@ -104,7 +104,7 @@ def test_soft_blocks_learn(
 ) -> None:
     config = tuned(backbone_folders[name], name, method, task=soft_task(name))
     prompt = train_and_load(config, film_data, tmp_path / "out")
-    assert (prompt.position, prompt.num_vectors) == ("inside", 5)
+    assert (prompt.position, prompt.num_virtual_tokens) == ("inside", 5)
 
 
 def test_scores_and_inspection_are_logged(backbone_folders: dict[str, Path], film_data: Path, tmp_path: Path) -> None:
