@@ -153,4 +153,4 @@ def test_check_enough_names_the_number_of_documents(tmp_path: Path) -> None:
         "the corpus has 2 documents with at least 3 different sentences, among 4 documents in total; "
         "the format choice needs 5."
     )
-    assert "sentence_words" in caught.value.remedy
+    assert "max_sentence_words" in caught.value.remedy
