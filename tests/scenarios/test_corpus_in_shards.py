@@ -1,4 +1,4 @@
-"""Prompt pretraining on a corpus in shards, for real: one worker and two, a process that dies between two shards."""
+"""Prompt pretraining on a corpus in shards on Ray: one and two workers, a process that is killed between two shards."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ from tests.support.sharded_steps import files_of
 from tests.support.small_models import TOKENIZERS, film_examples, film_task, small_model, write_lines
 
 SIZES = (9, 4, 1, 16)
-"""Documents of the four shards; the third has too few for any format but single."""
+"""Documents of the four shards. The third has too few for all formats except single."""
 
 pytestmark = pytest.mark.timeout(300)
 Recipe = Callable[..., PipelineConfig]
@@ -44,40 +44,40 @@ def document(number: int) -> str:
 
 @pytest.fixture
 def recipe(tmp_path: Path) -> Recipe:
-    """A recipe on a small model, whose corpus lies in four shards."""
+    """A recipe on a small model, with a corpus in four shards."""
     tokenizer = TOKENIZERS["bert"]()
     torch.manual_seed(7)
     model = small_model("bert", len(tokenizer), tokenizer)
     model.save_pretrained(tmp_path / "model")
     tokenizer.save_pretrained(tmp_path / "model")
-    labelled = [{"text": item.fields["text"], "label": item.label} for item in film_examples(8)]
+    labeled = [{"text": item.fields["text"], "label": item.label} for item in film_examples(8)]
     for name in ("train", "test", "unlabeled"):
-        write_lines(tmp_path / f"{name}.jsonl", labelled)
-    (tmp_path / "pile").mkdir()
+        write_lines(tmp_path / f"{name}.jsonl", labeled)
+    (tmp_path / "shards").mkdir()
     for number, size in enumerate(SIZES):
         first = sum(SIZES[:number])
         rows = [{"text": document(first + row)} for row in range(size)]
-        write_lines(tmp_path / "pile" / f"part-{number}.jsonl", rows)
+        write_lines(tmp_path / "shards" / f"part-{number}.jsonl", rows)
     data = {name: {"asset": str(tmp_path / f"{name}.jsonl"), "label": "label"} for name in ("train", "test")}
     encoder = {"asset": str(tmp_path / "model"), "max_length": 100, "precision": "fp32"}
 
     def make(workers: int = 1, **ppt: Any) -> PipelineConfig:
         corpus = {
-            "source": {"asset": str(tmp_path / "pile")}, "num_examples": 20, "max_sentence_words": 8, "window": 4,
+            "source": {"asset": str(tmp_path / "shards")}, "num_examples": 20, "max_sentence_words": 8, "window": 4,
             "shards": {"workers": workers, "cpus": 0.5},
         }  # fmt: skip
         single = {
-            "words": {"rotten": ["bad"], "fresh": ["good"]}, "pattern": "{text} It was {mask}.",
-            "min_confidence": 0.0, "candidates": 3,
+            "verbalizer": {"rotten": ["bad"], "fresh": ["good"]}, "pattern": "{text} It was {mask}.",
+            "min_confidence": 0.0, "candidates_per_example": 3,
         }  # fmt: skip
-        loop = {"learning_rate": 0.02, "steps": 2}
+        training = {"learning_rate": 0.02, "steps": 2}
         return load_config({
             "name": "films", "task": film_task("bert").model_dump(exclude_defaults=True), "backbone": encoder,
             "student": encoder, "zero_shot": False,
             "data": {**data, "unlabeled": {"asset": str(tmp_path / "unlabeled.jsonl")}},
             "ppt": {"formats": ["pair", "single"], "corpus": corpus, "single": single, "num_held_out": 6,
-                    "num_virtual_tokens": 4, "training": loop, "cpus": 0.5, **ppt},
-            "pet": {"lora": {"rank": 2, "targets": ["query", "value"]}, "training": loop},
+                    "num_virtual_tokens": 4, "training": training, "cpus": 0.5, **ppt},
+            "pet": {"lora": {"rank": 2, "targets": ["query", "value"]}, "training": training},
             "distill": {"training": {"learning_rate": 1e-3, "steps": 2}},
         })  # fmt: skip
 
@@ -100,18 +100,16 @@ def built(outcome: RunResult, store: Store, name: str) -> dict[str, bytes]:
 
 
 @pytest.mark.slow
-def test_two_workers_build_what_one_builds_and_prompts_learn_from_it(
-    recipe: Recipe, ray_session: Capacity, tmp_path: Path
-) -> None:
-    found = {}
+def test_one_and_two_workers_build_the_same_examples(recipe: Recipe, ray_session: Capacity, tmp_path: Path) -> None:
+    examples = {}
     for workers in (1, 2):
         steps, store = steps_of(recipe(workers)), open_store(tmp_path / f"store{workers}")
         names = ["ppt_examples/pair", "ppt_examples/single", *(["ppt/pair", "ppt/single"] if workers == 2 else [])]
         outcome = ran([steps[name] for name in names], store)
-        found[workers] = {name: built(outcome, store, name) for name in names[:2]}
+        examples[workers] = {name: built(outcome, store, name) for name in names[:2]}
         assert {steps[name].resources.workers for name in names[:2]} == {workers}
-    assert found[1] == found[2]
-    assert list(found[1]["ppt_examples/pair"]) == ["part-0.parquet", "part-1.parquet", "part-3.parquet"]
+    assert examples[1] == examples[2]
+    assert list(examples[1]["ppt_examples/pair"]) == ["part-0.parquet", "part-1.parquet", "part-3.parquet"]
     for kind in ("pair", "single"):
         folder = store.files(f"ppt/{kind}", outcome.steps[f"ppt/{kind}"].fingerprint)
         result = json.loads((folder / "result.json").read_text())
@@ -121,11 +119,11 @@ def test_two_workers_build_what_one_builds_and_prompts_learn_from_it(
 
 @pytest.mark.slow
 @pytest.mark.parametrize("kind", ["pair", "single"])
-def test_what_was_built_survives_a_kill(kind: str, recipe: Recipe, ray_session: Capacity, tmp_path: Path) -> None:
-    """The process of the step is killed within the second shard, and its next attempt takes the first as it is."""
+def test_built_shards_survive_a_kill(kind: str, recipe: Recipe, ray_session: Capacity, tmp_path: Path) -> None:
+    """The process of the step is killed in the second shard; the next attempt keeps the first."""
     steps, store = steps_of(recipe(2)), open_store(tmp_path / "store")
     step, fault = steps[f"ppt_examples/{kind}"], tmp_path / "fault"
-    whole = built(ran([step], store), store, step.name)
+    uninterrupted = built(ran([step], store), store, step.name)
     first = parquet.read_metadata(store.files(step.name, ran([step], store).steps[step.name].fingerprint)
                                   / "part-0.parquet").num_rows  # fmt: skip
     fault.touch()
@@ -134,84 +132,82 @@ def test_what_was_built_survives_a_kill(kind: str, recipe: Recipe, ray_session: 
     outcome = ran([killed], store)
     assert outcome.ok, outcome.errors
     done = json.loads(fault.with_suffix(".json").read_text())
-    assert set(done) == {"part-0.parquet"}, "it died behind the first shard"
+    assert set(done) == {"part-0.parquet"}
     after = files_of(store.files("killed", outcome.steps["killed"].fingerprint))
-    assert after["part-0.parquet"] == done["part-0.parquet"], "and that one was not made again"
-    assert built(outcome, store, "killed") == whole
+    assert after["part-0.parquet"] == done["part-0.parquet"]
+    assert built(outcome, store, "killed") == uninterrupted
 
 
-def test_a_row_without_the_column_fails_the_step_with_its_place(
+def test_row_without_the_column_fails_the_step_and_is_named(
     recipe: Recipe, ray_session: Capacity, tmp_path: Path
 ) -> None:
-    with (tmp_path / "pile" / "part-3.jsonl").open("a") as file:
+    with (tmp_path / "shards" / "part-3.jsonl").open("a") as file:
         file.write('{"body": "a"}\n')
     outcome = ran([steps_of(recipe(2))["ppt_examples/pair"]], open_store(tmp_path / "store"))
     assert outcome.failed == ("ppt_examples/pair",)
-    told = str(outcome.errors["ppt_examples/pair"])
-    assert "part-3.jsonl, line 17: there is no column 'text'" in told
-    assert "Take one of: body" in told
+    message = str(outcome.errors["ppt_examples/pair"])
+    assert "part-3.jsonl, line 17: there is no column 'text'" in message
+    assert "body" in message
     assert not list((tmp_path / "store").rglob("*.parquet"))
 
 
-# --- before a run -----------------------------------------------------------------------------------------------------
-
-
-def test_what_is_wrong_with_a_corpus_in_shards_is_told_before_a_run(recipe: Recipe, tmp_path: Path) -> None:
+def test_preflight_finds_errors_in_a_corpus_in_shards(recipe: Recipe, tmp_path: Path) -> None:
     check_recipe(recipe(), lambda *_: None)
     config = recipe()
     assert config.ppt is not None
-    (tmp_path / "pile" / "part-2.jsonl").write_text('{"body": "a"}\n')
-    with pytest.raises(InputError, match=r"part-2\.jsonl, line 1: there is no column 'text'.*Take one of: body") as row:
+    (tmp_path / "shards" / "part-2.jsonl").write_text('{"body": "a"}\n')
+    with pytest.raises(InputError, match=r"part-2\.jsonl, line 1: there is no column 'text'.*body") as row:
         check_recipe(config, lambda *_: None)
     assert row.value.key == "ppt.corpus.source"
-    for path in (tmp_path / "pile").iterdir():
+    for path in (tmp_path / "shards").iterdir():
         path.rename(path.with_suffix(".csv"))
-    with pytest.raises(DataError, match=r"pile matches no file\. Name a folder with files that end in \.parquet"):
+    with pytest.raises(DataError, match=r"shards matches no file\..* \.parquet"):
         check_corpus_shards(config.ppt)
-    source = config.ppt.corpus.source.model_copy(update={"asset": str(tmp_path / "pile" / "part-0.csv")})
+    source = config.ppt.corpus.source.model_copy(update={"asset": str(tmp_path / "shards" / "part-0.csv")})
     corpus = config.ppt.corpus.model_copy(update={"source": source})
     with pytest.raises(DataError, match=r"part-0\.csv is not a folder.*or remove shards") as folder:
         check_corpus_shards(config.ppt.model_copy(update={"corpus": corpus}))
     assert folder.value.key == "ppt.corpus.source.asset"
 
 
-def test_a_changed_shard_is_another_step_and_a_number_of_workers_is_not(recipe: Recipe, tmp_path: Path) -> None:
+def test_changed_shard_changes_the_key_and_workers_do_not(recipe: Recipe, tmp_path: Path) -> None:
     before, more = steps_of(recipe())["ppt_examples/pair"], steps_of(recipe(7))["ppt_examples/pair"]
     assert (before.config, before.assets) == (more.config, more.assets)
-    with (tmp_path / "pile" / "part-1.jsonl").open("a") as file:
+    with (tmp_path / "shards" / "part-1.jsonl").open("a") as file:
         file.write('{"text": "One more."}\n')
     after = steps_of(recipe())
     changed = {name for name, digest in before.assets.items() if after["ppt_examples/pair"].assets[name] != digest}
     assert changed == {"corpus.source.asset.part-1"}
-    assert "corpus.source.asset" not in after["ppt/pair"].assets, "its shards are assets, not the folder"
+    assert "corpus.source.asset" not in after["ppt/pair"].assets
 
 
 def planned(*overrides: str) -> dict[str, Step]:
-    whole = ("ppt.corpus.source.limit=null", *overrides)
-    return steps_of(read_recipe(find_recipe("smoke"), PipelineConfig, whole))
+    overrides = ("ppt.corpus.source.limit=null", *overrides)
+    return steps_of(read_recipe(find_recipe("smoke"), PipelineConfig, overrides))
 
 
-def test_workers_of_a_corpus_get_all_but_the_strategy() -> None:
+def test_workers_of_a_corpus_get_all_resources_but_the_strategy() -> None:
     shards = "ppt.corpus.shards={cpus: 3}"
-    found = planned("resources={strategy: zero3, workers: [2, 4], gpus: 1, cpus: 2}", shards)
-    assert found["ppt_examples/pair"].resources == Resources(cpus=3, gpus=1, workers=4, strategy="stream")
-    assert found["ppt/pair"].resources.strategy == "zero3"
+    steps = planned("resources={strategy: zero3, workers: [2, 4], gpus: 1, cpus: 2}", shards)
+    assert steps["ppt_examples/pair"].resources == Resources(cpus=3, gpus=1, workers=4, strategy="stream")
+    assert steps["ppt/pair"].resources.strategy == "zero3"
     assert not any(name.startswith("ppt_examples/") for name in planned())
 
 
-def test_shards_are_read_whole() -> None:
+def test_shards_with_a_limit_raise() -> None:
     with pytest.raises(RecipeError, match="shards are read in full") as caught:
         planned("ppt.corpus.shards={}", "ppt.corpus.source.limit=10")
     assert caught.value.key == "ppt.corpus.source.limit"
 
 
-def test_a_plan_reckons_a_whole_model_for_every_worker_that_labels() -> None:
+def test_memory_plan_counts_one_model_per_labeling_worker() -> None:
     overrides = ("ppt.formats=[pair, single]", "ppt.corpus.shards={workers: 3}")
-    found = list(planned(*overrides).values())
-    lines = memory.memory_rows(found, MemoryBudget(64 * GIB, None))
-    assert "ppt_examples/pair" not in lines, "no model labels pairs"
-    line = lines["ppt_examples/single"]
-    assert line.needs is not None and line.fits
-    assert line.text().startswith("stream x 3, ")
-    tight = memory.memory_rows(found, MemoryBudget(int(2.5 * line.needs.machine.total), None))["ppt_examples/single"]
+    steps = list(planned(*overrides).values())
+    rows = memory.memory_rows(steps, MemoryBudget(64 * GIB, None))
+    assert "ppt_examples/pair" not in rows
+    row = rows["ppt_examples/single"]
+    assert row.needs is not None
+    assert row.fits
+    assert row.text().startswith("stream x 3, ")
+    tight = memory.memory_rows(steps, MemoryBudget(int(2.5 * row.needs.machine.total), None))["ppt_examples/single"]
     assert (tight.fits, tight.is_refused, tight.remedy) == (False, False, "Take workers: 2")

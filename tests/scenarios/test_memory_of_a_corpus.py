@@ -1,4 +1,4 @@
-"""Examples are built of a corpus of any size in the memory of one window of documents."""
+"""The memory for building examples does not depend on the size of the corpus."""
 
 from __future__ import annotations
 
@@ -12,39 +12,39 @@ import pytest
 
 from tests.support.paths import ROOT
 
-BUILT = """
+PROGRAM = """
 import sys
 from pathlib import Path
-from stages.prompt_pretraining.examples import stage as stage
+from stages.prompt_pretraining.examples import stage
+from stages.prompt_pretraining.examples.config import PretrainingExamplesConfig
 from stages.common.engine import InProcessEngine
 from stages.common.protocols import NullRecorder
-from stages.common.data.config import CorpusConfig
-from stages.common.data.config import Source
+from stages.common.data.config import CorpusConfig, Source
 corpus = CorpusConfig(source=Source(asset=sys.argv[1]), num_examples=int(sys.argv[2]), window=100)
-config = stage.Config(corpus=corpus, seed=0)
-result = stage.run(config, stage.Inputs(), Path(sys.argv[3]), SilentRecorder(), LocalEngine())
+config = PretrainingExamplesConfig(corpus=corpus, seed=0)
+result = stage.run(config, stage.Inputs(), Path(sys.argv[3]), NullRecorder(), InProcessEngine())
 [peak] = [line for line in Path("/proc/self/status").read_text().splitlines() if line.startswith("VmHWM")]
 print(result.num_documents, result.num_rows, int(peak.split()[1]) * 1024)
 """
 DOCUMENT_BYTES = 4000
-ROOM = 12_000_000
-"""Bytes that the peak may differ by. Asked of /proc, for that of getrusage starts at the parent's."""
+TOLERANCE_BYTES = 12_000_000
+"""Allowed difference of the peaks. They are read from /proc, because that of getrusage starts at the parent's."""
 FEW, MANY = 1000, 16_000
 
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(240)]
 
 
 def peak(count: int, tmp_path: Path) -> int:
-    """Highest memory, in bytes, of a process that builds an example of every second document, in four shards."""
-    pile, out = tmp_path / f"pile-{count}", tmp_path / f"out-{count}"
-    pile.mkdir()
+    """Returns the peak memory in bytes of a process that builds one example per two documents, in four shards."""
+    shards, out = tmp_path / f"shards-{count}", tmp_path / f"out-{count}"
+    shards.mkdir()
     out.mkdir()
     for shard in range(4):
-        with (pile / f"part-{shard}.jsonl").open("w") as file:
+        with (shards / f"part-{shard}.jsonl").open("w") as file:
             for number in range(shard, count, 4):
-                text = " ".join(f"This is sentence {place} of document {number}." for place in range(200))
+                text = " ".join(f"This is sentence {index} of document {number}." for index in range(200))
                 file.write(json.dumps({"text": text[:DOCUMENT_BYTES]}) + "\n")
-    command = [sys.executable, "-c", BUILT, str(pile), str(count // 2), str(out)]
+    command = [sys.executable, "-c", PROGRAM, str(shards), str(count // 2), str(out)]
     environment = {**os.environ, "PYTHONPATH": str(ROOT), "MALLOC_ARENA_MAX": "1"}
     done = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=200, check=False)
     assert done.returncode == 0, done.stderr
@@ -54,5 +54,5 @@ def peak(count: int, tmp_path: Path) -> int:
 
 
 def test_memory_does_not_grow_with_the_corpus(tmp_path: Path) -> None:
-    assert (MANY - FEW) * DOCUMENT_BYTES > 4 * ROOM, "else a corpus held in memory would fit"
-    assert peak(MANY, tmp_path) - peak(FEW, tmp_path) < ROOM
+    assert (MANY - FEW) * DOCUMENT_BYTES > 4 * TOLERANCE_BYTES
+    assert peak(MANY, tmp_path) - peak(FEW, tmp_path) < TOLERANCE_BYTES

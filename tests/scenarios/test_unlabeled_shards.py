@@ -1,4 +1,4 @@
-"""A recipe with shards, for real: two workers, a process that dies between two shards, a row that breaks."""
+"""A recipe with shards on Ray: two workers, a process that is killed between two shards, a malformed row."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ Recipe = Callable[..., PipelineConfig]
 
 @pytest.fixture
 def recipe(tmp_path: Path) -> Recipe:
-    """A recipe on a small model; the texts of its pile are those of its three shards."""
+    """A recipe on a small model. Its unlabeled set has the same texts as its three shards."""
     tokenizer = TOKENIZERS["bert"]()
     torch.manual_seed(7)
     model = small_model("bert", len(tokenizer), tokenizer)
@@ -51,24 +51,26 @@ def recipe(tmp_path: Path) -> Recipe:
     for name, items in (("train", film_examples(8)), ("test", film_examples(6, start=200))):
         write_lines(tmp_path / f"{name}.jsonl", [{"text": item.fields["text"], "label": item.label} for item in items])
     texts: list[dict[str, object]] = [{"text": film_example(row).fields["text"]} for row in range(sum(SIZES))]
-    (tmp_path / "pile").mkdir()
-    write_lines(tmp_path / "pile.jsonl", texts)
+    (tmp_path / "shards").mkdir()
+    write_lines(tmp_path / "unlabeled.jsonl", texts)
     for number, size in enumerate(SIZES):
         first = sum(SIZES[:number])
-        write_lines(tmp_path / "pile" / f"part-{number}.jsonl", texts[first : first + size])
+        write_lines(tmp_path / "shards" / f"part-{number}.jsonl", texts[first : first + size])
     task = film_task("bert")
-    labelled = {name: {"asset": str(tmp_path / f"{name}.jsonl"), "label": "label"} for name in ("train", "test")}
+    labeled = {name: {"asset": str(tmp_path / f"{name}.jsonl"), "label": "label"} for name in ("train", "test")}
     encoder = {"asset": str(tmp_path / "model"), "max_length": 64, "precision": "fp32"}
+
+    training = {"learning_rate": 0.02, "steps": 3}
 
     def make(**changes: Any) -> PipelineConfig:
         return load_config({
             "name": "films", "task": task.model_dump(exclude_defaults=True), "backbone": encoder, "student": encoder,
-            "data": {**labelled, "unlabeled": {"asset": str(tmp_path / "pile.jsonl")}},
+            "data": {**labeled, "unlabeled": {"asset": str(tmp_path / "unlabeled.jsonl")}},
             "zero_shot": False,
-            "pet": {"lora": {"rank": 2, "targets": ["query", "value"]}, "training": {"learning_rate": 0.02, "steps": 3}},
-            "ensemble": {"mean": "probabilities", "calibration": "unlabeled"},
-            "shards": {
-                "source": {"asset": str(tmp_path / "pile" / "part-*.jsonl")}, "batch_size": 4,
+            "pet": {"lora": {"rank": 2, "targets": ["query", "value"]}, "training": training},
+            "ensemble": {"average": "probabilities", "calibration": "unlabeled"},
+            "unlabeled_shards": {
+                "source": {"asset": str(tmp_path / "shards" / "part-*.jsonl")}, "batch_size": 4,
                 "workers": 2, "cpus": 0.5, "max_student_examples": 20,
             },
             "distill": {"training": {"learning_rate": 1e-3, "steps": 2}},
@@ -87,12 +89,12 @@ def ran(steps: list[Step], store: Store) -> RunResult:
 
 
 @pytest.mark.slow
-def test_shards_are_labelled_by_two_workers_and_what_was_done_survives_a_kill(
+def test_two_workers_label_shards_and_resume_after_a_kill(
     recipe: Recipe, ray_session: Capacity, tmp_path: Path
 ) -> None:
-    """The process of the step is killed within the second shard, and its next attempt takes the first as it is."""
+    """The process of the step is killed in the second shard; the next attempt keeps the first."""
     steps, store = fewshot.build_steps(recipe()), open_store(tmp_path / "store")
-    shards, fault = named(steps, "shards"), tmp_path / "fault"
+    shards, fault = named(steps, "soft_label_shards"), tmp_path / "fault"
     fault.touch()
     config = sharded_steps.Config(**dict(shards.config), fault=str(fault), at=SIZES[0] + 1)
     killed = replace(shards, run=function_name(sharded_steps.run), config=config)
@@ -101,13 +103,15 @@ def test_shards_are_labelled_by_two_workers_and_what_was_done_survives_a_kill(
     assert outcome.ok, outcome.errors
     folder = {name: store.files(name, report.fingerprint) for name, report in outcome.steps.items()}
     done = json.loads(fault.with_suffix(".json").read_text())
-    assert set(done) == {"part-0.parquet"}, "it died behind the first shard"
-    after = sharded_steps.files_of(folder["shards"])
-    assert after["part-0.parquet"] == done["part-0.parquet"], "and that one was not made again"
-    assert [parquet.read_metadata(folder["shards"] / name).num_rows for name in sorted(after)] == list(SIZES)
+    assert set(done) == {"part-0.parquet"}
+    after = sharded_steps.files_of(folder["soft_label_shards"])
+    assert after["part-0.parquet"] == done["part-0.parquet"]
+    assert [parquet.read_metadata(folder["soft_label_shards"] / name).num_rows for name in sorted(after)] == list(SIZES)
 
     rows = [
-        row for part in parquet_shards.iter_rows(folder["shards"], ["fields", "logits"]) for row in part.to_pylist()
+        row
+        for part in parquet_shards.iter_rows(folder["soft_label_shards"], ["fields", "logits"])
+        for row in part.to_pylist()
     ]
     assert [row["fields"]["text"] for row in rows] == [film_example(row).fields["text"] for row in range(sum(SIZES))]
     expected = read_logits(folder["soft_labels"] / "soft_labels.jsonl", LABELS).logits
@@ -116,33 +120,32 @@ def test_shards_are_labelled_by_two_workers_and_what_was_done_survives_a_kill(
     assert json.loads((folder["distill/0"] / "result.json").read_text())["num_unlabeled"] == 20
 
 
-def test_a_broken_row_fails_the_step_with_its_place(recipe: Recipe, ray_session: Capacity, tmp_path: Path) -> None:
-    with (tmp_path / "pile" / "part-1.jsonl").open("a") as file:
+def test_malformed_row_fails_the_step_and_is_named(recipe: Recipe, ray_session: Capacity, tmp_path: Path) -> None:
+    with (tmp_path / "shards" / "part-1.jsonl").open("a") as file:
         file.write("{}\n")
-    outcome = ran([named(fewshot.build_steps(recipe()), "shards")], open_store(tmp_path / "store"))
-    assert outcome.failed == ("shards",)
-    assert "part-1.jsonl, line 3: there is no column 'text'" in str(outcome.errors["shards"])
+    outcome = ran([named(fewshot.build_steps(recipe()), "soft_label_shards")], open_store(tmp_path / "store"))
+    assert outcome.failed == ("soft_label_shards",)
+    assert "part-1.jsonl, line 3: there is no column 'text'" in str(outcome.errors["soft_label_shards"])
     assert not list((tmp_path / "store").rglob("*.parquet"))
 
 
-def test_what_is_wrong_with_shards_is_told_before_a_run(recipe: Recipe, tmp_path: Path) -> None:
-    (tmp_path / "pile" / "part-2.jsonl").write_text('{"text": "a"}\n{"text": 3}\n')
+def test_preflight_finds_errors_in_shards(recipe: Recipe, tmp_path: Path) -> None:
+    (tmp_path / "shards" / "part-2.jsonl").write_text('{"text": "a"}\n{"text": 3}\n')
     with pytest.raises(InputError, match=r"part-2\.jsonl, line 2: 'text' is int") as caught:
         check_recipe(recipe(), lambda *_: None)
-    assert caught.value.key == "shards.source"
+    assert caught.value.key == "unlabeled_shards.source"
     with pytest.raises(InputError, match=r"none-\*\.jsonl matches no file"):
-        check_recipe(recipe(shards={"source": {"asset": str(tmp_path / "none-*.jsonl")}}), lambda *_: None)
+        check_recipe(recipe(unlabeled_shards={"source": {"asset": str(tmp_path / "none-*.jsonl")}}), lambda *_: None)
     with pytest.raises(InputError, match="the shards do not have"):
-        source = {"asset": str(tmp_path / "pile"), "fields": {"review": "text"}}
-        check_recipe(recipe(shards={"source": source}), lambda *_: None)
+        source = {"asset": str(tmp_path / "shards"), "fields": {"review": "text"}}
+        check_recipe(recipe(unlabeled_shards={"source": source}), lambda *_: None)
 
 
-def test_a_changed_shard_is_another_step(recipe: Recipe, tmp_path: Path) -> None:
-    before = named(fewshot.build_steps(recipe()), "shards")
-    with (tmp_path / "pile" / "part-1.jsonl").open("a") as file:
+def test_changed_shard_changes_the_key(recipe: Recipe, tmp_path: Path) -> None:
+    before = named(fewshot.build_steps(recipe()), "soft_label_shards")
+    with (tmp_path / "shards" / "part-1.jsonl").open("a") as file:
         file.write('{"text": "One more."}\n')
-    after = named(fewshot.build_steps(recipe()), "shards")
-    assert {name for name in after.assets if after.assets[name] != before.assets[name]} == {
-        "shards.source.asset.part-1"
-    }
+    after = named(fewshot.build_steps(recipe()), "soft_label_shards")
+    changed = {name for name in after.assets if after.assets[name] != before.assets[name]}
+    assert changed == {"shards.source.asset.part-1"}
     assert before.config == after.config

@@ -7,8 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from stages.common.data.split_files import write_examples
-from stages.common.examples import Example
+from stages.common.examples import Example, write_examples
 from stages.common.models.backbones.base import Backbone
 from stages.common.models.backbones.loader import load_backbone
 from tests.support.small_models import FAMILIES, TOKENIZERS, backbone_config, film_examples, small_model
@@ -44,13 +43,13 @@ def backbones(backbone_folders: dict[str, Path]) -> dict[str, Backbone]:
 
 @pytest.fixture
 def film_data(tmp_path: Path) -> Path:
-    """A folder as the split stage leaves it: 8 labelled, 10 unlabelled and 12 test reviews."""
+    """Files of the split stage: 8 labeled, 10 unlabeled and 12 test reviews."""
     folder = tmp_path / "data"
     folder.mkdir()
-    pile = film_examples(10, start=100)
+    unlabeled_set = film_examples(10, start=100)
     write_examples(folder / "train.jsonl", film_examples(8))
-    write_examples(folder / "unlabeled.jsonl", [Example(item.uid, item.fields) for item in pile])
-    write_examples(folder / "unlabeled_gold.jsonl", pile)
+    write_examples(folder / "unlabeled.jsonl", [Example(item.uid, item.fields) for item in unlabeled_set])
+    write_examples(folder / "unlabeled_gold.jsonl", unlabeled_set)
     write_examples(folder / "dev.jsonl", [])
     write_examples(folder / "test.jsonl", film_examples(12, start=200))
     return folder

@@ -2,8 +2,8 @@
 
 There are two passes. The first one reads every shard once, one worker per shard, and notes the row and a digest of
 each document that is long enough: 24 bytes. Of equal documents the first one counts, in the order of the shards'
-names. Then the number of documents is known, and each shard, and in it each block of about `window` documents at most,
-gets its part of the examples. The second pass reads those rows again, block by block. So the content of a block
+names. Then the number of documents is known, and each shard, and in it each block of at most `window` documents, gets
+its part of the examples. The second pass reads those rows again, block by block. So the content of a block
 depends on the shards and the config only, not on the workers or on where a step resumes.
 """
 

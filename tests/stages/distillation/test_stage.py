@@ -15,11 +15,10 @@ from sklearn.linear_model import LogisticRegression
 
 from stages.common.data.parquet_shards import write_shards
 from stages.common.data.soft_label_shards import labeled_rows
-from stages.common.data.split_files import load_examples, write_examples
 from stages.common.data.step_outputs import read_losses, write_logits
 from stages.common.data.text_shards import TextBatch
 from stages.common.errors import DataError, InputError
-from stages.common.examples import Example
+from stages.common.examples import Example, load_examples, write_examples
 from stages.common.metrics.classification import softmax
 from stages.common.models.encoders.config import StudentConfig
 from stages.common.models.encoders.text_classifier import TextClassifier
@@ -163,10 +162,8 @@ def test_head_is_the_logistic_regression_of_soft_and_gold_labels(
     backbone_folders: dict[str, Path], inputs: distillation.Inputs, tmp_path: Path
 ) -> None:
     """As in scikit-learn, on unit vectors: 10 soft labels have 0.75 and 8 gold labels 0.25 of the weight 18."""
-    config = full(
-        backbone_folders["bert"],
-        student=encoder(backbone_folders["bert"], tune="head", head_regularization_c=3.0), training=None, gold_weight=0.25,
-    )  # fmt: skip
+    student = encoder(backbone_folders["bert"], tune="head", head_regularization_c=3.0)
+    config = full(backbone_folders["bert"], student=student, training=None, gold_weight=0.25)
     run(distillation, config, inputs, tmp_path / "out")
     unlabeled_set, gold, test = (
         load_examples(inputs.data / f"{name}.jsonl") for name in ("unlabeled", "train", "test")

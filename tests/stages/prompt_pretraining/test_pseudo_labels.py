@@ -130,10 +130,10 @@ def test_labels_are_logged() -> None:
 @pytest.mark.parametrize(
     ("kinds", "problem"),
     [
-        (("low 0.5", "high 0.59"), "0 of 90 sentences are labeled with the confidence 0.6 or more, but 30 are needed; the "
-         "highest confidence is 0.590."),
-        (("low 0.5", "high 0.7", "mid 0.4", "high 0.4"), "23 of 90 sentences are labeled with the confidence 0.6 or more, "
-         "but 30 are needed; the highest confidence is 0.700"),
+        (("low 0.5", "high 0.59"), "0 of 90 sentences are labeled with the confidence 0.6 or more, but 30 are needed; "
+         "the highest confidence is 0.590."),
+        (("low 0.5", "high 0.7", "mid 0.4", "high 0.4"), "23 of 90 sentences are labeled with the confidence 0.6 or "
+         "more, but 30 are needed; the highest confidence is 0.700"),
         (("low 0.9",), "all 90 confident sentences of 90 have the same label, 'low'"),
     ],
 )  # fmt: skip

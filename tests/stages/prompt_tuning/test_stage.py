@@ -1,4 +1,4 @@
-"""Tests of the prompt-tuning stage: all methods on all families of backbones learn, and are loaded as they were saved."""
+"""Tests of the prompt-tuning stage: each method on each family of backbones learns, and is loaded as it was saved."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ import pytest
 import torch
 from peft import PeftModel
 
-from stages.common.data.split_files import load_examples
 from stages.common.data.step_outputs import read_losses
+from stages.common.examples import load_examples
 from stages.common.models.backbones.config import LoraConfig
 from stages.common.models.backbones.loader import load_backbone
 from stages.common.models.cloze.classifier import ClozeClassifier

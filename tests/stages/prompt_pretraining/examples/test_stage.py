@@ -224,13 +224,11 @@ def bytes_of(folder: Path) -> dict[str, bytes]:
 
 def test_corpus_without_a_large_shard_raises(shards: Path, tmp_path: Path) -> None:
     assert corpus_requirements("choice", 23).documents == 22
+    settings = config(shards, "choice", num_options=(2, 23), corpus=corpus(shards, window=22))
     with pytest.raises(
         DataError, match=r"the format choice needs a shard with 22 documents .* no shard has more than 20"
     ):
-        run(
-            pretraining_examples, config(shards, "choice", num_options=(2, 23), corpus=corpus(shards, window=22)), pretraining_examples.Inputs(),
-            tmp_path / "out",
-        )  # fmt: skip
+        run(pretraining_examples, settings, pretraining_examples.Inputs(), tmp_path / "out")
     assert not list((tmp_path / "out").iterdir())
 
 
@@ -258,8 +256,8 @@ def test_prompt_is_trained_on_built_examples(
     before = config(shards, kind, backbone=backbone)
     built = run(pretraining_examples, before, pretraining_examples.Inputs(), tmp_path / "built")
     settings = PretrainingConfig(
-        backbone=backbone, format=kind, single=SINGLE, corpus=before.corpus, num_virtual_tokens=4, num_held_out=5, seed=8,
-        training=TrainingConfig(learning_rate=0.05, batch_size=4, steps=2),
+        backbone=backbone, format=kind, single=SINGLE, corpus=before.corpus, num_virtual_tokens=4, num_held_out=5,
+        seed=8, training=TrainingConfig(learning_rate=0.05, batch_size=4, steps=2),
     )  # fmt: skip
     inputs = prompt_pretraining.Inputs(examples=tmp_path / "built")
     result = run(prompt_pretraining, settings, inputs, tmp_path / "out")

@@ -68,8 +68,8 @@ def test_batched_prompts_equal_prompts_trained_alone(
     assert result.num_prompts == len(config.jobs)
     for number, job in enumerate(config.jobs):
         alone = PromptTuningConfig(
-            task=job.task, pattern="review", backbone=config.backbone, prompt=job.prompt, training=job.training, seed=job.seed,
-            name=job.name,
+            task=job.task, pattern="review", backbone=config.backbone, prompt=job.prompt, training=job.training,
+            seed=job.seed, name=job.name,
         )  # fmt: skip
         expected = run(prompt_tuning, alone, prompt_tuning.Inputs(data=film_data), tmp_path / f"{number}-alone")
         shared = prompt_tuning.Inputs(data=film_data, batched=tmp_path / "batched")

@@ -12,9 +12,9 @@ from pyarrow import parquet
 
 from stages.common.data import parquet_shards
 from stages.common.data.config import Source
-from stages.common.data.split_files import load_examples
 from stages.common.engine import InProcessEngine
 from stages.common.errors import DataError
+from stages.common.examples import load_examples
 from stages.common.models.backbones.config import LoraConfig
 from stages.common.models.encoders.config import EncoderConfig
 from stages.common.training.config import TrainingConfig
@@ -38,7 +38,7 @@ SIZES = (4, 1, 5)
 
 @pytest.fixture
 def shards(film_data: Path, tmp_path: Path) -> Path:
-    """The ten unlabeled examples in three shards of different sizes, one of them parquet; and a file that is no shard."""
+    """The ten unlabeled examples in three shards of different sizes, one of them parquet; and another file."""
     texts = [{"text": item.fields["text"]} for item in load_examples(film_data / "unlabeled.jsonl")]
     folder = tmp_path / "shards"
     folder.mkdir()
