@@ -18,7 +18,7 @@ import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
-from pipelines.dag.planner import plan_recipe
+from pipelines.dag.fewshot import plan_recipe
 from pipelines.run.request import load_request
 
 LINE = b'{"text": "A film that is neither long nor short, and says what it has to say.", "category": "fresh"}\n'

@@ -19,7 +19,7 @@ from pathlib import Path
 from typing import Any
 
 from cluster.parallel.memory import PARTITIONING, ModelShape, Workload, estimate_memory
-from pipelines.preflight.model_shapes import shape_of
+from pipelines.preflight.memory import shape_of
 
 GPU_BYTES = 80e9
 """Data sheet of NVIDIA's H100 SXM: 80 GB of HBM3, 3.35 TB/s."""

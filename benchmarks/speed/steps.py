@@ -24,7 +24,7 @@ from stages.common.models.cloze.classifier import ClozeClassifier
 from stages.common.models.encoders.config import StudentConfig
 from stages.common.models.encoders.text_classifier import TextClassifier
 from stages.common.patterns.config import Task
-from stages.common.prompts.submodels import new_submodel
+from stages.common.prompts.loader import new_submodel
 from stages.common.protocols import NullRecorder
 from stages.common.training.config import TrainingConfig
 from stages.common.training.loop import train

@@ -26,8 +26,7 @@ from cluster.parallel import nvme_offload, worker_signals
 from cluster.parallel.config import ALLOCATOR
 from cluster.parallel.engine import DistributedEngine
 from cluster.parallel.memory import PARTITIONING
-from cluster.parallel.process import redirect_output, set_num_threads
-from cluster.parallel.worker_signals import install_sigterm_handler
+from cluster.parallel.worker_signals import install_sigterm_handler, redirect_output, set_num_threads
 from cluster.steps.step import resolve
 from cluster.steps.task_spec import TaskSpec
 from cluster.tracking.recorder import BatchRecorder, LogBatch

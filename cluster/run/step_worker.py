@@ -15,12 +15,10 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from cluster.errors import ClusterError, LeaseLostError, PreemptedError, StepFailedError, StoreError
-from cluster.parallel.process import redirect_output, set_num_threads
+from cluster.errors import ClusterError, LeaseLostError, PreemptedError, StepFailedError, StoreError, is_transient
 from cluster.parallel.streaming import map_batches
-from cluster.parallel.worker_signals import StopRequest
+from cluster.parallel.worker_signals import StopRequest, redirect_output, set_num_threads
 from cluster.redaction import redact, redact_file
-from cluster.run.transient_errors import is_transient
 from cluster.run.watchdog import Watchdog, is_shutting_down
 from cluster.steps.code_digests import versions
 from cluster.steps.fingerprint import code_components

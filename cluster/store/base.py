@@ -11,6 +11,8 @@
 
 This module defines what every store does. `local.py` stores results in a folder, `remote.py` at any URL of fsspec, and
 `location.py` opens the right one.
+
+Removes results that no recipe uses, safely next to running drivers.
 """
 
 from __future__ import annotations
@@ -25,9 +27,9 @@ from pathlib import Path
 from typing import Any
 
 from cluster.canonical_json import plain
-from cluster.errors import CorruptResultError, OutdatedManifestError, StepFailedError, StoreError
+from cluster.errors import CorruptResultError, LeaseHeldError, OutdatedManifestError, StepFailedError, StoreError
 from cluster.store.files import file_digest, remove, sorted_files
-from cluster.store.lease import Lease, LeaseBackend
+from cluster.store.lease import Lease, LeaseBackend, Leases
 from cluster.store.manifest import FileEntry, Manifest, differences
 
 RESULT = "result.json"
@@ -333,3 +335,48 @@ class StagedResult(ABC):
     @abstractmethod
     def discard(self) -> None:
         """Removes the files; keeps the checkpoints."""
+
+
+def find_retained(stale_results: Iterable[StaleResult]) -> dict[StaleResult, str]:
+    """Returns stale results that must be kept, with the reason.
+
+    A step that is running is kept. Its driver runs another version of the recipe, whose committed results are stale,
+    too. It may read them, so they are kept until it is done.
+    """
+    stale_results = list(stale_results)
+    running = [item for item in stale_results if item.owner]
+    retained = {item: f"being run by {item.owner}" for item in running}
+    if running:
+        reason = f"may be read by {running[0].owner}, which runs {running[0].step}"
+        retained |= {item: reason for item in stale_results if item.committed_at is not None and not item.owner}
+    return retained
+
+
+def collect_garbage(store: Store, stale_results: Iterable[StaleResult]) -> dict[StaleResult, str]:
+    """Removes stale results, each under its lease and manifest first, so that no reader sees a partial result.
+
+    Args:
+        store: The store that has them.
+        stale_results: From `Store.find_stale`.
+
+    Returns:
+        The results that are kept, with the reason.
+
+    Raises:
+        StoreError: the store cannot be written. Every result is either removed or complete.
+    """
+    stale_results = list(stale_results)
+    retained = find_retained(stale_results)
+    with Leases() as leases:
+        for item in stale_results:
+            if item in retained:
+                continue
+            slot = store.slot(item.step, item.fingerprint)
+            try:
+                leases.acquire(slot, item.step)
+            except LeaseHeldError as held:
+                retained[item] = f"being run by {held.owner}"
+                continue
+            store.delete(item.step, item.fingerprint)
+            leases.release(slot)
+    return retained

@@ -1,6 +1,8 @@
 """MLflow runs of a pipeline: one parent per pipeline, one child per kind of step, one grandchild per step.
 
 The driver logs everything in batches; workers send it what they record (see `cluster.tracking.recorder`).
+
+Logs how busy the driver's machine is during a run, as MLflow's system metrics.
 """
 
 from __future__ import annotations
@@ -21,11 +23,52 @@ from cluster.store.lease import Owner, locked
 from cluster.store.manifest import Manifest
 from cluster.tracking.recorder import LogBatch
 from cluster.tracking.run_logger import SECONDS, DatasetsOf, RunGroups, RunLogger, no_datasets
-from cluster.tracking.system_metrics import SystemMetrics
 
 if TYPE_CHECKING:
     from mlflow.entities import Run
+    from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor
     from mlflow.tracking import MlflowClient
+
+
+SAMPLING_INTERVAL_S = 10
+SWITCH = "MLFLOW_ENABLE_SYSTEM_METRICS_LOGGING"
+"""MLflow's own variable; false disables system metrics."""
+
+
+class SystemMetrics:
+    """Logs CPU, memory, disk and network (and GPUs if NVIDIA's library is installed) every ten seconds.
+
+    Each sample takes a few milliseconds. Sampling starts with the first step, so a run of cached steps has no samples.
+    """
+
+    def __init__(self, run_id: str, uri: str) -> None:
+        self._run_id = run_id
+        self._uri = uri
+        self._monitor: SystemMetricsMonitor | None = None
+        self._may_start = os.environ.get(SWITCH, "true").lower() not in ("false", "0")
+
+    def start(self) -> None:
+        """Starts sampling; a second call does nothing."""
+        if not self._may_start:
+            return
+        self._may_start = False
+        try:
+            # MLflow's first import follows `tracker._client`, which sets its environment.
+            from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor  # noqa: PLC0415  (slow)
+
+            self._monitor = SystemMetricsMonitor(
+                self._run_id, sampling_interval=SAMPLING_INTERVAL_S, tracking_uri=self._uri
+            )
+            self._monitor.start()
+        except Exception:  # a system that cannot be measured must not end the run
+            self._monitor = None
+
+    def stop(self) -> None:
+        """Stops sampling and logs the last sample."""
+        monitor, self._monitor = self._monitor, None
+        if monitor is not None:
+            monitor.finish()
+
 
 EXPERIMENT_KIND = {"mlflow.experimentKind": "custom_model_development"}
 """Without this tag the pages of MLflow guess, and may show training runs as evaluations of chats."""

@@ -10,11 +10,11 @@ import typer
 from rich.markup import escape
 
 from cluster.steps.accept import accept as accept_results
-from cluster.store.garbage import collect_garbage, find_retained
+from cluster.store.base import collect_garbage, find_retained
 from pipelines.cli import options
 from pipelines.cli.options import DEFAULT_STORE
 from pipelines.cli.views.terminal import console
-from pipelines.dag.planner import plan_recipe
+from pipelines.dag.fewshot import plan_recipe
 from pipelines.run import status
 from pipelines.run.request import load_request
 

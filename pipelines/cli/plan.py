@@ -12,11 +12,10 @@ from rich.table import Table
 from cluster.steps.plan import Selection
 from pipelines.cli import options
 from pipelines.cli.options import DEFAULT_STORE
-from pipelines.cli.views import key_diff
-from pipelines.cli.views.plan_table import plan_table
+from pipelines.cli.views import plan_view
 from pipelines.cli.views.terminal import console, errors
 from pipelines.dag import fewshot
-from pipelines.dag.planner import plan_recipe
+from pipelines.dag.fewshot import plan_recipe
 from pipelines.preflight import memory
 from pipelines.report.page.graph import mermaid
 from pipelines.run.request import check_cached, load_request
@@ -33,8 +32,8 @@ def explain(
 
     request = load_request(recipe, override, store)
     planned = plan_recipe(request.config, request.store)
-    for explanation in key_diff.explain_steps(planned, request.store, steps):
-        key_diff.print_explanation(explanation, console)
+    for explanation in plan_view.explain_steps(planned, request.store, steps):
+        plan_view.print_explanation(explanation, console)
 
 
 def plan(
@@ -61,7 +60,7 @@ def plan(
     planned = plan_recipe(request.config, request.store, selection)
     steps = list(planned.steps.values())
     budget = memory.local_budget(steps)
-    console.print(plan_table(planned, memory.memory_rows(steps, budget)))
+    console.print(plan_view.plan_table(planned, memory.memory_rows(steps, budget)))
     console.print(memory.budget_summary(budget), style="dim", highlight=False)
 
 

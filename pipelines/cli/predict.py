@@ -11,7 +11,7 @@ from pipelines.cli.options import DEFAULT_STORE
 from pipelines.cli.views.progress_display import preflight_progress
 from pipelines.cli.views.terminal import console, errors, open_lines, open_output
 from pipelines.preflight import models
-from pipelines.preflight.assets import fetch
+from pipelines.preflight.checks import fetch
 from pipelines.schema.config import ScoreRecipe
 from pipelines.schema.loader import find_recipe, read_recipe
 from pipelines.schema.locations import RecipeError, errors_located_in

@@ -13,7 +13,7 @@ from cluster.run.result import RunOptions, RunResult
 from cluster.run.signals import exit_code
 from pipelines.cli import options
 from pipelines.cli.options import DEFAULT_STORE
-from pipelines.cli.views import key_diff
+from pipelines.cli.views import plan_view
 from pipelines.cli.views.progress_display import select_output_mode
 from pipelines.cli.views.terminal import errors
 from pipelines.dag import fewshot
@@ -58,7 +58,7 @@ def run(
     _print_errors(request, result, console)
     if not result.ok:
         steps = fewshot.build_steps(request.config)
-        command = key_diff.resume_command(
+        command = plan_view.resume_command(
             request.recipe, request.overrides, request.store.url, run_options, steps, result, register
         )
         _print_line(console, "resume", command)

@@ -9,6 +9,8 @@ ppt/<format>─┴─ prompts/<task>/<method>/<seed> ─────────
 
 ppt_examples/<format> runs before ppt/<format> if several workers read the corpus. learning_curve/... repeats the steps
 with fewer labels (`learning_curve.py`).
+
+Plans a recipe: its steps, with the keys that its options ask for, compared with the store.
 """
 
 from __future__ import annotations
@@ -16,12 +18,15 @@ from __future__ import annotations
 from collections.abc import Collection, Sequence
 from functools import partial
 
+from cluster.steps.fingerprint import KeyOptions
+from cluster.steps.plan import Plan, Selection, plan
 from cluster.steps.step import Step
+from cluster.store.base import Store
 from pipelines.dag.learning_curve import learning_curve_steps
 from pipelines.dag.members import labeled_shards_step, member_steps, untrained_steps, verbalizer_steps
-from pipelines.dag.pretraining import pretraining_steps
 from pipelines.dag.prompts import (
     init_kinds,
+    pretraining_steps,
     prompt_steps,
     token_level_data_steps,
     token_level_prompt_steps,
@@ -46,7 +51,7 @@ def build_steps(config: PipelineConfig, dropped: Collection[str] = ()) -> list[S
 
     Args:
         config: The recipe.
-        dropped: Names of members that the ensemble leaves out; see pipelines/dag/quorum.py.
+        dropped: Names of members that the ensemble leaves out; see pipelines/run/runner.py.
     """
     data = {task.name: _split(config, task, sets) for task, sets, _ in config.datasets.values()}
     data |= token_level_data_steps(config)
@@ -177,3 +182,36 @@ def _report(config: PipelineConfig, steps: Sequence[Step]) -> Step:
         ),
         inputs={"measured": measured},
     )
+
+
+EXCLUDED_MODULES = (
+    "pipelines.palette",
+    "pipelines.report.leaderboard_plot",
+    "stages.common.assets",
+    "stages.common.figures",
+    "stages.common.progress",
+)
+"""Modules that cannot change a result. They fetch files whose digests are in the key, draw plots or report progress."""
+
+
+def key_options(config: PipelineConfig) -> KeyOptions:
+    """Returns which code and versions are part of the keys of a recipe."""
+    return KeyOptions(excluded_modules=EXCLUDED_MODULES, has_versions=config.resources.versions_in_key)
+
+
+def plan_recipe(
+    config: PipelineConfig, store: Store, selection: Selection | None = None, *, dropped: Collection[str] = ()
+) -> Plan:
+    """Plans all steps of a recipe, or those of `selection`.
+
+    Args:
+        config: The recipe.
+        store: Where results are.
+        selection: Which steps to plan. Default: all.
+        dropped: Members that the ensemble does without.
+
+    Raises:
+        GraphError: a name of the selection matches no step.
+        FingerprintError: the key of a step cannot be computed.
+    """
+    return plan(build_steps(config, dropped), store, selection, key_options(config))

@@ -19,9 +19,8 @@ from rich.markup import escape
 from rich.table import Table
 
 from cluster.parallel.memory import FLOAT, GIB, MOMENTS, ModelShape, Workload, activations
-from pipelines.preflight.assets import OnStart, fetch
-from pipelines.preflight.memory import machine_bytes
-from pipelines.preflight.model_shapes import shape_of
+from pipelines.preflight.checks import OnStart, fetch
+from pipelines.preflight.memory import machine_bytes, shape_of
 from pipelines.preflight.models import bare_tokenizer
 from pipelines.schema.config import PipelineConfig
 from pipelines.schema.loader import load_config

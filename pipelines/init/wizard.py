@@ -17,7 +17,7 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from pipelines.init import defaults, recipe_writer
+from pipelines.init import recipe_writer
 from pipelines.init.flags import (
     TEXT,
     label_words_flag,
@@ -33,7 +33,7 @@ from pipelines.init.labeled_file import LabeledData, LabeledFile, check_counts
 from pipelines.init.recipe_writer import RecipeDraft, Sizes
 from pipelines.init.recommendations import covering_length
 from pipelines.preflight import models
-from pipelines.preflight.assets import OnStart, fetch
+from pipelines.preflight.checks import OnStart, fetch
 from pipelines.schema.config import PipelineConfig
 from pipelines.schema.loader import find_recipe, read_recipe
 from pipelines.serving import batch_inference
@@ -133,9 +133,9 @@ class InitWizard:
         self._check_free(output)
         model = self._backbone()
         student = self._ask_or_default("Student", options.student, DEMO, self._parse_student)
-        kind = defaults.kind_of(labels, label)
-        patterns = self._patterns(file, model, defaults.default_patterns(kind, model.family))
-        words = self._label_words(labels, defaults.label_words(labels, kind, model.tokenizer, model.family), model)
+        kind = recipe_writer.kind_of(labels, label)
+        patterns = self._patterns(file, model, recipe_writer.default_patterns(kind, model.family))
+        words = self._label_words(labels, recipe_writer.label_words(labels, kind, model.tokenizer, model.family), model)
         task = Task(name=name, labels=labels, patterns=patterns, verbalizer=words)
         data = file.summarize({item: text if item == TEXT else item for item in task.fields}, label)
         check_counts(data, options.shots)

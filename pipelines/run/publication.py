@@ -1,9 +1,16 @@
-"""Publishes a run: logs recipe, graph, plan, costs and report to the tracker, and writes the report files."""
+"""Publishes a run: logs recipe, graph, plan, costs and report to the tracker, and writes the report files.
+
+Provenance of a run: versions of packages, and the commit if this project runs from a git checkout.
+
+The data that each step reads, for the tracker: the splits of the data steps, with the digests of their files.
+"""
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Mapping
+import subprocess
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import yaml
@@ -14,12 +21,16 @@ from rich.markup import escape
 from cluster.run.result import RunResult
 from cluster.steps.code_digests import versions
 from cluster.steps.plan import Plan
+from cluster.steps.step import Step
+from cluster.store.base import Store
+from cluster.store.manifest import Manifest
+from cluster.tracking.run_logger import Dataset
 from cluster.tracking.tracker import Tracker
+from pipelines.kinds import KINDS, SETS
 from pipelines.report.comparisons import flat_inits
 from pipelines.report.leaderboard import flat_rows
 from pipelines.report.page import charts, graph, writer
 from pipelines.report.page.graph_plot import plot_graph
-from pipelines.run import provenance
 from pipelines.run.request import RunRequest
 
 
@@ -59,7 +70,7 @@ def publish(request: RunRequest, planned: Plan, result: RunResult, tracker: Trac
     manifest = result.manifests.get("report")
     if manifest is None:
         return
-    commit = provenance.git_commit()
+    commit = git_commit()
     run = {**counts, "versions": versions(), "commit": commit[0] if commit else None}
     report = writer.build_report(request.config.name, manifest.result, seconds, run)
     files = request.store.files("report", manifest.fingerprint)
@@ -115,3 +126,91 @@ def flat(config: BaseModel) -> dict[str, Any]:
                 yield prefix + key, value
 
     return dict(items(config.model_dump(mode="json")))
+
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def git_commit(root: Path = ROOT) -> tuple[str, bool] | None:
+    """Returns the commit of a checkout of this project, and True if files differ from it; else None.
+
+    A folder inside another repository, such as an installed package, does not count.
+    """
+    top = _git(root, "rev-parse", "--show-toplevel")
+    if top is None or Path(top).resolve() != root.resolve():
+        return None
+    head = _git(root, "rev-parse", "HEAD")
+    return None if head is None else (head, bool(_git(root, "status", "--porcelain", "--untracked-files=no")))
+
+
+def run_tags() -> dict[str, str]:
+    """Returns versions and commit as tags of a run. The commit has the name that MLflow shows."""
+    tags = {f"version.{name}": value for name, value in versions().items()}
+    commit = git_commit()
+    if commit is not None:
+        tags["mlflow.source.git.commit"] = commit[0]
+        tags["git.is_changed"] = str(commit[1]).lower()
+    return tags
+
+
+def _git(root: Path, *arguments: str) -> str | None:
+    """Returns the output of git; None if git is not installed, fails or does not respond."""
+    try:
+        process = subprocess.run(
+            ["git", "-C", str(root), *arguments], capture_output=True, text=True, timeout=10, check=False
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return None
+    return process.stdout.strip() if process.returncode == 0 else None
+
+
+class Datasets:
+    """Maps each step to the data that it reads or wrote. Skips empty splits, such as an unset dev set."""
+
+    def __init__(self, planned: Plan, store: Store) -> None:
+        self._planned = planned.lines
+        self._store = store
+        self._written: dict[str, dict[str, Dataset]] = {}
+
+    def __call__(self, step: str) -> Sequence[Dataset]:
+        """Returns the data of a step that are committed."""
+        planned = self._planned.get(step)
+        if planned is None:
+            return ()
+        reads = KINDS[planned.step.kind].reads
+        sources = [item.name for item in (planned.step, *planned.step.upstream()) if item.kind == "data"]
+        return [dataset for name in dict.fromkeys(sources) for key, dataset in self._sets(name).items() if key in reads]
+
+    def all(self) -> Sequence[Dataset]:
+        """Returns the data of the entire run."""
+        names = [name for name, planned in self._planned.items() if planned.step.kind == "data"]
+        return [dataset for name in names for dataset in self._sets(name).values()]
+
+    def _sets(self, name: str) -> dict[str, Dataset]:
+        """Returns the splits of a data step; nothing before it is committed."""
+        planned = self._planned.get(name)
+        if planned is not None and name not in self._written:
+            manifest = planned.manifest or self._store.lookup(name, planned.fingerprint)
+            if manifest is None:
+                return {}
+            self._written[name] = self._datasets(planned.step, manifest)
+        return self._written.get(name, {})
+
+    def _datasets(self, step: Step, manifest: Manifest) -> dict[str, Dataset]:
+        folder = f"{self._store.url}/{step.name}/{manifest.fingerprint}/{manifest.folder}"
+        return {
+            key: Dataset(
+                name=f"{step.labels['task']}/{key}",
+                digest=entry.sha256,
+                context=key,
+                address=f"{folder}/{key}.jsonl",
+                num_rows=_num_rows(manifest.result, key),
+            )
+            for key in SETS
+            if (entry := manifest.files.get(f"{key}.jsonl")) is not None and entry.size > 0
+        }
+
+
+def _num_rows(result: Any, key: str) -> int | None:
+    count = result.get(f"num_{key}") if isinstance(result, dict) else None
+    return count if isinstance(count, int) else None

@@ -15,8 +15,7 @@ from cluster.steps.plan import Plan, PlanState
 from cluster.store.base import Store
 from cluster.store.location import open_store
 from pipelines.preflight import memory, models
-from pipelines.preflight.assets import OnStart
-from pipelines.preflight.checks import check_recipe
+from pipelines.preflight.checks import OnStart, check_recipe
 from pipelines.schema.config import PipelineConfig
 from pipelines.schema.loader import find_recipe, read_recipe
 from pipelines.schema.locations import errors_located_in

@@ -1,22 +1,32 @@
-"""Runs a recipe: check, plan, execute, publish. The caller supplies the display."""
+"""Runs a recipe: check, plan, execute, publish. The caller supplies the display.
+
+Continues without failed members if `ensemble.min_members` allows it.
+
+Without that key a missing member is an error: every step that needs the ensemble is blocked. With it, the config of the
+ensemble's step lists the dropped members. Its fingerprint and the report therefore show them, and the next run retries
+them.
+"""
 
 from __future__ import annotations
 
 import os
 from collections import Counter
+from collections.abc import Mapping
 from dataclasses import replace
 
-from cluster.run.result import RunOptions, RunResult
+from cluster.run.result import RunOptions, RunResult, Status
 from cluster.run.scheduler import execute
 from cluster.steps.plan import Plan, PlanState
+from cluster.store.base import Store
+from cluster.store.manifest import Manifest
 from cluster.tracking.tracker import Tracker
-from pipelines.dag import quorum
-from pipelines.dag.planner import plan_recipe
-from pipelines.run import provenance
+from pipelines.dag.fewshot import plan_recipe
+from pipelines.kinds import KINDS
+from pipelines.run import publication
 from pipelines.run.model_registration import register_models
-from pipelines.run.publication import log_plan, publish
+from pipelines.run.publication import Datasets, log_plan, publish
 from pipelines.run.request import RunDisplay, RunRequest, check_machine, check_request
-from pipelines.run.tracked_datasets import Datasets
+from pipelines.schema.config import PipelineConfig
 
 
 def run_recipe(request: RunRequest, options: RunOptions, display: RunDisplay, *, register: bool = True) -> RunResult:
@@ -41,13 +51,13 @@ def run_recipe(request: RunRequest, options: RunOptions, display: RunDisplay, *,
     num_steps = Counter(item.state for item in planned)
     console.print(f"{name}: {num_steps[PlanState.RUN]} steps to run, {num_steps[PlanState.CACHED]} cached")
     datasets = Datasets(planned, request.store)
-    tags = {"recipe": name, **provenance.run_tags()}
+    tags = {"recipe": name, **publication.run_tags()}
     with Tracker.open(request.store.local, name, name, uri=tracking_server(), tags=tags, datasets=datasets) as tracker:
         log_plan(tracker, request, planned)
         with display.events(console, num_steps[PlanState.RUN]) as on_event:
             result = execute(planned, request.store, options, tracker, on_event)
         manifests = {**planned.manifests, **result.manifests}
-        if result.failed and (dropped := quorum.dropped_members(request.config, planned, manifests, request.store)):
+        if result.failed and (dropped := dropped_members(request.config, planned, manifests, request.store)):
             planned, result = _run_without(dropped, result, request, options, tracker, display)
         tracker.parent.log_datasets(datasets.all())
         publish(request, planned, result, tracker, console)
@@ -72,9 +82,45 @@ def _run_without(
     planned = plan_recipe(request.config, request.store, options, dropped=dropped)
     with display.events(display.console, len(first.blocked)) as on_event:
         second = execute(planned, request.store, options, tracker, on_event)
-    return planned, quorum.merge_results(first, second)
+    return planned, merge_results(first, second)
 
 
 def tracking_server() -> str | None:
     """Returns the tracking server that the environment sets. Default: a database in the local folder of the store."""
     return os.environ.get("MLFLOW_TRACKING_URI") or None
+
+
+def dropped_members(
+    config: PipelineConfig, planned: Plan, manifests: Mapping[str, Manifest], store: Store
+) -> tuple[str, ...]:
+    """Returns the members whose last attempt failed, if enough members have a result; else none.
+
+    Args:
+        config: The recipe.
+        planned: The plan of all its steps.
+        manifests: The results of its steps.
+        store: The store with the failures.
+    """
+    if config.ensemble.min_members is None:
+        return ()
+    ensembles = [step for step in planned.steps.values() if step.kind == "soft_labels"]
+    members = {item.name for step in ensembles for item in step.upstream() if KINDS[item.kind].votes}
+    failed = [
+        name
+        for name in planned.steps
+        if name in members - manifests.keys() and store.failure(name, planned.keys[name].fingerprint) is not None
+    ]
+    num_finished = len(members & manifests.keys())
+    is_enough = num_finished >= config.ensemble.min_members and num_finished + len(failed) == len(members)
+    return tuple(failed) if is_enough else ()
+
+
+def merge_results(first: RunResult, second: RunResult) -> RunResult:
+    """Merges two results: of the run in which members failed, and of the run that continued without them."""
+    steps = {name: report for name, report in first.steps.items() if report.status in (Status.EXECUTED, Status.CACHED)}
+    return RunResult(
+        steps=steps | second.steps,
+        errors=second.errors,
+        wall_s=first.wall_s + second.wall_s,
+        signal=second.signal,
+    )

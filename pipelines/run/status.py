@@ -13,7 +13,7 @@ from cluster.steps.fingerprint import fingerprints
 from cluster.steps.step import graph
 from cluster.store.base import StaleResult, Store
 from pipelines.dag import fewshot
-from pipelines.dag.planner import key_options, plan_recipe
+from pipelines.dag.fewshot import key_options, plan_recipe
 from pipelines.run.request import RunRequest, load_request
 from stages.common.errors import InputError
 

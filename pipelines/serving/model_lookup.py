@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 from cluster.steps.step import Step
-from pipelines.dag import quorum
-from pipelines.dag.planner import plan_recipe
+from pipelines.dag.fewshot import plan_recipe
+from pipelines.run import runner
 from pipelines.run.request import RunRequest, load_request
 from pipelines.schema.locations import RecipeError
 from pipelines.serving import predictors
@@ -83,7 +83,7 @@ def _prompt_folders(request: RunRequest, method: str) -> list[Path]:
 def _results(request: RunRequest, kind: str) -> list[tuple[Step, Path]]:
     """Returns all steps of a kind with the folders of their files, in the order of the recipe."""
     planned = plan_recipe(request.config, request.store)
-    if dropped := quorum.dropped_members(request.config, planned, planned.manifests, request.store):
+    if dropped := runner.dropped_members(request.config, planned, planned.manifests, request.store):
         planned = plan_recipe(request.config, request.store, dropped=dropped)
     results = []
     for item in planned:

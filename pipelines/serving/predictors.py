@@ -22,7 +22,7 @@ from stages.common.models.encoders.text_classifier import TextClassifier
 from stages.common.prompts.loader import load_prompts
 from stages.common.protocols import NullRecorder
 from stages.token_level.examples import Question, TaggedText, TokenLevelExample
-from stages.token_level.loader import load_token_level_model
+from stages.token_level.heads import load_token_level_model
 from stages.token_level.metrics import entities
 
 Item = TypeVar("Item")

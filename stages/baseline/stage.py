@@ -11,9 +11,8 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from stages.baseline.config import BaselineConfig
-from stages.common.data.split_files import load_examples
 from stages.common.errors import InputError
-from stages.common.examples import Example
+from stages.common.examples import Example, load_examples
 from stages.common.metrics.classification import EvaluationResult
 from stages.common.protocols import Engine, Recorder
 from stages.common.training.students import HeadTargets, train_student

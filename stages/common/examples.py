@@ -1,9 +1,16 @@
-"""Plain values that all stages exchange: an example of a classification task, and a row of a data file."""
+"""Plain values that all stages exchange: an example of a classification task, and a row of a data file.
+
+Writes and loads the sets of a task as JSON lines: the files that the split stage writes for later steps.
+
+Most stages read only these files, so a change in the readers of sources does not retrain them.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 
@@ -22,3 +29,18 @@ class Example:
 
 Row = tuple[str, Mapping[str, Any]]
 """A row of a file: its location ("file, line 7") and its values by column."""
+
+
+def write_examples(path: Path, examples: Iterable[Example]) -> None:
+    """Writes one JSON object per line: uid, fields, label, group."""
+    with path.open("w", encoding="utf-8") as file:
+        for example in examples:
+            row = {"uid": example.uid, "fields": dict(example.fields), "label": example.label, "group": example.group}
+            file.write(json.dumps(row, ensure_ascii=False) + "\n")
+
+
+def load_examples(path: Path) -> list[Example]:
+    """Reads a file of `write_examples`."""
+    with path.open(encoding="utf-8") as file:
+        rows = (json.loads(line) for line in file)
+        return [Example(row["uid"], row["fields"], row["label"], row.get("group")) for row in rows]

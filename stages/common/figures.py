@@ -16,7 +16,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from numpy.typing import NDArray
 
-from stages.common.metrics.calibration import Bin, CoveragePoint
+from stages.common.metrics.classification import Bin, CoveragePoint
 
 BLUE, ORANGE, GREEN, GRAY = "#0072B2", "#E69F00", "#009E73", "#7a7a7a"
 LINES = (BLUE, ORANGE, GREEN, "#CC79A7", "#D55E00")
@@ -63,7 +63,7 @@ def entropy(shares: NDArray[np.float64]) -> Figure:
     """Plots a histogram of the entropy of soft labels.
 
     Args:
-        shares: [n] from `entropies` of stages/common/metrics/calibration.py
+        shares: [n] from `entropies` of stages/common/metrics/classification.py
     """
     figure, axes = _plain("Entropy of the soft labels")
     axes.hist(shares, bins=np.linspace(0, 1, 21).tolist(), color=BLUE, edgecolor="white", linewidth=0.5)
@@ -79,7 +79,7 @@ def reliability(bins: Sequence[Bin], ece: float) -> Figure:
     """Plots accuracy against confidence; a calibrated model is on the diagonal.
 
     Args:
-        bins: From `reliability_bins` of stages/common/metrics/calibration.py
+        bins: From `reliability_bins` of stages/common/metrics/classification.py
         ece: Expected calibration error.
     """
     figure, axes = _plain(f"Reliability: calibration error {ece:.3f}")
@@ -106,7 +106,7 @@ def coverage(points: Sequence[CoveragePoint]) -> Figure:
     """Plots the accuracy on the most confident examples against their share.
 
     Args:
-        points: From `accuracy_at_coverage` of stages/common/metrics/calibration.py
+        points: From `accuracy_at_coverage` of stages/common/metrics/classification.py
     """
     figure, axes = _plain("Accuracy on the most confident examples")
     axes.plot(

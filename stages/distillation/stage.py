@@ -23,10 +23,9 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from stages.common.data.soft_label_shards import confidences, load_rows
-from stages.common.data.split_files import load_examples
 from stages.common.data.step_outputs import aligned, read_logits
 from stages.common.errors import InputError
-from stages.common.examples import Example
+from stages.common.examples import Example, load_examples
 from stages.common.metrics.classification import EvaluationResult, softmax
 from stages.common.protocols import Engine, Recorder
 from stages.common.seeds import python_rng

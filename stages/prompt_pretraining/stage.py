@@ -13,16 +13,14 @@ from typing import NamedTuple
 
 from stages.common.data.corpora import Documents, Window, check_enough
 from stages.common.data.parquet_shards import examples_of
-from stages.common.data.split_files import write_examples
 from stages.common.data.step_outputs import write_losses
-from stages.common.examples import Example
+from stages.common.examples import Example, write_examples
 from stages.common.metrics.classification import Score
 from stages.common.models.backbones.base import Backbone
 from stages.common.models.backbones.loader import load_backbone
 from stages.common.models.cloze.classifier import ClozeClassifier
 from stages.common.prompts.initialization import init_vectors
-from stages.common.prompts.prompt_modules import PromptEmbedding
-from stages.common.prompts.soft_prompt import Prompt
+from stages.common.prompts.soft_prompt import Prompt, PromptEmbedding
 from stages.common.prompts.tuning import save_tuned_prompt, tune
 from stages.common.protocols import Engine, Recorder
 from stages.common.seeds import python_rng, torch_rng

@@ -3,10 +3,13 @@
 Every member has already labeled the unlabeled set (stages/common/training/evaluation.py). This stage calibrates,
 weights and averages their logits. Rows are joined on the uid of their example. Letters in names of arrays: M members,
 n examples, C labels.
+
+Reads what the steps of the members wrote: their results, their weights, and the logits that calibrate them.
 """
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,17 +19,38 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stages.common import figures
-from stages.common.data.split_files import load_examples
 from stages.common.data.step_outputs import aligned, read_logits, write_logits
 from stages.common.errors import DataError
-from stages.common.examples import Example
-from stages.common.metrics.calibration import entropies
-from stages.common.metrics.classification import EvaluationResult, Score, score, softmax
-from stages.common.models.averaging import average_members, calibrate
+from stages.common.examples import Example, load_examples
+from stages.common.metrics.classification import EvaluationResult, Score, entropies, score, softmax
+from stages.common.models.averaging import average_members, calibrate, member_weights
+from stages.common.models.config import Calibration
 from stages.common.protocols import Engine, Recorder
 from stages.common.training.evaluation import log_test_scores
-from stages.soft_labels.config import SoftLabelsConfig
-from stages.soft_labels.members import read_reference, read_results, weights_of
+from stages.soft_labels.config import LabelingConfig, SoftLabelsConfig
+
+_REFERENCES: dict[Calibration, str] = {
+    "contextual": "content_free_logits.jsonl",
+    "unlabeled": "unlabeled_logits.jsonl",
+}
+
+
+def read_results(members: Sequence[Path]) -> list[dict[str, Any]]:
+    """Reads the result of each member."""
+    return [json.loads((member / "result.json").read_text()) for member in members]
+
+
+def weights_of(config: LabelingConfig, results: Sequence[dict[str, Any]]) -> NDArray[np.float64]:
+    """Returns the weights of the members, [M]."""
+    accuracies = [result["train_accuracy_before_training"] for result in results]
+    return member_weights(config.ensemble.weights, accuracies, config.groups)
+
+
+def read_reference(config: LabelingConfig, member: Path) -> NDArray[np.float64] | None:
+    """Reads the logits [m, C] that calibrate a member; None without calibration."""
+    file = _REFERENCES.get(config.ensemble.calibration)
+    return read_logits(member / file, config.labels).logits if file else None
+
 
 NUM_DISAGREEMENTS = 30
 """Rows of the table of examples that members disagree about."""

@@ -13,9 +13,8 @@ from pathlib import Path
 
 from stages.common.data.config import Source
 from stages.common.data.sources import read_examples
-from stages.common.data.split_files import write_examples
 from stages.common.errors import DataError
-from stages.common.examples import Example
+from stages.common.examples import Example, write_examples
 from stages.common.protocols import Engine, Recorder
 from stages.common.seeds import python_rng
 from stages.splits.config import SplitsConfig

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.dag.planner import plan_recipe
+from pipelines.dag.fewshot import plan_recipe
 from pipelines.run.request import load_request
 
 NUM_BYTES = 20_000_000

@@ -21,8 +21,7 @@ from cluster.run.scheduler import execute
 from cluster.steps.step import Resources, Step, function_name
 from cluster.store.base import Store
 from cluster.store.location import open_store
-from pipelines.preflight.memory import workload_of
-from pipelines.preflight.model_shapes import shape_of
+from pipelines.preflight.memory import shape_of, workload_of
 from stages.common.data.config import Source
 from stages.common.data.step_outputs import read_logits
 from stages.common.models.backbones.config import LoraConfig

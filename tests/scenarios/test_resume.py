@@ -10,8 +10,8 @@ from pathlib import Path
 import pytest
 
 from cluster.steps.plan import PlannedStep, PlanState
-from pipelines.cli.views.key_diff import Explanation, explain_steps
-from pipelines.dag.planner import plan_recipe
+from pipelines.cli.views.plan_view import Explanation, explain_steps
+from pipelines.dag.fewshot import plan_recipe
 from pipelines.run.request import load_request
 from tests.support.paths import ROOT
 

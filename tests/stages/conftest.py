@@ -7,8 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 
-from stages.common.data.split_files import write_examples
-from stages.common.examples import Example
+from stages.common.examples import Example, write_examples
 from stages.common.models.backbones.base import Backbone
 from stages.common.models.backbones.loader import load_backbone
 from tests.support.small_models import FAMILIES, TOKENIZERS, backbone_config, film_examples, small_model

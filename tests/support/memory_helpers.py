@@ -14,8 +14,7 @@ from cluster.run.result import RunOptions
 from cluster.run.scheduler import execute
 from cluster.steps.step import Resources, Step, Strategy, function_name
 from cluster.store.location import open_store
-from pipelines.preflight.memory import workload_of
-from pipelines.preflight.model_shapes import shape_of
+from pipelines.preflight.memory import shape_of, workload_of
 from stages.common.data.config import Source
 from stages.common.prompts.config import PromptConfig
 from stages.common.training.config import TrainingConfig

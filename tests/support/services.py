@@ -1,7 +1,7 @@
-"""A service in a process of its own, and what talks to it. As a script: a service of a toy model, which needs no torch.
+"""A service in a separate process, and a client. Run as a script: a service of a toy model, which needs no torch.
 
-The toy answers with the text in capitals. Of the text itself it says how long it takes: `slow 0.5` takes half a second,
-`fail` raises an error. It is loaded when the file LOADED is there.
+The toy predicts the text in capitals. The text `slow 0.5` takes half a second, and `fail` raises an error. The toy is
+loaded when the file of its setting `loaded` exists.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ CLI = ("-c", "from pipelines.cli.app import main; main()", "serve")
 
 
 @dataclass(frozen=True)
-class Answer:
+class Response:
     status: int
     headers: Mapping[str, str]
     body: Any
@@ -37,14 +37,14 @@ class Answer:
 
 @dataclass
 class Service:
-    """A running service, its port, and all lines that it printed so far."""
+    """A running service, its port, and the lines that it has printed."""
 
     process: subprocess.Popen[str]
     port: int
     printed: list[str]
 
-    def ask(self, method: str, path: str, body: Any = None, timeout: float = 60) -> Answer:
-        """One request on a connection of its own; bytes and iterators of bytes are sent as they are."""
+    def ask(self, method: str, path: str, body: Any = None, timeout: float = 60) -> Response:
+        """Sends a request on a new connection. Bytes and iterators of bytes are sent unchanged."""
         connection = HTTPConnection("127.0.0.1", self.port, timeout=timeout)
         try:
             return ask(connection, method, path, body)
@@ -52,13 +52,13 @@ class Service:
             connection.close()
 
     def predict(self, texts: Sequence[str]) -> list[Any]:
-        """The answers, which must be there."""
-        found = self.ask("POST", "/predict", {"texts": list(texts)})
-        assert found.status == 200, found
-        return list(found.body["predictions"])
+        """Returns the predictions of a request that must succeed."""
+        response = self.ask("POST", "/predict", {"texts": list(texts)})
+        assert response.status == 200, response
+        return list(response.body["predictions"])
 
     def metrics(self) -> dict[str, float]:
-        """Name and labels -> value, as Prometheus reads them."""
+        """Returns name and labels -> value, parsed as Prometheus does."""
         families = text_string_to_metric_families(self.ask("GET", "/metrics").body)
         return {
             sample.name + "".join(f",{key}={value}" for key, value in sorted(sample.labels.items())): sample.value
@@ -73,20 +73,20 @@ class Service:
             time.sleep(0.05)
 
     def stop(self, number: int = 15) -> int:
-        """Its exit status after a signal."""
+        """Sends a signal and returns the exit status."""
         self.process.send_signal(number)
         return self.process.wait(60)
 
 
-def ask(connection: HTTPConnection, method: str, path: str, body: Any = None) -> Answer:
-    """One request on a connection that stays open."""
+def ask(connection: HTTPConnection, method: str, path: str, body: Any = None) -> Response:
+    """Sends a request on an open connection."""
     if isinstance(body, dict | list):
         body = json.dumps(body).encode()
     connection.request(method, path, body, encode_chunked=hasattr(body, "__next__"), headers=_headers(body))
     response = connection.getresponse()
     data = response.read().decode()
     is_json = response.headers["content-type"] == "application/json"
-    return Answer(
+    return Response(
         response.status, {k.lower(): v for k, v in response.headers.items()}, json.loads(data) if is_json else data
     )
 
@@ -96,34 +96,29 @@ def _headers(body: Any) -> dict[str, str]:
 
 
 @contextmanager
-def service(*words: str, wait: bool = True) -> Iterator[Service]:
-    """Starts one: `toy` and its settings, or the words after `clozeline serve`."""
-    start = (__file__, *words[1:]) if words[0] == "toy" else (*CLI, *words, "--port", "0")
-    process = subprocess.Popen(
-        [sys.executable, *start],
-        env={**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])},
-        stdout=subprocess.PIPE,
-        stderr=subprocess.STDOUT,
-        text=True,
-    )
-    try:
+def service(*arguments: str, wait: bool = True) -> Iterator[Service]:
+    """Starts a service: `toy` and its settings as JSON, or the arguments of `clozeline serve`."""
+    command = (__file__, *arguments[1:]) if arguments[0] == "toy" else (*CLI, *arguments, "--port", "0")
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
+    with subprocess.Popen(
+        [sys.executable, *command], env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True
+    ) as process:
         assert process.stdout is not None
-        first = process.stdout.readline()
-        assert "http://127.0.0.1:" in first, first + process.stdout.read()
-        port = int(first.split("http://127.0.0.1:")[1].split("/")[0])
-        found = Service(process, port, [first])
-        reader = threading.Thread(target=lambda: found.printed.extend(process.stdout or ()), daemon=True)
-        reader.start()
-        if wait:
-            found.wait_until_ready()
-        yield found
-    finally:
-        process.kill()
-        process.wait()
-        with suppress(UnboundLocalError):
-            reader.join(10)
-        assert process.stdout is not None
-        process.stdout.close()
+        try:
+            first = process.stdout.readline()
+            assert "http://127.0.0.1:" in first, first + process.stdout.read()
+            port = int(first.split("http://127.0.0.1:")[1].split("/")[0])
+            running = Service(process, port, [first])
+            reader = threading.Thread(target=lambda: running.printed.extend(process.stdout or ()), daemon=True)
+            reader.start()
+            if wait:
+                running.wait_until_ready()
+            yield running
+        finally:
+            process.kill()
+            process.wait()
+            with suppress(UnboundLocalError):
+                reader.join(10)
 
 
 class Toy(Predictor[str]):

@@ -31,7 +31,7 @@ def render_page(
         columns: Columns of the leaderboard.
         cells: Rows of the leaderboard as text.
         run_line: A sentence about this run.
-        details: Curves and confidence of pipelines/report/page/data.py, if available.
+        details: Curves and confidence of pipelines/report/stage.py, if available.
         graph: The graph of steps as SVG, if available.
     """
     environment = jinja2.Environment(

@@ -55,7 +55,7 @@ def write_report(
         report: Content of report.json.
         leaderboard: The plot of the leaderboard.
         folder: Created if it does not exist. Each file of an earlier report is replaced atomically.
-        details: Curves and confidence of pipelines/report/page/data.py, if available.
+        details: Curves and confidence of pipelines/report/stage.py, if available.
         graph: The graph of steps as SVG, if available.
     """
     folder.mkdir(parents=True, exist_ok=True)

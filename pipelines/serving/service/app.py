@@ -22,8 +22,7 @@ from starlette.types import ASGIApp, Lifespan, Message, Receive, Scope, Send
 
 from pipelines.serving.predictors import Predictor
 from pipelines.serving.service import request_parsing
-from pipelines.serving.service.batcher import DynamicBatcher, ModelFailedError, QueueFullError
-from pipelines.serving.service.metrics import CONTENT_TYPE, Metrics
+from pipelines.serving.service.batcher import CONTENT_TYPE, DynamicBatcher, Metrics, ModelFailedError, QueueFullError
 from pipelines.serving.service.request_parsing import RequestError, RequestLimits
 
 PATHS = ("/", "/predict", "/health", "/metrics")

@@ -17,8 +17,7 @@ from starlette.applications import Starlette
 
 from pipelines.serving.predictors import Predictor
 from pipelines.serving.service.app import Service
-from pipelines.serving.service.batcher import BatchingConfig, DynamicBatcher
-from pipelines.serving.service.metrics import Metrics
+from pipelines.serving.service.batcher import BatchingConfig, DynamicBatcher, Metrics
 from pipelines.serving.service.request_parsing import RequestLimits
 from stages.common.errors import InputError
 

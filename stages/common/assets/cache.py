@@ -4,11 +4,14 @@ The cache folder is `CLOZELINE_CACHE`, by default ~/.cache/clozeline. Downloads 
 renamed when it is complete. A record, written last, lists the digest of every file. A cached asset is used only while
 its record agrees with the files; otherwise it is downloaded again. Digests of files are remembered by size, mtime and
 inode, so gigabytes are read once.
+
+Unpacks zips that consist of several parts, without writing a joined copy.
 """
 
 from __future__ import annotations
 
 import hashlib
+import io
 import json
 import os
 import shutil
@@ -16,14 +19,16 @@ import subprocess
 import sys
 import tempfile
 import zipfile
-from collections.abc import Callable
+import zlib
+from bisect import bisect_right
+from collections.abc import Callable, Sequence
 from contextlib import suppress
+from itertools import accumulate
 from pathlib import Path
 
 import fsspec
 from filelock import FileLock
 
-from stages.common.assets import archives
 from stages.common.assets.references import OTHER_KINDS, Asset, unavailable_error
 from stages.common.errors import AssetError
 
@@ -185,7 +190,7 @@ def _unpack_parts(asset: Asset, slot: Path, content: Path, on_bytes: Callable[[i
     downloads.mkdir(exist_ok=True)
     files = [_part(ref, downloads / str(number), on_bytes) for number, ref in enumerate(asset.parts, 1)]
     try:
-        archives.unpack(files, content)
+        unpack(files, content)
     finally:
         shutil.rmtree(downloads)
 
@@ -263,3 +268,56 @@ def last_error(stderr: str) -> str:
     """Returns the last error line of pip."""
     lines = [line for line in stderr.splitlines() if line.startswith("ERROR")] or stderr.strip().splitlines() or ["?"]
     return lines[-1].removeprefix("ERROR:").strip()
+
+
+def unpack(parts: Sequence[Path], target: Path) -> None:
+    """Unpacks a zip, which consists of `parts` in this order, into the new folder `target`.
+
+    Raises:
+        AssetError: together they are not a complete zip.
+    """
+    try:
+        with io.BufferedReader(JoinedFiles(parts), 1 << 20) as joined, zipfile.ZipFile(joined) as archive:
+            archive.extractall(target)
+    except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError) as error:  # RuntimeError: the zip has a password
+        raise AssetError(
+            f"cannot unpack {' + '.join(part.name for part in parts)} as a zip ({error}).",
+            "Specify all parts of one zip without a password, each once, in order.",
+        ) from error
+
+
+class JoinedFiles(io.RawIOBase):
+    """Reads several files as one, without writing a joined copy."""
+
+    def __init__(self, paths: Sequence[Path]) -> None:
+        self._paths = tuple(paths)
+        self._ends = list(accumulate(path.stat().st_size for path in paths))
+        self._position = 0
+
+    def readable(self) -> bool:
+        return True
+
+    def seekable(self) -> bool:
+        return True
+
+    def tell(self) -> int:
+        return self._position
+
+    def seek(self, offset: int, whence: int = os.SEEK_SET, /) -> int:
+        start = {os.SEEK_SET: 0, os.SEEK_CUR: self._position, os.SEEK_END: self._ends[-1]}[whence]
+        if start + offset < 0:
+            raise OSError(f"{start + offset} is before the start.")  # like files: zipfile seeks so in short ones
+        self._position = start + offset
+        return self._position
+
+    def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
+        """Fills `buffer`, at most to the end of the current file; returns 0 at the end of the last file."""
+        number = bisect_right(self._ends, self._position)
+        if number == len(self._paths):
+            return 0
+        start = self._ends[number - 1] if number else 0
+        with self._paths[number].open("rb") as file:
+            file.seek(self._position - start)
+            count = file.readinto(buffer)
+        self._position += count
+        return count

@@ -23,8 +23,7 @@ from stages.common.patterns.verbalizers import Verbalizer
 from stages.common.prompts.config import InitConfig, PromptConfig, check_fit
 from stages.common.prompts.deep_prompts import KVLayout, activations
 from stages.common.prompts.peft_format import load_prompt
-from stages.common.prompts.prompt_modules import LowRankPrompt, PrefixEncoder, PromptEmbedding, PTuningEncoder
-from stages.common.prompts.soft_prompt import Prompt
+from stages.common.prompts.soft_prompt import LowRankPrompt, PrefixEncoder, Prompt, PromptEmbedding, PTuningEncoder
 from stages.common.seeds import derive_seed, torch_rng
 
 

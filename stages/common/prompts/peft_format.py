@@ -23,8 +23,7 @@ from stages.common.models.backbones.base import Backbone
 from stages.common.models.backbones.soft_input import PromptPosition
 from stages.common.prompts.config import PromptTuningMethod
 from stages.common.prompts.deep_prompts import KVLayout
-from stages.common.prompts.prompt_modules import PromptEmbedding
-from stages.common.prompts.soft_prompt import Prompt
+from stages.common.prompts.soft_prompt import Prompt, PromptEmbedding
 
 
 def tidy(folder: Path) -> None:

@@ -1,8 +1,17 @@
-"""A soft prompt: its vectors, and where they go in the forward pass."""
+"""A soft prompt: its vectors, and where they go in the forward pass.
+
+Modules that produce the vectors of a soft prompt in training: a table, a low-rank table, or an encoder.
+
+Each module returns [N, W] float32 when called. W is the embedding size D or, for deep prompts, the size of all keys and
+values of a position.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import torch
+from peft import PromptEncoder, PromptEncoderConfig
 from torch import Tensor
 
 from stages.common.models.backbones.soft_input import PromptPosition, SoftInput
@@ -44,3 +53,115 @@ class Prompt(torch.nn.Module):
     def num_virtual_tokens(self) -> int:
         """N."""
         return int(self.vectors.shape[0])
+
+
+class PromptEmbedding(torch.nn.Module):
+    """The vectors themselves, as parameters (Lester et al., EMNLP 2021, https://arxiv.org/abs/2104.08691).
+
+    They are float32 whatever the backbone's precision. Vectors that start from words can be a separate parameter, which
+    a curriculum freezes at first.
+    """
+
+    order: Tensor
+    free: Tensor
+
+    def __init__(self, vectors: Tensor, are_words: Sequence[bool] | None = None) -> None:
+        """
+        Args:
+            vectors: [N, W] first values; copied.
+            are_words: [N] True for vectors that belong to the separate parameter `words`.
+        """
+        super().__init__()
+        values_NW = vectors.detach().clone().float()
+        order = torch.tensor([number for number, is_word in enumerate(are_words or ()) if is_word], dtype=torch.long)
+        self.register_buffer("order", order, persistent=False)
+        free = torch.ones(len(values_NW), dtype=torch.bool)
+        free[order] = False
+        self.register_buffer("free", free, persistent=False)
+        if free.any():
+            self.vectors = torch.nn.Parameter(values_NW[free])
+        if len(order):
+            self.words = torch.nn.Parameter(values_NW[order])
+
+    def forward(self) -> Tensor:
+        """[N, W]."""
+        if not len(self.order):
+            return self.vectors
+        if not self.free.any():
+            return self.words
+        zeros_NW = self.words.new_zeros(len(self.free), self.words.shape[1])
+        return zeros_NW.index_put((self.order,), self.words).index_put((self.free.nonzero()[:, 0],), self.vectors)
+
+
+class LowRankPrompt(torch.nn.Module):
+    """Fixed vectors plus A·B, as in LoRA (Hu et al., ICLR 2022): r * (N + W) parameters instead of N * W."""
+
+    base: Tensor
+
+    def __init__(self, vectors: Tensor, rank: int) -> None:
+        """
+        Args:
+            vectors: [N, W] fixed values.
+            rank: r.
+        """
+        super().__init__()
+        self.register_buffer("base", vectors.detach().clone().float(), persistent=False)
+        self.a = torch.nn.Parameter(torch.randn(len(vectors), rank) / rank**0.5)
+        self.b = torch.nn.Parameter(torch.zeros(rank, vectors.shape[1]))
+
+    def forward(self) -> Tensor:
+        """[N, W]; before training, the fixed vectors."""
+        vectors_NW: Tensor = self.base + self.a @ self.b
+        return vectors_NW
+
+
+class PTuningEncoder(torch.nn.Module):
+    """The encoder of P-tuning (Liu et al., 2021): a two-layer biLSTM with an MLP, or only the MLP, as in PEFT."""
+
+    def __init__(self, vectors: Tensor, kind: str, hidden: int) -> None:
+        """
+        Args:
+            vectors: [N, D] first values of the encoder's input.
+            kind: lstm or mlp.
+            hidden: Hidden size.
+        """
+        super().__init__()
+        settings = PromptEncoderConfig(
+            task_type="CAUSAL_LM",
+            num_virtual_tokens=len(vectors),
+            token_dim=vectors.shape[1],
+            num_transformer_submodules=1,
+            encoder_hidden_size=hidden,
+            encoder_reparameterization_type=kind.upper(),
+        )
+        self.encoder = PromptEncoder(settings)
+        with torch.no_grad():
+            self.encoder.embedding.weight.copy_(vectors)
+        self.register_buffer("indices", torch.arange(len(vectors))[None], persistent=False)
+
+    def forward(self) -> Tensor:
+        """[N, D]."""
+        vectors_ND: Tensor = self.encoder(self.indices)[0]
+        return vectors_ND
+
+
+class PrefixEncoder(torch.nn.Module):
+    """The encoder of prefix tuning (Li & Liang, ACL 2021): an MLP from small vectors to keys and values."""
+
+    def __init__(self, vectors: Tensor, hidden: int, width: int) -> None:
+        """
+        Args:
+            vectors: [N, D] first values of the MLP's input.
+            hidden: Hidden size.
+            width: W.
+        """
+        super().__init__()
+        self.vectors = torch.nn.Parameter(vectors.detach().clone().float())
+        self.mlp = torch.nn.Sequential(
+            torch.nn.Linear(vectors.shape[1], hidden), torch.nn.Tanh(), torch.nn.Linear(hidden, width)
+        )
+
+    def forward(self) -> Tensor:
+        """[N, W]."""
+        vectors_NW: Tensor = self.mlp(self.vectors)
+        return vectors_NW

@@ -21,9 +21,9 @@ from stages.common.models.backbones.config import BackboneConfig, LoraConfig
 from stages.common.models.linear_heads import LinearHead, save_head
 from stages.common.prompts.config import PromptConfig, PromptTuningMethod
 from stages.common.prompts.inspection import log_inspection
+from stages.common.prompts.loader import SubModel, new_submodel
 from stages.common.prompts.peft_format import save_prompt, tidy
 from stages.common.prompts.soft_prompt import Prompt
-from stages.common.prompts.submodels import SubModel, new_submodel
 from stages.common.protocols import Engine, Recorder
 from stages.common.training.config import TrainingConfig
 from stages.common.training.loop import train

@@ -21,15 +21,15 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 
 from stages.common import figures
-from stages.common.data.split_files import load_examples
 from stages.common.data.step_outputs import aligned, read_logits, write_logits
-from stages.common.examples import Example
-from stages.common.metrics.calibration import accuracy_at_coverage, reliability_bins
+from stages.common.examples import Example, load_examples
 from stages.common.metrics.classification import (
     DevScore,
     EvaluationResult,
     Score,
+    accuracy_at_coverage,
     per_class_report,
+    reliability_bins,
     score,
     softmax,
 )

@@ -11,9 +11,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from stages.common.data.split_files import load_examples, write_examples
 from stages.common.errors import DataError
-from stages.common.examples import Example
+from stages.common.examples import Example, load_examples, write_examples
 from stages.common.protocols import Engine, Recorder
 from stages.common.seeds import python_rng
 from stages.learning_curve.train_subsets.config import TrainSubsetConfig

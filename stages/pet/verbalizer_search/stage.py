@@ -17,9 +17,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from stages.common.data.split_files import load_examples
 from stages.common.errors import InputError
-from stages.common.examples import Example
+from stages.common.examples import Example, load_examples
 from stages.common.models.backbones.base import Backbone
 from stages.common.models.backbones.loader import borrow_backbone
 from stages.common.models.batching import batches_by_length

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from torch import Tensor
 
-from stages.common.data.split_files import load_examples
+from stages.common.examples import load_examples
 from stages.common.models.backbones.loader import borrow_backbone
 from stages.common.models.cloze.classifier import ClozeClassifier
 from stages.common.models.cloze.multi_task import multi_task_logits

@@ -25,8 +25,8 @@ from stages.common.models.averaging import average_members, calibrate
 from stages.common.prompts.loader import ModelLoader
 from stages.common.protocols import Engine, LogitModel, NullRecorder, Recorder
 from stages.soft_labels.config import EnsembleConfig
-from stages.soft_labels.members import read_reference, read_results, weights_of
 from stages.soft_labels.sharded.config import ShardedLabelsConfig
+from stages.soft_labels.stage import read_reference, read_results, weights_of
 
 
 @dataclass(frozen=True, slots=True)

@@ -17,7 +17,7 @@ from stages.common.prompts.tuning import prompt_backbone, save_tuned_prompt, tra
 from stages.common.protocols import Engine, Recorder
 from stages.token_level.config import TokenLevelServingConfig
 from stages.token_level.examples import TokenLevelExample
-from stages.token_level.loader import model_class_for
+from stages.token_level.heads import model_class_for
 from stages.token_level.tuning.config import TokenLevelTuningConfig
 
 

@@ -10,7 +10,7 @@ import requests
 import urllib3
 from huggingface_hub.errors import HfHubHTTPError
 
-from cluster.run.transient_errors import is_transient
+from cluster.errors import is_transient
 from stages.common.errors import AssetError, DivergedError
 
 

@@ -7,8 +7,7 @@ from pathlib import Path
 import pytest
 
 from cluster.errors import LeaseHeldError
-from cluster.store.base import Store
-from cluster.store.garbage import collect_garbage, find_retained
+from cluster.store.base import Store, collect_garbage, find_retained
 from cluster.store.lease import Leases, Owner
 from cluster.store.local import LocalStore
 from tests.support.s3_helpers import Proxy, opened

@@ -3,7 +3,7 @@
 import pytest
 
 from cluster.store.base import Store
-from cluster.tracking.mlflow_names import metric_key
+from cluster.tracking.run_logger import metric_key
 from cluster.tracking.tracker import Tracker
 from tests.support.mlflow_helpers import runs
 

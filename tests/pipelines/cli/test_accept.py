@@ -13,7 +13,7 @@ from cluster.store.lease import Leases
 from cluster.store.local import LocalStore
 from cluster.store.manifest import Manifest
 from pipelines.cli.app import app
-from pipelines.dag.planner import plan_recipe
+from pipelines.dag.fewshot import plan_recipe
 from pipelines.run.request import load_request
 
 STEP = "data/rotten_tomatoes"

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.dag.planner import EXCLUDED_MODULES, key_options
+from pipelines.dag.fewshot import EXCLUDED_MODULES, key_options
 from pipelines.run.request import load_request
 from tests.support.paths import ROOT
 

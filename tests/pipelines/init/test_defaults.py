@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 from tokenizers import Tokenizer
 
-from pipelines.init import defaults
+from pipelines.init import recipe_writer
 
 Clozeline = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -25,12 +25,12 @@ Clozeline = Callable[..., subprocess.CompletedProcess[str]]
     ],
 )
 def test_kind_of_labels_is_inferred(labels: tuple[str, ...], column: str, kind: str) -> None:
-    assert defaults.kind_of(labels, column) == kind
+    assert recipe_writer.kind_of(labels, column) == kind
 
 
 def test_patterns_fit_the_family() -> None:
     for kind in ("topic", "sentiment", "rating"):
-        causal, masked = (defaults.default_patterns(kind, family) for family in ("causal", "masked"))
+        causal, masked = (recipe_writer.default_patterns(kind, family) for family in ("causal", "masked"))
         assert list(causal) == list(masked) and len(causal) == 3
         assert all(text.endswith("{mask}") and not text.endswith(" {mask}") for text in causal.values())
         assert all(text.endswith(" {mask}.") and "\n" not in text for text in masked.values())
@@ -52,4 +52,4 @@ def test_label_words_are_derived_from_label_names(
     backbone: str, labels: tuple[str, ...], expected: dict[str, Any]
 ) -> None:
     tokenizer = Tokenizer.from_file(f"{backbone}/tokenizer.json")
-    assert defaults.label_words(labels, "topic", tokenizer, "masked") == expected
+    assert recipe_writer.label_words(labels, "topic", tokenizer, "masked") == expected

@@ -14,7 +14,7 @@ from transformers import BertConfig, BertForMaskedLM, LlamaConfig
 
 from cluster.parallel.memory import GIB, ModelShape
 from pipelines.init.recommendations import TaskProfile, gather_task_profile, recommend_settings, write_recommended
-from pipelines.preflight.model_shapes import shape_of
+from pipelines.preflight.memory import shape_of
 from pipelines.schema.config import PipelineConfig
 from pipelines.schema.loader import find_recipe, read_recipe
 from stages.common.errors import InputError

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.preflight.assets import fetch
+from pipelines.preflight.checks import fetch
 from stages.common.errors import InputError
 from tests.support.paths import ROOT
 

@@ -19,7 +19,7 @@ from cluster.steps.plan import plan
 from cluster.steps.step import Resources
 from pipelines.dag.fewshot import build_steps
 from pipelines.preflight import memory
-from pipelines.preflight.model_shapes import cached_shape, shape_of
+from pipelines.preflight.memory import cached_shape, shape_of
 from pipelines.run.request import RunRequest, check_machine, load_request
 from stages.common.errors import InputError
 from tests.support.small_models import llama_tokenizer, small_model

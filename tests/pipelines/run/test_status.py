@@ -12,7 +12,7 @@ from cluster.store.lease import Leases
 from cluster.store.location import open_store
 from cluster.store.manifest import Manifest
 from pipelines.cli.app import app
-from pipelines.dag.planner import plan_recipe
+from pipelines.dag.fewshot import plan_recipe
 from pipelines.run.request import load_request
 from pipelines.run.status import format_size
 from pipelines.schema.loader import find_recipe

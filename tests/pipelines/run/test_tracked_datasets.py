@@ -9,7 +9,7 @@ import pytest
 from cluster.steps.plan import Plan, plan
 from cluster.store.base import Store
 from cluster.store.manifest import FileEntry, Manifest
-from pipelines.run.tracked_datasets import Datasets
+from pipelines.run.publication import Datasets
 from tests.support.reports import graph_step
 
 RESULT = {"num_train": 32, "num_dev": 0, "num_unlabeled": 1000, "num_test": 500}

@@ -51,18 +51,18 @@ def peak(smoke_run: tuple[Path, str], tmp_path_factory: pytest.TempPathFactory) 
         if compressed:
             with gzip.open(source, "wt") as file:
                 file.writelines(lines(count))
-        words = ("predict", "smoke", "--store", str(smoke_run[0]), "--output", str(folder / "out.jsonl"))
-        process = subprocess.Popen(
-            [sys.executable, "-c", MEASURED, *words, "--input", str(source) if compressed else "-"],
+        arguments = ("predict", "smoke", "--store", str(smoke_run[0]), "--output", str(folder / "out.jsonl"))
+        with subprocess.Popen(
+            [sys.executable, "-c", MEASURED, *arguments, "--input", str(source) if compressed else "-"],
             env={**os.environ, "PYTHONPATH": str(ROOT)},
             stdin=subprocess.PIPE, stderr=subprocess.PIPE, text=True,
-        )  # fmt: skip
-        assert process.stdin is not None and process.stderr is not None
-        if not compressed:
-            process.stdin.writelines(lines(count))
-        process.stdin.close()
-        stderr = process.stderr.read()
-        assert process.wait(200) == 0, stderr
+        ) as process:  # fmt: skip
+            assert process.stdin is not None and process.stderr is not None
+            if not compressed:
+                process.stdin.writelines(lines(count))
+            process.stdin.close()
+            stderr = process.stderr.read()
+            assert process.wait(200) == 0, stderr
         assert len((folder / "out.jsonl").read_text().splitlines()) == count
         return int(stderr.split("peak ")[1])
 

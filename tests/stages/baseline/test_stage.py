@@ -9,8 +9,8 @@ import pytest
 
 from stages.baseline import stage as baseline
 from stages.baseline.config import BaselineConfig
-from stages.common.data.split_files import load_examples, write_examples
 from stages.common.errors import InputError
+from stages.common.examples import load_examples, write_examples
 from stages.common.models.encoders.config import StudentConfig
 from stages.common.models.encoders.text_classifier import TextClassifier
 from stages.common.training.config import TrainingConfig

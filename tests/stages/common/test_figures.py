@@ -12,7 +12,7 @@ from matplotlib.figure import Figure
 
 from stages.common import figures
 from stages.common.figures import coverage, entropy, norms, reliability
-from stages.common.metrics import calibration
+from stages.common.metrics import classification
 from stages.common.metrics.classification import per_class_report
 
 LABELS = ("rotten", "fresh")
@@ -65,11 +65,11 @@ def test_agreement_of_zero_is_within_the_color_range() -> None:
 
 
 def test_figures_name_their_axes() -> None:
-    bins = calibration.reliability_bins(np.array([[0.9, 0.1], [0.6, 0.4]]), np.array([0, 1]))
+    bins = classification.reliability_bins(np.array([[0.9, 0.1], [0.6, 0.4]]), np.array([0, 1]))
     figures_by_axes = {
         ("confidence", "accuracy"): reliability(bins, 0.123),
         ("share of examples, the most confident first", "accuracy"): coverage(
-            [calibration.CoveragePoint(0.5, 1.0), calibration.CoveragePoint(1.0, 0.8)]
+            [classification.CoveragePoint(0.5, 1.0), classification.CoveragePoint(1.0, 0.8)]
         ),
         ("entropy of a soft label (0: certain, 1: uniform)", "examples"): entropy(np.array([0.2, 0.9])),
         ("vector", "norm"): norms([1.0, 2.0], 1.5),

@@ -15,11 +15,10 @@ from sklearn.linear_model import LogisticRegression
 
 from stages.common.data.parquet_shards import write_shards
 from stages.common.data.soft_label_shards import labeled_rows
-from stages.common.data.split_files import load_examples, write_examples
 from stages.common.data.step_outputs import read_losses, write_logits
 from stages.common.data.text_shards import TextBatch
 from stages.common.errors import DataError, InputError
-from stages.common.examples import Example
+from stages.common.examples import Example, load_examples, write_examples
 from stages.common.metrics.classification import softmax
 from stages.common.models.encoders.config import StudentConfig
 from stages.common.models.encoders.text_classifier import TextClassifier

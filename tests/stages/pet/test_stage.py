@@ -10,8 +10,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from stages.common.data.split_files import load_examples, write_examples
-from stages.common.examples import Example
+from stages.common.examples import Example, load_examples, write_examples
 from stages.common.models.backbones.loader import load_backbone
 from stages.common.models.cloze.classifier import ClozeClassifier
 from stages.common.patterns.config import Task

@@ -7,15 +7,14 @@ from pathlib import Path
 import pytest
 import torch
 
-from stages.common.data.split_files import load_examples
-from stages.common.examples import Example
+from stages.common.examples import Example, load_examples
 from stages.common.models.encoders.config import EncoderConfig
 from stages.common.models.encoders.text_classifier import TextClassifier
 from stages.common.models.encoders.text_encoder import TextEncoder
 from stages.common.training.config import TrainingConfig
 from stages.probe import stage as probe
 from stages.probe.config import ContrastiveConfig, ProbeConfig
-from stages.probe.contrastive import Pair, make_pairs
+from stages.probe.stage import Pair, make_pairs
 from tests.support.small_models import film_examples
 from tests.support.stage_runs import LABELS, SILENT, logits_of, run, written
 

@@ -11,9 +11,8 @@ import pytest
 import torch
 from sklearn.linear_model import LogisticRegression
 
-from stages.common.data.split_files import load_examples, write_examples
 from stages.common.errors import AssetError, InputError
-from stages.common.examples import Example
+from stages.common.examples import Example, load_examples, write_examples
 from stages.common.metrics.classification import softmax
 from stages.common.models.averaging import CONTENT_FREE_TEXTS
 from stages.common.models.encoders.config import EncoderConfig

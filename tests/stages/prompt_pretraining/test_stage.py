@@ -12,8 +12,8 @@ from pydantic import ValidationError
 from safetensors.torch import load_file
 
 from stages.common.data.config import CorpusConfig, Source
-from stages.common.data.split_files import load_examples
 from stages.common.errors import DataError
+from stages.common.examples import load_examples
 from stages.common.prompts.config import PromptConfig
 from stages.common.training.config import TrainingConfig
 from stages.prompt_pretraining import stage as prompt_pretraining

@@ -9,8 +9,8 @@ import pytest
 import torch
 from peft import PeftModel
 
-from stages.common.data.split_files import load_examples
 from stages.common.data.step_outputs import read_losses
+from stages.common.examples import load_examples
 from stages.common.models.backbones.config import LoraConfig
 from stages.common.models.backbones.loader import load_backbone
 from stages.common.models.cloze.classifier import ClozeClassifier

@@ -8,10 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from stages.common.data.split_files import load_examples
 from stages.common.data.step_outputs import write_logits
 from stages.common.errors import DataError
-from stages.common.examples import Example
+from stages.common.examples import Example, load_examples
 from stages.common.metrics.classification import softmax
 from stages.common.models.averaging import calibrate
 from stages.soft_labels import stage as soft_labels

@@ -9,9 +9,9 @@ from typing import Any
 import pytest
 
 from stages.common.data.config import Source
-from stages.common.data.split_files import load_examples
 from stages.common.engine import InProcessEngine
 from stages.common.errors import DataError
+from stages.common.examples import load_examples
 from stages.common.protocols import NullRecorder
 from stages.splits.config import DataConfig, SplitsConfig
 from stages.splits.stage import Inputs, Result, run

@@ -11,8 +11,7 @@ import torch
 from stages.common.models.backbones.base import Backbone
 from stages.common.prompts.initialization import new_prompt
 from stages.token_level.examples import Answer, Question
-from stages.token_level.question_answering import NO_ANSWER, SpanExtractor
-from stages.token_level.token_classification import TokenClassifier
+from stages.token_level.heads import NO_ANSWER, SpanExtractor, TokenClassifier
 from tests.support.small_models import FAMILIES, backbone_config
 from tests.support.token_level_data import ANSWERS, ENTITIES, METHODS, questions, tagged_texts
 

@@ -20,7 +20,7 @@ def keys(recipe: str) -> dict[str, dict[str, object]]:
     for name in [name for name in sys.modules if name.partition(".")[0] in PACKAGES]:
         del sys.modules[name]
     importlib.invalidate_caches()
-    planner = importlib.import_module("pipelines.dag.planner")
+    planner = importlib.import_module("pipelines.dag.fewshot")
     request = importlib.import_module("pipelines.run.request").load_request(recipe, [], tempfile.gettempdir() + "/none")
     planned = planner.plan_recipe(request.config, request.store)
     return {

@@ -19,8 +19,7 @@ from torch import Tensor
 
 from stages.common.errors import InputError
 from stages.common.models.backbones.base import DecoderlessBackbone
-from stages.common.models.backbones.prefix_attention import KeysAndValues, prefixed
-from stages.common.models.backbones.soft_input import SoftInput
+from stages.common.models.backbones.soft_input import KeysAndValues, SoftInput, prefixed
 from stages.common.models.batching import EncodedBatch
 from stages.common.patterns.config import Decoding, Family
 from stages.common.patterns.encoding import Encoded

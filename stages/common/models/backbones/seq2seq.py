@@ -14,8 +14,7 @@ from torch import Tensor
 from transformers import DynamicCache, EncoderDecoderCache
 
 from stages.common.models.backbones.base import Backbone
-from stages.common.models.backbones.prefix_attention import KeysAndValues
-from stages.common.models.backbones.soft_input import SoftInput
+from stages.common.models.backbones.soft_input import KeysAndValues, SoftInput
 from stages.common.models.batching import EncodedBatch
 from stages.common.patterns.config import Decoding, Family
 from stages.common.patterns.encoding import Encoded, mask_token_id

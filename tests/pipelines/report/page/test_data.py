@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from pipelines.report.page.data import page_data
+from pipelines.report.stage import page_data
 from tests.support.reports import write_predictions
 
 ROW = {"student": ("distill/0", "distill/1")}

@@ -14,9 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from stages.common.assets.archives import JoinedFiles
 from stages.common.assets.availability import check_available
-from stages.common.assets.cache import REACH_TIMEOUT_S, identity, is_cached, resolve
+from stages.common.assets.cache import REACH_TIMEOUT_S, JoinedFiles, identity, is_cached, resolve
 from stages.common.errors import AssetError
 
 CONFIG = '{"model_type": "bert"}\n'

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from stages.common.data.split_files import load_examples, write_examples
-from stages.common.examples import Example
+from stages.common.examples import Example, load_examples, write_examples
 
 ROWS = [
     ("A warm film, and “clever” too.", "fresh"),

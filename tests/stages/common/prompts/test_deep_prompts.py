@@ -10,8 +10,7 @@ from stages.common.examples import Example
 from stages.common.models.backbones.base import Backbone
 from stages.common.patterns.encoding import Encoder
 from stages.common.prompts.deep_prompts import KVLayout, activations
-from stages.common.prompts.prompt_modules import PromptEmbedding
-from stages.common.prompts.soft_prompt import Prompt
+from stages.common.prompts.soft_prompt import Prompt, PromptEmbedding
 from tests.support.small_models import film_task
 
 

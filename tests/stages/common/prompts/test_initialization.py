@@ -10,7 +10,7 @@ from stages.common.models.backbones.base import Backbone
 from stages.common.prompts.config import InitConfig, PromptConfig
 from stages.common.prompts.deep_prompts import KVLayout, activations
 from stages.common.prompts.initialization import init_vectors, new_prompt
-from stages.common.prompts.prompt_modules import LowRankPrompt
+from stages.common.prompts.soft_prompt import LowRankPrompt
 from stages.common.seeds import torch_rng
 from tests.support.small_models import FAMILIES, film_task
 

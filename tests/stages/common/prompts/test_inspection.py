@@ -9,8 +9,7 @@ import pytest
 import torch
 
 from stages.common.prompts import inspection
-from stages.common.prompts.prompt_modules import PromptEmbedding
-from stages.common.prompts.soft_prompt import Prompt
+from stages.common.prompts.soft_prompt import Prompt, PromptEmbedding
 from tests.support.stage_runs import Kept
 
 

@@ -12,8 +12,7 @@ from stages.common.models.backbones.config import LoraConfig, Tune
 from stages.common.models.cloze.classifier import ClozeClassifier
 from stages.common.prompts.config import PromptConfig
 from stages.common.prompts.initialization import new_prompt
-from stages.common.prompts.loader import ModelLoader
-from stages.common.prompts.submodels import new_submodel
+from stages.common.prompts.loader import ModelLoader, new_submodel
 from tests.support.small_models import backbone_config, film_examples, film_task
 from tests.support.stage_runs import SILENT
 

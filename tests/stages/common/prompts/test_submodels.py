@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from stages.common.models.backbones import loader
 from stages.common.models.backbones.config import LoraConfig
 from stages.common.models.backbones.loader import borrow_backbone, load_backbone
-from stages.common.prompts.submodels import new_submodel
+from stages.common.prompts.loader import new_submodel
 from tests.support.small_models import backbone_config, film_task
 
 

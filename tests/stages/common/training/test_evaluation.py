@@ -8,8 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from stages.common.data.split_files import write_examples
-from stages.common.examples import Example
+from stages.common.examples import Example, write_examples
 from stages.common.protocols import NullRecorder
 from stages.common.training.evaluation import evaluate_on_test
 from tests.support.stage_runs import Kept

@@ -6,9 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from stages.common.data.split_files import load_examples, write_examples
 from stages.common.errors import DataError
-from stages.common.examples import Example
+from stages.common.examples import Example, load_examples, write_examples
 from stages.learning_curve.train_subsets import stage as train_subsets
 from stages.learning_curve.train_subsets.config import TrainSubsetConfig
 from stages.learning_curve.train_subsets.stage import sample_per_class

@@ -13,8 +13,8 @@ import torch
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
-from stages.common.data.split_files import load_examples, write_examples
 from stages.common.errors import InputError
+from stages.common.examples import load_examples, write_examples
 from stages.common.models.backbones.base import Backbone
 from stages.common.patterns.encoding import Encoder
 from stages.common.patterns.verbalizers import Verbalizer, found_words

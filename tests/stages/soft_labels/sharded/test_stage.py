@@ -12,9 +12,9 @@ from pyarrow import parquet
 
 from stages.common.data import parquet_shards
 from stages.common.data.config import Source
-from stages.common.data.split_files import load_examples
 from stages.common.engine import InProcessEngine
 from stages.common.errors import DataError
+from stages.common.examples import load_examples
 from stages.common.models.backbones.config import LoraConfig
 from stages.common.models.encoders.config import EncoderConfig
 from stages.common.training.config import TrainingConfig

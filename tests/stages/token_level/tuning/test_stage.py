@@ -13,7 +13,7 @@ from stages.common.errors import InputError
 from stages.common.prompts.config import PromptConfig, check_fits_token_level
 from stages.common.training.config import EarlyStopping, TrainingConfig
 from stages.token_level.examples import Question, write_examples
-from stages.token_level.loader import load_token_level_model
+from stages.token_level.heads import load_token_level_model
 from stages.token_level.tuning import stage as tuning
 from stages.token_level.tuning.config import TokenLevelTuningConfig
 from tests.support.small_models import FAMILIES, backbone_config

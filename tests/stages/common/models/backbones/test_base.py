@@ -11,8 +11,7 @@ from stages.common.models.backbones.base import Backbone
 from stages.common.models.backbones.masked import MaskedBackbone
 from stages.common.models.backbones.soft_input import SoftInput
 from stages.common.patterns.encoding import Encoded, Encoder
-from stages.common.prompts.prompt_modules import PromptEmbedding
-from stages.common.prompts.soft_prompt import Prompt
+from stages.common.prompts.soft_prompt import Prompt, PromptEmbedding
 from tests.support.small_models import FAMILIES, film_task
 
 WIDTH = 32

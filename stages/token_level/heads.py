@@ -1,8 +1,18 @@
-"""Extracts answers: a linear head scores start and end, on a frozen backbone with a soft prompt.
+"""The heads of token-level models: linear layers on a frozen backbone with a soft prompt, and their loader.
+
+SpanExtractor extracts answers: it scores each token as start and as end.
 
 As in BERT (Devlin et al., NAACL 2019, sections 4.2 and 4.3): every token of the context has a score as start and as
 end. The first token of the input represents "no answer". Letters in names of tensors: B windows, L tokens, 2 start and
 end, T tokens of the context.
+
+TokenClassifier labels words, as in P-tuning v2 (Liu et al., ACL 2022).
+
+Letters in names of tensors: B windows, L tokens, W words of all windows, C labels.
+
+Loads a trained token-level model: the prompt and head of a folder, on their backbone.
+
+Such a folder has `prompt/` (PEFT's format, with the head) and a file that names its task.
 """
 
 from __future__ import annotations
@@ -10,18 +20,26 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from stages.common.prompts.loader import ModelLoader
 from stages.common.protocols import Recorder
-from stages.token_level.config import QuestionAnsweringTask
-from stages.token_level.examples import Question, load_questions
-from stages.token_level.metrics import squad_scores
+from stages.token_level.config import (
+    OUTSIDE,
+    SERVING_FILE,
+    QuestionAnsweringTask,
+    TokenClassificationTask,
+    TokenLevelServingConfig,
+    TokenLevelTaskConfig,
+)
+from stages.token_level.examples import Question, TaggedText, load_questions, load_tagged
+from stages.token_level.metrics import entity_table, squad_scores, token_classification_scores
 from stages.token_level.model import TokenLevelEvaluation, TokenLevelModel
-from stages.token_level.windows import ContextWindow
+from stages.token_level.windows import ContextWindow, WordWindow
 
 NO_ANSWER = 0
 """Index of the token that represents: no answer in this window."""
@@ -147,3 +165,87 @@ def _answer_window(item: Question, window: ContextWindow) -> AnswerWindow:
     if window.characters[first].start > start or window.characters[last].end < end:
         return nothing
     return AnswerWindow(window, window.start + first, window.start + last)
+
+
+@dataclass(frozen=True, slots=True)
+class TaggedWindow:
+    """A training item: a window, and the index of the label of each of its words."""
+
+    window: WordWindow
+    labels: tuple[int, ...]
+
+
+class TokenClassifier(TokenLevelModel[TokenClassificationTask, TaggedText, TaggedWindow]):
+    """Predicts the label of each word."""
+
+    @staticmethod
+    def load(path: Path) -> list[TaggedText]:
+        return load_tagged(path)
+
+    @staticmethod
+    def outputs(task: TokenClassificationTask) -> tuple[str, ...]:
+        """Returns the labels."""
+        return task.labels
+
+    def items(self, examples: Sequence[TaggedText]) -> list[TaggedWindow]:
+        indices = {label: index for index, label in enumerate(self.task.labels)}
+        return [
+            TaggedWindow(window, tuple(indices[text.labels[word]] for word in window.words))
+            for text in examples
+            for window in self.windows.of_words(text.words)
+        ]
+
+    def loss(self, batch: list[TaggedWindow]) -> Tensor:
+        """Returns the cross-entropy, mean over the words of the batch."""
+        scores_WC = self._word_scores([item.window for item in batch])
+        gold_W = torch.tensor([label for item in batch for label in item.labels], device=scores_WC.device)
+        return F.cross_entropy(scores_WC, gold_W)
+
+    def predict(self, examples: Sequence[TaggedText], recorder: Recorder, phase: str) -> list[tuple[str, ...]]:
+        """Returns the labels of each text. A word without tokens gets O or, if O is not a label, the first label."""
+        labels = self.task.labels
+        default = OUTSIDE if OUTSIDE in labels else labels[0]
+        predicted = [[default] * len(text.words) for text in examples]
+        windows = [(row, window) for row, text in enumerate(examples) for window in self.windows.of_words(text.words)]
+        for numbers in self.batches([window.encoded for _, window in windows], recorder, phase):
+            scores_WC = self._word_scores([windows[number][1] for number in numbers])
+            indices = iter(scores_WC.argmax(dim=1).tolist())
+            for number in numbers:
+                row, window = windows[number]
+                for word in window.words:
+                    predicted[row][word] = labels[next(indices)]
+        return [tuple(row) for row in predicted]
+
+    def evaluate(self, examples: Sequence[TaggedText], recorder: Recorder, phase: str) -> TokenLevelEvaluation:
+        predicted = self.predict(examples, recorder, phase)
+        return TokenLevelEvaluation(
+            token_classification_scores([text.labels for text in examples], predicted), predicted
+        )
+
+    def table(self, examples: Sequence[TaggedText], predicted: Sequence[tuple[str, ...]]) -> list[dict[str, object]]:
+        """Returns precision, recall and F1 per type of entity."""
+        return entity_table([text.labels for text in examples], predicted)
+
+    def _word_scores(self, windows: Sequence[WordWindow]) -> Tensor:
+        """Returns the scores of the words of all windows, [W, C]."""
+        scores_BLC, starts_B = self.scores([window.encoded for window in windows])
+        rows = [row for row, window in enumerate(windows) for _ in window.positions]
+        positions = [position for window in windows for position in window.positions]
+        return scores_BLC[rows, starts_B[rows] + torch.tensor(positions, device=scores_BLC.device)]
+
+
+def model_class_for(task: TokenLevelTaskConfig) -> type[TokenLevelModel[Any, Any, Any]]:
+    """Returns the model class of a task."""
+    return TokenClassifier if task.kind == "tokens" else SpanExtractor
+
+
+def load_token_level_model(folder: Path) -> TokenLevelModel[Any, Any, Any]:
+    """Loads the prompt and head that the tuning stage wrote to `folder`, on their backbone.
+
+    Raises:
+        InputError: they were trained for another backbone.
+    """
+    config = TokenLevelServingConfig.model_validate_json((folder / SERVING_FILE).read_text(encoding="utf-8"))
+    model_class = model_class_for(config.task)
+    backbone, prompt, head = ModelLoader().load_prompt(folder, config.backbone, model_class.outputs(config.task))
+    return model_class(config.task, backbone, config.backbone, prompt, head)
