@@ -70,7 +70,7 @@ def train_and_load(config: PromptTuningConfig, data: Path, out: Path, recorder: 
     result = run(prompt_tuning, config, prompt_tuning.Inputs(data=data), out, recorder)
     train_set, test_set = (load_examples(data / f"{name}.jsonl") for name in ("train", "test"))
     backbone = load_backbone(config.backbone, frozen=True)
-    initial = initialize_prompt(config.prompt, config.task, "review", backbone, config.seed, None)
+    initial = initialize_prompt(config.prompt, config.task, "review", backbone, seed=config.seed, pretrained=None)
     classifier = ClozeClassifier.of(config.task, "review", backbone, config.backbone, initial)
     items = classifier.items(train_set)
     with torch.inference_mode():
@@ -124,7 +124,9 @@ def test_hard_prompt_steps_freeze_word_vectors_first(
         prompt = PromptConfig(hard_prompt_steps=hard_prompt_steps)
         config = tuned(backbone_folders["gpt2"], "gpt2", prompt=prompt, task=soft_task("gpt2"))
         backbone = load_backbone(config.backbone, frozen=True)
-        initial = initialize_prompt(config.prompt, config.task, "review", backbone, config.seed, None).vectors
+        initial = initialize_prompt(
+            config.prompt, config.task, "review", backbone, seed=config.seed, pretrained=None
+        ).vectors
         out = tmp_path / str(hard_prompt_steps)
         run(prompt_tuning, config, prompt_tuning.Inputs(data=film_data), out)
         return initial, load_prompt(out / "prompt", backbone).vectors
