@@ -35,3 +35,11 @@ def test_shared_fixtures_load_neither_torch_nor_ray() -> None:
     finished = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
 
     assert finished.stdout.split() == []
+
+
+def test_xdist_groups_tests_by_file(request: pytest.FixtureRequest) -> None:
+    if not getattr(request.config.option, "loadgroup", False):
+        pytest.skip("needs --numprocesses and --dist loadgroup")
+
+    # without the suffix, xdist ignores groups and starts one Ray and one smoke run per process
+    assert request.node.nodeid.endswith("@tests/test_layout.py")
