@@ -68,7 +68,7 @@ RENAMES: dict[str, dict[str, str]] = {
         "sentence_words": "max_sentence_words", "candidates": "candidates_per_example",
         "tokens": "token_classification", "spans": "question_answering", "max_answer": "max_answer_tokens",
         "keep": "filter", "label_names": "label_map", "offload_to": "nvme_path",
-        "labels_pile": "label_unlabeled", "pile": "unlabeled",
+        "labels_pile": "label_unlabeled", "pile": "unlabeled", "num_texts": "num_examples",
     },
     "values": {
         r"^vocabulary$": "sample_vocab",
@@ -87,6 +87,9 @@ IGNORED_KEYS = re.compile(
 
 PROSE_KEYS = frozenset({"notes", "about", "because", "attempt", "subject", "evidence", "action", "rule"})
 """Keys with human-readable texts: their wording may change, their numbers may not."""
+
+ADDED_KEYS = frozenset({"backbone", "precision", "task"})
+"""Keys that only the new store has, in files that describe a trained model, so that a folder loads without its recipe."""
 
 IMAGES = frozenset({".png", ".svg"})
 TOLERANCE = 1e-6
@@ -150,7 +153,7 @@ def differences(old: Any, new: Any, where: str = "", is_prose: bool = False) -> 
         old, new = ({str(key): value for key, value in item.items()} for item in (old, new))
         names = {key: new_name("keys", key, new) for key in old}
         for key in sorted(set(new) - set(names.values())):
-            if not IGNORED_KEYS.match(key):
+            if not IGNORED_KEYS.match(key) and key not in ADDED_KEYS:
                 yield Difference(f"{where}.{key}", "only in the new store")
         for key, name in names.items():
             if IGNORED_KEYS.match(key):

@@ -164,7 +164,8 @@ def run(config: PetConfig, inputs: Inputs, out: Path, recorder: Recorder, engine
         num_parameters = sum(item.numel() for item in trainable_parameters(classifier).values())
         before = _accuracy(classifier, train_set, recorder, "labeled examples before training")
         if inputs.batched is None:
-            losses = _train(config, inputs, classifier, [*train_set, *pseudo_labeled], recorder, engine)
+            examples = [*train_set, *pseudo_labeled]
+            losses = _train(config, inputs, classifier, examples, recorder=recorder, engine=engine)
         else:
             trained = load_trained_prompt(inputs.batched, config.name, backbone)
             submodel.prompt = classifier.prompt = trained.prompt
@@ -221,6 +222,7 @@ def _train(
     inputs: Inputs,
     classifier: ClozeClassifier,
     examples: Sequence[Example],
+    *,
     recorder: Recorder,
     engine: Engine,
 ) -> list[float]:

@@ -210,4 +210,4 @@ def test_memory_plan_counts_one_model_per_labeling_worker() -> None:
     assert row.fits
     assert row.text().startswith("stream x 3, ")
     tight = memory.memory_rows(steps, MemoryBudget(int(2.5 * row.needs.machine.total), None))["ppt_examples/single"]
-    assert (tight.fits, tight.is_refused, tight.remedy) == (False, False, "Take workers: 2")
+    assert (tight.fits, tight.is_refused, tight.remedy) == (False, False, "Set workers: 2")

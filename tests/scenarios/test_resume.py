@@ -97,7 +97,7 @@ def test_changed_line_of_a_shared_module_runs_what_imports_it(
 
 def test_changed_comment_and_docstring_are_a_hit(store: Path, edit: Callable[[str, str, str], None]) -> None:
     edit("distillation/stage", "\ndef run(", "\n# A comment that says why.\ndef run(")
-    edit("training/loop", '"""The one training loop.', '"""One training loop.')
+    edit("common/training/loop", '"""The training loop of all stages.', '"""The loop that trains.')
     assert to_run(store) == set()
 
 

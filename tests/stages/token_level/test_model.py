@@ -23,7 +23,7 @@ def test_loss_of_a_batch_is_the_mean_of_single_losses(
 ) -> None:
     is_tagger = model_class is TokenClassifier
     backbone, task = backbones[name], ENTITIES if is_tagger else ANSWERS
-    prompt = new_prompt(METHODS["prompt_tuning"], backbone, None, 1)
+    prompt = new_prompt(METHODS["prompt_tuning"], backbone, None, seed=1)
     model = model_class(task, backbone, backbone_config(Path()), prompt)
     torch.manual_seed(0)
     torch.nn.init.normal_(model.head.linear.weight)
@@ -37,7 +37,7 @@ def test_answer_is_in_the_windows_that_contain_all_of_it(backbones: dict[str, Ba
     backbone = backbones["bert"]
     long = " ".join(["plot"] * 30)
     item = Question("1", "Is it true?", f"{long} great food {long}", (Answer("great food", len(long) + 1),))
-    prompt = new_prompt(METHODS["prompt_tuning"], backbone, None, 1)
+    prompt = new_prompt(METHODS["prompt_tuning"], backbone, None, seed=1)
     windows = SpanExtractor(ANSWERS, backbone, backbone_config(Path(), max_length=24), prompt).items([item])
     assert 1 <= sum(window.first != NO_ANSWER for window in windows) < len(windows)
     for window in windows:

@@ -52,7 +52,7 @@ def train_alone(engine: InProcessEngine, weights: dict[str, torch.nn.Parameter])
     return train(ITEMS, compute_loss, weights, LOOP, seed=1, recorder=NullRecorder(), engine=engine)
 
 
-def train_two_jobs(engine: InProcessEngine, weights: dict[str, torch.nn.Parameter]) -> list[float]:
+def train_in_batch(engine: InProcessEngine, weights: dict[str, torch.nn.Parameter]) -> list[float]:
     """Fits the same line without noise, as a batched job."""
 
     def compute_losses(batches: Batches) -> list[torch.Tensor]:
@@ -62,7 +62,7 @@ def train_two_jobs(engine: InProcessEngine, weights: dict[str, torch.nn.Paramete
     return train_batched(jobs, compute_losses, NullRecorder(), engine)[0]
 
 
-@pytest.mark.parametrize("run", [train_alone, train_two_jobs])
+@pytest.mark.parametrize("run", [train_alone, train_in_batch])
 @pytest.mark.parametrize("at", [1, 5, 8])
 def test_stop_saves_after_the_step_and_training_resumes_from_there(
     at: int, run: Callable[..., list[float]], tmp_path: Path

@@ -103,7 +103,7 @@ def test_multi_task_logits_equal_those_of_each_task(name: str, backbones: dict[s
         "review",
         backbone,
         config,
-        new_prompt(PromptConfig(), backbone, several_tokens.pattern("review"), 1),
+        new_prompt(PromptConfig(), backbone, several_tokens.pattern("review"), seed=1),
     )
     parts.append((long, [long.encode(item) for item in film_examples(2)]))
     with torch.inference_mode():
