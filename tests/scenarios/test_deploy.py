@@ -21,7 +21,7 @@ from check_jsonschema.builtin_schemas import get_builtin_schema
 from tests.support.documented_commands import ROOT, NoSuchCommandError, check, inline_lines, page_lines, shell_lines
 
 DEPLOY = ROOT / "cluster/deploy"
-PAGE = ROOT / "docs/cluster.md"
+PAGE = ROOT / "docs/how-to/cluster.md"
 KUBERNETES = "1.34"
 KUBERAY = json.loads((Path(__file__).parent / "kuberay_schema.json").read_text())
 RAY_OBJECTS = ("raycluster.yaml", "rayjob.yaml")

@@ -124,7 +124,7 @@ def test_changed_data_file_runs_what_reads_it(tmp_path: Path, clozeline: Clozeli
     assert planned(store, overrides[0])["data/rotten_tomatoes"].state is PlanState.CACHED
     data.write_text(data.read_text().replace("number 7 ", "number seven "))
     explanation = explained(store, "data/rotten_tomatoes", overrides[0])
-    assert [str(change) for change in explanation.changes] == ["assets.pool changed"]
+    assert [str(change) for change in explanation.changes] == ["assets.data.pool.asset changed"]
 
 
 def test_explain_prints_both_keys_side_by_side(store: Path, clozeline: Clozeline) -> None:
