@@ -89,7 +89,7 @@ PROSE_KEYS = frozenset({"notes", "about", "because", "attempt", "subject", "evid
 """Keys with human-readable texts: their wording may change, their numbers may not."""
 
 ADDED_KEYS = frozenset({"backbone", "precision", "task"})
-"""Keys that only the new store has, in files that describe a trained model, so that a folder loads without its recipe."""
+"""Keys that only the new store has, in files that describe a trained model: folders load without their recipe."""
 
 IMAGES = frozenset({".png", ".svg"})
 TOLERANCE = 1e-6
