@@ -15,9 +15,9 @@ from pathlib import Path
 
 import pytest
 
-from cluster.steps.plan import PlanState, plan
+from cluster.steps.plan import PlanState
 from cluster.store.location import open_store
-from pipelines.dag import fewshot
+from pipelines.dag.fewshot import plan_recipe
 from pipelines.run.request import load_request
 from tests.support.paths import ROOT
 
@@ -84,7 +84,7 @@ def test_driver_prints_how_to_resume_after_sigterm(tmp_path: Path) -> None:
     with run.process.stdout or pytest.fail("the run has no output") as stdout:
         output = stdout.read()
     assert run.process.wait() == 143, output
-    assert f"resume  clozeline run smoke --store {shlex.quote(str(store))}" in output
+    assert f"resume    clozeline run smoke --store {shlex.quote(str(store))}" in output
     assert not list(store.glob("*/**/lease.json"))
 
 
@@ -115,6 +115,6 @@ def test_run_killed_twenty_times_has_the_bytes_of_an_undisturbed_run(
     last = committed(store)
     assert {name: last[name] for name in manifests} == manifests
     assert files_of(store) == files_of(undisturbed)
-    planned = plan(fewshot.build_steps(load_request("smoke", [], store).config), open_store(store))
+    planned = plan_recipe(load_request("smoke", [], store).config, open_store(store))
     assert all(step.state is PlanState.CACHED for step in planned)
     assert open_store(store).lease("report", planned[-1].fingerprint) is None

@@ -16,7 +16,7 @@ SMALL = ("ppt=null", "prompts=null", "baseline=null", "zero_shot=false", "distil
 ENDLESS = " ".join(["never"] * 60)
 BROKEN = (f'task.patterns.endless="{{text}} {ENDLESS} {{mask}}"', "task.verbalizer.rotten.endless=[bad]",
           "task.verbalizer.fresh.endless=[good]")  # fmt: skip
-"""A pattern whose words leave no room for text, so its sub-model always fails."""
+"""A pattern whose words leave no space for text, so its sub-model always fails."""
 
 
 @pytest.mark.timeout(600)
@@ -26,7 +26,7 @@ def test_failed_sub_model_is_dropped_only_with_min_members(clozeline: Clozeline,
 
     failed = clozeline(*words)
     assert failed.returncode == 1
-    assert "pet/endless/0" in failed.stdout and "leaves no room for text" in failed.stdout
+    assert "pet/endless/0" in failed.stdout and "leaves no space for text" in failed.stdout
     assert "blocked   soft_labels" in failed.stdout
     assert not (tmp_path / "reports").exists()
 

@@ -117,7 +117,7 @@ def test_two_workers_give_the_result_of_one(
         read_logits(both / "test_logits.jsonl", labels).logits,
         atol=1e-4,
     )
-    uids = [[json.loads(line)["uid"] for line in (item / "test_logits.jsonl").open()] for item in (single, both)]
+    uids = [read_logits(folder / "test_logits.jsonl", labels).uids for folder in (single, both)]
     assert uids[0] == uids[1]
     counts = json.loads((both / "counts.json").read_text())
     trained = sum(values.numel() for path in weights for values in load_file(both / path).values())
