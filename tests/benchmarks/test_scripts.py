@@ -20,8 +20,8 @@ SCRIPTS = [name for name in MODULES if '__name__ == "__main__"' in (ROOT / f"{na
 
 
 @pytest.mark.parametrize("name", MODULES)
-def test_benchmark_imports_only_what_exists(name: str) -> None:
-    importlib.import_module(name)
+def test_benchmark_can_be_imported(name: str) -> None:
+    assert importlib.import_module(name).__doc__
 
 
 @pytest.mark.parametrize("name", SCRIPTS)

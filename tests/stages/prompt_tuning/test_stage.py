@@ -11,10 +11,8 @@ from peft import PeftModel
 
 from stages.common.data.step_outputs import read_losses
 from stages.common.examples import load_examples
-from stages.common.models.backbones.config import LoraConfig
 from stages.common.models.backbones.loader import load_backbone
 from stages.common.models.cloze.classifier import ClozeClassifier
-from stages.common.patterns.config import Task
 from stages.common.prompts.config import WORD_VECTORS, PromptConfig
 from stages.common.prompts.initialization import initialize_prompt
 from stages.common.prompts.loader import load_prompts
@@ -23,35 +21,13 @@ from stages.common.prompts.soft_prompt import Prompt
 from stages.common.training.config import TrainingConfig
 from stages.prompt_tuning import stage as prompt_tuning
 from stages.prompt_tuning.config import PromptTuningConfig
+from tests.support.prompt_methods import METHODS, soft_task
 from tests.support.small_models import FAMILIES, backbone_config, film_task
 from tests.support.stage_runs import SILENT, Kept, assert_a_seed_decides, logits_of, run, written
 
 TRAINING = TrainingConfig(learning_rate=0.05, batch_size=4, steps=24, lr_scheduler="constant", weight_decay=0.0)
 ADAPTER_TRAINING = TRAINING.model_copy(update={"learning_rate": 0.003, "steps": 60})
 """Adapters diverge at the learning rate of a prompt."""
-METHODS: dict[str, PromptConfig] = {
-    "prompt_tuning": PromptConfig(num_virtual_tokens=5),
-    "p_tuning_lstm": PromptConfig(method="p_tuning", num_virtual_tokens=5, encoder_hidden_size=16),
-    "p_tuning_mlp": PromptConfig(
-        method="p_tuning", num_virtual_tokens=5, encoder_hidden_size=16, reparameterization="mlp"
-    ),
-    "prefix_tuning": PromptConfig(method="prefix_tuning", num_virtual_tokens=5, encoder_hidden_size=16),
-    "p_tuning_v2": PromptConfig(method="p_tuning_v2", num_virtual_tokens=5),
-    "p_tuning_v2_mlp": PromptConfig(
-        method="p_tuning_v2", num_virtual_tokens=5, encoder_hidden_size=16, reparameterization="mlp"
-    ),
-    "low_rank": PromptConfig(num_virtual_tokens=5, rank=2),
-    "low_rank_deep": PromptConfig(method="p_tuning_v2", num_virtual_tokens=5, rank=2),
-    "with_lora": PromptConfig(num_virtual_tokens=5, lora=LoraConfig(rank=2)),
-    "deep_with_lora": PromptConfig(method="p_tuning_v2", num_virtual_tokens=5, lora=LoraConfig(rank=2)),
-}
-SOFT = {
-    "llama": "{soft:2}Review: {text}\n{soft:3:the film}{mask}",
-    "gpt2": "{soft:2}Review: {text}\n{soft:3:the film}{mask}",
-    "bert": "{soft:2}Review: {text} {soft:3:the film} {mask}.",
-    "roberta": "{soft:2}Review: {text} {soft:3:the film} {mask}.",
-    "t5": "{soft:2}Review: {text} {soft:3:the film} {mask}.",
-}
 
 
 def tuned(folder: Path, name: str, method: str = "prompt_tuning", **settings: Any) -> PromptTuningConfig:
@@ -59,10 +35,6 @@ def tuned(folder: Path, name: str, method: str = "prompt_tuning", **settings: An
     training = ADAPTER_TRAINING if prompt.lora else TRAINING
     values = {"prompt": prompt, "training": training, "seed": 1, "task": film_task(name).only("review")} | settings
     return PromptTuningConfig(pattern="review", backbone=backbone_config(folder), **values)
-
-
-def soft_task(name: str) -> Task:
-    return film_task(name).only("review").model_copy(update={"patterns": {"review": SOFT[name]}})
 
 
 def train_and_load(config: PromptTuningConfig, data: Path, out: Path, recorder: Any = SILENT) -> Prompt:

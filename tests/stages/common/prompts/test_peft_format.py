@@ -14,30 +14,12 @@ from stages.common.errors import InputError
 from stages.common.examples import Example
 from stages.common.models.backbones.base import Backbone
 from stages.common.models.backbones.causal import CausalBackbone
-from stages.common.models.backbones.config import LoraConfig
 from stages.common.patterns.encoding import Encoder
-from stages.common.prompts.config import PromptConfig
 from stages.common.prompts.initialization import new_prompt
 from stages.common.prompts.peft_format import load_prompt, save_prompt
 from stages.common.seeds import torch_rng
+from tests.support.prompt_methods import METHODS
 from tests.support.small_models import film_task
-
-METHODS: dict[str, PromptConfig] = {
-    "prompt_tuning": PromptConfig(num_virtual_tokens=5),
-    "p_tuning_lstm": PromptConfig(method="p_tuning", num_virtual_tokens=5, encoder_hidden_size=16),
-    "p_tuning_mlp": PromptConfig(
-        method="p_tuning", num_virtual_tokens=5, encoder_hidden_size=16, reparameterization="mlp"
-    ),
-    "prefix_tuning": PromptConfig(method="prefix_tuning", num_virtual_tokens=5, encoder_hidden_size=16),
-    "p_tuning_v2": PromptConfig(method="p_tuning_v2", num_virtual_tokens=5),
-    "p_tuning_v2_mlp": PromptConfig(
-        method="p_tuning_v2", num_virtual_tokens=5, encoder_hidden_size=16, reparameterization="mlp"
-    ),
-    "low_rank": PromptConfig(num_virtual_tokens=5, rank=2),
-    "low_rank_deep": PromptConfig(method="p_tuning_v2", num_virtual_tokens=5, rank=2),
-    "with_lora": PromptConfig(num_virtual_tokens=5, lora=LoraConfig(rank=2)),
-    "deep_with_lora": PromptConfig(method="p_tuning_v2", num_virtual_tokens=5, lora=LoraConfig(rank=2)),
-}
 
 
 def encoded(backbone: Backbone, name: str, texts: tuple[str, ...] = ("A dull plot.", "It was a warm film.")) -> Any:

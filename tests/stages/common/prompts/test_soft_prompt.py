@@ -12,42 +12,13 @@ import torch
 from stages.common.errors import InputError, PatternError
 from stages.common.examples import Example
 from stages.common.models.backbones.base import Backbone
-from stages.common.models.backbones.config import LoraConfig
 from stages.common.models.cloze.classifier import ClozeClassifier
-from stages.common.patterns.config import Task
 from stages.common.patterns.encoding import Encoder
 from stages.common.prompts.config import PromptConfig
 from stages.common.prompts.initialization import new_prompt
+from tests.support.prompt_methods import METHODS, soft_task
 from tests.support.small_models import FAMILIES, backbone_config, film_examples, film_task
 from tests.support.stage_runs import SILENT
-
-METHODS: dict[str, PromptConfig] = {
-    "prompt_tuning": PromptConfig(num_virtual_tokens=5),
-    "p_tuning_lstm": PromptConfig(method="p_tuning", num_virtual_tokens=5, encoder_hidden_size=16),
-    "p_tuning_mlp": PromptConfig(
-        method="p_tuning", num_virtual_tokens=5, encoder_hidden_size=16, reparameterization="mlp"
-    ),
-    "prefix_tuning": PromptConfig(method="prefix_tuning", num_virtual_tokens=5, encoder_hidden_size=16),
-    "p_tuning_v2": PromptConfig(method="p_tuning_v2", num_virtual_tokens=5),
-    "p_tuning_v2_mlp": PromptConfig(
-        method="p_tuning_v2", num_virtual_tokens=5, encoder_hidden_size=16, reparameterization="mlp"
-    ),
-    "low_rank": PromptConfig(num_virtual_tokens=5, rank=2),
-    "low_rank_deep": PromptConfig(method="p_tuning_v2", num_virtual_tokens=5, rank=2),
-    "with_lora": PromptConfig(num_virtual_tokens=5, lora=LoraConfig(rank=2)),
-    "deep_with_lora": PromptConfig(method="p_tuning_v2", num_virtual_tokens=5, lora=LoraConfig(rank=2)),
-}
-SOFT = {
-    "llama": "{soft:2}Review: {text}\n{soft:3:the film}{mask}",
-    "gpt2": "{soft:2}Review: {text}\n{soft:3:the film}{mask}",
-    "bert": "{soft:2}Review: {text} {soft:3:the film} {mask}.",
-    "roberta": "{soft:2}Review: {text} {soft:3:the film} {mask}.",
-    "t5": "{soft:2}Review: {text} {soft:3:the film} {mask}.",
-}
-
-
-def soft_task(name: str) -> Task:
-    return film_task(name).only("review").model_copy(update={"patterns": {"review": SOFT[name]}})
 
 
 def encoded(backbone: Backbone, name: str, texts: tuple[str, ...] = ("A dull plot.", "It was a warm film.")) -> Any:

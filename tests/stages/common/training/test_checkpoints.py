@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -11,57 +10,9 @@ import pytest
 import torch
 from torch import Tensor
 
-from stages.common.engine import InProcessEngine
-from stages.common.protocols import NullRecorder
 from stages.common.training import checkpoints
 from stages.common.training.config import TrainingConfig
-from stages.common.training.loop import train
-
-
-class Line:
-    """y = w x + b with dropout on x, fitted to items (x, y); records their order."""
-
-    def __init__(self, dropout: float = 0.0) -> None:
-        generator = torch.Generator().manual_seed(5)
-        self.weight = torch.nn.Parameter(torch.randn(1, 4, generator=generator))
-        self.bias = torch.nn.Parameter(torch.zeros(1))
-        self.dropout = dropout
-        self.seen: list[list[int]] = []
-
-    @property
-    def parameters(self) -> dict[str, torch.nn.Parameter]:
-        return {"weight": self.weight, "bias": self.bias}
-
-    def loss(self, batch: list[int]) -> Tensor:
-        self.seen.append(list(batch))
-        number = torch.tensor(batch, dtype=torch.float32)
-        inputs = torch.stack([number.sin(), number.cos(), (2 * number).sin(), (2 * number).cos()], dim=1)
-        inputs = torch.nn.functional.dropout(inputs, self.dropout)
-        target = 2 * number.sin() - (2 * number).cos() + 0.5
-        return ((inputs @ self.weight.T)[:, 0] + self.bias - target).square().mean()
-
-
-ITEMS = list(range(10))
-
-
-def fit(
-    model: Line,
-    config: TrainingConfig,
-    *,
-    seed: int = 0,
-    work: Path | None = None,
-    loss: Callable[[list[int]], Tensor] | None = None,
-    validate: Callable[[], tuple[float, float]] | None = None,
-    recorder: NullRecorder | None = None,
-) -> list[float]:
-    return train(
-        ITEMS, loss or model.loss, model.parameters, config,
-        seed=seed, recorder=recorder or NullRecorder(), engine=InProcessEngine(work), validate=validate,
-    )  # fmt: skip
-
-
-def config(**settings: object) -> TrainingConfig:
-    return TrainingConfig(**({"learning_rate": 0.05, "batch_size": 4, "steps": 12} | settings))
+from tests.support.line_problem import Line, config, fit
 
 
 @pytest.mark.parametrize("stop_at", [1, 3, 7, 11])

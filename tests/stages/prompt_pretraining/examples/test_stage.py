@@ -12,7 +12,6 @@ import pyarrow
 import pytest
 from pyarrow import parquet
 
-from stages.common.data.config import CorpusConfig, Source
 from stages.common.data.parquet_shards import Rows, examples_of
 from stages.common.engine import InProcessEngine
 from stages.common.errors import DataError
@@ -27,45 +26,16 @@ from stages.prompt_pretraining.examples.corpus_shards import allocate_examples, 
 from stages.prompt_pretraining.examples.stage import sentence_labeler, until_enough
 from stages.prompt_pretraining.formats import CorpusRequirements, corpus_requirements
 from stages.prompt_pretraining.pseudo_labels import ConfidentSentences
+from tests.support.corpus_shards import SIZES, WORDS, corpus, document
 from tests.support.small_models import backbone_config, write_lines
 from tests.support.stage_runs import SILENT, Kept, run
 
 pytestmark = pytest.mark.timeout(120)
 
-WORDS = ("warm", "clever", "dull", "bad")
 SINGLE = SingleConfig(
     verbalizer={"rotten": ["bad", "terrible"], "fresh": ["good"]},
     pattern="{text} It was {mask}.", min_confidence=0.0, candidates_per_example=2, calibration="unlabeled",
 )  # fmt: skip
-SIZES = (12, 3, 1, 20)
-"""Documents of the four shards. The third has too few for all formats except single."""
-
-
-def document(number: int) -> str:
-    """Returns four sentences of eight words."""
-    return " ".join(f"The {word} film number {number} was {word} again." for word in WORDS)
-
-
-@pytest.fixture
-def shards(tmp_path: Path) -> Path:
-    """A corpus in four shards of different sizes, one of them parquet, with short texts between the documents."""
-    folder = tmp_path / "shards"
-    folder.mkdir()
-    first = 0
-    for number, size in enumerate(SIZES):
-        rows = [{"text": document(first + row)} for row in range(size)]
-        first += size
-        rows.insert(1, {"text": "Too short."})
-        if number == 1:
-            parquet.write_table(pyarrow.Table.from_pylist(rows), folder / "part-1.parquet")
-        else:
-            write_lines(folder / f"part-{number}.jsonl", rows)
-    return folder
-
-
-def corpus(folder: Path, **settings: Any) -> CorpusConfig:
-    values = {"num_examples": 40, "max_sentence_words": 8, "window": 5}
-    return CorpusConfig(source=Source(asset=str(folder)), **values | settings)
 
 
 def config(folder: Path, kind: str = "pair", **settings: Any) -> PretrainingExamplesConfig:
