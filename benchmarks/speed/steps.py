@@ -163,7 +163,6 @@ def without_embeddings(model: Any) -> int:
 
     Leaves out a head that is tied to the embeddings, because only its rows of the label words are used.
     """
-
     excluded = {
         id(item)
         for name, module in model.named_modules()

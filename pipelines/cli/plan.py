@@ -29,7 +29,6 @@ def explain(
     store: options.StoreFolder = DEFAULT_STORE,
 ) -> None:
     """Show why a step runs: its cache key compared with the nearest committed one."""
-
     request = load_request(recipe, override, store)
     planned = plan_recipe(request.config, request.store)
     for explanation in plan_view.explain_steps(planned, request.store, steps):
@@ -47,7 +46,6 @@ def plan(
     store: options.StoreFolder = DEFAULT_STORE,
 ) -> None:
     """Show what a run would do, and why. Runs nothing and fetches nothing."""
-
     request = load_request(recipe, override, store)
     selection = Selection(
         from_=tuple(from_ or ()),
@@ -68,7 +66,6 @@ def status(
     recipe: options.Recipe, override: options.Override = None, store: options.StoreFolder = DEFAULT_STORE
 ) -> None:
     """Show which steps are committed, running or failed."""
-
     table = Table(box=None, pad_edge=False)
     for column in ("state", "step", "details"):
         table.add_column(column, overflow="fold", no_wrap=column == "step")
