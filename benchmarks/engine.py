@@ -25,6 +25,7 @@ from cluster.run.scheduler import execute
 from cluster.steps.step import Resources, Step
 from cluster.store.location import open_store
 from cluster.tracking.tracker import Tracker
+from stages.common.engine import ENGINE
 
 ROOT = Path(__file__).resolve().parents[1]
 NUM_STEPS = 200
@@ -120,17 +121,17 @@ def measure_noop_steps(folder: Path) -> None:
         task = ray.remote(noop.bare_task)
         ray.get([task.remote(index) for index in range(8)])
         store = open_store(folder / "store")
-        execute(noop_steps("warm", 8), store)
+        execute(noop_steps("warm", 8), store, RunOptions(engine=ENGINE))
         start = time.perf_counter()
         ray.get([task.remote(index) for index in range(NUM_STEPS)])
         bare_s = time.perf_counter() - start
         print_row(f"{NUM_STEPS} bare Ray tasks", f"{1e3 * bare_s / NUM_STEPS:.1f} ms each")
-        untracked = execute(noop_steps("untracked", NUM_STEPS), store, RunOptions())
+        untracked = execute(noop_steps("untracked", NUM_STEPS), store, RunOptions(engine=ENGINE))
         assert untracked.ok
         overhead = 1e3 * (untracked.wall_s - bare_s) / NUM_STEPS
         print_row(f"{NUM_STEPS} no-op steps, committed, more than bare tasks", f"{overhead:.1f} ms each", "30 ms")
         with Tracker.open(store.local, "benchmark", "engine") as tracker:
-            tracked = execute(noop_steps("tracked", NUM_STEPS), store, RunOptions(), tracker)
+            tracked = execute(noop_steps("tracked", NUM_STEPS), store, RunOptions(engine=ENGINE), tracker)
         overhead = 1e3 * (tracked.wall_s - bare_s) / NUM_STEPS
         print_row("    the same with one MLflow run per step", f"{overhead:.1f} ms each")
 

@@ -32,6 +32,7 @@ from cluster.store.location import open_store
 from pipelines.schema.config import PipelineConfig
 from pipelines.schema.loader import find_recipe, read_recipe
 from stages.common.data.step_outputs import read_logits
+from stages.common.engine import ENGINE
 from stages.common.models.backbones.config import BackboneConfig
 from stages.common.patterns.config import Task
 from stages.common.prompts.config import PromptConfig
@@ -120,7 +121,7 @@ def tune_prompt(folder: Path, smoke: PipelineConfig, case: Case, strategy: Strat
         name="prompt", run="stages.prompt_tuning.stage:run", config=config, inputs={"data": data}, resources=resources
     )
     store = open_store(folder / f"{case.name}-{strategy}")
-    result = execute([step], store, RunOptions())
+    result = execute([step], store, RunOptions(engine=ENGINE))
     if not result.ok:
         raise SystemExit("\n".join(str(error) for error in result.errors.values()))
     files = store.files("prompt", result.manifests["prompt"].fingerprint)

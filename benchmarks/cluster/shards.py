@@ -31,6 +31,7 @@ from cluster.run.scheduler import execute
 from pipelines.dag import fewshot
 from pipelines.run.request import load_request
 from stages.common.data.sources import read_examples
+from stages.common.engine import ENGINE
 
 STEP = "soft_label_shards"
 KINDS = {"worker": "ray::MapWorker", "reader": "ray::MapBatches", "writer": f"ray::{STEP}"}
@@ -95,10 +96,10 @@ def label_shards(root: Path, size: int, workers: int) -> tuple[float, Peaks]:
     shards = f"unlabeled_shards={{source: {{asset: {root / str(size)}}}, workers: {workers}}}"
     request = load_request("smoke", [shards, "pet.patterns=[review]"], root / "store")
     step = next(step for step in fewshot.build_steps(request.config) if step.name == STEP)
-    execute(step.inputs["members"], request.store, RunOptions())  # type: ignore[arg-type]
+    execute(step.inputs["members"], request.store, RunOptions(engine=ENGINE))  # type: ignore[arg-type]
     start = time.perf_counter()
     with sampled_peaks() as peaks:
-        result = execute([step], request.store, RunOptions())
+        result = execute([step], request.store, RunOptions(engine=ENGINE))
     seconds = time.perf_counter() - start
     assert result.ok, result.errors
     request.store.delete(STEP, result.steps[STEP].fingerprint)  # for the next number of workers

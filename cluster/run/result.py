@@ -16,6 +16,8 @@ class RunOptions(Selection):
     """How to run the selected steps.
 
     Args:
+        engine: Class of the engine for steps with one process, as `module:class`. It is called with `checkpoint_dir`,
+            `graceful_stop` and `map_batches`.
         keep_going: After a failure, run every step that does not need the failed one. If False, run only the steps
             that were ready at that moment.
         max_parallel: Maximum number of steps at a time; None: as many as the cluster has room for.
@@ -24,10 +26,9 @@ class RunOptions(Selection):
         backoff_s: Pause before the second attempt, in seconds; doubled before each further attempt.
         ttl_s: Seconds without a heartbeat after which the step of another driver is taken over.
         poll_s: Seconds between checks of progress and of steps that other drivers run.
-        engine: Class of the engine for steps with one process, as `module:class`. It is called with `checkpoint_dir`,
-            `graceful_stop` and `map_batches`.
     """
 
+    engine: str
     keep_going: bool = False
     max_parallel: int | None = None
     address: str | None = None
@@ -35,7 +36,6 @@ class RunOptions(Selection):
     backoff_s: float = 1.0
     ttl_s: float = TTL_S
     poll_s: float = 0.5
-    engine: str = "stages.common.engine:InProcessEngine"
 
 
 class Status(StrEnum):

@@ -32,7 +32,7 @@ MAX_SLEEP_S = 0.2
 def execute(
     steps: Plan | Iterable[Step],
     store: Store,
-    options: RunOptions | None = None,
+    options: RunOptions,
     tracker: Tracker | None = None,
     on_event: EventHandler | None = None,
 ) -> RunResult:
@@ -44,7 +44,7 @@ def execute(
     Args:
         steps: The plan of the run; or the leaves, or all steps, of a graph, which are then planned with `options`.
         store: The store that has the results.
-        options: Which steps to run, and how.
+        options: Which steps to run, how, and with which engine.
         tracker: Logs to MLflow; None: nothing is logged.
         on_event: Called with each event, in the main thread of the driver.
 
@@ -53,7 +53,6 @@ def execute(
         SessionError: Ray cannot be started, or lacks the resources that a step requests.
     """
     started = time.monotonic()
-    options = options or RunOptions()
     with ExitStack() as stack:
         emit = on_event or (lambda event: None)
         signals = stack.enter_context(SignalHandler(lambda: emit(events.Interrupted(at_once=True))))

@@ -33,10 +33,10 @@ class TaskSpec:
     store: str
     token: str
     resources: Resources
+    engine: str
     attempt: int
     run_id: str | None
     ttl_s: float = TTL_S
-    engine: str = ""
     key_options: KeyOptions = field(default_factory=KeyOptions)
 
 

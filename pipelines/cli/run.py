@@ -19,6 +19,7 @@ from pipelines.cli.views.terminal import errors
 from pipelines.dag import fewshot
 from pipelines.run.request import RunRequest, load_request
 from pipelines.run.runner import run_recipe, tracking_server
+from stages.common.engine import ENGINE
 
 MAX_ERRORS = 3
 """Failed steps whose tracebacks are shown. One mistake often fails all of them."""
@@ -42,6 +43,7 @@ def run(
 ) -> None:
     """Run a recipe. Committed steps are read from the store."""
     run_options = RunOptions(
+        engine=ENGINE,
         from_=tuple(from_ or ()),
         until=tuple(until or ()),
         only=tuple(only or ()),

@@ -11,6 +11,8 @@ GracefulStop = Callable[[], AbstractContextManager[Callable[[], bool]]]
 MapBatches = Callable[
     [Sequence[Any], Callable[[Any], Iterable[Any]], Callable[[], Callable[[Any], Any]]], Iterator[Any]
 ]
+ENGINE = "stages.common.engine:InProcessEngine"
+"""Name of the engine, under which the caller of a stage imports it."""
 
 
 class InProcessEngine:

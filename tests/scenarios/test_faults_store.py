@@ -18,12 +18,13 @@ from cluster.store import object_store
 from cluster.store.base import Store
 from cluster.store.lease import Leases
 from cluster.store.location import open_store
+from stages.common.engine import ENGINE
 from tests.support.s3_helpers import Proxy, failing, opened
 from tests.support.steps import large, toy
 from tests.support.store_helpers import FINGERPRINT, builder
 
 pytestmark = pytest.mark.timeout(120)
-QUICK = RunOptions(backoff_s=0.05, poll_s=0.05)
+QUICK = RunOptions(engine=ENGINE, backoff_s=0.05, poll_s=0.05)
 MB = 1 << 20
 
 
@@ -56,7 +57,7 @@ def test_only_the_damaged_step_reruns(
     counter = tmp_path / "calls"
     base = toy("base", 1, counter=str(counter))
     leaf = toy("leaf", 2, base=base, counter=str(counter))
-    options = RunOptions(verify=verify, poll_s=0.05)
+    options = RunOptions(engine=ENGINE, verify=verify, poll_s=0.05)
     first = execute([leaf], store, options)
     note = store.files("base", first.steps["base"].fingerprint) / "more" / "note.txt"
     damage(note)

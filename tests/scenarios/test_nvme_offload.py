@@ -24,6 +24,7 @@ from cluster.store.location import open_store
 from pipelines.preflight.memory import shape_of, workload_of
 from stages.common.data.config import Source
 from stages.common.data.step_outputs import read_logits
+from stages.common.engine import ENGINE
 from stages.common.models.backbones.config import LoraConfig
 from stages.common.models.meta_models import largest_weight
 from stages.common.prompts.config import PromptConfig
@@ -103,7 +104,7 @@ def tuning(
 
 
 def attempt(step: Step, store: Store) -> RunResult:
-    return execute([step], store, RunOptions(poll_s=0.05, backoff_s=0.1))
+    return execute([step], store, RunOptions(engine=ENGINE, poll_s=0.05, backoff_s=0.1))
 
 
 def run(step: Step, store: Store) -> Path:

@@ -10,6 +10,7 @@ from cluster.run.scheduler import execute
 from cluster.store.base import Store
 from cluster.tracking.run_logger import Dataset
 from cluster.tracking.tracker import TrackedStep, Tracker
+from stages.common.engine import ENGINE
 from tests.support.mlflow_helpers import runs
 from tests.support.steps import toy
 
@@ -26,7 +27,7 @@ def datasets(step: str) -> list[Dataset]:
 def test_failed_step_reports_a_url_without_its_password(store: Store) -> None:
     step = toy("data/films", 1, fail=f"address {URL}")
     with Tracker.open(store.local, "films", "run", tags={"from": URL}, datasets=datasets) as tracker:
-        result = execute([step], store, RunOptions(poll_s=0.05), tracker)
+        result = execute([step], store, RunOptions(engine=ENGINE, poll_s=0.05), tracker)
         tracker.parent.log_text("recipe.yaml", f"path: {URL}")
         tracker.parent.log_table("plan", [{"reason": URL}])
     error = result.errors["data/films"]

@@ -15,13 +15,14 @@ DRIVER = """
 import sys
 from tests.support.steps import toy
 from cluster.run.result import RunOptions
+from stages.common.engine import ENGINE
 from cluster.run.scheduler import execute
 from cluster.store.location import open_store
 
 data = toy("data", 1)
 parts = tuple(toy(f"pet/p/{index}", index, base=data) for index in range(2))
 leaves = [toy("ensemble", 100, parts=parts), *(toy(name, fail="error") for name in sys.argv[2:])]
-result = execute(leaves, open_store(sys.argv[1]), RunOptions(keep_going=True, num_cpus=2))
+result = execute(leaves, open_store(sys.argv[1]), RunOptions(engine=ENGINE, keep_going=True, num_cpus=2))
 print(sorted(result.executed), sorted(result.cached), result.manifests["ensemble"].result["total"])
 print(*(error.log for error in result.errors.values()))
 """

@@ -25,6 +25,7 @@ from pipelines.schema.config import PipelineConfig
 from pipelines.schema.loader import load_config
 from stages.common.data import parquet_shards
 from stages.common.data.step_outputs import read_logits
+from stages.common.engine import ENGINE
 from stages.common.errors import InputError
 from tests.support import sharded_steps
 from tests.support.small_models import TOKENIZERS, film_example, film_examples, film_task, small_model, write_lines
@@ -85,7 +86,7 @@ def named(steps: list[Step], name: str) -> Step:
 
 
 def ran(steps: list[Step], store: Store) -> RunResult:
-    return execute(steps, store, RunOptions(poll_s=0.05, backoff_s=0.1))
+    return execute(steps, store, RunOptions(engine=ENGINE, poll_s=0.05, backoff_s=0.1))
 
 
 @pytest.mark.slow

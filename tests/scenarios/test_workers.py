@@ -23,6 +23,7 @@ from pipelines.schema.loader import find_recipe, read_recipe
 from pipelines.schema.locations import RecipeError
 from stages.common.data.config import Source
 from stages.common.data.step_outputs import read_logits
+from stages.common.engine import ENGINE
 from stages.common.models.backbones.config import LoraConfig
 from stages.common.prompts.config import PromptConfig
 from stages.common.training.config import TrainingConfig
@@ -87,7 +88,7 @@ def run(step: Step, store: Store) -> Path:
 
 
 def attempt(step: Step, store: Store) -> RunResult:
-    return execute([step], store, RunOptions(poll_s=0.05, backoff_s=0.1))
+    return execute([step], store, RunOptions(engine=ENGINE, poll_s=0.05, backoff_s=0.1))
 
 
 def distributed(strategy: Any, workers: int, cpus: float = 1) -> Resources:

@@ -16,6 +16,7 @@ from cluster.steps.step import Resources, Step, Strategy, function_name
 from cluster.store.location import open_store
 from pipelines.preflight.memory import shape_of, workload_of
 from stages.common.data.config import Source
+from stages.common.engine import ENGINE
 from stages.common.prompts.config import PromptConfig
 from stages.common.training.config import TrainingConfig
 from stages.splits.config import DataConfig, SplitsConfig
@@ -80,7 +81,7 @@ def measure(root: Path, strategy: Strategy, workers: int) -> Measured:
         resources=resources,
     )
     store = open_store(root / f"{strategy}-{workers}")
-    result = execute([step], store, RunOptions(poll_s=0.05, backoff_s=0.1))
+    result = execute([step], store, RunOptions(engine=ENGINE, poll_s=0.05, backoff_s=0.1))
     assert result.ok, result.errors
     folder = store.files("prompt", result.steps["prompt"].fingerprint)
     measured = json.loads((folder / "memory.json").read_text())

@@ -16,11 +16,12 @@ from cluster.steps.plan import plan
 from cluster.steps.step import Resources, Step
 from cluster.store.base import Store
 from cluster.store.lease import NAME, Lease, Owner, read_lease, to_json
+from stages.common.engine import ENGINE
 from tests.support.steps import picture, toy
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_session"), pytest.mark.timeout(120)]
 
-QUICK = RunOptions(backoff_s=0.05, poll_s=0.05)
+QUICK = RunOptions(engine=ENGINE, backoff_s=0.05, poll_s=0.05)
 
 
 @pytest.fixture
@@ -97,7 +98,7 @@ def test_steps_that_become_ready_after_a_failure_run_only_with_keep_going(store:
     result = run([bad, late], store)
     assert result.executed == ("slow",)
     assert "--keep-going" in result.blocked["late"]
-    result = run([bad, late], store, RunOptions(keep_going=True, poll_s=0.05))
+    result = run([bad, late], store, RunOptions(engine=ENGINE, keep_going=True, poll_s=0.05))
     assert result.executed == ("late",) and result.failed == ("bad",)
 
 
@@ -138,17 +139,17 @@ def test_damaged_result_is_recomputed(store: Store, counter: Path) -> None:
 
 def test_forced_step_with_equal_files_keeps_later_results(store: Store, counter: Path) -> None:
     run(fan(counter), store)
-    result = run(fan(counter), store, RunOptions(force=("pet/p/1",), poll_s=0.05))
+    result = run(fan(counter), store, RunOptions(engine=ENGINE, force=("pet/p/1",), poll_s=0.05))
     assert result.executed == ("pet/p/1",)
     assert "ensemble" in result.cached
 
 
 def test_selection_limits_the_steps_that_run(store: Store, counter: Path) -> None:
     leaf = fan(counter)
-    blocked = run(leaf, store, RunOptions(only=("ensemble",), poll_s=0.05))
+    blocked = run(leaf, store, RunOptions(engine=ENGINE, only=("ensemble",), poll_s=0.05))
     assert list(blocked.blocked) == ["ensemble"] and not blocked.executed
-    assert run(leaf, store, RunOptions(until=("pet/p/2",), poll_s=0.05)).executed == ("data", "pet/p/2")
-    assert set(run(leaf, store, RunOptions(from_=("pet/*",), poll_s=0.05)).executed) == {
+    assert run(leaf, store, RunOptions(engine=ENGINE, until=("pet/p/2",), poll_s=0.05)).executed == ("data", "pet/p/2")
+    assert set(run(leaf, store, RunOptions(engine=ENGINE, from_=("pet/*",), poll_s=0.05)).executed) == {
         "pet/p/0",
         "pet/p/1",
         "ensemble",
@@ -164,7 +165,9 @@ def test_max_parallel_limits_running_steps(store: Store) -> None:
         maximum = max(maximum, running)
 
     steps = [toy(f"s/{index}", index, pause_s=0.1) for index in range(4)]
-    assert len(execute(steps, store, RunOptions(max_parallel=1, poll_s=0.05), on_event=watch).executed) == 4
+    assert (
+        len(execute(steps, store, RunOptions(engine=ENGINE, max_parallel=1, poll_s=0.05), on_event=watch).executed) == 4
+    )
     assert maximum == 1
 
 

@@ -7,13 +7,14 @@ from cluster.run.scheduler import execute
 from cluster.steps.code_digests import CodeDigests
 from cluster.steps.step import Resources, Step
 from cluster.store.base import Store
+from stages.common.engine import ENGINE
 from tests.support.steps import threads, toy
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_session"), pytest.mark.timeout(120)]
 
 
 def run(leaf: Step, store: Store) -> RunResult:
-    return execute([leaf], store, RunOptions(backoff_s=0.05, poll_s=0.05))
+    return execute([leaf], store, RunOptions(engine=ENGINE, backoff_s=0.05, poll_s=0.05))
 
 
 def test_each_step_has_its_own_number_of_threads(store: Store) -> None:

@@ -22,6 +22,7 @@ from cluster.steps.plan import plan
 from cluster.steps.task_spec import TaskSpec
 from cluster.store.base import Store
 from cluster.store.lease import NAME, Lease, Leases, Owner, read_lease, to_json
+from stages.common.engine import ENGINE
 from tests.support.paths import ROOT
 from tests.support.steps import toy, waits
 
@@ -123,7 +124,7 @@ def test_driver_that_lost_a_lease_cancels_the_step_and_waits(store: Store, tmp_p
     step = toy("contested", fn=waits, pause_s=60, counter=str(counter))
     folder = store.folder("contested", plan([step], store)[0].fingerprint)
     results: list[RunResult] = []
-    options = RunOptions(poll_s=0.05, ttl_s=1.2)
+    options = RunOptions(engine=ENGINE, poll_s=0.05, ttl_s=1.2)
     driver = threading.Thread(target=lambda: results.append(execute([step], store, options)))
     driver.start()
     while not counter.exists():
@@ -151,7 +152,7 @@ def test_process_starts_no_step_after_sigterm(store: Store, monkeypatch: pytest.
     planned = plan([step], store)[0]
     spec = TaskSpec(
         step=step.name, run=step.run, config=step.config, roles={}, key=planned.key, store=store.url, token="t",
-        resources=step.resources, attempt=1, run_id=None,
+        engine=ENGINE, resources=step.resources, attempt=1, run_id=None,
     )  # fmt: skip
     failure = run_step(spec, lambda batch: True, ())
     assert isinstance(failure, StepFailedError) and failure.transient and failure.is_preemption

@@ -18,6 +18,7 @@ from cluster.store.base import Store
 from cluster.store.location import open_store
 from cluster.tracking.recorder import LogBatch, MetricPoint
 from cluster.tracking.tracker import TrackedStep, Tracker
+from stages.common.engine import ENGINE
 from tests.support.mlflow_helpers import client, runs
 from tests.support.steps import picture, toy
 
@@ -31,7 +32,9 @@ def step(name: str, **params: Any) -> TrackedStep:
 
 def run_tracked(leaf: Step | list[Step], store: Store, name: str) -> RunResult:
     with Tracker.open(store.root, "films", name, tags={"recipe": "toy"}) as tracker:
-        return execute(leaf if isinstance(leaf, list) else [leaf], store, RunOptions(poll_s=0.05), tracker)
+        return execute(
+            leaf if isinstance(leaf, list) else [leaf], store, RunOptions(engine=ENGINE, poll_s=0.05), tracker
+        )
 
 
 @pytest.mark.ray
@@ -78,7 +81,7 @@ def test_cached_step_has_its_metrics_and_its_source(store: Store) -> None:
 @pytest.mark.ray
 @pytest.mark.usefixtures("ray_session")
 def test_cached_step_of_another_server_has_no_link(store: Store) -> None:
-    first = execute([toy("data", 2)], store, RunOptions(poll_s=0.05), None)
+    first = execute([toy("data", 2)], store, RunOptions(engine=ENGINE, poll_s=0.05), None)
     manifest = replace(first.manifests["data"], run_id="0" * 32)
     with Tracker.open(store.root, "films", "run 1") as tracker:
         tracker.log_cached(step("data"), manifest)

@@ -21,6 +21,7 @@ from pipelines.dag.fewshot import build_steps
 from pipelines.preflight import memory
 from pipelines.preflight.memory import cached_shape, shape_of
 from pipelines.run.request import RunRequest, check_machine, load_request
+from stages.common.engine import ENGINE
 from stages.common.errors import InputError
 from tests.support.small_models import llama_tokenizer, small_model
 
@@ -53,7 +54,7 @@ def request_for(store: Path, *overrides: str) -> RunRequest:
 def check(request: RunRequest, **options: Any) -> None:
     """Checks memory as `clozeline run` does."""
     steps = build_steps(request.config)
-    check_machine(request, RunOptions(**options), plan(steps, request.store))
+    check_machine(request, RunOptions(engine=ENGINE, **options), plan(steps, request.store))
 
 
 def test_a_plan_shows_the_memory_of_steps_with_a_backbone(clozeline: Clozeline, tmp_path: Path) -> None:

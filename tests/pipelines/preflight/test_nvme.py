@@ -15,6 +15,7 @@ from cluster.steps.plan import plan
 from pipelines.dag.fewshot import build_steps
 from pipelines.preflight import memory
 from pipelines.run.request import RunRequest, check_machine, load_request
+from stages.common.engine import ENGINE
 from stages.common.errors import InputError
 from tests.support.small_models import llama_tokenizer
 
@@ -37,7 +38,7 @@ def request_for(tmp_path: Path, disk: Path, *overrides: str) -> RunRequest:
 
 def check(request: RunRequest, address: str | None = None) -> None:
     steps = build_steps(request.config)
-    check_machine(request, RunOptions(address=address), plan(steps, request.store))
+    check_machine(request, RunOptions(engine=ENGINE, address=address), plan(steps, request.store))
 
 
 def error_of(request: RunRequest) -> InputError:

@@ -20,6 +20,7 @@ from cluster.run import events
 from cluster.run.result import RunOptions
 from cluster.run.scheduler import execute
 from cluster.store.location import open_store
+from stages.common.engine import ENGINE
 from tests.support.preemptible_steps import FAULTS, graph
 
 MOMENTS = {
@@ -45,7 +46,7 @@ def main(folder: Path) -> None:
     for _ in range(3):
         cluster.add_node(num_cpus=1)
     cluster.wait_for_nodes()
-    options = RunOptions(address=cluster.address, poll_s=0.05, backoff_s=0.5, max_parallel=1)
+    options = RunOptions(engine=ENGINE, address=cluster.address, poll_s=0.05, backoff_s=0.5, max_parallel=1)
     undisturbed = execute(graph(folder), open_store(folder / "undisturbed"), options)
     summary: dict[str, Any] = {"undisturbed": _summary(undisturbed)}
     for path in faults.glob("*.workers"):

@@ -19,6 +19,7 @@ from cluster.run import events
 from cluster.run.result import RunOptions
 from cluster.run.scheduler import execute
 from cluster.store.location import open_store
+from stages.common.engine import ENGINE
 from tests.support.training_steps import chain
 
 
@@ -53,7 +54,7 @@ def main(store: Path, counter: Path, fault: Path, lost: str) -> None:
 
     killer = threading.Thread(target=kill, daemon=True)
     killer.start()
-    options = RunOptions(address=cluster.address, poll_s=0.05, backoff_s=0.5)
+    options = RunOptions(engine=ENGINE, address=cluster.address, poll_s=0.05, backoff_s=0.5)
     result = execute([chain(counter, fault)], open_store(store), options, on_event=replace)
     killer.join()
     summary = {

@@ -16,6 +16,7 @@ from cluster.run.result import RunOptions
 from cluster.run.scheduler import execute
 from cluster.store.location import open_store
 from cluster.tracking.tracker import Tracker
+from stages.common.engine import ENGINE
 from tests.support.paths import ROOT
 from tests.support.training_steps import chain
 
@@ -91,7 +92,7 @@ def main(settings: dict[str, Any]) -> int:
     fault = Path(settings["fault"]) if settings["fault"] else None
     leaf = chain(Path(settings["counter"]), fault, settings["at"])
     store = open_store(settings["store"])
-    options = RunOptions(**{"poll_s": 0.05, "backoff_s": 0.05, "num_cpus": 2, **settings["options"]})
+    options = RunOptions(engine=ENGINE, **{"poll_s": 0.05, "backoff_s": 0.05, "num_cpus": 2, **settings["options"]})
     with ExitStack() as stack:
         tracker = stack.enter_context(Tracker.open(store.local, "faults", "run")) if settings["tracked"] else None
         result = execute(
