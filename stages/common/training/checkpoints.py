@@ -1,4 +1,4 @@
-"""Checkpoints during training: parameters, optimizer state, losses so far, and the best evaluation on the dev set."""
+"""Checkpoints during training: parameters, their average, optimizer state, losses, and the best dev evaluation."""
 
 from __future__ import annotations
 
@@ -17,7 +17,6 @@ from stages.common.protocols import Engine
 
 DEFAULT_INTERVAL_S = 60.0
 """Seconds between checkpoints; the environment variable CLOZELINE_CHECKPOINT_EVERY_S overrides it."""
-CHECKPOINT_FILE = "checkpoint.pt"
 
 
 def interval_s() -> float:
@@ -56,11 +55,30 @@ class BestCheckpoint:
 
 
 @dataclass(slots=True)
+class AveragedParameters:
+    """The mean of the parameters over the last steps."""
+
+    num_steps: int = 0
+    parameters: dict[str, torch.Tensor] = field(default_factory=dict)
+
+    def update(self, parameters: Mapping[str, torch.nn.Parameter]) -> None:
+        """Adds the current parameters to the mean."""
+        self.num_steps += 1
+        with torch.no_grad():
+            for name, parameter in parameters.items():
+                if self.num_steps == 1:
+                    self.parameters[name] = parameter.detach().clone()
+                else:
+                    self.parameters[name].lerp_(parameter, 1 / self.num_steps)
+
+
+@dataclass(slots=True)
 class Progress:
     """The state of a training run, without parameters and optimizer."""
 
     losses: list[float] = field(default_factory=list)
     best: BestCheckpoint = field(default_factory=BestCheckpoint)
+    average: AveragedParameters = field(default_factory=AveragedParameters)
     stopped: bool = False
     """True if early stopping ended it."""
 
@@ -72,6 +90,8 @@ class Checkpointer:
     engine: Engine
     parameters: Mapping[str, torch.nn.Parameter]
     optimizer: torch.optim.Optimizer
+    name: str = "checkpoint"
+    """Name of the file, for a stage with several training runs."""
     timer: CheckpointTimer = field(default_factory=CheckpointTimer)
 
     def after_step(self, progress: Progress, stop_requested: Callable[[], bool], *, step: int, is_over: bool) -> None:
@@ -105,28 +125,30 @@ class Checkpointer:
             "optimizer": dict(optimizer_state),
             "losses": progress.losses,
             "best": {name: getattr(progress.best, name) for name in ("step", "rank", "parameters", "num_bad_evals")},
+            "average": {name: getattr(progress.average, name) for name in ("num_steps", "parameters")},
             "stopped": progress.stopped,
         }
-        temporary = checkpoint_dir / f"{CHECKPOINT_FILE}.part"
+        target = checkpoint_dir / f"{self.name}.pt"
+        temporary = target.with_name(f"{target.name}.part")
         with temporary.open("wb") as file:
             torch.save(state, file)
             file.flush()
             os.fsync(file.fileno())
-        temporary.replace(checkpoint_dir / CHECKPOINT_FILE)
+        temporary.replace(target)
 
     def restore(self) -> Progress:
         """Restores parameters and optimizer from the checkpoint; does nothing if it is missing or damaged."""
         folder = self.engine.checkpoint_dir
-        if folder is None or not (folder / CHECKPOINT_FILE).exists():
+        if folder is None or not (folder / f"{self.name}.pt").exists():
             return Progress()
         try:
-            state = torch.load(folder / CHECKPOINT_FILE, map_location="cpu", weights_only=True)
+            state = torch.load(folder / f"{self.name}.pt", map_location="cpu", weights_only=True)
         except (EOFError, OSError, RuntimeError, pickle.UnpicklingError):
             return Progress()  # damaged, for example by a disk error: train from the start
         load_parameters(self.parameters, state["parameters"])
         self.engine.load_optimizer_state_dict(self.optimizer, state["optimizer"])
         best = BestCheckpoint(**{**state["best"], "rank": tuple(state["best"]["rank"])})
-        return Progress(list(state["losses"]), best, state["stopped"])
+        return Progress(list(state["losses"]), best, AveragedParameters(**state["average"]), state["stopped"])
 
 
 def load_parameters(parameters: Mapping[str, torch.nn.Parameter], values: Mapping[str, torch.Tensor]) -> None:

@@ -1,6 +1,7 @@
 """Config models of training: length, learning rate, batch size, and early stopping.
 
-Defaults of the optimizer are PET's: AdamW, eps 1e-8, gradients clipped to norm 1.
+Defaults of the optimizer are PET's: AdamW, eps 1e-8, gradients clipped to norm 1. Averaging weights is that of Izmailov
+et al., "Averaging Weights Leads to Wider Optima and Better Generalization" (UAI 2018).
 """
 
 from __future__ import annotations
@@ -44,6 +45,8 @@ class TrainingConfig(Config):
     """Weight decay of matrices. Vectors, such as biases, have none."""
     max_grad_norm: float = Field(1.0, gt=0)
     """Maximum norm of the gradients, which are clipped to it."""
+    average_last: float = Field(0.0, ge=0, lt=1)
+    """Fraction of the steps, at the end, whose weights are averaged. 0 keeps the weights of the last step."""
     early_stopping: EarlyStopping | None = None
     """Evaluates on the dev set during training. If not set, training runs to the last step."""
 
@@ -53,6 +56,15 @@ class TrainingConfig(Config):
             raise InputError("neither steps nor epochs is set.", "Set one of them: steps: 100.")
         if self.steps is not None and self.epochs is not None:
             raise InputError("both steps and epochs are set.", "Keep one of them: steps: 100.")
+        return self
+
+    @model_validator(mode="after")
+    def _keeps_one_set_of_weights(self) -> TrainingConfig:
+        if self.average_last and self.early_stopping:
+            raise InputError(
+                "average_last keeps an average of the weights, but early_stopping keeps those of the best step.",
+                "Remove one of them.",
+            )
         return self
 
     def num_steps(self, num_items: int) -> int:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Generic, TypeVar
 
 import torch
@@ -23,6 +24,8 @@ from stages.common.training.checkpoints import BestCheckpoint, Checkpointer, Pro
 from stages.common.training.config import TrainingConfig
 
 Item = TypeVar("Item")
+BATCHES_PER_GROUP = 16
+"""Batches whose items are sorted by length together: enough for similar lengths, few enough for random batches."""
 Validation = Callable[[], DevScore]
 """Evaluates the dev set."""
 
@@ -38,6 +41,8 @@ def train(
     engine: Engine,
     validate: Validation | None = None,
     frozen_steps: Mapping[str, int] | None = None,
+    sample: Callable[[int], Sequence[int]] | None = None,
+    name: str = "checkpoint",
 ) -> list[float]:
     """Trains in place. With several workers, each processes a part of every batch.
 
@@ -51,6 +56,8 @@ def train(
         engine: Runs the backward pass and the update, and has the folder for checkpoints.
         validate: Evaluates the dev set, for early stopping.
         frozen_steps: Name of a parameter -> first steps in which it does not change, while the others train.
+        sample: Returns the indices of the items of a step. Default: shuffled epochs.
+        name: Name of the checkpoint, which differs if a stage trains several times.
 
     Returns:
         The loss of every step.
@@ -70,13 +77,14 @@ def train(
     optimizer = optimizer_for(parameters, config)
     loop = _Loop(compute_loss, parameters, optimizer, config, engine)
     engine.register_parameters(list(parameters.values()))
-    checkpointer = Checkpointer(engine, parameters, optimizer)
+    checkpointer = Checkpointer(engine, parameters, optimizer, name)
+    sample = sample or partial(batch_indices, num_items=len(items), batch_size=config.batch_size, seed=seed)
     progress = checkpointer.restore()
     reporter = ProgressReporter(recorder, len(progress.losses), num_steps)
     with engine.graceful_stop() as stop_requested:
         while len(progress.losses) < num_steps and not progress.stopped:
             step = len(progress.losses)
-            batch = [items[index] for index in batch_indices(step, len(items), config.batch_size, seed)]
+            batch = [items[index] for index in sample(step)]
             rate = config.learning_rate_at(step, num_steps)
             for group in optimizer.param_groups:
                 group["lr"] = rate
@@ -87,11 +95,15 @@ def train(
             progress.losses.append(loss)
             recorder.log_metric("train/loss", loss, step + 1)
             recorder.log_metric("train/learning_rate", rate, step + 1)
+            if step >= round(num_steps * (1 - config.average_last)):
+                progress.average.update(parameters)
             if validate is not None:
                 loop.validate(progress, validate, recorder, is_last=step + 1 == num_steps)
             is_over = progress.stopped or step + 1 == num_steps
             reporter.update(step + 1, loss, len(batch), is_over=is_over)
             checkpointer.after_step(progress, stop_requested, step=step + 1, is_over=is_over)
+    if progress.average.parameters:
+        load_parameters(parameters, progress.average.parameters)
     if progress.best.parameters:
         load_parameters(parameters, progress.best.parameters)
         recorder.log_metric("dev/best_step", progress.best.step)
@@ -169,6 +181,40 @@ def optimizer_for(parameters: Mapping[str, torch.nn.Parameter], config: Training
     ]
     groups = [group for group in groups if group["params"]]
     return torch.optim.AdamW(groups, lr=config.learning_rate, eps=1e-8, fused=True)  # fused: six times faster on CPUs
+
+
+class LengthGroupedSampler:
+    """Samples batches of items of similar length, so that little is padded. Every epoch is another permutation.
+
+    Args:
+        lengths: [n] length of each item; only their order matters.
+        batch_size: Items per batch; the last batch of an epoch may be smaller.
+        seed: Seed of the permutations.
+    """
+
+    def __init__(self, lengths: Sequence[int], batch_size: int, seed: int) -> None:
+        self.lengths = lengths
+        self.batch_size = batch_size
+        self.seed = seed
+        self._epoch = -1
+        self._batches: list[list[int]] = []
+
+    def __call__(self, step: int) -> list[int]:
+        """Returns the items of a step."""
+        epoch, step_in_epoch = divmod(step, math.ceil(len(self.lengths) / self.batch_size))
+        if epoch != self._epoch:
+            self._epoch, self._batches = epoch, self._batches_of(epoch)
+        return self._batches[step_in_epoch]
+
+    def _batches_of(self, epoch: int) -> list[list[int]]:
+        """Sorts groups of a random order by length, cuts them into batches, and shuffles the batches."""
+        rng = torch_rng(self.seed, "epoch", epoch)
+        order = torch.randperm(len(self.lengths), generator=rng).tolist()
+        size = self.batch_size * BATCHES_PER_GROUP
+        groups = (order[start : start + size] for start in range(0, len(order), size))
+        ordered = [item for group in groups for item in sorted(group, key=self.lengths.__getitem__)]
+        batches = [ordered[start : start + self.batch_size] for start in range(0, len(ordered), self.batch_size)]
+        return [batches[index] for index in torch.randperm(len(batches), generator=rng).tolist()]
 
 
 def batch_indices(step: int, num_items: int, batch_size: int, seed: int) -> list[int]:
