@@ -53,7 +53,7 @@ RENAMES: dict[str, dict[str, str]] = {
         "about": "subject", "advice": "suggestions", "attempt": "action", "because": "evidence", "row": "method",
         "labelled": "labeled", "unlabelled": "unlabeled", "trained": "trainable_parameters",
         "num_labelled": "num_labeled", "num_unlabelled": "num_unlabeled num_unlabeled_examples",
-        "num_drawn": "num_pseudo_labeled", "train_accuracy_before": "train_accuracy_before_training",
+        "num_drawn": "num_pseudo_labeled", "train_accuracy_before": "held_out_accuracy",
         "accuracy_before": "accuracy_before_training", "kept": "num_kept", "disputed": "disagreements",
         "found": "predicted prediction", "guess": "predicted", "sureness": "confidence", "votes": "member_logits",
         "loop": "training", "warmup": "warmup_ratio", "schedule": "lr_scheduler", "every": "eval_steps",

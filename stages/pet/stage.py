@@ -41,7 +41,7 @@ from stages.common.prompts.peft_format import load_trained_prompt
 from stages.common.prompts.tuning import trainable_parameters, tune
 from stages.common.protocols import Engine, Recorder
 from stages.common.seeds import python_rng
-from stages.common.training.evaluation import Member, evaluate_on_test, write_member_logits
+from stages.common.training.evaluation import Member, accuracy_of, evaluate_on_test, write_member_logits
 from stages.pet.config import GenerationConfig, PetConfig
 
 
@@ -68,8 +68,8 @@ def select_examples(
         DataError: a teacher labeled other examples.
     """
     results = [json.loads((folder / "result.json").read_text()) for folder in teachers]
-    accuracies = [result["train_accuracy_before_training"] for result in results]
-    weights = member_weights(config.weights, accuracies, [""] * len(teachers))
+    accuracies = [result["held_out_accuracy"] or 0.0 for result in results]
+    weights = member_weights(config.weights, accuracies, [""] * len(teachers), len(gold), len(labels))
     uids = [item.uid for item in unlabeled_set]
     files = [folder / "unlabeled_logits.jsonl" for folder in teachers]
     member_logits = np.stack([aligned(read_logits(file, labels), uids) for file in files])
@@ -162,7 +162,7 @@ def run(config: PetConfig, inputs: Inputs, out: Path, recorder: Recorder, engine
         if config.shots:
             _prepend_demonstrations(config, classifier, train_set, recorder)
         num_parameters = sum(item.numel() for item in trainable_parameters(classifier).values())
-        before = _accuracy(classifier, train_set, recorder, "labeled examples before training")
+        before = classifier.predict(train_set, recorder, "labeled examples before training") if train_set else None
         if inputs.batched is None:
             examples = [*train_set, *pseudo_labeled]
             losses = _train(config, inputs, classifier, examples, recorder=recorder, engine=engine)
@@ -174,13 +174,15 @@ def run(config: PetConfig, inputs: Inputs, out: Path, recorder: Recorder, engine
         log_inspection(submodel.prompt, backbone, recorder)
         submodel.save(task, config.pattern, out)
         if losses:
-            recorder.log_metric("train/accuracy", _accuracy(classifier, train_set, recorder, "labeled examples"))
-        evaluate = write_member_logits if config.label_unlabeled else evaluate_on_test
-        test = evaluate(classifier, task.labels, inputs.data, out, recorder)
-    recorder.log_metric("train/accuracy_before_training", before)
+            score = classifier.evaluate(train_set, recorder, "labeled examples").score if train_set else None
+            recorder.log_metric("train/accuracy", score.accuracy if score else 0.0)
+        if config.label_unlabeled:
+            test = write_member_logits(classifier, task.labels, inputs.data, out, recorder, before)
+        else:
+            test = evaluate_on_test(classifier, task.labels, inputs.data, out, recorder)
     return Result(
         test=test,
-        train_accuracy_before_training=before,
+        held_out_accuracy=accuracy_of(before, train_set, task.labels),
         final_loss=losses[-1] if losses else None,
         num_labeled=len(train_set) if losses else config.shots * len(task.labels),
         num_unlabeled=len(pseudo_labeled),
@@ -211,10 +213,6 @@ def _prepend_demonstrations(
     demonstrations = sample_demonstrations(train_set, config.task.labels, config.shots, config.seed)
     recorder.log_table("demonstrations", [{**item.fields, "label": item.label} for item in demonstrations])
     prepend_demonstrations(classifier, demonstrations)
-
-
-def _accuracy(classifier: ClozeClassifier, examples: Sequence[Example], recorder: Recorder, phase: str) -> float:
-    return classifier.evaluate(examples, recorder, phase).score.accuracy if examples else 0.0
 
 
 def _train(

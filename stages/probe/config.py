@@ -10,16 +10,14 @@ from stages.common.training.config import TrainingConfig
 
 
 class ContrastiveConfig(Config):
-    """How an encoder is tuned on pairs of labeled examples."""
+    """How an encoder is tuned, so that texts with the same label get similar embeddings."""
 
-    training: TrainingConfig = TrainingConfig(learning_rate=2e-5, batch_size=16, epochs=1, warmup_ratio=0.1)
-    """Length, learning rate and batch size. A batch consists of pairs."""
-    num_pairs: int | None = Field(None, ge=2)
-    """Maximum number of pairs, half of them with equal labels. If not set, all pairs are used, and pairs of the rarer
-    kind are repeated.
-    """
+    training: TrainingConfig = TrainingConfig(
+        learning_rate=2e-5, batch_size=16, steps=40, lr_scheduler="constant", warmup_ratio=0.1, average_last=0.75
+    )
+    """Length, learning rate and batch size. A batch has texts of several labels, and every pair in it counts."""
     seed: int = 0
-    """Seed of the pairs, their order and dropout."""
+    """Seed of the batches and of dropout."""
 
 
 class ProbeSettings(Config):
@@ -30,7 +28,9 @@ class ProbeSettings(Config):
     regularization_c: float = Field(1.0, gt=0)
     """C of scikit-learn's LogisticRegression. A higher value regularizes less."""
     contrastive: ContrastiveConfig | None = None
-    """Tunes the encoder on pairs of labeled examples first, as SetFit does. If not set, the encoder is frozen."""
+    """Tunes the encoder on the labeled examples first. If not set, the encoder is frozen."""
+    num_folds: int = Field(4, ge=2)
+    """Folds of the cross-validation on the labeled examples. With `contrastive`, each fold tunes the encoder anew."""
 
 
 class ProbeConfig(TextTaskConfig, ProbeSettings):

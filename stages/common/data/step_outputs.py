@@ -30,6 +30,8 @@ class LogitRows:
     """[n] uids of the examples."""
     logits: NDArray[np.float64]
     """[n, C] in the order of `uids`."""
+    gold: tuple[str | None, ...]
+    """[n] gold labels; None if unknown."""
 
 
 def write_logits(path: Path, examples: Sequence[Example], logits: NDArray[np.float64], labels: Sequence[str]) -> None:
@@ -46,7 +48,8 @@ def read_logits(path: Path, labels: Sequence[str]) -> LogitRows:
     with path.open(encoding="utf-8") as file:
         rows = [json.loads(line) for line in file]
     values = [[row["logits"][label] for label in labels] for row in rows]
-    return LogitRows(path, tuple(row["uid"] for row in rows), np.array(values, dtype=np.float64))
+    uids, gold = (tuple(row[name] for row in rows) for name in ("uid", "label"))
+    return LogitRows(path, uids, np.array(values, dtype=np.float64), gold)
 
 
 def aligned(rows: LogitRows, uids: Sequence[str]) -> NDArray[np.float64]:

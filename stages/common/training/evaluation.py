@@ -2,6 +2,8 @@
 
 A member is any step that writes these files, whatever kind of model it trains:
 
+    held_out_logits.jsonl       [n, C] logits of the labeled set by models that did not learn from the example:
+                                cross-validated, or of the untrained model; missing if nothing could be held out
     test_logits.jsonl           [n, C] logits of the test set
     unlabeled_logits.jsonl      [n, C] logits of the unlabeled set
     content_free_logits.jsonl   [3, C] logits of texts without content, for contextual calibration
@@ -38,6 +40,8 @@ from stages.common.protocols import LogitModel, Recorder
 from stages.common.training.config import TrainingConfig
 from stages.common.training.loop import Validation
 
+HELD_OUT_FILE = "held_out_logits.jsonl"
+UNLABELED_FILE = "unlabeled_logits.jsonl"
 MAX_MISCLASSIFIED = 100
 """Rows of the table of misclassified examples."""
 
@@ -46,11 +50,28 @@ MAX_MISCLASSIFIED = 100
 class Member(EvaluationResult):
     """The result of a step that trains an ensemble member."""
 
-    train_accuracy_before_training: float
-    """Accuracy on the labeled set before training; 0 without labels. Ensembles use it with weights: accuracy."""
+    held_out_accuracy: float | None
+    """Accuracy of the held-out logits; None if there are none. Ensembles use it with weights: accuracy."""
 
 
-def write_member_logits(model: LogitModel, labels: Sequence[str], data: Path, out: Path, recorder: Recorder) -> Score:
+def accuracy_of(
+    held_out: NDArray[np.float64] | None, train_set: Sequence[Example], labels: Sequence[str]
+) -> float | None:
+    """Returns the accuracy of held-out logits [n, C]; None if there are none."""
+    if held_out is None or not train_set:
+        return None
+    is_right = [labels[index] == item.label for index, item in zip(held_out.argmax(axis=1), train_set, strict=True)]
+    return round(float(np.mean(is_right)), 6)
+
+
+def write_member_logits(
+    model: LogitModel,
+    labels: Sequence[str],
+    data: Path,
+    out: Path,
+    recorder: Recorder,
+    held_out: NDArray[np.float64] | None,
+) -> Score:
     """Writes the files of a member to `out`; returns its score on the test set.
 
     Args:
@@ -59,11 +80,16 @@ def write_member_logits(model: LogitModel, labels: Sequence[str], data: Path, ou
         data: Files of the split stage.
         out: Folder to write to.
         recorder: Gets progress and scores.
+        held_out: [n, C] logits of the labeled set, if any.
     """
+    train_set = load_examples(data / "train.jsonl")
+    if held_out is not None and train_set:
+        write_logits(out / HELD_OUT_FILE, train_set, held_out, labels)
+        recorder.log_metric("train/held_out_accuracy", accuracy_of(held_out, train_set, labels) or 0.0)
     unlabeled_set = load_examples(data / "unlabeled.jsonl")
     if unlabeled_set:
         logits = model.predict(unlabeled_set, recorder, "unlabeled examples")
-        write_logits(out / "unlabeled_logits.jsonl", unlabeled_set, logits, labels)
+        write_logits(out / UNLABELED_FILE, unlabeled_set, logits, labels)
         fields = unlabeled_set[0].fields
         content_free = [Example(f"neutral-{text}", dict.fromkeys(fields, text)) for text in CONTENT_FREE_TEXTS]
         logits = model.predict(content_free, recorder, "content-free texts")

@@ -184,7 +184,7 @@ def teacher(folder: Path, logits: np.ndarray, accuracy: float) -> Path:
         for number, row in enumerate(logits.tolist())
     ]
     (folder / "unlabeled_logits.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    (folder / "result.json").write_text(json.dumps({"train_accuracy_before_training": accuracy}))
+    (folder / "result.json").write_text(json.dumps({"held_out_accuracy": accuracy}))
     return folder
 
 

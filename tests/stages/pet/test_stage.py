@@ -45,7 +45,7 @@ def test_submodel_learns_and_is_loaded(
     after = classifier.evaluate(train, SILENT, "").score
     untrained = ClozeClassifier.of(config.task, "review", load_backbone(config.backbone, frozen=True), config.backbone)
     before = untrained.evaluate(train, SILENT, "").score
-    assert result.train_accuracy_before_training == before.accuracy
+    assert result.held_out_accuracy == before.accuracy
     assert result.test.num_examples == 12
     if tune == "none":
         assert (result.final_loss, result.trainable_parameters, result.num_labeled) == (None, 0, 0)
@@ -194,7 +194,7 @@ def teacher(folder: Path, data: Path) -> Path:
     for item in load_examples(data / "unlabeled_gold.jsonl"):
         rows.append({"uid": item.uid, "label": None, "logits": {"rotten": 0.0, "fresh": 0.0, item.label: 4.0}})
     (folder / "unlabeled_logits.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
-    (folder / "result.json").write_text(json.dumps({"train_accuracy_before_training": 0.5}))
+    (folder / "result.json").write_text(json.dumps({"held_out_accuracy": 0.5}))
     return folder
 
 
@@ -222,7 +222,7 @@ def test_generation_without_labels_trains_on_pseudo_labels_only(
     config = submodel(backbone_folders["gpt2"], growth=growth, training=TRAINING.model_copy(update={"steps": 40}))
     inputs = pet.Inputs(data=film_data, teachers=(teacher(tmp_path / "t", film_data),))
     result = run(pet, config, inputs, tmp_path / "out")
-    assert (result.num_labeled, result.num_pseudo_labeled, result.train_accuracy_before_training) == (0, 6, 0.0)
+    assert (result.num_labeled, result.num_pseudo_labeled, result.held_out_accuracy) == (0, 6, None)
     assert result.test.accuracy >= 0.75
 
 

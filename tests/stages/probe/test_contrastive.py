@@ -1,7 +1,9 @@
-"""Tests of contrastive tuning: the pairs, and the tuned encoder."""
+"""Tests of contrastive tuning: the batches, the loss, and the tuned encoder."""
 
 from __future__ import annotations
 
+import math
+from collections import Counter
 from pathlib import Path
 
 import pytest
@@ -14,37 +16,46 @@ from stages.common.models.encoders.text_encoder import TextEncoder
 from stages.common.training.config import TrainingConfig
 from stages.probe import stage as probe
 from stages.probe.config import ContrastiveConfig, ProbeConfig
-from stages.probe.stage import Pair, make_pairs
-from tests.support.small_models import film_examples
+from stages.probe.contrastive import balanced_batch, pair_loss
 from tests.support.stage_runs import LABELS, SILENT, logits_of, run, written
 
 SHORT = ContrastiveConfig(training=TrainingConfig(learning_rate=2e-3, batch_size=8, steps=30), seed=3)
 
 
-def count_kinds(pairs: list[Pair]) -> tuple[int, int]:
-    """Returns the number of pairs with the same label, and with different labels."""
-    num_same = sum(pair.is_same for pair in pairs)
-    return num_same, len(pairs) - num_same
+def test_balanced_batch_has_equally_many_examples_of_each_label() -> None:
+    examples = [Example(str(number), {}, "abc"[number % 3]) for number in range(30)]
+    batch = balanced_batch(examples, 12, seed=0, step=0)
+    assert len(set(batch)) == 12
+    assert Counter(examples[row].label for row in batch) == {"a": 4, "b": 4, "c": 4}
+    assert batch == balanced_batch(examples, 12, seed=0, step=0) != balanced_batch(examples, 12, seed=0, step=1)
 
 
-def test_make_pairs_repeats_the_rarer_kind() -> None:
-    """Six examples, three per label: 2 * 3 pairs with the same label, 3 * 3 with different labels."""
-    pairs = make_pairs(film_examples(6), None, seed=0)
-    assert count_kinds(pairs) == (9, 9)
-    distinct = {frozenset((pair.first.uid, pair.second.uid)) for pair in pairs}
-    assert len(distinct) == 15
-    assert all(pair.is_same == (pair.first.label == pair.second.label) for pair in pairs)
+def test_balanced_batch_samples_labels_if_there_are_many() -> None:
+    examples = [Example(str(number), {}, str(number % 20)) for number in range(100)]
+    labels = Counter(examples[row].label for row in balanced_batch(examples, 16, seed=0, step=0))
+    assert len(labels) == 8
+    assert set(labels.values()) == {2}
 
 
-def test_make_pairs_limits_the_number() -> None:
-    pairs = make_pairs(film_examples(6), 8, seed=0)
-    assert count_kinds(pairs) == (4, 4)
-    assert pairs == make_pairs(film_examples(6), 8, seed=0) != make_pairs(film_examples(6), 8, seed=1)
+def test_balanced_batch_takes_all_of_a_label_with_few_examples() -> None:
+    examples = [Example("rare", {}, "b"), *(Example(str(number), {}, "a") for number in range(9))]
+    labels = Counter(examples[row].label for row in balanced_batch(examples, 8, seed=0, step=0))
+    assert labels == {"a": 4, "b": 1}
 
 
-def test_make_pairs_accepts_one_example_per_label() -> None:
-    examples = [Example("1", {}, "a"), Example("2", {}, "b"), Example("3", {}, "c")]
-    assert count_kinds(make_pairs(examples, None, 0)) == (0, 3)
+def test_pair_loss_weights_both_kinds_of_pairs_equally() -> None:
+    """Three pairs with the same label, three with different ones; the norm of the vectors has no influence."""
+    vectors = torch.tensor([[2.0, 0.0], [0.0, 1.0], [1.0, 1.0], [0.0, 3.0]])
+    labels = torch.tensor([0, 0, 0, 1])
+    half = math.sqrt(0.5)
+    same = ((0 - 1) ** 2 + 2 * (half - 1) ** 2) / 3
+    different = (0**2 + 1**2 + half**2) / 3
+    assert float(pair_loss(vectors, labels)) == pytest.approx((same + different) / 2)
+
+
+@pytest.mark.parametrize(("labels", "expected"), [([0, 0], 1.0), ([0, 1], 0.0), ([0], 0.0)])
+def test_pair_loss_of_one_kind_of_pairs(labels: list[int], expected: float) -> None:
+    assert float(pair_loss(torch.eye(2)[: len(labels)], torch.tensor(labels))) == expected
 
 
 def config_of(folder: Path, contrastive: ContrastiveConfig | None) -> ProbeConfig:
