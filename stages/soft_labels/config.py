@@ -5,7 +5,7 @@ from __future__ import annotations
 from pydantic import Field
 
 from stages.common.config import Config
-from stages.common.models.config import Average, Calibration, Weights
+from stages.common.models.config import Average, Calibration, Temperatures, Weights
 
 
 class EnsembleConfig(Config):
@@ -14,12 +14,16 @@ class EnsembleConfig(Config):
     average: Average = "logits"
     """Average of logits (as in PET), or of probabilities (for members of different kinds)."""
     weights: Weights = "uniform"
-    """Weights of the members: uniform, accuracy (on the labeled data before training), or balanced (each kind of member
-    has the same total weight).
+    """Weights of the members: uniform, accuracy (held-out, on the labeled data), balanced (each kind of member has the
+    same total weight), or held_out (log-odds of the held-out accuracy above chance; a member at chance has no vote).
     """
     calibration: Calibration = "none"
     """How the prior preference of a member for a label is removed: none, contextual (with texts without content), or
     unlabeled (with the unlabeled data; for labels that are about equally frequent).
+    """
+    temperatures: Temperatures = "none"
+    """Temperature of each member: none, or held_out (fitted to its held-out logits of the labeled data, so that members
+    of different kinds are as certain as they are right).
     """
     temperature: float = Field(1.0, gt=0)
     """Divides the averaged logits. Above 1 it makes the soft labels softer."""

@@ -1,15 +1,12 @@
 """The soft-label stage: the ensemble of all members labels the unlabeled set.
 
 Every member has already labeled the unlabeled set (stages/common/training/evaluation.py). This stage calibrates,
-weights and averages their logits. Rows are joined on the uid of their example. Letters in names of arrays: M members,
-n examples, C labels.
-
-Reads what the steps of the members wrote: their results, their weights, and the logits that calibrate them.
+weights and averages their logits (stages/soft_labels/combination.py). Rows are joined on the uid of their example.
+Letters in names of arrays: M members, n examples, C labels.
 """
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -23,34 +20,10 @@ from stages.common.data.step_outputs import aligned, read_logits, write_logits
 from stages.common.errors import DataError
 from stages.common.examples import Example, load_examples
 from stages.common.metrics.classification import EvaluationResult, Score, entropies, score, softmax
-from stages.common.models.averaging import average_members, calibrate, member_weights
-from stages.common.models.config import Calibration
 from stages.common.protocols import Engine, Recorder
 from stages.common.training.evaluation import log_test_scores
-from stages.soft_labels.config import LabelingConfig, SoftLabelsConfig
-
-_REFERENCES: dict[Calibration, str] = {
-    "contextual": "content_free_logits.jsonl",
-    "unlabeled": "unlabeled_logits.jsonl",
-}
-
-
-def read_results(members: Sequence[Path]) -> list[dict[str, Any]]:
-    """Reads the result of each member."""
-    return [json.loads((member / "result.json").read_text()) for member in members]
-
-
-def weights_of(config: LabelingConfig, results: Sequence[dict[str, Any]]) -> NDArray[np.float64]:
-    """Returns the weights of the members, [M]."""
-    accuracies = [result["train_accuracy_before_training"] for result in results]
-    return member_weights(config.ensemble.weights, accuracies, config.groups)
-
-
-def read_reference(config: LabelingConfig, member: Path) -> NDArray[np.float64] | None:
-    """Reads the logits [m, C] that calibrate a member; None without calibration."""
-    file = _REFERENCES.get(config.ensemble.calibration)
-    return read_logits(member / file, config.labels).logits if file else None
-
+from stages.soft_labels.combination import Combination, read_results
+from stages.soft_labels.config import SoftLabelsConfig
 
 NUM_DISAGREEMENTS = 30
 """Rows of the table of examples that members disagree about."""
@@ -74,6 +47,8 @@ class Result(EvaluationResult):
     unlabeled: Score | None
     dropped: tuple[str, ...]
     weights: tuple[float, ...]
+    held_out_accuracy: float | None
+    """Accuracy on the labeled set by members that did not learn from the example; None if it is unknown."""
 
 
 def run(config: SoftLabelsConfig, inputs: Inputs, out: Path, recorder: Recorder, engine: Engine) -> Result:
@@ -86,15 +61,14 @@ def run(config: SoftLabelsConfig, inputs: Inputs, out: Path, recorder: Recorder,
     labels = config.labels
     unlabeled_set, test_set = (load_examples(inputs.data / f"{name}.jsonl") for name in ("unlabeled", "test"))
     results = read_results(inputs.members)
-    weights = weights_of(config, results)
+    combination = Combination.fit(config, inputs.members)
     unlabeled_MnC, test_MnC = (
-        np.stack([_calibrated_logits(config, member, f"{name}_logits", examples) for member in inputs.members])
+        combination.calibrate(_member_logits(inputs.members, f"{name}_logits.jsonl", examples, labels))
         for name, examples in (("unlabeled", unlabeled_set), ("test", test_set))
     )
-    ensemble = config.ensemble
-    soft_labels_nC = average_members(unlabeled_MnC, weights, ensemble.average, ensemble.temperature)
+    soft_labels_nC = combination.average(unlabeled_MnC)
     write_logits(out / "soft_labels.jsonl", unlabeled_set, soft_labels_nC, labels)
-    test_nC = average_members(test_MnC, weights, ensemble.average, ensemble.temperature)
+    test_nC = combination.average(test_MnC)
     write_logits(out / "test_logits.jsonl", test_set, test_nC, labels)
     unlabeled = None
     if (inputs.data / "unlabeled_gold.jsonl").exists():
@@ -104,8 +78,16 @@ def run(config: SoftLabelsConfig, inputs: Inputs, out: Path, recorder: Recorder,
     recorder.log_table(
         "weights",
         [
-            {"member": name, "weight": round(float(weight), 6), "test_accuracy": result["test"]["accuracy"]}
-            for name, weight, result in zip(config.members, weights, results, strict=True)
+            {
+                "member": name,
+                "weight": round(float(weight), 6),
+                "temperature": round(calibration.temperature, 6),
+                "held_out_accuracy": result["held_out_accuracy"],
+                "test_accuracy": result["test"]["accuracy"],
+            }
+            for name, weight, calibration, result in zip(
+                config.members, combination.weights, combination.calibrations, results, strict=True
+            )
         ],
     )
     recorder.log_figure("agreement", figures.agreement(test_MnC, config.members))
@@ -115,20 +97,20 @@ def run(config: SoftLabelsConfig, inputs: Inputs, out: Path, recorder: Recorder,
         test=log_test_scores(test_nC, test_set, labels, recorder),
         unlabeled=unlabeled,
         dropped=config.dropped,
-        weights=tuple(round(float(weight), 6) for weight in weights),
+        weights=tuple(round(float(weight), 6) for weight in combination.weights),
+        held_out_accuracy=combination.held_out.accuracy if combination.held_out else None,
         num_labeled=max(result["num_labeled"] for result in results),
         num_unlabeled=len(unlabeled_set),
         trainable_parameters=sum(result["trainable_parameters"] for result in results),
     )
 
 
-def _calibrated_logits(
-    config: SoftLabelsConfig, member: Path, name: str, examples: Sequence[Example]
-) -> NDArray[np.float64]:
-    """Returns the logits of a member [n, C], in the order of `examples`."""
-    logits_nC = aligned(read_logits(member / f"{name}.jsonl", config.labels), [item.uid for item in examples])
-    reference = read_reference(config, member)
-    return logits_nC if reference is None else calibrate(logits_nC, reference)
+def _member_logits(
+    members: Sequence[Path], name: str, examples: Sequence[Example], labels: Sequence[str]
+) -> list[NDArray[np.float64]]:
+    """Returns the logits of each member [n, C], in the order of `examples`."""
+    uids = [item.uid for item in examples]
+    return [aligned(read_logits(member / name, labels), uids) for member in members]
 
 
 def _gold_labels(path: Path, examples: Sequence[Example]) -> list[str]:

@@ -3,22 +3,27 @@
 The mean of raw logits is PET's (Schick & Schütze, EACL 2021). It lets over-confident members dominate and compares
 different scales: the logits of a language model and those of a logistic regression. Use the mean of probabilities for
 members of different kinds. Contextual calibration is that of Zhao et al., "Calibrate Before Use" (ICML 2021); batch
-calibration, with the unlabeled set as reference, that of Zhou et al. (ICLR 2024).
+calibration, with the unlabeled set as reference, that of Zhou et al. (ICLR 2024); temperatures are those of Guo et al.,
+"On Calibration of Modern Neural Networks" (ICML 2017).
 """
 
 from __future__ import annotations
 
+import math
 from collections import Counter
 from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.optimize import minimize_scalar
+from scipy.special import logsumexp
 
 from stages.common.metrics.classification import softmax
 from stages.common.models.config import Average, Weights
 
 CONTENT_FREE_TEXTS = ("N/A", "[MASK]", "...")
 """Texts without content, for contextual calibration."""
+MAX_LOG_TEMPERATURE = math.log(50)
 
 
 def calibrate(logits: NDArray[np.float64], reference: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -36,21 +41,71 @@ def calibrate(logits: NDArray[np.float64], reference: NDArray[np.float64]) -> ND
     return calibrated
 
 
-def member_weights(kind: Weights, accuracies: Sequence[float], groups: Sequence[str]) -> NDArray[np.float64]:
+def fit_temperature(held_out_logits: NDArray[np.float64], gold: NDArray[np.int64]) -> float:
+    """Returns the temperature that makes a member's probabilities as certain as it is right.
+
+    It minimizes the cross-entropy of held-out examples plus log(T)^2 / 2, a normal prior, so that few examples that
+    are all right do not make the member infinitely certain.
+
+    Args:
+        held_out_logits: [n, C] logits of examples that the member did not learn from.
+        gold: [n] indices of the labels.
+    """
+
+    def loss(log_temperature: float) -> float:
+        scaled = held_out_logits / math.exp(log_temperature)
+        return float((logsumexp(scaled, axis=1) - scaled[np.arange(len(gold)), gold]).sum() + log_temperature**2 / 2)
+
+    bounds = (-MAX_LOG_TEMPERATURE, MAX_LOG_TEMPERATURE)
+    return math.exp(float(minimize_scalar(loss, bounds=bounds, method="bounded").x))
+
+
+def member_weights(
+    kind: Weights, accuracies: Sequence[float | None], groups: Sequence[str], num_examples: int, num_labels: int
+) -> NDArray[np.float64]:
     """Returns the weights of the members, [M]; their sum is 1.
 
     Args:
-        kind: uniform; accuracy (in proportion to `accuracies`, uniform if all are 0); balanced (equal weight per group,
-            so a probe counts as much as all sub-models together).
-        accuracies: [M] accuracy of each member on the labeled set before training.
+        kind: uniform; accuracy (in proportion to `accuracies`); balanced (equal weight per group, so a probe counts as
+            much as all sub-models together); held_out (log-odds of the accuracy above chance, shared within a group).
+            Uniform if all weights would be 0.
+        accuracies: [M] held-out accuracy of each member.
         groups: [M] name of the group of each member.
+        num_examples: Number of held-out examples.
+        num_labels: C.
     """
-    if kind == "accuracy" and any(accuracies):
-        return np.array(accuracies) / sum(accuracies)
-    if kind == "balanced":
-        sizes = Counter(groups)
-        return np.array([1 / (len(sizes) * sizes[group]) for group in groups])
-    return np.full(len(accuracies), 1 / len(accuracies))
+    sizes = Counter(groups)
+    known = np.array([accuracy or 0.0 for accuracy in accuracies])
+    per_group = 1 / np.array([sizes[group] for group in groups])
+    votes = {
+        "uniform": np.ones(len(known)),
+        "accuracy": known,
+        "balanced": per_group,
+        "held_out": log_odds_above_chance(known, num_examples, num_labels) * per_group,
+    }[kind]
+    if not votes.any():
+        votes = np.ones(len(known))
+    normalized: NDArray[np.float64] = votes / votes.sum()
+    return normalized
+
+
+def log_odds_above_chance(accuracies: NDArray[np.float64], num_examples: int, num_labels: int) -> NDArray[np.float64]:
+    """Returns the log-odds of the lower bound of each accuracy, minus those of a guess, and at least 0.
+
+    Log-odds are the optimal weights of independent voters (Nitzan & Paroush, 1982). The lower bound is one standard
+    error below a smoothed accuracy, so a member that is not clearly better than a guess has no vote.
+
+    Args:
+        accuracies: [M] held-out accuracies.
+        num_examples: Number of held-out examples.
+        num_labels: C.
+    """
+    chance = 1 / num_labels
+    smoothed = (accuracies * num_examples + 1) / (num_examples + 2)
+    bound = smoothed - np.sqrt(smoothed * (1 - smoothed) / (num_examples + 2))
+    bound = np.clip(bound, 1e-6, 1 - 1e-6)
+    above: NDArray[np.float64] = np.log(bound / (1 - bound)) - math.log(chance / (1 - chance))
+    return np.maximum(above, 0.0)
 
 
 def average_members(

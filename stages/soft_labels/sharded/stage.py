@@ -21,42 +21,28 @@ from stages.common.data.parquet_shards import Rows
 from stages.common.data.soft_label_shards import labeled_rows
 from stages.common.data.text_shards import TextBatch
 from stages.common.examples import Example
-from stages.common.models.averaging import average_members, calibrate
 from stages.common.prompts.loader import ModelLoader
 from stages.common.protocols import Engine, LogitModel, NullRecorder, Recorder
-from stages.soft_labels.config import EnsembleConfig
+from stages.soft_labels.combination import Combination
 from stages.soft_labels.sharded.config import ShardedLabelsConfig
-from stages.soft_labels.stage import read_reference, read_results, weights_of
 
 
 @dataclass(frozen=True, slots=True)
 class Ensemble:
-    """All members, with their calibration and weights."""
+    """All members, and how their logits are combined."""
 
     members: Sequence[LogitModel]
-    references: Sequence[NDArray[np.float64] | None]
-    """For each member the logits [m, C] that calibrate it, or None."""
-    weights: NDArray[np.float64]
-    config: EnsembleConfig
+    combination: Combination
 
     @classmethod
     def load(cls, config: ShardedLabelsConfig, folders: Sequence[Path]) -> Ensemble:
         """Loads every member. `folders`: [M] files of the members."""
         loader = ModelLoader()
-        return cls(
-            [loader.load(folder) for folder in folders],
-            [read_reference(config, folder) for folder in folders],
-            weights_of(config, read_results(folders)),
-            config.ensemble,
-        )
+        return cls([loader.load(folder) for folder in folders], Combination.fit(config, folders))
 
     def predict(self, examples: Sequence[Example]) -> NDArray[np.float64]:
         """Returns averaged logits [n, C], in the order of `examples`."""
-        member_logits = []
-        for member, reference in zip(self.members, self.references, strict=True):
-            logits = member.predict(examples, NullRecorder(), "")
-            member_logits.append(logits if reference is None else calibrate(logits, reference))
-        return average_members(np.stack(member_logits), self.weights, self.config.average, self.config.temperature)
+        return self.combination([member.predict(examples, NullRecorder(), "") for member in self.members])
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -32,9 +32,11 @@ def members(film_data: Path, tmp_path: Path) -> tuple[Path, ...]:
         for name, file in (("unlabeled", "unlabeled_logits"), ("test", "test_logits")):
             examples = load_examples(film_data / f"{name}.jsonl")
             write_logits(folder / f"{file}.jsonl", examples, rng.normal(size=(len(examples), 2)) * scale, LABELS)
+        examples = load_examples(film_data / "train.jsonl")
+        write_logits(folder / "held_out_logits.jsonl", examples, rng.normal(size=(len(examples), 2)) * scale, LABELS)
         content_free = [Example(str(row), {"text": "N/A"}) for row in range(3)]
         write_logits(folder / "content_free_logits.jsonl", content_free, np.array([[scale, 0.0]] * 3), LABELS)
-        result = {"train_accuracy_before_training": accuracy, "num_labeled": 8, "trainable_parameters": 10 + number}
+        result = {"held_out_accuracy": accuracy, "num_labeled": 8, "trainable_parameters": 10 + number}
         (folder / "result.json").write_text(json.dumps(result | {"test": {"accuracy": 0.5}}))
         folders.append(folder)
     return tuple(folders)

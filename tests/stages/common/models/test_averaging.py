@@ -6,21 +6,57 @@ import numpy as np
 import pytest
 
 from stages.common.metrics.classification import softmax
-from stages.common.models.averaging import average_members, calibrate, member_weights
+from stages.common.models.averaging import average_members, calibrate, fit_temperature, member_weights
 
 VOTES = np.array([[[4.0, 0.0], [0.0, 1.0]], [[0.0, 1.0], [0.0, 3.0]]])
 """Two members, two texts, two labels."""
 
 
 def test_member_weights_are_uniform_or_proportional_to_accuracy() -> None:
-    assert member_weights("uniform", [0.9, 0.1], ["a", "a"]) == pytest.approx([0.5, 0.5])
-    assert member_weights("accuracy", [0.6, 0.2], ["a", "a"]) == pytest.approx([0.75, 0.25])
-    assert member_weights("accuracy", [0.0, 0.0], ["a", "a"]) == pytest.approx([0.5, 0.5]), "uniform if all are 0"
+    assert member_weights("uniform", [0.9, 0.1], ["a", "a"], 8, 2) == pytest.approx([0.5, 0.5])
+    assert member_weights("accuracy", [0.6, 0.2], ["a", "a"], 8, 2) == pytest.approx([0.75, 0.25])
+    assert member_weights("accuracy", [0.0, 0.0], ["a", "a"], 8, 2) == pytest.approx([0.5, 0.5]), "uniform if all are 0"
 
 
 def test_balanced_weights_are_equal_per_group() -> None:
-    actual = member_weights("balanced", [0.5] * 4, ["pet", "pet", "pet", "probe"])
+    actual = member_weights("balanced", [0.5] * 4, ["pet", "pet", "pet", "probe"], 8, 2)
     assert actual == pytest.approx([1 / 6, 1 / 6, 1 / 6, 1 / 2])
+
+
+def test_held_out_weights_are_log_odds_above_chance() -> None:
+    """With many examples the standard error vanishes: log-odds of 0.9 and 0.8, and no vote for a guess."""
+    weights = member_weights("held_out", [0.9, 0.8, 0.5, None], ["a", "b", "c", "d"], 10**9, 2)
+    odds = np.log([9.0, 4.0])
+    assert weights == pytest.approx([*(odds / odds.sum()), 0, 0], abs=1e-3)
+
+
+def test_a_member_that_is_not_clearly_better_than_a_guess_has_no_vote() -> None:
+    """20 of 32 examples of two labels are within the noise of a guess, 20 of 32 examples of ten labels are not."""
+    assert member_weights("held_out", [0.95, 17 / 32], ["a", "b"], 32, 2) == pytest.approx([1, 0])
+    assert member_weights("held_out", [0.95, 17 / 32], ["a", "b"], 32, 10)[1] > 0.1
+
+
+def test_held_out_weights_are_shared_within_a_group() -> None:
+    weights = member_weights("held_out", [0.9, 0.9, 0.9], ["pet", "pet", "probe"], 32, 2)
+    assert weights == pytest.approx([0.25, 0.25, 0.5])
+
+
+def test_held_out_weights_are_uniform_if_all_members_guess() -> None:
+    assert member_weights("held_out", [0.5, 0.4], ["a", "b"], 32, 2) == pytest.approx([0.5, 0.5])
+
+
+def test_fit_temperature_finds_the_scale_of_logits() -> None:
+    rng = np.random.default_rng(0)
+    logits = rng.normal(size=(20_000, 3)) * 2
+    gold = np.array([rng.choice(3, p=row) for row in softmax(logits)])
+    assert fit_temperature(logits, gold) == pytest.approx(1, abs=0.05)
+    assert fit_temperature(logits * 7, gold) == pytest.approx(7, abs=0.3)
+    assert fit_temperature(logits / 9, gold) == pytest.approx(1 / 9, abs=0.01)
+
+
+def test_fit_temperature_of_a_member_without_errors_stays_finite() -> None:
+    logits = np.array([[1.0, 0.0], [0.0, 1.0]] * 8)
+    assert 0.1 < fit_temperature(logits, np.array([0, 1] * 8)) < 1
 
 
 def test_average_of_logits_is_weighted_and_divided_by_the_temperature() -> None:

@@ -1,0 +1,134 @@
+"""How the logits of the members become the logits of the ensemble: calibrated per member, weighted, averaged.
+
+Everything is fitted to what the steps of the members wrote: held-out logits of the labeled set, and logits of texts
+without content or of the unlabeled set. Letters in names of arrays: M members, n examples, C labels.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from stages.common.data.step_outputs import LogitRows, aligned, read_logits
+from stages.common.models.averaging import average_members, calibrate, fit_temperature, member_weights
+from stages.common.models.config import Calibration
+from stages.common.training.evaluation import HELD_OUT_FILE
+from stages.soft_labels.config import EnsembleConfig, LabelingConfig
+
+_REFERENCES: dict[Calibration, str] = {
+    "contextual": "content_free_logits.jsonl",
+    "unlabeled": "unlabeled_logits.jsonl",
+}
+
+
+@dataclass(frozen=True, slots=True)
+class MemberCalibration:
+    """Calibrates the logits of one member. `reference`: [m, C] logits that show its prior preference for a label."""
+
+    reference: NDArray[np.float64] | None
+    temperature: float = 1.0
+
+    def __call__(self, logits: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Returns calibrated logits, [n, C]."""
+        calibrated = logits if self.reference is None else calibrate(logits, self.reference)
+        return calibrated / self.temperature
+
+
+@dataclass(frozen=True, slots=True)
+class HeldOut:
+    """Predictions of the ensemble for labeled examples, by members that did not learn from them."""
+
+    uids: tuple[str, ...]
+    """[n] uids of the examples."""
+    logits: NDArray[np.float64]
+    """[n, C] logits of the ensemble."""
+    gold: NDArray[np.int64]
+    """[n] indices of the labels."""
+
+    @property
+    def accuracy(self) -> float:
+        """Accuracy, from 0 to 1."""
+        return round(float((self.logits.argmax(axis=1) == self.gold).mean()), 6)
+
+
+@dataclass(frozen=True, slots=True)
+class Combination:
+    """The fitted average over all members."""
+
+    config: EnsembleConfig
+    calibrations: tuple[MemberCalibration, ...]
+    """[M] calibration of each member."""
+    weights: NDArray[np.float64]
+    """[M] weights whose sum is 1."""
+    held_out: HeldOut | None
+    """None if a member has no held-out logits."""
+
+    @classmethod
+    def fit(cls, config: LabelingConfig, members: Sequence[Path]) -> Combination:
+        """Fits calibrations and weights. `members`: [M] files of the members."""
+        ensemble = config.ensemble
+        results = read_results(members)
+        held_out = [_read_held_out(member, config.labels) for member in members]
+        calibrations = []
+        for member, known in zip(members, held_out, strict=True):
+            calibration = MemberCalibration(_read_reference(config, member))
+            if ensemble.temperatures == "held_out" and known is not None:
+                temperature = fit_temperature(calibration(known.logits), _indices(known, config.labels))
+                calibration = MemberCalibration(calibration.reference, temperature)
+            calibrations.append(calibration)
+        num_examples = max((len(known.uids) for known in held_out if known is not None), default=0)
+        weights = member_weights(
+            ensemble.weights,
+            [result["held_out_accuracy"] for result in results],
+            config.groups,
+            num_examples,
+            len(config.labels),
+        )
+        combination = cls(ensemble, tuple(calibrations), weights, None)
+        return replace(combination, held_out=combination._held_out(held_out, config.labels))
+
+    def __call__(self, member_logits: Sequence[NDArray[np.float64]]) -> NDArray[np.float64]:
+        """Returns the logits of the ensemble, [n, C]. `member_logits`: M arrays [n, C], not calibrated."""
+        return self.average(self.calibrate(member_logits))
+
+    def calibrate(self, member_logits: Sequence[NDArray[np.float64]]) -> NDArray[np.float64]:
+        """Returns the calibrated logits of the members, [M, n, C]."""
+        return np.stack([item(logits) for item, logits in zip(self.calibrations, member_logits, strict=True)])
+
+    def average(self, calibrated_MnC: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Returns the logits of the ensemble, [n, C], from calibrated logits of the members."""
+        return average_members(calibrated_MnC, self.weights, self.config.average, self.config.temperature)
+
+    def _held_out(self, members: Sequence[LogitRows | None], labels: Sequence[str]) -> HeldOut | None:
+        known = [rows for rows in members if rows is not None]
+        if len(known) < len(members):
+            return None
+        logits = self([aligned(rows, known[0].uids) for rows in known])
+        return HeldOut(known[0].uids, logits, _indices(known[0], labels))
+
+
+def read_results(members: Sequence[Path]) -> list[dict[str, Any]]:
+    """Reads the result of each member."""
+    return [json.loads((member / "result.json").read_text()) for member in members]
+
+
+def _read_held_out(member: Path, labels: Sequence[str]) -> LogitRows | None:
+    """Reads the held-out logits of a member; None if it has none."""
+    path = member / HELD_OUT_FILE
+    return read_logits(path, labels) if path.exists() else None
+
+
+def _indices(rows: LogitRows, labels: Sequence[str]) -> NDArray[np.int64]:
+    return np.array([labels.index(label or "") for label in rows.gold])
+
+
+def _read_reference(config: LabelingConfig, member: Path) -> NDArray[np.float64] | None:
+    """Reads the logits [m, C] that calibrate a member; None without calibration."""
+    file = _REFERENCES.get(config.ensemble.calibration)
+    return read_logits(member / file, config.labels).logits if file else None
