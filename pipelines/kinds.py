@@ -7,7 +7,7 @@ row         name of its row on the leaderboard; steps that differ only in their 
 seed        the seed of the recipe, for kinds with `has_seed`
 task        name of the task, of data and prompt steps
 pattern     name of the pattern
-member      kind of member for balanced weights: `pet`, `pet/<member>` or `probe/<member>`
+member      kind of member for balanced weights: `pet`, `pet/<member>`, or the name of the step
 generation  number of the generation of iPET, from 0
 method      name of the prompt method
 format      format of prompt pretraining
@@ -72,6 +72,8 @@ KINDS: Mapping[str, StepKind] = {
     "batched_members": StepKind(color=BLUE, reads=("train", "dev")),
     "pet": StepKind(color=BLUE, row="sub-model", votes=True, has_seed=True, report_position=5),
     "probe": StepKind(color=RED, row="probe", votes=True, report_position=5),
+    "finetuned": StepKind(color=RED, row="fine-tuned", votes=True, report_position=5),
+    "tfidf": StepKind(color=RED, row="TF-IDF", votes=True, report_position=5, is_lightweight=True),
     "soft_labels": StepKind(
         color=DARK_BLUE, row="ensemble", reads=("unlabeled", "test"), report_position=6, is_lightweight=True
     ),

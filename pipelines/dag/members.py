@@ -5,6 +5,8 @@ pet/<pattern>/<seed>            sub-models on the recipe's backbone; the first g
 pet/g<k>/<pattern>/<seed>       sub-models of generation k of iPET
 pet/<member>/...                the same on another backbone
 probe/<member>                  logistic regression on sentence embeddings
+finetuned/<member>              an encoder, trained on the labeled examples
+tfidf/<member>                  logistic regression on TF-IDF features
 soft_label_shards               soft labels for unlabeled data that is too large for memory
 """
 
@@ -18,9 +20,18 @@ from cluster.steps.step import Step
 from pipelines.dag.prompts import batched_step
 from pipelines.dag.steps import make_step
 from pipelines.schema.config import PipelineConfig
-from pipelines.schema.sections.ensemble import PetMember, PetSection, ProbeMember, ShardsSection
+from pipelines.schema.sections.ensemble import (
+    FinetunedMember,
+    PetMember,
+    PetSection,
+    ProbeMember,
+    ShardsSection,
+    TfidfMember,
+)
 from pipelines.schema.sections.prompts import PromptTaskConfig
 from pipelines.schema.sections.resources import Section
+from stages.baseline.config import BaselineConfig
+from stages.common.config import Config
 from stages.common.models.backbones.config import BackboneConfig
 from stages.common.prompts.config import PromptConfig
 from stages.common.seeds import python_rng
@@ -30,6 +41,7 @@ from stages.probe.config import ProbeConfig
 from stages.prompt_tuning.batched.config import PromptJob
 from stages.soft_labels.config import EnsembleConfig
 from stages.soft_labels.sharded.config import ShardedLabelsConfig, ShardsConfig
+from stages.tfidf.config import TfidfConfig
 
 Words = Mapping[str, Step]
 """Pattern -> the step that finds its label words; empty if the task has label words."""
@@ -53,7 +65,7 @@ def member_steps(config: PipelineConfig, data: Step, words: Words, ppt: Sequence
         if isinstance(section, PetMember):
             members.append(_SubModels(config, section, section.backbone, f"pet/{name}", data, words, ppt).steps())
         else:
-            members.append(MemberSteps((_probe(config, name, section, data),)))
+            members.append(MemberSteps((_classifier(config, name, section, data),)))
     return MemberSteps(
         tuple(step for item in members for step in item.members),
         tuple(step for item in members for step in item.earlier),
@@ -240,17 +252,29 @@ class _SubModels:
         )
 
 
-def _probe(config: PipelineConfig, name: str, section: ProbeMember, data: Step) -> Step:
+def _classifier(
+    config: PipelineConfig, name: str, section: ProbeMember | FinetunedMember | TfidfMember, data: Step
+) -> Step:
+    """Returns the step of a member that is not a language model."""
+    task = {"labels": config.task.labels, "fields": config.task.fields}
+    stage_config: Config
+    if isinstance(section, ProbeMember):
+        run, stage_config = "stages.probe.stage:run", ProbeConfig.of(section, **task)
+    elif isinstance(section, FinetunedMember):
+        run = "stages.baseline.stage:run"
+        stage_config = BaselineConfig.of(section, student=section.encoder, label_unlabeled=True, **task)
+    else:
+        run, stage_config = "stages.tfidf.stage:run", TfidfConfig.of(section, **task)
     return make_step(
         config,
-        f"probe/{name}",
-        kind="probe",
-        run="stages.probe.stage:run",
-        config=ProbeConfig.of(section, labels=config.task.labels, fields=config.task.fields),
+        f"{section.kind}/{name}",
+        kind=section.kind,
+        run=run,
+        config=stage_config,
         inputs={"data": data},
         resources=section.resources,
-        row=f"probe/{name}",
-        member=f"probe/{name}",
+        row=f"{section.kind}/{name}",
+        member=f"{section.kind}/{name}",
     )
 
 

@@ -10,6 +10,7 @@ from pipelines.schema.sections.ensemble import (
     BaselineSection,
     DistillSection,
     EnsembleSection,
+    FinetunedMember,
     LearningCurveSection,
     Member,
     PetMember,
@@ -133,8 +134,9 @@ class PipelineConfig(Config):
     @property
     def encoders(self) -> dict[str, EncoderConfig]:
         """Dotted key -> encoder."""
-        probes = ((name, item) for name, item in self.members.items() if isinstance(item, ProbeMember))
-        return {"student": self.student, **{f"members.{name}.encoder": item.encoder for name, item in probes}}
+        kinds = (ProbeMember, FinetunedMember)
+        members = ((name, item) for name, item in self.members.items() if isinstance(item, kinds))
+        return {"student": self.student, **{f"members.{name}.encoder": item.encoder for name, item in members}}
 
     def prompt_task(self, item: PromptTaskConfig) -> tuple[Task, DataConfig]:
         """Returns the task and data of a downstream task."""

@@ -19,6 +19,7 @@ from stages.common.examples import Example
 from stages.common.metrics.classification import softmax
 from stages.common.models.cloze.multi_task import predict_multi_task
 from stages.common.models.encoders.text_classifier import TextClassifier
+from stages.common.models.tfidf_classifier import TFIDF_FILE, TfidfClassifier
 from stages.common.prompts.loader import load_prompts
 from stages.common.protocols import NullRecorder
 from stages.token_level.examples import Question, TaggedText, TokenLevelExample
@@ -31,7 +32,7 @@ TASK = "task"
 """The field that names the task of a row, if several tasks are served."""
 CLASSIFIER, PROMPT_MODEL, TOKEN_LEVEL_MODEL = "classifier.json", "prompt_model.json", "token_level_model.json"
 """The file that identifies the folder of each kind of model."""
-MODEL_FILES = (CLASSIFIER, PROMPT_MODEL, TOKEN_LEVEL_MODEL)
+MODEL_FILES = (CLASSIFIER, TFIDF_FILE, PROMPT_MODEL, TOKEN_LEVEL_MODEL)
 
 
 class Predictor(ABC, Generic[Item]):
@@ -71,12 +72,12 @@ class Predictor(ABC, Generic[Item]):
 
 
 class ClassifierPredictor(Predictor[Example]):
-    """The distilled classifier."""
+    """A classifier of texts: an encoder with a head, or TF-IDF."""
 
     kind = "classifier"
 
-    def __init__(self, folder: Path) -> None:
-        self._classifier = TextClassifier.load(folder)
+    def __init__(self, classifier: TextClassifier | TfidfClassifier) -> None:
+        self._classifier = classifier
         self.tasks = {"": self._classifier.fields}
         self.labels = {"": self._classifier.labels}
 
@@ -166,7 +167,9 @@ def load_predictor(folders: Sequence[Path]) -> Predictor[Any]:
         InputError: a folder has no model, or the prompts need different backbones.
     """
     if (folders[0] / CLASSIFIER).exists():
-        return ClassifierPredictor(folders[0])
+        return ClassifierPredictor(TextClassifier.load(folders[0]))
+    if (folders[0] / TFIDF_FILE).exists():
+        return ClassifierPredictor(TfidfClassifier.load(folders[0]))
     if (folders[0] / TOKEN_LEVEL_MODEL).exists():
         return TokenLevelPredictor(folders[0])
     for folder in folders:

@@ -1,4 +1,7 @@
-"""The baseline stage: trains the student's encoder on the labeled examples only, as the reference for distillation."""
+"""The baseline stage: trains an encoder on the labeled examples only.
+
+It is the reference for distillation. With many labeled examples it is also a strong member of the ensemble.
+"""
 
 from __future__ import annotations
 
@@ -6,16 +9,19 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+import numpy as np
 import torch
 import torch.nn.functional as F
+from numpy.typing import NDArray
 from torch import Tensor
 
 from stages.baseline.config import BaselineConfig
 from stages.common.errors import InputError
 from stages.common.examples import Example, load_examples
-from stages.common.metrics.classification import EvaluationResult
-from stages.common.protocols import Engine, Recorder
-from stages.common.training.students import HeadTargets, train_student
+from stages.common.protocols import Engine, NullRecorder, Recorder
+from stages.common.training.cross_validation import Indices, held_out_logits
+from stages.common.training.evaluation import Member, accuracy_of, write_member_logits
+from stages.common.training.students import HeadTargets, fit_student, write_student
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -26,9 +32,9 @@ class Inputs:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Result(EvaluationResult):
+class Result(Member):
     """Scores of the baseline; no loss for tune: head. Files: the classifier in `model/`, `test_logits.jsonl` and
-    `losses.json`.
+    `losses.json`; as a member of the ensemble also those of stages/common/training/evaluation.py.
     """
 
     final_loss: float | None
@@ -66,5 +72,31 @@ def run(config: BaselineConfig, inputs: Inputs, out: Path, recorder: Recorder, e
     if not train_set:
         raise InputError("the baseline needs labeled examples.", "Add some, or remove baseline.", key="baseline")
     targets = GoldTargets(train_set, config.labels)
-    student = train_student(config, targets, data=inputs.data, out=out, recorder=recorder, engine=engine)
-    return Result(**student, num_labeled=len(train_set), num_unlabeled=0)
+    held_out = _cross_validate(config, targets, inputs.data, recorder, engine) if config.num_folds else None
+    fitted = fit_student(config, targets, data=inputs.data, recorder=recorder, engine=engine)
+    student = write_student(fitted, config, inputs.data, out, recorder)
+    if config.label_unlabeled:
+        write_member_logits(fitted.classifier, config.labels, inputs.data, out, NullRecorder(), held_out)
+    return Result(
+        **student,
+        held_out_accuracy=accuracy_of(held_out, train_set, config.labels),
+        num_labeled=len(train_set),
+        num_unlabeled=0,
+    )
+
+
+def _cross_validate(
+    config: BaselineConfig, targets: GoldTargets, data: Path, recorder: Recorder, engine: Engine
+) -> NDArray[np.float64] | None:
+    """Returns held-out logits [n, C]: each fold trains the encoder on the other folds."""
+    assert config.num_folds is not None
+    items = targets.items
+
+    def fit_and_predict(fold: int, fitted: Indices, held_out: Indices) -> NDArray[np.float64]:
+        recorder.log_progress(fold, config.num_folds or 0, phase="folds of the cross-validation")
+        others = GoldTargets([items[row] for row in fitted], config.labels)
+        student = fit_student(config, others, data=data, recorder=NullRecorder(), engine=engine, name=f"fold-{fold}")
+        return student.classifier.predict([items[row] for row in held_out], NullRecorder(), "")
+
+    gold = [config.labels.index(item.label or "") for item in items]
+    return held_out_logits(gold, len(config.labels), config.num_folds, fit_and_predict)

@@ -13,9 +13,12 @@ from pipelines.schema.sections.resources import (
     check_batched_training,
     check_partitions_nothing_trained,
 )
+from stages.baseline.config import BaselineSettings
 from stages.common.config import Config, Name
 from stages.common.errors import InputError
 from stages.common.models.backbones.config import BackboneConfig
+from stages.common.models.encoders.config import StudentConfig
+from stages.common.training.config import TrainingConfig
 from stages.common.training.student_config import StudentSettings
 from stages.distillation.config import DistillationSettings
 from stages.pet.config import IpetConfig, PetSettings
@@ -23,6 +26,7 @@ from stages.pet.verbalizer_search.config import SearchConfig
 from stages.probe.config import ProbeSettings
 from stages.soft_labels.config import EnsembleConfig
 from stages.soft_labels.sharded.config import ShardsConfig
+from stages.tfidf.config import TfidfSettings
 
 CurveMethod = Literal["baseline", "ensemble", "student"]
 """Methods that the learning curve can compare."""
@@ -89,7 +93,27 @@ class ProbeMember(FullTrainingSection, ProbeSettings):
     """probe: logistic regression on sentence embeddings."""
 
 
-Member = Annotated[PetMember | ProbeMember, Field(discriminator="kind")]
+class FinetunedMember(FullTrainingSection, BaselineSettings):
+    """An encoder that is trained on the labeled data, as a member of the ensemble."""
+
+    kind: Literal["finetuned"]
+    """finetuned: an encoder, trained on the labeled data."""
+    encoder: StudentConfig
+    """The encoder."""
+    training: TrainingConfig
+    """Length, learning rate and batch size."""
+    num_folds: int = Field(4, ge=2)
+    """Folds of the cross-validation on the labeled examples. Each fold trains the encoder anew."""
+
+
+class TfidfMember(Section, TfidfSettings):
+    """Logistic regression on TF-IDF features, as a member of the ensemble."""
+
+    kind: Literal["tfidf"]
+    """tfidf: logistic regression on TF-IDF features."""
+
+
+Member = Annotated[PetMember | ProbeMember | FinetunedMember | TfidfMember, Field(discriminator="kind")]
 
 
 class SearchSection(Section, SearchConfig):
@@ -128,7 +152,7 @@ class DistillSection(FullTrainingSection, DistillationSettings):
     """Seeds. One student is trained per seed."""
 
 
-class BaselineSection(FullTrainingSection, StudentSettings):
+class BaselineSection(FullTrainingSection, StudentSettings, BaselineSettings):
     """The student's encoder, trained on the labeled examples only."""
 
     seeds: tuple[int, ...] = Field((0,), min_length=1)

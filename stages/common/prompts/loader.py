@@ -36,6 +36,7 @@ from stages.common.models.backbones.loader import borrow_backbone, load_backbone
 from stages.common.models.cloze.classifier import ClozeClassifier
 from stages.common.models.encoders.text_classifier import CLASSIFIER_FILE, TextClassifier
 from stages.common.models.linear_heads import LinearHead, load_head
+from stages.common.models.tfidf_classifier import TFIDF_FILE, TfidfClassifier
 from stages.common.patterns.config import Task
 from stages.common.prompts.config import SERVING_FILE, PromptServingConfig
 from stages.common.prompts.peft_format import load_prompt, save_prompt, tidy
@@ -157,7 +158,9 @@ class ModelLoader:
         self._shared: dict[tuple[str, str, bool], SharedBackbone] = {}
 
     def load(self, folder: Path) -> LogitModel:
-        """Loads an ensemble member. A probe predicts in the precision that it was trained in."""
+        """Loads an ensemble member. An encoder predicts in the precision that it was trained in."""
+        if (folder / "model" / TFIDF_FILE).exists():
+            return TfidfClassifier.load(folder / "model")
         if (folder / "model" / CLASSIFIER_FILE).exists():
             probe = TextClassifier.load(folder / "model")
             probe.predicts_in_bf16 = probe.trains_in_bf16

@@ -14,7 +14,7 @@ from stages.common.metrics.classification import Score
 from stages.common.models.encoders.text_classifier import TextClassifier
 from stages.common.protocols import Engine, Recorder
 from stages.common.training.evaluation import dev_validation, evaluate_with_errors
-from stages.common.training.loop import train
+from stages.common.training.loop import LengthGroupedSampler, train
 from stages.common.training.student_config import StudentTrainingConfig
 
 Item = TypeVar("Item")
@@ -44,6 +44,13 @@ class StudentTargets(Protocol[Item]):
         """Returns the targets of all items, for student.tune: head."""
 
 
+class FittedStudent(NamedTuple):
+    """A trained student, and the loss of every step; no losses for a head that is fitted."""
+
+    classifier: TextClassifier
+    losses: list[float]
+
+
 class StudentResult(TypedDict):
     """The fields that the results of both stages share. Without training steps there is no loss."""
 
@@ -52,42 +59,51 @@ class StudentResult(TypedDict):
     trainable_parameters: int
 
 
-def train_student(
+def fit_student(
     config: StudentTrainingConfig,
     targets: StudentTargets[Item],
     *,
     data: Path,
-    out: Path,
     recorder: Recorder,
     engine: Engine,
-) -> StudentResult:
-    """Trains all weights of the student, or fits its head; evaluates it, and writes it to `out`.
+    name: str = "checkpoint",
+) -> FittedStudent:
+    """Trains all weights of the student, or fits its head.
 
     Args:
         config: The student and its training.
         targets: What it is trained on.
-        data: Files of the split stage.
-        out: Gets the classifier in `model/`, `test_logits.jsonl` and `losses.json`.
-        recorder: Gets the curves and the scores.
+        data: Files of the split stage, with the dev set.
+        recorder: Gets the curves.
         engine: Runs the backward pass and the update.
+        name: Name of the checkpoint, which differs if a stage trains several students.
     """
     student = TextClassifier.from_encoder(config.student, config.labels, config.fields, config.seed)
-    losses: list[float] = []
     if config.training is None:
         features = student.embed(targets.examples(targets.items), recorder, "training set")
         probabilities, weights = targets.head_targets()
         student.fit_head(features, probabilities, config.student.head_regularization_c, weights)
-    else:
+        return FittedStudent(student, [])
 
-        def compute_loss(batch: list[Item]) -> Tensor:
-            return targets.loss(student.logits(targets.examples(batch)), batch)
+    def compute_loss(batch: list[Item]) -> Tensor:
+        return targets.loss(student.logits(targets.examples(batch)), batch)
 
-        student.train_mode(True)
-        validate = dev_validation(student, config.labels, data, config.training, recorder)
-        losses = train(
-            targets.items, compute_loss, student.parameters, config.training,
-            seed=config.seed, recorder=recorder, engine=engine, validate=validate,
-        )  # fmt: skip
+    lengths = [student.encoder.num_characters(item) for item in targets.examples(targets.items)]
+    student.train_mode(True)
+    losses = train(
+        targets.items, compute_loss, student.parameters, config.training,
+        seed=config.seed, recorder=recorder, engine=engine, name=name,
+        validate=dev_validation(student, config.labels, data, config.training, recorder),
+        sample=LengthGroupedSampler(lengths, config.training.batch_size, config.seed),
+    )  # fmt: skip
+    return FittedStudent(student, losses)
+
+
+def write_student(
+    fitted: FittedStudent, config: StudentTrainingConfig, data: Path, out: Path, recorder: Recorder
+) -> StudentResult:
+    """Evaluates a student, and writes it to `out`: the classifier in `model/`, `test_logits.jsonl`, `losses.json`."""
+    student, losses = fitted
     write_losses(out, losses)
     test = evaluate_with_errors(student, config.labels, data, out, recorder)
     (out / "model").mkdir()

@@ -1,0 +1,120 @@
+"""Logistic regression on TF-IDF features: n-grams of words or of characters, without a pretrained model.
+
+A folder has `tfidf.json` (labels, fields, vocabulary) and `tfidf.safetensors` (inverse document frequencies, weights).
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from safetensors.numpy import load_file, save_file
+from sklearn.feature_extraction.text import TfidfVectorizer
+from sklearn.linear_model import LogisticRegression
+
+from stages.common.errors import InputError
+from stages.common.examples import Example
+from stages.common.protocols import Recorder
+
+TFIDF_FILE = "tfidf.json"
+WEIGHTS_FILE = "tfidf.safetensors"
+Analyzer = Literal["word", "char"]
+_NGRAMS: dict[Analyzer, tuple[int, int]] = {"word": (1, 2), "char": (1, 4)}
+
+
+class TfidfClassifier:
+    """text -> n-grams -> sparse TF-IDF features -> [n, C] logits.
+
+    Args:
+        labels: [C] labels, in the order of the logits.
+        fields: Fields to read, joined by a line break.
+        analyzer: Units of the n-grams.
+        regularization_c: C of scikit-learn's LogisticRegression.
+    """
+
+    def __init__(
+        self, labels: Sequence[str], fields: Sequence[str], analyzer: Analyzer, regularization_c: float = 10.0
+    ) -> None:
+        self.labels = tuple(labels)
+        self.fields = tuple(fields)
+        self.analyzer: Analyzer = analyzer
+        self.regularization_c = regularization_c
+        self.vectorizer = _vectorizer(analyzer)
+        self.weight = np.zeros((len(self.labels), 0))
+        self.bias = np.zeros(len(self.labels))
+
+    def fit(self, examples: Sequence[Example]) -> TfidfClassifier:
+        """Fits vocabulary and weights to labeled examples. A label without an example is never predicted.
+
+        Raises:
+            InputError: the texts have no words.
+        """
+        try:
+            features = self.vectorizer.fit_transform(self._texts(examples))
+        except ValueError as error:  # the only one that scikit-learn raises for texts: the vocabulary is empty
+            raise InputError("the labeled texts have no words.", "Set analyzer: char.", key="analyzer") from error
+        gold = [self.labels.index(item.label or "") for item in examples]
+        self.weight = np.zeros((len(self.labels), features.shape[1]))
+        self.bias = np.full(len(self.labels), -100.0)
+        known = sorted(set(gold))
+        if len(known) == 1:
+            self.bias[known] = 0.0
+            return self
+        model = LogisticRegression(C=self.regularization_c, max_iter=1000).fit(features, gold)
+        is_binary = len(known) == 2  # then scikit-learn fits one vector, for the second label
+        self.weight[known] = np.concatenate([-model.coef_ / 2, model.coef_ / 2]) if is_binary else model.coef_
+        self.bias[known] = (
+            np.concatenate([-model.intercept_ / 2, model.intercept_ / 2]) if is_binary else (model.intercept_)
+        )
+        return self
+
+    def predict(self, examples: Sequence[Example], recorder: Recorder, phase: str) -> NDArray[np.float64]:
+        """Returns logits, [n, C], in the order of `examples`."""
+        features = self.vectorizer.transform(self._texts(examples))
+        logits: NDArray[np.float64] = features @ self.weight.T + self.bias
+        recorder.log_progress(len(examples), len(examples), phase=phase)
+        return logits
+
+    def save(self, folder: Path) -> None:
+        """Writes the classifier."""
+        vocabulary = [term for term, _ in sorted(self.vectorizer.vocabulary_.items(), key=lambda item: item[1])]
+        metadata = {
+            "labels": self.labels,
+            "fields": self.fields,
+            "analyzer": self.analyzer,
+            "regularization_c": self.regularization_c,
+            "vocabulary": vocabulary,
+        }
+        (folder / TFIDF_FILE).write_text(json.dumps(metadata, ensure_ascii=False) + "\n", encoding="utf-8")
+        tensors = {"idf": self.vectorizer.idf_, "weight": self.weight, "bias": self.bias}
+        save_file({name: np.ascontiguousarray(tensor) for name, tensor in tensors.items()}, folder / WEIGHTS_FILE)
+
+    @classmethod
+    def load(cls, folder: Path) -> TfidfClassifier:
+        """Loads the classifier that `save` wrote."""
+        metadata = json.loads((folder / TFIDF_FILE).read_text(encoding="utf-8"))
+        classifier = cls(metadata["labels"], metadata["fields"], metadata["analyzer"], metadata["regularization_c"])
+        classifier.vectorizer = _vectorizer(classifier.analyzer, metadata["vocabulary"])
+        tensors = load_file(folder / WEIGHTS_FILE)
+        classifier.vectorizer.idf_ = tensors["idf"]
+        classifier.weight, classifier.bias = tensors["weight"], tensors["bias"]
+        return classifier
+
+    def _texts(self, examples: Sequence[Example]) -> list[str]:
+        return ["\n".join(item.fields[name] for name in self.fields) for item in examples]
+
+
+def _vectorizer(analyzer: Analyzer, vocabulary: Sequence[str] | None = None) -> Any:
+    terms = None if vocabulary is None else {term: number for number, term in enumerate(vocabulary)}
+    # one-letter words count: they are whole words in some languages, and signs of a label in others
+    return TfidfVectorizer(
+        analyzer=analyzer,
+        ngram_range=_NGRAMS[analyzer],
+        sublinear_tf=True,
+        vocabulary=terms,
+        token_pattern=r"(?u)\b\w+\b",
+    )

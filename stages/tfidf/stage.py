@@ -1,0 +1,71 @@
+"""The TF-IDF stage: trains an ensemble member that counts words, in seconds and without a pretrained model.
+
+It knows nothing about language but reads whole texts, so it makes other errors than encoders and language models, and
+it shows what the ten lines of scikit-learn give that a user would try first.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from stages.common.errors import InputError
+from stages.common.examples import load_examples
+from stages.common.models.tfidf_classifier import TfidfClassifier
+from stages.common.protocols import Engine, NullRecorder, Recorder
+from stages.common.training.cross_validation import Indices, held_out_logits
+from stages.common.training.evaluation import Member, accuracy_of, write_member_logits
+from stages.tfidf.config import TfidfConfig
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Inputs:
+    """`data`: files of the split stage."""
+
+    data: Path
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Result(Member):
+    """Scores of the classifier. Its held-out logits are cross-validated.
+
+    Files: those of a member (stages/common/training/evaluation.py), and the classifier in `model/`.
+    """
+
+
+def run(config: TfidfConfig, inputs: Inputs, out: Path, recorder: Recorder, engine: Engine) -> Result:
+    """Fits the classifier, labels test set and unlabeled set, and writes all files to `out`.
+
+    Raises:
+        InputError: there are no labeled examples.
+    """
+    del engine
+    train_set = load_examples(inputs.data / "train.jsonl")
+    if not train_set:
+        raise InputError("TF-IDF needs labeled examples.", "Add some, or remove the member.", key="members")
+
+    def fit_and_predict(fold: int, fitted: Indices, held_out: Indices) -> NDArray[np.float64]:
+        del fold
+        classifier = _new(config).fit([train_set[row] for row in fitted])
+        return classifier.predict([train_set[row] for row in held_out], NullRecorder(), "")
+
+    gold = [config.labels.index(item.label or "") for item in train_set]
+    held_out = held_out_logits(gold, len(config.labels), config.num_folds, fit_and_predict)
+    classifier = _new(config).fit(train_set)
+    test = write_member_logits(classifier, config.labels, inputs.data, out, recorder, held_out)
+    (out / "model").mkdir()
+    classifier.save(out / "model")
+    return Result(
+        test=test,
+        held_out_accuracy=accuracy_of(held_out, train_set, config.labels),
+        num_labeled=len(train_set),
+        num_unlabeled=0,
+        trainable_parameters=classifier.weight.size + classifier.bias.size,
+    )
+
+
+def _new(config: TfidfConfig) -> TfidfClassifier:
+    return TfidfClassifier(config.labels, config.fields, config.analyzer, config.regularization_c)
