@@ -25,5 +25,7 @@ class DistillationSettings(StudentSettings):
 class DistillationConfig(StudentTrainingConfig, DistillationSettings):
     """The student, trained on the soft labels of the ensemble."""
 
+    label_unlabeled: bool = False
+    """If true, also labels the unlabeled set, as a teacher of another student."""
     max_student_examples: int | None = Field(None, ge=1)
     """Maximum number of examples from shards. Not set if the unlabeled data is not in shards."""

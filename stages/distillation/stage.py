@@ -23,24 +23,28 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from stages.common.data.soft_label_shards import confidences, load_rows
-from stages.common.data.step_outputs import aligned, read_logits
+from stages.common.data.step_outputs import aligned, read_logits, write_logits
 from stages.common.errors import InputError
 from stages.common.examples import Example, load_examples
 from stages.common.metrics.classification import EvaluationResult, softmax
+from stages.common.models.averaging import average_members
 from stages.common.protocols import Engine, Recorder
 from stages.common.seeds import python_rng
-from stages.common.training.students import HeadTargets, train_student
+from stages.common.training.evaluation import UNLABELED_FILE
+from stages.common.training.students import HeadTargets, fit_student, write_student
 from stages.distillation.config import DistillationConfig
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Inputs:
-    """`data`: files of the split stage; `soft_labels`: files of the soft-label stage; `shards`: files of the stage that
-    labels shards, if any. Then the student is trained on these.
+    """`data`: files of the split stage; `soft_labels`: files of the soft-label stage; `teacher`: files of another
+    student that labeled the unlabeled set, if any; `shards`: files of the stage that labels shards, if any. Then the
+    student is trained on these.
     """
 
     data: Path
     soft_labels: Path
+    teacher: Path | None = None
     shards: Path | None = None
 
 
@@ -48,8 +52,8 @@ class Inputs:
 class Result(EvaluationResult):
     """Scores of the student; no loss for tune: head. `num_unlabeled` counts the soft-labeled examples that were kept.
 
-    Files: the classifier in `model/` (stages/common/models/encoders/text_classifier.py), `test_logits.jsonl` and
-    `losses.json`.
+    Files: the classifier in `model/` (stages/common/models/encoders/text_classifier.py), `test_logits.jsonl`,
+    `losses.json` and, with label_unlabeled, `unlabeled_logits.jsonl`.
     """
 
     final_loss: float | None
@@ -148,7 +152,12 @@ def run(config: DistillationConfig, inputs: Inputs, out: Path, recorder: Recorde
     soft = _soft_labeled_examples(config, inputs) if inputs.shards is None else shard_examples(config, inputs.shards)
     recorder.log_metric("distill/num_kept", len(soft))
     targets = DistillationTargets([*soft, *_gold_examples(config, inputs)], config)
-    student = train_student(config, targets, data=inputs.data, out=out, recorder=recorder, engine=engine)
+    fitted = fit_student(config, targets, data=inputs.data, recorder=recorder, engine=engine)
+    student = write_student(fitted, config, inputs.data, out, recorder)
+    if config.label_unlabeled:
+        unlabeled_set = load_examples(inputs.data / "unlabeled.jsonl")
+        logits = fitted.classifier.predict(unlabeled_set, recorder, "unlabeled examples")
+        write_logits(out / UNLABELED_FILE, unlabeled_set, logits, config.labels)
     num_labeled = json.loads((inputs.soft_labels / "result.json").read_text())["num_labeled"]
     return Result(**student, num_labeled=num_labeled, num_unlabeled=len(soft))
 
@@ -160,8 +169,11 @@ def _soft_labeled_examples(config: DistillationConfig, inputs: Inputs) -> list[D
         raise InputError(
             "distillation needs unlabeled examples.", "Set data.unlabeled or data.unlabeled_size.", key="data.unlabeled"
         )
-    rows = read_logits(inputs.soft_labels / "soft_labels.jsonl", config.labels)
-    teacher = aligned(rows, [item.uid for item in unlabeled_set])
+    teachers = [inputs.soft_labels / "soft_labels.jsonl"]
+    teachers += [inputs.teacher / UNLABELED_FILE] if inputs.teacher else []
+    uids = [item.uid for item in unlabeled_set]
+    logits = np.stack([aligned(read_logits(path, config.labels), uids) for path in teachers])
+    teacher = logits[0] if len(logits) == 1 else average_members(logits, np.ones(len(logits)), "probabilities", 1.0)
     kept = select_confident(teacher, config.keep_fraction, config.min_confidence)
     if not kept:
         raise _nothing_kept(config, float(softmax(teacher).max()))

@@ -89,7 +89,7 @@ def test_student_learns_the_soft_labels(
     losses = [loss for _, loss in recorder.points.get("train/loss", [])]
     assert read_losses(tmp_path / "out") == pytest.approx(losses, abs=1e-6)
     if tune == "full":
-        assert result.final_loss < 0.1
+        assert result.final_loss < 0.2
         assert result.test.accuracy >= 0.75
     else:
         assert (result.final_loss, result.trainable_parameters) == (None, 2 * 32 + 2)

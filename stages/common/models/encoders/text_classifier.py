@@ -31,19 +31,21 @@ from stages.common.protocols import Recorder
 
 CLASSIFIER_FILE = "classifier.json"
 WEIGHTS_FILE = "head.safetensors"
+TRAINED_VECTOR_NORM = 8.0
+"""Length of the vectors of a text for a head that is trained step by step."""
 
 
 class TextClassifier:
     """encoder -> [B, D] -> linear head -> [B, C] logits."""
 
     def __init__(
-        self, encoder: TextEncoder, head: torch.nn.Linear, labels: Sequence[str], *, normalize: bool = False
+        self, encoder: TextEncoder, head: torch.nn.Linear, labels: Sequence[str], *, vector_norm: float = 1.0
     ) -> None:
         self.encoder = encoder
         self.head = head.to(default_device())
         self.labels = tuple(labels)
-        self.normalize = normalize
-        """If True, the head reads vectors of unit length."""
+        self.vector_norm = vector_norm
+        """Length of the vectors that the head reads."""
         self.precision: Precision = "fp32"
         """What it computes in while it, or its head, is trained."""
         self.predicts_in_bf16 = False
@@ -55,7 +57,8 @@ class TextClassifier:
         """Loads a pretrained encoder and adds a new head.
 
         Args:
-            config: The encoder. With tune: head it is frozen, and the head reads vectors of unit length.
+            config: The encoder. With tune: head it is frozen, and the head reads vectors of unit length. A head that is
+                trained reads longer ones, with which it needs fewer steps.
             labels: [C] labels, in the order of the logits.
             fields: Fields to read: the first is one text, all others together are the second text of a pair.
             seed: Seed of the head.
@@ -64,7 +67,7 @@ class TextClassifier:
         encoder = TextEncoder.of(config, fields)
         encoder.model.requires_grad_(config.tune == "full")
         head = torch.nn.Linear(encoder.width, len(labels))
-        classifier = cls(encoder, head, labels, normalize=config.tune == "head")
+        classifier = cls(encoder, head, labels, vector_norm=1.0 if config.tune == "head" else TRAINED_VECTOR_NORM)
         classifier.precision = config.precision
         return classifier
 
@@ -80,7 +83,7 @@ class TextClassifier:
         encoder.model.eval()
         head = torch.nn.Linear(encoder.width, len(metadata["labels"]))
         head.load_state_dict(load_file(folder / WEIGHTS_FILE))
-        classifier = cls(encoder, head, metadata["labels"], normalize=metadata.get("normalize", False))
+        classifier = cls(encoder, head, metadata["labels"], vector_norm=metadata["vector_norm"])
         classifier.precision = metadata.get("precision", "fp32")
         return classifier
 
@@ -98,7 +101,7 @@ class TextClassifier:
         metadata = {
             "labels": self.labels,
             **self.encoder.metadata,
-            "normalize": self.normalize,
+            "vector_norm": self.vector_norm,
             "precision": self.precision,
             **more,
         }
@@ -155,7 +158,7 @@ class TextClassifier:
         return torch.tensor([self.labels.index(item.label or "") for item in examples])
 
     def _normalized(self, pooled_BD: Tensor) -> Tensor:
-        return F.normalize(pooled_BD, dim=1) if self.normalize else pooled_BD
+        return F.normalize(pooled_BD, dim=1) * self.vector_norm
 
     def _apply_head(self, pooled_BD: Tensor) -> Tensor:
         logits_BC: Tensor = self.head(self._normalized(pooled_BD))

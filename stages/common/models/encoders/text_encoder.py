@@ -85,6 +85,10 @@ class TextEncoder:
         first, *others = (example.fields[name] for name in self.fields)
         return (first, self.separator + " ".join(others)) if others else (first,)
 
+    def num_characters(self, example: Example) -> int:
+        """Returns the number of characters of the texts of an example."""
+        return sum(len(text) for text in self.texts(example))
+
     def pooled(self, examples: Sequence[Example], *, bf16: bool = False, pad_to_multiple: bool = False) -> Tensor:
         """Returns vectors, [B, D] float32, with gradients if the caller enables them.
 
@@ -113,8 +117,7 @@ class TextEncoder:
         was_training = self.model.training
         self.model.eval()
         # Estimate lengths from characters: only their order matters.
-        lengths = [1 + sum(len(text) for text in self.texts(item)) // 4 for item in examples]
-        lengths = [min(length, self.max_length) for length in lengths]
+        lengths = [min(1 + self.num_characters(item) // 4, self.max_length) for item in examples]
         vectors_nD = torch.zeros(len(examples), self.width)
         num_done = 0
         with torch.inference_mode():
