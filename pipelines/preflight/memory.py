@@ -37,7 +37,7 @@ from stages.common.assets.cache import cache_folder, is_cached, resolve
 from stages.common.errors import InputError
 from stages.common.models.backbones.config import BackboneConfig, LoraConfig
 from stages.common.models.config import eval_batch_tokens
-from stages.common.models.model_files import family_of, model_folder, translated
+from stages.common.models.model_files import family_of, is_translated, model_folder
 from stages.common.patterns.config import Family
 from stages.common.prompts.config import PromptConfig
 from stages.common.training.config import TrainingConfig
@@ -59,7 +59,7 @@ def cached_shape(ref: str) -> ModelShape | None:
     if not is_cached(ref):
         return None
     path = resolve(ref)
-    if path.suffix == ".gguf" and not (translated(path) / "config.json").exists():
+    if not is_translated(path):
         return None
     return shape_of(model_folder(ref))
 

@@ -14,7 +14,7 @@ from pipelines.schema.sections.prompts import PptSection, token_level_tasks
 from stages.common.assets.cache import is_cached, resolve
 from stages.common.errors import AssetError, InputError, VerbalizerError
 from stages.common.models.backbones.config import BackboneConfig
-from stages.common.models.model_files import check_deep, family_of, max_positions, model_folder, translated
+from stages.common.models.model_files import check_deep, family_of, is_translated, max_positions, model_folder
 from stages.common.patterns.config import Family, Task
 from stages.common.patterns.encoding import check_pattern
 from stages.common.patterns.syntax import Pattern
@@ -132,10 +132,7 @@ def check_formats(ppt: PptSection, family: Family, tokenizer: Any) -> None:
 
 def _is_ready(ref: str) -> bool:
     """Returns True if a backbone can be read without a download and without translating it."""
-    if not is_cached(ref):
-        return False
-    path = resolve(ref)
-    return path.suffix != ".gguf" or (translated(path) / "config.json").exists()
+    return is_cached(ref) and is_translated(resolve(ref))
 
 
 def check_lengths(config: PipelineConfig) -> None:

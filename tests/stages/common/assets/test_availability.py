@@ -18,7 +18,7 @@ from stages.common.errors import AssetError
 
 SIX = "pypi:six==1.17.0/six.py"
 """A wheel of 11 kB."""
-IN_TIME_S = 3.0
+IN_TIME_S = 4.0
 
 
 @pytest.fixture
@@ -132,4 +132,4 @@ def test_check_available_checks_all_at_the_same_time(
     start = time.monotonic()
     with pytest.raises(AssetError):
         check_available([f"pypi:six==1.{number}.0/six.py" for number in range(4)])
-    assert time.monotonic() - start < 2 * REACH_TIMEOUT_S + 1
+    assert time.monotonic() - start < 4 * REACH_TIMEOUT_S, "one after another takes longer"

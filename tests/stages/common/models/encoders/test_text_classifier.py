@@ -46,6 +46,19 @@ def test_classifier_on_any_language_model_is_saved_and_loaded(
     assert loaded.predict(examples, SILENT, "") == pytest.approx(batched, abs=1e-6)
 
 
+@pytest.mark.parametrize("only_head", [True, False])
+def test_loaded_classifier_has_the_prefix(only_head: bool, backbone_folders: dict[str, Path], tmp_path: Path) -> None:
+    folder = backbone_folders["bert"]
+    classifier = TextClassifier.from_encoder(encoder(folder, prefix="so "), LABELS, ("text",), 0)
+    examples = [Example(text, {"text": text}) for text in TEXTS]
+    expected = classifier.predict(examples, SILENT, "")
+    (tmp_path / "saved").mkdir()
+    classifier.save_head(tmp_path / "saved", str(folder)) if only_head else classifier.save(tmp_path / "saved")
+    loaded = TextClassifier.load(tmp_path / "saved")
+    assert loaded.encoder.prefix == "so "
+    assert loaded.predict(examples, SILENT, "") == pytest.approx(expected, abs=1e-6)
+
+
 def test_classifier_reads_two_fields_as_a_pair(backbone_folders: dict[str, Path]) -> None:
     classifier = TextClassifier.from_encoder(encoder(backbone_folders["bert"]), LABELS, ("b", "a"), 0)
     example = Example("1", {"a": "the film", "b": "it was dull"})

@@ -58,3 +58,15 @@ def test_pair_without_separator_is_two_lines(backbone_folders: dict[str, Path]) 
 def test_cls_pooling_of_a_causal_model_raises_an_error(name: str, backbone_folders: dict[str, Path]) -> None:
     with pytest.raises(InputError, match=r"reads only itself.*Set pooling: mean"):
         TextEncoder.of(encoder(backbone_folders[name], pooling="cls"), ("text",))
+
+
+def test_prefix_is_put_before_each_text(backbone_folders: dict[str, Path]) -> None:
+    example = Example("1", {"a": "the film", "b": "it was dull", "c": "and bad"})
+    bert, gpt2 = (TextEncoder.of(encoder(backbone_folders[name], prefix="so "), "abc") for name in ("bert", "gpt2"))
+    assert bert.texts(example) == ("so the film", "so it was dull and bad")
+    assert gpt2.texts(example) == ("so the film", "\nso it was dull and bad")
+    plain = TextEncoder.of(encoder(backbone_folders["bert"]), ("text",))
+    with_prefix = TextEncoder.of(encoder(backbone_folders["bert"], prefix="so "), ("text",))
+    actual = with_prefix.embed([Example("1", {"text": "it was dull"})], SILENT, "")
+    expected = plain.embed([Example("1", {"text": "so it was dull"})], SILENT, "")
+    assert torch.equal(actual, expected)
