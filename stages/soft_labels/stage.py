@@ -24,6 +24,7 @@ from stages.common.protocols import Engine, Recorder
 from stages.common.training.evaluation import log_test_scores
 from stages.soft_labels.combination import Combination, read_results
 from stages.soft_labels.config import SoftLabelsConfig
+from stages.soft_labels.suspects import find_suspects, write_suspects
 
 NUM_DISAGREEMENTS = 30
 """Rows of the table of examples that members disagree about."""
@@ -41,7 +42,8 @@ class Inputs:
 class Result(EvaluationResult):
     """Scores of the ensemble on the test set and, if its labels are known, on the unlabeled set.
 
-    Files: `soft_labels.jsonl` (uid, averaged logits by label) and `test_logits.jsonl`.
+    Files: `soft_labels.jsonl` (uid, averaged logits by label), `test_logits.jsonl` and, if there are held-out logits,
+    `suspects.jsonl` (labeled examples whose label is probably wrong).
     """
 
     unlabeled: Score | None
@@ -49,6 +51,8 @@ class Result(EvaluationResult):
     weights: tuple[float, ...]
     held_out_accuracy: float | None
     """Accuracy on the labeled set by members that did not learn from the example; None if it is unknown."""
+    num_suspects: int
+    """Labeled examples whose label is probably wrong."""
 
 
 def run(config: SoftLabelsConfig, inputs: Inputs, out: Path, recorder: Recorder, engine: Engine) -> Result:
@@ -90,6 +94,11 @@ def run(config: SoftLabelsConfig, inputs: Inputs, out: Path, recorder: Recorder,
             )
         ],
     )
+    suspects: list[dict[str, Any]] = []
+    if combination.held_out is not None:
+        suspects = find_suspects(combination.held_out, load_examples(inputs.data / "train.jsonl"), labels)
+        write_suspects(out, suspects)
+        recorder.log_table("suspects", suspects)
     recorder.log_figure("agreement", figures.agreement(test_MnC, config.members))
     if unlabeled_set:
         _log_soft_labels(unlabeled_set, unlabeled_MnC, soft_labels_nC, labels, recorder)
@@ -98,6 +107,7 @@ def run(config: SoftLabelsConfig, inputs: Inputs, out: Path, recorder: Recorder,
         unlabeled=unlabeled,
         dropped=config.dropped,
         weights=tuple(round(float(weight), 6) for weight in combination.weights),
+        num_suspects=len(suspects),
         held_out_accuracy=combination.held_out.accuracy if combination.held_out else None,
         num_labeled=max(result["num_labeled"] for result in results),
         num_unlabeled=len(unlabeled_set),

@@ -116,5 +116,5 @@ def _vectorizer(analyzer: Analyzer, vocabulary: Sequence[str] | None = None) -> 
         ngram_range=_NGRAMS[analyzer],
         sublinear_tf=True,
         vocabulary=terms,
-        token_pattern=r"(?u)\b\w+\b",
+        token_pattern=r"(?u)\b\w+\b" if analyzer == "word" else None,
     )

@@ -12,7 +12,7 @@ from stages.common.data.step_outputs import write_logits
 from stages.common.errors import DataError
 from stages.common.examples import Example, load_examples
 from stages.common.metrics.classification import softmax
-from stages.common.models.averaging import calibrate
+from stages.common.models.averaging import calibrate, fit_temperature
 from stages.soft_labels import stage as soft_labels
 from stages.soft_labels.config import EnsembleConfig, SoftLabelsConfig
 from stages.soft_labels.stage import NUM_DISAGREEMENTS, disagreements
@@ -95,6 +95,32 @@ def test_each_member_is_calibrated_before_averaging(
     assert logits_of(tmp_path / "out") == pytest.approx(expected, abs=2e-5)
     plain = np.log(np.mean([softmax(logits_of(member) / 2) for member in members], axis=0))
     assert abs(expected - plain).max() > 0.02
+
+
+def test_members_vote_by_their_held_out_logits(members: tuple[Path, ...], film_data: Path, tmp_path: Path) -> None:
+    """The second member is right on all labeled examples, the others guess: it alone decides, with its temperature."""
+    train = load_examples(film_data / "train.jsonl")
+    gold = np.array([LABELS.index(item.label or "") for item in train])
+    write_logits(members[1] / "held_out_logits.jsonl", train, np.eye(2)[gold] * 0.1, LABELS)
+    inputs = soft_labels.Inputs(data=film_data, members=members)
+    settings = config(weights="held_out", temperatures="held_out", average="probabilities")
+    recorder = Kept()
+    result = run(soft_labels, settings, inputs, tmp_path / "out", recorder)
+    assert result.weights == (0.0, 1.0, 0.0)
+    assert result.held_out_accuracy == 1.0
+    temperature = fit_temperature(np.eye(2)[gold] * 0.1, gold)
+    assert recorder.tables["weights"][1]["temperature"] == pytest.approx(temperature, abs=1e-4)
+    expected = logits_of(members[1]) / temperature
+    assert softmax(logits_of(tmp_path / "out")) == pytest.approx(softmax(expected), abs=1e-4)
+
+
+def test_without_held_out_logits_the_accuracy_is_unknown(
+    members: tuple[Path, ...], film_data: Path, tmp_path: Path
+) -> None:
+    (members[0] / "held_out_logits.jsonl").unlink()
+    result = run(soft_labels, config(), soft_labels.Inputs(data=film_data, members=members), tmp_path / "out")
+    assert (result.held_out_accuracy, result.num_suspects) == (None, 0)
+    assert not (tmp_path / "out" / "suspects.jsonl").exists()
 
 
 def test_unlabeled_set_without_gold_labels_has_no_score(
