@@ -19,7 +19,8 @@ from torch import Tensor
 from transformers import AutoModel
 
 from benchmarks.speed.timing import machine, time_in_turns
-from pipelines.init.assets import MODELS, SMOLLM2, PretrainedModel
+from pipelines.init.assets import SMOLLM2, ModelAsset
+from pipelines.init.budget import COSTS
 from stages.common.models.backbones.config import BackboneConfig
 from stages.common.models.backbones.loader import load_backbone
 from stages.common.models.batching import autocast, wants_bf16
@@ -29,7 +30,7 @@ BATCH_SIZE, LENGTH = 16, 48
 NUM_BATCHES = 4
 
 
-def jobs_of(model: PretrainedModel) -> dict[str, Callable[[], Any]]:
+def jobs_of(model: ModelAsset) -> dict[str, Callable[[], Any]]:
     """Returns the jobs `reading` and `training` of a model, on `NUM_BATCHES` batches of random tokens."""
     bf16, is_causal = wants_bf16("auto"), model is SMOLLM2
     if is_causal:
@@ -72,7 +73,7 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     print(machine())
     thousands = NUM_BATCHES * BATCH_SIZE * LENGTH / 1000
-    for model in MODELS:
+    for model in COSTS:
         if any(part in model.hub for part in options.models.split(",")):
             seconds = time_in_turns(jobs_of(model), options.turns)
             reading, training = (median(seconds[name]) / thousands for name in ("reading", "training"))

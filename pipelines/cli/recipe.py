@@ -14,8 +14,8 @@ from pipelines.cli.views import terminal
 from pipelines.cli.views.progress_display import preflight_progress
 from pipelines.cli.views.terminal import console, open_output
 from pipelines.init import recommendations
-from pipelines.init.assets import Assets
 from pipelines.init.budget import DEFAULT_BUDGET
+from pipelines.init.default_recipe import Assets
 from pipelines.init.interaction import Interaction
 from pipelines.init.language import Language
 from pipelines.init.wizard import InitOptions, InitWizard

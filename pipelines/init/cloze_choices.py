@@ -10,7 +10,8 @@ from typing import Any
 from rich.markup import escape
 
 from pipelines.init import patterns as defaults
-from pipelines.init.assets import SMOLLM2, Assets, PretrainedModel
+from pipelines.init.assets import SMOLLM2, ModelAsset
+from pipelines.init.default_recipe import Assets, reference
 from pipelines.init.flags import label_words_flag, parse_pattern, parse_words, with_flag_hint, words_by_label
 from pipelines.init.interaction import Interaction
 from pipelines.init.recommendations import covering_length
@@ -52,7 +53,7 @@ class Backbone:
 
 
 def choose_backbone(
-    terminal: Interaction, flag: str | None, default: PretrainedModel | None, assets: Assets
+    terminal: Interaction, flag: str | None, default: ModelAsset | None, assets: Assets
 ) -> Backbone | None:
     """Returns the language model; None: the recipe has no PET.
 
@@ -63,7 +64,7 @@ def choose_backbone(
     def parse(ref: str) -> Backbone | None:
         if ref == NONE:
             return None
-        config = BackboneConfig(asset=SMOLLM2.reference(assets) if ref == SMOLLM2.hub else ref)
+        config = BackboneConfig(asset=reference(SMOLLM2, assets) if ref == SMOLLM2.hub else ref)
         with with_flag_hint(), terminal.progress(terminal.console) as on_start:
             fetch({"backbone.asset": config.asset}, on_start)
             try:

@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
-from pipelines.init.assets import MINILM, MPNET, MULTILINGUAL_E5, SMOLLM2, Assets, PretrainedModel
+from pipelines.init.assets import MINILM, MPNET, MULTILINGUAL_E5, SMOLLM2, ModelAsset
 from pipelines.init.budget import Parts, Workload, describe_reductions, estimate_seconds, reductions
 from pipelines.init.language import Language
 from pipelines.init.text_lengths import Lengths
 
+Assets = Literal["packages", "hub"]
+"""Where a new recipe takes its models from: a package index, or the Hugging Face hub."""
 SEED = 42
 NUM_PAIRS = 1280
 """Maximum number of pairs for the contrastive tuning of a probe."""
@@ -50,12 +52,12 @@ class FittedRecipe:
     """What the budget has no time for, in words."""
 
 
-def default_encoders(language: Language) -> dict[str, PretrainedModel]:
+def default_encoders(language: Language) -> dict[str, ModelAsset]:
     """Returns name -> encoder for a language."""
     return {"small": MINILM, "base": MPNET} if language == "english" else {"small": MULTILINGUAL_E5}
 
 
-def default_backbone(language: Language, *, is_pair: bool) -> PretrainedModel | None:
+def default_backbone(language: Language, *, is_pair: bool) -> ModelAsset | None:
     """Returns the language model for a task; None if it would not help.
 
     SmolLM2 reads English only, and cannot compare two texts (explanation/results.md).
@@ -63,12 +65,14 @@ def default_backbone(language: Language, *, is_pair: bool) -> PretrainedModel | 
     return SMOLLM2 if language == "english" and not is_pair else None
 
 
-def encoder_section(model: PretrainedModel, assets: Assets, lengths: Lengths) -> dict[str, Any]:
+def reference(model: ModelAsset, assets: Assets) -> str:
+    """Returns the reference of a model for a recipe."""
+    return model.asset if assets == "packages" else model.hub_asset
+
+
+def encoder_section(model: ModelAsset, assets: Assets, lengths: Lengths) -> dict[str, Any]:
     """Returns the settings of a pretrained encoder for texts of these lengths."""
-    section: dict[str, Any] = {
-        "asset": model.reference(assets),
-        "max_length": min(model.max_length, lengths.max_length),
-    }
+    section: dict[str, Any] = {"asset": reference(model, assets), "max_length": lengths.max_length}
     return section | ({"prefix": model.prefix} if model.prefix else {})
 
 
@@ -134,7 +138,7 @@ def _task(profile: RecipeProfile, *, has_words: bool) -> dict[str, Any]:
 def _pet(profile: RecipeProfile) -> dict[str, Any]:
     assert profile.backbone is not None
     lora: dict[str, Any] = {"rank": 8, "alpha": 16}
-    if profile.backbone["asset"] in (SMOLLM2.asset, f"hf:{SMOLLM2.hub}"):
+    if profile.backbone["asset"] in (SMOLLM2.asset, SMOLLM2.hub_asset):
         lora["targets"] = ["q_proj", "v_proj"]
     steps = _steps(profile.workload.num_labeled * 6 / 8, PET_STEPS)
     training = {"learning_rate": 0.001, "batch_size": 8, "steps": steps}

@@ -17,8 +17,8 @@ from rich.table import Table
 
 from pipelines.init import patterns as defaults
 from pipelines.init import recipe_writer
-from pipelines.init.assets import MODELS, Assets
 from pipelines.init.budget import (
+    COSTS,
     DEFAULT_BUDGET,
     UNLABELED_SIZES,
     Workload,
@@ -35,6 +35,7 @@ from pipelines.init.cloze_choices import (
 )
 from pipelines.init.default_recipe import (
     SEED,
+    Assets,
     FittedRecipe,
     RecipeProfile,
     default_backbone,
@@ -317,7 +318,7 @@ def _fields(columns: Sequence[str]) -> dict[str, str]:
 
 def _short_name(asset: str) -> str:
     """Returns the name of a model for a message: on the hub, if it is one of the defaults."""
-    known = {reference: model.hub for model in MODELS for reference in (model.asset, f"hf:{model.hub}")}
+    known = {reference: model.hub for model in COSTS for reference in (model.asset, model.hub_asset)}
     return known.get(asset, asset).rpartition("/")[2]
 
 

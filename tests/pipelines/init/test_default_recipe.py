@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from pipelines.init.assets import MINILM, MODELS, MPNET, MULTILINGUAL_E5, SMOLLM2
-from pipelines.init.budget import Workload
+from pipelines.init.assets import MINILM, MPNET, MULTILINGUAL_E5, SMOLLM2
+from pipelines.init.budget import COSTS, Workload
 from pipelines.init.default_recipe import (
     FittedRecipe,
     RecipeProfile,
@@ -16,6 +16,7 @@ from pipelines.init.default_recipe import (
     default_encoders,
     encoder_section,
     fit_recipe,
+    reference,
 )
 from pipelines.init.text_lengths import Lengths
 from pipelines.schema.loader import load_config
@@ -71,10 +72,10 @@ def test_models_follow_language_and_form() -> None:
     }  # fmt: skip
 
 
-@pytest.mark.parametrize("model", MODELS)
+@pytest.mark.parametrize("model", COSTS)
 def test_references_of_models_are_valid(model: Any) -> None:
-    assert Asset.parse(model.reference("packages")).scheme in ("pypi", "archive")
-    assert Asset.parse(model.reference("hub")).scheme == "hf"
+    assert Asset.parse(reference(model, "packages")).scheme not in ("path", "hf")
+    assert Asset.parse(reference(model, "hub")).scheme == "hf"
 
 
 def test_recipe_without_label_words_has_no_language_model() -> None:
