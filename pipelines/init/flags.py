@@ -12,8 +12,8 @@ from stages.common.patterns.config import Family
 from stages.common.patterns.encoding import check_pattern
 from stages.common.patterns.syntax import OPTION, Pattern
 
-TEXT = "text"
-"""The field of the text. Patterns can use other columns under their own names."""
+TEXT, PAIR = "text", ("text_a", "text_b")
+"""Fields of the text or of a pair. Patterns can use other columns under their own names."""
 NAME = r"[a-z0-9][a-z0-9_.-]*"
 FLAGS = {
     "task.verbalizer": "--label-words LABEL=WORD,WORD",
@@ -22,6 +22,7 @@ FLAGS = {
     "student": "--student REF",
     "data.shots": "--shots N",
     "data.test_size": "--test-size N",
+    "data.unlabeled": "--unlabeled FILE",
 }
 """Start of a recipe key -> the flag that sets it."""
 
@@ -69,12 +70,12 @@ def parse_name(name: str) -> str:
     return name
 
 
-def parse_pattern(item: str, columns: Sequence[str], family: Family) -> tuple[str, str]:
+def parse_pattern(item: str, fields: Sequence[str], family: Family) -> tuple[str, str]:
     r"""Returns name and text of `NAME=TEXT`, where \n is a line break.
 
     Args:
         item: The value of the flag.
-        columns: Columns of the data, which a pattern can use in addition to {text}.
+        fields: Fields that a pattern can use: those of the text, and the columns of the data.
         family: Family of the backbone.
 
     Raises:
@@ -92,10 +93,10 @@ def parse_pattern(item: str, columns: Sequence[str], family: Family) -> tuple[st
     except PatternError as error:
         raise PatternError(error.problem, f"{error.remedy.rstrip('.')} (--pattern {name}=TEXT).") from error
     for field in pattern.fields:
-        if field == OPTION or (field != TEXT and field not in columns):
-            fields = ", ".join(f"{{{item}}}" for item in dict.fromkeys([TEXT, *columns]) if item != OPTION)
+        if field == OPTION or field not in fields:
+            known = ", ".join(f"{{{item}}}" for item in dict.fromkeys(fields) if item != OPTION)
             raise PatternError(
-                f"pattern {name!r} uses {{{field}}}, which the data do not have.", f"Use some of {fields}."
+                f"pattern {name!r} uses {{{field}}}, which the data do not have.", f"Use some of {known}."
             )
     return name, text
 

@@ -1,9 +1,9 @@
-"""Reads a file of labeled texts for a new recipe: its columns, its labels, and the number of texts per label."""
+"""Reads a file of texts for a new recipe: its columns, its labels, and the number of texts per label."""
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -20,21 +20,35 @@ LABEL_NAMES = (
     "label", "labels", "category", "class", "topic", "sentiment", "intent", "target", "tag", "type", "rating", "stars",
     "y",
 )  # fmt: skip
-MAX_LABELS = 50
-MIN_TEXTS = 4
-"""Minimum number of different texts per label: two to train with, and some for the other splits."""
+PAIR_NAMES = (
+    ("text_a", "text_b"), ("text1", "text2"), ("sentence1", "sentence2"), ("sentence_a", "sentence_b"),
+    ("premise", "hypothesis"), ("question1", "question2"), ("question", "sentence"), ("question", "passage"),
+    ("question", "context"), ("question", "answer"), ("query", "passage"), ("query", "document"),
+)  # fmt: skip
+"""Usual names of the two columns of a pair."""
+MAX_LABELS = 500
 MAX_LABEL_LENGTH = 60
 MIN_WORDS = 3
 """Minimum mean number of words in a text column. Shorter values may be names or keys."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class LabeledData:
-    """The contents of a file that a recipe describes."""
+class TextData:
+    """The texts of a file that a recipe describes."""
 
     asset: str
     fields: Mapping[str, str]
     """Field -> column."""
+    num_empty: int
+    """Rows without text."""
+    texts: Sequence[Mapping[str, str]]
+    """The fields of each row with text; of labeled files, of each row that also has a label."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class LabeledData(TextData):
+    """The texts of a file with labels."""
+
     label: str
     """Column of the label."""
     labels: tuple[str, ...]
@@ -44,10 +58,6 @@ class LabeledData:
     """Label -> number of different texts."""
     unlabeled: Mapping[str, int]
     """Value of a row without a label -> number of rows."""
-    num_empty: int
-    """Rows without text."""
-    texts: Sequence[Mapping[str, str]]
-    """The fields of each labeled row."""
 
     @property
     def total(self) -> int:
@@ -61,7 +71,7 @@ class LabeledData:
 
 
 class LabeledFile:
-    """The rows of a file of labeled texts."""
+    """The rows of a file of texts, with or without labels."""
 
     def __init__(self, asset: str) -> None:
         """Reads the file.
@@ -77,10 +87,10 @@ class LabeledFile:
                 raise
             raise DataError(error.problem, "Rename it: NAME.csv, .tsv, .jsonl or .parquet.") from error
         if not self.rows:
-            raise DataError(f"{asset} has no rows.", "Write a row per labeled text.")
+            raise DataError(f"{asset} has no rows.", "Write a row per text.")
         self.columns = tuple(dict.fromkeys(column for _, row in self.rows for column in row))
 
-    def column(self, name: str, flag: str, text_column: str | None = None) -> str:
+    def column(self, name: str, flag: str, text: Sequence[str] = ()) -> str:
         """Returns the name of a column that the user chose with a flag.
 
         Raises:
@@ -88,17 +98,52 @@ class LabeledFile:
         """
         if name not in self.columns:
             raise DataError(f"{self.asset} has no column {name!r}.", f"Use one of {self._column_names}: {flag} COLUMN.")
-        if name == text_column:
+        if name in text:
             raise DataError(f"{name!r} is the column of the text.", f"Use another column: {flag} COLUMN.")
         return name
 
-    def guess_text(self, label: str | None) -> str | None:
-        """Returns the column of the text: the one with a usual name, or the only plausible one; else None."""
-        return self._guess(TEXT_NAMES, [item for item in self.columns if item != label and self._may_be_text(item)])
+    def text_columns(self, names: str) -> tuple[str, ...]:
+        """Returns the column of the text, or the two columns of a pair `FIRST,SECOND`, that the user chose.
 
-    def guess_label(self, text: str | None) -> str | None:
+        Raises:
+            DataError: a column does not exist, or there are more than two.
+        """
+        if names in self.columns:
+            return (names,)
+        columns = tuple(name.strip() for name in names.split(","))
+        if len(columns) > 2 or len(set(columns)) < len(columns):
+            raise DataError(f"{names!r} is not one column or a pair.", "Use --text COLUMN or --text FIRST,SECOND.")
+        return tuple(self.column(name, "--text") for name in columns)
+
+    def check_columns(self, columns: Iterable[str], train: str) -> None:
+        """Checks that the file has the columns that `train` has.
+
+        Raises:
+            DataError: a column is missing.
+        """
+        for name in columns:
+            if name not in self.columns:
+                raise DataError(
+                    f"{self.asset} has no column {name!r}, which is used in {train}.",
+                    f"Rename the column; it has {self._column_names}.",
+                )
+
+    def guess_text(self, label: str | None) -> str | None:
+        """Returns the column of the text: the one with a usual name, or the only plausible one; else None.
+
+        A file whose only texts are the two columns of a pair has both, as `FIRST,SECOND`.
+        """
+        columns = [item for item in self.columns if item != label and self._has_strings(item)]
+        for names in PAIR_NAMES:
+            pair = [item for name in names for item in columns if item.casefold() == name]
+            others = [item for item in columns if item not in pair and item.casefold() in TEXT_NAMES]
+            if len(pair) == 2 and not others:
+                return ",".join(pair)
+        return self._guess(TEXT_NAMES, [item for item in columns if self._may_be_text(item)])
+
+    def guess_label(self, text: Sequence[str]) -> str | None:
         """Returns the column of the label: the one with a usual name, or the only plausible one; else None."""
-        others = [item for item in self.columns if item != text]
+        others = [item for item in self.columns if item not in text]
         by_name = [item for name in LABEL_NAMES for item in others if item.casefold() == name]
         if by_name:
             return by_name[0]
@@ -117,9 +162,9 @@ class LabeledFile:
         Raises:
             DataError: there are fewer than two, or too many or too long values for labels.
         """
-        labels = {label for _, _, label in self._label_of_rows(column) if label}
+        labels = self._sorted_labels(column)
         if len(labels) < 2:
-            only = f"only the label {next(iter(labels))!r}" if labels else "no label"
+            only = f"only the label {labels[0]!r}" if labels else "no label"
             raise DataError(
                 f"the column {column!r} of {self.asset} has {only}, but a task needs two or more.",
                 "Use another column: --label COLUMN.",
@@ -129,13 +174,30 @@ class LabeledFile:
             raise DataError(
                 f"the column {column!r} of {self.asset} has {len(labels)} different values in {len(self.rows)} "
                 f"rows, the longest with {longest} characters: it looks like text, not labels.",
-                f"Use another column: --label COLUMN. The maximum is {MAX_LABELS} labels of one line each.",
+                f"Use another column: --label COLUMN. The maximum is {MAX_LABELS} labels of one line and "
+                f"{MAX_LABEL_LENGTH} characters each.",
             )
+        return labels
+
+    def _sorted_labels(self, column: str) -> tuple[str, ...]:
+        labels = {label for _, _, label in self._label_of_rows(column) if label}
         numeric = all(item.isdecimal() for item in labels)
         return tuple(sorted(labels, key=lambda item: (int(item) if numeric else 0, item)))
 
+    def summarize_texts(self, fields: Mapping[str, str]) -> TextData:
+        """Summarizes the texts of the file, without labels.
+
+        Args:
+            fields: Field that patterns use -> its column.
+
+        Raises:
+            DataError: a row lacks a column, or its text is not text; names the line.
+        """
+        texts = [item for _, item in self._texts(fields) if item]
+        return TextData(asset=self.asset, fields=fields, num_empty=len(self.rows) - len(texts), texts=texts)
+
     def summarize(self, fields: Mapping[str, str], label: str) -> LabeledData:
-        """Summarizes the file.
+        """Summarizes the labeled texts of the file.
 
         Args:
             fields: Field that patterns use -> its column.
@@ -144,28 +206,48 @@ class LabeledFile:
         Raises:
             DataError: a row lacks a column, or its text is not text; names the line.
         """
-        labels = self.labels(label)
         label_of_text: dict[tuple[str, ...], str] = {}
         unlabeled: Counter[str] = Counter()
         label_map: dict[str, str] = {}
         num_empty, texts = 0, []
-        for (place, row), (_, raw, name) in zip(self.rows, self._label_of_rows(label), strict=True):
-            values = [_text(row, column, place) for column in fields.values()]
-            if not all(value.strip() for value in values):
+        for (_, text), (_, raw, name) in zip(self._texts(fields), self._label_of_rows(label), strict=True):
+            if not text:
                 num_empty += 1
             elif not name:
                 unlabeled[raw] += 1
             else:
                 # compared as in stages/splits: by words, without case
-                label_of_text.setdefault(tuple(" ".join(value.casefold().split()) for value in values), name)
-                texts.append(dict(zip(fields, values, strict=True)))
+                label_of_text.setdefault(tuple(" ".join(item.casefold().split()) for item in text.values()), name)
+                texts.append(text)
             if name and raw != name:
                 label_map[raw] = name
+        labels = self._sorted_labels(label)
         counts = Counter(label_of_text.values())
         return LabeledData(
             asset=self.asset, fields=fields, label=label, labels=labels, label_map=label_map, unlabeled=unlabeled,
             counts={item: counts[item] for item in labels}, num_empty=num_empty, texts=texts,
         )  # fmt: skip
+
+    def check_labels(self, column: str, train: LabeledData) -> None:
+        """Checks that each row has a label of the train file.
+
+        Raises:
+            DataError: a label is missing or unknown; names the line.
+        """
+        for place, _, label in self._label_of_rows(column):
+            if not label:
+                raise DataError(f"{place}: {column!r} has no label.", "Add a label, or remove the row.")
+            if label not in train.labels:
+                raise DataError(
+                    f"{place}: no row of {train.asset} has the label {label!r}.",
+                    f"Add one with {column!r} {label!r}, or remove this row.",
+                )
+
+    def _texts(self, fields: Mapping[str, str]) -> Iterator[tuple[str, dict[str, str]]]:
+        """Yields place and fields of each row. There are no fields if one is empty."""
+        for place, row in self.rows:
+            values = {field: _text(row, column, place) for field, column in fields.items()}
+            yield place, values if all(value.strip() for value in values.values()) else {}
 
     def _label_of_rows(self, column: str) -> Iterator[tuple[str, str, str]]:
         """Yields place, value and label of each row. The label is empty if the row has none."""
@@ -188,10 +270,12 @@ class LabeledFile:
     def _values(self, column: str) -> list[Any]:
         return [value for _, row in self.rows if (value := row.get(column)) not in (None, "")]
 
+    def _has_strings(self, column: str) -> bool:
+        values = self._values(column)
+        return bool(values) and all(isinstance(value, str) for value in values)
+
     def _may_be_text(self, column: str) -> bool:
         values = self._values(column)
-        if not values or not all(isinstance(value, str) for value in values):
-            return False
         if column.casefold() in TEXT_NAMES:
             return True
         num_words = sum(len(value.split()) for value in values)
@@ -205,26 +289,6 @@ class LabeledFile:
     @property
     def _column_names(self) -> str:
         return ", ".join(self.columns)
-
-
-def check_counts(data: LabeledData, shots: int | None) -> None:
-    """Checks that a file has enough texts per label.
-
-    Args:
-        data: The file.
-        shots: Labeled examples per class, if set.
-
-    Raises:
-        DataError: a label has too few texts.
-    """
-    minimum = MIN_TEXTS if shots is None else shots + 1
-    few = [f"{label!r} has {count}" for label, count in data.counts.items() if count < minimum]
-    if few:
-        lower = ", lower --shots" if shots is not None and shots >= MIN_TEXTS else ""
-        raise DataError(
-            f"{data.asset} has too few different texts for some labels: {', '.join(few)}; the minimum is {minimum}.",
-            f"Add rows{lower}, or remove the rows with these labels.",
-        )
 
 
 def _flat(row: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:

@@ -1,4 +1,4 @@
-"""`clozeline init`: writes a recipe that plans and runs for a file of labeled texts.
+"""`clozeline init`: writes a recipe that plans and runs for the files of a user.
 
 Asks for each value that no flag sets, or uses a default if the input is not interactive.
 """
@@ -7,56 +7,65 @@ from __future__ import annotations
 
 import shlex
 from collections import Counter
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager
-from dataclasses import dataclass, field, replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, TextIO, TypeVar
+from typing import Any
 
-from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from pipelines.init import patterns as defaults
 from pipelines.init import recipe_writer
-from pipelines.init.assets import MINILM, SMOLLM2
-from pipelines.init.flags import (
-    TEXT,
-    label_words_flag,
-    parse_count,
-    parse_name,
-    parse_pattern,
-    parse_words,
-    slug,
-    with_flag_hint,
-    words_by_label,
+from pipelines.init.budget import (
+    COSTS,
+    DEFAULT_BUDGET,
+    UNLABELED_SIZES,
+    Workload,
+    format_duration,
+    num_unlabeled,
+    parse_budget,
 )
-from pipelines.init.labeled_file import LabeledData, LabeledFile, check_counts
-from pipelines.init.recipe_writer import RecipeDraft, Sizes
-from pipelines.init.recommendations import covering_length
+from pipelines.init.cloze_choices import (
+    Backbone,
+    choose_backbone,
+    choose_label_words,
+    choose_patterns,
+    on_one_line,
+)
+from pipelines.init.default_recipe import (
+    SEED,
+    Assets,
+    FittedRecipe,
+    RecipeProfile,
+    default_backbone,
+    default_encoders,
+    encoder_section,
+    fit_recipe,
+)
+from pipelines.init.flags import PAIR, TEXT, parse_count, parse_name, slug, with_flag_hint
+from pipelines.init.interaction import Interaction
+from pipelines.init.labeled_file import LabeledFile
+from pipelines.init.language import Language, detect_language
+from pipelines.init.task_data import TaskData, TaskFiles
+from pipelines.init.text_lengths import Lengths, measure_lengths
 from pipelines.preflight import models
-from pipelines.preflight.checks import OnStart, fetch
-from pipelines.schema.config import PipelineConfig
-from pipelines.schema.loader import find_recipe, read_recipe
+from pipelines.preflight.checks import fetch
 from pipelines.serving import batch_inference
 from stages.common.assets.references import Asset
-from stages.common.errors import DataError, InputError, PatternError, VerbalizerError
-from stages.common.examples import Example
+from stages.common.errors import DataError, InputError
 from stages.common.models.backbones.config import BackboneConfig
-from stages.common.models.model_files import family_of, max_positions, model_folder
-from stages.common.patterns.config import Family, Task
-from stages.common.patterns.verbalizers import Verbalizer
+from stages.common.models.model_files import max_positions, model_folder
+from stages.common.patterns.config import Task
 from stages.common.seeds import derive_seed, python_rng
-from stages.splits.config import SplitsConfig
+from stages.splits.config import DataConfig, SplitsConfig
 from stages.splits.stage import Split, sample_splits
 
-Answer = TypeVar("Answer")
 MAX_SCORED = 200
 MAX_MEASURED = 1000
-"""Maximum number of texts whose length is measured."""
-MIN_LENGTH, MAX_LENGTH = 32, 256
-"""Bounds of the default `max_length`, in tokens."""
-DEMO = "as in demo"
-"""Stands for the model of the recipe demo."""
+"""Maximum number of texts whose language and length are measured."""
+DEFAULT = "default"
+"""Answer that chooses the encoders by the language."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -64,6 +73,9 @@ class InitOptions:
     """The flags of `clozeline init`; None or empty if not set."""
 
     data: str
+    unlabeled: str | None = None
+    dev: str | None = None
+    test: str | None = None
     output: Path | None = None
     name: str | None = None
     text: str | None = None
@@ -72,42 +84,32 @@ class InitOptions:
     label_words: Sequence[str] = ()
     shots: int | None = None
     test_size: int | None = None
+    language: Language | None = None
     backbone: str | None = None
     student: str | None = None
+    assets: Assets = "packages"
+    budget: str = DEFAULT_BUDGET
     score: bool = True
     force: bool = False
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
-class Interaction:
-    """Connects the wizard to the terminal."""
+class Cloze:
+    """Patterns and, if the recipe has PET, the language model and its label words."""
 
-    console: Console
-    """Shows what was loaded and proposed."""
-    ask: Callable[[str, str | None], str] | None
-    """Asks a question with a default and returns the answer; None: use the defaults."""
-    open_output: Callable[[Path], AbstractContextManager[TextIO]]
-    """Opens the recipe for writing."""
-    progress: Callable[[Console], AbstractContextManager[OnStart]]
-    """Shows the progress of downloads."""
+    patterns: dict[str, str]
+    backbone: Backbone | None
+    words: dict[str, list[str]]
+    missing: str
+    """Why the recipe has no PET; empty if it has."""
 
 
 @dataclass(frozen=True, slots=True)
-class Model:
-    """The backbone: its config, family and bare tokenizer."""
-
-    config: BackboneConfig
-    family: Family
-    tokenizer: Any
-
-
-@dataclass(slots=True)
 class InitWizard:
-    """Writes one recipe. Proposes the models of the recipe `demo`."""
+    """Writes one recipe."""
 
     options: InitOptions
     terminal: Interaction
-    demo: PipelineConfig = field(default_factory=lambda: read_recipe(find_recipe("demo"), PipelineConfig))
 
     def write_recipe(self) -> Path:
         """Writes the recipe and returns its path.
@@ -115,115 +117,91 @@ class InitWizard:
         Raises:
             InputError: a value is missing or wrong; names the flag that sets it.
         """
-        options, console = self.options, self.terminal.console
+        options = self.options
+        budget = parse_budget(options.budget)
+        if options.test and options.test_size:
+            raise InputError("there is a test file, so no test set is sampled.", "Remove --test-size or --test.")
         if options.output is not None:
             self._check_free(options.output)
-        file = LabeledFile(options.data)
-        text = self._text_column(file)
-        label = self._label_column(file, text)
-        labels = file.labels(label)
-        data = file.summarize({TEXT: text}, label)
-        check_counts(data, options.shots)
-        summary = f"{data.total} different texts in {text!r}, {len(labels)} labels in {label!r}"
-        console.print(
-            f"loaded    {options.data.partition('#')[0]}: {summary}", highlight=False, markup=False, soft_wrap=True
-        )
+        files = TaskFiles.read(options.data, options.unlabeled, options.dev, options.test)
+        columns = self._text_columns(files.train)
+        label = self._label_column(files.train, columns)
+        labels = files.train.labels(label)
+        data = files.summarize(_fields(columns), label)
+        self._show(data, columns)
         stem = Path(options.output or options.data).name.partition(".")[0]
-        name = self._ask_or_default("Name of the task", options.name, slug(stem), parse_name)
+        name = self.terminal.ask_or_default("Name of the task", options.name, slug(stem), parse_name)
         output = options.output or Path(f"{name}.yaml")
         self._check_free(output)
-        model = self._backbone()
-        student = self._ask_or_default("Student", options.student, DEMO, self._parse_student)
-        kind = recipe_writer.kind_of(labels, label)
-        patterns = self._patterns(file, model, recipe_writer.default_patterns(kind, model.family))
-        words = self._label_words(labels, recipe_writer.label_words(labels, kind, model.tokenizer, model.family), model)
-        task = Task(name=name, labels=labels, patterns=patterns, verbalizer=words)
-        data = file.summarize({item: text if item == TEXT else item for item in task.fields}, label)
-        check_counts(data, options.shots)
-        with with_flag_hint():
-            models.check_scoring(task, list(task.patterns), model.config)
-        model = replace(model, config=_with_max_length(task, data, model))
-        draft = RecipeDraft(
-            name=name, path=shlex.quote(str(output)), data=data, patterns=patterns, words=words,
-            sizes=Sizes(1, 1, 1), backbone=model.config.asset, student=student,
-            max_length=model.config.max_length, targets=self._lora_targets(model),
-        )  # fmt: skip
-        draft, splits = self._with_sizes(draft)
-        if options.score:
-            self._show_accuracies(task, model.config, splits)
+        language = self._language(data)
+        encoder = self.terminal.ask_or_default("Encoder", options.student, DEFAULT, self._parse_encoder)
+        cloze = self._cloze(files.train, columns, labels, label, language)
+        task = Task(name=name, labels=labels, patterns=cloze.patterns, verbalizer={**cloze.words})
+        if cloze.backbone:
+            with with_flag_hint():
+                models.check_scoring(task, list(task.patterns), cloze.backbone.config)
+        data = files.summarize({item: _fields(columns).get(item, item) for item in task.fields}, label)
+        section, splits = self._draw(task, data)
+        examples = [*splits.train, *splits.unlabeled][:MAX_MEASURED]
+        lengths = measure_lengths([" ".join(item.fields.values()) for item in examples])
+        if cloze.backbone:
+            cloze = replace(cloze, backbone=cloze.backbone.with_max_length(task, examples))
+        encoders = self._encoders(encoder, language, lengths)
+        profile = _profile(task, section, splits, cloze, encoders, lengths)
+        recipe = fit_recipe(profile, budget)
+        notes = self._notes(recipe, language, encoders, cloze, budget)
+        for note in notes:
+            self.terminal.say("recipe", note)
+        if options.score and cloze.backbone and "pet" in recipe.sections:
+            self._show_accuracies(task, cloze.backbone.config, splits)
         self._check_free(output)  # again: the scores may have taken minutes
-        with self.terminal.open_output(output) as recipe:
-            recipe.write(recipe_writer.recipe_text(draft))
+        header = [*_header(recipe.sections, profile.workload, shlex.quote(str(output))), *notes]
+        with self.terminal.open_output(output) as file:
+            file.write(recipe_writer.recipe_text(recipe.sections, header, data.comments(options.shots)))
         return output
 
-    def _ask_or_default(
-        self,
-        question: str,
-        flag: str | None,
-        default: str | None,
-        parse: Callable[[str], Answer],
-        missing: InputError | None = None,
-    ) -> Answer:
-        """Returns the value of the flag, else the user's first valid answer, else the default.
+    def _show(self, data: TaskData, columns: Sequence[str]) -> None:
+        """Prints what was loaded."""
+        train = data.train
+        texts = f"{train.total} different texts in {' and '.join(map(repr, columns))}"
+        asset = train.asset.partition("#")[0]
+        self.terminal.say("loaded", f"{asset}: {texts}, {len(train.labels)} labels in {train.label!r}")
+        for item in (data.unlabeled, data.dev, data.test):
+            if item:
+                self.terminal.say("loaded", f"{item.asset.partition('#')[0]}: {len(item.texts)} texts")
 
-        Args:
-            question: The question for the user.
-            flag: The value of the flag, if set.
-            default: The default; None: raise `missing` if the input is not interactive.
-            parse: Makes a value from a text. Its errors are shown, and the question is repeated.
-            missing: See `default`.
-        """
-        if flag is not None:
-            return parse(flag)
-        while self.terminal.ask is not None:
-            answer = self.terminal.ask(question, default)
-            try:
-                return parse(answer)
-            except InputError as error:
-                self.terminal.console.print(escape(str(error)), style="yellow", highlight=False, soft_wrap=True)
-        if default is None:
-            assert missing is not None
-            raise missing
-        return parse(default)
-
-    def _text_column(self, file: LabeledFile) -> str:
-        return self._ask_or_default(
-            f"Column of the text ({', '.join(file.columns)})",
+    def _text_columns(self, file: LabeledFile) -> tuple[str, ...]:
+        return self.terminal.ask_or_default(
+            f"Column of the text, or two of a pair as FIRST,SECOND ({', '.join(file.columns)})",
             self.options.text,
             file.guess_text(self.options.label),
-            lambda name: file.column(name, "--text"),
+            file.text_columns,
             file.cannot_infer_error("text", "--text"),
         )
 
-    def _label_column(self, file: LabeledFile, text: str) -> str:
+    def _label_column(self, file: LabeledFile, text: Sequence[str]) -> str:
         def parse(name: str) -> str:
-            file.labels(file.column(name, "--label", text_column=text))
+            file.labels(file.column(name, "--label", text))
             return name
 
-        return self._ask_or_default(
-            f"Column of the label ({', '.join(item for item in file.columns if item != text)})",
+        return self.terminal.ask_or_default(
+            f"Column of the label ({', '.join(item for item in file.columns if item not in text)})",
             self.options.label,
             file.guess_label(text),
             parse,
             file.cannot_infer_error("label", "--label"),
         )
 
-    def _backbone(self) -> Model:
-        def parse(ref: str) -> Model:
-            config = BackboneConfig(asset=SMOLLM2.asset if ref == DEMO else ref)
-            with with_flag_hint(), self.terminal.progress(self.terminal.console) as on_start:
-                fetch({"backbone.asset": config.asset}, on_start)
-                try:
-                    return Model(config, family_of(model_folder(config.asset)), models.bare_tokenizer(config))
-                except InputError as error:
-                    raise error.at(key="backbone.asset") from error
+    def _language(self, data: TaskData) -> Language:
+        if self.options.language:
+            return self.options.language
+        rows = [*data.train.texts[:MAX_MEASURED], *(data.unlabeled.texts[:MAX_MEASURED] if data.unlabeled else ())]
+        return detect_language(" ".join(row.values()) for row in rows)
 
-        question = "Backbone (a folder, a GGUF file or an asset reference)"
-        return self._ask_or_default(question, self.options.backbone, DEMO, parse)
-
-    def _parse_student(self, ref: str) -> str:
-        if ref == DEMO:
-            return MINILM.asset
+    def _parse_encoder(self, ref: str) -> str | None:
+        """Returns the reference of an encoder; None: the default."""
+        if ref == DEFAULT:
+            return None
         with with_flag_hint():
             try:
                 asset = Asset.parse(ref)
@@ -235,87 +213,82 @@ class InitWizard:
                 )
         return ref
 
-    def _patterns(self, file: LabeledFile, model: Model, proposed: Mapping[str, str]) -> dict[str, str]:
-        def parse(item: str) -> tuple[str, str]:
-            return parse_pattern(item, file.columns, model.family)
+    def _encoders(self, encoder: str | None, language: Language, lengths: Lengths) -> dict[str, dict[str, Any]]:
+        """Returns name -> encoder."""
+        if encoder is None:
+            chosen = default_encoders(language)
+            return {name: encoder_section(model, self.options.assets, lengths) for name, model in chosen.items()}
+        with with_flag_hint(), self.terminal.progress(self.terminal.console) as on_start:
+            fetch({"student.asset": encoder}, on_start, models=("student.asset",))
+        length = lengths.max_length
+        num_positions = max_positions(model_folder(encoder))
+        return {"small": {"asset": encoder, "max_length": min(length, num_positions or length)}}
 
-        if self.options.patterns:
-            given = [parse(item) for item in self.options.patterns]
-            repeated = [name for name, count in Counter(name for name, _ in given).items() if count > 1]
-            if repeated:
-                raise PatternError(f"the pattern {repeated[0]!r} is given twice.", "Keep one: --pattern NAME=TEXT.")
-            return dict(given)
-        if self.terminal.ask is None:
-            return dict(proposed)
-        console = self.terminal.console
-        console.print("Proposed patterns:", highlight=False)
-        for name, text in proposed.items():
-            console.print(escape(f"  {name}={_on_one_line(text)}"), highlight=False, soft_wrap=True)
-        patterns: dict[str, str] = {}
+    def _cloze(
+        self, file: LabeledFile, columns: Sequence[str], labels: Sequence[str], label: str, language: Language
+    ) -> Cloze:
+        """Chooses language model, patterns and label words."""
+        options, terminal = self.options, self.terminal
+        is_pair = len(columns) > 1
+        kind = defaults.kind_of(labels, label, is_pair=is_pair)
+        default = default_backbone(language, is_pair=is_pair)
+        missing = "" if default else "the default language model reads single English texts only (--backbone)"
+        if not options.label_words and kind != "rating" and not all(map(defaults.has_word, labels)):
+            default, missing = None, "the names of the labels are no words (--label-words)"
+        backbone = choose_backbone(terminal, options.backbone, default, options.assets)
+        family = backbone.family if backbone else "causal"
+        fields = [*_fields(columns), *file.columns]
+        proposed = defaults.default_patterns(kind, family)
+        if backbone is None:
+            silent = replace(terminal, ask=None)
+            patterns = choose_patterns(silent, options.patterns, proposed, fields, family)
+            return Cloze(patterns=patterns, backbone=None, words={}, missing=missing or "no language model is set")
+        patterns = choose_patterns(terminal, options.patterns, proposed, fields, family)
+        proposed_words = defaults.label_words(labels, kind, backbone.tokenizer, family)
+        words = choose_label_words(terminal, options.label_words, proposed_words, backbone)
+        if not words:
+            missing = "the names of the labels yield no label words of their own (--label-words)"
+            return Cloze(patterns=patterns, backbone=None, words={}, missing=missing)
+        return Cloze(patterns=patterns, backbone=backbone, words=words, missing="")
+
+    def _draw(self, task: Task, data: TaskData) -> tuple[dict[str, Any], Split]:
+        """Returns the section `data`, and draws the splits as the run will draw them, which checks all files."""
+        shots, test_size = self.options.shots, self.options.test_size
+        if data.test is None and test_size is None:
+            default = data.default_test_size(shots)
+            test_size = self.terminal.ask_or_default("Test examples", None, str(default), parse_count)
+        seed = derive_seed(SEED, f"data/{task.name}")
         while True:
-            question = "Another pattern (Enter: no more)" if patterns else "Enter uses these, or write NAME=TEXT"
-            answer = self._ask_or_default(question, None, "", lambda item: parse(item) if item else None)
-            if answer is None:
-                return patterns or dict(proposed)
-            patterns[answer[0]] = answer[1]
-
-    def _label_words(
-        self, labels: Sequence[str], proposed: Mapping[str, list[str]], model: Model
-    ) -> dict[str, list[str]]:
-        flags = words_by_label(self.options.label_words, labels)
-        verbalizer: dict[str, list[str]] = {}
-        for label in labels:
-
-            def parse(item: str, label: str = label) -> list[str]:
-                words = parse_words(item, label)
-                with with_flag_hint(label):
-                    Verbalizer.of({**verbalizer, label: words}, model.tokenizer, model.family)
-                return words
-
-            missing = VerbalizerError(
-                f"the name of the label {label!r} yields no label words.", f"Add some: {label_words_flag(label)}."
-            )
-            default = ",".join(proposed[label]) or None
-            verbalizer[label] = self._ask_or_default(f"Words for {label}", flags.get(label), default, parse, missing)
-        return verbalizer
-
-    def _lora_targets(self, model: Model) -> Sequence[str] | None:
-        """Returns the layers that the demo adapts if the backbone is the default; None: adapt all linear layers."""
-        targets = self.demo.pet.lora.targets
-        return targets if model.config.asset == SMOLLM2.asset and not isinstance(targets, str) else None
-
-    def _with_sizes(self, draft: RecipeDraft) -> tuple[RecipeDraft, Split]:
-        """Adds split sizes, and draws the splits as the run will draw them to prove that the file is large enough."""
-        shots, test_size = self._sizes(draft.data)
-        sizes = recipe_writer.choose_split_sizes(draft.data, shots, test_size)
-        while True:
-            draft = replace(draft, sizes=sizes)
-            config = recipe_writer.parse_recipe(recipe_writer.recipe_text(draft))
-            seed = derive_seed(config.seed, f"data/{config.task.name}")
-            splits = SplitsConfig(data=config.data, labels=config.task.labels, fields=config.task.fields, seed=seed)
+            section = data.section(shots, test_size)
+            sets = DataConfig.model_validate({**section, "unlabeled_size": UNLABELED_SIZES[0]})
+            config = SplitsConfig(data=sets, labels=task.labels, fields=task.fields, seed=seed)
             try:
-                return draft, sample_splits(splits)
+                return section, sample_splits(config)
             except DataError as error:
-                smaller = recipe_writer.smaller_sizes(sizes, shots, test_size)
-                if smaller is None or not error.key.startswith("data.shots"):
+                # the test set is drawn from the pool first, from all classes together: it may take too much of one
+                is_free = self.options.test_size is None and error.key == "data.shots"
+                if not is_free or test_size is None or test_size == 1:
                     with with_flag_hint():
                         raise
-                sizes = recipe_writer.choose_split_sizes(draft.data, *smaller)
+                test_size = test_size * 3 // 4
 
-    def _sizes(self, data: LabeledData) -> tuple[int | None, int | None]:
-        """Returns shots and test size if a flag or the user sets them; None for a value that may still change."""
-        options = self.options
-        if self.terminal.ask is None:
-            return options.shots, options.test_size
-        default = recipe_writer.choose_split_sizes(data, options.shots, options.test_size)
-        shots = options.shots or self._ask_or_default(
-            "Labeled examples per class", None, str(default.shots), parse_count
-        )
-        test_size = options.test_size or self._ask_or_default("Test examples", None, str(default.test), parse_count)
-        return (
-            shots if options.shots or shots != default.shots else None,
-            test_size if options.test_size or test_size != default.test else None,
-        )
+    def _notes(
+        self,
+        recipe: FittedRecipe,
+        language: Language,
+        encoders: Mapping[str, Mapping[str, Any]],
+        cloze: Cloze,
+        budget: float,
+    ) -> list[str]:
+        """Returns what decided on the recipe: for the terminal, and for the comment at its top."""
+        used = " and ".join(_short_name(item["asset"]) for item in encoders.values())
+        notes = [f"Language: {language} (--language). Encoders: {used}."]
+        if cloze.missing:
+            notes.append(f"No PET: {cloze.missing}.")
+        estimate = f"Estimated time on two cores: {format_duration(recipe.seconds)}"
+        limit = f"the budget of {format_duration(budget)} (--budget)"
+        reduced = f" Left out or reduced: {', '.join(recipe.left_out)}." if recipe.left_out else ""
+        return [*notes, f"{estimate}, {'more than' if recipe.seconds > budget else 'within'} {limit}.{reduced}"]
 
     def _show_accuracies(self, task: Task, config: BackboneConfig, splits: Split) -> None:
         """Prints the zero-shot accuracy of each pattern on labeled examples that are not in the test set."""
@@ -325,7 +298,7 @@ class InitWizard:
         accuracies = batch_inference.pattern_accuracies(task, config, examples)
         table = Table("pattern", "zero-shot accuracy", "text", box=None)
         for name, accuracy in sorted(accuracies.items(), key=lambda item: -item[1]):
-            table.add_row(escape(name), f"{100 * accuracy:.1f}", escape(_on_one_line(task.patterns[name])))
+            table.add_row(escape(name), f"{100 * accuracy:.1f}", escape(on_one_line(task.patterns[name])))
         majority = max(Counter(item.label for item in examples).values()) / len(examples)
         table.add_row("(most frequent label)", f"{100 * majority:.1f}", "", style="dim")
         self.terminal.console.print(table)
@@ -338,16 +311,50 @@ class InitWizard:
             raise InputError(f"{path} exists.", "Set --output to another file, or overwrite it with --force.")
 
 
-def _with_max_length(task: Task, data: LabeledData, model: Model) -> BackboneConfig:
-    """Sets `max_length` to fit most texts, within the positions of the backbone."""
-    length = MAX_LENGTH // 2
-    if hasattr(model.tokenizer, "encode_batch"):  # tokenizers of transformers have another interface
-        texts = [Example(str(number), item) for number, item in enumerate(data.texts[:MAX_MEASURED])]
-        length = -(-covering_length(task, texts, model.tokenizer) // 8) * 8
-    length = min(MAX_LENGTH, max(MIN_LENGTH, length))
-    num_positions = max_positions(model_folder(model.config.asset))
-    return model.config.model_copy(update={"max_length": min(length, num_positions or length)})
+def _fields(columns: Sequence[str]) -> dict[str, str]:
+    """Returns field -> column of a text or a pair."""
+    return dict(zip(PAIR if len(columns) > 1 else (TEXT,), columns, strict=True))
 
 
-def _on_one_line(text: str) -> str:
-    return text.replace("\n", "\\n")
+def _short_name(asset: str) -> str:
+    """Returns the name of a model for a message: on the hub, if it is one of the defaults."""
+    known = {reference: model.hub for model in COSTS for reference in (model.asset, model.hub_asset)}
+    return known.get(asset, asset).rpartition("/")[2]
+
+
+def _profile(
+    task: Task,
+    section: Mapping[str, Any],
+    splits: Split,
+    cloze: Cloze,
+    encoders: Mapping[str, Mapping[str, Any]],
+    lengths: Lengths,
+) -> RecipeProfile:
+    backbone = cloze.backbone
+    return RecipeProfile(
+        name=task.name,
+        labels=task.labels,
+        patterns=cloze.patterns,
+        words=cloze.words,
+        data=section,
+        encoders=encoders,
+        backbone={"asset": backbone.config.asset, "max_length": backbone.config.max_length} if backbone else None,
+        counts=Counter(str(item.label) for item in splits.train),
+        workload=Workload(
+            lengths=lengths,
+            label_tokens=backbone.label_tokens(cloze.words) if backbone else 0,
+            num_labeled=len(splits.train),
+            num_unlabeled=len(splits.unlabeled),
+            num_test=len(splits.test),
+        ),
+    )
+
+
+def _header(sections: Mapping[str, Any], workload: Workload, path: str) -> list[str]:
+    count = num_unlabeled(sections, workload)
+    unlabeled = f" and {count:,} unlabeled" if count else ""
+    return [
+        f"{workload.num_labeled:,} labeled{unlabeled} examples -> a small classifier.",
+        "Written by clozeline init. docs/reference/recipe.md describes all keys.",
+        f"Check it with `clozeline plan {path}`, run it with `clozeline run {path}`.",
+    ]

@@ -2,15 +2,28 @@
 
 from __future__ import annotations
 
-from pydantic import Field, model_validator
+from typing import Annotated, Any
+
+from pydantic import Discriminator, Field, Tag, model_validator
 
 from stages.common.config import Config
 from stages.common.data.config import Source
 from stages.common.errors import InputError
 
 
+def _form(value: Any) -> str:
+    return "list[source]" if isinstance(value, list | tuple) else "dict[source]"
+
+
+Sources = Annotated[
+    Annotated[Source, Tag("dict[source]")] | Annotated[tuple[Source, ...], Tag("list[source]"), Field(min_length=1)],
+    Discriminator(_form),
+]
+"""One source, or a list of sources that are read one after another."""
+
+
 class DataConfig(Config):
-    """Sources of the sets of a task, and the sizes of the sets that are sampled from the pool."""
+    """Sources of the sets of a task, and the sizes of the sets that are sampled."""
 
     pool: Source | None = None
     """Labeled examples. Sets without their own source are sampled from it."""
@@ -18,24 +31,29 @@ class DataConfig(Config):
     """Source of the labeled set."""
     dev: Source | None = None
     """Source of the labeled dev set."""
-    unlabeled: Source | None = None
-    """Source of the unlabeled set."""
+    unlabeled: Sources | None = None
+    """Source of the unlabeled set, or a list of sources. Texts that are in the train, dev or test set too are left out.
+    """
     test: Source | None = None
-    """Source of the labeled test set."""
+    """Source of the labeled test set. If neither test nor pool is set, the test set is sampled from train."""
     shots: int = Field(16, ge=0)
     """Labeled examples per class to sample from the pool if train is not set. 0: no labeled data."""
     dev_shots: int = Field(0, ge=0)
     """Dev examples per class to sample from the pool."""
-    unlabeled_size: int = Field(1000, ge=0)
-    """Unlabeled examples to sample from the pool if unlabeled is not set."""
+    unlabeled_size: int = Field(5000, ge=0)
+    """Maximum number of unlabeled examples. They are sampled from unlabeled or, if it is not set, from what is left of
+    the pool.
+    """
     test_size: int = Field(500, ge=1)
-    """Test examples to sample from the pool if test is not set."""
+    """Test examples to sample if test is not set: from the pool, or else from train. The sample from train keeps
+    the proportions of the labels, and at least one example of each label stays in train.
+    """
 
     @model_validator(mode="after")
     def _every_set_has_a_source(self) -> DataConfig:
-        for name in ("train", "test"):
-            is_needed = name == "test" or self.shots > 0
-            if is_needed and getattr(self, name) is None and self.pool is None:
+        if self.pool is None and self.train is None:
+            name = "train" if self.shots > 0 else "test"
+            if getattr(self, name) is None:
                 raise InputError(f"neither {name} nor pool is set.", f"Set a file: {name}: {{asset: {name}.jsonl}}.")
         for name in ("pool", "train", "dev", "test"):
             source = getattr(self, name)
@@ -52,9 +70,15 @@ class DataConfig(Config):
 
     @property
     def sources(self) -> dict[str, Source]:
-        """The sources that are set, by name."""
-        names = ("pool", "train", "dev", "unlabeled", "test")
-        return {name: source for name in names if (source := getattr(self, name)) is not None}
+        """Dotted key -> source, for the sources that are set."""
+        sources: dict[str, Source] = {}
+        for name in ("pool", "train", "dev", "unlabeled", "test"):
+            value = getattr(self, name)
+            if isinstance(value, tuple):
+                sources |= {f"{name}.{number}": source for number, source in enumerate(value)}
+            elif value is not None:
+                sources[name] = value
+        return sources
 
 
 class SplitsConfig(Config):

@@ -1,15 +1,17 @@
 """The split stage: samples disjoint train, dev, unlabeled and test sets.
 
-A set is read from its own file or sampled from a `pool`. Sampling depends on the seed only: the same file and seed
-give the same sets on every machine. The sets are written as human-readable JSON lines.
+A set is read from its own files or sampled from a `pool`; the test set also from the train file. Sampling depends on
+the seed only: the same files and seed give the same sets on every machine. The sets are written as human-readable JSON
+lines.
 """
 
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 from stages.common.data.config import Source
 from stages.common.data.sources import read_examples
@@ -19,6 +21,8 @@ from stages.common.protocols import Engine, Recorder
 from stages.common.seeds import python_rng
 from stages.splits.config import SplitsConfig
 
+Label = TypeVar("Label", bound=Hashable)
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Inputs:
@@ -27,7 +31,8 @@ class Inputs:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Result:
-    """Sizes of the sets. `num_test_seen` counts the test examples that are also in the train or dev set.
+    """Sizes of the sets. `num_test_seen` counts the test examples that are also in the train or dev set,
+    `num_unlabeled_removed` the unlabeled examples that are left out because their text is in another set.
 
     Files: `<set>.jsonl`, and `unlabeled_gold.jsonl` if the labels are known (for evaluation only).
     """
@@ -37,6 +42,7 @@ class Result:
     num_unlabeled: int
     num_test: int
     num_test_seen: int
+    num_unlabeled_removed: int
     label_counts: dict[str, dict[str, int]]
 
 
@@ -49,6 +55,8 @@ class Split:
     unlabeled: tuple[Example, ...]
     """With labels, if the source has them. Training must not use them."""
     test: tuple[Example, ...]
+    num_unlabeled_removed: int
+    """Unlabeled examples that are left out because their text is in another set."""
 
 
 def run(config: SplitsConfig, inputs: Inputs, out: Path, recorder: Recorder, engine: Engine) -> Result:
@@ -71,6 +79,7 @@ def run(config: SplitsConfig, inputs: Inputs, out: Path, recorder: Recorder, eng
         num_unlabeled=len(split.unlabeled),
         num_test=len(split.test),
         num_test_seen=sum(_key(item, config.fields) in seen for item in split.test),
+        num_unlabeled_removed=split.num_unlabeled_removed,
         label_counts={name: {str(k): v for k, v in sorted(count.items())} for name, count in counts.items()},
     )
 
@@ -79,7 +88,7 @@ def sample_splits(config: SplitsConfig) -> Split:
     """Reads the sets that have a source, then samples the others from the pool without any text of the former.
 
     Raises:
-        DataError: a source lacks a field or a label, or the pool has too few examples of a class.
+        DataError: a source lacks a field or a label, or the pool or train file has too few examples.
     """
     data = config.data
     for name, source in data.sources.items():
@@ -90,23 +99,34 @@ def sample_splits(config: SplitsConfig) -> Split:
                 f"Add it ({missing[0]}: COLUMN), or use only these in the patterns: {', '.join(source.fields)}.",
                 key=f"data.{name}.fields",
             )
-    given = {
-        name: tuple(_read(source, config.labels if source.label else None, name))
-        for name, source in data.sources.items()
-    }
+    given: dict[str, list[Example]] = {}
+    for name, source in data.sources.items():
+        examples = _read(source, config.labels if source.label else None, name)
+        given.setdefault(name.partition(".")[0], []).extend(examples)
+    if data.test is None and data.pool is None and "train" in given:
+        given["train"], given["test"] = _hold_out(given["train"], config)
     used = {_key(item, config.fields) for name, items in given.items() if name != "pool" for item in items}
     pool = _Pool(given.get("pool", ()), used, config)
-    test = given["test"] if "test" in given else pool.sample(data.test_size, "test")
+    test = given["test"] if "test" in given else pool.sample_test_set(data.test_size)
     train = given["train"] if "train" in given else pool.sample_per_class(data.shots, "shots")
     dev = given["dev"] if "dev" in given else pool.sample_per_class(data.dev_shots, "dev_shots")
-    unlabeled = given["unlabeled"] if "unlabeled" in given else pool.sample(data.unlabeled_size, "unlabeled")
+    labeled = {_key(item, config.fields) for item in (*train, *dev, *test)}
+    candidates = given.get("unlabeled", pool.left)
+    unlabeled = [item for item in candidates if _key(item, config.fields) not in labeled]
+    if "unlabeled" in given and not unlabeled:
+        raise DataError(
+            "every unlabeled text is also in the train, dev or test set.", "Set it to other texts, or remove it.",
+            key="data.unlabeled",
+        )  # fmt: skip
     for label in config.labels if train or data.shots else ():
         if not any(item.label == label for item in train):
             raise DataError(
                 f"the labeled set has no example of the label {label!r}.", "Add one, or remove the label from labels.",
                 key="data.train",
             )  # fmt: skip
-    return Split(train, dev, unlabeled, test)
+    return Split(
+        tuple(train), tuple(dev), tuple(_at_most(unlabeled, config)), tuple(test), len(candidates) - len(unlabeled)
+    )
 
 
 def _read(source: Source, labels: Sequence[str] | None, name: str) -> Iterable[Example]:
@@ -114,6 +134,64 @@ def _read(source: Source, labels: Sequence[str] | None, name: str) -> Iterable[E
         return read_examples(source, labels, prefix=f"{name}-")
     except DataError as error:
         raise error.at(key=f"data.{name}") from error
+
+
+def _hold_out(examples: Sequence[Example], config: SplitsConfig) -> tuple[list[Example], list[Example]]:
+    """Splits the examples of the train file into train and test set. No text is in both.
+
+    Raises:
+        DataError: the file has too few texts to keep one per label in the train set.
+    """
+    distinct: dict[str, Example] = {}
+    for item in examples:
+        distinct.setdefault(_key(item, config.fields), item)
+    keys = list(distinct)
+    python_rng(config.seed, "test").shuffle(keys)
+    by_label: dict[str | None, list[str]] = {}
+    for key in keys:
+        by_label.setdefault(distinct[key].label, []).append(key)
+    size = config.data.test_size
+    num_spare = len(distinct) - len(by_label)
+    if num_spare < size:
+        lower = f"Lower data.test_size to {num_spare}." if num_spare else "Set data.test, or add labeled examples."
+        raise DataError(
+            f"test_size is {size}, but train has {num_spare} distinct examples to spare: one per label stays in train.",
+            lower,
+            key="data.test_size",
+        )
+    shares = proportional_shares({label: len(items) for label, items in by_label.items()}, size)
+    held_out = {key for label, items in by_label.items() for key in items[: shares[label]]}
+    test = [item for key, item in distinct.items() if key in held_out]
+    return [item for item in examples if _key(item, config.fields) not in held_out], test
+
+
+def proportional_shares(counts: Mapping[Label, int], size: int) -> dict[Label, int]:
+    """Divides `size` among labels in proportion to their counts, with at least one of each count left.
+
+    Args:
+        counts: Label -> number of examples.
+        size: Sum of the shares: at most the sum of the counts, minus one per label.
+    """
+    total = sum(counts.values())
+    exact = {label: size * count / total for label, count in counts.items()}
+    shares = {label: min(int(exact[label]), count - 1) for label, count in counts.items()}
+    while sum(shares.values()) < size:
+        open_labels = [label for label, count in counts.items() if shares[label] < count - 1]
+        furthest = max(open_labels, key=lambda label: exact[label] - shares[label])
+        shares[furthest] += 1
+    return shares
+
+
+def _at_most(unlabeled: Sequence[Example], config: SplitsConfig) -> Sequence[Example]:
+    """Returns a sample of `unlabeled_size` examples in their order, or all if there are fewer.
+
+    The pool is shuffled already, so its first examples are the sample.
+    """
+    size = config.data.unlabeled_size
+    if config.data.unlabeled is None or len(unlabeled) <= size:
+        return unlabeled[:size]
+    chosen = python_rng(config.seed, "unlabeled").sample(range(len(unlabeled)), size)
+    return [unlabeled[number] for number in sorted(chosen)]
 
 
 def _key(example: Example, fields: Sequence[str]) -> str:
@@ -134,13 +212,13 @@ class _Pool:
         self.labels = config.labels
         python_rng(config.seed, "pool").shuffle(self.left)
 
-    def sample(self, size: int, name: str) -> tuple[Example, ...]:
-        """Removes `size` examples from the pool, for the set `name`, and returns them."""
-        if size and len(self.left) < size:
+    def sample_test_set(self, size: int) -> tuple[Example, ...]:
+        """Removes the `size` examples of the test set from the pool, and returns them."""
+        if len(self.left) < size:
             raise DataError(
-                f"{name}_size is {size}, but the pool has {len(self.left)} distinct examples left.",
-                f"Lower data.{name}_size, or use a larger pool.",
-                key=f"data.{name}_size",
+                f"test_size is {size}, but the pool has {len(self.left)} distinct examples left.",
+                "Lower data.test_size, or use a larger pool.",
+                key="data.test_size",
             )
         sampled, self.left = self.left[:size], self.left[size:]
         return tuple(sampled)

@@ -44,11 +44,21 @@ def write_csv(path: str, header: Sequence[str], rows: Sequence[Sequence[Any]]) -
     return path
 
 
-def tickets(path: str = "tickets.csv", num: int = 60) -> str:
-    """Writes texts of three topics in turn, with a column of numbers that are not labels."""
+def tickets(path: str = "tickets.csv", num: int = 60, num_unlabeled: int = 30) -> str:
+    """Writes texts of three topics in turn, the last without labels, with a column of numbers that are not labels."""
     names = list(TOPICS)
-    rows = [(i, f"{TOPICS[names[i % 3]]} of case {i}", names[i % 3]) for i in range(num)]
+    rows = [
+        (i, f"{TOPICS[names[i % 3]]} of case {i}", names[i % 3] if i < num else "") for i in range(num + num_unlabeled)
+    ]
     return write_csv(path, ("id", "message", "team"), rows)
+
+
+def messages(path: str, num: int, first: int = 1000, *, labeled: bool) -> str:
+    """Writes texts like those of `tickets`, all with labels or without the column."""
+    names = list(TOPICS)
+    texts = [(f"{TOPICS[names[i % 3]]} of case {i}", names[i % 3]) for i in range(first, first + num)]
+    header = ("message", "team") if labeled else ("message",)
+    return write_csv(path, header, [row[: len(header)] for row in texts])
 
 
 def write_jsonl(path: str, rows: Sequence[dict[str, Any]]) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import itertools
-import subprocess
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -13,9 +12,8 @@ import torch
 
 from pipelines.init.labeled_file import LabeledFile
 from pipelines.schema.config import PipelineConfig
-from tests.support.init_files import TOPICS, draw_splits, init_error, tickets, write_csv, write_jsonl
-
-Clozeline = Callable[..., subprocess.CompletedProcess[str]]
+from stages.common.errors import DataError
+from tests.support.init_files import TOPICS, draw_splits, init_error, write_csv, write_jsonl
 
 
 @pytest.fixture(autouse=True)
@@ -30,7 +28,7 @@ SPECIAL_LABELS = (
 
 
 def test_special_characters_in_labels_are_kept(start: Callable[..., PipelineConfig]) -> None:
-    rows = [(f"the case of {label} {i}", label) for label in SPECIAL_LABELS for i in range(12)]
+    rows = [(f"the case of {label} {i}", label) for label in (*SPECIAL_LABELS, "") for i in range(12)]
     words = itertools.chain.from_iterable(
         ("--label-words", f"{label}={'abcdefghijklm'[number]}") for number, label in enumerate(SPECIAL_LABELS)
     )
@@ -42,19 +40,20 @@ def test_special_characters_in_labels_are_kept(start: Callable[..., PipelineConf
 
 def test_json_lines_may_have_nested_columns_numbers_and_spaces(start: Callable[..., PipelineConfig]) -> None:
     names: list[Any] = [10, 9, " bug "]
-    rows = [{"about": {"kind": names[i % 3]}, "text": f"the crash of case {i}" if i else None} for i in range(40)]
+    names += [None]
+    rows = [{"about": {"kind": names[i % 4]}, "text": f"the crash of case {i}" if i else None} for i in range(40)]
     words = ("--label-words", "9=invoice", "--label-words", "10=parcel")
     config = start(write_jsonl("rows.jsonl", rows), "--label", "about.kind", *words)
     assert config.task.labels == ("10", "9", "bug")
-    assert config.data.pool is not None
-    assert config.data.pool.label_map == {" bug ": "bug"}
-    assert config.data.pool.drop_empty
+    assert config.data.train is not None
+    assert config.data.train.label_map == {" bug ": "bug"}
+    assert config.data.train.drop_empty
     assert "1 rows have no text" in Path("made.yaml").read_text()
     assert {item.label for item in draw_splits(config).train} == {"10", "9", "bug"}
 
 
 def test_numeric_labels_are_sorted_as_numbers(start: Callable[..., PipelineConfig]) -> None:
-    rows = [(f"the case of {i}", str(i % 5 + 1)) for i in range(100)]
+    rows = [(f"the case of {i}", str(i % 5 + 1) if i < 100 else "") for i in range(120)]
     config = start(write_csv("films.csv", ("text", "stars"), rows))
     assert config.task.labels == ("1", "2", "3", "4", "5")
     assert config.task.verbalizer["1"] == ["terrible"] and config.task.verbalizer["5"] == ["great"]
@@ -62,7 +61,7 @@ def test_numeric_labels_are_sorted_as_numbers(start: Callable[..., PipelineConfi
 
 
 @pytest.mark.parametrize("nothing", ["", None])
-def test_many_rows_without_a_label_become_the_unlabeled_set(
+def test_rows_without_a_label_become_the_unlabeled_set(
     start: Callable[..., PipelineConfig], nothing: str | None
 ) -> None:
     names = [*TOPICS, *[nothing] * 5]
@@ -72,20 +71,10 @@ def test_many_rows_without_a_label_become_the_unlabeled_set(
     else:
         data = write_csv("some.csv", ("text", "label"), [tuple(row.values()) for row in rows])
     config = start(data)
-    assert config.data.unlabeled is not None
     splits = draw_splits(config)
     assert len(splits.unlabeled) == 100
-    assert len(splits.train) == 3 * config.data.shots
+    assert (len(splits.train), len(splits.test)) == (48, 12)
     assert {item.label for item in splits.test} <= set(TOPICS)
-
-
-def test_few_rows_without_a_label_are_ignored(start: Callable[..., PipelineConfig]) -> None:
-    names = list(TOPICS)
-    rows = [(f"the parcel of case {i}", names[i % 3] if i > 2 else "") for i in range(90)]
-    config = start(write_csv("some.csv", ("text", "label"), rows))
-    assert config.data.unlabeled is None
-    splits = draw_splits(config)
-    assert all(item.label for item in (*splits.train, *splits.unlabeled, *splits.test))
 
 
 @pytest.mark.parametrize(
@@ -101,7 +90,57 @@ def test_columns_are_inferred(header: tuple[str, ...], text: str, label: str) ->
     values = {text: lambda i: f"the parcel of case {i}", label: lambda i: ("bug", "billing")[i % 2]}
     rows = [[values.get(name, lambda i: f"some other words {i}")(i) for name in header] for i in range(20)]
     file = LabeledFile(write_csv("some.csv", header, rows))
-    assert (file.guess_text(None), file.guess_label(text)) == (text, label)
+    assert (file.guess_text(None), file.guess_label((text,))) == (text, label)
+
+
+@pytest.mark.parametrize(
+    ("header", "expected"),
+    [
+        (("text_a", "text_b"), "text_a,text_b"),
+        (("id", "sentence2", "Sentence1"), "Sentence1,sentence2"),
+        (("hypothesis", "premise"), "premise,hypothesis"),
+        (("question", "sentence"), "question,sentence"),
+        (("question", "sentence", "text"), "text"),
+        (("question", "title"), "question"),
+    ],
+)
+def test_pairs_of_columns_are_recognized(header: tuple[str, ...], expected: str) -> None:
+    rows = [[*(f"{name} of case {i}" if name != "id" else i for name in header), "ab"[i % 2]] for i in range(20)]
+    file = LabeledFile(write_csv("some.csv", (*header, "label"), rows))
+    assert file.guess_text(None) == expected
+    assert file.guess_label(file.text_columns(expected)) == "label"
+
+
+def test_text_columns_are_one_or_two() -> None:
+    file = LabeledFile(write_csv("some.csv", ("one", "two", "a,b", "label"), [("x", "y", "z", "c")] * 4))
+    assert file.text_columns("one") == ("one",)
+    assert file.text_columns("one, two") == ("one", "two")
+    assert file.text_columns("a,b") == ("a,b",), "the name of a column"
+    for names in ("one,two,label", "one,one"):
+        with pytest.raises(DataError, match="is not one column or a pair"):
+            file.text_columns(names)
+    with pytest.raises(DataError, match="has no column 'three'"):
+        file.text_columns("one,three")
+
+
+@pytest.mark.parametrize("as_json", [True, False])
+def test_labels_may_be_numbers(as_json: bool) -> None:
+    rows = [{"text": f"the case {i}", "label": i % 2} for i in range(10)]
+    data = (
+        write_jsonl("some.jsonl", rows)
+        if as_json
+        else write_csv("some.csv", ("text", "label"), [[*r.values()] for r in rows])
+    )
+    summary = LabeledFile(data).summarize({"text": "text"}, "label")
+    assert (summary.labels, summary.counts, summary.label_map) == (("0", "1"), {"0": 5, "1": 5}, {})
+
+
+@pytest.mark.parametrize("num_labels", [77, 500])
+def test_many_labels_with_one_text_each_are_labels(num_labels: int) -> None:
+    rows = [(f"the case {i}", f"intent {i}") for i in range(num_labels)]
+    file = LabeledFile(write_csv("some.csv", ("text", "label"), rows))
+    assert file.guess_label(("text",)) == "label"
+    assert len(file.labels("label")) == num_labels
 
 
 @pytest.mark.parametrize(
@@ -140,9 +179,10 @@ def test_bad_files_are_errors(name: str, content: str | None, expected: list[str
 
 
 def test_labels_that_look_like_text_are_errors() -> None:
-    rows = [(f"the case {i}", f"value {i}") for i in range(60)]
+    rows = [(f"the case {i}", f"value {i}") for i in range(501)]
     error = init_error(write_csv("some.csv", ("text", "label"), rows))
-    assert "60 different values in 60 rows" in error and "looks like text, not labels" in error
+    assert "501 different values in 501 rows" in error and "looks like text, not labels" in error
+    assert "The maximum is 500 labels" in error
     rows = [(f"the case {i}", "a very long label " * 5 + str(i % 2)) for i in range(60)]
     assert "looks like text" in init_error(write_csv("some.csv", ("text", "label"), rows))
 
@@ -155,16 +195,3 @@ def test_columns_that_cannot_be_inferred_are_errors() -> None:
     assert "--label COLUMN" in init_error(data, "--text", "one")
     assert "has no column 'five'" in init_error(data, "--text", "five")
     assert "is the column of the text" in init_error(data, "--text", "one", "--label", "one")
-
-
-def test_too_few_texts_of_a_label_are_an_error(backbone: str) -> None:
-    rows = [(f"the case {i}", "bug") for i in range(20)] + [("the case", "billing"), ("THE  case", "billing")]
-    data = write_csv("some.csv", ("text", "label"), rows)
-    assert "'billing' has 1; the minimum is 4" in init_error(data)
-    error = init_error(tickets(), "--shots", "20", "--backbone", backbone)
-    assert "'bug' has 20" in error and "the minimum is 21" in error and "--shots" in error
-    flags = ("--backbone", backbone, "--student", backbone, "--no-score")
-    assert "--test-size" in init_error(tickets(), "--test-size", "60", *flags)
-    rows = [(f"the case {i}", "billing" if i < 11 else "bug") for i in range(60)]
-    data = write_csv("some.csv", ("text", "label"), rows)
-    assert "--shots N" in init_error(data, "--test-size", "20", "--shots", "10", *flags)

@@ -1,60 +1,55 @@
-"""Split sizes of a new recipe."""
+"""How a new recipe is written."""
 
 from __future__ import annotations
 
-import subprocess
-from collections import Counter
-from collections.abc import Callable
-from pathlib import Path
+from typing import Any
 
-import pytest
-import torch
+import yaml
 
-from pipelines.init.labeled_file import LabeledData
-from pipelines.init.recipe_writer import choose_split_sizes
-from pipelines.schema.config import PipelineConfig
-from stages.common.errors import DataError
-from tests.support.init_files import TOPICS, draw_splits, write_csv
+from pipelines.init.recipe_writer import recipe_text
 
-Clozeline = Callable[..., subprocess.CompletedProcess[str]]
-
-
-@pytest.fixture(autouse=True)
-def _in_tmp_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    torch.set_num_threads(1)
-
-
-@pytest.mark.parametrize(
-    ("counts", "expected"),
-    [
-        ((4, 4), None),
-        ((4, 300), None),
-        ((9, 9, 9, 9, 9, 9, 9), None),
-        ((5, 2000), None),
-        ((1500, 1500), (16, 1000, 500)),
-    ],
-)
-def test_split_sizes_can_be_draw_splits(
-    start: Callable[..., PipelineConfig], counts: tuple[int, ...], expected: tuple[int, ...] | None
-) -> None:
-    names = [*TOPICS, "case", "topic", "text", "tone"][: len(counts)]
-    rows = [(f"the {name} of case {i}", name) for name, count in zip(names, counts, strict=True) for i in range(count)]
-    config = start(write_csv("some.csv", ("text", "label"), rows))
-    splits = draw_splits(config)
-    assert Counter(item.label for item in splits.train) == dict.fromkeys(names, config.data.shots)
-    assert len(splits.unlabeled) == config.data.unlabeled_size >= 1
-    assert len(splits.test) == config.data.test_size >= 1
-    if expected:
-        assert (config.data.shots, config.data.unlabeled_size, config.data.test_size) == expected
+SECTIONS: dict[str, Any] = {
+    "name": "no",
+    "seed": 42,
+    "task": {
+        "name": "no",
+        "labels": ["no", "1.5", "a: b", "#x"],
+        "patterns": {"one": "{text}\nIs it{mask}", "two": 'He said "{text}":{mask}'},
+        "verbalizer": {"no": ["no"], "1.5": ["one", "two"]},
+    },
+    "data": {
+        "train": {"asset": "some data.csv", "fields": {"text": "my text"}, "label": "label"},
+        "unlabeled": [
+            {"asset": "a.csv", "fields": {"text": "x"}},
+            {"asset": "b.csv", "filter": {"label": ["", "None"]}},
+        ],
+        "test_size": 5,
+    },
+    "zero_shot": False,
+    "members": {"small": {"kind": "probe", "encoder": {"asset": "pypi:x==1/y", "prefix": "query: "}}},
+    "distill": {"seeds": [0, 1], "training": {"learning_rate": 5e-5, "steps": 20}},
+}
 
 
-def test_given_sizes_are_not_reduced() -> None:
-    found = LabeledData(
-        asset="x", fields={}, label="y", labels=("a", "b"), label_map={}, counts={"a": 30, "b": 30}, unlabeled={},
-        num_empty=0, texts=[],
-    )  # fmt: skip
-    assert choose_split_sizes(found, 20, None).shots == 20
-    assert choose_split_sizes(found, None, 41).test == 41
-    with pytest.raises(DataError, match="no unlabeled data is left"):
-        choose_split_sizes(found, 20, 20)
+def test_text_has_the_values_of_the_sections() -> None:
+    assert yaml.safe_load(recipe_text(SECTIONS, ["one: two"], {})) == SECTIONS
+
+
+def test_sections_are_blocks_and_settings_are_lines() -> None:
+    lines = recipe_text(SECTIONS, ["The first line."], {"data.train": "5 texts"}).splitlines()
+    assert lines[:4] == ["# The first line.", "name: 'no'", "seed: 42", ""]
+    assert r'    one: "{text}\nIs it{mask}"' in lines
+    assert "    '1.5': [one, two]" in lines
+    assert "  train:                         # 5 texts" in lines
+    assert "    - asset: a.csv" in lines and "      fields: {text: x}" in lines
+    assert "  training: {learning_rate: 5.0e-05, steps: 20}" in lines
+    assert "      prefix: 'query: '" in lines
+    assert any(line.startswith("distill:  ") and "#" in line for line in lines)
+
+
+def test_blank_lines_separate_sections() -> None:
+    lines = recipe_text(SECTIONS, [], {}).splitlines()
+    for number, line in enumerate(lines):
+        if line and not line.startswith((" ", "#", "name", "seed")):
+            assert not lines[number - 1], line
+    assert "\n\n\n" not in "\n".join(lines)

@@ -18,14 +18,13 @@ import yaml
 
 from pipelines.cli.views import terminal
 from pipelines.dag import fewshot
-from pipelines.init.assets import MINILM, SMOLLM2
+from pipelines.init.assets import MINILM, MPNET, MULTILINGUAL_E5, SMOLLM2
 from pipelines.schema import reference
 from pipelines.schema.config import PipelineConfig
 from pipelines.schema.loader import read_recipe
 from pipelines.serving import batch_inference
 from stages.common.errors import InputError
-from tests.support.init_files import TOPICS, draw_splits, init, init_error, tickets, write_csv
-from tests.support.paths import ROOT
+from tests.support.init_files import TOPICS, draw_splits, init, init_error, messages, tickets, write_csv
 
 Clozeline = Callable[..., subprocess.CompletedProcess[str]]
 
@@ -45,8 +44,8 @@ def test_init_writes_a_complete_recipe_that_plans(backbone: str, clozeline: Cloz
     text = Path("tickets.yaml").read_text()
     config = read_recipe(Path("tickets.yaml"), PipelineConfig)
     assert (config.name, config.task.name, config.task.labels) == ("tickets", "tickets", ("billing", "bug", "shipping"))
-    assert config.data.pool is not None
-    assert (config.data.pool.asset, config.data.pool.fields, config.data.pool.label) == (
+    assert config.data.train is not None
+    assert (config.data.train.asset, config.data.train.fields, config.data.train.label) == (
         "tickets.csv",
         {"text": "message"},
         "team",
@@ -62,9 +61,12 @@ def test_init_writes_a_complete_recipe_that_plans(backbone: str, clozeline: Cloz
 
 @pytest.mark.slow
 def test_recipe_of_init_runs(start: Callable[..., PipelineConfig], clozeline: Clozeline, tmp_path: Path) -> None:
-    start(tickets(), "--shots", "4")
-    short = ("-o", "pet.training.epochs=1", "-o", "distill.training.steps=3", "-o", "baseline.training.steps=3", "-o")
-    arguments = ("run", "made.yaml", "--store", "store", *short, "distill.seeds=[0]", "-o", "baseline.seeds=[0]")
+    test = messages("test.csv", 12, labeled=True)
+    start(tickets(), "--test", test, "--unlabeled", messages("more.csv", 20, 2000, labeled=False))
+    short = ("pet.training.steps=3", "distill.training.steps=3", "baseline.training.steps=3", "distill.seeds=[0]")
+    short += ("baseline.seeds=[0]", "members.small.contrastive.num_pairs=8")
+    overrides = itertools.chain.from_iterable(("-o", item) for item in short)
+    arguments = ("run", "made.yaml", "--store", "store", *overrides)
     done = clozeline(*arguments, cwd=tmp_path)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "student" in done.stdout and "zero_shot/about" in done.stdout
@@ -75,7 +77,7 @@ def test_init_scores_patterns_outside_the_test_set(backbone: str) -> None:
     assert done.exit_code == 0, done.exception
     config = read_recipe(Path("made.yaml"), PipelineConfig)
     splits = draw_splits(config)
-    examples = [*splits.train, *splits.unlabeled]
+    examples = list(splits.train)
     test_texts = {item.fields["text"] for item in splits.test}
     assert examples and not test_texts & {item.fields["text"] for item in examples}
     lines = [json.dumps(item.fields) for item in examples]
@@ -99,19 +101,20 @@ def test_no_score_prints_no_table(backbone: str) -> None:
 
 def test_flags_set_all_values(start: Callable[..., PipelineConfig]) -> None:
     rows = [(f"{TOPICS[name]} of case {i}", f"title {i}", name, "x") for i in range(30) for name in ("billing", "bug")]
+    rows += [(f"the case {i}", f"title {i}", "", "x") for i in range(9)]
     data = write_csv("some data.csv", ("body", "title", "right", "label"), rows)
     config = start(
-        data, "--name", "mine", "--text", "body", "--label", "right", "--shots", "3", "--test-size", "7",
+        data, "--name", "mine", "--text", "body", "--label", "right", "--test-size", "7", "--budget", "2h",
         "--pattern", r"asks={title}: {text}\nTopic: {mask}.", "--pattern", "says={text} is {mask}",
         "--label-words", "billing=invoice,the invoice", "--label-words", "bug=crash",
     )  # fmt: skip
-    assert (config.name, config.data.shots, config.data.test_size) == ("mine", 3, 7)
-    assert config.data.unlabeled_size == 60 - 7 - 6
+    assert (config.name, config.data.test_size) == ("mine", 7)
+    assert "the budget of 2 hours" in Path("made.yaml").read_text()
     assert config.task.patterns == {"asks": "{title}: {text}\nTopic: {mask}.", "says": "{text} is {mask}"}
     assert config.task.verbalizer == {"billing": ["invoice", "the invoice"], "bug": ["crash"]}
-    assert config.data.pool is not None
-    assert config.data.pool.fields == {"title": "title", "text": "body"}
-    assert config.data.pool.label == "right"
+    assert config.data.train is not None
+    assert config.data.train.fields == {"title": "title", "text": "body"}
+    assert config.data.train.label == "right"
     assert "clozeline run made.yaml" in Path("made.yaml").read_text()
 
 
@@ -121,21 +124,95 @@ def test_name_defaults_to_the_name_of_the_file(backbone: str) -> None:
     assert read_recipe(Path("my_tickets.yaml"), PipelineConfig).name == "my_tickets"
 
 
-def test_models_default_to_those_of_the_demo(monkeypatch: pytest.MonkeyPatch, backbone: str) -> None:
-    demo = read_recipe(ROOT / "pipelines/recipes/demo.yaml", PipelineConfig)
-    monkeypatch.setattr("pipelines.init.wizard.SMOLLM2", replace(SMOLLM2, asset=backbone))
-    assert init(tickets(), "--output", "made.yaml", "--no-score").exit_code == 0
+def test_default_models_follow_the_language(monkeypatch: pytest.MonkeyPatch, backbone: str) -> None:
+    smollm2 = replace(SMOLLM2, asset=backbone)
+    for module in ("cloze_choices", "default_recipe"):
+        monkeypatch.setattr(f"pipelines.init.{module}.SMOLLM2", smollm2)
+    done = init(tickets(), "--output", "made.yaml", "--no-score")
+    assert done.exit_code == 0, done.exception
     config = read_recipe(Path("made.yaml"), PipelineConfig)
     assert (config.backbone.asset, config.student.asset) == (backbone, MINILM.asset)
-    assert config.pet.lora == demo.pet.lora, "adapters on the same layers as in the demo"
+    assert [item.encoder.asset for item in config.members.values() if item.kind == "probe"] == [
+        MINILM.asset,
+        MPNET.asset,
+    ]
+    assert config.pet.lora.targets == ("q_proj", "v_proj"), "the layers of SmolLM2"
+    note = "Language: english (--language). Encoders: all-MiniLM-L6-v2 and all-mpnet-base-v2."
+    assert note in done.output and f"# {note}" in Path("made.yaml").read_text()
+
+
+def test_other_languages_have_a_multilingual_encoder_and_no_default_language_model() -> None:
+    rows = [(f"包裹{i}在哪里，请告诉我", ("物流", "账单", "")[i % 3]) for i in range(60)]
+    done = init(write_csv("some.csv", ("text", "label"), rows), "--output", "made.yaml")
+    assert done.exit_code == 0, done.exception
+    assert "Language: other" in done.output and "Encoders: multilingual-e5-small" in done.output
+    assert "No PET: the default language model reads single English texts only (--backbone)" in done.output
+    sections = yaml.safe_load(Path("made.yaml").read_text())
+    assert not {"pet", "backbone"} & set(sections)
+    assert sections["student"] == sections["members"]["small"]["encoder"]
+    assert sections["student"]["asset"] == MULTILINGUAL_E5.asset and sections["student"]["prefix"] == "query: "
+
+
+def test_language_and_assets_are_flags() -> None:
+    flags = ("--language", "other", "--assets", "hub", "--budget", "1h")
+    done = init(tickets(), "--output", "made.yaml", *flags)
+    assert done.exit_code == 0, done.exception
+    assert yaml.safe_load(Path("made.yaml").read_text())["student"]["asset"] == "hf:intfloat/multilingual-e5-small"
+    assert init(tickets(), "--language", "french", "--output", "other.yaml").exit_code == 2
+
+
+def test_pairs_are_recognized(start: Callable[..., PipelineConfig]) -> None:
+    names = list(TOPICS)
+    rows = [(f"the parcel {i}", f"the case {i}", names[i % 3] if i < 60 else "") for i in range(80)]
+    data = write_csv("pairs.csv", ("premise", "hypothesis", "relation"), rows)
+    config = start(data)
+    assert config.data.train is not None
+    assert config.data.train.fields == {"text_a": "premise", "text_b": "hypothesis"}
+    assert config.task.fields == ("text_a", "text_b")
+    same = start(data, "--text", "hypothesis,premise", "--force").data.train
+    assert same is not None and same.fields == {"text_a": "hypothesis", "text_b": "premise"}
+
+
+def test_pairs_have_no_default_language_model() -> None:
+    rows = [(f"the parcel {i} is lost", f"the case {i} is open", ("yes", "no", "")[i % 3]) for i in range(60)]
+    done = init(write_csv("pairs.csv", ("sentence1", "sentence2", "label"), rows), "--output", "made.yaml")
+    assert done.exit_code == 0, done.exception
+    sections = yaml.safe_load(Path("made.yaml").read_text())
+    assert "pet" not in sections and all("{text_a}" in text for text in sections["task"]["patterns"].values())
+
+
+def test_budget_is_stated_and_kept() -> None:
+    flags = ("--unlabeled", messages("more.csv", 3000, labeled=False), "--assets", "hub", "--backbone", "none")
+    done = init(tickets(), *flags, "--budget", "2m", "--output", "made.yaml")
+    assert done.exit_code == 0, done.exception
+    text = Path("made.yaml").read_text()
+    estimate = r"# Estimated time on two cores: [12] minutes?, within the budget of 2 minutes \(--budget\)\."
+    assert re.search(rf"^{estimate} Left out or reduced: no base student, .*at most [\d,]+ unlabeled texts", text, re.M)
+    assert yaml.safe_load(text)["data"]["unlabeled_size"] < 3000
+    for wrong, right in (("25", "--budget 25m"), ("soon", "--budget 25m")):
+        error = init(tickets(), "--budget", wrong, "--output", "other.yaml").exception
+        assert isinstance(error, InputError) and right in str(error)
+
+
+def test_recipe_without_unlabeled_texts_has_no_distillation(backbone: str) -> None:
+    flags = ("--output", "made.yaml", "--backbone", backbone, "--student", backbone, "--no-score")
+    done = init(tickets(num_unlabeled=0), *flags)
+    assert done.exit_code == 0, done.exception
+    text = Path("made.yaml").read_text()
+    assert text.startswith("# 48 labeled examples -> a small classifier.")
+    sections = yaml.safe_load(text)
+    assert not {"distill", "ensemble"} & set(sections) and {"members", "baseline"} <= set(sections)
+    assert not {"unlabeled", "unlabeled_size"} & set(sections["data"])
 
 
 def test_max_length_fits_the_texts(start: Callable[..., PipelineConfig]) -> None:
     names = list(TOPICS)
-    rows = [(" ".join(["crash"] * 50) + f" case {i}", names[i % 2]) for i in range(40)]
+    rows = [(" ".join(["crash"] * 50) + f" case {i}", names[i % 2] if i < 40 else "") for i in range(50)]
     config = start(write_csv("long.csv", ("text", "label"), rows))
     assert 56 <= config.backbone.max_length <= 96
-    assert start(tickets(), "--force").backbone.max_length == 32
+    assert config.student.max_length == 80, "four letters are about one token"
+    config = start(tickets(), "--force")
+    assert config.backbone.max_length == config.student.max_length == 32
 
 
 @pytest.fixture
@@ -145,21 +222,27 @@ def interactive(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.usefixtures("interactive")
 def test_wizard_asks_again_after_a_wrong_answer(backbone: str) -> None:
-    answers = ["massage", "message", "message", "id", "team", "My Name", "mine"]
+    answers = ["massage", "message", "message", "team", "My Name", "mine"]
     answers += ["/no/where", backbone, "/no/where", backbone]
     answers += ["said={text} is", "said={text} is {mask}", "", "映画", "invoice, parcel", "", "invoice,parcel", "crash"]
-    answers += ["none", "4", "9"]
+    answers += ["none", "9"]
     done = init(tickets(), "--output", "made.yaml", answers="\n".join(answers) + "\n")
     assert done.exit_code == 0, (done.exception, done.output)
     for error in (
-        "has no column 'massage'", "is the column of the text", "looks like text, not labels", "is not a valid name",
-        "--backbone REF", "--student REF", "has no {mask}", "not in the backbone's vocabulary", "have the same words",
+        "has no column 'massage'",
+        "is the column of the text",
+        "is not a valid name",
+        "--backbone REF",
+        "--student REF",
+        "has no {mask}",
+        "not in the backbone's vocabulary",
+        "have the same words",
         "is not a number of examples",
-    ):  # fmt: skip
+    ):
         assert done.output.count(error) == 1, error
     config = read_recipe(Path("made.yaml"), PipelineConfig)
-    assert config.data.pool is not None
-    assert (config.name, config.data.pool.label, config.data.shots, config.data.test_size) == ("mine", "team", 4, 9)
+    assert config.data.train is not None
+    assert (config.name, config.data.train.label, config.data.test_size) == ("mine", "team", 9)
     assert config.task.patterns == {"said": "{text} is {mask}"}
     assert config.task.verbalizer == {"billing": ["invoice", "parcel"], "bug": ["bug"], "shipping": ["crash"]}
 
@@ -178,7 +261,7 @@ def test_wizard_does_not_ask_what_flags_set(backbone: str) -> None:
     done = init(
         tickets(), "--output", "made.yaml", "--name", "x", "--text", "message", "--label", "team",
         "--backbone", backbone, "--student", backbone,
-        "--pattern", "a={text} {mask}", "--shots", "3", "--test-size", "5", "--no-score",
+        "--pattern", "a={text} {mask}", "--test-size", "5", "--no-score",
         *itertools.chain.from_iterable(("--label-words", f"{name}={name}") for name in TOPICS), answers="",
     )  # fmt: skip
     assert done.exit_code == 0, done.exception
@@ -242,10 +325,25 @@ def test_wrong_flags_are_errors(flags: tuple[str, ...], expected: list[str], bac
     assert all(words in error for words in expected), error
 
 
-def test_labels_without_words_need_label_words(backbone: str) -> None:
+@pytest.mark.parametrize("names", [("0", "1"), ("c1", "c2"), ("bug", "Bug"), ("bug", "映画")])
+def test_labels_without_words_have_no_pet(names: tuple[str, str], backbone: str) -> None:
+    rows = [(f"the case {i}", names[i % 2] if i < 40 else "") for i in range(50)]
+    data = write_csv("some.csv", ("text", "label"), rows)
+    flags = ("--backbone", backbone, "--student", backbone, "--no-score", "--output", "made.yaml")
+    done = init(data, *flags)
+    assert done.exit_code == 0, done.exception
+    assert "No PET: the names of the labels" in done.output and "--label-words" in done.output
+    sections = yaml.safe_load(Path("made.yaml").read_text())
+    assert not {"pet", "backbone"} & set(sections) and sections["task"]["labels"] == sorted(names)
+    words = ("--label-words", f"{names[0]}=crash", "--label-words", f"{names[1]}=parcel")
+    assert init(data, *flags, "--force", *words).exit_code == 0
+    assert read_recipe(Path("made.yaml"), PipelineConfig).task.verbalizer == {names[0]: ["crash"], names[1]: ["parcel"]}
+
+
+def test_some_label_words_need_all_of_them(backbone: str) -> None:
     rows = [(f"the case {i}", str(i % 2)) for i in range(40)]
     data = write_csv("some.csv", ("text", "label"), rows)
-    error = init_error(data, "--backbone", backbone, "--student", backbone)
+    error = init_error(data, "--backbone", backbone, "--student", backbone, "--label-words", "1=bug")
     assert "label '0' yields no label words" in error and "--label-words 0=WORD,WORD" in error
 
 

@@ -61,7 +61,7 @@ BAD = [
     ("labels: [plot, quote]", "labels: [plot, book]", "prompts.tasks.1.task.verbalizer.quote", "'quote'", "spelling"),
     ("label: kind}", "label: kind, label_map: {plot: s}}", "prompts.tasks.1.data.pool", "line 1: the label", "_map"),
     ("shots: 4", "shots: 40", "data.shots", "shots is 40 per class", "Lower data.shots"),
-    ("_size: 10\n  test", "_size: 100\n  test", "data.unlabeled_size", "unlabeled_size is 100", "Lower data."),
+    ("test_size: 10", "test_size: 910", "data.test_size", "test_size is 910", "Lower data.test_size"),
     ("shots: 2\n", "shots: 20\n", "prompts.tasks.1.data.shots", "shots is 20 per class", "Lower"),
     # label words
     ("verdict: [dull]", "verdict: [映画]", "task.verbalizer.rotten", "'映画' of 'rotten' is not in", "another"),

@@ -142,6 +142,12 @@ def test_fewglue_trains_250_steps_of_16_without_the_auxiliary_loss(name: str) ->
     assert config.backbone.max_length == (512 if name == "paper/multirc" else 256)
 
 
+@pytest.mark.parametrize("name", PAPER)
+def test_unlabeled_files_are_used_in_full(name: str) -> None:
+    data = read(name).data
+    assert data.unlabeled is None or data.unlabeled_size == 20_000
+
+
 @pytest.mark.parametrize("name", [*EACL, *FEWGLUE])
 def test_pet_trains_all_weights_with_three_seeds_and_distills_for_5000_steps(name: str) -> None:
     config = read(name)

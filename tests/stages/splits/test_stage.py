@@ -14,7 +14,7 @@ from stages.common.errors import DataError
 from stages.common.examples import load_examples
 from stages.common.protocols import NullRecorder
 from stages.splits.config import DataConfig, SplitsConfig
-from stages.splits.stage import Inputs, Result, run
+from stages.splits.stage import Inputs, Result, proportional_shares, run, sample_splits
 from tests.support.small_models import write_lines
 
 LABELS = ("rotten", "fresh")
@@ -137,7 +137,6 @@ def test_files_are_used_in_full(tmp_path: Path) -> None:
     [
         ({"shots": 31}, "shots is 31 per class, but the pool has", "data.shots"),
         ({"dev_shots": 30}, "dev_shots is 30 per class", "data.dev_shots"),
-        ({"unlabeled_size": 100}, "unlabeled_size is 100", "data.unlabeled_size"),
         ({"test_size": 61}, "test_size is 61, but the pool has 60 distinct", "data.test_size"),
     ],
 )
@@ -204,7 +203,7 @@ def test_label_without_labeled_example_raises(tmp_path: Path) -> None:
     ("settings", "message"),
     [
         ({"shots": 4}, "neither train nor pool"),
-        ({"train": Source(asset="a.jsonl", label="category")}, "neither test nor pool"),
+        ({"shots": 0}, "neither test nor pool"),
         ({"pool": Source(asset="a.jsonl")}, r"pool\.label is not set"),
     ],
 )
@@ -224,3 +223,93 @@ def test_test_texts_in_the_training_file_are_counted(tmp_path: Path) -> None:
     config = SplitsConfig(data=data, labels=("a", "b"), fields=("text",), seed=0)
     (tmp_path / "out").mkdir()
     assert run(config, Inputs(), tmp_path / "out", NullRecorder(), InProcessEngine()).num_test_seen == 1
+
+
+def lines(path: Path, *rows: tuple[str, str | None]) -> Source:
+    write_lines(path, [{"text": text, "category": label} for text, label in rows])
+    return source(path) if rows[0][1] else source(path, label=None)
+
+
+def test_texts_of_other_sets_are_removed_from_the_unlabeled_set_and_counted(tmp_path: Path) -> None:
+    data = DataConfig(
+        train=lines(tmp_path / "train.jsonl", ("Bad film", "rotten"), ("Good film", "fresh")),
+        dev=lines(tmp_path / "dev.jsonl", ("Fine film", "fresh")),
+        test=lines(tmp_path / "test.jsonl", ("Dull film", "rotten")),
+        unlabeled=lines(
+            tmp_path / "more.jsonl", ("bad  FILM", None), ("fine film", None), ("Dull film ", None), ("new film", None)
+        ),
+    )
+    result, _ = sample(config(data), tmp_path / "out")
+    assert (result.num_unlabeled, result.num_unlabeled_removed) == (1, 3)
+    assert [item.fields["text"] for item in load_examples(tmp_path / "out" / "unlabeled.jsonl")] == ["new film"]
+
+
+def test_unlabeled_set_without_a_new_text_raises(tmp_path: Path) -> None:
+    train = lines(tmp_path / "train.jsonl", ("bad film", "rotten"), ("good film", "fresh"))
+    data = DataConfig(train=train, test=train, unlabeled=source(tmp_path / "train.jsonl", label=None))
+    with pytest.raises(DataError, match="every unlabeled text is also in") as caught:
+        sample(config(data), tmp_path / "out")
+    assert caught.value.key == "data.unlabeled"
+
+
+def test_unlabeled_set_can_have_several_sources(tmp_path: Path) -> None:
+    train = lines(tmp_path / "train.jsonl", ("bad film", "rotten"), ("good film", "fresh"), ("which film", None))
+    first = source(tmp_path / "train.jsonl", label=None, filter={"category": ["None"]})
+    second = lines(tmp_path / "more.jsonl", ("new film", None), ("old film", None))
+    train = train.model_copy(update={"filter": {"category": list(LABELS)}})
+    data = DataConfig.model_validate(
+        {"train": train, "test": train, "unlabeled": [first.model_dump(), second.model_dump()]}
+    )
+    assert list(data.sources) == ["train", "unlabeled.0", "unlabeled.1", "test"]
+    splits = sample_splits(config(data))
+    assert [item.fields["text"] for item in splits.unlabeled] == ["which film", "new film", "old film"]
+    assert len({item.uid for item in splits.unlabeled}) == 3
+
+
+def test_unlabeled_file_is_sampled_with_the_seed(tmp_path: Path) -> None:
+    train = lines(tmp_path / "train.jsonl", ("bad film", "rotten"), ("good film", "fresh"))
+    more = lines(tmp_path / "more.jsonl", *((f"film {number:02}", None) for number in range(50)))
+    data = DataConfig(train=train, test=train, unlabeled=more, unlabeled_size=20)
+    first, again, other = (
+        [item.fields["text"] for item in sample_splits(config(data, seed)).unlabeled] for seed in (1, 1, 2)
+    )
+    assert first == again != other
+    assert len(set(first)) == 20 and first == sorted(first), "in the order of the file"
+
+
+def test_test_set_is_sampled_from_train_in_proportion_to_the_labels(tmp_path: Path) -> None:
+    rows: list[dict[str, object]] = [
+        {"text": f"film {number}", "category": "rotten" if number < 5 else "fresh"} for number in range(50)
+    ]
+    train = write_lines(tmp_path / "train.jsonl", [*rows, {"text": "FILM 49", "category": "fresh"}])
+    result, files = sample(config(DataConfig(train=source(train), test_size=10, unlabeled_size=0)), tmp_path / "out")
+    assert result.label_counts["test"] == {"fresh": 9, "rotten": 1}
+    assert result.num_test_seen == 0 and result.num_unlabeled == 0
+    assert result.num_train in (40, 41), "a repeated text is in one of the sets"
+    other, _ = sample(config(DataConfig(train=source(train), test_size=10), seed=9), tmp_path / "other")
+    assert other.label_counts["test"] == result.label_counts["test"]
+    assert (tmp_path / "other" / "test.jsonl").read_text() != files["test"]
+
+
+def test_test_set_from_train_leaves_an_example_of_each_label(tmp_path: Path) -> None:
+    train = lines(tmp_path / "train.jsonl", ("a", "rotten"), ("b", "fresh"), ("c", "fresh"))
+    result, _ = sample(config(DataConfig(train=train, test_size=1)), tmp_path / "out")
+    assert result.label_counts["train"] == {"fresh": 1, "rotten": 1}
+    with pytest.raises(DataError, match="test_size is 2, but train has 1 distinct examples to spare") as caught:
+        sample_splits(config(DataConfig(train=train, test_size=2)))
+    assert caught.value.remedy == "Lower data.test_size to 1."
+
+
+@pytest.mark.parametrize(
+    ("counts", "size", "expected"),
+    [
+        ((50, 50), 20, (10, 10)),
+        ((99, 1), 20, (20, 0)),
+        ((1, 1, 10), 9, (0, 0, 9)),
+        ((2, 2, 2), 3, (1, 1, 1)),
+        ((10, 20, 30), 7, (1, 2, 4)),
+    ],
+)
+def test_proportional_shares_sum_to_the_size(counts: tuple[int, ...], size: int, expected: tuple[int, ...]) -> None:
+    shares = proportional_shares(dict(enumerate(counts)), size)
+    assert tuple(shares.values()) == expected and sum(expected) == size

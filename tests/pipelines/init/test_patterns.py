@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-import subprocess
-from collections.abc import Callable
 from typing import Any
 
 import pytest
 from tokenizers import Tokenizer
 
-from pipelines.init import recipe_writer
-
-Clozeline = Callable[..., subprocess.CompletedProcess[str]]
+from pipelines.init import patterns
 
 
 @pytest.mark.parametrize(
@@ -25,12 +21,14 @@ Clozeline = Callable[..., subprocess.CompletedProcess[str]]
     ],
 )
 def test_kind_of_labels_is_inferred(labels: tuple[str, ...], column: str, kind: str) -> None:
-    assert recipe_writer.kind_of(labels, column) == kind
+    assert patterns.kind_of(labels, column, is_pair=False) == kind
+    assert patterns.kind_of(labels, column, is_pair=True) == "pair"
 
 
 def test_patterns_fit_the_family() -> None:
-    for kind in ("topic", "sentiment", "rating"):
-        causal, masked = (recipe_writer.default_patterns(kind, family) for family in ("causal", "masked"))
+    kinds: tuple[patterns.Kind, ...] = ("topic", "sentiment", "rating", "pair")
+    for kind in kinds:
+        causal, masked = (patterns.default_patterns(kind, family) for family in ("causal", "masked"))
         assert list(causal) == list(masked) and len(causal) == 3
         assert all(text.endswith("{mask}") and not text.endswith(" {mask}") for text in causal.values())
         assert all(text.endswith(" {mask}.") and "\n" not in text for text in masked.values())
@@ -45,6 +43,7 @@ def test_patterns_fit_the_family() -> None:
         (("the bug", "crashOfParcel"), {"the bug": ["bug"], "crashOfParcel": ["crash", "parcel"]}),
         (("pos", "neg"), {"pos": ["positive"], "neg": ["negative"]}),
         (("wifi", "0"), {"wifi": ["wifi"], "0": []}),
+        (("bug", "c1"), {"bug": ["bug"], "c1": []}),
         (("映画", "bug"), {"映画": [], "bug": ["bug"]}),
     ],
 )
@@ -52,4 +51,12 @@ def test_label_words_are_derived_from_label_names(
     backbone: str, labels: tuple[str, ...], expected: dict[str, Any]
 ) -> None:
     tokenizer = Tokenizer.from_file(f"{backbone}/tokenizer.json")
-    assert recipe_writer.label_words(labels, "topic", tokenizer, "masked") == expected
+    assert patterns.label_words(labels, "topic", tokenizer, "masked") == expected
+
+
+@pytest.mark.parametrize(
+    ("label", "expected"),
+    [("bug", True), ("2nd card", True), ("Sci/Tech", True), ("映画", True), ("7", False), ("c1", False), ("A", False)],
+)
+def test_labels_without_a_word_in_their_name_are_recognized(label: str, expected: bool) -> None:
+    assert patterns.has_word(label) is expected

@@ -1,0 +1,84 @@
+"""Measures the costs that `clozeline init` estimates the time of a recipe with.
+
+    python benchmarks/speed/model_costs.py [--threads 2] [--turns 3] [--models MiniLM,SmolLM2]
+
+Prints the table COSTS of pipelines/init/budget.py: seconds per 1,000 tokens in bfloat16 if the CPU computes in it.
+Encoders are trained with all weights, language models with the adapters of the default recipe.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable
+from statistics import median
+from typing import Any
+
+import torch
+from peft import LoraConfig, get_peft_model
+from torch import Tensor
+from transformers import AutoModel
+
+from benchmarks.speed.timing import machine, time_in_turns
+from pipelines.init.assets import SMOLLM2, ModelAsset
+from pipelines.init.budget import COSTS
+from stages.common.models.backbones.config import BackboneConfig
+from stages.common.models.backbones.loader import load_backbone
+from stages.common.models.batching import autocast, wants_bf16
+from stages.common.models.model_files import model_folder
+
+BATCH_SIZE, LENGTH = 16, 48
+NUM_BATCHES = 4
+
+
+def jobs_of(model: ModelAsset) -> dict[str, Callable[[], Any]]:
+    """Returns the jobs `reading` and `training` of a model, on `NUM_BATCHES` batches of random tokens."""
+    bf16, is_causal = wants_bf16("auto"), model is SMOLLM2
+    if is_causal:
+        frozen = load_backbone(BackboneConfig(asset=model.asset), frozen=True).model
+        network = get_peft_model(frozen, LoraConfig(r=8, lora_alpha=16, target_modules=["q_proj", "v_proj"]))
+    else:
+        network = AutoModel.from_pretrained(model_folder(model.asset))
+    parameters = [item for item in network.parameters() if item.requires_grad]
+    optimizer = torch.optim.AdamW(parameters, lr=1e-5, fused=True)
+    tokens_BL = torch.randint(100, 10_000, (BATCH_SIZE, LENGTH))
+
+    def states() -> Tensor:
+        with autocast(bf16):
+            output = network(tokens_BL, **({"logits_to_keep": 1} if is_causal else {}))
+        result: Tensor = output.logits if is_causal else output.last_hidden_state
+        return result.float()
+
+    def read() -> None:
+        network.eval()
+        with torch.inference_mode():
+            for _ in range(NUM_BATCHES):
+                states()
+
+    def train() -> None:
+        network.train()
+        for _ in range(NUM_BATCHES):
+            states().square().mean().backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+            optimizer.zero_grad()
+
+    return {"reading": read, "training": train}
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--threads", type=int, default=2, help="threads of torch")
+    parser.add_argument("--turns", type=int, default=3, help="number of turns of each measurement")
+    parser.add_argument("--models", default="", help="parts of names on the hub, separated by commas; default: all")
+    options = parser.parse_args()
+    torch.set_num_threads(options.threads)
+    print(machine())
+    thousands = NUM_BATCHES * BATCH_SIZE * LENGTH / 1000
+    for model in COSTS:
+        if any(part in model.hub for part in options.models.split(",")):
+            seconds = time_in_turns(jobs_of(model), options.turns)
+            reading, training = (median(seconds[name]) / thousands for name in ("reading", "training"))
+            print(f"{model.hub}: Cost(reading={reading:.3f}, training={training:.3f})", flush=True)
+
+
+if __name__ == "__main__":
+    main()

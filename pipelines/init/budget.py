@@ -1,0 +1,197 @@
+"""How long a new recipe takes on two cores, and what it leaves out to fit into a budget.
+
+The estimate reads the sections of the recipe, so it follows each of their settings. It is made once, when the recipe is
+written: a run never looks at the clock.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from pipelines.init.assets import MINILM, MPNET, MULTILINGUAL_E5, SMOLLM2, ModelAsset
+from pipelines.init.text_lengths import Lengths
+from stages.common.errors import InputError
+
+DEFAULT_BUDGET = "25m"
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """Seconds per 1,000 tokens on two cores."""
+
+    reading: float
+    """Without gradients."""
+    training: float
+    """Forward, backward and optimizer; of a language model with adapters."""
+
+
+# python benchmarks/speed/model_costs.py
+COSTS: Mapping[ModelAsset, Cost] = {
+    MINILM: Cost(reading=0.06, training=0.4),
+    MPNET: Cost(reading=0.4, training=2.7),
+    MULTILINGUAL_E5: Cost(reading=0.12, training=0.8),
+    SMOLLM2: Cost(reading=0.35, training=1.8),
+}
+STEP_OVERHEAD = 8.0
+"""Seconds until a step has started and has loaded its model."""
+PATTERN_TOKENS = 10
+"""Tokens of a pattern around the text."""
+UNLABELED_SIZES = (5000, 4000, 3000, 2000, 1000, 500)
+NUM_SEEDS = (3, 2, 1)
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Workload:
+    """The sizes of a task."""
+
+    lengths: Lengths
+    """Lengths of the texts."""
+    label_tokens: int
+    """Tokens of all label words, if any word has several; otherwise 0, because one pass scores all words."""
+    num_labeled: int
+    num_unlabeled: int
+    num_test: int
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Parts:
+    """The parts of the default recipe that cost time and can be left out or made smaller."""
+
+    has_base_student: bool
+    has_base_member: bool
+    has_pet: bool
+    max_unlabeled: int = UNLABELED_SIZES[0]
+    num_seeds: int = NUM_SEEDS[0]
+
+
+def parse_budget(text: str) -> int:
+    """Returns the seconds of a duration: `5m`, `25m`, `2h`, `1h30m`.
+
+    Raises:
+        InputError: it is not a duration.
+    """
+    match = re.fullmatch(r"(?:(\d+)h)?(?:(\d+)m)?", text.strip())
+    if match is None or not any(int(item or 0) for item in match.groups()):
+        example = f"{text.strip()}m" if text.strip().isdecimal() and int(text) else DEFAULT_BUDGET
+        raise InputError(
+            f"{text!r} is not a duration.", f"Write hours and minutes with their units: --budget {example}."
+        )
+    hours, minutes = (int(item or 0) for item in match.groups())
+    return 3600 * hours + 60 * minutes
+
+
+def format_duration(seconds: float) -> str:
+    """Returns a duration in words, rounded up to minutes."""
+    hours, minutes = divmod(-int(-seconds // 60), 60)
+    parts = [f"{hours} hour{'s' * (hours > 1)}"] * (hours > 0) + [f"{minutes} minute{'s' * (minutes > 1)}"] * (
+        minutes > 0
+    )
+    return " ".join(parts)
+
+
+def reductions(parts: Parts, num_texts: int) -> Iterator[Parts]:
+    """Yields the parts, then fewer and fewer of them: what costs the most for its use goes first.
+
+    Args:
+        parts: All parts that fit the task.
+        num_texts: Number of unlabeled texts of the task.
+    """
+    yield parts
+    changes: list[dict[str, Any]] = [{"has_base_student": False}, {"has_base_member": False}, {"has_pet": False}]
+    changes += [{"max_unlabeled": size} for size in UNLABELED_SIZES if size < num_texts]
+    changes += [{"num_seeds": count} for count in NUM_SEEDS]
+    for change in changes:
+        smaller = replace(parts, **change)
+        if smaller != parts:
+            parts = smaller
+            yield parts
+
+
+def describe_reductions(full: Parts, parts: Parts) -> list[str]:
+    """Returns what `full` has and `parts` does not have, in words."""
+    names = {"has_base_student": "base student", "has_base_member": "base member", "has_pet": "PET"}
+    lost = [f"no {name}" for key, name in names.items() if getattr(full, key) and not getattr(parts, key)]
+    if parts.max_unlabeled < full.max_unlabeled:
+        lost.append(f"at most {parts.max_unlabeled:,} unlabeled texts")
+    if parts.num_seeds < full.num_seeds:
+        lost.append(f"{parts.num_seeds} seed{'s' * (parts.num_seeds > 1)} instead of {full.num_seeds}")
+    return lost
+
+
+def estimate_seconds(sections: Mapping[str, Any], workload: Workload) -> dict[str, float]:
+    """Returns part of a recipe -> estimated seconds on two cores.
+
+    Args:
+        sections: The sections of the default recipe.
+        workload: Sizes of the task. `data.unlabeled_size` limits its unlabeled texts.
+    """
+    sized = replace(workload, num_unlabeled=num_unlabeled(sections, workload))
+    seconds = {f"members.{name}": _member_seconds(item, sized) for name, item in sections.get("members", {}).items()}
+    if "pet" in sections:
+        seconds["pet"] = _pet_seconds(sections, sized)
+    for key in ("distill", "baseline"):
+        if key in sections:
+            seconds[key] = _students_seconds(sections, sections[key], sized)
+    return seconds
+
+
+def num_unlabeled(sections: Mapping[str, Any], workload: Workload) -> int:
+    """Returns the number of unlabeled texts that the recipe uses."""
+    limit: int = sections["data"].get("unlabeled_size", 0)
+    return min(workload.num_unlabeled, limit)
+
+
+def _member_seconds(section: Mapping[str, Any], workload: Workload) -> float:
+    cost, length = _cost(section["encoder"]["asset"], MPNET), section["encoder"]["max_length"]
+    num_read = workload.num_labeled + workload.num_unlabeled + workload.num_test
+    seconds = STEP_OVERHEAD + _thousands(num_read, workload.lengths, length) * cost.reading
+    if "contrastive" in section:
+        all_pairs = workload.num_labeled * (workload.num_labeled - 1)
+        num_texts = 2 * min(section["contrastive"]["num_pairs"], all_pairs)
+        seconds += _thousands(num_texts, workload.lengths, length) * cost.training
+    return seconds
+
+
+def _pet_seconds(sections: Mapping[str, Any], workload: Workload) -> float:
+    """Returns the seconds of sub-models and of the zero-shot test of each pattern."""
+    cost, length = _cost(sections["backbone"]["asset"], SMOLLM2), sections["backbone"]["max_length"]
+    training, extra = sections["pet"]["training"], PATTERN_TOKENS + workload.label_tokens
+    num_trained = training["steps"] * training["batch_size"]
+    num_read = workload.num_labeled + workload.num_unlabeled + workload.num_test
+    submodel = (
+        STEP_OVERHEAD
+        + _thousands(num_trained, workload.lengths, length, extra) * cost.training
+        + _thousands(num_read, workload.lengths, length, extra) * cost.reading
+    )
+    zero_shot = STEP_OVERHEAD + _thousands(workload.num_test, workload.lengths, length, extra) * cost.reading
+    return len(sections["task"]["patterns"]) * (len(sections["pet"]["seeds"]) * submodel + zero_shot)
+
+
+def _students_seconds(sections: Mapping[str, Any], section: Mapping[str, Any], workload: Workload) -> float:
+    """Returns the seconds of all students of a section: on soft labels or, as baselines, on labels."""
+    seconds, training = 0.0, section["training"]
+    for student in students_of(sections):
+        cost, length = _cost(student["asset"], MPNET), student["max_length"]
+        trained = _thousands(training["steps"] * training["batch_size"], workload.lengths, length)
+        read = _thousands(workload.num_test, workload.lengths, length)
+        seconds += len(section["seeds"]) * (STEP_OVERHEAD + trained * cost.training + read * cost.reading)
+    return seconds
+
+
+def students_of(sections: Mapping[str, Any]) -> list[Mapping[str, Any]]:
+    """Returns the students of a recipe."""
+    return [sections["student"]]
+
+
+def _cost(asset: str, largest: ModelAsset) -> Cost:
+    """Returns the cost of a model. A model of the user counts as the largest of its kind."""
+    by_reference = {reference: cost for model, cost in COSTS.items() for reference in (model.asset, model.hub_asset)}
+    return by_reference.get(asset, COSTS[largest])
+
+
+def _thousands(num_texts: int, lengths: Lengths, max_length: int, extra: int = 0) -> float:
+    """Returns thousands of tokens of texts, each with `extra` tokens."""
+    return num_texts * min(lengths.mean + extra, max_length) / 1000

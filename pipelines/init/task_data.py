@@ -1,0 +1,165 @@
+"""The files of a task, and the section `data` that describes them in a new recipe."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from pipelines.init.labeled_file import LabeledData, LabeledFile, TextData
+from stages.common.errors import DataError
+
+TEST_SHARE = 0.2
+"""Fraction of the labeled texts that becomes the test set if there is no test file."""
+MAX_TEST = 1000
+MAX_TEST_OF_POOL = 500
+"""Maximum size of the test set if only some labels of a file are used."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TaskFiles:
+    """The files that the user has. Only the train file is required."""
+
+    train: LabeledFile
+    unlabeled: LabeledFile | None
+    dev: LabeledFile | None
+    test: LabeledFile | None
+
+    @classmethod
+    def read(cls, train: str, unlabeled: str | None, dev: str | None, test: str | None) -> TaskFiles:
+        """Reads all files.
+
+        Raises:
+            InputError: a file is missing, empty or damaged.
+        """
+        others = {"unlabeled": unlabeled, "dev": dev, "test": test}
+        files = {name: LabeledFile(asset) if asset else None for name, asset in others.items()}
+        return cls(train=LabeledFile(train), **files)
+
+    def summarize(self, fields: Mapping[str, str], label: str) -> TaskData:
+        """Returns the contents of the files.
+
+        Args:
+            fields: Field that patterns use -> its column in every file.
+            label: Column of the label in every file but the unlabeled one.
+
+        Raises:
+            DataError: a file lacks a column, or a row has no text or another label than the train file; names the file.
+        """
+        train = self.train.summarize(fields, label)
+        empty = [name for name, count in train.counts.items() if not count]
+        if empty:
+            raise DataError(
+                f"{train.asset} has no text of its own for the label {empty[0]!r}.",
+                "Add a row, or remove the rows with this label.",
+            )
+        for file, columns in ((self.unlabeled, ()), (self.dev, (label,)), (self.test, (label,))):
+            if file:
+                file.check_columns((*fields.values(), *columns), train.asset)
+        for file in (self.dev, self.test):
+            if file:
+                file.check_labels(label, train)
+        return TaskData(
+            train=train,
+            unlabeled=self.unlabeled.summarize_texts(fields) if self.unlabeled else None,
+            dev=self.dev.summarize(fields, label) if self.dev else None,
+            test=self.test.summarize(fields, label) if self.test else None,
+        )
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class TaskData:
+    """The contents of the files of a task."""
+
+    train: LabeledData
+    unlabeled: TextData | None
+    dev: LabeledData | None
+    test: LabeledData | None
+
+    def default_test_size(self, shots: int | None) -> int:
+        """Returns the number of test examples to sample from the train file.
+
+        Args:
+            shots: Labeled examples per class, if not all labels are used.
+
+        Raises:
+            DataError: no text is left for a test set.
+        """
+        total, num_labels = self.train.total, len(self.train.labels)
+        num_spare = total - (shots or 1) * num_labels
+        if num_spare < 1:
+            raise DataError(
+                f"{self.train.asset} has {total} different texts of {num_labels} labels: none is left for a test set.",
+                f"Set --test FILE, {'lower --shots, ' if shots else ''}or add rows with labels.",
+            )
+        if shots:
+            return min(MAX_TEST_OF_POOL, max(1, total // 4))
+        return min(MAX_TEST, max(1, round(TEST_SHARE * total)), num_spare)
+
+    def section(self, shots: int | None, test_size: int | None) -> dict[str, Any]:
+        """Returns the section `data`.
+
+        Args:
+            shots: Labeled examples per class; None: all labels of the train file.
+            test_size: Test examples to sample from the train file; None: there is a test file.
+        """
+        section: dict[str, Any] = {"pool" if shots else "train": _labeled_source(self.train)}
+        if self.dev:
+            section["dev"] = _labeled_source(self.dev)
+        unlabeled = self._unlabeled_sources(shots)
+        if unlabeled:
+            section["unlabeled"] = unlabeled if len(unlabeled) > 1 else unlabeled[0]
+        if self.test:
+            section["test"] = _labeled_source(self.test)
+        if shots:
+            section["shots"] = shots
+        if test_size:
+            section["test_size"] = test_size
+        return section
+
+    def comments(self, shots: int | None) -> dict[str, str]:
+        """Returns dotted key -> comment for the section."""
+        rarest, train = min(self.train.counts.values()), f"data.{'pool' if shots else 'train'}"
+        comments = {train: f"{self.train.total:,} different labeled texts, {rarest:,} of the rarest label"}
+        if self.train.num_empty:
+            comments[f"{train}.drop_empty"] = f"{self.train.num_empty:,} rows have no text"
+        if not self.test:
+            comments["data.test_size"] = f"sampled from the {'pool' if shots else 'train file'}"
+        sources = [f"the {self.train.num_unlabeled:,} rows without a label"] if self._uses_own_unlabeled(shots) else []
+        sources += [f"{len(self.unlabeled.texts):,} texts"] if self.unlabeled else []
+        if sources:
+            comments["data.unlabeled"] = " and ".join(sources)
+        return comments
+
+    def _uses_own_unlabeled(self, shots: int | None) -> bool:
+        """Returns True if the rows of the train file without a label are unlabeled data.
+
+        With `shots` the labeled rows that are left are unlabeled data, unless there is more of the other kind.
+        """
+        if shots and not self.unlabeled:
+            return self.train.num_unlabeled > max(self.train.total // 2, 1)
+        return self.train.num_unlabeled > 0
+
+    def _unlabeled_sources(self, shots: int | None) -> list[dict[str, Any]]:
+        sources = []
+        if self._uses_own_unlabeled(shots):
+            own = _source(self.train)
+            own["filter"] = {self.train.label: list(self.train.unlabeled)}
+            sources.append(own)
+        if self.unlabeled:
+            sources.append(_source(self.unlabeled))
+        return sources
+
+
+def _source(data: TextData) -> dict[str, Any]:
+    source: dict[str, Any] = {"asset": data.asset, "fields": dict(data.fields)}
+    return source | ({"drop_empty": True} if data.num_empty else {})
+
+
+def _labeled_source(data: LabeledData) -> dict[str, Any]:
+    source = _source(data) | {"label": data.label}
+    if data.label_map:
+        source["label_map"] = dict(data.label_map)
+    if data.unlabeled:
+        source["filter"] = {data.label: sorted({*data.labels, *data.label_map})}
+    return source

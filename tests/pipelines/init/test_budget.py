@@ -1,0 +1,115 @@
+"""Durations, estimates, and what a budget leaves out."""
+
+from __future__ import annotations
+
+import copy
+import itertools
+from dataclasses import replace
+from typing import Any
+
+import pytest
+
+from pipelines.init.assets import MINILM, MPNET, SMOLLM2
+from pipelines.init.budget import (
+    COSTS,
+    PATTERN_TOKENS,
+    STEP_OVERHEAD,
+    Parts,
+    Workload,
+    describe_reductions,
+    estimate_seconds,
+    format_duration,
+    parse_budget,
+    reductions,
+)
+from pipelines.init.text_lengths import Lengths
+from stages.common.errors import InputError
+
+WORK = Workload(lengths=Lengths(40, 60), label_tokens=0, num_labeled=100, num_unlabeled=8000, num_test=500)
+SECTIONS: dict[str, Any] = {
+    "task": {"patterns": {"one": "", "two": ""}},
+    "data": {"unlabeled_size": 5000},
+    "backbone": {"asset": SMOLLM2.asset, "max_length": 64},
+    "pet": {"seeds": [0], "training": {"steps": 50, "batch_size": 8}},
+    "members": {"base": {"encoder": {"asset": MPNET.asset, "max_length": 64}, "contrastive": {"num_pairs": 200}}},
+    "student": {"asset": MINILM.asset, "max_length": 64},
+    "distill": {"seeds": [0, 1], "training": {"steps": 100, "batch_size": 16}},
+}
+
+
+@pytest.mark.parametrize(("text", "seconds"), [("5m", 300), ("25m", 1500), ("2h", 7200), ("1h30m", 5400), (" 1m ", 60)])
+def test_durations_are_parsed(text: str, seconds: int) -> None:
+    assert parse_budget(text) == seconds
+
+
+@pytest.mark.parametrize(
+    ("text", "remedy"),
+    [("25", "--budget 25m"), ("0m", "--budget 25m"), ("", "--budget"), ("5 min", "--budget"), ("30s", "--budget")],
+)
+def test_other_texts_are_not_durations(text: str, remedy: str) -> None:
+    with pytest.raises(InputError, match="is not a duration") as caught:
+        parse_budget(text)
+    assert remedy in caught.value.remedy and "units" in caught.value.remedy
+
+
+@pytest.mark.parametrize(
+    ("seconds", "text"),
+    [(1, "1 minute"), (60, "1 minute"), (61, "2 minutes"), (3600, "1 hour"), (5430, "1 hour 31 minutes")],
+)
+def test_durations_are_formatted(seconds: float, text: str) -> None:
+    assert format_duration(seconds) == text
+
+
+def test_estimate_sums_tokens_times_cost() -> None:
+    seconds = estimate_seconds(SECTIONS, WORK)
+    assert set(seconds) == {"members.base", "pet", "distill"}
+    mpnet, minilm, smollm2 = COSTS[MPNET], COSTS[MINILM], COSTS[SMOLLM2]
+    assert seconds["members.base"] == pytest.approx(
+        STEP_OVERHEAD + 5600 * 0.04 * mpnet.reading + 400 * 0.04 * mpnet.training
+    )
+    assert seconds["distill"] == pytest.approx(
+        2 * (STEP_OVERHEAD + 1600 * 0.04 * minilm.training + 500 * 0.04 * minilm.reading)
+    )
+    tokens = (40 + PATTERN_TOKENS) / 1000
+    submodel = STEP_OVERHEAD + 400 * tokens * smollm2.training + 5600 * tokens * smollm2.reading
+    assert seconds["pet"] == pytest.approx(2 * (submodel + STEP_OVERHEAD + 500 * tokens * smollm2.reading))
+
+
+def test_estimate_grows_with_lengths_texts_and_label_words() -> None:
+    base = estimate_seconds(SECTIONS, WORK)
+    longer = estimate_seconds(SECTIONS, replace(WORK, lengths=Lengths(50, 60)))
+    assert all(longer[name] > base[name] for name in base)
+    words = estimate_seconds(SECTIONS, replace(WORK, label_tokens=10))
+    assert words["pet"] > base["pet"] and words["distill"] == base["distill"]
+    assert estimate_seconds(SECTIONS, replace(WORK, num_unlabeled=9000)) == base, "5,000 of them are used"
+    truncated = estimate_seconds(SECTIONS, replace(WORK, lengths=Lengths(500, 600)))
+    assert truncated == estimate_seconds(SECTIONS, replace(WORK, lengths=Lengths(64, 600)))
+
+
+def test_models_of_the_user_count_as_the_largest() -> None:
+    sections = copy.deepcopy(SECTIONS)
+    sections["members"]["base"]["encoder"]["asset"] = sections["student"]["asset"] = "folder"
+    seconds, base = estimate_seconds(sections, WORK), estimate_seconds(SECTIONS, WORK)
+    assert seconds["members.base"] == base["members.base"]
+    assert seconds["distill"] > 2 * base["distill"]
+    sections["student"]["asset"] = f"hf:{MINILM.hub}"
+    assert estimate_seconds(sections, WORK)["distill"] == base["distill"]
+
+
+def test_reductions_leave_out_one_part_after_the_other() -> None:
+    full = Parts(has_base_student=True, has_base_member=True, has_pet=True)
+    steps = list(reductions(full, 8000))
+    assert [describe_reductions(one, other)[-1] for one, other in itertools.pairwise(steps)] == [
+        "no base student", "no base member", "no PET", "at most 4,000 unlabeled texts", "at most 3,000 unlabeled texts",
+        "at most 2,000 unlabeled texts", "at most 1,000 unlabeled texts", "at most 500 unlabeled texts",
+        "2 seeds instead of 3", "1 seed instead of 2",
+    ]  # fmt: skip
+    assert describe_reductions(full, steps[-1]) == [
+        "no base student", "no base member", "no PET", "at most 500 unlabeled texts", "1 seed instead of 3"
+    ]  # fmt: skip
+
+
+def test_reductions_skip_parts_that_the_recipe_does_not_have() -> None:
+    small = Parts(has_base_student=False, has_base_member=False, has_pet=False)
+    assert [item.num_seeds for item in reductions(small, 0)] == [3, 2, 1]
+    assert [item.max_unlabeled for item in reductions(small, 1500)] == [5000, 1000, 500, 500, 500]
