@@ -33,6 +33,7 @@ class StepKind:
         row: Name of the kind on the leaderboard. Empty if its steps have no row.
         reads: Sets that influence its results.
         votes: Whether its steps can be members of the ensemble.
+        has_prior: Whether its logits prefer some labels whatever the text is, as those of language models do.
         has_seed: Whether steps of one row differ in a seed.
         report_position: Position of its steps in the report. None if the report does not read them.
         is_lightweight: Whether its steps compute so little that half a CPU core is enough.
@@ -43,6 +44,7 @@ class StepKind:
     row: str = ""
     reads: tuple[str, ...] = SETS
     votes: bool = False
+    has_prior: bool = False
     has_seed: bool = False
     report_position: int | None = None
     is_lightweight: bool = False
@@ -70,7 +72,7 @@ KINDS: Mapping[str, StepKind] = {
         },
     ),
     "batched_members": StepKind(color=BLUE, reads=("train", "dev")),
-    "pet": StepKind(color=BLUE, row="sub-model", votes=True, has_seed=True, report_position=5),
+    "pet": StepKind(color=BLUE, row="sub-model", votes=True, has_prior=True, has_seed=True, report_position=5),
     "probe": StepKind(color=RED, row="probe", votes=True, report_position=5),
     "finetuned": StepKind(color=RED, row="fine-tuned", votes=True, report_position=5),
     "tfidf": StepKind(color=RED, row="TF-IDF", votes=True, report_position=5, is_lightweight=True),

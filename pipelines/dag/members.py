@@ -19,6 +19,7 @@ from dataclasses import dataclass, replace
 from cluster.steps.step import Step
 from pipelines.dag.prompts import batched_step
 from pipelines.dag.steps import make_step
+from pipelines.kinds import KINDS
 from pipelines.schema.config import PipelineConfig
 from pipelines.schema.sections.ensemble import (
     FinetunedMember,
@@ -289,6 +290,7 @@ def labeled_shards_step(config: PipelineConfig, section: ShardsSection, members:
             labels=config.task.labels,
             ensemble=EnsembleConfig.of(config.ensemble),
             groups=tuple(step.labels["member"] for step in members),
+            have_priors=tuple(KINDS[step.kind].has_prior for step in members),
             shards=ShardsConfig.of(section),
         ),
         inputs={"members": members},

@@ -73,6 +73,11 @@ class PetSettings(Config):
     """cross_entropy, hinge, or auto: hinge if a label word has several tokens."""
     mlm: MlmConfig | None = None
     """Auxiliary masked-LM loss on unlabeled data, for masked models. If not set, it is not used."""
+    num_folds: int | None = Field(None, ge=2)
+    """Folds of the cross-validation on the labeled examples. Each fold trains the sub-model anew. If the untrained
+    model predicts the held-out examples better, it stays untrained. If not set, there is no cross-validation, and the
+    ensemble judges the sub-model by the untrained model.
+    """
 
     @model_validator(mode="after")
     def _tune_fits(self) -> Self:
@@ -81,6 +86,10 @@ class PetSettings(Config):
                 f"tune: {self.tune} needs training settings.",
                 "Add some: training: {learning_rate: 0.001, epochs: 6}.",
                 key="training",
+            )
+        if self.tune == "none" and self.num_folds:
+            raise InputError(
+                "tune: none trains nothing, but num_folds is set.", "Remove num_folds, or change tune.", key="num_folds"
             )
         if self.tune == "none" and self.mlm:
             raise InputError("tune: none trains nothing, but mlm is set.", "Remove mlm, or change tune.", key="mlm")

@@ -18,7 +18,8 @@ from __future__ import annotations
 import json
 import math
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -28,19 +29,21 @@ from numpy.typing import NDArray
 from stages.common.data.step_outputs import aligned, read_logits, write_losses
 from stages.common.examples import Example, load_examples, write_examples
 from stages.common.metrics.classification import softmax
-from stages.common.models.averaging import member_weights
+from stages.common.models.averaging import Scaling, member_weights
 from stages.common.models.cloze.classifier import ClozeClassifier
 from stages.common.models.cloze.demonstrations import prepend_demonstrations, sample_demonstrations
 from stages.common.models.cloze.mlm import with_mlm
 from stages.common.models.cloze.prefix_sharing import cached_loss
+from stages.common.patterns.config import Task
 from stages.common.patterns.verbalizers import found_words
 from stages.common.prompts.initialization import initialize_prompt
 from stages.common.prompts.inspection import log_inspection
-from stages.common.prompts.loader import new_submodel
+from stages.common.prompts.loader import SubModel, new_submodel
 from stages.common.prompts.peft_format import load_trained_prompt
 from stages.common.prompts.tuning import trainable_parameters, tune
-from stages.common.protocols import Engine, Recorder
+from stages.common.protocols import Engine, NullRecorder, Recorder
 from stages.common.seeds import python_rng
+from stages.common.training.cross_validation import Indices, held_out_logits
 from stages.common.training.evaluation import Member, accuracy_of, evaluate_on_test, write_member_logits
 from stages.pet.config import GenerationConfig, PetConfig
 
@@ -150,45 +153,91 @@ def run(config: PetConfig, inputs: Inputs, out: Path, recorder: Recorder, engine
     task = config.task if inputs.verbalizer is None else config.task.with_words(found_words(inputs.verbalizer))
     train_set = load_examples(inputs.data / "train.jsonl")
     pseudo_labeled = _pseudo_labeled(config, inputs, train_set, out, recorder)
-    with new_submodel(config.backbone, config.tune, config.lora, config.seed, engine) as submodel:
-        backbone = submodel.backbone
-        if config.tune == "prompt":
-            submodel.prompt = initialize_prompt(
-                config.prompt, task, config.pattern, backbone, seed=config.seed, pretrained=inputs.pretrained
-            )
-        classifier = ClozeClassifier.of(
-            task, config.pattern, backbone, config.backbone, submodel.prompt, loss_kind=config.loss, engine=engine
-        )
+    examples = [*train_set, *pseudo_labeled]
+    held_out = _cross_validate(config, inputs, task, train_set, pseudo_labeled, recorder, engine)
+    with _new_classifier(config, inputs, task, engine) as (submodel, classifier):
         if config.shots:
             _prepend_demonstrations(config, classifier, train_set, recorder)
         num_parameters = sum(item.numel() for item in trainable_parameters(classifier).values())
         before = classifier.predict(train_set, recorder, "labeled examples before training") if train_set else None
-        if inputs.batched is None:
-            examples = [*train_set, *pseudo_labeled]
-            losses = _train(config, inputs, classifier, examples, recorder=recorder, engine=engine)
-        else:
-            trained = load_trained_prompt(inputs.batched, config.name, backbone)
+        losses: list[float] = []
+        if inputs.batched is not None:
+            trained = load_trained_prompt(inputs.batched, config.name, submodel.backbone)
             submodel.prompt = classifier.prompt = trained.prompt
             losses = [trained.final_loss]
+        elif before is None or held_out is None or _is_better(held_out, before, train_set, task.labels):
+            losses = _train(config, inputs, classifier, examples, recorder, engine)
+        else:
+            held_out = None
         write_losses(out, losses)
-        log_inspection(submodel.prompt, backbone, recorder)
+        log_inspection(submodel.prompt, submodel.backbone, recorder)
         submodel.save(task, config.pattern, out)
         if losses:
             score = classifier.evaluate(train_set, recorder, "labeled examples").score if train_set else None
             recorder.log_metric("train/accuracy", score.accuracy if score else 0.0)
+        held_out = before if held_out is None else held_out
         if config.label_unlabeled:
-            test = write_member_logits(classifier, task.labels, inputs.data, out, recorder, before)
+            test = write_member_logits(classifier, task.labels, inputs.data, out, recorder, held_out)
         else:
             test = evaluate_on_test(classifier, task.labels, inputs.data, out, recorder)
     return Result(
         test=test,
-        held_out_accuracy=accuracy_of(before, train_set, task.labels),
+        held_out_accuracy=accuracy_of(held_out, train_set, task.labels),
         final_loss=losses[-1] if losses else None,
         num_labeled=len(train_set) if losses else config.shots * len(task.labels),
         num_unlabeled=len(pseudo_labeled),
         num_pseudo_labeled=len(pseudo_labeled),
         trainable_parameters=num_parameters,
     )
+
+
+@contextmanager
+def _new_classifier(
+    config: PetConfig, inputs: Inputs, task: Task, engine: Engine
+) -> Iterator[tuple[SubModel, ClozeClassifier]]:
+    """Yields an untrained sub-model, and the classifier of its pattern."""
+    with new_submodel(config.backbone, config.tune, config.lora, config.seed, engine) as submodel:
+        if config.tune == "prompt":
+            submodel.prompt = initialize_prompt(
+                config.prompt, task, config.pattern, submodel.backbone, seed=config.seed, pretrained=inputs.pretrained
+            )
+        yield submodel, ClozeClassifier.of(
+            task, config.pattern, submodel.backbone, config.backbone, submodel.prompt,
+            loss_kind=config.loss, engine=engine,
+        )  # fmt: skip
+
+
+def _cross_validate(
+    config: PetConfig,
+    inputs: Inputs,
+    task: Task,
+    train_set: Sequence[Example],
+    pseudo_labeled: Sequence[Example],
+    recorder: Recorder,
+    engine: Engine,
+) -> NDArray[np.float64] | None:
+    """Returns held-out logits [n, C]: each fold trains the sub-model on the other folds and the pseudo-labels."""
+    if config.num_folds is None:
+        return None
+    num_folds = config.num_folds
+
+    def fit_and_predict(fold: int, fitted: Indices, held_out: Indices) -> NDArray[np.float64]:
+        recorder.log_progress(fold, num_folds, phase="folds of the cross-validation")
+        examples = [*(train_set[row] for row in fitted), *pseudo_labeled]
+        with _new_classifier(config, inputs, task, engine) as (_, classifier):
+            _train(config, inputs, classifier, examples, NullRecorder(), engine, name=f"fold-{fold}")
+            return classifier.predict([train_set[row] for row in held_out], NullRecorder(), "")
+
+    gold = [task.labels.index(item.label or "") for item in train_set]
+    return held_out_logits(gold, len(task.labels), num_folds, fit_and_predict)
+
+
+def _is_better(
+    trained: NDArray[np.float64], untrained: NDArray[np.float64], train_set: Sequence[Example], labels: Sequence[str]
+) -> bool:
+    """Returns True if the trained model predicts held-out examples better than the untrained one, each rescaled."""
+    gold = np.array([labels.index(item.label or "") for item in train_set])
+    return Scaling.fit(trained, gold, has_bias=True).loss <= Scaling.fit(untrained, gold, has_bias=True).loss
 
 
 def _pseudo_labeled(
@@ -220,11 +269,11 @@ def _train(
     inputs: Inputs,
     classifier: ClozeClassifier,
     examples: Sequence[Example],
-    *,
     recorder: Recorder,
     engine: Engine,
+    name: str = "checkpoint",
 ) -> list[float]:
-    """Trains the sub-model; returns the loss of every step."""
+    """Trains the sub-model; returns the loss of every step. `name`: of the checkpoint."""
     if config.training is None:
         return []
     compute_loss = cached_loss(classifier)
@@ -232,6 +281,6 @@ def _train(
         compute_loss = with_mlm(classifier, load_examples(inputs.data / "unlabeled.jsonl"), config.mlm)
     return tune(
         classifier, compute_loss, examples, load_examples(inputs.data / "dev.jsonl"), config.training,
-        seed=config.seed, recorder=recorder, engine=engine,
+        seed=config.seed, recorder=recorder, engine=engine, name=name,
         frozen_steps=config.prompt.frozen_steps if config.tune == "prompt" else {},
     )  # fmt: skip

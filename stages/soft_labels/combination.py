@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stages.common.data.step_outputs import LogitRows, aligned, read_logits
-from stages.common.models.averaging import average_members, calibrate, fit_temperature, member_weights
+from stages.common.models.averaging import Scaling, average_members, calibrate, member_weights
 from stages.common.models.config import Calibration
 from stages.common.training.evaluation import HELD_OUT_FILE
 from stages.soft_labels.config import EnsembleConfig, LabelingConfig
@@ -29,15 +29,15 @@ _REFERENCES: dict[Calibration, str] = {
 
 @dataclass(frozen=True, slots=True)
 class MemberCalibration:
-    """Calibrates the logits of one member. `reference`: [m, C] logits that show its prior preference for a label."""
+    """Calibrates the logits of one member."""
 
     reference: NDArray[np.float64] | None
-    temperature: float = 1.0
+    """[m, C] logits that show its prior preference for a label."""
+    scaling: Scaling
 
     def __call__(self, logits: NDArray[np.float64]) -> NDArray[np.float64]:
         """Returns calibrated logits, [n, C]."""
-        calibrated = logits if self.reference is None else calibrate(logits, self.reference)
-        return calibrated / self.temperature
+        return self.scaling(logits if self.reference is None else calibrate(logits, self.reference))
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,11 +76,12 @@ class Combination:
         results = read_results(members)
         held_out = [_read_held_out(member, config.labels) for member in members]
         calibrations = []
-        for member, known in zip(members, held_out, strict=True):
-            calibration = MemberCalibration(_read_reference(config, member))
-            if ensemble.temperatures == "held_out" and known is not None:
-                temperature = fit_temperature(calibration(known.logits), _indices(known, config.labels))
-                calibration = MemberCalibration(calibration.reference, temperature)
+        for member, known, has_prior in zip(members, held_out, config.have_priors, strict=True):
+            calibration = MemberCalibration(_read_reference(config, member) if has_prior else None, Scaling())
+            if ensemble.scaling == "held_out" and known is not None:
+                gold = _indices(known, config.labels)
+                scaling = Scaling.fit(calibration(known.logits), gold, has_bias=has_prior)
+                calibration = replace(calibration, scaling=scaling)
             calibrations.append(calibration)
         num_examples = max((len(known.uids) for known in held_out if known is not None), default=0)
         weights = member_weights(

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pydantic import Field
 
 from stages.common.config import Config
-from stages.common.models.config import Average, Calibration, Temperatures, Weights
+from stages.common.models.config import Average, Calibration, MemberScaling, Weights
 
 
 class EnsembleConfig(Config):
@@ -18,12 +18,13 @@ class EnsembleConfig(Config):
     same total weight), or held_out (log-odds of the held-out accuracy above chance; a member at chance has no vote).
     """
     calibration: Calibration = "none"
-    """How the prior preference of a member for a label is removed: none, contextual (with texts without content), or
-    unlabeled (with the unlabeled data; for labels that are about equally frequent).
+    """How the prior preference of a language model for a label is removed: none, contextual (with texts without
+    content), or unlabeled (with the unlabeled data; for labels that are about equally frequent).
     """
-    temperatures: Temperatures = "none"
-    """Temperature of each member: none, or held_out (fitted to its held-out logits of the labeled data, so that members
-    of different kinds are as certain as they are right).
+    scaling: MemberScaling = "none"
+    """How the logits of each member are scaled: none, or held_out (by a temperature that is fitted to its held-out
+    logits of the labeled data, so that members of different kinds are as certain as they are right; the logits of
+    language models are shifted, too).
     """
     temperature: float = Field(1.0, gt=0)
     """Divides the averaged logits. Above 1 it makes the soft labels softer."""
@@ -38,6 +39,8 @@ class LabelingConfig(Config):
     """How the logits of the members are averaged."""
     groups: tuple[str, ...]
     """Kind of each member, for balanced weights."""
+    have_priors: tuple[bool, ...]
+    """Whether each member is a language model, which prefers some labels whatever the text is."""
 
 
 class SoftLabelsConfig(LabelingConfig):

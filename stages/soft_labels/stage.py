@@ -85,7 +85,7 @@ def run(config: SoftLabelsConfig, inputs: Inputs, out: Path, recorder: Recorder,
             {
                 "member": name,
                 "weight": round(float(weight), 6),
-                "temperature": round(calibration.temperature, 6),
+                "temperature": round(calibration.scaling.temperature, 6),
                 "held_out_accuracy": result["held_out_accuracy"],
                 "test_accuracy": result["test"]["accuracy"],
             }

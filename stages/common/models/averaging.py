@@ -12,10 +12,11 @@ from __future__ import annotations
 import math
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.optimize import minimize_scalar
+from scipy.optimize import minimize
 from scipy.special import logsumexp
 
 from stages.common.metrics.classification import softmax
@@ -23,7 +24,6 @@ from stages.common.models.config import Average, Weights
 
 CONTENT_FREE_TEXTS = ("N/A", "[MASK]", "...")
 """Texts without content, for contextual calibration."""
-MAX_LOG_TEMPERATURE = math.log(50)
 
 
 def calibrate(logits: NDArray[np.float64], reference: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -41,23 +41,55 @@ def calibrate(logits: NDArray[np.float64], reference: NDArray[np.float64]) -> ND
     return calibrated
 
 
-def fit_temperature(held_out_logits: NDArray[np.float64], gold: NDArray[np.int64]) -> float:
-    """Returns the temperature that makes a member's probabilities as certain as it is right.
+@dataclass(frozen=True, slots=True)
+class Scaling:
+    """Makes a member as certain as it is right: divides its logits, and shifts those of a label."""
 
-    It minimizes the cross-entropy of held-out examples plus log(T)^2 / 2, a normal prior, so that few examples that
-    are all right do not make the member infinitely certain.
+    temperature: float = 1.0
+    bias: NDArray[np.float64] | None = None
+    """[C] what is added to the divided logits; None for nothing."""
+    loss: float = 0.0
+    """Mean cross-entropy of the examples that it was fitted to."""
 
-    Args:
-        held_out_logits: [n, C] logits of examples that the member did not learn from.
-        gold: [n] indices of the labels.
-    """
+    @classmethod
+    def fit(cls, held_out_logits: NDArray[np.float64], gold: NDArray[np.int64], *, has_bias: bool) -> Scaling:
+        """Fits the scaling to examples that the member did not learn from.
 
-    def loss(log_temperature: float) -> float:
-        scaled = held_out_logits / math.exp(log_temperature)
-        return float((logsumexp(scaled, axis=1) - scaled[np.arange(len(gold)), gold]).sum() + log_temperature**2 / 2)
+        It minimizes the sum of the cross-entropies plus log(T)^2 / 2 and half the squared biases, which are normal
+        priors, so that few examples that are all right do not make the member infinitely certain.
 
-    bounds = (-MAX_LOG_TEMPERATURE, MAX_LOG_TEMPERATURE)
-    return math.exp(float(minimize_scalar(loss, bounds=bounds, method="bounded").x))
+        Args:
+            held_out_logits: [n, C].
+            gold: [n] indices of the labels.
+            has_bias: True for a language model, which prefers words for other reasons than the text.
+        """
+        num_labels = held_out_logits.shape[1]
+        centered = held_out_logits - held_out_logits.mean(axis=1, keepdims=True)
+        start = math.log(max(float(centered.std()), 1e-6))  # unit scale
+
+        def scaled(parameters: NDArray[np.float64]) -> NDArray[np.float64]:
+            bias = parameters[1:] if has_bias else 0.0
+            result: NDArray[np.float64] = centered / math.exp(parameters[0]) + bias
+            return result
+
+        def cross_entropies(parameters: NDArray[np.float64]) -> NDArray[np.float64]:
+            logits = scaled(parameters)
+            result: NDArray[np.float64] = logsumexp(logits, axis=1) - logits[np.arange(len(gold)), gold]
+            return result
+
+        def loss(parameters: NDArray[np.float64]) -> float:
+            prior = (parameters[0] - start) ** 2 + (parameters[1:] ** 2).sum()
+            return float(cross_entropies(parameters).sum() + prior / 2)
+
+        first = np.array([start, *([0.0] * num_labels if has_bias else [])])
+        fitted = minimize(loss, first, method="L-BFGS-B").x
+        bias = fitted[1:] if has_bias else None
+        return cls(math.exp(float(fitted[0])), bias, float(cross_entropies(fitted).mean()))
+
+    def __call__(self, logits: NDArray[np.float64]) -> NDArray[np.float64]:
+        """Returns scaled logits, [n, C]."""
+        scaled = logits / self.temperature
+        return scaled if self.bias is None else scaled + self.bias
 
 
 def member_weights(

@@ -6,7 +6,7 @@ from typing import Literal
 
 Average = Literal["logits", "probabilities"]
 Weights = Literal["uniform", "accuracy", "balanced", "held_out"]
-Temperatures = Literal["none", "held_out"]
+MemberScaling = Literal["none", "held_out"]
 Calibration = Literal["none", "contextual", "unlabeled"]
 EVAL_BATCH_TOKENS = 1024
 """Padded tokens per inference batch on a CPU: enough to use all cores, few enough for their caches."""

@@ -75,6 +75,7 @@ def tune(
     recorder: Recorder,
     engine: Engine,
     frozen_steps: Mapping[str, int] | None = None,
+    name: str = "checkpoint",
 ) -> list[float]:
     """Trains a model in place; returns the loss of every step. Arguments as in `train`.
 
@@ -90,7 +91,7 @@ def tune(
         model.backbone.model.train()  # a frozen backbone computes without dropout
     return train(
         model.items(train_set), compute_loss, parameters, config,
-        seed=seed, recorder=recorder, engine=engine, validate=validate, frozen_steps=frozen_steps,
+        seed=seed, recorder=recorder, engine=engine, validate=validate, frozen_steps=frozen_steps, name=name,
     )  # fmt: skip
 
 

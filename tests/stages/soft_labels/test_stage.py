@@ -12,7 +12,7 @@ from stages.common.data.step_outputs import write_logits
 from stages.common.errors import DataError
 from stages.common.examples import Example, load_examples
 from stages.common.metrics.classification import softmax
-from stages.common.models.averaging import calibrate, fit_temperature
+from stages.common.models.averaging import Scaling, calibrate
 from stages.soft_labels import stage as soft_labels
 from stages.soft_labels.config import EnsembleConfig, SoftLabelsConfig
 from stages.soft_labels.stage import NUM_DISAGREEMENTS, disagreements
@@ -44,7 +44,9 @@ def members(film_data: Path, tmp_path: Path) -> tuple[Path, ...]:
 
 def config(**settings: object) -> SoftLabelsConfig:
     groups = ("pet", "pet", "probe/mini")
-    return SoftLabelsConfig(labels=LABELS, members=NAMES, groups=groups, ensemble=EnsembleConfig(**settings))
+    return SoftLabelsConfig(
+        labels=LABELS, members=NAMES, groups=groups, have_priors=(True, True, True), ensemble=EnsembleConfig(**settings)
+    )
 
 
 @pytest.mark.parametrize(
@@ -103,14 +105,14 @@ def test_members_vote_by_their_held_out_logits(members: tuple[Path, ...], film_d
     gold = np.array([LABELS.index(item.label or "") for item in train])
     write_logits(members[1] / "held_out_logits.jsonl", train, np.eye(2)[gold] * 0.1, LABELS)
     inputs = soft_labels.Inputs(data=film_data, members=members)
-    settings = config(weights="held_out", temperatures="held_out", average="probabilities")
+    settings = config(weights="held_out", scaling="held_out", average="probabilities")
     recorder = Kept()
     result = run(soft_labels, settings, inputs, tmp_path / "out", recorder)
     assert result.weights == (0.0, 1.0, 0.0)
     assert result.held_out_accuracy == 1.0
-    temperature = fit_temperature(np.eye(2)[gold] * 0.1, gold)
-    assert recorder.tables["weights"][1]["temperature"] == pytest.approx(temperature, abs=1e-4)
-    expected = logits_of(members[1]) / temperature
+    scaling = Scaling.fit(np.eye(2)[gold] * 0.1, gold, has_bias=True)
+    assert recorder.tables["weights"][1]["temperature"] == pytest.approx(scaling.temperature, abs=1e-4)
+    expected = scaling(logits_of(members[1]))
     assert softmax(logits_of(tmp_path / "out")) == pytest.approx(softmax(expected), abs=1e-4)
 
 

@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from stages.common.metrics.classification import softmax
-from stages.common.models.averaging import average_members, calibrate, fit_temperature, member_weights
+from stages.common.models.averaging import Scaling, average_members, calibrate, member_weights
 
 VOTES = np.array([[[4.0, 0.0], [0.0, 1.0]], [[0.0, 1.0], [0.0, 3.0]]])
 """Two members, two texts, two labels."""
@@ -45,18 +45,36 @@ def test_held_out_weights_are_uniform_if_all_members_guess() -> None:
     assert member_weights("held_out", [0.5, 0.4], ["a", "b"], 32, 2) == pytest.approx([0.5, 0.5])
 
 
-def test_fit_temperature_finds_the_scale_of_logits() -> None:
+def sample_labels(logits: np.ndarray) -> np.ndarray:
     rng = np.random.default_rng(0)
-    logits = rng.normal(size=(20_000, 3)) * 2
-    gold = np.array([rng.choice(3, p=row) for row in softmax(logits)])
-    assert fit_temperature(logits, gold) == pytest.approx(1, abs=0.05)
-    assert fit_temperature(logits * 7, gold) == pytest.approx(7, abs=0.3)
-    assert fit_temperature(logits / 9, gold) == pytest.approx(1 / 9, abs=0.01)
+    return np.array([rng.choice(logits.shape[1], p=row) for row in softmax(logits)])
 
 
-def test_fit_temperature_of_a_member_without_errors_stays_finite() -> None:
+@pytest.mark.parametrize("scale", [1.0, 7.0, 1 / 9])
+def test_scaling_finds_the_temperature_of_logits(scale: float) -> None:
+    logits = np.random.default_rng(1).normal(size=(20_000, 3)) * 2
+    scaling = Scaling.fit(logits * scale, sample_labels(logits), has_bias=False)
+    assert scaling.temperature == pytest.approx(scale, rel=0.05)
+    assert scaling(logits * scale) == pytest.approx(logits * scale / scaling.temperature)
+
+
+def test_scaling_removes_the_bias_of_a_language_model() -> None:
+    logits = np.random.default_rng(1).normal(size=(20_000, 2)) * 2
+    gold = sample_labels(logits)
+    scaling = Scaling.fit(logits / 10 + np.array([0.6, 0.0]), gold, has_bias=True)
+    assert scaling.temperature == pytest.approx(0.1, rel=0.05)
+    assert scaling(logits / 10 + np.array([0.6, 0.0])).argmax(axis=1).mean() == pytest.approx(gold.mean(), abs=0.02)
+
+
+def test_scaling_of_a_member_without_errors_stays_finite() -> None:
     logits = np.array([[1.0, 0.0], [0.0, 1.0]] * 8)
-    assert 0.1 < fit_temperature(logits, np.array([0, 1] * 8)) < 1
+    assert 0.05 < Scaling.fit(logits, np.array([0, 1] * 8), has_bias=True).temperature < 1
+
+
+def test_loss_of_a_scaling_is_the_cross_entropy() -> None:
+    logits, gold = np.random.default_rng(1).normal(size=(50, 3)), np.arange(50) % 3
+    scaling = Scaling.fit(logits, gold, has_bias=True)
+    assert scaling.loss == pytest.approx(-np.log(softmax(scaling(logits))[np.arange(50), gold]).mean())
 
 
 def test_average_of_logits_is_weighted_and_divided_by_the_temperature() -> None:
