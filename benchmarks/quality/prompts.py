@@ -118,7 +118,7 @@ def recipe(name: str, seed: int, kind: str, split: Path) -> dict[str, Any]:
             "unlabeled": source("unlabeled", limit=8),
         },
         "backbone": {"asset": SMOLLM2, "max_length": 128},
-        "student": {"asset": ENCODERS["minilm"], "tune": "head"},
+        "students": {"small": {"asset": ENCODERS["minilm"], "tune": "head"}},
         "zero_shot": False,
         "ppt": {
             "formats": ["pair" if name == "rte" else "single"],

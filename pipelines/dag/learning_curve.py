@@ -59,7 +59,7 @@ def _subset(config: PipelineConfig, prefix: str, shots: int, seed: int, data: St
 
 
 def _smaller(config: PipelineConfig, section: LearningCurveSection, seed: int) -> PipelineConfig:
-    """Returns the recipe with one sub-model per pattern, one student, one baseline, and another seed."""
+    """Returns the recipe with one sub-model per pattern, one seed of students and baselines, and another seed."""
     pet = _one_seed(config.pet, section)
     parts: dict[str, Any] = {
         "pet": pet.model_copy(update={"patterns": section.patterns or config.pet.patterns}),

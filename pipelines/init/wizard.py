@@ -222,15 +222,15 @@ class InitWizard:
 
     def _parse_student(self, ref: str) -> str:
         if ref == DEMO:
-            return self.demo.student.asset
+            return self.demo.students["small"].asset
         with with_flag_hint():
             try:
                 asset = Asset.parse(ref)
             except InputError as error:
-                raise error.at(key="student.asset") from error
+                raise error.at(key="students.small.asset") from error
             if asset.scheme == "path" and not Path(asset.name).exists():
                 raise InputError(
-                    f"{ref!r} does not exist.", "Specify a folder or an asset reference.", key="student.asset"
+                    f"{ref!r} does not exist.", "Specify a folder or an asset reference.", key="students.small.asset"
                 )
         return ref
 

@@ -18,6 +18,7 @@ from pipelines.schema.sections.ensemble import (
     ProbeMember,
     SearchSection,
     ShardsSection,
+    StudentSection,
 )
 from pipelines.schema.sections.prompts import (
     PptSection,
@@ -31,7 +32,7 @@ from pipelines.schema.sections.resources import ResourcesSection, apply_default_
 from stages.common.config import Config, Name, asset_refs
 from stages.common.data.config import Source
 from stages.common.models.backbones.config import BackboneConfig
-from stages.common.models.encoders.config import EncoderConfig, StudentConfig
+from stages.common.models.encoders.config import EncoderConfig
 from stages.common.patterns.config import Task
 from stages.common.prompts.config import PromptConfig
 from stages.splits.config import DataConfig
@@ -59,8 +60,8 @@ class PipelineConfig(Config):
     """Sources and sizes of the sets."""
     backbone: BackboneConfig
     """The pretrained language model."""
-    student: StudentConfig
-    """The encoder of the final classifier."""
+    students: dict[Name, StudentSection] = Field(min_length=1)
+    """Encoders of the final classifier, by name. Each learns from the soft labels. The report names the one to use."""
     zero_shot: bool = True
     """If true, also tests each pattern without training."""
     priming: PrimingSection | None = None
@@ -77,10 +78,10 @@ class PipelineConfig(Config):
     """The ensemble."""
     unlabeled_shards: ShardsSection | None = None
     """Unlabeled data that is too large for memory. If not set, students learn from the unlabeled set."""
-    distill: DistillSection
-    """Distillation of the student."""
+    distill: DistillSection = DistillSection()
+    """Distillation of the students. Without unlabeled data there is none."""
     baseline: BaselineSection | None = None
-    """The student's encoder, trained on labeled data only. If not set, there is no baseline."""
+    """The encoders of the students, trained on labeled data only. If not set, there are no baselines."""
     learning_curve: LearningCurveSection | None = None
     """Accuracy against the number of labeled examples. If not set, there is no learning curve."""
     prompts: PromptsSection | None = None
@@ -97,6 +98,11 @@ class PipelineConfig(Config):
     def has_labels(self) -> bool:
         """Returns True if there is labeled data to learn from."""
         return self.data.train is not None or self.data.shots > 0
+
+    @property
+    def has_unlabeled(self) -> bool:
+        """Returns True if there is unlabeled data for the ensemble to label."""
+        return self.data.unlabeled is not None or (self.data.unlabeled_size > 0 and self.data.pool is not None)
 
     @property
     def pet_sections(self) -> dict[str, PetSection]:
@@ -133,8 +139,9 @@ class PipelineConfig(Config):
     @property
     def encoders(self) -> dict[str, EncoderConfig]:
         """Dotted key -> encoder."""
-        probes = ((name, item) for name, item in self.members.items() if isinstance(item, ProbeMember))
-        return {"student": self.student, **{f"members.{name}.encoder": item.encoder for name, item in probes}}
+        students = {f"students.{name}": item for name, item in self.students.items()}
+        probes = {name: item for name, item in self.members.items() if isinstance(item, ProbeMember)}
+        return {**students, **{f"members.{name}.encoder": item.encoder for name, item in probes.items()}}
 
     def prompt_task(self, item: PromptTaskConfig) -> tuple[Task, DataConfig]:
         """Returns the task and data of a downstream task."""

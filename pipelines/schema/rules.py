@@ -6,12 +6,12 @@ from collections.abc import Callable, Collection, Sequence
 
 from pipelines.schema.config import PipelineConfig
 from pipelines.schema.locations import errors_located_in
-from pipelines.schema.sections.ensemble import ProbeMember
+from pipelines.schema.sections.ensemble import ProbeMember, StudentStage
 from pipelines.schema.sections.prompts import PromptTaskConfig, token_level_tasks
 from stages.common.errors import InputError
 from stages.common.prompts.config import check_fits_token_level
 from stages.common.training.config import TrainingConfig
-from stages.common.training.student_config import check_training
+from stages.common.training.student_config import StudentSettings
 from stages.prompt_pretraining.formats import check_options_fit
 from stages.splits.config import DataConfig
 from stages.token_level.splits.config import TokenLevelData
@@ -28,11 +28,34 @@ def check_rules(config: PipelineConfig) -> None:
 
 
 def check_student_training(config: PipelineConfig) -> None:
-    """Students have training settings exactly if student.tune needs them."""
-    for key, section in (("distill", config.distill), ("baseline", config.baseline)):
-        if section is not None:
-            with errors_located_in(key):
-                check_training(config.student, section.training)
+    """Each student has training settings exactly if its `tune` needs them."""
+    sections: list[tuple[StudentStage, StudentSettings | None]] = [
+        ("distill", config.distill if config.has_unlabeled else None),
+        ("baseline", config.baseline),
+    ]
+    for stage, section in sections:
+        if section is None:
+            continue
+        for name, student in config.students.items():
+            if student.tune == "full" and student.training_in(stage, section) is None:
+                raise InputError(
+                    f"students.{name}.tune: full needs training settings.",
+                    f"Add training: {{learning_rate: 0.00005, epochs: 3}}, or set students.{name}.tune: head.",
+                    key=f"{stage}.training",
+                )
+        if section.training is not None and all(student.tune == "head" for student in config.students.values()):
+            raise InputError(
+                "every student has tune: head, which fits a linear head, without training steps.",
+                "Remove training, or set tune: full for a student.",
+                key=f"{stage}.training",
+            )
+    for name, student in config.students.items():
+        if student.baseline_training is not None and config.baseline is None:
+            raise InputError(
+                "the recipe has no section baseline.",
+                "Add baseline: {}, or remove baseline_training.",
+                key=f"students.{name}.baseline_training",
+            )
 
 
 def check_early_stopping(config: PipelineConfig) -> None:
@@ -64,6 +87,11 @@ def _trainings(
         ("distill.training", config.distill.training, own),
         ("ppt.training", config.ppt.training if config.ppt else None, ()),
         ("baseline.training", config.baseline.training if config.baseline else None, own),
+        *((f"students.{name}.training", item.training, own) for name, item in config.students.items()),
+        *(
+            (f"students.{name}.baseline_training", item.baseline_training, own)
+            for name, item in config.students.items()
+        ),
     ]
     if prompts:
         sets: list[DataConfig | TokenLevelData] = [
@@ -82,12 +110,27 @@ def _trainings(
     return trainings
 
 
-def check_unlabeled_data(config: PipelineConfig) -> None:
-    """There is unlabeled data for the student."""
-    if config.data.unlabeled is None and (config.data.unlabeled_size == 0 or config.data.pool is None):
+def check_without_unlabeled_data(config: PipelineConfig) -> None:
+    """Without unlabeled data, nothing needs it, and a baseline or a probe becomes the classifier."""
+    if config.has_unlabeled:
+        return
+    remedy = "Set data.unlabeled, or data.pool and data.unlabeled_size"
+    if not config.has_labels:
+        raise InputError("there is neither labeled nor unlabeled data.", f"{remedy}.", key="data")
+    curve = config.learning_curve
+    needs_unlabeled = {
+        "unlabeled_shards": config.unlabeled_shards is not None,
+        "learning_curve.methods": curve is not None and set(curve.methods) != {"baseline"},
+        **{f"{key}.ipet": item.ipet is not None for key, item in config.pet_sections.items()},
+        **{f"{key}.mlm": item.mlm is not None for key, item in config.pet_sections.items()},
+    }
+    for key, is_set in needs_unlabeled.items():
+        if is_set:
+            raise InputError("this needs unlabeled data.", f"{remedy}; or remove this.", key=key)
+    if config.baseline is None and not any(item.kind == "probe" for item in config.members.values()):
         raise InputError(
-            "there is no unlabeled data, from which the student learns.",
-            "Set data.unlabeled, or data.pool and data.unlabeled_size.",
+            "there is no unlabeled data, from which students learn, and no baseline or probe, so no classifier.",
+            f"{remedy}; or add a section baseline.",
             key="data",
         )
 
@@ -348,7 +391,7 @@ def _unknown(what: str, name: str, known: Collection[str], key: str) -> InputErr
 RULES: tuple[Callable[[PipelineConfig], None], ...] = (
     check_student_training,
     check_early_stopping,
-    check_unlabeled_data,
+    check_without_unlabeled_data,
     check_has_label_words,
     check_verbalizer_search,
     check_soft_blocks_are_used,

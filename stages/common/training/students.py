@@ -50,6 +50,7 @@ class StudentResult(TypedDict):
     test: Score
     final_loss: float | None
     trainable_parameters: int
+    num_parameters: int
 
 
 def train_student(
@@ -96,4 +97,11 @@ def train_student(
         test=test,
         final_loss=losses[-1] if losses else None,
         trainable_parameters=sum(item.numel() for item in student.parameters.values()),
+        num_parameters=_num_parameters(student),
     )
+
+
+def _num_parameters(student: TextClassifier) -> int:
+    """Returns the number of parameters, trained or frozen, without the encoder's pooler, which is not used."""
+    encoder = [item for name, item in student.encoder.model.named_parameters() if "pooler" not in name]
+    return sum(int(item.numel()) for item in (*encoder, *student.head.parameters()))

@@ -126,7 +126,7 @@ def test_models_default_to_those_of_the_demo(monkeypatch: pytest.MonkeyPatch, ba
     monkeypatch.setattr("pipelines.init.wizard.read_recipe", lambda *_: here)
     assert init(tickets(), "--output", "made.yaml", "--no-score").exit_code == 0
     config = read_recipe(Path("made.yaml"), PipelineConfig)
-    assert (config.backbone.asset, config.student.asset) == (backbone, demo.student.asset)
+    assert (config.backbone.asset, config.students["small"].asset) == (backbone, demo.students["small"].asset)
     assert config.pet.lora == demo.pet.lora, "adapters on the same layers as in the demo"
 
 
