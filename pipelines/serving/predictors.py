@@ -71,7 +71,7 @@ class Predictor(ABC, Generic[Item]):
 
 
 class ClassifierPredictor(Predictor[Example]):
-    """The distilled classifier."""
+    """A text classifier: a student, a baseline or a probe."""
 
     kind = "classifier"
 
