@@ -38,10 +38,10 @@ class StudentTargets(Protocol[Item]):
         """Returns the example of each item."""
 
     def loss(self, logits_BC: Tensor, batch: Sequence[Item]) -> Tensor:
-        """Returns the scalar loss of a batch, for student.tune: full."""
+        """Returns the scalar loss of a batch, for tune: full."""
 
     def head_targets(self) -> HeadTargets:
-        """Returns the targets of all items, for student.tune: head."""
+        """Returns the targets of all items, for tune: head."""
 
 
 class StudentResult(TypedDict):
