@@ -40,6 +40,7 @@ RENAMES: dict[str, dict[str, str]] = {
     "steps": {
         r"(^|/)(pet|pet/[^/]+|prompts)/together$": r"\1\2/batched",
         r"^shards$": "soft_label_shards",
+        r"^(distill|baseline)/(\d+)$": r"\1/small/\2",
     },
     "files": {
         r"(^|/)prompted\.json$": r"\1prompt_model.json",

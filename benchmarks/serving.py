@@ -1,8 +1,8 @@
 """Measures throughput, latency and errors of the service under load from many clients.
 
-    python benchmarks/serving.py                                   # runs the recipe smoke and serves its student
-    python benchmarks/serving.py store/distill/0/*/files/model     # any classifier, or the folder of a prompt
-    python benchmarks/serving.py --recipe demo --store store       # the student of a finished run
+    python benchmarks/serving.py                                      # runs the recipe smoke and serves its classifier
+    python benchmarks/serving.py store/distill/small/0/*/files/model   # any classifier, or the folder of a prompt
+    python benchmarks/serving.py --recipe demo --store store       # the classifier of a finished run
     python benchmarks/serving.py --recipe demo --store store --prompts ppt     # its prompts, alternating the tasks
     python benchmarks/serving.py FOLDER --clients 50 --seconds 60 --texts 1 --input texts.txt
 
@@ -97,11 +97,11 @@ def parse_options() -> argparse.Namespace:
     """Parses the command line."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument(
-        "folder", nargs="?", help="a classifier or the folder of a prompt; default: the recipe's student"
+        "folder", nargs="?", help="a classifier or the folder of a prompt; default: the recipe's classifier"
     )
     parser.add_argument("--recipe", default="smoke")
     parser.add_argument("--store", type=Path, help="store with a run of the recipe; default: runs it in a new store")
-    parser.add_argument("--prompts", help="serve the prompts of this method instead of the student")
+    parser.add_argument("--prompts", help="serve the prompts of this method instead of the classifier")
     parser.add_argument("--clients", type=int, default=50)
     parser.add_argument("--seconds", type=float, default=60)
     parser.add_argument("--texts", type=int, default=1, help="texts per request")

@@ -5,6 +5,7 @@ Labels of steps:
 
 row         name of its row on the leaderboard; steps that differ only in their seed share a row
 seed        the seed of the recipe, for kinds with `has_seed`
+student     name of the student, of distillation and baseline steps
 task        name of the task, of data and prompt steps
 pattern     name of the pattern
 member      kind of member for balanced weights: `pet`, `pet/<member>`, or the name of the step
@@ -35,6 +36,8 @@ class StepKind:
         votes: Whether its steps can be members of the ensemble.
         has_prior: Whether its logits prefer some labels whatever the text is, as those of language models do.
         has_seed: Whether steps of one row differ in a seed.
+        is_classifier: Whether its steps train a classifier that needs no language model, in the folder `model/`. The
+            report selects one of them to use.
         report_position: Position of its steps in the report. None if the report does not read them.
         is_lightweight: Whether its steps compute so little that half a CPU core is enough.
         pretrained_to: For prompt pretraining: format -> what its prompts learn, after "learned to".
@@ -46,6 +49,7 @@ class StepKind:
     votes: bool = False
     has_prior: bool = False
     has_seed: bool = False
+    is_classifier: bool = False
     report_position: int | None = None
     is_lightweight: bool = False
     pretrained_to: Mapping[str, str] = field(default_factory=dict)
@@ -73,21 +77,33 @@ KINDS: Mapping[str, StepKind] = {
     ),
     "batched_members": StepKind(color=BLUE, reads=("train", "dev")),
     "pet": StepKind(color=BLUE, row="sub-model", votes=True, has_prior=True, has_seed=True, report_position=5),
-    "probe": StepKind(color=RED, row="probe", votes=True, report_position=5),
-    "finetuned": StepKind(color=RED, row="fine-tuned", votes=True, report_position=5),
-    "tfidf": StepKind(color=RED, row="TF-IDF", votes=True, report_position=5, is_lightweight=True),
+    "probe": StepKind(color=RED, row="probe", votes=True, is_classifier=True, report_position=5),
+    "finetuned": StepKind(color=RED, row="fine-tuned", votes=True, is_classifier=True, report_position=5),
+    "tfidf": StepKind(color=RED, row="TF-IDF", votes=True, is_classifier=True, report_position=5, is_lightweight=True),
     "soft_labels": StepKind(
         color=DARK_BLUE, row="ensemble", reads=("unlabeled", "test"), report_position=6, is_lightweight=True
     ),
     "soft_label_shards": StepKind(color=DARK_BLUE, reads=()),
     "distill": StepKind(
-        color=GREEN, row="student", reads=("unlabeled", "dev", "test"), has_seed=True, report_position=7
+        color=GREEN,
+        row="student",
+        reads=("unlabeled", "dev", "test"),
+        has_seed=True,
+        is_classifier=True,
+        report_position=7,
     ),
     "batched_prompts": StepKind(color=PURPLE, reads=("train", "dev")),
     "prompts": StepKind(color=PURPLE, row="prompt", reads=("train", "dev", "test"), has_seed=True, report_position=9),
     "zero_shot": StepKind(color=YELLOW, row="zero-shot", reads=("test",), report_position=3),
     "priming": StepKind(color=BROWN, row="priming", reads=("train", "test"), has_seed=True, report_position=4),
-    "baseline": StepKind(color=GRAY, row="baseline", reads=("train", "dev", "test"), has_seed=True, report_position=2),
+    "baseline": StepKind(
+        color=GRAY,
+        row="baseline",
+        reads=("train", "dev", "test"),
+        has_seed=True,
+        is_classifier=True,
+        report_position=2,
+    ),
     "curve_point": StepKind(color=DARK_GRAY),
     "learning_curve": StepKind(color=DARK_GRAY, reads=(), report_position=10, is_lightweight=True),
     "report": StepKind(color=DARK_GRAY, reads=(), is_lightweight=True),

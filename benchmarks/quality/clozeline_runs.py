@@ -101,7 +101,7 @@ def recipe(name: str, seed: int, split: Path, *, ipet: bool, longer: float) -> d
             "unlabeled_size": 10**9,  # the file has its final size
         },
         "backbone": {"asset": SMOLLM2.asset, "max_length": LENGTHS[name]},
-        "student": {"asset": MINILM.asset, "max_length": 128},
+        "students": {"small": {"asset": MINILM.asset, "max_length": 128}},
         "zero_shot": seed == SEEDS[name][0],
         "pet": {
             "tune": "lora",
@@ -131,7 +131,7 @@ def student_training(learning_rate: float, steps: int) -> dict[str, Any]:
 def variants(base: dict[str, Any], *, full: bool, longer: float) -> dict[str, dict[str, Any]]:
     """Returns the recipe for each suffix of the rows. Steps that two recipes share run once."""
     head = {"asset": MPNET.asset, "max_length": 128, "tune": "head"}
-    frozen = {**base, "student": head, "distill": {}, "baseline": None, "zero_shot": False}
+    frozen = {**base, "students": {"small": head}, "distill": {}, "baseline": None, "zero_shot": False}
     no_probe = {key: value for key, value in frozen.items() if key != "members"}
     first_generation = {**no_probe, "pet": {key: value for key, value in base["pet"].items() if key != "ipet"}}
     recipes = {"mpnet_head": frozen, "minilm": base, "submodels": first_generation}
@@ -139,7 +139,7 @@ def variants(base: dict[str, Any], *, full: bool, longer: float) -> dict[str, di
         student = {"asset": MPNET.asset, "max_length": 128}
         recipes["mpnet"] = {
             **frozen,
-            "student": student,
+            "students": {"small": student},
             "distill": {"training": student_training(2e-5, round(120 * longer))},
         }
     return recipes | ({"ipet": no_probe} if "ipet" in base["pet"] else {})
@@ -161,7 +161,7 @@ def run(name: str, seed: int, options: argparse.Namespace, known: set[str]) -> l
         subprocess.run(command, check=True)
         report = json.loads((options.work / "store" / "reports" / path.stem / "report.json").read_text())
         for row in report["rows"]:
-            title = f"{row['name']}/{suffix}" if row["kind"] in ("student", "ensemble", "baseline") else row["name"]
+            title = f"{row['kind']}/{suffix}" if row["kind"] in ("student", "ensemble", "baseline") else row["name"]
             scores = {key: row[key]["mean"] for key in ("accuracy", "macro_f1")}
             results[title] = {"set": name, "seed": seed, "row": title, **scores, "seconds": row["seconds"]}
     return [row for title, row in results.items() if not known & {title, f"{title.rpartition('/')[0]}/*"}]

@@ -118,7 +118,7 @@ def recipe(name: str, seed: int, kind: str, split: Path) -> dict[str, Any]:
             "unlabeled": source("unlabeled", limit=8),
         },
         "backbone": {"asset": SMOLLM2.asset, "max_length": 128},
-        "student": {"asset": MINILM.asset, "tune": "head"},
+        "students": {"small": {"asset": MINILM.asset, "tune": "head"}},
         "zero_shot": False,
         "ppt": {
             "formats": ["pair" if name == "rte" else "single"],

@@ -60,8 +60,8 @@ def group_name(step: str) -> str:
 
     So the steps of a group differ in one or two things: the seed, and the pattern or the method.
 
-    >>> [group_name(step) for step in ("report", "distill/0", "pet/review/0", "pet/g1/review/0", "prompts/films/ppt/0")]
-    ['', 'distill', 'pet', 'pet/g1', 'prompts/films']
+    >>> [group_name(step) for step in ("report", "distill/small/0", "pet/review/0", "prompts/films/ppt/0")]
+    ['', 'distill', 'pet', 'prompts/films']
     """
     parts = step.split("/")
     return "/".join(parts[: 2 if len(parts) >= 4 else 1]) if len(parts) > 1 else ""

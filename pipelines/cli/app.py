@@ -42,7 +42,7 @@ COMMANDS = {
     "score": ("pipelines.cli.predict:score", "Score the labels of each line with each pattern, without training."),
     "predict": (
         "pipelines.cli.predict:predict",
-        "Predict labels and probabilities for each line with the student or with prompts.",
+        "Predict labels and probabilities for each line with the classifier or with prompts.",
     ),
     "recommend": ("pipelines.cli.recipe:recommend", "Recommend a method, lengths, rates and parallelism for a recipe."),
     "gc": (
@@ -55,7 +55,7 @@ COMMANDS = {
     ),
     "serve": (
         "pipelines.cli.predict:serve",
-        "Serve the student or prompts over HTTP: POST /predict, until Ctrl-C or SIGTERM.",
+        "Serve the classifier or prompts over HTTP: POST /predict, until Ctrl-C or SIGTERM.",
     ),
     "init": ("pipelines.cli.recipe:init", "Write a recipe for a file of labeled examples."),
     "schema": ("pipelines.cli.recipe:schema", "Print the JSON schema of recipes, or a reference of all keys."),

@@ -32,7 +32,11 @@ KeepGoing = Annotated[
 ]
 MaxParallel = Annotated[int | None, typer.Option("--max-parallel", min=1, help="Maximum number of steps at a time.")]
 Register = Annotated[
-    bool, typer.Option("--register/--no-register", help="Register student and prompts in MLflow's model registry.")
+    bool, typer.Option("--register/--no-register", help="Register classifier and prompts in MLflow's model registry.")
+]
+Row = Annotated[
+    str | None,
+    typer.Option("--row", help="Use this row of the leaderboard: student/small. Default: the report selects it."),
 ]
 Json = Annotated[
     bool, typer.Option("--json", help="Write one JSON object per event to stdout, and messages to stderr.")

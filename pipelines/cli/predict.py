@@ -60,12 +60,14 @@ def predict(
     prompts: Annotated[
         str | None, typer.Option(help="Use the soft prompts of this method. Each line names its task.")
     ] = None,
+    row: options.Row = None,
     output: options.OutputFile = None,
     override: options.Override = None,
     store: options.StoreFolder = DEFAULT_STORE,
 ) -> None:
-    """Predict labels and probabilities for each line with the student or with prompts."""
-    predictor = model_lookup.find_model(recipe, override, store, prompts).load()
+    """Predict labels and probabilities for each line with the classifier or with prompts."""
+    choice = model_lookup.ModelChoice(row=row, prompts=prompts)
+    predictor = model_lookup.find_model(recipe, override, store, choice).load()
     with open_lines(input_) as lines, open_output(output) as file:
         for line in batch_inference.predict_lines(predictor, lines, input_):
             file.write(line + "\n")
@@ -74,6 +76,7 @@ def predict(
 def serve(
     recipe: Annotated[str, typer.Argument(help="Recipe that was run, or the folder of a model.")],
     prompts: Annotated[str | None, typer.Option(help="Serve the soft prompts of this method, one per task.")] = None,
+    row: options.Row = None,
     host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 for all addresses.")] = "127.0.0.1",
     port: Annotated[int, typer.Option(help="Port to listen on; 0 for a free port.", min=0, max=65535)] = 5001,
     max_batch: Annotated[int, typer.Option(help="Maximum number of texts per batch.", min=1)] = 64,
@@ -84,8 +87,9 @@ def serve(
     override: options.Override = None,
     store: options.StoreFolder = DEFAULT_STORE,
 ) -> None:
-    """Serve the student or prompts over HTTP: POST /predict, until Ctrl-C or SIGTERM."""
-    source = model_lookup.find_model(recipe, override, store, prompts)
+    """Serve the classifier or prompts over HTTP: POST /predict, until Ctrl-C or SIGTERM."""
+    choice = model_lookup.ModelChoice(row=row, prompts=prompts)
+    source = model_lookup.find_model(recipe, override, store, choice)
     config = ServiceConfig(
         address=ListenAddress(host=host, port=port),
         limits=RequestLimits(max_texts=max_texts, max_bytes=max_bytes),

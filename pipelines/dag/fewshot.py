@@ -3,12 +3,12 @@
 data/<task> ─┬─ verbalizer/<pattern> (before all that uses the pattern, if label words are searched for)
              ├─ zero_shot/<pattern>, priming/<pattern>/<seed> ───────────────────┐
              ├─ pet/<pattern>/<seed> ─ pet/g<k>/... ─┐                           │
-             ├─ probe/<member> ──────────────────────┴ soft_labels (and soft_label_shards) ─ distill/<seed>
-             ├─ baseline/<seed> ─────────────────────────────────────────────────┼─ report
+             ├─ probe/<member> ──────────────────────┴ soft_labels (and soft_label_shards) ─ distill/<student>/<seed>
+             ├─ baseline/<student>/<seed> ───────────────────────────────────────┼─ report
 ppt/<format>─┴─ prompts/<task>/<method>/<seed> ──────────────────────────────────┘
 
-ppt_examples/<format> runs before ppt/<format> if several workers read the corpus. learning_curve/... repeats the steps
-with fewer labels (`learning_curve.py`).
+Without unlabeled data there are no soft labels and no distillation. ppt_examples/<format> runs before ppt/<format> if
+several workers read the corpus. learning_curve/... repeats the steps with fewer labels (`learning_curve.py`).
 
 Plans a recipe: its steps, with the keys that its options ask for, compared with the store.
 """
@@ -35,9 +35,11 @@ from pipelines.dag.steps import make_step
 from pipelines.kinds import KINDS
 from pipelines.report.config import MeasuredStep, ReportConfig
 from pipelines.schema.config import PipelineConfig
-from pipelines.schema.sections.ensemble import CurveMethod
+from pipelines.schema.sections.ensemble import BaselineSection, CurveMethod, StudentStage
 from stages.baseline.config import BaselineConfig
+from stages.common.models.encoders.config import StudentConfig
 from stages.common.patterns.config import Task
+from stages.common.seeds import derive_seed
 from stages.distillation.config import DistillationConfig
 from stages.soft_labels.config import EnsembleConfig, SoftLabelsConfig
 from stages.splits.config import DataConfig, SplitsConfig
@@ -60,8 +62,12 @@ def build_steps(config: PipelineConfig, dropped: Collection[str] = ()) -> list[S
     examples, ppt = pretraining_steps(config)
     submodels = member_steps(config, main, words, ppt)
     members = tuple(step for step in submodels.members if step.name not in dropped)
-    labels = _soft_labels(config, main, members, tuple(sorted(dropped)))
-    shards = labeled_shards_step(config, config.unlabeled_shards, members) if config.unlabeled_shards else None
+    taught: list[Step] = []
+    if config.has_unlabeled:
+        labels = _soft_labels(config, main, members, tuple(sorted(dropped)))
+        shards = labeled_shards_step(config, config.unlabeled_shards, members) if config.unlabeled_shards else None
+        taught += [labels, *([shards] if shards else [])]
+        taught += _students(config, main, labels, shards)
     batched, prompts = prompt_steps(config, data, ppt)
     steps = [
         *data.values(),
@@ -71,14 +77,12 @@ def build_steps(config: PipelineConfig, dropped: Collection[str] = ()) -> list[S
         *submodels.batched,
         *submodels.earlier,
         *members,
-        labels,
-        *([shards] if shards else []),
-        *(_student(config, seed, main, labels, shards) for seed in config.distill.seeds),
+        *taught,
         *batched,
         *prompts,
         *token_level_prompt_steps(config, data, ppt),
         *untrained_steps(config, main, words),
-        *(_baseline(config, seed, main) for seed in (config.baseline.seeds if config.baseline else ())),
+        *_baselines(config, main),
         *learning_curve_steps(config, main, partial(_steps_of_methods, ppt=ppt)),
     ]
     urgency = {kind: number for number, kind in enumerate(KINDS)}
@@ -86,15 +90,16 @@ def build_steps(config: PipelineConfig, dropped: Collection[str] = ()) -> list[S
 
 
 def _steps_of_methods(config: PipelineConfig, data: Step, ppt: Sequence[Step]) -> dict[CurveMethod, Step]:
-    """Returns the last step of each method that the learning curve can measure."""
+    """Returns the last step of each method that the learning curve can measure. It uses the first student."""
+    student = next(iter(config.students))
     members = member_steps(config, data, verbalizer_steps(config, data), ppt).members
     labels = _soft_labels(config, data, members, ())
     steps: dict[CurveMethod, Step] = {
         "ensemble": labels,
-        "student": _student(config, config.distill.seeds[0], data, labels),
+        "student": _student(config, student, config.distill.seeds[0], data, labels),
     }
     if config.baseline:
-        steps["baseline"] = _baseline(config, config.baseline.seeds[0], data)
+        steps["baseline"] = _baseline(config, config.baseline, student, config.baseline.seeds[0], data)
     return steps
 
 
@@ -128,41 +133,91 @@ def _soft_labels(config: PipelineConfig, data: Step, members: tuple[Step, ...], 
     )
 
 
-def _student(config: PipelineConfig, seed: int, data: Step, labels: Step, shards: Step | None = None) -> Step:
+def _students(config: PipelineConfig, data: Step, labels: Step, shards: Step | None) -> list[Step]:
+    """Returns the steps of all students. The first seed of a student teaches others."""
+    steps: dict[tuple[str, int], Step] = {}
+
+    def add(name: str) -> None:
+        teacher = config.students[name].teacher
+        if teacher is not None:
+            add(teacher)
+        for seed in config.distill.seeds:
+            if (name, seed) not in steps:
+                teacher_step = None if teacher is None else steps[teacher, config.distill.seeds[0]]
+                steps[name, seed] = _student(config, name, seed, data, labels, shards, teacher_step)
+
+    for name in config.students:
+        add(name)
+    return [steps[name, seed] for name in config.students for seed in config.distill.seeds]
+
+
+def _student(
+    config: PipelineConfig,
+    name: str,
+    seed: int,
+    data: Step,
+    labels: Step,
+    shards: Step | None = None,
+    teacher: Step | None = None,
+) -> Step:
+    section = config.students[name]
+    teaches = any(student.teacher == name for student in config.students.values())
     return make_step(
         config,
-        f"distill/{seed}",
+        f"distill/{name}/{seed}",
         kind="distill",
         run="stages.distillation.stage:run",
         config=DistillationConfig.of(
             config.distill,
             labels=config.task.labels,
             fields=config.task.fields,
-            student=config.student,
+            student=StudentConfig.of(section),
+            training=section.training_in("distill", config.distill),
+            label_unlabeled=teaches and seed == config.distill.seeds[0],
             max_student_examples=config.unlabeled_shards.max_student_examples if config.unlabeled_shards else None,
+            seed=_seed_of(config, "distill", seed),
         ),
-        inputs={"data": data, "soft_labels": labels, "shards": shards},
+        inputs={"data": data, "soft_labels": labels, "teacher": teacher, "shards": shards},
         resources=config.distill.resources,
-        row="student",
+        row=f"student/{name}",
+        student=name,
         seed=str(seed),
     )
 
 
-def _baseline(config: PipelineConfig, seed: int, data: Step) -> Step:
-    assert config.baseline is not None
+def _baselines(config: PipelineConfig, data: Step) -> list[Step]:
+    section = config.baseline
+    if section is None:
+        return []
+    return [_baseline(config, section, name, seed, data) for name in config.students for seed in section.seeds]
+
+
+def _baseline(config: PipelineConfig, section: BaselineSection, name: str, seed: int, data: Step) -> Step:
+    student = config.students[name]
     return make_step(
         config,
-        f"baseline/{seed}",
+        f"baseline/{name}/{seed}",
         kind="baseline",
         run="stages.baseline.stage:run",
-        config=BaselineConfig.of(
-            config.baseline, labels=config.task.labels, fields=config.task.fields, student=config.student
+        config=BaselineConfig(
+            labels=config.task.labels,
+            fields=config.task.fields,
+            student=StudentConfig.of(student),
+            training=student.training_in("baseline", section),
+            num_folds=section.num_folds if seed == section.seeds[0] else None,
+            seed=_seed_of(config, "baseline", seed),
         ),
         inputs={"data": data},
-        resources=config.baseline.resources,
-        row="baseline",
+        resources=section.resources,
+        row=f"baseline/{name}",
+        student=name,
         seed=str(seed),
     )
+
+
+def _seed_of(config: PipelineConfig, stage: StudentStage, seed: int) -> int:
+    """Returns the seed of a training run. It does not depend on the name of the student, which may be renamed."""
+    return derive_seed(config.seed, f"{stage}/{seed}")
 
 
 def _report(config: PipelineConfig, steps: Sequence[Step]) -> Step:

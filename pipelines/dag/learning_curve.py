@@ -59,10 +59,10 @@ def _subset(config: PipelineConfig, prefix: str, shots: int, seed: int, data: St
 
 
 def _smaller(config: PipelineConfig, section: LearningCurveSection, seed: int) -> PipelineConfig:
-    """Returns the recipe with one sub-model per pattern, one student, one baseline, and another seed."""
-    pet = _one_seed(config.pet, section)
+    """Returns the recipe with one sub-model per pattern, one seed of students and baselines, and another seed."""
+    pet = config.pet and _one_seed(config.pet, section)
     parts: dict[str, Any] = {
-        "pet": pet.model_copy(update={"patterns": section.patterns or config.pet.patterns}),
+        "pet": pet and pet.model_copy(update={"patterns": section.patterns or pet.patterns}),
         "distill": config.distill.model_copy(update={"seeds": config.distill.seeds[:1]}),
         "baseline": config.baseline and config.baseline.model_copy(update={"seeds": config.baseline.seeds[:1]}),
         "members": {

@@ -61,7 +61,9 @@ class MemberSteps:
 
 def member_steps(config: PipelineConfig, data: Step, words: Words, ppt: Sequence[Step] = ()) -> MemberSteps:
     """Returns all members of the ensemble, with the steps before them. `ppt`: pretrained prompts."""
-    members = [_SubModels(config, config.pet, config.backbone, "pet", data, words, ppt).steps()]
+    members: list[MemberSteps] = []
+    if config.pet:
+        members.append(_SubModels(config, config.pet, config.language_model, "pet", data, words, ppt).steps())
     for name, section in config.members.items():
         if isinstance(section, PetMember):
             members.append(_SubModels(config, section, section.backbone, f"pet/{name}", data, words, ppt).steps())
@@ -86,7 +88,7 @@ def verbalizer_steps(config: PipelineConfig, data: Step) -> dict[str, Step]:
             kind="verbalizer",
             run="stages.pet.verbalizer_search.stage:run",
             config=VerbalizerSearchConfig.of(
-                section, task=config.task.only(pattern), pattern=pattern, backbone=config.backbone
+                section, task=config.task.only(pattern), pattern=pattern, backbone=config.language_model
             ),
             inputs={"data": data},
             resources=section.resources,
@@ -99,8 +101,9 @@ def verbalizer_steps(config: PipelineConfig, data: Step) -> dict[str, Step]:
 def untrained_steps(config: PipelineConfig, data: Step, words: Words) -> list[Step]:
     """Returns the steps that test each pattern without training: zero-shot, and with demonstrations."""
     steps = []
-    if config.zero_shot:
-        steps += [_untrained(config, "zero_shot", name, config.pet, data, words) for name in config.hard_patterns]
+    if config.zero_shot and config.backbone:
+        section = config.pet or Section()
+        steps += [_untrained(config, "zero_shot", name, section, data, words) for name in config.hard_patterns]
     if config.priming:
         steps += [
             _untrained(config, "priming", name, config.priming, data, words, shots=config.priming.shots, seed=seed)
@@ -131,7 +134,7 @@ def _untrained(
         config=PetConfig(
             task=config.task.only(pattern),
             pattern=pattern,
-            backbone=config.backbone,
+            backbone=config.language_model,
             tune="none",
             shots=shots,
             label_unlabeled=False,

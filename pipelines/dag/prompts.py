@@ -69,7 +69,7 @@ def _token_level_prompt(
         run="stages.token_level.tuning.stage:run",
         config=TokenLevelTuningConfig(
             task=item.task,
-            backbone=config.backbone,
+            backbone=config.language_model,
             prompt=PromptConfig.of(settings),
             training=settings.training or config.prompts.training,
         ),
@@ -152,7 +152,7 @@ def prompt_steps(
                 "prompts",
                 kind="batched_prompts",
                 jobs=[job for job, _ in jobs],
-                backbone=config.backbone,
+                backbone=config.language_model,
                 resources=section.resources,
                 data=sets,
                 pretrained=ppt,
@@ -164,7 +164,7 @@ def prompt_steps(
             job.name,
             kind="prompts",
             run="stages.prompt_tuning.stage:run",
-            config=PromptTuningConfig.of(job, backbone=config.backbone),
+            config=PromptTuningConfig.of(job, backbone=config.language_model),
             inputs={
                 "data": sets[job.data],
                 "batched": batched[0] if batched else None,
@@ -203,7 +203,7 @@ def _examples(config: PipelineConfig, section: PptSection, kind: PretrainingForm
         kind="ppt_examples",
         run="stages.prompt_pretraining.examples.stage:run",
         config=PretrainingExamplesConfig.of(
-            section, **_settings_of(section, kind), backbone=config.backbone if needs_backbone else None
+            section, **_settings_of(section, kind), backbone=config.language_model if needs_backbone else None
         ),
         resources=section.corpus.shards.resources,
         shards="corpus.source.asset",
@@ -217,7 +217,7 @@ def _prompt(config: PipelineConfig, section: PptSection, kind: PretrainingFormat
         f"ppt/{kind}",
         kind="ppt",
         run="stages.prompt_pretraining.stage:run",
-        config=PretrainingConfig.of(section, **_settings_of(section, kind), backbone=config.backbone),
+        config=PretrainingConfig.of(section, **_settings_of(section, kind), backbone=config.language_model),
         inputs={"examples": examples},
         resources=section.resources,
         shards="corpus.source.asset" if examples else "",

@@ -19,7 +19,7 @@ FLAGS = {
     "task.verbalizer": "--label-words LABEL=WORD,WORD",
     "task.patterns": "--pattern NAME=TEXT",
     "backbone": "--backbone REF",
-    "student": "--student REF",
+    "students": "--student REF",
     "data.shots": "--shots N",
     "data.test_size": "--test-size N",
     "data.unlabeled": "--unlabeled FILE",

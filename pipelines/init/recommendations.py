@@ -69,7 +69,8 @@ def gather_task_profile(config: PipelineConfig, memory: int | None, on_start: On
     Raises:
         InputError: the backbone is on a hub but not on this machine, or cannot be downloaded or read.
     """
-    ref = config.backbone.asset
+    backbone = config.language_model
+    ref = backbone.asset
     if ref.startswith("hf:") and not is_cached(ref):
         raise InputError(
             f"the backbone {ref} is not on this machine.",
@@ -77,16 +78,16 @@ def gather_task_profile(config: PipelineConfig, memory: int | None, on_start: On
             key="backbone.asset",
         )
     fetch({"backbone.asset": ref}, on_start)
-    folder = model_folder(config.backbone.asset)
+    folder = model_folder(ref)
     num_labeled, texts = _texts(config)
     return TaskProfile(
         num_labeled=num_labeled,
-        num_tokens=covering_length(config.task, texts, bare_tokenizer(config.backbone)) if texts else None,
+        num_tokens=covering_length(config.task, texts, bare_tokenizer(backbone)) if texts else None,
         shape=shape_of(folder),
         num_positions=max_positions(folder),
         memory=memory or available_memory(),
         num_cores=os.cpu_count() or 1,
-        computes_in_bf16=wants_bf16(config.backbone.precision),
+        computes_in_bf16=wants_bf16(backbone.precision),
     )
 
 

@@ -206,10 +206,10 @@ class InitWizard:
             try:
                 asset = Asset.parse(ref)
             except InputError as error:
-                raise error.at(key="student.asset") from error
+                raise error.at(key="students.small.asset") from error
             if asset.scheme == "path" and not Path(asset.name).exists():
                 raise InputError(
-                    f"{ref!r} does not exist.", "Specify a folder or an asset reference.", key="student.asset"
+                    f"{ref!r} does not exist.", "Specify a folder or an asset reference.", key="students.small.asset"
                 )
         return ref
 

@@ -38,10 +38,10 @@ def check_models(config: PipelineConfig, *, only_cached: bool = False) -> None:
         if only_cached and not _is_ready(backbone.asset):
             continue
         section_key = "pet" if key == "backbone" else key.removesuffix(".backbone")
-        section = config.pet_sections[section_key]
+        section = config.pet_sections.get(section_key)
         with errors_located_in(f"{key}.asset"):
             family = family_of(model_folder(backbone.asset))
-        if section.mlm is not None and family != "masked":
+        if section is not None and section.mlm is not None and family != "masked":
             raise InputError(
                 f"the auxiliary loss (mlm) is for masked models; {backbone.asset.partition('#')[0]} is {family}.",
                 "Remove mlm, or use a masked backbone.",
@@ -49,12 +49,13 @@ def check_models(config: PipelineConfig, *, only_cached: bool = False) -> None:
             )
         with errors_located_in(f"{key}.asset"):
             tokenizer = bare_tokenizer(backbone)
-        names = config.patterns_of(section)
-        check_task(config.task, names, family, tokenizer, "task", soft_blocks=section.tune == "prompt")
-        if section.tune == "prompt":
-            patterns = [config.task.pattern(name) for name in names]
-            with errors_located_in(f"{section_key}.prompt"):
-                check_method(section.prompt, patterns, family, backbone)
+        if section is not None:
+            names = config.patterns_of(section)
+            check_task(config.task, names, family, tokenizer, "task", soft_blocks=section.tune == "prompt")
+            if section.tune == "prompt":
+                patterns = [config.task.pattern(name) for name in names]
+                with errors_located_in(f"{section_key}.prompt"):
+                    check_method(section.prompt, patterns, family, backbone)
         if key != "backbone":
             continue
         check_task(config.task, config.hard_patterns, family, tokenizer, "task")
@@ -77,7 +78,7 @@ def check_prompts(config: PipelineConfig, family: Family, tokenizer: Any) -> Non
     for name, method in config.prompts.methods.items():
         patterns = [config.prompt_task(item)[0].pattern(item.pattern) for item in config.prompts.tasks]
         with errors_located_in(f"prompts.methods.{name}"):
-            check_method(method, patterns, family, config.backbone)
+            check_method(method, patterns, family, config.language_model)
     for number, item in enumerate(config.prompts.tasks):
         task, _ = config.prompt_task(item)
         key = "task" if item.task is None else f"prompts.tasks.{number}.task"

@@ -1,5 +1,5 @@
-"""Comparisons between rows of the leaderboard: paired bootstrap tests (student against baseline, ensemble against best
-member), and initializations of soft prompts.
+"""Comparisons between rows of the leaderboard: paired bootstrap tests (each student against its baseline, ensemble
+against best member), and initializations of soft prompts.
 
 PPT reports that the initialization matters most with few labels ([Gu et al., 2022](https://arxiv.org/abs/2109.04332)).
 """
@@ -39,7 +39,7 @@ class RowComparison(Comparison):
 
 
 def compare_rows(rows: Sequence[Row], folders: Mapping[str, Path], seed: int) -> tuple[RowComparison, ...]:
-    """Compares the student with the baseline, and the ensemble with its best member.
+    """Compares each student with its baseline, and the ensemble with its best member.
 
     The best member is selected on the test set, which favors the member over the ensemble.
 
@@ -48,10 +48,11 @@ def compare_rows(rows: Sequence[Row], folders: Mapping[str, Path], seed: int) ->
         folders: Step name -> its files. Rows are compared if they have `test_logits.jsonl` of the same examples.
         seed: Seed of the resampling.
     """
-    by_name = {row.name: row for row in rows}
+    baselines = {row.student: row for row in rows if row.kind == "baseline"}
+    ensemble = next((row for row in rows if row.kind == "ensemble"), None)
     members = [row for row in rows if row.kind in MEMBER_ROWS]
     best = max(members, key=lambda row: row.accuracy.mean, default=None)
-    pairs = [(by_name.get("student"), by_name.get("baseline")), (by_name.get("ensemble"), best)]
+    pairs = [*((row, baselines.get(row.student)) for row in rows if row.kind == "student"), (ensemble, best)]
     comparisons = (_compare(first, second, folders, seed) for first, second in pairs if first and second)
     return tuple(filter(None, comparisons))
 

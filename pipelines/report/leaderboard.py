@@ -28,7 +28,10 @@ class MeanStd:
 class Row:
     """A line of the leaderboard: the mean of a method over its seeds. `steps` are the steps that were averaged.
 
-    A metric is None if it is not defined for the task.
+    A metric is None if it is not defined for the task. `student` is the name of the student, for a student and its
+    baseline; else it is empty. `num_parameters` counts the trained and frozen parameters of a classifier; it is None
+    for other rows. `held_out_accuracy` is the accuracy on held-out parts of the labeled set, the mean over
+    seeds; None if it was not measured.
     """
 
     name: str
@@ -45,6 +48,9 @@ class Row:
     num_labeled: int
     num_unlabeled: int
     trainable_parameters: int
+    student: str
+    num_parameters: int | None
+    held_out_accuracy: float | None
     steps: tuple[str, ...]
 
 
@@ -85,8 +91,17 @@ def _row(steps: Sequence[MeasuredStep], results: Sequence[Mapping[str, Any]], ta
         num_labeled=first["num_labeled"],
         num_unlabeled=first["num_unlabeled"],
         trainable_parameters=first["trainable_parameters"],
+        student=labels.get("student", ""),
+        num_parameters=first.get("num_parameters"),
+        held_out_accuracy=_mean_of_all([result.get("held_out_accuracy") for result in results]),
         steps=tuple(step.name for step in steps),
     )
+
+
+def _mean_of_all(values: Sequence[float | None]) -> float | None:
+    """Returns the mean; None if a value is missing."""
+    known = [value for value in values if value is not None]
+    return round(statistics.fmean(known), 6) if len(known) == len(values) else None
 
 
 def mean_std(values: list[float]) -> MeanStd:

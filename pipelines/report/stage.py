@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 from pipelines.kinds import KINDS
 from pipelines.report.comparisons import PromptInitRow, RowComparison, compare_inits, compare_rows, flat_inits
 from pipelines.report.config import MeasuredStep, ReportConfig
+from pipelines.report.delivery import Delivered, select_delivered
 from pipelines.report.leaderboard import Row, flat_rows, leaderboard
 from pipelines.report.leaderboard_plot import plot_leaderboard
 from pipelines.report.suggestions import RunResults, Suggestion, suggest
@@ -32,18 +33,21 @@ from stages.common.protocols import Engine, Recorder
 from stages.learning_curve.config import FIGURE_FILE
 
 CALIBRATED_ROWS = ("student", "ensemble", "baseline")
-"""Rows whose calibration is shown."""
+"""Kinds of rows whose calibration is shown, in the order of the page."""
 
 
-def page_data(rows: Mapping[str, Sequence[str]], folders: Mapping[str, Path]) -> dict[str, Any]:
+def page_data(rows: Sequence[Row], pretrained: Sequence[str], folders: Mapping[str, Path]) -> dict[str, Any]:
     """Returns `curves` and `confidence` as JSON values.
 
     Args:
-        rows: Row -> its steps. A pretraining step is a row of one step.
+        rows: The leaderboard.
+        pretrained: The steps of prompt pretraining, whose curves are shown too.
         folders: Step name -> its files.
     """
-    curves = {name: _curves(steps, folders) for name, steps in rows.items()}
-    confidence = {name: _calibration(rows[name], folders) for name in CALIBRATED_ROWS if name in rows}
+    with_losses = {row.name: row.steps for row in rows} | {step: (step,) for step in pretrained}
+    curves = {name: _curves(steps, folders) for name, steps in with_losses.items()}
+    calibrated = [row for kind in CALIBRATED_ROWS for row in rows if row.kind == kind]
+    confidence = {row.name: _calibration(row.steps, folders) for row in calibrated}
     return {
         "curves": {name: by_step for name, by_step in curves.items() if by_step},
         "confidence": {name: values for name, values in confidence.items() if values},
@@ -99,13 +103,15 @@ class Inputs:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Result:
-    """The leaderboard with comparisons, notes, suggestions, initializations of prompts, and the learning curve.
+    """The leaderboard with the classifier to use, comparisons, notes, suggestions, initializations of prompts, and the
+    learning curve.
 
-    Files: `leaderboard.png`; `prompt_inits-<task>.png` and `learning_curve.png` if the recipe has them;
-    `details.json`, the data of pipelines/report/stage.py.
+    Files: `leaderboard.png`; `prompt_inits-<task>.png`, `learning_curve.png` and, for students of several sizes,
+    `accuracy_by_size.png` if the recipe has them; `details.json`, the data of pipelines/report/stage.py.
     """
 
     rows: tuple[Row, ...]
+    delivered: Delivered | None
     comparisons: tuple[RowComparison, ...]
     notes: tuple[str, ...]
     suggestions: tuple[Suggestion, ...]
@@ -121,8 +127,7 @@ def run(config: ReportConfig, inputs: Inputs, out: Path, recorder: Recorder, eng
     results = {name: json.loads((folder / "result.json").read_text()) for name, folder in folders.items()}
     rows = leaderboard(steps, results, config.task)
     comparisons = compare_rows(rows, folders, config.seed)
-    with_losses = {row.name: row.steps for row in rows} | {step.name: (step.name,) for step in _of_kind("ppt", steps)}
-    details = page_data(with_losses, folders)
+    details = page_data(rows, [step.name for step in _of_kind("ppt", steps)], folders)
     (out / "details.json").write_text(json.dumps(details) + "\n")
     prompt_inits = compare_inits(rows, config.prompt_inits, details["curves"])
     _plot_inits(prompt_inits, out, recorder)
@@ -133,11 +138,17 @@ def run(config: ReportConfig, inputs: Inputs, out: Path, recorder: Recorder, eng
     figure = plot_leaderboard(rows, config.recipe)
     figure.savefig(out / "leaderboard.png", dpi=120)
     recorder.log_figure("leaderboard", figure)
+    sized = [asdict(row) for row in rows if row.student and row.num_parameters is not None]
+    if len({row["num_parameters"] for row in sized}) > 1:
+        figure = figures.accuracy_by_size(sized)
+        figure.savefig(out / "accuracy_by_size.png", dpi=130)
+        recorder.log_figure("accuracy_by_size", figure)
     recorder.log_table("leaderboard", flat_rows([asdict(row) for row in rows]))
     for row in rows:
         recorder.log_metric(f"leaderboard/{row.name}/accuracy", row.accuracy.mean)
     return Result(
         rows=rows,
+        delivered=select_delivered(rows),
         comparisons=comparisons,
         notes=(*(f"{item}." for item in comparisons), *_notes(steps, results)),
         suggestions=suggest(RunResults(rows, comparisons, {step.name: step for step in steps}, results)),

@@ -50,9 +50,9 @@ class RunResults:
     steps: Mapping[str, MeasuredStep]
     results: Mapping[str, Mapping[str, Any]]
 
-    def row(self, name: str) -> Row | None:
-        """Returns the row with this name, if any."""
-        return next((row for row in self.rows if row.name == name), None)
+    def of_kind(self, kind: str) -> list[Row]:
+        """Returns the rows of a kind."""
+        return [row for row in self.rows if row.kind == kind]
 
     def label(self, row: Row, name: str) -> str:
         """Returns a label of the steps of a row; empty if they do not have it."""
@@ -88,7 +88,7 @@ def leaking_test_set(run: RunResults) -> Iterator[Suggestion]:
 
 def small_test_set(run: RunResults) -> Iterator[Suggestion]:
     """A small test set cannot separate rows."""
-    row = run.row("student") or run.row("ensemble")
+    row = next((row for kind in ("student", "ensemble", "baseline") for row in run.of_kind(kind)), None)
     if row is None:
         return
     half_width = 1.96 * math.sqrt(row.accuracy.mean * (1 - row.accuracy.mean) / row.num_test)
@@ -137,48 +137,50 @@ def worse_by_training(run: RunResults) -> Iterator[Suggestion]:
 
 def ensemble_below_member(run: RunResults) -> Iterator[Suggestion]:
     """An ensemble that is worse than one of its members."""
-    ensemble = run.row("ensemble")
     members = run.members()
-    if ensemble is None or len(members) < 2:
+    if len(members) < 2:
         return
     best = max(members, key=lambda row: row.accuracy.mean)
     worst = min(members, key=lambda row: row.accuracy.mean)
-    if best.accuracy.mean > ensemble.accuracy.mean:
-        yield Suggestion(
-            rule="ensemble_below_member",
-            subject="ensemble",
-            evidence=f"The ensemble ({ensemble.accuracy.mean:.1%}) is below its member {best.name} "
-            f"({best.accuracy.mean:.1%}); the weakest is {worst.name} ({worst.accuracy.mean:.1%}).",
-            action="Try other weights (ensemble.weights: accuracy), an average of probabilities (ensemble.average), or "
-            "remove the weakest member.",
-        )
+    for ensemble in run.of_kind("ensemble"):
+        if best.accuracy.mean > ensemble.accuracy.mean:
+            yield Suggestion(
+                rule="ensemble_below_member",
+                subject="ensemble",
+                evidence=f"The ensemble ({ensemble.accuracy.mean:.1%}) is below its member {best.name} "
+                f"({best.accuracy.mean:.1%}); the weakest is {worst.name} ({worst.accuracy.mean:.1%}).",
+                action="Try other weights (ensemble.weights: accuracy), an average of probabilities "
+                "(ensemble.average), or remove the weakest member.",
+            )
 
 
 def student_below_ensemble(run: RunResults) -> Iterator[Suggestion]:
     """A student that is far below its teacher, the ensemble."""
-    student, ensemble = run.row("student"), run.row("ensemble")
-    if student is None or ensemble is None:
-        return
-    gap = ensemble.accuracy.mean - student.accuracy.mean
-    if gap > max(LARGE_GAP, student.accuracy.std or 0):
-        yield Suggestion(
-            rule="student_below_ensemble",
-            subject="student",
-            evidence=f"The student ({student.accuracy.mean:.1%}) is {100 * gap:.1f} points below its ensemble "
-            f"({ensemble.accuracy.mean:.1%}). It was trained on {student.num_unlabeled:,} unlabeled examples.",
-            action="Try more unlabeled data, a larger student.asset, or more distill.training.steps.",
-        )
+    for student in run.of_kind("student"):
+        for ensemble in run.of_kind("ensemble"):
+            gap = ensemble.accuracy.mean - student.accuracy.mean
+            if gap > max(LARGE_GAP, student.accuracy.std or 0):
+                yield Suggestion(
+                    rule="student_below_ensemble",
+                    subject=student.name,
+                    evidence=f"{student.name} ({student.accuracy.mean:.1%}) is {100 * gap:.1f} points below its "
+                    f"ensemble ({ensemble.accuracy.mean:.1%}). It was trained on {student.num_unlabeled:,} unlabeled "
+                    "examples.",
+                    action="Try more unlabeled data, another student with a larger encoder, or more "
+                    "distill.training.steps.",
+                )
 
 
 def student_not_ahead(run: RunResults) -> Iterator[Suggestion]:
-    """A student that may not be better than the baseline."""
+    """A student that may not be better than its baseline."""
+    students = {row.name for row in run.of_kind("student")}
     for item in run.comparisons:
-        if (item.first, item.second) == ("student", "baseline") and item.low <= 0:
+        if item.first in students and item.low <= 0:
             yield Suggestion(
                 rule="student_not_ahead",
-                subject="student",
-                evidence=f"The student leads the baseline by {100 * item.difference:+.1f} points, and 0 is within the "
-                f"95% interval ({100 * item.low:+.1f} to {100 * item.high:+.1f}).",
+                subject=item.first,
+                evidence=f"{item.first} leads {item.second} by {100 * item.difference:+.1f} points, and 0 is within "
+                f"the 95% interval ({100 * item.low:+.1f} to {100 * item.high:+.1f}).",
                 action="Try better patterns or a larger backbone, which improve the ensemble, or more unlabeled data.",
             )
 
@@ -200,14 +202,15 @@ def large_spread(run: RunResults) -> Iterator[Suggestion]:
 
 def untrustworthy_confidence(run: RunResults) -> Iterator[Suggestion]:
     """A student whose confidence does not match its accuracy."""
-    student = run.row("student")
-    if student is not None and student.ece is not None and student.ece.mean > POOR_CALIBRATION:
+    for student in run.of_kind("student"):
+        if student.ece is None or student.ece.mean <= POOR_CALIBRATION:
+            continue
         yield Suggestion(
             rule="calibration",
-            subject="student",
-            evidence=f"The confidence of the student differs from its accuracy by {100 * student.ece.mean:.1f} points "
-            "(ECE).",
-            action="Use the confidence of the student to rank examples, not as a probability. Softer targets "
+            subject=student.name,
+            evidence=f"The confidence of {student.name} differs from its accuracy by {100 * student.ece.mean:.1f} "
+            "points (ECE).",
+            action=f"Use the confidence of {student.name} to rank examples, not as a probability. Softer targets "
             "(ensemble.temperature above 1) may help.",
         )
 

@@ -1,12 +1,12 @@
-"""Registers the student and the prompts of a run in MLflow's model registry, as models that load without a checkout.
+"""Registers the classifier and the prompts of a run in MLflow's model registry, as models that load without a checkout.
 
-Registers the first seed of each, which is also what `clozeline predict` and `clozeline serve` use. Choosing the best of
-several seeds by test accuracy would fit the test set.
+The classifier is the one that the report selected. Registers the first seed of each, which is also what `clozeline
+predict` and `clozeline serve` use. Choosing the best of several seeds by test accuracy would fit the test set.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
@@ -24,6 +24,7 @@ from cluster.steps.step import Step
 from cluster.store.base import Store
 from cluster.tracking.model_registry import Candidate, PyfuncSpec, delete_orphaned_models, register
 from cluster.tracking.tracker import Tracker
+from pipelines.kinds import KINDS
 from pipelines.run.request import RunRequest
 
 REQUIRED = (
@@ -66,7 +67,7 @@ def register_models(request: RunRequest, planned: Plan, result: RunResult, track
 
 
 def candidates(request: RunRequest, planned: Plan, result: RunResult) -> Iterator[Candidate]:
-    """Yields the student and each prompt with its test accuracy.
+    """Yields the classifier and each prompt with its test accuracy.
 
     Args:
         request: The recipe and the store.
@@ -74,12 +75,10 @@ def candidates(request: RunRequest, planned: Plan, result: RunResult) -> Iterato
         result: The run.
     """
     manifests = {**planned.manifests, **result.manifests}
-    first_seeds: dict[str, Step] = {}
-    for step in planned.steps.values():
-        name = model_name(request.config.name, step)
-        if name and step.name in result.manifests:
-            first_seeds.setdefault(name, step)
-    for name, step in first_seeds.items():
+    report = result.manifests.get("report")
+    delivered = report.result["delivered"] if report else None
+    steps = [step for step in planned.steps.values() if step.name in result.manifests]
+    for name, step in registered_steps(request.config.name, steps, delivered["row"] if delivered else None).items():
         manifest = result.manifests[step.name]
         data, run_id = step.inputs["data"], result.steps[step.name].run_id
         assert isinstance(data, Step)
@@ -104,21 +103,31 @@ def candidates(request: RunRequest, planned: Plan, result: RunResult) -> Iterato
         )
 
 
-def model_name(recipe: str, step: Step) -> str | None:
-    """Returns `demo.student` or `demo.prompts.TASK.METHOD`; None for a step whose model is not registered."""
-    if step.kind == "distill":
-        return f"{recipe}.student"
-    return f"{recipe}.prompts.{step.labels['task']}.{step.labels['method']}" if step.kind == "prompts" else None
+def registered_steps(recipe: str, steps: Iterable[Step], delivered: str | None) -> dict[str, Step]:
+    """Returns the steps whose models are registered, as `demo.classifier` and `demo.prompts.TASK.METHOD`.
+
+    Args:
+        recipe: Name of the recipe.
+        steps: Steps with a result. Of those that differ in the seed, the first is used.
+        delivered: Row of the classifier; None if there is none.
+    """
+    registered: dict[str, Step] = {}
+    for step in steps:
+        if KINDS[step.kind].is_classifier and step.labels["row"] == delivered:
+            registered.setdefault(f"{recipe}.classifier", step)
+        elif step.kind == "prompts":
+            registered.setdefault(f"{recipe}.prompts.{step.labels['task']}.{step.labels['method']}", step)
+    return registered
 
 
 def _folder(store: Store, step: Step, fingerprint: str) -> Path:
     files = store.files(step.name, fingerprint)
-    return files / "model" if step.kind == "distill" else files
+    return files / "model" if KINDS[step.kind].is_classifier else files
 
 
 @dataclass(frozen=True, slots=True)
 class _Signature:
-    """Input fields and output columns of a model, and the backbone that it needs but does not contain."""
+    """Input fields and output columns of a model, and the pretrained model that it needs but does not contain."""
 
     fields: tuple[str, ...]
     outputs: dict[str, str]
@@ -128,6 +137,8 @@ class _Signature:
 def _signature(config: Any) -> _Signature:
     if hasattr(config, "student"):
         return _Signature(config.fields, OUTPUTS)
+    if hasattr(config, "encoder"):
+        return _Signature(config.fields, OUTPUTS, "" if config.contrastive else config.encoder.asset)
     if hasattr(config.task, "kind"):
         fields = ("text",) if config.task.kind == "tokens" else ("question", "context")
         return _Signature(fields, {}, config.backbone.asset)

@@ -100,6 +100,9 @@ def publish(request: RunRequest, planned: Plan, result: RunResult, tracker: Trac
     console.print(writer.leaderboard_table(report, console.width))
     for note in report["notes"]:
         console.print(escape(note), style="dim", highlight=False)
+    if report["delivered"]:
+        use = f"{report['delivered']['row']}. {report['delivered']['reason']}"
+        console.print(f"use       {escape(use)}", highlight=False, soft_wrap=True)
     console.print(f"report    {escape(request.store.uri_of(folder / 'report.html'))}", highlight=False, soft_wrap=True)
 
 

@@ -36,7 +36,7 @@ def run_recipe(request: RunRequest, options: RunOptions, display: RunDisplay, *,
         request: The recipe and the store.
         options: Which steps to run, and how.
         display: Shows the run.
-        register: Register the student and the prompts in MLflow's model registry.
+        register: Register the classifier and the prompts in MLflow's model registry.
 
     Raises:
         InputError, ClusterError: bad input; no step was run.

@@ -19,6 +19,7 @@ from pipelines.schema.sections.ensemble import (
     ProbeMember,
     SearchSection,
     ShardsSection,
+    StudentSection,
 )
 from pipelines.schema.sections.prompts import (
     PptSection,
@@ -31,8 +32,9 @@ from pipelines.schema.sections.prompts import (
 from pipelines.schema.sections.resources import ResourcesSection, apply_default_resources
 from stages.common.config import Config, Name, asset_refs
 from stages.common.data.config import Source
+from stages.common.errors import InputError
 from stages.common.models.backbones.config import BackboneConfig
-from stages.common.models.encoders.config import EncoderConfig, StudentConfig
+from stages.common.models.encoders.config import EncoderConfig
 from stages.common.patterns.config import Task
 from stages.common.prompts.config import PromptConfig
 from stages.splits.config import DataConfig
@@ -58,30 +60,30 @@ class PipelineConfig(Config):
     """The task: labels, patterns, label words."""
     data: DataConfig
     """Sources and sizes of the sets."""
-    backbone: BackboneConfig
-    """The pretrained language model."""
-    student: StudentConfig
-    """The encoder of the final classifier."""
+    backbone: BackboneConfig | None = None
+    """The pretrained language model. If not set, there are no patterns, sub-models and prompts."""
+    students: dict[Name, StudentSection] = Field(min_length=1)
+    """Encoders of the final classifier, by name. Each learns from the soft labels. The report names the one to use."""
     zero_shot: bool = True
-    """If true, also tests each pattern without training."""
+    """If true, also tests each pattern without training, if there is a backbone."""
     priming: PrimingSection | None = None
     """Also tests each pattern with demonstrations. If not set, it does not."""
     verbalizer_search: SearchSection | None = None
     """Search for label words. If not set, the task must have a verbalizer."""
     ppt: PptSection | None = None
     """Prompt pretraining. If not set, no prompt is pretrained."""
-    pet: PetSection
-    """Sub-models."""
+    pet: PetSection | None = None
+    """Sub-models. If not set, the members are the only ones of the ensemble."""
     members: dict[Name, Member] = Field({})
     """More members of the ensemble, by name."""
     ensemble: EnsembleSection = EnsembleSection()
     """The ensemble."""
     unlabeled_shards: ShardsSection | None = None
     """Unlabeled data that is too large for memory. If not set, students learn from the unlabeled set."""
-    distill: DistillSection
-    """Distillation of the student."""
+    distill: DistillSection = DistillSection()
+    """Distillation of the students. Without unlabeled data there is none."""
     baseline: BaselineSection | None = None
-    """The student's encoder, trained on labeled data only. If not set, there is no baseline."""
+    """The encoders of the students, trained on labeled data only. If not set, there are no baselines."""
     learning_curve: LearningCurveSection | None = None
     """Accuracy against the number of labeled examples. If not set, there is no learning curve."""
     prompts: PromptsSection | None = None
@@ -100,9 +102,15 @@ class PipelineConfig(Config):
         return self.data.train is not None or self.data.shots > 0
 
     @property
+    def has_unlabeled(self) -> bool:
+        """Returns True if there is unlabeled data for the ensemble to label."""
+        return self.data.unlabeled is not None or (self.data.unlabeled_size > 0 and self.data.pool is not None)
+
+    @property
     def pet_sections(self) -> dict[str, PetSection]:
         """Dotted key -> section with sub-models: `pet`, and members on other backbones."""
-        return {"pet": self.pet, **{f"members.{name}": item for name, item in self._pet_members.items()}}
+        own = {"pet": self.pet} if self.pet else {}
+        return {**own, **{f"members.{name}": item for name, item in self._pet_members.items()}}
 
     @property
     def _pet_members(self) -> dict[str, PetMember]:
@@ -121,7 +129,19 @@ class PipelineConfig(Config):
     def backbones(self) -> dict[str, BackboneConfig]:
         """Dotted key -> language model."""
         members = {f"members.{name}.backbone": item.backbone for name, item in self._pet_members.items()}
-        return {"backbone": self.backbone, **members}
+        own = {"backbone": self.backbone} if self.backbone else {}
+        return {**own, **members}
+
+    @property
+    def language_model(self) -> BackboneConfig:
+        """Returns the backbone of the recipe.
+
+        Raises:
+            InputError: the recipe has none.
+        """
+        if self.backbone is None:
+            raise InputError("the recipe has no language model.", "Set one: backbone: {asset: MODEL}.", key="backbone")
+        return self.backbone
 
     def num_prompt_vectors(self, key: str) -> int:
         """Returns the length of the longest soft prompt for the model at a dotted key; 0 for encoders."""
@@ -134,9 +154,10 @@ class PipelineConfig(Config):
     @property
     def encoders(self) -> dict[str, EncoderConfig]:
         """Dotted key -> encoder."""
+        students = {f"students.{name}": item for name, item in self.students.items()}
         kinds = (ProbeMember, FinetunedMember)
-        members = ((name, item) for name, item in self.members.items() if isinstance(item, kinds))
-        return {"student": self.student, **{f"members.{name}.encoder": item.encoder for name, item in members}}
+        members = {name: item for name, item in self.members.items() if isinstance(item, kinds)}
+        return {**students, **{f"members.{name}.encoder": item.encoder for name, item in members.items()}}
 
     def prompt_task(self, item: PromptTaskConfig) -> tuple[Task, DataConfig]:
         """Returns the task and data of a downstream task."""

@@ -6,12 +6,12 @@ from collections.abc import Callable, Collection, Sequence
 
 from pipelines.schema.config import PipelineConfig
 from pipelines.schema.locations import errors_located_in
-from pipelines.schema.sections.ensemble import ProbeMember
+from pipelines.schema.sections.ensemble import ProbeMember, StudentStage
 from pipelines.schema.sections.prompts import PromptTaskConfig, token_level_tasks
 from stages.common.errors import InputError
 from stages.common.prompts.config import check_fits_token_level
 from stages.common.training.config import TrainingConfig
-from stages.common.training.student_config import check_training
+from stages.common.training.student_config import StudentSettings
 from stages.prompt_pretraining.formats import check_options_fit
 from stages.splits.config import DataConfig
 from stages.token_level.splits.config import TokenLevelData
@@ -28,11 +28,50 @@ def check_rules(config: PipelineConfig) -> None:
 
 
 def check_student_training(config: PipelineConfig) -> None:
-    """Students have training settings exactly if student.tune needs them."""
-    for key, section in (("distill", config.distill), ("baseline", config.baseline)):
-        if section is not None:
-            with errors_located_in(key):
-                check_training(config.student, section.training)
+    """Each student has training settings exactly if its `tune` needs them."""
+    sections: list[tuple[StudentStage, StudentSettings | None]] = [
+        ("distill", config.distill if config.has_unlabeled else None),
+        ("baseline", config.baseline),
+    ]
+    for stage, section in sections:
+        if section is None:
+            continue
+        for name, student in config.students.items():
+            if student.tune == "full" and student.training_in(stage, section) is None:
+                raise InputError(
+                    f"students.{name}.tune: full needs training settings.",
+                    f"Add training: {{learning_rate: 0.00005, epochs: 3}}, or set students.{name}.tune: head.",
+                    key=f"{stage}.training",
+                )
+        if section.training is not None and all(student.tune == "head" for student in config.students.values()):
+            raise InputError(
+                "every student has tune: head, which fits a linear head, without training steps.",
+                "Remove training, or set tune: full for a student.",
+                key=f"{stage}.training",
+            )
+    for name, student in config.students.items():
+        if student.baseline_training is not None and config.baseline is None:
+            raise InputError(
+                "the recipe has no section baseline.",
+                "Add baseline: {}, or remove baseline_training.",
+                key=f"students.{name}.baseline_training",
+            )
+
+
+def check_teachers(config: PipelineConfig) -> None:
+    """Students that teach others exist, and none is its own teacher through others."""
+    for name, student in config.students.items():
+        key, path = f"students.{name}.teacher", [name]
+        while (teacher := config.students[path[-1]].teacher) is not None:
+            if teacher not in config.students:
+                raise _unknown("student", teacher, config.students, f"students.{path[-1]}.teacher")
+            if teacher in path:
+                raise InputError(f"{' <- '.join([*path, teacher])} is a circle.", "Remove one of these.", key=key)
+            path.append(teacher)
+        if student.teacher is not None and config.unlabeled_shards is not None:
+            raise InputError(
+                "students of shards learn from the ensemble only.", "Remove teacher, or unlabeled_shards.", key=key
+            )
 
 
 def check_early_stopping(config: PipelineConfig) -> None:
@@ -64,6 +103,11 @@ def _trainings(
         ("distill.training", config.distill.training, own),
         ("ppt.training", config.ppt.training if config.ppt else None, ()),
         ("baseline.training", config.baseline.training if config.baseline else None, own),
+        *((f"students.{name}.training", item.training, own) for name, item in config.students.items()),
+        *(
+            (f"students.{name}.baseline_training", item.baseline_training, own)
+            for name, item in config.students.items()
+        ),
     ]
     if prompts:
         sets: list[DataConfig | TokenLevelData] = [
@@ -82,19 +126,55 @@ def _trainings(
     return trainings
 
 
-def check_unlabeled_data(config: PipelineConfig) -> None:
-    """There is unlabeled data for the student."""
-    if config.data.unlabeled is None and (config.data.unlabeled_size == 0 or config.data.pool is None):
+def check_without_unlabeled_data(config: PipelineConfig) -> None:
+    """Without unlabeled data, nothing needs it, and a baseline or a probe becomes the classifier."""
+    if config.has_unlabeled:
+        return
+    remedy = "Set data.unlabeled, or data.pool and data.unlabeled_size"
+    if not config.has_labels:
+        raise InputError("there is neither labeled nor unlabeled data.", f"{remedy}.", key="data")
+    curve = config.learning_curve
+    needs_unlabeled = {
+        "unlabeled_shards": config.unlabeled_shards is not None,
+        "learning_curve.methods": curve is not None and set(curve.methods) != {"baseline"},
+        **{f"{key}.ipet": item.ipet is not None for key, item in config.pet_sections.items()},
+        **{f"{key}.mlm": item.mlm is not None for key, item in config.pet_sections.items()},
+    }
+    for key, is_set in needs_unlabeled.items():
+        if is_set:
+            raise InputError("this needs unlabeled data.", f"{remedy}; or remove this.", key=key)
+    if config.baseline is None and not any(item.kind == "probe" for item in config.members.values()):
         raise InputError(
-            "there is no unlabeled data, from which the student learns.",
-            "Set data.unlabeled, or data.pool and data.unlabeled_size.",
+            "there is no unlabeled data, from which students learn, and no baseline or probe, so no classifier.",
+            f"{remedy}; or add a section baseline.",
             key="data",
         )
 
 
+def check_has_language_model(config: PipelineConfig) -> None:
+    """Sections that use the backbone have one."""
+    for key in ("pet", "ppt", "prompts", "priming", "verbalizer_search"):
+        if getattr(config, key) is not None and config.backbone is None:
+            raise InputError(
+                f"{key} uses a language model, but the recipe has no backbone.",
+                f"Set one: backbone: {{asset: MODEL}}, or remove {key}.",
+                key="backbone",
+            )
+
+
+def check_has_members(config: PipelineConfig) -> None:
+    """The ensemble has a member."""
+    if config.has_unlabeled and config.pet is None and not config.members:
+        raise InputError(
+            "nothing labels the unlabeled data: there are no sub-models and no other members.",
+            "Add pet: {...}, or a member: members: {words: {kind: tfidf}}.",
+            key="members",
+        )
+
+
 def check_has_label_words(config: PipelineConfig) -> None:
-    """The task has label words, or a search finds them."""
-    if not config.task.verbalizer and config.verbalizer_search is None:
+    """A task with a language model has label words, or a search finds them."""
+    if config.backbones and not config.task.verbalizer and config.verbalizer_search is None:
         raise InputError(
             "the task has no label words.",
             "Set task.verbalizer, or search for words: verbalizer_search: {}.",
@@ -139,7 +219,7 @@ def check_soft_blocks_are_used(config: PipelineConfig) -> None:
 
 def check_has_hard_pattern(config: PipelineConfig) -> None:
     """At least one pattern has no soft block."""
-    if not config.hard_patterns:
+    if config.backbones and not config.hard_patterns:
         raise InputError(
             "every pattern has a soft block, but sub-models need one without.", "Add one.", key="task.patterns"
         )
@@ -160,7 +240,8 @@ def check_submodels_train_soft_blocks(config: PipelineConfig) -> None:
 
 def check_member_names(config: PipelineConfig) -> None:
     """No member has the same step names as a generation of iPET: `pet/g1/...`."""
-    generations = config.pet.ipet.generations if config.pet.ipet else 0
+    ipet = config.pet.ipet if config.pet else None
+    generations = ipet.generations if ipet else 0
     for number in range(1, generations + 1):
         key = f"members.g{number}"
         if key in config.pet_sections:
@@ -188,6 +269,30 @@ def check_ipet_has_teachers(config: PipelineConfig) -> None:
                 "iPET needs two sub-models, which label data for each other.",
                 "Add a pattern or a seed, or remove ipet.",
                 key=f"{key}.ipet",
+            )
+
+
+def check_scaling_has_held_out_logits(config: PipelineConfig) -> None:
+    """Members are scaled by logits of the model that labels the unlabeled data, not by those before training."""
+    if config.ensemble.scaling != "held_out":
+        return
+    for key, section in config.pet_sections.items():
+        if section.tune != "none" and section.num_folds is None:
+            raise InputError(
+                "ensemble.scaling: held_out needs held-out logits of the trained sub-models.",
+                f"Set {key}.num_folds: 3, or set ensemble.scaling: none.",
+                key=f"{key}.num_folds",
+            )
+
+
+def check_cross_validation_trains_alone(config: PipelineConfig) -> None:
+    """Cross-validation trains each sub-model on its own."""
+    for key, section in config.pet_sections.items():
+        if section.num_folds is not None and section.batched_training:
+            raise InputError(
+                "batched_training trains all sub-models once, without cross-validation.",
+                "Remove num_folds or batched_training.",
+                key=f"{key}.num_folds",
             )
 
 
@@ -257,9 +362,9 @@ def check_learning_curve(config: PipelineConfig) -> None:
     for name in section.members:
         if name not in config.members:
             raise _unknown("member", name, config.members, "learning_curve.members")
-    if section.ipet and config.pet.ipet is None:
+    if section.ipet and (config.pet is None or config.pet.ipet is None):
         raise InputError("pet.ipet is not set.", "Set it, or set ipet: false.", key="learning_curve.ipet")
-    patterns = config.patterns_of(config.pet)
+    patterns = config.patterns_of(config.pet) if config.pet else ()
     for name in section.patterns or ():
         if name not in patterns:
             raise _unknown("pattern", name, patterns, "learning_curve.patterns")
@@ -337,7 +442,7 @@ def check_pretraining_options(config: PipelineConfig) -> None:
     for kind in ("choice", "unified"):
         if ppt is not None and kind in ppt.formats:
             with errors_located_in(f"ppt.{kind}_options"):
-                check_options_fit(ppt.num_options(kind)[1], config.backbone.max_length)
+                check_options_fit(ppt.num_options(kind)[1], config.language_model.max_length)
 
 
 def _unknown(what: str, name: str, known: Collection[str], key: str) -> InputError:
@@ -347,8 +452,11 @@ def _unknown(what: str, name: str, known: Collection[str], key: str) -> InputErr
 
 RULES: tuple[Callable[[PipelineConfig], None], ...] = (
     check_student_training,
+    check_teachers,
     check_early_stopping,
-    check_unlabeled_data,
+    check_without_unlabeled_data,
+    check_has_language_model,
+    check_has_members,
     check_has_label_words,
     check_verbalizer_search,
     check_soft_blocks_are_used,
@@ -357,6 +465,8 @@ RULES: tuple[Callable[[PipelineConfig], None], ...] = (
     check_member_names,
     check_patterns_of_submodels,
     check_ipet_has_teachers,
+    check_scaling_has_held_out_logits,
+    check_cross_validation_trains_alone,
     check_priming,
     check_ppt_for_init,
     check_prompts_of_submodels,

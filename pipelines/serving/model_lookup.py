@@ -1,4 +1,4 @@
-"""Finds the model for `predict` and `serve`: the student or the prompts of a recipe that was run, or a model folder."""
+"""Finds the model for `predict` and `serve`: the classifier or prompts of a recipe that was run, or a model folder."""
 
 from __future__ import annotations
 
@@ -10,8 +10,10 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from cluster.steps.plan import Plan
 from cluster.steps.step import Step
 from pipelines.dag.fewshot import plan_recipe
+from pipelines.kinds import KINDS
 from pipelines.run import runner
 from pipelines.run.request import RunRequest, load_request
 from pipelines.schema.locations import RecipeError
@@ -33,25 +35,70 @@ class ModelSource:
         return predictors.load_predictor(self.folders)
 
 
-def find_model(recipe: str, overrides: list[str] | None, store: str | Path, method: str | None) -> ModelSource:
+@dataclass(frozen=True, kw_only=True, slots=True)
+class ModelChoice:
+    """Which model of a recipe to use. Without a choice, it is the classifier that the report selected.
+
+    Args:
+        row: Row of the leaderboard of another classifier.
+        prompts: Method of `prompts.methods` whose prompts to use, one per task.
+    """
+
+    row: str | None = None
+    prompts: str | None = None
+
+
+def find_model(recipe: str, overrides: list[str] | None, store: str | Path, choice: ModelChoice) -> ModelSource:
     """Finds a model without loading it. Of several seeds, the first is used.
 
     Args:
         recipe: Name or file of a recipe, or the folder of a classifier or prompt.
         overrides: The overrides of the run that trained it.
         store: The store of that run.
-        method: Method of `prompts.methods` whose prompts to use, one per task; None: the student.
+        choice: Which of its models.
 
     Raises:
         InputError: the model does not exist, or the recipe has not been run with this store.
     """
+    if choice.row is not None and choice.prompts is not None:
+        raise InputError("--row selects a classifier, and --prompts selects prompts.", "Remove one of them.")
     if Path(recipe).is_dir():
+        if choice.row is not None:
+            raise InputError(f"--row is for a recipe, but {recipe} is a folder.", "Remove --row.")
         folders = [_model_folder(Path(recipe))]
-    elif method is None:
-        folders = [_results(load_request(recipe, overrides, store), "distill")[0][1] / "model"]
     else:
-        folders = _prompt_folders(load_request(recipe, overrides, store), method)
+        request = load_request(recipe, overrides, store)
+        planned = _plan(request)
+        if choice.prompts is not None:
+            folders = _prompt_folders(request, planned, choice.prompts)
+        else:
+            folders = [_classifier_folder(request, planned, choice.row)]
     return ModelSource(tuple(folders), tuple(map(_origin, folders)))
+
+
+def _plan(request: RunRequest) -> Plan:
+    planned = plan_recipe(request.config, request.store)
+    if dropped := runner.dropped_members(request.config, planned, planned.manifests, request.store):
+        planned = plan_recipe(request.config, request.store, dropped=dropped)
+    return planned
+
+
+def _classifier_folder(request: RunRequest, planned: Plan, row: str | None) -> Path:
+    """Returns the folder of the classifier in a row of the leaderboard; None: in the row that the report selected."""
+    if row is None:
+        report = planned.manifests.get("report")
+        if report is None:
+            raise _no_result(request, "report")
+        row = str(report.result["delivered"]["row"])
+    by_row: dict[str, Step] = {}
+    for step in planned.steps.values():
+        if KINDS[step.kind].is_classifier:
+            by_row.setdefault(step.labels["row"], step)
+    if row not in by_row:
+        raise InputError(
+            f"{request.recipe} has no classifier {row!r}.", f"Use one of: {', '.join(by_row)}.", key="--row"
+        )
+    return _files(request, planned, by_row[row]) / "model"
 
 
 def _model_folder(folder: Path) -> Path:
@@ -63,15 +110,17 @@ def _model_folder(folder: Path) -> Path:
     raise InputError(f"{folder} has no model ({names}).", "Specify the folder of a step distill/... or prompts/...")
 
 
-def _prompt_folders(request: RunRequest, method: str) -> list[Path]:
+def _prompt_folders(request: RunRequest, planned: Plan, method: str) -> list[Path]:
     section = request.config.prompts
     if section is None or method not in section.methods:
         known = ", ".join(section.methods) if section else "none"
         raise InputError(f"{request.recipe} has no prompt method {method!r}.", f"Use one of: {known}.")
     by_task: dict[str, Path] = {}
-    for step, files in _results(request, "prompts"):
-        if step.labels["method"] == method and (files / predictors.PROMPT_MODEL).exists():
-            by_task.setdefault(step.labels["task"], files)
+    for step in planned.steps.values():
+        if step.kind == "prompts" and step.labels["method"] == method:
+            files = _files(request, planned, step)
+            if (files / predictors.PROMPT_MODEL).exists():
+                by_task.setdefault(step.labels["task"], files)
     if not by_task:
         raise InputError(
             f"the prompts of {request.recipe} are for token-level tasks, which are served one at a time.",
@@ -80,22 +129,19 @@ def _prompt_folders(request: RunRequest, method: str) -> list[Path]:
     return list(by_task.values())
 
 
-def _results(request: RunRequest, kind: str) -> list[tuple[Step, Path]]:
-    """Returns all steps of a kind with the folders of their files, in the order of the recipe."""
-    planned = plan_recipe(request.config, request.store)
-    if dropped := runner.dropped_members(request.config, planned, planned.manifests, request.store):
-        planned = plan_recipe(request.config, request.store, dropped=dropped)
-    results = []
-    for item in planned:
-        if item.step.kind != kind:
-            continue
-        if item.manifest is None:
-            raise RecipeError(
-                f"{item.name} of {request.recipe} has no result in {request.store.url}.",
-                f"Run it first: clozeline run {request.recipe} --store {request.store.url}.",
-            )
-        results.append((item.step, request.store.files(item.name, item.fingerprint)))
-    return results
+def _files(request: RunRequest, planned: Plan, step: Step) -> Path:
+    """Returns the folder with the files of a step."""
+    manifest = planned.manifests.get(step.name)
+    if manifest is None:
+        raise _no_result(request, step.name)
+    return request.store.files(step.name, manifest.fingerprint)
+
+
+def _no_result(request: RunRequest, step: str) -> RecipeError:
+    return RecipeError(
+        f"{step} of {request.recipe} has no result in {request.store.url}.",
+        f"Run it first: clozeline run {request.recipe} --store {request.store.url}.",
+    )
 
 
 def _origin(folder: Path) -> dict[str, str]:

@@ -72,7 +72,7 @@ class Predictor(ABC, Generic[Item]):
 
 
 class ClassifierPredictor(Predictor[Example]):
-    """A classifier of texts: an encoder with a head, or TF-IDF."""
+    """A text classifier: an encoder with a head, or TF-IDF."""
 
     kind = "classifier"
 

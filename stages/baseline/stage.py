@@ -38,6 +38,8 @@ class Result(Member):
     """
 
     final_loss: float | None
+    num_parameters: int
+    """All parameters of the classifier, trained or frozen."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -168,6 +168,36 @@ def learning_curve(points: Sequence[Mapping[str, Any]]) -> Figure:
     return figure
 
 
+def accuracy_by_size(rows: Sequence[Mapping[str, Any]]) -> Figure:
+    """Plots test accuracy against the number of parameters, with a line per kind of row.
+
+    Args:
+        rows: With `kind`, `student`, `num_parameters` and `accuracy`, a mapping of `mean` and `std`.
+    """
+    figure, axes = _plain("Accuracy by size")
+    for number, kind in enumerate(dict.fromkeys(row["kind"] for row in rows)):
+        line = sorted((row for row in rows if row["kind"] == kind), key=lambda row: row["num_parameters"])
+        axes.errorbar(
+            [row["num_parameters"] for row in line],
+            [row["accuracy"]["mean"] for row in line],
+            yerr=[row["accuracy"]["std"] or 0 for row in line],
+            color=LINES[number % len(LINES)],
+            marker="o",
+            capsize=4,
+            label=kind,
+        )
+    for row in rows:
+        axes.annotate(
+            row["student"], (row["num_parameters"], row["accuracy"]["mean"]), xytext=(6, 6), textcoords="offset points"
+        )
+    axes.set_xscale("log")
+    axes.set_xlabel("parameters (log scale)")
+    axes.set_ylabel("test accuracy")
+    axes.grid(axis="y", alpha=0.3)
+    axes.legend(frameon=False)
+    return figure
+
+
 def initializations(task: str, runs: Sequence[Mapping[str, Any]]) -> Figure:
     """Compares the initializations of a task's prompts: test accuracy over seeds, and mean loss during training.
 

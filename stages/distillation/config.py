@@ -12,7 +12,7 @@ class DistillationSettings(StudentSettings):
 
     temperature: float = Field(2.0, gt=0)
     """Divides the logits of teacher and student in the loss. Above 1 it makes their distributions softer. For
-    student.tune: full.
+    tune: full.
     """
     gold_weight: float = Field(0.0, ge=0, lt=1)
     """Weight of the labeled examples in the loss. The soft labels have the weight 1 - gold_weight."""

@@ -57,6 +57,8 @@ class Result(EvaluationResult):
     """
 
     final_loss: float | None
+    num_parameters: int
+    """All parameters of the classifier, trained or frozen."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -43,6 +43,9 @@ class Result(Member):
     reference of a frozen encoder, or with the tuned encoder itself.
     """
 
+    num_parameters: int
+    """Parameters of the probe, trained or frozen."""
+
 
 def run(config: ProbeConfig, inputs: Inputs, out: Path, recorder: Recorder, engine: Engine) -> Result:
     """Fits the probe, labels test set and unlabeled set, and writes all files to `out`. Each text is embedded once.
@@ -73,6 +76,7 @@ def run(config: ProbeConfig, inputs: Inputs, out: Path, recorder: Recorder, engi
         held_out_accuracy=accuracy_of(held_out, train_set, config.labels),
         num_labeled=len(train_set),
         num_unlabeled=0,
+        num_parameters=probe.num_parameters,
         trainable_parameters=num_tuned + sum(item.numel() for item in probe.parameters.values()),
     )
 

@@ -24,7 +24,7 @@ def classifier_folder(config: SingleConfig) -> Path:
         labels, fields = set(payload["labels"]), payload["fields"]
     except (OSError, ValueError, KeyError) as error:
         raise AssetError(
-            f"{folder} contains no classifier ({error}).", "Use the folder `model` of a step distill/<seed>.",
+            f"{folder} contains no classifier ({error}).", "Use the folder `model` of a step distill/<student>/<seed>.",
             key="single.classifier",
         ) from error  # fmt: skip
     if len(fields) != 1:

@@ -35,6 +35,9 @@ class Result(Member):
     Files: those of a member (stages/common/training/evaluation.py), and the classifier in `model/`.
     """
 
+    num_parameters: int
+    """Parameters of the classifier."""
+
 
 def run(config: TfidfConfig, inputs: Inputs, out: Path, recorder: Recorder, engine: Engine) -> Result:
     """Fits the classifier, labels test set and unlabeled set, and writes all files to `out`.
@@ -63,7 +66,8 @@ def run(config: TfidfConfig, inputs: Inputs, out: Path, recorder: Recorder, engi
         held_out_accuracy=accuracy_of(held_out, train_set, config.labels),
         num_labeled=len(train_set),
         num_unlabeled=0,
-        trainable_parameters=classifier.weight.size + classifier.bias.size,
+        trainable_parameters=classifier.num_parameters,
+        num_parameters=classifier.num_parameters,
     )
 
 

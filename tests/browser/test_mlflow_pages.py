@@ -80,13 +80,13 @@ def test_run_page_has_metrics_and_steps(page: Page, ui: str, runs: list[Run], sc
     (top,) = (run for run in runs if run.parent is None)
     page.goto(f"{ui}/#/experiments/1/runs/{top.id}?{TRAINING}")
     page.get_by_role("link", name="report", exact=True).wait_for()
-    page.get_by_text("leaderboard/student/accuracy").first.wait_for()
+    page.get_by_text("leaderboard/student/small/accuracy").first.wait_for()
     page.screenshot(path=screenshots / "mlflow-run.png")
     assert page.get_by_text("No description").count() == 0
 
 
 def test_curve_is_drawn(page: Page, ui: str, runs: list[Run], screenshots: Path) -> None:
-    page.goto(f"{ui}/#/experiments/1/runs/{named(runs, 'distill/0').id}/model-metrics?{TRAINING}")
+    page.goto(f"{ui}/#/experiments/1/runs/{named(runs, 'distill/small/0').id}/model-metrics?{TRAINING}")
     page.get_by_placeholder("Search metric charts").fill("train/loss")
     line = page.locator(".js-plotly-plot .scatterlayer .js-line").first
     line.wait_for(state="attached")
@@ -98,7 +98,9 @@ def test_curve_is_drawn(page: Page, ui: str, runs: list[Run], screenshots: Path)
 
 @pytest.mark.parametrize("figure", ["confusion", "reliability", "coverage"])
 def test_figure_of_a_step_is_shown(figure: str, page: Page, ui: str, runs: list[Run], screenshots: Path) -> None:
-    page.goto(f"{ui}/#/experiments/1/runs/{named(runs, 'distill/0').id}/artifacts/figures/{figure}.png?{TRAINING}")
+    page.goto(
+        f"{ui}/#/experiments/1/runs/{named(runs, 'distill/small/0').id}/artifacts/figures/{figure}.png?{TRAINING}"
+    )
     shown = page.locator("img[src*='blob:'], img[src*='get-artifact']").first
     shown.wait_for()
     page.wait_for_function("(image) => image.complete && image.naturalWidth > 100", arg=shown.element_handle())
@@ -106,19 +108,19 @@ def test_figure_of_a_step_is_shown(figure: str, page: Page, ui: str, runs: list[
     page.screenshot(path=screenshots / f"mlflow-{figure}.png")
 
 
-def test_registered_student_is_the_champion(page: Page, ui: str, screenshots: Path) -> None:
+def test_registered_classifier_is_the_champion(page: Page, ui: str, screenshots: Path) -> None:
     page.goto(f"{ui}/#/models?{TRAINING}")
     news = page.get_by_role("dialog").filter(has_text="Model Registry UI")  # shown once
     news.get_by_role("button", name="Try it now").click()
     news.wait_for(state="hidden")
-    student = page.get_by_role("row").filter(has_text="smoke.student")
-    student.get_by_text(CHAMPION).wait_for()
-    assert student.count() == 1
+    classifier = page.get_by_role("row").filter(has_text="smoke.classifier")
+    classifier.get_by_text(CHAMPION).wait_for()
+    assert classifier.count() == 1
     page.screenshot(path=screenshots / "mlflow-models.png", animations="disabled")  # the dialog fades away
-    page.goto(f"{ui}/#/models/smoke.student/versions/1?{TRAINING}")
+    page.goto(f"{ui}/#/models/smoke.classifier/versions/1?{TRAINING}")
     page.get_by_text(CHAMPION).first.wait_for()
-    page.get_by_role("link", name="distill/0").first.wait_for()
-    page.screenshot(path=screenshots / "mlflow-student.png")
+    page.get_by_role("link", name="distill/small/0").first.wait_for()
+    page.screenshot(path=screenshots / "mlflow-classifier.png")
 
 
 def row(page: Page, run: Run) -> Locator:

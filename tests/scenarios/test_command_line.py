@@ -35,10 +35,11 @@ def report_of(store: Path) -> dict[str, Any]:
 def test_run_prints_the_leaderboard_and_where_to_browse(smoke_run: tuple[Path, str]) -> None:
     store, printed = smoke_run
     for text in (
-        "student",
+        "student/small",
         "ensemble",
         "zero_shot/review",
         str(store / "reports" / "smoke" / "report.html"),
+        "use       student/small. It is the student, trained on the soft labels of the ensemble",
         "make ui",
     ):
         assert text in printed
@@ -48,13 +49,13 @@ def test_report_has_all_rows_with_their_numbers(smoke_run: tuple[Path, str]) -> 
     report = report_of(smoke_run[0])
     rows = {row["name"]: row for row in report["rows"]}
     assert set(rows) == {
-        "baseline", "zero_shot/review", "zero_shot/verdict", "zero_shot/question", "pet/review", "pet/verdict",
-        "pet/question", "ensemble", "student", "prompts/rotten_tomatoes/ppt", "prompts/rotten_tomatoes/random",
+        "baseline/small", "zero_shot/review", "zero_shot/verdict", "zero_shot/question", "pet/review", "pet/verdict",
+        "pet/question", "ensemble", "student/small", "prompts/rotten_tomatoes/ppt", "prompts/rotten_tomatoes/random",
         "prompts/plot_or_quote/ppt", "prompts/plot_or_quote/random",
     }  # fmt: skip
     assert (report["executed"], report["cached"]) == (STEPS, 0)
     assert report["wall_s"] > 0
-    student = rows["student"]
+    student = rows["student/small"]
     assert (student["num_seeds"], student["num_unlabeled"], student["num_test"]) == (2, 64, 64)
     assert student["accuracy"]["std"] is not None and student["seconds"] > 0
     assert rows["ensemble"]["num_labeled"] == 16
@@ -85,7 +86,7 @@ def test_new_learning_rate_of_the_student_runs_only_students_and_report(store: P
     finished = clozeline("run", "smoke", "--store", str(store), "-o", "distill.training.learning_rate=2e-4")
     assert finished.returncode == 0, finished.stdout + finished.stderr
     started = {line.split()[1] for line in finished.stdout.splitlines() if line.startswith("started")}
-    assert started == {"distill/0", "distill/1", "report"}
+    assert started == {"distill/small/0", "distill/small/1", "report"}
     assert report_of(store)["executed"] == 3
 
 
@@ -105,7 +106,8 @@ def test_plan_shows_what_changed(store: Path, clozeline: Clozeline) -> None:
     changed = clozeline(*words, "-o", "pet.training.epochs=3").stdout.splitlines()
     reasons = {line.split()[1]: line for line in changed if line.startswith("RUN")}
     assert set(reasons) == {
-        "pet/review/0", "pet/verdict/0", "pet/question/0", "soft_labels", "distill/0", "distill/1", "report",
+        "pet/review/0", "pet/verdict/0", "pet/question/0", "soft_labels", "distill/small/0", "distill/small/1",
+        "report",
     }  # fmt: skip
     assert "training.epochs" in reasons["pet/review/0"]
 
@@ -215,7 +217,7 @@ def test_debug_shows_the_traceback(clozeline: Clozeline) -> None:
 def test_mlflow_has_runs_for_the_pipeline_groups_and_steps(smoke_run: tuple[Path, str]) -> None:
     database = sqlite3.connect(smoke_run[0] / "mlflow.db")
     names = {row[0] for row in database.execute("select name from runs")}
-    assert {"smoke", "ppt/pair", "pet/review/0", "soft_labels", "distill/0", "report"} <= names
+    assert {"smoke", "ppt/pair", "pet/review/0", "soft_labels", "distill/small/0", "report"} <= names
     parents = database.execute("select count(*) from tags where key = 'mlflow.parentRunId'").fetchone()[0]
     groups = [
         row[0] for row in database.execute("select name from runs join tags using (run_uuid) where value = 'group'")
@@ -229,7 +231,8 @@ def test_mlflow_has_runs_for_the_pipeline_groups_and_steps(smoke_run: tuple[Path
     ).fetchall()
     assert ("pet/review/0", "pet", "smoke") in levels
     curve = database.execute(
-        "select count(*) from metrics join runs using (run_uuid) where runs.name = 'distill/0' and key = 'train/loss'"
+        "select count(*) from metrics join runs using (run_uuid) where runs.name = 'distill/small/0' "
+        "and key = 'train/loss'"
     ).fetchone()[0]
     assert curve == 8
     assert database.execute("select count(*) from runs where status != 'FINISHED'").fetchone()[0] == 0

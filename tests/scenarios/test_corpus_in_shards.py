@@ -74,7 +74,7 @@ def recipe(tmp_path: Path) -> Recipe:
         training = {"learning_rate": 0.02, "steps": 2}
         return load_config({
             "name": "films", "task": film_task("bert").model_dump(exclude_defaults=True), "backbone": encoder,
-            "student": encoder, "zero_shot": False,
+            "students": {"small": encoder}, "zero_shot": False,
             "data": {**data, "unlabeled": {"asset": str(tmp_path / "unlabeled.jsonl")}},
             "ppt": {"formats": ["pair", "single"], "corpus": corpus, "single": single, "num_held_out": 6,
                     "num_virtual_tokens": 4, "training": training, "cpus": 0.5, **ppt},

@@ -28,7 +28,7 @@ OVERRIDES = (
     "pet.training.early_stopping={eval_steps: 2, patience: 2}",
     f"members={{tiny: {{kind: probe, encoder: {{asset: '{TINY}', max_length: 48}}}}}}",
     "ensemble={average: probabilities, weights: balanced, calibration: contextual, temperature: 2.0}",
-    "student.tune=head",
+    "students.small.tune=head",
     "distill={seeds: [0], keep_fraction: 0.5}",
     "baseline={seeds: [0]}",
     "priming={shots: 1}",
@@ -50,17 +50,17 @@ def everything(tmp_path_factory: pytest.TempPathFactory, clozeline: Clozeline) -
 def test_report_has_a_row_per_method(everything: tuple[Path, dict[str, Any]]) -> None:
     rows = {row["name"]: row for row in everything[1]["rows"]}
     assert set(rows) == {
-        "baseline",
+        "baseline/small",
         *(f"zero_shot/{pattern}" for pattern in ("review", "verdict", "question")),
         *(f"priming/{pattern}" for pattern in ("review", "verdict", "question")),
         *(f"{prefix}/{pattern}" for prefix in ("pet", "pet/g1") for pattern in ("review", "verdict")),
         "probe/tiny",
         "ensemble",
-        "student",
+        "student/small",
     }
     assert all(0 <= row["accuracy"]["mean"] <= 1 for row in rows.values())
     assert rows["pet/g1/review"]["num_unlabeled"] == 16, "twice the 16 labeled examples"
-    assert 0 < rows["student"]["num_unlabeled"] < 64, "half of the unlabeled data is kept"
+    assert 0 < rows["student/small"]["num_unlabeled"] < 64, "half of the unlabeled data is kept"
     assert rows["priming/review"]["num_labeled"] == 2
 
 
@@ -76,7 +76,7 @@ def test_selected_label_words_are_in_the_report_and_in_a_file(everything: tuple[
 
 def test_student_is_compared_with_the_baseline(everything: tuple[Path, dict[str, Any]]) -> None:
     names = {(item["first"], item["second"]) for item in everything[1]["comparisons"]}
-    assert ("student", "baseline") in names
+    assert ("student/small", "baseline/small") in names
 
 
 def test_student_predicts(everything: tuple[Path, dict[str, Any]], clozeline: Clozeline) -> None:

@@ -61,8 +61,8 @@ FILES = {
     "soft_labels": {
         "figures/agreement", "figures/entropy", "figures/confusion", "tables/weights", "tables/disagreements",
     },
-    "distill/0": {"figures/confusion", "figures/reliability", "figures/coverage", "tables/misclassified"},
-    "baseline/0": {"figures/confusion", "figures/reliability", "figures/coverage"},
+    "distill/small/0": {"figures/confusion", "figures/reliability", "figures/coverage", "tables/misclassified"},
+    "baseline/small/0": {"figures/confusion", "figures/reliability", "figures/coverage"},
     "ppt/pair": {"figures/prompt_norms", "tables/examples", "tables/nearest_words"},
     "prompts/rotten_tomatoes/ppt/0": {"figures/prompt_norms", "figures/confusion", "tables/nearest_words"},
     "data/rotten_tomatoes": {"tables/train_examples"},
@@ -110,7 +110,7 @@ def test_runs_have_datasets_with_the_digests_of_their_files(tracked: Tracked) ->
     digests = {name: files[f"{name}.jsonl"]["sha256"][:32] for name in ("train", "unlabeled", "test")}
     datasets = {f"rotten_tomatoes/{name}": (digest, name) for name, digest in digests.items()}
     assert tracked.data("pet/review/0") == tracked.data("data/rotten_tomatoes") == datasets
-    assert set(tracked.data("distill/0")) == {"rotten_tomatoes/unlabeled", "rotten_tomatoes/test"}
+    assert set(tracked.data("distill/small/0")) == {"rotten_tomatoes/unlabeled", "rotten_tomatoes/test"}
     assert set(tracked.data("smoke")) == {*datasets, "plot_or_quote/train", "plot_or_quote/test"}
     ((source,),) = tracked.rows("select dataset_source from datasets where name = 'rotten_tomatoes/train'")
     path = Path(json.loads(source)["uri"])
@@ -141,10 +141,10 @@ def test_leaderboard_table_has_plain_values(tracked: Tracked) -> None:
 
 def test_page_shows_all_curves_and_the_graph(tracked: Tracked) -> None:
     page = (tracked.store / "reports" / "smoke" / "report.html").read_text()
-    for row in ("pet/review", "student", "baseline", "ppt/pair", "prompts/plot_or_quote/random"):
+    for row in ("pet/review", "student/small", "baseline/small", "ppt/pair", "prompts/plot_or_quote/random"):
         assert f"<h3>{row}</h3>" in page
     assert 'aria-label="Graph of the steps, from data to report"' in page
     report = json.loads((tracked.store / "reports" / "smoke" / "report.json").read_text())
     assert {item["rule"] for item in report["suggestions"]} >= {"small_test"}
     assert page.count('class="suggestions"') == 1
-    assert set(report["step_seconds"]) >= {"distill/0", "report"}
+    assert set(report["step_seconds"]) >= {"distill/small/0", "report"}

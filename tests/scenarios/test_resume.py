@@ -16,7 +16,7 @@ from pipelines.run.request import load_request
 from tests.support.paths import ROOT
 
 Clozeline = Callable[..., subprocess.CompletedProcess[str]]
-STUDENTS = {"distill/0", "distill/1", "report"}
+STUDENTS = {"distill/small/0", "distill/small/1", "report"}
 pytestmark = pytest.mark.timeout(120)
 
 
@@ -61,19 +61,19 @@ def edit(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[[str, str,
 
 def test_nothing_changed_is_a_hit(store: Path) -> None:
     assert to_run(store) == set()
-    explanation = explained(store, "distill/0")
+    explanation = explained(store, "distill/small/0")
     assert explanation.planned_step.state is PlanState.CACHED and explanation.changes == ()
 
 
 def test_changed_value_runs_the_step_and_what_needs_it(store: Path) -> None:
     assert to_run(store, "distill.training.learning_rate=2e-4") == STUDENTS
-    explanation = explained(store, "distill/0", "distill.training.learning_rate=2e-4")
+    explanation = explained(store, "distill/small/0", "distill.training.learning_rate=2e-4")
     assert [str(change) for change in explanation.changes] == ["config.training.learning_rate: 0.0001 -> 0.0002"]
 
 
 def test_changed_upstream_is_named_with_its_own_reason(store: Path) -> None:
     assert "soft_labels" in to_run(store, "pet.training.epochs=3")
-    assert "baseline/0" not in to_run(store, "pet.training.epochs=3")
+    assert "baseline/small/0" not in to_run(store, "pet.training.epochs=3")
     explanation = explained(store, "soft_labels", "pet.training.epochs=3")
     assert [change.name for change in explanation.changes] == [f"inputs.members.{index}" for index in range(3)]
     assert explanation.notes["inputs.members.0"] == "pet/review/0 runs: config.training.epochs: 2.0 -> 3.0"
@@ -82,7 +82,7 @@ def test_changed_upstream_is_named_with_its_own_reason(store: Path) -> None:
 def test_changed_line_of_code_runs_the_steps_that_use_it(store: Path, edit: Callable[[str, str, str], None]) -> None:
     edit("distillation/stage", "\ndef run(", "\nNEW_LINE = 1\n\n\ndef run(")
     assert to_run(store) == STUDENTS
-    explanation = explained(store, "distill/0")
+    explanation = explained(store, "distill/small/0")
     assert [str(change) for change in explanation.changes] == ["the code of stages.distillation.stage changed"]
 
 
@@ -91,7 +91,7 @@ def test_changed_line_of_a_shared_module_runs_what_imports_it(
 ) -> None:
     edit("common/training/loop", "\ndef train(", "\nNEW_LINE = 1\n\n\ndef train(")
     names = to_run(store)
-    assert {"pet/review/0", "baseline/0", "ppt/pair", "distill/0"} <= names
+    assert {"pet/review/0", "baseline/small/0", "ppt/pair", "distill/small/0"} <= names
     assert "data/rotten_tomatoes" not in names
 
 
@@ -131,7 +131,7 @@ def test_explain_prints_both_keys_side_by_side(store: Path, clozeline: Clozeline
     done = clozeline("explain", "smoke", "distill", "--store", str(store), "-o", "distill.training.steps=9")
     assert done.returncode == 0, done.stderr
     lines = [line.split() for line in done.stdout.splitlines()]
-    assert [line[:2] for line in lines if line[0] == "RUN"] == [["RUN", "distill/0"], ["RUN", "distill/1"]]
+    assert [line[:2] for line in lines if line[0] == "RUN"] == [["RUN", "distill/small/0"], ["RUN", "distill/small/1"]]
     assert ["config.training.steps", "8", "9"] in lines
     done = clozeline("explain", "smoke", "soft_labels", "--store", str(store))
     assert done.stdout.startswith("CACHED soft_labels") and "nothing differs" in done.stdout
@@ -148,17 +148,17 @@ def test_failed_run_prints_the_command_that_resumes_it(tmp_path: Path, clozeline
         "-o",
         "baseline.training.learning_rate=1e30",
         "--until",
-        "baseline/0",
+        "baseline/small/0",
     ]
     done = clozeline(*words, "--max-parallel", "1", "--keep-going", "--no-register")
     assert done.returncode == 1, done.stdout + done.stderr
-    assert "step baseline/0 failed" in done.stdout and "DivergedError" in done.stdout
+    assert "step baseline/small/0 failed" in done.stdout and "DivergedError" in done.stdout
     log = next(line.split(maxsplit=1)[1] for line in done.stdout.splitlines() if line.startswith("log "))
     assert "DivergedError" in Path(log).read_text()
     again = next(line for line in done.stdout.splitlines() if line.startswith("resume "))
     assert again.split(maxsplit=1)[1] == (
-        "clozeline run smoke -o baseline.training.learning_rate=1e30 --until baseline/0 --keep-going --max-parallel 1 "
-        f"--no-register --store '{store}'"
+        "clozeline run smoke -o baseline.training.learning_rate=1e30 --until baseline/small/0 --keep-going "
+        f"--max-parallel 1 --no-register --store '{store}'"
     )
     # NaN is not a transient error, so there is one attempt.
-    assert done.stdout.count("started   baseline/0") == 1
+    assert done.stdout.count("started   baseline/small/0") == 1

@@ -65,7 +65,8 @@ def recipe(tmp_path: Path) -> Recipe:
 
     def make(**changes: Any) -> PipelineConfig:
         return load_config({
-            "name": "films", "task": task.model_dump(exclude_defaults=True), "backbone": encoder, "student": encoder,
+            "name": "films", "task": task.model_dump(exclude_defaults=True), "backbone": encoder,
+            "students": {"small": encoder},
             "data": {**labeled, "unlabeled": {"asset": str(tmp_path / "unlabeled.jsonl")}},
             "zero_shot": False,
             "pet": {"lora": {"rank": 2, "targets": ["query", "value"]}, "training": training},
@@ -99,7 +100,7 @@ def test_two_workers_label_shards_and_resume_after_a_kill(
     fault.touch()
     config = sharded_steps.Config(**dict(shards.config), fault=str(fault), at=SIZES[0] + 1)
     killed = replace(shards, run=function_name(sharded_steps.run), config=config)
-    student = named(steps, "distill/0")
+    student = named(steps, "distill/small/0")
     outcome = ran([named(steps, "soft_labels"), replace(student, inputs={**student.inputs, "shards": killed})], store)
     assert outcome.ok, outcome.errors
     folder = {name: store.files(name, report.fingerprint) for name, report in outcome.steps.items()}
@@ -118,7 +119,7 @@ def test_two_workers_label_shards_and_resume_after_a_kill(
     expected = read_logits(folder["soft_labels"] / "soft_labels.jsonl", LABELS).logits
     assert np.ptp(expected) > 0.1
     assert np.array([[row["logits"][label] for label in LABELS] for row in rows]) == pytest.approx(expected, abs=1e-4)
-    assert json.loads((folder["distill/0"] / "result.json").read_text())["num_unlabeled"] == 20
+    assert json.loads((folder["distill/small/0"] / "result.json").read_text())["num_unlabeled"] == 20
 
 
 def test_malformed_row_fails_the_step_and_is_named(recipe: Recipe, ray_session: Capacity, tmp_path: Path) -> None:

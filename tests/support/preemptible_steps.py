@@ -107,7 +107,9 @@ def graph(folder: Path) -> list[Step]:
         )
         for seed, name in enumerate(("trained", "labeling"))
     )
-    ensemble_config = SoftLabelsConfig(labels=task.labels, members=("trained", "labeling"), groups=("pet", "pet"))
+    ensemble_config = SoftLabelsConfig(
+        labels=task.labels, members=("trained", "labeling"), groups=("pet", "pet"), have_priors=(True, True)
+    )
     soft_label_step = Step(
         name="soft_labels",
         run=function_name(ensemble),

@@ -32,9 +32,10 @@ data:
 backbone:
   asset: ROOT/backbone
   max_length: 32
-student:
-  asset: ROOT/backbone
-  max_length: 32
+students:
+  small:
+    asset: ROOT/backbone
+    max_length: 32
 pet:
   training: {learning_rate: 0.001, epochs: 6}
 distill:

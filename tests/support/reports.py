@@ -33,6 +33,8 @@ def labels_of(name: str) -> dict[str, str]:
         labels["seed"] = rest.pop()
     if kind in KINDS and KINDS[kind].row:
         labels["row"] = "/".join([{"soft_labels": "ensemble", "distill": "student"}.get(kind, kind), *rest])
+    if kind in ("distill", "baseline"):
+        labels["student"] = rest[0]
     if kind in ("pet", "zero_shot", "priming"):
         generation = next((part[1:] for part in rest[:-1] if part[1:].isdigit()), "0")
         labels |= {"pattern": rest[-1]} | ({"member": "pet", "generation": generation} if kind == "pet" else {})

@@ -21,6 +21,7 @@ def render_page(
     columns: Sequence[str],
     cells: Sequence[Sequence[str]],
     run_line: str,
+    use: str = "",
     details: Mapping[str, Any] | None = None,
     graph: Markup | None = None,
 ) -> str:
@@ -31,6 +32,7 @@ def render_page(
         columns: Columns of the leaderboard.
         cells: Rows of the leaderboard as text.
         run_line: A sentence about this run.
+        use: Which classifier to use and why, if the run has one.
         details: Curves and confidence of pipelines/report/stage.py, if available.
         graph: The graph of steps as SVG, if available.
     """
@@ -46,15 +48,23 @@ def render_page(
     return environment.get_template("report.html").render(
         report=report,
         columns=columns,
-        rows=list(zip((row["kind"] for row in report["rows"]), cells, strict=True)),
+        rows=list(zip((_style(row, report) for row in report["rows"]), cells, strict=True)),
         bars=[_bar(row) for row in report["rows"]],
         prompt_inits=prompt_inits(report.get("prompt_inits", ())),
         learning=learning_curve(report.get("learning_curve", ())),
+        sizes=accuracy_by_size(report["rows"]),
         curves=[_curve(name, runs) for name, runs in details.get("curves", {}).items()],
         confidence=[_calibration(name, values) for name, values in details.get("confidence", {}).items()],
         graph=graph,
         run_line=run_line,
+        use=use,
     )
+
+
+def _style(row: Mapping[str, Any], report: Mapping[str, Any]) -> str:
+    """Returns the CSS class of a row: its kind, or `delivered`."""
+    delivered = report["delivered"]
+    return "delivered" if delivered and row["name"] == delivered["row"] else str(row["kind"])
 
 
 def _breakable(name: str) -> Markup:
@@ -109,6 +119,42 @@ def learning_curve(points: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None
     rows = _colored([(method, *(cells.get((method, size), "") for size in sizes)) for method in methods])
     chart = charts.line_chart(series, x_label="labeled examples", y_label="test accuracy", dots=True)
     return {"sizes": sizes, "rows": rows, "chart": chart, "about": _seeds(points[0]["num_seeds"])}
+
+
+def accuracy_by_size(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
+    """Returns a table with a row per kind (student, baseline) and a column per student, and its chart.
+
+    None if all students have the same size.
+    """
+    sized = sorted(
+        (row for row in rows if row["student"] and row["num_parameters"]), key=lambda row: int(row["num_parameters"])
+    )
+    sizes = {row["student"]: row["num_parameters"] for row in sized}
+    if len(set(sizes.values())) < 2:
+        return None
+    kinds = list(dict.fromkeys(row["kind"] for row in sized))
+    cells = {(row["kind"], row["student"]): percent(**row["accuracy"]) for row in sized}
+    series = [
+        [
+            (r["num_parameters"] / 1e6, r["accuracy"]["mean"], r["accuracy"]["std"] or 0)
+            for r in sized
+            if r["kind"] == kind
+        ]
+        for kind in kinds
+    ]
+    return {
+        "columns": [f"{name} ({short(size)})" for name, size in sizes.items()],
+        "rows": _colored([(kind, *(cells.get((kind, name), "") for name in sizes)) for kind in kinds]),
+        "chart": charts.line_chart(series, x_label="million parameters", y_label="test accuracy", dots=True),
+    }
+
+
+def short(number: int) -> str:
+    """Returns a number such as `460.8k` or `22.6M`."""
+    for unit, name in ((1_000_000, "M"), (1_000, "k")):
+        if number >= unit:
+            return f"{number / unit:.1f}{name}"
+    return str(number)
 
 
 def percent(mean: float, std: float | None) -> str:

@@ -39,7 +39,8 @@ def build_report(
     lists = {name: list(result[name]) for name in ("comparisons", "notes", "suggestions")}
     extras = {name: list(result.get(name, ())) for name in ("prompt_inits", "learning_curve")}
     by_step = {name: round(value, 1) for name, value in seconds.items()}
-    return {"recipe": recipe, **run, "rows": rows, **lists, **extras, "step_seconds": by_step}
+    delivered = result["delivered"]
+    return {"recipe": recipe, **run, "rows": rows, "delivered": delivered, **lists, **extras, "step_seconds": by_step}
 
 
 def write_report(
@@ -95,14 +96,6 @@ def cells(row: Mapping[str, Any], columns: Iterable[str]) -> tuple[str, ...]:
     return tuple(COLUMNS[column](row) for column in columns)
 
 
-def short(number: int) -> str:
-    """Returns a number such as `460.8k` or `22.6M`."""
-    for unit, name in ((1_000_000, "M"), (1_000, "k")):
-        if number >= unit:
-            return f"{number / unit:.1f}{name}"
-    return str(number)
-
-
 def _percent(metric: Mapping[str, Any] | None) -> str:
     return "" if metric is None else html.percent(metric["mean"], metric["std"])
 
@@ -117,7 +110,7 @@ COLUMNS: dict[str, Callable[[Mapping[str, Any]], str]] = {
     "seeds": lambda row: str(row["num_seeds"]),
     "labeled": lambda row: f"{row['num_labeled']:,}",
     "unlabeled": lambda row: f"{row['num_unlabeled']:,}",
-    "trainable params": lambda row: short(row["trainable_parameters"]),
+    "trainable params": lambda row: html.short(row["trainable_parameters"]),
     "seconds": lambda row: "" if row["seconds"] is None else f"{row['seconds']:,.0f}",
 }
 """Column of the leaderboard -> the text of its cell for a row."""
@@ -131,6 +124,7 @@ def report_markdown(report: Mapping[str, Any]) -> str:
         "",
         *_grid(columns, [cells(row, columns) for row in report["rows"]]),
         "",
+        *([f"**{delivered_line(report)}**", ""] if report["delivered"] else []),
         *(f"- {note}" for note in report["notes"]),
         f"- {run_line(report)}",
     ]
@@ -138,6 +132,9 @@ def report_markdown(report: Mapping[str, Any]) -> str:
         rows = [row["cells"] for row in curve["rows"]]
         head = ("labeled examples", *map(str, curve["sizes"]))
         lines += ["", "## Accuracy by number of labeled examples", "", *_grid(head, rows)]
+    if sizes := html.accuracy_by_size(report["rows"]):
+        head = ("parameters", *sizes["columns"])
+        lines += ["", "## Accuracy by size", "", *_grid(head, [row["cells"] for row in sizes["rows"]])]
     for task in html.prompt_inits(report["prompt_inits"]):
         rows = [row["cells"] for row in task["rows"]]
         head = ("method", "init", "accuracy", "final loss")
@@ -161,7 +158,8 @@ def leaderboard_table(report: Mapping[str, Any], width: int) -> Table:
     for number, column in enumerate(columns):
         table.add_column(column, justify="left" if number == 0 else "right", no_wrap=True)
     for row in report["rows"]:
-        style = {"student": "bold green", "ensemble": "bold"}.get(row["kind"])
+        is_delivered = bool(report["delivered"]) and row["name"] == report["delivered"]["row"]
+        style = "bold green" if is_delivered else "bold" if row["kind"] == "ensemble" else None
         table.add_row(*cells(row, columns), style=style)
     return table
 
@@ -172,7 +170,13 @@ def report_html(
     """Returns the report as a page. The arguments are those of `write_report`."""
     columns = page_columns(report)
     rows = [cells(row, columns) for row in report["rows"]]
-    return html.render_page(report, columns, rows, run_line(report), details, graph)
+    use = delivered_line(report) if report["delivered"] else ""
+    return html.render_page(report, columns, rows, run_line(report), use, details, graph)
+
+
+def delivered_line(report: Mapping[str, Any]) -> str:
+    """Returns which classifier to use and why."""
+    return f"Use {report['delivered']['row']}. {report['delivered']['reason']}"
 
 
 def run_line(report: Mapping[str, Any]) -> str:

@@ -30,6 +30,8 @@ from stages.tfidf.config import TfidfSettings
 
 CurveMethod = Literal["baseline", "ensemble", "student"]
 """Methods that the learning curve can compare."""
+StudentStage = Literal["distill", "baseline"]
+"""Stages that train the encoder of a student."""
 
 
 class LearningCurveSection(Config):
@@ -40,7 +42,9 @@ class LearningCurveSection(Config):
     seeds: tuple[int, ...] = Field((0, 1, 2), min_length=1)
     """Seeds of the samples of labeled examples. With one seed, a smaller sample is part of a larger one."""
     methods: tuple[CurveMethod, ...] = Field(("baseline", "ensemble"), min_length=1)
-    """baseline, ensemble (one sub-model per pattern), student. Each runs once per number and seed."""
+    """baseline, ensemble (one sub-model per pattern), student. Each runs once per number and seed. baseline and student
+    use the first of `students`.
+    """
     patterns: tuple[Name, ...] | None = Field(None, min_length=1)
     """Patterns of the ensemble. If not set, the patterns of pet."""
     members: tuple[Name, ...] = ()
@@ -145,15 +149,44 @@ class ShardsSection(StreamSection, ShardsConfig):
     """Maximum number of examples for a student, sampled from the examples that distill keeps."""
 
 
+class StudentSection(StudentConfig):
+    """A student: its encoder, and training settings of its own."""
+
+    teacher: Name | None = None
+    """Another student that teaches this one, together with the ensemble. If not set, the ensemble alone."""
+    training: TrainingConfig | None = None
+    """Training on the soft labels. If not set, distill.training."""
+    baseline_training: TrainingConfig | None = None
+    """Training of its baseline on the labeled data. If not set, baseline.training."""
+
+    @model_validator(mode="after")
+    def _training_fits(self) -> Self:
+        for key in ("training", "baseline_training"):
+            if self.tune == "head" and getattr(self, key) is not None:
+                raise InputError(
+                    "tune: head fits a linear head, without training steps.",
+                    f"Remove {key}, or set tune: full.",
+                    key=key,
+                )
+        return self
+
+    def training_in(self, stage: StudentStage, section: StudentSettings) -> TrainingConfig | None:
+        """Returns its training settings in a stage: its own, else those of the section; None for tune: head."""
+        own = self.training if stage == "distill" else self.baseline_training
+        return own or (section.training if self.tune == "full" else None)
+
+
 class DistillSection(FullTrainingSection, DistillationSettings):
-    """The student, trained on soft labels."""
+    """The students, trained on soft labels. `training` is for all students without their own."""
 
     seeds: tuple[int, ...] = Field((0,), min_length=1)
-    """Seeds. One student is trained per seed."""
+    """Seeds. Each student is trained once per seed."""
 
 
 class BaselineSection(FullTrainingSection, StudentSettings, BaselineSettings):
-    """The student's encoder, trained on the labeled examples only."""
+    """The encoders of the students, trained on the labeled examples only. `training` is for all baselines without their
+    own (`baseline_training` of a student).
+    """
 
     seeds: tuple[int, ...] = Field((0,), min_length=1)
-    """Seeds. One baseline is trained per seed."""
+    """Seeds. The baseline of each student is trained once per seed."""

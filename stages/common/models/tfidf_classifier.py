@@ -79,6 +79,11 @@ class TfidfClassifier:
         recorder.log_progress(len(examples), len(examples), phase=phase)
         return logits
 
+    @property
+    def num_parameters(self) -> int:
+        """Number of weights and biases."""
+        return int(self.weight.size + self.bias.size)
+
     def save(self, folder: Path) -> None:
         """Writes the classifier."""
         vocabulary = [term for term, _ in sorted(self.vectorizer.vocabulary_.items(), key=lambda item: item[1])]

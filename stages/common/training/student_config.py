@@ -19,7 +19,7 @@ class StudentSettings(Config):
     """Settings that a recipe gives to each training run of the student's encoder."""
 
     training: TrainingConfig | None = None
-    """Length, learning rate and batch size. Not set for student.tune: head."""
+    """Length, learning rate and batch size. Not set for tune: head."""
 
 
 class StudentTrainingConfig(TextTaskConfig, StudentSettings):
@@ -32,25 +32,16 @@ class StudentTrainingConfig(TextTaskConfig, StudentSettings):
 
     @model_validator(mode="after")
     def _training_fits(self) -> Self:
-        check_training(self.student, self.training)
+        if self.training is None and self.student.tune == "full":
+            raise InputError(
+                "tune: full needs training settings.",
+                "Add training: {learning_rate: 0.00005, epochs: 3}, or set tune: head.",
+                key="training",
+            )
+        if self.training is not None and self.student.tune == "head":
+            raise InputError(
+                "tune: head fits a linear head, without training steps.",
+                "Remove training, or set tune: full.",
+                key="training",
+            )
         return self
-
-
-def check_training(student: StudentConfig, training: TrainingConfig | None) -> None:
-    """Checks that training settings are given exactly if training steps are made.
-
-    Raises:
-        InputError: with the key `training`.
-    """
-    if training is None and student.tune == "full":
-        raise InputError(
-            "student.tune: full needs training settings.",
-            "Add training: {learning_rate: 0.00005, epochs: 3}, or set student.tune: head.",
-            key="training",
-        )
-    if training is not None and student.tune == "head":
-        raise InputError(
-            "student.tune: head fits a linear head, without training steps.",
-            "Remove training, or set student.tune: full.",
-            key="training",
-        )

@@ -38,10 +38,10 @@ class StudentTargets(Protocol[Item]):
         """Returns the example of each item."""
 
     def loss(self, logits_BC: Tensor, batch: Sequence[Item]) -> Tensor:
-        """Returns the scalar loss of a batch, for student.tune: full."""
+        """Returns the scalar loss of a batch, for tune: full."""
 
     def head_targets(self) -> HeadTargets:
-        """Returns the targets of all items, for student.tune: head."""
+        """Returns the targets of all items, for tune: head."""
 
 
 class FittedStudent(NamedTuple):
@@ -57,6 +57,7 @@ class StudentResult(TypedDict):
     test: Score
     final_loss: float | None
     trainable_parameters: int
+    num_parameters: int
 
 
 def fit_student(
@@ -112,4 +113,5 @@ def write_student(
         test=test,
         final_loss=losses[-1] if losses else None,
         trainable_parameters=sum(item.numel() for item in student.parameters.values()),
+        num_parameters=student.num_parameters,
     )

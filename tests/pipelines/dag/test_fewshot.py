@@ -49,8 +49,8 @@ def test_build_steps_makes_all_steps_of_a_recipe(recipe: str) -> None:
         *(f"zero_shot/{pattern}" for pattern in config.task.patterns),
         *(f"pet/{pattern}/{seed}" for pattern in config.task.patterns for seed in config.pet.seeds),
         "soft_labels",
-        *(f"distill/{seed}" for seed in config.distill.seeds),
-        *(f"baseline/{seed}" for seed in config.baseline.seeds),
+        *(f"distill/small/{seed}" for seed in config.distill.seeds),
+        *(f"baseline/small/{seed}" for seed in config.baseline.seeds),
         *(
             f"prompts/{task}/{method}/{seed}"
             for task in ("rotten_tomatoes", "plot_or_quote")
@@ -139,7 +139,7 @@ def test_every_step_has_its_own_seed(recipe: str) -> None:
         ("ensemble.weights=accuracy", {"soft_labels"}),
         ("ppt.training.learning_rate=0.5", {"ppt"}),
         ("prompts.training.learning_rate=0.5", {"prompts"}),
-        ("student.max_length=17", {"distill", "baseline"}),
+        ("students.small.max_length=17", {"distill", "baseline"}),
         ("backbone.max_length=17", {"ppt", "zero_shot", "pet", "prompts"}),
     ],
 )
@@ -176,6 +176,41 @@ def test_cpus_and_gpus_change_resources_but_no_config() -> None:
     assert {step.resources.gpus for step in steps.values() if step.kind == "distill"} == {1}
     for step in steps.values():
         assert (step.resources.cpus == 0.5) == KINDS[step.kind].is_lightweight, step.name
+
+
+LARGE = "students.large={asset: some/large, max_length: 9, baseline_training: {learning_rate: 0.1, steps: 3}}"
+FROZEN = "students.frozen={asset: some/large, tune: head}"
+
+
+def test_each_student_has_its_steps_settings_and_labels() -> None:
+    steps = plan("smoke", LARGE, FROZEN, "students.small.training={learning_rate: 0.5, steps: 2}")
+    own = {name: step for name, step in steps.items() if step.kind in ("distill", "baseline")}
+    names, kinds = ("small", "large", "frozen"), ("distill", "baseline")
+    assert set(own) == {f"{kind}/{name}/{seed}" for kind in kinds for name in names for seed in (0, 1)}
+    rates = {name: step.config.training and step.config.training.learning_rate for name, step in own.items()}
+    assert (rates["distill/small/0"], rates["distill/large/0"], rates["distill/frozen/0"]) == (0.5, 1e-4, None)
+    assert (rates["baseline/small/0"], rates["baseline/large/0"], rates["baseline/frozen/0"]) == (1e-4, 0.1, None)
+    assert own["distill/large/1"].config.student.max_length == 9
+    assert own["distill/large/1"].labels == {"row": "student/large", "student": "large", "seed": "1"}
+    assert own["baseline/large/1"].labels == {"row": "baseline/large", "student": "large", "seed": "1"}
+
+
+def test_the_name_of_a_student_does_not_change_its_seed() -> None:
+    steps = plan("smoke", "students.other={asset: some/large}")
+    for kind in ("distill", "baseline"):
+        small, other, next_seed = (steps[f"{kind}/{name}"].config.seed for name in ("small/0", "other/0", "small/1"))
+        assert small == other != next_seed
+
+
+def test_another_student_changes_only_the_report() -> None:
+    one, two = plan("smoke"), plan("smoke", LARGE)
+    assert [name for name, step in one.items() if own(step) != own(two[name])] == ["report"]
+
+
+def test_without_unlabeled_data_there_are_no_soft_labels_and_no_students() -> None:
+    probe = "members.mini={kind: probe, encoder: {asset: some/encoder}}"
+    kinds = {step.kind for step in plan("smoke", "data.unlabeled_size=0", probe).values()}
+    assert {"pet", "probe", "baseline", "report"} <= kinds and not kinds & {"soft_labels", "distill"}
 
 
 def test_optional_sections_have_no_steps_if_they_are_not_set() -> None:

@@ -24,7 +24,7 @@ def ancestors(step: Step) -> set[str]:
 
 def test_a_point_reads_only_its_subset_of_the_labeled_data() -> None:
     steps = steps_of(CURVE)
-    for kind in ("baseline/0", "soft_labels", "distill/0"):
+    for kind in ("baseline/small/0", "soft_labels", "distill/small/0"):
         names = ancestors(steps[f"learning_curve/2/1/{kind}"])
         assert {name for name in names if not name.startswith("learning_curve/2/1/")} == {"data/rotten_tomatoes"}
         assert "data/rotten_tomatoes" not in {one.name for one in steps[f"learning_curve/2/1/{kind}"].upstream()}
@@ -77,3 +77,15 @@ def test_steps_of_the_learning_curve_have_their_own_kinds() -> None:
     kinds = {name: step.kind for name, step in steps_of(CURVE).items() if name.startswith("learning_curve/")}
     assert kinds.pop("learning_curve/picture") == "learning_curve"
     assert set(kinds.values()) == {"curve_point"}
+
+
+def test_the_learning_curve_uses_the_first_student() -> None:
+    steps = steps_of(CURVE, "students.large={asset: some/large}")
+    names = [name for name in steps if name.startswith("learning_curve/2/0/")]
+    assert {"learning_curve/2/0/distill/small/0", "learning_curve/2/0/baseline/small/0"} <= set(names)
+    assert not any("large" in name for name in names)
+
+
+def test_the_learning_curve_of_baselines_needs_no_unlabeled_data() -> None:
+    steps = steps_of("learning_curve={shots: [2, 4], methods: [baseline]}", "data.unlabeled_size=0")
+    assert "learning_curve/4/0/baseline/small/0" in steps and "learning_curve/4/0/soft_labels" not in steps

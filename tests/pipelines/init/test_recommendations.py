@@ -162,7 +162,7 @@ def test_output_is_a_recipe_with_the_recommendations(tmp_path: Path, clozeline: 
     assert config.pet.training.learning_rate == 1e-5
     before = read_recipe(find_recipe("smoke"), PipelineConfig)
     assert config.task == before.task
-    assert config.student == before.student, "a YAML anchor that backbone and student share is not changed for both"
+    assert config.students == before.students, "a YAML anchor that backbone and student share is not changed for both"
     assert config.backbone.max_length != before.backbone.max_length
     assert config.distill.temperature == 3, "overrides are kept"
     assert "#   pet.tune: full (was" in target.read_text()

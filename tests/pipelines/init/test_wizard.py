@@ -131,7 +131,7 @@ def test_default_models_follow_the_language(monkeypatch: pytest.MonkeyPatch, bac
     done = init(tickets(), "--output", "made.yaml", "--no-score")
     assert done.exit_code == 0, done.exception
     config = read_recipe(Path("made.yaml"), PipelineConfig)
-    assert (config.backbone.asset, config.student.asset) == (backbone, MINILM.asset)
+    assert (config.backbone.asset, config.students["small"].asset) == (backbone, MINILM.asset)
     assert [item.encoder.asset for item in config.members.values() if item.kind == "probe"] == [
         MINILM.asset,
         MPNET.asset,
@@ -149,15 +149,17 @@ def test_other_languages_have_a_multilingual_encoder_and_no_default_language_mod
     assert "No PET: the default language model reads single English texts only (--backbone)" in done.output
     sections = yaml.safe_load(Path("made.yaml").read_text())
     assert not {"pet", "backbone"} & set(sections)
-    assert sections["student"] == sections["members"]["small"]["encoder"]
-    assert sections["student"]["asset"] == MULTILINGUAL_E5.asset and sections["student"]["prefix"] == "query: "
+    assert sections["students"]["small"] == sections["members"]["small"]["encoder"]
+    small = sections["students"]["small"]
+    assert (small["asset"], small["prefix"]) == (MULTILINGUAL_E5.asset, "query: ")
 
 
 def test_language_and_assets_are_flags() -> None:
     flags = ("--language", "other", "--assets", "hub", "--budget", "1h")
     done = init(tickets(), "--output", "made.yaml", *flags)
     assert done.exit_code == 0, done.exception
-    assert yaml.safe_load(Path("made.yaml").read_text())["student"]["asset"] == "hf:intfloat/multilingual-e5-small"
+    students = yaml.safe_load(Path("made.yaml").read_text())["students"]
+    assert students["small"]["asset"] == "hf:intfloat/multilingual-e5-small"
     assert init(tickets(), "--language", "french", "--output", "other.yaml").exit_code == 2
 
 

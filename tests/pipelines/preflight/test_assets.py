@@ -39,10 +39,11 @@ except InputError as error:
 
 
 @pytest.mark.parametrize("answers", [False, True])
-@pytest.mark.parametrize("section", ["backbone", "student"])
+@pytest.mark.parametrize("section", ["backbone", "students.small"])
 def test_an_unreachable_hub_is_an_error_within_seconds(section: str, answers: bool, recipe: Path) -> None:
     """Measured in a new interpreter, with imports. The connection is refused, or never answered."""
-    old, new = (f"{section}:\n  asset: {asset}" for asset in (recipe.parent / "backbone", "hf:org/model"))
+    last, indent = section.rpartition(".")[2], "  " * (1 + section.count("."))
+    old, new = (f"{last}:\n{indent}asset: {asset}" for asset in (recipe.parent / "backbone", "hf:org/model"))
     text = recipe.read_text().replace(old, new)
     recipe.write_text(text)
     with socket.create_server(("127.0.0.1", 0)) as silent:
@@ -53,7 +54,7 @@ def test_an_unreachable_hub_is_an_error_within_seconds(section: str, answers: bo
             command, cwd=ROOT, env=os.environ | settings, capture_output=True, text=True, timeout=60, check=True
         )
     seconds, _, message = done.stdout.partition(" ")
-    line = text.splitlines().index("  asset: hf:org/model") + 1
+    line = text.splitlines().index(f"{indent}asset: hf:org/model") + 1
     assert message.startswith(f"{recipe}:{line}: {section}.asset: hf:org/model cannot be reached (")
     assert "pypi:NAME==VERSION/PATH" in message
     assert float(seconds) < IN_TIME_S

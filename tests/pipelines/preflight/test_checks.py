@@ -44,7 +44,7 @@ def test_a_valid_recipe_passes_all_checks(recipe: Path) -> None:
     assert tasks[-1] == "checking data, patterns and label words: 1 of 1"
 
 
-BACKBONE, STUDENT = "backbone:\n  asset: ", "student:\n  asset: "
+BACKBONE, STUDENT = "backbone:\n  asset: ", "small:\n    asset: "
 NO_PACKAGE = "pypi:no-such-package-of-clozeline==1/"
 POOL_LINE_1 = "line 1: there is no column"
 
@@ -75,10 +75,10 @@ BAD = [
     ("films.jsonl", "flims.jsonl", "data.pool.asset", "flims.jsonl' does not exist", "Correct the path"),
     (BACKBONE, f"{BACKBONE}{NO_PACKAGE}", "backbone.asset", "cannot be reached", "hf:ORG/NAME"),
     (BACKBONE, f"{BACKBONE}http://127.0.0.1:9/", "backbone.asset", "cannot be reached", "a path"),
-    (STUDENT, f"{STUDENT}pypi:six/", "student.asset", "not a package reference", "NAME==VERSION"),
+    (STUDENT, f"{STUDENT}pypi:six/", "students.small.asset", "not a package reference", "NAME==VERSION"),
     # lengths
-    ("32\nstudent", "57\nstudent", "backbone.max_length", "57 tokens after a prompt of 8 vectors are more", "to 56"),
-    ("32\npet", "65\npet", "student.max_length", "65 tokens are more than the 64 positions", "to 64"),
+    ("32\nstudents", "57\nstudents", "backbone.max_length", "57 tokens after a prompt of 8 vectors are more", "to 56"),
+    ("32\npet", "65\npet", "students.small.max_length", "65 tokens are more than the 64 positions", "to 64"),
 ]  # fmt: skip
 """Old text, new text, and key, problem and remedy of the error."""
 

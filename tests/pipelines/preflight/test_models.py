@@ -108,10 +108,10 @@ def test_a_plan_skips_models_that_are_not_cached(recipe: Path) -> None:
 
 def test_cls_pooling_is_an_error_for_causal_students(recipe: Path) -> None:
     (recipe.parent / "backbone" / "config.json").write_text(json.dumps(CAUSAL))
-    overrides = [f"student={{asset: '{recipe.parent / 'backbone'}', max_length: 32, pooling: cls}}"]
+    overrides = [f"students.small={{asset: '{recipe.parent / 'backbone'}', max_length: 32, pooling: cls}}"]
     with pytest.raises(InputError, match="reads only itself") as caught:
         check_recipe(read_recipe(recipe, PipelineConfig, overrides), lambda *task: None)
-    assert caught.value.key == "student.pooling"
+    assert caught.value.key == "students.small.pooling"
 
 
 def _no_head(folder: Path) -> None:

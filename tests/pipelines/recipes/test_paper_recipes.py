@@ -165,8 +165,8 @@ def test_pet_trains_all_weights_with_three_seeds_and_distills_for_5000_steps(nam
     assert (config.distill.training.steps, config.distill.training.batch_size) == (5000, 16)
     assert config.distill.temperature == 2
     assert config.ensemble.weights == "accuracy"
-    assert config.student.asset == config.backbone.asset
-    assert config.student.pooling == "cls"
+    assert config.students["small"].asset == config.backbone.asset
+    assert config.students["small"].pooling == "cls"
 
 
 @pytest.mark.parametrize("name", [*EACL, *FEWGLUE])

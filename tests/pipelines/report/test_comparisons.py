@@ -13,19 +13,28 @@ from tests.support.reports import report_on, write_predictions
 
 
 def test_student_is_compared_with_the_baseline_over_examples_and_seeds(tmp_path: Path) -> None:
-    for step, num_correct in {"distill/0": 80, "distill/1": 90, "baseline/0": 50, "baseline/1": 30}.items():
+    steps = {"distill/small/0": 80, "distill/small/1": 90, "baseline/small/0": 50, "baseline/small/1": 30}
+    for step, num_correct in steps.items():
         write_predictions(tmp_path, step, [1] * num_correct + [0] * (100 - num_correct))
-    result = report_on(tmp_path, "baseline/0", "baseline/1", "distill/0", "distill/1")
+    result = report_on(tmp_path, "baseline/small/0", "baseline/small/1", "distill/small/0", "distill/small/1")
     (comparison,) = result["comparisons"]
-    assert (comparison["first"], comparison["second"]) == ("student", "baseline")
+    assert (comparison["first"], comparison["second"]) == ("student/small", "baseline/small")
     assert comparison["difference"] == pytest.approx((80 + 90 - 50 - 30) / 200)
     assert 0.2 < comparison["low"] < 0.35 < 0.55 < comparison["high"] < 0.7
     assert (comparison["num_examples"], comparison["num_seeds"]) == (100, [2, 2])
     low, high = f"{100 * comparison['low']:+.1f}", f"{100 * comparison['high']:+.1f}"
     assert result["notes"] == [
-        f"student - baseline: +45.0 points (95% interval {low} to {high}, p < 0.001, paired bootstrap over 100 "
-        "examples and 2 x 2 seeds)."
+        f"student/small - baseline/small: +45.0 points (95% interval {low} to {high}, p < 0.001, paired "
+        "bootstrap over 100 examples and 2 x 2 seeds)."
     ]
+
+
+def test_each_student_is_compared_with_its_own_baseline(tmp_path: Path) -> None:
+    steps = [f"{kind}/{name}/0" for kind in ("baseline", "distill") for name in ("small", "large")]
+    for step in [*steps, "distill/alone/0"]:
+        write_predictions(tmp_path, step, [1, 0])
+    pairs = [(item["first"], item["second"]) for item in report_on(tmp_path, *steps, "distill/alone/0")["comparisons"]]
+    assert pairs == [("student/small", "baseline/small"), ("student/large", "baseline/large")]
 
 
 def test_ensemble_is_compared_with_its_best_member(tmp_path: Path) -> None:
@@ -41,19 +50,19 @@ def test_ensemble_is_compared_with_its_best_member(tmp_path: Path) -> None:
 
 def test_examples_are_paired_by_uid_not_by_line(tmp_path: Path) -> None:
     uids = [f"test-{number}" for number in range(40)]
-    write_predictions(tmp_path, "distill/0", [1] * 30 + [0] * 10, uids=uids)
-    write_predictions(tmp_path, "baseline/0", [0] * 10 + [1] * 30, uids=uids[::-1])
-    (comparison,) = report_on(tmp_path, "baseline/0", "distill/0")["comparisons"]
+    write_predictions(tmp_path, "distill/small/0", [1] * 30 + [0] * 10, uids=uids)
+    write_predictions(tmp_path, "baseline/small/0", [0] * 10 + [1] * 30, uids=uids[::-1])
+    (comparison,) = report_on(tmp_path, "baseline/small/0", "distill/small/0")["comparisons"]
     assert (comparison["low"], comparison["high"], comparison["p_value"]) == (0, 0, 1)
 
 
 def test_rows_with_other_examples_or_without_predictions_are_not_compared(tmp_path: Path) -> None:
-    write_predictions(tmp_path, "distill/0", [1, 1, 0])
-    write_predictions(tmp_path, "baseline/0", [1, 1, 0], uids=["test-0", "test-1", "other"])
+    write_predictions(tmp_path, "distill/small/0", [1, 1, 0])
+    write_predictions(tmp_path, "baseline/small/0", [1, 1, 0], uids=["test-0", "test-1", "other"])
     write_predictions(tmp_path, "soft_labels", [1, 1, 0])
     write_predictions(tmp_path, "probe/mpnet", [1, 0, 0])
     (tmp_path / "probe/mpnet/test_logits.jsonl").unlink()
-    result = report_on(tmp_path, "baseline/0", "distill/0", "soft_labels", "probe/mpnet")
+    result = report_on(tmp_path, "baseline/small/0", "distill/small/0", "soft_labels", "probe/mpnet")
     assert result["comparisons"] == result["notes"] == []
 
 
@@ -65,7 +74,8 @@ def prompt_row(name: str, mean: float, std: float | None = 0.01) -> Row:
     return Row(
         name=name, kind="prompt", task=name.split("/")[1], accuracy=spread, macro_f1=spread, mcc=None, ece=None,
         exact_match=None, entity_f1=None, num_seeds=2, num_test=9, num_labeled=4, num_unlabeled=0,
-        trainable_parameters=1, steps=(f"{name}/0", f"{name}/1"),
+        trainable_parameters=1, student="", num_parameters=None, held_out_accuracy=None,
+        steps=(f"{name}/0", f"{name}/1"),
     )  # fmt: skip
 
 

@@ -13,7 +13,7 @@ from pipelines.report.leaderboard_plot import ROW_COLORS
 from tests.support.reports import report_on, write_predictions, write_result
 
 ROWS = {
-    "baseline/0": ("baseline", "baseline"),
+    "baseline/small/0": ("baseline/small", "baseline"),
     "zero_shot/review": ("zero_shot/review", "zero-shot"),
     "pet/review/0": ("pet/review", "sub-model"),
     "pet/g1/review/0": ("pet/g1/review", "sub-model"),
@@ -22,7 +22,7 @@ ROWS = {
     "probe/2": ("probe/2", "probe"),
     "priming/review/1": ("priming/review", "priming"),
     "soft_labels": ("ensemble", "ensemble"),
-    "distill/0": ("student", "student"),
+    "distill/small/0": ("student/small", "student"),
     "prompts/plots/p_tuning/0": ("prompts/plots/p_tuning", "prompt"),
 }
 
@@ -46,9 +46,10 @@ def test_leaderboard_skips_steps_without_a_row(tmp_path: Path) -> None:
 def test_leaderboard_averages_seeds(tmp_path: Path) -> None:
     for seed, correct in enumerate([(1, 1, 1, 0), (1, 0, 0, 0), (1, 1, 0, 0)]):
         test = {"ece": 0.1 * seed, "exact_match": 0.2 + 0.1 * seed}
-        write_predictions(tmp_path, f"distill/{seed}", correct, test=test)
+        write_predictions(tmp_path, f"distill/small/{seed}", correct, test=test)
     write_predictions(tmp_path, "soft_labels", [1, 1, 1, 1])
-    student, ensemble = report_on(tmp_path, "distill/0", "distill/1", "distill/2", "soft_labels")["rows"]
+    seeds = [f"distill/small/{seed}" for seed in range(3)]
+    student, ensemble = report_on(tmp_path, *seeds, "soft_labels")["rows"]
     accuracies = [0.75, 0.25, 0.5]
     assert student["accuracy"] == {"mean": 0.5, "std": pytest.approx(statistics.stdev(accuracies), abs=1e-6)}
     assert student["mcc"] == {"mean": 0, "std": pytest.approx(2 * statistics.stdev(accuracies), abs=1e-6)}
@@ -60,3 +61,17 @@ def test_leaderboard_averages_seeds(tmp_path: Path) -> None:
     assert (flat_student["accuracy"], flat_student["accuracy_std"]) == (0.5, student["accuracy"]["std"])
     assert flat_ensemble["exact_match"] is None and "steps" not in flat_ensemble
     assert list(flat_student) == list(flat_ensemble)
+
+
+def test_leaderboard_has_size_and_held_out_accuracy_of_classifiers(tmp_path: Path) -> None:
+    for seed, accuracy in enumerate([0.5, 0.75]):
+        more = {"num_parameters": 5000, "held_out_accuracy": accuracy}
+        write_predictions(tmp_path, f"baseline/small/{seed}", [1, 0], **more)
+        more["held_out_accuracy"] = None if seed else accuracy
+        write_predictions(tmp_path, f"baseline/large/{seed}", [1, 0], **more)
+    write_predictions(tmp_path, "probe/mpnet", [1, 0])
+    steps = [f"baseline/{name}/{seed}" for name in ("small", "large") for seed in (0, 1)]
+    small, large, probe = report_on(tmp_path, *steps, "probe/mpnet")["rows"]
+    assert (small["student"], small["num_parameters"], small["held_out_accuracy"]) == ("small", 5000, 0.625)
+    assert (large["student"], large["held_out_accuracy"]) == ("large", None), "a seed has none"
+    assert (probe["student"], probe["num_parameters"], probe["held_out_accuracy"]) == ("", None, None)

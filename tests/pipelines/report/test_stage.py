@@ -61,3 +61,23 @@ def test_report_has_prompt_inits_and_the_learning_curve(tmp_path: Path) -> None:
     assert "## Initializations of the prompts of films" in markdown and "| 0.200 |" in markdown
     without = writer.report_html(report | {"prompt_inits": [], "learning_curve": []})
     assert "Prompt initializations" not in without and "Accuracy by number" not in without
+
+
+def test_report_of_several_students_has_a_classifier_and_a_plot_of_their_sizes(tmp_path: Path) -> None:
+    for name, size in (("small", 1_000), ("large", 9_000)):
+        write_predictions(tmp_path, f"distill/{name}/0", [1, 0], num_parameters=size)
+        write_predictions(tmp_path, f"baseline/{name}/0", [1, 0], num_parameters=size)
+    write_predictions(tmp_path, "soft_labels", [1, 0])
+    steps = [f"{kind}/{name}/0" for kind in ("baseline", "distill") for name in ("small", "large")]
+    result = report_on(tmp_path, *steps, "soft_labels")
+    assert result["delivered"]["row"] == "student/large"
+    assert (tmp_path / "report/accuracy_by_size.png").read_bytes().startswith(b"\x89PNG")
+    report = writer.build_report("films", result, {}, RUN)
+    assert "## Accuracy by size" in writer.report_markdown(report)
+    assert "<h2>Accuracy by size</h2>" in writer.report_html(report)
+
+
+def test_report_without_a_classifier_delivers_none(tmp_path: Path) -> None:
+    write_predictions(tmp_path, "soft_labels", [1, 0])
+    assert report_on(tmp_path, "soft_labels")["delivered"] is None
+    assert not (tmp_path / "report/accuracy_by_size.png").exists()

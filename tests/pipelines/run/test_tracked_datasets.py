@@ -37,7 +37,7 @@ def planned(store: Store) -> Plan:
     films = graph_step("data/films")
     leaves = [
         graph_step(name, base=films)
-        for name in ("pet/review/0", "zero_shot/review", "distill/0", "baseline/0", "report")
+        for name in ("pet/review/0", "zero_shot/review", "distill/small/0", "baseline/small/0", "report")
     ]
     return plan(
         [*leaves, graph_step("ppt/pair"), graph_step("prompts/news/ppt/0", parts=(graph_step("data/news"),))], store
@@ -55,8 +55,8 @@ def test_datasets_are_the_sets_that_the_step_reads(planned: Plan) -> None:
     )  # fmt: skip
     assert datasets_of(datasets, "data/films") == datasets_of(datasets, "pet/review/0") == [train, unlabeled, test]
     assert datasets_of(datasets, "zero_shot/review") == [test]
-    assert datasets_of(datasets, "distill/0") == [unlabeled, test]
-    assert datasets_of(datasets, "baseline/0") == [train, test], "the dev set is empty"
+    assert datasets_of(datasets, "distill/small/0") == [unlabeled, test]
+    assert datasets_of(datasets, "baseline/small/0") == [train, test], "the dev set is empty"
     assert (
         datasets_of(datasets, "report") == datasets_of(datasets, "ppt/pair") == datasets_of(datasets, "unknown") == []
     )

@@ -30,8 +30,9 @@ data:
   pool: {asset: films.csv, label: category}
   shots: 4
 backbone: {asset: models/bert}
-student:
-  asset: models/student
+students:
+  small:
+    asset: models/student
 pet:
   seeds: [0, 1]
   training: {learning_rate: 0.001, epochs: 6}
@@ -115,13 +116,13 @@ def test_errors_in_json_have_a_line(tmp_path: Path) -> None:
         ("    - pattern: review", "    - patern: review", "prompts.tasks.0.patern", "unknown key", "'pattern'"),
         ("label: kind}", "labell: kind}", "prompts.tasks.1.data.pool.labell", "unknown key", "'label'"),
         ("{kind: normal}}", "{kinds: normal}}", "prompts.methods.random.init.kinds", "unknown key", "'kind'"),
-        ("student:\n  asset", "student:\n  max_length: 4\n  asset", "student.max_length", "greater than", "tokens of"),
+        ("    asset: models", "    max_length: 4\n    asset: models", "students.small.max_length", "greater", "tokens"),
         ("shots: 4", "shots: many", "data.shots", "valid integer", "Labeled examples per class"),
         ("seeds: [0, 1]", "seeds: [0, x]", "pet.seeds.1", "valid integer", ""),
         ("learning_rate: 5e-5", "learning_rate: -1", "distill.training.learning_rate", "greater than 0", "learning"),
         ("{kind: normal}", "{kind: norml}", "prompts.methods.random.init.kind", "'normal'", "sample_vocab (embeddings"),
         ("steps: 20", "steps: 20\n    epochs: 2", "distill.training", "both steps and epochs", "steps: 100"),
-        ("  asset: models/student", "  max_length: 9", "student.asset", "missing", "Reference of the encoder"),
+        ("asset: models/student", "max_length: 9", "students.small.asset", "missing", "Reference of the encoder"),
         ("    fresh: [good, great]\n", "", "task.verbalizer", "no word for label 'fresh'", "fresh: {"),
         ("fresh: [good", "frsh: [good", "task.verbalizer.frsh", "'frsh', which is not in labels", "spelling"),
         ("verdict: [dull]", "verdct: [dull]", "task.verbalizer.rotten.verdct", "'verdct', which is not", "verdict"),
@@ -244,10 +245,10 @@ def test_the_last_override_wins_and_the_file_is_unchanged(tmp_path: Path) -> Non
 
 def test_an_override_of_an_alias_does_not_change_its_anchor(tmp_path: Path) -> None:
     text = TEXT.replace("backbone: {asset", "backbone: &model {asset").replace(
-        "student:\n  asset: models/student", "student: *model"
+        "small:\n    asset: models/student", "small: *model"
     )
-    config = read_recipe(write(tmp_path, text), PipelineConfig, ["student.max_length=9"])
-    assert (config.student.max_length, config.backbone.max_length) == (9, 128)
+    config = read_recipe(write(tmp_path, text), PipelineConfig, ["students.small.max_length=9"])
+    assert (config.students["small"].max_length, config.backbone.max_length) == (9, 128)
 
 
 @pytest.mark.parametrize(

@@ -41,7 +41,8 @@ KEYS = [
     ("pet.ipet.teacher_share", "pet.ipet.teacher_fraction"),
     ("members.bert.ipet.most_confident", "members.bert.ipet.num_most_likely"),
     ("ensemble.mean", "ensemble.average"),
-    ("student.head_strength", "student.head_regularization_c"),
+    ("student", "students: {small: {...}}"),
+    ("students.small.head_strength", "students.small.head_regularization_c"),
     ("members.mini.strength", "members.mini.regularization_c"),
     ("members.mini.contrast", "members.mini.contrastive"),
     ("pet.mlm.share", "pet.mlm.mlm_probability"),
@@ -71,6 +72,11 @@ VALUES = [
 ]
 
 
+def last(key: str) -> str:
+    """Returns the last part of a dotted key."""
+    return key if "{" in key else key.rpartition(".")[2]
+
+
 def nested(key: str, value: object) -> object:
     """Returns mappings, and lists for `0`, with a value at a dotted key."""
     for part in reversed(key.split(".")):
@@ -85,7 +91,7 @@ def test_an_old_key_is_an_error_with_the_new_key(old: str, new: str, tmp_path: P
     line = len(path.read_text().splitlines())
     with pytest.raises(RecipeError) as caught:
         read_recipe(path, PipelineConfig)
-    names = [key.rpartition(".")[2] for key in (old, new)]
+    names = [last(key) for key in (old, new)]
     assert str(caught.value) == (
         f"{path}:{line}: {old}: {names[0]!r} was renamed to {names[1]!r}. Rename the key to {new}."
     )
@@ -115,9 +121,7 @@ def test_an_old_value_in_an_override_is_an_error(key: str, old: str) -> None:
 
 
 def test_every_renamed_key_and_value_is_tested() -> None:
-    assert {(old.rpartition(".")[2], new.rpartition(".")[2]) for old, new in KEYS} == {
-        (old, new) for _, old, new in RENAMED_KEYS
-    }
+    assert {(last(old), last(new)) for old, new in KEYS} == {(old, new) for _, old, new in RENAMED_KEYS}
     assert {(old, new) for _, old, new in VALUES} == {(old, new) for _, old, new in RENAMED_VALUES}
 
 

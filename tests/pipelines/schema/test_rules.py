@@ -19,6 +19,10 @@ BATCHED = "prompts.batched_training=true"
 SUBMODELS = ("pet.tune=prompt", "pet.prompt={num_virtual_tokens: 4}", "pet.batched_training=true")
 SOFT = ("task.patterns.soft='{text} {soft:2} is {mask}.'", "task.verbalizer={rotten: [bad], fresh: [good]}")
 RANDOM = "prompts.methods={random: {init: {kind: normal}}}"
+NO_UNLABELED = "data.unlabeled_size=0"
+LARGE = (
+    "students.large={asset: x, training: {learning_rate: 1, steps: 2}, baseline_training: {learning_rate: 1, steps: 2}}"
+)
 EARLY = "{learning_rate: 0.1, steps: 2, early_stopping: {}}"
 
 
@@ -73,9 +77,28 @@ def error_of(*overrides: str) -> RecipeError:
             "prompts.methods.x.training.early_stopping",
             "requires a dev set",
         ),
-        (("student.tune=head",), "distill.training", "without training steps"),
-        (("distill.training=null", "baseline=null"), "distill.training", "full needs training settings"),
-        (("data.unlabeled_size=0",), "data", "no unlabeled data"),
+        (("students.small.tune=head",), "distill.training", "without training steps"),
+        (("distill.training=null", "baseline=null"), "distill.training", "students.small.tune: full needs training"),
+        ((LARGE, "baseline.training=null"), "baseline.training", "students.small.tune: full needs training"),
+        (
+            ("students.small={asset: x, tune: head, training: {learning_rate: 1, steps: 2}}",),
+            "students.small.training",
+            "a linear head",
+        ),
+        ((LARGE, "baseline=null"), "students.large.baseline_training", "no section baseline"),
+        (
+            ("students.small.training={learning_rate: 1, steps: 2, early_stopping: {}}",),
+            "students.small.training.early_stopping",
+            "requires a dev set",
+        ),
+        (("students={}",), "students", "at least 1 item"),
+        # without unlabeled data
+        ((NO_UNLABELED, "baseline=null"), "data", "no baseline or probe, so no classifier"),
+        ((NO_UNLABELED, "data.shots=0"), "data", "neither labeled nor unlabeled data"),
+        ((NO_UNLABELED, IPET), "pet.ipet", "needs unlabeled data"),
+        ((NO_UNLABELED, "pet.mlm={}"), "pet.mlm", "needs unlabeled data"),
+        ((NO_UNLABELED, "learning_curve={shots: [2, 4]}"), "learning_curve.methods", "needs unlabeled data"),
+        ((NO_UNLABELED, "unlabeled_shards={source: {asset: x}}"), "unlabeled_shards", "needs unlabeled data"),
         # soft blocks
         (SOFT, "task.patterns.soft", "which only prompt tuning trains"),
         ((*SOFT, "pet.patterns=[soft, review]"), "pet.patterns", "which these sub-models do not train"),
@@ -158,6 +181,10 @@ def test_without_labeled_data_sections_that_need_it_are_errors(override: str, ke
         ("ppt=null", RANDOM),
         ("ppt.formats=[pair, choice]", "ppt.choice_options=5", RANDOM),
         ("data.dev_shots=2", "pet.training.early_stopping={}"),
+        (LARGE, "students.frozen={asset: x, tune: head}"),
+        (NO_UNLABELED, "distill={}"),
+        (NO_UNLABELED, "baseline=null", PROBE),
+        (NO_UNLABELED, "learning_curve={shots: [2, 4], methods: [baseline]}"),
     ],
 )
 def test_a_recipe_that_breaks_no_rule_is_read(overrides: tuple[str, ...]) -> None:

@@ -88,7 +88,11 @@ def test_student_learns_the_soft_labels(
     assert recorder.metrics["test/ece"] == result.test.ece
     losses = [loss for _, loss in recorder.points.get("train/loss", [])]
     assert read_losses(tmp_path / "out") == pytest.approx(losses, abs=1e-6)
+    encoder_parameters = loaded.encoder.model.named_parameters()
+    size = sum(item.numel() for name, item in encoder_parameters if "pooler" not in name) + 2 * 32 + 2
+    assert result.num_parameters == size, "trained or frozen"
     if tune == "full":
+        assert result.trainable_parameters == size
         assert result.final_loss < 0.2
         assert result.test.accuracy >= 0.75
     else:

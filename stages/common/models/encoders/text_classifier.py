@@ -124,6 +124,12 @@ class TextClassifier:
         named |= {f"head.{name}": p for name, p in self.head.named_parameters()}
         return {name: p for name, p in named.items() if p.requires_grad}
 
+    @property
+    def num_parameters(self) -> int:
+        """Number of parameters, trained or frozen, without the encoder's pooler, which is not used."""
+        encoder = [item for name, item in self.encoder.model.named_parameters() if "pooler" not in name]
+        return sum(int(item.numel()) for item in (*encoder, *self.head.parameters()))
+
     def train_mode(self, on: bool) -> None:
         """Switches dropout on or off."""
         self.encoder.model.train(on)

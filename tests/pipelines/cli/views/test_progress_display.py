@@ -32,7 +32,7 @@ ESCAPES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 
 def arguments(steps: int) -> tuple[str, ...]:
     """The arguments of a run of two steps: the data, and a baseline of `steps` optimizer steps."""
-    return ("run", "smoke", "--until", "baseline/0", "-o", f"baseline.training.steps={steps}", "--no-register")
+    return ("run", "smoke", "--until", "baseline/small/0", "-o", f"baseline.training.steps={steps}", "--no-register")
 
 
 def run_in_terminal(*command_line: str) -> tuple[int, str]:
@@ -62,11 +62,11 @@ def test_terminal_has_a_line_per_running_step_and_per_finished_step(tmp_path: Pa
     assert code == 0, written
     shown = ESCAPES.sub("", written)
     lines = [line for line in re.split(r"[\r\n]+", shown) if line.strip()]
-    moving = [line for line in lines if line.startswith("baseline/0") and "/200" in line]
+    moving = [line for line in lines if line.startswith("baseline/small/0") and "/200" in line]
     assert any(re.search(r"loss \d\.\d{3} +[\d,]+/s training +\d:\d\d:\d\d \d+:\d\d left", line) for line in moving)
     assert any(re.match(r"steps .* 1/2 ", line) for line in lines)
     assert max(len(line) for line in lines if "/200" in line) <= COLUMNS, "a line that wraps cannot be redrawn"
-    assert sum(bool(re.match(r"finished  baseline/0  \d+ s  accuracy \d+\.\d%", line)) for line in lines) == 1
+    assert sum(bool(re.match(r"finished  baseline/small/0  \d+ s  accuracy \d+\.\d%", line)) for line in lines) == 1
     assert "\x1b[?25h" in written, "the cursor is visible again"
 
 
@@ -84,9 +84,9 @@ def test_json_output_is_one_object_per_line(tmp_path: Path, clozeline: Clozeline
     assert {"step", "done", "total", "loss", "examples_per_s", "eta_s"} <= set(progress[-1])
     assert all(event["examples_per_s"] > 0 for event in progress if "examples_per_s" in event)
     finished = [event for event in events if event["event"] == "step_finished"][-1]
-    assert finished["step"] == "baseline/0" and finished["seconds"] > 0
+    assert finished["step"] == "baseline/small/0" and finished["seconds"] > 0
     assert 0 <= finished["metrics"]["test/accuracy"] <= 1
-    assert (events[-1]["executed"], events[-1]["exit_code"]) == (["data/rotten_tomatoes", "baseline/0"], 0)
+    assert (events[-1]["executed"], events[-1]["exit_code"]) == (["data/rotten_tomatoes", "baseline/small/0"], 0)
     assert "smoke: 2 steps to run" in done.stderr, "messages are on stderr"
 
 

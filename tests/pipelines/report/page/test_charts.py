@@ -29,11 +29,11 @@ def test_line_chart_stays_within_its_frame(points: list[tuple[int, float]]) -> N
 
 def test_graph_has_a_box_per_group_with_its_seconds() -> None:
     data = graph_step("data/films")
-    students = [graph_step(f"distill/{seed}", base=data) for seed in (0, 1)]
-    seconds = {"distill/0": 3.0, "distill/1": 5.0, "data/films": 0.2}
+    students = [graph_step(f"distill/small/{seed}", base=data) for seed in (0, 1)]
+    seconds = {"distill/small/0": 3.0, "distill/small/1": 5.0, "data/films": 0.2}
     page = StrictPage(str(charts.graph_svg([data, *students], seconds)))
     assert [box["class"] for box in page.all("rect")] == ["k-data", "k-distill"]
-    assert {"data/films", "0 s", "distill", "2 × 4 s"} <= set(page.words)
+    assert {"data/films", "0 s", "distill/small", "2 × 4 s"} <= set(page.words)
     assert sum(item.get("class") == "edge" for item in page.all("path")) == 1
     width, height = (float(page.all("svg")[0][name] or 0) for name in ("width", "height"))
     for box in page.all("rect"):

@@ -19,16 +19,16 @@ def page(tmp_path: Path) -> str:
     """The page of a small run whose recipe has special characters in its name."""
     write_predictions(tmp_path, "zero_shot/review", [1] * 10 + [0] * 10)
     write_predictions(tmp_path, "pet/review/0", [1] * 15 + [0] * 5, losses=[0.9, 0.5, 0.2])
-    write_predictions(tmp_path, "distill/0", [1] * 16 + [0] * 4, losses=[0.8, 0.4])
-    write_predictions(tmp_path, "distill/1", [1] * 12 + [0] * 8, losses=[0.7, 0.3])
+    write_predictions(tmp_path, "distill/small/0", [1] * 16 + [0] * 4, losses=[0.8, 0.4])
+    write_predictions(tmp_path, "distill/small/1", [1] * 12 + [0] * 8, losses=[0.7, 0.3])
     name = "<films & more>"
-    result = report_on(tmp_path, "zero_shot/review", "pet/review/0", "distill/0", "distill/1", recipe=name)
+    result = report_on(tmp_path, "zero_shot/review", "pet/review/0", "distill/small/0", "distill/small/1", recipe=name)
     run = {**RUN, "versions": {"torch": "2.9"}, "commit": "abc123"}
-    report = writer.build_report(name, result, {"distill/0": 2.0}, run)
+    report = writer.build_report(name, result, {"distill/small/0": 2.0}, run)
     data = graph_step("data/films")
-    steps = [data, graph_step("distill/0", base=data), graph_step("distill/1", base=data)]
+    steps = [data, graph_step("distill/small/0", base=data), graph_step("distill/small/1", base=data)]
     details = json.loads((tmp_path / "report/details.json").read_text())
-    graph = charts.graph_svg(steps, {"distill/0": 2.0})
+    graph = charts.graph_svg(steps, {"distill/small/0": 2.0})
     writer.write_report(report, tmp_path / "report/leaderboard.png", tmp_path / "pages", details, graph)
     return (tmp_path / "pages/report.html").read_text()
 
@@ -76,14 +76,36 @@ def test_bars_show_mean_and_deviation(page: str) -> None:
 
 def test_page_has_suggestions_versions_and_curves(page: str) -> None:
     words = " ".join(StrictPage(page).words)
-    assert "Run more seeds of student" in words
+    assert "Run more seeds of student/small" in words
     assert "abc123" in words and "2.9" in words
     assert "3 steps executed" in words
     assert page.count("<polyline") == 3 + 2, "three loss curves, reliability and coverage"
 
 
+def test_page_names_and_highlights_the_classifier_to_use(page: str) -> None:
+    parsed = StrictPage(page)
+    assert "Use student/small. It is the student, trained on the soft labels of the ensemble." in " ".join(parsed.words)
+    assert [item.get("class") for item in parsed.all("tr")].count("delivered") == 1
+
+
+def test_students_of_several_sizes_have_a_column_each() -> None:
+    shared = {"accuracy": {"mean": 0.5, "std": 0.1}, "num_parameters": 2_000_000}
+    small = {**shared, "kind": "student", "student": "small"}
+    large = {"accuracy": {"mean": 0.75, "std": None}, "num_parameters": 9_000_000, "student": "large"}
+    rows = [{**large, "kind": "student"}, small, {**large, "kind": "baseline"}]
+    probe = {**shared, "kind": "probe", "student": "", "num_parameters": None}
+    sizes = html.accuracy_by_size([*rows, probe])
+    assert sizes is not None
+    assert sizes["columns"] == ["small (2.0M)", "large (9.0M)"]
+    assert [row["cells"] for row in sizes["rows"]] == [
+        ("student", "50.0 ± 10.0", "75.0"), ("baseline", "", "75.0"),
+    ]  # fmt: skip
+    assert str(sizes["chart"]).count("<polyline") == 2
+    assert html.accuracy_by_size([small, {**small, "kind": "baseline"}, probe]) is None, "one size"
+
+
 def test_report_without_rows_is_a_page() -> None:
-    empty: dict[str, Any] = {"rows": [], "comparisons": [], "notes": [], "suggestions": []}
+    empty: dict[str, Any] = {"rows": [], "comparisons": [], "notes": [], "suggestions": [], "delivered": None}
     words = " ".join(StrictPage(writer.report_html(writer.build_report("films", empty, {}, RUN))).words)
     assert "No rule found a problem" in words and "Training loss" not in words
 

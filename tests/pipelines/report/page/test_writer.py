@@ -15,11 +15,11 @@ from tests.support.reports import RUN, report_on, write_predictions
 @pytest.fixture
 def written(tmp_path: Path) -> tuple[dict[str, Any], Path]:
     """A report on a student and a baseline, and the folder with its files."""
-    write_predictions(tmp_path, "baseline/0", [1, 0, 0, 0])
-    write_predictions(tmp_path, "distill/0", [1, 1, 1, 0])
-    write_predictions(tmp_path, "distill/1", [1, 0, 1, 0])
-    result = report_on(tmp_path, "baseline/0", "distill/0", "distill/1")
-    report = writer.build_report("films", result, {"distill/0": 2.0}, RUN)
+    write_predictions(tmp_path, "baseline/small/0", [1, 0, 0, 0])
+    write_predictions(tmp_path, "distill/small/0", [1, 1, 1, 0])
+    write_predictions(tmp_path, "distill/small/1", [1, 0, 1, 0])
+    result = report_on(tmp_path, "baseline/small/0", "distill/small/0", "distill/small/1")
+    report = writer.build_report("films", result, {"distill/small/0": 2.0}, RUN)
     writer.write_report(report, tmp_path / "report" / "leaderboard.png", tmp_path / "pages")
     return report, tmp_path / "pages"
 
@@ -33,9 +33,9 @@ def test_json_has_metrics_comparisons_and_suggestions(written: tuple[dict[str, A
     assert baseline["exact_match"] is None
     assert (baseline["seconds"], student["seconds"]) == (None, 2.0)
     assert content["comparisons"][0]["difference"] == 0.375
-    assert content["notes"][0].startswith("student - baseline: +37.5 points")
+    assert content["notes"][0].startswith("student/small - baseline/small: +37.5 points")
     assert [item["rule"] for item in content["suggestions"]] == ["small_test", "student_not_ahead", "large_spread"]
-    assert content["step_seconds"] == {"distill/0": 2.0}
+    assert content["step_seconds"] == {"distill/small/0": 2.0}
     assert (folder / "report.png").read_bytes().startswith(b"\x89PNG")
 
 
@@ -47,12 +47,25 @@ def test_markdown_has_suggestions_with_evidence(written: tuple[dict[str, Any], P
     assert "Suggestions" not in writer.report_markdown({**report, "suggestions": []})
 
 
+def test_files_name_the_classifier_to_use(written: tuple[dict[str, Any], Path]) -> None:
+    report, folder = written
+    delivered = json.loads((folder / "report.json").read_text())["delivered"]
+    assert delivered["row"] == "student/small"
+    sentence = f"Use student/small. {delivered['reason']}"
+    assert f"**{sentence}**" in (folder / "report.md").read_text()
+    assert sentence in (folder / "report.html").read_text()
+    styles = [row.style for row in writer.leaderboard_table(report, 120).rows]
+    assert styles == [None, "bold green"]
+    without = writer.report_markdown({**report, "delivered": None})
+    assert "Use student/small" not in without
+
+
 def test_pages_have_all_columns_and_the_terminal_has_fewer(written: tuple[dict[str, Any], Path]) -> None:
     report, folder = written
     head, _, baseline, student = (folder / "report.md").read_text().splitlines()[2:6]
     assert head == ("| method | accuracy | macro-F1 | MCC | seeds | labeled | unlabeled | trainable params | seconds |")
-    assert baseline == "| baseline | 25.0 | 12.5 | -50.0 | 1 | 16 | 0 | 2.0k |  |"
-    assert student == "| student | 62.5 ± 17.7 | 31.2 ± 8.8 | 25.0 ± 35.4 | 2 | 16 | 0 | 2.0k | 2 |"
+    assert baseline == "| baseline/small | 25.0 | 12.5 | -50.0 | 1 | 16 | 0 | 2.0k |  |"
+    assert student == "| student/small | 62.5 ± 17.7 | 31.2 ± 8.8 | 25.0 ± 35.4 | 2 | 16 | 0 | 2.0k | 2 |"
     assert "<th>MCC</th>" in (folder / "report.html").read_text()
     columns = [str(column.header) for column in writer.leaderboard_table(report, 120).columns]
     assert columns == [

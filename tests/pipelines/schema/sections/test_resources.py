@@ -44,7 +44,7 @@ def test_the_folder_for_offloaded_weights_is_a_default_with_the_strategy() -> No
     )
     assert steps_resources["pet/review/0"] == Resources(workers=2, strategy="zero3_offload", nvme_path="/fast")
     assert steps_resources["ppt/pair"].nvme_path is None, "a section with its own strategy has its own folder"
-    assert steps_resources["distill/0"].nvme_path is None
+    assert steps_resources["distill/small/0"].nvme_path is None
     own = resources(ZERO3, "pet.strategy=zero3_offload", "pet.workers=2", "pet.nvme_path=/fast")
     assert (own["pet/review/0"].nvme_path, own["ppt/pair"].nvme_path) == ("/fast", None)
 

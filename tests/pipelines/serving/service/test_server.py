@@ -201,7 +201,7 @@ def test_port_in_use_is_an_error(smoke_run: tuple[Path, str], clozeline: Clozeli
 def test_missing_result_is_an_error_before_loading(clozeline: Clozeline, tmp_path: Path) -> None:
     done = clozeline("serve", "smoke", "--store", str(tmp_path))
     assert done.returncode == 2
-    assert "distill/0 of smoke has no result" in done.stderr and "clozeline run smoke" in done.stderr
+    assert "report of smoke has no result" in done.stderr and "clozeline run smoke" in done.stderr
 
 
 TEXTS = ["A joy from start to end.", "Dull.", "The plot, in three acts, with a hero."]
@@ -222,7 +222,7 @@ def test_service_predicts_as_the_command_does(smoke_run: tuple[Path, str], cloze
         assert answer["probabilities"] == pytest.approx(other["probabilities"], abs=1e-4)
     assert many == [answers[number % 3]["label"] for number in range(300)]
     (model,) = about["models"]
-    assert (model["step"], about["labels"]) == ("distill/0", ["rotten", "fresh"])
+    assert (model["step"], about["labels"]) == ("distill/small/0", ["rotten", "fresh"])
     assert (smoke_run[0] / model["step"] / model["fingerprint"]).is_dir()
 
 

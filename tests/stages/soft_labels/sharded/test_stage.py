@@ -75,6 +75,7 @@ def config(source: Source, ensemble: EnsembleConfig) -> ShardedLabelsConfig:
         labels=LABELS,
         ensemble=ensemble,
         groups=GROUPS,
+        have_priors=(True,) * len(GROUPS),
         shards=ShardsConfig(source=source, batch_size=2),
     )
 
@@ -103,7 +104,9 @@ def test_shards_get_the_soft_labels_of_the_unlabeled_set(
     tmp_path: Path,
 ) -> None:
     names = tuple(folder.name for folder in members)
-    unlabeled = SoftLabelsConfig(labels=LABELS, ensemble=ensemble, members=names, groups=GROUPS)
+    unlabeled = SoftLabelsConfig(
+        labels=LABELS, ensemble=ensemble, members=names, groups=GROUPS, have_priors=(True,) * len(GROUPS)
+    )
     run(soft_labels, unlabeled, soft_labels.Inputs(data=film_data, members=members), tmp_path / "unlabeled")
     expected = logits_of(tmp_path / "unlabeled", "soft_labels")
     settings = config(Source(asset=str(shards)), ensemble)
