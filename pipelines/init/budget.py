@@ -40,7 +40,8 @@ STEP_OVERHEAD = 8.0
 PATTERN_TOKENS = 10
 """Tokens of a pattern around the text."""
 UNLABELED_SIZES = (5000, 4000, 3000, 2000, 1000, 500)
-NUM_SEEDS = (3, 2, 1)
+MAX_FOLDS, MIN_FOLDS = 4, 2
+"""Bounds of the folds of cross-validation."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -60,11 +61,12 @@ class Workload:
 class Parts:
     """The parts of the default recipe that cost time and can be left out or made smaller."""
 
-    has_base_student: bool
-    has_base_member: bool
+    has_base: bool
+    """Whether the base encoder is a member and a student."""
     has_pet: bool
+    has_base_student: bool = True
     max_unlabeled: int = UNLABELED_SIZES[0]
-    num_seeds: int = NUM_SEEDS[0]
+    num_folds: int = MAX_FOLDS
 
 
 def parse_budget(text: str) -> int:
@@ -100,9 +102,11 @@ def reductions(parts: Parts, num_texts: int) -> Iterator[Parts]:
         num_texts: Number of unlabeled texts of the task.
     """
     yield parts
-    changes: list[dict[str, Any]] = [{"has_base_student": False}, {"has_base_member": False}, {"has_pet": False}]
-    changes += [{"max_unlabeled": size} for size in UNLABELED_SIZES if size < num_texts]
-    changes += [{"num_seeds": count} for count in NUM_SEEDS]
+    changes: list[dict[str, Any]] = [{"num_folds": count} for count in range(MAX_FOLDS, MIN_FOLDS - 1, -1)]
+    changes += [{"has_pet": False}, {"has_base_student": False}]
+    changes += [{"max_unlabeled": size} for size in UNLABELED_SIZES if 1000 <= size < num_texts]
+    changes += [{"has_base": False}]
+    changes += [{"max_unlabeled": size} for size in UNLABELED_SIZES if size < min(num_texts, 1000)]
     for change in changes:
         smaller = replace(parts, **change)
         if smaller != parts:
@@ -112,12 +116,17 @@ def reductions(parts: Parts, num_texts: int) -> Iterator[Parts]:
 
 def describe_reductions(full: Parts, parts: Parts) -> list[str]:
     """Returns what `full` has and `parts` does not have, in words."""
-    names = {"has_base_student": "base student", "has_base_member": "base member", "has_pet": "PET"}
-    lost = [f"no {name}" for key, name in names.items() if getattr(full, key) and not getattr(parts, key)]
+    lost = []
+    if full.has_pet and not parts.has_pet:
+        lost.append("no PET")
+    if full.has_base and not parts.has_base:
+        lost.append("no base encoder")
+    elif full.has_base and not parts.has_base_student:
+        lost.append("no base student")
     if parts.max_unlabeled < full.max_unlabeled:
         lost.append(f"at most {parts.max_unlabeled:,} unlabeled texts")
-    if parts.num_seeds < full.num_seeds:
-        lost.append(f"{parts.num_seeds} seed{'s' * (parts.num_seeds > 1)} instead of {full.num_seeds}")
+    if parts.num_folds < full.num_folds:
+        lost.append(f"{parts.num_folds} folds instead of {full.num_folds}")
     return lost
 
 
@@ -134,7 +143,7 @@ def estimate_seconds(sections: Mapping[str, Any], workload: Workload) -> dict[st
         seconds["pet"] = _pet_seconds(sections, sized)
     for key in ("distill", "baseline"):
         if key in sections:
-            seconds[key] = _students_seconds(sections, sections[key], sized)
+            seconds[key] = _students_seconds(sections, key, sized)
     return seconds
 
 
@@ -145,45 +154,57 @@ def num_unlabeled(sections: Mapping[str, Any], workload: Workload) -> int:
 
 
 def _member_seconds(section: Mapping[str, Any], workload: Workload) -> float:
-    cost, length = _cost(section["encoder"]["asset"], MPNET), section["encoder"]["max_length"]
+    if section["kind"] == "tfidf":
+        return STEP_OVERHEAD
     num_read = workload.num_labeled + workload.num_unlabeled + workload.num_test
-    seconds = STEP_OVERHEAD + _thousands(num_read, workload.lengths, length) * cost.reading
-    if "contrastive" in section:
-        all_pairs = workload.num_labeled * (workload.num_labeled - 1)
-        num_texts = 2 * min(section["contrastive"]["num_pairs"], all_pairs)
-        seconds += _thousands(num_texts, workload.lengths, length) * cost.training
-    return seconds
+    training = section.get("training") or section.get("contrastive", {}).get("training")
+    num_trainings = section["num_folds"] + 1 if training else 0
+    return _encoder_seconds(section["encoder"], training, num_trainings, num_read, workload)
+
+
+def _encoder_seconds(
+    encoder: Mapping[str, Any],
+    training: Mapping[str, Any] | None,
+    num_trainings: int,
+    num_read: int,
+    workload: Workload,
+) -> float:
+    """Returns the seconds of a step that trains an encoder some times, and then reads texts."""
+    cost, length = _cost(encoder["asset"], MPNET), encoder["max_length"]
+    num_trained = num_trainings * training["steps"] * training["batch_size"] if training else 0
+    return (
+        STEP_OVERHEAD
+        + _thousands(num_trained, workload.lengths, length) * cost.training
+        + _thousands(num_read, workload.lengths, length) * cost.reading
+    )
 
 
 def _pet_seconds(sections: Mapping[str, Any], workload: Workload) -> float:
     """Returns the seconds of sub-models and of the zero-shot test of each pattern."""
     cost, length = _cost(sections["backbone"]["asset"], SMOLLM2), sections["backbone"]["max_length"]
-    training, extra = sections["pet"]["training"], PATTERN_TOKENS + workload.label_tokens
-    num_trained = training["steps"] * training["batch_size"]
-    num_read = workload.num_labeled + workload.num_unlabeled + workload.num_test
-    submodel = (
-        STEP_OVERHEAD
+    pet, extra = sections["pet"], PATTERN_TOKENS + workload.label_tokens
+    num_trained = 0
+    if "training" in pet:
+        num_trained = (pet["num_folds"] + 1) * pet["training"]["steps"] * pet["training"]["batch_size"]
+    num_read = 2 * workload.num_test + workload.num_labeled + workload.num_unlabeled
+    seconds = (
+        2 * STEP_OVERHEAD
         + _thousands(num_trained, workload.lengths, length, extra) * cost.training
         + _thousands(num_read, workload.lengths, length, extra) * cost.reading
     )
-    zero_shot = STEP_OVERHEAD + _thousands(workload.num_test, workload.lengths, length, extra) * cost.reading
-    return len(sections["task"]["patterns"]) * (len(sections["pet"]["seeds"]) * submodel + zero_shot)
+    return len(sections["task"]["patterns"]) * seconds
 
 
-def _students_seconds(sections: Mapping[str, Any], section: Mapping[str, Any], workload: Workload) -> float:
-    """Returns the seconds of all students of a section: on soft labels or, as baselines, on labels."""
-    seconds, training = 0.0, section["training"]
-    for student in students_of(sections):
-        cost, length = _cost(student["asset"], MPNET), student["max_length"]
-        trained = _thousands(training["steps"] * training["batch_size"], workload.lengths, length)
-        read = _thousands(workload.num_test, workload.lengths, length)
-        seconds += len(section["seeds"]) * (STEP_OVERHEAD + trained * cost.training + read * cost.reading)
+def _students_seconds(sections: Mapping[str, Any], key: str, workload: Workload) -> float:
+    """Returns the seconds of all students on soft labels (`distill`), or on labels (`baseline`)."""
+    seconds = 0.0
+    num_trainings = 1 + sections[key].get("num_folds", 0)
+    teachers = {student.get("teacher") for student in sections["students"].values()}
+    for name, student in sections["students"].items():
+        training = student["training" if key == "distill" else "baseline_training"]
+        num_read = workload.num_test + (workload.num_unlabeled if key == "distill" and name in teachers else 0)
+        seconds += _encoder_seconds(student, training, num_trainings, num_read, workload)
     return seconds
-
-
-def students_of(sections: Mapping[str, Any]) -> list[Mapping[str, Any]]:
-    """Returns the students of a recipe."""
-    return [sections["student"]]
 
 
 def _cost(asset: str, largest: ModelAsset) -> Cost:

@@ -7,17 +7,21 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from pipelines.init.assets import MINILM, MPNET, MULTILINGUAL_E5, SMOLLM2, ModelAsset
-from pipelines.init.budget import Parts, Workload, describe_reductions, estimate_seconds, reductions
+from pipelines.init.budget import MAX_FOLDS, Parts, Workload, describe_reductions, estimate_seconds, reductions
 from pipelines.init.language import Language
 from pipelines.init.text_lengths import Lengths
 
 Assets = Literal["packages", "hub"]
 """Where a new recipe takes its models from: a package index, or the Hugging Face hub."""
 SEED = 42
-NUM_PAIRS = 1280
-"""Maximum number of pairs for the contrastive tuning of a probe."""
-PET_STEPS, BASELINE_STEPS, STUDENT_STEPS = (24, 150), (50, 600), (50, 600)
-"""Bounds of the numbers of optimizer steps, which grow with the data."""
+CONTRASTIVE_STEPS, PET_STEPS, BASELINE_STEPS = (30, 200), (24, 150), (50, 600)
+"""Bounds of the numbers of optimizer steps, which grow with the number of labels or of labeled examples."""
+STUDENT_EPOCHS = {"small": 2, "base": 1}
+MIN_STUDENT_STEPS = 100
+LEARNING_RATES = {"small": 5e-5, "base": 2e-5}
+"""Learning rates of full training. A larger encoder needs a lower one."""
+MANY_EXAMPLES = 32
+"""Labeled examples per label from which plain fine-tuning is worth a vote."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -38,6 +42,8 @@ class RecipeProfile:
     """The language model. Required if there are label words."""
     counts: Mapping[str, int]
     """Label -> number of examples in the train set."""
+    analyzer: str
+    """Units of TF-IDF: word, or char for languages without spaces."""
     workload: Workload
 
 
@@ -85,11 +91,7 @@ def fit_recipe(profile: RecipeProfile, budget: float) -> FittedRecipe:
         profile: The task.
         budget: Seconds on two cores.
     """
-    full = Parts(
-        has_base_student="base" in profile.encoders,
-        has_base_member="base" in profile.encoders,
-        has_pet=bool(profile.words),
-    )
+    full = Parts(has_base="base" in profile.encoders, has_pet=bool(profile.words))
     for parts in reductions(full, profile.workload.num_unlabeled):
         sections = default_recipe(profile, parts)
         seconds = sum(estimate_seconds(sections, profile.workload).values())
@@ -100,7 +102,6 @@ def fit_recipe(profile: RecipeProfile, budget: float) -> FittedRecipe:
 
 def default_recipe(profile: RecipeProfile, parts: Parts) -> dict[str, Any]:
     """Returns name -> section."""
-    seeds = list(range(parts.num_seeds))
     workload = profile.workload
     num_unlabeled = min(workload.num_unlabeled, parts.max_unlabeled)
     sections: dict[str, Any] = {
@@ -108,21 +109,16 @@ def default_recipe(profile: RecipeProfile, parts: Parts) -> dict[str, Any]:
         "seed": SEED,
         "task": _task(profile, has_words=parts.has_pet),
         "data": {**profile.data, **({"unlabeled_size": parts.max_unlabeled} if num_unlabeled else {})},
-        **(_pet(profile) if parts.has_pet else {"zero_shot": False}),
+        **(_pet(profile, parts) if parts.has_pet else {}),
         "members": _members(profile, parts),
-        **_students(profile, parts),
+        "students": _students(profile, parts, num_unlabeled),
     }
     if num_unlabeled:
-        sections["ensemble"] = {"average": "probabilities", "weights": "balanced"}
-        sections["distill"] = {
-            "seeds": seeds,
-            "temperature": 2.0,
-            "training": _training(profile, batch_size=16, steps=_steps(num_unlabeled / 5, STUDENT_STEPS)),
-        }
-    sections["baseline"] = {
-        "seeds": seeds,
-        "training": _training(profile, batch_size=8, steps=_steps(workload.num_labeled * 12 / 8, BASELINE_STEPS)),
-    }
+        sections["ensemble"] = {"average": "probabilities", "weights": "held_out", "scaling": "held_out"}
+        if parts.has_pet and _is_balanced(profile):
+            sections["ensemble"]["calibration"] = "unlabeled"
+        sections["distill"] = {"temperature": 1.0, "gold_weight": 0.5}
+    sections["baseline"] = {} if num_unlabeled else {"num_folds": parts.num_folds}
     return sections
 
 
@@ -135,7 +131,7 @@ def _task(profile: RecipeProfile, *, has_words: bool) -> dict[str, Any]:
     return task | ({"verbalizer": {label: list(words) for label, words in profile.words.items()}} if has_words else {})
 
 
-def _pet(profile: RecipeProfile) -> dict[str, Any]:
+def _pet(profile: RecipeProfile, parts: Parts) -> dict[str, Any]:
     assert profile.backbone is not None
     lora: dict[str, Any] = {"rank": 8, "alpha": 16}
     if profile.backbone["asset"] in (SMOLLM2.asset, SMOLLM2.hub_asset):
@@ -144,34 +140,91 @@ def _pet(profile: RecipeProfile) -> dict[str, Any]:
     training = {"learning_rate": 0.001, "batch_size": 8, "steps": steps}
     return {
         "backbone": dict(profile.backbone),
-        "pet": {"seeds": [0], "tune": "lora", "lora": lora, "training": training},
+        "pet": {"tune": "lora", "lora": lora, "training": training, "num_folds": parts.num_folds},
     }
 
 
 def _members(profile: RecipeProfile, parts: Parts) -> dict[str, Any]:
-    """Returns a probe per encoder."""
-    names = [name for name in profile.encoders if name != "base" or parts.has_base_member]
-    return {name: _probe(profile.encoders[name], profile.counts) for name in names}
+    """Returns TF-IDF and, per encoder, a frozen and a tuned probe and, with many labels, a fine-tuned encoder."""
+    members: dict[str, Any] = {"words": {"kind": "tfidf", "analyzer": profile.analyzer, "num_folds": MAX_FOLDS}}
+    for name, encoder in profile.encoders.items():
+        if name == "base" and not parts.has_base:
+            continue
+        members[f"{name}_frozen"] = {"kind": "probe", "encoder": dict(encoder), "num_folds": MAX_FOLDS}
+        if max(profile.counts.values()) > 1:  # texts of one label must be near each other
+            members[f"{name}_tuned"] = {
+                "kind": "probe",
+                "encoder": dict(encoder),
+                "contrastive": {"training": _contrastive_training(len(profile.labels))},
+                "num_folds": parts.num_folds,
+            }
+        if _num_per_label(profile) >= MANY_EXAMPLES:
+            members[f"{name}_finetuned"] = {
+                "kind": "finetuned",
+                "encoder": dict(encoder),
+                "training": _baseline_training(profile, name),
+                "num_folds": parts.num_folds,
+            }
+    return members
 
 
-def _probe(encoder: Mapping[str, Any], counts: Mapping[str, int]) -> dict[str, Any]:
-    """Returns a probe. Contrastive tuning needs two examples of a label, which must be near each other."""
-    probe: dict[str, Any] = {"kind": "probe", "encoder": dict(encoder)}
-    if max(counts.values()) > 1:
-        probe["contrastive"] = {"num_pairs": NUM_PAIRS}
-    return probe
+def _students(profile: RecipeProfile, parts: Parts, num_unlabeled: int) -> dict[str, Any]:
+    """Returns a student per encoder. The base student has seen all soft labels, so it teaches the small one as well."""
+    students: dict[str, Any] = {}
+    for name, encoder in profile.encoders.items():
+        if name == "base" and not parts.has_base_student:
+            continue
+        student: dict[str, Any] = dict(encoder)
+        if num_unlabeled:
+            student["training"] = {
+                "learning_rate": LEARNING_RATES[name],
+                "batch_size": 16,
+                "steps": max(MIN_STUDENT_STEPS, STUDENT_EPOCHS[name] * num_unlabeled // 16),
+                "warmup_ratio": 0.1,
+                **_early_stopping(profile),
+            }
+        student["baseline_training"] = _baseline_training(profile, name)
+        students[name] = student
+    if num_unlabeled and len(students) > 1:
+        students["small"]["teacher"] = "base"
+    return students
 
 
-def _students(profile: RecipeProfile, parts: Parts) -> dict[str, Any]:
-    """Returns the section of the students."""
-    del parts
-    return {"student": dict(profile.encoders["small"])}
+def _contrastive_training(num_labels: int) -> dict[str, Any]:
+    """Returns how a probe is tuned: a batch shows few labels, so many labels need more steps."""
+    return {
+        "learning_rate": 2e-5,
+        "batch_size": 16,
+        "steps": _steps(12 * num_labels + 10, CONTRASTIVE_STEPS),
+        "lr_scheduler": "constant",
+        "warmup_ratio": 0.1,
+        "average_last": 0.75,
+    }
 
 
-def _training(profile: RecipeProfile, *, batch_size: int, steps: int) -> dict[str, Any]:
-    """Returns how a student is trained. With a dev set, the best step counts, not the last."""
-    training = {"learning_rate": 5e-5, "batch_size": batch_size, "steps": steps, "warmup_ratio": 0.1}
-    return training | ({"early_stopping": {"eval_steps": 20, "patience": 3}} if "dev" in profile.data else {})
+def _baseline_training(profile: RecipeProfile, name: str) -> dict[str, Any]:
+    """Returns how an encoder is trained on the labels."""
+    return {
+        "learning_rate": LEARNING_RATES[name],
+        "batch_size": 8,
+        "steps": _steps(profile.workload.num_labeled * 12 / 8, BASELINE_STEPS),
+        "warmup_ratio": 0.1,
+        **_early_stopping(profile),
+    }
+
+
+def _early_stopping(profile: RecipeProfile) -> dict[str, Any]:
+    """Returns the settings with which the best step on the dev set counts, not the last; none without a dev set."""
+    return {"early_stopping": {"eval_steps": 20, "patience": 3}} if "dev" in profile.data else {}
+
+
+def _is_balanced(profile: RecipeProfile) -> bool:
+    """Returns True if all labels are about equally frequent, as calibration with unlabeled data assumes."""
+    return max(profile.counts.values()) <= 1.5 * min(profile.counts.values())
+
+
+def _num_per_label(profile: RecipeProfile) -> float:
+    return profile.workload.num_labeled / len(profile.labels)
 
 
 def _steps(number: float, bounds: tuple[int, int]) -> int:

@@ -17,14 +17,13 @@ COMMENTS = {
     "data.shots": "labeled examples per class",
     "backbone": "language model",
     "backbone.max_length": "tokens of an example with its pattern",
-    "student": "encoder of the classifier",
+    "students": "encoders of the classifier, in several sizes",
     "pet": "trains a sub-model per pattern and seed",
     "pet.tune": "adapters: megabytes per sub-model",
-    "members": "probes: logistic regression on sentence embeddings",
+    "members": "more members of the ensemble: word counts, and encoders, frozen and tuned",
     "ensemble": "all members label the unlabeled data",
-    "distill": "trains the student on these soft labels",
-    "baseline": "for comparison: the student on labeled data only",
-    "zero_shot": "the patterns are not tested: there is no language model",
+    "distill": "trains the students on these soft labels",
+    "baseline": "for comparison: the students on labeled data only",
 }
 """Dotted key -> comment."""
 
@@ -56,7 +55,7 @@ def recipe_text(sections: Mapping[str, Any], header: Sequence[str], comments: Ma
 def _lines(name: str, value: Any, key: str, indent: str, comments: Mapping[str, str]) -> Iterator[str]:
     """Yields the lines of a key: one, or a block."""
     head, comment = f"{indent}{_flow(name)}:", comments.get(key)
-    if isinstance(value, Mapping) and ("." not in key or key in BLOCKS or _has_asset(value)):
+    if value and isinstance(value, Mapping) and ("." not in key or key in BLOCKS or _has_asset(value)):
         yield _with(head, comment)
         for inner, item in value.items():
             yield from _lines(inner, item, f"{key}.{inner}", f"{indent}  ", comments)

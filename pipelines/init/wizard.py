@@ -219,7 +219,7 @@ class InitWizard:
             chosen = default_encoders(language)
             return {name: encoder_section(model, self.options.assets, lengths) for name, model in chosen.items()}
         with with_flag_hint(), self.terminal.progress(self.terminal.console) as on_start:
-            fetch({"student.asset": encoder}, on_start, models=("student.asset",))
+            fetch({"students.small.asset": encoder}, on_start, models=("students.small.asset",))
         length = lengths.max_length
         num_positions = max_positions(model_folder(encoder))
         return {"small": {"asset": encoder, "max_length": min(length, num_positions or length)}}
@@ -340,6 +340,7 @@ def _profile(
         encoders=encoders,
         backbone={"asset": backbone.config.asset, "max_length": backbone.config.max_length} if backbone else None,
         counts=Counter(str(item.label) for item in splits.train),
+        analyzer=lengths.analyzer,
         workload=Workload(
             lengths=lengths,
             label_tokens=backbone.label_tokens(cloze.words) if backbone else 0,
