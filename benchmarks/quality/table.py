@@ -1,95 +1,83 @@
 """Prints the comparison as Markdown: mean ± standard deviation over seeds, from the results of the other scripts.
 
-    python benchmarks/quality/table.py benchmarks/quality/results/{ours,rivals}.jsonl
+    python benchmarks/quality/table.py benchmarks/quality/results/{default,rivals}.jsonl
 
-A cell shows the number of its seeds. The last lines compare the students with SetFit on the same encoder.
+A cell shows the number of its seeds. The last lines compare rows of the default recipe with its baselines and with
+SetFit, over the splits that both have.
 """
 
 from __future__ import annotations
 
 import argparse
-import statistics
 from collections import defaultdict
+from collections.abc import Sequence
 from pathlib import Path
 
 from benchmarks.quality import rows
 from benchmarks.quality.splits import SEEDS
-
-STUDENTS = {"minilm": "minilm", "mpnet_head": "mpnet", "mpnet": "mpnet"}
-"""Student -> its encoder, with which SetFit is measured as well."""
 
 ROWS = {
     "logreg/minilm": "MiniLM embeddings + logistic regression",
     "logreg/mpnet": "MPNet embeddings + logistic regression",
     "setfit/minilm": "SetFit 1.2, MiniLM",
     "setfit/mpnet": "SetFit 1.2, MPNet",
-    "baseline/minilm": "baseline: MiniLM fine-tuned on the labels",
-    "zero_shot/*": "zero-shot, mean of the patterns",
-    "zero_shot/best": "zero-shot, best pattern",
-    "pet/*": "sub-models, mean of the patterns",
-    "pet/g1/*": "sub-models of the second generation (iPET)",
-    "probe/mpnet": "probe: MPNet, tuned on pairs",
-    "ensemble/submodels": "ensemble of the sub-models",
-    "ensemble/ipet": "ensemble of the second generation (iPET)",
-    "ensemble/minilm": "ensemble of sub-models and probe",
-    "student/minilm": "**student: MiniLM, fine-tuned**",
-    "student/mpnet_head": "**student: MPNet, frozen, linear head**",
-    "student/mpnet": "**student: MPNet, fine-tuned**",
+    "baseline/small": "baseline of the small student: fine-tuned on the labels",
+    "baseline/base": "baseline of the base student: fine-tuned on the labels",
+    "tfidf/words": "member: TF-IDF",
+    "probe/small_frozen": "member: small encoder, frozen",
+    "probe/small_tuned": "member: small encoder, tuned",
+    "probe/base_frozen": "member: base encoder, frozen",
+    "probe/base_tuned": "member: base encoder, tuned",
+    "ensemble": "ensemble",
+    "student/small": "**small student**",
+    "student/base": "**base student**",
+    "delivered": "**delivered**",
 }
 """Row of the results -> its title in the table."""
 
-Accuracies = dict[tuple[str, str], list[rows.Row]]
+DIFFERENCES = (
+    ("student/small", "baseline/small"),
+    ("student/base", "baseline/base"),
+    ("student/small", "setfit/minilm"),
+    ("student/small", "setfit/mpnet"),
+    ("student/base", "setfit/mpnet"),
+)
+"""Pairs of rows that are compared over the splits that both have."""
+
+Results = dict[tuple[str, str], list[rows.Row]]
 """(row of the table, set) -> its results, each of one seed or several; no seed occurs twice."""
 
 
-def read(paths: list[Path]) -> Accuracies:
-    """Reads all results. Averages the patterns of one kind for each seed."""
-    groups: dict[tuple[str, str, tuple[int, ...]], list[rows.Row]] = defaultdict(list)
+def read(paths: Sequence[Path], variant: str) -> Results:
+    """Reads all results. `variant`: settings of the default recipe."""
+    results: Results = defaultdict(list)
     for path in paths:
         for row in rows.read(path):
-            for name in names(row):
-                groups[name, row["set"], tuple(rows.seeds(row))].append(row)
-    accuracies: Accuracies = defaultdict(list)
-    for (name, set_name, _), group in groups.items():
-        values = [row["accuracy"] for row in group]
-        accuracy = max(values) if name.endswith("/best") else statistics.fmean(values)
-        accuracies[name, set_name].append({**group[0], "accuracy": accuracy})
-    return accuracies
+            if row.get("variant", variant) != variant or "accuracy" not in row:
+                continue
+            name = f"{row['method']}/{row['encoder']}" if "method" in row else row["row"]
+            results[name, row["set"]].append(row)
+            if row.get("is_delivered"):
+                results["delivered", row["set"]].append(row)
+    return results
 
 
-def names(row: rows.Row) -> list[str]:
-    """Returns the rows of the table to which a result belongs."""
-    if "method" in row:
-        return [f"{row['method']}/{row['encoder']}"]
-    name = row["row"]
-    if name in ROWS:
-        return [name]
-    if name.startswith("zero_shot/"):
-        return ["zero_shot/*", "zero_shot/best"]
-    for kind in ("pet/g1/", "pet/"):
-        if name.startswith(kind):
-            return [f"{kind}*"]
-    return [name]
-
-
-def difference_to_setfit(accuracies: Accuracies, student: str, set_name: str) -> tuple[float, int] | None:
-    """Returns the accuracy of a student minus that of SetFit on the same encoder, and the number of splits.
+def difference(results: Results, first: str, second: str, set_name: str) -> tuple[float, int] | None:
+    """Returns the accuracy of the first row minus that of the second, and the number of splits.
 
     Uses all splits if both have the same ones, because the mean of differences is then the difference of means.
     Otherwise uses the splits for which both have a separate result.
     """
-    ours, setfit = (
-        accuracies.get((name, set_name), []) for name in (f"student/{student}", f"setfit/{STUDENTS[student]}")
-    )
-    if all_seeds(ours) != all_seeds(setfit):
-        both = {row["seed"] for row in ours if "seed" in row} & {row["seed"] for row in setfit if "seed" in row}
-        ours, setfit = ([row for row in results if row.get("seed") in both] for results in (ours, setfit))
-    if not ours or not setfit:
+    one, other = (results.get((name, set_name), []) for name in (first, second))
+    if all_seeds(one) != all_seeds(other):
+        both = {row["seed"] for row in one if "seed" in row} & {row["seed"] for row in other if "seed" in row}
+        one, other = ([row for row in group if row.get("seed") in both] for group in (one, other))
+    if not one or not other:
         return None
-    return rows.combine(ours).mean - rows.combine(setfit).mean, len(all_seeds(ours))
+    return rows.combine(one).mean - rows.combine(other).mean, len(all_seeds(one))
 
 
-def all_seeds(results: list[rows.Row]) -> set[int]:
+def all_seeds(results: Sequence[rows.Row]) -> set[int]:
     """Returns the seeds of all results."""
     return {seed for row in results for seed in rows.seeds(row)}
 
@@ -97,20 +85,22 @@ def all_seeds(results: list[rows.Row]) -> set[int]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("results", type=Path, nargs="+", help="files with results, JSON lines")
-    accuracies = read(parser.parse_args().results)
-    sets = [name for name in SEEDS if any(set_name == name for _, set_name in accuracies)]
+    parser.add_argument("--variant", default="default", help="settings of the default recipe")
+    options = parser.parse_args()
+    results = read(options.results, options.variant)
+    sets = [name for name in SEEDS if any(set_name == name for _, set_name in results)]
     print("| accuracy, mean ± std (seeds) | " + " | ".join(sets) + " |")
     print("|---|" + "--:|" * len(sets))
     for row, title in ROWS.items():
-        cells = [rows.combine(accuracies[row, name]).percent() if (row, name) in accuracies else "" for name in sets]
+        cells = [rows.combine(results[row, name]).percent() if (row, name) in results else "" for name in sets]
         if any(cells):
             print(f"| {title} | " + " | ".join(cells) + " |")
     print()
-    for student in STUDENTS:
+    for first, second in DIFFERENCES:
         for name in sets:
-            if difference := difference_to_setfit(accuracies, student, name):
-                points = f"{100 * difference[0]:+.1f} points compared with SetFit, over {difference[1]} seeds"
-                print(f"- {name}, {ROWS[f'student/{student}'].strip('*')}: {points}")
+            if found := difference(results, first, second, name):
+                points = f"{100 * found[0]:+.1f} points, over {found[1]} seeds"
+                print(f"- {name}, {first} minus {second}: {points}")
 
 
 if __name__ == "__main__":

@@ -40,12 +40,9 @@ def test_benchmark_prints_its_help(
 
 def comparison_recipes() -> Iterator[dict[str, Any]]:
     """Yields the recipes of the comparisons, for the first seed of each set."""
-    from benchmarks.quality import clozeline_runs, prompts
+    from benchmarks.quality import prompts
     from benchmarks.quality.splits import SEEDS
 
-    for name in clozeline_runs.TASKS:
-        base = clozeline_runs.recipe(name, SEEDS[name][0], Path("splits"), ipet=True, longer=1.0)
-        yield from clozeline_runs.variants(base, full=True, longer=1.0).values()
     for name in prompts.HARD:
         for kind in prompts.METHODS:
             yield prompts.recipe(name, SEEDS[name][0], kind, Path("splits"))
