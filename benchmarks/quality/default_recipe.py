@@ -4,8 +4,8 @@
 
 For each set and seed it calls `clozeline init TRAIN --unlabeled FILE --test FILE --yes` and `clozeline run`, as a user
 would. Appends each row of the leaderboard as a line {"set", "seed", "variant", "row", "accuracy", "macro_f1",
-"seconds", "is_delivered"} to the file. Sets and seeds that are already in the file are not measured again, so the command can be
-stopped and repeated. `seconds` of the row `total` covers both commands.
+"seconds", "is_delivered"} to the file. Sets and seeds that are already in the file are not measured again, so the
+command can be stopped and repeated. `seconds` of the row `total` covers both commands.
 """
 
 from __future__ import annotations
