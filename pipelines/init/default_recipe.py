@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -117,7 +118,8 @@ def default_recipe(profile: RecipeProfile, parts: Parts) -> dict[str, Any]:
         sections["ensemble"] = {"average": "probabilities", "weights": "held_out", "scaling": "held_out"}
         if parts.has_pet and _is_balanced(profile):
             sections["ensemble"]["calibration"] = "unlabeled"
-        sections["distill"] = {"temperature": 1.0, "gold_weight": 0.5}
+        # students wait for all members, and the small one for the base one, so one student has the machine to itself
+        sections["distill"] = {"temperature": 1.0, "gold_weight": 0.5, "cpus": min(2, os.cpu_count() or 1)}
     sections["baseline"] = {} if num_unlabeled else {"num_folds": parts.num_folds}
     return sections
 
