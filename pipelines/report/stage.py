@@ -31,6 +31,7 @@ from stages.common.metrics import classification
 from stages.common.metrics.classification import expected_calibration_error, softmax
 from stages.common.protocols import Engine, Recorder
 from stages.learning_curve.config import FIGURE_FILE
+from stages.soft_labels.config import SUSPECTS_FILE
 
 CALIBRATED_ROWS = ("student", "ensemble", "baseline")
 """Kinds of rows whose calibration is shown, in the order of the page."""
@@ -117,6 +118,10 @@ class Result:
     suggestions: tuple[Suggestion, ...]
     prompt_inits: tuple[PromptInitRow, ...]
     learning_curve: tuple[dict[str, Any], ...]
+    votes: tuple[dict[str, Any], ...]
+    """How much each member of the ensemble counts (stages/soft_labels/stage.py), with the reason."""
+    suspects: tuple[dict[str, Any], ...]
+    """Labeled examples that are probably mislabeled (stages/soft_labels/suspects.py)."""
 
 
 def run(config: ReportConfig, inputs: Inputs, out: Path, recorder: Recorder, engine: Engine) -> Result:
@@ -129,6 +134,7 @@ def run(config: ReportConfig, inputs: Inputs, out: Path, recorder: Recorder, eng
     comparisons = compare_rows(rows, folders, config.seed)
     details = page_data(rows, [step.name for step in _of_kind("ppt", steps)], folders)
     (out / "details.json").write_text(json.dumps(details) + "\n")
+    ensembles = _of_kind("soft_labels", steps)
     prompt_inits = compare_inits(rows, config.prompt_inits, details["curves"])
     _plot_inits(prompt_inits, out, recorder)
     curve_points: list[dict[str, Any]] = []
@@ -154,7 +160,26 @@ def run(config: ReportConfig, inputs: Inputs, out: Path, recorder: Recorder, eng
         suggestions=suggest(RunResults(rows, comparisons, {step.name: step for step in steps}, results)),
         prompt_inits=prompt_inits,
         learning_curve=tuple(curve_points),
+        votes=tuple({**vote, "reason": _reason(vote)} for step in ensembles for vote in results[step.name]["votes"]),
+        suspects=tuple(row for step in ensembles for row in _suspects(folders[step.name])),
     )
+
+
+def _reason(vote: Mapping[str, Any]) -> str:
+    """Returns why a member counts as much as it does."""
+    accuracy = vote["held_out_accuracy"]
+    if accuracy is None:
+        return "no labeled example can be held out"
+    if not vote["weight"]:
+        return "not clearly better than a guess"
+    return f"{100 * accuracy:.1f}% right on held-out labeled examples"
+
+
+def _suspects(folder: Path) -> list[dict[str, Any]]:
+    path = folder / SUSPECTS_FILE
+    if not path.exists():
+        return []
+    return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
 
 
 def _plot_inits(prompt_inits: Sequence[PromptInitRow], out: Path, recorder: Recorder) -> None:

@@ -7,6 +7,9 @@ from pydantic import Field
 from stages.common.config import Config
 from stages.common.models.config import Average, Calibration, MemberScaling, Weights
 
+SUSPECTS_FILE = "suspects.jsonl"
+"""Name of the file with labeled examples that are probably mislabeled."""
+
 
 class EnsembleConfig(Config):
     """How the logits of the members are averaged."""

@@ -8,7 +8,7 @@ Letters in names of arrays: M members, n examples, C labels.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -39,6 +39,18 @@ class Inputs:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class Vote:
+    """How much a member counts."""
+
+    member: str
+    weight: float
+    """Its share of the average; all shares add up to 1."""
+    temperature: float
+    """What divides its logits."""
+    held_out_accuracy: float | None
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Result(EvaluationResult):
     """Scores of the ensemble on the test set and, if its labels are known, on the unlabeled set.
 
@@ -48,7 +60,7 @@ class Result(EvaluationResult):
 
     unlabeled: Score | None
     dropped: tuple[str, ...]
-    weights: tuple[float, ...]
+    votes: tuple[Vote, ...]
     held_out_accuracy: float | None
     """Accuracy on the labeled set by members that did not learn from the example; None if it is unknown."""
     num_suspects: int
@@ -79,21 +91,18 @@ def run(config: SoftLabelsConfig, inputs: Inputs, out: Path, recorder: Recorder,
         gold = _gold_labels(inputs.data / "unlabeled_gold.jsonl", unlabeled_set)
         unlabeled = score(soft_labels_nC, gold, labels)
         recorder.log_metric("unlabeled/accuracy", unlabeled.accuracy)
-    recorder.log_table(
-        "weights",
-        [
-            {
-                "member": name,
-                "weight": round(float(weight), 6),
-                "temperature": round(calibration.scaling.temperature, 6),
-                "held_out_accuracy": result["held_out_accuracy"],
-                "test_accuracy": result["test"]["accuracy"],
-            }
-            for name, weight, calibration, result in zip(
-                config.members, combination.weights, combination.calibrations, results, strict=True
-            )
-        ],
+    votes = tuple(
+        Vote(
+            member=name,
+            weight=round(float(weight), 6),
+            temperature=round(calibration.scaling.temperature, 6),
+            held_out_accuracy=result["held_out_accuracy"],
+        )
+        for name, weight, calibration, result in zip(
+            config.members, combination.weights, combination.calibrations, results, strict=True
+        )
     )
+    recorder.log_table("weights", [asdict(vote) for vote in votes])
     suspects: list[dict[str, Any]] = []
     if combination.held_out is not None:
         suspects = find_suspects(combination.held_out, load_examples(inputs.data / "train.jsonl"), labels)
@@ -106,7 +115,7 @@ def run(config: SoftLabelsConfig, inputs: Inputs, out: Path, recorder: Recorder,
         test=log_test_scores(test_nC, test_set, labels, recorder),
         unlabeled=unlabeled,
         dropped=config.dropped,
-        weights=tuple(round(float(weight), 6) for weight in combination.weights),
+        votes=votes,
         num_suspects=len(suspects),
         held_out_accuracy=combination.held_out.accuracy if combination.held_out else None,
         num_labeled=max(result["num_labeled"] for result in results),

@@ -16,8 +16,8 @@ from cleanlab.filter import find_label_issues
 from stages.common.examples import Example
 from stages.common.metrics.classification import softmax
 from stages.soft_labels.combination import HeldOut
+from stages.soft_labels.config import SUSPECTS_FILE
 
-SUSPECTS_FILE = "suspects.jsonl"
 MIN_EXAMPLES = 5
 """Labeled examples per label below which nothing can be said about a label."""
 

@@ -38,7 +38,7 @@ def labels_of(name: str) -> dict[str, str]:
     if kind in ("pet", "zero_shot", "priming"):
         generation = next((part[1:] for part in rest[:-1] if part[1:].isdigit()), "0")
         labels |= {"pattern": rest[-1]} | ({"member": "pet", "generation": generation} if kind == "pet" else {})
-    if kind == "probe":
+    if kind in ("probe", "finetuned", "tfidf"):
         labels["member"] = name
     if kind in ("prompts", "data"):
         labels["task"] = rest[0]
@@ -91,6 +91,8 @@ def write_predictions(
     logits = np.zeros((size, 2))
     for number, is_correct in enumerate(correct):
         logits[number, number % 2 if is_correct else 1 - number % 2] = 3 - 2.5 * number / size
+    if step == "soft_labels":
+        more = {"votes": [], **more}
     write_result(root, step, scores(sum(correct) / size, size, **more), losses)
     write_logits(root / step / "test_logits.jsonl", examples, logits, LABELS)
 

@@ -53,6 +53,10 @@ def render_page(
         prompt_inits=prompt_inits(report.get("prompt_inits", ())),
         learning=learning_curve(report.get("learning_curve", ())),
         sizes=accuracy_by_size(report["rows"]),
+        vote_columns=VOTE_COLUMNS,
+        votes=votes(report.get("votes", ())),
+        suspect_columns=SUSPECT_COLUMNS,
+        suspects=suspects(report.get("suspects", ())),
         curves=[_curve(name, runs) for name, runs in details.get("curves", {}).items()],
         confidence=[_calibration(name, values) for name, values in details.get("confidence", {}).items()],
         graph=graph,
@@ -119,6 +123,29 @@ def learning_curve(points: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None
     rows = _colored([(method, *(cells.get((method, size), "") for size in sizes)) for method in methods])
     chart = charts.line_chart(series, x_label="labeled examples", y_label="test accuracy", dots=True)
     return {"sizes": sizes, "rows": rows, "chart": chart, "about": _seeds(points[0]["num_seeds"])}
+
+
+VOTE_COLUMNS = ("member", "weight", "reason")
+SUSPECT_COLUMNS = ("text", "label", "ensemble", "probability")
+MAX_TEXT = 160
+"""Characters of a text in a table."""
+
+
+def votes(items: Sequence[Mapping[str, Any]]) -> list[tuple[str, ...]]:
+    """Returns the cells of the table of members, the largest weight first."""
+    ordered = sorted(items, key=lambda item: -item["weight"])
+    return [(item["member"], f"{100 * item['weight']:.0f}%", item["reason"]) for item in ordered]
+
+
+def suspects(items: Sequence[Mapping[str, Any]]) -> list[tuple[str, ...]]:
+    """Returns the cells of the table of labeled examples that are probably mislabeled."""
+    known = ("uid", "label", "predicted", "probability")
+    cells: list[tuple[str, ...]] = []
+    for item in items:
+        text = " / ".join(str(value) for name, value in item.items() if name not in known).replace("\n", " ")
+        text = text if len(text) <= MAX_TEXT else f"{text[:MAX_TEXT]}…"
+        cells.append((text, item["label"], item["predicted"], f"{item['probability']:.2f}"))
+    return cells
 
 
 def accuracy_by_size(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:

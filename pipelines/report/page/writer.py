@@ -37,7 +37,7 @@ def build_report(
         durations = [seconds[step] for step in row["steps"] if step in seconds]
         rows.append({**row, "seconds": round(sum(durations), 1) if durations else None})
     lists = {name: list(result[name]) for name in ("comparisons", "notes", "suggestions")}
-    extras = {name: list(result.get(name, ())) for name in ("prompt_inits", "learning_curve")}
+    extras = {name: list(result.get(name, ())) for name in ("prompt_inits", "learning_curve", "votes", "suspects")}
     by_step = {name: round(value, 1) for name, value in seconds.items()}
     delivered = result["delivered"]
     return {"recipe": recipe, **run, "rows": rows, "delivered": delivered, **lists, **extras, "step_seconds": by_step}
@@ -135,6 +135,10 @@ def report_markdown(report: Mapping[str, Any]) -> str:
     if sizes := html.accuracy_by_size(report["rows"]):
         head = ("parameters", *sizes["columns"])
         lines += ["", "## Accuracy by size", "", *_grid(head, [row["cells"] for row in sizes["rows"]])]
+    if votes := html.votes(report["votes"]):
+        lines += ["", "## Members of the ensemble", "", *_grid(html.VOTE_COLUMNS, votes)]
+    if suspects := html.suspects(report["suspects"]):
+        lines += ["", "## Labels that are probably wrong", "", *_grid(html.SUSPECT_COLUMNS, suspects)]
     for task in html.prompt_inits(report["prompt_inits"]):
         rows = [row["cells"] for row in task["rows"]]
         head = ("method", "init", "accuracy", "final loss")

@@ -31,6 +31,23 @@ def test_notes_describe_label_words_soft_labels_and_pretraining(tmp_path: Path) 
     ]
 
 
+def test_report_has_votes_and_suspects(tmp_path: Path) -> None:
+    votes = [
+        {"member": "pet/a/0", "weight": 0.0, "temperature": 1.0, "held_out_accuracy": 0.5},
+        {"member": "probe/b", "weight": 1.0, "temperature": 0.2, "held_out_accuracy": 0.875},
+    ]
+    write_predictions(tmp_path, "soft_labels", [1, 0], votes=votes)
+    suspect = {"uid": "1", "text": "A joy | to see.", "label": "rotten", "predicted": "fresh", "probability": 0.97}
+    (tmp_path / "soft_labels" / "suspects.jsonl").write_text(json.dumps(suspect) + "\n")
+    report = writer.build_report("films", report_on(tmp_path, "soft_labels"), {}, RUN)
+    reasons = ["not clearly better than a guess", "87.5% right on held-out labeled examples"]
+    assert [vote["reason"] for vote in report["votes"]] == reasons
+    for text in (writer.report_markdown(report), writer.report_html(report)):
+        assert text.index("probe/b") < text.index("pet/a/0"), "the largest weight first"
+        assert all(reason in text for reason in reasons)
+        assert "Labels that are probably wrong" in text and "0.97" in text
+
+
 def test_report_has_prompt_inits_and_the_learning_curve(tmp_path: Path) -> None:
     write_result(tmp_path, "prompts/films/ppt/0", scores(0.75, 8), [0.7, 0.2])
     write_result(tmp_path, "prompts/films/random/0", scores(0.5, 8), [0.9, 0.6])

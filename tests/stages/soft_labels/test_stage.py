@@ -63,7 +63,7 @@ def test_soft_labels_are_the_weighted_mean_of_the_members(
     inputs = soft_labels.Inputs(data=film_data, members=members)
     recorder = Kept()
     result = run(soft_labels, config(weights=weights), inputs, tmp_path / "out", recorder)
-    assert result.weights == pytest.approx(expected_weights, abs=1e-6)
+    assert [vote.weight for vote in result.votes] == pytest.approx(expected_weights, abs=1e-6)
     assert {"weights", "disagreements", "per_class"} <= set(recorder.tables)
     assert set(recorder.figures) == {"agreement", "entropy", "confusion"}
     assert [row["weight"] for row in recorder.tables["weights"]] == pytest.approx(expected_weights, abs=1e-6)
@@ -108,7 +108,7 @@ def test_members_vote_by_their_held_out_logits(members: tuple[Path, ...], film_d
     settings = config(weights="held_out", scaling="held_out", average="probabilities")
     recorder = Kept()
     result = run(soft_labels, settings, inputs, tmp_path / "out", recorder)
-    assert result.weights == (0.0, 1.0, 0.0)
+    assert [vote.weight for vote in result.votes] == [0, 1, 0]
     assert result.held_out_accuracy == 1.0
     scaling = Scaling.fit(np.eye(2)[gold] * 0.1, gold, has_bias=True)
     assert recorder.tables["weights"][1]["temperature"] == pytest.approx(scaling.temperature, abs=1e-4)

@@ -9,7 +9,8 @@ import numpy as np
 
 from stages.common.examples import Example
 from stages.soft_labels.combination import HeldOut
-from stages.soft_labels.suspects import SUSPECTS_FILE, find_suspects, write_suspects
+from stages.soft_labels.config import SUSPECTS_FILE
+from stages.soft_labels.suspects import find_suspects, write_suspects
 from tests.support.stage_runs import LABELS
 
 
