@@ -34,6 +34,7 @@ from pipelines.schema.sections.resources import Section
 from stages.baseline.config import BaselineConfig
 from stages.common.config import Config
 from stages.common.models.backbones.config import BackboneConfig
+from stages.common.models.encoders.config import StudentConfig
 from stages.common.prompts.config import PromptConfig
 from stages.common.seeds import python_rng
 from stages.pet.config import GenerationConfig, PetConfig
@@ -266,7 +267,8 @@ def _classifier(
         run, stage_config = "stages.probe.stage:run", ProbeConfig.of(section, **task)
     elif isinstance(section, FinetunedMember):
         run = "stages.baseline.stage:run"
-        stage_config = BaselineConfig.of(section, student=section.encoder, label_unlabeled=True, **task)
+        student = StudentConfig.of(section.encoder)
+        stage_config = BaselineConfig.of(section, student=student, label_unlabeled=True, **task)
     else:
         run, stage_config = "stages.tfidf.stage:run", TfidfConfig.of(section, **task)
     return make_step(

@@ -26,6 +26,8 @@ from cluster.tracking.model_registry import Candidate, PyfuncSpec, delete_orphan
 from cluster.tracking.tracker import Tracker
 from pipelines.kinds import KINDS
 from pipelines.run.request import RunRequest
+from stages.common.config import TextTaskConfig
+from stages.probe.config import ProbeConfig
 
 REQUIRED = (
     "filelock", "fsspec", "huggingface-hub", "numpy", "pandas", "peft", "pydantic", "pyyaml", "safetensors",
@@ -135,10 +137,9 @@ class _Signature:
 
 
 def _signature(config: Any) -> _Signature:
-    if hasattr(config, "student"):
-        return _Signature(config.fields, OUTPUTS)
-    if hasattr(config, "encoder"):
-        return _Signature(config.fields, OUTPUTS, "" if config.contrastive else config.encoder.asset)
+    if isinstance(config, TextTaskConfig):
+        is_reference = isinstance(config, ProbeConfig) and config.contrastive is None
+        return _Signature(config.fields, OUTPUTS, config.encoder.asset if is_reference else "")
     if hasattr(config.task, "kind"):
         fields = ("text",) if config.task.kind == "tokens" else ("question", "context")
         return _Signature(fields, {}, config.backbone.asset)

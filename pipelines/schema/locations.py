@@ -102,7 +102,7 @@ def recipe_error(
     """Returns the first error of pydantic as an error with location and remedy."""
     # A misspelled required key causes two errors. The unknown key is the more helpful one.
     first = min(error.errors(), key=lambda item: item["type"] != "extra_forbidden")
-    place = _place(first["loc"], model)
+    place, parents = _place(first["loc"], model)
     inner = first.get("ctx", {}).get("error")
     if isinstance(inner, InputError) and inner.key:  # relative to the validated section
         place = (*place, *inner.key.split("."))
@@ -111,14 +111,16 @@ def recipe_error(
     if isinstance(inner, InputError):
         return RecipeError(inner.problem, inner.remedy, key=key, where=where)
     if first["type"] == "extra_forbidden":
-        known = _keys_at(model, place[:-1])
+        known = [name for parent in parents for name in parent.model_fields]
         close = difflib.get_close_matches(place[-1], known, n=1)
         remedy = f"Did you mean {close[0]!r}?" if close else f"Known keys here: {', '.join(known)}."
         return RecipeError(f"unknown key {place[-1]!r}.", remedy, key=key, where=where)
     if first["type"] == "missing":
-        return RecipeError("the key is missing.", f"Add {place[-1]}: {_describe(model, place)}", key=key, where=where)
+        return RecipeError(
+            "the key is missing.", f"Add {place[-1]}: {_describe(parents, place[-1])}", key=key, where=where
+        )
     message = first["msg"][0].lower() + first["msg"][1:]
-    remedy = _describe(model, place)
+    remedy = _describe(parents, place[-1])
     if first["type"] == "string_type" and isinstance(first["input"], bool | int | float):
         remedy = "Put it in quotes: YAML reads numbers, and words such as yes and no, as other types than text."
     return RecipeError(f"{message}, not {first['input']!r}.", remedy, key=key, where=where)
@@ -128,10 +130,14 @@ _MEMBER = re.compile(r"(list|dict|tuple|literal|function-\w+)\[|\[key\]$")
 """Names that pydantic adds to a location for members of a union and for keys of a mapping."""
 
 
-def _place(loc: Sequence[Any], model: type[BaseModel]) -> tuple[str, ...]:
-    """Returns the dotted key without the names that pydantic adds, such as `dict[str,str]` or a validator's name."""
+def _place(loc: Sequence[Any], model: type[BaseModel]) -> tuple[tuple[str, ...], list[type[BaseModel]]]:
+    """Returns the dotted key without the names that pydantic adds, and the models that may have its last part.
+
+    Names that pydantic adds are such as `dict[str,str]`, or the name of a validator.
+    """
     place: list[str] = []
     kinds: list[Any] = [model]
+    parents: list[Any] = []
     for item in loc:
         children = [child for kind in kinds for child in _children(kind, str(item))]
         if isinstance(item, str) and place and (_MEMBER.match(item) or not (children or _is_extra(kinds))):
@@ -140,8 +146,8 @@ def _place(loc: Sequence[Any], model: type[BaseModel]) -> tuple[str, ...]:
             kinds = tagged  # the member of a union that `kind` selects
             continue
         place.append(str(item))
-        kinds = children
-    return tuple(place)
+        parents, kinds = kinds, children
+    return tuple(place), [kind for kind in parents if isinstance(kind, type) and issubclass(kind, BaseModel)]
 
 
 def _is_tagged(kind: Any, tag: Any) -> bool:
@@ -179,21 +185,9 @@ def _members(annotation: Any) -> list[Any]:
     return [annotation]
 
 
-def _models_at(model: type[BaseModel], place: Sequence[str]) -> list[Any]:
-    kinds: list[Any] = [model]
-    for name in place:
-        kinds = [child for kind in kinds for child in _children(kind, name)]
-    return kinds
-
-
-def _keys_at(model: type[BaseModel], place: Sequence[str]) -> list[str]:
-    kinds = [kind for kind in _models_at(model, place) if isinstance(kind, type) and issubclass(kind, BaseModel)]
-    return [name for kind in kinds for name in kind.model_fields]
-
-
-def _describe(model: type[BaseModel], place: Sequence[str]) -> str:
-    for kind in _models_at(model, place[:-1]):
-        if isinstance(kind, type) and issubclass(kind, BaseModel) and place[-1] in kind.model_fields:
-            text = kind.model_fields[place[-1]].description or ""
+def _describe(models: Sequence[type[BaseModel]], name: str) -> str:
+    for model in models:
+        if name in model.model_fields:
+            text = model.model_fields[name].description or ""
             return f"Expected: {' '.join(text.split()).removesuffix('.')}."
     return "See the recipes that are part of clozeline."

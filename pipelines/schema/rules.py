@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
 
+from pipelines.kinds import KINDS
 from pipelines.schema.config import PipelineConfig
 from pipelines.schema.locations import errors_located_in
-from pipelines.schema.sections.ensemble import ProbeMember, StudentStage
+from pipelines.schema.sections.ensemble import FinetunedMember, ProbeMember, StudentStage
 from pipelines.schema.sections.prompts import PromptTaskConfig, token_level_tasks
 from stages.common.errors import InputError
 from stages.common.prompts.config import check_fits_token_level
@@ -123,11 +124,16 @@ def _trainings(
         for name, member in config.members.items()
         if isinstance(member, ProbeMember) and member.contrastive
     ]
+    trainings += [
+        (f"members.{name}.training", member.training, own)
+        for name, member in config.members.items()
+        if isinstance(member, FinetunedMember)
+    ]
     return trainings
 
 
 def check_without_unlabeled_data(config: PipelineConfig) -> None:
-    """Without unlabeled data, nothing needs it, and a baseline or a probe becomes the classifier."""
+    """Without unlabeled data, nothing needs it, and a baseline or a member becomes the classifier."""
     if config.has_unlabeled:
         return
     remedy = "Set data.unlabeled, or data.pool and data.unlabeled_size"
@@ -143,9 +149,10 @@ def check_without_unlabeled_data(config: PipelineConfig) -> None:
     for key, is_set in needs_unlabeled.items():
         if is_set:
             raise InputError("this needs unlabeled data.", f"{remedy}; or remove this.", key=key)
-    if config.baseline is None and not any(item.kind == "probe" for item in config.members.values()):
+    if config.baseline is None and not any(KINDS[item.kind].is_classifier for item in config.members.values()):
         raise InputError(
-            "there is no unlabeled data, from which students learn, and no baseline or probe, so no classifier.",
+            "there is no unlabeled data, from which students learn, and neither a baseline nor a member that is a "
+            "classifier.",
             f"{remedy}; or add a section baseline.",
             key="data",
         )
@@ -362,6 +369,12 @@ def check_learning_curve(config: PipelineConfig) -> None:
     for name in section.members:
         if name not in config.members:
             raise _unknown("member", name, config.members, "learning_curve.members")
+    if config.pet is None and not section.members and set(section.methods) != {"baseline"}:
+        raise InputError(
+            "no member is part of the ensemble of the learning curve.",
+            f"Set members: [{next(iter(config.members))}], or methods: [baseline].",
+            key="learning_curve.members",
+        )
     if section.ipet and (config.pet is None or config.pet.ipet is None):
         raise InputError("pet.ipet is not set.", "Set it, or set ipet: false.", key="learning_curve.ipet")
     patterns = config.patterns_of(config.pet) if config.pet else ()

@@ -12,7 +12,7 @@ class BaselineSettings(Config):
     """Settings of an encoder that is trained on labeled data only, which a recipe defines."""
 
     num_folds: int | None = Field(None, ge=2)
-    """Folds of the cross-validation on the labeled examples. Each fold trains the encoder anew. If not set, there is no
+    """Folds of the cross-validation on the labeled examples. Each fold trains a new encoder. If not set, there is no
     cross-validation.
     """
 

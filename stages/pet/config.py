@@ -74,9 +74,9 @@ class PetSettings(Config):
     mlm: MlmConfig | None = None
     """Auxiliary masked-LM loss on unlabeled data, for masked models. If not set, it is not used."""
     num_folds: int | None = Field(None, ge=2)
-    """Folds of the cross-validation on the labeled examples. Each fold trains the sub-model anew. If the untrained
-    model predicts the held-out examples better, it stays untrained. If not set, there is no cross-validation, and the
-    ensemble judges the sub-model by the untrained model.
+    """Folds of the cross-validation on the labeled examples. Each fold trains a new sub-model. If the untrained model
+    predicts the held-out examples better, the sub-model stays untrained. If not set, there is no cross-validation, and
+    the ensemble judges the sub-model by the untrained model.
     """
 
     @model_validator(mode="after")

@@ -168,14 +168,15 @@ def run(config: PetConfig, inputs: Inputs, out: Path, recorder: Recorder, engine
         elif before is None or held_out is None or _is_better(held_out, before, train_set, task.labels):
             losses = _train(config, inputs, classifier, examples, recorder, engine)
         else:
-            held_out = None
+            held_out = before
         write_losses(out, losses)
         log_inspection(submodel.prompt, submodel.backbone, recorder)
         submodel.save(task, config.pattern, out)
         if losses:
             score = classifier.evaluate(train_set, recorder, "labeled examples").score if train_set else None
             recorder.log_metric("train/accuracy", score.accuracy if score else 0.0)
-        held_out = before if held_out is None else held_out
+        if config.num_folds is None:
+            held_out = before
         if config.label_unlabeled:
             test = write_member_logits(classifier, task.labels, inputs.data, out, recorder, held_out)
         else:

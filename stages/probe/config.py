@@ -30,7 +30,7 @@ class ProbeSettings(Config):
     contrastive: ContrastiveConfig | None = None
     """Tunes the encoder on the labeled examples first. If not set, the encoder is frozen."""
     num_folds: int = Field(4, ge=2)
-    """Folds of the cross-validation on the labeled examples. With `contrastive`, each fold tunes the encoder anew."""
+    """Folds of the cross-validation on the labeled examples. With `contrastive`, each fold tunes a new encoder."""
 
 
 class ProbeConfig(TextTaskConfig, ProbeSettings):

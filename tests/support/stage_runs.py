@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
@@ -14,7 +15,9 @@ from matplotlib.figure import Figure
 
 from stages.common.data.step_outputs import read_logits
 from stages.common.engine import InProcessEngine
+from stages.common.examples import load_examples, write_examples
 from stages.common.protocols import NullRecorder
+from stages.common.training.cross_validation import stratified_folds
 
 LABELS = ("rotten", "fresh")
 SILENT = NullRecorder()
@@ -55,6 +58,30 @@ def run(stage: Any, config: Any, inputs: Any, out: Path, recorder: Any = SILENT)
 def logits_of(folder: Path, name: str = "test_logits") -> np.ndarray:
     """Returns the logits that a stage wrote, [n, 2]."""
     return read_logits(folder / f"{name}.jsonl", LABELS).logits
+
+
+def held_out_by_hand(stage: Any, config: Any, make_inputs: Any, data: Path, num_folds: int) -> np.ndarray:
+    """Returns the logits [n, 2] of the labeled set: one run of a stage per fold, with the fold as the test set.
+
+    Args:
+        stage: A stage that trains on the labeled set.
+        config: Its config, without cross-validation.
+        make_inputs: Makes its inputs from `data`.
+        data: Files of the split stage.
+        num_folds: Number of folds.
+    """
+    train_set = load_examples(data / "train.jsonl")
+    folds = stratified_folds([LABELS.index(item.label or "") for item in train_set], num_folds)
+    assert folds is not None
+    logits = np.zeros((len(train_set), len(LABELS)))
+    for fold in range(num_folds):
+        folder = data.parent / f"by-hand-{fold}"
+        own_data = Path(shutil.copytree(data, folder / "data"))
+        for name, is_chosen in (("train", folds != fold), ("test", folds == fold)):
+            write_examples(own_data / f"{name}.jsonl", [train_set[row] for row in np.flatnonzero(is_chosen)])
+        run(stage, config, make_inputs(data=own_data), folder / "out")
+        logits[folds == fold] = logits_of(folder / "out")
+    return logits
 
 
 def written(folder: Path) -> dict[str, bytes]:

@@ -17,7 +17,7 @@ from stages.baseline.config import BaselineSettings
 from stages.common.config import Config, Name
 from stages.common.errors import InputError
 from stages.common.models.backbones.config import BackboneConfig
-from stages.common.models.encoders.config import StudentConfig
+from stages.common.models.encoders.config import EncoderConfig, StudentConfig
 from stages.common.training.config import TrainingConfig
 from stages.common.training.student_config import StudentSettings
 from stages.distillation.config import DistillationSettings
@@ -102,12 +102,12 @@ class FinetunedMember(FullTrainingSection, BaselineSettings):
 
     kind: Literal["finetuned"]
     """finetuned: an encoder, trained on the labeled data."""
-    encoder: StudentConfig
+    encoder: EncoderConfig
     """The encoder."""
     training: TrainingConfig
     """Length, learning rate and batch size."""
     num_folds: int = Field(4, ge=2)
-    """Folds of the cross-validation on the labeled examples. Each fold trains the encoder anew."""
+    """Folds of the cross-validation on the labeled examples. Each fold trains a new encoder."""
 
 
 class TfidfMember(Section, TfidfSettings):

@@ -55,7 +55,7 @@ def train_batched(
     """Trains all jobs in place, as stages/common/training/loop.py would train each of them.
 
     Args:
-        jobs: What to train. Micro-batches and early stopping are not supported.
+        jobs: What to train. Micro-batches, early stopping and averaged weights are not supported.
         compute_losses: Returns the loss of every batch, from one pass through the model.
         recorder: Gets the curves `train/loss/<name>` and the progress.
         engine: Runs the backward pass and the update.

@@ -207,6 +207,37 @@ def test_another_student_changes_only_the_report() -> None:
     assert [name for name, step in one.items() if own(step) != own(two[name])] == ["report"]
 
 
+def test_the_first_seed_of_a_student_teaches_another() -> None:
+    steps = plan("smoke", LARGE, "students.small.teacher=large")
+    own = {name: step for name, step in steps.items() if step.kind == "distill"}
+    teachers = {name: step.inputs.get("teacher") for name, step in own.items()}
+    large = own["distill/large/0"]
+    assert teachers == {
+        "distill/small/0": large, "distill/small/1": large, "distill/large/0": None, "distill/large/1": None
+    }  # fmt: skip
+    assert {name for name, step in own.items() if step.config.label_unlabeled} == {"distill/large/0"}
+
+
+def test_a_taught_student_may_teach_the_next_one() -> None:
+    steps = plan("smoke", LARGE, "students.small.teacher=large", FROZEN, "students.frozen.teacher=small")
+    assert steps["distill/frozen/1"].inputs["teacher"] is steps["distill/small/0"]
+    assert steps["distill/small/0"].inputs["teacher"] is steps["distill/large/0"]
+    assert steps["distill/small/0"].config.label_unlabeled and not steps["distill/frozen/0"].config.label_unlabeled
+
+
+def test_a_teacher_changes_only_students_that_it_teaches() -> None:
+    one, two = plan("smoke", LARGE), plan("smoke", LARGE, "students.small.teacher=large")
+    assert {name for name in one if own(one[name]) != own(two[name])} == {"distill/large/0"}, "it labels more"
+
+
+def test_the_baseline_of_the_first_seed_is_cross_validated() -> None:
+    steps = plan("smoke", "baseline.num_folds=3", FROZEN)
+    num_folds = {name: step.config.num_folds for name, step in steps.items() if step.kind == "baseline"}
+    assert num_folds == {
+        "baseline/small/0": 3, "baseline/small/1": None, "baseline/frozen/0": 3, "baseline/frozen/1": None
+    }  # fmt: skip
+
+
 def test_without_unlabeled_data_there_are_no_soft_labels_and_no_students() -> None:
     probe = "members.mini={kind: probe, encoder: {asset: some/encoder}}"
     kinds = {step.kind for step in plan("smoke", "data.unlabeled_size=0", probe).values()}

@@ -1,4 +1,6 @@
-"""Steps of the members of the ensemble: generations, other backbones, probes, verbalizer search, no labeled data."""
+"""Steps of the members of the ensemble: generations, other backbones, encoders, TF-IDF, verbalizer search, no labeled
+data, and no language model.
+"""
 
 from __future__ import annotations
 
@@ -16,6 +18,10 @@ TRAINING = "{learning_rate: 0.01, steps: 2}"
 BACKBONE = "{asset: hf:google-bert/bert-base-uncased}"
 BERT = f"members.bert={{kind: pet, backbone: {BACKBONE}, patterns: [review], training: {TRAINING}}}"
 PROBE = "members.mini={kind: probe, encoder: {asset: hf:sentence-transformers/all-MiniLM-L6-v2}}"
+
+FINETUNED = f"members.large={{kind: finetuned, encoder: {{asset: some/large, max_length: 9}}, training: {TRAINING}}}"
+TFIDF = "members.words={kind: tfidf, analyzer: char, num_folds: 3}"
+NO_LANGUAGE_MODEL = ("backbone=null", "pet=null", "ppt=null", "prompts=null")
 
 
 def plan(*overrides: str) -> dict[str, Step]:
@@ -73,6 +79,56 @@ def test_other_backbones_and_probes_are_members() -> None:
         "pet/bert/review/0": "pet/bert",
         "probe/mini": "probe/mini",
     }
+
+
+def test_a_finetuned_encoder_is_a_member() -> None:
+    step = plan(FINETUNED)["finetuned/large"]
+    assert step.run == "stages.baseline.stage:run"
+    assert (step.config.student.max_length, step.config.student.tune) == (9, "full")
+    assert (step.config.num_folds, step.config.label_unlabeled, step.config.training.steps) == (4, True, 2)
+    assert upstream(step) == {"data/rotten_tomatoes"}
+    assert step.labels == {"row": "finetuned/large", "member": "finetuned/large"}
+    assert list(step.assets) == ["student.asset"]
+
+
+def test_tfidf_is_a_member() -> None:
+    step = plan(TFIDF)["tfidf/words"]
+    assert (step.config.analyzer, step.config.num_folds) == ("char", 3)
+    assert upstream(step) == {"data/rotten_tomatoes"}
+    assert step.labels == {"row": "tfidf/words", "member": "tfidf/words"}
+    assert not step.assets
+
+
+def test_only_language_models_prefer_labels_whatever_the_text_is() -> None:
+    steps = plan(BERT, PROBE, FINETUNED, TFIDF)
+    config = steps["soft_labels"].config
+    have_priors = dict(zip(config.members, config.have_priors, strict=True))
+    assert {name for name, has_prior in have_priors.items() if not has_prior} == {
+        "probe/mini", "finetuned/large", "tfidf/words"
+    }  # fmt: skip
+    assert upstream(steps["report"]) >= {"finetuned/large", "tfidf/words"}
+
+
+def test_a_recipe_without_a_language_model_has_no_steps_with_patterns() -> None:
+    steps = plan(*NO_LANGUAGE_MODEL, "task.verbalizer={}", FINETUNED, TFIDF)
+    assert members(steps) == {"finetuned/large", "tfidf/words"}
+    assert {step.kind for step in steps.values()} == {
+        "data", "finetuned", "tfidf", "soft_labels", "distill", "baseline", "report"
+    }  # fmt: skip
+
+
+def test_a_backbone_without_submodels_is_tested_without_training() -> None:
+    steps = plan("pet=null", TFIDF)
+    assert {step.labels["pattern"] for step in steps.values() if step.kind == "zero_shot"} == {
+        "review", "verdict", "question"
+    }  # fmt: skip
+    assert members(steps) == {"tfidf/words"}
+
+
+def test_folds_of_submodels_change_only_the_submodels() -> None:
+    before, after = plan(BERT), plan(BERT, "pet.num_folds=2")
+    changed = {name for name in before if before[name].config != after[name].config}
+    assert changed == {f"pet/{pattern}/0" for pattern in ("review", "verdict", "question")}
 
 
 def test_ensemble_settings_change_only_the_soft_labels() -> None:

@@ -153,10 +153,10 @@ def test_read_recipe_names_the_line_of_an_error(
 
 
 def test_read_recipe_names_the_file_for_a_missing_section(tmp_path: Path) -> None:
-    error = error_of(write(tmp_path, TEXT.replace("backbone: {asset: models/bert}\n", "")))
-    assert (error.key, error.problem) == ("backbone", "the key is missing.")
+    error = error_of(write(tmp_path, TEXT.replace("students:\n  small:\n    asset: models/student\n", "")))
+    assert (error.key, error.problem) == ("students", "the key is missing.")
     assert error.where == str(tmp_path / "films.yaml")
-    assert "The pretrained language model" in error.remedy
+    assert "Encoders of the final classifier" in error.remedy
 
 
 @pytest.mark.parametrize("labels", ["[no, yes]", "[0, 1]", "[1.5, 2.5]"])

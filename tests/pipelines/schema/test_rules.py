@@ -24,6 +24,12 @@ LARGE = (
     "students.large={asset: x, training: {learning_rate: 1, steps: 2}, baseline_training: {learning_rate: 1, steps: 2}}"
 )
 EARLY = "{learning_rate: 0.1, steps: 2, early_stopping: {}}"
+FINETUNED = "members.large={kind: finetuned, encoder: {asset: x}, training: {learning_rate: 0.1, steps: 2}}"
+TFIDF = "members.words={kind: tfidf}"
+SMALL = "students.small={asset: x, max_length: 32, teacher: large}"
+NO_LANGUAGE_MODEL = ("backbone=null", "pet=null", "ppt=null", "prompts=null")
+FOLDS = "pet.num_folds=2"
+SCALED = "ensemble.scaling=held_out"
 
 
 def read(*overrides: str) -> PipelineConfig:
@@ -54,6 +60,39 @@ def error_of(*overrides: str) -> RecipeError:
         (("pet.tune=none", "pet.mlm={}"), "pet.mlm", "trains nothing"),
         (("pet.tune=none", "pet.ipet={}"), "pet.ipet", "trains nothing"),
         ((IPET, "pet.patterns=[review]"), "pet.ipet", "needs two sub-models"),
+        (
+            ("members.x={kind: finetuned, encoder: {asset: x}}",),
+            "members.x.training",
+            "missing. Add training: Expected: Length, learning rate and batch size.",
+        ),
+        ((FINETUNED, "members.large.encoder.tune=head"), "members.large.encoder.tune", "unknown key 'tune'"),
+        (
+            (FINETUNED, "members.large.strategy=zero3", "members.large.workers=2"),
+            "members.large.strategy",
+            "partitions",
+        ),
+        (("members.x={kind: tfidf, analyzer: bytes}",), "members.x.analyzer", "'word'"),
+        (("pet=null",), "members", "no sub-models and no other members"),
+        # without a language model
+        (("backbone=null",), "backbone", "pet uses a language model"),
+        (("backbone=null", "pet=null", TFIDF), "backbone", "ppt uses a language model"),
+        ((*NO_LANGUAGE_MODEL, TFIDF, "priming={}"), "backbone", "priming uses a language model"),
+        (
+            (*NO_LANGUAGE_MODEL, TFIDF, "task.verbalizer={}", "verbalizer_search={}"),
+            "backbone",
+            "verbalizer_search uses a language model",
+        ),
+        # held-out logits
+        ((SCALED,), "pet.num_folds", "needs held-out logits of the trained sub-models"),
+        (
+            (SCALED, FOLDS, "members.x={kind: pet, backbone: {asset: x}, training: {learning_rate: 1, steps: 2}}"),
+            "members.x.num_folds",
+            "needs held-out logits of the trained sub-models",
+        ),
+        (("pet.tune=none", FOLDS), "pet.num_folds", "trains nothing"),
+        ((*SUBMODELS, FOLDS), "pet.num_folds", "without cross-validation"),
+        (("pet.num_folds=1",), "pet.num_folds", "greater than or equal to 2"),
+        (("baseline.num_folds=1",), "baseline.num_folds", "greater than or equal to 2"),
         # label words
         (("task.verbalizer={}",), "task.verbalizer", "no label words"),
         (("verbalizer_search={}",), "verbalizer_search", "already has label words"),
@@ -91,9 +130,32 @@ def error_of(*overrides: str) -> RecipeError:
             "students.small.training.early_stopping",
             "requires a dev set",
         ),
+        (
+            ("members.x={kind: finetuned, encoder: {asset: x}, training: " + EARLY + "}",),
+            "members.x.training.early_stopping",
+            "requires a dev set",
+        ),
+        (
+            ("data.dev_shots=2", "pet.training.early_stopping={}", "pet.training.average_last=0.5"),
+            "pet.training",
+            "average_last keeps an average of the weights",
+        ),
         (("students={}",), "students", "at least 1 item"),
+        # teachers
+        (("students.small.teacher=large",), "students.small.teacher", "no student 'large'"),
+        (("students.small.teacher=small",), "students.small.teacher", "small <- small is a circle"),
+        (
+            (LARGE, SMALL, "students.large.teacher=small"),
+            "students.small.teacher",
+            "small <- large <- small is a circle",
+        ),
+        (
+            (LARGE, SMALL, "unlabeled_shards={source: {asset: x}}"),
+            "students.small.teacher",
+            "students of shards learn from the ensemble only",
+        ),
         # without unlabeled data
-        ((NO_UNLABELED, "baseline=null"), "data", "no baseline or probe, so no classifier"),
+        ((NO_UNLABELED, "baseline=null"), "data", "neither a baseline nor a member that is a classifier"),
         ((NO_UNLABELED, "data.shots=0"), "data", "neither labeled nor unlabeled data"),
         ((NO_UNLABELED, IPET), "pet.ipet", "needs unlabeled data"),
         ((NO_UNLABELED, "pet.mlm={}"), "pet.mlm", "needs unlabeled data"),
@@ -111,6 +173,8 @@ def error_of(*overrides: str) -> RecipeError:
         (("prompts.tasks=[]",), "prompts.tasks", "prompts has no task"),
         (("pet.batched_training=true",), "pet.batched_training", "is for soft prompts"),
         (("pet.tune=prompt", "pet.prompt={lora: {}}"), "pet.prompt", "neither adapters nor a linear head"),
+        ((BATCHED, "prompts.training.average_last=0.5"), "prompts.batched_training", "not support average_last"),
+        ((*SUBMODELS, "pet.training.average_last=0.5"), "pet.batched_training", "not support average_last"),
         (("prompts.methods={x: {lora: {}}}", BATCHED), "prompts.batched_training", "without LoRA"),
         ((BATCHED, "prompts.training.micro_batch_size=2"), "prompts.batched_training", "not support micro_batch_size"),
         ((BATCHED, "prompts.strategy=ddp"), "prompts.batched_training", "runs on one worker"),
@@ -143,6 +207,7 @@ def error_of(*overrides: str) -> RecipeError:
         (("learning_curve={shots: [2, 4], patterns: [odd]}",), "learning_curve.patterns", "review, verdict, question"),
         (("learning_curve={shots: [2, 4], members: [odd]}",), "learning_curve.members", "The recipe has no members"),
         (("learning_curve={shots: [2, 4], ipet: true}",), "learning_curve.ipet", "pet.ipet is not set"),
+        (("pet=null", TFIDF, "learning_curve={shots: [2, 4]}"), "learning_curve.members", "no member is part"),
         (("learning_curve={shots: [4]}",), "learning_curve.shots", "at least 2 items"),
     ],
 )
@@ -157,6 +222,8 @@ def test_a_broken_rule_is_an_error_with_its_key(overrides: tuple[str, ...], key:
     [
         ("pet.seeds=[0]", "pet.tune"),
         (PROBE, "members.mini"),
+        (FINETUNED, "members.large"),
+        (TFIDF, "members.words"),
         ("priming={}", "priming"),
         ("distill.gold_weight=0.5", "distill.gold_weight"),
         ("baseline={training: {learning_rate: 0.1, steps: 2}}", "baseline"),
@@ -184,6 +251,15 @@ def test_without_labeled_data_sections_that_need_it_are_errors(override: str, ke
         (LARGE, "students.frozen={asset: x, tune: head}"),
         (NO_UNLABELED, "distill={}"),
         (NO_UNLABELED, "baseline=null", PROBE),
+        (NO_UNLABELED, "baseline=null", FINETUNED),
+        (NO_UNLABELED, "baseline=null", TFIDF),
+        ("data.dev_shots=2", FINETUNED, "members.large.training.early_stopping={}"),
+        ("pet=null", TFIDF),
+        ("pet=null", TFIDF, "learning_curve={shots: [2, 4], members: [words]}"),
+        (*NO_LANGUAGE_MODEL, "task.verbalizer={}", TFIDF, FINETUNED),
+        (LARGE, SMALL),
+        (SCALED, FOLDS, PROBE, FINETUNED, TFIDF),
+        (SCALED, "pet.tune=none"),
         (NO_UNLABELED, "learning_curve={shots: [2, 4], methods: [baseline]}"),
     ],
 )

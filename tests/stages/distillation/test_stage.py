@@ -114,6 +114,63 @@ def test_saved_student_predicts_the_test_logits(
     assert one_by_one == pytest.approx(logits_of(tmp_path / "out"), abs=3e-4)
 
 
+def other_student(inputs: distillation.Inputs, folder: Path) -> tuple[Path, np.ndarray]:
+    """Files and logits of another student, which labels the unlabeled set differently and less surely."""
+    folder.mkdir()
+    logits = np.random.default_rng(3).normal(size=(10, 2))
+    write_logits(folder / "unlabeled_logits.jsonl", load_examples(inputs.data / "unlabeled.jsonl"), logits, LABELS)
+    return folder, logits_of(folder, "unlabeled_logits")
+
+
+@pytest.mark.parametrize("tune", TUNES)
+def test_student_learns_the_mean_of_both_teachers(
+    tune: str, backbone_folders: dict[str, Path], inputs: distillation.Inputs, tmp_path: Path
+) -> None:
+    config = TUNES[tune](backbone_folders["bert"], **({"training": SHORT} if tune == "full" else {}))
+    teacher, logits = other_student(inputs, tmp_path / "teacher")
+    run(distillation, config, replace(inputs, teacher=teacher), tmp_path / "both")
+    run(distillation, config, inputs, tmp_path / "ensemble")
+    both = np.mean([softmax(logits_of(inputs.soft_labels, "soft_labels")), softmax(logits)], axis=0)
+    replace_soft_labels(inputs, np.log(both))
+    run(distillation, config, inputs, tmp_path / "mean")
+    assert logits_of(tmp_path / "both") == pytest.approx(logits_of(tmp_path / "mean"), abs=1e-3)
+    assert logits_of(tmp_path / "both") != pytest.approx(logits_of(tmp_path / "ensemble"), abs=1e-2)
+
+
+def test_examples_are_kept_by_the_mean_of_both_teachers(
+    backbone_folders: dict[str, Path], inputs: distillation.Inputs, tmp_path: Path
+) -> None:
+    teacher, logits = other_student(inputs, tmp_path / "teacher")
+    both = np.mean([softmax(logits_of(inputs.soft_labels, "soft_labels")), softmax(logits)], axis=0)
+    config = head(backbone_folders["bert"], min_confidence=0.7)
+    result = run(distillation, config, replace(inputs, teacher=teacher), tmp_path / "out")
+    assert result.num_unlabeled == (both.max(axis=1) >= 0.7).sum() < 10
+
+
+def test_teacher_with_other_examples_raises(
+    backbone_folders: dict[str, Path], inputs: distillation.Inputs, tmp_path: Path
+) -> None:
+    teacher, _ = other_student(inputs, tmp_path / "teacher")
+    file = teacher / "unlabeled_logits.jsonl"
+    file.write_text("".join(file.read_text().splitlines(keepends=True)[1:]))
+    with pytest.raises(DataError, match=r"unlabeled_logits\.jsonl do not match 10 examples"):
+        run(distillation, head(backbone_folders["bert"]), replace(inputs, teacher=teacher), tmp_path / "out")
+
+
+def test_student_that_teaches_labels_the_unlabeled_set(
+    backbone_folders: dict[str, Path], inputs: distillation.Inputs, tmp_path: Path
+) -> None:
+    for name, is_teacher in (("teacher", True), ("other", False)):
+        config = full(backbone_folders["bert"], training=SHORT, label_unlabeled=is_teacher)
+        run(distillation, config, inputs, tmp_path / name)
+    assert not (tmp_path / "other" / "unlabeled_logits.jsonl").exists()
+    loaded = TextClassifier.load(tmp_path / "teacher" / "model")
+    unlabeled_set = load_examples(inputs.data / "unlabeled.jsonl")
+    labeled = logits_of(tmp_path / "teacher", "unlabeled_logits")
+    assert loaded.predict(unlabeled_set, SILENT, "") == pytest.approx(labeled, abs=2e-5)
+    assert logits_of(tmp_path / "teacher") == pytest.approx(logits_of(tmp_path / "other"), abs=1e-6)
+
+
 def test_result_depends_on_the_seed_only(
     backbone_folders: dict[str, Path], inputs: distillation.Inputs, tmp_path: Path
 ) -> None:

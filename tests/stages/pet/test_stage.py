@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,10 +17,20 @@ from stages.common.models.cloze.classifier import ClozeClassifier
 from stages.common.patterns.config import Task
 from stages.common.prompts.loader import ModelLoader
 from stages.common.training.config import TrainingConfig
+from stages.common.training.cross_validation import stratified_folds
 from stages.pet import stage as pet
 from stages.pet.config import GenerationConfig, PetConfig
 from tests.support.small_models import FAMILIES, backbone_config, film_example, film_examples, film_task
-from tests.support.stage_runs import SILENT, Kept, assert_a_seed_decides, logits_of, run, written
+from tests.support.stage_runs import (
+    LABELS,
+    SILENT,
+    Kept,
+    assert_a_seed_decides,
+    held_out_by_hand,
+    logits_of,
+    run,
+    written,
+)
 
 TRAINING = TrainingConfig(learning_rate=0.01, batch_size=4, steps=16, lr_scheduler="constant", weight_decay=0.0)
 
@@ -185,6 +196,66 @@ def test_demonstrations_count_as_labeled_examples(
         assert result.num_labeled == (4 if name == "primed" else 0)
         assert not (tmp_path / name / "unlabeled_logits.jsonl").exists()
     assert abs(logits_of(tmp_path / "plain") - logits_of(tmp_path / "primed")).max() > 0.01
+
+
+@pytest.mark.parametrize("tune", ["lora", "full", "prompt"])
+def test_held_out_logits_are_of_submodels_trained_on_the_other_folds(
+    tune: str, backbone_folders: dict[str, Path], film_data: Path, tmp_path: Path
+) -> None:
+    config = submodel(
+        backbone_folders["bert"], "bert", tune, training=PROMPT_TRAINING if tune == "prompt" else TRAINING
+    )
+    folds = config.model_copy(update={"num_folds": 2})
+    result = run(pet, folds, pet.Inputs(data=film_data), tmp_path / "out")
+    held_out = logits_of(tmp_path / "out", "held_out_logits")
+    assert held_out == pytest.approx(held_out_by_hand(pet, config, pet.Inputs, film_data, num_folds=2), abs=1e-4)
+    gold = [LABELS.index(item.label or "") for item in load_examples(film_data / "train.jsonl")]
+    assert result.held_out_accuracy == pytest.approx((held_out.argmax(axis=1) == gold).mean())
+    assert result.num_labeled == 8 and result.final_loss is not None
+
+    plain = run(pet, config, pet.Inputs(data=film_data), tmp_path / "plain")
+    assert logits_of(tmp_path / "out") == pytest.approx(logits_of(tmp_path / "plain"), abs=1e-6)
+    assert result.final_loss == pytest.approx(plain.final_loss, abs=1e-6)
+
+
+@pytest.mark.parametrize("tune", ["lora", "full"])
+def test_submodel_stays_untrained_if_training_makes_held_out_predictions_worse(
+    tune: str, backbone_folders: dict[str, Path], film_data: Path, tmp_path: Path
+) -> None:
+    """Half of the labels are swapped, so that each fold teaches the opposite of the other."""
+    train_set = [film_example(number, ("rotten", "fresh")[number % 2]) for number in range(8)]
+    is_swapped = stratified_folds([number % 2 for number in range(8)], 2)
+    assert is_swapped is not None
+    other = {"rotten": "fresh", "fresh": "rotten"}
+    write_examples(
+        film_data / "train.jsonl",
+        [
+            replace(item, label=other[item.label or ""]) if swap else item
+            for item, swap in zip(train_set, is_swapped, strict=True)
+        ],
+    )
+    config = submodel(backbone_folders["bert"], "bert", tune, num_folds=2, training=TRAINING)
+    result = run(pet, config, pet.Inputs(data=film_data), tmp_path / "out")
+    untrained = submodel(backbone_folders["bert"], "bert", "none")
+    expected = run(pet, untrained, pet.Inputs(data=film_data), tmp_path / "untrained")
+    assert (result.final_loss, result.num_labeled) == (None, 0)
+    assert result.held_out_accuracy == expected.held_out_accuracy
+    for name in ("test_logits", "unlabeled_logits", "held_out_logits"):
+        assert logits_of(tmp_path / "out", name) == pytest.approx(logits_of(tmp_path / "untrained", name), abs=1e-5)
+    loaded = ModelLoader().load_submodel(tmp_path / "out")
+    test = load_examples(film_data / "test.jsonl")
+    assert loaded.predict(test, SILENT, "") == pytest.approx(logits_of(tmp_path / "out"), abs=2e-5)
+
+
+def test_with_one_example_per_label_nothing_is_held_out(
+    backbone_folders: dict[str, Path], film_data: Path, tmp_path: Path
+) -> None:
+    """Logits of the untrained model would say nothing about the trained one."""
+    write_examples(film_data / "train.jsonl", film_examples(2))
+    config = submodel(backbone_folders["gpt2"], num_folds=2)
+    result = run(pet, config, pet.Inputs(data=film_data), tmp_path / "out")
+    assert (result.num_labeled, result.held_out_accuracy) == (2, None)
+    assert not (tmp_path / "out" / "held_out_logits.jsonl").exists()
 
 
 def teacher(folder: Path, data: Path) -> Path:

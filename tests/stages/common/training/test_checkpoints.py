@@ -15,10 +15,13 @@ from stages.common.training.config import TrainingConfig
 from tests.support.line_problem import Line, config, fit
 
 
+@pytest.mark.parametrize("average_last", [0.0, 0.5])
 @pytest.mark.parametrize("stop_at", [1, 3, 7, 11])
-def test_resumed_run_equals_an_uninterrupted_run(stop_at: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_resumed_run_equals_an_uninterrupted_run(
+    stop_at: int, average_last: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr(checkpoints, "DEFAULT_INTERVAL_S", 0.0)
-    settings = config(lr_scheduler="cosine", warmup_ratio=0.2)
+    settings = config(lr_scheduler="cosine", warmup_ratio=0.2, average_last=average_last)
     uninterrupted = Line(dropout=0.3)
     expected = fit(uninterrupted, settings)
 
@@ -65,12 +68,15 @@ def test_environment_variable_sets_the_interval(tmp_path: Path, monkeypatch: pyt
     assert (tmp_path / "checkpoint.pt").exists()
 
 
-def test_finished_training_is_not_repeated(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+@pytest.mark.parametrize("average_last", [0.0, 0.5])
+def test_finished_training_is_not_repeated(
+    average_last: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """A stage may be killed minutes after training."""
     monkeypatch.setattr(checkpoints, "DEFAULT_INTERVAL_S", 0.0)
-    first, repeated = Line(), Line()
-    expected = fit(first, config(), work=tmp_path)
-    assert fit(repeated, config(), work=tmp_path) == expected
+    first, repeated, settings = Line(), Line(), config(average_last=average_last)
+    expected = fit(first, settings, work=tmp_path)
+    assert fit(repeated, settings, work=tmp_path) == expected
     assert repeated.seen == []
     assert torch.equal(repeated.weight, first.weight)
 

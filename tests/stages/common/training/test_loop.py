@@ -12,7 +12,7 @@ from stages.common.engine import InProcessEngine
 from stages.common.errors import DivergedError, InputError
 from stages.common.protocols import NullRecorder
 from stages.common.training.config import TrainingConfig
-from stages.common.training.loop import train
+from stages.common.training.loop import LengthGroupedSampler, train
 from tests.support.line_problem import ITEMS, Line, config, fit
 from tests.support.stage_runs import Kept
 
@@ -164,6 +164,66 @@ def test_micro_batches_add_up_to_the_batch(size: int) -> None:
     torch.testing.assert_close(split.weight, full.weight, atol=1e-6, rtol=0)
     assert max(len(batch) for batch in split.seen) == min(size, 4)
     assert [item for batch in split.seen for item in batch] == [item for batch in full.seen for item in batch]
+
+
+class WeightsSeen(InProcessEngine):
+    """Keeps the weights after every update."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.weights: list[Tensor] = []
+
+    def optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        super().optimizer_step(optimizer)
+        self.weights.append(optimizer.param_groups[0]["params"][0].detach().clone())
+
+
+@pytest.mark.parametrize(("fraction", "num_averaged"), [(0.0, 1), (0.01, 1), (0.25, 3), (0.5, 6), (0.99, 12)])
+def test_weights_are_the_mean_over_the_last_steps(fraction: float, num_averaged: int) -> None:
+    model, engine, settings = Line(), WeightsSeen(), config(average_last=fraction)
+    losses = train(ITEMS, model.loss, model.parameters, settings, seed=0, recorder=NullRecorder(), engine=engine)
+    assert len(engine.weights) == 12
+    expected = torch.stack(engine.weights[-num_averaged:]).mean(dim=0)
+    torch.testing.assert_close(model.weight.detach(), expected, atol=1e-6, rtol=0)
+    assert losses == fit(Line(), config()), "the average does not change the training"
+
+
+def test_averaged_weights_exclude_early_stopping() -> None:
+    with pytest.raises(ValueError, match=r"early_stopping keeps those of the best step"):
+        config(average_last=0.5, early_stopping={})
+
+
+def epoch_of(sampler: LengthGroupedSampler, first: int, steps: int) -> list[list[int]]:
+    return [list(sampler(step)) for step in range(first, first + steps)]
+
+
+def test_length_grouped_sampler_returns_every_item_once_per_epoch() -> None:
+    sampler = LengthGroupedSampler([7 * number % 50 for number in range(50)], batch_size=8, seed=3)
+    first, second = epoch_of(sampler, 0, 7), epoch_of(sampler, 7, 7)
+    for epoch in (first, second):
+        assert sorted(item for batch in epoch for item in batch) == list(range(50))
+        assert sorted(len(batch) for batch in epoch) == [2, 8, 8, 8, 8, 8, 8]
+    assert first != second
+
+
+def test_length_grouped_sampler_follows_from_the_seed_and_the_step() -> None:
+    lengths = [7 * number % 50 for number in range(50)]
+    one, other = (LengthGroupedSampler(lengths, 8, seed) for seed in (3, 4))
+    first = epoch_of(one, 0, 7)
+    assert first != epoch_of(other, 0, 7)
+    assert one(30) == LengthGroupedSampler(lengths, 8, 3)(30), "a resumed run needs no earlier steps"
+    assert epoch_of(one, 0, 7) == first
+
+
+def test_length_grouped_sampler_groups_similar_lengths_in_random_order() -> None:
+    lengths = [7919 * number % 1000 for number in range(1000)]
+    sampler = LengthGroupedSampler(lengths, batch_size=10, seed=0)
+    batches = epoch_of(sampler, 0, 100)
+    ranges = [max(lengths[item] for item in batch) - min(lengths[item] for item in batch) for batch in batches]
+    assert sum(ranges) / len(ranges) < 100, "random batches have a range of about 800"
+    means = [sum(lengths[item] for item in batch) / len(batch) for batch in batches]
+    assert means != sorted(means)
+    assert max(abs(sum(means[start : start + 20]) / 20 - 500) for start in (0, 20, 40, 60, 80)) < 200
 
 
 class DevEvaluations:
