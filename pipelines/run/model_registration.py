@@ -138,8 +138,9 @@ class _Signature:
 
 def _signature(config: Any) -> _Signature:
     if isinstance(config, TextTaskConfig):
-        is_reference = isinstance(config, ProbeConfig) and config.contrastive is None
-        return _Signature(config.fields, OUTPUTS, config.encoder.asset if is_reference else "")
+        if isinstance(config, ProbeConfig) and config.contrastive is None:
+            return _Signature(config.fields, OUTPUTS, config.encoder.asset)
+        return _Signature(config.fields, OUTPUTS)
     if hasattr(config.task, "kind"):
         fields = ("text",) if config.task.kind == "tokens" else ("question", "context")
         return _Signature(fields, {}, config.backbone.asset)
