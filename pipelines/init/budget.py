@@ -121,7 +121,7 @@ def describe_reductions(full: Parts, parts: Parts) -> list[str]:
         lost.append("no PET")
     if full.has_base and not parts.has_base:
         lost.append("no base encoder")
-    elif full.has_base and not parts.has_base_student:
+    elif full.has_base and full.has_base_student and not parts.has_base_student:
         lost.append("no base student")
     if parts.max_unlabeled < full.max_unlabeled:
         lost.append(f"at most {parts.max_unlabeled:,} unlabeled texts")

@@ -31,7 +31,7 @@ class Lengths:
     covering: int
     """Length of the texts at `SHARE_COVERED`."""
     analyzer: Literal["word", "char"]
-    """Units that TF-IDF counts: char for texts without spaces between words."""
+    """Units that TF-IDF counts: char for Chinese, Japanese and Korean, and for texts without spaces between words."""
 
     @property
     def max_length(self) -> int:
@@ -43,7 +43,7 @@ class Lengths:
 
 def estimate_tokens(text: str) -> int:
     """Returns about the number of tokens of a text."""
-    num_wide = sum(ord(letter) >= FIRST_WIDE for letter in text)
+    num_wide = _num_wide(text)
     return num_wide + -(-(len(text) - num_wide) // LETTERS_PER_TOKEN)
 
 
@@ -52,8 +52,13 @@ def measure_lengths(texts: Sequence[str]) -> Lengths:
     lengths = sorted(map(estimate_tokens, texts))
     num_words = sum(len(text.split()) for text in texts)
     num_letters = sum(len(text) for text in texts)
+    is_wide = 2 * sum(map(_num_wide, texts)) > num_letters
     return Lengths(
         mean=sum(lengths) / len(lengths),
         covering=lengths[int(SHARE_COVERED * (len(lengths) - 1))],
-        analyzer="char" if num_letters > MAX_WORD_LENGTH * num_words else "word",
+        analyzer="char" if is_wide or num_letters > MAX_WORD_LENGTH * num_words else "word",
     )
+
+
+def _num_wide(text: str) -> int:
+    return sum(ord(letter) >= FIRST_WIDE for letter in text)

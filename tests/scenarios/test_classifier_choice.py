@@ -10,6 +10,10 @@ from typing import Any
 
 import pytest
 
+from cluster.tracking.tracker import tracking_uri
+from tests.support.registry import predict_registered
+from tests.support.services import service
+
 pytestmark = [pytest.mark.slow, pytest.mark.timeout(600)]
 
 Clozeline = Callable[..., subprocess.CompletedProcess[str]]
@@ -22,6 +26,13 @@ NO_UNLABELED = (
     "data.unlabeled_size=0",
     f"members.tiny={{kind: probe, encoder: {{asset: '{TINY}', max_length: 48}}}}",
 )
+
+WORDS_ONLY = (
+    *("backbone=null", "pet=null", "ppt=null", "prompts=null", "baseline=null", "task.verbalizer={}"),
+    "data.unlabeled_size=0",
+    "members.words={kind: tfidf}",
+)
+TEXTS = ["A joy from start to end.", "Dull.", "The plot, in three acts, with a hero."]
 
 
 def words_of(overrides: tuple[str, ...], store: Path) -> list[str]:
@@ -68,3 +79,26 @@ def test_a_run_without_unlabeled_data_delivers_a_supervised_classifier(clozeline
     for row in ("baseline/small", "probe/tiny"):
         assert len(predict(clozeline, NO_UNLABELED, tmp_path, "--row", row)) == 2
     assert len(predict(clozeline, NO_UNLABELED, tmp_path)) == 2
+
+
+def test_tfidf_is_delivered_predicts_and_is_served(clozeline: Clozeline, tmp_path: Path) -> None:
+    """A recipe without a pretrained model: the command, the service and the registered model predict the same."""
+    from mlflow.tracking import MlflowClient
+
+    report, printed = run(clozeline, WORDS_ONLY, tmp_path)
+    assert [row["name"] for row in report["rows"]] == ["tfidf/words"]
+    assert report["delivered"]["row"] == "tfidf/words"
+    assert "smoke.classifier 1 (champion)" in printed and "warning" not in printed
+
+    words = words_of(WORDS_ONLY, tmp_path)
+    done = clozeline("predict", *words, "--input", "-", stdin="\n".join(TEXTS))
+    expected = [json.loads(line) for line in done.stdout.splitlines()]
+    assert [sum(item["probabilities"].values()) for item in expected] == pytest.approx([1, 1, 1], abs=1e-5)
+    assert len({item["probabilities"]["fresh"] for item in expected}) == 3
+    with service(*words) as server:
+        assert server.predict(TEXTS) == expected
+        assert server.ask("GET", "/").body["labels"] == ["rotten", "fresh"]
+    version = MlflowClient(tracking_uri(tmp_path)).get_model_version_by_alias("smoke.classifier", "champion")
+    (tmp_path / "cwd").mkdir()
+    registered = predict_registered(Path(version.source.removeprefix("file://")), TEXTS, tmp_path / "cwd")
+    assert registered["table"] == registered["rows"] == expected

@@ -1,11 +1,51 @@
-"""Registers a model of a few bytes."""
+"""Registers a model of a few bytes, and loads registered models as a user of MLflow does."""
 
 from __future__ import annotations
 
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any
 
 from cluster.tracking.model_registry import Candidate, PyfuncSpec, register
 from cluster.tracking.tracker import Tracker
+
+_LOADING = """
+import json, sys
+import mlflow.pyfunc, pandas
+model = mlflow.pyfunc.load_model(sys.argv[1])
+texts = json.loads(sys.argv[2])
+table = model.predict(pandas.DataFrame({"text": texts}))
+rows = model.predict([{"text": text} for text in texts])
+import pipelines
+print(json.dumps({
+    "table": table.to_dict("records"), "rows": rows.to_dict("records"), "code": pipelines.__file__,
+    "cluster": [name for name in sys.modules if name.split(".")[0] in ("cluster", "ray")],
+}))
+"""
+
+
+def predict_registered(model: Path, texts: Sequence[str], cwd: Path) -> dict[str, Any]:
+    """Loads a registered model in a process without network and checkout.
+
+    Returns:
+        Its predictions for a `table` and for `rows`, the path of its `code`, and the modules of `cluster` and Ray that
+        it imported.
+    """
+    offline = {
+        **os.environ, "HF_HUB_OFFLINE": "1", "MLFLOW_DISABLE_TELEMETRY": "true",
+        "PIP_NO_INDEX": "1", "PIP_INDEX_URL": "http://127.0.0.1:9", "PYTHONPATH": "",
+    }  # fmt: skip
+    loaded = subprocess.run(
+        [sys.executable, "-c", _LOADING, str(model), json.dumps(texts)],
+        cwd=cwd, env=offline, capture_output=True, text=True, check=False, timeout=200,
+    )  # fmt: skip
+    assert loaded.returncode == 0, loaded.stderr
+    output: dict[str, Any] = json.loads(loaded.stdout.splitlines()[-1])
+    return output
 
 
 def register_small_model(tracker: Tracker, folder: Path) -> tuple[str, bool]:

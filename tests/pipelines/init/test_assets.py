@@ -26,7 +26,7 @@ def test_reference_is_pinned_and_documented(name: str) -> None:
 
 def test_demo_uses_the_defaults() -> None:
     demo = read_recipe(find_recipe("demo"), PipelineConfig)
-    assert (demo.backbone.asset, demo.student.asset) == (SMOLLM2.asset, MINILM.asset)
+    assert (demo.backbone.asset, demo.students["small"].asset) == (SMOLLM2.asset, MINILM.asset)
 
 
 def test_reads_knows_the_languages_of_a_model() -> None:

@@ -25,15 +25,30 @@ from pipelines.init.budget import (
 from pipelines.init.text_lengths import Lengths
 from stages.common.errors import InputError
 
-WORK = Workload(lengths=Lengths(40, 60), label_tokens=0, num_labeled=100, num_unlabeled=8000, num_test=500)
+WORK = Workload(lengths=Lengths(40, 60, "word"), label_tokens=0, num_labeled=100, num_unlabeled=8000, num_test=500)
+ENCODER = {"asset": MPNET.asset, "max_length": 64}
+TRAINING = {"steps": 100, "batch_size": 16}
 SECTIONS: dict[str, Any] = {
     "task": {"patterns": {"one": "", "two": ""}},
     "data": {"unlabeled_size": 5000},
     "backbone": {"asset": SMOLLM2.asset, "max_length": 64},
-    "pet": {"seeds": [0], "training": {"steps": 50, "batch_size": 8}},
-    "members": {"base": {"encoder": {"asset": MPNET.asset, "max_length": 64}, "contrastive": {"num_pairs": 200}}},
-    "student": {"asset": MINILM.asset, "max_length": 64},
-    "distill": {"seeds": [0, 1], "training": {"steps": 100, "batch_size": 16}},
+    "pet": {"num_folds": 3, "training": {"steps": 50, "batch_size": 8}},
+    "members": {
+        "words": {"kind": "tfidf", "num_folds": 4},
+        "frozen": {"kind": "probe", "encoder": ENCODER, "num_folds": 4},
+        "tuned": {
+            "kind": "probe",
+            "encoder": ENCODER,
+            "num_folds": 4,
+            "contrastive": {"training": {"steps": 25, "batch_size": 16}},
+        },
+        "finetuned": {"kind": "finetuned", "encoder": ENCODER, "num_folds": 2, "training": TRAINING},
+    },
+    "students": {
+        "small": {"asset": MINILM.asset, "max_length": 64, "training": TRAINING, "baseline_training": TRAINING},
+    },
+    "distill": {},
+    "baseline": {"num_folds": 2},
 }
 
 
@@ -62,54 +77,65 @@ def test_durations_are_formatted(seconds: float, text: str) -> None:
 
 def test_estimate_sums_tokens_times_cost() -> None:
     seconds = estimate_seconds(SECTIONS, WORK)
-    assert set(seconds) == {"members.base", "pet", "distill"}
+    assert set(seconds) == {*(f"members.{name}" for name in SECTIONS["members"]), "pet", "distill", "baseline"}
     mpnet, minilm, smollm2 = COSTS[MPNET], COSTS[MINILM], COSTS[SMOLLM2]
-    assert seconds["members.base"] == pytest.approx(
-        STEP_OVERHEAD + 5600 * 0.04 * mpnet.reading + 400 * 0.04 * mpnet.training
-    )
-    assert seconds["distill"] == pytest.approx(
-        2 * (STEP_OVERHEAD + 1600 * 0.04 * minilm.training + 500 * 0.04 * minilm.reading)
-    )
+    reading = STEP_OVERHEAD + 5600 * 0.04 * mpnet.reading
+    assert seconds["members.words"] == STEP_OVERHEAD
+    assert seconds["members.frozen"] == pytest.approx(reading)
+    assert seconds["members.tuned"] == pytest.approx(reading + 5 * 25 * 16 * 0.04 * mpnet.training)
+    assert seconds["members.finetuned"] == pytest.approx(reading + 3 * 1600 * 0.04 * mpnet.training)
+    one = 1600 * 0.04 * minilm.training
+    assert seconds["distill"] == pytest.approx(STEP_OVERHEAD + one + 500 * 0.04 * minilm.reading)
+    assert seconds["baseline"] == pytest.approx(STEP_OVERHEAD + 3 * one + 500 * 0.04 * minilm.reading)
     tokens = (40 + PATTERN_TOKENS) / 1000
-    submodel = STEP_OVERHEAD + 400 * tokens * smollm2.training + 5600 * tokens * smollm2.reading
-    assert seconds["pet"] == pytest.approx(2 * (submodel + STEP_OVERHEAD + 500 * tokens * smollm2.reading))
+    submodel = 4 * 400 * tokens * smollm2.training + (5600 + 500) * tokens * smollm2.reading
+    assert seconds["pet"] == pytest.approx(2 * (2 * STEP_OVERHEAD + submodel)), "with the zero-shot test of a pattern"
+
+
+def test_a_student_that_teaches_also_reads_the_unlabeled_texts() -> None:
+    sections, before = copy.deepcopy(SECTIONS), estimate_seconds(SECTIONS, WORK)
+    sections["students"]["tiny"] = {**SECTIONS["students"]["small"], "teacher": "small"}
+    after = estimate_seconds(sections, WORK)
+    assert after["distill"] == pytest.approx(2 * before["distill"] + 5000 * 0.04 * COSTS[MINILM].reading)
+    assert after["baseline"] == pytest.approx(2 * before["baseline"])
 
 
 def test_estimate_grows_with_lengths_texts_and_label_words() -> None:
     base = estimate_seconds(SECTIONS, WORK)
-    longer = estimate_seconds(SECTIONS, replace(WORK, lengths=Lengths(50, 60)))
-    assert all(longer[name] > base[name] for name in base)
+    longer = estimate_seconds(SECTIONS, replace(WORK, lengths=Lengths(50, 60, "word")))
+    assert all(longer[name] > base[name] for name in base if name != "members.words")
     words = estimate_seconds(SECTIONS, replace(WORK, label_tokens=10))
     assert words["pet"] > base["pet"] and words["distill"] == base["distill"]
     assert estimate_seconds(SECTIONS, replace(WORK, num_unlabeled=9000)) == base, "5,000 of them are used"
-    truncated = estimate_seconds(SECTIONS, replace(WORK, lengths=Lengths(500, 600)))
-    assert truncated == estimate_seconds(SECTIONS, replace(WORK, lengths=Lengths(64, 600)))
+    truncated = estimate_seconds(SECTIONS, replace(WORK, lengths=Lengths(500, 600, "word")))
+    assert truncated == estimate_seconds(SECTIONS, replace(WORK, lengths=Lengths(64, 600, "word")))
 
 
 def test_models_of_the_user_count_as_the_largest() -> None:
     sections = copy.deepcopy(SECTIONS)
-    sections["members"]["base"]["encoder"]["asset"] = sections["student"]["asset"] = "folder"
+    sections["members"]["frozen"]["encoder"]["asset"] = sections["students"]["small"]["asset"] = "folder"
     seconds, base = estimate_seconds(sections, WORK), estimate_seconds(SECTIONS, WORK)
-    assert seconds["members.base"] == base["members.base"]
+    assert seconds["members.frozen"] == base["members.frozen"]
     assert seconds["distill"] > 2 * base["distill"]
-    sections["student"]["asset"] = f"hf:{MINILM.hub}"
+    sections["students"]["small"]["asset"] = f"hf:{MINILM.hub}"
     assert estimate_seconds(sections, WORK)["distill"] == base["distill"]
 
 
 def test_reductions_leave_out_one_part_after_the_other() -> None:
-    full = Parts(has_base_student=True, has_base_member=True, has_pet=True)
+    full = Parts(has_base=True, has_pet=True)
     steps = list(reductions(full, 8000))
-    assert [describe_reductions(one, other)[-1] for one, other in itertools.pairwise(steps)] == [
-        "no base student", "no base member", "no PET", "at most 4,000 unlabeled texts", "at most 3,000 unlabeled texts",
-        "at most 2,000 unlabeled texts", "at most 1,000 unlabeled texts", "at most 500 unlabeled texts",
-        "2 seeds instead of 3", "1 seed instead of 2",
+    assert [describe_reductions(one, other)[0] for one, other in itertools.pairwise(steps)] == [
+        "3 folds instead of 4", "2 folds instead of 3", "no PET", "no base student",
+        "at most 4,000 unlabeled texts", "at most 3,000 unlabeled texts", "at most 2,000 unlabeled texts",
+        "at most 1,000 unlabeled texts", "no base encoder", "at most 500 unlabeled texts",
     ]  # fmt: skip
     assert describe_reductions(full, steps[-1]) == [
-        "no base student", "no base member", "no PET", "at most 500 unlabeled texts", "1 seed instead of 3"
+        "no PET", "no base encoder", "at most 500 unlabeled texts", "2 folds instead of 4"
     ]  # fmt: skip
 
 
 def test_reductions_skip_parts_that_the_recipe_does_not_have() -> None:
-    small = Parts(has_base_student=False, has_base_member=False, has_pet=False)
-    assert [item.num_seeds for item in reductions(small, 0)] == [3, 2, 1]
-    assert [item.max_unlabeled for item in reductions(small, 1500)] == [5000, 1000, 500, 500, 500]
+    small = Parts(has_base=False, has_pet=False)
+    lost = [describe_reductions(small, item) for item in reductions(small, 0)]
+    assert lost[-1] == ["2 folds instead of 4"]
+    assert list(dict.fromkeys(item.max_unlabeled for item in reductions(small, 1500))) == [5000, 1000, 500]

@@ -7,6 +7,7 @@ from typing import Any
 
 import pytest
 
+from pipelines.dag.fewshot import build_steps
 from pipelines.init.assets import MINILM, MPNET, MULTILINGUAL_E5, SMOLLM2
 from pipelines.init.budget import COSTS, Workload
 from pipelines.init.default_recipe import (
@@ -22,7 +23,7 @@ from pipelines.init.text_lengths import Lengths
 from pipelines.schema.loader import load_config
 from stages.common.assets.references import Asset
 
-LENGTHS = Lengths(30, 50)
+LENGTHS = Lengths(30, 50, "word")
 SOURCE = {"asset": "x.csv", "label": "label"}
 
 
@@ -45,6 +46,7 @@ def profile(**changes: Any) -> RecipeProfile:
         },
         "backbone": {"asset": SMOLLM2.asset, "max_length": 64},
         "counts": {"billing": 16, "bug": 16},
+        "analyzer": "word",
         "workload": workload,
     }
     return RecipeProfile(**(settings | changes))
@@ -56,10 +58,49 @@ def fit(budget: float = 1e6, **changes: Any) -> FittedRecipe:
 
 def test_default_recipe_is_valid() -> None:
     config = load_config(fit().sections)
-    assert list(config.members) == ["small", "base"]
-    assert (config.ensemble.average, config.ensemble.weights) == ("probabilities", "balanced")
-    assert config.data.unlabeled_size == 5000 and len(config.distill.seeds) == 3
-    assert config.zero_shot and config.pet.lora.targets == ("q_proj", "v_proj")
+    assert list(config.members) == ["words", "small_frozen", "small_tuned", "base_frozen", "base_tuned"]
+    ensemble = config.ensemble
+    assert (ensemble.average, ensemble.weights, ensemble.scaling, ensemble.calibration) == (
+        "probabilities", "held_out", "held_out", "unlabeled"
+    )  # fmt: skip
+    assert config.data.unlabeled_size == 5000
+    assert config.pet is not None and (config.pet.num_folds, config.pet.lora.targets) == (4, ("q_proj", "v_proj"))
+    assert build_steps(config)
+
+
+def test_each_encoder_has_a_frozen_and_a_tuned_member() -> None:
+    members = fit().sections["members"]
+    assert members["words"] == {"kind": "tfidf", "analyzer": "word", "num_folds": 4}
+    for name, model in (("small", MINILM), ("base", MPNET)):
+        frozen, tuned = members[f"{name}_frozen"], members[f"{name}_tuned"]
+        assert frozen["encoder"]["asset"] == tuned["encoder"]["asset"] == model.asset
+        assert "contrastive" not in frozen and tuned["contrastive"]["training"]["average_last"] == 0.75
+    small = {"small": profile().encoders["small"]}
+    assert list(fit(encoders=small).sections["members"]) == ["words", "small_frozen", "small_tuned"]
+    assert fit(analyzer="char").sections["members"]["words"]["analyzer"] == "char"
+
+
+@pytest.mark.parametrize(("num_labeled", "is_finetuned"), [(63, False), (64, True), (640, True)])
+def test_encoders_are_fine_tuned_from_32_examples_per_label(num_labeled: int, is_finetuned: bool) -> None:
+    sections = fit(num_labeled=num_labeled).sections
+    names = [name for name, item in sections["members"].items() if item["kind"] == "finetuned"]
+    assert names == (["small_finetuned", "base_finetuned"] if is_finetuned else [])
+    load_config(sections)
+
+
+def test_the_base_student_teaches_the_small_one() -> None:
+    students = fit().sections["students"]
+    assert list(students) == ["small", "base"]
+    assert students["small"]["teacher"] == "base" and "teacher" not in students["base"]
+    rates = {name: item["training"]["learning_rate"] for name, item in students.items()}
+    assert rates["base"] < rates["small"]
+    alone = fit(encoders={"small": profile().encoders["small"]}).sections["students"]
+    assert list(alone) == ["small"] and "teacher" not in alone["small"]
+
+
+def test_calibration_with_unlabeled_data_needs_frequent_labels() -> None:
+    assert "calibration" not in fit(counts={"billing": 16, "bug": 10}).sections["ensemble"]
+    assert fit(counts={"billing": 15, "bug": 10}).sections["ensemble"]["calibration"] == "unlabeled"
 
 
 def test_models_follow_language_and_form() -> None:
@@ -68,7 +109,7 @@ def test_models_follow_language_and_form() -> None:
     assert default_backbone("english", is_pair=False) is SMOLLM2
     assert default_backbone("english", is_pair=True) is default_backbone("other", is_pair=False) is None
     assert encoder_section(MULTILINGUAL_E5, "hub", LENGTHS) == {
-        "asset": "hf:intfloat/multilingual-e5-small", "max_length": 56, "prefix": "query: "
+        "asset": "hf:intfloat/multilingual-e5-small", "max_length": 80, "prefix": "query: "
     }  # fmt: skip
 
 
@@ -81,36 +122,53 @@ def test_references_of_models_are_valid(model: Any) -> None:
 def test_recipe_without_label_words_has_no_language_model() -> None:
     sections = fit(words={}, backbone=None).sections
     assert not {"pet", "backbone"} & set(sections)
-    assert sections["zero_shot"] is False
+    assert "calibration" not in sections["ensemble"]
     assert sections["task"] == {
         "name": "tickets", "labels": ["billing", "bug"], "patterns": {"topic": "{text}\nTopic:{mask}"}
     }  # fmt: skip
-    assert list(sections["members"]) == ["small", "base"]
+    load_config(sections)
 
 
 def test_recipe_without_unlabeled_texts_has_no_distillation() -> None:
     sections = fit(num_unlabeled=0, data={"train": SOURCE, "test": SOURCE}).sections
     assert not {"distill", "ensemble"} & set(sections)
     assert "unlabeled_size" not in sections["data"]
-    assert {"members", "baseline", "student"} <= set(sections)
+    assert all("training" not in item and "teacher" not in item for item in sections["students"].values())
+    assert sections["baseline"] == {"num_folds": 4}, "cross-validation selects the classifier"
+    load_config(sections)
 
 
 def test_probes_are_tuned_if_a_label_has_two_examples() -> None:
     one = fit(counts={"billing": 1, "bug": 1}, num_labeled=2).sections["members"]
-    assert not any("contrastive" in item for item in one.values())
+    assert list(one) == ["words", "small_frozen", "base_frozen"]
     two = fit(counts={"billing": 2, "bug": 1}, num_labeled=3).sections["members"]
-    assert all("contrastive" in item for item in two.values())
+    assert {"small_tuned", "base_tuned"} <= set(two)
 
 
 def test_training_grows_with_the_data_within_bounds() -> None:
-    few, many = fit(num_labeled=4, num_unlabeled=20).sections, fit(num_labeled=5000, num_unlabeled=90_000).sections
-    for key, steps in {"pet": (24, 150), "baseline": (50, 600), "distill": (50, 600)}.items():
-        assert (few[key]["training"]["steps"], many[key]["training"]["steps"]) == steps
+    few = fit(num_labeled=4, num_unlabeled=20).sections
+    many = fit(num_labeled=5000, num_unlabeled=90_000, labels=[f"label {number}" for number in range(50)]).sections
+
+    def steps(sections: dict[str, Any]) -> dict[str, int]:
+        small, base = (sections["students"][name] for name in ("small", "base"))
+        return {
+            "pet": sections["pet"]["training"]["steps"],
+            "contrastive": sections["members"]["small_tuned"]["contrastive"]["training"]["steps"],
+            "baseline": small["baseline_training"]["steps"],
+            "small": small["training"]["steps"],
+            "base": base["training"]["steps"],
+        }
+
+    assert steps(few) == {"pet": 24, "contrastive": 34, "baseline": 50, "small": 100, "base": 100}
+    assert steps(many) == {"pet": 150, "contrastive": 200, "baseline": 600, "small": 625, "base": 312}
 
 
 def test_dev_set_stops_training_early() -> None:
-    sections = fit(data={**profile().data, "dev": SOURCE}).sections
-    assert all("early_stopping" in sections[key]["training"] for key in ("distill", "baseline"))
+    sections = fit(num_labeled=64, data={**profile().data, "dev": SOURCE}).sections
+    students, members = sections["students"], sections["members"]
+    for name in ("small", "base"):
+        trainings = (students[name]["training"], students[name]["baseline_training"])
+        assert all("early_stopping" in item for item in (*trainings, members[f"{name}_finetuned"]["training"]))
     load_config(sections)
 
 
@@ -121,6 +179,7 @@ def test_budget_leaves_out_parts_until_the_estimate_fits() -> None:
     for share in (0.9, 0.5, 0.2, 0.05):
         fitted = fit(share * full.seconds)
         assert fitted.seconds <= previous.seconds and len(fitted.left_out) >= len(previous.left_out)
+        load_config(fitted.sections)
         previous = fitted
     assert fit(0.4 * full.seconds).seconds <= 0.4 * full.seconds
 
@@ -129,13 +188,23 @@ def test_smallest_recipe_is_written_if_nothing_fits() -> None:
     fitted = fit(1)
     assert fitted.seconds > 1
     assert fitted.left_out == [
-        "no base student", "no base member", "no PET", "at most 500 unlabeled texts", "1 seed instead of 3"
+        "no PET", "no base encoder", "at most 500 unlabeled texts", "2 folds instead of 4"
     ]  # fmt: skip
-    assert list(fitted.sections["members"]) == ["small"]
-    assert fitted.sections["distill"]["seeds"] == [0] and fitted.sections["data"]["unlabeled_size"] == 500
+    sections = fitted.sections
+    assert list(sections["members"]) == ["words", "small_frozen", "small_tuned"]
+    assert list(sections["students"]) == ["small"] and sections["data"]["unlabeled_size"] == 500
+    assert sections["members"]["small_tuned"]["num_folds"] == 2
+    assert "verbalizer" not in sections["task"]
+    load_config(sections)
+
+
+def test_frozen_members_keep_their_folds() -> None:
+    """Their cross-validation takes no time: texts are embedded once."""
+    members = fit(1).sections["members"]
+    assert members["words"]["num_folds"] == members["small_frozen"]["num_folds"] == 4
 
 
 def test_base_models_are_used_if_there_are_any() -> None:
     small = {"small": profile().encoders["small"]}
-    assert list(fit(encoders=small).sections["members"]) == ["small"]
-    assert fit_recipe(replace(profile(), encoders=small), 1).left_out[0] == "no PET"
+    assert list(fit(encoders=small).sections["students"]) == ["small"]
+    assert "no base encoder" not in fit_recipe(replace(profile(), encoders=small), 1).left_out

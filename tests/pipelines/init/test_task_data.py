@@ -42,7 +42,8 @@ def test_each_file_is_its_set(start: Callable[..., PipelineConfig]) -> None:
     assert (len(splits.train), len(splits.dev), len(splits.test)) == (60, 9, 21)
     assert len(splits.unlabeled) == 30 + 40, "rows without a label, and the file"
     assert isinstance(config.data.unlabeled, tuple) and config.data.unlabeled_size == 5000
-    assert config.distill.training is not None and config.distill.training.early_stopping
+    student = config.students["small"]
+    assert student.training is not None and student.training.early_stopping
 
 
 def test_unlabeled_file_may_have_a_label_column(start: Callable[..., PipelineConfig]) -> None:

@@ -51,7 +51,7 @@ def test_init_writes_a_complete_recipe_that_plans(backbone: str, clozeline: Cloz
         "team",
     )
     assert config.task.verbalizer == {label: [label] for label in TOPICS}
-    assert config.baseline and config.distill.training and config.pet.tune == "lora"
+    assert config.baseline and config.students["small"].training and config.pet and config.pet.tune == "lora"
     assert text.count("#") >= 10 and "docs/reference/recipe.md" in text
     assert list(jsonschema.Draft202012Validator(reference.recipe_schema()).iter_errors(yaml.safe_load(text))) == []
     planned = clozeline("plan", "tickets.yaml", "--store", "store", cwd=tmp_path)
@@ -63,8 +63,8 @@ def test_init_writes_a_complete_recipe_that_plans(backbone: str, clozeline: Cloz
 def test_recipe_of_init_runs(start: Callable[..., PipelineConfig], clozeline: Clozeline, tmp_path: Path) -> None:
     test = messages("test.csv", 12, labeled=True)
     start(tickets(), "--test", test, "--unlabeled", messages("more.csv", 20, 2000, labeled=False))
-    short = ("pet.training.steps=3", "distill.training.steps=3", "baseline.training.steps=3", "distill.seeds=[0]")
-    short += ("baseline.seeds=[0]", "members.small.contrastive.num_pairs=8")
+    short = ("pet.training.steps=3", "pet.num_folds=2", "members.small_tuned.contrastive.training.steps=3")
+    short += ("students.small.training.steps=3", "students.small.baseline_training.steps=3")
     overrides = itertools.chain.from_iterable(("-o", item) for item in short)
     arguments = ("run", "made.yaml", "--store", "store", *overrides)
     done = clozeline(*arguments, cwd=tmp_path)
@@ -132,11 +132,11 @@ def test_default_models_follow_the_language(monkeypatch: pytest.MonkeyPatch, bac
     assert done.exit_code == 0, done.exception
     config = read_recipe(Path("made.yaml"), PipelineConfig)
     assert (config.backbone.asset, config.students["small"].asset) == (backbone, MINILM.asset)
-    assert [item.encoder.asset for item in config.members.values() if item.kind == "probe"] == [
-        MINILM.asset,
-        MPNET.asset,
-    ]
-    assert config.pet.lora.targets == ("q_proj", "v_proj"), "the layers of SmolLM2"
+    encoders = {name: item.encoder.asset for name, item in config.members.items() if item.kind == "probe"}
+    assert encoders == {
+        "small_frozen": MINILM.asset, "small_tuned": MINILM.asset, "base_frozen": MPNET.asset, "base_tuned": MPNET.asset
+    }  # fmt: skip
+    assert config.pet is not None and config.pet.lora.targets == ("q_proj", "v_proj"), "the layers of SmolLM2"
     note = "Language: english (--language). Encoders: all-MiniLM-L6-v2 and all-mpnet-base-v2."
     assert note in done.output and f"# {note}" in Path("made.yaml").read_text()
 
@@ -149,8 +149,11 @@ def test_other_languages_have_a_multilingual_encoder_and_no_default_language_mod
     assert "No PET: the default language model reads single English texts only (--backbone)" in done.output
     sections = yaml.safe_load(Path("made.yaml").read_text())
     assert not {"pet", "backbone"} & set(sections)
-    assert sections["students"]["small"] == sections["members"]["small"]["encoder"]
     small = sections["students"]["small"]
+    assert {key: small[key] for key in ("asset", "max_length", "prefix")} == sections["members"]["small_frozen"][
+        "encoder"
+    ]
+    assert sections["members"]["words"]["analyzer"] == "char", "Chinese has no spaces"
     assert (small["asset"], small["prefix"]) == (MULTILINGUAL_E5.asset, "query: ")
 
 
@@ -212,9 +215,9 @@ def test_max_length_fits_the_texts(start: Callable[..., PipelineConfig]) -> None
     rows = [(" ".join(["crash"] * 50) + f" case {i}", names[i % 2] if i < 40 else "") for i in range(50)]
     config = start(write_csv("long.csv", ("text", "label"), rows))
     assert 56 <= config.backbone.max_length <= 96
-    assert config.student.max_length == 80, "four letters are about one token"
+    assert config.students["small"].max_length == 96, "with a margin, the maximum of the encoder"
     config = start(tickets(), "--force")
-    assert config.backbone.max_length == config.student.max_length == 32
+    assert config.backbone.max_length == config.students["small"].max_length == 32
 
 
 @pytest.fixture

@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import json
-import os
 import shutil
 import subprocess
-import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -16,6 +14,7 @@ import pytest
 
 from cluster.tracking.tracker import tracking_uri
 from pipelines.run.model_registration import registered_steps
+from tests.support.registry import predict_registered
 from tests.support.reports import graph_step
 
 Clozeline = Callable[..., subprocess.CompletedProcess[str]]
@@ -30,20 +29,6 @@ NAMES = {
     ),
 }
 TEXTS = ["A joy from start to end.", "Dull.", "The plot, in three acts, with a hero."]
-
-LOADING = """
-import json, sys
-import mlflow.pyfunc, pandas
-model = mlflow.pyfunc.load_model(sys.argv[1])
-texts = json.loads(sys.argv[2])
-table = model.predict(pandas.DataFrame({"text": texts}))
-rows = model.predict([{"text": text} for text in texts])
-import pipelines
-print(json.dumps({
-    "table": table.to_dict("records"), "rows": rows.to_dict("records"), "code": pipelines.__file__,
-    "cluster": [name for name in sys.modules if name.split(".")[0] in ("cluster", "ray")],
-}))
-"""
 
 
 def client(uri: str) -> Any:
@@ -112,17 +97,8 @@ def test_registered_model_predicts_in_a_new_process_without_network_and_store(
     done = clozeline("predict", str(files), "--input", "-", stdin="\n".join(TEXTS))
     expected = [json.loads(line) for line in done.stdout.splitlines()]
 
-    offline = {
-        **os.environ, "HF_HUB_OFFLINE": "1", "MLFLOW_DISABLE_TELEMETRY": "true",
-        "PIP_NO_INDEX": "1", "PIP_INDEX_URL": "http://127.0.0.1:9", "PYTHONPATH": "",
-    }  # fmt: skip
     (tmp_path / "cwd").mkdir()
-    loaded = subprocess.run(
-        [sys.executable, "-c", LOADING, str(folder), json.dumps(TEXTS)],
-        cwd=tmp_path / "cwd", env=offline, capture_output=True, text=True, check=False, timeout=200,
-    )  # fmt: skip
-    assert loaded.returncode == 0, loaded.stderr
-    output = json.loads(loaded.stdout.splitlines()[-1])
+    output = predict_registered(folder, TEXTS, tmp_path / "cwd")
     assert output["table"] == output["rows"] == expected
     assert Path(output["code"]).is_relative_to(folder)
     assert output["cluster"] == []
