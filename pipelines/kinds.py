@@ -62,6 +62,9 @@ class StepKind:
 
 KINDS: Mapping[str, StepKind] = {
     "data": StepKind(color=GRAY, report_position=0, is_lightweight=True),
+    "probe": StepKind(color=RED, row="probe", votes=True, is_classifier=True, report_position=5),
+    "finetuned": StepKind(color=RED, row="fine-tuned", votes=True, is_classifier=True, report_position=5),
+    "tfidf": StepKind(color=RED, row="TF-IDF", votes=True, is_classifier=True, report_position=5, is_lightweight=True),
     "verbalizer": StepKind(color=DARK_BROWN, reads=("train", "unlabeled"), report_position=1),
     "ppt_examples": StepKind(color=GRAY, reads=()),
     "ppt": StepKind(
@@ -77,9 +80,6 @@ KINDS: Mapping[str, StepKind] = {
     ),
     "batched_members": StepKind(color=BLUE, reads=("train", "dev")),
     "pet": StepKind(color=BLUE, row="sub-model", votes=True, has_prior=True, has_seed=True, report_position=5),
-    "probe": StepKind(color=RED, row="probe", votes=True, is_classifier=True, report_position=5),
-    "finetuned": StepKind(color=RED, row="fine-tuned", votes=True, is_classifier=True, report_position=5),
-    "tfidf": StepKind(color=RED, row="TF-IDF", votes=True, is_classifier=True, report_position=5, is_lightweight=True),
     "soft_labels": StepKind(
         color=DARK_BLUE, row="ensemble", reads=("unlabeled", "test"), report_position=6, is_lightweight=True
     ),

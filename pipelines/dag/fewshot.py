@@ -134,7 +134,7 @@ def _soft_labels(config: PipelineConfig, data: Step, members: tuple[Step, ...], 
 
 
 def _students(config: PipelineConfig, data: Step, labels: Step, shards: Step | None) -> list[Step]:
-    """Returns the steps of all students. The first seed of a student teaches others."""
+    """Returns the steps of all students, teachers first. The first seed of a student teaches others."""
     steps: dict[tuple[str, int], Step] = {}
 
     def add(name: str) -> None:
@@ -148,7 +148,7 @@ def _students(config: PipelineConfig, data: Step, labels: Step, shards: Step | N
 
     for name in config.students:
         add(name)
-    return [steps[name, seed] for name in config.students for seed in config.distill.seeds]
+    return list(steps.values())
 
 
 def _student(

@@ -58,7 +58,9 @@ def fit(budget: float = 1e6, **changes: Any) -> FittedRecipe:
 
 def test_default_recipe_is_valid() -> None:
     config = load_config(fit().sections)
-    assert list(config.members) == ["words", "small_frozen", "small_tuned", "base_frozen", "base_tuned"]
+    assert list(config.members) == [
+        "base_tuned", "base_frozen", "small_tuned", "small_frozen", "small_finetuned", "words"
+    ]  # fmt: skip
     ensemble = config.ensemble
     assert (ensemble.average, ensemble.weights, ensemble.scaling, ensemble.calibration) == (
         "probabilities", "held_out", "held_out", "unlabeled"
@@ -76,15 +78,15 @@ def test_each_encoder_has_a_frozen_and_a_tuned_member() -> None:
         assert frozen["encoder"]["asset"] == tuned["encoder"]["asset"] == model.asset
         assert "contrastive" not in frozen and tuned["contrastive"]["training"]["average_last"] == 0.75
     small = {"small": profile().encoders["small"]}
-    assert list(fit(encoders=small).sections["members"]) == ["words", "small_frozen", "small_tuned"]
+    assert list(fit(encoders=small).sections["members"]) == ["small_tuned", "small_frozen", "small_finetuned", "words"]
     assert fit(analyzer="char").sections["members"]["words"]["analyzer"] == "char"
 
 
 @pytest.mark.parametrize(("num_labeled", "is_finetuned"), [(63, False), (64, True), (640, True)])
-def test_encoders_are_fine_tuned_from_32_examples_per_label(num_labeled: int, is_finetuned: bool) -> None:
+def test_base_encoder_is_fine_tuned_from_32_examples_per_label(num_labeled: int, is_finetuned: bool) -> None:
     sections = fit(num_labeled=num_labeled).sections
     names = [name for name, item in sections["members"].items() if item["kind"] == "finetuned"]
-    assert names == (["small_finetuned", "base_finetuned"] if is_finetuned else [])
+    assert names == (["base_finetuned", "small_finetuned"] if is_finetuned else ["small_finetuned"])
     load_config(sections)
 
 
@@ -140,7 +142,7 @@ def test_recipe_without_unlabeled_texts_has_no_distillation() -> None:
 
 def test_probes_are_tuned_if_a_label_has_two_examples() -> None:
     one = fit(counts={"billing": 1, "bug": 1}, num_labeled=2).sections["members"]
-    assert list(one) == ["words", "small_frozen", "base_frozen"]
+    assert list(one) == ["base_frozen", "small_frozen", "small_finetuned", "words"]
     two = fit(counts={"billing": 2, "bug": 1}, num_labeled=3).sections["members"]
     assert {"small_tuned", "base_tuned"} <= set(two)
 
@@ -191,7 +193,7 @@ def test_smallest_recipe_is_written_if_nothing_fits() -> None:
         "no PET", "no base encoder", "at most 500 unlabeled texts", "2 folds instead of 4"
     ]  # fmt: skip
     sections = fitted.sections
-    assert list(sections["members"]) == ["words", "small_frozen", "small_tuned"]
+    assert list(sections["members"]) == ["small_tuned", "small_frozen", "small_finetuned", "words"]
     assert list(sections["students"]) == ["small"] and sections["data"]["unlabeled_size"] == 500
     assert sections["members"]["small_tuned"]["num_folds"] == 2
     assert "verbalizer" not in sections["task"]
