@@ -34,7 +34,7 @@ SMALL, LARGE = row("student/small"), row("student/large", num_parameters=9000)
 
 
 def test_rows_of_classifiers_are_the_candidates() -> None:
-    assert {"student", "baseline", "probe"} == CLASSIFIER_ROWS
+    assert {"student", "baseline", "probe", "fine-tuned", "TF-IDF"} == CLASSIFIER_ROWS
     assert select_delivered([ENSEMBLE, row("sub-model/review", 0.9)]) is None
     assert select_delivered([]) is None
 

@@ -20,6 +20,8 @@ ROWS = {
     "pet/large/review/2": ("pet/large/review", "sub-model"),
     "pet/1/0": ("pet/1", "sub-model"),
     "probe/2": ("probe/2", "probe"),
+    "finetuned/large": ("finetuned/large", "fine-tuned"),
+    "tfidf/words": ("tfidf/words", "TF-IDF"),
     "priming/review/1": ("priming/review", "priming"),
     "soft_labels": ("ensemble", "ensemble"),
     "distill/small/0": ("student/small", "student"),
