@@ -30,8 +30,8 @@ class Row:
 
     A metric is None if it is not defined for the task. `student` is the name of the student, for a student and its
     baseline; else it is empty. `num_parameters` counts the trained and frozen parameters of a classifier; it is None
-    for other rows. `held_out_accuracy` is the accuracy on held-out parts of the labeled set, the mean over the seeds for
-    which it was measured; None if there are none.
+    for other rows. `held_out_accuracy` is the accuracy on held-out parts of the labeled set, the mean over the seeds
+    that measured it; None if there are none.
     """
 
     name: str

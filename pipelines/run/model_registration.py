@@ -137,9 +137,10 @@ class _Signature:
 
 
 def _signature(config: Any) -> _Signature:
+    if isinstance(config, ProbeConfig) and config.contrastive is None:
+        return _Signature(config.fields, OUTPUTS, config.encoder.asset)
     if isinstance(config, TextTaskConfig):
-        is_reference = isinstance(config, ProbeConfig) and config.contrastive is None
-        return _Signature(config.fields, OUTPUTS, config.encoder.asset if is_reference else "")
+        return _Signature(config.fields, OUTPUTS)
     if hasattr(config.task, "kind"):
         fields = ("text",) if config.task.kind == "tokens" else ("question", "context")
         return _Signature(fields, {}, config.backbone.asset)
