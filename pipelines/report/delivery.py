@@ -113,5 +113,5 @@ def _validated(row: Row) -> _Validated | None:
 
 
 def _size(row: Row) -> int:
-    """Returns the number of parameters. The frozen encoder of a probe is not counted."""
+    """Returns the number of parameters, trained or frozen."""
     return row.trainable_parameters if row.num_parameters is None else row.num_parameters

@@ -30,8 +30,8 @@ class Row:
 
     A metric is None if it is not defined for the task. `student` is the name of the student, for a student and its
     baseline; else it is empty. `num_parameters` counts the trained and frozen parameters of a classifier; it is None
-    for other rows. `held_out_accuracy` is the accuracy on held-out parts of the labeled set, the mean over
-    seeds; None if it was not measured.
+    for other rows. `held_out_accuracy` is the accuracy on held-out parts of the labeled set, the mean over the seeds
+    that measured it; None if there are none.
     """
 
     name: str
@@ -93,15 +93,15 @@ def _row(steps: Sequence[MeasuredStep], results: Sequence[Mapping[str, Any]], ta
         trainable_parameters=first["trainable_parameters"],
         student=labels.get("student", ""),
         num_parameters=first.get("num_parameters"),
-        held_out_accuracy=_mean_of_all([result.get("held_out_accuracy") for result in results]),
+        held_out_accuracy=_mean_of_known([result.get("held_out_accuracy") for result in results]),
         steps=tuple(step.name for step in steps),
     )
 
 
-def _mean_of_all(values: Sequence[float | None]) -> float | None:
-    """Returns the mean; None if a value is missing."""
+def _mean_of_known(values: Sequence[float | None]) -> float | None:
+    """Returns the mean of the values that are not None; None if there are none."""
     known = [value for value in values if value is not None]
-    return round(statistics.fmean(known), 6) if len(known) == len(values) else None
+    return round(statistics.fmean(known), 6) if known else None
 
 
 def mean_std(values: list[float]) -> MeanStd:

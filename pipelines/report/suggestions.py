@@ -59,7 +59,7 @@ class RunResults:
         return self.steps[row.steps[0]].labels.get(name, "")
 
     def members(self) -> list[Row]:
-        """Returns the rows that vote in the ensemble: probes, and the last generation of sub-models."""
+        """Returns the rows that vote in the ensemble: of sub-models, those of the last generation."""
         rows = [row for row in self.rows if row.kind in MEMBER_ROWS]
         last: dict[str, int] = {}
         for row in rows:

@@ -137,9 +137,9 @@ class _Signature:
 
 
 def _signature(config: Any) -> _Signature:
+    if isinstance(config, ProbeConfig) and config.contrastive is None:
+        return _Signature(config.fields, OUTPUTS, config.encoder.asset)
     if isinstance(config, TextTaskConfig):
-        if isinstance(config, ProbeConfig) and config.contrastive is None:
-            return _Signature(config.fields, OUTPUTS, config.encoder.asset)
         return _Signature(config.fields, OUTPUTS)
     if hasattr(config.task, "kind"):
         fields = ("text",) if config.task.kind == "tokens" else ("question", "context")

@@ -45,7 +45,7 @@ class ScoreRecipe(BaseModel, frozen=True, extra="ignore"):
 
     task: Task
     """Labels, patterns and label words."""
-    backbone: dict[str, object] = Field({})
+    backbone: dict[str, object] | None = None
     """The section of the backbone."""
 
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
 
-from pipelines.kinds import KINDS
 from pipelines.schema.config import PipelineConfig
 from pipelines.schema.locations import errors_located_in
 from pipelines.schema.sections.ensemble import FinetunedMember, ProbeMember, StudentStage
@@ -149,7 +148,7 @@ def check_without_unlabeled_data(config: PipelineConfig) -> None:
     for key, is_set in needs_unlabeled.items():
         if is_set:
             raise InputError("this needs unlabeled data.", f"{remedy}; or remove this.", key=key)
-    if config.baseline is None and not any(KINDS[item.kind].is_classifier for item in config.members.values()):
+    if config.baseline is None and all(item.kind == "pet" for item in config.members.values()):
         raise InputError(
             "there is no unlabeled data, from which students learn, and neither a baseline nor a member that is a "
             "classifier.",

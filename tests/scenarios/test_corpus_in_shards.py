@@ -51,9 +51,10 @@ def recipe(tmp_path: Path) -> Recipe:
     model = small_model("bert", len(tokenizer), tokenizer)
     model.save_pretrained(tmp_path / "model")
     tokenizer.save_pretrained(tmp_path / "model")
-    labeled = [{"text": item.fields["text"], "label": item.label} for item in film_examples(8)]
-    for name in ("train", "test", "unlabeled"):
-        write_lines(tmp_path / f"{name}.jsonl", labeled)
+    for start, name in enumerate(("train", "test", "unlabeled")):
+        examples = film_examples(8, start=100 * start)
+        rows = [{"text": item.fields["text"], "label": item.label} for item in examples]
+        write_lines(tmp_path / f"{name}.jsonl", rows)
     (tmp_path / "shards").mkdir()
     for number, size in enumerate(SIZES):
         first = sum(SIZES[:number])

@@ -98,9 +98,9 @@ def test_metrics_have_the_same_names_in_all_steps(tracked: Tracked) -> None:
         assert {"test/accuracy", "test/macro_f1", "test/mcc", "test/ece", "step/seconds"} <= metrics, name
 
 
-def test_sub_models_have_accuracy_before_and_after_training(tracked: Tracked) -> None:
+def test_sub_models_have_held_out_accuracy_and_accuracy_after_training(tracked: Tracked) -> None:
     metrics = tracked.values("latest_metrics", "pet/review/0")
-    assert {"train/accuracy_before_training", "train/accuracy", "train/loss", "train/learning_rate"} <= set(metrics)
+    assert {"train/held_out_accuracy", "train/accuracy", "train/loss", "train/learning_rate"} <= set(metrics)
     assert "train/accuracy" not in tracked.values("latest_metrics", "zero_shot/review"), "zero-shot steps do not train"
 
 

@@ -189,4 +189,4 @@ class BaselineSection(FullTrainingSection, StudentSettings, BaselineSettings):
     """
 
     seeds: tuple[int, ...] = Field((0,), min_length=1)
-    """Seeds. The baseline of each student is trained once per seed."""
+    """Seeds. The baseline of each student is trained once per seed. `num_folds` applies to the first seed."""

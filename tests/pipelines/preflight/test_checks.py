@@ -44,6 +44,15 @@ def test_a_valid_recipe_passes_all_checks(recipe: Path) -> None:
     assert tasks[-1] == "checking data, patterns and label words: 1 of 1"
 
 
+def test_a_recipe_without_a_language_model_passes_all_checks(recipe: Path) -> None:
+    overrides = ("backbone=null", "pet=null", "prompts=null", "task.verbalizer={}", "members.words={kind: tfidf}")
+    config = read_recipe(recipe, PipelineConfig, overrides)
+    check_recipe(config, lambda *task: None)
+    with pytest.raises(InputError, match="the recipe has no language model") as caught:
+        _ = config.language_model
+    assert caught.value.key == "backbone"
+
+
 BACKBONE, STUDENT = "backbone:\n  asset: ", "small:\n    asset: "
 NO_PACKAGE = "pypi:no-such-package-of-clozeline==1/"
 POOL_LINE_1 = "line 1: there is no column"

@@ -10,11 +10,12 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import torch.nn.functional as F
 
 from stages.common.errors import AssetError
 from stages.common.examples import Example
 from stages.common.models.encoders.config import StudentConfig
-from stages.common.models.encoders.text_classifier import TextClassifier
+from stages.common.models.encoders.text_classifier import TRAINED_VECTOR_NORM, TextClassifier
 from tests.support.small_models import FAMILIES
 from tests.support.stage_runs import LABELS, SILENT
 
@@ -67,7 +68,7 @@ def test_classifier_reads_two_fields_as_a_pair(backbone_folders: dict[str, Path]
     classifier.train_mode(False)
     with torch.inference_mode():
         hidden = classifier.encoder.model(**ids).last_hidden_state
-        expected = classifier.head(hidden.mean(dim=1))
+        expected = classifier.head(TRAINED_VECTOR_NORM * F.normalize(hidden.mean(dim=1), dim=1))
         assert torch.allclose(classifier.logits([example]), expected, atol=1e-5)
 
 
