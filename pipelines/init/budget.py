@@ -11,7 +11,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from pipelines.init.assets import MINILM, MPNET, MULTILINGUAL_E5, SMOLLM2, ModelAsset
+from pipelines.init.assets import MINILM, MPNET, MULTILINGUAL_E5, QWEN_CODER, SMOLLM2, ModelAsset
 from pipelines.init.text_lengths import Lengths
 from stages.common.errors import InputError
 
@@ -34,11 +34,14 @@ COSTS: Mapping[ModelAsset, Cost] = {
     MPNET: Cost(reading=0.4, training=2.7),
     MULTILINGUAL_E5: Cost(reading=0.12, training=0.8),
     SMOLLM2: Cost(reading=0.35, training=1.8),
+    QWEN_CODER: Cost(reading=1.3, training=6.5),
 }
 STEP_OVERHEAD = 8.0
 """Seconds until a step has started and has loaded its model."""
 PATTERN_TOKENS = 10
 """Tokens of a pattern around the text."""
+SCORING_SECONDS, MIN_SCORED, MAX_SCORED = 120.0, 32, 200
+"""Time for the selection of patterns, and bounds of the number of labeled examples that they score."""
 UNLABELED_SIZES = (5000, 4000, 3000, 2000, 1000, 500)
 MAX_FOLDS, MIN_FOLDS = 4, 2
 """Bounds of the folds of cross-validation."""
@@ -50,8 +53,8 @@ class Workload:
 
     lengths: Lengths
     """Lengths of the texts."""
-    label_tokens: int
-    """Tokens of all label words, if any word has several; otherwise 0, because one pass scores all words."""
+    num_readings: float = 1.0
+    """How often the language model reads a text per pattern: more than once if label words have several tokens."""
     num_labeled: int
     num_unlabeled: int
     num_test: int
@@ -63,7 +66,8 @@ class Parts:
 
     has_base: bool
     """Whether the base encoder is a member and a student."""
-    has_pet: bool
+    num_patterns: int
+    """Patterns of PET; 0: no PET."""
     has_base_student: bool = True
     max_unlabeled: int = UNLABELED_SIZES[0]
     num_folds: int = MAX_FOLDS
@@ -94,16 +98,18 @@ def format_duration(seconds: float) -> str:
     return " ".join(parts)
 
 
-def reductions(parts: Parts, num_texts: int) -> Iterator[Parts]:
+def reductions(parts: Parts, num_texts: int, *, keep_patterns: bool = False) -> Iterator[Parts]:
     """Yields the parts, then fewer and fewer of them: what costs the most for its use goes first.
 
     Args:
         parts: All parts that fit the task.
         num_texts: Number of unlabeled texts of the task.
+        keep_patterns: If True, PET has all of its patterns or is left out.
     """
     yield parts
     changes: list[dict[str, Any]] = [{"num_folds": count} for count in range(MAX_FOLDS, MIN_FOLDS - 1, -1)]
-    changes += [{"has_pet": False}, {"has_base_student": False}]
+    changes += [{"num_patterns": count} for count in range(parts.num_patterns - 1, 0, -1) if not keep_patterns]
+    changes += [{"num_patterns": 0}, {"has_base_student": False}]
     changes += [{"max_unlabeled": size} for size in UNLABELED_SIZES if 1000 <= size < num_texts]
     changes += [{"has_base": False}]
     changes += [{"max_unlabeled": size} for size in UNLABELED_SIZES if size < min(num_texts, 1000)]
@@ -117,8 +123,10 @@ def reductions(parts: Parts, num_texts: int) -> Iterator[Parts]:
 def describe_reductions(full: Parts, parts: Parts) -> list[str]:
     """Returns what `full` has and `parts` does not have, in words."""
     lost = []
-    if full.has_pet and not parts.has_pet:
+    if full.num_patterns and not parts.num_patterns:
         lost.append("no PET")
+    elif parts.num_patterns < full.num_patterns:
+        lost.append(f"{parts.num_patterns} pattern{'s' * (parts.num_patterns > 1)} instead of {full.num_patterns}")
     if full.has_base and not parts.has_base:
         lost.append("no base encoder")
     elif full.has_base and full.has_base_student and not parts.has_base_student:
@@ -153,6 +161,19 @@ def num_unlabeled(sections: Mapping[str, Any], workload: Workload) -> int:
     return min(workload.num_unlabeled, limit)
 
 
+def num_scored(backbone: Mapping[str, Any], num_patterns: int, workload: Workload) -> int:
+    """Returns the number of labeled examples that all patterns can score in about two minutes.
+
+    Args:
+        backbone: The section of the language model.
+        num_patterns: Number of patterns.
+        workload: Sizes of the task.
+    """
+    tokens = _thousands(1, workload.lengths, backbone["max_length"], PATTERN_TOKENS) * workload.num_readings
+    seconds = num_patterns * tokens * _cost(backbone["asset"], SMOLLM2).reading
+    return min(MAX_SCORED, max(MIN_SCORED, int(SCORING_SECONDS / seconds)), workload.num_labeled)
+
+
 def _member_seconds(section: Mapping[str, Any], workload: Workload) -> float:
     if section["kind"] == "tfidf":
         return STEP_OVERHEAD
@@ -182,17 +203,16 @@ def _encoder_seconds(
 def _pet_seconds(sections: Mapping[str, Any], workload: Workload) -> float:
     """Returns the seconds of sub-models and of the zero-shot test of each pattern."""
     cost, length = _cost(sections["backbone"]["asset"], SMOLLM2), sections["backbone"]["max_length"]
-    pet, extra = sections["pet"], PATTERN_TOKENS + workload.label_tokens
+    pet = sections["pet"]
     num_trained = 0
     if "training" in pet:
         num_trained = (pet["num_folds"] + 1) * pet["training"]["steps"] * pet["training"]["batch_size"]
     num_read = 2 * workload.num_test + workload.num_labeled + workload.num_unlabeled
-    seconds = (
-        2 * STEP_OVERHEAD
-        + _thousands(num_trained, workload.lengths, length, extra) * cost.training
-        + _thousands(num_read, workload.lengths, length, extra) * cost.reading
+    tokens = (
+        _thousands(num_trained, workload.lengths, length, PATTERN_TOKENS) * cost.training
+        + _thousands(num_read, workload.lengths, length, PATTERN_TOKENS) * cost.reading
     )
-    return len(sections["task"]["patterns"]) * seconds
+    return len(sections["task"]["patterns"]) * (2 * STEP_OVERHEAD + workload.num_readings * tokens)
 
 
 def _students_seconds(sections: Mapping[str, Any], key: str, workload: Workload) -> float:

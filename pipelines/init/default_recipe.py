@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from pipelines.init.assets import MINILM, MPNET, MULTILINGUAL_E5, SMOLLM2, ModelAsset
+from pipelines.init.assets import MINILM, MPNET, MULTILINGUAL_E5, QWEN_CODER, SMOLLM2, ModelAsset
 from pipelines.init.budget import MAX_FOLDS, Parts, Workload, describe_reductions, estimate_seconds, reductions
 from pipelines.init.language import Language
 from pipelines.init.text_lengths import Lengths
@@ -32,15 +32,17 @@ class RecipeProfile:
     name: str
     labels: Sequence[str]
     patterns: Mapping[str, str]
-    """Name -> cloze template. Without label words they only define the fields."""
-    words: Mapping[str, Sequence[str]]
-    """Label -> label words. Empty: no language model."""
+    """Name -> cloze template, the best first. Without label words they only define the fields."""
+    has_own_patterns: bool = False
+    """Whether the user sets the patterns, so that none is left out."""
+    verbalizer: Mapping[str, Any]
+    """Label -> label words, or label -> pattern -> label words. Empty before the language model is downloaded."""
     data: Mapping[str, Any]
     """Sources and sizes of the sets."""
     encoders: Mapping[str, Mapping[str, Any]]
     """Name -> encoder: `small` and, for accuracy, `base`."""
     backbone: Mapping[str, Any] | None
-    """The language model. Required if there are label words."""
+    """The language model; None: no PET."""
     counts: Mapping[str, int]
     """Label -> number of examples in the train set."""
     analyzer: str
@@ -64,12 +66,12 @@ def default_encoders(language: Language) -> dict[str, ModelAsset]:
     return {"small": MINILM, "base": MPNET} if language == "english" else {"small": MULTILINGUAL_E5}
 
 
-def default_backbone(language: Language, *, is_pair: bool) -> ModelAsset | None:
-    """Returns the language model for a task; None if it would not help.
+def default_backbone(language: Language, *, is_pair: bool) -> ModelAsset:
+    """Returns the language model for a task.
 
     SmolLM2 reads English only, and cannot compare two texts (explanation/results.md).
     """
-    return SMOLLM2 if language == "english" and not is_pair else None
+    return SMOLLM2 if language == "english" and not is_pair else QWEN_CODER
 
 
 def reference(model: ModelAsset, assets: Assets) -> str:
@@ -92,8 +94,9 @@ def fit_recipe(profile: RecipeProfile, budget: float) -> FittedRecipe:
         profile: The task.
         budget: Seconds on two cores.
     """
-    full = Parts(has_base="base" in profile.encoders, has_pet=bool(profile.words))
-    for parts in reductions(full, profile.workload.num_unlabeled):
+    num_patterns = len(profile.patterns) if profile.backbone else 0
+    full = Parts(has_base="base" in profile.encoders, num_patterns=num_patterns)
+    for parts in reductions(full, profile.workload.num_unlabeled, keep_patterns=profile.has_own_patterns):
         sections = default_recipe(profile, parts)
         seconds = sum(estimate_seconds(sections, profile.workload).values())
         if seconds <= budget:
@@ -108,15 +111,15 @@ def default_recipe(profile: RecipeProfile, parts: Parts) -> dict[str, Any]:
     sections: dict[str, Any] = {
         "name": profile.name,
         "seed": SEED,
-        "task": _task(profile, has_words=parts.has_pet),
+        "task": _task(profile, parts.num_patterns),
         "data": {**profile.data, **({"unlabeled_size": parts.max_unlabeled} if num_unlabeled else {})},
-        **(_pet(profile, parts) if parts.has_pet else {}),
+        **(_pet(profile, parts) if parts.num_patterns else {}),
         "members": _members(profile, parts),
         "students": _students(profile, parts, num_unlabeled),
     }
     if num_unlabeled:
         sections["ensemble"] = {"average": "probabilities", "weights": "held_out", "scaling": "held_out"}
-        if parts.has_pet and _is_balanced(profile):
+        if parts.num_patterns and _is_balanced(profile):
             sections["ensemble"]["calibration"] = "unlabeled"
         # students wait for all members, and the small one for the base one, so one student has the machine to itself
         sections["distill"] = {"temperature": 1.0, "gold_weight": 0.5, "cpus": min(2, os.cpu_count() or 1)}
@@ -124,24 +127,32 @@ def default_recipe(profile: RecipeProfile, parts: Parts) -> dict[str, Any]:
     return sections
 
 
-def _task(profile: RecipeProfile, *, has_words: bool) -> dict[str, Any]:
-    task: dict[str, Any] = {
-        "name": profile.name,
-        "labels": list(profile.labels),
-        "patterns": dict(profile.patterns),
+def _task(profile: RecipeProfile, num_patterns: int) -> dict[str, Any]:
+    """Returns the task with the first patterns and their label words, or with all patterns and no words."""
+    task = {"name": profile.name, "labels": list(profile.labels)}
+    if not num_patterns:
+        return {**task, "patterns": dict(profile.patterns)}
+    names = list(profile.patterns)[:num_patterns]
+    verbalizer = {
+        label: {name: words[name] for name in names} if isinstance(words, Mapping) else list(words)
+        for label, words in profile.verbalizer.items()
     }
-    return task | ({"verbalizer": {label: list(words) for label, words in profile.words.items()}} if has_words else {})
+    return {**task, "patterns": {name: profile.patterns[name] for name in names}, "verbalizer": verbalizer}
 
 
 def _pet(profile: RecipeProfile, parts: Parts) -> dict[str, Any]:
+    """Returns language model and sub-models. Few labels make the larger model worse, so it is calibrated only."""
     assert profile.backbone is not None
+    backbone = dict(profile.backbone)
+    if backbone["asset"] in (QWEN_CODER.asset, QWEN_CODER.hub_asset):
+        return {"backbone": backbone, "pet": {"tune": "none"}}
     lora: dict[str, Any] = {"rank": 8, "alpha": 16}
-    if profile.backbone["asset"] in (SMOLLM2.asset, SMOLLM2.hub_asset):
+    if backbone["asset"] in (SMOLLM2.asset, SMOLLM2.hub_asset):
         lora["targets"] = ["q_proj", "v_proj"]
     steps = _steps(profile.workload.num_labeled * 6 / 8, PET_STEPS)
     training = {"learning_rate": 0.001, "batch_size": 8, "steps": steps}
     return {
-        "backbone": dict(profile.backbone),
+        "backbone": backbone,
         "pet": {"tune": "lora", "lora": lora, "training": training, "num_folds": parts.num_folds},
     }
 

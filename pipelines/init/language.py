@@ -8,6 +8,8 @@ from typing import Literal
 
 Language = Literal["english", "other"]
 
+FIRST_HAN, LAST_HAN = "\u4e00", "\u9fff"
+"""Bounds of the block of Chinese characters. Japanese texts have more letters of other blocks."""
 MAX_SHARE_NOT_ASCII = 0.03
 """Maximum fraction of letters with accents or of other alphabets in English texts."""
 _ENGLISH = (
@@ -41,3 +43,9 @@ def detect_language(texts: Iterable[str]) -> Language:
     if num_other_letters > MAX_SHARE_NOT_ASCII * num_letters:
         return "other"
     return "english" if num_english >= num_other else "other"
+
+
+def is_chinese(texts: Iterable[str]) -> bool:
+    """Returns True if most letters of a sample of texts are Chinese characters."""
+    letters = [letter for text in texts for letter in text if letter.isalpha()]
+    return sum(FIRST_HAN <= letter <= LAST_HAN for letter in letters) > len(letters) / 2

@@ -18,8 +18,6 @@ COMMENTS = {
     "backbone": "language model",
     "backbone.max_length": "tokens of an example with its pattern",
     "students": "encoders of the classifier, in several sizes",
-    "pet": "trains a sub-model per pattern and seed",
-    "pet.tune": "adapters: megabytes per sub-model",
     "members": "more members of the ensemble: word counts, and encoders, frozen and tuned",
     "ensemble": "all members label the unlabeled data",
     "distill": "trains the students on these soft labels",
@@ -37,7 +35,7 @@ def recipe_text(sections: Mapping[str, Any], header: Sequence[str], comments: Ma
         comments: Dotted key -> comment, in addition to those that every recipe has.
     """
     lines = [f"# {line}" for line in header]
-    texts = {**COMMENTS, **comments}
+    texts = {**COMMENTS, **_pet_comments(sections), **comments}
     is_after_block = False
     for name, section in sections.items():
         is_block = isinstance(section, Mapping)
@@ -50,6 +48,13 @@ def recipe_text(sections: Mapping[str, Any], header: Sequence[str], comments: Ma
         "",
     ]
     return "\n".join(lines)
+
+
+def _pet_comments(sections: Mapping[str, Any]) -> dict[str, str]:
+    """Returns dotted key -> comment for sub-models."""
+    if sections.get("pet", {}).get("tune") == "none":
+        return {"pet": "a sub-model per pattern", "pet.tune": "zero-shot: the labeled examples only calibrate it"}
+    return {"pet": "trains a sub-model per pattern and seed", "pet.tune": "adapters: megabytes per sub-model"}
 
 
 def _lines(name: str, value: Any, key: str, indent: str, comments: Mapping[str, str]) -> Iterator[str]:

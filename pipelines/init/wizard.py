@@ -8,21 +8,18 @@ from __future__ import annotations
 import shlex
 from collections import Counter
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from rich.markup import escape
-from rich.table import Table
-
-from pipelines.init import patterns as defaults
-from pipelines.init import recipe_writer
+from pipelines.init import label_words, recipe_writer
 from pipelines.init.budget import (
     COSTS,
     DEFAULT_BUDGET,
     UNLABELED_SIZES,
     Workload,
     format_duration,
+    num_scored,
     num_unlabeled,
     parse_budget,
 )
@@ -31,8 +28,9 @@ from pipelines.init.cloze_choices import (
     choose_backbone,
     choose_label_words,
     choose_patterns,
-    on_one_line,
+    family_of_backbone,
 )
+from pipelines.init.cloze_selection import MAX_PATTERNS, NO_WORDS, Proposals, select, verbalizer_of
 from pipelines.init.default_recipe import (
     SEED,
     Assets,
@@ -43,25 +41,24 @@ from pipelines.init.default_recipe import (
     encoder_section,
     fit_recipe,
 )
-from pipelines.init.flags import PAIR, TEXT, parse_count, parse_name, slug, with_flag_hint
+from pipelines.init.flags import PAIR, TEXT, parse_count, parse_name, slug, with_flag_hint, words_by_label
 from pipelines.init.interaction import Interaction
 from pipelines.init.labeled_file import LabeledFile
-from pipelines.init.language import Language, detect_language
+from pipelines.init.language import Language, detect_language, is_chinese
+from pipelines.init.patterns import proposed_patterns
 from pipelines.init.task_data import TaskData, TaskFiles
 from pipelines.init.text_lengths import Lengths, measure_lengths
 from pipelines.preflight import models
 from pipelines.preflight.checks import fetch
-from pipelines.serving import batch_inference
 from stages.common.assets.references import Asset
 from stages.common.errors import DataError, InputError
-from stages.common.models.backbones.config import BackboneConfig
+from stages.common.examples import Example
 from stages.common.models.model_files import max_positions, model_folder
 from stages.common.patterns.config import Task
 from stages.common.seeds import derive_seed, python_rng
 from stages.splits.config import DataConfig, SplitsConfig
 from stages.splits.stage import Split, sample_splits
 
-MAX_SCORED = 200
 MAX_MEASURED = 1000
 """Maximum number of texts whose language and length are measured."""
 DEFAULT = "default"
@@ -95,13 +92,27 @@ class InitOptions:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Cloze:
-    """Patterns and, if the recipe has PET, the language model and its label words."""
+    """Patterns, and the language model and its label words if the recipe has PET."""
 
     patterns: dict[str, str]
-    backbone: Backbone | None
-    words: dict[str, list[str]]
-    missing: str
-    """Why the recipe has no PET; empty if it has."""
+    """Before the selection: all that are proposed, or those of the user."""
+    has_own_patterns: bool
+    """Whether the user sets the patterns."""
+    asset: str | None
+    """The language model."""
+    backbone: Backbone | None = None
+    """The language model, after its download."""
+    num_readings: float = 1.0
+    """How often it reads a text per pattern."""
+    verbalizer: Mapping[str, Any] = field(default_factory=dict)
+    missing: str = ""
+    """Why the recipe has no PET; empty if it has, or if the budget decides."""
+
+    @property
+    def kept(self) -> dict[str, str]:
+        """Patterns of the recipe: all of the user, or at most three."""
+        names = list(self.patterns)
+        return {name: self.patterns[name] for name in (names if self.has_own_patterns else names[:MAX_PATTERNS])}
 
 
 @dataclass(frozen=True, slots=True)
@@ -135,27 +146,31 @@ class InitWizard:
         self._check_free(output)
         language = self._language(data)
         encoder = self.terminal.ask_or_default("Encoder", options.student, DEFAULT, self._parse_encoder)
-        cloze = self._cloze(files.train, columns, labels, label, language)
-        task = Task(name=name, labels=labels, patterns=cloze.patterns, verbalizer={**cloze.words})
-        if cloze.backbone:
-            with with_flag_hint():
-                models.check_scoring(task, list(task.patterns), cloze.backbone.config)
+        words_by_label(options.label_words, labels)  # a wrong flag is an error before any download
+        cloze = self._cloze(files.train, data, columns, language)
+        task = Task(name=name, labels=labels, patterns=cloze.patterns)
         data = files.summarize({item: _fields(columns).get(item, item) for item in task.fields}, label)
         section, splits = self._draw(task, data)
         examples = [*splits.train, *splits.unlabeled][:MAX_MEASURED]
         lengths = measure_lengths([" ".join(item.fields.values()) for item in examples])
-        if cloze.backbone:
-            cloze = replace(cloze, backbone=cloze.backbone.with_max_length(task, examples))
         encoders = self._encoders(encoder, language, lengths)
-        profile = _profile(task, section, splits, cloze, encoders, lengths)
-        recipe = fit_recipe(profile, budget)
+
+        def profile(cloze: Cloze) -> RecipeProfile:
+            return _profile(task, section, splits, cloze, encoders, lengths)
+
+        recipe = fit_recipe(profile(cloze), budget)
+        if "pet" in recipe.sections:
+            proposals = self._propose(cloze, task, examples, is_pair=len(columns) > 1)
+            cloze = replace(cloze, backbone=proposals.backbone, num_readings=proposals.num_readings)
+            recipe = fit_recipe(profile(cloze), budget)
+            if "pet" in recipe.sections:  # label words of several tokens take longer
+                cloze = self._select(cloze, proposals, splits.train, profile(cloze))
+                recipe = fit_recipe(profile(cloze), budget)
         notes = self._notes(recipe, language, encoders, cloze, budget)
         for note in notes:
             self.terminal.say("recipe", note)
-        if options.score and cloze.backbone and "pet" in recipe.sections:
-            self._show_accuracies(task, cloze.backbone.config, splits)
         self._check_free(output)  # again: the scores may have taken minutes
-        header = [*_header(recipe.sections, profile.workload, shlex.quote(str(output))), *notes]
+        header = [*_header(recipe.sections, profile(cloze).workload, shlex.quote(str(output))), *notes]
         with self.terminal.open_output(output) as file:
             file.write(recipe_writer.recipe_text(recipe.sections, header, data.comments(options.shots)))
         return output
@@ -224,32 +239,56 @@ class InitWizard:
         num_positions = max_positions(model_folder(encoder))
         return {"small": {"asset": encoder, "max_length": min(length, num_positions or length)}}
 
-    def _cloze(
-        self, file: LabeledFile, columns: Sequence[str], labels: Sequence[str], label: str, language: Language
-    ) -> Cloze:
-        """Chooses language model, patterns and label words."""
-        options, terminal = self.options, self.terminal
-        is_pair = len(columns) > 1
-        kind = defaults.kind_of(labels, label, is_pair=is_pair)
+    def _cloze(self, file: LabeledFile, data: TaskData, columns: Sequence[str], language: Language) -> Cloze:
+        """Chooses the language model, which is not downloaded yet, and proposes patterns."""
+        options, is_pair = self.options, len(columns) > 1
         default = default_backbone(language, is_pair=is_pair)
-        missing = "" if default else "the default language model reads single English texts only (--backbone)"
-        if not options.label_words and kind != "rating" and not all(map(defaults.has_word, labels)):
-            default, missing = None, "the names of the labels are no words (--label-words)"
-        backbone = choose_backbone(terminal, options.backbone, default, options.assets)
-        family = backbone.family if backbone else "causal"
-        fields = [*_fields(columns), *file.columns]
-        proposed = defaults.default_patterns(kind, family)
-        if backbone is None:
-            silent = replace(terminal, ask=None)
-            patterns = choose_patterns(silent, options.patterns, proposed, fields, family)
-            return Cloze(patterns=patterns, backbone=None, words={}, missing=missing or "no language model is set")
-        patterns = choose_patterns(terminal, options.patterns, proposed, fields, family)
-        proposed_words = defaults.label_words(labels, kind, backbone.tokenizer, family)
-        words = choose_label_words(terminal, options.label_words, proposed_words, backbone)
-        if not words:
-            missing = "the names of the labels yield no label words of their own (--label-words)"
-            return Cloze(patterns=patterns, backbone=None, words={}, missing=missing)
-        return Cloze(patterns=patterns, backbone=backbone, words=words, missing="")
+        asset = choose_backbone(self.terminal, options.backbone, default, options.assets)
+        family = family_of_backbone(asset)
+        sample = [" ".join(row.values()) for row in data.train.texts[:MAX_MEASURED]]
+        proposed = proposed_patterns(family, is_pair=is_pair, is_chinese=is_chinese(sample))
+        terminal = self.terminal if asset else replace(self.terminal, ask=None)
+        own = choose_patterns(terminal, options.patterns, proposed, [*_fields(columns), *file.columns], family)
+        missing = "" if asset else "no language model is set"
+        return Cloze(patterns=own or proposed, has_own_patterns=bool(own), asset=asset, missing=missing)
+
+    def _propose(self, cloze: Cloze, task: Task, examples: Sequence[Example], *, is_pair: bool) -> Proposals:
+        """Downloads the language model, and proposes label words that it knows."""
+        assert cloze.asset is not None
+        backbone = Backbone.load(self.terminal, cloze.asset).with_max_length(task, examples)
+        names = label_words.words_of_names(task.labels, backbone.tokenizer, backbone.family)
+        words = choose_label_words(self.terminal, self.options.label_words, names, backbone)
+        return Proposals(
+            task=task,
+            backbone=backbone,
+            names=names,
+            words=words,
+            has_own_patterns=cloze.has_own_patterns,
+            is_pair=is_pair,
+        )
+
+    def _select(
+        self, cloze: Cloze, proposals: Proposals, train_set: Sequence[Example], profile: RecipeProfile
+    ) -> Cloze:
+        """Selects patterns and label words by the labeled examples."""
+        task, backbone = proposals.task, proposals.backbone
+        if self.options.score:
+            assert profile.backbone is not None
+            labeled = list(train_set)
+            python_rng(0, "init").shuffle(labeled)
+            number = num_scored(profile.backbone, len(task.patterns), profile.workload)
+            kept, missing = select(proposals, labeled[:number], self.terminal)
+        else:
+            kept = proposals.first()
+            missing = "" if kept else NO_WORDS
+        if not kept:
+            return replace(cloze, asset=None, missing=missing)
+        patterns = {item.pattern: task.patterns[item.pattern] for item in kept}
+        verbalizer = verbalizer_of(kept, task.labels)
+        selected = Task(name=task.name, labels=task.labels, patterns=patterns, verbalizer={**verbalizer})
+        with with_flag_hint():
+            models.check_scoring(selected, list(patterns), backbone.config)
+        return replace(cloze, patterns=patterns, verbalizer=verbalizer, num_readings=backbone.num_readings(selected))
 
     def _draw(self, task: Task, data: TaskData) -> tuple[dict[str, Any], Split]:
         """Returns the section `data`, and draws the splits as the run will draw them, which checks all files."""
@@ -290,22 +329,6 @@ class InitWizard:
         reduced = f" Left out or reduced: {', '.join(recipe.left_out)}." if recipe.left_out else ""
         return [*notes, f"{estimate}, {'more than' if recipe.seconds > budget else 'within'} {limit}.{reduced}"]
 
-    def _show_accuracies(self, task: Task, config: BackboneConfig, splits: Split) -> None:
-        """Prints the zero-shot accuracy of each pattern on labeled examples that are not in the test set."""
-        examples = [item for item in (*splits.train, *splits.unlabeled) if item.label is not None]
-        python_rng(0, "init").shuffle(examples)
-        examples = examples[:MAX_SCORED]
-        accuracies = batch_inference.pattern_accuracies(task, config, examples)
-        table = Table("pattern", "zero-shot accuracy", "text", box=None)
-        for name, accuracy in sorted(accuracies.items(), key=lambda item: -item[1]):
-            table.add_row(escape(name), f"{100 * accuracy:.1f}", escape(on_one_line(task.patterns[name])))
-        majority = max(Counter(item.label for item in examples).values()) / len(examples)
-        table.add_row("(most frequent label)", f"{100 * majority:.1f}", "", style="dim")
-        self.terminal.console.print(table)
-        self.terminal.console.print(
-            f"on {len(examples)} labeled examples that are not in the test set", style="dim", highlight=False
-        )
-
     def _check_free(self, path: Path) -> None:
         if path.exists() and not self.options.force:
             raise InputError(f"{path} exists.", "Set --output to another file, or overwrite it with --force.")
@@ -331,19 +354,21 @@ def _profile(
     lengths: Lengths,
 ) -> RecipeProfile:
     backbone = cloze.backbone
+    length = backbone.config.max_length if backbone else lengths.max_length
     return RecipeProfile(
         name=task.name,
         labels=task.labels,
-        patterns=cloze.patterns,
-        words=cloze.words,
+        patterns=cloze.kept,
+        has_own_patterns=cloze.has_own_patterns,
+        verbalizer=cloze.verbalizer,
         data=section,
         encoders=encoders,
-        backbone={"asset": backbone.config.asset, "max_length": backbone.config.max_length} if backbone else None,
+        backbone={"asset": cloze.asset, "max_length": length} if cloze.asset else None,
         counts=Counter(str(item.label) for item in splits.train),
         analyzer=lengths.analyzer,
         workload=Workload(
             lengths=lengths,
-            label_tokens=backbone.label_tokens(cloze.words) if backbone else 0,
+            num_readings=cloze.num_readings,
             num_labeled=len(splits.train),
             num_unlabeled=len(splits.unlabeled),
             num_test=len(splits.test),

@@ -9,8 +9,6 @@ from typing import Any, TypeVar
 
 from pipelines.serving.predictors import Predictor, example_of
 from stages.common.errors import DataError
-from stages.common.examples import Example
-from stages.common.metrics import classification
 from stages.common.models.backbones.config import BackboneConfig
 from stages.common.models.backbones.loader import load_backbone
 from stages.common.models.cloze.classifier import ClozeClassifier
@@ -87,15 +85,6 @@ def score_lines(
             for pattern, logits_NC in logits.items():
                 values = {label: float(value) for label, value in zip(task.labels, logits_NC[row], strict=True)}
                 yield json.dumps({"pattern": pattern, "logits": values}, ensure_ascii=False)
-
-
-def pattern_accuracies(task: Task, config: BackboneConfig, examples: Sequence[Example]) -> dict[str, float]:
-    """Returns the zero-shot accuracy of each pattern on labeled examples."""
-    classifiers = _zero_shot_classifiers(task, list(task.patterns), config)
-    gold = [str(item.label) for item in examples]
-    logits = predict_patterns(classifiers, examples, NullRecorder(), "")
-    accuracies = (classification.score(logits_NC, gold, task.labels).accuracy for logits_NC in logits)
-    return dict(zip(task.patterns, accuracies, strict=True))
 
 
 def _zero_shot_classifiers(task: Task, patterns: Sequence[str], config: BackboneConfig) -> list[ClozeClassifier]:

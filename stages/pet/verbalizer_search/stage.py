@@ -68,7 +68,7 @@ def run(config: VerbalizerSearchConfig, inputs: Inputs, out: Path, recorder: Rec
     with borrow_backbone(config.backbone, engine) as backbone:
         vocabulary = whole_words(backbone.tokenizer)
         _check_size(config, len(vocabulary))
-        log_likelihoods = _log_likelihoods(config, backbone, train_set, list(vocabulary.values()), recorder)
+        log_likelihoods = word_log_likelihoods(config, backbone, train_set, list(vocabulary.values()), recorder)
     names = list(vocabulary)
     ranked = {}
     for label in labels:
@@ -145,7 +145,7 @@ def rank(
     return [RankedWord(index, float(scores[index])) for index in ranked]
 
 
-def _log_likelihoods(
+def word_log_likelihoods(
     config: VerbalizerSearchConfig,
     backbone: Backbone,
     examples: Sequence[Example],

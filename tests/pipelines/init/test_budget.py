@@ -9,9 +9,11 @@ from typing import Any
 
 import pytest
 
-from pipelines.init.assets import MINILM, MPNET, SMOLLM2
+from pipelines.init.assets import MINILM, MPNET, QWEN_CODER, SMOLLM2
 from pipelines.init.budget import (
     COSTS,
+    MAX_SCORED,
+    MIN_SCORED,
     PATTERN_TOKENS,
     STEP_OVERHEAD,
     Parts,
@@ -19,13 +21,14 @@ from pipelines.init.budget import (
     describe_reductions,
     estimate_seconds,
     format_duration,
+    num_scored,
     parse_budget,
     reductions,
 )
 from pipelines.init.text_lengths import Lengths
 from stages.common.errors import InputError
 
-WORK = Workload(lengths=Lengths(40, 60, "word"), label_tokens=0, num_labeled=100, num_unlabeled=8000, num_test=500)
+WORK = Workload(lengths=Lengths(40, 60, "word"), num_labeled=100, num_unlabeled=8000, num_test=500)
 ENCODER = {"asset": MPNET.asset, "max_length": 64}
 TRAINING = {"steps": 100, "batch_size": 16}
 SECTIONS: dict[str, Any] = {
@@ -104,7 +107,7 @@ def test_estimate_grows_with_lengths_texts_and_label_words() -> None:
     base = estimate_seconds(SECTIONS, WORK)
     longer = estimate_seconds(SECTIONS, replace(WORK, lengths=Lengths(50, 60, "word")))
     assert all(longer[name] > base[name] for name in base if name != "members.words")
-    words = estimate_seconds(SECTIONS, replace(WORK, label_tokens=10))
+    words = estimate_seconds(SECTIONS, replace(WORK, num_readings=8.0))
     assert words["pet"] > base["pet"] and words["distill"] == base["distill"]
     assert estimate_seconds(SECTIONS, replace(WORK, num_unlabeled=9000)) == base, "5,000 of them are used"
     truncated = estimate_seconds(SECTIONS, replace(WORK, lengths=Lengths(500, 600, "word")))
@@ -122,10 +125,11 @@ def test_models_of_the_user_count_as_the_largest() -> None:
 
 
 def test_reductions_leave_out_one_part_after_the_other() -> None:
-    full = Parts(has_base=True, has_pet=True)
+    full = Parts(has_base=True, num_patterns=3)
     steps = list(reductions(full, 8000))
     assert [describe_reductions(one, other)[0] for one, other in itertools.pairwise(steps)] == [
-        "3 folds instead of 4", "2 folds instead of 3", "no PET", "no base student",
+        "3 folds instead of 4", "2 folds instead of 3", "2 patterns instead of 3", "1 pattern instead of 2",
+        "no PET", "no base student",
         "at most 4,000 unlabeled texts", "at most 3,000 unlabeled texts", "at most 2,000 unlabeled texts",
         "at most 1,000 unlabeled texts", "no base encoder", "at most 500 unlabeled texts",
     ]  # fmt: skip
@@ -135,7 +139,27 @@ def test_reductions_leave_out_one_part_after_the_other() -> None:
 
 
 def test_reductions_skip_parts_that_the_recipe_does_not_have() -> None:
-    small = Parts(has_base=False, has_pet=False)
+    small = Parts(has_base=False, num_patterns=0)
     lost = [describe_reductions(small, item) for item in reductions(small, 0)]
     assert lost[-1] == ["2 folds instead of 4"]
     assert list(dict.fromkeys(item.max_unlabeled for item in reductions(small, 1500))) == [5000, 1000, 500]
+
+
+def test_patterns_of_the_user_are_left_out_together() -> None:
+    full = Parts(has_base=True, num_patterns=3)
+    assert {item.num_patterns for item in reductions(full, 8000, keep_patterns=True)} == {0, 3}
+
+
+def test_sub_models_without_training_take_the_time_of_reading() -> None:
+    sections = {**SECTIONS, "backbone": {"asset": QWEN_CODER.asset, "max_length": 64}, "pet": {"tune": "none"}}
+    tokens = (2 * 500 + 100 + 5000) * (40 + PATTERN_TOKENS) / 1000
+    expected = 2 * (2 * STEP_OVERHEAD + tokens * COSTS[QWEN_CODER].reading)
+    assert estimate_seconds(sections, WORK)["pet"] == pytest.approx(expected)
+
+
+def test_fewer_examples_are_scored_if_a_pass_takes_longer() -> None:
+    work, backbone = replace(WORK, num_labeled=5000), {"asset": SMOLLM2.asset, "max_length": 256}
+    assert num_scored(backbone, 7, work) == MAX_SCORED
+    assert num_scored(backbone, 7, replace(work, num_readings=8.0)) < MAX_SCORED
+    assert num_scored(backbone, 7, replace(work, num_readings=800.0)) == MIN_SCORED
+    assert num_scored(backbone, 7, replace(work, num_labeled=8)) == 8

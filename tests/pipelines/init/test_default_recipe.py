@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 
 from pipelines.dag.fewshot import build_steps
-from pipelines.init.assets import MINILM, MPNET, MULTILINGUAL_E5, SMOLLM2
+from pipelines.init.assets import MINILM, MPNET, MULTILINGUAL_E5, QWEN_CODER, SMOLLM2
 from pipelines.init.budget import COSTS, Workload
 from pipelines.init.default_recipe import (
     FittedRecipe,
@@ -30,7 +30,6 @@ SOURCE = {"asset": "x.csv", "label": "label"}
 def profile(**changes: Any) -> RecipeProfile:
     workload = Workload(
         lengths=LENGTHS,
-        label_tokens=0,
         num_labeled=changes.pop("num_labeled", 32),
         num_unlabeled=changes.pop("num_unlabeled", 1000),
         num_test=500,
@@ -39,7 +38,7 @@ def profile(**changes: Any) -> RecipeProfile:
         "name": "tickets",
         "labels": ("billing", "bug"),
         "patterns": {"topic": "{text}\nTopic:{mask}"},
-        "words": {"billing": ["billing"], "bug": ["bug"]},
+        "verbalizer": {"billing": ["billing"], "bug": ["bug"]},
         "data": {"train": SOURCE, "test": SOURCE, "unlabeled": {"asset": "y.csv"}},
         "encoders": {
             name: encoder_section(model, "packages", LENGTHS) for name, model in default_encoders("english").items()
@@ -109,10 +108,36 @@ def test_models_follow_language_and_form() -> None:
     assert default_encoders("english") == {"small": MINILM, "base": MPNET}
     assert default_encoders("other") == {"small": MULTILINGUAL_E5}
     assert default_backbone("english", is_pair=False) is SMOLLM2
-    assert default_backbone("english", is_pair=True) is default_backbone("other", is_pair=False) is None
+    assert default_backbone("english", is_pair=True) is default_backbone("other", is_pair=False) is QWEN_CODER
     assert encoder_section(MULTILINGUAL_E5, "hub", LENGTHS) == {
         "asset": "hf:intfloat/multilingual-e5-small", "max_length": 80, "prefix": "query: "
     }  # fmt: skip
+
+
+def test_the_larger_language_model_is_calibrated_only() -> None:
+    sections = fit(backbone={"asset": QWEN_CODER.asset, "max_length": 64}).sections
+    assert sections["pet"] == {"tune": "none"}
+    assert build_steps(load_config(sections))
+
+
+def test_budget_leaves_out_patterns_from_the_last() -> None:
+    patterns = {name: f"{{text}}\n{name}:{{mask}}" for name in ("one", "two", "three")}
+    verbalizer = {label: {name: [f"{label} {name}"] for name in patterns} for label in ("billing", "bug")}
+    settings: dict[str, Any] = {
+        "patterns": patterns,
+        "verbalizer": verbalizer,
+        "backbone": {"asset": QWEN_CODER.asset, "max_length": 64},
+        "num_unlabeled": 5000,
+    }
+    seconds = fit(**settings).seconds
+    fewer = [item for item in (fit(share * seconds, **settings) for share in (0.9, 0.8, 0.7)) if item.left_out]
+    fitted = next(item for item in fewer if "1 pattern instead of 3" in item.left_out)
+    task = fitted.sections["task"]
+    assert task["patterns"] == {"one": patterns["one"]}
+    assert task["verbalizer"] == {"billing": {"one": ["billing one"]}, "bug": {"one": ["bug one"]}}
+    load_config(fitted.sections)
+    own = fit(fitted.seconds, has_own_patterns=True, **settings)
+    assert "no PET" in own.left_out and own.sections["task"]["patterns"] == patterns
 
 
 @pytest.mark.parametrize("model", COSTS)
@@ -122,7 +147,7 @@ def test_references_of_models_are_valid(model: Any) -> None:
 
 
 def test_recipe_without_label_words_has_no_language_model() -> None:
-    sections = fit(words={}, backbone=None).sections
+    sections = fit(verbalizer={}, backbone=None).sections
     assert not {"pet", "backbone"} & set(sections)
     assert "calibration" not in sections["ensemble"]
     assert sections["task"] == {

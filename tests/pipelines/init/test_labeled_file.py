@@ -56,8 +56,6 @@ def test_numeric_labels_are_sorted_as_numbers(start: Callable[..., PipelineConfi
     rows = [(f"the case of {i}", str(i % 5 + 1) if i < 100 else "") for i in range(120)]
     config = start(write_csv("films.csv", ("text", "stars"), rows))
     assert config.task.labels == ("1", "2", "3", "4", "5")
-    assert config.task.verbalizer["1"] == ["terrible"] and config.task.verbalizer["5"] == ["great"]
-    assert "it was" in config.task.patterns["all"]
 
 
 @pytest.mark.parametrize("nothing", ["", None])

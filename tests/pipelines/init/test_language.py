@@ -1,10 +1,10 @@
-"""Detection of English texts."""
+"""Detection of English texts, and of Chinese ones."""
 
 from __future__ import annotations
 
 import pytest
 
-from pipelines.init.language import detect_language
+from pipelines.init.language import detect_language, is_chinese
 
 
 @pytest.mark.parametrize(
@@ -31,3 +31,17 @@ def test_the_majority_of_the_texts_decides() -> None:
     english = ["Where is the parcel that you have sent to me?"] * 20
     assert detect_language([*english, "Wo ist das Paket?"]) == "english"
     assert detect_language([*english[:2], *["包裹在哪里，请告诉我"] * 10]) == "other"
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ("这部电影非常好看，2 小时", True),
+        ("我们住的 hotel 很好，服务也不错", True),
+        ("この映画はとても面白かったです", False),
+        ("The film 电影", False),
+        ("123", False),
+    ],
+)
+def test_chinese_script_is_detected(text: str, expected: bool) -> None:
+    assert is_chinese([text]) is expected

@@ -12,18 +12,23 @@ from dataclasses import replace
 from pathlib import Path
 
 import jsonschema
+import numpy as np
 import pytest
 import torch
 import yaml
+from numpy.typing import NDArray
 
 from pipelines.cli.views import terminal
 from pipelines.dag import fewshot
-from pipelines.init.assets import MINILM, MPNET, MULTILINGUAL_E5, SMOLLM2
+from pipelines.init.assets import MINILM, MPNET, MULTILINGUAL_E5, QWEN_CODER, SMOLLM2
 from pipelines.schema import reference
 from pipelines.schema.config import PipelineConfig
 from pipelines.schema.loader import read_recipe
 from pipelines.serving import batch_inference
 from stages.common.errors import InputError
+from stages.common.models.averaging import Scaling
+from stages.common.seeds import python_rng
+from stages.common.training.cross_validation import Indices, held_out_logits
 from tests.support.init_files import TOPICS, draw_splits, init, init_error, messages, tickets, write_csv
 
 Clozeline = Callable[..., subprocess.CompletedProcess[str]]
@@ -37,7 +42,7 @@ def _in_tmp_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_init_writes_a_complete_recipe_that_plans(backbone: str, clozeline: Clozeline, tmp_path: Path) -> None:
     tickets()
-    flags = ("--output", "tickets.yaml", "--backbone", backbone, "--student", backbone)
+    flags = ("--output", "tickets.yaml", "--backbone", backbone, "--student", backbone, "--no-score")
     done = clozeline("init", "tickets.csv", *flags, cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[-1].split() == ["next", "clozeline", "run", "tickets.yaml"]
@@ -72,31 +77,79 @@ def test_recipe_of_init_runs(start: Callable[..., PipelineConfig], clozeline: Cl
     assert "student" in done.stdout and "zero_shot/about" in done.stdout
 
 
-def test_init_scores_patterns_outside_the_test_set(backbone: str) -> None:
+def test_init_keeps_patterns_that_predict_held_out_examples(backbone: str) -> None:
     done = init(tickets(), "--output", "made.yaml", "--backbone", backbone, "--student", backbone)
     assert done.exit_code == 0, done.exception
     config = read_recipe(Path("made.yaml"), PipelineConfig)
     splits = draw_splits(config)
     examples = list(splits.train)
-    test_texts = {item.fields["text"] for item in splits.test}
-    assert examples and not test_texts & {item.fields["text"] for item in examples}
+    python_rng(0, "init").shuffle(examples)
+    gold = np.array([config.task.labels.index(item.label or "") for item in examples])
     lines = [json.dumps(item.fields) for item in examples]
+
+    def accuracy(name: str) -> float:
+        rows = batch_inference.score_lines(config.task, [name], config.backbone, lines, "here")
+        logits = np.array([list(json.loads(row)["logits"].values()) for row in rows])
+
+        def predict(fold: int, fitted: Indices, held_out: Indices) -> NDArray[np.float64]:
+            del fold
+            return Scaling.fit(logits[fitted], gold[fitted], has_bias=True)(logits[held_out])
+
+        held_out = held_out_logits(gold.tolist(), 3, 4, predict)
+        assert held_out is not None
+        return float((held_out.argmax(axis=1) == gold).mean())
+
+    rows = re.findall(r"^ (\w+) +(\d+\.\d) +(yes|no) ", done.output, re.M)
+    assert [name for name, _, kept in rows if kept == "yes"] == list(config.task.patterns)
+    assert 1 <= len(config.task.patterns) <= 3 and len(rows) == 7
+    printed = {name: float(value) for name, value, _ in rows}
+    assert list(printed.values()) == sorted(printed.values(), reverse=True)
     for name in config.task.patterns:
-        logits = [
-            json.loads(line)["logits"]
-            for line in batch_inference.score_lines(config.task, [name], config.backbone, lines, "here")
-        ]
-        correct = [max(row, key=row.get) == item.label for row, item in zip(logits, examples, strict=True)]
-        printed = re.search(rf"^ {name} +(\d+\.\d)", done.output, re.M)
-        assert printed and float(printed[1]) == pytest.approx(100 * sum(correct) / len(correct), abs=0.051)
-    assert f"on {len(examples)} labeled examples that" in done.output
+        assert printed[name] == pytest.approx(100 * accuracy(name), abs=0.051)
+    assert f"cross-validated on {len(examples)} labeled examples" in done.output
     majority = max(Counter(item.label for item in examples).values()) / len(examples)
     assert re.search(rf"most frequent label\) +{100 * majority:.1f}", done.output)
 
 
+def test_recipe_has_no_pet_if_no_pattern_is_better_than_a_guess(backbone: str) -> None:
+    rows = [(f"the same case {i}", ("bug", "billing")[i % 2]) for i in range(25)]
+    data = write_csv("same.csv", ("text", "label"), rows)
+    done = init(data, "--output", "made.yaml", "--backbone", backbone, "--student", backbone)
+    assert done.exit_code == 0, done.exception
+    note = "No PET: no pattern is better than a guess on the 20 labeled examples."
+    assert note in done.output and f"# {note}" in Path("made.yaml").read_text()
+    config = read_recipe(Path("made.yaml"), PipelineConfig)
+    assert config.pet is None and config.backbone is None and not config.task.verbalizer
+    own = ("--pattern", "mine={text} is {mask}", "--label-words", "bug=crash", "--label-words", "billing=parcel")
+    done = init(data, "--output", "made.yaml", "--backbone", backbone, "--student", backbone, "--force", *own)
+    assert done.exit_code == 0, done.exception
+    task = read_recipe(Path("made.yaml"), PipelineConfig).task
+    assert task.patterns == {"mine": "{text} is {mask}"}, "what the user sets is kept"
+    assert task.verbalizer == {"bug": ["crash"], "billing": ["parcel"]}
+
+
+def test_recipe_is_the_same_after_renaming_the_labels(backbone: str) -> None:
+    """Members, students and settings do not depend on the names of the labels."""
+    flags = ("--backbone", "none", "--student", backbone)
+    names = dict(zip(TOPICS, ("c1", "c2", "c3"), strict=True))
+    text = Path(tickets()).read_text()
+    for old, new in names.items():
+        text = text.replace(f",{old}", f",{new}")
+    Path("renamed.csv").write_text(text)
+    recipes = []
+    for data in ("tickets.csv", "renamed.csv"):
+        assert init(data, *flags, "--name", "same", "--output", f"{data}.yaml").exit_code == 0
+        sections = yaml.safe_load(Path(f"{data}.yaml").read_text())
+        del sections["task"]["labels"], sections["data"]
+        recipes.append(sections)
+    assert recipes[0] == recipes[1]
+
+
 def test_no_score_prints_no_table(backbone: str) -> None:
     done = init(tickets(), "--output", "made.yaml", "--backbone", backbone, "--student", backbone, "--no-score")
-    assert "zero-shot" not in done.output and Path("made.yaml").exists()
+    assert "accuracy" not in done.output
+    config = read_recipe(Path("made.yaml"), PipelineConfig)
+    assert list(config.task.patterns) == ["topic", "about", "category"], "the first three"
 
 
 def test_flags_set_all_values(start: Callable[..., PipelineConfig]) -> None:
@@ -126,8 +179,8 @@ def test_name_defaults_to_the_name_of_the_file(backbone: str) -> None:
 
 def test_default_models_follow_the_language(monkeypatch: pytest.MonkeyPatch, backbone: str) -> None:
     smollm2 = replace(SMOLLM2, asset=backbone)
-    for module in ("cloze_choices", "default_recipe"):
-        monkeypatch.setattr(f"pipelines.init.{module}.SMOLLM2", smollm2)
+    monkeypatch.setattr("pipelines.init.default_recipe.SMOLLM2", smollm2)
+    monkeypatch.setattr("pipelines.init.cloze_choices.DEFAULT_BACKBONES", {SMOLLM2.hub: smollm2})
     done = init(tickets(), "--output", "made.yaml", "--no-score")
     assert done.exit_code == 0, done.exception
     config = read_recipe(Path("made.yaml"), PipelineConfig)
@@ -141,14 +194,14 @@ def test_default_models_follow_the_language(monkeypatch: pytest.MonkeyPatch, bac
     assert note in done.output and f"# {note}" in Path("made.yaml").read_text()
 
 
-def test_other_languages_have_a_multilingual_encoder_and_no_default_language_model() -> None:
-    rows = [(f"包裹{i}在哪里，请告诉我", ("物流", "账单", "")[i % 3]) for i in range(60)]
-    done = init(write_csv("some.csv", ("text", "label"), rows), "--output", "made.yaml")
+def test_other_languages_have_a_multilingual_encoder(backbone: str) -> None:
+    rows = [(f"包裹{i}在哪里，请告诉我", ("bug", "billing", "")[i % 3]) for i in range(60)]
+    data = write_csv("some.csv", ("text", "label"), rows)
+    done = init(data, "--output", "made.yaml", "--backbone", backbone, "--no-score")
     assert done.exit_code == 0, done.exception
     assert "Language: other" in done.output and "Encoders: multilingual-e5-small" in done.output
-    assert "No PET: the default language model reads single English texts only (--backbone)" in done.output
     sections = yaml.safe_load(Path("made.yaml").read_text())
-    assert not {"pet", "backbone"} & set(sections)
+    assert "主题" in sections["task"]["patterns"]["topic"]
     small = sections["students"]["small"]
     assert {key: small[key] for key in ("asset", "max_length", "prefix")} == sections["members"]["small_frozen"][
         "encoder"
@@ -158,7 +211,7 @@ def test_other_languages_have_a_multilingual_encoder_and_no_default_language_mod
 
 
 def test_language_and_assets_are_flags() -> None:
-    flags = ("--language", "other", "--assets", "hub", "--budget", "1h")
+    flags = ("--language", "other", "--assets", "hub", "--backbone", "none")
     done = init(tickets(), "--output", "made.yaml", *flags)
     assert done.exit_code == 0, done.exception
     students = yaml.safe_load(Path("made.yaml").read_text())["students"]
@@ -178,12 +231,31 @@ def test_pairs_are_recognized(start: Callable[..., PipelineConfig]) -> None:
     assert same is not None and same.fields == {"text_a": "hypothesis", "text_b": "premise"}
 
 
-def test_pairs_have_no_default_language_model() -> None:
-    rows = [(f"the parcel {i} is lost", f"the case {i} is open", ("yes", "no", "")[i % 3]) for i in range(60)]
-    done = init(write_csv("pairs.csv", ("sentence1", "sentence2", "label"), rows), "--output", "made.yaml")
+def test_words_of_pairs_may_differ_by_pattern(backbone: str) -> None:
+    rows = [(f"the parcel {i} is lost", f"the case {i} is open", ("bug", "crash", "")[i % 3]) for i in range(60)]
+    done = init(
+        write_csv("pairs.csv", ("sentence1", "sentence2", "label"), rows), "--output", "made.yaml",
+        "--backbone", backbone, "--student", backbone, "--pattern", "mine={text_a} {text_b} {mask}",
+        "--pattern", "other={text_b}? {mask}, {text_a}",
+    )  # fmt: skip
     assert done.exit_code == 0, done.exception
+    task = read_recipe(Path("made.yaml"), PipelineConfig).task
+    assert list(task.patterns) == ["mine", "other"] or list(task.patterns) == ["other", "mine"]
+    assert all(task.words(pattern)["bug"] != task.words(pattern)["crash"] for pattern in task.patterns)
+
+
+def test_budget_without_pet_downloads_no_language_model(monkeypatch: pytest.MonkeyPatch, backbone: str) -> None:
+    gone = replace(QWEN_CODER, asset="/no/where")
+    monkeypatch.setattr("pipelines.init.default_recipe.QWEN_CODER", gone)
+    monkeypatch.setattr("pipelines.init.cloze_choices.DEFAULT_BACKBONES", {QWEN_CODER.hub: gone})
+    rows = [(f"the parcel {i} is lost", f"the case {i} is open", ("yes", "no", "")[i % 3]) for i in range(60)]
+    flags = (write_csv("pairs.csv", ("sentence1", "sentence2", "label"), rows), "--student", backbone)
+    done = init(*flags, "--budget", "1m", "--output", "made.yaml")
+    assert done.exit_code == 0, done.exception
+    assert "Left out or reduced: no PET" in done.output and "scoring" not in done.output
     sections = yaml.safe_load(Path("made.yaml").read_text())
     assert "pet" not in sections and all("{text_a}" in text for text in sections["task"]["patterns"].values())
+    assert "'/no/where' does not exist" in str(init(*flags, "--output", "other.yaml").exception)
 
 
 def test_budget_is_stated_and_kept() -> None:
@@ -192,7 +264,7 @@ def test_budget_is_stated_and_kept() -> None:
     assert done.exit_code == 0, done.exception
     text = Path("made.yaml").read_text()
     estimate = r"# Estimated time on two cores: [12] minutes?, within the budget of 2 minutes \(--budget\)\."
-    assert re.search(rf"^{estimate} Left out or reduced: no base student, .*at most [\d,]+ unlabeled texts", text, re.M)
+    assert re.search(rf"^{estimate} Left out or reduced: .*at most [\d,]+ unlabeled texts", text, re.M)
     assert yaml.safe_load(text)["data"]["unlabeled_size"] < 3000
     for wrong, right in (("25", "--budget 25m"), ("soon", "--budget 25m")):
         error = init(tickets(), "--budget", wrong, "--output", "other.yaml").exception
@@ -229,8 +301,8 @@ def interactive(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_wizard_asks_again_after_a_wrong_answer(backbone: str) -> None:
     answers = ["massage", "message", "message", "team", "My Name", "mine"]
     answers += ["/no/where", backbone, "/no/where", backbone]
-    answers += ["said={text} is", "said={text} is {mask}", "", "映画", "invoice, parcel", "", "invoice,parcel", "crash"]
-    answers += ["none", "9"]
+    answers += ["said={text} is", "said={text} is {mask}", "", "none", "9"]
+    answers += ["映画", "invoice, parcel", "", "invoice,parcel", "crash"]
     done = init(tickets(), "--output", "made.yaml", answers="\n".join(answers) + "\n")
     assert done.exit_code == 0, (done.exception, done.output)
     for error in (
@@ -331,7 +403,7 @@ def test_wrong_flags_are_errors(flags: tuple[str, ...], expected: list[str], bac
 
 
 @pytest.mark.parametrize("names", [("0", "1"), ("c1", "c2"), ("bug", "Bug"), ("bug", "映画")])
-def test_labels_without_words_have_no_pet(names: tuple[str, str], backbone: str) -> None:
+def test_labels_without_words_have_no_pet_unless_examples_are_scored(names: tuple[str, str], backbone: str) -> None:
     rows = [(f"the case {i}", names[i % 2] if i < 40 else "") for i in range(50)]
     data = write_csv("some.csv", ("text", "label"), rows)
     flags = ("--backbone", backbone, "--student", backbone, "--no-score", "--output", "made.yaml")

@@ -1,0 +1,37 @@
+"""Label words from the names of labels."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+from tokenizers import Tokenizer
+
+from pipelines.init import label_words
+
+
+@pytest.mark.parametrize(
+    ("labels", "expected"),
+    [
+        (("Billing", "BUG"), {"Billing": ["billing"], "BUG": ["bug"]}),
+        (("Text/Topic", "bug_case"), {"Text/Topic": ["text", "topic"], "bug_case": ["bug", "case"]}),
+        (("about.bug", "about.crash"), {"about.bug": ["bug"], "about.crash": ["crash"]}),
+        (("the bug", "crashOfParcel"), {"the bug": ["bug"], "crashOfParcel": ["crash", "parcel"]}),
+        (("wifi", "0"), {"wifi": ["wifi"], "0": []}),
+        (("bug", "c1"), {"bug": ["bug"], "c1": []}),
+        (("映画", "bug"), {"映画": [], "bug": ["bug"]}),
+    ],
+)
+def test_label_words_are_derived_from_label_words(
+    backbone: str, labels: tuple[str, ...], expected: dict[str, Any]
+) -> None:
+    tokenizer = Tokenizer.from_file(f"{backbone}/tokenizer.json")
+    assert label_words.words_of_names(labels, tokenizer, "masked") == expected
+
+
+@pytest.mark.parametrize(
+    ("label", "expected"),
+    [("bug", True), ("2nd card", True), ("Sci/Tech", True), ("映画", True), ("7", False), ("c1", False), ("A", False)],
+)
+def test_labels_without_a_word_in_their_name_are_recognized(label: str, expected: bool) -> None:
+    assert label_words.has_word(label) is expected
