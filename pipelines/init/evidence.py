@@ -12,11 +12,12 @@ from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
+from scipy.stats import binomtest
 
 from pipelines.init.budget import MAX_FOLDS
 from stages.common.examples import Example
 from stages.common.metrics.classification import softmax
-from stages.common.models.averaging import Scaling, log_odds_above_chance
+from stages.common.models.averaging import Scaling
 from stages.common.models.backbones.config import BackboneConfig
 from stages.common.models.backbones.loader import borrow_backbone
 from stages.common.models.cloze.classifier import ClozeClassifier
@@ -28,6 +29,8 @@ from stages.common.training.cross_validation import Indices, held_out_logits
 from stages.pet.verbalizer_search.config import SearchConfig, VerbalizerSearchConfig
 from stages.pet.verbalizer_search.stage import rank, whole_words, word_log_likelihoods
 
+MAX_P_VALUE = 0.05
+"""Level of significance at which a pattern is better than a guess."""
 Words = Mapping[str, Sequence[str]]
 """Label -> its label words."""
 
@@ -103,9 +106,10 @@ class Evidence:
         return ranked(candidates)
 
     def is_above_guess(self, accuracy: float) -> bool:
-        """Returns True if an accuracy is clearly above chance, and above that of the most frequent label."""
-        above = log_odds_above_chance(np.array([accuracy]), len(self.examples), len(self.task.labels))
-        return bool(above[0] > 0) and accuracy > self.majority
+        """Returns True if an accuracy is significantly above that of the most frequent label (binomial test)."""
+        num_right = round(accuracy * len(self.examples))
+        test = binomtest(num_right, len(self.examples), self.majority, alternative="greater")
+        return bool(test.pvalue < MAX_P_VALUE)
 
     def _by_length(self, word_sets: Sequence[Words]) -> list[list[Words]]:
         """Returns the sets whose words are single tokens, which one pass scores, and the others, if there are any."""
