@@ -29,7 +29,7 @@ from numpy.typing import NDArray
 from stages.common.data.step_outputs import aligned, read_logits, write_losses
 from stages.common.examples import Example, load_examples, write_examples
 from stages.common.metrics.classification import softmax
-from stages.common.models.averaging import Scaling, member_weights
+from stages.common.models.averaging import Scaling, cross_entropies, member_weights
 from stages.common.models.cloze.classifier import ClozeClassifier
 from stages.common.models.cloze.demonstrations import prepend_demonstrations, sample_demonstrations
 from stages.common.models.cloze.mlm import with_mlm
@@ -165,7 +165,7 @@ def run(config: PetConfig, inputs: Inputs, out: Path, recorder: Recorder, engine
             trained = load_trained_prompt(inputs.batched, config.name, submodel.backbone)
             submodel.prompt = classifier.prompt = trained.prompt
             losses = [trained.final_loss]
-        elif before is None or held_out is None or _is_better(held_out, before, train_set, task.labels):
+        elif before is None or held_out is None or not _is_worse(held_out, before, train_set, task.labels):
             losses = _train(config, inputs, classifier, examples, recorder, engine)
         else:
             held_out = before
@@ -233,12 +233,20 @@ def _cross_validate(
     return held_out_logits(gold, len(task.labels), num_folds, fit_and_predict)
 
 
-def _is_better(
+def _is_worse(
     trained: NDArray[np.float64], untrained: NDArray[np.float64], train_set: Sequence[Example], labels: Sequence[str]
 ) -> bool:
-    """Returns True if the trained model predicts held-out examples better than the untrained one, each rescaled."""
+    """Returns True if the trained model predicts held-out examples worse than the untrained one, each rescaled.
+
+    The models of the folds learn from fewer examples than the sub-model itself, so a loss that is higher by less than
+    its standard error does not count.
+    """
     gold = np.array([labels.index(item.label or "") for item in train_set])
-    return Scaling.fit(trained, gold, has_bias=True).loss <= Scaling.fit(untrained, gold, has_bias=True).loss
+    losses = [
+        cross_entropies(Scaling.fit(logits, gold, has_bias=True)(logits), gold) for logits in (trained, untrained)
+    ]
+    difference = losses[0] - losses[1]
+    return bool(difference.mean() > difference.std(ddof=1) / math.sqrt(len(difference)))
 
 
 def _pseudo_labeled(

@@ -6,11 +6,9 @@ without content or of the unlabeled set. Letters in names of arrays: M members, 
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -54,7 +52,7 @@ class HeldOut:
     @property
     def accuracy(self) -> float:
         """Accuracy, from 0 to 1."""
-        return round(float((self.logits.argmax(axis=1) == self.gold).mean()), 6)
+        return _accuracy(self.logits, self.gold)
 
 
 @dataclass(frozen=True, slots=True)
@@ -64,6 +62,8 @@ class Combination:
     config: EnsembleConfig
     calibrations: tuple[MemberCalibration, ...]
     """[M] calibration of each member."""
+    accuracies: tuple[float | None, ...]
+    """[M] accuracy of each calibrated member on held-out examples; None if nothing could be held out."""
     weights: NDArray[np.float64]
     """[M] weights whose sum is 1."""
     held_out: HeldOut | None
@@ -73,7 +73,6 @@ class Combination:
     def fit(cls, config: LabelingConfig, members: Sequence[Path]) -> Combination:
         """Fits calibrations and weights. `members`: [M] files of the members."""
         ensemble = config.ensemble
-        results = read_results(members)
         held_out = [_read_held_out(member, config.labels) for member in members]
         calibrations = []
         for member, known, has_prior in zip(members, held_out, config.have_priors, strict=True):
@@ -84,14 +83,12 @@ class Combination:
                 calibration = replace(calibration, scaling=scaling)
             calibrations.append(calibration)
         num_examples = max((len(known.uids) for known in held_out if known is not None), default=0)
-        weights = member_weights(
-            ensemble.weights,
-            [result["held_out_accuracy"] for result in results],
-            config.groups,
-            num_examples,
-            len(config.labels),
-        )
-        combination = cls(ensemble, tuple(calibrations), weights, None)
+        accuracies = [
+            None if known is None else _accuracy(calibration(known.logits), _indices(known, config.labels))
+            for calibration, known in zip(calibrations, held_out, strict=True)
+        ]
+        weights = member_weights(ensemble.weights, accuracies, config.groups, num_examples, len(config.labels))
+        combination = cls(ensemble, tuple(calibrations), tuple(accuracies), weights, None)
         return replace(combination, held_out=combination._held_out(held_out, config.labels))
 
     def __call__(self, member_logits: Sequence[NDArray[np.float64]]) -> NDArray[np.float64]:
@@ -114,15 +111,14 @@ class Combination:
         return HeldOut(known[0].uids, logits, _indices(known[0], labels))
 
 
-def read_results(members: Sequence[Path]) -> list[dict[str, Any]]:
-    """Reads the result of each member."""
-    return [json.loads((member / "result.json").read_text()) for member in members]
-
-
 def _read_held_out(member: Path, labels: Sequence[str]) -> LogitRows | None:
     """Reads the held-out logits of a member; None if it has none."""
     path = member / HELD_OUT_FILE
     return read_logits(path, labels) if path.exists() else None
+
+
+def _accuracy(logits: NDArray[np.float64], gold: NDArray[np.int64]) -> float:
+    return round(float((logits.argmax(axis=1) == gold).mean()), 6)
 
 
 def _indices(rows: LogitRows, labels: Sequence[str]) -> NDArray[np.int64]:

@@ -7,6 +7,7 @@ Letters in names of arrays: M members, n examples, C labels.
 
 from __future__ import annotations
 
+import json
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -22,7 +23,7 @@ from stages.common.examples import Example, load_examples
 from stages.common.metrics.classification import EvaluationResult, Score, entropies, score, softmax
 from stages.common.protocols import Engine, Recorder
 from stages.common.training.evaluation import log_test_scores
-from stages.soft_labels.combination import Combination, read_results
+from stages.soft_labels.combination import Combination
 from stages.soft_labels.config import SoftLabelsConfig
 from stages.soft_labels.suspects import find_suspects, write_suspects
 
@@ -48,6 +49,7 @@ class Vote:
     temperature: float
     """What divides its logits."""
     held_out_accuracy: float | None
+    """Accuracy of the calibrated member on held-out labeled examples; None if nothing could be held out."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -76,7 +78,7 @@ def run(config: SoftLabelsConfig, inputs: Inputs, out: Path, recorder: Recorder,
     del engine
     labels = config.labels
     unlabeled_set, test_set = (load_examples(inputs.data / f"{name}.jsonl") for name in ("unlabeled", "test"))
-    results = read_results(inputs.members)
+    results = [json.loads((member / "result.json").read_text()) for member in inputs.members]
     combination = Combination.fit(config, inputs.members)
     unlabeled_MnC, test_MnC = (
         combination.calibrate(_member_logits(inputs.members, f"{name}_logits.jsonl", examples, labels))
@@ -96,10 +98,10 @@ def run(config: SoftLabelsConfig, inputs: Inputs, out: Path, recorder: Recorder,
             member=name,
             weight=round(float(weight), 6),
             temperature=round(calibration.scaling.temperature, 6),
-            held_out_accuracy=result["held_out_accuracy"],
+            held_out_accuracy=accuracy,
         )
-        for name, weight, calibration, result in zip(
-            config.members, combination.weights, combination.calibrations, results, strict=True
+        for name, weight, calibration, accuracy in zip(
+            config.members, combination.weights, combination.calibrations, combination.accuracies, strict=True
         )
     )
     recorder.log_table("weights", [asdict(vote) for vote in votes])

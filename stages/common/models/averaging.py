@@ -41,6 +41,12 @@ def calibrate(logits: NDArray[np.float64], reference: NDArray[np.float64]) -> ND
     return calibrated
 
 
+def cross_entropies(logits: NDArray[np.float64], gold: NDArray[np.int64]) -> NDArray[np.float64]:
+    """Returns the cross-entropy of each example, [n], from logits [n, C] and indices of the labels [n]."""
+    result: NDArray[np.float64] = logsumexp(logits, axis=1) - logits[np.arange(len(gold)), gold]
+    return result
+
+
 @dataclass(frozen=True, slots=True)
 class Scaling:
     """Makes a member as certain as it is right: divides its logits, and shifts those of a label."""
@@ -48,8 +54,6 @@ class Scaling:
     temperature: float = 1.0
     bias: NDArray[np.float64] | None = None
     """[C] what is added to the divided logits; None for nothing."""
-    loss: float = 0.0
-    """Mean cross-entropy of the examples that it was fitted to."""
 
     @classmethod
     def fit(cls, held_out_logits: NDArray[np.float64], gold: NDArray[np.int64], *, has_bias: bool) -> Scaling:
@@ -67,24 +71,15 @@ class Scaling:
         centered = held_out_logits - held_out_logits.mean(axis=1, keepdims=True)
         start = math.log(max(float(centered.std()), 1e-6))  # unit scale
 
-        def scaled(parameters: NDArray[np.float64]) -> NDArray[np.float64]:
-            bias = parameters[1:] if has_bias else 0.0
-            result: NDArray[np.float64] = centered / math.exp(parameters[0]) + bias
-            return result
-
-        def cross_entropies(parameters: NDArray[np.float64]) -> NDArray[np.float64]:
-            logits = scaled(parameters)
-            result: NDArray[np.float64] = logsumexp(logits, axis=1) - logits[np.arange(len(gold)), gold]
-            return result
-
         def loss(parameters: NDArray[np.float64]) -> float:
+            logits = centered / math.exp(parameters[0]) + (parameters[1:] if has_bias else 0.0)
             prior = (parameters[0] - start) ** 2 + (parameters[1:] ** 2).sum()
-            return float(cross_entropies(parameters).sum() + prior / 2)
+            return float(cross_entropies(logits, gold).sum() + prior / 2)
 
         first = np.array([start, *([0.0] * num_labels if has_bias else [])])
         fitted = minimize(loss, first, method="L-BFGS-B").x
         bias = fitted[1:] if has_bias else None
-        return cls(math.exp(float(fitted[0])), bias, float(cross_entropies(fitted).mean()))
+        return cls(math.exp(float(fitted[0])), bias)
 
     def __call__(self, logits: NDArray[np.float64]) -> NDArray[np.float64]:
         """Returns scaled logits, [n, C]."""

@@ -23,7 +23,7 @@ NAMES = ("pet/review/0", "pet/summary/0", "probe/mini")
 
 @pytest.fixture
 def members(film_data: Path, tmp_path: Path) -> tuple[Path, ...]:
-    """Three members with logits of different scale and bias, and an accuracy before training."""
+    """Three members with logits of different scale and bias, and of different accuracy on held-out examples."""
     rng = np.random.default_rng(3)
     folders = []
     for number, (scale, accuracy) in enumerate([(4.0, 0.5), (1.0, 1.0), (0.3, 0.25)]):
@@ -33,7 +33,9 @@ def members(film_data: Path, tmp_path: Path) -> tuple[Path, ...]:
             examples = load_examples(film_data / f"{name}.jsonl")
             write_logits(folder / f"{file}.jsonl", examples, rng.normal(size=(len(examples), 2)) * scale, LABELS)
         examples = load_examples(film_data / "train.jsonl")
-        write_logits(folder / "held_out_logits.jsonl", examples, rng.normal(size=(len(examples), 2)) * scale, LABELS)
+        gold = np.array([LABELS.index(item.label or "") for item in examples])
+        right = np.arange(len(examples)) < accuracy * len(examples)
+        write_logits(folder / "held_out_logits.jsonl", examples, np.eye(2)[np.where(right, gold, 1 - gold)], LABELS)
         content_free = [Example(str(row), {"text": "N/A"}) for row in range(3)]
         write_logits(folder / "content_free_logits.jsonl", content_free, np.array([[scale, 0.0]] * 3), LABELS)
         result = {"held_out_accuracy": accuracy, "num_labeled": 8, "trainable_parameters": 10 + number}
