@@ -22,10 +22,11 @@ from stages.common.data.parquet_shards import iter_rows
 from stages.common.errors import DataError
 from stages.common.examples import Example
 from stages.common.metrics.classification import softmax
-from stages.common.models.averaging import CONTENT_FREE_TEXTS, calibrate
+from stages.common.models.averaging import calibrate
 from stages.common.models.backbones.base import Backbone
 from stages.common.models.backbones.config import BackboneConfig
 from stages.common.models.cloze.classifier import ClozeClassifier
+from stages.common.models.config import CONTENT_FREE_TEXTS
 from stages.common.models.encoders.text_classifier import TextClassifier
 from stages.common.protocols import LogitModel, Recorder
 from stages.prompt_pretraining.classifier_files import classifier_folder

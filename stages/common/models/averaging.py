@@ -22,9 +22,6 @@ from scipy.special import logsumexp
 from stages.common.metrics.classification import softmax
 from stages.common.models.config import Average, Weights
 
-CONTENT_FREE_TEXTS = ("N/A", "[MASK]", "...")
-"""Texts without content, for contextual calibration."""
-
 
 def calibrate(logits: NDArray[np.float64], reference: NDArray[np.float64]) -> NDArray[np.float64]:
     """Removes a member's prior preference for a label: subtracts the log of its mean distribution on `reference`.

@@ -21,3 +21,5 @@ def eval_batch_tokens(configured: int | None = None, *, on_gpu: bool) -> int:
 
 Pooling = Literal["mean", "cls", "last"]
 Precision = Literal["auto", "fp32", "bf16"]
+CONTENT_FREE_TEXTS = ("N/A", "[MASK]", "...")
+"""Texts without content, for contextual calibration."""

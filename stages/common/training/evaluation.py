@@ -35,7 +35,7 @@ from stages.common.metrics.classification import (
     score,
     softmax,
 )
-from stages.common.models.averaging import CONTENT_FREE_TEXTS
+from stages.common.models.config import CONTENT_FREE_TEXTS
 from stages.common.protocols import LogitModel, Recorder
 from stages.common.training.config import TrainingConfig
 from stages.common.training.loop import Validation

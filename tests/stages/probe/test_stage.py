@@ -14,7 +14,7 @@ from sklearn.linear_model import LogisticRegression
 from stages.common.errors import AssetError, InputError
 from stages.common.examples import Example, load_examples, write_examples
 from stages.common.metrics.classification import softmax
-from stages.common.models.averaging import CONTENT_FREE_TEXTS
+from stages.common.models.config import CONTENT_FREE_TEXTS
 from stages.common.models.encoders.config import EncoderConfig
 from stages.common.models.encoders.text_classifier import TextClassifier
 from stages.common.models.encoders.text_encoder import TextEncoder

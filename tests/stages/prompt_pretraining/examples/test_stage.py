@@ -15,8 +15,8 @@ from pyarrow import parquet
 from stages.common.data.parquet_shards import Rows, examples_of
 from stages.common.engine import InProcessEngine
 from stages.common.errors import DataError
-from stages.common.models.averaging import CONTENT_FREE_TEXTS
 from stages.common.models.cloze.classifier import ClozeClassifier
+from stages.common.models.config import CONTENT_FREE_TEXTS
 from stages.common.training.config import TrainingConfig
 from stages.prompt_pretraining import stage as prompt_pretraining
 from stages.prompt_pretraining.config import PretrainingConfig, SingleConfig
