@@ -39,7 +39,7 @@ Recipe = Callable[..., PipelineConfig]
 
 @pytest.fixture
 def recipe(tmp_path: Path) -> Recipe:
-    """A recipe on a small model. Its unlabeled set has the same texts as its three shards."""
+    """A recipe on a small model, with members of three kinds. Unlabeled set and shards have the same texts."""
     tokenizer = TOKENIZERS["bert"]()
     torch.manual_seed(7)
     model = small_model("bert", len(tokenizer), tokenizer)
@@ -49,7 +49,7 @@ def recipe(tmp_path: Path) -> Recipe:
                 weight.normal_(0, 0.25)
     model.save_pretrained(tmp_path / "model")
     tokenizer.save_pretrained(tmp_path / "model")
-    for name, items in (("train", film_examples(8)), ("test", film_examples(6, start=200))):
+    for name, items in (("train", film_examples(8, start=100)), ("test", film_examples(6, start=200))):
         write_lines(tmp_path / f"{name}.jsonl", [{"text": item.fields["text"], "label": item.label} for item in items])
     texts: list[dict[str, object]] = [{"text": film_example(row).fields["text"]} for row in range(sum(SIZES))]
     (tmp_path / "shards").mkdir()
@@ -69,8 +69,12 @@ def recipe(tmp_path: Path) -> Recipe:
             "students": {"small": encoder},
             "data": {**labeled, "unlabeled": {"asset": str(tmp_path / "unlabeled.jsonl")}},
             "zero_shot": False,
-            "pet": {"lora": {"rank": 2, "targets": ["query", "value"]}, "training": training},
-            "ensemble": {"average": "probabilities", "calibration": "unlabeled"},
+            "pet": {"lora": {"rank": 2, "targets": ["query", "value"]}, "training": training, "num_folds": 2},
+            "members": {
+                "words": {"kind": "tfidf"},
+                "large": {"kind": "finetuned", "encoder": encoder, "training": training, "num_folds": 2},
+            },
+            "ensemble": {"average": "probabilities", "calibration": "unlabeled", "scaling": "held_out"},
             "unlabeled_shards": {
                 "source": {"asset": str(tmp_path / "shards" / "part-*.jsonl")}, "batch_size": 4,
                 "workers": 2, "cpus": 0.5, "max_student_examples": 20,
