@@ -101,7 +101,7 @@ def test_each_kind_of_member_has_a_row_and_a_weight(runs: dict[str, FinishedRun]
     taught = {f"{kind}/{name}" for kind in ("student", "baseline") for name in ("small", "large")}
     assert set(rows) == members | taught | {"ensemble"}
     assert all(rows[name]["held_out_accuracy"] is not None for name in members | {"baseline/small", "ensemble"})
-    weights = runs["first"].result("soft_labels")["weights"]
+    weights = [vote["weight"] for vote in runs["first"].result("soft_labels")["votes"]]
     assert len(weights) == len(members) and sum(weights) == pytest.approx(1, abs=1e-5)
     assert runs["first"].report["delivered"]["row"] in rows
 
@@ -114,7 +114,7 @@ def test_labels_of_the_test_set_change_no_model(runs: dict[str, FinishedRun]) ->
     folders |= {f"{kind}/{name}/0" for kind in ("distill", "baseline") for name in ("small", "large")}
     assert folders == {name.partition(": ")[0] for name in files}
     assert files == shuffled_labels.trained()
-    for key in ("weights", "held_out_accuracy", "num_suspects"):
+    for key in ("votes", "held_out_accuracy", "num_suspects"):
         assert first.result("soft_labels")[key] == shuffled_labels.result("soft_labels")[key]
     assert first.report["delivered"] == shuffled_labels.report["delivered"]
 
