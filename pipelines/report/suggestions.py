@@ -21,6 +21,10 @@ GUESSING_MCC = 0.1
 """Matthews correlation up to which a pattern guesses. It is 0 for guessing, for classes of any size."""
 LARGE_STD = 0.03
 LARGE_LEAK = 0.01
+LOST_AGREEMENT = 0.05
+"""Agreement of members on unlabeled texts below that on test texts, to be reported."""
+MANY_CUT = 0.1
+"""Fraction of cut texts to be reported."""
 WIDE_INTERVAL = 0.05
 """Half width of a 95% interval that hides differences of a few points."""
 POOR_CALIBRATION = 0.1
@@ -100,6 +104,39 @@ def small_test_set(run: RunResults) -> Iterator[Suggestion]:
             f"± {100 * half_width:.1f} points (95% interval).",
             action="Use a larger test set before you compare rows that differ by a few points.",
         )
+
+
+def other_domain(run: RunResults) -> Iterator[Suggestion]:
+    """Members that agree less on the unlabeled set than on the test set."""
+    for name, result in run.results.items():
+        test, unlabeled = (result.get("agreement", {}).get(key) for key in ("test", "unlabeled"))
+        if run.steps[name].kind != "soft_labels" or test is None or unlabeled is None:
+            continue
+        sizes = result["test"]["num_examples"], result["num_unlabeled"]
+        # the variance of a value between 0 and 1 with the mean p is at most p (1 - p)
+        error = math.sqrt(sum(mean * (1 - mean) / size for mean, size in zip((test, unlabeled), sizes, strict=True)))
+        if test - unlabeled > max(LOST_AGREEMENT, 3 * error):
+            yield Suggestion(
+                rule="other_domain",
+                subject=name,
+                evidence=f"Members agree on {test:.1%} of the votes about test examples, but on {unlabeled:.1%} about "
+                "unlabeled examples. These are probably texts of another domain.",
+                action="Use unlabeled texts from the source that the classifier will read.",
+            )
+
+
+def cut_texts(run: RunResults) -> Iterator[Suggestion]:
+    """Classifiers that read only the start of many texts."""
+    for row in run.rows:
+        fraction = run.results[row.steps[0]].get("fraction_cut") or 0.0
+        if row.kind in ("student", "baseline") and fraction > MANY_CUT:
+            yield Suggestion(
+                rule="cut_texts",
+                subject=row.name,
+                evidence=f"{row.name} reads only the start of {fraction:.1%} of the test examples: they have more than "
+                "max_length tokens.",
+                action=f"Increase students.{row.student}.max_length, or put the decisive part of a text first.",
+            )
 
 
 def guessing_pattern(run: RunResults) -> Iterator[Suggestion]:
@@ -235,6 +272,8 @@ def small_pretraining_gain(run: RunResults) -> Iterator[Suggestion]:
 RULES: tuple[Callable[[RunResults], Iterator[Suggestion]], ...] = (
     leaking_test_set,
     small_test_set,
+    other_domain,
+    cut_texts,
     guessing_pattern,
     worse_by_training,
     ensemble_below_member,

@@ -40,6 +40,8 @@ class Result(Member):
     final_loss: float | None
     num_parameters: int
     """All parameters of the classifier, trained or frozen."""
+    fraction_cut: float
+    """Fraction of the test examples that have more tokens than the classifier reads."""
 
 
 @dataclass(frozen=True, slots=True)

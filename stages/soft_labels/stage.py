@@ -23,6 +23,7 @@ from stages.common.examples import Example, load_examples
 from stages.common.metrics.classification import EvaluationResult, Score, entropies, score, softmax
 from stages.common.protocols import Engine, Recorder
 from stages.common.training.evaluation import log_test_scores
+from stages.soft_labels.agreement import Agreement, mean_agreement
 from stages.soft_labels.combination import Combination
 from stages.soft_labels.config import SoftLabelsConfig
 from stages.soft_labels.suspects import find_suspects, write_suspects
@@ -63,6 +64,7 @@ class Result(EvaluationResult):
     unlabeled: Score | None
     dropped: tuple[str, ...]
     votes: tuple[Vote, ...]
+    agreement: Agreement
     held_out_accuracy: float | None
     """Accuracy on the labeled set by members that did not learn from the example; None if it is unknown."""
     num_suspects: int
@@ -118,6 +120,10 @@ def run(config: SoftLabelsConfig, inputs: Inputs, out: Path, recorder: Recorder,
         unlabeled=unlabeled,
         dropped=config.dropped,
         votes=votes,
+        agreement=Agreement(
+            test=mean_agreement(test_MnC, combination.weights),
+            unlabeled=mean_agreement(unlabeled_MnC, combination.weights),
+        ),
         num_suspects=len(suspects),
         held_out_accuracy=combination.held_out.accuracy if combination.held_out else None,
         num_labeled=max(result["num_labeled"] for result in results),

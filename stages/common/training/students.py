@@ -9,7 +9,7 @@ from typing import NamedTuple, Protocol, TypedDict, TypeVar
 from torch import Tensor
 
 from stages.common.data.step_outputs import write_losses
-from stages.common.examples import Example
+from stages.common.examples import Example, load_examples
 from stages.common.metrics.classification import Score
 from stages.common.models.encoders.text_classifier import TextClassifier
 from stages.common.protocols import Engine, Recorder
@@ -58,6 +58,7 @@ class StudentResult(TypedDict):
     final_loss: float | None
     trainable_parameters: int
     num_parameters: int
+    fraction_cut: float
 
 
 def fit_student(
@@ -114,4 +115,5 @@ def write_student(
         final_loss=losses[-1] if losses else None,
         trainable_parameters=sum(item.numel() for item in student.parameters.values()),
         num_parameters=student.num_parameters,
+        fraction_cut=round(student.encoder.fraction_cut(load_examples(data / "test.jsonl")), 6),
     )

@@ -48,7 +48,8 @@ RESULTS: dict[str, dict[str, Any]] = {
 
 def run_results(rows: Sequence[Row], comparison: RowComparison, results: dict[str, dict[str, Any]]) -> RunResults:
     steps = [*results, *(step for item in rows for step in item.steps)]
-    return RunResults(rows, [comparison], {name: measured(name) for name in steps}, results)
+    known = {name: {} for name in steps} | results
+    return RunResults(rows, [comparison], {name: measured(name) for name in steps}, known)
 
 
 def suggestions(
@@ -64,6 +65,11 @@ def test_good_run_has_no_suggestions() -> None:
     assert suggestions() == {}
 
 
+def labeled(num_unlabeled: int = 2000, **agreement: float | None) -> dict[str, Any]:
+    """A result of the soft-label step with this agreement of its members."""
+    return {"test": {"num_examples": 2000}, "num_unlabeled": num_unlabeled, "agreement": agreement}
+
+
 CASES: dict[str, tuple[dict[str, Any], str, tuple[str, ...]]] = {
     "leak": ({"results": {"data/films": {"num_test": 2000, "num_test_seen": 40}}}, "data/films", ("40", "2.0%")),
     "small_test": (
@@ -71,6 +77,12 @@ CASES: dict[str, tuple[dict[str, Any], str, tuple[str, ...]]] = {
         "student/small",
         ("150", "± 6.0"),
     ),
+    "other_domain": (
+        {"results": {"soft_labels": labeled(test=0.9, unlabeled=0.8)}},
+        "soft_labels",
+        ("90.0%", "80.0%"),
+    ),
+    "cut_texts": ({"results": {"distill/small/0": {"fraction_cut": 0.25}}}, "student/small", ("25.0%",)),
     "guessing_pattern": ({"rows": [row("zero_shot/review", "zero-shot", 0.52)]}, "zero_shot/review", ("52.0%", "0.04")),
     "worse_by_training": (
         {"rows": [row("zero_shot/review", "zero-shot", 0.835)]},
@@ -126,6 +138,19 @@ def test_rule_applies_alone_and_has_its_number(rule: str) -> None:
     assert by_rule[rule].subject == subject
     assert all(number in by_rule[rule].evidence for number in numbers), by_rule[rule].evidence
     assert by_rule[rule].action.endswith(".")
+
+
+@pytest.mark.parametrize(
+    "result",
+    [
+        labeled(test=0.9, unlabeled=0.86),
+        labeled(num_unlabeled=20, test=0.9, unlabeled=0.8),
+        labeled(test=0.8, unlabeled=0.9),
+        labeled(test=0.9, unlabeled=None),
+    ],
+)
+def test_agreement_about_the_unlabeled_set_may_vary(result: dict[str, Any]) -> None:
+    assert suggestions(results={"soft_labels": result}) == {}
 
 
 def test_rules_cover_every_student() -> None:

@@ -14,6 +14,7 @@ from stages.common.examples import Example, load_examples
 from stages.common.metrics.classification import softmax
 from stages.common.models.averaging import Scaling, calibrate
 from stages.soft_labels import stage as soft_labels
+from stages.soft_labels.agreement import Agreement
 from stages.soft_labels.config import EnsembleConfig, SoftLabelsConfig
 from stages.soft_labels.stage import NUM_DISAGREEMENTS, disagreements
 from tests.support.stage_runs import LABELS, Kept, logits_of, run, written
@@ -111,6 +112,7 @@ def test_members_vote_by_their_held_out_logits(members: tuple[Path, ...], film_d
     recorder = Kept()
     result = run(soft_labels, settings, inputs, tmp_path / "out", recorder)
     assert [vote.weight for vote in result.votes] == [0, 1, 0]
+    assert result.agreement == Agreement(test=1.0, unlabeled=1.0), "the others have no vote"
     assert result.held_out_accuracy == 1.0
     scaling = Scaling.fit(np.eye(2)[gold] * 0.1, gold, has_bias=True)
     assert recorder.tables["weights"][1]["temperature"] == pytest.approx(scaling.temperature, abs=1e-4)

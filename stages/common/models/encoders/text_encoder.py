@@ -98,6 +98,14 @@ class TextEncoder:
         """Returns the number of characters of the texts of an example."""
         return sum(len(text) for text in self.texts(example))
 
+    def fraction_cut(self, examples: Sequence[Example]) -> float:
+        """Returns the fraction of examples with more than `max_length` tokens; 0 without examples."""
+        if not examples:
+            return 0.0
+        columns = [list(column) for column in zip(*map(self.texts, examples), strict=True)]
+        tokens = self.tokenizer(*columns, verbose=False)["input_ids"]  # verbose warns of long texts
+        return sum(len(ids) > self.max_length for ids in tokens) / len(examples)
+
     def pooled(self, examples: Sequence[Example], *, bf16: bool = False, pad_to_multiple: bool = False) -> Tensor:
         """Returns vectors, [B, D] float32, with gradients if the caller enables them.
 

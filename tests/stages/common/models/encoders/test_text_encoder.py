@@ -70,3 +70,10 @@ def test_prefix_is_put_before_each_text(backbone_folders: dict[str, Path]) -> No
     actual = with_prefix.embed([Example("1", {"text": "it was dull"})], SILENT, "")
     expected = plain.embed([Example("1", {"text": "so it was dull"})], SILENT, "")
     assert torch.equal(actual, expected)
+
+
+def test_fraction_cut_counts_texts_with_more_tokens_than_are_read(backbone_folders: dict[str, Path]) -> None:
+    reader = TextEncoder.of(encoder(backbone_folders["bert"], max_length=8), ("text",))
+    examples = [Example(str(row), {"text": text}) for row, text in enumerate(["good film", "a good film " * 20])]
+    assert reader.fraction_cut(examples) == 0.5
+    assert reader.fraction_cut(examples[:1]) == reader.fraction_cut([]) == 0
