@@ -6,6 +6,7 @@ Labels of steps:
 row         name of its row on the leaderboard; steps that differ only in their seed share a row
 seed        the seed of the recipe, for kinds with `has_seed`
 student     name of the student, of distillation and baseline steps
+model       kind of that student: `encoder` or `tfidf`
 task        name of the task, of data and prompt steps
 pattern     name of the pattern
 member      kind of member for balanced weights: `pet`, `pet/<member>`, or the name of the step

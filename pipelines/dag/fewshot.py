@@ -32,15 +32,12 @@ from pipelines.dag.prompts import (
     token_level_prompt_steps,
 )
 from pipelines.dag.steps import make_step
+from pipelines.dag.students import baseline_step, baseline_steps, student_step, student_steps
 from pipelines.kinds import KINDS
 from pipelines.report.config import MeasuredStep, ReportConfig
 from pipelines.schema.config import PipelineConfig
-from pipelines.schema.sections.ensemble import BaselineSection, CurveMethod, StudentStage
-from stages.baseline.config import BaselineConfig
-from stages.common.models.encoders.config import StudentConfig
+from pipelines.schema.sections.ensemble import CurveMethod
 from stages.common.patterns.config import Task
-from stages.common.seeds import derive_seed
-from stages.distillation.config import DistillationConfig
 from stages.soft_labels.config import EnsembleConfig, SoftLabelsConfig
 from stages.splits.config import DataConfig, SplitsConfig
 
@@ -67,7 +64,7 @@ def build_steps(config: PipelineConfig, dropped: Collection[str] = ()) -> list[S
         labels = _soft_labels(config, main, members, tuple(sorted(dropped)))
         shards = labeled_shards_step(config, config.unlabeled_shards, members) if config.unlabeled_shards else None
         taught += [labels, *([shards] if shards else [])]
-        taught += _students(config, main, labels, shards)
+        taught += student_steps(config, main, labels, shards)
     batched, prompts = prompt_steps(config, data, ppt)
     steps = [
         *data.values(),
@@ -82,7 +79,7 @@ def build_steps(config: PipelineConfig, dropped: Collection[str] = ()) -> list[S
         *prompts,
         *token_level_prompt_steps(config, data, ppt),
         *untrained_steps(config, main, words),
-        *_baselines(config, main),
+        *baseline_steps(config, main),
         *learning_curve_steps(config, main, partial(_steps_of_methods, ppt=ppt)),
     ]
     urgency = {kind: number for number, kind in enumerate(KINDS)}
@@ -96,10 +93,10 @@ def _steps_of_methods(config: PipelineConfig, data: Step, ppt: Sequence[Step]) -
     labels = _soft_labels(config, data, members, ())
     steps: dict[CurveMethod, Step] = {
         "ensemble": labels,
-        "student": _student(config, student, config.distill.seeds[0], data, labels),
+        "student": student_step(config, student, config.distill.seeds[0], data, labels),
     }
     if config.baseline:
-        steps["baseline"] = _baseline(config, config.baseline, student, config.baseline.seeds[0], data)
+        steps["baseline"] = baseline_step(config, config.baseline, student, config.baseline.seeds[0], data)
     return steps
 
 
@@ -131,93 +128,6 @@ def _soft_labels(config: PipelineConfig, data: Step, members: tuple[Step, ...], 
         inputs={"data": data, "members": members},
         row="ensemble",
     )
-
-
-def _students(config: PipelineConfig, data: Step, labels: Step, shards: Step | None) -> list[Step]:
-    """Returns the steps of all students, teachers first. The first seed of a student teaches others."""
-    steps: dict[tuple[str, int], Step] = {}
-
-    def add(name: str) -> None:
-        teacher = config.students[name].teacher
-        if teacher is not None:
-            add(teacher)
-        for seed in config.distill.seeds:
-            if (name, seed) not in steps:
-                teacher_step = None if teacher is None else steps[teacher, config.distill.seeds[0]]
-                steps[name, seed] = _student(config, name, seed, data, labels, shards, teacher_step)
-
-    for name in config.students:
-        add(name)
-    return list(steps.values())
-
-
-def _student(
-    config: PipelineConfig,
-    name: str,
-    seed: int,
-    data: Step,
-    labels: Step,
-    shards: Step | None = None,
-    teacher: Step | None = None,
-) -> Step:
-    section = config.students[name]
-    teaches = any(student.teacher == name for student in config.students.values())
-    return make_step(
-        config,
-        f"distill/{name}/{seed}",
-        kind="distill",
-        run="stages.distillation.stage:run",
-        config=DistillationConfig.of(
-            config.distill,
-            labels=config.task.labels,
-            fields=config.task.fields,
-            student=StudentConfig.of(section),
-            training=section.training_in("distill", config.distill),
-            label_unlabeled=teaches and seed == config.distill.seeds[0],
-            max_student_examples=config.unlabeled_shards.max_student_examples if config.unlabeled_shards else None,
-            seed=_seed_of(config, "distill", seed),
-        ),
-        inputs={"data": data, "soft_labels": labels, "teacher": teacher, "shards": shards},
-        resources=config.distill.resources,
-        row=f"student/{name}",
-        student=name,
-        seed=str(seed),
-    )
-
-
-def _baselines(config: PipelineConfig, data: Step) -> list[Step]:
-    section = config.baseline
-    if section is None:
-        return []
-    return [_baseline(config, section, name, seed, data) for name in config.students for seed in section.seeds]
-
-
-def _baseline(config: PipelineConfig, section: BaselineSection, name: str, seed: int, data: Step) -> Step:
-    student = config.students[name]
-    return make_step(
-        config,
-        f"baseline/{name}/{seed}",
-        kind="baseline",
-        run="stages.baseline.stage:run",
-        config=BaselineConfig(
-            labels=config.task.labels,
-            fields=config.task.fields,
-            student=StudentConfig.of(student),
-            training=student.training_in("baseline", section),
-            num_folds=section.num_folds if seed == section.seeds[0] else None,
-            seed=_seed_of(config, "baseline", seed),
-        ),
-        inputs={"data": data},
-        resources=section.resources,
-        row=f"baseline/{name}",
-        student=name,
-        seed=str(seed),
-    )
-
-
-def _seed_of(config: PipelineConfig, stage: StudentStage, seed: int) -> int:
-    """Returns the seed of a training run. It does not depend on the name of the student, which may be renamed."""
-    return derive_seed(config.seed, f"{stage}/{seed}")
 
 
 def _report(config: PipelineConfig, steps: Sequence[Step]) -> Step:

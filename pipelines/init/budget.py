@@ -221,6 +221,9 @@ def _students_seconds(sections: Mapping[str, Any], key: str, workload: Workload)
     num_trainings = 1 + sections[key].get("num_folds", 0)
     teachers = {student.get("teacher") for student in sections["students"].values()}
     for name, student in sections["students"].items():
+        if student.get("kind") == "tfidf":
+            seconds += STEP_OVERHEAD
+            continue
         training = student["training" if key == "distill" else "baseline_training"]
         num_read = workload.num_test + (workload.num_unlabeled if key == "distill" and name in teachers else 0)
         seconds += _encoder_seconds(student, training, num_trainings, num_read, workload)

@@ -182,7 +182,9 @@ def _members(profile: RecipeProfile, parts: Parts) -> dict[str, Any]:
 
 
 def _students(profile: RecipeProfile, parts: Parts, num_unlabeled: int) -> dict[str, Any]:
-    """Returns a student per encoder. The base student has seen all soft labels, so it teaches the small one as well."""
+    """Returns a student per encoder, and one that counts words. The base student has seen all soft labels, so it
+    teaches the others as well.
+    """
     students: dict[str, Any] = {}
     for name, encoder in profile.encoders.items():
         if name == "base" and not parts.has_base_student:
@@ -198,8 +200,11 @@ def _students(profile: RecipeProfile, parts: Parts, num_unlabeled: int) -> dict[
             }
         student["baseline_training"] = _baseline_training(profile, name)
         students[name] = student
-    if num_unlabeled and len(students) > 1:
-        students["small"]["teacher"] = "base"
+    if num_unlabeled:
+        students["words"] = {"kind": "tfidf", "analyzer": profile.analyzer}
+    if num_unlabeled and "base" in students:
+        for name in ("small", "words"):
+            students[name]["teacher"] = "base"
     return students
 
 

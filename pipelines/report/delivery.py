@@ -30,9 +30,9 @@ class Delivered:
 def select_delivered(rows: Sequence[Row]) -> Delivered | None:
     """Selects the classifier to use; None if no row is a classifier.
 
-    With soft labels it is the largest student. If the cross-validated accuracy of a baseline is significantly above
-    that of the ensemble, which teaches the students, it is the baseline with the highest one. Without soft labels it is
-    the classifier with the highest cross-validated accuracy.
+    With soft labels it is the largest student with an encoder. If the cross-validated accuracy of a baseline is
+    significantly above that of the ensemble, which teaches the students, it is the baseline with the highest one.
+    Without soft labels it is the classifier with the highest cross-validated accuracy.
 
     Args:
         rows: The leaderboard.
@@ -56,8 +56,8 @@ def _taught(students: Sequence[Row], baselines: Sequence[Row], ensemble: Row | N
             reason=f"Its accuracy in cross-validation on {best.num_examples:,} labeled examples is {best.accuracy:.1%}"
             f", significantly above the {teacher.accuracy:.1%} of the ensemble, which teaches the students.",
         )
-    largest = max(students, key=_size)
-    equal = [row for row in students if _size(row) == _size(largest)]
+    largest = max(students, key=_rank)
+    equal = [row for row in students if _rank(row) == _rank(largest)]
     which = "the student"
     if len(students) > 1:
         rank = "the largest" if len(equal) == 1 else "the first of the largest"
@@ -110,6 +110,11 @@ def _validated(row: Row) -> _Validated | None:
     if row.held_out_accuracy is None or not row.num_labeled:
         return None
     return _Validated(row, row.held_out_accuracy, row.num_labeled)
+
+
+def _rank(row: Row) -> tuple[bool, int]:
+    """Returns the order of students: a pretrained encoder reads better than word counts of any number."""
+    return row.model != "tfidf", _size(row)
 
 
 def _size(row: Row) -> int:

@@ -29,9 +29,9 @@ class Row:
     """A line of the leaderboard: the mean of a method over its seeds. `steps` are the steps that were averaged.
 
     A metric is None if it is not defined for the task. `student` is the name of the student, for a student and its
-    baseline; else it is empty. `num_parameters` counts the trained and frozen parameters of a classifier; it is None
-    for other rows. `held_out_accuracy` is the accuracy on held-out parts of the labeled set, the mean over the seeds
-    that measured it; None if there are none.
+    baseline; else it is empty. `model` is its kind, `encoder` or `tfidf`. `num_parameters` counts the trained and
+    frozen parameters of a classifier; it is None for other rows. `held_out_accuracy` is the accuracy on held-out parts
+    of the labeled set, the mean over the seeds that measured it; None if there are none.
     """
 
     name: str
@@ -49,6 +49,7 @@ class Row:
     num_unlabeled: int
     trainable_parameters: int
     student: str
+    model: str
     num_parameters: int | None
     held_out_accuracy: float | None
     steps: tuple[str, ...]
@@ -92,6 +93,7 @@ def _row(steps: Sequence[MeasuredStep], results: Sequence[Mapping[str, Any]], ta
         num_unlabeled=first["num_unlabeled"],
         trainable_parameters=first["trainable_parameters"],
         student=labels.get("student", ""),
+        model=labels.get("model", ""),
         num_parameters=first.get("num_parameters"),
         held_out_accuracy=_mean_of_known([result.get("held_out_accuracy") for result in results]),
         steps=tuple(step.name for step in steps),

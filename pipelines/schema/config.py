@@ -9,6 +9,7 @@ from pydantic import BaseModel, Field, model_validator
 from pipelines.schema.sections.ensemble import (
     BaselineSection,
     DistillSection,
+    EncoderStudent,
     EnsembleSection,
     FinetunedMember,
     LearningCurveSection,
@@ -19,7 +20,7 @@ from pipelines.schema.sections.ensemble import (
     ProbeMember,
     SearchSection,
     ShardsSection,
-    StudentSection,
+    Student,
 )
 from pipelines.schema.sections.prompts import (
     PptSection,
@@ -62,8 +63,9 @@ class PipelineConfig(Config):
     """Sources and sizes of the sets."""
     backbone: BackboneConfig | None = None
     """The pretrained language model. If not set, there are no patterns, sub-models and prompts."""
-    students: dict[Name, StudentSection] = Field(min_length=1)
-    """Encoders of the final classifier, by name. Each learns from the soft labels. The report names the one to use."""
+    students: dict[Name, Student] = Field(min_length=1)
+    """Final classifiers of several sizes, by name. Each learns from the soft labels. The report names the one to use.
+    """
     zero_shot: bool = True
     """If true, also tests each pattern without training, if there is a backbone."""
     priming: PrimingSection | None = None
@@ -83,7 +85,7 @@ class PipelineConfig(Config):
     distill: DistillSection = DistillSection()
     """Distillation of the students. Without unlabeled data there is none."""
     baseline: BaselineSection | None = None
-    """The encoders of the students, trained on labeled data only. If not set, there are no baselines."""
+    """The students, trained on labeled data only. If not set, there are no baselines."""
     learning_curve: LearningCurveSection | None = None
     """Accuracy against the number of labeled examples. If not set, there is no learning curve."""
     prompts: PromptsSection | None = None
@@ -152,9 +154,14 @@ class PipelineConfig(Config):
         return max([*lengths, *(method.num_virtual_tokens for method in methods if method.init != "ppt")], default=0)
 
     @property
+    def encoder_students(self) -> dict[str, EncoderStudent]:
+        """Name -> student with an encoder."""
+        return {name: item for name, item in self.students.items() if isinstance(item, EncoderStudent)}
+
+    @property
     def encoders(self) -> dict[str, EncoderConfig]:
         """Dotted key -> encoder."""
-        students = {f"students.{name}": item for name, item in self.students.items()}
+        students = {f"students.{name}": item for name, item in self.encoder_students.items()}
         kinds = (ProbeMember, FinetunedMember)
         members = {name: item for name, item in self.members.items() if isinstance(item, kinds)}
         return {**students, **{f"members.{name}.encoder": item.encoder for name, item in members.items()}}

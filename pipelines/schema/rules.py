@@ -36,20 +36,20 @@ def check_student_training(config: PipelineConfig) -> None:
     for stage, section in sections:
         if section is None:
             continue
-        for name, student in config.students.items():
+        for name, student in config.encoder_students.items():
             if student.tune == "full" and student.training_in(stage, section) is None:
                 raise InputError(
                     f"students.{name}.tune: full needs training settings.",
                     f"Add training: {{learning_rate: 0.00005, epochs: 3}}, or set students.{name}.tune: head.",
                     key=f"{stage}.training",
                 )
-        if section.training is not None and all(student.tune == "head" for student in config.students.values()):
+        if section.training is not None and all(student.tune == "head" for student in config.encoder_students.values()):
             raise InputError(
-                "every student has tune: head, which fits a linear head, without training steps.",
+                "every student is fitted, without training steps (tune: head, or kind: tfidf).",
                 "Remove training, or set tune: full for a student.",
                 key=f"{stage}.training",
             )
-    for name, student in config.students.items():
+    for name, student in config.encoder_students.items():
         if student.baseline_training is not None and config.baseline is None:
             raise InputError(
                 "the recipe has no section baseline.",
@@ -103,10 +103,10 @@ def _trainings(
         ("distill.training", config.distill.training, own),
         ("ppt.training", config.ppt.training if config.ppt else None, ()),
         ("baseline.training", config.baseline.training if config.baseline else None, own),
-        *((f"students.{name}.training", item.training, own) for name, item in config.students.items()),
+        *((f"students.{name}.training", item.training, own) for name, item in config.encoder_students.items()),
         *(
             (f"students.{name}.baseline_training", item.baseline_training, own)
-            for name, item in config.students.items()
+            for name, item in config.encoder_students.items()
         ),
     ]
     if prompts:

@@ -1,4 +1,4 @@
-"""The TF-IDF stage: trains an ensemble member that counts words, in seconds and without a pretrained model.
+"""The TF-IDF stage: trains a member or a baseline that counts words, in seconds and without a pretrained model.
 
 It knows nothing about language but reads whole texts, so it makes other errors than encoders and language models, and
 it shows what the ten lines of scikit-learn give that a user would try first.
@@ -7,6 +7,7 @@ it shows what the ten lines of scikit-learn give that a user would try first.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -48,16 +49,20 @@ def run(config: TfidfConfig, inputs: Inputs, out: Path, recorder: Recorder, engi
     del engine
     train_set = load_examples(inputs.data / "train.jsonl")
     if not train_set:
-        raise InputError("TF-IDF needs labeled examples.", "Add some, or remove the member.", key="members")
+        raise InputError("TF-IDF needs labeled examples.", "Add some, or remove this step from the recipe.")
+
+    new = partial(TfidfClassifier.of, config, config.labels, config.fields)
 
     def fit_and_predict(fold: int, fitted: Indices, held_out: Indices) -> NDArray[np.float64]:
         del fold
-        classifier = _new(config).fit([train_set[row] for row in fitted])
-        return classifier.predict([train_set[row] for row in held_out], NullRecorder(), "")
+        fold_classifier = new().fit([train_set[row] for row in fitted])
+        return fold_classifier.predict([train_set[row] for row in held_out], NullRecorder(), "")
 
-    gold = [config.labels.index(item.label or "") for item in train_set]
-    held_out = held_out_logits(gold, len(config.labels), config.num_folds, fit_and_predict)
-    classifier = _new(config).fit(train_set)
+    held_out = None
+    if config.num_folds:
+        gold = [config.labels.index(item.label or "") for item in train_set]
+        held_out = held_out_logits(gold, len(config.labels), config.num_folds, fit_and_predict)
+    classifier = new().fit(train_set)
     test = write_member_logits(classifier, config.labels, inputs.data, out, recorder, held_out)
     (out / "model").mkdir()
     classifier.save(out / "model")
@@ -69,7 +74,3 @@ def run(config: TfidfConfig, inputs: Inputs, out: Path, recorder: Recorder, engi
         trainable_parameters=classifier.num_parameters,
         num_parameters=classifier.num_parameters,
     )
-
-
-def _new(config: TfidfConfig) -> TfidfClassifier:
-    return TfidfClassifier(config.labels, config.fields, config.analyzer, config.regularization_c)

@@ -34,7 +34,7 @@ def labels_of(name: str) -> dict[str, str]:
     if kind in KINDS and KINDS[kind].row:
         labels["row"] = "/".join([{"soft_labels": "ensemble", "distill": "student"}.get(kind, kind), *rest])
     if kind in ("distill", "baseline"):
-        labels["student"] = rest[0]
+        labels |= {"student": rest[0], "model": "encoder"}
     if kind in ("pet", "zero_shot", "priming"):
         generation = next((part[1:] for part in rest[:-1] if part[1:].isdigit()), "0")
         labels |= {"pattern": rest[-1]} | ({"member": "pet", "generation": generation} if kind == "pet" else {})

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal, Self
+from typing import Annotated, Any, Literal, Self
 
-from pydantic import Field, model_validator
+from pydantic import Discriminator, Field, Tag, model_validator
 
 from pipelines.schema.sections.resources import (
     FullTrainingSection,
@@ -18,6 +18,7 @@ from stages.common.config import Config, Name
 from stages.common.errors import InputError
 from stages.common.models.backbones.config import BackboneConfig
 from stages.common.models.encoders.config import EncoderConfig, StudentConfig
+from stages.common.models.tfidf_config import TfidfSettings
 from stages.common.training.config import TrainingConfig
 from stages.common.training.student_config import StudentSettings
 from stages.distillation.config import DistillationSettings
@@ -26,7 +27,6 @@ from stages.pet.verbalizer_search.config import SearchConfig
 from stages.probe.config import ProbeSettings
 from stages.soft_labels.config import EnsembleConfig
 from stages.soft_labels.sharded.config import ShardsConfig
-from stages.tfidf.config import TfidfSettings
 
 CurveMethod = Literal["baseline", "ensemble", "student"]
 """Methods that the learning curve can compare."""
@@ -115,6 +115,8 @@ class TfidfMember(Section, TfidfSettings):
 
     kind: Literal["tfidf"]
     """tfidf: logistic regression on TF-IDF features."""
+    num_folds: int = Field(4, ge=2)
+    """Folds of the cross-validation on the labeled examples."""
 
 
 Member = Annotated[PetMember | ProbeMember | FinetunedMember | TfidfMember, Field(discriminator="kind")]
@@ -149,9 +151,11 @@ class ShardsSection(StreamSection, ShardsConfig):
     """Maximum number of examples for a student, sampled from the examples that distill keeps."""
 
 
-class StudentSection(StudentConfig):
-    """A student: its encoder, and training settings of its own."""
+class EncoderStudent(StudentConfig):
+    """A student with an encoder, and training settings of its own."""
 
+    kind: Literal["encoder"] = "encoder"
+    """encoder: a pretrained encoder with a linear head."""
     teacher: Name | None = None
     """Another student that teaches this one, together with the ensemble. If not set, the ensemble alone."""
     training: TrainingConfig | None = None
@@ -176,16 +180,37 @@ class StudentSection(StudentConfig):
         return own or (section.training if self.tune == "full" else None)
 
 
+class TfidfStudent(TfidfSettings):
+    """A student that counts words: small and fast, without a pretrained model."""
+
+    kind: Literal["tfidf"]
+    """tfidf: logistic regression on TF-IDF features. Nothing in it is random, so it has one seed."""
+    teacher: Name | None = None
+    """Another student that teaches this one, together with the ensemble. If not set, the ensemble alone."""
+
+
+def _kind_of(student: Any) -> str:
+    """Returns the kind of a student; `encoder` is the default."""
+    if isinstance(student, dict):
+        return str(student.get("kind", "encoder"))
+    return str(getattr(student, "kind", "encoder"))
+
+
+Student = Annotated[
+    Annotated[EncoderStudent, Tag("encoder")] | Annotated[TfidfStudent, Tag("tfidf")], Discriminator(_kind_of)
+]
+
+
 class DistillSection(FullTrainingSection, DistillationSettings):
-    """The students, trained on soft labels. `training` is for all students without their own."""
+    """The students, trained on soft labels. `training` is for all students with an encoder but without their own."""
 
     seeds: tuple[int, ...] = Field((0,), min_length=1)
     """Seeds. Each student is trained once per seed."""
 
 
 class BaselineSection(FullTrainingSection, StudentSettings, BaselineSettings):
-    """The encoders of the students, trained on the labeled examples only. `training` is for all baselines without their
-    own (`baseline_training` of a student).
+    """The students, trained on the labeled examples only. `training` is for all encoders without their own
+    (`baseline_training` of a student).
     """
 
     seeds: tuple[int, ...] = Field((0,), min_length=1)

@@ -19,6 +19,8 @@ def eval_batch_tokens(configured: int | None = None, *, on_gpu: bool) -> int:
     return configured or (EVAL_BATCH_TOKENS_GPU if on_gpu else EVAL_BATCH_TOKENS)
 
 
+Analyzer = Literal["word", "char"]
+"""Units of the n-grams that TF-IDF counts."""
 Pooling = Literal["mean", "cls", "last"]
 Precision = Literal["auto", "fp32", "bf16"]
 CONTENT_FREE_TEXTS = ("N/A", "[MASK]", "...")

@@ -8,7 +8,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -18,11 +18,14 @@ from sklearn.linear_model import LogisticRegression
 
 from stages.common.errors import InputError
 from stages.common.examples import Example
+from stages.common.models.config import Analyzer
+from stages.common.models.tfidf_config import TfidfSettings
 from stages.common.protocols import Recorder
 
 TFIDF_FILE = "tfidf.json"
 WEIGHTS_FILE = "tfidf.safetensors"
-Analyzer = Literal["word", "char"]
+MIN_PROBABILITY = 0.01
+"""A label with a lower probability for an example is not fitted to it: most of many labels have one near 0."""
 _NGRAMS: dict[Analyzer, tuple[int, int]] = {"word": (1, 2), "char": (1, 4)}
 
 
@@ -34,21 +37,42 @@ class TfidfClassifier:
         fields: Fields to read, joined by a line break.
         analyzer: Units of the n-grams.
         regularization_c: C of scikit-learn's LogisticRegression.
+        max_features: Maximum number of n-grams. The most frequent ones are kept.
     """
 
     def __init__(
-        self, labels: Sequence[str], fields: Sequence[str], analyzer: Analyzer, regularization_c: float = 10.0
+        self,
+        labels: Sequence[str],
+        fields: Sequence[str],
+        analyzer: Analyzer,
+        regularization_c: float = 10.0,
+        max_features: int | None = None,
     ) -> None:
         self.labels = tuple(labels)
         self.fields = tuple(fields)
         self.analyzer: Analyzer = analyzer
         self.regularization_c = regularization_c
-        self.vectorizer = _vectorizer(analyzer)
+        self.vectorizer = _vectorizer(analyzer, max_features)
         self.weight = np.zeros((len(self.labels), 0))
         self.bias = np.zeros(len(self.labels))
 
-    def fit(self, examples: Sequence[Example]) -> TfidfClassifier:
-        """Fits vocabulary and weights to labeled examples. A label without an example is never predicted.
+    @classmethod
+    def of(cls, config: TfidfSettings, labels: Sequence[str], fields: Sequence[str]) -> TfidfClassifier:
+        """Returns a classifier that is not fitted yet."""
+        return cls(labels, fields, config.analyzer, config.regularization_c, config.max_features)
+
+    def fit(
+        self,
+        examples: Sequence[Example],
+        targets: NDArray[np.float64] | None = None,
+        weights: NDArray[np.float64] | None = None,
+    ) -> TfidfClassifier:
+        """Fits vocabulary and weights. A label without an example is never predicted.
+
+        Args:
+            examples: [n] examples.
+            targets: [n, C] probabilities of the labels. Default: the gold labels.
+            weights: [n] weight of each example. Default: 1.
 
         Raises:
             InputError: the texts have no words.
@@ -56,15 +80,20 @@ class TfidfClassifier:
         try:
             features = self.vectorizer.fit_transform(self._texts(examples))
         except ValueError as error:  # the only one that scikit-learn raises for texts: the vocabulary is empty
-            raise InputError("the labeled texts have no words.", "Set analyzer: char.", key="analyzer") from error
-        gold = [self.labels.index(item.label or "") for item in examples]
+            raise InputError("the training texts have no words.", "Set analyzer: char.", key="analyzer") from error
+        if targets is None:
+            targets = np.eye(len(self.labels))[[self.labels.index(item.label or "") for item in examples]]
+        # scikit-learn takes one label per row: an example has a row per probable label, with its probability as weight
+        rows, fitted_labels = np.nonzero(targets >= MIN_PROBABILITY)
+        sample_weights = targets[rows, fitted_labels] * (1.0 if weights is None else weights[rows])
         self.weight = np.zeros((len(self.labels), features.shape[1]))
         self.bias = np.full(len(self.labels), -100.0)
-        known = sorted(set(gold))
+        known = np.unique(fitted_labels)
         if len(known) == 1:
             self.bias[known] = 0.0
             return self
-        model = LogisticRegression(C=self.regularization_c, max_iter=1000).fit(features, gold)
+        model = LogisticRegression(C=self.regularization_c, max_iter=1000)
+        model.fit(features[rows], fitted_labels, sample_weights)
         is_binary = len(known) == 2  # then scikit-learn fits one vector, for the second label
         self.weight[known] = np.concatenate([-model.coef_ / 2, model.coef_ / 2]) if is_binary else model.coef_
         self.bias[known] = (
@@ -103,7 +132,7 @@ class TfidfClassifier:
         """Loads the classifier that `save` wrote."""
         metadata = json.loads((folder / TFIDF_FILE).read_text(encoding="utf-8"))
         classifier = cls(metadata["labels"], metadata["fields"], metadata["analyzer"], metadata["regularization_c"])
-        classifier.vectorizer = _vectorizer(classifier.analyzer, metadata["vocabulary"])
+        classifier.vectorizer = _vectorizer(classifier.analyzer, vocabulary=metadata["vocabulary"])
         tensors = load_file(folder / WEIGHTS_FILE)
         classifier.vectorizer.idf_ = tensors["idf"]
         classifier.weight, classifier.bias = tensors["weight"], tensors["bias"]
@@ -113,13 +142,14 @@ class TfidfClassifier:
         return ["\n".join(item.fields[name] for name in self.fields) for item in examples]
 
 
-def _vectorizer(analyzer: Analyzer, vocabulary: Sequence[str] | None = None) -> Any:
+def _vectorizer(analyzer: Analyzer, max_features: int | None = None, *, vocabulary: Sequence[str] | None = None) -> Any:
     terms = None if vocabulary is None else {term: number for number, term in enumerate(vocabulary)}
     # one-letter words count: they are whole words in some languages, and signs of a label in others
     return TfidfVectorizer(
         analyzer=analyzer,
         ngram_range=_NGRAMS[analyzer],
         sublinear_tf=True,
+        max_features=max_features,
         vocabulary=terms,
         token_pattern=r"(?u)\b\w+\b" if analyzer == "word" else None,
     )

@@ -50,8 +50,9 @@ def test_build_steps_makes_all_steps_of_a_recipe(recipe: str) -> None:
         *(f"pet/{pattern}/{seed}" for pattern in config.task.patterns for seed in config.pet.seeds),
         *(f"{member.kind}/{name}" for name, member in config.members.items()),
         "soft_labels",
-        *(f"distill/{student}/{seed}" for student in config.students for seed in config.distill.seeds),
-        *(f"baseline/{student}/{seed}" for student in config.students for seed in config.baseline.seeds),
+        *(f"distill/{student}/{seed}" for student in config.encoder_students for seed in config.distill.seeds),
+        *(f"baseline/{student}/{seed}" for student in config.encoder_students for seed in config.baseline.seeds),
+        *(f"{kind}/words/0" for kind in ("distill", "baseline") if "words" in config.students),
         *(
             f"prompts/{task}/{method}/{seed}"
             for task in ("rotten_tomatoes", "plot_or_quote")
@@ -118,7 +119,7 @@ def test_each_step_reads_only_the_steps_that_it_needs(recipe: str) -> None:
             "tfidf": {main},
             "baseline": {main},
             "soft_labels": {main, *(name for name, item in steps.items() if KINDS[item.kind].votes)},
-            "distill": {main, "soft_labels", *(teachers if step.labels.get("student") == "small" else ())},
+            "distill": {main, "soft_labels", *(teachers if step.labels.get("student") != "base" else ())},
             "prompts": {f"data/{task}", *(["ppt/pair"] if method == "ppt" else [])},
             "report": set(steps) - {"report"},
         }
@@ -198,8 +199,25 @@ def test_each_student_has_its_steps_settings_and_labels() -> None:
     assert (rates["distill/small/0"], rates["distill/large/0"], rates["distill/frozen/0"]) == (0.5, 1e-4, None)
     assert (rates["baseline/small/0"], rates["baseline/large/0"], rates["baseline/frozen/0"]) == (1e-4, 0.1, None)
     assert own["distill/large/1"].config.student.max_length == 9
-    assert own["distill/large/1"].labels == {"row": "student/large", "student": "large", "seed": "1"}
-    assert own["baseline/large/1"].labels == {"row": "baseline/large", "student": "large", "seed": "1"}
+    assert own["distill/large/1"].labels == {
+        "row": "student/large", "student": "large", "model": "encoder", "seed": "1",
+    }  # fmt: skip
+    assert own["baseline/large/1"].labels == {
+        "row": "baseline/large", "student": "large", "model": "encoder", "seed": "1",
+    }  # fmt: skip
+
+
+def test_a_student_that_counts_words_has_one_seed_and_no_training() -> None:
+    words = "students.words={kind: tfidf, analyzer: char, teacher: small}"
+    steps = plan("smoke", words, "distill.gold_weight=0.3", "baseline.num_folds=3")
+    own = {step.name: step for step in steps.values() if step.labels.get("student") == "words"}
+    student, baseline = own["distill/words/0"], own["baseline/words/0"]
+    assert len(own) == 2
+    assert upstream(student) == {"data/rotten_tomatoes", "soft_labels", "distill/small/0"}
+    assert (student.config.analyzer, student.config.gold_weight) == ("char", 0.3)
+    assert (baseline.config.analyzer, baseline.config.num_folds) == ("char", 3)
+    assert student.labels == {"row": "student/words", "student": "words", "model": "tfidf", "seed": "0"}
+    assert steps["distill/small/0"].config.label_unlabeled and not steps["distill/small/1"].config.label_unlabeled
 
 
 def test_the_name_of_a_student_does_not_change_its_seed() -> None:

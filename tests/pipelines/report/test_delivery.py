@@ -17,7 +17,8 @@ def row(name: str, validated: float | None = None, *, test: float = 0.5, **more:
     values: dict[str, Any] = {
         "task": "films", "macro_f1": accuracy, "mcc": None, "ece": None, "exact_match": None, "entity_f1": None,
         "num_seeds": 1, "num_test": 100, "num_labeled": 100, "num_unlabeled": 0, "trainable_parameters": 10,
-        "student": student, "num_parameters": None if kind == "probe" else 1000, "steps": (name,),
+        "student": student, "model": "encoder" if student else "", "steps": (name,),
+        "num_parameters": None if kind == "probe" else 1000,
     }  # fmt: skip
     return Row(name=name, kind=kind, accuracy=accuracy, held_out_accuracy=validated, **(values | more))
 
@@ -60,6 +61,12 @@ def test_the_first_of_equally_large_students_is_delivered() -> None:
 def test_the_size_counts_frozen_parameters() -> None:
     frozen = row("student/frozen", num_parameters=20_000, trainable_parameters=2)
     assert delivered(ENSEMBLE, LARGE, frozen).row == "student/frozen"
+
+
+def test_word_counts_are_delivered_only_without_a_student_with_an_encoder() -> None:
+    words = row("student/words", num_parameters=90_000, model="tfidf")
+    assert delivered(ENSEMBLE, SMALL, words).row == "student/small"
+    assert delivered(ENSEMBLE, words).row == "student/words"
 
 
 @pytest.mark.parametrize("test", [0.0, 1.0])

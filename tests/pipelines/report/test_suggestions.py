@@ -22,6 +22,7 @@ def row(name: str, kind: str, accuracy: float, std: float | None = None, **more:
         "ece": MeanStd(mean=0.02, std=None), "exact_match": None, "entity_f1": None,
         "num_seeds": 1 if std is None else 3, "num_test": 2000, "num_labeled": 32, "num_unlabeled": 1000,
         "trainable_parameters": 9, "student": name.partition("/")[2] if kind in ("student", "baseline") else "",
+        "model": "encoder" if kind in ("student", "baseline") else "",
         "num_parameters": None, "held_out_accuracy": None,
         "steps": (STEPS.get(name) or (name if "zero" in name else f"{name}/0"),),
     }  # fmt: skip

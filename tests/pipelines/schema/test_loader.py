@@ -156,7 +156,7 @@ def test_read_recipe_names_the_file_for_a_missing_section(tmp_path: Path) -> Non
     error = error_of(write(tmp_path, TEXT.replace("students:\n  small:\n    asset: models/student\n", "")))
     assert (error.key, error.problem) == ("students", "the key is missing.")
     assert error.where == str(tmp_path / "films.yaml")
-    assert "Encoders of the final classifier" in error.remedy
+    assert "Final classifiers of several sizes" in error.remedy
 
 
 @pytest.mark.parametrize("labels", ["[no, yes]", "[0, 1]", "[1.5, 2.5]"])

@@ -26,7 +26,8 @@ from stages.common.models.encoders.text_encoder import TextEncoder
 from stages.common.training.config import EarlyStopping, TrainingConfig
 from stages.distillation import stage as distillation
 from stages.distillation.config import DistillationConfig
-from stages.distillation.stage import distillation_loss, select_confident, shard_examples
+from stages.distillation.examples import select_confident, shard_examples
+from stages.distillation.stage import distillation_loss
 from tests.support.small_models import film_example
 from tests.support.stage_runs import LABELS, SILENT, Kept, assert_a_seed_decides, logits_of, run, written
 
