@@ -227,6 +227,8 @@ class _Run:
             resources=step.step.resources,
             attempt=attempt,
             run_id=step.run_id,
+            files=step.step.files,
+            identify=self._options.identify,
             ttl_s=self._options.ttl_s,
             engine=self._options.engine,
             key_options=self._key_options,
