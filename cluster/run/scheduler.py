@@ -95,6 +95,8 @@ class _Run:
         self._signals = signals
         self._tasks: TaskPool | None = None
         self._drained_at_s = 0.0
+        self._reported: set[str] = set()
+        """Problems of which the user was informed."""
         self._kill_at_s: float | None = None
         """After Ctrl-C: the time at which steps that still run are killed."""
 
@@ -114,6 +116,8 @@ class _Run:
 
     def wait(self) -> None:
         """Waits for a task to end, for progress, or for another driver."""
+        if reason := self._leases.restart():
+            self.warn(f"the heartbeats of the leases stopped ({reason}) and were started again.")
         if self._tasks is None or not len(self._tasks):
             time.sleep(min(MAX_SLEEP_S, self._options.poll_s))
             return
@@ -123,6 +127,12 @@ class _Run:
             self._drain()
         for task in finished:
             self._finish(task)
+
+    def warn(self, problem: str, remedy: str = "") -> None:
+        """Reports a problem that ends no step, once."""
+        if problem not in self._reported:
+            self._reported.add(problem)
+            self._emit(events.Warned(problem, remedy))
 
     def report_stopped(self) -> None:
         """Reports the steps that have no result because the run was interrupted."""
