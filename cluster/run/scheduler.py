@@ -22,6 +22,7 @@ from cluster.steps.task_spec import TaskSpec, input_indices
 from cluster.store.base import Store
 from cluster.store.lease import Leases
 from cluster.store.manifest import Manifest
+from cluster.store.retries import reporting
 from cluster.tracking.tracker import NullTracker, TrackedStep, Tracker
 
 STOP_WITHIN_S = 30.0
@@ -61,6 +62,7 @@ def execute(
         run = _Run(
             planned, store, options, leases=leases, tracker=tracker, on_event=emit, resources=stack, signals=signals
         )
+        stack.enter_context(reporting(run.warn))
         while run.advance():
             run.wait()
         run.report_stopped()
@@ -195,6 +197,9 @@ class _Run:
         slot = self._store.slot(step.name, step.fingerprint)
         try:
             token = self._leases.acquire(slot, step.name)
+            # Another driver may have run the step after the plan was made.
+            manifest = self._store.inspect(step.name, step.fingerprint, self._options.verify).manifest
+            last_failure = self._store.failure(step.name, step.fingerprint)
         except LeaseHeldError as held:
             step.retry_at_s = time.monotonic() + self._options.poll_s
             if not step.is_wait_reported:
@@ -202,16 +207,15 @@ class _Run:
                 self._emit(events.StepWaiting(step.name, held.owner))
             return False
         except StoreError as error:
+            self._leases.release(slot)
             step.num_attempts += 1
             is_transient = getattr(error, "transient", False)
             self._fail(step, StepFailedError(step.name, error.problem, remedy=error.remedy, transient=is_transient))
             return not step.is_open
-        # Another driver may have run the step after the plan was made.
-        manifest = self._store.inspect(step.name, step.fingerprint, self._options.verify).manifest
         if manifest is not None and not step.planned.forced and step.fits_upstream(manifest):
             self._leases.release(slot)
             return self._use_cached(step, manifest)
-        self._submit(step, token)
+        self._submit(step, token, last_failure.attempt + 1 if last_failure is not None else 1)
         return False
 
     def _has_room(self, step: Step) -> bool:
@@ -221,10 +225,8 @@ class _Run:
             return False
         return self._tasks.fits(step.resources)
 
-    def _submit(self, step: StepState, token: str) -> None:
+    def _submit(self, step: StepState, token: str, attempt: int) -> None:
         tasks = self._connected()
-        last_failure = self._store.failure(step.name, step.fingerprint)
-        attempt = last_failure.attempt + 1 if last_failure is not None else 1
         step.run_id = self._tracker.start_step(_tracked(step), attempt)
         spec = TaskSpec(
             step=step.name,

@@ -26,6 +26,7 @@ from typing import Protocol
 
 from cluster.errors import LeaseHeldError, StoreError
 from cluster.store.files import write_atomic
+from cluster.store.retries import budget
 
 TTL_S = 30.0
 """Seconds without a heartbeat after which a lease expires."""
@@ -178,7 +179,7 @@ class Leases:
         slot = _backend(slot)
         lease = Lease(owner=self.owner, token=os.urandom(16).hex())
         try:
-            current = slot.read()
+            current = self._read(slot)
             while current is None or self._is_expired(slot, current):
                 if slot.compare_and_swap(current.token if current else None, lease):
                     break
@@ -213,7 +214,9 @@ class Leases:
         for slot, lease in acquired:
             renewed = replace(lease, heartbeat=lease.heartbeat + 1)
             try:
-                is_renewed = _renew(slot, lease.token, renewed)
+                # A call that is repeated for minutes would let all other leases expire.
+                with budget(0):
+                    is_renewed = _renew(slot, lease.token, renewed)
             except (OSError, StoreError):
                 # The disk is full or the store unreachable. If that lasts, the lease expires and the commit fails.
                 continue
@@ -241,6 +244,18 @@ class Leases:
             self._observed[slot] = (lease.token, lease.heartbeat, now)
             return False
         return now - unchanged_since > self.ttl_s
+
+    def _read(self, slot: LeaseBackend) -> Lease | None:
+        """Reads a lease. After an outage of the store, in which no owner could renew, its time starts again."""
+        started = self._clock()
+        try:
+            lease = slot.read()
+        except StoreError:
+            self._observed.pop(slot, None)
+            raise
+        if self._clock() - started > self.ttl_s / BEATS_PER_TTL:
+            self._observed.pop(slot, None)
+        return lease
 
     def _start(self) -> None:
         self._thread = threading.Thread(target=self._keep_beating, name="leases", daemon=True)

@@ -118,6 +118,34 @@ def test_context_renews_and_releases(tmp_path: Path) -> None:
     assert read_lease(tmp_path) is None
 
 
+class SlowStore:
+    """A lease whose reads take `outage_s` seconds, as in an outage of the store."""
+
+    def __init__(self, clock: Clock) -> None:
+        self.clock = clock
+        self.outage_s = 0.0
+        self.lease = remote_lease()
+
+    def read(self) -> Lease:
+        self.clock.now += self.outage_s
+        return self.lease
+
+    def compare_and_swap(self, token: str | None, lease: Lease | None, *, sync: bool = True) -> bool:
+        return True
+
+
+def test_outage_of_the_store_expires_no_lease(tmp_path: Path) -> None:
+    """Nobody can renew a lease then, and the driver that waits sees an old heartbeat after it."""
+    clock = Clock()
+    leases, slot = Leases(ttl_s=30, clock=clock), SlowStore(clock)
+    for slot.outage_s in (0, 25, 200, 0, 29):
+        with pytest.raises(LeaseHeldError):
+            leases.acquire(slot, "a")
+    clock.now += 31
+    slot.outage_s = 0
+    leases.acquire(slot, "a")
+
+
 UNREADABLE = [b"", b'{"owner": {"host"', b"\x00" * 64, b"[1, 2]", b"7", b'"text"', b'{"owner": 1}', b"<html>503</html>"]
 
 
