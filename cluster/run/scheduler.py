@@ -120,6 +120,8 @@ class _Run:
         """Waits for a task to end, for progress, or for another driver."""
         if reason := self._leases.restart():
             self.warn(f"the heartbeats of the leases stopped ({reason}) and were started again.")
+        for problem in self._tracker.new_problems():
+            self.warn(problem, "Results are not affected.")
         if self._tasks is None or not len(self._tasks):
             time.sleep(min(MAX_SLEEP_S, self._options.poll_s))
             return
