@@ -9,6 +9,7 @@ ClusterError
 │   ├── LeaseLostError        another driver took this step over; nothing was committed
 │   ├── OutdatedManifestError a version with another manifest format committed the result
 │   └── CorruptResultError    committed files are missing or changed
+├── SourceChangedError        code or data changed while a step ran; nothing was committed
 ├── AcceptError               more than code and library versions differs from a result that a user accepts
 ├── MissingUpstreamError      a step was selected, but a result that it needs is not committed
 ├── StepFailedError           a step's own function failed, or its worker died
@@ -27,6 +28,7 @@ from __future__ import annotations
 
 import errno
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 
@@ -112,6 +114,16 @@ class CorruptResultError(StoreError):
         )
         self.step = step
         self.problems = problems
+
+
+class SourceChangedError(ClusterError):
+    """A file of code or data was written while a step ran, so its result may not be that of its key."""
+
+    def __init__(self, path: Path) -> None:
+        super().__init__(
+            f"{path} was written while the step ran, so the result was not committed.",
+            "Run the pipeline again, and edit no code or data while a step reads it.",
+        )
 
 
 class AcceptError(ClusterError):

@@ -72,6 +72,14 @@ class RayStarting:
 
 
 @dataclass(frozen=True, slots=True)
+class Warned:
+    """Something outside the steps fails, and the run continues. Each problem is reported once."""
+
+    problem: str
+    remedy: str = ""
+
+
+@dataclass(frozen=True, slots=True)
 class Interrupted:
     """Ctrl-C. `steps` are running: they are canceled or finish their commit. `at_once`: the process ends now."""
 
@@ -80,6 +88,14 @@ class Interrupted:
 
 
 Event: TypeAlias = (
-    StepStarted | StepProgress | StepFinished | StepFailed | StepBlocked | StepWaiting | RayStarting | Interrupted
+    StepStarted
+    | StepProgress
+    | StepFinished
+    | StepFailed
+    | StepBlocked
+    | StepWaiting
+    | RayStarting
+    | Warned
+    | Interrupted
 )
 EventHandler = Callable[[Event], None]

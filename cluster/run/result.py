@@ -18,6 +18,7 @@ class RunOptions(Selection):
     Args:
         engine: Class of the engine for steps with one process, as `module:class`. It is called with `checkpoint_dir`,
             `graceful_stop` and `map_batches`.
+        identify: Function that computes the digest of a local file or folder of `Step.files`, as `module:function`.
         keep_going: After a failure, run every step that does not need the failed one. If False, run only the steps
             that were ready at that moment.
         max_parallel: Maximum number of steps at a time; None: as many as the cluster has room for.
@@ -29,6 +30,7 @@ class RunOptions(Selection):
     """
 
     engine: str
+    identify: str = "cluster.store.files:file_digest"
     keep_going: bool = False
     max_parallel: int | None = None
     address: str | None = None

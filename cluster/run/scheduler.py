@@ -22,6 +22,7 @@ from cluster.steps.task_spec import TaskSpec, input_indices
 from cluster.store.base import Store
 from cluster.store.lease import Leases
 from cluster.store.manifest import Manifest
+from cluster.store.retries import reporting
 from cluster.tracking.tracker import NullTracker, TrackedStep, Tracker
 
 STOP_WITHIN_S = 30.0
@@ -61,6 +62,7 @@ def execute(
         run = _Run(
             planned, store, options, leases=leases, tracker=tracker, on_event=emit, resources=stack, signals=signals
         )
+        stack.enter_context(reporting(run.warn))
         while run.advance():
             run.wait()
         run.report_stopped()
@@ -95,6 +97,8 @@ class _Run:
         self._signals = signals
         self._tasks: TaskPool | None = None
         self._drained_at_s = 0.0
+        self._reported: set[str] = set()
+        """Problems of which the user was informed."""
         self._kill_at_s: float | None = None
         """After Ctrl-C: the time at which steps that still run are killed."""
 
@@ -114,6 +118,10 @@ class _Run:
 
     def wait(self) -> None:
         """Waits for a task to end, for progress, or for another driver."""
+        if reason := self._leases.restart():
+            self.warn(f"the heartbeats of the leases stopped ({reason}) and were started again.")
+        for problem in self._tracker.new_problems():
+            self.warn(problem, "Results are not affected.")
         if self._tasks is None or not len(self._tasks):
             time.sleep(min(MAX_SLEEP_S, self._options.poll_s))
             return
@@ -123,6 +131,12 @@ class _Run:
             self._drain()
         for task in finished:
             self._finish(task)
+
+    def warn(self, problem: str, remedy: str = "") -> None:
+        """Reports a problem that ends no step, once."""
+        if problem not in self._reported:
+            self._reported.add(problem)
+            self._emit(events.Warned(problem, remedy))
 
     def report_stopped(self) -> None:
         """Reports the steps that have no result because the run was interrupted."""
@@ -185,6 +199,9 @@ class _Run:
         slot = self._store.slot(step.name, step.fingerprint)
         try:
             token = self._leases.acquire(slot, step.name)
+            # Another driver may have run the step after the plan was made.
+            manifest = self._store.inspect(step.name, step.fingerprint, self._options.verify).manifest
+            last_failure = self._store.failure(step.name, step.fingerprint)
         except LeaseHeldError as held:
             step.retry_at_s = time.monotonic() + self._options.poll_s
             if not step.is_wait_reported:
@@ -192,16 +209,15 @@ class _Run:
                 self._emit(events.StepWaiting(step.name, held.owner))
             return False
         except StoreError as error:
+            self._leases.release(slot)
             step.num_attempts += 1
             is_transient = getattr(error, "transient", False)
             self._fail(step, StepFailedError(step.name, error.problem, remedy=error.remedy, transient=is_transient))
             return not step.is_open
-        # Another driver may have run the step after the plan was made.
-        manifest = self._store.inspect(step.name, step.fingerprint, self._options.verify).manifest
         if manifest is not None and not step.planned.forced and step.fits_upstream(manifest):
             self._leases.release(slot)
             return self._use_cached(step, manifest)
-        self._submit(step, token)
+        self._submit(step, token, last_failure.attempt + 1 if last_failure is not None else 1)
         return False
 
     def _has_room(self, step: Step) -> bool:
@@ -211,10 +227,8 @@ class _Run:
             return False
         return self._tasks.fits(step.resources)
 
-    def _submit(self, step: StepState, token: str) -> None:
+    def _submit(self, step: StepState, token: str, attempt: int) -> None:
         tasks = self._connected()
-        last_failure = self._store.failure(step.name, step.fingerprint)
-        attempt = last_failure.attempt + 1 if last_failure is not None else 1
         step.run_id = self._tracker.start_step(_tracked(step), attempt)
         spec = TaskSpec(
             step=step.name,
@@ -227,6 +241,8 @@ class _Run:
             resources=step.step.resources,
             attempt=attempt,
             run_id=step.run_id,
+            files=step.step.files,
+            identify=self._options.identify,
             ttl_s=self._options.ttl_s,
             engine=self._options.engine,
             key_options=self._key_options,

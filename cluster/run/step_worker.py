@@ -15,18 +15,18 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from cluster.errors import ClusterError, LeaseLostError, PreemptedError, StepFailedError, StoreError, is_transient
+from cluster.errors import LeaseLostError, PreemptedError, StepFailedError, StoreError, is_transient
 from cluster.parallel.streaming import map_batches
 from cluster.parallel.worker_signals import StopRequest, redirect_output, set_num_threads
 from cluster.redaction import redact, redact_file
 from cluster.run.watchdog import Watchdog, is_shutting_down
 from cluster.steps.code_digests import versions
-from cluster.steps.fingerprint import code_components
+from cluster.steps.source_files import SourceFiles
 from cluster.steps.step import resolve
 from cluster.steps.task_spec import TaskSpec, build_inputs
 from cluster.store.base import StagedResult, Store
 from cluster.store.location import open_store
-from cluster.store.manifest import CODE_PARTS, FileEntry, Manifest, differences
+from cluster.store.manifest import FileEntry, Manifest
 from cluster.tracking.recorder import BatchRecorder, LogBatch
 
 
@@ -89,10 +89,10 @@ class _Attempt:
                 raise PreemptedError
             with Watchdog(self.store.slot(spec.step, spec.key.fingerprint), spec.token, spec.ttl_s) as watchdog:
                 try:
-                    _check_code(spec)
+                    sources = SourceFiles(spec)
                     set_num_threads(spec.resources.cpus)
                     staged = self.store.begin(spec.step, spec.key.fingerprint, spec.token)
-                    return self._compute_and_commit(staged, watchdog)
+                    return self._compute_and_commit(staged, watchdog, sources)
                 except KeyboardInterrupt:
                     if watchdog.lease_lost:
                         raise LeaseLostError(spec.step) from None
@@ -110,7 +110,7 @@ class _Attempt:
             if staged is not None:
                 staged.discard()
 
-    def _compute_and_commit(self, staged: StagedResult, watchdog: Watchdog) -> Manifest:
+    def _compute_and_commit(self, staged: StagedResult, watchdog: Watchdog, sources: SourceFiles) -> Manifest:
         started = time.monotonic()
         watchdog.stop_request = StopRequest(staged.checkpoint_dir)
         watchdog.stop_request.clear()
@@ -133,6 +133,7 @@ class _Attempt:
                 versions=dict(versions()),
             )
 
+        sources.check()
         with watchdog.committing():
             return staged.commit(result, build_manifest)
 
@@ -153,17 +154,6 @@ class _Attempt:
             map_batches=partial(map_batches, resources) if resources.strategy == "stream" else None,
         )
         return function(spec.config, inputs, staged.out, self.recorder, engine)
-
-
-def _check_code(spec: TaskSpec) -> None:
-    """Raises ClusterError if the code is not the code of the plan: the result would get the wrong fingerprint."""
-    before = {name: value for name, value in spec.key.components.items() if name.startswith(CODE_PARTS)}
-    changed = differences(before, code_components(spec.run, spec.key_options))
-    if changed:
-        raise ClusterError(
-            f"{'; '.join(str(item) for item in changed)} since this run started.",
-            "Run the pipeline again: only steps that depend on this code run again.",
-        )
 
 
 def _failure(spec: TaskSpec, error: BaseException, log: str) -> StepFailedError:

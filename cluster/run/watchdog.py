@@ -132,6 +132,8 @@ class Watchdog:
                 # An unreachable store does not mean that the driver is dead.
                 changed_at_s = now
                 continue
+            if lease is not None and not lease.is_readable:
+                continue  # its driver repairs it with the next heartbeat, or another driver acquires it
             if lease is None or lease.token != self._token:
                 self._end_step()
                 return

@@ -16,12 +16,14 @@ import platform
 import sys
 from collections.abc import Collection, Iterator
 from contextlib import suppress
+from dataclasses import dataclass
 from functools import cache, lru_cache
 from importlib.machinery import ModuleSpec, PathFinder
 from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from cluster.errors import FingerprintError
+from cluster.store.files import FileMark
 
 # The code of the engine decides where a step runs, never what it computes.
 NEVER_FOLLOWED = "cluster"
@@ -38,7 +40,7 @@ class CodeDigests:
 
     def __init__(self, excluded_modules: Collection[str] = ()) -> None:
         self._excluded = tuple(excluded_modules)
-        self._modules: dict[str, tuple[str, frozenset[str]] | None] = {}
+        self._modules: dict[str, _Module | None] = {}
         self._closures: dict[str, dict[str, str]] = {}
 
     def of(self, module: str) -> dict[str, str]:
@@ -61,9 +63,11 @@ class CodeDigests:
             parsed = self._module(name)
             if name in digests or parsed is None:
                 continue
-            digests[name], imports = parsed
+            digests[name] = parsed.digest
             waiting += [
-                item for item in imports if item.partition(".")[0] in packages and not is_inside(item, self._excluded)
+                item
+                for item in parsed.imports
+                if item.partition(".")[0] in packages and not is_inside(item, self._excluded)
             ]
         if module not in digests:
             raise FingerprintError(
@@ -73,15 +77,26 @@ class CodeDigests:
         self._closures[module] = dict(sorted(digests.items()))
         return self._closures[module]
 
-    def _module(self, name: str) -> tuple[str, frozenset[str]] | None:
+    def marks(self, module: str) -> dict[Path, FileMark]:
+        """Returns the files whose digests `of` returns, each with its mark before it was read."""
+        modules = [self._module(name) for name in self.of(module)]
+        return {item.path: item.mark for item in modules if item is not None}
+
+    def _module(self, name: str) -> _Module | None:
         if name not in self._modules:
             path = _source_file(name)
-            if path is None:
-                self._modules[name] = None
-            else:
-                stat = path.stat()
-                self._modules[name] = _read(path, name, stat.st_mtime_ns, stat.st_size)
+            self._modules[name] = None if path is None else _read(path, name, FileMark.of(path))
         return self._modules[name]
+
+
+@dataclass(frozen=True, slots=True)
+class _Module:
+    """One source file: the mark that it had before it was read, its digest, and what it imports."""
+
+    path: Path
+    mark: FileMark
+    digest: str
+    imports: frozenset[str]
 
 
 def is_inside(module: str, packages: Collection[str]) -> bool:
@@ -94,13 +109,12 @@ STATEMENTS = (ast.stmt, ast.ExceptHandler, ast.match_case)
 
 
 @lru_cache(maxsize=4096)
-def _read(path: Path, module: str, mtime_ns: int, size: int) -> tuple[str, frozenset[str]]:
-    """Returns the digest and the imports of one file. Its time and size only serve the cache."""
-    del mtime_ns, size
+def _read(path: Path, module: str, mark: FileMark) -> _Module:
+    """Reads one file, once for each mark."""
     tree = ast.parse(path.read_bytes(), filename=str(path))
     package = module if path.name == "__init__.py" else module.rpartition(".")[0]
     imports = frozenset(_imports(tree, package)) | frozenset(_parents(module))
-    return hashlib.sha256(normal_form(tree).encode()).hexdigest(), imports
+    return _Module(path, mark, hashlib.sha256(normal_form(tree).encode()).hexdigest(), imports)
 
 
 def normal_form(node: ast.AST, *, in_class: bool = False) -> str:

@@ -21,8 +21,8 @@ class TaskSpec:
     """Everything that a worker needs to run a step.
 
     `roles` gives, for each input, the indices of its upstream steps among the arguments of the task. `key_options` are
-    those of the plan, so that the worker compares the same code before it commits. `engine` is the class of the engine
-    for one process, as `module:class`.
+    those of the plan, so that the worker compares the same code before it commits, as it does with `files` and
+    `identify` (see `Step` and `RunOptions`). `engine` is the class of the engine for one process, as `module:class`.
     """
 
     step: str
@@ -36,6 +36,8 @@ class TaskSpec:
     engine: str
     attempt: int
     run_id: str | None
+    files: Mapping[str, str]
+    identify: str
     ttl_s: float = TTL_S
     key_options: KeyOptions = field(default_factory=KeyOptions)
 

@@ -12,7 +12,8 @@ import shutil
 import sqlite3
 import time
 from collections.abc import Iterable, Iterator
-from contextlib import closing, contextmanager
+from contextlib import closing, contextmanager, suppress
+from dataclasses import dataclass
 from pathlib import Path
 
 from cluster.errors import StoreError
@@ -23,23 +24,49 @@ are at least this old are cached.
 """
 
 
-def file_digest(path: Path, cache: Path | None = None) -> str:
+@dataclass(frozen=True, slots=True)
+class FileMark:
+    """Changes whenever a file is written, replaced or restored: a program cannot set the time of change."""
+
+    inode: int
+    size: int
+    ctime_ns: int
+
+    @classmethod
+    def of(cls, path: Path) -> FileMark:
+        """Reads the mark of a file; links are followed. Raises FileNotFoundError."""
+        stat = path.stat()
+        return cls(stat.st_ino, stat.st_size, stat.st_ctime_ns)
+
+
+def read_marks(paths: Iterable[Path]) -> dict[Path, FileMark]:
+    """Returns the marks of files, and of all files in folders; leaves out what does not exist."""
+    marks: dict[Path, FileMark] = {}
+    for path in paths:
+        for file in [path / name for name in sorted_files(path)] if path.is_dir() else [path]:
+            with suppress(FileNotFoundError):
+                marks[file] = FileMark.of(file)
+    return marks
+
+
+def file_digest(path: Path | str, cache: Path | None = None) -> str:
     """Returns the sha256 of a file in hex.
 
     Args:
         path: The file; links are followed.
-        cache: A small database that maps path, size, time and inode to digests; None: always read the file.
+        cache: A small database that maps path, size, times and inode to digests; None: always read the file.
 
     Raises:
         StoreError: the file does not exist.
     """
+    path = Path(path)
     try:
         stat = path.stat()
     except FileNotFoundError:
         raise StoreError(f"the file {path} does not exist.", "Download it again, or correct its path.") from None
     if cache is None:
         return _hash(path)
-    mark = f"{stat.st_size} {stat.st_mtime_ns} {stat.st_ino}"
+    mark = f"{stat.st_size} {stat.st_mtime_ns} {stat.st_ctime_ns} {stat.st_ino}"
     with _database(cache) as database:
         key = (str(path.resolve()), mark)
         row = database.execute("SELECT digest FROM digests WHERE path=? AND mark=?", key).fetchone()

@@ -3,7 +3,8 @@
 A lease is a small file with its owner and a heartbeat counter, which the owner increments every few seconds. A driver
 that wants the step checks the owner. An owner on the same machine is dead if its process is gone. Any other owner is
 dead if the counter did not change for `TTL_S` seconds of the checking driver's own monotonic clock. No two clocks are
-compared, so a clock that jumps does no harm.
+compared, so a clock that jumps does no harm. A lease file that is empty, truncated or foreign expires like the lease of
+another machine, unless its driver writes it again first.
 
 A `LeaseBackend` stores the file: on a disk (`FileLease`, here) or in an object store (`cluster.store.remote`).
 """
@@ -25,6 +26,7 @@ from typing import Protocol
 
 from cluster.errors import LeaseHeldError, StoreError
 from cluster.store.files import write_atomic
+from cluster.store.retries import budget
 
 TTL_S = 30.0
 """Seconds without a heartbeat after which a lease expires."""
@@ -77,6 +79,11 @@ class Lease:
     owner: Owner
     token: str
     heartbeat: int = 0
+
+    @property
+    def is_readable(self) -> bool:
+        """False for a file that this version cannot read: damaged, foreign, or of another version."""
+        return self.owner != UNKNOWN_OWNER
 
 
 class LeaseBackend(Protocol):
@@ -145,10 +152,10 @@ class Leases:
         self._lock = threading.Lock()
         self._done = threading.Event()
         self._thread: threading.Thread | None = None
+        self._death = ""
 
     def __enter__(self) -> Leases:
-        self._thread = threading.Thread(target=self._keep_beating, name="leases", daemon=True)
-        self._thread.start()
+        self._start()
         return self
 
     def __exit__(self, *_: object) -> None:
@@ -172,7 +179,7 @@ class Leases:
         slot = _backend(slot)
         lease = Lease(owner=self.owner, token=os.urandom(16).hex())
         try:
-            current = slot.read()
+            current = self._read(slot)
             while current is None or self._is_expired(slot, current):
                 if slot.compare_and_swap(current.token if current else None, lease):
                     break
@@ -207,7 +214,9 @@ class Leases:
         for slot, lease in acquired:
             renewed = replace(lease, heartbeat=lease.heartbeat + 1)
             try:
-                is_renewed = slot.compare_and_swap(lease.token, renewed, sync=False)
+                # A call that is repeated for minutes would let all other leases expire.
+                with budget(0):
+                    is_renewed = _renew(slot, lease.token, renewed)
             except (OSError, StoreError):
                 # The disk is full or the store unreachable. If that lasts, the lease expires and the commit fails.
                 continue
@@ -219,6 +228,13 @@ class Leases:
                 else:
                     del self._acquired[slot]
 
+    def restart(self) -> str:
+        """Starts the thread again if it ended. Returns why it ended; empty if it did not."""
+        if self._thread is None or self._thread.is_alive() or self._done.is_set():
+            return ""
+        self._start()
+        return self._death
+
     def _is_expired(self, slot: LeaseBackend, lease: Lease) -> bool:
         if lease.owner.is_dead():
             return True
@@ -229,9 +245,38 @@ class Leases:
             return False
         return now - unchanged_since > self.ttl_s
 
+    def _read(self, slot: LeaseBackend) -> Lease | None:
+        """Reads a lease. After an outage of the store, in which no owner could renew, its time starts again."""
+        started = self._clock()
+        try:
+            lease = slot.read()
+        except StoreError:
+            self._observed.pop(slot, None)
+            raise
+        if self._clock() - started > self.ttl_s / BEATS_PER_TTL:
+            self._observed.pop(slot, None)
+        return lease
+
+    def _start(self) -> None:
+        self._thread = threading.Thread(target=self._keep_beating, name="leases", daemon=True)
+        self._thread.start()
+
     def _keep_beating(self) -> None:
-        while not self._done.wait(self.ttl_s / BEATS_PER_TTL):
-            self.heartbeat()
+        try:
+            while not self._done.wait(self.ttl_s / BEATS_PER_TTL):
+                self.heartbeat()
+        except BaseException as error:  # the driver reports it, whatever it is
+            self._death = f"{type(error).__name__}: {error}"
+
+
+def _renew(slot: LeaseBackend, token: str, renewed: Lease) -> bool:
+    """Writes a heartbeat. Repairs a file that became unreadable, which no other driver has acquired yet."""
+    if slot.compare_and_swap(token, renewed, sync=False):
+        return True
+    current = slot.read()
+    if current is None or current.is_readable:
+        return False
+    return slot.compare_and_swap(current.token, renewed, sync=False)
 
 
 def to_json(lease: Lease | None) -> bytes:
@@ -240,15 +285,18 @@ def to_json(lease: Lease | None) -> bytes:
 
 
 def from_json(data: bytes) -> Lease | None:
-    """Reads what `to_json` wrote. The lease of another version of the program has an unknown owner."""
-    fields = json.loads(data)
-    if fields is None:
-        return None
+    """Reads what `to_json` wrote. Any other content is the lease of an unknown owner."""
+    # The content may change with every heartbeat, so its checksum serves as token and counter.
+    unreadable = Lease(owner=UNKNOWN_OWNER, token=f"unreadable {zlib.crc32(data)}", heartbeat=zlib.crc32(data))
     try:
-        return Lease(owner=Owner(**fields["owner"]), token=fields["token"], heartbeat=fields["heartbeat"])
-    except (KeyError, TypeError):
-        # Every heartbeat changes the file, so its checksum serves as the counter.
-        return Lease(owner=UNKNOWN_OWNER, token=str(fields.get("token")), heartbeat=zlib.crc32(data))
+        fields = json.loads(data)
+        if fields is None:
+            return None
+        lease = Lease(owner=Owner(**fields["owner"]), token=fields["token"], heartbeat=fields["heartbeat"])
+    except (ValueError, KeyError, TypeError, RecursionError):
+        return unreadable
+    expected = (lease.token, str), (lease.heartbeat, int), (lease.owner.pid, int), (lease.owner.namespace, str)
+    return lease if all(isinstance(value, kind) for value, kind in expected) else unreadable
 
 
 def read_lease(folder: Path) -> Lease | None:

@@ -1,4 +1,4 @@
-"""Objects at a URL of fsspec, with one retry policy for servers that fail.
+"""Objects at a URL of fsspec. Requests that fail are repeated as `cluster.store.retries` says.
 
 The libraries' own retries are off, so the time until an answer is known. Servers differ in whether they can replace an
 object only if no one else replaced it first:
@@ -28,11 +28,9 @@ import fsspec
 from fsspec.asyn import sync
 from fsspec.config import conf
 
-from cluster.errors import StoreError, StoreUnreachableError
+from cluster.errors import StoreError
+from cluster.store.retries import retry
 
-ATTEMPTS = 6
-PAUSE_S = 0.5
-"""Pause before the second attempt, doubled before each further one, so a server may be unreachable for 15 seconds."""
 SETTLE_S = 2.0
 """Wait for concurrent writes to a server without conditional writes."""
 NUM_THREADS = 8
@@ -53,6 +51,7 @@ _CLIENT_PACKAGES = (
     "azure",
     "adlfs",
 )
+_PERMANENT_CLASSES = (PermissionError, FileExistsError, IsADirectoryError, NotADirectoryError)
 _PERMANENT_ERRORS = ("Credential", "Validation", "Auth", "Token", "Profile")
 _CONDITION_FAILED = ("NoSuchKey", "404", "PreconditionFailed", "412", "ConditionalRequestConflict", "409")
 """Error codes of S3: the object does not exist, was changed, or is being written by another client now."""
@@ -236,36 +235,32 @@ class ObjectStore:
         return f"{self._root.rstrip('/')}/{name}"
 
     def _with_retries(self, description: str, action: Callable[[], T], *, writes: bool = False) -> T:
-        """Tries an action a few times. Every error except that of a missing object becomes a StoreError."""
-        for attempt in range(ATTEMPTS):
-            try:
-                return action()
-            except FileNotFoundError as error:
-                if not writes:
-                    raise
-                raise StoreError(
-                    f"the store {self.url} does not exist (cannot {description}).", "Create the bucket."
-                ) from error
-            except StoreError:
+        """Repeats an action while the server fails. Every error but that of a missing object becomes a StoreError."""
+        try:
+            return retry(self.url, description, action, is_transient)
+        except FileNotFoundError as error:
+            if not writes:
                 raise
-            except Exception as error:
-                if _is_local(error):
-                    raise
-                if not is_transient(error):
-                    raise StoreError(
-                        f"the store {self.url} refuses to {description} ({type(error).__name__}: {error}).",
-                        "Check its address, your credentials and their permissions.",
-                    ) from error
-                if attempt + 1 == ATTEMPTS:
-                    reason = f"{type(error).__name__}: {error}"
-                    raise StoreUnreachableError(self.url, f"{ATTEMPTS} attempts to {description}", reason) from error
-                time.sleep(PAUSE_S * 2**attempt)
-        raise AssertionError("the last attempt returns or raises")
+            raise StoreError(
+                f"the store {self.url} does not exist (cannot {description}).", "Create the bucket."
+            ) from error
+        except StoreError:
+            raise
+        except Exception as error:
+            if _is_local(error):
+                raise
+            raise StoreError(
+                f"the store {self.url} refuses to {description} ({type(error).__name__}: {error}).",
+                "Check its address, your credentials and their permissions.",
+            ) from error
 
 
 def is_transient(error: BaseException) -> bool:
     """Returns True if a later request may succeed."""
-    if isinstance(error, PermissionError | FileExistsError | IsADirectoryError | NotADirectoryError):
+    if isinstance(
+        error,
+        StoreError | FileNotFoundError | PermissionError | FileExistsError | IsADirectoryError | NotADirectoryError,
+    ):
         return False
     if isinstance(error, OSError | TimeoutError):
         return error.errno in _TRANSIENT_ERRNOS

@@ -18,12 +18,14 @@ import tempfile
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
 from posixpath import normpath
 from typing import TYPE_CHECKING, Any
 
 from cluster.canonical_json import canonical
 from cluster.redaction import redact, redact_values
+from cluster.tracking.outbox import Outbox
 from cluster.tracking.recorder import LogBatch, MetricPoint
 
 if TYPE_CHECKING:
@@ -38,15 +40,19 @@ _FORBIDDEN = re.compile(r"[^\w\-. :/]")
 
 def metric_key(name: str) -> str:
     """Returns a valid name for a parameter or metric. MLflow rejects names that are not paths, such as `task/../x`."""
-    key = _FORBIDDEN.sub("_", name)[:MAX_KEY]
-    if key and normpath(key) == key and not key.startswith(("/", "..")) and key != ".":
-        return key
-    return key.replace("/", "_").replace("..", "_").strip(".") or "_"
+    return _relative_path(_FORBIDDEN.sub("_", name)[:MAX_KEY])
 
 
 def artifact_name(name: str) -> str:
     """Returns a valid file name without spaces, relative to the folder of a run."""
-    return _FORBIDDEN.sub("_", name).replace(" ", "_").lstrip("/.")
+    return _relative_path(_FORBIDDEN.sub("_", name).replace(" ", "_").replace(":", "_").lstrip("/."))
+
+
+def _relative_path(name: str) -> str:
+    """Returns a name unchanged if it is a normal relative path, else without its slashes and parent folders."""
+    if name and normpath(name) == name and not name.startswith(("/", "..")) and name != ".":
+        return name
+    return name.replace("/", "_").replace("..", "_").strip(".") or "_"
 
 
 def param_value(value: Any) -> str:
@@ -123,14 +129,14 @@ class RunLogger:
     """One open MLflow run.
 
     Args:
-        client: Client of the server or database that has the run.
-        run_id: Id of an existing run.
+        outbox: Sends what is logged.
+        run_id: Id of a run, as `Outbox.create_run` returns it.
         tables: Paths of the tables that it already has, if it is continued.
     """
 
-    def __init__(self, client: MlflowClient, run_id: str, tables: Iterable[str] = ()) -> None:
+    def __init__(self, outbox: Outbox, run_id: str, tables: Iterable[str] = ()) -> None:
         self.run_id = run_id
-        self._client = client
+        self._outbox = outbox
         self._points: list[MetricPoint] = []
         self._datasets: set[Dataset] = set()
         self._tables = set(tables)
@@ -158,15 +164,15 @@ class RunLogger:
 
     def log_figure(self, name: str, figure: Figure) -> None:
         """Logs a figure; `name` has no extension."""
-        self._client.log_figure(self.run_id, figure, f"figures/{artifact_name(name)}.png")
+        self._outbox.call("log_figure", self.run_id, figure, f"figures/{artifact_name(name)}.png")
 
     def log_artifact(self, path: Path, folder: str | None = None) -> None:
         """Logs a file unchanged."""
-        self._client.log_artifact(self.run_id, str(path), folder)
+        self._outbox.call("log_artifact", self.run_id, str(path), folder)
 
     def log_text(self, name: str, text: str) -> None:
         """Logs a text file; `name` has its extension."""
-        self._client.log_text(self.run_id, redact(text), name)
+        self._outbox.call("log_text", self.run_id, redact(text), name)
 
     def log_table(self, name: str, rows: Sequence[Mapping[str, Any]]) -> None:
         """Logs rows with the same keys as a table; `name` has no extension. Replaces a table with that name."""
@@ -177,26 +183,23 @@ class RunLogger:
         if path in self._tables:  # MLflow would append the rows to the old ones
             from pandas import DataFrame  # noqa: PLC0415  (see the docstring of the module)
 
-            self._client.log_text(self.run_id, DataFrame(columns).to_json(orient="split", index=False), path)
+            self._outbox.call("log_text", self.run_id, DataFrame(columns).to_json(orient="split", index=False), path)
         else:
             self._tables.add(path)
-            self._client.log_table(self.run_id, columns, path)
+            self._outbox.call("log_table", self.run_id, columns, path)
 
     def log_datasets(self, datasets: Iterable[Dataset]) -> None:
         """Logs the data that the run reads or writes; each dataset once."""
         new = [item for item in datasets if item not in self._datasets]
         if new:
             self._datasets.update(new)
-            self._client.log_inputs(self.run_id, [item.entity() for item in new])
+            self._outbox.call("log_inputs", self.run_id, [item.entity() for item in new])
 
     def log_records(self, batch: LogBatch) -> None:
         """Logs what a worker sent. Metrics are written every two seconds."""
         self._points += batch.points
         for name, png in batch.figures:
-            with tempfile.TemporaryDirectory() as folder:
-                path = Path(folder, f"{artifact_name(Path(name).name)}.png")
-                path.write_bytes(png)
-                self.log_artifact(path, str(Path("figures", artifact_name(name)).parent))
+            self._outbox.submit(self.run_id, partial(_upload_png, f"figures/{artifact_name(name)}.png", png))
         for name, rows in batch.tables:
             self.log_table(name, rows)
         if time.monotonic() - self._flushed_at_s > FLUSH_EVERY_S:
@@ -211,7 +214,7 @@ class RunLogger:
     def end(self, status: str = "FINISHED") -> None:
         """Ends the run as FINISHED, FAILED or KILLED."""
         self.flush()
-        self._client.set_terminated(self.run_id, status)
+        self._outbox.call("set_terminated", self.run_id, status)
 
     def log(
         self,
@@ -229,11 +232,18 @@ class RunLogger:
         param_list = [entities.Param(name, value) for name, value in values.items()]
         tag_list = [entities.RunTag(name, redact(value)) for name, value in (tags or {}).items()]
         while metric_list or param_list or tag_list:
-            self._client.log_batch(
-                self.run_id, metric_list[:MAX_METRICS], param_list[:MAX_PARAMS], tag_list[:MAX_PARAMS]
+            self._outbox.call(
+                "log_batch", self.run_id, metric_list[:MAX_METRICS], param_list[:MAX_PARAMS], tag_list[:MAX_PARAMS]
             )
             metric_list, param_list = metric_list[MAX_METRICS:], param_list[MAX_PARAMS:]
             tag_list = tag_list[MAX_PARAMS:]
+
+
+def _upload_png(name: str, png: bytes, client: MlflowClient, run_id: str) -> None:
+    with tempfile.TemporaryDirectory() as folder:
+        path = Path(folder, Path(name).name)
+        path.write_bytes(png)
+        client.log_artifact(run_id, str(path), str(Path(name).parent))
 
 
 @dataclass(slots=True)

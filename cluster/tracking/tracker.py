@@ -1,6 +1,7 @@
 """MLflow runs of a pipeline: one parent per pipeline, one child per kind of step, one grandchild per step.
 
-The driver logs everything in batches; workers send it what they record (see `cluster.tracking.recorder`).
+The driver logs everything in batches; workers send it what they record (see `cluster.tracking.recorder`). An outbox
+passes it on, so that no error of MLflow ends a run that has started.
 
 Logs how busy the driver's machine is during a run, as MLflow's system metrics.
 """
@@ -14,13 +15,15 @@ import os
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cluster.errors import TrackingError
-from cluster.redaction import redact_values
+from cluster.redaction import redact, redact_values
 from cluster.store.lease import Owner, locked
 from cluster.store.manifest import Manifest
+from cluster.tracking.outbox import Outbox
 from cluster.tracking.recorder import LogBatch
 from cluster.tracking.run_logger import SECONDS, DatasetsOf, RunGroups, RunLogger, no_datasets
 
@@ -67,7 +70,8 @@ class SystemMetrics:
         """Stops sampling and logs the last sample."""
         monitor, self._monitor = self._monitor, None
         if monitor is not None:
-            monitor.finish()
+            with suppress(Exception):  # of a server that does not answer
+                monitor.finish()
 
 
 EXPERIMENT_KIND = {"mlflow.experimentKind": "custom_model_development"}
@@ -117,6 +121,10 @@ class NullTracker:
         del step, manifest
         return None
 
+    def new_problems(self) -> list[str]:
+        """See `Tracker`."""
+        return []
+
 
 class Tracker:
     """All runs of one pipeline run. Use as a context manager, which ends the parent run.
@@ -138,11 +146,14 @@ class Tracker:
         self.uri = uri
         self.client = client
         self._datasets = datasets
-        self._experiment_id = experiment_id
-        self._running: dict[str, RunLogger] = {}
+        self.experiment_id = experiment_id
+        self._running: dict[str, _StepRun] = {}
         self._end_orphans()
+        self._outbox = Outbox(client, experiment_id, uri)
         self._unfinished = self._find_unfinished()
-        self.parent = RunLogger(client, self._create(run_name, {**tags, STATUS: "pipeline"}))
+        run = client.create_run(experiment_id, tags=_tags({**tags, STATUS: "pipeline"}), run_name=run_name)
+        self.parent = RunLogger(self._outbox, str(run.info.run_id))
+        self._is_closed = False
         self._groups = RunGroups(self.parent.run_id, self._create_group)
         self._system_metrics = SystemMetrics(self.parent.run_id, uri)
 
@@ -202,121 +213,166 @@ class Tracker:
             self.close("FAILED" if issubclass(error_class, Exception) else "KILLED")
 
     def start_step(self, step: TrackedStep, attempt: int = 1) -> str | None:
-        """Starts the run of a step, or continues the run of an attempt without a result. Returns its id."""
+        """Starts the run of a step, or continues the run of an attempt without a result.
+
+        Returns:
+            Its id; None if MLflow does not answer.
+        """
         tags = {STATUS: "executed", "step.attempt": str(attempt), **step.tags}
         group_id = self._groups.parent_run_id(step.name)
         unfinished = self._unfinished.pop((step.name, step.fingerprint), None)
         if unfinished is not None:
             run = self._continue(unfinished, tags, group_id)
         else:
-            run = RunLogger(self.client, self._create(step.name, tags, group_id))
+            run = RunLogger(self._outbox, self._create(step.name, tags, group_id))
             run.log_params(step.params)
-        self._running[step.name] = run
+        self._running[step.name] = _StepRun(step.name, step.fingerprint, run, group_id)
         run.log_datasets(self._datasets(step.name))
         self._system_metrics.start()
-        return run.run_id
+        return self._outbox.server_id(run.run_id)
 
     def log_records(self, batch: LogBatch) -> None:
         """Logs what a step recorded."""
-        run = self._running.get(batch.step)
-        if run is not None:
-            run.log_records(batch)
+        running = self._running.get(batch.step)
+        if running is not None:
+            running.run.log_records(batch)
 
     def end_step(self, name: str, status: str = "FINISHED", manifest: Manifest | None = None) -> None:
         """Ends the run of a step: FINISHED with its manifest, FAILED or KILLED."""
-        run = self._running.pop(name, None)
-        if run is None:
+        running = self._running.pop(name, None)
+        if running is None:
             return
         if manifest is not None:
-            run.log_metrics({SECONDS: manifest.seconds})
+            running.run.log_metrics({SECONDS: manifest.seconds})
         if status == "FINISHED":
-            run.log_datasets(self._datasets(name))
-        run.end(status)
+            running.run.log_datasets(self._datasets(name))
+        running.run.end(status)
         self._groups.end_step(name, status, _final_metrics(manifest) if manifest is not None else {})
         if status != "FINISHED":
-            unfinished = self.client.get_run(run.run_id)
-            self._unfinished[name, unfinished.data.tags[FINGERPRINT]] = unfinished
+            self._unfinished[name, running.fingerprint] = running
 
     def log_cached(self, step: TrackedStep, manifest: Manifest) -> str | None:
         """Logs a committed step as a short run with its parameters and final metrics, so that runs can be compared."""
         tags = {STATUS: "cached", **step.tags}
         if manifest.run_id:
-            tags |= {"step.source_run_id": manifest.run_id, DESCRIPTION: self._origin(manifest.run_id)}
-        run = RunLogger(self.client, self._create(step.name, tags, self._groups.parent_run_id(step.name)))
+            tags["step.source_run_id"] = manifest.run_id
+        run = RunLogger(self._outbox, self._create(step.name, tags, self._groups.parent_run_id(step.name)))
+        if manifest.run_id:
+            self._outbox.submit(run.run_id, partial(_describe_origin, manifest.run_id))
         run.log_params(step.params)
         run.log_metrics(_final_metrics(manifest))
         run.log_datasets(self._datasets(step.name))
         run.end()
         self._groups.end_step(step.name, "FINISHED", _final_metrics(manifest))
-        return run.run_id
+        return self._outbox.server_id(run.run_id)
+
+    def new_problems(self) -> list[str]:
+        """Returns what MLflow did not accept since the last call; each problem once."""
+        return self._outbox.new_problems()
+
+    def deliver(self) -> None:
+        """Waits until MLflow has everything.
+
+        Raises:
+            TrackingError: it does not answer.
+        """
+        if not self._outbox.drain():
+            raise TrackingError(f"MLflow at {redact(self.uri)} does not answer.", "Check the server.")
 
     def close(self, status: str = "FINISHED") -> None:
-        """Ends all runs. May be called twice."""
+        """Ends all runs, and waits until MLflow has everything. May be called twice."""
+        if self._is_closed:
+            return
+        self._is_closed = True
         self._system_metrics.stop()
         for step in list(self._running):
             self.end_step(step, "KILLED")
         self._groups.close()
-        if self.client.get_run(self.parent.run_id).info.status == "RUNNING":
-            self.parent.end(status)
+        self.parent.end(status)
+        self._outbox.close()
 
-    def _create(self, name: str, tags: Mapping[str, str], parent: str | None = None) -> str:
-        all_tags = {**tags, OWNER: Owner.current().to_json(), "mlflow.user": _user(), "mlflow.source.name": "clozeline"}
-        if parent:
-            all_tags[PARENT] = parent
-        run = self.client.create_run(self._experiment_id, tags=redact_values(all_tags), run_name=name)
-        return str(run.info.run_id)
+    def _create(self, name: str, tags: Mapping[str, str], parent: str) -> str:
+        return self._outbox.create_run(_tags({**tags, PARENT: parent}), name)
 
     def _create_group(self, name: str) -> RunLogger:
-        return RunLogger(self.client, self._create(name, {STATUS: "group"}, self.parent.run_id))
+        return RunLogger(self._outbox, self._create(name, {STATUS: "group"}, self.parent.run_id))
 
-    def _continue(self, unfinished: Run, tags: Mapping[str, str], parent: str) -> RunLogger:
+    def _continue(self, unfinished: _StepRun, tags: Mapping[str, str], parent: str) -> RunLogger:
         """Continues the run of an earlier attempt, and moves it from its pipeline run to this one."""
-        # MLflow's first import follows `_client`, which sets its environment.
-        from mlflow.exceptions import MlflowException  # noqa: PLC0415  (MLflow takes seconds to import)
-
-        run_id, old_parent = unfinished.info.run_id, unfinished.data.tags.get(PARENT)
-        new_tags = {**tags, OWNER: Owner.current().to_json(), PARENT: parent}
-        if old_parent and old_parent != parent:
-            link = f"[an earlier run](#/experiments/{unfinished.info.experiment_id}/runs/{old_parent})"
+        run, old_parent = unfinished.run, unfinished.parent
+        new_tags = {**tags, OWNER: Owner.current().to_json()}
+        if old_parent != parent:
+            link = f"[an earlier run](#/experiments/{self.experiment_id}/runs/{old_parent})"
             new_tags[DESCRIPTION] = f"Started in {link}, and continued here."
-            with suppress(MlflowException):  # the earlier run may have been deleted
-                self.client.set_tag(old_parent, f"step.continued.{unfinished.info.run_name}", run_id)
-        self.client.update_run(run_id, "RUNNING")
-        tables = [item["path"] for item in json.loads(unfinished.data.tags.get("mlflow.loggedArtifacts", "[]"))]
-        run = RunLogger(self.client, run_id, tables)
+            self._outbox.submit(run.run_id, partial(_move, old_parent, unfinished.name))
+            self._outbox.call("set_tag", run.run_id, PARENT, parent)
+        self._outbox.call("update_run", run.run_id, "RUNNING")
         run.set_tags(new_tags)
         return run
 
-    def _origin(self, run_id: str) -> str:
-        """Describes a cached step: a link to the run that computed it, which has its curves and figures."""
-        from mlflow.exceptions import MlflowException  # noqa: PLC0415  (see `_continue`)
-
-        try:
-            experiment = self.client.get_run(run_id).info.experiment_id
-        except MlflowException:  # it was deleted, or is on another server
-            return f"Cached. Run {run_id} computed it, which is not on this tracking server."
-        return (
-            f"Cached. [The run that computed it](#/experiments/{experiment}/runs/{run_id}) has its curves, figures "
-            "and tables."
-        )
-
     def _end_orphans(self) -> None:
         """Ends runs whose driver was killed on this machine. They would be shown as running forever."""
-        for run in self.client.search_runs([self._experiment_id], "attributes.status = 'RUNNING'"):
+        for run in self.client.search_runs([self.experiment_id], "attributes.status = 'RUNNING'"):
             if Owner.from_json(run.data.tags.get(OWNER, "")).is_dead():
                 self.client.set_terminated(run.info.run_id, "KILLED")
 
-    def _find_unfinished(self) -> dict[tuple[str, str], Run]:
+    def _find_unfinished(self) -> dict[tuple[str, str], _StepRun]:
         """Returns (step, fingerprint) -> its latest run, if that failed or was killed."""
         runs = self.client.search_runs(
-            [self._experiment_id],
+            [self.experiment_id],
             f"tags.`{STATUS}` = 'executed' and attributes.status != 'RUNNING'",
             order_by=["attributes.start_time DESC"],
         )
         latest: dict[tuple[str, str], Run] = {}
         for run in runs:
             latest.setdefault((run.info.run_name, run.data.tags[FINGERPRINT]), run)
-        return {key: run for key, run in latest.items() if run.info.status in ("FAILED", "KILLED")}
+        return {key: self._step_run(run) for key, run in latest.items() if run.info.status in ("FAILED", "KILLED")}
+
+    def _step_run(self, run: Run) -> _StepRun:
+        """Returns a run of an earlier driver."""
+        tags = run.data.tags
+        tables = [item["path"] for item in json.loads(tags.get("mlflow.loggedArtifacts", "[]"))]
+        logger = RunLogger(self._outbox, run.info.run_id, tables)
+        return _StepRun(run.info.run_name, tags[FINGERPRINT], logger, tags.get(PARENT, ""))
+
+
+@dataclass(frozen=True, slots=True)
+class _StepRun:
+    """The run of an attempt, and the run below which it is shown."""
+
+    name: str
+    fingerprint: str
+    run: RunLogger
+    parent: str
+
+
+def _tags(tags: Mapping[str, str]) -> dict[str, str]:
+    """Returns the tags of a new run."""
+    own = {OWNER: Owner.current().to_json(), "mlflow.user": _user(), "mlflow.source.name": "clozeline"}
+    return {str(name): str(value) for name, value in redact_values({**tags, **own}).items()}
+
+
+def _describe_origin(source: str, client: MlflowClient, run_id: str) -> None:
+    """Describes a cached step: a link to the run that computed it, which has its curves and figures."""
+    # MLflow's first import follows `_client`, which sets its environment.
+    from mlflow.exceptions import MlflowException  # noqa: PLC0415  (MLflow takes seconds to import)
+
+    try:
+        experiment = client.get_run(source).info.experiment_id
+    except MlflowException:  # it was deleted, or is on another server
+        text = f"Cached. Run {source} computed it, which is not on this tracking server."
+    else:
+        link = f"[The run that computed it](#/experiments/{experiment}/runs/{source})"
+        text = f"Cached. {link} has its curves, figures and tables."
+    client.set_tag(run_id, DESCRIPTION, text)
+
+
+def _move(old_parent: str, name: str, client: MlflowClient, run_id: str) -> None:
+    """Notes in an earlier run of the pipeline where one of its steps continues."""
+    from mlflow.exceptions import MlflowException  # noqa: PLC0415  (see `_describe_origin`)
+
+    with suppress(MlflowException):  # the earlier run may have been deleted
+        client.set_tag(old_parent, f"step.continued.{name}", run_id)
 
 
 def tracking_uri(store: Path) -> str:
@@ -327,6 +383,9 @@ def tracking_uri(store: Path) -> str:
 def _client(uri: str) -> MlflowClient:
     """Returns a client that logs warnings only. Imports MLflow, which takes one or two seconds."""
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
+    # The outbox repeats calls itself.
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
+    os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
     from mlflow.tracking import MlflowClient  # noqa: PLC0415  (reads the variable above when imported)
 
     for name in ("mlflow", "alembic"):

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from cluster.steps.step import Resources, Step, Upstream
 from pipelines.kinds import KINDS
 from pipelines.schema.config import PipelineConfig
-from stages.common.assets.cache import identity
+from stages.common.assets.cache import identity, local_paths
 from stages.common.config import Config, asset_refs
 from stages.common.data import text_shards
 from stages.common.seeds import derive_seed
@@ -51,11 +51,16 @@ def make_step(
     if "seed" in type(config).model_fields.keys() - config.model_fields_set:
         config = config.model_copy(update={"seed": derive_seed(recipe.seed, name)})
     assets: dict[str, str] = {}
+    files: dict[str, str] = {}
     for key, ref in asset_refs(config).items():
         if key == shards:
-            assets |= {f"{key}.{shard}": digest for shard, digest in text_shards.shard_digests(ref).items()}
+            digests = text_shards.shard_digests(ref)
+            assets |= {f"{key}.{shard}": digest for shard, digest in digests.items()}
+            if digests:
+                files |= {str(path): digests[shard] for shard, path in text_shards.shard_files(ref).items()}
         else:
             assets[key] = identity(ref)
+            files |= {path: assets[key] if path == ref else identity(path) for path in local_paths(ref)}
     upstream: dict[str, Upstream] = {
         role: item if isinstance(item, Step) else tuple(item) for role, item in (inputs or {}).items() if item
     }
@@ -65,6 +70,7 @@ def make_step(
         config=config,
         inputs=upstream,
         assets=assets,
+        files=files,
         resources=resources,
         kind=kind,
         labels=labels,

@@ -51,7 +51,8 @@ def register_models(request: RunRequest, planned: Plan, result: RunResult, track
     """Registers the models of a run and prints them. An error is printed as a warning, because the results are safe."""
     names = []
     try:
-        delete_orphaned_models(tracker.client, tracker.client.get_run(tracker.parent.run_id).info.experiment_id)
+        tracker.deliver()
+        delete_orphaned_models(tracker.client, tracker.experiment_id)
         for candidate in candidates(request, planned, result):
             registered = register(tracker.client, candidate, pyfunc_spec())
             if registered.is_new:

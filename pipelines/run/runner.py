@@ -14,6 +14,8 @@ from collections import Counter
 from collections.abc import Mapping
 from dataclasses import replace
 
+from rich.markup import escape
+
 from cluster.run.result import RunOptions, RunResult, Status
 from cluster.run.scheduler import execute
 from cluster.steps.plan import Plan, PlanState
@@ -65,6 +67,8 @@ def run_recipe(request: RunRequest, options: RunOptions, display: RunDisplay, *,
             register_models(request, planned, result, tracker, console)
         if not result.ok:
             tracker.close("KILLED" if result.is_interrupted else "FAILED")
+    for problem in tracker.new_problems():
+        console.print(f"warning   {escape(problem)} Results are not affected.", style="yellow", highlight=False)
     return result
 
 

@@ -10,11 +10,12 @@ from pathlib import Path
 import pytest
 
 from cluster.errors import LeaseHeldError, StepFailedError
+from cluster.run import events
 from cluster.run.result import RunOptions, RunResult
 from cluster.run.scheduler import execute
 from cluster.steps.plan import PlanState, plan
 from cluster.steps.step import Step
-from cluster.store import object_store
+from cluster.store import retries
 from cluster.store.base import Store
 from cluster.store.lease import Leases
 from cluster.store.location import open_store
@@ -160,8 +161,28 @@ def test_step_fails_as_transient_if_the_store_is_unreachable(proxy: Proxy, monke
     store = opened()
     step: Step = toy("unreachable")
     proxy.fail_before = failing(10**9, 503, "PUT", "lease.json")
-    monkeypatch.setattr(object_store, "ATTEMPTS", 2)
+    monkeypatch.setenv(retries.VARIABLE, "0.1")
     result = execute([step], store, QUICK)
     error = result.errors["unreachable"]
     assert isinstance(error, StepFailedError) and error.transient and "is unreachable" in error.error
     assert "Run again when it answers" in error.remedy
+
+
+@pytest.mark.timeout(400)
+def test_outage_of_the_store_in_the_driver_ends_no_other_step(proxy: Proxy) -> None:
+    """The manifest of one step cannot be read for longer than the budget; a step that runs is committed."""
+    store = opened()
+    received: list[events.Event] = []
+
+    def on_event(event: events.Event) -> None:
+        received.append(event)
+        if isinstance(event, events.StepFinished) and event.step == "short":
+            proxy.fail_before = failing(10**9, 503, part="/next/")
+        if isinstance(event, events.StepFailed):
+            proxy.fail_before = None
+
+    short = toy("short")
+    result = execute([toy("long", 1, pause_s=4.0), toy("next", 2, base=short)], store, QUICK, on_event=on_event)
+    assert result.ok and set(result.executed) == {"long", "short", "next"}
+    failed = [event for event in received if isinstance(event, events.StepFailed)]
+    assert [event.step for event in failed] == ["next"] and failed[0].retry_in_s is not None

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from cluster.store import object_store
+from cluster.store import object_store, retries
 from tests.support.s3_helpers import BUCKET, Proxy
 
 
@@ -36,9 +36,10 @@ def proxy(s3_port: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iter
         "AWS_SECRET_ACCESS_KEY": "test",
         "AWS_DEFAULT_REGION": "us-east-1",
         "CLOZELINE_CACHE": str(tmp_path / "cache"),
+        retries.VARIABLE: "1",
     }.items():
         monkeypatch.setenv(name, value)
-    monkeypatch.setattr(object_store, "PAUSE_S", 0.01)
+    monkeypatch.setattr(retries, "PAUSE_S", 0.01)
     monkeypatch.setattr(object_store, "SETTLE_S", 0.1)
     bucket = boto3.resource("s3", endpoint_url=f"http://127.0.0.1:{s3_port}").Bucket(BUCKET)
     bucket.create()

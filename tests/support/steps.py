@@ -13,6 +13,7 @@ from typing import Any
 from pydantic import BaseModel, Field
 
 from cluster.steps.step import Resources, Step, function_name
+from cluster.store.files import file_digest
 
 
 class Config(BaseModel, frozen=True, extra="forbid"):
@@ -22,6 +23,13 @@ class Config(BaseModel, frozen=True, extra="forbid"):
     counter: str = Field("", json_schema_extra={"identity": False})
     pause_s: float = Field(0.0, json_schema_extra={"identity": False})
     fail: str = Field("", json_schema_extra={"identity": False})
+
+
+class EditConfig(BaseModel, frozen=True, extra="forbid"):
+    """The file that a step reads, and the text that is in the file only while the step runs."""
+
+    path: str
+    text: str = Field("", json_schema_extra={"identity": False})
 
 
 class FileConfig(BaseModel, frozen=True, extra="forbid"):
@@ -118,6 +126,18 @@ def picture(config: Config, inputs: dict[str, Path], out: Path, recorder: Any, e
     return {"points": 2500}
 
 
+def reads_edited(config: EditConfig, inputs: dict[str, Path], out: Path, recorder: Any, engine: Any) -> dict[str, str]:
+    """Reads a file that someone else edits and restores at the same time."""
+    path = Path(config.path)
+    before = path.read_text()
+    if config.text:
+        path.write_text(config.text)
+    read = path.read_text()
+    if config.text:
+        path.write_text(before)
+    return {"read": read}
+
+
 def write_large(config: FileConfig, inputs: dict[str, Path], out: Path, recorder: Any, engine: Any) -> dict[str, int]:
     """Writes a small file and a large one."""
     (out / "small.txt").write_text("small")
@@ -152,6 +172,19 @@ def toy(
         inputs=inputs,
         assets=assets or {},
         resources=resources or Resources(cpus=1),
+    )
+
+
+def edited(name: str, path: Path, text: str = "") -> Step:
+    """Returns a step that reads a file, while `text` is in it."""
+    digest = file_digest(path)
+    config = EditConfig(path=str(path), text=text)
+    return Step(
+        name=name,
+        run=function_name(reads_edited),
+        config=config,
+        assets={"data": digest},
+        files={str(path): digest},
     )
 
 

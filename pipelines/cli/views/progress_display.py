@@ -38,6 +38,7 @@ from cluster.run.events import (
     StepProgress,
     StepStarted,
     StepWaiting,
+    Warned,
 )
 from cluster.run.result import RunResult
 from pipelines.cli.views import json_events
@@ -140,6 +141,8 @@ class ProgressDisplay:
                 self.progress.stop()
             case Interrupted(steps=steps):
                 self._print(f"stopping  {', '.join(steps) or 'run'}; press Ctrl-C again to exit immediately", "yellow")
+            case Warned(problem=problem, remedy=remedy):
+                self._print(f"warning   {problem} {remedy}".rstrip(), "yellow")
             case StepWaiting(step=step, owner=owner):
                 self._print(f"waiting   {step}: another driver runs it ({owner})", "yellow")
 

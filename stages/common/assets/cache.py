@@ -2,7 +2,7 @@
 
 The cache folder is `CLOZELINE_CACHE`, by default ~/.cache/clozeline. Downloads go to a temporary folder that is
 renamed when it is complete. A record, written last, lists the digest of every file. A cached asset is used only while
-its record agrees with the files; otherwise it is downloaded again. Digests of files are remembered by size, mtime and
+its record agrees with the files; otherwise it is downloaded again. Digests of files are remembered by size, times and
 inode, so gigabytes are read once.
 """
 
@@ -26,6 +26,8 @@ from stages.common.assets.packages import SDIST, download_wheel, find_url
 from stages.common.assets.references import OTHER_KINDS, Asset, unavailable_error
 from stages.common.errors import AssetError
 
+IDENTIFY = "stages.common.assets.cache:identity"
+"""Name of `identity`, under which workers import it to compare local files before a commit."""
 REACH_TIMEOUT_S = 2
 """Seconds after which a package index or a hub counts as unreachable."""
 
@@ -45,6 +47,14 @@ def identity(ref: str) -> str:
     if asset.scheme == "path":
         return f"sha256:{content_digest(Path(asset.name))}" if Path(asset.name).exists() else f"missing:{asset.name}"
     return f"sha256:{asset.sha256}/{asset.inner}" if asset.sha256 else ref
+
+
+def local_paths(ref: str) -> tuple[str, ...]:
+    """Returns the local paths that a reference names: the path itself, or those among the parts of an archive."""
+    asset = Asset.parse(ref)
+    if asset.scheme == "path":
+        return (asset.name,)
+    return tuple(path for part in asset.parts for path in local_paths(part))
 
 
 def is_cached(ref: str) -> bool:
@@ -130,9 +140,9 @@ def _intact(asset: Asset, slot: Path) -> bool:
 
 
 def _file_digest(path: Path) -> str:
-    """Returns the sha256 of a file, cached by size, mtime and inode, so gigabytes are read once."""
+    """Returns the sha256 of a file, cached by size, times and inode, so gigabytes are read once."""
     stat = path.stat()
-    key = f"{path.absolute()}\0{stat.st_size}\0{stat.st_mtime_ns}\0{stat.st_ino}"
+    key = f"{path.absolute()}\0{stat.st_size}\0{stat.st_mtime_ns}\0{stat.st_ctime_ns}\0{stat.st_ino}"
     cached = cache_folder() / "digests" / hashlib.sha256(key.encode()).hexdigest()
     with suppress(OSError):
         if len(digest := cached.read_text()) == 64:

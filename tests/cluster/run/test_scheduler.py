@@ -15,7 +15,7 @@ from cluster.run.scheduler import execute
 from cluster.steps.plan import plan
 from cluster.steps.step import Resources, Step
 from cluster.store.base import Store
-from cluster.store.lease import NAME, Lease, Owner, read_lease, to_json
+from cluster.store.lease import NAME, Lease, Leases, Owner, read_lease, to_json
 from stages.common.engine import ENGINE
 from tests.support.steps import picture, toy
 
@@ -220,6 +220,29 @@ def test_driver_that_lost_a_lease_waits_for_the_other_driver(store: Store) -> No
     (folder / "lease.json").unlink()
     driver.join()
     assert results[0].executed == ("contested",)
+
+
+def test_run_continues_with_an_empty_lease_file(store: Store) -> None:
+    step = toy("emptied")
+    folder = store.folder("emptied", plan([step], store)[0].fingerprint)
+    folder.mkdir(parents=True)
+    (folder / NAME).touch()
+    lease = store.lease("emptied", folder.name)
+    assert lease is not None and str(lease.owner) == "a process of another version"
+    options = RunOptions(engine=ENGINE, ttl_s=1.0, poll_s=0.05)
+    assert run([step, toy("other")], store, options).executed == ("other", "emptied")
+
+
+def test_end_of_the_heartbeats_is_reported_once(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    received: list[events.Event] = []
+    monkeypatch.setattr(Leases, "heartbeat", lambda self: 1 / 0)
+    options = RunOptions(engine=ENGINE, ttl_s=0.3, poll_s=0.05)
+    assert execute([toy("slow", pause_s=1.0)], store, options, on_event=received.append).ok
+    assert [event for event in received if isinstance(event, events.Warned)] == [
+        events.Warned(
+            "the heartbeats of the leases stopped (ZeroDivisionError: division by zero) and were started again."
+        )
+    ]
 
 
 def test_driver_receives_progress(store: Store) -> None:

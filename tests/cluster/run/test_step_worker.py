@@ -1,14 +1,17 @@
 """The worker of a step: threads, inputs and changed code."""
 
+from pathlib import Path
+
 import pytest
 
 from cluster.run.result import RunOptions, RunResult
 from cluster.run.scheduler import execute
 from cluster.steps.code_digests import CodeDigests
+from cluster.steps.plan import PlanState, plan
 from cluster.steps.step import Resources, Step
 from cluster.store.base import Store
 from stages.common.engine import ENGINE
-from tests.support.steps import threads, toy
+from tests.support.steps import edited, threads, toy
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_session"), pytest.mark.timeout(120)]
 
@@ -30,6 +33,28 @@ def test_code_that_changes_during_a_run_is_not_committed(store: Store, monkeypat
     monkeypatch.setattr(CodeDigests, "of", lambda self, module: {**real(self, module), module: "older"})
     error = run(toy("edited"), store).errors["edited"]
     assert "the code of tests.support.steps changed since this run started" in error.error
+
+
+def test_data_that_is_edited_and_restored_while_a_step_runs_is_not_committed(store: Store, tmp_path: Path) -> None:
+    data = tmp_path / "data.csv"
+    data.write_text("old")
+    step = edited("reads", data, "new")
+    error = run(step, store).errors["reads"]
+    assert data.read_text() == "old"
+    assert str(error) == (
+        f"step reads failed: {data} was written while the step ran, so the result was not committed. "
+        "Run the pipeline again, and edit no code or data while a step reads it."
+    )
+    assert plan([step], store)[0].state is PlanState.RUN
+    assert run(edited("reads", data), store).manifests["reads"].result == {"read": "old"}
+
+
+def test_data_that_changes_after_the_plan_is_not_read(store: Store, tmp_path: Path) -> None:
+    data = tmp_path / "data.csv"
+    data.write_text("old")
+    step = edited("reads", data)
+    data.write_text("new")
+    assert run(step, store).errors["reads"].error == f"{data} changed since this run started."
 
 
 def test_inputs_must_match_the_function(store: Store) -> None:

@@ -118,6 +118,78 @@ def test_context_renews_and_releases(tmp_path: Path) -> None:
     assert read_lease(tmp_path) is None
 
 
+class SlowStore:
+    """A lease whose reads take `outage_s` seconds, as in an outage of the store."""
+
+    def __init__(self, clock: Clock) -> None:
+        self.clock = clock
+        self.outage_s = 0.0
+        self.lease = remote_lease()
+
+    def read(self) -> Lease:
+        self.clock.now += self.outage_s
+        return self.lease
+
+    def compare_and_swap(self, token: str | None, lease: Lease | None, *, sync: bool = True) -> bool:
+        return True
+
+
+def test_outage_of_the_store_expires_no_lease(tmp_path: Path) -> None:
+    """Nobody can renew a lease then, and the driver that waits sees an old heartbeat after it."""
+    clock = Clock()
+    leases, slot = Leases(ttl_s=30, clock=clock), SlowStore(clock)
+    for slot.outage_s in (0, 25, 200, 0, 29):
+        with pytest.raises(LeaseHeldError):
+            leases.acquire(slot, "a")
+    clock.now += 31
+    slot.outage_s = 0
+    leases.acquire(slot, "a")
+
+
+UNREADABLE = [b"", b'{"owner": {"host"', b"\x00" * 64, b"[1, 2]", b"7", b'"text"', b'{"owner": 1}', b"<html>503</html>"]
+
+
+@pytest.mark.parametrize("content", UNREADABLE)
+def test_unreadable_lease_expires(tmp_path: Path, content: bytes) -> None:
+    clock = Clock()
+    leases = Leases(ttl_s=30, clock=clock)
+    (tmp_path / NAME).write_bytes(content)
+    with pytest.raises(LeaseHeldError, match="a process of another version"):
+        leases.acquire(tmp_path, "a")
+    clock.now += 31
+    assert is_held(tmp_path, leases.acquire(tmp_path, "a"))
+
+
+@pytest.mark.parametrize("content", UNREADABLE)
+def test_unreadable_lease_is_repaired_by_its_owner(tmp_path: Path, content: bytes) -> None:
+    other = tmp_path / "other"
+    leases = Leases()
+    token = leases.acquire(tmp_path, "a")
+    leases.acquire(other, "b")
+    (tmp_path / NAME).write_bytes(content)
+    leases.heartbeat()
+    assert is_held(tmp_path, token)
+    renewed = read_lease(other)
+    assert renewed is not None and renewed.heartbeat == 1, "other leases are renewed, too"
+
+
+def test_heartbeats_start_again_after_their_thread_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    with monkeypatch.context() as broken, Leases(ttl_s=0.3) as leases:
+        leases.acquire(tmp_path, "a")
+        broken.setattr(Leases, "heartbeat", lambda self: 1 / 0)
+        deadline = time.monotonic() + 10
+        while not (reason := leases.restart()):
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+        broken.undo()
+        assert reason == "ZeroDivisionError: division by zero"
+        while (lease := read_lease(tmp_path)) is None or lease.heartbeat < 2:
+            leases.restart()
+            assert time.monotonic() < deadline
+            time.sleep(0.02)
+    assert leases.restart() == "", "a run that ended needs no heartbeats"
+
+
 def test_lease_of_another_version_has_an_unknown_owner(tmp_path: Path) -> None:
     """It expires like the lease of another machine."""
     clock = Clock()

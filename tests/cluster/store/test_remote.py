@@ -256,7 +256,7 @@ def test_open_store_rejects_unusable_urls(proxy: Proxy) -> None:
 
 @pytest.mark.parametrize("status", [500, 503])
 def test_failed_requests_are_retried(proxy: Proxy, status: int) -> None:
-    proxy.fail_before = failing(object_store.ATTEMPTS - 1, status)
+    proxy.fail_before = failing(3, status)
     store = opened()
     commit(store)
     assert store.lookup("pet/x", FINGERPRINT, verify=True) is not None
@@ -268,13 +268,11 @@ def test_server_that_keeps_failing_raises_a_transient_error(proxy: Proxy, status
     commit(store)
     proxy.fail_before = failing(10**9, status)
     before = len(proxy.requests)
-    with pytest.raises(
-        StoreUnreachableError, match=f"is unreachable: {object_store.ATTEMPTS} attempts to read"
-    ) as caught:
+    with pytest.raises(StoreUnreachableError, match=r"is unreachable: \d+ attempts to read .* within \d+ s") as caught:
         store.lookup("pet/x", FINGERPRINT)
     assert "Run again when it answers" in caught.value.remedy
     assert caught.value.transient
-    assert len(proxy.requests) - before == object_store.ATTEMPTS
+    assert len(proxy.requests) - before > 2
 
 
 @pytest.mark.parametrize("part", ["model.bin", "manifest.json"])

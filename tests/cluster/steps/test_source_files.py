@@ -1,0 +1,96 @@
+"""Code and data that change while a step runs."""
+
+import os
+from pathlib import Path
+
+import pytest
+from pydantic import BaseModel
+
+from cluster.errors import ClusterError, SourceChangedError
+from cluster.steps.fingerprint import fingerprints
+from cluster.steps.source_files import SourceFiles
+from cluster.steps.step import Resources, Step
+from cluster.steps.task_spec import TaskSpec
+from cluster.store.files import file_digest
+from stages.common.assets.cache import IDENTIFY, identity
+
+
+class Config(BaseModel, frozen=True):
+    """Nothing."""
+
+
+def spec_of(run: str, files: dict[str, str], identify: str = "cluster.store.files:file_digest") -> TaskSpec:
+    step = Step(name="step", run=run, config=Config(), files=files)
+    return TaskSpec(
+        step=step.name,
+        run=step.run,
+        config=step.config,
+        roles={},
+        key=fingerprints({step.name: step})[step.name],
+        store="",
+        token="",
+        resources=Resources(),
+        engine="",
+        attempt=1,
+        run_id=None,
+        files=step.files,
+        identify=identify,
+    )
+
+
+@pytest.fixture
+def package(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
+    """A package with a step that imports a module of its own. Its name is new in each test."""
+    folder = tmp_path / f"package_{abs(hash(tmp_path))}"
+    folder.mkdir()
+    (folder / "__init__.py").touch()
+    (folder / "step.py").write_text("from . import helper\n")
+    (folder / "helper.py").write_text("VALUE = 1\n")
+    monkeypatch.syspath_prepend(str(tmp_path))
+    return folder
+
+
+def test_code_that_is_edited_and_restored_is_noticed(package: Path) -> None:
+    sources = SourceFiles(spec_of(f"{package.name}.step:run", {}))
+    sources.check()
+    (package / "helper.py").write_text("VALUE = 2\n")
+    (package / "helper.py").write_text("VALUE = 1\n")
+    with pytest.raises(SourceChangedError, match=r"helper\.py was written while the step ran"):
+        sources.check()
+
+
+def test_code_that_changed_since_the_plan_is_not_run(package: Path) -> None:
+    spec = spec_of(f"{package.name}.step:run", {})
+    (package / "helper.py").write_text("VALUE = 2\n")
+    with pytest.raises(ClusterError, match=r"the code of .*\.helper changed since this run started"):
+        SourceFiles(spec)
+
+
+def test_process_that_may_have_imported_edited_code_runs_no_other_step_of_it(package: Path) -> None:
+    SourceFiles(spec_of(f"{package.name}.step:run", {}))
+    (package / "helper.py").write_text("VALUE = 2\n")
+    (package / "helper.py").write_text("VALUE = 1\n")
+    with pytest.raises(SourceChangedError):
+        SourceFiles(spec_of(f"{package.name}.step:run", {}))
+
+
+def test_file_that_joins_a_folder_is_noticed(package: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CLOZELINE_CACHE", str(tmp_path / "cache"))
+    data = tmp_path / "data"
+    data.mkdir()
+    (data / "a").write_text("1")
+    sources = SourceFiles(spec_of(f"{package.name}.step:run", {str(data): identity(str(data))}, IDENTIFY))
+    (data / "b").touch()
+    with pytest.raises(SourceChangedError, match="data/b"):
+        sources.check()
+
+
+def test_replaced_file_with_the_times_of_the_old_one_is_noticed(package: Path, tmp_path: Path) -> None:
+    data = tmp_path / "data.csv"
+    data.write_text("old")
+    os.utime(data, (1e9, 1e9))
+    sources = SourceFiles(spec_of(f"{package.name}.step:run", {str(data): file_digest(data)}))
+    data.write_text("new")
+    os.utime(data, (1e9, 1e9))
+    with pytest.raises(SourceChangedError, match=r"data\.csv"):
+        sources.check()
