@@ -48,8 +48,10 @@ def score(
     path = find_recipe(recipe)
     score_recipe = read_recipe(path, ScoreRecipe, override or (), ignore_others=True)
     task = score_recipe.task
-    settings = {**(score_recipe.backbone or {}), "precision": "fp32"}
-    settings |= {key: value for key, value in {"asset": backbone, "max_length": max_length}.items() if value}
+    settings = score_recipe.backbone.model_dump() if score_recipe.backbone else {}
+    settings |= {"precision": "fp32"} | {
+        key: value for key, value in {"asset": backbone, "max_length": max_length}.items() if value
+    }
     if "asset" not in settings:
         raise RecipeError("no backbone is set.", "Add --backbone ASSET or a section backbone.", where=str(path))
     config = BackboneConfig.model_validate(settings)

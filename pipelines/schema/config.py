@@ -46,8 +46,8 @@ class ScoreRecipe(BaseModel, frozen=True, extra="ignore"):
 
     task: Task
     """Labels, patterns and label words."""
-    backbone: dict[str, object] | None = None
-    """The section of the backbone."""
+    backbone: BackboneConfig | None = None
+    """The backbone."""
     data: DataConfig | None = None
     """The data, whose columns the rows to score have too."""
 
