@@ -1,6 +1,6 @@
 """The command line: lists the commands, imports a command's module when it is called, and turns errors into messages.
 
-Exit status: 0 success, 1 a step failed, 2 bad input, 130 stopped by Ctrl-C, 143 stopped by SIGTERM.
+Exit status: 0 success, 1 a step failed or rows were rejected, 2 bad input, 130 stopped by Ctrl-C, 143 by SIGTERM.
 """
 
 from __future__ import annotations
@@ -39,10 +39,10 @@ COMMANDS = {
         "Keep results although code or library versions changed, if the change does not affect them.",
     ),
     "graph": ("pipelines.cli.plan:graph", "Print the graph of a recipe as Mermaid text, or draw it."),
-    "score": ("pipelines.cli.predict:score", "Score the labels of each line with each pattern, without training."),
+    "score": ("pipelines.cli.predict:score", "Score the labels of each row with each pattern, without training."),
     "predict": (
         "pipelines.cli.predict:predict",
-        "Predict labels and probabilities for each line with the classifier or with prompts.",
+        "Predict labels and probabilities for each row with the classifier or with prompts.",
     ),
     "recommend": ("pipelines.cli.recipe:recommend", "Recommend a method, lengths, rates and parallelism for a recipe."),
     "gc": (

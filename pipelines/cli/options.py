@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 import typer
 
+from pipelines.serving.input_rows import FileFormat
 from stages.common.errors import InputError
 
 Recipe = Annotated[str, typer.Argument(help="Name of an included recipe (demo, smoke) or a YAML file.")]
@@ -44,7 +45,11 @@ Json = Annotated[
 Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print errors only.")]
 Address = Annotated[str | None, typer.Option("--address", help="Connect to a Ray cluster: auto, or HOST:PORT.")]
 InputFile = Annotated[
-    str, typer.Option("--input", "-i", help="File of JSON lines or plain text lines; - for standard input.")
+    str,
+    typer.Option("--input", "-i", help="CSV, TSV, JSON lines, parquet, or plain lines (.txt); - for standard input."),
+]
+InputFormat = Annotated[
+    FileFormat | None, typer.Option("--format", help="Format of the input. Default: by the ending of its name.")
 ]
 OutputFile = Annotated[Path | None, typer.Option("--output", help="Output file. Default: standard output.")]
 DEFAULT_STORE = "store"

@@ -45,7 +45,10 @@ def plan(
     verify: options.Verify = False,
     store: options.StoreFolder = DEFAULT_STORE,
 ) -> None:
-    """Show what a run would do, and why. Runs nothing and fetches nothing."""
+    """Show what a run would do, and why. Runs nothing and fetches nothing.
+
+    Checks the recipe with the files that are here, as a run does: columns, labels, and numbers of examples.
+    """
     request = load_request(recipe, override, store)
     selection = Selection(
         from_=tuple(from_ or ()),
@@ -54,12 +57,15 @@ def plan(
         force=tuple(force or ()),
         verify=verify,
     )
-    check_cached(request)
+    not_fetched = check_cached(request)
     planned = plan_recipe(request.config, request.store, selection)
     steps = list(planned.steps.values())
     budget = memory.local_budget(steps)
     console.print(plan_view.plan_table(planned, memory.memory_rows(steps, budget)))
     console.print(memory.budget_summary(budget), style="dim", highlight=False)
+    for key, ref in not_fetched.items():
+        name = escape(ref.partition("#")[0])
+        console.print(f"not fetched: {key}, {name}", style="dim", highlight=False, soft_wrap=True)
 
 
 def status(

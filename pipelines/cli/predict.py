@@ -2,24 +2,34 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+from pathlib import Path
 from typing import Annotated
 
 import typer
+from rich.markup import escape
 
 from pipelines.cli import options
 from pipelines.cli.options import DEFAULT_STORE
 from pipelines.cli.views.progress_display import preflight_progress
-from pipelines.cli.views.terminal import console, errors, open_lines, open_output
+from pipelines.cli.views.terminal import console, errors, new_file, open_input, open_output
 from pipelines.preflight import models
 from pipelines.preflight.checks import fetch
 from pipelines.schema.config import ScoreRecipe
 from pipelines.schema.loader import find_recipe, read_recipe
 from pipelines.schema.locations import RecipeError, errors_located_in
 from pipelines.serving import batch_inference, model_lookup
+from pipelines.serving.batch_inference import AnswerOptions, RowLabeler
+from pipelines.serving.input_rows import format_of, read_rows
+from pipelines.serving.output_rows import AnswerColumns, write_parquet, write_text
 from pipelines.serving.service.batcher import BatchingConfig
 from pipelines.serving.service.request_parsing import RequestLimits
 from pipelines.serving.service.server import ListenAddress, ServiceConfig, serve_until_stopped
+from stages.common.errors import DataError, InputError
 from stages.common.models.backbones.config import BackboneConfig
+
+MAX_REJECTED = 20
+"""Rejected rows that are printed."""
 
 
 def score(
@@ -31,14 +41,17 @@ def score(
         str | None, typer.Option("--backbone", help="Use another model: reference of an asset.")
     ] = None,
     max_length: Annotated[int | None, typer.Option("--max-length", min=8, help="Maximum number of tokens.")] = None,
+    format_: options.InputFormat = None,
     override: options.Override = None,
 ) -> None:
-    """Score the labels of each line with each pattern, without training."""
+    """Score the labels of each row with each pattern, without training."""
     path = find_recipe(recipe)
     score_recipe = read_recipe(path, ScoreRecipe, override or (), ignore_others=True)
     task = score_recipe.task
-    settings = {**(score_recipe.backbone or {}), "precision": "fp32"}
-    settings |= {key: value for key, value in {"asset": backbone, "max_length": max_length}.items() if value}
+    settings = score_recipe.backbone.model_dump() if score_recipe.backbone else {}
+    settings |= {"precision": "fp32"} | {
+        key: value for key, value in {"asset": backbone, "max_length": max_length}.items() if value
+    }
     if "asset" not in settings:
         raise RecipeError("no backbone is set.", "Add --backbone ASSET or a section backbone.", where=str(path))
     config = BackboneConfig.model_validate(settings)
@@ -49,28 +62,92 @@ def score(
     with errors_located_in(path), preflight_progress(errors) as on_start:
         fetch({"backbone.asset": config.asset}, on_start)
         models.check_scoring(task, patterns, config)
-    with open_lines(input_) as lines, open_output(output) as file:
-        for line in batch_inference.score_lines(task, patterns, config, lines, input_):
+    columns = score_recipe.columns
+    plain_field = task.fields[0] if len(task.fields) == 1 else None
+    with open_input(input_) as stream, open_output(output) as file:
+        rows = read_rows(stream, input_, format_, plain_field)
+        if rows.columns is not None:
+            batch_inference.check_columns(rows.columns, {name: columns.get(name, ()) for name in task.fields}, input_)
+        for line in batch_inference.score_rows(task, patterns, config, columns, rows):
             file.write(line + "\n")
 
 
 def predict(
     recipe: Annotated[str, typer.Argument(help="Recipe that was run, or the folder of a model.")],
     input_: options.InputFile,
+    output: Annotated[
+        Path | None,
+        typer.Option("--output", help="Output file; its ending selects the format. Default: standard output."),
+    ] = None,
+    format_: options.InputFormat = None,
+    column: Annotated[
+        list[str] | None,
+        typer.Option("--column", metavar="FIELD=COLUMN", help="Column of a field. Default: as in the recipe."),
+    ] = None,
+    top_k: Annotated[int | None, typer.Option(min=1, help="Write only the most likely labels.")] = None,
+    threshold: Annotated[
+        float | None, typer.Option(min=0, max=1, help="Give no label if its probability is lower.")
+    ] = None,
+    abstain_label: Annotated[
+        str | None, typer.Option(metavar="LABEL", help="With --threshold: write this instead of no label.")
+    ] = None,
+    strict: Annotated[bool, typer.Option("--strict", help="Stop at the first row that cannot be labeled.")] = False,
     prompts: Annotated[
-        str | None, typer.Option(help="Use the soft prompts of this method. Each line names its task.")
+        str | None, typer.Option(help="Use the soft prompts of this method. Each row names its task.")
     ] = None,
     row: options.Row = None,
-    output: options.OutputFile = None,
     override: options.Override = None,
     store: options.StoreFolder = DEFAULT_STORE,
 ) -> None:
-    """Predict labels and probabilities for each line with the classifier or with prompts."""
+    """Predict labels and probabilities for each row with the classifier or with prompts."""
+    if abstain_label is not None and threshold is None:
+        raise InputError("--abstain-label needs a threshold.", "Add --threshold 0.8.", key="--abstain-label")
     choice = model_lookup.ModelChoice(row=row, prompts=prompts)
-    predictor = model_lookup.find_model(recipe, override, store, choice).load()
-    with open_lines(input_) as lines, open_output(output) as file:
-        for line in batch_inference.predict_lines(predictor, lines, input_):
-            file.write(line + "\n")
+    source = model_lookup.find_model(recipe, override, store, choice)
+    given = _given_columns(column or ())
+    answers = AnswerOptions(top_k=top_k, threshold=threshold, abstain_label=abstain_label, is_strict=strict)
+    with open_input(input_) as stream:
+        predictor = source.load()
+        columns = {task: {**source.columns.get(task, {}), **given} for task in predictor.tasks}
+        rows = read_rows(stream, input_, format_, predictor.plain_field())
+        labeler = RowLabeler(predictor, columns, answers, _Rejected())
+        names, blocks = AnswerColumns(predictor, top_k), labeler.label(rows, input_)
+        file_format = (format_of(output) if output else None) or rows.format
+        if file_format == "parquet" and output is not None:
+            with new_file(output) as path:
+                write_parquet(blocks, names, rows, path)
+        else:
+            is_text = output is not None or file_format in ("csv", "tsv")
+            with open_output(output) as file:
+                write_text(blocks, names, rows, file_format if is_text else "jsonl", file)
+    if labeler.num_rejected:
+        num_rows = labeler.num_answered + labeler.num_rejected
+        errors.print(f"rejected  {labeler.num_rejected} of {num_rows} rows", highlight=False)
+        raise typer.Exit(1)
+
+
+def _given_columns(options_: Sequence[str]) -> dict[str, tuple[str, ...]]:
+    columns: dict[str, tuple[str, ...]] = {}
+    for option in options_:
+        field, equals, name = option.partition("=")
+        if not equals or not field or not name:
+            raise InputError(f"{option!r} names no column.", "Write --column FIELD=COLUMN.", key="--column")
+        columns[field] = (name,)
+    return columns
+
+
+class _Rejected:
+    """Prints the rows that are rejected, at most `MAX_REJECTED` of them."""
+
+    def __init__(self) -> None:
+        self._count = 0
+
+    def __call__(self, error: DataError) -> None:
+        self._count += 1
+        if self._count <= MAX_REJECTED:
+            errors.print(f"rejected  {escape(str(error))}", highlight=False, soft_wrap=True)
+        elif self._count == MAX_REJECTED + 1:
+            errors.print("rejected  more rows; the output has all errors", highlight=False)
 
 
 def serve(

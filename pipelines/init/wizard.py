@@ -50,6 +50,7 @@ from pipelines.init.task_data import TaskData, TaskFiles
 from pipelines.init.text_lengths import Lengths, measure_lengths
 from pipelines.preflight import models
 from pipelines.preflight.checks import fetch
+from pipelines.schema.relative_paths import with_relative_paths
 from stages.common.assets.references import Asset
 from stages.common.errors import DataError, InputError
 from stages.common.examples import Example
@@ -172,7 +173,11 @@ class InitWizard:
         self._check_free(output)  # again: the scores may have taken minutes
         header = [*_header(recipe.sections, profile(cloze).workload, shlex.quote(str(output))), *notes]
         with self.terminal.open_output(output) as file:
-            file.write(recipe_writer.recipe_text(recipe.sections, header, data.comments(options.shots)))
+            file.write(
+                recipe_writer.recipe_text(
+                    with_relative_paths(recipe.sections, output.parent), header, data.comments(options.shots)
+                )
+            )
         return output
 
     def _show(self, data: TaskData, columns: Sequence[str]) -> None:

@@ -12,16 +12,22 @@ from collections.abc import Callable, Collection, Mapping
 from itertools import islice
 from pathlib import Path
 
-from pipelines.preflight.models import check_lengths, check_models
+from pipelines.preflight.models import check_lengths, check_models, is_ready
+from pipelines.preflight.remembered import remember_success
 from pipelines.schema.config import PipelineConfig
 from pipelines.schema.locations import errors_located_in
+from pipelines.schema.sections.ensemble import ShardsSection
 from pipelines.schema.sections.prompts import PptSection, token_level_tasks
 from stages.common.assets import availability
 from stages.common.assets.cache import is_cached, resolve
+from stages.common.assets.references import Asset
+from stages.common.config import asset_refs
 from stages.common.data import text_shards
+from stages.common.data.config import Source
 from stages.common.data.corpora import Documents, Window, check_enough, document_texts
 from stages.common.errors import AssetError, DataError, InputError
 from stages.common.models.model_files import check_pooling, is_translated, model_folder, refuse_pickled
+from stages.prompt_pretraining.config import SingleConfig
 from stages.prompt_pretraining.formats import corpus_requirements
 from stages.splits.config import SplitsConfig
 from stages.splits.stage import sample_splits
@@ -88,17 +94,68 @@ def check_recipe(config: PipelineConfig, on_start: OnStart) -> None:
         InputError: with the dotted key in the recipe.
     """
     fetch(config.assets, on_start, models=[f"{key}.asset" for key in config.backbones | config.encoders])
-    check_lengths(config)
+    check_contents(config)
+
+
+def check_local(config: PipelineConfig) -> dict[str, str]:
+    """Checks a recipe as far as it can without a download. Files that passed are not read again until they change.
+
+    Returns:
+        Dotted key -> reference of each asset that is not fetched yet.
+
+    Raises:
+        InputError: with the dotted key in the recipe.
+    """
+    not_fetched = {}
+    for key, ref in config.assets.items():
+        with errors_located_in(key):
+            if not is_cached(ref):
+                if Asset.parse(ref).scheme == "path":
+                    resolve(ref)  # raises the error: it does not exist
+                not_fetched[key] = ref
+    sources = asset_refs(config, include=lambda model: not isinstance(model, ShardsSection | SingleConfig))
+    hub = {key: ref for key, ref in sources.items() if ref.startswith("hf:") and key not in config.assets}
+    files = [resolve(ref) for key, ref in config.assets.items() if key not in not_fetched]
+    if config.unlabeled_shards:
+        with errors_located_in("unlabeled_shards.source"):
+            files += text_shards.shard_files(config.unlabeled_shards.source.asset).values()
+    with remember_success(config, files) as is_known:
+        if not is_known:
+            check_contents(config, only_cached=True)
+    return not_fetched | hub
+
+
+def check_contents(config: PipelineConfig, *, only_cached: bool = False) -> None:
+    """Reads data, corpora and shards, and checks models, patterns and label words.
+
+    Args:
+        config: The recipe.
+        only_cached: Skips what must be downloaded or translated first, as a plan does.
+
+    Raises:
+        InputError: with the dotted key in the recipe.
+    """
+
+    def can_read(*sources: Source) -> bool:
+        return not only_cached or all(not item.asset.startswith("hf:") and is_cached(item.asset) for item in sources)
+
+    check_lengths(config, only_cached=only_cached)
     for task, data, section in config.datasets.values():
-        with errors_located_in(section):
-            sample_splits(SplitsConfig(data=data, labels=task.labels, fields=task.fields))
-    check_token_level_data(config)
+        if can_read(*data.sources.values()):
+            with errors_located_in(section):
+                sample_splits(SplitsConfig(data=data, labels=task.labels, fields=task.fields))
+    for item in token_level_tasks(config.prompts):
+        if can_read(*item.section.data.sources.values()):
+            with errors_located_in(item.key):
+                token_level_splits.sample_splits(TokenLevelSplitsConfig(task=item.task, data=item.section.data))
     check_unlabeled_shards(config)
-    if config.ppt:
+    if config.ppt and can_read(config.ppt.corpus.source):
         check_corpus_shards(config.ppt)
         check_corpus(config.ppt)
-    check_models(config)
+    check_models(config, only_cached=only_cached)
     for key, encoder in config.encoders.items():
+        if only_cached and not is_ready(encoder.asset):
+            continue
         with errors_located_in(f"{key}.asset"):
             folder = model_folder(encoder.asset)
             refuse_pickled(folder)
@@ -122,17 +179,6 @@ def check_corpus(ppt: PptSection) -> None:
                 check_enough(corpus, Window(corpus, required.documents), required.documents, f"the format {kind}")
             except InputError as error:
                 raise error.at(key="corpus.source") from error
-
-
-def check_token_level_data(config: PipelineConfig) -> None:
-    """Reads all files of token-level tasks.
-
-    Raises:
-        DataError: with the dotted key in the recipe.
-    """
-    for item in token_level_tasks(config.prompts):
-        with errors_located_in(item.key):
-            token_level_splits.sample_splits(TokenLevelSplitsConfig(task=item.task, data=item.section.data))
 
 
 def check_corpus_shards(ppt: PptSection) -> None:

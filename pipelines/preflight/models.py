@@ -35,7 +35,7 @@ def check_models(config: PipelineConfig, *, only_cached: bool = False) -> None:
         InputError: a combination that no stage can compute.
     """
     for key, backbone in config.backbones.items():
-        if only_cached and not _is_ready(backbone.asset):
+        if only_cached and not is_ready(backbone.asset):
             continue
         section_key = "pet" if key == "backbone" else key.removesuffix(".backbone")
         section = config.pet_sections.get(section_key)
@@ -131,19 +131,25 @@ def check_formats(ppt: PptSection, family: Family, tokenizer: Any) -> None:
             classifier_folder(ppt.single)
 
 
-def _is_ready(ref: str) -> bool:
-    """Returns True if a backbone can be read without a download and without translating it."""
+def is_ready(ref: str) -> bool:
+    """Returns True if a model can be read without a download and without translating it."""
     return is_cached(ref) and is_translated(resolve(ref))
 
 
-def check_lengths(config: PipelineConfig) -> None:
+def check_lengths(config: PipelineConfig, *, only_cached: bool = False) -> None:
     """Checks that a text of the maximum length, with the prompt before it, has at most as many tokens as a model has
     positions.
+
+    Args:
+        config: The recipe.
+        only_cached: Skips models that must be downloaded or translated first.
 
     Raises:
         InputError: with the key of `max_length`.
     """
     for key, model in (config.backbones | config.encoders).items():
+        if only_cached and not is_ready(model.asset):
+            continue
         num_virtual_tokens = config.num_prompt_vectors(key)
         num_positions = max_positions(model_folder(model.asset))
         if num_positions is not None and model.max_length + num_virtual_tokens > num_positions:

@@ -14,8 +14,8 @@ from cluster.run.result import RunOptions
 from cluster.steps.plan import Plan, PlanState
 from cluster.store.base import Store
 from cluster.store.location import open_store
-from pipelines.preflight import memory, models
-from pipelines.preflight.checks import OnStart, check_recipe
+from pipelines.preflight import memory
+from pipelines.preflight.checks import OnStart, check_local, check_recipe
 from pipelines.schema.config import PipelineConfig
 from pipelines.schema.loader import find_recipe, read_recipe
 from pipelines.schema.locations import errors_located_in
@@ -59,10 +59,14 @@ def check_request(request: RunRequest, on_start: OnStart) -> None:
         check_recipe(request.config, on_start)
 
 
-def check_cached(request: RunRequest) -> None:
-    """Checks the recipe with the models on this machine. Downloads nothing."""
+def check_cached(request: RunRequest) -> dict[str, str]:
+    """Checks the recipe with the files and models on this machine. Downloads nothing.
+
+    Returns:
+        Dotted key -> reference of each asset that is not fetched yet.
+    """
     with errors_located_in(request.path):
-        models.check_models(request.config, only_cached=True)
+        return check_local(request.config)
 
 
 def check_machine(request: RunRequest, options: RunOptions, planned: Plan) -> None:

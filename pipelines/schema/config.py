@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 from pydantic import BaseModel, Field, model_validator
@@ -42,12 +43,19 @@ from stages.splits.config import DataConfig
 
 
 class ScoreRecipe(BaseModel, frozen=True, extra="ignore"):
-    """The part of a recipe that `score` reads: the task and, if present, the section of the backbone."""
+    """The part of a recipe that `score` reads: the task and, if present, its data and the section of the backbone."""
 
     task: Task
     """Labels, patterns and label words."""
-    backbone: dict[str, object] | None = None
-    """The section of the backbone."""
+    backbone: BackboneConfig | None = None
+    """The backbone."""
+    data: DataConfig | None = None
+    """The data, whose columns the rows to score have too."""
+
+    @property
+    def columns(self) -> dict[str, tuple[str, ...]]:
+        """Field of the task -> its columns in the files of the recipe."""
+        return field_columns(self.data, self.task.fields) if self.data else {}
 
 
 class PipelineConfig(Config):
@@ -205,6 +213,15 @@ class PipelineConfig(Config):
         if self.ppt and "single" not in self.ppt.formats:
             refs.pop("ppt.single.classifier", None)
         return refs
+
+
+def field_columns(data: DataConfig, fields: Iterable[str]) -> dict[str, tuple[str, ...]]:
+    """Returns the columns of each field in the files of a task, in the order pool, train, dev, unlabeled, test."""
+    sources = data.sources.values()
+    return {
+        field: tuple(dict.fromkeys(source.fields[field] for source in sources if field in source.fields))
+        for field in fields
+    }
 
 
 def _is_fetched(model: Config) -> bool:

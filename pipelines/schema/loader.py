@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import json
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, TypeVar
@@ -11,10 +10,13 @@ from typing import Any, TypeVar
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from pipelines.schema.config import PipelineConfig
-from pipelines.schema.locations import RecipeError, key_lines, located, parse_node, recipe_error
+from pipelines.schema.config import PipelineConfig, ScoreRecipe
+from pipelines.schema.locations import RecipeError, key_lines, located, recipe_error
+from pipelines.schema.recipe_text import check_values, parse_node, parse_values
+from pipelines.schema.relative_paths import with_absolute_paths
 from pipelines.schema.renamed_keys import check_renamed_keys
 from pipelines.schema.rules import check_rules
+from pipelines.schema.task_rules import check_score_task
 from stages.common.errors import InputError
 
 Model = TypeVar("Model", bound=BaseModel)
@@ -63,19 +65,24 @@ def read_recipe(path: Path, model: type[Model], overrides: Sequence[str] = (), *
         overrides: `section.key=value`, values in YAML.
         ignore_others: Ignores top-level keys that `model` does not have.
 
+    Returns:
+        The recipe. Paths in the file are relative to its folder, and paths in overrides to the current one.
+
     Raises:
         RecipeError: the first problem with its line, such as invalid YAML, an unknown key or a value out of range.
     """
     try:
         text = path.read_text(encoding="utf-8")
         node = parse_node(text)
-        values = _unshared(_values(text))
+        values = _unshared(parse_values(text))
+    except InputError as error:
+        raise RecipeError(error.problem, error.remedy, where=str(path)) from None
     except (OSError, UnicodeDecodeError) as error:
         raise RecipeError(f"it cannot be read ({error}).", "Use a readable YAML file.", where=str(path)) from error
     except yaml.YAMLError as error:
         mark = getattr(error, "problem_mark", None)
         where = f"{path}:{mark.line + 1}" if mark else str(path)
-        problem = str(getattr(error, "problem", error))
+        problem = getattr(error, "problem", None) or getattr(error, "reason", None) or str(error).partition("\n")[0]
         raise RecipeError(f"not YAML: {problem}.", "Fix the indentation or the quotes there.", where=where) from error
     if not isinstance(values, dict):
         raise RecipeError("the recipe is not a mapping.", "Start with a line such as: name: my_task", where=str(path))
@@ -85,15 +92,18 @@ def read_recipe(path: Path, model: type[Model], overrides: Sequence[str] = (), *
     if ignore_others:
         values = {key: value for key, value in values.items() if key in model.model_fields}
     try:
+        check_values(values)
         check_renamed_keys(values)
         config = model.model_validate(values)
         if isinstance(config, PipelineConfig):
             check_rules(config)
+        elif isinstance(config, ScoreRecipe):
+            check_score_task(config)
     except ValidationError as error:
         raise recipe_error(error, model, path, lines, changed) from None
     except InputError as error:
         raise located(error, path, lines, changed) from None
-    return config
+    return with_absolute_paths(config, path.absolute().parent, changed)
 
 
 def load_config(values: dict[str, Any]) -> PipelineConfig:
@@ -105,16 +115,6 @@ def load_config(values: dict[str, Any]) -> PipelineConfig:
     config = PipelineConfig.model_validate(values)
     check_rules(config)
     return config
-
-
-def _values(text: str) -> Any:
-    """Parses a YAML or JSON text. A YAML parser misreads JSON's tabs, pairs of \\u escapes and numbers like 1e-5."""
-    if text.lstrip().startswith("{"):
-        try:
-            return json.loads(text)
-        except ValueError:
-            pass  # a YAML mapping on one line
-    return yaml.safe_load(text)
 
 
 def _check_repeated_keys(node: Any, path: Path, place: tuple[str, ...] = ()) -> None:
@@ -148,7 +148,9 @@ def _override(values: dict[str, Any], item: str, model: type[BaseModel]) -> str:
         raise RecipeError(f"-o {item} is not an override.", "Write -o section.key=value.")
     *parents, last = key.split(".")
     try:
-        value = yaml.safe_load(text)
+        value = parse_values(text)
+    except InputError as error:
+        raise RecipeError(error.problem, error.remedy, key=key, where=f"-o {item}") from error
     except yaml.YAMLError as error:
         raise RecipeError(f"{text!r} is not YAML.", "Put the value in quotes.", key=key, where=f"-o {item}") from error
     target: Any = values

@@ -15,6 +15,7 @@ from typing import Any, Literal
 import yaml
 from pydantic import BaseModel, ValidationError
 
+from pipelines.schema.recipe_text import parse_node
 from stages.common.errors import AssetError, InputError
 
 
@@ -52,11 +53,6 @@ def _with_line(error: InputError, path: Path) -> InputError:
         return error
     lines = key_lines(parse_node(path.read_text(encoding="utf-8")))
     return error.at(where=_where(path, tuple(error.key.split(".")), lines))
-
-
-def parse_node(text: str) -> Any:
-    """Returns the tree of a YAML or JSON text, with line numbers."""
-    return yaml.compose(text.replace("\t", " ") if text.lstrip().startswith("{") else text, Loader=yaml.SafeLoader)
 
 
 def key_lines(node: Any, prefix: tuple[str, ...] = ()) -> dict[tuple[str, ...], int]:

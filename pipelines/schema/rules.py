@@ -8,6 +8,7 @@ from pipelines.schema.config import PipelineConfig
 from pipelines.schema.locations import errors_located_in
 from pipelines.schema.sections.ensemble import FinetunedMember, ProbeMember, StudentStage
 from pipelines.schema.sections.prompts import PromptTaskConfig, token_level_tasks
+from pipelines.schema.task_rules import check_tasks
 from stages.common.errors import InputError
 from stages.common.prompts.config import check_fits_token_level
 from stages.common.training.config import TrainingConfig
@@ -463,6 +464,7 @@ def _unknown(what: str, name: str, known: Collection[str], key: str) -> InputErr
 
 
 RULES: tuple[Callable[[PipelineConfig], None], ...] = (
+    check_tasks,
     check_student_training,
     check_teachers,
     check_early_stopping,

@@ -1,14 +1,18 @@
-"""`clozeline score` and `clozeline predict`: labels the lines of a file, in input order, in constant memory."""
+"""`clozeline score` and `clozeline predict`: labels the rows of a file, in order, in constant memory."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from itertools import islice
 from typing import Any, TypeVar
 
-from pipelines.serving.predictors import Predictor, example_of
-from stages.common.errors import DataError
+from pipelines.serving.input_rows import ROWS_AT_ONCE, InputRow, InputRows
+from pipelines.serving.output_rows import LABEL, PROBABILITIES, Answer
+from pipelines.serving.predictors import TASK, Predictor, example_of
+from stages.common.data.sources import column
+from stages.common.errors import DataError, InputError
 from stages.common.models.backbones.config import BackboneConfig
 from stages.common.models.backbones.loader import load_backbone
 from stages.common.models.cloze.classifier import ClozeClassifier
@@ -17,73 +21,176 @@ from stages.common.patterns.config import Task
 from stages.common.protocols import NullRecorder
 
 Item = TypeVar("Item")
-LINES_AT_ONCE = 512
-"""Lines kept in memory: enough to sort them by length."""
+FieldColumns = Mapping[str, Mapping[str, Sequence[str]]]
+"""Task -> field -> columns that may have it. The only task of a classifier has an empty name."""
 
 
-def read_lines(
-    lines: Iterable[str], name: str, plain_field: str | None, parse_row: Callable[[Mapping[str, Any], str], Item]
-) -> Iterator[Item]:
-    """Yields an item per line that is not blank. Its uid is the number of its line.
+@dataclass(frozen=True, kw_only=True, slots=True)
+class AnswerOptions:
+    """Which answers to give.
 
     Args:
-        lines: JSON lines. If `plain_field` is set, a line that does not start with { is the text of that field.
-        name: The source of the lines, for errors.
-        plain_field: The only field of a row; None if a row has several.
-        parse_row: Makes an item from a row and a uid.
-
-    Raises:
-        DataError: a field is missing, empty or not text; names the line.
+        top_k: Number of labels, the most likely first, whose probabilities are kept; None: all.
+        threshold: Probability below which a label is not given.
+        abstain_label: What is given instead.
+        is_strict: Stop at the first row that cannot be labeled.
     """
-    for number, line in enumerate(lines, 1):
-        if line.strip():
-            try:
-                yield parse_row(_row(line, plain_field), str(number))
-            except DataError as error:
-                where = error.where or f"{name}, line {number}"
-                raise DataError(error.problem, error.remedy, where=where) from error
+
+    top_k: int | None = None
+    threshold: float | None = None
+    abstain_label: str | None = None
+    is_strict: bool = False
 
 
-def _row(line: str, plain_field: str | None) -> dict[str, Any]:
-    if plain_field is not None and not line.lstrip().startswith("{"):
-        return {plain_field: line.strip()}
-    try:
-        row = json.loads(line)
-    except json.JSONDecodeError as error:
-        raise DataError(f"not JSON ({error.msg}).", "Write one JSON object per line.") from error
-    if not isinstance(row, dict):
-        raise DataError("not a JSON object.", "Write one JSON object per line.")
-    return row
-
-
-def predict_lines(predictor: Predictor[Any], lines: Iterable[str], name: str) -> Iterator[str]:
-    """Yields a JSON line with the prediction for each input line.
+class RowLabeler:
+    """Labels rows block by block, and counts those that are rejected.
 
     Args:
         predictor: The model.
-        lines: JSON lines with the fields of the model, or plain text if the model has a single field.
-        name: The source of the lines, for errors.
+        columns: The columns that may have a field. The column with the name of the field may always.
+        options: Which answers to give.
+        on_rejected: Called with the location and the error of each row that cannot be labeled.
 
     Raises:
-        DataError: a line lacks a field or names an unknown task; names the line.
+        InputError: the options need probabilities, which the model does not have.
     """
-    for block in _blocks(read_lines(lines, name, predictor.plain_field(), predictor.parse_row)):
-        for prediction in predictor.predict(block):
-            yield json.dumps(prediction, ensure_ascii=False)
+
+    def __init__(
+        self,
+        predictor: Predictor[Any],
+        columns: FieldColumns,
+        options: AnswerOptions,
+        on_rejected: Callable[[DataError], None],
+    ) -> None:
+        if PROBABILITIES not in predictor.answers and (options.top_k, options.threshold) != (None, None):
+            raise InputError("this model predicts no probabilities.", "Remove --top-k and --threshold.")
+        self._predictor = predictor
+        self._columns = columns
+        self._options = options
+        self._on_rejected = on_rejected
+        self.num_answered = 0
+        self.num_rejected = 0
+        self._first_error: DataError | None = None
+
+    def label(self, rows: InputRows, name: str) -> Iterator[list[Answer]]:
+        """Yields blocks of answers: one per row, in order.
+
+        Raises:
+            DataError: a table has no column for a field; no row can be labeled; or, if the options are strict, one of
+                them cannot.
+        """
+        self._check_columns(rows, name)
+        has_columns = rows.format != "lines"
+        for block in blocks(rows.rows):
+            parsed = [self._parse(row) for row in block]
+            items = [item for item in parsed if not isinstance(item, DataError)]
+            predictions = iter(self._predictor.predict(items) if items else ())
+            answers = [
+                Answer(row.values if has_columns else {}, {}, item)
+                if isinstance(item, DataError)
+                else Answer(row.values if has_columns else {}, self._selected(next(predictions)))
+                for row, item in zip(block, parsed, strict=True)
+            ]
+            self.num_answered += sum(answer.error is None for answer in answers)
+            yield answers
+        if self._first_error is not None and not self.num_answered:
+            error = self._first_error
+            raise DataError(f"no row can be labeled: {error.problem}", error.remedy, where=error.where)
+
+    def _parse(self, row: InputRow) -> Any:
+        """Returns the item of a row, or the error for which it is rejected."""
+        try:
+            if row.error is not None:
+                raise row.error
+            return self._predictor.parse_row(self._with_fields(row.values), row.location)
+        except DataError as error:
+            located = DataError(error.problem, error.remedy, where=row.location)
+            if self._options.is_strict:
+                raise located from error
+            self.num_rejected += 1
+            self._first_error = self._first_error or located
+            self._on_rejected(located)
+            return located
+
+    def _with_fields(self, values: Mapping[str, Any]) -> dict[str, Any]:
+        """Returns the values of a row, and its fields from the first of their columns that the row has."""
+        task = values.get(TASK)
+        if len(self._columns) == 1:
+            (task,) = self._columns
+        by_field = self._columns.get(task, {}) if isinstance(task, str) else {}
+        return {**values, **fields_of(values, by_field)}
+
+    def _check_columns(self, rows: InputRows, name: str) -> None:
+        if rows.columns is None or self._predictor.kind != "classifier":
+            return
+        (task,) = self._predictor.tasks
+        known = self._columns.get(task, {})
+        check_columns(rows.columns, {field: known.get(field, ()) for field in self._predictor.tasks[task]}, name)
+
+    def _selected(self, prediction: dict[str, Any]) -> dict[str, Any]:
+        if PROBABILITIES not in prediction:
+            return prediction
+        options, by_label = self._options, prediction[PROBABILITIES]
+        selected = dict(prediction)
+        if options.threshold is not None and max(by_label.values()) < options.threshold:
+            selected[LABEL] = options.abstain_label
+        if options.top_k is not None:
+            selected[PROBABILITIES] = dict(sorted(by_label.items(), key=lambda item: -item[1])[: options.top_k])
+        return selected
 
 
-def score_lines(
-    task: Task, patterns: Sequence[str], config: BackboneConfig, lines: Iterable[str], name: str
+def fields_of(values: Mapping[str, Any], columns: Mapping[str, Sequence[str]]) -> dict[str, Any]:
+    """Returns each field from the first of its columns that the row has; a dotted name is a path into objects."""
+    fields = {}
+    for field, names in columns.items():
+        for name in names:
+            try:
+                fields[field] = column(values, name, "")
+            except DataError:
+                continue
+            break
+    return fields
+
+
+def check_columns(header: Sequence[str], columns: Mapping[str, Sequence[str]], name: str) -> None:
+    """Checks that a table has a column for each field.
+
+    Raises:
+        DataError: it does not; names the columns that it has.
+    """
+    for field, names in columns.items():
+        if not {part for item in (*names, field) for part in (item, item.partition(".")[0])} & {*header}:
+            expected = " or ".join(repr(item) for item in dict.fromkeys((*names, field)))
+            raise DataError(
+                f"there is no column {expected} for the field {field!r}.",
+                f"Set --column {field}=COLUMN to one of: {', '.join(header)}.",
+                where=name,
+            )
+
+
+def score_rows(
+    task: Task, patterns: Sequence[str], config: BackboneConfig, columns: Mapping[str, Sequence[str]], rows: InputRows
 ) -> Iterator[str]:
-    """Yields a JSON line with the label logits of each pattern, for each input line in order."""
+    """Yields a JSON line with the label logits of each pattern, for each input row in order.
+
+    Raises:
+        DataError: a row cannot be read, or lacks a field; names its line.
+    """
     classifiers = _zero_shot_classifiers(task, patterns, config)
-    fields = task.fields
-    plain_field = fields[0] if len(fields) == 1 else None
-    for block in _blocks(read_lines(lines, name, plain_field, lambda row, uid: example_of(row, fields, uid))):
+
+    def parse_row(row: InputRow) -> Any:
+        try:
+            if row.error is not None:
+                raise row.error
+            return example_of({**row.values, **fields_of(row.values, columns)}, task.fields, row.location)
+        except DataError as error:
+            raise DataError(error.problem, error.remedy, where=row.location) from error
+
+    for block in blocks(map(parse_row, rows.rows)):
         logits = dict(zip(patterns, predict_patterns(classifiers, block, NullRecorder(), ""), strict=True))
-        for row in range(len(block)):
+        for number in range(len(block)):
             for pattern, logits_NC in logits.items():
-                values = {label: float(value) for label, value in zip(task.labels, logits_NC[row], strict=True)}
+                values = {label: float(value) for label, value in zip(task.labels, logits_NC[number], strict=True)}
                 yield json.dumps({"pattern": pattern, "logits": values}, ensure_ascii=False)
 
 
@@ -92,7 +199,8 @@ def _zero_shot_classifiers(task: Task, patterns: Sequence[str], config: Backbone
     return [ClozeClassifier.of(task, pattern, backbone, config) for pattern in patterns]
 
 
-def _blocks(items: Iterable[Item]) -> Iterator[list[Item]]:
+def blocks(items: Iterable[Item]) -> Iterator[list[Item]]:
+    """Yields the items in lists of at most `ROWS_AT_ONCE`."""
     iterator = iter(items)
-    while block := list(islice(iterator, LINES_AT_ONCE)):
+    while block := list(islice(iterator, ROWS_AT_ONCE)):
         yield block

@@ -16,6 +16,7 @@ from pipelines.dag.fewshot import plan_recipe
 from pipelines.kinds import KINDS
 from pipelines.run import runner
 from pipelines.run.request import RunRequest, load_request
+from pipelines.schema.config import field_columns
 from pipelines.schema.locations import RecipeError
 from pipelines.serving import predictors
 from stages.common.errors import InputError
@@ -25,10 +26,14 @@ _FINGERPRINT = re.compile(r"[0-9a-f]{64}")
 
 @dataclass(frozen=True, slots=True)
 class ModelSource:
-    """The folders of a model that is not loaded yet, and the origin of each."""
+    """The folders of a model that is not loaded yet, the origin of each, and where a recipe reads its fields.
+
+    `columns`: task -> field -> columns of the files of the recipe. The only task of a classifier has an empty name.
+    """
 
     folders: tuple[Path, ...]
     origins: tuple[Mapping[str, str], ...]
+    columns: Mapping[str, Mapping[str, tuple[str, ...]]]
 
     def load(self) -> predictors.Predictor[Any]:
         """Loads the model; downloads its backbone if needed."""
@@ -65,15 +70,19 @@ def find_model(recipe: str, overrides: list[str] | None, store: str | Path, choi
     if Path(recipe).is_dir():
         if choice.row is not None:
             raise InputError(f"--row is for a recipe, but {recipe} is a folder.", "Remove --row.")
-        folders = [_model_folder(Path(recipe))]
+        folders, columns = [_model_folder(Path(recipe))], {}
     else:
         request = load_request(recipe, overrides, store)
         planned = _plan(request)
         if choice.prompts is not None:
             folders = _prompt_folders(request, planned, choice.prompts)
+            columns = {
+                name: field_columns(data, task.fields) for name, (task, data, _) in request.config.datasets.items()
+            }
         else:
             folders = [_classifier_folder(request, planned, choice.row)]
-    return ModelSource(tuple(folders), tuple(map(_origin, folders)))
+            columns = {"": field_columns(request.config.data, request.config.task.fields)}
+    return ModelSource(tuple(folders), tuple(map(_origin, folders)), columns)
 
 
 def _plan(request: RunRequest) -> Plan:

@@ -43,6 +43,8 @@ class Predictor(ABC, Generic[Item]):
     """Task -> the fields of its rows. The only task of a classifier has an empty name."""
     labels: Mapping[str, tuple[str, ...]]
     """Task -> its labels."""
+    answers: tuple[str, ...]
+    """Names of the values of a prediction."""
 
     @abstractmethod
     def parse_row(self, row: Row, uid: str) -> Item:
@@ -75,6 +77,7 @@ class ClassifierPredictor(Predictor[Example]):
     """A text classifier: an encoder with a head, or TF-IDF."""
 
     kind = "classifier"
+    answers = ("label", "probabilities")
 
     def __init__(self, classifier: TextClassifier | TfidfClassifier) -> None:
         self._classifier = classifier
@@ -93,6 +96,7 @@ class PromptPredictor(Predictor[tuple[int, Example]]):
     """Soft prompts for one backbone. A row names its task, which selects the prompt."""
 
     kind = "prompts"
+    answers = (TASK, "label", "probabilities")
 
     def __init__(self, folders: Sequence[Path]) -> None:
         self._classifiers = load_prompts(folders)
@@ -130,6 +134,7 @@ class TokenLevelPredictor(Predictor[TokenLevelExample]):
         self._is_tagging = task.kind == "tokens"
         self.tasks = {task.name: ("text",) if self._is_tagging else ("question", "context")}
         self.labels = {task.name: task.labels if self._is_tagging else ()}
+        self.answers = ("words", "labels", "entities") if self._is_tagging else ("answer",)
 
     def parse_row(self, row: Row, uid: str) -> TokenLevelExample:
         if not self._is_tagging:

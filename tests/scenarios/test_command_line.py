@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import json
 import shutil
 import sqlite3
@@ -15,6 +16,7 @@ import pytest
 import yaml
 
 from pipelines.schema.loader import find_recipe
+from pipelines.serving.model_lookup import ModelChoice, find_model
 
 Clozeline = Callable[..., subprocess.CompletedProcess[str]]
 STEPS = 19
@@ -128,7 +130,7 @@ def test_graph_is_mermaid_text_or_an_image(clozeline: Clozeline, tmp_path: Path)
 
 def test_predict_reads_standard_input_and_keeps_the_order(smoke_run: tuple[Path, str], clozeline: Clozeline) -> None:
     texts = ["A joy from start to end.", "Dull.", "A joy from start to end."]
-    stdin = json.dumps({"text": texts[0]}) + "\n" + texts[1] + "\n" + json.dumps({"text": texts[2]}) + "\n"
+    stdin = "".join(json.dumps({"text": text}) + "\n" for text in texts)
     finished = clozeline("predict", "smoke", "--store", str(smoke_run[0]), "--input", "-", stdin=stdin)
     assert finished.returncode == 0, finished.stderr
     predictions = [json.loads(line) for line in finished.stdout.splitlines()]
@@ -139,14 +141,28 @@ def test_predict_reads_standard_input_and_keeps_the_order(smoke_run: tuple[Path,
         assert item["label"] == max(item["probabilities"], key=item["probabilities"].get)
 
 
-def test_predict_writes_the_output_only_if_all_lines_are_valid(
+def test_predict_reads_the_columns_of_the_recipe(
+    smoke_run: tuple[Path, str], clozeline: Clozeline, tmp_path: Path
+) -> None:
+    source = find_model("smoke", None, smoke_run[0], ModelChoice())
+    (column,) = source.columns[""]["text"]
+    (tmp_path / "in.csv").write_text(f"id,{column}\n7,A joy from start to end.\n8,\n")
+    words = ("predict", "smoke", "--store", str(smoke_run[0]), "--input", str(tmp_path / "in.csv"))
+    finished = clozeline(*words)
+    assert finished.returncode == 1
+    assert [row["id"] for row in csv.DictReader(finished.stdout.splitlines())] == ["7", "8"]
+    assert f"rejected  {tmp_path}/in.csv:3: the field 'text' is empty." in finished.stderr
+    assert "Traceback" not in finished.stderr
+
+
+def test_strict_predict_writes_the_output_only_if_all_lines_are_valid(
     smoke_run: tuple[Path, str], clozeline: Clozeline, tmp_path: Path
 ) -> None:
     (tmp_path / "in.jsonl").write_text('{"text": "good"}\n{"txt": "misspelled"}\n')
     words = ("predict", "smoke", "--store", str(smoke_run[0]), "--input", str(tmp_path / "in.jsonl"))
-    finished = clozeline(*words, "--output", str(tmp_path / "out.jsonl"))
+    finished = clozeline(*words, "--strict", "--output", str(tmp_path / "out.jsonl"))
     assert finished.returncode == 2
-    assert "in.jsonl, line 2" in finished.stderr and "'text'" in finished.stderr
+    assert "in.jsonl:2: " in finished.stderr and "'text'" in finished.stderr
     assert list(tmp_path.iterdir()) == [tmp_path / "in.jsonl"]
 
 

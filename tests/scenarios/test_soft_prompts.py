@@ -78,10 +78,13 @@ def test_predict_uses_the_prompt_of_the_task_of_each_line(
 @pytest.mark.parametrize(
     ("line", "problem"),
     [
-        ('{"text": "A film."}', "line 1: the field task is missing"),
-        ('{"task": "weather", "text": "A film."}', "line 1: the task 'weather' has no prompt here"),
-        ('{"task": "plot_or_quote"}', "line 1: the field 'text' is missing"),
-        ("A film.", "line 1: not JSON"),
+        ('{"text": "A film."}', "stdin:1: no row can be labeled: the field task is missing"),
+        (
+            '{"task": "weather", "text": "A film."}',
+            "stdin:1: no row can be labeled: the task 'weather' has no prompt here",
+        ),
+        ('{"task": "plot_or_quote"}', "stdin:1: no row can be labeled: the field 'text' is missing"),
+        ("A film.", "stdin has plain lines, but this model reads several values per row"),
     ],
 )
 def test_predict_rejects_lines_without_a_known_task(

@@ -69,7 +69,7 @@ def test_predict_labels_words_and_answers_questions(
     assert predict("answers", '{"question": "What is it?", "context": "a dull plot"}')["answer"] in "a dull plot"
     wrong = clozeline("predict", folder_of("works", store), "--input", "-", stdin='{"words": 3}\n')
     assert wrong.returncode == 2
-    assert "line 1: the field words is not a list of words" in wrong.stderr
+    assert "stdin:1: no row can be labeled: the field words is not a list of words" in wrong.stderr
     command = ("predict", "smoke", "--prompts", "v2", "--input", "-", *overrides, "--store", str(store))
     both = clozeline(*command, stdin='{"task": "works"}\n')
     assert both.returncode == 2

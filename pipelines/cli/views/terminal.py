@@ -6,13 +6,14 @@ from __future__ import annotations
 
 import bz2
 import gzip
+import io
 import lzma
 import sys
 import zlib
 from collections.abc import Iterator
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
-from typing import IO, Any, TextIO, cast
+from typing import IO, Any, BinaryIO, TextIO, cast
 
 from rich.console import Console
 from rich.text import Text
@@ -21,6 +22,8 @@ from cluster.redaction import redact
 from stages.common.errors import InputError
 
 PIPED_WIDTH = 120
+OPENERS: dict[str, Any] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
+"""Ending of a compressed file -> the function that opens it."""
 
 
 class _RedactingStream:
@@ -77,49 +80,62 @@ def prompt_user(question: str, default: str | None) -> str:
 
 
 @contextmanager
-def open_lines(name: str) -> Iterator[TextIO]:
+def open_input(name: str) -> Iterator[BinaryIO]:
     """Opens a file, or standard input for `-`. Decompresses files that end in .gz, .bz2 or .xz.
 
     Raises:
-        InputError: the file cannot be read or decompressed, or is not UTF-8.
+        InputError: the file cannot be read or decompressed.
     """
     try:
-        file = nullcontext(sys.stdin) if name == "-" else _open_decompressed(Path(name))
+        file = io.BufferedReader(cast(Any, sys.stdin.buffer)) if name == "-" else _open_decompressed(Path(name))
     except OSError as error:
         raise InputError(
             f"cannot read {name} ({error.strerror}).", "Set --input to a file, or to - for standard input."
         ) from error
-    with file as lines:
+    with file as stream:
         try:
-            yield lines
-        except UnicodeDecodeError as error:
-            raise InputError(f"{name} is not UTF-8 ({error.reason}).", "Save it as UTF-8.") from error
+            yield stream
         except (EOFError, zlib.error, lzma.LZMAError, gzip.BadGzipFile) as error:
             raise InputError(f"cannot decompress {name} ({error}).", "Compress it again, or rename it.") from error
 
 
-def _open_decompressed(path: Path) -> AbstractContextManager[TextIO]:
+def _open_decompressed(path: Path) -> AbstractContextManager[BinaryIO]:
     with path.open("rb"):  # raises now, not at the first line
         pass
-    opener: Any = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}.get(path.suffix, open)
-    return cast(TextIO, opener(path, "rt", encoding="utf-8"))
+    return cast(BinaryIO, OPENERS.get(path.suffix, open)(path, "rb"))
 
 
 @contextmanager
 def open_output(path: Path | None) -> Iterator[TextIO]:
     """Opens standard output if `path` is None, else a file that appears when it is complete.
 
+    Compresses files that end in .gz, .bz2 or .xz. The text is UTF-8 in every locale. Half a surrogate pair,
+    which UTF-8 does not have, becomes an escape of JSON.
+
     Raises:
         InputError: the file cannot be written.
     """
     if path is None:
+        if isinstance(sys.stdout, io.TextIOWrapper):
+            sys.stdout.reconfigure(encoding="utf-8", errors="backslashreplace")
         yield sys.stdout
         sys.stdout.flush()
         return
+    opener = OPENERS.get(path.suffix, open)
+    with new_file(path) as temporary, opener(temporary, "wt", encoding="utf-8", errors="backslashreplace") as file:
+        yield file
+
+
+@contextmanager
+def new_file(path: Path) -> Iterator[Path]:
+    """Yields a temporary path next to `path`, which is renamed to it when the block ends without an error.
+
+    Raises:
+        InputError: the file cannot be written.
+    """
     temporary = path.with_name(f".{path.name}.part")
     try:
-        with temporary.open("w", encoding="utf-8") as file:
-            yield file
+        yield temporary
         temporary.replace(path)
     except OSError as error:
         raise InputError(f"cannot write {path} ({error.strerror}).", "Set --output to another file.") from error

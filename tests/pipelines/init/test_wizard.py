@@ -50,8 +50,9 @@ def test_init_writes_a_complete_recipe_that_plans(backbone: str, clozeline: Cloz
     config = read_recipe(Path("tickets.yaml"), PipelineConfig)
     assert (config.name, config.task.name, config.task.labels) == ("tickets", "tickets", ("billing", "bug", "shipping"))
     assert config.data.train is not None
+    assert "asset: tickets.csv" in text
     assert (config.data.train.asset, config.data.train.fields, config.data.train.label) == (
-        "tickets.csv",
+        str(tmp_path / "tickets.csv"),
         {"text": "message"},
         "team",
     )
