@@ -12,6 +12,7 @@ from rich.table import Table
 from pipelines.init.cloze_choices import Backbone, on_one_line
 from pipelines.init.evidence import Candidate, Evidence, Words, ranked
 from pipelines.init.interaction import Interaction
+from pipelines.init.scoring_progress import ScoringProgress
 from stages.common.examples import Example
 from stages.common.patterns.config import Task
 
@@ -81,8 +82,8 @@ def select(proposals: Proposals, examples: Sequence[Example], terminal: Interact
         examples: Labeled examples.
         terminal: Shows the accuracies.
     """
-    evidence = Evidence(proposals.task, proposals.backbone.config, examples)
     terminal.say("scoring", f"{len(proposals.task.patterns)} patterns on {len(examples)} labeled examples")
+    evidence = Evidence(proposals.task, proposals.backbone.config, examples, ScoringProgress(terminal))
     word_sets = proposals.word_sets()
     candidates = evidence.compare(word_sets) if word_sets else []
     if not proposals.words and not any(evidence.is_above_guess(item.accuracy) for item in candidates):

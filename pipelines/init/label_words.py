@@ -20,8 +20,8 @@ def has_word(label: str) -> bool:
 
 
 def clean(label: str) -> str:
-    """Splits a label into words: `Sci/Tech` becomes `Sci Tech`, `sci_tech` becomes `sci tech`."""
-    spaced = re.sub(r"(?<=[a-z])(?=[A-Z])", " ", label)
+    """Splits a label into words: `Sci/Tech` becomes `Sci Tech`, `rec.autos` `rec autos`, `TVRepair` `TV Repair`."""
+    spaced = re.sub(r"(?<=[a-z])(?=[A-Z])|(?<=[A-Z])(?=[A-Z][a-z])", " ", label)
     return " ".join(re.sub(r"[\W_]+", " ", spaced).split())
 
 

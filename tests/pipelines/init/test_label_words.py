@@ -17,6 +17,8 @@ from pipelines.init import label_words
         (("Text/Topic", "bug_case"), {"Text/Topic": ["text", "topic"], "bug_case": ["bug", "case"]}),
         (("about.bug", "about.crash"), {"about.bug": ["bug"], "about.crash": ["crash"]}),
         (("the bug", "crashOfParcel"), {"the bug": ["bug"], "crashOfParcel": ["crash", "parcel"]}),
+        (("case.bug", "case.crash", "case"), {"case.bug": ["bug"], "case.crash": ["crash"], "case": ["case"]}),
+        (("case/bug", "BUGCase/crash"), {"case/bug": ["case bug"], "BUGCase/crash": ["crash"]}),
         (("wifi", "0"), {"wifi": ["wifi"], "0": []}),
         (("bug", "c1"), {"bug": ["bug"], "c1": []}),
         (("映画", "bug"), {"映画": [], "bug": ["bug"]}),
