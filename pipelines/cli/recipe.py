@@ -78,6 +78,10 @@ def init(
         list[str] | None,
         typer.Option("--label-words", metavar="LABEL=WORD,WORD", help="Words that represent a label. Repeatable."),
     ] = None,
+    describe: Annotated[
+        list[str] | None,
+        typer.Option("--describe", metavar="LABEL=TEXT", help="What a label means, for its label words. Repeatable."),
+    ] = None,
     merge_labels: Annotated[
         bool, typer.Option("--merge-labels", help="Spellings of a label, such as Spam and spam, are one label.")
     ] = False,
@@ -121,7 +125,7 @@ def init(
     del out, words
     init_options = InitOptions(
         data=data, unlabeled=unlabeled or (), dev=dev, test=test, output=output, name=name, text=text, label=label,
-        patterns=pattern or (), label_words=label_words or (), merge_labels=merge_labels,
+        patterns=pattern or (), label_words=label_words or (), descriptions=describe or (), merge_labels=merge_labels,
         conflicts=conflicts, shots=shots, test_size=test_size, budget=budget,
         language=language, assets=assets, backbone=backbone, student=student, score=score, force=force,
     )  # fmt: skip

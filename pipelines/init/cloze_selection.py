@@ -33,6 +33,8 @@ class Proposals:
     backbone: Backbone
     names: Words
     """Label -> words of its name; may be empty."""
+    described: Words
+    """Label -> words of its description; empty if the user describes no label."""
     words: Words
     """Label -> words that the user sets; empty if the examples decide."""
     has_own_patterns: bool
@@ -42,7 +44,7 @@ class Proposals:
     @property
     def num_readings(self) -> float:
         """How often the language model reads a text per pattern, with the words of the user or of the names."""
-        words = self.words or self.names
+        words = self._default_words()
         if not self.backbone.are_valid(words):
             return 1.0
         verbalizer = {label: list(item) for label, item in words.items()}
@@ -52,17 +54,24 @@ class Proposals:
         """Returns the sets of label words that are tried."""
         if self.words:
             return [self.words]
-        sets = [self.names, *self._answers()]
+        sets = [self.described, self.names, *self._answers()]
         return [item for item in sets if self.backbone.are_valid(item)]
 
     def first(self) -> list[Candidate]:
-        """Returns the first patterns with the words of the user or of the names, without a look at any example."""
-        words = self.words or self.names
+        """Returns the first patterns with the words of the user, the descriptions or the names, without a look at any
+        example.
+        """
+        words = self._default_words()
         if not self.backbone.are_valid(words):
             return []
         patterns = list(self.task.patterns)
         kept = patterns if self.has_own_patterns else patterns[:MAX_PATTERNS]
         return [Candidate(pattern, words, 0.0, 0.0) for pattern in kept]
+
+    def _default_words(self) -> Words:
+        if self.words:
+            return self.words
+        return self.described if self.backbone.are_valid(self.described) else self.names
 
     def _answers(self) -> Iterator[Words]:
         labels = self.task.labels

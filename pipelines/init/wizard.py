@@ -41,7 +41,16 @@ from pipelines.init.default_recipe import (
     encoder_section,
     fit_recipe,
 )
-from pipelines.init.flags import PAIR, TEXT, parse_count, parse_name, slug, with_flag_hint, words_by_label
+from pipelines.init.flags import (
+    PAIR,
+    TEXT,
+    descriptions_by_label,
+    parse_count,
+    parse_name,
+    slug,
+    with_flag_hint,
+    words_by_label,
+)
 from pipelines.init.interaction import Interaction
 from pipelines.init.labeled_file import Conflicts, LabeledFile
 from pipelines.init.language import Language, detect_language, is_chinese
@@ -79,6 +88,7 @@ class InitOptions:
     label: str | None = None
     patterns: Sequence[str] = ()
     label_words: Sequence[str] = ()
+    descriptions: Sequence[str] = ()
     merge_labels: bool = False
     conflicts: Conflicts = "drop"
     shots: int | None = None
@@ -155,7 +165,9 @@ class InitWizard:
         output = options.output or Path(f"{name}.yaml")
         self._check_free(output)
         encoder = self.terminal.ask_or_default("Encoder", options.student, DEFAULT, self._parse_encoder)
-        words_by_label(options.label_words, labels)  # a wrong flag is an error before any download
+        # a wrong flag is an error before any download
+        words_by_label(options.label_words, labels)
+        descriptions_by_label(options.descriptions, labels)
         cloze = self._cloze(files.train, data, columns, language)
         task = Task(name=name, labels=labels, patterns=cloze.patterns)
         data = files.summarize({item: _fields(columns).get(item, item) for item in task.fields}, label)
@@ -256,11 +268,16 @@ class InitWizard:
         assert cloze.asset is not None
         backbone = Backbone.load(self.terminal, cloze.asset).with_max_length(task, examples)
         names = label_words.words_of_names(task.labels, backbone.tokenizer, backbone.family)
+        descriptions = descriptions_by_label(self.options.descriptions, task.labels)
         words = choose_label_words(self.terminal, self.options.label_words, names, backbone)
+        described = label_words.words_of_descriptions(descriptions, names, backbone.tokenizer, backbone.family)
+        if descriptions and not backbone.are_valid(described):
+            self.terminal.say("warning", "the descriptions (--describe) have no label word for some label.")
         return Proposals(
             task=task,
             backbone=backbone,
             names=names,
+            described=described if descriptions else {},
             words=words,
             has_own_patterns=cloze.has_own_patterns,
             is_pair=is_pair,

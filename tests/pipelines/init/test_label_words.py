@@ -31,6 +31,15 @@ def test_label_words_are_derived_from_label_words(
     assert label_words.words_of_names(labels, tokenizer, "masked") == expected
 
 
+def test_words_of_descriptions_are_those_that_no_other_has(backbone: str) -> None:
+    tokenizer = Tokenizer.from_file(f"{backbone}/tokenizer.json")
+    descriptions = {"0": "Opinion of the invoice: case, billing", "1": "a crash, or any bug of this case", "2": "zzz"}
+    names = {"0": [], "1": [], "2": [], "parcel": ["parcel"]}
+    assert label_words.words_of_descriptions(descriptions, names, tokenizer, "masked") == {
+        "0": ["opinion", "invoice", "billing"], "1": ["crash", "bug"], "2": [], "parcel": ["parcel"]
+    }  # fmt: skip
+
+
 @pytest.mark.parametrize(
     ("label", "expected"),
     [("bug", True), ("2nd card", True), ("Sci/Tech", True), ("映画", True), ("7", False), ("c1", False), ("A", False)],
