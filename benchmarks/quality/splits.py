@@ -28,7 +28,7 @@ from pathlib import Path
 
 from stages.common.assets.cache import resolve
 from stages.common.data.config import Source
-from stages.common.data.sources import read_rows
+from stages.common.data.rows import read_rows
 from stages.common.errors import DataError
 from stages.common.seeds import python_rng
 

@@ -17,6 +17,7 @@ from pipelines.init import recommendations
 from pipelines.init.budget import DEFAULT_BUDGET
 from pipelines.init.default_recipe import Assets
 from pipelines.init.interaction import Interaction
+from pipelines.init.labeled_file import Conflicts
 from pipelines.init.language import Language
 from pipelines.init.wizard import InitOptions, InitWizard
 from pipelines.run.request import load_request
@@ -50,8 +51,10 @@ def recommend(
 def init(
     data: Annotated[str, typer.Argument(metavar="TRAIN", help="Labeled texts: CSV, TSV, JSON lines or Parquet.")],
     unlabeled: Annotated[
-        str | None,
-        typer.Option("--unlabeled", metavar="FILE", help="Unlabeled texts, in addition to rows without a label."),
+        list[str] | None,
+        typer.Option(
+            "--unlabeled", metavar="FILE", help="Unlabeled texts, in addition to rows without a label. Repeatable."
+        ),
     ] = None,
     test: Annotated[
         str | None, typer.Option("--test", metavar="FILE", help="Test set. Default: a fifth of TRAIN, at most 1,000.")
@@ -75,6 +78,17 @@ def init(
         list[str] | None,
         typer.Option("--label-words", metavar="LABEL=WORD,WORD", help="Words that represent a label. Repeatable."),
     ] = None,
+    describe: Annotated[
+        list[str] | None,
+        typer.Option("--describe", metavar="LABEL=TEXT", help="What a label means, for its label words. Repeatable."),
+    ] = None,
+    merge_labels: Annotated[
+        bool, typer.Option("--merge-labels", help="Spellings of a label, such as Spam and spam, are one label.")
+    ] = False,
+    conflicts: Annotated[
+        Conflicts,
+        typer.Option("--conflicts", help="Texts with several labels: leave them out, or use the first label."),
+    ] = "drop",
     shots: Annotated[
         int | None,
         typer.Option("--shots", min=1, help="Use this number of labels per class, the other rows without labels."),
@@ -110,8 +124,9 @@ def init(
     """
     del out, words
     init_options = InitOptions(
-        data=data, unlabeled=unlabeled, dev=dev, test=test, output=output, name=name, text=text, label=label,
-        patterns=pattern or (), label_words=label_words or (), shots=shots, test_size=test_size, budget=budget,
+        data=data, unlabeled=unlabeled or (), dev=dev, test=test, output=output, name=name, text=text, label=label,
+        patterns=pattern or (), label_words=label_words or (), descriptions=describe or (), merge_labels=merge_labels,
+        conflicts=conflicts, shots=shots, test_size=test_size, budget=budget,
         language=language, assets=assets, backbone=backbone, student=student, score=score, force=force,
     )  # fmt: skip
     interaction = Interaction(

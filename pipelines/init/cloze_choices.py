@@ -77,7 +77,7 @@ class Backbone:
 
     def are_valid(self, words: Mapping[str, Sequence[str]]) -> bool:
         """Returns True if the vocabulary has the words of all labels, and no two labels have the same."""
-        if not all(words.values()):
+        if not words or not all(words.values()):
             return False
         try:
             Verbalizer.of({label: list(item) for label, item in words.items()}, self.tokenizer, self.family)

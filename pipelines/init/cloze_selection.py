@@ -12,6 +12,7 @@ from rich.table import Table
 from pipelines.init.cloze_choices import Backbone, on_one_line
 from pipelines.init.evidence import Candidate, Evidence, Words, ranked
 from pipelines.init.interaction import Interaction
+from pipelines.init.scoring_progress import ScoringProgress
 from stages.common.examples import Example
 from stages.common.patterns.config import Task
 
@@ -32,6 +33,8 @@ class Proposals:
     backbone: Backbone
     names: Words
     """Label -> words of its name; may be empty."""
+    described: Words
+    """Label -> words of its description; empty if the user describes no label."""
     words: Words
     """Label -> words that the user sets; empty if the examples decide."""
     has_own_patterns: bool
@@ -41,7 +44,7 @@ class Proposals:
     @property
     def num_readings(self) -> float:
         """How often the language model reads a text per pattern, with the words of the user or of the names."""
-        words = self.words or self.names
+        words = self._default_words()
         if not self.backbone.are_valid(words):
             return 1.0
         verbalizer = {label: list(item) for label, item in words.items()}
@@ -51,17 +54,24 @@ class Proposals:
         """Returns the sets of label words that are tried."""
         if self.words:
             return [self.words]
-        sets = [self.names, *self._answers()]
+        sets = [self.described, self.names, *self._answers()]
         return [item for item in sets if self.backbone.are_valid(item)]
 
     def first(self) -> list[Candidate]:
-        """Returns the first patterns with the words of the user or of the names, without a look at any example."""
-        words = self.words or self.names
+        """Returns the first patterns with the words of the user, the descriptions or the names, without a look at any
+        example.
+        """
+        words = self._default_words()
         if not self.backbone.are_valid(words):
             return []
         patterns = list(self.task.patterns)
         kept = patterns if self.has_own_patterns else patterns[:MAX_PATTERNS]
         return [Candidate(pattern, words, 0.0, 0.0) for pattern in kept]
+
+    def _default_words(self) -> Words:
+        if self.words:
+            return self.words
+        return self.described if self.backbone.are_valid(self.described) else self.names
 
     def _answers(self) -> Iterator[Words]:
         labels = self.task.labels
@@ -81,8 +91,8 @@ def select(proposals: Proposals, examples: Sequence[Example], terminal: Interact
         examples: Labeled examples.
         terminal: Shows the accuracies.
     """
-    evidence = Evidence(proposals.task, proposals.backbone.config, examples)
     terminal.say("scoring", f"{len(proposals.task.patterns)} patterns on {len(examples)} labeled examples")
+    evidence = Evidence(proposals.task, proposals.backbone.config, examples, ScoringProgress(terminal))
     word_sets = proposals.word_sets()
     candidates = evidence.compare(word_sets) if word_sets else []
     if not proposals.words and not any(evidence.is_above_guess(item.accuracy) for item in candidates):

@@ -8,7 +8,7 @@ language model prefers some words for other reasons than the text. Words that ar
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
@@ -24,7 +24,7 @@ from stages.common.models.cloze.classifier import ClozeClassifier
 from stages.common.models.cloze.prefix_sharing import predict_patterns
 from stages.common.patterns.config import Family, Task
 from stages.common.patterns.verbalizers import Verbalizer
-from stages.common.protocols import NullRecorder
+from stages.common.protocols import NullRecorder, Recorder
 from stages.common.training.cross_validation import Indices, held_out_logits
 from stages.pet.verbalizer_search.config import SearchConfig, VerbalizerSearchConfig
 from stages.pet.verbalizer_search.stage import rank, whole_words, word_log_likelihoods
@@ -56,6 +56,8 @@ class Evidence:
     backbone: BackboneConfig
     examples: Sequence[Example]
     """Labeled examples, one or more."""
+    recorder: Recorder = field(default_factory=NullRecorder)
+    """Gets the progress of the scores."""
 
     @property
     def gold(self) -> NDArray[np.int64]:
@@ -99,9 +101,7 @@ class Evidence:
                 if family == "causal" and not self.task.pattern(pattern).ends_in_mask:
                     continue
                 config = VerbalizerSearchConfig(task=self.task, pattern=pattern, backbone=self.backbone)
-                scores = word_log_likelihoods(
-                    config, backbone, self.examples, list(vocabulary.values()), NullRecorder()
-                )
+                scores = word_log_likelihoods(config, backbone, self.examples, list(vocabulary.values()), self.recorder)
                 candidates.append(self._searched(pattern, list(vocabulary), scores, settings))
         return ranked(candidates)
 
@@ -128,7 +128,7 @@ class Evidence:
         task = Task(name=self.task.name, labels=tuple(named), patterns=self.task.patterns, verbalizer={**named})
         with borrow_backbone(self.backbone) as backbone:
             classifiers = [ClozeClassifier.of(task, pattern, backbone, self.backbone) for pattern in task.patterns]
-            scores = predict_patterns(classifiers, self.examples, NullRecorder(), "")
+            scores = predict_patterns(classifiers, self.examples, self.recorder, "patterns")
         return dict(zip(task.patterns, scores, strict=True))
 
     def _searched(

@@ -107,21 +107,32 @@ def words_by_label(items: Sequence[str], labels: Sequence[str]) -> Mapping[str, 
     Raises:
         VerbalizerError: a label is unknown, or given twice.
     """
-    words: dict[str, str] = {}
+    return _by_label(items, labels, "--label-words", "WORD,WORD")
+
+
+def descriptions_by_label(items: Sequence[str], labels: Sequence[str]) -> Mapping[str, str]:
+    """Returns label -> description, from items `LABEL=text`.
+
+    Raises:
+        VerbalizerError: a label is unknown, or given twice.
+    """
+    return _by_label(items, labels, "--describe", "TEXT")
+
+
+def _by_label(items: Sequence[str], labels: Sequence[str], flag: str, form: str) -> Mapping[str, str]:
+    values: dict[str, str] = {}
     for item in items:
         # a label may contain an equals sign
         label = max((label for label in labels if item.startswith(f"{label}=")), key=len, default=None)
         if label is None:
             raise VerbalizerError(
-                f"--label-words {item} has none of the labels {', '.join(labels)}.",
-                "Write --label-words LABEL=WORD,WORD.",
+                f"{flag} {item} has none of the labels {', '.join(labels)}.", f"Write {flag} LABEL={form}."
             )
-        if label in words:
-            raise VerbalizerError(
-                f"--label-words sets {label!r} twice.", f"Write all its words in one: {label_words_flag(label)}."
-            )
-        words[label] = item.removeprefix(f"{label}=")
-    return words
+        if label in values:
+            one = shlex.quote(f"{label}={form}")
+            raise VerbalizerError(f"{flag} sets {label!r} twice.", f"Write all of it in one: {flag} {one}.")
+        values[label] = item.removeprefix(f"{label}=")
+    return values
 
 
 def parse_words(item: str, label: str) -> list[str]:

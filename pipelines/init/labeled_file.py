@@ -5,11 +5,15 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Literal
 
+from pipelines.init.spellings import spelling_key, spelling_variants
 from stages.common.data.config import Source
-from stages.common.data.sources import read_rows
+from stages.common.data.recognition import recognized_source
+from stages.common.data.rows import read_rows
+from stages.common.data.sources import as_text
 from stages.common.errors import DataError
+from stages.common.examples import text_key
 
 TEXT_NAMES = (
     "text", "message", "sentence", "review", "content", "body", "comment", "description", "document", "question",
@@ -26,6 +30,8 @@ PAIR_NAMES = (
     ("question", "context"), ("question", "answer"), ("query", "passage"), ("query", "document"),
 )  # fmt: skip
 """Usual names of the two columns of a pair."""
+Conflicts = Literal["drop", "first"]
+"""What becomes of texts with several labels: they are left out, or only the first label is used."""
 MAX_LABELS = 500
 MAX_LABEL_LENGTH = 60
 MIN_WORDS = 3
@@ -36,9 +42,11 @@ MIN_WORDS = 3
 class TextData:
     """The texts of a file that a recipe describes."""
 
-    asset: str
+    source: Source
+    """The file, with its encoding and delimiter."""
     fields: Mapping[str, str]
     """Field -> column."""
+    num_rows: int
     num_empty: int
     """Rows without text."""
     texts: Sequence[Mapping[str, str]]
@@ -53,9 +61,13 @@ class LabeledData(TextData):
     """Column of the label."""
     labels: tuple[str, ...]
     label_map: Mapping[str, str]
-    """Value in the file -> label, for values with spaces around the label."""
+    """Value in the file -> label, for values that are written in another way."""
+    gold: Sequence[str]
+    """Label of each of the texts."""
+    num_conflicts: int
+    """Different texts with several labels."""
     counts: Mapping[str, int]
-    """Label -> number of different texts."""
+    """Label -> number of different texts that are used."""
     unlabeled: Mapping[str, int]
     """Value of a row without a label -> number of rows."""
 
@@ -81,7 +93,8 @@ class LabeledFile:
         """
         self.asset = asset
         try:
-            self.rows = [(place, dict(_flat(row))) for place, row in read_rows(Source(asset=asset))]
+            self.source = recognized_source(asset)
+            self.rows = [(place, dict(_flat(row))) for place, row in read_rows(self.source)]
         except DataError as error:
             if not error.remedy.startswith("Set format"):
                 raise
@@ -156,13 +169,22 @@ class LabeledFile:
             f"Set {flag} COLUMN.",
         )
 
-    def labels(self, column: str) -> tuple[str, ...]:
+    def merged_spellings(self, column: str) -> dict[str, str]:
+        """Returns key -> most frequent spelling of each label in a column that has several; see `spelling_key`."""
+        counts = Counter(label for _, _, label in self._label_of_rows(column) if label)
+        return {key: labels[0] for key, labels in spelling_variants(counts).items()}
+
+    def labels(self, column: str, merged: Mapping[str, str] | None = None) -> tuple[str, ...]:
         """Returns the labels in a column, sorted; numbers as numbers.
+
+        Args:
+            column: The column.
+            merged: Key -> label of spellings that are one label; see `merged_spellings`.
 
         Raises:
             DataError: there are fewer than two, or too many or too long values for labels.
         """
-        labels = self._sorted_labels(column)
+        labels = self._sorted_labels(column, merged)
         if len(labels) < 2:
             only = f"only the label {labels[0]!r}" if labels else "no label"
             raise DataError(
@@ -179,8 +201,8 @@ class LabeledFile:
             )
         return labels
 
-    def _sorted_labels(self, column: str) -> tuple[str, ...]:
-        labels = {label for _, _, label in self._label_of_rows(column) if label}
+    def _sorted_labels(self, column: str, merged: Mapping[str, str] | None = None) -> tuple[str, ...]:
+        labels = {label for _, _, label in self._label_of_rows(column, merged) if label}
         numeric = all(item.isdecimal() for item in labels)
         return tuple(sorted(labels, key=lambda item: (int(item) if numeric else 0, item)))
 
@@ -194,52 +216,67 @@ class LabeledFile:
             DataError: a row lacks a column, or its text is not text; names the line.
         """
         texts = [item for _, item in self._texts(fields) if item]
-        return TextData(asset=self.asset, fields=fields, num_empty=len(self.rows) - len(texts), texts=texts)
+        num_rows = len(self.rows)
+        return TextData(
+            source=self.source, fields=fields, num_rows=num_rows, num_empty=num_rows - len(texts), texts=texts
+        )
 
-    def summarize(self, fields: Mapping[str, str], label: str) -> LabeledData:
+    def summarize(
+        self,
+        fields: Mapping[str, str],
+        label: str,
+        merged: Mapping[str, str] | None = None,
+        conflicts: Conflicts = "drop",
+    ) -> LabeledData:
         """Summarizes the labeled texts of the file.
 
         Args:
             fields: Field that patterns use -> its column.
             label: Column of the label.
+            merged: Key -> label of spellings that are one label; see `merged_spellings`.
+            conflicts: What becomes of texts with several labels.
 
         Raises:
             DataError: a row lacks a column, or its text is not text; names the line.
         """
-        label_of_text: dict[tuple[str, ...], str] = {}
+        labels_of_text: dict[str, list[str]] = {}
         unlabeled: Counter[str] = Counter()
         label_map: dict[str, str] = {}
-        num_empty, texts = 0, []
-        for (_, text), (_, raw, name) in zip(self._texts(fields), self._label_of_rows(label), strict=True):
+        num_empty, texts, gold = 0, [], []
+        for (_, text), (_, raw, name) in zip(self._texts(fields), self._label_of_rows(label, merged), strict=True):
             if not text:
                 num_empty += 1
             elif not name:
                 unlabeled[raw] += 1
             else:
-                # compared as in stages/splits: by words, without case
-                label_of_text.setdefault(tuple(" ".join(item.casefold().split()) for item in text.values()), name)
+                labels_of_text.setdefault(text_key(text.values()), []).append(name)
                 texts.append(text)
+                gold.append(name)
             if name and raw != name:
                 label_map[raw] = name
-        labels = self._sorted_labels(label)
-        counts = Counter(label_of_text.values())
+        labels = self._sorted_labels(label, merged)
+        ambiguous = {key for key, names in labels_of_text.items() if len(set(names)) > 1}
+        counts = Counter(
+            names[0] for key, names in labels_of_text.items() if conflicts == "first" or key not in ambiguous
+        )
         return LabeledData(
-            asset=self.asset, fields=fields, label=label, labels=labels, label_map=label_map, unlabeled=unlabeled,
-            counts={item: counts[item] for item in labels}, num_empty=num_empty, texts=texts,
+            source=self.source, fields=fields, label=label, labels=labels, label_map=label_map, unlabeled=unlabeled,
+            counts={item: counts[item] for item in labels}, num_rows=len(self.rows), num_empty=num_empty, texts=texts,
+            gold=gold, num_conflicts=len(ambiguous),
         )  # fmt: skip
 
-    def check_labels(self, column: str, train: LabeledData) -> None:
+    def check_labels(self, column: str, train: LabeledData, merged: Mapping[str, str]) -> None:
         """Checks that each row has a label of the train file.
 
         Raises:
             DataError: a label is missing or unknown; names the line.
         """
-        for place, _, label in self._label_of_rows(column):
+        for place, _, label in self._label_of_rows(column, merged):
             if not label:
                 raise DataError(f"{place}: {column!r} has no label.", "Add a label, or remove the row.")
             if label not in train.labels:
                 raise DataError(
-                    f"{place}: no row of {train.asset} has the label {label!r}.",
+                    f"{place}: no row of {train.source.asset} has the label {label!r}.",
                     f"Add one with {column!r} {label!r}, or remove this row.",
                 )
 
@@ -249,7 +286,7 @@ class LabeledFile:
             values = {field: _text(row, column, place) for field, column in fields.items()}
             yield place, values if all(value.strip() for value in values.values()) else {}
 
-    def _label_of_rows(self, column: str) -> Iterator[tuple[str, str, str]]:
+    def _label_of_rows(self, column: str, merged: Mapping[str, str] | None = None) -> Iterator[tuple[str, str, str]]:
         """Yields place, value and label of each row. The label is empty if the row has none."""
         for place, row in self.rows:
             if column not in row:
@@ -259,7 +296,9 @@ class LabeledFile:
             value = row[column]
             if isinstance(value, list):
                 raise DataError(f"{place}: {column!r} is a list, not one label.", "Keep one label per row.")
-            yield place, str(value), "" if value is None else str(value).strip()
+            raw = as_text(value)
+            label = raw.strip()
+            yield place, raw, merged.get(spelling_key(label), label) if merged else label
 
     def _guess(self, names: Sequence[str], plausible: Sequence[str]) -> str | None:
         by_name = [item for name in names for item in plausible if item.casefold() == name]

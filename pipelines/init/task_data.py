@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from pipelines.init.labeled_file import LabeledData, LabeledFile, TextData
+from pipelines.init.labeled_file import Conflicts, LabeledData, LabeledFile, TextData
 from stages.common.errors import DataError
 
 TEST_SHARE = 0.2
@@ -21,20 +21,50 @@ class TaskFiles:
     """The files that the user has. Only the train file is required."""
 
     train: LabeledFile
-    unlabeled: LabeledFile | None
+    unlabeled: tuple[LabeledFile, ...]
     dev: LabeledFile | None
     test: LabeledFile | None
+    merge_labels: bool = False
+    """Whether spelling variants of a label are one label."""
+    conflicts: Conflicts = "drop"
+    """What becomes of texts with several labels."""
 
     @classmethod
-    def read(cls, train: str, unlabeled: str | None, dev: str | None, test: str | None) -> TaskFiles:
+    def read(
+        cls,
+        train: str,
+        unlabeled: Sequence[str] = (),
+        dev: str | None = None,
+        test: str | None = None,
+        *,
+        merge_labels: bool = False,
+        conflicts: Conflicts = "drop",
+    ) -> TaskFiles:
         """Reads all files.
 
         Raises:
             InputError: a file is missing, empty or damaged.
         """
-        others = {"unlabeled": unlabeled, "dev": dev, "test": test}
-        files = {name: LabeledFile(asset) if asset else None for name, asset in others.items()}
-        return cls(train=LabeledFile(train), **files)
+        return cls(
+            train=LabeledFile(train),
+            unlabeled=tuple(map(LabeledFile, unlabeled)),
+            dev=LabeledFile(dev) if dev else None,
+            test=LabeledFile(test) if test else None,
+            merge_labels=merge_labels,
+            conflicts=conflicts,
+        )
+
+    def merged_spellings(self, label: str) -> Mapping[str, str]:
+        """Returns key -> label of spellings in the train file that are one label."""
+        return self.train.merged_spellings(label) if self.merge_labels else {}
+
+    def labels(self, label: str) -> tuple[str, ...]:
+        """Returns the labels of the task.
+
+        Raises:
+            DataError: there are fewer than two, or too many.
+        """
+        return self.train.labels(label, self.merged_spellings(label))
 
     def summarize(self, fields: Mapping[str, str], label: str) -> TaskData:
         """Returns the contents of the files.
@@ -46,24 +76,32 @@ class TaskFiles:
         Raises:
             DataError: a file lacks a column, or a row has no text or another label than the train file; names the file.
         """
-        train = self.train.summarize(fields, label)
+        merged = self.merged_spellings(label)
+        train = self.train.summarize(fields, label, merged, self.conflicts)
         empty = [name for name, count in train.counts.items() if not count]
         if empty:
             raise DataError(
-                f"{train.asset} has no text of its own for the label {empty[0]!r}.",
-                "Add a row, or remove the rows with this label.",
+                f"{train.source.asset} has no text of its own for the label {empty[0]!r}.",
+                "Use its first label: --conflicts first."
+                if train.num_conflicts and self.conflicts == "drop"
+                else "Add a row, or remove the rows with this label.",
             )
-        for file, columns in ((self.unlabeled, ()), (self.dev, (label,)), (self.test, (label,))):
-            if file:
-                file.check_columns((*fields.values(), *columns), train.asset)
-        for file in (self.dev, self.test):
-            if file:
-                file.check_labels(label, train)
+        for file in self.unlabeled:
+            file.check_columns(fields.values(), train.source.asset)
+
+        def labeled(file: LabeledFile | None) -> LabeledData | None:
+            if file is None:
+                return None
+            file.check_columns((*fields.values(), label), train.source.asset)
+            file.check_labels(label, train, merged)
+            return file.summarize(fields, label, merged, self.conflicts)
+
         return TaskData(
             train=train,
-            unlabeled=self.unlabeled.summarize_texts(fields) if self.unlabeled else None,
-            dev=self.dev.summarize(fields, label) if self.dev else None,
-            test=self.test.summarize(fields, label) if self.test else None,
+            unlabeled=tuple(file.summarize_texts(fields) for file in self.unlabeled),
+            dev=labeled(self.dev),
+            test=labeled(self.test),
+            conflicts=self.conflicts,
         )
 
 
@@ -72,9 +110,11 @@ class TaskData:
     """The contents of the files of a task."""
 
     train: LabeledData
-    unlabeled: TextData | None
+    unlabeled: tuple[TextData, ...]
     dev: LabeledData | None
     test: LabeledData | None
+    conflicts: Conflicts
+    """What becomes of texts with several labels."""
 
     def default_test_size(self, shots: int | None) -> int:
         """Returns the number of test examples to sample from the train file.
@@ -89,7 +129,8 @@ class TaskData:
         num_spare = total - (shots or 1) * num_labels
         if num_spare < 1:
             raise DataError(
-                f"{self.train.asset} has {total} different texts of {num_labels} labels: none is left for a test set.",
+                f"{self.train.source.asset} has {total} different texts of {num_labels} labels: "
+                "none is left for a test set.",
                 f"Set --test FILE, {'lower --shots, ' if shots else ''}or add rows with labels.",
             )
         if shots:
@@ -115,7 +156,14 @@ class TaskData:
             section["shots"] = shots
         if test_size:
             section["test_size"] = test_size
+        if self.num_conflicts:
+            section["conflicts"] = self.conflicts
         return section
+
+    @property
+    def num_conflicts(self) -> int:
+        """Number of texts that have several labels in one of the files."""
+        return sum(data.num_conflicts for data in (self.train, self.dev, self.test) if data)
 
     def comments(self, shots: int | None) -> dict[str, str]:
         """Returns dotted key -> comment for the section."""
@@ -126,9 +174,11 @@ class TaskData:
         if not self.test:
             comments["data.test_size"] = f"sampled from the {'pool' if shots else 'train file'}"
         sources = [f"the {self.train.num_unlabeled:,} rows without a label"] if self._uses_own_unlabeled(shots) else []
-        sources += [f"{len(self.unlabeled.texts):,} texts"] if self.unlabeled else []
+        sources += [f"{sum(len(item.texts) for item in self.unlabeled):,} texts"] if self.unlabeled else []
         if sources:
             comments["data.unlabeled"] = " and ".join(sources)
+        if self.num_conflicts:
+            comments["data.conflicts"] = f"{self.num_conflicts:,} texts have several labels; first, drop or keep"
         return comments
 
     def _uses_own_unlabeled(self, shots: int | None) -> bool:
@@ -146,13 +196,15 @@ class TaskData:
             own = _source(self.train)
             own["filter"] = {self.train.label: list(self.train.unlabeled)}
             sources.append(own)
-        if self.unlabeled:
-            sources.append(_source(self.unlabeled))
-        return sources
+        return [*sources, *map(_source, self.unlabeled)]
 
 
 def _source(data: TextData) -> dict[str, Any]:
-    source: dict[str, Any] = {"asset": data.asset, "fields": dict(data.fields)}
+    source: dict[str, Any] = {"asset": data.source.asset}
+    for key in ("encoding", "delimiter"):
+        if getattr(data.source, key):
+            source[key] = getattr(data.source, key)
+    source["fields"] = dict(data.fields)
     return source | ({"drop_empty": True} if data.num_empty else {})
 
 

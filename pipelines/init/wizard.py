@@ -12,7 +12,7 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from pipelines.init import label_words, recipe_writer
+from pipelines.init import data_table, label_words, recipe_writer
 from pipelines.init.budget import (
     COSTS,
     DEFAULT_BUDGET,
@@ -41,9 +41,18 @@ from pipelines.init.default_recipe import (
     encoder_section,
     fit_recipe,
 )
-from pipelines.init.flags import PAIR, TEXT, parse_count, parse_name, slug, with_flag_hint, words_by_label
+from pipelines.init.flags import (
+    PAIR,
+    TEXT,
+    descriptions_by_label,
+    parse_count,
+    parse_name,
+    slug,
+    with_flag_hint,
+    words_by_label,
+)
 from pipelines.init.interaction import Interaction
-from pipelines.init.labeled_file import LabeledFile
+from pipelines.init.labeled_file import Conflicts, LabeledFile
 from pipelines.init.language import Language, detect_language, is_chinese
 from pipelines.init.patterns import proposed_patterns
 from pipelines.init.task_data import TaskData, TaskFiles
@@ -71,7 +80,7 @@ class InitOptions:
     """The flags of `clozeline init`; None or empty if not set."""
 
     data: str
-    unlabeled: str | None = None
+    unlabeled: Sequence[str] = ()
     dev: str | None = None
     test: str | None = None
     output: Path | None = None
@@ -80,6 +89,9 @@ class InitOptions:
     label: str | None = None
     patterns: Sequence[str] = ()
     label_words: Sequence[str] = ()
+    descriptions: Sequence[str] = ()
+    merge_labels: bool = False
+    conflicts: Conflicts = "drop"
     shots: int | None = None
     test_size: int | None = None
     language: Language | None = None
@@ -135,19 +147,28 @@ class InitWizard:
             raise InputError("there is a test file, so no test set is sampled.", "Remove --test-size or --test.")
         if options.output is not None:
             self._check_free(options.output)
-        files = TaskFiles.read(options.data, options.unlabeled, options.dev, options.test)
+        files = TaskFiles.read(
+            options.data,
+            options.unlabeled,
+            options.dev,
+            options.test,
+            merge_labels=options.merge_labels,
+            conflicts=options.conflicts,
+        )
         columns = self._text_columns(files.train)
         label = self._label_column(files.train, columns)
-        labels = files.train.labels(label)
+        labels = files.labels(label)
         data = files.summarize(_fields(columns), label)
-        self._show(data, columns)
+        language = self._language(data)
+        data_table.show(data, language, self.terminal)
         stem = Path(options.output or options.data).name.partition(".")[0]
         name = self.terminal.ask_or_default("Name of the task", options.name, slug(stem), parse_name)
         output = options.output or Path(f"{name}.yaml")
         self._check_free(output)
-        language = self._language(data)
         encoder = self.terminal.ask_or_default("Encoder", options.student, DEFAULT, self._parse_encoder)
-        words_by_label(options.label_words, labels)  # a wrong flag is an error before any download
+        # a wrong flag is an error before any download
+        words_by_label(options.label_words, labels)
+        descriptions_by_label(options.descriptions, labels)
         cloze = self._cloze(files.train, data, columns, language)
         task = Task(name=name, labels=labels, patterns=cloze.patterns)
         data = files.summarize({item: _fields(columns).get(item, item) for item in task.fields}, label)
@@ -180,16 +201,6 @@ class InitWizard:
             )
         return output
 
-    def _show(self, data: TaskData, columns: Sequence[str]) -> None:
-        """Prints what was loaded."""
-        train = data.train
-        texts = f"{train.total} different texts in {' and '.join(map(repr, columns))}"
-        asset = train.asset.partition("#")[0]
-        self.terminal.say("loaded", f"{asset}: {texts}, {len(train.labels)} labels in {train.label!r}")
-        for item in (data.unlabeled, data.dev, data.test):
-            if item:
-                self.terminal.say("loaded", f"{item.asset.partition('#')[0]}: {len(item.texts)} texts")
-
     def _text_columns(self, file: LabeledFile) -> tuple[str, ...]:
         return self.terminal.ask_or_default(
             f"Column of the text, or two of a pair as FIRST,SECOND ({', '.join(file.columns)})",
@@ -215,7 +226,7 @@ class InitWizard:
     def _language(self, data: TaskData) -> Language:
         if self.options.language:
             return self.options.language
-        rows = [*data.train.texts[:MAX_MEASURED], *(data.unlabeled.texts[:MAX_MEASURED] if data.unlabeled else ())]
+        rows = [row for item in (data.train, *data.unlabeled) for row in item.texts[:MAX_MEASURED]]
         return detect_language(" ".join(row.values()) for row in rows)
 
     def _parse_encoder(self, ref: str) -> str | None:
@@ -262,11 +273,16 @@ class InitWizard:
         assert cloze.asset is not None
         backbone = Backbone.load(self.terminal, cloze.asset).with_max_length(task, examples)
         names = label_words.words_of_names(task.labels, backbone.tokenizer, backbone.family)
+        descriptions = descriptions_by_label(self.options.descriptions, task.labels)
         words = choose_label_words(self.terminal, self.options.label_words, names, backbone)
+        described = label_words.words_of_descriptions(descriptions, names, backbone.tokenizer, backbone.family)
+        if descriptions and not backbone.are_valid(described):
+            self.terminal.say("warning", "the descriptions (--describe) have no label word for some label.")
         return Proposals(
             task=task,
             backbone=backbone,
             names=names,
+            described=described if descriptions else {},
             words=words,
             has_own_patterns=cloze.has_own_patterns,
             is_pair=is_pair,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import Discriminator, Field, Tag, model_validator
 
@@ -47,6 +47,11 @@ class DataConfig(Config):
     test_size: int = Field(500, ge=1)
     """Test examples to sample if test is not set: from the pool, or else from train. The sample from train keeps
     the proportions of the labels, and at least one example of each label stays in train.
+    """
+
+    conflicts: Literal["keep", "first", "drop"] = "keep"
+    """Labeled texts that a set has with several labels. first: only the rows with the first label of the text are used.
+    drop: none of its rows is used. keep: all rows are used, but the pool has one row per text, the first.
     """
 
     @model_validator(mode="after")

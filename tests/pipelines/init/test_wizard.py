@@ -429,3 +429,18 @@ def test_bad_input_exits_with_2(clozeline: Clozeline, tmp_path: Path) -> None:
     done = clozeline("init", "gone.csv", cwd=tmp_path)
     assert (done.returncode, done.stdout) == (2, "")
     assert "'gone.csv' does not exist" in done.stderr and "Traceback" not in done.stderr
+
+
+def test_descriptions_give_label_words(start: Callable[..., PipelineConfig]) -> None:
+    rows = [(f"the {('invoice', 'parcel')[i % 2]} of case {i}", f"c{i % 2}") for i in range(40)]
+    data = write_csv("some.csv", ("text", "label"), rows)
+    config = start(data, "--describe", "c0=The invoice, or the billing of it", "--describe", "c1=a parcel")
+    assert config.task.verbalizer == {"c0": ["invoice", "billing"], "c1": ["parcel"]}
+
+
+def test_wrong_descriptions_are_errors() -> None:
+    data = tickets()
+    error = init_error(data, "--describe", "sales=what they buy", "--backbone", "none")
+    assert "--describe sales=what they buy has none of the labels billing, bug, shipping" in error
+    twice = init_error(data, "--describe", "bug=crash", "--describe", "bug=error", "--backbone", "none")
+    assert "--describe sets 'bug' twice" in twice and "--describe bug=TEXT" in twice

@@ -154,7 +154,7 @@ def test_too_small_pool_raises(settings: dict[str, int], problem: str, field: st
         ({"review": "x", "category": "fresh"}, "there is no column 'text'", "review, category"),
         ({"text": "x", "kind": "fresh"}, "there is no column 'category'", "text, kind"),
         ({"text": "x", "category": "stale"}, "label 'stale' is not in labels ['rotten', 'fresh']", "label_map"),
-        ({"text": "x", "category": None}, "label 'None' is not in labels", "filter"),
+        ({"text": "x", "category": None}, "'category' has no label", "filter"),
         ({"text": " \t", "category": "fresh"}, "the field 'text' is empty", "drop_empty"),
         ({"text": None, "category": "fresh"}, "the field 'text' is empty", "drop_empty"),
         ({"text": 7, "category": "fresh"}, "'text' is int, not text", "quotes"),
@@ -254,7 +254,7 @@ def test_unlabeled_set_without_a_new_text_raises(tmp_path: Path) -> None:
 
 def test_unlabeled_set_can_have_several_sources(tmp_path: Path) -> None:
     train = lines(tmp_path / "train.jsonl", ("bad film", "rotten"), ("good film", "fresh"), ("which film", None))
-    first = source(tmp_path / "train.jsonl", label=None, filter={"category": ["None"]})
+    first = source(tmp_path / "train.jsonl", label=None, filter={"category": [""]})
     second = lines(tmp_path / "more.jsonl", ("new film", None), ("old film", None))
     train = train.model_copy(update={"filter": {"category": list(LABELS)}})
     data = DataConfig.model_validate(
@@ -264,6 +264,38 @@ def test_unlabeled_set_can_have_several_sources(tmp_path: Path) -> None:
     splits = sample_splits(config(data))
     assert [item.fields["text"] for item in splits.unlabeled] == ["which film", "new film", "old film"]
     assert len({item.uid for item in splits.unlabeled}) == 3
+
+
+CONFLICTS = [("a film", "fresh"), ("A  Film", "rotten"), ("good", "fresh"), ("good", "fresh"), ("bad", "rotten")]
+
+
+@pytest.mark.parametrize(
+    ("conflicts", "expected"),
+    [
+        ("keep", CONFLICTS),
+        ("first", [CONFLICTS[0], *CONFLICTS[2:]]),
+        ("drop", CONFLICTS[2:]),
+    ],
+)
+@pytest.mark.parametrize("name", ["train", "dev", "test"])
+def test_texts_with_several_labels_are_kept_or_left_out(
+    name: str, conflicts: Any, expected: list[tuple[str, str]], tmp_path: Path
+) -> None:
+    rows: list[dict[str, object]] = [{"text": text, "category": label} for text, label in CONFLICTS]
+    other = write_lines(tmp_path / "other.jsonl", [{"text": label, "category": label} for label in LABELS])
+    path = write_lines(tmp_path / "rows.jsonl", rows)
+    files = {"train": source(other), "test": source(other)} | {name: source(path)}
+    split = sample_splits(config(DataConfig(**files, conflicts=conflicts)))
+    assert [(item.fields["text"], item.label) for item in getattr(split, name)] == expected
+
+
+def test_texts_with_several_labels_of_the_pool_are_left_out(tmp_path: Path) -> None:
+    rows: list[dict[str, object]] = [{"text": text, "category": label} for text, label in CONFLICTS]
+    path = write_lines(tmp_path / "rows.jsonl", rows)
+    for conflicts, number in (("keep", 3), ("first", 3), ("drop", 2)):
+        data = DataConfig(pool=source(path), shots=0, test_size=1, conflicts=conflicts)
+        split = sample_splits(config(data))
+        assert len(split.test) + len(split.unlabeled) == number
 
 
 def test_unlabeled_file_is_sampled_with_the_seed(tmp_path: Path) -> None:

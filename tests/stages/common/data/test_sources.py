@@ -183,10 +183,10 @@ BROKEN = {
     "a.jsonl": ('{"text": "x", "category": "fresh"}\n\n{"text": "y", \n', "a.jsonl, line 3: not JSON"),
     "b.jsonl": ('{"text": "x", "category": "fresh"}\n["y"]\n', "b.jsonl, line 2: not a JSON object"),
     "c.csv": ("text,category\nx,fresh\ny, z,fresh\n", "c.csv, line 3: 3 values, but the header has 2 columns"),
-    "d.tsv": ("text\tcategory\nx\tfresh\nlost\n", "d.tsv, line 3: 1 values, but the header has 2 columns"),
+    "d.tsv": ("text\tcategory\nx\tfresh\nlost\n", "d.tsv, line 3: 1 value, but the header has 2 columns"),
     "e.csv": ("", "e.csv is empty"),
     "f.tab": ("text\tcategory\nstring\td\nmeta\tclass\nx\tfresh\ny\tz\tfresh\n", "f.tab, line 5: 3 values"),
-    "g.csv": ('text,category\nx,fresh\n"never closed,fresh\nz,rotten\n', "g.csv, line 3: 1 values"),
+    "g.csv": ('text,category\nx,fresh\n"never closed,fresh\nz,rotten\n', "g.csv, line 3: 1 value"),
     "h.jsonl": ("", "h.jsonl has no examples"),
 }
 

@@ -1,0 +1,133 @@
+"""The table of what `init` has read from each file, and warnings about what may hurt."""
+
+from __future__ import annotations
+
+import re
+from collections import Counter
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from pathlib import Path
+
+from rich.markup import escape
+from rich.table import Table
+
+from pipelines.init.interaction import Interaction
+from pipelines.init.labeled_file import LabeledData, TextData
+from pipelines.init.language import Language
+from pipelines.init.spellings import spelling_variants
+from pipelines.init.task_data import TaskData
+from pipelines.init.text_lengths import MAX_LENGTH, estimate_tokens
+from stages.common.data.recognition import describe
+from stages.common.examples import text_key
+
+MAX_NEAR_DUPLICATES = 0.1
+"""Fraction of near-duplicates above which a sampled test set is too easy."""
+MAX_IMBALANCE = 20
+"""Ratio of the most frequent label to the rarest above which accuracy says little."""
+MAX_LONG = 0.5
+"""Fraction of texts that are longer than an encoder reads above which much is not read."""
+MAX_SAMPLE = 10_000
+"""Maximum number of texts of a file whose length is measured."""
+MAX_SHOWN = 4
+"""Maximum number of labels or spellings that are listed."""
+
+
+def show(data: TaskData, language: Language, terminal: Interaction) -> None:
+    """Prints a column per file and a row per property, without rows that are zero in every file, then the warnings."""
+    files: list[TextData] = [item for item in (data.train, *data.unlabeled, data.dev, data.test) if item]
+    train_keys = {text_key(row.values()) for row in data.train.texts}
+    columns = [_properties(item, data.train, train_keys) for item in files]
+    columns[0]["language"] = f"{language} (--language)"
+    table = Table("Data", *(escape(_name(item)) for item in files), box=None)
+    for name in dict.fromkeys(name for column in columns for name in column):
+        values = [column.get(name, "") for column in columns]
+        if any(value not in ("", "0") for value in values):
+            table.add_row(name, *map(escape, values))
+    terminal.console.print(table)
+    for warning in warnings(data):
+        terminal.say("warning", warning)
+
+
+def _properties(data: TextData, train: LabeledData, train_keys: Collection[str]) -> dict[str, str]:
+    """Returns name -> value of each property of a file."""
+    keys = [text_key(row.values()) for row in data.texts]
+    properties = {
+        "columns": ", ".join([*data.fields.values(), *([data.label] if isinstance(data, LabeledData) else [])]),
+        "format": describe(data.source),
+        "rows": f"{data.num_rows:,}",
+    }
+    if isinstance(data, LabeledData):
+        properties["with text and label"] = f"{len(data.texts):,}"
+        properties["without a label"] = f"{data.num_unlabeled:,}"
+    properties["without text"] = f"{data.num_empty:,}"
+    properties["duplicates"] = f"{len(keys) - len(set(keys)):,}"
+    properties["near-duplicates"] = f"{num_near_duplicates(data.texts):,}"
+    if isinstance(data, LabeledData):
+        properties["texts with several labels"] = f"{data.num_conflicts:,}"
+    if data is not train:
+        properties[f"texts that are in {_name(train)}"] = f"{len(set(keys) & set(train_keys)):,}"
+    lengths = sorted(sum(map(len, row.values())) for row in data.texts[:MAX_SAMPLE])
+    if lengths:
+        middle, long = lengths[len(lengths) // 2], lengths[int(0.95 * (len(lengths) - 1))]
+        properties["characters"] = f"{middle:,} (median), {long:,} (95%)"
+    if isinstance(data, LabeledData):
+        properties["labels"] = _balance(data.counts)
+    return properties
+
+
+def warnings(data: TaskData) -> Iterator[str]:
+    """Yields a sentence about each thing that may hurt, with what to do."""
+    train = data.train
+    counts = Counter(train.gold)
+    for labels in list(spelling_variants(counts).values())[:MAX_SHOWN]:
+        names = " and ".join(f"{label!r} ({counts[label]:,} texts)" for label in labels[:MAX_SHOWN])
+        yield f"{names} may be one label. Merge such spellings with --merge-labels."
+    if data.num_conflicts:
+        count = f"{data.num_conflicts:,} texts have several labels"
+        if data.conflicts == "drop":
+            yield f"{count} and are left out. Use their first label with --conflicts first."
+        else:
+            yield f"{count}, of which the first is used. Leave them out with --conflicts drop."
+    train_keys = {text_key(row.values()) for row in train.texts}
+    for item in (data.dev, data.test):
+        num_seen = sum(text_key(row.values()) in train_keys for row in item.texts) if item else 0
+        if item and num_seen:
+            yield (
+                f"{num_seen:,} of {len(item.texts):,} texts of {_name(item)} are also in {_name(train)}, so accuracies "
+                "will be too high. Remove them from one of the files."
+            )
+    num_near = num_near_duplicates(train.texts)
+    if data.test is None and num_near > MAX_NEAR_DUPLICATES * len(train.texts):
+        yield (
+            f"{num_near:,} of {len(train.texts):,} texts differ from another only in numbers, punctuation or order, "
+            "so a sampled test set is too easy. Set other texts as the test set: --test FILE."
+        )
+    most, rarest = max(train.counts.values()), min(train.counts.values())
+    if most > MAX_IMBALANCE * max(rarest, 1):
+        yield f"the labels have between {rarest:,} and {most:,} texts. Look at macro-F1 rather than accuracy."
+    sample = [" ".join(row.values()) for row in train.texts[:MAX_SAMPLE]]
+    num_long = sum(estimate_tokens(text) > MAX_LENGTH for text in sample)
+    if num_long > MAX_LONG * len(sample):
+        yield f"most texts are longer than {MAX_LENGTH} tokens, of which models read the start. Split them."
+
+
+def num_near_duplicates(texts: Sequence[Mapping[str, str]]) -> int:
+    """Returns the number of texts that have the same words as another one before them, but are not the same text.
+
+    Numbers, punctuation and the order of words do not matter.
+    """
+    keys = dict.fromkeys(text_key(row.values()) for row in texts)
+    words = {" ".join(sorted(set(re.findall(r"[^\W\d_]+", key)))) or key for key in keys}
+    return len(keys) - len(words)
+
+
+def _balance(counts: Mapping[str, int]) -> str:
+    """Returns the number of labels, and the number of texts of the most frequent ones and of the rarest."""
+    ordered = sorted(counts, key=lambda label: -counts[label])
+    shown = [f"{label} {counts[label]:,}" for label in ordered[:MAX_SHOWN]]
+    if len(ordered) > MAX_SHOWN:
+        shown[-1:] = ["…", f"{ordered[-1]} {counts[ordered[-1]]:,}"]
+    return f"{len(ordered)}: {', '.join(shown)}"
+
+
+def _name(data: TextData) -> str:
+    return Path(data.source.asset.partition("#")[0]).name

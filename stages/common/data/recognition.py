@@ -1,0 +1,201 @@
+"""Recognizes the encoding of a text file and the delimiter of a CSV file. The recipe that `init` writes names both."""
+
+from __future__ import annotations
+
+import codecs
+import csv
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
+from pathlib import Path
+
+import charset_normalizer
+
+from stages.common.assets.cache import resolve
+from stages.common.data.config import Source
+from stages.common.data.rows import DELIMITERS, declared_delimiter, declared_encoding, format_of, open_bytes, open_text
+from stages.common.errors import DataError
+
+JAPANESE = ("shift_jis", "euc_jp")
+EAST_ASIAN = (*JAPANESE, "euc_kr", "gb18030", "big5")
+"""Encodings with several bytes per character, of which most texts are valid in several."""
+SINGLE_BYTE = ("cp1252", "cp1250", "cp1251", "koi8_r", "cp1253", "cp1254", "cp1255", "cp1256")
+"""Encodings with one byte per character. cp1252 contains Latin-1."""
+MIN_COMMON = 0.7
+"""Minimum fraction of common characters, if the encoding is the right one."""
+MIN_KANA = 0.2
+"""Minimum fraction of kana in Japanese texts."""
+SAMPLE_BYTES = 200_000
+"""Bytes of lines that are not ASCII by which an encoding is recognized."""
+SAMPLE_ROWS = 200
+"""Rows by which a delimiter is recognized."""
+MIN_ZEROS = 0.002
+"""Minimum fraction of zero bytes in UTF-16."""
+CHUNK = 2**20
+FORMAT_NAMES = {"csv": "CSV", "tsv": "TSV", "tab": "Orange", "jsonl": "JSON lines", "txt": "text", "conll": "CoNLL"}
+DELIMITER_NAMES = {";": "semicolons", "\t": "tabs", "|": "pipes"}
+
+
+def recognized_source(asset: str) -> Source:
+    """Returns the source of a file, with its encoding and delimiter if they are not UTF-8 and a comma.
+
+    Raises:
+        DataError: the encoding is unknown, or the ending of the file is.
+        AssetError: the file is unreachable.
+    """
+    source = Source(asset=asset)
+    if asset.startswith("hf:"):
+        return source
+    path = resolve(asset)
+    file_format = format_of(path)
+    if file_format == "parquet":
+        return source
+    try:
+        encoding = None if declared_encoding(path) else _recognize_encoding(path)
+        delimiter = _recognize_delimiter(path, encoding) if file_format == "csv" else None
+    except (OSError, EOFError) as error:
+        raise DataError(f"cannot read {path.name} ({error}).", "Write the file again.") from error
+    return source.model_copy(update={"encoding": encoding, "delimiter": delimiter})
+
+
+def describe(source: Source) -> str:
+    """Returns format, delimiter and encoding of a recognized source, for people."""
+    if source.asset.startswith("hf:"):
+        return "dataset of the hub"
+    path = resolve(source.asset)
+    file_format = format_of(path)
+    if file_format == "parquet":
+        return "Parquet"
+    encoding = declared_encoding(path) or source.encoding or "utf-8"
+    delimiter = source.delimiter
+    if file_format == "csv":
+        with open_text(path, source.encoding) as file:
+            delimiter = declared_delimiter(file.readline()) or delimiter
+    name = FORMAT_NAMES.get(file_format, file_format)
+    return ", ".join(item for item in (name, DELIMITER_NAMES.get(delimiter or ","), _name_of(encoding)) if item)
+
+
+def _name_of(encoding: str) -> str:
+    if encoding == "utf-8-sig":
+        return "UTF-8 with byte order mark"
+    return encoding.upper().replace("CP125", "Windows-125").replace("_", "-")
+
+
+def _recognize_encoding(path: Path) -> str | None:
+    """Returns the encoding of a file without a byte order mark; None for UTF-8."""
+    if _decodes(path, "utf-8"):
+        return None
+    sample = _sample(path)
+    utf_16 = _utf_16(sample)
+    if utf_16 and _decodes(path, utf_16):
+        return utf_16
+    for encoding in (*_east_asian(sample), *_single_byte(sample)):
+        if _decodes(path, encoding):
+            return encoding
+    raise DataError(f"the encoding of {path.name} is unknown.", "Save the file as UTF-8.")
+
+
+def _east_asian(sample: bytes) -> list[str]:
+    """Returns encodings in which most characters are common ones, the most likely first."""
+    shares = {}
+    for encoding in EAST_ASIAN:
+        try:
+            text = sample.decode(encoding)
+        except UnicodeDecodeError:
+            continue
+        shares[encoding] = _share_of_common([item for item in text if not item.isascii() and item.isalpha()], encoding)
+    likely = [encoding for encoding, share in shares.items() if share >= MIN_COMMON]
+    # kana are seldom there by chance
+    return sorted(likely, key=lambda encoding: (encoding not in JAPANESE, -shares[encoding]))
+
+
+def _share_of_common(letters: Sequence[str], encoding: str) -> float:
+    """Returns the fraction of letters that are common in texts of an encoding."""
+    if not letters:
+        return 0.0
+    kana = sum("\u3040" <= item <= "\u30ff" for item in letters)
+    if encoding in JAPANESE:
+        kanji = sum("\u4e00" <= item <= "\u9fff" for item in letters)
+        return (kana + kanji) / len(letters) if kana >= MIN_KANA * len(letters) else 0.0
+    if encoding == "euc_kr":
+        return sum("\uac00" <= item <= "\ud7a3" for item in letters) / len(letters)
+    # both standards list the common characters first
+    name, first, last = ("gb2312", 0xB0, 0xD7) if encoding == "gb18030" else ("big5", 0xA4, 0xC6)
+    codes = [item.encode(name, "ignore") for item in letters]
+    return sum(len(code) == 2 and first <= code[0] <= last for code in codes) / len(letters)
+
+
+def _single_byte(sample: bytes) -> list[str]:
+    """Returns likely encodings, the most likely first."""
+    results = charset_normalizer.from_bytes(sample, cp_isolation=list(SINGLE_BYTE))
+    likely = [name for item in results for name in item.could_be_from_charset]
+    # most letters of Western languages are the same in all three
+    if not likely or ("cp1252" in likely and likely[0] in ("cp1250", "cp1254")):
+        likely.insert(0, "cp1252")
+    return likely
+
+
+def _decodes(path: Path, encoding: str) -> bool:
+    """Returns True if a file is valid in an encoding. A NUL is not valid."""
+    decoder = codecs.getincrementaldecoder(encoding)()
+    try:
+        with open_bytes(path) as file:
+            while chunk := file.read(CHUNK):
+                if "\0" in decoder.decode(chunk):
+                    return False
+            decoder.decode(b"", final=True)
+    except UnicodeDecodeError:
+        return False
+    return True
+
+
+def _sample(path: Path) -> bytes:
+    """Returns lines that are not ASCII, which tell more about an encoding than others; all if there are none."""
+    with open_bytes(path) as file:
+        lines = bytearray()
+        for line in file:
+            if not line.isascii():
+                lines += line
+            if len(lines) >= SAMPLE_BYTES:
+                break
+    if lines:
+        return bytes(lines)
+    with open_bytes(path) as file:
+        return bytes(file.read(SAMPLE_BYTES))
+
+
+def _utf_16(sample: bytes) -> str | None:
+    """Returns the byte order of UTF-16 without a mark; None if the text is not UTF-16. Digits and delimiters have a
+    zero byte in any language.
+    """
+    even, odd = sample[::2].count(0), sample[1::2].count(0)
+    if even + odd <= MIN_ZEROS * len(sample):
+        return None
+    return "utf-16-le" if odd > even else "utf-16-be"
+
+
+def _recognize_delimiter(path: Path, encoding: str | None) -> str | None:
+    """Returns the delimiter that divides the header and most rows into the same number of columns.
+
+    None: a comma, or the delimiter that the file declares.
+    """
+    with open_text(path, encoding) as file:
+        lines = list(islice(file, SAMPLE_ROWS))
+    if not lines or declared_delimiter(lines[0]):
+        return None
+    best, best_share = ",", 0.0
+    for delimiter in DELIMITERS:
+        numbers = list(_numbers_of_columns(lines, delimiter))
+        if numbers and numbers[0] > 1:
+            share = numbers.count(numbers[0]) / len(numbers)
+            if share > best_share:
+                best, best_share = delimiter, share
+    return None if best == "," else best
+
+
+def _numbers_of_columns(lines: Iterable[str], delimiter: str) -> Iterator[int]:
+    try:
+        for values in csv.reader(lines, delimiter=delimiter):
+            if values:
+                yield len(values)
+    except csv.Error:
+        return
