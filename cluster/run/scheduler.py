@@ -51,7 +51,7 @@ def execute(
 
     Raises:
         GraphError, FingerprintError: the input is invalid; no step was run.
-        SessionError: Ray cannot be started, or lacks the resources that a step requests.
+        SessionError: Ray cannot be started.
     """
     started = time.monotonic()
     with ExitStack() as stack:
@@ -125,6 +125,8 @@ class _Run:
         if self._tasks is None or not len(self._tasks):
             time.sleep(min(MAX_SLEEP_S, self._options.poll_s))
             return
+        if self._tasks.lacks_machines:
+            self.warn("no machine of the cluster has a CPU yet, so the steps wait for one.", "Start a worker of Ray.")
         finished = self._tasks.wait(self._options.poll_s)
         # Log what a step recorded before its run ends.
         if finished or time.monotonic() - self._drained_at_s > self._options.poll_s:
@@ -217,6 +219,12 @@ class _Run:
         if manifest is not None and not step.planned.forced and step.fits_upstream(manifest):
             self._leases.release(slot)
             return self._use_cached(step, manifest)
+        if missing := self._connected().find_missing(step.step.resources, self._store.url):
+            failure = StepFailedError(step.name, missing.problem, remedy=missing.remedy)
+            self._store.record_failure(step.fingerprint, failure)
+            self._leases.release(slot)
+            self._fail(step, failure)
+            return True
         self._submit(step, token, last_failure.attempt + 1 if last_failure is not None else 1)
         return False
 

@@ -222,6 +222,19 @@ def test_driver_that_lost_a_lease_waits_for_the_other_driver(store: Store) -> No
     assert results[0].executed == ("contested",)
 
 
+def test_step_that_can_never_be_placed_fails_alone(store: Store) -> None:
+    short = toy("short", 2)
+    two = toy("two", 3, base=short, resources=Resources(cpus=1, gpus=2))
+    result = run([toy("long", 1, pause_s=1.0), two, toy("last", 4, base=two)], store)
+    assert set(result.executed) == {"long", "short"}
+    assert str(result.errors["two"]) == (
+        "step two failed: it requests 2 GPUs, but the largest machine has 0. "
+        "Request fewer in its resources, or set --address to a cluster that has them."
+    )
+    assert result.blocked == {"last": "it needs two, which has no result"}
+    assert store.lease("two", result.steps["two"].fingerprint) is None
+
+
 def test_run_continues_with_an_empty_lease_file(store: Store) -> None:
     step = toy("emptied")
     folder = store.folder("emptied", plan([step], store)[0].fingerprint)
