@@ -36,6 +36,7 @@ def execute(
     options: RunOptions,
     tracker: Tracker | None = None,
     on_event: EventHandler | None = None,
+    leases: Leases | None = None,
 ) -> RunResult:
     """Brings every selected step to a committed result. Starts Ray only if a step has to run.
 
@@ -48,6 +49,7 @@ def execute(
         options: Which steps to run, how, and with which engine.
         tracker: Logs to MLflow; None: nothing is logged.
         on_event: Called with each event, in the main thread of the driver.
+        leases: Leases of the driver, whose heartbeats the caller has started; None: those of this call.
 
     Raises:
         GraphError, FingerprintError: the input is invalid; no step was run.
@@ -57,7 +59,7 @@ def execute(
     with ExitStack() as stack:
         emit = on_event or (lambda event: None)
         signals = stack.enter_context(SignalHandler(lambda: emit(events.Interrupted(at_once=True))))
-        leases = stack.enter_context(Leases(options.ttl_s))
+        leases = leases or stack.enter_context(Leases(options.ttl_s))
         planned = steps if isinstance(steps, Plan) else plan(steps, store, options)
         run = _Run(
             planned, store, options, leases=leases, tracker=tracker, on_event=emit, resources=stack, signals=signals

@@ -36,8 +36,7 @@ from pipelines.run.request import RunRequest
 
 def log_plan(tracker: Tracker, request: RunRequest, planned: Plan) -> None:
     """Logs the resolved recipe, the graph and the plan to the parent run, before any step runs."""
-    resolved = yaml.safe_dump(request.config.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=110)
-    tracker.parent.log_text("recipe.yaml", resolved)
+    tracker.parent.log_text("recipe.yaml", resolved_recipe(request))
     tracker.parent.log_text("graph.mmd", graph.mermaid(list(planned.steps.values())))
     rows = [
         {
@@ -50,6 +49,11 @@ def log_plan(tracker: Tracker, request: RunRequest, planned: Plan) -> None:
     ]
     tracker.parent.log_table("plan", rows)
     tracker.parent.log_params({"recipe": request.config.name, "steps": len(planned.steps), **flat(request.config)})
+
+
+def resolved_recipe(request: RunRequest) -> str:
+    """Returns the recipe as YAML, with all defaults and overrides."""
+    return yaml.safe_dump(request.config.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=110)
 
 
 def publish(request: RunRequest, planned: Plan, result: RunResult, tracker: Tracker, console: Console) -> None:
