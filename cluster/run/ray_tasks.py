@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from cluster.errors import LeaseLostError, SessionError, StepFailedError, StoreError
+from cluster.redaction import redact, redact_file
 from cluster.run.ray_session import Capacity, capacity
 from cluster.run.step_worker import run_step
 from cluster.steps.step import Resources
@@ -267,13 +268,14 @@ def _worker_failure(spec: TaskSpec, error: Exception) -> StepFailedError:
     store = open_store(spec.store)
     log = store.log_path(spec.step, spec.key.fingerprint, spec.attempt)
     with suppress(OSError, StoreError):
-        # If the worker was on this machine, its log is here and was not uploaded.
+        # If the worker was on this machine, its log is here, and was neither redacted nor uploaded.
+        redact_file(log)
         store.upload(log)
     return StepFailedError(
         spec.step,
         f"its worker was lost ({type(error).__name__}: {text.splitlines()[0] if text else 'no details'})",
         remedy=remedy,
-        trace=text,
+        trace=redact(text),
         log=store.uri_of(log),
         transient=isinstance(error, lost),
         attempt=spec.attempt,

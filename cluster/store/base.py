@@ -107,13 +107,26 @@ class Store(ABC):
             StoreError: the store cannot be written.
         """
 
-    @abstractmethod
     def files(self, step: str, fingerprint: str) -> Path:
-        """Returns a folder on this machine with the committed files. A remote store downloads and checks them first.
+        """Returns a folder on this machine with the files of the current result. See `files_of`.
+
+        Raises:
+            StoreError: there is no such result.
+        """
+        try:
+            return self.files_of(self._manifest(step, fingerprint))
+        except FileNotFoundError:
+            raise StoreError(f"step {step} has no committed result.", "Run the pipeline first.") from None
+
+    @abstractmethod
+    def files_of(self, manifest: Manifest) -> Path:
+        """Returns a folder on this machine with the files of a result. A remote store downloads and checks them first.
+
+        It never gets files of another attempt. The files stay until the result was replaced twice.
 
         Raises:
             CorruptResultError: a downloaded file is not the one in the manifest.
-            StoreError: there is no such result, or the store is unreachable.
+            StoreError: the store is unreachable.
         """
 
     @abstractmethod
@@ -228,7 +241,9 @@ class Store(ABC):
     def invalidate(self, step: str, fingerprint: str) -> None:
         """Removes a result, manifest first. The caller holds the lease."""
         self._remove(f"{step}/{fingerprint}/manifest.json")
-        self._remove(f"{step}/{fingerprint}/files")
+        for name in self._children(f"{step}/{fingerprint}"):
+            if name.startswith("files"):
+                self._remove(f"{step}/{fingerprint}/{name}")
 
     def steps(self) -> list[str]:
         """Returns the names of all steps for which anything was written."""

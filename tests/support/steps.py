@@ -201,7 +201,12 @@ def _count(config: Config) -> None:
 
 
 def _fail(config: Config, checkpoint_dir: Path) -> None:
-    """Fails as `fail` says: error, plain, connection, kill, exit or `address URL`; with `once`, only the first time."""
+    """Fails as `fail` says, after printing it: error, plain, connection, kill, exit or `address URL`.
+
+    With `once`, only the first time.
+    """
+    sys.stdout.write(f"{config.fail}\n")
+    sys.stdout.flush()
     if "once" in config.fail:
         if (checkpoint_dir / "started").exists():
             return

@@ -130,11 +130,11 @@ def test_step_that_exits_fails(store: Store) -> None:
 
 def test_damaged_result_is_recomputed(store: Store, counter: Path) -> None:
     first = run(fan(counter), store)
-    damaged = store.files("pet/p/1", first.steps["pet/p/1"].fingerprint) / "more" / "note.txt"
-    damaged.write_text("short")
+    fingerprint = first.steps["pet/p/1"].fingerprint
+    (store.files("pet/p/1", fingerprint) / "more" / "note.txt").write_text("short")
     second = run(fan(counter), store)
     assert second.executed == ("pet/p/1",)
-    assert damaged.read_text() == "x" * 100
+    assert (store.files("pet/p/1", fingerprint) / "more" / "note.txt").read_text() == "x" * 100
 
 
 def test_forced_step_with_equal_files_keeps_later_results(store: Store, counter: Path) -> None:
