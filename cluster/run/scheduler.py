@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from contextlib import ExitStack
 
 from cluster.errors import LeaseHeldError, LeaseLostError, StepFailedError, StoreError
+from cluster.provenance import provenance
 from cluster.run import events
 from cluster.run.events import EventHandler
 from cluster.run.ray_session import session
@@ -253,6 +254,7 @@ class _Run:
             run_id=step.run_id,
             files=step.step.files,
             identify=self._options.identify,
+            provenance=provenance(),
             ttl_s=self._options.ttl_s,
             engine=self._options.engine,
             key_options=self._key_options,

@@ -136,6 +136,7 @@ class _Attempt:
                 attempt=self.spec.attempt,
                 host=os.uname().nodename,
                 versions=dict(versions()),
+                provenance=dict(self.spec.provenance),
             )
 
         sources.check()

@@ -216,7 +216,8 @@ class RemoteStagedResult(StagedResult):
     def __init__(self, store: RemoteStore, step: str, fingerprint: str, token: str) -> None:
         self._store = store
         self._name = f"{step}/{fingerprint}"
-        before, self._manifest_tag = store.objects.read_tagged(f"{self._name}/manifest.json")
+        before, tag = store.objects.read_tagged(f"{self._name}/manifest.json")
+        self._manifest_tag: str | None = tag
         self._replaced = _folder_of(before)
         super().__init__(store.local / "scratch" / step / fingerprint, step, fingerprint, token)
         self._checkpoints = Checkpoints(store.objects, self._name, self.checkpoint_dir)

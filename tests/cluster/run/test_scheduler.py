@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from cluster.provenance import provenance
 from cluster.run import events
 from cluster.run.result import RunOptions, RunResult
 from cluster.run.scheduler import execute
@@ -59,6 +60,7 @@ def test_second_run_uses_every_cached_result(store: Store, counter: Path) -> Non
     second = execute([fan(counter)], store, QUICK, on_event=received.append)
     assert second.executed == () and set(second.cached) == set(result.executed)
     assert second.manifests == result.manifests
+    assert result.manifests["data"].provenance == provenance()
     assert len(counter.read_bytes()) == 5
     assert not any(isinstance(event, events.RayStarting | events.StepStarted) for event in received)
 

@@ -154,7 +154,7 @@ def test_process_starts_no_step_after_sigterm(store: Store, monkeypatch: pytest.
     planned = plan([step], store)[0]
     spec = TaskSpec(
         step=step.name, run=step.run, config=step.config, roles={}, key=planned.key, store=store.url, token="t",
-        engine=ENGINE, resources=step.resources, attempt=1, run_id=None, files={}, identify="",
+        engine=ENGINE, resources=step.resources, attempt=1, run_id=None, files={}, identify="", provenance={},
     )  # fmt: skip
     failure = run_step(spec, lambda batch: True, ())
     assert isinstance(failure, StepFailedError) and failure.transient and failure.is_preemption
