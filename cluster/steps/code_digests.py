@@ -1,9 +1,9 @@
 """Digests of the code that a step runs, and the versions of the packages that it uses.
 
 The digest of a module covers what the module computes, and every module that it imports and that is not installed: the
-modules of the project, and helper modules beside it. If a module reads files of its package, these count too. It leaves
-out what cannot change a result: comments, docstrings (also those of fields), layout, annotations of functions and
-variables (annotations in a class body count, because pydantic and dataclasses read them), the texts in `raise`
+modules of the project, and helper modules next to it. If a module reads files of its package, these count too. It
+leaves out what cannot change a result: comments, docstrings (also those of fields), layout, annotations of functions
+and variables (annotations in a class body count, because pydantic and dataclasses read them), the texts in `raise`
 statements and in calls of `log_progress`, and the description of a pydantic field. The caller can exclude further
 modules.
 
@@ -93,7 +93,7 @@ class CodeDigests:
         return {item.path: item.mark for item in files if item is not None}
 
     def _data(self, name: str, module: _Module) -> dict[str, _Module]:
-        """Returns the files beside a module that reads files of its package, by their names in the package."""
+        """Returns the files next to a module that reads files of its package, by their names in the package."""
         folder = module.path.parent
         if not module.reads_data or not (folder / "__init__.py").exists():
             return {}

@@ -56,7 +56,7 @@ def run_recipe(request: RunRequest, options: RunOptions, display: RunDisplay, *,
 def _run_entered(
     request: RunRequest, options: RunOptions, display: RunDisplay, leases: Leases, run: ActiveRun, *, register: bool
 ) -> RunResult:
-    """Plans, executes and publishes. The store knows what the run reads, so `gc` beside it does no harm."""
+    """Plans, executes and publishes. The store knows what the run reads, so `gc` at the same time does no harm."""
     name, console = request.config.name, display.console
     planned = plan_recipe(request.config, request.store, options)
     steps = {step: key.fingerprint for step, key in planned.keys.items()}
