@@ -9,7 +9,7 @@ from typing import Any
 
 from cluster.errors import LeaseLostError, SessionError, StepFailedError, StoreError
 from cluster.redaction import redact, redact_file
-from cluster.run.ray_session import Capacity, capacity
+from cluster.run.ray_session import Capacity, capacity, import_own_code_first
 from cluster.run.step_worker import run_step
 from cluster.steps.step import Resources
 from cluster.steps.task_spec import TaskSpec
@@ -56,6 +56,7 @@ class LogSender:
 
 def run_task(spec: TaskSpec, buffer: Any, *upstream: Manifest) -> Manifest | StepFailedError | LeaseLostError:
     """The Ray task: runs one step. Ray passes the results of its upstream as further arguments."""
+    import_own_code_first()
     try:
         return run_step(spec, LogSender(buffer), upstream)
     except LeaseLostError as error:
