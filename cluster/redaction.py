@@ -48,5 +48,6 @@ def redact_file(path: Path) -> None:
     clean = redact(text)
     if clean != text:
         part = path.with_name(f".{path.name}.part")
+        part.touch(0o600)
         part.write_text(clean, encoding="utf-8", errors="surrogateescape")
         part.replace(path)

@@ -122,11 +122,15 @@ def install_sigterm_handler(checkpoint_dir: str) -> None:
 
 @contextmanager
 def redirect_output(log: Path) -> Iterator[None]:
-    """Appends all output of this process to a file, including the output of C libraries and child processes."""
+    """Appends all output of this process to a file, including the output of C libraries and child processes.
+
+    Only the owner of the file may read it, because secrets are redacted when the step has ended.
+    """
     sys.stdout.flush()
     sys.stderr.flush()
     originals = [os.dup(1), os.dup(2)]
-    target = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o644)
+    target = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
+    os.fchmod(target, 0o600)
     try:
         os.dup2(target, 1)
         os.dup2(target, 2)

@@ -19,6 +19,10 @@ from cluster.errors import SessionError
 
 OBJECT_STORE_BYTES = 300 * 1024 * 1024
 """Only manifests and batches of a stream go through Ray, so it needs little memory."""
+PRELOADED = {"RAY_preload_python_modules": "cluster"}
+"""Ray puts the current folder of the driver first on the path of its workers. A package `cluster` there would replace
+this one, so each worker imports this one before.
+"""
 WORKER_ENVIRONMENT = {"TOKENIZERS_PARALLELISM": "false", "RAY_USAGE_STATS_ENABLED": "0"}
 
 
@@ -44,7 +48,7 @@ def session(address: str | None = None, num_cpus: int | None = None) -> Iterator
         SessionError: Ray cannot be started or reached.
     """
     address = address or os.environ.get("RAY_ADDRESS") or "local"
-    added = {**WORKER_ENVIRONMENT, **_access(address), "PYTHONPATH": _python_path()}
+    added = {**WORKER_ENVIRONMENT, **PRELOADED, **_access(address), "PYTHONPATH": _python_path()}
     before = {name: os.environ.get(name) for name in added}
     os.environ.update(added)
     import ray  # noqa: PLC0415  (it reads the environment that was set above)
@@ -140,6 +144,12 @@ def _silence_raylet() -> None:
 
     if hasattr(worker, "print_to_stdstream"):
         worker.print_to_stdstream = lambda *args, **kwargs: None
+
+
+def import_own_code_first() -> None:
+    """Puts the folder of this program before all others, as on the driver. Called in each worker."""
+    root = str(Path(__file__).parents[2])
+    sys.path[:] = [root, *(item for item in sys.path if item != root)]
 
 
 def _python_path() -> str:

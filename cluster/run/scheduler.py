@@ -7,6 +7,7 @@ from collections.abc import Iterable
 from contextlib import ExitStack
 
 from cluster.errors import LeaseHeldError, LeaseLostError, StepFailedError, StoreError
+from cluster.provenance import provenance
 from cluster.run import events
 from cluster.run.events import EventHandler
 from cluster.run.ray_session import session
@@ -36,6 +37,7 @@ def execute(
     options: RunOptions,
     tracker: Tracker | None = None,
     on_event: EventHandler | None = None,
+    leases: Leases | None = None,
 ) -> RunResult:
     """Brings every selected step to a committed result. Starts Ray only if a step has to run.
 
@@ -48,16 +50,17 @@ def execute(
         options: Which steps to run, how, and with which engine.
         tracker: Logs to MLflow; None: nothing is logged.
         on_event: Called with each event, in the main thread of the driver.
+        leases: Leases of the driver, whose heartbeats the caller has started; None: those of this call.
 
     Raises:
         GraphError, FingerprintError: the input is invalid; no step was run.
-        SessionError: Ray cannot be started, or lacks the resources that a step requests.
+        SessionError: Ray cannot be started.
     """
     started = time.monotonic()
     with ExitStack() as stack:
         emit = on_event or (lambda event: None)
         signals = stack.enter_context(SignalHandler(lambda: emit(events.Interrupted(at_once=True))))
-        leases = stack.enter_context(Leases(options.ttl_s))
+        leases = leases or stack.enter_context(Leases(options.ttl_s))
         planned = steps if isinstance(steps, Plan) else plan(steps, store, options)
         run = _Run(
             planned, store, options, leases=leases, tracker=tracker, on_event=emit, resources=stack, signals=signals
@@ -125,6 +128,8 @@ class _Run:
         if self._tasks is None or not len(self._tasks):
             time.sleep(min(MAX_SLEEP_S, self._options.poll_s))
             return
+        if self._tasks.lacks_machines:
+            self.warn("no machine of the cluster has a CPU yet, so the steps wait for one.", "Start a worker of Ray.")
         finished = self._tasks.wait(self._options.poll_s)
         # Log what a step recorded before its run ends.
         if finished or time.monotonic() - self._drained_at_s > self._options.poll_s:
@@ -217,6 +222,12 @@ class _Run:
         if manifest is not None and not step.planned.forced and step.fits_upstream(manifest):
             self._leases.release(slot)
             return self._use_cached(step, manifest)
+        if missing := self._connected().find_missing(step.step.resources, self._store.url):
+            failure = StepFailedError(step.name, missing.problem, remedy=missing.remedy)
+            self._store.record_failure(step.fingerprint, failure)
+            self._leases.release(slot)
+            self._fail(step, failure)
+            return True
         self._submit(step, token, last_failure.attempt + 1 if last_failure is not None else 1)
         return False
 
@@ -243,6 +254,7 @@ class _Run:
             run_id=step.run_id,
             files=step.step.files,
             identify=self._options.identify,
+            provenance=provenance(),
             ttl_s=self._options.ttl_s,
             engine=self._options.engine,
             key_options=self._key_options,

@@ -88,6 +88,7 @@ class _Attempt:
             if is_shutting_down():
                 raise PreemptedError
             with Watchdog(self.store.slot(spec.step, spec.key.fingerprint), spec.token, spec.ttl_s) as watchdog:
+                watchdog.clean_up = self._clean_up
                 try:
                     sources = SourceFiles(spec)
                     set_num_threads(spec.resources.cpus)
@@ -110,6 +111,10 @@ class _Attempt:
             if staged is not None:
                 staged.discard()
 
+    def _clean_up(self) -> None:
+        """Redacts the log, which the process can no longer do at the end of the step."""
+        redact_file(self.store.log_path(self.spec.step, self.spec.key.fingerprint, self.spec.attempt))
+
     def _compute_and_commit(self, staged: StagedResult, watchdog: Watchdog, sources: SourceFiles) -> Manifest:
         started = time.monotonic()
         watchdog.stop_request = StopRequest(staged.checkpoint_dir)
@@ -131,6 +136,7 @@ class _Attempt:
                 attempt=self.spec.attempt,
                 host=os.uname().nodename,
                 versions=dict(versions()),
+                provenance=dict(self.spec.provenance),
             )
 
         sources.check()
@@ -141,7 +147,7 @@ class _Attempt:
         """Calls the function of the step, here or on its own workers. Returns what it returns."""
         spec, resources = self.spec, self.spec.resources
         function = resolve(spec.run)
-        folders = [self.store.files(item.step, item.fingerprint) for item in self.upstream]
+        folders = [self.store.files_of(item) for item in self.upstream]
         inputs = build_inputs(function, spec.step, spec.roles, folders)
         if resources.is_shared and resources.strategy != "stream":
             from cluster.parallel import launcher  # noqa: PLC0415  (it imports torch, which many steps do not need)

@@ -11,7 +11,7 @@ import signal
 import threading
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from types import FrameType
 
 from cluster.errors import StoreError
@@ -50,6 +50,8 @@ class Watchdog:
         self.lease_lost = False
         self.is_preempted = False
         self.stop_request: StopRequest | None = None
+        self.clean_up: Callable[[], None] = lambda: None
+        """Called before the process exits without returning from the step."""
         self.abort: Callable[[], None] | None = None
         """Ends the processes that the step started on other machines, if any."""
         self._slot = slot
@@ -155,6 +157,8 @@ class Watchdog:
         while self._is_committing and not self._done.wait(POLL_INTERVAL_S):
             pass
         if not self._done.is_set():
+            with suppress(OSError):
+                self.clean_up()
             os._exit(1)
 
 

@@ -1,9 +1,11 @@
 """Digests of the code that a step runs, and the versions of the packages that it uses.
 
-The digest of a module covers what the module computes, and every project module that it imports. It leaves out what
-cannot change a result: comments, docstrings (also those of fields), layout, annotations of functions and variables
-(annotations in a class body count, because pydantic and dataclasses read them), the texts in `raise` statements and in
-calls of `log_progress`, and the description of a pydantic field. The caller can exclude further modules.
+The digest of a module covers what the module computes, and every module that it imports and that is not installed: the
+modules of the project, and helper modules next to it. If a module reads files of its package, these count too. It
+leaves out what cannot change a result: comments, docstrings (also those of fields), layout, annotations of functions
+and variables (annotations in a class body count, because pydantic and dataclasses read them), the texts in `raise`
+statements and in calls of `log_progress`, and the description of a pydantic field. The caller can exclude further
+modules.
 
 Files are located and parsed, never imported, so a plan stays fast.
 """
@@ -14,6 +16,7 @@ import ast
 import hashlib
 import platform
 import sys
+import sysconfig
 from collections.abc import Collection, Iterator
 from contextlib import suppress
 from dataclasses import dataclass
@@ -23,11 +26,16 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from cluster.errors import FingerprintError
-from cluster.store.files import FileMark
+from cluster.store.files import FileMark, file_digest
 
 # The code of the engine decides where a step runs, never what it computes.
 NEVER_FOLLOWED = "cluster"
 ALSO_FOLLOWED = {"pipelines": ("stages",)}
+OWN_PACKAGES = ("cluster", "stages", "pipelines")
+INSTALLED = tuple(Path(sysconfig.get_path(name)) for name in ("stdlib", "platstdlib", "purelib", "platlib"))
+"""Folders of installed packages, whose versions count instead of their code."""
+DATA_MODULES = frozenset({"importlib.resources", "pkgutil"})
+CODE_SUFFIXES = (".py", ".pyc", ".pyi", ".so")
 
 
 class CodeDigests:
@@ -44,10 +52,11 @@ class CodeDigests:
         self._closures: dict[str, dict[str, str]] = {}
 
     def of(self, module: str) -> dict[str, str]:
-        """Returns module -> digest, for `module` and every module of the project that it imports, directly or not.
+        """Returns module -> digest, for `module` and every module that it imports, directly or not.
 
-        From a module of `stages` only `stages.*` is followed, from one of `pipelines` both packages, from any other
-        module its own top-level package.
+        Of the packages of this program, only `stages.*` is followed from a module of `stages`, and both from one of
+        `pipelines`. Of other modules, those of the same top-level package are followed, and all that are not
+        installed. A file of a package that its modules read has an entry of its own, such as `words/list.txt`.
 
         Raises:
             FingerprintError: `module` has no source file.
@@ -64,10 +73,11 @@ class CodeDigests:
             if name in digests or parsed is None:
                 continue
             digests[name] = parsed.digest
+            digests |= {file: data.digest for file, data in self._data(name, parsed).items()}
             waiting += [
                 item
                 for item in parsed.imports
-                if item.partition(".")[0] in packages and not is_inside(item, self._excluded)
+                if (item.partition(".")[0] in packages or _is_helper(item)) and not is_inside(item, self._excluded)
             ]
         if module not in digests:
             raise FingerprintError(
@@ -79,8 +89,22 @@ class CodeDigests:
 
     def marks(self, module: str) -> dict[Path, FileMark]:
         """Returns the files whose digests `of` returns, each with its mark before it was read."""
-        modules = [self._module(name) for name in self.of(module)]
-        return {item.path: item.mark for item in modules if item is not None}
+        files = [self._modules[name] for name in self.of(module)]
+        return {item.path: item.mark for item in files if item is not None}
+
+    def _data(self, name: str, module: _Module) -> dict[str, _Module]:
+        """Returns the files next to a module that reads files of its package, by their names in the package."""
+        folder = module.path.parent
+        if not module.reads_data or not (folder / "__init__.py").exists():
+            return {}
+        package = name if module.path.name == "__init__.py" else name.rpartition(".")[0]
+        files = {
+            f"{package.replace('.', '/')}/{path.name}": _read_data(path, FileMark.of(path))
+            for path in sorted(folder.iterdir())
+            if path.is_file() and path.name[0] != "." and path.suffix not in CODE_SUFFIXES and path.name != "py.typed"
+        }
+        self._modules |= files
+        return files
 
     def _module(self, name: str) -> _Module | None:
         if name not in self._modules:
@@ -91,12 +115,13 @@ class CodeDigests:
 
 @dataclass(frozen=True, slots=True)
 class _Module:
-    """One source file: the mark that it had before it was read, its digest, and what it imports."""
+    """One file: the mark that it had before it was read, its digest, and what it imports."""
 
     path: Path
     mark: FileMark
     digest: str
-    imports: frozenset[str]
+    imports: frozenset[str] = frozenset()
+    reads_data: bool = False
 
 
 def is_inside(module: str, packages: Collection[str]) -> bool:
@@ -114,7 +139,38 @@ def _read(path: Path, module: str, mark: FileMark) -> _Module:
     tree = ast.parse(path.read_bytes(), filename=str(path))
     package = module if path.name == "__init__.py" else module.rpartition(".")[0]
     imports = frozenset(_imports(tree, package)) | frozenset(_parents(module))
-    return _Module(path, mark, hashlib.sha256(normal_form(tree).encode()).hexdigest(), imports)
+    digest = hashlib.sha256(normal_form(tree).encode()).hexdigest()
+    return _Module(path, mark, digest, imports, reads_data=_reads_data(tree, imports))
+
+
+@lru_cache(maxsize=4096)
+def _read_data(path: Path, mark: FileMark) -> _Module:
+    """Reads one file of a package, once for each mark."""
+    return _Module(path, mark, file_digest(path))
+
+
+def _reads_data(tree: ast.AST, imports: Collection[str]) -> bool:
+    """Returns True if a module may read files of its package."""
+    if not DATA_MODULES.isdisjoint(imports):
+        return True
+    return any(isinstance(node, ast.Name) and node.id == "__file__" for node in ast.walk(tree))
+
+
+def _is_helper(module: str) -> bool:
+    """Returns True for a module that is neither installed nor part of this program."""
+    top = module.partition(".")[0]
+    is_own = top in OWN_PACKAGES or top in sys.stdlib_module_names
+    return not is_own and not _is_installed(top, tuple(sys.path))
+
+
+@lru_cache
+def _is_installed(name: str, path: tuple[str, ...]) -> bool:
+    """Returns True for a top-level package in a folder of installed ones, and for one that does not exist."""
+    spec = _package_spec(name, path)
+    if spec is None:
+        return True
+    files = [*([spec.origin] if spec.origin else []), *(spec.submodule_search_locations or ())]
+    return any(Path(file).is_relative_to(folder) for file in files for folder in INSTALLED)
 
 
 def normal_form(node: ast.AST, *, in_class: bool = False) -> str:

@@ -22,7 +22,8 @@ class TaskSpec:
 
     `roles` gives, for each input, the indices of its upstream steps among the arguments of the task. `key_options` are
     those of the plan, so that the worker compares the same code before it commits, as it does with `files` and
-    `identify` (see `Step` and `RunOptions`). `engine` is the class of the engine for one process, as `module:class`.
+    `identify` (see `Step` and `RunOptions`). `provenance` describes the driver, for the manifest. `engine` is the class
+    of the engine for one process, as `module:class`.
     """
 
     step: str
@@ -38,6 +39,7 @@ class TaskSpec:
     run_id: str | None
     files: Mapping[str, str]
     identify: str
+    provenance: Mapping[str, Any]
     ttl_s: float = TTL_S
     key_options: KeyOptions = field(default_factory=KeyOptions)
 

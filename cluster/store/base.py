@@ -20,20 +20,22 @@ from __future__ import annotations
 import json
 import re
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from cluster.canonical_json import plain
-from cluster.errors import CorruptResultError, LeaseHeldError, OutdatedManifestError, StepFailedError, StoreError
+from cluster.errors import CorruptResultError, OutdatedManifestError, StepFailedError, StoreError
 from cluster.store.files import file_digest, remove, sorted_files
-from cluster.store.lease import Lease, LeaseBackend, Leases
+from cluster.store.lease import Lease, LeaseBackend
 from cluster.store.manifest import FileEntry, Manifest, differences
 
 RESULT = "result.json"
 _FINGERPRINT = re.compile(r"[0-9a-f]{64}")
+RESERVED = ("logs", "reports", "cache", "recipes", "runs", "results", "scratch", "mlartifacts", "mlflow.db", ".probe")
+"""Names at the root of a store that are no steps."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -105,13 +107,26 @@ class Store(ABC):
             StoreError: the store cannot be written.
         """
 
-    @abstractmethod
     def files(self, step: str, fingerprint: str) -> Path:
-        """Returns a folder on this machine with the committed files. A remote store downloads and checks them first.
+        """Returns a folder on this machine with the files of the current result. See `files_of`.
+
+        Raises:
+            StoreError: there is no such result.
+        """
+        try:
+            return self.files_of(self._manifest(step, fingerprint))
+        except FileNotFoundError:
+            raise StoreError(f"step {step} has no committed result.", "Run the pipeline first.") from None
+
+    @abstractmethod
+    def files_of(self, manifest: Manifest) -> Path:
+        """Returns a folder on this machine with the files of a result. A remote store downloads and checks them first.
+
+        It never gets files of another attempt. The files stay until the result was replaced twice.
 
         Raises:
             CorruptResultError: a downloaded file is not the one in the manifest.
-            StoreError: there is no such result, or the store is unreachable.
+            StoreError: the store is unreachable.
         """
 
     @abstractmethod
@@ -226,16 +241,37 @@ class Store(ABC):
     def invalidate(self, step: str, fingerprint: str) -> None:
         """Removes a result, manifest first. The caller holds the lease."""
         self._remove(f"{step}/{fingerprint}/manifest.json")
-        self._remove(f"{step}/{fingerprint}/files")
+        for name in self._children(f"{step}/{fingerprint}"):
+            if name.startswith("files"):
+                self._remove(f"{step}/{fingerprint}/{name}")
 
-    def find_stale(self, keep: Mapping[str, Collection[str]]) -> list[StaleResult]:
-        """Returns what the store has of the steps in `keep`, except the fingerprints that are listed there."""
-        return [
-            self._stale_result(step, name)
-            for step in keep
-            for name in self.fingerprints(step)
-            if name not in keep[step]
-        ]
+    def steps(self) -> list[str]:
+        """Returns the names of all steps for which anything was written."""
+        steps: list[str] = []
+        waiting = [name for name in self._children("") if name not in RESERVED]
+        while waiting:
+            name = waiting.pop()
+            children = [child for child in self._children(name) if child[0] != "."]
+            if any(_FINGERPRINT.fullmatch(child) for child in children):
+                steps.append(name)
+            waiting += [f"{name}/{child}" for child in children if not _FINGERPRINT.fullmatch(child)]
+        return sorted(steps)
+
+    def notes(self, folder: str) -> list[str]:
+        """Returns the names in a reserved folder of the store."""
+        return sorted(name for name in self._children(folder) if name[0] != ".")
+
+    def read_note(self, name: str) -> bytes:
+        """Reads a small file in a reserved folder. Raises FileNotFoundError."""
+        return self._read(name)
+
+    def write_note(self, name: str, data: bytes) -> None:
+        """Writes a small file in a reserved folder, completely or not at all."""
+        self._write(name, data)
+
+    def remove_note(self, name: str) -> None:
+        """Removes a file or folder in a reserved folder, if it exists."""
+        self._remove(name)
 
     def delete(self, step: str, fingerprint: str) -> None:
         """Removes a result with its logs and checkpoints, manifest first. The caller holds the lease."""
@@ -276,7 +312,8 @@ class Store(ABC):
             elif verify and self._digest(manifest, name) != entry.sha256:
                 yield f"{name} has changed content"
 
-    def _stale_result(self, step: str, fingerprint: str) -> StaleResult:
+    def stale_result(self, step: str, fingerprint: str) -> StaleResult:
+        """Returns what the store has of a fingerprint that no recipe uses."""
         committed_at = None
         with suppress(FileNotFoundError, CorruptResultError, OutdatedManifestError):
             committed_at = self._manifest(step, fingerprint).committed_at
@@ -335,48 +372,3 @@ class StagedResult(ABC):
     @abstractmethod
     def discard(self) -> None:
         """Removes the files; keeps the checkpoints."""
-
-
-def find_retained(stale_results: Iterable[StaleResult]) -> dict[StaleResult, str]:
-    """Returns stale results that must be kept, with the reason.
-
-    A step that is running is kept. Its driver runs another version of the recipe, whose committed results are stale,
-    too. It may read them, so they are kept until it is done.
-    """
-    stale_results = list(stale_results)
-    running = [item for item in stale_results if item.owner]
-    retained = {item: f"being run by {item.owner}" for item in running}
-    if running:
-        reason = f"may be read by {running[0].owner}, which runs {running[0].step}"
-        retained |= {item: reason for item in stale_results if item.committed_at is not None and not item.owner}
-    return retained
-
-
-def collect_garbage(store: Store, stale_results: Iterable[StaleResult]) -> dict[StaleResult, str]:
-    """Removes stale results, each under its lease and manifest first, so that no reader sees a partial result.
-
-    Args:
-        store: The store that has them.
-        stale_results: From `Store.find_stale`.
-
-    Returns:
-        The results that are kept, with the reason.
-
-    Raises:
-        StoreError: the store cannot be written. Every result is either removed or complete.
-    """
-    stale_results = list(stale_results)
-    retained = find_retained(stale_results)
-    with Leases() as leases:
-        for item in stale_results:
-            if item in retained:
-                continue
-            slot = store.slot(item.step, item.fingerprint)
-            try:
-                leases.acquire(slot, item.step)
-            except LeaseHeldError as held:
-                retained[item] = f"being run by {held.owner}"
-                continue
-            store.delete(item.step, item.fingerprint)
-            leases.release(slot)
-    return retained

@@ -31,6 +31,7 @@ from cluster.store.retries import budget
 TTL_S = 30.0
 """Seconds without a heartbeat after which a lease expires."""
 BEATS_PER_TTL = 6
+POLL_S = 1.0
 NAME = "lease.json"
 
 
@@ -196,6 +197,28 @@ class Leases:
             self._acquired[slot] = lease
             self._observed.pop(slot, None)
         return lease.token
+
+    def wait(self, slot: LeaseBackend, step: str, pause: Callable[[float], object]) -> bool:
+        """Acquires a lease, if need be after it has expired. Returns False if its owner is alive.
+
+        Args:
+            slot: From `Store.slot`.
+            step: Name of the step.
+            pause: Waits for some seconds.
+        """
+        end = self._clock() + 2 * self.ttl_s
+        heartbeats: set[tuple[str, int]] = set()
+        while True:
+            try:
+                self.acquire(slot, step)
+            except LeaseHeldError:
+                if (lease := slot.read()) is not None:
+                    heartbeats.add((lease.token, lease.heartbeat))
+                if len(heartbeats) > 1 or self._clock() > end:
+                    return False
+                pause(POLL_S)
+            else:
+                return True
 
     def release(self, slot: LeaseBackend | Path) -> None:
         """Releases a lease. Does nothing if another driver has it now."""

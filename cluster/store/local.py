@@ -1,10 +1,15 @@
-"""A store in a folder of a local disk, or of a disk that machines share."""
+"""A store in a folder of a local disk, or of a disk that machines share.
+
+The files of a result are in `files`. If the result is replaced, those of the new attempt are in a folder of their own,
+which the manifest names, and the replaced ones stay for steps that read them.
+"""
 
 from __future__ import annotations
 
 import os
 from collections.abc import Mapping
 from contextlib import suppress
+from dataclasses import replace
 from pathlib import Path
 
 from cluster.errors import LeaseLostError, StoreError
@@ -44,14 +49,14 @@ class LocalStore(Store):
         """See `Store`."""
         staged = self.begin(manifest.step, manifest.fingerprint, token)
         try:
-            link_files(self.files(source.step, source.fingerprint), manifest.files, staged.out)
+            link_files(self.files_of(source), manifest.files, staged.out)
             return staged.publish(manifest)
         finally:
             staged.discard()
 
-    def files(self, step: str, fingerprint: str) -> Path:
+    def files_of(self, manifest: Manifest) -> Path:
         """See `Store`. Checks nothing, because the plan did."""
-        return self.folder(step, fingerprint) / "files"
+        return self.folder(manifest.step, manifest.fingerprint) / manifest.folder
 
     def upload(self, path: Path) -> None:
         """See `Store`. Does nothing: `local` is the store."""
@@ -110,7 +115,7 @@ class LocalStore(Store):
         return file_digest(self._file(manifest, name))
 
     def _file(self, manifest: Manifest, name: str) -> Path:
-        return self.files(manifest.step, manifest.fingerprint) / name
+        return self.files_of(manifest) / name
 
 
 class LocalStagedResult(StagedResult):
@@ -130,12 +135,26 @@ class LocalStagedResult(StagedResult):
         with locked(self._folder):
             if not is_held(self._folder, self._token):
                 raise LeaseLostError(self.step)
-            # An older result is damaged or forced to rerun. Its manifest must go before its files.
-            remove(self._folder / "manifest.json")
-            remove(self._folder / "files")
-            self.out.rename(self._folder / "files")
+            # A step may be reading an older result, which is damaged or was forced to rerun.
+            replaced = _committed_folder(self._folder)
+            manifest = replace(manifest, folder="files" if replaced is None else f"files-{self._token[:16]}")
+            remove(self._folder / manifest.folder)
+            self.out.rename(self._folder / manifest.folder)
             sync_to_disk(self._folder)
             write_atomic(self._folder / "manifest.json", manifest.to_json())
+            for path in self._folder.glob("files*"):
+                if path.name not in (manifest.folder, replaced) and path.suffix != ".part":
+                    remove(path)
         (self._folder / "failure.json").unlink(missing_ok=True)
         remove(self.checkpoint_dir)
         return manifest
+
+
+def _committed_folder(folder: Path) -> str | None:
+    """Returns the name of the folder with the files of the current result; None if there is no result."""
+    try:
+        return Manifest.from_json((folder / "manifest.json").read_bytes()).folder
+    except FileNotFoundError:
+        return None
+    except StoreError:  # damaged, or of another version
+        return "files"

@@ -130,6 +130,8 @@ class Manifest:
         attempt: Number of the attempt, from 1.
         host: The machine.
         versions: Python and library -> version.
+        provenance: Commit of the code (null if unknown), whether files differ from it, command, user and machine of the
+            driver.
         acceptances: Who kept the result when code or libraries changed, oldest first. Empty after a rerun.
         folder: Where the files are, relative to the manifest.
         format: The version of this layout.
@@ -148,6 +150,7 @@ class Manifest:
     attempt: int = 1
     host: str = ""
     versions: Mapping[str, str] = field(default_factory=dict)
+    provenance: Mapping[str, Any] = field(default_factory=dict)
     acceptances: tuple[Acceptance, ...] = ()
     folder: str = "files"
     format: int = FORMAT

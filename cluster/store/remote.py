@@ -13,7 +13,7 @@ from __future__ import annotations
 import hashlib
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
 from dataclasses import dataclass, replace
@@ -96,17 +96,17 @@ class RemoteStore(Store):
     def adopt(self, source: Manifest, manifest: Manifest, token: str) -> Manifest:
         """See `Store`. The server copies the files."""
         name = f"{manifest.step}/{manifest.fingerprint}"
-        tag = self.objects.read_tagged(f"{name}/manifest.json")[1]
+        before, tag = self.objects.read_tagged(f"{name}/manifest.json")
         manifest = replace(manifest, folder=f"files/{token[:16]}")
         origin = f"{source.step}/{source.fingerprint}/{source.folder}"
         self.objects.copy_all(origin, manifest.files, f"{name}/{manifest.folder}")
-        self.commit_manifest(manifest, token, tag)
+        self.commit_manifest(manifest, token, tag, _folder_of(before))
         return manifest
 
-    def commit_manifest(self, manifest: Manifest, token: str, tag: str | None) -> None:
+    def commit_manifest(self, manifest: Manifest, token: str, tag: str | None, replaced: str | None) -> None:
         """Writes the manifest, if the lease still has `token` and the manifest still has `tag` (None: is missing).
 
-        Then removes what earlier attempts left.
+        Then removes what earlier attempts left, but not the folder `replaced`, which steps may be reading.
 
         Raises:
             LeaseLostError: another driver took the step over.
@@ -121,14 +121,10 @@ class RemoteStore(Store):
             raise LeaseLostError(manifest.step)
         # The result is committed; objects that remain only cost space.
         with suppress(StoreError):
-            self._remove_leftovers(folder, manifest)
+            self._remove_leftovers(folder, {manifest.folder, replaced})
 
-    def files(self, step: str, fingerprint: str) -> Path:
+    def files_of(self, manifest: Manifest) -> Path:
         """See `Store`."""
-        try:
-            manifest = self._manifest(step, fingerprint)
-        except FileNotFoundError:
-            raise StoreError(f"step {step} has no committed result.", "Run the pipeline first.") from None
         folder = self.cached(manifest)
         folder.parent.mkdir(parents=True, exist_ok=True)
         with locked(folder.parent):
@@ -157,12 +153,12 @@ class RemoteStore(Store):
         for name in ("results", "scratch"):
             remove(self.local / name / step / fingerprint)
 
-    def _remove_leftovers(self, folder: str, manifest: Manifest) -> None:
+    def _remove_leftovers(self, folder: str, kept: Collection[str | None]) -> None:
         """Removes what earlier attempts left in the folder of a committed result."""
         for name in ("failure.json", "work.json", "work"):
             self.objects.remove(f"{folder}/{name}")
         for token in self.objects.children(f"{folder}/files"):
-            if f"files/{token}" != manifest.folder:
+            if f"files/{token}" not in kept:
                 self.objects.remove(f"{folder}/files/{token}")
 
     def _download(self, manifest: Manifest, folder: Path) -> None:
@@ -220,7 +216,9 @@ class RemoteStagedResult(StagedResult):
     def __init__(self, store: RemoteStore, step: str, fingerprint: str, token: str) -> None:
         self._store = store
         self._name = f"{step}/{fingerprint}"
-        self._manifest_tag = store.objects.read_tagged(f"{self._name}/manifest.json")[1]
+        before, tag = store.objects.read_tagged(f"{self._name}/manifest.json")
+        self._manifest_tag: str | None = tag
+        self._replaced = _folder_of(before)
         super().__init__(store.local / "scratch" / step / fingerprint, step, fingerprint, token)
         self._checkpoints = Checkpoints(store.objects, self._name, self.checkpoint_dir)
         self._checkpoints.restore()
@@ -237,7 +235,7 @@ class RemoteStagedResult(StagedResult):
         self._checkpoints.stop(save=False)
         self._store.objects.upload_all(self.out, manifest.files, f"{self._name}/{manifest.folder}")
         # The tag proves that no other driver committed since this attempt started.
-        self._store.commit_manifest(manifest, self._token, self._manifest_tag)
+        self._store.commit_manifest(manifest, self._token, self._manifest_tag, self._replaced)
         self._move_to_cache(manifest)
         return manifest
 
@@ -249,6 +247,13 @@ class RemoteStagedResult(StagedResult):
             remove(folder)
             self.out.rename(folder)
         remove(self.checkpoint_dir.parent)
+
+
+def _folder_of(data: bytes | None) -> str | None:
+    """Returns the folder that a manifest names; None if there is no readable manifest."""
+    with suppress(StoreError):
+        return None if data is None else Manifest.from_json(data).folder
+    return None
 
 
 def _is_complete(folder: Path, manifest: Manifest) -> bool:

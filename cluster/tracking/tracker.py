@@ -8,7 +8,6 @@ Logs how busy the driver's machine is during a run, as MLflow's system metrics.
 
 from __future__ import annotations
 
-import getpass
 import json
 import logging
 import os
@@ -20,6 +19,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cluster.errors import TrackingError
+from cluster.provenance import user
 from cluster.redaction import redact, redact_values
 from cluster.store.lease import Owner, locked
 from cluster.store.manifest import Manifest
@@ -348,7 +348,7 @@ class _StepRun:
 
 def _tags(tags: Mapping[str, str]) -> dict[str, str]:
     """Returns the tags of a new run."""
-    own = {OWNER: Owner.current().to_json(), "mlflow.user": _user(), "mlflow.source.name": "clozeline"}
+    own = {OWNER: Owner.current().to_json(), "mlflow.user": user(), "mlflow.source.name": "clozeline"}
     return {str(name): str(value) for name, value in redact_values({**tags, **own}).items()}
 
 
@@ -413,13 +413,6 @@ def _experiment_id(client: MlflowClient, name: str, store: Path | None) -> str:
         client.rename_experiment(experiment.experiment_id, f"{name} (store moved, run {experiment.experiment_id})")
         experiment = None
     return str(experiment.experiment_id if experiment else client.create_experiment(name, location, EXPERIMENT_KIND))
-
-
-def _user() -> str:
-    try:
-        return getpass.getuser()
-    except (KeyError, OSError):
-        return "unknown"
 
 
 def _final_metrics(manifest: Manifest) -> dict[str, float]:

@@ -47,7 +47,7 @@ COMMANDS = {
     "recommend": ("pipelines.cli.recipe:recommend", "Recommend a method, lengths, rates and parallelism for a recipe."),
     "gc": (
         "pipelines.cli.maintenance:gc",
-        "Remove results of the steps of these recipes that none of the recipes reaches.",
+        "Remove results that no recipe needs any more. Every run enters its recipe into the store.",
     ),
     "doctor": (
         "pipelines.cli.doctor:doctor",

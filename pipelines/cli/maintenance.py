@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import getpass
 import os
+import sys
 from typing import Annotated
 
 import typer
 from rich.markup import escape
 
 from cluster.steps.accept import accept as accept_results
-from cluster.store.base import collect_garbage, find_retained
+from cluster.store.garbage import collect_garbage, find_garbage
+from cluster.store.location import open_store
 from pipelines.cli import options
 from pipelines.cli.options import DEFAULT_STORE
 from pipelines.cli.views.terminal import console
 from pipelines.dag.fewshot import plan_recipe
 from pipelines.run import status
 from pipelines.run.request import load_request
+from stages.common.errors import InputError
 
 
 def accept(
@@ -38,16 +41,33 @@ def accept(
 
 
 def gc(
-    recipes: Annotated[list[str], typer.Argument(help="All recipes whose results to keep.", metavar="RECIPE...")],
+    recipes: Annotated[list[str] | None, typer.Argument(hidden=True)] = None,
+    drop: Annotated[
+        list[str] | None,
+        typer.Option("--drop", help="A recipe whose results are no longer needed; may be repeated.", metavar="RECIPE"),
+    ] = None,
     dry_run: Annotated[bool, typer.Option("--dry-run", help="Show what would be removed, and remove nothing.")] = False,
-    override: options.Override = None,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask for confirmation.")] = False,
     store: options.StoreFolder = DEFAULT_STORE,
 ) -> None:
-    """Remove results of the steps of these recipes that none of the recipes reaches."""
-    opened, stale = status.stale_results(recipes, override, store)
-    kept = find_retained(stale) if dry_run else collect_garbage(opened, stale)
-    removed = [item for item in stale if item not in kept]
-    if stale:
-        console.print(status.stale_table(stale, kept))
+    """Remove results that no recipe needs any more. Every run enters its recipe into the store."""
+    if recipes:
+        raise InputError(
+            f"gc takes no recipes as arguments ({', '.join(recipes)}): it keeps the results of all that have run.",
+            f"Name those that are no longer needed: clozeline gc {' '.join(f'--drop {name}' for name in recipes)}.",
+        )
+    opened = open_store(store)
+    found = find_garbage(opened, drop or ())
+    if found.removable or found.running or found.read:
+        console.print(status.garbage_table(found))
+    total = status.format_size(sum(item.num_bytes for item in found.removable))
+    if dry_run:
+        console.print(f"{len(found.removable)} results would be removed, {total}", highlight=False)
+        return
+    if not yes and (found.removable or drop):
+        if not sys.stdin.isatty():
+            raise InputError("gc asks before it removes results, but there is no terminal.", "Add --yes.")
+        typer.confirm(f"Remove {len(found.removable)} results, {total}?", abort=True)
+    removed = collect_garbage(opened, drop or ()).removable
     total = status.format_size(sum(item.num_bytes for item in removed))
-    console.print(f"{len(removed)} results{' would be' if dry_run else ''} removed, {total}", highlight=False)
+    console.print(f"{len(removed)} results removed, {total}", highlight=False)

@@ -8,9 +8,7 @@ The data that each step reads, for the tracker: the splits of the data steps, wi
 from __future__ import annotations
 
 import json
-import subprocess
 from collections.abc import Iterator, Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import yaml
@@ -18,6 +16,7 @@ from pydantic import BaseModel
 from rich.console import Console
 from rich.markup import escape
 
+from cluster.provenance import provenance
 from cluster.run.result import RunResult
 from cluster.steps.code_digests import versions
 from cluster.steps.plan import Plan
@@ -36,8 +35,7 @@ from pipelines.run.request import RunRequest
 
 def log_plan(tracker: Tracker, request: RunRequest, planned: Plan) -> None:
     """Logs the resolved recipe, the graph and the plan to the parent run, before any step runs."""
-    resolved = yaml.safe_dump(request.config.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=110)
-    tracker.parent.log_text("recipe.yaml", resolved)
+    tracker.parent.log_text("recipe.yaml", resolved_recipe(request))
     tracker.parent.log_text("graph.mmd", graph.mermaid(list(planned.steps.values())))
     rows = [
         {
@@ -50,6 +48,11 @@ def log_plan(tracker: Tracker, request: RunRequest, planned: Plan) -> None:
     ]
     tracker.parent.log_table("plan", rows)
     tracker.parent.log_params({"recipe": request.config.name, "steps": len(planned.steps), **flat(request.config)})
+
+
+def resolved_recipe(request: RunRequest) -> str:
+    """Returns the recipe as YAML, with all defaults and overrides."""
+    return yaml.safe_dump(request.config.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=110)
 
 
 def publish(request: RunRequest, planned: Plan, result: RunResult, tracker: Tracker, console: Console) -> None:
@@ -70,8 +73,7 @@ def publish(request: RunRequest, planned: Plan, result: RunResult, tracker: Trac
     manifest = result.manifests.get("report")
     if manifest is None:
         return
-    commit = git_commit()
-    run = {**counts, "versions": versions(), "commit": commit[0] if commit else None}
+    run = {**counts, "versions": versions(), "commit": provenance()["commit"]}
     report = writer.build_report(request.config.name, manifest.result, seconds, run)
     files = request.store.files("report", manifest.fingerprint)
     folder = request.store.local / "reports" / request.config.name
@@ -131,40 +133,16 @@ def flat(config: BaseModel) -> dict[str, Any]:
     return dict(items(config.model_dump(mode="json")))
 
 
-ROOT = Path(__file__).resolve().parents[2]
-
-
-def git_commit(root: Path = ROOT) -> tuple[str, bool] | None:
-    """Returns the commit of a checkout of this project, and True if files differ from it; else None.
-
-    A folder inside another repository, such as an installed package, does not count.
-    """
-    top = _git(root, "rev-parse", "--show-toplevel")
-    if top is None or Path(top).resolve() != root.resolve():
-        return None
-    head = _git(root, "rev-parse", "HEAD")
-    return None if head is None else (head, bool(_git(root, "status", "--porcelain", "--untracked-files=no")))
-
-
 def run_tags() -> dict[str, str]:
-    """Returns versions and commit as tags of a run. The commit has the name that MLflow shows."""
+    """Returns versions, command and commit as tags of a run. The commit has the name that MLflow shows."""
     tags = {f"version.{name}": value for name, value in versions().items()}
-    commit = git_commit()
-    if commit is not None:
-        tags["mlflow.source.git.commit"] = commit[0]
-        tags["git.is_changed"] = str(commit[1]).lower()
+    origin = provenance()
+    tags["command"] = origin["command"]
+    if origin["commit"] is not None:
+        tags["mlflow.source.git.commit"] = origin["commit"]
+    if origin["is_changed"] is not None:
+        tags["git.is_changed"] = str(origin["is_changed"]).lower()
     return tags
-
-
-def _git(root: Path, *arguments: str) -> str | None:
-    """Returns the output of git; None if git is not installed, fails or does not respond."""
-    try:
-        process = subprocess.run(
-            ["git", "-C", str(root), *arguments], capture_output=True, text=True, timeout=10, check=False
-        )
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    return process.stdout.strip() if process.returncode == 0 else None
 
 
 class Datasets:

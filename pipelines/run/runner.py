@@ -20,13 +20,15 @@ from cluster.run.result import RunOptions, RunResult, Status
 from cluster.run.scheduler import execute
 from cluster.steps.plan import Plan, PlanState
 from cluster.store.base import Store
+from cluster.store.garbage import ActiveRun, active_run, enter_recipe
+from cluster.store.lease import Leases
 from cluster.store.manifest import Manifest
 from cluster.tracking.tracker import Tracker
 from pipelines.dag.fewshot import plan_recipe
 from pipelines.kinds import KINDS
 from pipelines.run import publication
 from pipelines.run.model_registration import register_models
-from pipelines.run.publication import Datasets, log_plan, publish
+from pipelines.run.publication import Datasets, log_plan, publish, resolved_recipe
 from pipelines.run.request import RunDisplay, RunRequest, check_machine, check_request
 from pipelines.schema.config import PipelineConfig
 
@@ -43,13 +45,24 @@ def run_recipe(request: RunRequest, options: RunOptions, display: RunDisplay, *,
     Raises:
         InputError, ClusterError: bad input; no step was run.
     """
-    name, console = request.config.name, display.console
-    with display.progress(console) as on_start:
+    with display.progress(display.console) as on_start:
         check_request(request, on_start)
     if options.max_parallel is None:
         options = replace(options, max_parallel=request.config.resources.max_parallel)
+    with Leases(options.ttl_s) as leases, active_run(request.store, leases) as run:
+        return _run_entered(request, options, display, leases, run, register=register)
+
+
+def _run_entered(
+    request: RunRequest, options: RunOptions, display: RunDisplay, leases: Leases, run: ActiveRun, *, register: bool
+) -> RunResult:
+    """Plans, executes and publishes. The store knows what the run reads, so `gc` at the same time does no harm."""
+    name, console = request.config.name, display.console
     planned = plan_recipe(request.config, request.store, options)
+    steps = {step: key.fingerprint for step, key in planned.keys.items()}
+    run.keep(steps)
     check_machine(request, options, planned)
+    enter_recipe(request.store, name, resolved_recipe(request), steps)
     num_steps = Counter(item.state for item in planned)
     console.print(f"{name}: {num_steps[PlanState.RUN]} steps to run, {num_steps[PlanState.CACHED]} cached")
     datasets = Datasets(planned, request.store)
@@ -57,10 +70,10 @@ def run_recipe(request: RunRequest, options: RunOptions, display: RunDisplay, *,
     with Tracker.open(request.store.local, name, name, uri=tracking_server(), tags=tags, datasets=datasets) as tracker:
         log_plan(tracker, request, planned)
         with display.events(console, num_steps[PlanState.RUN]) as on_event:
-            result = execute(planned, request.store, options, tracker, on_event)
+            result = execute(planned, request.store, options, tracker, on_event, leases)
         manifests = {**planned.manifests, **result.manifests}
         if result.failed and (dropped := dropped_members(request.config, planned, manifests, request.store)):
-            planned, result = _run_without(dropped, result, request, options, tracker, display)
+            planned, result = _run_without(dropped, result, request, options, tracker, display, leases, run)
         tracker.parent.log_datasets(datasets.all())
         publish(request, planned, result, tracker, console)
         if register and not result.is_interrupted:
@@ -79,13 +92,18 @@ def _run_without(
     options: RunOptions,
     tracker: Tracker,
     display: RunDisplay,
+    leases: Leases,
+    run: ActiveRun,
 ) -> tuple[Plan, RunResult]:
     """Runs the ensemble and all later steps without the members that failed."""
     display.console.print(f"dropped   {', '.join(dropped)} (ensemble.min_members)", style="yellow")
     options = replace(options, from_=("soft_labels",))
     planned = plan_recipe(request.config, request.store, options, dropped=dropped)
+    steps = {step: key.fingerprint for step, key in planned.keys.items()}
+    run.keep(steps)
+    enter_recipe(request.store, request.config.name, resolved_recipe(request), steps)
     with display.events(display.console, len(first.blocked)) as on_event:
-        second = execute(planned, request.store, options, tracker, on_event)
+        second = execute(planned, request.store, options, tracker, on_event, leases)
     return planned, merge_results(first, second)
 
 

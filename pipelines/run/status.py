@@ -1,62 +1,27 @@
-"""The state of a recipe's steps in the store: committed, running or failed; and stale results, which `clozeline gc`
-removes.
-"""
+"""The state of a recipe's steps in the store: committed, running or failed; and what `clozeline gc` removes."""
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich.table import Table
 
-from cluster.steps.fingerprint import fingerprints
-from cluster.steps.step import graph
-from cluster.store.base import StaleResult, Store
-from pipelines.dag import fewshot
-from pipelines.dag.fewshot import key_options, plan_recipe
-from pipelines.run.request import RunRequest, load_request
-from stages.common.errors import InputError
+from cluster.store.garbage import Garbage
+from pipelines.dag.fewshot import plan_recipe
+from pipelines.run.request import RunRequest
 
 
-def stale_results(recipes: Sequence[str], overrides: list[str] | None, store: str) -> tuple[Store, list[StaleResult]]:
-    """Returns the store, and the results of the recipes' steps with fingerprints that no recipe has now.
-
-    Args:
-        recipes: All recipes that share the store and have steps with the same names. Their results are kept.
-        overrides: Apply to each recipe.
-        store: The store.
-
-    Raises:
-        InputError: a local file of a recipe is missing, so the fingerprints of its results are unknown.
-    """
-    requests = [load_request(recipe, overrides, store) for recipe in recipes]
-    keep: dict[str, set[str]] = {}
-    for request in requests:
-        nodes = graph(fewshot.build_steps(request.config))
-        for name, step in nodes.items():
-            for role, identity in step.assets.items():
-                if identity.startswith("missing:"):
-                    raise InputError(
-                        f"the {role} of {name} is missing ({identity.removeprefix('missing:')}), so its results would "
-                        "look stale.",
-                        "Restore the file, or correct its path.",
-                    )
-        for name, key in fingerprints(nodes, key_options(request.config)).items():
-            keep.setdefault(name, set()).add(key.fingerprint)
-    return requests[0].store, requests[0].store.find_stale(keep)
-
-
-def stale_table(stale: Sequence[StaleResult], kept: Mapping[StaleResult, str]) -> Table:
-    """Returns a table with a line per stale result: its size and, if it is kept, the reason."""
+def garbage_table(garbage: Garbage) -> Table:
+    """Returns a table with a line per result that no recipe needs: its size and, if it is kept, the reason."""
     table = Table(box=None, pad_edge=False)
     table.add_column("step", no_wrap=True)
     table.add_column("fingerprint")
     table.add_column("size", justify="right")
     table.add_column("details", overflow="fold")
-    for item in stale:
-        details = "" if item.committed_at is not None else "attempt without a result"
-        if item in kept:
-            details = f"kept: {kept[item]}"
+    rows = [(item, "" if item.committed_at is not None else "attempt without a result") for item in garbage.removable]
+    rows += [(item, f"kept: being run by {item.owner}") for item in garbage.running]
+    rows += [(item, "kept: a run may read it") for item in garbage.read]
+    for item, details in sorted(rows, key=lambda row: (row[0].step, row[0].fingerprint)):
         table.add_row(item.step, item.fingerprint[:12], format_size(item.num_bytes), details)
     return table
 

@@ -2,6 +2,7 @@
 
 import inspect
 import pickle
+from pathlib import Path
 
 import pytest
 
@@ -17,6 +18,7 @@ SAMPLES = [
     errors.LeaseLostError("pet/a/0"),
     errors.OutdatedManifestError(0, 1),
     errors.CorruptResultError("pet/a/0", ("model.bin is missing",)),
+    errors.SourceChangedError(Path("data.csv")),
     errors.AcceptError("config.rate changed.", "Run the step."),
     errors.MissingUpstreamError("distill/0", "soft_labels"),
     errors.StepFailedError("pet/a/0", "ValueError: no", trace="a\nb\nc", log="/logs/x.log", transient=True, attempt=2),

@@ -1,9 +1,11 @@
 """Secrets in URLs are replaced by stars."""
 
+import os
 from pathlib import Path
 
 import pytest
 
+from cluster.parallel.worker_signals import redirect_output
 from cluster.redaction import redact, redact_file, redact_values
 
 URL = "https://me:pa55w0rd@data.example/films.csv"
@@ -49,8 +51,19 @@ def test_redact_file_does_not_rewrite_a_file_without_secrets(tmp_path: Path) -> 
     clean, dirty = tmp_path / "clean.log", tmp_path / "dirty.log"
     clean.write_bytes(b"s3://bucket/x \xff\n")
     dirty.write_bytes(f"read {URL} ".encode() + b"\xff\n")
+    dirty.chmod(0o600)
     before = clean.stat().st_ino
     redact_file(clean)
     redact_file(dirty)
     assert clean.stat().st_ino == before
+    assert dirty.stat().st_mode & 0o777 == 0o600
     assert dirty.read_bytes() == f"read {redact(URL)} ".encode() + b"\xff\n"
+
+
+def test_output_goes_to_a_file_of_the_owner_only(tmp_path: Path) -> None:
+    log = tmp_path / "step.log"
+    log.touch(0o644)
+    with redirect_output(log):
+        os.write(1, b"printed\n")
+    assert log.read_text().endswith("printed\n")
+    assert log.stat().st_mode & 0o777 == 0o600

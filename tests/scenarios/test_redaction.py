@@ -7,6 +7,7 @@ import pytest
 from cluster.redaction import redact
 from cluster.run.result import RunOptions
 from cluster.run.scheduler import execute
+from cluster.steps.step import Resources
 from cluster.store.base import Store
 from cluster.tracking.run_logger import Dataset
 from cluster.tracking.tracker import TrackedStep, Tracker
@@ -38,6 +39,16 @@ def test_failed_step_reports_a_url_without_its_password(store: Store) -> None:
     for path in (store.local / "mlartifacts").rglob("*"):
         assert not path.is_file() or PASSWORD not in path.read_text(errors="replace"), path
     assert PASSWORD.encode() not in (store.local / "mlflow.db").read_bytes()
+
+
+@pytest.mark.ray
+@pytest.mark.usefixtures("ray_session")
+def test_log_of_a_killed_worker_is_redacted_and_private(store: Store) -> None:
+    step = toy("killed", 1, fail=f"kill {URL}", resources=Resources(max_attempts=1))
+    error = execute([step], store, RunOptions(engine=ENGINE, poll_s=0.05)).errors["killed"]
+    log = Path(error.log)
+    assert "https://me:***@data.example" in log.read_text() and PASSWORD not in log.read_text()
+    assert log.stat().st_mode & 0o777 == 0o600
 
 
 def test_params_of_a_step_are_redacted(store: Store) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import signal
 import sys
@@ -95,6 +96,11 @@ def threads(config: Config, inputs: dict[str, Path], out: Path, recorder: Any, e
     import torch  # (the other steps start faster without it)
 
     return {"threads": torch.get_num_threads(), "number_of_inputs": len(inputs), "process": os.getpid()}
+
+
+def imports(config: Config, inputs: dict[str, Path], out: Path, recorder: Any, engine: Any) -> dict[str, str]:
+    """Returns the files of the packages of the program, as a worker imports them."""
+    return {name: str(importlib.import_module(name).__file__) for name in ("cluster", "stages", "pipelines")}
 
 
 def waits(config: Config, inputs: dict[str, Path], out: Path, recorder: Any, engine: Any) -> dict[str, int]:
@@ -201,7 +207,12 @@ def _count(config: Config) -> None:
 
 
 def _fail(config: Config, checkpoint_dir: Path) -> None:
-    """Fails as `fail` says: error, plain, connection, kill, exit or `address URL`; with `once`, only the first time."""
+    """Fails as `fail` says, after printing it: error, plain, connection, kill, exit or `address URL`.
+
+    With `once`, only the first time.
+    """
+    sys.stdout.write(f"{config.fail}\n")
+    sys.stdout.flush()
     if "once" in config.fail:
         if (checkpoint_dir / "started").exists():
             return

@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from cluster.provenance import provenance
 from cluster.run import events
 from cluster.run.result import RunOptions, RunResult
 from cluster.run.scheduler import execute
@@ -59,6 +60,7 @@ def test_second_run_uses_every_cached_result(store: Store, counter: Path) -> Non
     second = execute([fan(counter)], store, QUICK, on_event=received.append)
     assert second.executed == () and set(second.cached) == set(result.executed)
     assert second.manifests == result.manifests
+    assert result.manifests["data"].provenance == provenance()
     assert len(counter.read_bytes()) == 5
     assert not any(isinstance(event, events.RayStarting | events.StepStarted) for event in received)
 
@@ -130,11 +132,11 @@ def test_step_that_exits_fails(store: Store) -> None:
 
 def test_damaged_result_is_recomputed(store: Store, counter: Path) -> None:
     first = run(fan(counter), store)
-    damaged = store.files("pet/p/1", first.steps["pet/p/1"].fingerprint) / "more" / "note.txt"
-    damaged.write_text("short")
+    fingerprint = first.steps["pet/p/1"].fingerprint
+    (store.files("pet/p/1", fingerprint) / "more" / "note.txt").write_text("short")
     second = run(fan(counter), store)
     assert second.executed == ("pet/p/1",)
-    assert damaged.read_text() == "x" * 100
+    assert (store.files("pet/p/1", fingerprint) / "more" / "note.txt").read_text() == "x" * 100
 
 
 def test_forced_step_with_equal_files_keeps_later_results(store: Store, counter: Path) -> None:
@@ -220,6 +222,19 @@ def test_driver_that_lost_a_lease_waits_for_the_other_driver(store: Store) -> No
     (folder / "lease.json").unlink()
     driver.join()
     assert results[0].executed == ("contested",)
+
+
+def test_step_that_can_never_be_placed_fails_alone(store: Store) -> None:
+    short = toy("short", 2)
+    two = toy("two", 3, base=short, resources=Resources(cpus=1, gpus=2))
+    result = run([toy("long", 1, pause_s=1.0), two, toy("last", 4, base=two)], store)
+    assert set(result.executed) == {"long", "short"}
+    assert str(result.errors["two"]) == (
+        "step two failed: it requests 2 GPUs, but the largest machine has 0. "
+        "Request fewer in its resources, or set --address to a cluster that has them."
+    )
+    assert result.blocked == {"last": "it needs two, which has no result"}
+    assert store.lease("two", result.steps["two"].fingerprint) is None
 
 
 def test_run_continues_with_an_empty_lease_file(store: Store) -> None:

@@ -42,6 +42,7 @@ from pathlib import Path
 from cluster.store.lease import FileLease
 from cluster.run.watchdog import Watchdog
 with Watchdog(FileLease(Path(sys.argv[1])), sys.argv[2], 1.2) as watchdog:
+    watchdog.clean_up = lambda: Path(sys.argv[1], "cleaned").touch()
     print("started", flush=True)
     try:
         while True:
@@ -94,6 +95,7 @@ def test_worker_exits_when_its_driver_is_killed(processes: Processes, tmp_path: 
     driver.kill()
     driver.wait()
     assert worker.wait(20) == 1
+    assert (tmp_path / "cleaned").exists()
 
 
 def test_step_ends_when_another_driver_has_the_lease(processes: Processes, tmp_path: Path) -> None:
@@ -152,7 +154,7 @@ def test_process_starts_no_step_after_sigterm(store: Store, monkeypatch: pytest.
     planned = plan([step], store)[0]
     spec = TaskSpec(
         step=step.name, run=step.run, config=step.config, roles={}, key=planned.key, store=store.url, token="t",
-        engine=ENGINE, resources=step.resources, attempt=1, run_id=None,
+        engine=ENGINE, resources=step.resources, attempt=1, run_id=None, files={}, identify="", provenance={},
     )  # fmt: skip
     failure = run_step(spec, lambda batch: True, ())
     assert isinstance(failure, StepFailedError) and failure.transient and failure.is_preemption

@@ -104,8 +104,46 @@ def test_excluded_modules_and_their_imports_are_left_out(package: str) -> None:
     assert f"{package}.plots" in with_prefix
 
 
+def test_digests_cover_helper_modules_outside_the_package(package: str, tmp_path: Path) -> None:
+    (tmp_path / package / "stage.py").write_text(f"import {package}_helpers\nimport numpy, json\n")
+    helpers = tmp_path / f"{package}_helpers.py"
+    helpers.write_text(f"import {package}_more\nA = 1\n")
+    (tmp_path / f"{package}_more.py").write_text("B = 1\n")
+    before = CodeDigests().of(f"{package}.stage")
+    assert list(before) == [package, f"{package}.stage", f"{package}_helpers", f"{package}_more"]
+    helpers.write_text("A = 222\n")
+    assert CodeDigests().of(f"{package}.stage") != before
+
+
+@pytest.mark.parametrize(
+    "code",
+    [
+        "from pathlib import Path\nWORDS = Path(__file__).with_name('words.txt')",
+        "from importlib.resources import files",
+        "import importlib.resources",
+        "from importlib import resources",
+        "def f():\n    import pkgutil",
+    ],
+)
+def test_digests_cover_the_data_of_a_package_that_reads_them(package: str, tmp_path: Path, code: str) -> None:
+    folder = tmp_path / package
+    words = folder / "words.txt"
+    words.write_text("a")
+    assert f"{package}/words.txt" not in CodeDigests().of(f"{package}.deep"), "it reads no file"
+    (folder / "deep.py").write_text(f"{code}\n")
+    (folder / "py.typed").touch()
+    (folder / ".hidden").touch()
+    digests = CodeDigests()
+    before = digests.of(f"{package}.deep")
+    assert list(before) == [package, f"{package}.deep", f"{package}/words.txt"]
+    assert list(digests.marks(f"{package}.deep")) == [folder / "__init__.py", folder / "deep.py", words]
+    words.write_text("bbb")
+    assert CodeDigests().of(f"{package}.deep") != before
+
+
 def test_digests_never_cover_the_engine() -> None:
     assert list(CodeDigests().of("tests.support.steps")) == ["tests", "tests.support", "tests.support.steps"]
+    assert not [name for name in CodeDigests().of("tests.support.training_steps") if name.startswith("cluster")]
     stage = CodeDigests().of("stages.common.protocols")
     assert stage and all(name.partition(".")[0] == "stages" for name in stage)
 

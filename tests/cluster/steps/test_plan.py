@@ -152,7 +152,7 @@ def test_result_of_an_older_format_reruns_with_a_reason(store: Store) -> None:
         staged = store.begin("old", fingerprint, leases.acquire(store.slot("old", fingerprint), "old"))
         staged.commit({}, builder(fingerprint))
         leases.release(store.slot("old", fingerprint))
-        manifest = store.files("old", fingerprint).parent / "manifest.json"
+        manifest = store.folder("old", fingerprint) / "manifest.json"
         manifest.write_text(manifest.read_text().replace(f'"format": {FORMAT}', '"format": 0'))
     reason = f"made by another version: the manifest has format 0, but this version reads format {FORMAT}."
     assert plan([step], store)[0].reasons == (reason,)

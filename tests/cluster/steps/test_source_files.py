@@ -35,6 +35,7 @@ def spec_of(run: str, files: dict[str, str], identify: str = "cluster.store.file
         run_id=None,
         files=step.files,
         identify=identify,
+        provenance={},
     )
 
 

@@ -55,6 +55,19 @@ def test_commit_writes_the_manifest_last(store: Store, monkeypatch: pytest.Monke
     assert (result_folder / "files" / "sub" / "model.bin").read_text() == "again"
 
 
+def test_reader_of_a_replaced_result_sees_the_files_of_one_attempt(store: Store) -> None:
+    first = commit(store, text="first")
+    folder = store.files_of(first)
+    second = commit(store, text="second")
+    assert (folder / "sub" / "model.bin").read_text() == "first", "a step may be reading it"
+    assert (store.files_of(second) / "sub" / "model.bin").read_text() == "second"
+    assert store.files("pet/x", FINGERPRINT) == store.files_of(second) != folder
+    third = commit(store, text="third")
+    assert not folder.exists(), "it does not become the folder of another attempt"
+    assert (store.files_of(second) / "sub" / "model.bin").read_text() == "second"
+    assert store.lookup("pet/x", FINGERPRINT, verify=True) == third
+
+
 def test_checkpoints_survive_a_failed_attempt(store: Store) -> None:
     staged = begin(store, Leases())
     (staged.checkpoint_dir / "checkpoint.pt").write_text("half")
@@ -131,7 +144,9 @@ def test_invalidate_removes_a_result(store: Store) -> None:
     store.invalidate("pet/x", FINGERPRINT)
     assert store.inspect("pet/x", FINGERPRINT).problems == ()
     assert store.lookup("pet/x", FINGERPRINT) is None
-    assert not store.files("pet/x", FINGERPRINT).exists()
+    with pytest.raises(StoreError, match="step pet/x has no committed result"):
+        store.files("pet/x", FINGERPRINT)
+    assert not (store.folder("pet/x", FINGERPRINT) / "files").exists()
 
 
 def test_nearest_has_the_fewest_differences_or_is_the_latest(store: Store) -> None:

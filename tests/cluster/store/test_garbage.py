@@ -1,13 +1,15 @@
 """Removing stale results, but never those that a driver uses."""
 
 import threading
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from cluster.errors import LeaseHeldError
-from cluster.store.base import Store, collect_garbage, find_retained
+from cluster.errors import LeaseHeldError, StoreError
+from cluster.store.base import Store
+from cluster.store.garbage import active_run, collect_garbage, enter_recipe, entered_recipes, find_garbage
 from cluster.store.lease import Leases, Owner
 from cluster.store.local import LocalStore
 from tests.support.s3_helpers import Proxy, opened
@@ -15,7 +17,6 @@ from tests.support.store_helpers import builder, commit
 
 pytestmark = pytest.mark.timeout(60)
 NEW, OLD, OLDER = "a" * 64, "b" * 64, "c" * 64
-KEEP = {"pet/x": {NEW}}
 
 
 def filled(store: Store) -> Store:
@@ -34,31 +35,70 @@ def filled(store: Store) -> Store:
     return store
 
 
-def test_find_stale_reports_sizes(store: Store) -> None:
-    stale = {item.fingerprint: item for item in filled(store).find_stale(KEEP)}
-    assert set(stale) == {OLD, OLDER}
-    assert stale[OLD].num_bytes > 1000 > stale[OLDER].num_bytes >= len("half")
-    assert (stale[OLD].owner, stale[OLDER].committed_at) == ("", None)
-    assert store.find_stale({"pet/x": {NEW, OLD, OLDER}}) == [] == store.find_stale({"pet/y": set()})
+class Clock:
+    """Monotonic seconds that pauses move. `during_pause` is called in each."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+        self.during_pause: Callable[[], None] = lambda: None
+
+    def __call__(self) -> float:
+        return self.now
+
+    def pause(self, seconds: float) -> None:
+        self.now += seconds
+        self.during_pause()
 
 
-def test_collect_garbage_removes_stale_results_and_their_logs(store: LocalStore) -> None:
+def removed_by(store: Store, clock: Clock | None = None, dropped: tuple[str, ...] = ()) -> list[str]:
+    """Collects garbage without real pauses. Returns the fingerprints that were removed."""
+    clock = clock or Clock()
+    return [item.fingerprint for item in collect_garbage(store, dropped, Leases(clock=clock), clock.pause).removable]
+
+
+def test_results_of_entered_recipes_are_needed(store: Store) -> None:
     filled(store)
-    assert collect_garbage(store, store.find_stale(KEEP)) == {}
+    with pytest.raises(StoreError, match="no run has entered its recipe"):
+        find_garbage(store)
+    enter_recipe(store, "films", "seed: 0", {"pet/x": NEW})
+    found = {item.fingerprint: item for item in find_garbage(store).removable}
+    assert set(found) == {OLD, OLDER}
+    assert found[OLD].num_bytes > 1000 > found[OLDER].num_bytes >= len("half")
+    assert (found[OLD].owner, found[OLDER].committed_at) == ("", None)
+    enter_recipe(store, "paper/films", "seed: 1", {"pet/x": OLD})
+    assert [item.fingerprint for item in find_garbage(store).removable] == [OLDER], "step names never collide"
+    assert set(entered_recipes(store)) == {"films", "paper/films"}
+    assert [item.fingerprint for item in find_garbage(store, ["paper/films"]).removable] == [OLD, OLDER]
+    with pytest.raises(StoreError, match=r"no run has entered a recipe books\. Drop one of films, paper/films"):
+        find_garbage(store, ["books"])
+
+
+def test_step_without_a_result_keeps_its_latest_one(store: Store) -> None:
+    filled(store)
+    enter_recipe(store, "films", "", {"pet/x": "d" * 64})
+    commit(store, OLDER, committed_at=5.0)
+    assert [item.fingerprint for item in find_garbage(store).removable] == [NEW, OLD]
+
+
+def test_collect_garbage_removes_results_and_their_logs(store: LocalStore) -> None:
+    filled(store)
+    enter_recipe(store, "films", "", {"pet/x": NEW})
+    enter_recipe(store, "books", "", {"pet/y": NEW})
+    assert removed_by(store) == [OLD, OLDER]
     assert store.fingerprints("pet/x") == [NEW]
     assert store.lookup("pet/x", NEW, verify=True) is not None
     assert list((store.root / "logs").rglob("*.log")) == []
-    assert collect_garbage(store, store.find_stale({"pet/x": ()})) == {}
+    assert removed_by(store, dropped=("films",)) == [NEW]
+    assert set(entered_recipes(store)) == {"books"}
     # The folder of a step without results is removed.
     assert not (store.root / "pet").exists()
-    commit(store, NEW)
-    assert store.lookup("pet/x", NEW) is not None
 
 
 def test_collect_garbage_works_on_a_server(proxy: Proxy) -> None:
     store = opened()
     filled(store)
-    assert collect_garbage(store, store.find_stale(KEEP)) == {}
+    enter_recipe(store, "films", "", {"pet/x": NEW})
+    assert removed_by(store) == [OLD, OLDER]
     assert store.fingerprints("pet/x") == [NEW]
     assert not [name for name in store.objects.sizes("") if OLD in name or OLDER in name]
     assert not [path for path in store.local.rglob("*") if OLD in str(path) and path.is_file()]
@@ -66,53 +106,67 @@ def test_collect_garbage_works_on_a_server(proxy: Proxy) -> None:
     assert "manifest.json" in deleted[0] and "lease.json" in deleted[-1]
 
 
-def test_collect_garbage_keeps_running_steps_and_what_they_may_read(store: LocalStore) -> None:
+def test_what_a_run_reads_is_never_removed(store: LocalStore) -> None:
+    """The recipe was edited and run again since, and the earlier run has not read the result yet."""
     filled(store)
-    other = replace(Owner.current(), host="far", namespace="far")
-    leases = Leases()
-    leases.owner = other
-    token = leases.acquire(store.slot("pet/x", OLDER), "pet/x")
-    stale = store.find_stale(KEEP)
-    retained = collect_garbage(store, stale)
-    assert retained == find_retained(stale)
-    assert {item.fingerprint: reason for item, reason in retained.items()} == {
-        OLD: f"may be read by {other}, which runs pet/x",
-        OLDER: f"being run by {other}",
-    }
-    lease = store.lease("pet/x", OLDER)
-    assert lease is not None and lease.token == token
-    assert store.lookup("pet/x", OLD, verify=True) is not None
+    with Leases() as driver, active_run(store, driver) as run:
+        enter_recipe(store, "films", "", {"pet/x": NEW})
+        clock = Clock()
+        clock.during_pause = driver.heartbeat
+        assert removed_by(store, clock) == [], "while a run is planned, it may read anything"
+        run.keep({"pet/x": OLD})
+        assert find_garbage(store).read[0].fingerprint == OLD
+        assert removed_by(store, clock) == [OLDER]
+        assert store.lookup("pet/x", OLD, verify=True) is not None
+    assert store.notes("runs") == []
+    assert removed_by(store) == [OLD]
 
 
-def test_collect_garbage_respects_a_lease_acquired_after_find_stale(store: LocalStore) -> None:
+def test_run_of_a_dead_driver_on_another_machine_protects_nothing(store: LocalStore) -> None:
     filled(store)
-    stale = store.find_stale(KEEP)
-    leases = Leases()
-    token = leases.acquire(store.slot("pet/x", OLDER), "pet/x")
-    assert [item.fingerprint for item in collect_garbage(store, stale)] == [OLDER]
+    enter_recipe(store, "films", "", {"pet/x": NEW})
+    far = Leases()
+    far.owner = replace(Owner.current(), host="far", namespace="far")
+    far.acquire(store.slot("runs", "f" * 64), "the run")
+    far.acquire(store.slot("pet/x", OLDER), "pet/x")
+    clock = Clock()
+    clock.during_pause = far.heartbeat
+    assert removed_by(store, clock) == [], "it is alive"
+    assert removed_by(store, Clock()) == [OLD, OLDER], "its leases expire"
+    assert store.notes("runs") == []
+
+
+def test_running_step_is_kept(store: LocalStore) -> None:
+    filled(store)
+    enter_recipe(store, "films", "", {"pet/x": NEW})
+    driver, clock = Leases(), Clock()
+    token = driver.acquire(store.slot("pet/x", OLDER), "pet/x")
+    clock.during_pause = driver.heartbeat
+    assert removed_by(store, clock) == [OLD]
     staged = store.begin("pet/x", OLDER, token)
     assert (staged.checkpoint_dir / "checkpoint.pt").read_text() == "half"
     staged.commit({}, builder(OLDER))
 
 
-def test_collect_garbage_ignores_the_lease_of_a_dead_process(store: LocalStore) -> None:
+def test_lease_of_a_dead_process_is_ignored(store: LocalStore) -> None:
     filled(store)
+    enter_recipe(store, "films", "", {"pet/x": NEW})
     leases = Leases()
     leases.owner = replace(Owner.current(), started="1")
     leases.acquire(store.slot("pet/x", OLD), "pet/x")
-    assert collect_garbage(store, store.find_stale(KEEP)) == {}
-    assert store.fingerprints("pet/x") == [NEW]
+    assert removed_by(store) == [OLD, OLDER]
 
 
 def test_collect_garbage_next_to_commits_leaves_complete_results(store: LocalStore) -> None:
     """Each commit exists or is removed, in any order, and no process fails because a folder disappears."""
+    enter_recipe(store, "films", "", {"pet/y": NEW})
     failures: list[BaseException] = []
     stop = threading.Event()
 
     def collect_repeatedly() -> None:
         while not stop.is_set():
             try:
-                collect_garbage(store, store.find_stale({"pet/x": ()}))
+                collect_garbage(store, pause=lambda seconds: None)
             except BaseException as error:
                 failures.append(error)
 

@@ -135,7 +135,7 @@ class SlowStore:
 
 
 def test_outage_of_the_store_expires_no_lease(tmp_path: Path) -> None:
-    """Nobody can renew a lease then, and the driver that waits sees an old heartbeat after it."""
+    """No driver can renew a lease then, and the driver that waits sees an old heartbeat after it."""
     clock = Clock()
     leases, slot = Leases(ttl_s=30, clock=clock), SlowStore(clock)
     for slot.outage_s in (0, 25, 200, 0, 29):

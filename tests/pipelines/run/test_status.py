@@ -5,9 +5,10 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-import yaml
 from typer.testing import CliRunner, Result
 
+from cluster.errors import StoreError
+from cluster.store.garbage import enter_recipe
 from cluster.store.lease import Leases
 from cluster.store.location import open_store
 from cluster.store.manifest import Manifest
@@ -15,7 +16,6 @@ from pipelines.cli.app import app
 from pipelines.dag.fewshot import plan_recipe
 from pipelines.run.request import load_request
 from pipelines.run.status import format_size
-from pipelines.schema.loader import find_recipe
 from stages.common.errors import InputError
 
 pytestmark = pytest.mark.timeout(60)
@@ -51,8 +51,14 @@ def gc(store: Path, *words: str) -> Result:
     return CliRunner().invoke(app, ["gc", *words, "--store", str(store)], catch_exceptions=False)
 
 
+def enter(store: Path, name: str, overrides: list[str]) -> None:
+    """Enters a recipe as a run does."""
+    enter_recipe(open_store(store), name, "", {"soft_labels": current(overrides, store)})
+
+
 def test_dry_run_removes_nothing(store: Path) -> None:
-    shown = gc(store, "smoke", "--dry-run")
+    enter(store, "smoke", [])
+    shown = gc(store, "--dry-run")
     assert shown.exit_code == 0
     assert current(["seed=77"], store)[:12] in shown.output and current([], store)[:12] not in shown.output
     assert "1 results would be removed, 5." in shown.output
@@ -60,28 +66,33 @@ def test_dry_run_removes_nothing(store: Path) -> None:
 
 
 def test_gc_keeps_results_of_the_recipe(store: Path) -> None:
-    assert "1 results removed, 5." in gc(store, "smoke").output
+    enter(store, "smoke", [])
+    assert "1 results removed, 5." in gc(store, "--yes").output
     assert open_store(store).fingerprints("soft_labels") == [current([], store)]
-    assert "0 results removed, 0 B" in gc(store, "smoke").output
+    assert "0 results removed, 0 B" in gc(store).output
 
 
-def test_gc_keeps_results_of_each_recipe(store: Path, tmp_path: Path) -> None:
-    other = yaml.safe_load(find_recipe("smoke").read_text())
-    path = tmp_path / "other.yaml"
-    path.write_text(yaml.safe_dump({**other, "seed": 77}, sort_keys=False))
-    assert "0 results removed" in gc(store, "smoke", str(path)).output
+def test_gc_keeps_results_of_each_recipe_until_it_is_dropped(store: Path) -> None:
+    enter(store, "smoke", [])
+    enter(store, "other", ["seed=77"])
+    assert "0 results removed" in gc(store).output
+    assert "1 results would be removed" in gc(store, "--drop", "other", "--dry-run").output
+    assert "1 results removed" in gc(store, "--drop", "other", "--yes").output
+    assert open_store(store).fingerprints("soft_labels") == [current([], store)]
+    with pytest.raises(StoreError, match="no run has entered a recipe other"):
+        gc(store, "--drop", "other")
+
+
+def test_gc_requires_confirmation(store: Path) -> None:
+    enter(store, "smoke", [])
+    with pytest.raises(InputError, match=r"there is no terminal\. Add --yes\."):
+        gc(store)
     assert len(open_store(store).fingerprints("soft_labels")) == 2
 
 
-def test_gc_fails_if_data_are_missing(store: Path, tmp_path: Path) -> None:
-    """Otherwise a disk that is not mounted would remove all results."""
-    other = yaml.safe_load(find_recipe("smoke").read_text())
-    other["data"]["pool"]["asset"] = str(tmp_path / "unmounted" / "data.jsonl")
-    path = tmp_path / "other.yaml"
-    path.write_text(yaml.safe_dump(other, sort_keys=False))
-    with pytest.raises(InputError, match="is missing"):
-        gc(store, str(path))
-    assert len(open_store(store).fingerprints("soft_labels")) == 2
+def test_gc_with_a_recipe_as_argument_names_the_option(store: Path) -> None:
+    with pytest.raises(InputError, match=r"gc takes no recipes as arguments .* clozeline gc --drop smoke"):
+        gc(store, "smoke")
 
 
 def test_format_size_has_units() -> None:
