@@ -12,7 +12,7 @@ from rich.markup import escape
 from pipelines.cli import options
 from pipelines.cli.options import DEFAULT_STORE
 from pipelines.cli.views.progress_display import preflight_progress
-from pipelines.cli.views.terminal import console, errors, new_file, open_input, open_output
+from pipelines.cli.views.terminal import console, errors, new_file, open_input, open_log, open_output
 from pipelines.preflight import models
 from pipelines.preflight.checks import fetch
 from pipelines.schema.config import ScoreRecipe
@@ -23,6 +23,7 @@ from pipelines.serving.batch_inference import AnswerOptions, RowLabeler
 from pipelines.serving.input_rows import format_of, read_rows
 from pipelines.serving.output_rows import AnswerColumns, write_parquet, write_text
 from pipelines.serving.service.batcher import BatchingConfig
+from pipelines.serving.service.middleware import json_lines
 from pipelines.serving.service.request_parsing import RequestLimits
 from pipelines.serving.service.server import ListenAddress, ServiceConfig, serve_until_stopped
 from stages.common.errors import DataError, InputError
@@ -161,15 +162,25 @@ def serve(
     max_queue: Annotated[int, typer.Option(help="Maximum number of waiting texts; above it: 503.", min=1)] = 4096,
     max_texts: Annotated[int, typer.Option(help="Maximum number of texts per request; above it: 413.", min=1)] = 256,
     max_bytes: Annotated[int, typer.Option(help="Maximum bytes per request; above it: 413.", min=64)] = 2 * 2**20,
+    api_key: Annotated[
+        str | None,
+        typer.Option(help="Key that requests must send. Set it in the environment.", envvar="CLOZELINE_API_KEY"),
+    ] = None,
+    access_log: Annotated[
+        Path | None, typer.Option(metavar="FILE", help="Append a JSON line per request; - for standard output.")
+    ] = None,
     override: options.Override = None,
     store: options.StoreFolder = DEFAULT_STORE,
 ) -> None:
     """Serve the classifier or prompts over HTTP: POST /predict, until Ctrl-C or SIGTERM."""
     choice = model_lookup.ModelChoice(row=row, prompts=prompts)
     source = model_lookup.find_model(recipe, override, store, choice)
-    config = ServiceConfig(
-        address=ListenAddress(host=host, port=port),
-        limits=RequestLimits(max_texts=max_texts, max_bytes=max_bytes),
-        batching=BatchingConfig(max_batch=max_batch, max_wait_s=max_wait_ms / 1000, max_queue=max_queue),
-    )
-    serve_until_stopped(source.load, {"recipe": recipe, "models": source.origins}, config, console)
+    with open_log(access_log) as write:
+        config = ServiceConfig(
+            address=ListenAddress(host=host, port=port),
+            limits=RequestLimits(max_texts=max_texts, max_bytes=max_bytes),
+            batching=BatchingConfig(max_batch=max_batch, max_wait_s=max_wait_ms / 1000, max_queue=max_queue),
+            api_key=api_key,
+            access_log=None if access_log is None else json_lines(write),
+        )
+        serve_until_stopped(source.load, {"recipe": recipe, "models": source.origins}, config, console)

@@ -19,11 +19,12 @@ from stages.common.assets.cache import cache_folder
 @contextmanager
 def remember_success(config: PipelineConfig, paths: Iterable[Path]) -> Iterator[bool]:
     """Yields True if the recipe passed with these files before. Remembers it if the block raises no error."""
-    state = [_version(), config.model_dump_json(), *_states(paths)]
+    states = list(_states(paths))
+    state = [_version(), config.model_dump_json(), *states]
     record = cache_folder() / "checked" / hashlib.sha256(json.dumps(state).encode()).hexdigest()
     is_known = record.exists()
     yield is_known
-    if not is_known:
+    if states and not is_known:
         with suppress(OSError):  # without a cache, the files are read again the next time
             record.parent.mkdir(parents=True, exist_ok=True)
             record.touch()

@@ -32,6 +32,8 @@ TASK = "task"
 """The field that names the task of a row, if several tasks are served."""
 CLASSIFIER, PROMPT_MODEL, TOKEN_LEVEL_MODEL = "classifier.json", "prompt_model.json", "token_level_model.json"
 """The file that identifies the folder of each kind of model."""
+CHARACTERS_PER_TOKEN = 100
+"""Characters of a text that are read per token of `max_length`. Tokens have 3 to 5 characters on average."""
 MODEL_FILES = (CLASSIFIER, TFIDF_FILE, PROMPT_MODEL, TOKEN_LEVEL_MODEL)
 
 
@@ -85,7 +87,11 @@ class ClassifierPredictor(Predictor[Example]):
         self.labels = {"": self._classifier.labels}
 
     def parse_row(self, row: Row, uid: str) -> Example:
-        return example_of(row, self.tasks[""], uid)
+        example = example_of(row, self.tasks[""], uid)
+        if isinstance(self._classifier, TfidfClassifier):  # it reads the whole text
+            return example
+        encoder = self._classifier.encoder
+        return shortened(example, encoder.max_length, keeps_end=encoder.tokenizer.truncation_side == "left")
 
     def predict(self, items: Sequence[Example]) -> list[dict[str, Any]]:
         logits = self._classifier.predict(items, NullRecorder(), "")
@@ -109,7 +115,9 @@ class PromptPredictor(Predictor[tuple[int, Example]]):
         if not isinstance(task, str) or task not in self.tasks:
             problem = "the field task is missing" if task is None else f"the task {task!r} has no prompt here"
             raise DataError(f"{problem}.", f'Set "task" to one of {", ".join(self.tasks)}.', key=TASK)
-        return self._names.index(task), example_of(row, self.tasks[task], uid)
+        number = self._names.index(task)
+        example = example_of(row, self.tasks[task], uid)
+        return number, shortened(example, self._classifiers[number].encoder.max_length)
 
     def predict(self, items: Sequence[tuple[int, Example]]) -> list[dict[str, Any]]:
         logits = predict_multi_task(self._classifiers, items)
@@ -202,6 +210,24 @@ def example_of(row: Row, fields: Iterable[str], uid: str) -> Example:
         _check_text(value, field)
         texts[field] = value
     return Example(uid, texts)
+
+
+def shortened(example: Example, max_length: int, *, keeps_end: bool = False) -> Example:
+    """Returns an example without the text that no model reads, so that a long text takes no longer than a short one.
+
+    Args:
+        example: The example.
+        max_length: Maximum number of tokens that the model reads.
+        keeps_end: True if the model reads the end of a long text.
+    """
+    size = CHARACTERS_PER_TOKEN * max_length
+    if all(len(text) <= size for text in example.fields.values()):
+        return example
+    fields = {
+        name: text if len(text) <= size else text.rstrip()[-size:] if keeps_end else text.lstrip()[:size]
+        for name, text in example.fields.items()
+    }
+    return Example(example.uid, fields, example.label, example.group)
 
 
 def _check_text(value: str, field: str) -> None:

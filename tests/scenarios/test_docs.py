@@ -11,6 +11,7 @@ import yaml
 from pipelines.cli.app import COMMANDS
 from pipelines.schema.loader import find_recipe, load_config
 from stages.common.errors import InputError
+from stages.common.patterns.config import Task
 from tests.support.documented_commands import check
 from tests.support.paths import ROOT
 
@@ -42,6 +43,9 @@ def recipe(block: dict[str, Any], page: str = "pet") -> dict[str, Any]:
         )
     if "verbalizer_search" in block:
         values["task"].pop("verbalizer")
+    for source in values["data"].values():
+        if isinstance(source, dict):  # the files of `smoke` get the fields of the task of the block
+            source["fields"] = {**source.get("fields", {}), **{name: name for name in Task(**values["task"]).fields}}
     if values["data"].get("shots") == 0:
         values["baseline"] = None
     return values

@@ -43,11 +43,11 @@ class Service:
     port: int
     printed: list[str]
 
-    def ask(self, method: str, path: str, body: Any = None, timeout: float = 60) -> Response:
+    def ask(self, method: str, path: str, body: Any = None, timeout: float = 60, **headers: str) -> Response:
         """Sends a request on a new connection. Bytes and iterators of bytes are sent unchanged."""
         connection = HTTPConnection("127.0.0.1", self.port, timeout=timeout)
         try:
-            return ask(connection, method, path, body)
+            return ask(connection, method, path, body, headers)
         finally:
             connection.close()
 
@@ -68,7 +68,7 @@ class Service:
 
     def wait_until_ready(self) -> None:
         until = time.monotonic() + 120
-        while self.ask("GET", "/health").status != 200:
+        while self.ask("GET", "/ready").status != 200:
             assert time.monotonic() < until, self.printed
             time.sleep(0.05)
 
@@ -78,11 +78,19 @@ class Service:
         return self.process.wait(60)
 
 
-def ask(connection: HTTPConnection, method: str, path: str, body: Any = None) -> Response:
-    """Sends a request on an open connection."""
+def ask(
+    connection: HTTPConnection, method: str, path: str, body: Any = None, headers: Mapping[str, str] | None = None
+) -> Response:
+    """Sends a request on an open connection. `_` in the name of a header stands for `-`."""
     if isinstance(body, dict | list):
         body = json.dumps(body).encode()
-    connection.request(method, path, body, encode_chunked=hasattr(body, "__next__"), headers=_headers(body))
+    connection.request(
+        method,
+        path,
+        body,
+        encode_chunked=hasattr(body, "__next__"),
+        headers={**_headers(body), **{name.replace("_", "-"): value for name, value in (headers or {}).items()}},
+    )
     response = connection.getresponse()
     data = response.read().decode()
     is_json = response.headers["content-type"] == "application/json"
@@ -139,8 +147,9 @@ class Toy(Predictor[str]):
 
 
 def main() -> None:
-    from pipelines.cli.views.terminal import console
+    from pipelines.cli.views.terminal import console, open_log
     from pipelines.serving.service.batcher import BatchingConfig
+    from pipelines.serving.service.middleware import json_lines
     from pipelines.serving.service.request_parsing import RequestLimits
     from pipelines.serving.service.server import ListenAddress, ServiceConfig, serve_until_stopped
 
@@ -155,12 +164,16 @@ def main() -> None:
         return Toy()
 
     limits = RequestLimits(max_texts=settings.pop("max_texts", 8), max_bytes=settings.pop("max_bytes", 2000))
-    serve_until_stopped(
-        load,
-        {"recipe": "toy", "models": [{"folder": "toy"}]},
-        ServiceConfig(address=ListenAddress(port=0), limits=limits, batching=BatchingConfig(**settings)),
-        console,
-    )
+    api_key, access_log = settings.pop("api_key", None), settings.pop("access_log", None)
+    with open_log(Path(access_log) if access_log else None) as write:
+        config = ServiceConfig(
+            address=ListenAddress(port=0),
+            limits=limits,
+            batching=BatchingConfig(**settings),
+            api_key=api_key,
+            access_log=json_lines(write) if access_log else None,
+        )
+        serve_until_stopped(load, {"recipe": "toy", "models": [{"folder": "toy"}]}, config, console)
 
 
 if __name__ == "__main__":

@@ -10,7 +10,7 @@ import io
 import lzma
 import sys
 import zlib
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 from typing import IO, Any, BinaryIO, TextIO, cast
@@ -141,3 +141,21 @@ def new_file(path: Path) -> Iterator[Path]:
         raise InputError(f"cannot write {path} ({error.strerror}).", "Set --output to another file.") from error
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def open_log(path: Path | None) -> Iterator[Callable[[str], object]]:
+    """Yields a function that appends text to a file at once; None or `-`: standard output.
+
+    Raises:
+        InputError: the file cannot be written.
+    """
+    if path is None or str(path) == "-":
+        yield lambda text: print(text, end="", flush=True)  # noqa: T201  (access logs belong to standard output)
+        return
+    try:
+        file = path.open("a", encoding="utf-8", buffering=1)
+    except OSError as error:
+        raise InputError(f"cannot write {path} ({error.strerror}).", "Use another file.") from error
+    with file:
+        yield file.write

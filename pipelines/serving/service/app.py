@@ -2,13 +2,14 @@
 
 POST /predict   {"texts": [...]} or {"inputs": [{...}, ...]} -> {"predictions": [...]}, in order
 GET  /          the served model: labels, fields, origin, limits, an example
-GET  /health    200 once the model is loaded, 503 before
+GET  /ready     200 once the model is loaded, 503 before
+GET  /health    200 while the process lives
 GET  /metrics   Prometheus metrics
+GET  /docs      a page with all routes and a form; /openapi.json is its document
 """
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from typing import Any
@@ -16,42 +17,53 @@ from typing import Any
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.requests import ClientDisconnect, Request
-from starlette.responses import JSONResponse, Response
+from starlette.responses import FileResponse, JSONResponse, Response
 from starlette.routing import Route
-from starlette.types import ASGIApp, Lifespan, Message, Receive, Scope, Send
+from starlette.types import ASGIApp, Lifespan
 
 from pipelines.serving.predictors import Predictor
 from pipelines.serving.service import request_parsing
 from pipelines.serving.service.batcher import CONTENT_TYPE, DynamicBatcher, Metrics, ModelFailedError, QueueFullError
+from pipelines.serving.service.middleware import NUM_TEXTS, AccessLog, ObserveRequests, RequireApiKey
+from pipelines.serving.service.openapi import PAGE, openapi_document
 from pipelines.serving.service.request_parsing import RequestError, RequestLimits
 
-PATHS = ("/", "/predict", "/health", "/metrics")
 LOADING_RETRY_S, FULL_RETRY_S = 5, 1
 """Seconds in the Retry-After header: while the model loads, and when the queue is full."""
 
 
 @dataclass(frozen=True, slots=True)
 class Service:
-    """The routes and what they need. `about` describes the served model before it is loaded."""
+    """The routes and what they need. `about` describes the served model before it is loaded.
+
+    Without `api_key` every client may send requests.
+    """
 
     queue: DynamicBatcher
     limits: RequestLimits
     metrics: Metrics
     about: Mapping[str, Any]
+    api_key: str | None = None
+    access_log: AccessLog | None = None
 
     def app(self, lifespan: Lifespan[Starlette]) -> ASGIApp:
         """The application; `lifespan` starts and stops the queue."""
-        app = Starlette(
+        app: ASGIApp = Starlette(
             lifespan=lifespan,
             routes=[
                 Route("/", self.describe),
                 Route("/health", self.health),
+                Route("/ready", self.ready),
+                Route("/docs", self.docs),
+                Route("/openapi.json", self.openapi),
                 Route("/metrics", self.metrics_text),
                 Route("/predict", self.predict, methods=["POST"]),
             ],
             exception_handlers={RequestError: _request_error, HTTPException: _http_error, Exception: _internal_error},
         )
-        return _CountRequests(app, self.metrics)
+        if self.api_key is not None:
+            app = RequireApiKey(app, self.api_key)
+        return ObserveRequests(app, self.metrics, self.access_log)
 
     async def predict(self, request: Request) -> Response:
         """Returns a prediction for each text of the request."""
@@ -61,6 +73,7 @@ class Service:
         except ClientDisconnect:
             return Response(status_code=400)  # the client has gone
         items = request_parsing.parse_items(body, predictor, self.limits)
+        request.scope["state"][NUM_TEXTS] = len(items)
         try:
             return JSONResponse({"predictions": await self.queue.predict(items)})
         except QueueFullError:
@@ -76,10 +89,25 @@ class Service:
         return JSONResponse({**self.about, "ready": predictor is not None, **known, "limits": asdict(self.limits)})
 
     async def health(self, request: Request) -> Response:
+        """Returns 200 while the process lives."""
+        del request
+        return JSONResponse({"status": "alive"})
+
+    async def ready(self, request: Request) -> Response:
         """Returns 200 once the model is loaded."""
         del request
         self._loaded_predictor()
         return JSONResponse({"status": "ready"})
+
+    async def docs(self, request: Request) -> Response:
+        """Returns the page with all routes."""
+        del request
+        return FileResponse(PAGE)
+
+    async def openapi(self, request: Request) -> Response:
+        """Returns the OpenAPI document."""
+        del request
+        return JSONResponse(openapi_document(self.limits, needs_key=self.api_key is not None))
 
     async def metrics_text(self, request: Request) -> Response:
         """Returns the metrics as text."""
@@ -111,7 +139,7 @@ async def _http_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, HTTPException)
     route = f"{request.method} {request.url.path}"
     problem = f"{route} is not a route." if error.status_code in (404, 405) else f"{error.detail}."
-    remedy = "Use POST /predict, GET /, GET /health or GET /metrics."
+    remedy = "Use POST /predict. GET /docs shows all routes."
     return JSONResponse({"error": problem, "remedy": remedy}, error.status_code, error.headers)
 
 
@@ -119,27 +147,3 @@ async def _internal_error(request: Request, error: Exception) -> Response:
     del request
     about = {"error": f"the service failed ({type(error).__name__}).", "remedy": "Read the log of the service."}
     return JSONResponse(about, 500)
-
-
-class _CountRequests:
-    """Counts and times all responses, errors included."""
-
-    def __init__(self, app: ASGIApp, metrics: Metrics) -> None:
-        self._app = app
-        self._metrics = metrics
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
-        start = time.monotonic()
-        path = scope["path"] if scope["path"] in PATHS else "other"
-
-        async def send_counted(message: Message) -> None:
-            if message["type"] == "http.response.start":
-                self._metrics.requests.labels(path, str(message["status"])).inc()
-                if path == "/predict":
-                    self._metrics.request_seconds.observe(time.monotonic() - start)
-            await send(message)
-
-        await self._app(scope, receive, send_counted)

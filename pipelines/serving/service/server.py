@@ -18,6 +18,7 @@ from starlette.applications import Starlette
 from pipelines.serving.predictors import Predictor
 from pipelines.serving.service.app import Service
 from pipelines.serving.service.batcher import BatchingConfig, DynamicBatcher, Metrics
+from pipelines.serving.service.middleware import AccessLog
 from pipelines.serving.service.request_parsing import RequestLimits
 from stages.common.errors import InputError
 
@@ -42,6 +43,16 @@ class ServiceConfig:
     address: ListenAddress
     limits: RequestLimits
     batching: BatchingConfig
+    api_key: str | None = None
+    """Key that requests must send. None: they need none."""
+    access_log: AccessLog | None = None
+    """Called with an entry per request."""
+
+    def __post_init__(self) -> None:
+        if self.api_key is not None and not (self.api_key.isascii() and self.api_key.isprintable() and self.api_key):
+            raise InputError(
+                "the API key is empty or has other characters than ASCII.", "Set another CLOZELINE_API_KEY."
+            )
 
 
 def serve_until_stopped(
@@ -50,7 +61,7 @@ def serve_until_stopped(
     """Serves until SIGTERM or Ctrl-C, then finishes the open requests and returns.
 
     Args:
-        load: Loads the model. Called in the model thread, while /health returns 503.
+        load: Loads the model. Called in the model thread, while /ready returns 503.
         about: The description that `GET /` returns before the model is loaded.
         config: Address and limits.
         console: Shows when the service loads, is ready and has stopped.
@@ -73,7 +84,7 @@ def serve_until_stopped(
 
         server = uvicorn.Server(
             uvicorn.Config(
-                Service(queue, config.limits, metrics, about).app(lifespan),
+                Service(queue, config.limits, metrics, about, config.api_key, config.access_log).app(lifespan),
                 log_level="warning",
                 access_log=False,
                 lifespan="on",
@@ -85,7 +96,7 @@ def serve_until_stopped(
         # uvicorn stops gracefully on these signals and then raises them again for the handlers from before.
         for number in (signal.SIGTERM, signal.SIGINT):
             signal.signal(number, lambda *_: None)
-        console.print(f"loading   model; {url}/health returns 200 when it is ready", highlight=False)
+        console.print(f"loading   model; {url}/ready returns 200 when it is ready", highlight=False)
         server.run(sockets=[listener])
     if queue.error is not None:
         raise queue.error

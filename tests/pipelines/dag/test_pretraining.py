@@ -80,7 +80,8 @@ def test_a_classifier_is_an_asset_of_single_only(tmp_path: Path) -> None:
 @pytest.mark.parametrize("batched", ["true", "false"])
 def test_prompts_start_from_the_pretrained_prompt_of_their_format(batched: str) -> None:
     pair = "task.patterns.review='{text} {text_b} is {mask}.'"
-    steps = plan(ALL, *ROOM, pair, "prompts.tasks.1.format=unified", f"prompts.batched_training={batched}")
+    fields = "data.pool.fields={text: text, text_b: text}"
+    steps = plan(ALL, *ROOM, pair, fields, "prompts.tasks.1.format=unified", f"prompts.batched_training={batched}")
     expected = {"rotten_tomatoes": "pair", "plot_or_quote": "unified"}
     for task, kind in expected.items():
         step = steps[f"prompts/{task}/ppt/0"]

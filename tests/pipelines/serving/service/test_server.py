@@ -12,8 +12,13 @@ from http.client import HTTPConnection
 from pathlib import Path
 from typing import Any
 
+import jsonschema
 import pytest
 
+from pipelines.serving.service.batcher import BatchingConfig
+from pipelines.serving.service.request_parsing import RequestLimits
+from pipelines.serving.service.server import ListenAddress, ServiceConfig
+from stages.common.errors import InputError
 from tests.support.services import Service, ask, service
 
 Clozeline = Callable[..., subprocess.CompletedProcess[str]]
@@ -150,9 +155,10 @@ def test_full_queue_returns_retry_after() -> None:
 
 def test_service_is_ready_when_the_model_is_loaded(tmp_path: Path) -> None:
     with service("toy", json.dumps({"loaded": str(tmp_path / "go")}), wait=False) as server:
-        for method, path, body in (("GET", "/health", None), ("POST", "/predict", {"texts": ["a"]})):
+        for method, path, body in (("GET", "/ready", None), ("POST", "/predict", {"texts": ["a"]})):
             early = server.ask(method, path, body)
             assert (early.status, early.headers["retry-after"]) == (503, "5")
+        assert server.ask("GET", "/health").status == 200, "the process lives"
         assert server.ask("GET", "/").body["ready"] is False
         assert server.metrics()["clozeline_ready"] == 0
         (tmp_path / "go").write_text("now")
@@ -166,6 +172,78 @@ def test_error_in_loading_ends_the_service(tmp_path: Path) -> None:
     with service("toy", json.dumps({"loaded": str(tmp_path / "go")}), wait=False) as server:
         assert server.process.wait(60) != 0
     assert any("the toy is broken. Fix it." in line for line in server.printed)
+
+
+def test_each_response_has_the_id_of_its_request(toy: Service) -> None:
+    for method, path, body in (
+        ("GET", "/health", None),
+        ("POST", "/predict", {"texts": ["a"]}),
+        ("GET", "/nowhere", None),
+    ):
+        given = toy.ask(method, path, body, x_request_id="order-7/a")
+        assert given.headers["x-request-id"] == "order-7/a"
+        made = [
+            toy.ask(method, path, body, x_request_id=wrong).headers["x-request-id"] for wrong in ("", "a b", "x" * 999)
+        ]
+        assert len(set(made)) == 3 and all(len(item) == 32 for item in made)
+
+
+def test_the_access_log_has_a_json_line_per_request_and_no_text(tmp_path: Path) -> None:
+    log = tmp_path / "access.jsonl"
+    with service("toy", json.dumps({"access_log": str(log), "api_key": "s3cret"})) as server:
+        server.ask(
+            "POST", "/predict", {"texts": ["a private text", "b"]}, authorization="Bearer s3cret", x_request_id="7"
+        )
+        server.ask("POST", "/predict?q=private", {"texts": []})
+        assert server.stop() == 0
+    entries = map(json.loads, log.read_text().splitlines())
+    answered, rejected = (entry for entry in entries if entry["path"] == "/predict")
+    assert {key: answered[key] for key in ("request_id", "method", "path", "status", "texts", "client")} == {
+        "request_id": "7", "method": "POST", "path": "/predict", "status": 200, "texts": 2, "client": "127.0.0.1"
+    }  # fmt: skip
+    assert answered["seconds"] >= 0 and answered["time"].endswith("+00:00")
+    assert (rejected["status"], rejected["path"]) == (401, "/predict")
+    assert "private" not in log.read_text() and "s3cret" not in log.read_text()
+
+
+def test_requests_need_the_api_key() -> None:
+    with service("toy", json.dumps({"api_key": "s3cret"})) as server:
+        for path in ("/health", "/ready", "/docs", "/openapi.json"):
+            assert server.ask("GET", path).status == 200
+        for path in ("/", "/metrics", "/nowhere"):
+            assert server.ask("GET", path).status == 401
+        for headers in (
+            {},
+            {"authorization": "Bearer other"},
+            {"authorization": "s3cret"},
+            {"authorization": "Bearer \xe9"},
+        ):
+            response = server.ask("POST", "/predict", {"texts": ["a"]}, **headers)
+            assert (response.status, response.headers["www-authenticate"]) == (401, "Bearer")
+            assert "Authorization: Bearer KEY" in response.body["remedy"]
+        assert server.ask("POST", "/predict", {"texts": ["a"]}, authorization="Bearer s3cret").status == 200
+        assert "s3cret" not in "".join(server.printed)
+
+
+@pytest.mark.parametrize("key", ["", "schl\u00fcssel", "a\nb"])
+def test_a_key_that_no_header_can_have_is_an_error(key: str) -> None:
+    with pytest.raises(InputError, match="API key"):
+        ServiceConfig(address=ListenAddress(), limits=RequestLimits(), batching=BatchingConfig(), api_key=key)
+
+
+def test_the_openapi_document_describes_all_routes(toy: Service) -> None:
+    document = toy.ask("GET", "/openapi.json").body
+    assert document["openapi"] == "3.1.0" and "security" not in document
+    assert set(document["paths"]) == {"/predict", "/", "/health", "/ready", "/metrics"}
+    content = document["paths"]["/predict"]["post"]["requestBody"]["content"]["application/json"]
+    jsonschema.Draft202012Validator.check_schema(content["schema"])
+    jsonschema.validate(content["example"], content["schema"])
+    for wrong in ({}, {"texts": [], "inputs": []}, {"texts": ["a"] * 9}, {"texts": [1]}):
+        with pytest.raises(jsonschema.ValidationError):
+            jsonschema.validate(wrong, content["schema"])
+    page = toy.ask("GET", "/docs")
+    assert page.headers["content-type"].startswith("text/html")
+    assert "://" not in page.body, "the page loads nothing from elsewhere"
 
 
 def test_sigterm_finishes_open_requests() -> None:

@@ -1,0 +1,95 @@
+"""The OpenAPI document of the service, and the page that shows it and sends requests."""
+
+from __future__ import annotations
+
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from pipelines.serving.service.request_parsing import RequestLimits
+
+PAGE = Path(__file__).with_name("docs.html")
+
+
+def openapi_document(limits: RequestLimits, *, needs_key: bool) -> dict[str, Any]:
+    """Returns the document, which does not name the served model."""
+    row = {"type": "object", "additionalProperties": True, "examples": [{"text": "Some text."}]}
+    task = {"type": "string", "description": "The task of all texts, if several tasks are served."}
+    body = {
+        "type": "object",
+        "additionalProperties": False,
+        "properties": {
+            "texts": {"type": "array", "items": {"type": "string"}, "maxItems": limits.max_texts},
+            "inputs": {"type": "array", "items": row, "maxItems": limits.max_texts},
+            "task": task,
+        },
+        "oneOf": [{"required": ["texts"]}, {"required": ["inputs"]}],
+    }
+    predictions = {
+        "type": "object",
+        "required": ["predictions"],
+        "properties": {"predictions": {"type": "array", "items": {"$ref": "#/components/schemas/Prediction"}}},
+    }
+    prediction = {
+        "type": "object",
+        "description": "What the model predicts; of a classifier, the label and a probability per label.",
+        "properties": {
+            "label": {"type": "string"},
+            "probabilities": {"type": "object", "additionalProperties": {"type": "number"}},
+        },
+    }
+    error = {
+        "type": "object",
+        "required": ["error", "remedy"],
+        "properties": {"error": {"type": "string"}, "remedy": {"type": "string"}, "field": {"type": "string"}},
+    }
+    reasons = {
+        "400": "The body is not UTF-8, not JSON, or not an object.",
+        "413": f"More than {limits.max_texts} texts or {limits.max_bytes} bytes.",
+        "422": "A field is missing, empty, unknown or has the wrong type.",
+        "500": "The model failed on a text.",
+        "503": "The model is loading, or the queue is full. Retry-After says when to try again.",
+        **({"401": "The API key is missing or wrong."} if needs_key else {}),
+    }
+    errors = {code: _response(text, {"$ref": "#/components/schemas/Error"}) for code, text in sorted(reasons.items())}
+    predict = {
+        "summary": "Predict each text, in the order of the request",
+        "requestBody": {
+            "required": True,
+            "content": {"application/json": {"schema": body, "example": {"texts": ["Some text."]}}},
+        },
+        "responses": {"200": _response("The predictions.", predictions), **errors},
+    }
+    any_object = {"type": "object"}
+    document: dict[str, Any] = {
+        "openapi": "3.1.0",
+        "info": {"title": "clozeline", "version": _version(), "summary": "Text classification over HTTP"},
+        "paths": {
+            "/predict": {"post": predict},
+            "/": {"get": _get("Describe the model: labels, fields, origin, limits", any_object)},
+            "/health": {"get": _get("Return 200 while the process lives", any_object, is_open=True)},
+            "/ready": {"get": _get("Return 200 once the model is loaded, 503 before", any_object, is_open=True)},
+            "/metrics": {"get": _get("Prometheus metrics", {"type": "string"}, media_type="text/plain")},
+        },
+        "components": {"schemas": {"Prediction": prediction, "Error": error}},
+    }
+    if needs_key:
+        document["components"]["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
+        document["security"] = [{"key": []}]
+    return document
+
+
+def _get(summary: str, schema: Any, *, is_open: bool = False, media_type: str = "application/json") -> dict[str, Any]:
+    operation = {"summary": summary, "responses": {"200": _response(f"{summary}.", schema, media_type)}}
+    return {**operation, "security": []} if is_open else operation
+
+
+def _response(description: str, schema: Any, media_type: str = "application/json") -> dict[str, Any]:
+    return {"description": description, "content": {media_type: {"schema": schema}}}
+
+
+def _version() -> str:
+    try:
+        return version("clozeline")
+    except PackageNotFoundError:  # a checkout that is not installed
+        return "0"
