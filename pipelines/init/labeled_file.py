@@ -98,7 +98,7 @@ class LabeledFile:
         except DataError as error:
             if not error.remedy.startswith("Set format"):
                 raise
-            raise DataError(error.problem, "Rename it: NAME.csv, .tsv, .jsonl or .parquet.") from error
+            raise DataError(error.problem, "Rename it: NAME.csv, .tsv, .json, .jsonl or .parquet.") from error
         if not self.rows:
             raise DataError(f"{asset} has no rows.", "Write a row per text.")
         self.columns = tuple(dict.fromkeys(column for _, row in self.rows for column in row))
