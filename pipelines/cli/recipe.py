@@ -71,7 +71,7 @@ def init(
     output: Annotated[Path | None, typer.Option("--output", help="New recipe file. Default: NAME.yaml.")] = None,
     name: Annotated[str | None, typer.Option("--name", help="Name of the task. Default: name of the file.")] = None,
     text: Annotated[
-        str | None, typer.Option("--text", help="Column of the text, or of a pair of texts: FIRST,SECOND.")
+        list[str] | None, typer.Option("--text", help="Column of the text. Twice, or FIRST,SECOND, for pairs of texts.")
     ] = None,
     label: Annotated[str | None, typer.Option("--label", help="Column of the label.")] = None,
     pattern: Annotated[
@@ -135,7 +135,8 @@ def init(
         stem = str(output.with_suffix("")) if output else name or "texts"
         data = save_standard_input(sys.stdin.buffer, stem, force=force)
     init_options = InitOptions(
-        data=data, unlabeled=unlabeled or (), dev=dev, test=test, output=output, name=name, text=text, label=label,
+        data=data, unlabeled=unlabeled or (), dev=dev, test=test, output=output, name=name,
+        text=",".join(text) if text else None, label=label,
         patterns=pattern or (), label_words=label_words or (), descriptions=describe or (), merge_labels=merge_labels,
         conflicts=conflicts, shots=shots, test_size=test_size, budget=budget,
         language=language, assets=assets, backbone=backbone, student=student, score=score, force=force,

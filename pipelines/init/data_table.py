@@ -17,7 +17,7 @@ from pipelines.init.spellings import spelling_variants
 from pipelines.init.task_data import TaskData
 from pipelines.init.text_lengths import MAX_LENGTH, estimate_tokens
 from stages.common.data.recognition import describe
-from stages.common.examples import text_key
+from stages.common.data.text_keys import text_key
 
 MAX_NEAR_DUPLICATES = 0.1
 """Fraction of near-duplicates above which a sampled test set is too easy."""

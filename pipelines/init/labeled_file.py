@@ -12,8 +12,8 @@ from stages.common.data.config import Source
 from stages.common.data.recognition import recognized_source
 from stages.common.data.rows import read_rows
 from stages.common.data.sources import as_text
+from stages.common.data.text_keys import text_key
 from stages.common.errors import DataError
-from stages.common.examples import text_key
 
 TEXT_NAMES = (
     "text", "message", "sentence", "review", "content", "body", "comment", "description", "document", "question",

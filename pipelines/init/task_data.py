@@ -6,6 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from pipelines.init.flags import TEXT
 from pipelines.init.labeled_file import Conflicts, LabeledData, LabeledFile, TextData
 from stages.common.errors import DataError
 
@@ -86,8 +87,12 @@ class TaskFiles:
                 if train.num_conflicts and self.conflicts == "drop"
                 else "Add a row, or remove the rows with this label.",
             )
+        unlabeled = []
         for file in self.unlabeled:
-            file.check_columns(fields.values(), train.source.asset)
+            # plain lines have no header, so their column has no name of the user
+            own = dict.fromkeys(fields, TEXT) if len(fields) == 1 and file.columns == (TEXT,) else fields
+            file.check_columns(own.values(), train.source.asset)
+            unlabeled.append(file.summarize_texts(own))
 
         def labeled(file: LabeledFile | None) -> LabeledData | None:
             if file is None:
@@ -98,7 +103,7 @@ class TaskFiles:
 
         return TaskData(
             train=train,
-            unlabeled=tuple(file.summarize_texts(fields) for file in self.unlabeled),
+            unlabeled=tuple(unlabeled),
             dev=labeled(self.dev),
             test=labeled(self.test),
             conflicts=self.conflicts,
