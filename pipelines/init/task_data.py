@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -40,6 +40,7 @@ class TaskFiles:
         *,
         merge_labels: bool = False,
         conflicts: Conflicts = "drop",
+        on_progress: Callable[[str], None] = lambda _: None,
     ) -> TaskFiles:
         """Reads all files.
 
@@ -47,10 +48,10 @@ class TaskFiles:
             InputError: a file is missing, empty or damaged.
         """
         return cls(
-            train=LabeledFile(train),
-            unlabeled=tuple(map(LabeledFile, unlabeled)),
-            dev=LabeledFile(dev) if dev else None,
-            test=LabeledFile(test) if test else None,
+            train=LabeledFile(train, on_progress),
+            unlabeled=tuple(LabeledFile(file, on_progress) for file in unlabeled),
+            dev=LabeledFile(dev, on_progress) if dev else None,
+            test=LabeledFile(test, on_progress) if test else None,
             merge_labels=merge_labels,
             conflicts=conflicts,
         )
