@@ -233,10 +233,7 @@ def _json_items(file: io.TextIOWrapper, name: str) -> Iterator[Row]:
         yield from _json_rows(chain([first], lines), name)
         return
     text = first[1] + file.read()
-    items = _parse(text, name, first[0])
-    if not isinstance(items, list):
-        raise DataError(f"{name}: not an array of objects.", "Write an array, or an object per line.")
-    for number, item in enumerate(items, 1):
+    for number, item in enumerate(_parse(text, name, first[0]), 1):
         location = f"{name}, item {number}"
         yield location, _checked_row(item, location, text)
 
