@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shlex
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -19,6 +20,7 @@ from pipelines.init.default_recipe import Assets
 from pipelines.init.interaction import Interaction
 from pipelines.init.labeled_file import Conflicts
 from pipelines.init.language import Language
+from pipelines.init.standard_input import save_standard_input
 from pipelines.init.wizard import InitOptions, InitWizard
 from pipelines.run.request import load_request
 from pipelines.schema import reference
@@ -49,7 +51,13 @@ def recommend(
 
 
 def init(
-    data: Annotated[str, typer.Argument(metavar="TRAIN", help="Labeled texts: CSV, TSV, JSON lines or Parquet.")],
+    data: Annotated[
+        str,
+        typer.Argument(
+            metavar="TRAIN",
+            help="Labeled texts: a CSV, TSV, JSON or Parquet file, a folder LABEL/NAME.txt, or - (standard input).",
+        ),
+    ],
     unlabeled: Annotated[
         list[str] | None,
         typer.Option(
@@ -63,7 +71,7 @@ def init(
     output: Annotated[Path | None, typer.Option("--output", help="New recipe file. Default: NAME.yaml.")] = None,
     name: Annotated[str | None, typer.Option("--name", help="Name of the task. Default: name of the file.")] = None,
     text: Annotated[
-        str | None, typer.Option("--text", help="Column of the text, or of a pair of texts: FIRST,SECOND.")
+        list[str] | None, typer.Option("--text", help="Column of the text. Twice, or FIRST,SECOND, for pairs of texts.")
     ] = None,
     label: Annotated[str | None, typer.Option("--label", help="Column of the label.")] = None,
     pattern: Annotated[
@@ -123,8 +131,12 @@ def init(
     Asks for each value that no option sets. Uses defaults if standard input is not a terminal.
     """
     del out, words
+    if data == "-":
+        stem = str(output.with_suffix("")) if output else name or "texts"
+        data = save_standard_input(sys.stdin.buffer, stem, force=force)
     init_options = InitOptions(
-        data=data, unlabeled=unlabeled or (), dev=dev, test=test, output=output, name=name, text=text, label=label,
+        data=data, unlabeled=unlabeled or (), dev=dev, test=test, output=output, name=name,
+        text=",".join(text) if text else None, label=label,
         patterns=pattern or (), label_words=label_words or (), descriptions=describe or (), merge_labels=merge_labels,
         conflicts=conflicts, shots=shots, test_size=test_size, budget=budget,
         language=language, assets=assets, backbone=backbone, student=student, score=score, force=force,

@@ -12,7 +12,7 @@ from rich.table import Table
 from pipelines.init.cloze_choices import Backbone, on_one_line
 from pipelines.init.evidence import Candidate, Evidence, Words, ranked
 from pipelines.init.interaction import Interaction
-from pipelines.init.scoring_progress import ScoringProgress
+from pipelines.init.progress_lines import ProgressLines, ScoringProgress
 from stages.common.examples import Example
 from stages.common.patterns.config import Task
 
@@ -92,7 +92,8 @@ def select(proposals: Proposals, examples: Sequence[Example], terminal: Interact
         terminal: Shows the accuracies.
     """
     terminal.say("scoring", f"{len(proposals.task.patterns)} patterns on {len(examples)} labeled examples")
-    evidence = Evidence(proposals.task, proposals.backbone.config, examples, ScoringProgress(terminal))
+    progress = ScoringProgress(ProgressLines(terminal, "scoring"))
+    evidence = Evidence(proposals.task, proposals.backbone.config, examples, progress)
     word_sets = proposals.word_sets()
     candidates = evidence.compare(word_sets) if word_sets else []
     if not proposals.words and not any(evidence.is_above_guess(item.accuracy) for item in candidates):

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import re
 from collections import Counter
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 
 from rich.markup import escape
@@ -17,7 +18,7 @@ from pipelines.init.spellings import spelling_variants
 from pipelines.init.task_data import TaskData
 from pipelines.init.text_lengths import MAX_LENGTH, estimate_tokens
 from stages.common.data.recognition import describe
-from stages.common.examples import text_key
+from stages.common.data.text_keys import text_key
 
 MAX_NEAR_DUPLICATES = 0.1
 """Fraction of near-duplicates above which a sampled test set is too easy."""
@@ -31,25 +32,45 @@ MAX_SHOWN = 4
 """Maximum number of labels or spellings that are listed."""
 
 
+@dataclass(frozen=True, slots=True)
+class FileFacts:
+    """A file, and what is counted in its texts."""
+
+    data: TextData
+    keys: frozenset[str]
+    """Keys of its texts; equal for the same text."""
+    num_near: int
+    """Near-duplicates."""
+
+    @classmethod
+    def of(cls, data: TextData) -> FileFacts:
+        """Counts what is in a file."""
+        return cls(data, frozenset(text_key(row.values()) for row in data.texts), num_near_duplicates(data.texts))
+
+    @property
+    def name(self) -> str:
+        """Name of the file."""
+        return Path(self.data.source.asset.partition("#")[0]).name
+
+
 def show(data: TaskData, language: Language, terminal: Interaction) -> None:
     """Prints a column per file and a row per property, without rows that are zero in every file, then the warnings."""
-    files: list[TextData] = [item for item in (data.train, *data.unlabeled, data.dev, data.test) if item]
-    train_keys = {text_key(row.values()) for row in data.train.texts}
-    columns = [_properties(item, data.train, train_keys) for item in files]
+    train, *others = (FileFacts.of(item) for item in (data.train, *data.unlabeled, data.dev, data.test) if item)
+    columns = [_properties(item, train) for item in (train, *others)]
     columns[0]["language"] = f"{language} (--language)"
-    table = Table("Data", *(escape(_name(item)) for item in files), box=None)
+    table = Table("Data", *(escape(item.name) for item in (train, *others)), box=None)
     for name in dict.fromkeys(name for column in columns for name in column):
         values = [column.get(name, "") for column in columns]
         if any(value not in ("", "0") for value in values):
-            table.add_row(name, *map(escape, values))
+            table.add_row(escape(name), *map(escape, values))
     terminal.console.print(table)
-    for warning in warnings(data):
+    for warning in _warnings(data, train, others):
         terminal.say("warning", warning)
 
 
-def _properties(data: TextData, train: LabeledData, train_keys: Collection[str]) -> dict[str, str]:
+def _properties(file: FileFacts, train: FileFacts) -> dict[str, str]:
     """Returns name -> value of each property of a file."""
-    keys = [text_key(row.values()) for row in data.texts]
+    data = file.data
     properties = {
         "columns": ", ".join([*data.fields.values(), *([data.label] if isinstance(data, LabeledData) else [])]),
         "format": describe(data.source),
@@ -59,12 +80,12 @@ def _properties(data: TextData, train: LabeledData, train_keys: Collection[str])
         properties["with text and label"] = f"{len(data.texts):,}"
         properties["without a label"] = f"{data.num_unlabeled:,}"
     properties["without text"] = f"{data.num_empty:,}"
-    properties["duplicates"] = f"{len(keys) - len(set(keys)):,}"
-    properties["near-duplicates"] = f"{num_near_duplicates(data.texts):,}"
+    properties["duplicates"] = f"{len(data.texts) - len(file.keys):,}"
+    properties["near-duplicates"] = f"{file.num_near:,}"
     if isinstance(data, LabeledData):
         properties["texts with several labels"] = f"{data.num_conflicts:,}"
-    if data is not train:
-        properties[f"texts that are in {_name(train)}"] = f"{len(set(keys) & set(train_keys)):,}"
+    if file is not train:
+        properties[f"texts that are in {train.name}"] = f"{len(file.keys & train.keys):,}"
     lengths = sorted(sum(map(len, row.values())) for row in data.texts[:MAX_SAMPLE])
     if lengths:
         middle, long = lengths[len(lengths) // 2], lengths[int(0.95 * (len(lengths) - 1))]
@@ -74,10 +95,10 @@ def _properties(data: TextData, train: LabeledData, train_keys: Collection[str])
     return properties
 
 
-def warnings(data: TaskData) -> Iterator[str]:
+def _warnings(data: TaskData, train: FileFacts, others: Sequence[FileFacts]) -> Iterator[str]:
     """Yields a sentence about each thing that may hurt, with what to do."""
-    train = data.train
-    counts = Counter(train.gold)
+    texts = data.train.texts
+    counts = Counter(data.train.gold)
     for labels in list(spelling_variants(counts).values())[:MAX_SHOWN]:
         names = " and ".join(f"{label!r} ({counts[label]:,} texts)" for label in labels[:MAX_SHOWN])
         yield f"{names} may be one label. Merge such spellings with --merge-labels."
@@ -87,24 +108,22 @@ def warnings(data: TaskData) -> Iterator[str]:
             yield f"{count} and are left out. Use their first label with --conflicts first."
         else:
             yield f"{count}, of which the first is used. Leave them out with --conflicts drop."
-    train_keys = {text_key(row.values()) for row in train.texts}
-    for item in (data.dev, data.test):
-        num_seen = sum(text_key(row.values()) in train_keys for row in item.texts) if item else 0
-        if item and num_seen:
+    for file in others:
+        num_seen = len(file.keys & train.keys)
+        if num_seen and isinstance(file.data, LabeledData):
             yield (
-                f"{num_seen:,} of {len(item.texts):,} texts of {_name(item)} are also in {_name(train)}, so accuracies "
-                "will be too high. Remove them from one of the files."
+                f"{num_seen:,} of {len(file.keys):,} texts of {file.name} are also in {train.name}, so accuracies will "
+                "be too high. Remove them from one of the files."
             )
-    num_near = num_near_duplicates(train.texts)
-    if data.test is None and num_near > MAX_NEAR_DUPLICATES * len(train.texts):
+    if data.test is None and train.num_near > MAX_NEAR_DUPLICATES * len(texts):
         yield (
-            f"{num_near:,} of {len(train.texts):,} texts differ from another only in numbers, punctuation or order, "
+            f"{train.num_near:,} of {len(texts):,} texts differ from another only in numbers, punctuation or order, "
             "so a sampled test set is too easy. Set other texts as the test set: --test FILE."
         )
-    most, rarest = max(train.counts.values()), min(train.counts.values())
+    most, rarest = max(data.train.counts.values()), min(data.train.counts.values())
     if most > MAX_IMBALANCE * max(rarest, 1):
         yield f"the labels have between {rarest:,} and {most:,} texts. Look at macro-F1 rather than accuracy."
-    sample = [" ".join(row.values()) for row in train.texts[:MAX_SAMPLE]]
+    sample = [" ".join(row.values()) for row in texts[:MAX_SAMPLE]]
     num_long = sum(estimate_tokens(text) > MAX_LENGTH for text in sample)
     if num_long > MAX_LONG * len(sample):
         yield f"most texts are longer than {MAX_LENGTH} tokens, of which models read the start. Split them."
@@ -127,7 +146,3 @@ def _balance(counts: Mapping[str, int]) -> str:
     if len(ordered) > MAX_SHOWN:
         shown[-1:] = ["…", f"{ordered[-1]} {counts[ordered[-1]]:,}"]
     return f"{len(ordered)}: {', '.join(shown)}"
-
-
-def _name(data: TextData) -> str:
-    return Path(data.source.asset.partition("#")[0]).name

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -12,8 +12,8 @@ from stages.common.data.config import Source
 from stages.common.data.recognition import recognized_source
 from stages.common.data.rows import read_rows
 from stages.common.data.sources import as_text
+from stages.common.data.text_keys import text_key
 from stages.common.errors import DataError
-from stages.common.examples import text_key
 
 TEXT_NAMES = (
     "text", "message", "sentence", "review", "content", "body", "comment", "description", "document", "question",
@@ -34,6 +34,7 @@ Conflicts = Literal["drop", "first"]
 """What becomes of texts with several labels: they are left out, or only the first label is used."""
 MAX_LABELS = 500
 MAX_LABEL_LENGTH = 60
+ROWS_PER_REPORT = 10_000
 MIN_WORDS = 3
 """Minimum mean number of words in a text column. Shorter values may be names or keys."""
 
@@ -85,8 +86,12 @@ class LabeledData(TextData):
 class LabeledFile:
     """The rows of a file of texts, with or without labels."""
 
-    def __init__(self, asset: str) -> None:
+    def __init__(self, asset: str, on_progress: Callable[[str], None] = lambda _: None) -> None:
         """Reads the file.
+
+        Args:
+            asset: Reference of the file.
+            on_progress: Called with what is read so far, after every `ROWS_PER_REPORT` rows.
 
         Raises:
             InputError: the file is missing, empty or damaged; names the line.
@@ -94,11 +99,15 @@ class LabeledFile:
         self.asset = asset
         try:
             self.source = recognized_source(asset)
-            self.rows = [(place, dict(_flat(row))) for place, row in read_rows(self.source)]
+            self.rows: list[tuple[str, dict[str, Any]]] = []
+            for place, row in read_rows(self.source):
+                self.rows.append((place, dict(_flat(row))))
+                if len(self.rows) % ROWS_PER_REPORT == 0:
+                    on_progress(f"{asset}: {len(self.rows):,} rows")
         except DataError as error:
             if not error.remedy.startswith("Set format"):
                 raise
-            raise DataError(error.problem, "Rename it: NAME.csv, .tsv, .jsonl or .parquet.") from error
+            raise DataError(error.problem, "Rename it: NAME.csv, .tsv, .json, .jsonl or .parquet.") from error
         if not self.rows:
             raise DataError(f"{asset} has no rows.", "Write a row per text.")
         self.columns = tuple(dict.fromkeys(column for _, row in self.rows for column in row))

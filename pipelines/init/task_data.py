@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from pipelines.init.flags import TEXT
 from pipelines.init.labeled_file import Conflicts, LabeledData, LabeledFile, TextData
 from stages.common.errors import DataError
 
@@ -39,6 +40,7 @@ class TaskFiles:
         *,
         merge_labels: bool = False,
         conflicts: Conflicts = "drop",
+        on_progress: Callable[[str], None] = lambda _: None,
     ) -> TaskFiles:
         """Reads all files.
 
@@ -46,10 +48,10 @@ class TaskFiles:
             InputError: a file is missing, empty or damaged.
         """
         return cls(
-            train=LabeledFile(train),
-            unlabeled=tuple(map(LabeledFile, unlabeled)),
-            dev=LabeledFile(dev) if dev else None,
-            test=LabeledFile(test) if test else None,
+            train=LabeledFile(train, on_progress),
+            unlabeled=tuple(LabeledFile(file, on_progress) for file in unlabeled),
+            dev=LabeledFile(dev, on_progress) if dev else None,
+            test=LabeledFile(test, on_progress) if test else None,
             merge_labels=merge_labels,
             conflicts=conflicts,
         )
@@ -86,8 +88,12 @@ class TaskFiles:
                 if train.num_conflicts and self.conflicts == "drop"
                 else "Add a row, or remove the rows with this label.",
             )
+        unlabeled = []
         for file in self.unlabeled:
-            file.check_columns(fields.values(), train.source.asset)
+            # plain lines have no header, so their column has no name of the user
+            own = dict.fromkeys(fields, TEXT) if len(fields) == 1 and file.columns == (TEXT,) else fields
+            file.check_columns(own.values(), train.source.asset)
+            unlabeled.append(file.summarize_texts(own))
 
         def labeled(file: LabeledFile | None) -> LabeledData | None:
             if file is None:
@@ -98,7 +104,7 @@ class TaskFiles:
 
         return TaskData(
             train=train,
-            unlabeled=tuple(file.summarize_texts(fields) for file in self.unlabeled),
+            unlabeled=tuple(unlabeled),
             dev=labeled(self.dev),
             test=labeled(self.test),
             conflicts=self.conflicts,

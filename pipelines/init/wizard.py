@@ -55,6 +55,7 @@ from pipelines.init.interaction import Interaction
 from pipelines.init.labeled_file import Conflicts, LabeledFile
 from pipelines.init.language import Language, detect_language, is_chinese
 from pipelines.init.patterns import proposed_patterns
+from pipelines.init.progress_lines import ProgressLines
 from pipelines.init.task_data import TaskData, TaskFiles
 from pipelines.init.text_lengths import Lengths, measure_lengths
 from pipelines.preflight import models
@@ -154,6 +155,7 @@ class InitWizard:
             options.test,
             merge_labels=options.merge_labels,
             conflicts=options.conflicts,
+            on_progress=ProgressLines(self.terminal, "reading").update,
         )
         columns = self._text_columns(files.train)
         label = self._label_column(files.train, columns)

@@ -31,11 +31,6 @@ Row = tuple[str, Mapping[str, Any]]
 """A row of a file: its location ("file, line 7") and its values by column."""
 
 
-def text_key(texts: Iterable[str]) -> str:
-    """Returns a key that is equal for the same texts. Letter case and the kind of spaces do not matter."""
-    return "\x1f".join(" ".join(text.casefold().split()) for text in texts)
-
-
 def write_examples(path: Path, examples: Iterable[Example]) -> None:
     """Writes one JSON object per line: uid, fields, label, group."""
     with path.open("w", encoding="utf-8") as file:

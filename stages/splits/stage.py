@@ -15,8 +15,9 @@ from typing import TypeVar
 
 from stages.common.data.config import Source
 from stages.common.data.sources import read_examples
+from stages.common.data.text_keys import text_key
 from stages.common.errors import DataError
-from stages.common.examples import Example, text_key, write_examples
+from stages.common.examples import Example, write_examples
 from stages.common.protocols import Engine, Recorder
 from stages.common.seeds import python_rng
 from stages.splits.config import SplitsConfig

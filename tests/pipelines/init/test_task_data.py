@@ -51,6 +51,16 @@ def test_unlabeled_file_may_have_a_label_column(start: Callable[..., PipelineCon
     assert len(splits.unlabeled) == 40 and all(item.label is None for item in splits.unlabeled)
 
 
+def test_unlabeled_files_may_be_several_and_plain_lines(start: Callable[..., PipelineConfig]) -> None:
+    Path("lines.txt").write_text("the parcel, too\nthe last\n")
+    more = messages("more.csv", 40, labeled=False)
+    config = start(tickets(num_unlabeled=0), "--unlabeled", more, "--unlabeled", "lines.txt")
+    assert isinstance(config.data.unlabeled, tuple)
+    assert [source.fields for source in config.data.unlabeled] == [FIELDS, {"text": "text"}]
+    texts = [item.fields["text"] for item in draw_splits(config).unlabeled]
+    assert len(texts) == 42 and texts[-2:] == ["the parcel, too", "the last"]
+
+
 def test_texts_of_other_files_are_not_unlabeled(start: Callable[..., PipelineConfig]) -> None:
     test = messages("test.csv", 10, labeled=True)
     config = start(tickets(), "--unlabeled", messages("more.csv", 40, labeled=False), "--test", test)

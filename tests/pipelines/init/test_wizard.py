@@ -228,7 +228,7 @@ def test_pairs_are_recognized(start: Callable[..., PipelineConfig]) -> None:
     assert config.data.train is not None
     assert config.data.train.fields == {"text_a": "premise", "text_b": "hypothesis"}
     assert config.task.fields == ("text_a", "text_b")
-    same = start(data, "--text", "hypothesis,premise", "--force").data.train
+    same = start(data, "--text", "hypothesis", "--text", "premise", "--force").data.train
     assert same is not None and same.fields == {"text_a": "hypothesis", "text_b": "premise"}
 
 

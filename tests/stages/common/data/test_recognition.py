@@ -89,3 +89,12 @@ def test_one_column_needs_no_delimiter(tmp_path: Path) -> None:
     path.write_text("text\none; two\nthree\n")
     assert recognized_source(str(path)).delimiter is None
     assert rows_of(path) == [{"text": "one; two"}, {"text": "three"}]
+
+
+def test_encoding_of_a_folder_is_that_of_all_files(tmp_path: Path) -> None:
+    for number, text in enumerate(["服务太差了，再也不会来", "plain", "这部电影非常好看，值得推荐"]):
+        (tmp_path / "good").mkdir(exist_ok=True)
+        (tmp_path / "good" / f"{number}.txt").write_bytes(text.encode("gb18030"))
+    (tmp_path / "good" / "3.txt").write_bytes("marked, 好".encode("utf-8-sig"))
+    assert recognized_source(str(tmp_path)).encoding == "gb18030"
+    assert [row["text"] for row in rows_of(tmp_path)][2:] == ["这部电影非常好看，值得推荐", "marked, 好"]

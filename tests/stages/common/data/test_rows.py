@@ -88,3 +88,61 @@ def test_json_that_no_text_can_have_raises_an_error(line: str, problem: str, tmp
     (tmp_path / "a.jsonl").write_text('{"text": "\\ud83c\\udfac a pair is fine"}\n' + line + "\n")
     with pytest.raises(InputError, match=problem):
         rows(tmp_path / "a.jsonl")
+
+
+def test_json_may_be_an_array_or_lines(tmp_path: Path) -> None:
+    path = tmp_path / "a.json"
+    path.write_text('\n [\n{"text": "one"},\n{"text": "two"}]')
+    assert list(read_rows(Source(asset=str(path)))) == [
+        ("a.json, item 1", {"text": "one"}), ("a.json, item 2", {"text": "two"})
+    ]  # fmt: skip
+    path.write_text('\n{"text": "one"}\n\n{"text": "two"}\n')
+    assert list(read_rows(Source(asset=str(path)))) == [
+        ("a.json, line 2", {"text": "one"}), ("a.json, line 4", {"text": "two"})
+    ]  # fmt: skip
+
+
+@pytest.mark.parametrize(
+    ("content", "problem"),
+    [
+        ('[{"text": "one"},\n{"text": ]', r"a\.json, line 2: not JSON"),
+        ('[{"text": "one"}, 7]', r"a\.json, item 2: not a JSON object"),
+        (r'[{"text": "one"}, {"text": "\ud800"}]', r"a\.json, item 2: \\ud800 is half"),
+    ],
+)
+def test_bad_arrays_raise_an_error(content: str, problem: str, tmp_path: Path) -> None:
+    (tmp_path / "a.json").write_text(content)
+    with pytest.raises(DataError, match=problem):
+        rows(tmp_path / "a.json")
+
+
+def write_folder(folder: Path, files: dict[str, bytes]) -> Path:
+    for name, content in files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_bytes(content)
+    return folder
+
+
+def test_folder_has_a_file_per_text(tmp_path: Path) -> None:
+    files = {
+        "good/2.txt": "schön\r\nund gut\n".encode("latin-1"),
+        "good/1.txt": b"one",
+        "bad/films/1.txt": b"two",
+        "0.txt": b"three",
+        "good/notes.md": b"no text",
+        "good/.hidden.txt": b"no text",
+    }
+    folder = write_folder(tmp_path / "films", files)
+    assert list(read_rows(Source(asset=str(folder), encoding="latin-1"))) == [
+        ("films/0.txt", {"text": "three", "label": None}),
+        ("films/bad/films/1.txt", {"text": "two", "label": "bad/films"}),
+        ("films/good/1.txt", {"text": "one", "label": "good"}),
+        ("films/good/2.txt", {"text": "schön\nund gut", "label": "good"}),
+    ]
+    with pytest.raises(DataError, match=r"2\.txt, line 1: not UTF-8"):
+        rows(folder)
+
+
+def test_folder_without_texts_raises_an_error(tmp_path: Path) -> None:
+    with pytest.raises(DataError, match="has no text files"):
+        rows(write_folder(tmp_path / "films", {"notes.md": b"x"}))

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import pandas
+import pyarrow
 import pytest
 
 from stages.common.data.config import Source
@@ -33,6 +34,7 @@ TEXTS = {
     "csv": _csv(","),
     "tsv": "text\tcategory\n" + "".join(f"{text}\t{label}\n" for text, label in ROWS),
     "tab": _csv("\t").replace("\n", "\nstring\tdiscrete\nmeta\tclass\n", 1),
+    "json": json.dumps([{"text": text, "category": label} for text, label in ROWS], indent=1),
     "jsonl": "".join(json.dumps({"text": text, "category": label}) + "\n\n" for text, label in ROWS),
 }
 
@@ -42,10 +44,15 @@ def read(path: Path, labels: tuple[str, ...] | None = ("rotten", "fresh"), **set
 
 
 @pytest.mark.parametrize("kind", sorted(TEXTS))
-@pytest.mark.parametrize("packed", ["", ".gz", ".bz2"])
+@pytest.mark.parametrize("packed", ["", ".gz", ".bz2", ".zst"])
 def test_all_formats_give_the_same_examples(kind: str, packed: str, tmp_path: Path) -> None:
     path = tmp_path / f"reviews.{kind}{packed}"
-    pack = {"": bytes, ".gz": gzip.compress, ".bz2": bz2.compress}[packed]
+    pack = {
+        "": bytes,
+        ".gz": gzip.compress,
+        ".bz2": bz2.compress,
+        ".zst": lambda content: pyarrow.compress(content, codec="zstd", asbytes=True),
+    }[packed]
     path.write_bytes(pack(TEXTS[kind].encode()))
     assert read(path) == EXPECTED
 

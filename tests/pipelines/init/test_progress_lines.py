@@ -1,4 +1,4 @@
-"""Lines about the progress of scores: none in the first seconds, then one from time to time."""
+"""Lines about the progress: none in the first seconds, then one from time to time."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ from pathlib import Path
 from rich.console import Console
 
 from pipelines.init.interaction import Interaction
-from pipelines.init.scoring_progress import ScoringProgress
+from pipelines.init.progress_lines import ProgressLines, ScoringProgress
 
 
 def test_lines_start_after_three_seconds_and_come_every_ten() -> None:
@@ -17,7 +17,7 @@ def test_lines_start_after_three_seconds_and_come_every_ten() -> None:
         console=console, ask=None, open_output=Path.open, progress=lambda _: nullcontext(lambda *_: None)
     )
     now = 0.0
-    progress = ScoringProgress(terminal, lambda: now)
+    progress = ScoringProgress(ProgressLines(terminal, "scoring", lambda: now))
     for second in range(25):
         now = float(second)
         progress.log_progress(second % 10 * 100, 1000, phase="patterns")
