@@ -102,7 +102,7 @@ def test_full_disk_fails_the_step_and_the_next_run_completes(small_disk: Path | 
     assert_full(failed)
     assert failed.cached == ("before",)
     planned = plan([step], store)[0]
-    folder = store.files("large", planned.fingerprint).parent
+    folder = Path(store.url) / "large" / planned.fingerprint
     # The files that did fit were removed, which freed their space.
     assert not (folder / "files").exists() and not list(folder.glob("*.part"))
     failure = store.failure("large", planned.fingerprint)
