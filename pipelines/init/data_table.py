@@ -103,11 +103,11 @@ def _warnings(data: TaskData, train: FileFacts, others: Sequence[FileFacts]) -> 
         names = " and ".join(f"{label!r} ({counts[label]:,} texts)" for label in labels[:MAX_SHOWN])
         yield f"{names} may be one label. Merge such spellings with --merge-labels."
     if data.num_conflicts:
-        count = f"{data.num_conflicts:,} texts have several labels"
+        conflicts = f"texts with several labels ({data.num_conflicts:,})"
         if data.conflicts == "drop":
-            yield f"{count} and are left out. Use their first label with --conflicts first."
+            yield f"{conflicts} are left out. Use their first label with --conflicts first."
         else:
-            yield f"{count}, of which the first is used. Leave them out with --conflicts drop."
+            yield f"{conflicts} keep the first. Leave them out with --conflicts drop."
     for file in others:
         num_seen = len(file.keys & train.keys)
         if num_seen and isinstance(file.data, LabeledData):

@@ -179,12 +179,12 @@ class TaskData:
             comments[f"{train}.drop_empty"] = f"{self.train.num_empty:,} rows have no text"
         if not self.test:
             comments["data.test_size"] = f"sampled from the {'pool' if shots else 'train file'}"
-        sources = [f"the {self.train.num_unlabeled:,} rows without a label"] if self._uses_own_unlabeled(shots) else []
+        sources = [f"rows without a label: {self.train.num_unlabeled:,}"] if self._uses_own_unlabeled(shots) else []
         sources += [f"{sum(len(item.texts) for item in self.unlabeled):,} texts"] if self.unlabeled else []
         if sources:
             comments["data.unlabeled"] = " and ".join(sources)
         if self.num_conflicts:
-            comments["data.conflicts"] = f"{self.num_conflicts:,} texts have several labels; first, drop or keep"
+            comments["data.conflicts"] = f"texts with several labels: {self.num_conflicts:,}; first, drop or keep"
         return comments
 
     def _uses_own_unlabeled(self, shots: int | None) -> bool:

@@ -112,7 +112,7 @@ def test_texts_with_several_labels_are_reported_and_left_out(
     data, test = write("some.csv", rows), write("test.csv", [("one", "a"), ("two", "b")])
     values, warnings = report(data, *flag)
     assert (values["texts with several labels"], values["duplicates"]) == ("20", "20")
-    assert warnings[0].startswith("20 texts have several labels") and "--conflicts" in warnings[0]
+    assert warnings[0].startswith("texts with several labels (20)") and "--conflicts" in warnings[0]
     splits = draw_splits(start(data, "--test", test, "--force", *flag))
     assert {item.fields["text"]: item.label for item in splits.train} == dict(rows[80 - num_train : 80])
 
