@@ -6,7 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from pipelines.serving.batch_inference import score_lines
+from pipelines.serving.batch_inference import score_rows
+from pipelines.serving.input_rows import InputRow, InputRows
 from stages.common.models.backbones.config import BackboneConfig
 from stages.common.patterns.config import Task
 
@@ -16,8 +17,8 @@ FILE = Path(__file__).parent / "pet_reference.json"
 def logits(backbone: str, golden: dict[str, Any], pattern: str) -> list[list[float]]:
     """Returns the label logits of one pattern, [n, C], in the order of the task's labels."""
     config = BackboneConfig(asset=backbone, max_length=golden["max_length"], precision="fp32")
-    lines = [json.dumps(item) for item in golden["examples"]]
-    rows = [json.loads(line) for line in score_lines(Task(**golden["task"]), [pattern], config, lines, "golden")]
+    texts = InputRows("jsonl", iter([InputRow(str(number), item) for number, item in enumerate(golden["examples"])]))
+    rows = [json.loads(line) for line in score_rows(Task(**golden["task"]), [pattern], config, {}, texts)]
     return [[row["logits"][label] for label in golden["task"]["labels"]] for row in rows]
 
 

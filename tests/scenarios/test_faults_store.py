@@ -60,13 +60,16 @@ def test_only_the_damaged_step_reruns(
     leaf = toy("leaf", 2, base=base, counter=str(counter))
     options = RunOptions(engine=ENGINE, verify=verify, poll_s=0.05)
     first = execute([leaf], store, options)
-    note = store.files("base", first.steps["base"].fingerprint) / "more" / "note.txt"
-    damage(note)
+
+    def note() -> Path:
+        return store.files("base", first.steps["base"].fingerprint) / "more" / "note.txt"
+
+    damage(note())
     planned = plan([leaf], store, options)[0]
     assert (planned.state, planned.reasons) == (PlanState.RUN, (f"output files damaged: {reason}",))
     second = execute([leaf], store, options)
     assert (second.executed, second.cached) == (("base",), ("leaf",))
-    assert note.read_text() == "x" * 100
+    assert note().read_text() == "x" * 100
     assert len(counter.read_bytes()) == 3
 
 

@@ -25,6 +25,7 @@ from pipelines.schema import reference
 from pipelines.schema.config import PipelineConfig
 from pipelines.schema.loader import read_recipe
 from pipelines.serving import batch_inference
+from pipelines.serving.input_rows import InputRow, InputRows
 from stages.common.errors import InputError
 from stages.common.models.averaging import Scaling
 from stages.common.seeds import python_rng
@@ -86,10 +87,10 @@ def test_init_keeps_patterns_that_predict_held_out_examples(backbone: str) -> No
     examples = list(splits.train)
     python_rng(0, "init").shuffle(examples)
     gold = np.array([config.task.labels.index(item.label or "") for item in examples])
-    lines = [json.dumps(item.fields) for item in examples]
 
     def accuracy(name: str) -> float:
-        rows = batch_inference.score_lines(config.task, [name], config.backbone, lines, "here")
+        texts = InputRows("jsonl", iter([InputRow(item.uid, item.fields) for item in examples]))
+        rows = batch_inference.score_rows(config.task, [name], config.backbone, {}, texts)
         logits = np.array([list(json.loads(row)["logits"].values()) for row in rows])
 
         def predict(fold: int, fitted: Indices, held_out: Indices) -> NDArray[np.float64]:
