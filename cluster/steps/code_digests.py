@@ -34,6 +34,8 @@ ALSO_FOLLOWED = {"pipelines": ("stages",)}
 OWN_PACKAGES = ("cluster", "stages", "pipelines")
 INSTALLED = tuple(Path(sysconfig.get_path(name)) for name in ("stdlib", "platstdlib", "purelib", "platlib"))
 """Folders of installed packages, whose versions count instead of their code."""
+INSTALLED_NAMES = frozenset({"site-packages", "dist-packages"})
+"""Names of such folders of users and of other environments."""
 DATA_MODULES = frozenset({"importlib.resources", "pkgutil"})
 CODE_SUFFIXES = (".py", ".pyc", ".pyi", ".so")
 
@@ -169,8 +171,11 @@ def _is_installed(name: str, path: tuple[str, ...]) -> bool:
     spec = _package_spec(name, path)
     if spec is None:
         return True
-    files = [*([spec.origin] if spec.origin else []), *(spec.submodule_search_locations or ())]
-    return any(Path(file).is_relative_to(folder) for file in files for folder in INSTALLED)
+    files = [Path(file) for file in (spec.origin, *(spec.submodule_search_locations or ())) if file]
+    return any(
+        not INSTALLED_NAMES.isdisjoint(file.parts) or any(file.is_relative_to(folder) for folder in INSTALLED)
+        for file in files
+    )
 
 
 def normal_form(node: ast.AST, *, in_class: bool = False) -> str:

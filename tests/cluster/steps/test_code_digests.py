@@ -115,6 +115,17 @@ def test_digests_cover_helper_modules_outside_the_package(package: str, tmp_path
     assert CodeDigests().of(f"{package}.stage") != before
 
 
+def test_packages_of_another_environment_are_installed(
+    package: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder = tmp_path / "environment" / "site-packages"
+    folder.mkdir(parents=True)
+    (folder / f"{package}_installed.py").write_text("A = 1\n")
+    monkeypatch.syspath_prepend(folder)
+    (tmp_path / package / "stage.py").write_text(f"import {package}_installed\n")
+    assert list(CodeDigests().of(f"{package}.stage")) == [package, f"{package}.stage"]
+
+
 @pytest.mark.parametrize(
     "code",
     [
