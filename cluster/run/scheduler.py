@@ -129,7 +129,7 @@ class _Run:
             time.sleep(min(MAX_SLEEP_S, self._options.poll_s))
             return
         if self._tasks.lacks_machines:
-            self.warn("no machine of the cluster has a CPU yet, so the steps wait for one.", "Start a worker of Ray.")
+            self.warn("no machine of the cluster has a CPU, so the steps wait for one.", "Start a worker of Ray.")
         finished = self._tasks.wait(self._options.poll_s)
         # Log what a step recorded before its run ends.
         if finished or time.monotonic() - self._drained_at_s > self._options.poll_s:

@@ -45,4 +45,4 @@ def test_steps_wait_for_the_first_machine_with_a_cpu(tmp_path: Path) -> None:
     result = result_of("growing_cluster", str(tmp_path / "store"))
     assert result["executed"] == ["x/0", "x/1", "x/2"]
     assert result["most"] == 1, "the machine has one CPU"
-    assert result["warnings"] == ["no machine of the cluster has a CPU yet, so the steps wait for one."]
+    assert result["warnings"] == ["no machine of the cluster has a CPU, so the steps wait for one."]

@@ -27,7 +27,7 @@ def main(store: Path, counter: Path, fault: Path, lost: str) -> None:
     """Runs three training steps on one node. During the second the raylet or the entire machine is lost.
 
     Without its raylet the worker is an orphan, which Ray does not know anymore. With the machine the worker is killed,
-    too, and another machine joins.
+    too. Then another machine joins.
     """
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
     # Connect while there is only the head: a driver whose own raylet is killed is dead, too.
@@ -48,6 +48,8 @@ def main(store: Path, counter: Path, fault: Path, lost: str) -> None:
         fault.unlink()
 
     def replace(event: events.Event) -> None:
+        if isinstance(event, events.Warned):  # no machine has a CPU anymore
+            cluster.add_node(num_cpus=1)
         if isinstance(event, events.StepFailed) and fault.exists():
             cluster.add_node(num_cpus=1)
             fault.unlink()
