@@ -44,7 +44,7 @@ class Outbox:
 
     Args:
         client: Client of the server or database.
-        experiment_id: Its experiment, by which a server is asked if it works.
+        experiment_id: Its experiment. A request for it checks that the server works.
         uri: Address of the server, for messages.
     """
 

@@ -66,7 +66,7 @@ def gc(
         return
     if not yes and (found.removable or drop):
         if not sys.stdin.isatty():
-            raise InputError("gc asks before it removes results, but there is no terminal.", "Add --yes.")
+            raise InputError("gc requires a confirmation, but there is no terminal.", "Add --yes.")
         typer.confirm(f"Remove {len(found.removable)} results, {total}?", abort=True)
     removed = collect_garbage(opened, drop or ()).removable
     total = status.format_size(sum(item.num_bytes for item in removed))

@@ -12,7 +12,7 @@ import yaml
 from stages.common.errors import InputError
 
 MAX_VALUES = 100_000
-"""Values of a recipe, each alias counted with everything that it stands for."""
+"""Values of a recipe, each alias counted with everything that it refers to."""
 MAX_LEVELS = 50
 MAX_INTEGER = 2**63 - 1
 
@@ -42,7 +42,7 @@ def _measure(node: Any, known: dict[int, _Size], open_nodes: set[int]) -> _Size:
     if id(node) in known:
         return known[id(node)]
     if id(node) in open_nodes:
-        raise InputError("an alias stands for a value that contains it.", "Write the value out.")
+        raise InputError("an alias refers to a value that contains it.", "Write the value out.")
     if len(open_nodes) >= MAX_LEVELS:
         raise _too_deep()
     children: list[Any] = []

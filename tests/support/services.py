@@ -81,7 +81,7 @@ class Service:
 def ask(
     connection: HTTPConnection, method: str, path: str, body: Any = None, headers: Mapping[str, str] | None = None
 ) -> Response:
-    """Sends a request on an open connection. `_` in the name of a header stands for `-`."""
+    """Sends a request on an open connection. `_` in the name of a header is sent as `-`."""
     if isinstance(body, dict | list):
         body = json.dumps(body).encode()
     connection.request(

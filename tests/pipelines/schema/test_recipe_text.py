@@ -57,7 +57,7 @@ def test_few_aliases_are_fine(recipe: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "problem"),
     [
-        ("a: &a [*a]\n", "an alias stands for a value that contains it"),
+        ("a: &a [*a]\n", "an alias refers to a value that contains it"),
         ("a: " + "[" * (MAX_LEVELS + 1) + "]" * (MAX_LEVELS + 1) + "\n", "more than 50 levels"),
         ("a: " + "[" * 5000 + "]" * 5000 + "\n", "more than 50 levels"),
         ('{"a": ' + "[" * 100_000 + "]" * 100_000 + "}", "more than 50 levels"),

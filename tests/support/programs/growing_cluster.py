@@ -22,7 +22,7 @@ from tests.support.steps import toy
 
 
 def main(store: Path) -> None:
-    """Runs three steps, one of which asks for more CPUs than the machine has."""
+    """Runs three steps, one of which requests more CPUs than the machine has."""
     cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 0, "include_dashboard": False})
     ray.init(address=cluster.address, log_to_driver=False)
     running, most, warnings = set[str](), 0, []
