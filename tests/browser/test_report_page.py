@@ -39,6 +39,10 @@ TEXT_COLORS = """() => {
   });
 }"""
 """JavaScript that returns each text of the page with its color and its background color."""
+WIDE_TABLES = """() => [...document.querySelectorAll('.scroll')]
+  .filter(region => region.querySelector('table') && region.scrollWidth > region.clientWidth)
+  .map(region => region.getAttribute('aria-label'))"""
+"""JavaScript that returns the labels of tables with columns outside the page."""
 
 
 @pytest.fixture
@@ -62,6 +66,15 @@ def test_report_works_offline_and_fits(
         assert overflow(page) <= 0
         assert page.locator("svg.chart").count() >= 4 and page.locator("svg.graph").is_visible()
         assert low_contrast(page) == []
+
+
+def test_all_columns_of_tables_are_visible(report: Path, browser: Browser) -> None:
+    width, height = SIZES["desktop"]
+    with browser.new_context(viewport={"width": width, "height": height}) as context:
+        page = context.new_page()
+        page.goto(report.as_uri())
+        assert page.locator(".suspects td").count() > 4
+        assert page.evaluate(WIDE_TABLES) == []
 
 
 def test_color_schemes_have_dark_and_light_backgrounds(report: Path, browser: Browser) -> None:
