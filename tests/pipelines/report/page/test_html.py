@@ -9,9 +9,17 @@ from typing import Any
 
 import pytest
 
+from pipelines.kinds import KINDS
+from pipelines.palette import DARK_GRAY, GRAY
 from pipelines.report.page import charts, html, writer
 from tests.support.page_checks import StrictPage
 from tests.support.reports import RUN, graph_step, report_on, write_predictions
+
+
+def test_each_kind_with_a_color_has_it_in_bars_and_in_the_graph(page: str) -> None:
+    colored = {name: kind for name, kind in KINDS.items() if kind.color not in (GRAY, DARK_GRAY)}
+    assert [kind.row for kind in colored.values() if kind.row and not re.search(rf"\.fill\.{kind.row}\b", page)] == []
+    assert [name for name in colored if not re.search(rf"rect\.k-{name}\b", page)] == []
 
 
 @pytest.fixture
