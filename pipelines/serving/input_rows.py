@@ -8,13 +8,13 @@ from __future__ import annotations
 import csv
 import io
 import json
-import re
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
 from itertools import chain
 from pathlib import Path
 from typing import Any, BinaryIO, Literal
 
+from stages.common.data.declarations import DELIMITERS, MARK_BYTES, declared_delimiter, declared_encoding
 from stages.common.errors import DataError
 
 FileFormat = Literal["csv", "tsv", "jsonl", "parquet", "lines"]
@@ -30,7 +30,6 @@ ROWS_AT_ONCE = 512
 """Rows kept in memory: enough to sort them by length."""
 MAX_FIELD_CHARACTERS = 16 * 2**20
 """Characters of a value in a table. A quotation mark without its partner would otherwise read the rest of the file."""
-_DELIMITERS = (",", ";", "\t", "|")
 _REMEDY_JSON = 'Write one JSON object per line, such as {"text": "some text"}.'
 
 
@@ -86,9 +85,9 @@ def read_rows(stream: BinaryIO, name: str, file_format: FileFormat | None, plain
     known = file_format or format_of(Path(name))
     if known == "parquet":
         return _parquet_rows(stream, shown)
-    has_utf16_mark = stream.peek(2)[:2] in (b"\xff\xfe", b"\xfe\xff")  # type: ignore[attr-defined]
-    encoding, on_error = ("utf-16", "replace") if has_utf16_mark else ("utf-8-sig", "surrogateescape")
+    encoding = declared_encoding(stream.peek(MARK_BYTES)) or "utf-8"  # type: ignore[attr-defined]
     # With surrogates instead of bytes that are not UTF-8, only their row is rejected.
+    on_error = "surrogateescape" if encoding.startswith("utf-8") else "replace"
     text = io.TextIOWrapper(stream, encoding, on_error, newline="" if known in ("csv", "tsv") else None)
     first = text.readline()
     lines = chain([first] if first else [], text)
@@ -130,9 +129,9 @@ def _json_row(line: str, location: str) -> InputRow:
 
 
 def _table_rows(lines: Iterator[str], name: str, file_format: FileFormat, first: str) -> InputRows:
-    delimiter, num_skipped = max(_DELIMITERS, key=first.count), 0
-    if re.fullmatch("sep=.", first.strip(), re.IGNORECASE):  # written by Excel
-        delimiter, num_skipped = first.strip()[-1], 1
+    declared = declared_delimiter(first)
+    delimiter, num_skipped = declared or max(DELIMITERS, key=first.count), 1 if declared else 0
+    if declared:
         next(lines)
     csv.field_size_limit(MAX_FIELD_CHARACTERS)
     if file_format == "tsv":  # in TSV files of NLP data sets a quotation mark is an ordinary character

@@ -12,10 +12,9 @@ import charset_normalizer
 
 from stages.common.assets.cache import resolve
 from stages.common.data.config import Source
+from stages.common.data.declarations import DELIMITERS, declared_delimiter
 from stages.common.data.rows import (
-    DELIMITERS,
-    declared_delimiter,
-    declared_encoding,
+    encoding_of_mark,
     folder_files,
     format_of,
     open_bytes,
@@ -67,7 +66,7 @@ def recognized_source(asset: str) -> Source:
         return source
     files = folder_files(path) if file_format == "folder" else [path]
     try:
-        encoding = _recognize_encoding([item for item in files if not declared_encoding(item)], path.name)
+        encoding = _recognize_encoding([item for item in files if not encoding_of_mark(item)], path.name)
         delimiter = _recognize_delimiter(path, encoding) if file_format == "csv" else None
     except (OSError, EOFError) as error:
         raise DataError(f"cannot read {path.name} ({error}).", "Write the file again.") from error
@@ -84,7 +83,7 @@ def describe(source: Source) -> str:
         return "Parquet"
     if file_format == "folder":
         return f"folder of texts, {_name_of(source.encoding or 'utf-8')}"
-    encoding = declared_encoding(path) or source.encoding or "utf-8"
+    encoding = encoding_of_mark(path) or source.encoding or "utf-8"
     delimiter = source.delimiter
     if file_format == "csv":
         with open_text(path, source.encoding) as file:

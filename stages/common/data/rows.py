@@ -9,7 +9,6 @@ Every error names the file and the line. Rows are streamed, so a file may be lar
 
 from __future__ import annotations
 
-import codecs
 import csv
 import io
 import json
@@ -26,6 +25,7 @@ import fsspec
 
 from stages.common.assets.cache import resolve
 from stages.common.data.config import Source
+from stages.common.data.declarations import DELIMITERS, MARK_BYTES, declared_delimiter, declared_encoding
 from stages.common.errors import DataError
 from stages.common.examples import Row
 
@@ -43,16 +43,6 @@ FORMATS = {
     ".bio": "conll",
 }
 """Ending of a file -> its format."""
-DELIMITERS = (",", ";", "\t", "|")
-"""Usual delimiters of CSV files."""
-BYTE_ORDER_MARKS = (
-    (codecs.BOM_UTF8, "utf-8-sig"),
-    (codecs.BOM_UTF32_LE, "utf-32"),
-    (codecs.BOM_UTF32_BE, "utf-32"),
-    (codecs.BOM_UTF16_LE, "utf-16"),
-    (codecs.BOM_UTF16_BE, "utf-16"),
-)
-"""Mark at the start of a file -> encoding. The mark of UTF-16 is the start of a mark of UTF-32."""
 _SURROGATE = re.compile(r"\\u[dD][89a-fA-F]")
 
 
@@ -131,23 +121,16 @@ def open_bytes(path: Path) -> Iterator[Any]:
         yield file
 
 
-def declared_encoding(path: Path) -> str | None:
-    """Returns the encoding that a byte order mark declares; None if there is no mark."""
+def encoding_of_mark(path: Path) -> str | None:
+    """Returns the encoding that a byte order mark at the start of a file declares; None if there is no mark."""
     with open_bytes(path) as file:
-        head = file.read(4)
-    return next((encoding for mark, encoding in BYTE_ORDER_MARKS if head.startswith(mark)), None)
-
-
-def declared_delimiter(line: str) -> str | None:
-    """Returns the delimiter that a first line such as `sep=;` declares, which Excel writes; else None."""
-    match = re.fullmatch(r'"?sep=([^\r\n])"?[\r\n]*', line)
-    return match.group(1) if match else None
+        return declared_encoding(file.read(MARK_BYTES))
 
 
 @contextmanager
 def open_text(path: Path, encoding: str | None, errors: str = "strict") -> Iterator[io.TextIOWrapper]:
     """Opens a text file. A byte order mark decides on the encoding; without one it is `encoding`, or UTF-8."""
-    encoding = declared_encoding(path) or encoding or "utf-8"
+    encoding = encoding_of_mark(path) or encoding or "utf-8"
     with open_bytes(path) as file, io.TextIOWrapper(file, encoding, errors, newline="") as text:
         yield text
 
