@@ -3,6 +3,7 @@
 import os
 import shutil
 import subprocess
+import sys
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -10,7 +11,6 @@ from pathlib import Path
 import pytest
 
 from cluster.errors import LeaseHeldError, StepFailedError
-from cluster.run import events
 from cluster.run.result import RunOptions, RunResult
 from cluster.run.scheduler import execute
 from cluster.steps.plan import PlanState, plan
@@ -20,7 +20,8 @@ from cluster.store.base import Store
 from cluster.store.lease import Leases
 from cluster.store.location import open_store
 from stages.common.engine import ENGINE
-from tests.support.s3_helpers import Proxy, failing, opened
+from tests.support.paths import ROOT
+from tests.support.s3_helpers import URL, Proxy, failing, opened
 from tests.support.steps import large, toy
 from tests.support.store_helpers import FINGERPRINT, builder
 
@@ -171,21 +172,47 @@ def test_step_fails_as_transient_if_the_store_is_unreachable(proxy: Proxy, monke
     assert "Run again when it answers" in error.remedy
 
 
+DRIVER = """
+import sys
+from cluster.run import events
+from cluster.run.result import RunOptions
+from cluster.run.scheduler import execute
+from cluster.store.location import open_store
+from stages.common.engine import ENGINE
+from tests.support.steps import toy
+
+def on_event(event):
+    if isinstance(event, events.StepFailed):
+        print("failed", event.step, event.retry_in_s is not None, flush=True)
+
+steps = [toy("long", 1, pause_s=4.0), toy("next", 2, base=toy("short"))]
+options = RunOptions(engine=ENGINE, backoff_s=0.05, poll_s=0.05, num_cpus=2)
+result = execute(steps, open_store(sys.argv[1]), options, on_event=on_event)
+print("executed", *sorted(result.executed), flush=True)
+"""
+
+
 @pytest.mark.timeout(400)
 def test_outage_of_the_store_in_the_driver_ends_no_other_step(proxy: Proxy) -> None:
-    """The manifest of one step cannot be read for longer than the budget; a step that runs is committed."""
-    store = opened()
-    received: list[events.Event] = []
+    """The manifest of one step cannot be read for longer than the budget; a step that runs is committed.
 
-    def on_event(event: events.Event) -> None:
-        received.append(event)
-        if isinstance(event, events.StepFinished) and event.step == "short":
-            proxy.fail_before = failing(10**9, 503, part="/next/")
-        if isinstance(event, events.StepFailed):
-            proxy.fail_before = None
+    The driver is a process of its own, because workers of a Ray that runs already lack the credentials.
+    """
+    refuse = failing(10**9, 503, part="/next/")
 
-    short = toy("short")
-    result = execute([toy("long", 1, pause_s=4.0), toy("next", 2, base=short)], store, QUICK, on_event=on_event)
-    assert result.ok and set(result.executed) == {"long", "short", "next"}
-    failed = [event for event in received if isinstance(event, events.StepFailed)]
-    assert [event.step for event in failed] == ["next"] and failed[0].retry_in_s is not None
+    def refuse_next_after_short(method: str, path: str) -> int | None:
+        if method == "PUT" and "/short/" in path and path.endswith("manifest.json"):
+            proxy.fail_before = refuse
+        return None
+
+    proxy.fail_before = refuse_next_after_short
+    command = [sys.executable, "-c", DRIVER, URL]
+    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    lines = []
+    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as driver:
+        assert driver.stdout is not None
+        for line in driver.stdout:
+            lines.append(line.strip())
+            if line.startswith("failed"):
+                proxy.fail_before = None
+    assert lines == ["failed next True", "executed long next short"]
