@@ -185,8 +185,8 @@ class _Run:
     def _use_cached(self, step: StepState, manifest: Manifest) -> bool:
         step.phase, step.manifest = Phase.COMMITTED, manifest
         if step.planned.selected:
-            run_id = self._tracker.log_cached(_tracked(step), manifest)
-            self._report(step, Status.CACHED, run_id=run_id, source_run_id=manifest.run_id)
+            self._tracker.log_cached(_tracked(step), manifest)
+            self._report(step, Status.CACHED, source_run_id=manifest.run_id)
             self._emit(events.StepFinished(step.name, manifest.seconds, cached=True, metrics=manifest.metrics))
         return True
 
@@ -351,4 +351,5 @@ class _Run:
 
 def _tracked(step: StepState) -> TrackedStep:
     params = config_params(step.planned.key.components.items())
-    return TrackedStep(name=step.name, fingerprint=step.fingerprint, params=params, kind=step.step.kind)
+    reason = "; ".join(step.planned.reasons)
+    return TrackedStep(name=step.name, fingerprint=step.fingerprint, params=params, kind=step.step.kind, reason=reason)

@@ -34,7 +34,19 @@ from cluster.store.manifest import FileEntry, Manifest, differences
 
 RESULT = "result.json"
 _FINGERPRINT = re.compile(r"[0-9a-f]{64}")
-RESERVED = ("logs", "reports", "cache", "recipes", "runs", "results", "scratch", "mlartifacts", "mlflow.db", ".probe")
+RESERVED = (
+    "logs",
+    "reports",
+    "cache",
+    "recipes",
+    "runs",
+    "outbox",
+    "results",
+    "scratch",
+    "mlartifacts",
+    "mlflow.db",
+    ".probe",
+)
 """Names at the root of a store that are no steps."""
 
 
