@@ -34,6 +34,8 @@ from cluster.store.manifest import FileEntry, Manifest, differences
 
 RESULT = "result.json"
 _FINGERPRINT = re.compile(r"[0-9a-f]{64}")
+MAX_COMPARED = 8
+"""Latest results of a step that are compared with a new key: a longer history must not make plans slower."""
 RESERVED = ("logs", "reports", "cache", "recipes", "runs", "results", "scratch", "mlartifacts", "mlflow.db", ".probe")
 """Names at the root of a store that are no steps."""
 
@@ -57,6 +59,14 @@ class LookupResult:
         """Why the step must run."""
         label = "made by another version" if self.is_outdated else "output files damaged"
         return tuple(f"{label}: {problem}" for problem in self.problems)
+
+
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """The most similar result of a step, and the problem with one of another version of the program, if any."""
+
+    nearest: Manifest | None
+    outdated: str = ""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -154,6 +164,10 @@ class Store(ABC):
         """Returns the names in a folder below the root; empty if it does not exist."""
 
     @abstractmethod
+    def _commit_times(self, step: str) -> Mapping[str, float]:
+        """Returns fingerprint -> when its manifest was written, in seconds since 1970, for all results of a step."""
+
+    @abstractmethod
     def _num_bytes(self, name: str) -> int:
         """Returns the size of all files below a folder."""
 
@@ -207,17 +221,31 @@ class Store(ABC):
         return sorted(name for name in self._children(step) if _FINGERPRINT.fullmatch(name))
 
     def nearest(self, step: str, fingerprint: str, components: Mapping[str, Any] | None = None) -> Manifest | None:
-        """Returns the committed result that is most similar to another fingerprint of the step.
+        """Returns the committed result that is most similar to another fingerprint of the step. See `compare`."""
+        return self.compare(step, fingerprint, components).nearest
 
-        That is the result with the fewest differing `components`, if given, and among equals the latest.
+    def compare(self, step: str, fingerprint: str, components: Mapping[str, Any] | None = None) -> Comparison:
+        """Compares a fingerprint of a step with its latest results, of which it reads at most `MAX_COMPARED`.
+
+        The nearest one has the fewest differing `components`, if given, and is the latest one among equals.
         """
-
-        def rank(manifest: Manifest) -> tuple[int, float]:
+        times = self._commit_times(step)
+        latest = sorted((name for name in times if name != fingerprint), key=lambda name: -times[name])
+        nearest: tuple[tuple[int, float], Manifest] | None = None
+        outdated = ""
+        for name in latest[:MAX_COMPARED]:
+            try:
+                manifest = self._manifest(step, name)
+            except OutdatedManifestError as error:
+                outdated = outdated or error.problem
+                continue
+            except (FileNotFoundError, CorruptResultError):
+                continue
             distance = len(differences(manifest.key, components)) if components is not None else 0
-            return distance, -manifest.committed_at
-
-        others = [item for item in self.results(step) if item.fingerprint != fingerprint]
-        return min(others, key=rank, default=None)
+            rank = distance, -manifest.committed_at
+            if nearest is None or rank < nearest[0]:
+                nearest = rank, manifest
+        return Comparison(nearest[1] if nearest is not None else None, outdated)
 
     def lease(self, step: str, fingerprint: str) -> Lease | None:
         """Returns the lease of the step, unless its owner is known to be dead."""
@@ -280,17 +308,6 @@ class Store(ABC):
             if name.startswith(f"{fingerprint[:12]}-"):
                 self._remove(f"logs/{step}/{name}")
         self._remove(f"{step}/{fingerprint}")
-
-    def outdated(self, step: str) -> str | None:
-        """Returns the problem with a result of another version of the program, if the step has such a result."""
-        for name in self.fingerprints(step):
-            try:
-                self._manifest(step, name)
-            except OutdatedManifestError as error:
-                return error.problem
-            except (FileNotFoundError, CorruptResultError):
-                continue
-        return None
 
     def _manifest(self, step: str, fingerprint: str) -> Manifest:
         data = self._read(f"{step}/{fingerprint}/manifest.json")
