@@ -1,8 +1,8 @@
 """A Ray cluster whose autoscaler adds machines on demand, and removes them when they are idle.
 
 The machines are Ray's fake ones: processes of this machine. The cluster needs its own process namespace, because
-`ray stop` ends every Ray that it finds. `ray.cluster_utils.AutoscalingCluster` does the same, but the file that it needs
-is missing in the published package.
+`ray stop` ends every Ray that it finds. `ray.cluster_utils.AutoscalingCluster` does the same, but needs a file that the
+published package lacks.
 """
 
 from __future__ import annotations
@@ -40,7 +40,7 @@ MACHINES = {
 CONFIG = {
     "cluster_name": "fake",
     "max_workers": 3,
-    "provider": {"type": "fake_multinode"},
+    "provider": {"type": "fake_multinode", "disable_node_updaters": True, "disable_launch_config_check": True},
     "available_node_types": MACHINES,
     "head_node_type": "head",
     "idle_timeout_minutes": 0.1,
