@@ -79,6 +79,7 @@ class StaleResult:
         num_bytes: Size of all its files.
         committed_at: Time of its commit in seconds since 1970; None if it was not committed.
         owner: The driver that runs it now; empty if none does.
+        is_replaced: True for the files of earlier attempts of a result that stays.
     """
 
     step: str
@@ -86,6 +87,7 @@ class StaleResult:
     num_bytes: int
     committed_at: float | None
     owner: str = ""
+    is_replaced: bool = False
 
 
 class Store(ABC):
@@ -308,6 +310,40 @@ class Store(ABC):
             if name.startswith(f"{fingerprint[:12]}-"):
                 self._remove(f"logs/{step}/{name}")
         self._remove(f"{step}/{fingerprint}")
+
+    def replaced(self, step: str, fingerprint: str) -> StaleResult | None:
+        """Returns the files of earlier attempts next to a committed result; None if there are none."""
+        try:
+            manifest = self._manifest(step, fingerprint)
+        except (FileNotFoundError, CorruptResultError, OutdatedManifestError):
+            return None
+        folders = list(self._replaced_folders(manifest))
+        if not folders:
+            return None
+        return StaleResult(
+            step=step,
+            fingerprint=fingerprint,
+            num_bytes=sum(self._num_bytes(folder) for folder in folders),
+            committed_at=manifest.committed_at,
+            is_replaced=True,
+        )
+
+    def remove_replaced(self, step: str, fingerprint: str) -> None:
+        """Removes what `replaced` returns. The caller holds the lease, and no step reads the files."""
+        for folder in self._replaced_folders(self._manifest(step, fingerprint)):
+            self._remove(folder)
+
+    def _replaced_folders(self, manifest: Manifest) -> Iterator[str]:
+        """Yields the folders of other attempts than the one that the manifest names."""
+        root = f"{manifest.step}/{manifest.fingerprint}"
+        for name in self._children(root):
+            if not name.lstrip(".").startswith("files") or name == manifest.folder:
+                continue
+            if manifest.folder.startswith(f"{name}/"):
+                attempts = (f"{name}/{child}" for child in self._children(f"{root}/{name}"))
+                yield from (f"{root}/{attempt}" for attempt in attempts if attempt != manifest.folder)
+            else:
+                yield f"{root}/{name}"
 
     def _manifest(self, step: str, fingerprint: str) -> Manifest:
         data = self._read(f"{step}/{fingerprint}/manifest.json")

@@ -233,7 +233,7 @@ class ObjectStore:
 
     def _has_conditional_writes(self) -> bool:
         """Returns True if the server supports both conditions. Tests each server once."""
-        server = (self._fs._fs_token, self._root.partition("/")[0])
+        server = (str(self._fs.endpoint_url), self._root.partition("/")[0])
         if server not in _CONDITIONAL:
             probe = f".probe/{os.urandom(8).hex()}"
             try:
