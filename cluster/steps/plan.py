@@ -129,12 +129,16 @@ def plan(
     shown = selected | {item.name for name in selected for item in nodes[name].upstream()}
     lookups = _look_up(store, keys, shown, verify=selection.verify)
     lines: dict[str, PlannedStep] = {}
+    digests: dict[str, str] = {}
     for name in (name for name in nodes if name in shown):
         step, key, lookup = nodes[name], keys[name], lookups[name]
         if name in selected:
-            lines[name] = _planned_step(step, key, lookup, lines, store, name in forced)
+            line = _planned_step(step, key, lookup, lines, digests, store, forced=name in forced)
         else:
-            lines[name] = _left_out(step, key, lookup)
+            line = _left_out(step, key, lookup)
+        lines[name] = line
+        if line.manifest is not None:
+            digests[name] = line.manifest.content_digest
     return Plan(
         lines=lines,
         steps=nodes,
@@ -144,29 +148,34 @@ def plan(
     )
 
 
-def stale_upstream(step: Step, manifest: Manifest, upstream: Mapping[str, Manifest]) -> str | None:
-    """Returns the name of an upstream step that has other files now than those that this result was made from."""
-    for item in step.upstream():
-        current = upstream.get(item.name)
-        if current is not None and manifest.upstream_digests.get(item.name) != current.content_digest:
-            return item.name
-    return None
-
-
 def _look_up(store: Store, keys: Mapping[str, Key], shown: set[str], *, verify: bool) -> dict[str, LookupResult]:
     """Looks up the results of all steps; hashes are compared for the shown steps only."""
     lookups: dict[str, LookupResult] = {}
     for is_shown in (True, False):
         names = [name for name in keys if (name in shown) is is_shown]
         results = store.inspect_all([(name, keys[name].fingerprint) for name in names], verify and is_shown)
-        lookups |= dict(zip(names, results, strict=True))
+        lookups |= {name: _with_key(result, keys[name]) for name, result in zip(names, results, strict=True)}
     return lookups
 
 
+def _with_key(result: LookupResult, key: Key) -> LookupResult:
+    """Lets a result share the key of the plan, which equals its own and takes most of its memory."""
+    if result.manifest is None:
+        return result
+    return replace(result, manifest=replace(result.manifest, key=key.components))
+
+
 def _planned_step(
-    step: Step, key: Key, lookup: LookupResult, lines: Mapping[str, PlannedStep], store: Store, forced: bool
+    step: Step,
+    key: Key,
+    lookup: LookupResult,
+    lines: Mapping[str, PlannedStep],
+    digests: Mapping[str, str],
+    store: Store,
+    *,
+    forced: bool,
 ) -> PlannedStep:
-    """Plans a step of the selection."""
+    """Plans a step of the selection. `lines` and `digests` have its upstream steps, and the digests of their files."""
     line = PlannedStep(step=step, key=key, state=PlanState.RUN, forced=forced)
     blockers = [lines[item.name] for item in step.upstream() if lines[item.name].state is PlanState.BLOCKED]
     if blockers and (forced or lookup.manifest is None):
@@ -180,12 +189,20 @@ def _planned_step(
     if forced:
         return replace(line, reasons=("forced",))
     if lookup.manifest is not None:
-        known = {name: planned.manifest for name, planned in lines.items() if planned.manifest is not None}
-        stale = stale_upstream(step, lookup.manifest, known)
+        stale = _stale_upstream(step, lookup.manifest, digests)
         if stale is None:
             return _cached(line, lookup.manifest)
         return replace(line, reasons=(f"{stale} was rebuilt, with other files than this result was made from",))
     return replace(line, reasons=_reasons(step, key, lookup, lines, store))
+
+
+def _stale_upstream(step: Step, manifest: Manifest, digests: Mapping[str, str]) -> str | None:
+    """Returns the name of an upstream step that has other files now than those that this result was made from."""
+    for item in step.upstream():
+        current = digests.get(item.name)
+        if current is not None and manifest.upstream_digests.get(item.name) != current:
+            return item.name
+    return None
 
 
 def _cached(line: PlannedStep, manifest: Manifest) -> PlannedStep:
@@ -199,11 +216,10 @@ def _reasons(
     """Returns why a step has no result: what is damaged, or what changed since the nearest result."""
     if lookup.problems:
         return lookup.reasons
-    nearest = store.nearest(step.name, key.fingerprint, key.components)
-    if nearest is None:
-        older = store.outdated(step.name)
-        return ("never run",) if older is None else (f"made by another version: {older}",)
-    changed = differences(nearest.key, key.components)
+    found = store.compare(step.name, key.fingerprint, key.components)
+    if found.nearest is None:
+        return (f"made by another version: {found.outdated}",) if found.outdated else ("never run",)
+    changed = differences(found.nearest.key, key.components)
     own = tuple(str(item) for item in changed if not item.name.startswith("inputs."))
     if len(own) == len(changed):
         return own

@@ -1,7 +1,8 @@
 """Which results a store needs, and the removal of the others.
 
 Every run enters its recipe: its steps and their fingerprints. `gc` keeps these, and what a run that goes on now reads.
-A driver that is gone is recognized by its lease, so leftovers of a crash are removed after that lease has expired.
+A driver that is gone is recognized by its lease, so leftovers of a crash are removed after that lease has expired. If a
+result stays, files of its earlier attempts are removed an hour after they were replaced.
 """
 
 from __future__ import annotations
@@ -18,6 +19,8 @@ from cluster.errors import StoreError
 from cluster.store.base import StaleResult, Store
 from cluster.store.lease import Leases
 
+GRACE_S = 3600.0
+"""Files that were replaced are kept for this long, because commands other than runs may still read them."""
 RECIPES, RUNS = "recipes", "runs"
 """Folders of the store: the last run of each recipe, and the runs that go on now."""
 Fingerprints = Mapping[str, str]
@@ -142,6 +145,7 @@ def find_garbage(store: Store, dropped: Iterable[str] = ()) -> Garbage:
         if (step, name) not in needed
     ]
     is_read = _reads_of_runs(store)
+    stale += _replaced(store, needed)
     read = tuple(item for item in stale if is_read(item))
     running = tuple(item for item in stale if item.owner and not is_read(item))
     return Garbage(
@@ -179,7 +183,7 @@ def collect_garbage(
         for item in (*garbage.removable, *garbage.running):
             slot = store.slot(item.step, item.fingerprint)
             if own.wait(slot, item.step, pause):
-                store.delete(item.step, item.fingerprint)
+                (store.remove_replaced if item.is_replaced else store.delete)(item.step, item.fingerprint)
                 own.release(slot)
                 removed.append(item)
             else:
@@ -198,6 +202,16 @@ def _needed(store: Store, recipes: Iterable[EnteredRecipe]) -> set[tuple[str, st
             if store.lookup(step, fingerprint) is None and (latest := store.nearest(step, fingerprint)) is not None:
                 needed.add((step, latest.fingerprint))
     return needed
+
+
+def _replaced(store: Store, needed: Iterable[tuple[str, str]]) -> list[StaleResult]:
+    """Returns the files that were replaced, by `--force` or a repaired result, so long ago that nothing reads them."""
+    found = (store.replaced(step, fingerprint) for step, fingerprint in sorted(needed))
+    return [
+        item
+        for item in found
+        if item is not None and item.committed_at is not None and time.time() - item.committed_at > GRACE_S
+    ]
 
 
 def _reads_of_runs(store: Store) -> Callable[[StaleResult], bool]:

@@ -178,25 +178,35 @@ class Leases:
             StoreError: the lease cannot be written.
         """
         slot = _backend(slot)
-        lease = Lease(owner=self.owner, token=os.urandom(16).hex())
-        try:
-            current = self._read(slot)
-            while current is None or self._is_expired(slot, current):
-                if slot.compare_and_swap(current.token if current else None, lease):
-                    break
-                current = slot.read()
-            else:
-                raise LeaseHeldError(step, str(current.owner))
-        except OSError as error:
-            raise StoreError(
-                f"the lease of step {step} cannot be written ({error.strerror or error}).",
-                "Free some disk space, or correct the permissions of the store, and run again: committed results are "
-                "kept.",
-            ) from error
-        with self._lock:
-            self._acquired[slot] = lease
-            self._observed.pop(slot, None)
+        lease = Lease(owner=self.owner, token=new_token())
+        take(slot, lease, step, lambda current: self._is_expired(slot, current), lambda: self._read(slot))
+        self.renew(slot, lease.token)
         return lease.token
+
+    def renew(self, slot: LeaseBackend, token: str) -> None:
+        """Renews a lease from now on that a worker acquired in the name of this driver, with `token`."""
+        with self._lock:
+            self._acquired[slot] = Lease(owner=self.owner, token=token)
+            self._observed.pop(slot, None)
+
+    def forget(self, slot: LeaseBackend) -> None:
+        """Renews a lease no longer, because the worker that acquired it has released it or lost it."""
+        with self._lock:
+            self._acquired.pop(slot, None)
+
+    def observe(self, slot: LeaseBackend, step: str) -> str:
+        """Returns the token of an expired lease, or an empty text if the lease is free.
+
+        Raises:
+            LeaseHeldError: another driver has it, and is not known to be dead.
+            StoreError: the store is unreachable.
+        """
+        current = self._read(slot)
+        if current is None:
+            return ""
+        if not self._is_expired(slot, current):
+            raise LeaseHeldError(step, str(current.owner))
+        return current.token
 
     def wait(self, slot: LeaseBackend, step: str, pause: Callable[[float], object]) -> bool:
         """Acquires a lease, if need be after it has expired. Returns False if its owner is alive.
@@ -290,6 +300,48 @@ class Leases:
                 self.heartbeat()
         except BaseException as error:  # the driver reports it, whatever it is
             self._death = f"{type(error).__name__}: {error}"
+
+
+def new_token() -> str:
+    """Returns the token of a new lease."""
+    return os.urandom(16).hex()
+
+
+def take(
+    slot: LeaseBackend,
+    lease: Lease,
+    step: str,
+    is_expired: Callable[[Lease], bool],
+    read: Callable[[], Lease | None] | None = None,
+) -> None:
+    """Acquires a lease once.
+
+    Args:
+        slot: Where it is stored.
+        lease: The new lease.
+        step: Name of the step, for the error.
+        is_expired: Says if the lease of another driver may be replaced.
+        read: Reads the lease for the first time. Default: `slot.read`, after an attempt without reading.
+
+    Raises:
+        LeaseHeldError: another driver has it.
+        StoreError: the lease cannot be written.
+    """
+    try:
+        # A power failure ends all processes of a machine, so a lease need not survive it.
+        if read is None and slot.compare_and_swap(None, lease, sync=False):  # most leases are free
+            return
+        current = (read or slot.read)()
+        while current is None or is_expired(current):
+            if slot.compare_and_swap(current.token if current else None, lease, sync=False):
+                return
+            current = slot.read()
+    except OSError as error:
+        raise StoreError(
+            f"the lease of step {step} cannot be written ({error.strerror or error}).",
+            "Free some disk space, or correct the permissions of the store, and run again: committed results are kept.",
+        ) from error
+    raise LeaseHeldError(step, str(current.owner))
 
 
 def _renew(slot: LeaseBackend, token: str, renewed: Lease) -> bool:

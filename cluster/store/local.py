@@ -95,6 +95,13 @@ class LocalStore(Store):
         except (FileNotFoundError, NotADirectoryError):
             return []
 
+    def _commit_times(self, step: str) -> Mapping[str, float]:
+        times = {}
+        for fingerprint in self._children(step):
+            with suppress(FileNotFoundError, NotADirectoryError):
+                times[fingerprint] = (self.root / step / fingerprint / "manifest.json").stat().st_mtime
+        return times
+
     def _num_bytes(self, name: str) -> int:
         total = 0
         for base, _, files in os.walk(self.root / name):

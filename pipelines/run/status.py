@@ -6,6 +6,7 @@ from typing import Any
 
 from rich.table import Table
 
+from cluster.store.base import StaleResult
 from cluster.store.garbage import Garbage
 from pipelines.dag.fewshot import plan_recipe
 from pipelines.run.request import RunRequest
@@ -18,12 +19,18 @@ def garbage_table(garbage: Garbage) -> Table:
     table.add_column("fingerprint")
     table.add_column("size", justify="right")
     table.add_column("details", overflow="fold")
-    rows = [(item, "" if item.committed_at is not None else "attempt without a result") for item in garbage.removable]
+    rows = [(item, _details(item)) for item in garbage.removable]
     rows += [(item, f"kept: being run by {item.owner}") for item in garbage.running]
     rows += [(item, "kept: a run may read it") for item in garbage.read]
     for item, details in sorted(rows, key=lambda row: (row[0].step, row[0].fingerprint)):
         table.add_row(item.step, item.fingerprint[:12], format_size(item.num_bytes), details)
     return table
+
+
+def _details(item: StaleResult) -> str:
+    if item.is_replaced:
+        return "replaced by a later attempt"
+    return "" if item.committed_at is not None else "attempt without a result"
 
 
 def format_size(num_bytes: int) -> str:

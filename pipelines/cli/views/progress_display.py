@@ -36,6 +36,7 @@ from cluster.run.events import (
     StepFailed,
     StepFinished,
     StepProgress,
+    StepQueued,
     StepStarted,
     StepWaiting,
     Warned,
@@ -54,6 +55,8 @@ HEADLINE_METRICS = {
 """Metric -> its name on the terminal. When a step finishes, the first of its metrics in this order is shown."""
 MIN_WIDTH_FOR_ELAPSED = 100
 """Narrower terminals do not show the elapsed time of each step."""
+MAX_ROWS = 16
+"""Steps that wait for machines are shown while there are fewer rows than this."""
 COUNT_WIDTH, LOSS_WIDTH, PACE_WIDTH, ELAPSED_WIDTH, LEFT_WIDTH = 11, 10, 7, 7, 12
 """Widths of the columns in characters. Name and phase get the rest of the line."""
 
@@ -115,7 +118,10 @@ class ProgressDisplay:
         match event:
             case RayStarting():
                 self._print("starting Ray", "dim")
+            case StepQueued(step=step, waits_for=waits_for):
+                self._queue(step, f"waiting for {waits_for}")
             case StepStarted(step=step):
+                self._remove(step)
                 name = escape(shortened(step, self.name_width))
                 self.tasks[step] = self.progress.add_task(name, total=None, info="starting", left="")
                 if not self.console.is_terminal:
@@ -148,6 +154,14 @@ class ProgressDisplay:
 
     def _print(self, text: str, style: str = "") -> None:
         self.console.print(escape(text), style=style, highlight=False)
+
+    def _queue(self, step: str, text: str) -> None:
+        """Shows a step that waits for machines: as a line of its own, as long as there are not too many."""
+        if not self.console.is_terminal:
+            self._print(f"queued    {step}: {text}")
+        elif len(self.tasks) < MAX_ROWS:
+            name = escape(shortened(step, self.name_width))
+            self.tasks[step] = self.progress.add_task(name, total=None, info=text, left="")
 
     def _update(self, event: StepProgress) -> None:
         if event.step not in self.tasks:
