@@ -78,10 +78,10 @@ def test_rows_without_a_label_become_the_unlabeled_set(
 
 def test_null_is_no_label_and_the_text_none_is_one(start: Callable[..., PipelineConfig]) -> None:
     names = ["bug", "None", None]
-    config = start(write_jsonl("some.jsonl", [{"text": f"the case {i}", "label": names[i % 3]} for i in range(60)]))
+    config = start(write_jsonl("some.jsonl", [{"text": f"the case {i}", "label": names[i % 3]} for i in range(180)]))
     splits = draw_splits(config)
     assert config.task.labels == ("None", "bug")
-    assert (len(splits.train) + len(splits.test), len(splits.unlabeled)) == (40, 20)
+    assert (len(splits.train) + len(splits.test), len(splits.unlabeled)) == (120, 60)
 
 
 @pytest.mark.parametrize(
