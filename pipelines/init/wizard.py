@@ -89,6 +89,8 @@ class InitOptions:
     name: str | None = None
     text: str | None = None
     label: str | None = None
+    keys: Mapping[str, str] = field(default_factory=dict)
+    """`id` and `group` -> column."""
     patterns: Sequence[str] = ()
     label_words: Sequence[str] = ()
     descriptions: Sequence[str] = ()
@@ -147,6 +149,10 @@ class InitWizard:
         budget = parse_budget(options.budget)
         if options.test and options.test_size:
             raise InputError("there is a test file, so no test set is sampled.", "Remove --test-size or --test.")
+        if options.shots and options.conflicts == "soft":
+            raise InputError(
+                "--shots samples one row per text, so no text keeps several labels.", "Remove --shots or --conflicts."
+            )
         if options.output is not None:
             self._check_free(options.output)
         files = TaskFiles.read(
@@ -156,6 +162,7 @@ class InitWizard:
             options.test,
             merge_labels=options.merge_labels,
             conflicts=options.conflicts,
+            keys=options.keys,
             on_progress=ProgressLines(self.terminal, "reading").update,
         )
         columns = self._text_columns(files.train)
@@ -208,7 +215,7 @@ class InitWizard:
         return self.terminal.ask_or_default(
             f"Column of the text, or two of a pair as FIRST,SECOND ({', '.join(file.columns)})",
             self.options.text,
-            file.guess_text(self.options.label),
+            file.guess_text({*self.options.keys.values(), self.options.label or ""}),
             file.text_columns,
             file.cannot_infer_error("text", "--text"),
         )
@@ -221,7 +228,7 @@ class InitWizard:
         return self.terminal.ask_or_default(
             f"Column of the label ({', '.join(item for item in file.columns if item not in text)})",
             self.options.label,
-            file.guess_label(text),
+            file.guess_label({*self.options.keys.values(), *text}),
             parse,
             file.cannot_infer_error("label", "--label"),
         )

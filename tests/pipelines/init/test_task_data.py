@@ -176,3 +176,59 @@ def test_sources_describe_what_is_in_the_files() -> None:
         "unlabeled": {"asset": "some.jsonl", "fields": FIELDS, "drop_empty": True, "filter": {"team": [""]}},
         "test_size": 1,
     }  # fmt: skip
+
+
+def posts(path: str = "posts.csv") -> str:
+    """Writes texts of three topics by 34 authors, with an id, the last 60 without a label."""
+    names = list(TOPICS)
+    rows = [
+        (f"p{i}", f"{TOPICS[names[i % 3]]} of case {i}", f"author {i // 6}", names[i % 3] if i < 144 else "")
+        for i in range(204)
+    ]
+    return write_csv(path, ("post", "message", "by", "team"), rows)
+
+
+def test_ids_and_groups_reach_the_splits(start: Callable[..., PipelineConfig]) -> None:
+    config = start(posts(), "--id", "post", "--group", "by")
+    splits = draw_splits(config)
+    assert {item.uid for item in (*splits.train, *splits.test)} == {f"p{i}" for i in range(144)}
+    assert len(splits.test) > 20
+    authors = {name: {item.group for item in getattr(splits, name)} for name in ("train", "test", "unlabeled")}
+    assert not authors["test"] & (authors["train"] | authors["unlabeled"])
+    text = Path("made.yaml").read_text()
+    assert "id: post" in text and "group: by" in text
+
+
+def test_files_of_new_texts_need_no_ids_and_groups(start: Callable[..., PipelineConfig]) -> None:
+    more, test = messages("more.csv", 60, labeled=False), messages("test.csv", 12, 5000, labeled=True)
+    config = start(posts(), "--id", "post", "--group", "by", "--unlabeled", more, "--test", test)
+    assert isinstance(config.data.unlabeled, tuple)
+    own, other = config.data.unlabeled
+    assert (own.id, own.group, other.id, other.group) == ("post", "by", None, None)
+    assert config.data.test is not None and config.data.test.group is None
+    assert len(draw_splits(config).unlabeled) == 120
+
+
+@pytest.mark.parametrize(
+    ("flags", "expected"),
+    [
+        (("--id", "number"), "posts.csv has no column 'number'"),
+        (("--id", "by"), "two rows of data.train have the id 'author 0'"),
+        (("--group", "team"), "'team' is already the column of the text or of the label"),
+        (("--shots", "4", "--conflicts", "soft"), "no text keeps several labels"),
+    ],
+)
+def test_wrong_keys_are_errors(flags: tuple[str, ...], expected: str) -> None:
+    error = init_error(posts(), *flags, "--label", "team", "--backbone", "none")
+    assert expected in error and "--" in error
+
+
+def test_all_labels_of_a_text_are_used_on_request(start: Callable[..., PipelineConfig]) -> None:
+    names = list(TOPICS)
+    rows = [(f"{TOPICS[names[i % 3]]} of case {i}", names[i % 3]) for i in range(60)]
+    data = write_csv("both.csv", ("message", "team"), [*rows, *((text, "bug") for text, name in rows if name != "bug")])
+    config = start(data, "--conflicts", "soft")
+    assert config.data.conflicts == "soft" and config.data.test_size == 4, "a fifth of the texts with one label"
+    splits = draw_splits(config)
+    assert Counter(item.label for item in splits.train) == {"bug": 56, "billing": 20, "shipping": 20}
+    assert {item.label for item in splits.test} == {"bug"}

@@ -319,7 +319,7 @@ def test_wizard_asks_again_after_a_wrong_answer(backbone: str) -> None:
     assert done.exit_code == 0, (done.exception, done.output)
     for error in (
         "has no column 'massage'",
-        "is the column of the text",
+        "is already the column of the text",
         "is not a valid name",
         "--backbone REF",
         "--student REF",
