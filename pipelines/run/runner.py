@@ -48,7 +48,9 @@ def run_recipe(request: RunRequest, options: RunOptions, display: RunDisplay, *,
         InputError, ClusterError: bad input; no step was run.
     """
     with display.progress(display.console) as on_start:
-        check_request(request, on_start)
+        warnings = check_request(request, on_start)
+    for warning in warnings:
+        display.console.print(f"warning   {escape(warning)}", style="yellow", highlight=False, soft_wrap=True)
     if options.max_parallel is None:
         options = replace(options, max_parallel=request.config.resources.max_parallel)
     with Leases(options.ttl_s) as leases, active_run(request.store, leases) as run:
