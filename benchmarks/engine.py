@@ -20,15 +20,16 @@ from pathlib import Path
 
 from benchmarks import noop
 from cluster.run.ray_session import session
-from cluster.run.result import RunOptions
+from cluster.run.result import RunOptions, RunResult
 from cluster.run.scheduler import execute
 from cluster.steps.step import Resources, Step
+from cluster.store.base import Store
 from cluster.store.location import open_store
-from cluster.tracking.tracker import Tracker
+from cluster.tracking.tracker import TrackedStep, Tracker
 from stages.common.engine import ENGINE
 
 ROOT = Path(__file__).resolve().parents[1]
-NUM_STEPS = 200
+NUM_STEPS, NUM_CACHED = 200, 1000
 NUM_SEEDS = 330
 """Seeds with which the smoke recipe has about a thousand steps."""
 
@@ -134,6 +135,20 @@ def measure_noop_steps(folder: Path) -> None:
             tracked = execute(noop_steps("tracked", NUM_STEPS), store, RunOptions(engine=ENGINE), tracker)
         overhead = 1e3 * (tracked.wall_s - bare_s) / NUM_STEPS
         print_row("    the same with one MLflow run per step", f"{overhead:.1f} ms each")
+    measure_cached_tracking(store, tracked)
+
+
+def measure_cached_tracking(store: Store, result: RunResult) -> None:
+    """Times how long MLflow takes to record `NUM_CACHED` cached steps."""
+    manifests = list(result.manifests.values())
+    start, cpu_start = time.perf_counter(), time.process_time()
+    with Tracker.open(store.local, "benchmark", "cached") as tracker:
+        for index in range(NUM_CACHED):
+            manifest = manifests[index % len(manifests)]
+            tracker.log_cached(TrackedStep(name=manifest.step, fingerprint=manifest.fingerprint, params={}), manifest)
+    seconds, cpu = time.perf_counter() - start, time.process_time() - cpu_start
+    print_row(f"record {NUM_CACHED} cached steps in MLflow", f"{seconds:.1f} s", "")
+    print_row("    CPU of the driver", f"{cpu:.1f} s")
 
 
 def noop_steps(kind: str, count: int) -> list[Step]:
