@@ -9,6 +9,7 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
+from cluster.steps.code_changes import find_code_changes
 from cluster.steps.plan import Selection
 from pipelines.cli import options
 from pipelines.cli.options import DEFAULT_STORE
@@ -63,6 +64,9 @@ def plan(
     budget = memory.local_budget(steps)
     console.print(plan_view.plan_table(planned, memory.memory_rows(steps, budget)))
     console.print(memory.budget_summary(budget), style="dim", highlight=False)
+    if (changes := find_code_changes(planned, request.store)) is not None:
+        for text in plan_view.code_change_lines(changes, recipe):
+            console.print(escape(text), style="yellow", highlight=False, soft_wrap=True)
     for key, ref in not_fetched.items():
         name = escape(ref.partition("#")[0])
         console.print(f"not fetched: {key}, {name}", style="dim", highlight=False, soft_wrap=True)
