@@ -11,11 +11,13 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 
 from rich.markup import escape
 
+from cluster.run.events import EventHandler
 from cluster.run.result import RunOptions, RunResult, Status
 from cluster.run.scheduler import execute
 from cluster.steps.plan import Plan, PlanState
@@ -30,6 +32,7 @@ from pipelines.dag.fewshot import plan_recipe
 from pipelines.kinds import KINDS
 from pipelines.run import publication
 from pipelines.run.model_registration import register_models
+from pipelines.run.progress import ProgressWriter
 from pipelines.run.publication import Datasets, log_plan, publish, resolved_recipe
 from pipelines.run.request import RunDisplay, RunRequest, check_machine, check_request
 from pipelines.schema.config import PipelineConfig
@@ -72,7 +75,7 @@ def _run_entered(
     fetch_waiting(request.store, leases)
     with Tracker.open(request.store.local, name, name, uri=tracking_server(), tags=tags, datasets=datasets) as tracker:
         log_plan(tracker, request, planned)
-        with display.events(console, num_steps[PlanState.RUN]) as on_event:
+        with _events(display, num_steps[PlanState.RUN], run) as on_event:
             result = execute(planned, request.store, options, tracker, on_event, leases)
         manifests = {**planned.manifests, **result.manifests}
         if result.failed and (dropped := dropped_members(request.config, planned, manifests, request.store)):
@@ -87,6 +90,13 @@ def _run_entered(
     for problem in tracker.new_problems():
         console.print(f"warning   {escape(problem)} Results are not affected.", style="yellow", highlight=False)
     return result
+
+
+@contextmanager
+def _events(display: RunDisplay, num_steps: int, run: ActiveRun) -> Iterator[EventHandler]:
+    """Shows the events of a run, and writes its progress to the store."""
+    with display.events(display.console, num_steps) as shown, ProgressWriter(run, shown) as on_event:
+        yield on_event
 
 
 def _run_without(
@@ -106,7 +116,7 @@ def _run_without(
     steps = {step: key.fingerprint for step, key in planned.keys.items()}
     run.keep(steps)
     enter_recipe(request.store, request.config.name, resolved_recipe(request), steps)
-    with display.events(display.console, len(first.blocked)) as on_event:
+    with _events(display, len(first.blocked), run) as on_event:
         second = execute(planned, request.store, options, tracker, on_event, leases)
     return planned, merge_results(first, second)
 
