@@ -30,6 +30,7 @@ from cluster.tracking.sync import fetch_waiting, hand_over_waiting
 from cluster.tracking.tracker import Tracker
 from pipelines.dag.fewshot import plan_recipe
 from pipelines.kinds import KINDS
+from pipelines.preflight.checks import newer_assets
 from pipelines.run import publication
 from pipelines.run.model_registration import register_models
 from pipelines.run.progress import ProgressWriter
@@ -63,6 +64,8 @@ def _run_entered(
 ) -> RunResult:
     """Plans, executes and publishes. The store knows what the run reads, so `gc` at the same time does no harm."""
     name, console = request.config.name, display.console
+    for text in newer_assets(request.config):
+        console.print(f"newer     {escape(text)}", style="yellow", highlight=False, soft_wrap=True)
     planned = plan_recipe(request.config, request.store, options)
     steps = {step: key.fingerprint for step, key in planned.keys.items()}
     run.keep(steps)
