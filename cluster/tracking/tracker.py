@@ -109,6 +109,7 @@ class Tracker:
         datasets: DatasetsOf = no_datasets,
     ) -> None:
         self.uri = destination.address
+        self._destination = destination
         self.client = client
         self._datasets = datasets
         self._running: dict[str, _StepRun] = {}
@@ -161,6 +162,11 @@ class Tracker:
     def experiment_id(self) -> str:
         """The experiment on the server; empty if the server has not answered yet. See `deliver`."""
         return self._outbox.experiment_id
+
+    @property
+    def runs_page(self) -> str:
+        """The address of MLflow's table of runs; empty if the server has not answered yet."""
+        return self._destination.runs_page(self.experiment_id) if self.experiment_id else ""
 
     @property
     def run_id(self) -> str | None:

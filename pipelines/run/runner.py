@@ -90,6 +90,8 @@ def _run_entered(
         if not result.ok:
             tracker.close("KILLED" if result.is_interrupted else "FAILED")
     hand_over_waiting(request.store)
+    if tracker.runs_page:
+        console.print(f"runs      {escape(tracker.runs_page)}", highlight=False, soft_wrap=True)
     for problem in tracker.new_problems():
         console.print(f"warning   {escape(problem)} Results are not affected.", style="yellow", highlight=False)
     return result
