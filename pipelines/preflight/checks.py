@@ -108,6 +108,8 @@ def check_recipe(config: PipelineConfig, on_start: OnStart) -> tuple[str, ...]:
         InputError: with the dotted key in the recipe.
     """
     check_api_keys(config)
+    for ref in hub_datasets(config).values():
+        availability.note_dataset_revision(ref)
     fetch(config.assets, on_start, models=[f"{key}.asset" for key in config.backbones | config.encoders])
     return check_contents(config)
 
@@ -126,14 +128,29 @@ def check_local(config: PipelineConfig) -> LocalCheck:
                 if Asset.parse(ref).scheme == "path":
                     resolve(ref)  # raises the error: it does not exist
                 not_fetched[key] = ref
-    sources = asset_refs(config, include=lambda model: not isinstance(model, ShardsSection | SingleConfig))
-    hub = {key: ref for key, ref in sources.items() if ref.startswith("hf:") and key not in config.assets}
     files = [resolve(ref) for key, ref in config.assets.items() if key not in not_fetched]
     if config.unlabeled_shards:
         with errors_located_in("unlabeled_shards.source"):
             files += text_shards.shard_files(config.unlabeled_shards.source.asset).values()
     warnings = remembered(config, files, lambda: check_contents(config, only_cached=True))
-    return LocalCheck(not_fetched | hub, warnings)
+    return LocalCheck(not_fetched | hub_datasets(config), warnings)
+
+
+def hub_datasets(config: PipelineConfig) -> dict[str, str]:
+    """Returns dotted key -> reference of the datasets of the hub, which the datasets library fetches."""
+    sources = asset_refs(config, include=lambda model: not isinstance(model, ShardsSection | SingleConfig))
+    return {key: ref for key, ref in sources.items() if ref.startswith("hf:") and key not in config.assets}
+
+
+def newer_assets(config: PipelineConfig) -> list[str]:
+    """Returns a sentence for each asset without a pin that has changed since it was fetched. Takes seconds."""
+    refs = {**config.assets, **hub_datasets(config)}
+    remedies = availability.find_newer(refs.values())
+    return [
+        f"{key}: {ref} has changed since it was fetched. {remedies[ref]}"
+        for key, ref in refs.items()
+        if ref in remedies
+    ]
 
 
 def check_contents(config: PipelineConfig, *, only_cached: bool = False) -> tuple[str, ...]:

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 import datasets
 
 from stages.common.assets.availability import hub_has_dataset
+from stages.common.assets.cache import dataset_revision
 from stages.common.assets.references import Asset
 from stages.common.data.config import Source
 from stages.common.errors import DataError
@@ -25,7 +26,10 @@ def hub_rows(source: Source) -> Iterator[Row]:
         # Check first: the client waits long for an unreachable hub. Cached datasets load offline.
         datasets.config.HF_HUB_OFFLINE = offline or not hub_has_dataset(asset)
         dataset = datasets.load_dataset(
-            asset.name, name=source.subset, split=source.split, revision=asset.version or None
+            asset.name,
+            name=source.subset,
+            split=source.split,
+            revision=dataset_revision(asset) or asset.version or None,
         )
     except Exception as error:  # the hub client raises errors of several libraries
         raise DataError(

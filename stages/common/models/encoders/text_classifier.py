@@ -225,7 +225,8 @@ def _encoder_folder(folder: Path, metadata: dict[str, Any]) -> Path:
         return folder
     asset = metadata["encoder"]["asset"]
     encoder_folder = model_folder(asset)
-    if identity(asset) != metadata["encoder"]["identity"]:
+    # Earlier versions recorded the reference, if it has no pin.
+    if metadata["encoder"]["identity"] not in (identity(asset), asset):
         raise AssetError(
             f"{asset.partition('#')[0]} has changed since the classifier in {folder} was fitted.",
             "Fit the classifier again.",
