@@ -36,7 +36,21 @@ RESULT = "result.json"
 _FINGERPRINT = re.compile(r"[0-9a-f]{64}")
 MAX_COMPARED = 8
 """Latest results of a step that are compared with a new key: a longer history must not make plans slower."""
-RESERVED = ("logs", "reports", "cache", "recipes", "runs", "results", "scratch", "mlartifacts", "mlflow.db", ".probe")
+DRIVER = "driver"
+"""Folder with the lease of the only driver, in a store that accepts no second one."""
+RESERVED = (
+    "logs",
+    "reports",
+    "cache",
+    "recipes",
+    "runs",
+    DRIVER,
+    "results",
+    "scratch",
+    "mlartifacts",
+    "mlflow.db",
+    ".probe",
+)
 """Names at the root of a store that are no steps."""
 
 
@@ -99,6 +113,11 @@ class Store(ABC):
 
     url: str
     local: Path
+
+    @property
+    @abstractmethod
+    def accepts_many_drivers(self) -> bool:
+        """True if leases keep several drivers apart. If not, `cluster.store.sole_driver` does, for the entire store."""
 
     @abstractmethod
     def slot(self, step: str, fingerprint: str) -> LeaseBackend:
