@@ -13,7 +13,7 @@ from itertools import repeat
 
 import fsspec
 
-from stages.common.assets.cache import REACH_TIMEOUT_S, is_cached, resolve
+from stages.common.assets.cache import REACH_TIMEOUT_S, check_writable, is_cached, resolve
 from stages.common.assets.packages import find_url
 from stages.common.assets.references import Asset, unavailable_error
 from stages.common.errors import AssetError
@@ -33,8 +33,14 @@ def check_available(refs: Iterable[str]) -> None:
 
 
 def find_unavailable(refs: Iterable[str]) -> dict[str, AssetError]:
-    """Returns references that are neither cached nor downloadable, with the error. Checks all at the same time."""
+    """Returns references that are neither cached nor downloadable, with the error. Checks all at the same time.
+
+    Raises:
+        AssetError: the cache cannot be written.
+    """
     missing = [ref for ref in dict.fromkeys(refs) if not is_cached(ref)]
+    if missing:
+        check_writable()
     with ThreadPoolExecutor(max_workers=max(1, len(missing))) as pool:
         errors = zip(missing, pool.map(_find_error, missing, repeat(len(missing))), strict=True)
         return {ref: error for ref, error in errors if error is not None}
