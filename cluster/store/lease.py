@@ -446,7 +446,7 @@ def _started(pid: int) -> str | None:
 
 
 def _exists(pid: int) -> bool:
-    """Returns True if there is a process with this id, whoever may see it."""
+    """Returns True if there is a process with this id."""
     try:
         os.kill(pid, 0)
     except ProcessLookupError:

@@ -76,7 +76,7 @@ def test_driver_that_hidepid_hides_counts_as_alive() -> None:
 @pytest.mark.slow
 @pytest.mark.timeout(300)
 def test_run_needs_no_writable_home(tmp_path: Path) -> None:
-    """Nobody, not even root, can write to /proc."""
+    """Not even root can write to /proc."""
     program = str(ROOT / "tests" / "support" / "programs" / "foreign_folder.py")
     result = result_of_run([sys.executable, program, str(tmp_path / "store")], environment(HOME="/proc"))
     assert result["errors"] == []

@@ -22,7 +22,7 @@ from tests.support.numbers import numbers_of
 
 
 class NoDriver(BufferLink):
-    """Nobody receives what the steps record."""
+    """Drops what the steps record."""
 
     def send(self, batch: LogBatch) -> bool:
         """Drops a batch."""
@@ -31,7 +31,7 @@ class NoDriver(BufferLink):
 
 
 def main(store: str) -> None:
-    """Prints what each step computed, its threads, and the variables that it left behind."""
+    """Prints what each step computed, its threads, and the variables that it did not restore."""
     request = load_request("smoke", [], store)
     planned = plan_recipe(request.config, request.store)
     # The last ones first, so that no step runs in the state in which it ran before.
