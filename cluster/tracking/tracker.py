@@ -386,7 +386,9 @@ def _client(uri: str) -> MlflowClient:
     # The outbox repeats calls itself.
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
-    from mlflow.tracking import MlflowClient  # noqa: PLC0415  (reads the variable above when imported)
+    # Standard output is for results and, with --json, for events.
+    os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
+    from mlflow.tracking import MlflowClient  # noqa: PLC0415  (reads the variables above when imported)
 
     for name in ("mlflow", "alembic"):
         logging.getLogger(name).setLevel(logging.WARNING)
