@@ -133,7 +133,7 @@ class _Run:
         for problem in self._tracker.new_problems():
             self.warn(problem, "Results are not affected.")
         pause_s = self._options.poll_s
-        if self._state.next_deferred_s is not None:
+        if self._state.next_deferred_s is not None and self._has_room():
             pause_s = min(pause_s, max(0.0, self._state.next_deferred_s - time.monotonic()))
         if self._tasks is None or not len(self._tasks):
             time.sleep(min(MAX_SLEEP_S, pause_s))
