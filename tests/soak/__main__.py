@@ -29,8 +29,8 @@ from pipelines.dag.fewshot import plan_recipe
 from pipelines.run.request import load_request
 from tests.soak.drivers import Driver, Workplace
 from tests.soak.faults import FAULTS, Fault
-from tests.support.numbers import numbers_of
 from tests.support.paths import ROOT
+from tests.support.result_numbers import numbers_of
 
 MAX_RUNS = 8
 NUM_REMOVED = (2, 5)

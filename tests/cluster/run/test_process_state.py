@@ -14,8 +14,8 @@ from threadpoolctl import threadpool_info, threadpool_limits
 from cluster.parallel.worker_signals import set_num_threads
 from cluster.run.process_state import restored_process
 from cluster.store.location import open_store
-from tests.support.numbers import numbers_of
 from tests.support.paths import ROOT
+from tests.support.result_numbers import numbers_of
 
 
 def test_environment_folder_and_torch_are_restored(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -18,7 +18,7 @@ from pipelines.dag.fewshot import plan_recipe
 from pipelines.run.request import load_request
 from stages.common.assets.cache import IDENTIFY
 from stages.common.engine import ENGINE
-from tests.support.numbers import numbers_of
+from tests.support.result_numbers import numbers_of
 
 
 class NoDriver(BufferLink):
