@@ -19,6 +19,7 @@ from cluster.run.capacity import Capacity, addable_machine
 
 OBJECT_STORE_BYTES = 300 * 1024 * 1024
 """Only manifests and batches of a stream go through Ray, so it needs little memory."""
+SHARED_MEMORY = "/dev/shm"
 PRELOADED = {"RAY_preload_python_modules": "cluster"}
 """Ray puts the current folder of the driver first on the path of its workers. A package `cluster` there would replace
 this one, so each worker imports this one before.
@@ -78,6 +79,11 @@ def _init(address: str, num_cpus: int | None) -> None:
     import ray  # noqa: PLC0415  (it reads the environment that `session` sets)
 
     _silence_raylet()
+    if address == "local" and sys.platform == "linux" and not Path(SHARED_MEMORY).is_dir():
+        raise SessionError(
+            f"this machine has no {SHARED_MEMORY}, which Ray needs.",
+            "Mount a tmpfs there, or set --address to a Ray that was started with --plasma-directory.",
+        )
     try:
         if address == "local":
             ray.init(

@@ -26,6 +26,7 @@ from cluster.store.base import Store
 from cluster.store.lease import Lease, LeaseBackend, Leases, new_token
 from cluster.store.manifest import Manifest
 from cluster.store.retries import reporting
+from cluster.store.sole_driver import sole_driver
 from cluster.tracking.recorder import AttemptStart, LogBatch
 from cluster.tracking.tracker import NullTracker, TrackedStep, Tracker
 
@@ -60,6 +61,7 @@ def execute(
     Raises:
         GraphError, FingerprintError: the input is invalid; no step was run.
         SessionError: Ray cannot be started.
+        StoreError: a step has to run, and the store accepts a single driver, which is another one.
     """
     started = time.monotonic()
     with ExitStack() as stack:
@@ -131,7 +133,7 @@ class _Run:
         for problem in self._tracker.new_problems():
             self.warn(problem, "Results are not affected.")
         pause_s = self._options.poll_s
-        if self._state.next_deferred_s is not None:
+        if self._state.next_deferred_s is not None and self._has_room():
             pause_s = min(pause_s, max(0.0, self._state.next_deferred_s - time.monotonic()))
         if self._tasks is None or not len(self._tasks):
             time.sleep(min(MAX_SLEEP_S, pause_s))
@@ -288,6 +290,7 @@ class _Run:
     def _connected(self) -> TaskPool:
         """Returns the tasks of Ray, which starts when the first step needs it."""
         if self._tasks is None:
+            self._resources.enter_context(sole_driver(self._store, self._leases))
             self._emit(events.RayStarting())
             capacity = self._resources.enter_context(session(self._options.address, self._options.num_cpus))
             self._signals.listen()

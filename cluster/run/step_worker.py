@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import ctypes
 import errno
-import gc
 import os
 import sys
 import time
@@ -19,6 +17,7 @@ from cluster.errors import LeaseHeldError, LeaseLostError, PreemptedError, StepF
 from cluster.parallel.streaming import map_batches
 from cluster.parallel.worker_signals import StopRequest, redirect_output, set_num_threads
 from cluster.redaction import redact, redact_file
+from cluster.run.process_state import restored_process
 from cluster.run.watchdog import Watchdog, is_shutting_down
 from cluster.steps.code_digests import versions
 from cluster.steps.source_files import SourceFiles
@@ -110,7 +109,7 @@ def _run_attempt(
     log = store.log_path(spec.step, spec.key.fingerprint, start.attempt)
     try:
         log.parent.mkdir(parents=True, exist_ok=True)
-        with redirect_output(log), BatchRecorder(spec.step, link.send, start) as recorder:
+        with restored_process(), redirect_output(log), BatchRecorder(spec.step, link.send, start) as recorder:
             return _Attempt(spec, store, recorder, start, link, upstream).run()
     except OSError as error:
         # The log itself cannot be written, for example because the disk is full.
@@ -119,16 +118,6 @@ def _run_attempt(
         with suppress(OSError, StoreError):
             redact_file(log)
             store.upload(log)
-        _release_memory()
-
-
-def _release_memory() -> None:
-    """Returns freed memory to the system: workers run many steps, and the C library keeps the memory of old models."""
-    if "torch" not in sys.modules:  # without a model it is not worth the milliseconds
-        return
-    gc.collect()
-    with suppress(OSError, AttributeError):  # only glibc has malloc_trim
-        ctypes.CDLL(None).malloc_trim(0)
 
 
 @dataclass(frozen=True, slots=True)

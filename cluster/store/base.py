@@ -36,6 +36,8 @@ RESULT = "result.json"
 _FINGERPRINT = re.compile(r"[0-9a-f]{64}")
 MAX_COMPARED = 8
 """Latest results of a step that are compared with a new key: a longer history must not make plans slower."""
+DRIVER = "driver"
+"""Folder with the lease of the only driver, in a store that accepts no second one."""
 RESERVED = (
     "logs",
     "reports",
@@ -43,6 +45,7 @@ RESERVED = (
     "recipes",
     "runs",
     "outbox",
+    DRIVER,
     "results",
     "scratch",
     "mlartifacts",
@@ -111,6 +114,11 @@ class Store(ABC):
 
     url: str
     local: Path
+
+    @property
+    @abstractmethod
+    def accepts_many_drivers(self) -> bool:
+        """True if leases keep several drivers apart. If not, `cluster.store.sole_driver` does, for the entire store."""
 
     @abstractmethod
     def slot(self, step: str, fingerprint: str) -> LeaseBackend:

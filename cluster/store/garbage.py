@@ -18,6 +18,7 @@ from urllib.parse import quote, unquote
 from cluster.errors import StoreError
 from cluster.store.base import StaleResult, Store
 from cluster.store.lease import Leases
+from cluster.store.sole_driver import sole_driver
 
 GRACE_S = 3600.0
 """Files that were replaced are kept for this long, because commands other than runs may still read them."""
@@ -189,7 +190,7 @@ def collect_garbage(
     """
     dropped = tuple(dropped)
     removed, running = [], []
-    with leases or Leases() as own:
+    with leases or Leases() as own, sole_driver(store, own):
         _end_runs_of_dead_drivers(store, own, pause)
         garbage = find_garbage(store, dropped)
         for item in (*garbage.removable, *garbage.running):

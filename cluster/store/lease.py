@@ -35,6 +35,8 @@ TTL_S = 30.0
 BEATS_PER_TTL = 6
 POLL_S = 1.0
 NAME = "lease.json"
+HIDDEN = "hidden"
+"""Start of a process that exists, and of which nothing else is known."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -77,8 +79,8 @@ class Owner:
         return json.dumps(asdict(self))
 
     def is_dead(self) -> bool:
-        """Returns True if the process is known to be gone. That is unknown on other machines."""
-        return self.namespace == _namespace() and _started(self.pid) != self.started
+        """Returns True if the process is known to be gone. Unknown on other machines, and for hidden processes."""
+        return self.namespace == _namespace() and _started(self.pid) not in (self.started, HIDDEN)
 
     def __str__(self) -> str:
         if not self.pid:
@@ -448,14 +450,30 @@ def _namespace() -> str:
 
 
 def _started(pid: int) -> str | None:
-    """Returns when a process started, independent of clock changes; None if it does not exist or is a zombie."""
+    """Returns when a process started, independent of clock changes; None if it does not exist or is a zombie.
+
+    `HIDDEN` for a process of another user that `/proc` does not show (mount option hidepid).
+    """
     try:
         stat = Path(f"/proc/{pid}/stat").read_text()
-    except FileNotFoundError:
-        return None if Path("/proc/self/stat").exists() else _started_by_ps(pid)
+    except (FileNotFoundError, PermissionError):
+        if not Path("/proc/self/stat").exists():
+            return _started_by_ps(pid)
+        return HIDDEN if _exists(pid) else None
     # The second field is the program name in parentheses, which may contain spaces.
     fields = stat.rpartition(")")[2].split()
     return None if fields[0] in "ZX" else fields[19]
+
+
+def _exists(pid: int) -> bool:
+    """Returns True if there is a process with this id."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:  # it belongs to another user
+        return True
+    return True
 
 
 def _started_by_ps(pid: int) -> str | None:

@@ -37,6 +37,11 @@ class LocalStore(Store):
         """Returns the folder of one result."""
         return self.root / step / fingerprint
 
+    @property
+    def accepts_many_drivers(self) -> bool:
+        """See `Store`. File locks keep drivers apart."""
+        return True
+
     def slot(self, step: str, fingerprint: str) -> FileLease:
         """See `Store`."""
         return FileLease(self.folder(step, fingerprint))

@@ -6,9 +6,7 @@ object only if no one else replaced it first:
 - S3 has conditional writes (If-None-Match since August 2024, If-Match since November 2024). S3-compatible servers may
   ignore the condition, so this module tests them once with an object of its own.
 - `memory://` exists in one process, where a lock is enough.
-- For any other server `compare_and_swap` writes, waits until concurrent writes have ended, and reads which write came
-  last. This separates two drivers that acquire one lease at the same time, unless a write takes longer than `SETTLE_S`.
-  In that case a step may run twice. This costs time but damages no result, because a commit is one object.
+- Any other server accepts a single driver (`cluster.store.sole_driver`), so `compare_and_swap` reads and then writes.
 """
 
 from __future__ import annotations
@@ -17,7 +15,6 @@ import errno
 import hashlib
 import os
 import threading
-import time
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
@@ -33,8 +30,6 @@ from fsspec.config import conf
 from cluster.errors import StoreError
 from cluster.store.retries import retry
 
-SETTLE_S = 2.0
-"""Wait for concurrent writes to a server without conditional writes."""
 NUM_THREADS = 8
 CHUNK = 1 << 20
 _TRANSIENT_ERRNOS = {
@@ -220,19 +215,19 @@ class ObjectStore:
 
         The docstring of the module describes how this depends on the server.
         """
-        if self._is_s3 and self._has_conditional_writes():
+        if self._is_s3 and self.has_conditional_writes:
             return self._put_if(name, tag, data)
         with _IN_PROCESS:
             if self.read_tagged(name)[1] != tag:
                 return False
             self.write(name, data)
-            if self._is_memory:
-                return True
-            time.sleep(SETTLE_S)
-            return self.read_tagged(name)[0] == data
+            return True
 
-    def _has_conditional_writes(self) -> bool:
-        """Returns True if the server supports both conditions. Tests each server once."""
+    @property
+    def has_conditional_writes(self) -> bool:
+        """True if several drivers can be kept apart. Tests each S3 server once."""
+        if not self._is_s3:
+            return self._is_memory
         server = (str(self._fs.endpoint_url), self._root.partition("/")[0])
         if server not in _CONDITIONAL:
             probe = f".probe/{os.urandom(8).hex()}"

@@ -85,6 +85,11 @@ class RemoteStore(Store):
         with ThreadPoolExecutor(NUM_THREADS) as pool:
             return list(pool.map(lambda key: self.inspect(key[0], key[1], verify), keys))
 
+    @property
+    def accepts_many_drivers(self) -> bool:
+        """See `Store`. Depends on the server."""
+        return self.objects.has_conditional_writes
+
     def slot(self, step: str, fingerprint: str) -> ObjectLease:
         """See `Store`."""
         return ObjectLease(self.objects, f"{step}/{fingerprint}/lease.json")

@@ -17,6 +17,7 @@ import fsspec
 
 from stages.common.assets.cache import (
     REACH_TIMEOUT_S,
+    check_writable,
     dataset_revision,
     fetched_revisions,
     is_cached,
@@ -46,8 +47,14 @@ def check_available(refs: Iterable[str]) -> None:
 
 
 def find_unavailable(refs: Iterable[str]) -> dict[str, AssetError]:
-    """Returns references that are neither cached nor downloadable, with the error. Checks all at the same time."""
+    """Returns references that are neither cached nor downloadable, with the error. Checks all at the same time.
+
+    Raises:
+        AssetError: the cache cannot be written.
+    """
     missing = [ref for ref in dict.fromkeys(refs) if not is_cached(ref)]
+    if missing:
+        check_writable()
     with ThreadPoolExecutor(max_workers=max(1, len(missing))) as pool:
         errors = zip(missing, pool.map(_find_error, missing, repeat(len(missing))), strict=True)
         return {ref: error for ref, error in errors if error is not None}

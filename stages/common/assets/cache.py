@@ -40,6 +40,23 @@ def cache_folder() -> Path:
     return Path(os.environ.get("CLOZELINE_CACHE") or Path.home() / ".cache" / "clozeline").expanduser().absolute()
 
 
+def check_writable() -> None:
+    """Checks that the cache folder can be written, and creates it if it does not exist.
+
+    Raises:
+        AssetError: it cannot.
+    """
+    folder = cache_folder()
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        tempfile.TemporaryFile(dir=folder).close()
+    except OSError as error:
+        raise AssetError(
+            f"the cache folder {folder} cannot be written ({error.strerror}).",
+            "Set CLOZELINE_CACHE to a folder that can be written.",
+        ) from error
+
+
 def identity(ref: str) -> str:
     """Returns what makes two assets equal, without a download.
 

@@ -35,14 +35,23 @@ from tests.support.steps import toy
 
 MACHINES = {
     name: {"resources": resources, "node_config": {}, "min_workers": 0, "max_workers": number}
-    for name, resources, number in (("cpu", {"CPU": 1}, 2), ("gpu", {"CPU": 1, "GPU": 1}, 1), ("head", {"CPU": 0}, 0))
+    for name, resources, number in (
+        ("cpu", {"CPU": 1}, 2),
+        ("gpu", {"CPU": 1, "GPU": 1}, 1),
+        ("ray.head.default", {"CPU": 0}, 0),
+    )
 }
 CONFIG = {
     "cluster_name": "fake",
     "max_workers": 3,
-    "provider": {"type": "fake_multinode", "disable_node_updaters": True, "disable_launch_config_check": True},
+    "provider": {
+        "type": "fake_multinode",
+        "use_node_id_as_ip": True,
+        "disable_node_updaters": True,
+        "disable_launch_config_check": True,
+    },
     "available_node_types": MACHINES,
-    "head_node_type": "head",
+    "head_node_type": "ray.head.default",
     "idle_timeout_minutes": 0.1,
     "upscaling_speed": 1.0,
     "docker": {},

@@ -21,7 +21,7 @@ import pytest
 from rich.console import Console
 
 from cluster.errors import StepFailedError as StepError
-from cluster.run.events import StepFailed, StepFinished, StepProgress, StepStarted
+from cluster.run.events import StepFailed, StepFinished, StepProgress, StepQueued, StepStarted
 from pipelines.cli.views import progress_display
 from pipelines.cli.views.json_events import JsonEvents
 from pipelines.cli.views.progress_display import ProgressDisplay, headline_metric, shortened
@@ -191,3 +191,22 @@ def test_headline_metric_is_the_first_known_metric() -> None:
     assert headline_metric({"train/loss": 0.1, "test/accuracy": 0.8024}) == "accuracy 80.2%"
     assert headline_metric({"held_out/accuracy": 0.5}) == "held-out accuracy 50.0%"
     assert headline_metric({"train/loss": 0.1}) == ""
+
+
+def test_queued_step_says_what_it_waits_for_until_it_starts() -> None:
+    console = Console(file=io.StringIO(), force_terminal=True, width=COLUMNS)
+    with ProgressDisplay(console, 30) as display:
+        for index in range(30):
+            display(StepQueued(f"pet/{index}", "1 GPU"))
+        rows = display.progress.tasks
+        assert [task.fields["info"] for task in rows[1:3]] == ["waiting for 1 GPU", "waiting for 1 GPU"]
+        assert len(rows) < 20, "a long queue must not fill the terminal"
+        display(StepStarted("pet/0", 1, "log"))
+        assert [task.fields["info"] for task in display.progress.tasks if task.description == "pet/0"] == ["starting"]
+    lines = Console(file=io.StringIO(), width=COLUMNS)
+    with ProgressDisplay(lines, 1) as display:
+        display(StepQueued("pet/0", "1 GPU"))
+    assert lines.file.getvalue() == "queued    pet/0: waiting for 1 GPU\n"  # type: ignore[attr-defined]
+    stream = io.StringIO()
+    JsonEvents(stream, 1)(StepQueued("pet/0", "1 GPU"))
+    assert json.loads(stream.getvalue()).items() >= {"event": "step_queued", "waits_for": "1 GPU"}.items()
