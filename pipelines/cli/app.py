@@ -44,6 +44,10 @@ COMMANDS = {
         "pipelines.cli.predict:predict",
         "Predict labels and probabilities for each row with the classifier or with prompts.",
     ),
+    "export": (
+        "pipelines.cli.export:export",
+        "Write the classifier to a folder with all files that it needs, ONNX files and a model card.",
+    ),
     "recommend": ("pipelines.cli.recipe:recommend", "Recommend a method, lengths, rates and parallelism for a recipe."),
     "gc": (
         "pipelines.cli.maintenance:gc",

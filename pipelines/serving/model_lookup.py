@@ -73,27 +73,33 @@ def find_model(recipe: str, overrides: list[str] | None, store: str | Path, choi
         folders, columns = [_model_folder(Path(recipe))], {}
     else:
         request = load_request(recipe, overrides, store)
-        planned = _plan(request)
+        planned = plan_results(request)
         if choice.prompts is not None:
             folders = _prompt_folders(request, planned, choice.prompts)
             columns = {
                 name: field_columns(data, task.fields) for name, (task, data, _) in request.config.datasets.items()
             }
         else:
-            folders = [_classifier_folder(request, planned, choice.row)]
+            step = classifier_step(request, planned, choice.row)
+            folders = [step_files(request, planned, step) / "model"]
             columns = {"": field_columns(request.config.data, request.config.task.fields)}
     return ModelSource(tuple(folders), tuple(map(_origin, folders)), columns)
 
 
-def _plan(request: RunRequest) -> Plan:
+def plan_results(request: RunRequest) -> Plan:
+    """Returns the plan of a recipe with its results in the store, without members that failed."""
     planned = plan_recipe(request.config, request.store)
     if dropped := runner.dropped_members(request.config, planned, planned.manifests, request.store):
         planned = plan_recipe(request.config, request.store, dropped=dropped)
     return planned
 
 
-def _classifier_folder(request: RunRequest, planned: Plan, row: str | None) -> Path:
-    """Returns the folder of the classifier in a row of the leaderboard; None: in the row that the report selected."""
+def classifier_step(request: RunRequest, planned: Plan, row: str | None) -> Step:
+    """Returns the step of the classifier in a row of the leaderboard; None: in the row that the report selected.
+
+    Raises:
+        InputError: the report has no result, or the recipe has no such classifier.
+    """
     if row is None:
         report = planned.manifests.get("report")
         if report is None:
@@ -107,7 +113,7 @@ def _classifier_folder(request: RunRequest, planned: Plan, row: str | None) -> P
         raise InputError(
             f"{request.recipe} has no classifier {row!r}.", f"Use one of: {', '.join(by_row)}.", key="--row"
         )
-    return _files(request, planned, by_row[row]) / "model"
+    return by_row[row]
 
 
 def _model_folder(folder: Path) -> Path:
@@ -127,7 +133,7 @@ def _prompt_folders(request: RunRequest, planned: Plan, method: str) -> list[Pat
     by_task: dict[str, Path] = {}
     for step in planned.steps.values():
         if step.kind == "prompts" and step.labels["method"] == method:
-            files = _files(request, planned, step)
+            files = step_files(request, planned, step)
             if (files / predictors.PROMPT_MODEL).exists():
                 by_task.setdefault(step.labels["task"], files)
     if not by_task:
@@ -138,8 +144,12 @@ def _prompt_folders(request: RunRequest, planned: Plan, method: str) -> list[Pat
     return list(by_task.values())
 
 
-def _files(request: RunRequest, planned: Plan, step: Step) -> Path:
-    """Returns the folder with the files of a step."""
+def step_files(request: RunRequest, planned: Plan, step: Step) -> Path:
+    """Returns the folder with the files of a step.
+
+    Raises:
+        InputError: the step has no result.
+    """
     manifest = planned.manifests.get(step.name)
     if manifest is None:
         raise _no_result(request, step.name)
