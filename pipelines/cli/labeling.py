@@ -73,9 +73,9 @@ def _labels(file: LabelFile, recipe: str | None) -> Sequence[str]:
     Raises:
         InputError: there is no recipe, and no text has a label.
     """
-    beside = file.path.with_name(f"{file.path.name.removesuffix(file.path.suffix).removesuffix('.labels')}.yaml")
-    if recipe is not None or beside.exists():
-        return read_recipe(find_recipe(recipe or str(beside)), ScoreRecipe, (), ignore_others=True).task.labels
+    default = file.path.with_name(f"{file.path.name.removesuffix(file.path.suffix).removesuffix('.labels')}.yaml")
+    if recipe is not None or default.exists():
+        return read_recipe(find_recipe(recipe or str(default)), ScoreRecipe, (), ignore_others=True).task.labels
     labels = sorted({row[LABEL_COLUMN] for row in file.rows} - {""})
     if not labels:
         raise InputError(f"the labels of {file.path} are unknown.", "Add --recipe RECIPE, or each with --label LABEL.")

@@ -19,9 +19,27 @@ from pipelines.run.request import RunRequest, load_request
 from pipelines.schema.config import field_columns
 from pipelines.schema.locations import RecipeError
 from pipelines.serving import predictors
+from stages.common.data.step_outputs import read_logits
 from stages.common.errors import InputError
+from stages.common.examples import load_examples
+from stages.common.metrics.classification import softmax
 
 _FINGERPRINT = re.compile(r"[0-9a-f]{64}")
+
+
+@dataclass(frozen=True, slots=True)
+class TestSet:
+    """Files of the test set of a classifier: the examples, and its logits for them."""
+
+    examples: Path
+    logits: Path
+    labels: tuple[str, ...]
+
+    def load(self) -> tuple[list[str], list[float]]:
+        """Returns the texts, and the probabilities of the predicted labels."""
+        texts = [" ".join(item.fields.values()) for item in load_examples(self.examples)]
+        probabilities = softmax(read_logits(self.logits, self.labels).logits)
+        return texts, [float(value) for value in probabilities.max(axis=1)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,11 +47,13 @@ class ModelSource:
     """The folders of a model that is not loaded yet, the origin of each, and where a recipe reads its fields.
 
     `columns`: task -> field -> columns of the files of the recipe. The only task of a classifier has an empty name.
+    `test_set`: the test set of a classifier of a recipe; None for other models, or if its files were removed.
     """
 
     folders: tuple[Path, ...]
     origins: tuple[Mapping[str, str], ...]
     columns: Mapping[str, Mapping[str, tuple[str, ...]]]
+    test_set: TestSet | None = None
 
     def load(self) -> predictors.Predictor[Any]:
         """Loads the model; downloads its backbone if needed."""
@@ -67,6 +87,7 @@ def find_model(recipe: str, overrides: list[str] | None, store: str | Path, choi
     """
     if choice.row is not None and choice.prompts is not None:
         raise InputError("--row selects a classifier, and --prompts selects prompts.", "Remove one of them.")
+    test_set: TestSet | None = None
     if Path(recipe).is_dir():
         if choice.row is not None:
             raise InputError(f"--row is for a recipe, but {recipe} is a folder.", "Remove --row.")
@@ -83,7 +104,16 @@ def find_model(recipe: str, overrides: list[str] | None, store: str | Path, choi
             step = classifier_step(request, planned, choice.row)
             folders = [step_files(request, planned, step) / "model"]
             columns = {"": field_columns(request.config.data, request.config.task.fields)}
-    return ModelSource(tuple(folders), tuple(map(_origin, folders)), columns)
+            test_set = _test_set(request, planned, folders[0].parent)
+    return ModelSource(tuple(folders), tuple(map(_origin, folders)), columns, test_set)
+
+
+def _test_set(request: RunRequest, planned: Plan, files: Path) -> TestSet | None:
+    """Returns the test set of a classifier, whose step wrote `files`."""
+    data, logits = planned.steps[f"data/{request.config.task.name}"], files / "test_logits.jsonl"
+    if data.name not in planned.manifests or not logits.exists():
+        return None
+    return TestSet(step_files(request, planned, data) / "test.jsonl", logits, request.config.task.labels)
 
 
 def plan_results(request: RunRequest) -> Plan:
