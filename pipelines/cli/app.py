@@ -45,6 +45,18 @@ COMMANDS = {
         "pipelines.cli.predict:predict",
         "Predict labels and probabilities for each row with the classifier or with prompts.",
     ),
+    "export": (
+        "pipelines.cli.export:export",
+        "Write the classifier to a folder with all files that it needs, ONNX files and a model card.",
+    ),
+    "select": (
+        "pipelines.cli.labeling:select",
+        "Add the unlabeled texts that are worth labeling next to a file, which the next run reads.",
+    ),
+    "label": (
+        "pipelines.cli.labeling:label",
+        "Show a page to label the texts of a file in a browser, with one key per label. Each label is saved at once.",
+    ),
     "recommend": ("pipelines.cli.recipe:recommend", "Recommend a method, lengths, rates and parallelism for a recipe."),
     "gc": (
         "pipelines.cli.maintenance:gc",

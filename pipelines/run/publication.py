@@ -10,6 +10,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import yaml
@@ -31,6 +32,7 @@ from pipelines.report.comparisons import flat_inits
 from pipelines.report.leaderboard import flat_rows
 from pipelines.report.page import charts, graph, writer
 from pipelines.report.page.graph_plot import plot_graph
+from pipelines.report.rounds import add_round
 from pipelines.run.request import RunRequest
 
 MEASURES = ("accuracy", "macro_f1")
@@ -87,6 +89,7 @@ def publish(request: RunRequest, planned: Plan, result: RunResult, tracker: Trac
     report = writer.build_report(request.config.name, manifest.result, seconds, run)
     files = request.store.files("report", manifest.fingerprint)
     folder = request.store.local / "reports" / request.config.name
+    report["rounds"] = _rounds(request, planned, manifests, folder, report)
     details = json.loads((files / "details.json").read_text())
     writer.write_report(report, files / "leaderboard.png", folder, details, charts.graph_svg(steps, seconds))
     request.store.upload(folder)
@@ -113,6 +116,17 @@ def publish(request: RunRequest, planned: Plan, result: RunResult, tracker: Trac
         use = f"{report['delivered']['row']}. {report['delivered']['reason']}"
         console.print(f"use       {escape(use)}", highlight=False, soft_wrap=True)
     console.print(f"report    {escape(request.store.uri_of(folder / 'report.html'))}", highlight=False, soft_wrap=True)
+
+
+def _rounds(
+    request: RunRequest, planned: Plan, manifests: Mapping[str, Manifest], folder: Path, report: Mapping[str, Any]
+) -> list[dict[str, Any]]:
+    """Returns the rounds of labeling; none if the recipe names no file of `clozeline select`."""
+    data = manifests.get(planned.steps[f"data/{request.config.task.name}"].name)
+    if data is None:
+        return []  # it was removed from the store during the run
+    points = add_round(folder, report, data.files["test.jsonl"].sha256)
+    return points if request.config.data.annotated is not None else []
 
 
 def _log_costs(tracker: Tracker, result: RunResult, counts: Mapping[str, float], seconds: Mapping[str, float]) -> None:

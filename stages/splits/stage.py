@@ -8,14 +8,15 @@ lines.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
 from stages.common.data.config import Source
 from stages.common.data.groups import group_numbers
-from stages.common.data.sources import read_examples
+from stages.common.data.sources import as_text, column, filtered_rows, read_examples, stream_examples
 from stages.common.data.text_keys import text_key
 from stages.common.errors import DataError
 from stages.common.examples import Example, write_examples
@@ -103,10 +104,14 @@ def sample_splits(config: SplitsConfig) -> Split:
             )
     given: dict[str, list[Example]] = {}
     for name, source in data.sources.items():
-        examples = _read(source, config.labels if source.label else None, name)
-        given.setdefault(name.partition(".")[0], []).extend(examples)
+        kind = name.partition(".")[0]
+        read = _read_annotated if kind == "annotated" else read_examples
+        with _located(name):
+            examples = read(source, config.labels if source.label else None, prefix=f"{name}-")
+        given.setdefault(kind, []).extend(examples)
     for name, examples in given.items():
         _check_ids(examples, name)
+    annotated = given.pop("annotated", [])  # it must not change which examples are sampled
     for name in given.keys() - {"unlabeled"}:
         given[name] = _without_conflicts(given[name], config, name)
     if data.test is None and data.pool is None and "train" in given:
@@ -119,8 +124,18 @@ def sample_splits(config: SplitsConfig) -> Split:
     test = given["test"] if "test" in given else pool.sample_test_set(data.test_size, known)
     train = given["train"] if "train" in given else pool.sample_per_class(data.shots, "shots")
     dev = given["dev"] if "dev" in given else pool.sample_per_class(data.dev_shots, "dev_shots", train)
-    labeled = {_key(item, config.fields) for item in (*train, *dev, *test)}
+    evaluated_texts = {_key(item, config.fields) for item in (*dev, *test)}
     evaluated_groups = _groups((*dev, *test))
+    train = [
+        *train,
+        *(
+            item
+            for item in annotated
+            if _key(item, config.fields) not in evaluated_texts and item.group not in evaluated_groups
+        ),
+    ]
+    _check_ids(train, "annotated" if annotated else "train")
+    labeled = {_key(item, config.fields) for item in (*train, *dev, *test)}
     candidates = given.get("unlabeled", pool.left)
     unlabeled = [
         item for item in candidates if _key(item, config.fields) not in labeled and item.group not in evaluated_groups
@@ -142,9 +157,11 @@ def sample_splits(config: SplitsConfig) -> Split:
     )
 
 
-def _read(source: Source, labels: Sequence[str] | None, name: str) -> Iterable[Example]:
+@contextmanager
+def _located(name: str) -> Iterator[None]:
+    """Adds the key of a source to an error."""
     try:
-        return read_examples(source, labels, prefix=f"{name}-")
+        yield
     except DataError as error:
         raise error.at(key=f"data.{name}") from error
 
@@ -158,6 +175,14 @@ def _check_ids(examples: Sequence[Example], name: str) -> None:
             "Use a column with a different value in each row, or remove id.",
             key=f"data.{name}.id",
         )
+
+
+def _read_annotated(source: Source, labels: Sequence[str] | None, *, prefix: str) -> list[Example]:
+    """Returns the examples of a file that have a label. Others wait for one."""
+    assert source.label is not None
+    values = {as_text(column(row, source.label, location)) for location, row in filtered_rows(source)}
+    filled = {source.label: sorted(value for value in values if value.strip())}
+    return list(stream_examples(source.model_copy(update={"filter": source.filter | filled}), labels, prefix=prefix))
 
 
 def _without_conflicts(examples: list[Example], config: SplitsConfig, name: str) -> list[Example]:

@@ -280,3 +280,14 @@ def test_a_label_below_the_threshold_is_not_given(predict: Predict) -> None:
 def test_utf_16_is_read(predict: Predict, tmp_path: Path) -> None:
     result = predict(written(tmp_path / "in.csv", f"text,n\r\n{GOOD},1\r\n".encode("utf-16")))
     assert table(result.stdout)[0]["label"] == "good"
+
+
+def test_highlight_names_the_words_that_decided(predict: Predict, tmp_path: Path) -> None:
+    (answer,) = objects(predict("Some warm film.\n", "--highlight"))
+    assert answer["highlight"][0] == "warm"
+    source, target = tmp_path / "x.csv", tmp_path / "y.csv"
+    source.write_text("text\nSome dull film.\n \n")
+    assert predict(source, "--highlight", "--output", str(target)).exit_code == 1
+    rows = table(target.read_text())
+    assert json.loads(rows[0]["highlight"])[0] == "dull"
+    assert rows[1]["highlight"] == ""
