@@ -11,7 +11,7 @@ import lzma
 import sys
 import zlib
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any, BinaryIO, TextIO, cast
 
@@ -53,7 +53,7 @@ class RedactingConsole(Console):
 
 
 errors = RedactingConsole(stderr=True)
-console = RedactingConsole(width=None if sys.stdout.isatty() else PIPED_WIDTH)
+console = RedactingConsole(width=None if sys.stdout is not None and sys.stdout.isatty() else PIPED_WIDTH)
 
 
 def is_interactive() -> bool:
@@ -140,7 +140,8 @@ def new_file(path: Path) -> Iterator[Path]:
     except OSError as error:
         raise InputError(f"cannot write {path} ({error.strerror}).", "Set --output to another file.") from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):  # the folder cannot be written, which is the error that is raised already
+            temporary.unlink(missing_ok=True)
 
 
 @contextmanager
