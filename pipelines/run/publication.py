@@ -90,7 +90,7 @@ def publish(request: RunRequest, planned: Plan, result: RunResult, tracker: Trac
     files = request.store.files("report", manifest.fingerprint)
     folder = request.store.local / "reports" / request.config.name
     report["rounds"] = _rounds(request, planned, manifests, folder, report)
-    details = json.loads((files / "details.json").read_text())
+    details = json.loads((files / "details.json").read_text(encoding="utf-8"))
     writer.write_report(report, files / "leaderboard.png", folder, details, charts.graph_svg(steps, seconds))
     request.store.upload(folder)
     for name in ("report.json", "report.md", "report.png", "report.html"):

@@ -229,7 +229,7 @@ def _record(slot: Path) -> Path:
 def _intact(asset: Asset, slot: Path) -> bool:
     """Returns True if the record exists and matches the pin, and no file has changed since the download."""
     try:
-        record = json.loads(_record(slot).read_text())
+        record = json.loads(_record(slot).read_text(encoding="utf-8"))
         if asset.sha256 and record["sha256"] != asset.sha256:
             return False
         return all(_file_digest(slot / name) == digest for name, digest in record["files"].items())

@@ -88,7 +88,7 @@ class TextClassifier:
         Raises:
             AssetError: the encoder that the head was fitted on is unreachable, or has changed.
         """
-        metadata = json.loads((folder / CLASSIFIER_FILE).read_text())
+        metadata = json.loads((folder / CLASSIFIER_FILE).read_text(encoding="utf-8"))
         encoder = TextEncoder.load(_encoder_folder(folder, metadata), metadata)
         encoder.model.eval()
         head = torch.nn.Linear(encoder.width, len(metadata["labels"]))
@@ -144,7 +144,7 @@ class TextClassifier:
             "precision": self.precision,
             **more,
         }
-        (folder / CLASSIFIER_FILE).write_text(json.dumps(metadata, ensure_ascii=False) + "\n")
+        (folder / CLASSIFIER_FILE).write_text(json.dumps(metadata, ensure_ascii=False) + "\n", encoding="utf-8")
 
     @property
     def fields(self) -> tuple[str, ...]:
