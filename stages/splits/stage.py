@@ -127,11 +127,8 @@ def sample_splits(config: SplitsConfig) -> Split:
     dev = given["dev"] if "dev" in given else pool.sample_per_class(data.dev_shots, "dev_shots", train)
     evaluated_texts = {_key(item, config.fields) for item in (*dev, *test)}
     evaluated_groups = _groups((*dev, *test))
-    train += [
-        item
-        for item in annotated
-        if _key(item, config.fields) not in evaluated_texts and item.group not in evaluated_groups
-    ]
+    joining = (item for item in annotated if _key(item, config.fields) not in evaluated_texts)
+    train = [*train, *(item for item in joining if item.group not in evaluated_groups)]
     _check_ids(train, "annotated" if annotated else "train")
     others = _Others(texts={_key(item, config.fields) for item in (*train, *dev, *test)}, groups=evaluated_groups)
     unlabeled = _sample_unlabeled(pool.left, others, config)
