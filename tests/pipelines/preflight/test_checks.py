@@ -16,7 +16,7 @@ from stages.common.errors import DataError, InputError
 from tests.support.recipe_files import RECIPE, ppt_section
 from tests.support.token_level_tasks import token_level_overrides
 
-IN_TIME_S = 3.0
+IN_TIME_S = 6.0
 
 
 def error_of(path: Path) -> InputError:
