@@ -7,7 +7,7 @@ A driver may be killed at any moment. It therefore writes the files first, their
 then the alias. Whatever exists is either complete or cannot be loaded. The next run completes or deletes it
 (`delete_orphaned_models`).
 
-MLflow and pandas are imported inside functions. Their import takes seconds, and `cluster.tracking.tracker` sets the
+MLflow and pandas are imported inside functions. Their import takes seconds, and `cluster.tracking.server` sets the
 environment that MLflow reads when it is imported.
 """
 

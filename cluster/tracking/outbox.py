@@ -180,6 +180,8 @@ class Outbox:
 
     def _went_down(self, reason: str) -> None:
         with self._changed:
+            if self._is_closed:
+                return
             self._is_down = True
             self._report(f"MLflow at {self._address} cannot be used now ({reason}). Records are kept and sent later.")
             self._changed.notify_all()

@@ -144,10 +144,17 @@ class Tracker:
             datasets: Returns the data of a step. Called when the step starts and when it has a result.
 
         Raises:
-            TrackingError: the address is relative or of an unknown kind, or the database cannot be used.
+            TrackingError: the address is relative or of an unknown kind, or the database or the store cannot be used.
         """
         destination = Destination(store, experiment, uri or "")
-        return cls(destination, destination.open_client(), run_name, tags=tags or {}, datasets=datasets)
+        client = destination.open_client()
+        try:
+            return cls(destination, client, run_name, tags=tags or {}, datasets=datasets)
+        except OSError as error:
+            raise TrackingError(
+                f"the records for MLflow cannot be written below {store} ({error.strerror or error}).",
+                "Free some disk space, or correct the permissions.",
+            ) from error
 
     def __enter__(self) -> Tracker:
         return self

@@ -12,11 +12,12 @@ from __future__ import annotations
 import os
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import replace
 
 from rich.markup import escape
 
+from cluster.errors import StoreError
 from cluster.run.events import EventHandler
 from cluster.run.result import RunOptions, RunResult, Status
 from cluster.run.scheduler import execute
@@ -77,7 +78,8 @@ def _run_entered(
     console.print(f"{name}: {num_steps[PlanState.RUN]} steps to run, {num_steps[PlanState.CACHED]} cached")
     datasets = Datasets(planned, request.store)
     tags = {"recipe": name, **publication.run_tags()}
-    fetch_waiting(request.store, leases)
+    with suppress(StoreError):  # the next run tries again
+        fetch_waiting(request.store, leases)
     with Tracker.open(request.store.local, name, name, uri=tracking_server(), tags=tags, datasets=datasets) as tracker:
         log_plan(tracker, request, planned)
         with _events(display, num_steps[PlanState.RUN], run) as on_event:
@@ -91,10 +93,14 @@ def _run_entered(
             register_models(request, planned, result, tracker, console)
         if not result.ok:
             tracker.close("KILLED" if result.is_interrupted else "FAILED")
-    hand_over_waiting(request.store)
+    problems = tracker.new_problems()
+    try:
+        hand_over_waiting(request.store)
+    except StoreError as error:
+        problems.append(f"the records for MLflow stay on this machine: {error.problem}")
     if tracker.runs_page:
         console.print(f"runs      {escape(tracker.runs_page)}", highlight=False, soft_wrap=True)
-    for problem in tracker.new_problems():
+    for problem in problems:
         console.print(f"warning   {escape(problem)} Results are not affected.", style="yellow", highlight=False)
     return result
 

@@ -327,3 +327,10 @@ def test_figures_with_any_names_are_logged(store: Store) -> None:
 def test_error_of_a_wrong_address_names_it(tmp_path: Path) -> None:
     with pytest.raises(TrackingError, match="MLflow at nonsense://host cannot be used"):
         Tracker.open(tmp_path, "films", "run 1", uri="nonsense://host")
+
+
+def test_error_of_a_store_that_cannot_be_written_names_it(store: Store) -> None:
+    store.root.mkdir()
+    (store.root / "outbox").write_text("a file where a folder must be")
+    with pytest.raises(TrackingError, match="the records for MLflow cannot be written below"):
+        Tracker.open(store.root, "films", "run 1")

@@ -185,18 +185,38 @@ def test_error_in_the_driver_fails_the_parent_run(store: Store) -> None:
     assert by_name["a"].info.status == "KILLED"
 
 
-def test_next_driver_ends_the_runs_of_a_killed_driver(store: Store) -> None:
-    code = (
-        "import os, sys; from pathlib import Path; from cluster.tracking.tracker import TrackedStep, Tracker;"
-        "tracker = Tracker.open(Path(sys.argv[1]), 'films', 'killed');"
-        "tracker.start_step(TrackedStep(name='a', fingerprint='f' * 64, params={})); os._exit(9)"
-    )
-    subprocess.run([sys.executable, "-c", code, str(store.root)], check=False)
+KILLED_DRIVER = """
+import os, sys
+from pathlib import Path
+from cluster.tracking.recorder import LogBatch, MetricPoint
+from cluster.tracking.tracker import TrackedStep, Tracker
+
+tracker = Tracker.open(Path(sys.argv[1]), "films", "killed")
+for name in "ab":
+    print(tracker.start_step(TrackedStep(name=name, fingerprint="f" * 64, params={"value": 1})), flush=True)
+for number in range(200):
+    tracker.log_records(LogBatch("a", points=[MetricPoint("train/loss", 0.5, number, 1000 + number)]))
+    tracker.parent.log_text(f"{number}.txt", "all")
+tracker.end_step("b")
+os._exit(9)
+"""
+
+
+def test_next_driver_ends_and_continues_the_runs_of_a_killed_driver(store: Store) -> None:
+    killed = subprocess.run([sys.executable, "-c", KILLED_DRIVER, str(store.root)], capture_output=True, text=True)
+    first, _ = killed.stdout.split()
     assert runs(store)["killed"].info.status == "RUNNING"
-    Tracker.open(store.root, "films", "next").close()
+    assert list((store.root / "outbox").iterdir()), "it was killed while it sent records"
+    with Tracker.open(store.root, "films", "next") as tracker:
+        assert tracker.start_step(step("a", value=1), 2) == first
+        tracker.end_step("a")
     by_name = runs(store)
-    assert by_name["killed"].info.status == by_name["a"].info.status == "KILLED"
-    assert by_name["next"].info.status == "FINISHED"
+    assert {name: run.info.status for name, run in by_name.items()} == {
+        "killed": "KILLED", "a": "FINISHED", "b": "FINISHED", "next": "FINISHED"
+    }  # fmt: skip
+    artifacts = store.root / "mlartifacts" / by_name["killed"].info.run_id / "artifacts"
+    assert len(list(artifacts.glob("*.txt"))) == 200, "what waited in the file was sent"
+    assert not list((store.root / "outbox").iterdir())
 
 
 def test_open_rejects_a_relative_address(store: Store) -> None:
