@@ -199,8 +199,8 @@ class _Run:
         """Uses a result that this run has not computed."""
         self._state.commit(step, manifest)
         if step.planned.selected:
-            run_id = self._tracker.log_cached(_tracked(step), manifest)
-            self._report(step, Status.CACHED, run_id=run_id, source_run_id=manifest.run_id)
+            self._tracker.log_cached(_tracked(step), manifest)
+            self._report(step, Status.CACHED, source_run_id=manifest.run_id)
             self._emit(events.StepFinished(step.name, manifest.seconds, cached=True, metrics=manifest.metrics))
 
     def _block(self, step: StepState, reason: str) -> None:
@@ -401,4 +401,5 @@ class _Run:
 
 def _tracked(step: StepState) -> TrackedStep:
     params = config_params(step.planned.key.components.items())
-    return TrackedStep(name=step.name, fingerprint=step.fingerprint, params=params, kind=step.step.kind)
+    reason = "; ".join(step.planned.reasons)
+    return TrackedStep(name=step.name, fingerprint=step.fingerprint, params=params, kind=step.step.kind, reason=reason)

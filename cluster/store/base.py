@@ -45,6 +45,7 @@ RESERVED = (
     "recipes",
     "runs",
     DRIVER,
+    "outbox",
     "results",
     "scratch",
     "mlartifacts",

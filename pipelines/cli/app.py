@@ -49,6 +49,10 @@ COMMANDS = {
         "pipelines.cli.maintenance:gc",
         "Remove results that no recipe needs any more. Every run enters its recipe into the store.",
     ),
+    "sync": (
+        "pipelines.cli.maintenance:sync",
+        "Send MLflow what earlier runs recorded while it did not answer.",
+    ),
     "doctor": (
         "pipelines.cli.doctor:doctor",
         "Check versions, devices, disk, network and assets, and show how to fix what is missing.",

@@ -57,13 +57,15 @@ def plan(
         force=tuple(force or ()),
         verify=verify,
     )
-    not_fetched = check_cached(request)
+    checked = check_cached(request)
     planned = plan_recipe(request.config, request.store, selection)
     steps = list(planned.steps.values())
     budget = memory.local_budget(steps)
     console.print(plan_view.plan_table(planned, memory.memory_rows(steps, budget)))
     console.print(memory.budget_summary(budget), style="dim", highlight=False)
-    for key, ref in not_fetched.items():
+    for warning in checked.warnings:
+        console.print(f"warning: {escape(warning)}", style="yellow", highlight=False, soft_wrap=True)
+    for key, ref in checked.not_fetched.items():
         name = escape(ref.partition("#")[0])
         console.print(f"not fetched: {key}, {name}", style="dim", highlight=False, soft_wrap=True)
 

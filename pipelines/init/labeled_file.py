@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from pipelines.init.spellings import spelling_key, spelling_variants
@@ -30,8 +30,8 @@ PAIR_NAMES = (
     ("question", "context"), ("question", "answer"), ("query", "passage"), ("query", "document"),
 )  # fmt: skip
 """Usual names of the two columns of a pair."""
-Conflicts = Literal["drop", "first"]
-"""What becomes of texts with several labels: they are left out, or only the first label is used."""
+Conflicts = Literal["drop", "first", "soft"]
+"""What becomes of texts with several labels: they are left out, only the first label is used, or all labels are."""
 MAX_LABELS = 500
 MAX_LABEL_LENGTH = 60
 ROWS_PER_REPORT = 10_000
@@ -52,6 +52,10 @@ class TextData:
     """Rows without text."""
     texts: Sequence[Mapping[str, str]]
     """The fields of each row with text; of labeled files, of each row that also has a label."""
+    keys: Mapping[str, str] = field(default_factory=dict)
+    """`id` and `group` -> their column, if the user sets it and the file has it."""
+    groups: frozenset[str] = frozenset()
+    """Different values of the group."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -67,6 +71,8 @@ class LabeledData(TextData):
     """Label of each of the texts."""
     num_conflicts: int
     """Different texts with several labels."""
+    num_certain: int
+    """Different texts with one label."""
     counts: Mapping[str, int]
     """Label -> number of different texts that are used."""
     unlabeled: Mapping[str, int]
@@ -74,7 +80,7 @@ class LabeledData(TextData):
 
     @property
     def total(self) -> int:
-        """Number of different labeled texts."""
+        """Number of different labeled texts, of which each counts once per label that is used."""
         return sum(self.counts.values())
 
     @property
@@ -116,12 +122,14 @@ class LabeledFile:
         """Returns the name of a column that the user chose with a flag.
 
         Raises:
-            DataError: the column does not exist, or is the column of the text.
+            DataError: the column does not exist, or has another use.
         """
         if name not in self.columns:
             raise DataError(f"{self.asset} has no column {name!r}.", f"Use one of {self._column_names}: {flag} COLUMN.")
         if name in text:
-            raise DataError(f"{name!r} is the column of the text.", f"Use another column: {flag} COLUMN.")
+            raise DataError(
+                f"{name!r} is already the column of the text or of the label.", f"Use another column: {flag} COLUMN."
+            )
         return name
 
     def text_columns(self, names: str) -> tuple[str, ...]:
@@ -137,6 +145,10 @@ class LabeledFile:
             raise DataError(f"{names!r} is not one column or a pair.", "Use --text COLUMN or --text FIRST,SECOND.")
         return tuple(self.column(name, "--text") for name in columns)
 
+    def values(self, column: str) -> frozenset[str]:
+        """Returns the different values of a column, as texts."""
+        return frozenset(as_text(row.get(column)) for _, row in self.rows)
+
     def check_columns(self, columns: Iterable[str], train: str) -> None:
         """Checks that the file has the columns that `train` has.
 
@@ -150,12 +162,15 @@ class LabeledFile:
                     f"Rename the column; it has {self._column_names}.",
                 )
 
-    def guess_text(self, label: str | None) -> str | None:
+    def guess_text(self, others: Collection[str]) -> str | None:
         """Returns the column of the text: the one with a usual name, or the only plausible one; else None.
 
         A file whose only texts are the two columns of a pair has both, as `FIRST,SECOND`.
+
+        Args:
+            others: Columns with another use.
         """
-        columns = [item for item in self.columns if item != label and self._has_strings(item)]
+        columns = [item for item in self.columns if item not in others and self._has_strings(item)]
         for names in PAIR_NAMES:
             pair = [item for name in names for item in columns if item.casefold() == name]
             others = [item for item in columns if item not in pair and item.casefold() in TEXT_NAMES]
@@ -163,13 +178,17 @@ class LabeledFile:
                 return ",".join(pair)
         return self._guess(TEXT_NAMES, [item for item in columns if self._may_be_text(item)])
 
-    def guess_label(self, text: Sequence[str]) -> str | None:
-        """Returns the column of the label: the one with a usual name, or the only plausible one; else None."""
-        others = [item for item in self.columns if item not in text]
-        by_name = [item for name in LABEL_NAMES for item in others if item.casefold() == name]
+    def guess_label(self, others: Collection[str]) -> str | None:
+        """Returns the column of the label: the one with a usual name, or the only plausible one; else None.
+
+        Args:
+            others: Columns with another use.
+        """
+        columns = [item for item in self.columns if item not in others]
+        by_name = [item for name in LABEL_NAMES for item in columns if item.casefold() == name]
         if by_name:
             return by_name[0]
-        return self._guess((), [item for item in others if self._may_be_label(item)])
+        return self._guess((), [item for item in columns if self._may_be_label(item)])
 
     def cannot_infer_error(self, content: str, flag: str) -> DataError:
         """Returns the error for a column that cannot be inferred."""
@@ -265,13 +284,16 @@ class LabeledFile:
                 label_map[raw] = name
         labels = self._sorted_labels(label, merged)
         ambiguous = {key for key, names in labels_of_text.items() if len(set(names)) > 1}
-        counts = Counter(
-            names[0] for key, names in labels_of_text.items() if conflicts == "first" or key not in ambiguous
-        )
+        counts: Counter[str] = Counter()
+        for key, names in labels_of_text.items():
+            if key not in ambiguous or conflicts == "first":
+                counts[names[0]] += 1
+            elif conflicts == "soft":
+                counts.update(set(names))
         return LabeledData(
             source=self.source, fields=fields, label=label, labels=labels, label_map=label_map, unlabeled=unlabeled,
             counts={item: counts[item] for item in labels}, num_rows=len(self.rows), num_empty=num_empty, texts=texts,
-            gold=gold, num_conflicts=len(ambiguous),
+            gold=gold, num_conflicts=len(ambiguous), num_certain=len(labels_of_text) - len(ambiguous),
         )  # fmt: skip
 
     def check_labels(self, column: str, train: LabeledData, merged: Mapping[str, str]) -> None:

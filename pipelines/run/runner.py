@@ -23,6 +23,8 @@ from cluster.store.base import Store
 from cluster.store.garbage import ActiveRun, active_run, enter_recipe
 from cluster.store.lease import Leases
 from cluster.store.manifest import Manifest
+from cluster.tracking.server import URI_VARIABLE
+from cluster.tracking.sync import fetch_waiting, hand_over_waiting
 from cluster.tracking.tracker import Tracker
 from pipelines.dag.fewshot import plan_recipe
 from pipelines.kinds import KINDS
@@ -46,7 +48,9 @@ def run_recipe(request: RunRequest, options: RunOptions, display: RunDisplay, *,
         InputError, ClusterError: bad input; no step was run.
     """
     with display.progress(display.console) as on_start:
-        check_request(request, on_start)
+        warnings = check_request(request, on_start)
+    for warning in warnings:
+        display.console.print(f"warning   {escape(warning)}", style="yellow", highlight=False, soft_wrap=True)
     if options.max_parallel is None:
         options = replace(options, max_parallel=request.config.resources.max_parallel)
     with Leases(options.ttl_s) as leases, active_run(request.store, leases) as run:
@@ -67,6 +71,7 @@ def _run_entered(
     console.print(f"{name}: {num_steps[PlanState.RUN]} steps to run, {num_steps[PlanState.CACHED]} cached")
     datasets = Datasets(planned, request.store)
     tags = {"recipe": name, **publication.run_tags()}
+    fetch_waiting(request.store, leases)
     with Tracker.open(request.store.local, name, name, uri=tracking_server(), tags=tags, datasets=datasets) as tracker:
         log_plan(tracker, request, planned)
         with display.events(console, num_steps[PlanState.RUN]) as on_event:
@@ -80,6 +85,7 @@ def _run_entered(
             register_models(request, planned, result, tracker, console)
         if not result.ok:
             tracker.close("KILLED" if result.is_interrupted else "FAILED")
+    hand_over_waiting(request.store)
     for problem in tracker.new_problems():
         console.print(f"warning   {escape(problem)} Results are not affected.", style="yellow", highlight=False)
     return result
@@ -109,7 +115,7 @@ def _run_without(
 
 def tracking_server() -> str | None:
     """Returns the tracking server that the environment sets. Default: a database in the local folder of the store."""
-    return os.environ.get("MLFLOW_TRACKING_URI") or None
+    return os.environ.get(URI_VARIABLE) or None
 
 
 def dropped_members(

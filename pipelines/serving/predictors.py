@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Generic, TypeVar
 
@@ -227,7 +228,7 @@ def shortened(example: Example, max_length: int, *, keeps_end: bool = False) -> 
         name: text if len(text) <= size else text.rstrip()[-size:] if keeps_end else text.lstrip()[:size]
         for name, text in example.fields.items()
     }
-    return Example(example.uid, fields, example.label, example.group)
+    return replace(example, fields=fields)
 
 
 def _check_text(value: str, field: str) -> None:

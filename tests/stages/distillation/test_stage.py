@@ -327,7 +327,7 @@ def test_student_is_trained_on_the_kept_examples_only(
         recorder = Kept()
         result = run(distillation, config, inputs, tmp_path / f"s{number}", recorder)
         assert (result.num_unlabeled, recorder.metrics["distill/num_kept"]) == (5, 5)
-        heads.append((tmp_path / f"s{number}" / "model" / "head.safetensors").read_bytes())
+        heads.append((tmp_path / f"s{number}" / "model" / "model.safetensors").read_bytes())
     assert heads[0] == heads[1]
 
 

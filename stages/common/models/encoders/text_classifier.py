@@ -1,12 +1,14 @@
 """A text encoder with a linear head: the student, the baseline and the probe, and what users deploy.
 
-A folder has `classifier.json`, `head.safetensors` and either the encoder itself or a reference to it. Letters in names
-of tensors: B examples of a batch, n examples, C labels, D width.
+A folder has `classifier.json` and either all weights, tokenizer and code (modeling_clozeline.py), so that transformers
+loads it too, or a reference to the encoder and the head in `head.safetensors`. Letters in names of tensors: B examples
+of a batch, n examples, C labels, D width.
 """
 
 from __future__ import annotations
 
 import json
+import shutil
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -15,7 +17,8 @@ import numpy as np
 import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
-from safetensors.torch import load_file, save_file
+from safetensors import safe_open
+from safetensors.torch import save_file
 from torch import Tensor
 
 from stages.common.assets.cache import identity
@@ -23,14 +26,21 @@ from stages.common.errors import AssetError
 from stages.common.examples import Example
 from stages.common.models.batching import default_device, wants_bf16
 from stages.common.models.config import Precision
+from stages.common.models.encoders import modeling_clozeline
 from stages.common.models.encoders.config import StudentConfig
+from stages.common.models.encoders.modeling_clozeline import (
+    ClozelineConfig,
+    ClozelineForSequenceClassification,
+    ClozelinePipeline,
+)
 from stages.common.models.encoders.text_encoder import TextEncoder
 from stages.common.models.linear_heads import fit_logistic_regression
 from stages.common.models.model_files import model_folder
 from stages.common.protocols import Recorder
 
 CLASSIFIER_FILE = "classifier.json"
-WEIGHTS_FILE = "head.safetensors"
+WEIGHTS_FILE, HEAD_FILE = "model.safetensors", "head.safetensors"
+"""All weights of a classifier; the weights of its head, without those of the encoder."""
 TRAINED_VECTOR_NORM = 8.0
 """Length of the vectors of a text for a head that is trained step by step."""
 
@@ -82,22 +92,51 @@ class TextClassifier:
         encoder = TextEncoder.load(_encoder_folder(folder, metadata), metadata)
         encoder.model.eval()
         head = torch.nn.Linear(encoder.width, len(metadata["labels"]))
-        head.load_state_dict(load_file(folder / WEIGHTS_FILE))
+        head.load_state_dict(_head_weights(folder))
         classifier = cls(encoder, head, metadata["labels"], vector_norm=metadata["vector_norm"])
         classifier.precision = metadata.get("precision", "fp32")
         return classifier
 
     def save(self, folder: Path) -> None:
-        """Writes encoder, tokenizer and head; no other file of the project is needed to load them."""
-        self.encoder.save(folder)
+        """Writes all weights, tokenizer, labels and code; transformers needs no other file to load them."""
+        with torch.device("meta"):
+            model = ClozelineForSequenceClassification(self._config())
+        model.encoder, model.head = self.encoder.model, self.head
+        model.save_pretrained(folder)
+        self.encoder.tokenizer.save_pretrained(folder)
+        code = Path(str(modeling_clozeline.__file__))
+        shutil.copyfile(code, folder / code.name)
         self._write(folder, {})
 
     def save_head(self, folder: Path, asset: str) -> None:
         """Writes the head and the reference of the encoder, which `load` resolves."""
+        save_file(self.head.state_dict(), folder / HEAD_FILE)
         self._write(folder, {"encoder": {"asset": asset, "identity": identity(asset)}})
 
+    def _config(self) -> ClozelineConfig:
+        """Returns the config with which transformers loads the classifier and the pipeline."""
+        encoder, module = self.encoder, modeling_clozeline.__name__.rpartition(".")[2]
+        classes = {
+            "AutoConfig": ClozelineConfig,
+            "AutoModelForSequenceClassification": ClozelineForSequenceClassification,
+        }
+        pipeline = {"impl": f"{module}.{ClozelinePipeline.__name__}", "pt": ["AutoModelForSequenceClassification"]}
+        settings = {**encoder.model.config.to_dict(), "architectures": [type(encoder.model).__name__]}
+        settings.pop("_name_or_path", None)  # a path of this machine
+        return ClozelineConfig(
+            encoder=settings,
+            pooling=encoder.pooling,
+            prefix=encoder.prefix,
+            separator=encoder.separator,
+            max_tokens=encoder.max_length,
+            vector_norm=self.vector_norm,
+            id2label=dict(enumerate(self.labels)),
+            label2id={label: number for number, label in enumerate(self.labels)},
+            auto_map={name: f"{module}.{item.__name__}" for name, item in classes.items()},
+            custom_pipelines={"text-classification": pipeline},
+        )
+
     def _write(self, folder: Path, more: dict[str, Any]) -> None:
-        save_file(self.head.state_dict(), folder / WEIGHTS_FILE)
         metadata = {
             "labels": self.labels,
             **self.encoder.metadata,
@@ -169,6 +208,16 @@ class TextClassifier:
     def _apply_head(self, pooled_BD: Tensor) -> Tensor:
         logits_BC: Tensor = self.head(self._normalized(pooled_BD))
         return logits_BC
+
+
+def _head_weights(folder: Path) -> dict[str, Tensor]:
+    """Returns weight and bias of the head of a classifier."""
+    if (folder / HEAD_FILE).exists():
+        path, prefix = folder / HEAD_FILE, ""
+    else:
+        path, prefix = folder / WEIGHTS_FILE, "head."
+    with safe_open(path, "pt") as file:
+        return {name: file.get_tensor(prefix + name) for name in ("weight", "bias")}
 
 
 def _encoder_folder(folder: Path, metadata: dict[str, Any]) -> Path:

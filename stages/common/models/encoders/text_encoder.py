@@ -25,6 +25,7 @@ from stages.common.models.batching import (
 )
 from stages.common.models.config import Pooling, eval_batch_tokens
 from stages.common.models.encoders.config import EncoderConfig
+from stages.common.models.encoders.modeling_clozeline import ClozelineForSequenceClassification, pool
 from stages.common.models.model_files import architecture_of, check_pooling, model_folder, refuse_pickled
 from stages.common.protocols import Recorder
 
@@ -64,14 +65,9 @@ class TextEncoder:
 
     @classmethod
     def load(cls, folder: Path, metadata: Mapping[str, Any]) -> TextEncoder:
-        """Loads the encoder that `save` wrote to `folder`; `metadata` is the property of this name."""
+        """Loads the encoder of a model or a classifier in `folder`; `metadata` is the property of this name."""
         pooling, prefix = metadata.get("pooling", "mean"), metadata.get("prefix", "")
         return cls(*_load(folder, str(folder)), metadata["fields"], metadata["max_length"], pooling, prefix)
-
-    def save(self, folder: Path) -> None:
-        """Writes weights and tokenizer."""
-        self.model.save_pretrained(folder)
-        self.tokenizer.save_pretrained(folder)
 
     @property
     def metadata(self) -> dict[str, Any]:
@@ -146,29 +142,13 @@ class TextEncoder:
         return vectors_nD
 
 
-def pool(states_BLD: Tensor, mask_BL: Tensor, pooling: Pooling) -> Tensor:
-    """Returns one vector per text, [B, D].
-
-    Args:
-        states_BLD: Hidden states, padded on the right.
-        mask_BL: 1 for tokens and 0 for padding.
-        pooling: mean over the tokens, cls (the first token) or last (the last token).
-    """
-    if pooling == "cls":
-        return states_BLD[:, 0]
-    if pooling == "last":
-        return states_BLD[torch.arange(len(mask_BL), device=mask_BL.device), mask_BL.sum(dim=1) - 1]
-    weight_BL1 = mask_BL[:, :, None].to(states_BLD.dtype)
-    return (states_BLD * weight_BL1).sum(dim=1) / weight_BL1.sum(dim=1)
-
-
 class _LoadedModel(NamedTuple):
     model: Any
     tokenizer: Any
 
 
 def _load(folder: Path, name: str) -> _LoadedModel:
-    """Loads a model without its head, and its tokenizer, which pads on the right."""
+    """Loads a model, or the encoder of a classifier, without its head, and its tokenizer, which pads on the right."""
     name = name.partition("#")[0]
     if not (folder / "config.json").exists():
         raise AssetError(f"{name} has no config.json.", "Specify the folder of a transformers encoder.")
@@ -176,14 +156,17 @@ def _load(folder: Path, name: str) -> _LoadedModel:
     architecture = architecture_of(folder)
     has_encoder = architecture.endswith(("ForConditionalGeneration", "EncoderModel"))
     auto_class = AutoModelForTextEncoding if has_encoder else AutoModel
+    is_classifier = architecture == ClozelineForSequenceClassification.__name__
+    model_class = ClozelineForSequenceClassification if is_classifier else auto_class
     try:
-        model = auto_class.from_pretrained(
+        model = model_class.from_pretrained(
             folder, dtype=torch.float32, attn_implementation=attention_implementation(), use_safetensors=True
         )
         tokenizer = AutoTokenizer.from_pretrained(folder)
     except (KeyError, OSError, ValueError) as error:
         reason = str(error).strip().partition("\n")[0][:200]
         raise AssetError(f"{name} cannot be loaded ({reason}).", "Specify an encoder or a language model.") from error
+    model = model.encoder if is_classifier else model
     if not hasattr(model.config, "hidden_size"):
         raise AssetError(f"{name} ({architecture}) has no single hidden size.", "Specify a text model.")
     if getattr(model.config, "use_cache", False):

@@ -11,11 +11,14 @@ import numpy as np
 import pytest
 import torch
 import torch.nn.functional as F
+import transformers
 
 from stages.common.errors import AssetError
 from stages.common.examples import Example
-from stages.common.models.encoders.config import StudentConfig
+from stages.common.metrics.classification import softmax
+from stages.common.models.encoders.config import EncoderConfig, StudentConfig
 from stages.common.models.encoders.text_classifier import TRAINED_VECTOR_NORM, TextClassifier
+from stages.common.models.encoders.text_encoder import TextEncoder
 from tests.support.small_models import FAMILIES
 from tests.support.stage_runs import LABELS, SILENT
 
@@ -81,3 +84,40 @@ def test_classifier_rejects_an_unusable_model(tmp_path: Path) -> None:
         (tmp_path / "config.json").write_text(json.dumps(metadata))
         with pytest.raises(AssetError, match=r"cannot be loaded.*Specify an encoder or a language model"):
             TextClassifier.from_encoder(config, LABELS, ("text",), 0)
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+@pytest.mark.parametrize("fields", [("text",), ("text", "other")])
+def test_transformers_loads_the_folder_and_gives_the_same_probabilities(
+    name: str, fields: tuple[str, ...], backbone_folders: dict[str, Path], tmp_path: Path
+) -> None:
+    config = encoder(backbone_folders[name], prefix="so ", max_length=16)
+    classifier = TextClassifier.from_encoder(config, LABELS, fields, 0)
+    examples = [Example(text, {"text": text, "other": "it was " + text}) for text in (*TEXTS, TEXTS[1] * 9)]
+    expected = softmax(classifier.predict(examples, SILENT, ""))
+    classifier.save(tmp_path / "saved")
+    classify = transformers.pipeline("text-classification", str(tmp_path / "saved"), trust_remote_code=True)
+    inputs = [
+        {"text": item.fields["text"], "text_pair": item.fields["other"]} if len(fields) > 1 else item.fields["text"]
+        for item in examples
+    ]
+    for batch_size in (1, 4):
+        answers = classify(inputs, top_k=None, batch_size=batch_size)
+        scores = [{answer["label"]: answer["score"] for answer in row} for row in answers]
+        found = np.array([[row[label] for label in LABELS] for row in scores])
+        assert found == pytest.approx(expected, abs=1e-5)
+
+
+def test_transformers_refuses_the_folder_without_trust(backbone_folders: dict[str, Path], tmp_path: Path) -> None:
+    TextClassifier.from_encoder(encoder(backbone_folders["bert"]), LABELS, ("text",), 0).save(tmp_path / "saved")
+    with pytest.raises(ValueError, match="trust_remote_code"):
+        transformers.pipeline("text-classification", str(tmp_path / "saved"), trust_remote_code=False)
+
+
+def test_folder_of_a_classifier_is_an_encoder_too(backbone_folders: dict[str, Path], tmp_path: Path) -> None:
+    classifier = TextClassifier.from_encoder(encoder(backbone_folders["bert"]), LABELS, ("text",), 0)
+    classifier.save(tmp_path / "saved")
+    examples = [Example(text, {"text": text}) for text in TEXTS]
+    reader = TextEncoder.of(EncoderConfig(asset=str(tmp_path / "saved"), max_length=32), ("text",))
+    assert torch.equal(reader.embed(examples, SILENT, ""), classifier.encoder.embed(examples, SILENT, ""))
+    assert str(backbone_folders["bert"]) not in (tmp_path / "saved" / "config.json").read_text()

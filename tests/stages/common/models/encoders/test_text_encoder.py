@@ -12,7 +12,8 @@ from transformers import AutoModelForCausalLM, AutoModelForMaskedLM, T5EncoderMo
 from stages.common.errors import InputError
 from stages.common.examples import Example
 from stages.common.models.encoders.config import EncoderConfig, StudentConfig
-from stages.common.models.encoders.text_encoder import TextEncoder, pool
+from stages.common.models.encoders.modeling_clozeline import pool
+from stages.common.models.encoders.text_encoder import TextEncoder
 from tests.support.small_models import FAMILIES
 from tests.support.stage_runs import SILENT
 
