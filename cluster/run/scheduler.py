@@ -102,6 +102,7 @@ class _Run:
         self._options = options
         self._leases = leases
         self._tracker = tracker or NullTracker()
+        self._is_tracked = not isinstance(self._tracker, NullTracker)
         self._emit = on_event
         self._resources = resources
         self._signals = signals
@@ -236,7 +237,7 @@ class _Run:
             expired_token=step.expired_token,
             forced=step.planned.forced,
             verify=self._options.verify,
-            is_tracked=not isinstance(self._tracker, NullTracker),
+            is_tracked=self._is_tracked,
             ttl_s=self._options.ttl_s,
             engine=self._options.engine,
             key_options=self._key_options,
@@ -281,7 +282,8 @@ class _Run:
         step.phase = Phase.RUNNING
         self._leases.renew(self._slot(step), start.token)
         step.run_id = self._tracker.start_step(_tracked(step), start.attempt)
-        self._tasks.set_run_id(start.token, step.run_id)
+        if self._is_tracked:
+            self._tasks.set_run_id(start.token, step.run_id)
         self._emit(events.StepStarted(step.name, start.attempt, start.log))
 
     def _slot(self, step: StepState) -> LeaseBackend:

@@ -179,7 +179,7 @@ class _Attempt:
                 upstream_digests={item.step: item.content_digest for item in self.upstream},
                 result=plain_result,
                 metrics=dict(self.recorder.last),
-                run_id=self.link.run_id(self.spec.step, self.spec.lease.token) if self.spec.is_tracked else None,
+                run_id=self._run_id(),
                 seconds=round(time.monotonic() - started, 3),
                 committed_at=time.time(),
                 attempt=self.start.attempt,
@@ -191,6 +191,12 @@ class _Attempt:
         sources.check()
         with watchdog.committing():
             return staged.commit(result, build_manifest)
+
+    def _run_id(self) -> str | None:
+        if not self.spec.is_tracked:
+            return None
+        self.recorder.flush()  # the driver creates the run when it knows that the attempt has started
+        return self.link.run_id(self.spec.step, self.spec.lease.token)
 
     def _compute(self, staged: StagedResult, watchdog: Watchdog) -> Any:
         """Calls the function of the step, here or on its own workers. Returns what it returns."""

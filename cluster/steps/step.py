@@ -11,13 +11,12 @@ from typing import Any, Literal, TypeAlias
 from pydantic import BaseModel
 
 from cluster.errors import GraphError
+from cluster.store.base import RESERVED
 
 Upstream: TypeAlias = "Step | tuple[Step, ...]"
 _SEGMENT = re.compile(r"[a-z0-9_.-]+")
 _FUNCTION = re.compile(r"[\w.]+:\w+")
 _FINGERPRINT = re.compile(r"[0-9a-f]{64}")
-# Folders that the store uses itself.
-_RESERVED = ("logs", "reports", "cache", "recipes", "runs", "driver", "mlartifacts", "mlflow.db")
 Strategy = Literal["single", "ddp", "zero2", "zero3", "zero3_offload"]
 """How the workers of a step share the work.
 
@@ -103,7 +102,7 @@ class Step:
             raise GraphError(
                 f"{self.name!r} is not a valid name of a step.",
                 "Use parts of lowercase letters, digits, _ . and -, with / between them, such as pet/review/0; "
-                f"the first part must not be one of {', '.join(_RESERVED)}.",
+                f"the first part must not be one of {', '.join(RESERVED)}.",
             )
         if not _FUNCTION.fullmatch(self.run) or self.run.startswith("__main__:"):
             raise GraphError(
@@ -199,7 +198,7 @@ def ancestors(steps: Mapping[str, Step], names: Iterable[str]) -> set[str]:
 
 def _is_valid_name(name: str) -> bool:
     segments = name.split("/")
-    return segments[0] not in _RESERVED and all(
+    return segments[0] not in RESERVED and all(
         _SEGMENT.fullmatch(segment) and segment not in (".", "..") and not _FINGERPRINT.fullmatch(segment)
         for segment in segments
     )

@@ -22,6 +22,7 @@ WINDOW_S = 20.0
 MIN_INTERVAL_S = 0.1
 """Minimum time between two samples: a loop may report every batch."""
 SEND_EVERY_S = 0.5
+START_WITHIN_S = 0.03
 
 
 class ThroughputMeter:
@@ -111,7 +112,7 @@ class BatchRecorder:
     Args:
         step: Name of the step.
         send: Sends a batch. If it returns False, the batch is kept and sent later.
-        started: The attempt that starts, which is sent at once; None: another process has sent it.
+        started: The attempt that starts, which is sent without delay; None: another process has sent it.
     """
 
     def __init__(self, step: str, send: Callable[[LogBatch], bool], started: AttemptStart | None = None) -> None:
@@ -177,7 +178,8 @@ class BatchRecorder:
                 batch.tables += newer.tables
 
     def _keep_sending(self) -> None:
-        if self._is_attempt:
+        # The start of an attempt that ends at once is sent with its other records.
+        if self._is_attempt and not self._done.wait(START_WITHIN_S):
             self.flush()
         while not self._done.wait(SEND_EVERY_S):
             self.flush()

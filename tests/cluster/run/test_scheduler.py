@@ -207,9 +207,9 @@ def test_result_of_another_driver_is_used_although_the_step_was_queued(store: St
     assert len(counter.read_bytes()) == 1
 
 
-def test_steps_with_workers_of_their_own_wait_for_room_for_all_of_them(store: Store) -> None:
-    long = toy("long", 1, pause_s=1.5, resources=Resources(cpus=2))
-    shared = toy("shared", 2, resources=Resources(workers=2, strategy="stream"))
+def test_step_with_workers_of_its_own_waits_for_room_for_all_of_them(store: Store) -> None:
+    long, first = toy("long", 1, pause_s=4.0), toy("first", 2, pause_s=1.0)
+    shared = toy("shared", 3, base=first, resources=Resources(workers=2, strategy="stream"))
     received: list[events.Event] = []
     assert execute([long, shared], store, QUICK, on_event=received.append).ok
     names = [(type(event).__name__, event.step) for event in received if hasattr(event, "step")]
