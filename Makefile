@@ -12,6 +12,10 @@ FROM   ?=
 # more arguments of the command: make pipeline ARGS="-o distill.training.learning_rate=1e-4"
 ARGS   ?=
 
+# make soak MINUTES=5 SEED=3
+MINUTES ?= 60
+SEED    ?= 0
+
 # make serve PORT=8000
 PORT   ?= 5001
 # make test-browser CHROMIUM=/path/to/chromium
@@ -22,7 +26,7 @@ PYTEST := $(BIN)/pytest --numprocesses 2 --dist loadgroup
 
 RUN := $(BIN)/clozeline run $(RECIPE) --store $(STORE) $(if $(ADDRESS),--address $(ADDRESS)) $(ARGS)
 
-.PHONY: help pipeline resume ui serve test test-all test-cluster test-browser check format reference docs clean
+.PHONY: help pipeline resume ui serve test test-all test-cluster test-browser soak check format reference docs clean
 
 help:
 	@echo "make pipeline [RECIPE=demo] [ADDRESS=...]   run a recipe; committed steps are not run again"
@@ -33,6 +37,7 @@ help:
 	@echo "make test-all                               run all tests, except those of a browser and of a cluster"
 	@echo "make test-cluster                           run the tests that start a Ray cluster of several nodes"
 	@echo "make test-browser                           run the tests that open MLflow and the report in Chromium"
+	@echo "make soak [MINUTES=60] [SEED=0]             run the smoke recipe in a loop while things break"
 	@echo "make check                                  lint, format, type and word checks"
 	@echo "make reference                              write the generated pages of docs/reference"
 	@echo "make docs                                   the same, then build the site into site/ and check its links"
@@ -88,6 +93,10 @@ test-browser: $(VENV)/installed-browser
 	@tests/browser/need_chromium
 	@$(BIN)/pytest -m browser tests/browser $(ARGS)
 	@echo "Screenshots of every page: test-results/browser"
+
+# needs root, for a small disk that becomes full
+soak: $(VENV)/installed-dev
+	@PYTHONPATH=. $(BIN)/python -m tests.soak --minutes $(MINUTES) --seed $(SEED) $(ARGS)
 
 check: $(VENV)/installed-dev
 	@$(BIN)/ruff check .

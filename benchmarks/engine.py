@@ -1,34 +1,50 @@
 """Measures the cost of the engine: large plans, runs with only committed steps, and steps compared with Ray tasks.
 
-    python benchmarks/engine.py [--store FOLDER]      FOLDER may contain a finished run of the smoke recipe
+    python benchmarks/engine.py [PART ...] [--store FOLDER]
 
-Prints a table with the limits of the project. Times depend on the machine, which is printed as well.
+Parts: recipe (plans and cached runs of the smoke recipe; FOLDER may contain a finished run of it), steps (steps that
+compute nothing, compared with bare Ray tasks), scale (10,000 of them compared with 1,000), requests (to S3).
+
+Prints tables with the limits of the project. Times depend on the machine and its load, which are printed as well.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
+import logging
 import os
 import platform
 import subprocess
 import sys
 import tempfile
 import time
+from dataclasses import asdict, dataclass
 from importlib.metadata import version
 from pathlib import Path
 
+import psutil
+
 from benchmarks import noop
 from cluster.run.ray_session import session
-from cluster.run.result import RunOptions
+from cluster.run.result import RunOptions, RunResult
 from cluster.run.scheduler import execute
+from cluster.steps.plan import plan
 from cluster.steps.step import Resources, Step
+from cluster.store.base import Store
 from cluster.store.location import open_store
-from cluster.tracking.tracker import Tracker
+from cluster.store.manifest import Manifest
+from cluster.store.remote import RemoteStore
+from cluster.tracking.tracker import TrackedStep, Tracker
 from stages.common.engine import ENGINE
 
 ROOT = Path(__file__).resolve().parents[1]
-NUM_STEPS = 200
+PARTS = ("recipe", "steps", "scale", "requests")
+NUM_STEPS, NUM_CACHED = 1000, 1000
+SCALES = (1000, 10_000)
+ROW = 100
+"""Steps in a row of the grid. Each reads two steps of the row above."""
+NUM_OLDER = 30
 NUM_SEEDS = 330
 """Seeds with which the smoke recipe has about a thousand steps."""
 
@@ -66,18 +82,32 @@ print(json.dumps(spent), file=sys.stderr)
 
 
 def main() -> None:
-    """Runs the three measurements."""
+    """Runs the measurements."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("parts", nargs="*", metavar="PART", help=f"{', '.join(PARTS)}; default: all")
     parser.add_argument("--store", type=Path, help="a store with a finished run of smoke, or a new one for it")
+    parser.add_argument("--grid", type=int, help=argparse.SUPPRESS)
     options = parser.parse_args()
+    parts = options.parts or PARTS
+    if unknown := set(parts) - set(PARTS):
+        parser.error(f"no part is called {', '.join(sorted(unknown))}")
+    if options.grid:
+        print(json.dumps(asdict(run_grid(options.grid, options.store))))
+        return
     load = os.getloadavg()[0]
     system = f"{platform.system()} {platform.machine()}, {os.cpu_count()} CPUs (load {load:.1f} before)"
     print(f"{system}, Python {platform.python_version()}, Ray {version('ray')}\n")
     print_row("measurement", "measured", "limit")
     with tempfile.TemporaryDirectory() as folder:
-        measure_large_plan(Path(folder) / "empty")
-        measure_cached_run(options.store or Path(folder) / "smoke")
-        measure_noop_steps(Path(folder))
+        if "recipe" in parts:
+            measure_large_plan(Path(folder) / "empty")
+            measure_cached_run(options.store or Path(folder) / "smoke")
+        if "steps" in parts:
+            measure_noop_steps(Path(folder))
+        if "scale" in parts:
+            measure_scale(Path(folder))
+        if "requests" in parts:
+            measure_requests(Path(folder))
 
 
 def print_row(what: str, measured: str, limit: str = "") -> None:
@@ -129,11 +159,142 @@ def measure_noop_steps(folder: Path) -> None:
         untracked = execute(noop_steps("untracked", NUM_STEPS), store, RunOptions(engine=ENGINE))
         assert untracked.ok
         overhead = 1e3 * (untracked.wall_s - bare_s) / NUM_STEPS
-        print_row(f"{NUM_STEPS} no-op steps, committed, more than bare tasks", f"{overhead:.1f} ms each", "30 ms")
+        print_row(f"{NUM_STEPS} no-op steps, committed, more than bare tasks", f"{overhead:.1f} ms each", "10 ms")
         with Tracker.open(store.local, "benchmark", "engine") as tracker:
             tracked = execute(noop_steps("tracked", NUM_STEPS), store, RunOptions(engine=ENGINE), tracker)
         overhead = 1e3 * (tracked.wall_s - bare_s) / NUM_STEPS
-        print_row("    the same with one MLflow run per step", f"{overhead:.1f} ms each")
+        print_row("    the same with MLflow", f"{overhead:.1f} ms each", "15 ms")
+    measure_cached_tracking(store, tracked)
+
+
+@dataclass(frozen=True, slots=True)
+class Grid:
+    """Milliseconds per step of a grid, and MiB by which the memory of the driver grew in the run."""
+
+    plan: float
+    run: float
+    run_cpu: float
+    cached_run: float
+    memory: float
+
+
+def measure_scale(folder: Path) -> None:
+    """Compares the time per step of a large grid of steps with that of a small one, each in a new process."""
+    grids = []
+    for number in SCALES:
+        store = folder / f"grid-{number}"
+        finished = run_python("-m", "benchmarks.engine", "--grid", str(number), "--store", str(store))
+        grids.append(Grid(**json.loads(finished.stdout.splitlines()[-1])))
+    small, large = grids
+    for name, text in (
+        ("plan", "plan"),
+        ("cached_run", "cached run"),
+        ("run", "run"),
+        ("run_cpu", "    CPU time of the driver"),
+    ):
+        before, after = getattr(small, name), getattr(large, name)
+        what = f"{text}: per step with {SCALES[0]} and {SCALES[1]} steps"
+        print_row(what, f"{before:.2f}, {after:.2f} ms")
+        print_row("    ratio", f"{after / before:.2f}", "1.2")
+    print_row("memory of the driver: growth in these runs", f"{small.memory:.0f}, {large.memory:.0f} MiB")
+
+
+def run_grid(number: int, folder: Path) -> Grid:
+    """Plans and runs a grid of steps, then runs it again."""
+    steps, store, options = grid_steps(number), open_store(folder), RunOptions(engine=ENGINE)
+    start = time.perf_counter()
+    planned = plan(steps, store, options)
+    plan_s = time.perf_counter() - start
+    with session():
+        execute(noop_steps("warm", 8), store, options)
+        memory, cpu_s = psutil.Process().memory_info().rss, time.process_time()
+        run = execute(planned, store, options)
+        cpu_s = time.process_time() - cpu_s
+        growth = psutil.Process().memory_info().rss - memory
+    assert run.ok and len(run.executed) == number
+    cached = execute(steps, store, options)
+    assert len(cached.cached) == number
+    seconds = (plan_s, run.wall_s, cpu_s, cached.wall_s)
+    return Grid(*(1e3 * item / number for item in seconds), memory=growth / 2**20)
+
+
+def grid_steps(number: int) -> list[Step]:
+    """Returns `number` steps in rows. Each step reads two steps of the row above."""
+    steps: list[Step] = []
+    above: list[Step] = []
+    while len(steps) < number:
+        first = len(steps)
+        row = [
+            Step(
+                name=f"grid/{first // ROW}/{column}",
+                run="benchmarks.noop:run",
+                config=noop.Config(value=first + column),
+                inputs={"left": above[column], "right": above[(column + 1) % ROW]} if above else {},
+                resources=Resources(max_attempts=1),
+            )
+            for column in range(ROW)
+        ]
+        steps, above = steps + row, row
+    return steps
+
+
+def measure_requests(folder: Path) -> None:
+    """Counts requests to S3: of a plan with a long history, of a run, and of a run with only committed steps."""
+    import boto3  # noqa: PLC0415  (see below)
+    from moto.server import ThreadedMotoServer  # noqa: PLC0415  (only this part needs the packages of the tests)
+
+    from tests.support.s3_helpers import BUCKET, URL, Proxy  # noqa: PLC0415  (see above)
+
+    logging.getLogger("werkzeug").setLevel(logging.ERROR)
+    server = ThreadedMotoServer(ip_address="127.0.0.1", port=0, verbose=False)
+    server.start()
+    proxy = Proxy(server.get_host_and_port()[1])
+    os.environ |= {
+        "AWS_ENDPOINT_URL": proxy.url,
+        "AWS_ACCESS_KEY_ID": "test",
+        "AWS_SECRET_ACCESS_KEY": "test",
+        "AWS_DEFAULT_REGION": "us-east-1",
+        "CLOZELINE_CACHE": str(folder / "cache"),
+    }
+    store = open_store(URL)
+    assert isinstance(store, RemoteStore)
+    boto3.resource("s3").Bucket(BUCKET).create()
+    steps = noop_steps("s3", 20)
+    for step in steps:
+        for index in range(NUM_OLDER):
+            name = f"{index:064x}"
+            older = Manifest(step=step.name, fingerprint=name, key={}, files={}, upstream_digests={}, result=None)
+            store.write_note(f"{step.name}/{name}/manifest.json", older.to_json())
+    proxy.requests.clear()
+    counts = {}
+    plan(steps, store)
+    counts[f"plan of a step to run, with {NUM_OLDER} older results"] = len(proxy.requests)
+    with session():
+        execute(noop_steps("warm", 2), store, RunOptions(engine=ENGINE))
+        planned = plan(steps, store)
+        proxy.requests.clear()
+        assert execute(planned, store, RunOptions(engine=ENGINE)).ok
+        counts["run of a step with one file"] = len(proxy.requests)
+    proxy.requests.clear()
+    assert execute(steps, store, RunOptions(engine=ENGINE)).ok
+    counts["plan and cached run of a step"] = len(proxy.requests)
+    for what, number in counts.items():
+        print_row(f"requests to S3: {what}", f"{number / len(steps):.1f}")
+    proxy.close()
+    server.stop()
+
+
+def measure_cached_tracking(store: Store, result: RunResult) -> None:
+    """Times how long MLflow takes to record `NUM_CACHED` cached steps."""
+    manifests = list(result.manifests.values())
+    start, cpu_start = time.perf_counter(), time.process_time()
+    with Tracker.open(store.local, "benchmark", "cached") as tracker:
+        for index in range(NUM_CACHED):
+            manifest = manifests[index % len(manifests)]
+            tracker.log_cached(TrackedStep(name=manifest.step, fingerprint=manifest.fingerprint, params={}), manifest)
+    seconds, cpu = time.perf_counter() - start, time.process_time() - cpu_start
+    print_row(f"record {NUM_CACHED} cached steps in MLflow", f"{seconds:.1f} s", "")
+    print_row("    CPU of the driver", f"{cpu:.1f} s")
 
 
 def noop_steps(kind: str, count: int) -> list[Step]:

@@ -14,7 +14,8 @@ from pathlib import Path
 
 import pytest
 
-from cluster.run.ray_session import Capacity, session
+from cluster.run.capacity import Capacity
+from cluster.run.ray_session import session
 from cluster.store.base import Store
 from cluster.store.location import open_store
 from tests.support.paths import ROOT

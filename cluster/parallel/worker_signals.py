@@ -22,8 +22,12 @@ from pathlib import Path
 from types import FrameType
 from typing import TextIO
 
+from threadpoolctl import threadpool_limits
+
 DUMP_AT_FRACTION = 0.7
 """Fraction of the timeout after which a worker dumps its stack, so that all dumps exist when the timeout ends."""
+_pools = {"num_threads": 0}
+"""Number of threads of the numerical libraries that this process has loaded; 0: as they chose it."""
 MAX_DUMPED_CALLS = 8
 """Innermost calls that are reported per worker."""
 
@@ -149,12 +153,16 @@ def redirect_output(log: Path) -> Iterator[None]:
 def set_num_threads(cpus: float) -> None:
     """Sets the number of threads of numerical libraries.
 
-    Sums in another order differ in their last digits, so a step uses the same number of threads on every machine.
+    Sums in another order differ in their last digits, so a step uses the same number of threads on every machine, and
+    in a process that ran another step with another number of threads.
     """
     num_threads = int(max(1, cpus))
     for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
         os.environ[name] = str(num_threads)
-    # A worker that ran another step has read the variables already.
+    # Libraries that are loaded already have read the variables.
     torch = sys.modules.get("torch")
     if torch is not None:
         torch.set_num_threads(num_threads)
+    if _pools["num_threads"] != num_threads:
+        threadpool_limits(num_threads)
+        _pools["num_threads"] = num_threads

@@ -10,8 +10,16 @@ from cluster.errors import StepFailedError
 
 
 @dataclass(frozen=True, slots=True)
+class StepQueued:
+    """A step was submitted to Ray, and waits for machines to have room for it. `waits_for`: such as `1 GPU`."""
+
+    step: str
+    waits_for: str
+
+
+@dataclass(frozen=True, slots=True)
 class StepStarted:
-    """A step was submitted to Ray. `attempt` counts from 1; `log` is the address of its log file."""
+    """A step runs. `attempt` counts from 1; `log` is the address of its log file."""
 
     step: str
     attempt: int
@@ -88,7 +96,8 @@ class Interrupted:
 
 
 Event: TypeAlias = (
-    StepStarted
+    StepQueued
+    | StepStarted
     | StepProgress
     | StepFinished
     | StepFailed

@@ -11,29 +11,20 @@ import secrets
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from functools import cache
 from pathlib import Path
 
 from cluster.errors import SessionError
+from cluster.run.capacity import Capacity, addable_machine
 
 OBJECT_STORE_BYTES = 300 * 1024 * 1024
 """Only manifests and batches of a stream go through Ray, so it needs little memory."""
+SHARED_MEMORY = "/dev/shm"
 PRELOADED = {"RAY_preload_python_modules": "cluster"}
 """Ray puts the current folder of the driver first on the path of its workers. A package `cluster` there would replace
 this one, so each worker imports this one before.
 """
 WORKER_ENVIRONMENT = {"TOKENIZERS_PARALLELISM": "false", "RAY_USAGE_STATS_ENABLED": "0"}
-
-
-@dataclass(frozen=True, kw_only=True, slots=True)
-class Capacity:
-    """CPUs and GPUs of the cluster, and of its largest node."""
-
-    cpus: float
-    gpus: float
-    node_cpus: float
-    node_gpus: float
 
 
 @contextmanager
@@ -54,12 +45,13 @@ def session(address: str | None = None, num_cpus: int | None = None) -> Iterator
     import ray  # noqa: PLC0415  (it reads the environment that was set above)
 
     try:
+        addable = None if address == "local" else addable_machine()
         if ray.is_initialized():
-            yield capacity()
+            yield capacity().with_addable(addable)
             return
         _init(address, num_cpus)
         try:
-            yield capacity()
+            yield capacity().with_addable(addable)
         finally:
             ray.shutdown()
     finally:
@@ -87,6 +79,11 @@ def _init(address: str, num_cpus: int | None) -> None:
     import ray  # noqa: PLC0415  (it reads the environment that `session` sets)
 
     _silence_raylet()
+    if address == "local" and sys.platform == "linux" and not Path(SHARED_MEMORY).is_dir():
+        raise SessionError(
+            f"this machine has no {SHARED_MEMORY}, which Ray needs.",
+            "Mount a tmpfs there, or set --address to a Ray that was started with --plasma-directory.",
+        )
     try:
         if address == "local":
             ray.init(

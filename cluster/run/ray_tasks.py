@@ -1,158 +1,229 @@
-"""Submits steps to Ray as tasks and buffers the metrics that workers report."""
+"""Submits steps to Ray as tasks, which Ray queues until a machine has room, and receives what they send.
+
+All that happens arrives in one queue: the ends of tasks, and the records of workers, which an actor collects. So a turn
+of the driver costs the same whether ten or a thousand tasks wait.
+"""
 
 from __future__ import annotations
 
+import asyncio
 import time
+from collections.abc import Iterator
 from contextlib import suppress
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, replace
+from queue import Empty, SimpleQueue
+from typing import Any, TypeAlias
 
 from cluster.errors import LeaseLostError, SessionError, StepFailedError, StoreError
 from cluster.redaction import redact, redact_file
-from cluster.run.ray_session import Capacity, capacity, import_own_code_first
-from cluster.run.step_worker import run_step
+from cluster.run.capacity import Capacity, Machine
+from cluster.run.ray_session import capacity, import_own_code_first
+from cluster.run.step_worker import Outcome, next_attempt, run_step
 from cluster.steps.step import Resources
 from cluster.steps.task_spec import TaskSpec
 from cluster.store.location import open_store
 from cluster.store.manifest import Manifest
-from cluster.tracking.recorder import LogBatch
+from cluster.tracking.recorder import AttemptStart, LogBatch
 
 SEND_TIMEOUT_S = 10.0
 REFRESH_EVERY_S = 2.0
 """Seconds between two looks at the machines of the cluster, which may grow."""
+POLL_RECORDS_S = 60.0
+"""How long one request for records waits for some."""
+RECONNECT_AFTER_S = 0.5
+LAST_WORDS_S = 0.5
+"""How long the records of a worker that was killed are awaited."""
+MAX_TASKS = 1000
+"""Tasks that wait or run at once. More would not start anything earlier, and cost the driver memory."""
 
 
 class LogBuffer:
-    """A small actor on the driver's machine that keeps batches until the driver fetches them."""
+    """A small actor on the driver's machine that passes batches to the driver, and ids of MLflow runs to workers."""
 
     def __init__(self) -> None:
         self._batches: list[LogBatch] = []
+        self._run_ids: dict[str, asyncio.Future[str | None]] = {}
+        self._has_batches = asyncio.Event()
 
-    def post(self, batch: LogBatch) -> None:
+    async def post(self, batch: LogBatch) -> None:
         """Keeps a batch."""
         self._batches.append(batch)
+        self._has_batches.set()
 
-    def drain(self) -> list[LogBatch]:
-        """Returns and forgets all batches, in the order in which they arrived."""
+    async def drain(self) -> list[LogBatch]:
+        """Returns and forgets all batches, in the order in which they arrived. Waits for the first one."""
+        with suppress(TimeoutError, asyncio.TimeoutError):
+            await asyncio.wait_for(self._has_batches.wait(), POLL_RECORDS_S)
+        self._has_batches.clear()
         batches, self._batches = self._batches, []
         return batches
 
+    async def set_run_id(self, token: str, run_id: str | None) -> None:
+        """Stores the MLflow run of the attempt with this lease."""
+        future = self._future(token)
+        if not future.done():
+            future.set_result(run_id)
+
+    async def run_id(self, token: str) -> str | None:
+        """Returns the MLflow run of an attempt, once. Waits until the driver has created it."""
+        run_id = await self._future(token)
+        del self._run_ids[token]
+        return run_id
+
+    def _future(self, token: str) -> asyncio.Future[str | None]:
+        return self._run_ids.setdefault(token, asyncio.get_running_loop().create_future())
+
 
 @dataclass(frozen=True, slots=True)
-class LogSender:
-    """Sends batches to a `LogBuffer`. It can be pickled and called in any worker. Returns False if sending failed."""
+class BufferLink:
+    """Reaches the driver through its `LogBuffer`. It can be pickled and used in any worker."""
 
     buffer: Any
 
-    def __call__(self, batch: LogBatch) -> bool:
+    def send(self, batch: LogBatch) -> bool:
+        """See `DriverLink`."""
+        return self._call(self.buffer.post, batch)[0]
+
+    def run_id(self, step: str, token: str) -> str | None:
+        """See `DriverLink`."""
+        del step
+        run_id: str | None = self._call(self.buffer.run_id, token)[1]
+        return run_id
+
+    def _call(self, method: Any, argument: Any) -> tuple[bool, Any]:
         import ray  # noqa: PLC0415  (Ray reads the environment that `session` sets before it is imported)
 
         try:
-            ray.get(self.buffer.post.remote(batch), timeout=SEND_TIMEOUT_S)
+            return True, ray.get(method.remote(argument), timeout=SEND_TIMEOUT_S)
         except (ray.exceptions.RayError, TimeoutError):
-            return False
-        return True
+            return False, None
 
 
-def run_task(spec: TaskSpec, buffer: Any, *upstream: Manifest) -> Manifest | StepFailedError | LeaseLostError:
-    """The Ray task: runs one step. Ray passes the results of its upstream as further arguments."""
+def run_task(spec: TaskSpec, buffer: Any, upstream: tuple[Manifest, ...]) -> Outcome:
+    """The Ray task: runs one step."""
     import_own_code_first()
-    try:
-        return run_step(spec, LogSender(buffer), upstream)
-    except LeaseLostError as error:
-        return error
+    outcome = run_step(spec, BufferLink(buffer), upstream)
+    # The driver has the key, which is larger than the rest.
+    return replace(outcome, key={}) if isinstance(outcome, Manifest) else outcome
 
 
 @dataclass(frozen=True, slots=True)
 class FinishedTask:
-    """A task that ended. `outcome` is None if it was canceled."""
+    """A task that ended. `outcome` is None if it was canceled; `start` is None if its attempt never started."""
 
-    step: str
-    outcome: Manifest | StepFailedError | LeaseLostError | None
+    spec: TaskSpec
+    start: AttemptStart | None
+    outcome: Outcome | None
+
+    @property
+    def step(self) -> str:
+        """The name of the step."""
+        return self.spec.step
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(slots=True, eq=False)
 class _Task:
-    """A task that waits or runs, and the CPUs that it requests."""
+    """A task that waits or runs: the CPUs that it requests, and what is known about its attempt.
+
+    `reservation` is the placement group for which a step with workers of its own waits. After the end of a task its
+    last records are awaited until `end_by_s`.
+    """
 
     spec: TaskSpec
     upstream: tuple[Manifest, ...]
     cpus: float
+    ref: Any = None
+    reservation: Any = None
+    start: AttemptStart | None = None
+    has_last_records: bool = False
+    outcome: Outcome | Exception | None = None
+    end_by_s: float | None = None
+
+
+Received: TypeAlias = LogBatch | FinishedTask
 
 
 class TaskPool:
-    """The running tasks of a driver. Needs a session."""
+    """The tasks of a driver. Needs a session. `capacity` is what its cluster has."""
 
     def __init__(self, capacity: Capacity) -> None:
         import ray  # noqa: PLC0415  (Ray reads the environment that `session` sets before it is imported)
 
         self._ray = ray
-        self._capacity = capacity
+        self.capacity = capacity
         self._task = ray.remote(max_retries=0)(run_task)
-        self._tasks: dict[Any, _Task] = {}
-        """Reference of each task that waits or runs -> the task."""
+        self._tasks: dict[str, _Task] = {}
+        """Step -> its task."""
+        self._arrived: SimpleQueue[tuple[str, Any, Any]] = SimpleQueue()
+        """What happened, written by threads of Ray: kind, step or nothing, and a future."""
         self._refreshed_at_s = time.monotonic()
-        self._used: dict[str, tuple[float, float]] = {}
-        """Running step -> the CPUs and GPUs that it uses."""
-        self._results: dict[str, Any] = {}
-        """Step -> reference to its result of this run. Later tasks get the reference instead of a copy."""
+        self._has_changed = False
+        """The machines changed since the sizes of tasks were compared with them."""
+        self._ending: list[_Task] = []
+        """Tasks that have ended, and whose last records have not arrived."""
+        self._reconnect_at_s: float | None = None
         node = ray.get_runtime_context().get_node_id()
         on_driver = ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(node, soft=True)
         self._buffer = (
             ray.remote(LogBuffer).options(num_cpus=0, max_restarts=-1, scheduling_strategy=on_driver).remote()
         )
+        self._request_records()
 
     def __len__(self) -> int:
         return len(self._tasks)
 
     @property
     def steps(self) -> list[str]:
-        """Names of the running steps."""
-        return [task.spec.step for task in self._tasks.values()]
-
-    def fits(self, resources: Resources) -> bool:
-        """Returns True if the cluster has room for another step. Machines may have joined in the meantime."""
-        if self._has_room(resources):
-            return True
-        return self._refresh() and self._has_room(resources)
+        """Names of the steps that wait or run."""
+        return list(self._tasks)
 
     @property
     def lacks_machines(self) -> bool:
         """True while no machine of the cluster has a CPU, so that all tasks wait for the first one."""
         self._refresh()
-        return self._capacity.node_cpus == 0
+        return self.capacity.lacks_machines
+
+    def find_missing(self, resources: Resources, store: str) -> SessionError | None:
+        """Returns why the cluster can never run a step. See `Capacity.find_missing`."""
+        self._refresh()
+        return self.capacity.find_missing(resources, store)
 
     def submit(self, spec: TaskSpec, upstream: tuple[Manifest, ...]) -> None:
-        """Starts a task; Ray queues it until a machine has room. `find_missing` says if one ever has."""
-        cpus, gpus = self._per_worker(spec.resources)
-        if spec.resources.is_shared:  # its workers request their own resources
-            cpus, gpus = 0, 0
-        task = self._task.options(num_cpus=cpus, num_gpus=gpus, name=spec.step)
-        arguments = [self._results.get(item.step, item) for item in upstream]
-        self._tasks[task.remote(spec, self._buffer, *arguments)] = _Task(spec, upstream, cpus)
-        self._used[spec.step] = self._required(spec.resources)
+        """Submits a step; Ray queues it until a machine has room. `find_missing` says if one ever has."""
+        worker = self.capacity.per_worker(spec.resources)
+        task = _Task(spec, upstream, worker.cpus)
+        self._tasks[spec.step] = task
+        if spec.resources.is_shared:
+            self._reserve(task, worker)
+        else:
+            self._start(task, num_cpus=worker.cpus, num_gpus=worker.gpus)
 
-    def wait(self, timeout_s: float) -> list[FinishedTask]:
-        """Returns the tasks that ended; waits up to `timeout_s` seconds for the first one."""
+    def set_run_id(self, token: str, run_id: str | None) -> None:
+        """Passes the MLflow run of an attempt to its worker, which writes it into the manifest."""
+        self._buffer.set_run_id.remote(token, run_id)
+
+    def wait(self, timeout_s: float) -> list[Received]:
+        """Returns what arrived, in order; waits up to `timeout_s` seconds for the first item.
+
+        A task that ended is returned after its records.
+        """
         self._shrink()
-        refs = list(self._tasks)
-        done, _ = self._ray.wait(refs, num_returns=1, timeout=timeout_s)
-        if done:
-            done, _ = self._ray.wait(refs, num_returns=len(refs), timeout=0)
-        return [self._collect(ref) for ref in done]
-
-    def batches(self) -> list[LogBatch]:
-        """Returns what the steps recorded since the last call; nothing while the buffer restarts."""
-        try:
-            batches: list[LogBatch] = self._ray.get(self._buffer.drain.remote(), timeout=SEND_TIMEOUT_S)
-        except (self._ray.exceptions.RayError, TimeoutError):
-            return []
-        return batches
+        if self._reconnect_at_s is not None and time.monotonic() > self._reconnect_at_s:
+            self._request_records()
+        received: list[Received] = []
+        with suppress(Empty):
+            received += self._receive(*self._arrived.get(timeout=timeout_s))
+            while True:
+                received += self._receive(*self._arrived.get_nowait())
+        return received + list(self._give_up_records())
 
     def cancel(self, *, force: bool = False) -> None:
         """Requests all tasks to end, except for commits; with `force` kills their processes. `wait` returns them."""
-        for ref in self._tasks:
-            self._ray.cancel(ref, force=force)
+        for name, task in list(self._tasks.items()):
+            if task.reservation is None:
+                self._ray.cancel(task.ref, force=force)
+            else:
+                self._arrived.put(("canceled", name, (task.ref, None)))
 
     def close(self) -> None:
         """Kills what still runs."""
@@ -160,97 +231,141 @@ class TaskPool:
         self._tasks.clear()
         self._ray.kill(self._buffer)
 
-    def find_missing(self, resources: Resources, store: str) -> SessionError | None:
-        """Returns why the cluster can never run a step with these resources, or None.
+    def _start(self, task: _Task, **resources: float) -> None:
+        name = task.spec.step
+        options = self._task.options(name=name, **resources)
+        task.ref = options.remote(task.spec, self._buffer, task.upstream)
+        self._listen("ended", name, task.ref)
 
-        Args:
-            resources: The resources of the step.
-            store: Address of the store.
-        """
-        self._refresh()
-        if self._capacity.node_cpus == 0:  # nothing is known about machines that have not joined yet
-            return None
-        if resources.gpus > self._capacity.node_gpus:
-            return SessionError(
-                f"it requests {resources.gpus:g} GPUs, but the largest machine has {self._capacity.node_gpus:g}.",
-                "Request fewer in its resources, or set --address to a cluster that has them.",
-            )
-        if not resources.is_shared:
-            return None
-        if "://" in store and self._capacity.cpus > self._capacity.node_cpus:
-            return SessionError(
-                f"it has {resources.max_workers} workers, which may run on several machines, but {store} is not a "
-                "folder that they share.",
-                "Use a store in a folder that all machines have"
-                + ("." if resources.strategy == "stream" else ", or set strategy: single."),
-            )
-        for unit, available, per_worker in (
-            ("CPUs", self._capacity.cpus, resources.cpus),
-            ("GPUs", self._capacity.gpus, resources.gpus),
-        ):
-            if resources.min_workers * per_worker > available:
-                return SessionError(
-                    f"it requests {resources.min_workers} workers with {per_worker:g} {unit} each, but the cluster has "
-                    f"{available:g} in total.",
-                    "Request fewer workers or less for each, or set --address to a larger cluster.",
-                )
-        return None
+    def _reserve(self, task: _Task, worker: Machine) -> None:
+        """Waits for room for all workers of a step. Ray Train and Ray Data request it again when the step starts."""
+        from ray.util.placement_group import placement_group  # noqa: PLC0415  (Ray is imported after `session`)
 
-    def _has_room(self, resources: Resources) -> bool:
-        cpus, gpus = self._required(resources)
-        used_cpus = sum(used[0] for used in self._used.values())
-        used_gpus = sum(used[1] for used in self._used.values())
-        return used_cpus + cpus <= self._capacity.cpus and used_gpus + gpus <= self._capacity.gpus
+        bundle = {"CPU": worker.cpus, **({"GPU": worker.gpus} if worker.gpus else {})}
+        task.reservation = placement_group([bundle] * self.capacity.num_workers(task.spec.resources))
+        task.ref = task.reservation.ready()
+        self._listen("has room", task.spec.step, task.ref)
 
-    def _refresh(self) -> bool:
-        """Looks at the machines of the cluster again, every few seconds. Returns True if they have changed."""
-        if time.monotonic() - self._refreshed_at_s < REFRESH_EVERY_S:
-            return False
+    def _unreserve(self, task: _Task) -> None:
+        from ray.util.placement_group import remove_placement_group  # noqa: PLC0415  (see `_reserve`)
+
+        if task.reservation is not None:
+            remove_placement_group(task.reservation)
+            task.reservation = None
+
+    def _listen(self, kind: str, name: str, ref: Any) -> None:
+        future = ref.future()
+        # The reference must live until then.
+        future.add_done_callback(lambda done, ref=ref: self._arrived.put((kind, name, (ref, done))))
+
+    def _request_records(self) -> None:
+        self._reconnect_at_s = None
+        self._listen("records", "", self._buffer.drain.remote())
+
+    def _receive(self, kind: str, name: str, source: Any) -> Iterator[Received]:
+        if kind == "records":
+            yield from self._receive_records(source[1])
+            return
+        task = self._tasks.get(name)
+        if task is None or task.ref != source[0]:  # of a task that was submitted again
+            return
+        if kind == "has room":
+            self._unreserve(task)
+            self._start(task, num_cpus=0)
+        elif kind == "canceled":
+            yield self._remove(task)
+        else:
+            yield from self._end(task, source[1])
+
+    def _receive_records(self, done: Any) -> Iterator[Received]:
+        if done.exception() is not None:  # the buffer is being restarted
+            self._reconnect_at_s = time.monotonic() + RECONNECT_AFTER_S
+            return
+        self._request_records()
+        for batch in done.result():
+            task = self._tasks.get(batch.step)
+            if task is None:
+                continue
+            task.start = batch.started or task.start
+            yield batch
+            task.has_last_records |= batch.is_last
+            if batch.is_last and task.end_by_s is not None:
+                yield self._remove(task)
+
+    def _end(self, task: _Task, done: Any) -> Iterator[Received]:
+        """Returns a task that ended, unless it waits for its last records."""
+        error = done.exception()
+        if isinstance(error, self._ray.exceptions.TaskCancelledError):
+            yield self._remove(task)
+            return
+        task.outcome = error or done.result()
+        if error is not None:
+            self._refresh(now=True)  # a machine may be gone
+            pause_s = LAST_WORDS_S
+        else:
+            pause_s = SEND_TIMEOUT_S * (_has_records(task.outcome) and not task.has_last_records)
+        if pause_s:
+            task.end_by_s = time.monotonic() + pause_s
+            self._ending.append(task)
+        else:
+            yield self._remove(task)
+
+    def _give_up_records(self) -> Iterator[FinishedTask]:
+        """Returns tasks whose last records have not arrived in time."""
+        self._ending = [task for task in self._ending if self._tasks.get(task.spec.step) is task]
+        for task in self._ending:
+            if task.end_by_s is not None and time.monotonic() > task.end_by_s:
+                yield self._remove(task)
+
+    def _remove(self, task: _Task) -> FinishedTask:
+        del self._tasks[task.spec.step]
+        self._unreserve(task)
+        outcome = task.outcome
+        if isinstance(outcome, Exception) and not isinstance(outcome, Outcome):
+            task.start = task.start or _unreported_start(task.spec)
+            outcome = _worker_failure(task.spec, task.start, outcome)
+        return FinishedTask(task.spec, task.start, outcome)
+
+    def _refresh(self, *, now: bool = False) -> None:
+        """Looks at the machines of the cluster again, every few seconds."""
+        if not now and time.monotonic() - self._refreshed_at_s < REFRESH_EVERY_S:
+            return
         self._refreshed_at_s = time.monotonic()
-        before, self._capacity = self._capacity, capacity()
-        return self._capacity != before
+        before, self.capacity = self.capacity, capacity().with_addable(self.capacity.addable)
+        self._has_changed |= self.capacity != before
 
     def _shrink(self) -> None:
         """Submits tasks again that wait for more CPUs than any machine has, now that there are machines."""
-        largest = self._capacity.node_cpus
-        for ref, task in list(self._tasks.items()):
-            if 0 < largest < task.cpus:
-                self._ray.cancel(ref)
-                del self._tasks[ref]
+        if not self._has_changed:
+            return
+        self._has_changed = False
+        largest = self.capacity.node_cpus
+        for task in list(self._tasks.values()):
+            if 0 < largest < task.cpus and task.start is None:
+                if task.reservation is None:
+                    self._ray.cancel(task.ref)
+                self._unreserve(task)
                 self.submit(task.spec, task.upstream)
 
-    def _collect(self, ref: Any) -> FinishedTask:
-        spec = self._tasks.pop(ref).spec
-        del self._used[spec.step]
-        try:
-            outcome = self._ray.get(ref)
-        except self._ray.exceptions.TaskCancelledError:
-            return FinishedTask(spec.step, None)
-        except self._ray.exceptions.RayError as error:
-            # A machine may be gone, with its resources and the results that it kept for Ray.
-            self._capacity = capacity()
-            self._results.clear()
-            return FinishedTask(spec.step, _worker_failure(spec, error))
-        if not isinstance(outcome, (StepFailedError, LeaseLostError)):
-            self._results[spec.step] = ref
-        return FinishedTask(spec.step, outcome)
 
-    def _required(self, resources: Resources) -> tuple[float, float]:
-        """Returns the CPUs and GPUs of all workers of a step: as many workers as an empty cluster has room for."""
-        cpus, gpus = self._per_worker(resources)
-        pairs = ((self._capacity.cpus, cpus), (self._capacity.gpus, gpus))
-        # A cluster without any cores has lost its machines; new ones may join.
-        room = min((int(total // each) for total, each in pairs if each), default=resources.max_workers)
-        num_workers = max(resources.min_workers, min(resources.max_workers, room))
-        return num_workers * cpus, num_workers * gpus
-
-    def _per_worker(self, resources: Resources) -> tuple[float, float]:
-        """Returns CPUs and GPUs. A machine with fewer cores than the step has threads runs the step more slowly."""
-        # Without any machine yet, ask for all, so that Ray does not start every step on a head without CPUs.
-        return min(resources.cpus, self._capacity.node_cpus or resources.cpus), resources.gpus
+def _has_records(outcome: Outcome | Exception | None) -> bool:
+    """Returns True if the attempt started, so that its records arrive."""
+    return isinstance(outcome, Manifest | LeaseLostError) or (
+        isinstance(outcome, StepFailedError) and bool(outcome.log)
+    )
 
 
-def _worker_failure(spec: TaskSpec, error: Exception) -> StepFailedError:
+def _unreported_start(spec: TaskSpec) -> AttemptStart | None:
+    """Returns the attempt of a worker that was killed before it could report its start; None if it did not start."""
+    store = open_store(spec.store)
+    with suppress(OSError, StoreError):
+        lease = store.slot(spec.step, spec.key.fingerprint).read()
+        if lease is not None and lease.token == spec.lease.token:
+            return next_attempt(spec, store)
+    return None
+
+
+def _worker_failure(spec: TaskSpec, start: AttemptStart | None, error: Exception) -> StepFailedError:
     """The failure of a worker: it was killed, ran out of memory, or its machine is gone."""
     from ray import exceptions  # noqa: PLC0415  (Ray reads the environment that `session` sets before it is imported)
 
@@ -266,18 +381,21 @@ def _worker_failure(spec: TaskSpec, error: Exception) -> StepFailedError:
     if isinstance(error, exceptions.OutOfMemoryError):
         remedy = "Reduce its batch_size, or run fewer steps at once with --max-parallel 1."
     text = str(error).strip()
-    store = open_store(spec.store)
-    log = store.log_path(spec.step, spec.key.fingerprint, spec.attempt)
-    with suppress(OSError, StoreError):
-        # If the worker was on this machine, its log is here, and was neither redacted nor uploaded.
-        redact_file(log)
-        store.upload(log)
+    address, attempt = "", 1
+    if start is not None:
+        address, attempt = start.log, start.attempt
+        store = open_store(spec.store)
+        log = store.log_path(spec.step, spec.key.fingerprint, attempt)
+        with suppress(OSError, StoreError):
+            # If the worker was on this machine, its log is here, and was neither redacted nor uploaded.
+            redact_file(log)
+            store.upload(log)
     return StepFailedError(
         spec.step,
         f"its worker was lost ({type(error).__name__}: {text.splitlines()[0] if text else 'no details'})",
         remedy=remedy,
         trace=redact(text),
-        log=store.uri_of(log),
+        log=address,
         transient=isinstance(error, lost),
-        attempt=spec.attempt,
+        attempt=attempt,
     )

@@ -21,7 +21,7 @@ class RunOptions(Selection):
         identify: Function that computes the digest of a local file or folder of `Step.files`, as `module:function`.
         keep_going: After a failure, run every step that does not need the failed one. If False, run only the steps
             that were ready at that moment.
-        max_parallel: Maximum number of steps at a time; None: as many as the cluster has room for.
+        max_parallel: Maximum number of steps that wait in Ray or run; None: all whose inputs are committed.
         address: Address of a running Ray; None: that of RAY_ADDRESS, or a new local Ray.
         num_cpus: CPUs of a local Ray that is started here.
         backoff_s: Pause before the second attempt, in seconds; doubled before each further attempt.

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import deque
 from collections.abc import Iterable
 from contextlib import ExitStack
 
@@ -11,24 +12,29 @@ from cluster.provenance import provenance
 from cluster.run import events
 from cluster.run.events import EventHandler
 from cluster.run.ray_session import session
-from cluster.run.ray_tasks import FinishedTask, TaskPool
+from cluster.run.ray_tasks import MAX_TASKS, FinishedTask, TaskPool
 from cluster.run.result import RunOptions, RunResult, Status, StepResult
 from cluster.run.signals import SignalHandler
 from cluster.run.state import Phase, RunState, StepState
+from cluster.run.step_worker import CommittedByOther
 from cluster.run.watchdog import EXIT_DELAY_S
-from cluster.steps.fingerprint import config_params
+from cluster.steps.fingerprint import changed_params, config_params
 from cluster.steps.plan import Plan, PlanState, plan
 from cluster.steps.step import Step
 from cluster.steps.task_spec import TaskSpec, input_indices
 from cluster.store.base import Store
-from cluster.store.lease import Leases
+from cluster.store.lease import Lease, LeaseBackend, Leases, new_token
 from cluster.store.manifest import Manifest
 from cluster.store.retries import reporting
+from cluster.store.sole_driver import sole_driver
+from cluster.tracking.recorder import AttemptStart, LogBatch
 from cluster.tracking.tracker import NullTracker, TrackedStep, Tracker
 
 STOP_WITHIN_S = 30.0
 """Seconds that running steps get to end after Ctrl-C; a commit of many gigabytes may take a while."""
 MAX_SLEEP_S = 0.2
+QUEUED_AFTER_S = 3.0
+"""How long a step waits in Ray's queue before that is shown."""
 
 
 def execute(
@@ -55,6 +61,7 @@ def execute(
     Raises:
         GraphError, FingerprintError: the input is invalid; no step was run.
         SessionError: Ray cannot be started.
+        StoreError: a step has to run, and the store accepts a single driver, which is another one.
     """
     started = time.monotonic()
     with ExitStack() as stack:
@@ -99,43 +106,46 @@ class _Run:
         self._resources = resources
         self._signals = signals
         self._tasks: TaskPool | None = None
-        self._drained_at_s = 0.0
+        self._queued: deque[tuple[float, StepState]] = deque()
+        """Submitted steps, and the time after which they are reported if they still wait."""
         self._reported: set[str] = set()
         """Problems of which the user was informed."""
         self._kill_at_s: float | None = None
         """After Ctrl-C: the time at which steps that still run are killed."""
 
     def advance(self) -> bool:
-        """Settles and starts all steps that can be. Returns True if there is something left to wait for."""
-        has_settled = True
-        while has_settled:
-            has_settled = False
-            for step in self._state.ready():
-                if self._signals.received:
-                    break
-                has_settled |= self._settle(step)
-            if self._signals.received and self._state.is_open:
-                self._interrupt()
-                return bool(self._state.in_phase(Phase.RUNNING))
-        return self._state.is_open
+        """Settles and submits all steps that can be. Returns True if there is something left to wait for."""
+        while not self._signals.received and (step := self._state.pop_ready()) is not None:
+            self._settle(step)
+        while not self._signals.received and self._has_room():
+            if (runnable := self._state.pop_runnable(time.monotonic())) is None:
+                break
+            self._submit(runnable)
+        if self._signals.received and self._state.num_open:
+            self._interrupt()
+            return self._tasks is not None and len(self._tasks) > 0
+        return self._state.num_open > 0
 
     def wait(self) -> None:
-        """Waits for a task to end, for progress, or for another driver."""
+        """Waits for a task to end, for records, or for another driver."""
         if reason := self._leases.restart():
             self.warn(f"the heartbeats of the leases stopped ({reason}) and were started again.")
         for problem in self._tracker.new_problems():
             self.warn(problem, "Results are not affected.")
+        pause_s = self._options.poll_s
+        if self._state.next_deferred_s is not None and self._has_room():
+            pause_s = min(pause_s, max(0.0, self._state.next_deferred_s - time.monotonic()))
         if self._tasks is None or not len(self._tasks):
-            time.sleep(min(MAX_SLEEP_S, self._options.poll_s))
+            time.sleep(min(MAX_SLEEP_S, pause_s))
             return
         if self._tasks.lacks_machines:
             self.warn("no machine of the cluster has a CPU, so the steps wait for one.", "Start a worker of Ray.")
-        finished = self._tasks.wait(self._options.poll_s)
-        # Log what a step recorded before its run ends.
-        if finished or time.monotonic() - self._drained_at_s > self._options.poll_s:
-            self._drain()
-        for task in finished:
-            self._finish(task)
+        for received in self._tasks.wait(pause_s):
+            if isinstance(received, LogBatch):
+                self._log(received)
+            else:
+                self._finish(received)
+        self._report_queued(self._tasks)
 
     def warn(self, problem: str, remedy: str = "") -> None:
         """Reports a problem that ends no step, once."""
@@ -168,135 +178,184 @@ class _Run:
             self._tracker.end_step(name, "KILLED")
         tasks.close()
 
-    def _settle(self, step: StepState) -> bool:
-        """Uses the result of a step, blocks the step or starts it. Returns True if it is no longer open."""
+    def _settle(self, step: StepState) -> None:
+        """Uses the result of a step, blocks the step, or makes it one of those to submit."""
         planned = step.planned
+        if not step.is_open:  # it can never be scheduled
+            return
         if planned.state is PlanState.BLOCKED:
-            return self._block(step, "; ".join(planned.reasons))
-        if planned.manifest is not None and (not planned.selected or step.fits_upstream(planned.manifest)):
-            return self._use_cached(step, planned.manifest)
-        if step.missing_upstream:
-            return self._block(step, f"it needs {step.missing_upstream}, which has no result")
-        if not step.may_start:
+            self._block(step, "; ".join(planned.reasons))
+        elif planned.manifest is not None and (not planned.selected or step.fits_upstream(planned.manifest)):
+            self._use_committed(step, planned.manifest)
+        elif step.missing_upstream:
+            self._block(step, f"it needs {step.missing_upstream}, which has no result")
+        elif not step.may_start:
             failed = self.result.failed[0]
-            return self._block(step, f"not started after {failed} failed; --keep-going continues with it")
-        return self._start(step)
+            self._block(step, f"not started after {failed} failed; --keep-going continues with it")
+        else:
+            self._state.add_runnable(step)
 
-    def _use_cached(self, step: StepState, manifest: Manifest) -> bool:
-        step.phase, step.manifest = Phase.COMMITTED, manifest
+    def _use_committed(self, step: StepState, manifest: Manifest) -> None:
+        """Uses a result that this run has not computed."""
+        self._state.commit(step, manifest)
         if step.planned.selected:
-            run_id = self._tracker.log_cached(_tracked(step), manifest)
-            self._report(step, Status.CACHED, run_id=run_id, source_run_id=manifest.run_id)
+            self._tracker.log_cached(_tracked(step), manifest)
+            self._report(step, Status.CACHED, source_run_id=manifest.run_id)
             self._emit(events.StepFinished(step.name, manifest.seconds, cached=True, metrics=manifest.metrics))
-        return True
 
-    def _block(self, step: StepState, reason: str) -> bool:
-        step.phase = Phase.BLOCKED
+    def _block(self, step: StepState, reason: str) -> None:
+        self._state.end(step, Phase.BLOCKED)
         if step.planned.selected:
             self._report(step, Status.BLOCKED, reason=reason)
             self._emit(events.StepBlocked(step.name, reason))
-        return True
 
-    def _start(self, step: StepState) -> bool:
-        """Starts a step, unless the cluster is full, another driver runs it, or it failed a moment ago."""
-        if time.monotonic() < step.retry_at_s or not self._has_room(step.step):
-            return False
-        slot = self._store.slot(step.name, step.fingerprint)
-        try:
-            token = self._leases.acquire(slot, step.name)
-            # Another driver may have run the step after the plan was made.
-            manifest = self._store.inspect(step.name, step.fingerprint, self._options.verify).manifest
-            last_failure = self._store.failure(step.name, step.fingerprint)
-        except LeaseHeldError as held:
-            step.retry_at_s = time.monotonic() + self._options.poll_s
-            if not step.is_wait_reported:
-                step.is_wait_reported = True
-                self._emit(events.StepWaiting(step.name, held.owner))
-            return False
-        except StoreError as error:
-            self._leases.release(slot)
-            step.num_attempts += 1
-            is_transient = getattr(error, "transient", False)
-            self._fail(step, StepFailedError(step.name, error.problem, remedy=error.remedy, transient=is_transient))
-            return not step.is_open
-        if manifest is not None and not step.planned.forced and step.fits_upstream(manifest):
-            self._leases.release(slot)
-            return self._use_cached(step, manifest)
-        if missing := self._connected().find_missing(step.step.resources, self._store.url):
-            failure = StepFailedError(step.name, missing.problem, remedy=missing.remedy)
-            self._store.record_failure(step.fingerprint, failure)
-            self._leases.release(slot)
-            self._fail(step, failure)
-            return True
-        self._submit(step, token, last_failure.attempt + 1 if last_failure is not None else 1)
-        return False
+    def _has_room(self) -> bool:
+        num_tasks = len(self._tasks) if self._tasks is not None else 0
+        return num_tasks < min(MAX_TASKS, self._options.max_parallel or MAX_TASKS)
 
-    def _has_room(self, step: Step) -> bool:
-        if self._tasks is None or not len(self._tasks):
-            return True
-        if self._options.max_parallel is not None and len(self._tasks) >= self._options.max_parallel:
-            return False
-        return self._tasks.fits(step.resources)
-
-    def _submit(self, step: StepState, token: str, attempt: int) -> None:
+    def _submit(self, step: StepState) -> None:
+        """Submits a step to Ray, which queues it; unless another driver still runs it."""
+        if step.is_held and not self._is_free(step):
+            return
         tasks = self._connected()
-        step.run_id = self._tracker.start_step(_tracked(step), attempt)
+        if not step.is_open:  # it can never be scheduled
+            return
+        inputs = step.inputs()
         spec = TaskSpec(
             step=step.name,
             run=step.step.run,
             config=step.step.config,
-            roles=input_indices(step.step, tuple(step.upstream_manifests)),
+            roles=input_indices(step.step, tuple(inputs)),
             key=step.planned.key,
             store=self._store.url,
-            token=token,
+            lease=Lease(owner=self._leases.owner, token=new_token()),
             resources=step.step.resources,
-            attempt=attempt,
-            run_id=step.run_id,
             files=step.step.files,
             identify=self._options.identify,
             provenance=provenance(),
+            expired_token=step.expired_token,
+            forced=step.planned.forced,
+            verify=self._options.verify,
+            is_tracked=not isinstance(self._tracker, NullTracker),
             ttl_s=self._options.ttl_s,
             engine=self._options.engine,
             key_options=self._key_options,
         )
-        step.phase = Phase.RUNNING
+        step.phase = Phase.QUEUED
         step.num_attempts += 1
-        tasks.submit(spec, tuple(step.upstream_manifests.values()))
-        log = self._store.log_path(step.name, step.fingerprint, attempt)
-        self._emit(events.StepStarted(step.name, attempt, self._store.uri_of(log)))
+        step.run_id = None
+        tasks.submit(spec, tuple(inputs.values()))
+        self._queued.append((time.monotonic() + QUEUED_AFTER_S, step))
+
+    def _is_free(self, step: StepState) -> bool:
+        """Returns True if the driver that runs a step has ended. If not, looks again later."""
+        try:
+            step.expired_token = self._leases.observe(self._slot(step), step.name)
+        except StoreError:  # held, or the store is unreachable
+            self._state.defer(step, time.monotonic() + self._options.poll_s)
+            return False
+        step.is_held = False
+        return True
+
+    def _report_queued(self, tasks: TaskPool) -> None:
+        """Reports the steps for which Ray has had no room for a while."""
+        now_s = time.monotonic()
+        while self._queued and self._queued[0][0] <= now_s:
+            step = self._queued.popleft()[1]
+            if step.phase is Phase.QUEUED:
+                self._emit(events.StepQueued(step.name, tasks.capacity.waits_for(step.step.resources)))
+
+    def _log(self, batch: LogBatch) -> None:
+        """Passes on what a step recorded."""
+        step = self._state.steps[batch.step]
+        if batch.started is not None:
+            self._start(step, batch.started)
+        self._tracker.log_records(batch)
+        if batch.progress is not None:
+            done, total, info = batch.progress
+            self._emit(events.StepProgress(batch.step, done, total, info))
+
+    def _start(self, step: StepState, start: AttemptStart) -> None:
+        """Takes note of an attempt that has started: from now on its lease is renewed, and its MLflow run lasts."""
+        assert self._tasks is not None
+        step.phase = Phase.RUNNING
+        self._leases.renew(self._slot(step), start.token)
+        step.run_id = self._tracker.start_step(_tracked(step), start.attempt)
+        self._tasks.set_run_id(start.token, step.run_id)
+        self._emit(events.StepStarted(step.name, start.attempt, start.log))
+
+    def _slot(self, step: StepState) -> LeaseBackend:
+        return self._store.slot(step.name, step.fingerprint)
 
     def _connected(self) -> TaskPool:
         """Returns the tasks of Ray, which starts when the first step needs it."""
         if self._tasks is None:
+            self._resources.enter_context(sole_driver(self._store, self._leases))
             self._emit(events.RayStarting())
             capacity = self._resources.enter_context(session(self._options.address, self._options.num_cpus))
             self._signals.listen()
             self._tasks = TaskPool(capacity)
             self._resources.callback(self._close_tasks, self._tasks)
+            self._fail_impossible(self._tasks)
         return self._tasks
+
+    def _fail_impossible(self, tasks: TaskPool) -> None:
+        """Fails all steps that no machine of the cluster can ever run. All other steps continue."""
+        for step in self._state.steps.values():
+            if step.phase is not Phase.WAITING or step.planned.state is not PlanState.RUN:
+                continue
+            if missing := tasks.find_missing(step.step.resources, self._store.url):
+                failure = StepFailedError(step.name, missing.problem, remedy=missing.remedy)
+                self._store.record_failure(step.fingerprint, failure)
+                self._give_up(step, failure)
 
     def _finish(self, task: FinishedTask) -> None:
         """Handles the end of a task: a result, a failure that may be retried, or a stop."""
         step, outcome = self._state.steps[task.step], task.outcome
         if isinstance(outcome, Manifest):
+            self._leases.forget(self._slot(step))
             self._commit(step, outcome)
-        elif isinstance(outcome, LeaseLostError) or self._was_stopped(outcome):
-            step.phase = Phase.WAITING
+            return
+        if isinstance(outcome, CommittedByOther):
+            self._use_committed(step, outcome.manifest)
+            return
+        if isinstance(outcome, LeaseHeldError):
+            self._hold(step, outcome)
+            return
+        if isinstance(outcome, LeaseLostError) or self._was_stopped(outcome):
             self._tracker.end_step(step.name, "KILLED")
-        else:
-            failure = outcome or StepFailedError(step.name, "it was canceled from outside.", remedy="Run it again.")
+            self._release(step, task)
+            self._state.defer(step, time.monotonic())
+            return
+        failure = outcome or StepFailedError(step.name, "it was canceled from outside.", remedy="Run it again.")
+        if task.start is not None:
             self._store.record_failure(step.fingerprint, failure)
             self._tracker.end_step(step.name, "FAILED")
-            self._fail(step, failure)
-        self._leases.release(self._store.slot(step.name, step.fingerprint))
+        self._release(step, task)
+        self._fail(step, failure)
+
+    def _release(self, step: StepState, task: FinishedTask) -> None:
+        """Releases the lease of an attempt without a result, even if its start was not reported before it crashed."""
+        if task.start is None and task.outcome is None:  # canceled in the queue
+            return
+        self._leases.renew(self._slot(step), task.spec.lease.token)
+        self._leases.release(self._slot(step))
+
+    def _hold(self, step: StepState, error: LeaseHeldError) -> None:
+        """Waits for another driver, which runs the step."""
+        step.num_attempts -= 1
+        if not step.was_held:
+            self._emit(events.StepWaiting(step.name, error.owner))
+        step.is_held = step.was_held = True
+        self._state.defer(step, time.monotonic() + self._options.poll_s)
 
     def _was_stopped(self, outcome: StepFailedError | None) -> bool:
         """Returns True if a task has no result because of Ctrl-C."""
         return self._kill_at_s is not None and (outcome is None or outcome.transient)
 
     def _commit(self, step: StepState, manifest: Manifest) -> None:
-        step.phase, step.manifest = Phase.COMMITTED, manifest
-        self._tracker.end_step(step.name, "FINISHED", manifest)
+        self._state.commit(step, manifest)
+        self._tracker.end_step(step.name, "FINISHED", step.manifest)
         self._report(step, Status.EXECUTED, run_id=step.run_id, reason="; ".join(step.planned.reasons))
         self._emit(events.StepFinished(step.name, manifest.seconds, cached=False, metrics=manifest.metrics))
 
@@ -306,27 +365,18 @@ class _Run:
         if error.transient and step.num_attempts < step.step.resources.max_attempts:
             backoff_s = self._options.backoff_s * 2 ** (step.num_attempts - 1)
             pause_s = max(backoff_s, 2 * EXIT_DELAY_S * error.is_preemption)
-            step.phase = Phase.WAITING
-            step.retry_at_s = time.monotonic() + pause_s
+            self._state.defer(step, time.monotonic() + pause_s)
             self._emit(events.StepFailed(step.name, error, retry_in_s=pause_s))
             return
-        step.phase = Phase.FAILED
-        is_first = not self.result.errors
+        if not self.result.errors and not self._options.keep_going:
+            self._state.hold_back()
+        self._give_up(step, error)
+
+    def _give_up(self, step: StepState, error: StepFailedError) -> None:
         self.result.errors[step.name] = error
         self._report(step, Status.FAILED, run_id=step.run_id, reason=error.error)
         self._emit(events.StepFailed(step.name, error))
-        if is_first and not self._options.keep_going:
-            self._state.hold_back()
-
-    def _drain(self) -> None:
-        """Passes on what the steps recorded."""
-        assert self._tasks is not None
-        self._drained_at_s = time.monotonic()
-        for batch in self._tasks.batches():
-            self._tracker.log_records(batch)
-            if batch.progress is not None:
-                done, total, info = batch.progress
-                self._emit(events.StepProgress(batch.step, done, total, info))
+        self._state.end(step, Phase.FAILED)
 
     def _report(
         self,
@@ -350,5 +400,12 @@ class _Run:
 
 
 def _tracked(step: StepState) -> TrackedStep:
-    params = config_params(step.planned.key.components.items())
-    return TrackedStep(name=step.name, fingerprint=step.fingerprint, params=params, kind=step.step.kind)
+    config = config_params(step.planned.key.components.items())
+    return TrackedStep(
+        name=step.name,
+        fingerprint=step.fingerprint,
+        params=changed_params(step.step.config, config),
+        config=config,
+        kind=step.step.kind,
+        reason="; ".join(step.planned.reasons),
+    )

@@ -1,29 +1,38 @@
-"""The state of a run: one record per step. Knows nothing about Ray or MLflow."""
+"""The state of a run: one record per step. Knows nothing about Ray or MLflow.
+
+A step that ends counts down the open upstream steps of those that read it, and one that reaches zero becomes ready. So
+the work of a run grows with its steps and their inputs, and no turn looks at all steps.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
-from dataclasses import dataclass
+import heapq
+from collections.abc import Iterable
+from dataclasses import dataclass, field, replace
 from enum import StrEnum
 
-from cluster.steps.plan import PlannedStep, stale_upstream
+from cluster.steps.plan import PlannedStep
 from cluster.steps.step import Step
 from cluster.store.manifest import Manifest
 
 
 class Phase(StrEnum):
-    """WAITING -> RUNNING -> COMMITTED or FAILED; a retry goes back to WAITING.
+    """WAITING -> QUEUED -> RUNNING -> COMMITTED or FAILED; a retry goes back to WAITING.
 
-    A step whose result is cached goes from WAITING to COMMITTED, a step without its inputs to BLOCKED. STOPPED: the
-    run was interrupted before the step had a result.
+    A QUEUED step was submitted to Ray, which has no room for it yet. A step whose result is cached goes from WAITING to
+    COMMITTED, a step without its inputs to BLOCKED. STOPPED: the run was interrupted before the step had a result.
     """
 
     WAITING = "waiting"
+    QUEUED = "queued"
     RUNNING = "running"
     COMMITTED = "committed"
     FAILED = "failed"
     BLOCKED = "blocked"
     STOPPED = "stopped"
+
+
+OPEN = (Phase.WAITING, Phase.QUEUED, Phase.RUNNING)
 
 
 @dataclass(slots=True, eq=False)
@@ -32,24 +41,33 @@ class StepState:
 
     Args:
         planned: The step as the plan has it.
+        index: Its position in the plan.
         upstream: The steps that it reads, each once; without those that the plan leaves out.
+        downstream: The steps that read it.
+        num_open_upstream: How many of `upstream` have not come to an end.
         phase: What happens to it now.
         manifest: Its result, once it is COMMITTED.
+        content_digest: The digest of the files of its result.
         num_attempts: Attempts of this run; preemptions do not count.
-        retry_at_s: It may not start before this time of the monotonic clock, in seconds.
         run_id: MLflow run of the attempt that is RUNNING.
-        is_wait_reported: True once the user was informed that another driver runs this step.
+        is_held: True while another driver runs this step; `was_held` stays True.
+        expired_token: The lease of another driver that has expired.
         may_start: False after the failure of another step, unless the run keeps going.
     """
 
     planned: PlannedStep
+    index: int
     upstream: tuple[StepState, ...] = ()
+    downstream: list[StepState] = field(default_factory=list)
+    num_open_upstream: int = 0
     phase: Phase = Phase.WAITING
     manifest: Manifest | None = None
+    content_digest: str = ""
     num_attempts: int = 0
-    retry_at_s: float = 0.0
     run_id: str | None = None
-    is_wait_reported: bool = False
+    is_held: bool = False
+    was_held: bool = False
+    expired_token: str = ""
     may_start: bool = True
 
     @property
@@ -70,26 +88,24 @@ class StepState:
     @property
     def is_open(self) -> bool:
         """True until the step has a result, or cannot get one in this run."""
-        return self.phase in (Phase.WAITING, Phase.RUNNING)
-
-    @property
-    def is_ready(self) -> bool:
-        """True if the step waits, and every upstream step has come to an end, whether well or not."""
-        return self.phase is Phase.WAITING and not any(item.is_open for item in self.upstream)
+        return self.phase in OPEN
 
     @property
     def missing_upstream(self) -> str | None:
         """The first upstream step that failed or is blocked."""
         return next((item.name for item in self.upstream if item.phase in (Phase.FAILED, Phase.BLOCKED)), None)
 
-    @property
-    def upstream_manifests(self) -> dict[str, Manifest]:
-        """The results of the upstream steps that have one, by name."""
-        return {item.name: item.manifest for item in self.upstream if item.manifest is not None}
+    def inputs(self) -> dict[str, Manifest]:
+        """Returns the results of the upstream steps that have one, by name, with what a worker reads of them."""
+        return {item.name: _input_part(item.manifest) for item in self.upstream if item.manifest is not None}
 
     def fits_upstream(self, manifest: Manifest) -> bool:
         """Returns True if a result of this step was computed from the current results of its upstream."""
-        return stale_upstream(self.step, manifest, self.upstream_manifests) is None
+        return all(
+            manifest.upstream_digests.get(item.name) == item.content_digest
+            for item in self.upstream
+            if item.manifest is not None
+        )
 
 
 class RunState:
@@ -97,25 +113,74 @@ class RunState:
 
     def __init__(self, plan: Iterable[PlannedStep]) -> None:
         self.steps: dict[str, StepState] = {}
+        self.num_open = 0
+        self._is_held_back = False
+        self._ready: list[tuple[int, StepState]] = []
+        """Steps whose upstream has come to an end, whether well or not: a heap by position."""
+        self._runnable: list[tuple[int, StepState]] = []
+        """Steps to submit."""
+        self._deferred: list[tuple[float, int, StepState]] = []
+        """Steps that may not start before a time of the monotonic clock."""
         for planned in plan:
             names = dict.fromkeys(item.name for item in planned.step.upstream())
             upstream = tuple(self.steps[name] for name in names if name in self.steps)
-            self.steps[planned.name] = StepState(planned, upstream)
+            step = StepState(planned, len(self.steps), upstream, num_open_upstream=len(upstream))
+            self.steps[planned.name] = step
+            self.num_open += 1
+            for item in upstream:
+                item.downstream.append(step)
+            if not upstream:
+                heapq.heappush(self._ready, (step.index, step))
 
     def in_phase(self, phase: Phase) -> list[StepState]:
-        """Returns the steps that are in a phase now."""
+        """Returns the steps that are in a phase now. Looks at all steps."""
         return [item for item in self.steps.values() if item.phase is phase]
 
-    @property
-    def is_open(self) -> bool:
-        """True while a step waits or runs."""
-        return any(item.is_open for item in self.steps.values())
+    def pop_ready(self) -> StepState | None:
+        """Returns the first step whose upstream has come to an end, once."""
+        return heapq.heappop(self._ready)[1] if self._ready else None
 
-    def ready(self) -> Iterator[StepState]:
-        """Yields the steps whose upstream has come to an end; looks at each step when its turn comes."""
-        return (item for item in self.steps.values() if item.is_ready)
+    def add_runnable(self, step: StepState) -> None:
+        """Makes a step one of those to submit."""
+        heapq.heappush(self._runnable, (step.index, step))
+
+    def pop_runnable(self, now_s: float) -> StepState | None:
+        """Returns the next step to submit."""
+        while self._deferred and self._deferred[0][0] <= now_s:
+            self.add_runnable(heapq.heappop(self._deferred)[2])
+        return heapq.heappop(self._runnable)[1] if self._runnable else None
+
+    def defer(self, step: StepState, until_s: float) -> None:
+        """Makes a step one of those to submit at a time of the monotonic clock, in seconds."""
+        step.phase = Phase.WAITING
+        heapq.heappush(self._deferred, (until_s, step.index, step))
+
+    @property
+    def next_deferred_s(self) -> float | None:
+        """When the next deferred step may be submitted; None if there is none."""
+        return self._deferred[0][0] if self._deferred else None
+
+    def commit(self, step: StepState, manifest: Manifest) -> None:
+        """Ends a step that has a result."""
+        # The plan has the key already; a copy per result would be most of the memory of a driver.
+        step.manifest = replace(manifest, key=step.planned.key.components)
+        step.content_digest = manifest.content_digest
+        self.end(step, Phase.COMMITTED)
+
+    def end(self, step: StepState, phase: Phase) -> None:
+        """Ends a step. Steps for which it was the last open upstream become ready."""
+        step.phase = phase
+        self.num_open -= 1
+        for item in step.downstream:
+            item.num_open_upstream -= 1
+            if not item.num_open_upstream:
+                item.may_start = not self._is_held_back
+                heapq.heappush(self._ready, (item.index, item))
 
     def hold_back(self) -> None:
-        """After a failure: only steps whose upstream is committed already may still start."""
-        for item in self.in_phase(Phase.WAITING):
-            item.may_start = all(upstream.manifest is not None for upstream in item.upstream)
+        """After a failure: only steps whose upstream has ended already may still start."""
+        self._is_held_back = True
+
+
+def _input_part(manifest: Manifest) -> Manifest:
+    return replace(manifest, key={}, result=None, metrics={}, versions={}, provenance={}, acceptances=())

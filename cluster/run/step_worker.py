@@ -1,98 +1,147 @@
-"""Runs one step in a worker process and commits its result, or returns the failure."""
+"""Runs one step in a worker process: acquires its lease, commits its result, or returns the failure."""
 
 from __future__ import annotations
 
-import ctypes
 import errno
-import gc
 import os
 import sys
 import time
 import traceback
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, Protocol, TypeAlias
 
-from cluster.errors import LeaseLostError, PreemptedError, StepFailedError, StoreError, is_transient
+from cluster.errors import LeaseHeldError, LeaseLostError, PreemptedError, StepFailedError, StoreError, is_transient
 from cluster.parallel.streaming import map_batches
 from cluster.parallel.worker_signals import StopRequest, redirect_output, set_num_threads
 from cluster.redaction import redact, redact_file
+from cluster.run.process_state import restored_process
 from cluster.run.watchdog import Watchdog, is_shutting_down
 from cluster.steps.code_digests import versions
 from cluster.steps.source_files import SourceFiles
 from cluster.steps.step import resolve
 from cluster.steps.task_spec import TaskSpec, build_inputs
 from cluster.store.base import StagedResult, Store
+from cluster.store.lease import take
 from cluster.store.location import open_store
 from cluster.store.manifest import FileEntry, Manifest
-from cluster.tracking.recorder import BatchRecorder, LogBatch
+from cluster.tracking.recorder import AttemptStart, BatchRecorder, LogBatch
 
 
-def run_step(
-    spec: TaskSpec, send: Callable[[LogBatch], bool], upstream: tuple[Manifest, ...]
-) -> Manifest | StepFailedError:
-    """Runs a step and commits its result.
+class DriverLink(Protocol):
+    """How the process of a step reaches its driver."""
+
+    def send(self, batch: LogBatch) -> bool:
+        """Sends what the step recorded. Returns False if that failed."""
+
+    def run_id(self, step: str, token: str) -> str | None:
+        """Returns the MLflow run of the attempt with this lease; None if there is none."""
+
+
+@dataclass(frozen=True, slots=True)
+class CommittedByOther:
+    """The result that another driver committed since the plan was made."""
+
+    manifest: Manifest
+
+
+Outcome: TypeAlias = Manifest | CommittedByOther | StepFailedError | LeaseHeldError | LeaseLostError
+"""How a task ends: with a new result, the one of another driver, a failure, or without the lease."""
+
+
+def run_step(spec: TaskSpec, link: DriverLink, upstream: tuple[Manifest, ...]) -> Outcome:
+    """Acquires the lease of a step, runs the step and commits its result.
+
+    The lease is released after a commit. After a failure the driver releases it, when it has stored the failure.
 
     Args:
         spec: The step.
-        send: Sends what the step records to the driver.
+        link: Reaches the driver.
         upstream: Manifests of all steps that it reads.
 
     Returns:
-        The manifest, or the failure as a value, because the exception of a step may not survive pickling.
-
-    Raises:
-        LeaseLostError: another driver took the step over.
+        The outcome. A failure is a value, because the exception of a step may not survive pickling.
     """
-    store = open_store(spec.store)
-    log = store.log_path(spec.step, spec.key.fingerprint, spec.attempt)
+    try:
+        if is_shutting_down():
+            raise PreemptedError
+        store = open_store(spec.store)
+        slot = store.slot(spec.step, spec.key.fingerprint)
+        take(slot, spec.lease, spec.step, lambda lease: lease.owner.is_dead() or lease.token == spec.expired_token)
+        manifest = _usable_result(spec, store, upstream)
+        outcome = _run_attempt(spec, store, link, upstream) if manifest is None else CommittedByOther(manifest)
+    except (LeaseHeldError, LeaseLostError) as error:
+        return error
+    except Exception as error:  # the store is unreachable, or its disk is full
+        return _failure(spec, error)
+    if not isinstance(outcome, StepFailedError):
+        with suppress(OSError, StoreError):  # it expires without the heartbeats of the driver
+            slot.compare_and_swap(spec.lease.token, None)
+    return outcome
+
+
+def _usable_result(spec: TaskSpec, store: Store, upstream: tuple[Manifest, ...]) -> Manifest | None:
+    """Returns a result that fits the upstream results, if another driver has committed one."""
+    if spec.forced:
+        return None
+    manifest = store.inspect(spec.step, spec.key.fingerprint, spec.verify).manifest
+    if manifest is None:
+        return None
+    digests = manifest.upstream_digests
+    return manifest if all(digests.get(item.step) == item.content_digest for item in upstream) else None
+
+
+def next_attempt(spec: TaskSpec, store: Store) -> AttemptStart:
+    """Returns the attempt that follows the last failure. The caller holds the lease."""
+    last_failure = store.failure(spec.step, spec.key.fingerprint)
+    attempt = 1 if last_failure is None else last_failure.attempt + 1
+    log = store.log_path(spec.step, spec.key.fingerprint, attempt)
+    return AttemptStart(attempt, spec.lease.token, store.uri_of(log))
+
+
+def _run_attempt(
+    spec: TaskSpec, store: Store, link: DriverLink, upstream: tuple[Manifest, ...]
+) -> Manifest | StepFailedError:
+    """Runs the step, with its output in a log."""
+    start = next_attempt(spec, store)
+    log = store.log_path(spec.step, spec.key.fingerprint, start.attempt)
     try:
         log.parent.mkdir(parents=True, exist_ok=True)
-        with redirect_output(log), BatchRecorder(spec.step, send) as recorder:
-            return _Attempt(spec, store, recorder, store.uri_of(log), upstream).run()
+        with restored_process(), redirect_output(log), BatchRecorder(spec.step, link.send, start) as recorder:
+            return _Attempt(spec, store, recorder, start, link, upstream).run()
     except OSError as error:
         # The log itself cannot be written, for example because the disk is full.
-        return _failure(spec, error, store.uri_of(log))
+        return _failure(spec, error, start)
     finally:
         with suppress(OSError, StoreError):
             redact_file(log)
             store.upload(log)
-        _release_memory()
-
-
-def _release_memory() -> None:
-    """Returns freed memory to the system: workers run many steps, and the C library keeps the memory of old models."""
-    if "torch" not in sys.modules:  # without a model it is not worth the milliseconds
-        return
-    gc.collect()
-    with suppress(OSError, AttributeError):  # only glibc has malloc_trim
-        ctypes.CDLL(None).malloc_trim(0)
 
 
 @dataclass(frozen=True, slots=True)
 class _Attempt:
-    """One attempt to run a step. `log` is the address of its log file."""
+    """One attempt to run a step."""
 
     spec: TaskSpec
     store: Store
     recorder: BatchRecorder
-    log: str
+    start: AttemptStart
+    link: DriverLink
     upstream: tuple[Manifest, ...]
 
     def run(self) -> Manifest | StepFailedError:
         """Runs and commits the step under its lease."""
         spec, staged = self.spec, None
         try:
-            if is_shutting_down():
-                raise PreemptedError
-            with Watchdog(self.store.slot(spec.step, spec.key.fingerprint), spec.token, spec.ttl_s) as watchdog:
+            slot = self.store.slot(spec.step, spec.key.fingerprint)
+            with Watchdog(slot, spec.lease.token, spec.ttl_s) as watchdog:
                 watchdog.clean_up = self._clean_up
                 try:
                     sources = SourceFiles(spec)
                     set_num_threads(spec.resources.cpus)
-                    staged = self.store.begin(spec.step, spec.key.fingerprint, spec.token)
+                    staged = self.store.begin(spec.step, spec.key.fingerprint, spec.lease.token)
                     return self._compute_and_commit(staged, watchdog, sources)
                 except KeyboardInterrupt:
                     if watchdog.lease_lost:
@@ -103,7 +152,7 @@ class _Attempt:
         except LeaseLostError:
             raise
         except (Exception, SystemExit) as error:
-            failure = _failure(spec, error, self.log)
+            failure = _failure(spec, error, self.start)
             with suppress(OSError):
                 print(failure.trace, file=sys.stderr)  # noqa: T201  (goes to the log of the step)
             return failure
@@ -113,7 +162,7 @@ class _Attempt:
 
     def _clean_up(self) -> None:
         """Redacts the log, which the process can no longer do at the end of the step."""
-        redact_file(self.store.log_path(self.spec.step, self.spec.key.fingerprint, self.spec.attempt))
+        redact_file(self.store.log_path(self.spec.step, self.spec.key.fingerprint, self.start.attempt))
 
     def _compute_and_commit(self, staged: StagedResult, watchdog: Watchdog, sources: SourceFiles) -> Manifest:
         started = time.monotonic()
@@ -130,10 +179,10 @@ class _Attempt:
                 upstream_digests={item.step: item.content_digest for item in self.upstream},
                 result=plain_result,
                 metrics=dict(self.recorder.last),
-                run_id=self.spec.run_id,
+                run_id=self.link.run_id(self.spec.step, self.spec.lease.token) if self.spec.is_tracked else None,
                 seconds=round(time.monotonic() - started, 3),
                 committed_at=time.time(),
-                attempt=self.spec.attempt,
+                attempt=self.start.attempt,
                 host=os.uname().nodename,
                 versions=dict(versions()),
                 provenance=dict(self.spec.provenance),
@@ -152,7 +201,7 @@ class _Attempt:
         if resources.is_shared and resources.strategy != "stream":
             from cluster.parallel import launcher  # noqa: PLC0415  (it imports torch, which many steps do not need)
 
-            job = launcher.Job(spec, inputs, staged.out, staged.checkpoint_dir, self.log, self.recorder.send)
+            job = launcher.Job(spec, inputs, staged.out, staged.checkpoint_dir, self.start.log, self.recorder.send)
             return launcher.run(job, self.recorder, watchdog.guard)
         engine = resolve(spec.engine)(
             checkpoint_dir=staged.checkpoint_dir,
@@ -162,7 +211,7 @@ class _Attempt:
         return function(spec.config, inputs, staged.out, self.recorder, engine)
 
 
-def _failure(spec: TaskSpec, error: BaseException, log: str) -> StepFailedError:
+def _failure(spec: TaskSpec, error: BaseException, start: AttemptStart | None = None) -> StepFailedError:
     remedy = getattr(error, "remedy", "")
     problem = getattr(error, "problem", "") if remedy else ""
     if not remedy and isinstance(error, OSError) and error.errno == errno.ENOSPC:
@@ -177,8 +226,8 @@ def _failure(spec: TaskSpec, error: BaseException, log: str) -> StepFailedError:
         redact(problem or "".join(traceback.format_exception_only(error)).strip()),
         remedy=redact(remedy),
         trace=redact("".join(trace)),
-        log=log,
+        log=start.log if start else "",
         transient=is_transient(error),
         is_preemption=getattr(error, "is_preemption", False),
-        attempt=spec.attempt,
+        attempt=start.attempt if start else 1,
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from fnmatch import fnmatchcase
@@ -12,7 +12,10 @@ from cluster.steps.code_digests import versions
 from cluster.steps.fingerprint import KeyOptions, fingerprints
 from cluster.steps.step import Step, ancestors, descendants, graph
 from cluster.store.base import LookupResult, Store
-from cluster.store.manifest import Key, Manifest, differences, version_changes
+from cluster.store.manifest import Difference, Key, Manifest, differences, version_changes
+
+MAX_REASONS = 3
+"""Changed modules, or upstream steps, that a reason lists."""
 
 
 class PlanState(StrEnum):
@@ -53,6 +56,7 @@ class PlannedStep:
         reasons: Why it is not CACHED.
         notes: What the user should know about a CACHED result: who accepted it, and which library versions differ.
         manifest: The manifest of a CACHED step.
+        nearest: The most similar committed result, if the step runs because its key differs from that.
         forced: The user forces it.
         selected: False if it is listed only because a selected step reads it.
     """
@@ -63,6 +67,7 @@ class PlannedStep:
     reasons: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     manifest: Manifest | None = None
+    nearest: Manifest | None = None
     forced: bool = False
     selected: bool = True
 
@@ -75,6 +80,11 @@ class PlannedStep:
     def fingerprint(self) -> str:
         """The fingerprint of the step."""
         return self.key.fingerprint
+
+    @property
+    def changes(self) -> tuple[Difference, ...]:
+        """What differs from the nearest result."""
+        return () if self.nearest is None else differences(self.nearest.key, self.key.components)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -129,12 +139,16 @@ def plan(
     shown = selected | {item.name for name in selected for item in nodes[name].upstream()}
     lookups = _look_up(store, keys, shown, verify=selection.verify)
     lines: dict[str, PlannedStep] = {}
+    digests: dict[str, str] = {}
     for name in (name for name in nodes if name in shown):
         step, key, lookup = nodes[name], keys[name], lookups[name]
         if name in selected:
-            lines[name] = _planned_step(step, key, lookup, lines, store, name in forced)
+            line = _planned_step(step, key, lookup, lines, digests, store, forced=name in forced)
         else:
-            lines[name] = _left_out(step, key, lookup)
+            line = _left_out(step, key, lookup)
+        lines[name] = line
+        if line.manifest is not None:
+            digests[name] = line.manifest.content_digest
     return Plan(
         lines=lines,
         steps=nodes,
@@ -144,29 +158,34 @@ def plan(
     )
 
 
-def stale_upstream(step: Step, manifest: Manifest, upstream: Mapping[str, Manifest]) -> str | None:
-    """Returns the name of an upstream step that has other files now than those that this result was made from."""
-    for item in step.upstream():
-        current = upstream.get(item.name)
-        if current is not None and manifest.upstream_digests.get(item.name) != current.content_digest:
-            return item.name
-    return None
-
-
 def _look_up(store: Store, keys: Mapping[str, Key], shown: set[str], *, verify: bool) -> dict[str, LookupResult]:
     """Looks up the results of all steps; hashes are compared for the shown steps only."""
     lookups: dict[str, LookupResult] = {}
     for is_shown in (True, False):
         names = [name for name in keys if (name in shown) is is_shown]
         results = store.inspect_all([(name, keys[name].fingerprint) for name in names], verify and is_shown)
-        lookups |= dict(zip(names, results, strict=True))
+        lookups |= {name: _with_key(result, keys[name]) for name, result in zip(names, results, strict=True)}
     return lookups
 
 
+def _with_key(result: LookupResult, key: Key) -> LookupResult:
+    """Lets a result share the key of the plan, which equals its own and takes most of its memory."""
+    if result.manifest is None:
+        return result
+    return replace(result, manifest=replace(result.manifest, key=key.components))
+
+
 def _planned_step(
-    step: Step, key: Key, lookup: LookupResult, lines: Mapping[str, PlannedStep], store: Store, forced: bool
+    step: Step,
+    key: Key,
+    lookup: LookupResult,
+    lines: Mapping[str, PlannedStep],
+    digests: Mapping[str, str],
+    store: Store,
+    *,
+    forced: bool,
 ) -> PlannedStep:
-    """Plans a step of the selection."""
+    """Plans a step of the selection. `lines` and `digests` have its upstream steps, and the digests of their files."""
     line = PlannedStep(step=step, key=key, state=PlanState.RUN, forced=forced)
     blockers = [lines[item.name] for item in step.upstream() if lines[item.name].state is PlanState.BLOCKED]
     if blockers and (forced or lookup.manifest is None):
@@ -180,12 +199,28 @@ def _planned_step(
     if forced:
         return replace(line, reasons=("forced",))
     if lookup.manifest is not None:
-        known = {name: planned.manifest for name, planned in lines.items() if planned.manifest is not None}
-        stale = stale_upstream(step, lookup.manifest, known)
+        stale = _stale_upstream(step, lookup.manifest, digests)
         if stale is None:
             return _cached(line, lookup.manifest)
         return replace(line, reasons=(f"{stale} was rebuilt, with other files than this result was made from",))
-    return replace(line, reasons=_reasons(step, key, lookup, lines, store))
+    if lookup.problems:
+        return replace(line, reasons=lookup.reasons)
+    found = store.compare(step.name, key.fingerprint, key.components)
+    if found.nearest is None:
+        return replace(
+            line, reasons=(f"made by another version: {found.outdated}",) if found.outdated else ("never run",)
+        )
+    line = replace(line, nearest=found.nearest)
+    return replace(line, reasons=_reasons(line, lines))
+
+
+def _stale_upstream(step: Step, manifest: Manifest, digests: Mapping[str, str]) -> str | None:
+    """Returns the name of an upstream step that has other files now than those that this result was made from."""
+    for item in step.upstream():
+        current = digests.get(item.name)
+        if current is not None and manifest.upstream_digests.get(item.name) != current:
+            return item.name
+    return None
 
 
 def _cached(line: PlannedStep, manifest: Manifest) -> PlannedStep:
@@ -193,23 +228,33 @@ def _cached(line: PlannedStep, manifest: Manifest) -> PlannedStep:
     return replace(line, state=PlanState.CACHED, manifest=manifest, notes=notes)
 
 
-def _reasons(
-    step: Step, key: Key, lookup: LookupResult, lines: Mapping[str, PlannedStep], store: Store
-) -> tuple[str, ...]:
-    """Returns why a step has no result: what is damaged, or what changed since the nearest result."""
-    if lookup.problems:
-        return lookup.reasons
-    nearest = store.nearest(step.name, key.fingerprint, key.components)
-    if nearest is None:
-        older = store.outdated(step.name)
-        return ("never run",) if older is None else (f"made by another version: {older}",)
-    changed = differences(nearest.key, key.components)
-    own = tuple(str(item) for item in changed if not item.name.startswith("inputs."))
-    if len(own) == len(changed):
-        return own
-    running = [item.name for item in step.upstream() if lines[item.name].state is PlanState.RUN]
-    inputs = tuple(f"its upstream {name} runs" for name in dict.fromkeys(running))
-    return own + (inputs or tuple(str(item) for item in changed if item.name.startswith("inputs.")))
+def _reasons(line: PlannedStep, lines: Mapping[str, PlannedStep]) -> tuple[str, ...]:
+    """Returns what changed since the nearest result; the code of the step's own function before what it imports."""
+    module = f"code.{line.step.run.partition(':')[0]}"
+    code = sorted(
+        (item for item in line.changes if item.name.startswith("code.")), key=lambda item: item.name != module
+    )
+    inputs = [item for item in line.changes if item.name.startswith("inputs.")]
+    others = [item for item in line.changes if item not in code and item not in inputs]
+    own = (*(str(item) for item in others), *_shortened(code))
+    running = [item.name for item in line.step.upstream() if lines[item.name].state is PlanState.RUN]
+    if inputs and running:
+        return (*own, *_upstream_reasons(list(dict.fromkeys(running))))
+    return (*own, *(str(item) for item in inputs))
+
+
+def _shortened(code: Sequence[Difference]) -> tuple[str, ...]:
+    """Returns a sentence per changed module, or one sentence for many, as after an upgrade."""
+    if len(code) <= MAX_REASONS:
+        return tuple(str(item) for item in code)
+    return (str(code[0]), f"so did {len(code) - 1} other modules (`clozeline explain` lists them)")
+
+
+def _upstream_reasons(running: Sequence[str]) -> tuple[str, ...]:
+    shown = tuple(f"its upstream {name} runs" for name in running[:MAX_REASONS])
+    return (
+        shown if len(running) <= MAX_REASONS else (*shown, f"its upstream has {len(running) - MAX_REASONS} more to run")
+    )
 
 
 def _left_out(step: Step, key: Key, lookup: LookupResult) -> PlannedStep:

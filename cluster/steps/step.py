@@ -17,7 +17,7 @@ _SEGMENT = re.compile(r"[a-z0-9_.-]+")
 _FUNCTION = re.compile(r"[\w.]+:\w+")
 _FINGERPRINT = re.compile(r"[0-9a-f]{64}")
 # Folders that the store uses itself.
-_RESERVED = ("logs", "reports", "cache", "recipes", "runs", "mlartifacts", "mlflow.db")
+_RESERVED = ("logs", "reports", "cache", "recipes", "runs", "driver", "mlartifacts", "mlflow.db")
 Strategy = Literal["single", "ddp", "zero2", "zero3", "zero3_offload"]
 """How the workers of a step share the work.
 

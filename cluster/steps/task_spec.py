@@ -12,7 +12,7 @@ from typing import Any
 from cluster.errors import GraphError
 from cluster.steps.fingerprint import KeyOptions
 from cluster.steps.step import Resources, Step
-from cluster.store.lease import TTL_S
+from cluster.store.lease import TTL_S, Lease
 from cluster.store.manifest import Key
 
 
@@ -24,6 +24,10 @@ class TaskSpec:
     those of the plan, so that the worker compares the same code before it commits, as it does with `files` and
     `identify` (see `Step` and `RunOptions`). `provenance` describes the driver, for the manifest. `engine` is the class
     of the engine for one process, as `module:class`.
+
+    The worker acquires `lease` when the step starts. It may replace a lease with the token `expired_token`, which the
+    driver has seen expire. An intact result that another driver committed since the plan was made is used, unless the
+    step is `forced`; `verify` compares its hashes. With `is_tracked` the driver has an MLflow run for the attempt.
     """
 
     step: str
@@ -32,14 +36,16 @@ class TaskSpec:
     roles: Mapping[str, int | tuple[int, ...]]
     key: Key
     store: str
-    token: str
+    lease: Lease
     resources: Resources
     engine: str
-    attempt: int
-    run_id: str | None
     files: Mapping[str, str]
     identify: str
     provenance: Mapping[str, Any]
+    expired_token: str = ""
+    forced: bool = False
+    verify: bool = False
+    is_tracked: bool = False
     ttl_s: float = TTL_S
     key_options: KeyOptions = field(default_factory=KeyOptions)
 

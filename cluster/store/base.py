@@ -34,7 +34,24 @@ from cluster.store.manifest import FileEntry, Manifest, differences
 
 RESULT = "result.json"
 _FINGERPRINT = re.compile(r"[0-9a-f]{64}")
-RESERVED = ("logs", "reports", "cache", "recipes", "runs", "results", "scratch", "mlartifacts", "mlflow.db", ".probe")
+MAX_COMPARED = 8
+"""Latest results of a step that are compared with a new key: a longer history must not make plans slower."""
+DRIVER = "driver"
+"""Folder with the lease of the only driver, in a store that accepts no second one."""
+RESERVED = (
+    "logs",
+    "reports",
+    "cache",
+    "recipes",
+    "runs",
+    "outbox",
+    DRIVER,
+    "results",
+    "scratch",
+    "mlartifacts",
+    "mlflow.db",
+    ".probe",
+)
 """Names at the root of a store that are no steps."""
 
 
@@ -59,6 +76,14 @@ class LookupResult:
         return tuple(f"{label}: {problem}" for problem in self.problems)
 
 
+@dataclass(frozen=True, slots=True)
+class Comparison:
+    """The most similar result of a step, and the problem with one of another version of the program, if any."""
+
+    nearest: Manifest | None
+    outdated: str = ""
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class StaleResult:
     """A result, or the remains of an attempt, that no recipe uses.
@@ -69,6 +94,7 @@ class StaleResult:
         num_bytes: Size of all its files.
         committed_at: Time of its commit in seconds since 1970; None if it was not committed.
         owner: The driver that runs it now; empty if none does.
+        is_replaced: True for the files of earlier attempts of a result that stays.
     """
 
     step: str
@@ -76,6 +102,7 @@ class StaleResult:
     num_bytes: int
     committed_at: float | None
     owner: str = ""
+    is_replaced: bool = False
 
 
 class Store(ABC):
@@ -87,6 +114,11 @@ class Store(ABC):
 
     url: str
     local: Path
+
+    @property
+    @abstractmethod
+    def accepts_many_drivers(self) -> bool:
+        """True if leases keep several drivers apart. If not, `cluster.store.sole_driver` does, for the entire store."""
 
     @abstractmethod
     def slot(self, step: str, fingerprint: str) -> LeaseBackend:
@@ -154,6 +186,10 @@ class Store(ABC):
         """Returns the names in a folder below the root; empty if it does not exist."""
 
     @abstractmethod
+    def _commit_times(self, step: str) -> Mapping[str, float]:
+        """Returns fingerprint -> when its manifest was written, in seconds since 1970, for all results of a step."""
+
+    @abstractmethod
     def _num_bytes(self, name: str) -> int:
         """Returns the size of all files below a folder."""
 
@@ -207,17 +243,31 @@ class Store(ABC):
         return sorted(name for name in self._children(step) if _FINGERPRINT.fullmatch(name))
 
     def nearest(self, step: str, fingerprint: str, components: Mapping[str, Any] | None = None) -> Manifest | None:
-        """Returns the committed result that is most similar to another fingerprint of the step.
+        """Returns the committed result that is most similar to another fingerprint of the step. See `compare`."""
+        return self.compare(step, fingerprint, components).nearest
 
-        That is the result with the fewest differing `components`, if given, and among equals the latest.
+    def compare(self, step: str, fingerprint: str, components: Mapping[str, Any] | None = None) -> Comparison:
+        """Compares a fingerprint of a step with its latest results, of which it reads at most `MAX_COMPARED`.
+
+        The nearest one has the fewest differing `components`, if given, and is the latest one among equals.
         """
-
-        def rank(manifest: Manifest) -> tuple[int, float]:
+        times = self._commit_times(step)
+        latest = sorted((name for name in times if name != fingerprint), key=lambda name: -times[name])
+        nearest: tuple[tuple[int, float], Manifest] | None = None
+        outdated = ""
+        for name in latest[:MAX_COMPARED]:
+            try:
+                manifest = self._manifest(step, name)
+            except OutdatedManifestError as error:
+                outdated = outdated or error.problem
+                continue
+            except (FileNotFoundError, CorruptResultError):
+                continue
             distance = len(differences(manifest.key, components)) if components is not None else 0
-            return distance, -manifest.committed_at
-
-        others = [item for item in self.results(step) if item.fingerprint != fingerprint]
-        return min(others, key=rank, default=None)
+            rank = distance, -manifest.committed_at
+            if nearest is None or rank < nearest[0]:
+                nearest = rank, manifest
+        return Comparison(nearest[1] if nearest is not None else None, outdated)
 
     def lease(self, step: str, fingerprint: str) -> Lease | None:
         """Returns the lease of the step, unless its owner is known to be dead."""
@@ -281,16 +331,39 @@ class Store(ABC):
                 self._remove(f"logs/{step}/{name}")
         self._remove(f"{step}/{fingerprint}")
 
-    def outdated(self, step: str) -> str | None:
-        """Returns the problem with a result of another version of the program, if the step has such a result."""
-        for name in self.fingerprints(step):
-            try:
-                self._manifest(step, name)
-            except OutdatedManifestError as error:
-                return error.problem
-            except (FileNotFoundError, CorruptResultError):
+    def replaced(self, step: str, fingerprint: str) -> StaleResult | None:
+        """Returns the files of earlier attempts next to a committed result; None if there are none."""
+        try:
+            manifest = self._manifest(step, fingerprint)
+        except (FileNotFoundError, CorruptResultError, OutdatedManifestError):
+            return None
+        folders = list(self._replaced_folders(manifest))
+        if not folders:
+            return None
+        return StaleResult(
+            step=step,
+            fingerprint=fingerprint,
+            num_bytes=sum(self._num_bytes(folder) for folder in folders),
+            committed_at=manifest.committed_at,
+            is_replaced=True,
+        )
+
+    def remove_replaced(self, step: str, fingerprint: str) -> None:
+        """Removes what `replaced` returns. The caller holds the lease, and no step reads the files."""
+        for folder in self._replaced_folders(self._manifest(step, fingerprint)):
+            self._remove(folder)
+
+    def _replaced_folders(self, manifest: Manifest) -> Iterator[str]:
+        """Yields the folders of other attempts than the one that the manifest names."""
+        root = f"{manifest.step}/{manifest.fingerprint}"
+        for name in self._children(root):
+            if not name.lstrip(".").startswith("files") or name == manifest.folder:
                 continue
-        return None
+            if manifest.folder.startswith(f"{name}/"):
+                attempts = (f"{name}/{child}" for child in self._children(f"{root}/{name}"))
+                yield from (f"{root}/{attempt}" for attempt in attempts if attempt != manifest.folder)
+            else:
+                yield f"{root}/{name}"
 
     def _manifest(self, step: str, fingerprint: str) -> Manifest:
         data = self._read(f"{step}/{fingerprint}/manifest.json")

@@ -1,7 +1,8 @@
 """Which results a store needs, and the removal of the others.
 
 Every run enters its recipe: its steps and their fingerprints. `gc` keeps these, and what a run that goes on now reads.
-A driver that is gone is recognized by its lease, so leftovers of a crash are removed after that lease has expired.
+A driver that is gone is recognized by its lease, so leftovers of a crash are removed after that lease has expired. If a
+result stays, files of its earlier attempts are removed an hour after they were replaced.
 """
 
 from __future__ import annotations
@@ -10,14 +11,17 @@ import json
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from urllib.parse import quote, unquote
 
 from cluster.errors import StoreError
 from cluster.store.base import StaleResult, Store
 from cluster.store.lease import Leases
+from cluster.store.sole_driver import sole_driver
 
+GRACE_S = 3600.0
+"""Files that were replaced are kept for this long, because commands other than runs may still read them."""
 RECIPES, RUNS = "recipes", "runs"
 """Folders of the store: the last run of each recipe, and the runs that go on now."""
 Fingerprints = Mapping[str, str]
@@ -84,6 +88,18 @@ class ActiveRun:
         self._steps |= set(steps.items())
         self._store.write_note(f"{RUNS}/{self._name}/steps.json", json.dumps(sorted(self._steps)).encode())
 
+    def write_progress(self, data: bytes) -> None:
+        """Writes how far the run is, for `progress_of_runs`."""
+        self._store.write_note(f"{RUNS}/{self._name}/progress.json", data)
+
+
+def progress_of_runs(store: Store) -> Iterator[bytes]:
+    """Yields what the runs that go on now have written as their progress."""
+    for name in store.notes(RUNS):
+        if store.lease(RUNS, name) is not None:
+            with suppress(FileNotFoundError):
+                yield store.read_note(f"{RUNS}/{name}/progress.json")
+
 
 @contextmanager
 def active_run(store: Store, leases: Leases) -> Iterator[ActiveRun]:
@@ -142,6 +158,7 @@ def find_garbage(store: Store, dropped: Iterable[str] = ()) -> Garbage:
         if (step, name) not in needed
     ]
     is_read = _reads_of_runs(store)
+    stale += _replaced(store, needed)
     read = tuple(item for item in stale if is_read(item))
     running = tuple(item for item in stale if item.owner and not is_read(item))
     return Garbage(
@@ -173,13 +190,13 @@ def collect_garbage(
     """
     dropped = tuple(dropped)
     removed, running = [], []
-    with leases or Leases() as own:
+    with leases or Leases() as own, sole_driver(store, own):
         _end_runs_of_dead_drivers(store, own, pause)
         garbage = find_garbage(store, dropped)
         for item in (*garbage.removable, *garbage.running):
             slot = store.slot(item.step, item.fingerprint)
             if own.wait(slot, item.step, pause):
-                store.delete(item.step, item.fingerprint)
+                (store.remove_replaced if item.is_replaced else store.delete)(item.step, item.fingerprint)
                 own.release(slot)
                 removed.append(item)
             else:
@@ -198,6 +215,16 @@ def _needed(store: Store, recipes: Iterable[EnteredRecipe]) -> set[tuple[str, st
             if store.lookup(step, fingerprint) is None and (latest := store.nearest(step, fingerprint)) is not None:
                 needed.add((step, latest.fingerprint))
     return needed
+
+
+def _replaced(store: Store, needed: Iterable[tuple[str, str]]) -> list[StaleResult]:
+    """Returns the files that were replaced, by `--force` or a repaired result, so long ago that nothing reads them."""
+    found = (store.replaced(step, fingerprint) for step, fingerprint in sorted(needed))
+    return [
+        item
+        for item in found
+        if item is not None and item.committed_at is not None and time.time() - item.committed_at > GRACE_S
+    ]
 
 
 def _reads_of_runs(store: Store) -> Callable[[StaleResult], bool]:

@@ -21,10 +21,12 @@ import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
+from datetime import datetime
 from pathlib import Path
 from typing import Protocol
 
 from cluster.errors import LeaseHeldError, StoreError
+from cluster.provenance import user
 from cluster.store.files import write_atomic
 from cluster.store.retries import budget
 
@@ -33,22 +35,36 @@ TTL_S = 30.0
 BEATS_PER_TTL = 6
 POLL_S = 1.0
 NAME = "lease.json"
+HIDDEN = "hidden"
+"""Start of a process that exists, and of which nothing else is known."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Owner:
-    """A process. `namespace` identifies machine, boot and container, within which `pid` and `started` are unique."""
+    """A process. `namespace` identifies machine, boot and container, within which `pid` and `started` are unique.
+
+    `user` and `started_at` (seconds since 1970) tell people whose process it is.
+    """
 
     host: str
     namespace: str
     pid: int
     started: str
+    user: str = ""
+    started_at: float = 0.0
 
     @classmethod
     def current(cls) -> Owner:
         """Returns this process."""
         pid = os.getpid()
-        return cls(host=os.uname().nodename, namespace=_namespace(), pid=pid, started=_started(pid) or "")
+        return cls(
+            host=os.uname().nodename,
+            namespace=_namespace(),
+            pid=pid,
+            started=_started(pid) or "",
+            user=user(),
+            started_at=_STARTED_AT,
+        )
 
     @classmethod
     def from_json(cls, text: str) -> Owner:
@@ -63,13 +79,19 @@ class Owner:
         return json.dumps(asdict(self))
 
     def is_dead(self) -> bool:
-        """Returns True if the process is known to be gone. That is unknown on other machines."""
-        return self.namespace == _namespace() and _started(self.pid) != self.started
+        """Returns True if the process is known to be gone. Unknown on other machines, and for hidden processes."""
+        return self.namespace == _namespace() and _started(self.pid) not in (self.started, HIDDEN)
 
     def __str__(self) -> str:
-        return f"process {self.pid} on {self.host}" if self.pid else "a process of another version"
+        if not self.pid:
+            return "a process of another version"
+        name = f"{self.user}@{self.host}" if self.user else self.host
+        since = f", started {datetime.fromtimestamp(self.started_at):%Y-%m-%d %H:%M:%S}" if self.started_at else ""
+        return f"{name}, process {self.pid}{since}"
 
 
+_STARTED_AT = time.time()
+"""When this process started, to the second."""
 UNKNOWN_OWNER = Owner(host="", namespace="", pid=0, started="")
 
 
@@ -178,25 +200,35 @@ class Leases:
             StoreError: the lease cannot be written.
         """
         slot = _backend(slot)
-        lease = Lease(owner=self.owner, token=os.urandom(16).hex())
-        try:
-            current = self._read(slot)
-            while current is None or self._is_expired(slot, current):
-                if slot.compare_and_swap(current.token if current else None, lease):
-                    break
-                current = slot.read()
-            else:
-                raise LeaseHeldError(step, str(current.owner))
-        except OSError as error:
-            raise StoreError(
-                f"the lease of step {step} cannot be written ({error.strerror or error}).",
-                "Free some disk space, or correct the permissions of the store, and run again: committed results are "
-                "kept.",
-            ) from error
-        with self._lock:
-            self._acquired[slot] = lease
-            self._observed.pop(slot, None)
+        lease = Lease(owner=self.owner, token=new_token())
+        take(slot, lease, step, lambda current: self._is_expired(slot, current), lambda: self._read(slot))
+        self.renew(slot, lease.token)
         return lease.token
+
+    def renew(self, slot: LeaseBackend, token: str) -> None:
+        """Renews a lease from now on that a worker acquired in the name of this driver, with `token`."""
+        with self._lock:
+            self._acquired[slot] = Lease(owner=self.owner, token=token)
+            self._observed.pop(slot, None)
+
+    def forget(self, slot: LeaseBackend) -> None:
+        """Renews a lease no longer, because the worker that acquired it has released it or lost it."""
+        with self._lock:
+            self._acquired.pop(slot, None)
+
+    def observe(self, slot: LeaseBackend, step: str) -> str:
+        """Returns the token of an expired lease, or an empty text if the lease is free.
+
+        Raises:
+            LeaseHeldError: another driver has it, and is not known to be dead.
+            StoreError: the store is unreachable.
+        """
+        current = self._read(slot)
+        if current is None:
+            return ""
+        if not self._is_expired(slot, current):
+            raise LeaseHeldError(step, str(current.owner))
+        return current.token
 
     def wait(self, slot: LeaseBackend, step: str, pause: Callable[[float], object]) -> bool:
         """Acquires a lease, if need be after it has expired. Returns False if its owner is alive.
@@ -292,6 +324,48 @@ class Leases:
             self._death = f"{type(error).__name__}: {error}"
 
 
+def new_token() -> str:
+    """Returns the token of a new lease."""
+    return os.urandom(16).hex()
+
+
+def take(
+    slot: LeaseBackend,
+    lease: Lease,
+    step: str,
+    is_expired: Callable[[Lease], bool],
+    read: Callable[[], Lease | None] | None = None,
+) -> None:
+    """Acquires a lease once.
+
+    Args:
+        slot: Where it is stored.
+        lease: The new lease.
+        step: Name of the step, for the error.
+        is_expired: Says if the lease of another driver may be replaced.
+        read: Reads the lease for the first time. Default: `slot.read`, after an attempt without reading.
+
+    Raises:
+        LeaseHeldError: another driver has it.
+        StoreError: the lease cannot be written.
+    """
+    try:
+        # A power failure ends all processes of a machine, so a lease need not survive it.
+        if read is None and slot.compare_and_swap(None, lease, sync=False):  # most leases are free
+            return
+        current = (read or slot.read)()
+        while current is None or is_expired(current):
+            if slot.compare_and_swap(current.token if current else None, lease, sync=False):
+                return
+            current = slot.read()
+    except OSError as error:
+        raise StoreError(
+            f"the lease of step {step} cannot be written ({error.strerror or error}).",
+            "Free some disk space, or correct the permissions of the store, and run again: committed results are kept.",
+        ) from error
+    raise LeaseHeldError(step, str(current.owner))
+
+
 def _renew(slot: LeaseBackend, token: str, renewed: Lease) -> bool:
     """Writes a heartbeat. Repairs a file that became unreadable, which no other driver has acquired yet."""
     if slot.compare_and_swap(token, renewed, sync=False):
@@ -376,14 +450,30 @@ def _namespace() -> str:
 
 
 def _started(pid: int) -> str | None:
-    """Returns when a process started, independent of clock changes; None if it does not exist or is a zombie."""
+    """Returns when a process started, independent of clock changes; None if it does not exist or is a zombie.
+
+    `HIDDEN` for a process of another user that `/proc` does not show (mount option hidepid).
+    """
     try:
         stat = Path(f"/proc/{pid}/stat").read_text()
-    except FileNotFoundError:
-        return None if Path("/proc/self/stat").exists() else _started_by_ps(pid)
+    except (FileNotFoundError, PermissionError):
+        if not Path("/proc/self/stat").exists():
+            return _started_by_ps(pid)
+        return HIDDEN if _exists(pid) else None
     # The second field is the program name in parentheses, which may contain spaces.
     fields = stat.rpartition(")")[2].split()
     return None if fields[0] in "ZX" else fields[19]
+
+
+def _exists(pid: int) -> bool:
+    """Returns True if there is a process with this id."""
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return False
+    except OSError:  # it belongs to another user
+        return True
+    return True
 
 
 def _started_by_ps(pid: int) -> str | None:

@@ -37,6 +37,11 @@ class LocalStore(Store):
         """Returns the folder of one result."""
         return self.root / step / fingerprint
 
+    @property
+    def accepts_many_drivers(self) -> bool:
+        """See `Store`. File locks keep drivers apart."""
+        return True
+
     def slot(self, step: str, fingerprint: str) -> FileLease:
         """See `Store`."""
         return FileLease(self.folder(step, fingerprint))
@@ -94,6 +99,13 @@ class LocalStore(Store):
             return [item.name for item in (self.root / name).iterdir()]
         except (FileNotFoundError, NotADirectoryError):
             return []
+
+    def _commit_times(self, step: str) -> Mapping[str, float]:
+        times = {}
+        for fingerprint in self._children(step):
+            with suppress(FileNotFoundError, NotADirectoryError):
+                times[fingerprint] = (self.root / step / fingerprint / "manifest.json").stat().st_mtime
+        return times
 
     def _num_bytes(self, name: str) -> int:
         total = 0

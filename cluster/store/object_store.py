@@ -6,9 +6,7 @@ object only if no one else replaced it first:
 - S3 has conditional writes (If-None-Match since August 2024, If-Match since November 2024). S3-compatible servers may
   ignore the condition, so this module tests them once with an object of its own.
 - `memory://` exists in one process, where a lock is enough.
-- For any other server `compare_and_swap` writes, waits until concurrent writes have ended, and reads which write came
-  last. This separates two drivers that acquire one lease at the same time, unless a write takes longer than `SETTLE_S`.
-  In that case a step may run twice. This costs time but damages no result, because a commit is one object.
+- Any other server accepts a single driver (`cluster.store.sole_driver`), so `compare_and_swap` reads and then writes.
 """
 
 from __future__ import annotations
@@ -17,10 +15,11 @@ import errno
 import hashlib
 import os
 import threading
-import time
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
+from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -31,8 +30,6 @@ from fsspec.config import conf
 from cluster.errors import StoreError
 from cluster.store.retries import retry
 
-SETTLE_S = 2.0
-"""Wait for concurrent writes to a server without conditional writes."""
 NUM_THREADS = 8
 CHUNK = 1 << 20
 _TRANSIENT_ERRNOS = {
@@ -60,6 +57,23 @@ _CONDITIONAL: dict[tuple[str, str], bool] = {}
 T = TypeVar("T")
 
 
+@dataclass(frozen=True, slots=True)
+class ObjectInfo:
+    """The size of an object in bytes, and the time of its last write in seconds since 1970; 0 if unknown."""
+
+    size: int
+    written_at: float
+
+    @classmethod
+    def of(cls, size: int, info: Mapping[str, Any]) -> ObjectInfo:
+        """Reads what a server or fsspec says about an object; servers name the time differently."""
+        times = (info.get(name) for name in ("LastModified", "last_modified", "updated", "created", "mtime"))
+        when = next((item for item in times if item), 0.0)
+        if isinstance(when, str):
+            when = datetime.fromisoformat(when)
+        return cls(int(size), when.timestamp() if isinstance(when, datetime) else float(when))
+
+
 class ObjectStore:
     """Objects by their names below `url`.
 
@@ -83,6 +97,11 @@ class ObjectStore:
 
     def read(self, name: str) -> bytes:
         """Returns the content of an object. Raises FileNotFoundError."""
+        if self._is_s3:  # one request, where fsspec needs three to know that an object is missing
+            data = self.read_tagged(name)[0]
+            if data is None:
+                raise FileNotFoundError(name)
+            return data
         return bytes(self._with_retries(f"read {name}", lambda: self._fs.cat_file(self._path(name))))
 
     def write(self, name: str, data: bytes) -> None:
@@ -91,16 +110,20 @@ class ObjectStore:
 
     def sizes(self, name: str) -> dict[str, int]:
         """Returns the sizes in bytes of all objects below a name, by their names relative to it."""
+        return {path: item.size for path, item in self.list_below(name).items()}
+
+    def list_below(self, name: str) -> dict[str, ObjectInfo]:
+        """Returns all objects below a name, by their names relative to it."""
         prefix = f"{self._path(name)}/"
         objects = self._with_retries(f"list {name}", lambda: self._find(self._path(name)))
-        return {
-            path.removeprefix(prefix): int(info["size"]) for path, info in objects.items() if path.startswith(prefix)
-        }
+        return {path.removeprefix(prefix): info for path, info in objects.items() if path.startswith(prefix)}
 
     def children(self, name: str) -> list[str]:
         """Returns the next part of every object name below a name."""
 
         def list_paths() -> list[str]:
+            if self._is_s3:
+                return self._list_s3(self._path(name), delimiter="/")[1]
             try:
                 return list(self._fs.ls(self._path(name), detail=False))
             except (FileNotFoundError, NotADirectoryError):
@@ -149,7 +172,8 @@ class ObjectStore:
         """Removes an object and all objects below its name; removes the one with the name `last` after all others."""
 
         def remove_all() -> None:
-            paths = sorted(self._find(self._path(name)), key=lambda path: bool(last) and path.endswith(f"/{last}"))
+            found = {*self._find(self._path(name)), self._path(name)}
+            paths = sorted(found, key=lambda path: bool(last) and path.endswith(f"/{last}"))
             for path in paths:
                 with suppress(FileNotFoundError):
                     self._fs.rm_file(path)
@@ -159,6 +183,16 @@ class ObjectStore:
                     self._fs.rm(self._path(name), recursive=True)
 
         self._with_retries(f"remove {name}", remove_all)
+
+    def remove_all(self, names: Iterable[str]) -> None:
+        """Removes objects, several at a time."""
+
+        def remove(name: str) -> None:
+            with suppress(FileNotFoundError):
+                self._with_retries(f"remove {name}", lambda: self._fs.rm_file(self._path(name)))
+
+        with ThreadPoolExecutor(NUM_THREADS) as pool:
+            list(pool.map(remove, names))
 
     def read_tagged(self, name: str) -> tuple[bytes, str] | tuple[None, None]:
         """Returns an object and a tag that changes with every write; (None, None) if it does not exist."""
@@ -181,20 +215,20 @@ class ObjectStore:
 
         The docstring of the module describes how this depends on the server.
         """
-        if self._is_s3 and self._has_conditional_writes():
+        if self._is_s3 and self.has_conditional_writes:
             return self._put_if(name, tag, data)
         with _IN_PROCESS:
             if self.read_tagged(name)[1] != tag:
                 return False
             self.write(name, data)
-            if self._is_memory:
-                return True
-            time.sleep(SETTLE_S)
-            return self.read_tagged(name)[0] == data
+            return True
 
-    def _has_conditional_writes(self) -> bool:
-        """Returns True if the server supports both conditions. Tests each server once."""
-        server = (self._fs._fs_token, self._root.partition("/")[0])
+    @property
+    def has_conditional_writes(self) -> bool:
+        """True if several drivers can be kept apart. Tests each S3 server once."""
+        if not self._is_s3:
+            return self._is_memory
+        server = (str(self._fs.endpoint_url), self._root.partition("/")[0])
         if server not in _CONDITIONAL:
             probe = f".probe/{os.urandom(8).hex()}"
             try:
@@ -224,12 +258,30 @@ class ObjectStore:
 
         return self._with_retries(f"write {name}", put, writes=True)
 
-    def _find(self, path: str) -> dict[str, Any]:
-        """Returns the object with this path and all objects below it, by path."""
+    def _find(self, path: str) -> dict[str, ObjectInfo]:
+        """Returns all objects below a path, and the one with this path unless the server is S3."""
+        if self._is_s3:
+            return self._list_s3(path)[0]
         try:
-            return dict(self._fs.find(path, detail=True))
+            found = self._fs.find(path, detail=True)
         except FileNotFoundError:
             return {}
+        return {name: ObjectInfo.of(info["size"], info) for name, info in found.items()}
+
+    def _list_s3(self, path: str, delimiter: str = "") -> tuple[dict[str, ObjectInfo], list[str]]:
+        """Lists what is below a path with one request per thousand names. Returns objects, and the next parts."""
+        bucket, key, _ = self._fs.split_path(path.rstrip("/"))
+        options = {"Bucket": bucket, "Prefix": f"{key}/" if key else "", "Delimiter": delimiter}
+        objects: dict[str, ObjectInfo] = {}
+        folders: list[str] = []
+        while True:
+            page = self._fs.call_s3("list_objects_v2", **options)
+            for item in page.get("Contents", ()):
+                objects[f"{bucket}/{item['Key']}"] = ObjectInfo.of(item["Size"], item)
+            folders += [item["Prefix"] for item in page.get("CommonPrefixes", ())]
+            if not page.get("IsTruncated"):
+                return objects, [*folders, *objects]
+            options["ContinuationToken"] = page["NextContinuationToken"]
 
     def _path(self, name: str) -> str:
         return f"{self._root.rstrip('/')}/{name}"

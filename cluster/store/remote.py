@@ -85,6 +85,11 @@ class RemoteStore(Store):
         with ThreadPoolExecutor(NUM_THREADS) as pool:
             return list(pool.map(lambda key: self.inspect(key[0], key[1], verify), keys))
 
+    @property
+    def accepts_many_drivers(self) -> bool:
+        """See `Store`. Depends on the server."""
+        return self.objects.has_conditional_writes
+
     def slot(self, step: str, fingerprint: str) -> ObjectLease:
         """See `Store`."""
         return ObjectLease(self.objects, f"{step}/{fingerprint}/lease.json")
@@ -155,11 +160,8 @@ class RemoteStore(Store):
 
     def _remove_leftovers(self, folder: str, kept: Collection[str | None]) -> None:
         """Removes what earlier attempts left in the folder of a committed result."""
-        for name in ("failure.json", "work.json", "work"):
-            self.objects.remove(f"{folder}/{name}")
-        for token in self.objects.children(f"{folder}/files"):
-            if f"files/{token}" not in kept:
-                self.objects.remove(f"{folder}/files/{token}")
+        names = self.objects.list_below(folder)
+        self.objects.remove_all(f"{folder}/{name}" for name in names if _is_leftover(name, kept))
 
     def _download(self, manifest: Manifest, folder: Path) -> None:
         """Downloads and checks files in another folder, which is renamed when it is complete."""
@@ -193,6 +195,14 @@ class RemoteStore(Store):
 
     def _children(self, name: str) -> list[str]:
         return self.objects.children(name)
+
+    def _commit_times(self, step: str) -> Mapping[str, float]:
+        times = {}
+        for name, item in self.objects.list_below(step).items():
+            fingerprint, _, file = name.partition("/")
+            if file == "manifest.json":
+                times[fingerprint] = item.written_at
+        return times
 
     def _num_bytes(self, name: str) -> int:
         return sum(self.objects.sizes(name).values())
@@ -254,6 +264,13 @@ def _folder_of(data: bytes | None) -> str | None:
     with suppress(StoreError):
         return None if data is None else Manifest.from_json(data).folder
     return None
+
+
+def _is_leftover(name: str, kept: Collection[str | None]) -> bool:
+    """Says if a name in the folder of a committed result is neither part of the result nor of the next one."""
+    if name in ("failure.json", "work.json") or name.startswith("work/"):
+        return True
+    return name.startswith("files/") and "/".join(name.split("/")[:2]) not in kept
 
 
 def _is_complete(folder: Path, manifest: Manifest) -> bool:

@@ -75,18 +75,32 @@ class MetricPoint:
     when_ms: int
 
 
+@dataclass(frozen=True, slots=True)
+class AttemptStart:
+    """An attempt that starts now: its number, the token of its lease, and the address of its log."""
+
+    attempt: int
+    token: str
+    log: str
+
+
 @dataclass(slots=True)
 class LogBatch:
-    """Records of a step since the last batch. Figures are PNG bytes."""
+    """Records of a step since the last batch. Figures are PNG bytes.
+
+    `started` is set in the first batch of an attempt, and `is_last` in its last one.
+    """
 
     step: str
+    started: AttemptStart | None = None
+    is_last: bool = False
     progress: tuple[int, int, dict[str, float | str]] | None = None
     points: list[MetricPoint] = field(default_factory=list)
     figures: list[tuple[str, bytes]] = field(default_factory=list)
     tables: list[tuple[str, list[dict[str, Any]]]] = field(default_factory=list)
 
     def __bool__(self) -> bool:
-        return bool(self.progress or self.points or self.figures or self.tables)
+        return bool(self.started or self.is_last or self.progress or self.points or self.figures or self.tables)
 
 
 class BatchRecorder:
@@ -97,13 +111,15 @@ class BatchRecorder:
     Args:
         step: Name of the step.
         send: Sends a batch. If it returns False, the batch is kept and sent later.
+        started: The attempt that starts, which is sent at once; None: another process has sent it.
     """
 
-    def __init__(self, step: str, send: Callable[[LogBatch], bool]) -> None:
+    def __init__(self, step: str, send: Callable[[LogBatch], bool], started: AttemptStart | None = None) -> None:
         self.last: dict[str, float] = {}
         self.step = step
         self.send = send
-        self._batch = LogBatch(step)
+        self._is_attempt = started is not None
+        self._batch = LogBatch(step, started)
         self._throughput = ThroughputMeter()
         self._lock = threading.Lock()
         self._sending = threading.Lock()
@@ -117,6 +133,7 @@ class BatchRecorder:
     def __exit__(self, *_: object) -> None:
         self._done.set()
         self._thread.join()
+        self._batch.is_last = self._is_attempt
         self.flush()
 
     def log_metric(self, name: str, value: float, step: int = 0) -> None:
@@ -153,11 +170,14 @@ class BatchRecorder:
                 return
             with self._lock:
                 newer, self._batch = self._batch, batch
+                batch.is_last |= newer.is_last
                 batch.progress = newer.progress or batch.progress
                 batch.points += newer.points
                 batch.figures += newer.figures
                 batch.tables += newer.tables
 
     def _keep_sending(self) -> None:
+        if self._is_attempt:
+            self.flush()
         while not self._done.wait(SEND_EVERY_S):
             self.flush()

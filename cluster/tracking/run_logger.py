@@ -3,35 +3,31 @@
 A group holds the steps of one kind, with mean and std of their metrics. MLflow then shows three levels: the pipeline, a
 group such as `pet`, and in it one run per pattern and seed.
 
-MLflow and pandas are imported inside functions. Their import takes seconds, and `cluster.tracking.tracker` sets the
-environment that MLflow reads when it is imported.
-
 Names and values that MLflow accepts, derived from those of steps, metrics and configs.
 """
 
 from __future__ import annotations
 
+import io
 import json
+import math
 import re
 import statistics
-import tempfile
 import time
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 from pathlib import Path
 from posixpath import normpath
 from typing import TYPE_CHECKING, Any
 
 from cluster.canonical_json import canonical
 from cluster.redaction import redact, redact_values
-from cluster.tracking.outbox import Outbox
+from cluster.tracking.outbox import Outbox, now_ms
 from cluster.tracking.recorder import LogBatch, MetricPoint
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
-    from mlflow.entities import DatasetInput
-    from mlflow.tracking import MlflowClient
 
 
 MAX_KEY, MAX_VALUE = 250, 500
@@ -100,19 +96,15 @@ class Dataset:
     address: str
     num_rows: int | None = None
 
-    def entity(self) -> DatasetInput:
-        """Returns the dataset as MLflow stores it. `mlflow.data.get_source` finds the file again."""
-        from mlflow import entities  # noqa: PLC0415  (see the docstring of the module)
-
-        scheme = self.address.partition("://")[0] if "://" in self.address else "local"
-        dataset = entities.Dataset(
-            name=self.name,
-            digest=self.digest[:MAX_DIGEST],
-            source_type=scheme,
-            source=json.dumps({"uri": redact(self.address)}),
-            profile=None if self.num_rows is None else json.dumps({"num_rows": self.num_rows}),
-        )
-        return entities.DatasetInput(dataset, [entities.InputTag("mlflow.data.context", self.context)])
+    def record(self) -> dict[str, Any]:
+        """Returns the dataset as JSON values, without secrets. `mlflow.data.get_source` finds the file again."""
+        return {
+            "name": self.name,
+            "digest": self.digest[:MAX_DIGEST],
+            "context": self.context,
+            "address": redact(self.address),
+            "num_rows": self.num_rows,
+        }
 
 
 DatasetsOf = Callable[[str], Sequence[Dataset]]
@@ -130,16 +122,14 @@ class RunLogger:
 
     Args:
         outbox: Sends what is logged.
-        run_id: Id of a run, as `Outbox.create_run` returns it.
-        tables: Paths of the tables that it already has, if it is continued.
+        run: Id of a run, as `Outbox.create_run` returns it.
     """
 
-    def __init__(self, outbox: Outbox, run_id: str, tables: Iterable[str] = ()) -> None:
-        self.run_id = run_id
+    def __init__(self, outbox: Outbox, run: str) -> None:
+        self.run = run
         self._outbox = outbox
         self._points: list[MetricPoint] = []
         self._datasets: set[Dataset] = set()
-        self._tables = set(tables)
         self._flushed_at_s = time.monotonic()
 
     def log_params(self, params: Mapping[str, Any]) -> None:
@@ -148,8 +138,8 @@ class RunLogger:
 
     def log_metrics(self, metrics: Mapping[str, float], step: int = 0) -> None:
         """Logs metrics with the current time."""
-        when_ms = time.time_ns() // 1_000_000
-        self.log(points=[MetricPoint(name, value, step, when_ms) for name, value in metrics.items()])
+        at_ms = now_ms()
+        self.log(points=[MetricPoint(name, value, step, at_ms) for name, value in metrics.items()])
 
     def set_tags(self, tags: Mapping[str, str]) -> None:
         """Sets tags, which MLflow can search."""
@@ -164,42 +154,39 @@ class RunLogger:
 
     def log_figure(self, name: str, figure: Figure) -> None:
         """Logs a figure; `name` has no extension."""
-        self._outbox.call("log_figure", self.run_id, figure, f"figures/{artifact_name(name)}.png")
+        buffer = io.BytesIO()
+        figure.savefig(buffer, format="png")
+        self.log_png(name, buffer.getvalue())
+
+    def log_png(self, name: str, png: bytes) -> None:
+        """Logs an image; `name` has no extension."""
+        self._outbox.add_file(self.run, f"figures/{artifact_name(name)}.png", png)
 
     def log_artifact(self, path: Path, folder: str | None = None) -> None:
         """Logs a file unchanged."""
-        self._outbox.call("log_artifact", self.run_id, str(path), folder)
+        self._outbox.add_file(self.run, f"{folder}/{path.name}" if folder else path.name, path.read_bytes())
 
     def log_text(self, name: str, text: str) -> None:
         """Logs a text file; `name` has its extension."""
-        self._outbox.call("log_text", self.run_id, redact(text), name)
+        self._outbox.add_file(self.run, name, redact(text).encode())
 
     def log_table(self, name: str, rows: Sequence[Mapping[str, Any]]) -> None:
         """Logs rows with the same keys as a table; `name` has no extension. Replaces a table with that name."""
-        if not rows:
-            return
-        path = f"tables/{artifact_name(name)}.json"
-        columns = {key: [redact_values(row.get(key)) for row in rows] for key in rows[0]}
-        if path in self._tables:  # MLflow would append the rows to the old ones
-            from pandas import DataFrame  # noqa: PLC0415  (see the docstring of the module)
-
-            self._outbox.call("log_text", self.run_id, DataFrame(columns).to_json(orient="split", index=False), path)
-        else:
-            self._tables.add(path)
-            self._outbox.call("log_table", self.run_id, columns, path)
+        if rows:
+            self._outbox.add_file(self.run, f"tables/{artifact_name(name)}.json", table_json(rows), kind="table")
 
     def log_datasets(self, datasets: Iterable[Dataset]) -> None:
         """Logs the data that the run reads or writes; each dataset once."""
         new = [item for item in datasets if item not in self._datasets]
         if new:
             self._datasets.update(new)
-            self._outbox.call("log_inputs", self.run_id, [item.entity() for item in new])
+            self._outbox.add("datasets", self.run, datasets=[item.record() for item in new])
 
     def log_records(self, batch: LogBatch) -> None:
         """Logs what a worker sent. Metrics are written every two seconds."""
         self._points += batch.points
         for name, png in batch.figures:
-            self._outbox.submit(self.run_id, partial(_upload_png, f"figures/{artifact_name(name)}.png", png))
+            self.log_png(name, png)
         for name, rows in batch.tables:
             self.log_table(name, rows)
         if time.monotonic() - self._flushed_at_s > FLUSH_EVERY_S:
@@ -211,10 +198,14 @@ class RunLogger:
         self._flushed_at_s = time.monotonic()
         self.log(points=points)
 
+    def reopen(self, tags: Mapping[str, str]) -> None:
+        """Continues a run that has ended, and sets tags."""
+        self._outbox.add("reopen", self.run, tags=list(tags.items()))
+
     def end(self, status: str = "FINISHED") -> None:
         """Ends the run as FINISHED, FAILED or KILLED."""
         self.flush()
-        self._outbox.call("set_terminated", self.run_id, status)
+        self._outbox.add("end", self.run, status=status, at_ms=now_ms())
 
     def log(
         self,
@@ -224,37 +215,45 @@ class RunLogger:
         tags: Mapping[str, str] | None = None,
     ) -> None:
         """Writes everything in as few calls as MLflow's limits allow."""
-        from mlflow import entities  # noqa: PLC0415  (see the docstring of the module)
-
         # Two names may become the same key; MLflow accepts each key once per call.
         values = {metric_key(name): param_value(value) for name, value in (params or {}).items()}
-        metric_list = [entities.Metric(metric_key(item.name), item.value, item.when_ms, item.step) for item in points]
-        param_list = [entities.Param(name, value) for name, value in values.items()]
-        tag_list = [entities.RunTag(name, redact(value)) for name, value in (tags or {}).items()]
+        metric_list = [(metric_key(item.name), float(item.value), item.when_ms, item.step) for item in points]
+        param_list = list(values.items())
+        tag_list = [(name, redact(value)) for name, value in (tags or {}).items()]
         while metric_list or param_list or tag_list:
-            self._outbox.call(
-                "log_batch", self.run_id, metric_list[:MAX_METRICS], param_list[:MAX_PARAMS], tag_list[:MAX_PARAMS]
+            self._outbox.add(
+                "batch",
+                self.run,
+                metrics=metric_list[:MAX_METRICS],
+                params=param_list[:MAX_PARAMS],
+                tags=tag_list[:MAX_PARAMS],
             )
             metric_list, param_list = metric_list[MAX_METRICS:], param_list[MAX_PARAMS:]
             tag_list = tag_list[MAX_PARAMS:]
 
 
-def _upload_png(name: str, png: bytes, client: MlflowClient, run_id: str) -> None:
-    with tempfile.TemporaryDirectory() as folder:
-        path = Path(folder, Path(name).name)
-        path.write_bytes(png)
-        client.log_artifact(run_id, str(path), str(Path(name).parent))
+def table_json(rows: Sequence[Mapping[str, Any]]) -> bytes:
+    """Returns rows with the same keys in the format of MLflow's tables, without secrets."""
+    columns = list(rows[0])
+    data = [[_cell(redact_values(row.get(name))) for name in columns] for row in rows]
+    text = json.dumps({"columns": columns, "data": data}, separators=(",", ":"), ensure_ascii=False, default=str)
+    return text.encode(errors="replace")
+
+
+def _cell(value: Any) -> Any:
+    """Returns null for a number without a form in JSON."""
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 @dataclass(slots=True)
 class _Group:
-    run: RunLogger
+    run: RunLogger | None = None
     statuses: dict[str, str] = field(default_factory=dict)
     metrics: dict[str, Mapping[str, float]] = field(default_factory=dict)
 
 
 class RunGroups:
-    """The groups of one pipeline run. A group is created when its first step starts.
+    """The groups of one pipeline run. A group is created when its first step starts, and summarizes cached ones too.
 
     Args:
         parent: Id of the pipeline's run.
@@ -264,29 +263,30 @@ class RunGroups:
     def __init__(self, parent: str, create: Callable[[str], RunLogger]) -> None:
         self._parent = parent
         self._create = create
-        self._groups: dict[str, _Group] = {}
+        self._groups: defaultdict[str, _Group] = defaultdict(_Group)
 
-    def parent_run_id(self, step: str) -> str:
-        """Returns the id of the run below which a step is shown."""
+    def parent_of(self, step: str) -> str:
+        """Returns the run below which a step is shown."""
         name = group_name(step)
         if not name:
             return self._parent
-        if name not in self._groups:
-            self._groups[name] = _Group(self._create(name))
-        return self._groups[name].run.run_id
+        group = self._groups[name]
+        group.run = group.run or self._create(name)
+        return group.run.run
 
     def end_step(self, step: str, status: str, metrics: Mapping[str, float]) -> None:
         """Records how a step ended, and its final metrics; empty without a result."""
-        group = self._groups.get(group_name(step))
-        if group is not None:
-            group.statuses[step] = status
-            group.metrics.pop(step, None)
-            if metrics:
-                group.metrics[step] = metrics
+        group = self._groups[group_name(step)]
+        group.statuses[step] = status
+        group.metrics.pop(step, None)
+        if metrics:
+            group.metrics[step] = metrics
 
     def close(self) -> None:
         """Ends all groups with the summary of their steps and the worst status among them."""
         for group in self._groups.values():
+            if group.run is None:
+                continue
             group.run.log_metrics(summary(list(group.metrics.values())))
             statuses = set(group.statuses.values())
             group.run.end(next((status for status in ("FAILED", "KILLED") if status in statuses), "FINISHED"))
@@ -306,7 +306,7 @@ def summary(metrics: Sequence[Mapping[str, float]]) -> dict[str, float]:
         values = [item[name] for item in metrics if name in item]
         if len(values) < len(metrics):
             continue
-        if name == SECONDS:
+        if name in (SECONDS, "seconds"):
             result[name] = sum(values)
             continue
         result[name] = statistics.fmean(values)

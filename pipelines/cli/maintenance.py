@@ -1,4 +1,4 @@
-"""Commands that maintain the store: accept, gc."""
+"""Commands that maintain the store: accept, gc, sync."""
 
 from __future__ import annotations
 
@@ -12,7 +12,9 @@ from rich.markup import escape
 
 from cluster.steps.accept import accept as accept_results
 from cluster.store.garbage import collect_garbage, find_garbage
+from cluster.store.lease import Leases
 from cluster.store.location import open_store
+from cluster.tracking.sync import fetch_waiting, hand_over_waiting, send_waiting
 from pipelines.cli import options
 from pipelines.cli.options import DEFAULT_STORE
 from pipelines.cli.views.terminal import console
@@ -71,3 +73,26 @@ def gc(
     removed = collect_garbage(opened, drop or ()).removable
     total = status.format_size(sum(item.num_bytes for item in removed))
     console.print(f"{len(removed)} results removed, {total}", highlight=False)
+
+
+def sync(store: options.StoreFolder = DEFAULT_STORE) -> None:
+    """Send MLflow what earlier runs recorded while it did not answer."""
+    opened = open_store(store)
+    with Leases() as leases:
+        fetch_waiting(opened, leases)
+    refused: list[str] = []
+    sent = []
+    for item in send_waiting(opened.local, refused.append):
+        sent.append(item)
+        if item.num_left:
+            text = f"waiting   {item.num_left} records of {item.run} for MLflow at {item.address}: {item.problem}"
+        else:
+            text = f"sent      {item.num_sent} records of {item.run} to MLflow at {item.address}"
+        console.print(escape(text), highlight=False, soft_wrap=True)
+    hand_over_waiting(opened)
+    for problem in refused:
+        console.print(f"warning   {escape(problem)}", style="yellow", highlight=False, soft_wrap=True)
+    if not sent:
+        console.print("MLflow has all records of this store.")
+    if any(item.num_left for item in sent):
+        raise typer.Exit(1)

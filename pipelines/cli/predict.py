@@ -117,6 +117,8 @@ def predict(
         predictor = source.load()
         columns = {task: {**source.columns.get(task, {}), **given} for task in predictor.tasks}
         rows = read_rows(stream, input_, format_, predictor.plain_field())
+        if not rows.encoding.startswith("utf-8"):
+            errors.print(f"read      {escape(input_)} as {rows.encoding}", highlight=False, soft_wrap=True)
         labeler = RowLabeler(predictor, columns, answers, _Rejected())
         names, blocks = AnswerColumns(predictor, top_k, has_highlight=highlight), labeler.label(rows, input_)
         file_format = (format_of(output) if output else None) or rows.format

@@ -74,6 +74,17 @@ def init(
         list[str] | None, typer.Option("--text", help="Column of the text. Twice, or FIRST,SECOND, for pairs of texts.")
     ] = None,
     label: Annotated[str | None, typer.Option("--label", help="Column of the label.")] = None,
+    id_column: Annotated[
+        str | None, typer.Option("--id", metavar="COLUMN", help="Column of an identifier, which all results keep.")
+    ] = None,
+    group: Annotated[
+        str | None,
+        typer.Option(
+            "--group",
+            metavar="COLUMN",
+            help="Column, such as author or thread, that no split or fold divides.",
+        ),
+    ] = None,
     pattern: Annotated[
         list[str] | None,
         typer.Option(
@@ -95,7 +106,10 @@ def init(
     ] = False,
     conflicts: Annotated[
         Conflicts,
-        typer.Option("--conflicts", help="Texts with several labels: leave them out, or use the first label."),
+        typer.Option(
+            "--conflicts",
+            help="Texts with several labels: drop them, or use the first label, or all of them.",
+        ),
     ] = "drop",
     shots: Annotated[
         int | None,
@@ -137,6 +151,7 @@ def init(
     init_options = InitOptions(
         data=data, unlabeled=unlabeled or (), dev=dev, test=test, output=output, name=name,
         text=",".join(text) if text else None, label=label,
+        keys={role: column for role, column in (("id", id_column), ("group", group)) if column},
         patterns=pattern or (), label_words=label_words or (), descriptions=describe or (), merge_labels=merge_labels,
         conflicts=conflicts, shots=shots, test_size=test_size, budget=budget,
         language=language, assets=assets, backbone=backbone, student=student, score=score, force=force,

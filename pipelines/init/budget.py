@@ -145,7 +145,7 @@ def estimate_seconds(sections: Mapping[str, Any], workload: Workload) -> dict[st
         sections: The sections of the default recipe.
         workload: Sizes of the task. `data.unlabeled_size` limits its unlabeled texts.
     """
-    sized = replace(workload, num_unlabeled=num_unlabeled(sections, workload))
+    sized = replace(workload, num_unlabeled=unlabeled_used(sections, workload))
     seconds = {f"members.{name}": _member_seconds(item, sized) for name, item in sections.get("members", {}).items()}
     if "pet" in sections:
         seconds["pet"] = _pet_seconds(sections, sized)
@@ -155,7 +155,7 @@ def estimate_seconds(sections: Mapping[str, Any], workload: Workload) -> dict[st
     return seconds
 
 
-def num_unlabeled(sections: Mapping[str, Any], workload: Workload) -> int:
+def unlabeled_used(sections: Mapping[str, Any], workload: Workload) -> int:
     """Returns the number of unlabeled texts that the recipe uses."""
     limit: int = sections["data"].get("unlabeled_size", 0)
     return min(workload.num_unlabeled, limit)

@@ -72,13 +72,17 @@ def _properties(file: FileFacts, train: FileFacts) -> dict[str, str]:
     """Returns name -> value of each property of a file."""
     data = file.data
     properties = {
-        "columns": ", ".join([*data.fields.values(), *([data.label] if isinstance(data, LabeledData) else [])]),
+        "columns": ", ".join(
+            [*data.fields.values(), *([data.label] if isinstance(data, LabeledData) else []), *data.keys.values()]
+        ),
         "format": describe(data.source),
         "rows": f"{data.num_rows:,}",
+        "sampled rows": f"{len(data.texts) + data.num_empty:,}" if data.is_sample else "",
     }
     if isinstance(data, LabeledData):
         properties["with text and label"] = f"{len(data.texts):,}"
         properties["without a label"] = f"{data.num_unlabeled:,}"
+    properties["groups"] = f"{len(data.groups):,}"
     properties["without text"] = f"{data.num_empty:,}"
     properties["duplicates"] = f"{len(data.texts) - len(file.keys):,}"
     properties["near-duplicates"] = f"{file.num_near:,}"
@@ -105,11 +109,19 @@ def _warnings(data: TaskData, train: FileFacts, others: Sequence[FileFacts]) -> 
     if data.num_conflicts:
         conflicts = f"texts with several labels ({data.num_conflicts:,})"
         if data.conflicts == "drop":
-            yield f"{conflicts} are left out. Use their first label with --conflicts first."
-        else:
+            yield f"{conflicts} are left out. Use their first label with --conflicts first, or all of them with soft."
+        elif data.conflicts == "first":
             yield f"{conflicts} keep the first. Leave them out with --conflicts drop."
+        else:
+            yield f"{conflicts} train with all of their labels. The test set has none of them."
     for file in others:
         num_seen = len(file.keys & train.keys)
+        num_groups = len(file.data.groups & train.data.groups)
+        if num_groups and isinstance(file.data, LabeledData):
+            yield (
+                f"{num_groups:,} of {len(file.data.groups):,} groups of {file.name} are also in {train.name}, so "
+                "accuracies may be too high. Move each group to one of the files."
+            )
         if num_seen and isinstance(file.data, LabeledData):
             yield (
                 f"{num_seen:,} of {len(file.keys):,} texts of {file.name} are also in {train.name}, so accuracies will "

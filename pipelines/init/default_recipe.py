@@ -11,6 +11,7 @@ from pipelines.init.assets import MINILM, MPNET, MULTILINGUAL_E5, QWEN_CODER, SM
 from pipelines.init.budget import MAX_FOLDS, Parts, Workload, describe_reductions, estimate_seconds, reductions
 from pipelines.init.language import Language
 from pipelines.init.text_lengths import Lengths
+from stages.distillation.config import min_unlabeled
 
 Assets = Literal["packages", "hub"]
 """Where a new recipe takes its models from: a package index, or the Hugging Face hub."""
@@ -48,6 +49,11 @@ class RecipeProfile:
     analyzer: str
     """Units of TF-IDF: word, or char for languages without spaces."""
     workload: Workload
+
+    @property
+    def has_enough_unlabeled(self) -> bool:
+        """Whether there are enough unlabeled texts for students to learn from."""
+        return self.workload.num_unlabeled >= min_unlabeled(len(self.labels))
 
 
 @dataclass(frozen=True, slots=True)
@@ -107,12 +113,12 @@ def fit_recipe(profile: RecipeProfile, budget: float) -> FittedRecipe:
 def default_recipe(profile: RecipeProfile, parts: Parts) -> dict[str, Any]:
     """Returns name -> section."""
     workload = profile.workload
-    num_unlabeled = min(workload.num_unlabeled, parts.max_unlabeled)
+    num_unlabeled = min(workload.num_unlabeled, parts.max_unlabeled) if profile.has_enough_unlabeled else 0
     sections: dict[str, Any] = {
         "name": profile.name,
         "seed": SEED,
         "task": _task(profile, parts.num_patterns),
-        "data": {**profile.data, **({"unlabeled_size": parts.max_unlabeled} if num_unlabeled else {})},
+        "data": _data(profile, parts.max_unlabeled if num_unlabeled else 0),
         **(_pet(profile, parts) if parts.num_patterns else {}),
         "members": _members(profile, parts),
         "students": _students(profile, parts, num_unlabeled),
@@ -125,6 +131,14 @@ def default_recipe(profile: RecipeProfile, parts: Parts) -> dict[str, Any]:
         sections["distill"] = {"temperature": 1.0, "gold_weight": 0.5, "cpus": min(2, os.cpu_count() or 1)}
     sections["baseline"] = {} if num_unlabeled else {"num_folds": parts.num_folds}
     return sections
+
+
+def _data(profile: RecipeProfile, max_unlabeled: int) -> dict[str, Any]:
+    """Returns the sets. Without unlabeled data, nothing that is left of a pool is unlabeled data either."""
+    if max_unlabeled:
+        return {**profile.data, "unlabeled_size": max_unlabeled}
+    data = {name: value for name, value in profile.data.items() if name != "unlabeled"}
+    return data | ({"unlabeled_size": 0} if "pool" in data else {})
 
 
 def _task(profile: RecipeProfile, num_patterns: int) -> dict[str, Any]:

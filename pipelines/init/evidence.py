@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from scipy.stats import binomtest
 
 from pipelines.init.budget import MAX_FOLDS
+from stages.common.data.groups import group_numbers
 from stages.common.examples import Example
 from stages.common.metrics.classification import softmax
 from stages.common.models.averaging import Scaling
@@ -65,6 +66,11 @@ class Evidence:
         return np.array([self.task.labels.index(item.label or "") for item in self.examples], dtype=np.int64)
 
     @property
+    def groups(self) -> list[int]:
+        """Numbers of the groups that folds do not separate, [n]."""
+        return group_numbers(self.examples, self.task.fields)
+
+    @property
     def majority(self) -> float:
         """Accuracy of the most frequent label."""
         return float(np.bincount(self.gold).max()) / len(self.examples)
@@ -88,9 +94,10 @@ class Evidence:
     def search(self, family: Family) -> list[Candidate]:
         """Returns each pattern with words that the verbalizer search finds (PETAL), the best pattern first.
 
-        There is none if a label has only one example, or if the vocabulary has too few words.
+        There is none if a label has only one example, if all examples are one group, or if the vocabulary has too few
+        words.
         """
-        if min(np.bincount(self.gold, minlength=len(self.task.labels))) < 2:
+        if min(np.bincount(self.gold, minlength=len(self.task.labels))) < 2 or len(set(self.groups)) < 2:
             return []
         settings, candidates = SearchConfig(), []
         with borrow_backbone(self.backbone) as backbone:
@@ -152,7 +159,7 @@ class Evidence:
             return np.stack([scores[:, item].mean(axis=1) for item in found], axis=1)
 
         logits = self._held_out(lambda fitted: logits_of(columns(fitted)))
-        assert logits is not None, "every label has two examples"
+        assert logits is not None, "every label has two examples, and there are two groups"
         found = columns(np.arange(len(gold)))
         words = {
             label: [vocabulary[number] for number in numbers]
@@ -176,7 +183,7 @@ class Evidence:
             logits = logits_for(fitted)
             return Scaling.fit(logits[fitted], gold[fitted], has_bias=True)(logits[held_out])
 
-        return held_out_logits(gold.tolist(), len(self.task.labels), MAX_FOLDS, fit_and_predict)
+        return held_out_logits(gold.tolist(), len(self.task.labels), MAX_FOLDS, fit_and_predict, groups=self.groups)
 
     def _candidate(self, pattern: str, words: Words, logits: NDArray[np.float64]) -> Candidate:
         gold = self.gold

@@ -21,6 +21,7 @@ FLAGS = {
     "backbone": "--backbone REF",
     "students": "--student REF",
     "data.shots": "--shots N",
+    "data.train.id": "--id COLUMN",
     "data.test_size": "--test-size N",
     "data.unlabeled": "--unlabeled FILE",
 }

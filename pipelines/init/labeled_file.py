@@ -2,18 +2,21 @@
 
 from __future__ import annotations
 
+import sys
 from collections import Counter
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from pipelines.init.spellings import spelling_key, spelling_variants
 from stages.common.data.config import Source
 from stages.common.data.recognition import recognized_source
 from stages.common.data.rows import read_rows
+from stages.common.data.sampling import reservoir_sample
 from stages.common.data.sources import as_text
 from stages.common.data.text_keys import text_key
 from stages.common.errors import DataError
+from stages.common.seeds import python_rng
 
 TEXT_NAMES = (
     "text", "message", "sentence", "review", "content", "body", "comment", "description", "document", "question",
@@ -30,8 +33,8 @@ PAIR_NAMES = (
     ("question", "context"), ("question", "answer"), ("query", "passage"), ("query", "document"),
 )  # fmt: skip
 """Usual names of the two columns of a pair."""
-Conflicts = Literal["drop", "first"]
-"""What becomes of texts with several labels: they are left out, or only the first label is used."""
+Conflicts = Literal["drop", "first", "soft"]
+"""What becomes of texts with several labels: they are left out, only the first label is used, or all labels are."""
 MAX_LABELS = 500
 MAX_LABEL_LENGTH = 60
 ROWS_PER_REPORT = 10_000
@@ -48,10 +51,21 @@ class TextData:
     fields: Mapping[str, str]
     """Field -> column."""
     num_rows: int
+    is_sample: bool = False
+    """Whether the rest describes a sample of the rows."""
     num_empty: int
     """Rows without text."""
     texts: Sequence[Mapping[str, str]]
     """The fields of each row with text; of labeled files, of each row that also has a label."""
+    keys: Mapping[str, str] = field(default_factory=dict)
+    """`id` and `group` -> their column, if the user sets it and the file has it."""
+    groups: frozenset[str] = frozenset()
+    """Different values of the group."""
+
+    @property
+    def num_texts(self) -> int:
+        """Number of rows with text; of a sample, an upper bound."""
+        return self.num_rows if self.is_sample else len(self.texts)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -67,6 +81,8 @@ class LabeledData(TextData):
     """Label of each of the texts."""
     num_conflicts: int
     """Different texts with several labels."""
+    num_certain: int
+    """Different texts with one label."""
     counts: Mapping[str, int]
     """Label -> number of different texts that are used."""
     unlabeled: Mapping[str, int]
@@ -74,7 +90,7 @@ class LabeledData(TextData):
 
     @property
     def total(self) -> int:
-        """Number of different labeled texts."""
+        """Number of different labeled texts, of which each counts once per label that is used."""
         return sum(self.counts.values())
 
     @property
@@ -84,14 +100,17 @@ class LabeledData(TextData):
 
 
 class LabeledFile:
-    """The rows of a file of texts, with or without labels."""
+    """The rows of a file of texts, with or without labels, or a sample of them."""
 
-    def __init__(self, asset: str, on_progress: Callable[[str], None] = lambda _: None) -> None:
+    def __init__(
+        self, asset: str, on_progress: Callable[[str], None] = lambda _: None, *, max_rows: int = sys.maxsize
+    ) -> None:
         """Reads the file.
 
         Args:
             asset: Reference of the file.
             on_progress: Called with what is read so far, after every `ROWS_PER_REPORT` rows.
+            max_rows: Number of rows to keep. If there are more, they are a random sample.
 
         Raises:
             InputError: the file is missing, empty or damaged; names the line.
@@ -99,29 +118,40 @@ class LabeledFile:
         self.asset = asset
         try:
             self.source = recognized_source(asset)
-            self.rows: list[tuple[str, dict[str, Any]]] = []
-            for place, row in read_rows(self.source):
-                self.rows.append((place, dict(_flat(row))))
-                if len(self.rows) % ROWS_PER_REPORT == 0:
-                    on_progress(f"{asset}: {len(self.rows):,} rows")
+            columns: dict[str, None] = {}
+            stream = self._stream(columns, on_progress)
+            self.rows, self.num_rows = reservoir_sample(stream, max_rows, python_rng(0, "init", asset))
         except DataError as error:
             if not error.remedy.startswith("Set format"):
                 raise
             raise DataError(error.problem, "Rename it: NAME.csv, .tsv, .json, .jsonl or .parquet.") from error
         if not self.rows:
             raise DataError(f"{asset} has no rows.", "Write a row per text.")
-        self.columns = tuple(dict.fromkeys(column for _, row in self.rows for column in row))
+        self.columns = tuple(columns)
+
+    def _stream(
+        self, columns: dict[str, None], on_progress: Callable[[str], None]
+    ) -> Iterator[tuple[str, dict[str, Any]]]:
+        """Yields place and columns of each row. Adds the names of the columns to `columns`."""
+        for number, (place, row) in enumerate(read_rows(self.source), 1):
+            flat = dict(_flat(row))
+            columns |= dict.fromkeys(flat)
+            if number % ROWS_PER_REPORT == 0:
+                on_progress(f"{self.asset}: {number:,} rows")
+            yield place, flat
 
     def column(self, name: str, flag: str, text: Sequence[str] = ()) -> str:
         """Returns the name of a column that the user chose with a flag.
 
         Raises:
-            DataError: the column does not exist, or is the column of the text.
+            DataError: the column does not exist, or has another use.
         """
         if name not in self.columns:
             raise DataError(f"{self.asset} has no column {name!r}.", f"Use one of {self._column_names}: {flag} COLUMN.")
         if name in text:
-            raise DataError(f"{name!r} is the column of the text.", f"Use another column: {flag} COLUMN.")
+            raise DataError(
+                f"{name!r} is already the column of the text or of the label.", f"Use another column: {flag} COLUMN."
+            )
         return name
 
     def text_columns(self, names: str) -> tuple[str, ...]:
@@ -137,6 +167,10 @@ class LabeledFile:
             raise DataError(f"{names!r} is not one column or a pair.", "Use --text COLUMN or --text FIRST,SECOND.")
         return tuple(self.column(name, "--text") for name in columns)
 
+    def values(self, column: str) -> frozenset[str]:
+        """Returns the different values of a column, as texts."""
+        return frozenset(as_text(row.get(column)) for _, row in self.rows)
+
     def check_columns(self, columns: Iterable[str], train: str) -> None:
         """Checks that the file has the columns that `train` has.
 
@@ -150,12 +184,15 @@ class LabeledFile:
                     f"Rename the column; it has {self._column_names}.",
                 )
 
-    def guess_text(self, label: str | None) -> str | None:
+    def guess_text(self, others: Collection[str]) -> str | None:
         """Returns the column of the text: the one with a usual name, or the only plausible one; else None.
 
         A file whose only texts are the two columns of a pair has both, as `FIRST,SECOND`.
+
+        Args:
+            others: Columns with another use.
         """
-        columns = [item for item in self.columns if item != label and self._has_strings(item)]
+        columns = [item for item in self.columns if item not in others and self._has_strings(item)]
         for names in PAIR_NAMES:
             pair = [item for name in names for item in columns if item.casefold() == name]
             others = [item for item in columns if item not in pair and item.casefold() in TEXT_NAMES]
@@ -163,13 +200,17 @@ class LabeledFile:
                 return ",".join(pair)
         return self._guess(TEXT_NAMES, [item for item in columns if self._may_be_text(item)])
 
-    def guess_label(self, text: Sequence[str]) -> str | None:
-        """Returns the column of the label: the one with a usual name, or the only plausible one; else None."""
-        others = [item for item in self.columns if item not in text]
-        by_name = [item for name in LABEL_NAMES for item in others if item.casefold() == name]
+    def guess_label(self, others: Collection[str]) -> str | None:
+        """Returns the column of the label: the one with a usual name, or the only plausible one; else None.
+
+        Args:
+            others: Columns with another use.
+        """
+        columns = [item for item in self.columns if item not in others]
+        by_name = [item for name in LABEL_NAMES for item in columns if item.casefold() == name]
         if by_name:
             return by_name[0]
-        return self._guess((), [item for item in others if self._may_be_label(item)])
+        return self._guess((), [item for item in columns if self._may_be_label(item)])
 
     def cannot_infer_error(self, content: str, flag: str) -> DataError:
         """Returns the error for a column that cannot be inferred."""
@@ -225,9 +266,13 @@ class LabeledFile:
             DataError: a row lacks a column, or its text is not text; names the line.
         """
         texts = [item for _, item in self._texts(fields) if item]
-        num_rows = len(self.rows)
         return TextData(
-            source=self.source, fields=fields, num_rows=num_rows, num_empty=num_rows - len(texts), texts=texts
+            source=self.source,
+            fields=fields,
+            num_rows=self.num_rows,
+            is_sample=len(self.rows) < self.num_rows,
+            num_empty=len(self.rows) - len(texts),
+            texts=texts,
         )
 
     def summarize(
@@ -265,13 +310,16 @@ class LabeledFile:
                 label_map[raw] = name
         labels = self._sorted_labels(label, merged)
         ambiguous = {key for key, names in labels_of_text.items() if len(set(names)) > 1}
-        counts = Counter(
-            names[0] for key, names in labels_of_text.items() if conflicts == "first" or key not in ambiguous
-        )
+        counts: Counter[str] = Counter()
+        for key, names in labels_of_text.items():
+            if key not in ambiguous or conflicts == "first":
+                counts[names[0]] += 1
+            elif conflicts == "soft":
+                counts.update(set(names))
         return LabeledData(
             source=self.source, fields=fields, label=label, labels=labels, label_map=label_map, unlabeled=unlabeled,
             counts={item: counts[item] for item in labels}, num_rows=len(self.rows), num_empty=num_empty, texts=texts,
-            gold=gold, num_conflicts=len(ambiguous),
+            gold=gold, num_conflicts=len(ambiguous), num_certain=len(labels_of_text) - len(ambiguous),
         )  # fmt: skip
 
     def check_labels(self, column: str, train: LabeledData, merged: Mapping[str, str]) -> None:

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any
+from dataclasses import dataclass, field, replace
+from typing import Any, TypeVar
 
 from pipelines.init.flags import TEXT
 from pipelines.init.labeled_file import Conflicts, LabeledData, LabeledFile, TextData
 from stages.common.errors import DataError
 
+Data = TypeVar("Data", bound=TextData)
+MAX_UNLABELED_ROWS = 20_000
+"""Rows of a file of unlabeled texts that are kept; of a larger file, a sample."""
 TEST_SHARE = 0.2
 """Fraction of the labeled texts that becomes the test set if there is no test file."""
 MAX_TEST = 1000
@@ -29,6 +32,8 @@ class TaskFiles:
     """Whether spelling variants of a label are one label."""
     conflicts: Conflicts = "drop"
     """What becomes of texts with several labels."""
+    keys: Mapping[str, str] = field(default_factory=dict)
+    """`id` and `group` -> the column that the user sets."""
 
     @classmethod
     def read(
@@ -40,6 +45,7 @@ class TaskFiles:
         *,
         merge_labels: bool = False,
         conflicts: Conflicts = "drop",
+        keys: Mapping[str, str] | None = None,
         on_progress: Callable[[str], None] = lambda _: None,
     ) -> TaskFiles:
         """Reads all files.
@@ -49,11 +55,12 @@ class TaskFiles:
         """
         return cls(
             train=LabeledFile(train, on_progress),
-            unlabeled=tuple(LabeledFile(file, on_progress) for file in unlabeled),
+            unlabeled=tuple(LabeledFile(file, on_progress, max_rows=MAX_UNLABELED_ROWS) for file in unlabeled),
             dev=LabeledFile(dev, on_progress) if dev else None,
             test=LabeledFile(test, on_progress) if test else None,
             merge_labels=merge_labels,
             conflicts=conflicts,
+            keys=keys or {},
         )
 
     def merged_spellings(self, label: str) -> Mapping[str, str]:
@@ -79,7 +86,9 @@ class TaskFiles:
             DataError: a file lacks a column, or a row has no text or another label than the train file; names the file.
         """
         merged = self.merged_spellings(label)
-        train = self.train.summarize(fields, label, merged, self.conflicts)
+        for role, column in self.keys.items():
+            self.train.column(column, f"--{role}", (*fields.values(), label))
+        train = self._with_keys(self.train, self.train.summarize(fields, label, merged, self.conflicts))
         empty = [name for name, count in train.counts.items() if not count]
         if empty:
             raise DataError(
@@ -93,14 +102,14 @@ class TaskFiles:
             # plain lines have no header, so their column has no name of the user
             own = dict.fromkeys(fields, TEXT) if len(fields) == 1 and file.columns == (TEXT,) else fields
             file.check_columns(own.values(), train.source.asset)
-            unlabeled.append(file.summarize_texts(own))
+            unlabeled.append(self._with_keys(file, file.summarize_texts(own)))
 
         def labeled(file: LabeledFile | None) -> LabeledData | None:
             if file is None:
                 return None
             file.check_columns((*fields.values(), label), train.source.asset)
             file.check_labels(label, train, merged)
-            return file.summarize(fields, label, merged, self.conflicts)
+            return self._with_keys(file, file.summarize(fields, label, merged, self.conflicts))
 
         return TaskData(
             train=train,
@@ -109,6 +118,11 @@ class TaskFiles:
             test=labeled(self.test),
             conflicts=self.conflicts,
         )
+
+    def _with_keys(self, file: LabeledFile, data: Data) -> Data:
+        """Returns the contents of a file, with the keys that it has. Only the train file must have all of them."""
+        keys = {role: column for role, column in self.keys.items() if column in file.columns}
+        return replace(data, keys=keys, groups=file.values(keys["group"]) if "group" in keys else frozenset())
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -131,7 +145,8 @@ class TaskData:
         Raises:
             DataError: no text is left for a test set.
         """
-        total, num_labels = self.train.total, len(self.train.labels)
+        total = self.train.num_certain if self.conflicts == "soft" else self.train.total
+        num_labels = len(self.train.labels)
         num_spare = total - (shots or 1) * num_labels
         if num_spare < 1:
             raise DataError(
@@ -180,11 +195,11 @@ class TaskData:
         if not self.test:
             comments["data.test_size"] = f"sampled from the {'pool' if shots else 'train file'}"
         sources = [f"rows without a label: {self.train.num_unlabeled:,}"] if self._uses_own_unlabeled(shots) else []
-        sources += [f"{sum(len(item.texts) for item in self.unlabeled):,} texts"] if self.unlabeled else []
+        sources += [f"{sum(item.num_texts for item in self.unlabeled):,} texts"] if self.unlabeled else []
         if sources:
             comments["data.unlabeled"] = " and ".join(sources)
         if self.num_conflicts:
-            comments["data.conflicts"] = f"texts with several labels: {self.num_conflicts:,}; first, drop or keep"
+            comments["data.conflicts"] = f"texts with several labels: {self.num_conflicts:,}; first, drop, soft or keep"
         return comments
 
     def _uses_own_unlabeled(self, shots: int | None) -> bool:
@@ -207,11 +222,10 @@ class TaskData:
 
 def _source(data: TextData) -> dict[str, Any]:
     source: dict[str, Any] = {"asset": data.source.asset}
-    for key in ("encoding", "delimiter"):
-        if getattr(data.source, key):
-            source[key] = getattr(data.source, key)
+    source |= data.source.model_dump(include={"encoding", "delimiter", "split", "subset"}, exclude_defaults=True)
     source["fields"] = dict(data.fields)
-    return source | ({"drop_empty": True} if data.num_empty else {})
+    source |= data.keys
+    return source | ({"drop_empty": True} if data.num_empty or data.is_sample else {})
 
 
 def _labeled_source(data: LabeledData) -> dict[str, Any]:

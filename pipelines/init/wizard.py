@@ -5,6 +5,7 @@ Asks for each value that no flag sets, or uses a default if the input is not int
 
 from __future__ import annotations
 
+import os
 import shlex
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -20,8 +21,8 @@ from pipelines.init.budget import (
     Workload,
     format_duration,
     num_scored,
-    num_unlabeled,
     parse_budget,
+    unlabeled_used,
 )
 from pipelines.init.cloze_choices import (
     Backbone,
@@ -67,6 +68,7 @@ from stages.common.examples import Example
 from stages.common.models.model_files import max_positions, model_folder
 from stages.common.patterns.config import Task
 from stages.common.seeds import derive_seed, python_rng
+from stages.distillation.config import min_unlabeled
 from stages.splits.config import DataConfig, SplitsConfig
 from stages.splits.stage import Split, sample_splits
 
@@ -88,6 +90,8 @@ class InitOptions:
     name: str | None = None
     text: str | None = None
     label: str | None = None
+    keys: Mapping[str, str] = field(default_factory=dict)
+    """`id` and `group` -> column."""
     patterns: Sequence[str] = ()
     label_words: Sequence[str] = ()
     descriptions: Sequence[str] = ()
@@ -146,6 +150,10 @@ class InitWizard:
         budget = parse_budget(options.budget)
         if options.test and options.test_size:
             raise InputError("there is a test file, so no test set is sampled.", "Remove --test-size or --test.")
+        if options.shots and options.conflicts == "soft":
+            raise InputError(
+                "--shots samples one row per text, so no text keeps several labels.", "Remove --shots or --conflicts."
+            )
         if options.output is not None:
             self._check_free(options.output)
         files = TaskFiles.read(
@@ -155,6 +163,7 @@ class InitWizard:
             options.test,
             merge_labels=options.merge_labels,
             conflicts=options.conflicts,
+            keys=options.keys,
             on_progress=ProgressLines(self.terminal, "reading").update,
         )
         columns = self._text_columns(files.train)
@@ -190,7 +199,7 @@ class InitWizard:
             if "pet" in recipe.sections:  # label words of several tokens take longer
                 cloze = self._select(cloze, proposals, splits.train, profile(cloze))
                 recipe = fit_recipe(profile(cloze), budget)
-        notes = self._notes(recipe, language, encoders, cloze, budget)
+        notes = self._notes(recipe, len(splits.unlabeled), language, encoders, cloze, budget)
         for note in notes:
             self.terminal.say("recipe", note)
         self._check_free(output)  # again: the scores may have taken minutes
@@ -207,7 +216,7 @@ class InitWizard:
         return self.terminal.ask_or_default(
             f"Column of the text, or two of a pair as FIRST,SECOND ({', '.join(file.columns)})",
             self.options.text,
-            file.guess_text(self.options.label),
+            file.guess_text({*self.options.keys.values(), self.options.label or ""}),
             file.text_columns,
             file.cannot_infer_error("text", "--text"),
         )
@@ -220,7 +229,7 @@ class InitWizard:
         return self.terminal.ask_or_default(
             f"Column of the label ({', '.join(item for item in file.columns if item not in text)})",
             self.options.label,
-            file.guess_label(text),
+            file.guess_label({*self.options.keys.values(), *text}),
             parse,
             file.cannot_infer_error("label", "--label"),
         )
@@ -337,6 +346,7 @@ class InitWizard:
     def _notes(
         self,
         recipe: FittedRecipe,
+        num_unlabeled: int,
         language: Language,
         encoders: Mapping[str, Mapping[str, Any]],
         cloze: Cloze,
@@ -345,6 +355,11 @@ class InitWizard:
         """Returns what decided on the recipe: for the terminal, and for the comment at its top."""
         used = " and ".join(_short_name(item["asset"]) for item in encoders.values())
         notes = [f"Language: {language} (--language). Encoders: {used}."]
+        if 0 < num_unlabeled < (required := min_unlabeled(len(recipe.sections["task"]["labels"]))):
+            notes.append(
+                f"No students: {num_unlabeled:,} unlabeled texts are too few (minimum: {required:,}; --unlabeled "
+                "FILE). The best supervised classifier is used."
+            )
         if cloze.missing:
             notes.append(f"No PET: {cloze.missing}.")
         estimate = f"Estimated time on two cores: {format_duration(recipe.seconds)}"
@@ -353,6 +368,9 @@ class InitWizard:
         return [*notes, f"{estimate}, {'more than' if recipe.seconds > budget else 'within'} {limit}.{reduced}"]
 
     def _check_free(self, path: Path) -> None:
+        if not os.access(path.parent, os.W_OK):
+            state = "cannot be written" if path.parent.is_dir() else "is not a folder"
+            raise InputError(f"{path.parent} {state}.", "Set --output to a file in another folder.")
         if path.exists() and not self.options.force:
             raise InputError(f"{path} exists.", "Set --output to another file, or overwrite it with --force.")
 
@@ -400,7 +418,7 @@ def _profile(
 
 
 def _header(sections: Mapping[str, Any], workload: Workload, path: str) -> list[str]:
-    count = num_unlabeled(sections, workload)
+    count = unlabeled_used(sections, workload)
     unlabeled = f" and {count:,} unlabeled" if count else ""
     return [
         f"{workload.num_labeled:,} labeled{unlabeled} examples -> a small classifier.",

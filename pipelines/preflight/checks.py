@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import subprocess
 import sys
-from collections.abc import Callable, Collection, Mapping
+from collections.abc import Callable, Collection, Iterator, Mapping
+from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
 from pipelines.preflight.models import check_lengths, check_models, is_ready
-from pipelines.preflight.remembered import remember_success
+from pipelines.preflight.remembered import remembered
 from pipelines.schema.config import PipelineConfig
 from pipelines.schema.locations import errors_located_in
 from pipelines.schema.sections.ensemble import ShardsSection
@@ -27,10 +28,14 @@ from stages.common.data.config import Source
 from stages.common.data.corpora import Documents, Window, check_enough, document_texts
 from stages.common.errors import AssetError, DataError, InputError
 from stages.common.models.model_files import check_pooling, is_translated, model_folder, refuse_pickled
+from stages.distillation.config import min_unlabeled
+from stages.llm.config import LlmConfig
+from stages.llm.costs import Estimate
+from stages.llm.questions import Questions
 from stages.prompt_pretraining.config import SingleConfig
 from stages.prompt_pretraining.formats import corpus_requirements
 from stages.splits.config import SplitsConfig
-from stages.splits.stage import sample_splits
+from stages.splits.stage import Split, sample_splits
 from stages.token_level.splits import stage as token_level_splits
 from stages.token_level.splits.config import TokenLevelSplitsConfig
 
@@ -87,25 +92,35 @@ ROWS_CHECKED = 100
 """Rows of each shard that are read before a run. The steps read all rows before they compute anything."""
 
 
-def check_recipe(config: PipelineConfig, on_start: OnStart) -> None:
-    """Fetches missing assets and checks the whole recipe against them.
+@dataclass(frozen=True, slots=True)
+class LocalCheck:
+    """The outcome of a check without a download."""
+
+    not_fetched: Mapping[str, str]
+    """Dotted key -> reference of each asset that is not fetched yet."""
+    warnings: tuple[str, ...]
+
+
+def check_recipe(config: PipelineConfig, on_start: OnStart) -> tuple[str, ...]:
+    """Fetches missing assets and checks the whole recipe against them. Returns warnings.
 
     Raises:
         InputError: with the dotted key in the recipe.
     """
+    check_api_keys(config)
+    for ref in hub_datasets(config).values():
+        availability.note_dataset_revision(ref)
     fetch(config.assets, on_start, models=[f"{key}.asset" for key in config.backbones | config.encoders])
-    check_contents(config)
+    return check_contents(config)
 
 
-def check_local(config: PipelineConfig) -> dict[str, str]:
+def check_local(config: PipelineConfig) -> LocalCheck:
     """Checks a recipe as far as it can without a download. Files that passed are not read again until they change.
 
-    Returns:
-        Dotted key -> reference of each asset that is not fetched yet.
-
     Raises:
         InputError: with the dotted key in the recipe.
     """
+    check_api_keys(config)
     not_fetched = {}
     for key, ref in config.assets.items():
         with errors_located_in(key):
@@ -113,20 +128,33 @@ def check_local(config: PipelineConfig) -> dict[str, str]:
                 if Asset.parse(ref).scheme == "path":
                     resolve(ref)  # raises the error: it does not exist
                 not_fetched[key] = ref
-    sources = asset_refs(config, include=lambda model: not isinstance(model, ShardsSection | SingleConfig))
-    hub = {key: ref for key, ref in sources.items() if ref.startswith("hf:") and key not in config.assets}
     files = [resolve(ref) for key, ref in config.assets.items() if key not in not_fetched]
     if config.unlabeled_shards:
         with errors_located_in("unlabeled_shards.source"):
             files += text_shards.shard_files(config.unlabeled_shards.source.asset).values()
-    with remember_success(config, files) as is_known:
-        if not is_known:
-            check_contents(config, only_cached=True)
-    return not_fetched | hub
+    warnings = remembered(config, files, lambda: check_contents(config, only_cached=True))
+    return LocalCheck(not_fetched | hub_datasets(config), warnings)
 
 
-def check_contents(config: PipelineConfig, *, only_cached: bool = False) -> None:
-    """Reads data, corpora and shards, and checks models, patterns and label words.
+def hub_datasets(config: PipelineConfig) -> dict[str, str]:
+    """Returns dotted key -> reference of the datasets of the hub, which the datasets library fetches."""
+    sources = asset_refs(config, include=lambda model: not isinstance(model, ShardsSection | SingleConfig))
+    return {key: ref for key, ref in sources.items() if ref.startswith("hf:") and key not in config.assets}
+
+
+def newer_assets(config: PipelineConfig) -> list[str]:
+    """Returns a sentence for each asset without a pin that has changed since it was fetched. Takes seconds."""
+    refs = {**config.assets, **hub_datasets(config)}
+    remedies = availability.find_newer(refs.values())
+    return [
+        f"{key}: {ref} has changed since it was fetched. {remedies[ref]}"
+        for key, ref in refs.items()
+        if ref in remedies
+    ]
+
+
+def check_contents(config: PipelineConfig, *, only_cached: bool = False) -> tuple[str, ...]:
+    """Reads data, corpora and shards, and checks models, patterns and label words. Returns warnings.
 
     Args:
         config: The recipe.
@@ -140,10 +168,13 @@ def check_contents(config: PipelineConfig, *, only_cached: bool = False) -> None
         return not only_cached or all(not item.asset.startswith("hf:") and is_cached(item.asset) for item in sources)
 
     check_lengths(config, only_cached=only_cached)
+    warnings: list[str] = []
     for task, data, section in config.datasets.values():
         if can_read(*data.sources.values()):
             with errors_located_in(section):
-                sample_splits(SplitsConfig(data=data, labels=task.labels, fields=task.fields))
+                splits = sample_splits(SplitsConfig(data=data, labels=task.labels, fields=task.fields))
+            if task is config.task:
+                warnings += [*data_warnings(config, splits), *request_estimates(config, splits)]
     for item in token_level_tasks(config.prompts):
         if can_read(*item.section.data.sources.values()):
             with errors_located_in(item.key):
@@ -161,6 +192,62 @@ def check_contents(config: PipelineConfig, *, only_cached: bool = False) -> None
             refuse_pickled(folder)
         with errors_located_in(key):
             check_pooling(encoder.pooling, folder)
+    return tuple(warnings)
+
+
+def data_warnings(config: PipelineConfig, splits: Split) -> Iterator[str]:
+    """Yields a sentence about each thing in the sets of the task that may hurt, with what to do.
+
+    Raises:
+        DataError: no text is left for the unlabeled set.
+    """
+    num_unlabeled, required = len(splits.unlabeled), min_unlabeled(len(config.task.labels))
+    if not config.has_unlabeled or config.unlabeled_shards is not None:
+        return
+    if not num_unlabeled:
+        raise DataError(
+            "no text is left for the unlabeled set, from which students learn.",
+            "Add texts to data.pool, or set data.unlabeled_size: 0.",
+            key="data.pool",
+        )
+    if num_unlabeled < required:
+        yield (
+            f"students learn from {num_unlabeled:,} unlabeled texts; with fewer than {required:,} a supervised "
+            "classifier is as good. Add texts to data.unlabeled, or remove it and set data.unlabeled_size: 0."
+        )
+
+
+def check_api_keys(config: PipelineConfig) -> None:
+    """Checks that the API key of each endpoint is set.
+
+    Raises:
+        InputError: with the dotted key in the recipe.
+    """
+    for name, member in config.llm_members.items():
+        with errors_located_in(f"members.{name}"):
+            member.api_key()
+
+
+def request_estimates(config: PipelineConfig, splits: Split) -> Iterator[str]:
+    """Yields a sentence per member that asks an endpoint: how many requests it needs, and what they cost.
+
+    Raises:
+        InputError: they are above a limit of the member.
+    """
+    for name, member in config.llm_members.items():
+        llm = LlmConfig.of(member, labels=config.task.labels, fields=config.task.fields)
+        questions = Questions(llm, splits.train)
+        examples = (*splits.train, *splits.unlabeled, *splits.test)
+        estimate = Estimate.of([questions.chat(item) for item in examples], llm)
+        with errors_located_in(f"members.{name}"):
+            estimate.check(llm)
+        if not estimate.num_requests:
+            continue
+        cost = "" if estimate.cost is None else f", which cost about {estimate.cost:.2f}"
+        yield (
+            f"members.{name} sends up to {estimate.num_requests:,} requests with about "
+            f"{estimate.num_input_tokens:,} tokens to {llm.url}{cost}. Answers are kept, and none is requested twice."
+        )
 
 
 def check_corpus(ppt: PptSection) -> None:

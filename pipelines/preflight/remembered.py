@@ -1,6 +1,6 @@
 """Remembers which recipes passed the checks of a plan, so that the next plan of the same files reads none of them.
 
-The cache has an empty file per recipe and state of its files: path, inode, size and mtime of each.
+The cache has a file with the warnings per recipe and state of its files: path, inode, size and mtime of each.
 """
 
 from __future__ import annotations
@@ -8,26 +8,33 @@ from __future__ import annotations
 import hashlib
 import importlib.metadata
 import json
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import suppress
 from pathlib import Path
 
 from pipelines.schema.config import PipelineConfig
 from stages.common.assets.cache import cache_folder
 
 
-@contextmanager
-def remember_success(config: PipelineConfig, paths: Iterable[Path]) -> Iterator[bool]:
-    """Yields True if the recipe passed with these files before. Remembers it if the block raises no error."""
+def remembered(config: PipelineConfig, paths: Iterable[Path], check: Callable[[], Sequence[str]]) -> tuple[str, ...]:
+    """Returns the warnings of a check. Runs it only if the recipe did not pass with these files before.
+
+    Args:
+        config: The recipe.
+        paths: Files and folders that the check reads.
+        check: Returns warnings, or raises an error, which is not remembered.
+    """
     states = list(_states(paths))
     state = [_version(), config.model_dump_json(), *states]
     record = cache_folder() / "checked" / hashlib.sha256(json.dumps(state).encode()).hexdigest()
-    is_known = record.exists()
-    yield is_known
-    if states and not is_known:
+    with suppress(OSError):
+        return tuple(record.read_text(encoding="utf-8").splitlines())
+    warnings = tuple(check())
+    if states:
         with suppress(OSError):  # without a cache, the files are read again the next time
             record.parent.mkdir(parents=True, exist_ok=True)
-            record.touch()
+            record.write_text("".join(f"{item}\n" for item in warnings), encoding="utf-8")
+    return warnings
 
 
 def _version() -> str:

@@ -73,22 +73,22 @@ def _taught(students: Sequence[Row], baselines: Sequence[Row], ensemble: Row | N
 
 def _supervised(candidates: Sequence[Row]) -> Delivered:
     """Selects a classifier that was trained on labeled data only."""
-    start = "There is no unlabeled data, from which students learn"
+    start = "Because no student learns from unlabeled data, a supervised classifier is used"
     if len(candidates) == 1:
-        return Delivered(row=candidates[0].name, reason=f"{start}, and this is the only other classifier.")
+        return Delivered(row=candidates[0].name, reason=f"{start}: the only one.")
     validated = [item for row in candidates if (item := _validated(row))]
     if not validated:
         first = next((row for row in candidates if row.kind == "baseline"), candidates[0])
-        return Delivered(row=first.name, reason=f"{start}, and this is the first {first.kind} of the recipe.")
+        return Delivered(row=first.name, reason=f"{start}: the first {first.kind} of the recipe.")
     highest = max(item.accuracy for item in validated)
     equal = [item for item in validated if item.accuracy == highest]
     best = min(equal, key=lambda item: _size(item.row))
     reason = (
-        f"{start}, and this classifier has the highest accuracy in cross-validation on {best.num_examples:,} labeled "
-        f"examples ({highest:.1%})"
+        f"{start}: the one with the highest accuracy in cross-validation on {best.num_examples:,} labeled examples "
+        f"({highest:.1%})"
     )
     if len(equal) > 1:
-        reason += f" and is the smallest of {len(equal)} that have it"
+        reason += f", and the smallest of {len(equal)} that have it"
     return Delivered(row=best.row.name, reason=f"{reason}.")
 
 

@@ -14,6 +14,7 @@ from typing import Any
 from pipelines.report.comparisons import RowComparison
 from pipelines.report.config import MeasuredStep
 from pipelines.report.leaderboard import MEMBER_ROWS, Row
+from stages.distillation.config import MIN_UNLABELED
 
 LARGE_GAP = 0.03
 """Accuracy that a student lacks compared with its teachers, or that training lost, to be reported."""
@@ -191,6 +192,19 @@ def ensemble_below_member(run: RunResults) -> Iterator[Suggestion]:
             )
 
 
+def few_unlabeled_examples(run: RunResults) -> Iterator[Suggestion]:
+    """Students that learned from very few soft labels. One suggestion, because all learn from the same ones."""
+    student = next(iter(run.of_kind("student")), None)
+    if student is not None and student.num_unlabeled < MIN_UNLABELED:
+        yield Suggestion(
+            rule="few_unlabeled",
+            subject=student.name,
+            evidence=f"Students learned from {student.num_unlabeled:,} unlabeled examples, fewer than {MIN_UNLABELED}.",
+            action="Add unlabeled texts. Without them, a supervised classifier is as good: remove data.unlabeled and "
+            "set data.unlabeled_size: 0.",
+        )
+
+
 def student_below_ensemble(run: RunResults) -> Iterator[Suggestion]:
     """A student that is far below its teacher, the ensemble."""
     for student in run.of_kind("student"):
@@ -277,6 +291,7 @@ RULES: tuple[Callable[[RunResults], Iterator[Suggestion]], ...] = (
     guessing_pattern,
     worse_by_training,
     ensemble_below_member,
+    few_unlabeled_examples,
     student_below_ensemble,
     student_not_ahead,
     large_spread,

@@ -6,7 +6,7 @@ predict` and `clozeline serve` use. Choosing the best of several seeds by test a
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
@@ -18,7 +18,7 @@ from rich.markup import escape
 
 import pipelines
 import stages
-from cluster.run.result import RunResult
+from cluster.run.result import RunResult, StepResult
 from cluster.steps.plan import Plan
 from cluster.steps.step import Step
 from cluster.store.base import Store
@@ -53,7 +53,7 @@ def register_models(request: RunRequest, planned: Plan, result: RunResult, track
     try:
         tracker.deliver()
         delete_orphaned_models(tracker.client, tracker.experiment_id)
-        for candidate in candidates(request, planned, result):
+        for candidate in candidates(request, planned, result, partial(_run_of, tracker)):
             registered = register(tracker.client, candidate, pyfunc_spec())
             if registered.is_new:
                 state = "champion" if registered.is_champion else registered.note
@@ -69,13 +69,16 @@ def register_models(request: RunRequest, planned: Plan, result: RunResult, track
         console.print(f"models    {escape(', '.join(names))}", highlight=False, soft_wrap=True)
 
 
-def candidates(request: RunRequest, planned: Plan, result: RunResult) -> Iterator[Candidate]:
+def candidates(
+    request: RunRequest, planned: Plan, result: RunResult, run_of: Callable[[StepResult], str]
+) -> Iterator[Candidate]:
     """Yields the classifier and each prompt with its test accuracy.
 
     Args:
         request: The recipe and the store.
         planned: The plan of the run.
         result: The run.
+        run_of: Returns the MLflow run of a result.
     """
     manifests = {**planned.manifests, **result.manifests}
     report = result.manifests.get("report")
@@ -83,17 +86,17 @@ def candidates(request: RunRequest, planned: Plan, result: RunResult) -> Iterato
     steps = [step for step in planned.steps.values() if step.name in result.manifests]
     for name, step in registered_steps(request.config.name, steps, delivered["row"] if delivered else None).items():
         manifest = result.manifests[step.name]
-        data, run_id = step.inputs["data"], result.steps[step.name].run_id
+        data = step.inputs["data"]
         assert isinstance(data, Step)
         splits = manifests.get(data.name)
-        if splits is None or run_id is None:
+        if splits is None:
             continue  # the data were removed from the store during the run, so the test set is unknown
         signature = _signature(step.config)
         yield Candidate(
             name=name,
             step=step.name,
             fingerprint=manifest.fingerprint,
-            run_id=run_id,
+            run_id=run_of(result.steps[step.name]),
             folder=partial(_folder, request.store, step, manifest.fingerprint),
             example={field: f"Some {field.replace('_', ' ')}." for field in signature.fields},
             outputs=signature.outputs,
@@ -104,6 +107,14 @@ def candidates(request: RunRequest, planned: Plan, result: RunResult) -> Iterato
                 **({"backbone_ref": signature.backbone_ref} if signature.backbone_ref else {}),
             },
         )
+
+
+def _run_of(tracker: Tracker, result: StepResult) -> str:
+    """Returns the run that computed a result; the run of the pipeline if the server does not have that."""
+    for run_id in (result.run_id, result.source_run_id):
+        if run_id is not None and tracker.has_run(run_id):
+            return run_id
+    return tracker.run_id or ""
 
 
 def registered_steps(recipe: str, steps: Iterable[Step], delivered: str | None) -> dict[str, Step]:

@@ -15,7 +15,7 @@ from cluster.steps.plan import Plan, PlanState
 from cluster.store.base import Store
 from cluster.store.location import open_store
 from pipelines.preflight import memory
-from pipelines.preflight.checks import OnStart, check_local, check_recipe
+from pipelines.preflight.checks import LocalCheck, OnStart, check_local, check_recipe
 from pipelines.schema.config import PipelineConfig
 from pipelines.schema.loader import find_recipe, read_recipe
 from pipelines.schema.locations import errors_located_in
@@ -53,18 +53,14 @@ def load_request(recipe: str, overrides: list[str] | None, store: str | Path) ->
     )
 
 
-def check_request(request: RunRequest, on_start: OnStart) -> None:
-    """Downloads assets and checks the recipe with them. Errors name file and line."""
+def check_request(request: RunRequest, on_start: OnStart) -> tuple[str, ...]:
+    """Downloads assets and checks the recipe with them. Errors name file and line. Returns warnings."""
     with errors_located_in(request.path):
-        check_recipe(request.config, on_start)
+        return check_recipe(request.config, on_start)
 
 
-def check_cached(request: RunRequest) -> dict[str, str]:
-    """Checks the recipe with the files and models on this machine. Downloads nothing.
-
-    Returns:
-        Dotted key -> reference of each asset that is not fetched yet.
-    """
+def check_cached(request: RunRequest) -> LocalCheck:
+    """Checks the recipe with the files and models on this machine. Downloads nothing."""
     with errors_located_in(request.path):
         return check_local(request.config)
 

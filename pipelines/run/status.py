@@ -6,8 +6,10 @@ from typing import Any
 
 from rich.table import Table
 
+from cluster.store.base import StaleResult
 from cluster.store.garbage import Garbage
 from pipelines.dag.fewshot import plan_recipe
+from pipelines.run.progress import running_steps
 from pipelines.run.request import RunRequest
 
 
@@ -18,12 +20,18 @@ def garbage_table(garbage: Garbage) -> Table:
     table.add_column("fingerprint")
     table.add_column("size", justify="right")
     table.add_column("details", overflow="fold")
-    rows = [(item, "" if item.committed_at is not None else "attempt without a result") for item in garbage.removable]
+    rows = [(item, _details(item)) for item in garbage.removable]
     rows += [(item, f"kept: being run by {item.owner}") for item in garbage.running]
     rows += [(item, "kept: a run may read it") for item in garbage.read]
     for item, details in sorted(rows, key=lambda row: (row[0].step, row[0].fingerprint)):
         table.add_row(item.step, item.fingerprint[:12], format_size(item.num_bytes), details)
     return table
+
+
+def _details(item: StaleResult) -> str:
+    if item.is_replaced:
+        return "replaced by a later attempt"
+    return "" if item.committed_at is not None else "attempt without a result"
 
 
 def format_size(num_bytes: int) -> str:
@@ -37,13 +45,17 @@ def format_size(num_bytes: int) -> str:
 
 
 def step_states(request: RunRequest) -> list[dict[str, Any]]:
-    """Returns state, name and details of every step: committed, running (where), failed (error and log) or not run."""
+    """Returns state, name and details of every step.
+
+    The state is committed, running (with progress and driver), failed (with error and log) or not run.
+    """
     rows = []
+    progress = running_steps(request.store)
     for planned in plan_recipe(request.config, request.store):
         lease = request.store.lease(planned.name, planned.fingerprint)
         failure = request.store.failure(planned.name, planned.fingerprint)
         if lease is not None:
-            state, details = "running", str(lease.owner)
+            state, details = "running", "; ".join(filter(None, (progress.get(planned.name), str(lease.owner))))
         elif planned.manifest is not None:
             cost = f"{planned.manifest.seconds:.0f} s, {format_size(planned.manifest.num_bytes)}"
             state, details = "committed", "; ".join((cost, *planned.notes))

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from stages.baseline.config import BaselineConfig
+from stages.common.data.groups import group_numbers
 from stages.common.errors import InputError
 from stages.common.examples import Example, load_examples
 from stages.common.protocols import Engine, NullRecorder, Recorder
@@ -103,4 +104,5 @@ def _cross_validate(
         return student.classifier.predict([items[row] for row in held_out], NullRecorder(), "")
 
     gold = [config.labels.index(item.label or "") for item in items]
-    return held_out_logits(gold, len(config.labels), config.num_folds, fit_and_predict)
+    groups = group_numbers(items, config.fields)
+    return held_out_logits(gold, len(config.labels), config.num_folds, fit_and_predict, groups=groups)

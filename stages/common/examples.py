@@ -23,19 +23,24 @@ class Example:
     fields: Mapping[str, str]
     """Field name -> text."""
     label: str | None = None
+    question: str | None = None
+    """Examples of one question are answers to it, as in MultiRC."""
     group: str | None = None
-    """Examples of one group are answers to the same question, as in MultiRC."""
+    """Examples of one group, such as an author, are on one side of every split."""
 
 
+OPTIONAL = ("question", "group")
+"""Attributes of an example that most data does not have, in their order."""
 Row = tuple[str, Mapping[str, Any]]
 """A row of a file: its location ("file, line 7") and its values by column."""
 
 
 def write_examples(path: Path, examples: Iterable[Example]) -> None:
-    """Writes one JSON object per line: uid, fields, label, group."""
+    """Writes one JSON object per line: uid, fields, label, and question and group if they are known."""
     with path.open("w", encoding="utf-8") as file:
         for example in examples:
-            row = {"uid": example.uid, "fields": dict(example.fields), "label": example.label, "group": example.group}
+            row: dict[str, Any] = {"uid": example.uid, "fields": dict(example.fields), "label": example.label}
+            row |= {name: value for name in OPTIONAL if (value := getattr(example, name)) is not None}
             file.write(json.dumps(row, ensure_ascii=False) + "\n")
 
 
@@ -43,4 +48,4 @@ def load_examples(path: Path) -> list[Example]:
     """Reads a file of `write_examples`."""
     with path.open(encoding="utf-8") as file:
         rows = (json.loads(line) for line in file)
-        return [Example(row["uid"], row["fields"], row["label"], row.get("group")) for row in rows]
+        return [Example(row["uid"], row["fields"], row["label"], *map(row.get, OPTIONAL)) for row in rows]

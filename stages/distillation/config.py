@@ -7,6 +7,14 @@ from pydantic import Field
 from stages.common.config import Config, TextTaskConfig
 from stages.common.training.student_config import StudentSettings, StudentTrainingConfig
 
+MIN_UNLABELED = 50
+"""Unlabeled examples below which students learn little from soft labels, whatever the number of labels."""
+
+
+def min_unlabeled(num_labels: int) -> int:
+    """Returns the number of unlabeled examples from which students are worth their time: one or more per label."""
+    return max(MIN_UNLABELED, num_labels)
+
 
 class SelectionSettings(Config):
     """Settings of the examples that students learn from."""

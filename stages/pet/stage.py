@@ -26,6 +26,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from stages.common.data.groups import group_numbers
 from stages.common.data.step_outputs import aligned, read_logits, write_losses
 from stages.common.examples import Example, load_examples, write_examples
 from stages.common.metrics.classification import softmax
@@ -70,7 +71,7 @@ def select_examples(
     Raises:
         DataError: a teacher labeled other examples.
     """
-    results = [json.loads((folder / "result.json").read_text()) for folder in teachers]
+    results = [json.loads((folder / "result.json").read_text(encoding="utf-8")) for folder in teachers]
     accuracies = [result["held_out_accuracy"] or 0.0 for result in results]
     weights = member_weights(config.weights, accuracies, [""] * len(teachers), len(gold), len(labels))
     uids = [item.uid for item in unlabeled_set]
@@ -230,7 +231,8 @@ def _cross_validate(
             return classifier.predict([train_set[row] for row in held_out], NullRecorder(), "")
 
     gold = [task.labels.index(item.label or "") for item in train_set]
-    return held_out_logits(gold, len(task.labels), num_folds, fit_and_predict)
+    groups = group_numbers(train_set, task.fields)
+    return held_out_logits(gold, len(task.labels), num_folds, fit_and_predict, groups=groups)
 
 
 def _is_worse(

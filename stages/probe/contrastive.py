@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from stages.common.data.text_keys import text_key
 from stages.common.examples import Example
 from stages.common.models.encoders.text_encoder import TextEncoder
 from stages.common.protocols import Engine, Recorder
@@ -35,7 +36,11 @@ def tune_encoder(
     engine: Engine,
     name: str = "checkpoint",
 ) -> int:
-    """Tunes all weights of `encoder` in place; returns their number. `name`: of the checkpoint."""
+    """Tunes all weights of `encoder` in place; returns their number. `name`: of the checkpoint.
+
+    Texts with several labels are left out: they cannot be near and far from the same texts.
+    """
+    examples = unambiguous(examples) or examples
     encoder.model.requires_grad_(True)
     parameters = {key: item for key, item in encoder.model.named_parameters() if "pooler" not in key}
     label_ids = {label: number for number, label in enumerate(dict.fromkeys(item.label for item in examples))}
@@ -55,6 +60,15 @@ def tune_encoder(
     encoder.model.requires_grad_(False)
     encoder.model.eval()
     return sum(item.numel() for item in parameters.values())
+
+
+def unambiguous(examples: Sequence[Example]) -> list[Example]:
+    """Returns the examples whose text has one label."""
+    labels_of: dict[str, set[str | None]] = {}
+    keys = [text_key(item.fields.values()) for item in examples]
+    for key, item in zip(keys, examples, strict=True):
+        labels_of.setdefault(key, set()).add(item.label)
+    return [item for key, item in zip(keys, examples, strict=True) if len(labels_of[key]) == 1]
 
 
 def balanced_batch(examples: Sequence[Example], batch_size: int, seed: int, step: int) -> list[int]:

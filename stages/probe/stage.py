@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
+from stages.common.data.groups import group_numbers
 from stages.common.errors import InputError
 from stages.common.examples import Example, load_examples
 from stages.common.models.encoders.config import StudentConfig
@@ -106,7 +107,7 @@ class _Fitting:
             frozen: Features of the frozen encoder. None: each fold tunes the encoder.
         """
         config, gold = self.config, self.probe.indices(self.train_set)
-        targets = F.one_hot(gold, len(config.labels))
+        targets, groups = F.one_hot(gold, len(config.labels)), group_numbers(self.train_set, config.fields)
         pretrained = _copy_weights(self.probe) if frozen is None else {}
 
         def fit_and_predict(fold: int, fitted: Indices, held_out: Indices) -> NDArray[np.float64]:
@@ -115,7 +116,7 @@ class _Fitting:
             logits: NDArray[np.float64] = F.linear(features[held_out], weight, bias).double().numpy()
             return logits
 
-        return held_out_logits(gold.tolist(), len(config.labels), config.num_folds, fit_and_predict)
+        return held_out_logits(gold.tolist(), len(config.labels), config.num_folds, fit_and_predict, groups=groups)
 
     def _features_of_fold(self, fold: int, fitted: Indices, pretrained: Mapping[str, Tensor]) -> Tensor:
         """Returns features, [n, D], of an encoder that is tuned on the rows `fitted`."""

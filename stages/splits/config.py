@@ -53,9 +53,11 @@ class DataConfig(Config):
     the proportions of the labels, and at least one example of each label stays in train.
     """
 
-    conflicts: Literal["keep", "first", "drop"] = "keep"
+    conflicts: Literal["keep", "first", "drop", "soft"] = "keep"
     """Labeled texts that a set has with several labels. first: only the rows with the first label of the text are used.
-    drop: none of its rows is used. keep: all rows are used, but the pool has one row per text, the first.
+    drop: none of its rows is used. soft: train uses all of its rows, so that the target of the text is the fraction of
+    each label; the other sets use none, because no label is the right one. keep: all rows are used, but the pool has
+    one row per text, the first.
     """
 
     @model_validator(mode="after")
@@ -70,6 +72,16 @@ class DataConfig(Config):
                 raise InputError(
                     f"{name}.label is not set.", "Set the column of the label: label: category.", key=f"{name}.label"
                 )
+        return self
+
+    @model_validator(mode="after")
+    def _soft_targets_need_a_train_file(self) -> DataConfig:
+        if self.conflicts == "soft" and self.train is None:
+            raise InputError(
+                "conflicts: soft keeps all rows of a text, but a pool has one row per text.",
+                "Set train instead of pool, or set conflicts: drop.",
+                key="conflicts",
+            )
         return self
 
     @model_validator(mode="after")

@@ -15,7 +15,9 @@ from pathlib import Path
 from typing import TypeVar
 
 from stages.common.data.config import Source
-from stages.common.data.sources import as_text, column, filtered_rows, read_examples, stream_examples
+from stages.common.data.groups import group_numbers
+from stages.common.data.sampling import reservoir_sample
+from stages.common.data.sources import as_text, column, filtered_rows, iter_examples, stream_examples
 from stages.common.data.text_keys import text_key
 from stages.common.errors import DataError
 from stages.common.examples import Example, write_examples
@@ -58,7 +60,7 @@ class Split:
     """With labels, if the source has them. Training must not use them."""
     test: tuple[Example, ...]
     num_unlabeled_removed: int
-    """Unlabeled examples that are left out because their text is in another set."""
+    """Unlabeled examples that are left out because their text, or their group, is in another set."""
 
 
 def run(config: SplitsConfig, inputs: Inputs, out: Path, recorder: Recorder, engine: Engine) -> Result:
@@ -102,41 +104,41 @@ def sample_splits(config: SplitsConfig) -> Split:
                 key=f"data.{name}.fields",
             )
     given: dict[str, list[Example]] = {}
+    annotated: list[Example] = []  # they must not change which examples are sampled
     for name, source in data.sources.items():
         kind = name.partition(".")[0]
-        read = _read_annotated if kind == "annotated" else read_examples
-        with _located(name):
-            examples = read(source, config.labels if source.label else None, prefix=f"{name}-")
-        given.setdefault(kind, []).extend(examples)
-    annotated = given.pop("annotated", [])  # it must not change which examples are sampled
-    for name in given.keys() - {"unlabeled"}:
-        given[name] = _without_conflicts(given[name], config)
+        if kind == "annotated":
+            annotated += _read_annotated(source, config.labels, name)
+        elif kind != "unlabeled":
+            given[name] = list(_read(source, config.labels, name))
+    for name, examples in given.items():
+        _check_ids(examples, name)
+        given[name] = _without_conflicts(examples, config, name)
     if data.test is None and data.pool is None and "train" in given:
         given["train"], given["test"] = _hold_out(given["train"], config)
     used = {_key(item, config.fields) for name, items in given.items() if name != "pool" for item in items}
+    used |= _shared_texts(given.get("pool", ()), config)
     pool = _Pool(given.get("pool", ()), used, config)
-    test = given["test"] if "test" in given else pool.sample_test_set(data.test_size)
+    evaluated = [*given.get("dev", ()), *given.get("test", ())]
+    pool.remove_groups(evaluated)
+    known = [*given.get("train", ()), *evaluated]
+    test = given["test"] if "test" in given else pool.sample_test_set(data.test_size, known)
     train = given["train"] if "train" in given else pool.sample_per_class(data.shots, "shots")
-    dev = given["dev"] if "dev" in given else pool.sample_per_class(data.dev_shots, "dev_shots")
+    dev = given["dev"] if "dev" in given else pool.sample_per_class(data.dev_shots, "dev_shots", train)
     evaluated_texts = {_key(item, config.fields) for item in (*dev, *test)}
-    train = [*train, *(item for item in annotated if _key(item, config.fields) not in evaluated_texts)]
-    labeled = {_key(item, config.fields) for item in (*train, *dev, *test)}
-    candidates = given.get("unlabeled", pool.left)
-    unlabeled = [item for item in candidates if _key(item, config.fields) not in labeled]
-    if "unlabeled" in given and not unlabeled:
-        raise DataError(
-            "every unlabeled text is also in the train, dev or test set.", "Set it to other texts, or remove it.",
-            key="data.unlabeled",
-        )  # fmt: skip
+    evaluated_groups = _groups((*dev, *test))
+    joining = (item for item in annotated if _key(item, config.fields) not in evaluated_texts)
+    train = [*train, *(item for item in joining if item.group not in evaluated_groups)]
+    _check_ids(train, "annotated" if annotated else "train")
+    others = _Others(texts={_key(item, config.fields) for item in (*train, *dev, *test)}, groups=evaluated_groups)
+    unlabeled = _sample_unlabeled(pool.left, others, config)
     for label in config.labels if train or data.shots else ():
         if not any(item.label == label for item in train):
             raise DataError(
                 f"the labeled set has no example of the label {label!r}.", "Add one, or remove the label from labels.",
                 key="data.train",
             )  # fmt: skip
-    return Split(
-        tuple(train), tuple(dev), tuple(_at_most(unlabeled, config)), tuple(test), len(candidates) - len(unlabeled)
-    )
+    return Split(tuple(train), tuple(dev), tuple(unlabeled), tuple(test), others.num_met)
 
 
 @contextmanager
@@ -148,45 +150,119 @@ def _located(name: str) -> Iterator[None]:
         raise error.at(key=f"data.{name}") from error
 
 
-def _read_annotated(source: Source, labels: Sequence[str] | None, *, prefix: str) -> list[Example]:
+@dataclass(slots=True)
+class _Others:
+    """What the other sets have, so that the unlabeled set has none of it."""
+
+    texts: set[str]
+    groups: set[str]
+    """Groups of the sets that are evaluated."""
+    num_met: int = 0
+    """Number of unlabeled examples that are left out."""
+
+    def without(self, examples: Iterable[Example], fields: Sequence[str]) -> Iterator[Example]:
+        """Yields the examples that are in no other set."""
+        for item in examples:
+            if _key(item, fields) in self.texts or item.group in self.groups:
+                self.num_met += 1
+            else:
+                yield item
+
+
+def _unlabeled_sources(config: SplitsConfig) -> Iterator[Example]:
+    """Yields the examples of the unlabeled sources, which may be more than fit into memory."""
+    for name, source in config.data.sources.items():
+        if name.partition(".")[0] == "unlabeled":
+            yield from _read(source, config.labels, name)
+
+
+def _shared_texts(pool: Sequence[Example], config: SplitsConfig) -> set[str]:
+    """Returns the texts of the pool that the unlabeled sources have too."""
+    keys = {_key(item, config.fields) for item in pool}
+    return {key for item in _unlabeled_sources(config) if (key := _key(item, config.fields)) in keys} if keys else set()
+
+
+def _sample_unlabeled(pool: Sequence[Example], others: _Others, config: SplitsConfig) -> Sequence[Example]:
+    """Returns the unlabeled set: a sample of its sources or, without any, of what is left of the pool."""
+    size = config.data.unlabeled_size
+    if config.data.unlabeled is None:  # the pool is shuffled already, so its first examples are a sample
+        return list(others.without(pool, config.fields))[:size]
+    candidates = others.without(_unlabeled_sources(config), config.fields)
+    sampled, num_seen = reservoir_sample(candidates, size, python_rng(config.seed, "unlabeled"))
+    if not num_seen:
+        raise DataError(
+            "every unlabeled text, or its group, is also in the train, dev or test set.",
+            "Set it to other texts, or remove it.",
+            key="data.unlabeled",
+        )
+    _check_ids(sampled, "unlabeled")
+    return sampled
+
+
+def _read(source: Source, labels: Sequence[str], name: str) -> Iterator[Example]:
+    """Yields the examples of a source. Their labels are ignored if it has no label column."""
+    with _located(name):
+        yield from iter_examples(source, labels if source.label else None, prefix=f"{name}-")
+
+
+def _check_ids(examples: Sequence[Example], name: str) -> None:
+    """Checks that the ids of a set differ. Row numbers always do."""
+    repeated = next((uid for uid, count in Counter(item.uid for item in examples).items() if count > 1), None)
+    if repeated is not None:
+        raise DataError(
+            f"two rows of data.{name} have the id {repeated!r}.",
+            "Use a column with a different value in each row, or remove id.",
+            key=f"data.{name}.id",
+        )
+
+
+def _read_annotated(source: Source, labels: Sequence[str], name: str) -> list[Example]:
     """Returns the examples of a file that have a label. Others wait for one."""
     assert source.label is not None
-    values = {as_text(column(row, source.label, location)) for location, row in filtered_rows(source)}
-    filled = {source.label: sorted(value for value in values if value.strip())}
-    return list(stream_examples(source.model_copy(update={"filter": source.filter | filled}), labels, prefix=prefix))
+    with _located(name):
+        values = {as_text(column(row, source.label, location)) for location, row in filtered_rows(source)}
+        filled = {source.label: sorted(value for value in values if value.strip())}
+        labeled = source.model_copy(update={"filter": source.filter | filled})
+        return list(stream_examples(labeled, labels, prefix=f"{name}-"))
 
 
-def _without_conflicts(examples: list[Example], config: SplitsConfig) -> list[Example]:
+def _without_conflicts(examples: list[Example], config: SplitsConfig, name: str) -> list[Example]:
     """Returns the examples of a labeled set, without those that `data.conflicts` leaves out."""
-    if config.data.conflicts == "keep":
+    conflicts = config.data.conflicts
+    if conflicts == "keep" or (conflicts == "soft" and name == "train"):
         return examples
-    labels: dict[str, list[str | None]] = {}
-    for item in examples:
-        labels.setdefault(_key(item, config.fields), []).append(item.label)
+    labels = _labels_of_texts(examples, config)
 
     def is_kept(item: Example) -> bool:
         of_text = labels[_key(item, config.fields)]
-        return len(set(of_text)) == 1 or (config.data.conflicts == "first" and item.label == of_text[0])
+        return len(set(of_text)) == 1 or (conflicts == "first" and item.label == of_text[0])
 
     return [item for item in examples if is_kept(item)]
 
 
+def _labels_of_texts(examples: Iterable[Example], config: SplitsConfig) -> dict[str, list[str | None]]:
+    """Returns key of a text -> labels of its examples."""
+    labels: dict[str, list[str | None]] = {}
+    for item in examples:
+        labels.setdefault(_key(item, config.fields), []).append(item.label)
+    return labels
+
+
 def _hold_out(examples: Sequence[Example], config: SplitsConfig) -> tuple[list[Example], list[Example]]:
-    """Splits the examples of the train file into train and test set. No text is in both.
+    """Splits the examples of the train file into train and test set. No text and no group is in both.
 
     Raises:
         DataError: the file has too few texts to keep one per label in the train set.
     """
+    labels = _labels_of_texts(examples, config)
+    is_soft = config.data.conflicts == "soft"
     distinct: dict[str, Example] = {}
     for item in examples:
-        distinct.setdefault(_key(item, config.fields), item)
-    keys = list(distinct)
-    python_rng(config.seed, "test").shuffle(keys)
-    by_label: dict[str | None, list[str]] = {}
-    for key in keys:
-        by_label.setdefault(distinct[key].label, []).append(key)
-    size = config.data.test_size
-    num_spare = len(distinct) - len(by_label)
+        key = _key(item, config.fields)
+        if not is_soft or len(set(labels[key])) == 1:
+            distinct.setdefault(key, item)
+    counts = Counter(item.label for item in distinct.values())
+    size, num_spare = config.data.test_size, len(distinct) - len(counts)
     if num_spare < size:
         lower = f"Lower data.test_size to {num_spare}." if num_spare else "Set data.test, or add labeled examples."
         raise DataError(
@@ -194,10 +270,51 @@ def _hold_out(examples: Sequence[Example], config: SplitsConfig) -> tuple[list[E
             lower,
             key="data.test_size",
         )
-    shares = proportional_shares({label: len(items) for label, items in by_label.items()}, size)
-    held_out = {key for label, items in by_label.items() for key in items[: shares[label]]}
+    if any(item.group is not None for item in examples):
+        held_out = _held_out_groups(examples, distinct, config)
+    else:
+        held_out = _held_out_texts(distinct, config)
     test = [item for key, item in distinct.items() if key in held_out]
     return [item for item in examples if _key(item, config.fields) not in held_out], test
+
+
+def _held_out_texts(distinct: Mapping[str, Example], config: SplitsConfig) -> set[str]:
+    """Returns the keys of the test set: a sample of each label."""
+    keys = list(distinct)
+    python_rng(config.seed, "test").shuffle(keys)
+    by_label: dict[str | None, list[str]] = {}
+    for key in keys:
+        by_label.setdefault(distinct[key].label, []).append(key)
+    shares = proportional_shares({label: len(items) for label, items in by_label.items()}, config.data.test_size)
+    return {key for label, items in by_label.items() for key in items[: shares[label]]}
+
+
+def _held_out_groups(examples: Sequence[Example], distinct: Mapping[str, Example], config: SplitsConfig) -> set[str]:
+    """Returns the keys of the test set: whole groups, which together have at most the share of each label, and then any
+    that still fit.
+    """
+    texts_of: dict[int, set[str]] = {}
+    for item, number in zip(examples, group_numbers(examples, config.fields), strict=True):
+        texts_of.setdefault(number, set()).add(_key(item, config.fields))
+    groups = [texts for texts in texts_of.values() if texts <= distinct.keys()]
+    python_rng(config.seed, "test").shuffle(groups)
+    size, counts = config.data.test_size, Counter(item.label for item in distinct.values())
+    held_out: set[str] = set()
+    taken: Counter[str | None] = Counter()
+    for limits in (proportional_shares(counts, size), {label: count - 1 for label, count in counts.items()}):
+        for texts in groups:
+            added = Counter(distinct[key].label for key in texts - held_out)
+            fits = all(taken[label] + count <= limits[label] for label, count in added.items())
+            if fits and taken.total() + added.total() <= size:
+                held_out |= texts
+                taken += added
+    if not held_out:
+        raise DataError(
+            f"test_size is {size}, but each group of train has more examples, or all of a label.",
+            "Increase data.test_size, or set data.test.",
+            key="data.test_size",
+        )
+    return held_out
 
 
 def proportional_shares(counts: Mapping[Label, int], size: int) -> dict[Label, int]:
@@ -217,16 +334,8 @@ def proportional_shares(counts: Mapping[Label, int], size: int) -> dict[Label, i
     return shares
 
 
-def _at_most(unlabeled: Sequence[Example], config: SplitsConfig) -> Sequence[Example]:
-    """Returns a sample of `unlabeled_size` examples in their order, or all if there are fewer.
-
-    The pool is shuffled already, so its first examples are the sample.
-    """
-    size = config.data.unlabeled_size
-    if config.data.unlabeled is None or len(unlabeled) <= size:
-        return unlabeled[:size]
-    chosen = python_rng(config.seed, "unlabeled").sample(range(len(unlabeled)), size)
-    return [unlabeled[number] for number in sorted(chosen)]
+def _groups(examples: Iterable[Example]) -> set[str]:
+    return {item.group for item in examples if item.group is not None}
 
 
 def _key(example: Example, fields: Sequence[str]) -> str:
@@ -235,7 +344,9 @@ def _key(example: Example, fields: Sequence[str]) -> str:
 
 
 class _Pool:
-    """The distinct examples of the pool in shuffled order. Sampled examples are removed from it."""
+    """The distinct examples of the pool in shuffled order. Sampled examples are removed from it, and so are those that
+    share a group with a set that is evaluated.
+    """
 
     def __init__(self, examples: Iterable[Example], used: set[str], config: SplitsConfig) -> None:
         distinct: dict[str, Example] = {}
@@ -247,22 +358,43 @@ class _Pool:
         self.labels = config.labels
         python_rng(config.seed, "pool").shuffle(self.left)
 
-    def sample_test_set(self, size: int) -> tuple[Example, ...]:
-        """Removes the `size` examples of the test set from the pool, and returns them."""
-        if len(self.left) < size:
+    def remove_groups(self, examples: Iterable[Example]) -> None:
+        """Removes the groups of a set that is evaluated."""
+        groups = _groups(examples)
+        self.left = [item for item in self.left if item.group not in groups]
+
+    def sample_test_set(self, size: int, others: Iterable[Example]) -> tuple[Example, ...]:
+        """Removes the `size` examples of the test set from the pool, and returns them: group by group, without groups
+        of the other sets.
+        """
+        known = _groups(others)
+        position: dict[str, int] = {}
+        for number, item in enumerate(self.left):
+            position.setdefault(item.group or item.uid, number)
+        candidates = [item for item in self.left if item.group not in known]
+        candidates.sort(key=lambda item: position[item.group or item.uid])
+        if len(candidates) < size:
             raise DataError(
-                f"test_size is {size}, but the pool has {len(self.left)} distinct examples left.",
+                f"test_size is {size}, but the pool has {len(candidates)} distinct examples left.",
                 "Lower data.test_size, or use a larger pool.",
                 key="data.test_size",
             )
-        sampled, self.left = self.left[:size], self.left[size:]
-        return tuple(sampled)
+        return self._removed(candidates[:size], is_evaluated=True)
 
-    def sample_per_class(self, shots: int, setting: str) -> tuple[Example, ...]:
-        """Removes `shots` examples per class from the pool, as the key `setting` defines, and returns them."""
+    def sample_per_class(
+        self, shots: int, setting: str, others: Iterable[Example] | None = None
+    ) -> tuple[Example, ...]:
+        """Removes `shots` examples per class from the pool, as the key `setting` defines, and returns them.
+
+        Args:
+            shots: Number of examples.
+            setting: Its key.
+            others: Examples with which a set that is evaluated shares no group. None: the set is for training.
+        """
+        known = _groups(others or ())
         sampled: list[Example] = []
         for label in self.labels:
-            of_label = [item for item in self.left if item.label == label]
+            of_label = [item for item in self.left if item.label == label and item.group not in known]
             if len(of_label) < shots:
                 raise DataError(
                     f"{setting} is {shots} per class, but the pool has {len(of_label)} examples of {label!r} left.",
@@ -270,6 +402,11 @@ class _Pool:
                     key=f"data.{setting}",
                 )
             sampled.extend(of_label[:shots])
+        return self._removed(sampled, is_evaluated=others is not None)
+
+    def _removed(self, sampled: Sequence[Example], *, is_evaluated: bool) -> tuple[Example, ...]:
         uids = {item.uid for item in sampled}
         self.left = [item for item in self.left if item.uid not in uids]
+        if is_evaluated:
+            self.remove_groups(sampled)
         return tuple(sampled)

@@ -13,6 +13,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
+from stages.common.data.groups import group_numbers
 from stages.common.errors import InputError
 from stages.common.examples import load_examples
 from stages.common.models.tfidf_classifier import TfidfClassifier
@@ -61,7 +62,8 @@ def run(config: TfidfConfig, inputs: Inputs, out: Path, recorder: Recorder, engi
     held_out = None
     if config.num_folds:
         gold = [config.labels.index(item.label or "") for item in train_set]
-        held_out = held_out_logits(gold, len(config.labels), config.num_folds, fit_and_predict)
+        groups = group_numbers(train_set, config.fields)
+        held_out = held_out_logits(gold, len(config.labels), config.num_folds, fit_and_predict, groups=groups)
     classifier = new().fit(train_set)
     test = write_member_logits(classifier, config.labels, inputs.data, out, recorder, held_out)
     (out / "model").mkdir()

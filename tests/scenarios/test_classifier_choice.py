@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 
-from cluster.tracking.tracker import tracking_uri
+from cluster.tracking.server import tracking_uri
 from tests.support.registry import predict_registered
 from tests.support.services import service
 

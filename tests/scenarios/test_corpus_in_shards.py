@@ -13,7 +13,7 @@ import torch
 from pyarrow import parquet
 
 from cluster.parallel.memory import GIB, MemoryBudget
-from cluster.run.ray_session import Capacity
+from cluster.run.capacity import Capacity
 from cluster.run.result import RunOptions, RunResult
 from cluster.run.scheduler import execute
 from cluster.steps.step import Resources, Step, function_name

@@ -10,18 +10,16 @@ from pathlib import Path
 
 import pytest
 
-from cluster.errors import LeaseHeldError, StepFailedError
+from cluster.errors import LeaseHeldError
 from cluster.run.result import RunOptions, RunResult
 from cluster.run.scheduler import execute
 from cluster.steps.plan import PlanState, plan
-from cluster.steps.step import Step
-from cluster.store import retries
 from cluster.store.base import Store
 from cluster.store.lease import Leases
 from cluster.store.location import open_store
 from stages.common.engine import ENGINE
 from tests.support.paths import ROOT
-from tests.support.s3_helpers import URL, Proxy, failing, opened
+from tests.support.s3_helpers import URL, Proxy, failing
 from tests.support.steps import large, toy
 from tests.support.store_helpers import FINGERPRINT, builder
 
@@ -160,18 +158,6 @@ def test_clock_changes_affect_neither_leases_nor_commits(store: Store, monkeypat
     assert store.lease("pet/x", FINGERPRINT) is None
 
 
-def test_step_fails_as_transient_if_the_store_is_unreachable(proxy: Proxy, monkeypatch: pytest.MonkeyPatch) -> None:
-    """The lease cannot be acquired, so Ray is not started."""
-    store = opened()
-    step: Step = toy("unreachable")
-    proxy.fail_before = failing(10**9, 503, "PUT", "lease.json")
-    monkeypatch.setenv(retries.VARIABLE, "0.1")
-    result = execute([step], store, QUICK)
-    error = result.errors["unreachable"]
-    assert isinstance(error, StepFailedError) and error.transient and "is unreachable" in error.error
-    assert "Run again when it answers" in error.remedy
-
-
 DRIVER = """
 import sys
 from cluster.run import events
@@ -184,6 +170,7 @@ from tests.support.steps import toy
 def on_event(event):
     if isinstance(event, events.StepFailed):
         print("failed", event.step, event.retry_in_s is not None, flush=True)
+        print(event.error, file=sys.stderr)
 
 steps = [toy("long", 1, pause_s=4.0), toy("next", 2, base=toy("short"))]
 options = RunOptions(engine=ENGINE, backoff_s=0.05, poll_s=0.05, num_cpus=2)
@@ -209,10 +196,14 @@ def test_outage_of_the_store_in_the_driver_ends_no_other_step(proxy: Proxy) -> N
     command = [sys.executable, "-c", DRIVER, URL]
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
     lines = []
-    with subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, text=True) as driver:
-        assert driver.stdout is not None
+    with subprocess.Popen(
+        command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True
+    ) as driver:
+        assert driver.stdout is not None and driver.stderr is not None
         for line in driver.stdout:
             lines.append(line.strip())
             if line.startswith("failed"):
                 proxy.fail_before = None
+        problems = driver.stderr.read()
+    assert "is unreachable" in problems and "Run again when it answers" in problems
     assert lines == ["failed next True", "executed long next short"]

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -16,13 +17,20 @@ from tests.support.paths import ROOT
 pytestmark = [pytest.mark.cluster, pytest.mark.timeout(180)]
 
 
-def result_of(program: str, *arguments: str) -> dict[str, Any]:
+ISOLATED = ("unshare", "--map-root-user", "--net", "--pid", "--fork", "--mount-proc")
+"""Runs a command with its own processes and its own loopback network."""
+
+
+def result_of(program: str, *arguments: str, isolated: bool = False) -> dict[str, Any]:
     """Runs a program that starts a cluster. Returns the result that it prints."""
     environment = {**os.environ, "PYTHONPATH": f"{ROOT}"}
     for name in ("RAY_ADDRESS", "RAY_AUTH_TOKEN"):
         environment.pop(name, None)
     command = [sys.executable, "-m", f"tests.support.programs.{program}", *arguments]
-    process = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=170, check=False)
+    if isolated:
+        environment["PATH"] = f"{Path(sys.executable).parent}:{environment['PATH']}"
+        command = [*ISOLATED, "sh", "-c", 'ip link set lo up && exec "$@"', "sh", *command]
+    process = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=380, check=False)
     assert process.returncode == 0, process.stdout + process.stderr
     line = next(line for line in process.stdout.splitlines() if line.startswith("result "))
     result: dict[str, Any] = json.loads(line.split(" ", 1)[1])
@@ -46,3 +54,17 @@ def test_steps_wait_for_the_first_machine_with_a_cpu(tmp_path: Path) -> None:
     assert result["executed"] == ["x/0", "x/1", "x/2"]
     assert result["most"] == 1, "the machine has one CPU"
     assert result["warnings"] == ["no machine of the cluster has a CPU, so the steps wait for one."]
+
+
+@pytest.mark.timeout(400)
+@pytest.mark.skipif(
+    subprocess.run([*ISOLATED, "ip", "link"], capture_output=True, check=False).returncode != 0,
+    reason="this user may not create namespaces, and stopping the cluster would end every Ray of the machine",
+)
+def test_autoscaler_adds_machines_for_queued_steps_and_removes_them(tmp_path: Path) -> None:
+    result = result_of("autoscaling_cluster", str(tmp_path / "store"), tempfile.mkdtemp(dir="/tmp"), isolated=True)
+    assert result["executed"] == ["gpu", "x/0", "x/1", "x/2", "x/3"]
+    assert result["errors"] == {"two": "it requests 2 GPUs, but the largest machine has 1."}
+    before, most, after = result["machines"]
+    assert (before, after) == (0, 0) and 2 <= most <= 3
+    assert result["queued"]["gpu"] == "1 GPU" and result["queued"]["x/0"] == "1 CPU"

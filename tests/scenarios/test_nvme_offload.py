@@ -15,7 +15,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 
 from cluster.parallel import nvme_offload
 from cluster.parallel.memory import estimate_memory
-from cluster.run.ray_session import Capacity
+from cluster.run.capacity import Capacity
 from cluster.run.result import RunOptions, RunResult
 from cluster.run.scheduler import execute
 from cluster.steps.step import Resources, Step, function_name

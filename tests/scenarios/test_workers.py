@@ -11,7 +11,7 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from cluster.run.ray_session import Capacity
+from cluster.run.capacity import Capacity
 from cluster.run.result import RunOptions, RunResult
 from cluster.run.scheduler import execute
 from cluster.steps.step import Resources, Step, function_name

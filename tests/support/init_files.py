@@ -44,7 +44,7 @@ def write_csv(path: str, header: Sequence[str], rows: Sequence[Sequence[Any]]) -
     return path
 
 
-def tickets(path: str = "tickets.csv", num: int = 60, num_unlabeled: int = 30) -> str:
+def tickets(path: str = "tickets.csv", num: int = 60, num_unlabeled: int = 60) -> str:
     """Writes texts of three topics in turn, the last without labels, with a column of numbers that are not labels."""
     names = list(TOPICS)
     rows = [

@@ -7,7 +7,7 @@ from typing import Any
 from mlflow.tracking import MlflowClient
 
 from cluster.store.base import Store
-from cluster.tracking.tracker import tracking_uri
+from cluster.tracking.server import tracking_uri
 
 
 def client(store: Store) -> MlflowClient:

@@ -61,7 +61,7 @@ def register_small_model(tracker: Tracker, folder: Path) -> tuple[str, bool]:
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_text("def _load_pyfunc(path): return object()\n")
     candidate = Candidate(
-        name="films.student", step="distill/0", fingerprint="f" * 8, run_id=tracker.parent.run_id,
+        name="films.student", step="distill/0", fingerprint="f" * 8, run_id=tracker.run_id,
         folder=lambda: folder / "model", example={"text": "x"}, accuracy=0.5, test_digest="d",
     )  # fmt: skip
     spec = PyfuncSpec(module="toy_models", code=[folder / "toy_models"], requirements=["pandas"])

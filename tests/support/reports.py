@@ -69,7 +69,7 @@ def scores(accuracy: float, num_examples: int, **more: Any) -> dict[str, Any]:
     return {
         "test": {**test, "num_examples": num_examples} | more.pop("test", {}),
         "num_labeled": 16,
-        "num_unlabeled": 0,
+        "num_unlabeled": 1000,
         "trainable_parameters": 2048,
         **more,
     }

@@ -8,7 +8,7 @@ from pathlib import Path
 
 import pytest
 
-from cluster.store import object_store, retries
+from cluster.store import retries, sole_driver
 from tests.support.s3_helpers import BUCKET, Proxy
 
 
@@ -40,7 +40,7 @@ def proxy(s3_port: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iter
     }.items():
         monkeypatch.setenv(name, value)
     monkeypatch.setattr(retries, "PAUSE_S", 0.01)
-    monkeypatch.setattr(object_store, "SETTLE_S", 0.1)
+    monkeypatch.setattr(sole_driver, "SETTLE_S", 0.1)
     bucket = boto3.resource("s3", endpoint_url=f"http://127.0.0.1:{s3_port}").Bucket(BUCKET)
     bucket.create()
     yield proxy

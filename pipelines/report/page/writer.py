@@ -153,6 +153,12 @@ def report_markdown(report: Mapping[str, Any]) -> str:
     return "\n".join(lines) + "\n"
 
 
+def report_summary(report: Mapping[str, Any]) -> str:
+    """Returns a few lines of Markdown for a page that shows the metrics below them."""
+    lines = [delivered_line(report)] if report["delivered"] else []
+    return "\n\n".join([*lines, f"{run_line(report)} The artifact `report/report.html` has the leaderboard."])
+
+
 def _grid(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
     """Returns a Markdown table, with numbers aligned right."""
     lines = [columns, ["---"] + ["--:"] * (len(columns) - 1), *rows]

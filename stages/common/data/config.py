@@ -38,7 +38,15 @@ class Source(Config):
     """Column of the label. Not set for unlabeled data."""
     label_map: dict[str, str] = Field({})
     """Value in the label column -> label of the task."""
+    id: str | None = None
+    """Column of an identifier, different in each row: the uid of the example in all files of a run. If not set, the
+    number of the row.
+    """
     group: str | None = None
+    """Column of what rows have in common, such as an author or a thread. A group of a sampled test or dev set is in no
+    other set, and no group is in two folds of the cross-validation. An empty value is no group.
+    """
+    question: str | None = None
     """Column of the question that a row answers, as in MultiRC. Used for the exact match score."""
     filter: dict[str, list[str]] = Field({})
     """Column -> accepted values. Rows with other values are skipped. The value of an empty cell or a null is ""."""

@@ -1,4 +1,4 @@
-"""Reads examples from a source: takes fields, labels and groups from the columns of its rows.
+"""Reads examples from a source: takes fields, labels, ids and groups from the columns of its rows.
 
 Every error names the file and the line. Examples are streamed, so a file may be larger than memory.
 """
@@ -6,7 +6,7 @@ Every error names the file and the line. Examples are streamed, so a file may be
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 from stages.common.data.config import Source
 from stages.common.data.rows import read_rows
@@ -23,16 +23,23 @@ def read_examples(source: Source, labels: Sequence[str] | None, *, prefix: str =
         prefix: First part of the examples' uids.
 
     Raises:
-        DataError: a column is missing, a text is empty, a group is neither text nor number, or a label is not in
-            `labels` (names file and line); or there are no examples.
+        DataError: a column is missing, a text is empty, an id, group or question is neither text nor number, or a label
+            is not in `labels` (names file and line); or there are no examples.
     """
-    examples = list(stream_examples(source, labels, prefix=prefix))
-    if not examples:
+    return list(iter_examples(source, labels, prefix=prefix))
+
+
+def iter_examples(source: Source, labels: Sequence[str] | None, *, prefix: str = "") -> Iterator[Example]:
+    """Yields the examples that `read_examples` returns."""
+    is_empty = True
+    for item in stream_examples(source, labels, prefix=prefix):
+        is_empty = False
+        yield item
+    if is_empty:
         raise DataError(
             f"{source.asset} has no examples.",
             'Check filter (a missing value is "") and limit, or specify another file.',
         )
-    return examples
 
 
 def stream_examples(source: Source, labels: Sequence[str] | None = None, *, prefix: str = "") -> Iterator[Example]:
@@ -51,9 +58,14 @@ def stream_examples(source: Source, labels: Sequence[str] | None = None, *, pref
                 "Fill it in, or set drop_empty: true to skip such rows.",
             )
         label = None if labels is None or source.label is None else _label(source, row, labels, location)
-        group = None if source.group is None else _group(row, source.group, location)
         num_taken += 1
-        yield Example(f"{prefix}{number}", fields, label, group)
+        yield Example(
+            uid=f"{prefix}{number}" if source.id is None else _key(row, "id", source.id, location),
+            fields=fields,
+            label=label,
+            question=None if source.question is None else _key(row, "question", source.question, location),
+            group=None if source.group is None else _key(row, "group", source.group, location) or None,
+        )
 
 
 def filtered_rows(source: Source) -> Iterator[Row]:
@@ -96,15 +108,26 @@ def _text(row: Mapping[str, Any], name: str, location: str) -> str:
     return value
 
 
-def _group(row: Mapping[str, Any], name: str, location: str) -> str:
+def _key(row: Mapping[str, Any], role: Literal["id", "group", "question"], name: str, location: str) -> str:
+    """Returns the value of a column that identifies a row, or what rows have in common. Only a group may be empty.
+
+    Args:
+        row: The row.
+        role: What the source uses the column for.
+        name: The column.
+        location: The place of the row.
+    """
     value = column(row, name, location)
-    if not isinstance(value, str | int | float):
+    if isinstance(value, Mapping | list):
         inner = next(iter(value), None) if isinstance(value, Mapping) else None
         raise DataError(
-            f"{location}: the group {name!r} is {type(value).__name__}, not a text or number.",
-            f"Specify a value in it: group: {name}.{inner}." if inner else "Fill it in, or specify another column.",
+            f"{location}: the {role} {name!r} is {type(value).__name__}, not a text or number.",
+            f"Specify a value in it: {role}: {name}.{inner}." if inner else "Specify another column.",
         )
-    return str(value)
+    text = as_text(value)
+    if not text and role != "group":
+        raise DataError(f"{location}: the {role} {name!r} is empty.", "Fill it in, or specify another column.")
+    return text
 
 
 def _label(source: Source, row: Mapping[str, Any], labels: Sequence[str], location: str) -> str:

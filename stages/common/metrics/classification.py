@@ -99,7 +99,7 @@ class Score:
     ece: float | None
     """Expected calibration error in 10 bins."""
     exact_match: float | None
-    """Share of groups with only correct examples (EM of MultiRC), or of correct answers."""
+    """Share of questions with only correct answers (EM of MultiRC), or of exact answers."""
     num_examples: int
     entity_f1: float | None = None
     """F1 of named entities."""
@@ -128,7 +128,7 @@ def score(
     logits: NDArray[np.float64],
     gold: Sequence[str],
     labels: Sequence[str],
-    groups: Sequence[str | None] | None = None,
+    questions: Sequence[str | None] | None = None,
 ) -> Score:
     """Compares logits with gold labels.
 
@@ -136,7 +136,7 @@ def score(
         logits: [n, C] in the order of `labels`; probabilities are their softmax.
         gold: [n] labels.
         labels: [C] all labels.
-        groups: [n] the question that each example belongs to. If it is None, or has a None, there is no exact match.
+        questions: [n] the question that each example answers. If it is None, or has a None, there is no exact match.
 
     Raises:
         ValueError: the numbers of logits and gold labels differ.
@@ -148,7 +148,7 @@ def score(
         macro_f1=round(float(macro_f1), 6),
         mcc=round(float(matthews_corrcoef(truth, predicted)), 6),
         ece=round(expected_calibration_error(softmax(np.asarray(logits)), truth), 6),
-        exact_match=_exact_match(predicted == truth, groups),
+        exact_match=_exact_match(predicted == truth, questions),
         num_examples=len(gold),
     )
 
@@ -195,13 +195,13 @@ def _indices(logits: NDArray[np.float64], gold: Sequence[str], labels: Sequence[
     return _Indices(np.array([index[label] for label in gold]), np.asarray(logits).argmax(axis=1))
 
 
-def _exact_match(is_right: NDArray[np.bool_], groups: Sequence[str | None] | None) -> float | None:
-    if groups is None or None in groups:
+def _exact_match(is_right: NDArray[np.bool_], questions: Sequence[str | None] | None) -> float | None:
+    if questions is None or None in questions:
         return None
-    is_group_right: dict[str | None, bool] = {}
-    for group, is_example_right in zip(groups, is_right, strict=True):
-        is_group_right[group] = is_group_right.get(group, True) and bool(is_example_right)
-    return round(sum(is_group_right.values()) / len(is_group_right), 6)
+    is_question_right: dict[str | None, bool] = {}
+    for question, is_example_right in zip(questions, is_right, strict=True):
+        is_question_right[question] = is_question_right.get(question, True) and bool(is_example_right)
+    return round(sum(is_question_right.values()) / len(is_question_right), 6)
 
 
 def softmax(logits: NDArray[np.float64]) -> NDArray[np.float64]:

@@ -110,7 +110,7 @@ def log_test_scores(
 ) -> Score:
     """Records the score of [n, C] logits, the metrics per class and the confusion matrix; returns the score."""
     gold = [item.label or "" for item in test_set]
-    test = score(logits, gold, labels, [item.group for item in test_set])
+    test = score(logits, gold, labels, [item.question for item in test_set])
     for name in ("accuracy", "macro_f1", "mcc", "ece", "exact_match"):
         if (value := getattr(test, name)) is not None:
             recorder.log_metric(f"test/{name}", value)

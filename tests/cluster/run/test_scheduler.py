@@ -10,13 +10,14 @@ from typing import Any
 import pytest
 
 from cluster.provenance import provenance
-from cluster.run import events
+from cluster.run import events, scheduler
 from cluster.run.result import RunOptions, RunResult
 from cluster.run.scheduler import execute
 from cluster.steps.plan import plan
 from cluster.steps.step import Resources, Step
 from cluster.store.base import Store
 from cluster.store.lease import NAME, Lease, Leases, Owner, read_lease, to_json
+from cluster.tracking.tracker import NullTracker, TrackedStep
 from stages.common.engine import ENGINE
 from tests.support.steps import picture, toy
 
@@ -171,6 +172,48 @@ def test_max_parallel_limits_running_steps(store: Store) -> None:
         len(execute(steps, store, RunOptions(engine=ENGINE, max_parallel=1, poll_s=0.05), on_event=watch).executed) == 4
     )
     assert maximum == 1
+
+
+def test_queued_step_has_neither_lease_nor_mlflow_run_until_it_starts(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(scheduler, "QUEUED_AFTER_S", 0.2)
+    started: list[str] = []
+    leases: list[bool] = []
+    first, second = (toy(name, index, pause_s=1.0, resources=Resources(cpus=2)) for index, name in enumerate("ab"))
+    fingerprint = plan([second], store)[0].fingerprint
+
+    class Recording(NullTracker):
+        def start_step(self, step: TrackedStep, attempt: int = 1) -> str | None:
+            started.append(step.name)
+            return None
+
+    def watch(event: events.Event) -> None:
+        if isinstance(event, events.StepQueued) and event.step == "b":
+            assert event.waits_for == "2 CPUs" and "b" not in started
+            leases.append(store.slot("b", fingerprint).read() is not None)
+
+    assert execute([first, second], store, QUICK, Recording(), watch).ok  # type: ignore[arg-type]
+    assert started == ["a", "b"] and leases == [False]
+
+
+def test_result_of_another_driver_is_used_although_the_step_was_queued(store: Store, counter: Path) -> None:
+    """The other driver commits the step after this one has planned it."""
+    step = toy("late", counter=str(counter))
+    planned = plan([step], store)
+    assert run(step, store).executed == ("late",)
+    result = execute(planned, store, QUICK)
+    assert result.cached == ("late",) and result.executed == ()
+    assert len(counter.read_bytes()) == 1
+
+
+def test_steps_with_workers_of_their_own_wait_for_room_for_all_of_them(store: Store) -> None:
+    long = toy("long", 1, pause_s=1.5, resources=Resources(cpus=2))
+    shared = toy("shared", 2, resources=Resources(workers=2, strategy="stream"))
+    received: list[events.Event] = []
+    assert execute([long, shared], store, QUICK, on_event=received.append).ok
+    names = [(type(event).__name__, event.step) for event in received if hasattr(event, "step")]
+    assert names.index(("StepFinished", "long")) < names.index(("StepStarted", "shared"))
 
 
 def test_two_drivers_run_each_step_once(store: Store, counter: Path) -> None:

@@ -15,6 +15,7 @@ from pathlib import Path
 import pytest
 
 from cluster.errors import StepFailedError
+from cluster.run.ray_tasks import BufferLink
 from cluster.run.result import RunOptions, RunResult
 from cluster.run.scheduler import execute
 from cluster.run.step_worker import run_step
@@ -152,11 +153,12 @@ def test_process_starts_no_step_after_sigterm(store: Store, monkeypatch: pytest.
     monkeypatch.setattr("cluster.run.watchdog._shutting_down", shutting_down)
     step = toy("pet/a")
     planned = plan([step], store)[0]
+    lease = Lease(owner=Owner.current(), token="t")
     spec = TaskSpec(
-        step=step.name, run=step.run, config=step.config, roles={}, key=planned.key, store=store.url, token="t",
-        engine=ENGINE, resources=step.resources, attempt=1, run_id=None, files={}, identify="", provenance={},
+        step=step.name, run=step.run, config=step.config, roles={}, key=planned.key, store=store.url, lease=lease,
+        engine=ENGINE, resources=step.resources, files={}, identify="", provenance={},
     )  # fmt: skip
-    failure = run_step(spec, lambda batch: True, ())
+    failure = run_step(spec, BufferLink(None), ())
     assert isinstance(failure, StepFailedError) and failure.transient and failure.is_preemption
     assert "is being preempted" in failure.error
     assert not list(store.root.glob("pet/a/*/manifest.json"))

@@ -12,6 +12,7 @@ from cluster.steps.source_files import SourceFiles
 from cluster.steps.step import Resources, Step
 from cluster.steps.task_spec import TaskSpec
 from cluster.store.files import file_digest
+from cluster.store.lease import Lease, Owner
 from stages.common.assets.cache import IDENTIFY, identity
 
 
@@ -28,11 +29,9 @@ def spec_of(run: str, files: dict[str, str], identify: str = "cluster.store.file
         roles={},
         key=fingerprints({step.name: step})[step.name],
         store="",
-        token="",
+        lease=Lease(owner=Owner.current(), token=""),
         resources=Resources(),
         engine="",
-        attempt=1,
-        run_id=None,
         files=step.files,
         identify=identify,
         provenance={},

@@ -1,6 +1,7 @@
 """Removing stale results, but never those that a driver uses."""
 
 import threading
+import time
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -8,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from cluster.errors import LeaseHeldError, StoreError
+from cluster.store import garbage
 from cluster.store.base import Store
 from cluster.store.garbage import active_run, collect_garbage, enter_recipe, entered_recipes, find_garbage
 from cluster.store.lease import Leases, Owner
@@ -202,3 +204,42 @@ def test_lease_can_be_acquired_after_its_folder_was_removed(tmp_path: Path) -> N
     leases.heartbeat()
     lease = store.lease("pet/x", NEW)
     assert lease is not None and (lease.token, lease.heartbeat) == (token, 1)
+
+
+@pytest.fixture(params=["disk", "server"])
+def any_store(request: pytest.FixtureRequest, store: Store) -> Store:
+    """A store in a folder, or on a server."""
+    if request.param == "disk":
+        return store
+    request.getfixturevalue("proxy")
+    return opened()
+
+
+def test_replaced_files_are_removed_after_the_grace_period(any_store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    for text in ("first", "second"):
+        commit(any_store, NEW, text=text, committed_at=time.time())
+    enter_recipe(any_store, "films", "", {"pet/x": NEW})
+    assert removed_by(any_store) == [], "a command may still read what was replaced a moment ago"
+    later = time.time() + garbage.GRACE_S + 1
+    monkeypatch.setattr(time, "time", lambda: later)
+    found = find_garbage(any_store).removable
+    assert [(item.fingerprint, item.is_replaced) for item in found] == [(NEW, True)] and found[0].num_bytes > 0
+    assert removed_by(any_store) == [NEW]
+    assert removed_by(any_store) == []
+    manifest = any_store.lookup("pet/x", NEW, verify=True)
+    assert manifest is not None and (any_store.files_of(manifest) / "sub" / "model.bin").read_text() == "second"
+
+
+def test_replaced_files_stay_while_a_run_may_read_them(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
+    for text in ("first", "second"):
+        commit(store, NEW, text=text, committed_at=time.time())
+    enter_recipe(store, "films", "", {"pet/x": NEW})
+    later = time.time() + garbage.GRACE_S + 1
+    monkeypatch.setattr(time, "time", lambda: later)
+    with Leases() as leases, active_run(store, leases) as run:
+        run.keep({"pet/x": NEW})
+        assert [item.is_replaced for item in find_garbage(store).read] == [True]
+        clock = Clock()
+        clock.during_pause = leases.heartbeat
+        assert removed_by(store, clock) == []
+    assert removed_by(store) == [NEW]

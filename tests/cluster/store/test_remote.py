@@ -2,6 +2,7 @@
 
 import json
 import threading
+from collections.abc import Callable
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
@@ -16,7 +17,7 @@ from cluster.errors import (
     StoreError,
     StoreUnreachableError,
 )
-from cluster.store import object_store, retries
+from cluster.store import object_store, retries, sole_driver
 from cluster.store.base import Store
 from cluster.store.lease import Lease, Leases, Owner
 from cluster.store.location import open_store
@@ -139,7 +140,7 @@ def test_acquire_fails_until_the_other_driver_releases(store: RemoteStore, other
     token = first.acquire(store.slot("pet/x", FINGERPRINT), "pet/x")
     lease = other_machine.lease("pet/x", FINGERPRINT)
     assert lease is not None and lease.token == token
-    with pytest.raises(LeaseHeldError, match=r"is being run by process \d+ on "):
+    with pytest.raises(LeaseHeldError, match=r"is being run by \S+@\S+, process \d+, started 20"):
         second.acquire(other_machine.slot("pet/x", FINGERPRINT), "pet/x")
     first.heartbeat()
     lease = other_machine.lease("pet/x", FINGERPRINT)
@@ -168,33 +169,63 @@ def test_lease_expires_without_heartbeat(store: RemoteStore) -> None:
     assert (lease := slot.read()) is not None and lease.token == token
 
 
-@pytest.mark.parametrize("stripped", [(), ("if-none-match", "if-match")], ids=["conditions", "no conditions"])
-def test_one_of_many_drivers_acquires_the_lease(
-    store: RemoteStore, proxy: Proxy, stripped: tuple[str, ...], monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Also on a server that ignores conditions, where the last writer acquires it."""
-    proxy.stripped = stripped
-    # The drivers of this test are threads that represent processes on other machines.
-    monkeypatch.setattr(object_store, "_IN_PROCESS", nullcontext())
-    monkeypatch.setattr(object_store, "SETTLE_S", 2.0)
+def outcomes_of_drivers(enter: Callable[[Store], str]) -> list[str]:
+    """Calls a function at the same moment in threads that represent processes on other machines."""
     stores = [opened() for _ in range(4)]
-    tokens: list[str] = []
     start = threading.Barrier(len(stores))
+    outcomes: list[str] = []
 
-    def acquire(machine: Store) -> None:
+    def run(machine: Store) -> None:
         start.wait()
-        try:
-            tokens.append(Leases().acquire(machine.slot("pet/x", FINGERPRINT), "pet/x"))
-        except LeaseHeldError:
-            return
+        outcomes.append(enter(machine))
 
-    threads = [threading.Thread(target=acquire, args=(machine,)) for machine in stores]
+    threads = [threading.Thread(target=run, args=(machine,)) for machine in stores]
     for thread in threads:
         thread.start()
     for thread in threads:
         thread.join()
+    return outcomes
+
+
+def test_one_of_many_drivers_acquires_the_lease(store: RemoteStore) -> None:
+    def acquire(machine: Store) -> str:
+        try:
+            return Leases().acquire(machine.slot("pet/x", FINGERPRINT), "pet/x")
+        except LeaseHeldError:
+            return "held"
+
+    assert store.accepts_many_drivers
+    outcomes = outcomes_of_drivers(acquire)
     lease = store.lease("pet/x", FINGERPRINT)
-    assert lease is not None and tokens == [lease.token]
+    assert lease is not None and sorted(outcomes) == sorted([lease.token, *["held"] * 3])
+
+
+def test_server_that_ignores_conditions_accepts_a_single_driver(
+    store: RemoteStore, proxy: Proxy, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    proxy.stripped = ("if-none-match", "if-match")
+    monkeypatch.setattr(object_store, "_IN_PROCESS", nullcontext())
+    monkeypatch.setattr(sole_driver, "SETTLE_S", 2.0)
+    done = threading.Event()
+
+    def enter(machine: Store) -> str:
+        try:
+            with sole_driver.sole_driver(machine, Leases()):
+                done.wait(5)
+                return "entered"
+        except StoreError as error:
+            done.set()
+            return f"{error.problem} {error.remedy}"
+
+    assert not store.accepts_many_drivers
+    outcomes = outcomes_of_drivers(enter)
+    assert outcomes.count("entered") == 1
+    for text in outcomes:
+        assert text == "entered" or (
+            "so it accepts a single driver" in text and "use a store in a folder or on S3" in text
+        )
+    with sole_driver.sole_driver(store, Leases()):
+        assert store.slot("driver", "0" * 64).read() is not None
 
 
 def test_commit_without_the_lease_fails(store: RemoteStore) -> None:

@@ -70,7 +70,7 @@ def register_model(tracker: Tracker, spec: PyfuncSpec, tmp_path: Path) -> Any:
         folder.mkdir(exist_ok=True)
         (folder / "value.txt").write_text(value)
         candidate = Candidate(
-            name=name, step="distill/0", fingerprint=value * 8, run_id=tracker.parent.run_id, folder=lambda: folder,
+            name=name, step="distill/0", fingerprint=value * 8, run_id=tracker.run_id, folder=lambda: folder,
             example={"text": "Some text."}, outputs={"label": "string"}, accuracy=accuracy, test_digest=digest,
             tags={"recipe": "films"},
         )  # fmt: skip
@@ -87,7 +87,7 @@ def test_first_version_is_the_champion_and_has_its_origin_in_tags(register_model
     version = register_model("a", 0.7)
     assert (version.number, version.is_new, version.is_champion) == ("1", True, True)
     version = champion(tracker)
-    assert version.run_id == tracker.parent.run_id
+    assert version.run_id == tracker.run_id
     expected = {"recipe": "films", "step.name": "distill/0", "step.fingerprint": "a" * 8, "test.digest": "d1"}
     assert expected.items() <= version.tags.items()
     assert float(version.tags["test.accuracy"]) == 0.7
@@ -151,7 +151,7 @@ def test_version_without_files_is_replaced(register_model: Any, tracker: Tracker
 
 def test_unreadable_folder_creates_no_version(tracker: Tracker, spec: PyfuncSpec, tmp_path: Path, store: Store) -> None:
     candidate = Candidate(
-        name="films.student", step="distill/0", fingerprint="f", run_id=tracker.parent.run_id,
+        name="films.student", step="distill/0", fingerprint="f", run_id=tracker.run_id,
         folder=lambda: tmp_path / "nowhere", example={"text": "x"}, accuracy=0.5, test_digest="d",
     )  # fmt: skip
     with pytest.raises(OSError, match="nowhere"):
@@ -229,7 +229,7 @@ def test_model_of_a_killed_driver_is_complete_or_deleted(method: str, store: Sto
 
     with Tracker.open(store.root, "films", "run") as tracker:
         client = tracker.client
-        experiment = client.get_run(tracker.parent.run_id).info.experiment_id
+        experiment = client.get_run(tracker.run_id).info.experiment_id
         is_complete = method not in METHODS[:2]
         (model,) = client.search_logged_models([experiment])
         assert str(model.status) == ("READY" if is_complete else "PENDING")
@@ -250,7 +250,7 @@ def test_model_of_a_killed_driver_is_complete_or_deleted(method: str, store: Sto
 
 def test_model_of_a_running_driver_is_kept(store: Store) -> None:
     with Tracker.open(store.root, "films", "run") as tracker:
-        experiment = tracker.client.get_run(tracker.parent.run_id).info.experiment_id
+        experiment = tracker.client.get_run(tracker.run_id).info.experiment_id
         model = tracker.client.create_logged_model(experiment, name="films-student", tags=owner_tag())
         assert delete_orphaned_models(tracker.client, experiment) == 0
         assert tracker.client.get_logged_model(model.model_id) is not None

@@ -8,7 +8,7 @@ import mlflow.data
 import pytest
 
 from cluster.store.base import Store
-from cluster.tracking.run_logger import Dataset
+from cluster.tracking.run_logger import Dataset, table_json
 from cluster.tracking.tracker import TrackedStep, Tracker
 from tests.support.mlflow_helpers import runs
 
@@ -54,7 +54,17 @@ def test_get_source_finds_the_file_of_a_dataset(store: Store, tmp_path: Path) ->
     assert Path(mlflow.data.get_source(item).load()).read_text() == "a line"
 
 
-def test_dataset_in_an_object_store_keeps_its_url() -> None:
-    dataset = Dataset(name="films/train", context="train", **{**FILE, "address": "s3://bucket/train.jsonl"})
-    entity = dataset.entity().dataset
-    assert (entity.source_type, json.loads(entity.source)) == ("s3", {"uri": "s3://bucket/train.jsonl"})
+def test_dataset_in_an_object_store_keeps_its_url(store: Store) -> None:
+    with Tracker.open(store.root, "films", "run 1") as tracker:
+        address = "s3://bucket/train.jsonl"
+        tracker.parent.log_datasets([Dataset(name="films/train", context="train", **{**FILE, "address": address})])
+    (item,) = runs(store)["run 1"].inputs.dataset_inputs
+    assert (item.dataset.source_type, json.loads(item.dataset.source)) == ("s3", {"uri": address})
+
+
+def test_table_has_null_for_what_json_cannot_write() -> None:
+    rows = [{"text": "标签", "loss": float("nan"), "other": 1}, {"text": "https://me:pa55@host", "loss": 0.5}]
+    assert json.loads(table_json(rows)) == {
+        "columns": ["text", "loss", "other"],
+        "data": [["标签", None, 1], ["https://me:***@host", 0.5, None]],
+    }

@@ -4,7 +4,6 @@ import json
 import shutil
 import subprocess
 import sys
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +15,7 @@ from cluster.run.scheduler import execute
 from cluster.steps.step import Step
 from cluster.store.base import Store
 from cluster.store.location import open_store
+from cluster.store.manifest import Manifest
 from cluster.tracking.recorder import LogBatch, MetricPoint
 from cluster.tracking.tracker import TrackedStep, Tracker
 from stages.common.engine import ENGINE
@@ -64,30 +64,38 @@ def test_executed_step_is_a_child_with_params_curves_figures_and_tables(store: S
 
 @pytest.mark.ray
 @pytest.mark.usefixtures("ray_session")
-def test_cached_step_has_its_metrics_and_its_source(store: Store) -> None:
-    first = run_tracked(toy("data", 2), store, "run 1")
-    second = run_tracked(toy("data", 2), store, "run 2")
-    child = runs(store)["data"]
-    assert child.info.run_id == second.steps["data"].run_id != first.steps["data"].run_id
-    assert child.info.status == "FINISHED"
-    assert child.data.tags["step.status"] == "cached"
-    assert child.data.tags["step.source_run_id"] == first.steps["data"].run_id
-    assert child.data.params == {"value": "2"}
-    assert child.data.metrics["toy/value"] == 3
-    assert second.steps["data"].source_run_id == first.steps["data"].run_id
-    assert f"/runs/{first.steps['data'].run_id})" in child.data.tags["mlflow.note.content"]
+def test_cached_steps_are_rows_of_a_table_with_the_runs_that_computed_them(store: Store) -> None:
+    leaves = [toy("data", 2), toy("pet/p/0", 3)]
+    first = run_tracked(leaves, store, "run 1")
+    second = run_tracked(leaves, store, "run 2")
+    assert [result.run_id for result in second.steps.values()] == [None, None]
+    assert second.steps["data"].source_run_id == first.steps["data"].run_id is not None
+    by_name = runs(store)
+    assert set(by_name) == {"run 1", "data", "pet/p/0", "pet", "run 2"}
+    assert by_name["data"].info.run_id == first.steps["data"].run_id, "a cached step has no run of its own"
+    artifacts = store.root / "mlartifacts" / by_name["run 2"].info.run_id / "artifacts"
+    table = json.loads((artifacts / "tables" / "cached_steps.json").read_text())
+    rows = [dict(zip(table["columns"], row, strict=True)) for row in table["data"]]
+    assert [(row["step"], row["kind"], row["run"]) for row in rows] == [
+        (name, kind, first.steps[name].run_id) for name, kind in (("data", "data"), ("pet/p/0", "pet"))
+    ]
+    manifest = second.manifests["data"]
+    assert (rows[0]["seconds"], rows[0]["fingerprint"]) == (manifest.seconds, manifest.fingerprint)
+    assert "cached_steps.json" in by_name["run 2"].data.tags["mlflow.loggedArtifacts"]
 
 
-@pytest.mark.ray
-@pytest.mark.usefixtures("ray_session")
-def test_cached_step_of_another_server_has_no_link(store: Store) -> None:
-    first = execute([toy("data", 2)], store, RunOptions(engine=ENGINE, poll_s=0.05), None)
-    manifest = replace(first.manifests["data"], run_id="0" * 32)
+def test_cached_step_has_the_measures_of_its_manifest(store: Store) -> None:
+    manifest = Manifest(
+        step="a", fingerprint=FINGERPRINT, key={}, files={}, upstream_digests={}, result=None,
+        metrics={"test/accuracy": 0.75, "train/loss": 1.0}, seconds=2.0,
+    )  # fmt: skip
     with Tracker.open(store.root, "films", "run 1") as tracker:
-        tracker.log_cached(step("data"), manifest)
-    child = runs(store)["data"]
-    assert child.data.tags["step.source_run_id"] == "0" * 32
-    assert "not on this tracking server" in child.data.tags["mlflow.note.content"]
+        tracker.log_cached(step("a"), manifest)
+    (table,) = store.root.glob("mlartifacts/*/artifacts/tables/cached_steps.json")
+    columns = ["step", "kind", "accuracy", "macro_f1", "seconds", "fingerprint", "run"]
+    assert json.loads(table.read_text()) == {
+        "columns": columns, "data": [["a", "a", 0.75, None, 2.0, FINGERPRINT, ""]]
+    }  # fmt: skip
 
 
 @pytest.mark.ray

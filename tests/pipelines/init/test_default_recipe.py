@@ -173,7 +173,7 @@ def test_probes_are_tuned_if_a_label_has_two_examples() -> None:
 
 
 def test_training_grows_with_the_data_within_bounds() -> None:
-    few = fit(num_labeled=4, num_unlabeled=20).sections
+    few = fit(num_labeled=4, num_unlabeled=50).sections
     many = fit(num_labeled=5000, num_unlabeled=90_000, labels=[f"label {number}" for number in range(50)]).sections
 
     def steps(sections: dict[str, Any]) -> dict[str, int]:
@@ -188,6 +188,29 @@ def test_training_grows_with_the_data_within_bounds() -> None:
 
     assert steps(few) == {"pet": 24, "contrastive": 34, "baseline": 50, "small": 100, "base": 100}
     assert steps(many) == {"pet": 150, "contrastive": 200, "baseline": 600, "small": 625, "base": 312}
+
+
+LABELS = [f"label {number}" for number in range(60)]
+
+
+@pytest.mark.parametrize(
+    ("num_unlabeled", "labels", "is_enough"),
+    [(49, LABELS[:2], False), (50, LABELS[:2], True), (59, LABELS, False), (60, LABELS, True)],
+)
+def test_students_need_enough_unlabeled_texts(num_unlabeled: int, labels: list[str], is_enough: bool) -> None:
+    words: dict[str, Any] = {"labels": labels, "verbalizer": {label: [label] for label in labels}}
+    sections = fit(num_unlabeled=num_unlabeled, **words).sections
+    config = load_config(sections)
+    assert config.has_unlabeled == is_enough
+    assert {"ensemble", "distill"} <= set(sections) if is_enough else not {"ensemble", "distill"} & set(sections)
+    kinds = {step.kind for step in build_steps(config)}
+    assert ("distill" in kinds, "soft_labels" in kinds) == (is_enough, is_enough)
+    assert "baseline" in kinds and config.baseline and (config.baseline.num_folds is None) == is_enough
+
+
+def test_what_is_left_of_a_pool_counts_as_unlabeled_texts() -> None:
+    few = load_config(fit(num_unlabeled=5, data={"pool": SOURCE, "shots": 4}).sections)
+    assert few.data.unlabeled_size == 0 and not few.has_unlabeled
 
 
 def test_dev_set_stops_training_early() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,9 +13,11 @@ import torch
 
 from pipelines.init import labeled_file
 from pipelines.init.labeled_file import LabeledFile
+from pipelines.init.task_data import TaskFiles
 from pipelines.schema.config import PipelineConfig
+from pipelines.schema.loader import read_recipe
 from stages.common.errors import DataError
-from tests.support.init_files import TOPICS, draw_splits, init_error, write_csv, write_jsonl
+from tests.support.init_files import TOPICS, draw_splits, init, init_error, messages, tickets, write_csv, write_jsonl
 
 
 @pytest.fixture(autouse=True)
@@ -78,10 +81,10 @@ def test_rows_without_a_label_become_the_unlabeled_set(
 
 def test_null_is_no_label_and_the_text_none_is_one(start: Callable[..., PipelineConfig]) -> None:
     names = ["bug", "None", None]
-    config = start(write_jsonl("some.jsonl", [{"text": f"the case {i}", "label": names[i % 3]} for i in range(60)]))
+    config = start(write_jsonl("some.jsonl", [{"text": f"the case {i}", "label": names[i % 3]} for i in range(180)]))
     splits = draw_splits(config)
     assert config.task.labels == ("None", "bug")
-    assert (len(splits.train) + len(splits.test), len(splits.unlabeled)) == (40, 20)
+    assert (len(splits.train) + len(splits.test), len(splits.unlabeled)) == (120, 60)
 
 
 @pytest.mark.parametrize(
@@ -118,7 +121,7 @@ def test_columns_are_inferred(header: tuple[str, ...], text: str, label: str) ->
     values = {text: lambda i: f"the parcel of case {i}", label: lambda i: ("bug", "billing")[i % 2]}
     rows = [[values.get(name, lambda i: f"some other words {i}")(i) for name in header] for i in range(20)]
     file = LabeledFile(write_csv("some.csv", header, rows))
-    assert (file.guess_text(None), file.guess_label((text,))) == (text, label)
+    assert (file.guess_text(()), file.guess_label((text,))) == (text, label)
 
 
 @pytest.mark.parametrize(
@@ -135,7 +138,7 @@ def test_columns_are_inferred(header: tuple[str, ...], text: str, label: str) ->
 def test_pairs_of_columns_are_recognized(header: tuple[str, ...], expected: str) -> None:
     rows = [[*(f"{name} of case {i}" if name != "id" else i for name in header), "ab"[i % 2]] for i in range(20)]
     file = LabeledFile(write_csv("some.csv", (*header, "label"), rows))
-    assert file.guess_text(None) == expected
+    assert file.guess_text(()) == expected
     assert file.guess_label(file.text_columns(expected)) == "label"
 
 
@@ -225,7 +228,7 @@ def test_columns_that_cannot_be_inferred_are_errors() -> None:
     assert "one, two, three, four" in error and "--text COLUMN" in error
     assert "--label COLUMN" in init_error(data, "--text", "one")
     assert "has no column 'five'" in init_error(data, "--text", "five")
-    assert "is the column of the text" in init_error(data, "--text", "one", "--label", "one")
+    assert "is already the column of the text" in init_error(data, "--text", "one", "--label", "one")
 
 
 def test_large_files_report_their_progress(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -233,3 +236,18 @@ def test_large_files_report_their_progress(monkeypatch: pytest.MonkeyPatch) -> N
     lines: list[str] = []
     LabeledFile(write_csv("some.csv", ("text", "label"), [(f"case {i}", "ab"[i % 2]) for i in range(25)]), lines.append)
     assert lines == ["some.csv: 10 rows", "some.csv: 20 rows"]
+
+
+def test_many_unlabeled_rows_are_a_sample(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pipelines.init.task_data.MAX_UNLABELED_ROWS", 100)
+    train, more = tickets(), messages("more.csv", 5000, labeled=False)
+    files = TaskFiles.read(train, [more])
+    assert (len(files.unlabeled[0].rows), files.unlabeled[0].num_rows) == (100, 5000)
+    data = files.summarize({"text": "message"}, "team").unlabeled[0]
+    assert (data.is_sample, data.num_rows, data.num_texts, len(data.texts)) == (True, 5000, 5000, 100)
+    done = init(train, "--unlabeled", more, "--backbone", "none", "--output", "made.yaml")
+    assert done.exit_code == 0, done.exception
+    assert re.search(r"sampled rows +100 *$", done.output, re.M)
+    assert re.search(r"rows +120 +5,000 *$", done.output, re.M)
+    source = read_recipe(Path("made.yaml"), PipelineConfig).data.unlabeled
+    assert isinstance(source, tuple) and source[1].drop_empty, "a row that is not in the sample may have no text"

@@ -69,10 +69,12 @@ def test_folder_of_texts(start: Callable[..., PipelineConfig]) -> None:
         file = Path("films") / row["label"] / f"{number}.txt"
         file.parent.mkdir(parents=True, exist_ok=True)
         file.write_text(row["text"])
-    Path("films/other.txt").write_text("a text without a label")
+    others = [f"text {number:02} without a label" for number in range(50)]
+    for text in others:
+        Path(f"films/{text}.txt").write_text(text)
     config = start("films/")
     assert labels_of(config) == EXPECTED
-    assert [item.fields["text"] for item in draw_splits(config).unlabeled] == ["a text without a label"]
+    assert [item.fields["text"] for item in draw_splits(config).unlabeled] == others
 
 
 def test_packed_file(start: Callable[..., PipelineConfig]) -> None:

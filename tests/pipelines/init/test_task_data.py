@@ -39,33 +39,33 @@ def test_each_file_is_its_set(start: Callable[..., PipelineConfig]) -> None:
     )  # fmt: skip
     splits = draw_splits(config)
     assert (len(splits.train), len(splits.dev), len(splits.test)) == (60, 9, 21)
-    assert len(splits.unlabeled) == 30 + 40, "rows without a label, and the file"
+    assert len(splits.unlabeled) == 60 + 40, "rows without a label, and the file"
     assert isinstance(config.data.unlabeled, tuple) and config.data.unlabeled_size == 5000
     student = config.students["small"]
     assert student.training is not None and student.training.early_stopping
 
 
 def test_unlabeled_file_may_have_a_label_column(start: Callable[..., PipelineConfig]) -> None:
-    config = start(tickets(num_unlabeled=0), "--unlabeled", messages("more.csv", 40, labeled=True))
+    config = start(tickets(num_unlabeled=0), "--unlabeled", messages("more.csv", 50, labeled=True))
     splits = draw_splits(config)
-    assert len(splits.unlabeled) == 40 and all(item.label is None for item in splits.unlabeled)
+    assert len(splits.unlabeled) == 50 and all(item.label is None for item in splits.unlabeled)
 
 
 def test_unlabeled_files_may_be_several_and_plain_lines(start: Callable[..., PipelineConfig]) -> None:
     Path("lines.txt").write_text("the parcel, too\nthe last\n")
-    more = messages("more.csv", 40, labeled=False)
+    more = messages("more.csv", 50, labeled=False)
     config = start(tickets(num_unlabeled=0), "--unlabeled", more, "--unlabeled", "lines.txt")
     assert isinstance(config.data.unlabeled, tuple)
     assert [source.fields for source in config.data.unlabeled] == [FIELDS, {"text": "text"}]
     texts = [item.fields["text"] for item in draw_splits(config).unlabeled]
-    assert len(texts) == 42 and texts[-2:] == ["the parcel, too", "the last"]
+    assert len(texts) == 52 and texts[-2:] == ["the parcel, too", "the last"]
 
 
 def test_texts_of_other_files_are_not_unlabeled(start: Callable[..., PipelineConfig]) -> None:
     test = messages("test.csv", 10, labeled=True)
     config = start(tickets(), "--unlabeled", messages("more.csv", 40, labeled=False), "--test", test)
     splits = draw_splits(config)
-    assert (len(splits.unlabeled), splits.num_unlabeled_removed) == (30 + 40 - 10, 10)
+    assert (len(splits.unlabeled), splits.num_unlabeled_removed) == (60 + 40 - 10, 10)
 
 
 def test_test_set_is_a_fifth_of_the_train_file(start: Callable[..., PipelineConfig]) -> None:
@@ -110,10 +110,10 @@ def test_label_with_one_text_stays_in_the_train_set(start: Callable[..., Pipelin
 
 
 def test_shots_sample_labels_and_leave_the_other_rows_unlabeled(start: Callable[..., PipelineConfig]) -> None:
-    config = start(tickets(num_unlabeled=0), "--shots", "4", "--test-size", "9")
+    config = start(tickets(num=90, num_unlabeled=0), "--shots", "4", "--test-size", "9")
     splits = draw_splits(config)
     assert Counter(item.label for item in splits.train) == dict.fromkeys(TOPICS, 4)
-    assert (len(splits.test), len(splits.unlabeled)) == (9, 60 - 12 - 9)
+    assert (len(splits.test), len(splits.unlabeled)) == (9, 90 - 12 - 9)
     many = draw_splits(start(tickets(num_unlabeled=60), "--shots", "4", "--force"))
     assert len(many.unlabeled) == 60, "there are more rows without a label than with one"
 
@@ -176,3 +176,59 @@ def test_sources_describe_what_is_in_the_files() -> None:
         "unlabeled": {"asset": "some.jsonl", "fields": FIELDS, "drop_empty": True, "filter": {"team": [""]}},
         "test_size": 1,
     }  # fmt: skip
+
+
+def posts(path: str = "posts.csv") -> str:
+    """Writes texts of three topics by 34 authors, with an id, the last 60 without a label."""
+    names = list(TOPICS)
+    rows = [
+        (f"p{i}", f"{TOPICS[names[i % 3]]} of case {i}", f"author {i // 6}", names[i % 3] if i < 144 else "")
+        for i in range(204)
+    ]
+    return write_csv(path, ("post", "message", "by", "team"), rows)
+
+
+def test_ids_and_groups_reach_the_splits(start: Callable[..., PipelineConfig]) -> None:
+    config = start(posts(), "--id", "post", "--group", "by")
+    splits = draw_splits(config)
+    assert {item.uid for item in (*splits.train, *splits.test)} == {f"p{i}" for i in range(144)}
+    assert len(splits.test) > 20
+    authors = {name: {item.group for item in getattr(splits, name)} for name in ("train", "test", "unlabeled")}
+    assert not authors["test"] & (authors["train"] | authors["unlabeled"])
+    text = Path("made.yaml").read_text()
+    assert "id: post" in text and "group: by" in text
+
+
+def test_files_of_new_texts_need_no_ids_and_groups(start: Callable[..., PipelineConfig]) -> None:
+    more, test = messages("more.csv", 60, labeled=False), messages("test.csv", 12, 5000, labeled=True)
+    config = start(posts(), "--id", "post", "--group", "by", "--unlabeled", more, "--test", test)
+    assert isinstance(config.data.unlabeled, tuple)
+    own, other = config.data.unlabeled
+    assert (own.id, own.group, other.id, other.group) == ("post", "by", None, None)
+    assert config.data.test is not None and config.data.test.group is None
+    assert len(draw_splits(config).unlabeled) == 120
+
+
+@pytest.mark.parametrize(
+    ("flags", "expected"),
+    [
+        (("--id", "number"), "posts.csv has no column 'number'"),
+        (("--id", "by"), "two rows of data.train have the id 'author 0'"),
+        (("--group", "team"), "'team' is already the column of the text or of the label"),
+        (("--shots", "4", "--conflicts", "soft"), "no text keeps several labels"),
+    ],
+)
+def test_wrong_keys_are_errors(flags: tuple[str, ...], expected: str) -> None:
+    error = init_error(posts(), *flags, "--label", "team", "--backbone", "none")
+    assert expected in error and "--" in error
+
+
+def test_all_labels_of_a_text_are_used_on_request(start: Callable[..., PipelineConfig]) -> None:
+    names = list(TOPICS)
+    rows = [(f"{TOPICS[names[i % 3]]} of case {i}", names[i % 3]) for i in range(60)]
+    data = write_csv("both.csv", ("message", "team"), [*rows, *((text, "bug") for text, name in rows if name != "bug")])
+    config = start(data, "--conflicts", "soft")
+    assert config.data.conflicts == "soft" and config.data.test_size == 4, "a fifth of the texts with one label"
+    splits = draw_splits(config)
+    assert Counter(item.label for item in splits.train) == {"bug": 56, "billing": 20, "shipping": 20}
+    assert {item.label for item in splits.test} == {"bug"}

@@ -273,6 +273,20 @@ def test_budget_is_stated_and_kept() -> None:
         assert isinstance(error, InputError) and right in str(error)
 
 
+def test_an_output_that_cannot_be_written_is_an_error_before_any_work() -> None:
+    assert "missing is not a folder. Set --output" in str(init(tickets(), "--output", "missing/made.yaml").exception)
+
+
+def test_recipe_with_few_unlabeled_texts_has_no_students(backbone: str) -> None:
+    done = init(tickets(num_unlabeled=5), "--output", "made.yaml", "--backbone", "none", "--student", backbone)
+    assert done.exit_code == 0, done.exception
+    note = "No students: 5 unlabeled texts are too few (minimum: 50; --unlabeled FILE)."
+    text = Path("made.yaml").read_text()
+    assert note in done.output and f"# {note}" in text
+    assert "unlabeled" not in yaml.safe_load(text)["data"]
+    assert not read_recipe(Path("made.yaml"), PipelineConfig).has_unlabeled
+
+
 def test_recipe_without_unlabeled_texts_has_no_distillation(backbone: str) -> None:
     flags = ("--output", "made.yaml", "--backbone", backbone, "--student", backbone, "--no-score")
     done = init(tickets(num_unlabeled=0), *flags)
@@ -309,7 +323,7 @@ def test_wizard_asks_again_after_a_wrong_answer(backbone: str) -> None:
     assert done.exit_code == 0, (done.exception, done.output)
     for error in (
         "has no column 'massage'",
-        "is the column of the text",
+        "is already the column of the text",
         "is not a valid name",
         "--backbone REF",
         "--student REF",

@@ -95,4 +95,23 @@ def test_the_rest_is_checked_if_a_model_is_not_here(recipe: Path) -> None:
     config = read_recipe(recipe, PipelineConfig, (f"backbone.asset={PACKAGE}", "data.shots=500"))
     with pytest.raises(InputError, match="shots is 500 per class"):
         check_local(config)
-    assert check_local(read_recipe(recipe, PipelineConfig)) == {}
+    assert check_local(read_recipe(recipe, PipelineConfig)).not_fetched == {}
+
+
+def test_few_unlabeled_texts_are_a_warning_each_time(recipe: Path, cache: Path) -> None:
+    few = ("-o", "data.unlabeled_size=3")
+    warning = "warning: students learn from 3 unlabeled texts; with fewer than 50 a supervised"
+    assert warning in plan(recipe, *few)
+    (record,) = (cache / "checked").iterdir()
+    written = record.stat().st_mtime_ns
+    assert warning in plan(recipe, *few), "the outcome is remembered with its warnings"
+    assert record.stat().st_mtime_ns == written
+    none = ("-o", "data.unlabeled_size=0", "-o", "baseline={training: {learning_rate: 0.001, steps: 1}}")
+    assert "students learn from" not in plan(recipe, *none)
+
+
+def test_an_empty_unlabeled_set_is_an_error(recipe: Path) -> None:
+    source = f"{{asset: {recipe.parent / 'films.jsonl'}, label: category}}"
+    with pytest.raises(InputError, match="no text is left for the unlabeled set") as caught:
+        plan(recipe, "-o", f"data.train={source}", "-o", f"data.test={source}")
+    assert caught.value.key == "data.pool"

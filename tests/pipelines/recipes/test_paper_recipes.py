@@ -203,9 +203,9 @@ def test_fewclue_trains_20_epochs_and_keeps_the_best() -> None:
         assert training.early_stopping.patience >= 20, "training never stops early"
 
 
-def test_multirc_groups_answers_by_question() -> None:
+def test_multirc_knows_the_question_of_each_answer() -> None:
     data = read("paper/multirc").data
-    assert all(source.group == "idx.question" for source in data.sources.values())
+    assert all(source.question == "idx.question" for source in data.sources.values())
 
 
 PAIR = {"premise": "It rains.", "hypothesis": "It is wet.", "idx": 3}

@@ -118,7 +118,7 @@ def test_without_soft_labels_the_highest_held_out_accuracy_decides() -> None:
     rows = (row("baseline/small", 0.7), row("probe/mpnet", 0.8), row("baseline/large", 0.75))
     result = delivered(*rows)
     assert result.row == "probe/mpnet"
-    assert result.reason.startswith("There is no unlabeled data")
+    assert result.reason.startswith("Because no student learns from unlabeled data")
     assert "highest accuracy in cross-validation on 100 labeled examples (80.0%)" in result.reason
 
 
@@ -131,10 +131,10 @@ def test_without_soft_labels_the_smallest_of_equal_classifiers_is_delivered() ->
 def test_without_cross_validation_the_first_baseline_is_delivered() -> None:
     probe = row("probe/mpnet")
     result = delivered(probe, row("baseline/small"), row("baseline/large"))
-    assert result.row == "baseline/small" and "this is the first baseline" in result.reason
+    assert result.row == "baseline/small" and ": the first baseline" in result.reason
     assert delivered(probe, row("probe/other")).row == "probe/mpnet"
 
 
 def test_the_only_classifier_is_delivered() -> None:
     result = delivered(row("baseline/small", 0.2))
-    assert result.row == "baseline/small" and "the only other classifier" in result.reason
+    assert result.row == "baseline/small" and ": the only one" in result.reason

@@ -100,6 +100,11 @@ CASES: dict[str, tuple[dict[str, Any], str, tuple[str, ...]]] = {
         "student/small",
         ("5.0 points", "1,000"),
     ),
+    "few_unlabeled": (
+        {"rows": [row("student/small", "student", 0.83, 0.01, num_unlabeled=49)]},
+        "student/small",
+        ("49", "50"),
+    ),
     "student_not_ahead": (
         {"comparison": replace(LEAD, difference=0.01, low=-0.02, high=0.04)},
         "student/small",

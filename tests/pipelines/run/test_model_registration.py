@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from cluster.tracking.tracker import tracking_uri
+from cluster.tracking.server import tracking_uri
 from pipelines.run.model_registration import registered_steps
 from tests.support.registry import predict_registered
 from tests.support.reports import graph_step

@@ -16,7 +16,7 @@ from stages.common.models.encoders.text_encoder import TextEncoder
 from stages.common.training.config import TrainingConfig
 from stages.probe import stage as probe
 from stages.probe.config import ContrastiveConfig, ProbeConfig
-from stages.probe.contrastive import balanced_batch, pair_loss
+from stages.probe.contrastive import balanced_batch, pair_loss, unambiguous
 from tests.support.stage_runs import LABELS, SILENT, logits_of, run, written
 
 SHORT = ContrastiveConfig(training=TrainingConfig(learning_rate=2e-3, batch_size=8, steps=30), seed=3)
@@ -28,6 +28,12 @@ def test_balanced_batch_has_equally_many_examples_of_each_label() -> None:
     assert len(set(batch)) == 12
     assert Counter(examples[row].label for row in batch) == {"a": 4, "b": 4, "c": 4}
     assert batch == balanced_batch(examples, 12, seed=0, step=0) != balanced_batch(examples, 12, seed=0, step=1)
+
+
+def test_texts_with_several_labels_do_not_tune() -> None:
+    texts = [("x", "a"), ("y", "a"), (" X", "b"), ("z", "b"), ("z", "b")]
+    examples = [Example(str(number), {"text": text}, label) for number, (text, label) in enumerate(texts)]
+    assert [item.uid for item in unambiguous(examples)] == ["1", "3", "4"]
 
 
 def test_balanced_batch_samples_labels_if_there_are_many() -> None:

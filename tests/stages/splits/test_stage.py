@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import tracemalloc
+from collections import Counter
 from pathlib import Path
 from typing import Any
 
@@ -247,7 +249,7 @@ def test_texts_of_other_sets_are_removed_from_the_unlabeled_set_and_counted(tmp_
 def test_unlabeled_set_without_a_new_text_raises(tmp_path: Path) -> None:
     train = lines(tmp_path / "train.jsonl", ("bad film", "rotten"), ("good film", "fresh"))
     data = DataConfig(train=train, test=train, unlabeled=source(tmp_path / "train.jsonl", label=None))
-    with pytest.raises(DataError, match="every unlabeled text is also in") as caught:
+    with pytest.raises(DataError, match="every unlabeled text, or its group, is also in") as caught:
         sample(config(data), tmp_path / "out")
     assert caught.value.key == "data.unlabeled"
 
@@ -345,3 +347,111 @@ def test_test_set_from_train_leaves_an_example_of_each_label(tmp_path: Path) -> 
 def test_proportional_shares_sum_to_the_size(counts: tuple[int, ...], size: int, expected: tuple[int, ...]) -> None:
     shares = proportional_shares(dict(enumerate(counts)), size)
     assert tuple(shares.values()) == expected and sum(expected) == size
+
+
+def by_authors(path: Path, num_authors: int = 20, num_texts: int = 6, **settings: Any) -> Source:
+    """A file in which authors write about the same label in a row, and the author of the last text is not known."""
+    rows = [
+        {
+            "id": f"n{author}-{text}",
+            "text": f"text {text} of {author}",
+            "author": f"A{author}",
+            "category": LABELS[text % 2],
+        }
+        for author in range(num_authors)
+        for text in range(num_texts)
+    ]
+    write_lines(path, [*rows, {"id": "last", "text": "the last", "author": "", "category": "fresh"}])
+    return source(path, **({"group": "author", "id": "id"} | settings))
+
+
+def groups_of(examples: Any) -> set[str]:
+    return {item.group for item in examples if item.group is not None}
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_a_test_set_of_the_train_file_has_whole_groups(seed: int, tmp_path: Path) -> None:
+    sets = sample_splits(config(DataConfig(train=by_authors(tmp_path / "a.jsonl"), test_size=25), seed))
+    assert not groups_of(sets.train) & groups_of(sets.test)
+    assert 19 <= len(sets.test) <= 25 and len(sets.train) + len(sets.test) == 121
+    counts = Counter(item.label for item in sets.test)
+    assert abs(counts["fresh"] - counts["rotten"]) <= 1
+    assert {item.uid for item in (*sets.train, *sets.test)} >= {"n0-0", "n19-5", "last"}
+
+
+def test_groups_that_are_too_large_for_a_test_set_are_an_error(tmp_path: Path) -> None:
+    train = by_authors(tmp_path / "a.jsonl", num_authors=2, num_texts=30, filter={"author": ["A0", "A1"]})
+    with pytest.raises(DataError, match="each group of train has more examples") as caught:
+        sample_splits(config(DataConfig(train=train, test_size=9)))
+    assert caught.value.key == "data.test_size"
+
+
+@pytest.mark.parametrize("seed", range(4))
+def test_sets_of_a_pool_are_compared_with_other_groups(seed: int, tmp_path: Path) -> None:
+    data = DataConfig(pool=by_authors(tmp_path / "a.jsonl"), shots=3, dev_shots=2, test_size=20, unlabeled_size=40)
+    sets = sample_splits(config(data, seed))
+    trained_on = groups_of(sets.train) | groups_of(sets.unlabeled)
+    assert (len(sets.test), len(sets.dev), len(sets.train)) == (20, 4, 6) and sets.unlabeled
+    assert not trained_on & groups_of(sets.test) and not trained_on & groups_of(sets.dev)
+    assert not groups_of(sets.dev) & groups_of(sets.test)
+    assert len(groups_of(sets.test)) <= 5, "the test set takes few groups, so that many are left"
+
+
+def test_unlabeled_texts_of_a_test_group_are_left_out(tmp_path: Path) -> None:
+    train = by_authors(tmp_path / "a.jsonl")
+    more = [{"text": f"more of {author}", "author": f"A{author}"} for author in range(20)]
+    unlabeled = Source(asset=str(write_lines(tmp_path / "more.jsonl", more)), group="author")
+    sets = sample_splits(config(DataConfig(train=train, unlabeled=unlabeled, test_size=20)))
+    assert groups_of(sets.unlabeled) == {f"A{author}" for author in range(20)} - groups_of(sets.test)
+    assert sets.num_unlabeled_removed == len(groups_of(sets.test))
+
+
+def test_ids_must_differ(tmp_path: Path) -> None:
+    train = by_authors(tmp_path / "a.jsonl", id="author", filter={"author": ["A0", "A1"]})
+    with pytest.raises(DataError, match=r"two rows of data\.train have the id 'A0'") as caught:
+        sample_splits(config(DataConfig(train=train, test_size=5)))
+    assert caught.value.key == "data.train.id"
+
+
+def test_ids_and_groups_are_in_the_files(tmp_path: Path) -> None:
+    sample(config(DataConfig(train=by_authors(tmp_path / "a.jsonl"), test_size=20)), tmp_path / "out")
+    items = [*load_examples(tmp_path / "out" / "train.jsonl"), *load_examples(tmp_path / "out" / "test.jsonl")]
+    by_uid = {item.uid: item for item in items}
+    assert by_uid["n3-2"].fields == {"text": "text 2 of 3"} and by_uid["n3-2"].group == "A3"
+    assert by_uid["last"].group is None
+
+
+def test_soft_conflicts_train_with_all_labels_and_are_not_tested(tmp_path: Path) -> None:
+    rows = [{"text": f"text {number}", "category": LABELS[number % 2]} for number in range(20)]
+    both = [{"text": text, "category": label} for text in ("odd", "ODD ") for label in LABELS]
+    path = write_lines(tmp_path / "a.jsonl", [*rows, *both])
+    for seed in range(4):
+        sets = sample_splits(config(DataConfig(train=source(path), conflicts="soft", test_size=8), seed))
+        assert [item.label for item in sets.train if "odd" in item.fields["text"].lower()] == [*LABELS, *LABELS]
+        assert len(sets.test) == 8 and not any("odd" in item.fields["text"].lower() for item in sets.test)
+    test = source(path)
+    given = sample_splits(config(DataConfig(train=source(path), test=test, conflicts="soft", unlabeled_size=0)))
+    assert len(given.test) == 20 and len(given.train) == 24
+
+
+def test_soft_conflicts_need_a_train_file(pool: Path) -> None:
+    with pytest.raises(ValueError, match="a pool has one row per text"):
+        sizes(pool, conflicts="soft")
+
+
+def test_unlabeled_texts_are_streamed(tmp_path: Path) -> None:
+    train = by_authors(tmp_path / "a.jsonl")
+    path = tmp_path / "many.jsonl"
+    with path.open("w") as file:
+        for number in range(40_000):
+            file.write(json.dumps({"text": f"unlabeled text {number} " + 20 * "many words "}) + "\n")
+    data = DataConfig(train=train, unlabeled=Source(asset=str(path)), unlabeled_size=100, test_size=20)
+    tracemalloc.start()
+    sets = sample_splits(config(data))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    numbers = [int(item.uid.removeprefix("unlabeled-")) for item in sets.unlabeled]
+    assert len(numbers) == 100 and numbers == sorted(set(numbers))
+    assert min(numbers) < 4000 and max(numbers) > 36_000
+    assert peak < 2e6 < path.stat().st_size
+    assert sample_splits(config(data)).unlabeled == sets.unlabeled != sample_splits(config(data, seed=1)).unlabeled

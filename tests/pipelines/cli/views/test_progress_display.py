@@ -12,6 +12,7 @@ import struct
 import subprocess
 import sys
 import termios
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -20,7 +21,8 @@ import pytest
 from rich.console import Console
 
 from cluster.errors import StepFailedError as StepError
-from cluster.run.events import StepFailed, StepFinished, StepProgress, StepStarted
+from cluster.run.events import StepFailed, StepFinished, StepProgress, StepQueued, StepStarted
+from pipelines.cli.views import progress_display
 from pipelines.cli.views.json_events import JsonEvents
 from pipelines.cli.views.progress_display import ProgressDisplay, headline_metric, shortened
 from tests.support.paths import ROOT
@@ -151,6 +153,35 @@ def test_long_names_are_shortened_and_no_line_wraps(width: int) -> None:
     assert all(word in lines[1] for word in ("/17", "31/100", "loss 0.693", "1,234/s", "1:15 left"))
 
 
+def test_log_of_a_job_has_a_line_with_the_progress_and_no_control_characters(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(progress_display, "PRINT_EVERY_S", 0.05)
+    stream = io.StringIO()
+    info = {"phase": "training", "examples_per_s": 1234.5, "eta_s": 75.0}
+    with ProgressDisplay(Console(file=stream, width=80), 9) as display:
+        display(StepStarted("a/0", 1, "log"))
+        display(StepFinished("a/0", 1.0, cached=False))
+        for index in range(1, 7):
+            display(StepStarted(f"a/{index}", 1, "log"))
+        display(StepProgress("a/1", 31, 100, info))
+        wait_until(lambda: "31/100" in stream.getvalue())
+        for index in range(1, 7):
+            display(StepFinished(f"a/{index}", 1.0, cached=False))
+    lines = stream.getvalue().splitlines()
+    running = [line for line in lines if line.startswith("running") and "31/100" in line]
+    assert running[0] == (
+        "running   1/9 steps done; a/1 training 31/100, 1,234/s, 1:15 left; a/2 starting; a/3 starting; "
+        "a/4 starting; 2 more"
+    )
+    assert all(line.isprintable() for line in lines)
+
+
+def wait_until(is_done: Callable[[], bool]) -> None:
+    until = time.monotonic() + 30
+    while not is_done():
+        assert time.monotonic() < until
+        time.sleep(0.01)
+
+
 def test_shortened_name_keeps_start_method_and_seed() -> None:
     assert shortened("pet/review/0", 14) == "pet/review/0"
     assert shortened("prompts/rotten_tomatoes/random/1", 20) == "prompt…toes/random/1"
@@ -160,3 +191,22 @@ def test_headline_metric_is_the_first_known_metric() -> None:
     assert headline_metric({"train/loss": 0.1, "test/accuracy": 0.8024}) == "accuracy 80.2%"
     assert headline_metric({"held_out/accuracy": 0.5}) == "held-out accuracy 50.0%"
     assert headline_metric({"train/loss": 0.1}) == ""
+
+
+def test_queued_step_says_what_it_waits_for_until_it_starts() -> None:
+    console = Console(file=io.StringIO(), force_terminal=True, width=COLUMNS)
+    with ProgressDisplay(console, 30) as display:
+        for index in range(30):
+            display(StepQueued(f"pet/{index}", "1 GPU"))
+        rows = display.progress.tasks
+        assert [task.fields["info"] for task in rows[1:3]] == ["waiting for 1 GPU", "waiting for 1 GPU"]
+        assert len(rows) < 20, "a long queue must not fill the terminal"
+        display(StepStarted("pet/0", 1, "log"))
+        assert [task.fields["info"] for task in display.progress.tasks if task.description == "pet/0"] == ["starting"]
+    lines = Console(file=io.StringIO(), width=COLUMNS)
+    with ProgressDisplay(lines, 1) as display:
+        display(StepQueued("pet/0", "1 GPU"))
+    assert lines.file.getvalue() == "queued    pet/0: waiting for 1 GPU\n"  # type: ignore[attr-defined]
+    stream = io.StringIO()
+    JsonEvents(stream, 1)(StepQueued("pet/0", "1 GPU"))
+    assert json.loads(stream.getvalue()).items() >= {"event": "step_queued", "waits_for": "1 GPU"}.items()

@@ -64,8 +64,8 @@ def test_pages_have_all_columns_and_the_terminal_has_fewer(written: tuple[dict[s
     report, folder = written
     head, _, baseline, student = (folder / "report.md").read_text().splitlines()[2:6]
     assert head == ("| method | accuracy | macro-F1 | MCC | seeds | labeled | unlabeled | trainable params | seconds |")
-    assert baseline == "| baseline/small | 25.0 | 12.5 | -50.0 | 1 | 16 | 0 | 2.0k |  |"
-    assert student == "| student/small | 62.5 ± 17.7 | 31.2 ± 8.8 | 25.0 ± 35.4 | 2 | 16 | 0 | 2.0k | 2 |"
+    assert baseline == "| baseline/small | 25.0 | 12.5 | -50.0 | 1 | 16 | 1,000 | 2.0k |  |"
+    assert student == "| student/small | 62.5 ± 17.7 | 31.2 ± 8.8 | 25.0 ± 35.4 | 2 | 16 | 1,000 | 2.0k | 2 |"
     assert "<th>MCC</th>" in (folder / "report.html").read_text()
     columns = [str(column.header) for column in writer.leaderboard_table(report, 120).columns]
     assert columns == [
@@ -80,8 +80,8 @@ def test_exact_match_is_a_column_if_a_row_has_it(tmp_path: Path) -> None:
     report = writer.build_report("films", report_on(tmp_path, "soft_labels", "prompts/plots/random/0"), {}, RUN)
     lines = writer.report_markdown(report).splitlines()
     assert "| MCC | exact match | seeds |" in lines[2]
-    assert lines[4] == "| ensemble | 50.0 | 25.0 | 0.0 | 25.0 | 1 | 16 | 0 | 2.0k |  |"
-    assert lines[5] == "| prompts/plots/random | 50.0 | 25.0 | 0.0 |  | 1 | 16 | 0 | 2.0k |  |"
+    assert lines[4] == "| ensemble | 50.0 | 25.0 | 0.0 | 25.0 | 1 | 16 | 1,000 | 2.0k |  |"
+    assert lines[5] == "| prompts/plots/random | 50.0 | 25.0 | 0.0 |  | 1 | 16 | 1,000 | 2.0k |  |"
     assert "<th>exact match</th>" in writer.report_html(report)
 
 

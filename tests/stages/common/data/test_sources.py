@@ -145,17 +145,28 @@ QUESTIONS = [
 ]
 
 
-@pytest.mark.parametrize(("column", "groups"), [("id", ["3", "3", "4"]), ("idx.question", ["7", "7", "8"])])
+@pytest.mark.parametrize(("column", "keys"), [("id", ["3", "3", "4"]), ("idx.question", ["7", "7", "8"])])
 @pytest.mark.parametrize("kind", ["jsonl", "parquet"])
-def test_group_is_read_from_a_column(column: str, groups: list[str], kind: str, tmp_path: Path) -> None:
+def test_keys_are_read_from_columns(column: str, keys: list[str], kind: str, tmp_path: Path) -> None:
     path = tmp_path / f"questions.{kind}"
     if kind == "jsonl":
         path.write_text("".join(json.dumps(row) + "\n" for row in QUESTIONS))
     else:
         pandas.DataFrame(QUESTIONS).to_parquet(path)
-    actual = read(path, ("0", "1"), fields={"text": "answer"}, label="label", group=column)
-    assert [item.group for item in actual] == groups
-    assert [item.group for item in read(path, None, fields={"text": "answer"}, label=None)] == [None] * 3
+    columns = {"id": column, "group": column, "question": column}
+    actual = read(path, ("0", "1"), fields={"text": "answer"}, label="label", **columns)
+    assert [item.uid for item in actual] == keys
+    assert [item.group for item in actual] == [item.question for item in actual] == keys
+    without = read(path, None, fields={"text": "answer"}, label=None)
+    assert [(item.uid, item.group, item.question) for item in without] == [(uid, None, None) for uid in "012"]
+
+
+def test_an_empty_group_is_none(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    path.write_text("text,author,category\nx,Ann,fresh\ny,,fresh\n")
+    assert [item.group for item in read(path, group="author")] == ["Ann", None]
+    with pytest.raises(DataError, match=r"a\.csv, line 3: the id 'author' is empty"):
+        read(path, id="author")
 
 
 def test_dotted_columns_lead_into_nested_objects(tmp_path: Path) -> None:
@@ -244,17 +255,17 @@ def test_missing_file_raises_an_error(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("column", "problem", "remedy"),
     [
-        ("idx", r"a\.jsonl, line 1: the group 'idx' is dict", "group: idx.paragraph"),
-        ("list", r"a\.jsonl, line 1: the group 'list' is list", "another column"),
-        ("none", r"a\.jsonl, line 1: the group 'none' is NoneType", "Fill it in"),
+        ("idx", r"a\.jsonl, line 1: the question 'idx' is dict", "question: idx.paragraph"),
+        ("list", r"a\.jsonl, line 1: the question 'list' is list", "another column"),
+        ("none", r"a\.jsonl, line 1: the question 'none' is empty", "Fill it in"),
         ("idx.word", r"a\.jsonl, line 1: there is no column 'idx\.word'", "Use one of: text, idx, list, none"),
     ],
 )
-def test_group_must_be_text_or_number(column: str, problem: str, remedy: str, tmp_path: Path) -> None:
+def test_question_must_be_text_or_number(column: str, problem: str, remedy: str, tmp_path: Path) -> None:
     path = tmp_path / "a.jsonl"
     path.write_text('{"text": "x", "idx": {"paragraph": 0, "question": 7}, "list": [1], "none": null}\n')
     with pytest.raises(DataError, match=problem) as caught:
-        read(path, None, label=None, group=column)
+        read(path, None, label=None, question=column)
     assert remedy in caught.value.remedy
 
 

@@ -32,6 +32,32 @@ def test_there_are_no_more_folds_than_examples_of_a_label() -> None:
     assert folds.max() == 1
 
 
+@pytest.mark.parametrize("seed", range(5))
+def test_groups_are_in_one_fold_and_labels_are_spread(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    groups = rng.integers(0, 40, size=200)
+    gold = rng.integers(0, 2, size=200)
+    folds = stratified_folds(gold.tolist(), 4, groups.tolist())
+    assert folds is not None and set(folds) == {0, 1, 2, 3}
+    assert all(len(set(folds[groups == group])) == 1 for group in set(groups))
+    for label in (0, 1):
+        counts = np.bincount(folds[gold == label], minlength=4)
+        assert counts.max() - counts.min() <= 10, "about a quarter of the label each"
+
+
+def test_groups_of_one_example_change_nothing() -> None:
+    gold = [0, 1, 1, 0, 2, 1, 0, 2]
+    expected = stratified_folds(gold, 3)
+    actual = stratified_folds(gold, 3, list(range(8)))
+    assert expected is not None and actual is not None and actual.tolist() == expected.tolist()
+
+
+def test_one_group_leaves_nothing_to_hold_out() -> None:
+    assert stratified_folds([0, 0, 1, 1], 4, [7, 7, 7, 7]) is None
+    folds = stratified_folds([0, 0, 1, 1], 4, [7, 7, 7, 8])
+    assert folds is not None and folds.max() == 1
+
+
 @pytest.mark.parametrize("gold", [[], [0, 1, 2]])
 def test_nothing_is_held_out_with_one_example_per_label(gold: list[int]) -> None:
     assert stratified_folds(gold, 4) is None

@@ -22,19 +22,20 @@ class AlwaysFresh:
         return np.tile([0.0, 1.0], (len(examples), 1))
 
 
-@pytest.mark.parametrize("groups", [("q1", "q1", "q2"), (None, None, None)])
-def test_evaluate_on_test_records_scores_and_per_class_table(groups: tuple[str | None, ...], tmp_path: Path) -> None:
+@pytest.mark.parametrize("questions", [("q1", "q1", "q2"), (None, None, None)])
+def test_evaluate_on_test_records_scores_and_per_class_table(questions: tuple[str | None, ...], tmp_path: Path) -> None:
     gold = ("fresh", "rotten", "fresh")
     texts = [
-        Example(str(n), {"text": "x"}, label, group) for n, (label, group) in enumerate(zip(gold, groups, strict=True))
+        Example(str(n), {"text": "x"}, label, question)
+        for n, (label, question) in enumerate(zip(gold, questions, strict=True))
     ]
     write_examples(tmp_path / "test.jsonl", texts)
     recorder = Kept()
     actual = evaluate_on_test(AlwaysFresh(), ("rotten", "fresh"), tmp_path, tmp_path, recorder)
     assert (actual.accuracy, actual.mcc) == (pytest.approx(2 / 3, abs=1e-6), 0)
-    assert actual.exact_match == (0.5 if groups[0] else None)
+    assert actual.exact_match == (0.5 if questions[0] else None)
     expected = {"accuracy": actual.accuracy, "macro_f1": 0.4, "mcc": 0.0, "ece": actual.ece}
-    expected |= {"exact_match": 0.5} if groups[0] else {}
+    expected |= {"exact_match": 0.5} if questions[0] else {}
     assert recorder.metrics == {f"test/{name}": value for name, value in expected.items()}
     assert [(row["label"], row["recall"], row["support"]) for row in recorder.tables["per_class"]] == [
         ("rotten", 0, 1),
