@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import asyncio
 import json
+import signal
 from collections.abc import Sequence
 from contextlib import closing
 from pathlib import Path
@@ -114,4 +115,8 @@ def show_page(page: LabelPage, address: ListenAddress, console: Console) -> None
     with closing(listen(address)) as listener:
         config = uvicorn.Config(page.app(), log_level="warning", access_log=False, server_header=False)
         console.print(f"ready     {escape(url_of(listener))}  (Ctrl-C stops)", highlight=False, soft_wrap=True)
+        # uvicorn stops on these signals and then raises them again for the handlers from before.
+        for number in (signal.SIGTERM, signal.SIGINT):
+            signal.signal(number, lambda *_: None)
         uvicorn.Server(config).run(sockets=[listener])
+    console.print("stopped   all labels are in the file", highlight=False)

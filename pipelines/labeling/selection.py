@@ -18,10 +18,12 @@ from sklearn.preprocessing import normalize
 
 from stages.common.metrics.classification import entropies, softmax
 
-CANDIDATES_PER_CHOICE = 10
-"""The most informative texts per chosen one, among which clusters are found."""
+CANDIDATES_PER_CHOICE, CANDIDATE_FRACTION = 10, 0.5
+"""The most informative texts, among which clusters are found: so many per chosen one, and at least half of all. With
+few labels the most uncertain texts are odd ones, of which a model learns little about the others.
+"""
 MAX_CLUSTERED = 5000
-"""Texts among which clusters are found before the first run, to stay within seconds."""
+"""Maximum number of texts among which clusters are found, to stay within seconds."""
 NUM_FEATURES, NUM_COMPONENTS = 20_000, 64
 
 
@@ -34,8 +36,9 @@ def choose_informative(
 ) -> list[int]:
     """Returns the indices of the texts to label, the most informative first.
 
-    The texts with the highest uncertainty and disagreement are clustered, and the most informative text of each
-    cluster is chosen. So no two chosen texts say the same.
+    The texts with the highest uncertainty and disagreement are clustered, weighted by both, and the text that is
+    informative and near the center of its cluster is chosen. So no two chosen texts say the same, and each stands for
+    others.
 
     Args:
         texts: [n] unlabeled texts.
@@ -48,11 +51,18 @@ def choose_informative(
     score_n = _ranks(entropies(probabilities_nC))
     if member_logits_MnC is not None and len(member_logits_MnC) > 1:
         score_n = score_n + _ranks(disagreement(member_logits_MnC))
-    candidates: list[int] = np.argsort(-score_n, kind="stable")[: CANDIDATES_PER_CHOICE * number].tolist()
+    size = min(max(CANDIDATES_PER_CHOICE * number, int(CANDIDATE_FRACTION * len(texts))), MAX_CLUSTERED)
+    candidates: list[int] = np.argsort(-score_n, kind="stable")[: max(size, number)].tolist()
     if len(candidates) <= number:
         return candidates
-    clusters = _clusters(_features([texts[index] for index in candidates], seed), number, seed)
-    chosen = [candidates[int(np.flatnonzero(clusters == cluster)[0])] for cluster in np.unique(clusters)]
+    features_nD = _features([texts[index] for index in candidates], seed)
+    clusters = _clusters(features_nD, number, seed, weights=score_n[candidates])
+    chosen: list[int] = []
+    for cluster in np.unique(clusters):
+        members = np.flatnonzero(clusters == cluster)
+        center_D = features_nD[members].mean(axis=0)
+        value = score_n[[candidates[member] for member in members]] * (features_nD[members] @ center_D)
+        chosen.append(candidates[int(members[np.argmax(value)])])
     chosen += [index for index in candidates if index not in set(chosen)][: number - len(chosen)]
     return sorted(chosen, key=lambda index: -score_n[index])
 
@@ -117,7 +127,10 @@ def _features(texts: Sequence[str], seed: int) -> NDArray[np.float64]:
     return features_nD
 
 
-def _clusters(features_nD: NDArray[np.float64], number: int, seed: int) -> NDArray[np.int64]:
+def _clusters(
+    features_nD: NDArray[np.float64], number: int, seed: int, weights: NDArray[np.float64] | None = None
+) -> NDArray[np.int64]:
     distinct = len(np.unique(features_nD.round(6), axis=0))
-    clusters: NDArray[np.int64] = KMeans(min(number, distinct), n_init=1, random_state=seed).fit_predict(features_nD)
+    model = KMeans(min(number, distinct), n_init=1, random_state=seed)
+    clusters: NDArray[np.int64] = model.fit_predict(features_nD, sample_weight=weights)
     return clusters

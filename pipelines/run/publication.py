@@ -86,7 +86,9 @@ def publish(request: RunRequest, planned: Plan, result: RunResult, tracker: Trac
     if manifest is None:
         return
     run = {**counts, "versions": versions(), "commit": provenance()["commit"]}
-    report = writer.build_report(request.config.name, manifest.result, seconds, run)
+    classifiers = [step.name for step in steps if KINDS[step.kind].is_classifier and step.name in manifests]
+    sizes = {name: _model_bytes(manifests[name]) for name in classifiers}
+    report = writer.build_report(request.config.name, manifest.result, seconds, run, sizes)
     files = request.store.files("report", manifest.fingerprint)
     folder = request.store.local / "reports" / request.config.name
     report["rounds"] = _rounds(request, planned, manifests, folder, report)
@@ -116,6 +118,11 @@ def publish(request: RunRequest, planned: Plan, result: RunResult, tracker: Trac
         use = f"{report['delivered']['row']}. {report['delivered']['reason']}"
         console.print(f"use       {escape(use)}", highlight=False, soft_wrap=True)
     console.print(f"report    {escape(request.store.uri_of(folder / 'report.html'))}", highlight=False, soft_wrap=True)
+
+
+def _model_bytes(manifest: Manifest) -> int:
+    """Returns the size on disk of the classifier of a step."""
+    return sum(entry.size for name, entry in manifest.files.items() if name.startswith("model/"))
 
 
 def _rounds(

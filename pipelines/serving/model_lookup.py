@@ -28,7 +28,7 @@ _FINGERPRINT = re.compile(r"[0-9a-f]{64}")
 
 
 @dataclass(frozen=True, slots=True)
-class TestSet:
+class EvaluationFiles:
     """Files of the test set of a classifier: the examples, and its logits for them."""
 
     examples: Path
@@ -53,7 +53,7 @@ class ModelSource:
     folders: tuple[Path, ...]
     origins: tuple[Mapping[str, str], ...]
     columns: Mapping[str, Mapping[str, tuple[str, ...]]]
-    test_set: TestSet | None = None
+    test_set: EvaluationFiles | None = None
 
     def load(self) -> predictors.Predictor[Any]:
         """Loads the model; downloads its backbone if needed."""
@@ -87,7 +87,7 @@ def find_model(recipe: str, overrides: list[str] | None, store: str | Path, choi
     """
     if choice.row is not None and choice.prompts is not None:
         raise InputError("--row selects a classifier, and --prompts selects prompts.", "Remove one of them.")
-    test_set: TestSet | None = None
+    test_set: EvaluationFiles | None = None
     if Path(recipe).is_dir():
         if choice.row is not None:
             raise InputError(f"--row is for a recipe, but {recipe} is a folder.", "Remove --row.")
@@ -108,12 +108,12 @@ def find_model(recipe: str, overrides: list[str] | None, store: str | Path, choi
     return ModelSource(tuple(folders), tuple(map(_origin, folders)), columns, test_set)
 
 
-def _test_set(request: RunRequest, planned: Plan, files: Path) -> TestSet | None:
+def _test_set(request: RunRequest, planned: Plan, files: Path) -> EvaluationFiles | None:
     """Returns the test set of a classifier, whose step wrote `files`."""
     data, logits = planned.steps[f"data/{request.config.task.name}"], files / "test_logits.jsonl"
     if data.name not in planned.manifests or not logits.exists():
         return None
-    return TestSet(step_files(request, planned, data) / "test.jsonl", logits, request.config.task.labels)
+    return EvaluationFiles(step_files(request, planned, data) / "test.jsonl", logits, request.config.task.labels)
 
 
 def plan_results(request: RunRequest) -> Plan:

@@ -91,6 +91,18 @@ def test_select_and_load_use_the_same_store(example: dict[str, Any], classifier:
     assert len(path.read_text(encoding="utf-8").splitlines()) == 3
 
 
+def test_exported_word_counts_have_no_pickle_and_no_encoder(classifier: clozeline.Classifier, tmp_path: Path) -> None:
+    folder = classifier.export(tmp_path / "model", licenses={"data.train": "CC0-1.0"})
+    assert {path.name for path in folder.iterdir()} == {"README.md", "tfidf.json", "tfidf.safetensors"}
+    card = (folder / "README.md").read_text(encoding="utf-8")
+    assert "| `train.jsonl` | data | CC0-1.0 | `data.train` |" in card
+    assert "| `unlabeled.jsonl` | data | unknown | `data.unlabeled` |" in card
+    assert str(tmp_path.parent) not in card, "no path of this machine"
+    loaded = clozeline.load(folder)
+    assert loaded.predict(TEXTS) == ["money", "bug"]
+    assert loaded.labels == classifier.labels
+
+
 def test_top_level_module_only_exports_the_api() -> None:
     tree = ast.parse((ROOT / "clozeline.py").read_text(encoding="utf-8"))
     assert [type(node) for node in tree.body] == [ast.Expr, ast.ImportFrom, ast.Assign]

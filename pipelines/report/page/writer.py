@@ -23,6 +23,7 @@ def build_report(
     result: Mapping[str, Any],
     seconds: Mapping[str, float],
     run: Mapping[str, Any],
+    sizes: Mapping[str, int] | None = None,
 ) -> dict[str, Any]:
     """Returns the content of report.json.
 
@@ -31,11 +32,13 @@ def build_report(
         result: Result of the report step.
         seconds: Step name -> its duration in seconds.
         run: `executed` and `cached` (numbers of steps) and `wall_s` of this run; optionally `versions` and `commit`.
+        sizes: Step name -> bytes of its classifier on disk.
     """
     rows = []
     for row in result["rows"]:
         durations = [seconds[step] for step in row["steps"] if step in seconds]
-        rows.append({**row, "seconds": round(sum(durations), 1) if durations else None})
+        num_bytes = next((sizes[step] for step in row["steps"] if sizes and step in sizes), None)
+        rows.append({**row, "seconds": round(sum(durations), 1) if durations else None, "model_bytes": num_bytes})
     lists = {name: list(result[name]) for name in ("comparisons", "notes", "suggestions")}
     extras = {name: list(result.get(name, ())) for name in ("prompt_inits", "learning_curve", "votes", "suspects")}
     by_step = {name: round(value, 1) for name, value in seconds.items()}
@@ -74,10 +77,10 @@ def _write(path: Path, text: str) -> None:
     temporary.replace(path)
 
 
-PAGE_ONLY_COLUMNS = ("MCC", "exact match", "entity F1")
+PAGE_ONLY_COLUMNS = ("MCC", "exact match", "entity F1", "model MB")
 """Columns that the terminal does not show."""
-OPTIONAL_COLUMNS = {"exact match": "exact_match", "entity F1": "entity_f1"}
-"""Column -> metric. The page shows these columns if a row has the metric."""
+OPTIONAL_COLUMNS = {"exact match": "exact_match", "entity F1": "entity_f1", "model MB": "model_bytes"}
+"""Column -> key of a row. The page shows these columns if a row has the value."""
 MIN_WIDTH = 100
 """Narrower terminals show only the first four columns."""
 
@@ -111,6 +114,7 @@ COLUMNS: dict[str, Callable[[Mapping[str, Any]], str]] = {
     "labeled": lambda row: f"{row['num_labeled']:,}",
     "unlabeled": lambda row: f"{row['num_unlabeled']:,}",
     "trainable params": lambda row: html.short(row["trainable_parameters"]),
+    "model MB": lambda row: "" if row["model_bytes"] is None else f"{row['model_bytes'] / 1e6:,.1f}",
     "seconds": lambda row: "" if row["seconds"] is None else f"{row['seconds']:,.0f}",
 }
 """Column of the leaderboard -> the text of its cell for a row."""

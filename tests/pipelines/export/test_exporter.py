@@ -31,7 +31,7 @@ def test_exported_folder_gives_the_same_labels_everywhere(smoke_run: tuple[Path,
     card = (tmp_path / "model" / "README.md").read_text(encoding="utf-8")
     assert "| `data.pool` |" in card
     assert "CC-BY-4.0" in card
-    assert "MIT" in card, "the license of the package of the backbone, which its teachers used"
+    assert "Apache-2.0" in card, "the license of the package of the backbone, which its teachers used"
     assert "model_int8.onnx" in output
     assert "100.0%" in output, "all labels of model.onnx are the same"
     predictor = load_predictor([tmp_path / "model"])

@@ -2,8 +2,14 @@
 
 from __future__ import annotations
 
+import signal
+import subprocess
+import sys
+import time
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
+from urllib.request import urlopen
 
 import pytest
 from starlette.testclient import TestClient
@@ -12,6 +18,7 @@ from pipelines.cli.app import load_command
 from pipelines.labeling.label_file import LabelFile
 from pipelines.labeling.page import LabelPage
 from stages.common.errors import InputError
+from tests.support.paths import ROOT
 
 LABELS = ("bug", "money")
 
@@ -61,6 +68,22 @@ def test_other_sites_cannot_label(client: TestClient, path: Path) -> None:
     assert client.post("/label", content="x" * 20_000).status_code == 422
     headers = {"origin": "http://testserver"}
     assert client.post("/label", json={"row": 0, "label": "bug"}, headers=headers).status_code == 200
+
+
+def test_ctrl_c_stops_the_page(path: Path) -> None:
+    program = "from pipelines.cli.app import main; main()"
+    command = [sys.executable, "-c", program, "label", str(path), "--label", "bug", "--label", "money", "--port", "0"]
+    server = subprocess.Popen(command, cwd=ROOT, stdout=subprocess.PIPE, text=True)
+    assert server.stdout is not None
+    address = server.stdout.readline().split()[1]
+    for _ in range(100):  # the line is printed before the first request is answered
+        with suppress(OSError), urlopen(f"{address}/state") as response:
+            assert response.status == 200
+            break
+        time.sleep(0.1)
+    server.send_signal(signal.SIGINT)
+    assert "all labels are in the file" in server.communicate(timeout=60)[0]
+    assert server.returncode == 0
 
 
 def test_unknown_labels_and_an_empty_file_are_errors(tmp_path: Path) -> None:

@@ -26,6 +26,15 @@ def test_the_report_selects_the_classifier(smoke_run: tuple[Path, str]) -> None:
     assert steps_of(store, DEFAULT) == ["distill/small/0"]
 
 
+def test_a_classifier_of_a_recipe_has_its_test_set(smoke_run: tuple[Path, str]) -> None:
+    source = find_model("smoke", None, smoke_run[0], DEFAULT)
+    assert source.test_set is not None
+    texts, confidences = source.test_set.load()
+    assert len(texts) == len(confidences) == 64
+    assert all(0.5 <= value <= 1 for value in confidences), "of the more probable one of two labels"
+    assert find_model(str(source.folders[0]), None, smoke_run[0], DEFAULT).test_set is None
+
+
 def test_another_row_may_be_used(smoke_run: tuple[Path, str]) -> None:
     assert steps_of(smoke_run[0], ModelChoice(row="baseline/small")) == ["baseline/small/0"]
 

@@ -83,3 +83,13 @@ def test_exact_match_is_a_column_if_a_row_has_it(tmp_path: Path) -> None:
     assert lines[4] == "| ensemble | 50.0 | 25.0 | 0.0 | 25.0 | 1 | 16 | 1,000 | 2.0k |  |"
     assert lines[5] == "| prompts/plots/random | 50.0 | 25.0 | 0.0 |  | 1 | 16 | 1,000 | 2.0k |  |"
     assert "<th>exact match</th>" in writer.report_html(report)
+
+
+def test_size_of_models_is_a_column_if_a_row_has_one(tmp_path: Path) -> None:
+    write_predictions(tmp_path, "soft_labels", [1, 0])
+    write_predictions(tmp_path, "distill/small/0", [1, 0])
+    result = report_on(tmp_path, "soft_labels", "distill/small/0")
+    report = writer.build_report("films", result, {}, RUN, {"distill/small/0": 90_400_000})
+    head, _, ensemble, student = writer.report_markdown(report).splitlines()[2:6]
+    assert head.endswith("| trainable params | model MB | seconds |")
+    assert (ensemble.endswith("|  |  |"), student.endswith("| 90.4 |  |")) == (True, True)
