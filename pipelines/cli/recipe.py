@@ -24,6 +24,7 @@ from pipelines.init.standard_input import save_standard_input
 from pipelines.init.wizard import InitOptions, InitWizard
 from pipelines.run.request import load_request
 from pipelines.schema import reference
+from stages.common.config import ClassWeights
 
 
 def recommend(
@@ -111,6 +112,10 @@ def init(
             help="Texts with several labels: drop them, or use the first label, or all of them.",
         ),
     ] = "drop",
+    class_weights: Annotated[
+        ClassWeights,
+        typer.Option("--class-weights", help="balanced: all labels count the same in training, also rare ones."),
+    ] = "none",
     shots: Annotated[
         int | None,
         typer.Option("--shots", min=1, help="Use this number of labels per class, the other rows without labels."),
@@ -153,7 +158,7 @@ def init(
         text=",".join(text) if text else None, label=label,
         keys={role: column for role, column in (("id", id_column), ("group", group)) if column},
         patterns=pattern or (), label_words=label_words or (), descriptions=describe or (), merge_labels=merge_labels,
-        conflicts=conflicts, shots=shots, test_size=test_size, budget=budget,
+        conflicts=conflicts, class_weights=class_weights, shots=shots, test_size=test_size, budget=budget,
         language=language, assets=assets, backbone=backbone, student=student, score=score, force=force,
     )  # fmt: skip
     interaction = Interaction(

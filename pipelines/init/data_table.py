@@ -17,6 +17,7 @@ from pipelines.init.language import Language
 from pipelines.init.spellings import spelling_variants
 from pipelines.init.task_data import TaskData
 from pipelines.init.text_lengths import MAX_LENGTH, estimate_tokens
+from stages.common.config import ClassWeights
 from stages.common.data.recognition import describe
 from stages.common.data.text_keys import text_key
 
@@ -53,7 +54,7 @@ class FileFacts:
         return Path(self.data.source.asset.partition("#")[0]).name
 
 
-def show(data: TaskData, language: Language, terminal: Interaction) -> None:
+def show(data: TaskData, language: Language, class_weights: ClassWeights, terminal: Interaction) -> None:
     """Prints a column per file and a row per property, without rows that are zero in every file, then the warnings."""
     train, *others = (FileFacts.of(item) for item in (data.train, *data.unlabeled, data.dev, data.test) if item)
     columns = [_properties(item, train) for item in (train, *others)]
@@ -64,7 +65,7 @@ def show(data: TaskData, language: Language, terminal: Interaction) -> None:
         if any(value not in ("", "0") for value in values):
             table.add_row(escape(name), *map(escape, values))
     terminal.console.print(table)
-    for warning in _warnings(data, train, others):
+    for warning in _warnings(data, train, others, class_weights):
         terminal.say("warning", warning)
 
 
@@ -99,7 +100,9 @@ def _properties(file: FileFacts, train: FileFacts) -> dict[str, str]:
     return properties
 
 
-def _warnings(data: TaskData, train: FileFacts, others: Sequence[FileFacts]) -> Iterator[str]:
+def _warnings(
+    data: TaskData, train: FileFacts, others: Sequence[FileFacts], class_weights: ClassWeights
+) -> Iterator[str]:
     """Yields a sentence about each thing that may hurt, with what to do."""
     texts = data.train.texts
     counts = Counter(data.train.gold)
@@ -134,7 +137,8 @@ def _warnings(data: TaskData, train: FileFacts, others: Sequence[FileFacts]) -> 
         )
     most, rarest = max(data.train.counts.values()), min(data.train.counts.values())
     if most > MAX_IMBALANCE * max(rarest, 1):
-        yield f"the labels have between {rarest:,} and {most:,} texts. Look at macro-F1 rather than accuracy."
+        remedy = "" if class_weights == "balanced" else ", and let rare labels count more with --class-weights balanced"
+        yield f"the labels have between {rarest:,} and {most:,} texts. Look at macro-F1 rather than accuracy{remedy}."
     sample = [" ".join(row.values()) for row in texts[:MAX_SAMPLE]]
     num_long = sum(estimate_tokens(text) > MAX_LENGTH for text in sample)
     if num_long > MAX_LONG * len(sample):
