@@ -14,7 +14,7 @@ from pipelines.cli.options import DEFAULT_STORE, renamed_option
 from pipelines.cli.views import terminal
 from pipelines.cli.views.progress_display import preflight_progress
 from pipelines.cli.views.terminal import console, open_output
-from pipelines.init import recommendations
+from pipelines.init import database, recommendations
 from pipelines.init.budget import DEFAULT_BUDGET
 from pipelines.init.default_recipe import Assets
 from pipelines.init.interaction import Interaction
@@ -24,6 +24,7 @@ from pipelines.init.standard_input import save_standard_input
 from pipelines.init.wizard import InitOptions, InitWizard
 from pipelines.run.request import load_request
 from pipelines.schema import reference
+from stages.common.config import ClassWeights
 
 
 def recommend(
@@ -55,7 +56,8 @@ def init(
         str,
         typer.Argument(
             metavar="TRAIN",
-            help="Labeled texts: a CSV, TSV, JSON or Parquet file, a folder LABEL/NAME.txt, or - (standard input).",
+            help="Labeled texts: a CSV, TSV, JSON, Parquet or Excel file, a folder LABEL/NAME.txt, hf:ORG/NAME, "
+            "a database as URL#TABLE, or - (standard input).",
         ),
     ],
     unlabeled: Annotated[
@@ -111,6 +113,10 @@ def init(
             help="Texts with several labels: drop them, or use the first label, or all of them.",
         ),
     ] = "drop",
+    class_weights: Annotated[
+        ClassWeights,
+        typer.Option("--class-weights", help="balanced: all labels count the same in training, also rare ones."),
+    ] = "none",
     shots: Annotated[
         int | None,
         typer.Option("--shots", min=1, help="Use this number of labels per class, the other rows without labels."),
@@ -148,12 +154,21 @@ def init(
     if data == "-":
         stem = str(output.with_suffix("")) if output else name or "texts"
         data = save_standard_input(sys.stdin.buffer, stem, force=force)
+    stem = str(output.with_suffix("")) if output else name or "texts"
+
+    def local(reference: str, part: str) -> str:
+        if not database.is_database(reference):
+            return reference
+        return database.save_rows(reference, Path(f"{stem}_{part}.jsonl"), force=force)
+
     init_options = InitOptions(
-        data=data, unlabeled=unlabeled or (), dev=dev, test=test, output=output, name=name,
+        data=local(data, "train"),
+        unlabeled=[local(item, f"unlabeled_{number}") for number, item in enumerate(unlabeled or (), 1)],
+        dev=dev and local(dev, "dev"), test=test and local(test, "test"), output=output, name=name,
         text=",".join(text) if text else None, label=label,
         keys={role: column for role, column in (("id", id_column), ("group", group)) if column},
         patterns=pattern or (), label_words=label_words or (), descriptions=describe or (), merge_labels=merge_labels,
-        conflicts=conflicts, shots=shots, test_size=test_size, budget=budget,
+        conflicts=conflicts, class_weights=class_weights, shots=shots, test_size=test_size, budget=budget,
         language=language, assets=assets, backbone=backbone, student=student, score=score, force=force,
     )  # fmt: skip
     interaction = Interaction(

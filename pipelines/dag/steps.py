@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from typing import Any
 
 from cluster.steps.step import Resources, Step, Upstream
 from pipelines.kinds import KINDS
@@ -77,3 +78,8 @@ def make_step(
         kind=kind,
         labels=labels,
     )
+
+
+def text_task(recipe: PipelineConfig) -> dict[str, Any]:
+    """Returns what a stage that classifies texts without a pattern knows about the task."""
+    return {"labels": recipe.task.labels, "fields": recipe.task.fields, "class_weights": recipe.class_weights}

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from cluster.steps.step import Step
-from pipelines.dag.steps import LIGHTWEIGHT, make_step
+from pipelines.dag.steps import LIGHTWEIGHT, make_step, text_task
 from pipelines.schema.config import PipelineConfig
 from pipelines.schema.sections.ensemble import BaselineSection, EncoderStudent, Student, StudentStage
 from stages.baseline.config import BaselineConfig
@@ -55,8 +55,7 @@ def student_step(
     """
     section = config.students[name]
     examples = {
-        "labels": config.task.labels,
-        "fields": config.task.fields,
+        **text_task(config),
         "label_unlabeled": _teaches(config, name) and seed == config.distill.seeds[0],
         "max_student_examples": config.unlabeled_shards.max_student_examples if config.unlabeled_shards else None,
         "seed": _seed_of(config, "distill", seed),
@@ -103,7 +102,7 @@ def baseline_step(config: PipelineConfig, section: BaselineSection, name: str, s
     """Returns the step that trains a student on the labeled data only, with one seed."""
     student = config.students[name]
     num_folds = section.num_folds if seed == section.seeds[0] else None
-    task = {"labels": config.task.labels, "fields": config.task.fields, "num_folds": num_folds}
+    task = {**text_task(config), "num_folds": num_folds}
     stage_config: Config
     if isinstance(student, EncoderStudent):
         run = "stages.baseline.stage:run"

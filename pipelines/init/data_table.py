@@ -17,6 +17,7 @@ from pipelines.init.language import Language
 from pipelines.init.spellings import spelling_variants
 from pipelines.init.task_data import TaskData
 from pipelines.init.text_lengths import MAX_LENGTH, estimate_tokens
+from stages.common.config import ClassWeights
 from stages.common.data.recognition import describe
 from stages.common.data.text_keys import text_key
 
@@ -37,15 +38,28 @@ class FileFacts:
     """A file, and what is counted in its texts."""
 
     data: TextData
-    keys: frozenset[str]
-    """Keys of its texts; equal for the same text."""
-    num_near: int
-    """Near-duplicates."""
+    near_keys: Mapping[str, str]
+    """Key of each of its texts, equal for the same text -> key that is equal for near-duplicates."""
 
     @classmethod
     def of(cls, data: TextData) -> FileFacts:
         """Counts what is in a file."""
-        return cls(data, frozenset(text_key(row.values()) for row in data.texts), num_near_duplicates(data.texts))
+        keys = dict.fromkeys(text_key(row.values()) for row in data.texts)
+        return cls(data, {key: near_key(key) for key in keys})
+
+    @property
+    def num_near(self) -> int:
+        """Number of texts that are near-duplicates of another one before them, but not the same text."""
+        return len(self.near_keys) - len(set(self.near_keys.values()))
+
+    def num_shared(self, other: FileFacts) -> int:
+        """Returns the number of texts that another file has, too."""
+        return len(self.near_keys.keys() & other.near_keys.keys())
+
+    def num_nearly_shared(self, other: FileFacts) -> int:
+        """Returns the number of texts of which another file has a near-duplicate, but not the same text."""
+        others = set(other.near_keys.values())
+        return sum(key not in other.near_keys and near in others for key, near in self.near_keys.items())
 
     @property
     def name(self) -> str:
@@ -53,7 +67,7 @@ class FileFacts:
         return Path(self.data.source.asset.partition("#")[0]).name
 
 
-def show(data: TaskData, language: Language, terminal: Interaction) -> None:
+def show(data: TaskData, language: Language, class_weights: ClassWeights, terminal: Interaction) -> None:
     """Prints a column per file and a row per property, without rows that are zero in every file, then the warnings."""
     train, *others = (FileFacts.of(item) for item in (data.train, *data.unlabeled, data.dev, data.test) if item)
     columns = [_properties(item, train) for item in (train, *others)]
@@ -64,7 +78,7 @@ def show(data: TaskData, language: Language, terminal: Interaction) -> None:
         if any(value not in ("", "0") for value in values):
             table.add_row(escape(name), *map(escape, values))
     terminal.console.print(table)
-    for warning in _warnings(data, train, others):
+    for warning in _warnings(data, train, others, class_weights):
         terminal.say("warning", warning)
 
 
@@ -84,12 +98,13 @@ def _properties(file: FileFacts, train: FileFacts) -> dict[str, str]:
         properties["without a label"] = f"{data.num_unlabeled:,}"
     properties["groups"] = f"{len(data.groups):,}"
     properties["without text"] = f"{data.num_empty:,}"
-    properties["duplicates"] = f"{len(data.texts) - len(file.keys):,}"
+    properties["duplicates"] = f"{len(data.texts) - len(file.near_keys):,}"
     properties["near-duplicates"] = f"{file.num_near:,}"
     if isinstance(data, LabeledData):
         properties["texts with several labels"] = f"{data.num_conflicts:,}"
     if file is not train:
-        properties[f"texts that are in {train.name}"] = f"{len(file.keys & train.keys):,}"
+        properties[f"texts that are in {train.name}"] = f"{file.num_shared(train):,}"
+        properties[f"near-duplicates in {train.name}"] = f"{file.num_nearly_shared(train):,}"
     lengths = sorted(sum(map(len, row.values())) for row in data.texts[:MAX_SAMPLE])
     if lengths:
         middle, long = lengths[len(lengths) // 2], lengths[int(0.95 * (len(lengths) - 1))]
@@ -99,7 +114,9 @@ def _properties(file: FileFacts, train: FileFacts) -> dict[str, str]:
     return properties
 
 
-def _warnings(data: TaskData, train: FileFacts, others: Sequence[FileFacts]) -> Iterator[str]:
+def _warnings(
+    data: TaskData, train: FileFacts, others: Sequence[FileFacts], class_weights: ClassWeights
+) -> Iterator[str]:
     """Yields a sentence about each thing that may hurt, with what to do."""
     texts = data.train.texts
     counts = Counter(data.train.gold)
@@ -115,7 +132,7 @@ def _warnings(data: TaskData, train: FileFacts, others: Sequence[FileFacts]) -> 
         else:
             yield f"{conflicts} train with all of their labels. The test set has none of them."
     for file in others:
-        num_seen = len(file.keys & train.keys)
+        num_seen, num_near, num_texts = file.num_shared(train), file.num_nearly_shared(train), len(file.near_keys)
         num_groups = len(file.data.groups & train.data.groups)
         if num_groups and isinstance(file.data, LabeledData):
             yield (
@@ -124,8 +141,13 @@ def _warnings(data: TaskData, train: FileFacts, others: Sequence[FileFacts]) -> 
             )
         if num_seen and isinstance(file.data, LabeledData):
             yield (
-                f"{num_seen:,} of {len(file.keys):,} texts of {file.name} are also in {train.name}, so accuracies will "
+                f"{num_seen:,} of {num_texts:,} texts of {file.name} are also in {train.name}, so accuracies will "
                 "be too high. Remove them from one of the files."
+            )
+        if num_near > MAX_NEAR_DUPLICATES * num_texts and isinstance(file.data, LabeledData):
+            yield (
+                f"{num_near:,} of {num_texts:,} texts of {file.name} differ from one of {train.name} only in numbers, "
+                "punctuation or order, so accuracies may be too high. Use texts of other cases there."
             )
     if data.test is None and train.num_near > MAX_NEAR_DUPLICATES * len(texts):
         yield (
@@ -134,21 +156,21 @@ def _warnings(data: TaskData, train: FileFacts, others: Sequence[FileFacts]) -> 
         )
     most, rarest = max(data.train.counts.values()), min(data.train.counts.values())
     if most > MAX_IMBALANCE * max(rarest, 1):
-        yield f"the labels have between {rarest:,} and {most:,} texts. Look at macro-F1 rather than accuracy."
+        remedy = "" if class_weights == "balanced" else ", and let rare labels count more with --class-weights balanced"
+        yield f"the labels have between {rarest:,} and {most:,} texts. Look at macro-F1 rather than accuracy{remedy}."
     sample = [" ".join(row.values()) for row in texts[:MAX_SAMPLE]]
     num_long = sum(estimate_tokens(text) > MAX_LENGTH for text in sample)
     if num_long > MAX_LONG * len(sample):
         yield f"most texts are longer than {MAX_LENGTH} tokens, of which models read the start. Split them."
 
 
-def num_near_duplicates(texts: Sequence[Mapping[str, str]]) -> int:
-    """Returns the number of texts that have the same words as another one before them, but are not the same text.
+def near_key(key: str) -> str:
+    """Returns a key that near-duplicates share: numbers, punctuation and the order of words do not matter.
 
-    Numbers, punctuation and the order of words do not matter.
+    Args:
+        key: From `text_key`.
     """
-    keys = dict.fromkeys(text_key(row.values()) for row in texts)
-    words = {" ".join(sorted(set(re.findall(r"[^\W\d_]+", key)))) or key for key in keys}
-    return len(keys) - len(words)
+    return " ".join(sorted(set(re.findall(r"[^\W\d_]+", key)))) or key
 
 
 def _balance(counts: Mapping[str, int]) -> str:

@@ -11,6 +11,7 @@ from pipelines.init.assets import MINILM, MPNET, MULTILINGUAL_E5, QWEN_CODER, SM
 from pipelines.init.budget import MAX_FOLDS, Parts, Workload, describe_reductions, estimate_seconds, reductions
 from pipelines.init.language import Language
 from pipelines.init.text_lengths import Lengths
+from stages.common.config import ClassWeights
 from stages.distillation.config import min_unlabeled
 
 Assets = Literal["packages", "hub"]
@@ -49,6 +50,7 @@ class RecipeProfile:
     analyzer: str
     """Units of TF-IDF: word, or char for languages without spaces."""
     workload: Workload
+    class_weights: ClassWeights = "none"
 
     @property
     def has_enough_unlabeled(self) -> bool:
@@ -119,6 +121,7 @@ def default_recipe(profile: RecipeProfile, parts: Parts) -> dict[str, Any]:
         "seed": SEED,
         "task": _task(profile, parts.num_patterns),
         "data": _data(profile, parts.max_unlabeled if num_unlabeled else 0),
+        **({} if profile.class_weights == "none" else {"class_weights": profile.class_weights}),
         **(_pet(profile, parts) if parts.num_patterns else {}),
         "members": _members(profile, parts),
         "students": _students(profile, parts, num_unlabeled),

@@ -15,6 +15,7 @@ COMMENTS = {
     "task.verbalizer": "label -> label words; the scores of several words are averaged",
     "data.unlabeled_size": "maximum; a larger number is sampled",
     "data.shots": "labeled examples per class",
+    "class_weights": "balanced: all labels count the same in training",
     "backbone": "language model",
     "backbone.max_length": "tokens of an example with its pattern",
     "students": "encoders of the classifier, in several sizes",

@@ -63,6 +63,7 @@ from pipelines.preflight import models
 from pipelines.preflight.checks import fetch
 from pipelines.schema.relative_paths import with_relative_paths
 from stages.common.assets.references import Asset
+from stages.common.config import ClassWeights
 from stages.common.errors import DataError, InputError
 from stages.common.examples import Example
 from stages.common.models.model_files import max_positions, model_folder
@@ -97,6 +98,7 @@ class InitOptions:
     descriptions: Sequence[str] = ()
     merge_labels: bool = False
     conflicts: Conflicts = "drop"
+    class_weights: ClassWeights = "none"
     shots: int | None = None
     test_size: int | None = None
     language: Language | None = None
@@ -171,7 +173,7 @@ class InitWizard:
         labels = files.labels(label)
         data = files.summarize(_fields(columns), label)
         language = self._language(data)
-        data_table.show(data, language, self.terminal)
+        data_table.show(data, language, options.class_weights, self.terminal)
         stem = Path(options.output or options.data).name.partition(".")[0]
         name = self.terminal.ask_or_default("Name of the task", options.name, slug(stem), parse_name)
         output = options.output or Path(f"{name}.yaml")
@@ -189,7 +191,8 @@ class InitWizard:
         encoders = self._encoders(encoder, language, lengths)
 
         def profile(cloze: Cloze) -> RecipeProfile:
-            return _profile(task, section, splits, cloze, encoders, lengths)
+            found = _profile(task, section, splits, cloze, encoders, lengths)
+            return replace(found, class_weights=options.class_weights)
 
         recipe = fit_recipe(profile(cloze), budget)
         if "pet" in recipe.sections:

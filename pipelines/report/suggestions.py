@@ -29,6 +29,8 @@ MANY_CUT = 0.1
 WIDE_INTERVAL = 0.05
 """Half width of a 95% interval that hides differences of a few points."""
 POOR_CALIBRATION = 0.1
+MISSED_LABELS = 0.2
+"""Accuracy minus macro-F1 from which rare labels are missed."""
 SMALL_GAIN = 0.05
 
 
@@ -124,6 +126,26 @@ def other_domain(run: RunResults) -> Iterator[Suggestion]:
                 "unlabeled examples. These are probably texts of another domain.",
                 action="Use unlabeled texts from the source that the classifier will read.",
             )
+
+
+def missed_rare_labels(run: RunResults) -> Iterator[Suggestion]:
+    """Classifiers that hardly ever predict rare labels, which accuracy does not show. One suggestion for the worst."""
+    rows = [row for kind in ("student", "baseline") for row in run.of_kind(kind)]
+    splits = [result["label_counts"] for result in run.results.values() if "label_counts" in result]
+    counts: Mapping[str, int] = splits[0]["train"] if splits else {}
+    worst = max(rows, key=lambda row: row.accuracy.mean - row.macro_f1.mean, default=None)
+    if worst is None or len(counts) < 2:
+        return
+    rarest = min(counts, key=counts.__getitem__)
+    if worst.accuracy.mean - worst.macro_f1.mean > MISSED_LABELS:
+        yield Suggestion(
+            rule="rare_labels",
+            subject=worst.name,
+            evidence=f"{worst.name} has an accuracy of {worst.accuracy.mean:.1%}, but a macro-F1 of "
+            f"{worst.macro_f1.mean:.1%}: it misses rare labels. {counts[rarest]:,} of {sum(counts.values()):,} labeled "
+            f"examples have the label {rarest!r}.",
+            action="Set class_weights: balanced, or label more texts of rare labels.",
+        )
 
 
 def cut_texts(run: RunResults) -> Iterator[Suggestion]:
@@ -287,6 +309,7 @@ RULES: tuple[Callable[[RunResults], Iterator[Suggestion]], ...] = (
     leaking_test_set,
     small_test_set,
     other_domain,
+    missed_rare_labels,
     cut_texts,
     guessing_pattern,
     worse_by_training,

@@ -33,7 +33,7 @@ from pipelines.schema.sections.prompts import (
     select_token_level_format,
 )
 from pipelines.schema.sections.resources import ResourcesSection, apply_default_resources
-from stages.common.config import Config, Name, asset_refs
+from stages.common.config import ClassWeights, Config, Name, asset_refs
 from stages.common.data.config import Source
 from stages.common.errors import InputError
 from stages.common.models.backbones.config import BackboneConfig
@@ -70,6 +70,11 @@ class PipelineConfig(Config):
     """The task: labels, patterns, label words."""
     data: DataConfig
     """Sources and sizes of the sets."""
+    class_weights: ClassWeights = "none"
+    """How much the labeled examples of each label count when classifiers are trained: none (each example the same), or
+    balanced (each label the same, as in scikit-learn, for labels that are rare but matter). Language models of PET and
+    soft prompts do not use it.
+    """
     backbone: BackboneConfig | None = None
     """The pretrained language model. If not set, there are no patterns, sub-models and prompts."""
     students: dict[Name, Student] = Field(min_length=1)

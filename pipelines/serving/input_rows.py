@@ -1,4 +1,4 @@
-"""Reads the rows of a file for `predict` and `score`: CSV, TSV, JSON lines, a JSON array, parquet or plain lines.
+"""Reads the rows of a file for `predict` and `score`: CSV, TSV, JSON, parquet, Excel or plain lines.
 
 Encoding and delimiter are recognized by the first rows, as `init` does. A row that cannot be read is yielded with its
 error, and the next row follows. Only a few rows are in memory at a time; a JSON array is read as a whole.
@@ -16,10 +16,11 @@ from pathlib import Path
 from typing import Any, BinaryIO, Literal
 
 from stages.common.data.declarations import declared_delimiter, declared_encoding
+from stages.common.data.excel import excel_rows
 from stages.common.data.recognition import SAMPLE_ROWS, recognize_delimiter, recognize_encoding
 from stages.common.errors import DataError
 
-FileFormat = Literal["csv", "tsv", "jsonl", "parquet", "lines"]
+FileFormat = Literal["csv", "tsv", "jsonl", "parquet", "xlsx", "lines"]
 ENDINGS: dict[str, FileFormat] = {
     ".csv": "csv",
     ".tsv": "tsv",
@@ -27,6 +28,8 @@ ENDINGS: dict[str, FileFormat] = {
     ".ndjson": "jsonl",
     ".json": "jsonl",
     ".parquet": "parquet",
+    ".xlsx": "xlsx",
+    ".xlsm": "xlsx",
     ".txt": "lines",
 }
 ROWS_AT_ONCE = 512
@@ -92,6 +95,8 @@ def read_rows(stream: BinaryIO, name: str, file_format: FileFormat | None, plain
     known = file_format or format_of(Path(name))
     if known == "parquet":
         return _parquet_rows(stream, shown)
+    if known == "xlsx":
+        return _excel_rows(stream, shown)
     head = stream.read(HEAD_BYTES)
     encoding = declared_encoding(head) or recognize_encoding(head)
     # With surrogates instead of bytes that are not UTF-8, only their row is rejected.
@@ -253,3 +258,15 @@ def _parquet_rows(stream: BinaryIO, name: str) -> InputRows:
     rows = (row for batch in batches for row in batch.to_pylist())
     numbered = (InputRow(f"{name}:{number}", row) for number, row in enumerate(rows, 1))
     return InputRows("parquet", numbered, tuple(schema.names), schema=schema)
+
+
+def _excel_rows(stream: BinaryIO, name: str) -> InputRows:
+    """Returns the rows of an Excel file. Answers to them are CSV."""
+    if not stream.seekable():
+        raise DataError("an Excel file cannot be read from a pipe.", "Set --input to the file.")
+    rows = excel_rows(stream, name)
+    first = next(rows, None)
+    if first is None:
+        return InputRows("csv", iter(()))
+    numbered = (InputRow(location, values) for location, values in chain([first], rows))
+    return InputRows("csv", numbered, tuple(first[1]))

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import numpy as np
@@ -16,10 +17,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from stages.baseline.config import BaselineConfig
+from stages.common.config import ClassWeights
 from stages.common.data.groups import group_numbers
 from stages.common.errors import InputError
 from stages.common.examples import Example, load_examples
 from stages.common.protocols import Engine, NullRecorder, Recorder
+from stages.common.training.class_weights import label_weights
 from stages.common.training.cross_validation import Indices, held_out_logits
 from stages.common.training.evaluation import Member, accuracy_of, write_member_logits
 from stages.common.training.students import HeadTargets, fit_student, write_student
@@ -45,23 +48,32 @@ class Result(Member):
     """Fraction of the test examples that have more tokens than the classifier reads."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class GoldTargets:
     """The gold labels of examples. Letters in names of tensors: B examples, C labels."""
 
     items: Sequence[Example]
     labels: tuple[str, ...]
+    class_weights: ClassWeights = "none"
 
     def examples(self, items: Sequence[Example]) -> list[Example]:
         return list(items)
 
     def loss(self, logits_BC: Tensor, batch: Sequence[Example]) -> Tensor:
-        """Returns the cross-entropy."""
-        return F.cross_entropy(logits_BC, self._indices(batch).to(logits_BC.device))
+        """Returns the weighted mean of the cross-entropy."""
+        gold_B = self._indices(batch).to(logits_BC.device)
+        weight_C = None if self.class_weights == "none" else self._label_weights.to(logits_BC)
+        return F.cross_entropy(logits_BC, gold_B, weight=weight_C)
 
     def head_targets(self) -> HeadTargets:
-        """Returns one-hot probabilities."""
-        return HeadTargets(F.one_hot(self._indices(self.items), len(self.labels)))
+        """Returns one-hot probabilities, and the weights of the examples."""
+        gold_n = self._indices(self.items)
+        return HeadTargets(F.one_hot(gold_n, len(self.labels)), self._label_weights[gold_n])
+
+    @cached_property
+    def _label_weights(self) -> Tensor:
+        gold = self._indices(self.items).tolist()
+        return torch.from_numpy(label_weights(gold, len(self.labels), self.class_weights))
 
     def _indices(self, examples: Sequence[Example]) -> Tensor:
         return torch.tensor([self.labels.index(item.label or "") for item in examples])
@@ -76,7 +88,7 @@ def run(config: BaselineConfig, inputs: Inputs, out: Path, recorder: Recorder, e
     train_set = load_examples(inputs.data / "train.jsonl")
     if not train_set:
         raise InputError("the baseline needs labeled examples.", "Add some, or remove baseline.", key="baseline")
-    targets = GoldTargets(train_set, config.labels)
+    targets = GoldTargets(train_set, config.labels, config.class_weights)
     held_out = _cross_validate(config, targets, inputs.data, recorder, engine) if config.num_folds else None
     fitted = fit_student(config, targets, data=inputs.data, recorder=recorder, engine=engine)
     student = write_student(fitted, config, inputs.data, out, recorder)
@@ -99,7 +111,7 @@ def _cross_validate(
 
     def fit_and_predict(fold: int, fitted: Indices, held_out: Indices) -> NDArray[np.float64]:
         recorder.log_progress(fold, config.num_folds or 0, phase="folds of the cross-validation")
-        others = GoldTargets([items[row] for row in fitted], config.labels)
+        others = GoldTargets([items[row] for row in fitted], config.labels, config.class_weights)
         student = fit_student(config, others, data=data, recorder=NullRecorder(), engine=engine, name=f"fold-{fold}")
         return student.classifier.predict([items[row] for row in held_out], NullRecorder(), "")
 

@@ -6,7 +6,7 @@ This module imports pydantic only, so that a recipe can be read and planned with
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping
-from typing import Annotated, Any, Self
+from typing import Annotated, Any, Literal, Self
 
 from pydantic import AfterValidator, BaseModel, ConfigDict, Field, StringConstraints
 
@@ -29,6 +29,10 @@ class Config(BaseModel):
         return cls(**{name: getattr(settings, name) for name in shared}, **more)
 
 
+ClassWeights = Literal["none", "balanced"]
+"""How much the labeled examples of each label count in a loss."""
+
+
 class TextTaskConfig(Config):
     """Base of configs of stages that classify texts without a pattern."""
 
@@ -36,6 +40,8 @@ class TextTaskConfig(Config):
     """Labels of the task, in the order of the logits."""
     fields: tuple[str, ...]
     """Fields of an example. A text encoder reads the first as the text and joins the others to its pair."""
+    class_weights: ClassWeights = "none"
+    """How much the labeled examples of each label count."""
 
 
 _ASSET = Field(json_schema_extra={"identity": False, "asset": True})

@@ -18,6 +18,7 @@ from stages.common.examples import Example, load_examples
 from stages.common.metrics.classification import softmax
 from stages.common.models.averaging import average_members
 from stages.common.seeds import python_rng
+from stages.common.training.class_weights import label_weights
 from stages.common.training.evaluation import UNLABELED_FILE
 from stages.distillation.config import SelectionConfig
 
@@ -68,15 +69,23 @@ def training_examples(config: SelectionConfig, inputs: Inputs) -> list[Distillat
     return [*soft, *_gold_examples(config, inputs)]
 
 
-def fit_targets(examples: Sequence[DistillationExample], num_labels: int, gold_weight: float) -> FitTargets:
+def gold_weights(examples: Sequence[DistillationExample], config: SelectionConfig) -> NDArray[np.float64]:
+    """Returns the weight of each label in the loss of the labeled examples, [C]."""
+    gold = [item.gold for item in examples if not item.is_soft_labeled]
+    return label_weights(gold, len(config.labels), config.class_weights)
+
+
+def fit_targets(examples: Sequence[DistillationExample], config: SelectionConfig) -> FitTargets:
     """Returns the targets of all examples. The labeled examples together count `gold_weight` of all."""
     gold_n = np.array([item.gold for item in examples])
     is_gold_n = gold_n >= 0
+    num_labels, gold_weight = len(config.labels), config.gold_weight
     targets_nC = softmax(np.array([item.teacher for item in examples], dtype=np.float64))
     targets_nC[is_gold_n] = np.eye(num_labels)[gold_n[is_gold_n]]
     kind_weight_n = np.where(is_gold_n, gold_weight, 1 - gold_weight)
     kind_size_n = np.where(is_gold_n, is_gold_n.sum(), (~is_gold_n).sum())
-    return FitTargets(targets_nC, len(examples) * kind_weight_n / kind_size_n)
+    label_weight_n = np.where(is_gold_n, gold_weights(examples, config)[gold_n], 1.0)
+    return FitTargets(targets_nC, len(examples) * label_weight_n * kind_weight_n / kind_size_n)
 
 
 def select_confident(teacher: NDArray[np.float64], keep_fraction: float, min_confidence: float) -> list[int]:

@@ -13,6 +13,7 @@ from __future__ import annotations
 import json
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 
 import torch
@@ -26,7 +27,7 @@ from stages.common.protocols import Engine, Recorder
 from stages.common.training.evaluation import UNLABELED_FILE
 from stages.common.training.students import HeadTargets, fit_student, write_student
 from stages.distillation.config import DistillationConfig
-from stages.distillation.examples import DistillationExample, Inputs, fit_targets, training_examples
+from stages.distillation.examples import DistillationExample, Inputs, fit_targets, gold_weights, training_examples
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -44,7 +45,7 @@ class Result(EvaluationResult):
     """Fraction of the test examples that have more tokens than the classifier reads."""
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True)
 class DistillationTargets:
     """Soft-labeled and gold examples, and how much each kind counts."""
 
@@ -64,12 +65,18 @@ class DistillationTargets:
             soft_loss = distillation_loss(logits_BC[is_soft_B], teacher_BC[is_soft_B], self.config.temperature)
             loss = loss + (1 - self.config.gold_weight) * soft_loss
         if is_gold_B.any():
-            loss = loss + self.config.gold_weight * F.cross_entropy(logits_BC[is_gold_B], gold_B[is_gold_B])
+            weight_C = None if self.config.class_weights == "none" else self._label_weights.to(logits_BC)
+            gold_loss = F.cross_entropy(logits_BC[is_gold_B], gold_B[is_gold_B], weight=weight_C)
+            loss = loss + self.config.gold_weight * gold_loss
         return loss
+
+    @cached_property
+    def _label_weights(self) -> Tensor:
+        return torch.from_numpy(gold_weights(self.items, self.config))
 
     def head_targets(self) -> HeadTargets:
         """Returns probabilities, and weights with which the gold examples together count `gold_weight` of all."""
-        probabilities_nC, weights_n = fit_targets(self.items, len(self.config.labels), self.config.gold_weight)
+        probabilities_nC, weights_n = fit_targets(self.items, self.config)
         return HeadTargets(torch.from_numpy(probabilities_nC), torch.from_numpy(weights_n))
 
 

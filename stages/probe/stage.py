@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import torch
 import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
@@ -23,6 +24,7 @@ from stages.common.models.encoders.config import StudentConfig
 from stages.common.models.encoders.text_classifier import TextClassifier
 from stages.common.models.linear_heads import fit_logistic_regression
 from stages.common.protocols import Engine, NullRecorder, Recorder
+from stages.common.training.class_weights import label_weights
 from stages.common.training.cross_validation import Indices, held_out_logits
 from stages.common.training.evaluation import Member, accuracy_of, write_member_logits
 from stages.probe.config import ContrastiveConfig, ProbeConfig
@@ -65,7 +67,8 @@ def run(config: ProbeConfig, inputs: Inputs, out: Path, recorder: Recorder, engi
     held_out = fitting.cross_validate(frozen)
     num_tuned = fitting.tune(config.contrastive) if config.contrastive else 0
     features = fitting.features() if frozen is None else frozen
-    probe.fit_head(features, F.one_hot(probe.indices(train_set), len(config.labels)), config.regularization_c)
+    targets = F.one_hot(probe.indices(train_set), len(config.labels))
+    probe.fit_head(features, targets, config.regularization_c, fitting.weights())
     test = write_member_logits(probe, config.labels, inputs.data, out, recorder, held_out)
     (out / "model").mkdir()
     if config.contrastive:
@@ -96,6 +99,11 @@ class _Fitting:
         """Returns the features of the labeled examples, [n, D], from the current encoder."""
         return self.probe.embed(self.train_set, self.recorder, "labeled examples")
 
+    def weights(self) -> Tensor:
+        """Returns the weights of the labeled examples, [n]."""
+        gold = self.probe.indices(self.train_set)
+        return torch.from_numpy(label_weights(gold.tolist(), len(self.config.labels), self.config.class_weights))[gold]
+
     def tune(self, contrastive: ContrastiveConfig) -> int:
         """Tunes the encoder on all labeled examples; returns the number of its weights."""
         return self._tune(contrastive, self.train_set, "checkpoint", self.recorder)
@@ -108,11 +116,14 @@ class _Fitting:
         """
         config, gold = self.config, self.probe.indices(self.train_set)
         targets, groups = F.one_hot(gold, len(config.labels)), group_numbers(self.train_set, config.fields)
+        weights = self.weights()
         pretrained = _copy_weights(self.probe) if frozen is None else {}
 
         def fit_and_predict(fold: int, fitted: Indices, held_out: Indices) -> NDArray[np.float64]:
             features = self._features_of_fold(fold, fitted, pretrained) if frozen is None else frozen
-            weight, bias = fit_logistic_regression(features[fitted], targets[fitted], config.regularization_c)
+            weight, bias = fit_logistic_regression(
+                features[fitted], targets[fitted], config.regularization_c, weights[fitted]
+            )
             logits: NDArray[np.float64] = F.linear(features[held_out], weight, bias).double().numpy()
             return logits
 

@@ -18,6 +18,7 @@ from stages.common.errors import InputError
 from stages.common.examples import load_examples
 from stages.common.models.tfidf_classifier import TfidfClassifier
 from stages.common.protocols import Engine, NullRecorder, Recorder
+from stages.common.training.class_weights import label_weights
 from stages.common.training.cross_validation import Indices, held_out_logits
 from stages.common.training.evaluation import Member, accuracy_of, write_member_logits
 from stages.tfidf.config import TfidfConfig
@@ -53,18 +54,19 @@ def run(config: TfidfConfig, inputs: Inputs, out: Path, recorder: Recorder, engi
         raise InputError("TF-IDF needs labeled examples.", "Add some, or remove this step from the recipe.")
 
     new = partial(TfidfClassifier.of, config, config.labels, config.fields)
+    gold = [config.labels.index(item.label or "") for item in train_set]
+    weights = label_weights(gold, len(config.labels), config.class_weights)[gold]
 
     def fit_and_predict(fold: int, fitted: Indices, held_out: Indices) -> NDArray[np.float64]:
         del fold
-        fold_classifier = new().fit([train_set[row] for row in fitted])
+        fold_classifier = new().fit([train_set[row] for row in fitted], weights=weights[fitted])
         return fold_classifier.predict([train_set[row] for row in held_out], NullRecorder(), "")
 
     held_out = None
     if config.num_folds:
-        gold = [config.labels.index(item.label or "") for item in train_set]
         groups = group_numbers(train_set, config.fields)
         held_out = held_out_logits(gold, len(config.labels), config.num_folds, fit_and_predict, groups=groups)
-    classifier = new().fit(train_set)
+    classifier = new().fit(train_set, weights=weights)
     test = write_member_logits(classifier, config.labels, inputs.data, out, recorder, held_out)
     (out / "model").mkdir()
     classifier.save(out / "model")

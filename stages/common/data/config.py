@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 from stages.common.config import AssetRef, Config
 from stages.common.errors import InputError
 
-FileFormat = Literal["csv", "tsv", "tab", "json", "jsonl", "parquet", "txt", "conll", "folder"]
+FileFormat = Literal["csv", "tsv", "tab", "json", "jsonl", "parquet", "xlsx", "txt", "conll", "folder"]
 
 
 class Source(Config):

@@ -50,6 +50,8 @@ FORMAT_NAMES = {
     "txt": "text",
     "conll": "CoNLL",
 }
+BINARY_NAMES = {"parquet": "Parquet", "xlsx": "Excel"}
+"""Formats without an encoding."""
 DELIMITER_NAMES = {";": "semicolons", "\t": "tabs", "|": "pipes"}
 
 
@@ -68,7 +70,7 @@ def recognized_source(asset: str) -> Source:
     source = Source(asset=asset)
     path = resolve(asset)
     file_format = format_of(path)
-    if file_format == "parquet":
+    if file_format in BINARY_NAMES:
         return source
     files = folder_files(path) if file_format == "folder" else [path]
     try:
@@ -96,8 +98,8 @@ def describe(source: Source) -> str:
         return f"dataset of the hub, split {source.split}"
     path = resolve(source.asset)
     file_format = format_of(path)
-    if file_format == "parquet":
-        return "Parquet"
+    if file_format in BINARY_NAMES:
+        return BINARY_NAMES[file_format]
     if file_format == "folder":
         return f"folder of texts, {_name_of(source.encoding or 'utf-8')}"
     encoding = encoding_of_mark(path) or source.encoding or "utf-8"

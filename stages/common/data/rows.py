@@ -1,4 +1,4 @@
-"""Reads the rows of a file: CSV, TSV, JSON, parquet, text, CoNLL columns, a folder of texts, or a hub dataset.
+"""Reads the rows of a file: CSV, TSV, JSON, parquet, Excel, text, CoNLL columns, a folder of texts, or a hub dataset.
 
 Nothing is guessed here, so a recipe reads the same rows everywhere. The encoding is UTF-8 and the delimiter of CSV a
 comma, unless the source sets another, or the file declares one: by a byte order mark, or by Excel's first line `sep=;`.
@@ -26,6 +26,7 @@ import fsspec
 from stages.common.assets.cache import resolve
 from stages.common.data.config import Source
 from stages.common.data.declarations import DELIMITERS, MARK_BYTES, declared_delimiter, declared_encoding
+from stages.common.data.excel import excel_rows
 from stages.common.errors import DataError
 from stages.common.examples import Row
 
@@ -39,6 +40,8 @@ FORMATS = {
     ".jsonl": "jsonl",
     ".ndjson": "jsonl",
     ".parquet": "parquet",
+    ".xlsx": "xlsx",
+    ".xlsm": "xlsx",
     ".txt": "txt",
     ".conll": "conll",
     ".bio": "conll",
@@ -68,6 +71,8 @@ def read_rows(source: Source) -> Iterator[Row]:
             yield from _folder_rows(path, source.encoding)
         elif file_format == "parquet":
             yield from _parquet_rows(path)
+        elif file_format == "xlsx":
+            yield from excel_rows(path, path.name)
         else:
             yield from _text_rows(path, file_format, source)
     except DataError:

@@ -47,7 +47,7 @@ def run(config: TfidfDistillationConfig, inputs: Inputs, out: Path, recorder: Re
     num_soft = sum(item.is_soft_labeled for item in examples)
     recorder.log_metric("distill/num_kept", num_soft)
     student = TfidfClassifier.of(config, config.labels, config.fields)
-    targets = fit_targets(examples, len(config.labels), config.gold_weight)
+    targets = fit_targets(examples, config)
     student.fit([item.example for item in examples], targets.probabilities, targets.weights)
     test = evaluate_with_errors(student, config.labels, inputs.data, out, recorder)
     (out / "model").mkdir()

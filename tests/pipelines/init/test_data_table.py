@@ -9,8 +9,10 @@ from typing import Any
 
 import pytest
 
-from pipelines.init.data_table import num_near_duplicates
+from pipelines.init.data_table import near_key
 from pipelines.schema.config import PipelineConfig
+from pipelines.schema.loader import read_recipe
+from stages.common.data.text_keys import text_key
 from tests.support.init_files import draw_splits, init, init_error, write_csv, write_jsonl
 
 
@@ -131,13 +133,29 @@ def test_texts_of_the_test_set_in_the_train_file_are_reported(report: Callable[.
     assert warnings[0].startswith("1 of 2 texts of test.csv are also in some.csv, so accuracies will be too high.")
 
 
+def test_near_duplicates_in_the_test_set_are_reported(report: Callable[..., Any]) -> None:
+    test = write("test.csv", [(f"{TWO[0][0]}, 7!", "a"), (f"{TWO[1][0]} 8", "b"), ("some other text", "b")])
+    values, warnings = report(write("some.csv", TWO), "--test", test)
+    assert values["near-duplicates in some.csv"] == "2" and "texts that are in some.csv" not in values
+    (warning,) = warnings
+    assert warning.startswith("2 of 3 texts of test.csv differ from one of some.csv only in numbers, punctuation")
+
+
 def test_rare_labels_long_texts_and_near_duplicates_are_reported(report: Callable[..., Any]) -> None:
     rows = [(f"{'long words ' * 200} {i}", "ab"[i > 3]) for i in range(100)]
     values, warnings = report(write("some.csv", rows))
     assert values["near-duplicates"] == "99"
     assert [item for item in warnings if "between 4 and 96 texts" in item and "macro-F1" in item]
+    assert [item for item in warnings if "--class-weights balanced" in item]
     assert [item for item in warnings if "longer than 256 tokens" in item]
     assert [item for item in warnings if "99 of 100 texts differ from another only in" in item and "--test" in item]
+
+
+def test_class_weights_are_written_on_request(report: Callable[..., Any]) -> None:
+    rows = [(words(i), "ab"[i > 3]) for i in range(100)]
+    _, warnings = report(write("some.csv", rows), "--class-weights", "balanced")
+    assert [item for item in warnings if item.endswith("Look at macro-F1 rather than accuracy.")]
+    assert read_recipe(Path("made.yaml"), PipelineConfig).class_weights == "balanced"
 
 
 def test_many_labels_run_through(report: Callable[..., Any]) -> None:
@@ -156,4 +174,6 @@ def test_near_duplicates_have_the_same_words() -> None:
         "12",
         "13",
     ]
-    assert num_near_duplicates([{"text": text} for text in texts]) == 2
+    keys = dict.fromkeys(text_key([text]) for text in texts)
+    assert len(keys) == 6, "the first and the fourth are the same text"
+    assert len(keys) - len({near_key(key) for key in keys}) == 2

@@ -213,6 +213,14 @@ def test_what_is_left_of_a_pool_counts_as_unlabeled_texts() -> None:
     assert few.data.unlabeled_size == 0 and not few.has_unlabeled
 
 
+def test_class_weights_reach_all_classifiers() -> None:
+    sections = fit(num_labeled=64, class_weights="balanced").sections
+    config = load_config(sections)
+    assert config.class_weights == "balanced" and "class_weights" not in fit().sections
+    kinds = {step.kind for step in build_steps(config) if getattr(step.config, "class_weights", "none") == "balanced"}
+    assert kinds == {"probe", "finetuned", "tfidf", "distill", "baseline"}
+
+
 def test_dev_set_stops_training_early() -> None:
     sections = fit(num_labeled=64, data={**profile().data, "dev": SOURCE}).sections
     students, members = sections["students"], sections["members"]

@@ -83,6 +83,20 @@ CASES: dict[str, tuple[dict[str, Any], str, tuple[str, ...]]] = {
         "soft_labels",
         ("90.0%", "80.0%"),
     ),
+    "rare_labels": (
+        {
+            "rows": [row("student/small", "student", 0.99, 0.01, macro_f1=MeanStd(mean=0.497, std=None))],
+            "results": {
+                "data/films": {
+                    "num_test": 2000,
+                    "num_test_seen": 3,
+                    "label_counts": {"train": {"rotten": 990, "fresh": 10}},
+                }
+            },
+        },
+        "student/small",
+        ("99.0%", "49.7%", "10 of 1,000", "'fresh'"),
+    ),
     "cut_texts": ({"results": {"distill/small/0": {"fraction_cut": 0.25}}}, "student/small", ("25.0%",)),
     "guessing_pattern": ({"rows": [row("zero_shot/review", "zero-shot", 0.52)]}, "zero_shot/review", ("52.0%", "0.04")),
     "worse_by_training": (
