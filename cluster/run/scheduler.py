@@ -407,7 +407,6 @@ def _tracked(step: StepState) -> TrackedStep:
         name=step.name,
         fingerprint=step.fingerprint,
         params=changed_params(step.step.config, config),
-        config=config,
         kind=step.step.kind,
         reason="; ".join(step.planned.reasons),
     )

@@ -129,6 +129,7 @@ class RunLogger:
         self.run = run
         self._outbox = outbox
         self._points: list[MetricPoint] = []
+        self._params: dict[str, Any] = {}
         self._datasets: set[Dataset] = set()
         self._flushed_at_s = time.monotonic()
 
@@ -140,6 +141,12 @@ class RunLogger:
         """Logs metrics with the current time."""
         at_ms = now_ms()
         self.log(points=[MetricPoint(name, value, step, at_ms) for name, value in metrics.items()])
+
+    def add(self, *, params: Mapping[str, Any] | None = None, metrics: Mapping[str, float] | None = None) -> None:
+        """Logs params and metrics with the next `flush`, in one call with what is logged until then."""
+        self._params.update(params or {})
+        at_ms = now_ms()
+        self._points += [MetricPoint(name, value, 0, at_ms) for name, value in (metrics or {}).items()]
 
     def set_tags(self, tags: Mapping[str, str]) -> None:
         """Sets tags, which MLflow can search."""
@@ -193,10 +200,11 @@ class RunLogger:
             self.flush()
 
     def flush(self) -> None:
-        """Writes the metrics that are not written yet."""
+        """Writes the metrics and params that are not written yet."""
         points, self._points = self._points, []
+        params, self._params = self._params, {}
         self._flushed_at_s = time.monotonic()
-        self.log(points=points)
+        self.log(points=points, params=params)
 
     def reopen(self, tags: Mapping[str, str]) -> None:
         """Continues a run that has ended, and sets tags."""

@@ -6,9 +6,8 @@ Cached steps are one table of the parent. The driver logs everything in batches;
 
 from __future__ import annotations
 
-import json
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -40,7 +39,6 @@ class TrackedStep:
         name: Name of the step and its run.
         fingerprint: Its fingerprint.
         params: What MLflow shows of its config: dotted names and plain values.
-        config: Its entire config, which becomes an artifact.
         kind: What steps of one kind have in common; default: the first part of the name.
         reason: Why it runs.
     """
@@ -48,7 +46,6 @@ class TrackedStep:
     name: str
     fingerprint: str
     params: Mapping[str, Any]
-    config: Mapping[str, Any] = field(default_factory=dict)
     kind: str = ""
     reason: str = ""
 
@@ -203,9 +200,7 @@ class Tracker:
         else:
             group = self._groups.parent_of(step.name)
             run = RunLogger(self._outbox, self._outbox.create_run(_tags(tags), step.name, group, resumes=True))
-            run.log_params(step.params)
-            if step.config:
-                run.log_text("config.json", json.dumps(redact_values(step.config), indent=1, ensure_ascii=False))
+            run.add(params=step.params)
             running = _StepRun(step.fingerprint, run)
         self._running[step.name] = running
         running.run.log_datasets(self._datasets(step.name))
@@ -226,7 +221,7 @@ class Tracker:
         if running is None:
             return
         if manifest is not None:
-            running.run.log_metrics({SECONDS: manifest.seconds, **columns(manifest)})
+            running.run.add(metrics={SECONDS: manifest.seconds, **columns(manifest)})
         if status == "FINISHED":
             running.run.log_datasets(self._datasets(name))
         running.run.end(status)
