@@ -22,6 +22,7 @@ EXCLUDED = (
     "benchmarks/compare_results.py",
     "constraints.txt",
     "*.png",
+    "*.safetensors",
     "tests/golden/*.json",
 )
 

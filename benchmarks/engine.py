@@ -27,19 +27,20 @@ import psutil
 
 from benchmarks import noop
 from cluster.run.ray_session import session
-from cluster.run.result import RunOptions
+from cluster.run.result import RunOptions, RunResult
 from cluster.run.scheduler import execute
 from cluster.steps.plan import plan
 from cluster.steps.step import Resources, Step
+from cluster.store.base import Store
 from cluster.store.location import open_store
 from cluster.store.manifest import Manifest
 from cluster.store.remote import RemoteStore
-from cluster.tracking.tracker import Tracker
+from cluster.tracking.tracker import TrackedStep, Tracker
 from stages.common.engine import ENGINE
 
 ROOT = Path(__file__).resolve().parents[1]
 PARTS = ("recipe", "steps", "scale", "requests")
-NUM_STEPS = 1000
+NUM_STEPS, NUM_CACHED = 1000, 1000
 SCALES = (1000, 10_000)
 ROW = 100
 """Steps in a row of the grid. Each reads two steps of the row above."""
@@ -163,6 +164,7 @@ def measure_noop_steps(folder: Path) -> None:
             tracked = execute(noop_steps("tracked", NUM_STEPS), store, RunOptions(engine=ENGINE), tracker)
         overhead = 1e3 * (tracked.wall_s - bare_s) / NUM_STEPS
         print_row("    the same with MLflow", f"{overhead:.1f} ms each", "15 ms")
+    measure_cached_tracking(store, tracked)
 
 
 @dataclass(frozen=True, slots=True)
@@ -280,6 +282,19 @@ def measure_requests(folder: Path) -> None:
         print_row(f"requests to S3: {what}", f"{number / len(steps):.1f}")
     proxy.close()
     server.stop()
+
+
+def measure_cached_tracking(store: Store, result: RunResult) -> None:
+    """Times how long MLflow takes to record `NUM_CACHED` cached steps."""
+    manifests = list(result.manifests.values())
+    start, cpu_start = time.perf_counter(), time.process_time()
+    with Tracker.open(store.local, "benchmark", "cached") as tracker:
+        for index in range(NUM_CACHED):
+            manifest = manifests[index % len(manifests)]
+            tracker.log_cached(TrackedStep(name=manifest.step, fingerprint=manifest.fingerprint, params={}), manifest)
+    seconds, cpu = time.perf_counter() - start, time.process_time() - cpu_start
+    print_row(f"record {NUM_CACHED} cached steps in MLflow", f"{seconds:.1f} s", "")
+    print_row("    CPU of the driver", f"{cpu:.1f} s")
 
 
 def noop_steps(kind: str, count: int) -> list[Step]:

@@ -66,6 +66,7 @@ KINDS: Mapping[str, StepKind] = {
     "probe": StepKind(color=RED, row="probe", votes=True, is_classifier=True, report_position=5),
     "finetuned": StepKind(color=RED, row="fine-tuned", votes=True, is_classifier=True, report_position=5),
     "tfidf": StepKind(color=RED, row="TF-IDF", votes=True, is_classifier=True, report_position=5, is_lightweight=True),
+    "llm": StepKind(color=RED, row="LLM", votes=True, has_prior=True, report_position=5, is_lightweight=True),
     "verbalizer": StepKind(color=DARK_BROWN, reads=("train", "unlabeled"), report_position=1),
     "ppt_examples": StepKind(color=GRAY, reads=()),
     "ppt": StepKind(

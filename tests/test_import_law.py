@@ -51,7 +51,9 @@ LEVELS = {
         {"pipelines.run"},
         {"pipelines.serving"},
         {"pipelines.init"},
+        {"pipelines.export", "pipelines.labeling"},
         {"pipelines.cli"},
+        {"pipelines.api"},
     ),
 }
 """The folders of each package, lowest level first. A folder imports only folders of lower levels."""

@@ -18,7 +18,7 @@ from cluster.run.signals import SignalHandler
 from cluster.run.state import Phase, RunState, StepState
 from cluster.run.step_worker import CommittedByOther
 from cluster.run.watchdog import EXIT_DELAY_S
-from cluster.steps.fingerprint import config_params
+from cluster.steps.fingerprint import changed_params, config_params
 from cluster.steps.plan import Plan, PlanState, plan
 from cluster.steps.step import Step
 from cluster.steps.task_spec import TaskSpec, input_indices
@@ -402,6 +402,12 @@ class _Run:
 
 
 def _tracked(step: StepState) -> TrackedStep:
-    params = config_params(step.planned.key.components.items())
-    reason = "; ".join(step.planned.reasons)
-    return TrackedStep(name=step.name, fingerprint=step.fingerprint, params=params, kind=step.step.kind, reason=reason)
+    config = config_params(step.planned.key.components.items())
+    return TrackedStep(
+        name=step.name,
+        fingerprint=step.fingerprint,
+        params=changed_params(step.step.config, config),
+        config=config,
+        kind=step.step.kind,
+        reason="; ".join(step.planned.reasons),
+    )

@@ -37,7 +37,7 @@ class AcceptedStep:
 
 
 def accept(planned: Plan, store: Store, globs: Iterable[str], user: str) -> list[AcceptedStep]:
-    """Keeps the results of the named steps, and of the steps downstream whose keys differ only through them.
+    """Keeps the results that `acceptable` returns.
 
     Args:
         planned: The plan of all steps.
@@ -49,9 +49,33 @@ def accept(planned: Plan, store: Store, globs: Iterable[str], user: str) -> list
         The results that were kept, upstream first.
 
     Raises:
+        GraphError, AcceptError: see `acceptable`.
+        LeaseHeldError: another driver runs one of the steps.
+    """
+    named = matching(planned.steps, globs)
+    sources = acceptable(planned, store, named, user)
+    with Leases() as leases:
+        return [
+            AcceptedStep(manifest=_commit(store, leases, *pair), is_named=name in named)
+            for name, pair in sources.items()
+        ]
+
+
+def acceptable(planned: Plan, store: Store, globs: Iterable[str], user: str) -> dict[str, tuple[Manifest, Manifest]]:
+    """Finds the results of the named steps, and of the steps downstream whose keys differ only through them.
+
+    Args:
+        planned: The plan of all steps.
+        store: Where the results are.
+        globs: Names of steps, or globs.
+        user: Who accepts, as user@host.
+
+    Returns:
+        Step -> the result to keep, and its manifest under the new key; upstream first.
+
+    Raises:
         GraphError: no step matches.
         AcceptError: a named step has no result to keep, or more than code and library versions differ.
-        LeaseHeldError: another driver runs one of the steps.
     """
     named = matching(planned.steps, globs)
     candidates = _Candidates(planned, store)
@@ -71,11 +95,7 @@ def accept(planned: Plan, store: Store, globs: Iterable[str], user: str) -> list
         raise AcceptError(
             f"{', '.join(sorted(named))}: already cached.", "Run `clozeline plan` to see which steps run."
         )
-    with Leases() as leases:
-        return [
-            AcceptedStep(manifest=_commit(store, leases, *pair), is_named=name in named)
-            for name, pair in sources.items()
-        ]
+    return sources
 
 
 @dataclass(slots=True)

@@ -7,15 +7,21 @@ and log settings are not part of it. Versions of libraries are part of it only o
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
+
+from pydantic import BaseModel
 
 from cluster.canonical_json import canonical, flatten, plain
 from cluster.errors import FingerprintError
 from cluster.steps.code_digests import CodeDigests, versions
 from cluster.steps.step import Step
 from cluster.store.manifest import FORMAT, Key
+
+_IN_LIST = re.compile(r"\.\d+\.")
+"""The name of a parameter of an object in a list, such as `measured.0.kind`."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -99,3 +105,9 @@ def _assets(step: Step) -> dict[str, str]:
 def config_params(components: Iterable[tuple[str, Any]]) -> dict[str, Any]:
     """Returns the config among the components of a key, as parameters: `config.loop.steps` becomes `loop.steps`."""
     return {name.removeprefix("config."): value for name, value in components if name.startswith("config.")}
+
+
+def changed_params(config: BaseModel, params: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns the parameters of a config that differ from its defaults, without those of objects in lists."""
+    changed = flatten(config.model_dump(mode="json", exclude_defaults=True))
+    return {name: value for name, value in params.items() if name in changed and not _IN_LIST.search(name)}

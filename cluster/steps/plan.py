@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from enum import StrEnum
 from fnmatch import fnmatchcase
@@ -12,7 +12,10 @@ from cluster.steps.code_digests import versions
 from cluster.steps.fingerprint import KeyOptions, fingerprints
 from cluster.steps.step import Step, ancestors, descendants, graph
 from cluster.store.base import LookupResult, Store
-from cluster.store.manifest import Key, Manifest, differences, version_changes
+from cluster.store.manifest import Difference, Key, Manifest, differences, version_changes
+
+MAX_REASONS = 3
+"""Changed modules, or upstream steps, that a reason lists."""
 
 
 class PlanState(StrEnum):
@@ -53,6 +56,7 @@ class PlannedStep:
         reasons: Why it is not CACHED.
         notes: What the user should know about a CACHED result: who accepted it, and which library versions differ.
         manifest: The manifest of a CACHED step.
+        nearest: The most similar committed result, if the step runs because its key differs from that.
         forced: The user forces it.
         selected: False if it is listed only because a selected step reads it.
     """
@@ -63,6 +67,7 @@ class PlannedStep:
     reasons: tuple[str, ...] = ()
     notes: tuple[str, ...] = ()
     manifest: Manifest | None = None
+    nearest: Manifest | None = None
     forced: bool = False
     selected: bool = True
 
@@ -75,6 +80,11 @@ class PlannedStep:
     def fingerprint(self) -> str:
         """The fingerprint of the step."""
         return self.key.fingerprint
+
+    @property
+    def changes(self) -> tuple[Difference, ...]:
+        """What differs from the nearest result."""
+        return () if self.nearest is None else differences(self.nearest.key, self.key.components)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -193,7 +203,15 @@ def _planned_step(
         if stale is None:
             return _cached(line, lookup.manifest)
         return replace(line, reasons=(f"{stale} was rebuilt, with other files than this result was made from",))
-    return replace(line, reasons=_reasons(step, key, lookup, lines, store))
+    if lookup.problems:
+        return replace(line, reasons=lookup.reasons)
+    found = store.compare(step.name, key.fingerprint, key.components)
+    if found.nearest is None:
+        return replace(
+            line, reasons=(f"made by another version: {found.outdated}",) if found.outdated else ("never run",)
+        )
+    line = replace(line, nearest=found.nearest)
+    return replace(line, reasons=_reasons(line, lines))
 
 
 def _stale_upstream(step: Step, manifest: Manifest, digests: Mapping[str, str]) -> str | None:
@@ -210,22 +228,33 @@ def _cached(line: PlannedStep, manifest: Manifest) -> PlannedStep:
     return replace(line, state=PlanState.CACHED, manifest=manifest, notes=notes)
 
 
-def _reasons(
-    step: Step, key: Key, lookup: LookupResult, lines: Mapping[str, PlannedStep], store: Store
-) -> tuple[str, ...]:
-    """Returns why a step has no result: what is damaged, or what changed since the nearest result."""
-    if lookup.problems:
-        return lookup.reasons
-    found = store.compare(step.name, key.fingerprint, key.components)
-    if found.nearest is None:
-        return (f"made by another version: {found.outdated}",) if found.outdated else ("never run",)
-    changed = differences(found.nearest.key, key.components)
-    own = tuple(str(item) for item in changed if not item.name.startswith("inputs."))
-    if len(own) == len(changed):
-        return own
-    running = [item.name for item in step.upstream() if lines[item.name].state is PlanState.RUN]
-    inputs = tuple(f"its upstream {name} runs" for name in dict.fromkeys(running))
-    return own + (inputs or tuple(str(item) for item in changed if item.name.startswith("inputs.")))
+def _reasons(line: PlannedStep, lines: Mapping[str, PlannedStep]) -> tuple[str, ...]:
+    """Returns what changed since the nearest result; the code of the step's own function before what it imports."""
+    module = f"code.{line.step.run.partition(':')[0]}"
+    code = sorted(
+        (item for item in line.changes if item.name.startswith("code.")), key=lambda item: item.name != module
+    )
+    inputs = [item for item in line.changes if item.name.startswith("inputs.")]
+    others = [item for item in line.changes if item not in code and item not in inputs]
+    own = (*(str(item) for item in others), *_shortened(code))
+    running = [item.name for item in line.step.upstream() if lines[item.name].state is PlanState.RUN]
+    if inputs and running:
+        return (*own, *_upstream_reasons(list(dict.fromkeys(running))))
+    return (*own, *(str(item) for item in inputs))
+
+
+def _shortened(code: Sequence[Difference]) -> tuple[str, ...]:
+    """Returns a sentence per changed module, or one sentence for many, as after an upgrade."""
+    if len(code) <= MAX_REASONS:
+        return tuple(str(item) for item in code)
+    return (str(code[0]), f"so did {len(code) - 1} other modules (`clozeline explain` lists them)")
+
+
+def _upstream_reasons(running: Sequence[str]) -> tuple[str, ...]:
+    shown = tuple(f"its upstream {name} runs" for name in running[:MAX_REASONS])
+    return (
+        shown if len(running) <= MAX_REASONS else (*shown, f"its upstream has {len(running) - MAX_REASONS} more to run")
+    )
 
 
 def _left_out(step: Step, key: Key, lookup: LookupResult) -> PlannedStep:

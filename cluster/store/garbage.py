@@ -11,7 +11,7 @@ import json
 import os
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from urllib.parse import quote, unquote
 
@@ -87,6 +87,18 @@ class ActiveRun:
         """Names results that the run uses. May be called again with further ones."""
         self._steps |= set(steps.items())
         self._store.write_note(f"{RUNS}/{self._name}/steps.json", json.dumps(sorted(self._steps)).encode())
+
+    def write_progress(self, data: bytes) -> None:
+        """Writes how far the run is, for `progress_of_runs`."""
+        self._store.write_note(f"{RUNS}/{self._name}/progress.json", data)
+
+
+def progress_of_runs(store: Store) -> Iterator[bytes]:
+    """Yields what the runs that go on now have written as their progress."""
+    for name in store.notes(RUNS):
+        if store.lease(RUNS, name) is not None:
+            with suppress(FileNotFoundError):
+                yield store.read_note(f"{RUNS}/{name}/progress.json")
 
 
 @contextmanager

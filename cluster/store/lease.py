@@ -21,10 +21,12 @@ import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
+from datetime import datetime
 from pathlib import Path
 from typing import Protocol
 
 from cluster.errors import LeaseHeldError, StoreError
+from cluster.provenance import user
 from cluster.store.files import write_atomic
 from cluster.store.retries import budget
 
@@ -39,18 +41,30 @@ HIDDEN = "hidden"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Owner:
-    """A process. `namespace` identifies machine, boot and container, within which `pid` and `started` are unique."""
+    """A process. `namespace` identifies machine, boot and container, within which `pid` and `started` are unique.
+
+    `user` and `started_at` (seconds since 1970) tell people whose process it is.
+    """
 
     host: str
     namespace: str
     pid: int
     started: str
+    user: str = ""
+    started_at: float = 0.0
 
     @classmethod
     def current(cls) -> Owner:
         """Returns this process."""
         pid = os.getpid()
-        return cls(host=os.uname().nodename, namespace=_namespace(), pid=pid, started=_started(pid) or "")
+        return cls(
+            host=os.uname().nodename,
+            namespace=_namespace(),
+            pid=pid,
+            started=_started(pid) or "",
+            user=user(),
+            started_at=_STARTED_AT,
+        )
 
     @classmethod
     def from_json(cls, text: str) -> Owner:
@@ -69,9 +83,15 @@ class Owner:
         return self.namespace == _namespace() and _started(self.pid) not in (self.started, HIDDEN)
 
     def __str__(self) -> str:
-        return f"process {self.pid} on {self.host}" if self.pid else "a process of another version"
+        if not self.pid:
+            return "a process of another version"
+        name = f"{self.user}@{self.host}" if self.user else self.host
+        since = f", started {datetime.fromtimestamp(self.started_at):%Y-%m-%d %H:%M:%S}" if self.started_at else ""
+        return f"{name}, process {self.pid}{since}"
 
 
+_STARTED_AT = time.time()
+"""When this process started, to the second."""
 UNKNOWN_OWNER = Owner(host="", namespace="", pid=0, started="")
 
 

@@ -306,7 +306,7 @@ def summary(metrics: Sequence[Mapping[str, float]]) -> dict[str, float]:
         values = [item[name] for item in metrics if name in item]
         if len(values) < len(metrics):
             continue
-        if name == SECONDS:
+        if name in (SECONDS, "seconds"):
             result[name] = sum(values)
             continue
         result[name] = statistics.fmean(values)

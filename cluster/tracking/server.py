@@ -6,6 +6,7 @@ MLflow reads when it is imported.
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 from dataclasses import dataclass
@@ -22,6 +23,12 @@ if TYPE_CHECKING:
 URI_VARIABLE = "MLFLOW_TRACKING_URI"
 EXPERIMENT_KIND = {"mlflow.experimentKind": "custom_model_development"}
 """Without this tag the pages of MLflow guess, and may show training runs as evaluations of chats."""
+VIEW = "columns"
+SHOWN_COLUMNS = ("metrics.`accuracy`", "metrics.`macro_f1`", "metrics.`seconds`", "tags.`step`", "tags.`reason`")
+VIEW_TAG = {f"mlflow.sharedViewState.{VIEW}": json.dumps({"selectedColumns": SHOWN_COLUMNS})}
+"""A view of the table of runs, as the button "Share" of MLflow's page stores it. `runs_page` is its link."""
+LOCAL_UI = "http://127.0.0.1:5000"
+"""Where `make ui` shows a database."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -103,9 +110,17 @@ class Destination:
                     found.experiment_id, f"{self.experiment} (store moved, run {found.experiment_id})"
                 )
                 found = None
-            if found is not None:
-                return str(found.experiment_id)
-            return str(client.create_experiment(self.experiment, location, EXPERIMENT_KIND))
+            if found is None:
+                return str(client.create_experiment(self.experiment, location, EXPERIMENT_KIND | VIEW_TAG))
+            for name, value in VIEW_TAG.items():
+                if found.tags.get(name) != value:
+                    client.set_experiment_tag(found.experiment_id, name, value)
+            return str(found.experiment_id)
+
+    def runs_page(self, experiment_id: str) -> str:
+        """Returns the address of the page with the table of runs, which shows their results in columns."""
+        root = redact(self.address).rstrip("/") if self.address.startswith("http") else LOCAL_UI
+        return f"{root}/#/experiments/{experiment_id}/runs?workflowType=machine_learning&viewStateShareKey={VIEW}"
 
 
 def tracking_uri(store: Path) -> str:

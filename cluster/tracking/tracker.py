@@ -6,8 +6,9 @@ Cached steps are one table of the parent. The driver logs everything in batches;
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -38,7 +39,8 @@ class TrackedStep:
     Args:
         name: Name of the step and its run.
         fingerprint: Its fingerprint.
-        params: Its config: dotted names and plain values.
+        params: What MLflow shows of its config: dotted names and plain values.
+        config: Its entire config, which becomes an artifact.
         kind: What steps of one kind have in common; default: the first part of the name.
         reason: Why it runs.
     """
@@ -46,6 +48,7 @@ class TrackedStep:
     name: str
     fingerprint: str
     params: Mapping[str, Any]
+    config: Mapping[str, Any] = field(default_factory=dict)
     kind: str = ""
     reason: str = ""
 
@@ -106,6 +109,7 @@ class Tracker:
         datasets: DatasetsOf = no_datasets,
     ) -> None:
         self.uri = destination.address
+        self._destination = destination
         self.client = client
         self._datasets = datasets
         self._running: dict[str, _StepRun] = {}
@@ -160,6 +164,11 @@ class Tracker:
         return self._outbox.experiment_id
 
     @property
+    def runs_page(self) -> str:
+        """The address of MLflow's table of runs; empty if the server has not answered yet."""
+        return self._destination.runs_page(self.experiment_id) if self.experiment_id else ""
+
+    @property
     def run_id(self) -> str | None:
         """The parent run on the server; None if the server does not answer."""
         return self._outbox.server_id(self.parent.run)
@@ -188,6 +197,8 @@ class Tracker:
             group = self._groups.parent_of(step.name)
             run = RunLogger(self._outbox, self._outbox.create_run(_tags(tags), step.name, group, resumes=True))
             run.log_params(step.params)
+            if step.config:
+                run.log_text("config.json", json.dumps(redact_values(step.config), indent=1, ensure_ascii=False))
             running = _StepRun(step.fingerprint, run)
         self._running[step.name] = running
         running.run.log_datasets(self._datasets(step.name))
@@ -257,7 +268,9 @@ class Tracker:
         self._outbox.close()
 
     def _create_group(self, name: str) -> RunLogger:
-        return RunLogger(self._outbox, self._outbox.create_run(_tags({STATUS: "group"}), name, self.parent.run))
+        return RunLogger(
+            self._outbox, self._outbox.create_run(_tags({STATUS: "group", "step": name}), name, self.parent.run)
+        )
 
 
 @dataclass(frozen=True, slots=True)
@@ -281,4 +294,4 @@ def columns(manifest: Manifest) -> dict[str, float]:
 
 
 def _final_metrics(manifest: Manifest) -> dict[str, float]:
-    return {**manifest.metrics, SECONDS: manifest.seconds}
+    return {**manifest.metrics, SECONDS: manifest.seconds, **columns(manifest)}

@@ -16,8 +16,10 @@ from typer.main import get_command
 
 from cluster.errors import ClusterError
 from cluster.steps.step import resolve
+from pipelines.cli.streams import discard_output, prepare_environment, system_error
 from pipelines.cli.views import json_events
 from pipelines.cli.views.terminal import errors
+from stages.common.assets.references import is_offline
 from stages.common.errors import InputError
 
 BAD_INPUT = 2
@@ -43,6 +45,18 @@ COMMANDS = {
     "predict": (
         "pipelines.cli.predict:predict",
         "Predict labels and probabilities for each row with the classifier or with prompts.",
+    ),
+    "export": (
+        "pipelines.cli.export:export",
+        "Write the classifier to a folder with all files that it needs, ONNX files and a model card.",
+    ),
+    "select": (
+        "pipelines.cli.labeling:select",
+        "Add the unlabeled texts that are worth labeling next to a file, which the next run reads.",
+    ),
+    "label": (
+        "pipelines.cli.labeling:label",
+        "Show a page to label the texts of a file in a browser, with one key per label. Each label is saved at once.",
     ),
     "recommend": ("pipelines.cli.recipe:recommend", "Recommend a method, lengths, rates and parallelism for a recipe."),
     "gc": (
@@ -105,21 +119,37 @@ app = typer.Typer(
 def main() -> None:
     """Runs a command. Prints errors and exits with a status; with `--debug` anywhere, raises them."""
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")  # they would interrupt our progress bars
+    if is_offline():
+        # Libraries look for updates of what they have cached.
+        os.environ.update(dict.fromkeys(("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE", "TRANSFORMERS_OFFLINE"), "1"))
     debug = "--debug" in sys.argv
     sys.argv = [argument for argument in sys.argv if argument != "--debug"]
     try:
-        app()
+        prepare_environment()
+        try:
+            app()
+        finally:
+            sys.stdout.flush()  # here, so that a full disk is reported as other errors are
     except (InputError, ClusterError) as error:
         if debug:
             raise
-        errors.print(f"[bold red]error[/]     {escape(str(error))}", highlight=False, soft_wrap=True)
+        _print_error(error)
         if "--json" in sys.argv:
             json_events.write_failed(sys.stdout, error, BAD_INPUT)
         sys.exit(BAD_INPUT)
-    except BrokenPipeError:
-        # The reader closed the pipe, which is not an error. Without this line, Python reports one when it flushes.
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+    except BrokenPipeError:  # the reader closed the pipe, which is not an error
+        discard_output()
         sys.exit(1)
+    except OSError as error:
+        if debug:
+            raise
+        discard_output()
+        _print_error(system_error(error))
+        sys.exit(1)
+
+
+def _print_error(error: Exception) -> None:
+    errors.print(f"[bold red]error[/]     {escape(str(error))}", highlight=False, soft_wrap=True)
 
 
 @app.callback()

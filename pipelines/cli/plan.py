@@ -9,6 +9,7 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
+from cluster.steps.code_changes import find_code_changes
 from cluster.steps.plan import Selection
 from pipelines.cli import options
 from pipelines.cli.options import DEFAULT_STORE
@@ -17,6 +18,7 @@ from pipelines.cli.views.terminal import console, errors
 from pipelines.dag import fewshot
 from pipelines.dag.fewshot import plan_recipe
 from pipelines.preflight import memory
+from pipelines.preflight.checks import newer_assets
 from pipelines.report.page.graph import mermaid
 from pipelines.run.request import check_cached, load_request
 from pipelines.run.status import step_states
@@ -43,6 +45,9 @@ def plan(
     only: options.Only = None,
     force: options.Force = None,
     verify: options.Verify = False,
+    refresh: Annotated[
+        bool, typer.Option("--refresh", help="Look for newer contents of URLs and hub references without a pin.")
+    ] = False,
     store: options.StoreFolder = DEFAULT_STORE,
 ) -> None:
     """Show what a run would do, and why. Runs nothing and fetches nothing.
@@ -65,6 +70,11 @@ def plan(
     console.print(memory.budget_summary(budget), style="dim", highlight=False)
     for warning in checked.warnings:
         console.print(f"warning: {escape(warning)}", style="yellow", highlight=False, soft_wrap=True)
+    for text in newer_assets(request.config) if refresh else ():
+        console.print(f"newer: {escape(text)}", style="yellow", highlight=False, soft_wrap=True)
+    if (changes := find_code_changes(planned, request.store)) is not None:
+        for text in plan_view.code_change_lines(changes, recipe):
+            console.print(escape(text), style="yellow", highlight=False, soft_wrap=True)
     for key, ref in checked.not_fetched.items():
         name = escape(ref.partition("#")[0])
         console.print(f"not fetched: {key}, {name}", style="dim", highlight=False, soft_wrap=True)

@@ -13,12 +13,13 @@ from pipelines.cli import options
 from pipelines.cli.options import DEFAULT_STORE
 from pipelines.cli.views.progress_display import preflight_progress
 from pipelines.cli.views.terminal import console, errors, new_file, open_input, open_log, open_output
+from pipelines.init.language import name_language
 from pipelines.preflight import models
 from pipelines.preflight.checks import fetch
 from pipelines.schema.config import ScoreRecipe
 from pipelines.schema.loader import find_recipe, read_recipe
 from pipelines.schema.locations import RecipeError, errors_located_in
-from pipelines.serving import batch_inference, model_lookup
+from pipelines.serving import batch_inference, drift, model_lookup
 from pipelines.serving.batch_inference import AnswerOptions, RowLabeler
 from pipelines.serving.input_rows import format_of, read_rows
 from pipelines.serving.output_rows import AnswerColumns, write_parquet, write_text
@@ -93,6 +94,9 @@ def predict(
         str | None, typer.Option(metavar="LABEL", help="With --threshold: write this instead of no label.")
     ] = None,
     strict: Annotated[bool, typer.Option("--strict", help="Stop at the first row that cannot be labeled.")] = False,
+    highlight: Annotated[
+        bool, typer.Option("--highlight", help="Write the words that decided. Reads each text once per word.")
+    ] = False,
     prompts: Annotated[
         str | None, typer.Option(help="Use the soft prompts of this method. Each row names its task.")
     ] = None,
@@ -106,13 +110,17 @@ def predict(
     choice = model_lookup.ModelChoice(row=row, prompts=prompts)
     source = model_lookup.find_model(recipe, override, store, choice)
     given = _given_columns(column or ())
-    answers = AnswerOptions(top_k=top_k, threshold=threshold, abstain_label=abstain_label, is_strict=strict)
+    answers = AnswerOptions(
+        top_k=top_k, threshold=threshold, abstain_label=abstain_label, is_strict=strict, has_highlight=highlight
+    )
     with open_input(input_) as stream:
         predictor = source.load()
         columns = {task: {**source.columns.get(task, {}), **given} for task in predictor.tasks}
         rows = read_rows(stream, input_, format_, predictor.plain_field())
+        if not rows.encoding.startswith("utf-8"):
+            errors.print(f"read      {escape(input_)} as {rows.encoding}", highlight=False, soft_wrap=True)
         labeler = RowLabeler(predictor, columns, answers, _Rejected())
-        names, blocks = AnswerColumns(predictor, top_k), labeler.label(rows, input_)
+        names, blocks = AnswerColumns(predictor, top_k, has_highlight=highlight), labeler.label(rows, input_)
         file_format = (format_of(output) if output else None) or rows.format
         if file_format == "parquet" and output is not None:
             with new_file(output) as path:
@@ -121,10 +129,25 @@ def predict(
             is_text = output is not None or file_format in ("csv", "tsv")
             with open_output(output) as file:
                 write_text(blocks, names, rows, file_format if is_text else "jsonl", file)
+    _warn_of_differences(source, labeler)
     if labeler.num_rejected:
         num_rows = labeler.num_answered + labeler.num_rejected
         errors.print(f"rejected  {labeler.num_rejected} of {num_rows} rows", highlight=False)
         raise typer.Exit(1)
+
+
+def _warn_of_differences(source: model_lookup.ModelSource, labeler: RowLabeler) -> None:
+    """Warns if the texts differ from those of the test set in language, length or confidence."""
+    if source.test_set is None or not labeler.sample:
+        return
+    known_texts, known_confidences = source.test_set.load()
+    texts, confidences = zip(*labeler.sample, strict=True)
+    known = drift.TextProfile.of(known_texts[: drift.MAX_TEXTS], known_confidences, name_language)
+    for sentence in drift.differences(known, drift.TextProfile.of(texts, confidences, name_language)):
+        errors.print(
+            f"warning   these texts differ from the test set. {sentence} The accuracy in the report may not hold.",
+            style="yellow", highlight=False, soft_wrap=True,
+        )  # fmt: skip
 
 
 def _given_columns(options_: Sequence[str]) -> dict[str, tuple[str, ...]]:

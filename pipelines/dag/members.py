@@ -7,6 +7,7 @@ pet/<member>/...                the same on another backbone
 probe/<member>                  logistic regression on sentence embeddings
 finetuned/<member>              an encoder, trained on the labeled examples
 tfidf/<member>                  logistic regression on TF-IDF features
+llm/<member>                    a language model at an endpoint
 soft_label_shards               soft labels for unlabeled data that is too large for memory
 """
 
@@ -23,6 +24,7 @@ from pipelines.kinds import KINDS
 from pipelines.schema.config import PipelineConfig
 from pipelines.schema.sections.ensemble import (
     FinetunedMember,
+    LlmMember,
     PetMember,
     PetSection,
     ProbeMember,
@@ -37,6 +39,7 @@ from stages.common.models.backbones.config import BackboneConfig
 from stages.common.models.encoders.config import StudentConfig
 from stages.common.prompts.config import PromptConfig
 from stages.common.seeds import python_rng
+from stages.llm.config import LlmConfig
 from stages.pet.config import GenerationConfig, PetConfig
 from stages.pet.verbalizer_search.config import VerbalizerSearchConfig
 from stages.probe.config import ProbeConfig
@@ -258,9 +261,9 @@ class _SubModels:
 
 
 def _classifier(
-    config: PipelineConfig, name: str, section: ProbeMember | FinetunedMember | TfidfMember, data: Step
+    config: PipelineConfig, name: str, section: ProbeMember | FinetunedMember | TfidfMember | LlmMember, data: Step
 ) -> Step:
-    """Returns the step of a member that is not a language model."""
+    """Returns the step of a member without patterns."""
     task = {"labels": config.task.labels, "fields": config.task.fields}
     stage_config: Config
     if isinstance(section, ProbeMember):
@@ -269,8 +272,10 @@ def _classifier(
         run = "stages.baseline.stage:run"
         student = StudentConfig.of(section.encoder)
         stage_config = BaselineConfig.of(section, student=student, label_unlabeled=True, **task)
-    else:
+    elif isinstance(section, TfidfMember):
         run, stage_config = "stages.tfidf.stage:run", TfidfConfig.of(section, **task)
+    else:
+        run, stage_config = "stages.llm.stage:run", LlmConfig.of(section, **task)
     return make_step(
         config,
         f"{section.kind}/{name}",

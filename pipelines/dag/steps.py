@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from cluster.steps.step import Resources, Step, Upstream
 from pipelines.kinds import KINDS
 from pipelines.schema.config import PipelineConfig
-from stages.common.assets.cache import identity, local_paths
+from stages.common.assets.cache import changes_elsewhere, identity, local_paths
 from stages.common.config import Config, asset_refs
 from stages.common.data import text_shards
 from stages.common.seeds import derive_seed
@@ -61,6 +61,8 @@ def make_step(
         else:
             assets[key] = identity(ref)
             files |= {path: assets[key] if path == ref else identity(path) for path in local_paths(ref)}
+            if changes_elsewhere(ref):
+                files[ref] = assets[key]
     upstream: dict[str, Upstream] = {
         role: item if isinstance(item, Step) else tuple(item) for role, item in (inputs or {}).items() if item
     }

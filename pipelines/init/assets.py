@@ -20,6 +20,8 @@ class ModelAsset:
     """Default of `max_length`, in tokens."""
     languages: tuple[str, ...]
     """ISO 639-1 codes of the languages that it reads; empty: about 100 languages."""
+    license: str
+    """Its license."""
     prefix: str = ""
     """What an encoder needs before each text: its `prefix`."""
 
@@ -39,6 +41,7 @@ SMOLLM2 = ModelAsset(
     hub="HuggingFaceTB/SmolLM2-135M-Instruct",
     max_length=256,
     languages=("en",),
+    license="Apache-2.0",
 )
 """The backbone for English."""
 
@@ -48,6 +51,7 @@ QWEN_CODER = ModelAsset(
     hub="Qwen/Qwen2.5-Coder-0.5B-Instruct",
     max_length=256,
     languages=("en", "zh"),
+    license="Apache-2.0",
 )
 """The backbone for Chinese, and for pairs of texts."""
 
@@ -57,6 +61,7 @@ MINILM = ModelAsset(
     hub="sentence-transformers/all-MiniLM-L6-v2",
     max_length=128,
     languages=("en",),
+    license="Apache-2.0",
 )
 """The student for English."""
 
@@ -67,6 +72,7 @@ MPNET = ModelAsset(
     hub="sentence-transformers/all-mpnet-base-v2",
     max_length=128,
     languages=("en",),
+    license="Apache-2.0",
 )
 """A larger encoder for English: a probe, or an accurate student."""
 
@@ -76,6 +82,14 @@ MULTILINGUAL_E5 = ModelAsset(
     hub="intfloat/multilingual-e5-small",
     max_length=128,
     languages=(),
+    license="MIT",
     prefix="query: ",
 )
 """The encoder for other languages: probe and student."""
+
+MODELS = (SMOLLM2, QWEN_CODER, MINILM, MPNET, MULTILINGUAL_E5)
+
+
+def find_model_asset(ref: str) -> ModelAsset | None:
+    """Returns the model of this module that a reference names, in packages or on the hub; None for other references."""
+    return next((item for item in MODELS if ref == item.asset or ref.partition("@")[0] == item.hub_asset), None)

@@ -77,6 +77,7 @@ def _properties(file: FileFacts, train: FileFacts) -> dict[str, str]:
         ),
         "format": describe(data.source),
         "rows": f"{data.num_rows:,}",
+        "sampled rows": f"{len(data.texts) + data.num_empty:,}" if data.is_sample else "",
     }
     if isinstance(data, LabeledData):
         properties["with text and label"] = f"{len(data.texts):,}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -11,9 +12,11 @@ from pipelines.init.spellings import spelling_key, spelling_variants
 from stages.common.data.config import Source
 from stages.common.data.recognition import recognized_source
 from stages.common.data.rows import read_rows
+from stages.common.data.sampling import reservoir_sample
 from stages.common.data.sources import as_text
 from stages.common.data.text_keys import text_key
 from stages.common.errors import DataError
+from stages.common.seeds import python_rng
 
 TEXT_NAMES = (
     "text", "message", "sentence", "review", "content", "body", "comment", "description", "document", "question",
@@ -48,6 +51,8 @@ class TextData:
     fields: Mapping[str, str]
     """Field -> column."""
     num_rows: int
+    is_sample: bool = False
+    """Whether the rest describes a sample of the rows."""
     num_empty: int
     """Rows without text."""
     texts: Sequence[Mapping[str, str]]
@@ -56,6 +61,11 @@ class TextData:
     """`id` and `group` -> their column, if the user sets it and the file has it."""
     groups: frozenset[str] = frozenset()
     """Different values of the group."""
+
+    @property
+    def num_texts(self) -> int:
+        """Number of rows with text; of a sample, an upper bound."""
+        return self.num_rows if self.is_sample else len(self.texts)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -90,14 +100,17 @@ class LabeledData(TextData):
 
 
 class LabeledFile:
-    """The rows of a file of texts, with or without labels."""
+    """The rows of a file of texts, with or without labels, or a sample of them."""
 
-    def __init__(self, asset: str, on_progress: Callable[[str], None] = lambda _: None) -> None:
+    def __init__(
+        self, asset: str, on_progress: Callable[[str], None] = lambda _: None, *, max_rows: int = sys.maxsize
+    ) -> None:
         """Reads the file.
 
         Args:
             asset: Reference of the file.
             on_progress: Called with what is read so far, after every `ROWS_PER_REPORT` rows.
+            max_rows: Number of rows to keep. If there are more, they are a random sample.
 
         Raises:
             InputError: the file is missing, empty or damaged; names the line.
@@ -105,18 +118,27 @@ class LabeledFile:
         self.asset = asset
         try:
             self.source = recognized_source(asset)
-            self.rows: list[tuple[str, dict[str, Any]]] = []
-            for place, row in read_rows(self.source):
-                self.rows.append((place, dict(_flat(row))))
-                if len(self.rows) % ROWS_PER_REPORT == 0:
-                    on_progress(f"{asset}: {len(self.rows):,} rows")
+            columns: dict[str, None] = {}
+            stream = self._stream(columns, on_progress)
+            self.rows, self.num_rows = reservoir_sample(stream, max_rows, python_rng(0, "init", asset))
         except DataError as error:
             if not error.remedy.startswith("Set format"):
                 raise
             raise DataError(error.problem, "Rename it: NAME.csv, .tsv, .json, .jsonl or .parquet.") from error
         if not self.rows:
             raise DataError(f"{asset} has no rows.", "Write a row per text.")
-        self.columns = tuple(dict.fromkeys(column for _, row in self.rows for column in row))
+        self.columns = tuple(columns)
+
+    def _stream(
+        self, columns: dict[str, None], on_progress: Callable[[str], None]
+    ) -> Iterator[tuple[str, dict[str, Any]]]:
+        """Yields place and columns of each row. Adds the names of the columns to `columns`."""
+        for number, (place, row) in enumerate(read_rows(self.source), 1):
+            flat = dict(_flat(row))
+            columns |= dict.fromkeys(flat)
+            if number % ROWS_PER_REPORT == 0:
+                on_progress(f"{self.asset}: {number:,} rows")
+            yield place, flat
 
     def column(self, name: str, flag: str, text: Sequence[str] = ()) -> str:
         """Returns the name of a column that the user chose with a flag.
@@ -244,9 +266,13 @@ class LabeledFile:
             DataError: a row lacks a column, or its text is not text; names the line.
         """
         texts = [item for _, item in self._texts(fields) if item]
-        num_rows = len(self.rows)
         return TextData(
-            source=self.source, fields=fields, num_rows=num_rows, num_empty=num_rows - len(texts), texts=texts
+            source=self.source,
+            fields=fields,
+            num_rows=self.num_rows,
+            is_sample=len(self.rows) < self.num_rows,
+            num_empty=len(self.rows) - len(texts),
+            texts=texts,
         )
 
     def summarize(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Literal
 
 Language = Literal["english", "other"]
@@ -43,6 +43,13 @@ def detect_language(texts: Iterable[str]) -> Language:
     if num_other_letters > MAX_SHARE_NOT_ASCII * num_letters:
         return "other"
     return "english" if num_english >= num_other else "other"
+
+
+def name_language(texts: Sequence[str]) -> str:
+    """Returns the language of a sample of texts, for a message."""
+    if is_chinese(texts):
+        return "Chinese"
+    return "English" if detect_language(texts) == "english" else "another language"
 
 
 def is_chinese(texts: Iterable[str]) -> bool:

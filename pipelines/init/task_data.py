@@ -11,6 +11,8 @@ from pipelines.init.labeled_file import Conflicts, LabeledData, LabeledFile, Tex
 from stages.common.errors import DataError
 
 Data = TypeVar("Data", bound=TextData)
+MAX_UNLABELED_ROWS = 20_000
+"""Rows of a file of unlabeled texts that are kept; of a larger file, a sample."""
 TEST_SHARE = 0.2
 """Fraction of the labeled texts that becomes the test set if there is no test file."""
 MAX_TEST = 1000
@@ -53,7 +55,7 @@ class TaskFiles:
         """
         return cls(
             train=LabeledFile(train, on_progress),
-            unlabeled=tuple(LabeledFile(file, on_progress) for file in unlabeled),
+            unlabeled=tuple(LabeledFile(file, on_progress, max_rows=MAX_UNLABELED_ROWS) for file in unlabeled),
             dev=LabeledFile(dev, on_progress) if dev else None,
             test=LabeledFile(test, on_progress) if test else None,
             merge_labels=merge_labels,
@@ -193,7 +195,7 @@ class TaskData:
         if not self.test:
             comments["data.test_size"] = f"sampled from the {'pool' if shots else 'train file'}"
         sources = [f"rows without a label: {self.train.num_unlabeled:,}"] if self._uses_own_unlabeled(shots) else []
-        sources += [f"{sum(len(item.texts) for item in self.unlabeled):,} texts"] if self.unlabeled else []
+        sources += [f"{sum(item.num_texts for item in self.unlabeled):,} texts"] if self.unlabeled else []
         if sources:
             comments["data.unlabeled"] = " and ".join(sources)
         if self.num_conflicts:
@@ -220,12 +222,10 @@ class TaskData:
 
 def _source(data: TextData) -> dict[str, Any]:
     source: dict[str, Any] = {"asset": data.source.asset}
-    for key in ("encoding", "delimiter"):
-        if getattr(data.source, key):
-            source[key] = getattr(data.source, key)
+    source |= data.source.model_dump(include={"encoding", "delimiter", "split", "subset"}, exclude_defaults=True)
     source["fields"] = dict(data.fields)
     source |= data.keys
-    return source | ({"drop_empty": True} if data.num_empty else {})
+    return source | ({"drop_empty": True} if data.num_empty or data.is_sample else {})
 
 
 def _labeled_source(data: LabeledData) -> dict[str, Any]:

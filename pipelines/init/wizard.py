@@ -5,6 +5,7 @@ Asks for each value that no flag sets, or uses a default if the input is not int
 
 from __future__ import annotations
 
+import os
 import shlex
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -367,6 +368,9 @@ class InitWizard:
         return [*notes, f"{estimate}, {'more than' if recipe.seconds > budget else 'within'} {limit}.{reduced}"]
 
     def _check_free(self, path: Path) -> None:
+        if not os.access(path.parent, os.W_OK):
+            state = "cannot be written" if path.parent.is_dir() else "is not a folder"
+            raise InputError(f"{path.parent} {state}.", "Set --output to a file in another folder.")
         if path.exists() and not self.options.force:
             raise InputError(f"{path} exists.", "Set --output to another file, or overwrite it with --force.")
 

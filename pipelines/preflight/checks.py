@@ -29,6 +29,9 @@ from stages.common.data.corpora import Documents, Window, check_enough, document
 from stages.common.errors import AssetError, DataError, InputError
 from stages.common.models.model_files import check_pooling, is_translated, model_folder, refuse_pickled
 from stages.distillation.config import min_unlabeled
+from stages.llm.config import LlmConfig
+from stages.llm.costs import Estimate
+from stages.llm.questions import Questions
 from stages.prompt_pretraining.config import SingleConfig
 from stages.prompt_pretraining.formats import corpus_requirements
 from stages.splits.config import SplitsConfig
@@ -104,6 +107,9 @@ def check_recipe(config: PipelineConfig, on_start: OnStart) -> tuple[str, ...]:
     Raises:
         InputError: with the dotted key in the recipe.
     """
+    check_api_keys(config)
+    for ref in hub_datasets(config).values():
+        availability.note_dataset_revision(ref)
     fetch(config.assets, on_start, models=[f"{key}.asset" for key in config.backbones | config.encoders])
     return check_contents(config)
 
@@ -114,6 +120,7 @@ def check_local(config: PipelineConfig) -> LocalCheck:
     Raises:
         InputError: with the dotted key in the recipe.
     """
+    check_api_keys(config)
     not_fetched = {}
     for key, ref in config.assets.items():
         with errors_located_in(key):
@@ -121,14 +128,29 @@ def check_local(config: PipelineConfig) -> LocalCheck:
                 if Asset.parse(ref).scheme == "path":
                     resolve(ref)  # raises the error: it does not exist
                 not_fetched[key] = ref
-    sources = asset_refs(config, include=lambda model: not isinstance(model, ShardsSection | SingleConfig))
-    hub = {key: ref for key, ref in sources.items() if ref.startswith("hf:") and key not in config.assets}
     files = [resolve(ref) for key, ref in config.assets.items() if key not in not_fetched]
     if config.unlabeled_shards:
         with errors_located_in("unlabeled_shards.source"):
             files += text_shards.shard_files(config.unlabeled_shards.source.asset).values()
     warnings = remembered(config, files, lambda: check_contents(config, only_cached=True))
-    return LocalCheck(not_fetched | hub, warnings)
+    return LocalCheck(not_fetched | hub_datasets(config), warnings)
+
+
+def hub_datasets(config: PipelineConfig) -> dict[str, str]:
+    """Returns dotted key -> reference of the datasets of the hub, which the datasets library fetches."""
+    sources = asset_refs(config, include=lambda model: not isinstance(model, ShardsSection | SingleConfig))
+    return {key: ref for key, ref in sources.items() if ref.startswith("hf:") and key not in config.assets}
+
+
+def newer_assets(config: PipelineConfig) -> list[str]:
+    """Returns a sentence for each asset without a pin that has changed since it was fetched. Takes seconds."""
+    refs = {**config.assets, **hub_datasets(config)}
+    remedies = availability.find_newer(refs.values())
+    return [
+        f"{key}: {ref} has changed since it was fetched. {remedies[ref]}"
+        for key, ref in refs.items()
+        if ref in remedies
+    ]
 
 
 def check_contents(config: PipelineConfig, *, only_cached: bool = False) -> tuple[str, ...]:
@@ -152,7 +174,7 @@ def check_contents(config: PipelineConfig, *, only_cached: bool = False) -> tupl
             with errors_located_in(section):
                 splits = sample_splits(SplitsConfig(data=data, labels=task.labels, fields=task.fields))
             if task is config.task:
-                warnings += data_warnings(config, splits)
+                warnings += [*data_warnings(config, splits), *request_estimates(config, splits)]
     for item in token_level_tasks(config.prompts):
         if can_read(*item.section.data.sources.values()):
             with errors_located_in(item.key):
@@ -192,6 +214,39 @@ def data_warnings(config: PipelineConfig, splits: Split) -> Iterator[str]:
         yield (
             f"students learn from {num_unlabeled:,} unlabeled texts; with fewer than {required:,} a supervised "
             "classifier is as good. Add texts to data.unlabeled, or remove it and set data.unlabeled_size: 0."
+        )
+
+
+def check_api_keys(config: PipelineConfig) -> None:
+    """Checks that the API key of each endpoint is set.
+
+    Raises:
+        InputError: with the dotted key in the recipe.
+    """
+    for name, member in config.llm_members.items():
+        with errors_located_in(f"members.{name}"):
+            member.api_key()
+
+
+def request_estimates(config: PipelineConfig, splits: Split) -> Iterator[str]:
+    """Yields a sentence per member that asks an endpoint: how many requests it needs, and what they cost.
+
+    Raises:
+        InputError: they are above a limit of the member.
+    """
+    for name, member in config.llm_members.items():
+        llm = LlmConfig.of(member, labels=config.task.labels, fields=config.task.fields)
+        questions = Questions(llm, splits.train)
+        examples = (*splits.train, *splits.unlabeled, *splits.test)
+        estimate = Estimate.of([questions.chat(item) for item in examples], llm)
+        with errors_located_in(f"members.{name}"):
+            estimate.check(llm)
+        if not estimate.num_requests:
+            continue
+        cost = "" if estimate.cost is None else f", which cost about {estimate.cost:.2f}"
+        yield (
+            f"members.{name} sends up to {estimate.num_requests:,} requests with about "
+            f"{estimate.num_input_tokens:,} tokens to {llm.url}{cost}. Answers are kept, and none is requested twice."
         )
 
 

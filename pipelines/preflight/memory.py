@@ -74,7 +74,7 @@ def shape_of(folder: Path) -> ModelShape:
     content = (folder / "config.json").read_bytes()
     kept = cache_folder() / "shapes" / f"{hashlib.sha256(content).hexdigest()}.{FORM}.json"
     with suppress(OSError, ValueError, TypeError, KeyError):
-        payload = json.loads(kept.read_text())
+        payload = json.loads(kept.read_text(encoding="utf-8"))
         return ModelShape(**{**payload, "weights": tuple(payload["weights"])})
     shape = _count(folder, family)
     with suppress(OSError):  # Without a cache, the model is built again the next time.

@@ -103,8 +103,8 @@ def check_method(method: PromptConfig, patterns: Iterable[Pattern], family: Fami
     for pattern in patterns:
         check_fit(method, pattern)
     if method.is_deep:
-        model_type = json.loads((model_folder(backbone.asset) / "config.json").read_text())["model_type"]
-        check_deep(family, model_type)
+        settings = json.loads((model_folder(backbone.asset) / "config.json").read_text(encoding="utf-8"))
+        check_deep(family, settings["model_type"])
 
 
 def check_formats(ppt: PptSection, family: Family, tokenizer: Any) -> None:

@@ -129,7 +129,9 @@ def run(config: ReportConfig, inputs: Inputs, out: Path, recorder: Recorder, eng
     del engine
     steps = config.measured
     folders = {step.name: folder for step, folder in zip(steps, inputs.measured, strict=True)}
-    results = {name: json.loads((folder / "result.json").read_text()) for name, folder in folders.items()}
+    results = {
+        name: json.loads((folder / "result.json").read_text(encoding="utf-8")) for name, folder in folders.items()
+    }
     rows = leaderboard(steps, results, config.task)
     comparisons = compare_rows(rows, folders, config.seed)
     details = page_data(rows, [step.name for step in _of_kind("ppt", steps)], folders)

@@ -8,7 +8,9 @@ The data that each step reads, for the tracker: the splits of the data steps, wi
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import Any
 
 import yaml
@@ -19,7 +21,7 @@ from rich.markup import escape
 from cluster.provenance import provenance
 from cluster.run.result import RunResult
 from cluster.steps.code_digests import versions
-from cluster.steps.plan import Plan
+from cluster.steps.plan import Plan, PlanState
 from cluster.steps.step import Step
 from cluster.store.base import Store
 from cluster.store.manifest import Manifest
@@ -30,11 +32,18 @@ from pipelines.report.comparisons import flat_inits
 from pipelines.report.leaderboard import flat_rows
 from pipelines.report.page import charts, graph, writer
 from pipelines.report.page.graph_plot import plot_graph
+from pipelines.report.rounds import add_round
 from pipelines.run.request import RunRequest
+
+MEASURES = ("accuracy", "macro_f1")
+"""Metrics of a row of the leaderboard that MLflow shows."""
 
 
 def log_plan(tracker: Tracker, request: RunRequest, planned: Plan) -> None:
-    """Logs the resolved recipe, the graph and the plan to the parent run, before any step runs."""
+    """Logs the resolved recipe, the graph and the plan to the parent run, before any step runs.
+
+    Parameters are the keys that the recipe sets; `recipe.yaml` has all.
+    """
     tracker.parent.log_text("recipe.yaml", resolved_recipe(request))
     tracker.parent.log_text("graph.mmd", graph.mermaid(list(planned.steps.values())))
     rows = [
@@ -47,7 +56,10 @@ def log_plan(tracker: Tracker, request: RunRequest, planned: Plan) -> None:
         for item in planned
     ]
     tracker.parent.log_table("plan", rows)
-    tracker.parent.log_params({"recipe": request.config.name, "steps": len(planned.steps), **flat(request.config)})
+    tracker.parent.log_params(own_keys(request.config))
+    states = Counter(item.state for item in planned)
+    reason = f"{states[PlanState.RUN]} of {len(planned)} steps to run"
+    tracker.parent.set_tags({"step": request.config.name, "reason": reason})
 
 
 def resolved_recipe(request: RunRequest) -> str:
@@ -77,7 +89,8 @@ def publish(request: RunRequest, planned: Plan, result: RunResult, tracker: Trac
     report = writer.build_report(request.config.name, manifest.result, seconds, run)
     files = request.store.files("report", manifest.fingerprint)
     folder = request.store.local / "reports" / request.config.name
-    details = json.loads((files / "details.json").read_text())
+    report["rounds"] = _rounds(request, planned, manifests, folder, report)
+    details = json.loads((files / "details.json").read_text(encoding="utf-8"))
     writer.write_report(report, files / "leaderboard.png", folder, details, charts.graph_svg(steps, seconds))
     request.store.upload(folder)
     for name in ("report.json", "report.md", "report.png", "report.html"):
@@ -86,19 +99,16 @@ def publish(request: RunRequest, planned: Plan, result: RunResult, tracker: Trac
         tracker.parent.log_figure("graph", plot_graph(steps, seconds))
     for image in sorted(files.glob("*.png")):
         tracker.parent.log_artifact(image, "figures")
-    tracker.parent.describe(writer.report_markdown(report))
+    tracker.parent.describe(writer.report_summary(report))
     tracker.parent.log_table("leaderboard", flat_rows(report["rows"]))
     tracker.parent.log_table("prompt_inits", flat_inits(report["prompt_inits"]))
     tracker.parent.log_table("learning_curve", report["learning_curve"])
     if report["suggestions"]:
         tracker.parent.log_table("suggestions", report["suggestions"])
-    tracker.parent.log_metrics(
-        {
-            f"leaderboard/{row['name']}/{name}": row[name]["mean"]
-            for row in report["rows"]
-            for name in ("accuracy", "macro_f1")
-        }
-    )
+    means = {row["name"]: {name: row[name]["mean"] for name in MEASURES} for row in report["rows"]}
+    metrics = {f"leaderboard/{row}/{name}": value for row, values in means.items() for name, value in values.items()}
+    # The columns of the run in MLflow's table of runs are those of the classifier to use.
+    tracker.parent.log_metrics(metrics | (means[report["delivered"]["row"]] if report["delivered"] else {}))
     console.print(writer.leaderboard_table(report, console.width))
     for note in report["notes"]:
         console.print(escape(note), style="dim", highlight=False)
@@ -108,11 +118,23 @@ def publish(request: RunRequest, planned: Plan, result: RunResult, tracker: Trac
     console.print(f"report    {escape(request.store.uri_of(folder / 'report.html'))}", highlight=False, soft_wrap=True)
 
 
+def _rounds(
+    request: RunRequest, planned: Plan, manifests: Mapping[str, Manifest], folder: Path, report: Mapping[str, Any]
+) -> list[dict[str, Any]]:
+    """Returns the rounds of labeling; none if the recipe names no file of `clozeline select`."""
+    data = manifests.get(planned.steps[f"data/{request.config.task.name}"].name)
+    if data is None:
+        return []  # it was removed from the store during the run
+    points = add_round(folder, report, data.files["test.jsonl"].sha256)
+    return points if request.config.data.annotated is not None else []
+
+
 def _log_costs(tracker: Tracker, result: RunResult, counts: Mapping[str, float], seconds: Mapping[str, float]) -> None:
     """Logs the cost of this run, and the cost of all its results when they were computed."""
     executed = sum(result.steps[name].seconds for name in result.executed)
     costs = {**counts, "executed_s": round(executed, 2), "results_s": round(sum(seconds.values()), 2)}
-    tracker.parent.log_metrics({f"pipeline/{name}": float(value) for name, value in costs.items()})
+    metrics = {f"pipeline/{name}": float(value) for name, value in costs.items()}
+    tracker.parent.log_metrics({**metrics, "seconds": counts["wall_s"]})
     rows = [
         {"step": name, "status": step.status.value, "seconds": round(step.seconds, 1), "reason": step.reason}
         for name, step in result.steps.items()
@@ -120,8 +142,8 @@ def _log_costs(tracker: Tracker, result: RunResult, counts: Mapping[str, float],
     tracker.parent.log_table("step_times", rows)
 
 
-def flat(config: BaseModel) -> dict[str, Any]:
-    """Returns the resolved recipe with dotted keys, to compare runs key by key. Omits keys without a value."""
+def own_keys(config: BaseModel) -> dict[str, Any]:
+    """Returns the keys that a recipe and its overrides set, dotted, to compare runs key by key."""
 
     def items(values: Mapping[str, Any], prefix: str = "") -> Iterator[tuple[str, Any]]:
         for key, value in values.items():
@@ -130,7 +152,7 @@ def flat(config: BaseModel) -> dict[str, Any]:
             elif value is not None:
                 yield prefix + key, value
 
-    return dict(items(config.model_dump(mode="json")))
+    return dict(items(config.model_dump(mode="json", exclude_unset=True)))
 
 
 def run_tags() -> dict[str, str]:

@@ -11,11 +11,13 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import replace
 
 from rich.markup import escape
 
+from cluster.run.events import EventHandler
 from cluster.run.result import RunOptions, RunResult, Status
 from cluster.run.scheduler import execute
 from cluster.steps.plan import Plan, PlanState
@@ -28,8 +30,10 @@ from cluster.tracking.sync import fetch_waiting, hand_over_waiting
 from cluster.tracking.tracker import Tracker
 from pipelines.dag.fewshot import plan_recipe
 from pipelines.kinds import KINDS
+from pipelines.preflight.checks import newer_assets
 from pipelines.run import publication
 from pipelines.run.model_registration import register_models
+from pipelines.run.progress import ProgressWriter
 from pipelines.run.publication import Datasets, log_plan, publish, resolved_recipe
 from pipelines.run.request import RunDisplay, RunRequest, check_machine, check_request
 from pipelines.schema.config import PipelineConfig
@@ -62,6 +66,8 @@ def _run_entered(
 ) -> RunResult:
     """Plans, executes and publishes. The store knows what the run reads, so `gc` at the same time does no harm."""
     name, console = request.config.name, display.console
+    for text in newer_assets(request.config):
+        console.print(f"newer     {escape(text)}", style="yellow", highlight=False, soft_wrap=True)
     planned = plan_recipe(request.config, request.store, options)
     steps = {step: key.fingerprint for step, key in planned.keys.items()}
     run.keep(steps)
@@ -74,7 +80,7 @@ def _run_entered(
     fetch_waiting(request.store, leases)
     with Tracker.open(request.store.local, name, name, uri=tracking_server(), tags=tags, datasets=datasets) as tracker:
         log_plan(tracker, request, planned)
-        with display.events(console, num_steps[PlanState.RUN]) as on_event:
+        with _events(display, num_steps[PlanState.RUN], run) as on_event:
             result = execute(planned, request.store, options, tracker, on_event, leases)
         manifests = {**planned.manifests, **result.manifests}
         if result.failed and (dropped := dropped_members(request.config, planned, manifests, request.store)):
@@ -86,9 +92,18 @@ def _run_entered(
         if not result.ok:
             tracker.close("KILLED" if result.is_interrupted else "FAILED")
     hand_over_waiting(request.store)
+    if tracker.runs_page:
+        console.print(f"runs      {escape(tracker.runs_page)}", highlight=False, soft_wrap=True)
     for problem in tracker.new_problems():
         console.print(f"warning   {escape(problem)} Results are not affected.", style="yellow", highlight=False)
     return result
+
+
+@contextmanager
+def _events(display: RunDisplay, num_steps: int, run: ActiveRun) -> Iterator[EventHandler]:
+    """Shows the events of a run, and writes its progress to the store."""
+    with display.events(display.console, num_steps) as shown, ProgressWriter(run, shown) as on_event:
+        yield on_event
 
 
 def _run_without(
@@ -108,7 +123,7 @@ def _run_without(
     steps = {step: key.fingerprint for step, key in planned.keys.items()}
     run.keep(steps)
     enter_recipe(request.store, request.config.name, resolved_recipe(request), steps)
-    with display.events(display.console, len(first.blocked)) as on_event:
+    with _events(display, len(first.blocked), run) as on_event:
         second = execute(planned, request.store, options, tracker, on_event, leases)
     return planned, merge_results(first, second)
 

@@ -9,6 +9,7 @@ from rich.table import Table
 from cluster.store.base import StaleResult
 from cluster.store.garbage import Garbage
 from pipelines.dag.fewshot import plan_recipe
+from pipelines.run.progress import running_steps
 from pipelines.run.request import RunRequest
 
 
@@ -44,13 +45,17 @@ def format_size(num_bytes: int) -> str:
 
 
 def step_states(request: RunRequest) -> list[dict[str, Any]]:
-    """Returns state, name and details of every step: committed, running (where), failed (error and log) or not run."""
+    """Returns state, name and details of every step.
+
+    The state is committed, running (with progress and driver), failed (with error and log) or not run.
+    """
     rows = []
+    progress = running_steps(request.store)
     for planned in plan_recipe(request.config, request.store):
         lease = request.store.lease(planned.name, planned.fingerprint)
         failure = request.store.failure(planned.name, planned.fingerprint)
         if lease is not None:
-            state, details = "running", str(lease.owner)
+            state, details = "running", "; ".join(filter(None, (progress.get(planned.name), str(lease.owner))))
         elif planned.manifest is not None:
             cost = f"{planned.manifest.seconds:.0f} s, {format_size(planned.manifest.num_bytes)}"
             state, details = "committed", "; ".join((cost, *planned.notes))

@@ -14,6 +14,7 @@ from pipelines.schema.sections.ensemble import (
     EnsembleSection,
     FinetunedMember,
     LearningCurveSection,
+    LlmMember,
     Member,
     PetMember,
     PetSection,
@@ -173,6 +174,11 @@ class PipelineConfig(Config):
         kinds = (ProbeMember, FinetunedMember)
         members = {name: item for name, item in self.members.items() if isinstance(item, kinds)}
         return {**students, **{f"members.{name}.encoder": item.encoder for name, item in members.items()}}
+
+    @property
+    def llm_members(self) -> dict[str, LlmMember]:
+        """Name -> member that asks a language model at an endpoint."""
+        return {name: item for name, item in self.members.items() if isinstance(item, LlmMember)}
 
     def prompt_task(self, item: PromptTaskConfig) -> tuple[Task, DataConfig]:
         """Returns the task and data of a downstream task."""

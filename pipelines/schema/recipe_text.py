@@ -14,6 +14,8 @@ from stages.common.errors import InputError
 MAX_VALUES = 100_000
 """Values of a recipe, each alias counted with everything that it refers to."""
 MAX_LEVELS = 50
+MAX_CHARACTERS = 512 * 2**10
+"""Length of a recipe. A YAML parser takes seconds for more."""
 MAX_INTEGER = 2**63 - 1
 
 
@@ -26,9 +28,14 @@ def parse_node(text: str) -> Any:
     """Returns the tree of a YAML or JSON text, with line numbers.
 
     Raises:
-        InputError: it is nested too deeply, or its aliases stand for too many values.
+        InputError: it is too long or nested too deeply, or its aliases stand for too many values.
         YAMLError: it is not YAML.
     """
+    if len(text) > MAX_CHARACTERS:
+        raise InputError(
+            f"it has {len(text):,} characters, more than {MAX_CHARACTERS:,}.",
+            "Keep texts in data files, and refer to them by their paths.",
+        )
     try:
         node = yaml.compose(text.replace("\t", " ") if text.lstrip().startswith("{") else text, Loader=yaml.SafeLoader)
     except RecursionError:
@@ -75,14 +82,14 @@ def parse_values(text: str) -> Any:
         InputError: it exceeds a limit of `parse_node`, or a value does not have the type that it looks like.
         YAMLError: it is not YAML.
     """
-    parse_node(text)
+    node = parse_node(text)
     if text.lstrip().startswith("{"):
         try:
             return json.loads(text)
         except ValueError:
             pass  # a YAML mapping on one line
     try:
-        return yaml.safe_load(text)
+        return None if node is None else yaml.SafeLoader("").construct_document(node)
     except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
         if "digits" in str(error):
             raise InputError(

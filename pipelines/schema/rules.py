@@ -6,6 +6,7 @@ from collections.abc import Callable, Collection, Sequence
 
 from pipelines.schema.config import PipelineConfig
 from pipelines.schema.locations import errors_located_in
+from pipelines.schema.member_rules import check_members
 from pipelines.schema.sections.ensemble import FinetunedMember, ProbeMember, StudentStage
 from pipelines.schema.sections.prompts import PromptTaskConfig, token_level_tasks
 from pipelines.schema.task_rules import check_tasks
@@ -245,62 +246,12 @@ def check_submodels_train_soft_blocks(config: PipelineConfig) -> None:
                 )
 
 
-def check_member_names(config: PipelineConfig) -> None:
-    """No member has the same step names as a generation of iPET: `pet/g1/...`."""
-    ipet = config.pet.ipet if config.pet else None
-    generations = ipet.generations if ipet else 0
-    for number in range(1, generations + 1):
-        key = f"members.g{number}"
-        if key in config.pet_sections:
-            raise InputError(
-                f"steps of this member would have the names of generation {number} of pet.ipet.",
-                "Rename the member.",
-                key=key,
-            )
-
-
 def check_patterns_of_submodels(config: PipelineConfig) -> None:
     """The patterns of sub-models exist."""
     for key, section in config.pet_sections.items():
         for name in section.patterns or ():
             if name not in config.task.patterns:
                 raise _unknown("pattern", name, config.task.patterns, f"{key}.patterns")
-
-
-def check_ipet_has_teachers(config: PipelineConfig) -> None:
-    """iPET has at least two sub-models, which label data for each other."""
-    for key, section in config.pet_sections.items():
-        seeds = section.seeds if config.has_labels else section.seeds[:1]
-        if section.ipet and len(config.patterns_of(section)) * len(seeds) < 2:
-            raise InputError(
-                "iPET needs two sub-models, which label data for each other.",
-                "Add a pattern or a seed, or remove ipet.",
-                key=f"{key}.ipet",
-            )
-
-
-def check_scaling_has_held_out_logits(config: PipelineConfig) -> None:
-    """Members are scaled by logits of the model that labels the unlabeled data, not by those before training."""
-    if config.ensemble.scaling != "held_out":
-        return
-    for key, section in config.pet_sections.items():
-        if section.tune != "none" and section.num_folds is None:
-            raise InputError(
-                "ensemble.scaling: held_out needs held-out logits of the trained sub-models.",
-                f"Set {key}.num_folds: 3, or set ensemble.scaling: none.",
-                key=f"{key}.num_folds",
-            )
-
-
-def check_cross_validation_trains_alone(config: PipelineConfig) -> None:
-    """Cross-validation trains each sub-model on its own."""
-    for key, section in config.pet_sections.items():
-        if section.num_folds is not None and section.batched_training:
-            raise InputError(
-                "batched_training trains all sub-models once, without cross-validation.",
-                "Remove num_folds or batched_training.",
-                key=f"{key}.num_folds",
-            )
 
 
 def check_priming(config: PipelineConfig) -> None:
@@ -476,11 +427,8 @@ RULES: tuple[Callable[[PipelineConfig], None], ...] = (
     check_soft_blocks_are_used,
     check_has_hard_pattern,
     check_submodels_train_soft_blocks,
-    check_member_names,
     check_patterns_of_submodels,
-    check_ipet_has_teachers,
-    check_scaling_has_held_out_logits,
-    check_cross_validation_trains_alone,
+    check_members,
     check_priming,
     check_ppt_for_init,
     check_prompts_of_submodels,

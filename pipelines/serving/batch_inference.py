@@ -8,9 +8,11 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any, TypeVar
 
+from pipelines.serving.drift import MAX_TEXTS
+from pipelines.serving.highlight import decisive_words
 from pipelines.serving.input_rows import ROWS_AT_ONCE, InputRow, InputRows
-from pipelines.serving.output_rows import LABEL, PROBABILITIES, Answer
-from pipelines.serving.predictors import TASK, Predictor, example_of
+from pipelines.serving.output_rows import HIGHLIGHT, LABEL, PROBABILITIES, Answer
+from pipelines.serving.predictors import TASK, ClassifierPredictor, Predictor, example_of
 from stages.common.data.sources import column
 from stages.common.errors import DataError, InputError
 from stages.common.models.backbones.config import BackboneConfig
@@ -34,12 +36,14 @@ class AnswerOptions:
         threshold: Probability below which a label is not given.
         abstain_label: What is given instead.
         is_strict: Stop at the first row that cannot be labeled.
+        has_highlight: Give the words that decided, too.
     """
 
     top_k: int | None = None
     threshold: float | None = None
     abstain_label: str | None = None
     is_strict: bool = False
+    has_highlight: bool = False
 
 
 class RowLabeler:
@@ -64,6 +68,8 @@ class RowLabeler:
     ) -> None:
         if PROBABILITIES not in predictor.answers and (options.top_k, options.threshold) != (None, None):
             raise InputError("this model predicts no probabilities.", "Remove --top-k and --threshold.")
+        if options.has_highlight and not isinstance(predictor, ClassifierPredictor):
+            raise InputError("only the words of a classifier can be highlighted.", "Remove --highlight.")
         self._predictor = predictor
         self._columns = columns
         self._options = options
@@ -71,6 +77,8 @@ class RowLabeler:
         self.num_answered = 0
         self.num_rejected = 0
         self._first_error: DataError | None = None
+        self.sample: list[tuple[str, float]] = []
+        """The first texts of a classifier, at most `MAX_TEXTS`, with the probabilities of their labels."""
 
     def label(self, rows: InputRows, name: str) -> Iterator[list[Answer]]:
         """Yields blocks of answers: one per row, in order.
@@ -84,7 +92,8 @@ class RowLabeler:
         for block in blocks(rows.rows):
             parsed = [self._parse(row) for row in block]
             items = [item for item in parsed if not isinstance(item, DataError)]
-            predictions = iter(self._predictor.predict(items) if items else ())
+            predicted = self._predictor.predict(items) if items else []
+            predictions = iter([self._observed(*pair) for pair in zip(items, predicted, strict=True)])
             answers = [
                 Answer(row.values if has_columns else {}, {}, item)
                 if isinstance(item, DataError)
@@ -96,6 +105,18 @@ class RowLabeler:
         if self._first_error is not None and not self.num_answered:
             error = self._first_error
             raise DataError(f"no row can be labeled: {error.problem}", error.remedy, where=error.where)
+
+    def _observed(self, item: Any, prediction: dict[str, Any]) -> dict[str, Any]:
+        """Keeps a text of a classifier in the sample, and returns the prediction with the words that decided."""
+        predictor = self._predictor
+        if not isinstance(predictor, ClassifierPredictor):
+            return prediction
+        label, probability = prediction[LABEL], prediction[PROBABILITIES][prediction[LABEL]]
+        if len(self.sample) < MAX_TEXTS:
+            self.sample.append((" ".join(item.fields.values()), probability))
+        if not self._options.has_highlight:
+            return prediction
+        return {**prediction, HIGHLIGHT: decisive_words(predictor, item, label, probability)}
 
     def _parse(self, row: InputRow) -> Any:
         """Returns the item of a row, or the error for which it is rejected."""

@@ -1,6 +1,7 @@
-"""Reads the rows of a file for `predict` and `score`: CSV, TSV, JSON lines, parquet or plain lines.
+"""Reads the rows of a file for `predict` and `score`: CSV, TSV, JSON lines, a JSON array, parquet or plain lines.
 
-A row that cannot be read is yielded with its error, and the next row follows. Only a few rows are in memory at a time.
+Encoding and delimiter are recognized by the first rows, as `init` does. A row that cannot be read is yielded with its
+error, and the next row follows. Only a few rows are in memory at a time; a JSON array is read as a whole.
 """
 
 from __future__ import annotations
@@ -10,11 +11,12 @@ import io
 import json
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field, replace
-from itertools import chain
+from itertools import chain, islice
 from pathlib import Path
 from typing import Any, BinaryIO, Literal
 
-from stages.common.data.declarations import DELIMITERS, MARK_BYTES, declared_delimiter, declared_encoding
+from stages.common.data.declarations import declared_delimiter, declared_encoding
+from stages.common.data.recognition import SAMPLE_ROWS, recognize_delimiter, recognize_encoding
 from stages.common.errors import DataError
 
 FileFormat = Literal["csv", "tsv", "jsonl", "parquet", "lines"]
@@ -23,11 +25,14 @@ ENDINGS: dict[str, FileFormat] = {
     ".tsv": "tsv",
     ".jsonl": "jsonl",
     ".ndjson": "jsonl",
+    ".json": "jsonl",
     ".parquet": "parquet",
     ".txt": "lines",
 }
 ROWS_AT_ONCE = 512
 """Rows kept in memory: enough to sort them by length."""
+HEAD_BYTES = 2**18
+"""First bytes of a file, by which its encoding is recognized."""
 MAX_FIELD_CHARACTERS = 16 * 2**20
 """Characters of a value in a table. A quotation mark without its partner would otherwise read the rest of the file."""
 _REMEDY_JSON = 'Write one JSON object per line, such as {"text": "some text"}.'
@@ -50,6 +55,7 @@ class InputRows:
         format: The format of the file.
         columns: Names of the columns, if they are known before the rows.
         delimiter: Character between the values of a CSV file.
+        encoding: Encoding of a text file.
         schema: Schema of a parquet file.
         rows: The rows, which can be read once.
         file: The open file, which must live as long as rows are read.
@@ -59,6 +65,7 @@ class InputRows:
     rows: Iterator[InputRow]
     columns: tuple[str, ...] | None = None
     delimiter: str = ","
+    encoding: str = "utf-8"
     schema: Any = None
     file: Any = None
 
@@ -85,24 +92,73 @@ def read_rows(stream: BinaryIO, name: str, file_format: FileFormat | None, plain
     known = file_format or format_of(Path(name))
     if known == "parquet":
         return _parquet_rows(stream, shown)
-    encoding = declared_encoding(stream.peek(MARK_BYTES)) or "utf-8"  # type: ignore[attr-defined]
+    head = stream.read(HEAD_BYTES)
+    encoding = declared_encoding(head) or recognize_encoding(head)
     # With surrogates instead of bytes that are not UTF-8, only their row is rejected.
     on_error = "surrogateescape" if encoding.startswith("utf-8") else "replace"
-    text = io.TextIOWrapper(stream, encoding, on_error, newline="" if known in ("csv", "tsv") else None)
+    is_table = known in ("csv", "tsv")
+    text = io.TextIOWrapper(
+        io.BufferedReader(_Rejoined(head, stream)), encoding, on_error, newline="" if is_table else None
+    )
+    return replace(_text_rows(text, shown, known, file_format, plain_field), encoding=encoding, file=text)
+
+
+class _Rejoined(io.RawIOBase):
+    """A stream whose first bytes were read already."""
+
+    def __init__(self, head: bytes, rest: BinaryIO) -> None:
+        self._parts = (io.BytesIO(head), rest)
+
+    def readable(self) -> bool:
+        return True
+
+    def readinto(self, buffer: Any) -> int:
+        for part in self._parts:
+            if data := part.read(len(buffer)):
+                buffer[: len(data)] = data
+                return len(data)
+        return 0
+
+
+def _text_rows(
+    text: io.TextIOWrapper,
+    name: str,
+    known: FileFormat | None,
+    file_format: FileFormat | None,
+    plain_field: str | None,
+) -> InputRows:
+    """Returns the rows of a text file. `known`: its format, by its ending or by `file_format`, which the user sets."""
+    if known in ("csv", "tsv"):
+        return _table_rows(text, name, known)
     first = text.readline()
     lines = chain([first] if first else [], text)
-    if known in ("csv", "tsv"):
-        return replace(_table_rows(lines, shown, known, first), file=text)
+    if known == "jsonl" and first.lstrip().startswith("["):
+        return InputRows("jsonl", _array_rows(first + text.read(), name))
     if known == "jsonl" or (file_format is None and first.lstrip().startswith("{")):
-        objects = (_json_row(line, f"{shown}:{number}") for number, line in enumerate(lines, 1))
-        return InputRows("jsonl", objects, file=text)
+        return InputRows("jsonl", (_json_row(line, f"{name}:{number}") for number, line in enumerate(lines, 1)))
     if plain_field is None:
         raise DataError(
-            f"{shown} has plain lines, but this model reads several values per row.",
+            f"{name} has plain lines, but this model reads several values per row.",
             "Use a CSV file or JSON lines.",
         )
-    rows = (_plain_row(line, plain_field, f"{shown}:{number}") for number, line in enumerate(lines, 1))
-    return InputRows("lines", rows, file=text)
+    return InputRows(
+        "lines", (_plain_row(line, plain_field, f"{name}:{number}") for number, line in enumerate(lines, 1))
+    )
+
+
+def _array_rows(text: str, name: str) -> Iterator[InputRow]:
+    """Yields the objects of a JSON array. A file of JSON lines that starts with a list has a bad first row."""
+    try:
+        items = json.loads(text)
+    except (RecursionError, ValueError):
+        yield from (_json_row(line, f"{name}:{number}") for number, line in enumerate(text.splitlines(), 1))
+        return
+    for number, item in enumerate(items, 1):
+        location = f"{name}, item {number}"
+        if isinstance(item, dict):
+            yield InputRow(location, item)
+        else:
+            yield InputRow(location, {}, DataError("not a JSON object.", _REMEDY_JSON))
 
 
 def _plain_row(line: str, plain_field: str, location: str) -> InputRow:
@@ -128,11 +184,12 @@ def _json_row(line: str, location: str) -> InputRow:
     return InputRow(location, row)
 
 
-def _table_rows(lines: Iterator[str], name: str, file_format: FileFormat, first: str) -> InputRows:
-    declared = declared_delimiter(first)
-    delimiter, num_skipped = declared or max(DELIMITERS, key=first.count), 1 if declared else 0
-    if declared:
-        next(lines)
+def _table_rows(text: io.TextIOWrapper, name: str, file_format: FileFormat) -> InputRows:
+    first_lines = list(islice(text, SAMPLE_ROWS))
+    declared = declared_delimiter(first_lines[0]) if first_lines else None
+    num_skipped = 1 if declared else 0
+    delimiter = declared or recognize_delimiter(first_lines)
+    lines = chain(first_lines[num_skipped:], text)
     csv.field_size_limit(MAX_FIELD_CHARACTERS)
     if file_format == "tsv":  # in TSV files of NLP data sets a quotation mark is an ordinary character
         reader = csv.reader(lines, delimiter="\t", quoting=csv.QUOTE_NONE)

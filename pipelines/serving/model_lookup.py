@@ -19,9 +19,27 @@ from pipelines.run.request import RunRequest, load_request
 from pipelines.schema.config import field_columns
 from pipelines.schema.locations import RecipeError
 from pipelines.serving import predictors
+from stages.common.data.step_outputs import read_logits
 from stages.common.errors import InputError
+from stages.common.examples import load_examples
+from stages.common.metrics.classification import softmax
 
 _FINGERPRINT = re.compile(r"[0-9a-f]{64}")
+
+
+@dataclass(frozen=True, slots=True)
+class TestSet:
+    """Files of the test set of a classifier: the examples, and its logits for them."""
+
+    examples: Path
+    logits: Path
+    labels: tuple[str, ...]
+
+    def load(self) -> tuple[list[str], list[float]]:
+        """Returns the texts, and the probabilities of the predicted labels."""
+        texts = [" ".join(item.fields.values()) for item in load_examples(self.examples)]
+        probabilities = softmax(read_logits(self.logits, self.labels).logits)
+        return texts, [float(value) for value in probabilities.max(axis=1)]
 
 
 @dataclass(frozen=True, slots=True)
@@ -29,11 +47,13 @@ class ModelSource:
     """The folders of a model that is not loaded yet, the origin of each, and where a recipe reads its fields.
 
     `columns`: task -> field -> columns of the files of the recipe. The only task of a classifier has an empty name.
+    `test_set`: the test set of a classifier of a recipe; None for other models, or if its files were removed.
     """
 
     folders: tuple[Path, ...]
     origins: tuple[Mapping[str, str], ...]
     columns: Mapping[str, Mapping[str, tuple[str, ...]]]
+    test_set: TestSet | None = None
 
     def load(self) -> predictors.Predictor[Any]:
         """Loads the model; downloads its backbone if needed."""
@@ -67,33 +87,49 @@ def find_model(recipe: str, overrides: list[str] | None, store: str | Path, choi
     """
     if choice.row is not None and choice.prompts is not None:
         raise InputError("--row selects a classifier, and --prompts selects prompts.", "Remove one of them.")
+    test_set: TestSet | None = None
     if Path(recipe).is_dir():
         if choice.row is not None:
             raise InputError(f"--row is for a recipe, but {recipe} is a folder.", "Remove --row.")
         folders, columns = [_model_folder(Path(recipe))], {}
     else:
         request = load_request(recipe, overrides, store)
-        planned = _plan(request)
+        planned = plan_results(request)
         if choice.prompts is not None:
             folders = _prompt_folders(request, planned, choice.prompts)
             columns = {
                 name: field_columns(data, task.fields) for name, (task, data, _) in request.config.datasets.items()
             }
         else:
-            folders = [_classifier_folder(request, planned, choice.row)]
+            step = classifier_step(request, planned, choice.row)
+            folders = [step_files(request, planned, step) / "model"]
             columns = {"": field_columns(request.config.data, request.config.task.fields)}
-    return ModelSource(tuple(folders), tuple(map(_origin, folders)), columns)
+            test_set = _test_set(request, planned, folders[0].parent)
+    return ModelSource(tuple(folders), tuple(map(_origin, folders)), columns, test_set)
 
 
-def _plan(request: RunRequest) -> Plan:
+def _test_set(request: RunRequest, planned: Plan, files: Path) -> TestSet | None:
+    """Returns the test set of a classifier, whose step wrote `files`."""
+    data, logits = planned.steps[f"data/{request.config.task.name}"], files / "test_logits.jsonl"
+    if data.name not in planned.manifests or not logits.exists():
+        return None
+    return TestSet(step_files(request, planned, data) / "test.jsonl", logits, request.config.task.labels)
+
+
+def plan_results(request: RunRequest) -> Plan:
+    """Returns the plan of a recipe with its results in the store, without members that failed."""
     planned = plan_recipe(request.config, request.store)
     if dropped := runner.dropped_members(request.config, planned, planned.manifests, request.store):
         planned = plan_recipe(request.config, request.store, dropped=dropped)
     return planned
 
 
-def _classifier_folder(request: RunRequest, planned: Plan, row: str | None) -> Path:
-    """Returns the folder of the classifier in a row of the leaderboard; None: in the row that the report selected."""
+def classifier_step(request: RunRequest, planned: Plan, row: str | None) -> Step:
+    """Returns the step of the classifier in a row of the leaderboard; None: in the row that the report selected.
+
+    Raises:
+        InputError: the report has no result, or the recipe has no such classifier.
+    """
     if row is None:
         report = planned.manifests.get("report")
         if report is None:
@@ -107,7 +143,7 @@ def _classifier_folder(request: RunRequest, planned: Plan, row: str | None) -> P
         raise InputError(
             f"{request.recipe} has no classifier {row!r}.", f"Use one of: {', '.join(by_row)}.", key="--row"
         )
-    return _files(request, planned, by_row[row]) / "model"
+    return by_row[row]
 
 
 def _model_folder(folder: Path) -> Path:
@@ -127,7 +163,7 @@ def _prompt_folders(request: RunRequest, planned: Plan, method: str) -> list[Pat
     by_task: dict[str, Path] = {}
     for step in planned.steps.values():
         if step.kind == "prompts" and step.labels["method"] == method:
-            files = _files(request, planned, step)
+            files = step_files(request, planned, step)
             if (files / predictors.PROMPT_MODEL).exists():
                 by_task.setdefault(step.labels["task"], files)
     if not by_task:
@@ -138,8 +174,12 @@ def _prompt_folders(request: RunRequest, planned: Plan, method: str) -> list[Pat
     return list(by_task.values())
 
 
-def _files(request: RunRequest, planned: Plan, step: Step) -> Path:
-    """Returns the folder with the files of a step."""
+def step_files(request: RunRequest, planned: Plan, step: Step) -> Path:
+    """Returns the folder with the files of a step.
+
+    Raises:
+        InputError: the step has no result.
+    """
     manifest = planned.manifests.get(step.name)
     if manifest is None:
         raise _no_result(request, step.name)

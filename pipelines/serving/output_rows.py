@@ -19,7 +19,7 @@ from pipelines.serving.input_rows import FileFormat, InputRows
 from pipelines.serving.predictors import TASK, Predictor
 from stages.common.errors import DataError
 
-ERROR, LABEL, PROBABILITIES = "error", "label", "probabilities"
+ERROR, LABEL, PROBABILITIES, HIGHLIGHT = "error", "label", "probabilities", "highlight"
 MERGED = (TASK, "words")
 """Columns of a prediction that repeat a column of the row."""
 _REMEDY_JSONL = "Write JSON lines: --output FILE.jsonl."
@@ -40,10 +40,11 @@ class AnswerColumns:
     Args:
         predictor: The model.
         top_k: Number of labels whose probabilities are written; None: all.
+        has_highlight: Whether the words that decided are written.
     """
 
-    def __init__(self, predictor: Predictor[Any], top_k: int | None) -> None:
-        self._names = predictor.answers
+    def __init__(self, predictor: Predictor[Any], top_k: int | None, *, has_highlight: bool = False) -> None:
+        self._names = (*predictor.answers, *([HIGHLIGHT] if has_highlight else []))
         self._labels = tuple(dict.fromkeys(label for labels in predictor.labels.values() for label in labels))
         self._num_columns = None if top_k is None else min(top_k, len(self._labels))
 

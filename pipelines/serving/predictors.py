@@ -13,9 +13,11 @@ from pathlib import Path
 from typing import Any, Generic, TypeVar
 
 import numpy as np
+import torch
 from numpy.typing import NDArray
+from safetensors import SafetensorError
 
-from stages.common.errors import DataError, InputError
+from stages.common.errors import AssetError, DataError, InputError
 from stages.common.examples import Example
 from stages.common.metrics.classification import softmax
 from stages.common.models.cloze.multi_task import predict_multi_task
@@ -178,8 +180,22 @@ def load_predictor(folders: Sequence[Path]) -> Predictor[Any]:
     """Loads the model of these folders: one classifier, one token-level prompt, or prompts for one backbone.
 
     Raises:
-        InputError: a folder has no model, or the prompts need different backbones.
+        InputError: a folder has no model that this version can read, or the prompts need different backbones.
     """
+    try:
+        return _load(folders)
+    except (InputError, torch.OutOfMemoryError):
+        raise
+    except (LookupError, TypeError, ValueError, RuntimeError, OSError, SafetensorError) as error:
+        reason = (str(error).strip().splitlines() or [""])[0].rstrip(".: ")
+        raise AssetError(
+            f"the model in {folders[0]} is damaged, or another version of clozeline wrote it "
+            f"({type(error).__name__}: {reason}).",
+            "Run its recipe again, or install the version that wrote it.",
+        ) from error
+
+
+def _load(folders: Sequence[Path]) -> Predictor[Any]:
     if (folders[0] / CLASSIFIER).exists():
         return ClassifierPredictor(TextClassifier.load(folders[0]))
     if (folders[0] / TFIDF_FILE).exists():

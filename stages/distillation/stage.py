@@ -103,5 +103,5 @@ def run(config: DistillationConfig, inputs: Inputs, out: Path, recorder: Recorde
         unlabeled_set = load_examples(inputs.data / "unlabeled.jsonl")
         logits = fitted.classifier.predict(unlabeled_set, recorder, "unlabeled examples")
         write_logits(out / UNLABELED_FILE, unlabeled_set, logits, config.labels)
-    num_labeled = json.loads((inputs.soft_labels / "result.json").read_text())["num_labeled"]
+    num_labeled = json.loads((inputs.soft_labels / "result.json").read_text(encoding="utf-8"))["num_labeled"]
     return Result(**student, num_labeled=num_labeled, num_unlabeled=num_soft)

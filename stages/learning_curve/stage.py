@@ -44,7 +44,7 @@ class Result:
 def run(config: LearningCurveConfig, inputs: Inputs, out: Path, recorder: Recorder, engine: Engine) -> Result:
     """Collects the scores and plots them."""
     del engine
-    results = [json.loads((folder / "result.json").read_text()) for folder in inputs.measured]
+    results = [json.loads((folder / "result.json").read_text(encoding="utf-8")) for folder in inputs.measured]
     points = curve_points(config.methods, results)
     rows = [asdict(point) for point in points]
     figure = figures.learning_curve(rows)

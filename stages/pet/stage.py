@@ -71,7 +71,7 @@ def select_examples(
     Raises:
         DataError: a teacher labeled other examples.
     """
-    results = [json.loads((folder / "result.json").read_text()) for folder in teachers]
+    results = [json.loads((folder / "result.json").read_text(encoding="utf-8")) for folder in teachers]
     accuracies = [result["held_out_accuracy"] or 0.0 for result in results]
     weights = member_weights(config.weights, accuracies, [""] * len(teachers), len(gold), len(labels))
     uids = [item.uid for item in unlabeled_set]

@@ -20,7 +20,7 @@ def classifier_folder(config: SingleConfig) -> Path:
     assert config.classifier is not None
     folder = resolve(config.classifier)
     try:
-        payload = json.loads((folder / "classifier.json").read_text())
+        payload = json.loads((folder / "classifier.json").read_text(encoding="utf-8"))
         labels, fields = set(payload["labels"]), payload["fields"]
     except (OSError, ValueError, KeyError) as error:
         raise AssetError(

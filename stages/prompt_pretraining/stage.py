@@ -123,7 +123,7 @@ def build_examples(config: PretrainingConfig, backbone: Backbone, recorder: Reco
 def load_built_examples(config: PretrainingConfig, folder: Path) -> BuiltExamples:
     """Loads the examples that stages/prompt_pretraining/examples/stage.py built."""
     rng = python_rng(config.seed, config.format)
-    num_documents: int = json.loads((folder / "result.json").read_text())["num_documents"]
+    num_documents: int = json.loads((folder / "result.json").read_text(encoding="utf-8"))["num_documents"]
     if config.format == "single":
         kept = confident_sentences(folder, config.single).kept
         return BuiltExamples(balanced(kept, config.num_examples, rng), num_documents)

@@ -80,7 +80,7 @@ def run(config: SoftLabelsConfig, inputs: Inputs, out: Path, recorder: Recorder,
     del engine
     labels = config.labels
     unlabeled_set, test_set = (load_examples(inputs.data / f"{name}.jsonl") for name in ("unlabeled", "test"))
-    results = [json.loads((member / "result.json").read_text()) for member in inputs.members]
+    results = [json.loads((member / "result.json").read_text(encoding="utf-8")) for member in inputs.members]
     combination = Combination.fit(config, inputs.members)
     unlabeled_MnC, test_MnC = (
         combination.calibrate(_member_logits(inputs.members, f"{name}_logits.jsonl", examples, labels))

@@ -36,6 +36,10 @@ class DataConfig(Config):
     """
     test: Source | None = None
     """Source of the labeled test set. If neither test nor pool is set, the test set is sampled from train."""
+    annotated: Sources | None = None
+    """Files of `clozeline select`, or a list of them. Rows with a label join the labeled set, whatever its source;
+    rows without one are skipped.
+    """
     shots: int = Field(16, ge=0)
     """Labeled examples per class to sample from the pool if train is not set. 0: no labeled data."""
     dev_shots: int = Field(0, ge=0)
@@ -80,6 +84,13 @@ class DataConfig(Config):
             )
         return self
 
+    @model_validator(mode="after")
+    def _annotated_files_have_labels(self) -> DataConfig:
+        for key, source in self.sources.items():
+            if key.partition(".")[0] == "annotated" and source.label is None:
+                raise InputError(f"{key}.label is not set.", "Set the column: label: label.", key=f"{key}.label")
+        return self
+
     @property
     def has_dev(self) -> bool:
         """Returns True if there is a dev set."""
@@ -89,7 +100,7 @@ class DataConfig(Config):
     def sources(self) -> dict[str, Source]:
         """Dotted key -> source, for the sources that are set."""
         sources: dict[str, Source] = {}
-        for name in ("pool", "train", "dev", "unlabeled", "test"):
+        for name in ("pool", "train", "dev", "unlabeled", "test", "annotated"):
             value = getattr(self, name)
             if isinstance(value, tuple):
                 sources |= {f"{name}.{number}": source for number, source in enumerate(value)}

@@ -8,14 +8,16 @@ lines.
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Hashable, Iterable, Mapping, Sequence
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
 
 from stages.common.data.config import Source
 from stages.common.data.groups import group_numbers
-from stages.common.data.sources import read_examples
+from stages.common.data.sampling import reservoir_sample
+from stages.common.data.sources import as_text, column, filtered_rows, iter_examples, stream_examples
 from stages.common.data.text_keys import text_key
 from stages.common.errors import DataError
 from stages.common.examples import Example, write_examples
@@ -102,16 +104,20 @@ def sample_splits(config: SplitsConfig) -> Split:
                 key=f"data.{name}.fields",
             )
     given: dict[str, list[Example]] = {}
+    annotated: list[Example] = []  # they must not change which examples are sampled
     for name, source in data.sources.items():
-        examples = _read(source, config.labels if source.label else None, name)
-        given.setdefault(name.partition(".")[0], []).extend(examples)
+        kind = name.partition(".")[0]
+        if kind == "annotated":
+            annotated += _read_annotated(source, config.labels, name)
+        elif kind != "unlabeled":
+            given[name] = list(_read(source, config.labels, name))
     for name, examples in given.items():
         _check_ids(examples, name)
-    for name in given.keys() - {"unlabeled"}:
-        given[name] = _without_conflicts(given[name], config, name)
+        given[name] = _without_conflicts(examples, config, name)
     if data.test is None and data.pool is None and "train" in given:
         given["train"], given["test"] = _hold_out(given["train"], config)
     used = {_key(item, config.fields) for name, items in given.items() if name != "pool" for item in items}
+    used |= _shared_texts(given.get("pool", ()), config)
     pool = _Pool(given.get("pool", ()), used, config)
     evaluated = [*given.get("dev", ()), *given.get("test", ())]
     pool.remove_groups(evaluated)
@@ -119,34 +125,84 @@ def sample_splits(config: SplitsConfig) -> Split:
     test = given["test"] if "test" in given else pool.sample_test_set(data.test_size, known)
     train = given["train"] if "train" in given else pool.sample_per_class(data.shots, "shots")
     dev = given["dev"] if "dev" in given else pool.sample_per_class(data.dev_shots, "dev_shots", train)
-    labeled = {_key(item, config.fields) for item in (*train, *dev, *test)}
+    evaluated_texts = {_key(item, config.fields) for item in (*dev, *test)}
     evaluated_groups = _groups((*dev, *test))
-    candidates = given.get("unlabeled", pool.left)
-    unlabeled = [
-        item for item in candidates if _key(item, config.fields) not in labeled and item.group not in evaluated_groups
-    ]
-    if "unlabeled" in given and not unlabeled:
-        raise DataError(
-            "every unlabeled text, or its group, is also in the train, dev or test set.",
-            "Set it to other texts, or remove it.",
-            key="data.unlabeled",
-        )
+    joining = (item for item in annotated if _key(item, config.fields) not in evaluated_texts)
+    train = [*train, *(item for item in joining if item.group not in evaluated_groups)]
+    _check_ids(train, "annotated" if annotated else "train")
+    others = _Others(texts={_key(item, config.fields) for item in (*train, *dev, *test)}, groups=evaluated_groups)
+    unlabeled = _sample_unlabeled(pool.left, others, config)
     for label in config.labels if train or data.shots else ():
         if not any(item.label == label for item in train):
             raise DataError(
                 f"the labeled set has no example of the label {label!r}.", "Add one, or remove the label from labels.",
                 key="data.train",
             )  # fmt: skip
-    return Split(
-        tuple(train), tuple(dev), tuple(_at_most(unlabeled, config)), tuple(test), len(candidates) - len(unlabeled)
-    )
+    return Split(tuple(train), tuple(dev), tuple(unlabeled), tuple(test), others.num_met)
 
 
-def _read(source: Source, labels: Sequence[str] | None, name: str) -> Iterable[Example]:
+@contextmanager
+def _located(name: str) -> Iterator[None]:
+    """Adds the key of a source to an error."""
     try:
-        return read_examples(source, labels, prefix=f"{name}-")
+        yield
     except DataError as error:
         raise error.at(key=f"data.{name}") from error
+
+
+@dataclass(slots=True)
+class _Others:
+    """What the other sets have, so that the unlabeled set has none of it."""
+
+    texts: set[str]
+    groups: set[str]
+    """Groups of the sets that are evaluated."""
+    num_met: int = 0
+    """Number of unlabeled examples that are left out."""
+
+    def without(self, examples: Iterable[Example], fields: Sequence[str]) -> Iterator[Example]:
+        """Yields the examples that are in no other set."""
+        for item in examples:
+            if _key(item, fields) in self.texts or item.group in self.groups:
+                self.num_met += 1
+            else:
+                yield item
+
+
+def _unlabeled_sources(config: SplitsConfig) -> Iterator[Example]:
+    """Yields the examples of the unlabeled sources, which may be more than fit into memory."""
+    for name, source in config.data.sources.items():
+        if name.partition(".")[0] == "unlabeled":
+            yield from _read(source, config.labels, name)
+
+
+def _shared_texts(pool: Sequence[Example], config: SplitsConfig) -> set[str]:
+    """Returns the texts of the pool that the unlabeled sources have too."""
+    keys = {_key(item, config.fields) for item in pool}
+    return {key for item in _unlabeled_sources(config) if (key := _key(item, config.fields)) in keys} if keys else set()
+
+
+def _sample_unlabeled(pool: Sequence[Example], others: _Others, config: SplitsConfig) -> Sequence[Example]:
+    """Returns the unlabeled set: a sample of its sources or, without any, of what is left of the pool."""
+    size = config.data.unlabeled_size
+    if config.data.unlabeled is None:  # the pool is shuffled already, so its first examples are a sample
+        return list(others.without(pool, config.fields))[:size]
+    candidates = others.without(_unlabeled_sources(config), config.fields)
+    sampled, num_seen = reservoir_sample(candidates, size, python_rng(config.seed, "unlabeled"))
+    if not num_seen:
+        raise DataError(
+            "every unlabeled text, or its group, is also in the train, dev or test set.",
+            "Set it to other texts, or remove it.",
+            key="data.unlabeled",
+        )
+    _check_ids(sampled, "unlabeled")
+    return sampled
+
+
+def _read(source: Source, labels: Sequence[str], name: str) -> Iterator[Example]:
+    """Yields the examples of a source. Their labels are ignored if it has no label column."""
+    with _located(name):
+        yield from iter_examples(source, labels if source.label else None, prefix=f"{name}-")
 
 
 def _check_ids(examples: Sequence[Example], name: str) -> None:
@@ -158,6 +214,16 @@ def _check_ids(examples: Sequence[Example], name: str) -> None:
             "Use a column with a different value in each row, or remove id.",
             key=f"data.{name}.id",
         )
+
+
+def _read_annotated(source: Source, labels: Sequence[str], name: str) -> list[Example]:
+    """Returns the examples of a file that have a label. Others wait for one."""
+    assert source.label is not None
+    with _located(name):
+        values = {as_text(column(row, source.label, location)) for location, row in filtered_rows(source)}
+        filled = {source.label: sorted(value for value in values if value.strip())}
+        labeled = source.model_copy(update={"filter": source.filter | filled})
+        return list(stream_examples(labeled, labels, prefix=f"{name}-"))
 
 
 def _without_conflicts(examples: list[Example], config: SplitsConfig, name: str) -> list[Example]:
@@ -266,18 +332,6 @@ def proportional_shares(counts: Mapping[Label, int], size: int) -> dict[Label, i
         furthest = max(open_labels, key=lambda label: exact[label] - shares[label])
         shares[furthest] += 1
     return shares
-
-
-def _at_most(unlabeled: Sequence[Example], config: SplitsConfig) -> Sequence[Example]:
-    """Returns a sample of `unlabeled_size` examples in their order, or all if there are fewer.
-
-    The pool is shuffled already, so its first examples are the sample.
-    """
-    size = config.data.unlabeled_size
-    if config.data.unlabeled is None or len(unlabeled) <= size:
-        return unlabeled[:size]
-    chosen = python_rng(config.seed, "unlabeled").sample(range(len(unlabeled)), size)
-    return [unlabeled[number] for number in sorted(chosen)]
 
 
 def _groups(examples: Iterable[Example]) -> set[str]:

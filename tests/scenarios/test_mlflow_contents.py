@@ -11,6 +11,10 @@ from typing import Any
 import pytest
 import yaml
 
+from pipelines.run.publication import own_keys
+from pipelines.schema.config import PipelineConfig
+from pipelines.schema.loader import find_recipe, read_recipe
+
 
 class Tracked:
     """The database and the files of a store's runs."""
@@ -121,14 +125,37 @@ def test_runs_have_datasets_with_the_digests_of_their_files(tracked: Tracked) ->
 def test_pipeline_run_has_versions_params_and_costs(tracked: Tracked) -> None:
     tags, params, metrics = (tracked.values(kind, "smoke") for kind in ("tags", "params", "latest_metrics"))
     assert {"version.python", "version.torch", "version.ray", "version.transformers"} <= set(tags)
-    assert tags["mlflow.note.content"].startswith("# smoke\n")
+    assert tags["mlflow.note.content"].startswith("Use student/small.")
+    assert len(tags["mlflow.note.content"]) < 500, "the metrics below it are visible without scrolling"
     resolved = yaml.safe_load(tracked.files("smoke")["recipe"].read_text())
     assert float(params["distill.training.learning_rate"]) == resolved["distill"]["training"]["learning_rate"]
     assert params["task.name"] == "rotten_tomatoes"
+    own = own_keys(read_recipe(find_recipe("smoke"), PipelineConfig))
+    assert set(params) == set(own) and len(own) < 60, "keys that the recipe sets, without defaults"
     times = tracked.table("smoke", "step_times")
     assert {row["status"] for row in times} == {"executed"}
     assert metrics["pipeline/executed_s"] == pytest.approx(sum(row["seconds"] for row in times), abs=1)
     assert metrics["pipeline/results_s"] == metrics["pipeline/executed_s"]
+
+
+def test_all_runs_have_the_same_columns(tracked: Tracked) -> None:
+    row = next(row for row in tracked.table("smoke", "leaderboard") if row["name"] == "student/small")
+    for name in ("smoke", "pet", "pet/review/0", "distill/small/0"):
+        metrics, tags = tracked.values("latest_metrics", name), tracked.values("tags", name)
+        assert {"accuracy", "macro_f1", "seconds"} <= set(metrics), name
+        assert tags["step"] == name
+    assert tracked.values("latest_metrics", "smoke")["accuracy"] == row["accuracy"]
+    assert tracked.values("latest_metrics", "smoke")["macro_f1"] == row["macro_f1"]
+    assert tracked.values("tags", "pet/review/0")["reason"] == "never run"
+    assert tracked.values("tags", "smoke")["reason"].endswith("steps to run")
+
+
+def test_steps_have_the_params_that_differ_from_defaults_and_their_config_as_a_file(tracked: Tracked) -> None:
+    params = tracked.values("params", "pet/review/0")
+    config = json.loads(tracked.files("pet/review/0")["config"].read_text())
+    assert {"pattern", "seed", "training.learning_rate"} <= set(params) < set(config)
+    assert len(params) < 20 < len(config)
+    assert len(tracked.values("params", "report")) < 20
 
 
 def test_leaderboard_table_has_plain_values(tracked: Tracked) -> None:

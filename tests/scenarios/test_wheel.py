@@ -19,6 +19,7 @@ pytestmark = [pytest.mark.slow, pytest.mark.timeout(900)]
 DATA_FILES = (
     "pipelines/recipes/demo.yaml",
     "pipelines/recipes/smoke.yaml",
+    "pipelines/labeling/label.html",
     "pipelines/report/page/report.html",
     "pipelines/py.typed",
     "stages/py.typed",
@@ -40,7 +41,8 @@ def test_wheel_contains_its_data_files_and_only_the_packages(wheel: Path) -> Non
     names = zipfile.ZipFile(wheel).namelist()
 
     assert set(DATA_FILES) <= set(names)
-    assert {name.split("/")[0] for name in names if ".dist-info" not in name} == {"pipelines", "stages", "cluster"}
+    packages = {"pipelines", "stages", "cluster"}
+    assert {name.split("/")[0] for name in names if ".dist-info" not in name} == {*packages, "clozeline.py"}
 
 
 def test_wheel_runs_smoke_in_a_new_environment(wheel: Path, tmp_path: Path) -> None:

@@ -16,13 +16,19 @@ from cluster.tracking.tracker import Tracker
 _LOADING = """
 import json, sys
 import mlflow.pyfunc, pandas
+from mlflow.pyfunc import scoring_server
+from starlette.testclient import TestClient
 model = mlflow.pyfunc.load_model(sys.argv[1])
 texts = json.loads(sys.argv[2])
+served = TestClient(scoring_server.init(model)).post(  # the application of `mlflow models serve`
+    "/invocations", json={"dataframe_records": [{"text": text} for text in texts]}
+)
 table = model.predict(pandas.DataFrame({"text": texts}))
 rows = model.predict([{"text": text} for text in texts])
 import pipelines
 print(json.dumps({
     "table": table.to_dict("records"), "rows": rows.to_dict("records"), "code": pipelines.__file__,
+    "served": served.json()["predictions"],
     "cluster": [name for name in sys.modules if name.split(".")[0] in ("cluster", "ray")],
 }))
 """
@@ -32,8 +38,8 @@ def predict_registered(model: Path, texts: Sequence[str], cwd: Path) -> dict[str
     """Loads a registered model in a process without network and checkout.
 
     Returns:
-        Its predictions for a `table` and for `rows`, the path of its `code`, and the modules of `cluster` and Ray that
-        it imported.
+        Its predictions for a `table`, for `rows` and when it is `served`, the path of its `code`, and the modules of
+        `cluster` and Ray that it imported.
     """
     offline = {
         **os.environ, "HF_HUB_OFFLINE": "1", "MLFLOW_DISABLE_TELEMETRY": "true",
@@ -45,6 +51,7 @@ def predict_registered(model: Path, texts: Sequence[str], cwd: Path) -> dict[str
     )  # fmt: skip
     assert loaded.returncode == 0, loaded.stderr
     output: dict[str, Any] = json.loads(loaded.stdout.splitlines()[-1])
+    assert output["served"] == output["table"]
     return output
 
 

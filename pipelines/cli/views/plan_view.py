@@ -19,6 +19,7 @@ from rich.text import Text
 
 from cluster.canonical_json import canonical
 from cluster.run.result import RunOptions, RunResult
+from cluster.steps.code_changes import CodeChanges
 from cluster.steps.plan import Plan, PlannedStep, PlanState, matching
 from cluster.steps.step import Step, graph
 from cluster.store.base import Store
@@ -45,6 +46,30 @@ def plan_table(planned: Iterable[PlannedStep], memory: Mapping[str, MemoryRow] |
         reason = Text("\n".join((*line.reasons, *line.notes)))
         table.add_row(state, line.name, line.fingerprint[:12], reason, *size)
     return table
+
+
+MAX_SHOWN = 3
+"""Changed files that the summary of code changes names."""
+
+
+def code_change_lines(changes: CodeChanges, recipe: str) -> list[str]:
+    """Returns what changed code makes a run do, and what `accept` would do instead.
+
+    Args:
+        changes: The steps that run only because of it.
+        recipe: As typed.
+    """
+    files = ", ".join(changes.changed[:MAX_SHOWN])
+    if (num_more := len(changes.changed) - MAX_SHOWN) > 0:
+        files = f"{files} and {num_more} more"
+    origin = f" in clozeline {changes.version}" if changes.version else ""
+    steps = "1 step" if len(changes.steps) == 1 else f"{len(changes.steps)} steps"
+    lines = [f"{steps} would rerun because {files} changed{origin}."]
+    if changes.num_acceptable:
+        command = shlex.join(["clozeline", "accept", recipe, *changes.globs])
+        kept = "1 result" if changes.num_acceptable == 1 else f"{changes.num_acceptable} results"
+        lines.append(f"If the change does not affect results: {command} keeps {kept}.")
+    return lines
 
 
 SHOWN_DIGITS = 12

@@ -1,4 +1,6 @@
-"""Shows a run while it executes: one line per running step in a terminal, one line per event elsewhere.
+"""Shows a run while it executes: one line per running step in a terminal.
+
+Elsewhere, such as in the log of a CI job: one line per event, and one with the progress every half minute.
 
 Also selects the output of a run: terminal, JSON (`--json`) or errors only (`--quiet`).
 """
@@ -6,6 +8,7 @@ Also selects the output of a run: terminal, JSON (`--json`) or errors only (`--q
 from __future__ import annotations
 
 import sys
+import threading
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -45,6 +48,7 @@ from cluster.run.result import RunResult
 from pipelines.cli.views import json_events
 from pipelines.cli.views.json_events import JsonEvents
 from pipelines.cli.views.terminal import RedactingConsole, console, errors
+from pipelines.run.progress import clock, progress_text
 from pipelines.run.request import RunDisplay
 
 HEADLINE_METRICS = {
@@ -53,6 +57,8 @@ HEADLINE_METRICS = {
     "held_out/accuracy": "held-out accuracy",
 }
 """Metric -> its name on the terminal. When a step finishes, the first of its metrics in this order is shown."""
+PRINT_EVERY_S, MAX_STEPS_IN_LINE = 30.0, 4
+"""Of the line with the progress, where the output is no terminal."""
 MIN_WIDTH_FOR_ELAPSED = 100
 """Narrower terminals do not show the elapsed time of each step."""
 MAX_ROWS = 16
@@ -103,15 +109,25 @@ class ProgressDisplay:
         )
         self.total = self.progress.add_task("[bold]steps", total=num_steps, info=None, left="")
         self.tasks: dict[str, TaskID] = {}
+        self.num_steps, self.num_finished = num_steps, 0
+        self.latest: dict[str, str] = {}
+        """Running step -> its progress."""
+        self._done = threading.Event()
+        self._thread = threading.Thread(target=self._keep_printing, name="progress lines", daemon=True)
 
     def __enter__(self) -> ProgressDisplay:
         self.progress.start()
+        if not self.console.is_terminal:
+            self._thread.start()
         return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self.progress.stop()
+        self._done.set()
+        if self._thread.is_alive():
+            self._thread.join()
 
     def __call__(self, event: Event) -> None:
         """Shows one event."""
@@ -124,6 +140,7 @@ class ProgressDisplay:
                 self._remove(step)
                 name = escape(shortened(step, self.name_width))
                 self.tasks[step] = self.progress.add_task(name, total=None, info="starting", left="")
+                self.latest[step] = "starting"
                 if not self.console.is_terminal:
                     self._print(f"started   {step}")
             case StepProgress():
@@ -166,6 +183,7 @@ class ProgressDisplay:
     def _update(self, event: StepProgress) -> None:
         if event.step not in self.tasks:
             return
+        self.latest[event.step] = progress_text(event.done, event.total, event.info)
         task = self.tasks[event.step]
         left = event.info.get("eta_s")
         self.progress.update(
@@ -173,17 +191,29 @@ class ProgressDisplay:
             completed=event.done,
             total=event.total,
             info=_info(event.info, self.info_width),
-            left="" if left is None else f"{_clock(float(left))} left",
+            left="" if left is None else f"{clock(float(left))} left",
         )
 
     def _remove(self, step: str) -> None:
+        self.latest.pop(step, None)
         task = self.tasks.pop(step, None)
         if task is not None:
             self.progress.remove_task(task)
 
     def _finish(self, step: str) -> None:
         self._remove(step)
+        self.num_finished += 1
         self.progress.advance(self.total)
+
+    def _keep_printing(self) -> None:
+        while not self._done.wait(PRINT_EVERY_S):
+            running = list(self.latest.items())
+            if running:
+                shown = [f"{name} {text}" for name, text in running[:MAX_STEPS_IN_LINE]]
+                if len(running) > len(shown):
+                    shown.append(f"{len(running) - len(shown)} more")
+                line = f"running   {self.num_finished}/{self.num_steps} steps done; {'; '.join(shown)}"
+                self.console.print(escape(line), highlight=False, soft_wrap=True)
 
 
 class _InfoColumn(ProgressColumn):
@@ -220,13 +250,6 @@ def _info(info: Mapping[str, float | str], width: int) -> str:
     room = width - len(numbers)
     phase = str(info.get("phase", ""))
     return (numbers + (phase if len(phase) <= room else f"{phase[: max(0, room - 1)]}…")[: max(0, room)]).rstrip()
-
-
-def _clock(seconds: float) -> str:
-    """`0:07`, `12:30`, `1:02:03`."""
-    minutes, rest = divmod(round(seconds), 60)
-    hours, minutes = divmod(minutes, 60)
-    return f"{hours}:{minutes:02}:{rest:02}" if hours else f"{minutes}:{rest:02}"
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -11,7 +11,7 @@ import lzma
 import sys
 import zlib
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager
+from contextlib import AbstractContextManager, contextmanager, suppress
 from pathlib import Path
 from typing import IO, Any, BinaryIO, TextIO, cast
 
@@ -22,7 +22,17 @@ from cluster.redaction import redact
 from stages.common.errors import InputError
 
 PIPED_WIDTH = 120
-OPENERS: dict[str, Any] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open}
+
+
+def _open_zst(path: Path, mode: str, *, encoding: str | None = None, errors: str | None = None) -> IO[Any]:
+    import pyarrow  # noqa: PLC0415  (for zst files only)
+
+    if mode == "rb":
+        return io.BufferedReader(pyarrow.input_stream(str(path), compression="zstd"))
+    return io.TextIOWrapper(pyarrow.output_stream(str(path), compression="zstd"), encoding, errors)
+
+
+OPENERS: dict[str, Any] = {".gz": gzip.open, ".bz2": bz2.open, ".xz": lzma.open, ".zst": _open_zst}
 """Ending of a compressed file -> the function that opens it."""
 
 
@@ -53,7 +63,7 @@ class RedactingConsole(Console):
 
 
 errors = RedactingConsole(stderr=True)
-console = RedactingConsole(width=None if sys.stdout.isatty() else PIPED_WIDTH)
+console = RedactingConsole(width=None if sys.stdout is not None and sys.stdout.isatty() else PIPED_WIDTH)
 
 
 def is_interactive() -> bool:
@@ -81,7 +91,7 @@ def prompt_user(question: str, default: str | None) -> str:
 
 @contextmanager
 def open_input(name: str) -> Iterator[BinaryIO]:
-    """Opens a file, or standard input for `-`. Decompresses files that end in .gz, .bz2 or .xz.
+    """Opens a file, or standard input for `-`. Decompresses files that end in .gz, .bz2, .xz or .zst.
 
     Raises:
         InputError: the file cannot be read or decompressed.
@@ -109,7 +119,7 @@ def _open_decompressed(path: Path) -> AbstractContextManager[BinaryIO]:
 def open_output(path: Path | None) -> Iterator[TextIO]:
     """Opens standard output if `path` is None, else a file that appears when it is complete.
 
-    Compresses files that end in .gz, .bz2 or .xz. The text is UTF-8 in every locale. Half a surrogate pair,
+    Compresses files that end in .gz, .bz2, .xz or .zst. The text is UTF-8 in every locale. Half a surrogate pair,
     which UTF-8 does not have, becomes an escape of JSON.
 
     Raises:
@@ -140,7 +150,8 @@ def new_file(path: Path) -> Iterator[Path]:
     except OSError as error:
         raise InputError(f"cannot write {path} ({error.strerror}).", "Set --output to another file.") from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with suppress(OSError):  # the folder cannot be written, which is the error that is raised already
+            temporary.unlink(missing_ok=True)
 
 
 @contextmanager

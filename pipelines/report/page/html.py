@@ -51,7 +51,7 @@ def render_page(
         rows=list(zip((_style(row, report) for row in report["rows"]), cells, strict=True)),
         bars=[_bar(row) for row in report["rows"]],
         prompt_inits=prompt_inits(report.get("prompt_inits", ())),
-        learning=learning_curve(report.get("learning_curve", ())),
+        label_curves=label_curves(report),
         sizes=accuracy_by_size(report["rows"]),
         vote_columns=VOTE_COLUMNS,
         votes=votes(report.get("votes", ())),
@@ -107,6 +107,19 @@ def prompt_inits(items: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
         )
         tables.append({"task": task, "rows": _colored(cells), "chart": chart})
     return tables
+
+
+def label_curves(report: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Returns the learning curve and the rounds of labeling, those that the report has.
+
+    Each has `title`, and `noise`: what its standard deviations are over.
+    """
+    curves = (
+        ("Accuracy by number of labeled examples", "samples of the training set", "learning_curve"),
+        ("Accuracy by round of labeling", "the seeds of a run", "rounds"),
+    )
+    found = [(title, noise, learning_curve(report.get(key, ()))) for title, noise, key in curves]
+    return [{"title": title, "noise": noise, **curve} for title, noise, curve in found if curve]
 
 
 def learning_curve(points: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:

@@ -128,10 +128,10 @@ def report_markdown(report: Mapping[str, Any]) -> str:
         *(f"- {note}" for note in report["notes"]),
         f"- {run_line(report)}",
     ]
-    if curve := html.learning_curve(report["learning_curve"]):
+    for curve in html.label_curves(report):
         rows = [row["cells"] for row in curve["rows"]]
         head = ("labeled examples", *map(str, curve["sizes"]))
-        lines += ["", "## Accuracy by number of labeled examples", "", *_grid(head, rows)]
+        lines += ["", f"## {curve['title']}", "", *_grid(head, rows)]
     if sizes := html.accuracy_by_size(report["rows"]):
         head = ("parameters", *sizes["columns"])
         lines += ["", "## Accuracy by size", "", *_grid(head, [row["cells"] for row in sizes["rows"]])]
@@ -147,6 +147,12 @@ def report_markdown(report: Mapping[str, Any]) -> str:
         lines += ["", "## Suggestions", ""]
         lines += [f"- {item['evidence']} {item['action']}" for item in report["suggestions"]]
     return "\n".join(lines) + "\n"
+
+
+def report_summary(report: Mapping[str, Any]) -> str:
+    """Returns a few lines of Markdown for a page that shows the metrics below them."""
+    lines = [delivered_line(report)] if report["delivered"] else []
+    return "\n\n".join([*lines, f"{run_line(report)} The artifact `report/report.html` has the leaderboard."])
 
 
 def _grid(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:

@@ -22,6 +22,7 @@ from stages.common.models.tfidf_config import TfidfSettings
 from stages.common.training.config import TrainingConfig
 from stages.common.training.student_config import StudentSettings
 from stages.distillation.config import DistillationSettings
+from stages.llm.config import LlmSettings
 from stages.pet.config import IpetConfig, PetSettings
 from stages.pet.verbalizer_search.config import SearchConfig
 from stages.probe.config import ProbeSettings
@@ -119,7 +120,14 @@ class TfidfMember(Section, TfidfSettings):
     """Folds of the cross-validation on the labeled examples."""
 
 
-Member = Annotated[PetMember | ProbeMember | FinetunedMember | TfidfMember, Field(discriminator="kind")]
+class LlmMember(Section, LlmSettings):
+    """A language model at an OpenAI-compatible endpoint, as a member of the ensemble."""
+
+    kind: Literal["llm"]
+    """llm: a language model at an OpenAI-compatible endpoint."""
+
+
+Member = Annotated[PetMember | ProbeMember | FinetunedMember | TfidfMember | LlmMember, Field(discriminator="kind")]
 
 
 class SearchSection(Section, SearchConfig):

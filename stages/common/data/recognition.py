@@ -1,12 +1,15 @@
-"""Recognizes the encoding of a text file and the delimiter of a CSV file. The recipe that `init` writes names both."""
+"""Recognizes the encoding of a text file and the delimiter of a CSV file, for `init`, whose recipe names both, and for
+`predict`.
+"""
 
 from __future__ import annotations
 
 import codecs
 import csv
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
+from urllib.parse import parse_qsl
 
 import charset_normalizer
 
@@ -53,30 +56,44 @@ DELIMITER_NAMES = {";": "semicolons", "\t": "tabs", "|": "pipes"}
 def recognized_source(asset: str) -> Source:
     """Returns the source of a file, with its encoding and delimiter if they are not UTF-8 and a comma.
 
+    Args:
+        asset: Reference of the file, or of a dataset of the hub: `hf:ORG/NAME?subset=NAME&split=NAME`.
+
     Raises:
-        DataError: the encoding is unknown, or the ending of the file is.
+        DataError: the encoding is unknown, or the ending of the file is; or a dataset has an unknown setting.
         AssetError: the file is unreachable.
     """
-    source = Source(asset=asset)
     if asset.startswith("hf:"):
-        return source
+        return _hub_source(asset)
+    source = Source(asset=asset)
     path = resolve(asset)
     file_format = format_of(path)
     if file_format == "parquet":
         return source
     files = folder_files(path) if file_format == "folder" else [path]
     try:
-        encoding = _recognize_encoding([item for item in files if not encoding_of_mark(item)], path.name)
-        delimiter = _recognize_delimiter(path, encoding) if file_format == "csv" else None
+        encoding = _encoding_of_files([item for item in files if not encoding_of_mark(item)], path.name)
+        delimiter = _delimiter_of_file(path, encoding) if file_format == "csv" else None
     except (OSError, EOFError) as error:
         raise DataError(f"cannot read {path.name} ({error}).", "Write the file again.") from error
     return source.model_copy(update={"encoding": encoding, "delimiter": delimiter})
 
 
+def _hub_source(asset: str) -> Source:
+    reference, _, query = asset.partition("?")
+    settings = dict(parse_qsl(query, keep_blank_values=True))
+    if not {"split", "subset"} >= settings.keys() or not all(settings.values()) or (query and not settings):
+        raise DataError(
+            f"{asset} has the settings {query!r}, which are not split and subset.",
+            f"Write {reference}?subset=NAME&split=NAME, or one of both.",
+        )
+    return Source(asset=reference, **settings)
+
+
 def describe(source: Source) -> str:
     """Returns format, delimiter and encoding of a recognized source, for people."""
     if source.asset.startswith("hf:"):
-        return "dataset of the hub"
+        return f"dataset of the hub, split {source.split}"
     path = resolve(source.asset)
     file_format = format_of(path)
     if file_format == "parquet":
@@ -98,7 +115,7 @@ def _name_of(encoding: str) -> str:
     return encoding.upper().replace("CP125", "Windows-125").replace("_", "-")
 
 
-def _recognize_encoding(files: Sequence[Path], name: str) -> str | None:
+def _encoding_of_files(files: Sequence[Path], name: str) -> str | None:
     """Returns the encoding of files without a byte order mark; None for UTF-8."""
 
     def is_valid(encoding: str) -> bool:
@@ -106,14 +123,52 @@ def _recognize_encoding(files: Sequence[Path], name: str) -> str | None:
 
     if is_valid("utf-8"):
         return None
-    sample = _sample(files)
-    utf_16 = _utf_16(sample)
+    encoding = _likely_encoding(_start(files[0]), _sample(files), is_valid)
+    if encoding is None:
+        raise DataError(f"the encoding of {name} is unknown.", "Save the file as UTF-8.")
+    return None if encoding == "utf-8" else encoding
+
+
+def recognize_encoding(head: bytes) -> str:
+    """Returns the encoding of a file by its first bytes; UTF-8 if no other one is likely."""
+
+    def is_valid(encoding: str) -> bool:
+        try:
+            return "\0" not in codecs.getincrementaldecoder(encoding)().decode(head)
+        except UnicodeDecodeError:
+            return False
+
+    if is_valid("utf-8"):
+        return "utf-8"
+    lines = b"".join(line for line in head.splitlines(keepends=True) if not line.isascii()) or head
+    return _likely_encoding(head, lines, is_valid) or "utf-8"
+
+
+def _likely_encoding(head: bytes, sample: bytes, is_valid: Callable[[str], bool]) -> str | None:
+    """Returns the encoding of a file that is not valid UTF-8; None if it is unknown.
+
+    It is UTF-8 nevertheless if most lines are valid, because lines of other encodings rarely are.
+
+    Args:
+        head: Its first bytes.
+        sample: Lines that are not ASCII.
+        is_valid: Whether the file is valid in an encoding.
+    """
+    utf_16 = _utf_16(head)
     if utf_16 and is_valid(utf_16):
         return utf_16
-    for encoding in (*_east_asian(sample), *_single_byte(sample)):
-        if is_valid(encoding):
-            return encoding
-    raise DataError(f"the encoding of {name} is unknown.", "Save the file as UTF-8.")
+    lines = [line for line in sample.splitlines() if not line.isascii()]
+    if 2 * sum(map(_is_utf_8, lines)) > len(lines):
+        return "utf-8"
+    return next((item for item in (*_east_asian(sample), *_single_byte(sample)) if is_valid(item)), None)
+
+
+def _is_utf_8(line: bytes) -> bool:
+    try:
+        line.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 def _east_asian(sample: bytes) -> list[str]:
@@ -180,9 +235,11 @@ def _sample(files: Sequence[Path]) -> bytes:
                     lines += line
                 if len(lines) >= SAMPLE_BYTES:
                     return bytes(lines)
-    if lines:
-        return bytes(lines)
-    with open_bytes(files[0]) as file:
+    return bytes(lines) if lines else _start(files[0])
+
+
+def _start(path: Path) -> bytes:
+    with open_bytes(path) as file:
         return bytes(file.read(SAMPLE_BYTES))
 
 
@@ -196,15 +253,18 @@ def _utf_16(sample: bytes) -> str | None:
     return "utf-16-le" if odd > even else "utf-16-be"
 
 
-def _recognize_delimiter(path: Path, encoding: str | None) -> str | None:
-    """Returns the delimiter that divides the header and most rows into the same number of columns.
-
-    None: a comma, or the delimiter that the file declares.
-    """
-    with open_text(path, encoding) as file:
+def _delimiter_of_file(path: Path, encoding: str | None) -> str | None:
+    """Returns the delimiter of a CSV file; None: a comma, or the one that the file declares."""
+    with open_text(path, encoding, "replace") as file:
         lines = list(islice(file, SAMPLE_ROWS))
     if not lines or declared_delimiter(lines[0]):
         return None
+    delimiter = recognize_delimiter(lines)
+    return None if delimiter == "," else delimiter
+
+
+def recognize_delimiter(lines: Sequence[str]) -> str:
+    """Returns the delimiter that divides the header and most rows into the same number of columns."""
     best, best_share = ",", 0.0
     for delimiter in DELIMITERS:
         numbers = list(_numbers_of_columns(lines, delimiter))
@@ -212,7 +272,7 @@ def _recognize_delimiter(path: Path, encoding: str | None) -> str | None:
             share = numbers.count(numbers[0]) / len(numbers)
             if share > best_share:
                 best, best_share = delimiter, share
-    return None if best == "," else best
+    return best
 
 
 def _numbers_of_columns(lines: Iterable[str], delimiter: str) -> Iterator[int]:

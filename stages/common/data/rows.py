@@ -37,6 +37,7 @@ FORMATS = {
     ".tab": "tab",
     ".json": "json",
     ".jsonl": "jsonl",
+    ".ndjson": "jsonl",
     ".parquet": "parquet",
     ".txt": "txt",
     ".conll": "conll",

@@ -26,13 +26,20 @@ def read_examples(source: Source, labels: Sequence[str] | None, *, prefix: str =
         DataError: a column is missing, a text is empty, an id, group or question is neither text nor number, or a label
             is not in `labels` (names file and line); or there are no examples.
     """
-    examples = list(stream_examples(source, labels, prefix=prefix))
-    if not examples:
+    return list(iter_examples(source, labels, prefix=prefix))
+
+
+def iter_examples(source: Source, labels: Sequence[str] | None, *, prefix: str = "") -> Iterator[Example]:
+    """Yields the examples that `read_examples` returns."""
+    is_empty = True
+    for item in stream_examples(source, labels, prefix=prefix):
+        is_empty = False
+        yield item
+    if is_empty:
         raise DataError(
             f"{source.asset} has no examples.",
             'Check filter (a missing value is "") and limit, or specify another file.',
         )
-    return examples
 
 
 def stream_examples(source: Source, labels: Sequence[str] | None = None, *, prefix: str = "") -> Iterator[Example]:

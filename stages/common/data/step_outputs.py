@@ -93,7 +93,7 @@ def read_losses(folder: Path) -> list[float]:
     path = folder / LOSSES_FILE
     if not path.exists():
         return []
-    losses: list[float] = json.loads(path.read_text())
+    losses: list[float] = json.loads(path.read_text(encoding="utf-8"))
     return losses
 
 

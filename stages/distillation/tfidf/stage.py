@@ -58,7 +58,7 @@ def run(config: TfidfDistillationConfig, inputs: Inputs, out: Path, recorder: Re
         write_logits(out / UNLABELED_FILE, unlabeled_set, logits, config.labels)
     return Result(
         test=test,
-        num_labeled=json.loads((inputs.soft_labels / "result.json").read_text())["num_labeled"],
+        num_labeled=json.loads((inputs.soft_labels / "result.json").read_text(encoding="utf-8"))["num_labeled"],
         num_unlabeled=num_soft,
         trainable_parameters=student.num_parameters,
         num_parameters=student.num_parameters,

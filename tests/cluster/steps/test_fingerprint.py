@@ -10,10 +10,10 @@ from typing import Any
 import pytest
 from pydantic import BaseModel, Field
 
-from cluster.canonical_json import canonical, plain
+from cluster.canonical_json import canonical, flatten, plain
 from cluster.errors import FingerprintError, GraphError, StoreError
 from cluster.steps.code_digests import CodeDigests
-from cluster.steps.fingerprint import fingerprints
+from cluster.steps.fingerprint import changed_params, fingerprints
 from cluster.steps.step import Resources, Step, graph
 from cluster.store.files import file_digest
 from cluster.store.manifest import differences
@@ -220,3 +220,21 @@ def test_file_digest_is_cached_until_the_file_changes(tmp_path: Path, monkeypatc
     assert file_digest(data, cache) == "fresh"
     with pytest.raises(StoreError, match="does not exist"):
         file_digest(tmp_path / "absent", cache)
+
+
+def test_changed_params_are_those_that_differ_from_defaults() -> None:
+    class Inner(BaseModel, frozen=True):
+        name: str
+        size: int = 1
+
+    class Outer(BaseModel, frozen=True):
+        rate: float = 0.1
+        steps: int = 10
+        inner: Inner = Inner(name="a")
+        words: tuple[str, ...] = ()
+        others: tuple[Inner, ...] = ()
+
+    config = Outer(rate=0.1, steps=20, inner=Inner(name="b"), words=("x", "y"), others=(Inner(name="c"),))
+    params = flatten(plain(config))
+    assert changed_params(config, params) == {"steps": 20, "inner.name": "b", "words.0": "x", "words.1": "y"}
+    assert changed_params(Outer(), flatten(plain(Outer()))) == {}

@@ -1,10 +1,12 @@
 """Leases: one driver at a time, and dead drivers are detected."""
 
+import json
 import os
 import subprocess
 import sys
 import time
 from dataclasses import replace
+from datetime import datetime
 from pathlib import Path
 
 import pytest
@@ -36,7 +38,7 @@ def test_acquire_fails_until_the_other_driver_releases(tmp_path: Path) -> None:
     first, second = Leases(), Leases()
     token = first.acquire(tmp_path, "a")
     assert is_held(tmp_path, token)
-    with pytest.raises(LeaseHeldError, match=r"step a is being run by process \d+ on "):
+    with pytest.raises(LeaseHeldError, match=r"step a is being run by \S+@\S+, process \d+, started 20"):
         second.acquire(tmp_path, "a")
     first.release(tmp_path)
     assert read_lease(tmp_path) is None
@@ -201,3 +203,11 @@ def test_lease_of_another_version_has_an_unknown_owner(tmp_path: Path) -> None:
     assert is_held(tmp_path, leases.acquire(tmp_path, "a"))
     assert not Owner.from_json('{"pid": 1, "space": "x"}').is_dead()
     assert Owner.from_json(Owner.current().to_json()) == Owner.current()
+
+
+def test_owner_names_user_machine_process_and_start() -> None:
+    owner = Owner(host="host", namespace="n", pid=7, started="1", user="ann", started_at=1_700_000_000.0)
+    started = datetime.fromtimestamp(1_700_000_000).strftime("%Y-%m-%d %H:%M:%S")
+    assert str(owner) == f"ann@host, process 7, started {started}"
+    earlier = json.dumps({"host": "host", "namespace": "n", "pid": 7, "started": "1"})
+    assert str(Owner.from_json(earlier)) == "host, process 7", "of an earlier version"

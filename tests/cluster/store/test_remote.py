@@ -140,7 +140,7 @@ def test_acquire_fails_until_the_other_driver_releases(store: RemoteStore, other
     token = first.acquire(store.slot("pet/x", FINGERPRINT), "pet/x")
     lease = other_machine.lease("pet/x", FINGERPRINT)
     assert lease is not None and lease.token == token
-    with pytest.raises(LeaseHeldError, match=r"is being run by process \d+ on "):
+    with pytest.raises(LeaseHeldError, match=r"is being run by \S+@\S+, process \d+, started 20"):
         second.acquire(other_machine.slot("pet/x", FINGERPRINT), "pet/x")
     first.heartbeat()
     lease = other_machine.lease("pet/x", FINGERPRINT)

@@ -9,6 +9,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from cluster.errors import AcceptError
+from cluster.steps.code_digests import versions
 from cluster.store.lease import Leases
 from cluster.store.local import LocalStore
 from cluster.store.manifest import Manifest
@@ -39,7 +40,7 @@ def store(tmp_path: Path) -> LocalStore:
             files=files,
             upstream_digests={},
             result=result,
-            versions={"torch": "0.1"},
+            versions={"torch": "0.1", "clozeline": "0.0.1"},
         ),
     )
     leases.release(slot)
@@ -79,3 +80,13 @@ def test_acceptance_is_kept_in_the_manifest(store: LocalStore) -> None:
     (acceptance,) = accepted["acceptances"]
     assert acceptance["fingerprint"] == "f" * 64 and "@" in acceptance["user"]
     assert acceptance["changes"] == ["the code of stages.splits.stage changed"]
+
+
+def test_plan_says_what_changed_code_makes_a_run_do_and_what_accept_would_do(store: LocalStore) -> None:
+    done = clozeline("plan", "smoke", "--store", store.url)
+    current = versions()["clozeline"]
+    assert f"1 step would rerun because stages/splits/stage.py changed in clozeline {current}." in done.output
+    command = f"clozeline accept smoke {STEP}"
+    assert f"If the change does not affect results: {command} keeps 1 result." in done.output
+    assert clozeline(*command.split()[1:], "--store", store.url).exit_code == 0
+    assert "would rerun" not in clozeline("plan", "smoke", "--store", store.url).output

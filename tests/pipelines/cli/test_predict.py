@@ -111,7 +111,6 @@ def test_a_blank_line_has_an_answer(predict: Predict, tmp_path: Path) -> None:
         (b"[1]", "not a JSON object"),
         (b"[" * 100_000, "too many levels"),
         (b'{"text": "x", "n": ' + b"9" * 5000 + b"}", "digits"),
-        (b'{"text": "sch\xf6n"}', "not UTF-8"),
         (b'{"text": 3}', "not text"),
         (b'{"text": null}', "is empty"),
         (b'{"body": "x"}', "is missing"),
@@ -280,3 +279,60 @@ def test_a_label_below_the_threshold_is_not_given(predict: Predict) -> None:
 def test_utf_16_is_read(predict: Predict, tmp_path: Path) -> None:
     result = predict(written(tmp_path / "in.csv", f"text,n\r\n{GOOD},1\r\n".encode("utf-16")))
     assert table(result.stdout)[0]["label"] == "good"
+
+
+def test_highlight_names_the_words_that_decided(predict: Predict, tmp_path: Path) -> None:
+    (answer,) = objects(predict("Some warm film.\n", "--highlight"))
+    assert answer["highlight"][0] == "warm"
+    source, target = tmp_path / "x.csv", tmp_path / "y.csv"
+    source.write_text("text\nSome dull film.\n \n")
+    assert predict(source, "--highlight", "--output", str(target)).exit_code == 1
+    rows = table(target.read_text())
+    assert json.loads(rows[0]["highlight"])[0] == "dull"
+    assert rows[1]["highlight"] == ""
+
+
+def test_a_line_that_is_not_utf8_is_rejected_in_a_file_that_is(predict: Predict, tmp_path: Path) -> None:
+    lines = [json.dumps({"text": f"{GOOD} für {n}"}, ensure_ascii=False).encode() for n in range(3)]
+    result = predict(written(tmp_path / "in.jsonl", b"\n".join([*lines, b'{"text": "sch\xf6n"}', *lines])))
+    assert (result.exit_code, labels(result)) == (1, ["good"] * 3 + [None] + ["good"] * 3)
+    assert "in.jsonl:4: not UTF-8." in result.stderr and "in.jsonl as" not in result.stderr
+
+
+@pytest.mark.parametrize("encoding", ["gb18030", "latin-1", "utf-16", "utf-16-le", "shift_jis"])
+@pytest.mark.parametrize("delimiter", [",", ";", "\t", "|"])
+def test_encoding_and_delimiter_are_recognized(encoding: str, delimiter: str, predict: Predict, tmp_path: Path) -> None:
+    note = {"gb18030": "这个电影的音乐很好听", "shift_jis": "この映画の音楽はとても好きです"}.get(
+        encoding, "Grüße aus München"
+    )
+    rows = [f"{number}{delimiter}{(GOOD, BAD)[number % 2]}{delimiter}{note} {number}" for number in range(30)]
+    content = "\n".join([delimiter.join(("id", "text", "note")), *rows]) + "\n"
+    result = predict(written(tmp_path / "in.csv", content.encode(encoding)))
+    assert result.exit_code == 0, result.stderr
+    answers = table(result.stdout, delimiter)
+    assert [row["label"] for row in answers] == ["good", "bad"] * 15
+    assert [row["note"] for row in answers] == [f"{note} {number}" for number in range(30)]
+    assert "in.csv as " in result.stderr
+
+
+def test_a_text_with_many_semicolons_does_not_decide_on_the_delimiter(predict: Predict, tmp_path: Path) -> None:
+    rows = [f'"{GOOD}; really; so; {number}",x' for number in range(5)]
+    result = predict(written(tmp_path / "in.csv", "\n".join(['text,"a;b;c"', *rows]) + "\n"))
+    assert [row["label"] for row in table(result.stdout)] == ["good"] * 5
+
+
+@pytest.mark.parametrize("name", ["in.json", "in.jsonl"])
+def test_a_json_array_has_an_answer_per_object(name: str, predict: Predict, tmp_path: Path) -> None:
+    rows = [{"text": GOOD, "id": 1}, 7, {"text": BAD, "id": 2}]
+    result = predict(written(tmp_path / name, json.dumps(rows, indent=1)))
+    assert result.exit_code == 1
+    assert [(item.get("id"), item["label"]) for item in objects(result)] == [(1, "good"), (None, None), (2, "bad")]
+    assert f"{name}, item 2: not a JSON object." in result.stderr
+
+
+def test_zst_files_are_read_and_written(predict: Predict, tmp_path: Path) -> None:
+    packed = pyarrow.compress(f"text\n{GOOD}\n{BAD}\n".encode(), codec="zstd", asbytes=True)
+    result = predict(written(tmp_path / "in.csv.zst", packed), "--output", str(tmp_path / "out.csv.zst"))
+    assert result.exit_code == 0, result.stderr
+    with pyarrow.input_stream(str(tmp_path / "out.csv.zst"), compression="zstd") as file:
+        assert [row["label"] for row in table(file.read().decode())] == ["good", "bad"]

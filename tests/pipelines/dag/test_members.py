@@ -6,8 +6,10 @@ from __future__ import annotations
 
 from typing import Any
 
+import pytest
 import yaml
 
+from cluster.steps.fingerprint import fingerprints
 from cluster.steps.step import Step
 from pipelines.dag.fewshot import build_steps
 from pipelines.schema.config import PipelineConfig
@@ -21,6 +23,7 @@ PROBE = "members.mini={kind: probe, encoder: {asset: hf:sentence-transformers/al
 
 FINETUNED = f"members.large={{kind: finetuned, encoder: {{asset: some/large, max_length: 9}}, training: {TRAINING}}}"
 TFIDF = "members.words={kind: tfidf, analyzer: char, num_folds: 3}"
+LLM = "members.assistant={kind: llm, url: 'http://localhost:8000/v1', model: small}"
 NO_LANGUAGE_MODEL = ("backbone=null", "pet=null", "ppt=null", "prompts=null")
 
 
@@ -97,6 +100,33 @@ def test_tfidf_is_a_member() -> None:
     assert upstream(step) == {"data/rotten_tomatoes"}
     assert step.labels == {"row": "tfidf/words", "member": "tfidf/words"}
     assert not step.assets
+
+
+def test_a_language_model_at_an_endpoint_is_a_member() -> None:
+    step = plan(LLM)["llm/assistant"]
+    assert upstream(step) == {"data/rotten_tomatoes"}
+    assert step.labels == {"row": "llm/assistant", "member": "llm/assistant"}
+    assert not step.assets
+
+
+@pytest.mark.parametrize(
+    ("change", "is_same"),
+    [
+        ("url=http://elsewhere/v1", True),
+        ("api_key_variable=KEY", True),
+        ("max_requests=5", True),
+        ("prices={input: 1, output: 2}", True),
+        ("model=large", False),
+        ("shots=2", False),
+        ("instruction='One of {labels}.'", False),
+    ],
+)
+def test_only_what_changes_answers_is_in_the_key(change: str, is_same: bool) -> None:
+    keys = [
+        fingerprints(plan(LLM, *overrides))["llm/assistant"].fingerprint
+        for overrides in ((), (f"members.assistant.{change}",))
+    ]
+    assert (keys[0] == keys[1]) is is_same
 
 
 def test_only_language_models_prefer_labels_whatever_the_text_is() -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -12,9 +13,11 @@ import torch
 
 from pipelines.init import labeled_file
 from pipelines.init.labeled_file import LabeledFile
+from pipelines.init.task_data import TaskFiles
 from pipelines.schema.config import PipelineConfig
+from pipelines.schema.loader import read_recipe
 from stages.common.errors import DataError
-from tests.support.init_files import TOPICS, draw_splits, init_error, write_csv, write_jsonl
+from tests.support.init_files import TOPICS, draw_splits, init, init_error, messages, tickets, write_csv, write_jsonl
 
 
 @pytest.fixture(autouse=True)
@@ -233,3 +236,18 @@ def test_large_files_report_their_progress(monkeypatch: pytest.MonkeyPatch) -> N
     lines: list[str] = []
     LabeledFile(write_csv("some.csv", ("text", "label"), [(f"case {i}", "ab"[i % 2]) for i in range(25)]), lines.append)
     assert lines == ["some.csv: 10 rows", "some.csv: 20 rows"]
+
+
+def test_many_unlabeled_rows_are_a_sample(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("pipelines.init.task_data.MAX_UNLABELED_ROWS", 100)
+    train, more = tickets(), messages("more.csv", 5000, labeled=False)
+    files = TaskFiles.read(train, [more])
+    assert (len(files.unlabeled[0].rows), files.unlabeled[0].num_rows) == (100, 5000)
+    data = files.summarize({"text": "message"}, "team").unlabeled[0]
+    assert (data.is_sample, data.num_rows, data.num_texts, len(data.texts)) == (True, 5000, 5000, 100)
+    done = init(train, "--unlabeled", more, "--backbone", "none", "--output", "made.yaml")
+    assert done.exit_code == 0, done.exception
+    assert re.search(r"sampled rows +100 *$", done.output, re.M)
+    assert re.search(r"rows +120 +5,000 *$", done.output, re.M)
+    source = read_recipe(Path("made.yaml"), PipelineConfig).data.unlabeled
+    assert isinstance(source, tuple) and source[1].drop_empty, "a row that is not in the sample may have no text"

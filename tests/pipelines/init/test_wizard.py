@@ -273,6 +273,10 @@ def test_budget_is_stated_and_kept() -> None:
         assert isinstance(error, InputError) and right in str(error)
 
 
+def test_an_output_that_cannot_be_written_is_an_error_before_any_work() -> None:
+    assert "missing is not a folder. Set --output" in str(init(tickets(), "--output", "missing/made.yaml").exception)
+
+
 def test_recipe_with_few_unlabeled_texts_has_no_students(backbone: str) -> None:
     done = init(tickets(num_unlabeled=5), "--output", "made.yaml", "--backbone", "none", "--student", backbone)
     assert done.exit_code == 0, done.exception

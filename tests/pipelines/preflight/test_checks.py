@@ -16,7 +16,7 @@ from stages.common.errors import DataError, InputError
 from tests.support.recipe_files import RECIPE, ppt_section
 from tests.support.token_level_tasks import token_level_overrides
 
-IN_TIME_S = 3.0
+IN_TIME_S = 6.0
 
 
 def error_of(path: Path) -> InputError:
@@ -51,6 +51,27 @@ def test_a_recipe_without_a_language_model_passes_all_checks(recipe: Path) -> No
     with pytest.raises(InputError, match="the recipe has no language model") as caught:
         _ = config.language_model
     assert caught.value.key == "backbone"
+
+
+LLM = "members.assistant={kind: llm, url: 'http://127.0.0.1:9/v1', model: m, api_key_variable: LLM_KEY}"
+
+
+def test_requests_of_a_language_model_are_estimated(
+    recipe: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setenv("CLOZELINE_CACHE", str(tmp_path / "cache"))
+
+    def check(*overrides: str) -> str:
+        return " ".join(check_recipe(read_recipe(recipe, PipelineConfig, (LLM, *overrides)), lambda *task: None))
+
+    with pytest.raises(InputError, match="the environment variable LLM_KEY is not set") as caught:
+        check()
+    assert caught.value.key == "members.assistant.api_key_variable"
+    monkeypatch.setenv("LLM_KEY", "secret")
+    assert "members.assistant sends up to" in check() and "cost" not in check()
+    assert "which cost about" in check("members.assistant.prices={input: 1000, output: 1000}")
+    with pytest.raises(InputError, match="but max_requests is 3"):
+        check("members.assistant.max_requests=3")
 
 
 BACKBONE, STUDENT = "backbone:\n  asset: ", "small:\n    asset: "

@@ -11,7 +11,7 @@ import pytest
 from pipelines.schema.config import PipelineConfig
 from pipelines.schema.loader import read_recipe
 from pipelines.schema.locations import RecipeError
-from pipelines.schema.recipe_text import MAX_LEVELS, parse_values
+from pipelines.schema.recipe_text import MAX_CHARACTERS, MAX_LEVELS, parse_values
 from tests.support.recipe_files import write_recipe
 
 LETTERS = "abcdefghi"
@@ -64,6 +64,7 @@ def test_few_aliases_are_fine(recipe: Path) -> None:
         ("seed: " + "9" * 5000 + "\n", "thousands of digits"),
         ("seed: 2020-13-45\n", "a value cannot be read"),
         ("seed: \0\n", "not YAML"),
+        ("# " + "x" * MAX_CHARACTERS + "\n", "characters, more than 524,288"),
         ("seed: !!python/object:os.system x\n", "not YAML"),
     ],
     ids=lambda value: value[:12],

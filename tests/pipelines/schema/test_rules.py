@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from types import ModuleType
 from typing import Any
 
 import pytest
@@ -24,6 +25,7 @@ LARGE = (
     "students.large={asset: x, training: {learning_rate: 1, steps: 2}, baseline_training: {learning_rate: 1, steps: 2}}"
 )
 EARLY = "{learning_rate: 0.1, steps: 2, early_stopping: {}}"
+LLM = "members.assistant={kind: llm, url: 'http://localhost:8000/v1', model: m}"
 FINETUNED = "members.large={kind: finetuned, encoder: {asset: x}, training: {learning_rate: 0.1, steps: 2}}"
 TFIDF = "members.words={kind: tfidf}"
 SMALL = "students.small={asset: x, max_length: 32, teacher: large}"
@@ -50,6 +52,9 @@ def error_of(*overrides: str) -> RecipeError:
         (("members.x={kind: probe, encoder: {aset: x}}",), "members.x.encoder.aset", "unknown key 'aset'"),
         (("members.x={kind: pet, backbone: {asset: x}}",), "members.x.training", "needs training settings"),
         (("members.x={kind: tree}",), "members.x", "tree"),
+        (("members.x={kind: llm, url: 'ftp://x', model: m}",), "members.x.url", "pattern"),
+        ((f"{LLM[:-1]}, descriptions: {{frsh: good}}}}",), "members.assistant.descriptions", "no label 'frsh'"),
+        ((f"{LLM[:-1]}, max_cost: 1}}",), "members.assistant.max_cost", "requires prices"),
         (
             (IPET, "members.g2={kind: pet, backbone: {asset: x}, tune: none}"),
             "members.g2",
@@ -320,9 +325,12 @@ def test_two_tasks_cannot_have_the_same_name(words: tuple[str, ...]) -> None:
 
 
 def test_all_rules_are_listed() -> None:
-    from pipelines.schema import rules
+    from pipelines.schema import member_rules, rules
 
-    defined = {
-        name for name in vars(rules) if name.startswith("check_") and getattr(rules, name).__module__ == rules.__name__
-    }
-    assert defined - {"check_rules"} | {"check_tasks"} == {rule.__name__ for rule in RULES}
+    def defined(module: ModuleType) -> set[str]:
+        names = (name for name in vars(module) if name.startswith("check_"))
+        return {name for name in names if getattr(module, name).__module__ == module.__name__}
+
+    assert defined(rules) - {"check_rules"} | {"check_tasks", "check_members"} == {rule.__name__ for rule in RULES}
+    called = set(member_rules.check_members.__code__.co_names)
+    assert defined(member_rules) - {"check_members"} == {name for name in called if name.startswith("check_")}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import tracemalloc
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -436,3 +437,21 @@ def test_soft_conflicts_train_with_all_labels_and_are_not_tested(tmp_path: Path)
 def test_soft_conflicts_need_a_train_file(pool: Path) -> None:
     with pytest.raises(ValueError, match="a pool has one row per text"):
         sizes(pool, conflicts="soft")
+
+
+def test_unlabeled_texts_are_streamed(tmp_path: Path) -> None:
+    train = by_authors(tmp_path / "a.jsonl")
+    path = tmp_path / "many.jsonl"
+    with path.open("w") as file:
+        for number in range(40_000):
+            file.write(json.dumps({"text": f"unlabeled text {number} " + 20 * "many words "}) + "\n")
+    data = DataConfig(train=train, unlabeled=Source(asset=str(path)), unlabeled_size=100, test_size=20)
+    tracemalloc.start()
+    sets = sample_splits(config(data))
+    peak = tracemalloc.get_traced_memory()[1]
+    tracemalloc.stop()
+    numbers = [int(item.uid.removeprefix("unlabeled-")) for item in sets.unlabeled]
+    assert len(numbers) == 100 and numbers == sorted(set(numbers))
+    assert min(numbers) < 4000 and max(numbers) > 36_000
+    assert peak < 2e6 < path.stat().st_size
+    assert sample_splits(config(data)).unlabeled == sets.unlabeled != sample_splits(config(data, seed=1)).unlabeled

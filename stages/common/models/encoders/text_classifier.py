@@ -88,7 +88,7 @@ class TextClassifier:
         Raises:
             AssetError: the encoder that the head was fitted on is unreachable, or has changed.
         """
-        metadata = json.loads((folder / CLASSIFIER_FILE).read_text())
+        metadata = json.loads((folder / CLASSIFIER_FILE).read_text(encoding="utf-8"))
         encoder = TextEncoder.load(_encoder_folder(folder, metadata), metadata)
         encoder.model.eval()
         head = torch.nn.Linear(encoder.width, len(metadata["labels"]))
@@ -144,7 +144,7 @@ class TextClassifier:
             "precision": self.precision,
             **more,
         }
-        (folder / CLASSIFIER_FILE).write_text(json.dumps(metadata, ensure_ascii=False) + "\n")
+        (folder / CLASSIFIER_FILE).write_text(json.dumps(metadata, ensure_ascii=False) + "\n", encoding="utf-8")
 
     @property
     def fields(self) -> tuple[str, ...]:
@@ -225,7 +225,8 @@ def _encoder_folder(folder: Path, metadata: dict[str, Any]) -> Path:
         return folder
     asset = metadata["encoder"]["asset"]
     encoder_folder = model_folder(asset)
-    if identity(asset) != metadata["encoder"]["identity"]:
+    # Earlier versions recorded the reference, if it has no pin.
+    if metadata["encoder"]["identity"] not in (identity(asset), asset):
         raise AssetError(
             f"{asset.partition('#')[0]} has changed since the classifier in {folder} was fitted.",
             "Fit the classifier again.",

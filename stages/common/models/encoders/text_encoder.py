@@ -162,11 +162,12 @@ def _load(folder: Path, name: str) -> _LoadedModel:
         model = model_class.from_pretrained(
             folder, dtype=torch.float32, attn_implementation=attention_implementation(), use_safetensors=True
         )
-        tokenizer = AutoTokenizer.from_pretrained(folder)
+        model = model.encoder if is_classifier else model
+        # with its config, transformers does not ask whether to run the code in the folder of a classifier
+        tokenizer = AutoTokenizer.from_pretrained(folder, config=model.config)
     except (KeyError, OSError, ValueError) as error:
         reason = str(error).strip().partition("\n")[0][:200]
         raise AssetError(f"{name} cannot be loaded ({reason}).", "Specify an encoder or a language model.") from error
-    model = model.encoder if is_classifier else model
     if not hasattr(model.config, "hidden_size"):
         raise AssetError(f"{name} ({architecture}) has no single hidden size.", "Specify a text model.")
     if getattr(model.config, "use_cache", False):

@@ -12,6 +12,7 @@ import struct
 import subprocess
 import sys
 import termios
+import time
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -21,6 +22,7 @@ from rich.console import Console
 
 from cluster.errors import StepFailedError as StepError
 from cluster.run.events import StepFailed, StepFinished, StepProgress, StepQueued, StepStarted
+from pipelines.cli.views import progress_display
 from pipelines.cli.views.json_events import JsonEvents
 from pipelines.cli.views.progress_display import ProgressDisplay, headline_metric, shortened
 from tests.support.paths import ROOT
@@ -149,6 +151,35 @@ def test_long_names_are_shortened_and_no_line_wraps(width: int) -> None:
     assert len(lines) == 2 and all(len(line) <= width for line in lines)
     assert lines[1].startswith("prom")
     assert all(word in lines[1] for word in ("/17", "31/100", "loss 0.693", "1,234/s", "1:15 left"))
+
+
+def test_log_of_a_job_has_a_line_with_the_progress_and_no_control_characters(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(progress_display, "PRINT_EVERY_S", 0.05)
+    stream = io.StringIO()
+    info = {"phase": "training", "examples_per_s": 1234.5, "eta_s": 75.0}
+    with ProgressDisplay(Console(file=stream, width=80), 9) as display:
+        display(StepStarted("a/0", 1, "log"))
+        display(StepFinished("a/0", 1.0, cached=False))
+        for index in range(1, 7):
+            display(StepStarted(f"a/{index}", 1, "log"))
+        display(StepProgress("a/1", 31, 100, info))
+        wait_until(lambda: "31/100" in stream.getvalue())
+        for index in range(1, 7):
+            display(StepFinished(f"a/{index}", 1.0, cached=False))
+    lines = stream.getvalue().splitlines()
+    running = [line for line in lines if line.startswith("running") and "31/100" in line]
+    assert running[0] == (
+        "running   1/9 steps done; a/1 training 31/100, 1,234/s, 1:15 left; a/2 starting; a/3 starting; "
+        "a/4 starting; 2 more"
+    )
+    assert all(line.isprintable() for line in lines)
+
+
+def wait_until(is_done: Callable[[], bool]) -> None:
+    until = time.monotonic() + 30
+    while not is_done():
+        assert time.monotonic() < until
+        time.sleep(0.01)
 
 
 def test_shortened_name_keeps_start_method_and_seed() -> None:

@@ -142,3 +142,17 @@ def test_learning_curve_has_a_column_per_size_and_error_bars() -> None:
     assert curve["rows"][0]["cells"] == ("baseline", "50.0 ± 10.0", "75.0")
     assert str(curve["chart"]).count('<line class="s0"') == 1, "one point has a deviation"
     assert html.learning_curve([]) is None
+
+
+def test_rounds_of_labeling_are_a_curve_of_their_own() -> None:
+    points = [
+        {"method": "student/small", "num_labeled": size, "accuracy": 0.7, "accuracy_std": None, "num_seeds": 1}
+        for size in (32, 52)
+    ]
+    (curve,) = html.label_curves({"rounds": points, "learning_curve": []})
+    assert (curve["title"], curve["sizes"]) == ("Accuracy by round of labeling", [32, 52])
+    assert [item["title"] for item in html.label_curves({"rounds": points, "learning_curve": points})] == [
+        "Accuracy by number of labeled examples",
+        "Accuracy by round of labeling",
+    ]
+    assert html.label_curves({}) == []

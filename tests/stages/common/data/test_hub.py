@@ -8,7 +8,9 @@ from typing import Any
 import datasets
 import pytest
 
+from pipelines.init.labeled_file import LabeledFile
 from stages.common.data.config import Source
+from stages.common.data.rows import read_rows
 from stages.common.data.sources import read_examples
 from stages.common.errors import DataError
 from stages.common.examples import Example
@@ -53,3 +55,23 @@ def test_hub_dataset_requires_its_subset() -> None:
 def test_hidden_label_of_a_hub_dataset_raises_an_error() -> None:
     with pytest.raises(DataError, match=r"row 2: the label '-1' is not in labels"):
         read_examples(Source(asset="hf:org/glue", subset="sst", label="label"), ["bad", "good"])
+
+
+@pytest.mark.usefixtures("hub")
+def test_labels_have_names_in_every_column() -> None:
+    rows = [row for _, row in read_rows(Source(asset="hf:org/glue", subset="sst"))]
+    assert [row["label"] for row in rows] == ["good", -1]
+
+
+@pytest.mark.usefixtures("hub")
+def test_init_reads_subset_and_split_of_a_reference() -> None:
+    file = LabeledFile("hf:org/glue?subset=cola&split=train")
+    assert (file.source.asset, file.source.subset, file.source.split) == ("hf:org/glue", "cola", "train")
+    assert [row for _, row in file.rows] == [{"text": "he go", "label": "good"}, {"text": "x", "label": -1}]
+
+
+@pytest.mark.parametrize("query", ["?config=x", "?split=", "?cola", "?subset=a&x=b"])
+def test_other_settings_of_a_reference_are_errors(query: str) -> None:
+    with pytest.raises(DataError, match="which are not split and subset") as caught:
+        LabeledFile(f"hf:org/glue{query}")
+    assert "hf:org/glue?subset=NAME&split=NAME" in caught.value.remedy

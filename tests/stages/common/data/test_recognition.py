@@ -98,3 +98,13 @@ def test_encoding_of_a_folder_is_that_of_all_files(tmp_path: Path) -> None:
     (tmp_path / "good" / "3.txt").write_bytes("marked, 好".encode("utf-8-sig"))
     assert recognized_source(str(tmp_path)).encoding == "gb18030"
     assert [row["text"] for row in rows_of(tmp_path)][2:] == ["这部电影非常好看，值得推荐", "marked, 好"]
+
+
+def test_a_utf_8_file_with_a_bad_line_is_utf_8(tmp_path: Path) -> None:
+    """Another encoding would misread all other lines without a warning."""
+    path = tmp_path / "a.csv"
+    path.write_bytes(b"text\n" + "Größe\n".encode() * 5 + "Größe\n".encode("latin-1"))
+    source = recognized_source(str(path))
+    assert source.encoding is None
+    with pytest.raises(DataError, match="line 7: not UTF-8"):
+        list(read_rows(source))

@@ -114,10 +114,15 @@ def test_transformers_refuses_the_folder_without_trust(backbone_folders: dict[st
         transformers.pipeline("text-classification", str(tmp_path / "saved"), trust_remote_code=False)
 
 
-def test_folder_of_a_classifier_is_an_encoder_too(backbone_folders: dict[str, Path], tmp_path: Path) -> None:
+def test_folder_of_a_classifier_is_an_encoder_too(
+    backbone_folders: dict[str, Path], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    questions: list[str] = []
+    monkeypatch.setattr("builtins.input", lambda question: questions.append(question) or "n")
     classifier = TextClassifier.from_encoder(encoder(backbone_folders["bert"]), LABELS, ("text",), 0)
     classifier.save(tmp_path / "saved")
     examples = [Example(text, {"text": text}) for text in TEXTS]
     reader = TextEncoder.of(EncoderConfig(asset=str(tmp_path / "saved"), max_length=32), ("text",))
     assert torch.equal(reader.embed(examples, SILENT, ""), classifier.encoder.embed(examples, SILENT, ""))
+    assert not questions, "transformers asks before it runs code"
     assert str(backbone_folders["bert"]) not in (tmp_path / "saved" / "config.json").read_text()

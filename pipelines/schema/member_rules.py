@@ -1,0 +1,82 @@
+"""Rules about the members of the ensemble. Each raises `InputError` with the dotted key."""
+
+from __future__ import annotations
+
+from pipelines.schema.config import PipelineConfig
+from stages.common.errors import InputError
+
+
+def check_members(config: PipelineConfig) -> None:
+    """The members fit each other and the rest of the recipe."""
+    check_member_names(config)
+    check_ipet_has_teachers(config)
+    check_scaling_has_held_out_logits(config)
+    check_cross_validation_trains_alone(config)
+    check_llm_members(config)
+
+
+def check_member_names(config: PipelineConfig) -> None:
+    """No member has the same step names as a generation of iPET: `pet/g1/...`."""
+    ipet = config.pet.ipet if config.pet else None
+    generations = ipet.generations if ipet else 0
+    for number in range(1, generations + 1):
+        key = f"members.g{number}"
+        if key in config.pet_sections:
+            raise InputError(
+                f"steps of this member would have the names of generation {number} of pet.ipet.",
+                "Rename the member.",
+                key=key,
+            )
+
+
+def check_ipet_has_teachers(config: PipelineConfig) -> None:
+    """iPET has at least two sub-models, which label data for each other."""
+    for key, section in config.pet_sections.items():
+        seeds = section.seeds if config.has_labels else section.seeds[:1]
+        if section.ipet and len(config.patterns_of(section)) * len(seeds) < 2:
+            raise InputError(
+                "iPET needs two sub-models, which label data for each other.",
+                "Add a pattern or a seed, or remove ipet.",
+                key=f"{key}.ipet",
+            )
+
+
+def check_scaling_has_held_out_logits(config: PipelineConfig) -> None:
+    """Members are scaled by logits of the model that labels the unlabeled data, not by those before training."""
+    if config.ensemble.scaling != "held_out":
+        return
+    for key, section in config.pet_sections.items():
+        if section.tune != "none" and section.num_folds is None:
+            raise InputError(
+                "ensemble.scaling: held_out needs held-out logits of the trained sub-models.",
+                f"Set {key}.num_folds: 3, or set ensemble.scaling: none.",
+                key=f"{key}.num_folds",
+            )
+
+
+def check_cross_validation_trains_alone(config: PipelineConfig) -> None:
+    """Cross-validation trains each sub-model on its own."""
+    for key, section in config.pet_sections.items():
+        if section.num_folds is not None and section.batched_training:
+            raise InputError(
+                "batched_training trains all sub-models once, without cross-validation.",
+                "Remove num_folds or batched_training.",
+                key=f"{key}.num_folds",
+            )
+
+
+def check_llm_members(config: PipelineConfig) -> None:
+    """A language model at an endpoint describes labels of the task, and is not asked about shards."""
+    for name, member in config.llm_members.items():
+        if unknown := [label for label in member.descriptions if label not in config.task.labels]:
+            raise InputError(
+                f"the task has no label {unknown[0]!r}.",
+                f"Use one of: {', '.join(config.task.labels)}.",
+                key=f"members.{name}.descriptions",
+            )
+        if config.unlabeled_shards is not None:
+            raise InputError(
+                "shards are labeled by models in files, not by an endpoint.",
+                "Remove this member, or unlabeled_shards.",
+                key=f"members.{name}",
+            )

@@ -1,0 +1,127 @@
+"""The LLM stage: an ensemble member that asks a language model at an HTTP endpoint for the label of each text.
+
+The model sees an instruction with all labels and a few labeled demonstrations ("in-context learning", Brown et al.,
+"Language Models are Few-Shot Learners", NeurIPS 2020), and answers with a label. An answer has no probabilities, so the
+label that it names gets `CONFIDENCE`, which the ensemble scales by the accuracy on the labeled examples; an answer that
+names no label counts for all labels alike. Letters in names of arrays: n examples, C labels.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import NDArray
+
+from stages.common.examples import Example, load_examples
+from stages.common.protocols import Engine, Recorder
+from stages.common.training.evaluation import Member, accuracy_of, write_member_logits
+from stages.llm import answers
+from stages.llm.client import ChatClient
+from stages.llm.config import LlmConfig
+from stages.llm.costs import Estimate, cost_of
+from stages.llm.questions import Questions, find_label
+
+CONFIDENCE = 0.9
+"""Probability of the label that an answer names, before the ensemble scales it."""
+MAX_UNRECOGNIZED = 50
+"""Rows of the table of answers without a label."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Inputs:
+    """`data`: files of the split stage."""
+
+    data: Path
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
+class Result(Member):
+    """Scores of the language model. Its held-out logits are those of the labeled examples.
+
+    Files: those of a member (stages/common/training/evaluation.py).
+    """
+
+    num_unrecognized: int
+    """Answers that name no label, or several."""
+
+
+def run(config: LlmConfig, inputs: Inputs, out: Path, recorder: Recorder, engine: Engine) -> Result:
+    """Labels labeled set, test set and unlabeled set, and writes all files to `out`.
+
+    Raises:
+        InputError: the requests are above a limit, or the endpoint refuses them or fails in all attempts.
+    """
+    del engine
+    sets = {name: load_examples(inputs.data / f"{name}.jsonl") for name in ("train", "unlabeled", "test")}
+    train_set = sets["train"]
+    classifier = LlmClassifier(config, train_set)
+    classifier.check_limits([item for examples in sets.values() for item in examples])
+    held_out = classifier.predict(train_set, recorder, "labeled examples") if train_set else None
+    test = write_member_logits(classifier, config.labels, inputs.data, out, recorder, held_out)
+    classifier.record(recorder)
+    return Result(
+        test=test,
+        held_out_accuracy=accuracy_of(held_out, train_set, config.labels),
+        num_labeled=min(len(train_set), config.shots * len(config.labels)),
+        num_unlabeled=0,
+        trainable_parameters=0,
+        num_unrecognized=len(classifier.unrecognized),
+    )
+
+
+class LlmClassifier:
+    """Predicts labels by questions to the endpoint. `train_set`: [n] labeled examples, for demonstrations."""
+
+    def __init__(self, config: LlmConfig, train_set: Sequence[Example]) -> None:
+        self.config = config
+        self.unrecognized: dict[str, str] = {}
+        """Text of the question -> answer that names no label."""
+        self._questions = Questions(config, train_set)
+        self._client = ChatClient(config)
+        self._num_requests = self._num_input_tokens = self._num_output_tokens = 0
+
+    def check_limits(self, examples: Sequence[Example]) -> None:
+        """Checks the limits before the first request.
+
+        Raises:
+            InputError: there are too many requests, or they cost too much.
+        """
+        Estimate.of([self._questions.chat(item) for item in examples], self.config).check(self.config)
+
+    def predict(self, examples: Sequence[Example], recorder: Recorder, phase: str) -> NDArray[np.float64]:
+        """Returns logits, [n, C], in the order of `examples`."""
+        chats = [self._questions.chat(item) for item in examples]
+        texts = [answers.load(self.config, chat) for chat in chats]
+        missing = [index for index, text in enumerate(texts) if text is None]
+        for done, (number, answer) in enumerate(self._client.ask_all([chats[index] for index in missing]), start=1):
+            texts[missing[number]] = answer.text
+            self._num_requests += 1
+            self._num_input_tokens += answer.num_input_tokens
+            self._num_output_tokens += answer.num_output_tokens
+            recorder.log_progress(len(chats) - len(missing) + done, len(chats), phase=phase)
+        num_labels = len(self.config.labels)
+        logits_nC = np.full((len(examples), num_labels), np.log((1 - CONFIDENCE) / (num_labels - 1)))
+        for index, (chat, text) in enumerate(zip(chats, texts, strict=True)):
+            label = find_label(text or "", self.config.labels)
+            if label is None:
+                self.unrecognized[chat[-1]["content"]] = text or ""
+                logits_nC[index] = -np.log(num_labels)
+            else:
+                logits_nC[index, label] = np.log(CONFIDENCE)
+        return logits_nC
+
+    def record(self, recorder: Recorder) -> None:
+        """Records the requests that were sent, their tokens and cost, and the answers without a label."""
+        recorder.log_metric("llm/requests", self._num_requests)
+        recorder.log_metric("llm/input_tokens", self._num_input_tokens)
+        recorder.log_metric("llm/output_tokens", self._num_output_tokens)
+        cost = cost_of(self._num_input_tokens, self._num_output_tokens, self.config)
+        if cost is not None:
+            recorder.log_metric("llm/cost", cost)
+        recorder.log_metric("llm/unrecognized", len(self.unrecognized))
+        rows = [{"text": text, "answer": answer} for text, answer in self.unrecognized.items()]
+        if rows:
+            recorder.log_table("unrecognized", rows[:MAX_UNRECOGNIZED])
