@@ -22,6 +22,7 @@ ROWS = {
     "probe/2": ("probe/2", "probe"),
     "finetuned/large": ("finetuned/large", "fine-tuned"),
     "tfidf/words": ("tfidf/words", "TF-IDF"),
+    "llm/assistant": ("llm/assistant", "LLM"),
     "priming/review/1": ("priming/review", "priming"),
     "soft_labels": ("ensemble", "ensemble"),
     "distill/small/0": ("student/small", "student"),
