@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from itertools import islice
 from typing import Any, TypeVar
 
-from pipelines.serving.drift import MAX_TEXTS
+from pipelines.serving.drift import MAX_CHARACTERS, MAX_TEXTS
 from pipelines.serving.highlight import decisive_words
 from pipelines.serving.input_rows import ROWS_AT_ONCE, InputRow, InputRows
 from pipelines.serving.output_rows import HIGHLIGHT, LABEL, PROBABILITIES, Answer
@@ -78,7 +78,7 @@ class RowLabeler:
         self.num_rejected = 0
         self._first_error: DataError | None = None
         self.sample: list[tuple[str, float]] = []
-        """The first texts of a classifier, at most `MAX_TEXTS`, with the probabilities of their labels."""
+        """The first texts of a classifier, at most `MAX_TEXTS`, cut, with the probabilities of their labels."""
 
     def label(self, rows: InputRows, name: str) -> Iterator[list[Answer]]:
         """Yields blocks of answers: one per row, in order.
@@ -113,7 +113,7 @@ class RowLabeler:
             return prediction
         label, probability = prediction[LABEL], prediction[PROBABILITIES][prediction[LABEL]]
         if len(self.sample) < MAX_TEXTS:
-            self.sample.append((" ".join(item.fields.values()), probability))
+            self.sample.append((" ".join(item.fields.values())[:MAX_CHARACTERS], probability))
         if not self._options.has_highlight:
             return prediction
         return {**prediction, HIGHLIGHT: decisive_words(predictor, item, label, probability)}

@@ -13,6 +13,8 @@ MIN_TEXTS = 20
 """Fewer texts differ by chance."""
 MAX_TEXTS = 1000
 """Texts that are compared."""
+MAX_CHARACTERS = 2000
+"""First characters of a text that are compared, so that long texts take little memory."""
 LENGTH_RATIO = 3.0
 """Texts that are longer or shorter by this factor differ."""
 CONFIDENCE_GAP = 0.1
@@ -26,7 +28,7 @@ class TextProfile:
     Args:
         num_texts: Their number.
         language: Name of their language.
-        length: Median number of characters.
+        length: Median number of characters, at most `MAX_CHARACTERS`.
         confidence: Mean probability of the predicted label; None if it is unknown.
     """
 
@@ -46,10 +48,11 @@ class TextProfile:
             confidences: Probabilities of the predicted labels of texts like these; empty if unknown.
             detect_language: Returns the language of texts.
         """
+        heads = [text[:MAX_CHARACTERS] for text in texts]
         return cls(
-            num_texts=len(texts),
-            language=detect_language(texts),
-            length=statistics.median(map(len, texts)),
+            num_texts=len(heads),
+            language=detect_language(heads),
+            length=statistics.median(map(len, heads)),
             confidence=statistics.fmean(confidences) if confidences else None,
         )
 

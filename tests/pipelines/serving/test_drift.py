@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import pytest
 
 from pipelines.init.language import name_language
-from pipelines.serving.drift import TextProfile, differences
+from pipelines.serving.drift import MAX_CHARACTERS, TextProfile, differences
 
 ENGLISH = [f"the film number {n} was not what we had hoped for" for n in range(30)]
 KNOWN = TextProfile.of(ENGLISH, [0.9] * 30, name_language)
@@ -33,3 +33,12 @@ def test_differences_are_noticed(texts: Sequence[str], confidence: float, expect
     found = differences(KNOWN, TextProfile.of(texts, [confidence] * len(texts), name_language))
     assert len(found) == len(expected)
     assert all(part in sentence for part, sentence in zip(expected, found, strict=True))
+
+
+def test_only_the_first_characters_count() -> None:
+    longer = [f"{text} {'a very long story ' * 400}" for text in ENGLISH]
+    profile, longest = (
+        TextProfile.of(texts, [0.9] * len(texts), name_language) for texts in (longer, [text * 9 for text in longer])
+    )
+    assert profile.length == longest.length == MAX_CHARACTERS
+    assert differences(profile, longest) == []
