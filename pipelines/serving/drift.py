@@ -11,9 +11,9 @@ from dataclasses import dataclass
 
 MIN_TEXTS = 20
 """Fewer texts differ by chance."""
-MAX_TEXTS = 1000
+MAX_TEXTS = 500
 """Texts that are compared."""
-MAX_CHARACTERS = 2000
+MAX_CHARACTERS = 1000
 """First characters of a text that are compared, so that long texts take little memory."""
 LENGTH_RATIO = 3.0
 """Texts that are longer or shorter by this factor differ."""

@@ -74,7 +74,7 @@ def test_recipe_of_init_runs(start: Callable[..., PipelineConfig], clozeline: Cl
     short += ("students.small.training.steps=3", "students.small.baseline_training.steps=3")
     overrides = itertools.chain.from_iterable(("-o", item) for item in short)
     arguments = ("run", "made.yaml", "--store", "store", *overrides)
-    done = clozeline(*arguments, cwd=tmp_path)
+    done = clozeline(*arguments, cwd=tmp_path, timeout=500)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "student" in done.stdout and "zero_shot/about" in done.stdout
 
