@@ -67,6 +67,7 @@ def test_init_writes_a_complete_recipe_that_plans(backbone: str, clozeline: Cloz
 
 
 @pytest.mark.slow
+@pytest.mark.timeout(600)
 def test_recipe_of_init_runs(start: Callable[..., PipelineConfig], clozeline: Clozeline, tmp_path: Path) -> None:
     test = messages("test.csv", 12, labeled=True)
     start(tickets(), "--test", test, "--unlabeled", messages("more.csv", 20, 2000, labeled=False))
