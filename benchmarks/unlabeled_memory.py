@@ -30,7 +30,7 @@ def write_rows(path: Path, num_rows: int) -> None:
     """Writes rows of different texts."""
     with path.open("w", encoding="utf-8") as file:
         for number in range(num_rows):
-            text = f"message {number} of a customer who asks about the invoice of order {number % 97_711}"
+            text = f"message {number} of a customer with a question about the invoice of order {number % 97_711}"
             file.write(json.dumps({"text": text}) + "\n")
 
 

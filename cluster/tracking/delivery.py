@@ -1,4 +1,4 @@
-"""Sends the records of one spool to MLflow, in order, and tells a server that is away from one that refuses a value."""
+"""Sends the records of one spool to MLflow, in order. A server that is away differs from one that refuses a value."""
 
 from __future__ import annotations
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 import sys
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -155,12 +156,7 @@ def init(
         stem = str(output.with_suffix("")) if output else name or "texts"
         data = save_standard_input(sys.stdin.buffer, stem, force=force)
     stem = str(output.with_suffix("")) if output else name or "texts"
-
-    def local(reference: str, part: str) -> str:
-        if not database.is_database(reference):
-            return reference
-        return database.save_rows(reference, Path(f"{stem}_{part}.jsonl"), force=force)
-
+    local = partial(_local_file, stem=stem, force=force)
     init_options = InitOptions(
         data=local(data, "train"),
         unlabeled=[local(item, f"unlabeled_{number}") for number, item in enumerate(unlabeled or (), 1)],
@@ -180,6 +176,13 @@ def init(
     path = InitWizard(init_options, interaction).write_recipe()
     interaction.say("wrote", str(path))
     interaction.say("next", f"clozeline run {shlex.quote(str(path))}")
+
+
+def _local_file(reference: str, part: str, *, stem: str, force: bool) -> str:
+    """Returns a reference as it is, or the file into which the rows of a database were saved."""
+    if not database.is_database(reference):
+        return reference
+    return database.save_rows(reference, Path(f"{stem}_{part}.jsonl"), force=force)
 
 
 def schema(

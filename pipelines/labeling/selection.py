@@ -37,7 +37,7 @@ def choose_informative(
     """Returns the indices of the texts to label, the most informative first.
 
     The texts with the highest uncertainty and disagreement are clustered, weighted by both, and the text that is
-    informative and near the center of its cluster is chosen. So no two chosen texts say the same, and each stands for
+    informative and near the center of its cluster is chosen. So no two chosen texts say the same, and each represents
     others.
 
     Args:

@@ -132,7 +132,10 @@ def check_local(config: PipelineConfig) -> LocalCheck:
     if config.unlabeled_shards:
         with errors_located_in("unlabeled_shards.source"):
             files += text_shards.shard_files(config.unlabeled_shards.source.asset).values()
-    warnings = remembered(config, files, lambda: check_contents(config, only_cached=True))
+    if config.llm_members:  # the number of requests changes with every answer
+        warnings = check_contents(config, only_cached=True)
+    else:
+        warnings = remembered(config, files, lambda: check_contents(config, only_cached=True))
     return LocalCheck(not_fetched | hub_datasets(config), warnings)
 
 
@@ -229,7 +232,7 @@ def check_api_keys(config: PipelineConfig) -> None:
 
 
 def request_estimates(config: PipelineConfig, splits: Split) -> Iterator[str]:
-    """Yields a sentence per member that asks an endpoint: how many requests it needs, and what they cost.
+    """Yields a sentence per member with an endpoint: how many requests it needs, and what they cost.
 
     Raises:
         InputError: they are above a limit of the member.

@@ -182,7 +182,7 @@ class PipelineConfig(Config):
 
     @property
     def llm_members(self) -> dict[str, LlmMember]:
-        """Name -> member that asks a language model at an endpoint."""
+        """Name -> member that is a language model at an endpoint."""
         return {name: item for name, item in self.members.items() if isinstance(item, LlmMember)}
 
     def prompt_task(self, item: PromptTaskConfig) -> tuple[Task, DataConfig]:

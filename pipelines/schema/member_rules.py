@@ -66,7 +66,7 @@ def check_cross_validation_trains_alone(config: PipelineConfig) -> None:
 
 
 def check_llm_members(config: PipelineConfig) -> None:
-    """A language model at an endpoint describes labels of the task, and is not asked about shards."""
+    """A language model at an endpoint describes labels of the task, and labels no shards."""
     for name, member in config.llm_members.items():
         if unknown := [label for label in member.descriptions if label not in config.task.labels]:
             raise InputError(

@@ -1,1 +1,1 @@
-"""Asks a language model at an HTTP endpoint for the label of each text."""
+"""Labels texts with a language model at an HTTP endpoint."""

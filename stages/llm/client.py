@@ -1,4 +1,4 @@
-"""Asks an OpenAI-compatible endpoint. The API key is sent in a header, and never stored or printed."""
+"""Sends requests to an OpenAI-compatible endpoint. The API key is sent in a header, and never stored or printed."""
 
 from __future__ import annotations
 
@@ -57,21 +57,21 @@ class ChatClient:
         if (key := settings.api_key()) is not None:
             self._session.auth = _BearerToken(key)  # as a plain header, a password in ~/.netrc would replace it
 
-    def ask_all(self, chats: Sequence[Sequence[Message]]) -> Iterator[tuple[int, Answer]]:
+    def send_all(self, chats: Sequence[Sequence[Message]]) -> Iterator[tuple[int, Answer]]:
         """Yields the index of each chat and its answer, as the answers arrive.
 
         Raises:
             InputError: the endpoint refuses a request, or fails in all attempts.
         """
         with ThreadPoolExecutor(self.settings.num_parallel) as pool:
-            futures = {pool.submit(self._ask, chat): index for index, chat in enumerate(chats)}
+            futures = {pool.submit(self._send, chat): index for index, chat in enumerate(chats)}
             try:
                 for future in as_completed(futures):
                     yield futures[future], future.result()
             finally:
                 pool.shutdown(wait=False, cancel_futures=True)
 
-    def _ask(self, chat: Sequence[Message]) -> Answer:
+    def _send(self, chat: Sequence[Message]) -> Answer:
         body = self._post(answers.request(self.settings, chat))
         try:
             text = body["choices"][0]["message"]["content"] or ""

@@ -1,4 +1,4 @@
-"""Config models of the member that asks a language model at an HTTP endpoint."""
+"""Config models of a member that is a language model at an HTTP endpoint."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ class LlmSettings(Config):
     api_key_variable: str | None = Field(None, pattern=r"^[A-Za-z_]\w*$", json_schema_extra=NOT_IN_KEY)
     """Name of the environment variable with the API key, such as OPENAI_API_KEY. If not set, no key is sent."""
     instruction: str = INSTRUCTION
-    """The first message to the model. `{labels}` stands for the labels."""
+    """The first message to the model. `{labels}` is replaced by the labels."""
     descriptions: Mapping[str, str] = {}
     """Label -> what it means, for labels whose names do not say it."""
     shots: int = Field(1, ge=0)
@@ -89,4 +89,4 @@ class LlmSettings(Config):
 
 
 class LlmConfig(TextTaskConfig, LlmSettings):
-    """One member that asks a language model. Nothing is trained."""
+    """One language model at an endpoint. Nothing is trained."""

@@ -1,4 +1,4 @@
-"""The LLM stage: an ensemble member that asks a language model at an HTTP endpoint for the label of each text.
+"""The LLM stage: requests the label of each text from a language model at an HTTP endpoint, as an ensemble member.
 
 The model sees an instruction with all labels and a few labeled demonstrations ("in-context learning", Brown et al.,
 "Language Models are Few-Shot Learners", NeurIPS 2020), and answers with a label. An answer has no probabilities, so the
@@ -96,7 +96,7 @@ class LlmClassifier:
         chats = [self._questions.chat(item) for item in examples]
         texts = [answers.load(self.config, chat) for chat in chats]
         missing = [index for index, text in enumerate(texts) if text is None]
-        for done, (number, answer) in enumerate(self._client.ask_all([chats[index] for index in missing]), start=1):
+        for done, (number, answer) in enumerate(self._client.send_all([chats[index] for index in missing]), start=1):
             texts[missing[number]] = answer.text
             self._num_requests += 1
             self._num_input_tokens += answer.num_input_tokens

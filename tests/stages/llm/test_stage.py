@@ -83,7 +83,7 @@ def test_descriptions_and_several_fields(server: ChatServer) -> None:
     assert question["content"] == "a: one\nb: two"
 
 
-def test_answers_are_asked_once(server: ChatServer, film_data: Path, tmp_path: Path) -> None:
+def test_no_request_is_sent_twice(server: ChatServer, film_data: Path, tmp_path: Path) -> None:
     run(llm, config(server), llm.Inputs(data=film_data), tmp_path / "first")
     num_requests = len(server.requests)
     recorder = Kept()
@@ -128,7 +128,9 @@ def test_max_cost_requires_prices(server: ChatServer) -> None:
 
 
 @pytest.mark.parametrize("status", [429, 503])
-def test_a_busy_endpoint_is_asked_again(server: ChatServer, film_data: Path, tmp_path: Path, status: int) -> None:
+def test_requests_to_a_busy_endpoint_are_repeated(
+    server: ChatServer, film_data: Path, tmp_path: Path, status: int
+) -> None:
     server.statuses = [status] * 3
     run(llm, config(server, num_parallel=1), llm.Inputs(data=film_data), tmp_path / "out")
     first = server.requests[0]["messages"]
