@@ -182,8 +182,11 @@ class Outbox:
         with self._changed:
             if self._is_closed:
                 return
+            if not self._is_down:
+                self._report(
+                    f"MLflow at {self._address} cannot be used now ({reason}). Records are kept and sent later."
+                )
             self._is_down = True
-            self._report(f"MLflow at {self._address} cannot be used now ({reason}). Records are kept and sent later.")
             self._changed.notify_all()
 
     def _sent(self) -> None:

@@ -132,8 +132,8 @@ def client_of(uri: str) -> MlflowClient:
     """Returns a client that logs warnings only. Imports MLflow, which takes one or two seconds."""
     os.environ.setdefault("MLFLOW_DISABLE_TELEMETRY", "true")
     os.environ.setdefault("MLFLOW_SUPPRESS_PRINTING_URL_TO_STDOUT", "true")
-    # The outbox repeats calls itself, and reports problems.
-    os.environ.setdefault("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "1")
+    # The outbox repeats calls itself, and looks first whether a slow server has created a run after all.
+    os.environ["MLFLOW_HTTP_REQUEST_MAX_RETRIES"] = "0"
     os.environ.setdefault("MLFLOW_HTTP_REQUEST_TIMEOUT", "20")
     from mlflow.tracking import MlflowClient  # noqa: PLC0415  (reads the variable above when imported)
 

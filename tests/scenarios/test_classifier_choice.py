@@ -73,8 +73,9 @@ def test_a_run_without_unlabeled_data_delivers_a_supervised_classifier(clozeline
     report, printed = run(clozeline, NO_UNLABELED, tmp_path)
     assert {row["name"] for row in report["rows"]} == {"baseline/small", "pet/review", "probe/tiny"}
     assert report["delivered"]["row"] in ("baseline/small", "probe/tiny")
-    assert report["delivered"]["reason"].startswith("There is no unlabeled data")
-    assert f"use       {report['delivered']['row']}. There is no unlabeled data" in printed
+    reason = "Because no student learns from unlabeled data, a supervised classifier is used"
+    assert report["delivered"]["reason"].startswith(reason)
+    assert f"use       {report['delivered']['row']}. {reason}" in printed
     assert "smoke.classifier 1 (champion)" in printed
     for row in ("baseline/small", "probe/tiny"):
         assert len(predict(clozeline, NO_UNLABELED, tmp_path, "--row", row)) == 2

@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from mlflow.exceptions import MlflowException
 from mlflow.tracking import MlflowClient
 from typer.testing import CliRunner
 
@@ -29,7 +30,7 @@ from cluster.tracking import outbox
 from cluster.tracking.delivery import Delivery, UnavailableError
 from cluster.tracking.recorder import LogBatch, MetricPoint
 from cluster.tracking.run_logger import Dataset, artifact_name
-from cluster.tracking.server import Destination, tracking_uri
+from cluster.tracking.server import Destination, client_of, tracking_uri
 from cluster.tracking.spool import Spool, waiting
 from cluster.tracking.sync import fetch_waiting, hand_over_waiting
 from cluster.tracking.tracker import TrackedStep, Tracker
@@ -140,6 +141,20 @@ def test_run_continues_without_its_server_which_gets_everything_later(server: Se
     assert [item.path for item in tracker.client.list_artifacts(first, "figures")] == ["figures/curve.png"]
 
 
+def test_a_request_that_times_out_is_repeated_by_the_outbox_only(monkeypatch: pytest.MonkeyPatch) -> None:
+    """MLflow's client would send it again without a look at the server, which may have created the run."""
+    monkeypatch.setenv("MLFLOW_HTTP_REQUEST_MAX_RETRIES", "2")
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        client = client_of(f"http://127.0.0.1:{silent.getsockname()[1]}")
+        monkeypatch.setenv("MLFLOW_HTTP_REQUEST_TIMEOUT", "1")
+        with pytest.raises(MlflowException, match="timed out"):
+            client.create_run("0")
+        silent.setblocking(False)
+        silent.accept()[0].close()
+        with pytest.raises(BlockingIOError):
+            silent.accept()
+
+
 @pytest.mark.slow
 def test_records_of_a_run_without_a_server_are_sent_by_sync_and_by_the_next_run(
     server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
@@ -161,7 +176,6 @@ def test_records_of_a_run_without_a_server_are_sent_by_sync_and_by_the_next_run(
     server.start()
     with Tracker.open(tmp_path, "films", "run 3", uri=server.url) as tracker:
         tracker.deliver()
-        assert set(runs_of(tracker)) == {"run 1", "a", "run 2", "run 3"}
         server.kill()
         tracker.parent.log_params({"late": 1})
     assert list((tmp_path / "outbox").iterdir())
