@@ -170,11 +170,14 @@ def run(config: ReportConfig, inputs: Inputs, out: Path, recorder: Recorder, eng
 def _reason(vote: Mapping[str, Any]) -> str:
     """Returns why a member counts as much as it does."""
     accuracy = vote["held_out_accuracy"]
-    if accuracy is None:
-        return "no labeled example can be held out"
+    estimated = vote.get("estimated_accuracy", accuracy)  # not in results of release 0.1
     if not vote["weight"]:
         return "not clearly better than a guess"
-    return f"{100 * accuracy:.1f}% right on held-out labeled examples"
+    if accuracy is None:
+        known = "no labeled example can be held out"
+        return known if estimated is None else f"{known}, {100 * estimated:.1f}% agreement on the unlabeled data"
+    reason = f"{100 * accuracy:.1f}% right on held-out labeled examples"
+    return reason if estimated == accuracy else f"{reason}, {100 * estimated:.1f}% estimated with the unlabeled data"
 
 
 def _suspects(folder: Path) -> list[dict[str, Any]]:

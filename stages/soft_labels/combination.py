@@ -1,7 +1,7 @@
 """How the logits of the members become the logits of the ensemble: calibrated per member, weighted, averaged.
 
 Everything is fitted to what the steps of the members wrote: held-out logits of the labeled set, and logits of texts
-without content or of the unlabeled set. Letters in names of arrays: M members, n examples, C labels.
+without content and of the unlabeled set. Letters in names of arrays: M members, n examples, C labels.
 """
 
 from __future__ import annotations
@@ -16,8 +16,9 @@ from numpy.typing import NDArray
 from stages.common.data.step_outputs import LogitRows, aligned, read_logits
 from stages.common.models.averaging import Scaling, average_members, calibrate, member_weights
 from stages.common.models.config import Calibration
-from stages.common.training.evaluation import HELD_OUT_FILE
+from stages.common.training.evaluation import HELD_OUT_FILE, UNLABELED_FILE
 from stages.soft_labels.config import EnsembleConfig, LabelingConfig
+from stages.soft_labels.label_model import AGREEMENT_EXAMPLES, estimate_accuracies
 
 _REFERENCES: dict[Calibration, str] = {
     "contextual": "content_free_logits.jsonl",
@@ -64,6 +65,8 @@ class Combination:
     """[M] calibration of each member."""
     accuracies: tuple[float | None, ...]
     """[M] accuracy of each calibrated member on held-out examples; None if nothing could be held out."""
+    estimated: tuple[float | None, ...]
+    """[M] accuracy of each member that decides its weight: `accuracies`, or the estimate of the label model."""
     weights: NDArray[np.float64]
     """[M] weights whose sum is 1."""
     held_out: HeldOut | None
@@ -87,8 +90,13 @@ class Combination:
             None if known is None else _accuracy(calibration(known.logits), _indices(known, config.labels))
             for calibration, known in zip(calibrations, held_out, strict=True)
         ]
-        weights = member_weights(ensemble.weights, accuracies, config.groups, num_examples, len(config.labels))
-        combination = cls(ensemble, tuple(calibrations), tuple(accuracies), weights, None)
+        estimated = accuracies
+        if ensemble.weights == "label_model":
+            unlabeled_MnC = _calibrated_unlabeled(members, calibrations, config.labels)
+            estimated = estimate_accuracies(unlabeled_MnC, accuracies, config.groups, num_examples)
+            num_examples += AGREEMENT_EXAMPLES
+        weights = member_weights(ensemble.weights, estimated, config.groups, num_examples, len(config.labels))
+        combination = cls(ensemble, tuple(calibrations), tuple(accuracies), tuple(estimated), weights, None)
         return replace(combination, held_out=combination._held_out(held_out, config.labels))
 
     def __call__(self, member_logits: Sequence[NDArray[np.float64]]) -> NDArray[np.float64]:
@@ -109,6 +117,14 @@ class Combination:
             return None
         logits = self([aligned(rows, known[0].uids) for rows in known])
         return HeldOut(known[0].uids, logits, _indices(known[0], labels))
+
+
+def _calibrated_unlabeled(
+    members: Sequence[Path], calibrations: Sequence[MemberCalibration], labels: Sequence[str]
+) -> NDArray[np.float64]:
+    """Returns the calibrated logits of the unlabeled set, [M, n, C], with its examples in one order."""
+    rows = [read_logits(member / UNLABELED_FILE, labels) for member in members]
+    return np.stack([item(aligned(its_rows, rows[0].uids)) for item, its_rows in zip(calibrations, rows, strict=True)])
 
 
 def _read_held_out(member: Path, labels: Sequence[str]) -> LogitRows | None:

@@ -18,7 +18,8 @@ class EnsembleConfig(Config):
     """Average of logits (as in PET), or of probabilities (for members of different kinds)."""
     weights: Weights = "uniform"
     """Weights of the members: uniform, accuracy (held-out, on the labeled data), balanced (each kind of member has the
-    same total weight), or held_out (log-odds of the held-out accuracy above chance; a member at chance has no vote).
+    same total weight), held_out (log-odds of the held-out accuracy above chance; a member at chance has no vote), or
+    label_model (the same with accuracies that are also estimated from the agreement on the unlabeled data).
     """
     calibration: Calibration = "none"
     """How the prior preference of a language model for a label is removed: none, contextual (with texts without

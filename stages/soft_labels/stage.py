@@ -51,6 +51,8 @@ class Vote:
     """What divides its logits."""
     held_out_accuracy: float | None
     """Accuracy of the calibrated member on held-out labeled examples; None if nothing could be held out."""
+    estimated_accuracy: float | None
+    """The accuracy that decides its weight. With weights: label_model, it is also estimated from unlabeled data."""
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -101,9 +103,15 @@ def run(config: SoftLabelsConfig, inputs: Inputs, out: Path, recorder: Recorder,
             weight=round(float(weight), 6),
             temperature=round(calibration.scaling.temperature, 6),
             held_out_accuracy=accuracy,
+            estimated_accuracy=estimated,
         )
-        for name, weight, calibration, accuracy in zip(
-            config.members, combination.weights, combination.calibrations, combination.accuracies, strict=True
+        for name, weight, calibration, accuracy, estimated in zip(
+            config.members,
+            combination.weights,
+            combination.calibrations,
+            combination.accuracies,
+            combination.estimated,
+            strict=True,
         )
     )
     recorder.log_table("weights", [asdict(vote) for vote in votes])

@@ -26,7 +26,7 @@ OVERRIDES = (
     "members.words={kind: tfidf, num_folds: 2}",
     f"members.tuned={{kind: probe, encoder: {ENCODER}, num_folds: 2, contrastive: {{training: {SHORT}}}}}",
     f"members.finetuned={{kind: finetuned, encoder: {ENCODER}, num_folds: 2, training: {SHORT}}}",
-    "ensemble={average: probabilities, weights: held_out, scaling: held_out, calibration: unlabeled}",
+    "ensemble={average: probabilities, weights: label_model, scaling: held_out, calibration: unlabeled}",
     f"students={{small: {{asset: '{TINY}', max_length: 32, teacher: large}}, large: {ENCODER}}}",
     *(f"distill={{training: {SHORT}}}", f"baseline={{num_folds: 2, training: {SHORT}}}"),
 )

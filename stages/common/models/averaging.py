@@ -91,11 +91,11 @@ def member_weights(
 
     Args:
         kind: uniform; accuracy (in proportion to `accuracies`); balanced (equal weight per group, so a probe counts as
-            much as all sub-models together); held_out (log-odds of the accuracy above chance, shared within a group).
-            Uniform if all weights would be 0.
-        accuracies: [M] held-out accuracy of each member.
+            much as all sub-models together); held_out and label_model (log-odds of the accuracy above chance, shared
+            within a group). Uniform if all weights would be 0.
+        accuracies: [M] accuracy of each member: held-out, or as a label model estimates it.
         groups: [M] name of the group of each member.
-        num_examples: Number of held-out examples.
+        num_examples: Number of examples that the accuracies are worth.
         num_labels: C.
     """
     sizes = Counter(groups)
@@ -106,6 +106,7 @@ def member_weights(
         "accuracy": known,
         "balanced": per_group,
         "held_out": log_odds_above_chance(known, num_examples, num_labels) * per_group,
+        "label_model": log_odds_above_chance(known, num_examples, num_labels) * per_group,
     }[kind]
     if not votes.any():
         votes = np.ones(len(known))
@@ -113,15 +114,17 @@ def member_weights(
     return normalized
 
 
-def log_odds_above_chance(accuracies: NDArray[np.float64], num_examples: int, num_labels: int) -> NDArray[np.float64]:
+def log_odds_above_chance(
+    accuracies: NDArray[np.float64], num_examples: int | NDArray[np.int64], num_labels: int
+) -> NDArray[np.float64]:
     """Returns the log-odds of the lower bound of each accuracy, minus those of a guess, and at least 0.
 
     Log-odds are the optimal weights of independent voters (Nitzan & Paroush, 1982). The lower bound is one standard
     error below a smoothed accuracy, so a member that is not clearly better than a guess has no vote.
 
     Args:
-        accuracies: [M] held-out accuracies.
-        num_examples: Number of held-out examples.
+        accuracies: [M] accuracies of the members.
+        num_examples: Number of examples they are measured on, one for all or [M].
         num_labels: C.
     """
     chance = 1 / num_labels

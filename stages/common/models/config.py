@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 Average = Literal["logits", "probabilities"]
-Weights = Literal["uniform", "accuracy", "balanced", "held_out"]
+Weights = Literal["uniform", "accuracy", "balanced", "held_out", "label_model"]
 MemberScaling = Literal["none", "held_out"]
 Calibration = Literal["none", "contextual", "unlabeled"]
 EVAL_BATCH_TOKENS = 1024

@@ -120,6 +120,23 @@ def test_members_vote_by_their_held_out_logits(members: tuple[Path, ...], film_d
     assert softmax(logits_of(tmp_path / "out")) == pytest.approx(softmax(expected), abs=1e-4)
 
 
+def test_label_model_weights_use_the_unlabeled_data(members: tuple[Path, ...], film_data: Path, tmp_path: Path) -> None:
+    """All members are right on the labeled examples. On the unlabeled ones a sub-model and the probe agree."""
+    train, unlabeled = (load_examples(film_data / f"{name}.jsonl") for name in ("train", "unlabeled"))
+    gold = np.array([LABELS.index(item.label or "") for item in train])
+    numbers = np.arange(len(unlabeled))
+    columns = numbers % 2, numbers // 2 % 2, numbers % 2
+    for member, column in zip(members, columns, strict=True):
+        write_logits(member / "held_out_logits.jsonl", train, np.eye(2)[gold], LABELS)
+        write_logits(member / "unlabeled_logits.jsonl", unlabeled, np.eye(2)[column], LABELS)
+    inputs = soft_labels.Inputs(data=film_data, members=members)
+    result = run(soft_labels, config(weights="label_model", scaling="held_out"), inputs, tmp_path / "out")
+    submodel, guess, probe = result.votes
+    assert submodel.held_out_accuracy == guess.held_out_accuracy == probe.held_out_accuracy == 1.0
+    assert submodel.estimated_accuracy > guess.estimated_accuracy
+    assert submodel.weight > guess.weight
+
+
 def test_without_held_out_logits_the_accuracy_is_unknown(
     members: tuple[Path, ...], film_data: Path, tmp_path: Path
 ) -> None:
