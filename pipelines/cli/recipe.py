@@ -26,6 +26,7 @@ from pipelines.init.wizard import InitOptions, InitWizard
 from pipelines.run.request import load_request
 from pipelines.schema import reference
 from stages.common.config import ClassWeights, LabelBias
+from stages.common.data.database import is_database
 
 
 def recommend(
@@ -188,7 +189,7 @@ def init(
 
 def _local_file(reference: str, part: str, *, stem: str, force: bool) -> str:
     """Returns a reference as it is, or the file into which the rows of a database were saved."""
-    if not database.is_database(reference):
+    if not is_database(reference):
         return reference
     return database.save_rows(reference, Path(f"{stem}_{part}.jsonl"), force=force)
 
