@@ -46,7 +46,12 @@ Quiet = Annotated[bool, typer.Option("--quiet", "-q", help="Print errors only.")
 Address = Annotated[str | None, typer.Option("--address", help="Connect to a Ray cluster: auto, or HOST:PORT.")]
 InputFile = Annotated[
     str,
-    typer.Option("--input", "-i", help="CSV, TSV, JSON lines, parquet, or plain lines (.txt); - for standard input."),
+    typer.Option(
+        "--input",
+        "-i",
+        help="CSV, TSV, JSON lines, parquet, Excel, or plain lines (.txt); - for standard input; hf:ORG/NAME; or a "
+        "database: URL#TABLE.",
+    ),
 ]
 InputFormat = Annotated[
     FileFormat | None, typer.Option("--format", help="Format of the input. Default: by the ending of its name.")

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
@@ -21,8 +22,9 @@ from pipelines.schema.loader import find_recipe, read_recipe
 from pipelines.schema.locations import RecipeError, errors_located_in
 from pipelines.serving import batch_inference, drift, model_lookup
 from pipelines.serving.batch_inference import AnswerOptions, RowLabeler
-from pipelines.serving.input_rows import format_of, read_rows
+from pipelines.serving.input_rows import FileFormat, InputRows, format_of, read_rows
 from pipelines.serving.output_rows import AnswerColumns, write_parquet, write_text
+from pipelines.serving.remote_rows import is_remote, remote_rows, shown_name
 from pipelines.serving.service.batcher import BatchingConfig
 from pipelines.serving.service.middleware import json_lines
 from pipelines.serving.service.request_parsing import RequestLimits
@@ -66,10 +68,11 @@ def score(
         models.check_scoring(task, patterns, config)
     columns = score_recipe.columns
     plain_field = task.fields[0] if len(task.fields) == 1 else None
-    with open_input(input_) as stream, open_output(output) as file:
-        rows = read_rows(stream, input_, format_, plain_field)
+    with _open_rows(input_, format_) as read, open_output(output) as file:
+        rows = read(plain_field)
         if rows.columns is not None:
-            batch_inference.check_columns(rows.columns, {name: columns.get(name, ()) for name in task.fields}, input_)
+            fields = {name: columns.get(name, ()) for name in task.fields}
+            batch_inference.check_columns(rows.columns, fields, shown_name(input_))
         for line in batch_inference.score_rows(task, patterns, config, columns, rows):
             file.write(line + "\n")
 
@@ -113,14 +116,17 @@ def predict(
     answers = AnswerOptions(
         top_k=top_k, threshold=threshold, abstain_label=abstain_label, is_strict=strict, has_highlight=highlight
     )
-    with open_input(input_) as stream:
+    with _open_rows(input_, format_) as read:
         predictor = source.load()
         columns = {task: {**source.columns.get(task, {}), **given} for task in predictor.tasks}
-        rows = read_rows(stream, input_, format_, predictor.plain_field())
+        rows = read(predictor.plain_field())
         if not rows.encoding.startswith("utf-8"):
             errors.print(f"read      {escape(input_)} as {rows.encoding}", highlight=False, soft_wrap=True)
         labeler = RowLabeler(predictor, columns, answers, _Rejected())
-        names, blocks = AnswerColumns(predictor, top_k, has_highlight=highlight), labeler.label(rows, input_)
+        names, blocks = (
+            AnswerColumns(predictor, top_k, has_highlight=highlight),
+            labeler.label(rows, shown_name(input_)),
+        )
         file_format = (format_of(output) if output else None) or rows.format
         if file_format == "parquet" and output is not None:
             with new_file(output) as path:
@@ -134,6 +140,22 @@ def predict(
         num_rows = labeler.num_answered + labeler.num_rejected
         errors.print(f"rejected  {labeler.num_rejected} of {num_rows} rows", highlight=False)
         raise typer.Exit(1)
+
+
+@contextmanager
+def _open_rows(input_: str, file_format: FileFormat | None) -> Iterator[Callable[[str | None], InputRows]]:
+    """Opens a file, or connects to a database or a hub; yields a function that reads the rows.
+
+    Its argument is the field that a plain line sets, which is known once the model is loaded.
+    """
+    if not is_remote(input_):
+        with open_input(input_) as stream:
+            yield lambda plain_field: read_rows(stream, input_, file_format, plain_field)
+        return
+    if file_format is not None:
+        raise InputError("the rows of databases and of the hub have no file format.", "Remove --format.")
+    rows = remote_rows(input_)
+    yield lambda plain_field: rows
 
 
 def _warn_of_differences(source: model_lookup.ModelSource, labeler: RowLabeler) -> None:

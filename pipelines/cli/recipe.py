@@ -25,7 +25,8 @@ from pipelines.init.standard_input import save_standard_input
 from pipelines.init.wizard import InitOptions, InitWizard
 from pipelines.run.request import load_request
 from pipelines.schema import reference
-from stages.common.config import ClassWeights
+from stages.common.config import ClassWeights, LabelBias
+from stages.common.data.database import is_database
 
 
 def recommend(
@@ -118,6 +119,14 @@ def init(
         ClassWeights,
         typer.Option("--class-weights", help="balanced: all labels count the same in training, also rare ones."),
     ] = "none",
+    label_bias: Annotated[
+        LabelBias | None,
+        typer.Option(
+            "--label-bias",
+            help="macro_f1: rare labels are predicted more often. Default: macro_f1 if a label is 20 times as frequent "
+            "as another one.",
+        ),
+    ] = None,
     shots: Annotated[
         int | None,
         typer.Option("--shots", min=1, help="Use this number of labels per class, the other rows without labels."),
@@ -164,8 +173,8 @@ def init(
         text=",".join(text) if text else None, label=label,
         keys={role: column for role, column in (("id", id_column), ("group", group)) if column},
         patterns=pattern or (), label_words=label_words or (), descriptions=describe or (), merge_labels=merge_labels,
-        conflicts=conflicts, class_weights=class_weights, shots=shots, test_size=test_size, budget=budget,
-        language=language, assets=assets, backbone=backbone, student=student, score=score, force=force,
+        conflicts=conflicts, class_weights=class_weights, label_bias=label_bias, shots=shots, test_size=test_size,
+        budget=budget, language=language, assets=assets, backbone=backbone, student=student, score=score, force=force,
     )  # fmt: skip
     interaction = Interaction(
         console=console,
@@ -180,7 +189,7 @@ def init(
 
 def _local_file(reference: str, part: str, *, stem: str, force: bool) -> str:
     """Returns a reference as it is, or the file into which the rows of a database were saved."""
-    if not database.is_database(reference):
+    if not is_database(reference):
         return reference
     return database.save_rows(reference, Path(f"{stem}_{part}.jsonl"), force=force)
 

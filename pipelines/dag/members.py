@@ -19,7 +19,7 @@ from dataclasses import dataclass, replace
 
 from cluster.steps.step import Step
 from pipelines.dag.prompts import batched_step
-from pipelines.dag.steps import make_step, text_task
+from pipelines.dag.steps import make_step, supervised_task, text_task
 from pipelines.kinds import KINDS
 from pipelines.schema.config import PipelineConfig
 from pipelines.schema.sections.ensemble import (
@@ -264,7 +264,7 @@ def _classifier(
     config: PipelineConfig, name: str, section: ProbeMember | FinetunedMember | TfidfMember | LlmMember, data: Step
 ) -> Step:
     """Returns the step of a member without patterns."""
-    task = text_task(config)
+    task = supervised_task(config, is_member=True)
     stage_config: Config
     if isinstance(section, ProbeMember):
         run, stage_config = "stages.probe.stage:run", ProbeConfig.of(section, **task)
@@ -275,7 +275,7 @@ def _classifier(
     elif isinstance(section, TfidfMember):
         run, stage_config = "stages.tfidf.stage:run", TfidfConfig.of(section, **task)
     else:
-        run, stage_config = "stages.llm.stage:run", LlmConfig.of(section, **task)
+        run, stage_config = "stages.llm.stage:run", LlmConfig.of(section, **text_task(config))
     return make_step(
         config,
         f"{section.kind}/{name}",

@@ -83,3 +83,9 @@ def make_step(
 def text_task(recipe: PipelineConfig) -> dict[str, Any]:
     """Returns what a stage that classifies texts without a pattern knows about the task."""
     return {"labels": recipe.task.labels, "fields": recipe.task.fields, "class_weights": recipe.class_weights}
+
+
+def supervised_task(recipe: PipelineConfig, *, is_member: bool) -> dict[str, Any]:
+    """Returns the same for a stage that trains on labeled examples only. The members of an ensemble have no bias."""
+    has_bias = not (is_member and recipe.has_unlabeled)
+    return {**text_task(recipe), "label_bias": recipe.label_bias if has_bias else "none"}

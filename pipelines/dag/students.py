@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from cluster.steps.step import Step
-from pipelines.dag.steps import LIGHTWEIGHT, make_step, text_task
+from pipelines.dag.steps import LIGHTWEIGHT, make_step, supervised_task, text_task
 from pipelines.schema.config import PipelineConfig
 from pipelines.schema.sections.ensemble import BaselineSection, EncoderStudent, Student, StudentStage
 from stages.baseline.config import BaselineConfig
@@ -101,8 +101,9 @@ def baseline_steps(config: PipelineConfig, data: Step) -> list[Step]:
 def baseline_step(config: PipelineConfig, section: BaselineSection, name: str, seed: int, data: Step) -> Step:
     """Returns the step that trains a student on the labeled data only, with one seed."""
     student = config.students[name]
-    num_folds = section.num_folds if seed == section.seeds[0] else None
-    task = {**text_task(config), "num_folds": num_folds}
+    is_validated = section.num_folds is not None and seed == section.seeds[0]
+    task = supervised_task(config, is_member=False) if is_validated else text_task(config)
+    task["num_folds"] = section.num_folds if is_validated else None
     stage_config: Config
     if isinstance(student, EncoderStudent):
         run = "stages.baseline.stage:run"

@@ -17,7 +17,7 @@ from pipelines.init.language import Language
 from pipelines.init.spellings import spelling_variants
 from pipelines.init.task_data import TaskData
 from pipelines.init.text_lengths import MAX_LENGTH, estimate_tokens
-from stages.common.config import ClassWeights
+from stages.common.config import LabelBias
 from stages.common.data.recognition import describe
 from stages.common.data.text_keys import text_key
 
@@ -67,7 +67,7 @@ class FileFacts:
         return Path(self.data.source.asset.partition("#")[0]).name
 
 
-def show(data: TaskData, language: Language, class_weights: ClassWeights, terminal: Interaction) -> None:
+def show(data: TaskData, language: Language, label_bias: LabelBias, terminal: Interaction) -> None:
     """Prints a column per file and a row per property, without rows that are zero in every file, then the warnings."""
     train, *others = (FileFacts.of(item) for item in (data.train, *data.unlabeled, data.dev, data.test) if item)
     columns = [_properties(item, train) for item in (train, *others)]
@@ -78,7 +78,7 @@ def show(data: TaskData, language: Language, class_weights: ClassWeights, termin
         if any(value not in ("", "0") for value in values):
             table.add_row(escape(name), *map(escape, values))
     terminal.console.print(table)
-    for warning in _warnings(data, train, others, class_weights):
+    for warning in _warnings(data, train, others, label_bias):
         terminal.say("warning", warning)
 
 
@@ -114,9 +114,7 @@ def _properties(file: FileFacts, train: FileFacts) -> dict[str, str]:
     return properties
 
 
-def _warnings(
-    data: TaskData, train: FileFacts, others: Sequence[FileFacts], class_weights: ClassWeights
-) -> Iterator[str]:
+def _warnings(data: TaskData, train: FileFacts, others: Sequence[FileFacts], label_bias: LabelBias) -> Iterator[str]:
     """Yields a sentence about each thing that may hurt, with what to do."""
     texts = data.train.texts
     counts = Counter(data.train.gold)
@@ -154,14 +152,23 @@ def _warnings(
             f"{train.num_near:,} of {len(texts):,} texts differ from another only in numbers, punctuation or order, "
             "so a sampled test set is too easy. Set other texts as the test set: --test FILE."
         )
-    most, rarest = max(data.train.counts.values()), min(data.train.counts.values())
-    if most > MAX_IMBALANCE * max(rarest, 1):
-        remedy = "" if class_weights == "balanced" else ", and let rare labels count more with --class-weights balanced"
-        yield f"the labels have between {rarest:,} and {most:,} texts. Look at macro-F1 rather than accuracy{remedy}."
+    if is_imbalanced(data.train.counts):
+        most, rarest = max(data.train.counts.values()), min(data.train.counts.values())
+        remedy = (
+            "Rare labels may never be predicted. Set --label-bias macro_f1."
+            if label_bias == "none"
+            else "Look at macro-F1 rather than accuracy: label_bias maximizes it (--label-bias none)."
+        )
+        yield f"the labels have between {rarest:,} and {most:,} texts. {remedy}"
     sample = [" ".join(row.values()) for row in texts[:MAX_SAMPLE]]
     num_long = sum(estimate_tokens(text) > MAX_LENGTH for text in sample)
     if num_long > MAX_LONG * len(sample):
         yield f"most texts are longer than {MAX_LENGTH} tokens, of which models read the start. Split them."
+
+
+def is_imbalanced(counts: Mapping[str, int]) -> bool:
+    """Returns True if accuracy says little about the rarest label. `counts`: label -> number of texts."""
+    return max(counts.values()) > MAX_IMBALANCE * max(min(counts.values()), 1)
 
 
 def near_key(key: str) -> str:

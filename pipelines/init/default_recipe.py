@@ -11,7 +11,7 @@ from pipelines.init.assets import MINILM, MPNET, MULTILINGUAL_E5, QWEN_CODER, SM
 from pipelines.init.budget import MAX_FOLDS, Parts, Workload, describe_reductions, estimate_seconds, reductions
 from pipelines.init.language import Language
 from pipelines.init.text_lengths import Lengths
-from stages.common.config import ClassWeights
+from stages.common.config import ClassWeights, LabelBias
 from stages.distillation.config import min_unlabeled
 
 Assets = Literal["packages", "hub"]
@@ -51,6 +51,7 @@ class RecipeProfile:
     """Units of TF-IDF: word, or char for languages without spaces."""
     workload: Workload
     class_weights: ClassWeights = "none"
+    label_bias: LabelBias = "none"
 
     @property
     def has_enough_unlabeled(self) -> bool:
@@ -122,6 +123,7 @@ def default_recipe(profile: RecipeProfile, parts: Parts) -> dict[str, Any]:
         "task": _task(profile, parts.num_patterns),
         "data": _data(profile, parts.max_unlabeled if num_unlabeled else 0),
         **({} if profile.class_weights == "none" else {"class_weights": profile.class_weights}),
+        **({} if profile.label_bias == "none" else {"label_bias": profile.label_bias}),
         **(_pet(profile, parts) if parts.num_patterns else {}),
         "members": _members(profile, parts),
         "students": _students(profile, parts, num_unlabeled),

@@ -16,6 +16,7 @@ COMMENTS = {
     "data.unlabeled_size": "maximum; a larger number is sampled",
     "data.shots": "labeled examples per class",
     "class_weights": "balanced: all labels count the same in training",
+    "label_bias": "rare labels are predicted more often than accuracy alone would have it",
     "backbone": "language model",
     "backbone.max_length": "tokens of an example with its pattern",
     "students": "encoders of the classifier, in several sizes",

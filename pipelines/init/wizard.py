@@ -63,7 +63,7 @@ from pipelines.preflight import models
 from pipelines.preflight.checks import fetch
 from pipelines.schema.relative_paths import with_relative_paths
 from stages.common.assets.references import Asset
-from stages.common.config import ClassWeights
+from stages.common.config import ClassWeights, LabelBias
 from stages.common.errors import DataError, InputError
 from stages.common.examples import Example
 from stages.common.models.model_files import max_positions, model_folder
@@ -99,6 +99,7 @@ class InitOptions:
     merge_labels: bool = False
     conflicts: Conflicts = "drop"
     class_weights: ClassWeights = "none"
+    label_bias: LabelBias | None = None
     shots: int | None = None
     test_size: int | None = None
     language: Language | None = None
@@ -173,7 +174,8 @@ class InitWizard:
         labels = files.labels(label)
         data = files.summarize(_fields(columns), label)
         language = self._language(data)
-        data_table.show(data, language, options.class_weights, self.terminal)
+        label_bias = options.label_bias or self._default_label_bias(data)
+        data_table.show(data, language, label_bias, self.terminal)
         stem = Path(options.output or options.data).name.partition(".")[0]
         name = self.terminal.ask_or_default("Name of the task", options.name, slug(stem), parse_name)
         output = options.output or Path(f"{name}.yaml")
@@ -192,7 +194,7 @@ class InitWizard:
 
         def profile(cloze: Cloze) -> RecipeProfile:
             found = _profile(task, section, splits, cloze, encoders, lengths)
-            return replace(found, class_weights=options.class_weights)
+            return replace(found, class_weights=options.class_weights, label_bias=label_bias)
 
         recipe = fit_recipe(profile(cloze), budget)
         if "pet" in recipe.sections:
@@ -236,6 +238,10 @@ class InitWizard:
             parse,
             file.cannot_infer_error("label", "--label"),
         )
+
+    def _default_label_bias(self, data: TaskData) -> LabelBias:
+        """Returns the bias for labels of these frequencies. A sample of shots has the same number of each label."""
+        return "macro_f1" if data_table.is_imbalanced(data.train.counts) and not self.options.shots else "none"
 
     def _language(self, data: TaskData) -> Language:
         if self.options.language:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from stages.common.config import Config
+from stages.common.config import Config, LabelBias
 
 
 class MeasuredStep(Config):
@@ -29,5 +29,7 @@ class ReportConfig(Config):
     """The measured steps, in the order of the inputs."""
     prompt_inits: dict[str, str] = Field({})
     """Prompt method -> its initialization."""
+    label_bias: LabelBias = "none"
+    """The label_bias of the recipe."""
     seed: int = 0
     """Seed of the paired bootstrap."""

@@ -12,6 +12,7 @@ from dataclasses import dataclass
 
 from pipelines.kinds import KINDS
 from pipelines.report.leaderboard import Row
+from stages.common.config import LabelBias
 
 CLASSIFIER_ROWS = frozenset(kind.row for kind in KINDS.values() if kind.is_classifier)
 """Kinds of rows that are classifiers without a language model."""
@@ -27,22 +28,24 @@ class Delivered:
     reason: str
 
 
-def select_delivered(rows: Sequence[Row]) -> Delivered | None:
+def select_delivered(rows: Sequence[Row], label_bias: LabelBias = "none") -> Delivered | None:
     """Selects the classifier to use; None if no row is a classifier.
 
     With soft labels it is the largest student with an encoder. If the cross-validated accuracy of a baseline is
     significantly above that of the ensemble, which teaches the students, it is the baseline with the highest one.
-    Without soft labels it is the classifier with the highest cross-validated accuracy.
+    Without soft labels it is the classifier with the highest cross-validated accuracy, or macro-F1 if the classifiers
+    have a bias that maximizes it.
 
     Args:
         rows: The leaderboard.
+        label_bias: The bias of the classifiers.
     """
     students = [row for row in rows if row.kind == "student"]
     candidates = [row for row in rows if row.kind in CLASSIFIER_ROWS]
     if students:
         ensemble = next((row for row in rows if row.kind == "ensemble"), None)
         return _taught(students, [row for row in rows if row.kind == "baseline"], ensemble)
-    return _supervised(candidates) if candidates else None
+    return _supervised(candidates, label_bias) if candidates else None
 
 
 def _taught(students: Sequence[Row], baselines: Sequence[Row], ensemble: Row | None) -> Delivered:
@@ -71,25 +74,27 @@ def _taught(students: Sequence[Row], baselines: Sequence[Row], ensemble: Row | N
     return Delivered(row=largest.name, reason=f"{reason}.")
 
 
-def _supervised(candidates: Sequence[Row]) -> Delivered:
+def _supervised(candidates: Sequence[Row], label_bias: LabelBias) -> Delivered:
     """Selects a classifier that was trained on labeled data only."""
     start = "Because no student learns from unlabeled data, a supervised classifier is used"
     if len(candidates) == 1:
         return Delivered(row=candidates[0].name, reason=f"{start}: the only one.")
-    validated = [item for row in candidates if (item := _validated(row))]
+    validated = [row for row in candidates if _validated(row)]
     if not validated:
         first = next((row for row in candidates if row.kind == "baseline"), candidates[0])
         return Delivered(row=first.name, reason=f"{start}: the first {first.kind} of the recipe.")
-    highest = max(item.accuracy for item in validated)
-    equal = [item for item in validated if item.accuracy == highest]
-    best = min(equal, key=lambda item: _size(item.row))
+    name, scores = "accuracy", [row.held_out_accuracy or 0.0 for row in validated]
+    if label_bias == "macro_f1":
+        name, scores = "macro-F1", [row.held_out_macro_f1 or 0.0 for row in validated]
+    equal = [row for row, score in zip(validated, scores, strict=True) if score == max(scores)]
+    best = min(equal, key=_size)
     reason = (
-        f"{start}: the one with the highest accuracy in cross-validation on {best.num_examples:,} labeled examples "
-        f"({highest:.1%})"
+        f"{start}: the one with the highest {name} in cross-validation on {best.num_labeled:,} labeled examples "
+        f"({max(scores):.1%})"
     )
     if len(equal) > 1:
         reason += f", and the smallest of {len(equal)} that have it"
-    return Delivered(row=best.row.name, reason=f"{reason}.")
+    return Delivered(row=best.name, reason=f"{reason}.")
 
 
 @dataclass(frozen=True, slots=True)

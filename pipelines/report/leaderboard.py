@@ -30,8 +30,9 @@ class Row:
 
     A metric is None if it is not defined for the task. `student` is the name of the student, for a student and its
     baseline; else it is empty. `model` is its kind, `encoder` or `tfidf`. `num_parameters` counts the trained and
-    frozen parameters of a classifier; it is None for other rows. `held_out_accuracy` is the accuracy on held-out parts
-    of the labeled set, the mean over the seeds that measured it; None if there are none.
+    frozen parameters of a classifier; it is None for other rows. `held_out_accuracy` and
+    `held_out_macro_f1` are measured on held-out parts of the labeled set, the mean over the seeds that measured them;
+    None if there are none.
     """
 
     name: str
@@ -52,6 +53,7 @@ class Row:
     model: str
     num_parameters: int | None
     held_out_accuracy: float | None
+    held_out_macro_f1: float | None
     steps: tuple[str, ...]
 
 
@@ -96,6 +98,7 @@ def _row(steps: Sequence[MeasuredStep], results: Sequence[Mapping[str, Any]], ta
         model=labels.get("model", ""),
         num_parameters=first.get("num_parameters"),
         held_out_accuracy=_mean_of_known([result.get("held_out_accuracy") for result in results]),
+        held_out_macro_f1=_mean_of_known([result.get("held_out_macro_f1") for result in results]),
         steps=tuple(step.name for step in steps),
     )
 

@@ -156,10 +156,12 @@ def run(config: ReportConfig, inputs: Inputs, out: Path, recorder: Recorder, eng
         recorder.log_metric(f"leaderboard/{row.name}/accuracy", row.accuracy.mean)
     return Result(
         rows=rows,
-        delivered=select_delivered(rows),
+        delivered=select_delivered(rows, config.label_bias),
         comparisons=comparisons,
         notes=(*(f"{item}." for item in comparisons), *_notes(steps, results)),
-        suggestions=suggest(RunResults(rows, comparisons, {step.name: step for step in steps}, results)),
+        suggestions=suggest(
+            RunResults(rows, comparisons, {step.name: step for step in steps}, results, config.label_bias)
+        ),
         prompt_inits=prompt_inits,
         learning_curve=tuple(curve_points),
         votes=tuple({**vote, "reason": _reason(vote)} for step in ensembles for vote in results[step.name]["votes"]),

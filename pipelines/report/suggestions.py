@@ -13,7 +13,9 @@ from typing import Any
 
 from pipelines.report.comparisons import RowComparison
 from pipelines.report.config import MeasuredStep
+from pipelines.report.delivery import CLASSIFIER_ROWS
 from pipelines.report.leaderboard import MEMBER_ROWS, Row
+from stages.common.config import LabelBias
 from stages.distillation.config import MIN_UNLABELED
 
 LARGE_GAP = 0.03
@@ -31,6 +33,8 @@ WIDE_INTERVAL = 0.05
 POOR_CALIBRATION = 0.1
 MISSED_LABELS = 0.2
 """Accuracy minus macro-F1 from which rare labels are missed."""
+SMALL_MACRO_F1_GAIN = 0.02
+"""Macro-F1 above that of a single label up to which the other labels are missed."""
 SMALL_GAIN = 0.05
 
 
@@ -46,6 +50,8 @@ class Suggestion:
     """The observation, with its number."""
     action: str
     """What to try."""
+    is_warning: bool = False
+    """Whether the results are useless or wrong, so that a run prints it."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,6 +62,20 @@ class RunResults:
     comparisons: Sequence[RowComparison]
     steps: Mapping[str, MeasuredStep]
     results: Mapping[str, Mapping[str, Any]]
+    label_bias: LabelBias = "none"
+
+    def label_counts(self, name: str) -> Mapping[str, int]:
+        """Returns label -> number of examples in a set of the first task; empty if it is unknown."""
+        splits = [result["label_counts"] for result in self.results.values() if "label_counts" in result]
+        counts: Mapping[str, int] = splits[0].get(name, {}) if splits else {}
+        return counts
+
+    @property
+    def remedy_for_rare_labels(self) -> str:
+        """Returns what makes classifiers predict rare labels more often."""
+        if self.label_bias == "none":
+            return "Set label_bias: macro_f1."
+        return "Label more texts of rare labels: clozeline select proposes some."
 
     def of_kind(self, kind: str) -> list[Row]:
         """Returns the rows of a kind."""
@@ -90,6 +110,7 @@ def leaking_test_set(run: RunResults) -> Iterator[Suggestion]:
                 subject=name,
                 evidence=f"{seen:,} of {size:,} test examples ({seen / size:.1%}) are also in the training files.",
                 action="Remove these examples from one of the files: they raise all accuracies of this task.",
+                is_warning=True,
             )
 
 
@@ -128,13 +149,33 @@ def other_domain(run: RunResults) -> Iterator[Suggestion]:
             )
 
 
+def constant_predictions(run: RunResults) -> Iterator[Suggestion]:
+    """Classifiers that predict (almost) only the most frequent label. One suggestion for the worst."""
+    rows = run.of_kind("student") or [row for row in run.rows if row.kind in CLASSIFIER_ROWS]
+    worst = min(rows, key=lambda row: row.macro_f1.mean, default=None)
+    counts = run.label_counts("test")
+    if worst is None or len(counts) < 2:
+        return
+    most = max(counts, key=counts.__getitem__)
+    share = counts[most] / sum(counts.values())
+    constant = 2 * share / (1 + share) / len(counts)  # F1 of this label, and 0 for the others
+    if worst.macro_f1.mean < constant + SMALL_MACRO_F1_GAIN:
+        yield Suggestion(
+            rule="constant_predictions",
+            subject=worst.name,
+            evidence=f"{worst.name} is no better than always predicting {most!r}: its macro-F1 is "
+            f"{worst.macro_f1.mean:.1%}, and that of this label alone {constant:.1%} (accuracy: {share:.1%}).",
+            action=run.remedy_for_rare_labels,
+            is_warning=True,
+        )
+
+
 def missed_rare_labels(run: RunResults) -> Iterator[Suggestion]:
     """Classifiers that hardly ever predict rare labels, which accuracy does not show. One suggestion for the worst."""
     rows = [row for kind in ("student", "baseline") for row in run.of_kind(kind)]
-    splits = [result["label_counts"] for result in run.results.values() if "label_counts" in result]
-    counts: Mapping[str, int] = splits[0]["train"] if splits else {}
+    counts = run.label_counts("train")
     worst = max(rows, key=lambda row: row.accuracy.mean - row.macro_f1.mean, default=None)
-    if worst is None or len(counts) < 2:
+    if worst is None or len(counts) < 2 or any(constant_predictions(run)):
         return
     rarest = min(counts, key=counts.__getitem__)
     if worst.accuracy.mean - worst.macro_f1.mean > MISSED_LABELS:
@@ -144,7 +185,7 @@ def missed_rare_labels(run: RunResults) -> Iterator[Suggestion]:
             evidence=f"{worst.name} has an accuracy of {worst.accuracy.mean:.1%}, but a macro-F1 of "
             f"{worst.macro_f1.mean:.1%}: it misses rare labels. {counts[rarest]:,} of {sum(counts.values()):,} labeled "
             f"examples have the label {rarest!r}.",
-            action="Set class_weights: balanced, or label more texts of rare labels.",
+            action=run.remedy_for_rare_labels,
         )
 
 
@@ -309,6 +350,7 @@ RULES: tuple[Callable[[RunResults], Iterator[Suggestion]], ...] = (
     leaking_test_set,
     small_test_set,
     other_domain,
+    constant_predictions,
     missed_rare_labels,
     cut_texts,
     guessing_pattern,

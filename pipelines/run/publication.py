@@ -117,6 +117,10 @@ def publish(request: RunRequest, planned: Plan, result: RunResult, tracker: Trac
     if report["delivered"]:
         use = f"{report['delivered']['row']}. {report['delivered']['reason']}"
         console.print(f"use       {escape(use)}", highlight=False, soft_wrap=True)
+    for item in report["suggestions"]:
+        if item["is_warning"]:
+            text = escape(f"{item['evidence']} {item['action']}")
+            console.print(f"warning   {text}", style="yellow", highlight=False, soft_wrap=True)
     console.print(f"report    {escape(request.store.uri_of(folder / 'report.html'))}", highlight=False, soft_wrap=True)
 
 

@@ -33,7 +33,7 @@ from pipelines.schema.sections.prompts import (
     select_token_level_format,
 )
 from pipelines.schema.sections.resources import ResourcesSection, apply_default_resources
-from stages.common.config import ClassWeights, Config, Name, asset_refs
+from stages.common.config import ClassWeights, Config, LabelBias, Name, asset_refs
 from stages.common.data.config import Source
 from stages.common.errors import InputError
 from stages.common.models.backbones.config import BackboneConfig
@@ -74,6 +74,11 @@ class PipelineConfig(Config):
     """How much the labeled examples of each label count when classifiers are trained: none (each example the same), or
     balanced (each label the same, as in scikit-learn, for labels that are rare but matter). Language models of PET and
     soft prompts do not use it.
+    """
+    label_bias: LabelBias = "none"
+    """What is added to the logits of each label of a classifier: none (the most probable label is predicted), or
+    macro_f1 (a bias that maximizes macro-F1 on held-out labeled examples, so that rare labels are predicted more
+    often). Students have the bias of the ensemble. A baseline has one if it is cross-validated.
     """
     backbone: BackboneConfig | None = None
     """The pretrained language model. If not set, there are no patterns, sub-models and prompts."""

@@ -11,6 +11,7 @@ def check_members(config: PipelineConfig) -> None:
     check_member_names(config)
     check_ipet_has_teachers(config)
     check_scaling_has_held_out_logits(config)
+    check_label_bias_has_held_out_logits(config)
     check_cross_validation_trains_alone(config)
     check_llm_members(config)
 
@@ -52,6 +53,29 @@ def check_scaling_has_held_out_logits(config: PipelineConfig) -> None:
                 f"Set {key}.num_folds: 3, or set ensemble.scaling: none.",
                 key=f"{key}.num_folds",
             )
+
+
+def check_label_bias_has_held_out_logits(config: PipelineConfig) -> None:
+    """A bias per label is fitted to logits of the trained classifiers, not to those before training."""
+    if config.label_bias == "none":
+        return
+    for key, section in config.pet_sections.items() if config.has_unlabeled else ():
+        if section.tune != "none" and section.num_folds is None:
+            raise InputError(
+                f"label_bias: {config.label_bias} needs held-out logits of the trained sub-models.",
+                f"Set {key}.num_folds: 3, or remove label_bias.",
+                key=f"{key}.num_folds",
+            )
+    if not config.has_unlabeled and config.baseline is not None and config.baseline.num_folds is None:
+        raise InputError(
+            f"label_bias: {config.label_bias} needs held-out logits of the baselines.",
+            "Set baseline.num_folds: 4, or remove label_bias.",
+            key="baseline.num_folds",
+        )
+    if not config.has_labels:
+        raise InputError(
+            f"label_bias: {config.label_bias} needs labeled examples.", "Remove label_bias.", key="label_bias"
+        )
 
 
 def check_cross_validation_trains_alone(config: PipelineConfig) -> None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from stages.common.config import Config
+from stages.common.config import Config, SupervisedConfig
 from stages.common.training.student_config import StudentTrainingConfig
 
 
@@ -17,7 +17,7 @@ class BaselineSettings(Config):
     """
 
 
-class BaselineConfig(StudentTrainingConfig, BaselineSettings):
+class BaselineConfig(StudentTrainingConfig, SupervisedConfig, BaselineSettings):
     """An encoder, trained on labeled data only."""
 
     label_unlabeled: bool = False

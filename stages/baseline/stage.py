@@ -24,7 +24,8 @@ from stages.common.examples import Example, load_examples
 from stages.common.protocols import Engine, NullRecorder, Recorder
 from stages.common.training.class_weights import label_weights
 from stages.common.training.cross_validation import Indices, held_out_logits
-from stages.common.training.evaluation import Member, accuracy_of, write_member_logits
+from stages.common.training.evaluation import Member, held_out_scores, write_member_logits
+from stages.common.training.label_bias import with_label_bias
 from stages.common.training.students import HeadTargets, fit_student, write_student
 
 
@@ -91,12 +92,14 @@ def run(config: BaselineConfig, inputs: Inputs, out: Path, recorder: Recorder, e
     targets = GoldTargets(train_set, config.labels, config.class_weights)
     held_out = _cross_validate(config, targets, inputs.data, recorder, engine) if config.num_folds else None
     fitted = fit_student(config, targets, data=inputs.data, recorder=recorder, engine=engine)
+    gold = [config.labels.index(item.label or "") for item in train_set]
+    held_out = with_label_bias(config.label_bias, fitted.classifier, held_out, gold)
     student = write_student(fitted, config, inputs.data, out, recorder)
     if config.label_unlabeled:
         write_member_logits(fitted.classifier, config.labels, inputs.data, out, NullRecorder(), held_out)
     return Result(
         **student,
-        held_out_accuracy=accuracy_of(held_out, train_set, config.labels),
+        **held_out_scores(held_out, train_set, config.labels),
         num_labeled=len(train_set),
         num_unlabeled=0,
     )

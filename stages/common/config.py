@@ -31,6 +31,8 @@ class Config(BaseModel):
 
 ClassWeights = Literal["none", "balanced"]
 """How much the labeled examples of each label count in a loss."""
+LabelBias = Literal["none", "macro_f1"]
+"""What is added to the logits of each label (stages/common/training/label_bias.py)."""
 
 
 class TextTaskConfig(Config):
@@ -42,6 +44,15 @@ class TextTaskConfig(Config):
     """Fields of an example. A text encoder reads the first as the text and joins the others to its pair."""
     class_weights: ClassWeights = "none"
     """How much the labeled examples of each label count."""
+
+
+class SupervisedConfig(TextTaskConfig):
+    """Base of configs of stages that train a classifier on labeled examples only."""
+
+    label_bias: LabelBias = "none"
+    """A bias per label: none, or macro_f1 (fitted to held-out logits). A member of an ensemble has none, because the
+    ensemble has one.
+    """
 
 
 _ASSET = Field(json_schema_extra={"identity": False, "asset": True})

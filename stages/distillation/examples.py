@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -142,6 +143,21 @@ def shard_examples(config: SelectionConfig, shards: Path) -> list[DistillationEx
     if config.max_student_examples is not None and len(kept) > config.max_student_examples:
         kept = kept[sorted(python_rng(config.seed, "shards").sample(range(len(kept)), config.max_student_examples))]
     return [DistillationExample(example, teacher) for example, teacher in load_rows(shards, kept, config.labels)]
+
+
+class TeacherFacts(NamedTuple):
+    """What a student takes from the ensemble in addition to its soft labels."""
+
+    num_labeled: int
+    """Labeled examples that the members learned from."""
+    label_bias: NDArray[np.float64]
+    """[C] what the student adds to the bias of each label, after its training."""
+
+
+def teacher_facts(soft_labels: Path) -> TeacherFacts:
+    """Reads the result of the soft-label stage in the folder of its files."""
+    result = json.loads((soft_labels / "result.json").read_text(encoding="utf-8"))
+    return TeacherFacts(result["num_labeled"], np.array(result["label_bias"]))
 
 
 def _gold_examples(config: SelectionConfig, inputs: Inputs) -> list[DistillationExample]:

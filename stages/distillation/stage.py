@@ -10,7 +10,6 @@ B examples, C labels, n items.
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -27,7 +26,14 @@ from stages.common.protocols import Engine, Recorder
 from stages.common.training.evaluation import UNLABELED_FILE
 from stages.common.training.students import HeadTargets, fit_student, write_student
 from stages.distillation.config import DistillationConfig
-from stages.distillation.examples import DistillationExample, Inputs, fit_targets, gold_weights, training_examples
+from stages.distillation.examples import (
+    DistillationExample,
+    Inputs,
+    fit_targets,
+    gold_weights,
+    teacher_facts,
+    training_examples,
+)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -105,10 +111,11 @@ def run(config: DistillationConfig, inputs: Inputs, out: Path, recorder: Recorde
     recorder.log_metric("distill/num_kept", num_soft)
     targets = DistillationTargets(examples, config)
     fitted = fit_student(config, targets, data=inputs.data, recorder=recorder, engine=engine)
-    student = write_student(fitted, config, inputs.data, out, recorder)
-    if config.label_unlabeled:
+    if config.label_unlabeled:  # before it has a bias: its own students get one, too
         unlabeled_set = load_examples(inputs.data / "unlabeled.jsonl")
         logits = fitted.classifier.predict(unlabeled_set, recorder, "unlabeled examples")
         write_logits(out / UNLABELED_FILE, unlabeled_set, logits, config.labels)
-    num_labeled = json.loads((inputs.soft_labels / "result.json").read_text(encoding="utf-8"))["num_labeled"]
+    num_labeled, label_bias = teacher_facts(inputs.soft_labels)
+    fitted.classifier.add_bias(label_bias)
+    student = write_student(fitted, config, inputs.data, out, recorder)
     return Result(**student, num_labeled=num_labeled, num_unlabeled=num_soft)

@@ -17,7 +17,7 @@ from numpy.typing import NDArray
 
 from stages.common.examples import Example, load_examples
 from stages.common.protocols import Engine, Recorder
-from stages.common.training.evaluation import Member, accuracy_of, write_member_logits
+from stages.common.training.evaluation import Member, held_out_scores, write_member_logits
 from stages.llm import answers
 from stages.llm.client import ChatClient
 from stages.llm.config import LlmConfig
@@ -64,7 +64,7 @@ def run(config: LlmConfig, inputs: Inputs, out: Path, recorder: Recorder, engine
     classifier.record(recorder)
     return Result(
         test=test,
-        held_out_accuracy=accuracy_of(held_out, train_set, config.labels),
+        **held_out_scores(held_out, train_set, config.labels),
         num_labeled=min(len(train_set), config.shots * len(config.labels)),
         num_unlabeled=0,
         trainable_parameters=0,

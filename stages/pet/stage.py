@@ -45,7 +45,7 @@ from stages.common.prompts.tuning import trainable_parameters, tune
 from stages.common.protocols import Engine, NullRecorder, Recorder
 from stages.common.seeds import python_rng
 from stages.common.training.cross_validation import Indices, held_out_logits
-from stages.common.training.evaluation import Member, accuracy_of, evaluate_on_test, write_member_logits
+from stages.common.training.evaluation import Member, evaluate_on_test, held_out_scores, write_member_logits
 from stages.pet.config import GenerationConfig, PetConfig
 
 
@@ -184,7 +184,7 @@ def run(config: PetConfig, inputs: Inputs, out: Path, recorder: Recorder, engine
             test = evaluate_on_test(classifier, task.labels, inputs.data, out, recorder)
     return Result(
         test=test,
-        held_out_accuracy=accuracy_of(held_out, train_set, task.labels),
+        **held_out_scores(held_out, train_set, task.labels),
         final_loss=losses[-1] if losses else None,
         num_labeled=len(train_set) if losses else config.shots * len(task.labels),
         num_unlabeled=len(pseudo_labeled),

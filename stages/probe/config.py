@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from stages.common.config import Config, TextTaskConfig
+from stages.common.config import Config, SupervisedConfig
 from stages.common.models.encoders.config import EncoderConfig
 from stages.common.training.config import TrainingConfig
 
@@ -33,5 +33,5 @@ class ProbeSettings(Config):
     """Folds of the cross-validation on the labeled examples. With `contrastive`, each fold tunes a new encoder."""
 
 
-class ProbeConfig(TextTaskConfig, ProbeSettings):
+class ProbeConfig(SupervisedConfig, ProbeSettings):
     """One probe. Without `contrastive`, nothing in it is random."""

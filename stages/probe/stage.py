@@ -26,7 +26,8 @@ from stages.common.models.linear_heads import fit_logistic_regression
 from stages.common.protocols import Engine, NullRecorder, Recorder
 from stages.common.training.class_weights import label_weights
 from stages.common.training.cross_validation import Indices, held_out_logits
-from stages.common.training.evaluation import Member, accuracy_of, write_member_logits
+from stages.common.training.evaluation import Member, held_out_scores, write_member_logits
+from stages.common.training.label_bias import with_label_bias
 from stages.probe.config import ContrastiveConfig, ProbeConfig
 from stages.probe.contrastive import tune_encoder
 
@@ -69,6 +70,7 @@ def run(config: ProbeConfig, inputs: Inputs, out: Path, recorder: Recorder, engi
     features = fitting.features() if frozen is None else frozen
     targets = F.one_hot(probe.indices(train_set), len(config.labels))
     probe.fit_head(features, targets, config.regularization_c, fitting.weights())
+    held_out = with_label_bias(config.label_bias, probe, held_out, probe.indices(train_set).tolist())
     test = write_member_logits(probe, config.labels, inputs.data, out, recorder, held_out)
     (out / "model").mkdir()
     if config.contrastive:
@@ -77,7 +79,7 @@ def run(config: ProbeConfig, inputs: Inputs, out: Path, recorder: Recorder, engi
         probe.save_head(out / "model", config.encoder.asset)
     return Result(
         test=test,
-        held_out_accuracy=accuracy_of(held_out, train_set, config.labels),
+        **held_out_scores(held_out, train_set, config.labels),
         num_labeled=len(train_set),
         num_unlabeled=0,
         num_parameters=probe.num_parameters,

@@ -50,10 +50,9 @@ class HeldOut:
     gold: NDArray[np.int64]
     """[n] indices of the labels."""
 
-    @property
-    def accuracy(self) -> float:
-        """Accuracy, from 0 to 1."""
-        return _accuracy(self.logits, self.gold)
+    def accuracy(self, bias_C: NDArray[np.float64]) -> float:
+        """Returns the accuracy, from 0 to 1. `bias_C`: what is added to the logits of each label."""
+        return _accuracy(self.logits + bias_C, self.gold)
 
 
 @dataclass(frozen=True, slots=True)

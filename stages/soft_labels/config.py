@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from stages.common.config import Config
+from stages.common.config import Config, LabelBias
 from stages.common.models.config import Average, Calibration, MemberScaling, Weights
 
 SUSPECTS_FILE = "suspects.jsonl"
@@ -52,5 +52,7 @@ class SoftLabelsConfig(LabelingConfig):
 
     members: tuple[str, ...]
     """Names of the members, in the order of the inputs."""
+    label_bias: LabelBias = "none"
+    """A bias per label: none, or macro_f1 (fitted to held-out logits of the ensemble)."""
     dropped: tuple[str, ...] = ()
     """Members that failed and that ensemble.min_members allows to be missing."""

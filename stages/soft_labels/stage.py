@@ -23,8 +23,9 @@ from stages.common.examples import Example, load_examples
 from stages.common.metrics.classification import EvaluationResult, Score, entropies, score, softmax
 from stages.common.protocols import Engine, Recorder
 from stages.common.training.evaluation import log_test_scores
+from stages.common.training.label_bias import fit_label_bias
 from stages.soft_labels.agreement import Agreement, mean_agreement
-from stages.soft_labels.combination import Combination
+from stages.soft_labels.combination import Combination, HeldOut
 from stages.soft_labels.config import SoftLabelsConfig
 from stages.soft_labels.suspects import find_suspects, write_suspects
 
@@ -69,6 +70,8 @@ class Result(EvaluationResult):
     agreement: Agreement
     held_out_accuracy: float | None
     """Accuracy on the labeled set by members that did not learn from the example; None if it is unknown."""
+    label_bias: tuple[float, ...]
+    """[C] what students add to the bias of each label. The soft labels do not have it, the test logits do."""
     num_suspects: int
     """Labeled examples whose label is probably wrong."""
 
@@ -90,7 +93,9 @@ def run(config: SoftLabelsConfig, inputs: Inputs, out: Path, recorder: Recorder,
     )
     soft_labels_nC = combination.average(unlabeled_MnC)
     write_logits(out / "soft_labels.jsonl", unlabeled_set, soft_labels_nC, labels)
-    test_nC = combination.average(test_MnC)
+    held_out = combination.held_out
+    bias_C = _label_bias(config, held_out)
+    test_nC = combination.average(test_MnC) + bias_C
     write_logits(out / "test_logits.jsonl", test_set, test_nC, labels)
     unlabeled = None
     if (inputs.data / "unlabeled_gold.jsonl").exists():
@@ -116,8 +121,8 @@ def run(config: SoftLabelsConfig, inputs: Inputs, out: Path, recorder: Recorder,
     )
     recorder.log_table("weights", [asdict(vote) for vote in votes])
     suspects: list[dict[str, Any]] = []
-    if combination.held_out is not None:
-        suspects = find_suspects(combination.held_out, load_examples(inputs.data / "train.jsonl"), labels)
+    if held_out is not None:
+        suspects = find_suspects(held_out, load_examples(inputs.data / "train.jsonl"), labels)
         write_suspects(out, suspects)
         recorder.log_table("suspects", suspects)
     recorder.log_figure("agreement", figures.agreement(test_MnC, config.members))
@@ -133,11 +138,20 @@ def run(config: SoftLabelsConfig, inputs: Inputs, out: Path, recorder: Recorder,
             unlabeled=mean_agreement(unlabeled_MnC, combination.weights),
         ),
         num_suspects=len(suspects),
-        held_out_accuracy=combination.held_out.accuracy if combination.held_out else None,
+        held_out_accuracy=held_out.accuracy(bias_C) if held_out else None,
+        label_bias=tuple(round(float(value), 6) for value in bias_C),
         num_labeled=max(result["num_labeled"] for result in results),
         num_unlabeled=len(unlabeled_set),
         trainable_parameters=sum(result["trainable_parameters"] for result in results),
     )
+
+
+def _label_bias(config: SoftLabelsConfig, held_out: HeldOut | None) -> NDArray[np.float64]:
+    """Returns the bias of each label, [C]."""
+    if config.label_bias == "none":
+        return np.zeros(len(config.labels))
+    logits, gold = (held_out.logits, held_out.gold.tolist()) if held_out else (None, [])
+    return fit_label_bias(logits, gold)
 
 
 def _member_logits(

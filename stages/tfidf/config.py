@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from stages.common.config import TextTaskConfig
+from stages.common.config import SupervisedConfig
 from stages.common.models.tfidf_config import TfidfSettings
 
 
-class TfidfConfig(TextTaskConfig, TfidfSettings):
+class TfidfConfig(SupervisedConfig, TfidfSettings):
     """One TF-IDF classifier. Nothing in it is random."""
 
     num_folds: int | None = Field(4, ge=2)

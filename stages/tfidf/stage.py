@@ -20,7 +20,8 @@ from stages.common.models.tfidf_classifier import TfidfClassifier
 from stages.common.protocols import Engine, NullRecorder, Recorder
 from stages.common.training.class_weights import label_weights
 from stages.common.training.cross_validation import Indices, held_out_logits
-from stages.common.training.evaluation import Member, accuracy_of, write_member_logits
+from stages.common.training.evaluation import Member, held_out_scores, write_member_logits
+from stages.common.training.label_bias import with_label_bias
 from stages.tfidf.config import TfidfConfig
 
 
@@ -67,12 +68,13 @@ def run(config: TfidfConfig, inputs: Inputs, out: Path, recorder: Recorder, engi
         groups = group_numbers(train_set, config.fields)
         held_out = held_out_logits(gold, len(config.labels), config.num_folds, fit_and_predict, groups=groups)
     classifier = new().fit(train_set, weights=weights)
+    held_out = with_label_bias(config.label_bias, classifier, held_out, gold)
     test = write_member_logits(classifier, config.labels, inputs.data, out, recorder, held_out)
     (out / "model").mkdir()
     classifier.save(out / "model")
     return Result(
         test=test,
-        held_out_accuracy=accuracy_of(held_out, train_set, config.labels),
+        **held_out_scores(held_out, train_set, config.labels),
         num_labeled=len(train_set),
         num_unlabeled=0,
         trainable_parameters=classifier.num_parameters,

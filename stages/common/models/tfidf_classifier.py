@@ -101,6 +101,10 @@ class TfidfClassifier:
         )
         return self
 
+    def add_bias(self, bias_C: NDArray[np.float64]) -> None:
+        """Adds to the bias of each label."""
+        self.bias = self.bias + bias_C
+
     def predict(self, examples: Sequence[Example], recorder: Recorder, phase: str) -> NDArray[np.float64]:
         """Returns logits, [n, C], in the order of `examples`."""
         features = self.vectorizer.transform(self._texts(examples))

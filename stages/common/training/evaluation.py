@@ -16,6 +16,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypedDict
 
 import numpy as np
 import torch
@@ -52,16 +53,25 @@ class Member(EvaluationResult):
 
     held_out_accuracy: float | None
     """Accuracy of the held-out logits; None if there are none. Ensembles use it with weights: accuracy."""
+    held_out_macro_f1: float | None
+    """Macro-F1 of the held-out logits; None if there are none."""
 
 
-def accuracy_of(
+class HeldOutScores(TypedDict):
+    """The fields of a `Member` about its held-out logits."""
+
+    held_out_accuracy: float | None
+    held_out_macro_f1: float | None
+
+
+def held_out_scores(
     held_out: NDArray[np.float64] | None, train_set: Sequence[Example], labels: Sequence[str]
-) -> float | None:
-    """Returns the accuracy of held-out logits [n, C]; None if there are none."""
+) -> HeldOutScores:
+    """Returns the scores of held-out logits [n, C]; None if there are none."""
     if held_out is None or not train_set:
-        return None
-    is_right = [labels[index] == item.label for index, item in zip(held_out.argmax(axis=1), train_set, strict=True)]
-    return round(float(np.mean(is_right)), 6)
+        return HeldOutScores(held_out_accuracy=None, held_out_macro_f1=None)
+    held_out_score = score(held_out, [item.label or "" for item in train_set], labels)
+    return HeldOutScores(held_out_accuracy=held_out_score.accuracy, held_out_macro_f1=held_out_score.macro_f1)
 
 
 def write_member_logits(
@@ -85,7 +95,8 @@ def write_member_logits(
     train_set = load_examples(data / "train.jsonl")
     if held_out is not None and train_set:
         write_logits(out / HELD_OUT_FILE, train_set, held_out, labels)
-        recorder.log_metric("train/held_out_accuracy", accuracy_of(held_out, train_set, labels) or 0.0)
+        held_out_score = held_out_scores(held_out, train_set, labels)
+        recorder.log_metric("train/held_out_accuracy", held_out_score["held_out_accuracy"] or 0.0)
     unlabeled_set = load_examples(data / "unlabeled.jsonl")
     if unlabeled_set:
         logits = model.predict(unlabeled_set, recorder, "unlabeled examples")

@@ -6,7 +6,6 @@ texts, so it needs more unlabeled examples than an encoder.
 
 from __future__ import annotations
 
-import json
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -16,7 +15,7 @@ from stages.common.metrics.classification import EvaluationResult
 from stages.common.models.tfidf_classifier import TfidfClassifier
 from stages.common.protocols import Engine, Recorder
 from stages.common.training.evaluation import UNLABELED_FILE, evaluate_with_errors
-from stages.distillation.examples import Inputs, fit_targets, training_examples
+from stages.distillation.examples import Inputs, fit_targets, teacher_facts, training_examples
 from stages.distillation.tfidf.config import TfidfDistillationConfig
 
 __all__ = ["Inputs", "Result", "run"]
@@ -49,16 +48,18 @@ def run(config: TfidfDistillationConfig, inputs: Inputs, out: Path, recorder: Re
     student = TfidfClassifier.of(config, config.labels, config.fields)
     targets = fit_targets(examples, config)
     student.fit([item.example for item in examples], targets.probabilities, targets.weights)
-    test = evaluate_with_errors(student, config.labels, inputs.data, out, recorder)
-    (out / "model").mkdir()
-    student.save(out / "model")
-    if config.label_unlabeled:
+    if config.label_unlabeled:  # before it has a bias: its own students get one, too
         unlabeled_set = load_examples(inputs.data / "unlabeled.jsonl")
         logits = student.predict(unlabeled_set, recorder, "unlabeled examples")
         write_logits(out / UNLABELED_FILE, unlabeled_set, logits, config.labels)
+    num_labeled, label_bias = teacher_facts(inputs.soft_labels)
+    student.add_bias(label_bias)
+    test = evaluate_with_errors(student, config.labels, inputs.data, out, recorder)
+    (out / "model").mkdir()
+    student.save(out / "model")
     return Result(
         test=test,
-        num_labeled=json.loads((inputs.soft_labels / "result.json").read_text(encoding="utf-8"))["num_labeled"],
+        num_labeled=num_labeled,
         num_unlabeled=num_soft,
         trainable_parameters=student.num_parameters,
         num_parameters=student.num_parameters,

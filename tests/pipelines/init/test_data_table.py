@@ -146,7 +146,7 @@ def test_rare_labels_long_texts_and_near_duplicates_are_reported(report: Callabl
     values, warnings = report(write("some.csv", rows))
     assert values["near-duplicates"] == "99"
     assert [item for item in warnings if "between 4 and 96 texts" in item and "macro-F1" in item]
-    assert [item for item in warnings if "--class-weights balanced" in item]
+    assert read_recipe(Path("made.yaml"), PipelineConfig).label_bias == "macro_f1"
     assert [item for item in warnings if "longer than 256 tokens" in item]
     assert [item for item in warnings if "99 of 100 texts differ from another only in" in item and "--test" in item]
 
@@ -154,8 +154,15 @@ def test_rare_labels_long_texts_and_near_duplicates_are_reported(report: Callabl
 def test_class_weights_are_written_on_request(report: Callable[..., Any]) -> None:
     rows = [(words(i), "ab"[i > 3]) for i in range(100)]
     _, warnings = report(write("some.csv", rows), "--class-weights", "balanced")
-    assert [item for item in warnings if item.endswith("Look at macro-F1 rather than accuracy.")]
+    assert [item for item in warnings if "Look at macro-F1 rather than accuracy" in item]
     assert read_recipe(Path("made.yaml"), PipelineConfig).class_weights == "balanced"
+
+
+def test_label_bias_can_be_turned_off(report: Callable[..., Any]) -> None:
+    rows = [(words(i), "ab"[i > 3]) for i in range(100)]
+    _, warnings = report(write("some.csv", rows), "--label-bias", "none")
+    assert [item for item in warnings if item.endswith("never be predicted. Set --label-bias macro_f1.")]
+    assert read_recipe(Path("made.yaml"), PipelineConfig).label_bias == "none"
 
 
 def test_many_labels_run_through(report: Callable[..., Any]) -> None:

@@ -9,9 +9,10 @@ from pathlib import Path
 
 import pytest
 
-from pipelines.init.database import is_database, save_rows
+from pipelines.init.database import save_rows
 from pipelines.schema.config import PipelineConfig
 from pipelines.schema.loader import read_recipe
+from stages.common.data.database import is_database
 from stages.common.errors import InputError
 from tests.support.init_files import TOPICS, draw_splits, init
 

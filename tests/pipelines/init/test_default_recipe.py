@@ -221,6 +221,15 @@ def test_class_weights_reach_all_classifiers() -> None:
     assert kinds == {"probe", "finetuned", "tfidf", "distill", "baseline"}
 
 
+@pytest.mark.parametrize(
+    ("num_unlabeled", "kinds"), [(500, {"soft_labels"}), (5, {"probe", "tfidf", "finetuned", "baseline"})]
+)
+def test_label_bias_is_that_of_the_ensemble_or_of_each_classifier(num_unlabeled: int, kinds: set[str]) -> None:
+    config = load_config(fit(num_labeled=64, num_unlabeled=num_unlabeled, label_bias="macro_f1").sections)
+    biased = {step.kind for step in build_steps(config) if getattr(step.config, "label_bias", "none") == "macro_f1"}
+    assert biased - {"report"} == kinds and "report" in biased
+
+
 def test_dev_set_stops_training_early() -> None:
     sections = fit(num_labeled=64, data={**profile().data, "dev": SOURCE}).sections
     students, members = sections["students"], sections["members"]

@@ -75,7 +75,7 @@ def prompt_row(name: str, mean: float, std: float | None = 0.01) -> Row:
         name=name, kind="prompt", task=name.split("/")[1], accuracy=spread, macro_f1=spread, mcc=None, ece=None,
         exact_match=None, entity_f1=None, num_seeds=2, num_test=9, num_labeled=4, num_unlabeled=0,
         trainable_parameters=1, student="", model="", num_parameters=None, held_out_accuracy=None,
-        steps=(f"{name}/0", f"{name}/1"),
+        held_out_macro_f1=None, steps=(f"{name}/0", f"{name}/1"),
     )  # fmt: skip
 
 

@@ -18,7 +18,7 @@ def row(name: str, validated: float | None = None, *, test: float = 0.5, **more:
         "task": "films", "macro_f1": accuracy, "mcc": None, "ece": None, "exact_match": None, "entity_f1": None,
         "num_seeds": 1, "num_test": 100, "num_labeled": 100, "num_unlabeled": 0, "trainable_parameters": 10,
         "student": student, "model": "encoder" if student else "", "steps": (name,),
-        "num_parameters": None if kind == "probe" else 1000,
+        "num_parameters": None if kind == "probe" else 1000, "held_out_macro_f1": None,
     }  # fmt: skip
     return Row(name=name, kind=kind, accuracy=accuracy, held_out_accuracy=validated, **(values | more))
 
@@ -120,6 +120,14 @@ def test_without_soft_labels_the_highest_held_out_accuracy_decides() -> None:
     assert result.row == "probe/mpnet"
     assert result.reason.startswith("Because no student learns from unlabeled data")
     assert "highest accuracy in cross-validation on 100 labeled examples (80.0%)" in result.reason
+
+
+def test_with_a_label_bias_the_highest_held_out_macro_f1_decides() -> None:
+    constant, useful = row("baseline/small", 0.99, held_out_macro_f1=0.497), row("probe/w", 0.97, held_out_macro_f1=0.7)
+    assert delivered(constant, useful).row == "baseline/small"
+    result = select_delivered([constant, useful], "macro_f1")
+    assert result is not None and result.row == "probe/w"
+    assert "highest macro-F1 in cross-validation on 100 labeled examples (70.0%)" in result.reason
 
 
 def test_without_soft_labels_the_smallest_of_equal_classifiers_is_delivered() -> None:

@@ -23,7 +23,7 @@ def row(name: str, kind: str, accuracy: float, std: float | None = None, **more:
         "num_seeds": 1 if std is None else 3, "num_test": 2000, "num_labeled": 32, "num_unlabeled": 1000,
         "trainable_parameters": 9, "student": name.partition("/")[2] if kind in ("student", "baseline") else "",
         "model": "encoder" if kind in ("student", "baseline") else "",
-        "num_parameters": None, "held_out_accuracy": None,
+        "num_parameters": None, "held_out_accuracy": None, "held_out_macro_f1": None,
         "steps": (STEPS.get(name) or (name if "zero" in name else f"{name}/0"),),
     }  # fmt: skip
     return Row(name=name, kind=kind, accuracy=MeanStd(mean=accuracy, std=std), **(values | more))
@@ -82,6 +82,20 @@ CASES: dict[str, tuple[dict[str, Any], str, tuple[str, ...]]] = {
         {"results": {"soft_labels": labeled(test=0.9, unlabeled=0.8)}},
         "soft_labels",
         ("90.0%", "80.0%"),
+    ),
+    "constant_predictions": (
+        {
+            "rows": [row("student/small", "student", 0.99, 0.01, macro_f1=MeanStd(mean=0.5, std=None))],
+            "results": {
+                "data/films": {
+                    "num_test": 2000,
+                    "num_test_seen": 3,
+                    "label_counts": {"train": {"rotten": 990, "fresh": 10}, "test": {"rotten": 1980, "fresh": 20}},
+                }
+            },
+        },
+        "student/small",
+        ("always predicting 'rotten'", "50.0%", "49.7%", "99.0%"),
     ),
     "rare_labels": (
         {
@@ -146,6 +160,11 @@ CASES: dict[str, tuple[dict[str, Any], str, tuple[str, ...]]] = {
 }
 
 
+def suggestions_of(changes: dict[str, Any]) -> dict[str, Suggestion]:
+    """Returns the suggestions of a case."""
+    return suggestions(*changes.get("rows", ()), **{key: value for key, value in changes.items() if key != "rows"})
+
+
 def test_each_rule_has_a_case() -> None:
     assert len(CASES) == len(RULES)
 
@@ -153,7 +172,7 @@ def test_each_rule_has_a_case() -> None:
 @pytest.mark.parametrize("rule", CASES)
 def test_rule_applies_alone_and_has_its_number(rule: str) -> None:
     changes, subject, numbers = CASES[rule]
-    by_rule = suggestions(*changes.get("rows", ()), **{key: value for key, value in changes.items() if key != "rows"})
+    by_rule = suggestions_of(changes)
     assert list(by_rule) == [rule]
     assert by_rule[rule].subject == subject
     assert all(number in by_rule[rule].evidence for number in numbers), by_rule[rule].evidence
@@ -195,3 +214,15 @@ def test_only_the_last_generation_has_members() -> None:
 def test_report_without_student_ensemble_or_pretraining_has_no_suggestions() -> None:
     assert suggest(run_results([row("prompts/films/random", "prompt", 0.7)], LEAD, {})) == ()
     assert suggest(RunResults([], [], {}, {})) == ()
+
+
+def test_classifiers_with_a_label_bias_need_more_labels_of_rare_labels() -> None:
+    case = CASES["rare_labels"][0]
+    results = run_results(case["rows"], LEAD, RESULTS | case["results"])
+    actions = {bias: suggest(replace(results, label_bias=bias))[0].action for bias in ("none", "macro_f1")}
+    assert actions["none"] == "Set label_bias: macro_f1." and "Label more texts" in actions["macro_f1"]
+
+
+def test_wrong_or_useless_results_are_warnings() -> None:
+    warnings = {rule for rule, (changes, _, _) in CASES.items() if suggestions_of(changes)[rule].is_warning}
+    assert warnings == {"leak", "constant_predictions"}

@@ -32,6 +32,7 @@ SMALL = "students.small={asset: x, max_length: 32, teacher: large}"
 NO_LANGUAGE_MODEL = ("backbone=null", "pet=null", "ppt=null", "prompts=null")
 FOLDS = "pet.num_folds=2"
 SCALED = "ensemble.scaling=held_out"
+BIASED = "label_bias=macro_f1"
 
 
 def read(*overrides: str) -> PipelineConfig:
@@ -95,6 +96,12 @@ def error_of(*overrides: str) -> RecipeError:
             "needs held-out logits of the trained sub-models",
         ),
         (("pet.tune=none", FOLDS), "pet.num_folds", "trains nothing"),
+        ((BIASED,), "pet.num_folds", "label_bias: macro_f1 needs held-out logits of the trained sub-models"),
+        (
+            (BIASED, NO_UNLABELED),
+            "baseline.num_folds",
+            "needs held-out logits of the baselines",
+        ),
         ((*SUBMODELS, FOLDS), "pet.num_folds", "without cross-validation"),
         (("pet.num_folds=1",), "pet.num_folds", "greater than or equal to 2"),
         (("baseline.num_folds=1",), "baseline.num_folds", "greater than or equal to 2"),

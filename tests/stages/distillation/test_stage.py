@@ -62,7 +62,7 @@ def inputs(film_data: Path, tmp_path: Path) -> distillation.Inputs:
     logits = np.array([[2.0, -2.0] if item.label == "rotten" else [-2.0, 2.0] for item in gold])
     logits[0] = -logits[0]
     write_logits(folder / "soft_labels.jsonl", load_examples(film_data / "unlabeled.jsonl"), logits, LABELS)
-    (folder / "result.json").write_text('{"num_labeled": 8}')
+    (folder / "result.json").write_text('{"num_labeled": 8, "label_bias": [0.0, 0.0]}')
     return distillation.Inputs(data=film_data, soft_labels=folder)
 
 
@@ -345,7 +345,7 @@ def test_student_learns_without_labeled_examples(
     tune: str, backbone_folders: dict[str, Path], inputs: distillation.Inputs, tmp_path: Path
 ) -> None:
     write_examples(inputs.data / "train.jsonl", [])
-    (inputs.soft_labels / "result.json").write_text('{"num_labeled": 0}')
+    (inputs.soft_labels / "result.json").write_text('{"num_labeled": 0, "label_bias": [0.0, 0.0]}')
     result = run(distillation, TUNES[tune](backbone_folders["bert"]), inputs, tmp_path / "out")
     assert (result.num_labeled, result.num_unlabeled) == (0, 10)
     unlabeled_set = load_examples(inputs.data / "unlabeled.jsonl")
@@ -413,3 +413,19 @@ def test_distillation_loss_ignores_a_constant() -> None:
     teacher = torch.tensor([[2.0, -1.0], [0.0, 3.0]])
     assert float(distillation_loss(teacher + 5, teacher, 2.0)) == pytest.approx(0, abs=1e-6)
     assert float(distillation_loss(-teacher, teacher, 2.0)) > 0.5
+
+
+def test_student_has_the_label_bias_of_the_ensemble_but_does_not_teach_it(
+    backbone_folders: dict[str, Path], inputs: distillation.Inputs, tmp_path: Path
+) -> None:
+    settings = head(backbone_folders["bert"], label_unlabeled=True)
+    run(distillation, settings, inputs, tmp_path / "plain")
+    (inputs.soft_labels / "result.json").write_text('{"num_labeled": 8, "label_bias": [-1.5, 1.5]}')
+    run(distillation, settings, inputs, tmp_path / "biased")
+    shift = logits_of(tmp_path / "biased") - logits_of(tmp_path / "plain")
+    assert shift == pytest.approx(np.tile([-1.5, 1.5], (12, 1)), abs=5e-4)
+    taught = [logits_of(tmp_path / name, "unlabeled_logits") for name in ("plain", "biased")]
+    assert taught[0] == pytest.approx(taught[1], abs=5e-4)
+    loaded = TextClassifier.load(tmp_path / "biased" / "model")
+    test_set = load_examples(inputs.data / "test.jsonl")
+    assert loaded.predict(test_set, SILENT, "") == pytest.approx(logits_of(tmp_path / "biased"), abs=2e-5)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -10,7 +11,7 @@ import pytest
 
 from stages.common.data.step_outputs import write_logits
 from stages.common.errors import DataError
-from stages.common.examples import Example, load_examples
+from stages.common.examples import Example, load_examples, write_examples
 from stages.common.metrics.classification import softmax
 from stages.common.models.averaging import Scaling, calibrate
 from stages.soft_labels import stage as soft_labels
@@ -208,3 +209,21 @@ def test_disagreements_start_with_the_fewest_votes() -> None:
     assert rows[2]["votes"] == "fresh 3"
     many = [Example(str(number), {"text": "x"}) for number in range(50)]
     assert len(disagreements(many, np.zeros((2, 50, 2)), np.full((50, 2), 0.5), LABELS)) == NUM_DISAGREEMENTS
+
+
+def test_label_bias_is_in_the_test_logits_and_not_in_the_soft_labels(
+    members: tuple[Path, ...], film_data: Path, tmp_path: Path
+) -> None:
+    train = load_examples(film_data / "train.jsonl")
+    write_examples(film_data / "train.jsonl", [replace(item, label=LABELS[row == 0]) for row, item in enumerate(train)])
+    logits = np.array([[1.0, 0.5 if row == 0 else 0.0] for row in range(len(train))])
+    for member in members:  # the rare label is never the most probable one
+        write_logits(member / "held_out_logits.jsonl", load_examples(film_data / "train.jsonl"), logits, LABELS)
+    inputs = soft_labels.Inputs(data=film_data, members=members)
+    plain = run(soft_labels, config(), inputs, tmp_path / "plain")
+    biased = run(soft_labels, config().model_copy(update={"label_bias": "macro_f1"}), inputs, tmp_path / "biased")
+    assert (plain.label_bias, plain.held_out_accuracy, biased.held_out_accuracy) == ((0.0, 0.0), 0.875, 1.0)
+    expected = logits_of(tmp_path / "plain") + np.array(biased.label_bias)
+    assert logits_of(tmp_path / "biased") == pytest.approx(expected, abs=2e-5)
+    files = [(tmp_path / name / "soft_labels.jsonl").read_bytes() for name in ("plain", "biased")]
+    assert files[0] == files[1]

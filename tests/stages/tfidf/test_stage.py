@@ -75,3 +75,21 @@ def test_without_labels_raises(film_data: Path, tmp_path: Path) -> None:
     write_examples(film_data / "train.jsonl", [])
     with pytest.raises(InputError, match="TF-IDF needs labeled examples"):
         run(tfidf, CONFIG, tfidf.Inputs(data=film_data), tmp_path / "out")
+
+
+def test_label_bias_is_in_the_folder_and_in_all_logits(film_data: Path, tmp_path: Path) -> None:
+    words = ["dull", "slow"] * 20 + ["joy"] * 2
+    rows = [Example(str(row), {"text": f"{word} film {row}"}, LABELS[word == "joy"]) for row, word in enumerate(words)]
+    for name in ("train", "test"):
+        write_examples(film_data / f"{name}.jsonl", rows)
+    plain, biased = (
+        run(tfidf, CONFIG.model_copy(update={"label_bias": kind}), tfidf.Inputs(data=film_data), tmp_path / kind)
+        for kind in ("none", "macro_f1")
+    )
+    assert plain.held_out_macro_f1 < 0.5, "the rare label is never predicted"
+    assert biased.held_out_macro_f1 > 0.9 and biased.test.macro_f1 == 1.0
+    loaded = TfidfClassifier.load(tmp_path / "macro_f1" / "model")
+    assert loaded.predict(rows, SILENT, "") == pytest.approx(logits_of(tmp_path / "macro_f1"), abs=1e-5)
+    for file in ("test_logits", "held_out_logits"):
+        shift = logits_of(tmp_path / "macro_f1", file) - logits_of(tmp_path / "none", file)
+        assert shift == pytest.approx(np.tile(shift[0], (len(rows), 1)), abs=3e-5) and shift[0, 1] > 0.1

@@ -191,6 +191,11 @@ class TextClassifier:
             self.head.weight.copy_(fitted.weight)
             self.head.bias.copy_(fitted.bias)
 
+    def add_bias(self, bias_C: NDArray[np.float64]) -> None:
+        """Adds to the bias of the head."""
+        with torch.no_grad():
+            self.head.bias.add_(torch.from_numpy(bias_C).to(self.head.bias))
+
     def predict(self, examples: Sequence[Example], recorder: Recorder, phase: str) -> NDArray[np.float64]:
         """Returns logits, [n, C], in the order of `examples`."""
         pooled_nD = self.encoder.embed(examples, recorder, phase, bf16=self.predicts_in_bf16)

@@ -32,7 +32,7 @@ def inputs(film_data: Path, tmp_path: Path) -> tfidf_distillation.Inputs:
     gold = load_examples(film_data / "unlabeled_gold.jsonl")
     logits = np.array([[1.0, -1.0] if item.label == "rotten" else [-1.0, 1.0] for item in gold])
     write_logits(folder / "soft_labels.jsonl", load_examples(film_data / "unlabeled.jsonl"), logits, LABELS)
-    (folder / "result.json").write_text('{"num_labeled": 8}')
+    (folder / "result.json").write_text('{"num_labeled": 8, "label_bias": [0.0, 0.0]}')
     return tfidf_distillation.Inputs(data=film_data, soft_labels=folder)
 
 
@@ -79,3 +79,19 @@ def test_max_features_keeps_the_most_frequent_words(inputs: tfidf_distillation.I
 def test_no_confident_example_raises(inputs: tfidf_distillation.Inputs, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="no soft-labeled example is left"):
         run(tfidf_distillation, config(min_confidence=0.99), inputs, tmp_path / "out")
+
+
+def test_student_has_the_label_bias_of_the_ensemble_but_does_not_teach_it(
+    inputs: tfidf_distillation.Inputs, tmp_path: Path
+) -> None:
+    settings = config(label_unlabeled=True)
+    run(tfidf_distillation, settings, inputs, tmp_path / "plain")
+    (inputs.soft_labels / "result.json").write_text('{"num_labeled": 8, "label_bias": [-1.5, 1.5]}')
+    run(tfidf_distillation, settings, inputs, tmp_path / "biased")
+    shift = logits_of(tmp_path / "biased") - logits_of(tmp_path / "plain")
+    assert shift == pytest.approx(np.tile([-1.5, 1.5], (12, 1)), abs=5e-4)
+    taught = [logits_of(tmp_path / name, "unlabeled_logits") for name in ("plain", "biased")]
+    assert taught[0] == pytest.approx(taught[1], abs=5e-4)
+    loaded = TfidfClassifier.load(tmp_path / "biased" / "model")
+    test_set = load_examples(inputs.data / "test.jsonl")
+    assert loaded.predict(test_set, SILENT, "") == pytest.approx(logits_of(tmp_path / "biased"), abs=2e-5)

@@ -1,0 +1,77 @@
+"""A bias per label, so that a classifier does not overlook labels that are rare but matter.
+
+The most probable label is right most often, so of two labels of which one is rare, a classifier may never predict that
+one: 99% accuracy, and a macro-F1 of 49.7%. The bias of a label is `strength * -log(its frequency)` (logit adjustment,
+Menon et al., ICLR 2021). Only the strength is fitted, to held-out logits, because rare labels have too few examples for
+a threshold per label. With two labels, this is scikit-learn's TunedThresholdClassifierCV with scoring="f1_macro".
+
+The bias becomes part of the last layer, so every copy of the classifier has it, whatever its format.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+from sklearn.metrics import f1_score
+
+from stages.common.config import LabelBias
+from stages.common.errors import InputError
+
+STRENGTHS = np.round(np.arange(-1.0, 2.01, 0.05), 2)
+"""What is tried. 1 makes all labels count the same; more helps classifiers that are too certain, and less than 0 those
+that were trained with balanced weights.
+"""
+TOLERANCE = 0.005
+"""Macro-F1 that a bias of lower strength may lose: a difference this small may be noise."""
+
+
+class BiasedClassifier(Protocol):
+    """A classifier with a linear last layer."""
+
+    def add_bias(self, bias_C: NDArray[np.float64]) -> None:
+        """Adds to the bias of the last layer."""
+
+
+def fit_label_bias(held_out: NDArray[np.float64] | None, gold: Sequence[int]) -> NDArray[np.float64]:
+    """Returns the bias of each label, [C], that maximizes macro-F1. The mean over the labels is 0.
+
+    Args:
+        held_out: [n, C] logits of examples that the classifier did not learn from, if any.
+        gold: [n] indices of the labels.
+
+    Raises:
+        InputError: nothing could be held out.
+    """
+    if held_out is None:
+        raise InputError(
+            "no labeled example can be held out to fit a bias per label.", "Remove label_bias.", key="label_bias"
+        )
+    counts = np.bincount(np.asarray(gold, dtype=np.int64), minlength=held_out.shape[1])
+    log_frequencies = np.log(np.maximum(counts, 1))
+    direction: NDArray[np.float64] = log_frequencies.mean() - log_frequencies
+    scores = np.array([_macro_f1(held_out + strength * direction, gold) for strength in STRENGTHS])
+    equal = STRENGTHS[scores >= scores.max() - TOLERANCE]
+    return float(equal[np.abs(equal).argmin()]) * direction
+
+
+def with_label_bias(
+    kind: LabelBias, classifier: BiasedClassifier, held_out: NDArray[np.float64] | None, gold: Sequence[int]
+) -> NDArray[np.float64] | None:
+    """Adds the fitted bias to a classifier, unless `kind` is none; returns the held-out logits with it.
+
+    Raises:
+        InputError: nothing could be held out.
+    """
+    if kind == "none":
+        return held_out
+    bias = fit_label_bias(held_out, gold)
+    classifier.add_bias(bias)
+    return None if held_out is None else held_out + bias
+
+
+def _macro_f1(logits: NDArray[np.float64], gold: Sequence[int]) -> float:
+    labels = range(logits.shape[1])
+    return float(f1_score(gold, logits.argmax(axis=1), labels=labels, average="macro", zero_division=0))
