@@ -14,10 +14,10 @@ from functools import partial
 from typing import Any, Protocol, TypeAlias
 
 from cluster.errors import LeaseHeldError, LeaseLostError, PreemptedError, StepFailedError, StoreError, is_transient
+from cluster.parallel.process_state import redirect_output, restored_process, set_num_threads
 from cluster.parallel.streaming import map_batches
-from cluster.parallel.worker_signals import StopRequest, redirect_output, set_num_threads
+from cluster.parallel.worker_signals import StopRequest
 from cluster.redaction import redact, redact_file
-from cluster.run.process_state import restored_process
 from cluster.run.watchdog import Watchdog, is_shutting_down
 from cluster.steps.code_digests import versions
 from cluster.steps.source_files import SourceFiles
