@@ -16,7 +16,8 @@ from torch import Generator, Tensor
 
 from stages.common.errors import InputError
 from stages.common.models.backbones.base import Backbone
-from stages.common.models.backbones.soft_input import PromptPosition, gathered
+from stages.common.models.backbones.partitioned import gathered
+from stages.common.models.backbones.soft_input import PromptPosition
 from stages.common.patterns.config import Task
 from stages.common.patterns.syntax import Pattern
 from stages.common.patterns.verbalizers import Verbalizer
