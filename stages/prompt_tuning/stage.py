@@ -15,7 +15,7 @@ from stages.common.examples import load_examples
 from stages.common.metrics.classification import EvaluationResult
 from stages.common.models.backbones.base import Backbone
 from stages.common.models.cloze.classifier import ClozeClassifier
-from stages.common.models.cloze.prefix_sharing import cached_loss
+from stages.common.models.cloze.prefix_cache import cached_loss
 from stages.common.models.linear_heads import LinearHead
 from stages.common.prompts.config import PromptServingConfig
 from stages.common.prompts.initialization import initialize_prompt
