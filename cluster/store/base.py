@@ -11,8 +11,6 @@
 
 This module defines what every store does. `local.py` stores results in a folder, `remote.py` at any URL of fsspec, and
 `location.py` opens the right one.
-
-Removes results that no recipe uses, safely next to running drivers.
 """
 
 from __future__ import annotations

@@ -2,8 +2,6 @@
 
 A group holds the steps of one kind, with mean and std of their metrics. MLflow then shows three levels: the pipeline, a
 group such as `pet`, and in it one run per pattern and seed.
-
-Names and values that MLflow accepts, derived from those of steps, metrics and configs.
 """
 
 from __future__ import annotations

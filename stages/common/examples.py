@@ -1,8 +1,7 @@
 """Plain values that all stages exchange: an example of a classification task, and a row of a data file.
 
-Writes and loads the sets of a task as JSON lines: the files that the split stage writes for later steps.
-
-Most stages read only these files, so a change in the readers of sources does not retrain them.
+The split stage writes the sets of a task as JSON lines. Most stages read only these files, so a change in the readers
+of sources does not retrain them.
 """
 
 from __future__ import annotations
