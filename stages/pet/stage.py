@@ -19,7 +19,7 @@ from numpy.typing import NDArray
 
 from stages.common.data.groups import group_numbers
 from stages.common.data.step_outputs import write_losses
-from stages.common.examples import Example, load_examples, write_examples
+from stages.common.examples import Example, label_indices, load_examples, table_rows, write_examples
 from stages.common.models.averaging import Scaling, cross_entropies
 from stages.common.models.cloze.classifier import ClozeClassifier
 from stages.common.models.cloze.demonstrations import prepend_demonstrations, sample_demonstrations
@@ -31,7 +31,7 @@ from stages.common.prompts.initialization import initialize_prompt
 from stages.common.prompts.inspection import log_inspection
 from stages.common.prompts.loader import SubModel, new_submodel
 from stages.common.prompts.peft_format import load_trained_prompt
-from stages.common.prompts.tuning import trainable_parameters, tune
+from stages.common.prompts.tuning import num_trainable_parameters, tune
 from stages.common.protocols import Engine, NullRecorder, Recorder
 from stages.common.training.cross_validation import Indices, held_out_logits
 from stages.common.training.evaluation import Member, accuracy_of, evaluate_on_test, write_member_logits
@@ -78,7 +78,7 @@ def run(config: PetConfig, inputs: Inputs, out: Path, recorder: Recorder, engine
     with _new_classifier(config, inputs, task, engine) as (submodel, classifier):
         if config.shots:
             _prepend_demonstrations(config, classifier, train_set, recorder)
-        num_parameters = sum(item.numel() for item in trainable_parameters(classifier).values())
+        num_parameters = num_trainable_parameters(classifier)
         before = classifier.predict(train_set, recorder, "labeled examples before training") if train_set else None
         losses: list[float] = []
         if inputs.batched is not None:
@@ -149,7 +149,7 @@ def _cross_validate(
             _train(config, inputs, classifier, examples, NullRecorder(), engine, name=f"fold-{fold}")
             return classifier.predict([train_set[row] for row in held_out], NullRecorder(), "")
 
-    gold = [task.labels.index(item.label or "") for item in train_set]
+    gold = label_indices(train_set, task.labels)
     groups = group_numbers(train_set, task.fields)
     return held_out_logits(gold, len(task.labels), num_folds, fit_and_predict, groups=groups)
 
@@ -162,7 +162,7 @@ def _is_worse(
     The models of the folds learn from fewer examples than the sub-model itself, so a loss that is higher by less than
     its standard error does not count.
     """
-    gold = np.array([labels.index(item.label or "") for item in train_set])
+    gold = np.array(label_indices(train_set, labels))
     losses = [
         cross_entropies(Scaling.fit(logits, gold, has_bias=True)(logits), gold) for logits in (trained, untrained)
     ]
@@ -182,7 +182,7 @@ def _pseudo_labeled(
     write_examples(out / "pseudo_labeled.jsonl", selected)
     num_required = sum(config.growth.targets(labels, train_set).values())
     recorder.log_metric("pseudo_labels/missing", num_required - len(selected))
-    recorder.log_table("pseudo_labeled", [{**item.fields, "label": item.label} for item in selected[:MAX_LOGGED]])
+    recorder.log_table("pseudo_labeled", table_rows(selected[:MAX_LOGGED]))
     return selected
 
 
@@ -190,7 +190,7 @@ def _prepend_demonstrations(
     config: PetConfig, classifier: ClozeClassifier, train_set: Sequence[Example], recorder: Recorder
 ) -> None:
     demonstrations = sample_demonstrations(train_set, config.task.labels, config.shots, config.seed)
-    recorder.log_table("demonstrations", [{**item.fields, "label": item.label} for item in demonstrations])
+    recorder.log_table("demonstrations", table_rows(demonstrations))
     prepend_demonstrations(classifier, demonstrations)
 
 
