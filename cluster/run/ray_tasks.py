@@ -84,9 +84,8 @@ class BufferLink:
         """See `DriverLink`."""
         return self._call(self.buffer.post, batch)[0]
 
-    def run_id(self, step: str, token: str) -> str | None:
+    def run_id(self, token: str) -> str | None:
         """See `DriverLink`."""
-        del step
         run_id: str | None = self._call(self.buffer.run_id, token)[1]
         return run_id
 

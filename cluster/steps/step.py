@@ -11,12 +11,11 @@ from typing import Any, Literal, TypeAlias
 from pydantic import BaseModel
 
 from cluster.errors import GraphError
-from cluster.store.base import RESERVED
+from cluster.store.base import FINGERPRINT, RESERVED
 
 Upstream: TypeAlias = "Step | tuple[Step, ...]"
 _SEGMENT = re.compile(r"[a-z0-9_.-]+")
 _FUNCTION = re.compile(r"[\w.]+:\w+")
-_FINGERPRINT = re.compile(r"[0-9a-f]{64}")
 Strategy = Literal["single", "ddp", "zero2", "zero3", "zero3_offload"]
 """How the workers of a step share the work.
 
@@ -199,7 +198,7 @@ def ancestors(steps: Mapping[str, Step], names: Iterable[str]) -> set[str]:
 def _is_valid_name(name: str) -> bool:
     segments = name.split("/")
     return segments[0] not in RESERVED and all(
-        _SEGMENT.fullmatch(segment) and segment not in (".", "..") and not _FINGERPRINT.fullmatch(segment)
+        _SEGMENT.fullmatch(segment) and segment not in (".", "..") and not FINGERPRINT.fullmatch(segment)
         for segment in segments
     )
 

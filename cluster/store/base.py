@@ -31,7 +31,8 @@ from cluster.store.lease import Lease, LeaseBackend
 from cluster.store.manifest import FileEntry, Manifest, differences
 
 RESULT = "result.json"
-_FINGERPRINT = re.compile(r"[0-9a-f]{64}")
+FINGERPRINT = re.compile(r"[0-9a-f]{64}")
+"""Form of a fingerprint. No part of the name of a step has it."""
 MAX_COMPARED = 8
 """Latest results of a step that are compared with a new key: a longer history must not make plans slower."""
 DRIVER = "driver"
@@ -238,7 +239,7 @@ class Store(ABC):
 
     def fingerprints(self, step: str) -> list[str]:
         """Returns all fingerprints of a step for which anything was written."""
-        return sorted(name for name in self._children(step) if _FINGERPRINT.fullmatch(name))
+        return sorted(name for name in self._children(step) if FINGERPRINT.fullmatch(name))
 
     def nearest(self, step: str, fingerprint: str, components: Mapping[str, Any] | None = None) -> Manifest | None:
         """Returns the committed result that is most similar to another fingerprint of the step. See `compare`."""
@@ -300,9 +301,9 @@ class Store(ABC):
         while waiting:
             name = waiting.pop()
             children = [child for child in self._children(name) if child[0] != "."]
-            if any(_FINGERPRINT.fullmatch(child) for child in children):
+            if any(FINGERPRINT.fullmatch(child) for child in children):
                 steps.append(name)
-            waiting += [f"{name}/{child}" for child in children if not _FINGERPRINT.fullmatch(child)]
+            waiting += [f"{name}/{child}" for child in children if not FINGERPRINT.fullmatch(child)]
         return sorted(steps)
 
     def notes(self, folder: str) -> list[str]:
