@@ -102,7 +102,7 @@ class _Run:
         self._options = options
         self._leases = leases
         self._tracker = tracker or NullTracker()
-        self._is_tracked = not isinstance(self._tracker, NullTracker)
+        self._is_tracked = tracker is not None
         self._emit = on_event
         self._resources = resources
         self._signals = signals
