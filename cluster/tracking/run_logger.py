@@ -296,7 +296,7 @@ class RunGroups:
         for group in self._groups.values():
             if group.run is None:
                 continue
-            group.run.log_metrics(summary(list(group.metrics.values())))
+            group.run.add(metrics=summary(list(group.metrics.values())))
             statuses = set(group.statuses.values())
             group.run.end(next((status for status in ("FAILED", "KILLED") if status in statuses), "FINISHED"))
         self._groups.clear()
