@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import importlib
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias
 
@@ -126,11 +126,6 @@ class Step:
             else:
                 names[f"inputs.{role}"] = item.name
         return names
-
-
-def function_name(function: Callable[..., Any]) -> str:
-    """Returns `module:function` of a function, as `Step.run` has it."""
-    return f"{function.__module__}:{function.__qualname__}"
 
 
 def resolve(name: str) -> Any:
