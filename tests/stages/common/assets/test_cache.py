@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -16,22 +15,6 @@ from stages.common.errors import AssetError
 SIX = "pypi:six==1.17.0/six.py"
 """A wheel of 11 kB."""
 SIX_SHA256 = "4721f391ed90541fddacab5acf947aa0d3dc7d27b2e1e8eda2be8970586c3274"
-
-
-@pytest.fixture
-def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A new, empty cache."""
-    monkeypatch.setenv("CLOZELINE_CACHE", str(tmp_path / "cache"))
-    return tmp_path / "cache"
-
-
-@pytest.fixture
-def only_index(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
-    """Removes the pip settings of this machine, so that the test sets the index."""
-    for name in ("PIP_EXTRA_INDEX_URL", "PIP_FIND_LINKS", "PIP_NO_INDEX"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("PIP_CONFIG_FILE", os.devnull)
-    return monkeypatch
 
 
 def test_identity_depends_on_pin_or_content_not_on_the_path(tmp_path: Path) -> None:
