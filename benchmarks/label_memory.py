@@ -19,7 +19,7 @@ import psutil
 import torch
 
 from pipelines.run.request import load_request
-from stages.common.data.sources import read_examples
+from stages.common.data.sources import iter_examples
 from stages.common.models import batching
 from stages.common.models.backbones.loader import load_backbone
 from stages.common.models.cloze.classifier import ClozeClassifier
@@ -41,7 +41,7 @@ def label_examples(pad_to_multiple: int, num_examples: int) -> None:
     assert config.data is not None
     assert config.data.pool is not None
     assert config.task is not None
-    pool = read_examples(config.data.pool, None)
+    pool = list(iter_examples(config.data.pool, None))
     pattern = next(iter(config.task.patterns))
     classifier = ClozeClassifier.of(config.task, pattern, load_backbone(config.backbone, frozen=True), config.backbone)
     rng = random.Random(0)

@@ -1,4 +1,4 @@
-"""Errors of the engine, each with its remedy.
+"""Errors of the engine, each with its remedy, and which errors are transient: another attempt may succeed.
 
 ClusterError
 ├── GraphError                the steps do not form a graph: a cycle, a duplicate name, a function without a module
@@ -20,8 +20,6 @@ ClusterError
 └── TrackingError             MLflow cannot be used as requested
 
 Every error has `problem` and `remedy`, prints both, and survives pickling.
-
-Decides which errors are transient, so that another attempt may succeed.
 """
 
 from __future__ import annotations

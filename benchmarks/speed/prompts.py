@@ -31,7 +31,7 @@ from stages.common.models.backbones.config import BackboneConfig
 from stages.common.models.backbones.loader import load_backbone
 from stages.common.models.cloze.classifier import ClozeClassifier, LabeledCloze
 from stages.common.models.cloze.multi_task import multi_task_logits
-from stages.common.models.cloze.prefix_sharing import CachedTexts
+from stages.common.models.cloze.prefix_cache import CachedTexts
 from stages.common.patterns.config import Task
 from stages.common.prompts.config import PromptConfig
 from stages.common.prompts.initialization import new_prompt

@@ -19,7 +19,7 @@ import torch
 import yaml
 
 from stages.common.data.config import Source
-from stages.common.data.sources import read_examples
+from stages.common.data.sources import iter_examples
 from stages.common.examples import Example
 
 RECIPES = Path(__file__).resolve().parents[2] / "pipelines" / "recipes"
@@ -67,7 +67,7 @@ def recipe(name: str = "demo") -> dict[str, Any]:
 def film_examples(count: int) -> list[Example]:
     """Draws `count` labeled quotes of critics from the pool of the demo."""
     demo = recipe()
-    pool = read_examples(Source(**demo["data"]["pool"]), demo["task"]["labels"])
+    pool = list(iter_examples(Source(**demo["data"]["pool"]), demo["task"]["labels"]))
     return random.Random(SEED).sample(pool, count)
 
 

@@ -22,11 +22,12 @@ from ray.train.torch import TorchConfig, TorchTrainer
 from ray.train.torch.config import _TorchBackend
 
 from cluster.errors import WorkersLostError
-from cluster.parallel import nvme_offload, worker_signals
+from cluster.parallel import nvme_offload
 from cluster.parallel.config import ALLOCATOR
 from cluster.parallel.engine import DistributedEngine
 from cluster.parallel.memory import PARTITIONING
-from cluster.parallel.worker_signals import install_sigterm_handler, redirect_output, set_num_threads
+from cluster.parallel.process_state import redirect_output, set_num_threads
+from cluster.parallel.worker_signals import HangDumper, install_sigterm_handler, read_dumps
 from cluster.steps.step import resolve
 from cluster.steps.task_spec import TaskSpec
 from cluster.tracking.recorder import BatchRecorder, LogBatch
@@ -134,7 +135,7 @@ def run(job: Job, recorder: BatchRecorder, guard: Callable[[Callable[[], None]],
     try:
         result, metrics = trainer.fit().return_value
     except Exception as error:
-        raise _cause(error, worker_signals.read_dumps(_dumps_folder(job), _work.__name__)) from error
+        raise _cause(error, read_dumps(_dumps_folder(job), _work.__name__)) from error
     finally:
         if resources.nvme_path:  # after the failure of one worker the others are killed and leave their files
             nvme_offload.remove_abandoned(Path(resources.nvme_path), job.checkpoint_dir)
@@ -149,7 +150,7 @@ def _work(settings: dict[str, Any]) -> Any:
     set_num_threads(resources.cpus)
     rank = dist.get_rank()
     assert resources.strategy != "stream", "such steps have no process group"
-    hang_dumper = worker_signals.HangDumper(_dumps_folder(job), rank, resources.timeout_s)
+    hang_dumper = HangDumper(_dumps_folder(job), rank, resources.timeout_s)
     engine = DistributedEngine(
         job.checkpoint_dir,
         resources.strategy,

@@ -16,7 +16,7 @@ from functools import partial
 from typing import Any
 
 from cluster.errors import WorkersLostError
-from cluster.parallel.worker_signals import set_num_threads
+from cluster.parallel.process_state import set_num_threads
 from cluster.steps.step import Resources
 
 ReadBatches = Callable[[Any], Iterable[Any]]

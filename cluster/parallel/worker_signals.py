@@ -5,29 +5,21 @@ A stop request is two files. `.accepts_stop` exists while training checks for th
 machines. Their names start with a dot, so they are not copied with the checkpoints.
 
 A worker that hangs dumps its stack to a file by itself, because no other process can reach it then.
-
-The process of a step: its output and its number of threads.
 """
 
 from __future__ import annotations
 
 import faulthandler
-import os
 import signal
-import sys
 import threading
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 from typing import TextIO
 
-from threadpoolctl import threadpool_limits
-
 DUMP_AT_FRACTION = 0.7
 """Fraction of the timeout after which a worker dumps its stack, so that all dumps exist when the timeout ends."""
-_pools = {"num_threads": 0}
-"""Number of threads of the numerical libraries that this process has loaded; 0: as they chose it."""
 MAX_DUMPED_CALLS = 8
 """Innermost calls that are reported per worker."""
 
@@ -122,47 +114,3 @@ def install_sigterm_handler(checkpoint_dir: str) -> None:
             old_handler(number, frame)
 
     signal.signal(signal.SIGTERM, handle)
-
-
-@contextmanager
-def redirect_output(log: Path) -> Iterator[None]:
-    """Appends all output of this process to a file, including the output of C libraries and child processes.
-
-    Only the owner of the file may read it, because secrets are redacted when the step has ended.
-    """
-    sys.stdout.flush()
-    sys.stderr.flush()
-    originals = [os.dup(1), os.dup(2)]
-    target = os.open(log, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
-    os.fchmod(target, 0o600)
-    try:
-        os.dup2(target, 1)
-        os.dup2(target, 2)
-        yield
-    finally:
-        for stream in (sys.stdout, sys.stderr):
-            # If the disk is full, drop the output instead of failing the step.
-            with suppress(OSError):
-                stream.flush()
-        for descriptor, original in enumerate(originals, 1):
-            os.dup2(original, descriptor)
-            os.close(original)
-        os.close(target)
-
-
-def set_num_threads(cpus: float) -> None:
-    """Sets the number of threads of numerical libraries.
-
-    Sums in another order differ in their last digits, so a step uses the same number of threads on every machine, and
-    in a process that ran another step with another number of threads.
-    """
-    num_threads = int(max(1, cpus))
-    for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
-        os.environ[name] = str(num_threads)
-    # Libraries that are loaded already have read the variables.
-    torch = sys.modules.get("torch")
-    if torch is not None:
-        torch.set_num_threads(num_threads)
-    if _pools["num_threads"] != num_threads:
-        threadpool_limits(num_threads)
-        _pools["num_threads"] = num_threads

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import suppress
 from dataclasses import dataclass, replace
+from functools import partial
 from queue import Empty, SimpleQueue
 from typing import Any, TypeAlias
 
@@ -84,9 +85,8 @@ class BufferLink:
         """See `DriverLink`."""
         return self._call(self.buffer.post, batch)[0]
 
-    def run_id(self, step: str, token: str) -> str | None:
+    def run_id(self, token: str) -> str | None:
         """See `DriverLink`."""
-        del step
         run_id: str | None = self._call(self.buffer.run_id, token)[1]
         return run_id
 
@@ -154,8 +154,8 @@ class TaskPool:
         self._task = ray.remote(max_retries=0)(run_task)
         self._tasks: dict[str, _Task] = {}
         """Step -> its task."""
-        self._arrived: SimpleQueue[tuple[str, Any, Any]] = SimpleQueue()
-        """What happened, written by threads of Ray: kind, step or nothing, and a future."""
+        self._arrived: SimpleQueue[Callable[[], Iterable[Received]]] = SimpleQueue()
+        """What happened, written by threads of Ray: functions to call in the thread of the driver."""
         self._refreshed_at_s = time.monotonic()
         self._has_changed = False
         """The machines changed since the sizes of tasks were compared with them."""
@@ -212,18 +212,18 @@ class TaskPool:
             self._request_records()
         received: list[Received] = []
         with suppress(Empty):
-            received += self._receive(*self._arrived.get(timeout=timeout_s))
+            received += self._arrived.get(timeout=timeout_s)()
             while True:
-                received += self._receive(*self._arrived.get_nowait())
+                received += self._arrived.get_nowait()()
         return received + list(self._give_up_records())
 
     def cancel(self, *, force: bool = False) -> None:
         """Requests all tasks to end, except for commits; with `force` kills their processes. `wait` returns them."""
-        for name, task in list(self._tasks.items()):
+        for task in list(self._tasks.values()):
             if task.reservation is None:
                 self._ray.cancel(task.ref, force=force)
             else:
-                self._arrived.put(("canceled", name, (task.ref, None)))
+                self._arrived.put(partial(self._cancel_reserved, task))
 
     def close(self) -> None:
         """Kills what still runs."""
@@ -232,10 +232,9 @@ class TaskPool:
         self._ray.kill(self._buffer)
 
     def _start(self, task: _Task, **resources: float) -> None:
-        name = task.spec.step
-        options = self._task.options(name=name, **resources)
+        options = self._task.options(name=task.spec.step, **resources)
         task.ref = options.remote(task.spec, self._buffer, task.upstream)
-        self._listen("ended", name, task.ref)
+        self._listen(task.ref, partial(self._end, task))
 
     def _reserve(self, task: _Task, worker: Machine) -> None:
         """Waits for room for all workers of a step. Ray Train and Ray Data request it again when the step starts."""
@@ -243,8 +242,7 @@ class TaskPool:
 
         bundle = {"CPU": worker.cpus, **({"GPU": worker.gpus} if worker.gpus else {})}
         task.reservation = placement_group([bundle] * self.capacity.num_workers(task.spec.resources))
-        task.ref = task.reservation.ready()
-        self._listen("has room", task.spec.step, task.ref)
+        self._listen(task.reservation.ready(), partial(self._start_reserved, task))
 
     def _unreserve(self, task: _Task) -> None:
         from ray.util.placement_group import remove_placement_group  # noqa: PLC0415  (see `_reserve`)
@@ -253,29 +251,14 @@ class TaskPool:
             remove_placement_group(task.reservation)
             task.reservation = None
 
-    def _listen(self, kind: str, name: str, ref: Any) -> None:
-        future = ref.future()
+    def _listen(self, ref: Any, receive: Callable[[Any], Iterable[Received]]) -> None:
+        """Calls `receive` with the future of a reference in the thread of the driver, when it is done."""
         # The reference must live until then.
-        future.add_done_callback(lambda done, ref=ref: self._arrived.put((kind, name, (ref, done))))
+        ref.future().add_done_callback(lambda done, ref=ref: self._arrived.put(partial(receive, done)))
 
     def _request_records(self) -> None:
         self._reconnect_at_s = None
-        self._listen("records", "", self._buffer.drain.remote())
-
-    def _receive(self, kind: str, name: str, source: Any) -> Iterator[Received]:
-        if kind == "records":
-            yield from self._receive_records(source[1])
-            return
-        task = self._tasks.get(name)
-        if task is None or task.ref != source[0]:  # of a task that was submitted again
-            return
-        if kind == "has room":
-            self._unreserve(task)
-            self._start(task, num_cpus=0)
-        elif kind == "canceled":
-            yield self._remove(task)
-        else:
-            yield from self._end(task, source[1])
+        self._listen(self._buffer.drain.remote(), self._receive_records)
 
     def _receive_records(self, done: Any) -> Iterator[Received]:
         if done.exception() is not None:  # the buffer is being restarted
@@ -290,13 +273,32 @@ class TaskPool:
             yield batch
             task.has_last_records |= batch.is_last
             if batch.is_last and task.end_by_s is not None:
-                yield self._remove(task)
+                yield self._finish(task)
+
+    def _is_current(self, task: _Task) -> bool:
+        """Returns False for a task that was returned, or submitted again."""
+        return self._tasks.get(task.spec.step) is task
+
+    def _start_reserved(self, task: _Task, done: Any) -> Iterable[Received]:
+        """Starts a step, now that the cluster has room for all of its workers."""
+        del done
+        if self._is_current(task):
+            self._unreserve(task)
+            self._start(task, num_cpus=0)
+        return ()
+
+    def _cancel_reserved(self, task: _Task) -> Iterator[Received]:
+        """Returns a task that waits for its reservation."""
+        if self._is_current(task) and task.reservation is not None:
+            yield self._finish(task)
 
     def _end(self, task: _Task, done: Any) -> Iterator[Received]:
         """Returns a task that ended, unless it waits for its last records."""
+        if not self._is_current(task):
+            return
         error = done.exception()
         if isinstance(error, self._ray.exceptions.TaskCancelledError):
-            yield self._remove(task)
+            yield self._finish(task)
             return
         task.outcome = error or done.result()
         if error is not None:
@@ -308,16 +310,16 @@ class TaskPool:
             task.end_by_s = time.monotonic() + pause_s
             self._ending.append(task)
         else:
-            yield self._remove(task)
+            yield self._finish(task)
 
     def _give_up_records(self) -> Iterator[FinishedTask]:
         """Returns tasks whose last records have not arrived in time."""
-        self._ending = [task for task in self._ending if self._tasks.get(task.spec.step) is task]
+        self._ending = [task for task in self._ending if self._is_current(task)]
         for task in self._ending:
             if task.end_by_s is not None and time.monotonic() > task.end_by_s:
-                yield self._remove(task)
+                yield self._finish(task)
 
-    def _remove(self, task: _Task) -> FinishedTask:
+    def _finish(self, task: _Task) -> FinishedTask:
         del self._tasks[task.spec.step]
         self._unreserve(task)
         outcome = task.outcome

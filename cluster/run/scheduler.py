@@ -69,9 +69,7 @@ def execute(
         signals = stack.enter_context(SignalHandler(lambda: emit(events.Interrupted(at_once=True))))
         leases = leases or stack.enter_context(Leases(options.ttl_s))
         planned = steps if isinstance(steps, Plan) else plan(steps, store, options)
-        run = _Run(
-            planned, store, options, leases=leases, tracker=tracker, on_event=emit, resources=stack, signals=signals
-        )
+        run = _Run(planned, store, options, leases=leases, tracker=tracker, on_event=emit, stack=stack, signals=signals)
         stack.enter_context(reporting(run.warn))
         while run.advance():
             run.wait()
@@ -92,7 +90,7 @@ class _Run:
         leases: Leases,
         tracker: Tracker | None,
         on_event: EventHandler,
-        resources: ExitStack,
+        stack: ExitStack,
         signals: SignalHandler,
     ) -> None:
         self.result = RunResult()
@@ -102,9 +100,9 @@ class _Run:
         self._options = options
         self._leases = leases
         self._tracker = tracker or NullTracker()
-        self._is_tracked = not isinstance(self._tracker, NullTracker)
+        self._is_tracked = tracker is not None
         self._emit = on_event
-        self._resources = resources
+        self._stack = stack
         self._signals = signals
         self._tasks: TaskPool | None = None
         self._queued: deque[tuple[float, StepState]] = deque()
@@ -292,12 +290,12 @@ class _Run:
     def _connected(self) -> TaskPool:
         """Returns the tasks of Ray, which starts when the first step needs it."""
         if self._tasks is None:
-            self._resources.enter_context(sole_driver(self._store, self._leases))
+            self._stack.enter_context(sole_driver(self._store, self._leases))
             self._emit(events.RayStarting())
-            capacity = self._resources.enter_context(session(self._options.address, self._options.num_cpus))
+            capacity = self._stack.enter_context(session(self._options.address, self._options.num_cpus))
             self._signals.listen()
             self._tasks = TaskPool(capacity)
-            self._resources.callback(self._close_tasks, self._tasks)
+            self._stack.callback(self._close_tasks, self._tasks)
             self._fail_impossible(self._tasks)
         return self._tasks
 

@@ -17,7 +17,7 @@ def exit_code(number: int) -> int:
     return 128 + number
 
 
-class SignalHandlers:
+class TemporaryHandlers:
     """Handlers of SIGINT and SIGTERM that can be installed, installed again and removed.
 
     Outside the main thread nothing is installed, because Python handles signals there only.
@@ -55,7 +55,7 @@ class SignalHandler:
         self.signal = 0
         """Number of the first signal; 0 before one was received."""
         self._on_exit = on_exit
-        self._handlers = SignalHandlers(self._handle)
+        self._handlers = TemporaryHandlers(self._handle)
 
     def __enter__(self) -> SignalHandler:
         self.listen()

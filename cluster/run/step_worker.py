@@ -14,10 +14,10 @@ from functools import partial
 from typing import Any, Protocol, TypeAlias
 
 from cluster.errors import LeaseHeldError, LeaseLostError, PreemptedError, StepFailedError, StoreError, is_transient
+from cluster.parallel.process_state import redirect_output, restored_process, set_num_threads
 from cluster.parallel.streaming import map_batches
-from cluster.parallel.worker_signals import StopRequest, redirect_output, set_num_threads
+from cluster.parallel.worker_signals import StopRequest
 from cluster.redaction import redact, redact_file
-from cluster.run.process_state import restored_process
 from cluster.run.watchdog import Watchdog, is_shutting_down
 from cluster.steps.code_digests import versions
 from cluster.steps.source_files import SourceFiles
@@ -36,7 +36,7 @@ class DriverLink(Protocol):
     def send(self, batch: LogBatch) -> bool:
         """Sends what the step recorded. Returns False if that failed."""
 
-    def run_id(self, step: str, token: str) -> str | None:
+    def run_id(self, token: str) -> str | None:
         """Returns the MLflow run of the attempt with this lease; None if there is none."""
 
 
@@ -196,7 +196,7 @@ class _Attempt:
         if not self.spec.is_tracked:
             return None
         self.recorder.flush()  # the driver creates the run when it knows that the attempt has started
-        return self.link.run_id(self.spec.step, self.spec.lease.token)
+        return self.link.run_id(self.spec.lease.token)
 
     def _compute(self, staged: StagedResult, watchdog: Watchdog) -> Any:
         """Calls the function of the step, here or on its own workers. Returns what it returns."""

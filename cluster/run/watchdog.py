@@ -16,7 +16,7 @@ from types import FrameType
 
 from cluster.errors import StoreError
 from cluster.parallel.worker_signals import StopRequest
-from cluster.run.signals import SignalHandlers
+from cluster.run.signals import TemporaryHandlers
 from cluster.store.lease import BEATS_PER_TTL, LeaseBackend, Owner
 
 POLL_INTERVAL_S = 1.0
@@ -59,7 +59,7 @@ class Watchdog:
         self._ttl_s = ttl_s
         self._namespace = Owner.current().namespace
         self._is_committing = False
-        self._handlers = SignalHandlers(self._handle)
+        self._handlers = TemporaryHandlers(self._handle)
         self._interrupt_timer: threading.Timer | None = None
         self._interrupt_at_s = 0.0
         self._done = threading.Event()

@@ -4,19 +4,18 @@ from __future__ import annotations
 
 import importlib
 import re
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from typing import Any, Literal, TypeAlias
 
 from pydantic import BaseModel
 
 from cluster.errors import GraphError
-from cluster.store.base import RESERVED
+from cluster.store.base import FINGERPRINT, RESERVED
 
 Upstream: TypeAlias = "Step | tuple[Step, ...]"
 _SEGMENT = re.compile(r"[a-z0-9_.-]+")
 _FUNCTION = re.compile(r"[\w.]+:\w+")
-_FINGERPRINT = re.compile(r"[0-9a-f]{64}")
 Strategy = Literal["single", "ddp", "zero2", "zero3", "zero3_offload"]
 """How the workers of a step share the work.
 
@@ -129,11 +128,6 @@ class Step:
         return names
 
 
-def function_name(function: Callable[..., Any]) -> str:
-    """Returns `module:function` of a function, as `Step.run` has it."""
-    return f"{function.__module__}:{function.__qualname__}"
-
-
 def resolve(name: str) -> Any:
     """Imports `module:attribute`. No other function imports a module by name.
 
@@ -199,7 +193,7 @@ def ancestors(steps: Mapping[str, Step], names: Iterable[str]) -> set[str]:
 def _is_valid_name(name: str) -> bool:
     segments = name.split("/")
     return segments[0] not in RESERVED and all(
-        _SEGMENT.fullmatch(segment) and segment not in (".", "..") and not _FINGERPRINT.fullmatch(segment)
+        _SEGMENT.fullmatch(segment) and segment not in (".", "..") and not FINGERPRINT.fullmatch(segment)
         for segment in segments
     )
 

@@ -11,8 +11,6 @@
 
 This module defines what every store does. `local.py` stores results in a folder, `remote.py` at any URL of fsspec, and
 `location.py` opens the right one.
-
-Removes results that no recipe uses, safely next to running drivers.
 """
 
 from __future__ import annotations
@@ -33,7 +31,8 @@ from cluster.store.lease import Lease, LeaseBackend
 from cluster.store.manifest import FileEntry, Manifest, differences
 
 RESULT = "result.json"
-_FINGERPRINT = re.compile(r"[0-9a-f]{64}")
+FINGERPRINT = re.compile(r"[0-9a-f]{64}")
+"""Form of a fingerprint. No part of the name of a step has it."""
 MAX_COMPARED = 8
 """Latest results of a step that are compared with a new key: a longer history must not make plans slower."""
 DRIVER = "driver"
@@ -170,19 +169,19 @@ class Store(ABC):
         """Returns the address of what `upload` was called with."""
 
     @abstractmethod
-    def _read(self, name: str) -> bytes:
+    def read(self, name: str) -> bytes:
         """Reads a small file below the root. Raises FileNotFoundError."""
 
     @abstractmethod
-    def _write(self, name: str, data: bytes) -> None:
+    def write(self, name: str, data: bytes) -> None:
         """Writes a small file below the root, completely or not at all."""
 
     @abstractmethod
-    def _remove(self, name: str) -> None:
+    def remove(self, name: str) -> None:
         """Removes a file or folder below the root, if it exists."""
 
     @abstractmethod
-    def _children(self, name: str) -> list[str]:
+    def children(self, name: str) -> list[str]:
         """Returns the names in a folder below the root; empty if it does not exist."""
 
     @abstractmethod
@@ -240,7 +239,7 @@ class Store(ABC):
 
     def fingerprints(self, step: str) -> list[str]:
         """Returns all fingerprints of a step for which anything was written."""
-        return sorted(name for name in self._children(step) if _FINGERPRINT.fullmatch(name))
+        return sorted(name for name in self.children(step) if FINGERPRINT.fullmatch(name))
 
     def nearest(self, step: str, fingerprint: str, components: Mapping[str, Any] | None = None) -> Manifest | None:
         """Returns the committed result that is most similar to another fingerprint of the step. See `compare`."""
@@ -278,58 +277,46 @@ class Store(ABC):
         """Stores the last error of a step. Does nothing if the store cannot be written, which may be the cause."""
         fields = {key: value for key, value in vars(failure).items() if key != "problem"}
         with suppress(OSError, StoreError):
-            self._write(f"{failure.step}/{fingerprint}/failure.json", json.dumps(fields, indent=1).encode())
+            self.write(f"{failure.step}/{fingerprint}/failure.json", json.dumps(fields, indent=1).encode())
 
     def failure(self, step: str, fingerprint: str) -> StepFailedError | None:
         """Returns the last error of a step that has not succeeded since."""
         try:
-            fields = json.loads(self._read(f"{step}/{fingerprint}/failure.json"))
+            fields = json.loads(self.read(f"{step}/{fingerprint}/failure.json"))
             return StepFailedError(fields.pop("step"), fields.pop("error"), **fields)
         except (FileNotFoundError, ValueError, TypeError):
             return None
 
     def invalidate(self, step: str, fingerprint: str) -> None:
         """Removes a result, manifest first. The caller holds the lease."""
-        self._remove(f"{step}/{fingerprint}/manifest.json")
-        for name in self._children(f"{step}/{fingerprint}"):
+        self.remove(f"{step}/{fingerprint}/manifest.json")
+        for name in self.children(f"{step}/{fingerprint}"):
             if name.startswith("files"):
-                self._remove(f"{step}/{fingerprint}/{name}")
+                self.remove(f"{step}/{fingerprint}/{name}")
 
     def steps(self) -> list[str]:
         """Returns the names of all steps for which anything was written."""
         steps: list[str] = []
-        waiting = [name for name in self._children("") if name not in RESERVED]
+        waiting = [name for name in self.children("") if name not in RESERVED]
         while waiting:
             name = waiting.pop()
-            children = [child for child in self._children(name) if child[0] != "."]
-            if any(_FINGERPRINT.fullmatch(child) for child in children):
+            children = [child for child in self.children(name) if child[0] != "."]
+            if any(FINGERPRINT.fullmatch(child) for child in children):
                 steps.append(name)
-            waiting += [f"{name}/{child}" for child in children if not _FINGERPRINT.fullmatch(child)]
+            waiting += [f"{name}/{child}" for child in children if not FINGERPRINT.fullmatch(child)]
         return sorted(steps)
 
     def notes(self, folder: str) -> list[str]:
-        """Returns the names in a reserved folder of the store."""
-        return sorted(name for name in self._children(folder) if name[0] != ".")
-
-    def read_note(self, name: str) -> bytes:
-        """Reads a small file in a reserved folder. Raises FileNotFoundError."""
-        return self._read(name)
-
-    def write_note(self, name: str, data: bytes) -> None:
-        """Writes a small file in a reserved folder, completely or not at all."""
-        self._write(name, data)
-
-    def remove_note(self, name: str) -> None:
-        """Removes a file or folder in a reserved folder, if it exists."""
-        self._remove(name)
+        """Returns the names in a reserved folder of the store, without hidden ones."""
+        return sorted(name for name in self.children(folder) if name[0] != ".")
 
     def delete(self, step: str, fingerprint: str) -> None:
         """Removes a result with its logs and checkpoints, manifest first. The caller holds the lease."""
         self.invalidate(step, fingerprint)
-        for name in self._children(f"logs/{step}"):
+        for name in self.children(f"logs/{step}"):
             if name.startswith(f"{fingerprint[:12]}-"):
-                self._remove(f"logs/{step}/{name}")
-        self._remove(f"{step}/{fingerprint}")
+                self.remove(f"logs/{step}/{name}")
+        self.remove(f"{step}/{fingerprint}")
 
     def replaced(self, step: str, fingerprint: str) -> StaleResult | None:
         """Returns the files of earlier attempts next to a committed result; None if there are none."""
@@ -351,22 +338,22 @@ class Store(ABC):
     def remove_replaced(self, step: str, fingerprint: str) -> None:
         """Removes what `replaced` returns. The caller holds the lease, and no step reads the files."""
         for folder in self._replaced_folders(self._manifest(step, fingerprint)):
-            self._remove(folder)
+            self.remove(folder)
 
     def _replaced_folders(self, manifest: Manifest) -> Iterator[str]:
         """Yields the folders of other attempts than the one that the manifest names."""
         root = f"{manifest.step}/{manifest.fingerprint}"
-        for name in self._children(root):
+        for name in self.children(root):
             if not name.lstrip(".").startswith("files") or name == manifest.folder:
                 continue
             if manifest.folder.startswith(f"{name}/"):
-                attempts = (f"{name}/{child}" for child in self._children(f"{root}/{name}"))
+                attempts = (f"{name}/{child}" for child in self.children(f"{root}/{name}"))
                 yield from (f"{root}/{attempt}" for attempt in attempts if attempt != manifest.folder)
             else:
                 yield f"{root}/{name}"
 
     def _manifest(self, step: str, fingerprint: str) -> Manifest:
-        data = self._read(f"{step}/{fingerprint}/manifest.json")
+        data = self.read(f"{step}/{fingerprint}/manifest.json")
         try:
             return Manifest.from_json(data)
         except OutdatedManifestError:

@@ -48,12 +48,12 @@ class EnteredRecipe:
 def enter_recipe(store: Store, name: str, text: str, steps: Fingerprints) -> None:
     """Makes `gc` keep the results of a recipe. Replaces the entry of its previous run."""
     fields = {"text": text, "steps": dict(steps), "entered_at": time.time()}
-    store.write_note(f"{RECIPES}/{quote(name, safe='')}.json", json.dumps(fields, indent=1).encode())
+    store.write(f"{RECIPES}/{quote(name, safe='')}.json", json.dumps(fields, indent=1).encode())
 
 
 def drop_recipe(store: Store, name: str) -> None:
     """Removes the entry of a recipe, so that `gc` no longer keeps its results."""
-    store.remove_note(f"{RECIPES}/{quote(name, safe='')}.json")
+    store.remove(f"{RECIPES}/{quote(name, safe='')}.json")
 
 
 def entered_recipes(store: Store) -> dict[str, EnteredRecipe]:
@@ -66,7 +66,7 @@ def entered_recipes(store: Store) -> dict[str, EnteredRecipe]:
     for file in store.notes(RECIPES):
         name = unquote(file.removesuffix(".json"))
         try:
-            fields = json.loads(store.read_note(f"{RECIPES}/{file}"))
+            fields = json.loads(store.read(f"{RECIPES}/{file}"))
             recipes[name] = EnteredRecipe(name=name, **fields)
         except (ValueError, TypeError) as error:
             raise StoreError(
@@ -86,11 +86,11 @@ class ActiveRun:
     def keep(self, steps: Fingerprints) -> None:
         """Names results that the run uses. May be called again with further ones."""
         self._steps |= set(steps.items())
-        self._store.write_note(f"{RUNS}/{self._name}/steps.json", json.dumps(sorted(self._steps)).encode())
+        self._store.write(f"{RUNS}/{self._name}/steps.json", json.dumps(sorted(self._steps)).encode())
 
     def write_progress(self, data: bytes) -> None:
         """Writes how far the run is, for `progress_of_runs`."""
-        self._store.write_note(f"{RUNS}/{self._name}/progress.json", data)
+        self._store.write(f"{RUNS}/{self._name}/progress.json", data)
 
 
 def progress_of_runs(store: Store) -> Iterator[bytes]:
@@ -98,7 +98,7 @@ def progress_of_runs(store: Store) -> Iterator[bytes]:
     for name in store.notes(RUNS):
         if store.lease(RUNS, name) is not None:
             with suppress(FileNotFoundError):
-                yield store.read_note(f"{RUNS}/{name}/progress.json")
+                yield store.read(f"{RUNS}/{name}/progress.json")
 
 
 @contextmanager
@@ -111,7 +111,7 @@ def active_run(store: Store, leases: Leases) -> Iterator[ActiveRun]:
         yield ActiveRun(store, name)
     finally:
         leases.release(slot)
-        store.remove_note(f"{RUNS}/{name}")
+        store.remove(f"{RUNS}/{name}")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -234,7 +234,7 @@ def _reads_of_runs(store: Store) -> Callable[[StaleResult], bool]:
         if store.lease(RUNS, name) is None:
             continue
         try:
-            steps = json.loads(store.read_note(f"{RUNS}/{name}/steps.json"))
+            steps = json.loads(store.read(f"{RUNS}/{name}/steps.json"))
         except (FileNotFoundError, ValueError):  # it is being planned, and may read anything
             return lambda item: True
         read |= {(step, fingerprint) for step, fingerprint in steps}
@@ -246,4 +246,4 @@ def _end_runs_of_dead_drivers(store: Store, leases: Leases, pause: Callable[[flo
         slot = store.slot(RUNS, name)
         if leases.wait(slot, "the run", pause):
             leases.release(slot)
-            store.remove_note(f"{RUNS}/{name}")
+            store.remove(f"{RUNS}/{name}")

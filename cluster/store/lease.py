@@ -188,18 +188,17 @@ class Leases:
         for slot in list(self._acquired):
             self.release(slot)
 
-    def acquire(self, slot: LeaseBackend | Path, step: str) -> str:
+    def acquire(self, slot: LeaseBackend, step: str) -> str:
         """Acquires the lease of a step. Returns its token.
 
         Args:
-            slot: From `Store.slot`, or the folder of the result.
+            slot: From `Store.slot`.
             step: Name of the step, for the error.
 
         Raises:
             LeaseHeldError: another driver has it, and is not known to be dead.
             StoreError: the lease cannot be written.
         """
-        slot = _backend(slot)
         lease = Lease(owner=self.owner, token=new_token())
         take(slot, lease, step, lambda current: self._is_expired(slot, current), lambda: self._read(slot))
         self.renew(slot, lease.token)
@@ -252,9 +251,8 @@ class Leases:
             else:
                 return True
 
-    def release(self, slot: LeaseBackend | Path) -> None:
+    def release(self, slot: LeaseBackend) -> None:
         """Releases a lease. Does nothing if another driver has it now."""
-        slot = _backend(slot)
         with self._lock:
             lease = self._acquired.pop(slot, None)
         if lease is not None:
@@ -408,10 +406,6 @@ def is_held(folder: Path, token: str) -> bool:
     """Returns True if the lease was acquired with `token`."""
     lease = read_lease(folder)
     return lease is not None and lease.token == token
-
-
-def _backend(slot: LeaseBackend | Path) -> LeaseBackend:
-    return FileLease(slot) if isinstance(slot, Path) else slot
 
 
 @contextmanager

@@ -80,21 +80,25 @@ class LocalStore(Store):
             while (folder := folder.parent) != self.root:
                 folder.rmdir()
 
-    def _read(self, name: str) -> bytes:
+    def read(self, name: str) -> bytes:
+        """See `Store`."""
         try:
             return (self.root / name).read_bytes()
         except NotADirectoryError as error:
             raise FileNotFoundError(name) from error
 
-    def _write(self, name: str, data: bytes) -> None:
+    def write(self, name: str, data: bytes) -> None:
+        """See `Store`."""
         path = self.root / name
         path.parent.mkdir(parents=True, exist_ok=True)
         write_atomic(path, data)
 
-    def _remove(self, name: str) -> None:
+    def remove(self, name: str) -> None:
+        """See `Store`."""
         remove(self.root / name)
 
-    def _children(self, name: str) -> list[str]:
+    def children(self, name: str) -> list[str]:
+        """See `Store`."""
         try:
             return [item.name for item in (self.root / name).iterdir()]
         except (FileNotFoundError, NotADirectoryError):
@@ -102,7 +106,7 @@ class LocalStore(Store):
 
     def _commit_times(self, step: str) -> Mapping[str, float]:
         times = {}
-        for fingerprint in self._children(step):
+        for fingerprint in self.children(step):
             with suppress(FileNotFoundError, NotADirectoryError):
                 times[fingerprint] = (self.root / step / fingerprint / "manifest.json").stat().st_mtime
         return times

@@ -48,8 +48,10 @@ _CLIENT_PACKAGES = (
     "azure",
     "adlfs",
 )
-_PERMANENT_CLASSES = (PermissionError, FileExistsError, IsADirectoryError, NotADirectoryError)
-_PERMANENT_ERRORS = ("Credential", "Validation", "Auth", "Token", "Profile")
+_PERMANENT_CLASSES = (
+    StoreError, FileNotFoundError, PermissionError, FileExistsError, IsADirectoryError, NotADirectoryError,
+)  # fmt: skip
+_PERMANENT_NAMES = ("Credential", "Validation", "Auth", "Token", "Profile")
 _CONDITION_FAILED = ("NoSuchKey", "404", "PreconditionFailed", "412", "ConditionalRequestConflict", "409")
 """Error codes of S3: the object does not exist, was changed, or is being written by another client now."""
 _IN_PROCESS = threading.Lock()
@@ -309,16 +311,13 @@ class ObjectStore:
 
 def is_transient(error: BaseException) -> bool:
     """Returns True if a later request may succeed."""
-    if isinstance(
-        error,
-        StoreError | FileNotFoundError | PermissionError | FileExistsError | IsADirectoryError | NotADirectoryError,
-    ):
+    if isinstance(error, _PERMANENT_CLASSES):
         return False
     if isinstance(error, OSError | TimeoutError):
         return error.errno in _TRANSIENT_ERRNOS
     error_class = type(error)
     is_of_client = error_class.__module__.partition(".")[0] in _CLIENT_PACKAGES
-    return is_of_client and not any(word in error_class.__name__ for word in _PERMANENT_ERRORS)
+    return is_of_client and not any(word in error_class.__name__ for word in _PERMANENT_NAMES)
 
 
 def _is_local(error: Exception) -> bool:

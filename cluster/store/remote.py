@@ -183,17 +183,20 @@ class RemoteStore(Store):
         finally:
             remove(part)
 
-    def _read(self, name: str) -> bytes:
+    def read(self, name: str) -> bytes:
+        """See `Store`."""
         return self.objects.read(name)
 
-    def _write(self, name: str, data: bytes) -> None:
+    def write(self, name: str, data: bytes) -> None:
+        """See `Store`."""
         self.objects.write(name, data)
 
-    def _remove(self, name: str) -> None:
-        # Delete the lease last: once it is gone, another driver can acquire the step.
+    def remove(self, name: str) -> None:
+        """See `Store`. Removes the lease last: once it is gone, another driver can acquire the step."""
         self.objects.remove(name, last="lease.json")
 
-    def _children(self, name: str) -> list[str]:
+    def children(self, name: str) -> list[str]:
+        """See `Store`."""
         return self.objects.children(name)
 
     def _commit_times(self, step: str) -> Mapping[str, float]:

@@ -22,6 +22,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from cluster.store.lease import Owner
+from cluster.tracking.server import all_pages
 
 if TYPE_CHECKING:
     from mlflow.entities import LoggedModel
@@ -107,7 +108,8 @@ def register(client: MlflowClient, candidate: Candidate, spec: PyfuncSpec) -> Re
         candidate: The result.
         spec: How MLflow loads it.
     """
-    versions = _versions(client, candidate.name)
+    query = f"name = '{candidate.name}'"
+    versions = list(all_pages(lambda token: client.search_model_versions(query, page_token=token)))
     same_result = [item for item in versions if item.tags.get(FINGERPRINT) == candidate.fingerprint]
     version = next((item for item in same_result if _has_files(client, item)), None)
     is_new = version is None
@@ -125,17 +127,6 @@ def register(client: MlflowClient, candidate: Candidate, spec: PyfuncSpec) -> Re
         is_champion=str(champion) == str(version.version),
         note=note,
     )
-
-
-def _versions(client: MlflowClient, name: str) -> list[ModelVersion]:
-    versions: list[ModelVersion] = []
-    token = None
-    while True:
-        page = client.search_model_versions(f"name = '{name}'", page_token=token)
-        versions += page
-        token = page.token
-        if not token:
-            return versions
 
 
 def _has_files(client: MlflowClient, version: ModelVersion) -> bool:
@@ -296,14 +287,8 @@ def delete_model(client: MlflowClient, model: LoggedModel) -> None:
 
 
 def logged_models(client: MlflowClient, experiment: str) -> Iterator[LoggedModel]:
-    """Yields all logged models of an experiment, with any status."""
-    token = None
-    while True:
-        page = client.search_logged_models([experiment], page_token=token)
-        yield from page
-        token = page.token
-        if not token:
-            return
+    """Returns all logged models of an experiment, with any status."""
+    return all_pages(lambda token: client.search_logged_models([experiment], page_token=token))
 
 
 def _is_orphaned(model: LoggedModel) -> bool:

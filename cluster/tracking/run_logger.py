@@ -2,8 +2,6 @@
 
 A group holds the steps of one kind, with mean and std of their metrics. MLflow then shows three levels: the pipeline, a
 group such as `pet`, and in it one run per pattern and seed.
-
-Names and values that MLflow accepts, derived from those of steps, metrics and configs.
 """
 
 from __future__ import annotations
@@ -135,22 +133,20 @@ class RunLogger:
 
     def log_params(self, params: Mapping[str, Any]) -> None:
         """Logs dotted names and plain values; long values are cut."""
-        self.log(params=params)
+        self._log(params=params)
 
-    def log_metrics(self, metrics: Mapping[str, float], step: int = 0) -> None:
+    def log_metrics(self, metrics: Mapping[str, float]) -> None:
         """Logs metrics with the current time."""
-        at_ms = now_ms()
-        self.log(points=[MetricPoint(name, value, step, at_ms) for name, value in metrics.items()])
+        self._log(points=_points(metrics))
 
     def add(self, *, params: Mapping[str, Any] | None = None, metrics: Mapping[str, float] | None = None) -> None:
         """Logs params and metrics with the next `flush`, in one call with what is logged until then."""
         self._params.update(params or {})
-        at_ms = now_ms()
-        self._points += [MetricPoint(name, value, 0, at_ms) for name, value in (metrics or {}).items()]
+        self._points += _points(metrics or {})
 
     def set_tags(self, tags: Mapping[str, str]) -> None:
         """Sets tags, which MLflow can search."""
-        self.log(tags=tags)
+        self._log(tags=tags)
 
     def describe(self, markdown: str) -> None:
         """Sets the description at the top of the run's page, cut after a line to the length that MLflow accepts."""
@@ -204,7 +200,7 @@ class RunLogger:
         points, self._points = self._points, []
         params, self._params = self._params, {}
         self._flushed_at_s = time.monotonic()
-        self.log(points=points, params=params)
+        self._log(points=points, params=params)
 
     def reopen(self, tags: Mapping[str, str]) -> None:
         """Continues a run that has ended, and sets tags."""
@@ -215,7 +211,7 @@ class RunLogger:
         self.flush()
         self._outbox.add("end", self.run, status=status, at_ms=now_ms())
 
-    def log(
+    def _log(
         self,
         *,
         points: Sequence[MetricPoint] = (),
@@ -238,6 +234,11 @@ class RunLogger:
             )
             metric_list, param_list = metric_list[MAX_METRICS:], param_list[MAX_PARAMS:]
             tag_list = tag_list[MAX_PARAMS:]
+
+
+def _points(metrics: Mapping[str, float]) -> list[MetricPoint]:
+    at_ms = now_ms()
+    return [MetricPoint(name, value, 0, at_ms) for name, value in metrics.items()]
 
 
 def table_json(rows: Sequence[Mapping[str, Any]]) -> bytes:
@@ -295,7 +296,7 @@ class RunGroups:
         for group in self._groups.values():
             if group.run is None:
                 continue
-            group.run.log_metrics(summary(list(group.metrics.values())))
+            group.run.add(metrics=summary(list(group.metrics.values())))
             statuses = set(group.statuses.values())
             group.run.end(next((status for status in ("FAILED", "KILLED") if status in statuses), "FINISHED"))
         self._groups.clear()

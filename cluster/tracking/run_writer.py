@@ -17,6 +17,7 @@ from pathlib import Path, PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from cluster.store.lease import Owner
+from cluster.tracking.server import all_pages
 
 if TYPE_CHECKING:
     from mlflow.entities import DatasetInput, Run
@@ -191,15 +192,11 @@ class RunWriter:
         self._client.set_terminated(run_id, record["status"], record["at_ms"])
 
     def _search(self, query: str, order_by: list[str] | None = None) -> Iterator[Run]:
-        token = None
-        while True:
-            page = self._client.search_runs(
+        return all_pages(
+            lambda token: self._client.search_runs(
                 [self._experiment_id], query, max_results=PAGE, order_by=order_by, page_token=token
             )
-            yield from page
-            token = page.token
-            if not token:
-                return
+        )
 
 
 def halves(record: Record) -> list[Record]:

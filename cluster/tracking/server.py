@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 import logging
 import os
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -121,6 +122,17 @@ class Destination:
         """Returns the address of the page with the table of runs, which shows their results in columns."""
         root = redact(self.address).rstrip("/") if self.address.startswith("http") else LOCAL_UI
         return f"{root}/#/experiments/{experiment_id}/runs?workflowType=machine_learning&viewStateShareKey={VIEW}"
+
+
+def all_pages(search: Callable[[str | None], Any]) -> Iterator[Any]:
+    """Yields the items of all pages of a search. `search` returns the page with a token; None: the first page."""
+    token = None
+    while True:
+        page = search(token)
+        yield from page
+        token = page.token
+        if not token:
+            return
 
 
 def tracking_uri(store: Path) -> str:

@@ -86,14 +86,14 @@ def fetch_waiting(store: Store, leases: Leases) -> None:
             hidden.mkdir(parents=True, exist_ok=True)
             for file in (POSITION, RECORDS):
                 (hidden / file).touch(0o600)
-                (hidden / file).write_bytes(store.read_note(f"{FOLDER}/{name}/{file}"))
+                (hidden / file).write_bytes(store.read(f"{FOLDER}/{name}/{file}"))
             hidden.rename(folder)
-            store.remove_note(f"{FOLDER}/{name}/{RECORDS}")
+            store.remove(f"{FOLDER}/{name}/{RECORDS}")
         except FileNotFoundError:  # another machine has moved it
             continue
         finally:
             leases.release(slot)
-        store.remove_note(f"{FOLDER}/{name}")
+        store.remove(f"{FOLDER}/{name}")
 
 
 def hand_over_waiting(store: Store) -> None:

@@ -20,7 +20,7 @@ from stages.baseline.config import BaselineConfig
 from stages.common.config import ClassWeights
 from stages.common.data.groups import group_numbers
 from stages.common.errors import InputError
-from stages.common.examples import Example, load_examples
+from stages.common.examples import Example, label_indices, load_examples
 from stages.common.protocols import Engine, NullRecorder, Recorder
 from stages.common.training.class_weights import label_weights
 from stages.common.training.cross_validation import Indices, held_out_logits
@@ -77,7 +77,7 @@ class GoldTargets:
         return torch.from_numpy(label_weights(gold, len(self.labels), self.class_weights))
 
     def _indices(self, examples: Sequence[Example]) -> Tensor:
-        return torch.tensor([self.labels.index(item.label or "") for item in examples])
+        return torch.tensor(label_indices(examples, self.labels))
 
 
 def run(config: BaselineConfig, inputs: Inputs, out: Path, recorder: Recorder, engine: Engine) -> Result:
@@ -118,6 +118,6 @@ def _cross_validate(
         student = fit_student(config, others, data=data, recorder=NullRecorder(), engine=engine, name=f"fold-{fold}")
         return student.classifier.predict([items[row] for row in held_out], NullRecorder(), "")
 
-    gold = [config.labels.index(item.label or "") for item in items]
+    gold = label_indices(items, config.labels)
     groups = group_numbers(items, config.fields)
     return held_out_logits(gold, len(config.labels), config.num_folds, fit_and_predict, groups=groups)

@@ -1,14 +1,13 @@
 """Plain values that all stages exchange: an example of a classification task, and a row of a data file.
 
-Writes and loads the sets of a task as JSON lines: the files that the split stage writes for later steps.
-
-Most stages read only these files, so a change in the readers of sources does not retrain them.
+The split stage writes the sets of a task as JSON lines. Most stages read only these files, so a change in the readers
+of sources does not retrain them.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -33,6 +32,20 @@ OPTIONAL = ("question", "group")
 """Attributes of an example that most data does not have, in their order."""
 Row = tuple[str, Mapping[str, Any]]
 """A row of a file: its location ("file, line 7") and its values by column."""
+
+
+def label_indices(examples: Sequence[Example], labels: Sequence[str]) -> list[int]:
+    """Returns the index of the gold label of each example, [n].
+
+    Raises:
+        ValueError: an example has no label, or one that is not in `labels`.
+    """
+    return [labels.index(item.label or "") for item in examples]
+
+
+def table_rows(examples: Sequence[Example]) -> list[dict[str, Any]]:
+    """Returns one row per example, with its fields and its label, for `Recorder.log_table`."""
+    return [{**item.fields, "label": item.label} for item in examples]
 
 
 def write_examples(path: Path, examples: Iterable[Example]) -> None:

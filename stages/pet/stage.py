@@ -2,122 +2,41 @@
 
 Schick & Schütze, "Exploiting Cloze Questions for Few Shot Text Classification and Natural Language Inference", EACL
 2021. With `tune: none` nothing is trained: the stage evaluates the pattern zero-shot, or with demonstrations before
-each text. In a later generation of iPET (section 3.4) the training set grows by examples that other sub-models
-labeled.
-
-Selects the pseudo-labeled examples of an iPET generation.
-
-Schick & Schütze, EACL 2021, section 3.4. A sub-model of generation k is trained on the labeled set and on unlabeled
-examples for which some of the OTHER sub-models of generation k - 1 are confident. The set grows by a factor in each
-generation and keeps the class ratio of the labeled set. Without labeled examples the first generation is zero-shot,
-and the second one starts with `examples_per_class` examples.
+each text. In a later generation of iPET (section 3.4) the training set grows by examples that other sub-models labeled
+(stages/pet/pseudo_labels.py).
 """
 
 from __future__ import annotations
 
-import json
 import math
-import random
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
 
 from stages.common.data.groups import group_numbers
-from stages.common.data.step_outputs import aligned, read_logits, write_losses
-from stages.common.examples import Example, load_examples, write_examples
-from stages.common.metrics.classification import softmax
-from stages.common.models.averaging import Scaling, cross_entropies, member_weights
+from stages.common.data.step_outputs import write_losses
+from stages.common.examples import Example, label_indices, load_examples, table_rows, write_examples
+from stages.common.models.averaging import Scaling, cross_entropies
 from stages.common.models.cloze.classifier import ClozeClassifier
 from stages.common.models.cloze.demonstrations import prepend_demonstrations, sample_demonstrations
 from stages.common.models.cloze.mlm import with_mlm
-from stages.common.models.cloze.prefix_sharing import cached_loss
+from stages.common.models.cloze.prefix_cache import cached_loss
 from stages.common.patterns.config import Task
 from stages.common.patterns.verbalizers import found_words
 from stages.common.prompts.initialization import initialize_prompt
 from stages.common.prompts.inspection import log_inspection
 from stages.common.prompts.loader import SubModel, new_submodel
 from stages.common.prompts.peft_format import load_trained_prompt
-from stages.common.prompts.tuning import trainable_parameters, tune
+from stages.common.prompts.tuning import num_trainable_parameters, tune
 from stages.common.protocols import Engine, NullRecorder, Recorder
-from stages.common.seeds import python_rng
 from stages.common.training.cross_validation import Indices, held_out_logits
 from stages.common.training.evaluation import Member, evaluate_on_test, held_out_scores, write_member_logits
-from stages.pet.config import GenerationConfig, PetConfig
-
-
-def select_examples(
-    config: GenerationConfig,
-    gold: Sequence[Example],
-    unlabeled_set: Sequence[Example],
-    teachers: Sequence[Path],
-    labels: Sequence[str],
-    *,
-    seed: int,
-) -> list[Example]:
-    """Samples the examples of a generation, with the labels of the teachers.
-
-    Args:
-        config: The generation.
-        gold: The labeled set.
-        unlabeled_set: The unlabeled examples.
-        teachers: Files of the teachers.
-        labels: All labels, in the order of the logits.
-        seed: Seed of the sample.
-
-    Raises:
-        DataError: a teacher labeled other examples.
-    """
-    results = [json.loads((folder / "result.json").read_text(encoding="utf-8")) for folder in teachers]
-    accuracies = [result["held_out_accuracy"] or 0.0 for result in results]
-    weights = member_weights(config.weights, accuracies, [""] * len(teachers), len(gold), len(labels))
-    uids = [item.uid for item in unlabeled_set]
-    files = [folder / "unlabeled_logits.jsonl" for folder in teachers]
-    member_logits = np.stack([aligned(read_logits(file, labels), uids) for file in files])
-    probabilities = softmax(np.average(member_logits, axis=0, weights=weights))
-    rng = python_rng(seed, "generation", config.generation)
-    num_most_likely = config.num_most_likely if config.from_zero and config.generation == 1 else None
-    targets = config.targets(labels, gold)
-    return sample_by_confidence(unlabeled_set, probabilities, targets, rng, num_most_likely=num_most_likely)
-
-
-def sample_by_confidence(
-    unlabeled_set: Sequence[Example],
-    probabilities: NDArray[np.float64],
-    targets: Mapping[str, int],
-    rng: random.Random,
-    *,
-    num_most_likely: int | None = None,
-) -> list[Example]:
-    """Samples examples without replacement, in proportion to the confidence of their label.
-
-    Args:
-        unlabeled_set: [n] examples.
-        probabilities: [n, C] predictions of the teachers, with columns in the order of `targets`.
-        targets: Label -> number of examples. Fewer are sampled if the unlabeled set has fewer with this label.
-        rng: Source of randomness.
-        num_most_likely: If set, samples from this number of most likely examples of each label, even if another label
-            is more likely: an untrained model may prefer one label everywhere. An example among the most likely of
-            several labels goes to the one for which it ranks highest, so no label takes all.
-    """
-    assigned, is_eligible = probabilities.argmax(axis=1), np.full(len(unlabeled_set), fill_value=True)
-    if num_most_likely is not None:
-        ranks = (-probabilities).argsort(axis=0, kind="stable").argsort(axis=0)
-        assigned, is_eligible = ranks.argmin(axis=1), ranks.min(axis=1) < num_most_likely
-    confidence = probabilities[np.arange(len(unlabeled_set)), assigned]
-    sampled: list[Example] = []
-    for index, (label, target) in enumerate(targets.items()):
-        rows = np.flatnonzero((assigned == index) & is_eligible & (confidence > 0)).tolist()
-        # The largest keys u^(1/w) are a sample without replacement in proportion to w (Efraimidis & Spirakis, 2006).
-        # Logarithms avoid the underflow for examples that an untrained model finds unlikely.
-        keys = {row: math.log(1 - rng.random()) / confidence[row] for row in rows}
-        chosen = sorted(keys, key=lambda row: -keys[row])[:target]
-        sampled += [replace(unlabeled_set[row], label=label) for row in sorted(chosen)]
-    return sampled
-
+from stages.pet.config import PetConfig
+from stages.pet.pseudo_labels import select_examples
 
 MAX_LOGGED = 100
 """Rows of the table of pseudo-labeled examples."""
@@ -159,7 +78,7 @@ def run(config: PetConfig, inputs: Inputs, out: Path, recorder: Recorder, engine
     with _new_classifier(config, inputs, task, engine) as (submodel, classifier):
         if config.shots:
             _prepend_demonstrations(config, classifier, train_set, recorder)
-        num_parameters = sum(item.numel() for item in trainable_parameters(classifier).values())
+        num_parameters = num_trainable_parameters(classifier)
         before = classifier.predict(train_set, recorder, "labeled examples before training") if train_set else None
         losses: list[float] = []
         if inputs.batched is not None:
@@ -230,7 +149,7 @@ def _cross_validate(
             _train(config, inputs, classifier, examples, NullRecorder(), engine, name=f"fold-{fold}")
             return classifier.predict([train_set[row] for row in held_out], NullRecorder(), "")
 
-    gold = [task.labels.index(item.label or "") for item in train_set]
+    gold = label_indices(train_set, task.labels)
     groups = group_numbers(train_set, task.fields)
     return held_out_logits(gold, len(task.labels), num_folds, fit_and_predict, groups=groups)
 
@@ -243,7 +162,7 @@ def _is_worse(
     The models of the folds learn from fewer examples than the sub-model itself, so a loss that is higher by less than
     its standard error does not count.
     """
-    gold = np.array([labels.index(item.label or "") for item in train_set])
+    gold = np.array(label_indices(train_set, labels))
     losses = [
         cross_entropies(Scaling.fit(logits, gold, has_bias=True)(logits), gold) for logits in (trained, untrained)
     ]
@@ -263,7 +182,7 @@ def _pseudo_labeled(
     write_examples(out / "pseudo_labeled.jsonl", selected)
     num_required = sum(config.growth.targets(labels, train_set).values())
     recorder.log_metric("pseudo_labels/missing", num_required - len(selected))
-    recorder.log_table("pseudo_labeled", [{**item.fields, "label": item.label} for item in selected[:MAX_LOGGED]])
+    recorder.log_table("pseudo_labeled", table_rows(selected[:MAX_LOGGED]))
     return selected
 
 
@@ -271,7 +190,7 @@ def _prepend_demonstrations(
     config: PetConfig, classifier: ClozeClassifier, train_set: Sequence[Example], recorder: Recorder
 ) -> None:
     demonstrations = sample_demonstrations(train_set, config.task.labels, config.shots, config.seed)
-    recorder.log_table("demonstrations", [{**item.fields, "label": item.label} for item in demonstrations])
+    recorder.log_table("demonstrations", table_rows(demonstrations))
     prepend_demonstrations(classifier, demonstrations)
 
 

@@ -14,7 +14,7 @@ from typing import NamedTuple
 from stages.common.data.corpora import Documents, Window, check_enough
 from stages.common.data.parquet_shards import examples_of
 from stages.common.data.step_outputs import write_losses
-from stages.common.examples import Example, write_examples
+from stages.common.examples import Example, table_rows, write_examples
 from stages.common.metrics.classification import Score
 from stages.common.models.backbones.base import Backbone
 from stages.common.models.backbones.loader import load_backbone
@@ -72,7 +72,7 @@ def run(config: PretrainingConfig, inputs: Inputs, out: Path, recorder: Recorder
         examples, num_documents = load_built_examples(config, inputs.examples)
     write_examples(out / "examples.jsonl", examples)
     held_out, train_set = examples[: config.num_held_out], examples[config.num_held_out :]
-    recorder.log_table("examples", [{**item.fields, "label": item.label} for item in train_set[:MAX_LOGGED]])
+    recorder.log_table("examples", table_rows(train_set[:MAX_LOGGED]))
 
     vectors = init_vectors(config.init, config.num_virtual_tokens, backbone, torch_rng(config.seed, "start"))
     prompt = Prompt(PromptEmbedding(vectors)).to(backbone.device)

@@ -15,12 +15,12 @@ from stages.common.examples import load_examples
 from stages.common.metrics.classification import EvaluationResult
 from stages.common.models.backbones.base import Backbone
 from stages.common.models.cloze.classifier import ClozeClassifier
-from stages.common.models.cloze.prefix_sharing import cached_loss
+from stages.common.models.cloze.prefix_cache import cached_loss
 from stages.common.models.linear_heads import LinearHead
 from stages.common.prompts.config import PromptServingConfig
 from stages.common.prompts.initialization import initialize_prompt
 from stages.common.prompts.peft_format import load_trained_prompt
-from stages.common.prompts.tuning import prompt_backbone, save_tuned_prompt, trainable_parameters, tune
+from stages.common.prompts.tuning import num_trainable_parameters, prompt_backbone, save_tuned_prompt, tune
 from stages.common.protocols import Engine, Recorder
 from stages.common.training.evaluation import evaluate_on_test
 from stages.prompt_tuning.config import PromptTuningConfig
@@ -99,5 +99,5 @@ def _tune(
         classifier, cached_loss(classifier), train_set, dev_set, config.training,
         seed=config.seed, recorder=recorder, engine=engine, frozen_steps=config.prompt.frozen_steps,
     )  # fmt: skip
-    num_parameters = sum(item.numel() for item in trainable_parameters(classifier).values())
+    num_parameters = num_trainable_parameters(classifier)
     return TunedClassifier(classifier, losses, num_parameters)

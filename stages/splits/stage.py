@@ -20,7 +20,7 @@ from stages.common.data.sampling import reservoir_sample
 from stages.common.data.sources import as_text, column, filtered_rows, iter_examples, stream_examples
 from stages.common.data.text_keys import text_key
 from stages.common.errors import DataError
-from stages.common.examples import Example, write_examples
+from stages.common.examples import Example, table_rows, write_examples
 from stages.common.protocols import Engine, Recorder
 from stages.common.seeds import python_rng
 from stages.splits.config import SplitsConfig
@@ -76,7 +76,7 @@ def run(config: SplitsConfig, inputs: Inputs, out: Path, recorder: Recorder, eng
         write_examples(out / "unlabeled_gold.jsonl", split.unlabeled)
     counts = {name: dict(Counter(item.label for item in getattr(split, name))) for name in ("train", "dev", "test")}
     seen = {_key(item, config.fields) for item in (*split.train, *split.dev)}
-    recorder.log_table("train_examples", [{**item.fields, "label": item.label} for item in split.train])
+    recorder.log_table("train_examples", table_rows(split.train))
     return Result(
         num_train=len(split.train),
         num_dev=len(split.dev),
@@ -95,25 +95,9 @@ def sample_splits(config: SplitsConfig) -> Split:
         DataError: a source lacks a field or a label, or the pool or train file has too few examples.
     """
     data = config.data
-    for name, source in data.sources.items():
-        missing = [item for item in config.fields if item not in source.fields]
-        if missing:
-            raise DataError(
-                f"the patterns use the field {missing[0]!r}, which data.{name}.fields does not have.",
-                f"Add it ({missing[0]}: COLUMN), or use only these in the patterns: {', '.join(source.fields)}.",
-                key=f"data.{name}.fields",
-            )
-    given: dict[str, list[Example]] = {}
-    annotated: list[Example] = []  # they must not change which examples are sampled
-    for name, source in data.sources.items():
-        kind = name.partition(".")[0]
-        if kind == "annotated":
-            annotated += _read_annotated(source, config.labels, name)
-        elif kind != "unlabeled":
-            given[name] = list(_read(source, config.labels, name))
-    for name, examples in given.items():
-        _check_ids(examples, name)
-        given[name] = _without_conflicts(examples, config, name)
+    _check_fields(config)
+    given = _read_labeled_sets(config)
+    annotated = _read_annotated_sets(config)
     if data.test is None and data.pool is None and "train" in given:
         given["train"], given["test"] = _hold_out(given["train"], config)
     used = {_key(item, config.fields) for name, items in given.items() if name != "pool" for item in items}
@@ -132,13 +116,55 @@ def sample_splits(config: SplitsConfig) -> Split:
     _check_ids(train, "annotated" if annotated else "train")
     others = _Others(texts={_key(item, config.fields) for item in (*train, *dev, *test)}, groups=evaluated_groups)
     unlabeled = _sample_unlabeled(pool.left, others, config)
-    for label in config.labels if train or data.shots else ():
+    if train or data.shots:
+        _check_labels(train, config.labels)
+    return Split(tuple(train), tuple(dev), tuple(unlabeled), tuple(test), others.num_met)
+
+
+def _check_fields(config: SplitsConfig) -> None:
+    """Checks that every source has the fields that the patterns use."""
+    for name, source in config.data.sources.items():
+        missing = [item for item in config.fields if item not in source.fields]
+        if missing:
+            raise DataError(
+                f"the patterns use the field {missing[0]!r}, which data.{name}.fields does not have.",
+                f"Add it ({missing[0]}: COLUMN), or use only these in the patterns: {', '.join(source.fields)}.",
+                key=f"data.{name}.fields",
+            )
+
+
+def _check_labels(train: Sequence[Example], labels: Sequence[str]) -> None:
+    """Checks that the labeled set has an example of each label."""
+    for label in labels:
         if not any(item.label == label for item in train):
             raise DataError(
-                f"the labeled set has no example of the label {label!r}.", "Add one, or remove the label from labels.",
+                f"the labeled set has no example of the label {label!r}.",
+                "Add one, or remove the label from labels.",
                 key="data.train",
-            )  # fmt: skip
-    return Split(tuple(train), tuple(dev), tuple(unlabeled), tuple(test), others.num_met)
+            )
+
+
+def _read_labeled_sets(config: SplitsConfig) -> dict[str, list[Example]]:
+    """Returns name -> examples of the pool and of the labeled sets that have a source."""
+    given = {
+        name: list(_read(source, config.labels, name))
+        for name, source in config.data.sources.items()
+        if name.partition(".")[0] not in ("annotated", "unlabeled")
+    }
+    for name, examples in given.items():
+        _check_ids(examples, name)
+        given[name] = _without_conflicts(examples, config, name)
+    return given
+
+
+def _read_annotated_sets(config: SplitsConfig) -> list[Example]:
+    """Returns the labeled examples of the annotated files. They do not change which examples are sampled."""
+    return [
+        item
+        for name, source in config.data.sources.items()
+        if name.partition(".")[0] == "annotated"
+        for item in _read_annotated(source, config.labels, name)
+    ]
 
 
 @contextmanager

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 
 from stages.common.data.groups import group_numbers
 from stages.common.errors import InputError
-from stages.common.examples import load_examples
+from stages.common.examples import label_indices, load_examples
 from stages.common.models.tfidf_classifier import TfidfClassifier
 from stages.common.protocols import Engine, NullRecorder, Recorder
 from stages.common.training.class_weights import label_weights
@@ -55,7 +55,7 @@ def run(config: TfidfConfig, inputs: Inputs, out: Path, recorder: Recorder, engi
         raise InputError("TF-IDF needs labeled examples.", "Add some, or remove this step from the recipe.")
 
     new = partial(TfidfClassifier.of, config, config.labels, config.fields)
-    gold = [config.labels.index(item.label or "") for item in train_set]
+    gold = label_indices(train_set, config.labels)
     weights = label_weights(gold, len(config.labels), config.class_weights)[gold]
 
     def fit_and_predict(fold: int, fitted: Indices, held_out: Indices) -> NDArray[np.float64]:

@@ -1,18 +1,9 @@
 """The heads of token-level models: linear layers on a frozen backbone with a soft prompt, and their loader.
 
-SpanExtractor extracts answers: it scores each token as start and as end.
-
-As in BERT (Devlin et al., NAACL 2019, sections 4.2 and 4.3): every token of the context has a score as start and as
-end. The first token of the input represents "no answer". Letters in names of tensors: B windows, L tokens, 2 start and
-end, T tokens of the context.
-
-TokenClassifier labels words, as in P-tuning v2 (Liu et al., ACL 2022).
-
-Letters in names of tensors: B windows, L tokens, W words of all windows, C labels.
-
-Loads a trained token-level model: the prompt and head of a folder, on their backbone.
-
-Such a folder has `prompt/` (PEFT's format, with the head) and a file that names its task.
+`SpanExtractor` extracts answers as in BERT (Devlin et al., NAACL 2019, sections 4.2 and 4.3): every token of the
+context has a score as start and as end, and the first token of the input represents "no answer". `TokenClassifier`
+labels words, as in P-tuning v2 (Liu et al., ACL 2022). Letters in names of tensors: B windows, L tokens, 2 start and
+end, T tokens of the context, W words of all windows, C labels.
 """
 
 from __future__ import annotations

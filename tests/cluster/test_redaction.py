@@ -5,7 +5,7 @@ from pathlib import Path
 
 import pytest
 
-from cluster.parallel.worker_signals import redirect_output
+from cluster.parallel.process_state import redirect_output
 from cluster.redaction import redact, redact_file, redact_values
 
 URL = "https://me:pa55w0rd@data.example/films.csv"

@@ -16,7 +16,7 @@ from cluster.parallel.memory import GIB, MemoryBudget
 from cluster.run.capacity import Capacity
 from cluster.run.result import RunOptions, RunResult
 from cluster.run.scheduler import execute
-from cluster.steps.step import Resources, Step, function_name
+from cluster.steps.step import Resources, Step
 from cluster.store.base import Store
 from cluster.store.location import open_store
 from pipelines.dag import fewshot
@@ -31,6 +31,7 @@ from stages.common.errors import DataError, InputError
 from tests.support import built_steps
 from tests.support.sharded_steps import files_of
 from tests.support.small_models import TOKENIZERS, film_examples, film_task, small_model, write_lines
+from tests.support.steps import function_name
 
 SIZES = (9, 4, 1, 16)
 """Documents of the four shards. The third has too few for all formats except single."""

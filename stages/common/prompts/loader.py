@@ -1,16 +1,13 @@
-"""Loads trained sub-models, probes and soft prompts for inference. Each folder describes itself.
+"""Sub-models, and the loader of trained sub-models, probes and soft prompts. Each folder describes itself.
 
-    submodel.json           a sub-model: task, pattern, backbone, and what was tuned
+    submodel.json           a sub-model, one pattern on one backbone: task, pattern, backbone, and what was tuned;
+                            with `adapter/` (PEFT's LoRA format, megabytes), `prompt/` (PEFT's format, kilobytes),
+                            `model/` (the full backbone) or, without training, nothing
     prompt_model.json       a soft prompt: task, pattern and backbone; the prompt is in `prompt/`
     model/classifier.json   a probe, or another text classifier
 
 Models of one `ModelLoader` that use the same backbone share it, so a process has each backbone in memory once. Adapters
 are loaded next to each other, and each model activates its own.
-
-Sub-models: one pattern on one backbone, with full fine-tuning, a LoRA adapter, a soft prompt, or no training.
-
-The files are `submodel.json` and, depending on its `tune`, `adapter/` (PEFT's LoRA format, megabytes), `prompt/`
-(PEFT's format, kilobytes) or `model/` (the full backbone).
 """
 
 from __future__ import annotations
@@ -59,7 +56,7 @@ class SubModelMetadata(PromptServingConfig):
 
 @dataclass(slots=True)
 class SubModel:
-    """A backbone with its trainable parameters marked."""
+    """A backbone whose trained parameters require gradients, and its soft prompt, if any."""
 
     backbone: Backbone
     config: BackboneConfig
@@ -68,13 +65,6 @@ class SubModel:
     """PEFT's wrapper, for tune: lora."""
     prompt: Prompt | None = None
     """The soft prompt, for tune: prompt."""
-
-    @property
-    def parameters(self) -> dict[str, torch.nn.Parameter]:
-        """Name -> trainable parameter; empty for tune: none."""
-        if self.prompt is not None:
-            return dict(self.prompt.named_parameters())
-        return {name: item for name, item in self.backbone.model.named_parameters() if item.requires_grad}
 
     def save(self, task: Task, pattern: str, out: Path) -> None:
         """Writes the sub-model for a pattern of `task` to `out`."""

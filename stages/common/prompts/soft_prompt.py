@@ -1,9 +1,7 @@
-"""A soft prompt: its vectors, and where they go in the forward pass.
+"""A soft prompt: where its vectors go in the forward pass, and the modules that produce them in training.
 
-Modules that produce the vectors of a soft prompt in training: a table, a low-rank table, or an encoder.
-
-Each module returns [N, W] float32 when called. W is the embedding size D or, for deep prompts, the size of all keys and
-values of a position.
+A module is a table, a low-rank table, or an encoder. It returns [N, W] float32 when called. W is the embedding size D
+or, for deep prompts, the size of all keys and values of a position.
 """
 
 from __future__ import annotations

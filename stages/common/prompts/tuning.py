@@ -55,13 +55,18 @@ def prompt_backbone(
     return new_submodel(config, "lora" if prompt.lora else "none", prompt.lora or LoraConfig(), seed, engine)
 
 
-def trainable_parameters(model: TunableModel[Any, Any]) -> dict[str, torch.nn.Parameter]:
-    """Name -> trainable parameter of the prompt, the backbone and the head."""
+def _trainable_parameters(model: TunableModel[Any, Any]) -> dict[str, torch.nn.Parameter]:
+    """Returns name -> trainable parameter of the prompt, the backbone and the head."""
     parameters = {} if model.prompt is None else dict(model.prompt.named_parameters())
     parameters |= {name: item for name, item in model.backbone.model.named_parameters() if item.requires_grad}
     if model.head is not None:
         parameters |= {f"head.{name}": item for name, item in model.head.named_parameters()}
     return parameters
+
+
+def num_trainable_parameters(model: TunableModel[Any, Any]) -> int:
+    """Returns the number of trained weights of the prompt, the backbone and the head."""
+    return sum(item.numel() for item in _trainable_parameters(model).values())
 
 
 def tune(
@@ -85,7 +90,7 @@ def tune(
         train_set: Labeled examples.
         dev_set: Examples for early stopping; may be empty without it.
     """
-    parameters = trainable_parameters(model)
+    parameters = _trainable_parameters(model)
     validate = partial(model.validate, dev_set, recorder) if config.early_stopping and dev_set else None
     if any(item.requires_grad for item in model.backbone.model.parameters()):
         model.backbone.model.train()  # a frozen backbone computes without dropout

@@ -25,7 +25,7 @@ from numpy.typing import NDArray
 
 from stages.common import figures
 from stages.common.data.step_outputs import aligned, read_logits, write_logits
-from stages.common.examples import Example, load_examples
+from stages.common.examples import Example, label_indices, load_examples
 from stages.common.metrics.classification import (
     DevScore,
     EvaluationResult,
@@ -146,7 +146,7 @@ def dev_validation(
     dev_set = load_examples(data / "dev.jsonl") if training.early_stopping else []
     if not dev_set:
         return None
-    gold = torch.tensor([labels.index(item.label or "") for item in dev_set])
+    gold = torch.tensor(label_indices(dev_set, labels))
 
     def validate() -> DevScore:
         logits = torch.from_numpy(model.predict(dev_set, recorder, "dev set"))
@@ -170,7 +170,7 @@ def evaluate_with_errors(model: LogitModel, labels: Sequence[str], data: Path, o
     test_set = load_examples(data / "test.jsonl")
     logits = aligned(read_logits(out / "test_logits.jsonl", labels), [item.uid for item in test_set])
     probabilities = softmax(logits)
-    gold = np.array([labels.index(item.label or "") for item in test_set])
+    gold = np.array(label_indices(test_set, labels))
     recorder.log_figure("reliability", figures.reliability(reliability_bins(probabilities, gold), test.ece or 0.0))
     recorder.log_figure("coverage", figures.coverage(accuracy_at_coverage(probabilities, gold)))
     predicted = [labels[index] for index in logits.argmax(axis=1)]

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from stages.common.errors import DataError
-from stages.common.examples import Example, load_examples, write_examples
+from stages.common.examples import Example, load_examples, table_rows, write_examples
 from stages.common.protocols import Engine, Recorder
 from stages.common.seeds import python_rng
 from stages.learning_curve.train_subsets.config import TrainSubsetConfig
@@ -46,7 +46,7 @@ def run(config: TrainSubsetConfig, inputs: Inputs, out: Path, recorder: Recorder
     for name in UNCHANGED_SETS:
         if (inputs.data / f"{name}.jsonl").exists():
             shutil.copyfile(inputs.data / f"{name}.jsonl", out / f"{name}.jsonl")
-    recorder.log_table("train_examples", [{**item.fields, "label": item.label} for item in subset])
+    recorder.log_table("train_examples", table_rows(subset))
     return Result(num_train=len(subset))
 
 

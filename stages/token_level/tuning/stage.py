@@ -13,7 +13,7 @@ from typing import Any
 
 from stages.common.metrics.classification import EvaluationResult
 from stages.common.prompts.initialization import new_prompt, pretrained_vectors
-from stages.common.prompts.tuning import prompt_backbone, save_tuned_prompt, trainable_parameters, tune
+from stages.common.prompts.tuning import num_trainable_parameters, prompt_backbone, save_tuned_prompt, tune
 from stages.common.protocols import Engine, Recorder
 from stages.token_level.config import TokenLevelServingConfig
 from stages.token_level.examples import TokenLevelExample
@@ -50,7 +50,7 @@ def run(config: TokenLevelTuningConfig, inputs: Inputs, out: Path, recorder: Rec
         vectors = pretrained_vectors(config.prompt, backbone, inputs.pretrained)
         prompt = new_prompt(config.prompt, backbone, None, seed=config.seed, pretrained=vectors)
         model = model_class(config.task, backbone, config.backbone, prompt)
-        num_parameters = sum(item.numel() for item in trainable_parameters(model).values())
+        num_parameters = num_trainable_parameters(model)
         losses = tune(
             model, model.loss, train_set, dev_set, config.training, seed=config.seed, recorder=recorder, engine=engine
         )

@@ -238,8 +238,8 @@ def test_step_of_a_dead_driver_resumes_from_its_checkpoint(store: Store) -> None
     step = toy("resumed", fail="once error")
     folder = store.folder("resumed", plan([step], store)[0].fingerprint)
     code = (
-        "import sys; from pathlib import Path; from cluster.store.lease import Leases; "
-        "Leases().acquire(Path(sys.argv[1]), '')"
+        "import sys; from pathlib import Path; from cluster.store.lease import FileLease, Leases; "
+        "Leases().acquire(FileLease(Path(sys.argv[1])), '')"
     )
     subprocess.run([sys.executable, "-c", code, str(folder)], check=True)
     # With the checkpoint of the dead driver the step does not fail.

@@ -22,7 +22,7 @@ from cluster.run.step_worker import run_step
 from cluster.steps.plan import plan
 from cluster.steps.task_spec import TaskSpec
 from cluster.store.base import Store
-from cluster.store.lease import NAME, Lease, Leases, Owner, read_lease, to_json
+from cluster.store.lease import NAME, FileLease, Lease, Leases, Owner, read_lease, to_json
 from stages.common.engine import ENGINE
 from tests.support.paths import ROOT
 from tests.support.steps import toy, waits
@@ -32,9 +32,9 @@ pytestmark = pytest.mark.timeout(180)
 DRIVER = """
 import sys, time
 from pathlib import Path
-from cluster.store.lease import Leases
+from cluster.store.lease import FileLease, Leases
 with Leases(1.2) as leases:
-    print(leases.acquire(Path(sys.argv[1]), "step"), flush=True)
+    print(leases.acquire(FileLease(Path(sys.argv[1])), "step"), flush=True)
     time.sleep(600)
 """
 WORKER = """
@@ -111,7 +111,7 @@ def test_step_ends_when_another_driver_has_the_lease(processes: Processes, tmp_p
 
 def test_worker_exits_when_a_driver_on_another_machine_stops_renewing(processes: Processes, tmp_path: Path) -> None:
     with Leases(600) as leases:
-        token = leases.acquire(tmp_path, "step")
+        token = leases.acquire(FileLease(tmp_path), "step")
         lease = read_lease(tmp_path)
         assert lease is not None
         write(tmp_path, replace(lease, owner=replace(lease.owner, namespace="another machine")))

@@ -88,7 +88,7 @@ def test_begin_removes_the_files_of_a_killed_attempt(store: Store) -> None:
 def test_commit_without_the_lease_fails(store: Store) -> None:
     staged = begin(store, Leases())
     (store.folder("pet/x", FINGERPRINT) / "lease.json").unlink()
-    Leases().acquire(store.folder("pet/x", FINGERPRINT), "pet/x")
+    Leases().acquire(store.slot("pet/x", FINGERPRINT), "pet/x")
     with pytest.raises(LeaseLostError):
         staged.commit({}, builder())
     assert store.lookup("pet/x", FINGERPRINT) is None

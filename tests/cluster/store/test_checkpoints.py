@@ -1,7 +1,6 @@
 """Checkpoints of a step in a remote store."""
 
 import time
-from pathlib import Path
 
 import pytest
 
@@ -17,13 +16,6 @@ pytestmark = pytest.mark.timeout(60)
 @pytest.fixture
 def store(proxy: Proxy) -> RemoteStore:
     """An empty store on S3."""
-    return opened()
-
-
-@pytest.fixture
-def other_machine(store: RemoteStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RemoteStore:
-    """The same store, opened on another machine."""
-    monkeypatch.setenv("CLOZELINE_CACHE", str(tmp_path / "another machine"))
     return opened()
 
 

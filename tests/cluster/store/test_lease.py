@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from cluster.errors import LeaseHeldError
-from cluster.store.lease import NAME, Lease, Leases, Owner, is_held, read_lease, to_json
+from cluster.store.lease import NAME, FileLease, Lease, Leases, Owner, is_held, read_lease, to_json
 
 
 class Clock:
@@ -36,25 +36,25 @@ def write(folder: Path, lease: Lease) -> None:
 
 def test_acquire_fails_until_the_other_driver_releases(tmp_path: Path) -> None:
     first, second = Leases(), Leases()
-    token = first.acquire(tmp_path, "a")
+    token = first.acquire(FileLease(tmp_path), "a")
     assert is_held(tmp_path, token)
     with pytest.raises(LeaseHeldError, match=r"step a is being run by \S+@\S+, process \d+, started 20"):
-        second.acquire(tmp_path, "a")
-    first.release(tmp_path)
+        second.acquire(FileLease(tmp_path), "a")
+    first.release(FileLease(tmp_path))
     assert read_lease(tmp_path) is None
-    assert second.acquire(tmp_path, "a") != token
+    assert second.acquire(FileLease(tmp_path), "a") != token
 
 
 def test_dead_process_on_this_machine_is_detected_at_once(tmp_path: Path) -> None:
     code = (
-        "import sys; from pathlib import Path; from cluster.store.lease import Leases; "
-        "Leases().acquire(Path(sys.argv[1]), 'a')"
+        "import sys; from pathlib import Path; from cluster.store.lease import FileLease, Leases; "
+        "Leases().acquire(FileLease(Path(sys.argv[1])), 'a')"
     )
     subprocess.run([sys.executable, "-c", code, str(tmp_path)], check=True)
     lease = read_lease(tmp_path)
     assert lease is not None and lease.owner.is_dead()
     leases = Leases()
-    token = leases.acquire(tmp_path, "a")
+    token = leases.acquire(FileLease(tmp_path), "a")
     assert is_held(tmp_path, token)
 
 
@@ -72,9 +72,9 @@ def test_lease_of_another_machine_expires_without_heartbeat(tmp_path: Path) -> N
     for now in (100, 129, 130):
         clock.now = now
         with pytest.raises(LeaseHeldError):
-            leases.acquire(tmp_path, "a")
+            leases.acquire(FileLease(tmp_path), "a")
     clock.now = 131
-    leases.acquire(tmp_path, "a")
+    leases.acquire(FileLease(tmp_path), "a")
 
 
 def test_lease_of_another_machine_never_expires_with_heartbeat(tmp_path: Path) -> None:
@@ -84,7 +84,7 @@ def test_lease_of_another_machine_never_expires_with_heartbeat(tmp_path: Path) -
         write(tmp_path, remote_lease(heartbeat))
         clock.now += 20
         with pytest.raises(LeaseHeldError):
-            leases.acquire(tmp_path, "a")
+            leases.acquire(FileLease(tmp_path), "a")
 
 
 def test_modification_times_do_not_matter(tmp_path: Path) -> None:
@@ -95,24 +95,24 @@ def test_modification_times_do_not_matter(tmp_path: Path) -> None:
     for when in (0, 4_000_000_000):
         os.utime(tmp_path / "lease.json", (when, when))
         with pytest.raises(LeaseHeldError):
-            leases.acquire(tmp_path, "a")
+            leases.acquire(FileLease(tmp_path), "a")
 
 
 def test_lost_lease_is_neither_renewed_nor_released(tmp_path: Path) -> None:
     leases = Leases()
-    token = leases.acquire(tmp_path, "a")
+    token = leases.acquire(FileLease(tmp_path), "a")
     leases.heartbeat()
     lease = read_lease(tmp_path)
     assert lease is not None and lease.heartbeat == 1 and lease.token == token
     write(tmp_path, remote_lease(5))
     leases.heartbeat()
-    leases.release(tmp_path)
+    leases.release(FileLease(tmp_path))
     assert read_lease(tmp_path) == remote_lease(5)
 
 
 def test_context_renews_and_releases(tmp_path: Path) -> None:
     with Leases(ttl_s=0.3) as leases:
-        leases.acquire(tmp_path, "a")
+        leases.acquire(FileLease(tmp_path), "a")
         deadline = time.monotonic() + 10
         while (lease := read_lease(tmp_path)) is not None and lease.heartbeat < 2:
             assert time.monotonic() < deadline
@@ -157,17 +157,17 @@ def test_unreadable_lease_expires(tmp_path: Path, content: bytes) -> None:
     leases = Leases(ttl_s=30, clock=clock)
     (tmp_path / NAME).write_bytes(content)
     with pytest.raises(LeaseHeldError, match="a process of another version"):
-        leases.acquire(tmp_path, "a")
+        leases.acquire(FileLease(tmp_path), "a")
     clock.now += 31
-    assert is_held(tmp_path, leases.acquire(tmp_path, "a"))
+    assert is_held(tmp_path, leases.acquire(FileLease(tmp_path), "a"))
 
 
 @pytest.mark.parametrize("content", UNREADABLE)
 def test_unreadable_lease_is_repaired_by_its_owner(tmp_path: Path, content: bytes) -> None:
     other = tmp_path / "other"
     leases = Leases()
-    token = leases.acquire(tmp_path, "a")
-    leases.acquire(other, "b")
+    token = leases.acquire(FileLease(tmp_path), "a")
+    leases.acquire(FileLease(other), "b")
     (tmp_path / NAME).write_bytes(content)
     leases.heartbeat()
     assert is_held(tmp_path, token)
@@ -177,7 +177,7 @@ def test_unreadable_lease_is_repaired_by_its_owner(tmp_path: Path, content: byte
 
 def test_heartbeats_start_again_after_their_thread_ended(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     with monkeypatch.context() as broken, Leases(ttl_s=0.3) as leases:
-        leases.acquire(tmp_path, "a")
+        leases.acquire(FileLease(tmp_path), "a")
         broken.setattr(Leases, "heartbeat", lambda self: 1 / 0)
         deadline = time.monotonic() + 10
         while not (reason := leases.restart()):
@@ -198,9 +198,9 @@ def test_lease_of_another_version_has_an_unknown_owner(tmp_path: Path) -> None:
     leases = Leases(ttl_s=30, clock=clock)
     (tmp_path / NAME).write_text('{"owner": {"pid": 1, "space": "x"}, "token": "theirs", "beat": 1}')
     with pytest.raises(LeaseHeldError, match="a process of another version"):
-        leases.acquire(tmp_path, "a")
+        leases.acquire(FileLease(tmp_path), "a")
     clock.now += 31
-    assert is_held(tmp_path, leases.acquire(tmp_path, "a"))
+    assert is_held(tmp_path, leases.acquire(FileLease(tmp_path), "a"))
     assert not Owner.from_json('{"pid": 1, "space": "x"}').is_dead()
     assert Owner.from_json(Owner.current().to_json()) == Owner.current()
 

@@ -34,13 +34,6 @@ def store(proxy: Proxy) -> RemoteStore:
     return opened()
 
 
-@pytest.fixture
-def other_machine(store: RemoteStore, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> RemoteStore:
-    """The same store, opened on another machine."""
-    monkeypatch.setenv("CLOZELINE_CACHE", str(tmp_path / "another machine"))
-    return opened()
-
-
 def test_memory_url_is_a_store(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("CLOZELINE_CACHE", str(tmp_path))
     store = open_store("memory://somewhere")

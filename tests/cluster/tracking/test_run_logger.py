@@ -1,4 +1,4 @@
-"""Datasets of MLflow runs."""
+"""What MLflow runs contain: names that MLflow accepts, datasets and tables."""
 
 import json
 from pathlib import Path
@@ -8,7 +8,7 @@ import mlflow.data
 import pytest
 
 from cluster.store.base import Store
-from cluster.tracking.run_logger import Dataset, table_json
+from cluster.tracking.run_logger import Dataset, metric_key, table_json
 from cluster.tracking.tracker import TrackedStep, Tracker
 from tests.support.mlflow_helpers import runs
 
@@ -68,3 +68,13 @@ def test_table_has_null_for_what_json_cannot_write() -> None:
         "columns": ["text", "loss", "other"],
         "data": [["标签", None, 1], ["https://me:***@host", 0.5, None]],
     }
+
+
+def test_metric_key_makes_any_label_valid(store: Store) -> None:
+    names = ["yes/", "../up", "/top", "a//b", ".", "..", "", "a/./b", "n/a", "odd key {}", "标签", "same?", "same!"]
+    with Tracker.open(store.root, "films", "run 1") as tracker:
+        tracker.parent.log_params({name: name for name in names})
+        tracker.parent.log_params({f"words.{name}": name for name in names})
+    params = runs(store)["run 1"].data.params
+    assert set(params) == {metric_key(name) for name in names} | {metric_key(f"words.{name}") for name in names}
+    assert (params["n/a"], params["标签"], params["same_"]) == ("n/a", "标签", "same!")

@@ -17,7 +17,7 @@ from pipelines.schema import loader as recipe_module
 from pipelines.schema.config import PipelineConfig
 from pipelines.schema.loader import RECIPES, find_recipe, read_recipe, shipped_recipes
 from pipelines.schema.locations import RecipeError
-from stages.common.data.sources import read_examples
+from stages.common.data.sources import iter_examples
 from tests.support.paths import ROOT
 
 PAPER = [name for name in shipped_recipes() if name.startswith("paper/")]
@@ -234,8 +234,8 @@ def test_rows_of_the_published_files_can_be_read(name: str, row: dict[str, Any],
     assert config.data.train is not None
     assert config.data.unlabeled is not None
     update = {"asset": str(file)}
-    [example] = read_examples(config.data.train.model_copy(update=update), config.task.labels)
-    [unlabeled] = read_examples(config.data.unlabeled.model_copy(update=update), None)
+    [example] = iter_examples(config.data.train.model_copy(update=update), config.task.labels)
+    [unlabeled] = iter_examples(config.data.unlabeled.model_copy(update=update), None)
     assert example.label == label
     assert example.fields == unlabeled.fields == {field: row[field] for field in config.task.fields}
 

@@ -17,7 +17,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from stages.common.models.backbones.soft_input import KeysAndValues, SoftInput, gathered, is_partitioned
+from stages.common.models.backbones.partitioned import gathered, is_partitioned
+from stages.common.models.backbones.soft_input import KeysAndValues, SoftInput
 from stages.common.models.batching import EncodedBatch, pad_batch, round_up_length
 from stages.common.models.config import eval_batch_tokens
 from stages.common.models.model_files import POSITIONS_AFTER_PAD, config_max_positions

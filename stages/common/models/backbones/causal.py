@@ -16,7 +16,8 @@ from torch import Tensor
 from transformers import DynamicCache
 
 from stages.common.models.backbones.base import DecoderlessBackbone, widen
-from stages.common.models.backbones.soft_input import KeysAndValues, SoftInput, gathered
+from stages.common.models.backbones.partitioned import gathered
+from stages.common.models.backbones.soft_input import KeysAndValues, SoftInput
 from stages.common.models.batching import EncodedBatch
 from stages.common.patterns.config import Decoding, Family
 from stages.common.patterns.encoding import Encoded

@@ -20,8 +20,8 @@ from stages.common.models.backbones.base import Backbone
 from stages.common.models.backbones.causal import CausalBackbone
 from stages.common.models.backbones.config import BackboneConfig
 from stages.common.models.backbones.masked import MaskedBackbone
+from stages.common.models.backbones.partitioned import is_partitioned
 from stages.common.models.backbones.seq2seq import Seq2SeqBackbone
-from stages.common.models.backbones.soft_input import is_partitioned
 from stages.common.models.batching import attention_implementation, default_device, wants_bf16
 from stages.common.models.config import eval_batch_tokens
 from stages.common.models.meta_models import auto_class_for, largest_weight

@@ -19,7 +19,8 @@ from torch import Tensor
 
 from stages.common.errors import InputError
 from stages.common.models.backbones.base import DecoderlessBackbone
-from stages.common.models.backbones.soft_input import KeysAndValues, SoftInput, prefixed
+from stages.common.models.backbones.prefix_attention import prefixed
+from stages.common.models.backbones.soft_input import KeysAndValues, SoftInput
 from stages.common.models.batching import EncodedBatch
 from stages.common.patterns.config import Decoding, Family
 from stages.common.patterns.encoding import Encoded

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from stages.common.engine import InProcessEngine
-from stages.common.examples import Example
+from stages.common.examples import Example, label_indices
 from stages.common.metrics.classification import DevScore, Score, score, softmax
 from stages.common.models.backbones.base import Backbone
 from stages.common.models.backbones.config import BackboneConfig
@@ -158,7 +158,10 @@ class ClozeClassifier:
 
     def items(self, examples: Sequence[Example]) -> list[LabeledCloze]:
         """Encodes labeled examples for training."""
-        return [LabeledCloze(self.encode(item), self.task.labels.index(item.label or "")) for item in examples]
+        return [
+            LabeledCloze(self.encode(item), label)
+            for item, label in zip(examples, label_indices(examples, self.task.labels), strict=True)
+        ]
 
     def loss(self, batch: list[LabeledCloze]) -> Tensor:
         """Returns the loss of a batch; see `LossKind`."""
@@ -203,7 +206,7 @@ class ClozeClassifier:
     def validate(self, examples: Sequence[Example], recorder: Recorder) -> DevScore:
         """Returns accuracy and cross-entropy on labeled examples, for early stopping."""
         result = self.evaluate(examples, recorder, "dev set")
-        gold = [self.task.labels.index(item.label or "") for item in examples]
+        gold = label_indices(examples, self.task.labels)
         likelihoods = softmax(result.logits)[np.arange(len(gold)), gold]
         return DevScore(result.score.accuracy, float(-np.log(np.maximum(likelihoods, 1e-12)).mean()))
 

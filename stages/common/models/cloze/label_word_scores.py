@@ -8,7 +8,7 @@ The `label_score` of the task is one of
     log_likelihood    the mean log-likelihood of its words
 
 Log-likelihoods are sums over the tokens of a word, as in PET's second paper (Schick & Schütze, NAACL 2021): a longer
-word is less likely. Letters in names of tensors: B texts, W words, C labels.
+word is less likely. Letters in names of tensors: B texts, D hidden size, W words, C labels.
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import torch
 from torch import Tensor
 
 from stages.common.models.backbones.base import Backbone
+from stages.common.models.backbones.causal import CausalBackbone
 from stages.common.models.backbones.soft_input import SoftInput
 from stages.common.patterns.config import Decoding
 from stages.common.patterns.encoding import Encoded
@@ -57,6 +58,20 @@ def word_scores(
     if likelihood:
         return backbone.vocabulary_logits(batch, prompt).log_softmax(dim=1)[:, ids]
     return backbone.word_logits(batch, ids, prompt)
+
+
+def next_token_scores(backbone: CausalBackbone, verbalizer: Verbalizer, hidden_BD: Tensor) -> Tensor:
+    """Returns the scores of single-token label words, [B, W], as `word_scores` does.
+
+    Args:
+        backbone: The language model.
+        verbalizer: The label words.
+        hidden_BD: The last hidden state of each text, from which the next token is predicted.
+    """
+    ids = [word[0] for word in verbalizer.flat]
+    if verbalizer.needs_likelihood:
+        return backbone.lm_head(hidden_BD).float().log_softmax(dim=1)[:, ids]
+    return backbone.word_columns(hidden_BD, ids)
 
 
 def label_scores(verbalizer: Verbalizer, scores_BW: Tensor) -> Tensor:

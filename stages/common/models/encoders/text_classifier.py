@@ -23,7 +23,7 @@ from torch import Tensor
 
 from stages.common.assets.cache import identity
 from stages.common.errors import AssetError
-from stages.common.examples import Example
+from stages.common.examples import Example, label_indices
 from stages.common.models.batching import default_device, wants_bf16
 from stages.common.models.config import Precision
 from stages.common.models.encoders import modeling_clozeline
@@ -205,7 +205,7 @@ class TextClassifier:
 
     def indices(self, examples: Sequence[Example]) -> Tensor:
         """Returns indices of the gold labels, [n]."""
-        return torch.tensor([self.labels.index(item.label or "") for item in examples])
+        return torch.tensor(label_indices(examples, self.labels))
 
     def _normalized(self, pooled_BD: Tensor) -> Tensor:
         return F.normalize(pooled_BD, dim=1) * self.vector_norm

@@ -25,13 +25,6 @@ WEIGHTS = random.Random(5).randbytes(40_000)
 
 
 @pytest.fixture
-def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A new, empty cache."""
-    monkeypatch.setenv("CLOZELINE_CACHE", str(tmp_path / "cache"))
-    return tmp_path / "cache"
-
-
-@pytest.fixture
 def parts(tmp_path: Path) -> list[Path]:
     """Three files that together are a zip with `encoder/`."""
     full = io.BytesIO()

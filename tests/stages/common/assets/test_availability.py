@@ -22,26 +22,10 @@ IN_TIME_S = 4.0
 
 
 @pytest.fixture
-def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
-    """A new, empty cache."""
-    monkeypatch.setenv("CLOZELINE_CACHE", str(tmp_path / "cache"))
-    return tmp_path / "cache"
-
-
-@pytest.fixture
 def silent_server() -> Iterator[str]:
     """A server that accepts connections and never responds."""
     with socket.create_server(("127.0.0.1", 0)) as server:
         yield f"http://127.0.0.1:{server.getsockname()[1]}"
-
-
-@pytest.fixture
-def only_index(monkeypatch: pytest.MonkeyPatch) -> pytest.MonkeyPatch:
-    """Removes the pip settings of this machine, so that the test sets the index."""
-    for name in ("PIP_EXTRA_INDEX_URL", "PIP_FIND_LINKS", "PIP_NO_INDEX"):
-        monkeypatch.delenv(name, raising=False)
-    monkeypatch.setenv("PIP_CONFIG_FILE", os.devnull)
-    return monkeypatch
 
 
 def error_of(ref: str) -> AssetError:

@@ -11,7 +11,7 @@ import pytest
 from pipelines.init.labeled_file import LabeledFile
 from stages.common.data.config import Source
 from stages.common.data.rows import read_rows
-from stages.common.data.sources import read_examples
+from stages.common.data.sources import iter_examples
 from stages.common.errors import DataError
 from stages.common.examples import Example
 
@@ -41,20 +41,20 @@ def hub(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 @pytest.mark.parametrize(("subset", "text"), [("sst", "fine"), ("cola", "he go")])
 def test_subset_is_a_configuration_of_a_hub_dataset(subset: str, text: str) -> None:
     source = Source(asset="hf:org/glue", subset=subset, label="label", limit=1)
-    assert read_examples(source, ["bad", "good"]) == [Example("0", {"text": text}, "good")]
+    assert list(iter_examples(source, ["bad", "good"])) == [Example("0", {"text": text}, "good")]
 
 
 @pytest.mark.usefixtures("hub")
 def test_hub_dataset_requires_its_subset() -> None:
     with pytest.raises(DataError, match="Config name is missing") as caught:
-        read_examples(Source(asset="hf:org/glue"), None)
+        list(iter_examples(Source(asset="hf:org/glue"), None))
     assert "subset" in caught.value.remedy
 
 
 @pytest.mark.usefixtures("hub")
 def test_hidden_label_of_a_hub_dataset_raises_an_error() -> None:
     with pytest.raises(DataError, match=r"row 2: the label '-1' is not in labels"):
-        read_examples(Source(asset="hf:org/glue", subset="sst", label="label"), ["bad", "good"])
+        list(iter_examples(Source(asset="hf:org/glue", subset="sst", label="label"), ["bad", "good"]))
 
 
 @pytest.mark.usefixtures("hub")

@@ -13,7 +13,7 @@ import pyarrow
 import pytest
 
 from stages.common.data.config import Source
-from stages.common.data.sources import read_examples
+from stages.common.data.sources import iter_examples
 from stages.common.errors import AssetError, DataError
 from stages.common.examples import Example
 
@@ -40,7 +40,7 @@ TEXTS = {
 
 
 def read(path: Path, labels: tuple[str, ...] | None = ("rotten", "fresh"), **settings: Any) -> list[Example]:
-    return read_examples(Source(asset=str(path), **({"label": "category"} | settings)), labels)
+    return list(iter_examples(Source(asset=str(path), **({"label": "category"} | settings)), labels))
 
 
 @pytest.mark.parametrize("kind", sorted(TEXTS))
@@ -88,8 +88,8 @@ def test_csv_reads_line_breaks_and_delimiters_in_quotes(tmp_path: Path) -> None:
     path.write_text('text,category\n"one,\ntwo",fresh\nthree,stale\n')
     source = Source(asset=str(path), label="category")
     with pytest.raises(DataError, match=r"^a\.csv, line 4: the label 'stale'"):
-        read_examples(source, ["fresh"])
-    assert read_examples(source, ["fresh", "stale"])[0].fields["text"] == "one,\ntwo"
+        list(iter_examples(source, ["fresh"]))
+    assert next(iter_examples(source, ["fresh", "stale"])).fields["text"] == "one,\ntwo"
 
 
 def test_byte_order_mark_is_skipped(tmp_path: Path) -> None:
@@ -119,7 +119,7 @@ def test_columns_are_renamed_and_labels_mapped(tmp_path: Path) -> None:
         label_map={"0": "no", "1": "yes"},
         filter={"y": ["0", "1"]},
     )
-    actual = read_examples(source, ["yes", "no"], prefix="test-")
+    actual = list(iter_examples(source, ["yes", "no"], prefix="test-"))
     assert actual == [
         Example("test-0", {"first": "a", "second": "b"}, "no"),
         Example("test-1", {"first": "c", "second": "d"}, "yes"),

@@ -26,9 +26,11 @@ def save_submodel(backbone: Path, tune: Tune, pattern: str, seed: int, out: Path
     with new_submodel(config, tune, LoraConfig(rank=2), seed) as submodel:
         if tune == "prompt":
             submodel.prompt = new_prompt(PromptConfig(), submodel.backbone, task.pattern(pattern), seed=seed)
+        trained = submodel.backbone.model if submodel.prompt is None else submodel.prompt
         with torch.no_grad():
-            for parameter in submodel.parameters.values():
-                parameter.add_(0.1)
+            for parameter in trained.parameters():
+                if parameter.requires_grad:
+                    parameter.add_(0.1)
         submodel.save(task, pattern, out)
         classifier = ClozeClassifier.of(task, pattern, submodel.backbone, config, submodel.prompt)
         return classifier.predict(EXAMPLES, SILENT, "")

@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 from stages.common.models.backbones import loader
 from stages.common.models.backbones.config import LoraConfig
 from stages.common.models.backbones.loader import borrow_backbone, load_backbone
-from stages.common.prompts.loader import new_submodel
+from stages.common.prompts.loader import SubModel, new_submodel
 from tests.support.small_models import backbone_config, film_task
 
 
@@ -31,11 +31,16 @@ def test_lora_targets_select_the_adapted_layers(backbone_folders: dict[str, Path
     lora = LoraConfig(rank=2, targets=("q_proj", "v_proj"))
     with new_submodel(backbone_config(backbone_folders["llama"]), "lora", lora, seed=1) as submodel:
         submodel.save(film_task("llama"), "review", tmp_path)
-        num_parameters = sum(item.numel() for item in submodel.parameters.values())
+        num_parameters = sum(item.numel() for item in trained(submodel))
     names = set(load_file(tmp_path / "adapter" / "adapter_model.safetensors"))
     assert len(names) == 2 * 2 * 2  # two layers, two targets, A and B
     assert all("q_proj" in name or "v_proj" in name for name in names)
     assert num_parameters == 2 * ((32 * 2 + 2 * 32) + (32 * 2 + 2 * 16))
+
+
+def trained(submodel: SubModel) -> list[torch.nn.Parameter]:
+    """Returns the trained weights of a sub-model without a prompt."""
+    return [weight for weight in submodel.backbone.model.parameters() if weight.requires_grad]
 
 
 @pytest.fixture
@@ -56,7 +61,7 @@ def test_adapters_leave_the_shared_backbone_unchanged(loads: list[str], backbone
     config = backbone_config(backbone_folders["llama"])
     for seed in (1, 2, 1):
         with new_submodel(config, "lora", LoraConfig(), seed) as submodel, torch.no_grad():
-            for weight in submodel.parameters.values():
+            for weight in trained(submodel):
                 weight.add_(1)
     assert loads == ["llama"]
     loaded = load_backbone(config, frozen=True)

@@ -11,8 +11,7 @@ import torch
 from torch import Tensor
 
 from stages.common.training import checkpoints
-from stages.common.training.config import TrainingConfig
-from tests.support.line_problem import Line, config, fit
+from tests.support.line_problem import DevEvaluations, Line, config, fit, stopping
 
 
 @pytest.mark.parametrize("average_last", [0.0, 0.5])
@@ -105,20 +104,6 @@ def test_early_stopped_training_is_not_repeated(tmp_path: Path, monkeypatch: pyt
     assert fit(repeated, stopping(), work=tmp_path, validate=DevEvaluations()) == expected
     assert repeated.seen == []
     assert torch.equal(repeated.weight, first.weight), "the parameters of the best evaluation"
-
-
-class DevEvaluations:
-    """A dev set with given accuracy and loss for each evaluation."""
-
-    def __init__(self, *results: tuple[float, float], skip: int = 0) -> None:
-        self.left = list(results)[skip:]
-
-    def __call__(self) -> tuple[float, float]:
-        return self.left.pop(0)
-
-
-def stopping(**settings: object) -> TrainingConfig:
-    return config(steps=20, early_stopping={"eval_steps": 2, "patience": 2}, **settings)
 
 
 @pytest.mark.parametrize("stop_at", [3, 5, 7])

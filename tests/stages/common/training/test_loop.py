@@ -11,9 +11,8 @@ from torch import Tensor
 from stages.common.engine import InProcessEngine
 from stages.common.errors import DivergedError, InputError
 from stages.common.protocols import NullRecorder
-from stages.common.training.config import TrainingConfig
 from stages.common.training.loop import LengthGroupedSampler, train
-from tests.support.line_problem import ITEMS, Line, config, fit
+from tests.support.line_problem import ITEMS, DevEvaluations, Line, config, fit, stopping
 from tests.support.stage_runs import Kept
 
 
@@ -224,20 +223,6 @@ def test_length_grouped_sampler_groups_similar_lengths_in_random_order() -> None
     means = [sum(lengths[item] for item in batch) / len(batch) for batch in batches]
     assert means != sorted(means)
     assert max(abs(sum(means[start : start + 20]) / 20 - 500) for start in (0, 20, 40, 60, 80)) < 200
-
-
-class DevEvaluations:
-    """A dev set with given accuracy and loss for each evaluation."""
-
-    def __init__(self, *results: tuple[float, float], skip: int = 0) -> None:
-        self.left = list(results)[skip:]
-
-    def __call__(self) -> tuple[float, float]:
-        return self.left.pop(0)
-
-
-def stopping(**settings: object) -> TrainingConfig:
-    return config(steps=20, early_stopping={"eval_steps": 2, "patience": 2}, **settings)
 
 
 def test_early_stopping_keeps_the_best_parameters() -> None:

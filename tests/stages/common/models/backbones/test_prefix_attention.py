@@ -17,7 +17,8 @@ from transformers import (
 
 from stages.common.examples import Example
 from stages.common.models.backbones.base import Backbone
-from stages.common.models.backbones.soft_input import KeysAndValues, SoftInput, prefixed
+from stages.common.models.backbones.prefix_attention import prefixed
+from stages.common.models.backbones.soft_input import KeysAndValues, SoftInput
 from stages.common.patterns.encoding import Encoder
 from stages.common.prompts.deep_prompts import KVLayout
 from stages.common.seeds import torch_rng

@@ -5,29 +5,9 @@ from __future__ import annotations
 import pytest
 import torch
 
-from stages.common.examples import Example
 from stages.common.models.backbones.base import Backbone
-from stages.common.models.cloze.label_word_scores import Word, word_scores
-from stages.common.patterns.encoding import Encoded, Encoder
-from stages.common.patterns.syntax import Pattern
-from stages.common.patterns.verbalizers import word_tokens
-
-TEXTS = ("A dull plot.", "The film is a warm and clever story about two sisters.", "It drags.")
-MIXED = ("good", "badly", "terribly", "goodish")
-"""Words with one token and with several tokens in every vocabulary of the tests."""
-
-
-def encode(backbone: Backbone, pattern: str) -> list[Encoded]:
-    encoder = Encoder(Pattern.parse("p", pattern), backbone.tokenizer, backbone.family, 64, num_reserved=8)
-    return [encoder(Example(text, {"text": text})) for text in TEXTS]
-
-
-def ids(backbone: Backbone, words: tuple[str, ...]) -> list[Word]:
-    actual = [tuple(word_tokens(word, backbone.tokenizer)) for word in words]
-    return [word[1:] if backbone.family == "seq2seq" and word[0] == T5_SPACE else word for word in actual]
-
-
-T5_SPACE = 3
+from stages.common.models.cloze.label_word_scores import word_scores
+from tests.support.label_words import MIXED, encode, ids
 
 
 def test_seq2seq_scores_the_word_after_the_sentinel(backbones: dict[str, Backbone]) -> None:

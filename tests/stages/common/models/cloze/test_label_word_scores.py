@@ -5,15 +5,13 @@ from __future__ import annotations
 import pytest
 import torch
 
-from stages.common.examples import Example
 from stages.common.models.backbones.base import Backbone
 from stages.common.models.backbones.soft_input import SoftInput
 from stages.common.models.cloze.classifier import hinge_loss
-from stages.common.models.cloze.label_word_scores import Word, label_scores, word_scores
+from stages.common.models.cloze.label_word_scores import label_scores, word_scores
 from stages.common.patterns.config import LabelScore
-from stages.common.patterns.encoding import Encoded, Encoder
-from stages.common.patterns.syntax import Pattern
-from stages.common.patterns.verbalizers import Verbalizer, word_tokens
+from stages.common.patterns.verbalizers import Verbalizer
+from tests.support.label_words import MIXED, encode, ids
 from tests.support.small_models import FAMILIES, film_task
 
 WORDS = (((4,), (9,)), ((2,),), ((1,), (3,), (5,)))
@@ -36,23 +34,7 @@ def test_sum_probability_adds_probabilities() -> None:
     assert verbalizer.needs_likelihood
 
 
-TEXTS = ("A dull plot.", "The film is a warm and clever story about two sisters.", "It drags.")
 SINGLE = ("good", "bad", "great")
-MIXED = ("good", "badly", "terribly", "goodish")
-"""Words with one token and with several tokens in every vocabulary of the tests."""
-
-
-def encode(backbone: Backbone, pattern: str) -> list[Encoded]:
-    encoder = Encoder(Pattern.parse("p", pattern), backbone.tokenizer, backbone.family, 64, num_reserved=8)
-    return [encoder(Example(text, {"text": text})) for text in TEXTS]
-
-
-def ids(backbone: Backbone, words: tuple[str, ...]) -> list[Word]:
-    actual = [tuple(word_tokens(word, backbone.tokenizer)) for word in words]
-    return [word[1:] if backbone.family == "seq2seq" and word[0] == T5_SPACE else word for word in actual]
-
-
-T5_SPACE = 3
 
 
 @pytest.mark.parametrize("name", FAMILIES)

@@ -10,7 +10,7 @@ import torch
 from stages.common.examples import Example
 from stages.common.models.backbones.base import Backbone
 from stages.common.models.cloze.classifier import ClozeClassifier
-from stages.common.models.cloze.prefix_sharing import CachedTexts, can_be_cached
+from stages.common.models.cloze.prefix_cache import CachedTexts, can_be_cached
 from stages.common.patterns.config import Task
 from stages.common.prompts.config import PromptConfig
 from stages.common.prompts.initialization import new_prompt

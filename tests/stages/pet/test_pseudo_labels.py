@@ -16,7 +16,7 @@ from pipelines.dag.members import sample_teachers
 from stages.common.errors import DataError
 from stages.common.examples import Example
 from stages.pet.config import GenerationConfig, IpetConfig
-from stages.pet.stage import sample_by_confidence, select_examples
+from stages.pet.pseudo_labels import sample_by_confidence, select_examples
 
 LABELS = ("rotten", "fresh")
 NAMES = tuple(f"pet/{pattern}/{seed}" for pattern in ("review", "summary", "news") for seed in range(3))

@@ -11,8 +11,7 @@ import pytest
 import torch
 from threadpoolctl import threadpool_info, threadpool_limits
 
-from cluster.parallel.worker_signals import set_num_threads
-from cluster.run.process_state import restored_process
+from cluster.parallel.process_state import restored_process, set_num_threads
 from cluster.store.location import open_store
 from tests.support.paths import ROOT
 from tests.support.result_numbers import numbers_of
