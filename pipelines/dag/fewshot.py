@@ -158,8 +158,11 @@ EXCLUDED_MODULES = (
     "stages.common.assets",
     "stages.common.figures",
     "stages.common.progress",
+    "stages.common.throughput",
 )
-"""Modules that cannot change a result. They fetch files whose digests are in the key, draw plots or report progress."""
+"""Modules that cannot change a result. They fetch files whose digests are in the key, draw plots, or report progress
+and speed.
+"""
 
 
 def key_options(config: PipelineConfig) -> KeyOptions:

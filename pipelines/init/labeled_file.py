@@ -103,7 +103,12 @@ class LabeledFile:
     """The rows of a file of texts, with or without labels, or a sample of them."""
 
     def __init__(
-        self, asset: str, on_progress: Callable[[str], None] = lambda _: None, *, max_rows: int = sys.maxsize
+        self,
+        asset: str,
+        on_progress: Callable[[str], None] = lambda _: None,
+        *,
+        max_rows: int = sys.maxsize,
+        limit: int = sys.maxsize,
     ) -> None:
         """Reads the file.
 
@@ -111,15 +116,16 @@ class LabeledFile:
             asset: Reference of the file.
             on_progress: Called with what is read so far, after every `ROWS_PER_REPORT` rows.
             max_rows: Number of rows to keep. If there are more, they are a random sample.
+            limit: Number of rows that the file may have.
 
         Raises:
-            InputError: the file is missing, empty or damaged; names the line.
+            InputError: the file is missing, empty, damaged or too large; names the line.
         """
         self.asset = asset
         try:
             self.source = recognized_source(asset)
             columns: dict[str, None] = {}
-            stream = self._stream(columns, on_progress)
+            stream = self._stream(columns, on_progress, limit)
             self.rows, self.num_rows = reservoir_sample(stream, max_rows, python_rng(0, "init", asset))
         except DataError as error:
             if not error.remedy.startswith("Set format"):
@@ -130,10 +136,15 @@ class LabeledFile:
         self.columns = tuple(columns)
 
     def _stream(
-        self, columns: dict[str, None], on_progress: Callable[[str], None]
+        self, columns: dict[str, None], on_progress: Callable[[str], None], limit: int
     ) -> Iterator[tuple[str, dict[str, Any]]]:
         """Yields place and columns of each row. Adds the names of the columns to `columns`."""
         for number, (place, row) in enumerate(read_rows(self.source), 1):
+            if number > limit:
+                raise DataError(
+                    f"{self.asset} has more than {limit:,} rows, and a run keeps all labeled examples in memory.",
+                    "Keep a random sample, and move rows without a label to another file: --unlabeled FILE.",
+                )
             flat = dict(_flat(row))
             columns |= dict.fromkeys(flat)
             if number % ROWS_PER_REPORT == 0:

@@ -13,6 +13,8 @@ from stages.common.errors import DataError
 Data = TypeVar("Data", bound=TextData)
 MAX_UNLABELED_ROWS = 20_000
 """Rows of a file of unlabeled texts that are kept; of a larger file, a sample."""
+MAX_LABELED_ROWS = 1_000_000
+"""Rows that a file with labels may have. A run keeps them in memory, in a few gigabytes."""
 TEST_SHARE = 0.2
 """Fraction of the labeled texts that becomes the test set if there is no test file."""
 MAX_TEST = 1000
@@ -51,13 +53,13 @@ class TaskFiles:
         """Reads all files.
 
         Raises:
-            InputError: a file is missing, empty or damaged.
+            InputError: a file is missing, empty or damaged, or a file with labels is too large.
         """
         return cls(
-            train=LabeledFile(train, on_progress),
+            train=LabeledFile(train, on_progress, limit=MAX_LABELED_ROWS),
             unlabeled=tuple(LabeledFile(file, on_progress, max_rows=MAX_UNLABELED_ROWS) for file in unlabeled),
-            dev=LabeledFile(dev, on_progress) if dev else None,
-            test=LabeledFile(test, on_progress) if test else None,
+            dev=LabeledFile(dev, on_progress, limit=MAX_LABELED_ROWS) if dev else None,
+            test=LabeledFile(test, on_progress, limit=MAX_LABELED_ROWS) if test else None,
             merge_labels=merge_labels,
             conflicts=conflicts,
             keys=keys or {},

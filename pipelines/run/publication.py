@@ -34,6 +34,7 @@ from pipelines.report.page import charts, graph, writer
 from pipelines.report.page.graph_plot import plot_graph
 from pipelines.report.rounds import add_round
 from pipelines.run.request import RunRequest
+from stages.common.data.step_outputs import TEXTS_PER_SECOND
 
 MEASURES = ("accuracy", "macro_f1")
 """Metrics of a row of the leaderboard that MLflow shows."""
@@ -88,7 +89,8 @@ def publish(request: RunRequest, planned: Plan, result: RunResult, tracker: Trac
     run = {**counts, "versions": versions(), "commit": provenance()["commit"]}
     classifiers = [step.name for step in steps if KINDS[step.kind].is_classifier and step.name in manifests]
     sizes = {name: _model_bytes(manifests[name]) for name in classifiers}
-    report = writer.build_report(request.config.name, manifest.result, seconds, run, sizes)
+    speeds = {name: float(manifests[name].metrics.get(TEXTS_PER_SECOND, 0)) for name in classifiers}
+    report = writer.build_report(request.config.name, manifest.result, seconds, run, sizes, speeds)
     files = request.store.files("report", manifest.fingerprint)
     folder = request.store.local / "reports" / request.config.name
     report["rounds"] = _rounds(request, planned, manifests, folder, report)
@@ -115,7 +117,7 @@ def publish(request: RunRequest, planned: Plan, result: RunResult, tracker: Trac
     for note in report["notes"]:
         console.print(escape(note), style="dim", highlight=False)
     if report["delivered"]:
-        use = f"{report['delivered']['row']}. {report['delivered']['reason']}"
+        use = f"{report['delivered']['row']}. {report['delivered']['reason']}{writer.speed_of_delivered(report)}"
         console.print(f"use       {escape(use)}", highlight=False, soft_wrap=True)
     for item in report["suggestions"]:
         if item["is_warning"]:

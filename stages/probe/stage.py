@@ -24,6 +24,7 @@ from stages.common.models.encoders.config import StudentConfig
 from stages.common.models.encoders.text_classifier import TextClassifier
 from stages.common.models.linear_heads import fit_logistic_regression
 from stages.common.protocols import Engine, NullRecorder, Recorder
+from stages.common.throughput import log_texts_per_second
 from stages.common.training.class_weights import label_weights
 from stages.common.training.cross_validation import Indices, held_out_logits
 from stages.common.training.evaluation import Member, held_out_scores, write_member_logits
@@ -72,6 +73,7 @@ def run(config: ProbeConfig, inputs: Inputs, out: Path, recorder: Recorder, engi
     probe.fit_head(features, targets, config.regularization_c, fitting.weights())
     held_out = with_label_bias(config.label_bias, probe, held_out, probe.indices(train_set).tolist())
     test = write_member_logits(probe, config.labels, inputs.data, out, recorder, held_out)
+    log_texts_per_second(probe, load_examples(inputs.data / "test.jsonl"), recorder)
     (out / "model").mkdir()
     if config.contrastive:
         probe.save(out / "model")

@@ -18,6 +18,7 @@ from stages.common.errors import InputError
 from stages.common.examples import label_indices, load_examples
 from stages.common.models.tfidf_classifier import TfidfClassifier
 from stages.common.protocols import Engine, NullRecorder, Recorder
+from stages.common.throughput import log_texts_per_second
 from stages.common.training.class_weights import label_weights
 from stages.common.training.cross_validation import Indices, held_out_logits
 from stages.common.training.evaluation import Member, held_out_scores, write_member_logits
@@ -70,6 +71,7 @@ def run(config: TfidfConfig, inputs: Inputs, out: Path, recorder: Recorder, engi
     classifier = new().fit(train_set, weights=weights)
     held_out = with_label_bias(config.label_bias, classifier, held_out, gold)
     test = write_member_logits(classifier, config.labels, inputs.data, out, recorder, held_out)
+    log_texts_per_second(classifier, load_examples(inputs.data / "test.jsonl"), recorder)
     (out / "model").mkdir()
     classifier.save(out / "model")
     return Result(

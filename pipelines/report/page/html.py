@@ -162,7 +162,8 @@ def suspects(items: Sequence[Mapping[str, Any]]) -> list[tuple[str, ...]]:
 
 
 def accuracy_by_size(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None:
-    """Returns a table with a row per kind (student, baseline) and a column per student, and its chart.
+    """Returns a table with a column per student, a row per kind (student, baseline) and one for texts per second, and
+    its chart.
 
     None if all students have the same size.
     """
@@ -182,9 +183,13 @@ def accuracy_by_size(rows: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None
         ]
         for kind in kinds
     ]
+    speeds = {row["student"]: row["texts_per_second"] for row in sized if row.get("texts_per_second")}
+    known = (f"{speeds[name]:,.0f}" if name in speeds else "" for name in sizes)
+    speed_cells = ("texts per second, one thread", *known)
+    table = [(kind, *(cells.get((kind, name), "") for name in sizes)) for kind in kinds]
     return {
         "columns": [f"{name} ({short(size)})" for name, size in sizes.items()],
-        "rows": _colored([(kind, *(cells.get((kind, name), "") for name in sizes)) for kind in kinds]),
+        "rows": [*_colored(table), *([{"color": "", "cells": speed_cells}] if speeds else [])],
         "chart": charts.line_chart(series, x_label="million parameters", y_label="test accuracy", dots=True),
     }
 

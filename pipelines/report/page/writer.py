@@ -24,6 +24,7 @@ def build_report(
     seconds: Mapping[str, float],
     run: Mapping[str, Any],
     sizes: Mapping[str, int] | None = None,
+    speeds: Mapping[str, float] | None = None,
 ) -> dict[str, Any]:
     """Returns the content of report.json.
 
@@ -33,12 +34,15 @@ def build_report(
         seconds: Step name -> its duration in seconds.
         run: `executed` and `cached` (numbers of steps) and `wall_s` of this run; optionally `versions` and `commit`.
         sizes: Step name -> bytes of its classifier on disk.
+        speeds: Step name -> texts per second of its classifier, with one thread; 0 if they were not measured.
     """
     rows = []
     for row in result["rows"]:
         durations = [seconds[step] for step in row["steps"] if step in seconds]
         num_bytes = next((sizes[step] for step in row["steps"] if sizes and step in sizes), None)
-        rows.append({**row, "seconds": round(sum(durations), 1) if durations else None, "model_bytes": num_bytes})
+        speed = next((speeds[step] for step in row["steps"] if speeds and speeds.get(step)), None)
+        measures = {"model_bytes": num_bytes, "texts_per_second": speed}
+        rows.append({**row, "seconds": round(sum(durations), 1) if durations else None, **measures})
     lists = {name: list(result[name]) for name in ("comparisons", "notes", "suggestions")}
     extras = {name: list(result.get(name, ())) for name in ("prompt_inits", "learning_curve", "votes", "suspects")}
     by_step = {name: round(value, 1) for name, value in seconds.items()}
@@ -190,7 +194,14 @@ def report_html(
 
 def delivered_line(report: Mapping[str, Any]) -> str:
     """Returns which classifier to use and why."""
-    return f"Use {report['delivered']['row']}. {report['delivered']['reason']}"
+    return f"Use {report['delivered']['row']}. {report['delivered']['reason']}{speed_of_delivered(report)}"
+
+
+def speed_of_delivered(report: Mapping[str, Any]) -> str:
+    """Returns a sentence, after a space, about the speed of the classifier to use; empty if it was not measured."""
+    name = report["delivered"]["row"]
+    speed = next((row["texts_per_second"] for row in report["rows"] if row["name"] == name), None)
+    return f" It reads {speed:,.0f} texts per second with one thread." if speed else ""
 
 
 def run_line(report: Mapping[str, Any]) -> str:

@@ -19,6 +19,8 @@ from stages.common.errors import DataError
 from stages.common.examples import Example
 
 LOSSES_FILE = "losses.json"
+TEXTS_PER_SECOND = "test/texts_per_second"
+"""Name of the metric of the speed of a classifier."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -38,6 +38,7 @@ from stages.common.metrics.classification import (
 )
 from stages.common.models.config import CONTENT_FREE_TEXTS
 from stages.common.protocols import LogitModel, Recorder
+from stages.common.throughput import log_texts_per_second
 from stages.common.training.config import TrainingConfig
 from stages.common.training.loop import Validation
 
@@ -157,17 +158,19 @@ def dev_validation(
 
 
 def evaluate_with_errors(model: LogitModel, labels: Sequence[str], data: Path, out: Path, recorder: Recorder) -> Score:
-    """Evaluates the test set, and records calibration and the misclassified examples; returns the score.
+    """Evaluates the test set, and records speed, calibration and the misclassified examples; returns the score.
 
     Args:
         model: The trained model.
         labels: [C] labels, in the order of the logits.
         data: Files of the split stage.
         out: Gets `test_logits.jsonl`.
-        recorder: Gets the scores, the figures `reliability` and `coverage`, and the table `misclassified`.
+        recorder: Gets the scores, texts per second, the figures `reliability` and `coverage`, and the table
+            `misclassified`.
     """
     test = evaluate_on_test(model, labels, data, out, recorder)
     test_set = load_examples(data / "test.jsonl")
+    log_texts_per_second(model, test_set, recorder)
     logits = aligned(read_logits(out / "test_logits.jsonl", labels), [item.uid for item in test_set])
     probabilities = softmax(logits)
     gold = np.array(label_indices(test_set, labels))

@@ -232,3 +232,17 @@ def test_all_labels_of_a_text_are_used_on_request(start: Callable[..., PipelineC
     splits = draw_splits(config)
     assert Counter(item.label for item in splits.train) == {"bug": 56, "billing": 20, "shipping": 20}
     assert {item.label for item in splits.test} == {"bug"}
+
+
+@pytest.mark.parametrize("flag", ["train", "dev", "test"])
+def test_a_file_with_labels_that_does_not_fit_into_memory_is_an_error(
+    flag: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("pipelines.init.task_data.MAX_LABELED_ROWS", 10)
+    rows = [(f"text {number}", "ab"[number % 2]) for number in range(11)]
+    small, large = (write_csv(f"{size}.csv", ("message", "team"), rows[:size]) for size in (10, 11))
+    files = {"train": str(small), flag: str(large)}
+    with pytest.raises(DataError, match=r"11\.csv has more than 10 rows") as caught:
+        TaskFiles.read(**files)
+    assert "--unlabeled FILE" in caught.value.remedy
+    TaskFiles.read(str(small), unlabeled=[str(large)])

@@ -109,6 +109,9 @@ def test_students_of_several_sizes_have_a_column_each() -> None:
         ("student", "50.0 ± 10.0", "75.0"), ("baseline", "", "75.0"),
     ]  # fmt: skip
     assert str(sizes["chart"]).count("<polyline") == 2
+    fast = html.accuracy_by_size([{**small, "texts_per_second": 1234.5}, *rows])
+    assert fast is not None
+    assert fast["rows"][-1]["cells"] == ("texts per second, one thread", "1,234", "")
     assert html.accuracy_by_size([small, {**small, "kind": "baseline"}, probe]) is None, "one size"
 
 

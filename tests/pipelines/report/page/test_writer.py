@@ -85,6 +85,16 @@ def test_exact_match_is_a_column_if_a_row_has_it(tmp_path: Path) -> None:
     assert "<th>exact match</th>" in writer.report_html(report)
 
 
+def test_speed_of_the_classifier_to_use_is_reported(tmp_path: Path) -> None:
+    write_predictions(tmp_path, "distill/small/0", [1, 0])
+    result = report_on(tmp_path, "distill/small/0")
+    lines = [
+        writer.delivered_line(writer.build_report("films", result, {}, RUN, {}, {"distill/small/0": speed}))
+        for speed in (0.0, 1234.5)
+    ]
+    assert lines[1] == f"{lines[0]} It reads 1,234 texts per second with one thread."
+
+
 def test_size_of_models_is_a_column_if_a_row_has_one(tmp_path: Path) -> None:
     write_predictions(tmp_path, "soft_labels", [1, 0])
     write_predictions(tmp_path, "distill/small/0", [1, 0])
