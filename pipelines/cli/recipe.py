@@ -123,8 +123,8 @@ def init(
         LabelBias | None,
         typer.Option(
             "--label-bias",
-            help="macro_f1: rare labels are predicted more often. Default: macro_f1 if a label is 20 times as frequent "
-            "as another one.",
+            help="macro_f1: rare labels are predicted more often. Default: macro_f1 if one of two labels is 20 times "
+            "as frequent as the other.",
         ),
     ] = None,
     shots: Annotated[

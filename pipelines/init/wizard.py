@@ -240,8 +240,13 @@ class InitWizard:
         )
 
     def _default_label_bias(self, data: TaskData) -> LabelBias:
-        """Returns the bias for labels of these frequencies. A sample of shots has the same number of each label."""
-        return "macro_f1" if data_table.is_imbalanced(data.train.counts) and not self.options.shots else "none"
+        """Returns the bias for labels of these frequencies. A sample of shots has the same number of each label.
+
+        With more than two labels accuracy still says something, and a bias for rare labels lowers it.
+        """
+        counts = data.train.counts
+        is_useful = len(counts) == 2 and data_table.is_imbalanced(counts) and not self.options.shots
+        return "macro_f1" if is_useful else "none"
 
     def _language(self, data: TaskData) -> Language:
         if self.options.language:

@@ -165,6 +165,13 @@ def test_label_bias_can_be_turned_off(report: Callable[..., Any]) -> None:
     assert read_recipe(Path("made.yaml"), PipelineConfig).label_bias == "none"
 
 
+def test_more_than_two_labels_get_a_bias_on_request_only(report: Callable[..., Any]) -> None:
+    rows = [(words(i), "c" if i < 40 else "ab"[i > 42]) for i in range(110)]
+    _, warnings = report(write("some.csv", rows))
+    assert [item for item in warnings if item.endswith("never be predicted. Set --label-bias macro_f1.")]
+    assert read_recipe(Path("made.yaml"), PipelineConfig).label_bias == "none"
+
+
 def test_many_labels_run_through(report: Callable[..., Any]) -> None:
     rows = [(f"why is my {words(i % 77)} lost, in case {i}", f"intent_{i % 77}") for i in range(77 * 6)]
     values, _ = report(write("some.csv", rows))
