@@ -60,7 +60,7 @@ class LlmSettings(Config):
     """Attempts per request, with growing pauses, while the endpoint is busy or fails."""
 
     @model_validator(mode="after")
-    def _instruction_has_labels(self) -> Self:
+    def _parts_fit(self) -> Self:
         if "{labels}" not in self.instruction:
             raise InputError(
                 "it does not contain {labels}.", "Add {labels} where the labels belong.", key="instruction"

@@ -22,7 +22,7 @@ from stages.llm import answers
 from stages.llm.client import ChatClient
 from stages.llm.config import LlmConfig
 from stages.llm.costs import Estimate, cost_of
-from stages.llm.questions import Questions, find_label
+from stages.llm.questions import Message, Questions, find_label
 
 CONFIDENCE = 0.9
 """Probability of the label that an answer names, before the ensemble scales it."""
@@ -94,24 +94,29 @@ class LlmClassifier:
     def predict(self, examples: Sequence[Example], recorder: Recorder, phase: str) -> NDArray[np.float64]:
         """Returns logits, [n, C], in the order of `examples`."""
         chats = [self._questions.chat(item) for item in examples]
-        texts = [answers.load(self.config, chat) for chat in chats]
-        missing = [index for index, text in enumerate(texts) if text is None]
+        num_labels = len(self.config.labels)
+        logits_nC = np.full((len(examples), num_labels), np.log((1 - CONFIDENCE) / (num_labels - 1)))
+        for index, (chat, answer) in enumerate(zip(chats, self._answers(chats, recorder, phase), strict=True)):
+            label = find_label(answer, self.config.labels)
+            if label is None:
+                self.unrecognized[chat[-1]["content"]] = answer
+                logits_nC[index] = -np.log(num_labels)
+            else:
+                logits_nC[index, label] = np.log(CONFIDENCE)
+        return logits_nC
+
+    def _answers(self, chats: Sequence[Sequence[Message]], recorder: Recorder, phase: str) -> list[str]:
+        """Returns the answer to each chat. Requests those that are not on this machine, and counts their tokens."""
+        kept = [answers.load(self.config, chat) for chat in chats]
+        missing = [index for index, text in enumerate(kept) if text is None]
+        texts = [text or "" for text in kept]
         for done, (number, answer) in enumerate(self._client.send_all([chats[index] for index in missing]), start=1):
             texts[missing[number]] = answer.text
             self._num_requests += 1
             self._num_input_tokens += answer.num_input_tokens
             self._num_output_tokens += answer.num_output_tokens
             recorder.log_progress(len(chats) - len(missing) + done, len(chats), phase=phase)
-        num_labels = len(self.config.labels)
-        logits_nC = np.full((len(examples), num_labels), np.log((1 - CONFIDENCE) / (num_labels - 1)))
-        for index, (chat, text) in enumerate(zip(chats, texts, strict=True)):
-            label = find_label(text or "", self.config.labels)
-            if label is None:
-                self.unrecognized[chat[-1]["content"]] = text or ""
-                logits_nC[index] = -np.log(num_labels)
-            else:
-                logits_nC[index, label] = np.log(CONFIDENCE)
-        return logits_nC
+        return texts
 
     def record(self, recorder: Recorder) -> None:
         """Records the requests that were sent, their tokens and cost, and the answers without a label."""

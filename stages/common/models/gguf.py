@@ -10,7 +10,7 @@ from pathlib import Path
 
 from transformers import AutoModelForCausalLM, AutoTokenizer
 
-from stages.common.models.model_files import save_model
+from stages.common.models.model_writer import save_model
 
 
 def translate_gguf(path: Path, target: Path) -> None:

@@ -7,7 +7,6 @@ can run code of their author.
 from __future__ import annotations
 
 import json
-import tempfile
 from collections.abc import Mapping
 from importlib.util import find_spec
 from pathlib import Path
@@ -140,15 +139,6 @@ def model_folder(ref: str) -> Path:
 
             translate(path, target)
     return target
-
-
-def save_model(model: Any, tokenizer: Any, target: Path) -> None:
-    """Writes a model and a tokenizer of transformers to the new folder `target`, which appears when it is complete."""
-    with tempfile.TemporaryDirectory(dir=target.parent, prefix=f".{target.name}-") as temporary:
-        folder = Path(temporary) / "model"
-        model.save_pretrained(folder)
-        tokenizer.save_pretrained(folder)
-        folder.rename(target)
 
 
 def is_translated(path: Path) -> bool:

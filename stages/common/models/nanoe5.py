@@ -28,7 +28,7 @@ from tokenizers import Regex, Tokenizer, decoders, models, normalizers, pre_toke
 from transformers import BertConfig, BertModel, PreTrainedTokenizerFast
 
 from stages.common.errors import AssetError
-from stages.common.models.model_files import save_model
+from stages.common.models.model_writer import save_model
 
 VERSION = 1
 FLOAT32, Q4_0 = 0, 1
