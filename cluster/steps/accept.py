@@ -1,5 +1,7 @@
 """Keeps results when the user declares that a change of code or libraries does not change them.
 
+A setting with its default value, which the code of the result did not have, is such a change.
+
 The files of the old result are committed again under the new key. The manifest records who accepted what and when.
 `dvc commit` does the same for a stage of DVC.
 """
@@ -11,6 +13,7 @@ from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 
 from cluster.errors import AcceptError
+from cluster.steps.added_settings import is_added_default
 from cluster.steps.plan import Plan, PlannedStep, PlanState, matching
 from cluster.steps.step import descendants
 from cluster.store.base import Store
@@ -148,7 +151,9 @@ class _Candidates:
         changes = [
             str(change)
             for change in differences(result.key, line.key.components)
-            if not change.name.startswith(CODE_PARTS) and not self._is_same_input(change, result, line)
+            if not change.name.startswith(CODE_PARTS)
+            and not is_added_default(change.name, result.key, line.step.config)
+            and not self._is_same_input(change, result, line)
         ]
         for item in line.step.upstream():
             upstream = self.current.get(item.name)

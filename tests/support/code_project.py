@@ -26,6 +26,7 @@ class Project:
         self._folder.mkdir()
         (self._folder / "__init__.py").write_text("")
         self.store = store
+        self.config: type[Config] = Config
         for name in ("data", "pet", "student"):
             self.write(name)
 
@@ -38,7 +39,7 @@ class Project:
         steps: list[Step] = []
         for name in ("data", "pet", "student"):
             inputs: dict[str, Any] = {"base": steps[-1]} if steps else {}
-            config = Config(value=values.get(name, 0))
+            config = self.config(value=values.get(name, 0))
             steps.append(Step(name=name, run=f"{self.package}.{name}:run", config=config, inputs=inputs))
         return plan(steps[-1:], self.store, key_options=options)
 

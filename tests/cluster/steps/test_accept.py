@@ -17,6 +17,7 @@ from cluster.store.location import open_store
 from cluster.store.manifest import Manifest
 from tests.support.code_project import Project
 from tests.support.s3_helpers import URL, Proxy
+from tests.support.steps import Config
 
 USER = "ann@laptop"
 
@@ -50,6 +51,22 @@ def test_accept_keeps_the_step_and_its_descendants(changed: Project) -> None:
     assert after.manifests["student"].acceptances[0].changes == ("inputs.base changed",)
     assert after.lines["pet"].notes[0].startswith("accepted by ann@laptop on 20")
     assert after.lines["data"].notes == ()
+
+
+class ExtendedConfig(Config):
+    """A config with a setting that a later version of the code added."""
+
+    momentum: float = 0.9
+
+
+def test_accept_keeps_a_result_that_lacks_a_new_setting_with_its_default(project: Project) -> None:
+    project.config = ExtendedConfig
+    assert set(project.states().values()) == {"RUN"}
+    kept = accept(project.plan(), project.store, ["*"], USER)
+    assert kept[0].changes == ("config.momentum: nothing -> 0.9",)
+    assert set(project.states().values()) == {"CACHED"}
+    with pytest.raises(AcceptError, match=r"config\.value: 0 -> 3"):
+        accept(project.plan(pet=3), project.store, ["pet"], USER)
 
 
 def test_accepted_files_are_links_and_outlive_the_old_result(changed: Project) -> None:
