@@ -158,7 +158,7 @@ EXCLUDED_MODULES = (
     "stages.common.assets",
     "stages.common.figures",
     "stages.common.progress",
-    "stages.common.throughput",
+    "stages.common.training.throughput",
 )
 """Modules that cannot change a result. They fetch files whose digests are in the key, draw plots, or report progress
 and speed.

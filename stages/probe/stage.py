@@ -24,11 +24,11 @@ from stages.common.models.encoders.config import StudentConfig
 from stages.common.models.encoders.text_classifier import TextClassifier
 from stages.common.models.linear_heads import fit_logistic_regression
 from stages.common.protocols import Engine, NullRecorder, Recorder
-from stages.common.throughput import log_texts_per_second
 from stages.common.training.class_weights import label_weights
 from stages.common.training.cross_validation import Indices, held_out_logits
 from stages.common.training.evaluation import Member, held_out_scores, write_member_logits
 from stages.common.training.label_bias import with_label_bias
+from stages.common.training.throughput import log_texts_per_second
 from stages.probe.config import ContrastiveConfig, ProbeConfig
 from stages.probe.contrastive import tune_encoder
 

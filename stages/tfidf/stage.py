@@ -18,11 +18,11 @@ from stages.common.errors import InputError
 from stages.common.examples import label_indices, load_examples
 from stages.common.models.tfidf_classifier import TfidfClassifier
 from stages.common.protocols import Engine, NullRecorder, Recorder
-from stages.common.throughput import log_texts_per_second
 from stages.common.training.class_weights import label_weights
 from stages.common.training.cross_validation import Indices, held_out_logits
 from stages.common.training.evaluation import Member, held_out_scores, write_member_logits
 from stages.common.training.label_bias import with_label_bias
+from stages.common.training.throughput import log_texts_per_second
 from stages.tfidf.config import TfidfConfig
 
 

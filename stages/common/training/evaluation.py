@@ -38,9 +38,9 @@ from stages.common.metrics.classification import (
 )
 from stages.common.models.config import CONTENT_FREE_TEXTS
 from stages.common.protocols import LogitModel, Recorder
-from stages.common.throughput import log_texts_per_second
 from stages.common.training.config import TrainingConfig
 from stages.common.training.loop import Validation
+from stages.common.training.throughput import log_texts_per_second
 
 HELD_OUT_FILE = "held_out_logits.jsonl"
 UNLABELED_FILE = "unlabeled_logits.jsonl"

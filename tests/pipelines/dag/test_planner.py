@@ -57,7 +57,7 @@ WITHOUT_EFFECT = {
     "timeout of a download": Edit("stages/common/assets/*.py", r"(\w*TIMEOUT_S = )[\d.]+", r"\g<1>77"),
     "logging interval of a stage": Edit("stages/common/progress.py", r"(\w+_S = )[\d.]+", r"\g<1>77"),
     "logging interval of a worker": Edit("cluster/tracking/recorder.py", r"(SEND\w*_S = )[\d.]+", r"\g<1>77"),
-    "size of a measurement of speed": Edit("stages/common/throughput.py", r"(MAX_TEXTS = )\d+", r"\g<1>7"),
+    "size of a measurement of speed": Edit("stages/common/training/throughput.py", r"(MAX_TEXTS = )\d+", r"\g<1>7"),
     "comment": Edit("stages/common/seeds.py", r"\n\n\n", "\n\n\n# Changed.\n"),
 }
 PATTERN_STEPS = ("ppt", "pet", "zero_shot", "prompts", "soft_labels", "distill", "report")

@@ -10,7 +10,7 @@ import torch
 from stages.common.data.step_outputs import TEXTS_PER_SECOND
 from stages.common.examples import Example
 from stages.common.protocols import Recorder
-from stages.common.throughput import MAX_TEXTS, log_texts_per_second
+from stages.common.training.throughput import MAX_TEXTS, log_texts_per_second
 from tests.support.stage_runs import Kept
 
 
