@@ -19,7 +19,7 @@ from pipelines.export.sources import ModelSource, find_sources
 from pipelines.run.request import RunRequest
 from pipelines.serving.model_lookup import classifier_step, plan_results, step_files
 from stages.common.errors import InputError
-from stages.common.examples import Example, load_examples
+from stages.common.examples import Example, label_indices, load_examples
 from stages.common.models.encoders.text_classifier import CLASSIFIER_FILE, WEIGHTS_FILE, TextClassifier
 from stages.common.models.tfidf_classifier import WEIGHTS_FILE as TFIDF_WEIGHTS
 from stages.common.models.tfidf_classifier import TfidfClassifier
@@ -139,7 +139,7 @@ def _measure(
     recorder: Recorder,
 ) -> list[FileMeasures]:
     """Returns speed, accuracy and agreement of each file on the examples."""
-    gold = np.array([labels.index(item.label or "") for item in examples])
+    gold = np.array(label_indices(examples, labels))
     measures: list[FileMeasures] = []
     first: NDArray[Any] | None = None
     for file, model in models.items():

@@ -16,7 +16,7 @@ from scipy.stats import binomtest
 
 from pipelines.init.budget import MAX_FOLDS
 from stages.common.data.groups import group_numbers
-from stages.common.examples import Example
+from stages.common.examples import Example, label_indices
 from stages.common.metrics.classification import softmax
 from stages.common.models.averaging import Scaling
 from stages.common.models.backbones.config import BackboneConfig
@@ -63,7 +63,7 @@ class Evidence:
     @property
     def gold(self) -> NDArray[np.int64]:
         """Indices of the labels, [n]."""
-        return np.array([self.task.labels.index(item.label or "") for item in self.examples], dtype=np.int64)
+        return np.array(label_indices(self.examples, self.task.labels), dtype=np.int64)
 
     @property
     def groups(self) -> list[int]:

@@ -92,7 +92,7 @@ def run(config: BaselineConfig, inputs: Inputs, out: Path, recorder: Recorder, e
     targets = GoldTargets(train_set, config.labels, config.class_weights)
     held_out = _cross_validate(config, targets, inputs.data, recorder, engine) if config.num_folds else None
     fitted = fit_student(config, targets, data=inputs.data, recorder=recorder, engine=engine)
-    gold = [config.labels.index(item.label or "") for item in train_set]
+    gold = label_indices(train_set, config.labels)
     held_out = with_label_bias(config.label_bias, fitted.classifier, held_out, gold)
     student = write_student(fitted, config, inputs.data, out, recorder)
     if config.label_unlabeled:

@@ -15,7 +15,7 @@ from numpy.typing import NDArray
 from stages.common.data.soft_label_shards import confidences, load_rows
 from stages.common.data.step_outputs import aligned, read_logits
 from stages.common.errors import InputError
-from stages.common.examples import Example, load_examples
+from stages.common.examples import Example, label_indices, load_examples
 from stages.common.metrics.classification import softmax
 from stages.common.models.averaging import average_members
 from stages.common.seeds import python_rng
@@ -172,7 +172,8 @@ def _gold_examples(config: SelectionConfig, inputs: Inputs) -> list[Distillation
             key="distill.gold_weight",
         )
     no_teacher = (0.0,) * len(config.labels)
-    return [DistillationExample(item, no_teacher, config.labels.index(item.label or "")) for item in train_set]
+    gold = label_indices(train_set, config.labels)
+    return [DistillationExample(item, no_teacher, index) for item, index in zip(train_set, gold, strict=True)]
 
 
 def _nothing_kept(config: SelectionConfig, highest: float) -> InputError:
