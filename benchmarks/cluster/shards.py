@@ -30,7 +30,7 @@ from cluster.run.result import RunOptions
 from cluster.run.scheduler import execute
 from pipelines.dag import fewshot
 from pipelines.run.request import load_request
-from stages.common.data.sources import read_examples
+from stages.common.data.sources import iter_examples
 from stages.common.engine import ENGINE
 
 STEP = "soft_label_shards"
@@ -82,7 +82,7 @@ def write_shards(folder: Path, size: int) -> None:
     data = load_request("smoke", [], folder).config.data
     assert data is not None
     assert data.pool is not None
-    texts = [example.fields["text"] for example in read_examples(data.pool, None)]
+    texts = [example.fields["text"] for example in iter_examples(data.pool, None)]
     random.Random(size).shuffle(texts)
     folder.mkdir(parents=True)
     ends = [round(size * sum(SHARD_FRACTIONS[: number + 1])) for number in range(len(SHARD_FRACTIONS))]

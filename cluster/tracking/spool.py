@@ -46,7 +46,10 @@ class Spool:
     @classmethod
     def create(cls, root: Path, header: Mapping[str, Any]) -> Spool:
         """Creates the spool of a new run below `root`. `header` is its first record."""
-        folder = root / f"{time.strftime('%Y%m%d-%H%M%S')}-{os.urandom(8).hex()}"
+        seconds, nanoseconds = divmod(time.time_ns(), 10**9)
+        started_at = time.strftime("%Y%m%d-%H%M%S", time.gmtime(seconds))
+        # `waiting` orders by the name: a later run continues the steps of an earlier one, also of the same second.
+        folder = root / f"{started_at}-{nanoseconds:09}-{os.urandom(8).hex()}"
         # Hidden from `waiting` until it is locked.
         hidden = folder.with_name(f".{folder.name}")
         hidden.mkdir(parents=True)

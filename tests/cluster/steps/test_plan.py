@@ -27,8 +27,8 @@ def commit(store: Store, leaf: Step, names: Sequence[str] | None = None, text: s
             contents[name] = known.content_digest if known else ""
             continue
         leases = Leases()
-        place = store.folder(name, fingerprint)
-        draft = store.begin(name, fingerprint, leases.acquire(place, name))
+        slot = store.slot(name, fingerprint)
+        draft = store.begin(name, fingerprint, leases.acquire(slot, name))
         (draft.out / "name.txt").write_text(name + text)
         made_from = {item.name: contents[item.name] for item in step.upstream()}
         key = keys[name].components
@@ -38,7 +38,7 @@ def commit(store: Store, leaf: Step, names: Sequence[str] | None = None, text: s
                 step=name, fingerprint=fingerprint, key=key, files=files, upstream_digests=made_from, result=result
             ),
         ).content_digest
-        leases.release(place)
+        leases.release(slot)
 
 
 def chain(data: int = 0, rate: int = 0, student: int = 0) -> Step:

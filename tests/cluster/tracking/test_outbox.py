@@ -176,6 +176,7 @@ def test_records_of_a_run_without_a_server_are_sent_by_sync_and_by_the_next_run(
     server.start()
     with Tracker.open(tmp_path, "films", "run 3", uri=server.url) as tracker:
         tracker.deliver()
+        assert set(runs_of(tracker)) == {"run 1", "a", "run 2", "run 3"}
         server.kill()
         tracker.parent.log_params({"late": 1})
     assert list((tmp_path / "outbox").iterdir())

@@ -56,6 +56,15 @@ def test_records_are_read_in_order_and_again_until_acknowledged(tmp_path: Path) 
     assert list(tmp_path.iterdir()) == []
 
 
+def test_spools_are_sent_in_the_order_of_their_runs_also_within_a_second(tmp_path: Path) -> None:
+    for number in range(20):
+        Spool.create(tmp_path, {**HEADER, "number": number}).close()
+    spools = list(waiting(tmp_path))
+    assert [spool.header()["number"] for spool in spools] == list(range(20))
+    for spool in spools:
+        spool.close()
+
+
 def test_live_spool_cannot_be_claimed(tmp_path: Path) -> None:
     spool = Spool.create(tmp_path, HEADER)
     assert Spool.claim(spool.folder) is None
