@@ -28,7 +28,7 @@ def page_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
     examples = [Example(f"{n}", {"text": ("warm", "dull")[n % 2]}, ("good", "bad")[n % 2]) for n in range(8)]
     (folder / "model").mkdir()
     TfidfClassifier(("bad", "good"), ("text",), "word").fit(examples).save(folder / "model")
-    with service("serve", str(folder / "model"), "--api-key", KEY) as running:
+    with service(str(folder / "model"), "--api-key", KEY) as running:
         yield f"http://127.0.0.1:{running.port}/docs"
 
 
