@@ -36,7 +36,7 @@ from tests.support.steps import function_name
 SIZES = (9, 4, 1, 16)
 """Documents of the four shards. The third has too few for all formats except single."""
 
-pytestmark = pytest.mark.timeout(300)
+pytestmark = pytest.mark.timeout(600)
 Recipe = Callable[..., PipelineConfig]
 
 

@@ -26,7 +26,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Runs:
     (folder / "faults").mkdir()
     write_files(folder)
     environment = {**os.environ, "PYTHONPATH": str(ROOT)}
-    for name in ("RAY_ADDRESS", "RAY_AUTH_TOKEN"):
+    for name in ("RAY_ADDRESS", "RAY_AUTH_MODE", "RAY_AUTH_TOKEN"):
         environment.pop(name, None)
     command = [sys.executable, "-m", "tests.support.programs.dying_nodes", str(folder)]
     process = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=1500, check=False)

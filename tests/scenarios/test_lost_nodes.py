@@ -24,7 +24,7 @@ ISOLATED = ("unshare", "--map-root-user", "--net", "--pid", "--fork", "--mount-p
 def result_of(program: str, *arguments: str, isolated: bool = False) -> dict[str, Any]:
     """Runs a program that starts a cluster. Returns the result that it prints."""
     environment = {**os.environ, "PYTHONPATH": f"{ROOT}"}
-    for name in ("RAY_ADDRESS", "RAY_AUTH_TOKEN"):
+    for name in ("RAY_ADDRESS", "RAY_AUTH_MODE", "RAY_AUTH_TOKEN"):
         environment.pop(name, None)
     command = [sys.executable, "-m", f"tests.support.programs.{program}", *arguments]
     if isolated:

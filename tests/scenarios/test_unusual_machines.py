@@ -47,7 +47,7 @@ ln -s /proc/self/fd "$0/dev/fd" && mount --rbind "$0/dev" /dev && test ! -e /dev
 
 def environment(**variables: str) -> dict[str, str]:
     own = {**os.environ, "PYTHONPATH": str(ROOT), **variables}
-    for name in ("RAY_ADDRESS", "RAY_AUTH_TOKEN"):
+    for name in ("RAY_ADDRESS", "RAY_AUTH_MODE", "RAY_AUTH_TOKEN"):
         own.pop(name, None)
     return own
 

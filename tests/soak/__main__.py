@@ -181,7 +181,7 @@ def make_workplace(folder: Path) -> Workplace:
     place.data.write_text("\n".join(rows) + "\n")
     place.clock.write_text("0")
     place.environment = {**os.environ, "PYTHONPATH": str(place.code), "SOAK_CLOCK": str(place.clock)}
-    for name in ("RAY_ADDRESS", "RAY_AUTH_TOKEN", "MLFLOW_TRACKING_URI"):
+    for name in ("RAY_ADDRESS", "RAY_AUTH_MODE", "RAY_AUTH_TOKEN", "MLFLOW_TRACKING_URI"):
         place.environment.pop(name, None)
     return place
 
