@@ -79,7 +79,7 @@ def fetch_waiting(store: Store, leases: Leases) -> None:
         slot = store.slot(FOLDER, name)
         try:
             leases.acquire(slot, "the outbox")
-        except LeaseHeldError:
+        except LeaseHeldError:  # another machine sends it
             continue
         try:
             hidden = folder.with_name(f".{name}")

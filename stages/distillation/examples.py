@@ -155,9 +155,12 @@ class TeacherFacts(NamedTuple):
 
 
 def teacher_facts(soft_labels: Path) -> TeacherFacts:
-    """Reads the result of the soft-label stage in the folder of its files."""
+    """Reads the result of the soft-label stage in the folder of its files.
+
+    An accepted result of code without biases has none. `[0.0]` adds nothing to any label.
+    """
     result = json.loads((soft_labels / "result.json").read_text(encoding="utf-8"))
-    return TeacherFacts(result["num_labeled"], np.array(result["label_bias"]))
+    return TeacherFacts(result["num_labeled"], np.array(result.get("label_bias", [0.0])))
 
 
 def _gold_examples(config: SelectionConfig, inputs: Inputs) -> list[DistillationExample]:

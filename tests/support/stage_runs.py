@@ -7,16 +7,18 @@ import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 import numpy as np
 import torch
 from matplotlib.figure import Figure
 
+from stages.common.config import Config
 from stages.common.data.step_outputs import read_logits
 from stages.common.engine import InProcessEngine
 from stages.common.examples import load_examples, write_examples
-from stages.common.protocols import NullRecorder
+from stages.common.protocols import LogitModel, NullRecorder
 from stages.common.training.cross_validation import stratified_folds
 
 LABELS = ("rotten", "fresh")
@@ -98,3 +100,28 @@ def assert_a_seed_decides(once: Callable[[int, str], dict[str, bytes]]) -> None:
     weights = [name for name in first if name.endswith(".safetensors")]
     assert weights
     assert all(first[name] != other[name] for name in weights)
+
+
+def assert_student_has_the_label_bias(
+    stage: ModuleType, settings: Config, inputs: Any, load: Callable[[Path], LogitModel], out: Path
+) -> None:
+    """Checks that a student has the bias of its ensemble, also in its files, but does not teach it.
+
+    Args:
+        stage: A stage of distillation, which writes to folders in `out`.
+        settings: Its config, with `label_unlabeled`.
+        inputs: Its inputs. The result of the ensemble is overwritten.
+        load: Loads the student from its folder.
+        out: Existing folder.
+    """
+    facts = inputs.soft_labels / "result.json"
+    for name, biases in {"older": {}, "plain": {"label_bias": [0, 0]}, "biased": {"label_bias": [-1.5, 1.5]}}.items():
+        facts.write_text(json.dumps({"num_labeled": 8, **biases}))
+        run(stage, settings, inputs, out / name)
+    older, plain, biased = (logits_of(out / name) for name in ("older", "plain", "biased"))
+    assert np.array_equal(older, plain), "results of code without biases have none"
+    np.testing.assert_allclose(biased - plain, np.tile([-1.5, 1.5], (len(plain), 1)), atol=5e-4)
+    taught = [logits_of(out / name, "unlabeled_logits") for name in ("plain", "biased")]
+    np.testing.assert_allclose(*taught, atol=5e-4)
+    loaded = load(out / "biased" / "model").predict(load_examples(inputs.data / "test.jsonl"), SILENT, "")
+    np.testing.assert_allclose(loaded, biased, atol=2e-5)

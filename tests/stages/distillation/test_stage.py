@@ -29,7 +29,16 @@ from stages.distillation.config import DistillationConfig
 from stages.distillation.examples import select_confident, shard_examples
 from stages.distillation.stage import distillation_loss
 from tests.support.small_models import film_example
-from tests.support.stage_runs import LABELS, SILENT, Kept, assert_a_seed_decides, logits_of, run, written
+from tests.support.stage_runs import (
+    LABELS,
+    SILENT,
+    Kept,
+    assert_a_seed_decides,
+    assert_student_has_the_label_bias,
+    logits_of,
+    run,
+    written,
+)
 
 TRAINING = TrainingConfig(learning_rate=0.005, batch_size=5, steps=80, weight_decay=0.0)
 SHORT = TrainingConfig(learning_rate=0.01, batch_size=3, steps=3)
@@ -419,13 +428,4 @@ def test_student_has_the_label_bias_of_the_ensemble_but_does_not_teach_it(
     backbone_folders: dict[str, Path], inputs: distillation.Inputs, tmp_path: Path
 ) -> None:
     settings = head(backbone_folders["bert"], label_unlabeled=True)
-    run(distillation, settings, inputs, tmp_path / "plain")
-    (inputs.soft_labels / "result.json").write_text('{"num_labeled": 8, "label_bias": [-1.5, 1.5]}')
-    run(distillation, settings, inputs, tmp_path / "biased")
-    shift = logits_of(tmp_path / "biased") - logits_of(tmp_path / "plain")
-    assert shift == pytest.approx(np.tile([-1.5, 1.5], (12, 1)), abs=5e-4)
-    taught = [logits_of(tmp_path / name, "unlabeled_logits") for name in ("plain", "biased")]
-    assert taught[0] == pytest.approx(taught[1], abs=5e-4)
-    loaded = TextClassifier.load(tmp_path / "biased" / "model")
-    test_set = load_examples(inputs.data / "test.jsonl")
-    assert loaded.predict(test_set, SILENT, "") == pytest.approx(logits_of(tmp_path / "biased"), abs=2e-5)
+    assert_student_has_the_label_bias(distillation, settings, inputs, TextClassifier.load, tmp_path)

@@ -17,7 +17,7 @@ from stages.common.metrics.classification import softmax
 from stages.common.models.tfidf_classifier import TfidfClassifier
 from stages.distillation.tfidf import stage as tfidf_distillation
 from stages.distillation.tfidf.config import TfidfDistillationConfig
-from tests.support.stage_runs import LABELS, SILENT, Kept, logits_of, run
+from tests.support.stage_runs import LABELS, SILENT, Kept, assert_student_has_the_label_bias, logits_of, run
 
 
 def config(**settings: Any) -> TfidfDistillationConfig:
@@ -85,13 +85,4 @@ def test_student_has_the_label_bias_of_the_ensemble_but_does_not_teach_it(
     inputs: tfidf_distillation.Inputs, tmp_path: Path
 ) -> None:
     settings = config(label_unlabeled=True)
-    run(tfidf_distillation, settings, inputs, tmp_path / "plain")
-    (inputs.soft_labels / "result.json").write_text('{"num_labeled": 8, "label_bias": [-1.5, 1.5]}')
-    run(tfidf_distillation, settings, inputs, tmp_path / "biased")
-    shift = logits_of(tmp_path / "biased") - logits_of(tmp_path / "plain")
-    assert shift == pytest.approx(np.tile([-1.5, 1.5], (12, 1)), abs=5e-4)
-    taught = [logits_of(tmp_path / name, "unlabeled_logits") for name in ("plain", "biased")]
-    assert taught[0] == pytest.approx(taught[1], abs=5e-4)
-    loaded = TfidfClassifier.load(tmp_path / "biased" / "model")
-    test_set = load_examples(inputs.data / "test.jsonl")
-    assert loaded.predict(test_set, SILENT, "") == pytest.approx(logits_of(tmp_path / "biased"), abs=2e-5)
+    assert_student_has_the_label_bias(tfidf_distillation, settings, inputs, TfidfClassifier.load, tmp_path)
