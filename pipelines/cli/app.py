@@ -76,6 +76,10 @@ COMMANDS = {
         "Serve the classifier or prompts over HTTP: POST /predict, until Ctrl-C or SIGTERM.",
     ),
     "init": ("pipelines.cli.recipe:init", "Write a recipe for a file of labeled examples."),
+    "generate": (
+        "pipelines.cli.recipe:generate",
+        "Write texts per label with a language model, as unlabeled data for `init`.",
+    ),
     "schema": ("pipelines.cli.recipe:schema", "Print the JSON schema of recipes, or a reference of all keys."),
 }
 """Command -> its function, and its line in the overview: the first sentence of the docstring."""

@@ -1,7 +1,8 @@
-"""Commands that write recipes and describe their keys: init, recommend, schema."""
+"""Commands that write recipes, texts for them, and the reference of their keys: init, generate, recommend, schema."""
 
 from __future__ import annotations
 
+import json
 import shlex
 import sys
 from functools import partial
@@ -9,6 +10,7 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
+from pydantic import ValidationError
 
 from pipelines.cli import options
 from pipelines.cli.options import DEFAULT_STORE, renamed_option
@@ -17,16 +19,22 @@ from pipelines.cli.views.progress_display import preflight_progress
 from pipelines.cli.views.terminal import console, open_output
 from pipelines.init import database, recommendations
 from pipelines.init.budget import DEFAULT_BUDGET
+from pipelines.init.column_choices import choose_label_column, choose_text_columns, fields_of
 from pipelines.init.default_recipe import Assets
+from pipelines.init.flags import descriptions_by_label
 from pipelines.init.interaction import Interaction
-from pipelines.init.labeled_file import Conflicts
+from pipelines.init.labeled_file import Conflicts, LabeledFile
 from pipelines.init.language import Language
+from pipelines.init.progress_lines import ProgressLines
 from pipelines.init.standard_input import save_standard_input
+from pipelines.init.text_generation import TextGenerator
 from pipelines.init.wizard import InitOptions, InitWizard
 from pipelines.run.request import load_request
 from pipelines.schema import reference
 from stages.common.config import ClassWeights, LabelBias
 from stages.common.data.database import is_database
+from stages.common.errors import InputError
+from stages.llm.config import EndpointSettings, Prices
 
 
 def recommend(
@@ -51,6 +59,67 @@ def recommend(
     if output:
         recommendations.write_recommended(request.config, settings, output)
         console.print(f"wrote     {output}", highlight=False, markup=False, soft_wrap=True)
+
+
+def generate(
+    data: Annotated[str, typer.Argument(metavar="TRAIN", help="Labeled texts, in any format that `init` reads.")],
+    url: Annotated[
+        str, typer.Option("--url", help="Address of an OpenAI-compatible API, up to its version: http://HOST:8000/v1.")
+    ],
+    model: Annotated[str, typer.Option("--model", help="Name of the model at the endpoint.")],
+    number: Annotated[int, typer.Option("-n", "--number", min=1, help="Texts per label.")] = 100,
+    output: Annotated[
+        Path | None, typer.Option("--output", help="New file of JSON lines. Default: NAME.generated.jsonl.")
+    ] = None,
+    text: Annotated[
+        list[str] | None, typer.Option("--text", help="Column of the text. Twice, or FIRST,SECOND, for pairs of texts.")
+    ] = None,
+    label: Annotated[str | None, typer.Option("--label", help="Column of the label.")] = None,
+    describe: Annotated[
+        list[str] | None, typer.Option("--describe", metavar="LABEL=TEXT", help="What a label means. Repeatable.")
+    ] = None,
+    api_key_variable: Annotated[
+        str | None, typer.Option("--api-key-variable", help="Environment variable with the API key.")
+    ] = None,
+    prices: Annotated[
+        tuple[float, float] | None,
+        typer.Option("--prices", metavar="IN OUT", help="Prices of a million tokens of questions and of answers."),
+    ] = None,
+    max_cost: Annotated[
+        float | None, typer.Option("--max-cost", help="Do nothing if it costs more. Requires --prices.")
+    ] = None,
+    yes: Annotated[bool, typer.Option("--yes", "-y", help="Do not ask for confirmation.")] = False,
+    force: Annotated[bool, typer.Option("--force", help="Overwrite an existing file.")] = False,
+) -> None:
+    """Write texts per label with a language model, as unlabeled data for `init`."""
+    path = output or Path(f"{Path(data).name.partition('.')[0]}.generated.jsonl")
+    if path.exists() and not force:
+        raise InputError(f"{path} already exists.", "Choose another name with --output, or add --force.")
+    settings = _endpoint(url, model, api_key_variable, prices, max_cost)
+    interaction = _interaction(yes=yes)
+    file = LabeledFile(data, ProgressLines(interaction, "reading").update)
+    columns = choose_text_columns(interaction, file, ",".join(text) if text else None, {label or ""})
+    column = choose_label_column(interaction, file, label, columns)
+    known = file.summarize(fields_of(columns), column)
+    descriptions = descriptions_by_label(describe or (), known.labels)
+    generator = TextGenerator(settings=settings, data=known, per_label=number, descriptions=descriptions)
+    estimate = generator.estimate()
+    cost = "" if estimate.cost is None else f", which cost about {estimate.cost:.2f}"
+    interaction.say("requests", f"{estimate.num_requests:,} with about {estimate.num_input_tokens:,} tokens{cost}")
+    if estimate.num_requests and not yes:
+        if not terminal.is_interactive():
+            raise InputError("generate requires a confirmation, but there is no terminal.", "Add --yes.")
+        typer.confirm(f"Send them to {url}?", abort=True)
+    lines = ProgressLines(interaction, "generated")
+    generated = generator.write_texts(lambda done, total: lines.update(f"{done:,} of {total:,} answers"))
+    if not generated.rows:
+        raise InputError(f"no answer of {model} is a list of texts.", "Use another model: --model NAME.")
+    with open_output(path) as stream:
+        stream.writelines(json.dumps(row, ensure_ascii=False) + "\n" for row in generated.rows)
+    if generated.num_missing:
+        interaction.say("warning", f"{generated.num_missing:,} texts are missing: answers repeat or have no texts.")
+    interaction.say("wrote", f"{path} ({len(generated.rows):,} texts)")
+    interaction.say("next", f"clozeline init {shlex.quote(data)} --unlabeled {shlex.quote(str(path))}")
 
 
 def init(
@@ -176,15 +245,48 @@ def init(
         conflicts=conflicts, class_weights=class_weights, label_bias=label_bias, shots=shots, test_size=test_size,
         budget=budget, language=language, assets=assets, backbone=backbone, student=student, score=score, force=force,
     )  # fmt: skip
-    interaction = Interaction(
+    interaction = _interaction(yes=yes)
+    path = InitWizard(init_options, interaction).write_recipe()
+    interaction.say("wrote", str(path))
+    interaction.say("next", f"clozeline run {shlex.quote(str(path))}")
+
+
+def _endpoint(
+    url: str, model: str, api_key_variable: str | None, prices: tuple[float, float] | None, max_cost: float | None
+) -> EndpointSettings:
+    """Returns the settings of an endpoint.
+
+    Raises:
+        InputError: an option is wrong, or the API key is not set; names the option.
+    """
+    if max_cost is not None and prices is None:
+        raise InputError("--max-cost requires prices.", "Add --prices IN OUT.")
+    try:
+        settings = EndpointSettings(
+            url=url,
+            model=model,
+            api_key_variable=api_key_variable,
+            max_cost=max_cost,
+            prices=Prices(input=prices[0], output=prices[1]) if prices else None,
+        )
+    except ValidationError as error:
+        problem = error.errors()[0]
+        option = "prices" if error.title == "Prices" else str(problem["loc"][0]).replace("_", "-")
+        example = {"url": "http://localhost:8000/v1", "api-key-variable": "OPENAI_API_KEY", "prices": "0.1 0.4"}
+        raise InputError(
+            f"--{option} {problem['input']!r} is not valid.", f"Write --{option} {example.get(option, 'VALUE')}."
+        ) from None
+    settings.api_key()
+    return settings
+
+
+def _interaction(*, yes: bool) -> Interaction:
+    return Interaction(
         console=console,
         ask=terminal.prompt_user if terminal.is_interactive() and not yes else None,
         open_output=open_output,
         progress=preflight_progress,
     )
-    path = InitWizard(init_options, interaction).write_recipe()
-    interaction.say("wrote", str(path))
-    interaction.say("next", f"clozeline run {shlex.quote(str(path))}")
 
 
 def _local_file(reference: str, part: str, *, stem: str, force: bool) -> str:

@@ -32,6 +32,7 @@ from pipelines.init.cloze_choices import (
     family_of_backbone,
 )
 from pipelines.init.cloze_selection import MAX_PATTERNS, NO_WORDS, Proposals, select, verbalizer_of
+from pipelines.init.column_choices import choose_label_column, choose_text_columns, fields_of
 from pipelines.init.default_recipe import (
     SEED,
     Assets,
@@ -43,8 +44,6 @@ from pipelines.init.default_recipe import (
     fit_recipe,
 )
 from pipelines.init.flags import (
-    PAIR,
-    TEXT,
     descriptions_by_label,
     parse_count,
     parse_name,
@@ -169,10 +168,11 @@ class InitWizard:
             keys=options.keys,
             on_progress=ProgressLines(self.terminal, "reading").update,
         )
-        columns = self._text_columns(files.train)
-        label = self._label_column(files.train, columns)
+        keys = set(options.keys.values())
+        columns = choose_text_columns(self.terminal, files.train, options.text, {*keys, options.label or ""})
+        label = choose_label_column(self.terminal, files.train, options.label, columns, keys)
         labels = files.labels(label)
-        data = files.summarize(_fields(columns), label)
+        data = files.summarize(fields_of(columns), label)
         language = self._language(data)
         label_bias = options.label_bias or self._default_label_bias(data)
         data_table.show(data, language, label_bias, self.terminal)
@@ -186,7 +186,7 @@ class InitWizard:
         descriptions_by_label(options.descriptions, labels)
         cloze = self._cloze(files.train, data, columns, language)
         task = Task(name=name, labels=labels, patterns=cloze.patterns)
-        data = files.summarize({item: _fields(columns).get(item, item) for item in task.fields}, label)
+        data = files.summarize({item: fields_of(columns).get(item, item) for item in task.fields}, label)
         section, splits = self._draw(task, data)
         examples = [*splits.train, *splits.unlabeled][:MAX_MEASURED]
         lengths = measure_lengths([" ".join(item.fields.values()) for item in examples])
@@ -216,28 +216,6 @@ class InitWizard:
                 )
             )
         return output
-
-    def _text_columns(self, file: LabeledFile) -> tuple[str, ...]:
-        return self.terminal.ask_or_default(
-            f"Column of the text, or two of a pair as FIRST,SECOND ({', '.join(file.columns)})",
-            self.options.text,
-            file.guess_text({*self.options.keys.values(), self.options.label or ""}),
-            file.text_columns,
-            file.cannot_infer_error("text", "--text"),
-        )
-
-    def _label_column(self, file: LabeledFile, text: Sequence[str]) -> str:
-        def parse(name: str) -> str:
-            file.labels(file.column(name, "--label", text))
-            return name
-
-        return self.terminal.ask_or_default(
-            f"Column of the label ({', '.join(item for item in file.columns if item not in text)})",
-            self.options.label,
-            file.guess_label({*self.options.keys.values(), *text}),
-            parse,
-            file.cannot_infer_error("label", "--label"),
-        )
 
     def _default_label_bias(self, data: TaskData) -> LabelBias:
         """Returns the bias for labels of these frequencies. A sample of shots has the same number of each label.
@@ -289,7 +267,7 @@ class InitWizard:
         sample = [" ".join(row.values()) for row in data.train.texts[:MAX_MEASURED]]
         proposed = proposed_patterns(family, is_pair=is_pair, is_chinese=is_chinese(sample))
         terminal = self.terminal if asset else replace(self.terminal, ask=None)
-        own = choose_patterns(terminal, options.patterns, proposed, [*_fields(columns), *file.columns], family)
+        own = choose_patterns(terminal, options.patterns, proposed, [*fields_of(columns), *file.columns], family)
         missing = "" if asset else "no language model is set"
         return Cloze(patterns=own or proposed, has_own_patterns=bool(own), asset=asset, missing=missing)
 
@@ -387,11 +365,6 @@ class InitWizard:
             raise InputError(f"{path.parent} {state}.", "Set --output to a file in another folder.")
         if path.exists() and not self.options.force:
             raise InputError(f"{path} exists.", "Set --output to another file, or overwrite it with --force.")
-
-
-def _fields(columns: Sequence[str]) -> dict[str, str]:
-    """Returns field -> column of a text or a pair."""
-    return dict(zip(PAIR if len(columns) > 1 else (TEXT,), columns, strict=True))
 
 
 def _short_name(asset: str) -> str:

@@ -31,7 +31,7 @@ from stages.common.models.model_files import check_pooling, is_translated, model
 from stages.distillation.config import min_unlabeled
 from stages.llm.config import LlmConfig
 from stages.llm.costs import Estimate
-from stages.llm.questions import Questions
+from stages.llm.questions import ANSWER_TOKENS, Questions
 from stages.prompt_pretraining.config import SingleConfig
 from stages.prompt_pretraining.formats import corpus_requirements
 from stages.splits.config import SplitsConfig
@@ -241,7 +241,7 @@ def request_estimates(config: PipelineConfig, splits: Split) -> Iterator[str]:
         llm = LlmConfig.of(member, labels=config.task.labels, fields=config.task.fields)
         questions = Questions(llm, splits.train)
         examples = (*splits.train, *splits.unlabeled, *splits.test)
-        estimate = Estimate.of([questions.chat(item) for item in examples], llm)
+        estimate = Estimate.of([questions.request(item) for item in examples], llm, ANSWER_TOKENS)
         with errors_located_in(f"members.{name}"):
             estimate.check(llm)
         if not estimate.num_requests:

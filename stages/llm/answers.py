@@ -15,37 +15,49 @@ from pathlib import Path
 from typing import Any
 
 from stages.common.assets.cache import cache_folder
-from stages.llm.config import LlmSettings
-from stages.llm.questions import Message
+from stages.llm.messages import Message
+
+Request = dict[str, Any]
+"""The body of a request."""
 
 
-def request(settings: LlmSettings, chat: Sequence[Message]) -> dict[str, Any]:
-    """Returns the body of the request for a chat."""
+def request(
+    model: str, chat: Sequence[Message], *, max_answer_tokens: int, temperature: float = 0.0, seed: int = 0
+) -> Request:
+    """Returns the request for the answer to a chat.
+
+    Args:
+        model: Name of the model at the endpoint.
+        chat: The messages.
+        max_answer_tokens: Maximum number of tokens of the answer.
+        temperature: 0 for the most probable answer; higher for more variety.
+        seed: Seed of the variety, for endpoints that use one.
+    """
     return {
-        "model": settings.model,
+        "model": model,
         "messages": list(chat),
-        "temperature": 0,
-        "seed": 0,
-        "max_tokens": settings.max_answer_tokens,
+        "temperature": temperature,
+        "seed": seed,
+        "max_tokens": max_answer_tokens,
     }
 
 
-def load(settings: LlmSettings, chat: Sequence[Message]) -> str | None:
-    """Returns the answer to a chat; None if it is not on this machine. A damaged file counts as none."""
+def load(body: Request) -> str | None:
+    """Returns the answer to a request; None if it is not on this machine. A damaged file counts as none."""
     with suppress(OSError, ValueError, KeyError, TypeError):
-        return str(json.loads(_path(settings, chat).read_text(encoding="utf-8"))["answer"])
+        return str(json.loads(_path(body).read_text(encoding="utf-8"))["answer"])
     return None
 
 
-def store(settings: LlmSettings, chat: Sequence[Message], answer: str) -> None:
+def store(body: Request, answer: str) -> None:
     """Writes an answer as a whole, so that a reader never sees a part."""
-    path = _path(settings, chat)
+    path = _path(body)
     path.parent.mkdir(parents=True, exist_ok=True)
     with tempfile.NamedTemporaryFile("w", dir=path.parent, suffix=".part", delete=False, encoding="utf-8") as file:
         json.dump({"answer": answer}, file)
     Path(file.name).replace(path)
 
 
-def _path(settings: LlmSettings, chat: Sequence[Message]) -> Path:
-    name = hashlib.sha256(json.dumps(request(settings, chat), sort_keys=True).encode()).hexdigest()
+def _path(body: Request) -> Path:
+    name = hashlib.sha256(json.dumps(body, sort_keys=True).encode()).hexdigest()
     return cache_folder() / "llm" / name[:2] / f"{name}.json"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor, as_completed
 from dataclasses import dataclass
 from typing import Any
@@ -14,8 +14,9 @@ from urllib3.util.retry import Retry
 
 from stages.common.errors import InputError
 from stages.llm import answers
-from stages.llm.config import LlmSettings
-from stages.llm.questions import Message
+from stages.llm.answers import Request
+from stages.llm.config import EndpointSettings
+from stages.llm.costs import cost_of
 
 BUSY = (408, 409, 429, 500, 502, 503, 504, 529)
 """Status codes after which another attempt may succeed."""
@@ -31,15 +32,35 @@ class Answer:
     num_output_tokens: int
 
 
+@dataclass(slots=True)
+class Usage:
+    """What was sent to an endpoint."""
+
+    num_requests: int = 0
+    num_input_tokens: int = 0
+    num_output_tokens: int = 0
+
+    def add(self, answer: Answer) -> None:
+        """Counts one answer."""
+        self.num_requests += 1
+        self.num_input_tokens += answer.num_input_tokens
+        self.num_output_tokens += answer.num_output_tokens
+
+    def cost(self, settings: EndpointSettings) -> float | None:
+        """Returns the cost at the prices of the settings; None without prices."""
+        return cost_of(self.num_input_tokens, self.num_output_tokens, settings)
+
+
 class ChatClient:
-    """Sends chats to the endpoint of a member.
+    """Sends requests to an endpoint.
 
     Raises:
         InputError: the environment variable with the API key is not set.
     """
 
-    def __init__(self, settings: LlmSettings) -> None:
+    def __init__(self, settings: EndpointSettings) -> None:
         self.settings = settings
+        self.usage = Usage()
         self._url = settings.url.rstrip("/") + "/chat/completions"
         self._session = requests.Session()
         pauses = Retry(
@@ -57,22 +78,37 @@ class ChatClient:
         if (key := settings.api_key()) is not None:
             self._session.auth = _BearerToken(key)  # as a plain header, a password in ~/.netrc would replace it
 
-    def send_all(self, chats: Sequence[Sequence[Message]]) -> Iterator[tuple[int, Answer]]:
-        """Yields the index of each chat and its answer, as the answers arrive.
+    def answer_all(self, requests: Sequence[Request], on_progress: Callable[[int, int], None]) -> list[str]:
+        """Returns the answer to each request. Sends those whose answer is not on this machine, and counts them.
+
+        Args:
+            requests: The requests.
+            on_progress: Called with the number of answers so far and of all, after each answer.
 
         Raises:
             InputError: the endpoint refuses a request, or fails in all attempts.
         """
+        kept = [answers.load(body) for body in requests]
+        missing = [index for index, text in enumerate(kept) if text is None]
+        texts = [text or "" for text in kept]
+        for done, (number, answer) in enumerate(self._send_all([requests[index] for index in missing]), start=1):
+            texts[missing[number]] = answer.text
+            self.usage.add(answer)
+            on_progress(len(requests) - len(missing) + done, len(requests))
+        return texts
+
+    def _send_all(self, requests: Sequence[Request]) -> Iterator[tuple[int, Answer]]:
+        """Yields the index of each request and its answer, as the answers arrive."""
         with ThreadPoolExecutor(self.settings.num_parallel) as pool:
-            futures = {pool.submit(self._send, chat): index for index, chat in enumerate(chats)}
+            futures = {pool.submit(self._send, body): index for index, body in enumerate(requests)}
             try:
                 for future in as_completed(futures):
                     yield futures[future], future.result()
             finally:
                 pool.shutdown(wait=False, cancel_futures=True)
 
-    def _send(self, chat: Sequence[Message]) -> Answer:
-        body = self._post(answers.request(self.settings, chat))
+    def _send(self, request: Request) -> Answer:
+        body = self._post(request)
         try:
             text = body["choices"][0]["message"]["content"] or ""
         except (KeyError, IndexError, TypeError):
@@ -82,10 +118,10 @@ class ChatClient:
                 key="url",
             ) from None
         usage = body.get("usage") or {}
-        answers.store(self.settings, chat, text)
+        answers.store(request, text)
         return Answer(text, int(usage.get("prompt_tokens") or 0), int(usage.get("completion_tokens") or 0))
 
-    def _post(self, request: dict[str, Any]) -> dict[str, Any]:
+    def _post(self, request: Request) -> dict[str, Any]:
         try:
             response = self._session.post(self._url, json=request, timeout=self.settings.timeout_s)
         except requests.RequestException as error:

@@ -1,4 +1,4 @@
-"""Config models of a member that is a language model at an HTTP endpoint."""
+"""Config models of language models at an HTTP endpoint, and of a member that is one."""
 
 from __future__ import annotations
 
@@ -24,10 +24,10 @@ class Prices(Config):
     """Price of a million tokens of answers."""
 
 
-class LlmSettings(Config):
-    """Settings of the member that a recipe defines.
+class EndpointSettings(Config):
+    """An endpoint, and limits of its use.
 
-    Address, key, prices, and limits are not part of the key of the step, since they do not change an answer.
+    Address, key, prices, and limits are not part of the key of a step, since they do not change an answer.
     """
 
     url: str = Field(pattern=r"^https?://[^\s@]+$", json_schema_extra=NOT_IN_KEY)
@@ -36,22 +36,12 @@ class LlmSettings(Config):
     """Name of the model at the endpoint."""
     api_key_variable: str | None = Field(None, pattern=r"^[A-Za-z_]\w*$", json_schema_extra=NOT_IN_KEY)
     """Name of the environment variable with the API key, such as OPENAI_API_KEY. If not set, no key is sent."""
-    instruction: str = INSTRUCTION
-    """The first message to the model. `{labels}` is replaced by the labels."""
-    descriptions: Mapping[str, str] = {}
-    """Label -> what it means, for labels whose names do not say it."""
-    shots: int = Field(1, ge=0)
-    """Labeled demonstrations per label before each text."""
-    max_characters: int = Field(4000, ge=1)
-    """Longer texts are cut."""
-    max_answer_tokens: int = Field(32, ge=1)
-    """Maximum number of tokens of an answer."""
     prices: Prices | None = Field(None, json_schema_extra=NOT_IN_KEY)
     """Prices of the endpoint, for estimates and for `max_cost`."""
     max_requests: int = Field(10_000, ge=1, json_schema_extra=NOT_IN_KEY)
-    """The step fails before its first request if it needs more."""
+    """More requests than this are an error, before the first one is sent."""
     max_cost: float | None = Field(None, gt=0, json_schema_extra=NOT_IN_KEY)
-    """The step fails before its first request if the estimated cost is higher. Requires `prices`."""
+    """A higher estimated cost is an error, before the first request is sent. Requires `prices`."""
     num_parallel: int = Field(8, ge=1, json_schema_extra=NOT_IN_KEY)
     """Requests at a time."""
     timeout_s: float = Field(60, gt=0, json_schema_extra=NOT_IN_KEY)
@@ -60,11 +50,7 @@ class LlmSettings(Config):
     """Attempts per request, with growing pauses, while the endpoint is busy or fails."""
 
     @model_validator(mode="after")
-    def _parts_fit(self) -> Self:
-        if "{labels}" not in self.instruction:
-            raise InputError(
-                "it does not contain {labels}.", "Add {labels} where the labels belong.", key="instruction"
-            )
+    def _has_prices(self) -> Self:
         if self.max_cost is not None and self.prices is None:
             raise InputError("it requires prices.", "Add prices: {input: ..., output: ...}.", key="max_cost")
         return self
@@ -86,6 +72,29 @@ class LlmSettings(Config):
                 key="api_key_variable",
             )
         return key
+
+
+class LlmSettings(EndpointSettings):
+    """Settings of the member that a recipe defines."""
+
+    instruction: str = INSTRUCTION
+    """The first message to the model. `{labels}` is replaced by the labels."""
+    descriptions: Mapping[str, str] = {}
+    """Label -> what it means, for labels whose names do not say it."""
+    shots: int = Field(1, ge=0)
+    """Labeled demonstrations per label before each text."""
+    max_characters: int = Field(4000, ge=1)
+    """Longer texts are cut."""
+    max_answer_tokens: int = Field(32, ge=1)
+    """Maximum number of tokens of an answer."""
+
+    @model_validator(mode="after")
+    def _instruction_has_labels(self) -> Self:
+        if "{labels}" not in self.instruction:
+            raise InputError(
+                "it does not contain {labels}.", "Add {labels} where the labels belong.", key="instruction"
+            )
+        return self
 
 
 class LlmConfig(TextTaskConfig, LlmSettings):

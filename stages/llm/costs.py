@@ -1,4 +1,4 @@
-"""What the requests of a member need, before the first one is sent."""
+"""What requests need, before the first one is sent."""
 
 from __future__ import annotations
 
@@ -7,16 +7,14 @@ from dataclasses import dataclass
 
 from stages.common.errors import InputError
 from stages.llm import answers
-from stages.llm.config import LlmSettings
-from stages.llm.questions import Message, num_tokens
-
-ANSWER_TOKENS = 4
-"""Tokens of an answer, for estimates."""
+from stages.llm.answers import Request
+from stages.llm.config import EndpointSettings
+from stages.llm.messages import num_tokens
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Estimate:
-    """What the requests of a step need."""
+    """What some requests need."""
 
     num_requests: int
     num_input_tokens: int
@@ -24,14 +22,20 @@ class Estimate:
     """Cost at the prices of the settings; None without prices."""
 
     @classmethod
-    def of(cls, chats: Sequence[Sequence[Message]], settings: LlmSettings) -> Estimate:
-        """Estimates the requests for these chats. An answer that is on this machine needs none."""
-        missing = [chat for chat in chats if answers.load(settings, chat) is None]
-        tokens = sum(map(num_tokens, missing))
-        cost = cost_of(tokens, ANSWER_TOKENS * len(missing), settings)
+    def of(cls, requests: Sequence[Request], settings: EndpointSettings, num_answer_tokens: int) -> Estimate:
+        """Estimates these requests. An answer that is on this machine needs none.
+
+        Args:
+            requests: The requests.
+            settings: The endpoint.
+            num_answer_tokens: Usual number of tokens of an answer.
+        """
+        missing = [body for body in requests if answers.load(body) is None]
+        tokens = sum(num_tokens(body["messages"]) for body in missing)
+        cost = cost_of(tokens, num_answer_tokens * len(missing), settings)
         return cls(num_requests=len(missing), num_input_tokens=tokens, cost=cost)
 
-    def check(self, settings: LlmSettings) -> None:
+    def check(self, settings: EndpointSettings) -> None:
         """Compares the requests with the limits of the settings.
 
         Raises:
@@ -40,18 +44,18 @@ class Estimate:
         if self.num_requests > settings.max_requests:
             raise InputError(
                 f"{self.num_requests:,} requests are necessary, but max_requests is {settings.max_requests:,}.",
-                "Raise max_requests, or reduce data.unlabeled_size.",
+                "Raise max_requests, or use fewer texts.",
                 key="max_requests",
             )
         if settings.max_cost is not None and self.cost is not None and self.cost > settings.max_cost:
             raise InputError(
                 f"{self.num_requests:,} requests cost about {self.cost:.2f}, but max_cost is {settings.max_cost:g}.",
-                "Raise max_cost, or reduce data.unlabeled_size or shots.",
+                "Raise max_cost, or use fewer texts.",
                 key="max_cost",
             )
 
 
-def cost_of(num_input_tokens: int, num_output_tokens: int, settings: LlmSettings) -> float | None:
+def cost_of(num_input_tokens: int, num_output_tokens: int, settings: EndpointSettings) -> float | None:
     """Returns the cost of tokens at the prices of the settings; None without prices."""
     if settings.prices is None:
         return None

@@ -7,11 +7,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 from stages.common.examples import Example
+from stages.llm.answers import Request, request
 from stages.llm.config import LlmConfig
+from stages.llm.messages import Message, message
 
-Message = dict[str, str]
-CHARACTERS_PER_TOKEN = 4
-"""For estimates. English texts have about four, others have fewer."""
+ANSWER_TOKENS = 4
+"""Tokens of an answer, for estimates."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,12 +27,16 @@ class Questions:
     config: LlmConfig
     train_set: Sequence[Example]
 
+    def request(self, example: Example) -> Request:
+        """Returns the request for the label of one example."""
+        return request(self.config.model, self.chat(example), max_answer_tokens=self.config.max_answer_tokens)
+
     def chat(self, example: Example) -> list[Message]:
         """Returns the messages for one example. It is never among its own demonstrations."""
-        messages = [_message("system", self._instruction())]
+        messages = [message("system", self._instruction())]
         for item in self._demonstrations(example):
-            messages += [_message("user", self._text(item)), _message("assistant", item.label or "")]
-        return [*messages, _message("user", self._text(example))]
+            messages += [message("user", self._text(item)), message("assistant", item.label or "")]
+        return [*messages, message("user", self._text(example))]
 
     def _instruction(self) -> str:
         config = self.config
@@ -52,11 +57,6 @@ class Questions:
         if len(texts) == 1:
             return texts[0]
         return "\n".join(f"{name}: {text}" for name, text in zip(fields, texts, strict=True))
-
-
-def num_tokens(messages: Sequence[Message]) -> int:
-    """Returns an estimate of the number of tokens of a chat."""
-    return sum(len(message["content"]) for message in messages) // CHARACTERS_PER_TOKEN + 4 * len(messages)
 
 
 def find_label(answer: str, labels: Sequence[str]) -> int | None:
@@ -90,7 +90,3 @@ def _contains(text: str, part: str) -> bool:
     if not part.isascii():
         return part in text
     return f" {part} " in f" {text} "
-
-
-def _message(role: str, content: str) -> Message:
-    return {"role": role, "content": content}

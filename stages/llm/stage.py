@@ -10,6 +10,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -18,11 +19,10 @@ from numpy.typing import NDArray
 from stages.common.examples import Example, load_examples
 from stages.common.protocols import Engine, Recorder
 from stages.common.training.evaluation import Member, held_out_scores, write_member_logits
-from stages.llm import answers
 from stages.llm.client import ChatClient
 from stages.llm.config import LlmConfig
-from stages.llm.costs import Estimate, cost_of
-from stages.llm.questions import Message, Questions, find_label
+from stages.llm.costs import Estimate
+from stages.llm.questions import ANSWER_TOKENS, Questions, find_label
 
 CONFIDENCE = 0.9
 """Probability of the label that an answer names, before the ensemble scales it."""
@@ -81,7 +81,6 @@ class LlmClassifier:
         """Text of the question -> answer that names no label."""
         self._questions = Questions(config, train_set)
         self._client = ChatClient(config)
-        self._num_requests = self._num_input_tokens = self._num_output_tokens = 0
 
     def check_limits(self, examples: Sequence[Example]) -> None:
         """Checks the limits before the first request.
@@ -89,41 +88,31 @@ class LlmClassifier:
         Raises:
             InputError: there are too many requests, or they cost too much.
         """
-        Estimate.of([self._questions.chat(item) for item in examples], self.config).check(self.config)
+        requests = [self._questions.request(item) for item in examples]
+        Estimate.of(requests, self.config, ANSWER_TOKENS).check(self.config)
 
     def predict(self, examples: Sequence[Example], recorder: Recorder, phase: str) -> NDArray[np.float64]:
         """Returns logits, [n, C], in the order of `examples`."""
-        chats = [self._questions.chat(item) for item in examples]
+        requests = [self._questions.request(item) for item in examples]
+        answers = self._client.answer_all(requests, partial(recorder.log_progress, phase=phase))
         num_labels = len(self.config.labels)
         logits_nC = np.full((len(examples), num_labels), np.log((1 - CONFIDENCE) / (num_labels - 1)))
-        for index, (chat, answer) in enumerate(zip(chats, self._answers(chats, recorder, phase), strict=True)):
+        for index, (request, answer) in enumerate(zip(requests, answers, strict=True)):
             label = find_label(answer, self.config.labels)
             if label is None:
-                self.unrecognized[chat[-1]["content"]] = answer
+                self.unrecognized[request["messages"][-1]["content"]] = answer
                 logits_nC[index] = -np.log(num_labels)
             else:
                 logits_nC[index, label] = np.log(CONFIDENCE)
         return logits_nC
 
-    def _answers(self, chats: Sequence[Sequence[Message]], recorder: Recorder, phase: str) -> list[str]:
-        """Returns the answer to each chat. Requests those that are not on this machine, and counts their tokens."""
-        kept = [answers.load(self.config, chat) for chat in chats]
-        missing = [index for index, text in enumerate(kept) if text is None]
-        texts = [text or "" for text in kept]
-        for done, (number, answer) in enumerate(self._client.send_all([chats[index] for index in missing]), start=1):
-            texts[missing[number]] = answer.text
-            self._num_requests += 1
-            self._num_input_tokens += answer.num_input_tokens
-            self._num_output_tokens += answer.num_output_tokens
-            recorder.log_progress(len(chats) - len(missing) + done, len(chats), phase=phase)
-        return texts
-
     def record(self, recorder: Recorder) -> None:
         """Records the requests that were sent, their tokens and cost, and the answers without a label."""
-        recorder.log_metric("llm/requests", self._num_requests)
-        recorder.log_metric("llm/input_tokens", self._num_input_tokens)
-        recorder.log_metric("llm/output_tokens", self._num_output_tokens)
-        cost = cost_of(self._num_input_tokens, self._num_output_tokens, self.config)
+        usage = self._client.usage
+        recorder.log_metric("llm/requests", usage.num_requests)
+        recorder.log_metric("llm/input_tokens", usage.num_input_tokens)
+        recorder.log_metric("llm/output_tokens", usage.num_output_tokens)
+        cost = usage.cost(self.config)
         if cost is not None:
             recorder.log_metric("llm/cost", cost)
         recorder.log_metric("llm/unrecognized", len(self.unrecognized))

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import pytest
 
-from stages.llm.questions import find_label, num_tokens
+from stages.llm.messages import num_tokens
+from stages.llm.questions import find_label
 
 LABELS = ("sports", "motor sports", "spam", "not spam", "C", "C++", "体育", "体育新闻")
 
