@@ -59,6 +59,13 @@ $(VENV)/installed-docs: $(VENV)/installed
 	@$(INSTALL) ".[docs]"
 	@touch $@
 
+# a server of Azure's storage for the tests; without npm they are skipped
+AZURITE := 3.37.0
+
+$(VENV)/installed-azurite-$(AZURITE): $(VENV)/installed-dev
+	@if command -v npm >/dev/null; then npm install --silent --no-audit --no-fund --prefix $(VENV)/azurite azurite@$(AZURITE) && touch $@; \
+	else echo "npm was not found: the tests of stores on Azure are skipped."; fi
+
 # the driver of a browser; the browser itself is installed on the machine
 $(VENV)/installed-browser: $(VENV)/installed-dev
 	@$(INSTALL) ".[browser]"
@@ -79,10 +86,10 @@ ui: $(VENV)/installed
 serve: $(VENV)/installed
 	@$(BIN)/clozeline serve $(RECIPE) --store $(STORE) --port $(PORT) $(ARGS)
 
-test: $(VENV)/installed-dev
+test: $(VENV)/installed-azurite-$(AZURITE)
 	@$(PYTEST) -m "not slow and not browser and not cluster" $(ARGS)
 
-test-all: $(VENV)/installed-dev
+test-all: $(VENV)/installed-azurite-$(AZURITE)
 	@$(PYTEST) -m "not browser and not cluster" $(ARGS)
 
 # these tests start Ray clusters of several nodes, so only one of them may run at a time

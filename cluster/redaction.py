@@ -1,4 +1,6 @@
-"""Redacts secrets in URLs (passwords, tokens, signatures) before they reach logs, reports or MLflow."""
+"""Redacts secrets before they reach logs, reports or MLflow: in URLs (passwords, tokens, signatures) and in Azure's
+connection strings.
+"""
 
 from __future__ import annotations
 
@@ -9,21 +11,25 @@ from typing import Any
 
 STARS = "***"
 _PASSWORD = re.compile(r"(?<=://)([^/\s:@'\"]*):([^/\s@'\"]+)@")
-_LONE_TOKEN = re.compile(r"(?<=://)([^/\s:@'\"]{16,})@")
-"""As in https://ghp_.../. A name with at least 16 characters is taken for an access key, not for a user name."""
+_LONE_TOKEN = re.compile(r"(?<=://)(?<!abfs://)(?<!abfss://)([^/\s:@'\"]{16,})@")
+"""As in https://ghp_.../. A name with at least 16 characters is taken for an access key, not for a user name; on Azure
+it is a container.
+"""
 _QUERY = re.compile(
     r"([?&;](?:[\w.-]*(?:token|secret|password|passwd|signature|credential|api[_-]?key|access[_-]?key)|sig|key|auth)=)"
     r"[^&;\s'\"#)]+",
     re.IGNORECASE,
 )
+_CONNECTION = re.compile(r"\b((?:AccountKey|SharedAccessSignature)=)[^;\s'\"]+", re.IGNORECASE)
 
 
 def redact(text: str) -> str:
-    """Replaces the secrets of all URLs in a text by stars.
+    """Replaces the secrets of all URLs and connection strings in a text by stars.
 
     >>> redact("postgresql://me:pa55@host/runs")
     'postgresql://me:***@host/runs'
     """
+    text = _CONNECTION.sub(rf"\1{STARS}", text)
     if "://" not in text:
         return text
     text = _PASSWORD.sub(rf"\1:{STARS}@", text)

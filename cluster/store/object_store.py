@@ -1,10 +1,11 @@
 """Objects at a URL of fsspec. Requests that fail are repeated as `cluster.store.retries` says.
 
-The libraries' own retries are off, so the time until an answer is known. Servers differ in whether they can replace an
-object only if no one else replaced it first:
+The retries of S3's client are off, so the time until an answer is known. Those of Azure and GCS are off for leases and
+manifests; other requests may take a minute longer. Servers differ in whether they can replace an object only if no one
+else replaced it first:
 
-- S3 has conditional writes (If-None-Match since August 2024, If-Match since November 2024). S3-compatible servers may
-  ignore the condition, so this module tests them once with an object of its own.
+- S3, Azure and GCS have conditional writes (`cluster.store.conditional_writes`). Servers that are compatible with them
+  may ignore the condition, so this module tests each server once with an object of its own.
 - `memory://` exists in one process, where a lock is enough.
 - Any other server accepts a single driver (`cluster.store.sole_driver`), so `compare_and_swap` reads and then writes.
 """
@@ -24,10 +25,10 @@ from pathlib import Path
 from typing import Any, TypeVar
 
 import fsspec
-from fsspec.asyn import sync
 from fsspec.config import conf
 
 from cluster.errors import StoreError
+from cluster.store.conditional_writes import ConditionalWrites, conditional_writes
 from cluster.store.retries import retry
 
 NUM_THREADS = 8
@@ -36,6 +37,8 @@ _TRANSIENT_ERRNOS = {
     None, errno.EIO, errno.EREMOTEIO, errno.EBUSY, errno.EAGAIN, errno.EINTR, errno.ETIMEDOUT, errno.EPIPE,
     errno.ECONNREFUSED, errno.ECONNRESET, errno.ECONNABORTED, errno.ENETUNREACH, errno.EHOSTUNREACH,
 }  # fmt: skip
+_TRANSIENT_STATUSES = (408, 429)
+"""Timeout, and too many requests."""
 _CLIENT_PACKAGES = (
     "botocore",
     "aiobotocore",
@@ -52,8 +55,8 @@ _PERMANENT_CLASSES = (
     StoreError, FileNotFoundError, PermissionError, FileExistsError, IsADirectoryError, NotADirectoryError,
 )  # fmt: skip
 _PERMANENT_NAMES = ("Credential", "Validation", "Auth", "Token", "Profile")
-_CONDITION_FAILED = ("NoSuchKey", "404", "PreconditionFailed", "412", "ConditionalRequestConflict", "409")
-"""Error codes of S3: the object does not exist, was changed, or is being written by another client now."""
+_EXTRAS = {"s3": "s3", "s3a": "s3", "gs": "gcs", "gcs": "gcs", "abfs": "azure", "abfss": "azure", "az": "azure"}
+"""Extras of this package that install what opens a kind of URL."""
 _IN_PROCESS = threading.Lock()
 _CONDITIONAL: dict[tuple[str, str], bool] = {}
 T = TypeVar("T")
@@ -87,19 +90,24 @@ class ObjectStore:
 
     def __init__(self, url: str) -> None:
         self.url = url.rstrip("/")
-        self._is_s3 = url.startswith(("s3://", "s3a://"))
+        extra = _EXTRAS.get(url.partition("://")[0], "")
+        self._is_s3 = extra == "s3"
         self._is_memory = url.startswith("memory://")
         try:
-            self._fs, self._root = fsspec.url_to_fs(self.url, **_options(self._is_s3))
-        except (ImportError, ValueError) as error:
-            remedy = "Run: pip install 'clozeline[s3]'." if self._is_s3 else "Specify a folder or another URL."
+            self._fs, self._root = _file_system(self.url, extra)
+            self._conditional = conditional_writes(extra, self._fs)
+        except ImportError as error:
+            remedy = f"Run: pip install 'clozeline[{extra}]'." if extra else "Specify a folder or another URL."
+            raise StoreError(f"no store can be opened at {url} ({error}).", remedy) from error
+        except ValueError as error:
+            remedy = "Set AZURE_STORAGE_ACCOUNT_NAME." if extra == "azure" else "Specify a folder or another URL."
             raise StoreError(f"no store can be opened at {url} ({error}).", remedy) from error
         if self._is_s3:
             self._fs.retries = 1
 
     def read(self, name: str) -> bytes:
         """Returns the content of an object. Raises FileNotFoundError."""
-        if self._is_s3:  # one request, where fsspec needs three to know that an object is missing
+        if self._conditional is not None:  # one request, where s3fs needs three to know that an object is missing
             data = self.read_tagged(name)[0]
             if data is None:
                 raise FileNotFoundError(name)
@@ -201,12 +209,10 @@ class ObjectStore:
 
         def get() -> tuple[bytes, str] | tuple[None, None]:
             try:
-                if not self._is_s3:
-                    data = bytes(self._fs.cat_file(self._path(name)))
-                    return data, hashlib.sha256(data).hexdigest()
-                bucket, key, _ = self._fs.split_path(self._path(name))
-                response = self._fs.call_s3("get_object", Bucket=bucket, Key=key)
-                return bytes(sync(self._fs.loop, response["Body"].read)), str(response["ETag"])
+                if self._conditional is not None:
+                    return self._conditional.read(self._path(name))
+                data = bytes(self._fs.cat_file(self._path(name)))
+                return data, hashlib.sha256(data).hexdigest()
             except FileNotFoundError:
                 return None, None
 
@@ -217,8 +223,8 @@ class ObjectStore:
 
         The docstring of the module describes how this depends on the server.
         """
-        if self._is_s3 and self.has_conditional_writes:
-            return self._put_if(name, tag, data)
+        if self._conditional is not None and self.has_conditional_writes:
+            return self._write_if(self._conditional, name, tag, data)
         with _IN_PROCESS:
             if self.read_tagged(name)[1] != tag:
                 return False
@@ -227,16 +233,14 @@ class ObjectStore:
 
     @property
     def has_conditional_writes(self) -> bool:
-        """True if several drivers can be kept apart. Tests each S3 server once."""
-        if not self._is_s3:
+        """True if several drivers can be kept apart. Tests each server once."""
+        if self._conditional is None:
             return self._is_memory
-        server = (str(self._fs.endpoint_url), self._root.partition("/")[0])
+        server = (self._conditional.server, self._root.partition("/")[0])
         if server not in _CONDITIONAL:
             probe = f".probe/{os.urandom(8).hex()}"
             try:
-                creates = self._put_if(probe, None, b"1")
-                overwrites = self._put_if(probe, None, b"2") or self._put_if(probe, '"0"', b"3")
-                _CONDITIONAL[server] = creates and not overwrites
+                _CONDITIONAL[server] = self._honors_conditions(self._conditional, probe)
             except StoreError as error:
                 cause = error.__cause__
                 if not isinstance(cause, OSError) or cause.errno not in (errno.ENOSYS, errno.EINVAL):
@@ -245,28 +249,28 @@ class ObjectStore:
             self.remove(probe)
         return _CONDITIONAL[server]
 
-    def _put_if(self, name: str, tag: str | None, data: bytes) -> bool:
-        bucket, key, _ = self._fs.split_path(self._path(name))
-        condition = {"IfNoneMatch": "*"} if tag is None else {"IfMatch": tag}
+    def _honors_conditions(self, conditional: ConditionalWrites, name: str) -> bool:
+        """Creates and replaces an object, and tries both again with conditions that no longer hold."""
+        self._write_if(conditional, name, None, b"1")
+        tag = self.read_tagged(name)[1]
+        for data, condition in ((b"2", tag), (b"3", tag), (b"4", None)):
+            self._write_if(conditional, name, condition, data)
+        # What was written counts, because the response to a successful write may be lost.
+        return self.read_tagged(name)[0] == b"2"
 
-        def put() -> bool:
-            try:
-                self._fs.call_s3("put_object", Bucket=bucket, Key=key, Body=data, **condition)
-            except Exception as error:
-                if _code(error) in _CONDITION_FAILED:
-                    return False
-                raise
-            return True
-
-        return self._with_retries(f"write {name}", put, writes=True)
+    def _write_if(self, conditional: ConditionalWrites, name: str, tag: str | None, data: bytes) -> bool:
+        path = self._path(name)
+        return self._with_retries(f"write {name}", lambda: conditional.write(path, tag, data), writes=True)
 
     def _find(self, path: str) -> dict[str, ObjectInfo]:
-        """Returns all objects below a path, and the one with this path unless the server is S3."""
+        """Returns all objects below a path, and with some servers the one with this path."""
         if self._is_s3:
             return self._list_s3(path)[0]
         try:
             found = self._fs.find(path, detail=True)
         except FileNotFoundError:
+            return {}
+        if isinstance(found, list):  # adlfs: there is nothing below the path
             return {}
         return {name: ObjectInfo.of(info["size"], info) for name, info in found.items()}
 
@@ -296,7 +300,7 @@ class ObjectStore:
             if not writes:
                 raise
             raise StoreError(
-                f"the store {self.url} does not exist (cannot {description}).", "Create the bucket."
+                f"the store {self.url} does not exist (cannot {description}).", "Create the bucket or container."
             ) from error
         except StoreError:
             raise
@@ -313,6 +317,9 @@ def is_transient(error: BaseException) -> bool:
     """Returns True if a later request may succeed."""
     if isinstance(error, _PERMANENT_CLASSES):
         return False
+    status = _status(error)
+    if status is not None and 400 <= status < 500:
+        return status in _TRANSIENT_STATUSES
     if isinstance(error, OSError | TimeoutError):
         return error.errno in _TRANSIENT_ERRNOS
     error_class = type(error)
@@ -320,24 +327,42 @@ def is_transient(error: BaseException) -> bool:
     return is_of_client and not any(word in error_class.__name__ for word in _PERMANENT_NAMES)
 
 
+def _status(error: BaseException) -> int | None:
+    """Returns the HTTP status of an error of Azure or GCS."""
+    package = type(error).__module__.partition(".")[0]
+    if package == "azure":
+        return getattr(error, "status_code", None)
+    if package == "gcsfs":
+        return int(getattr(error, "code", None) or 0)
+    # gcsfs turns status 403 into an error without a number.
+    return 403 if type(error) is OSError and str(error).startswith("Forbidden: ") else None
+
+
 def _is_local(error: Exception) -> bool:
     """Returns True for a full disk on this machine."""
     return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 
 
-def _code(error: Exception) -> str:
-    """Returns the error code of S3."""
-    response = getattr(error.__cause__, "response", None) or getattr(error, "response", None)
-    return str(response.get("Error", {}).get("Code", "")) if isinstance(response, dict) else ""
+def _file_system(url: str, extra: str) -> tuple[Any, str]:
+    """Returns the file system of a URL, and the path in it."""
+    if extra == "gcs":
+        # The class that fsspec uses sends requests to another service, which needs other permissions.
+        from gcsfs.core import GCSFileSystem  # noqa: PLC0415  (an extra)
+
+        return GCSFileSystem(**_options(extra)), url.partition("://")[2]
+    file_system, path = fsspec.url_to_fs(url, **_options(extra))
+    return file_system, str(path)
 
 
-def _options(is_s3: bool) -> dict[str, Any]:
-    """Returns the options of the file system: no cache of listings, and no retries by the S3 client."""
+def _options(extra: str) -> dict[str, Any]:
+    """Returns the options of the file system: no cache of listings, and no retries by the S3 client.
+
+    fsspec caches file systems by their options, so the options contain the server.
+    """
     options: dict[str, Any] = {"use_listings_cache": False}
-    if is_s3:
+    if extra == "s3":
         user_options = dict(conf.get("s3", {}))
         options["config_kwargs"] = {**user_options.get("config_kwargs", {}), "retries": {"max_attempts": 0}}
-        # fsspec caches file systems by their options, so the options must contain the server.
         server = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
         if server and "endpoint_url" not in user_options:
             options["endpoint_url"] = server

@@ -49,5 +49,5 @@ def _in_use(store: Store, owner: str) -> StoreError:
     return StoreError(
         f"the store {store.url} is in use by {owner}. Its server has no conditional writes, so it accepts a single "
         "driver.",
-        "Wait for that driver, or use a store in a folder or on S3.",
+        "Wait for that driver, or use a store in a folder or on S3, Azure or GCS.",
     )

@@ -19,6 +19,8 @@ URL = "https://me:pa55w0rd@data.example/films.csv"
         ("https://ghp_0123456789abcdef@host/x", "https://***@host/x"),
         ("https://x.blob/y?sv=1&sig=aB%2F3%3D&se=2", "https://x.blob/y?sv=1&sig=***&se=2"),
         ("s3://b/k?X-Amz-Credential=A/b&X-Amz-Date=1&X-Amz-Signature=0f", "s3://b/k?X-Amz-Credential=***&X-Amz-Date=1&X-Amz-Signature=***"),
+        ("AccountName=a;AccountKey=aB3+/w==;EndpointSuffix=x", "AccountName=a;AccountKey=***;EndpointSuffix=x"),
+        ("BlobEndpoint=https://a.x/;SharedAccessSignature=sv=1&sig=0f", "BlobEndpoint=https://a.x/;SharedAccessSignature=***"),
         ("'https://host/x?access_token=abc' failed", "'https://host/x?access_token=***' failed"),
     ],
 )  # fmt: skip
@@ -34,6 +36,8 @@ def test_redact_replaces_only_secrets(text: str, clean: str) -> None:
         "pypi:films==1.0/a.csv",
         "https://host:8443/a?page=2&keyword=x",
         "https://me@host/a",
+        "abfs://container-of-results@account.dfs.core.windows.net/store",
+        "abfss://container-of-results@account.dfs.core.windows.net/store",
         "mail me@host or see a?key=b: no address",
         "hf:org/name@main",
     ],

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import http.client
 import threading
-from collections.abc import Callable
+from collections.abc import Callable, Collection
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
 from cluster.store.location import open_store
@@ -27,7 +27,7 @@ class Proxy:
 
     `fail_before` is called with method and path before a request is forwarded. If it returns a status, the proxy
     answers with that status. `fail_after` is called in the same way after the server has answered. `stripped` headers
-    are not forwarded.
+    and query parameters are not forwarded.
     """
 
     def __init__(self, port: int) -> None:
@@ -41,9 +41,14 @@ class Proxy:
         threading.Thread(target=self._server.serve_forever, daemon=True).start()
 
     @property
+    def port(self) -> int:
+        """Port of the proxy."""
+        return int(self._server.server_address[1])
+
+    @property
     def url(self) -> str:
         """Address of the proxy."""
-        return f"http://127.0.0.1:{self._server.server_address[1]}"
+        return f"http://127.0.0.1:{self.port}"
 
     def close(self) -> None:
         """Stops listening."""
@@ -64,6 +69,13 @@ def failing(times: int, status: int, method: str = "", part: str = "") -> Fault:
     return fault
 
 
+def _without(path: str, names: Collection[str]) -> str:
+    """Removes query parameters from a path."""
+    path, _, query = path.partition("?")
+    kept = [part for part in query.split("&") if part.partition("=")[0].lower() not in names]
+    return f"{path}?{'&'.join(kept)}" if query else path
+
+
 def _handler(proxy: Proxy, port: int) -> type[BaseHTTPRequestHandler]:
     class Handler(BaseHTTPRequestHandler):
         protocol_version = "HTTP/1.1"
@@ -78,7 +90,7 @@ def _handler(proxy: Proxy, port: int) -> type[BaseHTTPRequestHandler]:
             # moto checks a condition and then writes; S3 does both atomically.
             with proxy.one_at_a_time:
                 upstream = http.client.HTTPConnection("127.0.0.1", port, timeout=30)
-                upstream.request(self.command, self.path, body, headers)
+                upstream.request(self.command, _without(self.path, proxy.stripped), body, headers)
                 response = upstream.getresponse()
                 data = response.read()
                 upstream.close()
