@@ -11,6 +11,7 @@ Prints tables with the limits of the project. Times depend on the machine and it
 from __future__ import annotations
 
 import argparse
+import gc
 import json
 import logging
 import os
@@ -27,6 +28,7 @@ import psutil
 
 from benchmarks import noop
 from cluster.run.ray_session import session
+from cluster.run.ray_tasks import MAX_TASKS
 from cluster.run.result import RunOptions, RunResult
 from cluster.run.scheduler import execute
 from cluster.steps.plan import plan
@@ -169,13 +171,15 @@ def measure_noop_steps(folder: Path) -> None:
 
 @dataclass(frozen=True, slots=True)
 class Grid:
-    """Milliseconds per step of a grid, and MiB by which the memory of the driver grew in the run."""
+    """Milliseconds per step of a grid, and kB per step by which the memory of the driver grew."""
 
     plan: float
     run: float
     run_cpu: float
     cached_run: float
-    memory: float
+    plan_memory: float
+    tasks_memory: float
+    run_memory: float
 
 
 def measure_scale(folder: Path) -> None:
@@ -196,26 +200,51 @@ def measure_scale(folder: Path) -> None:
         what = f"{text}: per step with {SCALES[0]} and {SCALES[1]} steps"
         print_row(what, f"{before:.2f}, {after:.2f} ms")
         print_row("    ratio", f"{after / before:.2f}", "1.2")
-    print_row("memory of the driver: growth in these runs", f"{small.memory:.0f}, {large.memory:.0f} MiB")
+    for name, text in (("plan", "the plan"), ("tasks", "as many bare Ray tasks"), ("run", "the run")):
+        before, after = getattr(small, f"{name}_memory"), getattr(large, f"{name}_memory")
+        print_row(f"memory of the driver, growth per step: {text}", f"{before:.1f}, {after:.1f} kB")
 
 
 def run_grid(number: int, folder: Path) -> Grid:
     """Plans and runs a grid of steps, then runs it again."""
+    os.environ["PYTHONPATH"] = str(ROOT)
+    memory = [resident_bytes()]
     steps, store, options = grid_steps(number), open_store(folder), RunOptions(engine=ENGINE)
     start = time.perf_counter()
     planned = plan(steps, store, options)
     plan_s = time.perf_counter() - start
+    memory.append(resident_bytes())
     with session():
         execute(noop_steps("warm", 8), store, options)
-        memory, cpu_s = psutil.Process().memory_info().rss, time.process_time()
+        run_bare_tasks(8)
+        memory.append(resident_bytes())
+        run_bare_tasks(number)
+        memory.append(resident_bytes())
+        cpu_s = time.process_time()
         run = execute(planned, store, options)
         cpu_s = time.process_time() - cpu_s
-        growth = psutil.Process().memory_info().rss - memory
+        memory.append(resident_bytes())
     assert run.ok and len(run.executed) == number
     cached = execute(steps, store, options)
     assert len(cached.cached) == number
     seconds = (plan_s, run.wall_s, cpu_s, cached.wall_s)
-    return Grid(*(1e3 * item / number for item in seconds), memory=growth / 2**20)
+    growths = (memory[1] - memory[0], memory[3] - memory[2], memory[4] - memory[3])
+    return Grid(*(1e3 * item / number for item in seconds), *(1e-3 * item / number for item in growths))
+
+
+def run_bare_tasks(number: int) -> None:
+    """Runs tasks of Ray that compute nothing, at most as many at once as a run of the engine does."""
+    import ray  # noqa: PLC0415  Ray reads its environment, which session() sets, when it is imported
+
+    task = ray.remote(noop.bare_task)
+    for first in range(0, number, MAX_TASKS):
+        ray.get([task.remote(index) for index in range(first, min(number, first + MAX_TASKS))])
+
+
+def resident_bytes() -> int:
+    """Returns the memory of this process, without what Python can free."""
+    gc.collect()
+    return int(psutil.Process().memory_info().rss)
 
 
 def grid_steps(number: int) -> list[Step]:

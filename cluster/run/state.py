@@ -13,7 +13,7 @@ from enum import StrEnum
 
 from cluster.steps.plan import PlannedStep
 from cluster.steps.step import Step
-from cluster.store.manifest import Manifest
+from cluster.store.manifest import Manifest, SharedParts
 
 
 class Phase(StrEnum):
@@ -115,6 +115,7 @@ class RunState:
         self.steps: dict[str, StepState] = {}
         self.num_open = 0
         self._is_held_back = False
+        self._shared = SharedParts()
         self._ready: list[tuple[int, StepState]] = []
         """Steps whose upstream has come to an end, whether well or not: a heap by position."""
         self._runnable: list[tuple[int, StepState]] = []
@@ -162,8 +163,7 @@ class RunState:
 
     def commit(self, step: StepState, manifest: Manifest) -> None:
         """Ends a step that has a result."""
-        # The plan has the key already; a copy per result would be most of the memory of a driver.
-        step.manifest = replace(manifest, key=step.planned.key.components)
+        step.manifest = self._shared.apply(manifest, step.planned.key)
         step.content_digest = manifest.content_digest
         self.end(step, Phase.COMMITTED)
 

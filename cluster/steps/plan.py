@@ -12,7 +12,7 @@ from cluster.steps.code_digests import versions
 from cluster.steps.fingerprint import KeyOptions, fingerprints
 from cluster.steps.step import Step, ancestors, descendants, graph
 from cluster.store.base import LookupResult, Store
-from cluster.store.manifest import Difference, Key, Manifest, differences, version_changes
+from cluster.store.manifest import Difference, Key, Manifest, SharedParts, differences, version_changes
 
 MAX_REASONS = 3
 """Changed modules, or upstream steps, that a reason lists."""
@@ -161,18 +161,17 @@ def plan(
 def _look_up(store: Store, keys: Mapping[str, Key], shown: set[str], *, verify: bool) -> dict[str, LookupResult]:
     """Looks up the results of all steps; hashes are compared for the shown steps only."""
     lookups: dict[str, LookupResult] = {}
+    shared = SharedParts()
     for is_shown in (True, False):
         names = [name for name in keys if (name in shown) is is_shown]
         results = store.inspect_all([(name, keys[name].fingerprint) for name in names], verify and is_shown)
-        lookups |= {name: _with_key(result, keys[name]) for name, result in zip(names, results, strict=True)}
+        for name, result in zip(names, results, strict=True):
+            lookups[name] = _with_shared_parts(result, keys[name], shared)
     return lookups
 
 
-def _with_key(result: LookupResult, key: Key) -> LookupResult:
-    """Lets a result share the key of the plan, which equals its own and takes most of its memory."""
-    if result.manifest is None:
-        return result
-    return replace(result, manifest=replace(result.manifest, key=key.components))
+def _with_shared_parts(result: LookupResult, key: Key, shared: SharedParts) -> LookupResult:
+    return result if result.manifest is None else replace(result, manifest=shared.apply(result.manifest, key))
 
 
 def _planned_step(

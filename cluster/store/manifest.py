@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import hashlib
 import json
+import sys
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime
 from typing import Any
 
@@ -193,3 +194,25 @@ class Manifest:
                 f"the manifest cannot be read ({type(error).__name__}: {error}).",
                 "Run the pipeline again to rebuild the result.",
             ) from error
+
+
+class SharedParts:
+    """Lets the manifests that a process keeps share what they have in common, which is most of their memory."""
+
+    def __init__(self) -> None:
+        self._parts: dict[str, Mapping[str, Any]] = {}
+
+    def apply(self, manifest: Manifest, key: Key) -> Manifest:
+        """Returns an equal manifest with one copy of all versions and provenances, and with the key of the plan."""
+        return replace(
+            manifest,
+            step=sys.intern(manifest.step),
+            fingerprint=key.fingerprint,
+            key=key.components,
+            upstream_digests={sys.intern(name): sys.intern(one) for name, one in manifest.upstream_digests.items()},
+            versions=self._share(manifest.versions),
+            provenance=self._share(manifest.provenance),
+        )
+
+    def _share(self, part: Mapping[str, Any]) -> Mapping[str, Any]:
+        return self._parts.setdefault(canonical(part), part)

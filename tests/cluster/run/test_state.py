@@ -1,8 +1,13 @@
 """Steps of a run become ready, wait and end, without Ray."""
 
+import pickle
+import tracemalloc
 from collections.abc import Iterable
+from dataclasses import replace
 
+from cluster.provenance import provenance
 from cluster.run.state import Phase, RunState, StepState
+from cluster.steps.code_digests import versions
 from cluster.steps.fingerprint import fingerprints
 from cluster.steps.plan import PlannedStep, PlanState
 from cluster.steps.step import Step, graph
@@ -90,3 +95,34 @@ def test_inputs_of_a_worker_name_files_without_the_key() -> None:
     assert base.manifest is not None and base.manifest.key == base.planned.key.components
     sent = state.steps["left"].inputs()["base"]
     assert sent.key == {} and sent.content_digest == base.content_digest and sent.folder == "files"
+
+
+def test_results_share_what_they_have_in_common() -> None:
+    """A driver keeps the results of all steps, and each one that a worker sends is a copy of its own."""
+    state = state_of(*(toy(f"x/{index}", index) for index in range(200)))
+    steps = list(state.steps.values())
+    sent = [
+        pickle.dumps(
+            replace(
+                manifest_of(step, digest=f"{step.index:064x}"),
+                key=step.planned.key.components,
+                versions=dict(versions()),
+                provenance=provenance(),
+            )
+        )
+        for step in steps
+    ]
+    tracemalloc.start()
+    for step, data in zip(steps, sent, strict=True):
+        state.commit(step, pickle.loads(data))
+    bytes_per_step = tracemalloc.get_traced_memory()[0] / len(steps)
+    tracemalloc.stop()
+    for step, data in zip(steps, sent, strict=True):
+        assert step.manifest == pickle.loads(data)
+    assert bytes_per_step < 1500
+    first, last = steps[0].manifest, steps[-1].manifest
+    assert first is not None and last is not None
+    assert first.versions is last.versions and first.provenance is last.provenance
+    other = replace(manifest_of(steps[0]), versions={"python": "3.0"})
+    state.commit(steps[0], other)
+    assert steps[0].manifest is not None and steps[0].manifest.versions == {"python": "3.0"}
