@@ -37,7 +37,7 @@ LEVELS = {
     ),
     "cluster": (
         {"cluster.errors", "cluster.redaction"},
-        {"cluster.canonical_json", "cluster.provenance"},
+        {"cluster.arithmetic", "cluster.canonical_json", "cluster.provenance"},
         {"cluster.store"},
         {"cluster.steps", "cluster.tracking"},
         {"cluster.parallel"},

@@ -28,7 +28,7 @@ from pathlib import Path
 from cluster.errors import FingerprintError
 from cluster.store.files import FileMark, file_digest
 
-# The code of the engine decides where a step runs, never what it computes.
+# The code of the engine decides where a step runs. What it computes has a version, `cluster.arithmetic`.
 NEVER_FOLLOWED = "cluster"
 ALSO_FOLLOWED = {"pipelines": ("stages",)}
 OWN_PACKAGES = ("cluster", "stages", "pipelines")

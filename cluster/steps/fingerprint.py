@@ -14,6 +14,7 @@ from typing import Any
 
 from pydantic import BaseModel
 
+from cluster import arithmetic
 from cluster.canonical_json import canonical, flatten, plain
 from cluster.errors import FingerprintError
 from cluster.steps.code_digests import CodeDigests, versions
@@ -58,6 +59,8 @@ def fingerprints(steps: Mapping[str, Step], options: KeyOptions | None = None) -
 def code_components(run: str, options: KeyOptions, digests: CodeDigests | None = None) -> dict[str, str]:
     """Returns the components of a key that depend on what is installed: `code.<module>`, `versions.<library>`.
 
+    The engine has a version (`cluster.arithmetic`) instead of digests of its modules.
+
     Args:
         run: The function of a step, as `module:function`.
         options: Which code and versions count.
@@ -68,6 +71,7 @@ def code_components(run: str, options: KeyOptions, digests: CodeDigests | None =
     """
     digests = digests or CodeDigests(options.excluded_modules)
     components = {f"code.{module}": digest for module, digest in digests.of(run.partition(":")[0]).items()}
+    components[arithmetic.COMPONENT] = f"version {arithmetic.VERSION}"
     if options.has_versions:
         components |= {f"versions.{library}": number for library, number in versions().items()}
     return components

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 
 import pytest
 
+from cluster import arithmetic
 from cluster.errors import GraphError
 from cluster.steps.fingerprint import fingerprints
 from cluster.steps.plan import Plan, PlanState, Selection, plan
@@ -72,6 +73,17 @@ def test_plan_runs_a_changed_step_and_its_descendants(store: Store) -> None:
         "distill/0": "RUN: its upstream soft_labels runs",
     }
     assert shown(plan([chain(student=2)], store))["distill/0"] == "RUN: config.value: 0 -> 2"
+
+
+def test_new_version_of_the_arithmetic_of_the_engine_runs_every_step(
+    store: Store, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    commit(store, chain())
+    monkeypatch.setattr(arithmetic, "VERSION", arithmetic.VERSION + 1)
+    lines = shown(plan([chain()], store))
+    assert lines["data"] == "RUN: the code of cluster.arithmetic changed"
+    assert lines["pet/a/0"] == "RUN: the code of cluster.arithmetic changed; its upstream data runs"
+    assert all(text.startswith("RUN: the code of cluster.arithmetic changed") for text in lines.values())
 
 
 def test_plan_runs_only_the_damaged_step(store: Store) -> None:
