@@ -40,7 +40,7 @@ def session(address: str | None = None, num_cpus: int | None = None) -> Iterator
     """
     address = address or os.environ.get("RAY_ADDRESS") or "local"
     added = {**WORKER_ENVIRONMENT, **PRELOADED, **_access(address), "PYTHONPATH": _python_path()}
-    before = {name: os.environ.get(name) for name in added}
+    before = {name: os.environ.get(name) for name in (*added, "RAY_AUTH_MODE")}
     os.environ.update(added)
     import ray  # noqa: PLC0415  (it reads the environment that was set above)
 
@@ -122,10 +122,11 @@ def _access(address: str) -> dict[str, str]:
     if address != "local":
         has_token = any(name in os.environ for name in ("RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"))
         return {"RAY_AUTH_MODE": "token" if has_token else "disabled"}
-    added = {"RAY_AUTH_MODE": "token", "RAY_AUTH_TOKEN": _token()}
+    added = {"RAY_AUTH_TOKEN": _token()}
     if "ray" not in sys.modules:
-        # Despite its name, 0 selects the loopback address on every system. Ray reads the variable when it is imported.
-        added["RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"] = "0"
+        # Ray reads these when it is imported. Despite its name, 0 selects the loopback address on every system.
+        # If Ray was imported before, it selects the token itself, because no other mode is set.
+        added |= {"RAY_AUTH_MODE": "token", "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER": "0"}
     return added
 
 
