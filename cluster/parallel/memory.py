@@ -9,7 +9,8 @@ width of a layer, H heads, V vocabulary, B examples of a pass, L tokens of an ex
     trained          4 T, gradients 4 T, optimizer state 8 T: float32, AdamW; zero2 partitions the last two
     activations      what autograd keeps: `kept_per_token`, B x L times, in every layer
     logits           B x V where they cover the vocabulary, in float32 and in the model's own precision
-    buffers          what one layer needs in addition, forward and backward, before it is freed
+    buffers          what one layer needs in addition, forward and backward, before it is freed; under ddp also the 4 T
+                     of the message with all gradients, as far as it does not fit into freed activations and logits
     disk_buffers     read buffers of weights on a disk; parts too small for the disk count as weights
 
 Sources: Rajbhandari et al. (ZeRO), SC 2020, https://arxiv.org/abs/1910.02054; Korthikanti et al., MLSys 2023,
@@ -211,15 +212,18 @@ def estimate_memory(
         disk_buffers = NUM_BUFFERS * math.ceil(max(model.weights) / workers) * workload.weight_bytes
     weights -= disk
     num_owners = workers if partitioning.states else 1
+    kept = activations(model, workload, workers, partitioned=partitioning.weights)
+    scores = logits(model, workload, workers)
+    message = workload.num_trained * FLOAT if strategy == "ddp" else 0
     computing = MemoryEstimate(
         weights=weights,
         gathered=2 * model.largest_module * workload.weight_bytes if partitioning.weights else 0,
         trained=0 if workload.trains_backbone else workload.num_trained * FLOAT,
         gradients=math.ceil(workload.num_trained * FLOAT / num_owners),
         optimizer_state=math.ceil(workload.num_trained * FLOAT * MOMENTS / num_owners),
-        activations=activations(model, workload, workers, partitioned=partitioning.weights),
-        logits=logits(model, workload, workers),
-        buffers=buffers(model, workload, workers),
+        activations=kept,
+        logits=scores,
+        buffers=max(buffers(model, workload, workers), message - kept - scores),
     )
     base = BASE_BYTES[partitioning.weights]
     if not on_gpu:

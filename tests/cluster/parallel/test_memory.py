@@ -72,6 +72,15 @@ def test_trained_parameters_need_16_bytes() -> None:
     assert zero2.weights == full.weights
 
 
+def test_ddp_needs_memory_for_the_message_with_all_gradients() -> None:
+    """It is sent after the backward pass, which has freed activations and logits."""
+    small = replace(FULL, batch_size=1, eval_batch_tokens=1)
+    ddp, zero2 = gpu(small, "ddp", 4), gpu(small, "zero2", 4)
+    assert ddp.activations + ddp.logits + ddp.buffers == 4 * small.num_trained
+    assert zero2.activations + zero2.logits + zero2.buffers < 4 * small.num_trained
+    assert gpu(PROMPT, "ddp", 4).buffers == gpu(PROMPT, "zero2", 4).buffers, "the message of a prompt is small"
+
+
 def test_offloaded_weights_are_in_cpu_memory() -> None:
     memory = estimate_memory(SHAPE, PROMPT, "zero3_offload", 4, on_gpu=True)
     assert memory.gpu is not None
