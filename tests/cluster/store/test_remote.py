@@ -17,12 +17,15 @@ from cluster.errors import (
     StoreError,
     StoreUnreachableError,
 )
+from cluster.steps.plan import PlanState, plan
 from cluster.store import object_store, retries, sole_driver
 from cluster.store.base import Store
 from cluster.store.lease import Lease, Leases, Owner
 from cluster.store.location import open_store
+from cluster.store.manifest import Manifest
 from cluster.store.remote import RemoteStore
 from tests.support.s3_helpers import BUCKET, URL, Proxy, failing, opened
+from tests.support.steps import toy
 from tests.support.store_helpers import FINGERPRINT, OTHER, begin, builder, commit
 
 pytestmark = pytest.mark.timeout(60)
@@ -67,6 +70,17 @@ def test_commit_uploads_the_manifest_last(store: RemoteStore, proxy: Proxy) -> N
     names = [line.removeprefix(f"PUT {prefix}") for line in puts if "lease.json" not in line]
     assert names[-1] == "manifest.json"
     assert sorted(name.rpartition("/")[2] for name in names[:-1]) == ["model.bin", "result.json"]
+
+
+def test_plan_reads_only_the_latest_of_many_results(store: RemoteStore, proxy: Proxy) -> None:
+    step = toy("x", 1)
+    for number in range(30):
+        fingerprint = f"{number:064x}"
+        older = Manifest(step="x", fingerprint=fingerprint, key={}, files={}, upstream_digests={}, result=None)
+        store.write(f"x/{fingerprint}/manifest.json", older.to_json())
+    proxy.requests.clear()
+    assert [line.state for line in plan([step], store)] == [PlanState.RUN]
+    assert len(proxy.requests) <= 10, proxy.requests
 
 
 def test_files_are_downloaded_once(store: RemoteStore, other_machine: RemoteStore, proxy: Proxy) -> None:
