@@ -1,5 +1,7 @@
 """Conditional writes of Azure (azurite) and GCS (fake-gcs-server); `test_remote.py` tests those of S3."""
 
+import json
+import os
 import subprocess
 import sys
 import threading
@@ -21,6 +23,7 @@ from cluster.store.lease import Lease, Leases, Owner
 from cluster.store.location import open_store
 from cluster.store.remote import RemoteStore
 from tests.support.object_servers import Azurite, FakeGcsServer, azurite, fake_gcs_server
+from tests.support.paths import ROOT
 from tests.support.s3_helpers import Proxy, failing
 from tests.support.store_helpers import FINGERPRINT, OTHER, begin, builder, commit
 
@@ -256,6 +259,44 @@ def test_copies_and_checkpoints_are_stored(url: str, tmp_path: Path, monkeypatch
     leases.release(store.slot("pet/x", third))
     monkeypatch.setenv("CLOZELINE_CACHE", str(tmp_path / "another machine"))
     assert (begin(opened(url), leases, third).checkpoint_dir / "step.pt").read_text() == "half"
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(280)
+def test_two_drivers_with_workers_of_their_own_run_each_step_once(url: str, tmp_path: Path) -> None:
+    code = """
+import json, sys
+from cluster.run.result import RunOptions
+from cluster.run.scheduler import execute
+from cluster.store.location import open_store
+from stages.common.engine import ENGINE
+from tests.support.steps import toy
+
+data = toy("data", 1, pause_s=1.0)
+parts = tuple(toy(f"part/{index}", index, base=data, pause_s=0.5) for index in range(6))
+result = execute([toy("end", 100, parts=parts)], open_store(sys.argv[1]), RunOptions(engine=ENGINE, num_cpus=1))
+print(json.dumps([result.executed, result.cached, result.manifests["end"].result["total"]]))
+"""
+    drivers = [
+        subprocess.Popen(
+            [sys.executable, "-c", code, url],
+            env={
+                **os.environ,
+                "PYTHONPATH": str(ROOT),
+                "CLOZELINE_CACHE": str(tmp_path / name),
+                retries.VARIABLE: "60",
+            },
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for name in ("first", "second")
+    ]
+    printed = [driver.communicate()[0] for driver in drivers]
+    assert [driver.returncode for driver in drivers] == [0, 0]
+    (executed, cached, total), (others, other_cached, other_total) = (json.loads(text) for text in printed)
+    assert sorted([*executed, *others]) == sorted(["data", "end", *(f"part/{index}" for index in range(6))])
+    assert set(cached) == set(others) and set(other_cached) == set(executed)
+    assert total == other_total == 121
 
 
 @pytest.mark.parametrize("part", ["lease.json", "manifest.json"])
