@@ -59,12 +59,12 @@ $(VENV)/installed-docs: $(VENV)/installed
 	@$(INSTALL) ".[docs]"
 	@touch $@
 
-# a server of Azure's storage for the tests; without npm they are skipped
+# a server of Azure's storage for the tests; where npm cannot install it, they are skipped
 AZURITE := 3.37.0
 
 $(VENV)/installed-azurite-$(AZURITE): $(VENV)/installed-dev
-	@if command -v npm >/dev/null; then npm install --silent --no-audit --no-fund --prefix $(VENV)/azurite azurite@$(AZURITE) && touch $@; \
-	else echo "npm was not found: the tests of stores on Azure are skipped."; fi
+	@npm install --silent --no-audit --no-fund --prefix $(VENV)/azurite azurite@$(AZURITE) && touch $@ || \
+	echo "npm could not install azurite: the tests of stores on Azure are skipped."
 
 # the driver of a browser; the browser itself is installed on the machine
 $(VENV)/installed-browser: $(VENV)/installed-dev
