@@ -29,6 +29,7 @@ from tokenizers import Tokenizer
 folder = Path("FOLDER")
 config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
 tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+tokenizer.encode_special_tokens = True
 tokenizer.enable_truncation(config["max_tokens"], direction="{side}")
 session = onnxruntime.InferenceSession(folder / "model.onnx")
 tokens = tokenizer.encode({texts})

@@ -24,6 +24,7 @@ from tokenizers import Tokenizer
 from stages.common.errors import InputError
 from stages.common.examples import Example
 from stages.common.models.encoders.modeling_clozeline import ClozelineForSequenceClassification
+from stages.common.plain_text import PlainText
 from stages.common.protocols import Recorder
 
 ONNX_FILE, INT8_FILE = "model.onnx", "model_int8.onnx"
@@ -72,6 +73,7 @@ class OnnxClassifier:
         self._config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
         self._fields = json.loads((folder / "classifier.json").read_text(encoding="utf-8"))["fields"]
         self._tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+        self._plain = PlainText(self._tokenizer)
         side = json.loads((folder / "tokenizer_config.json").read_text(encoding="utf-8")).get(
             "truncation_side", "right"
         )
@@ -94,7 +96,7 @@ class OnnxClassifier:
         prefix, separator = self._config["prefix"], self._config["separator"]
         inputs: list[str | tuple[str, str]] = []
         for item in examples:
-            first, *others = (item.fields[name] for name in self._fields)
+            first, *others = (self._plain(item.fields[name]) for name in self._fields)
             inputs.append((prefix + first, separator + prefix + " ".join(others)) if others else prefix + first)
         encoded = self._tokenizer.encode_batch(inputs)
         values = {

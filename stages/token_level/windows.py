@@ -8,6 +8,7 @@ from typing import Any, NamedTuple
 
 from stages.common.patterns.config import Family
 from stages.common.patterns.encoding import Encoded, SpecialTokens
+from stages.common.plain_text import PlainText
 from stages.token_level.examples import Question
 
 
@@ -65,6 +66,7 @@ class Windows:
         self.family = family
         self.max_length = max_length
         self.specials = SpecialTokens.of(tokenizer)
+        self._plain = PlainText(tokenizer)
 
     def of_words(self, words: tuple[str, ...]) -> list[WordWindow]:
         """Returns windows without overlap. Every word that has tokens is in one of them."""
@@ -119,7 +121,7 @@ class Windows:
         return windows
 
     def _encode(self, text: str) -> Any:
-        return self.tokenizer(text, add_special_tokens=False, return_offsets_mapping=True)
+        return self.tokenizer(self._plain(text), add_special_tokens=False, return_offsets_mapping=True)
 
     def _tokens_of(self, words: tuple[str, ...]) -> Iterator[WordTokens]:
         """Yields the words in order; skips words without tokens."""

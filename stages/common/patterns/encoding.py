@@ -16,7 +16,9 @@ from typing import Any, NamedTuple
 from stages.common.errors import PatternError
 from stages.common.examples import Example
 from stages.common.patterns.config import Family, Truncation
-from stages.common.patterns.syntax import FieldRef, Mask, Pattern, PatternText, Sep, Soft
+from stages.common.patterns.sentinels import SENTINELS
+from stages.common.patterns.syntax import FieldRef, Mask, Pattern, Sep, Soft
+from stages.common.plain_text import PlainText
 
 
 @dataclass(frozen=True, slots=True)
@@ -129,6 +131,7 @@ class Encoder:
         self.prefix: tuple[int, ...] = ()
         """Ids before the text, such as demonstrations; they do not count toward `max_length`."""
         self.specials = SpecialTokens.of(tokenizer)
+        self._plain = PlainText(tokenizer)
         self.mask_ids = () if family == "causal" else (mask_token_id(tokenizer, family),)
 
     def __call__(self, example: Example) -> Encoded:
@@ -154,12 +157,21 @@ class Encoder:
                 pieces.append(_Piece(self._placeholder_ids(part), part))
                 space = ""
                 continue
-            text = space + (part.value(example.fields).strip() if isinstance(part, FieldRef) else part.text)
+            is_field = isinstance(part, FieldRef)
+            text = space + (
+                self._plain(part.value(example.fields).strip()) if isinstance(part, FieldRef) else part.text
+            )
             bare = text.rstrip(" ")
-            space = text[len(bare) :] if isinstance(part, PatternText) else ""
-            ids = self.tokenizer(bare, add_special_tokens=False)["input_ids"] if bare else []
+            space = "" if is_field else text[len(bare) :]
+            # A pattern may contain special tokens, such as those of a chat; texts of users may not.
+            ids = self._ids(bare, split_special_tokens=is_field) if bare else []
             pieces.append(_Piece(ids, part))
         return pieces
+
+    def _ids(self, text: str, *, split_special_tokens: bool) -> list[int]:
+        settings = {"add_special_tokens": False, "split_special_tokens": split_special_tokens}
+        ids: list[int] = self.tokenizer(text, **settings)["input_ids"]
+        return ids
 
     def _placeholder_ids(self, part: Mask | Sep | Soft) -> list[int]:
         """Returns the ids of the mask; for a soft block any id, because vectors replace its embedding."""
@@ -261,7 +273,20 @@ def check_pattern(pattern: Pattern, family: Family, *, soft_blocks: bool = False
 
 
 def mask_token_id(tokenizer: Any, family: Family) -> int:
-    """Returns the id of the mask: the mask token, or T5's first sentinel."""
+    """Returns the id of the mask: the mask token, or T5's first sentinel.
+
+    Raises:
+        PatternError: the tokenizer has none.
+    """
     if family == "seq2seq":
-        return int(tokenizer.convert_tokens_to_ids("<extra_id_0>"))
-    return int(tokenizer.mask_token_id)
+        ids = [tokenizer.convert_tokens_to_ids(sentinel) for sentinel in SENTINELS]
+        mask = next((item for item in ids if item is not None and item != tokenizer.unk_token_id), None)
+    else:
+        mask = tokenizer.mask_token_id
+    if mask is None:
+        missing = SENTINELS[0] if family == "seq2seq" else "mask token"
+        raise PatternError(
+            f"the tokenizer of the backbone has no {missing}.",
+            "Use a model with its own tokenizer, which was trained to fill gaps.",
+        )
+    return int(mask)

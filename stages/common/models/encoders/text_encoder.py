@@ -12,7 +12,7 @@ from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
-from transformers import AutoModel, AutoModelForTextEncoding, AutoTokenizer
+from transformers import AutoModel, AutoModelForTextEncoding
 
 from stages.common.errors import AssetError
 from stages.common.examples import Example
@@ -27,6 +27,8 @@ from stages.common.models.config import Pooling, eval_batch_tokens
 from stages.common.models.encoders.config import EncoderConfig
 from stages.common.models.encoders.modeling_clozeline import ClozelineForSequenceClassification, pool
 from stages.common.models.model_files import architecture_of, check_pooling, model_folder, refuse_pickled
+from stages.common.models.tokenizers import load_tokenizer
+from stages.common.plain_text import PlainText
 from stages.common.protocols import Recorder
 
 
@@ -38,6 +40,7 @@ class TextEncoder:
     ) -> None:
         self.model = model.to(default_device())
         self.tokenizer = tokenizer
+        self._plain = PlainText(tokenizer)
         self.fields = tuple(fields)
         self.max_length = max_length
         self.pooling: Pooling = pooling
@@ -86,7 +89,7 @@ class TextEncoder:
 
     def texts(self, example: Example) -> tuple[str, ...]:
         """Returns the one or two texts of an example with their prefix; all fields after the first are the second."""
-        first, *others = (example.fields[name] for name in self.fields)
+        first, *others = (self._plain(example.fields[name]) for name in self.fields)
         text = self.prefix + first
         return (text, self.separator + self.prefix + " ".join(others)) if others else (text,)
 
@@ -164,7 +167,7 @@ def _load(folder: Path, name: str) -> _LoadedModel:
         )
         model = model.encoder if is_classifier else model
         # with its config, transformers does not ask whether to run the code in the folder of a classifier
-        tokenizer = AutoTokenizer.from_pretrained(folder, config=model.config)
+        tokenizer = load_tokenizer(folder, config=model.config)
     except (KeyError, OSError, ValueError) as error:
         reason = str(error).strip().partition("\n")[0][:200]
         raise AssetError(f"{name} cannot be loaded ({reason}).", "Specify an encoder or a language model.") from error

@@ -1,0 +1,29 @@
+"""Loads the tokenizer of a model, which reads texts of users as plain text."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from transformers import AutoTokenizer
+
+from stages.common.errors import AssetError
+
+
+def load_tokenizer(folder: Path, **settings: Any) -> Any:
+    """Loads a tokenizer. Special tokens in a text are text: also where the tokenizer is saved and loaded again.
+
+    Args:
+        folder: The folder of its model.
+        settings: Settings of `AutoTokenizer.from_pretrained`.
+
+    Raises:
+        AssetError: it is not a fast tokenizer, which alone tells where its tokens are in a text.
+    """
+    tokenizer = AutoTokenizer.from_pretrained(folder, split_special_tokens=True, **settings)
+    if not tokenizer.is_fast:
+        raise AssetError(
+            f"the tokenizer in {folder} is not a fast one.",
+            "Save it with tokenizer.json: AutoTokenizer.from_pretrained(FOLDER).save_pretrained(FOLDER).",
+        )
+    return tokenizer
