@@ -124,7 +124,7 @@ class Evidence:
         long: list[Words] = []
         with borrow_backbone(self.backbone) as backbone:
             for words in word_sets:
-                verbalizer = Verbalizer.of(words, backbone.tokenizer, backbone.family)
+                verbalizer = Verbalizer.of(words, backbone.tokenizer)
                 (short if verbalizer.longest == 1 else long).append(words)
         return [group for group in (short, long) if group]
 

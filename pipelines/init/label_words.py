@@ -79,6 +79,6 @@ def words_of_descriptions(
 def num_tokens(word: str, tokenizer: Any, family: Family) -> int:
     """Returns the number of tokens of a word; 0 if the backbone does not know it."""
     try:
-        return Verbalizer.of({"": [word]}, tokenizer, family).longest
+        return Verbalizer.of({"": [word]}, tokenizer).longest
     except VerbalizerError:
         return 0

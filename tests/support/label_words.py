@@ -11,7 +11,6 @@ from stages.common.patterns.verbalizers import Word, word_tokens
 TEXTS = ("A dull plot.", "The film is a warm and clever story about two sisters.", "It drags.")
 MIXED = ("good", "badly", "terribly", "goodish")
 """Words with one token and with several tokens in every vocabulary of the tests."""
-T5_SPACE = 3
 
 
 def encode(backbone: Backbone, pattern: str) -> list[Encoded]:
@@ -22,5 +21,4 @@ def encode(backbone: Backbone, pattern: str) -> list[Encoded]:
 
 def ids(backbone: Backbone, words: tuple[str, ...]) -> list[Word]:
     """Returns the token ids of words."""
-    actual = [tuple(word_tokens(word, backbone.tokenizer)) for word in words]
-    return [word[1:] if backbone.family == "seq2seq" and word[0] == T5_SPACE else word for word in actual]
+    return [tuple(word_tokens(word, backbone.tokenizer)) for word in words]

@@ -1,22 +1,29 @@
 """Verbalizers: looks up the token ids of the label words of each label.
 
-A word is tokenized as it appears inside a sentence, with a space before it, which BPE vocabularies need. Works with a
-tokenizer of transformers and with a bare one of the tokenizers library, so that the planner loads no transformers.
+A word is tokenized as it appears inside a sentence. Works with a tokenizer of transformers and with a bare one of the
+tokenizers library, so that the planner loads no transformers.
 """
 
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from stages.common.errors import VerbalizerError
-from stages.common.patterns.config import Family, LabelScore
+from stages.common.patterns.config import LabelScore
 
 Word = tuple[int, ...]
 """Token ids of a label word."""
+ANCHORS = ("a", ",", "。")
+"""Texts before a word, whose tokens do not merge with those of the word; the first one that fits is used."""
+WITHOUT_SPACES = re.compile(
+    r"[\u0e00-\u0eff\u1000-\u109f\u1780-\u17ff\u3040-\u30ff\u3400-\u9fff\uf900-\ufaff\U00020000-\U0003ffff]"
+)
+"""Characters of scripts that put no spaces between words: Thai, Lao, Burmese, Khmer, Japanese and Chinese."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,22 +35,19 @@ class Verbalizer:
     score: LabelScore = "mean_logit"
 
     @classmethod
-    def of(
-        cls, words: Mapping[str, Sequence[str]], tokenizer: Any, family: Family, score: LabelScore = "mean_logit"
-    ) -> Verbalizer:
+    def of(cls, words: Mapping[str, Sequence[str]], tokenizer: Any, score: LabelScore = "mean_logit") -> Verbalizer:
         """Looks up the tokens of every word.
 
         Args:
             words: Label -> its words, in the order of the scores.
             tokenizer: A tokenizer of transformers, or a bare one of the tokenizers library.
-            family: Family of the backbone.
             score: How words become the score of their label.
 
         Raises:
             VerbalizerError: a word is not in the vocabulary, or two labels have the same words.
         """
         ids = {
-            label: tuple(_token_ids(word, label, tokenizer, family) for word in label_words)
+            label: tuple(_token_ids(word, label, tokenizer) for word in label_words)
             for label, label_words in words.items()
         }
         labels = tuple(ids)
@@ -80,19 +84,34 @@ def found_words(folder: Path) -> dict[str, list[str]]:
 
 
 def word_tokens(word: str, tokenizer: Any) -> list[int]:
-    """Returns the token ids of a word inside a sentence: with a space before it, which BPE vocabularies need."""
-    text = " " + word.strip()
+    """Returns the token ids of a word inside a sentence.
+
+    They are what follows the tokens of other text: " good" in a byte-level vocabulary, "▁good" of SentencePiece, "good"
+    of WordPiece. Scripts without spaces, such as Chinese, have none before a word.
+    """
+    text = word.strip()
+    if not text:
+        return []
+    space = "" if WITHOUT_SPACES.match(text) else " "
+    for anchor in ANCHORS:
+        before, full = _plain_ids(anchor, tokenizer), _plain_ids(anchor + space + text, tokenizer)
+        if full[: len(before)] == before:
+            return full[len(before) :]
+    return _plain_ids(space + text, tokenizer)
+
+
+def _plain_ids(text: str, tokenizer: Any) -> list[int]:
     if hasattr(tokenizer, "encode_batch"):  # a bare tokenizer of the tokenizers library
         return list(tokenizer.encode(text, add_special_tokens=False).ids)
-    return list(tokenizer(text, add_special_tokens=False)["input_ids"])
+    return list(tokenizer(text, add_special_tokens=False, split_special_tokens=True)["input_ids"])
 
 
-def _token_ids(word: str, label: str, tokenizer: Any, family: Family) -> tuple[int, ...]:
+def _token_ids(word: str, label: str, tokenizer: Any) -> tuple[int, ...]:
     ids = word_tokens(word, tokenizer)
     tokens = [_token(item, tokenizer) for item in ids]
-    if family == "seq2seq" and len(ids) > 1 and tokens[0] == "▁":
-        ids, tokens = ids[1:], tokens[1:]
-    if not ids or _unknown_tokens(tokenizer) & set(tokens):
+    if not ids:
+        raise VerbalizerError(f"the label word {word!r} of {label!r} is empty.", "Write a word.")
+    if _unknown_tokens(tokenizer) & set(tokens):
         raise VerbalizerError(
             f"the label word {word!r} of {label!r} is not in the backbone's vocabulary.",
             "Choose another word.",

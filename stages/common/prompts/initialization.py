@@ -41,7 +41,7 @@ def initialize_prompt(
         seed: Seed of the initialization and of new weights.
         pretrained: Files of the prompt-pretraining stage, for `init: ppt`.
     """
-    words = Verbalizer.of(task.words(pattern) if task.verbalizer else {}, backbone.tokenizer, backbone.family)
+    words = Verbalizer.of(task.words(pattern) if task.verbalizer else {}, backbone.tokenizer)
     vectors = pretrained_vectors(config, backbone, pretrained)
     return new_prompt(
         config,

@@ -92,8 +92,7 @@ def test_whole_words_are_one_token_in_a_text(name: str) -> None:
     assert not {"a", "[MASK]", "mask", "pad"} & set(words)
     if name in ("bert", "t5"):
         assert {word.lower() for word in words} == {word for word in WORDS if len(word) >= 2 and word.isalpha()}
-    family = {"t5": "seq2seq", "llama": "causal", "gpt2": "causal"}.get(name, "masked")
-    verbalizer = Verbalizer.of({word: [word] for word in words}, tokenizer, family)  # type: ignore[arg-type]
+    verbalizer = Verbalizer.of({word: [word] for word in words}, tokenizer)
     assert verbalizer.flat == tuple((token,) for token in words.values())
 
 
