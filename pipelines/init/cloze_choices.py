@@ -21,7 +21,8 @@ from pipelines.preflight.checks import fetch
 from stages.common.errors import InputError, PatternError, VerbalizerError
 from stages.common.examples import Example
 from stages.common.models.backbones.config import BackboneConfig
-from stages.common.models.model_files import family_of, max_positions, model_folder
+from stages.common.models.model_files import family_of, model_folder
+from stages.common.models.traits_cache import folder_max_positions
 from stages.common.patterns.config import Family, Task
 from stages.common.patterns.verbalizers import Verbalizer
 
@@ -60,7 +61,7 @@ class Backbone:
         if hasattr(self.tokenizer, "encode_batch"):  # tokenizers of transformers have another interface
             length = -(-covering_length(task, examples, self.tokenizer) // 8) * 8
         length = min(MAX_LENGTH, max(MIN_LENGTH, length))
-        num_positions = max_positions(model_folder(self.config.asset))
+        num_positions = folder_max_positions(model_folder(self.config.asset))
         return replace(self, config=self.config.model_copy(update={"max_length": min(length, num_positions or length)}))
 
     def num_readings(self, task: Task) -> float:
@@ -80,7 +81,7 @@ class Backbone:
         if not words or not all(words.values()):
             return False
         try:
-            Verbalizer.of({label: list(item) for label, item in words.items()}, self.tokenizer, self.family)
+            Verbalizer.of({label: list(item) for label, item in words.items()}, self.tokenizer)
         except VerbalizerError:
             return False
         return True
@@ -183,7 +184,7 @@ def choose_label_words(
             parsed = parse_words(item, label)
             others = {name: words for name, words in verbalizer.items() if words}
             with with_flag_hint(label):
-                Verbalizer.of({**others, label: parsed}, backbone.tokenizer, backbone.family)
+                Verbalizer.of({**others, label: parsed}, backbone.tokenizer)
             return parsed
 
         question = f"Words for {label}" if default else f"Words for {label} (Enter: search in the labeled examples)"

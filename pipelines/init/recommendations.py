@@ -28,7 +28,8 @@ from stages.common.assets.cache import is_cached
 from stages.common.errors import InputError
 from stages.common.examples import Example
 from stages.common.models.batching import wants_bf16
-from stages.common.models.model_files import max_positions, model_folder
+from stages.common.models.model_files import model_folder
+from stages.common.models.traits_cache import folder_max_positions
 from stages.common.patterns.config import Task
 from stages.common.patterns.syntax import FieldRef, PatternText, Soft
 from stages.splits.config import SplitsConfig
@@ -84,7 +85,7 @@ def gather_task_profile(config: PipelineConfig, memory: int | None, on_start: On
         num_labeled=num_labeled,
         num_tokens=covering_length(config.task, texts, bare_tokenizer(backbone)) if texts else None,
         shape=shape_of(folder),
-        num_positions=max_positions(folder),
+        num_positions=folder_max_positions(folder),
         memory=memory or available_memory(),
         num_cores=os.cpu_count() or 1,
         computes_in_bf16=wants_bf16(backbone.precision),

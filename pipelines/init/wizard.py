@@ -65,7 +65,8 @@ from stages.common.assets.references import Asset
 from stages.common.config import ClassWeights, LabelBias
 from stages.common.errors import DataError, InputError
 from stages.common.examples import Example
-from stages.common.models.model_files import max_positions, model_folder
+from stages.common.models.model_files import model_folder
+from stages.common.models.traits_cache import folder_max_positions
 from stages.common.patterns.config import Task
 from stages.common.seeds import derive_seed, python_rng
 from stages.distillation.config import min_unlabeled
@@ -255,7 +256,7 @@ class InitWizard:
         with with_flag_hint(), self.terminal.progress(self.terminal.console) as on_start:
             fetch({"students.small.asset": encoder}, on_start, models=("students.small.asset",))
         length = lengths.max_length
-        num_positions = max_positions(model_folder(encoder))
+        num_positions = folder_max_positions(model_folder(encoder))
         return {"small": {"asset": encoder, "max_length": min(length, num_positions or length)}}
 
     def _cloze(self, file: LabeledFile, data: TaskData, columns: Sequence[str], language: Language) -> Cloze:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable
 from typing import Any
 
@@ -14,7 +13,9 @@ from pipelines.schema.sections.prompts import PptSection, token_level_tasks
 from stages.common.assets.cache import is_cached, resolve
 from stages.common.errors import AssetError, InputError, VerbalizerError
 from stages.common.models.backbones.config import BackboneConfig
-from stages.common.models.model_files import check_deep, family_of, is_translated, max_positions, model_folder
+from stages.common.models.model_files import architecture_of, family_of, is_translated, model_folder
+from stages.common.models.traits import Use
+from stages.common.models.traits_cache import folder_max_positions, folder_traits
 from stages.common.patterns.config import Family, Task
 from stages.common.patterns.encoding import check_pattern
 from stages.common.patterns.syntax import Pattern
@@ -49,13 +50,17 @@ def check_models(config: PipelineConfig, *, only_cached: bool = False) -> None:
             )
         with errors_located_in(f"{key}.asset"):
             tokenizer = bare_tokenizer(backbone)
+            check_use(backbone, "score")
         if section is not None:
+            if section.tune == "lora":
+                with errors_located_in(f"{section_key}.tune"):
+                    check_use(backbone, "lora")
             names = config.patterns_of(section)
             check_task(config.task, names, family, tokenizer, "task", soft_blocks=section.tune == "prompt")
             if section.tune == "prompt":
                 patterns = [config.task.pattern(name) for name in names]
                 with errors_located_in(f"{section_key}.prompt"):
-                    check_method(section.prompt, patterns, family, backbone)
+                    check_method(section.prompt, patterns, backbone)
         if key != "backbone":
             continue
         check_task(config.task, config.hard_patterns, family, tokenizer, "task")
@@ -78,7 +83,7 @@ def check_prompts(config: PipelineConfig, family: Family, tokenizer: Any) -> Non
     for name, method in config.prompts.methods.items():
         patterns = [config.prompt_task(item)[0].pattern(item.pattern) for item in config.prompts.tasks]
         with errors_located_in(f"prompts.methods.{name}"):
-            check_method(method, patterns, family, config.language_model)
+            check_method(method, patterns, config.language_model)
     for number, item in enumerate(config.prompts.tasks):
         task, _ = config.prompt_task(item)
         key = "task" if item.task is None else f"prompts.tasks.{number}.task"
@@ -98,13 +103,23 @@ def check_prompts(config: PipelineConfig, family: Family, tokenizer: Any) -> Non
                 )
 
 
-def check_method(method: PromptConfig, patterns: Iterable[Pattern], family: Family, backbone: BackboneConfig) -> None:
+def check_method(method: PromptConfig, patterns: Iterable[Pattern], backbone: BackboneConfig) -> None:
     """Checks a method of soft prompt tuning against patterns and backbone."""
     for pattern in patterns:
         check_fit(method, pattern)
-    if method.is_deep:
-        settings = json.loads((model_folder(backbone.asset) / "config.json").read_text(encoding="utf-8"))
-        check_deep(family, settings["model_type"])
+    check_use(backbone, "deep" if method.is_deep else "prompt")
+    if method.lora is not None:
+        check_use(backbone, "lora")
+
+
+def check_use(backbone: BackboneConfig, use: Use) -> None:
+    """Checks that the architecture of a backbone supports a use, with a small copy of it.
+
+    Raises:
+        InputError: with the technical reason.
+    """
+    folder = model_folder(backbone.asset)
+    folder_traits(folder).check(use, architecture_of(folder))
 
 
 def check_formats(ppt: PptSection, family: Family, tokenizer: Any) -> None:
@@ -118,7 +133,7 @@ def check_formats(ppt: PptSection, family: Family, tokenizer: Any) -> None:
         task = task_of(kind, ppt.num_options(kind)[1], ppt.single.verbalizer)
         key = "ppt.single.verbalizer" if kind == "single" else "ppt.formats"
         with errors_located_in(key):
-            words = Verbalizer.of(task.words(family), tokenizer, family)
+            words = Verbalizer.of(task.words(family), tokenizer)
         long = [label for label, word in zip(words.labels, words.words, strict=True) if len(word[0]) > 1]
         if long and kind in ("choice", "unified"):
             raise VerbalizerError(
@@ -151,7 +166,7 @@ def check_lengths(config: PipelineConfig, *, only_cached: bool = False) -> None:
         if only_cached and not is_ready(model.asset):
             continue
         num_virtual_tokens = config.num_prompt_vectors(key)
-        num_positions = max_positions(model_folder(model.asset))
+        num_positions = folder_max_positions(model_folder(model.asset))
         if num_positions is not None and model.max_length + num_virtual_tokens > num_positions:
             prompt = f" after a prompt of {num_virtual_tokens} vectors" if num_virtual_tokens else ""
             raise InputError(
@@ -185,6 +200,7 @@ def check_scoring(task: Task, patterns: Iterable[str], backbone: BackboneConfig)
         raise InputError("the task has no label words.", "Set a verbalizer.", key="task.verbalizer")
     with errors_located_in("backbone.asset"):
         family, tokenizer = family_of(model_folder(backbone.asset)), bare_tokenizer(backbone)
+        check_use(backbone, "score")
     check_task(task, patterns, family, tokenizer, "task")
 
 
@@ -203,7 +219,7 @@ def check_words(task: Task, family: Any, tokenizer: Any, patterns: Iterable[str]
     """Checks that every label word is in the vocabulary. `key`: of the task."""
     for pattern in patterns:
         try:
-            Verbalizer.of(task.words(pattern), tokenizer, family)
+            Verbalizer.of(task.words(pattern), tokenizer)
         except InputError as error:
             label = next((item for item in task.answers if f"of {item!r}" in error.problem), None)
             raise error.at(key=f"{key}.verbalizer.{label}" if label else f"{key}.verbalizer") from error
@@ -222,6 +238,7 @@ def bare_tokenizer(backbone: BackboneConfig) -> Any:
     try:
         if (folder / "tokenizer.json").exists():
             tokenizer = Tokenizer.from_file(str(folder / "tokenizer.json"))
+            tokenizer.encode_special_tokens = True  # a label word is plain text
             tokenizer.no_padding()  # Some files enable padding, and a word would have the tokens of a full text.
             return tokenizer
         from transformers import AutoTokenizer  # noqa: PLC0415  (takes seconds, for few models only)

@@ -46,6 +46,13 @@ class EncodedBatch:
         tensors = (getattr(self, item.name) for item in fields(self))
         return EncodedBatch(*(tensor.repeat_interleave(times, dim=0) for tensor in tensors))
 
+    def select(self, rows: Tensor, length: int) -> EncodedBatch:
+        """Returns some examples, which are padded on the right, cut to `length` positions."""
+        ids, attention, types = (
+            item[rows, :length] for item in (self.input_ids, self.attention_mask, self.token_type_ids)
+        )
+        return EncodedBatch(ids, attention, types, self.mask_position[rows], self.soft_positions[rows])
+
 
 def pad_batch(
     encoded: Sequence[Encoded], length: int, pad_id: int, *, left: bool, device: torch.device

@@ -7,8 +7,9 @@ can run code of their author.
 from __future__ import annotations
 
 import json
+import math
 from collections.abc import Mapping
-from importlib.util import find_spec
+from contextlib import suppress
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -17,6 +18,8 @@ from filelock import FileLock
 from stages.common.assets.cache import cache_folder, content_digest, resolve
 from stages.common.errors import AssetError, InputError
 from stages.common.models.config import Pooling
+from stages.common.models.traits import PositionLimit
+from stages.common.patterns.sentinels import SENTINELS
 
 if TYPE_CHECKING:  # so that no change of the patterns retrains a student
     from stages.common.patterns.config import Family
@@ -47,24 +50,34 @@ def check_pooling(pooling: Pooling, folder: Path) -> None:
         )
 
 
-POSITIONS_AFTER_PAD = {"roberta", "xlm-roberta", "camembert", "mpnet"}
-"""Model types whose first position is pad_token_id + 1."""
+def max_positions(folder: Path, limit: PositionLimit) -> int | None:
+    """Returns the maximum number of tokens of the model in `folder`; None if neither config nor tokenizer sets one.
+
+    Args:
+        folder: The folder of the model.
+        limit: How many positions of the config a text can use.
+    """
+    limits = [config_max_positions(_read_json(folder / "config.json"), limit)]
+    # transformers writes 1e30 for a tokenizer without a limit.
+    of_tokenizer = _read_json(folder / "tokenizer_config.json").get("model_max_length") or math.inf
+    limits.append(int(of_tokenizer) if of_tokenizer < 1e9 else None)
+    return min((item for item in limits if item is not None), default=None)
 
 
-def max_positions(folder: Path) -> int | None:
-    """Returns the maximum number of tokens of the model in `folder`; None if its config sets no limit."""
-    try:
-        return config_max_positions(json.loads((folder / "config.json").read_text(encoding="utf-8")))
-    except (OSError, ValueError):
-        return None  # loading the model raises an error
+def _read_json(path: Path) -> dict[str, Any]:
+    with suppress(OSError, ValueError):  # loading the model raises an error
+        content = json.loads(path.read_text(encoding="utf-8"))
+        return content if isinstance(content, dict) else {}
+    return {}
 
 
-def config_max_positions(config: Mapping[str, Any]) -> int | None:
+def config_max_positions(config: Mapping[str, Any], limit: PositionLimit) -> int | None:
     """Returns the maximum number of tokens of a model with this config; None if it sets no limit."""
-    limit = config.get("max_position_embeddings") or config.get("n_positions")
-    if limit is None or config.get("model_type") == "t5":  # T5 has relative positions
+    config = config.get("text_config") or config
+    count = config.get("max_position_embeddings") or config.get("n_positions")
+    if count is None or limit == "none":
         return None
-    return int(limit) - (config["pad_token_id"] + 1 if config.get("model_type") in POSITIONS_AFTER_PAD else 0)
+    return int(count) - (int(config["pad_token_id"]) + 1 if limit == "after_pad" else 0)
 
 
 def family_of(folder: Path) -> Family:
@@ -80,16 +93,41 @@ def family_of(folder: Path) -> Family:
         raise AssetError(
             f"{folder} has no readable config.json.", "Specify the folder of a transformers model."
         ) from error
-    architecture = (config.get("architectures") or ["?"])[0]
+    architecture = (config.get("architectures") or [""])[0]
     if "ForMaskedLM" in architecture or architecture == "BertForPreTraining":
         return "masked"
-    if architecture.endswith(("ForCausalLM", "LMHeadModel")):
+    if architecture.endswith("WithLMHeadModel"):  # XLM and FlauBERT, of both families
+        return "causal" if config.get("causal") else "masked"
+    if architecture.endswith(("ForCausalLM", "LMHeadModel", "GenerationDecoder")):
         return "causal"
     if architecture.endswith("ForConditionalGeneration"):
-        return "seq2seq"
+        return _seq2seq_or_masked(folder, config)
+    kind = architecture or f"model of the type {config.get('model_type')} without architectures"
     raise AssetError(
-        f"{folder.name} is a {architecture}, which has no language-model head.",
-        "Use a masked, causal or seq2seq language model as backbone.",
+        f"{folder.name} is a {kind}, which has no language-model head.",
+        "Use a masked, causal or seq2seq language model as backbone, such as BERT, RoBERTa or the generator of an "
+        "ELECTRA model. This model can still be the encoder of a probe or a student.",
+    )
+
+
+def _seq2seq_or_masked(folder: Path, config: Mapping[str, Any]) -> Family:
+    """Returns how a model with encoder and decoder fills a gap: T5 at a sentinel, BART at its mask token.
+
+    Raises:
+        AssetError: its tokenizer has neither, so it was not trained to fill gaps.
+    """
+    if not config.get("is_encoder_decoder"):
+        return "causal"  # a decoder that also reads images or sound
+    path = folder / "tokenizer.json"
+    tokens = path.read_text(encoding="utf-8") if path.exists() else ""
+    if any(f'"{sentinel}"' in tokens for sentinel in SENTINELS):
+        return "seq2seq"
+    if _read_json(folder / "tokenizer_config.json").get("mask_token"):
+        return "masked"
+    raise AssetError(
+        f"{folder.name} has an encoder and a decoder, but its tokenizer has neither the sentinel {SENTINELS[0]} nor a "
+        "mask token.",
+        "Use a model that was trained to fill gaps, such as T5 or BART.",
     )
 
 
@@ -149,24 +187,3 @@ def is_translated(path: Path) -> bool:
 
 def _translated(path: Path, packed: PackedFormat) -> Path:
     return cache_folder() / f"from_{packed}" / content_digest(path)[:20]
-
-
-def can_be_prefixed(model_type: str) -> bool:
-    """Returns True if masked models of this `model_type` look up their attention in the registry of transformers."""
-    name = model_type.replace("-", "_")
-    spec = find_spec(f"transformers.models.{name}") and find_spec(f"transformers.models.{name}.modeling_{name}")
-    return bool(spec and spec.origin and "ALL_ATTENTION_FUNCTIONS" in Path(spec.origin).read_text(encoding="utf-8"))
-
-
-def check_deep(family: Family, model_type: str) -> None:
-    """Checks that a model can use deep prompts.
-
-    Raises:
-        InputError: the attention of a masked model takes no additional keys and values.
-    """
-    if family == "masked" and not can_be_prefixed(model_type):
-        raise InputError(
-            f"{model_type} takes no deep prompt: it does not look up its attention in the registry of transformers.",
-            "Set method: prompt_tuning or p_tuning, or use a backbone of the BERT, RoBERTa, ALBERT, ELECTRA or "
-            "ModernBERT family.",
-        )

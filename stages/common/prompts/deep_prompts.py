@@ -8,13 +8,11 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor
 
 from stages.common.models.backbones.base import Backbone
-from stages.common.models.model_files import check_deep
 
 
 @dataclass(frozen=True, slots=True)
@@ -27,24 +25,17 @@ class KVLayout:
 
     @classmethod
     def of(cls, backbone: Backbone) -> KVLayout:
-        """Returns the layout of a backbone; for a seq2seq model the layout of its decoder.
+        """Returns the layout of a backbone, from a pass over one token; for a seq2seq model that of its decoder.
 
         Raises:
             InputError: the attention of the model takes no additional keys and values.
         """
-        model = backbone.model
-        check_deep(backbone.family, model.config.model_type)
-        config: dict[str, Any] = {
-            name: getattr(model.config, name, None)
-            for name in ("num_decoder_layers", "num_key_value_heads", "head_dim", "d_kv")
-        }
-        num_heads = int(model.config.num_attention_heads)
-        head_width = config["d_kv"] or config["head_dim"] or model.config.hidden_size // num_heads
-        return cls(
-            int(config["num_decoder_layers"] or model.config.num_hidden_layers),
-            int(config["num_key_value_heads"] or num_heads),
-            int(head_width),
-        )
+        backbone.traits.check("deep", type(backbone.model).__name__)
+        token_11 = torch.tensor([[backbone.pad_id]], device=backbone.device)
+        with torch.no_grad():
+            pairs = backbone.token_keys_and_values(token_11)
+        _, num_heads, _, head_width = pairs[0].keys.shape
+        return cls(len(pairs), int(num_heads), int(head_width))
 
     @property
     def width(self) -> int:

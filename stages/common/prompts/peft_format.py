@@ -111,11 +111,12 @@ def _config(prompt: Prompt, backbone: Backbone, method: PromptTuningMethod) -> P
             **common,
         )
     config_class = PromptEncoderConfig if method == "p_tuning" else PromptTuningConfig
+    settings = backbone.model.config.get_text_config()
     return config_class(
         token_dim=prompt.vectors.shape[1],
         num_transformer_submodules=1,
-        num_layers=backbone.model.config.num_hidden_layers,
-        num_attention_heads=backbone.model.config.num_attention_heads,
+        num_layers=settings.num_hidden_layers,
+        num_attention_heads=getattr(settings, "num_attention_heads", 1),  # FNet has no attention
         **common,
     )
 

@@ -16,7 +16,6 @@ from torch import Tensor
 from transformers import DynamicCache
 
 from stages.common.models.backbones.base import DecoderlessBackbone, widen
-from stages.common.models.backbones.partitioned import gathered
 from stages.common.models.backbones.soft_input import KeysAndValues, SoftInput
 from stages.common.models.batching import EncodedBatch
 from stages.common.patterns.config import Decoding, Family
@@ -31,7 +30,6 @@ class CausalBackbone(DecoderlessBackbone):
     """A causal language model with its tokenizer."""
 
     family: ClassVar[Family] = "causal"
-    pads_left: ClassVar[bool] = True
     peft_task_type: ClassVar[str | None] = "CAUSAL_LM"
 
     def num_reserved_tokens(self, num_word_tokens: int, *, ends_in_mask: bool) -> int:
@@ -42,19 +40,6 @@ class CausalBackbone(DecoderlessBackbone):
     def label_word_index(self, encoded: Encoded) -> int:
         return len(encoded.ids)
 
-    def mask_rows(self, batch: EncodedBatch, prompt: SoftInput | None = None) -> Tensor:
-        """Returns [B, D] hidden states: the logits of a few words do not need those of the full vocabulary."""
-        return self.mask_hidden_state(batch, prompt)
-
-    def word_columns(self, rows: Tensor, word_ids: Sequence[int]) -> Tensor:
-        """Returns the raw logits of these words only: hidden states [B, D] -> [B, W] float32."""
-        ids = list(word_ids)
-        head = self.model.get_output_embeddings()
-        with gathered(head.weight) as weight:
-            weight_WD = weight[ids].float()
-        bias_W = None if head.bias is None else head.bias[ids].float()
-        return F.linear(rows.float(), weight_WD, bias_W)
-
     def continue_from_cache(self, embeddings_BTD: Tensor, attention_mask: Tensor, cache: Any) -> Tensor:
         """Reads on after the cached positions; returns the last hidden states, [B, T, D].
 
@@ -63,13 +48,13 @@ class CausalBackbone(DecoderlessBackbone):
             attention_mask: [B, P + T], including the P positions in the cache.
             cache: A cache of transformers; grows by T positions.
         """
-        position_ids = (attention_mask.cumsum(dim=1) - 1).clamp(min=0)[:, -embeddings_BTD.shape[1] :]
+        positions = self._position_ids(attention_mask, SoftInput())
         states_BTD: Tensor = self._body()(
             inputs_embeds=embeddings_BTD,
             attention_mask=attention_mask,
-            position_ids=position_ids,
             past_key_values=cache,
             use_cache=True,
+            **{name: values[:, -embeddings_BTD.shape[1] :] for name, values in positions.items()},
         ).last_hidden_state
         return states_BTD
 
@@ -99,10 +84,13 @@ class CausalBackbone(DecoderlessBackbone):
         batch = self.batch(full_texts)
         longest = max(len(ending) for ending in endings)
         lengths_R1 = torch.tensor([len(ending) for ending in endings], device=self.device)[:, None]
-        # Texts end together, so the last `longest` positions hold every ending. Each position predicts the next one.
-        is_ending_RT = torch.arange(longest, 0, -1, device=self.device)[None] <= lengths_R1
-        states_MD = self.hidden_states(batch, prompt)[:, -longest - 1 : -1][is_ending_RT]
-        targets_M = batch.input_ids[:, -longest:][is_ending_RT]
+        # The last `longest` tokens of a text hold its ending. Each position predicts the next one.
+        from_end_T = torch.arange(longest, 0, -1, device=self.device)
+        is_ending_RT = from_end_T <= lengths_R1
+        rows_R1 = torch.arange(len(endings), device=self.device)[:, None]
+        columns_RT = (batch.mask_position[:, None] + 1 - from_end_T).clamp(min=1)
+        states_MD = self.hidden_states(batch, prompt)[rows_R1, columns_RT - 1][is_ending_RT]
+        targets_M = batch.input_ids[rows_R1, columns_RT][is_ending_RT]
         # Workers that each hold a part of the head must apply it the same number of times, whatever their texts.
         num_rows = max(1, len(states_MD)) if self.is_partitioned else HEAD_ROWS
         losses = [
@@ -121,10 +109,12 @@ class CausalBackbone(DecoderlessBackbone):
     def _inputs(self, batch: EncodedBatch, prompt: SoftInput | None) -> Iterator[dict[str, Any]]:
         prompt = prompt or SoftInput()
         arguments = self._text_inputs(batch, prompt)
-        arguments["position_ids"] = self._position_ids(arguments["attention_mask"], prompt)
-        arguments["use_cache"] = prompt.layers is not None
+        mask = widen(batch.attention_mask, prompt.num_before)
+        arguments |= self._position_ids(mask, prompt)
+        if self._takes("use_cache"):
+            arguments["use_cache"] = prompt.layers is not None
         if prompt.layers is not None:
             dtype = self.model.get_input_embeddings().weight.dtype
             arguments["past_key_values"] = prompt.cache(len(batch.mask_position), dtype)
-            arguments["attention_mask"] = widen(arguments["attention_mask"], prompt.num_positions)
+            arguments["attention_mask"] = widen(mask, prompt.num_positions)
         yield arguments

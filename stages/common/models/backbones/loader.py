@@ -12,28 +12,20 @@ from contextlib import contextmanager
 from functools import partial
 
 import torch
-from transformers import AutoTokenizer
 
 from stages.common.assets.cache import identity
 from stages.common.engine import InProcessEngine
 from stages.common.models.backbones.base import Backbone
-from stages.common.models.backbones.causal import CausalBackbone
 from stages.common.models.backbones.config import BackboneConfig
-from stages.common.models.backbones.masked import MaskedBackbone
+from stages.common.models.backbones.examination import BACKBONES
 from stages.common.models.backbones.partitioned import is_partitioned
-from stages.common.models.backbones.seq2seq import Seq2SeqBackbone
 from stages.common.models.batching import attention_implementation, default_device, wants_bf16
 from stages.common.models.config import eval_batch_tokens
 from stages.common.models.meta_models import auto_class_for, largest_weight
-from stages.common.models.model_files import family_of, model_folder
-from stages.common.patterns.config import Family
+from stages.common.models.model_files import architecture_of, family_of, model_folder
+from stages.common.models.tokenizers import load_tokenizer
+from stages.common.models.traits_cache import folder_traits
 from stages.common.protocols import Engine
-
-BACKBONES: dict[Family, type[Backbone]] = {
-    "masked": MaskedBackbone,
-    "causal": CausalBackbone,
-    "seq2seq": Seq2SeqBackbone,
-}
 
 
 def load_backbone(config: BackboneConfig, *, frozen: bool, engine: Engine | None = None) -> Backbone:
@@ -46,9 +38,12 @@ def load_backbone(config: BackboneConfig, *, frozen: bool, engine: Engine | None
 
     Raises:
         AssetError: the reference is unreachable, or has no language model.
+        InputError: what the model computes would be wrong.
     """
     folder = model_folder(config.asset)
     family = family_of(folder)
+    traits = folder_traits(folder)
+    traits.check("score", architecture_of(folder))
     dtype = torch.bfloat16 if frozen and wants_bf16(config.precision) else torch.float32
     read = partial(
         auto_class_for(family).from_pretrained,
@@ -61,7 +56,7 @@ def load_backbone(config: BackboneConfig, *, frozen: bool, engine: Engine | None
     model = engine.load_frozen(read, bf16=dtype == torch.bfloat16, largest_weight=largest) if frozen else read()
     if not is_partitioned(next(model.parameters())):
         model = model.to(default_device())
-    backbone = BACKBONES[family](model, AutoTokenizer.from_pretrained(folder))
+    backbone = BACKBONES[family](model, load_tokenizer(folder), traits)
     backbone.eval_batch_tokens = eval_batch_tokens(config.eval_batch_tokens, on_gpu=backbone.is_on_gpu)
     return backbone.freeze() if frozen else backbone
 

@@ -17,17 +17,13 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from stages.common.errors import InputError
-from stages.common.models.backbones.base import DecoderlessBackbone
+from stages.common.models.backbones.base import DecoderlessBackbone, widen
 from stages.common.models.backbones.prefix_attention import prefixed
 from stages.common.models.backbones.soft_input import KeysAndValues, SoftInput
 from stages.common.models.batching import EncodedBatch
 from stages.common.patterns.config import Decoding, Family
 from stages.common.patterns.encoding import Encoded
 from stages.common.patterns.verbalizers import Word
-
-HEAD_NAMES = ("cls", "lm_head", "predictions")
-"""Attributes of transformers' models that are their masked-LM head."""
 
 
 class MaskedBackbone(DecoderlessBackbone):
@@ -38,25 +34,6 @@ class MaskedBackbone(DecoderlessBackbone):
     def num_reserved_tokens(self, num_word_tokens: int, *, ends_in_mask: bool) -> int:
         del ends_in_mask
         return num_word_tokens - 1  # the pattern has one mask already
-
-    def lm_head(self, hidden: Tensor) -> Tensor:
-        """Applies the masked-LM head: hidden states [..., D] -> logits [..., V].
-
-        Raises:
-            InputError: the head of this model is not known.
-        """
-        model = self.model
-        logits: Tensor
-        if hasattr(model, "head") and hasattr(model, "decoder"):  # ModernBERT keeps the two halves separate
-            logits = model.decoder(model.head(hidden))
-        elif name := next((name for name in HEAD_NAMES if hasattr(model, name)), None):
-            logits = getattr(model, name)(hidden)
-        else:
-            raise InputError(
-                f"{type(model).__name__} has no known masked-LM head ({', '.join(HEAD_NAMES)}).",
-                "Use a backbone of the BERT, RoBERTa, ALBERT or ModernBERT family.",
-            )
-        return logits
 
     def multi_token_scores(
         self,
@@ -138,9 +115,9 @@ class MaskedBackbone(DecoderlessBackbone):
     def _inputs(self, batch: EncodedBatch, prompt: SoftInput | None) -> Iterator[dict[str, Any]]:
         prompt = prompt or SoftInput()
         arguments = self._text_inputs(batch, prompt)
-        arguments["position_ids"] = self._position_ids(arguments["attention_mask"], prompt)
+        arguments |= self._position_ids(widen(batch.attention_mask, prompt.num_before), prompt)
         size = len(batch.mask_position)
-        if getattr(self.model.config, "type_vocab_size", 0) > 1:
+        if getattr(self.model.config, "type_vocab_size", 0) > 1 and self._takes("token_type_ids"):
             zeros = torch.zeros(size, prompt.num_before, dtype=torch.long, device=batch.mask_position.device)
             arguments["token_type_ids"] = torch.cat([zeros, batch.token_type_ids], dim=1)
         if prompt.layers is None:

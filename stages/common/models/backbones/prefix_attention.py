@@ -83,6 +83,8 @@ def _attend(
     """Returns [B, L, H, d]: attention over the prompt and the text. The signature is that of transformers."""
     num_text = key.shape[2]
     key, value = _current_pass.get().extend(KeysAndValues(key, value))
+    num_groups = query.shape[1] // key.shape[1]  # queries that share keys and values
+    key, value = key.repeat_interleave(num_groups, dim=1), value.repeat_interleave(num_groups, dim=1)
     scores = query @ key.transpose(2, 3) * (query.shape[-1] ** -0.5 if scaling is None else scaling)
     if attention_mask is not None:
         scores = scores + F.pad(attention_mask, (key.shape[2] - num_text, 0))  # a prompt is never masked

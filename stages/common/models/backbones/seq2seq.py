@@ -7,18 +7,45 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any, ClassVar
+from typing import Any, ClassVar, NamedTuple
 
 import torch
+import torch.nn.functional as F
 from torch import Tensor
 from transformers import DynamicCache, EncoderDecoderCache
+from transformers.modeling_outputs import BaseModelOutput
 
-from stages.common.models.backbones.base import Backbone
+from stages.common.errors import InputError
+from stages.common.models.backbones.base import Backbone, widen
+from stages.common.models.backbones.head_path import only_words
 from stages.common.models.backbones.soft_input import KeysAndValues, SoftInput
 from stages.common.models.batching import EncodedBatch
 from stages.common.patterns.config import Decoding, Family
 from stages.common.patterns.encoding import Encoded, mask_token_id
 from stages.common.patterns.verbalizers import Word
+
+
+class _EncoderOutput(NamedTuple):
+    """States [B, N + L, D] of the encoder, and the mask [B, N + L] of what the decoder sees of them."""
+
+    states: Tensor
+    mask: Tensor
+
+
+def decoder_start_id(model: Any) -> int:
+    """Returns the id that starts the decoder, which is in the generation config of a saved model.
+
+    Raises:
+        InputError: neither config has it.
+    """
+    for config in (model.config, model.generation_config):
+        start = getattr(config, "decoder_start_token_id", None)
+        if start is not None:
+            return int(start)
+    raise InputError(
+        "the model does not say which token starts its decoder.",
+        "Set decoder_start_token_id in the generation_config.json of the backbone.",
+    )
 
 
 class Seq2SeqBackbone(Backbone):
@@ -37,15 +64,45 @@ class Seq2SeqBackbone(Backbone):
         return self.decoder_logits(batch, empty, prompt)[:, 0]
 
     def mask_hidden_state(self, batch: EncodedBatch, prompt: SoftInput | None = None) -> Tensor:
-        with self._inputs(batch, prompt) as arguments:
-            states_BLD = self._body()(**arguments).last_hidden_state
+        encoded = self._encode(batch, prompt)
+        size = len(encoded.states)
         decoder_states: Tensor = self.model.get_decoder()(
-            input_ids=torch.tensor([self._start_ids()], device=states_BLD.device).expand(len(states_BLD), -1),
-            encoder_hidden_states=states_BLD,
-            encoder_attention_mask=arguments["attention_mask"],
-            **self._decoder_cache(len(states_BLD), prompt, states_BLD.dtype),
-        ).last_hidden_state
+            input_ids=torch.tensor([self._start_ids()], device=encoded.states.device).expand(size, -1),
+            encoder_hidden_states=encoded.states,
+            encoder_attention_mask=encoded.mask,
+            **self._decoder_cache(size, prompt, encoded.states.dtype),
+        )[0]
         return decoder_states[:, -1]
+
+    def mask_rows(self, batch: EncodedBatch, prompt: SoftInput | None = None) -> Tensor:
+        """Returns [B, V] logits: the decoder and its LM head run together."""
+        return self.vocabulary_logits(batch, prompt)
+
+    def word_columns(self, rows: Tensor, word_ids: Sequence[int]) -> Tensor:
+        return rows[:, list(word_ids)]
+
+    def word_logits(self, batch: EncodedBatch, word_ids: Sequence[int], prompt: SoftInput | None = None) -> Tensor:
+        if not self.traits.reads_word_rows:
+            return super().word_logits(batch, word_ids, prompt)
+        with only_words(self.model.get_output_embeddings(), word_ids):
+            return self.vocabulary_logits(batch, prompt)
+
+    def _encode(self, batch: EncodedBatch, prompt: SoftInput | None) -> _EncoderOutput:
+        """Returns the states of the encoder, with those of vectors before the text."""
+        num_before = 0 if prompt is None else prompt.num_before
+        parts = self._parts(batch)
+        states_BLD: Tensor | None = None
+        for rows, length in parts:
+            part = batch if len(parts) == 1 else batch.select(rows, length)
+            with self._inputs(part, prompt if len(parts) == 1 else prompt and prompt.select(rows)) as arguments:
+                part_BLD = self._stack()(**arguments)[0]
+            if states_BLD is None:
+                shape = (len(batch.input_ids), num_before + batch.input_ids.shape[1], part_BLD.shape[-1])
+                states_BLD = part_BLD.new_zeros(shape)
+            padded = F.pad(part_BLD, (0, 0, 0, batch.input_ids.shape[1] - length))
+            states_BLD = part_BLD if len(parts) == 1 else states_BLD.index_copy(0, rows, padded)
+        assert states_BLD is not None
+        return _EncoderOutput(states_BLD, widen(batch.attention_mask, num_before))
 
     def decoder_logits(self, batch: EncodedBatch, written: Tensor, prompt: SoftInput | None = None) -> Tensor:
         """Returns the logits of what the decoder writes after its first sentinel, where T5 writes the masked text.
@@ -58,15 +115,15 @@ class Seq2SeqBackbone(Backbone):
         Returns:
             [B * W, T + 1, V] float32: the logits of the first token, and of the token after each written one.
         """
-        with self._inputs(batch, prompt) as arguments:
-            states_BLD = self._body()(**arguments).last_hidden_state
+        encoded = self._encode(batch, prompt)
         times = len(written) // len(batch.mask_position)
         start = torch.tensor([self._start_ids()])
+        states = BaseModelOutput(last_hidden_state=encoded.states.repeat_interleave(times, dim=0))
         logits: Tensor = self.model(
-            encoder_outputs=(states_BLD.repeat_interleave(times, dim=0),),
-            attention_mask=arguments["attention_mask"].repeat_interleave(times, dim=0),
+            encoder_outputs=states,
+            attention_mask=encoded.mask.repeat_interleave(times, dim=0),
             decoder_input_ids=torch.cat([start.to(written.device).expand(len(written), -1), written], dim=1),
-            **self._decoder_cache(len(written), prompt and prompt.repeated(times), states_BLD.dtype),
+            **self._decoder_cache(len(written), prompt and prompt.repeated(times), encoded.states.dtype),
         ).logits
         return logits[:, 1:].float()
 
@@ -104,12 +161,12 @@ class Seq2SeqBackbone(Backbone):
         )
         return [KeysAndValues(layer.keys, layer.values) for layer in cache.layers]
 
-    def _body(self) -> Any:
+    def _stack(self) -> Any:
         return self.model.get_encoder()
 
     def _start_ids(self) -> list[int]:
         """The ids that the decoder starts from: its start token and the first sentinel."""
-        return [self.model.config.decoder_start_token_id, mask_token_id(self.tokenizer, self.family)]
+        return [decoder_start_id(self.model), mask_token_id(self.tokenizer, self.family)]
 
     def _decoder_cache(self, size: int, prompt: SoftInput | None, dtype: torch.dtype) -> dict[str, Any]:
         """Returns the cache with a deep prompt: as in PEFT, the decoder treats it as text that it has already read."""

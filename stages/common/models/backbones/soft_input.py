@@ -55,6 +55,14 @@ class SoftInput:
 
         return SoftInput(repeat(self.before, 2), repeat(self.inside, 2), repeat(self.layers, 5))
 
+    def select(self, rows: Tensor) -> SoftInput:
+        """Returns the input of some examples of the batch."""
+
+        def pick(tensor: Tensor | None, ndim: int) -> Tensor | None:
+            return tensor[rows] if tensor is not None and tensor.ndim > ndim else tensor
+
+        return SoftInput(pick(self.before, 2), pick(self.inside, 2), pick(self.layers, 5))
+
     def embedded(self, words_BLD: Tensor, soft_positions_BM: Tensor) -> Tensor:
         """Returns [B, N + L, D] input embeddings.
 

@@ -98,7 +98,7 @@ class ClozeClassifier:
         """
         parsed = task.pattern(pattern)
         words = task.words(pattern) if head is None else {}
-        verbalizer = Verbalizer.of(words, backbone.tokenizer, backbone.family, task.label_score)
+        verbalizer = Verbalizer.of(words, backbone.tokenizer, task.label_score)
         encoder = Encoder(
             parsed,
             backbone.tokenizer,
@@ -178,10 +178,8 @@ class ClozeClassifier:
         """Returns label scores [n, C] in the order of `examples`; batches hold texts of similar length."""
         encoded = [self.encode(item) for item in examples]
         local_scores = torch.zeros(len(encoded), len(self.task.labels), dtype=torch.float64)
-        was_training = self.backbone.model.training
-        self.backbone.model.eval()
         num_done = 0
-        with torch.inference_mode():
+        with self.backbone.evaluation():
             batches = batches_by_length([self.size(cloze) for cloze in encoded], self.backbone.eval_batch_tokens)
             for rows, counts in shard_batches(batches, self.engine):
                 scores = self.logits([encoded[row] for row in rows])
@@ -189,7 +187,6 @@ class ClozeClassifier:
                     local_scores[rows] = scores.double().cpu()
                 num_done += len(rows) * self.engine.world_size
                 recorder.log_progress(min(num_done, len(encoded)), len(encoded), phase=phase)
-        self.backbone.model.train(was_training)
         scores_nC: NDArray[np.float64] = self.engine.all_reduce_sum(local_scores).numpy()
         return scores_nC
 

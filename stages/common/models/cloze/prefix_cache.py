@@ -95,6 +95,7 @@ def can_be_cached(classifier: ClozeClassifier) -> bool:
     pattern = classifier.encoder.pattern
     return (
         isinstance(classifier.backbone, CausalBackbone)
+        and classifier.backbone.traits.continues_cache
         and classifier.prompt is not None
         and classifier.prompt.position == "inside"
         and pattern.soft_follows_field

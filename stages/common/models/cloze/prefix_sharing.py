@@ -69,6 +69,7 @@ def _can_share(classifier: ClozeClassifier) -> bool:
     parts = classifier.encoder.pattern.parts
     return (
         isinstance(classifier.backbone, CausalBackbone)
+        and classifier.backbone.traits.continues_cache
         and isinstance(parts[-1], Mask)
         and isinstance(parts[-2], PatternText)
         and bool(parts[-2].text.rstrip(" "))
@@ -114,9 +115,7 @@ def _shared_scores(
         Encoded(item.ids[: item.prefix_length], item.token_type_ids[: item.prefix_length], item.prefix_length - 1)
         for item in texts[0]
     ]
-    was_training = backbone.model.training
-    backbone.model.eval()
-    with torch.inference_mode(), autocast(classifiers[0].autocast):
+    with backbone.evaluation(), autocast(classifiers[0].autocast):
         batch = backbone.batch(prefixes)
         cache = DynamicCache(config=backbone.model.config)
         embed = backbone.model.get_input_embeddings()
@@ -129,5 +128,4 @@ def _shared_scores(
             cache.crop(-endings_BT.shape[1])  # the next ending starts at the same position
             scores_BW = next_token_scores(backbone, classifier.verbalizer, hidden_BD)
             scores.append(label_scores(classifier.verbalizer, scores_BW).double().cpu().numpy())
-    backbone.model.train(was_training)
     return scores

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from stages.common.errors import AssetError, InputError
-from stages.common.models.model_files import check_deep, family_of
+from stages.common.errors import AssetError
+from stages.common.models.model_files import family_of
 
 
 @pytest.mark.parametrize(
@@ -32,10 +32,3 @@ def test_family_of_rejects_a_model_without_lm_head(config: dict[str, object], tm
     with pytest.raises(AssetError, match="no language-model head") as caught:
         family_of(tmp_path)
     assert "masked, causal or seq2seq" in caught.value.remedy
-
-
-def test_check_deep_rejects_a_model_with_its_own_attention() -> None:
-    check_deep("masked", "modernbert")
-    check_deep("causal", "deberta-v2")
-    with pytest.raises(InputError, match="deberta-v2 takes no deep prompt"):
-        check_deep("masked", "deberta-v2")

@@ -81,7 +81,7 @@ def test_load_prompt_rejects_another_backbone(backbones: dict[str, Backbone], tm
 
     def other(num_layers: int, width: int = 32) -> Backbone:
         config = GPT2Config(vocab_size=300, n_embd=width, n_layer=num_layers, n_head=4, n_positions=64)
-        return CausalBackbone(GPT2LMHeadModel(config), backbone.tokenizer).freeze()
+        return CausalBackbone(GPT2LMHeadModel(config), backbone.tokenizer, backbone.traits).freeze()
 
     with pytest.raises(InputError, match="another backbone of the same width"):
         load_prompt(tmp_path / "prompt_tuning", other(2))

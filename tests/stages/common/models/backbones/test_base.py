@@ -5,10 +5,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from stages.common.errors import InputError
 from stages.common.examples import Example
 from stages.common.models.backbones.base import Backbone
-from stages.common.models.backbones.masked import MaskedBackbone
 from stages.common.models.backbones.soft_input import SoftInput
 from stages.common.patterns.encoding import Encoded, Encoder
 from stages.common.prompts.soft_prompt import Prompt, PromptEmbedding
@@ -164,11 +162,3 @@ def test_only_causal_models_pad_on_the_left(backbones: dict[str, Backbone]) -> N
         expected = [0] * padding + [1] * len(items[0].ids)
         assert batch.attention_mask[0].tolist() == (expected if left else expected[::-1])
         assert batch.input_ids[0, batch.mask_position[0]] == items[0].ids[items[0].mask_position]
-
-
-def test_masked_backbone_rejects_an_unknown_head(backbones: dict[str, Backbone]) -> None:
-    bert, bare = backbones["bert"], backbones["gpt2"]
-    headless = MaskedBackbone(bare.model.transformer, bert.tokenizer)
-    batch = bert.batch(encode(bert, "bert"))
-    with pytest.raises(InputError, match="no known masked-LM head"):
-        headless.word_logits(batch, [1, 2])

@@ -1,0 +1,76 @@
+"""Reads the traits of the model in a folder, which are derived once per config.json and version of transformers.
+
+`examine` of stages/common/models/backbones/examination.py derives them from forward passes of a small copy of the
+model. This module loads no torch, so a plan reads a result that is cached in `CLOZELINE_CACHE/traits`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+from contextlib import suppress
+from dataclasses import asdict
+from importlib.metadata import version
+from pathlib import Path
+from typing import Literal
+
+from stages.common.assets.cache import cache_folder
+from stages.common.errors import AssetError
+from stages.common.models.model_files import family_of, max_positions
+from stages.common.models.traits import ModelTraits
+from stages.common.patterns.config import Family
+
+FORM = 1
+"""Version of the files in the cache. Raise it if the examination changes."""
+_known: dict[str, ModelTraits] = {}
+"""Digest of a config -> traits, for this process."""
+
+
+def folder_traits(folder: Path) -> ModelTraits:
+    """Returns the traits of the language model in `folder`, from the cache or from an examination, which loads torch.
+
+    Raises:
+        AssetError: the folder has no language model.
+    """
+    return _traits(folder, family_of(folder))
+
+
+def folder_max_positions(folder: Path) -> int | None:
+    """Returns the maximum number of tokens of the language model or encoder in `folder`; None if there is no limit."""
+    if max_positions(folder, "all") is None:
+        return None
+    with suppress(AssetError):
+        return max_positions(folder, folder_traits(folder).position_limit)
+    return max_positions(folder, _traits(folder, "encoder").position_limit)
+
+
+def _traits(folder: Path, family: Family | Literal["encoder"]) -> ModelTraits:
+    content = (folder / "config.json").read_bytes() + f"{family} {version('transformers')} {FORM}".encode()
+    key = hashlib.sha256(content).hexdigest()
+    if key not in _known:
+        path = cache_folder() / "traits" / f"{key}.json"
+        _known[key] = _read(path) or _examine(folder, family, path)
+    return _known[key]
+
+
+def _read(path: Path) -> ModelTraits | None:
+    with suppress(OSError, ValueError, TypeError):
+        return ModelTraits(**json.loads(path.read_text(encoding="utf-8")))
+    return None
+
+
+def _examine(folder: Path, family: Family | Literal["encoder"], path: Path) -> ModelTraits:
+    # For models that were not examined yet:
+    from transformers import AutoConfig  # noqa: PLC0415  (loads torch)
+
+    from stages.common.models.backbones.examination import examine, examine_encoder  # noqa: PLC0415  (the same)
+
+    config = AutoConfig.from_pretrained(folder)
+    traits = examine_encoder(config) if family == "encoder" else examine(config, family)
+    with suppress(OSError):  # Without a cache, the model is examined again the next time.
+        path.parent.mkdir(parents=True, exist_ok=True)
+        draft = path.with_name(f"{path.name}.{os.getpid()}")
+        draft.write_text(json.dumps(asdict(traits)), encoding="utf-8")
+        draft.replace(path)
+    return traits
