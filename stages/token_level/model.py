@@ -99,7 +99,7 @@ class TokenLevelModel(ABC, Generic[TaskT, ExampleT, Item]):
         """Evaluates the dev set for early stopping: entity F1, or macro F1 if there are no entities; and the loss."""
         score, _ = self.evaluate(examples, recorder, "dev set")
         items = self.items(examples)
-        with torch.inference_mode():
+        with self.backbone.evaluation():
             losses = [
                 float(self.loss(items[start : start + DEV_BATCH_SIZE]))
                 for start in range(0, len(items), DEV_BATCH_SIZE)
@@ -108,12 +108,9 @@ class TokenLevelModel(ABC, Generic[TaskT, ExampleT, Item]):
 
     def batches(self, encoded: Sequence[Encoded], recorder: Recorder, phase: str) -> Iterator[list[int]]:
         """Yields rows in batches of similar length. The caller computes without gradients and dropout."""
-        was_training = self.backbone.model.training
-        self.backbone.model.eval()
         num_done = 0
-        with torch.inference_mode():
+        with self.backbone.evaluation():
             for rows in batches_by_length([len(item.ids) for item in encoded], self.backbone.eval_batch_tokens):
                 yield rows
                 num_done += len(rows)
                 recorder.log_progress(num_done, len(encoded), phase=phase)
-        self.backbone.model.train(was_training)

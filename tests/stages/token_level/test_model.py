@@ -9,7 +9,9 @@ import pytest
 import torch
 
 from stages.common.models.backbones.base import Backbone
+from stages.common.models.backbones.loader import load_backbone
 from stages.common.prompts.initialization import new_prompt
+from stages.common.protocols import NullRecorder
 from stages.token_level.examples import Answer, Question
 from stages.token_level.heads import NO_ANSWER, SpanExtractor, TokenClassifier
 from tests.support.small_models import FAMILIES, backbone_config
@@ -31,6 +33,20 @@ def test_loss_of_a_batch_is_the_mean_of_single_losses(
     losses = torch.stack([model.loss([item]).detach() for item in items])
     sizes = torch.tensor([len(item.window.words) if is_tagger else 1 for item in items])
     assert float(model.loss(items).detach()) == pytest.approx(float((losses * sizes).sum() / sizes.sum()), rel=1e-4)
+
+
+def test_dev_loss_has_no_dropout(backbone_folders: dict[str, Path]) -> None:
+    backbone = load_backbone(backbone_config(backbone_folders["bert"]), frozen=False)
+    model = TokenClassifier(
+        ENTITIES, backbone, backbone_config(Path()), new_prompt(METHODS["prompt_tuning"], backbone, None, seed=1)
+    )
+    torch.nn.init.normal_(model.head.linear.weight)
+    examples = tagged_texts(6, 5)
+    backbone.model.train()  # as while adapters are trained; the config has a dropout of 0.1
+    first, again = (float(model.loss(model.items(examples)).detach()) for _ in range(2))
+    assert first != again
+    assert model.validate(examples, NullRecorder()) == model.validate(examples, NullRecorder())
+    assert backbone.model.training
 
 
 def test_answer_is_in_the_windows_that_contain_all_of_it(backbones: dict[str, Backbone]) -> None:
