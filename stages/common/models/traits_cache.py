@@ -31,7 +31,7 @@ def folder_traits(folder: Path) -> ModelTraits:
     """Returns the traits of the language model in `folder`, from the cache or from an examination, which loads torch.
 
     Raises:
-        AssetError: the folder has no language model.
+        AssetError: the folder has no language model, or one of an architecture that transformers does not include.
     """
     return _traits(folder, family_of(folder))
 
@@ -40,9 +40,11 @@ def folder_max_positions(folder: Path) -> int | None:
     """Returns the maximum number of tokens of the language model or encoder in `folder`; None if there is no limit."""
     if max_positions(folder, "all") is None:
         return None
-    with suppress(AssetError):
-        return max_positions(folder, folder_traits(folder).position_limit)
-    return max_positions(folder, _traits(folder, "encoder").position_limit)
+    try:
+        family: Family | Literal["encoder"] = family_of(folder)
+    except AssetError:  # an encoder without an LM head
+        family = "encoder"
+    return max_positions(folder, _traits(folder, family).position_limit)
 
 
 def _traits(folder: Path, family: Family | Literal["encoder"]) -> ModelTraits:
@@ -66,7 +68,14 @@ def _examine(folder: Path, family: Family | Literal["encoder"], path: Path) -> M
 
     from stages.common.models.backbones.examination import examine, examine_encoder  # noqa: PLC0415  (the same)
 
-    config = AutoConfig.from_pretrained(folder)
+    try:
+        config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+    except (KeyError, OSError, ValueError) as error:
+        reason = str(error).strip().partition("\n")[0][:200]
+        raise AssetError(
+            f"transformers cannot read the config in {folder} ({reason}).",
+            "Use a model of an architecture that transformers includes; code in the folder of a model is not run.",
+        ) from error
     traits = examine_encoder(config) if family == "encoder" else examine(config, family)
     with suppress(OSError):  # Without a cache, the model is examined again the next time.
         path.parent.mkdir(parents=True, exist_ok=True)

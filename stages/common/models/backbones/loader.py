@@ -10,11 +10,15 @@ from __future__ import annotations
 from collections.abc import Iterator
 from contextlib import contextmanager
 from functools import partial
+from pathlib import Path
+from typing import Any
 
 import torch
+from safetensors import SafetensorError
 
 from stages.common.assets.cache import identity
 from stages.common.engine import InProcessEngine
+from stages.common.errors import AssetError
 from stages.common.models.backbones.base import Backbone
 from stages.common.models.backbones.config import BackboneConfig
 from stages.common.models.backbones.examination import BACKBONES
@@ -45,20 +49,58 @@ def load_backbone(config: BackboneConfig, *, frozen: bool, engine: Engine | None
     traits = folder_traits(folder)
     traits.check("score", architecture_of(folder))
     dtype = torch.bfloat16 if frozen and wants_bf16(config.precision) else torch.float32
-    read = partial(
-        auto_class_for(family).from_pretrained,
-        folder,
-        dtype=dtype,
-        attn_implementation=attention_implementation(),
-        use_safetensors=True,
-    )
+    read = partial(_read_model, folder, auto_class_for(family), dtype)
     engine, largest = engine or InProcessEngine(), partial(largest_weight, folder)
     model = engine.load_frozen(read, bf16=dtype == torch.bfloat16, largest_weight=largest) if frozen else read()
     if not is_partitioned(next(model.parameters())):
         model = model.to(default_device())
-    backbone = BACKBONES[family](model, load_tokenizer(folder), traits)
+    tokenizer = load_tokenizer(folder)
+    check_vocabulary(folder, model, tokenizer)
+    backbone = BACKBONES[family](model, tokenizer, traits)
     backbone.eval_batch_tokens = eval_batch_tokens(config.eval_batch_tokens, on_gpu=backbone.is_on_gpu)
     return backbone.freeze() if frozen else backbone
+
+
+def _read_model(folder: Path, auto_class: Any, dtype: torch.dtype) -> Any:
+    """Reads a model with all its weights.
+
+    Raises:
+        AssetError: weights are missing, damaged or of another shape. transformers would draw them at random.
+    """
+    try:
+        model, info = auto_class.from_pretrained(
+            folder,
+            dtype=dtype,
+            attn_implementation=attention_implementation(),
+            use_safetensors=True,
+            output_loading_info=True,
+        )
+    except (OSError, RuntimeError, SafetensorError) as error:
+        reason = str(error).strip().partition("\n")[0][:200]
+        raise AssetError(f"the weights in {folder} cannot be read ({reason}).", "Download the model again.") from error
+    missing = sorted(info["missing_keys"])
+    if missing:
+        raise AssetError(
+            f"the weights in {folder} have no {missing[0]}, and {len(missing) - 1} more of {type(model).__name__} are "
+            "missing.",
+            "Use a checkpoint with a trained language-model head, or download the model again.",
+        )
+    return model
+
+
+def check_vocabulary(folder: Path, model: Any, tokenizer: Any) -> None:
+    """Checks that every token has an embedding.
+
+    Raises:
+        AssetError: the tokenizer has more tokens than the model has embeddings.
+    """
+    num_embeddings = int(model.get_input_embeddings().num_embeddings)
+    largest = max(tokenizer.get_vocab().values())
+    if largest >= num_embeddings:
+        raise AssetError(
+            f"the tokenizer in {folder} has ids up to {largest}, but the model has {num_embeddings} embeddings.",
+            "Use the tokenizer that belongs to the model.",
+        )
 
 
 _cached: dict[tuple[str, str], Backbone] = {}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import pickle
 import shutil
 from pathlib import Path
@@ -9,6 +10,8 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file, save_file
+from transformers import AutoTokenizer
 
 from stages.common.errors import AssetError
 from stages.common.models.backbones.base import Backbone
@@ -75,3 +78,45 @@ def test_eval_batch_tokens_limits_a_pass(backbone_folders: dict[str, Path]) -> N
             watch.remove()
     assert len(actual[None]) == 1
     assert len(actual[64]) > 1 and all(shape.numel() <= 64 for shape in actual[64])
+
+
+def test_load_backbone_rejects_a_head_without_weights(backbone_folders: dict[str, Path], tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    shutil.copytree(backbone_folders["bert"], folder)
+    weights = load_file(folder / "model.safetensors")
+    save_file(
+        {k: v for k, v in weights.items() if "transform" not in k}, folder / "model.safetensors", {"format": "pt"}
+    )
+    with pytest.raises(AssetError, match=r"have no cls\.predictions\.transform.*BertForMaskedLM") as caught:
+        load_backbone(backbone_config(folder), frozen=True)
+    assert "trained language-model head" in caught.value.remedy
+
+
+def test_load_backbone_rejects_a_truncated_file(backbone_folders: dict[str, Path], tmp_path: Path) -> None:
+    folder = tmp_path / "model"
+    shutil.copytree(backbone_folders["bert"], folder)
+    path = folder / "model.safetensors"
+    path.write_bytes(path.read_bytes()[:5000])
+    with pytest.raises(AssetError, match="cannot be read"):
+        load_backbone(backbone_config(folder), frozen=True)
+
+
+def test_load_backbone_rejects_a_tokenizer_with_more_tokens_than_embeddings(
+    backbone_folders: dict[str, Path], tmp_path: Path
+) -> None:
+    folder = tmp_path / "model"
+    shutil.copytree(backbone_folders["llama"], folder)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
+    tokenizer.add_tokens(["unembedded"])
+    tokenizer.save_pretrained(folder)
+    with pytest.raises(AssetError, match="has ids up to"):
+        load_backbone(backbone_config(folder), frozen=True)
+
+
+@pytest.mark.parametrize("settings", [{"architectures": ["ElectraForPreTraining"]}, {"model_type": "deberta-v2"}])
+def test_load_backbone_rejects_a_checkpoint_without_lm_head(settings: dict[str, Any], tmp_path: Path) -> None:
+    """ELECTRA's discriminators, and DeBERTa v3, whose config.json names no architecture."""
+    (tmp_path / "config.json").write_text(json.dumps(settings))
+    with pytest.raises(AssetError, match=r"(ElectraForPreTraining|deberta-v2).*no language-model head") as caught:
+        load_backbone(backbone_config(tmp_path), frozen=True)
+    assert "BERT, RoBERTa" in caught.value.remedy
