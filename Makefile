@@ -115,10 +115,12 @@ format: $(VENV)/installed-dev
 	@$(BIN)/ruff check --fix .
 	@$(BIN)/ruff format .
 
-# generated from the config models of recipes; a test compares the pages with them
+# generated from the config models of recipes, and from small copies of all models of transformers (10 minutes); tests
+# compare the pages with them
 reference: $(VENV)/installed
 	@$(BIN)/clozeline schema --output docs/reference/recipe.schema.json
 	@$(BIN)/clozeline schema --markdown --output docs/reference/recipe.md
+	@$(BIN)/clozeline schema --models --output docs/reference/models.md
 
 # with --strict a broken internal link or anchor fails the build; --quiet would hide the warnings
 docs: reference $(VENV)/installed-docs

@@ -80,7 +80,10 @@ COMMANDS = {
         "pipelines.cli.recipe:generate",
         "Write texts per label with a language model, as unlabeled data for `init`.",
     ),
-    "schema": ("pipelines.cli.recipe:schema", "Print the JSON schema of recipes, or a reference of all keys."),
+    "schema": (
+        "pipelines.cli.recipe:schema",
+        "Print the JSON schema of recipes, a reference of all keys, or what works on which model.",
+    ),
 }
 """Command -> its function, and its line in the overview: the first sentence of the docstring."""
 

@@ -298,8 +298,19 @@ def _local_file(reference: str, part: str, *, stem: str, force: bool) -> str:
 
 def schema(
     markdown: Annotated[bool, typer.Option("--markdown", help="Print a Markdown reference instead.")] = False,
+    models: Annotated[bool, typer.Option("--models", help="Print what works on which model instead.")] = False,
     output: options.OutputFile = None,
 ) -> None:
-    """Print the JSON schema of recipes, or a reference of all keys."""
+    """Print the JSON schema of recipes, a reference of all keys, or what works on which model."""
+    if models:
+        from stages.common.models.architectures import (  # noqa: PLC0415  (loads torch)
+            architectures,
+            examined_rows,
+            models_markdown,
+        )
+
+        text = models_markdown(examined_rows(architectures()))
+    else:
+        text = reference.reference_markdown() if markdown else reference.schema_text()
     with open_output(output) as file:
-        file.write(reference.reference_markdown() if markdown else reference.schema_text())
+        file.write(text)

@@ -94,20 +94,26 @@ def family_of(folder: Path) -> Family:
             f"{folder} has no readable config.json.", "Specify the folder of a transformers model."
         ) from error
     architecture = (config.get("architectures") or [""])[0]
-    if "ForMaskedLM" in architecture or architecture == "BertForPreTraining":
-        return "masked"
-    if architecture.endswith("WithLMHeadModel"):  # XLM and FlauBERT, of both families
-        return "causal" if config.get("causal") else "masked"
-    if architecture.endswith(("ForCausalLM", "LMHeadModel", "GenerationDecoder")):
-        return "causal"
-    if architecture.endswith("ForConditionalGeneration"):
-        return _seq2seq_or_masked(folder, config)
+    family = named_family(architecture, config)
+    if family is not None:
+        return _seq2seq_or_masked(folder, config) if family == "seq2seq" else family
     kind = architecture or f"model of the type {config.get('model_type')} without architectures"
     raise AssetError(
         f"{folder.name} is a {kind}, which has no language-model head.",
         "Use a masked, causal or seq2seq language model as backbone, such as BERT, RoBERTa or the generator of an "
         "ELECTRA model. This model can still be the encoder of a probe or a student.",
     )
+
+
+def named_family(architecture: str, config: Mapping[str, Any]) -> Family | None:
+    """Returns the family of a class of transformers, which its name tells; None without an LM head."""
+    if "ForMaskedLM" in architecture or architecture == "BertForPreTraining":
+        return "masked"
+    if architecture.endswith("WithLMHeadModel"):  # XLM and FlauBERT, of both families
+        return "causal" if config.get("causal") else "masked"
+    if architecture.endswith(("ForCausalLM", "LMHeadModel", "GenerationDecoder")):
+        return "causal"
+    return "seq2seq" if architecture.endswith("ForConditionalGeneration") else None
 
 
 def _seq2seq_or_masked(folder: Path, config: Mapping[str, Any]) -> Family:

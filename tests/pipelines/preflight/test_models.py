@@ -84,7 +84,7 @@ def test_deep_prompts_are_errors_for_models_that_do_not_support_them(recipe: Pat
     check_recipe(read_recipe(recipe, PipelineConfig, deep), lambda *task: None)
     path = recipe.parent / "backbone" / "config.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), "model_type": "deberta-v2"}))
-    with pytest.raises(InputError, match="takes no deep prompt") as caught:
+    with pytest.raises(InputError, match="prefix tuning and P-tuning v2: it does not look up its attention") as caught:
         check_models(read_recipe(recipe, PipelineConfig, deep))
     assert caught.value.key == "prompts.methods.v2"
 

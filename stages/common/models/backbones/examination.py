@@ -17,7 +17,7 @@ from itertools import product
 from typing import Any, NamedTuple
 
 import torch
-from peft import LoraConfig, get_peft_model
+from peft import LoraConfig, get_peft_model, get_peft_model_state_dict, set_peft_model_state_dict
 from torch import Tensor
 from transformers import AutoModel, DynamicCache, EncoderDecoderCache, PreTrainedConfig
 
@@ -122,6 +122,8 @@ class _Examination:
             self.model = build_twin(model_class, config, family)
         except ValueError as error:
             raise _UnsupportedError(f"a small copy of {model_class.__name__} cannot be run ({error})") from error
+        if model_class_of(self.model.config, family) is None:
+            raise _UnsupportedError(f"its saved config, {self.model.config.model_type}, has no {family} LM head")
         self.family = family
         if family == "seq2seq" and getattr(self.model.generation_config, "decoder_start_token_id", None) is None:
             self.model.generation_config.decoder_start_token_id = 3
@@ -318,7 +320,11 @@ class _Examination:
         with torch.no_grad():
             pairs = _attempt("give its keys and values", lambda: backbone.token_keys_and_values(tokens))
             if not pairs:
-                raise _UnsupportedError("it does not look up its attention in the registry of transformers")
+                raise _UnsupportedError(
+                    "it does not look up its attention in the registry of transformers"
+                    if self.family == "masked"
+                    else "it keeps no keys and values"
+                )
             shapes = {tuple(tensor.shape) for pair in pairs for tensor in pair}
             if len(shapes) != 1:
                 raise _UnsupportedError(f"its layers have keys and values of {len(shapes)} shapes")
@@ -361,6 +367,8 @@ class _Examination:
         settings = LoraConfig(r=2, target_modules="all-linear")
         adapter = _attempt("take LoRA weights", lambda: get_peft_model(self.model, settings))
         try:
+            saved = get_peft_model_state_dict(adapter)
+            unknown = set_peft_model_state_dict(adapter, saved).unexpected_keys
             backbone = self._backbone(traits)
             logits = _attempt("train", lambda: backbone.word_logits(backbone.batch(self.texts), [9, 50, 70]))
             weights = [weight for name, weight in self.model.named_parameters() if "lora_B" in name]
@@ -369,6 +377,8 @@ class _Examination:
                 raise _UnsupportedError("no LoRA weight of its linear layers has an effect")
         finally:
             adapter.unload()
+        if unknown:
+            raise _UnsupportedError(f"PEFT saves its LoRA weights under a name that it cannot load ({unknown[0]})")
 
 
 def _batch_logits(backbone: Backbone, texts: Sequence[Encoded], prompt: SoftInput | None = None) -> Tensor:
