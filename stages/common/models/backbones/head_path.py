@@ -65,7 +65,10 @@ def only_words(head: Any, word_ids: Sequence[int]) -> Iterator[None]:
     ids = list(word_ids)
     with gathered(head.weight) as weight:
         weight_WD = weight[ids].float()
-    bias_W = None if getattr(head, "bias", None) is None else head.bias[ids].float()
+    bias_W: Tensor | None = None
+    if getattr(head, "bias", None) is not None:
+        with gathered(head.bias) as bias:
+            bias_W = bias[ids].float()
 
     def forward(hidden: Tensor) -> Tensor:
         with torch.autocast(hidden.device.type, enabled=False):
