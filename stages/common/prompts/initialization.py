@@ -15,7 +15,7 @@ import torch
 from torch import Generator, Tensor
 
 from stages.common.errors import InputError
-from stages.common.models.backbones.base import Backbone
+from stages.common.models.backbones.base import Backbone, num_embeddings
 from stages.common.models.backbones.partitioned import gathered
 from stages.common.models.backbones.soft_input import PromptPosition
 from stages.common.patterns.config import Task
@@ -213,7 +213,7 @@ def init_token_ids(
     tokenizer = backbone.tokenizer
     if config.kind == "sample_vocab":
         special = set(tokenizer.all_special_ids)
-        size = backbone.model.get_input_embeddings().num_embeddings
+        size = num_embeddings(backbone.model)
         candidates = [item for item in range(min(config.num_candidate_tokens, size)) if item not in special]
         order = torch.randperm(len(candidates), generator=generator).tolist()
         return [candidates[order[index % len(order)]] for index in range(count)]

@@ -31,6 +31,12 @@ from stages.common.patterns.encoding import Encoded
 from stages.common.patterns.verbalizers import Word
 
 
+def num_embeddings(model: Any) -> int:
+    """Returns the number of token embeddings of a model. Quantized tables, as in I-BERT, have no attribute for it."""
+    table = model.get_input_embeddings()
+    return int(getattr(table, "num_embeddings", len(table.weight)))
+
+
 class Backbone(ABC):
     """A language model with its tokenizer. `model` may be trained, frozen or carry LoRA weights.
 

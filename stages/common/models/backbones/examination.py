@@ -389,8 +389,10 @@ def _attempt(action: str, compute: Callable[[], Any]) -> Any:
     try:
         return compute()
     except Exception as error:  # Architectures reject what they do not support in many ways.
-        reason = str(error).strip().partition("\n")[0][:160] or type(error).__name__
-        raise _UnsupportedError(f"it cannot {action} ({type(error).__name__}: {reason})") from error
+        # The first sentence: more of it may list modules in any order.
+        reason = str(error).strip().partition("\n")[0].partition(". ")[0][:160]
+        named = f"{type(error).__name__}: {reason}" if reason else type(error).__name__
+        raise _UnsupportedError(f"it cannot {action} ({named})") from error
 
 
 def _difference(actual: Tensor, expected: Tensor) -> float:

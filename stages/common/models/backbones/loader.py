@@ -19,7 +19,7 @@ from safetensors import SafetensorError
 from stages.common.assets.cache import identity
 from stages.common.engine import InProcessEngine
 from stages.common.errors import AssetError
-from stages.common.models.backbones.base import Backbone
+from stages.common.models.backbones.base import Backbone, num_embeddings
 from stages.common.models.backbones.config import BackboneConfig
 from stages.common.models.backbones.examination import BACKBONES
 from stages.common.models.backbones.partitioned import is_partitioned
@@ -94,11 +94,11 @@ def check_vocabulary(folder: Path, model: Any, tokenizer: Any) -> None:
     Raises:
         AssetError: the tokenizer has more tokens than the model has embeddings.
     """
-    num_embeddings = int(model.get_input_embeddings().num_embeddings)
+    size = num_embeddings(model)
     largest = max(tokenizer.get_vocab().values())
-    if largest >= num_embeddings:
+    if largest >= size:
         raise AssetError(
-            f"the tokenizer in {folder} has ids up to {largest}, but the model has {num_embeddings} embeddings.",
+            f"the tokenizer in {folder} has ids up to {largest}, but the model has {size} embeddings.",
             "Use the tokenizer that belongs to the model.",
         )
 

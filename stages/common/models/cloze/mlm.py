@@ -16,6 +16,7 @@ from torch import Tensor
 
 from stages.common.errors import InputError
 from stages.common.examples import Example
+from stages.common.models.backbones.base import num_embeddings
 from stages.common.models.batching import autocast
 from stages.common.models.cloze.classifier import ClozeClassifier, LabeledCloze
 from stages.common.models.cloze.config import MlmConfig
@@ -63,7 +64,7 @@ def mlm_loss(classifier: ClozeClassifier, examples: Sequence[Example], probabili
     special = torch.tensor(backbone.tokenizer.all_special_ids, device=batch.input_ids.device)
     may_change_BL = batch.attention_mask.bool() & ~torch.isin(batch.input_ids, special)
     # The embeddings may be padded beyond the vocabulary; the additional rows were never trained.
-    vocabulary_size = min(len(backbone.tokenizer), backbone.model.get_input_embeddings().num_embeddings)
+    vocabulary_size = min(len(backbone.tokenizer), num_embeddings(backbone.model))
     batch.input_ids, targets_BL = mask_tokens(
         batch.input_ids, may_change_BL, int(backbone.tokenizer.mask_token_id), vocabulary_size, probability
     )
