@@ -96,7 +96,7 @@ def test_failure_blocks_only_the_steps_that_need_it(store: Store, counter: Path)
 
 def test_steps_that_become_ready_after_a_failure_run_only_with_keep_going(store: Store, counter: Path) -> None:
     bad = toy("bad", fail="error")
-    slow = toy("slow", pause_s=3.0)
+    slow = toy("slow", pause_s=6.0)
     late = toy("late", base=slow)
     result = run([bad, late], store)
     assert result.executed == ("slow",)
@@ -289,7 +289,7 @@ def test_run_continues_with_an_empty_lease_file(store: Store) -> None:
     lease = store.lease("emptied", folder.name)
     assert lease is not None and str(lease.owner) == "a process of another version"
     options = RunOptions(engine=ENGINE, ttl_s=1.0, poll_s=0.05)
-    assert run([step, toy("other")], store, options).executed == ("other", "emptied")
+    assert set(run([step, toy("other")], store, options).executed) == {"other", "emptied"}
 
 
 def test_end_of_the_heartbeats_is_reported_once(store: Store, monkeypatch: pytest.MonkeyPatch) -> None:
