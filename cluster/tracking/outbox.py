@@ -27,7 +27,7 @@ PAUSE_S, MAX_PAUSE_S = 0.5, 15.0
 ID_WITHIN_S, ID_SHARE = 5.0, 0.1
 """How long a run waits for the ids of its steps: at once, and as a share of its time. Many short steps wait less."""
 IDLE_FACTOR, MAX_IDLE_S = 3.0, 0.1
-"""While nobody waits, the thread pauses after each record, as it shares the interpreter with the scheduler: this many
+"""While no caller waits, the thread pauses after each record, as it shares the interpreter with the scheduler: this many
 times as long as the record took.
 """
 DELIVER_WITHIN_S, DELIVER_WITHIN_IF_DOWN_S = 30.0, 3.0
@@ -134,7 +134,7 @@ class Outbox:
             return not self._num_left
 
     def _hurry(self) -> None:
-        """Ends the pause of the thread, because somebody waits for it."""
+        """Ends the pause of the thread, because a caller waits for it."""
         self._is_urgent = self._has_waiters = True
         self._changed.notify_all()
 

@@ -109,7 +109,8 @@ def make_case(item: Architecture, folder: Path) -> Case:
     settings = {"pad_token_id": tokenizer.pad_token_id, "eos_token_id": tokenizer.eos_token_id}
     if item.family == "seq2seq":
         settings["decoder_start_token_id"] = tokenizer.pad_token_id
-    twin = build_twin(item.model_class, config, item.family, seed=5, vocabulary=len(tokenizer), settings=settings)
+    size = len(tokenizer) + 8  # some tokenizers add tokens when they are loaded
+    twin = build_twin(item.model_class, config, item.family, seed=5, vocabulary=size, settings=settings)
     if item.family == "seq2seq":
         twin.generation_config.decoder_start_token_id = tokenizer.pad_token_id
     twin.save_pretrained(folder / "model")
