@@ -27,8 +27,8 @@ PAUSE_S, MAX_PAUSE_S = 0.5, 15.0
 ID_WITHIN_S, ID_SHARE = 5.0, 0.1
 """How long a run waits for the ids of its steps: at once, and as a share of its time. Many short steps wait less."""
 IDLE_FACTOR, MAX_IDLE_S = 3.0, 0.1
-"""While no caller waits, the thread pauses after each record, as it shares the interpreter with the scheduler: this many
-times as long as the record took.
+"""While no caller waits, the thread pauses after each record, as it shares the interpreter with the scheduler: this
+many times as long as the record took.
 """
 DELIVER_WITHIN_S, DELIVER_WITHIN_IF_DOWN_S = 30.0, 3.0
 """At the end of a run: leave the rest for later if no record was sent for this long."""
