@@ -125,11 +125,12 @@ def _seq2seq_or_masked(folder: Path, config: Mapping[str, Any]) -> Family:
     if not config.get("is_encoder_decoder"):
         return "causal"  # a decoder that also reads images or sound
     path = folder / "tokenizer.json"
-    tokens = path.read_text(encoding="utf-8") if path.exists() else ""
-    if any(f'"{sentinel}"' in tokens for sentinel in SENTINELS):
+    if path.exists() and any(f'"{sentinel}"' in path.read_text(encoding="utf-8") for sentinel in SENTINELS):
         return "seq2seq"
     if _read_json(folder / "tokenizer_config.json").get("mask_token"):
         return "masked"
+    if not path.exists():
+        return "seq2seq"  # the tokens of a SentencePiece file are checked when it is loaded
     raise AssetError(
         f"{folder.name} has an encoder and a decoder, but its tokenizer has neither the sentinel {SENTINELS[0]} nor a "
         "mask token.",
