@@ -24,12 +24,8 @@ if TYPE_CHECKING:
 
 PAUSE_S, MAX_PAUSE_S = 0.5, 15.0
 """Before the next attempt at a server that is away."""
-ID_WITHIN_S, ID_SHARE = 5.0, 0.1
-"""How long a run waits for the ids of its steps: at once, and as a share of its time. Many short steps wait less."""
-IDLE_FACTOR, MAX_IDLE_S = 3.0, 0.1
-"""While no caller waits, the thread pauses after each record, as it shares the interpreter with the scheduler: this
-many times as long as the record took.
-"""
+ID_WITHIN_S = 5.0
+"""How long a step waits for the id of its run."""
 DELIVER_WITHIN_S, DELIVER_WITHIN_IF_DOWN_S = 30.0, 3.0
 """At the end of a run: leave the rest for later if no record was sent for this long."""
 
@@ -50,9 +46,8 @@ class Outbox:
         self._num_left = 0
         self._problems: dict[str, bool] = {}
         """Problem -> whether `new_problems` has returned it."""
-        self._is_down = self._is_slow = self._is_closed = self._is_urgent = self._has_waiters = False
-        self._progress_at_s = self._waited_at_s = time.monotonic()
-        self._wait_left_s = ID_WITHIN_S
+        self._is_down = self._is_slow = self._is_closed = self._is_urgent = False
+        self._progress_at_s = time.monotonic()
         self._changed = threading.Condition()
         self._thread = threading.Thread(target=self._keep_sending, name="outbox", daemon=True)
         self._thread.start()
@@ -95,21 +90,15 @@ class Outbox:
                 )
             self._changed.notify_all()
 
-    def server_id(self, run: str) -> str | None:
-        """Returns the id of a run on the server; None if the server has not created it in time."""
+    def server_id(self, run: str, within_s: float = ID_WITHIN_S) -> str | None:
+        """Returns the id of a run on the server; None if the server has not created it yet."""
         with self._changed:
-            start_s = time.monotonic()
-            left_s = min(ID_WITHIN_S, self._wait_left_s + ID_SHARE * (start_s - self._waited_at_s))
             # Steps do not wait again for a server that was slow, until it has caught up.
-            within_s = 0.0 if self._is_slow else left_s
-            self._hurry()
+            within_s = 0.0 if self._is_slow else within_s
             is_known = self._changed.wait_for(
                 lambda: self._own.known_id(run) is not None or self._is_down, timeout=within_s
             )
-            self._has_waiters = False
             self._is_slow |= not is_known
-            self._waited_at_s = time.monotonic()
-            self._wait_left_s = max(0.0, left_s - (self._waited_at_s - start_s))
             return self._own.known_id(run) or None
 
     def new_problems(self) -> list[str]:
@@ -123,20 +112,15 @@ class Outbox:
         """Waits until all records are sent. Returns False if the server does not make progress."""
         with self._changed:
             self._progress_at_s = time.monotonic()
-            self._hurry()
+            self._is_urgent = True
+            self._changed.notify_all()
             while self._num_left:
                 within_s = DELIVER_WITHIN_IF_DOWN_S if self._is_down else DELIVER_WITHIN_S
                 left_s = self._progress_at_s + within_s - time.monotonic()
                 if left_s <= 0:
-                    break
+                    return False
                 self._changed.wait(min(left_s, DELIVER_WITHIN_IF_DOWN_S))
-            self._has_waiters = False
-            return not self._num_left
-
-    def _hurry(self) -> None:
-        """Ends the pause of the thread, because a caller waits for it."""
-        self._is_urgent = self._has_waiters = True
-        self._changed.notify_all()
+        return True
 
     def close(self) -> None:
         """Sends what is left, and ends the thread. What cannot be sent now stays in the file, which is reported."""
@@ -165,7 +149,6 @@ class Outbox:
         pause_s = 0.0
         has_cleaned_up = False
         while self._wait(pause_s):
-            start_s = time.monotonic()
             try:
                 if not has_cleaned_up:
                     self._clean_up()
@@ -177,9 +160,8 @@ class Outbox:
                 pause_s = min(max(2 * pause_s, PAUSE_S), MAX_PAUSE_S)
                 self._went_down(str(error))
             else:
+                pause_s = 0.0
                 self._sent()
-                seconds = time.monotonic() - start_s
-                pause_s = 0.0 if self._has_waiters else min(IDLE_FACTOR * seconds, MAX_IDLE_S)
 
     def _wait(self, pause_s: float) -> bool:
         """Waits for the pause and for a record. Returns False if the outbox is closed."""
