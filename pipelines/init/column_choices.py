@@ -15,7 +15,7 @@ def choose_text_columns(
     """Returns the column of the text, or the two columns of a pair.
 
     Args:
-        terminal: Asks the user.
+        terminal: Shows the question.
         file: The file.
         flag: The value of --text, if set.
         others: Columns with another use.
@@ -38,7 +38,7 @@ def choose_label_column(
     """Returns the column of the label.
 
     Args:
-        terminal: Asks the user.
+        terminal: Shows the question.
         file: The file.
         flag: The value of --label, if set.
         text: Columns of the text.

@@ -106,7 +106,7 @@ def family_of(folder: Path) -> Family:
 
 
 def named_family(architecture: str, config: Mapping[str, Any]) -> Family | None:
-    """Returns the family of a class of transformers, which its name tells; None without an LM head."""
+    """Returns the family of a class of transformers by its name; None without an LM head."""
     if "ForMaskedLM" in architecture or architecture == "BertForPreTraining":
         return "masked"
     if architecture.endswith("WithLMHeadModel"):  # XLM and FlauBERT, of both families

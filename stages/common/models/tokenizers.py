@@ -18,7 +18,7 @@ def load_tokenizer(folder: Path, **settings: Any) -> Any:
         settings: Settings of `AutoTokenizer.from_pretrained`.
 
     Raises:
-        AssetError: it is not a fast tokenizer, which alone tells where its tokens are in a text.
+        AssetError: it is not a fast tokenizer. Others do not return the offsets of tokens.
     """
     tokenizer = AutoTokenizer.from_pretrained(folder, split_special_tokens=True, **settings)
     if not tokenizer.is_fast:

@@ -31,7 +31,7 @@ class GivenStates(BaseModelOutput):  # type: ignore[misc]  # transformers has no
 
 
 class _Stub(torch.nn.Module):
-    """Stands in for a body: returns given hidden states, and has the attributes of the body."""
+    """Replaces a body: returns given hidden states, and has the attributes of the body."""
 
     def __init__(self, body: Any, states: Tensor) -> None:
         super().__init__()
