@@ -104,8 +104,8 @@ def generate(
     descriptions = descriptions_by_label(describe or (), known.labels)
     generator = TextGenerator(settings=settings, data=known, per_label=number, descriptions=descriptions)
     estimate = generator.estimate()
-    cost = "" if estimate.cost is None else f", which cost about {estimate.cost:.2f}"
-    interaction.say("requests", f"{estimate.num_requests:,} with about {estimate.num_input_tokens:,} tokens{cost}")
+    size = f"{estimate.num_requests:,} with about {estimate.num_input_tokens:,} tokens"
+    interaction.say("requests", size + estimate.cost_text)
     if estimate.num_requests and not yes:
         if not terminal.is_interactive():
             raise InputError("generate requires a confirmation, but there is no terminal.", "Add --yes.")

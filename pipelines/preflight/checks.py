@@ -246,10 +246,10 @@ def request_estimates(config: PipelineConfig, splits: Split) -> Iterator[str]:
             estimate.check(llm)
         if not estimate.num_requests:
             continue
-        cost = "" if estimate.cost is None else f", which cost about {estimate.cost:.2f}"
         yield (
             f"members.{name} sends up to {estimate.num_requests:,} requests with about "
-            f"{estimate.num_input_tokens:,} tokens to {llm.url}{cost}. Answers are kept, and none is requested twice."
+            f"{estimate.num_input_tokens:,} tokens to {llm.url}{estimate.cost_text}. "
+            "Answers are kept, and none is requested twice."
         )
 
 

@@ -35,6 +35,13 @@ class Estimate:
         cost = cost_of(tokens, num_answer_tokens * len(missing), settings)
         return cls(num_requests=len(missing), num_input_tokens=tokens, cost=cost)
 
+    @property
+    def cost_text(self) -> str:
+        """The end of a sentence about the requests; empty without prices."""
+        if self.cost is None:
+            return ""
+        return ", which cost less than 0.01" if self.cost < 0.01 else f", which cost about {self.cost:.2f}"
+
     def check(self, settings: EndpointSettings) -> None:
         """Compares the requests with the limits of the settings.
 

@@ -147,7 +147,7 @@ def generate(train: Path, monkeypatch: pytest.MonkeyPatch) -> Callable[..., str]
 
 def test_init_reads_what_the_command_writes(server: ChatServer, train: Path, generate: Callable[..., str]) -> None:
     output = generate("--url", server.url, "--model", "small", "-n", "30", "--prices", "1", "2", "--yes")
-    assert re.search(r"requests  6 with about \d,?\d+ tokens, which cost about 0\.0\d", output)
+    assert re.search(r"requests  6 with about \d,?\d+ tokens, which cost less than 0\.01", output)
     assert "wrote     tickets.generated.jsonl (60 texts)" in output
     assert "next      clozeline init tickets.csv --unlabeled tickets.generated.jsonl" in output
     command = ["init", "tickets.csv", "--unlabeled", "tickets.generated.jsonl", "--backbone", "none", "--yes"]
