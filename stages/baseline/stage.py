@@ -60,11 +60,16 @@ class GoldTargets:
     def examples(self, items: Sequence[Example]) -> list[Example]:
         return list(items)
 
-    def loss(self, logits_BC: Tensor, batch: Sequence[Example]) -> Tensor:
-        """Returns the weighted mean of the cross-entropy."""
-        gold_B = self._indices(batch).to(logits_BC.device)
+    def loss(self, logits_BC: Tensor, part: Sequence[Example], batch: Sequence[Example] | None = None) -> Tensor:
+        """Returns the share of the weighted mean of the cross-entropy."""
+        gold_B = self._indices(part).to(logits_BC.device)
         weight_C = None if self.class_weights == "none" else self._label_weights.to(logits_BC)
-        return F.cross_entropy(logits_BC, gold_B, weight=weight_C)
+        return F.cross_entropy(logits_BC, gold_B, weight=weight_C) * self._weight_share(part, batch or part)
+
+    def _weight_share(self, part: Sequence[Example], batch: Sequence[Example]) -> float:
+        """Returns the weight of the examples of a part, as a fraction of that of the batch."""
+        weights = [float(self._label_weights[self._indices(examples)].sum()) for examples in (part, batch)]
+        return weights[0] / weights[1]
 
     def head_targets(self) -> HeadTargets:
         """Returns one-hot probabilities, and the weights of the examples."""

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from stages.common.data.step_outputs import write_logits
 from stages.common.examples import Example, load_examples
+from stages.common.losses import mean_share
 from stages.common.metrics.classification import EvaluationResult
 from stages.common.protocols import Engine, Recorder
 from stages.common.training.evaluation import UNLABELED_FILE
@@ -61,20 +62,34 @@ class DistillationTargets:
     def examples(self, items: Sequence[DistillationExample]) -> list[Example]:
         return [item.example for item in items]
 
-    def loss(self, logits_BC: Tensor, batch: Sequence[DistillationExample]) -> Tensor:
-        """Returns the weighted sum of the distillation loss and the cross-entropy of the gold labels."""
-        gold_B = torch.tensor([item.gold for item in batch], device=logits_BC.device)
+    def loss(
+        self,
+        logits_BC: Tensor,
+        part: Sequence[DistillationExample],
+        batch: Sequence[DistillationExample] | None = None,
+    ) -> Tensor:
+        """Returns the share of the weighted sum of the distillation loss and the cross-entropy of the gold labels. Each
+        is a mean over the examples of its kind in the batch.
+        """
+        batch = batch or part
+        gold_B = torch.tensor([item.gold for item in part], device=logits_BC.device)
         is_soft_B, is_gold_B = gold_B < 0, gold_B >= 0
         loss = logits_BC.sum() * 0
         if is_soft_B.any():
-            teacher_BC = torch.tensor([item.teacher for item in batch], device=logits_BC.device)
+            teacher_BC = torch.tensor([item.teacher for item in part], device=logits_BC.device)
             soft_loss = distillation_loss(logits_BC[is_soft_B], teacher_BC[is_soft_B], self.config.temperature)
-            loss = loss + (1 - self.config.gold_weight) * soft_loss
+            soft, all_soft = ([item for item in items if item.is_soft_labeled] for items in (part, batch))
+            loss = loss + (1 - self.config.gold_weight) * soft_loss * mean_share(soft, all_soft)
         if is_gold_B.any():
             weight_C = None if self.config.class_weights == "none" else self._label_weights.to(logits_BC)
             gold_loss = F.cross_entropy(logits_BC[is_gold_B], gold_B[is_gold_B], weight=weight_C)
-            loss = loss + self.config.gold_weight * gold_loss
+            fraction = self._gold_weight(part) / self._gold_weight(batch)
+            loss = loss + self.config.gold_weight * gold_loss * fraction
         return loss
+
+    def _gold_weight(self, items: Sequence[DistillationExample]) -> float:
+        """Returns the weight of the gold examples among `items`."""
+        return sum(float(self._label_weights[item.gold]) for item in items if not item.is_soft_labeled)
 
     @cached_property
     def _label_weights(self) -> Tensor:

@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
-from pydantic import Field
+from typing import Self
+
+from pydantic import Field, model_validator
 
 from stages.common.config import Config, SupervisedConfig
+from stages.common.errors import InputError
 from stages.common.models.encoders.config import EncoderConfig
 from stages.common.training.config import TrainingConfig
 
@@ -18,6 +21,16 @@ class ContrastiveConfig(Config):
     """Length, learning rate and batch size. A batch has texts of several labels, and every pair in it counts."""
     seed: int = 0
     """Seed of the batches and of dropout."""
+
+    @model_validator(mode="after")
+    def _batches_are_not_split(self) -> Self:
+        if self.training.micro_batch_size is not None:
+            raise InputError(
+                "contrastive tuning compares all texts of a batch, which cannot be split into micro-batches.",
+                "Remove micro_batch_size, or lower batch_size.",
+                key="training.micro_batch_size",
+            )
+        return self
 
 
 class ProbeSettings(Config):

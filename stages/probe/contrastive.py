@@ -45,7 +45,8 @@ def tune_encoder(
     parameters = {key: item for key, item in encoder.model.named_parameters() if "pooler" not in key}
     label_ids = {label: number for number, label in enumerate(dict.fromkeys(item.label for item in examples))}
 
-    def compute_loss(batch: list[Example]) -> Tensor:
+    def compute_loss(part: list[Example], batch: list[Example]) -> Tensor:
+        assert len(part) == len(batch), "every pair of a batch counts, so configs reject micro-batches and workers"
         labels_B = torch.tensor([label_ids[item.label] for item in batch])
         return pair_loss(encoder.pooled(batch, bf16=bf16), labels_B)
 

@@ -17,6 +17,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from stages.common.losses import mean_share
 from stages.common.prompts.loader import ModelLoader
 from stages.common.protocols import Recorder
 from stages.token_level.config import (
@@ -77,11 +78,11 @@ class SpanExtractor(TokenLevelModel[QuestionAnsweringTask, Question, AnswerWindo
             for window in self.windows.of_question(item, self.task.overlap)
         ]
 
-    def loss(self, batch: list[AnswerWindow]) -> Tensor:
-        """Returns the cross-entropy over the tokens of a window, mean of start and end."""
-        scores_BL2 = self._token_scores([item.window for item in batch])
-        gold_B2 = torch.tensor([[item.first, item.last] for item in batch], device=scores_BL2.device)
-        return F.cross_entropy(scores_BL2, gold_B2)  # the tokens are the classes
+    def loss(self, part: list[AnswerWindow], batch: list[AnswerWindow] | None = None) -> Tensor:
+        """Returns the share of the cross-entropy over the tokens of a window, mean of start and end."""
+        scores_BL2 = self._token_scores([item.window for item in part])
+        gold_B2 = torch.tensor([[item.first, item.last] for item in part], device=scores_BL2.device)
+        return F.cross_entropy(scores_BL2, gold_B2) * mean_share(part, batch or part)  # the tokens are the classes
 
     def predict(self, examples: Sequence[Question], recorder: Recorder, phase: str) -> list[str]:
         """Returns the best answer in any window of each question; "" if none is better (`unanswerable` only)."""
@@ -186,11 +187,12 @@ class TokenClassifier(TokenLevelModel[TokenClassificationTask, TaggedText, Tagge
             for window in self.windows.of_words(text.words)
         ]
 
-    def loss(self, batch: list[TaggedWindow]) -> Tensor:
-        """Returns the cross-entropy, mean over the words of the batch."""
-        scores_WC = self._word_scores([item.window for item in batch])
-        gold_W = torch.tensor([label for item in batch for label in item.labels], device=scores_WC.device)
-        return F.cross_entropy(scores_WC, gold_W)
+    def loss(self, part: list[TaggedWindow], batch: list[TaggedWindow] | None = None) -> Tensor:
+        """Returns the share of the cross-entropy, which is the mean over the words of the batch."""
+        scores_WC = self._word_scores([item.window for item in part])
+        labels, all_labels = ([label for item in items for label in item.labels] for items in (part, batch or part))
+        gold_W = torch.tensor(labels, device=scores_WC.device)
+        return F.cross_entropy(scores_WC, gold_W) * mean_share(labels, all_labels)
 
     def predict(self, examples: Sequence[TaggedText], recorder: Recorder, phase: str) -> list[tuple[str, ...]]:
         """Returns the labels of each text. A word without tokens gets O or, if O is not a label, the first label."""

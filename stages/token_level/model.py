@@ -73,8 +73,8 @@ class TokenLevelModel(ABC, Generic[TaskT, ExampleT, Item]):
         """Returns the windows of labeled examples, for training."""
 
     @abstractmethod
-    def loss(self, batch: list[Item]) -> Tensor:
-        """Returns the scalar loss of a batch."""
+    def loss(self, part: list[Item], batch: list[Item] | None = None) -> Tensor:
+        """Returns what a part of a batch contributes to the loss of the batch. Default: the part is the batch."""
 
     @abstractmethod
     def predict(self, examples: Sequence[ExampleT], recorder: Recorder, phase: str) -> list[Any]:

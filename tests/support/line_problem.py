@@ -9,6 +9,7 @@ import torch
 from torch import Tensor
 
 from stages.common.engine import InProcessEngine
+from stages.common.losses import ComputeLoss, mean_share
 from stages.common.protocols import NullRecorder
 from stages.common.training.config import TrainingConfig
 from stages.common.training.loop import train
@@ -28,13 +29,14 @@ class Line:
     def parameters(self) -> dict[str, torch.nn.Parameter]:
         return {"weight": self.weight, "bias": self.bias}
 
-    def loss(self, batch: list[int]) -> Tensor:
-        self.seen.append(list(batch))
-        number = torch.tensor(batch, dtype=torch.float32)
+    def loss(self, part: list[int], batch: list[int] | None = None) -> Tensor:
+        self.seen.append(list(part))
+        number = torch.tensor(part, dtype=torch.float32)
         inputs = torch.stack([number.sin(), number.cos(), (2 * number).sin(), (2 * number).cos()], dim=1)
         inputs = torch.nn.functional.dropout(inputs, self.dropout)
         target = 2 * number.sin() - (2 * number).cos() + 0.5
-        return ((inputs @ self.weight.T)[:, 0] + self.bias - target).square().mean()
+        mean = ((inputs @ self.weight.T)[:, 0] + self.bias - target).square().mean()
+        return mean * mean_share(part, batch or part)
 
 
 ITEMS = list(range(10))
@@ -46,7 +48,7 @@ def fit(
     *,
     seed: int = 0,
     work: Path | None = None,
-    loss: Callable[[list[int]], Tensor] | None = None,
+    loss: ComputeLoss[int] | None = None,
     validate: Callable[[], tuple[float, float]] | None = None,
     recorder: NullRecorder | None = None,
 ) -> list[float]:

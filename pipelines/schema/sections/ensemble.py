@@ -97,6 +97,16 @@ class ProbeMember(FullTrainingSection, ProbeSettings):
     kind: Literal["probe"]
     """probe: logistic regression on sentence embeddings."""
 
+    @model_validator(mode="after")
+    def _workers_do_not_split_pairs(self) -> Self:
+        if self.contrastive and self.resources.max_workers > 1:
+            raise InputError(
+                "contrastive tuning compares all texts of a batch, so one worker computes it.",
+                "Remove workers and strategy.",
+                key="workers",
+            )
+        return self
+
 
 class FinetunedMember(FullTrainingSection, BaselineSettings):
     """An encoder that is trained on the labeled data, as a member of the ensemble."""

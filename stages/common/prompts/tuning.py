@@ -13,8 +13,8 @@ from pathlib import Path
 from typing import Any, Protocol, TypeVar
 
 import torch
-from torch import Tensor
 
+from stages.common.losses import ComputeLoss
 from stages.common.metrics.classification import DevScore
 from stages.common.models.backbones.base import Backbone
 from stages.common.models.backbones.config import BackboneConfig, LoraConfig
@@ -71,7 +71,7 @@ def num_trainable_parameters(model: TunableModel[Any, Any]) -> int:
 
 def tune(
     model: TunableModel[ExampleT_contra, Item],
-    compute_loss: Callable[[list[Item]], Tensor],
+    compute_loss: ComputeLoss[Any],
     train_set: Sequence[ExampleT_contra],
     dev_set: Sequence[ExampleT_contra],
     config: TrainingConfig,
@@ -80,13 +80,14 @@ def tune(
     recorder: Recorder,
     engine: Engine,
     frozen_steps: Mapping[str, int] | None = None,
+    prepare: Callable[[list[Item]], list[Any]] | None = None,
     name: str = "checkpoint",
 ) -> list[float]:
     """Trains a model in place; returns the loss of every step. Arguments as in `train`.
 
     Args:
         model: What to train.
-        compute_loss: Returns the loss of a batch of its items.
+        compute_loss: Returns what a part of a batch contributes to the loss of the batch.
         train_set: Labeled examples.
         dev_set: Examples for early stopping; may be empty without it.
     """
@@ -96,7 +97,8 @@ def tune(
         model.backbone.model.train()  # a frozen backbone computes without dropout
     return train(
         model.items(train_set), compute_loss, parameters, config,
-        seed=seed, recorder=recorder, engine=engine, validate=validate, frozen_steps=frozen_steps, name=name,
+        seed=seed, recorder=recorder, engine=engine, validate=validate, frozen_steps=frozen_steps,
+        prepare=prepare, name=name,
     )  # fmt: skip
 
 

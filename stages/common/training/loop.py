@@ -1,7 +1,8 @@
 """The training loop of all stages. They differ in the loss and in the parameters that are trained.
 
 Order and dropout follow from the seed and the number of the step, so a run that resumes from a checkpoint ends with
-the numbers of an uninterrupted run.
+the numbers of an uninterrupted run. Gradients do not depend on how a batch is split into micro-batches and among
+workers (stages/common/losses.py).
 """
 
 from __future__ import annotations
@@ -10,12 +11,12 @@ import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Generic, TypeVar
+from typing import Any, TypeVar
 
 import torch
-from torch import Tensor
 
 from stages.common.errors import DivergedError, InputError
+from stages.common.losses import ComputeLoss
 from stages.common.metrics.classification import DevScore
 from stages.common.progress import ProgressReporter
 from stages.common.protocols import Engine, Recorder
@@ -32,7 +33,7 @@ Validation = Callable[[], DevScore]
 
 def train(
     items: Sequence[Item],
-    compute_loss: Callable[[list[Item]], Tensor],
+    compute_loss: ComputeLoss[Any],
     parameters: Mapping[str, torch.nn.Parameter],
     config: TrainingConfig,
     *,
@@ -42,13 +43,14 @@ def train(
     validate: Validation | None = None,
     frozen_steps: Mapping[str, int] | None = None,
     sample: Callable[[int], Sequence[int]] | None = None,
+    prepare: Callable[[list[Item]], list[Any]] | None = None,
     name: str = "checkpoint",
 ) -> list[float]:
     """Trains in place. With several workers, each processes a part of every batch.
 
     Args:
         items: The training set.
-        compute_loss: Returns the scalar loss of a batch, the mean over it.
+        compute_loss: Returns what a part of a batch contributes to the loss of the batch.
         parameters: Name -> trainable parameter; the checkpoint uses the names.
         config: Length, learning rate, batch size.
         seed: Seed of order and dropout.
@@ -57,6 +59,7 @@ def train(
         validate: Evaluates the dev set, for early stopping.
         frozen_steps: Name of a parameter -> first steps in which it does not change, while the others train.
         sample: Returns the indices of the items of a step. Default: shuffled epochs.
+        prepare: Draws what is random in a batch before it is split, from torch's global generator.
         name: Name of the checkpoint, which differs if a stage trains several times.
 
     Returns:
@@ -84,13 +87,17 @@ def train(
     with engine.graceful_stop() as stop_requested:
         while len(progress.losses) < num_steps and not progress.stopped:
             step = len(progress.losses)
-            batch = [items[index] for index in sample(step)]
+            torch.manual_seed(derive_seed(seed, "step", step))
+            batch: list[Any] = [items[index] for index in sample(step)]
+            if prepare is not None:
+                batch = prepare(batch)
+            if engine.rank:  # dropout differs among workers
+                torch.manual_seed(derive_seed(seed, "step", step, engine.rank))
             rate = config.learning_rate_at(step, num_steps)
             for group in optimizer.param_groups:
                 group["lr"] = rate
             for name, num_frozen in (frozen_steps or {}).items():
                 parameters[name].requires_grad_(step >= num_frozen)
-            torch.manual_seed(derive_seed(seed, "step", step, *([engine.rank] if engine.rank else [])))
             loss = loop.step(batch, f"step {step + 1} of {num_steps}")
             progress.losses.append(loss)
             recorder.log_metric("train/loss", loss, step + 1)
@@ -111,16 +118,16 @@ def train(
 
 
 @dataclass(frozen=True, slots=True)
-class _Loop(Generic[Item]):
+class _Loop:
     """What every step of a training run uses."""
 
-    compute_loss: Callable[[list[Item]], Tensor]
+    compute_loss: ComputeLoss[Any]
     parameters: Mapping[str, torch.nn.Parameter]
     optimizer: torch.optim.Optimizer
     config: TrainingConfig
     engine: Engine
 
-    def step(self, batch: list[Item], where: str) -> float:
+    def step(self, batch: list[Any], where: str) -> float:
         """Runs one optimizer step; returns the loss of the batch. `where` is for errors."""
         config, engine = self.config, self.engine
         local_batch = batch[engine.rank :: engine.world_size]
@@ -130,7 +137,7 @@ class _Loop(Generic[Item]):
         for start in range(0, num_local, micro_batch_size):
             part = local_batch[start : start + micro_batch_size]
             # All ranks must run the same number of forward passes; otherwise ZeRO-3 deadlocks.
-            loss = self.compute_loss(part or batch[:1]) * (len(part) / len(batch))
+            loss = self.compute_loss(part or batch[:1], batch) * bool(part)
             loss_sum += float(loss.detach())
             engine.backward(loss)
         batch_loss = float(engine.all_reduce_sum(loss_sum))

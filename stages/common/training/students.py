@@ -37,8 +37,10 @@ class StudentTargets(Protocol[Item]):
     def examples(self, items: Sequence[Item]) -> list[Example]:
         """Returns the example of each item."""
 
-    def loss(self, logits_BC: Tensor, batch: Sequence[Item]) -> Tensor:
-        """Returns the scalar loss of a batch, for tune: full."""
+    def loss(self, logits_BC: Tensor, part: Sequence[Item], batch: Sequence[Item] | None = None) -> Tensor:
+        """Returns what a part of a batch contributes to the loss of the batch, for tune: full. `logits_BC` are those of
+        the part. Default: the part is the batch.
+        """
 
     def head_targets(self) -> HeadTargets:
         """Returns the targets of all items, for tune: head."""
@@ -87,8 +89,8 @@ def fit_student(
         student.fit_head(features, probabilities, config.student.head_regularization_c, weights)
         return FittedStudent(student, [])
 
-    def compute_loss(batch: list[Item]) -> Tensor:
-        return targets.loss(student.logits(targets.examples(batch)), batch)
+    def compute_loss(part: list[Item], batch: list[Item]) -> Tensor:
+        return targets.loss(student.logits(targets.examples(part)), part, batch)
 
     lengths = [student.encoder.num_characters(item) for item in targets.examples(targets.items)]
     student.train_mode(True)

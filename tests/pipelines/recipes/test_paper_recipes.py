@@ -115,7 +115,7 @@ def test_eacl_submodels_see_4000_labeled_and_12000_unlabeled_examples(name: str)
     assert training is not None
     assert mlm is not None
     assert training.num_steps(100) * training.batch_size == 250 * 16
-    assert (training.micro_batch_size, mlm.batch_size, mlm.weight) == (1, 3, 1e-4)
+    assert (training.micro_batch_size, mlm.batch_size, mlm.weight) == (1, 12, 1e-4)
     assert config.baseline is not None
     assert config.baseline.training is not None
     assert (config.baseline.training.steps, config.baseline.training.batch_size) == (250, 16)

@@ -16,6 +16,8 @@ from tests.support.token_level_tasks import token_level_overrides
 
 IPET = "pet.ipet={generations: 2, teacher_fraction: 0.5}"
 PROBE = "members.mini={kind: probe, encoder: {asset: hf:sentence-transformers/all-MiniLM-L6-v2}}"
+PAIRS = PROBE[:-1] + ", contrastive: {}}"
+SPLIT_PAIRS = PROBE[:-1] + ", contrastive: {training: {learning_rate: 0.1, steps: 2, micro_batch_size: 2}}}"
 BATCHED = "prompts.batched_training=true"
 SUBMODELS = ("pet.tune=prompt", "pet.prompt={num_virtual_tokens: 4}", "pet.batched_training=true")
 SOFT = ("task.patterns.soft='{text} {soft:2} is {mask}.'", "task.verbalizer={rotten: [bad], fresh: [good]}")
@@ -198,6 +200,9 @@ def error_of(*overrides: str) -> RecipeError:
             "verbalizer_search finds them later",
         ),
         (("prompts.methods={x: {method: p_tuning, rank: 2}}",), "prompts.methods.x.rank", "trained directly"),
+        # contrastive tuning
+        ((SPLIT_PAIRS,), "members.mini.contrastive.training.micro_batch_size", "compares all texts of a batch"),
+        ((PAIRS, "members.mini.strategy=ddp", "members.mini.workers=2"), "members.mini.workers", "so one worker"),
         # prompt pretraining
         (("prompts.tasks.0.format=choice",), "prompts.tasks.0.format", "format choice; ppt.formats has pair."),
         (("ppt.formats=[pair, choice]",), "prompts.tasks.0.format", "in other formats: pair, choice."),

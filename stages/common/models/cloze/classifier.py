@@ -19,6 +19,7 @@ from torch import Tensor
 
 from stages.common.engine import InProcessEngine
 from stages.common.examples import Example, label_indices
+from stages.common.losses import mean_share
 from stages.common.metrics.classification import DevScore, Score, score, softmax
 from stages.common.models.backbones.base import Backbone
 from stages.common.models.backbones.config import BackboneConfig
@@ -163,9 +164,10 @@ class ClozeClassifier:
             for item, label in zip(examples, label_indices(examples, self.task.labels), strict=True)
         ]
 
-    def loss(self, batch: list[LabeledCloze]) -> Tensor:
-        """Returns the loss of a batch; see `LossKind`."""
-        return self.compute_loss(self.logits([item.cloze for item in batch], training=True), batch)
+    def loss(self, part: list[LabeledCloze], batch: list[LabeledCloze] | None = None) -> Tensor:
+        """Returns what a part of a batch contributes to its loss; see `LossKind`. Default: the part is the batch."""
+        scores_BC = self.logits([item.cloze for item in part], training=True)
+        return self.compute_loss(scores_BC, part) * mean_share(part, batch or part)
 
     def compute_loss(self, scores_BC: Tensor, batch: list[LabeledCloze]) -> Tensor:
         """Returns the loss of a batch with these label scores."""

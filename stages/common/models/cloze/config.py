@@ -33,4 +33,4 @@ class MlmConfig(Config):
     mlm_probability: float = Field(0.15, gt=0, lt=1)
     """Fraction of the tokens to predict."""
     batch_size: int = Field(8, ge=1)
-    """Unlabeled examples per forward pass of labeled examples."""
+    """Unlabeled examples per optimizer step. Micro-batches share them, as they share the labeled examples."""

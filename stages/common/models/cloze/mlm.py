@@ -2,12 +2,14 @@
 
 Schick & Schütze, EACL 2021, section 3.2: the loss of a step is (1 - weight) * label loss + weight * MLM loss. 15% of
 the tokens are chosen; 80% of them are replaced by the mask, 10% by a random token, 10% stay (Devlin et al., NAACL
-2019). Letters in names of tensors: B texts, L length.
+2019). The MLM loss is the mean over all chosen tokens of a step. In the original implementation each micro-batch has
+its own mean, so there a token of a short text counts more. Letters in names of tensors: B texts, L length.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
 from typing import NamedTuple
 
 import torch
@@ -20,6 +22,7 @@ from stages.common.models.backbones.base import num_embeddings
 from stages.common.models.batching import autocast
 from stages.common.models.cloze.classifier import ClozeClassifier, LabeledCloze
 from stages.common.models.cloze.config import MlmConfig
+from stages.common.patterns.encoding import Encoded
 
 IGNORED = -100
 """Target of a position that is not predicted."""
@@ -54,44 +57,104 @@ def mask_tokens(
     return MaskedTokens(inputs_BL, torch.where(chosen_BL, ids_BL, IGNORED))
 
 
-def mlm_loss(classifier: ClozeClassifier, examples: Sequence[Example], probability: float) -> Tensor:
-    """Returns the mean cross-entropy at the chosen positions of pattern-formatted texts.
+@dataclass(frozen=True, slots=True)
+class MaskedText:
+    """A text with hidden tokens."""
 
-    Only these positions go through the LM head. `probability` is that of `mask_tokens`.
-    """
+    encoded: Encoded
+    targets: tuple[int, ...]
+    """The original id of each hidden token; elsewhere IGNORED."""
+
+    @property
+    def num_targets(self) -> int:
+        """Number of hidden tokens."""
+        return sum(target != IGNORED for target in self.targets)
+
+
+def mask_texts(classifier: ClozeClassifier, examples: Sequence[Example], probability: float) -> list[MaskedText]:
+    """Hides tokens of pattern-formatted texts. `probability` is that of `mask_tokens`."""
     backbone = classifier.backbone
-    batch = backbone.batch([cloze for item in examples for cloze in classifier.encode(item)])
+    encoded = [cloze for item in examples for cloze in classifier.encode(item)]
+    batch = backbone.batch(encoded)
     special = torch.tensor(backbone.tokenizer.all_special_ids, device=batch.input_ids.device)
     may_change_BL = batch.attention_mask.bool() & ~torch.isin(batch.input_ids, special)
     # The embeddings may be padded beyond the vocabulary; the additional rows were never trained.
     vocabulary_size = min(len(backbone.tokenizer), num_embeddings(backbone.model))
-    batch.input_ids, targets_BL = mask_tokens(
+    masked = mask_tokens(
         batch.input_ids, may_change_BL, int(backbone.tokenizer.mask_token_id), vocabulary_size, probability
     )
+    texts = []
+    for row, item in enumerate(encoded):
+        start = int(batch.mask_position[row]) - item.mask_position
+        inputs, targets = (tuple(ids_BL[row, start : start + len(item.ids)].tolist()) for ids_BL in masked)
+        texts.append(MaskedText(replace(item, ids=inputs), targets))
+    return texts
+
+
+def mlm_loss(classifier: ClozeClassifier, part: Sequence[MaskedText], batch: Sequence[MaskedText]) -> Tensor:
+    """Returns the share of a part in the mean cross-entropy at the hidden tokens of a batch.
+
+    Only these positions go through the LM head.
+    """
+    backbone = classifier.backbone
+    encoded = backbone.batch([text.encoded for text in part])
+    targets_BL = torch.full_like(encoded.input_ids, IGNORED)
+    for row, text in enumerate(part):
+        start = int(encoded.mask_position[row]) - text.encoded.mask_position
+        targets_BL[row, start : start + len(text.targets)] = torch.tensor(text.targets, device=targets_BL.device)
     chosen_BL = targets_BL != IGNORED
     with autocast(classifier.autocast):
-        logits = backbone.lm_head(backbone.hidden_states(batch)[chosen_BL]).float()
+        logits = backbone.lm_head(backbone.hidden_states(encoded)[chosen_BL]).float()
     loss_sum = F.cross_entropy(logits, targets_BL[chosen_BL], reduction="sum")
-    return loss_sum / chosen_BL.sum().clamp(min=1)  # texts without a token to hide have no loss
+    return loss_sum / max(sum(text.num_targets for text in batch), 1)  # texts without a token to hide have no loss
 
 
-def with_mlm(
-    classifier: ClozeClassifier, unlabeled_set: Sequence[Example], config: MlmConfig
-) -> Callable[[list[LabeledCloze]], Tensor]:
+@dataclass(frozen=True, slots=True)
+class MixedItem:
+    """A labeled example, and its part of the unlabeled texts of the step."""
+
+    labeled: LabeledCloze
+    masked: tuple[MaskedText, ...]
+
+
+@dataclass(frozen=True, slots=True)
+class MixedLoss:
+    """The label loss, mixed with the auxiliary loss on random unlabeled examples."""
+
+    classifier: ClozeClassifier
+    unlabeled_set: Sequence[Example]
+    config: MlmConfig
+
+    def prepare(self, batch: list[LabeledCloze]) -> list[MixedItem]:
+        """Draws the unlabeled examples of a step and their hidden tokens, and divides them among the labeled examples.
+
+        They are drawn from torch's global generator, which the training loop seeds for each step: a resumed run draws
+        the same ones.
+        """
+        rows = torch.randint(len(self.unlabeled_set), (self.config.batch_size,)).tolist()
+        masked = mask_texts(self.classifier, [self.unlabeled_set[row] for row in rows], self.config.mlm_probability)
+        ends = [round(len(masked) * (number + 1) / len(batch)) for number in range(len(batch))]
+        return [
+            MixedItem(item, tuple(masked[start:end])) for item, start, end in zip(batch, [0, *ends], ends, strict=False)
+        ]
+
+    def __call__(self, part: list[MixedItem], batch: list[MixedItem] | None = None) -> Tensor:
+        """Returns the share of a part. Default: the part is the batch."""
+        batch = batch or part
+        texts, all_texts = ([text for item in items for text in item.masked] for items in (part, batch))
+        # All workers must run the same number of passes, so a part without texts repeats one that does not count.
+        auxiliary = mlm_loss(self.classifier, texts or all_texts[:1], all_texts) * bool(texts)
+        labeled, all_labeled = ([item.labeled for item in items] for items in (part, batch))
+        label_loss = self.classifier.loss(labeled, all_labeled)
+        return (1 - self.config.weight) * label_loss + self.config.weight * auxiliary
+
+
+def with_mlm(classifier: ClozeClassifier, unlabeled_set: Sequence[Example], config: MlmConfig) -> MixedLoss:
     """Returns the label loss of a batch, mixed with the auxiliary loss on random unlabeled examples.
-
-    Unlabeled examples are drawn from torch's global generator, which the training loop seeds for each step: a resumed
-    run draws the same ones. Each micro-batch draws separately.
 
     Raises:
         InputError: there are no unlabeled examples.
     """
     if not unlabeled_set:
         raise InputError("the auxiliary loss requires unlabeled data.", "Set data.unlabeled, or remove mlm.", key="mlm")
-
-    def compute_loss(batch: list[LabeledCloze]) -> Tensor:
-        rows = torch.randint(len(unlabeled_set), (config.batch_size,)).tolist()
-        auxiliary = mlm_loss(classifier, [unlabeled_set[row] for row in rows], config.mlm_probability)
-        return (1 - config.weight) * classifier.loss(batch) + config.weight * auxiliary
-
-    return compute_loss
+    return MixedLoss(classifier, unlabeled_set, config)

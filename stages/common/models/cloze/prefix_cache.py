@@ -7,13 +7,14 @@ equal those of a full pass. Letters in names of tensors: B texts, P cached posit
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 from transformers import DynamicCache
 
+from stages.common.losses import ComputeLoss, mean_share
 from stages.common.models.backbones.causal import CausalBackbone
 from stages.common.models.backbones.soft_input import SoftInput
 from stages.common.models.batching import autocast
@@ -40,13 +41,14 @@ class CachedTexts:
         self.num_bytes = 0
         self._cache: dict[Ids, Tensor] = {}
 
-    def loss(self, batch: list[LabeledCloze]) -> Tensor:
-        """Returns the loss of a batch, as `ClozeClassifier.loss`."""
-        items = [item for labeled in batch for item in labeled.cloze]
+    def loss(self, part: list[LabeledCloze], batch: list[LabeledCloze] | None = None) -> Tensor:
+        """Returns what a part of a batch contributes to its loss, as `ClozeClassifier.loss`."""
+        items = [item for labeled in part for item in labeled.cloze]
         classifier = self.classifier
         with autocast(classifier.autocast):
             scores_BW = next_token_scores(self.backbone, classifier.verbalizer, self._mask_hidden_state(items))
-        return classifier.compute_loss(classifier.answers(scores_BW, len(batch)), batch)
+        scores_BC = classifier.answers(scores_BW, len(part))
+        return classifier.compute_loss(scores_BC, part) * mean_share(part, batch or part)
 
     def _mask_hidden_state(self, items: Sequence[Encoded]) -> Tensor:
         """Returns the last hidden state at the mask, [B, D]; reads the prompt and the text after it over the cache."""
@@ -85,7 +87,7 @@ class CachedTexts:
         return [layers[:, :, row, :, length - len(ids) :].clone() for row, ids in enumerate(prefixes)]
 
 
-def cached_loss(classifier: ClozeClassifier) -> Callable[[list[LabeledCloze]], Tensor]:
+def cached_loss(classifier: ClozeClassifier) -> ComputeLoss[LabeledCloze]:
     """Returns the loss of a classifier, over cached keys and values if possible."""
     return CachedTexts(classifier).loss if can_be_cached(classifier) else classifier.loss
 

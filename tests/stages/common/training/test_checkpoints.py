@@ -26,10 +26,10 @@ def test_resumed_run_equals_an_uninterrupted_run(
 
     interrupted = Line(dropout=0.3)
 
-    def interrupted_loss(batch: list[int]) -> Tensor:
+    def interrupted_loss(part: list[int], batch: list[int]) -> Tensor:
         if len(interrupted.seen) == stop_at:
             raise KeyboardInterrupt
-        return interrupted.loss(batch)
+        return interrupted.loss(part, batch)
 
     with pytest.raises(KeyboardInterrupt):
         fit(interrupted, settings, work=tmp_path, loss=interrupted_loss)
@@ -115,10 +115,10 @@ def test_early_stopping_resumes_from_a_checkpoint(
     uninterrupted, interrupted, resumed = Line(0.3), Line(0.3), Line(0.3)
     expected = fit(uninterrupted, stopping(), validate=DevEvaluations(*results))
 
-    def interrupted_loss(batch: list[int]) -> Tensor:
+    def interrupted_loss(part: list[int], batch: list[int]) -> Tensor:
         if len(interrupted.seen) == stop_at:
             raise KeyboardInterrupt
-        return interrupted.loss(batch)
+        return interrupted.loss(part, batch)
 
     with pytest.raises(KeyboardInterrupt):
         fit(interrupted, stopping(), work=tmp_path, loss=interrupted_loss, validate=DevEvaluations(*results))

@@ -46,8 +46,9 @@ def parameters() -> dict[str, torch.nn.Parameter]:
 def train_alone(engine: InProcessEngine, weights: dict[str, torch.nn.Parameter]) -> list[float]:
     """Fits a line to noise."""
 
-    def compute_loss(batch: list[float]) -> torch.Tensor:
-        return ((weights["weight"] * torch.tensor(batch) - 1 + torch.rand(1)) ** 2).mean()
+    def compute_loss(part: list[float], batch: list[float]) -> torch.Tensor:
+        assert part == batch
+        return ((weights["weight"] * torch.tensor(part) - 1 + torch.rand(1)) ** 2).mean()
 
     return train(ITEMS, compute_loss, weights, LOOP, seed=1, recorder=NullRecorder(), engine=engine)
 

@@ -133,8 +133,8 @@ def test_dropout_follows_from_the_seed() -> None:
 def test_nonfinite_loss_raises_an_error_with_step_and_item(value: float) -> None:
     model = Line()
 
-    def loss(batch: list[int]) -> Tensor:
-        return model.loss(batch) * (value if len(model.seen) == 4 else 1.0)
+    def loss(part: list[int], batch: list[int]) -> Tensor:
+        return model.loss(part, batch) * (value if len(model.seen) == 4 else 1.0)
 
     with pytest.raises(DivergedError) as caught:
         fit(model, config(), loss=loss)
@@ -147,8 +147,8 @@ def test_nonfinite_loss_raises_an_error_with_step_and_item(value: float) -> None
 def test_nonfinite_gradient_raises_an_error() -> None:
     model = Line()
 
-    def loss(batch: list[int]) -> Tensor:
-        return model.loss(batch) + (model.bias * 0).sqrt().sum()  # 0 with an infinite gradient
+    def loss(part: list[int], batch: list[int]) -> Tensor:
+        return model.loss(part, batch) + (model.bias * 0).sqrt().sum()  # 0 with an infinite gradient
 
     with pytest.raises(DivergedError, match="norm of the gradients became nan at step 1 of 12"):
         fit(model, config(), loss=loss)
@@ -234,10 +234,10 @@ def test_early_stopping_keeps_the_best_parameters() -> None:
     assert curves.points["dev/accuracy"] == [(2, 0.5), (4, 0.8), (6, 0.8), (8, 0.7)]
     assert curves.points["dev/best_step"] == [(0, 4)]
 
-    def stop_after_four_steps(batch: list[int]) -> Tensor:
+    def stop_after_four_steps(part: list[int], batch: list[int]) -> Tensor:
         if len(uninterrupted.seen) == 4:
             raise KeyboardInterrupt
-        return uninterrupted.loss(batch)
+        return uninterrupted.loss(part, batch)
 
     with pytest.raises(KeyboardInterrupt):
         fit(uninterrupted, config(steps=20), loss=stop_after_four_steps)

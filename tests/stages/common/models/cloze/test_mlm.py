@@ -14,9 +14,9 @@ from stages.common.examples import Example
 from stages.common.models.backbones.base import Backbone
 from stages.common.models.backbones.loader import load_backbone
 from stages.common.models.cloze import mlm
-from stages.common.models.cloze.classifier import ClozeClassifier
+from stages.common.models.cloze.classifier import ClozeClassifier, LabeledCloze
 from stages.common.models.cloze.config import MlmConfig
-from stages.common.models.cloze.mlm import IGNORED, mask_tokens, mlm_loss, with_mlm
+from stages.common.models.cloze.mlm import IGNORED, MixedLoss, mask_texts, mask_tokens, mlm_loss, with_mlm
 from stages.common.patterns.config import Task
 from tests.support.small_models import backbone_config, film_examples, film_task
 
@@ -78,6 +78,11 @@ def classifier_of(backbone: Backbone, name: str, task: Task | None = None) -> Cl
     )
 
 
+def auxiliary_loss(classifier: ClozeClassifier, unlabeled: list[Example], probability: float) -> Tensor:
+    texts = mask_texts(classifier, unlabeled, probability)
+    return mlm_loss(classifier, texts, texts)
+
+
 @pytest.mark.parametrize("name", ["bert", "roberta"])
 def test_mlm_loss_equals_that_of_the_plain_model(name: str, backbones: dict[str, Backbone]) -> None:
     """Compares with the model's forward pass over all positions, one text at a time and without padding."""
@@ -92,7 +97,7 @@ def test_mlm_loss_equals_that_of_the_plain_model(name: str, backbones: dict[str,
     with pytest.MonkeyPatch.context() as patch, torch.inference_mode():
         patch.setattr(mlm, "mask_tokens", spy)
         torch.manual_seed(3)
-        actual = mlm_loss(classifier, unlabeled, SHARE)
+        actual = auxiliary_loss(classifier, unlabeled, SHARE)
     [(_, inputs, targets)] = seen
     losses = []
     for row, item in enumerate(unlabeled):
@@ -123,7 +128,7 @@ def test_mlm_loss_protects_special_tokens_and_the_mask(
     monkeypatch.setattr(mlm, "mask_tokens", spy)
     short, long = Example("short", {"text": "bad."}), film_examples(1)[0]
     with torch.inference_mode():
-        mlm_loss(classifier, [short, long], SHARE)
+        auxiliary_loss(classifier, [short, long], SHARE)
     [(ids, may_change)] = seen
     tokenizer = backbones[name].tokenizer
     outside = {tokenizer.cls_token_id, tokenizer.sep_token_id, tokenizer.pad_token_id, tokenizer.mask_token_id}
@@ -143,7 +148,7 @@ def test_mlm_loss_applies_the_head_only_at_chosen_positions(
 
     monkeypatch.setattr(backbone, "lm_head", counting)
     with torch.inference_mode():
-        mlm_loss(classifier_of(backbone, "bert"), film_examples(6), 1e-6)
+        auxiliary_loss(classifier_of(backbone, "bert"), film_examples(6), 1e-6)
     assert shapes == [(6, 32)], "one position per text"
 
 
@@ -160,15 +165,19 @@ def test_mlm_loss_draws_random_tokens_from_the_vocabulary(
 
     monkeypatch.setattr(mlm, "mask_tokens", spy)
     with torch.inference_mode():
-        mlm_loss(classifier_of(backbone, "bert"), film_examples(2), SHARE)
+        auxiliary_loss(classifier_of(backbone, "bert"), film_examples(2), SHARE)
     assert sizes == [len(backbone.tokenizer)]
 
 
-def test_mlm_loss_of_empty_texts_is_zero(backbones: dict[str, Backbone]) -> None:
+def test_mlm_auxiliary_loss_empty_texts_is_zero(backbones: dict[str, Backbone]) -> None:
     bare = film_task("bert").model_copy(update={"patterns": {"review": "{text}{mask}"}})
     with torch.inference_mode():
-        actual = mlm_loss(classifier_of(backbones["bert"], "bert", bare), [Example("empty", {"text": ""})], SHARE)
+        actual = auxiliary_loss(classifier_of(backbones["bert"], "bert", bare), [Example("empty", {"text": ""})], SHARE)
     assert float(actual) == 0
+
+
+def mixed_loss(compute_loss: MixedLoss, items: list[LabeledCloze]) -> float:
+    return float(compute_loss(compute_loss.prepare(items)))
 
 
 def test_with_mlm_mixes_the_losses_by_weight(backbones: dict[str, Backbone]) -> None:
@@ -180,11 +189,11 @@ def test_with_mlm_mixes_the_losses_by_weight(backbones: dict[str, Backbone]) -> 
         for weight in (0.25, 0.75):
             config = MlmConfig(weight=weight, mlm_probability=SHARE, batch_size=3)
             torch.manual_seed(8)
-            mixed[weight] = float(with_mlm(classifier, unlabeled, config)(items))
+            mixed[weight] = mixed_loss(with_mlm(classifier, unlabeled, config), items)
             auxiliary[weight] = (mixed[weight] - (1 - weight) * labels) / weight
         torch.manual_seed(8)
         rows = torch.randint(len(unlabeled), (3,)).tolist()
-        expected = float(mlm_loss(classifier, [unlabeled[row] for row in rows], SHARE))
+        expected = float(auxiliary_loss(classifier, [unlabeled[row] for row in rows], SHARE))
     assert auxiliary[0.25] == pytest.approx(auxiliary[0.75], rel=1e-4)
     assert auxiliary[0.25] == pytest.approx(expected, rel=1e-4)
     assert abs(expected - labels) > 0.1, "the losses must differ for the weights to matter"
@@ -199,7 +208,7 @@ def test_with_mlm_draws_examples_by_the_seed_of_the_step(backbones: dict[str, Ba
         compute_loss, actual = with_mlm(classifier, film_examples(30, start=50), config), []
         for seed in seeds:
             torch.manual_seed(seed)
-            actual.append(float(compute_loss(items)))
+            actual.append(mixed_loss(compute_loss, items))
         return actual
 
     with torch.inference_mode():
@@ -210,7 +219,7 @@ def test_with_mlm_draws_examples_by_the_seed_of_the_step(backbones: dict[str, Ba
 
 def test_gradients_of_mlm_loss_reach_the_model(backbone_folders: dict[str, Path]) -> None:
     backbone = load_backbone(backbone_config(backbone_folders["roberta"]), frozen=False)
-    mlm_loss(classifier_of(backbone, "roberta"), film_examples(3), SHARE).backward()
+    auxiliary_loss(classifier_of(backbone, "roberta"), film_examples(3), SHARE).backward()
     table = backbone.model.get_input_embeddings().weight
     assert table.grad.abs().sum() > 0
 
