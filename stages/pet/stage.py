@@ -206,13 +206,14 @@ def _train(
     """Trains the sub-model; returns the loss of every step. `name`: of the checkpoint."""
     if config.training is None:
         return []
-    mixed = None
+    dropout, mixed = config.tune == "prompt" and config.prompt.backbone_dropout, None
     if config.mlm is not None:
         mixed = with_mlm(classifier, load_examples(inputs.data / "unlabeled.jsonl"), config.mlm)
-    compute_loss = cached_loss(classifier) if mixed is None else mixed
+    compute_loss = cached_loss(classifier, backbone_dropout=dropout) if mixed is None else mixed
     return tune(
         classifier, compute_loss, examples, load_examples(inputs.data / "dev.jsonl"), config.training,
         seed=config.seed, recorder=recorder, engine=engine, name=name,
         prepare=None if mixed is None else mixed.prepare,
         frozen_steps=config.prompt.frozen_steps if config.tune == "prompt" else {},
+        backbone_dropout=dropout,
     )  # fmt: skip

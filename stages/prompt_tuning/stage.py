@@ -95,9 +95,11 @@ def _tune(
         config.task, config.pattern, backbone, config.backbone, prompt, head=head, engine=engine
     )
     train_set, dev_set = (load_examples(inputs.data / f"{name}.jsonl") for name in ("train", "dev"))
+    dropout = config.prompt.backbone_dropout
     losses = tune(
-        classifier, cached_loss(classifier), train_set, dev_set, config.training,
+        classifier, cached_loss(classifier, backbone_dropout=dropout), train_set, dev_set, config.training,
         seed=config.seed, recorder=recorder, engine=engine, frozen_steps=config.prompt.frozen_steps,
+        backbone_dropout=dropout,
     )  # fmt: skip
     num_parameters = num_trainable_parameters(classifier)
     return TunedClassifier(classifier, losses, num_parameters)

@@ -77,7 +77,7 @@ class PetSection(Section, PetSettings):
         if self.tune == "full":
             check_partitions_nothing_trained(self.strategy)
         if self.batched_training:
-            trains_only_prompts = self.tune == "prompt" and not self.prompt.hard_prompt_steps
+            trains_only_prompts = self.tune == "prompt" and self.prompt.can_be_batched
             check_batched_training(self, trains_only_prompts=trains_only_prompts, trainings=[self.training])
         return self
 

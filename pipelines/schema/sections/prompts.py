@@ -172,7 +172,7 @@ class PromptsSection(Section):
         methods = self.methods.values()
         check_batched_training(
             self,
-            trains_only_prompts=not any(method.trains_more or method.hard_prompt_steps for method in methods),
+            trains_only_prompts=all(method.can_be_batched for method in methods),
             trainings=[self.training, *(method.training for method in methods)],
         )
         return self

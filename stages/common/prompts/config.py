@@ -7,8 +7,9 @@
 | prefix_tuning | keys and values of every layer | an MLP | Li & Liang, ACL 2021 |
 | p_tuning_v2 | keys and values of every layer | nothing, or an MLP | Liu et al., ACL 2022 |
 
-The reparameterization is used during training; only its result is saved. Vectors may be of low rank instead (a fixed
-initialization plus A·B), and every method may train together with LoRA.
+The reparameterization is used during training; only its result is saved. It is residual unless the initial vectors are
+random: it adds to keys and values of real words, for example, which prefix tuning starts best from. Vectors may be of
+low rank instead (a fixed initialization plus A·B), and every method may train together with LoRA.
 """
 
 from __future__ import annotations
@@ -106,7 +107,8 @@ class InitConfig(Config):
     """How the vectors of a new prompt are initialized.
 
     With kinds that use tokens (sample_vocab, text, label_words, cls), a prompt starts from their embeddings, and a deep
-    prompt from the keys and values that the backbone computes for them.
+    prompt from the keys and values that the backbone computes for them. An mlp or lstm then adds what it has
+    learned. With kind: normal or uniform it produces the vectors themselves, as in the papers.
     """
 
     kind: InitKind = "sample_vocab"
@@ -150,6 +152,10 @@ class PromptConfig(Config):
     """Curriculum: number of steps in which soft blocks that are initialized from words are frozen."""
     lora: LoraConfig | None = None
     """Adapters that are trained with the prompt. If not set, the backbone is unchanged."""
+    backbone_dropout: bool = False
+    """If true, the frozen backbone computes with the dropout rates of its config during training, as in P-tuning v2. In
+    the original PPT it computes without dropout. Many causal models have none.
+    """
     head: Head | None = None
     """Scores labels with the verbalizer, or with a linear head that is trained with the prompt. If not set, verbalizer;
     for token-level tasks, linear.
@@ -181,7 +187,7 @@ class PromptConfig(Config):
                 "Remove hard_prompt_steps, or set method: prompt_tuning without rank.",
                 key="hard_prompt_steps",
             )
-        if self.is_deep and self.init != "ppt" and self.init.kind == "mean" and self.encoder == "none":
+        if self.is_deep and self.init != "ppt" and self.init.kind == "mean":
             raise InputError("a deep prompt cannot be initialized with a mean.", "Use another kind.", key="init.kind")
         return self
 
@@ -191,9 +197,19 @@ class PromptConfig(Config):
         return self.method in ("prefix_tuning", "p_tuning_v2")
 
     @property
+    def is_residual(self) -> bool:
+        """Returns True if an encoder adds to the initial vectors. Random vectors are the input of the encoder."""
+        return self.init == "ppt" or self.init.kind not in ("normal", "uniform")
+
+    @property
     def frozen_steps(self) -> dict[str, int]:
         """Parameter of the prompt -> number of steps in which it is frozen."""
         return {WORD_VECTORS: self.hard_prompt_steps} if self.hard_prompt_steps else {}
+
+    @property
+    def can_be_batched(self) -> bool:
+        """Returns True if the prompt ends with the same values if it is trained in the same batches as others."""
+        return not (self.trains_more or self.hard_prompt_steps or self.backbone_dropout)
 
     @property
     def trains_more(self) -> bool:

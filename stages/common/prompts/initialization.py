@@ -95,7 +95,9 @@ def new_prompt(
     position: PromptPosition = "inside" if pattern is not None and pattern.has_soft_blocks else "before"
     first = _input_vectors(config, backbone, pattern, generator, label_words=label_words, pretrained=pretrained)
     if config.encoder != "none":
-        module = PTuningEncoder(first.vectors, config.encoder, config.encoder_hidden_size or backbone.embedding_size)
+        base = first.vectors if config.is_residual or any(first.are_words) else None
+        size = config.encoder_hidden_size or backbone.embedding_size
+        module = PTuningEncoder(_encoder_input(first.vectors, generator), config.encoder, size, base)
     elif config.rank:
         module = LowRankPrompt(first.vectors, config.rank)
     else:
@@ -110,10 +112,22 @@ def _deep_module(
     assert config.init != "ppt", "PromptConfig rejects it"
     count = config.num_virtual_tokens
     if config.encoder == "mlp":
-        vectors_ND = init_vectors(config.init, count, backbone, generator, label_words)
-        return PrefixEncoder(vectors_ND, config.encoder_hidden_size or backbone.embedding_size, layers.width)
+        size = config.encoder_hidden_size or backbone.embedding_size
+        ids = init_token_ids(config.init, count, backbone, generator, label_words)
+        if ids is not None:
+            return PrefixEncoder(embeddings(backbone, ids), size, layers.width, activations(backbone, layers, ids))
+        vectors_ND = _encoder_input(init_vectors(config.init, count, backbone, generator), generator)
+        base = torch.zeros(count, layers.width) if config.is_residual else None
+        return PrefixEncoder(vectors_ND, size, layers.width, base)
     rows_PW = init_deep_vectors(config.init, count, backbone, layers, generator, label_words=label_words)
     return LowRankPrompt(rows_PW, config.rank) if config.rank else PromptEmbedding(rows_PW)
+
+
+def _encoder_input(vectors_ND: Tensor, generator: Generator) -> Tensor:
+    """Returns `vectors_ND`, or random ones instead of zeros, from which an encoder would learn nothing but a bias."""
+    if vectors_ND.any():
+        return vectors_ND
+    return _random_values(InitConfig(kind="normal"), (len(vectors_ND), vectors_ND.shape[1]), generator)
 
 
 class _InputVectors(NamedTuple):

@@ -114,14 +114,22 @@ class LowRankPrompt(torch.nn.Module):
 
 
 class PTuningEncoder(torch.nn.Module):
-    """The encoder of P-tuning (Liu et al., 2021): a two-layer biLSTM with an MLP, or only the MLP, as in PEFT."""
+    """The encoder of P-tuning (Liu et al., 2021): a two-layer biLSTM with an MLP, or only the MLP, as in PEFT.
 
-    def __init__(self, vectors: Tensor, kind: str, hidden: int) -> None:
+    With `base` it is residual (Razdaibiedina et al., Findings of ACL 2023): what it has learned, which is its output
+    minus its first output, is added to fixed vectors. So the prompt starts from these vectors.
+    """
+
+    offset: Tensor
+    """What is added to the output."""
+
+    def __init__(self, vectors: Tensor, kind: str, hidden: int, base: Tensor | None = None) -> None:
         """
         Args:
             vectors: [N, D] first values of the encoder's input.
             kind: lstm or mlp.
             hidden: Hidden size.
+            base: [N, D] vectors to start from. Default: the output is the prompt.
         """
         super().__init__()
         settings = PromptEncoderConfig(
@@ -136,30 +144,41 @@ class PTuningEncoder(torch.nn.Module):
         with torch.no_grad():
             self.encoder.embedding.weight.copy_(vectors)
         self.register_buffer("indices", torch.arange(len(vectors))[None], persistent=False)
+        offset = torch.zeros(()) if base is None else base - self.encoder(self.indices)[0].detach()
+        self.register_buffer("offset", offset, persistent=False)
 
     def forward(self) -> Tensor:
         """[N, D]."""
-        vectors_ND: Tensor = self.encoder(self.indices)[0]
+        vectors_ND: Tensor = self.offset + self.encoder(self.indices)[0]
         return vectors_ND
 
 
 class PrefixEncoder(torch.nn.Module):
-    """The encoder of prefix tuning (Li & Liang, ACL 2021): an MLP from small vectors to keys and values."""
+    """The encoder of prefix tuning (Li & Liang, ACL 2021): an MLP from small vectors to keys and values.
 
-    def __init__(self, vectors: Tensor, hidden: int, width: int) -> None:
+    It is residual with `base`, as `PTuningEncoder`.
+    """
+
+    offset: Tensor
+    """What is added to the output."""
+
+    def __init__(self, vectors: Tensor, hidden: int, width: int, base: Tensor | None = None) -> None:
         """
         Args:
             vectors: [N, D] first values of the MLP's input.
             hidden: Hidden size.
             width: W.
+            base: [N, W] keys and values to start from. Default: the output is the prompt.
         """
         super().__init__()
         self.vectors = torch.nn.Parameter(vectors.detach().clone().float())
         self.mlp = torch.nn.Sequential(
             torch.nn.Linear(vectors.shape[1], hidden), torch.nn.Tanh(), torch.nn.Linear(hidden, width)
         )
+        offset = torch.zeros(()) if base is None else base - self.mlp(self.vectors).detach()
+        self.register_buffer("offset", offset, persistent=False)
 
     def forward(self) -> Tensor:
         """[N, W]."""
-        vectors_NW: Tensor = self.mlp(self.vectors)
+        vectors_NW: Tensor = self.offset + self.mlp(self.vectors)
         return vectors_NW

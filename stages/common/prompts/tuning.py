@@ -80,6 +80,7 @@ def tune(
     recorder: Recorder,
     engine: Engine,
     frozen_steps: Mapping[str, int] | None = None,
+    backbone_dropout: bool = False,
     prepare: Callable[[list[Item]], list[Any]] | None = None,
     name: str = "checkpoint",
 ) -> list[float]:
@@ -90,11 +91,12 @@ def tune(
         compute_loss: Returns what a part of a batch contributes to the loss of the batch.
         train_set: Labeled examples.
         dev_set: Examples for early stopping; may be empty without it.
+        backbone_dropout: If True, also a frozen backbone computes with dropout.
     """
     parameters = _trainable_parameters(model)
     validate = partial(model.validate, dev_set, recorder) if config.early_stopping and dev_set else None
-    if any(item.requires_grad for item in model.backbone.model.parameters()):
-        model.backbone.model.train()  # a frozen backbone computes without dropout
+    if backbone_dropout or any(item.requires_grad for item in model.backbone.model.parameters()):
+        model.backbone.model.train()
     return train(
         model.items(train_set), compute_loss, parameters, config,
         seed=seed, recorder=recorder, engine=engine, validate=validate, frozen_steps=frozen_steps,

@@ -179,7 +179,11 @@ def check_finite(value: float, what: str, where: str, first_item: object, config
 
 
 def optimizer_for(parameters: Mapping[str, torch.nn.Parameter], config: TrainingConfig) -> torch.optim.Optimizer:
-    """Returns AdamW with weight decay for matrices and without it for vectors."""
+    """Returns AdamW with weight decay for matrices and without it for vectors.
+
+    What is trained is float32, whatever a frozen backbone is: updates of bfloat16 weights would often be rounded away.
+    """
+    assert not [name for name, item in parameters.items() if item.dtype in (torch.bfloat16, torch.float16)]
     matrices = [parameter for parameter in parameters.values() if parameter.ndim > 1]
     vectors = [parameter for parameter in parameters.values() if parameter.ndim <= 1]
     groups = [

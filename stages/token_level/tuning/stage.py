@@ -52,8 +52,9 @@ def run(config: TokenLevelTuningConfig, inputs: Inputs, out: Path, recorder: Rec
         model = model_class(config.task, backbone, config.backbone, prompt)
         num_parameters = num_trainable_parameters(model)
         losses = tune(
-            model, model.loss, train_set, dev_set, config.training, seed=config.seed, recorder=recorder, engine=engine
-        )
+            model, model.loss, train_set, dev_set, config.training, seed=config.seed, recorder=recorder, engine=engine,
+            backbone_dropout=config.prompt.backbone_dropout,
+        )  # fmt: skip
         save_tuned_prompt(
             model,
             out / "prompt",

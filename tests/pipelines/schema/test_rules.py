@@ -190,6 +190,7 @@ def error_of(*overrides: str) -> RecipeError:
         ((BATCHED, "prompts.training.average_last=0.5"), "prompts.batched_training", "not support average_last"),
         ((*SUBMODELS, "pet.training.average_last=0.5"), "pet.batched_training", "not support average_last"),
         (("prompts.methods={x: {lora: {}}}", BATCHED), "prompts.batched_training", "without LoRA"),
+        (("prompts.methods={x: {backbone_dropout: true}}", BATCHED), "prompts.batched_training", "backbone_dropout"),
         ((BATCHED, "prompts.training.micro_batch_size=2"), "prompts.batched_training", "not support micro_batch_size"),
         ((BATCHED, "prompts.strategy=ddp"), "prompts.batched_training", "runs on one worker"),
         (("ppt=null",), "prompts.methods.ppt.init", "no section ppt"),

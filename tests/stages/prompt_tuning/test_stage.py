@@ -27,12 +27,12 @@ from tests.support.stage_runs import SILENT, Kept, assert_a_seed_decides, logits
 
 TRAINING = TrainingConfig(learning_rate=0.05, batch_size=4, steps=24, lr_scheduler="constant", weight_decay=0.0)
 ADAPTER_TRAINING = TRAINING.model_copy(update={"learning_rate": 0.003, "steps": 60})
-"""Adapters diverge at the learning rate of a prompt."""
+"""Adapters and an LSTM diverge at the learning rate of a prompt."""
 
 
 def tuned(folder: Path, name: str, method: str = "prompt_tuning", **settings: Any) -> PromptTuningConfig:
     prompt = METHODS[method]
-    training = ADAPTER_TRAINING if prompt.lora else TRAINING
+    training = ADAPTER_TRAINING if prompt.lora or prompt.encoder == "lstm" else TRAINING
     values = {"prompt": prompt, "training": training, "seed": 1, "task": film_task(name).only("review")} | settings
     return PromptTuningConfig(pattern="review", backbone=backbone_config(folder), **values)
 
@@ -141,3 +141,20 @@ def test_linear_head_replaces_label_words(
     served = load_prompts([tmp_path / "out"])[0]
     test_set = load_examples(film_data / "test.jsonl")
     assert served.predict(test_set, SILENT, "") == pytest.approx(logits_of(tmp_path / "out"), abs=5e-5)
+
+
+@pytest.mark.parametrize("method", ["prompt_tuning", "p_tuning_v2"])
+def test_backbone_computes_with_dropout_if_configured(
+    method: str, backbone_folders: dict[str, Path], film_data: Path, tmp_path: Path
+) -> None:
+    """GPT-2's config has a dropout of 0.1, Llama's has none."""
+
+    def first_loss(name: str, *, dropout: bool) -> float:
+        prompt = METHODS[method].model_copy(update={"backbone_dropout": dropout})
+        config = tuned(backbone_folders[name], name, prompt=prompt, training=TRAINING.model_copy(update={"steps": 1}))
+        out = tmp_path / f"{name}-{dropout}"
+        result = run(prompt_tuning, config, prompt_tuning.Inputs(data=film_data), out)
+        return float(result.final_loss)
+
+    assert first_loss("gpt2", dropout=True) != pytest.approx(first_loss("gpt2", dropout=False), abs=1e-4)
+    assert first_loss("llama", dropout=True) == pytest.approx(first_loss("llama", dropout=False), abs=1e-6)

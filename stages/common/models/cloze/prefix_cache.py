@@ -87,9 +87,12 @@ class CachedTexts:
         return [layers[:, :, row, :, length - len(ids) :].clone() for row, ids in enumerate(prefixes)]
 
 
-def cached_loss(classifier: ClozeClassifier) -> ComputeLoss[LabeledCloze]:
-    """Returns the loss of a classifier, over cached keys and values if possible."""
-    return CachedTexts(classifier).loss if can_be_cached(classifier) else classifier.loss
+def cached_loss(classifier: ClozeClassifier, *, backbone_dropout: bool = False) -> ComputeLoss[LabeledCloze]:
+    """Returns the loss of a classifier, over cached keys and values if possible.
+
+    With dropout in the backbone, the keys and values of a text differ in every step.
+    """
+    return CachedTexts(classifier).loss if can_be_cached(classifier) and not backbone_dropout else classifier.loss
 
 
 def can_be_cached(classifier: ClozeClassifier) -> bool:

@@ -1,6 +1,6 @@
 """Tests that label words of several tokens have the likelihood of transformers' own forward pass.
 
-The architectures scale or cap their logits, which changes a likelihood, and T5 scales its states if its LM head is tied.
+The architectures scale or cap their logits, which changes a likelihood. T5 scales its states if its LM head is tied.
 """
 
 from __future__ import annotations

@@ -14,8 +14,10 @@ from stages.common.examples import Example
 from stages.common.models.backbones.base import Backbone
 from stages.common.models.cloze.classifier import ClozeClassifier
 from stages.common.patterns.encoding import Encoder
-from stages.common.prompts.config import PromptConfig
-from stages.common.prompts.initialization import new_prompt
+from stages.common.prompts.config import InitConfig, PromptConfig
+from stages.common.prompts.initialization import init_vectors, new_prompt
+from stages.common.prompts.soft_prompt import Prompt
+from stages.common.seeds import torch_rng
 from tests.support.prompt_methods import METHODS, soft_task
 from tests.support.small_models import FAMILIES, backbone_config, film_examples, film_task
 from tests.support.stage_runs import SILENT
@@ -100,3 +102,53 @@ def test_new_prompt_rejects_incompatible_patterns(backbones: dict[str, Backbone]
     prompt = new_prompt(PromptConfig(), backbone, late.pattern("review"), seed=0)
     with pytest.raises(PatternError, match="after the mask"):
         ClozeClassifier.of(late, "review", backbone, backbone_config(Path("unused")), prompt)
+
+
+WITH_ENCODER = ("p_tuning_lstm", "p_tuning_mlp", "prefix_tuning", "p_tuning_v2_mlp")
+
+
+def initialized(method: str, backbone: Backbone, kind: str) -> Prompt:
+    init = InitConfig(kind=kind, text="the film" if kind == "text" else "")
+    config = METHODS[method].model_copy(update={"init": init})
+    return new_prompt(config, backbone, film_task("gpt2").pattern("review"), seed=2, label_words=[7, 9])
+
+
+@pytest.mark.parametrize("method", WITH_ENCODER)
+@pytest.mark.parametrize("name", ["gpt2", "t5", "bert"])
+def test_prompts_with_an_encoder_start_from_their_init(method: str, name: str, backbones: dict[str, Backbone]) -> None:
+    """They start as the same prompt without an encoder, and learn from there."""
+    backbone = backbones[name]
+    plain = "p_tuning_v2" if METHODS[method].is_deep else "prompt_tuning"
+    for kind in ("text", "sample_vocab", "label_words", "cls", "zero"):
+        prompt = initialized(method, backbone, kind)
+        start = prompt.vectors
+        torch.testing.assert_close(start, initialized(plain, backbone, kind).vectors, atol=1e-5, rtol=1e-5)
+        (prompt.table() - 1).square().sum().backward()
+        assert all(weight.grad is not None and weight.grad.abs().max() > 0 for weight in prompt.parameters()), kind
+
+
+@pytest.mark.parametrize("method", WITH_ENCODER)
+def test_random_vectors_are_the_input_of_an_encoder(method: str, backbones: dict[str, Backbone]) -> None:
+    """As in the papers and in PEFT."""
+    prompt = initialized(method, backbones["gpt2"], "normal")
+    vectors = init_vectors(InitConfig(kind="normal"), 5, backbones["gpt2"], torch_rng(2, "start"))
+    if METHODS[method].is_deep:
+        expected = prompt.table.mlp(vectors)
+    else:
+        assert torch.equal(prompt.table.encoder.embedding.weight, vectors)
+        expected = prompt.table.encoder(torch.arange(5)[None])[0]
+    torch.testing.assert_close(prompt.vectors, expected.detach())
+
+
+def test_words_of_soft_blocks_are_the_start_of_p_tuning(backbones: dict[str, Backbone]) -> None:
+    pattern = soft_task("gpt2").pattern("review")
+    config = PromptConfig(method="p_tuning", init=InitConfig(kind="normal"))
+    plain = PromptConfig(init=InitConfig(kind="normal"))
+    prompts = [new_prompt(item, backbones["gpt2"], pattern, seed=1).vectors for item in (config, plain)]
+    torch.testing.assert_close(*prompts)
+
+
+def test_deep_prompts_have_no_mean() -> None:
+    for method in ("prefix_tuning", "p_tuning_v2"):
+        with pytest.raises(ValueError, match="cannot be initialized with a mean"):
+            PromptConfig(method=method, init=InitConfig(kind="mean"))

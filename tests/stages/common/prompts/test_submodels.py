@@ -10,9 +10,13 @@ import torch
 from safetensors.torch import load_file
 
 from stages.common.models.backbones import loader
-from stages.common.models.backbones.config import LoraConfig
+from stages.common.models.backbones.config import LoraConfig, Tune
 from stages.common.models.backbones.loader import borrow_backbone, load_backbone
+from stages.common.prompts.initialization import new_prompt
 from stages.common.prompts.loader import SubModel, new_submodel
+from stages.common.training.config import TrainingConfig
+from stages.common.training.loop import optimizer_for
+from tests.support.prompt_methods import METHODS
 from tests.support.small_models import backbone_config, film_task
 
 
@@ -85,3 +89,28 @@ def test_borrow_backbone_reloads_after_an_error(loads: list[str], backbone_folde
     with borrow_backbone(backbone_config(backbone_folders["gpt2"])):
         pass
     assert loads == ["gpt2", "gpt2"]
+
+
+@pytest.mark.parametrize("tune", ["full", "lora", "none"])
+def test_trained_weights_of_a_bfloat16_backbone_are_float32(tune: Tune, backbone_folders: dict[str, Path]) -> None:
+    """Frozen weights are bfloat16, and whatever is trained is float32, so no small update is rounded away."""
+    config = backbone_config(backbone_folders["llama"]).model_copy(update={"precision": "bf16"})
+    with new_submodel(config, tune, LoraConfig(rank=2), seed=0) as submodel:
+        model = submodel.backbone.model
+        trained = [item for item in model.parameters() if item.requires_grad]
+        frozen = [item for item in model.parameters() if not item.requires_grad]
+        assert bool(trained) == (tune != "none")
+        assert bool(frozen) == (tune != "full")
+        assert {item.dtype for item in trained} <= {torch.float32}
+        assert {item.dtype for item in frozen} <= {torch.bfloat16}
+        if tune != "none":
+            return
+        for name, method in METHODS.items():
+            prompt = new_prompt(method, submodel.backbone, film_task("llama").pattern("review"), seed=0)
+            assert {item.dtype for item in prompt.parameters()} == {torch.float32}, name
+
+
+def test_bfloat16_weights_are_not_trained() -> None:
+    weights = {"weight": torch.nn.Parameter(torch.zeros(2, 2, dtype=torch.bfloat16))}
+    with pytest.raises(AssertionError):
+        optimizer_for(weights, TrainingConfig(learning_rate=0.1, steps=1))
