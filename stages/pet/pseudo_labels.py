@@ -69,12 +69,13 @@ def sample_by_confidence(
     *,
     num_most_likely: int | None = None,
 ) -> list[Example]:
-    """Samples examples without replacement, in proportion to the confidence of their label.
+    """Samples examples in proportion to the confidence of their label, without replacement if there are enough.
 
     Args:
         unlabeled_set: [n] examples.
         probabilities: [n, C] predictions of the teachers, with columns in the order of `targets`.
-        targets: Label -> number of examples. Fewer are sampled if the unlabeled set has fewer with this label.
+        targets: Label -> number of examples. If the unlabeled set has fewer with this label, they occur several times,
+            as in the original implementation, so that the class ratio stays. A label that no example has gets none.
         rng: Source of randomness.
         num_most_likely: If set, samples from this number of most likely examples of each label, even if another label
             is more likely: an untrained model may prefer one label everywhere. An example among the most likely of
@@ -88,9 +89,12 @@ def sample_by_confidence(
     sampled: list[Example] = []
     for index, (label, target) in enumerate(targets.items()):
         rows = np.flatnonzero((assigned == index) & is_eligible & (confidence > 0)).tolist()
+        if not rows:
+            continue
+        candidates = rows * max(1, math.ceil(target / len(rows))) if num_most_likely is None else rows
         # The largest keys u^(1/w) are a sample without replacement in proportion to w (Efraimidis & Spirakis, 2006).
         # Logarithms avoid the underflow for examples that an untrained model finds unlikely.
-        keys = {row: math.log(1 - rng.random()) / confidence[row] for row in rows}
-        chosen = sorted(keys, key=lambda row: -keys[row])[:target]
-        sampled += [replace(unlabeled_set[row], label=label) for row in sorted(chosen)]
+        keys = [math.log(1 - rng.random()) / confidence[row] for row in candidates]
+        chosen = sorted(range(len(candidates)), key=lambda number: -keys[number])[:target]
+        sampled += [replace(unlabeled_set[row], label=label) for row in sorted(candidates[number] for number in chosen)]
     return sampled

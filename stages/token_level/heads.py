@@ -1,7 +1,7 @@
 """The heads of token-level models: linear layers on a frozen backbone with a soft prompt, and their loader.
 
 `SpanExtractor` extracts answers as in BERT (Devlin et al., NAACL 2019, sections 4.2 and 4.3): every token of the
-context has a score as start and as end, and the first token of the input represents "no answer". `TokenClassifier`
+context has a score as start and as end, and another token represents "no answer" (windows.py). `TokenClassifier`
 labels words, as in P-tuning v2 (Liu et al., ACL 2022). Letters in names of tensors: B windows, L tokens, 2 start and
 end, T tokens of the context, W words of all windows, C labels.
 """
@@ -33,16 +33,14 @@ from stages.token_level.metrics import entity_table, squad_scores, token_classif
 from stages.token_level.model import TokenLevelEvaluation, TokenLevelModel
 from stages.token_level.windows import ContextWindow, WordWindow
 
-NO_ANSWER = 0
-"""Index of the token that represents: no answer in this window."""
 MAX_LOGGED = 50
 """Rows of the table of answers."""
 
 
 @dataclass(frozen=True, slots=True)
 class AnswerWindow:
-    """A training item: a window, and the first and the last token of the answer. Both are `NO_ANSWER` if the window
-    does not contain the entire answer.
+    """A training item: a window, and the first and the last token of the answer. Both are the token for "no answer" if
+    the window does not contain the entire answer.
     """
 
     window: ContextWindow
@@ -98,7 +96,7 @@ class SpanExtractor(TokenLevelModel[QuestionAnsweringTask, Question, AnswerWindo
             for number, scores_L2 in zip(numbers, scores_BL2, strict=True):
                 row, window = windows[number]
                 best[row] = max(best[row], self._best(scores_L2, window, examples[row].context))
-                no_answer[row] = min(no_answer[row], float(scores_L2[NO_ANSWER].sum()))
+                no_answer[row] = min(no_answer[row], float(scores_L2[window.no_answer].sum()))
         return [
             "" if self.task.unanswerable and answer.score < absent else answer.text
             for answer, absent in zip(best, no_answer, strict=True)
@@ -139,13 +137,14 @@ class SpanExtractor(TokenLevelModel[QuestionAnsweringTask, Question, AnswerWindo
         first_B1 = torch.tensor([window.start for window in windows], device=scores_BL2.device)[:, None]
         size_B1 = torch.tensor([len(window.characters) for window in windows], device=scores_BL2.device)[:, None]
         is_context_BL = (positions_L >= first_B1) & (positions_L < first_B1 + size_B1)
-        is_allowed_BL = is_context_BL | (positions_L == NO_ANSWER)
+        no_answer_B1 = torch.tensor([window.no_answer for window in windows], device=scores_BL2.device)[:, None]
+        is_allowed_BL = is_context_BL | (positions_L == no_answer_B1)
         return shifted_BL2.masked_fill(~is_allowed_BL[:, :, None], -float("inf"))
 
 
 def _answer_window(item: Question, window: ContextWindow) -> AnswerWindow:
     """Returns the training item with the tokens of the first answer."""
-    nothing = AnswerWindow(window, NO_ANSWER, NO_ANSWER)
+    nothing = AnswerWindow(window, window.no_answer, window.no_answer)
     if not item.answers:
         return nothing
     start = item.answers[0].start

@@ -41,6 +41,8 @@ class ContextWindow:
     """Index in `encoded.ids` of the first token of the context."""
     characters: tuple[CharSpan, ...]
     """The characters of each token of the context."""
+    no_answer: int
+    """Index in `encoded.ids` of the token that represents: no answer in this window. It has read the entire window."""
 
 
 class WordTokens(NamedTuple):
@@ -94,12 +96,16 @@ class Windows:
     def of_question(self, item: Question, overlap: int) -> list[ContextWindow]:
         """Returns windows that share `overlap` tokens of the context, at most half of them. A question longer than half
         of `max_length` is truncated.
+
+        The first token represents "no answer", as in BERT. A causal model has read nothing there: it gets a token after
+        the context instead.
         """
         question = self._encode(item.question)["input_ids"][: self.max_length // 2]
         context = self._encode(item.context)
         specials, between, after = self.specials, self.specials.between, self.specials.after
         if self.family == "causal":
-            between, after = tuple(self._encode("\n")["input_ids"]), ()
+            between = tuple(self._encode("\n")["input_ids"])
+            after = between[-1:]
         start = len(specials.before) + len(question) + len(between)
         size = max(1, self.max_length - start - len(after))
         step = size - min(overlap, size // 2)
@@ -115,7 +121,8 @@ class Windows:
                 Segment(after, second),
             )
             characters = tuple(CharSpan(*offset) for offset in offsets[first : first + size])
-            windows.append(ContextWindow(encoded, start, characters))
+            no_answer = len(encoded.ids) - 1 if self.family == "causal" else 0
+            windows.append(ContextWindow(encoded, start, characters, no_answer))
             if first + size >= len(ids):
                 break
         return windows

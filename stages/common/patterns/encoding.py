@@ -1,6 +1,8 @@
 """Encodes an example under a pattern: tokenizes each piece, truncates fields until the text fits, keeps the mask.
 
-Layout and truncation follow the original PET (Schick & Schütze, EACL 2021). Pieces are tokenized one by one. While the
+Layout and truncation follow the original PET (Schick & Schütze, EACL 2021). Pieces are tokenized one by one. In
+byte-level vocabularies they have the tokens that they have in the full text; the original puts a space before each
+piece, also at the start of the text and before punctuation, which texts of the pretraining do not have. While the
 text is too long, the longer segment loses a token, at the end of its last field that still has one. Where both fields
 of a pair share a segment, this can remove the second field entirely; `truncation: longest` truncates the longest field
 instead. Only fields are truncated. A causal model reads up to the mask; the text after it is scored with the label

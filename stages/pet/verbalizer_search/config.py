@@ -22,6 +22,10 @@ class SearchConfig(Config):
     """Label words per label."""
     num_candidates: int = Field(1000, ge=1)
     """Candidates per label: the words with the highest probability at the mask."""
+    num_frequent: int | None = Field(10_000, ge=1)
+    """Words that can become candidates: those that are most frequent in the labeled and unlabeled texts. If not set,
+    all words of the vocabulary.
+    """
 
     @model_validator(mode="after")
     def _has_enough_candidates(self) -> Self:

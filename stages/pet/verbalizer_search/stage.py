@@ -1,14 +1,16 @@
-"""The verbalizer-search stage: finds label words for one pattern from the labeled examples only.
+"""The verbalizer-search stage: finds label words for one pattern from the labeled examples.
 
 PETAL (Schick, Schmid & Schütze, "Automatically Identifying Words That Can Serve as Labels for Few-Shot Text
-Classification", COLING 2020). Candidates are the words that the frozen model finds most likely in the examples of a
-label. The search keeps those that best separate these examples from all others.
+Classification", COLING 2020). Only words that are frequent in the texts of the task are considered. Candidates are
+those that the frozen model finds most likely in the examples of a label. The search keeps those that best separate
+these examples from all others.
 """
 
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -24,6 +26,7 @@ from stages.common.models.backbones.loader import borrow_backbone
 from stages.common.models.batching import batches_by_length
 from stages.common.patterns.encoding import Encoder
 from stages.common.patterns.verbalizers import word_tokens
+from stages.common.plain_text import PlainText
 from stages.common.protocols import Engine, Recorder
 from stages.pet.verbalizer_search.config import SearchMethod, VerbalizerSearchConfig
 
@@ -33,7 +36,7 @@ MAX_WRITTEN = 100
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Inputs:
-    """`data`: files of the split stage."""
+    """`data`: files of the split stage, with the labeled set and the unlabeled set."""
 
     data: Path
 
@@ -67,6 +70,9 @@ def run(config: VerbalizerSearchConfig, inputs: Inputs, out: Path, recorder: Rec
     _check_labeled(labels, train_set)
     with borrow_backbone(config.backbone, engine) as backbone:
         vocabulary = whole_words(backbone.tokenizer)
+        if config.num_frequent is not None:
+            texts = [*train_set, *load_examples(inputs.data / "unlabeled.jsonl")]
+            vocabulary = most_frequent(vocabulary, backbone.tokenizer, texts, config.task.fields, config.num_frequent)
         _check_size(config, len(vocabulary))
         log_likelihoods = word_log_likelihoods(config, backbone, train_set, list(vocabulary.values()), recorder)
     names = list(vocabulary)
@@ -108,8 +114,10 @@ def _check_size(config: VerbalizerSearchConfig, vocabulary_size: int) -> None:
 def whole_words(tokenizer: Any) -> dict[str, int]:
     """Returns word -> token id of all words of two letters or more that are one token in a text, in the order of ids.
 
-    A token is decoded and the word is tokenized again. This removes parts of words in every kind of vocabulary: if a
-    mark represents a space before the word, the same letters without it are another token.
+    In byte-level vocabularies these are the words of PETAL, which start with a space and have two letters or more: such
+    tokens have nothing but letters. A token is decoded and the word is tokenized again. This removes parts of words in
+    every kind of vocabulary: if a mark represents a space before the word, the same letters without it are another
+    token.
     """
     words = {}
     for token in sorted(set(tokenizer.get_vocab().values()) - set(tokenizer.all_special_ids)):
@@ -117,6 +125,23 @@ def whole_words(tokenizer: Any) -> dict[str, int]:
         if len(word) >= 2 and word.isalpha() and word_tokens(word, tokenizer) == [token]:
             words[word] = token
     return words
+
+
+def most_frequent(
+    words: Mapping[str, int], tokenizer: Any, examples: Sequence[Example], fields: Sequence[str], count: int
+) -> dict[str, int]:
+    """Returns the `count` words that are most frequent in the texts; of equally frequent ones those with lower ids.
+
+    The original implementation counts words between spaces. Tokens are counted here, as they stand in the text, because
+    not all languages have spaces.
+    """
+    plain, occurrences = PlainText(tokenizer), Counter[int]()
+    for example in examples:
+        for field in fields:
+            ids = tokenizer(plain(f" {example.fields[field]}"), add_special_tokens=False, split_special_tokens=True)
+            occurrences.update(ids["input_ids"])
+    frequent = sorted(words, key=lambda word: (-occurrences[words[word]], words[word]))[:count]
+    return {word: words[word] for word in sorted(frequent, key=words.__getitem__)}
 
 
 def rank(

@@ -106,11 +106,13 @@ def test_same_seed_samples_the_same_examples() -> None:
     assert first != other
 
 
-def test_sample_is_smaller_if_a_label_has_too_few_examples() -> None:
-    sampled = sample_by_confidence(
-        examples(4), probabilities_of(0.9, 0.8, 0.7, 0.2), {"rotten": 3, "fresh": 2}, random.Random(0)
-    )
-    assert Counter(item.label for item in sampled) == {"rotten": 1, "fresh": 2}
+def test_examples_are_repeated_if_a_label_has_too_few() -> None:
+    probabilities, targets = probabilities_of(0.9, 0.8, 0.7, 0.2, 0.1), {"rotten": 5, "fresh": 2}
+    sampled = sample_by_confidence(examples(5), probabilities, targets, random.Random(0))
+    assert Counter(item.label for item in sampled) == {"rotten": 5, "fresh": 2}
+    times = Counter(item.uid for item in sampled)
+    assert sorted(times[uid] for uid in ("text-3", "text-4")) == [2, 3], "each at most as often as needed"
+    assert max(times[f"text-{number}"] for number in range(3)) == 1
     assert sample_by_confidence([], np.zeros((0, 2)), dict.fromkeys(LABELS, 3), random.Random(0)) == []
 
 

@@ -13,7 +13,7 @@ from stages.common.models.backbones.loader import load_backbone
 from stages.common.prompts.initialization import new_prompt
 from stages.common.protocols import NullRecorder
 from stages.token_level.examples import Answer, Question
-from stages.token_level.heads import NO_ANSWER, SpanExtractor, TokenClassifier
+from stages.token_level.heads import SpanExtractor, TokenClassifier
 from tests.support.small_models import FAMILIES, backbone_config
 from tests.support.token_level_data import ANSWERS, ENTITIES, METHODS, questions, tagged_texts
 
@@ -55,12 +55,12 @@ def test_answer_is_in_the_windows_that_contain_all_of_it(backbones: dict[str, Ba
     item = Question("1", "Is it true?", f"{long} great food {long}", (Answer("great food", len(long) + 1),))
     prompt = new_prompt(METHODS["prompt_tuning"], backbone, None, seed=1)
     windows = SpanExtractor(ANSWERS, backbone, backbone_config(Path(), max_length=24), prompt).items([item])
-    assert 1 <= sum(window.first != NO_ANSWER for window in windows) < len(windows)
+    assert 1 <= sum(window.first != window.window.no_answer for window in windows) < len(windows)
     for window in windows:
         characters = window.window.characters
-        if window.first != NO_ANSWER:
+        if window.first != window.window.no_answer:
             first, last = (characters[position - window.window.start] for position in (window.first, window.last))
             assert item.context[first.start : last.end] == "great food"
         else:
-            assert window.last == NO_ANSWER
+            assert window.last == window.window.no_answer
             assert characters[0].start > len(long) + 1 or characters[-1].end < len(long) + 11

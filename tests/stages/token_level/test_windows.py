@@ -5,6 +5,7 @@ from __future__ import annotations
 from itertools import pairwise
 
 import pytest
+import torch
 
 from stages.common.models.backbones.base import Backbone
 from stages.common.seeds import python_rng
@@ -55,3 +56,19 @@ def test_windows_of_a_context_overlap_and_cover_it(name: str, backbones: dict[st
     assert len({window.characters for window in windows}) == len(windows)
     shared = [set(one.characters) & set(other.characters) for one, other in pairwise(windows)]
     assert [len(item) for item in shared] == [6] * (len(windows) - 1)
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_token_for_no_answer_has_read_the_entire_window(name: str, backbones: dict[str, Backbone]) -> None:
+    """Its hidden state depends on the last token of the context, and it is no token of the context."""
+    backbone = backbones[name]
+    windows = Windows(backbone.tokenizer, backbone.family, 28)
+    (first,), (other,) = (
+        windows.of_question(Question("1", "Is it true?", f"The plot was {word}"), overlap=6) for word in ("dull", "bad")
+    )
+    assert not first.start <= first.no_answer < first.start + len(first.characters)
+    with torch.no_grad():
+        one, two = (
+            backbone.hidden_states(backbone.batch([window.encoded]))[0, window.no_answer] for window in (first, other)
+        )
+    assert (one - two).abs().max() > 1e-3

@@ -14,13 +14,13 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
 from stages.common.errors import InputError
-from stages.common.examples import load_examples, write_examples
+from stages.common.examples import Example, load_examples, write_examples
 from stages.common.models.backbones.base import Backbone
 from stages.common.patterns.encoding import Encoder
 from stages.common.patterns.verbalizers import Verbalizer, found_words
 from stages.pet.verbalizer_search import stage as verbalizer_search
 from stages.pet.verbalizer_search.config import SearchMethod, VerbalizerSearchConfig
-from stages.pet.verbalizer_search.stage import rank, whole_words
+from stages.pet.verbalizer_search.stage import most_frequent, rank, whole_words
 from tests.support.small_models import FAMILIES, TOKENIZERS, WORDS, backbone_config, film_examples, film_task
 from tests.support.stage_runs import LABELS, Kept, run
 
@@ -235,3 +235,22 @@ def test_causal_model_needs_the_mask_at_the_end(
     config = search(backbone_folders["gpt2"], "bert", pattern="review")
     with pytest.raises(InputError, match="a causal model predicts them only at the end"):
         run(verbalizer_search, config, verbalizer_search.Inputs(data=film_data), tmp_path / "out")
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_only_frequent_words_are_considered(name: str) -> None:
+    tokenizer = TOKENIZERS[name]()
+    words = whole_words(tokenizer)
+    texts = [Example("1", {"a": "film film film plot", "b": "good"}), Example("2", {"a": "plot", "b": "film [MASK]"})]
+    assert set(most_frequent(words, tokenizer, texts, ("a", "b"), 2)) == {"film", "plot"}
+    three = most_frequent(words, tokenizer, texts, ("a", "b"), 3)
+    assert set(three) == {"film", "plot", "good"}
+    assert list(three) == sorted(three, key=words.__getitem__), "in the order of the vocabulary"
+    assert most_frequent(words, tokenizer, texts, ("a", "b"), 10_000) == words
+
+
+def test_search_reads_the_unlabeled_texts(backbone_folders: dict[str, Path], film_data: Path, tmp_path: Path) -> None:
+    write_examples(film_data / "unlabeled.jsonl", [Example("x", {"text": "sisters weather team " * 50})])
+    config = search(backbone_folders["bert"], "bert", num_words=1, num_candidates=3, num_frequent=3)
+    result = run(verbalizer_search, config, verbalizer_search.Inputs(data=film_data), tmp_path / "out")
+    assert {word for words in result.words.values() for word in words} <= {"sisters", "weather", "team"}

@@ -93,7 +93,10 @@ def test_early_stopping_uses_the_dev_set(
     assert recorder.metrics["dev/best_step"] in {step for step, _ in evaluations}
 
 
-def test_unanswerable_question_gets_an_empty_answer(backbone_folders: dict[str, Path], tmp_path: Path) -> None:
+@pytest.mark.parametrize("family", ["bert", "gpt2"])
+def test_unanswerable_question_gets_an_empty_answer(
+    family: str, backbone_folders: dict[str, Path], tmp_path: Path
+) -> None:
     def mixed(count: int, seed: int) -> list[Question]:
         """Returns questions of which every second one has no answer."""
         examples = questions(count, seed)
@@ -105,7 +108,7 @@ def test_unanswerable_question_gets_an_empty_answer(backbone_folders: dict[str, 
     for seed, name in enumerate(("train", "dev", "test")):
         write_examples(tmp_path / f"{name}.jsonl", mixed(60, seed))
     task = ANSWERS.model_copy(update={"unanswerable": True})
-    config = tuned(backbone_folders["bert"], task, training=TRAINING.model_copy(update={"steps": 200}))
+    config = tuned(backbone_folders[family], task, training=TRAINING.model_copy(update={"steps": 200}))
     result = run(tuning, config, tuning.Inputs(data=tmp_path), tmp_path / "out")
     assert 15 < [row["predicted"] for row in predictions(tmp_path / "out")].count("") < 45
     assert result.test.exact_match > 0.7
