@@ -33,6 +33,7 @@ from stages.common.prompts.loader import SubModel, new_submodel
 from stages.common.prompts.peft_format import load_trained_prompt
 from stages.common.prompts.tuning import num_trainable_parameters, tune
 from stages.common.protocols import Engine, NullRecorder, Recorder
+from stages.common.training.bf16_margins import log_bf16_margins
 from stages.common.training.cross_validation import Indices, held_out_logits
 from stages.common.training.evaluation import Member, evaluate_on_test, held_out_scores, write_member_logits
 from stages.pet.config import PetConfig
@@ -101,6 +102,7 @@ def run(config: PetConfig, inputs: Inputs, out: Path, recorder: Recorder, engine
             test = write_member_logits(classifier, task.labels, inputs.data, out, recorder, held_out)
         else:
             test = evaluate_on_test(classifier, task.labels, inputs.data, out, recorder)
+        log_bf16_margins(classifier, out, task.labels, recorder)
     return Result(
         test=test,
         **held_out_scores(held_out, train_set, task.labels),

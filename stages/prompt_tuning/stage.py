@@ -22,6 +22,7 @@ from stages.common.prompts.initialization import initialize_prompt
 from stages.common.prompts.peft_format import load_trained_prompt
 from stages.common.prompts.tuning import num_trainable_parameters, prompt_backbone, save_tuned_prompt, tune
 from stages.common.protocols import Engine, Recorder
+from stages.common.training.bf16_margins import log_bf16_margins
 from stages.common.training.evaluation import evaluate_on_test
 from stages.prompt_tuning.config import PromptTuningConfig
 
@@ -73,6 +74,7 @@ def run(config: PromptTuningConfig, inputs: Inputs, out: Path, recorder: Recorde
         save_tuned_prompt(classifier, out / "prompt", recorder, method=method, adapter=adapter, outputs=labels)
         PromptServingConfig(task=config.task, pattern=config.pattern, backbone=config.backbone).save(out)
         test = evaluate_on_test(classifier, labels, inputs.data, out, recorder)
+        log_bf16_margins(classifier, out, labels, recorder)
     return Result(
         test=test,
         final_loss=losses[-1],
