@@ -82,9 +82,10 @@ def load_prompt(folder: Path, backbone: Backbone) -> Prompt:
             )
         return Prompt(PromptEmbedding(vectors), position).to(backbone.device)
     layers = KVLayout.of(backbone)
+    num_layers = config["num_layers"]
     if backbone.num_peft_submodules == 2:
-        vectors = _without_encoder_cache(vectors, config["num_layers"] // 2)
-    num_layers = vectors.shape[1] // (2 * config["token_dim"])
+        num_layers //= 2 if path.exists() else 1  # `save_prompt` also counts the cache for the encoder
+        vectors = _without_encoder_cache(vectors, config["num_layers"], num_layers)
     if vectors.shape[1] != layers.width or num_layers != layers.num_layers:
         raise InputError(
             f"the prompt in {folder} is for {num_layers} layers of width {config['token_dim']}, the backbone has "
@@ -129,9 +130,14 @@ def _pad_for_encoder_cache(rows_NW: Tensor, layers: KVLayout) -> Tensor:
     return F.pad(pairs, (0, pairs.shape[2])).flatten(1)
 
 
-def _without_encoder_cache(rows_NW: Tensor, num_layers: int) -> Tensor:
-    pairs = rows_NW.unflatten(1, (num_layers, -1))
-    return torch.clone(pairs[:, :, : pairs.shape[2] // 2].flatten(1))
+def _without_encoder_cache(rows_NW: Tensor, num_saved_layers: int, num_layers: int) -> Tensor:
+    """Returns what PEFT uses of a saved seq2seq prompt: it repeats all tensors, and gives each layer the next four, of
+    which the first two are keys and values of the decoder.
+    """
+    tensors = rows_NW.unflatten(1, (2 * num_saved_layers, -1))
+    repeated = torch.cat([tensors, tensors], dim=1)[:, : 4 * num_layers]
+    used_NW: Tensor = repeated.unflatten(1, (num_layers, 4))[:, :, :2].flatten(1).clone()
+    return used_NW
 
 
 class TrainedPrompt(NamedTuple):

@@ -2,24 +2,43 @@
 
 from __future__ import annotations
 
+import copy
+import shutil
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
-from peft import PeftModel, PrefixTuningConfig, PromptTuningConfig, get_peft_model
-from transformers import AutoModelForCausalLM, AutoModelForSeq2SeqLM, GPT2Config, GPT2LMHeadModel
+from peft import (
+    PeftModel,
+    PrefixTuningConfig,
+    PromptEncoderConfig,
+    PromptLearningConfig,
+    PromptTuningConfig,
+    get_peft_model,
+)
+from transformers import (
+    AutoModelForCausalLM,
+    AutoModelForMaskedLM,
+    AutoModelForSeq2SeqLM,
+    GPT2Config,
+    GPT2LMHeadModel,
+)
 
 from stages.common.errors import InputError
 from stages.common.examples import Example
 from stages.common.models.backbones.base import Backbone
 from stages.common.models.backbones.causal import CausalBackbone
+from stages.common.models.backbones.config import LoraConfig
+from stages.common.models.cloze.classifier import ClozeClassifier
 from stages.common.patterns.encoding import Encoder
 from stages.common.prompts.initialization import new_prompt
+from stages.common.prompts.loader import ModelLoader, new_submodel
 from stages.common.prompts.peft_format import load_prompt, save_prompt
+from stages.common.protocols import NullRecorder
 from stages.common.seeds import torch_rng
 from tests.support.prompt_methods import METHODS
-from tests.support.small_models import film_task
+from tests.support.small_models import backbone_config, film_examples, film_task
 
 
 def encoded(backbone: Backbone, name: str, texts: tuple[str, ...] = ("A dull plot.", "It was a warm film.")) -> Any:
@@ -55,22 +74,82 @@ def test_peft_loads_prompts_and_computes_the_same(
         assert (actual - without).abs().max() > 0.01
 
 
-@pytest.mark.parametrize("peft_type", ["PROMPT_TUNING", "PREFIX_TUNING"])
+PEFT_CONFIGS: dict[str, PromptLearningConfig] = {
+    "prompt tuning": PromptTuningConfig(num_virtual_tokens=4),
+    "P-tuning, LSTM": PromptEncoderConfig(
+        num_virtual_tokens=4, encoder_hidden_size=16, encoder_reparameterization_type="LSTM"
+    ),
+    "P-tuning, MLP": PromptEncoderConfig(num_virtual_tokens=4, encoder_hidden_size=16),
+    "prefix tuning": PrefixTuningConfig(num_virtual_tokens=4, encoder_hidden_size=16, prefix_projection=True),
+    "P-tuning v2": PrefixTuningConfig(num_virtual_tokens=4),
+}
+
+
+@pytest.mark.parametrize("kind", PEFT_CONFIGS)
+@pytest.mark.parametrize("name", ["llama", "gpt2", "t5"])
 def test_load_prompt_reads_a_prompt_of_peft(
-    peft_type: str, backbone_folders: dict[str, Path], backbones: dict[str, Backbone], tmp_path: Path
+    name: str, kind: str, backbone_folders: dict[str, Path], backbones: dict[str, Backbone], tmp_path: Path
 ) -> None:
-    plain = AutoModelForCausalLM.from_pretrained(backbone_folders["llama"], dtype=torch.float32)
-    kind = PrefixTuningConfig if peft_type == "PREFIX_TUNING" else PromptTuningConfig
-    theirs = get_peft_model(plain, kind(task_type="CAUSAL_LM", num_virtual_tokens=4)).eval()
+    is_t5 = name == "t5"
+    auto_class = AutoModelForSeq2SeqLM if is_t5 else AutoModelForCausalLM
+    plain = auto_class.from_pretrained(backbone_folders[name], dtype=torch.float32, attn_implementation="eager")
+    config = copy.deepcopy(PEFT_CONFIGS[kind])
+    config.task_type = "SEQ_2_SEQ_LM" if is_t5 else "CAUSAL_LM"
+    if is_t5 and not isinstance(config, PrefixTuningConfig):
+        config.num_transformer_submodules = 1  # vectors before the text only, not before the decoder
+    torch.manual_seed(0)
+    theirs = get_peft_model(plain, config).eval()
     theirs.save_pretrained(tmp_path / "prompt")
-    backbone = backbones["llama"]
+    backbone = backbones[name]
     prompt = load_prompt(tmp_path / "prompt", backbone)
-    item = encoded(backbone, "llama")[1]
+    item = encoded(backbone, name)[1]
     ids = torch.tensor([item.ids])
+    arguments: dict[str, torch.Tensor] = {"input_ids": ids, "attention_mask": torch.ones_like(ids)}
+    if is_t5:
+        sentinel = backbone.tokenizer.convert_tokens_to_ids("<extra_id_0>")
+        arguments["decoder_input_ids"] = torch.tensor([[0, sentinel]])
     with torch.inference_mode():
-        expected = theirs(input_ids=ids, attention_mask=torch.ones_like(ids)).logits[:, -1]
+        expected = theirs(**arguments).logits[:, -1]
         actual = backbone.vocabulary_logits(backbone.batch([item]), prompt())
+        without = backbone.vocabulary_logits(backbone.batch([item]))
     torch.testing.assert_close(actual, expected, atol=2e-4, rtol=0)
+    assert (actual - without).abs().max() > 1e-3
+
+
+@pytest.mark.parametrize("name", ["bert", "llama", "t5"])
+def test_lora_weights_of_peft_and_of_submodels_are_the_same_format(
+    name: str, backbone_folders: dict[str, Path], tmp_path: Path
+) -> None:
+    """PEFT computes the logits of a sub-model from its adapter, and a sub-model those of an adapter that PEFT wrote."""
+    auto_class = {"bert": AutoModelForMaskedLM, "t5": AutoModelForSeq2SeqLM}.get(name, AutoModelForCausalLM)
+    config, task, examples = backbone_config(backbone_folders[name]), film_task(name), film_examples(3)
+    with new_submodel(config, "lora", LoraConfig(rank=2), seed=1) as submodel:
+        for weight in submodel.adapter.parameters():
+            if weight.requires_grad:
+                weight.data.normal_(0, 0.1)
+        (tmp_path / "ours").mkdir()
+        submodel.save(task, "review", tmp_path / "ours")
+        classifier = ClozeClassifier.of(task, "review", submodel.backbone, config)
+        expected = classifier.predict(examples, NullRecorder(), "")
+        clozes = [classifier.encode(item)[0] for item in examples]
+    plain = auto_class.from_pretrained(backbone_folders[name], dtype=torch.float32, attn_implementation="eager")
+    theirs = PeftModel.from_pretrained(plain, tmp_path / "ours" / "adapter").eval()
+    for row, item in enumerate(clozes):
+        arguments = {"input_ids": torch.tensor([item.ids])}
+        if name == "bert":
+            arguments["token_type_ids"] = torch.tensor([item.token_type_ids])
+        if name == "t5":
+            sentinel = classifier.backbone.tokenizer.convert_tokens_to_ids("<extra_id_0>")
+            arguments["decoder_input_ids"] = torch.tensor([[0, sentinel]])
+        with torch.inference_mode():
+            logits = theirs(**arguments).logits[0, 1 if name == "t5" else item.mask_position]
+        means = [float(logits[[word[0] for word in words]].mean()) for words in classifier.verbalizer.words]
+        assert means == pytest.approx(expected[row].tolist(), abs=2e-4)
+    shutil.copytree(tmp_path / "ours", tmp_path / "theirs")
+    shutil.rmtree(tmp_path / "theirs" / "adapter")
+    theirs.save_pretrained(tmp_path / "theirs" / "adapter")
+    loaded = ModelLoader().load(tmp_path / "theirs")
+    assert loaded.predict(examples, NullRecorder(), "") == pytest.approx(expected, abs=1e-5)
 
 
 def test_load_prompt_rejects_another_backbone(backbones: dict[str, Backbone], tmp_path: Path) -> None:
