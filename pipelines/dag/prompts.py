@@ -139,6 +139,7 @@ def prompt_steps(
                     pattern=item.pattern,
                     prompt=PromptConfig.of(settings),
                     training=settings.training or section.training,
+                    loss=section.loss,
                     seed=derive_seed(config.seed, f"{row}/{seed}"),
                     data=number,
                     pretrained=config.pretrained_for(item) if settings.init == "ppt" else None,

@@ -7,6 +7,7 @@ from typing import Any
 
 from pydantic import BaseModel, Field, model_validator
 
+from pipelines.schema.locations import errors_located_in
 from pipelines.schema.sections.ensemble import (
     BaselineSection,
     DistillSection,
@@ -40,6 +41,7 @@ from stages.common.models.backbones.config import BackboneConfig
 from stages.common.models.encoders.config import EncoderConfig
 from stages.common.patterns.config import Task
 from stages.common.prompts.config import PromptConfig
+from stages.prompt_pretraining.formats import as_choice
 from stages.splits.config import DataConfig
 
 
@@ -192,9 +194,11 @@ class PipelineConfig(Config):
 
     def prompt_task(self, item: PromptTaskConfig) -> tuple[Task, DataConfig]:
         """Returns the task and data of a downstream task."""
-        if item.task is None or item.data is None:
-            return self.task, self.data
-        return item.task, item.data
+        task, data = (self.task, self.data) if item.task is None or item.data is None else (item.task, item.data)
+        if not item.as_choice or item.pattern not in task.patterns:  # which is an error of `check_prompt_tasks`
+            return task, data
+        with errors_located_in("prompts.tasks"):
+            return as_choice(task, item.pattern), data
 
     def pretrained_for(self, item: PromptTaskConfig | TokenLevelTask) -> int:
         """Returns the index in `ppt.formats` of the pretrained prompt for a downstream task with `init: ppt`.
@@ -206,7 +210,8 @@ class PipelineConfig(Config):
         if isinstance(item, TokenLevelTask):
             kind = select_token_level_format(item.task.name, self.ppt.formats, item.section.format)
         else:
-            kind = select_format(self.prompt_task(item)[0], item.pattern, self.ppt.formats, item.format)
+            configured = item.format or ("unified" if item.as_choice and "unified" in self.ppt.formats else None)
+            kind = select_format(self.prompt_task(item)[0], item.pattern, self.ppt.formats, configured)
         return self.ppt.formats.index(kind)
 
     @property

@@ -11,6 +11,7 @@ from pipelines.schema.sections.ensemble import FinetunedMember, ProbeMember, Stu
 from pipelines.schema.sections.prompts import PromptTaskConfig, token_level_tasks
 from pipelines.schema.task_rules import check_tasks
 from stages.common.errors import InputError
+from stages.common.patterns.config import Task
 from stages.common.prompts.config import check_fits_token_level
 from stages.common.training.config import TrainingConfig
 from stages.common.training.student_config import StudentSettings
@@ -369,6 +370,22 @@ def check_prompt_tasks(config: PipelineConfig) -> None:
             raise _unknown("pattern", item.pattern, patterns, f"prompts.tasks.{number}.pattern")
 
 
+def check_vocabulary_loss(config: PipelineConfig) -> None:
+    """A loss over the vocabulary has words to predict: in multiple choice, labels are compared with each other."""
+    uses: list[tuple[str, str, Task]] = [
+        (f"{key}.loss", section.loss, config.task) for key, section in config.pet_sections.items()
+    ]
+    if config.prompts:
+        uses += [("prompts.loss", config.prompts.loss, config.prompt_task(item)[0]) for item in config.prompts.tasks]
+    for key, loss, task in uses:
+        if loss == "vocabulary" and task.options:
+            raise InputError(
+                f"loss: vocabulary predicts the words of a label, but the labels of {task.name} are options.",
+                "Use another loss, or set as_choice in prompts.tasks.",
+                key=key,
+            )
+
+
 def check_pretrained_prompts(config: PipelineConfig) -> None:
     """Every downstream task finds the pretrained prompt that initializes its prompts."""
     if config.prompts is None:
@@ -435,6 +452,7 @@ RULES: tuple[Callable[[PipelineConfig], None], ...] = (
     check_learning_curve,
     check_without_labels,
     check_prompt_tasks,
+    check_vocabulary_loss,
     check_pretrained_prompts,
     check_token_level_tasks,
     check_pretraining_options,

@@ -70,7 +70,9 @@ class PetSettings(Config):
     training: TrainingConfig | None = None
     """Length, learning rate and batch size. Not needed for tune: none."""
     loss: LossKind = "auto"
-    """cross_entropy, hinge, or auto: hinge if a label word has several tokens."""
+    """cross_entropy (over the labels), hinge, vocabulary (cross-entropy over the vocabulary), or auto: hinge if a label
+    word has several tokens, else cross_entropy.
+    """
     mlm: MlmConfig | None = None
     """Auxiliary masked-LM loss on unlabeled data, for masked models. If not set, it is not used."""
     num_folds: int | None = Field(None, ge=2)

@@ -10,6 +10,7 @@ from stages.common.config import Config, OptionalAssetRef
 from stages.common.data.config import CorpusConfig
 from stages.common.errors import InputError
 from stages.common.models.backbones.config import BackboneConfig
+from stages.common.models.cloze.config import LossKind
 from stages.common.models.config import Calibration
 from stages.common.patterns.config import Task
 from stages.common.patterns.syntax import Pattern
@@ -88,6 +89,8 @@ class PretrainingSettings(ExamplesSettings):
     """Length of the prompt."""
     init: InitConfig = InitConfig()
     """Initialization of the prompt."""
+    loss: LossKind = "auto"
+    """auto or cross_entropy: over the label words; vocabulary: over the full vocabulary, as in the paper."""
     training: TrainingConfig
     """Length, learning rate and batch size."""
 

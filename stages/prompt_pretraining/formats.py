@@ -21,6 +21,7 @@ from pydantic import Field
 
 from stages.common.errors import InputError
 from stages.common.patterns.config import Task
+from stages.common.patterns.syntax import OPTION
 
 PretrainingFormat = Literal["pair", "choice", "single", "unified"]
 RELATIONS = ("yes", "maybe", "no")
@@ -79,6 +80,47 @@ def choice_task(name: str, max_options: int) -> Task:
     return Task.model_validate(
         {"name": name, "labels": letters, "patterns": patterns, "verbalizer": words, "truncation": "longest"}
     )
+
+
+def as_choice(task: Task, pattern: str) -> Task:
+    """Returns a task as a choice with the same labels, as the tasks of Unified PPT: its fields are the query, and its
+    label words or its own options are the options.
+
+    Args:
+        task: The task.
+        pattern: The pattern whose fields and label words are used, and which keeps its name. If it ends in the mask, so
+            does the rewritten one: then it is for causal models.
+
+    Raises:
+        InputError: the task has more labels than there are letters, or no label words.
+    """
+    if len(task.labels) > len(LETTERS):
+        raise InputError(
+            f"the task {task.name} has {len(task.labels)} labels, more than the {len(LETTERS)} letters of a choice.",
+            "Remove as_choice.",
+        )
+    words = task.words(pattern)
+    if not (task.verbalizer or task.options):
+        raise InputError(f"the task {task.name} has no label words to choose from.", "Set verbalizer.")
+    parsed = task.pattern(pattern)
+    query, *more = (name for name in parsed.fields if name != OPTION)
+    texts = [f"{{{task.options[label]}}}" if task.options else _escaped(words[label][0]) for label in task.labels]
+    options = " ".join(f"{letter}. {text}" for letter, text in zip(LETTERS, texts, strict=False))
+    start = " ".join([f"{{{query}|rstrip_punct}}?", *(f"{{{name}}}" for name in more), options, "The correct one is"])
+    letters = dict(zip(task.labels, LETTERS, strict=False))
+    return Task.model_validate(
+        {
+            "name": task.name,
+            "labels": task.labels,
+            "patterns": {pattern: f"{start}{{mask}}" if parsed.ends_in_mask else f"{start} {{mask}}."},
+            "verbalizer": {label: [letter] for label, letter in letters.items()},
+            "truncation": "longest",
+        }
+    )
+
+
+def _escaped(text: str) -> str:
+    return text.replace("{", "{{").replace("}", "}}")
 
 
 def single_task(words: Mapping[str, list[str]]) -> Task:

@@ -76,7 +76,9 @@ def run(config: PretrainingConfig, inputs: Inputs, out: Path, recorder: Recorder
 
     vectors = init_vectors(config.init, config.num_virtual_tokens, backbone, torch_rng(config.seed, "start"))
     prompt = Prompt(PromptEmbedding(vectors)).to(backbone.device)
-    classifier = ClozeClassifier.of(config.task, backbone.family, backbone, config.backbone, prompt, engine=engine)
+    classifier = ClozeClassifier.of(
+        config.task, backbone.family, backbone, config.backbone, prompt, loss_kind=config.loss, engine=engine
+    )
     before = classifier.evaluate(held_out, recorder, "held-out examples before training").score
     losses = tune(
         classifier, classifier.loss, train_set, (), config.training, seed=config.seed, recorder=recorder, engine=engine

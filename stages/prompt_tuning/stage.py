@@ -94,8 +94,9 @@ def _tune(
     if config.prompt.head == "linear":
         head = LinearHead(backbone.hidden_size, len(config.task.labels)).to(backbone.device)
     classifier = ClozeClassifier.of(
-        config.task, config.pattern, backbone, config.backbone, prompt, head=head, engine=engine
-    )
+        config.task, config.pattern, backbone, config.backbone, prompt,
+        loss_kind=config.loss if head is None else "cross_entropy", head=head, engine=engine,
+    )  # fmt: skip
     train_set, dev_set = (load_examples(inputs.data / f"{name}.jsonl") for name in ("train", "dev"))
     dropout = config.prompt.backbone_dropout
     losses = tune(

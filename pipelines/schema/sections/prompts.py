@@ -13,6 +13,7 @@ from pipelines.schema.sections.resources import Section, StreamSection, check_ba
 from stages.common.config import Config, Name
 from stages.common.data.config import CorpusConfig
 from stages.common.errors import InputError
+from stages.common.models.cloze.config import LossKind
 from stages.common.patterns.config import Task
 from stages.common.patterns.syntax import OPTION
 from stages.common.prompts.config import PromptConfig
@@ -96,10 +97,24 @@ class PromptTaskConfig(Config):
     """Another task. If not set, the task of the recipe."""
     data: DataConfig | None = None
     """Data of the other task."""
+    as_choice: bool = False
+    """If true, the task is rewritten as a choice between its label words, as in Unified PPT. The pattern then only
+    gives the fields and their order.
+    """
     format: PretrainingFormat | None = None
     """Format of the pretrained prompt for init: ppt. If not set: the format that matches the task (choice, pair or
-    single), else unified, else the only one.
+    single), else unified, else the only one. A task that is rewritten as a choice matches unified.
     """
+
+    @model_validator(mode="after")
+    def _choice_is_unified(self) -> PromptTaskConfig:
+        if self.as_choice and self.format not in (None, "unified", "choice"):
+            raise InputError(
+                f"a task that is rewritten as a choice does not start from a prompt in the format {self.format}.",
+                "Set format: unified, or remove as_choice.",
+                key="format",
+            )
+        return self
 
     @model_validator(mode="after")
     def _task_has_data(self) -> PromptTaskConfig:
@@ -148,6 +163,11 @@ class PromptsSection(Section):
     """Name of a downstream task -> a token classification task."""
     question_answering: dict[Name, QuestionAnsweringSection] = Field({})
     """Name of a downstream task -> a question answering task."""
+    loss: LossKind = "auto"
+    """Loss of the classification tasks: cross_entropy (over the labels), hinge, vocabulary (cross-entropy over the
+    vocabulary, as in the papers), or auto: hinge if a label word has several tokens, else cross_entropy. A linear head
+    always has cross_entropy.
+    """
     training: TrainingConfig
     """Length, learning rate and batch size."""
     batched_training: bool = False

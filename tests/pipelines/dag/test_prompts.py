@@ -99,3 +99,24 @@ def test_every_token_level_task_method_and_seed_is_a_step(words: tuple[str, ...]
     assert {step.name for step in batched["prompts/works/v2/0"].upstream()} == {"data/works"}, "trained on its own"
     alone = plan(*words, "prompts.tasks=[]")
     assert not any(name.startswith("prompts/rotten_tomatoes") for name in alone)
+
+
+def test_task_that_is_rewritten_as_a_choice_starts_from_unified() -> None:
+    formats = ("ppt.formats=[pair, unified]", "ppt.unified_options=[2, 4]")
+    steps = plan(*formats, "prompts.tasks=[{pattern: review}]")
+    rewritten = plan(*formats, "prompts.tasks=[{pattern: review, as_choice: true}]")
+    name = "prompts/rotten_tomatoes/ppt/0"
+    assert "ppt/unified" in upstream(rewritten[name])
+    task, plain = rewritten[name].config.task, steps[name].config.task
+    assert task.words("review") == {"rotten": ("A",), "fresh": ("B",)}
+    assert "The correct one is" in task.patterns["review"]
+    assert task.labels == plain.labels and task.fields == plain.fields
+    assert rewritten["pet/review/0"].config.task == steps["pet/review/0"].config.task, "only the prompts are rewritten"
+
+
+def test_loss_over_the_vocabulary_is_that_of_all_prompts() -> None:
+    steps = plan("prompts.loss=vocabulary", "ppt.loss=vocabulary")
+    kinds = {step.config.loss for step in steps.values() if step.kind in ("prompts", "ppt")}
+    assert kinds == {"vocabulary"}
+    (job, *_) = plan(METHODS, BATCHED, "prompts.loss=vocabulary")["prompts/batched"].config.jobs
+    assert job.loss == "vocabulary"

@@ -201,6 +201,11 @@ def error_of(*overrides: str) -> RecipeError:
             "verbalizer_search finds them later",
         ),
         (("prompts.methods={x: {method: p_tuning, rank: 2}}",), "prompts.methods.x.rank", "trained directly"),
+        (
+            ("ppt.formats=[unified, pair]", "prompts.tasks.0={pattern: review, as_choice: true, format: pair}"),
+            "prompts.tasks.0.format",
+            "in the format pair",
+        ),
         # contrastive tuning
         ((SPLIT_PAIRS,), "members.mini.contrastive.training.micro_batch_size", "compares all texts of a batch"),
         ((PAIRS, "members.mini.strategy=ddp", "members.mini.workers=2"), "members.mini.workers", "so one worker"),

@@ -12,9 +12,12 @@ from pydantic import ValidationError
 from stages.common.errors import InputError
 from stages.common.examples import Example
 from stages.common.models.backbones.base import Backbone
+from stages.common.patterns.config import Task
 from stages.common.patterns.encoding import Encoder
+from stages.common.patterns.syntax import FieldRef, Mask
 from stages.prompt_pretraining.formats import (
     LETTERS,
+    as_choice,
     check_options_fit,
     choice_task,
     corpus_requirements,
@@ -101,3 +104,54 @@ def test_check_options_fit_names_the_number_that_fits(max_options: int, tokens: 
 def test_task_with_one_label_raises() -> None:
     with pytest.raises(ValidationError):
         single_task({"good": ["good"]})
+
+
+CB = Task(
+    name="cb",
+    labels=("contradiction", "neutral", "entailment"),
+    patterns={"p": "{hypothesis} {mask}. {premise}", "end": "{premise} {hypothesis}{mask}"},
+    verbalizer={"contradiction": ["no"], "neutral": ["maybe"], "entailment": ["yes"]},
+)
+
+
+def text_of(task: Task, pattern: str, fields: dict[str, str]) -> str:
+    """Returns the text under a pattern, with ___ for the mask."""
+    parts = task.pattern(pattern).parts
+    return "".join(
+        part.value(fields) if isinstance(part, FieldRef) else "___" if isinstance(part, Mask) else part.text
+        for part in parts
+    )
+
+
+def test_task_is_rewritten_as_a_choice_as_in_unified_ppt() -> None:
+    """CB as in the authors' CBDatasetUni: hypothesis, premise, options, question; targets are letters."""
+    fields = {"hypothesis": "It was a film.", "premise": "Critics praised it."}
+    rewritten = as_choice(CB, "p")
+    options = "A. no B. maybe C. yes The correct one is"
+    assert text_of(rewritten, "p", fields) == f"It was a film? Critics praised it. {options} ___."
+    assert text_of(as_choice(CB, "end"), "end", fields) == f"Critics praised it? It was a film. {options}___"
+    assert rewritten.labels == CB.labels
+    assert rewritten.words("p") == {"contradiction": ("A",), "neutral": ("B",), "entailment": ("C",)}
+
+
+def test_options_of_multiple_choice_are_the_options_of_the_rewritten_task() -> None:
+    copa = Task(
+        name="copa",
+        labels=("1", "2"),
+        options={"1": "choice1", "2": "choice2"},
+        patterns={"so": "{premise}, so {option} Right?{mask}"},
+        verbalizer={"right": ["Yes"], "wrong": ["No"]},
+    )
+    rewritten = as_choice(copa, "so")
+    assert not rewritten.options
+    fields = {"premise": "It rained.", "choice1": "He is wet.", "choice2": "He is dry."}
+    assert text_of(rewritten, "so", fields) == "It rained? A. He is wet. B. He is dry. The correct one is___"
+
+
+def test_task_without_words_or_with_too_many_labels_is_not_rewritten() -> None:
+    with pytest.raises(InputError, match="no label words"):
+        as_choice(CB.model_copy(update={"verbalizer": {}}), "p")
+    labels = tuple(f"label{number}" for number in range(27))
+    many = Task(name="many", labels=labels, patterns={"p": "{a} {mask}."}, verbalizer={name: [name] for name in labels})
+    with pytest.raises(InputError, match="27 labels, more than the 26 letters"):
+        as_choice(many, "p")

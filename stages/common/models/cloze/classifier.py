@@ -1,13 +1,13 @@
 """The cloze classifier: a backbone, a pattern and label words, with or without a soft prompt.
 
 PET and prompt tuning share it. Its losses are cross-entropy over the labels (PET, Schick & Schütze, EACL 2021, section
-3.1) and, for label words of several tokens, a hinge loss (NAACL 2021, section 3.1). Letters in names of tensors: B
-examples, C labels, W label words.
+3.1), for label words of several tokens a hinge loss (NAACL 2021, section 3.1), and cross-entropy over the vocabulary
+(prompt tuning, Lester et al., EMNLP 2021, section 2). Letters in names of tensors: B examples, C labels, W label words.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import NamedTuple
 
@@ -138,12 +138,16 @@ class ClozeClassifier:
                 self.backbone,
                 items,
                 self.verbalizer.flat,
-                likelihood=self.verbalizer.needs_likelihood,
+                likelihood=self.needs_likelihood(training=training),
                 decoding=self.task.decoding,
                 prompt=prompt,
                 training=training,
             )
         return self.answers(scores_BW, len(batch))
+
+    def needs_likelihood(self, *, training: bool) -> bool:
+        """Returns True if words are scored by log-likelihoods instead of raw logits."""
+        return self.verbalizer.needs_likelihood or (training and self.loss_kind == "vocabulary")
 
     def answers(self, scores_BW: Tensor, size: int) -> Tensor:
         """Returns label scores, [B, C].
@@ -172,9 +176,9 @@ class ClozeClassifier:
     def compute_loss(self, scores_BC: Tensor, batch: list[LabeledCloze]) -> Tensor:
         """Returns the loss of a batch with these label scores."""
         gold_B = torch.tensor([item.label for item in batch], device=scores_BC.device)
-        default = "hinge" if self.verbalizer.longest > 1 else "cross_entropy"
+        default: LossKind = "hinge" if self.verbalizer.longest > 1 else "cross_entropy"
         kind = default if self.loss_kind == "auto" else self.loss_kind
-        return hinge_loss(scores_BC, gold_B) if kind == "hinge" else label_loss(scores_BC, gold_B)
+        return LOSSES[kind](scores_BC, gold_B)
 
     def predict(self, examples: Sequence[Example], recorder: Recorder, phase: str) -> NDArray[np.float64]:
         """Returns label scores [n, C] in the order of `examples`; batches hold texts of similar length."""
@@ -233,3 +237,21 @@ def hinge_loss(scores_BC: Tensor, gold_B: Tensor) -> Tensor:
     gaps_BC = 1 - scores_BC.gather(1, gold_B[:, None]) + scores_BC
     is_other_BC = torch.ones_like(scores_BC).scatter(1, gold_B[:, None], 0.0)
     return (gaps_BC.clamp(min=0) * is_other_BC).sum(dim=1).mean()
+
+
+def vocabulary_loss(scores_BC: Tensor, gold_B: Tensor) -> Tensor:
+    """Returns the cross-entropy over the vocabulary: the mean negative log-likelihood of the gold label's words.
+
+    Args:
+        scores_BC: Log-likelihoods of labels among all words of the vocabulary.
+        gold_B: Indices of the gold labels.
+    """
+    return -scores_BC.gather(1, gold_B[:, None]).mean()
+
+
+LOSSES: dict[LossKind, Callable[[Tensor, Tensor], Tensor]] = {
+    "cross_entropy": label_loss,
+    "hinge": hinge_loss,
+    "vocabulary": vocabulary_loss,
+}
+"""Kind of loss -> label scores [B, C] and gold labels [B] to the mean loss."""

@@ -10,8 +10,11 @@ from stages.common.config import Config
 from stages.common.models.backbones.config import BackboneConfig
 from stages.common.patterns.config import Task
 
-LossKind = Literal["auto", "cross_entropy", "hinge"]
-"""auto: hinge if a label word has several tokens, else cross-entropy, as in the two PET papers."""
+LossKind = Literal["auto", "cross_entropy", "hinge", "vocabulary"]
+"""auto: hinge if a label word has several tokens, else cross-entropy, as in the two PET papers. cross_entropy compares
+the labels with each other. vocabulary: the negative log-likelihood of the words of the gold label in the full
+vocabulary, as in prompt tuning, PPT and FewCLUE.
+"""
 
 
 class ClozeConfig(Config):

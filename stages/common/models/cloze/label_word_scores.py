@@ -60,16 +60,19 @@ def word_scores(
     return backbone.word_logits(batch, ids, prompt)
 
 
-def next_token_scores(backbone: CausalBackbone, verbalizer: Verbalizer, hidden_BD: Tensor) -> Tensor:
+def next_token_scores(
+    backbone: CausalBackbone, verbalizer: Verbalizer, hidden_BD: Tensor, *, likelihood: bool
+) -> Tensor:
     """Returns the scores of single-token label words, [B, W], as `word_scores` does.
 
     Args:
         backbone: The language model.
         verbalizer: The label words.
         hidden_BD: The last hidden state of each text, from which the next token is predicted.
+        likelihood: If True, returns log-likelihoods instead of raw logits.
     """
     ids = [word[0] for word in verbalizer.flat]
-    if verbalizer.needs_likelihood:
+    if likelihood:
         return backbone.lm_head(hidden_BD).float().log_softmax(dim=1)[:, ids]
     return backbone.word_columns(hidden_BD, ids)
 

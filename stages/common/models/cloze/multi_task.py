@@ -99,12 +99,12 @@ def _one_pass(parts: Sequence[TaskBatch], *, training: bool) -> list[Tensor]:
     with autocast(parts[0][0].autocast):
         prompt = _stacked(inputs, repeats)
         batch = backbone.batch(items, prompt, pad_to_multiple=not training)
-        needs_vocabulary = any(classifier.verbalizer.needs_likelihood for classifier, _ in parts)
+        needs_vocabulary = any(classifier.needs_likelihood(training=training) for classifier, _ in parts)
         rows = backbone.vocabulary_logits(batch, prompt) if needs_vocabulary else backbone.mask_rows(batch, prompt)
         scores = []
         for (classifier, clozes), part in zip(parts, rows.split(sizes), strict=True):
             ids = [word[0] for word in classifier.verbalizer.flat]
-            if classifier.verbalizer.needs_likelihood:
+            if classifier.needs_likelihood(training=training):
                 scores_BW = part.log_softmax(dim=1)[:, ids]
             else:
                 scores_BW = part[:, ids] if needs_vocabulary else backbone.word_columns(part, ids)

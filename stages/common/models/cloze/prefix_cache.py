@@ -46,7 +46,9 @@ class CachedTexts:
         items = [item for labeled in part for item in labeled.cloze]
         classifier = self.classifier
         with autocast(classifier.autocast):
-            scores_BW = next_token_scores(self.backbone, classifier.verbalizer, self._mask_hidden_state(items))
+            likelihood = classifier.needs_likelihood(training=True)
+            hidden_BD = self._mask_hidden_state(items)
+            scores_BW = next_token_scores(self.backbone, classifier.verbalizer, hidden_BD, likelihood=likelihood)
         scores_BC = classifier.answers(scores_BW, len(part))
         return classifier.compute_loss(scores_BC, part) * mean_share(part, batch or part)
 

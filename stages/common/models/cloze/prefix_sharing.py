@@ -126,6 +126,8 @@ def _shared_scores(
             attention = torch.cat([batch.attention_mask, torch.ones_like(endings_BT)], dim=1)
             hidden_BD = backbone.continue_from_cache(embed(endings_BT), attention, cache)[:, -1]
             cache.crop(-endings_BT.shape[1])  # the next ending starts at the same position
-            scores_BW = next_token_scores(backbone, classifier.verbalizer, hidden_BD)
+            scores_BW = next_token_scores(
+                backbone, classifier.verbalizer, hidden_BD, likelihood=classifier.verbalizer.needs_likelihood
+            )
             scores.append(label_scores(classifier.verbalizer, scores_BW).double().cpu().numpy())
     return scores

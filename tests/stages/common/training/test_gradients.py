@@ -18,7 +18,7 @@ from stages.common.losses import ComputeLoss
 from stages.common.models.backbones.base import Backbone
 from stages.common.models.backbones.loader import load_backbone
 from stages.common.models.cloze.classifier import ClozeClassifier
-from stages.common.models.cloze.config import MlmConfig
+from stages.common.models.cloze.config import LossKind, MlmConfig
 from stages.common.models.cloze.mlm import with_mlm
 from stages.common.models.cloze.prefix_cache import CachedTexts, can_be_cached
 from stages.common.models.encoders.config import StudentConfig
@@ -140,11 +140,13 @@ def cached(folder: Path) -> Problem:
     return problem._replace(compute_loss=CachedTexts(classifier).loss)
 
 
-def pretraining(folder: Path) -> Problem:
+def pretraining(folder: Path, loss_kind: LossKind = "auto") -> Problem:
     """The next sentences of PPT."""
     backbone = backbone_of(folder).freeze()
     prompt = new_prompt(PromptConfig(num_virtual_tokens=4), backbone, None, seed=1).double()
-    classifier = ClozeClassifier.of(PAIR_TASK, backbone.family, backbone, backbone_config(folder), prompt)
+    classifier = ClozeClassifier.of(
+        PAIR_TASK, backbone.family, backbone, backbone_config(folder), prompt, loss_kind=loss_kind
+    )
     items = [
         Example(item.uid, {"first": "It was bad.", "second": item.fields["text"]}, ("yes", "maybe", "no")[number % 3])
         for number, item in enumerate(films())
@@ -209,6 +211,7 @@ PROBLEMS: dict[str, tuple[str, Callable[[Path], Problem]]] = {
         lambda folder: cloze(folder, prompt=PromptConfig(method="p_tuning_v2", num_virtual_tokens=3)),
     ),
     "PPT": ("t5", pretraining),
+    "PPT, vocabulary": ("gpt2", lambda folder: pretraining(folder, "vocabulary")),
     "tagger": ("gpt2", lambda folder: token_level(folder, TokenClassifier)),
     "answers": ("roberta", lambda folder: token_level(folder, SpanExtractor)),
     "baseline": ("bert", lambda folder: student(folder, GoldTargets(films(), LABELS, "balanced"))),

@@ -11,6 +11,7 @@ import torch
 
 from stages.common.models.backbones.base import Backbone
 from stages.common.models.cloze.classifier import ClozeClassifier, hinge_loss, label_loss
+from stages.common.models.cloze.multi_task import multi_task_logits
 from stages.common.protocols import NullRecorder
 from tests.support.small_models import FAMILIES, backbone_config, film_examples, film_task
 
@@ -50,6 +51,45 @@ def test_loss_is_cross_entropy_over_the_labels(name: str, backbones: dict[str, B
             scores = [(logits["bad"] + logits["terrible"]) / 2, (logits["good"] + logits["great"]) / 2]
             total -= math.log(math.exp(scores[item.label]) / sum(math.exp(value) for value in scores))
     assert actual == pytest.approx(total / 3, abs=1e-4)
+
+
+@pytest.mark.parametrize("name", FAMILIES)
+def test_vocabulary_loss_is_cross_entropy_over_the_vocabulary(name: str, backbones: dict[str, Backbone]) -> None:
+    """The mean over the words of the gold label, each the target of a language model. Predictions stay the same."""
+    backbone = backbones[name]
+    config = backbone_config("unused")
+    classifier = ClozeClassifier.of(film_task(name), "review", backbone, config, loss_kind="vocabulary")
+    items = classifier.items(film_examples(4))
+    losses = []
+    with torch.inference_mode():
+        actual = float(classifier.loss(items))
+        for item in items:
+            logits_1V = backbone.vocabulary_logits(backbone.batch(item.cloze))
+            for word in classifier.verbalizer.words[item.label]:
+                losses.append(torch.nn.functional.cross_entropy(logits_1V, torch.tensor(word)))
+        (multi_task,) = multi_task_logits([(classifier, [item.cloze for item in items])], training=True)
+        shared = float(classifier.compute_loss(multi_task, items))
+    assert len(losses) == 8
+    assert actual == pytest.approx(float(torch.stack(losses).mean()), abs=1e-4)
+    assert shared == pytest.approx(actual, abs=1e-5), "also in a batch of several prompts"
+    plain = ClozeClassifier.of(film_task(name), "review", backbone, config)
+    examples = film_examples(3)
+    assert classifier.predict(examples, NullRecorder(), "") == pytest.approx(
+        plain.predict(examples, NullRecorder(), "")
+    )
+
+
+@pytest.mark.parametrize("name", ["bert", "gpt2", "t5"])
+def test_vocabulary_loss_of_words_of_several_tokens_is_their_likelihood(
+    name: str, backbones: dict[str, Backbone]
+) -> None:
+    task = film_task(name).model_copy(update={"verbalizer": {"rotten": ["very bad"], "fresh": ["good and fine"]}})
+    classifier = ClozeClassifier.of(task, "review", backbones[name], backbone_config("unused"), loss_kind="vocabulary")
+    items = classifier.items(film_examples(4))
+    with torch.inference_mode():
+        scores = classifier.logits([item.cloze for item in items], training=True)
+        expected = -float(scores[range(4), [item.label for item in items]].mean())
+        assert float(classifier.loss(items)) == pytest.approx(expected, abs=1e-5)
 
 
 def _alone(backbone: Backbone, encoded: object, ids: list[int]) -> list[float]:
