@@ -243,7 +243,7 @@ def bare_tokenizer(backbone: BackboneConfig) -> Any:
             return tokenizer
         from transformers import AutoTokenizer  # noqa: PLC0415  (takes seconds, for few models only)
 
-        return AutoTokenizer.from_pretrained(folder)
+        return AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
     except Exception as error:  # The tokenizers library raises no narrower type.
         raise AssetError(f"the tokenizer in {folder} cannot be read ({error}).", "Download it again.") from error
 

@@ -37,7 +37,7 @@ def auto_class_for(family: Family) -> Any:
 
 def meta_model(folder: Path) -> nn.Module:
     """Returns the model in `folder` on torch's meta device, where weights have shapes but use no memory."""
-    config = AutoConfig.from_pretrained(folder)
+    config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
     with torch.device("meta"):
         model: nn.Module = auto_class_for(family_of(folder)).from_config(config)
     return model

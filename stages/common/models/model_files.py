@@ -84,8 +84,9 @@ def family_of(folder: Path) -> Family:
     """Returns the family of the model in `folder`, from its config.json.
 
     Raises:
-        AssetError: no config.json, an architecture without an LM head, or pickled weights.
+        AssetError: no config.json, an architecture without an LM head, an adapter, or pickled weights.
     """
+    refuse_adapter(folder)
     refuse_pickled(folder)
     try:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
@@ -136,6 +137,22 @@ def _seq2seq_or_masked(folder: Path, config: Mapping[str, Any]) -> Family:
         "mask token.",
         "Use a model that was trained to fill gaps, such as T5 or BART.",
     )
+
+
+def refuse_adapter(folder: Path) -> None:
+    """Rejects adapters of PEFT: transformers would load another model below them, or the adapter on top of a model.
+
+    Raises:
+        AssetError: the folder has an adapter.
+    """
+    path = folder / "adapter_config.json"
+    if path.exists():
+        base = _read_json(path).get("base_model_name_or_path") or "another model"
+        raise AssetError(
+            f"{folder} is an adapter of PEFT for {base}, not a model.",
+            "Merge it: PeftModel.from_pretrained(MODEL, FOLDER).merge_and_unload().save_pretrained(NEW). Then "
+            "save the tokenizer in NEW, too, and specify NEW.",
+        )
 
 
 def refuse_pickled(folder: Path) -> None:

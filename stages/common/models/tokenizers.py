@@ -18,9 +18,18 @@ def load_tokenizer(folder: Path, **settings: Any) -> Any:
         settings: Settings of `AutoTokenizer.from_pretrained`.
 
     Raises:
-        AssetError: it is not a fast tokenizer. Others do not return the offsets of tokens.
+        AssetError: it cannot be loaded, or it is not a fast tokenizer. Others do not return the offsets of tokens.
     """
-    tokenizer = AutoTokenizer.from_pretrained(folder, split_special_tokens=True, **settings)
+    try:
+        tokenizer = AutoTokenizer.from_pretrained(
+            folder, split_special_tokens=True, trust_remote_code=False, **settings
+        )
+    except (KeyError, OSError, ValueError) as error:
+        reason = str(error).strip().partition("\n")[0][:200]
+        raise AssetError(
+            f"the tokenizer in {folder} cannot be loaded ({reason}).",
+            "Use a model whose tokenizer transformers includes; code in the folder of a model is not run.",
+        ) from error
     if not tokenizer.is_fast:
         raise AssetError(
             f"the tokenizer in {folder} is not a fast one.",

@@ -73,6 +73,7 @@ def _read_model(folder: Path, auto_class: Any, dtype: torch.dtype) -> Any:
             dtype=dtype,
             attn_implementation=attention_implementation(),
             use_safetensors=True,
+            trust_remote_code=False,
             output_loading_info=True,
         )
     except (OSError, RuntimeError, SafetensorError) as error:

@@ -26,7 +26,13 @@ from stages.common.models.batching import (
 from stages.common.models.config import Pooling, eval_batch_tokens
 from stages.common.models.encoders.config import EncoderConfig
 from stages.common.models.encoders.modeling_clozeline import ClozelineForSequenceClassification, pool
-from stages.common.models.model_files import architecture_of, check_pooling, model_folder, refuse_pickled
+from stages.common.models.model_files import (
+    architecture_of,
+    check_pooling,
+    model_folder,
+    refuse_adapter,
+    refuse_pickled,
+)
 from stages.common.models.tokenizers import load_tokenizer
 from stages.common.plain_text import PlainText
 from stages.common.protocols import Recorder
@@ -153,6 +159,7 @@ class _LoadedModel(NamedTuple):
 def _load(folder: Path, name: str) -> _LoadedModel:
     """Loads a model, or the encoder of a classifier, without its head, and its tokenizer, which pads on the right."""
     name = name.partition("#")[0]
+    refuse_adapter(folder)
     if not (folder / "config.json").exists():
         raise AssetError(f"{name} has no config.json.", "Specify the folder of a transformers encoder.")
     refuse_pickled(folder)
@@ -163,7 +170,11 @@ def _load(folder: Path, name: str) -> _LoadedModel:
     model_class = ClozelineForSequenceClassification if is_classifier else auto_class
     try:
         model = model_class.from_pretrained(
-            folder, dtype=torch.float32, attn_implementation=attention_implementation(), use_safetensors=True
+            folder,
+            dtype=torch.float32,
+            attn_implementation=attention_implementation(),
+            use_safetensors=True,
+            trust_remote_code=False,
         )
         model = model.encoder if is_classifier else model
         # with its config, transformers does not ask whether to run the code in the folder of a classifier
