@@ -26,7 +26,7 @@ PYTEST := $(BIN)/pytest --numprocesses 2 --dist loadgroup
 
 RUN := $(BIN)/clozeline run $(RECIPE) --store $(STORE) $(if $(ADDRESS),--address $(ADDRESS)) $(ARGS)
 
-.PHONY: help pipeline resume ui serve test test-all test-cluster test-browser soak check format reference docs clean
+.PHONY: help pipeline resume ui serve test test-all test-cluster test-models test-browser soak check format reference docs clean
 
 help:
 	@echo "make pipeline [RECIPE=demo] [ADDRESS=...]   run a recipe; committed steps are not run again"
@@ -34,9 +34,10 @@ help:
 	@echo "make ui                                     browse runs, curves and figures in MLflow"
 	@echo "make serve [RECIPE=demo] [PORT=5001]        serve the trained models over HTTP"
 	@echo "make test [ARGS='-n 0 tests/stages']        run the tests, except the slow ones"
-	@echo "make test-all                               run all tests, except those of a browser and of a cluster"
+	@echo "make test-all                               run all tests, except those of a browser, a cluster and large models"
 	@echo "make test-cluster                           run the tests that start a Ray cluster of several nodes"
 	@echo "make test-browser                           run the tests that open MLflow and the report in Chromium"
+	@echo "make test-models [ARGS='-k MiniLM']         run the tests that download real models, one model at a time"
 	@echo "make soak [MINUTES=60] [SEED=0]             run the smoke recipe in a loop while things break"
 	@echo "make check                                  lint, format, type and word checks"
 	@echo "make reference                              write the generated pages of docs/reference"
@@ -87,14 +88,18 @@ serve: $(VENV)/installed
 	@$(BIN)/clozeline serve $(RECIPE) --store $(STORE) --port $(PORT) $(ARGS)
 
 test: $(VENV)/installed-azurite-$(AZURITE)
-	@$(PYTEST) -m "not slow and not browser and not cluster" $(ARGS)
+	@$(PYTEST) -m "not slow and not browser and not cluster and not models" $(ARGS)
 
 test-all: $(VENV)/installed-azurite-$(AZURITE)
-	@$(PYTEST) -m "not browser and not cluster" $(ARGS)
+	@$(PYTEST) -m "not browser and not cluster and not models" $(ARGS)
 
 # these tests start Ray clusters of several nodes, so only one of them may run at a time
 test-cluster: $(VENV)/installed-dev
 	@$(BIN)/pytest -m cluster $(ARGS)
+
+# models of packages, one at a time: 2.6 GB of downloads, and up to 16 GB of memory; not part of CI
+test-models: $(VENV)/installed-dev
+	@$(BIN)/pytest -m models $(ARGS)
 
 test-browser: $(VENV)/installed-browser
 	@tests/browser/need_chromium
