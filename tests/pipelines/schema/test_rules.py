@@ -17,6 +17,12 @@ from tests.support.token_level_tasks import token_level_overrides
 IPET = "pet.ipet={generations: 2, teacher_fraction: 0.5}"
 PROBE = "members.mini={kind: probe, encoder: {asset: hf:sentence-transformers/all-MiniLM-L6-v2}}"
 PAIRS = PROBE[:-1] + ", contrastive: {}}"
+COPA = (
+    "prompts.tasks=[{pattern: so, task: {name: copa, labels: ['1', '2'], options: {'1': a, '2': b}, "
+    "patterns: {so: '{premise}, so {option} {mask}.'}, verbalizer: {right: ['Yes'], wrong: ['No']}}, "
+    "data: {train: {asset: x, fields: {premise: p, a: a, b: b}, label: l}, "
+    "test: {asset: x, fields: {premise: p, a: a, b: b}, label: l}}}]"
+)
 SPLIT_PAIRS = PROBE[:-1] + ", contrastive: {training: {learning_rate: 0.1, steps: 2, micro_batch_size: 2}}}"
 BATCHED = "prompts.batched_training=true"
 SUBMODELS = ("pet.tune=prompt", "pet.prompt={num_virtual_tokens: 4}", "pet.batched_training=true")
@@ -206,6 +212,7 @@ def error_of(*overrides: str) -> RecipeError:
             "prompts.tasks.0.format",
             "in the format pair",
         ),
+        ((COPA, RANDOM, "prompts.loss=vocabulary"), "prompts.loss", "the labels of copa are options"),
         # contrastive tuning
         ((SPLIT_PAIRS,), "members.mini.contrastive.training.micro_batch_size", "compares all texts of a batch"),
         ((PAIRS, "members.mini.strategy=ddp", "members.mini.workers=2"), "members.mini.workers", "so one worker"),
@@ -265,6 +272,7 @@ def test_without_labeled_data_sections_that_need_it_are_errors(override: str, ke
     "overrides",
     [
         (IPET, "pet.patterns=[review]", "pet.seeds=[0, 1]"),
+        (COPA.replace("pattern: so,", "pattern: so, as_choice: true,"), RANDOM, "prompts.loss=vocabulary"),
         (IPET, "members.g3={kind: pet, backbone: {asset: x}, tune: none}"),
         (IPET, "members.g1={kind: probe, encoder: {asset: x}}"),
         (*SOFT, "prompts.tasks=[{pattern: soft}]"),
