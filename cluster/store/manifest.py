@@ -125,7 +125,7 @@ class Manifest:
         upstream_digests: Upstream step -> the `content_digest` of the files that were read.
         result: What the stage returned.
         metrics: The last value of every curve.
-        run_id: The MLflow run.
+        run_id: The MLflow run, as its tag `outbox.id`; in older manifests its id on the server.
         seconds: Duration of the attempt.
         committed_at: Seconds since 1970.
         attempt: Number of the attempt, from 1.

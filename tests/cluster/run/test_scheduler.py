@@ -184,9 +184,8 @@ def test_queued_step_has_neither_lease_nor_mlflow_run_until_it_starts(
     fingerprint = plan([second], store)[0].fingerprint
 
     class Recording(NullTracker):
-        def start_step(self, step: TrackedStep, attempt: int = 1) -> str | None:
+        def start_step(self, step: TrackedStep, attempt: int = 1, run: str | None = None) -> None:
             started.append(step.name)
-            return None
 
     def watch(event: events.Event) -> None:
         if isinstance(event, events.StepQueued) and event.step == "b":
