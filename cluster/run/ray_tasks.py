@@ -199,7 +199,8 @@ class TaskPool:
         self._ray.kill(self._buffer)
 
     def _start(self, task: _Task, **resources: float) -> None:
-        options = self._task.options(name=task.spec.step, **resources)
+        # Ray keeps counters for each name as long as the driver lives, so steps of one kind have the same.
+        options = self._task.options(name=task.spec.step.partition("/")[0], **resources)
         task.ref = options.remote(task.spec, self._buffer, task.upstream)
         self._listen(task.ref, partial(self._end, task))
 

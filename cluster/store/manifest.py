@@ -206,10 +206,13 @@ class SharedParts:
         """Returns an equal manifest with one copy of all versions and provenances, and with the key of the plan."""
         return replace(
             manifest,
-            step=sys.intern(manifest.step),
+            step=key.components["step"],
             fingerprint=key.fingerprint,
             key=key.components,
+            files={sys.intern(name): entry for name, entry in manifest.files.items()},
             upstream_digests={sys.intern(name): sys.intern(one) for name, one in manifest.upstream_digests.items()},
+            host=sys.intern(manifest.host),
+            folder=sys.intern(manifest.folder),
             versions=self._share(manifest.versions),
             provenance=self._share(manifest.provenance),
         )
