@@ -8,6 +8,7 @@ same store sends them.
 from __future__ import annotations
 
 import base64
+import math
 import os
 import threading
 import time
@@ -35,6 +36,8 @@ run.
 """
 DELIVER_WITHIN_S, DELIVER_WITHIN_IF_DOWN_S = 30.0, 3.0
 """At the end of a run: leave the rest for later if no record was sent for this long."""
+DELIVER_WITHIN_IF_STOPPED_S = 5.0
+"""At the end of a run that the user stopped: leave the rest for later after this time."""
 
 
 class Outbox:
@@ -127,24 +130,25 @@ class Outbox:
             self._problems |= dict.fromkeys(new, True)
         return new
 
-    def drain(self) -> bool:
-        """Waits until all records are sent. Returns False if the server does not make progress."""
+    def drain(self, within_s: float = math.inf) -> bool:
+        """Waits until all records are sent. Returns False if the server makes no progress, or after `within_s`."""
         with self._changed:
             self._progress_at_s = time.monotonic()
+            end_at_s = self._progress_at_s + within_s
             self._is_draining = self._is_urgent = True
             self._changed.notify_all()
             while self._num_left:
-                within_s = DELIVER_WITHIN_IF_DOWN_S if self._is_down else DELIVER_WITHIN_S
-                left_s = self._progress_at_s + within_s - time.monotonic()
+                patience_s = DELIVER_WITHIN_IF_DOWN_S if self._is_down else DELIVER_WITHIN_S
+                left_s = min(self._progress_at_s + patience_s, end_at_s) - time.monotonic()
                 if left_s <= 0:
                     break
                 self._changed.wait(min(left_s, DELIVER_WITHIN_IF_DOWN_S))
             self._is_draining = False
             return not self._num_left
 
-    def close(self) -> None:
-        """Sends what is left, and ends the thread. What cannot be sent now stays in the file, which is reported."""
-        is_empty = self.drain()
+    def close(self, within_s: float = math.inf) -> None:
+        """Sends what is left, and ends the thread. What is not sent in time stays in the file, which is reported."""
+        is_empty = self.drain(within_s)
         with self._changed:
             self._is_closed = True
             self._changed.notify_all()

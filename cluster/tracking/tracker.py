@@ -6,6 +6,7 @@ Cached steps are one table of the parent. The driver logs everything in batches;
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +17,7 @@ from cluster.provenance import user
 from cluster.redaction import redact, redact_values
 from cluster.store.lease import Owner
 from cluster.store.manifest import Manifest
-from cluster.tracking.outbox import Outbox, new_run_id
+from cluster.tracking.outbox import DELIVER_WITHIN_IF_STOPPED_S, Outbox, new_run_id
 from cluster.tracking.recorder import LogBatch
 from cluster.tracking.run_logger import SECONDS, DatasetsOf, RunGroups, RunLogger, no_datasets
 from cluster.tracking.run_writer import FINGERPRINT, LOCAL_ID, OWNER, STATUS
@@ -280,7 +281,10 @@ class Tracker:
             raise TrackingError(f"MLflow at {redact(self.uri)} does not answer.", "Check the server.")
 
     def close(self, status: str = "FINISHED") -> None:
-        """Ends all runs, and waits until MLflow has everything or does not answer. May be called twice."""
+        """Ends all runs, and waits until MLflow has everything or does not answer. May be called twice.
+
+        A run that was KILLED waits a few seconds only.
+        """
         if self._is_closed:
             return
         self._is_closed = True
@@ -290,7 +294,7 @@ class Tracker:
         self.parent.log_table(CACHED_TABLE, self._cached)
         self._groups.close()
         self.parent.end(status)
-        self._outbox.close()
+        self._outbox.close(DELIVER_WITHIN_IF_STOPPED_S if status == "KILLED" else math.inf)
 
     def _create_group(self, name: str) -> RunLogger:
         return RunLogger(

@@ -29,6 +29,7 @@ from cluster.store.lease import Leases
 from cluster.store.location import open_store
 from cluster.store.manifest import Manifest
 from cluster.tracking import outbox
+from cluster.tracking import tracker as tracker_module
 from cluster.tracking.delivery import Delivery, UnavailableError
 from cluster.tracking.recorder import LogBatch, MetricPoint
 from cluster.tracking.run_logger import Dataset, artifact_name
@@ -294,6 +295,25 @@ def test_records_that_wait_for_long_are_sent_without_pauses(tmp_path: Path, monk
         assert time.monotonic() < until
         time.sleep(0.01)
     box.close()
+
+
+def test_a_run_that_was_stopped_leaves_its_records_to_the_next_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tracker_module, "DELIVER_WITHIN_IF_STOPPED_S", 0.2)
+    monkeypatch.setattr(outbox.Outbox, "_clean_up", lambda _: None)
+    with monkeypatch.context() as slow:
+        slow.setattr(Delivery, "send_next", lambda _: time.sleep(0.05))
+        with pytest.raises(KeyboardInterrupt), Tracker.open(tmp_path, "films", "stopped") as tracker:
+            for number in range(100):
+                tracker.parent.log_params({f"p{number}": number})
+            started = time.monotonic()
+            raise KeyboardInterrupt
+        assert time.monotonic() - started < 3.0
+    (problem,) = tracker.new_problems()
+    assert "records of this run wait for MLflow" in problem
+    assert sync(tmp_path).exit_code == 0
+    assert runs_of(tracker)["stopped"].info.status == "KILLED"
 
 
 def use_cpu(seconds: float) -> None:
