@@ -30,9 +30,9 @@ PAUSE_S, MAX_PAUSE_S = 0.5, 15.0
 ID_WITHIN_S = 5.0
 """How long the id of a run on the server is awaited."""
 MAX_SHARE, MAX_LAG_S = 0.1, 60.0
-"""The share of a core that the thread uses, which steps and the scheduler need as well; and for how long records may
-wait for that reason. After that the thread sends without pauses until the server has everything, as at the end of a
-run.
+"""The share of time in which the thread uses this machine, which steps and the scheduler need as well; and for how
+long records may wait for that reason. After that the thread sends without pauses until the server has everything, as at
+the end of a run.
 """
 DELIVER_WITHIN_S, DELIVER_WITHIN_IF_DOWN_S = 30.0, 3.0
 """At the end of a run: leave the rest for later if no record was sent for this long."""
@@ -53,6 +53,8 @@ class Outbox:
         self._address = redact(destination.address)
         self._spool = Spool.create(destination.store / FOLDER, {"kind": "open", **destination.record()})
         self._own = Delivery(self._spool, destination, self._report, is_own=True, client=client)
+        # A database uses the CPU and the disk of this machine, a server only the CPU.
+        self._clock = time.thread_time if destination.database is None else time.monotonic
         self._calls: dict[str, Callable[[str], None]] = {}
         """Run -> what to call when the server has it."""
         self._num_left = 0
@@ -173,7 +175,7 @@ class Outbox:
         pause_s = 0.0
         has_cleaned_up = False
         while self._wait(pause_s):
-            started_cpu_s = time.thread_time()
+            start_s = self._clock()
             try:
                 if not has_cleaned_up:
                     self._clean_up()
@@ -188,13 +190,13 @@ class Outbox:
             else:
                 pause_s = 0.0
                 self._sent()
-                self._make_room(time.thread_time() - started_cpu_s)
+                self._make_room(self._clock() - start_s)
 
-    def _make_room(self, cpu_s: float) -> None:
-        """Pauses after a record that took `cpu_s` seconds to send, unless someone waits for the records."""
+    def _make_room(self, used_s: float) -> None:
+        """Pauses after a record for which this machine worked for `used_s`, unless someone waits for the records."""
         with self._changed:
             if time.monotonic() < self._lags_since_s + MAX_LAG_S:
-                pause_s = cpu_s * (1 / MAX_SHARE - 1)
+                pause_s = used_s * (1 / MAX_SHARE - 1)
                 self._changed.wait_for(lambda: self._is_draining or self._is_closed, timeout=pause_s)
 
     def _call_back(self) -> None:

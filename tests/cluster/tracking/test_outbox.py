@@ -264,7 +264,7 @@ def test_records_move_with_a_store_at_a_url(tmp_path: Path, monkeypatch: pytest.
     spool.close()
 
 
-def test_sending_takes_a_tenth_of_a_core_until_someone_waits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_sending_takes_a_tenth_of_the_time_until_someone_waits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     sent_at_s: list[float] = []
     monkeypatch.setattr(Delivery, "send_next", lambda _: use_cpu(0.01) or sent_at_s.append(time.monotonic()))
     monkeypatch.setattr(outbox.Outbox, "_clean_up", lambda _: None)
