@@ -16,13 +16,15 @@ from typing import Any
 from cluster.redaction import redact
 
 DISTRIBUTION = "clozeline"
+COMMIT_FILE = "extra_metadata/commit.json"
+"""Among the metadata of a wheel; `hatch_build.py` writes it."""
 ROOT = Path(__file__).resolve().parents[1]
 
 
 @cache
 def provenance() -> dict[str, Any]:
     """Returns the provenance of the results that this process orders. The commit is null if it is unknown."""
-    commit, is_changed = git_commit() or (installed_commit(), None)
+    commit, is_changed = git_commit() or installed_commit() or (None, None)
     return {
         "commit": commit,
         "is_changed": is_changed,
@@ -44,14 +46,20 @@ def git_commit(root: Path = ROOT) -> tuple[str, bool] | None:
     return None if head is None else (head, bool(_git(root, "status", "--porcelain", "--untracked-files=no")))
 
 
-def installed_commit(name: str = DISTRIBUTION) -> str | None:
-    """Returns the commit from which pip installed a package, if it did so from a repository."""
+def installed_commit(name: str = DISTRIBUTION) -> tuple[str, bool | None] | None:
+    """Returns the commit from which an installed package was built, and True if files differed from it; else None.
+
+    pip knows the commit of a package that it installed from a repository. All others have it in their wheel.
+    """
     try:
-        text = distribution(name).read_text("direct_url.json")
+        package = distribution(name)
     except PackageNotFoundError:
         return None
-    commit = json.loads(text or "{}").get("vcs_info", {}).get("commit_id")
-    return None if commit is None else str(commit)
+    commit = json.loads(package.read_text("direct_url.json") or "{}").get("vcs_info", {}).get("commit_id")
+    if commit is not None:
+        return str(commit), False
+    built = json.loads(package.read_text(COMMIT_FILE) or "{}")
+    return (str(built["commit"]), built["is_changed"]) if built else None
 
 
 def user() -> str:

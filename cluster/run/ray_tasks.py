@@ -39,11 +39,10 @@ MAX_TASKS = 1000
 
 
 class LogBuffer:
-    """A small actor on the driver's machine that passes batches to the driver, and ids of MLflow runs to workers."""
+    """A small actor on the driver's machine that passes batches to the driver."""
 
     def __init__(self) -> None:
         self._batches: list[LogBatch] = []
-        self._run_ids: dict[str, asyncio.Future[str | None]] = {}
         self._has_batches = asyncio.Event()
 
     async def post(self, batch: LogBatch) -> None:
@@ -59,50 +58,22 @@ class LogBuffer:
         batches, self._batches = self._batches, []
         return batches
 
-    async def set_run_id(self, token: str, run_id: str | None) -> None:
-        """Stores the MLflow run of the attempt with this lease."""
-        future = self._future(token)
-        if not future.done():
-            future.set_result(run_id)
 
-    async def run_id(self, token: str) -> str | None:
-        """Returns the MLflow run of an attempt, once. Waits until the driver has created it."""
-        run_id = await self._future(token)
-        del self._run_ids[token]
-        return run_id
+def post(buffer: Any, batch: LogBatch) -> bool:
+    """Sends a batch to the `LogBuffer` of the driver. Returns False if the driver's machine does not answer."""
+    import ray  # noqa: PLC0415  (Ray reads the environment that `session` sets before it is imported)
 
-    def _future(self, token: str) -> asyncio.Future[str | None]:
-        return self._run_ids.setdefault(token, asyncio.get_running_loop().create_future())
-
-
-@dataclass(frozen=True, slots=True)
-class BufferLink:
-    """Reaches the driver through its `LogBuffer`. It can be pickled and used in any worker."""
-
-    buffer: Any
-
-    def send(self, batch: LogBatch) -> bool:
-        """See `DriverLink`."""
-        return self._call(self.buffer.post, batch)[0]
-
-    def run_id(self, token: str) -> str | None:
-        """See `DriverLink`."""
-        run_id: str | None = self._call(self.buffer.run_id, token)[1]
-        return run_id
-
-    def _call(self, method: Any, argument: Any) -> tuple[bool, Any]:
-        import ray  # noqa: PLC0415  (Ray reads the environment that `session` sets before it is imported)
-
-        try:
-            return True, ray.get(method.remote(argument), timeout=SEND_TIMEOUT_S)
-        except (ray.exceptions.RayError, TimeoutError):
-            return False, None
+    try:
+        ray.get(buffer.post.remote(batch), timeout=SEND_TIMEOUT_S)
+    except (ray.exceptions.RayError, TimeoutError):
+        return False
+    return True
 
 
 def run_task(spec: TaskSpec, buffer: Any, upstream: tuple[Manifest, ...]) -> Outcome:
     """The Ray task: runs one step."""
     import_own_code_first()
-    outcome = run_step(spec, BufferLink(buffer), upstream)
+    outcome = run_step(spec, partial(post, buffer), upstream)
     # The driver has the key, which is larger than the rest.
     return replace(outcome, key={}) if isinstance(outcome, Manifest) else outcome
 
@@ -198,10 +169,6 @@ class TaskPool:
         else:
             self._start(task, num_cpus=worker.cpus, num_gpus=worker.gpus)
 
-    def set_run_id(self, token: str, run_id: str | None) -> None:
-        """Passes the MLflow run of an attempt to its worker, which writes it into the manifest."""
-        self._buffer.set_run_id.remote(token, run_id)
-
     def wait(self, timeout_s: float) -> list[Received]:
         """Returns what arrived, in order; waits up to `timeout_s` seconds for the first item.
 
@@ -232,7 +199,8 @@ class TaskPool:
         self._ray.kill(self._buffer)
 
     def _start(self, task: _Task, **resources: float) -> None:
-        options = self._task.options(name=task.spec.step, **resources)
+        # Ray keeps counters for each name as long as the driver lives, so steps of one kind have the same.
+        options = self._task.options(name=task.spec.step.partition("/")[0], **resources)
         task.ref = options.remote(task.spec, self._buffer, task.upstream)
         self._listen(task.ref, partial(self._end, task))
 

@@ -59,7 +59,7 @@ class StepResult:
         fingerprint: Its fingerprint.
         status: How it ended.
         seconds: Duration of the attempt that computed the result, in this run or an earlier one.
-        run_id: Its MLflow run, which belongs to this pipeline run.
+        run_id: Its MLflow run, which belongs to this pipeline run. See `Tracker.find_run`.
         source_run_id: The MLflow run that computed a cached result.
         manifest: Its result, if there is one.
         reason: Why it was run, failed or is blocked.

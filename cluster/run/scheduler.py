@@ -100,7 +100,6 @@ class _Run:
         self._options = options
         self._leases = leases
         self._tracker = tracker or NullTracker()
-        self._is_tracked = tracker is not None
         self._emit = on_event
         self._stack = stack
         self._signals = signals
@@ -235,7 +234,7 @@ class _Run:
             expired_token=step.expired_token,
             forced=step.planned.forced,
             verify=self._options.verify,
-            is_tracked=self._is_tracked,
+            run_id=self._tracker.next_run(step.name, step.fingerprint),
             ttl_s=self._options.ttl_s,
             engine=self._options.engine,
             key_options=self._key_options,
@@ -276,12 +275,10 @@ class _Run:
 
     def _start(self, step: StepState, start: AttemptStart) -> None:
         """Takes note of an attempt that has started: from now on its lease is renewed, and its MLflow run lasts."""
-        assert self._tasks is not None
         step.phase = Phase.RUNNING
         self._leases.renew(self._slot(step), start.token)
-        step.run_id = self._tracker.start_step(_tracked(step), start.attempt)
-        if self._is_tracked:
-            self._tasks.set_run_id(start.token, step.run_id)
+        step.run_id = start.run_id
+        self._tracker.start_step(_tracked(step), start.attempt, start.run_id)
         self._emit(events.StepStarted(step.name, start.attempt, start.log))
 
     def _slot(self, step: StepState) -> LeaseBackend:

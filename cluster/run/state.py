@@ -7,6 +7,7 @@ the work of a run grows with its steps and their inputs, and no turn looks at al
 from __future__ import annotations
 
 import heapq
+import sys
 from collections.abc import Iterable
 from dataclasses import dataclass, field, replace
 from enum import StrEnum
@@ -164,7 +165,8 @@ class RunState:
     def commit(self, step: StepState, manifest: Manifest) -> None:
         """Ends a step that has a result."""
         step.manifest = self._shared.apply(manifest, step.planned.key)
-        step.content_digest = manifest.content_digest
+        # One copy for this step and for those that read it.
+        step.content_digest = sys.intern(manifest.content_digest)
         self.end(step, Phase.COMMITTED)
 
     def end(self, step: StepState, phase: Phase) -> None:

@@ -7,11 +7,11 @@ import os
 import sys
 import time
 import traceback
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from functools import partial
-from typing import Any, Protocol, TypeAlias
+from typing import Any, TypeAlias
 
 from cluster.errors import LeaseHeldError, LeaseLostError, PreemptedError, StepFailedError, StoreError, is_transient
 from cluster.parallel.process_state import redirect_output, restored_process, set_num_threads
@@ -29,15 +29,8 @@ from cluster.store.location import open_store
 from cluster.store.manifest import FileEntry, Manifest
 from cluster.tracking.recorder import AttemptStart, BatchRecorder, LogBatch
 
-
-class DriverLink(Protocol):
-    """How the process of a step reaches its driver."""
-
-    def send(self, batch: LogBatch) -> bool:
-        """Sends what the step recorded. Returns False if that failed."""
-
-    def run_id(self, token: str) -> str | None:
-        """Returns the MLflow run of the attempt with this lease; None if there is none."""
+Send: TypeAlias = Callable[[LogBatch], bool]
+"""Sends what a step recorded to the driver. Returns False if that failed."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -51,14 +44,14 @@ Outcome: TypeAlias = Manifest | CommittedByOther | StepFailedError | LeaseHeldEr
 """How a task ends: with a new result, the one of another driver, a failure, or without the lease."""
 
 
-def run_step(spec: TaskSpec, link: DriverLink, upstream: tuple[Manifest, ...]) -> Outcome:
+def run_step(spec: TaskSpec, send: Send, upstream: tuple[Manifest, ...]) -> Outcome:
     """Acquires the lease of a step, runs the step and commits its result.
 
     The lease is released after a commit. After a failure the driver releases it, when it has stored the failure.
 
     Args:
         spec: The step.
-        link: Reaches the driver.
+        send: Sends records to the driver.
         upstream: Manifests of all steps that it reads.
 
     Returns:
@@ -71,7 +64,7 @@ def run_step(spec: TaskSpec, link: DriverLink, upstream: tuple[Manifest, ...]) -
         slot = store.slot(spec.step, spec.key.fingerprint)
         take(slot, spec.lease, spec.step, lambda lease: lease.owner.is_dead() or lease.token == spec.expired_token)
         manifest = _usable_result(spec, store, upstream)
-        outcome = _run_attempt(spec, store, link, upstream) if manifest is None else CommittedByOther(manifest)
+        outcome = _run_attempt(spec, store, send, upstream) if manifest is None else CommittedByOther(manifest)
     except (LeaseHeldError, LeaseLostError) as error:
         return error
     except Exception as error:  # the store is unreachable, or its disk is full
@@ -98,19 +91,19 @@ def next_attempt(spec: TaskSpec, store: Store) -> AttemptStart:
     last_failure = store.failure(spec.step, spec.key.fingerprint)
     attempt = 1 if last_failure is None else last_failure.attempt + 1
     log = store.log_path(spec.step, spec.key.fingerprint, attempt)
-    return AttemptStart(attempt, spec.lease.token, store.uri_of(log))
+    return AttemptStart(attempt, spec.lease.token, store.uri_of(log), spec.run_id)
 
 
 def _run_attempt(
-    spec: TaskSpec, store: Store, link: DriverLink, upstream: tuple[Manifest, ...]
+    spec: TaskSpec, store: Store, send: Send, upstream: tuple[Manifest, ...]
 ) -> Manifest | StepFailedError:
     """Runs the step, with its output in a log."""
     start = next_attempt(spec, store)
     log = store.log_path(spec.step, spec.key.fingerprint, start.attempt)
     try:
         log.parent.mkdir(parents=True, exist_ok=True)
-        with restored_process(), redirect_output(log), BatchRecorder(spec.step, link.send, start) as recorder:
-            return _Attempt(spec, store, recorder, start, link, upstream).run()
+        with restored_process(), redirect_output(log), BatchRecorder(spec.step, send, start) as recorder:
+            return _Attempt(spec, store, recorder, start, upstream).run()
     except OSError as error:
         # The log itself cannot be written, for example because the disk is full.
         return _failure(spec, error, start)
@@ -128,7 +121,6 @@ class _Attempt:
     store: Store
     recorder: BatchRecorder
     start: AttemptStart
-    link: DriverLink
     upstream: tuple[Manifest, ...]
 
     def run(self) -> Manifest | StepFailedError:
@@ -179,7 +171,7 @@ class _Attempt:
                 upstream_digests={item.step: item.content_digest for item in self.upstream},
                 result=plain_result,
                 metrics=dict(self.recorder.last),
-                run_id=self._run_id(),
+                run_id=self.spec.run_id,
                 seconds=round(time.monotonic() - started, 3),
                 committed_at=time.time(),
                 attempt=self.start.attempt,
@@ -191,12 +183,6 @@ class _Attempt:
         sources.check()
         with watchdog.committing():
             return staged.commit(result, build_manifest)
-
-    def _run_id(self) -> str | None:
-        if not self.spec.is_tracked:
-            return None
-        self.recorder.flush()  # the driver creates the run when it knows that the attempt has started
-        return self.link.run_id(self.spec.lease.token)
 
     def _compute(self, staged: StagedResult, watchdog: Watchdog) -> Any:
         """Calls the function of the step, here or on its own workers. Returns what it returns."""

@@ -27,7 +27,7 @@ class TaskSpec:
 
     The worker acquires `lease` when the step starts. It may replace a lease with the token `expired_token`, which the
     driver has seen expire. An intact result that another driver committed since the plan was made is used, unless the
-    step is `forced`; `verify` compares its hashes. With `is_tracked` the driver has an MLflow run for the attempt.
+    step is `forced`; `verify` compares its hashes. `run_id` is the MLflow run of the attempt, if it has one.
     """
 
     step: str
@@ -45,7 +45,7 @@ class TaskSpec:
     expired_token: str = ""
     forced: bool = False
     verify: bool = False
-    is_tracked: bool = False
+    run_id: str | None = None
     ttl_s: float = TTL_S
     key_options: KeyOptions = field(default_factory=KeyOptions)
 

@@ -125,7 +125,7 @@ class Manifest:
         upstream_digests: Upstream step -> the `content_digest` of the files that were read.
         result: What the stage returned.
         metrics: The last value of every curve.
-        run_id: The MLflow run.
+        run_id: The MLflow run, as its tag `outbox.id`; in older manifests its id on the server.
         seconds: Duration of the attempt.
         committed_at: Seconds since 1970.
         attempt: Number of the attempt, from 1.
@@ -206,10 +206,13 @@ class SharedParts:
         """Returns an equal manifest with one copy of all versions and provenances, and with the key of the plan."""
         return replace(
             manifest,
-            step=sys.intern(manifest.step),
+            step=key.components["step"],
             fingerprint=key.fingerprint,
             key=key.components,
+            files={sys.intern(name): entry for name, entry in manifest.files.items()},
             upstream_digests={sys.intern(name): sys.intern(one) for name, one in manifest.upstream_digests.items()},
+            host=sys.intern(manifest.host),
+            folder=sys.intern(manifest.folder),
             versions=self._share(manifest.versions),
             provenance=self._share(manifest.provenance),
         )

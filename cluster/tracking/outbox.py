@@ -1,16 +1,19 @@
 """Keeps what a run records for MLflow in a file, which one background thread sends in order.
 
-No step waits for a server or fails with it. If the server is down, slow or full, records wait in the file, also after
-the end of the run; `sync` or the next run with the same store sends them.
+No step waits for a server or fails with it: runs have an id of this process, which is a tag on the server. If the
+server is down, slow or full, records wait in the file, also after the end of the run; `sync` or the next run with the
+same store sends them.
 """
 
 from __future__ import annotations
 
 import base64
+import math
 import os
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from cluster.redaction import redact
@@ -25,9 +28,16 @@ if TYPE_CHECKING:
 PAUSE_S, MAX_PAUSE_S = 0.5, 15.0
 """Before the next attempt at a server that is away."""
 ID_WITHIN_S = 5.0
-"""How long a step waits for the id of its run."""
+"""How long the id of a run on the server is awaited."""
+MAX_SHARE, MAX_LAG_S = 0.1, 60.0
+"""The share of time in which the thread uses this machine, which steps and the scheduler need as well; and for how
+long records may wait for that reason. After that the thread sends without pauses until the server has everything, as at
+the end of a run.
+"""
 DELIVER_WITHIN_S, DELIVER_WITHIN_IF_DOWN_S = 30.0, 3.0
 """At the end of a run: leave the rest for later if no record was sent for this long."""
+DELIVER_WITHIN_IF_STOPPED_S = 5.0
+"""At the end of a run that the user stopped: leave the rest for later after this time."""
 
 
 class Outbox:
@@ -43,11 +53,15 @@ class Outbox:
         self._address = redact(destination.address)
         self._spool = Spool.create(destination.store / FOLDER, {"kind": "open", **destination.record()})
         self._own = Delivery(self._spool, destination, self._report, is_own=True, client=client)
+        # A database uses the CPU and the disk of this machine, a server only the CPU.
+        self._clock = time.thread_time if destination.database is None else time.monotonic
+        self._calls: dict[str, Callable[[str], None]] = {}
+        """Run -> what to call when the server has it."""
         self._num_left = 0
         self._problems: dict[str, bool] = {}
         """Problem -> whether `new_problems` has returned it."""
-        self._is_down = self._is_slow = self._is_closed = self._is_urgent = False
-        self._progress_at_s = time.monotonic()
+        self._is_down = self._is_closed = self._is_draining = self._is_urgent = False
+        self._progress_at_s = self._lags_since_s = time.monotonic()
         self._changed = threading.Condition()
         self._thread = threading.Thread(target=self._keep_sending, name="outbox", daemon=True)
         self._thread.start()
@@ -57,19 +71,22 @@ class Outbox:
         """The id of the experiment on the server; empty if the server has not answered yet."""
         return self._own.experiment_id
 
-    def create_run(self, tags: Mapping[str, str], name: str, parent: str = "", *, resumes: bool = False) -> str:
+    def create_run(
+        self, tags: Mapping[str, str], name: str, parent: str = "", *, run: str = "", resumes: bool = False
+    ) -> str:
         """Creates a run.
 
         Args:
             tags: Its tags.
             name: Its name.
             parent: The run below which it is shown.
+            run: Its id, from `new_run_id`; default: a new one.
             resumes: Continue the latest run of the step, if that failed or was killed, instead.
 
         Returns:
-            Its id in this process, which all methods accept.
+            Its id, which all methods accept.
         """
-        run = os.urandom(16).hex()
+        run = run or new_run_id()
         self.add("create", run, tags=dict(tags), name=name, parent=parent, resumes=resumes, at_ms=now_ms())
         return run
 
@@ -80,6 +97,8 @@ class Outbox:
     def add(self, kind: str, run: str, **fields: Any) -> None:
         """Adds a record; `RunWriter` writes it."""
         with self._changed:
+            if not self._num_left:
+                self._lags_since_s = time.monotonic()
             self._num_left += 1
             try:
                 self._spool.append({"kind": kind, "run": run, **fields})
@@ -91,15 +110,20 @@ class Outbox:
             self._changed.notify_all()
 
     def server_id(self, run: str, within_s: float = ID_WITHIN_S) -> str | None:
-        """Returns the id of a run on the server; None if the server has not created it yet."""
+        """Returns the id of a run on the server; None if the server does not create it in time."""
         with self._changed:
-            # Steps do not wait again for a server that was slow, until it has caught up.
-            within_s = 0.0 if self._is_slow else within_s
-            is_known = self._changed.wait_for(
-                lambda: self._own.known_id(run) is not None or self._is_down, timeout=within_s
-            )
-            self._is_slow |= not is_known
+            self._changed.wait_for(lambda: self._own.known_id(run) is not None or self._is_down, timeout=within_s)
             return self._own.known_id(run) or None
+
+    def call_with_id(self, run: str, call: Callable[[str], None]) -> None:
+        """Calls a function with the id of a run on the server, in the background, when the next records are sent."""
+        with self._changed:
+            self._calls[run] = call
+
+    @property
+    def num_waiting(self) -> int:
+        """The number of records that are not sent."""
+        return self._num_left
 
     def new_problems(self) -> list[str]:
         """Returns what went wrong since the last call; each problem once."""
@@ -108,23 +132,25 @@ class Outbox:
             self._problems |= dict.fromkeys(new, True)
         return new
 
-    def drain(self) -> bool:
-        """Waits until all records are sent. Returns False if the server does not make progress."""
+    def drain(self, within_s: float = math.inf) -> bool:
+        """Waits until all records are sent. Returns False if the server makes no progress, or after `within_s`."""
         with self._changed:
             self._progress_at_s = time.monotonic()
-            self._is_urgent = True
+            end_at_s = self._progress_at_s + within_s
+            self._is_draining = self._is_urgent = True
             self._changed.notify_all()
             while self._num_left:
-                within_s = DELIVER_WITHIN_IF_DOWN_S if self._is_down else DELIVER_WITHIN_S
-                left_s = self._progress_at_s + within_s - time.monotonic()
+                patience_s = DELIVER_WITHIN_IF_DOWN_S if self._is_down else DELIVER_WITHIN_S
+                left_s = min(self._progress_at_s + patience_s, end_at_s) - time.monotonic()
                 if left_s <= 0:
-                    return False
+                    break
                 self._changed.wait(min(left_s, DELIVER_WITHIN_IF_DOWN_S))
-        return True
+            self._is_draining = False
+            return not self._num_left
 
-    def close(self) -> None:
-        """Sends what is left, and ends the thread. What cannot be sent now stays in the file, which is reported."""
-        is_empty = self.drain()
+    def close(self, within_s: float = math.inf) -> None:
+        """Sends what is left, and ends the thread. What is not sent in time stays in the file, which is reported."""
+        is_empty = self.drain(within_s)
         with self._changed:
             self._is_closed = True
             self._changed.notify_all()
@@ -149,6 +175,7 @@ class Outbox:
         pause_s = 0.0
         has_cleaned_up = False
         while self._wait(pause_s):
+            start_s = self._clock()
             try:
                 if not has_cleaned_up:
                     self._clean_up()
@@ -156,12 +183,29 @@ class Outbox:
                 with self._changed:
                     self._spool.write()
                 self._own.send_next()
+                self._call_back()
             except Exception as error:  # of a server, or of the disk with the file
                 pause_s = min(max(2 * pause_s, PAUSE_S), MAX_PAUSE_S)
                 self._went_down(str(error))
             else:
                 pause_s = 0.0
                 self._sent()
+                self._make_room(self._clock() - start_s)
+
+    def _make_room(self, used_s: float) -> None:
+        """Pauses after a record for which this machine worked for `used_s`, unless someone waits for the records."""
+        with self._changed:
+            if time.monotonic() < self._lags_since_s + MAX_LAG_S:
+                pause_s = used_s * (1 / MAX_SHARE - 1)
+                self._changed.wait_for(lambda: self._is_draining or self._is_closed, timeout=pause_s)
+
+    def _call_back(self) -> None:
+        """Makes the calls of `call_with_id` for runs that the server has."""
+        with self._changed:
+            known = {run: run_id for run in self._calls if (run_id := self._own.known_id(run))}
+            calls = [partial(self._calls.pop(run), run_id) for run, run_id in known.items()]
+        for call in calls:
+            call()
 
     def _wait(self, pause_s: float) -> bool:
         """Waits for the pause and for a record. Returns False if the outbox is closed."""
@@ -193,9 +237,13 @@ class Outbox:
         with self._changed:
             self._num_left -= 1
             self._is_down = False
-            self._is_slow &= bool(self._num_left)
             self._progress_at_s = time.monotonic()
             self._changed.notify_all()
+
+
+def new_run_id() -> str:
+    """Returns an id for a run of MLflow, which the run has as a tag: the server chooses its own."""
+    return os.urandom(16).hex()
 
 
 def now_ms() -> int:

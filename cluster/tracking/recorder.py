@@ -78,11 +78,12 @@ class MetricPoint:
 
 @dataclass(frozen=True, slots=True)
 class AttemptStart:
-    """An attempt that starts now: its number, the token of its lease, and the address of its log."""
+    """An attempt that starts now: its number, the token of its lease, the address of its log, and its MLflow run."""
 
     attempt: int
     token: str
     log: str
+    run_id: str | None = None
 
 
 @dataclass(slots=True)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import threading
 from contextlib import suppress
 from typing import TYPE_CHECKING
 
@@ -22,26 +23,30 @@ class SystemMetrics:
 
     def __init__(self, uri: str) -> None:
         self._uri = uri
+        self._lock = threading.Lock()
         self._monitor: SystemMetricsMonitor | None = None
         self._may_start = os.environ.get(SWITCH, "true").lower() not in ("false", "0")
 
-    def start(self, run_id: str | None) -> None:
-        """Starts sampling for a run; a second call does nothing. None: MLflow does not have the run yet."""
-        if not self._may_start or run_id is None:
-            return
-        self._may_start = False
-        try:
-            # MLflow's first import follows `server.client_of`, which sets its environment.
-            from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor  # noqa: PLC0415  (slow)
+    def start(self, run_id: str) -> None:
+        """Starts sampling for a run; a second call does nothing."""
+        with self._lock:
+            if not self._may_start:
+                return
+            self._may_start = False
+            # A system that cannot be measured must not end the run.
+            with suppress(Exception):
+                # MLflow's first import follows `server.client_of`, which sets its environment.
+                from mlflow.system_metrics.system_metrics_monitor import SystemMetricsMonitor  # noqa: PLC0415  (slow)
 
-            self._monitor = SystemMetricsMonitor(run_id, sampling_interval=SAMPLING_INTERVAL_S, tracking_uri=self._uri)
-            self._monitor.start()
-        except Exception:  # a system that cannot be measured must not end the run
-            self._monitor = None
+                monitor = SystemMetricsMonitor(run_id, sampling_interval=SAMPLING_INTERVAL_S, tracking_uri=self._uri)
+                monitor.start()
+                self._monitor = monitor
 
     def stop(self) -> None:
         """Stops sampling and logs the last sample."""
-        monitor, self._monitor = self._monitor, None
+        with self._lock:
+            self._may_start = False
+            monitor, self._monitor = self._monitor, None
         if monitor is not None:
             with suppress(Exception):  # of a server that does not answer
                 monitor.finish()

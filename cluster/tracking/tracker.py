@@ -6,6 +6,7 @@ Cached steps are one table of the parent. The driver logs everything in batches;
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,11 +17,11 @@ from cluster.provenance import user
 from cluster.redaction import redact, redact_values
 from cluster.store.lease import Owner
 from cluster.store.manifest import Manifest
-from cluster.tracking.outbox import Outbox
+from cluster.tracking.outbox import DELIVER_WITHIN_IF_STOPPED_S, Outbox, new_run_id
 from cluster.tracking.recorder import LogBatch
 from cluster.tracking.run_logger import SECONDS, DatasetsOf, RunGroups, RunLogger, no_datasets
-from cluster.tracking.run_writer import FINGERPRINT, OWNER, STATUS
-from cluster.tracking.server import Destination
+from cluster.tracking.run_writer import FINGERPRINT, LOCAL_ID, OWNER, STATUS
+from cluster.tracking.server import Destination, all_pages
 from cluster.tracking.system_metrics import SystemMetrics
 
 if TYPE_CHECKING:
@@ -63,10 +64,13 @@ class TrackedStep:
 class NullTracker:
     """Logs nothing: for runs without MLflow."""
 
-    def start_step(self, step: TrackedStep, attempt: int = 1) -> str | None:
+    def next_run(self, step: str, fingerprint: str) -> str | None:
         """See `Tracker`."""
-        del step, attempt
+        del step, fingerprint
         return None
+
+    def start_step(self, step: TrackedStep, attempt: int = 1, run: str | None = None) -> None:
+        """See `Tracker`."""
 
     def log_records(self, batch: LogBatch) -> None:
         """See `Tracker`."""
@@ -174,40 +178,55 @@ class Tracker:
 
     @property
     def run_id(self) -> str | None:
-        """The parent run on the server; None if the server does not answer."""
+        """The id of the parent run on the server; None if the server does not answer."""
         return self._outbox.server_id(self.parent.run)
 
-    def has_run(self, run_id: str) -> bool:
-        """Returns True if the server has a run with this id, and it is not deleted. Call `deliver` first."""
+    def find_run(self, run: str) -> str | None:
+        """Returns the id on the server of the run of a manifest; None if it has none, or it was deleted.
+
+        Call `deliver` first.
+        """
         # MLflow's first import follows `client_of`, which sets its environment.
         from mlflow.exceptions import MlflowException  # noqa: PLC0415  (MLflow takes seconds to import)
 
-        try:
-            return str(self.client.get_run(run_id).info.lifecycle_stage) == "active"
+        pages = all_pages(lambda token: self.client.search_experiments(page_token=token))
+        experiments = [item.experiment_id for item in pages]
+        if found := self.client.search_runs(experiments, f"tags.`{LOCAL_ID}` = '{run}'", max_results=1):
+            return str(found[0].info.run_id)
+        try:  # older manifests have the id on the server
+            info = self.client.get_run(run).info
         except MlflowException:
-            return False
+            return None
+        return str(info.run_id) if info.lifecycle_stage == "active" else None
 
-    def start_step(self, step: TrackedStep, attempt: int = 1) -> str | None:
+    def next_run(self, step: str, fingerprint: str) -> str | None:
+        """Returns the id of the run that the next attempt of a step has: that of an attempt without a result, if any.
+
+        It is the tag `outbox.id` on the server, which need not answer.
+        """
+        unfinished = self._unfinished.get((step, fingerprint))
+        return new_run_id() if unfinished is None else unfinished.run.run
+
+    def start_step(self, step: TrackedStep, attempt: int = 1, run: str | None = None) -> None:
         """Starts the run of a step, or continues the run of an attempt without a result.
 
-        Returns:
-            Its id on the server; None if MLflow does not answer.
+        Args:
+            step: The step.
+            attempt: The number of the attempt.
+            run: The id from `next_run`; None: a new one.
         """
+        self._outbox.call_with_id(self.parent.run, self._system_metrics.start)
         tags = {STATUS: "executed", "step.attempt": str(attempt), **step.tags}
         running = self._unfinished.pop((step.name, step.fingerprint), None)
         if running is not None:
             running.run.reopen(_tags(tags))
         else:
             group = self._groups.parent_of(step.name)
-            run = RunLogger(self._outbox, self._outbox.create_run(_tags(tags), step.name, group, resumes=True))
-            run.add(params=step.params)
-            running = _StepRun(step.fingerprint, run)
+            run = self._outbox.create_run(_tags(tags), step.name, group, run=run or "", resumes=True)
+            running = _StepRun(step.fingerprint, RunLogger(self._outbox, run))
+            running.run.add(params=step.params)
         self._running[step.name] = running
         running.run.log_datasets(self._datasets(step.name))
-        run_id = self._outbox.server_id(running.run.run)
-        if run_id is not None:
-            self._system_metrics.start(self.run_id)
-        return run_id
 
     def log_records(self, batch: LogBatch) -> None:
         """Logs what a step recorded."""
@@ -247,6 +266,11 @@ class Tracker:
         """Returns what MLflow did not accept since the last call; each problem once."""
         return self._outbox.new_problems()
 
+    @property
+    def num_waiting(self) -> int:
+        """The number of records that MLflow does not have yet."""
+        return self._outbox.num_waiting
+
     def deliver(self) -> None:
         """Waits until MLflow has everything.
 
@@ -257,7 +281,10 @@ class Tracker:
             raise TrackingError(f"MLflow at {redact(self.uri)} does not answer.", "Check the server.")
 
     def close(self, status: str = "FINISHED") -> None:
-        """Ends all runs, and waits until MLflow has everything or does not answer. May be called twice."""
+        """Ends all runs, and waits until MLflow has everything or does not answer. May be called twice.
+
+        A run that was KILLED waits a few seconds only.
+        """
         if self._is_closed:
             return
         self._is_closed = True
@@ -267,7 +294,7 @@ class Tracker:
         self.parent.log_table(CACHED_TABLE, self._cached)
         self._groups.close()
         self.parent.end(status)
-        self._outbox.close()
+        self._outbox.close(DELIVER_WITHIN_IF_STOPPED_S if status == "KILLED" else math.inf)
 
     def _create_group(self, name: str) -> RunLogger:
         return RunLogger(

@@ -9,8 +9,9 @@ import typer
 from rich.markup import escape
 from rich.table import Table
 
+from cluster.errors import SessionError
 from cluster.steps.code_changes import find_code_changes
-from cluster.steps.plan import Selection
+from cluster.steps.plan import Plan, PlanState, Selection
 from pipelines.cli import options
 from pipelines.cli.options import DEFAULT_STORE
 from pipelines.cli.views import plan_view
@@ -19,8 +20,9 @@ from pipelines.dag import fewshot
 from pipelines.dag.fewshot import plan_recipe
 from pipelines.preflight import memory
 from pipelines.preflight.checks import newer_assets
+from pipelines.preflight.resources import block_impossible, known_capacity
 from pipelines.report.page.graph import mermaid
-from pipelines.run.request import check_cached, load_request
+from pipelines.run.request import RunRequest, check_cached, load_request
 from pipelines.run.status import step_states
 
 
@@ -49,10 +51,12 @@ def plan(
         bool, typer.Option("--refresh", help="Look for newer contents of URLs and hub references without a pin.")
     ] = False,
     store: options.StoreFolder = DEFAULT_STORE,
+    address: options.Address = None,
 ) -> None:
     """Show what a run would do, and why. Runs nothing and fetches nothing.
 
-    Checks the recipe with the files that are here, as a run does: columns, labels, and numbers of examples.
+    Checks the recipe with the files that are here, as a run does: columns, labels, and numbers of examples. Steps are
+    BLOCKED that request more CPUs or GPUs than this machine or the Ray cluster has.
     """
     request = load_request(recipe, override, store)
     selection = Selection(
@@ -65,8 +69,8 @@ def plan(
     checked = check_cached(request)
     planned = plan_recipe(request.config, request.store, selection)
     steps = list(planned.steps.values())
-    budget = memory.local_budget(steps)
-    console.print(plan_view.plan_table(planned, memory.memory_rows(steps, budget)))
+    budget = memory.local_budget(steps, address)
+    console.print(plan_view.plan_table(_scheduled(planned, request, address), memory.memory_rows(steps, budget)))
     console.print(memory.budget_summary(budget), style="dim", highlight=False)
     for warning in checked.warnings:
         console.print(f"warning: {escape(warning)}", style="yellow", highlight=False, soft_wrap=True)
@@ -78,6 +82,16 @@ def plan(
     for key, ref in checked.not_fetched.items():
         name = escape(ref.partition("#")[0])
         console.print(f"not fetched: {key}, {name}", style="dim", highlight=False, soft_wrap=True)
+
+
+def _scheduled(planned: Plan, request: RunRequest, address: str | None) -> Plan:
+    """Returns the plan in which steps are BLOCKED that no machine can run, if the machines are known."""
+    try:
+        capacity = known_capacity((line.step for line in planned if line.state is PlanState.RUN), address)
+    except SessionError as error:
+        console.print(f"warning: {escape(str(error))}", style="yellow", highlight=False, soft_wrap=True)
+        return planned
+    return planned if capacity is None else block_impossible(planned, capacity, request.store.url)
 
 
 def status(

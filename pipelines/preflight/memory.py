@@ -215,9 +215,9 @@ def check_fits(steps: Sequence[Step], room: MemoryBudget) -> None:
             )
 
 
-def local_budget(steps: Iterable[Step]) -> MemoryBudget:
-    """Returns the memory of this machine; unknown if the steps run on a cluster (`RAY_ADDRESS`)."""
-    if os.environ.get("RAY_ADDRESS"):
+def local_budget(steps: Iterable[Step], address: str | None = None) -> MemoryBudget:
+    """Returns the memory of this machine; unknown if the steps run on a cluster (at `address`, or `RAY_ADDRESS`)."""
+    if address or os.environ.get("RAY_ADDRESS"):
         return MemoryBudget(None, None)
     return MemoryBudget(machine_bytes(), gpu_bytes() if any(step.resources.gpus > 0 for step in steps) else None)
 
@@ -234,14 +234,19 @@ def machine_bytes() -> int | None:
     return min(total, int(limit_text)) if limit_text.isdigit() else total
 
 
-@cache
 def gpu_bytes() -> int | None:
     """Returns the bytes of the largest GPU that nvidia-smi lists; None if it lists none."""
+    return max(gpu_sizes(), default=None)
+
+
+@cache
+def gpu_sizes() -> tuple[int, ...]:
+    """Returns the bytes of each GPU that nvidia-smi lists."""
     command = ["nvidia-smi", "--query-gpu=memory.total", "--format=csv,noheader,nounits"]
     with suppress(OSError, ValueError, subprocess.SubprocessError):
         sizes = subprocess.run(command, capture_output=True, text=True, check=True, timeout=20).stdout.split()
-        return max(int(number) for number in sizes) * (1 << 20)
-    return None
+        return tuple(int(number) * (1 << 20) for number in sizes)
+    return ()
 
 
 def workload_of(step: Step, shape: ModelShape) -> Workload:

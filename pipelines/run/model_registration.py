@@ -112,8 +112,8 @@ def candidates(
 def _run_of(tracker: Tracker, result: StepResult) -> str:
     """Returns the run that computed a result; the run of the pipeline if the server does not have that."""
     for run_id in (result.run_id, result.source_run_id):
-        if run_id is not None and tracker.has_run(run_id):
-            return run_id
+        if run_id is not None and (found := tracker.find_run(run_id)):
+            return found
     return tracker.run_id or ""
 
 

@@ -39,6 +39,9 @@ from pipelines.run.publication import Datasets, log_plan, publish, resolved_reci
 from pipelines.run.request import RunDisplay, RunRequest, check_machine, check_request
 from pipelines.schema.config import PipelineConfig
 
+MANY_RECORDS = 1000
+"""MLflow needs seconds for more records than that, which is shown."""
+
 
 def run_recipe(request: RunRequest, options: RunOptions, display: RunDisplay, *, register: bool = True) -> RunResult:
     """Runs a recipe.
@@ -87,6 +90,8 @@ def _run_entered(
         manifests = {**planned.manifests, **result.manifests}
         if result.failed and (dropped := dropped_members(request.config, planned, manifests, request.store)):
             planned, result = _run_without(dropped, result, request, options, tracker, display, leases, run)
+        if tracker.num_waiting > MANY_RECORDS:
+            console.print(f"sending   {tracker.num_waiting:,} records to MLflow")
         tracker.parent.log_datasets(datasets.all())
         publish(request, planned, result, tracker, console)
         if register and not result.is_interrupted:

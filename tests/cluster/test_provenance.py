@@ -11,6 +11,7 @@ from pathlib import Path
 import pytest
 
 from cluster.provenance import git_commit, installed_commit, provenance
+from hatch_build import FILE, commit_file
 from tests.support.paths import ROOT
 
 
@@ -44,11 +45,36 @@ def test_commit_of_an_installation_from_a_repository(tmp_path: Path, monkeypatch
     info.mkdir()
     (info / "METADATA").write_text("Metadata-Version: 2.1\nName: installed-from-git\nVersion: 1.0\n")
     monkeypatch.syspath_prepend(str(tmp_path))
-    assert installed_commit("installed-from-git") is None, "from an index"
+    assert installed_commit("installed-from-git") is None, "built from no checkout"
+    (info / "extra_metadata").mkdir()
+    (info / "extra_metadata" / "commit.json").write_text(json.dumps({"commit": "123", "is_changed": True}))
+    assert installed_commit("installed-from-git") == ("123", True)
     url = {"url": "https://host/repository", "vcs_info": {"vcs": "git", "commit_id": "abc"}}
     (info / "direct_url.json").write_text(json.dumps(url))
-    assert installed_commit("installed-from-git") == "abc"
+    assert installed_commit("installed-from-git") == ("abc", False)
     assert installed_commit("not-installed") is None
+
+
+def test_build_has_the_commit_of_its_checkout_or_source_distribution(tmp_path: Path) -> None:
+    checkout, folder = tmp_path / "checkout", tmp_path / "folder"
+    checkout.mkdir()
+    folder.mkdir()
+    assert commit_file(checkout, folder) is None
+    git(checkout, "init")
+    (checkout / "file").write_text("one")
+    git(checkout, "add", "file")
+    git(checkout, "commit", "-m", "first")
+    file = commit_file(checkout, folder)
+    assert file is not None and file.parent == folder
+    assert json.loads(file.read_text()) == {"commit": git(checkout, "rev-parse", "HEAD"), "is_changed": False}
+    (checkout / "file").write_text("two")
+    commit_file(checkout, folder)
+    assert json.loads(file.read_text())["is_changed"] is True
+    inside = checkout / "inside"
+    inside.mkdir()
+    assert commit_file(inside, folder) is None, "unpacked inside another project"
+    (inside / FILE).write_text("{}")
+    assert commit_file(inside, folder) == inside / FILE
 
 
 def test_provenance_names_the_command_without_secrets(monkeypatch: pytest.MonkeyPatch) -> None:

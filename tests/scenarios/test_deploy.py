@@ -204,6 +204,9 @@ def test_image_has_pinned_packages_and_existing_files() -> None:
     for line in re.findall(r"^COPY (.+)$", text, re.M):
         for source in line.split()[:-1]:
             assert source in allowed and (ROOT / source).exists()
+    build = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["hatch"]["build"]
+    wheel = build["targets"]["wheel"]
+    assert {*wheel["packages"], *wheel["force-include"], build["hooks"]["custom"]["path"]} <= set(allowed)
     [python] = re.findall(r"^ARG PYTHON=(\d+\.\d+)$", text, re.M)
     assert project()["requires-python"] == f">={python}"
 

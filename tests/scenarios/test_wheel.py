@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -65,4 +66,7 @@ def test_wheel_runs_smoke_in_a_new_environment(wheel: Path, tmp_path: Path) -> N
 
     assert run(python, "-c", "import pipelines; print(pipelines.__file__)").startswith(str(packages))
     run(folder / "bin" / "clozeline", "run", "smoke", "--store", "store")
+    (manifest,) = (tmp_path / "store" / "report").glob("*/manifest.json")
+    head = subprocess.run(["git", "-C", str(ROOT), "rev-parse", "HEAD"], capture_output=True, text=True, check=True)
+    assert json.loads(manifest.read_text())["provenance"]["commit"] == head.stdout.strip()
     assert (tmp_path / "store" / "reports" / "smoke" / "report.html").exists()

@@ -109,6 +109,13 @@ def imports(config: Config, inputs: dict[str, Path], out: Path, recorder: Any, e
     return {name: str(importlib.import_module(name).__file__) for name in ("cluster", "stages", "pipelines")}
 
 
+def task_name(config: Config, inputs: dict[str, Path], out: Path, recorder: Any, engine: Any) -> dict[str, str]:
+    """Returns the name of the task of Ray that runs the step."""
+    import ray  # (the other steps start faster without it)
+
+    return {"name": ray.get_runtime_context().get_task_name()}
+
+
 def waits(config: Config, inputs: dict[str, Path], out: Path, recorder: Any, engine: Any) -> dict[str, int]:
     """Waits `pause_s` seconds in its first attempt. Writes to `counter` when it starts and when it is interrupted."""
     counter = Path(config.counter)

@@ -124,7 +124,7 @@ def _note(line: PlannedStep) -> str:
 
 
 def print_explanation(explanation: Explanation, console: Console) -> None:
-    """Prints a headline, the reasons of the plan, and a table of the differences."""
+    """Prints a headline, and the differences of the keys; without another key the reasons of the plan, and the key."""
     line, nearest = explanation.planned_step, explanation.nearest
     headline = Text.assemble((line.state.value, STYLES[line.state]), f" {line.name}  {line.fingerprint[:SHOWN_DIGITS]}")
     console.print(headline)
@@ -136,6 +136,7 @@ def print_explanation(explanation: Explanation, console: Console) -> None:
     if not explanation.changes:
         for reason in line.reasons:
             console.print(f"  {escape(reason)}", highlight=False, soft_wrap=True)
+        console.print(_key_table(line))
         return
     assert nearest is not None
     console.print(f"  nearest: {nearest.fingerprint[:SHOWN_DIGITS]}, committed {_when(nearest)}", highlight=False)
@@ -144,14 +145,25 @@ def print_explanation(explanation: Explanation, console: Console) -> None:
         table.add_column(column, overflow="fold")
     for change in explanation.changes:
         note = explanation.notes.get(change.name, "")
-        table.add_row(f"  {escape(change.name)}", _value(change, change.before), _value(change, change.after), note)
+        before, after = _value(change.name, change.before), _value(change.name, change.after)
+        table.add_row(f"  {escape(change.name)}", before, after, note)
     console.print(table)
 
 
-def _value(change: Difference, value: object) -> str:
+def _key_table(line: PlannedStep) -> Table:
+    """Returns the key of a step, one row per component."""
+    table = Table(box=None, pad_edge=False)
+    for column in ("  component", "now"):
+        table.add_column(column, overflow="fold")
+    for name, value in line.key.components.items():
+        table.add_row(f"  {escape(name)}", _value(name, value))
+    return table
+
+
+def _value(name: str, value: object) -> str:
     if value is None:
         return "-"
-    if change.name.startswith(("code.", "inputs.", "assets.")):
+    if name.startswith(("code.", "inputs.", "assets.")):
         return str(value).rpartition(":")[2][:SHOWN_DIGITS]
     return escape(value if isinstance(value, str) else canonical(value))
 

@@ -19,7 +19,7 @@ from cluster.store.base import Store
 from cluster.store.lease import NAME, Lease, Leases, Owner, read_lease, to_json
 from cluster.tracking.tracker import NullTracker, TrackedStep
 from stages.common.engine import ENGINE
-from tests.support.steps import picture, toy
+from tests.support.steps import picture, task_name, toy
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_session"), pytest.mark.timeout(120)]
 
@@ -184,9 +184,8 @@ def test_queued_step_has_neither_lease_nor_mlflow_run_until_it_starts(
     fingerprint = plan([second], store)[0].fingerprint
 
     class Recording(NullTracker):
-        def start_step(self, step: TrackedStep, attempt: int = 1) -> str | None:
+        def start_step(self, step: TrackedStep, attempt: int = 1, run: str | None = None) -> None:
             started.append(step.name)
-            return None
 
     def watch(event: events.Event) -> None:
         if isinstance(event, events.StepQueued) and event.step == "b":
@@ -195,6 +194,12 @@ def test_queued_step_has_neither_lease_nor_mlflow_run_until_it_starts(
 
     assert execute([first, second], store, QUICK, Recording(), watch).ok  # type: ignore[arg-type]
     assert started == ["a", "b"] and leases == [False]
+
+
+def test_tasks_of_one_kind_have_one_name(store: Store) -> None:
+    """Ray keeps counters for each name of a task, 2 kB of the driver's memory, until the driver ends."""
+    result = run([toy(f"pet/p/{index}", index, fn=task_name) for index in range(2)], store)
+    assert [manifest.result for manifest in result.manifests.values()] == [{"name": "pet"}] * 2
 
 
 def test_result_of_another_driver_is_used_although_the_step_was_queued(store: Store, counter: Path) -> None:

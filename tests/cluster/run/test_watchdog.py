@@ -15,7 +15,6 @@ from pathlib import Path
 import pytest
 
 from cluster.errors import StepFailedError
-from cluster.run.ray_tasks import BufferLink
 from cluster.run.result import RunOptions, RunResult
 from cluster.run.scheduler import execute
 from cluster.run.step_worker import run_step
@@ -158,7 +157,7 @@ def test_process_starts_no_step_after_sigterm(store: Store, monkeypatch: pytest.
         step=step.name, run=step.run, config=step.config, roles={}, key=planned.key, store=store.url, lease=lease,
         engine=ENGINE, resources=step.resources, files={}, identify="", provenance={},
     )  # fmt: skip
-    failure = run_step(spec, BufferLink(None), ())
+    failure = run_step(spec, lambda batch: True, ())
     assert isinstance(failure, StepFailedError) and failure.transient and failure.is_preemption
     assert "is being preempted" in failure.error
     assert not list(store.root.glob("pet/a/*/manifest.json"))

@@ -7,12 +7,14 @@ import shutil
 import signal
 import socket
 import sqlite3
+import statistics
 import subprocess
 import sys
 import threading
 import time
 import urllib.request
 from collections.abc import Iterator
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +29,7 @@ from cluster.store.lease import Leases
 from cluster.store.location import open_store
 from cluster.store.manifest import Manifest
 from cluster.tracking import outbox
+from cluster.tracking import tracker as tracker_module
 from cluster.tracking.delivery import Delivery, UnavailableError
 from cluster.tracking.recorder import LogBatch, MetricPoint
 from cluster.tracking.run_logger import Dataset, artifact_name
@@ -111,18 +114,22 @@ def records(name: str, *steps: int) -> LogBatch:
 def test_run_continues_without_its_server_which_gets_everything_later(server: Server, tmp_path: Path) -> None:
     server.start()
     with Tracker.open(tmp_path, "films", "run 1", uri=server.url) as tracker:
-        first = tracker.start_step(step("pet/a"))
-        assert first is not None
+        run = tracker.next_run("pet/a", "f" * 64)
+        tracker.start_step(step("pet/a"), run=run)
+        tracker.deliver()
+        first = tracker.find_run(run)
         tracker.log_records(records("pet/a", 0, 1))
         server.kill()
         tracker.log_records(records("pet/a", 2, 3))
         tracker.end_step("pet/a", "FINISHED", manifest("pet/a"))
-        assert tracker.start_step(step("pet/b")) is None, "a step does not wait for a server that is down"
+        started = time.monotonic()
+        tracker.start_step(step("pet/b"))
         tracker.end_step("pet/b", "FAILED")
-        assert tracker.start_step(step("pet/b"), 2) is None
+        tracker.start_step(step("pet/b"), 2)
+        assert time.monotonic() - started < 1.0, "a step does not wait for a server that is down"
         tracker.log_records(records("pet/b", 0))
         tracker.end_step("pet/b", "FINISHED", manifest("pet/b"))
-        tracker.log_cached(step("data"), manifest("data", run_id=first))
+        tracker.log_cached(step("data"), manifest("data", run_id=run))
         problems = tracker.new_problems()
         assert len(problems) == 1 and problems[0].startswith(f"MLflow at {server.url} cannot be used now (")
         assert tracker.new_problems() == [], "it is reported once"
@@ -257,6 +264,65 @@ def test_records_move_with_a_store_at_a_url(tmp_path: Path, monkeypatch: pytest.
     spool.close()
 
 
+def test_sending_takes_a_tenth_of_the_time_until_someone_waits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    sent_at_s: list[float] = []
+    monkeypatch.setattr(Delivery, "send_next", lambda _: use_cpu(0.01) or sent_at_s.append(time.monotonic()))
+    monkeypatch.setattr(outbox.Outbox, "_clean_up", lambda _: None)
+    box = outbox.Outbox(Destination(tmp_path, "films"), None)  # type: ignore[arg-type]
+    for number in range(60):
+        box.add("batch", "run", params=[["a", str(number)]])
+    time.sleep(1.0)
+    num_sent = len(sent_at_s)
+    assert num_sent >= 1
+    assert sent_at_s[num_sent - 1] - sent_at_s[0] >= 0.9 * 0.1 * (num_sent - 1), "each took 10 ms, and a pause of 90 ms"
+    assert box.num_waiting >= 45
+    box.close()
+    assert len(sent_at_s) == 60
+    pauses = [later - earlier for earlier, later in pairwise(sent_at_s[num_sent + 1 :])]
+    assert statistics.median(pauses) < 0.09, "the end of a run waits for no pause"
+
+
+def test_records_that_wait_for_long_are_sent_without_pauses(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(Delivery, "send_next", lambda _: use_cpu(0.01))
+    monkeypatch.setattr(outbox.Outbox, "_clean_up", lambda _: None)
+    monkeypatch.setattr(outbox, "MAX_SHARE", 1e-6)
+    monkeypatch.setattr(outbox, "MAX_LAG_S", 0.0)
+    box = outbox.Outbox(Destination(tmp_path, "films"), None)  # type: ignore[arg-type]
+    for number in range(5):
+        box.add("batch", "run", params=[["a", str(number)]])
+    until = time.monotonic() + 60
+    while box.num_waiting:
+        assert time.monotonic() < until
+        time.sleep(0.01)
+    box.close()
+
+
+def test_a_run_that_was_stopped_leaves_its_records_to_the_next_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(tracker_module, "DELIVER_WITHIN_IF_STOPPED_S", 0.2)
+    monkeypatch.setattr(outbox.Outbox, "_clean_up", lambda _: None)
+    with monkeypatch.context() as slow:
+        slow.setattr(Delivery, "send_next", lambda _: time.sleep(0.05))
+        with pytest.raises(KeyboardInterrupt), Tracker.open(tmp_path, "films", "stopped") as tracker:
+            for number in range(100):
+                tracker.parent.log_params({f"p{number}": number})
+            started = time.monotonic()
+            raise KeyboardInterrupt
+        assert time.monotonic() - started < 3.0
+    (problem,) = tracker.new_problems()
+    assert "records of this run wait for MLflow" in problem
+    assert sync(tmp_path).exit_code == 0
+    assert runs_of(tracker)["stopped"].info.status == "KILLED"
+
+
+def use_cpu(seconds: float) -> None:
+    """Computes for so much CPU time of this thread."""
+    until = time.thread_time() + seconds
+    while time.thread_time() < until:
+        pass
+
+
 def record_without_server(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Records a run for the database of a store, none of which is sent."""
     monkeypatch.setattr(outbox, "DELIVER_WITHIN_IF_DOWN_S", 0.1)
@@ -334,11 +400,11 @@ def test_refused_value_costs_no_other_value(store: Store, monkeypatch: pytest.Mo
 def test_figures_with_any_names_are_logged(store: Store) -> None:
     names = ["a/../../b", "/top", "..", "", "a//b", "odd name: {}", "标签", "a/b"]
     with Tracker.open(store.root, "films", "run 1") as tracker:
-        run_id = tracker.start_step(step("a"))
+        tracker.start_step(step("a"))
         tracker.log_records(LogBatch("a", figures=[(name, PNG) for name in names]))
         tracker.end_step("a")
     assert tracker.new_problems() == []
-    figures = store.root / "mlartifacts" / str(run_id) / "artifacts" / "figures"
+    figures = store.root / "mlartifacts" / runs(store)["a"].info.run_id / "artifacts" / "figures"
     assert len(list(figures.rglob("*.png"))) == len({artifact_name(name) for name in names})
     assert not list(figures.parent.glob("*.png"))
 

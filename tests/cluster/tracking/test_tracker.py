@@ -53,7 +53,7 @@ def test_executed_step_is_a_child_with_params_curves_figures_and_tables(store: S
     assert child.data.tags["step.status"] == "executed"
     assert child.data.tags["step.kind"] == "pet"
     assert child.data.tags["step.fingerprint"] == result.steps["pet/p/0"].fingerprint
-    assert child.info.run_id == result.steps["pet/p/0"].run_id == result.manifests["pet/p/0"].run_id
+    assert child.data.tags["outbox.id"] == result.steps["pet/p/0"].run_id == result.manifests["pet/p/0"].run_id
     assert child.data.params == {"value": "4"}
     curve = client(store).get_metric_history(child.info.run_id, "train/loss")
     assert [(point.step, point.value) for point in curve] == [(step, 1 / (step + 1)) for step in range(2500)]
@@ -72,7 +72,7 @@ def test_cached_steps_are_rows_of_a_table_with_the_runs_that_computed_them(store
     assert second.steps["data"].source_run_id == first.steps["data"].run_id is not None
     by_name = runs(store)
     assert set(by_name) == {"run 1", "data", "pet/p/0", "pet", "run 2"}
-    assert by_name["data"].info.run_id == first.steps["data"].run_id, "a cached step has no run of its own"
+    assert by_name["data"].data.tags["outbox.id"] == first.steps["data"].run_id, "a cached step has no run of its own"
     artifacts = store.root / "mlartifacts" / by_name["run 2"].info.run_id / "artifacts"
     table = json.loads((artifacts / "tables" / "cached_steps.json").read_text())
     rows = [dict(zip(table["columns"], row, strict=True)) for row in table["data"]]
@@ -124,7 +124,7 @@ def test_group_has_the_worst_status_of_its_steps(store: Store) -> None:
 def test_attempt_continues_the_run_of_the_previous_one_and_replaces_its_tables(store: Store) -> None:
     def attempt(name: str, optimizer_steps: range, status: str, attempt_number: int) -> str:
         with Tracker.open(store.root, "films", name) as tracker:
-            run_id = tracker.start_step(step("pet/p/0", value=1), attempt_number)
+            tracker.start_step(step("pet/p/0", value=1), attempt_number)
             points = [
                 MetricPoint("train/loss", 1.0 / (number + 1), number, 1000 + number) for number in optimizer_steps
             ]
@@ -132,7 +132,7 @@ def test_attempt_continues_the_run_of_the_previous_one_and_replaces_its_tables(s
                 LogBatch("pet/p/0", points=points, tables=[("errors", [{"text": "a", "count": attempt_number}])])
             )
             tracker.end_step("pet/p/0", status)
-        return run_id
+        return str(runs(store)["pet/p/0"].info.run_id)
 
     first = attempt("run 1", range(3), "KILLED", 1)
     assert runs(store)["pet"].info.status == "KILLED"
@@ -146,6 +146,22 @@ def test_attempt_continues_the_run_of_the_previous_one_and_replaces_its_tables(s
     table = store.root / "mlartifacts" / first / "artifacts" / "tables" / "errors.json"
     assert json.loads(table.read_text()) == {"columns": ["text", "count"], "data": [["a", 2]]}
     assert attempt("run 3", range(2), "FINISHED", 1) != first, "a finished run is not continued"
+
+
+def test_run_is_found_by_the_id_of_a_manifest(store: Store) -> None:
+    with Tracker.open(store.root, "films", "run 1") as tracker:
+        run = tracker.next_run("a", FINGERPRINT)
+        tracker.start_step(step("a"), run=run)
+        tracker.end_step("a", "FAILED")
+        assert tracker.next_run("a", FINGERPRINT) == run, "the next attempt continues it"
+        assert tracker.next_run("a", "0" * 64) != run != tracker.next_run("b", FINGERPRINT)
+    with Tracker.open(store.root, "books", "another recipe on the same store") as tracker:
+        tracker.deliver()
+        found = tracker.find_run(str(run))
+        assert found == runs(store)["a"].info.run_id
+        assert tracker.find_run(found) == found, "older manifests have this id"
+        tracker.client.delete_run(found)
+        assert tracker.find_run(str(run)) is tracker.find_run(found) is tracker.find_run("0" * 32) is None
 
 
 @pytest.mark.ray
@@ -193,7 +209,9 @@ from cluster.tracking.tracker import TrackedStep, Tracker
 
 tracker = Tracker.open(Path(sys.argv[1]), "films", "killed")
 for name in "ab":
-    print(tracker.start_step(TrackedStep(name=name, fingerprint="f" * 64, params={"value": 1})), flush=True)
+    tracker.start_step(TrackedStep(name=name, fingerprint="f" * 64, params={"value": 1}))
+    if name == "a":
+        tracker.deliver()
 for number in range(200):
     tracker.log_records(LogBatch("a", points=[MetricPoint("train/loss", 0.5, number, 1000 + number)]))
     tracker.parent.log_text(f"{number}.txt", "all")
@@ -203,14 +221,15 @@ os._exit(9)
 
 
 def test_next_driver_ends_and_continues_the_runs_of_a_killed_driver(store: Store) -> None:
-    killed = subprocess.run([sys.executable, "-c", KILLED_DRIVER, str(store.root)], capture_output=True, text=True)
-    first, _ = killed.stdout.split()
+    subprocess.run([sys.executable, "-c", KILLED_DRIVER, str(store.root)], check=False)
+    first = runs(store)["a"].info.run_id
     assert runs(store)["killed"].info.status == "RUNNING"
     assert list((store.root / "outbox").iterdir()), "it was killed while it sent records"
     with Tracker.open(store.root, "films", "next") as tracker:
-        assert tracker.start_step(step("a", value=1), 2) == first
+        tracker.start_step(step("a", value=1), 2)
         tracker.end_step("a")
     by_name = runs(store)
+    assert by_name["a"].info.run_id == first
     assert {name: run.info.status for name, run in by_name.items()} == {
         "killed": "KILLED", "a": "FINISHED", "b": "FINISHED", "next": "FINISHED"
     }  # fmt: skip
