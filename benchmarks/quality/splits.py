@@ -98,12 +98,22 @@ def report_sets(name: str, seed: int, data: Path) -> tuple[list[Row], list[Row],
 
 def development_sets(name: str, seed: int) -> tuple[list[Row], list[Row], list[Row]]:
     """Returns train, unlabeled and test rows of a set of the development half."""
-    rows = [{**row, "text": " ".join(row["text"].split())[:MAX_CHARACTERS]} for row in _development_rows(name)]
-    rows = distinct([row for row in rows if row["text"]], exclude=[])
-    python_rng(seed, name).shuffle(rows)
+    rows = _shuffled_rows(name, seed)
     labeled = [row for row in rows if "label" in row]
     test, pool = labeled[:TEST_SIZE], labeled[TEST_SIZE:]
     return draw(pool, seed, name), [*pool, *(row for row in rows if "label" not in row)], test
+
+
+def labeled_rows(name: str, seed: int = 0) -> list[Row]:
+    """Returns all rows of a set of the development half that have a label, shuffled with the seed."""
+    return [row for row in _shuffled_rows(name, seed) if "label" in row]
+
+
+def _shuffled_rows(name: str, seed: int) -> list[Row]:
+    rows = [{**row, "text": " ".join(row["text"].split())[:MAX_CHARACTERS]} for row in _development_rows(name)]
+    rows = distinct([row for row in rows if row["text"]], exclude=[])
+    python_rng(seed, name).shuffle(rows)
+    return rows
 
 
 def _development_rows(name: str) -> Iterator[Row]:

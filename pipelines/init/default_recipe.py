@@ -130,8 +130,9 @@ def default_recipe(profile: RecipeProfile, parts: Parts) -> dict[str, Any]:
     }
     if num_unlabeled:
         sections["ensemble"] = {"average": "probabilities", "weights": "held_out", "scaling": "held_out"}
-        if parts.num_patterns and _is_balanced(profile):
-            sections["ensemble"]["calibration"] = "unlabeled"
+        if _is_balanced(profile):  # by design, so the unlabeled data may have other frequencies
+            sections["ensemble"] |= {"calibration": "unlabeled"} if parts.num_patterns else {}
+            sections["ensemble"]["label_frequencies"] = "unlabeled"
         # students wait for all members, and the small one for the base one, so one student has the machine to itself
         sections["distill"] = {"temperature": 1.0, "gold_weight": 0.5, "cpus": min(2, os.cpu_count() or 1)}
     sections["baseline"] = {} if num_unlabeled else {"num_folds": parts.num_folds}

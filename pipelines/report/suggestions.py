@@ -149,6 +149,22 @@ def other_domain(run: RunResults) -> Iterator[Suggestion]:
             )
 
 
+def other_frequencies(run: RunResults) -> Iterator[Suggestion]:
+    """A label that is more frequent among the unlabeled than among the labeled examples."""
+    for name, result in run.results.items():
+        frequencies = result.get("label_frequencies", ())
+        most = max(frequencies, key=lambda item: item["unlabeled"] - item["labeled"], default=None)
+        if run.steps[name].kind != "soft_labels" or most is None or most["unlabeled"] == most["labeled"]:
+            continue
+        yield Suggestion(
+            rule="other_frequencies",
+            subject=name,
+            evidence=f"About {most['unlabeled']:.0%} of the unlabeled examples have the label {most['label']!r}, but "
+            f"{most['labeled']:.0%} of the labeled ones. The soft labels, and so the students, account for this.",
+            action="If the classifier will read texts with other frequencies, set ensemble.label_frequencies: labeled.",
+        )
+
+
 def constant_predictions(run: RunResults) -> Iterator[Suggestion]:
     """Classifiers that predict (almost) only the most frequent label. One suggestion for the worst."""
     rows = run.of_kind("student") or [row for row in run.rows if row.kind in CLASSIFIER_ROWS]
@@ -350,6 +366,7 @@ RULES: tuple[Callable[[RunResults], Iterator[Suggestion]], ...] = (
     leaking_test_set,
     small_test_set,
     other_domain,
+    other_frequencies,
     constant_predictions,
     missed_rare_labels,
     cut_texts,

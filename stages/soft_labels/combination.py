@@ -18,6 +18,7 @@ from stages.common.models.averaging import Scaling, average_members, calibrate, 
 from stages.common.models.config import Calibration
 from stages.common.training.evaluation import HELD_OUT_FILE, UNLABELED_FILE
 from stages.soft_labels.config import EnsembleConfig, LabelingConfig
+from stages.soft_labels.label_frequencies import estimate_frequencies
 from stages.soft_labels.label_model import AGREEMENT_EXAMPLES, estimate_accuracies
 
 _REFERENCES: dict[Calibration, str] = {
@@ -54,6 +55,27 @@ class HeldOut:
         """Returns the accuracy, from 0 to 1. `bias_C`: what is added to the logits of each label."""
         return _accuracy(self.logits + bias_C, self.gold)
 
+    @property
+    def scaling(self) -> Scaling:
+        """Returns the scaling that makes the ensemble as certain as it is right."""
+        return Scaling.fit(self.logits, self.gold, has_bias=False)
+
+
+@dataclass(frozen=True, slots=True)
+class LabelFrequencies:
+    """How frequent each label is, [C]; the sum is 1."""
+
+    labeled: NDArray[np.float64]
+    unlabeled: NDArray[np.float64]
+    temperature: float = 1.0
+    """What makes the logits of the ensemble as certain as they are right."""
+
+    @property
+    def bias(self) -> NDArray[np.float64]:
+        """Returns what the logits of the ensemble, which learned from the labeled data, lack on unlabeled data, [C]."""
+        bias_C: NDArray[np.float64] = self.temperature * np.log(self.unlabeled / self.labeled)
+        return bias_C
+
 
 @dataclass(frozen=True, slots=True)
 class Combination:
@@ -68,12 +90,14 @@ class Combination:
     """[M] accuracy of each member that decides its weight: `accuracies`, or the estimate of the label model."""
     weights: NDArray[np.float64]
     """[M] weights whose sum is 1."""
+    frequencies: LabelFrequencies
+    """How frequent the labels are among labeled and unlabeled data."""
     held_out: HeldOut | None
     """None if a member has no held-out logits."""
 
     @classmethod
     def fit(cls, config: LabelingConfig, members: Sequence[Path]) -> Combination:
-        """Fits calibrations and weights. `members`: [M] files of the members."""
+        """Fits calibrations, weights and label frequencies. `members`: [M] files of the members."""
         ensemble = config.ensemble
         held_out = [_read_held_out(member, config.labels) for member in members]
         calibrations = []
@@ -95,8 +119,16 @@ class Combination:
             estimated = estimate_accuracies(unlabeled_MnC, accuracies, config.groups, num_examples)
             num_examples += AGREEMENT_EXAMPLES
         weights = member_weights(ensemble.weights, estimated, config.groups, num_examples, len(config.labels))
-        combination = cls(ensemble, tuple(calibrations), tuple(accuracies), tuple(estimated), weights, None)
-        return replace(combination, held_out=combination._held_out(held_out, config.labels))
+        labeled_C = _labeled_frequencies(held_out, config.labels)
+        equal = LabelFrequencies(labeled_C, labeled_C)
+        combination = cls(ensemble, tuple(calibrations), tuple(accuracies), tuple(estimated), weights, equal, None)
+        combination = replace(combination, held_out=combination._held_out(held_out, config.labels))
+        if ensemble.label_frequencies == "labeled":
+            return combination
+        logits_nC = combination.average(_calibrated_unlabeled(members, calibrations, config.labels))
+        certainty = combination.held_out.scaling if combination.held_out else Scaling()
+        unlabeled_C = estimate_frequencies(certainty(logits_nC), labeled_C)
+        return replace(combination, frequencies=LabelFrequencies(labeled_C, unlabeled_C, certainty.temperature))
 
     def __call__(self, member_logits: Sequence[NDArray[np.float64]]) -> NDArray[np.float64]:
         """Returns the logits of the ensemble, [n, C]. `member_logits`: M arrays [n, C], not calibrated."""
@@ -108,7 +140,8 @@ class Combination:
 
     def average(self, calibrated_MnC: NDArray[np.float64]) -> NDArray[np.float64]:
         """Returns the logits of the ensemble, [n, C], from calibrated logits of the members."""
-        return average_members(calibrated_MnC, self.weights, self.config.average, self.config.temperature)
+        averaged_nC = average_members(calibrated_MnC, self.weights, self.config.average, self.config.temperature)
+        return averaged_nC + self.frequencies.bias
 
     def _held_out(self, members: Sequence[LogitRows | None], labels: Sequence[str]) -> HeldOut | None:
         known = [rows for rows in members if rows is not None]
@@ -130,6 +163,14 @@ def _read_held_out(member: Path, labels: Sequence[str]) -> LogitRows | None:
     """Reads the held-out logits of a member; None if it has none."""
     path = member / HELD_OUT_FILE
     return read_logits(path, labels) if path.exists() else None
+
+
+def _labeled_frequencies(held_out: Sequence[LogitRows | None], labels: Sequence[str]) -> NDArray[np.float64]:
+    """Returns the frequency of each label among the labeled examples, [C], smoothed by one example per label."""
+    counts = [np.bincount(_indices(rows, labels), minlength=len(labels)) for rows in held_out if rows is not None]
+    smoothed_C = max(counts, key=lambda counts_C: int(counts_C.sum()), default=np.zeros(len(labels))) + 1.0
+    frequencies: NDArray[np.float64] = smoothed_C / smoothed_C.sum()
+    return frequencies
 
 
 def _accuracy(logits: NDArray[np.float64], gold: NDArray[np.int64]) -> float:

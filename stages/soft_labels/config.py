@@ -5,7 +5,7 @@ from __future__ import annotations
 from pydantic import Field
 
 from stages.common.config import Config, LabelBias
-from stages.common.models.config import Average, Calibration, MemberScaling, Weights
+from stages.common.models.config import Average, Calibration, LabelFrequencies, MemberScaling, Weights
 
 SUSPECTS_FILE = "suspects.jsonl"
 """Name of the file with labeled examples that are probably mislabeled."""
@@ -29,6 +29,10 @@ class EnsembleConfig(Config):
     """How the logits of each member are scaled: none, or held_out (by a temperature that is fitted to its held-out
     logits of the labeled data, so that members of different kinds are as certain as they are right; the logits of
     language models are shifted, too).
+    """
+    label_frequencies: LabelFrequencies = "labeled"
+    """How frequent the labels are: labeled (as among the labeled data), or unlabeled (as the ensemble estimates it for
+    the unlabeled data; for labeled data with equally many examples per label).
     """
     temperature: float = Field(1.0, gt=0)
     """Divides the averaged logits. Above 1 it makes the soft labels softer."""

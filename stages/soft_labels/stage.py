@@ -57,6 +57,15 @@ class Vote:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class LabelFrequency:
+    """How frequent a label is among the labeled examples and, as the ensemble estimates it, the unlabeled ones."""
+
+    label: str
+    labeled: float
+    unlabeled: float
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class Result(EvaluationResult):
     """Scores of the ensemble on the test set and, if its labels are known, on the unlabeled set.
 
@@ -72,6 +81,7 @@ class Result(EvaluationResult):
     """Accuracy on the labeled set by members that did not learn from the example; None if it is unknown."""
     label_bias: tuple[float, ...]
     """[C] what students add to the bias of each label. The soft labels do not have it, the test logits do."""
+    label_frequencies: tuple[LabelFrequency, ...]
     num_suspects: int
     """Labeled examples whose label is probably wrong."""
 
@@ -120,6 +130,13 @@ def run(config: SoftLabelsConfig, inputs: Inputs, out: Path, recorder: Recorder,
         )
     )
     recorder.log_table("weights", [asdict(vote) for vote in votes])
+    frequencies = tuple(
+        LabelFrequency(label=label, labeled=round(float(labeled), 6), unlabeled=round(float(unlabeled), 6))
+        for label, labeled, unlabeled in zip(
+            labels, combination.frequencies.labeled, combination.frequencies.unlabeled, strict=True
+        )
+    )
+    recorder.log_table("label_frequencies", [asdict(item) for item in frequencies])
     suspects: list[dict[str, Any]] = []
     if held_out is not None:
         suspects = find_suspects(held_out, load_examples(inputs.data / "train.jsonl"), labels)
@@ -137,6 +154,7 @@ def run(config: SoftLabelsConfig, inputs: Inputs, out: Path, recorder: Recorder,
             test=mean_agreement(test_MnC, combination.weights),
             unlabeled=mean_agreement(unlabeled_MnC, combination.weights),
         ),
+        label_frequencies=frequencies,
         num_suspects=len(suspects),
         held_out_accuracy=held_out.accuracy(bias_C) if held_out else None,
         label_bias=tuple(round(float(value), 6) for value in bias_C),

@@ -83,6 +83,21 @@ CASES: dict[str, tuple[dict[str, Any], str, tuple[str, ...]]] = {
         "soft_labels",
         ("90.0%", "80.0%"),
     ),
+    "other_frequencies": (
+        {
+            "results": {
+                "soft_labels": labeled(test=0.9, unlabeled=0.9)
+                | {
+                    "label_frequencies": [
+                        {"label": "rotten", "labeled": 0.5, "unlabeled": 0.12},
+                        {"label": "fresh", "labeled": 0.5, "unlabeled": 0.88},
+                    ]
+                }
+            }
+        },
+        "soft_labels",
+        ("88%", "'fresh'", "50%"),
+    ),
     "constant_predictions": (
         {
             "rows": [row("student/small", "student", 0.99, 0.01, macro_f1=MeanStd(mean=0.5, std=None))],

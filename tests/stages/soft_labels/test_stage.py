@@ -87,6 +87,31 @@ def test_soft_labels_are_the_weighted_mean_of_the_members(
     assert {row["label"] for row in rows} == {None}  # no gold label reaches the student
 
 
+def test_frequencies_of_the_unlabeled_data_change_soft_labels_but_no_held_out_logits(
+    members: tuple[Path, ...], film_data: Path, tmp_path: Path
+) -> None:
+    inputs = soft_labels.Inputs(data=film_data, members=members)
+    for member in members:  # most unlabeled examples are fresh
+        path = member / "unlabeled_logits.jsonl"
+        examples = load_examples(film_data / "unlabeled.jsonl")
+        logits = np.array([[0.0, 3.0] if row % 10 else [0.5, 0.0] for row in range(len(examples))])
+        write_logits(path, examples, logits, LABELS)
+    equal, other = (
+        run(soft_labels, config(label_frequencies=kind), inputs, tmp_path / kind, Kept())
+        for kind in ("labeled", "unlabeled")
+    )
+    assert [item.unlabeled for item in equal.label_frequencies] == [0.5, 0.5]
+    rare, frequent = other.label_frequencies
+    assert rare.labeled == frequent.labeled == 0.5
+    assert rare.unlabeled < 0.35
+    assert rare.unlabeled + frequent.unlabeled == pytest.approx(1)
+    assert other.held_out_accuracy == equal.held_out_accuracy
+    for name in ("soft_labels", "test_logits"):
+        added = logits_of(tmp_path / "unlabeled", name) - logits_of(tmp_path / "labeled", name)
+        assert added == pytest.approx(np.broadcast_to(added[0], added.shape), abs=2e-5)
+        assert added[0, 1] > 0 > added[0, 0]
+
+
 @pytest.mark.parametrize(
     ("calibration", "reference"), [("contextual", "content_free_logits"), ("unlabeled", "unlabeled_logits")]
 )
