@@ -77,6 +77,25 @@ def check_teachers(config: PipelineConfig) -> None:
             )
 
 
+def check_spans(config: PipelineConfig) -> None:
+    """Spans of texts are labeled by a student that teaches others, and are of texts of one field."""
+    if not config.distill.spans_per_text:
+        return
+    key = "distill.spans_per_text"
+    if all(student.teacher is None for student in config.students.values()):
+        raise InputError(
+            "no student teaches another one, so none labels spans of texts.",
+            "Set students.*.teacher, or remove spans_per_text.",
+            key=key,
+        )
+    if config.task is not None and len(config.task.fields) > 1:
+        raise InputError(
+            f"spans are of texts with one field, and these have {', '.join(config.task.fields)}.",
+            "Remove spans_per_text.",
+            key=key,
+        )
+
+
 def check_early_stopping(config: PipelineConfig) -> None:
     """Early stopping has a dev set."""
     for key, training, sets in _trainings(config):
@@ -435,6 +454,7 @@ RULES: tuple[Callable[[PipelineConfig], None], ...] = (
     check_tasks,
     check_student_training,
     check_teachers,
+    check_spans,
     check_early_stopping,
     check_without_unlabeled_data,
     check_has_language_model,
