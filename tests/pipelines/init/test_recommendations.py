@@ -17,6 +17,7 @@ from pipelines.init.recommendations import TaskProfile, gather_task_profile, rec
 from pipelines.preflight.memory import shape_of
 from pipelines.schema.config import PipelineConfig
 from pipelines.schema.loader import find_recipe, read_recipe
+from stages.common.assets.cache import resolve
 from stages.common.errors import InputError
 
 Clozeline = Callable[..., subprocess.CompletedProcess[str]]
@@ -142,16 +143,26 @@ def test_parameters_are_counted_without_loading_weights(tmp_path: Path) -> None:
     assert shape_of(tmp_path / "large").num_parameters == pytest.approx(70.6e9, rel=0.01)
 
 
-def test_profile_has_the_facts_of_the_recipe() -> None:
+@pytest.fixture
+def smoke() -> PipelineConfig:
+    """The recipe smoke, whose texts are on this machine: a recommendation does not download any."""
     config = read_recipe(find_recipe("smoke"), PipelineConfig)
-    found = gather_task_profile(config, 2 * GIB, lambda *_: None)
+    for source in config.data.sources.values():
+        resolve(source.asset)
+    return config
+
+
+def test_profile_has_the_facts_of_the_recipe(smoke: PipelineConfig) -> None:
+    found = gather_task_profile(smoke, 2 * GIB, lambda *_: None)
     assert (found.num_labeled, found.memory) == (16, 2 * GIB)
     assert found.shape.num_layers == 2
     assert 20 < (found.num_tokens or 0) < 80
-    assert gather_task_profile(config, None, lambda *_: None).memory > GIB
+    assert gather_task_profile(smoke, None, lambda *_: None).memory > GIB
 
 
-def test_output_is_a_recipe_with_the_recommendations(tmp_path: Path, clozeline: Clozeline) -> None:
+def test_output_is_a_recipe_with_the_recommendations(
+    tmp_path: Path, clozeline: Clozeline, smoke: PipelineConfig
+) -> None:
     target = tmp_path / "better.yaml"
     done = clozeline("recommend", "smoke", "-o", "distill.temperature=3", "--memory", "4", "--output", str(target))
     assert done.returncode == 0, done.stderr
@@ -160,10 +171,9 @@ def test_output_is_a_recipe_with_the_recommendations(tmp_path: Path, clozeline: 
     assert config.pet.tune == "full"
     assert config.pet.training is not None
     assert config.pet.training.learning_rate == 1e-5
-    before = read_recipe(find_recipe("smoke"), PipelineConfig)
-    assert config.task == before.task
-    assert config.students == before.students, "a YAML anchor that backbone and student share is not changed for both"
-    assert config.backbone.max_length != before.backbone.max_length
+    assert config.task == smoke.task
+    assert config.students == smoke.students, "a YAML anchor that backbone and student share is not changed for both"
+    assert config.backbone.max_length != smoke.backbone.max_length
     assert config.distill.temperature == 3, "overrides are kept"
     assert "#   pet.tune: full (was" in target.read_text()
     again = clozeline("recommend", "smoke", "--output", str(target))
