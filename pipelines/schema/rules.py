@@ -78,21 +78,13 @@ def check_teachers(config: PipelineConfig) -> None:
 
 
 def check_spans(config: PipelineConfig) -> None:
-    """Spans of texts are labeled by a student that teaches others, and are of texts of one field."""
-    if not config.distill.spans_per_text:
-        return
-    key = "distill.spans_per_text"
-    if all(student.teacher is None for student in config.students.values()):
-        raise InputError(
-            "no student teaches another one, so none labels spans of texts.",
-            "Set students.*.teacher, or remove spans_per_text.",
-            key=key,
-        )
-    if config.task is not None and len(config.task.fields) > 1:
+    """Spans, which students label for others, are of texts of one field."""
+    has_teachers = any(student.teacher is not None for student in config.students.values())
+    if config.distill.spans_per_text and has_teachers and len(config.task.fields) > 1:
         raise InputError(
             f"spans are of texts with one field, and these have {', '.join(config.task.fields)}.",
             "Remove spans_per_text.",
-            key=key,
+            key="distill.spans_per_text",
         )
 
 

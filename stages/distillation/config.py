@@ -26,8 +26,8 @@ class SelectionSettings(Config):
     min_confidence: float = Field(0.0, ge=0, lt=1)
     """Examples whose highest probability is lower are left out."""
     spans_per_text: int = Field(0, ge=0)
-    """Random spans of each unlabeled text that students label for the students that they teach, in addition to the text
-    itself. For texts of one field.
+    """Random spans of each unlabeled text that a student labels for the students that it teaches, in addition to the
+    text itself. For texts of one field, and students with a `teacher`.
     """
 
 

@@ -175,7 +175,6 @@ def error_of(*overrides: str) -> RecipeError:
             "students.small.teacher",
             "students of shards learn from the ensemble only",
         ),
-        (("distill.spans_per_text=1",), "distill.spans_per_text", "no student teaches another one"),
         (
             (
                 LARGE,
