@@ -51,7 +51,7 @@ def read_logits(path: Path, labels: Sequence[str]) -> LogitRows:
         rows = [json.loads(line) for line in file]
     values = [[row["logits"][label] for label in labels] for row in rows]
     uids, gold = (tuple(row[name] for row in rows) for name in ("uid", "label"))
-    return LogitRows(path, uids, np.array(values, dtype=np.float64), gold)
+    return LogitRows(path, uids, np.array(values, dtype=np.float64).reshape(len(rows), len(labels)), gold)
 
 
 def aligned(rows: LogitRows, uids: Sequence[str]) -> NDArray[np.float64]:

@@ -112,6 +112,19 @@ def test_frequencies_of_the_unlabeled_data_change_soft_labels_but_no_held_out_lo
         assert added[0, 1] > 0 > added[0, 0]
 
 
+def test_frequencies_without_unlabeled_examples_are_those_of_the_labeled_ones(
+    members: tuple[Path, ...], film_data: Path, tmp_path: Path
+) -> None:
+    for file in (film_data / "unlabeled.jsonl", *(member / "unlabeled_logits.jsonl" for member in members)):
+        file.write_text("")
+    (film_data / "unlabeled_gold.jsonl").unlink()
+    inputs = soft_labels.Inputs(data=film_data, members=members)
+    settings = config(label_frequencies="unlabeled", scaling="held_out", calibration="contextual")
+    result = run(soft_labels, settings, inputs, tmp_path / "out", Kept())
+    assert [item.unlabeled for item in result.label_frequencies] == [0.5, 0.5]
+    assert result.num_unlabeled == 0
+
+
 @pytest.mark.parametrize(
     ("calibration", "reference"), [("contextual", "content_free_logits"), ("unlabeled", "unlabeled_logits")]
 )
