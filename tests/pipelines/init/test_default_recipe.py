@@ -99,9 +99,19 @@ def test_the_base_student_teaches_the_others() -> None:
     assert list(alone) == ["small", "words"] and all("teacher" not in item for item in alone.values())
 
 
-def test_calibration_with_unlabeled_data_needs_frequent_labels() -> None:
-    assert "calibration" not in fit(counts={"billing": 16, "bug": 10}).sections["ensemble"]
-    assert fit(counts={"billing": 15, "bug": 10}).sections["ensemble"]["calibration"] == "unlabeled"
+def test_the_base_student_labels_spans_of_single_texts_only() -> None:
+    assert fit().sections["distill"]["spans_per_text"] == 1
+    pairs = fit(patterns={"pair": "{first} {mask} {second}"}, verbalizer={}, backbone=None)
+    alone = fit(encoders={"small": profile().encoders["small"]})
+    assert all("spans_per_text" not in item.sections["distill"] for item in (pairs, alone))
+
+
+@pytest.mark.parametrize(("counts", "is_balanced"), [((16, 10), False), ((15, 10), True)])
+def test_frequencies_are_estimated_if_the_labeled_examples_say_nothing_about_them(
+    counts: tuple[int, int], is_balanced: bool
+) -> None:
+    ensemble = fit(counts=dict(zip(("billing", "bug"), counts, strict=True))).sections["ensemble"]
+    assert ensemble.get("calibration") == ensemble.get("label_frequencies") == ("unlabeled" if is_balanced else None)
 
 
 def test_models_follow_language_and_form() -> None:
