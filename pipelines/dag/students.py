@@ -54,11 +54,9 @@ def student_step(
         teacher: The step of another student that teaches this one, if any.
     """
     section = config.students[name]
-    teaches = _teaches(config, name) and seed == config.distill.seeds[0]
     examples = {
         **text_task(config),
-        "label_unlabeled": teaches,
-        "spans_per_text": config.distill.spans_per_text if teaches or teacher else 0,
+        "label_unlabeled": _teaches(config, name) and seed == config.distill.seeds[0],
         "max_student_examples": config.unlabeled_shards.max_student_examples if config.unlabeled_shards else None,
         "seed": _seed_of(config, "distill", seed),
     }
@@ -71,7 +69,7 @@ def student_step(
         )
     else:
         run = "stages.distillation.tfidf.stage:run"
-        selection = {key: getattr(config.distill, key) for key in SelectionSettings.model_fields if key not in examples}
+        selection = {key: getattr(config.distill, key) for key in SelectionSettings.model_fields}
         stage_config = TfidfDistillationConfig.of(section, **selection, **examples)
     return make_step(
         config,

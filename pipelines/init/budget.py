@@ -225,9 +225,7 @@ def _students_seconds(sections: Mapping[str, Any], key: str, workload: Workload)
             seconds += STEP_OVERHEAD
             continue
         training = student["training" if key == "distill" else "baseline_training"]
-        num_read = workload.num_test
-        if key == "distill" and name in teachers:  # a span has about half of its text
-            num_read += round(workload.num_unlabeled * (1 + sections[key].get("spans_per_text", 0) / 2))
+        num_read = workload.num_test + (workload.num_unlabeled if key == "distill" and name in teachers else 0)
         seconds += _encoder_seconds(student, training, num_trainings, num_read, workload)
     return seconds
 

@@ -12,7 +12,6 @@ from pipelines.init.budget import MAX_FOLDS, Parts, Workload, describe_reduction
 from pipelines.init.language import Language
 from pipelines.init.text_lengths import Lengths
 from stages.common.config import ClassWeights, LabelBias
-from stages.common.patterns.syntax import Pattern
 from stages.distillation.config import min_unlabeled
 
 Assets = Literal["packages", "hub"]
@@ -53,11 +52,6 @@ class RecipeProfile:
     workload: Workload
     class_weights: ClassWeights = "none"
     label_bias: LabelBias = "none"
-
-    @property
-    def fields(self) -> set[str]:
-        """Names of the fields of a text, or of a pair of texts."""
-        return {field for name, text in self.patterns.items() for field in Pattern.parse(name, text).fields}
 
     @property
     def has_enough_unlabeled(self) -> bool:
@@ -141,8 +135,6 @@ def default_recipe(profile: RecipeProfile, parts: Parts) -> dict[str, Any]:
             sections["ensemble"]["label_frequencies"] = "unlabeled"
         # students wait for all members, and the small one for the base one, so one student has the machine to itself
         sections["distill"] = {"temperature": 1.0, "gold_weight": 0.5, "cpus": min(2, os.cpu_count() or 1)}
-        if "base" in sections["students"] and len(profile.fields) == 1:
-            sections["distill"]["spans_per_text"] = 1
     sections["baseline"] = {} if num_unlabeled else {"num_folds": parts.num_folds}
     return sections
 

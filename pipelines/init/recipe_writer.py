@@ -24,7 +24,6 @@ COMMENTS = {
     "ensemble": "all members label the unlabeled data",
     "ensemble.label_frequencies": "of the labels: as estimated, or labeled, as in the labeled data",
     "distill": "trains the students on these soft labels",
-    "distill.spans_per_text": "random parts of each text, which the base student labels for the others",
     "baseline": "for comparison: the students on labeled data only",
 }
 """Dotted key -> comment."""

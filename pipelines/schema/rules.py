@@ -77,17 +77,6 @@ def check_teachers(config: PipelineConfig) -> None:
             )
 
 
-def check_spans(config: PipelineConfig) -> None:
-    """Spans, which students label for others, are of texts of one field."""
-    has_teachers = any(student.teacher is not None for student in config.students.values())
-    if config.distill.spans_per_text and has_teachers and len(config.task.fields) > 1:
-        raise InputError(
-            f"spans are of texts with one field, and these have {', '.join(config.task.fields)}.",
-            "Remove spans_per_text.",
-            key="distill.spans_per_text",
-        )
-
-
 def check_early_stopping(config: PipelineConfig) -> None:
     """Early stopping has a dev set."""
     for key, training, sets in _trainings(config):
@@ -446,7 +435,6 @@ RULES: tuple[Callable[[PipelineConfig], None], ...] = (
     check_tasks,
     check_student_training,
     check_teachers,
-    check_spans,
     check_early_stopping,
     check_without_unlabeled_data,
     check_has_language_model,

@@ -25,10 +25,6 @@ class SelectionSettings(Config):
     """Fraction of the examples of each predicted label that is kept, the most confident first."""
     min_confidence: float = Field(0.0, ge=0, lt=1)
     """Examples whose highest probability is lower are left out."""
-    spans_per_text: int = Field(0, ge=0)
-    """Random spans of each unlabeled text that a student labels for the students that it teaches, in addition to the
-    text itself. For texts of one field, and students with a `teacher`.
-    """
 
 
 class SelectionConfig(TextTaskConfig, SelectionSettings):

@@ -22,7 +22,6 @@ from stages.common.seeds import python_rng
 from stages.common.training.class_weights import label_weights
 from stages.common.training.evaluation import UNLABELED_FILE
 from stages.distillation.config import SelectionConfig
-from stages.distillation.teaching import SPAN_LOGITS_FILE, SPANS_FILE
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -45,18 +44,11 @@ class DistillationExample:
     example: Example
     teacher: tuple[float, ...]
     gold: int = -1
-    is_span: bool = False
-    """Whether it is a part of a text of the unlabeled set."""
 
     @property
     def is_soft_labeled(self) -> bool:
         """Returns True if its label is that of a teacher."""
         return self.gold < 0
-
-    @property
-    def is_unlabeled(self) -> bool:
-        """Returns True if it is an example of the unlabeled set."""
-        return self.is_soft_labeled and not self.is_span
 
 
 class FitTargets(NamedTuple):
@@ -67,7 +59,7 @@ class FitTargets(NamedTuple):
 
 
 def training_examples(config: SelectionConfig, inputs: Inputs) -> list[DistillationExample]:
-    """Returns the soft-labeled examples that are kept, spans of texts, and the labeled examples, if they have a weight.
+    """Returns the soft-labeled examples that are kept, and the labeled examples, if they have a weight.
 
     Raises:
         InputError: no soft-labeled example is left, or gold_weight is set and there are no labeled examples.
@@ -75,7 +67,7 @@ def training_examples(config: SelectionConfig, inputs: Inputs) -> list[Distillat
     """
     shards = inputs.shards
     soft = soft_labeled_examples(config, inputs) if shards is None else shard_examples(config, shards)
-    return [*soft, *_spans(config, inputs), *_gold_examples(config, inputs)]
+    return [*soft, *_gold_examples(config, inputs)]
 
 
 def gold_weights(examples: Sequence[DistillationExample], config: SelectionConfig) -> NDArray[np.float64]:
@@ -169,15 +161,6 @@ def teacher_facts(soft_labels: Path) -> TeacherFacts:
     """
     result = json.loads((soft_labels / "result.json").read_text(encoding="utf-8"))
     return TeacherFacts(result["num_labeled"], np.array(result.get("label_bias", [0.0])))
-
-
-def _spans(config: SelectionConfig, inputs: Inputs) -> list[DistillationExample]:
-    """Returns the spans of texts that the teacher labeled, if any."""
-    if not config.spans_per_text or inputs.teacher is None:
-        return []
-    spans = load_examples(inputs.teacher / SPANS_FILE)
-    logits = aligned(read_logits(inputs.teacher / SPAN_LOGITS_FILE, config.labels), [item.uid for item in spans])
-    return [DistillationExample(item, tuple(row), is_span=True) for item, row in zip(spans, logits, strict=True)]
 
 
 def _gold_examples(config: SelectionConfig, inputs: Inputs) -> list[DistillationExample]:

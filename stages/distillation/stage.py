@@ -19,10 +19,12 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from stages.common.examples import Example
+from stages.common.data.step_outputs import write_logits
+from stages.common.examples import Example, load_examples
 from stages.common.losses import mean_share
 from stages.common.metrics.classification import EvaluationResult
 from stages.common.protocols import Engine, Recorder
+from stages.common.training.evaluation import UNLABELED_FILE
 from stages.common.training.students import HeadTargets, fit_student, write_student
 from stages.distillation.config import DistillationConfig
 from stages.distillation.examples import (
@@ -33,7 +35,6 @@ from stages.distillation.examples import (
     teacher_facts,
     training_examples,
 )
-from stages.distillation.teaching import label_for_students
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -41,7 +42,7 @@ class Result(EvaluationResult):
     """Scores of the student; no loss for tune: head. `num_unlabeled` counts the soft-labeled examples that were kept.
 
     Files: the classifier in `model/` (stages/common/models/encoders/text_classifier.py), `test_logits.jsonl`,
-    `losses.json` and, with label_unlabeled, `unlabeled_logits.jsonl` and spans (stages/distillation/teaching.py).
+    `losses.json` and, with label_unlabeled, `unlabeled_logits.jsonl`.
     """
 
     final_loss: float | None
@@ -121,12 +122,14 @@ def run(config: DistillationConfig, inputs: Inputs, out: Path, recorder: Recorde
         DataError: the soft labels belong to other examples.
     """
     examples = training_examples(config, inputs)
-    num_soft = sum(item.is_unlabeled for item in examples)
+    num_soft = sum(item.is_soft_labeled for item in examples)
     recorder.log_metric("distill/num_kept", num_soft)
     targets = DistillationTargets(examples, config)
     fitted = fit_student(config, targets, data=inputs.data, recorder=recorder, engine=engine)
-    if config.label_unlabeled:
-        label_for_students(fitted.classifier, config, inputs.data, out, recorder)
+    if config.label_unlabeled:  # before it has a bias: its own students get one, too
+        unlabeled_set = load_examples(inputs.data / "unlabeled.jsonl")
+        logits = fitted.classifier.predict(unlabeled_set, recorder, "unlabeled examples")
+        write_logits(out / UNLABELED_FILE, unlabeled_set, logits, config.labels)
     num_labeled, label_bias = teacher_facts(inputs.soft_labels)
     fitted.classifier.add_bias(label_bias)
     student = write_student(fitted, config, inputs.data, out, recorder)

@@ -9,12 +9,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
+from stages.common.data.step_outputs import write_logits
+from stages.common.examples import load_examples
 from stages.common.metrics.classification import EvaluationResult
 from stages.common.models.tfidf_classifier import TfidfClassifier
 from stages.common.protocols import Engine, Recorder
-from stages.common.training.evaluation import evaluate_with_errors
+from stages.common.training.evaluation import UNLABELED_FILE, evaluate_with_errors
 from stages.distillation.examples import Inputs, fit_targets, teacher_facts, training_examples
-from stages.distillation.teaching import label_for_students
 from stages.distillation.tfidf.config import TfidfDistillationConfig
 
 __all__ = ["Inputs", "Result", "run"]
@@ -25,7 +26,7 @@ class Result(EvaluationResult):
     """Scores of the student. `num_unlabeled` counts the soft-labeled examples that were kept.
 
     Files: the classifier in `model/` (stages/common/models/tfidf_classifier.py), `test_logits.jsonl` and, with
-    label_unlabeled, `unlabeled_logits.jsonl` and spans (stages/distillation/teaching.py).
+    label_unlabeled, `unlabeled_logits.jsonl`.
     """
 
     num_parameters: int
@@ -42,13 +43,15 @@ def run(config: TfidfDistillationConfig, inputs: Inputs, out: Path, recorder: Re
     """
     del engine
     examples = training_examples(config, inputs)
-    num_soft = sum(item.is_unlabeled for item in examples)
+    num_soft = sum(item.is_soft_labeled for item in examples)
     recorder.log_metric("distill/num_kept", num_soft)
     student = TfidfClassifier.of(config, config.labels, config.fields)
     targets = fit_targets(examples, config)
     student.fit([item.example for item in examples], targets.probabilities, targets.weights)
-    if config.label_unlabeled:
-        label_for_students(student, config, inputs.data, out, recorder)
+    if config.label_unlabeled:  # before it has a bias: its own students get one, too
+        unlabeled_set = load_examples(inputs.data / "unlabeled.jsonl")
+        logits = student.predict(unlabeled_set, recorder, "unlabeled examples")
+        write_logits(out / UNLABELED_FILE, unlabeled_set, logits, config.labels)
     num_labeled, label_bias = teacher_facts(inputs.soft_labels)
     student.add_bias(label_bias)
     test = evaluate_with_errors(student, config.labels, inputs.data, out, recorder)

@@ -99,13 +99,6 @@ def test_the_base_student_teaches_the_others() -> None:
     assert list(alone) == ["small", "words"] and all("teacher" not in item for item in alone.values())
 
 
-def test_the_base_student_labels_spans_of_single_texts_only() -> None:
-    assert fit().sections["distill"]["spans_per_text"] == 1
-    pairs = fit(patterns={"pair": "{first} {mask} {second}"}, verbalizer={}, backbone=None)
-    alone = fit(encoders={"small": profile().encoders["small"]})
-    assert all("spans_per_text" not in item.sections["distill"] for item in (pairs, alone))
-
-
 @pytest.mark.parametrize(("counts", "is_balanced"), [((16, 10), False), ((15, 10), True)])
 def test_frequencies_are_estimated_if_the_labeled_examples_say_nothing_about_them(
     counts: tuple[int, int], is_balanced: bool

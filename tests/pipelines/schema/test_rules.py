@@ -36,7 +36,6 @@ EARLY = "{learning_rate: 0.1, steps: 2, early_stopping: {}}"
 LLM = "members.assistant={kind: llm, url: 'http://localhost:8000/v1', model: m}"
 FINETUNED = "members.large={kind: finetuned, encoder: {asset: x}, training: {learning_rate: 0.1, steps: 2}}"
 TFIDF = "members.words={kind: tfidf}"
-PAIR = "task.patterns.review='{text} {other} {mask}'"
 SMALL = "students.small={asset: x, max_length: 32, teacher: large}"
 NO_LANGUAGE_MODEL = ("backbone=null", "pet=null", "ppt=null", "prompts=null")
 FOLDS = "pet.num_folds=2"
@@ -174,17 +173,6 @@ def error_of(*overrides: str) -> RecipeError:
             (LARGE, SMALL, "unlabeled_shards={source: {asset: x}}"),
             "students.small.teacher",
             "students of shards learn from the ensemble only",
-        ),
-        (
-            (
-                LARGE,
-                SMALL,
-                "distill.spans_per_text=1",
-                PAIR,
-                "data.pool.fields.other=text",
-            ),
-            "distill.spans_per_text",
-            "one field, and these have text, other",
         ),
         # without unlabeled data
         ((NO_UNLABELED, "baseline=null"), "data", "neither a baseline nor a member that is a classifier"),

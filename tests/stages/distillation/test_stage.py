@@ -26,9 +26,8 @@ from stages.common.models.encoders.text_encoder import TextEncoder
 from stages.common.training.config import EarlyStopping, TrainingConfig
 from stages.distillation import stage as distillation
 from stages.distillation.config import DistillationConfig
-from stages.distillation.examples import select_confident, shard_examples, training_examples
+from stages.distillation.examples import select_confident, shard_examples
 from stages.distillation.stage import distillation_loss
-from stages.distillation.teaching import sample_spans
 from tests.support.small_models import film_example
 from tests.support.stage_runs import (
     LABELS,
@@ -146,39 +145,6 @@ def test_student_learns_the_mean_of_both_teachers(
     run(distillation, config, inputs, tmp_path / "mean")
     assert logits_of(tmp_path / "both") == pytest.approx(logits_of(tmp_path / "mean"), abs=1e-3)
     assert logits_of(tmp_path / "both") != pytest.approx(logits_of(tmp_path / "ensemble"), abs=1e-2)
-
-
-def test_student_learns_from_spans_that_its_teacher_labels(
-    backbone_folders: dict[str, Path], inputs: distillation.Inputs, tmp_path: Path
-) -> None:
-    config = full(backbone_folders["bert"], training=SHORT, spans_per_text=2)
-    run(distillation, config.model_copy(update={"label_unlabeled": True}), inputs, tmp_path / "teacher")
-    texts = {item.uid: item.fields["text"] for item in load_examples(inputs.data / "unlabeled.jsonl")}
-    spans = load_examples(tmp_path / "teacher" / "spans.jsonl")
-    assert len(spans) == 2 * len(texts)
-    assert all(item.fields["text"] in texts[item.uid.partition("/")[0]] for item in spans)
-    teacher = TextClassifier.load(tmp_path / "teacher" / "model")
-    assert logits_of(tmp_path / "teacher", "span_logits") == pytest.approx(teacher.predict(spans, SILENT, ""), abs=1e-4)
-    taught = replace(inputs, teacher=tmp_path / "teacher")
-    examples = training_examples(config, taught)
-    assert [item.example for item in examples if item.is_span] == spans
-    result = run(distillation, config, taught, tmp_path / "out")
-    assert result.num_unlabeled == len(texts)
-    run(distillation, full(backbone_folders["bert"], training=SHORT), taught, tmp_path / "without")
-    assert logits_of(tmp_path / "out") != pytest.approx(logits_of(tmp_path / "without"), abs=1e-3)
-
-
-def test_spans_are_parts_of_texts_of_any_language() -> None:
-    texts = ["one two three four five six seven eight nine ten", "一部非常好看的电影", "too short"]
-    examples = [Example(str(number), {"text": text}) for number, text in enumerate(texts)]
-    spans = list(sample_spans(examples, 3, seed=0))
-    assert [item.uid for item in spans] == ["0/0", "0/1", "0/2", "1/0", "1/1", "1/2"]
-    for item in spans:
-        text, span = texts[int(item.uid[0])], item.fields["text"]
-        assert span in text
-        size, length = (len(part.split()) if " " in text else len(part) for part in (text, span))
-        assert max(3, 0.25 * size) <= length <= max(3, 0.75 * size)
-    assert spans == list(sample_spans(examples, 3, seed=0)) != list(sample_spans(examples, 3, seed=1))
 
 
 def test_examples_are_kept_by_the_mean_of_both_teachers(
