@@ -1,6 +1,6 @@
 """Writes the commit of the checkout into wheels and source distributions, so that results of an installation name it.
 
-An editable installation needs no such file, because it asks git.
+An editable installation needs no such file: the commit of its checkout is read when a step runs.
 """
 
 from __future__ import annotations

@@ -260,7 +260,7 @@ class Store(ABC):
             except OutdatedManifestError as error:
                 outdated = outdated or error.problem
                 continue
-            except (FileNotFoundError, CorruptResultError):
+            except (FileNotFoundError, CorruptResultError):  # being written, or damaged: nothing to compare with
                 continue
             distance = len(differences(manifest.key, components)) if components is not None else 0
             rank = distance, -manifest.committed_at

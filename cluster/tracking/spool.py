@@ -71,7 +71,7 @@ class Spool:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
             if os.path.samestat(os.fstat(file.fileno()), (folder / RECORDS).stat()):
                 return cls(folder, file)
-        except (BlockingIOError, FileNotFoundError):
+        except (BlockingIOError, FileNotFoundError):  # another process sends the records, or has sent and removed them
             pass
         file.close()
         return None

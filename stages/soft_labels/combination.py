@@ -63,7 +63,7 @@ class HeldOut:
 
 @dataclass(frozen=True, slots=True)
 class LabelFrequencies:
-    """How frequent each label is, [C]; the sum is 1."""
+    """How frequent each label is among the labeled and among the unlabeled examples, [C]; both sums are 1."""
 
     labeled: NDArray[np.float64]
     unlabeled: NDArray[np.float64]
@@ -120,8 +120,8 @@ class Combination:
             num_examples += AGREEMENT_EXAMPLES
         weights = member_weights(ensemble.weights, estimated, config.groups, num_examples, len(config.labels))
         labeled_C = _labeled_frequencies(held_out, config.labels)
-        equal = LabelFrequencies(labeled_C, labeled_C)
-        combination = cls(ensemble, tuple(calibrations), tuple(accuracies), tuple(estimated), weights, equal, None)
+        as_labeled = LabelFrequencies(labeled_C, labeled_C)
+        combination = cls(ensemble, tuple(calibrations), tuple(accuracies), tuple(estimated), weights, as_labeled, None)
         combination = replace(combination, held_out=combination._held_out(held_out, config.labels))
         if ensemble.label_frequencies == "labeled":
             return combination

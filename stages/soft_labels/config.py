@@ -5,7 +5,7 @@ from __future__ import annotations
 from pydantic import Field
 
 from stages.common.config import Config, LabelBias
-from stages.common.models.config import Average, Calibration, LabelFrequencies, MemberScaling, Weights
+from stages.common.models.config import Average, Calibration, FrequencySource, MemberScaling, Weights
 
 SUSPECTS_FILE = "suspects.jsonl"
 """Name of the file with labeled examples that are probably mislabeled."""
@@ -30,7 +30,7 @@ class EnsembleConfig(Config):
     logits of the labeled data, so that members of different kinds are as certain as they are right; the logits of
     language models are shifted, too).
     """
-    label_frequencies: LabelFrequencies = "labeled"
+    label_frequencies: FrequencySource = "labeled"
     """How frequent the labels are: labeled (as among the labeled data), or unlabeled (as the ensemble estimates it for
     the unlabeled data; for labeled data with equally many examples per label).
     """

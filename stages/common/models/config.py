@@ -8,7 +8,7 @@ Average = Literal["logits", "probabilities"]
 Weights = Literal["uniform", "accuracy", "balanced", "held_out", "label_model"]
 MemberScaling = Literal["none", "held_out"]
 Calibration = Literal["none", "contextual", "unlabeled"]
-LabelFrequencies = Literal["labeled", "unlabeled"]
+FrequencySource = Literal["labeled", "unlabeled"]
 EVAL_BATCH_TOKENS = 1024
 """Padded tokens per inference batch on a CPU: enough to use all cores, few enough for their caches."""
 EVAL_BATCH_TOKENS_GPU = 16_384

@@ -94,10 +94,7 @@ def train(
             if engine.rank:  # dropout differs among workers
                 torch.manual_seed(derive_seed(seed, "step", step, engine.rank))
             rate = config.learning_rate_at(step, num_steps)
-            for group in optimizer.param_groups:
-                group["lr"] = rate
-            for name, num_frozen in (frozen_steps or {}).items():
-                parameters[name].requires_grad_(step >= num_frozen)
+            loop.set_up(step, rate, frozen_steps or {})
             loss = loop.step(batch, f"step {step + 1} of {num_steps}")
             progress.losses.append(loss)
             recorder.log_metric("train/loss", loss, step + 1)
@@ -126,6 +123,13 @@ class _Loop:
     optimizer: torch.optim.Optimizer
     config: TrainingConfig
     engine: Engine
+
+    def set_up(self, step: int, learning_rate: float, frozen_steps: Mapping[str, int]) -> None:
+        """Sets the learning rate of a step, and which parameters it trains."""
+        for group in self.optimizer.param_groups:
+            group["lr"] = learning_rate
+        for name, num_frozen in frozen_steps.items():
+            self.parameters[name].requires_grad_(step >= num_frozen)
 
     def step(self, batch: list[Any], where: str) -> float:
         """Runs one optimizer step; returns the loss of the batch. `where` is for errors."""

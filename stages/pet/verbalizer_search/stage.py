@@ -132,8 +132,8 @@ def most_frequent(
 ) -> dict[str, int]:
     """Returns the `count` words that are most frequent in the texts; of equally frequent ones those with lower ids.
 
-    The original implementation counts words between spaces. Tokens are counted here, as they stand in the text, because
-    not all languages have spaces.
+    The original implementation counts words between spaces. Tokens of the text are counted here, because not all
+    languages have spaces.
     """
     plain, occurrences = PlainText(tokenizer), Counter[int]()
     for example in examples:

@@ -102,7 +102,7 @@ def test_words_of_several_tokens_have_the_likelihood_of_transformers(name: str, 
 def test_attention_on_a_gpu_is_one_that_the_architecture_has(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     save("gemma2", tmp_path / "gemma2")
     save("llama", tmp_path / "llama")
-    monkeypatch.setattr(batching, "default_device", lambda: "cuda")  # only asked for the attention
+    monkeypatch.setattr(batching, "default_device", lambda: "cuda")  # used for the choice of the attention only
     kinds = [
         load_backbone(backbone_config(tmp_path / name), frozen=True).model.config._attn_implementation
         for name in ("gemma2", "llama")

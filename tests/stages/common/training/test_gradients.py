@@ -46,7 +46,7 @@ SPLITS = (1, 2, 3, 5)
 
 @pytest.fixture(autouse=True)
 def _float64(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
-    """Computes in float64 where the product asks for at least float32."""
+    """Computes in float64 where the product computes in float32 or more."""
     monkeypatch.setattr(torch.Tensor, "float", lambda tensor: tensor.to(torch.float64))
     torch.set_default_dtype(torch.float64)
     yield
