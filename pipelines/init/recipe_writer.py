@@ -22,7 +22,7 @@ COMMENTS = {
     "students": "encoders of the classifier, in several sizes",
     "members": "more members of the ensemble: word counts, and encoders, frozen and tuned",
     "ensemble": "all members label the unlabeled data",
-    "ensemble.label_frequencies": "of the labels: as estimated, or labeled, as in the labeled data",
+    "ensemble.label_frequencies": "estimated; or labeled: as frequent as in the labeled data",
     "distill": "trains the students on these soft labels",
     "baseline": "for comparison: the students on labeled data only",
 }

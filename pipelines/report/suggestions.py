@@ -340,8 +340,7 @@ def untrustworthy_confidence(run: RunResults) -> Iterator[Suggestion]:
             subject=student.name,
             evidence=f"The confidence of {student.name} differs from its accuracy by {100 * student.ece.mean:.1f} "
             "points (ECE).",
-            action=f"Use the confidence of {student.name} to rank examples, not as a probability. Softer targets "
-            "(ensemble.temperature above 1) may help.",
+            action=f"Use the confidence of {student.name} to rank examples, not as a probability.",
         )
 
 
