@@ -19,6 +19,7 @@ import torch
 from benchmarks.speed.timing import SEED, Effort, film_examples, markdown_table, recipe, time_in_turns
 from pipelines.init.assets import MINILM
 from stages.common.engine import InProcessEngine
+from stages.common.losses import mean_share
 from stages.common.models.backbones.config import BackboneConfig, LoraConfig
 from stages.common.models.backbones.loader import load_backbone
 from stages.common.models.cloze.classifier import ClozeClassifier
@@ -124,9 +125,10 @@ def student_jobs(effort: Effort) -> dict[str, Job]:
     examples = [DistillationExample(item, (1.0, -1.0) if item.label == labels[0] else (-1.0, 1.0)) for item in trained]
     run_training = partial(train, seed=SEED, recorder=NullRecorder(), engine=InProcessEngine())
 
-    def compute_loss(batch: list[DistillationExample]) -> torch.Tensor:
-        teacher = torch.tensor([item.teacher for item in batch])
-        return distillation_loss(full.logits([item.example for item in batch]), teacher, 2.0)
+    def compute_loss(part: list[DistillationExample], batch: list[DistillationExample]) -> torch.Tensor:
+        teacher = torch.tensor([item.teacher for item in part])
+        loss = distillation_loss(full.logits([item.example for item in part]), teacher, 2.0)
+        return loss * mean_share(part, batch)
 
     def num_tokens(examples: list[Any]) -> int:
         texts = [item.fields["text"] for item in examples]

@@ -13,6 +13,7 @@ from pydantic import BaseModel, Field
 
 from cluster.steps.step import Resources, Step
 from cluster.store import local
+from stages.common.losses import mean_share
 from stages.common.training.config import TrainingConfig
 from stages.common.training.loop import train
 from tests.support.steps import function_name
@@ -56,7 +57,7 @@ def run(config: Config, inputs: Inputs, out: Path, recorder: Any, engine: Any) -
     items = list(torch.rand(24, 4, generator=generator))
     num_batches = 0
 
-    def compute_loss(batch: list[torch.Tensor]) -> torch.Tensor:
+    def compute_loss(part: list[torch.Tensor], batch: list[torch.Tensor]) -> torch.Tensor:
         nonlocal num_batches
         num_batches += 1
         if config.counter:
@@ -64,8 +65,8 @@ def run(config: Config, inputs: Inputs, out: Path, recorder: Any, engine: Any) -
                 file.write(".")
         if config.fault and num_batches == config.at:
             _wait(Path(config.fault))
-        x_BD = torch.stack(batch)
-        return ((model(x_BD).squeeze(1) - x_BD.sum(1)) ** 2).mean()
+        x_BD = torch.stack(part)
+        return ((model(x_BD).squeeze(1) - x_BD.sum(1)) ** 2).mean() * mean_share(part, batch)
 
     losses = train(
         items,

@@ -78,7 +78,7 @@ def test_json_output_is_one_object_per_line(tmp_path: Path, clozeline: Clozeline
     assert done.returncode == 0, done.stderr
     events = [json.loads(line) for line in done.stdout.splitlines()]
     assert [event["time"] for event in events] == sorted(event["time"] for event in events)
-    kinds = [event["event"] for event in events]
+    kinds = [event["event"] for event in events if event["event"] != "step_queued"]  # if workers start slowly
     assert (kinds[0], events[0]["steps"]) == ("run_started", 2)
     assert (kinds[1], kinds[2], kinds[-1]) == ("ray_starting", "step_started", "run_finished")
     assert kinds.count("step_started") == kinds.count("step_finished") == 2
