@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import sys
 import threading
+from collections import Counter
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
@@ -112,6 +113,8 @@ class ProgressDisplay:
         self.num_steps, self.num_finished = num_steps, 0
         self.latest: dict[str, str] = {}
         """Running step -> its progress."""
+        self.queued: dict[str, str] = {}
+        """Step that waits for machines -> what it waits for."""
         self._done = threading.Event()
         self._thread = threading.Thread(target=self._keep_printing, name="progress lines", daemon=True)
 
@@ -135,7 +138,7 @@ class ProgressDisplay:
             case RayStarting():
                 self._print("starting Ray", "dim")
             case StepQueued(step=step, waits_for=waits_for):
-                self._queue(step, f"waiting for {waits_for}")
+                self._queue(step, waits_for)
             case StepStarted(step=step):
                 self._remove(step)
                 name = escape(shortened(step, self.name_width))
@@ -172,13 +175,18 @@ class ProgressDisplay:
     def _print(self, text: str, style: str = "") -> None:
         self.console.print(escape(text), style=style, highlight=False)
 
-    def _queue(self, step: str, text: str) -> None:
-        """Shows a step that waits for machines: as a line of its own, as long as there are not too many."""
-        if not self.console.is_terminal:
-            self._print(f"queued    {step}: {text}")
-        elif len(self.tasks) < MAX_ROWS:
-            name = escape(shortened(step, self.name_width))
-            self.tasks[step] = self.progress.add_task(name, total=None, info=text, left="")
+    def _queue(self, step: str, waits_for: str) -> None:
+        """Shows a step that waits for machines: as a line of its own, as long as there are not too many.
+
+        Without a terminal, the line with the progress counts the steps that wait while others run.
+        """
+        self.queued[step] = waits_for
+        if self.console.is_terminal:
+            if len(self.tasks) < MAX_ROWS:
+                name = escape(shortened(step, self.name_width))
+                self.tasks[step] = self.progress.add_task(name, total=None, info=f"waiting for {waits_for}", left="")
+        elif not self.latest:
+            self._print(f"queued    {step}: waiting for {waits_for}")
 
     def _update(self, event: StepProgress) -> None:
         if event.step not in self.tasks:
@@ -196,6 +204,7 @@ class ProgressDisplay:
 
     def _remove(self, step: str) -> None:
         self.latest.pop(step, None)
+        self.queued.pop(step, None)
         task = self.tasks.pop(step, None)
         if task is not None:
             self.progress.remove_task(task)
@@ -212,6 +221,7 @@ class ProgressDisplay:
                 shown = [f"{name} {text}" for name, text in running[:MAX_STEPS_IN_LINE]]
                 if len(running) > len(shown):
                     shown.append(f"{len(running) - len(shown)} more")
+                shown += [f"{num} queued for {what}" for what, num in Counter(list(self.queued.values())).items()]
                 line = f"running   {self.num_finished}/{self.num_steps} steps done; {'; '.join(shown)}"
                 self.console.print(escape(line), highlight=False, soft_wrap=True)
 

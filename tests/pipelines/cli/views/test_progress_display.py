@@ -162,6 +162,8 @@ def test_log_of_a_job_has_a_line_with_the_progress_and_no_control_characters(mon
         display(StepFinished("a/0", 1.0, cached=False))
         for index in range(1, 7):
             display(StepStarted(f"a/{index}", 1, "log"))
+        for index in range(7, 9):
+            display(StepQueued(f"a/{index}", "1 CPU"))
         display(StepProgress("a/1", 31, 100, info))
         wait_until(lambda: "31/100" in stream.getvalue())
         for index in range(1, 7):
@@ -170,7 +172,7 @@ def test_log_of_a_job_has_a_line_with_the_progress_and_no_control_characters(mon
     running = [line for line in lines if line.startswith("running") and "31/100" in line]
     assert running[0] == (
         "running   1/9 steps done; a/1 training 31/100, 1,234/s, 1:15 left; a/2 starting; a/3 starting; "
-        "a/4 starting; 2 more"
+        "a/4 starting; 2 more; 2 queued for 1 CPU"
     )
     assert all(line.isprintable() for line in lines)
 
@@ -206,7 +208,10 @@ def test_queued_step_says_what_it_waits_for_until_it_starts() -> None:
     lines = Console(file=io.StringIO(), width=COLUMNS)
     with ProgressDisplay(lines, 1) as display:
         display(StepQueued("pet/0", "1 GPU"))
-    assert lines.file.getvalue() == "queued    pet/0: waiting for 1 GPU\n"  # type: ignore[attr-defined]
+        display(StepStarted("pet/1", 1, "log"))
+        display(StepQueued("pet/2", "1 CPU"))
+    text = "queued    pet/0: waiting for 1 GPU\nstarted   pet/1\n"
+    assert lines.file.getvalue() == text, "steps that wait for those that run are no news"  # type: ignore[attr-defined]
     stream = io.StringIO()
     JsonEvents(stream, 1)(StepQueued("pet/0", "1 GPU"))
     assert json.loads(stream.getvalue()).items() >= {"event": "step_queued", "waits_for": "1 GPU"}.items()
