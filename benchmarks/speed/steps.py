@@ -20,7 +20,7 @@ from benchmarks.speed.timing import SEED, Effort, film_examples, markdown_table,
 from pipelines.init.assets import MINILM
 from stages.common.engine import InProcessEngine
 from stages.common.losses import mean_share
-from stages.common.models.backbones.config import BackboneConfig, LoraConfig
+from stages.common.models.backbones.config import BackboneConfig, LoraConfig, TuneConfig
 from stages.common.models.backbones.loader import load_backbone
 from stages.common.models.cloze.classifier import ClozeClassifier
 from stages.common.models.encoders.config import StudentConfig
@@ -90,7 +90,7 @@ def sub_model_jobs(effort: Effort) -> Iterator[dict[str, Job]]:
     zero_shot = ClozeClassifier.of(task, "review", backbone, config)
     training = TrainingConfig(learning_rate=1e-4, batch_size=8, steps=num_steps(effort))
     scored, trained = film_examples(effort.reduce(200)), film_examples(8 * num_steps(effort))
-    with new_submodel(config, "lora", LoraConfig(**demo["pet"]["lora"]), SEED) as adapted:
+    with new_submodel(config, TuneConfig(tune="lora", lora=LoraConfig(**demo["pet"]["lora"])), SEED) as adapted:
         classifier = ClozeClassifier.of(task, "review", adapted.backbone, config)
         items, parameters = classifier.items(trained), adapted.parameters
         run_training = partial(train, seed=SEED, recorder=NullRecorder(), engine=InProcessEngine())

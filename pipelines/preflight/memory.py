@@ -35,7 +35,7 @@ from cluster.parallel.memory import (
 from cluster.steps.step import Resources, Step
 from stages.common.assets.cache import cache_folder, is_cached, resolve
 from stages.common.errors import InputError
-from stages.common.models.backbones.config import BackboneConfig, LoraConfig
+from stages.common.models.backbones.config import BackboneConfig, LoraConfig, TuneConfig
 from stages.common.models.config import eval_batch_tokens
 from stages.common.models.model_files import family_of, is_translated, model_folder
 from stages.common.patterns.config import Family
@@ -259,15 +259,15 @@ def workload_of(step: Step, shape: ModelShape) -> Workload:
     lora = _lora(config, tune)
     loops: list[TrainingConfig] = [job.training for job in jobs if getattr(job, "training", None) is not None]
     vectors = [item.num_virtual_tokens for item in prompts] or [getattr(config, "num_virtual_tokens", 0)]
-    trained = shape.num_parameters if tune == "full" else sum(vectors) * shape.width
+    trained = sum(vectors) * shape.width + _num_tuned(config, tune, shape)
     if any(item.is_deep for item in prompts):
         trained *= 2 * shape.num_layers
     if lora is not None:
         trained += lora.rank * sum(_targets(shape.adapted, lora).values())
     return Workload(
         num_trained=trained if loops else 0,
-        trains_backbone=tune == "full",
-        has_adapters=lora is not None,
+        trains_backbone=tune in ("full", "top_layers", "biases"),
+        has_adapters=lora is not None or tune in ("ia3", "adapter"),
         batch_size=sum(loop.micro_batch_size * step.resources.min_workers if loop.micro_batch_size else loop.batch_size
                        for loop in loops),
         eval_batch_tokens=max(eval_batch_tokens(backbone.eval_batch_tokens, on_gpu=on_gpu), backbone.max_length),
@@ -308,6 +308,22 @@ def _prompt(job: object, tune: str | None) -> PromptConfig | None:
     """Returns the soft prompt of a config that uses one."""
     prompt = getattr(job, "prompt", None)
     return prompt if isinstance(prompt, PromptConfig) and tune in (None, "prompt") else None
+
+
+def _num_tuned(config: object, tune: str | None, shape: ModelShape) -> int:
+    """Returns the number of trained weights without those of LoRA and prompts; that of blocks is an upper bound."""
+    if not isinstance(config, TuneConfig):
+        return 0
+    num_blocks = shape.num_layers + shape.num_decoder_layers
+    num_top = min(num_blocks, config.num_top_layers * (2 if shape.num_decoder_layers else 1))
+    sizes = {
+        "full": shape.num_parameters,
+        "top_layers": min(shape.num_parameters, num_top * shape.width * (8 * shape.width + 3 * shape.inner)),
+        "biases": num_blocks * (12 * shape.width + 2 * shape.inner),
+        "ia3": num_blocks * (4 * shape.width + shape.inner),
+        "adapter": num_blocks * (2 * shape.width * config.adapter_size + shape.width + config.adapter_size),
+    }
+    return sizes.get(tune or "", 0)
 
 
 def _lora(config: object, tune: str | None) -> LoraConfig | None:

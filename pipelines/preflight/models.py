@@ -12,7 +12,7 @@ from pipelines.schema.locations import errors_located_in
 from pipelines.schema.sections.prompts import PptSection, token_level_tasks
 from stages.common.assets.cache import is_cached, resolve
 from stages.common.errors import AssetError, InputError, VerbalizerError
-from stages.common.models.backbones.config import BackboneConfig
+from stages.common.models.backbones.config import BackboneConfig, Tune
 from stages.common.models.model_files import architecture_of, family_of, is_translated, model_folder
 from stages.common.models.traits import Use
 from stages.common.models.traits_cache import folder_max_positions, folder_traits
@@ -52,9 +52,8 @@ def check_models(config: PipelineConfig, *, only_cached: bool = False) -> None:
             tokenizer = bare_tokenizer(backbone)
             check_use(backbone, "score")
         if section is not None:
-            if section.tune == "lora":
-                with errors_located_in(f"{section_key}.tune"):
-                    check_use(backbone, "lora")
+            with errors_located_in(section_key):
+                check_tuned(backbone, section.tune)
             names = config.patterns_of(section)
             check_task(config.task, names, family, tokenizer, "task", soft_blocks=section.tune == "prompt")
             if section.tune == "prompt":
@@ -110,6 +109,21 @@ def check_method(method: PromptConfig, patterns: Iterable[Pattern], backbone: Ba
     check_use(backbone, "deep" if method.is_deep else "prompt")
     if method.lora is not None:
         check_use(backbone, "lora")
+
+
+def check_tuned(backbone: BackboneConfig, tune: Tune) -> None:
+    """Checks that the architecture of a backbone supports what a section trains, with a small copy of it.
+
+    Raises:
+        InputError: with the technical reason.
+    """
+    if tune == "lora":
+        with errors_located_in("tune"):
+            check_use(backbone, "lora")
+    if tune in ("top_layers", "biases", "ia3", "adapter"):
+        from stages.common.models.backbones.tuning_check import check_tune  # noqa: PLC0415  (loads torch)
+
+        check_tune(tune, model_folder(backbone.asset))
 
 
 def check_use(backbone: BackboneConfig, use: Use) -> None:

@@ -11,7 +11,7 @@ from pydantic import Field, model_validator
 from stages.common.config import Config
 from stages.common.errors import InputError
 from stages.common.examples import Example
-from stages.common.models.backbones.config import LoraConfig, Tune
+from stages.common.models.backbones.config import TuneConfig
 from stages.common.models.cloze.config import ClozeConfig, LossKind, MlmConfig
 from stages.common.prompts.config import PromptConfig
 from stages.common.training.config import TrainingConfig
@@ -58,13 +58,9 @@ class GenerationConfig(SelectionConfig):
         return {label: round(counts[label] * self.scale_factor**self.generation) - counts[label] for label in labels}
 
 
-class PetSettings(Config):
+class PetSettings(TuneConfig):
     """Settings of sub-models that a recipe defines."""
 
-    tune: Tune = "lora"
-    """Trained parameters: full (all weights), lora (adapters), prompt (a soft prompt), none (zero-shot)."""
-    lora: LoraConfig = LoraConfig()
-    """Adapters, for tune: lora."""
     prompt: PromptConfig = PromptConfig()
     """Soft prompt, for tune: prompt."""
     training: TrainingConfig | None = None

@@ -119,7 +119,7 @@ def _new_classifier(
     config: PetConfig, inputs: Inputs, task: Task, engine: Engine
 ) -> Iterator[tuple[SubModel, ClozeClassifier]]:
     """Yields an untrained sub-model, and the classifier of its pattern."""
-    with new_submodel(config.backbone, config.tune, config.lora, config.seed, engine) as submodel:
+    with new_submodel(config.backbone, config, config.seed, engine) as submodel:
         if config.tune == "prompt":
             submodel.prompt = initialize_prompt(
                 config.prompt, task, config.pattern, submodel.backbone, seed=config.seed, pretrained=inputs.pretrained

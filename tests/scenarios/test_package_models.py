@@ -22,7 +22,7 @@ from transformers import AutoModel, AutoTokenizer
 from pipelines.init.assets import MINILM, MPNET, MULTILINGUAL_E5, QWEN_CODER, SMOLLM2
 from stages.common.assets.cache import resolve
 from stages.common.examples import Example
-from stages.common.models.backbones.config import BackboneConfig, LoraConfig
+from stages.common.models.backbones.config import BackboneConfig, LoraConfig, TuneConfig
 from stages.common.models.backbones.loader import load_backbone
 from stages.common.models.cloze.classifier import ClozeClassifier
 from stages.common.models.encoders.config import EncoderConfig, StudentConfig
@@ -105,7 +105,7 @@ def check_backbone(asset: str) -> None:
     assert np.abs(scores[:, 1] - scores[:, 0]).max() > 0.01
     del classifier
     gc.collect()
-    with new_submodel(config, "lora", LoraConfig(rank=4), seed=0) as submodel:
+    with new_submodel(config, TuneConfig(tune="lora", lora=LoraConfig(rank=4)), seed=0) as submodel:
         classifier = ClozeClassifier.of(task, "review", submodel.backbone, config)
         weights = [weight for weight in submodel.backbone.model.parameters() if weight.requires_grad]
         optimizer, items = torch.optim.AdamW(weights, lr=1e-3), classifier.items(EXAMPLES)

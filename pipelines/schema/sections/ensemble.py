@@ -74,7 +74,7 @@ class PetSection(Section, PetSettings):
 
     @model_validator(mode="after")
     def _strategy_fits_training(self) -> Self:
-        if self.tune == "full":
+        if self.tune not in ("lora", "prompt", "none"):
             check_partitions_nothing_trained(self.strategy)
         if self.batched_training:
             trains_only_prompts = self.tune == "prompt" and self.prompt.can_be_batched

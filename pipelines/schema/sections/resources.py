@@ -177,8 +177,8 @@ def check_partitions_nothing_trained(strategy: Strategy) -> None:
     """
     if strategy in ("zero3", "zero3_offload"):
         raise InputError(
-            f"{strategy} partitions frozen weights, but these steps train all weights.",
-            "Set strategy: zero2.",
+            f"{strategy} partitions frozen weights, but these steps train weights of the backbone itself.",
+            "Set strategy: zero2, or train adapters (tune: lora).",
             key="strategy",
         )
 

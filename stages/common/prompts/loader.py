@@ -1,8 +1,9 @@
 """Sub-models, and the loader of trained sub-models, probes and soft prompts. Each folder describes itself.
 
     submodel.json           a sub-model, one pattern on one backbone: task, pattern, backbone, and what was tuned;
-                            with `adapter/` (PEFT's LoRA format, megabytes), `prompt/` (PEFT's format, kilobytes),
-                            `model/` (the full backbone) or, without training, nothing
+                            with `adapter/` (PEFT's format, megabytes), `prompt/` (PEFT's format, kilobytes),
+                            `weights.safetensors` (bottlenecks, biases or blocks), `model/` (the full backbone) or,
+                            without training, nothing
     prompt_model.json       a soft prompt: task, pattern and backbone; the prompt is in `prompt/`
     model/classifier.json   a probe, or another text classifier
 
@@ -19,17 +20,25 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
-import torch
 from numpy.typing import NDArray
-from peft import LoraConfig as PeftLora
-from peft import PeftModel, get_peft_model
+from peft import PeftModel
 
 from stages.common.assets.cache import identity
 from stages.common.errors import InputError
 from stages.common.examples import Example
 from stages.common.models.backbones.base import Backbone
-from stages.common.models.backbones.config import BackboneConfig, LoraConfig, Tune
+from stages.common.models.backbones.config import BackboneConfig, Tune, TuneConfig
 from stages.common.models.backbones.loader import borrow_backbone, load_backbone
+from stages.common.models.backbones.tuning import (
+    PART_KINDS,
+    PEFT_KINDS,
+    WEIGHTS_FILE,
+    bottlenecks,
+    load_trained,
+    peft_adapter,
+    save_trained,
+    select_parameters,
+)
 from stages.common.models.cloze.classifier import ClozeClassifier
 from stages.common.models.encoders.text_classifier import CLASSIFIER_FILE, TextClassifier
 from stages.common.models.linear_heads import LinearHead, load_head
@@ -62,7 +71,7 @@ class SubModel:
     config: BackboneConfig
     tune: Tune
     adapter: Any = None
-    """PEFT's wrapper, for tune: lora."""
+    """PEFT's wrapper, for tune: lora and ia3."""
     prompt: Prompt | None = None
     """The soft prompt, for tune: prompt."""
 
@@ -73,31 +82,35 @@ class SubModel:
         if self.tune == "full":
             self.backbone.model.save_pretrained(out / "model")
             self.backbone.tokenizer.save_pretrained(out / "model")
-        elif self.tune == "lora":
+        elif self.adapter is not None:
             self.adapter.save_pretrained(out / "adapter")
             tidy(out / "adapter")
+        elif self.tune == "adapter" or self.tune in PART_KINDS:
+            save_trained(self.backbone.model, out)
         elif self.prompt is not None:
             save_prompt(self.prompt, self.backbone, out / "prompt")
 
 
 @contextmanager
 def new_submodel(
-    config: BackboneConfig, tune: Tune, lora: LoraConfig, seed: int, engine: Engine | None = None
+    config: BackboneConfig, tuning: TuneConfig, seed: int, engine: Engine | None = None
 ) -> Iterator[SubModel]:
-    """Yields a new sub-model: `full` with separate weights, others on the cached backbone, `lora` with an adapter."""
-    if tune == "full":
-        yield SubModel(load_backbone(config, frozen=False), config, tune)
+    """Yields a new sub-model: with weights of its own if these are trained, or on the cached backbone."""
+    if tuning.tune == "full" or tuning.tune in PART_KINDS:
+        backbone = load_backbone(config, frozen=False)
+        if tuning.tune != "full":
+            select_parameters(backbone.model, tuning)
+        yield SubModel(backbone, config, tuning.tune)
         return
     with borrow_backbone(config, engine) as backbone:
-        if tune in ("none", "prompt"):  # the caller adds the prompt
-            yield SubModel(backbone, config, tune)
-            return
-        torch.manual_seed(seed)
-        targets = lora.targets if isinstance(lora.targets, str) else list(lora.targets)
-        settings = PeftLora(r=lora.rank, lora_alpha=lora.alpha, lora_dropout=lora.dropout, target_modules=targets)
-        adapter = get_peft_model(backbone.model, settings)
-        yield SubModel(backbone, config, tune, adapter)
-        adapter.unload()
+        if tuning.tune in PEFT_KINDS:
+            with peft_adapter(backbone.model, tuning, seed) as adapter:
+                yield SubModel(backbone, config, tuning.tune, adapter)
+        elif tuning.tune == "adapter":
+            with bottlenecks(backbone.model, tuning.adapter_size, seed):
+                yield SubModel(backbone, config, tuning.tune)
+        else:  # the caller adds the prompt, if any
+            yield SubModel(backbone, config, tuning.tune)
 
 
 @dataclass(slots=True)
@@ -145,7 +158,7 @@ class ModelLoader:
     """Loads models; those with the same backbone share it."""
 
     def __init__(self) -> None:
-        self._shared: dict[tuple[str, str, bool], SharedBackbone] = {}
+        self._shared: dict[tuple[str, str, str], SharedBackbone] = {}
 
     def load(self, folder: Path) -> LogitModel:
         """Loads an ensemble member. An encoder predicts in the precision that it was trained in."""
@@ -156,9 +169,9 @@ class ModelLoader:
             probe.predicts_in_bf16 = probe.trains_in_bf16
             return probe
         metadata = SubModelMetadata.load(folder)
-        if metadata.tune != "lora":
+        if metadata.tune not in PEFT_KINDS:
             return self.load_submodel(folder)
-        shared = self._backbone(metadata.backbone, has_adapters=True)
+        shared = self._backbone(metadata.backbone, metadata.tune)
         adapter = shared.attach(folder / "adapter")
         classifier = ClozeClassifier.of(metadata.task, metadata.pattern, shared.backbone, metadata.backbone)
         return AdapterModel(classifier, shared, adapter)
@@ -169,10 +182,14 @@ class ModelLoader:
         config, prompt = metadata.backbone, None
         if metadata.tune == "full":
             backbone = load_backbone(config.model_copy(update={"asset": str(folder / "model")}), frozen=True)
+        elif (folder / WEIGHTS_FILE).exists():
+            backbone = load_backbone(config, frozen=True)
+            load_trained(backbone.model, folder)
+            backbone.freeze()
         else:
-            shared = self._backbone(config, has_adapters=metadata.tune == "lora")
+            shared = self._backbone(config, metadata.tune)
             backbone = shared.backbone
-            if metadata.tune == "lora":
+            if metadata.tune in PEFT_KINDS:
                 shared.attach(folder / "adapter")
             if metadata.tune == "prompt":
                 prompt = load_prompt(folder / "prompt", backbone)
@@ -185,15 +202,16 @@ class ModelLoader:
             InputError: the prompt or its head was trained for another backbone or other outputs.
         """
         lora = folder / "prompt" / "lora"
-        shared = self._backbone(config, has_adapters=lora.exists())
+        shared = self._backbone(config, "lora" if lora.exists() else "prompt")
         if lora.exists():
             shared.attach(lora)
         prompt = load_prompt(folder / "prompt", shared.backbone)
         head = load_head(folder / "prompt", shared.backbone.hidden_size, outputs)
         return LoadedPrompt(shared.backbone, prompt, head)
 
-    def _backbone(self, config: BackboneConfig, *, has_adapters: bool) -> SharedBackbone:
-        key = (identity(config.asset), config.precision, has_adapters)
+    def _backbone(self, config: BackboneConfig, tune: Tune) -> SharedBackbone:
+        """Returns the backbone that all sub-models without adapters share, or all with adapters of one kind."""
+        key = (identity(config.asset), config.precision, tune if tune in PEFT_KINDS else "")
         if key not in self._shared:
             self._shared[key] = SharedBackbone(load_backbone(config, frozen=True))
         return self._shared[key]

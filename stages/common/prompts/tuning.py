@@ -17,7 +17,7 @@ import torch
 from stages.common.losses import ComputeLoss
 from stages.common.metrics.classification import DevScore
 from stages.common.models.backbones.base import Backbone
-from stages.common.models.backbones.config import BackboneConfig, LoraConfig
+from stages.common.models.backbones.config import BackboneConfig, TuneConfig
 from stages.common.models.linear_heads import LinearHead, save_head
 from stages.common.prompts.config import PromptConfig, PromptTuningMethod
 from stages.common.prompts.inspection import log_inspection
@@ -52,7 +52,8 @@ def prompt_backbone(
     config: BackboneConfig, prompt: PromptConfig, seed: int, engine: Engine
 ) -> AbstractContextManager[SubModel]:
     """Yields the frozen backbone, with new LoRA weights if `prompt` is trained together with some."""
-    return new_submodel(config, "lora" if prompt.lora else "none", prompt.lora or LoraConfig(), seed, engine)
+    tuning = TuneConfig(tune="none") if prompt.lora is None else TuneConfig(tune="lora", lora=prompt.lora)
+    return new_submodel(config, tuning, seed, engine)
 
 
 def _trainable_parameters(model: TunableModel[Any, Any]) -> dict[str, torch.nn.Parameter]:

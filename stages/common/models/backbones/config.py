@@ -30,7 +30,7 @@ class BackboneConfig(Config):
     )
 
 
-Tune = Literal["full", "lora", "prompt", "none"]
+Tune = Literal["full", "top_layers", "biases", "lora", "ia3", "adapter", "prompt", "none"]
 
 
 class LoraConfig(Config):
@@ -44,3 +44,23 @@ class LoraConfig(Config):
     """Dropout rate of the adapter's input."""
     targets: str | tuple[str, ...] = "all-linear"
     """Names of the adapted layers, or all-linear for all linear layers except the LM head."""
+    dora: bool = False
+    """If true, the length of each column of a matrix is trained apart from its direction (DoRA, Liu et al., ICML 2024).
+    """
+    rslora: bool = False
+    """If true, the update is scaled by alpha / sqrt(rank) (rank-stabilized LoRA, Kalajdzievski, 2023)."""
+
+
+class TuneConfig(Config):
+    """Which parameters are trained."""
+
+    tune: Tune = "lora"
+    """Trained parameters: full (all weights), top_layers (the last blocks), biases (BitFit), lora (low-rank adapters),
+    ia3 (factors of activations), adapter (bottlenecks after blocks), prompt (a soft prompt), none (zero-shot).
+    """
+    lora: LoraConfig = LoraConfig()
+    """Adapters, for tune: lora."""
+    num_top_layers: int = Field(2, ge=1)
+    """Number of blocks, for tune: top_layers; of the encoder and of the decoder each."""
+    adapter_size: int = Field(64, ge=1)
+    """Width of the bottlenecks, for tune: adapter."""

@@ -21,7 +21,7 @@ from torch import Tensor
 from transformers import DynamicCache, EncoderDecoderCache
 
 from stages.common.models.architectures import Architecture, architectures, examined_rows, rows_of_page
-from stages.common.models.backbones.config import BackboneConfig, LoraConfig
+from stages.common.models.backbones.config import BackboneConfig, LoraConfig, TuneConfig
 from stages.common.models.backbones.loader import load_backbone
 from stages.common.models.cloze.classifier import ClozeClassifier, label_loss
 from stages.common.models.twins import build_twin
@@ -182,7 +182,7 @@ def check_scores(case: Case) -> None:
 def check_lora_step(case: Case, out: Path) -> None:
     """One step of gradient descent on LoRA weights equals that on the same weights in the plain model."""
     out.mkdir()
-    with new_submodel(case.config, "lora", LoraConfig(rank=2), seed=1) as submodel:
+    with new_submodel(case.config, TuneConfig(tune="lora", lora=LoraConfig(rank=2)), seed=1) as submodel:
         classifier = ClozeClassifier.of(case.task, "review", submodel.backbone, case.config)
         plain = copy.deepcopy(case.plain)
         adapter = get_peft_model(plain, submodel.adapter.peft_config["default"])

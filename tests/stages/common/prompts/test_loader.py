@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 import torch
 
-from stages.common.models.backbones.config import LoraConfig, Tune
+from stages.common.models.backbones.config import LoraConfig, Tune, TuneConfig
 from stages.common.models.cloze.classifier import ClozeClassifier
 from stages.common.prompts.config import PromptConfig
 from stages.common.prompts.initialization import new_prompt
@@ -23,7 +23,7 @@ def save_submodel(backbone: Path, tune: Tune, pattern: str, seed: int, out: Path
     """Writes a sub-model with random weights to `out`; returns its logits on EXAMPLES."""
     task, config = film_task("llama").only(pattern), backbone_config(backbone)
     out.mkdir()
-    with new_submodel(config, tune, LoraConfig(rank=2), seed) as submodel:
+    with new_submodel(config, TuneConfig(tune=tune, lora=LoraConfig(rank=2)), seed) as submodel:
         if tune == "prompt":
             submodel.prompt = new_prompt(PromptConfig(), submodel.backbone, task.pattern(pattern), seed=seed)
         trained = submodel.backbone.model if submodel.prompt is None else submodel.prompt

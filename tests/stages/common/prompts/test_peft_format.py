@@ -29,7 +29,7 @@ from stages.common.errors import InputError
 from stages.common.examples import Example
 from stages.common.models.backbones.base import Backbone
 from stages.common.models.backbones.causal import CausalBackbone
-from stages.common.models.backbones.config import LoraConfig
+from stages.common.models.backbones.config import LoraConfig, TuneConfig
 from stages.common.models.cloze.classifier import ClozeClassifier
 from stages.common.patterns.encoding import Encoder
 from stages.common.prompts.initialization import new_prompt
@@ -123,7 +123,7 @@ def test_lora_weights_of_peft_and_of_submodels_are_the_same_format(
     """PEFT computes the logits of a sub-model from its adapter, and a sub-model those of an adapter that PEFT wrote."""
     auto_class = {"bert": AutoModelForMaskedLM, "t5": AutoModelForSeq2SeqLM}.get(name, AutoModelForCausalLM)
     config, task, examples = backbone_config(backbone_folders[name]), film_task(name), film_examples(3)
-    with new_submodel(config, "lora", LoraConfig(rank=2), seed=1) as submodel:
+    with new_submodel(config, TuneConfig(tune="lora", lora=LoraConfig(rank=2)), seed=1) as submodel:
         for weight in submodel.adapter.parameters():
             if weight.requires_grad:
                 weight.data.normal_(0, 0.1)

@@ -10,7 +10,7 @@ import torch
 from safetensors.torch import load_file
 
 from stages.common.models.backbones import loader
-from stages.common.models.backbones.config import LoraConfig, Tune
+from stages.common.models.backbones.config import LoraConfig, Tune, TuneConfig
 from stages.common.models.backbones.loader import borrow_backbone, load_backbone
 from stages.common.prompts.initialization import new_prompt
 from stages.common.prompts.loader import SubModel, new_submodel
@@ -25,15 +25,15 @@ def test_adapter_is_a_fraction_of_the_backbone(backbone_folders: dict[str, Path]
     for tune in ("full", "lora", "none"):
         (tmp_path / tune).mkdir()
         config = backbone_config(backbone_folders["llama"])
-        with new_submodel(config, tune, LoraConfig(rank=1), seed=1) as submodel:
+        with new_submodel(config, TuneConfig(tune=tune, lora=LoraConfig(rank=1)), seed=1) as submodel:
             submodel.save(film_task("llama"), "review", tmp_path / tune)
         sizes[tune] = sum(path.stat().st_size for path in (tmp_path / tune).rglob("*.safetensors"))
     assert sizes["none"] == 0 < sizes["lora"] < sizes["full"] / 5
 
 
 def test_lora_targets_select_the_adapted_layers(backbone_folders: dict[str, Path], tmp_path: Path) -> None:
-    lora = LoraConfig(rank=2, targets=("q_proj", "v_proj"))
-    with new_submodel(backbone_config(backbone_folders["llama"]), "lora", lora, seed=1) as submodel:
+    tuning = TuneConfig(tune="lora", lora=LoraConfig(rank=2, targets=("q_proj", "v_proj")))
+    with new_submodel(backbone_config(backbone_folders["llama"]), tuning, seed=1) as submodel:
         submodel.save(film_task("llama"), "review", tmp_path)
         num_parameters = sum(item.numel() for item in trained(submodel))
     names = set(load_file(tmp_path / "adapter" / "adapter_model.safetensors"))
@@ -64,7 +64,7 @@ def loads(monkeypatch: pytest.MonkeyPatch) -> list[str]:
 def test_adapters_leave_the_shared_backbone_unchanged(loads: list[str], backbone_folders: dict[str, Path]) -> None:
     config = backbone_config(backbone_folders["llama"])
     for seed in (1, 2, 1):
-        with new_submodel(config, "lora", LoraConfig(), seed) as submodel, torch.no_grad():
+        with new_submodel(config, TuneConfig(tune="lora", lora=LoraConfig()), seed) as submodel, torch.no_grad():
             for weight in trained(submodel):
                 weight.add_(1)
     assert loads == ["llama"]
@@ -95,7 +95,7 @@ def test_borrow_backbone_reloads_after_an_error(loads: list[str], backbone_folde
 def test_trained_weights_of_a_bfloat16_backbone_are_float32(tune: Tune, backbone_folders: dict[str, Path]) -> None:
     """Frozen weights are bfloat16, and whatever is trained is float32, so no small update is rounded away."""
     config = backbone_config(backbone_folders["llama"]).model_copy(update={"precision": "bf16"})
-    with new_submodel(config, tune, LoraConfig(rank=2), seed=0) as submodel:
+    with new_submodel(config, TuneConfig(tune=tune, lora=LoraConfig(rank=2)), seed=0) as submodel:
         model = submodel.backbone.model
         trained = [item for item in model.parameters() if item.requires_grad]
         frozen = [item for item in model.parameters() if not item.requires_grad]
