@@ -33,8 +33,8 @@ from cluster.tracking.tracker import NullTracker, TrackedStep, Tracker
 STOP_WITHIN_S = 30.0
 """Seconds that running steps get to end after Ctrl-C; a commit of many gigabytes may take a while."""
 MAX_SLEEP_S = 0.2
-QUEUED_AFTER_S = 10.0
-"""How long a step waits in Ray's queue before that is shown. The first worker process needs a few seconds to start."""
+QUEUED_AFTER_S = 3.0
+"""How long a step waits in Ray's queue before that is shown."""
 
 
 def execute(
