@@ -7,7 +7,7 @@ and variables (annotations in a class body count, because pydantic and dataclass
 statements and in calls of `log_progress`, and the description of a pydantic field. The caller can exclude further
 modules.
 
-Files are located and parsed, never imported, so a plan stays fast.
+Files are located and parsed, never imported, and what they contain is kept by their content, so a plan stays fast.
 """
 
 from __future__ import annotations
@@ -26,6 +26,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 from cluster.errors import FingerprintError
+from cluster.steps.parsed_files import ParsedFile, parsed_files
 from cluster.store.files import FileMark, file_digest
 
 # The code of the engine decides where a step runs. What it computes has a version, `cluster.arithmetic`.
@@ -86,6 +87,7 @@ class CodeDigests:
                 f"cannot find the source file of module {module!r}.",
                 "Define step functions in a .py file on the Python path.",
             )
+        parsed_files(Path(__file__)).save()
         self._closures[module] = dict(sorted(digests.items()))
         return self._closures[module]
 
@@ -138,11 +140,18 @@ STATEMENTS = (ast.stmt, ast.ExceptHandler, ast.match_case)
 @lru_cache(maxsize=4096)
 def _read(path: Path, module: str, mark: FileMark) -> _Module:
     """Reads one file, once for each mark."""
-    tree = ast.parse(path.read_bytes(), filename=str(path))
+    content = path.read_bytes()
     package = module if path.name == "__init__.py" else module.rpartition(".")[0]
-    imports = frozenset(_imports(tree, package)) | frozenset(_parents(module))
+    parsed = parsed_files(Path(__file__)).get(content, package, lambda: _parse(content, package, path))
+    imports = frozenset(parsed.imports) | frozenset(_parents(module))
+    return _Module(path, mark, parsed.digest, imports, reads_data=parsed.reads_data)
+
+
+def _parse(content: bytes, package: str, path: Path) -> ParsedFile:
+    tree = ast.parse(content, filename=str(path))
+    imports = sorted(set(_imports(tree, package)))
     digest = hashlib.sha256(normal_form(tree).encode()).hexdigest()
-    return _Module(path, mark, digest, imports, reads_data=_reads_data(tree, imports))
+    return ParsedFile(digest, tuple(imports), _reads_data(tree, imports))
 
 
 @lru_cache(maxsize=4096)

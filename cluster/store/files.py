@@ -86,6 +86,11 @@ def sorted_files(folder: Path) -> list[str]:
     return sorted(files)
 
 
+def cache_folder() -> Path:
+    """Returns this machine's folder for files that can be downloaded or computed again."""
+    return Path(os.environ.get("CLOZELINE_CACHE") or Path.home() / ".cache" / "clozeline").expanduser().absolute()
+
+
 def write_atomic(path: Path, data: bytes, *, sync: bool = True) -> None:
     """Writes a file under another name, syncs it to the disk and renames it.
 

@@ -11,7 +11,6 @@ Fetched results are stored by the digest of their content, so a machine fetches 
 from __future__ import annotations
 
 import hashlib
-import os
 import re
 from collections.abc import Collection, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
@@ -23,7 +22,7 @@ from cluster.errors import CorruptResultError, LeaseLostError, StoreError
 from cluster.redaction import redact
 from cluster.store.base import LookupResult, StagedResult, Store
 from cluster.store.checkpoints import Checkpoints
-from cluster.store.files import remove, sorted_files
+from cluster.store.files import cache_folder, remove, sorted_files
 from cluster.store.lease import Lease, from_json, locked, to_json
 from cluster.store.manifest import Manifest
 from cluster.store.object_store import NUM_THREADS, ObjectStore
@@ -78,7 +77,7 @@ class RemoteStore(Store):
     def __init__(self, url: str) -> None:
         self.objects = ObjectStore(url)
         self.url = self.objects.url
-        self.local = _cache_root() / "stores" / _folder_name(self.url)
+        self.local = cache_folder() / "stores" / _folder_name(self.url)
 
     def inspect_all(self, keys: Iterable[tuple[str, str]], verify: bool = False) -> list[LookupResult]:
         """See `Store`. Looks up several at a time, because each needs two requests."""
@@ -281,11 +280,6 @@ def _is_complete(folder: Path, manifest: Manifest) -> bool:
         return all((folder / name).stat().st_size == entry.size for name, entry in manifest.files.items())
     except (FileNotFoundError, NotADirectoryError):
         return False
-
-
-def _cache_root() -> Path:
-    """Returns this machine's folder for files that can be downloaded again."""
-    return Path(os.environ.get("CLOZELINE_CACHE") or Path.home() / ".cache" / "clozeline").expanduser().absolute()
 
 
 def _folder_name(url: str) -> str:
