@@ -31,7 +31,6 @@ from pipelines.kinds import KINDS, SETS
 from pipelines.report.comparisons import flat_inits
 from pipelines.report.leaderboard import flat_rows
 from pipelines.report.page import charts, graph, writer
-from pipelines.report.page.graph_plot import plot_graph
 from pipelines.report.rounds import add_round
 from pipelines.run.request import RunRequest
 from stages.common.data.step_outputs import TEXTS_PER_SECOND
@@ -100,6 +99,8 @@ def publish(request: RunRequest, planned: Plan, result: RunResult, tracker: Trac
     for name in ("report.json", "report.md", "report.png", "report.html"):
         tracker.parent.log_artifact(folder / name, "report")
     if result.executed:
+        from pipelines.report.page.graph_plot import plot_graph  # noqa: PLC0415  (loads matplotlib)
+
         tracker.parent.log_figure("graph", plot_graph(steps, seconds))
     for image in sorted(files.glob("*.png")):
         tracker.parent.log_artifact(image, "figures")
