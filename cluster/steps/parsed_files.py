@@ -42,9 +42,7 @@ class ParsedFiles:
         self._has_changed = False
         if path is None:
             return
-        with suppress(
-            AttributeError, OSError, TypeError, ValueError
-        ):  # no file, or a damaged one
+        with suppress(AttributeError, OSError, TypeError, ValueError):  # no file, or a damaged one
             known = json.loads(path.read_text(encoding="utf-8"))
             self._known = {
                 key: ParsedFile(str(digest), tuple(map(str, imports)), bool(reads_data))

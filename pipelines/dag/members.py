@@ -5,6 +5,7 @@ pet/<pattern>/<seed>            sub-models on the recipe's backbone; the first g
 pet/g<k>/<pattern>/<seed>       sub-models of generation k of iPET
 pet/<member>/...                the same on another backbone
 probe/<member>                  logistic regression on sentence embeddings
+priming/<pattern>/<seed>        in-context learning, not a member
 finetuned/<member>              an encoder, trained on the labeled examples
 tfidf/<member>                  logistic regression on TF-IDF features
 llm/<member>                    a language model at an endpoint
@@ -27,6 +28,7 @@ from pipelines.schema.sections.ensemble import (
     LlmMember,
     PetMember,
     PetSection,
+    PrimingSection,
     ProbeMember,
     ShardsSection,
     TfidfMember,
@@ -39,6 +41,7 @@ from stages.common.models.backbones.config import BackboneConfig
 from stages.common.models.encoders.config import StudentConfig
 from stages.common.prompts.config import PromptConfig
 from stages.common.seeds import python_rng
+from stages.in_context.config import InContextConfig
 from stages.llm.config import LlmConfig
 from stages.pet.config import GenerationConfig, PetConfig
 from stages.pet.verbalizer_search.config import VerbalizerSearchConfig
@@ -110,29 +113,18 @@ def untrained_steps(config: PipelineConfig, data: Step, words: Words) -> list[St
         steps += [_untrained(config, "zero_shot", name, section, data, words) for name in config.hard_patterns]
     if config.priming:
         steps += [
-            _untrained(config, "priming", name, config.priming, data, words, shots=config.priming.shots, seed=seed)
+            _in_context(config, config.priming, name, seed, data, words)
             for name in config.hard_patterns
             for seed in config.priming.seeds
         ]
     return steps
 
 
-def _untrained(
-    config: PipelineConfig,
-    kind: str,
-    pattern: str,
-    section: Section,
-    data: Step,
-    words: Words,
-    *,
-    shots: int = 0,
-    seed: int | None = None,
-) -> Step:
-    """Returns a step without training. `shots` and `seed`: of its demonstrations, if there are any."""
-    fixed = {"seed": 0} if seed is None else {}
+def _untrained(config: PipelineConfig, kind: str, pattern: str, section: Section, data: Step, words: Words) -> Step:
+    """Returns a sub-model without training."""
     return make_step(
         config,
-        f"{kind}/{pattern}" if seed is None else f"{kind}/{pattern}/{seed}",
+        f"{kind}/{pattern}",
         kind=kind,
         run="stages.pet.stage:run",
         config=PetConfig(
@@ -140,15 +132,33 @@ def _untrained(
             pattern=pattern,
             backbone=config.language_model,
             tune="none",
-            shots=shots,
             label_unlabeled=False,
-            **fixed,
+            seed=0,
         ),
         inputs={"data": data, "verbalizer": words.get(pattern)},
         resources=section.resources,
         row=f"{kind}/{pattern}",
         pattern=pattern,
-        **({} if seed is None else {"seed": str(seed)}),
+    )
+
+
+def _in_context(
+    config: PipelineConfig, section: PrimingSection, pattern: str, seed: int, data: Step, words: Words
+) -> Step:
+    """Returns a step of in-context learning."""
+    return make_step(
+        config,
+        f"priming/{pattern}/{seed}",
+        kind="priming",
+        run="stages.in_context.stage:run",
+        config=InContextConfig.of(
+            section, task=config.task.only(pattern), pattern=pattern, backbone=config.language_model
+        ),
+        inputs={"data": data, "verbalizer": words.get(pattern)},
+        resources=section.resources,
+        row=f"priming/{pattern}",
+        pattern=pattern,
+        seed=str(seed),
     )
 
 

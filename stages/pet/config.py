@@ -107,8 +107,6 @@ class PetConfig(ClozeConfig, PetSettings):
 
     growth: GenerationConfig | None = None
     """A generation of iPET after the first. If not set, only labeled examples are used."""
-    shots: int = Field(0, ge=0)
-    """Demonstrations per class before each text, for tune: none."""
     label_unlabeled: bool = True
     """If true, also labels the unlabeled data, as members of the ensemble do."""
     seed: int = 0
@@ -122,6 +120,4 @@ class PetConfig(ClozeConfig, PetSettings):
             raise InputError("tune: none trains nothing, but training is set.", "Remove training.", key="training")
         if self.tune == "none" and self.growth:
             raise InputError("tune: none trains nothing, but growth is set.", "Remove growth.", key="growth")
-        if self.shots and self.tune != "none":
-            raise InputError("demonstrations are for tune: none.", "Set tune: none, or shots: 0.", key="shots")
         return self

@@ -22,7 +22,6 @@ from stages.common.data.step_outputs import write_losses
 from stages.common.examples import Example, label_indices, load_examples, table_rows, write_examples
 from stages.common.models.averaging import Scaling, cross_entropies
 from stages.common.models.cloze.classifier import ClozeClassifier
-from stages.common.models.cloze.demonstrations import prepend_demonstrations, sample_demonstrations
 from stages.common.models.cloze.mlm import with_mlm
 from stages.common.models.cloze.prefix_cache import cached_loss
 from stages.common.patterns.config import Task
@@ -77,8 +76,6 @@ def run(config: PetConfig, inputs: Inputs, out: Path, recorder: Recorder, engine
     examples = [*train_set, *pseudo_labeled]
     held_out = _cross_validate(config, inputs, task, train_set, pseudo_labeled, recorder, engine)
     with _new_classifier(config, inputs, task, engine) as (submodel, classifier):
-        if config.shots:
-            _prepend_demonstrations(config, classifier, train_set, recorder)
         num_parameters = num_trainable_parameters(classifier)
         before = classifier.predict(train_set, recorder, "labeled examples before training") if train_set else None
         losses: list[float] = []
@@ -107,7 +104,7 @@ def run(config: PetConfig, inputs: Inputs, out: Path, recorder: Recorder, engine
         test=test,
         **held_out_scores(held_out, train_set, task.labels),
         final_loss=losses[-1] if losses else None,
-        num_labeled=len(train_set) if losses else config.shots * len(task.labels),
+        num_labeled=len(train_set) if losses else 0,
         num_unlabeled=len(pseudo_labeled),
         num_pseudo_labeled=len(pseudo_labeled),
         trainable_parameters=num_parameters,
@@ -186,14 +183,6 @@ def _pseudo_labeled(
     recorder.log_metric("pseudo_labels/missing", num_required - len(selected))
     recorder.log_table("pseudo_labeled", table_rows(selected[:MAX_LOGGED]))
     return selected
-
-
-def _prepend_demonstrations(
-    config: PetConfig, classifier: ClozeClassifier, train_set: Sequence[Example], recorder: Recorder
-) -> None:
-    demonstrations = sample_demonstrations(train_set, config.task.labels, config.shots, config.seed)
-    recorder.log_table("demonstrations", table_rows(demonstrations))
-    prepend_demonstrations(classifier, demonstrations)
 
 
 def _train(

@@ -22,6 +22,7 @@ from stages.common.models.tfidf_config import TfidfSettings
 from stages.common.training.config import TrainingConfig
 from stages.common.training.student_config import StudentSettings
 from stages.distillation.config import DistillationSettings
+from stages.in_context.config import DemonstrationConfig
 from stages.llm.config import LlmSettings
 from stages.pet.config import IpetConfig, PetSettings
 from stages.pet.verbalizer_search.config import SearchConfig
@@ -144,11 +145,9 @@ class SearchSection(Section, SearchConfig):
     """Search for label words with PETAL, for every pattern, if the task has no verbalizer."""
 
 
-class PrimingSection(Section):
+class PrimingSection(Section, DemonstrationConfig):
     """Patterns with labeled demonstrations before each text. Nothing is trained."""
 
-    shots: int = Field(2, ge=1)
-    """Demonstrations per class."""
     seeds: tuple[int, ...] = Field((0,), min_length=1)
     """Seeds of the choice and order of demonstrations."""
 

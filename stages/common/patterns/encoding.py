@@ -11,7 +11,7 @@ word.
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, NamedTuple
 
@@ -130,8 +130,8 @@ class Encoder:
         self.max_length = max_length
         self.max_text_length = max_length - num_reserved
         self.truncation = truncation
-        self.prefix: tuple[int, ...] = ()
-        """Ids before the text, such as demonstrations; they do not count toward `max_length`."""
+        self.prefix: Callable[[Example], tuple[int, ...]] = lambda _: ()
+        """Returns ids before a text, such as demonstrations; they do not count toward `max_length`."""
         self.specials = SpecialTokens.of(tokenizer)
         self._plain = PlainText(tokenizer)
         self.mask_ids = () if family == "causal" else (mask_token_id(tokenizer, family),)
@@ -140,7 +140,7 @@ class Encoder:
         """Encodes one example into at most `max_length` ids."""
         pieces = self._pieces(example)
         self._truncate(pieces)
-        return self._join(pieces, self.prefix)
+        return self._join(pieces, self.prefix(example))
 
     def all(self, examples: Iterable[Example]) -> list[Encoded]:
         """Encodes examples, in order."""

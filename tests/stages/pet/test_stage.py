@@ -186,18 +186,6 @@ def test_multiple_choice_scores_each_option(name: str, backbone_folders: dict[st
     assert logits == pytest.approx(swapped_logits[::-1], abs=1e-5)
 
 
-def test_demonstrations_count_as_labeled_examples(
-    backbone_folders: dict[str, Path], film_data: Path, tmp_path: Path
-) -> None:
-    plain = submodel(backbone_folders["llama"], "llama", "none", label_unlabeled=False)
-    primed = submodel(backbone_folders["llama"], "llama", "none", label_unlabeled=False, shots=2)
-    for name, config in (("plain", plain), ("primed", primed)):
-        result = run(pet, config, pet.Inputs(data=film_data), tmp_path / name)
-        assert result.num_labeled == (4 if name == "primed" else 0)
-        assert not (tmp_path / name / "unlabeled_logits.jsonl").exists()
-    assert abs(logits_of(tmp_path / "plain") - logits_of(tmp_path / "primed")).max() > 0.01
-
-
 @pytest.mark.parametrize("tune", ["lora", "full", "prompt"])
 def test_held_out_logits_are_of_submodels_trained_on_the_other_folds(
     tune: str, backbone_folders: dict[str, Path], film_data: Path, tmp_path: Path

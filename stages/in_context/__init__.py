@@ -1,0 +1,1 @@
+"""In-context learning: labeled demonstrations before each text, without training."""
