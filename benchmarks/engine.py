@@ -312,7 +312,7 @@ def measure_requests(folder: Path) -> None:
         for index in range(NUM_OLDER):
             name = f"{index:064x}"
             older = Manifest(step=step.name, fingerprint=name, key={}, files={}, upstream_digests={}, result=None)
-            store.write_note(f"{step.name}/{name}/manifest.json", older.to_json())
+            store.write(f"{step.name}/{name}/manifest.json", older.to_json())
     proxy.requests.clear()
     counts = {}
     plan(steps, store)

@@ -23,7 +23,6 @@ from stages.common.data.sources import iter_examples
 from stages.common.models import batching
 from stages.common.models.backbones.loader import load_backbone
 from stages.common.models.cloze.classifier import ClozeClassifier
-from stages.common.models.encoders import text_encoder
 from stages.common.protocols import NullRecorder
 
 BATCH = 256
@@ -35,12 +34,13 @@ SETTINGS = {"no padding to multiples": 1, "multiples of 8": 8}
 def label_examples(pad_to_multiple: int, num_examples: int) -> None:
     """Labels examples in this process; prints number, MiB and seconds at each fraction."""
     torch.set_num_threads(1)
-    batching.PAD_TO_MULTIPLE_OF = text_encoder.PAD_TO_MULTIPLE_OF = pad_to_multiple
+    batching.PAD_TO_MULTIPLE_OF = pad_to_multiple
     with tempfile.TemporaryDirectory() as folder:
         config = load_request("smoke", [], folder).config
     assert config.data is not None
     assert config.data.pool is not None
     assert config.task is not None
+    assert config.backbone is not None
     pool = list(iter_examples(config.data.pool, None))
     pattern = next(iter(config.task.patterns))
     classifier = ClozeClassifier.of(config.task, pattern, load_backbone(config.backbone, frozen=True), config.backbone)

@@ -96,6 +96,7 @@ def main() -> int:
 def cases(smoke: PipelineConfig, folder: Path) -> list[Case]:
     """Returns BERT-tiny with a mask inside the pattern, and a small Llama with a mask at its end."""
     assert smoke.task is not None
+    assert smoke.backbone is not None
     backbone = smoke.backbone.model_copy(update={"precision": "fp32"})
     task = smoke.task.only("review")
     llama = backbone.model_copy(update={"asset": str(save_small_llama(folder / "llama"))})

@@ -123,7 +123,8 @@ def setfit(encoder: Path, seed: int, num_iterations: int | None) -> Fit:
             )
             Trainer(model=model, args=settings, train_dataset=Dataset.from_dict({"text": train, "label": gold})).train()
         probabilities = model.predict_proba(test, as_numpy=True)
-        return np.log(np.maximum(probabilities, 1e-12))
+        result: NDArray[np.float64] = np.log(np.maximum(probabilities, 1e-12))
+        return result
 
     return fit
 

@@ -77,7 +77,7 @@ def measure(data: LabeledSet, ratio: float | None, seed: int) -> NDArray[np.floa
     train, unlabeled, test = data.split(ratio, seed)
     features, gold, num_labels = data.features[train], data.gold[train], data.num_labels
 
-    def logits(fitted: Sequence[int], rows: torch.Tensor) -> NDArray[np.float64]:
+    def logits(fitted: Sequence[int] | NDArray[np.int64], rows: torch.Tensor) -> NDArray[np.float64]:
         targets = F.one_hot(torch.from_numpy(gold[fitted]), num_labels)
         weight, bias = fit_logistic_regression(features[fitted], targets, REGULARIZATION_C)
         result: NDArray[np.float64] = F.linear(rows, weight, bias).double().numpy()

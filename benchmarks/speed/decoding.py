@@ -14,7 +14,6 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 from functools import partial
-from pathlib import Path
 from statistics import median
 from typing import Any
 
@@ -32,6 +31,7 @@ from stages.common.models.backbones.masked import MaskedBackbone
 from stages.common.models.batching import attention_implementation, default_device, wants_bf16
 from stages.common.models.cloze.classifier import ClozeClassifier
 from stages.common.models.model_files import model_folder
+from stages.common.models.traits_cache import folder_traits
 from stages.common.patterns.config import Task
 from stages.common.protocols import NullRecorder
 
@@ -104,7 +104,7 @@ def classifier_on(backbone: Backbone, order: str) -> ClozeClassifier:
 def to_bf16(backbone: Backbone) -> Backbone:
     """Returns a copy with bfloat16 weights, as `load_backbone` returns on a machine that computes in bfloat16."""
     model = copy.deepcopy(backbone.model).to(torch.bfloat16)
-    return type(backbone)(model, backbone.tokenizer).freeze()
+    return type(backbone)(model, backbone.tokenizer, backbone.traits).freeze()
 
 
 def one_at_a_time(classifier: ClozeClassifier, examples: list[Example]) -> NDArray[np.float64]:
@@ -146,6 +146,7 @@ def load_bert_tiny() -> Backbone:
 def random_bert_base() -> Backbone:
     """Returns a model with the size, and so the speed, of BERT-base and with random weights."""
     torch.manual_seed(0)
-    tokenizer = AutoTokenizer.from_pretrained(Path(model_folder(BERT_TINY)))
+    folder = model_folder(BERT_TINY)
+    tokenizer = AutoTokenizer.from_pretrained(folder)
     config = BertConfig(vocab_size=len(tokenizer), attn_implementation=attention_implementation())
-    return MaskedBackbone(BertForMaskedLM(config).to(default_device()), tokenizer).freeze()
+    return MaskedBackbone(BertForMaskedLM(config).to(default_device()), tokenizer, folder_traits(folder)).freeze()

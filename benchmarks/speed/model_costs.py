@@ -57,7 +57,7 @@ def jobs_of(model: ModelAsset) -> dict[str, Callable[[], Any]]:
     def train() -> None:
         network.train()
         for _ in range(NUM_BATCHES):
-            states().square().mean().backward()  # type: ignore[no-untyped-call]
+            states().square().mean().backward()
             optimizer.step()
             optimizer.zero_grad()
 

@@ -15,6 +15,8 @@ from functools import partial
 from statistics import median
 from typing import Any
 
+import torch
+
 from benchmarks.speed.timing import (
     Effort,
     film_examples,
@@ -114,7 +116,7 @@ def _subject_rows(subject: Subject, effort: Effort) -> list[list[str]]:
 def _train(classifiers: Sequence[ClozeClassifier], items: list[LabeledCloze], training: TrainingConfig) -> None:
     """Trains the prompts of all classifiers in one batch."""
     jobs = [
-        TrainingJob(str(number), items, dict(classifier.prompt.named_parameters()), training, number)
+        TrainingJob(str(number), items, _parameters(classifier), training, number)
         for number, classifier in enumerate(classifiers)
     ]
 
@@ -126,6 +128,11 @@ def _train(classifiers: Sequence[ClozeClassifier], items: list[LabeledCloze], tr
         ]
 
     train_batched(jobs, compute_losses, NullRecorder(), InProcessEngine())
+
+
+def _parameters(classifier: ClozeClassifier) -> dict[str, torch.nn.Parameter]:
+    assert isinstance(classifier.prompt, torch.nn.Module)
+    return dict(classifier.prompt.named_parameters())
 
 
 def _memory_rows(subject: Subject, jobs: Mapping[int, Callable[[], None]], wide: Callable[[], None]) -> list[list[str]]:

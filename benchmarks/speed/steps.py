@@ -30,7 +30,8 @@ from stages.common.prompts.loader import new_submodel
 from stages.common.protocols import NullRecorder
 from stages.common.training.config import TrainingConfig
 from stages.common.training.loop import train
-from stages.distillation.stage import DistillationExample, distillation_loss
+from stages.distillation.examples import DistillationExample
+from stages.distillation.stage import distillation_loss
 
 FORWARD, LORA, TRAINING = 2, 4, 6
 """FLOPs per parameter and token."""
@@ -92,7 +93,10 @@ def sub_model_jobs(effort: Effort) -> Iterator[dict[str, Job]]:
     scored, trained = film_examples(effort.reduce(200)), film_examples(8 * num_steps(effort))
     with new_submodel(config, TuneConfig(tune="lora", lora=LoraConfig(**demo["pet"]["lora"])), SEED) as adapted:
         classifier = ClozeClassifier.of(task, "review", adapted.backbone, config)
-        items, parameters = classifier.items(trained), adapted.parameters
+        items = classifier.items(trained)
+        weights_of_adapter = {
+            name: item for name, item in adapted.backbone.model.named_parameters() if item.requires_grad
+        }
         run_training = partial(train, seed=SEED, recorder=NullRecorder(), engine=InProcessEngine())
 
         def num_tokens(examples: list[Any]) -> int:
@@ -100,7 +104,7 @@ def sub_model_jobs(effort: Effort) -> Iterator[dict[str, Job]]:
 
         yield {
             "SmolLM2-135M, LoRA training, batch 8": Job(
-                lambda: run_training(items, classifier.loss, parameters, training),
+                lambda: run_training(items, classifier.loss, weights_of_adapter, training),
                 len(trained),
                 LORA * weights * num_tokens(trained),
                 precision,

@@ -6,6 +6,7 @@ import os
 import time
 from functools import partial
 from pathlib import Path
+from unittest import mock
 
 from cluster.store.lease import Leases
 from pipelines.cli import app
@@ -26,9 +27,10 @@ def offset_s() -> float:
 def main() -> None:
     """Runs the command whose words are the arguments of this process."""
     monotonic, wall = time.monotonic, time.time
-    runner.Leases = partial(Leases, clock=lambda: monotonic() + offset_s())  # type: ignore[assignment,misc]
+    leases = partial(Leases, clock=lambda: monotonic() + offset_s())
     time.time = lambda: wall() + offset_s()
-    app.main()
+    with mock.patch.object(runner, "Leases", leases):
+        app.main()
 
 
 if __name__ == "__main__":

@@ -101,9 +101,10 @@ class Driver:
     def children(self) -> list[psutil.Process]:
         """Returns all processes below this one."""
         try:
-            return psutil.Process(self.process.pid).children(recursive=True)
+            processes: list[psutil.Process] = psutil.Process(self.process.pid).children(recursive=True)
         except psutil.NoSuchProcess:
             return []
+        return processes
 
     def executed(self) -> Counter[str]:
         """Returns how often each step was computed to its end."""

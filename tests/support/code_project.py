@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import itertools
+from collections.abc import Mapping
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from cluster.steps.fingerprint import KeyOptions
-from cluster.steps.plan import Plan, PlanState, plan
+from cluster.steps.plan import Plan, PlannedStep, PlanState, plan
 from cluster.steps.step import Step
 from cluster.store.base import Store
 from cluster.store.lease import Leases
-from cluster.store.manifest import Manifest
+from cluster.store.manifest import FileEntry, Manifest
 from tests.support.steps import Config
 
 numbers = itertools.count()
@@ -55,21 +57,22 @@ class Project:
             (staged.out / "part").mkdir()
             (staged.out / "part" / "file.txt").write_text(line.name + text)
             digests = {item.name: manifests[item.name].content_digest for item in line.step.upstream()}
-            manifests[line.name] = staged.commit(
-                {},
-                lambda result, files, line=line, digests=digests: Manifest(
-                    step=line.name,
-                    fingerprint=line.fingerprint,
-                    key=line.key.components,
-                    files=files,
-                    upstream_digests=digests,
-                    result=result,
-                    versions=versions,
-                    committed_at=1.0,
-                ),
-            )
+            manifests[line.name] = staged.commit({}, partial(_manifest, line, digests, versions))
             leases.release(slot)
 
     def states(self, **values: int) -> dict[str, str]:
         """Step -> state."""
-        return {line.name: line.state.value for line in self.plan(**values)}
+        return {line.name: line.state.value for line in self.plan(None, **values)}
+
+
+def _manifest(
+    line: PlannedStep,
+    digests: Mapping[str, str],
+    versions: Mapping[str, str],
+    result: Any,
+    files: Mapping[str, FileEntry],
+) -> Manifest:
+    return Manifest(
+        step=line.name, fingerprint=line.fingerprint, key=line.key.components, files=files,
+        upstream_digests=digests, result=result, versions=versions, committed_at=1.0,
+    )  # fmt: skip

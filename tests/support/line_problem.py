@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
 import torch
@@ -10,9 +9,10 @@ from torch import Tensor
 
 from stages.common.engine import InProcessEngine
 from stages.common.losses import ComputeLoss, mean_share
+from stages.common.metrics.classification import DevScore
 from stages.common.protocols import NullRecorder
 from stages.common.training.config import TrainingConfig
-from stages.common.training.loop import train
+from stages.common.training.loop import Validation, train
 
 
 class Line:
@@ -49,7 +49,7 @@ def fit(
     seed: int = 0,
     work: Path | None = None,
     loss: ComputeLoss[int] | None = None,
-    validate: Callable[[], tuple[float, float]] | None = None,
+    validate: Validation | None = None,
     recorder: NullRecorder | None = None,
 ) -> list[float]:
     return train(
@@ -66,9 +66,9 @@ class DevEvaluations:
     """A dev set with given accuracy and loss for each evaluation."""
 
     def __init__(self, *results: tuple[float, float], skip: int = 0) -> None:
-        self.left = list(results)[skip:]
+        self.left = [DevScore(*result) for result in results][skip:]
 
-    def __call__(self) -> tuple[float, float]:
+    def __call__(self) -> DevScore:
         return self.left.pop(0)
 
 

@@ -20,7 +20,7 @@ from stages.common.engine import ENGINE
 from stages.common.prompts.config import PromptConfig
 from stages.common.training.config import TrainingConfig
 from stages.splits.config import DataConfig, SplitsConfig
-from tests.support import memory_steps
+from tests.support import distributed_steps, memory_steps
 from tests.support.small_models import backbone_config, film_examples, film_task, llama_tokenizer, write_lines
 from tests.support.steps import function_name
 
@@ -64,7 +64,7 @@ def measure(root: Path, strategy: Strategy, workers: int) -> Measured:
         for name in ("train", "test")
     }
     data = SplitsConfig(data=DataConfig(**sources, unlabeled_size=0), labels=task.labels, fields=("text",), seed=1)
-    config = memory_steps.Config(
+    config = distributed_steps.Config(
         task=task.only("review"),
         pattern="review",
         backbone=backbone_config(root / "llama", MAX_LENGTH),

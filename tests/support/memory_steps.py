@@ -15,17 +15,9 @@ from typing import Any
 import torch
 
 from stages.prompt_tuning import stage as prompt_tuning
-from stages.prompt_tuning.config import PromptTuningConfig
-from tests.support.distributed_steps import WatchedEngine, local_numbers
+from tests.support.distributed_steps import Config, WatchedEngine, local_numbers
 
 EVERY_S = 0.02
-
-
-class Config(PromptTuningConfig, frozen=True):
-    """The config of the stage, and the fields that `WatchedEngine` reads."""
-
-    fault: str = ""
-    at: int = 0
 
 
 @dataclass(slots=True)

@@ -60,6 +60,7 @@ def register_small_model(tracker: Tracker, folder: Path) -> tuple[str, bool]:
     for name in ("toy_models/__init__.py", "model/value.txt"):
         (folder / name).parent.mkdir(parents=True, exist_ok=True)
         (folder / name).write_text("def _load_pyfunc(path): return object()\n")
+    assert tracker.run_id is not None
     candidate = Candidate(
         name="films.student", step="distill/0", fingerprint="f" * 8, run_id=tracker.run_id,
         folder=lambda: folder / "model", example={"text": "x"}, accuracy=0.5, test_digest="d",

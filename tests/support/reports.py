@@ -103,5 +103,6 @@ def report_on(root: Path, *steps: str, recipe: str = "films", **config: Any) -> 
     out.mkdir()
     settings = ReportConfig(recipe=recipe, task="films", measured=tuple(map(measured, steps)), **config)
     inputs = stage.Inputs(measured=tuple(root / step for step in steps))
-    result: dict[str, Any] = plain(stage.run(settings, inputs, out, NullRecorder(), InProcessEngine()))
+    result = plain(stage.run(settings, inputs, out, NullRecorder(), InProcessEngine()))
+    assert isinstance(result, dict)
     return result

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
-import torch
 from tokenizers import AddedToken, Tokenizer, decoders, models, normalizers, pre_tokenizers, processors, trainers
 from transformers import (
     BertConfig,
@@ -84,8 +84,10 @@ def roberta_tokenizer() -> PreTrainedTokenizerFast:
     """Byte-level BPE; <s> a </s></s> b </s>; no segments; the mask takes the space before it, as RoBERTa's does."""
     tokenizer = _byte_level(["<s>", "<pad>", "</s>", "<unk>"])
     tokenizer.add_special_tokens([AddedToken("<mask>", lstrip=True)])
-    start, end = tokenizer.token_to_id("<s>"), tokenizer.token_to_id("</s>")
-    tokenizer.post_processor = processors.RobertaProcessing(("</s>", end), ("<s>", start), add_prefix_space=False)
+    ids = tokenizer.get_vocab()
+    tokenizer.post_processor = processors.RobertaProcessing(
+        ("</s>", ids["</s>"]), ("<s>", ids["<s>"]), add_prefix_space=False
+    )
     return PreTrainedTokenizerFast(
         tokenizer_object=tokenizer,
         model_input_names=["input_ids", "attention_mask"],
@@ -136,7 +138,8 @@ def t5_tokenizer() -> PreTrainedTokenizerFast:
     )  # fmt: skip
 
 
-def small_model(name: str, vocabulary: int, tokenizer: PreTrainedTokenizerFast) -> torch.nn.Module:
+def small_model(name: str, vocabulary: int, tokenizer: PreTrainedTokenizerFast) -> Any:
+    """Returns a model of two layers with random weights. transformers has no types."""
     small = {"vocab_size": vocabulary, "hidden_size": 32, "num_hidden_layers": 2, "num_attention_heads": 4}
     if name == "bert":
         return BertForMaskedLM(BertConfig(**small, intermediate_size=64, max_position_embeddings=160))
@@ -204,7 +207,7 @@ def film_examples(count: int, start: int = 0) -> list[Example]:
     return [film_example(start + number, ("rotten", "fresh")[number % 2]) for number in range(count)]
 
 
-def write_lines(path: Path, rows: Sequence[dict[str, object]]) -> Path:
+def write_lines(path: Path, rows: Sequence[Mapping[str, object]]) -> Path:
     """Writes JSON lines."""
     path.write_text("".join(json.dumps(row, ensure_ascii=False) + "\n" for row in rows), encoding="utf-8")
     return path

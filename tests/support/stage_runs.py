@@ -115,13 +115,18 @@ def assert_student_has_the_label_bias(
         out: Existing folder.
     """
     facts = inputs.soft_labels / "result.json"
-    for name, biases in {"older": {}, "plain": {"label_bias": [0, 0]}, "biased": {"label_bias": [-1.5, 1.5]}}.items():
+    biases_of: dict[str, dict[str, list[float]]] = {
+        "older": {},
+        "plain": {"label_bias": [0, 0]},
+        "biased": {"label_bias": [-1.5, 1.5]},
+    }
+    for name, biases in biases_of.items():
         facts.write_text(json.dumps({"num_labeled": 8, **biases}))
         run(stage, settings, inputs, out / name)
     older, plain, biased = (logits_of(out / name) for name in ("older", "plain", "biased"))
     assert np.array_equal(older, plain), "results of code without biases have none"
     np.testing.assert_allclose(biased - plain, np.tile([-1.5, 1.5], (len(plain), 1)), atol=5e-4)
-    taught = [logits_of(out / name, "unlabeled_logits") for name in ("plain", "biased")]
-    np.testing.assert_allclose(*taught, atol=5e-4)
+    unlabeled, unlabeled_biased = (logits_of(out / name, "unlabeled_logits") for name in ("plain", "biased"))
+    np.testing.assert_allclose(unlabeled, unlabeled_biased, atol=5e-4)
     loaded = load(out / "biased" / "model").predict(load_examples(inputs.data / "test.jsonl"), SILENT, "")
     np.testing.assert_allclose(loaded, biased, atol=2e-5)

@@ -7,12 +7,14 @@ import time
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import torch
 from pydantic import BaseModel, Field
 
 from cluster.steps.step import Resources, Step
 from cluster.store import local
+from cluster.store.files import write_atomic
 from stages.common.losses import mean_share
 from stages.common.training.config import TrainingConfig
 from stages.common.training.loop import train
@@ -66,7 +68,8 @@ def run(config: Config, inputs: Inputs, out: Path, recorder: Any, engine: Any) -
         if config.fault and num_batches == config.at:
             _wait(Path(config.fault))
         x_BD = torch.stack(part)
-        return ((model(x_BD).squeeze(1) - x_BD.sum(1)) ** 2).mean() * mean_share(part, batch)
+        loss: torch.Tensor = ((model(x_BD).squeeze(1) - x_BD.sum(1)) ** 2).mean() * mean_share(part, batch)
+        return loss
 
     losses = train(
         items,
@@ -86,16 +89,16 @@ def run(config: Config, inputs: Inputs, out: Path, recorder: Any, engine: Any) -
 
 def _wait_within_commit(fault: Path) -> None:
     """Makes the next commit wait before it writes the manifest."""
-    write_atomic = local.write_atomic
 
     def write_late(path: Path, *arguments: Any, **options: Any) -> None:
         if path.name == "manifest.json":
-            local.write_atomic = write_atomic
+            replaced.stop()
             assert (path.parent / "files" / "model.pt").exists()
             _wait(fault)
         write_atomic(path, *arguments, **options)
 
-    local.write_atomic = write_late
+    replaced = mock.patch.object(local, "write_atomic", write_late)
+    replaced.start()
 
 
 def _wait(fault: Path) -> None:

@@ -30,7 +30,7 @@ def model(tmp_path_factory: pytest.TempPathFactory) -> Backbone:
     folder = tmp_path_factory.mktemp("model")
     tokenizer = TOKENIZERS["bert"]()
     torch.manual_seed(3)
-    small_model("bert", len(tokenizer), tokenizer).save_pretrained(folder)  # type: ignore[operator]
+    small_model("bert", len(tokenizer), tokenizer).save_pretrained(folder)
     tokenizer.save_pretrained(folder)
     return Backbone(backbone_config(folder), "masked", Tokenizer.from_file(str(folder / "tokenizer.json")))
 
