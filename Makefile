@@ -26,7 +26,7 @@ PYTEST := $(BIN)/pytest --numprocesses 2 --dist loadgroup
 
 RUN := $(BIN)/clozeline run $(RECIPE) --store $(STORE) $(if $(ADDRESS),--address $(ADDRESS)) $(ARGS)
 
-.PHONY: help pipeline resume ui serve test test-all test-cluster test-models test-browser soak check format reference docs clean
+.PHONY: help pipeline resume ui serve test test-all test-cluster test-models test-browser soak bench bench-quick check format reference docs clean
 
 help:
 	@echo "make pipeline [RECIPE=demo] [ADDRESS=...]   run a recipe; committed steps are not run again"
@@ -39,6 +39,8 @@ help:
 	@echo "make test-browser                           run the tests that open MLflow and the report in Chromium"
 	@echo "make test-models [ARGS='-k MiniLM']         run the tests that download real models, one model at a time"
 	@echo "make soak [MINUTES=60] [SEED=0]             run the smoke recipe in a loop while things break"
+	@echo "make bench                                  print all tables of speed, memory and the engine (about an hour)"
+	@echo "make bench-quick                            run every benchmark with small sizes, to find broken ones (5 minutes)"
 	@echo "make check                                  lint, format, type and word checks"
 	@echo "make reference                              write the generated pages of docs/reference"
 	@echo "make docs                                   the same, then build the site into site/ and check its links"
@@ -109,6 +111,13 @@ test-browser: $(VENV)/installed-browser
 # needs root, for a small disk that becomes full
 soak: $(VENV)/installed-dev
 	@PYTHONPATH=. $(BIN)/python -m tests.soak --minutes $(MINUTES) --seed $(SEED) $(ARGS)
+
+# nothing else may run on the machine meanwhile
+bench: $(VENV)/installed-dev
+	@$(BIN)/python benchmarks/run_all.py
+
+bench-quick: $(VENV)/installed-dev
+	@$(BIN)/python benchmarks/run_all.py --quick
 
 check: $(VENV)/installed-dev
 	@$(BIN)/ruff check .

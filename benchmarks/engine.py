@@ -1,6 +1,6 @@
 """Measures the cost of the engine: large plans, runs with only committed steps, and steps compared with Ray tasks.
 
-    python benchmarks/engine.py [PART ...] [--store FOLDER]
+    python benchmarks/engine.py [PART ...] [--quick] [--store FOLDER]
 
 Parts: recipe (plans and cached runs of the smoke recipe; FOLDER may contain a finished run of it), steps (steps that
 compute nothing, compared with bare Ray tasks), scale (10,000 of them compared with 1,000), requests (to S3).
@@ -15,19 +15,18 @@ import gc
 import json
 import logging
 import os
-import platform
 import subprocess
 import sys
 import tempfile
 import time
 from contextlib import suppress
 from dataclasses import asdict, dataclass
-from importlib.metadata import version
 from pathlib import Path
 
 import psutil
 
 from benchmarks import noop
+from benchmarks.machine import machine
 from cluster.run.ray_session import session
 from cluster.run.ray_tasks import MAX_TASKS
 from cluster.run.result import RunOptions, RunResult
@@ -43,13 +42,23 @@ from stages.common.engine import ENGINE
 
 ROOT = Path(__file__).resolve().parents[1]
 PARTS = ("recipe", "steps", "scale", "requests")
-NUM_STEPS, NUM_CACHED = 1000, 1000
-SCALES = (1000, 10_000)
 ROW = 100
 """Steps in a row of the grid. Each reads two steps of the row above."""
-NUM_OLDER = 30
-NUM_SEEDS = 330
-"""Seeds with which the smoke recipe has about a thousand steps."""
+
+
+@dataclass(frozen=True, slots=True)
+class Sizes:
+    """Seeds of the planned recipe, steps that compute nothing, steps of two grids, older results of a step."""
+
+    num_seeds: int
+    num_steps: int
+    grids: tuple[int, int]
+    num_older: int
+
+
+FULL = Sizes(num_seeds=330, num_steps=1000, grids=(1000, 10_000), num_older=30)
+"""With 330 seeds the smoke recipe has about a thousand steps."""
+QUICK = Sizes(num_seeds=10, num_steps=20, grids=(ROW, 2 * ROW), num_older=10)
 
 CLI = "from pipelines.cli.app import main; main()"
 PHASES = """
@@ -87,30 +96,35 @@ print(json.dumps(spent), file=sys.stderr)
 def main() -> None:
     """Runs the measurements."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("parts", nargs="*", metavar="PART", help=f"{', '.join(PARTS)}; default: all")
+    parser.add_argument("parts", nargs="*", type=part, metavar="PART", help=f"{', '.join(PARTS)}; default: all")
     parser.add_argument("--store", type=Path, help="a store with a finished run of smoke, or a new one for it")
+    parser.add_argument("--quick", action="store_true", help="plan and run fewer steps, to try the benchmark")
     parser.add_argument("--grid", type=int, help=argparse.SUPPRESS)
     options = parser.parse_args()
     parts = options.parts or PARTS
-    if unknown := set(parts) - set(PARTS):
-        parser.error(f"no part is called {', '.join(sorted(unknown))}")
     if options.grid:
         print(json.dumps(asdict(run_grid(options.grid, options.store))))
         return
-    load = os.getloadavg()[0]
-    system = f"{platform.system()} {platform.machine()}, {os.cpu_count()} CPUs (load {load:.1f} before)"
-    print(f"{system}, Python {platform.python_version()}, Ray {version('ray')}\n")
+    sizes = QUICK if options.quick else FULL
+    print(f"{machine()}\n")
     print_row("measurement", "measured", "limit")
     with tempfile.TemporaryDirectory() as folder:
         if "recipe" in parts:
-            measure_large_plan(Path(folder) / "empty")
+            measure_large_plan(Path(folder) / "empty", sizes)
             measure_cached_run(options.store or Path(folder) / "smoke")
         if "steps" in parts:
-            measure_noop_steps(Path(folder))
+            measure_noop_steps(Path(folder), sizes.num_steps)
         if "scale" in parts:
-            measure_scale(Path(folder))
+            measure_scale(Path(folder), sizes.grids)
         if "requests" in parts:
-            measure_requests(Path(folder))
+            measure_requests(Path(folder), sizes.num_older)
+
+
+def part(name: str) -> str:
+    """Checks the name of a part."""
+    if name not in PARTS:
+        raise argparse.ArgumentTypeError(f"{name!r} is unknown. Known parts: {', '.join(PARTS)}.")
+    return name
 
 
 def print_row(what: str, measured: str, limit: str = "") -> None:
@@ -118,9 +132,9 @@ def print_row(what: str, measured: str, limit: str = "") -> None:
     print(f"{what:58} {measured:>12} {limit:>10}", flush=True)
 
 
-def measure_large_plan(store: Path) -> None:
+def measure_large_plan(store: Path, sizes: Sizes) -> None:
     """Times `clozeline plan` of the smoke recipe with so many seeds that it has about a thousand steps."""
-    seeds = ["-o", f"pet.seeds={list(range(NUM_SEEDS))}"]
+    seeds = ["-o", f"pet.seeds={list(range(sizes.num_seeds))}"]
     best, num_steps = float("inf"), 0
     for _ in range(3):
         start = time.perf_counter()
@@ -145,7 +159,7 @@ def measure_cached_run(store: Path) -> None:
     print_row("    start and end of Python, other", f"{total - sum(phases.values()):.2f} s")
 
 
-def measure_noop_steps(folder: Path) -> None:
+def measure_noop_steps(folder: Path, num_steps: int) -> None:
     """Compares steps that compute nothing with as many bare Ray tasks on as many CPUs."""
     os.environ["PYTHONPATH"] = str(ROOT)
     with session():
@@ -156,26 +170,26 @@ def measure_noop_steps(folder: Path) -> None:
         store = open_store(folder / "store")
         execute(noop_steps("warm", 8), store, RunOptions(engine=ENGINE))
         start = time.perf_counter()
-        ray.get([task.remote(index) for index in range(NUM_STEPS)])
+        ray.get([task.remote(index) for index in range(num_steps)])
         bare_s = time.perf_counter() - start
-        print_row(f"{NUM_STEPS} bare Ray tasks", f"{1e3 * bare_s / NUM_STEPS:.1f} ms each")
+        print_row(f"{num_steps} bare Ray tasks", f"{1e3 * bare_s / num_steps:.1f} ms each")
         cpu_s = [cpu_seconds()]
-        untracked = execute(noop_steps("untracked", NUM_STEPS), store, RunOptions(engine=ENGINE))
+        untracked = execute(noop_steps("untracked", num_steps), store, RunOptions(engine=ENGINE))
         cpu_s.append(cpu_seconds())
         assert untracked.ok
-        overhead = 1e3 * (untracked.wall_s - bare_s) / NUM_STEPS
-        print_row(f"{NUM_STEPS} no-op steps, committed, more than bare tasks", f"{overhead:.1f} ms each", "10 ms")
+        overhead = 1e3 * (untracked.wall_s - bare_s) / num_steps
+        print_row(f"{num_steps} no-op steps, committed, more than bare tasks", f"{overhead:.1f} ms each", "10 ms")
         with Tracker.open(store.local, "benchmark", "engine") as tracker:
-            tracked = execute(noop_steps("tracked", NUM_STEPS), store, RunOptions(engine=ENGINE), tracker)
+            tracked = execute(noop_steps("tracked", num_steps), store, RunOptions(engine=ENGINE), tracker)
             cpu_s.append(cpu_seconds())
             start = time.perf_counter()
         delivery_s = time.perf_counter() - start
-        overhead = 1e3 * (tracked.wall_s - bare_s) / NUM_STEPS
+        overhead = 1e3 * (tracked.wall_s - bare_s) / num_steps
         print_row("    the same with MLflow", f"{overhead:.1f} ms each", "15 ms")
-        print_row("    after the last step, until MLflow has everything", f"{1e3 * delivery_s / NUM_STEPS:.1f} ms each")
-        without, with_mlflow = (1e3 * (cpu_s[index + 1] - cpu_s[index]) / NUM_STEPS for index in range(2))
+        print_row("    after the last step, until MLflow has everything", f"{1e3 * delivery_s / num_steps:.1f} ms each")
+        without, with_mlflow = (1e3 * (cpu_s[index + 1] - cpu_s[index]) / num_steps for index in range(2))
         print_row("    CPU time of all processes, without and with MLflow", f"{without:.1f}, {with_mlflow:.1f} ms")
-    measure_cached_tracking(store, tracked)
+    measure_cached_tracking(store, tracked, num_steps)
 
 
 def cpu_seconds() -> float:
@@ -201,10 +215,10 @@ class Grid:
     run_memory: float
 
 
-def measure_scale(folder: Path) -> None:
+def measure_scale(folder: Path, scales: tuple[int, int]) -> None:
     """Compares the time per step of a large grid of steps with that of a small one, each in a new process."""
     grids = []
-    for number in SCALES:
+    for number in scales:
         store = folder / f"grid-{number}"
         finished = run_python("-m", "benchmarks.engine", "--grid", str(number), "--store", str(store))
         grids.append(Grid(**json.loads(finished.stdout.splitlines()[-1])))
@@ -216,7 +230,7 @@ def measure_scale(folder: Path) -> None:
         ("run_cpu", "    CPU time of the driver"),
     ):
         before, after = getattr(small, name), getattr(large, name)
-        what = f"{text}: per step with {SCALES[0]} and {SCALES[1]} steps"
+        what = f"{text}: per step with {scales[0]} and {scales[1]} steps"
         print_row(what, f"{before:.2f}, {after:.2f} ms")
         print_row("    ratio", f"{after / before:.2f}", "1.2")
     for name, text in (("plan", "the plan"), ("tasks", "as many bare Ray tasks"), ("run", "the run")):
@@ -286,7 +300,7 @@ def grid_steps(number: int) -> list[Step]:
     return steps
 
 
-def measure_requests(folder: Path) -> None:
+def measure_requests(folder: Path, num_older: int) -> None:
     """Counts requests to S3: of a plan with a long history, of a run, and of a run with only committed steps."""
     import boto3  # noqa: PLC0415  (see below)
     from moto.server import ThreadedMotoServer  # noqa: PLC0415  (only this part needs the packages of the tests)
@@ -309,14 +323,14 @@ def measure_requests(folder: Path) -> None:
     boto3.resource("s3").Bucket(BUCKET).create()
     steps = noop_steps("s3", 20)
     for step in steps:
-        for index in range(NUM_OLDER):
+        for index in range(num_older):
             name = f"{index:064x}"
             older = Manifest(step=step.name, fingerprint=name, key={}, files={}, upstream_digests={}, result=None)
             store.write(f"{step.name}/{name}/manifest.json", older.to_json())
     proxy.requests.clear()
     counts = {}
     plan(steps, store)
-    counts[f"plan of a step to run, with {NUM_OLDER} older results"] = len(proxy.requests)
+    counts[f"plan of a step to run, with {num_older} older results"] = len(proxy.requests)
     with session():
         execute(noop_steps("warm", 2), store, RunOptions(engine=ENGINE))
         planned = plan(steps, store)
@@ -332,16 +346,16 @@ def measure_requests(folder: Path) -> None:
     server.stop()
 
 
-def measure_cached_tracking(store: Store, result: RunResult) -> None:
-    """Times how long MLflow takes to record `NUM_CACHED` cached steps."""
+def measure_cached_tracking(store: Store, result: RunResult, num_steps: int) -> None:
+    """Times how long MLflow takes to record `num_steps` cached steps."""
     manifests = list(result.manifests.values())
     start, cpu_start = time.perf_counter(), time.process_time()
     with Tracker.open(store.local, "benchmark", "cached") as tracker:
-        for index in range(NUM_CACHED):
+        for index in range(num_steps):
             manifest = manifests[index % len(manifests)]
             tracker.log_cached(TrackedStep(name=manifest.step, fingerprint=manifest.fingerprint, params={}), manifest)
     seconds, cpu = time.perf_counter() - start, time.process_time() - cpu_start
-    print_row(f"record {NUM_CACHED} cached steps in MLflow", f"{seconds:.1f} s", "")
+    print_row(f"record {num_steps} cached steps in MLflow", f"{seconds:.1f} s", "")
     print_row("    CPU of the driver", f"{cpu:.1f} s")
 
 

@@ -1,6 +1,6 @@
 """Measures how long `plan` takes with a local data file of 1 GB, and how much of the file it reads.
 
-    python benchmarks/engine_digests.py [GIGABYTES]
+    python benchmarks/engine_digests.py [--quick] [GIGABYTES]
 
 Each row is a separate process. The digest of a file is cached on disk by size, modification time and inode.
 """
@@ -10,7 +10,6 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
 import subprocess
 import sys
 import tempfile
@@ -18,6 +17,7 @@ import time
 from dataclasses import asdict, dataclass
 from pathlib import Path
 
+from benchmarks.machine import machine
 from pipelines.dag.fewshot import plan_recipe
 from pipelines.run.request import load_request
 
@@ -50,7 +50,7 @@ def print_table(gigabytes: float) -> None:
         with data.open("wb") as file:
             while file.tell() < gigabytes * 1e9:
                 file.write(block)
-        print(f"{platform.platform()}, {os.cpu_count()} cores, Python {platform.python_version()}")
+        print(machine())
         print(f"data file: {data.stat().st_size / 1e9:.2f} GB\n")
         print(f"{'plan':<34}{'seconds':>9}{'GB read':>9}  fingerprint of the last step")
         for row in ROWS:
@@ -79,13 +79,14 @@ def _bytes_read() -> int:
 def main() -> None:
     """Prints the table, or measures one row for it."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("gigabytes", type=float, nargs="?", default=1.0, help="size of the data file")
+    parser.add_argument("gigabytes", type=float, nargs="?", help="size of the data file (1; with --quick 0.01)")
+    parser.add_argument("--quick", action="store_true", help="use a small file, to try the benchmark")
     parser.add_argument("--measure", type=Path, nargs=2, metavar=("DATA", "STORE"), help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.measure:
         print(json.dumps(asdict(measure_plan(*options.measure))))
     else:
-        print_table(options.gigabytes)
+        print_table(options.gigabytes or (0.01 if options.quick else 1.0))
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Measures the memory of a process that labels many examples, with and without lengths in multiples of 8.
 
-    python benchmarks/label_memory.py [--examples 100000]
+    python benchmarks/label_memory.py [--quick] [--examples 100000]
 
 Uses one pattern of the smoke recipe on BERT-tiny, batches of 256 quotes, one thread, and one process per setting. The
 table shows the resident memory of the process after that many examples.
@@ -18,6 +18,7 @@ import time
 import psutil
 import torch
 
+from benchmarks.machine import machine
 from pipelines.run.request import load_request
 from stages.common.data.sources import iter_examples
 from stages.common.models import batching
@@ -56,17 +57,20 @@ def label_examples(pad_to_multiple: int, num_examples: int) -> None:
 def main() -> None:
     """Runs both settings and prints the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--examples", type=int, default=100_000, help="number of examples to label")
+    parser.add_argument("--quick", action="store_true", help="label 5,120 examples, to try the benchmark")
+    parser.add_argument("--examples", type=int, help="number of examples to label (100,000; with --quick 5,120)")
     parser.add_argument("--pad-to-multiple", type=int, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.pad_to_multiple:
         label_examples(options.pad_to_multiple, options.examples)
         return
+    num_examples = options.examples or (5_120 if options.quick else 100_000)
     measured = {}
     for setting, multiple in SETTINGS.items():
-        command = [sys.executable, __file__, "--pad-to-multiple", str(multiple), "--examples", str(options.examples)]
+        command = [sys.executable, __file__, "--pad-to-multiple", str(multiple), "--examples", str(num_examples)]
         lines = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True).stdout.splitlines()
         measured[setting] = [[float(word) for word in line.split()] for line in lines if line[:1].isdigit()]
+    print(f"{machine()}\n")
     print("| examples | " + " | ".join(f"{setting}, MiB" for setting in SETTINGS) + " | ratio | ratio of the seconds |")
     print("|--:|" + "--:|" * (len(SETTINGS) + 2))
     for (count, without, seconds), (_, padded, padded_seconds) in zip(*measured.values(), strict=True):

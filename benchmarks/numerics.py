@@ -1,6 +1,6 @@
 """Counts labels that change with the precision, the batch size, the side of the padding, and the cache of a prefix.
 
-    python benchmarks/numerics.py [--examples 300] [--backbone REFERENCE]
+    python benchmarks/numerics.py [--quick] [--examples 300] [--backbone REFERENCE]
 
 Scores quotes of critics zero-shot with the patterns of the recipe demo. The reference is float32, one text at a time,
 without padding and without a cache. A label that differs is a flip. The last columns say how near labels were to a tie:
@@ -18,7 +18,8 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 
-from benchmarks.speed.timing import film_examples, machine, markdown_table, recipe
+from benchmarks.machine import machine
+from benchmarks.speed.timing import film_examples, markdown_table, recipe
 from stages.common.examples import Example
 from stages.common.models.backbones.config import BackboneConfig
 from stages.common.models.backbones.loader import load_backbone
@@ -121,12 +122,13 @@ def differences(logits: NDArray[np.float64], reference: NDArray[np.float64]) -> 
 def main() -> None:
     """Prints the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--examples", type=int, default=300, help="number of texts")
+    parser.add_argument("--quick", action="store_true", help="use 8 texts, to try the benchmark")
+    parser.add_argument("--examples", type=int, help="number of texts (300; with --quick 8)")
     parser.add_argument("--backbone", default=recipe()["backbone"]["asset"], help="reference of a causal model")
     arguments = parser.parse_args()
     torch.manual_seed(0)
     print(machine())
-    print(compare(arguments.backbone, film_examples(arguments.examples)))
+    print(compare(arguments.backbone, film_examples(arguments.examples or (8 if arguments.quick else 300))))
 
 
 if __name__ == "__main__":

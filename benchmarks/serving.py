@@ -102,12 +102,16 @@ def parse_options() -> argparse.Namespace:
     parser.add_argument("--recipe", default="smoke")
     parser.add_argument("--store", type=Path, help="store with a run of the recipe; default: runs it in a new store")
     parser.add_argument("--prompts", help="serve the prompts of this method instead of the classifier")
-    parser.add_argument("--clients", type=int, default=50)
-    parser.add_argument("--seconds", type=float, default=60)
+    parser.add_argument("--quick", action="store_true", help="4 clients for 3 seconds, to try the benchmark")
+    parser.add_argument("--clients", type=int, help="number of clients (50; with --quick 4)")
+    parser.add_argument("--seconds", type=float, help="duration of the load (60; with --quick 3)")
     parser.add_argument("--texts", type=int, default=1, help="texts per request")
     parser.add_argument("--workers", type=int, default=1, help="number of processes for the clients")
     parser.add_argument("--input", type=Path, help="file with one text per line; uses the first 1,000 in turn")
-    return parser.parse_args()
+    options = parser.parse_args()
+    options.clients = options.clients or (4 if options.quick else 50)
+    options.seconds = options.seconds or (3 if options.quick else 60)
+    return options
 
 
 def model_arguments(options: argparse.Namespace, folder: Path) -> list[str]:

@@ -1,9 +1,9 @@
 """Measures the peak memory of reading many unlabeled rows: for a new recipe (`init`), and in the first step of a run.
 
-    python benchmarks/unlabeled_memory.py [--rows 100000 1000000]
+    python benchmarks/unlabeled_memory.py [--quick] [--rows 100000 1000000]
 
 Writes JSON lines of about 100 bytes to a temporary folder, and reads them in one process per row of the table. The
-memory before reading includes all imports.
+memory before reading includes all imports. The ratio is that of the peak to the peak with the first number of rows.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ import tempfile
 import time
 from pathlib import Path
 
+from benchmarks.machine import machine
 from pipelines.init.labeled_file import LabeledFile
 from pipelines.init.task_data import MAX_UNLABELED_ROWS
 from stages.common.data.config import Source
@@ -54,15 +55,19 @@ def read(reader: str, folder: Path) -> None:
 def main() -> None:
     """Runs each reader on each number of rows, and prints the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--rows", type=int, nargs="+", default=[100_000, 1_000_000], help="numbers of rows")
+    parser.add_argument("--quick", action="store_true", help="read 1,000 and 10,000 rows, to try the benchmark")
+    parser.add_argument("--rows", type=int, nargs="+", help="numbers of rows (100,000 and 1,000,000)")
     parser.add_argument("--reader", choices=READERS, help=argparse.SUPPRESS)
     parser.add_argument("--folder", type=Path, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.reader:
         read(options.reader, options.folder)
         return
-    print("| rows | MiB of the file | reader | MiB before | MiB at the peak | seconds |\n|---|---|---|---|---|---|")
-    for num_rows in options.rows:
+    print(f"{machine()}\n")
+    print("| rows | MiB of the file | reader | MiB before | MiB at the peak | ratio | seconds |")
+    print("|--:|--:|---|--:|--:|--:|--:|")
+    first_peaks: dict[str, float] = {}
+    for num_rows in options.rows or ((1_000, 10_000) if options.quick else (100_000, 1_000_000)):
         with tempfile.TemporaryDirectory() as folder:
             path = Path(folder) / "rows.jsonl"
             write_rows(path, num_rows)
@@ -72,9 +77,8 @@ def main() -> None:
                 command = [sys.executable, __file__, "--reader", reader, "--folder", folder]
                 done = subprocess.run(command, check=True, stdout=subprocess.PIPE, text=True)
                 before, peak, seconds = map(float, done.stdout.split())
-                print(
-                    f"| {num_rows:,} | {size:.0f} | {reader} | {before:.0f} | {peak:.0f} | {seconds:.1f} |", flush=True
-                )
+                cells = f"{before:.0f} | {peak:.0f} | {peak / first_peaks.setdefault(reader, peak):.2f} | {seconds:.1f}"
+                print(f"| {num_rows:,} | {size:.0f} | {reader} | {cells} |", flush=True)
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Compares a prompt from one worker with two workers that share batches (ddp) or the model (zero3).
 
-    python benchmarks/cluster/equality.py [bert] [llama]
+    python benchmarks/cluster/equality.py [bert] [llama]      --quick: only bert, ddp and a few steps
 
 Prints a table: for each model and strategy, the largest difference from the prompt and test logits of one worker, and
 the seconds of the step, including the start of its workers. Exits with 1 if a difference is larger than TOLERANCE. The
@@ -10,7 +10,6 @@ models are BERT-tiny as published and a Llama of 4 layers with random weights, b
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 import tempfile
 from collections.abc import Sequence
@@ -24,6 +23,7 @@ from safetensors.numpy import load_file
 from tokenizers import Tokenizer, decoders, models, pre_tokenizers, processors, trainers
 from transformers import LlamaConfig, LlamaForCausalLM, PreTrainedTokenizerFast
 
+from benchmarks.machine import machine
 from cluster.run.ray_session import session
 from cluster.run.result import RunOptions
 from cluster.run.scheduler import execute
@@ -72,14 +72,19 @@ def main() -> int:
     """Tunes all prompts and prints the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("models", nargs="*", choices=[[], "bert", "llama"], help="models to compare; default: both")
-    names = parser.parse_args().models or ["bert", "llama"]
+    parser.add_argument("--quick", action="store_true", help="only bert, ddp and four steps, to try the benchmark")
+    options = parser.parse_args()
+    names = options.models or (["bert"] if options.quick else ["bert", "llama"])
+    strategies = STRATEGIES[:2] if options.quick else STRATEGIES
+    training = TRAINING.model_copy(update={"steps": 4}) if options.quick else TRAINING
     worst = 0.0
+    print(f"{machine()}\n")
     print("| model | strategy | workers | prompt | logits | seconds |\n|---|---|--:|--:|--:|--:|")
     with tempfile.TemporaryDirectory() as folder, session(num_cpus=2):
         smoke = read_recipe(find_recipe("smoke"), PipelineConfig)
         for case in (case for case in cases(smoke, Path(folder)) if case.name in names):
-            prompts = [tune_prompt(Path(folder), smoke, case, *strategy) for strategy in STRATEGIES]
-            for (strategy, workers), prompt in zip(STRATEGIES, prompts, strict=True):
+            prompts = [tune_prompt(Path(folder), smoke, case, training, *strategy) for strategy in strategies]
+            for (strategy, workers), prompt in zip(strategies, prompts, strict=True):
                 differences = [
                     max_difference(prompts[0].vectors, prompt.vectors),
                     max_difference(prompts[0].logits, prompt.logits),
@@ -89,7 +94,7 @@ def main() -> int:
                 print(
                     f"| {case.name} | {strategy} | {workers} | {' | '.join(cells)} | {prompt.seconds:.1f} |", flush=True
                 )
-    print(f"\n{os.cpu_count()} CPUs, load average of the last 15 minutes {os.getloadavg()[2]:.1f}")
+    print(f"\nlargest difference {worst:.1e}, limit {TOLERANCE:.0e}")
     return int(worst > TOLERANCE)
 
 
@@ -104,7 +109,9 @@ def cases(smoke: PipelineConfig, folder: Path) -> list[Case]:
     return [Case("bert", backbone, task), Case("llama", llama, mask_at_end)]
 
 
-def tune_prompt(folder: Path, smoke: PipelineConfig, case: Case, strategy: Strategy, workers: int) -> TunedPrompt:
+def tune_prompt(
+    folder: Path, smoke: PipelineConfig, case: Case, training: TrainingConfig, strategy: Strategy, workers: int
+) -> TunedPrompt:
     """Tunes a prompt on the data of the smoke recipe, in a separate store."""
     assert smoke.data is not None
     splits = SplitsConfig(data=smoke.data, labels=case.task.labels, fields=("text",), seed=1)
@@ -113,7 +120,7 @@ def tune_prompt(folder: Path, smoke: PipelineConfig, case: Case, strategy: Strat
         pattern="review",
         backbone=case.backbone,
         prompt=PromptConfig(num_virtual_tokens=8),
-        training=TRAINING,
+        training=training,
         seed=3,
     )
     data = Step(name="data", run="stages.splits.stage:run", config=splits)

@@ -14,6 +14,7 @@ import os
 import tempfile
 from pathlib import Path
 
+from benchmarks.machine import machine
 from cluster.run.ray_session import session
 from cluster.steps.step import Strategy
 from tests.support.memory_helpers import measure, write_case
@@ -31,6 +32,7 @@ def main() -> None:
     options = parser.parse_args()
     os.environ["PYTHONPATH"] = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
     with tempfile.TemporaryDirectory() as folder, session(num_cpus=4):
+        print(f"{machine()}\n")
         write_case(Path(folder), *((1, 16) if options.base else ()))
         print(" strategy workers planned MiB  peak MiB   error    kept  seconds")
         for strategy, workers in CASES[:1] if options.quick else BASE_CASES if options.base else CASES:

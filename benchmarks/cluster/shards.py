@@ -1,9 +1,10 @@
 """Measures soft labels for growing numbers of examples on one and two workers: examples per second and memory.
 
-    python benchmarks/cluster/shards.py [--sizes 5000 10000 20000] [--workers 1 2]
+    python benchmarks/cluster/shards.py [--quick] [--sizes 5000 10000 20000] [--workers 1 2]
 
 The ensemble is one sub-model of the smoke recipe: one pattern on BERT-tiny with an adapter. The table shows whole
-steps, including the start of the workers; the lines after it show the speed without the start. Memory is the highest
+steps, including the start of the workers; the lines after it show the speed without the start. Ratios compare with the
+first number of workers. Memory is the highest
 resident set of any process of a kind, sampled every 0.1 s. Workers hold the models, the reader holds the next batches
 of a shard, and the writer is the step itself. Processes that ran another step before still hold its libraries.
 """
@@ -12,8 +13,6 @@ from __future__ import annotations
 
 import argparse
 import json
-import os
-import platform
 import random
 import tempfile
 import threading
@@ -25,6 +24,7 @@ from pathlib import Path
 
 import psutil
 
+from benchmarks.machine import machine
 from cluster.run.ray_session import session
 from cluster.run.result import RunOptions
 from cluster.run.scheduler import execute
@@ -109,28 +109,34 @@ def label_shards(root: Path, size: int, workers: int) -> tuple[float, Peaks]:
 def main() -> None:
     """Runs all sizes on each number of workers."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--sizes", type=int, nargs="+", default=[5_000, 10_000, 20_000], help="numbers of examples")
+    parser.add_argument("--quick", action="store_true", help="label 200 and 400 examples, to try the benchmark")
+    parser.add_argument("--sizes", type=int, nargs="+", help="numbers of examples (5,000, 10,000 and 20,000)")
     parser.add_argument("--workers", type=int, nargs="+", default=[1, 2], help="numbers of workers")
     options = parser.parse_args()
+    sizes = options.sizes or ((200, 400) if options.quick else (5_000, 10_000, 20_000))
     with tempfile.TemporaryDirectory() as folder, session(num_cpus=max(options.workers)):
         root = Path(folder)
-        for size in options.sizes:
+        for size in sizes:
             write_shards(root / str(size), size)
-        load = os.getloadavg()[0]
-        print(f"{platform.system()} {platform.machine()}, {os.cpu_count()} CPUs (load {load:.1f} before)\n")
-        print("| workers | examples | seconds | examples/s | worker, MiB | reader, MiB | writer, MiB |")
-        print("|--:|--:|--:|--:|--:|--:|--:|")
+        print(f"{machine()}\n")
+        print("| workers | examples | seconds | examples/s | ratio | worker, MiB | reader, MiB | writer, MiB |")
+        print("|--:|--:|--:|--:|--:|--:|--:|--:|")
         spent: dict[tuple[int, int], float] = {}
-        for size in options.sizes:
+        for size in sizes:
             for workers in options.workers:
                 seconds, peaks = label_shards(root, size, workers)
                 spent[workers, size] = seconds
-                sizes = " | ".join(f"{peaks.mib[kind]:,.0f}" for kind in KINDS)
-                print(f"| {workers} | {size:,} | {seconds:.1f} | {size / seconds:,.0f} | {sizes} |", flush=True)
-        smallest, largest = min(options.sizes), max(options.sizes)
-        for workers in options.workers if largest > smallest else ():
-            rate = (largest - smallest) / (spent[workers, largest] - spent[workers, smallest])
-            print(f"\n{workers} workers, without their start: {rate:,.0f} examples/s")
+                speed = f"{size / seconds:,.0f} | {spent[options.workers[0], size] / seconds:.2f}"
+                memory = " | ".join(f"{peaks.mib[kind]:,.0f}" for kind in KINDS)
+                print(f"| {workers} | {size:,} | {seconds:.1f} | {speed} | {memory} |", flush=True)
+        smallest, largest = min(sizes), max(sizes)
+        if largest == smallest:
+            return
+        without_start = {workers: spent[workers, largest] - spent[workers, smallest] for workers in options.workers}
+        for workers, seconds in without_start.items():
+            ratio = without_start[options.workers[0]] / seconds
+            rate = (largest - smallest) / seconds
+            print(f"\n{workers} workers, without their start: {rate:,.0f} examples/s, ratio {ratio:.2f}")
 
 
 if __name__ == "__main__":

@@ -26,7 +26,7 @@ from typing import Any
 import yaml
 
 from benchmarks.quality import rows
-from benchmarks.quality.splits import SEEDS, prepare
+from benchmarks.quality.splits import SEEDS, comma_list, prepare
 from pipelines.init.assets import MINILM, SMOLLM2
 
 PLOTS = (
@@ -245,7 +245,7 @@ def main() -> None:
     parser.add_argument("--data", type=Path, help="folder that contains the sets")
     parser.add_argument("--work", type=Path, help="folder for splits, recipes and stores")
     parser.add_argument("--out", type=Path, help="file for the results, JSON lines")
-    parser.add_argument("--sets", default=",".join(HARD), help="names of sets, separated by commas")
+    parser.add_argument("--sets", type=comma_list(HARD), default=list(HARD), help="names of sets, separated by commas")
     parser.add_argument("--seeds", type=int, default=5, help="number of seeds per set")
     parser.add_argument("--table", type=Path, help="print these results as Markdown and measure nothing")
     options = parser.parse_args()
@@ -255,7 +255,7 @@ def main() -> None:
     known = [row for row in rows.read(options.out) if row["method"] == LAST[row["pattern"]]]
     done = {(row["set"], seed, row["pattern"]) for row in known for seed in rows.seeds(row)}
     for number in range(options.seeds):
-        for name in options.sets.split(","):
+        for name in options.sets:
             for kind in METHODS:
                 seed = SEEDS[name][number]
                 if (name, seed, kind) not in done:

@@ -19,7 +19,7 @@ from typing import NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
-from benchmarks.quality.splits import DEVELOPMENT, Row, development_sets, distinct, read
+from benchmarks.quality.splits import DEVELOPMENT, Row, comma_list, development_sets, distinct, read
 from pipelines.labeling.selection import choose_informative, choose_typical
 from stages.common.examples import Example
 from stages.common.metrics.classification import softmax
@@ -94,17 +94,21 @@ def accuracies(
 def main() -> None:
     """Prints the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0] if __doc__ else None)
-    parser.add_argument("--sets", default="", help=f"some of {', '.join(DEVELOPMENT)}, separated by commas")
+    parser.add_argument(
+        "--sets",
+        type=comma_list(DEVELOPMENT),
+        default=[],
+        help=f"some of {', '.join(DEVELOPMENT)}, separated by commas",
+    )
     parser.add_argument("--pool", type=Path, help="labeled rows to choose from")
     parser.add_argument("--test", type=Path, help="labeled test rows")
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--number", type=int, default=20, help="labels per round")
     args = parser.parse_args()
-    names = [name for name in args.sets.split(",") if name]
     sizes = [args.number * (index + 1) for index in range(args.rounds)]
     print(f"| set | method | {' | '.join(map(str, sizes))} |\n|---|---|{'--:|' * len(sizes)}")
-    for name in [*names, *(["file"] if args.pool else [])]:
+    for name in [*args.sets, *(["file"] if args.pool else [])]:
         means: dict[str, list[float]] = {}
         for method in METHODS:
             scores = []

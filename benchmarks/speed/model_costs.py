@@ -1,8 +1,9 @@
 """Measures the costs that `clozeline init` estimates the time of a recipe with.
 
-    python benchmarks/speed/model_costs.py [--threads 2] [--turns 3] [--models MiniLM,SmolLM2]
+    python benchmarks/speed/model_costs.py [--quick] [--threads 2] [--turns 3] [--models MiniLM,SmolLM2]
 
-Prints the table COSTS of pipelines/init/budget.py: seconds per 1,000 tokens in bfloat16 if the CPU computes in it.
+Prints the table COSTS of pipelines/init/budget.py: seconds per 1,000 tokens in bfloat16 if the CPU computes in it. The
+ratios compare them with the values that are in the table now.
 Encoders are trained with all weights, language models with the adapters of the default recipe.
 """
 
@@ -18,7 +19,8 @@ from peft import LoraConfig, get_peft_model
 from torch import Tensor
 from transformers import AutoModel
 
-from benchmarks.speed.timing import machine, time_in_turns
+from benchmarks.machine import machine
+from benchmarks.speed.timing import time_in_turns
 from pipelines.init.assets import SMOLLM2, ModelAsset
 from pipelines.init.budget import COSTS
 from stages.common.models.backbones.config import BackboneConfig
@@ -28,6 +30,7 @@ from stages.common.models.model_files import model_folder
 
 BATCH_SIZE, LENGTH = 16, 48
 NUM_BATCHES = 4
+QUICK_MODELS = "MiniLM,SmolLM2"
 
 
 def jobs_of(model: ModelAsset) -> dict[str, Callable[[], Any]]:
@@ -67,17 +70,20 @@ def jobs_of(model: ModelAsset) -> dict[str, Callable[[], Any]]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--threads", type=int, default=2, help="threads of torch")
-    parser.add_argument("--turns", type=int, default=3, help="number of turns of each measurement")
-    parser.add_argument("--models", default="", help="parts of names on the hub, separated by commas; default: all")
+    parser.add_argument("--quick", action="store_true", help="one turn of two small models, to try the benchmark")
+    parser.add_argument("--turns", type=int, help="number of turns of each measurement (3; with --quick 1)")
+    parser.add_argument("--models", help="parts of names on the hub, separated by commas; default: all")
     options = parser.parse_args()
     torch.set_num_threads(options.threads)
     print(machine())
     thousands = NUM_BATCHES * BATCH_SIZE * LENGTH / 1000
-    for model in COSTS:
-        if any(part in model.hub for part in options.models.split(",")):
-            seconds = time_in_turns(jobs_of(model), options.turns)
+    parts = (options.models or (QUICK_MODELS if options.quick else "")).split(",")
+    for model, cost in COSTS.items():
+        if any(part in model.hub for part in parts):
+            seconds = time_in_turns(jobs_of(model), options.turns or (1 if options.quick else 3))
             reading, training = (median(seconds[name]) / thousands for name in ("reading", "training"))
-            print(f"{model.hub}: Cost(reading={reading:.3f}, training={training:.3f})", flush=True)
+            ratios = f"ratios {reading / cost.reading:.2f}, {training / cost.training:.2f}"
+            print(f"{model.hub}: Cost(reading={reading:.3f}, training={training:.3f}); {ratios}", flush=True)
 
 
 if __name__ == "__main__":

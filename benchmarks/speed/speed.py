@@ -18,11 +18,12 @@ from __future__ import annotations
 
 import argparse
 
+from benchmarks.machine import machine
 from benchmarks.speed.decoding import decoding
 from benchmarks.speed.patterns import patterns
 from benchmarks.speed.prompts import prompts
 from benchmarks.speed.steps import steps
-from benchmarks.speed.timing import Effort, machine
+from benchmarks.speed.timing import Effort
 
 TABLES = {"steps": steps, "patterns": patterns, "decoding": decoding, "prompts": prompts}
 

@@ -16,6 +16,7 @@ from typing import Any
 
 import torch
 
+from benchmarks.speed.peak import NUM_PRODUCTS, PRECISIONS, PRODUCT_FLOPS, SIDE, matrix_products
 from benchmarks.speed.timing import SEED, Effort, film_examples, markdown_table, recipe, time_in_turns
 from pipelines.init.assets import MINILM
 from stages.common.engine import InProcessEngine
@@ -36,11 +37,6 @@ from stages.distillation.stage import distillation_loss
 FORWARD, LORA, TRAINING = 2, 4, 6
 """FLOPs per parameter and token."""
 
-SIDE = 2048
-"""Rows and columns of the matrices whose product defines the peak."""
-
-NUM_PRODUCTS = 4
-
 
 @dataclass(frozen=True, slots=True)
 class Job:
@@ -54,7 +50,7 @@ class Job:
 
 def steps(effort: Effort) -> str:
     """Returns the table."""
-    peaks = {"float32": peak("float32"), "bfloat16": peak("bfloat16")}
+    peaks = {name: Job(matrix_products(name), NUM_PRODUCTS, PRODUCT_FLOPS, name) for name in PRECISIONS}
     with sub_model_jobs(effort) as jobs:
         jobs |= student_jobs(effort)
         runs = {name: job.run for name, job in {**peaks, **jobs}.items()}
@@ -66,18 +62,6 @@ def steps(effort: Effort) -> str:
         rate = job.num_examples / median(seconds[name])
         rows.append([name, job.precision, f"{rate:.1f}", f"{median(speeds[name]) / 1e9:.0f}", f"{fraction:.0%}"])
     return markdown_table(["step", "computes in", "examples/s", "GFLOP/s", "fraction of the peak"], rows)
-
-
-def peak(precision: str) -> Job:
-    """Returns the job that multiplies two square matrices."""
-    dtype = getattr(torch, precision)
-    left, right = (torch.randn(SIDE, SIDE).to(dtype) for _ in range(2))
-
-    def run() -> None:
-        for _ in range(NUM_PRODUCTS):
-            torch.matmul(left, right)
-
-    return Job(run, NUM_PRODUCTS, NUM_PRODUCTS * 2.0 * SIDE**3, precision)
 
 
 @contextmanager

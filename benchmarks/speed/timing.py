@@ -4,18 +4,14 @@ from __future__ import annotations
 
 import ctypes
 import gc
-import os
-import platform
 import random
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from importlib.metadata import version
 from pathlib import Path
 from statistics import median
 from typing import Any
 
-import torch
 import yaml
 
 from stages.common.data.config import Source
@@ -69,15 +65,6 @@ def film_examples(count: int) -> list[Example]:
     demo = recipe()
     pool = list(iter_examples(Source(**demo["data"]["pool"]), demo["task"]["labels"]))
     return random.Random(SEED).sample(pool, count)
-
-
-def machine() -> str:
-    """Describes this machine and its libraries in one line."""
-    return (
-        f"{platform.system()} {platform.machine()}, {os.cpu_count()} CPUs (load {os.getloadavg()[0]:.1f} before), "
-        f"{torch.get_num_threads()} threads, Python {platform.python_version()}, torch {torch.__version__}, "
-        f"transformers {version('transformers')}, capability {torch.backends.cpu.get_cpu_capability()}"
-    )
 
 
 def markdown_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> str:
