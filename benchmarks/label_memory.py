@@ -57,14 +57,14 @@ def label_examples(pad_to_multiple: int, num_examples: int) -> None:
 def main() -> None:
     """Runs both settings and prints the table."""
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="label 5,120 examples, to try the benchmark")
-    parser.add_argument("--examples", type=int, help="number of examples to label (100,000; with --quick 5,120)")
+    parser.add_argument("--quick", action="store_true", help="label 2,560 examples, to try the benchmark")
+    parser.add_argument("--examples", type=int, help="number of examples to label (100,000; with --quick 2,560)")
     parser.add_argument("--pad-to-multiple", type=int, help=argparse.SUPPRESS)
     options = parser.parse_args()
     if options.pad_to_multiple:
         label_examples(options.pad_to_multiple, options.examples)
         return
-    num_examples = options.examples or (5_120 if options.quick else 100_000)
+    num_examples = options.examples or (2_560 if options.quick else 100_000)
     measured = {}
     for setting, multiple in SETTINGS.items():
         command = [sys.executable, __file__, "--pad-to-multiple", str(multiple), "--examples", str(num_examples)]

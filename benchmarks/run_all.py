@@ -1,6 +1,6 @@
-"""Runs all benchmarks, one after another, and prints their tables.
+"""Runs all benchmarks and prints their tables.
 
-    python benchmarks/run_all.py              # what measures speed, memory and the engine: about an hour on two cores
+    python benchmarks/run_all.py              # what measures speed, memory and the engine: an hour or more
     python benchmarks/run_all.py --quick      # every script with its smallest sizes, to find those that fail: minutes
 
 A script that fails does not stop the others; the command then ends with exit status 1. Times decide nothing. A script
@@ -17,13 +17,18 @@ import sys
 import tempfile
 import time
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from importlib.util import find_spec
 from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 STORE, FOLDER = "{store}", "{folder}"
 """In arguments: a store for a run of the recipe smoke that several scripts share, and a folder for temporary files."""
+
+NUM_LANES = 2
+"""Scripts at the same time in a quick run, each with one thread."""
 
 SMOKE = (sys.executable, "-c", "from pipelines.cli.app import main; main()", "run", "smoke", "--store", STORE)
 
@@ -37,9 +42,10 @@ class Benchmark:
     quick: tuple[str, ...] = ("--quick",)
     package: str = ""
 
-    def arguments(self, *, quick: bool) -> tuple[str, ...] | None:
-        """Returns the arguments, or None if the script is not included."""
-        return self.quick if quick else self.full
+    @property
+    def reads_store(self) -> bool:
+        """True if the script needs a finished run of smoke."""
+        return STORE in self.quick and self.quick != SMOKE
 
 
 SET = ("--sets", "products", "--seeds", "1")
@@ -81,35 +87,45 @@ NOT_RUN: Mapping[str, str] = {"quality/default_recipe.py": "it runs the default 
 def main() -> int:
     """Runs the scripts; returns the exit status."""
     parser = argparse.ArgumentParser(description=(__doc__ or "").splitlines()[0])
-    parser.add_argument("--quick", action="store_true", help="run every script with its smallest sizes")
+    parser.add_argument("--quick", action="store_true", help="run every script with its smallest sizes, two at a time")
     quick = parser.parse_args().quick
-    failed = []
-    with tempfile.TemporaryDirectory() as folder:
-        for benchmark in BENCHMARKS:
-            arguments = benchmark.arguments(quick=quick)
-            if arguments is None:
-                continue
-            if benchmark.package and find_spec(benchmark.package) is None:
-                remedy = 'Install the extra `bench`: pip install -c constraints.txt ".[bench]"'
-                print(f"## {benchmark.script}\n\nskipped: it needs {benchmark.package}. {remedy}\n", flush=True)
-            elif not run(benchmark.script, arguments, Path(folder)):
-                failed.append(benchmark.script)
+    included = [benchmark for benchmark in BENCHMARKS if quick or benchmark.full is not None]
+    failed: list[str] = []
+    with tempfile.TemporaryDirectory() as folder, ThreadPoolExecutor(NUM_LANES if quick else 1) as pool:
+        for reads_store in (False, True):  # one of the others makes the store
+            group = [benchmark for benchmark in included if benchmark.reads_store == reads_store]
+            statuses = pool.map(partial(run, quick=quick, folder=Path(folder)), group)
+            failed += [benchmark.script for benchmark, status in zip(group, statuses, strict=True) if status]
     if quick:
         print("\n".join(f"## {script}\n\nskipped: {reason}.\n" for script, reason in NOT_RUN.items()))
     print(f"failed: {', '.join(failed)}" if failed else "All benchmarks ran.")
     return int(bool(failed))
 
 
-def run(script: str, arguments: tuple[str, ...], folder: Path) -> bool:
-    """Runs a script, whose output is that of this process; returns True if it succeeded."""
+def run(benchmark: Benchmark, *, quick: bool, folder: Path) -> int:
+    """Runs a script and prints its output, in a quick run after its end; returns its exit status."""
+    if benchmark.package and find_spec(benchmark.package) is None:
+        remedy = 'Install the extra `bench`: pip install -c constraints.txt ".[bench]"'
+        print(f"## {benchmark.script}\n\nskipped: it needs {benchmark.package}. {remedy}\n", flush=True)
+        return 0
+    arguments = benchmark.quick if quick or benchmark.full is None else benchmark.full
     words = [word.replace(STORE, str(folder / "store")).replace(FOLDER, str(folder)) for word in arguments]
-    print(f"## {shlex.join([script, *words])}\n", flush=True)
-    path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
+    title = f"## {shlex.join([benchmark.script, *words])}\n\n"
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
+    command = [sys.executable, str(ROOT / "benchmarks" / benchmark.script), *words]
     start = time.perf_counter()
-    command = [sys.executable, str(ROOT / "benchmarks" / script), *words]
-    status = subprocess.run(command, cwd=ROOT, env={**os.environ, "PYTHONPATH": path}, check=False).returncode
-    print(f"\n{script}: exit status {status} after {time.perf_counter() - start:.0f} s\n", flush=True)
-    return status == 0
+    if quick:
+        finished = subprocess.run(
+            command, cwd=ROOT, env={**environment, "OMP_NUM_THREADS": "1"}, check=False,
+            stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True,
+        )  # fmt: skip
+        status, output = finished.returncode, title + finished.stdout
+    else:
+        print(title, end="", flush=True)
+        status, output = subprocess.run(command, cwd=ROOT, env=environment, check=False).returncode, ""
+    seconds = time.perf_counter() - start
+    print(f"{output}\n{benchmark.script}: exit status {status} after {seconds:.0f} s\n", flush=True)
+    return status
 
 
 if __name__ == "__main__":

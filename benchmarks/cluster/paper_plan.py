@@ -64,7 +64,7 @@ MODELS: dict[str, dict[str, Any]] = {
     "T5-XXL (v1.1)": {
         "model_type": "t5", "architectures": ["T5ForConditionalGeneration"], "d_model": 4096, "d_ff": 10240,
         "d_kv": 64, "num_heads": 64, "num_layers": 24, "num_decoder_layers": 24, "vocab_size": 32128,
-        "feed_forward_proj": "gated-gelu", "tie_word_embeddings": False,
+        "feed_forward_proj": "gated-gelu", "tie_word_embeddings": False, "is_encoder_decoder": True,
     },
     "70B (Llama 3)": {
         "model_type": "llama", "architectures": ["LlamaForCausalLM"], "hidden_size": 8192,

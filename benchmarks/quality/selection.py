@@ -118,7 +118,8 @@ def main() -> None:
                     pool = distinct(read(args.pool), exclude=test)
                     python_rng(seed, "pool").shuffle(pool)
                 else:
-                    _, pool, test = development_sets(name, seed)
+                    _, unlabeled, test = development_sets(name, seed)
+                    pool = [row for row in unlabeled if "label" in row]  # who labels a chosen text must know its label
                 scores.append(accuracies(method, pool[:MAX_POOL], test, args, seed))
             means[method] = [100 * statistics.fmean(values) for values in zip(*scores, strict=True)]
             print(f"| {name} | {method} | {' | '.join(f'{value:.1f}' for value in means[method])} |", flush=True)

@@ -149,7 +149,7 @@ def _cache_table(effort: Effort) -> str:
     """Speed of an epoch after the first one, with and without the cache of the texts."""
     classifier = _classifier(SMOLLM2, TEXT_TOKENS + NUM_VIRTUAL_TOKENS, 0, pattern=PROMPT_AT_END)
     long = [example for example in film_examples(4000) if len(example.fields["text"].split()) > 20]
-    items = classifier.items(_join_quotes(long, effort.reduce(32)))
+    items = classifier.items(_join_quotes(long, 8 if effort.quick else 32))
     cached = CachedTexts(classifier)
     assert all(item.cloze[0].soft_positions[0] == TEXT_TOKENS for item in items), "a text has fewer tokens"
 

@@ -31,7 +31,7 @@ class Effort:
 
     def reduce(self, count: int) -> int:
         """Returns the number of examples to use where a full run uses `count`."""
-        return max(4, count // 4) if self.quick else count
+        return max(4, count // 16) if self.quick else count
 
 
 def time_in_turns(jobs: Mapping[str, Callable[[], Any]], turns: int) -> dict[str, list[float]]:
