@@ -69,12 +69,12 @@ def jobs_of(model: ModelAsset) -> dict[str, Callable[[], Any]]:
 
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--threads", type=int, default=2, help="threads of torch")
+    parser.add_argument("--threads", type=int, help="threads of torch (2; with --quick 1)")
     parser.add_argument("--quick", action="store_true", help="one turn of two small models, to try the benchmark")
     parser.add_argument("--turns", type=int, help="number of turns of each measurement (3; with --quick 1)")
     parser.add_argument("--models", help="parts of names on the hub, separated by commas; default: all")
     options = parser.parse_args()
-    torch.set_num_threads(options.threads)
+    torch.set_num_threads(options.threads or (1 if options.quick else 2))
     print(machine())
     thousands = NUM_BATCHES * BATCH_SIZE * LENGTH / 1000
     parts = (options.models or (QUICK_MODELS if options.quick else "")).split(",")
