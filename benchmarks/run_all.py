@@ -111,7 +111,8 @@ def run(benchmark: Benchmark, *, quick: bool, folder: Path) -> int:
     arguments = benchmark.quick if quick or benchmark.full is None else benchmark.full
     words = [word.replace(STORE, str(folder / "store")).replace(FOLDER, str(folder)) for word in arguments]
     title = f"## {shlex.join([benchmark.script, *words])}\n\n"
-    environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
+    path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
+    environment = {**os.environ, "PYTHONPATH": path, "TQDM_DISABLE": "1"}  # bars of models that are loaded
     command = [sys.executable, str(ROOT / "benchmarks" / benchmark.script), *words]
     start = time.perf_counter()
     if quick:
