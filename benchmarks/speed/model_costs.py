@@ -33,8 +33,8 @@ NUM_BATCHES = 4
 QUICK_MODELS = "MiniLM,SmolLM2"
 
 
-def jobs_of(model: ModelAsset) -> dict[str, Callable[[], Any]]:
-    """Returns the jobs `reading` and `training` of a model, on `NUM_BATCHES` batches of random tokens."""
+def jobs_of(model: ModelAsset, num_batches: int) -> dict[str, Callable[[], Any]]:
+    """Returns the jobs `reading` and `training` of a model, on batches of random tokens."""
     bf16, is_causal = wants_bf16("auto"), model is SMOLLM2
     if is_causal:
         frozen = load_backbone(BackboneConfig(asset=model.asset), frozen=True).model
@@ -54,12 +54,12 @@ def jobs_of(model: ModelAsset) -> dict[str, Callable[[], Any]]:
     def read() -> None:
         network.eval()
         with torch.inference_mode():
-            for _ in range(NUM_BATCHES):
+            for _ in range(num_batches):
                 states()
 
     def train() -> None:
         network.train()
-        for _ in range(NUM_BATCHES):
+        for _ in range(num_batches):
             states().square().mean().backward()
             optimizer.step()
             optimizer.zero_grad()
@@ -70,17 +70,18 @@ def jobs_of(model: ModelAsset) -> dict[str, Callable[[], Any]]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--threads", type=int, help="threads of torch (2; with --quick 1)")
-    parser.add_argument("--quick", action="store_true", help="one turn of two small models, to try the benchmark")
+    parser.add_argument("--quick", action="store_true", help="one batch of two small models, to try the benchmark")
     parser.add_argument("--turns", type=int, help="number of turns of each measurement (3; with --quick 1)")
     parser.add_argument("--models", help="parts of names on the hub, separated by commas; default: all")
     options = parser.parse_args()
     torch.set_num_threads(options.threads or (1 if options.quick else 2))
     print(machine())
-    thousands = NUM_BATCHES * BATCH_SIZE * LENGTH / 1000
+    num_batches = 1 if options.quick else NUM_BATCHES
+    thousands = num_batches * BATCH_SIZE * LENGTH / 1000
     parts = (options.models or (QUICK_MODELS if options.quick else "")).split(",")
     for model, cost in COSTS.items():
         if any(part in model.hub for part in parts):
-            seconds = time_in_turns(jobs_of(model), options.turns or (1 if options.quick else 3))
+            seconds = time_in_turns(jobs_of(model, num_batches), options.turns or (1 if options.quick else 3))
             reading, training = (median(seconds[name]) / thousands for name in ("reading", "training"))
             ratios = f"ratios {reading / cost.reading:.2f}, {training / cost.training:.2f}"
             print(f"{model.hub}: Cost(reading={reading:.3f}, training={training:.3f}); {ratios}", flush=True)
