@@ -139,6 +139,8 @@ def service(arguments: Sequence[str]) -> Iterator[int]:
     try:
         assert process.stdout is not None
         first_line = process.stdout.readline()
+        if "http://127.0.0.1:" not in first_line:
+            sys.exit("the service did not start")
         port = int(first_line.split("http://127.0.0.1:")[1].split("/")[0])
         while "ready" not in process.stdout.readline():
             if process.poll() is not None:
