@@ -325,7 +325,7 @@ class InitWizard:
         while True:
             section = data.section(shots, test_size)
             sets = DataConfig.model_validate({**section, "unlabeled_size": UNLABELED_SIZES[0]})
-            config = SplitsConfig(data=sets, labels=task.labels, fields=task.fields, seed=seed)
+            config = SplitsConfig.of(task, data=sets, fields=task.fields, seed=seed)
             try:
                 return section, sample_splits(config)
             except DataError as error:

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from stages.common.errors import InputError
-from stages.common.examples import Example
+from stages.common.examples import Example, one_label
 from stages.common.models.cloze.classifier import ClozeClassifier
 from stages.common.seeds import python_rng
 
@@ -52,7 +52,7 @@ def prepend_demonstrations(classifier: ClozeClassifier, demonstrations: Sequence
     prefix: tuple[int, ...] = ()
     for example in demonstrations:
         encoded = encoder(example)
-        word = first_words[example.label or ""]
+        word = first_words[one_label(example.label)]
         index = classifier.backbone.label_word_index(encoded)
         after = encoded.ids[index + 1 : len(encoded.ids) - len(encoder.specials.after_single)]
         prefix += encoded.ids[num_special:index] + word + (encoded.suffix or after) + separator
