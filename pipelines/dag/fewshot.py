@@ -145,6 +145,7 @@ def _report(config: PipelineConfig, steps: Sequence[Step]) -> Step:
         config=ReportConfig(
             recipe=config.name,
             task=config.task.name,
+            problem_type=config.task.problem_type,
             measured=tuple(MeasuredStep(name=step.name, kind=step.kind, labels=dict(step.labels)) for step in measured),
             prompt_inits=init_kinds(config),
             label_bias=config.label_bias,
