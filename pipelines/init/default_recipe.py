@@ -131,7 +131,7 @@ def default_recipe(profile: RecipeProfile, parts: Parts) -> dict[str, Any]:
     }
     if num_unlabeled:
         has_label_sets = profile.problem_type == MULTI_LABEL
-        weights = "accuracy" if has_label_sets else "held_out"
+        weights = "uniform" if has_label_sets else "held_out"
         sections["ensemble"] = {"average": "probabilities", "weights": weights, "scaling": "held_out"}
         if _is_balanced(profile) and not has_label_sets:  # by design, so the unlabeled data may have other frequencies
             sections["ensemble"] |= {"calibration": "unlabeled"} if parts.num_patterns else {}

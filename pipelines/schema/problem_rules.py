@@ -45,7 +45,7 @@ def check_one_label_is_not_needed(config: PipelineConfig) -> None:
     remedies = {
         "data.pool": "Set data.train, and data.test or data.test_size",
         "data.conflicts": "Set conflicts: drop",
-        "ensemble.weights": "Set weights: accuracy",
+        "ensemble.weights": "Set weights: uniform",
         "class_weights": "Remove it; label_bias: macro_f1 is for rare labels",
     }
     for key, reason in needs_one_label.items():
