@@ -13,11 +13,10 @@ import yaml
 from numpy.typing import NDArray
 
 from cluster.steps.plan import Plan
-from pipelines.labeling.label_file import LABEL_COLUMN, LabelFile
+from pipelines.labeling.label_file import LABEL_COLUMN, LabelFile, check_one_label
 from pipelines.labeling.selection import choose_informative, choose_typical
 from pipelines.run.request import RunRequest
 from pipelines.serving.model_lookup import plan_results, step_files
-from stages.common.config import MULTI_LABEL
 from stages.common.data.config import Source
 from stages.common.data.step_outputs import aligned, read_logits
 from stages.common.errors import InputError
@@ -65,12 +64,7 @@ def select_texts(request: RunRequest, number: int, output: Path | None = None) -
         InputError: there are no unlabeled texts, or all of them are in the file.
     """
     config = request.config
-    if config.task.problem_type == MULTI_LABEL:
-        raise InputError(
-            "the page of clozeline label takes one label per text, but the task has several.",
-            "Choose texts with low probabilities from the output of clozeline predict.",
-            key="task.problem_type",
-        )
+    check_one_label(config.task)
     if not config.has_unlabeled:
         raise InputError(f"{request.recipe} has no unlabeled texts.", "Set data.unlabeled.", key="data.unlabeled")
     named = [source for key, source in config.data.sources.items() if key.partition(".")[0] == KEY]

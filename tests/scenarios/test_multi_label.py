@@ -112,6 +112,10 @@ def test_services_and_mlflow_answer_with_lists(exported: Path) -> None:
     assert labeler.sample[0][1] == pytest.approx(lowest)
 
 
-def test_select_is_for_one_label(fitted: clozeline.Classifier) -> None:
+def test_label_files_are_for_one_label(fitted: clozeline.Classifier, tmp_path: Path) -> None:
     with pytest.raises(InputError, match="one label per text"):
         clozeline.select(fitted.recipe, 3, store=fitted.store, overrides=WORDS_ONLY)
+    (tmp_path / "tickets.labels.csv").write_text("text,label\nthe app crashes,\n")
+    arguments = ["label", str(tmp_path / "tickets.labels.csv"), "--recipe", fitted.recipe]
+    done = CliRunner().invoke(app, arguments)
+    assert isinstance(done.exception, InputError) and "one label per text" in str(done.exception)
