@@ -204,7 +204,7 @@ def init(
         typer.Option(
             "--label-bias",
             help="macro_f1: rare labels are predicted more often. Default: macro_f1 if one of two labels is 20 times "
-            "as frequent as the other.",
+            "as frequent as the other; frequencies with several labels per text.",
         ),
     ] = None,
     shots: Annotated[

@@ -159,7 +159,7 @@ def _warnings(data: TaskData, train: FileFacts, others: Sequence[FileFacts], lab
             f"{train.num_near:,} of {len(texts):,} texts differ from another only in numbers, punctuation or order, "
             "so a sampled test set is too easy. Set other texts as the test set: --test FILE."
         )
-    if is_imbalanced(data.train.counts):
+    if is_imbalanced(data.train.counts) and label_bias != "frequencies":
         most, rarest = max(data.train.counts.values()), min(data.train.counts.values())
         remedy = (
             "Rare labels may never be predicted. Set --label-bias macro_f1."

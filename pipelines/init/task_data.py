@@ -196,7 +196,7 @@ class TaskData:
         rarest, train = min(self.train.counts.values()), f"data.{'pool' if shots else 'train'}"
         comments = {train: f"{self.train.total:,} different labeled texts, {rarest:,} of the rarest label"}
         if self.train.has_label_sets:
-            comments["label_bias"] = "fits the threshold of each label to held-out examples"
+            comments["label_bias"] = "a threshold per label, with which it is as frequent as in held-out examples"
         if self.train.num_empty:
             comments[f"{train}.drop_empty"] = f"{self.train.num_empty:,} rows have no text"
         if not self.test:

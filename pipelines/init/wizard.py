@@ -228,6 +228,10 @@ class InitWizard:
             InputError: a text has several, and a flag is for one.
         """
         if not file.has_label_sets(label):
+            if self.options.label_bias == "frequencies":
+                raise InputError(
+                    "--label-bias frequencies is for several labels per text.", "Set --label-bias macro_f1."
+                )
             if separator := file.guess_separator(label):
                 flag = f"--label-separator {shlex.quote(separator)}"
                 self.terminal.say("warning", f"{label!r} may have several labels per text. If so, set {flag}.")
@@ -253,7 +257,7 @@ class InitWizard:
         several labels, the bias is the threshold of each.
         """
         if data.train.has_label_sets:
-            return "macro_f1"
+            return "frequencies"
         counts = data.train.counts
         is_useful = len(counts) == 2 and data_table.is_imbalanced(counts) and not self.options.shots
         return "macro_f1" if is_useful else "none"

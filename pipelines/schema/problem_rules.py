@@ -21,6 +21,7 @@ def check_problem_type(config: PipelineConfig) -> None:
     if config.task.problem_type == MULTI_LABEL:
         check_one_label_is_not_needed(config)
     else:
+        check_no_thresholds(config)
         check_no_separators(config)
 
 
@@ -55,6 +56,16 @@ def check_one_label_is_not_needed(config: PipelineConfig) -> None:
                 f"{remedies.get(key, 'Remove it')}, {REMEDY_ONE_LABEL}.",
                 key=key,
             )
+
+
+def check_no_thresholds(config: PipelineConfig) -> None:
+    """Only in multi-label classification, each label has a threshold."""
+    if config.label_bias == "frequencies":
+        raise InputError(
+            f"label_bias: frequencies is for several labels per example, but task.problem_type is {SINGLE_LABEL}.",
+            "Set label_bias: macro_f1, or remove it.",
+            key="label_bias",
+        )
 
 
 def check_no_separators(config: PipelineConfig) -> None:

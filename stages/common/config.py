@@ -35,7 +35,7 @@ ProblemType = Literal["single_label_classification", "multi_label_classification
 """What an example has: one label, or any number of labels. Named as `problem_type` in transformers."""
 ClassWeights = Literal["none", "balanced"]
 """How much the labeled examples of each label count in a loss."""
-LabelBias = Literal["none", "macro_f1"]
+LabelBias = Literal["none", "macro_f1", "frequencies"]
 """What is added to the logits of each label (stages/common/training/label_bias.py)."""
 
 
@@ -56,8 +56,8 @@ class SupervisedConfig(TextTaskConfig):
     """Base of configs of stages that train a classifier on labeled examples only."""
 
     label_bias: LabelBias = "none"
-    """A bias per label: none, or macro_f1 (fitted to held-out logits). A member of an ensemble has none, because the
-    ensemble has one.
+    """A bias per label: none, macro_f1 or frequencies (fitted to held-out logits). A member of an ensemble has none,
+    because the ensemble has one.
     """
 
 

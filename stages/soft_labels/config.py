@@ -59,6 +59,6 @@ class SoftLabelsConfig(LabelingConfig):
     members: tuple[str, ...]
     """Names of the members, in the order of the inputs."""
     label_bias: LabelBias = "none"
-    """A bias per label: none, or macro_f1 (fitted to held-out logits of the ensemble)."""
+    """A bias per label: none, macro_f1 or frequencies (fitted to held-out logits of the ensemble)."""
     dropped: tuple[str, ...] = ()
     """Members that failed and that ensemble.min_members allows to be missing."""

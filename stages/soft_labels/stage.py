@@ -174,7 +174,8 @@ def _label_bias(config: SoftLabelsConfig, held_out: HeldOut | None) -> NDArray[n
     """Returns the bias of each label, [C]."""
     if config.label_bias == "none":
         return np.zeros(len(config.labels))
-    return fit_label_bias(held_out.logits, held_out.gold) if held_out else fit_label_bias(None, [])
+    logits, gold = (held_out.logits, held_out.gold) if held_out else (None, np.zeros(0))
+    return fit_label_bias(logits, gold, config.label_bias)
 
 
 def _member_logits(

@@ -5,8 +5,10 @@ one: 99% accuracy, and a macro-F1 of 49.7%. The bias of a label is `strength * -
 Menon et al., ICLR 2021). Only the strength is fitted, to held-out logits, because rare labels have too few examples for
 a threshold per label. With two labels, this is scikit-learn's TunedThresholdClassifierCV with scoring="f1_macro".
 
-With several labels per example, each label is a decision of its own, and its bias is a threshold: the one that
-maximizes its F1, and so macro-F1 (scikit-learn's TunedThresholdClassifierCV with scoring="f1" per label).
+With several labels per example, each label is a decision of its own, and its bias is a threshold. `macro_f1` maximizes
+its F1 (scikit-learn's TunedThresholdClassifierCV with scoring="f1"). `frequencies` predicts it as often as the examples
+have it, which needs fewer examples (SCut and PCut of Yang, "A Study of Thresholding Strategies for Text
+Categorization", SIGIR 2001).
 
 The bias becomes part of the last layer, so every copy of the classifier has it, whatever its format.
 """
@@ -47,13 +49,15 @@ class BiasedClassifier(Protocol):
         """Adds to the bias of the last layer."""
 
 
-def fit_label_bias(held_out: NDArray[np.float64] | None, gold: Gold | Sequence[int]) -> NDArray[np.float64]:
-    """Returns the bias of each label, [C], that maximizes macro-F1. With one label per example, the mean over the
-    labels is 0.
+def fit_label_bias(
+    held_out: NDArray[np.float64] | None, gold: Gold | Sequence[int], kind: LabelBias = "macro_f1"
+) -> NDArray[np.float64]:
+    """Returns the bias of each label, [C]. With one label per example, the mean over the labels is 0.
 
     Args:
         held_out: [n, C] logits of examples that the classifier did not learn from, if any.
         gold: [n] indices of the labels, or [n, C] of 0 and 1.
+        kind: macro_f1 or, with several labels per example, frequencies.
 
     Raises:
         InputError: nothing could be held out.
@@ -64,9 +68,8 @@ def fit_label_bias(held_out: NDArray[np.float64] | None, gold: Gold | Sequence[i
         )
     gold = np.asarray(gold)
     if gold.ndim == 2:
-        return np.array(
-            [_threshold_bias(logits_n, gold_n) for logits_n, gold_n in zip(held_out.T, gold.T, strict=True)]
-        )
+        fit = _frequency_bias if kind == "frequencies" else _threshold_bias
+        return np.array([fit(logits_n, gold_n) for logits_n, gold_n in zip(held_out.T, gold.T, strict=True)])
     counts = np.bincount(gold.astype(np.int64), minlength=held_out.shape[1])
     log_frequencies = np.log(np.maximum(counts, 1))
     direction: NDArray[np.float64] = log_frequencies.mean() - log_frequencies
@@ -85,7 +88,7 @@ def with_label_bias(
     """
     if kind == "none":
         return held_out
-    bias = fit_label_bias(held_out, gold)
+    bias = fit_label_bias(held_out, gold, kind)
     classifier.add_bias(bias)
     return None if held_out is None else held_out + bias
 
@@ -99,6 +102,15 @@ def _threshold_bias(logits_n: NDArray[np.float64], gold_n: NDArray[np.float64]) 
     scores = 2 * (predicted_Bn @ gold_n) / (predicted_Bn.sum(axis=1) + num_positives)
     equal = THRESHOLD_BIASES[scores >= scores.max() - THRESHOLD_TOLERANCE]
     return float(equal[np.abs(equal).argmin()])
+
+
+def _frequency_bias(logits_n: NDArray[np.float64], gold_n: NDArray[np.float64]) -> float:
+    """Returns the bias with which a label is predicted as often as it is right; 0 if none or all examples have it."""
+    num_positives = int(gold_n.sum())
+    if num_positives in (0, len(gold_n)):
+        return 0.0
+    ordered = np.sort(logits_n)[::-1]
+    return -float(ordered[num_positives - 1 : num_positives + 1].mean())
 
 
 def _macro_f1(logits: NDArray[np.float64], gold: NDArray[np.int64]) -> float:

@@ -46,7 +46,7 @@ def test_init_writes_a_multi_label_recipe(separator: str | None) -> None:
     assert "No PET: a language model answers with one label per text." in done.stdout
     config = read_recipe(Path("made.yaml"), PipelineConfig)
     assert (config.task.labels, config.task.problem_type) == (NAMES, MULTI_LABEL)
-    assert config.backbone is None and config.label_bias == "macro_f1" and config.ensemble.weights == "uniform"
+    assert config.backbone is None and config.label_bias == "frequencies" and config.ensemble.weights == "uniform"
     assert config.data.train is not None
     assert (config.data.train.label, config.data.train.label_separator) == ("teams", separator)
     splits = draw_splits(config)

@@ -23,7 +23,7 @@ data:
   unlabeled: {{asset: more.jsonl}}
 members: {{words: {{kind: tfidf}}}}
 students: {{words: {{kind: tfidf}}}}
-label_bias: macro_f1
+label_bias: frequencies
 """
 
 
@@ -75,3 +75,12 @@ def test_separator_needs_several_labels(recipe: Path) -> None:
     with pytest.raises(RecipeError, match="label_separator is for several labels") as caught:
         read_recipe(recipe, PipelineConfig)
     assert caught.value.key == "data.train.label_separator"
+
+
+def test_thresholds_need_several_labels(recipe: Path) -> None:
+    content = yaml.safe_load(RECIPE)
+    del content["task"]["problem_type"], content["data"]["train"]["label_separator"]
+    recipe.write_text(yaml.safe_dump({**content, "label_bias": "frequencies"}))
+    with pytest.raises(RecipeError, match="frequencies is for several labels") as caught:
+        read_recipe(recipe, PipelineConfig)
+    assert caught.value.key == "label_bias"

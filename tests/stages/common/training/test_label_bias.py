@@ -89,3 +89,16 @@ def test_threshold_stays_with_few_positive_or_negative_examples() -> None:
     few[np.flatnonzero(gold[:, 0])[MIN_POSITIVES - 1 :], 0] = 0
     few[np.flatnonzero(gold[:, 1] == 0)[MIN_POSITIVES - 1 :], 1] = 1
     assert fit_label_bias(logits, few).tolist() == [0.0, 0.0]
+
+
+def test_frequency_bias_predicts_a_label_as_often_as_it_is_right() -> None:
+    logits, gold = label_sets()
+    bias = fit_label_bias(logits, gold, "frequencies")
+    assert (logits + bias > 0).sum(axis=0).tolist() == gold.sum(axis=0).tolist()
+
+
+@pytest.mark.parametrize("value", [0.0, 1.0])
+def test_frequency_bias_of_a_label_that_none_or_all_have(value: float) -> None:
+    logits, gold = label_sets()
+    gold[:, 1] = value
+    assert fit_label_bias(logits, gold, "frequencies")[1] == 0
