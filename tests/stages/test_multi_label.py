@@ -97,7 +97,8 @@ def ensemble(data: Path, backbone_folders: dict[str, Path], tmp_path_factory: py
     members = ("words", "frozen", "tuned", "finetuned")
     config = SoftLabelsConfig(
         labels=TASK["labels"], problem_type=MULTI_LABEL, members=members, groups=members, have_priors=(False,) * 4,
-        ensemble=EnsembleConfig(average="probabilities", weights="accuracy", scaling="held_out"), label_bias="frequencies",
+        ensemble=EnsembleConfig(average="probabilities", weights="accuracy", scaling="held_out"),
+        label_bias="frequencies",
     )  # fmt: skip
     inputs = soft_labels.Inputs(data=data, members=tuple(folder / name for name in members))
     recorder = Kept()
