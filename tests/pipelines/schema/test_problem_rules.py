@@ -70,7 +70,7 @@ def test_what_needs_one_label_is_an_error(overrides: tuple[str, ...], key: str, 
 
 def test_separator_needs_several_labels(recipe: Path) -> None:
     content = yaml.safe_load(RECIPE)
-    del content["task"]["problem_type"]
+    del content["task"]["problem_type"], content["label_bias"]
     recipe.write_text(yaml.safe_dump(content))
     with pytest.raises(RecipeError, match="label_separator is for several labels") as caught:
         read_recipe(recipe, PipelineConfig)
