@@ -88,12 +88,14 @@ class Classifier:
         Args:
             texts: The texts. Rows are read from the columns that the recipe names, or from columns with the names of
                 the fields.
-            threshold: Probability below which a text gets no label.
+            threshold: Probability below which a text gets no label. In multi-label classification, the text gets all
+                labels whose probability is not below it.
             abstain_label: What it gets instead.
 
         Returns:
             A list of labels for a list or an array; a Series with the same index for a Series; a copy with the columns
-            `label` and `probabilities.LABEL` for a DataFrame or a Dataset.
+            `label` and `probabilities.LABEL` for a DataFrame or a Dataset. In multi-label classification, each label is
+            a list of labels.
 
         Raises:
             DataError: a text is missing or empty; names the row.
@@ -102,7 +104,7 @@ class Classifier:
         answers = self._answers(texts, options)
         if isinstance(texts, pandas.DataFrame) or _is_dataset(texts):
             columns = AnswerColumns(self._predictor, None)
-            rows = [columns.flat(answer) for answer in answers]
+            rows = [{**columns.flat(answer), LABEL: answer.prediction[LABEL]} for answer in answers]
             if _is_dataset(texts):
                 return type(texts).from_list(rows)
             kept = [columns.kept(str(name)) for name in texts.columns]
@@ -167,7 +169,8 @@ def fit(
     """Writes a recipe for labeled and unlabeled texts, runs it, and returns its classifier: `init`, then `run`.
 
     Args:
-        train: Labeled texts: a list of (text, label) pairs or mappings, a DataFrame or a Dataset.
+        train: Labeled texts: a list of (text, label) pairs or mappings, a DataFrame or a Dataset. Lists of labels make
+            a multi-label classifier: ("Some text.", ["sports", "money"]).
         unlabeled: Texts without labels, as many as there are.
         test: Labeled texts of the test set. Default: some of `train`.
         folder: Gets the files of the texts, the recipe and the store. The same texts in the same folder are not
@@ -192,6 +195,7 @@ def init(
     folder: str | Path = "clozeline",
     text: str | None = None,
     label: str | None = None,
+    label_separator: str | None = None,
     label_words: Sequence[str] = (),
     patterns: Sequence[str] = (),
     language: Any = None,
@@ -204,12 +208,14 @@ def init(
     """Writes a recipe for labeled and unlabeled texts, as the command `init` does, and returns its path.
 
     Args:
-        train: Labeled texts: a list of (text, label) pairs or mappings, a DataFrame or a Dataset.
+        train: Labeled texts: a list of (text, label) pairs or mappings, a DataFrame or a Dataset. Lists of labels make
+            a multi-label classifier: ("Some text.", ["sports", "money"]).
         unlabeled: Texts without labels.
         test: Labeled texts of the test set. Default: some of `train`.
         folder: Gets the files of the texts and the recipe, which are overwritten.
         text: Column of the text. Default: recognized.
         label: Column of the label. Default: recognized.
+        label_separator: Text between the labels of a cell, such as ";", if a text has several. Lists are recognized.
         label_words: Words that represent a label, as LABEL=WORD,WORD.
         patterns: Cloze templates, as NAME=TEXT.
         language: Language of the texts, such as "en". Default: detected.
@@ -231,7 +237,8 @@ def init(
     }
     init_options = InitOptions(
         data=files["train"], unlabeled=[files["unlabeled"]] if "unlabeled" in files else (), test=files.get("test"),
-        output=folder / "recipe.yaml", text=text, label=label, label_words=label_words, patterns=patterns,
+        output=folder / "recipe.yaml", text=text, label=label, label_separator=label_separator,
+        label_words=label_words, patterns=patterns,
         language=language, backbone=backbone, student=student, budget=budget, score=score, force=True,
     )  # fmt: skip
     mode = _output_mode(progress)
@@ -365,8 +372,10 @@ def _is_missing(value: Any) -> bool:
 
 
 def _plain(value: Any) -> Any:
-    """Returns the Python value of a NumPy number, and the text of anything else."""
-    return value.item() if isinstance(value, np.generic) else str(value)
+    """Returns the Python value of a NumPy number or array, a list for a set, and the text of anything else."""
+    if isinstance(value, set | frozenset):
+        return sorted(value)
+    return value.tolist() if isinstance(value, np.generic | np.ndarray) else str(value)
 
 
 __all__ = ["Classifier", "ClusterError", "InputError", "RunFailedError", "fit", "init", "load", "run", "select"]

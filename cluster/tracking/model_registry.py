@@ -216,11 +216,14 @@ def _save(candidate: Candidate, spec: PyfuncSpec, folder: Path, model_id: str, r
 
 
 def _column_type(name: str) -> Any:
-    """Returns a type of MLflow's schemas: `string`, `double`, ...; `map` is a map from names to numbers."""
+    """Returns a type of MLflow's schemas: `string`, `double`, ...; `map` is a map from names to numbers, and `list` a
+    list of names.
+    """
     from mlflow.types import DataType  # noqa: PLC0415  (see the docstring of the module)
-    from mlflow.types.schema import Map  # noqa: PLC0415  (see the docstring of the module)
+    from mlflow.types.schema import Array, Map  # noqa: PLC0415  (see the docstring of the module)
 
-    return Map(DataType.double) if name == "map" else name
+    collections: dict[str, Any] = {"map": Map(DataType.double), "list": Array(DataType.string)}
+    return collections.get(name, name)
 
 
 def _promote_champion(

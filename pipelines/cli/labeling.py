@@ -15,7 +15,7 @@ from pipelines.cli import options
 from pipelines.cli.options import DEFAULT_STORE
 from pipelines.cli.views.progress_display import preflight_progress
 from pipelines.cli.views.terminal import console, errors
-from pipelines.labeling.label_file import LABEL_COLUMN, LabelFile
+from pipelines.labeling.label_file import LABEL_COLUMN, LabelFile, check_one_label
 from pipelines.labeling.page import LabelPage, show_page
 from pipelines.labeling.select import Selected, select_texts
 from pipelines.preflight.checks import fetch
@@ -71,11 +71,13 @@ def _labels(file: LabelFile, recipe: str | None) -> Sequence[str]:
     """Returns the labels of the recipe, else those that the file has.
 
     Raises:
-        InputError: there is no recipe, and no text has a label.
+        InputError: there is no recipe, and no text has a label; or the recipe has several labels per text.
     """
     default = file.path.with_name(f"{file.path.name.removesuffix(file.path.suffix).removesuffix('.labels')}.yaml")
     if recipe is not None or default.exists():
-        return read_recipe(find_recipe(recipe or str(default)), ScoreRecipe, (), ignore_others=True).task.labels
+        task = read_recipe(find_recipe(recipe or str(default)), ScoreRecipe, (), ignore_others=True).task
+        check_one_label(task)
+        return task.labels
     labels = sorted({row[LABEL_COLUMN] for row in file.rows} - {""})
     if not labels:
         raise InputError(f"the labels of {file.path} are unknown.", "Add --recipe RECIPE, or each with --label LABEL.")

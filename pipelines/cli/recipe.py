@@ -101,6 +101,8 @@ def generate(
     columns = choose_text_columns(interaction, file, ",".join(text) if text else None, {label or ""})
     column = choose_label_column(interaction, file, label, columns)
     known = file.summarize(fields_of(columns), column)
+    if known.has_label_sets:
+        raise InputError(f"{column!r} has several labels per text, but texts are generated for one.", "Collect texts.")
     descriptions = descriptions_by_label(describe or (), known.labels)
     generator = TextGenerator(settings=settings, data=known, per_label=number, descriptions=descriptions)
     estimate = generator.estimate()
@@ -174,6 +176,15 @@ def init(
         list[str] | None,
         typer.Option("--describe", metavar="LABEL=TEXT", help="What a label means, for its label words. Repeatable."),
     ] = None,
+    label_separator: Annotated[
+        str | None,
+        typer.Option(
+            "--label-separator",
+            metavar="TEXT",
+            help="A cell has several labels with this between them, such as ';': multi-label classification. Lists are "
+            "recognized.",
+        ),
+    ] = None,
     merge_labels: Annotated[
         bool, typer.Option("--merge-labels", help="Spellings of a label, such as Spam and spam, are one label.")
     ] = False,
@@ -181,7 +192,7 @@ def init(
         Conflicts,
         typer.Option(
             "--conflicts",
-            help="Texts with several labels: drop them, or use the first label, or all of them.",
+            help="Texts that occur with different labels: drop them, or use the first label, or all of them.",
         ),
     ] = "drop",
     class_weights: Annotated[
@@ -193,7 +204,7 @@ def init(
         typer.Option(
             "--label-bias",
             help="macro_f1: rare labels are predicted more often. Default: macro_f1 if one of two labels is 20 times "
-            "as frequent as the other.",
+            "as frequent as the other; frequencies with several labels per text.",
         ),
     ] = None,
     shots: Annotated[
@@ -241,7 +252,8 @@ def init(
         dev=dev and local(dev, "dev"), test=test and local(test, "test"), output=output, name=name,
         text=",".join(text) if text else None, label=label,
         keys={role: column for role, column in (("id", id_column), ("group", group)) if column},
-        patterns=pattern or (), label_words=label_words or (), descriptions=describe or (), merge_labels=merge_labels,
+        patterns=pattern or (), label_words=label_words or (), descriptions=describe or (),
+        label_separator=label_separator, merge_labels=merge_labels,
         conflicts=conflicts, class_weights=class_weights, label_bias=label_bias, shots=shots, test_size=test_size,
         budget=budget, language=language, assets=assets, backbone=backbone, student=student, score=score, force=force,
     )  # fmt: skip

@@ -106,7 +106,7 @@ def _split(config: PipelineConfig, task: Task, data: DataConfig) -> Step:
         f"data/{task.name}",
         kind="data",
         run="stages.splits.stage:run",
-        config=SplitsConfig(data=data, labels=task.labels, fields=task.fields),
+        config=SplitsConfig.of(task, data=data, fields=task.fields),
         task=task.name,
     )
 
@@ -119,6 +119,7 @@ def _soft_labels(config: PipelineConfig, data: Step, members: tuple[Step, ...], 
         run="stages.soft_labels.stage:run",
         config=SoftLabelsConfig(
             labels=config.task.labels,
+            problem_type=config.task.problem_type,
             ensemble=EnsembleConfig.of(config.ensemble),
             members=tuple(step.name for step in members),
             label_bias=config.label_bias,
@@ -144,6 +145,7 @@ def _report(config: PipelineConfig, steps: Sequence[Step]) -> Step:
         config=ReportConfig(
             recipe=config.name,
             task=config.task.name,
+            problem_type=config.task.problem_type,
             measured=tuple(MeasuredStep(name=step.name, kind=step.kind, labels=dict(step.labels)) for step in measured),
             prompt_inits=init_kinds(config),
             label_bias=config.label_bias,

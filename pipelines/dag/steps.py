@@ -82,7 +82,12 @@ def make_step(
 
 def text_task(recipe: PipelineConfig) -> dict[str, Any]:
     """Returns what a stage that classifies texts without a pattern knows about the task."""
-    return {"labels": recipe.task.labels, "fields": recipe.task.fields, "class_weights": recipe.class_weights}
+    return {
+        "labels": recipe.task.labels,
+        "problem_type": recipe.task.problem_type,
+        "fields": recipe.task.fields,
+        "class_weights": recipe.class_weights,
+    }
 
 
 def supervised_task(recipe: PipelineConfig, *, is_member: bool) -> dict[str, Any]:

@@ -9,20 +9,17 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from pathlib import Path
-from typing import Any
-
-import numpy as np
-from numpy.typing import NDArray
 
 from pipelines.export.model_card import CardFacts, FileMeasures, model_card
 from pipelines.export.sources import ModelSource, find_sources
 from pipelines.run.request import RunRequest
 from pipelines.serving.model_lookup import classifier_step, plan_results, step_files
 from stages.common.errors import InputError
-from stages.common.examples import Example, label_indices, load_examples
+from stages.common.examples import Example, load_examples
 from stages.common.models.encoders.text_classifier import CLASSIFIER_FILE, WEIGHTS_FILE, TextClassifier
 from stages.common.models.tfidf_classifier import WEIGHTS_FILE as TFIDF_WEIGHTS
 from stages.common.models.tfidf_classifier import TfidfClassifier
+from stages.common.problems import Gold, MultiLabel, Problem
 from stages.common.protocols import LogitModel, NullRecorder, Recorder
 
 CARD_FILE = "README.md"
@@ -108,10 +105,11 @@ def export_classifier(
             num_labeled=result["num_labeled"],
             num_unlabeled=result["num_unlabeled"],
             sources=sources,
-            measures=_measure(models, folder, examples, classifier.labels, recorder or NullRecorder()),
+            measures=_measure(models, folder, examples, classifier.problem, recorder or NullRecorder()),
             num_measured=len(examples),
             truncation_side=_truncation_side(classifier),
             is_encoder=is_encoder,
+            has_label_sets=isinstance(classifier.problem, MultiLabel),
             has_onnx=has_onnx,
         )
         (folder / CARD_FILE).write_text(model_card(facts), encoding="utf-8")
@@ -135,26 +133,26 @@ def _measure(
     models: Mapping[str, LogitModel],
     folder: Path,
     examples: Sequence[Example],
-    labels: Sequence[str],
+    problem: Problem,
     recorder: Recorder,
 ) -> list[FileMeasures]:
     """Returns speed, accuracy and agreement of each file on the examples."""
-    gold = np.array(label_indices(examples, labels))
+    gold = problem.gold_of(examples)
     measures: list[FileMeasures] = []
-    first: NDArray[Any] | None = None
+    first: Gold | None = None
     for file, model in models.items():
         model.predict(examples[:1], NullRecorder(), "")  # loads what is loaded only once
         started = time.perf_counter()
-        predicted = model.predict(examples, recorder, file).argmax(axis=1)
+        logits = model.predict(examples, recorder, file)
         seconds = time.perf_counter() - started
-        first = predicted if first is None else first
+        first = problem.predict(logits) if first is None else first
         measures.append(
             FileMeasures(
                 file=file,
                 num_bytes=(folder / file).stat().st_size,
                 texts_per_s=len(examples) / max(seconds, 1e-9),
-                accuracy=float(np.mean(predicted == gold)),
-                same_labels=float(np.mean(predicted == first)),
+                accuracy=float(problem.is_right(logits, gold).mean()),
+                same_labels=float(problem.is_right(logits, first).mean()),
             )
         )
     return measures

@@ -14,7 +14,7 @@ _TRANSFORMERS = """
 from transformers import pipeline
 
 classify = pipeline("text-classification", "FOLDER", trust_remote_code=True)
-print(classify({inputs}))
+print({answer})
 ```
 """
 _ONNX = """
@@ -35,7 +35,7 @@ session = onnxruntime.InferenceSession(folder / "model.onnx")
 tokens = tokenizer.encode({texts})
 values = {{"input_ids": tokens.ids, "attention_mask": tokens.attention_mask, "token_type_ids": tokens.type_ids}}
 (logits,) = session.run(None, {{item.name: np.array([values[item.name]]) for item in session.get_inputs()}})
-print(config["id2label"][str(logits[0].argmax())])
+print({answer})
 ```
 """
 
@@ -76,6 +76,7 @@ class CardFacts:
         num_measured: Test texts on which the files were measured.
         truncation_side: Which end of a long text the tokenizer cuts.
         is_encoder: Whether it is an encoder, and not word counts.
+        has_label_sets: Whether a text has any number of labels.
         has_onnx: Whether the folder has ONNX files.
     """
 
@@ -91,6 +92,7 @@ class CardFacts:
     num_measured: int
     truncation_side: str
     is_encoder: bool
+    has_label_sets: bool = False
     has_onnx: bool
 
 
@@ -98,19 +100,22 @@ def model_card(facts: CardFacts) -> str:
     """Returns the card as Markdown, with the header that the Hugging Face hub reads."""
     licenses = sorted({item.license or UNKNOWN for item in facts.sources})
     name = licenses[0].lower() if len(licenses) == 1 and UNKNOWN not in licenses else "other"
-    scores = [f"{facts.test['accuracy']:.1%} accuracy", f"{facts.test['macro_f1']:.1%} macro-F1"]
+    accuracy, kind = ("subset accuracy", "multi-label text") if facts.has_label_sets else ("accuracy", "text")
+    scores = [f"{facts.test['accuracy']:.1%} {accuracy}", f"{facts.test['macro_f1']:.1%} macro-F1"]
+    if facts.has_label_sets:
+        scores.insert(0, f"{facts.test['micro_f1']:.1%} micro-F1")
     parts = [
         f"---\nlicense: {name}\npipeline_tag: text-classification\ntags: [clozeline]\n---\n",
         f"# {facts.recipe}: {facts.row}\n",
-        f"A text classifier with {len(facts.labels)} labels: {', '.join(f'`{label}`' for label in facts.labels)}. "
+        f"A {kind} classifier with {len(facts.labels)} labels: {', '.join(f'`{label}`' for label in facts.labels)}. "
         f"It learned from {facts.num_labeled:,} labeled and {facts.num_unlabeled:,} unlabeled examples with clozeline. "
-        f"On {facts.test['num_examples']:,} test examples it has {' and '.join(scores)}.\n",
+        f"On {facts.test['num_examples']:,} test examples it has {', '.join(scores[:-1])} and {scores[-1]}.\n",
         "## Use it\n",
         *_usage(facts),
         "## Files\n",
         f"Measured on {facts.num_measured:,} test examples, on the machine that wrote this page.\n",
         _table(
-            ("file", "MB", "texts per second", "accuracy", "same label as the first file"),
+            ("file", "MB", "texts per second", accuracy, f"same label{'s' * facts.has_label_sets} as the first file"),
             [
                 (
                     f"`{item.file}`",
@@ -137,12 +142,26 @@ def _usage(facts: CardFacts) -> list[str]:
     command = "With clozeline: `clozeline predict FOLDER --input new.csv`.\n"
     if not facts.is_encoder:
         return [command]
-    code = _TRANSFORMERS.format(inputs=_inputs(facts))
+    code = _TRANSFORMERS.format(answer=_transformers_answer(facts))
     parts = [f"With transformers, which runs the code in `modeling_clozeline.py`:\n{code}"]
     if facts.has_onnx:
-        code = _ONNX.format(side=facts.truncation_side, texts=_texts(facts))
+        code = _ONNX.format(side=facts.truncation_side, texts=_texts(facts), answer=_onnx_answer(facts))
         parts.append(f"With onnxruntime and tokenizers, without torch and without code in this folder:\n{code}")
     return [*parts, command]
+
+
+def _transformers_answer(facts: CardFacts) -> str:
+    """Returns the expression of the labels of an example for the pipeline of transformers."""
+    if facts.has_label_sets:
+        return f"[item for item in classify({_inputs(facts)}, top_k=None) if item['score'] > 0.5]"
+    return f"classify({_inputs(facts)})"
+
+
+def _onnx_answer(facts: CardFacts) -> str:
+    """Returns the expression of the labels of an example for onnxruntime."""
+    if facts.has_label_sets:
+        return '[config["id2label"][str(label)] for label in np.flatnonzero(logits[0] > 0)]'
+    return 'config["id2label"][str(logits[0].argmax())]'
 
 
 def _inputs(facts: CardFacts) -> str:

@@ -20,6 +20,7 @@ from pipelines.init.text_lengths import MAX_LENGTH, estimate_tokens
 from stages.common.config import LabelBias
 from stages.common.data.recognition import describe
 from stages.common.data.text_keys import text_key
+from stages.common.examples import label_set
 
 MAX_NEAR_DUPLICATES = 0.1
 """Fraction of near-duplicates above which a sampled test set is too easy."""
@@ -29,6 +30,7 @@ MAX_LONG = 0.5
 """Fraction of texts that are longer than an encoder reads above which much is not read."""
 MAX_SAMPLE = 10_000
 """Maximum number of texts of a file whose length is measured."""
+CONFLICTS = "texts with different labels"
 MAX_SHOWN = 4
 """Maximum number of labels or spellings that are listed."""
 
@@ -101,7 +103,7 @@ def _properties(file: FileFacts, train: FileFacts) -> dict[str, str]:
     properties["duplicates"] = f"{len(data.texts) - len(file.near_keys):,}"
     properties["near-duplicates"] = f"{file.num_near:,}"
     if isinstance(data, LabeledData):
-        properties["texts with several labels"] = f"{data.num_conflicts:,}"
+        properties[CONFLICTS] = f"{data.num_conflicts:,}"
     if file is not train:
         properties[f"texts that are in {train.name}"] = f"{file.num_shared(train):,}"
         properties[f"near-duplicates in {train.name}"] = f"{file.num_nearly_shared(train):,}"
@@ -111,20 +113,25 @@ def _properties(file: FileFacts, train: FileFacts) -> dict[str, str]:
         properties["characters"] = f"{middle:,} (median), {long:,} (95%)"
     if isinstance(data, LabeledData):
         properties["labels"] = _balance(data.counts)
+    if isinstance(data, LabeledData) and data.has_label_sets:
+        sizes = Counter(len(label_set(label)) for label in data.gold)
+        shown = ", ".join(f"{size}: {sizes[size]:,} texts" for size in sorted(sizes)[:MAX_SHOWN])
+        properties["labels per text"] = shown if len(sizes) <= MAX_SHOWN else f"{shown}, …"
     return properties
 
 
 def _warnings(data: TaskData, train: FileFacts, others: Sequence[FileFacts], label_bias: LabelBias) -> Iterator[str]:
     """Yields a sentence about each thing that may hurt, with what to do."""
     texts = data.train.texts
-    counts = Counter(data.train.gold)
+    counts = Counter(name for label in data.train.gold for name in label_set(label))
     for labels in list(spelling_variants(counts).values())[:MAX_SHOWN]:
         names = " and ".join(f"{label!r} ({counts[label]:,} texts)" for label in labels[:MAX_SHOWN])
         yield f"{names} may be one label. Merge such spellings with --merge-labels."
     if data.num_conflicts:
-        conflicts = f"texts with several labels ({data.num_conflicts:,})"
+        conflicts = f"{CONFLICTS} ({data.num_conflicts:,})"
         if data.conflicts == "drop":
-            yield f"{conflicts} are left out. Use their first label with --conflicts first, or all of them with soft."
+            or_all = "" if data.train.has_label_sets else ", or all of them with soft"
+            yield f"{conflicts} are left out. Use their first label with --conflicts first{or_all}."
         elif data.conflicts == "first":
             yield f"{conflicts} keep the first. Leave them out with --conflicts drop."
         else:
@@ -152,7 +159,7 @@ def _warnings(data: TaskData, train: FileFacts, others: Sequence[FileFacts], lab
             f"{train.num_near:,} of {len(texts):,} texts differ from another only in numbers, punctuation or order, "
             "so a sampled test set is too easy. Set other texts as the test set: --test FILE."
         )
-    if is_imbalanced(data.train.counts):
+    if is_imbalanced(data.train.counts) and label_bias != "frequencies":
         most, rarest = max(data.train.counts.values()), min(data.train.counts.values())
         remedy = (
             "Rare labels may never be predicted. Set --label-bias macro_f1."

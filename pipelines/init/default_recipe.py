@@ -11,7 +11,7 @@ from pipelines.init.assets import MINILM, MPNET, MULTILINGUAL_E5, QWEN_CODER, SM
 from pipelines.init.budget import MAX_FOLDS, Parts, Workload, describe_reductions, estimate_seconds, reductions
 from pipelines.init.language import Language
 from pipelines.init.text_lengths import Lengths
-from stages.common.config import ClassWeights, LabelBias
+from stages.common.config import MULTI_LABEL, SINGLE_LABEL, ClassWeights, LabelBias, ProblemType
 from stages.distillation.config import min_unlabeled
 
 Assets = Literal["packages", "hub"]
@@ -33,6 +33,7 @@ class RecipeProfile:
 
     name: str
     labels: Sequence[str]
+    problem_type: ProblemType = SINGLE_LABEL
     patterns: Mapping[str, str]
     """Name -> cloze template, the best first. Without label words they only define the fields."""
     has_own_patterns: bool = False
@@ -129,8 +130,10 @@ def default_recipe(profile: RecipeProfile, parts: Parts) -> dict[str, Any]:
         "students": _students(profile, parts, num_unlabeled),
     }
     if num_unlabeled:
-        sections["ensemble"] = {"average": "probabilities", "weights": "held_out", "scaling": "held_out"}
-        if _is_balanced(profile):  # by design, so the unlabeled data may have other frequencies
+        has_label_sets = profile.problem_type == MULTI_LABEL
+        weights = "uniform" if has_label_sets else "held_out"
+        sections["ensemble"] = {"average": "probabilities", "weights": weights, "scaling": "held_out"}
+        if _is_balanced(profile) and not has_label_sets:  # by design, so the unlabeled data may have other frequencies
             sections["ensemble"] |= {"calibration": "unlabeled"} if parts.num_patterns else {}
             sections["ensemble"]["label_frequencies"] = "unlabeled"
         # students wait for all members, and the small one for the base one, so one student has the machine to itself
@@ -149,7 +152,9 @@ def _data(profile: RecipeProfile, max_unlabeled: int) -> dict[str, Any]:
 
 def _task(profile: RecipeProfile, num_patterns: int) -> dict[str, Any]:
     """Returns the task with the first patterns and their label words, or with all patterns and no words."""
-    task = {"name": profile.name, "labels": list(profile.labels)}
+    task: dict[str, Any] = {"name": profile.name, "labels": list(profile.labels)}
+    if profile.problem_type != SINGLE_LABEL:
+        task["problem_type"] = profile.problem_type
     if not num_patterns:
         return {**task, "patterns": dict(profile.patterns)}
     names = list(profile.patterns)[:num_patterns]

@@ -24,6 +24,7 @@ FLAGS = {
     "data.train.id": "--id COLUMN",
     "data.test_size": "--test-size N",
     "data.unlabeled": "--unlabeled FILE",
+    "data.train.label_separator": "--label-separator TEXT",
 }
 """Start of a recipe key -> the flag that sets it."""
 

@@ -6,16 +6,17 @@ import sys
 from collections import Counter
 from collections.abc import Callable, Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any, Literal, NamedTuple
 
 from pipelines.init.spellings import spelling_key, spelling_variants
 from stages.common.data.config import Source
 from stages.common.data.recognition import recognized_source
 from stages.common.data.rows import read_rows
 from stages.common.data.sampling import reservoir_sample
-from stages.common.data.sources import as_text
+from stages.common.data.sources import as_text, label_values
 from stages.common.data.text_keys import text_key
 from stages.common.errors import DataError
+from stages.common.examples import Label
 from stages.common.seeds import python_rng
 
 TEXT_NAMES = (
@@ -34,7 +35,9 @@ PAIR_NAMES = (
 )  # fmt: skip
 """Usual names of the two columns of a pair."""
 Conflicts = Literal["drop", "first", "soft"]
-"""What becomes of texts with several labels: they are left out, only the first label is used, or all labels are."""
+"""What becomes of texts that occur with different labels: no row is used, or those with the first label, or all."""
+SEPARATORS = (";", "|", ",")
+"""Characters that may separate the labels of a cell."""
 MAX_LABELS = 500
 MAX_LABEL_LENGTH = 60
 ROWS_PER_REPORT = 10_000
@@ -77,26 +80,41 @@ class LabeledData(TextData):
     labels: tuple[str, ...]
     label_map: Mapping[str, str]
     """Value in the file -> label, for values that are written in another way."""
-    gold: Sequence[str]
-    """Label of each of the texts."""
+    separator: str | None = None
+    """Text between the labels of a cell; None: a cell is one label, or a list of labels."""
+    gold: Sequence[Label]
+    """Label of each of the texts, or its labels."""
     num_conflicts: int
-    """Different texts with several labels."""
+    """Different texts that occur with different labels."""
     num_certain: int
-    """Different texts with one label."""
+    """Different texts that always have the same label, or the same labels."""
     counts: Mapping[str, int]
     """Label -> number of different texts that are used."""
     unlabeled: Mapping[str, int]
     """Value of a row without a label -> number of rows."""
 
+    has_label_sets: bool = False
+    """Whether a text has any number of labels."""
+
     @property
     def total(self) -> int:
-        """Number of different labeled texts, of which each counts once per label that is used."""
-        return sum(self.counts.values())
+        """Number of different labeled texts. With conflicts: soft, each counts once per label that is used."""
+        return self.num_certain if self.has_label_sets else sum(self.counts.values())
 
     @property
     def num_unlabeled(self) -> int:
         """Number of rows without a label."""
         return sum(self.unlabeled.values())
+
+
+class RowLabels(NamedTuple):
+    """The labels of a row of a file."""
+
+    place: str
+    values: tuple[str, ...]
+    """As they are in the file."""
+    labels: tuple[str, ...] | None
+    """None if the label is unknown; empty if the row has none of the labels."""
 
 
 class LabeledFile:
@@ -109,6 +127,7 @@ class LabeledFile:
         *,
         max_rows: int = sys.maxsize,
         limit: int = sys.maxsize,
+        separator: str | None = None,
     ) -> None:
         """Reads the file.
 
@@ -117,11 +136,13 @@ class LabeledFile:
             on_progress: Called with what is read so far, after every `ROWS_PER_REPORT` rows.
             max_rows: Number of rows to keep. If there are more, they are a random sample.
             limit: Number of rows that the file may have.
+            separator: Text between the labels of a cell, if a cell has several.
 
         Raises:
             InputError: the file is missing, empty, damaged or too large; names the line.
         """
         self.asset = asset
+        self.separator = separator
         try:
             self.source = recognized_source(asset)
             columns: dict[str, None] = {}
@@ -230,9 +251,25 @@ class LabeledFile:
             f"Set {flag} COLUMN.",
         )
 
+    def has_label_sets(self, column: str) -> bool:
+        """Returns True if a cell of a column has any number of labels: as a list, or with the separator."""
+        return self.separator is not None or any(isinstance(row.get(column), list) for _, row in self.rows)
+
+    def guess_separator(self, column: str) -> str | None:
+        """Returns the character that probably separates labels in a column of texts; None if there is none.
+
+        Its parts are fewer than the different values, and each occurs in several values.
+        """
+        values = {value for _, row in self.rows if isinstance(value := row.get(column), str)}
+        for separator in SEPARATORS:
+            parts = Counter(part.strip() for value in values for part in value.split(separator))
+            if 2 <= len(parts) < len(values) and min(parts.values()) > 1:
+                return separator
+        return None
+
     def merged_spellings(self, column: str) -> dict[str, str]:
         """Returns key -> most frequent spelling of each label in a column that has several; see `spelling_key`."""
-        counts = Counter(label for _, _, label in self._label_of_rows(column) if label)
+        counts = Counter(label for row in self._labels_of_rows(column) for label in row.labels or ())
         return {key: labels[0] for key, labels in spelling_variants(counts).items()}
 
     def labels(self, column: str, merged: Mapping[str, str] | None = None) -> tuple[str, ...]:
@@ -254,16 +291,18 @@ class LabeledFile:
             )
         longest = max(map(len, labels))
         if len(labels) > MAX_LABELS or longest > MAX_LABEL_LENGTH or any("\n" in item for item in labels):
+            separator = None if self.has_label_sets(column) else self.guess_separator(column)
+            hint = f"Set --label-separator '{separator}', or use" if separator else "Use"
             raise DataError(
                 f"the column {column!r} of {self.asset} has {len(labels)} different values in {len(self.rows)} "
                 f"rows, the longest with {longest} characters: it looks like text, not labels.",
-                f"Use another column: --label COLUMN. The maximum is {MAX_LABELS} labels of one line and "
+                f"{hint} another column: --label COLUMN. The maximum is {MAX_LABELS} labels of one line and "
                 f"{MAX_LABEL_LENGTH} characters each.",
             )
         return labels
 
     def _sorted_labels(self, column: str, merged: Mapping[str, str] | None = None) -> tuple[str, ...]:
-        labels = {label for _, _, label in self._label_of_rows(column, merged) if label}
+        labels = {label for row in self._labels_of_rows(column, merged) for label in row.labels or ()}
         numeric = all(item.isdecimal() for item in labels)
         return tuple(sorted(labels, key=lambda item: (int(item) if numeric else 0, item)))
 
@@ -299,36 +338,39 @@ class LabeledFile:
             fields: Field that patterns use -> its column.
             label: Column of the label.
             merged: Key -> label of spellings that are one label; see `merged_spellings`.
-            conflicts: What becomes of texts with several labels.
+            conflicts: What becomes of texts that occur with different labels.
 
         Raises:
             DataError: a row lacks a column, or its text is not text; names the line.
         """
-        labels_of_text: dict[str, list[str]] = {}
+        labels_of_text: dict[str, list[tuple[str, ...]]] = {}
         unlabeled: Counter[str] = Counter()
         label_map: dict[str, str] = {}
-        num_empty, texts, gold = 0, [], []
-        for (_, text), (_, raw, name) in zip(self._texts(fields), self._label_of_rows(label, merged), strict=True):
+        num_empty, texts = 0, []
+        gold: list[Label] = []
+        has_label_sets = self.has_label_sets(label)
+        for (_, text), row in zip(self._texts(fields), self._labels_of_rows(label, merged), strict=True):
             if not text:
                 num_empty += 1
-            elif not name:
-                unlabeled[raw] += 1
+            elif row.labels is None:
+                unlabeled[row.values[0]] += 1
             else:
-                labels_of_text.setdefault(text_key(text.values()), []).append(name)
+                names = tuple(sorted(set(row.labels)))
+                labels_of_text.setdefault(text_key(text.values()), []).append(names)
                 texts.append(text)
-                gold.append(name)
-            if name and raw != name:
-                label_map[raw] = name
+                gold.append(names if has_label_sets else names[0])
+            label_map |= {raw: name for raw, name in zip(row.values, row.labels or (), strict=False) if raw != name}
         labels = self._sorted_labels(label, merged)
-        ambiguous = {key for key, names in labels_of_text.items() if len(set(names)) > 1}
+        ambiguous = {key for key, of_rows in labels_of_text.items() if len(set(of_rows)) > 1}
         counts: Counter[str] = Counter()
-        for key, names in labels_of_text.items():
+        for key, of_rows in labels_of_text.items():
             if key not in ambiguous or conflicts == "first":
-                counts[names[0]] += 1
+                counts.update(of_rows[0])
             elif conflicts == "soft":
-                counts.update(set(names))
+                counts.update({name for names in of_rows for name in names})
         return LabeledData(
             source=self.source, fields=fields, label=label, labels=labels, label_map=label_map, unlabeled=unlabeled,
+            separator=self.separator, has_label_sets=has_label_sets,
             counts={item: counts[item] for item in labels}, num_rows=len(self.rows), num_empty=num_empty, texts=texts,
             gold=gold, num_conflicts=len(ambiguous), num_certain=len(labels_of_text) - len(ambiguous),
         )  # fmt: skip
@@ -339,14 +381,15 @@ class LabeledFile:
         Raises:
             DataError: a label is missing or unknown; names the line.
         """
-        for place, _, label in self._label_of_rows(column, merged):
-            if not label:
-                raise DataError(f"{place}: {column!r} has no label.", "Add a label, or remove the row.")
-            if label not in train.labels:
-                raise DataError(
-                    f"{place}: no row of {train.source.asset} has the label {label!r}.",
-                    f"Add one with {column!r} {label!r}, or remove this row.",
-                )
+        for row in self._labels_of_rows(column, merged):
+            if row.labels is None:
+                raise DataError(f"{row.place}: {column!r} has no label.", "Add a label, or remove the row.")
+            for label in row.labels:
+                if label not in train.labels:
+                    raise DataError(
+                        f"{row.place}: no row of {train.source.asset} has the label {label!r}.",
+                        f"Add one with {column!r} {label!r}, or remove this row.",
+                    )
 
     def _texts(self, fields: Mapping[str, str]) -> Iterator[tuple[str, dict[str, str]]]:
         """Yields place and fields of each row. There are no fields if one is empty."""
@@ -354,19 +397,21 @@ class LabeledFile:
             values = {field: _text(row, column, place) for field, column in fields.items()}
             yield place, values if all(value.strip() for value in values.values()) else {}
 
-    def _label_of_rows(self, column: str, merged: Mapping[str, str] | None = None) -> Iterator[tuple[str, str, str]]:
-        """Yields place, value and label of each row. The label is empty if the row has none."""
+    def _labels_of_rows(self, column: str, merged: Mapping[str, str] | None = None) -> Iterator[RowLabels]:
+        """Yields the labels of each row."""
+        has_label_sets = self.has_label_sets(column)
         for place, row in self.rows:
             if column not in row:
                 raise DataError(
                     f"{place}: column {column!r} is missing.", "Write it in every row, with null for an unknown label."
                 )
-            value = row[column]
-            if isinstance(value, list):
-                raise DataError(f"{place}: {column!r} is a list, not one label.", "Keep one label per row.")
-            raw = as_text(value)
-            label = raw.strip()
-            yield place, raw, merged.get(spelling_key(label), label) if merged else label
+            cells = label_values(row[column], self.separator, place, column) if has_label_sets else [row[column]]
+            values = tuple(map(as_text, cells))
+            stripped = [value.strip() for value in values]
+            labels = [merged.get(spelling_key(label), label) if merged else label for label in stripped]
+            if has_label_sets and "" in labels:
+                raise DataError(f"{place}: a label of {column!r} is empty.", "Remove it from the list.")
+            yield RowLabels(place, values, None if labels == [""] else tuple(labels))
 
     def _guess(self, names: Sequence[str], plausible: Sequence[str]) -> str | None:
         by_name = [item for name in names for item in plausible if item.casefold() == name]
@@ -389,7 +434,8 @@ class LabeledFile:
         return num_words >= MIN_WORDS * len(values) and 2 * len(set(values)) > len(values)
 
     def _may_be_label(self, column: str) -> bool:
-        values = [str(value).strip() for value in self._values(column)]
+        cells = [value if isinstance(value, list) else [value] for value in self._values(column)]
+        values = [str(value).strip() for cell in cells for value in cell]
         distinct = set(values)
         return 2 <= len(distinct) <= min(MAX_LABELS, len(values) // 2) and max(map(len, distinct)) <= MAX_LABEL_LENGTH
 

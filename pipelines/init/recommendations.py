@@ -105,7 +105,7 @@ def _texts(config: PipelineConfig) -> tuple[int, list[Example]]:
     if not all(is_cached(source.asset) for source in config.data.sources.values()):
         return config.data.shots * len(task.labels), []
     try:
-        splits = sample_splits(SplitsConfig(data=config.data, labels=task.labels, fields=task.fields, seed=0))
+        splits = sample_splits(SplitsConfig.of(task, data=config.data, fields=task.fields, seed=0))
     except (InputError, OSError):
         return config.data.shots * len(task.labels), []
     return len(splits.train), [*splits.train, *splits.unlabeled][:2000]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any, TypeVar
 
 from pipelines.init.flags import TEXT
@@ -33,7 +34,7 @@ class TaskFiles:
     merge_labels: bool = False
     """Whether spelling variants of a label are one label."""
     conflicts: Conflicts = "drop"
-    """What becomes of texts with several labels."""
+    """What becomes of texts that occur with different labels."""
     keys: Mapping[str, str] = field(default_factory=dict)
     """`id` and `group` -> the column that the user sets."""
 
@@ -45,21 +46,23 @@ class TaskFiles:
         dev: str | None = None,
         test: str | None = None,
         *,
+        separator: str | None = None,
         merge_labels: bool = False,
         conflicts: Conflicts = "drop",
         keys: Mapping[str, str] | None = None,
         on_progress: Callable[[str], None] = lambda _: None,
     ) -> TaskFiles:
-        """Reads all files.
+        """Reads all files. `separator`: text between the labels of a cell, if a cell has several.
 
         Raises:
             InputError: a file is missing, empty or damaged, or a file with labels is too large.
         """
+        read_labeled = partial(LabeledFile, on_progress=on_progress, limit=MAX_LABELED_ROWS, separator=separator)
         return cls(
-            train=LabeledFile(train, on_progress, limit=MAX_LABELED_ROWS),
+            train=read_labeled(train),
             unlabeled=tuple(LabeledFile(file, on_progress, max_rows=MAX_UNLABELED_ROWS) for file in unlabeled),
-            dev=LabeledFile(dev, on_progress, limit=MAX_LABELED_ROWS) if dev else None,
-            test=LabeledFile(test, on_progress, limit=MAX_LABELED_ROWS) if test else None,
+            dev=read_labeled(dev) if dev else None,
+            test=read_labeled(test) if test else None,
             merge_labels=merge_labels,
             conflicts=conflicts,
             keys=keys or {},
@@ -136,7 +139,7 @@ class TaskData:
     dev: LabeledData | None
     test: LabeledData | None
     conflicts: Conflicts
-    """What becomes of texts with several labels."""
+    """What becomes of texts that occur with different labels."""
 
     def default_test_size(self, shots: int | None) -> int:
         """Returns the number of test examples to sample from the train file.
@@ -192,6 +195,8 @@ class TaskData:
         """Returns dotted key -> comment for the section."""
         rarest, train = min(self.train.counts.values()), f"data.{'pool' if shots else 'train'}"
         comments = {train: f"{self.train.total:,} different labeled texts, {rarest:,} of the rarest label"}
+        if self.train.has_label_sets:
+            comments["label_bias"] = "a threshold per label, with which it is as frequent as in held-out examples"
         if self.train.num_empty:
             comments[f"{train}.drop_empty"] = f"{self.train.num_empty:,} rows have no text"
         if not self.test:
@@ -201,7 +206,8 @@ class TaskData:
         if sources:
             comments["data.unlabeled"] = " and ".join(sources)
         if self.num_conflicts:
-            comments["data.conflicts"] = f"texts with several labels: {self.num_conflicts:,}; first, drop, soft or keep"
+            choices = "first, drop or keep" if self.train.has_label_sets else "first, drop, soft or keep"
+            comments["data.conflicts"] = f"texts with different labels: {self.num_conflicts:,}; {choices}"
         return comments
 
     def _uses_own_unlabeled(self, shots: int | None) -> bool:
@@ -232,6 +238,8 @@ def _source(data: TextData) -> dict[str, Any]:
 
 def _labeled_source(data: LabeledData) -> dict[str, Any]:
     source = _source(data) | {"label": data.label}
+    if data.separator:
+        source["label_separator"] = data.separator
     if data.label_map:
         source["label_map"] = dict(data.label_map)
     if data.unlabeled:

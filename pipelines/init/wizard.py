@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import os
 import shlex
-from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
@@ -25,6 +24,7 @@ from pipelines.init.budget import (
     unlabeled_used,
 )
 from pipelines.init.cloze_choices import (
+    NONE,
     Backbone,
     choose_backbone,
     choose_label_words,
@@ -62,7 +62,7 @@ from pipelines.preflight import models
 from pipelines.preflight.checks import fetch
 from pipelines.schema.relative_paths import with_relative_paths
 from stages.common.assets.references import Asset
-from stages.common.config import ClassWeights, LabelBias
+from stages.common.config import MULTI_LABEL, SINGLE_LABEL, ClassWeights, LabelBias, ProblemType
 from stages.common.errors import DataError, InputError
 from stages.common.examples import Example
 from stages.common.models.model_files import model_folder
@@ -71,7 +71,7 @@ from stages.common.patterns.config import Task
 from stages.common.seeds import derive_seed, python_rng
 from stages.distillation.config import min_unlabeled
 from stages.splits.config import DataConfig, SplitsConfig
-from stages.splits.stage import Split, sample_splits
+from stages.splits.stage import Split, count_labels, sample_splits
 
 MAX_MEASURED = 1000
 """Maximum number of texts whose language and length are measured."""
@@ -96,6 +96,7 @@ class InitOptions:
     patterns: Sequence[str] = ()
     label_words: Sequence[str] = ()
     descriptions: Sequence[str] = ()
+    label_separator: str | None = None
     merge_labels: bool = False
     conflicts: Conflicts = "drop"
     class_weights: ClassWeights = "none"
@@ -164,6 +165,7 @@ class InitWizard:
             options.unlabeled,
             options.dev,
             options.test,
+            separator=options.label_separator,
             merge_labels=options.merge_labels,
             conflicts=options.conflicts,
             keys=options.keys,
@@ -173,6 +175,7 @@ class InitWizard:
         columns = choose_text_columns(self.terminal, files.train, options.text, {*keys, options.label or ""})
         label = choose_label_column(self.terminal, files.train, options.label, columns, keys)
         labels = files.labels(label)
+        problem_type = self._problem_type(files.train, label)
         data = files.summarize(fields_of(columns), label)
         language = self._language(data)
         label_bias = options.label_bias or self._default_label_bias(data)
@@ -186,7 +189,7 @@ class InitWizard:
         words_by_label(options.label_words, labels)
         descriptions_by_label(options.descriptions, labels)
         cloze = self._cloze(files.train, data, columns, language)
-        task = Task(name=name, labels=labels, patterns=cloze.patterns)
+        task = Task(name=name, labels=labels, problem_type=problem_type, patterns=cloze.patterns)
         data = files.summarize({item: fields_of(columns).get(item, item) for item in task.fields}, label)
         section, splits = self._draw(task, data)
         examples = [*splits.train, *splits.unlabeled][:MAX_MEASURED]
@@ -218,11 +221,43 @@ class InitWizard:
             )
         return output
 
+    def _problem_type(self, file: LabeledFile, label: str) -> ProblemType:
+        """Returns whether a text has one label or several.
+
+        Raises:
+            InputError: a text has several, and a flag is for one.
+        """
+        if not file.has_label_sets(label):
+            if self.options.label_bias == "frequencies":
+                raise InputError(
+                    "--label-bias frequencies is for several labels per text.", "Set --label-bias macro_f1."
+                )
+            if separator := file.guess_separator(label):
+                flag = f"--label-separator {shlex.quote(separator)}"
+                self.terminal.say("warning", f"{label!r} may have several labels per text. If so, set {flag}.")
+            return SINGLE_LABEL
+        options = self.options
+        for_one_label = {
+            "--shots": options.shots is not None,
+            "--conflicts soft": options.conflicts == "soft",
+            "--class-weights": options.class_weights != "none",
+            "--backbone": options.backbone not in (None, NONE),
+            "--label-words": bool(options.label_words),
+            "--describe": bool(options.descriptions),
+        }
+        for flag, is_set in for_one_label.items():
+            if is_set:
+                raise InputError(f"{label!r} has several labels per text, but {flag} is for one.", f"Remove {flag}.")
+        return MULTI_LABEL
+
     def _default_label_bias(self, data: TaskData) -> LabelBias:
         """Returns the bias for labels of these frequencies. A sample of shots has the same number of each label.
 
-        With more than two labels accuracy still says something, and a bias for rare labels lowers it.
+        With more than two labels accuracy still says something, and a bias for rare labels lowers it. If a text has
+        several labels, the bias is the threshold of each.
         """
+        if data.train.has_label_sets:
+            return "frequencies"
         counts = data.train.counts
         is_useful = len(counts) == 2 and data_table.is_imbalanced(counts) and not self.options.shots
         return "macro_f1" if is_useful else "none"
@@ -262,14 +297,16 @@ class InitWizard:
     def _cloze(self, file: LabeledFile, data: TaskData, columns: Sequence[str], language: Language) -> Cloze:
         """Chooses the language model, which is not downloaded yet, and proposes patterns."""
         options, is_pair = self.options, len(columns) > 1
-        default = default_backbone(language, is_pair=is_pair)
-        asset = choose_backbone(self.terminal, options.backbone, default, options.assets)
+        asset, missing = None, "a language model answers with one label per text"
+        if not data.train.has_label_sets:
+            default = default_backbone(language, is_pair=is_pair)
+            asset = choose_backbone(self.terminal, options.backbone, default, options.assets)
+            missing = "" if asset else "no language model is set"
         family = family_of_backbone(asset)
         sample = [" ".join(row.values()) for row in data.train.texts[:MAX_MEASURED]]
         proposed = proposed_patterns(family, is_pair=is_pair, is_chinese=is_chinese(sample))
         terminal = self.terminal if asset else replace(self.terminal, ask=None)
         own = choose_patterns(terminal, options.patterns, proposed, [*fields_of(columns), *file.columns], family)
-        missing = "" if asset else "no language model is set"
         return Cloze(patterns=own or proposed, has_own_patterns=bool(own), asset=asset, missing=missing)
 
     def _propose(self, cloze: Cloze, task: Task, examples: Sequence[Example], *, is_pair: bool) -> Proposals:
@@ -325,7 +362,7 @@ class InitWizard:
         while True:
             section = data.section(shots, test_size)
             sets = DataConfig.model_validate({**section, "unlabeled_size": UNLABELED_SIZES[0]})
-            config = SplitsConfig(data=sets, labels=task.labels, fields=task.fields, seed=seed)
+            config = SplitsConfig.of(task, data=sets, fields=task.fields, seed=seed)
             try:
                 return section, sample_splits(config)
             except DataError as error:
@@ -387,13 +424,14 @@ def _profile(
     return RecipeProfile(
         name=task.name,
         labels=task.labels,
+        problem_type=task.problem_type,
         patterns=cloze.kept,
         has_own_patterns=cloze.has_own_patterns,
         verbalizer=cloze.verbalizer,
         data=section,
         encoders=encoders,
         backbone={"asset": cloze.asset, "max_length": length} if cloze.asset else None,
-        counts=Counter(str(item.label) for item in splits.train),
+        counts=count_labels(splits.train),
         analyzer=lengths.analyzer,
         workload=Workload(
             lengths=lengths,

@@ -13,14 +13,30 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
+from stages.common.config import MULTI_LABEL
 from stages.common.data.config import Source
 from stages.common.data.rows import read_rows
 from stages.common.data.sources import as_text
 from stages.common.data.text_keys import text_key
 from stages.common.errors import InputError
+from stages.common.patterns.config import Task
 
 LABEL_COLUMN = "label"
 ENDINGS = (".csv", ".jsonl")
+
+
+def check_one_label(task: Task) -> None:
+    """Checks that a text of a task has one label, as a row of a label file.
+
+    Raises:
+        InputError: it has any number of labels.
+    """
+    if task.problem_type == MULTI_LABEL:
+        raise InputError(
+            "label files have one label per text, but a text of the task has several.",
+            "Add texts with lists of labels to the file of data.train.",
+            key="task.problem_type",
+        )
 
 
 @dataclass(slots=True)

@@ -13,7 +13,7 @@ import yaml
 from numpy.typing import NDArray
 
 from cluster.steps.plan import Plan
-from pipelines.labeling.label_file import LABEL_COLUMN, LabelFile
+from pipelines.labeling.label_file import LABEL_COLUMN, LabelFile, check_one_label
 from pipelines.labeling.selection import choose_informative, choose_typical
 from pipelines.run.request import RunRequest
 from pipelines.serving.model_lookup import plan_results, step_files
@@ -64,6 +64,7 @@ def select_texts(request: RunRequest, number: int, output: Path | None = None) -
         InputError: there are no unlabeled texts, or all of them are in the file.
     """
     config = request.config
+    check_one_label(config.task)
     if not config.has_unlabeled:
         raise InputError(f"{request.recipe} has no unlabeled texts.", "Set data.unlabeled.", key="data.unlabeled")
     named = [source for key, source in config.data.sources.items() if key.partition(".")[0] == KEY]

@@ -175,7 +175,7 @@ def check_contents(config: PipelineConfig, *, only_cached: bool = False) -> tupl
     for task, data, section in config.datasets.values():
         if can_read(*data.sources.values()):
             with errors_located_in(section):
-                splits = sample_splits(SplitsConfig(data=data, labels=task.labels, fields=task.fields))
+                splits = sample_splits(SplitsConfig.of(task, data=data, fields=task.fields))
             if task is config.task:
                 warnings += [*data_warnings(config, splits), *request_estimates(config, splits)]
     for item in token_level_tasks(config.prompts):

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from stages.common.config import Config, LabelBias
+from stages.common.config import SINGLE_LABEL, Config, LabelBias, ProblemType
 
 
 class MeasuredStep(Config):
@@ -25,6 +25,8 @@ class ReportConfig(Config):
     """Name of the recipe."""
     task: str
     """Name of the main task."""
+    problem_type: ProblemType = SINGLE_LABEL
+    """What an example of the main task has: one label, or any number of labels."""
     measured: tuple[MeasuredStep, ...]
     """The measured steps, in the order of the inputs."""
     prompt_inits: dict[str, str] = Field({})

@@ -34,7 +34,7 @@ def select_delivered(rows: Sequence[Row], label_bias: LabelBias = "none") -> Del
     With soft labels it is the largest student with an encoder. If the cross-validated accuracy of a baseline is
     significantly above that of the ensemble, which teaches the students, it is the baseline with the highest one.
     Without soft labels it is the classifier with the highest cross-validated accuracy, or macro-F1 if the classifiers
-    have a bias that maximizes it.
+    have a bias per label.
 
     Args:
         rows: The leaderboard.
@@ -84,7 +84,7 @@ def _supervised(candidates: Sequence[Row], label_bias: LabelBias) -> Delivered:
         first = next((row for row in candidates if row.kind == "baseline"), candidates[0])
         return Delivered(row=first.name, reason=f"{start}: the first {first.kind} of the recipe.")
     name, scores = "accuracy", [row.held_out_accuracy or 0.0 for row in validated]
-    if label_bias == "macro_f1":
+    if label_bias != "none":
         name, scores = "macro-F1", [row.held_out_macro_f1 or 0.0 for row in validated]
     equal = [row for row, score in zip(validated, scores, strict=True) if score == max(scores)]
     best = min(equal, key=_size)

@@ -10,7 +10,7 @@ from typing import Any
 from pipelines.kinds import KINDS
 from pipelines.report.config import MeasuredStep
 
-METRICS = ("accuracy", "macro_f1", "mcc", "ece", "exact_match", "entity_f1")
+METRICS = ("accuracy", "micro_f1", "macro_f1", "mcc", "ece", "exact_match", "entity_f1")
 """The metrics of a row, named as in stages/common/metrics/classification.py."""
 MEMBER_ROWS = frozenset(kind.row for kind in KINDS.values() if kind.votes)
 """Kinds of rows that can be members of the ensemble."""
@@ -28,7 +28,8 @@ class MeanStd:
 class Row:
     """A line of the leaderboard: the mean of a method over its seeds. `steps` are the steps that were averaged.
 
-    A metric is None if it is not defined for the task. `student` is the name of the student, for a student and its
+    A metric is None if it is not defined for the task. Of a task with several labels per example, `accuracy` is the
+    subset accuracy, and only these tasks have `micro_f1`. `student` is the name of the student, for a student and its
     baseline; else it is empty. `model` is its kind, `encoder` or `tfidf`. `num_parameters` counts the trained and
     frozen parameters of a classifier; it is None for other rows. `held_out_accuracy` and
     `held_out_macro_f1` are measured on held-out parts of the labeled set, the mean over the seeds that measured them;
@@ -44,6 +45,7 @@ class Row:
     ece: MeanStd | None
     exact_match: MeanStd | None
     entity_f1: MeanStd | None
+    micro_f1: MeanStd | None = None
     num_seeds: int
     num_test: int
     num_labeled: int
@@ -55,6 +57,11 @@ class Row:
     held_out_accuracy: float | None
     held_out_macro_f1: float | None
     steps: tuple[str, ...]
+
+    @property
+    def headline(self) -> tuple[str, MeanStd]:
+        """Returns name and value of the metric that says most: accuracy or, of several labels per example, micro-F1."""
+        return ("accuracy", self.accuracy) if self.micro_f1 is None else ("micro-F1", self.micro_f1)
 
 
 def leaderboard(steps: Sequence[MeasuredStep], results: Mapping[str, Mapping[str, Any]], task: str) -> tuple[Row, ...]:
@@ -89,6 +96,7 @@ def _row(steps: Sequence[MeasuredStep], results: Sequence[Mapping[str, Any]], ta
         ece=metrics.get("ece"),
         exact_match=metrics.get("exact_match"),
         entity_f1=metrics.get("entity_f1"),
+        micro_f1=metrics.get("micro_f1"),
         num_seeds=len(steps),
         num_test=first["test"]["num_examples"],
         num_labeled=first["num_labeled"],
@@ -119,7 +127,7 @@ def flat_rows(rows: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     """Returns rows, as JSON values, as a table of plain values. The deviation of a metric has the suffix `_std`."""
     table = []
     for row in rows:
-        metrics = {name: row[name] or {"mean": None, "std": None} for name in METRICS}
+        metrics = {name: row.get(name) or {"mean": None, "std": None} for name in METRICS}
         means = {name: metric["mean"] for name, metric in metrics.items()}
         deviations = {f"{name}_std": metric["std"] for name, metric in metrics.items()}
         table.append({name: value for name, value in {**row, **means, **deviations}.items() if name != "steps"})

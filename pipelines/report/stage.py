@@ -26,9 +26,12 @@ from pipelines.report.leaderboard import Row, flat_rows, leaderboard
 from pipelines.report.leaderboard_plot import plot_leaderboard
 from pipelines.report.suggestions import RunResults, Suggestion, suggest
 from stages.common import figures
+from stages.common.config import SINGLE_LABEL, ProblemType
 from stages.common.data.step_outputs import LossPoint, downsample, read_losses
+from stages.common.examples import Label, read_label
 from stages.common.metrics import classification
 from stages.common.metrics.classification import expected_calibration_error, softmax
+from stages.common.problems import SingleLabel, problem_of
 from stages.common.protocols import Engine, Recorder
 from stages.learning_curve.config import FIGURE_FILE
 from stages.soft_labels.config import SUSPECTS_FILE
@@ -37,18 +40,24 @@ CALIBRATED_ROWS = ("student", "ensemble", "baseline")
 """Kinds of rows whose calibration is shown, in the order of the page."""
 
 
-def page_data(rows: Sequence[Row], pretrained: Sequence[str], folders: Mapping[str, Path]) -> dict[str, Any]:
+def page_data(
+    rows: Sequence[Row],
+    pretrained: Sequence[str],
+    folders: Mapping[str, Path],
+    problem_type: ProblemType = SINGLE_LABEL,
+) -> dict[str, Any]:
     """Returns `curves` and `confidence` as JSON values.
 
     Args:
         rows: The leaderboard.
         pretrained: The steps of prompt pretraining, whose curves are shown too.
         folders: Step name -> its files.
+        problem_type: Problem of the main task, whose calibration is shown.
     """
     with_losses = {row.name: row.steps for row in rows} | {step: (step,) for step in pretrained}
     curves = {name: _curves(steps, folders) for name, steps in with_losses.items()}
     calibrated = [row for kind in CALIBRATED_ROWS for row in rows if row.kind == kind]
-    confidence = {row.name: _calibration(row.steps, folders) for row in calibrated}
+    confidence = {row.name: _calibration(row.steps, folders, problem_type) for row in calibrated}
     return {
         "curves": {name: by_step for name, by_step in curves.items() if by_step},
         "confidence": {name: values for name, values in confidence.items() if values},
@@ -61,20 +70,26 @@ def _curves(steps: Sequence[str], folders: Mapping[str, Path]) -> dict[str, list
     return {step: points for step, points in losses.items() if points}
 
 
-def _calibration(steps: Sequence[str], folders: Mapping[str, Path]) -> dict[str, Any] | None:
-    """Returns reliability, coverage and confusion over all seeds. Each example counts once per seed."""
+def _calibration(steps: Sequence[str], folders: Mapping[str, Path], problem_type: ProblemType) -> dict[str, Any] | None:
+    """Returns reliability, coverage and confusion over all seeds. Each example counts once per seed.
+
+    With several labels per example, each decision counts, and there is no confusion.
+    """
     predictions = [_logits(folders[step] / "test_logits.jsonl") for step in steps]
     known = [item for item in predictions if item is not None]
     if not known or any(labels != known[0][0] for labels, _, _ in known):
         return None
     labels = known[0][0]
-    probabilities = softmax(np.concatenate([logits for _, logits, _ in known]))
-    gold = np.concatenate([indices for _, _, indices in known])
+    problem = problem_of(labels, problem_type)
+    logits = np.concatenate([logits for _, logits, _ in known])
+    probabilities = softmax(problem.decision_logits(logits))
+    gold = problem.decisions(problem.gold([label for _, _, names in known for label in names]))
     counts = np.zeros((len(labels), len(labels)), dtype=int)
-    np.add.at(counts, (gold, probabilities.argmax(axis=1)), 1)
+    if isinstance(problem, SingleLabel):
+        np.add.at(counts, (gold, probabilities.argmax(axis=1)), 1)
     return {
         "labels": labels,
-        "confusion": counts.tolist(),
+        "confusion": counts.tolist() if isinstance(problem, SingleLabel) else None,
         "bins": [asdict(item) for item in classification.reliability_bins(probabilities, gold)],
         "ece": round(expected_calibration_error(probabilities, gold), 6),
         "coverage": classification.accuracy_at_coverage(probabilities, gold),
@@ -82,8 +97,8 @@ def _calibration(steps: Sequence[str], folders: Mapping[str, Path]) -> dict[str,
     }
 
 
-def _logits(path: Path) -> tuple[list[str], NDArray[np.float64], NDArray[np.int64]] | None:
-    """Returns labels [C], logits [n, C] and gold label indices [n]; None without logits or gold labels."""
+def _logits(path: Path) -> tuple[list[str], NDArray[np.float64], list[Label | None]] | None:
+    """Returns labels [C], logits [n, C] and gold labels [n]; None without logits or gold labels."""
     if not path.exists():
         return None
     with path.open(encoding="utf-8") as file:
@@ -92,7 +107,7 @@ def _logits(path: Path) -> tuple[list[str], NDArray[np.float64], NDArray[np.int6
         return None
     labels = list(lines[0]["logits"])
     logits = np.array([[line["logits"][label] for label in labels] for line in lines], dtype=np.float64)
-    return labels, logits, np.array([labels.index(line["label"]) for line in lines])
+    return labels, logits, [read_label(line["label"]) for line in lines]
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -134,7 +149,8 @@ def run(config: ReportConfig, inputs: Inputs, out: Path, recorder: Recorder, eng
     }
     rows = leaderboard(steps, results, config.task)
     comparisons = compare_rows(rows, folders, config.seed)
-    details = page_data(rows, [step.name for step in _of_kind("ppt", steps)], folders)
+    pretrained = [step.name for step in _of_kind("ppt", steps)]
+    details = page_data(rows, pretrained, folders, config.problem_type)
     (out / "details.json").write_text(json.dumps(details) + "\n")
     ensembles = _of_kind("soft_labels", steps)
     prompt_inits = compare_inits(rows, config.prompt_inits, details["curves"])

@@ -64,6 +64,11 @@ class RunResults:
     results: Mapping[str, Mapping[str, Any]]
     label_bias: LabelBias = "none"
 
+    @property
+    def has_label_sets(self) -> bool:
+        """Returns True if the examples of the first task have any number of labels."""
+        return any(row.micro_f1 is not None for row in self.rows)
+
     def label_counts(self, name: str) -> Mapping[str, int]:
         """Returns label -> number of examples in a set of the first task; empty if it is unknown."""
         splits = [result["label_counts"] for result in self.results.values() if "label_counts" in result]
@@ -71,10 +76,17 @@ class RunResults:
         return counts
 
     @property
+    def num_labeled(self) -> int:
+        """Returns the number of labeled examples of the first task; 0 if it is unknown."""
+        return next((result["num_train"] for result in self.results.values() if "label_counts" in result), 0)
+
+    @property
     def remedy_for_rare_labels(self) -> str:
         """Returns what makes classifiers predict rare labels more often."""
         if self.label_bias == "none":
             return "Set label_bias: macro_f1."
+        if self.has_label_sets:
+            return "Label more texts of rare labels."
         return "Label more texts of rare labels: clozeline select proposes some."
 
     def of_kind(self, kind: str) -> list[Row]:
@@ -170,7 +182,7 @@ def constant_predictions(run: RunResults) -> Iterator[Suggestion]:
     rows = run.of_kind("student") or [row for row in run.rows if row.kind in CLASSIFIER_ROWS]
     worst = min(rows, key=lambda row: row.macro_f1.mean, default=None)
     counts = run.label_counts("test")
-    if worst is None or len(counts) < 2:
+    if worst is None or len(counts) < 2 or run.has_label_sets:
         return
     most = max(counts, key=counts.__getitem__)
     share = counts[most] / sum(counts.values())
@@ -190,17 +202,17 @@ def missed_rare_labels(run: RunResults) -> Iterator[Suggestion]:
     """Classifiers that hardly ever predict rare labels, which accuracy does not show. One suggestion for the worst."""
     rows = [row for kind in ("student", "baseline") for row in run.of_kind(kind)]
     counts = run.label_counts("train")
-    worst = max(rows, key=lambda row: row.accuracy.mean - row.macro_f1.mean, default=None)
+    worst = max(rows, key=lambda row: row.headline[1].mean - row.macro_f1.mean, default=None)
     if worst is None or len(counts) < 2 or any(constant_predictions(run)):
         return
-    rarest = min(counts, key=counts.__getitem__)
-    if worst.accuracy.mean - worst.macro_f1.mean > MISSED_LABELS:
+    rarest, (name, metric) = min(counts, key=counts.__getitem__), worst.headline
+    if metric.mean - worst.macro_f1.mean > MISSED_LABELS:
         yield Suggestion(
             rule="rare_labels",
             subject=worst.name,
-            evidence=f"{worst.name} has an accuracy of {worst.accuracy.mean:.1%}, but a macro-F1 of "
-            f"{worst.macro_f1.mean:.1%}: it misses rare labels. {counts[rarest]:,} of {sum(counts.values()):,} labeled "
-            f"examples have the label {rarest!r}.",
+            evidence=f"{worst.name} has {'an' if name == 'accuracy' else 'a'} {name} of {metric.mean:.1%}, but a "
+            f"macro-F1 of {worst.macro_f1.mean:.1%}: it misses rare labels. {counts[rarest]:,} of "
+            f"{run.num_labeled:,} labeled examples have the label {rarest!r}.",
             action=run.remedy_for_rare_labels,
         )
 

@@ -26,7 +26,7 @@ from cluster.tracking.model_registry import Candidate, PyfuncSpec, delete_orphan
 from cluster.tracking.tracker import Tracker
 from pipelines.kinds import KINDS
 from pipelines.run.request import RunRequest
-from stages.common.config import TextTaskConfig
+from stages.common.config import MULTI_LABEL, TextTaskConfig
 from stages.probe.config import ProbeConfig
 
 REQUIRED = (
@@ -149,10 +149,10 @@ class _Signature:
 
 
 def _signature(config: Any) -> _Signature:
-    if isinstance(config, ProbeConfig) and config.contrastive is None:
-        return _Signature(config.fields, OUTPUTS, config.encoder.asset)
     if isinstance(config, TextTaskConfig):
-        return _Signature(config.fields, OUTPUTS)
+        outputs = OUTPUTS | ({"label": "list"} if config.problem_type == MULTI_LABEL else {})
+        frozen = config.encoder.asset if isinstance(config, ProbeConfig) and config.contrastive is None else ""
+        return _Signature(config.fields, outputs, frozen)
     if hasattr(config.task, "kind"):
         fields = ("text",) if config.task.kind == "tokens" else ("question", "context")
         return _Signature(fields, {}, config.backbone.asset)

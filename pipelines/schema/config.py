@@ -78,9 +78,10 @@ class PipelineConfig(Config):
     soft prompts do not use it.
     """
     label_bias: LabelBias = "none"
-    """What is added to the logits of each label of a classifier: none (the most probable label is predicted), or
-    macro_f1 (a bias that maximizes macro-F1 on held-out labeled examples, so that rare labels are predicted more
-    often). Students have the bias of the ensemble. A baseline has one if it is cross-validated.
+    """What is added to the logits of each label of a classifier: none (the most probable label is predicted), macro_f1
+    (a bias that maximizes macro-F1 on held-out labeled examples, so that rare labels are predicted more often), or, in
+    multi-label classification, frequencies (each label is predicted as often as the held-out examples have it).
+    Students have the bias of the ensemble. A baseline has one if it is cross-validated.
     """
     backbone: BackboneConfig | None = None
     """The pretrained language model. If not set, there are no patterns, sub-models and prompts."""

@@ -7,6 +7,7 @@ from collections.abc import Callable, Collection, Sequence
 from pipelines.schema.config import PipelineConfig
 from pipelines.schema.locations import errors_located_in
 from pipelines.schema.member_rules import check_members
+from pipelines.schema.problem_rules import check_problem_type
 from pipelines.schema.sections.ensemble import FinetunedMember, ProbeMember, StudentStage
 from pipelines.schema.sections.prompts import PromptTaskConfig, token_level_tasks
 from pipelines.schema.task_rules import check_tasks
@@ -433,6 +434,7 @@ def _unknown(what: str, name: str, known: Collection[str], key: str) -> InputErr
 
 RULES: tuple[Callable[[PipelineConfig], None], ...] = (
     check_tasks,
+    check_problem_type,
     check_student_training,
     check_teachers,
     check_early_stopping,

@@ -33,8 +33,9 @@ class AnswerOptions:
 
     Args:
         top_k: Number of labels, the most likely first, whose probabilities are kept; None: all.
-        threshold: Probability below which a label is not given.
-        abstain_label: What is given instead.
+        threshold: Probability below which a label is not given. With several labels per text, all labels whose
+            probability is not below it are given.
+        abstain_label: What is given instead of no label.
         is_strict: Stop at the first row that cannot be labeled.
         has_highlight: Give the words that decided, too.
     """
@@ -70,6 +71,8 @@ class RowLabeler:
             raise InputError("this model predicts no probabilities.", "Remove --top-k and --threshold.")
         if options.has_highlight and not isinstance(predictor, ClassifierPredictor):
             raise InputError("only the words of a classifier can be highlighted.", "Remove --highlight.")
+        if options.has_highlight and isinstance(predictor, ClassifierPredictor) and predictor.gives_label_sets:
+            raise InputError("the words of one label are highlighted, but a text has several.", "Remove --highlight.")
         self._predictor = predictor
         self._columns = columns
         self._options = options
@@ -78,7 +81,7 @@ class RowLabeler:
         self.num_rejected = 0
         self._first_error: DataError | None = None
         self.sample: list[tuple[str, float]] = []
-        """The first texts of a classifier, at most `MAX_TEXTS`, cut, with the probabilities of their labels."""
+        """The first texts of a classifier, at most `MAX_TEXTS`, cut, with the confidence in their labels."""
 
     def label(self, rows: InputRows, name: str) -> Iterator[list[Answer]]:
         """Yields blocks of answers: one per row, in order.
@@ -111,12 +114,14 @@ class RowLabeler:
         predictor = self._predictor
         if not isinstance(predictor, ClassifierPredictor):
             return prediction
-        label, probability = prediction[LABEL], prediction[PROBABILITIES][prediction[LABEL]]
         if len(self.sample) < MAX_TEXTS:
-            self.sample.append((" ".join(item.fields.values())[:MAX_CHARACTERS], probability))
+            text = " ".join(item.fields.values())[:MAX_CHARACTERS]
+            self.sample.append((text, predictor.confidence(prediction)))
         if not self._options.has_highlight:
             return prediction
-        return {**prediction, HIGHLIGHT: decisive_words(predictor, item, label, probability)}
+        label = prediction[LABEL]
+        words = decisive_words(predictor, item, label, prediction[PROBABILITIES][label])
+        return {**prediction, HIGHLIGHT: words}
 
     def _parse(self, row: InputRow) -> Any:
         """Returns the item of a row, or the error for which it is rejected."""
@@ -153,8 +158,12 @@ class RowLabeler:
             return prediction
         options, by_label = self._options, prediction[PROBABILITIES]
         selected = dict(prediction)
-        if options.threshold is not None and max(by_label.values()) < options.threshold:
-            selected[LABEL] = options.abstain_label
+        if options.threshold is not None:
+            given = [label for label, probability in by_label.items() if probability >= options.threshold]
+            if isinstance(prediction[LABEL], list):
+                selected[LABEL] = given or ([] if options.abstain_label is None else [options.abstain_label])
+            elif not given:
+                selected[LABEL] = options.abstain_label
         if options.top_k is not None:
             selected[PROBABILITIES] = dict(sorted(by_label.items(), key=lambda item: -item[1])[: options.top_k])
         return selected

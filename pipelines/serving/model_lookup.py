@@ -22,7 +22,7 @@ from pipelines.serving import predictors
 from stages.common.data.step_outputs import read_logits
 from stages.common.errors import InputError
 from stages.common.examples import load_examples
-from stages.common.metrics.classification import softmax
+from stages.common.problems import Problem, problem_of
 
 _FINGERPRINT = re.compile(r"[0-9a-f]{64}")
 
@@ -33,13 +33,13 @@ class EvaluationFiles:
 
     examples: Path
     logits: Path
-    labels: tuple[str, ...]
+    problem: Problem
 
     def load(self) -> tuple[list[str], list[float]]:
-        """Returns the texts, and the probabilities of the predicted labels."""
+        """Returns the texts, and the confidence in the predicted labels."""
         texts = [" ".join(item.fields.values()) for item in load_examples(self.examples)]
-        probabilities = softmax(read_logits(self.logits, self.labels).logits)
-        return texts, [float(value) for value in probabilities.max(axis=1)]
+        probabilities = self.problem.probabilities(read_logits(self.logits, self.problem.labels).logits)
+        return texts, self.problem.confidence(probabilities).tolist()
 
 
 @dataclass(frozen=True, slots=True)
@@ -113,7 +113,9 @@ def _test_set(request: RunRequest, planned: Plan, files: Path) -> EvaluationFile
     data, logits = planned.steps[f"data/{request.config.task.name}"], files / "test_logits.jsonl"
     if data.name not in planned.manifests or not logits.exists():
         return None
-    return EvaluationFiles(step_files(request, planned, data) / "test.jsonl", logits, request.config.task.labels)
+    task = request.config.task
+    problem = problem_of(task.labels, task.problem_type)
+    return EvaluationFiles(step_files(request, planned, data) / "test.jsonl", logits, problem)
 
 
 def plan_results(request: RunRequest) -> Plan:

@@ -2,7 +2,8 @@
 
 An answer has the columns of its row, then those of the prediction, and `error` if the row was rejected. A column of the
 input with one of these names becomes `input_NAME`. A table has a column per probability: `probabilities.LABEL`, or
-`label.1`, `probability.1` and so on if only the most likely labels are written.
+`label.1`, `probability.1` and so on if only the most likely labels are written. In a table, several labels of a text
+are a JSON list.
 """
 
 from __future__ import annotations
@@ -107,7 +108,7 @@ def write_text(
         return
     for answer in chain.from_iterable(blocks):
         if file_format == "lines":
-            file.write(_one_line(answer.prediction.get(LABEL)) + "\n")
+            file.write(_one_line(_cell(answer.prediction.get(LABEL))) + "\n")
         else:
             file.write(json.dumps(columns.nested(answer), ensure_ascii=False, default=str) + "\n")
 

@@ -23,6 +23,7 @@ from stages.common.metrics.classification import softmax
 from stages.common.models.cloze.multi_task import predict_multi_task
 from stages.common.models.encoders.text_classifier import TextClassifier
 from stages.common.models.tfidf_classifier import TFIDF_FILE, TfidfClassifier
+from stages.common.problems import MultiLabel
 from stages.common.prompts.loader import load_prompts
 from stages.common.protocols import NullRecorder
 from stages.token_level.examples import Question, TaggedText, TokenLevelExample
@@ -79,7 +80,7 @@ class Predictor(ABC, Generic[Item]):
 
 
 class ClassifierPredictor(Predictor[Example]):
-    """A text classifier: an encoder with a head, or TF-IDF."""
+    """A text classifier: an encoder with a head, or TF-IDF. With several labels per text, `label` is a list."""
 
     kind = "classifier"
     answers = ("label", "probabilities")
@@ -96,9 +97,27 @@ class ClassifierPredictor(Predictor[Example]):
         encoder = self._classifier.encoder
         return shortened(example, encoder.max_length, keeps_end=encoder.tokenizer.truncation_side == "left")
 
+    @property
+    def gives_label_sets(self) -> bool:
+        """Returns True if a text has any number of labels."""
+        return isinstance(self._classifier.problem, MultiLabel)
+
     def predict(self, items: Sequence[Example]) -> list[dict[str, Any]]:
+        problem = self._classifier.problem
         logits = self._classifier.predict(items, NullRecorder(), "")
-        return [_probabilities(scores, self._classifier.labels) for scores in logits]
+        labels, probabilities = problem.names(problem.predict(logits)), problem.probabilities(logits)
+        return [
+            {
+                "label": list(label) if isinstance(label, tuple) else label,
+                "probabilities": dict(zip(problem.labels, row.round(6).tolist(), strict=True)),
+            }
+            for label, row in zip(labels, probabilities, strict=True)
+        ]
+
+    def confidence(self, prediction: Mapping[str, Any]) -> float:
+        """Returns the probability of the least certain decision of a prediction."""
+        probabilities = np.array([list(prediction["probabilities"].values())])
+        return float(self._classifier.problem.confidence(probabilities)[0])
 
 
 class PromptPredictor(Predictor[tuple[int, Example]]):

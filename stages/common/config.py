@@ -29,9 +29,13 @@ class Config(BaseModel):
         return cls(**{name: getattr(settings, name) for name in shared}, **more)
 
 
+SINGLE_LABEL: Literal["single_label_classification"] = "single_label_classification"
+MULTI_LABEL: Literal["multi_label_classification"] = "multi_label_classification"
+ProblemType = Literal["single_label_classification", "multi_label_classification"]
+"""What an example has: one label, or any number of labels. Named as `problem_type` in transformers."""
 ClassWeights = Literal["none", "balanced"]
 """How much the labeled examples of each label count in a loss."""
-LabelBias = Literal["none", "macro_f1"]
+LabelBias = Literal["none", "macro_f1", "frequencies"]
 """What is added to the logits of each label (stages/common/training/label_bias.py)."""
 
 
@@ -42,6 +46,8 @@ class TextTaskConfig(Config):
     """Labels of the task, in the order of the logits."""
     fields: tuple[str, ...]
     """Fields of an example. A text encoder reads the first as the text and joins the others to its pair."""
+    problem_type: ProblemType = SINGLE_LABEL
+    """What an example has: one label, or any number of labels."""
     class_weights: ClassWeights = "none"
     """How much the labeled examples of each label count."""
 
@@ -50,8 +56,8 @@ class SupervisedConfig(TextTaskConfig):
     """Base of configs of stages that train a classifier on labeled examples only."""
 
     label_bias: LabelBias = "none"
-    """A bias per label: none, or macro_f1 (fitted to held-out logits). A member of an ensemble has none, because the
-    ensemble has one.
+    """A bias per label: none, macro_f1 or frequencies (fitted to held-out logits). A member of an ensemble has none,
+    because the ensemble has one.
     """
 
 

@@ -12,6 +12,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+Label = str | tuple[str, ...]
+"""The label of an example or, in multi-label classification, its labels in the order of the task."""
+
 
 @dataclass(frozen=True, slots=True)
 class Example:
@@ -21,7 +24,8 @@ class Example:
     """Unique in its split."""
     fields: Mapping[str, str]
     """Field name -> text."""
-    label: str | None = None
+    label: Label | None = None
+    """None if it is unknown. An empty tuple: it has none of the labels."""
     question: str | None = None
     """Examples of one question are answers to it, as in MultiRC."""
     group: str | None = None
@@ -38,9 +42,27 @@ def label_indices(examples: Sequence[Example], labels: Sequence[str]) -> list[in
     """Returns the index of the gold label of each example, [n].
 
     Raises:
-        ValueError: an example has no label, or one that is not in `labels`.
+        ValueError: an example has no label, several, or one that is not in `labels`.
     """
-    return [labels.index(item.label or "") for item in examples]
+    return [labels.index(item.label) for item in examples]
+
+
+def one_label(label: Label | None) -> str:
+    """Returns the label of an example with at most one label; empty if it is unknown.
+
+    Raises:
+        ValueError: the example has a set of labels.
+    """
+    if isinstance(label, tuple):
+        raise ValueError(f"{label!r} is not one label.")
+    return label or ""
+
+
+def label_set(label: Label | None) -> tuple[str, ...]:
+    """Returns the labels of an example: one, any number of them, or none if they are unknown."""
+    if label is None:
+        return ()
+    return label if isinstance(label, tuple) else (label,)
 
 
 def table_rows(examples: Sequence[Example]) -> list[dict[str, Any]]:
@@ -61,4 +83,10 @@ def load_examples(path: Path) -> list[Example]:
     """Reads a file of `write_examples`."""
     with path.open(encoding="utf-8") as file:
         rows = (json.loads(line) for line in file)
-        return [Example(row["uid"], row["fields"], row["label"], *map(row.get, OPTIONAL)) for row in rows]
+        return [Example(row["uid"], row["fields"], read_label(row["label"]), *map(row.get, OPTIONAL)) for row in rows]
+
+
+def read_label(value: Any) -> Label | None:
+    """Returns a label from its JSON value, where several labels are a list."""
+    label: Label | None = tuple(value) if isinstance(value, list) else value
+    return label

@@ -24,7 +24,9 @@ class SelectionSettings(Config):
     keep_fraction: float = Field(1.0, gt=0, le=1)
     """Fraction of the examples of each predicted label that is kept, the most confident first."""
     min_confidence: float = Field(0.0, ge=0, lt=1)
-    """Examples whose highest probability is lower are left out."""
+    """Examples whose highest probability is lower are left out. Of several labels per example: the probability of the
+    least certain decision.
+    """
 
 
 class SelectionConfig(TextTaskConfig, SelectionSettings):

@@ -15,11 +15,11 @@ from numpy.typing import NDArray
 from stages.common.data.soft_label_shards import confidences, load_rows
 from stages.common.data.step_outputs import aligned, read_logits
 from stages.common.errors import InputError
-from stages.common.examples import Example, label_indices, load_examples
-from stages.common.metrics.classification import softmax
+from stages.common.examples import Example, load_examples
 from stages.common.models.averaging import average_members
+from stages.common.problems import Problem, problem_of
 from stages.common.seeds import python_rng
-from stages.common.training.class_weights import label_weights
+from stages.common.training.class_weights import example_weights, label_weights
 from stages.common.training.evaluation import UNLABELED_FILE
 from stages.distillation.config import SelectionConfig
 
@@ -39,16 +39,16 @@ class Inputs:
 
 @dataclass(frozen=True, slots=True)
 class DistillationExample:
-    """An example with the teacher's logits [C], or with the index of its gold label. Without gold label: -1."""
+    """An example with the teacher's logits [C], or with its gold label: an index, or [C] of 0 and 1."""
 
     example: Example
     teacher: tuple[float, ...]
-    gold: int = -1
+    gold: int | tuple[float, ...] | None = None
 
     @property
     def is_soft_labeled(self) -> bool:
         """Returns True if its label is that of a teacher."""
-        return self.gold < 0
+        return self.gold is None
 
 
 class FitTargets(NamedTuple):
@@ -72,34 +72,40 @@ def training_examples(config: SelectionConfig, inputs: Inputs) -> list[Distillat
 
 def gold_weights(examples: Sequence[DistillationExample], config: SelectionConfig) -> NDArray[np.float64]:
     """Returns the weight of each label in the loss of the labeled examples, [C]."""
-    gold = [item.gold for item in examples if not item.is_soft_labeled]
+    gold = np.array([item.gold for item in examples if not item.is_soft_labeled])
     return label_weights(gold, len(config.labels), config.class_weights)
 
 
 def fit_targets(examples: Sequence[DistillationExample], config: SelectionConfig) -> FitTargets:
     """Returns the targets of all examples. The labeled examples together count `gold_weight` of all."""
-    gold_n = np.array([item.gold for item in examples])
-    is_gold_n = gold_n >= 0
-    num_labels, gold_weight = len(config.labels), config.gold_weight
-    targets_nC = softmax(np.array([item.teacher for item in examples], dtype=np.float64))
-    targets_nC[is_gold_n] = np.eye(num_labels)[gold_n[is_gold_n]]
+    problem, gold_weight = problem_of(config.labels, config.problem_type), config.gold_weight
+    is_gold_n = np.array([not item.is_soft_labeled for item in examples])
+    targets_nC = problem.probabilities(np.array([item.teacher for item in examples], dtype=np.float64))
     kind_weight_n = np.where(is_gold_n, gold_weight, 1 - gold_weight)
     kind_size_n = np.where(is_gold_n, is_gold_n.sum(), (~is_gold_n).sum())
-    label_weight_n = np.where(is_gold_n, gold_weights(examples, config)[gold_n], 1.0)
+    label_weight_n = np.ones(len(examples))
+    if is_gold_n.any():
+        gold = np.array([item.gold for item in examples if not item.is_soft_labeled])
+        targets_nC[is_gold_n] = problem.targets(gold)
+        label_weight_n[is_gold_n] = example_weights(gold, len(config.labels), config.class_weights)
     return FitTargets(targets_nC, len(examples) * label_weight_n * kind_weight_n / kind_size_n)
 
 
-def select_confident(teacher: NDArray[np.float64], keep_fraction: float, min_confidence: float) -> list[int]:
+def select_confident(
+    problem: Problem, teacher: NDArray[np.float64], keep_fraction: float, min_confidence: float
+) -> list[int]:
     """Returns the rows of the examples to keep, in order.
 
     Args:
+        problem: The labels.
         teacher: [n, C] logits.
         keep_fraction: Fraction of the examples of each predicted label to keep, the most confident first, at least one
-            per label. The class ratio does not change.
-        min_confidence: Minimum of the highest probability. Examples below it are not kept.
+            per label. The class ratio does not change. Of several labels, the rarest one counts.
+        min_confidence: Minimum of the highest probability. Of several labels, of that of the least certain decision.
+            Examples below it are not kept.
     """
-    probabilities = softmax(teacher)
-    confidence, predicted = probabilities.max(axis=1), probabilities.argmax(axis=1)
+    confidence = problem.confidence(problem.probabilities(teacher))
+    predicted = problem.strata(problem.predict(teacher))
     rows: list[int] = confident_rows(confidence, predicted, keep_fraction, min_confidence).tolist()
     return rows
 
@@ -107,7 +113,7 @@ def select_confident(teacher: NDArray[np.float64], keep_fraction: float, min_con
 def confident_rows(
     confidence: NDArray[np.floating], predicted: NDArray[np.integer], keep_fraction: float, min_confidence: float
 ) -> NDArray[np.int64]:
-    """`select_confident` for [n] highest probabilities and [n] indices of the predicted labels."""
+    """`select_confident` for [n] confidences and [n] indices of the predicted labels."""
     kept = [np.empty(0, dtype=np.int64)]
     for label in np.unique(predicted):
         rows = np.flatnonzero(predicted == label)
@@ -127,10 +133,13 @@ def soft_labeled_examples(config: SelectionConfig, inputs: Inputs) -> list[Disti
     teachers += [inputs.teacher / UNLABELED_FILE] if inputs.teacher else []
     uids = [item.uid for item in unlabeled_set]
     logits = np.stack([aligned(read_logits(path, config.labels), uids) for path in teachers])
-    teacher = logits[0] if len(logits) == 1 else average_members(logits, np.ones(len(logits)), "probabilities", 1.0)
-    kept = select_confident(teacher, config.keep_fraction, config.min_confidence)
+    problem = problem_of(config.labels, config.problem_type)
+    teacher = logits[0]
+    if len(logits) > 1:
+        teacher = average_members(logits, np.ones(len(logits)), "probabilities", 1.0, problem)
+    kept = select_confident(problem, teacher, config.keep_fraction, config.min_confidence)
     if not kept:
-        raise _nothing_kept(config, float(softmax(teacher).max()))
+        raise _nothing_kept(config, float(problem.confidence(problem.probabilities(teacher)).max()))
     return [DistillationExample(unlabeled_set[row], tuple(teacher[row])) for row in kept]
 
 
@@ -175,8 +184,11 @@ def _gold_examples(config: SelectionConfig, inputs: Inputs) -> list[Distillation
             key="distill.gold_weight",
         )
     no_teacher = (0.0,) * len(config.labels)
-    gold = label_indices(train_set, config.labels)
-    return [DistillationExample(item, no_teacher, index) for item, index in zip(train_set, gold, strict=True)]
+    gold = problem_of(config.labels, config.problem_type).gold_of(train_set).tolist()
+    return [
+        DistillationExample(item, no_teacher, tuple(label) if isinstance(label, list) else label)
+        for item, label in zip(train_set, gold, strict=True)
+    ]
 
 
 def _nothing_kept(config: SelectionConfig, highest: float) -> InputError:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Sequence
 import numpy as np
 
 from stages.common.errors import InputError
-from stages.common.examples import Example
+from stages.common.examples import Example, one_label
 from stages.common.models.cloze.classifier import ClozeClassifier
 from stages.common.seeds import python_rng
 from stages.in_context.config import DemonstrationConfig
@@ -133,7 +133,7 @@ def _blocks(classifier: ClozeClassifier, train_set: Sequence[Example]) -> list[t
     blocks = []
     for example in train_set:
         encoded = encoder(example)
-        word = first_words[example.label or ""]
+        word = first_words[one_label(example.label)]
         index = classifier.backbone.label_word_index(encoded)
         after = encoded.ids[index + 1 : len(encoded.ids) - len(encoder.specials.after_single)]
         blocks.append(encoded.ids[num_special:index] + word + (encoded.suffix or after) + separator)

@@ -21,6 +21,7 @@ from stages.common.models.backbones.loader import borrow_backbone
 from stages.common.models.cloze.classifier import ClozeClassifier
 from stages.common.models.config import CONTENT_FREE_TEXTS
 from stages.common.patterns.verbalizers import found_words
+from stages.common.problems import SingleLabel
 from stages.common.protocols import Engine, NullRecorder, Recorder
 from stages.common.seeds import python_rng
 from stages.common.training.bf16_margins import log_bf16_margins
@@ -61,7 +62,7 @@ def run(config: InContextConfig, inputs: Inputs, out: Path, recorder: Recorder, 
         classifier = ClozeClassifier.of(task, config.pattern, backbone, config.backbone, engine=engine)
         demonstrations = Demonstrations(classifier, train_set, select)
         primed = _InContextModel(config, classifier, demonstrations, _references(config, inputs.data, train_set))
-        test = evaluate_on_test(primed, task.labels, inputs.data, out, recorder)
+        test = evaluate_on_test(primed, SingleLabel(task.labels), inputs.data, out, recorder)
         log_bf16_margins(classifier, out, task.labels, recorder)
         used = select(load_examples(inputs.data / "test.jsonl")[0])
     recorder.log_table("demonstrations", table_rows([train_set[row] for row in used][:MAX_LOGGED]))

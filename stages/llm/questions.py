@@ -6,7 +6,7 @@ import re
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from stages.common.examples import Example
+from stages.common.examples import Example, one_label
 from stages.llm.answers import Request, request
 from stages.llm.config import LlmConfig
 from stages.llm.messages import Message, message
@@ -35,7 +35,7 @@ class Questions:
         """Returns the messages for one example. It is never among its own demonstrations."""
         messages = [message("system", self._instruction())]
         for item in self._demonstrations(example):
-            messages += [message("user", self._text(item)), message("assistant", item.label or "")]
+            messages += [message("user", self._text(item)), message("assistant", one_label(item.label))]
         return [*messages, message("user", self._text(example))]
 
     def _instruction(self) -> str:

@@ -17,6 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stages.common.examples import Example, load_examples
+from stages.common.problems import SingleLabel
 from stages.common.protocols import Engine, Recorder
 from stages.common.training.evaluation import Member, held_out_scores, write_member_logits
 from stages.llm.client import ChatClient
@@ -56,15 +57,15 @@ def run(config: LlmConfig, inputs: Inputs, out: Path, recorder: Recorder, engine
     """
     del engine
     sets = {name: load_examples(inputs.data / f"{name}.jsonl") for name in ("train", "unlabeled", "test")}
-    train_set = sets["train"]
+    train_set, problem = sets["train"], SingleLabel(config.labels)
     classifier = LlmClassifier(config, train_set)
     classifier.check_limits([item for examples in sets.values() for item in examples])
     held_out = classifier.predict(train_set, recorder, "labeled examples") if train_set else None
-    test = write_member_logits(classifier, config.labels, inputs.data, out, recorder, held_out)
+    test = write_member_logits(classifier, problem, inputs.data, out, recorder, held_out)
     classifier.record(recorder)
     return Result(
         test=test,
-        **held_out_scores(held_out, train_set, config.labels),
+        **held_out_scores(held_out, train_set, problem),
         num_labeled=min(len(train_set), config.shots * len(config.labels)),
         num_unlabeled=0,
         trainable_parameters=0,

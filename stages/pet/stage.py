@@ -26,6 +26,7 @@ from stages.common.models.cloze.mlm import with_mlm
 from stages.common.models.cloze.prefix_cache import cached_loss
 from stages.common.patterns.config import Task
 from stages.common.patterns.verbalizers import found_words
+from stages.common.problems import SingleLabel
 from stages.common.prompts.initialization import initialize_prompt
 from stages.common.prompts.inspection import log_inspection
 from stages.common.prompts.loader import SubModel, new_submodel
@@ -96,13 +97,13 @@ def run(config: PetConfig, inputs: Inputs, out: Path, recorder: Recorder, engine
         if config.num_folds is None:
             held_out = before
         if config.label_unlabeled:
-            test = write_member_logits(classifier, task.labels, inputs.data, out, recorder, held_out)
+            test = write_member_logits(classifier, SingleLabel(task.labels), inputs.data, out, recorder, held_out)
         else:
-            test = evaluate_on_test(classifier, task.labels, inputs.data, out, recorder)
+            test = evaluate_on_test(classifier, SingleLabel(task.labels), inputs.data, out, recorder)
         log_bf16_margins(classifier, out, task.labels, recorder)
     return Result(
         test=test,
-        **held_out_scores(held_out, train_set, task.labels),
+        **held_out_scores(held_out, train_set, SingleLabel(task.labels)),
         final_loss=losses[-1] if losses else None,
         num_labeled=len(train_set) if losses else 0,
         num_unlabeled=len(pseudo_labeled),

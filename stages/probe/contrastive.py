@@ -2,8 +2,9 @@
 
 As in SetFit (Tunstall et al., "Efficient Few-Shot Learning Without Prompts", 2022, https://arxiv.org/abs/2209.11055),
 the target for the cosine of a pair is 1 if both texts have the same label, otherwise 0. SetFit encodes two texts per
-pair; here a batch of B texts is encoded once, and all its B (B - 1) / 2 pairs count. Letters in names of tensors:
-B texts, D size of an embedding.
+pair; here a batch of B texts is encoded once, and all its B (B - 1) / 2 pairs count. With several labels per text the
+target is the Jaccard index of both label sets: the share of their labels that they have in common. Letters in names of
+tensors: B texts, C labels, D size of an embedding.
 """
 
 from __future__ import annotations
@@ -15,8 +16,9 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from stages.common.data.text_keys import text_key
-from stages.common.examples import Example
+from stages.common.examples import Example, Label, label_set
 from stages.common.models.encoders.text_encoder import TextEncoder
+from stages.common.problems import MultiLabel
 from stages.common.protocols import Engine, Recorder
 from stages.common.seeds import python_rng
 from stages.common.training.loop import train
@@ -38,17 +40,17 @@ def tune_encoder(
 ) -> int:
     """Tunes all weights of `encoder` in place; returns their number. `name`: of the checkpoint.
 
-    Texts with several labels are left out: they cannot be near and far from the same texts.
+    Texts that occur with different labels are left out: they cannot be near and far from the same texts.
     """
     examples = unambiguous(examples) or examples
     encoder.model.requires_grad_(True)
     parameters = {key: item for key, item in encoder.model.named_parameters() if "pooler" not in key}
-    label_ids = {label: number for number, label in enumerate(dict.fromkeys(item.label for item in examples))}
+    labels = MultiLabel(tuple(dict.fromkeys(label for item in examples for label in label_set(item.label))))
 
     def compute_loss(part: list[Example], batch: list[Example]) -> Tensor:
         assert len(part) == len(batch), "every pair of a batch counts, so configs reject micro-batches and workers"
-        labels_B = torch.tensor([label_ids[item.label] for item in batch])
-        return pair_loss(encoder.pooled(batch, bf16=bf16), labels_B)
+        labels_BC = torch.from_numpy(labels.gold([label_set(item.label) for item in batch]))
+        return pair_loss(encoder.pooled(batch, bf16=bf16), labels_BC)
 
     def sample(step: int) -> list[int]:
         return balanced_batch(examples, config.training.batch_size, config.seed, step)
@@ -64,8 +66,8 @@ def tune_encoder(
 
 
 def unambiguous(examples: Sequence[Example]) -> list[Example]:
-    """Returns the examples whose text has one label."""
-    labels_of: dict[str, set[str | None]] = {}
+    """Returns the examples whose text always has the same label, or the same set of labels."""
+    labels_of: dict[str, set[Label | None]] = {}
     keys = [text_key(item.fields.values()) for item in examples]
     for key, item in zip(keys, examples, strict=True):
         labels_of.setdefault(key, set()).add(item.label)
@@ -75,7 +77,8 @@ def unambiguous(examples: Sequence[Example]) -> list[Example]:
 def balanced_batch(examples: Sequence[Example], batch_size: int, seed: int, step: int) -> list[int]:
     """Returns the indices of the examples of a batch: equally many of each label, of as many labels as fit.
 
-    A label with too few examples contributes all that it has.
+    A label with too few examples contributes all that it has. An example with several labels is in a batch once, and
+    examples without a label are like those of a label.
 
     Args:
         examples: Labeled examples.
@@ -86,24 +89,29 @@ def balanced_batch(examples: Sequence[Example], batch_size: int, seed: int, step
     rng = python_rng(seed, "batch", step)
     rows_of: dict[str | None, list[int]] = {}
     for row, item in enumerate(examples):
-        rows_of.setdefault(item.label, []).append(row)
+        for label in label_set(item.label) or (None,):
+            rows_of.setdefault(label, []).append(row)
     num_labels = min(len(rows_of), max(2, batch_size // TEXTS_PER_LABEL))
     num_texts = max(TEXTS_PER_LABEL, batch_size // num_labels)
     labels = rng.sample(list(rows_of), num_labels)
-    return [row for label in labels for row in rng.sample(rows_of[label], min(num_texts, len(rows_of[label])))]
+    batch = (row for label in labels for row in rng.sample(rows_of[label], min(num_texts, len(rows_of[label]))))
+    return list(dict.fromkeys(batch))
 
 
-def pair_loss(pooled_BD: Tensor, labels_B: Tensor) -> Tensor:
-    """Returns the mean squared error of the cosines of all pairs. Pairs with the same label and others count half each.
+def pair_loss(pooled_BD: Tensor, labels_BC: Tensor) -> Tensor:
+    """Returns the mean squared error of the cosines of all pairs. Pairs that share a label and others count half each.
 
     Args:
         pooled_BD: Embeddings of any length.
-        labels_B: Indices of the labels.
+        labels_BC: 1 for the labels of a text, otherwise 0.
     """
     embeddings_BD = F.normalize(pooled_BD, dim=1)
-    rows, columns = torch.triu_indices(len(labels_B), len(labels_B), offset=1)
-    is_same = (labels_B[rows] == labels_B[columns]).to(embeddings_BD.device)
+    rows, columns = torch.triu_indices(len(labels_BC), len(labels_BC), offset=1)
+    num_shared_BB = labels_BC @ labels_BC.T
+    num_shared, num_labels_B = num_shared_BB[rows, columns], labels_BC.sum(dim=1)
+    num_different = num_labels_B[rows] + num_labels_B[columns] - num_shared
+    target = (num_shared / num_different.clamp(min=1)).to(embeddings_BD)
     cosine = (embeddings_BD[rows] * embeddings_BD[columns]).sum(dim=1)
-    error = (cosine - is_same.float()).square()
-    kinds = [error[mask].mean() for mask in (is_same, ~is_same) if mask.any()]
+    error, is_related = (cosine - target).square(), target > 0
+    kinds = [error[mask].mean() for mask in (is_related, ~is_related) if mask.any()]
     return torch.stack(kinds).mean() if kinds else pooled_BD.sum() * 0

@@ -24,7 +24,7 @@ from stages.common.models.encoders.config import StudentConfig
 from stages.common.models.encoders.text_classifier import TextClassifier
 from stages.common.models.linear_heads import fit_logistic_regression
 from stages.common.protocols import Engine, NullRecorder, Recorder
-from stages.common.training.class_weights import label_weights
+from stages.common.training.class_weights import example_weights
 from stages.common.training.cross_validation import Indices, held_out_logits
 from stages.common.training.evaluation import Member, held_out_scores, write_member_logits
 from stages.common.training.label_bias import with_label_bias
@@ -62,17 +62,16 @@ def run(config: ProbeConfig, inputs: Inputs, out: Path, recorder: Recorder, engi
     if not train_set:
         raise InputError("a probe needs labeled examples.", "Add some, or remove the probe.", key="members")
     student = StudentConfig(**config.encoder.model_dump(), tune="head", head_regularization_c=config.regularization_c)
-    probe = TextClassifier.from_encoder(student, config.labels, config.fields, seed=0)
+    probe = TextClassifier.from_encoder(student, config.labels, config.fields, seed=0, problem_type=config.problem_type)
     probe.predicts_in_bf16 = probe.trains_in_bf16
     fitting = _Fitting(config, probe, train_set, recorder, engine)
     frozen = None if config.contrastive else fitting.features()
     held_out = fitting.cross_validate(frozen)
     num_tuned = fitting.tune(config.contrastive) if config.contrastive else 0
     features = fitting.features() if frozen is None else frozen
-    targets = F.one_hot(probe.indices(train_set), len(config.labels))
-    probe.fit_head(features, targets, config.regularization_c, fitting.weights())
-    held_out = with_label_bias(config.label_bias, probe, held_out, probe.indices(train_set).tolist())
-    test = write_member_logits(probe, config.labels, inputs.data, out, recorder, held_out)
+    probe.fit_head(features, fitting.targets(), config.regularization_c, fitting.weights())
+    held_out = with_label_bias(config.label_bias, probe, held_out, probe.problem.gold_of(train_set))
+    test = write_member_logits(probe, probe.problem, inputs.data, out, recorder, held_out)
     log_texts_per_second(probe, load_examples(inputs.data / "test.jsonl"), recorder)
     (out / "model").mkdir()
     if config.contrastive:
@@ -81,7 +80,7 @@ def run(config: ProbeConfig, inputs: Inputs, out: Path, recorder: Recorder, engi
         probe.save_head(out / "model", config.encoder.asset)
     return Result(
         test=test,
-        **held_out_scores(held_out, train_set, config.labels),
+        **held_out_scores(held_out, train_set, probe.problem),
         num_labeled=len(train_set),
         num_unlabeled=0,
         num_parameters=probe.num_parameters,
@@ -105,8 +104,13 @@ class _Fitting:
 
     def weights(self) -> Tensor:
         """Returns the weights of the labeled examples, [n]."""
-        gold = self.probe.indices(self.train_set)
-        return torch.from_numpy(label_weights(gold.tolist(), len(self.config.labels), self.config.class_weights))[gold]
+        gold = self.probe.problem.gold_of(self.train_set)
+        return torch.from_numpy(example_weights(gold, len(self.config.labels), self.config.class_weights))
+
+    def targets(self) -> Tensor:
+        """Returns the targets of the labeled examples, [n, C]."""
+        problem = self.probe.problem
+        return torch.from_numpy(problem.targets(problem.gold_of(self.train_set)))
 
     def tune(self, contrastive: ContrastiveConfig) -> int:
         """Tunes the encoder on all labeled examples; returns the number of its weights."""
@@ -118,20 +122,22 @@ class _Fitting:
         Args:
             frozen: Features of the frozen encoder. None: each fold tunes the encoder.
         """
-        config, gold = self.config, self.probe.indices(self.train_set)
-        targets, groups = F.one_hot(gold, len(config.labels)), group_numbers(self.train_set, config.fields)
+        config, problem = self.config, self.probe.problem
+        strata = problem.strata(problem.gold_of(self.train_set))
+        targets, groups = self.targets(), group_numbers(self.train_set, config.fields)
         weights = self.weights()
         pretrained = _copy_weights(self.probe) if frozen is None else {}
 
         def fit_and_predict(fold: int, fitted: Indices, held_out: Indices) -> NDArray[np.float64]:
             features = self._features_of_fold(fold, fitted, pretrained) if frozen is None else frozen
             weight, bias = fit_logistic_regression(
-                features[fitted], targets[fitted], config.regularization_c, weights[fitted]
-            )
+                features[fitted], targets[fitted], config.regularization_c, weights[fitted],
+                problem_type=config.problem_type,
+            )  # fmt: skip
             logits: NDArray[np.float64] = F.linear(features[held_out], weight, bias).double().numpy()
             return logits
 
-        return held_out_logits(gold.tolist(), len(config.labels), config.num_folds, fit_and_predict, groups=groups)
+        return held_out_logits(strata.tolist(), len(config.labels), config.num_folds, fit_and_predict, groups=groups)
 
     def _features_of_fold(self, fold: int, fitted: Indices, pretrained: Mapping[str, Tensor]) -> Tensor:
         """Returns features, [n, D], of an encoder that is tuned on the rows `fitted`."""

@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from stages.common.data.step_outputs import LogitRows, aligned, read_logits
 from stages.common.models.averaging import Scaling, average_members, calibrate, member_weights
 from stages.common.models.config import Calibration
+from stages.common.problems import Gold, Problem, problem_of
 from stages.common.training.evaluation import HELD_OUT_FILE, UNLABELED_FILE
 from stages.soft_labels.config import EnsembleConfig, LabelingConfig
 from stages.soft_labels.label_frequencies import estimate_frequencies
@@ -48,22 +49,23 @@ class HeldOut:
     """[n] uids of the examples."""
     logits: NDArray[np.float64]
     """[n, C] logits of the ensemble."""
-    gold: NDArray[np.int64]
-    """[n] indices of the labels."""
+    gold: Gold
+    """[n] indices of the labels, or [n, C] of 0 and 1."""
+    problem: Problem
 
     def accuracy(self, bias_C: NDArray[np.float64]) -> float:
         """Returns the accuracy, from 0 to 1. `bias_C`: what is added to the logits of each label."""
-        return _accuracy(self.logits + bias_C, self.gold)
+        return _accuracy(self.problem, self.logits + bias_C, self.gold)
 
     @property
     def scaling(self) -> Scaling:
         """Returns the scaling that makes the ensemble as certain as it is right."""
-        return Scaling.fit(self.logits, self.gold, has_bias=False)
+        return _scaling(self.problem, self.logits, self.gold, has_bias=False)
 
 
 @dataclass(frozen=True, slots=True)
 class LabelFrequencies:
-    """How frequent each label is among the labeled and among the unlabeled examples, [C]; both sums are 1."""
+    """How frequent each label is among those of the labeled and of the unlabeled examples, [C]; both sums are 1."""
 
     labeled: NDArray[np.float64]
     unlabeled: NDArray[np.float64]
@@ -82,6 +84,7 @@ class Combination:
     """The fitted average over all members."""
 
     config: EnsembleConfig
+    problem: Problem
     calibrations: tuple[MemberCalibration, ...]
     """[M] calibration of each member."""
     accuracies: tuple[float | None, ...]
@@ -98,19 +101,19 @@ class Combination:
     @classmethod
     def fit(cls, config: LabelingConfig, members: Sequence[Path]) -> Combination:
         """Fits calibrations, weights and label frequencies. `members`: [M] files of the members."""
-        ensemble = config.ensemble
+        ensemble, problem = config.ensemble, problem_of(config.labels, config.problem_type)
         held_out = [_read_held_out(member, config.labels) for member in members]
         calibrations = []
         for member, known, has_prior in zip(members, held_out, config.have_priors, strict=True):
             calibration = MemberCalibration(_read_reference(config, member) if has_prior else None, Scaling())
             if ensemble.scaling == "held_out" and known is not None:
-                gold = _indices(known, config.labels)
-                scaling = Scaling.fit(calibration(known.logits), gold, has_bias=has_prior)
+                gold = problem.gold(known.gold)
+                scaling = _scaling(problem, calibration(known.logits), gold, has_bias=has_prior)
                 calibration = replace(calibration, scaling=scaling)
             calibrations.append(calibration)
         num_examples = max((len(known.uids) for known in held_out if known is not None), default=0)
         accuracies = [
-            None if known is None else _accuracy(calibration(known.logits), _indices(known, config.labels))
+            None if known is None else _accuracy(problem, calibration(known.logits), problem.gold(known.gold))
             for calibration, known in zip(calibrations, held_out, strict=True)
         ]
         estimated = accuracies
@@ -119,10 +122,12 @@ class Combination:
             estimated = estimate_accuracies(unlabeled_MnC, accuracies, config.groups, num_examples)
             num_examples += AGREEMENT_EXAMPLES
         weights = member_weights(ensemble.weights, estimated, config.groups, num_examples, len(config.labels))
-        labeled_C = _labeled_frequencies(held_out, config.labels)
+        labeled_C = _labeled_frequencies(held_out, problem)
         as_labeled = LabelFrequencies(labeled_C, labeled_C)
-        combination = cls(ensemble, tuple(calibrations), tuple(accuracies), tuple(estimated), weights, as_labeled, None)
-        combination = replace(combination, held_out=combination._held_out(held_out, config.labels))
+        combination = cls(
+            ensemble, problem, tuple(calibrations), tuple(accuracies), tuple(estimated), weights, as_labeled, None
+        )
+        combination = replace(combination, held_out=combination._held_out(held_out))
         if ensemble.label_frequencies == "labeled":
             return combination
         logits_nC = combination.average(_calibrated_unlabeled(members, calibrations, config.labels))
@@ -140,15 +145,17 @@ class Combination:
 
     def average(self, calibrated_MnC: NDArray[np.float64]) -> NDArray[np.float64]:
         """Returns the logits of the ensemble, [n, C], from calibrated logits of the members."""
-        averaged_nC = average_members(calibrated_MnC, self.weights, self.config.average, self.config.temperature)
+        averaged_nC = average_members(
+            calibrated_MnC, self.weights, self.config.average, self.config.temperature, self.problem
+        )
         return averaged_nC + self.frequencies.bias
 
-    def _held_out(self, members: Sequence[LogitRows | None], labels: Sequence[str]) -> HeldOut | None:
+    def _held_out(self, members: Sequence[LogitRows | None]) -> HeldOut | None:
         known = [rows for rows in members if rows is not None]
         if len(known) < len(members):
             return None
         logits = self([aligned(rows, known[0].uids) for rows in known])
-        return HeldOut(known[0].uids, logits, _indices(known[0], labels))
+        return HeldOut(known[0].uids, logits, self.problem.gold(known[0].gold), self.problem)
 
 
 def _calibrated_unlabeled(
@@ -165,20 +172,21 @@ def _read_held_out(member: Path, labels: Sequence[str]) -> LogitRows | None:
     return read_logits(path, labels) if path.exists() else None
 
 
-def _labeled_frequencies(held_out: Sequence[LogitRows | None], labels: Sequence[str]) -> NDArray[np.float64]:
+def _labeled_frequencies(held_out: Sequence[LogitRows | None], problem: Problem) -> NDArray[np.float64]:
     """Returns the frequency of each label among the labeled examples, [C], smoothed by one example per label."""
-    counts = [np.bincount(_indices(rows, labels), minlength=len(labels)) for rows in held_out if rows is not None]
-    smoothed_C = max(counts, key=lambda counts_C: int(counts_C.sum()), default=np.zeros(len(labels))) + 1.0
+    counts = [problem.targets(problem.gold(rows.gold)).sum(axis=0) for rows in held_out if rows is not None]
+    smoothed_C = max(counts, key=lambda counts_C: int(counts_C.sum()), default=np.zeros(len(problem.labels))) + 1.0
     frequencies: NDArray[np.float64] = smoothed_C / smoothed_C.sum()
     return frequencies
 
 
-def _accuracy(logits: NDArray[np.float64], gold: NDArray[np.int64]) -> float:
-    return round(float((logits.argmax(axis=1) == gold).mean()), 6)
+def _accuracy(problem: Problem, logits: NDArray[np.float64], gold: Gold) -> float:
+    return round(float(problem.is_right(logits, gold).mean()), 6)
 
 
-def _indices(rows: LogitRows, labels: Sequence[str]) -> NDArray[np.int64]:
-    return np.array([labels.index(label or "") for label in rows.gold])
+def _scaling(problem: Problem, logits: NDArray[np.float64], gold: Gold, *, has_bias: bool) -> Scaling:
+    """Returns the scaling with which all decisions are as certain as they are right."""
+    return Scaling.fit(problem.decision_logits(logits), problem.decisions(gold), has_bias=has_bias)
 
 
 def _read_reference(config: LabelingConfig, member: Path) -> NDArray[np.float64] | None:

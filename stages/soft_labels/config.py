@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pydantic import Field
 
-from stages.common.config import Config, LabelBias
+from stages.common.config import SINGLE_LABEL, Config, LabelBias, ProblemType
 from stages.common.models.config import Average, Calibration, FrequencySource, MemberScaling, Weights
 
 SUSPECTS_FILE = "suspects.jsonl"
@@ -43,6 +43,8 @@ class LabelingConfig(Config):
 
     labels: tuple[str, ...]
     """Labels of the task, in the order of the logits."""
+    problem_type: ProblemType = SINGLE_LABEL
+    """What an example has: one label, or any number of labels."""
     ensemble: EnsembleConfig = EnsembleConfig()
     """How the logits of the members are averaged."""
     groups: tuple[str, ...]
@@ -57,6 +59,6 @@ class SoftLabelsConfig(LabelingConfig):
     members: tuple[str, ...]
     """Names of the members, in the order of the inputs."""
     label_bias: LabelBias = "none"
-    """A bias per label: none, or macro_f1 (fitted to held-out logits of the ensemble)."""
+    """A bias per label: none, macro_f1 or frequencies (fitted to held-out logits of the ensemble)."""
     dropped: tuple[str, ...] = ()
     """Members that failed and that ensemble.min_members allows to be missing."""

@@ -19,8 +19,9 @@ from numpy.typing import NDArray
 from stages.common import figures
 from stages.common.data.step_outputs import aligned, read_logits, write_logits
 from stages.common.errors import DataError
-from stages.common.examples import Example, load_examples
-from stages.common.metrics.classification import EvaluationResult, Score, entropies, score, softmax
+from stages.common.examples import Example, Label, load_examples
+from stages.common.metrics.classification import EvaluationResult, Score, entropies, softmax
+from stages.common.problems import SingleLabel
 from stages.common.protocols import Engine, Recorder
 from stages.common.training.evaluation import log_test_scores
 from stages.common.training.label_bias import fit_label_bias
@@ -69,8 +70,8 @@ class LabelFrequency:
 class Result(EvaluationResult):
     """Scores of the ensemble on the test set and, if its labels are known, on the unlabeled set.
 
-    Files: `soft_labels.jsonl` (uid, averaged logits by label), `test_logits.jsonl` and, if there are held-out logits,
-    `suspects.jsonl` (labeled examples whose label is probably wrong).
+    Files: `soft_labels.jsonl` (uid, averaged logits by label), `test_logits.jsonl` and, if there are held-out logits
+    and each example has one label, `suspects.jsonl` (labeled examples whose label is probably wrong).
     """
 
     unlabeled: Score | None
@@ -97,6 +98,7 @@ def run(config: SoftLabelsConfig, inputs: Inputs, out: Path, recorder: Recorder,
     unlabeled_set, test_set = (load_examples(inputs.data / f"{name}.jsonl") for name in ("unlabeled", "test"))
     results = [json.loads((member / "result.json").read_text(encoding="utf-8")) for member in inputs.members]
     combination = Combination.fit(config, inputs.members)
+    problem = combination.problem
     unlabeled_MnC, test_MnC = (
         combination.calibrate(_member_logits(inputs.members, f"{name}_logits.jsonl", examples, labels))
         for name, examples in (("unlabeled", unlabeled_set), ("test", test_set))
@@ -110,7 +112,7 @@ def run(config: SoftLabelsConfig, inputs: Inputs, out: Path, recorder: Recorder,
     unlabeled = None
     if (inputs.data / "unlabeled_gold.jsonl").exists():
         gold = _gold_labels(inputs.data / "unlabeled_gold.jsonl", unlabeled_set)
-        unlabeled = score(soft_labels_nC, gold, labels)
+        unlabeled = problem.score(soft_labels_nC, gold)
         recorder.log_metric("unlabeled/accuracy", unlabeled.accuracy)
     votes = tuple(
         Vote(
@@ -138,21 +140,25 @@ def run(config: SoftLabelsConfig, inputs: Inputs, out: Path, recorder: Recorder,
     )
     recorder.log_table("label_frequencies", [asdict(item) for item in frequencies])
     suspects: list[dict[str, Any]] = []
-    if held_out is not None:
+    if held_out is not None and isinstance(problem, SingleLabel):
         suspects = find_suspects(held_out, load_examples(inputs.data / "train.jsonl"), labels)
         write_suspects(out, suspects)
         recorder.log_table("suspects", suspects)
-    recorder.log_figure("agreement", figures.agreement(test_MnC, config.members))
+    test_decisions, unlabeled_decisions = (problem.decision_logits(item) for item in (test_MnC, unlabeled_MnC))
+    recorder.log_figure("agreement", figures.agreement(test_decisions, config.members))
     if unlabeled_set:
-        _log_soft_labels(unlabeled_set, unlabeled_MnC, soft_labels_nC, labels, recorder)
+        _log_entropy(softmax(problem.decision_logits(soft_labels_nC)), recorder)
+        if isinstance(problem, SingleLabel):
+            rows = disagreements(unlabeled_set, unlabeled_MnC, softmax(soft_labels_nC), labels)
+            recorder.log_table("disagreements", rows)
     return Result(
-        test=log_test_scores(test_nC, test_set, labels, recorder),
+        test=log_test_scores(test_nC, test_set, problem, recorder),
         unlabeled=unlabeled,
         dropped=config.dropped,
         votes=votes,
         agreement=Agreement(
-            test=mean_agreement(test_MnC, combination.weights),
-            unlabeled=mean_agreement(unlabeled_MnC, combination.weights),
+            test=mean_agreement(test_decisions, combination.weights),
+            unlabeled=mean_agreement(unlabeled_decisions, combination.weights),
         ),
         label_frequencies=frequencies,
         num_suspects=len(suspects),
@@ -168,8 +174,8 @@ def _label_bias(config: SoftLabelsConfig, held_out: HeldOut | None) -> NDArray[n
     """Returns the bias of each label, [C]."""
     if config.label_bias == "none":
         return np.zeros(len(config.labels))
-    logits, gold = (held_out.logits, held_out.gold.tolist()) if held_out else (None, [])
-    return fit_label_bias(logits, gold)
+    logits, gold = (held_out.logits, held_out.gold) if held_out else (None, np.zeros(0))
+    return fit_label_bias(logits, gold, config.label_bias)
 
 
 def _member_logits(
@@ -180,7 +186,7 @@ def _member_logits(
     return [aligned(read_logits(member / name, labels), uids) for member in members]
 
 
-def _gold_labels(path: Path, examples: Sequence[Example]) -> list[str]:
+def _gold_labels(path: Path, examples: Sequence[Example]) -> list[Label | None]:
     """Returns the gold label of each example.
 
     Raises:
@@ -190,30 +196,19 @@ def _gold_labels(path: Path, examples: Sequence[Example]) -> list[str]:
     missing = [item.uid for item in examples if labels.get(item.uid) is None]
     if missing:
         raise DataError(f"{path} has no gold label for the uid {missing[0]!r}.", "Run the split step again.")
-    return [labels[item.uid] or "" for item in examples]
+    return [labels[item.uid] for item in examples]
 
 
-def _log_soft_labels(
-    unlabeled_set: Sequence[Example],
-    member_logits: NDArray[np.float64],
-    soft_labels: NDArray[np.float64],
-    labels: Sequence[str],
-    recorder: Recorder,
-) -> None:
-    """Records the entropy of the soft labels, and the examples that members disagree about most.
+def _log_entropy(probabilities: NDArray[np.float64], recorder: Recorder) -> None:
+    """Records the entropy of the soft labels: its mean, and the figure `entropy`.
 
     Args:
-        unlabeled_set: [n] unlabeled examples.
-        member_logits: [M, n, C] logits of the members.
-        soft_labels: [n, C] logits of the ensemble.
-        labels: [C] names.
-        recorder: Gets the mean entropy, the figure `entropy` and the table `disagreements`.
+        probabilities: [d, K] of the decisions.
+        recorder: Gets both.
     """
-    probabilities = softmax(soft_labels)
     entropy = entropies(probabilities)
     recorder.log_metric("unlabeled/entropy", float(entropy.mean()))
     recorder.log_figure("entropy", figures.entropy(entropy))
-    recorder.log_table("disagreements", disagreements(unlabeled_set, member_logits, probabilities, labels))
 
 
 def disagreements(

@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Discriminator, Field, Tag, model_validator
 
-from stages.common.config import Config
+from stages.common.config import SINGLE_LABEL, Config, ProblemType
 from stages.common.data.config import Source
 from stages.common.errors import InputError
 
@@ -116,6 +116,8 @@ class SplitsConfig(Config):
     """Sources and sizes."""
     labels: tuple[str, ...]
     """Labels of the task."""
+    problem_type: ProblemType = SINGLE_LABEL
+    """What an example has: one label, or any number of labels."""
     fields: tuple[str, ...]
     """Fields that the patterns of the task read."""
     seed: int = 0

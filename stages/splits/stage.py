@@ -20,12 +20,12 @@ from stages.common.data.sampling import reservoir_sample
 from stages.common.data.sources import as_text, column, filtered_rows, iter_examples, stream_examples
 from stages.common.data.text_keys import text_key
 from stages.common.errors import DataError
-from stages.common.examples import Example, table_rows, write_examples
+from stages.common.examples import Example, Label, label_set, table_rows, write_examples
 from stages.common.protocols import Engine, Recorder
 from stages.common.seeds import python_rng
 from stages.splits.config import SplitsConfig
 
-Label = TypeVar("Label", bound=Hashable)
+Stratum = TypeVar("Stratum", bound=Hashable)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -74,7 +74,7 @@ def run(config: SplitsConfig, inputs: Inputs, out: Path, recorder: Recorder, eng
     write_examples(out / "test.jsonl", split.test)
     if split.unlabeled and all(item.label is not None for item in split.unlabeled):
         write_examples(out / "unlabeled_gold.jsonl", split.unlabeled)
-    counts = {name: dict(Counter(item.label for item in getattr(split, name))) for name in ("train", "dev", "test")}
+    counts = {name: count_labels(getattr(split, name)) for name in ("train", "dev", "test")}
     seen = {_key(item, config.fields) for item in (*split.train, *split.dev)}
     recorder.log_table("train_examples", table_rows(split.train))
     return Result(
@@ -84,8 +84,13 @@ def run(config: SplitsConfig, inputs: Inputs, out: Path, recorder: Recorder, eng
         num_test=len(split.test),
         num_test_seen=sum(_key(item, config.fields) in seen for item in split.test),
         num_unlabeled_removed=split.num_unlabeled_removed,
-        label_counts={name: {str(k): v for k, v in sorted(count.items())} for name, count in counts.items()},
+        label_counts={name: dict(sorted(count.items())) for name, count in counts.items()},
     )
+
+
+def count_labels(examples: Iterable[Example]) -> Counter[str]:
+    """Returns label -> number of examples that have it."""
+    return Counter(label for item in examples for label in label_set(item.label))
 
 
 def sample_splits(config: SplitsConfig) -> Split:
@@ -136,7 +141,7 @@ def _check_fields(config: SplitsConfig) -> None:
 def _check_labels(train: Sequence[Example], labels: Sequence[str]) -> None:
     """Checks that the labeled set has an example of each label."""
     for label in labels:
-        if not any(item.label == label for item in train):
+        if not any(label in label_set(item.label) for item in train):
             raise DataError(
                 f"the labeled set has no example of the label {label!r}.",
                 "Add one, or remove the label from labels.",
@@ -147,7 +152,7 @@ def _check_labels(train: Sequence[Example], labels: Sequence[str]) -> None:
 def _read_labeled_sets(config: SplitsConfig) -> dict[str, list[Example]]:
     """Returns name -> examples of the pool and of the labeled sets that have a source."""
     given = {
-        name: list(_read(source, config.labels, name))
+        name: list(_read(source, config, name))
         for name, source in config.data.sources.items()
         if name.partition(".")[0] not in ("annotated", "unlabeled")
     }
@@ -199,7 +204,7 @@ def _unlabeled_sources(config: SplitsConfig) -> Iterator[Example]:
     """Yields the examples of the unlabeled sources, which may be more than fit into memory."""
     for name, source in config.data.sources.items():
         if name.partition(".")[0] == "unlabeled":
-            yield from _read(source, config.labels, name)
+            yield from _read(source, config, name)
 
 
 def _shared_texts(pool: Sequence[Example], config: SplitsConfig) -> set[str]:
@@ -225,10 +230,11 @@ def _sample_unlabeled(pool: Sequence[Example], others: _Others, config: SplitsCo
     return sampled
 
 
-def _read(source: Source, labels: Sequence[str], name: str) -> Iterator[Example]:
+def _read(source: Source, config: SplitsConfig, name: str) -> Iterator[Example]:
     """Yields the examples of a source. Their labels are ignored if it has no label column."""
+    labels = config.labels if source.label else None
     with _located(name):
-        yield from iter_examples(source, labels if source.label else None, prefix=f"{name}-")
+        yield from iter_examples(source, labels, prefix=f"{name}-", problem_type=config.problem_type)
 
 
 def _check_ids(examples: Sequence[Example], name: str) -> None:
@@ -266,9 +272,9 @@ def _without_conflicts(examples: list[Example], config: SplitsConfig, name: str)
     return [item for item in examples if is_kept(item)]
 
 
-def _labels_of_texts(examples: Iterable[Example], config: SplitsConfig) -> dict[str, list[str | None]]:
+def _labels_of_texts(examples: Iterable[Example], config: SplitsConfig) -> dict[str, list[Label | None]]:
     """Returns key of a text -> labels of its examples."""
-    labels: dict[str, list[str | None]] = {}
+    labels: dict[str, list[Label | None]] = {}
     for item in examples:
         labels.setdefault(_key(item, config.fields), []).append(item.label)
     return labels
@@ -287,8 +293,8 @@ def _hold_out(examples: Sequence[Example], config: SplitsConfig) -> tuple[list[E
         key = _key(item, config.fields)
         if not is_soft or len(set(labels[key])) == 1:
             distinct.setdefault(key, item)
-    counts = Counter(item.label for item in distinct.values())
-    size, num_spare = config.data.test_size, len(distinct) - len(counts)
+    strata = _strata(distinct)
+    size, num_spare = config.data.test_size, len(distinct) - len(set(strata.values()))
     if num_spare < size:
         lower = f"Lower data.test_size to {num_spare}." if num_spare else "Set data.test, or add labeled examples."
         raise DataError(
@@ -297,39 +303,45 @@ def _hold_out(examples: Sequence[Example], config: SplitsConfig) -> tuple[list[E
             key="data.test_size",
         )
     if any(item.group is not None for item in examples):
-        held_out = _held_out_groups(examples, distinct, config)
+        held_out = _held_out_groups(examples, strata, config)
     else:
-        held_out = _held_out_texts(distinct, config)
+        held_out = _held_out_texts(strata, config)
     test = [item for key, item in distinct.items() if key in held_out]
     return [item for item in examples if _key(item, config.fields) not in held_out], test
 
 
-def _held_out_texts(distinct: Mapping[str, Example], config: SplitsConfig) -> set[str]:
-    """Returns the keys of the test set: a sample of each label."""
-    keys = list(distinct)
+def _strata(distinct: Mapping[str, Example]) -> dict[str, str | None]:
+    """Returns key of a text -> its label; of several labels the rarest one, so that it stays in the train set."""
+    counts = count_labels(distinct.values())
+    return {key: min(label_set(item.label), key=counts.__getitem__, default=None) for key, item in distinct.items()}
+
+
+def _held_out_texts(strata: Mapping[str, str | None], config: SplitsConfig) -> set[str]:
+    """Returns the keys of the test set: a sample of each stratum."""
+    keys = list(strata)
     python_rng(config.seed, "test").shuffle(keys)
     by_label: dict[str | None, list[str]] = {}
     for key in keys:
-        by_label.setdefault(distinct[key].label, []).append(key)
+        by_label.setdefault(strata[key], []).append(key)
     shares = proportional_shares({label: len(items) for label, items in by_label.items()}, config.data.test_size)
     return {key for label, items in by_label.items() for key in items[: shares[label]]}
 
 
-def _held_out_groups(examples: Sequence[Example], distinct: Mapping[str, Example], config: SplitsConfig) -> set[str]:
-    """Returns the keys of the test set: whole groups, which together have at most the share of each label, and then any
-    that still fit.
+def _held_out_groups(examples: Sequence[Example], strata: Mapping[str, str | None], config: SplitsConfig) -> set[str]:
+    """Returns the keys of the test set: whole groups, which together have at most the share of each stratum, and then
+    any that still fit.
     """
     texts_of: dict[int, set[str]] = {}
     for item, number in zip(examples, group_numbers(examples, config.fields), strict=True):
         texts_of.setdefault(number, set()).add(_key(item, config.fields))
-    groups = [texts for texts in texts_of.values() if texts <= distinct.keys()]
+    groups = [texts for texts in texts_of.values() if texts <= strata.keys()]
     python_rng(config.seed, "test").shuffle(groups)
-    size, counts = config.data.test_size, Counter(item.label for item in distinct.values())
+    size, counts = config.data.test_size, Counter(strata.values())
     held_out: set[str] = set()
     taken: Counter[str | None] = Counter()
     for limits in (proportional_shares(counts, size), {label: count - 1 for label, count in counts.items()}):
         for texts in groups:
-            added = Counter(distinct[key].label for key in texts - held_out)
+            added = Counter(strata[key] for key in texts - held_out)
             fits = all(taken[label] + count <= limits[label] for label, count in added.items())
             if fits and taken.total() + added.total() <= size:
                 held_out |= texts
@@ -343,7 +355,7 @@ def _held_out_groups(examples: Sequence[Example], distinct: Mapping[str, Example
     return held_out
 
 
-def proportional_shares(counts: Mapping[Label, int], size: int) -> dict[Label, int]:
+def proportional_shares(counts: Mapping[Stratum, int], size: int) -> dict[Stratum, int]:
     """Divides `size` among labels in proportion to their counts, with at least one of each count left.
 
     Args:

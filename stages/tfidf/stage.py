@@ -15,10 +15,11 @@ from numpy.typing import NDArray
 
 from stages.common.data.groups import group_numbers
 from stages.common.errors import InputError
-from stages.common.examples import label_indices, load_examples
+from stages.common.examples import load_examples
 from stages.common.models.tfidf_classifier import TfidfClassifier
+from stages.common.problems import problem_of
 from stages.common.protocols import Engine, NullRecorder, Recorder
-from stages.common.training.class_weights import label_weights
+from stages.common.training.class_weights import example_weights
 from stages.common.training.cross_validation import Indices, held_out_logits
 from stages.common.training.evaluation import Member, held_out_scores, write_member_logits
 from stages.common.training.label_bias import with_label_bias
@@ -55,9 +56,10 @@ def run(config: TfidfConfig, inputs: Inputs, out: Path, recorder: Recorder, engi
     if not train_set:
         raise InputError("TF-IDF needs labeled examples.", "Add some, or remove this step from the recipe.")
 
-    new = partial(TfidfClassifier.of, config, config.labels, config.fields)
-    gold = label_indices(train_set, config.labels)
-    weights = label_weights(gold, len(config.labels), config.class_weights)[gold]
+    new = partial(TfidfClassifier.of, config, config)
+    problem = problem_of(config.labels, config.problem_type)
+    gold = problem.gold_of(train_set)
+    weights = example_weights(gold, len(config.labels), config.class_weights)
 
     def fit_and_predict(fold: int, fitted: Indices, held_out: Indices) -> NDArray[np.float64]:
         del fold
@@ -66,17 +68,17 @@ def run(config: TfidfConfig, inputs: Inputs, out: Path, recorder: Recorder, engi
 
     held_out = None
     if config.num_folds:
-        groups = group_numbers(train_set, config.fields)
-        held_out = held_out_logits(gold, len(config.labels), config.num_folds, fit_and_predict, groups=groups)
+        strata, groups = problem.strata(gold).tolist(), group_numbers(train_set, config.fields)
+        held_out = held_out_logits(strata, len(config.labels), config.num_folds, fit_and_predict, groups=groups)
     classifier = new().fit(train_set, weights=weights)
     held_out = with_label_bias(config.label_bias, classifier, held_out, gold)
-    test = write_member_logits(classifier, config.labels, inputs.data, out, recorder, held_out)
+    test = write_member_logits(classifier, problem, inputs.data, out, recorder, held_out)
     log_texts_per_second(classifier, load_examples(inputs.data / "test.jsonl"), recorder)
     (out / "model").mkdir()
     classifier.save(out / "model")
     return Result(
         test=test,
-        **held_out_scores(held_out, train_set, config.labels),
+        **held_out_scores(held_out, train_set, problem),
         num_labeled=len(train_set),
         num_unlabeled=0,
         trainable_parameters=classifier.num_parameters,

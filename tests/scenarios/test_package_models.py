@@ -147,7 +147,7 @@ def test_encoder_embeds_like_transformers_and_learns_as_a_student(name: str) -> 
         StudentConfig(asset=asset.asset, tune="full", **settings), ("rotten", "fresh"), ("text",), seed=0
     )
     optimizer = torch.optim.AdamW(student.parameters.values(), lr=1e-4)
-    gold = student.indices(EXAMPLES)
+    gold = torch.from_numpy(student.problem.gold_of(EXAMPLES))
     before = torch.nn.functional.cross_entropy(student.logits(EXAMPLES), gold)
     before.backward()
     optimizer.step()

@@ -50,6 +50,7 @@ def render_page(
         columns=columns,
         rows=list(zip((_style(row, report) for row in report["rows"]), cells, strict=True)),
         bars=[_bar(row) for row in report["rows"]],
+        headline=" or ".join(dict.fromkeys(_headline(row) for row in report["rows"])),
         prompt_inits=prompt_inits(report.get("prompt_inits", ())),
         label_curves=label_curves(report),
         sizes=accuracy_by_size(report["rows"]),
@@ -76,16 +77,24 @@ def _breakable(name: str) -> Markup:
     return Markup("/<wbr>").join(name.split("/"))
 
 
+def _headline(row: Mapping[str, Any]) -> str:
+    """Returns the name of the metric of the bar: accuracy or, of several labels per example, micro-F1."""
+    return "micro-F1" if row.get("micro_f1") else "accuracy"
+
+
 def _bar(row: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns a bar of accuracy in percent. Its error bar of width `error` starts at `low`, and stays on the scale."""
-    mean, std = 100 * row["accuracy"]["mean"], 100 * (row["accuracy"]["std"] or 0)
+    """Returns a bar of the headline metric in percent. Its error bar of width `error` starts at `low`, and stays on the
+    scale.
+    """
+    metric = row.get("micro_f1") or row["accuracy"]
+    mean, std = 100 * metric["mean"], 100 * (metric["std"] or 0)
     return {
         "name": row["name"],
         "kind": row["kind"],
         "mean": round(mean, 2),
         "low": round(max(0.0, mean - std), 2),
         "error": round(min(100.0, mean + std) - max(0.0, mean - std), 2),
-        "text": percent(row["accuracy"]["mean"], row["accuracy"]["std"]),
+        "text": percent(metric["mean"], metric["std"]),
     }
 
 
@@ -221,16 +230,18 @@ def _loss(value: float | None) -> str:
 
 
 def _calibration(name: str, values: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns the confusion matrix with fractions for its colors, and charts of reliability and coverage."""
-    fractions = [[count / max(1, sum(row)) for count in row] for row in values["confusion"]]
-    labels = values["labels"]
-    rows = [list(zip(*pair, strict=True)) for pair in zip(values["confusion"], fractions, strict=True)]
+    """Returns the confusion matrix, if there is one, with fractions for its colors, and charts of reliability and
+    coverage.
+    """
+    counts, labels = values["confusion"] or [], values["labels"]
+    fractions = [[count / max(1, sum(row)) for count in row] for row in counts]
+    rows = [list(zip(*pair, strict=True)) for pair in zip(counts, fractions, strict=True)]
     bins = [(item["confidence"], item["accuracy"]) for item in values["bins"]]
     lowest = min((accuracy for _, accuracy in values["coverage"]), default=0.0)
     return {
         "name": name,
         "labels": labels,
-        "matrix": list(zip(labels, rows, strict=True)) if len(labels) <= MAX_LABELS else None,
+        "matrix": list(zip(labels, rows, strict=True)) if counts and len(labels) <= MAX_LABELS else None,
         "ece": values["ece"],
         "about": _seeds(values["num_seeds"]),
         "reliability": charts.line_chart(

@@ -83,17 +83,23 @@ def _write(path: Path, text: str) -> None:
 
 PAGE_ONLY_COLUMNS = ("MCC", "exact match", "entity F1", "model MB")
 """Columns that the terminal does not show."""
-OPTIONAL_COLUMNS = {"exact match": "exact_match", "entity F1": "entity_f1", "model MB": "model_bytes"}
-"""Column -> key of a row. The page shows these columns if a row has the value."""
+OPTIONAL_COLUMNS = {
+    "subset accuracy": "micro_f1", "micro-F1": "micro_f1",
+    "exact match": "exact_match", "entity F1": "entity_f1", "model MB": "model_bytes",
+}  # fmt: skip
+"""Column -> key of a row. These columns are shown if a row has the value."""
 MIN_WIDTH = 100
 """Narrower terminals show only the first four columns."""
 
 
 def page_columns(report: Mapping[str, Any]) -> tuple[str, ...]:
     """Returns the columns of Markdown and HTML."""
+    rows = report["rows"]
 
     def is_shown(column: str) -> bool:
-        return column not in OPTIONAL_COLUMNS or any(row[OPTIONAL_COLUMNS[column]] for row in report["rows"])
+        if column == "accuracy":  # with several labels per example, it is called subset accuracy
+            return not rows or any(not row.get("micro_f1") for row in rows)
+        return column not in OPTIONAL_COLUMNS or any(row.get(OPTIONAL_COLUMNS[column]) for row in rows)
 
     return tuple(filter(is_shown, COLUMNS))
 
@@ -109,8 +115,10 @@ def _percent(metric: Mapping[str, Any] | None) -> str:
 
 COLUMNS: dict[str, Callable[[Mapping[str, Any]], str]] = {
     "method": lambda row: str(row["name"]),
-    "accuracy": lambda row: _percent(row["accuracy"]),
+    "accuracy": lambda row: "" if row.get("micro_f1") else _percent(row["accuracy"]),
+    "micro-F1": lambda row: _percent(row.get("micro_f1")),
     "macro-F1": lambda row: _percent(row["macro_f1"]),
+    "subset accuracy": lambda row: _percent(row["accuracy"]) if row.get("micro_f1") else "",
     "MCC": lambda row: _percent(row["mcc"]),
     "exact match": lambda row: _percent(row["exact_match"]),
     "entity F1": lambda row: _percent(row["entity_f1"]),
@@ -171,8 +179,10 @@ def _grid(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> list[str]:
 
 def leaderboard_table(report: Mapping[str, Any], width: int) -> Table:
     """Returns the leaderboard for a terminal of `width` characters."""
-    table = Table(title=f"{report['recipe']}: test accuracy", title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
-    columns = [column for column in COLUMNS if column not in PAGE_ONLY_COLUMNS][: None if width >= MIN_WIDTH else 4]
+    columns = [column for column in page_columns(report) if column not in PAGE_ONLY_COLUMNS]
+    columns = columns[: None if width >= MIN_WIDTH else 4]
+    title = f"{report['recipe']}: test {columns[1]}"
+    table = Table(title=title, title_justify="left", box=box.SIMPLE_HEAD, pad_edge=False)
     for number, column in enumerate(columns):
         table.add_column(column, justify="left" if number == 0 else "right", no_wrap=True)
     for row in report["rows"]:

@@ -34,7 +34,10 @@ def openapi_document(limits: RequestLimits, *, needs_key: bool) -> dict[str, Any
         "type": "object",
         "description": "What the model predicts; of a classifier, the label and a probability per label.",
         "properties": {
-            "label": {"type": "string"},
+            "label": {
+                "oneOf": [{"type": "string"}, {"type": "array", "items": {"type": "string"}}],
+                "description": "A list if a text has any number of labels.",
+            },
             "probabilities": {"type": "object", "additionalProperties": {"type": "number"}},
         },
     }

@@ -35,7 +35,13 @@ class Source(Config):
     fields: dict[str, str] = Field({"text": "text"})
     """Field of an example -> column of the file."""
     label: str | None = None
-    """Column of the label. Not set for unlabeled data."""
+    """Column of the label. Not set for unlabeled data. In multi-label classification it has lists of labels, or texts
+    with a label_separator.
+    """
+    label_separator: str | None = Field(None, min_length=1)
+    """Text between the labels of a cell, such as ";", in multi-label classification. An empty cell has no label. If not
+    set, the column has lists.
+    """
     label_map: dict[str, str] = Field({})
     """Value in the label column -> label of the task."""
     id: str | None = None
@@ -80,6 +86,16 @@ class Source(Config):
         if self.label_map and not self.label:
             raise InputError(
                 "label_map is set, but label (the column) is not.", "Set the column: label: category.", key="label_map"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _label_separator_has_a_column(self) -> Source:
+        if self.label_separator and not self.label:
+            raise InputError(
+                "label_separator is set, but label (the column) is not.",
+                "Set the column: label: topics.",
+                key="label_separator",
             )
         return self
 

@@ -16,7 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stages.common.errors import DataError
-from stages.common.examples import Example
+from stages.common.examples import Example, Label, read_label
 
 LOSSES_FILE = "losses.json"
 TEXTS_PER_SECOND = "test/texts_per_second"
@@ -32,7 +32,7 @@ class LogitRows:
     """[n] uids of the examples."""
     logits: NDArray[np.float64]
     """[n, C] in the order of `uids`."""
-    gold: tuple[str | None, ...]
+    gold: tuple[Label | None, ...]
     """[n] gold labels; None if unknown."""
 
 
@@ -50,7 +50,7 @@ def read_logits(path: Path, labels: Sequence[str]) -> LogitRows:
     with path.open(encoding="utf-8") as file:
         rows = [json.loads(line) for line in file]
     values = [[row["logits"][label] for label in labels] for row in rows]
-    uids, gold = (tuple(row[name] for row in rows) for name in ("uid", "label"))
+    uids, gold = tuple(row["uid"] for row in rows), tuple(read_label(row["label"]) for row in rows)
     return LogitRows(path, uids, np.array(values, dtype=np.float64).reshape(len(rows), len(labels)), gold)
 
 
@@ -78,10 +78,18 @@ def aligned(rows: LogitRows, uids: Sequence[str]) -> NDArray[np.float64]:
 
 
 def read_correct(path: Path) -> dict[str, bool]:
-    """Returns uid -> True if the gold label has the largest logit, from a file of `write_logits`."""
+    """Returns uid -> True if the gold label has the largest logit, from a file of `write_logits`. Of several gold
+    labels: if they are the labels whose logits are above 0.
+    """
     with path.open(encoding="utf-8") as file:
         rows = [json.loads(line) for line in file]
-    return {row["uid"]: max(row["logits"], key=row["logits"].__getitem__) == row["label"] for row in rows}
+    return {row["uid"]: _is_correct(row["logits"], row["label"]) for row in rows}
+
+
+def _is_correct(logits: dict[str, float], gold: str | list[str] | None) -> bool:
+    if isinstance(gold, list):
+        return {label for label, value in logits.items() if value > 0} == set(gold)
+    return max(logits, key=logits.__getitem__) == gold
 
 
 def write_losses(out: Path, losses: Sequence[float]) -> None:

@@ -88,7 +88,8 @@ def entropies(probabilities: NDArray[np.float64]) -> NDArray[np.float64]:
 class Score:
     """Metrics of predicted labels, between 0 and 1 (`mcc`: between -1 and 1). None if a metric does not apply.
 
-    For token labels and answers see stages/token_level/metrics.py
+    For several labels per example see stages/common/metrics/multi_label.py, for token labels and answers
+    stages/token_level/metrics.py
     """
 
     accuracy: float
@@ -102,6 +103,8 @@ class Score:
     num_examples: int
     entity_f1: float | None = None
     """F1 of named entities."""
+    micro_f1: float | None = None
+    """F1 of all labels together, in multi-label classification. If each example has one label, it is the accuracy."""
 
 
 class DevScore(NamedTuple):

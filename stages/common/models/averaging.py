@@ -21,6 +21,7 @@ from scipy.special import logsumexp
 
 from stages.common.metrics.classification import softmax
 from stages.common.models.config import Average, Weights
+from stages.common.problems import Problem
 
 
 def calibrate(logits: NDArray[np.float64], reference: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -136,19 +137,22 @@ def log_odds_above_chance(
 
 
 def average_members(
-    member_logits: NDArray[np.float64], weights: NDArray[np.float64], average: Average, temperature: float
+    member_logits: NDArray[np.float64],
+    weights: NDArray[np.float64],
+    average: Average,
+    temperature: float,
+    problem: Problem,
 ) -> NDArray[np.float64]:
     """Returns the logits of the ensemble, [n, C].
 
     Args:
         member_logits: [M, n, C] logits of the members.
         weights: [M] weights whose sum is 1.
-        average: Averages raw logits, or probabilities; then the result is their logarithm.
+        average: Averages raw logits, or probabilities; then the result are logits that have the mean probabilities.
         temperature: Divides the logits (for probabilities, those of each member). A value above 1 softens.
+        problem: Its labels.
     """
     if average == "logits":
         logits: NDArray[np.float64] = np.average(member_logits, axis=0, weights=weights) / temperature
         return logits
-    probabilities = np.average(softmax(member_logits / temperature), axis=0, weights=weights)
-    log_probabilities: NDArray[np.float64] = np.log(np.maximum(probabilities, 1e-12))
-    return log_probabilities
+    return problem.logits(np.average(problem.probabilities(member_logits / temperature), axis=0, weights=weights))

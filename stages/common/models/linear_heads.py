@@ -17,6 +17,7 @@ from safetensors import safe_open
 from safetensors.torch import save_file
 from torch import Tensor
 
+from stages.common.config import MULTI_LABEL, SINGLE_LABEL, ProblemType
 from stages.common.errors import InputError
 
 
@@ -28,9 +29,15 @@ class LinearWeights(NamedTuple):
 
 
 def fit_logistic_regression(
-    features: Tensor, targets: Tensor, regularization_c: float, weights: Tensor | None = None
+    features: Tensor,
+    targets: Tensor,
+    regularization_c: float,
+    weights: Tensor | None = None,
+    *,
+    problem_type: ProblemType = SINGLE_LABEL,
 ) -> LinearWeights:
-    """Fits multinomial logistic regression with an L2 penalty on the weights and none on the bias.
+    """Fits logistic regression with an L2 penalty on the weights and none on the bias: multinomial or, for several
+    labels per example, one-vs-rest.
 
     Unlike scikit-learn, it makes no C-fold copies of the examples, and has a column for labels that never occur.
 
@@ -39,21 +46,28 @@ def fit_logistic_regression(
         targets: [n, C] probabilities.
         regularization_c: scikit-learn's C: weight of the examples against the penalty; higher fits closer.
         weights: [n] weight of each example. Default: 1.
+        problem_type: One label per example, or any number.
     """
     features, targets = features.double(), targets.double()
     weights = torch.ones(len(features), dtype=torch.float64) if weights is None else weights.double()
     num_labels = targets.shape[1]
+    is_one_vs_rest = problem_type == MULTI_LABEL
     # For two labels scikit-learn fits a single vector; the penalty of two mirrored ones is half as large.
-    penalty_factor = 1.0 if num_labels == 2 else 0.5
+    penalty_factor = 1.0 if num_labels == 2 and not is_one_vs_rest else 0.5
     weight_CD = torch.zeros(num_labels, features.shape[1], dtype=torch.float64, requires_grad=True)
     bias_C = torch.zeros(num_labels, dtype=torch.float64, requires_grad=True)
     solver = torch.optim.LBFGS(
         [weight_CD, bias_C], max_iter=1000, tolerance_grad=1e-9, tolerance_change=1e-12, line_search_fn="strong_wolfe"
     )
 
+    def losses_of(logits: Tensor) -> Tensor:
+        if is_one_vs_rest:
+            return F.binary_cross_entropy_with_logits(logits, targets, reduction="none").sum(dim=1)
+        return F.cross_entropy(logits, targets, reduction="none")
+
     def compute_loss() -> Tensor:
         solver.zero_grad()
-        losses = F.cross_entropy(F.linear(features, weight_CD, bias_C), targets, reduction="none")
+        losses = losses_of(F.linear(features, weight_CD, bias_C))
         loss = (weights * losses).sum() / weights.sum() + penalty_factor * weight_CD.square().sum() / (
             regularization_c * weights.sum()
         )

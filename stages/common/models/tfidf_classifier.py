@@ -16,10 +16,12 @@ from safetensors.numpy import load_file, save_file
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
 
+from stages.common.config import MULTI_LABEL, SINGLE_LABEL, ProblemType, TextTaskConfig
 from stages.common.errors import InputError
-from stages.common.examples import Example, label_indices
+from stages.common.examples import Example
 from stages.common.models.config import Analyzer
 from stages.common.models.tfidf_config import TfidfSettings
+from stages.common.problems import problem_of
 from stages.common.protocols import Recorder
 
 TFIDF_FILE = "tfidf.json"
@@ -38,6 +40,7 @@ class TfidfClassifier:
         analyzer: Units of the n-grams.
         regularization_c: C of scikit-learn's LogisticRegression.
         max_features: Maximum number of n-grams. The most frequent ones are kept.
+        problem_type: One label per example, or any number.
     """
 
     def __init__(
@@ -47,7 +50,10 @@ class TfidfClassifier:
         analyzer: Analyzer,
         regularization_c: float = 10.0,
         max_features: int | None = None,
+        *,
+        problem_type: ProblemType = SINGLE_LABEL,
     ) -> None:
+        self.problem = problem_of(labels, problem_type)
         self.labels = tuple(labels)
         self.fields = tuple(fields)
         self.analyzer: Analyzer = analyzer
@@ -57,9 +63,12 @@ class TfidfClassifier:
         self.bias = np.zeros(len(self.labels))
 
     @classmethod
-    def of(cls, config: TfidfSettings, labels: Sequence[str], fields: Sequence[str]) -> TfidfClassifier:
+    def of(cls, settings: TfidfSettings, task: TextTaskConfig) -> TfidfClassifier:
         """Returns a classifier that is not fitted yet."""
-        return cls(labels, fields, config.analyzer, config.regularization_c, config.max_features)
+        return cls(
+            task.labels, task.fields, settings.analyzer, settings.regularization_c, settings.max_features,
+            problem_type=task.problem_type,
+        )  # fmt: skip
 
     def fit(
         self,
@@ -67,7 +76,8 @@ class TfidfClassifier:
         targets: NDArray[np.float64] | None = None,
         weights: NDArray[np.float64] | None = None,
     ) -> TfidfClassifier:
-        """Fits vocabulary and weights. A label without an example is never predicted.
+        """Fits vocabulary and weights: multinomial or, for several labels per example, one-vs-rest. A label without an
+        example is never predicted.
 
         Args:
             examples: [n] examples.
@@ -82,7 +92,16 @@ class TfidfClassifier:
         except ValueError as error:  # the only one that scikit-learn raises for texts: the vocabulary is empty
             raise InputError("the training texts have no words.", "Set analyzer: char.", key="analyzer") from error
         if targets is None:
-            targets = np.eye(len(self.labels))[label_indices(examples, self.labels)]
+            targets = self.problem.targets(self.problem.gold_of(examples))
+        if self.problem.problem_type == MULTI_LABEL:
+            self._fit_one_vs_rest(features, targets, np.ones(len(targets)) if weights is None else weights)
+        else:
+            self._fit_multinomial(features, targets, weights)
+        return self
+
+    def _fit_multinomial(
+        self, features: Any, targets: NDArray[np.float64], weights: NDArray[np.float64] | None
+    ) -> None:
         # scikit-learn takes one label per row: an example has a row per probable label, with its probability as weight
         rows, fitted_labels = np.nonzero(targets >= MIN_PROBABILITY)
         sample_weights = targets[rows, fitted_labels] * (1.0 if weights is None else weights[rows])
@@ -91,7 +110,7 @@ class TfidfClassifier:
         known = np.unique(fitted_labels)
         if len(known) == 1:
             self.bias[known] = 0.0
-            return self
+            return
         model = LogisticRegression(C=self.regularization_c, max_iter=1000)
         model.fit(features[rows], fitted_labels, sample_weights)
         is_binary = len(known) == 2  # then scikit-learn fits one vector, for the second label
@@ -99,7 +118,20 @@ class TfidfClassifier:
         self.bias[known] = (
             np.concatenate([-model.intercept_ / 2, model.intercept_ / 2]) if is_binary else (model.intercept_)
         )
-        return self
+
+    def _fit_one_vs_rest(self, features: Any, targets: NDArray[np.float64], weights: NDArray[np.float64]) -> None:
+        self.weight = np.zeros((len(self.labels), features.shape[1]))
+        self.bias = np.full(len(self.labels), -100.0)
+        for label, target in enumerate(targets.T):
+            # scikit-learn takes one class per row: an example has a row per probable class, weighted by its probability
+            options = np.stack([1 - target, target], axis=1)
+            rows, is_label = np.nonzero(options >= MIN_PROBABILITY)
+            if is_label.min() == is_label.max():
+                self.bias[label] = 100.0 if is_label.any() else -100.0
+                continue
+            model = LogisticRegression(C=self.regularization_c, max_iter=1000)
+            model.fit(features[rows], is_label, options[rows, is_label] * weights[rows])
+            self.weight[label], self.bias[label] = model.coef_[0], model.intercept_[0]
 
     def add_bias(self, bias_C: NDArray[np.float64]) -> None:
         """Adds to the bias of each label."""
@@ -122,6 +154,7 @@ class TfidfClassifier:
         vocabulary = [term for term, _ in sorted(self.vectorizer.vocabulary_.items(), key=lambda item: item[1])]
         metadata = {
             "labels": self.labels,
+            "problem_type": self.problem.problem_type,
             "fields": self.fields,
             "analyzer": self.analyzer,
             "regularization_c": self.regularization_c,
@@ -135,7 +168,10 @@ class TfidfClassifier:
     def load(cls, folder: Path) -> TfidfClassifier:
         """Loads the classifier that `save` wrote."""
         metadata = json.loads((folder / TFIDF_FILE).read_text(encoding="utf-8"))
-        classifier = cls(metadata["labels"], metadata["fields"], metadata["analyzer"], metadata["regularization_c"])
+        classifier = cls(
+            metadata["labels"], metadata["fields"], metadata["analyzer"], metadata["regularization_c"],
+            problem_type=metadata.get("problem_type", SINGLE_LABEL),
+        )  # fmt: skip
         classifier.vectorizer = _vectorizer(classifier.analyzer, vocabulary=metadata["vocabulary"])
         tensors = load_file(folder / WEIGHTS_FILE)
         classifier.vectorizer.idf_ = tensors["idf"]

@@ -12,7 +12,7 @@ from typing import Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from stages.common.config import Config, Labels, Name
+from stages.common.config import SINGLE_LABEL, Config, Labels, Name, ProblemType
 from stages.common.errors import PatternError, VerbalizerError
 from stages.common.examples import Example
 from stages.common.patterns.syntax import OPTION, Pattern
@@ -36,6 +36,10 @@ class Task(Config):
     """Name of the task. It is part of step names."""
     labels: Labels
     """All labels, in the order of logits and reports."""
+    problem_type: ProblemType = SINGLE_LABEL
+    """What an example has: single_label_classification (one label), or multi_label_classification (any number of
+    labels, also none). For several labels there is no language model: encoders and word counts learn them.
+    """
     patterns: dict[Name, str] = Field(min_length=1)
     """Name of a pattern -> its text, with one {mask} and fields of the examples, such as {text}."""
     verbalizer: dict[str, list[str] | dict[str, list[str]]] = Field({})

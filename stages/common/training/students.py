@@ -82,7 +82,9 @@ def fit_student(
         engine: Runs the backward pass and the update.
         name: Name of the checkpoint, which differs if a stage trains several students.
     """
-    student = TextClassifier.from_encoder(config.student, config.labels, config.fields, config.seed)
+    student = TextClassifier.from_encoder(
+        config.student, config.labels, config.fields, config.seed, problem_type=config.problem_type
+    )
     if config.training is None:
         features = student.embed(targets.examples(targets.items), recorder, "training set")
         probabilities, weights = targets.head_targets()
@@ -97,7 +99,7 @@ def fit_student(
     losses = train(
         targets.items, compute_loss, student.parameters, config.training,
         seed=config.seed, recorder=recorder, engine=engine, name=name,
-        validate=dev_validation(student, config.labels, data, config.training, recorder),
+        validate=dev_validation(student, student.problem, data, config.training, recorder),
         sample=LengthGroupedSampler(lengths, config.training.batch_size, config.seed),
     )  # fmt: skip
     return FittedStudent(student, losses)
@@ -109,7 +111,7 @@ def write_student(
     """Evaluates a student, and writes it to `out`: the classifier in `model/`, `test_logits.jsonl`, `losses.json`."""
     student, losses = fitted
     write_losses(out, losses)
-    test = evaluate_with_errors(student, config.labels, data, out, recorder)
+    test = evaluate_with_errors(student, student.problem, data, out, recorder)
     (out / "model").mkdir()
     student.save(out / "model")
     return StudentResult(

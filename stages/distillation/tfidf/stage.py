@@ -45,7 +45,7 @@ def run(config: TfidfDistillationConfig, inputs: Inputs, out: Path, recorder: Re
     examples = training_examples(config, inputs)
     num_soft = sum(item.is_soft_labeled for item in examples)
     recorder.log_metric("distill/num_kept", num_soft)
-    student = TfidfClassifier.of(config, config.labels, config.fields)
+    student = TfidfClassifier.of(config, config)
     targets = fit_targets(examples, config)
     student.fit([item.example for item in examples], targets.probabilities, targets.weights)
     if config.label_unlabeled:  # before it has a bias: its own students get one, too
@@ -54,7 +54,7 @@ def run(config: TfidfDistillationConfig, inputs: Inputs, out: Path, recorder: Re
         write_logits(out / UNLABELED_FILE, unlabeled_set, logits, config.labels)
     num_labeled, label_bias = teacher_facts(inputs.soft_labels)
     student.add_bias(label_bias)
-    test = evaluate_with_errors(student, config.labels, inputs.data, out, recorder)
+    test = evaluate_with_errors(student, student.problem, inputs.data, out, recorder)
     (out / "model").mkdir()
     student.save(out / "model")
     return Result(

@@ -113,8 +113,8 @@ def test_texts_with_several_labels_are_reported_and_left_out(
     rows = [(words(i), "ab"[i % 2]) for i in range(80)] + [(words(i), "ba"[i % 2]) for i in range(20)]
     data, test = write("some.csv", rows), write("test.csv", [("one", "a"), ("two", "b")])
     values, warnings = report(data, *flag)
-    assert (values["texts with several labels"], values["duplicates"]) == ("20", "20")
-    assert warnings[0].startswith("texts with several labels (20)") and "--conflicts" in warnings[0]
+    assert (values["texts with different labels"], values["duplicates"]) == ("20", "20")
+    assert warnings[0].startswith("texts with different labels (20)") and "--conflicts" in warnings[0]
     splits = draw_splits(start(data, "--test", test, "--force", *flag))
     assert {item.fields["text"]: item.label for item in splits.train} == dict(rows[80 - num_train : 80])
 

@@ -188,7 +188,11 @@ def test_many_labels_with_one_text_each_are_labels(num_labels: int) -> None:
         ("bad.jsonl", '{"text": "a", "label": "b"}\n{"text": \n', ["bad.jsonl, line 2", "not JSON"]),
         ("list.jsonl", "[1]\n", ["list.jsonl, line 1", "not a JSON object"]),
         ("kind.xyz", "text,label\n", ["kind.xyz", "Rename it"]),
-        ("many.jsonl", '{"text": "a b c", "label": ["x"]}\n', ["many.jsonl, line 1", "is a list"]),
+        (
+            "many.jsonl",
+            '{"text": "a", "label": ["x", "y"]}\n{"text": "b", "label": "y"}\n',
+            ["many.jsonl, line 2", "is not a list of labels"],
+        ),
         ("odd.jsonl", '{"text": "a b c", "label": "x"}\n{"text": 7, "label": "y"}\n', ["odd.jsonl, line 2", "is int"]),
         (
             "less.jsonl",

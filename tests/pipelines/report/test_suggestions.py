@@ -105,6 +105,7 @@ CASES: dict[str, tuple[dict[str, Any], str, tuple[str, ...]]] = {
                 "data/films": {
                     "num_test": 2000,
                     "num_test_seen": 3,
+                    "num_train": 1000,
                     "label_counts": {"train": {"rotten": 990, "fresh": 10}, "test": {"rotten": 1980, "fresh": 20}},
                 }
             },
@@ -119,6 +120,7 @@ CASES: dict[str, tuple[dict[str, Any], str, tuple[str, ...]]] = {
                 "data/films": {
                     "num_test": 2000,
                     "num_test_seen": 3,
+                    "num_train": 1000,
                     "label_counts": {"train": {"rotten": 990, "fresh": 10}},
                 }
             },

@@ -23,6 +23,7 @@ from stages.common.metrics.classification import softmax
 from stages.common.models.encoders.config import StudentConfig
 from stages.common.models.encoders.text_classifier import TextClassifier
 from stages.common.models.encoders.text_encoder import TextEncoder
+from stages.common.problems import SingleLabel
 from stages.common.training.config import EarlyStopping, TrainingConfig
 from stages.distillation import stage as distillation
 from stages.distillation.config import DistillationConfig
@@ -314,11 +315,11 @@ def test_select_confident_keeps_the_most_confident_of_each_label(
     keep_fraction: float, min_confidence: float, expected: list[int]
 ) -> None:
     logits = logits_for([0.9, 0.95, 0.6, 0.55, 0.2, 0.65, 0.7, 0.45])
-    assert select_confident(logits, keep_fraction, min_confidence) == expected
+    assert select_confident(SingleLabel(LABELS), logits, keep_fraction, min_confidence) == expected
 
 
 def test_keep_fraction_of_a_whole_number_is_not_rounded_up() -> None:
-    assert len(select_confident(logits_for([0.9] * 10), 0.7, 0.0)) == 7
+    assert len(select_confident(SingleLabel(LABELS), logits_for([0.9] * 10), 0.7, 0.0)) == 7
 
 
 @pytest.mark.parametrize("tune", TUNES)

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from stages.common.examples import Example
+from stages.common.problems import SingleLabel
 from stages.soft_labels.combination import HeldOut
 from stages.soft_labels.config import SUSPECTS_FILE
 from stages.soft_labels.suspects import find_suspects, write_suspects
@@ -16,7 +17,7 @@ from tests.support.stage_runs import LABELS
 
 def held_out(gold: list[int], predicted: list[int], confidence: float = 3.0) -> HeldOut:
     logits = np.eye(2)[predicted] * confidence
-    return HeldOut(tuple(f"film-{row}" for row in range(len(gold))), logits, np.array(gold))
+    return HeldOut(tuple(f"film-{row}" for row in range(len(gold))), logits, np.array(gold), SingleLabel(LABELS))
 
 
 def examples(gold: list[int]) -> list[Example]:

@@ -455,3 +455,38 @@ def test_unlabeled_texts_are_streamed(tmp_path: Path) -> None:
     assert min(numbers) < 4000 and max(numbers) > 36_000
     assert peak < 2e6 < path.stat().st_size
     assert sample_splits(config(data)).unlabeled == sets.unlabeled != sample_splits(config(data, seed=1)).unlabeled
+
+
+def label_sets(path: Path, count: int = 60) -> Path:
+    """Writes texts with one to three labels, of which `rare` has four."""
+    rows = []
+    for number in range(count):
+        names = ["common"] + ["other"] * (number % 3 == 0) + ["rare"] * (number % 15 == 0)
+        rows.append({"text": f"text {number}", "topics": names if number % 10 else []})
+    return write_lines(path, rows)
+
+
+def test_test_set_of_label_sets_keeps_the_shares_of_rare_labels(tmp_path: Path) -> None:
+    source = Source(asset=str(label_sets(tmp_path / "train.jsonl")), label="topics")
+    settings = SplitsConfig(
+        data=DataConfig(train=source, test_size=15), labels=("common", "other", "rare"), fields=("text",),
+        problem_type="multi_label_classification",
+    )  # fmt: skip
+    result, files = sample(settings, tmp_path / "out")
+    counts = result.label_counts
+    assert (result.num_train, result.num_test) == (45, 15)
+    assert counts["test"]["rare"] >= 1 and counts["train"]["rare"] >= 1
+    assert counts["test"]["common"] + counts["train"]["common"] == 54
+    rows = [json.loads(line) for line in files["test"].splitlines()]
+    assert any(row["label"] == [] for row in rows), "texts without labels are in it, too"
+    assert all(isinstance(row["label"], list) for row in rows)
+
+
+def test_train_set_has_each_label_of_label_sets(tmp_path: Path) -> None:
+    source = Source(asset=str(label_sets(tmp_path / "train.jsonl")), label="topics")
+    settings = SplitsConfig(
+        data=DataConfig(train=source, test=source), labels=("common", "never", "other", "rare"), fields=("text",),
+        problem_type="multi_label_classification",
+    )  # fmt: skip
+    with pytest.raises(DataError, match="no example of the label 'never'"):
+        sample_splits(settings)

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from stages.common.engine import InProcessEngine
-from stages.common.examples import Example, label_indices
+from stages.common.examples import Example, label_indices, one_label
 from stages.common.losses import mean_share
 from stages.common.metrics.classification import DevScore, Score, score, softmax
 from stages.common.models.backbones.base import Backbone
@@ -204,7 +204,7 @@ class ClozeClassifier:
     def evaluate(self, examples: Sequence[Example], recorder: Recorder, phase: str) -> Evaluation:
         """Returns score and logits of labeled examples."""
         logits = self.predict(examples, recorder, phase)
-        return Evaluation(score(logits, [item.label or "" for item in examples], self.task.labels), logits)
+        return Evaluation(score(logits, [one_label(item.label) for item in examples], self.task.labels), logits)
 
     def validate(self, examples: Sequence[Example], recorder: Recorder) -> DevScore:
         """Returns accuracy and cross-entropy on labeled examples, for early stopping."""

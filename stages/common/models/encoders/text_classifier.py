@@ -22,8 +22,9 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from stages.common.assets.cache import identity
+from stages.common.config import SINGLE_LABEL, ProblemType
 from stages.common.errors import AssetError
-from stages.common.examples import Example, label_indices
+from stages.common.examples import Example
 from stages.common.models.batching import default_device, wants_bf16
 from stages.common.models.config import Precision
 from stages.common.models.encoders import modeling_clozeline
@@ -36,6 +37,7 @@ from stages.common.models.encoders.modeling_clozeline import (
 from stages.common.models.encoders.text_encoder import TextEncoder
 from stages.common.models.linear_heads import fit_logistic_regression
 from stages.common.models.model_files import model_folder
+from stages.common.problems import problem_of
 from stages.common.protocols import Recorder
 
 CLASSIFIER_FILE = "classifier.json"
@@ -49,8 +51,15 @@ class TextClassifier:
     """encoder -> [B, D] -> linear head -> [B, C] logits."""
 
     def __init__(
-        self, encoder: TextEncoder, head: torch.nn.Linear, labels: Sequence[str], *, vector_norm: float = 1.0
+        self,
+        encoder: TextEncoder,
+        head: torch.nn.Linear,
+        labels: Sequence[str],
+        *,
+        vector_norm: float = 1.0,
+        problem_type: ProblemType = SINGLE_LABEL,
     ) -> None:
+        self.problem = problem_of(labels, problem_type)
         self.encoder = encoder
         self.head = head.to(default_device())
         self.labels = tuple(labels)
@@ -62,7 +71,13 @@ class TextClassifier:
 
     @classmethod
     def from_encoder(
-        cls, config: StudentConfig, labels: Sequence[str], fields: Sequence[str], seed: int
+        cls,
+        config: StudentConfig,
+        labels: Sequence[str],
+        fields: Sequence[str],
+        seed: int,
+        *,
+        problem_type: ProblemType = SINGLE_LABEL,
     ) -> TextClassifier:
         """Loads a pretrained encoder and adds a new head.
 
@@ -72,12 +87,14 @@ class TextClassifier:
             labels: [C] labels, in the order of the logits.
             fields: Fields to read: the first is one text, all others together are the second text of a pair.
             seed: Seed of the head.
+            problem_type: One label per example, or any number.
         """
         torch.manual_seed(seed)  # before the encoder: a pooler without saved weights is drawn too
         encoder = TextEncoder.of(config, fields)
         encoder.model.requires_grad_(config.tune == "full")
         head = torch.nn.Linear(encoder.width, len(labels))
-        classifier = cls(encoder, head, labels, vector_norm=1.0 if config.tune == "head" else TRAINED_VECTOR_NORM)
+        norm = 1.0 if config.tune == "head" else TRAINED_VECTOR_NORM
+        classifier = cls(encoder, head, labels, vector_norm=norm, problem_type=problem_type)
         classifier.precision = config.precision
         return classifier
 
@@ -93,7 +110,9 @@ class TextClassifier:
         encoder.model.eval()
         head = torch.nn.Linear(encoder.width, len(metadata["labels"]))
         head.load_state_dict(_head_weights(folder))
-        classifier = cls(encoder, head, metadata["labels"], vector_norm=metadata["vector_norm"])
+        problem_type = metadata.get("problem_type", SINGLE_LABEL)
+        norm = metadata["vector_norm"]
+        classifier = cls(encoder, head, metadata["labels"], vector_norm=norm, problem_type=problem_type)
         classifier.precision = metadata.get("precision", "fp32")
         return classifier
 
@@ -130,6 +149,7 @@ class TextClassifier:
             separator=encoder.separator,
             max_tokens=encoder.max_length,
             vector_norm=self.vector_norm,
+            problem_type=self.problem.problem_type,
             id2label=dict(enumerate(self.labels)),
             label2id={label: number for number, label in enumerate(self.labels)},
             auto_map={name: f"{module}.{item.__name__}" for name, item in classes.items()},
@@ -139,6 +159,7 @@ class TextClassifier:
     def _write(self, folder: Path, more: dict[str, Any]) -> None:
         metadata = {
             "labels": self.labels,
+            "problem_type": self.problem.problem_type,
             **self.encoder.metadata,
             "vector_norm": self.vector_norm,
             "precision": self.precision,
@@ -186,7 +207,9 @@ class TextClassifier:
         self, features: Tensor, targets: Tensor, regularization_c: float, weights: Tensor | None = None
     ) -> None:
         """Fits the head to features from `embed`; see `fit_logistic_regression` for the arguments."""
-        fitted = fit_logistic_regression(features, targets, regularization_c, weights)
+        fitted = fit_logistic_regression(
+            features, targets, regularization_c, weights, problem_type=self.problem.problem_type
+        )
         with torch.no_grad():
             self.head.weight.copy_(fitted.weight)
             self.head.bias.copy_(fitted.bias)
@@ -202,10 +225,6 @@ class TextClassifier:
         with torch.inference_mode():
             logits: NDArray[np.float64] = self._apply_head(pooled_nD.to(self.head.weight.device)).double().cpu().numpy()
         return logits
-
-    def indices(self, examples: Sequence[Example]) -> Tensor:
-        """Returns indices of the gold labels, [n]."""
-        return torch.tensor(label_indices(examples, self.labels))
 
     def _normalized(self, pooled_BD: Tensor) -> Tensor:
         return F.normalize(pooled_BD, dim=1) * self.vector_norm

@@ -12,10 +12,12 @@ import pandas
 import pyarrow
 import pytest
 
+from stages.common.config import MULTI_LABEL
 from stages.common.data.config import Source
 from stages.common.data.sources import iter_examples
 from stages.common.errors import AssetError, DataError
 from stages.common.examples import Example
+from tests.support.small_models import write_lines
 
 ROWS = [
     ("A warm film, and “clever” too.", "fresh"),
@@ -278,3 +280,42 @@ def test_subset_of_a_file_raises_an_error() -> None:
 def test_label_map_requires_a_label_column() -> None:
     with pytest.raises(ValueError, match="label: category"):
         Source(asset="a.csv", label_map={"1": "fresh"})
+
+
+def read_sets(path: Path, **settings: Any) -> list[Any]:
+    """Returns the labels of the examples of a file whose rows have any number of them."""
+    source = Source(asset=str(path), **({"label": "topics"} | settings))
+    return [item.label for item in iter_examples(source, ["money", "sports"], problem_type=MULTI_LABEL)]
+
+
+def test_lists_of_labels_are_sets_in_the_order_of_the_task(tmp_path: Path) -> None:
+    rows = [{"text": "a", "topics": ["sports", "money", "sports"]}, {"text": "b", "topics": []}]
+    path = write_lines(tmp_path / "a.jsonl", [*rows, {"text": "c", "topics": ["Sport"]}])
+    assert read_sets(path, label_map={"Sport": "sports"}) == [("money", "sports"), (), ("sports",)]
+
+
+def test_a_separator_divides_the_labels_of_a_cell(tmp_path: Path) -> None:
+    path = tmp_path / "a.csv"
+    path.write_text("text,topics\na,sports; money\nb,\nc,money;\n")
+    assert read_sets(path, label_separator=";") == [("money", "sports"), (), ("money",)]
+
+
+@pytest.mark.parametrize(
+    ("row", "parts"),
+    [
+        ({"text": "a", "topics": None}, ["line 1", "'topics' has no labels", "[]"]),
+        ({"text": "a", "topics": "money"}, ["line 1", "not a list of labels"]),
+        ({"text": "a", "topics": ["news"]}, ["line 1", "'news' is not in labels"]),
+        ({"text": "a"}, ["line 1", "no column 'topics'"]),
+    ],
+)
+def test_wrong_label_sets_are_errors(row: dict[str, Any], parts: list[str], tmp_path: Path) -> None:
+    path = write_lines(tmp_path / "a.jsonl", [row])
+    with pytest.raises(DataError) as caught:
+        read_sets(path)
+    assert all(part in str(caught.value) for part in parts), caught.value
+
+
+def test_a_separator_needs_a_column() -> None:
+    with pytest.raises(ValueError, match="label_separator is set, but label"):
+        Source(asset="a.csv", label_separator=";")

@@ -7,9 +7,11 @@ import pytest
 
 from stages.common.metrics.classification import softmax
 from stages.common.models.averaging import Scaling, average_members, calibrate, cross_entropies, member_weights
+from stages.common.problems import SingleLabel
 
 VOTES = np.array([[[4.0, 0.0], [0.0, 1.0]], [[0.0, 1.0], [0.0, 3.0]]])
 """Two members, two texts, two labels."""
+PROBLEM = SingleLabel(("a", "b"))
 
 
 def test_member_weights_are_uniform_or_proportional_to_accuracy() -> None:
@@ -77,19 +79,19 @@ def test_cross_entropies_are_negative_log_probabilities() -> None:
 
 
 def test_average_of_logits_is_weighted_and_divided_by_the_temperature() -> None:
-    actual = average_members(VOTES, np.array([0.75, 0.25]), "logits", 2.0)
+    actual = average_members(VOTES, np.array([0.75, 0.25]), "logits", 2.0, PROBLEM)
     assert actual == pytest.approx(np.array([[3.0, 0.25], [0.0, 1.5]]) / 2)
 
 
 def test_average_of_probabilities_is_normalized() -> None:
-    actual = average_members(VOTES, np.array([0.5, 0.5]), "probabilities", 1.0)
+    actual = average_members(VOTES, np.array([0.5, 0.5]), "probabilities", 1.0, PROBLEM)
     first = (1 / (1 + np.exp(-4)) + 1 / (1 + np.exp(1))) / 2
     assert softmax(actual)[0] == pytest.approx([first, 1 - first])
     assert np.exp(actual).sum(axis=1) == pytest.approx([1, 1])
 
 
 def test_temperature_softens_each_member() -> None:
-    actual = average_members(VOTES[:1], np.array([1.0]), "probabilities", 4.0)
+    actual = average_members(VOTES[:1], np.array([1.0]), "probabilities", 4.0, PROBLEM)
     assert softmax(actual)[0] == pytest.approx([1 / (1 + np.exp(-1)), 1 / (1 + np.exp(1))])
 
 

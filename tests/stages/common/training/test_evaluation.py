@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from stages.common.examples import Example, write_examples
+from stages.common.problems import SingleLabel
 from stages.common.protocols import NullRecorder
 from stages.common.training.evaluation import evaluate_on_test
 from tests.support.stage_runs import Kept
@@ -31,7 +32,7 @@ def test_evaluate_on_test_records_scores_and_per_class_table(questions: tuple[st
     ]
     write_examples(tmp_path / "test.jsonl", texts)
     recorder = Kept()
-    actual = evaluate_on_test(AlwaysFresh(), ("rotten", "fresh"), tmp_path, tmp_path, recorder)
+    actual = evaluate_on_test(AlwaysFresh(), SingleLabel(("rotten", "fresh")), tmp_path, tmp_path, recorder)
     assert (actual.accuracy, actual.mcc) == (pytest.approx(2 / 3, abs=1e-6), 0)
     assert actual.exact_match == (0.5 if questions[0] else None)
     expected = {"accuracy": actual.accuracy, "macro_f1": 0.4, "mcc": 0.0, "ece": actual.ece}

@@ -7,7 +7,7 @@ import pytest
 from sklearn.metrics import f1_score
 
 from stages.common.errors import InputError
-from stages.common.training.label_bias import TOLERANCE, fit_label_bias
+from stages.common.training.label_bias import MIN_POSITIVES, THRESHOLD_TOLERANCE, TOLERANCE, fit_label_bias
 
 
 def rare(num: int = 1000, share: float = 0.02, strength: float = 2.0) -> tuple[np.ndarray, list[int]]:
@@ -64,3 +64,41 @@ def test_rarer_labels_have_a_higher_bias() -> None:
 def test_without_held_out_logits_raises() -> None:
     with pytest.raises(InputError, match="no labeled example can be held out"):
         fit_label_bias(None, [0, 1])
+
+
+def label_sets(num: int = 400) -> tuple[np.ndarray, np.ndarray]:
+    """Returns logits [num, 2] of two labels that are too low by 2 and too high by 1, and the gold labels, [num, 2]."""
+    rng = np.random.default_rng(2)
+    logits = rng.normal(size=(num, 2)) * 2
+    gold = (rng.random(logits.shape) < 1 / (1 + np.exp(-logits))).astype(float)
+    return logits + np.array([-2.0, 1.0]), gold
+
+
+def test_bias_of_label_sets_is_the_best_threshold_of_each_label() -> None:
+    logits, gold = label_sets()
+    bias = fit_label_bias(logits, gold)
+    for label in range(2):
+        best = max(f1_score(gold[:, label], logits[:, label] >= threshold) for threshold in logits[:, label])
+        assert f1_score(gold[:, label], logits[:, label] + bias[label] > 0) >= best - 2 * THRESHOLD_TOLERANCE
+    assert bias[0] > 1 > bias[1]
+
+
+def test_threshold_stays_with_few_positive_or_negative_examples() -> None:
+    logits, gold = label_sets()
+    few = gold.copy()
+    few[np.flatnonzero(gold[:, 0])[MIN_POSITIVES - 1 :], 0] = 0
+    few[np.flatnonzero(gold[:, 1] == 0)[MIN_POSITIVES - 1 :], 1] = 1
+    assert fit_label_bias(logits, few).tolist() == [0.0, 0.0]
+
+
+def test_frequency_bias_predicts_a_label_as_often_as_it_is_right() -> None:
+    logits, gold = label_sets()
+    bias = fit_label_bias(logits, gold, "frequencies")
+    assert (logits + bias > 0).sum(axis=0).tolist() == gold.sum(axis=0).tolist()
+
+
+@pytest.mark.parametrize("value", [0.0, 1.0])
+def test_frequency_bias_of_a_label_that_none_or_all_have(value: float) -> None:
+    logits, gold = label_sets()
+    gold[:, 1] = value
+    assert fit_label_bias(logits, gold, "frequencies")[1] == 0
