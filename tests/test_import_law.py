@@ -10,11 +10,14 @@ import subprocess
 import sys
 from collections.abc import Iterator
 from dataclasses import fields, is_dataclass
+from pathlib import Path
 from types import ModuleType
 
 import pytest
 from pydantic import BaseModel
 
+from stages.common.examples import Example
+from stages.common.models.tfidf_classifier import TfidfClassifier
 from tests.support import imports
 from tests.support.paths import ROOT
 
@@ -166,6 +169,15 @@ def test_command_loads_nothing_heavy(words: str) -> None:
 @pytest.mark.parametrize("module", ["pipelines.dag.fewshot", "pipelines.preflight.models", "pipelines.schema.loader"])
 def test_planning_loads_nothing_heavy(module: str) -> None:
     assert loaded(f"import {module}") & HEAVY == set()
+
+
+def test_classifier_of_words_predicts_without_torch(tmp_path: Path) -> None:
+    examples = [Example(str(number), {"text": text}, text[0]) for number, text in enumerate(("a b", "b c") * 4)]
+    TfidfClassifier(["a", "b"], ["text"], "word").fit(examples).save(tmp_path)
+    (tmp_path / "rows.csv").write_text("text\na b\n")
+    words = f'"predict", "{tmp_path}", "--input", "{tmp_path}/rows.csv", "--output", "{tmp_path}/labeled.csv"'
+    assert loaded(COMMAND.format(words=words)) & {"torch", "transformers", "peft", "mlflow"} == set()
+    assert (tmp_path / "labeled.csv").read_text().splitlines()[1].startswith("a b,a,")
 
 
 def test_engine_plans_without_importing_stages() -> None:

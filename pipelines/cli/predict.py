@@ -66,6 +66,8 @@ def score(
     with errors_located_in(path), preflight_progress(errors) as on_start:
         fetch({"backbone.asset": config.asset}, on_start)
         models.check_scoring(task, patterns, config)
+    from pipelines.serving.scoring import score_rows  # noqa: PLC0415  (loads torch)
+
     columns = score_recipe.columns
     plain_field = task.fields[0] if len(task.fields) == 1 else None
     with _open_rows(input_, format_) as read, open_output(output) as file:
@@ -73,7 +75,7 @@ def score(
         if rows.columns is not None:
             fields = {name: columns.get(name, ()) for name in task.fields}
             batch_inference.check_columns(rows.columns, fields, shown_name(input_))
-        for line in batch_inference.score_rows(task, patterns, config, columns, rows):
+        for line in score_rows(task, patterns, config, columns, rows):
             file.write(line + "\n")
 
 

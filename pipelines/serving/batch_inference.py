@@ -1,8 +1,7 @@
-"""`clozeline score` and `clozeline predict`: labels the rows of a file, in order, in constant memory."""
+"""`clozeline predict`: labels the rows of a file, in order, in constant memory."""
 
 from __future__ import annotations
 
-import json
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import islice
@@ -12,15 +11,9 @@ from pipelines.serving.drift import MAX_CHARACTERS, MAX_TEXTS
 from pipelines.serving.highlight import decisive_words
 from pipelines.serving.input_rows import ROWS_AT_ONCE, InputRow, InputRows
 from pipelines.serving.output_rows import HIGHLIGHT, LABEL, PROBABILITIES, Answer
-from pipelines.serving.predictors import TASK, ClassifierPredictor, Predictor, example_of
+from pipelines.serving.predictors import TASK, ClassifierPredictor, Predictor
 from stages.common.data.sources import column
 from stages.common.errors import DataError, InputError
-from stages.common.models.backbones.config import BackboneConfig
-from stages.common.models.backbones.loader import load_backbone
-from stages.common.models.cloze.classifier import ClozeClassifier
-from stages.common.models.cloze.prefix_sharing import predict_patterns
-from stages.common.patterns.config import Task
-from stages.common.protocols import NullRecorder
 
 Item = TypeVar("Item")
 FieldColumns = Mapping[str, Mapping[str, Sequence[str]]]
@@ -154,9 +147,10 @@ class RowLabeler:
         check_columns(rows.columns, {field: known.get(field, ()) for field in self._predictor.tasks[task]}, name)
 
     def _selected(self, prediction: dict[str, Any]) -> dict[str, Any]:
-        if PROBABILITIES not in prediction:
+        options = self._options
+        if PROBABILITIES not in prediction or (options.threshold is None and options.top_k is None):
             return prediction
-        options, by_label = self._options, prediction[PROBABILITIES]
+        by_label = prediction[PROBABILITIES]
         selected = dict(prediction)
         if options.threshold is not None:
             given = [label for label, probability in by_label.items() if probability >= options.threshold]
@@ -196,37 +190,6 @@ def check_columns(header: Sequence[str], columns: Mapping[str, Sequence[str]], n
                 f"Set --column {field}=COLUMN to one of: {', '.join(header)}.",
                 where=name,
             )
-
-
-def score_rows(
-    task: Task, patterns: Sequence[str], config: BackboneConfig, columns: Mapping[str, Sequence[str]], rows: InputRows
-) -> Iterator[str]:
-    """Yields a JSON line with the label logits of each pattern, for each input row in order.
-
-    Raises:
-        DataError: a row cannot be read, or lacks a field; names its line.
-    """
-    classifiers = _zero_shot_classifiers(task, patterns, config)
-
-    def parse_row(row: InputRow) -> Any:
-        try:
-            if row.error is not None:
-                raise row.error
-            return example_of({**row.values, **fields_of(row.values, columns)}, task.fields, row.location)
-        except DataError as error:
-            raise DataError(error.problem, error.remedy, where=row.location) from error
-
-    for block in blocks(map(parse_row, rows.rows)):
-        logits = dict(zip(patterns, predict_patterns(classifiers, block, NullRecorder(), ""), strict=True))
-        for number in range(len(block)):
-            for pattern, logits_NC in logits.items():
-                values = {label: float(value) for label, value in zip(task.labels, logits_NC[number], strict=True)}
-                yield json.dumps({"pattern": pattern, "logits": values}, ensure_ascii=False)
-
-
-def _zero_shot_classifiers(task: Task, patterns: Sequence[str], config: BackboneConfig) -> list[ClozeClassifier]:
-    backbone = load_backbone(config, frozen=True)
-    return [ClozeClassifier.of(task, pattern, backbone, config) for pattern in patterns]
 
 
 def blocks(items: Iterable[Item]) -> Iterator[list[Item]]:

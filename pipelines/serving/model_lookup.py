@@ -18,7 +18,8 @@ from pipelines.run import runner
 from pipelines.run.request import RunRequest, load_request
 from pipelines.schema.config import field_columns
 from pipelines.schema.locations import RecipeError
-from pipelines.serving import predictors
+from pipelines.serving.loading import MODEL_FILES, PROMPT_MODEL, load_predictor
+from pipelines.serving.predictors import Predictor
 from stages.common.data.step_outputs import read_logits
 from stages.common.errors import InputError
 from stages.common.examples import load_examples
@@ -55,9 +56,9 @@ class ModelSource:
     columns: Mapping[str, Mapping[str, tuple[str, ...]]]
     test_set: EvaluationFiles | None = None
 
-    def load(self) -> predictors.Predictor[Any]:
+    def load(self) -> Predictor[Any]:
         """Loads the model; downloads its backbone if needed."""
-        return predictors.load_predictor(self.folders)
+        return load_predictor(self.folders)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -151,9 +152,9 @@ def classifier_step(request: RunRequest, planned: Plan, row: str | None) -> Step
 def _model_folder(folder: Path) -> Path:
     """Returns the folder of a model, given this folder or the folder of its step."""
     for path in (folder, folder / "model", folder / "files", folder / "files" / "model"):
-        if any((path / name).exists() for name in predictors.MODEL_FILES):
+        if any((path / name).exists() for name in MODEL_FILES):
             return path
-    names = ", ".join(predictors.MODEL_FILES)
+    names = ", ".join(MODEL_FILES)
     raise InputError(f"{folder} has no model ({names}).", "Specify the folder of a step distill/... or prompts/...")
 
 
@@ -166,7 +167,7 @@ def _prompt_folders(request: RunRequest, planned: Plan, method: str) -> list[Pat
     for step in planned.steps.values():
         if step.kind == "prompts" and step.labels["method"] == method:
             files = step_files(request, planned, step)
-            if (files / predictors.PROMPT_MODEL).exists():
+            if (files / PROMPT_MODEL).exists():
                 by_task.setdefault(step.labels["task"], files)
     if not by_task:
         raise InputError(

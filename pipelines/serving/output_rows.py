@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import csv
 import json
+import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from itertools import chain
@@ -148,7 +149,10 @@ def _check_known(row: Mapping[str, Any], header: list[str]) -> None:
 def _cell(value: Any) -> str:
     if value is None:
         return ""
-    return value if isinstance(value, str) else json.dumps(value, ensure_ascii=False, default=str)
+    if isinstance(value, str):
+        return value
+    is_number = type(value) is float and math.isfinite(value)  # most cells that are no text
+    return repr(value) if is_number else json.dumps(value, ensure_ascii=False, default=str)
 
 
 def _one_line(value: str | None) -> str:

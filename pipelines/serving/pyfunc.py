@@ -12,7 +12,8 @@ from typing import Any
 
 import pandas
 
-from pipelines.serving import predictors
+from pipelines.serving.loading import load_predictor
+from pipelines.serving.predictors import Predictor
 from stages.common.errors import DataError
 
 ROWS_AT_ONCE = 512
@@ -21,7 +22,7 @@ ROWS_AT_ONCE = 512
 class PyfuncModel:
     """The interface that MLflow calls: a table in, a table out."""
 
-    def __init__(self, predictor: predictors.Predictor[Any]) -> None:
+    def __init__(self, predictor: Predictor[Any]) -> None:
         self.predictor = predictor
 
     def predict(
@@ -55,4 +56,4 @@ class PyfuncModel:
 
 
 def _load_pyfunc(path: str) -> PyfuncModel:
-    return PyfuncModel(predictors.load_predictor([Path(path)]))
+    return PyfuncModel(load_predictor([Path(path)]))

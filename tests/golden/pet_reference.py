@@ -6,8 +6,8 @@ import json
 from pathlib import Path
 from typing import Any
 
-from pipelines.serving.batch_inference import score_rows
 from pipelines.serving.input_rows import InputRow, InputRows
+from pipelines.serving.scoring import score_rows
 from stages.common.models.backbones.config import BackboneConfig
 from stages.common.patterns.config import Task
 

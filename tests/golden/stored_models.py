@@ -14,7 +14,7 @@ import torch
 from transformers import BertConfig, BertForMaskedLM
 
 from cluster.store.manifest import Acceptance, FileEntry, Manifest
-from pipelines.serving.predictors import load_predictor
+from pipelines.serving.loading import load_predictor
 from stages.common.examples import Example
 from stages.common.models.encoders.config import StudentConfig
 from stages.common.models.encoders.text_classifier import TextClassifier

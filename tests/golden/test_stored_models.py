@@ -10,7 +10,7 @@ import pytest
 
 from cluster.store.location import open_store
 from cluster.store.manifest import FORMAT
-from pipelines.serving.predictors import load_predictor
+from pipelines.serving.loading import load_predictor
 from stages.common.errors import AssetError
 from tests.golden.stored_models import MANIFEST, predict
 

@@ -18,7 +18,7 @@ import clozeline
 from cluster.run.ray_session import Capacity
 from pipelines.cli.app import app
 from pipelines.serving.batch_inference import AnswerOptions, RowLabeler
-from pipelines.serving.predictors import load_predictor
+from pipelines.serving.loading import load_predictor
 from pipelines.serving.pyfunc import PyfuncModel
 from stages.common.errors import InputError
 

@@ -11,7 +11,7 @@ import pytest
 from typer.testing import CliRunner
 
 from pipelines.cli.app import app
-from pipelines.serving.predictors import load_predictor
+from pipelines.serving.loading import load_predictor
 from stages.common.errors import InputError
 
 

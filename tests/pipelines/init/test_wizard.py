@@ -24,7 +24,7 @@ from pipelines.init.assets import MINILM, MPNET, MULTILINGUAL_E5, QWEN_CODER, SM
 from pipelines.schema import reference
 from pipelines.schema.config import PipelineConfig
 from pipelines.schema.loader import read_recipe
-from pipelines.serving import batch_inference
+from pipelines.serving import scoring
 from pipelines.serving.input_rows import InputRow, InputRows
 from stages.common.errors import InputError
 from stages.common.models.averaging import Scaling
@@ -91,7 +91,7 @@ def test_init_keeps_patterns_that_predict_held_out_examples(backbone: str) -> No
 
     def accuracy(name: str) -> float:
         texts = InputRows("jsonl", iter([InputRow(item.uid, item.fields) for item in examples]))
-        rows = batch_inference.score_rows(config.task, [name], config.backbone, {}, texts)
+        rows = scoring.score_rows(config.task, [name], config.backbone, {}, texts)
         logits = np.array([list(json.loads(row)["logits"].values()) for row in rows])
 
         def predict(fold: int, fitted: Indices, held_out: Indices) -> NDArray[np.float64]:

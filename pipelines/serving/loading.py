@@ -1,0 +1,59 @@
+"""Loads the predictor of a folder. Libraries are imported for the models that need them: TF-IDF works without torch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from safetensors import SafetensorError
+
+from pipelines.serving.predictors import ClassifierPredictor, Predictor
+from stages.common.errors import AssetError, InputError
+from stages.common.models.tfidf_classifier import TFIDF_FILE, TfidfClassifier
+
+CLASSIFIER, PROMPT_MODEL, TOKEN_LEVEL_MODEL = "classifier.json", "prompt_model.json", "token_level_model.json"
+"""The file that identifies the folder of each kind of model."""
+MODEL_FILES = (CLASSIFIER, TFIDF_FILE, PROMPT_MODEL, TOKEN_LEVEL_MODEL)
+
+
+def load_predictor(folders: Sequence[Path]) -> Predictor[Any]:
+    """Loads the model of these folders: one classifier, one token-level prompt, or prompts for one backbone.
+
+    Raises:
+        InputError: a folder has no model that this version can read, or the prompts need different backbones.
+    """
+    try:
+        return _load(folders)
+    except InputError:
+        raise
+    except (LookupError, TypeError, ValueError, RuntimeError, OSError, SafetensorError) as error:
+        if type(error).__name__ == "OutOfMemoryError":  # torch's, which may not be imported
+            raise
+        reason = (str(error).strip().splitlines() or [""])[0].rstrip(".: ")
+        raise AssetError(
+            f"the model in {folders[0]} is damaged, or another version of clozeline wrote it "
+            f"({type(error).__name__}: {reason}).",
+            "Run its recipe again, or install the version that wrote it.",
+        ) from error
+
+
+def _load(folders: Sequence[Path]) -> Predictor[Any]:
+    if (folders[0] / CLASSIFIER).exists():
+        from stages.common.models.encoders.text_classifier import TextClassifier  # noqa: PLC0415  (loads torch)
+
+        return ClassifierPredictor(TextClassifier.load(folders[0]))
+    if (folders[0] / TFIDF_FILE).exists():
+        return ClassifierPredictor(TfidfClassifier.load(folders[0]))
+    if (folders[0] / TOKEN_LEVEL_MODEL).exists():
+        from pipelines.serving.token_level_predictor import TokenLevelPredictor  # noqa: PLC0415  (loads torch)
+
+        return TokenLevelPredictor(folders[0])
+    for folder in folders:
+        if not (folder / PROMPT_MODEL).exists():
+            raise InputError(
+                f"{folder} has none of {', '.join(MODEL_FILES)}.", "Specify the folder of a classifier or of a prompt."
+            )
+    from pipelines.serving.prompt_predictor import PromptPredictor  # noqa: PLC0415  (loads torch)
+
+    return PromptPredictor(folders)
