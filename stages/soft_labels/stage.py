@@ -21,7 +21,7 @@ from stages.common.data.step_outputs import aligned, read_logits, write_logits
 from stages.common.errors import DataError
 from stages.common.examples import Example, Label, load_examples
 from stages.common.metrics.classification import EvaluationResult, Score, entropies, softmax
-from stages.common.problems import SingleLabel
+from stages.common.problems import MultiLabel, SingleLabel
 from stages.common.protocols import Engine, Recorder
 from stages.common.training.evaluation import log_test_scores
 from stages.common.training.label_bias import fit_label_bias
@@ -81,7 +81,9 @@ class Result(EvaluationResult):
     held_out_accuracy: float | None
     """Accuracy on the labeled set by members that did not learn from the example; None if it is unknown."""
     label_bias: tuple[float, ...]
-    """[C] what students add to the bias of each label. The soft labels do not have it, the test logits do."""
+    """[C] what students add to the bias of each label. The soft labels do not have it, the test logits do. With several
+    labels per example the soft labels have the bias, and students add nothing.
+    """
     label_frequencies: tuple[LabelFrequency, ...]
     num_suspects: int
     """Labeled examples whose label is probably wrong."""
@@ -103,10 +105,12 @@ def run(config: SoftLabelsConfig, inputs: Inputs, out: Path, recorder: Recorder,
         combination.calibrate(_member_logits(inputs.members, f"{name}_logits.jsonl", examples, labels))
         for name, examples in (("unlabeled", unlabeled_set), ("test", test_set))
     )
-    soft_labels_nC = combination.average(unlabeled_MnC)
-    write_logits(out / "soft_labels.jsonl", unlabeled_set, soft_labels_nC, labels)
     held_out = combination.held_out
     bias_C = _label_bias(config, held_out)
+    # a threshold of the ensemble is not one of its students, which are as certain as the labels that they learn from
+    taught_C, students_C = (bias_C, 0 * bias_C) if isinstance(problem, MultiLabel) else (0 * bias_C, bias_C)
+    soft_labels_nC = combination.average(unlabeled_MnC) + taught_C
+    write_logits(out / "soft_labels.jsonl", unlabeled_set, soft_labels_nC, labels)
     test_nC = combination.average(test_MnC) + bias_C
     write_logits(out / "test_logits.jsonl", test_set, test_nC, labels)
     unlabeled = None
@@ -163,7 +167,7 @@ def run(config: SoftLabelsConfig, inputs: Inputs, out: Path, recorder: Recorder,
         label_frequencies=frequencies,
         num_suspects=len(suspects),
         held_out_accuracy=held_out.accuracy(bias_C) if held_out else None,
-        label_bias=tuple(round(float(value), 6) for value in bias_C),
+        label_bias=tuple(round(float(value), 6) for value in students_C),
         num_labeled=max(result["num_labeled"] for result in results),
         num_unlabeled=len(unlabeled_set),
         trainable_parameters=sum(result["trainable_parameters"] for result in results),

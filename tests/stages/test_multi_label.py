@@ -27,6 +27,7 @@ from stages.common.models.tfidf_classifier import TfidfClassifier
 from stages.common.models.tfidf_config import TfidfSettings
 from stages.common.problems import MultiLabel
 from stages.common.training.config import TrainingConfig
+from stages.common.training.label_bias import fit_label_bias
 from stages.distillation import stage as distillation
 from stages.distillation.config import DistillationConfig
 from stages.distillation.examples import training_examples
@@ -37,6 +38,7 @@ from stages.probe import stage as probe
 from stages.probe.config import ContrastiveConfig, ProbeConfig
 from stages.probe.contrastive import balanced_batch, pair_loss
 from stages.soft_labels import stage as soft_labels
+from stages.soft_labels.combination import Combination
 from stages.soft_labels.config import EnsembleConfig, SoftLabelsConfig
 from stages.tfidf import stage as tfidf
 from stages.tfidf.config import TfidfConfig
@@ -129,6 +131,23 @@ def test_members_and_ensemble_learn_label_sets(data: Path, ensemble: Path) -> No
     is_right = PROBLEM.is_right(rows.logits, gold)
     assert list(read_correct(ensemble / "soft_labels" / "test_logits.jsonl").values()) == is_right.tolist()
     assert result["test"]["accuracy"] == pytest.approx(is_right.mean(), abs=1e-6)
+
+
+def test_soft_labels_have_the_thresholds(data: Path, ensemble: Path) -> None:
+    """The held-out labels are as frequent as the gold labels, and students add nothing."""
+    assert result_of(ensemble / "soft_labels")["label_bias"] == [0, 0, 0]
+    members = [ensemble / name for name in ("words", "frozen", "tuned", "finetuned")]
+    config = SoftLabelsConfig(
+        labels=TASK["labels"], problem_type=MULTI_LABEL, members=("a",) * 4, groups=("a",) * 4,
+        have_priors=(False,) * 4,
+        ensemble=EnsembleConfig(average="probabilities", weights="accuracy", scaling="held_out"),
+    )  # fmt: skip
+    combination = Combination.fit(config, members)
+    assert combination.held_out is not None
+    bias = fit_label_bias(combination.held_out.logits, combination.held_out.gold, "frequencies")
+    unlabeled = [read_logits(member / "unlabeled_logits.jsonl", TASK["labels"]).logits for member in members]
+    written = read_logits(ensemble / "soft_labels" / "soft_labels.jsonl", TASK["labels"]).logits
+    np.testing.assert_allclose(written, combination(unlabeled) + bias, atol=2e-5)
 
 
 @pytest.mark.parametrize("tune", ["full", "head"])

@@ -81,7 +81,7 @@ def _write(path: Path, text: str) -> None:
     temporary.replace(path)
 
 
-PAGE_ONLY_COLUMNS = ("MCC", "exact match", "entity F1", "model MB")
+PAGE_ONLY_COLUMNS = ("subset accuracy", "MCC", "exact match", "entity F1", "model MB")
 """Columns that the terminal does not show."""
 OPTIONAL_COLUMNS = {
     "subset accuracy": "micro_f1", "micro-F1": "micro_f1",
