@@ -29,6 +29,7 @@ from pipelines.serving.service.batcher import BatchingConfig
 from pipelines.serving.service.middleware import json_lines
 from pipelines.serving.service.request_parsing import RequestLimits
 from pipelines.serving.service.server import ListenAddress, ServiceConfig, serve_until_stopped
+from stages.common.config import MULTI_LABEL
 from stages.common.errors import DataError, InputError
 from stages.common.models.backbones.config import BackboneConfig
 
@@ -52,6 +53,13 @@ def score(
     path = find_recipe(recipe)
     score_recipe = read_recipe(path, ScoreRecipe, override or (), ignore_others=True)
     task = score_recipe.task
+    if task.problem_type == MULTI_LABEL:
+        raise RecipeError(
+            "a pattern scores labels of which an example has exactly one.",
+            "Use clozeline predict, or a task with one label per example.",
+            where=str(path),
+            key="task.problem_type",
+        )
     settings = score_recipe.backbone.model_dump() if score_recipe.backbone else {}
     settings |= {"precision": "fp32"} | {
         key: value for key, value in {"asset": backbone, "max_length": max_length}.items() if value

@@ -5,8 +5,7 @@ from __future__ import annotations
 import difflib
 
 from pipelines.schema.config import PipelineConfig, ScoreRecipe
-from stages.common.config import MULTI_LABEL
-from stages.common.errors import DataError, InputError, VerbalizerError
+from stages.common.errors import DataError, VerbalizerError
 from stages.common.patterns.config import Task
 from stages.splits.config import DataConfig
 
@@ -22,12 +21,6 @@ def check_tasks(config: PipelineConfig) -> None:
 def check_score_task(recipe: ScoreRecipe) -> None:
     """The same for the part of a recipe that `score` reads, which may have no data."""
     check_label_words(recipe.task, "task")
-    if recipe.task.problem_type == MULTI_LABEL:
-        raise InputError(
-            "a pattern scores labels of which an example has exactly one.",
-            "Use clozeline predict, or a task with one label per example.",
-            key="task.problem_type",
-        )
     if recipe.data is not None:
         check_fields(recipe.task, recipe.data, "data")
 

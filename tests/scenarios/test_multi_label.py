@@ -119,3 +119,8 @@ def test_label_files_are_for_one_label(fitted: clozeline.Classifier, tmp_path: P
     arguments = ["label", str(tmp_path / "tickets.labels.csv"), "--recipe", fitted.recipe]
     done = CliRunner().invoke(app, arguments)
     assert isinstance(done.exception, InputError) and "one label per text" in str(done.exception)
+
+
+def test_patterns_score_one_label(fitted: clozeline.Classifier) -> None:
+    done = CliRunner().invoke(app, ["score", fitted.recipe, "--input", "-", "--backbone", "model"], input="{}")
+    assert isinstance(done.exception, InputError) and "exactly one" in str(done.exception)
