@@ -120,7 +120,7 @@ def check_tuned(backbone: BackboneConfig, tune: Tune) -> None:
     if tune == "lora":
         with errors_located_in("tune"):
             check_use(backbone, "lora")
-    if tune in ("top_layers", "biases", "ia3", "adapter"):
+    elif tune not in ("full", "prompt", "none"):
         from stages.common.models.backbones.tuning_check import check_tune  # noqa: PLC0415  (loads torch)
 
         check_tune(tune, model_folder(backbone.asset))

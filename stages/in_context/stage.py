@@ -66,7 +66,7 @@ def run(config: InContextConfig, inputs: Inputs, out: Path, recorder: Recorder, 
         log_bf16_margins(classifier, out, task.labels, recorder)
         used = select(load_examples(inputs.data / "test.jsonl")[0])
     recorder.log_table("demonstrations", table_rows([train_set[row] for row in used][:MAX_LOGGED]))
-    recorder.log_metric("demonstrations/fraction_read", demonstrations.num_read / max(demonstrations.num_selected, 1))
+    recorder.log_metric("demonstrations/fraction_read", demonstrations.num_read / demonstrations.num_selected)
     return Result(
         test=test,
         num_labeled=len(train_set) if config.selection == "retrieved" else len(used),

@@ -118,23 +118,7 @@ def run(config: SoftLabelsConfig, inputs: Inputs, out: Path, recorder: Recorder,
         gold = _gold_labels(inputs.data / "unlabeled_gold.jsonl", unlabeled_set)
         unlabeled = problem.score(soft_labels_nC, gold)
         recorder.log_metric("unlabeled/accuracy", unlabeled.accuracy)
-    votes = tuple(
-        Vote(
-            member=name,
-            weight=round(float(weight), 6),
-            temperature=round(calibration.scaling.temperature, 6),
-            held_out_accuracy=accuracy,
-            estimated_accuracy=estimated,
-        )
-        for name, weight, calibration, accuracy, estimated in zip(
-            config.members,
-            combination.weights,
-            combination.calibrations,
-            combination.accuracies,
-            combination.estimated,
-            strict=True,
-        )
-    )
+    votes = _votes(config, combination)
     recorder.log_table("weights", [asdict(vote) for vote in votes])
     frequencies = tuple(
         LabelFrequency(label=label, labeled=round(float(labeled), 6), unlabeled=round(float(unlabeled), 6))
@@ -171,6 +155,27 @@ def run(config: SoftLabelsConfig, inputs: Inputs, out: Path, recorder: Recorder,
         num_labeled=max(result["num_labeled"] for result in results),
         num_unlabeled=len(unlabeled_set),
         trainable_parameters=sum(result["trainable_parameters"] for result in results),
+    )
+
+
+def _votes(config: SoftLabelsConfig, combination: Combination) -> tuple[Vote, ...]:
+    """Returns the weight of each member, and what it follows from."""
+    return tuple(
+        Vote(
+            member=name,
+            weight=round(float(weight), 6),
+            temperature=round(calibration.scaling.temperature, 6),
+            held_out_accuracy=accuracy,
+            estimated_accuracy=estimated,
+        )
+        for name, weight, calibration, accuracy, estimated in zip(
+            config.members,
+            combination.weights,
+            combination.calibrations,
+            combination.accuracies,
+            combination.estimated,
+            strict=True,
+        )
     )
 
 

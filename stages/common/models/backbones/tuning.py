@@ -93,7 +93,7 @@ def _after_block(block: nn.Module, args: Any, output: Any) -> Any:
 
 
 def add_bottlenecks(model: Any, size: int, seed: int) -> list[Any]:
-    """Adds a bottleneck to each block of a model. Returns handles for `remove_bottlenecks`."""
+    """Adds a bottleneck to each block of a model. Returns the handles that remove their hooks."""
     torch.manual_seed(seed)
     handles = []
     for stack in block_stacks(model):
