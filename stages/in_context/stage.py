@@ -24,7 +24,6 @@ from stages.common.patterns.verbalizers import found_words
 from stages.common.problems import SingleLabel
 from stages.common.protocols import Engine, NullRecorder, Recorder
 from stages.common.seeds import python_rng
-from stages.common.training.bf16_margins import log_bf16_margins
 from stages.common.training.evaluation import evaluate_on_test
 from stages.in_context.config import InContextConfig
 from stages.in_context.demonstrations import Demonstrations, selector
@@ -63,7 +62,6 @@ def run(config: InContextConfig, inputs: Inputs, out: Path, recorder: Recorder, 
         demonstrations = Demonstrations(classifier, train_set, select)
         primed = _InContextModel(config, classifier, demonstrations, _references(config, inputs.data, train_set))
         test = evaluate_on_test(primed, SingleLabel(task.labels), inputs.data, out, recorder)
-        log_bf16_margins(classifier, out, task.labels, recorder)
         used = select(load_examples(inputs.data / "test.jsonl")[0])
     recorder.log_table("demonstrations", table_rows([train_set[row] for row in used][:MAX_LOGGED]))
     recorder.log_metric("demonstrations/fraction_read", demonstrations.num_read / demonstrations.num_selected)
