@@ -1,25 +1,34 @@
 """Counts labels that change with the precision, the batch size, the side of the padding, and the cache of a prefix.
 
-    python benchmarks/numerics.py [--quick] [--examples 300] [--backbone REFERENCE]
+    python benchmarks/numerics.py [--quick] [--examples 300] [--backbone REFERENCE] [--workers]
 
 Scores quotes of critics zero-shot with the patterns of the recipe demo. The reference is float32, one text at a time,
 without padding and without a cache. A label that differs is a flip. The last columns say how near labels were to a tie:
 the largest change of the difference of two label logits, and how many margins are below the resolution of bfloat16.
+
+With --workers a second table follows: prompts that two workers tuned, against those of one worker, in each precision.
+Two workers add the terms of a sum in another order.
 """
 
 from __future__ import annotations
 
 import argparse
+import tempfile
 from collections.abc import Callable, Iterator
 from dataclasses import replace
+from pathlib import Path
 from typing import NamedTuple, get_args
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 
+from benchmarks.cluster.equality import STRATEGIES, TRAINING, Case, tune_prompt
 from benchmarks.machine import machine
 from benchmarks.speed.timing import film_examples, markdown_table, recipe
+from cluster.run.ray_session import session
+from pipelines.schema.config import PipelineConfig
+from pipelines.schema.loader import find_recipe, read_recipe
 from stages.common.examples import Example
 from stages.common.models.backbones.config import BackboneConfig
 from stages.common.models.backbones.loader import load_backbone
@@ -111,6 +120,29 @@ def compare(asset: str, examples: list[Example]) -> str:
     return markdown_table(head, rows)
 
 
+def compare_workers(asset: str, num_texts: int, *, quick: bool) -> str:
+    """Returns the table of prompts that one and two workers tuned, tested on `num_texts` texts."""
+    smoke = read_recipe(find_recipe("smoke"), PipelineConfig)
+    smoke = smoke.model_copy(update={"data": smoke.data.model_copy(update={"test_size": num_texts})})
+    task = smoke.task.only("review").model_copy(update={"patterns": {"review": "{text} It was{mask}"}})
+    training = TRAINING.model_copy(update={"steps": 2}) if quick else TRAINING
+    rows = []
+    with tempfile.TemporaryDirectory() as folder, session(num_cpus=2):
+        for precision in ("fp32",) if quick else ("fp32", "bf16"):
+            backbone = BackboneConfig(asset=asset, max_length=recipe()["backbone"]["max_length"], precision=precision)
+            case, reference = Case(precision, backbone, task), np.empty(0)
+            for strategy, workers in STRATEGIES[:2] if quick else STRATEGIES:
+                logits = tune_prompt(Path(folder), smoke, case, training, strategy, workers).logits
+                is_reference = strategy == STRATEGIES[0][0]
+                reference = logits if is_reference else reference
+                cells = ["", "", "", f"{fraction_below_resolution(logits):.1%}"]
+                rows.append([precision, strategy, str(workers)])
+                rows[-1] += cells if is_reference else differences(logits, reference)
+                print(" | ".join(rows[-1]), flush=True)
+    head = ["precision", "strategy", "workers", "flips", "of", "largest change", "margins below bf16"]
+    return markdown_table(head, rows)
+
+
 def differences(logits: NDArray[np.float64], reference: NDArray[np.float64]) -> list[str]:
     """Returns the last columns of a row, from logits [n, 2]."""
     margins, expected = logits[:, 1] - logits[:, 0], reference[:, 1] - reference[:, 0]
@@ -125,10 +157,14 @@ def main() -> None:
     parser.add_argument("--quick", action="store_true", help="use 8 texts, to try the benchmark")
     parser.add_argument("--examples", type=int, help="number of texts (300; with --quick 8)")
     parser.add_argument("--backbone", default=recipe()["backbone"]["asset"], help="reference of a causal model")
+    parser.add_argument("--workers", action="store_true", help="also compare prompts of one and two workers, on Ray")
     arguments = parser.parse_args()
     torch.manual_seed(0)
+    num_texts = arguments.examples or (8 if arguments.quick else 300)
     print(machine())
-    print(compare(arguments.backbone, film_examples(arguments.examples or (8 if arguments.quick else 300))))
+    print(compare(arguments.backbone, film_examples(num_texts)))
+    if arguments.workers:
+        print(compare_workers(arguments.backbone, num_texts, quick=arguments.quick))
 
 
 if __name__ == "__main__":

@@ -29,7 +29,7 @@ from pipelines.serving.service.batcher import BatchingConfig
 from pipelines.serving.service.middleware import json_lines
 from pipelines.serving.service.request_parsing import RequestLimits
 from pipelines.serving.service.server import ListenAddress, ServiceConfig, serve_until_stopped
-from stages.common.config import MULTI_LABEL
+from stages.common.config import MULTI_LABEL, asset_refs
 from stages.common.errors import DataError, InputError
 from stages.common.models.backbones.config import BackboneConfig
 
@@ -72,8 +72,11 @@ def score(
         if name not in task.patterns:
             raise RecipeError(f"unknown pattern {name!r}.", f"Use one of: {', '.join(task.patterns)}.")
     with errors_located_in(path), preflight_progress(errors) as on_start:
-        fetch({"backbone.asset": config.asset}, on_start)
+        refs = {f"backbone.{key}": ref for key, ref in asset_refs(config).items()}
+        fetch(refs, on_start, backbones={"backbone": config})
         models.check_scoring(task, patterns, config)
+    for warning in models.code_warnings({"backbone": config}):
+        errors.print(f"warning   {escape(warning)}", style="yellow", highlight=False, soft_wrap=True)
     from pipelines.serving.scoring import score_rows  # noqa: PLC0415  (loads torch)
 
     columns = score_recipe.columns

@@ -25,10 +25,11 @@ from pipelines.preflight.models import bare_tokenizer
 from pipelines.schema.config import PipelineConfig
 from pipelines.schema.loader import load_config
 from stages.common.assets.cache import is_cached
+from stages.common.config import asset_refs
 from stages.common.errors import InputError
 from stages.common.examples import Example
+from stages.common.models.backbones.folders import backbone_folder
 from stages.common.models.batching import wants_bf16
-from stages.common.models.model_files import model_folder
 from stages.common.models.traits_cache import folder_max_positions
 from stages.common.patterns.config import Task
 from stages.common.patterns.syntax import FieldRef, PatternText, Soft
@@ -78,14 +79,15 @@ def gather_task_profile(config: PipelineConfig, memory: int | None, on_start: On
             "Set a folder with its config.json and tokenizer.json: -o backbone.asset=FOLDER.",
             key="backbone.asset",
         )
-    fetch({"backbone.asset": ref}, on_start)
-    folder = model_folder(ref)
+    refs = {f"backbone.{key}": item for key, item in asset_refs(backbone).items()}
+    fetch(refs, on_start, backbones={"backbone": backbone})
+    folder, trust = backbone_folder(backbone), backbone.trust_remote_code
     num_labeled, texts = _texts(config)
     return TaskProfile(
         num_labeled=num_labeled,
         num_tokens=covering_length(config.task, texts, bare_tokenizer(backbone)) if texts else None,
-        shape=shape_of(folder),
-        num_positions=folder_max_positions(folder),
+        shape=shape_of(folder, trust_remote_code=trust),
+        num_positions=folder_max_positions(folder, trust_remote_code=trust),
         memory=memory or available_memory(),
         num_cores=os.cpu_count() or 1,
         computes_in_bf16=wants_bf16(backbone.precision),

@@ -6,6 +6,7 @@ Downloads the assets of a recipe into the cache, after checking that all of them
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 from collections.abc import Callable, Collection, Iterator, Mapping
@@ -13,7 +14,7 @@ from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
-from pipelines.preflight.models import check_lengths, check_models, is_ready
+from pipelines.preflight.models import check_folders, check_lengths, check_models, code_warnings, is_ready
 from pipelines.preflight.remembered import remembered
 from pipelines.schema.config import PipelineConfig
 from pipelines.schema.locations import errors_located_in
@@ -27,7 +28,10 @@ from stages.common.data import text_shards
 from stages.common.data.config import Source
 from stages.common.data.corpora import Documents, Window, check_enough, document_texts
 from stages.common.errors import AssetError, DataError, InputError
-from stages.common.models.model_files import check_pooling, is_translated, model_folder, refuse_pickled
+from stages.common.models.adapter_files import check_adapter
+from stages.common.models.backbones.config import BackboneConfig
+from stages.common.models.model_files import check_pooling, is_translated, model_folder
+from stages.common.models.remote_code import check_code
 from stages.distillation.config import min_unlabeled
 from stages.llm.config import LlmConfig
 from stages.llm.costs import Estimate
@@ -43,13 +47,20 @@ OnStart = Callable[[str, int, int], None]
 """Called with the name of the next task, the number of finished tasks, and the number of all tasks, for the display."""
 
 
-def fetch(refs: Mapping[str, str], on_start: OnStart, *, models: Collection[str] = ("backbone.asset",)) -> None:
+def fetch(
+    refs: Mapping[str, str],
+    on_start: OnStart,
+    *,
+    models: Collection[str] = ("backbone.asset",),
+    backbones: Mapping[str, BackboneConfig] | None = None,
+) -> None:
     """Downloads assets into the cache, one after another, once it is known that all of them are available.
 
     Args:
         refs: Dotted key -> reference.
         on_start: Called before each task.
         models: Keys whose assets are models. GGUF files among them are translated.
+        backbones: Dotted key -> language model. Their adapters are merged.
 
     Raises:
         AssetError: an asset is unavailable or damaged; with its dotted key.
@@ -69,10 +80,13 @@ def fetch(refs: Mapping[str, str], on_start: OnStart, *, models: Collection[str]
         on_start(f"downloading {ref.partition('#')[0]}", num_finished, num_tasks)
         with errors_located_in(key):
             resolve(ref)
-    on_start("reading the models (a GGUF file is translated once)", len(missing), num_tasks)
+    on_start("reading the models (GGUF files are translated, and adapters merged, once)", len(missing), num_tasks)
     for key, ref in refs.items():
         with errors_located_in(key):
             prepare_model(ref) if key in models else resolve(ref)
+    for key, backbone in (backbones or {}).items():
+        with errors_located_in(f"{key}.adapter"):
+            merge_adapter(backbone)
     on_start("checking data, patterns and label words", num_tasks, num_tasks)
 
 
@@ -86,6 +100,27 @@ def prepare_model(ref: str) -> Path:
             reason = (done.stderr.strip().splitlines() or ["?"])[-1]
             raise AssetError(f"{path.name} cannot be read ({reason}).", "Use another file or a folder.")
     return model_folder(ref)
+
+
+def merge_adapter(backbone: BackboneConfig) -> None:
+    """Merges the adapter of a backbone, if it has one, in a separate process, which frees its memory.
+
+    Raises:
+        AssetError: the adapter cannot be merged into the model.
+    """
+    if backbone.adapter is None or is_ready(backbone):
+        return
+    check_code(model_folder(backbone.asset), trust_remote_code=backbone.trust_remote_code)
+    check_adapter(resolve(backbone.adapter))
+    code = "import sys; from stages.common.models.backbones.folders import prepare; sys.exit(prepare(sys.argv[1]))"
+    command = [sys.executable, "-c", code, backbone.model_dump_json()]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    if done.returncode == 1 and done.stdout.startswith("["):
+        problem, remedy = json.loads(done.stdout)
+        raise AssetError(problem, remedy)
+    if done.returncode:
+        reason = (done.stderr.strip().splitlines() or [f"its process ended with {done.returncode}"])[-1]
+        raise AssetError(f"{backbone.adapter} cannot be merged ({reason}).", "Use a machine with more memory.")
 
 
 ROWS_CHECKED = 100
@@ -110,7 +145,8 @@ def check_recipe(config: PipelineConfig, on_start: OnStart) -> tuple[str, ...]:
     check_api_keys(config)
     for ref in hub_datasets(config).values():
         availability.note_dataset_revision(ref)
-    fetch(config.assets, on_start, models=[f"{key}.asset" for key in config.backbones | config.encoders])
+    models = [f"{key}.asset" for key in config.backbones | config.encoders]
+    fetch(config.assets, on_start, models=models, backbones=config.backbones)
     return check_contents(config)
 
 
@@ -170,8 +206,9 @@ def check_contents(config: PipelineConfig, *, only_cached: bool = False) -> tupl
     def can_read(*sources: Source) -> bool:
         return not only_cached or all(not item.asset.startswith("hf:") and is_cached(item.asset) for item in sources)
 
+    check_folders(config, only_cached=only_cached)
     check_lengths(config, only_cached=only_cached)
-    warnings: list[str] = []
+    warnings = list(code_warnings(config.backbones))
     for task, data, section in config.datasets.values():
         if can_read(*data.sources.values()):
             with errors_located_in(section):
@@ -188,13 +225,10 @@ def check_contents(config: PipelineConfig, *, only_cached: bool = False) -> tupl
         check_corpus(config.ppt)
     check_models(config, only_cached=only_cached)
     for key, encoder in config.encoders.items():
-        if only_cached and not is_ready(encoder.asset):
+        if only_cached and not is_ready(encoder):
             continue
-        with errors_located_in(f"{key}.asset"):
-            folder = model_folder(encoder.asset)
-            refuse_pickled(folder)
         with errors_located_in(key):
-            check_pooling(encoder.pooling, folder)
+            check_pooling(encoder.pooling, model_folder(encoder.asset))
     return tuple(warnings)
 
 

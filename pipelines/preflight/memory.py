@@ -38,6 +38,7 @@ from stages.common.errors import InputError
 from stages.common.models.backbones.config import BackboneConfig, LoraConfig, TuneConfig
 from stages.common.models.config import eval_batch_tokens
 from stages.common.models.model_files import family_of, is_translated, model_folder
+from stages.common.models.remote_code import check_code, definition
 from stages.common.patterns.config import Family
 from stages.common.prompts.config import PromptConfig
 from stages.common.training.config import TrainingConfig
@@ -54,29 +55,32 @@ GATED_TOO = 2
 """Inner tensors that the product of a gate keeps: both of its factors."""
 
 
-def cached_shape(ref: str) -> ModelShape | None:
-    """Returns the shape of a backbone if its config.json is on this machine, else None."""
-    if not is_cached(ref):
+def cached_shape(backbone: BackboneConfig) -> ModelShape | None:
+    """Returns the shape of a backbone if its config.json is on this machine, else None. Merging an adapter keeps it.
+
+    Raises:
+        AssetError: it is not of a language model, or needs code that may not run.
+    """
+    if not is_cached(backbone.asset) or not is_translated(resolve(backbone.asset)):
         return None
-    path = resolve(ref)
-    if not is_translated(path):
-        return None
-    return shape_of(model_folder(ref))
+    folder = model_folder(backbone.asset)
+    check_code(folder, trust_remote_code=backbone.trust_remote_code)
+    return shape_of(folder, trust_remote_code=backbone.trust_remote_code)
 
 
-def shape_of(folder: Path) -> ModelShape:
+def shape_of(folder: Path, *, trust_remote_code: bool = False) -> ModelShape:
     """Returns the shape of the model whose config.json is in `folder`.
 
     Raises:
         AssetError: it is missing, or not of a language model.
     """
     family = family_of(folder)
-    content = (folder / "config.json").read_bytes()
+    content = definition(folder, trust_remote_code=trust_remote_code)
     kept = cache_folder() / "shapes" / f"{hashlib.sha256(content).hexdigest()}.{FORM}.json"
     with suppress(OSError, ValueError, TypeError, KeyError):
         payload = json.loads(kept.read_text(encoding="utf-8"))
         return ModelShape(**{**payload, "weights": tuple(payload["weights"])})
-    shape = _count(folder, family)
+    shape = _count(folder, family, trust_remote_code)
     with suppress(OSError):  # Without a cache, the model is built again the next time.
         kept.parent.mkdir(parents=True, exist_ok=True)
         draft = kept.with_name(f"{kept.name}.{os.getpid()}")
@@ -85,11 +89,11 @@ def shape_of(folder: Path) -> ModelShape:
     return shape
 
 
-def _count(folder: Path, family: Family) -> ModelShape:
+def _count(folder: Path, family: Family, trust_remote_code: bool) -> ModelShape:
     # For models that were not counted yet:
     from stages.common.models.meta_models import adapted_layer_sizes, meta_model  # noqa: PLC0415  (loads torch)
 
-    model = meta_model(folder)
+    model = meta_model(folder, trust_remote_code=trust_remote_code)
     weights = tuple(weight.numel() for weight in model.parameters())
     settings = getattr(model, "config").to_dict()  # noqa: B009
     kept, inner = _activation(model, settings)
@@ -177,16 +181,16 @@ def memory_rows(steps: Sequence[Step], room: MemoryBudget) -> dict[str, MemoryRo
     If the number of workers is a range, its minimum counts, because fewer workers need more memory each.
     """
     known: dict[tuple[Workload, BackboneConfig, Resources], MemoryRow] = {}
-    shapes: dict[str, ModelShape | None] = {}
+    shapes: dict[BackboneConfig, ModelShape | None] = {}
     rows = {}
     for step in steps:
         backbone = getattr(step.config, "backbone", None)
         if not isinstance(backbone, BackboneConfig):
             continue
         resources = step.resources
-        if backbone.asset not in shapes:
-            shapes[backbone.asset] = _shape(backbone.asset)
-        shape = shapes[backbone.asset]
+        if backbone not in shapes:
+            shapes[backbone] = _shape(backbone)
+        shape = shapes[backbone]
         if shape is None:
             rows[step.name] = MemoryRow(step.name, resources.strategy, resources.min_workers, None)
             continue
@@ -296,10 +300,10 @@ def _memory_row(step: Step, shape: ModelShape, work: Workload, room: MemoryBudge
     return MemoryRow(step.name, strategy, workers, needs, False, is_refused, remedy)
 
 
-def _shape(ref: str) -> ModelShape | None:
+def _shape(backbone: BackboneConfig) -> ModelShape | None:
     """Returns None also if the config is invalid, which other checks report."""
     try:
-        return cached_shape(ref)
+        return cached_shape(backbone)
     except (InputError, OSError, ValueError, StopIteration):
         return None
 

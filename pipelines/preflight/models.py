@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
 from typing import Any
 
 from tokenizers import Tokenizer
@@ -12,8 +13,19 @@ from pipelines.schema.locations import errors_located_in
 from pipelines.schema.sections.prompts import PptSection, token_level_tasks
 from stages.common.assets.cache import is_cached, resolve
 from stages.common.errors import AssetError, InputError, VerbalizerError
+from stages.common.models.adapter_files import check_adapter
+from stages.common.models.backbones import folders
 from stages.common.models.backbones.config import BackboneConfig, Tune
-from stages.common.models.model_files import architecture_of, family_of, is_translated, model_folder
+from stages.common.models.backbones.folders import backbone_folder
+from stages.common.models.encoders.config import EncoderConfig
+from stages.common.models.model_files import (
+    architecture_of,
+    check_encoder_folder,
+    family_of,
+    is_translated,
+    model_folder,
+)
+from stages.common.models.remote_code import check_code, code_files
 from stages.common.models.traits import Use
 from stages.common.models.traits_cache import folder_max_positions, folder_traits
 from stages.common.patterns.config import Family, Task
@@ -36,12 +48,12 @@ def check_models(config: PipelineConfig, *, only_cached: bool = False) -> None:
         InputError: a combination that no stage can compute.
     """
     for key, backbone in config.backbones.items():
-        if only_cached and not is_ready(backbone.asset):
+        if only_cached and not is_ready(backbone):
             continue
         section_key = "pet" if key == "backbone" else key.removesuffix(".backbone")
         section = config.pet_sections.get(section_key)
         with errors_located_in(f"{key}.asset"):
-            family = family_of(model_folder(backbone.asset))
+            family = family_of(backbone_folder(backbone))
         if section is not None and section.mlm is not None and family != "masked":
             raise InputError(
                 f"the auxiliary loss (mlm) is for masked models; {backbone.asset.partition('#')[0]} is {family}.",
@@ -123,7 +135,7 @@ def check_tuned(backbone: BackboneConfig, tune: Tune) -> None:
     elif tune not in ("full", "prompt", "none"):
         from stages.common.models.backbones.tuning_check import check_tune  # noqa: PLC0415  (loads torch)
 
-        check_tune(tune, model_folder(backbone.asset))
+        check_tune(tune, backbone_folder(backbone), trust_remote_code=backbone.trust_remote_code)
 
 
 def check_use(backbone: BackboneConfig, use: Use) -> None:
@@ -132,8 +144,8 @@ def check_use(backbone: BackboneConfig, use: Use) -> None:
     Raises:
         InputError: with the technical reason.
     """
-    folder = model_folder(backbone.asset)
-    folder_traits(folder).check(use, architecture_of(folder))
+    folder = backbone_folder(backbone)
+    folder_traits(folder, trust_remote_code=backbone.trust_remote_code).check(use, architecture_of(folder))
 
 
 def check_formats(ppt: PptSection, family: Family, tokenizer: Any) -> None:
@@ -160,9 +172,57 @@ def check_formats(ppt: PptSection, family: Family, tokenizer: Any) -> None:
             classifier_folder(ppt.single)
 
 
-def is_ready(ref: str) -> bool:
-    """Returns True if a model can be read without a download and without translating it."""
-    return is_cached(ref) and is_translated(resolve(ref))
+def is_ready(model: BackboneConfig | EncoderConfig) -> bool:
+    """Returns True if a model can be read without a download, and without translating or merging it."""
+    if isinstance(model, BackboneConfig):
+        return folders.is_ready(model)
+    return is_cached(model.asset) and is_translated(resolve(model.asset))
+
+
+def local_folder(model: BackboneConfig | EncoderConfig) -> Path:
+    """Returns the folder of a model, which is translated or merged first if necessary."""
+    return backbone_folder(model) if isinstance(model, BackboneConfig) else model_folder(model.asset)
+
+
+def check_folders(config: PipelineConfig, *, only_cached: bool = False) -> None:
+    """Checks what can be read from the folders of models and adapters alone: adapters, pickled weights, and code.
+
+    Args:
+        config: The recipe.
+        only_cached: Skips what must be downloaded or translated first.
+
+    Raises:
+        InputError: with the key of the folder.
+    """
+    for key, backbone in config.backbones.items():
+        if backbone.adapter and (not only_cached or is_cached(backbone.adapter)):
+            with errors_located_in(f"{key}.adapter"):
+                check_adapter(resolve(backbone.adapter))
+        if only_cached and not is_ready(backbone.model_copy(update={"adapter": None})):
+            continue
+        with errors_located_in(f"{key}.asset"):
+            folder = model_folder(backbone.asset)
+            family_of(folder)
+            check_code(folder, trust_remote_code=backbone.trust_remote_code)
+    for key, encoder in config.encoders.items():
+        if only_cached and not is_ready(encoder):
+            continue
+        with errors_located_in(f"{key}.asset"):
+            check_encoder_folder(model_folder(encoder.asset))
+
+
+def code_warnings(backbones: Mapping[str, BackboneConfig]) -> Iterator[str]:
+    """Yields a sentence about each backbone whose folder has code that runs. `backbones`: dotted key -> model."""
+    for key, backbone in backbones.items():
+        if not backbone.trust_remote_code:
+            continue
+        folder = model_folder(backbone.asset) if is_ready(backbone.model_copy(update={"adapter": None})) else None
+        names = ", ".join(path.relative_to(folder).as_posix() for path in code_files(folder)) if folder else ""
+        files = f" ({names})" if names else ""
+        yield (
+            f"{key}.trust_remote_code: Python code of {backbone.asset.partition('#')[0]}{files} runs on this machine "
+            "and on every worker. Read it before a run."
+        )
 
 
 def check_lengths(config: PipelineConfig, *, only_cached: bool = False) -> None:
@@ -177,10 +237,11 @@ def check_lengths(config: PipelineConfig, *, only_cached: bool = False) -> None:
         InputError: with the key of `max_length`.
     """
     for key, model in (config.backbones | config.encoders).items():
-        if only_cached and not is_ready(model.asset):
+        if only_cached and not is_ready(model):
             continue
         num_virtual_tokens = config.num_prompt_vectors(key)
-        num_positions = folder_max_positions(model_folder(model.asset))
+        trust = isinstance(model, BackboneConfig) and model.trust_remote_code
+        num_positions = folder_max_positions(local_folder(model), trust_remote_code=trust)
         if num_positions is not None and model.max_length + num_virtual_tokens > num_positions:
             prompt = f" after a prompt of {num_virtual_tokens} vectors" if num_virtual_tokens else ""
             raise InputError(
@@ -213,7 +274,7 @@ def check_scoring(task: Task, patterns: Iterable[str], backbone: BackboneConfig)
     if not task.verbalizer:
         raise InputError("the task has no label words.", "Set a verbalizer.", key="task.verbalizer")
     with errors_located_in("backbone.asset"):
-        family, tokenizer = family_of(model_folder(backbone.asset)), bare_tokenizer(backbone)
+        family, tokenizer = family_of(backbone_folder(backbone)), bare_tokenizer(backbone)
         check_use(backbone, "score")
     check_task(task, patterns, family, tokenizer, "task")
 
@@ -245,7 +306,7 @@ def bare_tokenizer(backbone: BackboneConfig) -> Any:
     Raises:
         AssetError: the folder of the backbone contains no tokenizer, or a damaged one.
     """
-    folder = model_folder(backbone.asset)
+    folder = backbone_folder(backbone)
     # Without any of these files, transformers builds an empty tokenizer without a warning.
     if not any(item for form in ("tokenizer*", "vocab*", "*.model") for item in folder.glob(form)):
         raise AssetError(f"{folder} contains no tokenizer.", "Add tokenizer.json to the folder.")
@@ -257,7 +318,7 @@ def bare_tokenizer(backbone: BackboneConfig) -> Any:
             return tokenizer
         from transformers import AutoTokenizer  # noqa: PLC0415  (takes seconds, for few models only)
 
-        return AutoTokenizer.from_pretrained(folder, trust_remote_code=False)
+        return AutoTokenizer.from_pretrained(folder, trust_remote_code=backbone.trust_remote_code)
     except Exception as error:  # The tokenizers library raises no narrower type.
         raise AssetError(f"the tokenizer in {folder} cannot be read ({error}).", "Download it again.") from error
 

@@ -27,6 +27,7 @@ from cluster.tracking.tracker import Tracker
 from pipelines.kinds import KINDS
 from pipelines.run.request import RunRequest
 from stages.common.config import MULTI_LABEL, TextTaskConfig
+from stages.common.models.backbones.config import BackboneConfig
 from stages.probe.config import ProbeConfig
 
 REQUIRED = (
@@ -155,5 +156,9 @@ def _signature(config: Any) -> _Signature:
         return _Signature(config.fields, outputs, frozen)
     if hasattr(config.task, "kind"):
         fields = ("text",) if config.task.kind == "tokens" else ("question", "context")
-        return _Signature(fields, {}, config.backbone.asset)
-    return _Signature(config.task.fields, OUTPUTS, config.backbone.asset)
+        return _Signature(fields, {}, _backbone_ref(config.backbone))
+    return _Signature(config.task.fields, OUTPUTS, _backbone_ref(config.backbone))
+
+
+def _backbone_ref(backbone: BackboneConfig) -> str:
+    return f"{backbone.asset} + {backbone.adapter}" if backbone.adapter else backbone.asset

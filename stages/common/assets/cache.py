@@ -371,7 +371,7 @@ def _hub_folder(asset: Asset, *, local_only: bool) -> Path | None:
             revision=asset.version or None,
             local_files_only=local_only,
             etag_timeout=REACH_TIMEOUT_S,
-            allow_patterns=["*.json", "*.safetensors", "*.model", "*.txt"],
+            allow_patterns=["*.json", "*.safetensors", "*.model", "*.txt", "*.py"],  # code runs on request only
         )
     except Exception as error:
         if local_only and isinstance(error, errors.LocalEntryNotFoundError):

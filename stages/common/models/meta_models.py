@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch import nn
 from transformers import AutoConfig, AutoModelForCausalLM, AutoModelForMaskedLM, AutoModelForSeq2SeqLM
+from transformers.dynamic_module_utils import get_class_from_dynamic_module
 
 from stages.common.models.model_files import family_of
+from stages.common.models.twins import model_class_of
 from stages.common.patterns.config import Family
 
 
@@ -35,14 +37,31 @@ def auto_class_for(family: Family) -> Any:
     return classes[family]
 
 
-def meta_model(folder: Path) -> nn.Module:
+def language_model_class(folder: Path, config: Any, family: Family, *, trust_remote_code: bool) -> Any:
+    """Returns the class of the model in `folder`, from its code if that may run; None if there is none.
+
+    The auto classes of transformers keep the first class that a process loaded, also after its code has changed.
+    """
+    auto_class = auto_class_for(family)
+    reference = (getattr(config, "auto_map", None) or {}).get(auto_class.__name__)
+    if trust_remote_code and reference:
+        model_class: Any = get_class_from_dynamic_module(reference, folder)
+        model_class.register_for_auto_class(auto_class.__name__)  # so that a saved model has its code
+        return model_class
+    return model_class_of(config, family)
+
+
+def meta_model(folder: Path, *, trust_remote_code: bool = False) -> nn.Module:
     """Returns the model in `folder` on torch's meta device, where weights have shapes but use no memory."""
-    config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+    config = AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
     with torch.device("meta"):
+        if trust_remote_code:
+            model_class = language_model_class(folder, config, family_of(folder), trust_remote_code=True)
+            return cast("nn.Module", model_class(config))
         model: nn.Module = auto_class_for(family_of(folder)).from_config(config)
     return model
 
 
-def largest_weight(folder: Path) -> int:
+def largest_weight(folder: Path, *, trust_remote_code: bool = False) -> int:
     """Returns the number of elements of the largest weight of the model in `folder`."""
-    return max(weight.numel() for weight in meta_model(folder).parameters())
+    return max(weight.numel() for weight in meta_model(folder, trust_remote_code=trust_remote_code).parameters())

@@ -17,7 +17,9 @@ from filelock import FileLock
 
 from stages.common.assets.cache import cache_folder, content_digest, resolve
 from stages.common.errors import AssetError, InputError
+from stages.common.models.adapter_files import base_model, is_adapter
 from stages.common.models.config import Pooling
+from stages.common.models.remote_code import refuse_code
 from stages.common.models.traits import PositionLimit
 from stages.common.patterns.sentinels import SENTINELS
 
@@ -86,7 +88,7 @@ def family_of(folder: Path) -> Family:
     Raises:
         AssetError: no config.json, an architecture without an LM head, an adapter, or pickled weights.
     """
-    refuse_adapter(folder)
+    refuse_adapter(folder, f"Set asset to its model, and adapter: {folder}.")
     refuse_pickled(folder)
     try:
         config = json.loads((folder / "config.json").read_text(encoding="utf-8"))
@@ -139,20 +141,37 @@ def _seq2seq_or_masked(folder: Path, config: Mapping[str, Any]) -> Family:
     )
 
 
-def refuse_adapter(folder: Path) -> None:
+def refuse_adapter(folder: Path, remedy: str) -> None:
     """Rejects adapters of PEFT: transformers would load another model below them, or the adapter on top of a model.
+
+    Args:
+        folder: The folder of a model.
+        remedy: What to do instead.
 
     Raises:
         AssetError: the folder has an adapter.
     """
-    path = folder / "adapter_config.json"
-    if path.exists():
-        base = _read_json(path).get("base_model_name_or_path") or "another model"
-        raise AssetError(
-            f"{folder} is an adapter of PEFT for {base}, not a model.",
-            "Merge it: PeftModel.from_pretrained(MODEL, FOLDER).merge_and_unload().save_pretrained(NEW). Then "
-            "save the tokenizer in NEW, too, and specify NEW.",
-        )
+    if is_adapter(folder):
+        base = base_model(folder) or "another model"
+        raise AssetError(f"{folder} is an adapter of PEFT for {base}, not a model.", remedy)
+
+
+MERGE = (
+    "Merge it: PeftModel.from_pretrained(MODEL, FOLDER).merge_and_unload().save_pretrained(NEW). Then save the "
+    "tokenizer in NEW, too, and specify NEW."
+)
+"""What to do with an adapter of an encoder."""
+
+
+def check_encoder_folder(folder: Path) -> None:
+    """Checks that a folder has the model of an encoder that can be loaded without running its code.
+
+    Raises:
+        AssetError: it has an adapter, pickled weights, or a model that needs code in its folder.
+    """
+    refuse_adapter(folder, MERGE)
+    refuse_pickled(folder)
+    refuse_code(folder)
 
 
 def refuse_pickled(folder: Path) -> None:

@@ -23,11 +23,11 @@ import numpy as np
 from numpy.typing import NDArray
 from peft import PeftModel
 
-from stages.common.assets.cache import identity
 from stages.common.errors import InputError
 from stages.common.examples import Example
 from stages.common.models.backbones.base import Backbone
 from stages.common.models.backbones.config import BackboneConfig, Tune, TuneConfig
+from stages.common.models.backbones.folders import backbone_identity
 from stages.common.models.backbones.loader import borrow_backbone, load_backbone
 from stages.common.models.backbones.tuning import (
     PART_KINDS,
@@ -181,7 +181,9 @@ class ModelLoader:
         metadata = SubModelMetadata.load(folder)
         config, prompt = metadata.backbone, None
         if metadata.tune == "full":
-            backbone = load_backbone(config.model_copy(update={"asset": str(folder / "model")}), frozen=True)
+            backbone = load_backbone(
+                config.model_copy(update={"asset": str(folder / "model"), "adapter": None}), frozen=True
+            )
         elif (folder / WEIGHTS_FILE).exists():
             backbone = load_backbone(config, frozen=True)
             load_trained(backbone.model, folder)
@@ -211,7 +213,7 @@ class ModelLoader:
 
     def _backbone(self, config: BackboneConfig, tune: Tune) -> SharedBackbone:
         """Returns the backbone that all sub-models without adapters share, or all with adapters of one kind."""
-        key = (identity(config.asset), config.precision, tune if tune in PEFT_KINDS else "")
+        key = (backbone_identity(config), config.precision, tune if tune in PEFT_KINDS else "")
         if key not in self._shared:
             self._shared[key] = SharedBackbone(load_backbone(config, frozen=True))
         return self._shared[key]

@@ -23,6 +23,7 @@ from pipelines.preflight.memory import cached_shape, shape_of
 from pipelines.run.request import RunRequest, check_machine, load_request
 from stages.common.engine import ENGINE
 from stages.common.errors import InputError
+from stages.common.models.backbones.config import BackboneConfig
 from tests.support.small_models import llama_tokenizer, small_model
 
 Clozeline = Callable[..., subprocess.CompletedProcess[str]]
@@ -95,7 +96,7 @@ def test_a_backbone_that_is_not_cached_has_unknown_memory(tmp_path: Path) -> Non
 def test_a_remedy_is_a_strategy_that_fits(huge: Path, tmp_path: Path) -> None:
     gpus = "resources={gpus: 1, cpus: 1}"
     steps = list(build_steps(request_for(tmp_path / "store", f"backbone.asset={huge}", gpus).config))
-    shape = cached_shape(str(huge))
+    shape = cached_shape(BackboneConfig(asset=str(huge)))
     assert shape is not None
     budget = MemoryBudget(10**18, shape.num_parameters * 2 // 3)
     row = next(iter(memory.memory_rows(steps, budget).values()))

@@ -6,7 +6,7 @@ from typing import Literal
 
 from pydantic import Field
 
-from stages.common.config import AssetRef, Config
+from stages.common.config import AssetRef, Config, OptionalAssetRef
 from stages.common.models.config import EVAL_BATCH_TOKENS, EVAL_BATCH_TOKENS_GPU, Precision
 
 
@@ -15,6 +15,14 @@ class BackboneConfig(Config):
 
     asset: AssetRef
     """Reference of the model: a folder of a transformers model, or a GGUF file."""
+    adapter: OptionalAssetRef = None
+    """Reference of an adapter of PEFT that is merged into the weights of the model, such as LoRA, DoRA or IA3: a folder
+    with adapter_config.json and adapter_model.safetensors. If not set, the model is used as it is.
+    """
+    trust_remote_code: bool = False
+    """If true, Python code in the folder of the model is run, also by a plan. It can do anything on this machine, so
+    read it first. Only models of architectures that transformers does not include need it.
+    """
     max_length: int = Field(128, ge=8)
     """Maximum number of tokens of a text in its pattern, without the soft prompt."""
     precision: Precision = "auto"

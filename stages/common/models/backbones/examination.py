@@ -49,11 +49,17 @@ class _UnsupportedError(Exception):
     """A use that does not work, with the reason."""
 
 
-def examine(config: PreTrainedConfig, family: Family) -> ModelTraits:
-    """Returns the traits of a model, from forward passes of its twin."""
+def examine(config: PreTrainedConfig, family: Family, model_class: Any = None) -> ModelTraits:
+    """Returns the traits of a model, from forward passes of its twin.
+
+    Args:
+        config: Its config.
+        family: Its family.
+        model_class: Its class, if it is not part of transformers.
+    """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        model_class = model_class_of(config, family)
+        model_class = model_class or model_class_of(config, family)
         if model_class is None:
             return _refused(f"transformers has no {family} LM head for {config.model_type}")
         try:
@@ -122,7 +128,7 @@ class _Examination:
             self.model = build_twin(model_class, config, family)
         except ValueError as error:
             raise _UnsupportedError(f"a small copy of {model_class.__name__} cannot be run ({error})") from error
-        if model_class_of(self.model.config, family) is None:
+        if model_class is model_class_of(config, family) and model_class_of(self.model.config, family) is None:
             raise _UnsupportedError(f"its saved config, {self.model.config.model_type}, has no {family} LM head")
         self.family = family
         if family == "seq2seq" and getattr(self.model.generation_config, "decoder_start_token_id", None) is None:

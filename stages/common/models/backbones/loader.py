@@ -14,19 +14,19 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
 
-from stages.common.assets.cache import identity
 from stages.common.engine import InProcessEngine
 from stages.common.errors import AssetError
 from stages.common.models.backbones.base import Backbone, num_embeddings
 from stages.common.models.backbones.config import BackboneConfig
 from stages.common.models.backbones.examination import BACKBONES
+from stages.common.models.backbones.folders import backbone_folder, backbone_identity
 from stages.common.models.backbones.partitioned import is_partitioned
-from stages.common.models.batching import attention_implementation, default_device, wants_bf16
+from stages.common.models.backbones.weights import read_model
+from stages.common.models.batching import default_device, wants_bf16
 from stages.common.models.config import eval_batch_tokens
-from stages.common.models.meta_models import auto_class_for, largest_weight
-from stages.common.models.model_files import architecture_of, family_of, model_folder
+from stages.common.models.meta_models import largest_weight
+from stages.common.models.model_files import architecture_of, family_of
 from stages.common.models.tokenizers import load_tokenizer
 from stages.common.models.traits_cache import folder_traits
 from stages.common.protocols import Engine
@@ -44,49 +44,21 @@ def load_backbone(config: BackboneConfig, *, frozen: bool, engine: Engine | None
         AssetError: the reference is unreachable, or has no language model.
         InputError: what the model computes would be wrong.
     """
-    folder = model_folder(config.asset)
+    folder, trust = backbone_folder(config), config.trust_remote_code
     family = family_of(folder)
-    traits = folder_traits(folder)
+    traits = folder_traits(folder, trust_remote_code=trust)
     traits.check("score", architecture_of(folder))
     dtype = torch.bfloat16 if frozen and wants_bf16(config.precision) else torch.float32
-    read = partial(_read_model, folder, auto_class_for(family), dtype)
-    engine, largest = engine or InProcessEngine(), partial(largest_weight, folder)
+    read = partial(read_model, folder, dtype, trust_remote_code=trust)
+    engine, largest = engine or InProcessEngine(), partial(largest_weight, folder, trust_remote_code=trust)
     model = engine.load_frozen(read, bf16=dtype == torch.bfloat16, largest_weight=largest) if frozen else read()
     if not is_partitioned(next(model.parameters())):
         model = model.to(default_device())
-    tokenizer = load_tokenizer(folder)
+    tokenizer = load_tokenizer(folder, trust_remote_code=trust)
     check_vocabulary(folder, model, tokenizer)
     backbone = BACKBONES[family](model, tokenizer, traits)
     backbone.eval_batch_tokens = eval_batch_tokens(config.eval_batch_tokens, on_gpu=backbone.is_on_gpu)
     return backbone.freeze() if frozen else backbone
-
-
-def _read_model(folder: Path, auto_class: Any, dtype: torch.dtype) -> Any:
-    """Reads a model with all its weights.
-
-    Raises:
-        AssetError: weights are missing, damaged or of another shape. transformers would draw them at random.
-    """
-    try:
-        model, info = auto_class.from_pretrained(
-            folder,
-            dtype=dtype,
-            attn_implementation=attention_implementation(),
-            use_safetensors=True,
-            trust_remote_code=False,
-            output_loading_info=True,
-        )
-    except (OSError, RuntimeError, SafetensorError) as error:
-        reason = str(error).strip().partition("\n")[0][:200]
-        raise AssetError(f"the weights in {folder} cannot be read ({reason}).", "Download the model again.") from error
-    missing = sorted(info["missing_keys"])
-    if missing:
-        raise AssetError(
-            f"the weights in {folder} have no {missing[0]}, and {len(missing) - 1} more of {type(model).__name__} are "
-            "missing.",
-            "Use a checkpoint with a trained language-model head, or download the model again.",
-        )
-    return model
 
 
 def check_vocabulary(folder: Path, model: Any, tokenizer: Any) -> None:
@@ -121,7 +93,7 @@ def borrow_backbone(config: BackboneConfig, engine: Engine | None = None) -> Ite
     Raises:
         AssetError: the reference is unreachable, or has no language model.
     """
-    key = (identity(config.asset), config.precision)
+    key = (backbone_identity(config), config.precision)
     backbone = _cached.pop(key, None)
     if backbone is None:
         _cached.clear()  # before loading: two large models may not fit into memory

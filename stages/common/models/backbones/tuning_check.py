@@ -11,24 +11,26 @@ from transformers import AutoConfig
 from stages.common.errors import InputError
 from stages.common.models.backbones.config import Tune, TuneConfig
 from stages.common.models.backbones.tuning import bottlenecks, peft_adapter, select_parameters
+from stages.common.models.meta_models import language_model_class
 from stages.common.models.model_files import architecture_of, family_of
-from stages.common.models.twins import build_twin, model_class_of
+from stages.common.models.twins import build_twin
 from stages.common.patterns.config import Family
 
 CHECKED: tuple[Tune, ...] = ("top_layers", "biases", "ia3", "adapter")
 """What is checked here. Traits of an architecture say whether LoRA and prompts work."""
 
 
-def check_tune(tune: Tune, folder: Path) -> None:
+def check_tune(tune: Tune, folder: Path, *, trust_remote_code: bool = False) -> None:
     """Checks that what is tuned has an effect on the logits of the model in `folder`.
 
     Raises:
         InputError: with the technical reason.
     """
     family = family_of(folder)
-    config = AutoConfig.from_pretrained(folder, trust_remote_code=False)
+    config = AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
+    model_class = language_model_class(folder, config, family, trust_remote_code=trust_remote_code)
     try:
-        twin = build_twin(model_class_of(config, family), config, family)
+        twin = build_twin(model_class, config, family)
     except ValueError as error:
         problem = f"a small copy cannot be run ({error})"
     else:

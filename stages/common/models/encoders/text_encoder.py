@@ -27,12 +27,14 @@ from stages.common.models.config import Pooling, eval_batch_tokens
 from stages.common.models.encoders.config import EncoderConfig
 from stages.common.models.encoders.modeling_clozeline import ClozelineForSequenceClassification, pool
 from stages.common.models.model_files import (
+    MERGE,
     architecture_of,
     check_pooling,
     model_folder,
     refuse_adapter,
     refuse_pickled,
 )
+from stages.common.models.remote_code import refuse_code
 from stages.common.models.tokenizers import load_tokenizer
 from stages.common.plain_text import PlainText
 from stages.common.protocols import Recorder
@@ -159,10 +161,11 @@ class _LoadedModel(NamedTuple):
 def _load(folder: Path, name: str) -> _LoadedModel:
     """Loads a model, or the encoder of a classifier, without its head, and its tokenizer, which pads on the right."""
     name = name.partition("#")[0]
-    refuse_adapter(folder)
+    refuse_adapter(folder, MERGE)
     if not (folder / "config.json").exists():
         raise AssetError(f"{name} has no config.json.", "Specify the folder of a transformers encoder.")
     refuse_pickled(folder)
+    refuse_code(folder)
     architecture = architecture_of(folder)
     has_encoder = architecture.endswith(("ForConditionalGeneration", "EncoderModel"))
     auto_class = AutoModelForTextEncoding if has_encoder else AutoModel
