@@ -18,7 +18,8 @@ from typing import Any, TypeAlias
 from cluster.errors import LeaseLostError, SessionError, StepFailedError, StoreError
 from cluster.redaction import redact, redact_file
 from cluster.run.capacity import Capacity, Machine
-from cluster.run.ray_session import capacity, import_own_code_first
+from cluster.run.own_code import import_own_code_first
+from cluster.run.ray_session import capacity
 from cluster.run.step_worker import Outcome, next_attempt, run_step
 from cluster.steps.step import Resources
 from cluster.steps.task_spec import TaskSpec

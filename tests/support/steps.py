@@ -14,6 +14,7 @@ from typing import Any
 
 from pydantic import BaseModel, Field
 
+from cluster.run.ray_session import FORWARDED
 from cluster.steps.step import Resources, Step
 from cluster.store.files import file_digest
 
@@ -107,6 +108,11 @@ def threads(config: Config, inputs: dict[str, Path], out: Path, recorder: Any, e
 def imports(config: Config, inputs: dict[str, Path], out: Path, recorder: Any, engine: Any) -> dict[str, str]:
     """Returns the files of the packages of the program, as a worker imports them."""
     return {name: str(importlib.import_module(name).__file__) for name in ("cluster", "stages", "pipelines")}
+
+
+def variables(config: Config, inputs: dict[str, Path], out: Path, recorder: Any, engine: Any) -> dict[str, str | None]:
+    """Returns the environment variables that a worker receives from its driver."""
+    return {name: os.environ.get(name) for name in FORWARDED}
 
 
 def task_name(config: Config, inputs: dict[str, Path], out: Path, recorder: Any, engine: Any) -> dict[str, str]:
