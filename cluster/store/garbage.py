@@ -18,10 +18,13 @@ from urllib.parse import quote, unquote
 from cluster.errors import StoreError
 from cluster.store.base import StaleResult, Store
 from cluster.store.lease import Leases
+from cluster.store.retries import budget
 from cluster.store.sole_driver import sole_driver
 
 GRACE_S = 3600.0
 """Files that were replaced are kept for this long, because commands other than runs may still read them."""
+LEAVE_S = 15.0
+"""How long a run that ends tries to remove its entry from a store that fails."""
 RECIPES, RUNS = "recipes", "runs"
 """Folders of the store: the last run of each recipe, and the runs that go on now."""
 Fingerprints = Mapping[str, str]
@@ -110,8 +113,10 @@ def active_run(store: Store, leases: Leases) -> Iterator[ActiveRun]:
     try:
         yield ActiveRun(store, name)
     finally:
-        leases.release(slot)
-        store.remove(f"{RUNS}/{name}")
+        # The results are committed. If the store does not answer now, the entry expires, and `gc` removes it.
+        with suppress(OSError, StoreError), budget(LEAVE_S):
+            leases.release(slot)
+            store.remove(f"{RUNS}/{name}")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

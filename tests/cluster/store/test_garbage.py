@@ -14,7 +14,7 @@ from cluster.store.base import Store
 from cluster.store.garbage import active_run, collect_garbage, enter_recipe, entered_recipes, find_garbage
 from cluster.store.lease import Leases, Owner
 from cluster.store.local import LocalStore
-from tests.support.s3_helpers import Proxy, opened
+from tests.support.s3_helpers import Proxy, failing, opened
 from tests.support.store_helpers import builder, commit
 
 pytestmark = pytest.mark.timeout(60)
@@ -122,6 +122,22 @@ def test_what_a_run_reads_is_never_removed(store: LocalStore) -> None:
         assert store.lookup("pet/x", OLD, verify=True) is not None
     assert store.notes("runs") == []
     assert removed_by(store) == [OLD]
+
+
+def test_run_ends_without_an_error_while_the_store_fails(proxy: Proxy, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All of its results are committed then."""
+    monkeypatch.setattr(garbage, "LEAVE_S", 0.5)
+    store = opened()
+    filled(store)
+    enter_recipe(store, "films", "", {"pet/x": NEW})
+    with Leases() as driver:
+        with active_run(store, driver) as run:
+            run.keep({"pet/x": NEW})
+            proxy.fail_before = failing(10**9, 503)
+        proxy.fail_before = None
+    assert len(store.notes("runs")) == 1
+    assert removed_by(store) == [OLD, OLDER]
+    assert store.notes("runs") == [], "its entry expires"
 
 
 def test_run_of_a_dead_driver_on_another_machine_protects_nothing(store: LocalStore) -> None:
