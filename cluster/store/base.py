@@ -1,8 +1,8 @@
 """The store: committed results of steps, each complete or absent.
 
 <store>/<step name>/<fingerprint>/
-    files/            what the stage wrote, and result.json
-    manifest.json     written last; without it the other files do not count
+    files/<token>/    what an attempt wrote, and result.json
+    manifest.json     names the folder of the files; written last, and without it they do not count
     work/             checkpoints of an unfinished step; removed after the commit
     failure.json      the last error, until an attempt succeeds
     lease.json        the driver that runs the step now
@@ -31,6 +31,10 @@ from cluster.store.lease import Lease, LeaseBackend
 from cluster.store.manifest import FileEntry, Manifest, differences
 
 RESULT = "result.json"
+FILES = "files"
+"""Folder with a folder for each attempt. In stores of earlier versions, results on a disk are in `files` itself, or in
+`files-<token>` next to it. Manifests name the folder.
+"""
 FINGERPRINT = re.compile(r"[0-9a-f]{64}")
 """Form of a fingerprint. No part of the name of a step has it."""
 MAX_COMPARED = 8
@@ -385,6 +389,11 @@ class Store(ABC):
             committed_at=committed_at,
             owner=str(lease.owner) if lease is not None else "",
         )
+
+
+def attempt_folder(token: str) -> str:
+    """Returns the folder for the files of the attempt that has the lease with `token`."""
+    return f"{FILES}/{token[:16]}"
 
 
 class StagedResult(ABC):

@@ -125,7 +125,7 @@ class ObjectStore:
 
     def list_below(self, name: str) -> dict[str, ObjectInfo]:
         """Returns all objects below a name, by their names relative to it."""
-        prefix = f"{self._path(name)}/"
+        prefix = f"{self._path(name).rstrip('/')}/"
         objects = self._with_retries(f"list {name}", lambda: self._find(self._path(name)))
         return {path.removeprefix(prefix): info for path, info in objects.items() if path.startswith(prefix)}
 
