@@ -13,7 +13,7 @@ from pathlib import Path
 
 from cluster.errors import LeaseLostError, StoreError
 from cluster.store.base import FILES, StagedResult, Store, attempt_folder
-from cluster.store.files import file_digest, link_files, remove, sync_to_disk, sync_tree, write_atomic
+from cluster.store.files import file_digest, link_files, newest_change, remove, sync_to_disk, sync_tree, write_atomic
 from cluster.store.lease import FileLease, is_held, locked
 from cluster.store.manifest import Manifest
 
@@ -118,6 +118,9 @@ class LocalStore(Store):
                 with suppress(FileNotFoundError):
                     total += (Path(base) / file).lstat().st_size
         return total
+
+    def _written_at(self, name: str) -> float:
+        return newest_change(self.root / name)
 
     def _sizes(self, manifest: Manifest) -> Mapping[str, int]:
         sizes = {}

@@ -209,6 +209,9 @@ class RemoteStore(Store):
     def _num_bytes(self, name: str) -> int:
         return sum(self.objects.sizes(name).values())
 
+    def _written_at(self, name: str) -> float:
+        return max((item.written_at for item in self.objects.list_below(name).values()), default=0.0)
+
     def _sizes(self, manifest: Manifest) -> Mapping[str, int]:
         return self.objects.sizes(f"{manifest.step}/{manifest.fingerprint}/{manifest.folder}")
 
