@@ -25,7 +25,7 @@ from pathlib import Path
 from typing import Any
 
 from cluster.canonical_json import plain
-from cluster.errors import CorruptResultError, OutdatedManifestError, StepFailedError, StoreError
+from cluster.errors import CorruptResultError, LeaseLostError, OutdatedManifestError, StepFailedError, StoreError
 from cluster.store.files import file_digest, is_rest_of_removal, remove, sorted_files
 from cluster.store.lease import Lease, LeaseBackend
 from cluster.store.manifest import FileEntry, Manifest, differences
@@ -445,6 +445,14 @@ class StagedResult(ABC):
             LeaseLostError: another driver took the step over.
             StoreError: the store cannot be written.
         """
+        try:
+            return self._commit(result, build)
+        except FileNotFoundError:
+            if not self.out.exists():  # the driver that took the step over has removed what it found
+                raise LeaseLostError(self.step) from None
+            raise
+
+    def _commit(self, result: Any, build: Callable[[Any, Mapping[str, FileEntry]], Manifest]) -> Manifest:
         plain_result = plain(result, f"the result of step {self.step}")
         text = json.dumps(plain_result, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False)
         (self.out / RESULT).write_text(text + "\n", encoding="utf-8")
