@@ -111,8 +111,10 @@ def results(store: Path) -> dict[str, Path]:
     """Returns step name -> folder with the files of its newest committed result; and the reports."""
     newest: dict[str, Path] = {}
     for manifest in sorted(store.rglob("manifest.json"), key=lambda path: path.stat().st_mtime):
-        if _FINGERPRINT.fullmatch(manifest.parent.name) and (manifest.parent / "files").is_dir():
-            newest[manifest.parent.parent.relative_to(store).as_posix()] = manifest.parent / "files"
+        if _FINGERPRINT.fullmatch(manifest.parent.name):
+            # Manifests of earlier versions do not name the folder.
+            files = manifest.parent / json.loads(manifest.read_text()).get("folder", "files")
+            newest[manifest.parent.parent.relative_to(store).as_posix()] = files
     reports = {f"reports/{path.parent.name}": path.parent for path in store.glob("reports/*/report.json")}
     return dict(sorted(newest.items())) | reports
 

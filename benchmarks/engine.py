@@ -5,7 +5,8 @@
 Parts: recipe (plans and cached runs of the smoke recipe; FOLDER may contain a finished run of it), steps (steps that
 compute nothing, compared with bare Ray tasks), scale (10,000 of them compared with 1,000), requests (to S3).
 
-Prints tables with the limits of the project. Times depend on the machine and its load, which are printed as well.
+Prints tables with the limits of the project, and exits with 1 if a value exceeds its limit, unless with --quick. Times
+depend on the machine and its load, which are printed as well.
 """
 
 from __future__ import annotations
@@ -59,6 +60,9 @@ class Sizes:
 FULL = Sizes(num_seeds=330, num_steps=1000, grids=(1000, 10_000), num_older=30)
 """With 330 seeds the smoke recipe has about a thousand steps."""
 QUICK = Sizes(num_seeds=10, num_steps=20, grids=(ROW, 2 * ROW), num_older=10)
+
+exceeded: list[str] = []
+"""What exceeded its limit."""
 
 CLI = "from pipelines.cli.app import main; main()"
 PHASES = """
@@ -118,6 +122,8 @@ def main() -> None:
             measure_scale(Path(folder), sizes.grids)
         if "requests" in parts:
             measure_requests(Path(folder), sizes.num_older)
+    if exceeded and not options.quick:
+        sys.exit(f"Limits are exceeded: {'; '.join(exceeded)}.")
 
 
 def part(name: str) -> str:
@@ -132,6 +138,13 @@ def print_row(what: str, measured: str, limit: str = "") -> None:
     print(f"{what:58} {measured:>12} {limit:>10}", flush=True)
 
 
+def print_limited(what: str, value: float, limit: float, unit: str = "", digits: int = 2) -> None:
+    """Prints a value with its limit, and notes it if it is larger."""
+    print_row(what, f"{value:.{digits}f} {unit}".rstrip(), f"{limit:g} {unit.partition(' ')[0]}".rstrip())
+    if value > limit:
+        exceeded.append(f"{what.strip()}: {value:.{digits}f} {unit}".rstrip())
+
+
 def measure_large_plan(store: Path, sizes: Sizes) -> None:
     """Times `clozeline plan` of the smoke recipe with so many seeds that it has about a thousand steps."""
     seeds = ["-o", f"pet.seeds={list(range(sizes.num_seeds))}"]
@@ -141,7 +154,7 @@ def measure_large_plan(store: Path, sizes: Sizes) -> None:
         finished = run_python("-c", CLI, "plan", "smoke", "--store", str(store), *seeds)
         best = min(best, time.perf_counter() - start)
         num_steps = sum(line.startswith(("RUN", "CACHED")) for line in finished.stdout.splitlines())
-    print_row(f"plan of {num_steps} steps, whole process, best of 3", f"{best:.2f} s", "2 s")
+    print_limited(f"plan of {num_steps} steps, whole process, best of 3", best, 2.0, "s")
 
 
 def measure_cached_run(store: Path) -> None:
@@ -153,7 +166,7 @@ def measure_cached_run(store: Path) -> None:
     finished = run_python("-c", PHASES, str(store))
     total = time.perf_counter() - start
     phases = json.loads(finished.stderr.strip().splitlines()[-1])
-    print_row("run of smoke with all steps committed, whole process", f"{total:.2f} s", "10 s")
+    print_limited("run of smoke with all steps committed, whole process", total, 10.0, "s")
     for phase, seconds in phases.items():
         print_row(f"    {phase}", f"{seconds:.2f} s")
     print_row("    start and end of Python, other", f"{total - sum(phases.values()):.2f} s")
@@ -178,14 +191,14 @@ def measure_noop_steps(folder: Path, num_steps: int) -> None:
         cpu_s.append(cpu_seconds())
         assert untracked.ok
         overhead = 1e3 * (untracked.wall_s - bare_s) / num_steps
-        print_row(f"{num_steps} no-op steps, committed, more than bare tasks", f"{overhead:.1f} ms each", "10 ms")
+        print_limited(f"{num_steps} no-op steps, committed, more than bare tasks", overhead, 10.0, "ms each", 1)
         with Tracker.open(store.local, "benchmark", "engine") as tracker:
             tracked = execute(noop_steps("tracked", num_steps), store, RunOptions(engine=ENGINE), tracker)
             cpu_s.append(cpu_seconds())
             start = time.perf_counter()
         delivery_s = time.perf_counter() - start
         overhead = 1e3 * (tracked.wall_s - bare_s) / num_steps
-        print_row("    the same with MLflow", f"{overhead:.1f} ms each", "15 ms")
+        print_limited("    the same with MLflow", overhead, 15.0, "ms each", 1)
         print_row("    after the last step, until MLflow has everything", f"{1e3 * delivery_s / num_steps:.1f} ms each")
         without, with_mlflow = (1e3 * (cpu_s[index + 1] - cpu_s[index]) / num_steps for index in range(2))
         print_row("    CPU time of all processes, without and with MLflow", f"{without:.1f}, {with_mlflow:.1f} ms")
@@ -232,7 +245,7 @@ def measure_scale(folder: Path, scales: tuple[int, int]) -> None:
         before, after = getattr(small, name), getattr(large, name)
         what = f"{text}: per step with {scales[0]} and {scales[1]} steps"
         print_row(what, f"{before:.2f}, {after:.2f} ms")
-        print_row("    ratio", f"{after / before:.2f}", "1.2")
+        print_limited(f"    ratio of {text.strip()}", after / before, 1.2)
     for name, text in (("plan", "the plan"), ("tasks", "as many bare Ray tasks"), ("run", "the run")):
         before, after = getattr(small, f"{name}_memory"), getattr(large, f"{name}_memory")
         print_row(f"memory of the driver, growth per step: {text}", f"{before:.1f}, {after:.1f} kB")

@@ -1,7 +1,7 @@
 """Measures throughput, latency and errors of the service under load from many clients.
 
     python benchmarks/serving.py                                      # runs the recipe smoke and serves its classifier
-    python benchmarks/serving.py store/distill/small/0/*/files/model   # any classifier, or the folder of a prompt
+    python benchmarks/serving.py store/distill/small/0/*/files/*/model   # any classifier, or the folder of a prompt
     python benchmarks/serving.py --recipe demo --store store       # the classifier of a finished run
     python benchmarks/serving.py --recipe demo --store store --prompts ppt     # its prompts, alternating the tasks
     python benchmarks/serving.py FOLDER --clients 50 --seconds 60 --texts 1 --input texts.txt

@@ -215,8 +215,8 @@ def read(step: Path) -> dict[str, Any]:
     folder = max(
         step.glob("*/manifest.json"), key=lambda path: path.stat().st_mtime
     ).parent  # the result of this recipe
-    result = json.loads((folder / "files" / "result.json").read_text())
     manifest = json.loads((folder / "manifest.json").read_text())
+    result = json.loads((folder / manifest["folder"] / "result.json").read_text())
     return {
         "accuracy": result["test"]["accuracy"],
         "parameters": result["trainable_parameters"],

@@ -40,7 +40,7 @@ def restored_process() -> Iterator[None]:
 def redirect_output(log: Path) -> Iterator[None]:
     """Appends all output of this process to a file, including the output of C libraries and child processes.
 
-    Only the owner of the file may read it, because secrets are redacted when the step has ended.
+    Only the owner of the file may read it, because secrets are redacted only when the step has ended.
     """
     sys.stdout.flush()
     sys.stderr.flush()

@@ -5,26 +5,29 @@ Ray reads its environment variables when it is imported, so this module imports 
 
 from __future__ import annotations
 
+import json
 import logging
 import os
 import secrets
 import sys
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from functools import cache
 from pathlib import Path
 
 from cluster.errors import SessionError
 from cluster.run.capacity import Capacity, addable_machine
+from cluster.run.own_code import ROOT
+from cluster.store.retries import VARIABLE
 
 OBJECT_STORE_BYTES = 300 * 1024 * 1024
 """Only manifests and batches of a stream go through Ray, so it needs little memory."""
 SHARED_MEMORY = "/dev/shm"
-PRELOADED = {"RAY_preload_python_modules": "cluster"}
-"""Ray puts the current folder of the driver first on the path of its workers. A package `cluster` there would replace
-this one, so each worker imports this one before.
-"""
+PRELOADED = {"RAY_preload_python_modules": "cluster.run.worker_start"}
+"""Of a Ray that is started here. With `_worker_starter` its first step would start 3 s later."""
 WORKER_ENVIRONMENT = {"TOKENIZERS_PARALLELISM": "false", "RAY_USAGE_STATS_ENABLED": "0"}
+FORWARDED = ("CLOZELINE_OFFLINE", "HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE", "TRANSFORMERS_OFFLINE", VARIABLE)
+"""Variables of the driver that its workers need. Those of a local Ray inherit all."""
 
 
 @contextmanager
@@ -99,7 +102,10 @@ def _init(address: str, num_cpus: int | None) -> None:
                 address=address,
                 log_to_driver=False,
                 logging_level=logging.ERROR,
-                runtime_env={"env_vars": WORKER_ENVIRONMENT},
+                runtime_env={
+                    "env_vars": worker_variables(),
+                    "worker_process_setup_hook": _worker_starter(),
+                },
             )
     except Exception as error:
         ray.shutdown()
@@ -144,14 +150,38 @@ def _silence_raylet() -> None:
         worker.print_to_stdstream = lambda *args, **kwargs: None
 
 
-def import_own_code_first() -> None:
-    """Puts the folder of this program before all others, as on the driver. Called in each worker."""
-    root = str(Path(__file__).parents[2])
-    sys.path[:] = [root, *(item for item in sys.path if item != root)]
+def worker_variables() -> dict[str, str]:
+    """Returns the environment variables of workers of a Ray that runs already.
+
+    Ray accepts no variable that the job of the driver (`ray job submit`) sets for its workers, too.
+    """
+    job = json.loads(os.environ.get("RAY_JOB_CONFIG_JSON_ENV_VAR") or "{}")
+    set_by_job = (job.get("runtime_env") or {}).get("env_vars") or {}
+    forwarded = {name: os.environ[name] for name in FORWARDED if name in os.environ}
+    return {name: value for name, value in {**WORKER_ENVIRONMENT, **forwarded}.items() if name not in set_by_job}
+
+
+def _worker_starter() -> Callable[[], None]:
+    """Returns what a worker calls when it starts, for a Ray that was started without `PRELOADED`.
+
+    Ray sends the code of a nested function. Of any other function it sends the name of the module, which the worker
+    would have to import before.
+    """
+    root = ROOT
+
+    def start() -> None:
+        # Where the folder of the driver does not exist, the machine has another installation.
+        for folder in (root, *sys.path):
+            if (Path(folder) / "cluster" / "run" / "worker_start.py").is_file():
+                sys.path.insert(0, folder)
+                import cluster.run.worker_start  # noqa: F401, PLC0415  (the path was set above)
+
+                return
+
+    return start
 
 
 def _python_path() -> str:
     """Returns a PYTHONPATH with which workers import the same packages as the driver."""
-    root = str(Path(__file__).parents[2])
-    others = [item for item in os.environ.get("PYTHONPATH", "").split(os.pathsep) if item and item != root]
-    return os.pathsep.join([root, *others])
+    others = [item for item in os.environ.get("PYTHONPATH", "").split(os.pathsep) if item and item != ROOT]
+    return os.pathsep.join([ROOT, *others])

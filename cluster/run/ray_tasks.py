@@ -16,9 +16,11 @@ from queue import Empty, SimpleQueue
 from typing import Any, TypeAlias
 
 from cluster.errors import LeaseLostError, SessionError, StepFailedError, StoreError
-from cluster.redaction import redact, redact_file
+from cluster.redaction import redact
+from cluster.run.attempt_logs import finish_log_of
 from cluster.run.capacity import Capacity, Machine
-from cluster.run.ray_session import capacity, import_own_code_first
+from cluster.run.own_code import import_own_code_first
+from cluster.run.ray_session import capacity
 from cluster.run.step_worker import Outcome, next_attempt, run_step
 from cluster.steps.step import Resources
 from cluster.steps.task_spec import TaskSpec
@@ -354,12 +356,7 @@ def _worker_failure(spec: TaskSpec, start: AttemptStart | None, error: Exception
     address, attempt = "", 1
     if start is not None:
         address, attempt = start.log, start.attempt
-        store = open_store(spec.store)
-        log = store.log_path(spec.step, spec.key.fingerprint, attempt)
-        with suppress(OSError, StoreError):
-            # If the worker was on this machine, its log is here, and was neither redacted nor uploaded.
-            redact_file(log)
-            store.upload(log)
+        finish_log_of(start.token, open_store(spec.store))
     return StepFailedError(
         spec.step,
         f"its worker was lost ({type(error).__name__}: {text.splitlines()[0] if text else 'no details'})",

@@ -10,6 +10,7 @@ from contextlib import ExitStack
 from cluster.errors import LeaseHeldError, LeaseLostError, StepFailedError, StoreError
 from cluster.provenance import provenance
 from cluster.run import events
+from cluster.run.attempt_logs import finish_left_logs
 from cluster.run.events import EventHandler
 from cluster.run.ray_session import session
 from cluster.run.ray_tasks import MAX_TASKS, FinishedTask, TaskPool
@@ -67,6 +68,7 @@ def execute(
     with ExitStack() as stack:
         emit = on_event or (lambda event: None)
         signals = stack.enter_context(SignalHandler(lambda: emit(events.Interrupted(at_once=True))))
+        finish_left_logs(store)
         leases = leases or stack.enter_context(Leases(options.ttl_s))
         planned = steps if isinstance(steps, Plan) else plan(steps, store, options)
         run = _Run(planned, store, options, leases=leases, tracker=tracker, on_event=emit, stack=stack, signals=signals)

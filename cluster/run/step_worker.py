@@ -17,14 +17,15 @@ from cluster.errors import LeaseHeldError, LeaseLostError, PreemptedError, StepF
 from cluster.parallel.process_state import redirect_output, restored_process, set_num_threads
 from cluster.parallel.streaming import map_batches
 from cluster.parallel.worker_signals import StopRequest
-from cluster.redaction import redact, redact_file
+from cluster.redaction import redact
+from cluster.run.attempt_logs import AttemptLog, finish_left_logs
 from cluster.run.watchdog import Watchdog, is_shutting_down
 from cluster.steps.code_digests import versions
 from cluster.steps.source_files import SourceFiles
 from cluster.steps.step import resolve
 from cluster.steps.task_spec import TaskSpec, build_inputs
 from cluster.store.base import StagedResult, Store
-from cluster.store.lease import take
+from cluster.store.lease import Owner, take
 from cluster.store.location import open_store
 from cluster.store.manifest import FileEntry, Manifest
 from cluster.tracking.recorder import AttemptStart, BatchRecorder, LogBatch
@@ -99,18 +100,25 @@ def _run_attempt(
 ) -> Manifest | StepFailedError:
     """Runs the step, with its output in a log."""
     start = next_attempt(spec, store)
-    log = store.log_path(spec.step, spec.key.fingerprint, start.attempt)
+    log = AttemptLog(
+        step=spec.step,
+        fingerprint=spec.key.fingerprint,
+        attempt=start.attempt,
+        token=spec.lease.token,
+        worker=Owner.current(),
+    )
+    finish_left_logs(store)
     try:
-        log.parent.mkdir(parents=True, exist_ok=True)
-        with restored_process(), redirect_output(log), BatchRecorder(spec.step, send, start) as recorder:
-            return _Attempt(spec, store, recorder, start, upstream).run()
+        with (
+            log.open(store) as path,
+            restored_process(),
+            redirect_output(path),
+            BatchRecorder(spec.step, send, start) as recorder,
+        ):
+            return _Attempt(spec, store, recorder, start, upstream, log).run()
     except OSError as error:
         # The log itself cannot be written, for example because the disk is full.
         return _failure(spec, error, start)
-    finally:
-        with suppress(OSError, StoreError):
-            redact_file(log)
-            store.upload(log)
 
 
 @dataclass(frozen=True, slots=True)
@@ -122,6 +130,7 @@ class _Attempt:
     recorder: BatchRecorder
     start: AttemptStart
     upstream: tuple[Manifest, ...]
+    log: AttemptLog
 
     def run(self) -> Manifest | StepFailedError:
         """Runs and commits the step under its lease."""
@@ -154,7 +163,7 @@ class _Attempt:
 
     def _clean_up(self) -> None:
         """Redacts the log, which the process can no longer do at the end of the step."""
-        redact_file(self.store.log_path(self.spec.step, self.spec.key.fingerprint, self.start.attempt))
+        self.log.redact(self.store)
 
     def _compute_and_commit(self, staged: StagedResult, watchdog: Watchdog, sources: SourceFiles) -> Manifest:
         started = time.monotonic()
@@ -193,7 +202,8 @@ class _Attempt:
         if resources.is_shared and resources.strategy != "stream":
             from cluster.parallel import launcher  # noqa: PLC0415  (it imports torch, which many steps do not need)
 
-            job = launcher.Job(spec, inputs, staged.out, staged.checkpoint_dir, self.start.log, self.recorder.send)
+            log = str(self.log.path(self.store))
+            job = launcher.Job(spec, inputs, staged.out, staged.checkpoint_dir, log, self.recorder.send)
             return launcher.run(job, self.recorder, watchdog.guard)
         engine = resolve(spec.engine)(
             checkpoint_dir=staged.checkpoint_dir,

@@ -1,8 +1,8 @@
 """The store: committed results of steps, each complete or absent.
 
 <store>/<step name>/<fingerprint>/
-    files/            what the stage wrote, and result.json
-    manifest.json     written last; without it the other files do not count
+    files/<token>/    what an attempt wrote, and result.json
+    manifest.json     names the folder of the files; written last, and without it they do not count
     work/             checkpoints of an unfinished step; removed after the commit
     failure.json      the last error, until an attempt succeeds
     lease.json        the driver that runs the step now
@@ -25,12 +25,16 @@ from pathlib import Path
 from typing import Any
 
 from cluster.canonical_json import plain
-from cluster.errors import CorruptResultError, OutdatedManifestError, StepFailedError, StoreError
-from cluster.store.files import file_digest, remove, sorted_files
+from cluster.errors import CorruptResultError, LeaseLostError, OutdatedManifestError, StepFailedError, StoreError
+from cluster.store.files import file_digest, is_rest_of_removal, remove, sorted_files
 from cluster.store.lease import Lease, LeaseBackend
 from cluster.store.manifest import FileEntry, Manifest, differences
 
 RESULT = "result.json"
+FILES = "files"
+"""Folder with a folder for each attempt. In stores of earlier versions, results on a disk are in `files` itself, or in
+`files-<token>` next to it. Manifests name the folder.
+"""
 FINGERPRINT = re.compile(r"[0-9a-f]{64}")
 """Form of a fingerprint. No part of the name of a step has it."""
 MAX_COMPARED = 8
@@ -93,7 +97,8 @@ class StaleResult:
         num_bytes: Size of all its files.
         committed_at: Time of its commit in seconds since 1970; None if it was not committed.
         owner: The driver that runs it now; empty if none does.
-        is_replaced: True for the files of earlier attempts of a result that stays.
+        is_leftover: True for what other attempts left next to a result that stays, or is to be computed.
+        rest: The rest of a removal on this machine that was interrupted.
     """
 
     step: str
@@ -101,7 +106,8 @@ class StaleResult:
     num_bytes: int
     committed_at: float | None
     owner: str = ""
-    is_replaced: bool = False
+    is_leftover: bool = False
+    rest: Path | None = None
 
 
 class Store(ABC):
@@ -191,6 +197,10 @@ class Store(ABC):
     @abstractmethod
     def _num_bytes(self, name: str) -> int:
         """Returns the size of all files below a folder."""
+
+    @abstractmethod
+    def _written_at(self, name: str) -> float:
+        """Returns when a file, or the newest file in a folder, was written, in seconds since 1970."""
 
     @abstractmethod
     def _sizes(self, manifest: Manifest) -> Mapping[str, int]:
@@ -318,38 +328,52 @@ class Store(ABC):
                 self.remove(f"logs/{step}/{name}")
         self.remove(f"{step}/{fingerprint}")
 
-    def replaced(self, step: str, fingerprint: str) -> StaleResult | None:
-        """Returns the files of earlier attempts next to a committed result; None if there are none."""
-        try:
-            manifest = self._manifest(step, fingerprint)
-        except (FileNotFoundError, CorruptResultError, OutdatedManifestError):
+    def leftovers(self, step: str, fingerprint: str, before: float) -> StaleResult | None:
+        """Returns what attempts left in the folder of a fingerprint that stays, if anything.
+
+        Args:
+            step: Name of the step.
+            fingerprint: Its fingerprint, with or without a result.
+            before: Only files that were replaced or written before this time count, in seconds since 1970.
+        """
+        names = list(self._leftovers(step, fingerprint, before))
+        if not names:
             return None
-        folders = list(self._replaced_folders(manifest))
-        if not folders:
-            return None
+        lease = self.lease(step, fingerprint)
         return StaleResult(
             step=step,
             fingerprint=fingerprint,
-            num_bytes=sum(self._num_bytes(folder) for folder in folders),
-            committed_at=manifest.committed_at,
-            is_replaced=True,
+            num_bytes=sum(self._num_bytes(name) for name in names),
+            committed_at=None,
+            owner=str(lease.owner) if lease is not None else "",
+            is_leftover=True,
         )
 
-    def remove_replaced(self, step: str, fingerprint: str) -> None:
-        """Removes what `replaced` returns. The caller holds the lease, and no step reads the files."""
-        for folder in self._replaced_folders(self._manifest(step, fingerprint)):
-            self.remove(folder)
+    def remove_leftovers(self, step: str, fingerprint: str, before: float) -> None:
+        """Removes what `leftovers` returns. The caller holds the lease, and no step reads the files."""
+        for name in list(self._leftovers(step, fingerprint, before)):
+            self.remove(name)
 
-    def _replaced_folders(self, manifest: Manifest) -> Iterator[str]:
-        """Yields the folders of other attempts than the one that the manifest names."""
-        root = f"{manifest.step}/{manifest.fingerprint}"
-        for name in self.children(root):
-            if not name.lstrip(".").startswith("files") or name == manifest.folder:
+    def _leftovers(self, step: str, fingerprint: str, before: float) -> Iterator[str]:
+        """Yields the files of other attempts than the one that the manifest names, and unfinished files."""
+        root = f"{step}/{fingerprint}"
+        committed_at, kept = 0.0, ""
+        try:
+            manifest = self._manifest(step, fingerprint)
+            committed_at, kept = manifest.committed_at, manifest.folder
+        except FileNotFoundError:
+            pass
+        except (CorruptResultError, OutdatedManifestError):  # what it names is unknown
+            return
+        names = self.children(root)
+        if FILES in names and kept != FILES:
+            names += [f"{FILES}/{child}" for child in self.children(f"{root}/{FILES}")]
+            names.remove(FILES)
+        for name in names:
+            is_unneeded = name.startswith(FILES) or name.endswith(".part")
+            if name == kept or not is_unneeded or is_rest_of_removal(name.rpartition("/")[2]):
                 continue
-            if manifest.folder.startswith(f"{name}/"):
-                attempts = (f"{name}/{child}" for child in self.children(f"{root}/{name}"))
-                yield from (f"{root}/{attempt}" for attempt in attempts if attempt != manifest.folder)
-            else:
+            if max(committed_at, self._written_at(f"{root}/{name}")) < before:
                 yield f"{root}/{name}"
 
     def _manifest(self, step: str, fingerprint: str) -> Manifest:
@@ -387,6 +411,11 @@ class Store(ABC):
         )
 
 
+def attempt_folder(token: str) -> str:
+    """Returns the folder for the files of the attempt that has the lease with `token`."""
+    return f"{FILES}/{token[:16]}"
+
+
 class StagedResult(ABC):
     """A result that is not committed yet.
 
@@ -416,6 +445,14 @@ class StagedResult(ABC):
             LeaseLostError: another driver took the step over.
             StoreError: the store cannot be written.
         """
+        try:
+            return self._commit(result, build)
+        except FileNotFoundError:
+            if not self.out.exists():  # the driver that took the step over has removed what it found
+                raise LeaseLostError(self.step) from None
+            raise
+
+    def _commit(self, result: Any, build: Callable[[Any, Mapping[str, FileEntry]], Manifest]) -> Manifest:
         plain_result = plain(result, f"the result of step {self.step}")
         text = json.dumps(plain_result, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False)
         (self.out / RESULT).write_text(text + "\n", encoding="utf-8")

@@ -7,7 +7,8 @@
 | GCS | generation | ifGenerationMatch=0 | ifGenerationMatch |
 
 S3 has both since November 2024. The classes use file systems of fsspec, whose own functions cannot replace an object
-under a condition. They do not retry; `cluster.store.object_store` does.
+under a condition. They do not retry; `cluster.store.object_store` does. A request that takes longer than
+`retries.request_s` fails with a TimeoutError.
 """
 
 from __future__ import annotations
@@ -19,8 +20,7 @@ from typing import Any, ClassVar, Protocol
 
 from fsspec.asyn import sync
 
-GCS_TIMEOUT_S = 10.0
-"""gcsfs retries a request for half a minute, in which the leases of a driver would expire."""
+from cluster.store.retries import request_s
 
 
 class ConditionalWrites(Protocol):
@@ -58,15 +58,15 @@ class S3Writes:
     def read(self, path: str) -> tuple[bytes, str]:
         """See `ConditionalWrites`."""
         bucket, key, _ = self._fs.split_path(path)
-        response = self._fs.call_s3("get_object", Bucket=bucket, Key=key)
-        return bytes(sync(self._fs.loop, response["Body"].read)), str(response["ETag"])
+        response = self._fs.call_s3("get_object", Bucket=bucket, Key=key, timeout=request_s())
+        return bytes(sync(self._fs.loop, response["Body"].read, timeout=request_s())), str(response["ETag"])
 
     def write(self, path: str, tag: str | None, data: bytes) -> bool:
         """See `ConditionalWrites`."""
         bucket, key, _ = self._fs.split_path(path)
         condition = {"IfNoneMatch": "*"} if tag is None else {"IfMatch": tag}
         try:
-            self._fs.call_s3("put_object", Bucket=bucket, Key=key, Body=data, **condition)
+            self._fs.call_s3("put_object", Bucket=bucket, Key=key, Body=data, timeout=request_s(), **condition)
         except Exception as error:
             if self._code(error) in self._REFUSED:
                 return False
@@ -98,7 +98,7 @@ class AzureWrites:
     def read(self, path: str) -> tuple[bytes, str]:
         """See `ConditionalWrites`."""
         try:
-            data, tag = sync(self._fs.loop, self._download, path)
+            data, tag = sync(self._fs.loop, self._download, path, timeout=request_s())
         except self._missing as error:
             raise FileNotFoundError(path) from error
         return data, tag
@@ -107,7 +107,8 @@ class AzureWrites:
         """See `ConditionalWrites`."""
         condition = {} if tag is None else {"etag": tag, "match_condition": self._unchanged}
         try:
-            sync(self._fs.loop, self._upload, path, data, {"overwrite": tag is not None, **condition})
+            options = {"overwrite": tag is not None, **condition}
+            sync(self._fs.loop, self._upload, path, data, options, timeout=request_s())
         except self._refused:
             return False
         except self._missing as error:
@@ -142,7 +143,7 @@ class GcsWrites:
     def read(self, path: str) -> tuple[bytes, str]:
         """See `ConditionalWrites`."""
         bucket, key, _ = self._fs.split_path(path)
-        headers, data = self._fs.call("GET", "b/{}/o/{}", bucket, key, alt="media", timeout=GCS_TIMEOUT_S)
+        headers, data = self._fs.call("GET", "b/{}/o/{}", bucket, key, alt="media", timeout=request_s())
         return bytes(data), str(headers["X-Goog-Generation"])
 
     def write(self, path: str, tag: str | None, data: bytes) -> bool:
@@ -160,7 +161,7 @@ class GcsWrites:
                 ifGenerationMatch=tag or "0",
                 headers={"Content-Type": f'multipart/related; boundary="{boundary}"'},
                 data=body + b"--%b--" % boundary.encode(),
-                timeout=GCS_TIMEOUT_S,
+                timeout=request_s(),
             )
         except FileExistsError:  # status 412
             return False

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+import re
 import shutil
 import sqlite3
 import time
@@ -18,6 +19,7 @@ from pathlib import Path
 
 from cluster.errors import StoreError
 
+_REST = re.compile(r"\..+\.[0-9a-f]{8}\.gone")
 SETTLED_NS = 2_000_000_000
 """A file that changes twice within one tick of the file system's clock looks unchanged. So only digests of files that
 are at least this old are cached.
@@ -154,6 +156,28 @@ def remove(path: Path) -> None:
         shutil.rmtree(renamed, ignore_errors=True)
     else:
         renamed.unlink(missing_ok=True)
+
+
+def is_rest_of_removal(name: str) -> bool:
+    """Returns True for the name that `remove` gives to what it removes, and that stays if it is interrupted."""
+    return _REST.fullmatch(name) is not None
+
+
+def rests_of_removals(folder: Path) -> Iterator[Path]:
+    """Yields what interrupted removals left below a folder."""
+    for base, folders, files in os.walk(folder):
+        found = [name for name in (*folders, *files) if is_rest_of_removal(name)]
+        folders[:] = [name for name in folders if name not in found]
+        yield from (Path(base) / name for name in found)
+
+
+def newest_change(path: Path) -> float:
+    """Returns when a file, or anything in a folder, changed last, in seconds since 1970; 0 if it does not exist."""
+    newest = 0.0
+    for item in (path, *path.rglob("*")):
+        with suppress(FileNotFoundError):
+            newest = max(newest, item.lstat().st_ctime)
+    return newest
 
 
 def _hash(path: Path) -> str:

@@ -2,26 +2,34 @@
 
 Every run enters its recipe: its steps and their fingerprints. `gc` keeps these, and what a run that goes on now reads.
 A driver that is gone is recognized by its lease, so leftovers of a crash are removed after that lease has expired. If a
-result stays, files of its earlier attempts are removed an hour after they were replaced.
+result stays, or is to be computed, files of its other attempts are removed an hour after they were replaced or written.
 """
 
 from __future__ import annotations
 
 import json
 import os
+import shutil
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import dataclass
+from pathlib import Path
 from urllib.parse import quote, unquote
 
 from cluster.errors import StoreError
 from cluster.store.base import StaleResult, Store
+from cluster.store.files import newest_change, rests_of_removals
 from cluster.store.lease import Leases
+from cluster.store.retries import budget
 from cluster.store.sole_driver import sole_driver
 
 GRACE_S = 3600.0
-"""Files that were replaced are kept for this long, because commands other than runs may still read them."""
+"""Files that were replaced are kept for this long, because commands other than runs may still read them. So are those
+of crashed attempts and interrupted removals, because they may not have crashed.
+"""
+LEAVE_S = 15.0
+"""How long a run that ends tries to remove its entry from a store that fails."""
 RECIPES, RUNS = "recipes", "runs"
 """Folders of the store: the last run of each recipe, and the runs that go on now."""
 Fingerprints = Mapping[str, str]
@@ -110,8 +118,10 @@ def active_run(store: Store, leases: Leases) -> Iterator[ActiveRun]:
     try:
         yield ActiveRun(store, name)
     finally:
-        leases.release(slot)
-        store.remove(f"{RUNS}/{name}")
+        # The results are committed. If the store does not answer now, the entry expires, and `gc` removes it.
+        with suppress(OSError, StoreError), budget(LEAVE_S):
+            leases.release(slot)
+            store.remove(f"{RUNS}/{name}")
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -158,7 +168,10 @@ def find_garbage(store: Store, dropped: Iterable[str] = ()) -> Garbage:
         if (step, name) not in needed
     ]
     is_read = _reads_of_runs(store)
-    stale += _replaced(store, needed)
+    before = time.time() - GRACE_S
+    leftovers = (store.leftovers(step, fingerprint, before) for step, fingerprint in sorted(needed))
+    stale += [item for item in leftovers if item is not None]
+    stale += _rests(store, before)
     read = tuple(item for item in stale if is_read(item))
     running = tuple(item for item in stale if item.owner and not is_read(item))
     return Garbage(
@@ -193,10 +206,18 @@ def collect_garbage(
     with leases or Leases() as own, sole_driver(store, own):
         _end_runs_of_dead_drivers(store, own, pause)
         garbage = find_garbage(store, dropped)
+        before = time.time() - GRACE_S
         for item in (*garbage.removable, *garbage.running):
+            if item.rest is not None:
+                _remove_rest(store, item.rest)
+                removed.append(item)
+                continue
             slot = store.slot(item.step, item.fingerprint)
             if own.wait(slot, item.step, pause):
-                (store.remove_replaced if item.is_replaced else store.delete)(item.step, item.fingerprint)
+                if item.is_leftover:
+                    store.remove_leftovers(item.step, item.fingerprint, before)
+                else:
+                    store.delete(item.step, item.fingerprint)
                 own.release(slot)
                 removed.append(item)
             else:
@@ -217,14 +238,29 @@ def _needed(store: Store, recipes: Iterable[EnteredRecipe]) -> set[tuple[str, st
     return needed
 
 
-def _replaced(store: Store, needed: Iterable[tuple[str, str]]) -> list[StaleResult]:
-    """Returns the files that were replaced, by `--force` or a repaired result, so long ago that nothing reads them."""
-    found = (store.replaced(step, fingerprint) for step, fingerprint in sorted(needed))
-    return [
-        item
-        for item in found
-        if item is not None and item.committed_at is not None and time.time() - item.committed_at > GRACE_S
-    ]
+def _rests(store: Store, before: float) -> Iterator[StaleResult]:
+    """Yields what removals on this machine left that were interrupted before a time."""
+    for path in rests_of_removals(store.local):
+        if newest_change(path) < before:
+            files = (path, *path.rglob("*"))
+            yield StaleResult(
+                step=path.parent.relative_to(store.local).as_posix(),
+                fingerprint=path.name.strip(".").partition(".")[0],
+                num_bytes=sum(file.lstat().st_size for file in files if file.is_file()),
+                committed_at=None,
+                rest=path,
+            )
+
+
+def _remove_rest(store: Store, path: Path) -> None:
+    """Removes the rest of a removal, and the folders that are empty then."""
+    if path.is_dir():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+    with suppress(OSError):
+        while (path := path.parent) != store.local:
+            path.rmdir()
 
 
 def _reads_of_runs(store: Store) -> Callable[[StaleResult], bool]:

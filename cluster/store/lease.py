@@ -19,6 +19,7 @@ import threading
 import time
 import zlib
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass, replace
 from datetime import datetime
@@ -33,6 +34,8 @@ from cluster.store.retries import budget
 TTL_S = 30.0
 """Seconds without a heartbeat after which a lease expires."""
 BEATS_PER_TTL = 6
+RENEWED_AT_ONCE = 32
+"""Leases that are renewed at the same time: one after the other, those of a thousand steps on a server would expire."""
 POLL_S = 1.0
 NAME = "lease.json"
 HIDDEN = "hidden"
@@ -158,7 +161,7 @@ class FileLease:
 
 
 class Leases:
-    """All leases of one driver, renewed by one thread.
+    """All leases of one driver. One thread starts a round of heartbeats every few seconds.
 
     Args:
         ttl_s: Seconds without a heartbeat after which another driver may take a step over.
@@ -264,22 +267,27 @@ class Leases:
         """Increments the counters of all acquired leases."""
         with self._lock:
             acquired = list(self._acquired.items())
-        for slot, lease in acquired:
-            renewed = replace(lease, heartbeat=lease.heartbeat + 1)
-            try:
-                # A call that is repeated for minutes would let all other leases expire.
-                with budget(0):
-                    is_renewed = _renew(slot, lease.token, renewed)
-            except (OSError, StoreError):
-                # The disk is full or the store unreachable. If that lasts, the lease expires and the commit fails.
-                continue
-            with self._lock:
-                if self._acquired.get(slot) is not lease:
-                    continue
-                if is_renewed:
-                    self._acquired[slot] = renewed
-                else:
-                    del self._acquired[slot]
+        if acquired:
+            with ThreadPoolExecutor(min(RENEWED_AT_ONCE, len(acquired)), "leases") as pool:
+                list(pool.map(self._beat, *zip(*acquired, strict=True)))
+
+    def _beat(self, slot: LeaseBackend, lease: Lease) -> None:
+        """Increments the counter of a lease once. Called in several threads."""
+        renewed = replace(lease, heartbeat=lease.heartbeat + 1)
+        try:
+            # A call that is repeated or hangs for minutes would let the lease and others expire.
+            with budget(0, self.ttl_s / BEATS_PER_TTL):
+                is_renewed = _renew(slot, lease.token, renewed)
+        except (OSError, StoreError):
+            # The disk is full or the store unreachable. If that lasts, the lease expires and the commit fails.
+            return
+        with self._lock:
+            if self._acquired.get(slot) is not lease:
+                return
+            if is_renewed:
+                self._acquired[slot] = renewed
+            else:
+                del self._acquired[slot]
 
     def restart(self) -> str:
         """Starts the thread again if it ended. Returns why it ended; empty if it did not."""

@@ -1,7 +1,6 @@
 """A store in a folder of a local disk, or of a disk that machines share.
 
-The files of a result are in `files`. If the result is replaced, those of the new attempt are in a folder of their own,
-which the manifest names, and the replaced ones stay for steps that read them.
+If a result is replaced, its files stay for steps that read them, until the new one is replaced, too.
 """
 
 from __future__ import annotations
@@ -13,8 +12,8 @@ from dataclasses import replace
 from pathlib import Path
 
 from cluster.errors import LeaseLostError, StoreError
-from cluster.store.base import StagedResult, Store
-from cluster.store.files import file_digest, link_files, remove, sync_to_disk, sync_tree, write_atomic
+from cluster.store.base import FILES, StagedResult, Store, attempt_folder
+from cluster.store.files import file_digest, link_files, newest_change, remove, sync_to_disk, sync_tree, write_atomic
 from cluster.store.lease import FileLease, is_held, locked
 from cluster.store.manifest import Manifest
 
@@ -120,6 +119,9 @@ class LocalStore(Store):
                     total += (Path(base) / file).lstat().st_size
         return total
 
+    def _written_at(self, name: str) -> float:
+        return newest_change(self.root / name)
+
     def _sizes(self, manifest: Manifest) -> Mapping[str, int]:
         sizes = {}
         for name in manifest.files:
@@ -153,13 +155,16 @@ class LocalStagedResult(StagedResult):
                 raise LeaseLostError(self.step)
             # A step may be reading an older result, which is damaged or was forced to rerun.
             replaced = _committed_folder(self._folder)
-            manifest = replace(manifest, folder="files" if replaced is None else f"files-{self._token[:16]}")
-            remove(self._folder / manifest.folder)
-            self.out.rename(self._folder / manifest.folder)
+            manifest = replace(manifest, folder=attempt_folder(self._token))
+            target = self._folder / manifest.folder
+            target.parent.mkdir(exist_ok=True)
+            remove(target)
+            self.out.rename(target)
+            sync_to_disk(target.parent)
             sync_to_disk(self._folder)
             write_atomic(self._folder / "manifest.json", manifest.to_json())
-            for path in self._folder.glob("files*"):
-                if path.name not in (manifest.folder, replaced) and path.suffix != ".part":
+            for path in (*target.parent.iterdir(), *self._folder.glob(f"{FILES}-*")):
+                if not _is_in(path, target) and not _is_in(path, self._folder / (replaced or manifest.folder)):
                     remove(path)
         (self._folder / "failure.json").unlink(missing_ok=True)
         remove(self.checkpoint_dir)
@@ -173,4 +178,8 @@ def _committed_folder(folder: Path) -> str | None:
     except FileNotFoundError:
         return None
     except StoreError:  # damaged, or of another version
-        return "files"
+        return FILES
+
+
+def _is_in(path: Path, folder: Path) -> bool:
+    return path == folder or folder in path.parents

@@ -29,6 +29,7 @@ from fsspec.config import conf
 
 from cluster.errors import StoreError
 from cluster.store.conditional_writes import ConditionalWrites, conditional_writes
+from cluster.store.lease import RENEWED_AT_ONCE
 from cluster.store.retries import retry
 
 NUM_THREADS = 8
@@ -124,7 +125,7 @@ class ObjectStore:
 
     def list_below(self, name: str) -> dict[str, ObjectInfo]:
         """Returns all objects below a name, by their names relative to it."""
-        prefix = f"{self._path(name)}/"
+        prefix = f"{self._path(name).rstrip('/')}/"
         objects = self._with_retries(f"list {name}", lambda: self._find(self._path(name)))
         return {path.removeprefix(prefix): info for path, info in objects.items() if path.startswith(prefix)}
 
@@ -362,7 +363,11 @@ def _options(extra: str) -> dict[str, Any]:
     options: dict[str, Any] = {"use_listings_cache": False}
     if extra == "s3":
         user_options = dict(conf.get("s3", {}))
-        options["config_kwargs"] = {**user_options.get("config_kwargs", {}), "retries": {"max_attempts": 0}}
+        options["config_kwargs"] = {
+            "max_pool_connections": RENEWED_AT_ONCE,
+            **user_options.get("config_kwargs", {}),
+            "retries": {"max_attempts": 0},
+        }
         server = os.environ.get("AWS_ENDPOINT_URL_S3") or os.environ.get("AWS_ENDPOINT_URL")
         if server and "endpoint_url" not in user_options:
             options["endpoint_url"] = server

@@ -1,8 +1,8 @@
 """A store at any URL of fsspec: s3://, gs://, abfs://, memory:// and others.
 
-The layout is the one in `cluster.store.base`, but objects cannot be renamed. Each attempt therefore writes to its own
-folder, `files/<token>/`, which the manifest names. Writing the manifest, a single object, is the commit. Checkpoints
-are stored as `work/<sha256>`; `work.json`, written after them, lists the latest ones.
+The layout is the one in `cluster.store.base`. Objects cannot be renamed, so an attempt uploads its files to their final
+names. Writing the manifest, a single object, is the commit. Checkpoints are stored as `work/<sha256>`; `work.json`,
+written after them, lists the latest ones.
 
 Each machine keeps unfinished and fetched results in a folder below `CLOZELINE_CACHE` (default ~/.cache/clozeline).
 Fetched results are stored by the digest of their content, so a machine fetches nothing twice.
@@ -20,7 +20,7 @@ from pathlib import Path
 
 from cluster.errors import CorruptResultError, LeaseLostError, StoreError
 from cluster.redaction import redact
-from cluster.store.base import LookupResult, StagedResult, Store
+from cluster.store.base import FILES, LookupResult, StagedResult, Store, attempt_folder
 from cluster.store.checkpoints import Checkpoints
 from cluster.store.files import cache_folder, remove, sorted_files
 from cluster.store.lease import Lease, from_json, locked, to_json
@@ -101,7 +101,7 @@ class RemoteStore(Store):
         """See `Store`. The server copies the files."""
         name = f"{manifest.step}/{manifest.fingerprint}"
         before, tag = self.objects.read_tagged(f"{name}/manifest.json")
-        manifest = replace(manifest, folder=f"files/{token[:16]}")
+        manifest = replace(manifest, folder=attempt_folder(token))
         origin = f"{source.step}/{source.fingerprint}/{source.folder}"
         self.objects.copy_all(origin, manifest.files, f"{name}/{manifest.folder}")
         self.commit_manifest(manifest, token, tag, _folder_of(before))
@@ -209,6 +209,9 @@ class RemoteStore(Store):
     def _num_bytes(self, name: str) -> int:
         return sum(self.objects.sizes(name).values())
 
+    def _written_at(self, name: str) -> float:
+        return max((item.written_at for item in self.objects.list_below(name).values()), default=0.0)
+
     def _sizes(self, manifest: Manifest) -> Mapping[str, int]:
         return self.objects.sizes(f"{manifest.step}/{manifest.fingerprint}/{manifest.folder}")
 
@@ -243,7 +246,7 @@ class RemoteStagedResult(StagedResult):
 
     def publish(self, manifest: Manifest) -> Manifest:
         """See `StagedResult`."""
-        manifest = replace(manifest, folder=f"files/{self._token[:16]}")
+        manifest = replace(manifest, folder=attempt_folder(self._token))
         self._checkpoints.stop(save=False)
         self._store.objects.upload_all(self.out, manifest.files, f"{self._name}/{manifest.folder}")
         # The tag proves that no other driver committed since this attempt started.
@@ -272,7 +275,7 @@ def _is_leftover(name: str, kept: Collection[str | None]) -> bool:
     """Says if a name in the folder of a committed result is neither part of the result nor of the next one."""
     if name in ("failure.json", "work.json") or name.startswith("work/"):
         return True
-    return name.startswith("files/") and "/".join(name.split("/")[:2]) not in kept
+    return name.startswith(f"{FILES}/") and "/".join(name.split("/")[:2]) not in kept
 
 
 def _is_complete(folder: Path, manifest: Manifest) -> bool:

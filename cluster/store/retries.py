@@ -20,10 +20,15 @@ BUDGET_S = 300.0
 PAUSE_S = 0.5
 """Pause before the second attempt, doubled before each further one."""
 MAX_PAUSE_S = 15.0
+REQUEST_S = 10.0
+"""How long a request for a lease or a manifest may take. A server that accepts connections and does not answer would
+block it for a minute (S3) or five (Azure).
+"""
 REPORT_AFTER_S = 10.0
 """Shorter outages are not worth a message."""
 T = TypeVar("T")
 _budget_s: ContextVar[float | None] = ContextVar("budget_s", default=None)
+_request_s: ContextVar[float | None] = ContextVar("request_s", default=None)
 _report: ContextVar[Callable[[str], None] | None] = ContextVar("report", default=None)
 
 
@@ -43,14 +48,21 @@ def budget_s() -> float:
         raise StoreError(f"{VARIABLE}={text} is not a number.", "Set it to seconds, such as 300.") from None
 
 
+def request_s() -> float:
+    """Returns how long a request of this thread for a lease or a manifest may take, in seconds."""
+    own = _request_s.get()
+    return REQUEST_S if own is None else own
+
+
 @contextmanager
-def budget(seconds: float) -> Iterator[None]:
-    """Gives the calls of this thread another budget; 0: one attempt."""
-    token = _budget_s.set(seconds)
+def budget(seconds: float, request_s: float | None = None) -> Iterator[None]:
+    """Gives the calls of this thread another budget; 0: one attempt. See `request_s`."""
+    tokens = _budget_s.set(seconds), _request_s.set(request_s)
     try:
         yield
     finally:
-        _budget_s.reset(token)
+        _budget_s.reset(tokens[0])
+        _request_s.reset(tokens[1])
 
 
 @contextmanager

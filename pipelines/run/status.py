@@ -29,8 +29,10 @@ def garbage_table(garbage: Garbage) -> Table:
 
 
 def _details(item: StaleResult) -> str:
-    if item.is_replaced:
-        return "replaced by a later attempt"
+    if item.rest is not None:
+        return "rest of an interrupted removal"
+    if item.is_leftover:
+        return "left by earlier attempts"
     return "" if item.committed_at is not None else "attempt without a result"
 
 

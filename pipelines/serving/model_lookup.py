@@ -12,6 +12,7 @@ from typing import Any
 
 from cluster.steps.plan import Plan
 from cluster.steps.step import Step
+from cluster.store.manifest import Manifest
 from pipelines.dag.fewshot import plan_recipe
 from pipelines.kinds import KINDS
 from pipelines.run import runner
@@ -151,7 +152,9 @@ def classifier_step(request: RunRequest, planned: Plan, row: str | None) -> Step
 
 def _model_folder(folder: Path) -> Path:
     """Returns the folder of a model, given this folder or the folder of its step."""
-    for path in (folder, folder / "model", folder / "files", folder / "files" / "model"):
+    manifest = folder / "manifest.json"
+    files = folder / Manifest.from_json(manifest.read_bytes()).folder if manifest.exists() else folder
+    for path in (folder, folder / "model", files, files / "model"):
         if any((path / name).exists() for name in MODEL_FILES):
             return path
     names = ", ".join(MODEL_FILES)

@@ -7,13 +7,14 @@ import importlib
 import re
 import sys
 from collections.abc import Iterator, Sequence
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
-from benchmarks import run_all
+from benchmarks import engine, run_all
 from pipelines.schema.config import PipelineConfig
 from pipelines.schema.loader import read_recipe
 from tests.support.documented_commands import shell_lines
@@ -138,3 +139,18 @@ def test_recipes_of_the_comparisons_are_valid(tmp_path: Path) -> None:
         path.write_text(yaml.safe_dump(content, sort_keys=False, allow_unicode=True))
 
         assert read_recipe(path, PipelineConfig).name == content["name"]
+
+
+@pytest.mark.parametrize(("overhead_ms", "words", "fails"), [(11, [], True), (11, ["--quick"], False), (9, [], False)])
+def test_benchmark_of_the_engine_fails_if_a_limit_is_exceeded(
+    overhead_ms: float, words: list[str], fails: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def measure(folder: Path, num_steps: int) -> None:
+        del folder, num_steps
+        engine.print_limited("no-op steps", overhead_ms, 10.0, "ms each", 1)
+
+    monkeypatch.setattr(engine, "exceeded", [])
+    monkeypatch.setattr(engine, "measure_noop_steps", measure)
+    monkeypatch.setattr(sys, "argv", ["engine.py", "steps", *words])
+    with pytest.raises(SystemExit, match="exceeded: no-op steps: 11") if fails else nullcontext():
+        engine.main()

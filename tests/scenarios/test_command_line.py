@@ -69,7 +69,7 @@ def test_report_has_all_rows_with_their_numbers(smoke_run: tuple[Path, str]) -> 
 def test_leaderboard_agrees_with_the_predictions(smoke_run: tuple[Path, str]) -> None:
     store, _ = smoke_run
     rows = {row["name"]: row for row in report_of(store)["rows"]}
-    (path,) = store.glob("soft_labels/*/files/test_logits.jsonl")
+    (path,) = store.glob("soft_labels/*/files/*/test_logits.jsonl")
     lines = [json.loads(line) for line in path.read_text().splitlines()]
     correct = [max(line["logits"], key=line["logits"].get) == line["label"] for line in lines]
     assert rows["ensemble"]["accuracy"]["mean"] == pytest.approx(sum(correct) / len(correct), abs=1e-5)

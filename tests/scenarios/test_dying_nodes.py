@@ -40,9 +40,7 @@ def runs(tmp_path_factory: pytest.TempPathFactory) -> Runs:
 def files(runs: Runs, step: str) -> tuple[Path, Path]:
     """Returns the folders of a step's files in the undisturbed and in the disturbed run."""
     folder, summary = runs
-    undisturbed, disturbed = (
-        folder / name / step / summary[name]["files"][step] / "files" for name in ("undisturbed", "disturbed")
-    )
+    undisturbed, disturbed = (folder / name / summary[name]["files"][step] for name in ("undisturbed", "disturbed"))
     return undisturbed, disturbed
 
 

@@ -6,22 +6,25 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from cluster.errors import LeaseHeldError
+from cluster.errors import LeaseHeldError, LeaseLostError
 from cluster.run.result import RunOptions, RunResult
 from cluster.run.scheduler import execute
 from cluster.steps.plan import PlanState, plan
 from cluster.store.base import Store
-from cluster.store.lease import Leases
+from cluster.store.lease import Leases, Owner
 from cluster.store.location import open_store
+from cluster.store.manifest import Manifest
 from stages.common.engine import ENGINE
 from tests.support.paths import ROOT
-from tests.support.s3_helpers import URL, Proxy, failing
+from tests.support.s3_helpers import URL, Proxy, failing, opened
 from tests.support.steps import large, toy
-from tests.support.store_helpers import FINGERPRINT, builder
+from tests.support.store_helpers import FINGERPRINT, STEP, begin, builder
 
 pytestmark = pytest.mark.timeout(120)
 QUICK = RunOptions(engine=ENGINE, backoff_s=0.05, poll_s=0.05)
@@ -156,6 +159,63 @@ def test_clock_changes_affect_neither_leases_nor_commits(store: Store, monkeypat
     offset[0] = -year
     assert store.lookup("pet/x", FINGERPRINT, verify=True) is not None
     assert store.lease("pet/x", FINGERPRINT) is None
+
+
+class JumpingClock:
+    """Monotonic seconds of one driver, which jump."""
+
+    def __init__(self) -> None:
+        self.now = 100.0
+
+    def __call__(self) -> float:
+        return self.now
+
+
+@pytest.mark.parametrize("where", ["disk", "s3"])
+@pytest.mark.parametrize("first_to_commit", ["the owner", "the other", "both at once"])
+def test_one_result_is_committed_if_the_clock_of_leases_jumps(
+    first_to_commit: str,
+    where: str,
+    store: Store,
+    tmp_path: Path,
+    request: pytest.FixtureRequest,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A driver takes a step over that another one still runs, and both commit."""
+    stores = {"the owner": store, "the other": open_store(store.url)}
+    if where == "s3":
+        request.getfixturevalue("proxy")
+        stores["the owner"] = opened()
+        monkeypatch.setenv("CLOZELINE_CACHE", str(tmp_path / "another machine"))
+        stores["the other"] = store = opened()
+    slot, clock = store.slot(STEP, FINGERPRINT), JumpingClock()
+    owner, other = Leases(), Leases(clock=clock)
+    owner.owner = replace(Owner.current(), host="far", namespace="far")
+    staged = {"the owner": begin(stores["the owner"], owner, text="the owner")}
+    with pytest.raises(LeaseHeldError):
+        other.acquire(slot, STEP)
+    clock.now += 3600
+    staged["the other"] = begin(stores["the other"], other, text="the other")
+
+    def commit_of(driver: str) -> Manifest | None:
+        try:
+            return staged[driver].commit({}, builder())
+        except LeaseLostError:
+            return None
+
+    if first_to_commit == "both at once":
+        with ThreadPoolExecutor(2) as pool:
+            committed = dict(zip(staged, pool.map(commit_of, staged), strict=True))
+    else:
+        order = sorted(staged, key=lambda driver: driver != first_to_commit)
+        committed = {driver: commit_of(driver) for driver in order}
+    assert committed["the owner"] is None
+    manifest = store.lookup(STEP, FINGERPRINT, verify=True)
+    assert manifest is not None and manifest == committed["the other"]
+    assert (store.files_of(manifest) / "sub" / "model.bin").read_text() == "the other"
+    owner.heartbeat()
+    lease = slot.read()
+    assert lease is not None and lease.owner == other.owner, "the owner does not get its lease back"
 
 
 DRIVER = """

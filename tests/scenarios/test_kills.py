@@ -66,9 +66,13 @@ class KilledRun:
 
 
 def files_of(store: Path) -> dict[str, bytes]:
-    """Returns path -> content of all committed files. Files of MLflow are left out, because their names are random."""
-    paths = (path for path in store.glob("**/files/**/*") if path.is_file())
-    return {str(path.relative_to(store)): path.read_bytes() for path in paths if "mlartifacts" not in path.parts}
+    """Returns path -> content of all committed files, without the random names of attempts."""
+    files = {}
+    for path in store.glob("**/files/*/**/*"):
+        result, _, name = path.relative_to(store).as_posix().partition("/files/")
+        if path.is_file() and "mlartifacts" not in path.parts:  # whose names are random
+            files[f"{result}/{name.partition('/')[2]}"] = path.read_bytes()
+    return files
 
 
 def committed(store: Path) -> dict[str, int]:

@@ -67,12 +67,13 @@ class FinishedRun:
         files = {}
         for path in self.store.glob("**/files/**/*"):
             step, _, name = path.relative_to(self.store).as_posix().partition("/files/")
+            name = name.partition("/")[2]
             if path.is_file() and name.startswith(TRAINED):
                 files[f"{step.rpartition('/')[0]}: {name}"] = path.read_bytes()
         return files
 
     def result(self, step: str) -> dict[str, Any]:
-        (path,) = self.store.glob(f"{step}/*/files/result.json")
+        (path,) = self.store.glob(f"{step}/*/files/*/result.json")
         return dict(json.loads(path.read_text()))
 
 

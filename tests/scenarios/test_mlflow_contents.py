@@ -110,7 +110,8 @@ def test_sub_models_have_held_out_accuracy_and_accuracy_after_training(tracked: 
 
 def test_runs_have_datasets_with_the_digests_of_their_files(tracked: Tracked) -> None:
     (manifest,) = (tracked.store / "data" / "rotten_tomatoes").rglob("manifest.json")
-    files = json.loads(manifest.read_text())["files"]
+    fields = json.loads(manifest.read_text())
+    files = fields["files"]
     digests = {name: files[f"{name}.jsonl"]["sha256"][:32] for name in ("train", "unlabeled", "test")}
     datasets = {f"rotten_tomatoes/{name}": (digest, name) for name, digest in digests.items()}
     assert tracked.data("pet/review/0") == tracked.data("data/rotten_tomatoes") == datasets
@@ -118,7 +119,7 @@ def test_runs_have_datasets_with_the_digests_of_their_files(tracked: Tracked) ->
     assert set(tracked.data("smoke")) == {*datasets, "plot_or_quote/train", "plot_or_quote/test"}
     ((source,),) = tracked.rows("select dataset_source from datasets where name = 'rotten_tomatoes/train'")
     path = Path(json.loads(source)["uri"])
-    assert path == manifest.parent / "files" / "train.jsonl"
+    assert path == manifest.parent / fields["folder"] / "train.jsonl"
     assert path.exists()
 
 

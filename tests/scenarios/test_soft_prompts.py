@@ -67,7 +67,7 @@ def test_predict_uses_the_prompt_of_the_task_of_each_line(
     assert [row["task"] for row in predictions] == [row["task"] for row in rows]
     labels = {"rotten_tomatoes": {"rotten", "fresh"}, "plot_or_quote": {"plot", "quote"}}
     assert all(set(row["probabilities"]) == labels[row["task"]] for row in predictions)
-    folder = next((store / "prompts" / "plot_or_quote" / "v2" / "0").glob("*/files"))
+    folder = next((store / "prompts" / "plot_or_quote" / "v2" / "0").glob("*/files/*"))
     alone = clozeline("predict", str(folder), "--input", "-", stdin="The film number 1.\n")
     assert alone.returncode == 0, alone.stderr
     one = json.loads(alone.stdout)

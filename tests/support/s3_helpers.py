@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import http.client
 import threading
+import time
 from collections.abc import Callable, Collection
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 
+from cluster.store.lease import LeaseBackend, Leases
 from cluster.store.location import open_store
 from cluster.store.remote import RemoteStore
 
@@ -67,6 +69,40 @@ def failing(times: int, status: int, method: str = "", part: str = "") -> Fault:
         return status
 
     return fault
+
+
+def check_silent_server(slot: LeaseBackend, proxy: Proxy) -> None:
+    """Checks that leases are renewed after an outage in which the server accepts requests but does not answer them.
+
+    The answers to the requests of the outage never come.
+    """
+    ttl_s, outage_s = 9.0, 2.0
+    is_over = threading.Event()
+    unanswered: list[str] = []
+    with Leases(ttl_s) as leases:
+        token = leases.acquire(slot, "a")
+        before = slot.read()
+        assert before is not None
+        started = time.monotonic()
+
+        def hang(method: str, path: str) -> int | None:
+            if time.monotonic() - started > outage_s:
+                return None
+            unanswered.append(path)
+            is_over.wait(120)
+            return 503
+
+        proxy.fail_before = hang
+        try:
+            while not unanswered or time.monotonic() - started < outage_s:
+                time.sleep(0.05)
+            while (lease := slot.read()) is None or lease.heartbeat <= before.heartbeat:
+                assert time.monotonic() - started < ttl_s, "the lease has expired"
+                time.sleep(0.05)
+            assert lease.token == token
+        finally:
+            proxy.fail_before = None
+            is_over.set()
 
 
 def _without(path: str, names: Collection[str]) -> str:

@@ -14,8 +14,14 @@ from typing import Any
 
 from pydantic import BaseModel, Field
 
+from cluster.run.ray_session import FORWARDED
+from cluster.steps.fingerprint import fingerprints
 from cluster.steps.step import Resources, Step
+from cluster.steps.task_spec import TaskSpec
+from cluster.store.base import Store
 from cluster.store.files import file_digest
+from cluster.store.lease import Lease, Owner, new_token
+from stages.common.engine import ENGINE
 
 
 def function_name(function: Callable[..., Any]) -> str:
@@ -107,6 +113,11 @@ def threads(config: Config, inputs: dict[str, Path], out: Path, recorder: Any, e
 def imports(config: Config, inputs: dict[str, Path], out: Path, recorder: Any, engine: Any) -> dict[str, str]:
     """Returns the files of the packages of the program, as a worker imports them."""
     return {name: str(importlib.import_module(name).__file__) for name in ("cluster", "stages", "pipelines")}
+
+
+def variables(config: Config, inputs: dict[str, Path], out: Path, recorder: Any, engine: Any) -> dict[str, str | None]:
+    """Returns the environment variables that a worker receives from its driver."""
+    return {name: os.environ.get(name) for name in FORWARDED}
 
 
 def task_name(config: Config, inputs: dict[str, Path], out: Path, recorder: Any, engine: Any) -> dict[str, str]:
@@ -211,6 +222,24 @@ def large(name: str, num_bytes: int, full_disk: Path | None = None) -> Step:
     """Returns a step that writes a large file."""
     config = FileConfig(num_bytes=num_bytes, full_disk=str(full_disk or ""))
     return Step(name=name, run=function_name(write_large), config=config)
+
+
+def task_spec(step: Step, store: Store) -> TaskSpec:
+    """Returns what a worker needs to run a step without inputs, in the name of this process as its driver."""
+    return TaskSpec(
+        step=step.name,
+        run=step.run,
+        config=step.config,
+        roles={},
+        key=fingerprints({step.name: step})[step.name],
+        store=store.url,
+        lease=Lease(owner=Owner.current(), token=new_token()),
+        resources=step.resources,
+        engine=ENGINE,
+        files=step.files,
+        identify="cluster.store.files:file_digest",
+        provenance={},
+    )
 
 
 def _count(config: Config) -> None:

@@ -116,6 +116,9 @@ class ProgressDisplay:
         """Running step -> its progress."""
         self.queued: dict[str, str] = {}
         """Step that waits for machines -> what it waits for."""
+        self.waiting: dict[str, str] = {}
+        """Step that waits for something else -> what it waits for."""
+        self.is_ray_starting = False
         self._done = threading.Event()
         self._thread = threading.Thread(target=self._keep_printing, name="progress lines", daemon=True)
 
@@ -137,6 +140,7 @@ class ProgressDisplay:
         """Shows one event."""
         match event:
             case RayStarting():
+                self.is_ray_starting = True
                 self._print("starting Ray", "dim")
             case StepQueued(step=step, waits_for=waits_for):
                 self._queue(step, waits_for)
@@ -155,13 +159,17 @@ class ProgressDisplay:
                     "  ".join(filter(None, (f"finished  {step}", f"{seconds:.0f} s", headline_metric(metrics)))),
                     "green",
                 )
+            case StepFinished(step=step):  # a result of another driver, or of an earlier run
+                self._remove(step)
             case StepFailed(step=step, error=error, retry_in_s=None):
                 self._finish(step)
                 self._print(f"failed    {step}: {error.error}", "red")
             case StepFailed(step=step, error=error, retry_in_s=pause):
                 self._remove(step)
+                self.waiting[step] = "to be tried again"
                 self._print(f"retrying  {step} in {pause:.0f} s: {error.error}", "yellow")
             case StepBlocked(step=step, reason=reason):
+                self._remove(step)
                 self._print(f"blocked   {step}: {reason}", "red")
             case Interrupted(at_once=True):
                 # The process ends now: restore the cursor and the last line.
@@ -171,6 +179,8 @@ class ProgressDisplay:
             case Warned(problem=problem, remedy=remedy):
                 self._print(f"warning   {problem} {remedy}".rstrip(), "yellow")
             case StepWaiting(step=step, owner=owner):
+                self._remove(step)
+                self.waiting[step] = f"run by another driver ({owner})"
                 self._print(f"waiting   {step}: another driver runs it ({owner})", "yellow")
 
     def _print(self, text: str, style: str = "") -> None:
@@ -181,6 +191,7 @@ class ProgressDisplay:
 
         Without a terminal, the line with the progress counts the steps that wait while others run.
         """
+        self._remove(step)
         self.queued[step] = waits_for
         if self.console.is_terminal:
             if len(self.tasks) < MAX_ROWS:
@@ -204,8 +215,9 @@ class ProgressDisplay:
         )
 
     def _remove(self, step: str) -> None:
-        self.latest.pop(step, None)
-        self.queued.pop(step, None)
+        self.is_ray_starting = False
+        for steps in (self.latest, self.queued, self.waiting):
+            steps.pop(step, None)
         task = self.tasks.pop(step, None)
         if task is not None:
             self.progress.remove_task(task)
@@ -218,13 +230,18 @@ class ProgressDisplay:
     def _keep_printing(self) -> None:
         while not self._done.wait(PRINT_EVERY_S):
             running = list(self.latest.items())
-            if running:
-                shown = [f"{name} {text}" for name, text in running[:MAX_STEPS_IN_LINE]]
-                if len(running) > len(shown):
-                    shown.append(f"{len(running) - len(shown)} more")
-                shown += [f"{num} queued for {what}" for what, num in Counter(list(self.queued.values())).items()]
-                line = f"running   {self.num_finished}/{self.num_steps} steps done; {'; '.join(shown)}"
-                self.console.print(escape(line), highlight=False, soft_wrap=True)
+            shown = [f"{name} {text}" for name, text in running[:MAX_STEPS_IN_LINE]]
+            if len(running) > len(shown):
+                shown.append(f"{len(running) - len(shown)} more")
+            shown += [f"{num} queued for {what}" for what, num in Counter(list(self.queued.values())).items()]
+            shown += [f"{num} {what}" for what, num in Counter(list(self.waiting.values())).items()]
+            if self.is_ray_starting:
+                shown.append("Ray is starting")
+            if shown:
+                line = f"{self.num_finished}/{self.num_steps} steps done; {'; '.join(shown)}"
+                self.console.print(
+                    escape(f"{'running' if running else 'waiting'}   {line}"), highlight=False, soft_wrap=True
+                )
 
 
 class _InfoColumn(ProgressColumn):

@@ -8,6 +8,7 @@ from pathlib import Path
 
 import pytest
 
+from cluster.run.ray_session import FORWARDED, WORKER_ENVIRONMENT, worker_variables
 from tests.support.paths import ROOT
 
 PROGRAM = ROOT / "tests" / "support" / "programs" / "foreign_folder.py"
@@ -15,14 +16,16 @@ PROGRAM = ROOT / "tests" / "support" / "programs" / "foreign_folder.py"
 
 @pytest.mark.ray
 @pytest.mark.timeout(300)
-def test_workers_of_a_run_in_a_folder_with_foreign_packages_use_their_own_code(tmp_path: Path) -> None:
+@pytest.mark.parametrize("ray", ["local", "running"])
+def test_workers_of_a_run_in_a_folder_with_foreign_packages_use_their_own_code(tmp_path: Path, ray: str) -> None:
     for name in ("cluster", "stages", "pipelines"):
         (tmp_path / name).mkdir()
         (tmp_path / name / "__init__.py").write_text("raise ImportError('code of someone else')\n")
-    environment = {**os.environ, "PYTHONPATH": str(ROOT)}
+    variables = {name: str(number) for number, name in enumerate(FORWARDED, 1)}
+    environment = {**os.environ, **variables, "PYTHONPATH": str(ROOT)}
     environment.pop("RAY_ADDRESS", None)
     process = subprocess.run(
-        [sys.executable, str(PROGRAM), str(tmp_path / "store")],
+        [sys.executable, str(PROGRAM), str(tmp_path / "store"), ray],
         cwd=tmp_path, env=environment, capture_output=True, text=True, timeout=280, check=False,
     )  # fmt: skip
     assert process.returncode == 0, process.stdout + process.stderr
@@ -30,7 +33,19 @@ def test_workers_of_a_run_in_a_folder_with_foreign_packages_use_their_own_code(t
     result = json.loads(line.removeprefix("result "))
     assert result["errors"] == []
     own = {name: str(ROOT / name / "__init__.py") for name in ("cluster", "stages", "pipelines")}
-    assert result["files"]["imports"] == own
+    assert result["results"] == {"imports": own, "variables": variables}
+
+
+def test_variables_that_the_job_of_a_driver_sets_are_not_set_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    job = {"runtime_env": {"env_vars": {"CLOZELINE_OFFLINE": "1", "TOKENIZERS_PARALLELISM": "true"}}}
+    for name in FORWARDED:
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setenv("CLOZELINE_OFFLINE", "1")
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    monkeypatch.delenv("RAY_JOB_CONFIG_JSON_ENV_VAR", raising=False)
+    assert worker_variables() == {**WORKER_ENVIRONMENT, "CLOZELINE_OFFLINE": "1", "HF_HUB_OFFLINE": "1"}
+    monkeypatch.setenv("RAY_JOB_CONFIG_JSON_ENV_VAR", json.dumps(job))
+    assert worker_variables() == {"RAY_USAGE_STATS_ENABLED": "0", "HF_HUB_OFFLINE": "1"}
 
 
 @pytest.mark.ray

@@ -254,6 +254,7 @@ def test_step_of_a_dead_driver_resumes_from_its_checkpoint(store: Store) -> None
     (folder / "files.old.part").mkdir()
     assert run(step, store).executed == ("resumed",)
     assert sorted(item.name for item in folder.iterdir()) == [".lease.lock", "files", "manifest.json"]
+    assert len(list((folder / "files").iterdir())) == 1
 
 
 def test_driver_that_lost_a_lease_waits_for_the_other_driver(store: Store) -> None:

@@ -1,8 +1,10 @@
 """The local store: a result is either complete or absent."""
 
 import json
+import re
 import shutil
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,6 +15,7 @@ from cluster.store import local
 from cluster.store.base import Store
 from cluster.store.lease import Leases
 from cluster.store.location import open_store
+from tests.support.s3_helpers import Proxy, opened
 from tests.support.store_helpers import FINGERPRINT, OTHER, begin, builder, commit
 
 
@@ -40,7 +43,7 @@ def test_commit_writes_the_manifest_last(store: Store, monkeypatch: pytest.Monke
 
     def crash(path: Path, data: bytes) -> None:
         assert path == result_folder / "manifest.json"
-        assert (result_folder / "files" / "sub" / "model.bin").read_text() == "hello"
+        assert [path.read_text() for path in result_folder.glob("files/*/sub/model.bin")] == ["hello"]
         raise KeyboardInterrupt
 
     with monkeypatch.context() as patch:
@@ -52,7 +55,7 @@ def test_commit_writes_the_manifest_last(store: Store, monkeypatch: pytest.Monke
     (result_folder / "lease.json").unlink()
     commit(store, text="again")
     assert store.lookup("pet/x", FINGERPRINT, verify=True) is not None
-    assert (result_folder / "files" / "sub" / "model.bin").read_text() == "again"
+    assert [path.read_text() for path in result_folder.glob("files/*/sub/model.bin")] == ["again"]
 
 
 def test_reader_of_a_replaced_result_sees_the_files_of_one_attempt(store: Store) -> None:
@@ -66,6 +69,39 @@ def test_reader_of_a_replaced_result_sees_the_files_of_one_attempt(store: Store)
     assert not folder.exists(), "it does not become the folder of another attempt"
     assert (store.files_of(second) / "sub" / "model.bin").read_text() == "second"
     assert store.lookup("pet/x", FINGERPRINT, verify=True) == third
+
+
+@pytest.mark.parametrize("earlier", ["files", "files-0123456789abcdef"])
+def test_result_in_the_layout_of_an_earlier_version_loads_and_is_replaced(store: Store, earlier: str) -> None:
+    """On disks its files were in `files`, or in `files-<token>` if it had replaced another one."""
+    manifest = commit(store, text="first")
+    result_folder = store.folder("pet/x", FINGERPRINT)
+    store.files_of(manifest).rename(result_folder / "moved")
+    (result_folder / "files").rmdir()
+    (result_folder / "moved").rename(result_folder / earlier)
+    (result_folder / "manifest.json").write_bytes(replace(manifest, folder=earlier).to_json())
+    first = store.lookup("pet/x", FINGERPRINT, verify=True)
+    assert first is not None and store.files_of(first) == result_folder / earlier
+    second = commit(store, text="second")
+    assert (store.files_of(first) / "sub" / "model.bin").read_text() == "first", "a step may be reading it"
+    third = commit(store, text="third")
+    kept = {store.files_of(second), store.files_of(third)}
+    assert set((result_folder / "files").iterdir()) == kept and not list(result_folder.glob("files-*"))
+    assert store.lookup("pet/x", FINGERPRINT, verify=True) == third
+
+
+def test_disk_and_server_have_the_same_layout(store: Store, proxy: Proxy) -> None:
+    on_server = opened()
+    for target in (store, on_server):
+        for text in ("first", "second"):
+            manifest = commit(target, text=text)
+            assert re.fullmatch("files/[0-9a-f]{16}", manifest.folder)
+    on_disk = [path.relative_to(store.root).as_posix() for path in store.root.rglob("*.*") if path.is_file()]
+    on_disk += [f"pet/x/{FINGERPRINT}/lease.json"]  # a free lease is a file that contains null, or none
+    in_objects = [name for name in on_server.objects.sizes("") if not name.startswith(".probe")]
+    same = [{re.sub("files/[0-9a-f]{16}/", "files/TOKEN/", name) for name in names} for names in (on_disk, in_objects)]
+    assert same[0] - {f"pet/x/{FINGERPRINT}/.lease.lock"} == same[1]
+    assert len(same[1]) == 4
 
 
 def test_checkpoints_survive_a_failed_attempt(store: Store) -> None:

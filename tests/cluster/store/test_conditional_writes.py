@@ -17,14 +17,14 @@ import fsspec
 import pytest
 
 from cluster.errors import LeaseHeldError, LeaseLostError, StepFailedError, StoreError, StoreUnreachableError
-from cluster.store import conditional_writes, object_store, retries, sole_driver
+from cluster.store import object_store, retries, sole_driver
 from cluster.store.base import Store
 from cluster.store.lease import Lease, Leases, Owner
 from cluster.store.location import open_store
 from cluster.store.remote import RemoteStore
 from tests.support.object_servers import Azurite, FakeGcsServer, azurite, fake_gcs_server
 from tests.support.paths import ROOT
-from tests.support.s3_helpers import Proxy, failing
+from tests.support.s3_helpers import Proxy, check_silent_server, failing
 from tests.support.store_helpers import FINGERPRINT, OTHER, begin, builder, commit
 
 pytestmark = pytest.mark.timeout(120)
@@ -55,7 +55,7 @@ def url(server: Server, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> str:
     monkeypatch.setenv("CLOZELINE_CACHE", str(tmp_path / "cache"))
     monkeypatch.setenv(retries.VARIABLE, "2")
     monkeypatch.setattr(retries, "PAUSE_S", 0.01)
-    monkeypatch.setattr(conditional_writes, "GCS_TIMEOUT_S", 1.0)
+    monkeypatch.setattr(retries, "REQUEST_S", 1.0)
     use(server, server.port, monkeypatch)
     return server.create(f"results-{uuid.uuid4().hex}")
 
@@ -338,6 +338,10 @@ def test_server_that_keeps_failing_raises_a_transient_error(url: str, proxy: Pro
         slot.read()
     assert caught.value.transient
     assert time.monotonic() - started < 10, "the clients' own retries take longer than the budget"
+
+
+def test_heartbeats_survive_a_server_that_does_not_answer(url: str, proxy: Proxy) -> None:
+    check_silent_server(opened(url).slot("pet/x", FINGERPRINT), proxy)
 
 
 def test_refused_request_is_not_retried(url: str, proxy: Proxy, monkeypatch: pytest.MonkeyPatch) -> None:

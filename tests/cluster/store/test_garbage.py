@@ -1,5 +1,6 @@
 """Removing stale results, but never those that a driver uses."""
 
+import shutil
 import threading
 import time
 from collections.abc import Callable
@@ -11,10 +12,11 @@ import pytest
 from cluster.errors import LeaseHeldError, StoreError
 from cluster.store import garbage
 from cluster.store.base import Store
+from cluster.store.files import remove
 from cluster.store.garbage import active_run, collect_garbage, enter_recipe, entered_recipes, find_garbage
 from cluster.store.lease import Leases, Owner
 from cluster.store.local import LocalStore
-from tests.support.s3_helpers import Proxy, opened
+from tests.support.s3_helpers import Proxy, failing, opened
 from tests.support.store_helpers import builder, commit
 
 pytestmark = pytest.mark.timeout(60)
@@ -124,6 +126,22 @@ def test_what_a_run_reads_is_never_removed(store: LocalStore) -> None:
     assert removed_by(store) == [OLD]
 
 
+def test_run_ends_without_an_error_while_the_store_fails(proxy: Proxy, monkeypatch: pytest.MonkeyPatch) -> None:
+    """All of its results are committed then."""
+    monkeypatch.setattr(garbage, "LEAVE_S", 0.5)
+    store = opened()
+    filled(store)
+    enter_recipe(store, "films", "", {"pet/x": NEW})
+    with Leases() as driver:
+        with active_run(store, driver) as run:
+            run.keep({"pet/x": NEW})
+            proxy.fail_before = failing(10**9, 503)
+        proxy.fail_before = None
+    assert len(store.notes("runs")) == 1
+    assert removed_by(store) == [OLD, OLDER]
+    assert store.notes("runs") == [], "its entry expires"
+
+
 def test_run_of_a_dead_driver_on_another_machine_protects_nothing(store: LocalStore) -> None:
     filled(store)
     enter_recipe(store, "films", "", {"pet/x": NEW})
@@ -223,7 +241,7 @@ def test_replaced_files_are_removed_after_the_grace_period(any_store: Store, mon
     later = time.time() + garbage.GRACE_S + 1
     monkeypatch.setattr(time, "time", lambda: later)
     found = find_garbage(any_store).removable
-    assert [(item.fingerprint, item.is_replaced) for item in found] == [(NEW, True)] and found[0].num_bytes > 0
+    assert [(item.fingerprint, item.is_leftover) for item in found] == [(NEW, True)] and found[0].num_bytes > 0
     assert removed_by(any_store) == [NEW]
     assert removed_by(any_store) == []
     manifest = any_store.lookup("pet/x", NEW, verify=True)
@@ -238,8 +256,66 @@ def test_replaced_files_stay_while_a_run_may_read_them(store: Store, monkeypatch
     monkeypatch.setattr(time, "time", lambda: later)
     with Leases() as leases, active_run(store, leases) as run:
         run.keep({"pet/x": NEW})
-        assert [item.is_replaced for item in find_garbage(store).read] == [True]
+        assert [item.is_leftover for item in find_garbage(store).read] == [True]
         clock = Clock()
         clock.during_pause = leases.heartbeat
         assert removed_by(store, clock) == []
     assert removed_by(store) == [NEW]
+
+
+@pytest.mark.parametrize("is_committed", [True, False])
+def test_leftovers_of_crashed_attempts_are_removed_after_the_grace_period(
+    any_store: Store, is_committed: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The recipe needs the fingerprint, so that nothing else removes them."""
+    enter_recipe(any_store, "films", "", {"pet/x": NEW})
+    if is_committed:
+        commit(any_store, NEW, committed_at=time.time())
+    folder = f"pet/x/{NEW}"
+    left = [f"{folder}/files/{'e' * 16}/model.bin", f"{folder}/files.{'e' * 32}.part/model.bin"]
+    for name in (*left, f"{folder}/work/checkpoint.pt"):
+        any_store.write(name, b"x" * 1000)
+    assert removed_by(any_store) == [], "the attempt may still run"
+    later = time.time() + garbage.GRACE_S + 1
+    monkeypatch.setattr(time, "time", lambda: later)
+    [found] = find_garbage(any_store).removable
+    assert (found.fingerprint, found.is_leftover, found.num_bytes) == (NEW, True, 2000)
+    driver, clock = Leases(), Clock()
+    driver.acquire(any_store.slot("pet/x", NEW), "pet/x")
+    clock.during_pause = driver.heartbeat
+    assert removed_by(any_store, clock) == [], "an attempt runs"
+    driver.release(any_store.slot("pet/x", NEW))
+    assert removed_by(any_store) == [NEW]
+    assert removed_by(any_store) == []
+    for name in left:
+        with pytest.raises(FileNotFoundError):
+            any_store.read(name)
+    assert any_store.read(f"{folder}/work/checkpoint.pt"), "the next attempt continues from it"
+    assert (any_store.lookup("pet/x", NEW, verify=True) is not None) == is_committed
+
+
+@pytest.mark.parametrize(
+    "name", [f"pet/x/{OLD}", "pet/x", f"pet/x/{NEW}/files/cafe", "recipes/books.json", "logs/pet/x/1.log"]
+)
+def test_rest_of_an_interrupted_removal_is_removed_after_the_grace_period(
+    any_store: Store, name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """On the disk of the store, or of the machine if the store is on a server."""
+    enter_recipe(any_store, "films", "", {"pet/x": NEW})
+    commit(any_store, NEW, committed_at=time.time())
+    path = any_store.local / name
+    is_file = bool(path.suffix)
+    (path.parent if is_file else path).mkdir(parents=True, exist_ok=True)
+    (path if is_file else path / "model.bin").write_bytes(b"x" * 1000)
+    with monkeypatch.context() as killed:
+        killed.setattr(shutil, "rmtree", lambda *_, **__: None)
+        killed.setattr(Path, "unlink", lambda *_, **__: None)
+        remove(path)
+    [rest] = any_store.local.rglob(".*.gone")
+    assert removed_by(any_store) == [], "the removal may still run"
+    later = time.time() + garbage.GRACE_S + 1
+    monkeypatch.setattr(time, "time", lambda: later)
+    [found] = [item for item in find_garbage(any_store).removable if item.rest is not None]
+    assert (found.rest, found.num_bytes >= 1000) == (rest, True)
+    removed_by(any_store)
+    assert not rest.exists() and find_garbage(any_store).removable == ()

@@ -24,7 +24,7 @@ from cluster.store.lease import Lease, Leases, Owner
 from cluster.store.location import open_store
 from cluster.store.manifest import Manifest
 from cluster.store.remote import RemoteStore
-from tests.support.s3_helpers import BUCKET, URL, Proxy, failing, opened
+from tests.support.s3_helpers import BUCKET, URL, Proxy, check_silent_server, failing, opened
 from tests.support.steps import toy
 from tests.support.store_helpers import FINGERPRINT, OTHER, begin, builder, commit
 
@@ -140,6 +140,10 @@ def test_damaged_result_is_never_used(
     commit(store)
     assert f"pet/x/{FINGERPRINT}/{manifest.folder}" not in store.objects.sizes("")
     assert len(store.objects.children(f"pet/x/{FINGERPRINT}/files")) == 2
+
+
+def test_heartbeats_survive_a_server_that_does_not_answer(store: RemoteStore, proxy: Proxy) -> None:
+    check_silent_server(store.slot("pet/x", FINGERPRINT), proxy)
 
 
 def test_acquire_fails_until_the_other_driver_releases(store: RemoteStore, other_machine: RemoteStore) -> None:

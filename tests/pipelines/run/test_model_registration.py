@@ -73,9 +73,9 @@ def test_run_registers_classifier_and_prompts(smoke_run: tuple[Path, str]) -> No
     assert versions(uri) == [(name, "1") for name in sorted(NAMES)]
     assert all(f"{name} 1 (champion)" in printed for name in NAMES)
     student = client(uri).get_model_version_by_alias("smoke.classifier", "champion")
-    (result,) = (store / "distill" / "small" / "0").glob(f"{student.tags['step.fingerprint']}/files/result.json")
+    (result,) = (store / "distill" / "small" / "0").glob(f"{student.tags['step.fingerprint']}/files/*/result.json")
     assert float(student.tags["test.accuracy"]) == json.loads(result.read_text())["test"]["accuracy"]
-    (test_set,) = (store / "data" / "rotten_tomatoes").glob("*/files/test.jsonl")
+    (test_set,) = (store / "data" / "rotten_tomatoes").glob("*/files/*/test.jsonl")
     assert student.tags["test.digest"] == digest(test_set)
     assert (student.tags["recipe"], student.tags["step.name"]) == ("smoke", "distill/small/0")
     assert client(uri).get_run(student.run_id).info.run_name == "distill/small/0"
@@ -93,7 +93,7 @@ def test_registered_model_predicts_in_a_new_process_without_network_and_store(
     version = client(tracking_uri(store)).get_model_version_by_alias(name, "champion")
     folder = Path(shutil.copytree(version.source.removeprefix("file://"), tmp_path / "model"))
     assert str(store).encode() not in b"".join(path.read_bytes() for path in folder.rglob("*.json"))
-    (files,) = store.glob(f"{version.tags['step.name']}/{version.tags['step.fingerprint']}/files")
+    (files,) = store.glob(f"{version.tags['step.name']}/{version.tags['step.fingerprint']}/files/*")
     done = clozeline("predict", str(files), "--input", "-", stdin="\n".join(TEXTS))
     expected = [json.loads(line) for line in done.stdout.splitlines()]
 

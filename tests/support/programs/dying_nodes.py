@@ -75,7 +75,9 @@ def _summary(result: Any) -> dict[str, Any]:
     return {
         "errors": {name: str(error) for name, error in result.errors.items()},
         "attempts": {name: manifest.attempt for name, manifest in result.manifests.items()},
-        "files": {name: manifest.fingerprint for name, manifest in result.manifests.items()},
+        "files": {
+            name: f"{name}/{manifest.fingerprint}/{manifest.folder}" for name, manifest in result.manifests.items()
+        },
     }
 
 

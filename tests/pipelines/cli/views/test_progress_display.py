@@ -21,7 +21,16 @@ import pytest
 from rich.console import Console
 
 from cluster.errors import StepFailedError as StepError
-from cluster.run.events import StepFailed, StepFinished, StepProgress, StepQueued, StepStarted
+from cluster.run.events import (
+    Event,
+    RayStarting,
+    StepFailed,
+    StepFinished,
+    StepProgress,
+    StepQueued,
+    StepStarted,
+    StepWaiting,
+)
 from pipelines.cli.views import progress_display
 from pipelines.cli.views.json_events import JsonEvents
 from pipelines.cli.views.progress_display import ProgressDisplay, headline_metric, shortened
@@ -175,6 +184,43 @@ def test_log_of_a_job_has_a_line_with_the_progress_and_no_control_characters(mon
         "a/4 starting; 2 more; 2 queued for 1 CPU"
     )
     assert all(line.isprintable() for line in lines)
+
+
+OWNER = "ann@host, process 7"
+FAILURE = StepError("a/0", "it broke")
+
+
+@pytest.mark.parametrize(
+    ("waits", "shown"),
+    [
+        ([RayStarting()], "Ray is starting"),
+        ([StepQueued("a/0", "1 GPU"), StepQueued("a/1", "1 GPU")], "2 queued for 1 GPU"),
+        ([StepWaiting("a/0", OWNER)], f"1 run by another driver ({OWNER})"),
+        ([StepStarted("a/0", 1, "log"), StepFailed("a/0", FAILURE, retry_in_s=60.0)], "1 to be tried again"),
+        (
+            [StepQueued("a/0", "1 GPU"), StepWaiting("a/1", OWNER)],
+            f"1 queued for 1 GPU; 1 run by another driver ({OWNER})",
+        ),
+    ],
+)
+def test_log_of_a_job_has_the_line_also_while_all_steps_wait(
+    waits: list[Event], shown: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(progress_display, "PRINT_EVERY_S", 0.02)
+    stream = io.StringIO()
+    with ProgressDisplay(Console(file=stream, width=80), 3) as display:
+        for event in waits:
+            display(event)
+        line = f"waiting   0/3 steps done; {shown}\n"
+        wait_until(lambda: stream.getvalue().count(line) > 2)
+        display(StepFinished("a/0", 1.0, cached=True))
+        display(StepStarted("a/1", 1, "log"))
+        wait_until(lambda: "running   0/3 steps done; a/1 starting\n" in stream.getvalue())
+        display(StepFinished("a/1", 1.0, cached=False))
+        time.sleep(0.1)
+        before = stream.getvalue()
+        time.sleep(0.2)
+        assert stream.getvalue() == before, "nothing is open"
 
 
 def wait_until(is_done: Callable[[], bool]) -> None:
