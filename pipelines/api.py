@@ -33,7 +33,7 @@ from pipelines.serving.input_rows import InputRow, InputRows
 from pipelines.serving.model_lookup import ModelChoice, ModelSource, find_model
 from pipelines.serving.output_rows import LABEL, PROBABILITIES, Answer, AnswerColumns
 from pipelines.serving.predictors import Predictor
-from stages.common.assets.cache import IDENTIFY
+from stages.common.assets.cache import IDENTIFY, LOCATE
 from stages.common.engine import ENGINE
 from stages.common.errors import DataError, InputError
 
@@ -262,7 +262,7 @@ def run(
         RunFailedError: a step failed.
     """
     request = load_request(str(recipe), list(overrides), store)
-    result = run_recipe(request, RunOptions(engine=ENGINE, identify=IDENTIFY), _output_mode(progress))
+    result = run_recipe(request, RunOptions(engine=ENGINE, identify=IDENTIFY, locate=LOCATE), _output_mode(progress))
     if result.is_interrupted:
         raise KeyboardInterrupt
     if not result.ok:

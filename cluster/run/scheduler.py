@@ -230,6 +230,7 @@ class _Run:
             resources=step.step.resources,
             files=step.step.files,
             identify=self._options.identify,
+            locate=self._options.locate,
             provenance=provenance(),
             expired_token=step.expired_token,
             forced=step.planned.forced,

@@ -24,7 +24,7 @@ _loaded: dict[Path, FileMark] = {}
 
 
 class SourceFiles:
-    """The files from which the key of a step was computed: its code, and local files of its assets.
+    """The files from which the key of a step was computed: its code, and the files of its assets on this machine.
 
     Args:
         spec: The step, which has not started yet.
@@ -37,8 +37,10 @@ class SourceFiles:
         # Marks are older than digests, so a write between the two is noticed.
         digests = CodeDigests(spec.key_options.excluded_modules)
         code = digests.marks(spec.run.partition(":")[0])
-        self._paths = [*code, *map(Path, spec.files)]
-        self._marks = {**read_marks(map(Path, spec.files)), **code}
+        locate = resolve(spec.locate)
+        files = [path for name in spec.files if (path := locate(name)) is not None]
+        self._paths = [*code, *files]
+        self._marks = {**read_marks(files), **code}
         _check_code(spec, digests)
         _check_files(spec)
         latest_ns = max((mark.ctime_ns for mark in self._marks.values()), default=0)

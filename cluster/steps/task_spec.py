@@ -21,9 +21,9 @@ class TaskSpec:
     """Everything that a worker needs to run a step.
 
     `roles` gives, for each input, the indices of its upstream steps among the arguments of the task. `key_options` are
-    those of the plan, so that the worker compares the same code before it commits, as it does with `files` and
-    `identify` (see `Step` and `RunOptions`). `provenance` describes the driver, for the manifest. `engine` is the class
-    of the engine for one process, as `module:class`.
+    those of the plan, so that the worker compares the same code before it commits, as it does with `files`, `identify`
+    and `locate` (see `Step` and `RunOptions`). `provenance` describes the driver, for the manifest. `engine` is the
+    class of the engine for one process, as `module:class`.
 
     The worker acquires `lease` when the step starts. It may replace a lease with the token `expired_token`, which the
     driver has seen expire. An intact result that another driver committed since the plan was made is used, unless the
@@ -42,6 +42,7 @@ class TaskSpec:
     files: Mapping[str, str]
     identify: str
     provenance: Mapping[str, Any]
+    locate: str = "pathlib:Path"
     expired_token: str = ""
     forced: bool = False
     verify: bool = False

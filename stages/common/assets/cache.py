@@ -28,7 +28,9 @@ from stages.common.assets.references import OTHER_KINDS, Asset, check_online, is
 from stages.common.errors import AssetError
 
 IDENTIFY = "stages.common.assets.cache:fetched_identity"
-"""The function with which workers compare what they read with what the plan describes, before a step and at its end."""
+"""The function with which workers compare what they are about to read with what the plan describes."""
+LOCATE = "stages.common.assets.cache:located"
+"""The function with which workers find these files. They must stay as they are until the step has ended."""
 VERSION_FIELDS = ("ETag", "etag", "Content-MD5", "Last-Modified", "LastModified", "mtime", "updated", "size")
 """What file systems of fsspec tell about the version of a file."""
 REACH_TIMEOUT_S = 2
@@ -82,6 +84,17 @@ def fetched_identity(ref: str) -> str:
     if changes_elsewhere(ref):
         resolve(ref)
     return identity(ref)
+
+
+def located(ref: str) -> Path | None:
+    """Returns the local file or folder of an asset, and fetches a URL without a pin first.
+
+    An asset with a pin is fetched by the stage that reads it, which verifies it; until then the result is None.
+    """
+    asset = Asset.parse(ref)
+    if asset.scheme == "path":
+        return Path(asset.name)
+    return resolve(ref) if changes_elsewhere(ref) or is_cached(ref) else None
 
 
 def changes_elsewhere(ref: str) -> bool:

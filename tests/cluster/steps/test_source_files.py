@@ -1,6 +1,7 @@
 """Code and data that change while a step runs."""
 
 import os
+import zipfile
 from pathlib import Path
 
 import pytest
@@ -13,14 +14,19 @@ from cluster.steps.step import Resources, Step
 from cluster.steps.task_spec import TaskSpec
 from cluster.store.files import file_digest
 from cluster.store.lease import Lease, Owner
-from stages.common.assets.cache import IDENTIFY, identity
+from stages.common.assets.cache import IDENTIFY, LOCATE, identity, resolve
 
 
 class Config(BaseModel, frozen=True):
     """Nothing."""
 
 
-def spec_of(run: str, files: dict[str, str], identify: str = "cluster.store.files:file_digest") -> TaskSpec:
+def spec_of(
+    run: str,
+    files: dict[str, str],
+    identify: str = "cluster.store.files:file_digest",
+    locate: str = "pathlib:Path",
+) -> TaskSpec:
     step = Step(name="step", run=run, config=Config(), files=files)
     return TaskSpec(
         step=step.name,
@@ -34,6 +40,7 @@ def spec_of(run: str, files: dict[str, str], identify: str = "cluster.store.file
         engine="",
         files=step.files,
         identify=identify,
+        locate=locate,
         provenance={},
     )
 
@@ -93,4 +100,37 @@ def test_replaced_file_with_the_times_of_the_old_one_is_noticed(package: Path, t
     data.write_text("new")
     os.utime(data, (1e9, 1e9))
     with pytest.raises(SourceChangedError, match=r"data\.csv"):
+        sources.check()
+
+
+@pytest.mark.parametrize("ref", ["{url}", "{url}#sha256={sha256}", "{url}#sha256={sha256}!inner.txt"])
+def test_asset_that_changes_in_the_cache_is_noticed(
+    package: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, ref: str
+) -> None:
+    monkeypatch.setenv("CLOZELINE_CACHE", str(tmp_path / "cache"))
+    remote = tmp_path / "remote.zip"
+    with zipfile.ZipFile(remote, "w") as archive:
+        archive.writestr("inner.txt", "old")
+    ref = ref.format(url=remote.as_uri(), sha256=file_digest(remote))
+    cached = resolve(ref)
+    assert cached != remote
+    content = cached.read_bytes()
+    sources = SourceFiles(spec_of(f"{package.name}.step:run", {ref: identity(ref)}, IDENTIFY, LOCATE))
+    sources.check()
+    cached.write_bytes(b"new")
+    cached.write_bytes(content)
+    with pytest.raises(SourceChangedError, match=cached.name):
+        sources.check()
+
+
+def test_asset_that_is_fetched_again_is_noticed(package: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("CLOZELINE_CACHE", str(tmp_path / "cache"))
+    remote = tmp_path / "remote.csv"
+    remote.write_text("old")
+    ref = remote.as_uri()
+    cached = resolve(ref)
+    sources = SourceFiles(spec_of(f"{package.name}.step:run", {ref: identity(ref)}, IDENTIFY, LOCATE))
+    cached.unlink()
+    assert resolve(ref) == cached and cached.read_text() == "old"
+    with pytest.raises(SourceChangedError, match=r"remote\.csv"):
         sources.check()
