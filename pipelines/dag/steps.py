@@ -8,8 +8,8 @@ from typing import Any
 from cluster.steps.step import Resources, Step, Upstream
 from pipelines.kinds import KINDS
 from pipelines.schema.config import PipelineConfig
-from stages.common.assets.cache import identity, local_paths
-from stages.common.config import Config, asset_refs
+from stages.common.assets.cache import identity, local_paths, with_commit
+from stages.common.config import Config, asset_refs, with_asset_refs
 from stages.common.data import text_shards
 from stages.common.data.config import Source
 from stages.common.seeds import derive_seed
@@ -54,6 +54,10 @@ def make_step(
         config = config.model_copy(update={"seed": derive_seed(recipe.seed, name)})
     refs = asset_refs(config)
     datasets = _hub_datasets(config, refs)
+    # Workers use the commit of the key, whatever the hub or the cache of another machine has.
+    commits = {key: with_commit(ref, is_dataset=key in datasets) for key, ref in refs.items() if ref.startswith("hf:")}
+    if commits:
+        config, refs = with_asset_refs(config, commits), refs | commits
     assets: dict[str, str] = {}
     files: dict[str, str] = {}
     for key, ref in refs.items():

@@ -115,11 +115,27 @@ def _pinned_identity(ref: str) -> str:
     return f"sha256:{asset.sha256}/{asset.inner}" if asset.sha256 else ref
 
 
+def with_commit(ref: str, *, is_dataset: bool) -> str:
+    """Returns a reference to the commit of the hub that this machine uses, or `ref` if it has a pin or was not used.
+
+    A worker on another machine, or one that starts after a branch has moved, thus reads the same commit.
+    """
+    asset = Asset.parse(ref)
+    if asset.scheme != "hf" or asset.is_pinned:
+        return ref
+    commit = dataset_revision(asset) if is_dataset else _model_revision(asset)
+    return f"hf:{asset.name}@{commit}" if commit else ref
+
+
 def fetched_revisions(asset: Asset) -> tuple[str, ...]:
     """Returns the commits of a repository of the hub that this machine has: of the dataset and of the model."""
-    dataset = dataset_revision(asset)
-    model = _hub_folder(asset, local_only=True)
-    return tuple(item for item in (dataset, model and model.name) if item)
+    return tuple(item for item in (dataset_revision(asset), _model_revision(asset)) if item)
+
+
+def _model_revision(asset: Asset) -> str | None:
+    """Returns the commit of a model of the hub that this machine has fetched; None: it has none."""
+    folder = _hub_folder(asset, local_only=True)
+    return folder.name if folder else None
 
 
 def dataset_revision(asset: Asset) -> str | None:

@@ -8,15 +8,11 @@ import sys
 
 from threadpoolctl import threadpool_info
 
-from cluster.run.step_worker import run_step
-from cluster.steps.task_spec import TaskSpec, input_indices
-from cluster.store.lease import Lease, Owner, new_token
 from cluster.store.manifest import Manifest
 from pipelines.dag.fewshot import plan_recipe
 from pipelines.run.request import load_request
-from stages.common.assets.cache import IDENTIFY
-from stages.common.engine import ENGINE
 from tests.support.result_numbers import numbers_of
+from tests.support.single_steps import run_alone
 
 
 def main(store: str) -> None:
@@ -29,13 +25,7 @@ def main(store: str) -> None:
     for line in reversed(one_of_each.values()):
         before = dict(os.environ)
         upstream = tuple(planned.manifests[name] for name in dict.fromkeys(item.name for item in line.step.upstream()))
-        spec = TaskSpec(
-            step=line.name, run=line.step.run, config=line.step.config, key=line.key, store=request.store.url,
-            roles=input_indices(line.step, tuple(item.step for item in upstream)), forced=True,
-            lease=Lease(owner=Owner.current(), token=new_token()), resources=line.step.resources, engine=ENGINE,
-            files=line.step.files, identify=IDENTIFY, provenance={}, key_options=planned.key_options,
-        )  # fmt: skip
-        outcome = run_step(spec, lambda batch: True, upstream)
+        outcome = run_alone(line, request.store, upstream, planned.key_options)
         assert isinstance(outcome, Manifest), outcome
         found[line.name] = {
             "numbers": numbers_of(outcome),
