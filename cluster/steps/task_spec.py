@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import pickle
 import typing
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -14,6 +15,42 @@ from cluster.steps.fingerprint import KeyOptions
 from cluster.steps.step import Resources, Step
 from cluster.store.lease import TTL_S, Lease
 from cluster.store.manifest import Key
+
+
+class LateConfig:
+    """The config of a step, which a worker reads when it has noted the state of the code.
+
+    Reading it imports the module of its class. If code is edited, imported and restored before the worker looks, it
+    cannot notice that.
+
+    Args:
+        config: The config.
+    """
+
+    def __init__(self, config: Any) -> None:
+        self._config = config
+
+    def load(self) -> Any:
+        """Returns the config."""
+        return self._config
+
+    def __reduce__(self) -> tuple[Callable[[bytes], LateConfig], tuple[bytes]]:
+        from ray import cloudpickle  # noqa: PLC0415  (Ray, which pickles this, is imported after `session`)
+
+        return _PickledConfig, (cloudpickle.dumps(self._config),)
+
+
+class _PickledConfig(LateConfig):
+    """The same in another process."""
+
+    def __init__(self, data: bytes) -> None:
+        self._data = data
+
+    def load(self) -> Any:
+        return pickle.loads(self._data)
+
+    def __reduce__(self) -> tuple[Callable[[bytes], LateConfig], tuple[bytes]]:
+        return _PickledConfig, (self._data,)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -32,7 +69,7 @@ class TaskSpec:
 
     step: str
     run: str
-    config: Any
+    config: LateConfig
     roles: Mapping[str, int | tuple[int, ...]]
     key: Key
     store: str

@@ -1,5 +1,9 @@
 """The worker of a step: threads, inputs and changed code."""
 
+import json
+import os
+import subprocess
+import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -19,6 +23,7 @@ from stages.common.assets.cache import IDENTIFY, LOCATE, resolve, slot_of
 from stages.common.assets.references import Asset
 from stages.common.engine import ENGINE
 from tests.support.asset_steps import RUN, AssetConfig
+from tests.support.paths import ROOT
 from tests.support.steps import edited, threads, toy
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_session"), pytest.mark.timeout(120)]
@@ -41,6 +46,21 @@ def test_code_that_changes_during_a_run_is_not_committed(store: Store, monkeypat
     monkeypatch.setattr(CodeDigests, "of", lambda self, module: {**real(self, module), module: "older"})
     error = run(toy("edited"), store).errors["edited"]
     assert "the code of tests.support.steps changed since this run started" in error.error
+
+
+def test_code_that_is_edited_and_restored_during_a_run_is_not_committed(tmp_path: Path) -> None:
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join((str(ROOT), str(tmp_path)))}
+    environment.pop("RAY_ADDRESS", None)
+    command = [sys.executable, "-m", "tests.support.programs.edited_code", str(tmp_path)]
+    process = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert process.returncode == 0, process.stdout + process.stderr
+    line = next(line for line in process.stdout.splitlines() if line.startswith("result "))
+    found = json.loads(line.removeprefix("result "))
+    assert found["unchanged"] == {"results": [{"value": 1}], "errors": []}
+    values = tmp_path / "while_it_runs" / "values.py"
+    assert found["while_it_runs"]["results"] == found["before_it_starts"]["results"] == []
+    assert f"{values} was written while the step ran" in found["while_it_runs"]["errors"][0]
+    assert "the code of before_it_starts.values changed" in found["before_it_starts"]["errors"][0]
 
 
 def test_data_that_is_edited_and_restored_while_a_step_runs_is_not_committed(store: Store, tmp_path: Path) -> None:

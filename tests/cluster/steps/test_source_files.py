@@ -1,6 +1,10 @@
 """Code and data that change while a step runs."""
 
+import importlib
 import os
+import pickle
+import sys
+import time
 import zipfile
 from pathlib import Path
 
@@ -8,10 +12,11 @@ import pytest
 from pydantic import BaseModel
 
 from cluster.errors import ClusterError, SourceChangedError
+from cluster.steps import source_files
 from cluster.steps.fingerprint import fingerprints
 from cluster.steps.source_files import SourceFiles
 from cluster.steps.step import Resources, Step
-from cluster.steps.task_spec import TaskSpec
+from cluster.steps.task_spec import LateConfig, TaskSpec
 from cluster.store.files import file_digest
 from cluster.store.lease import Lease, Owner
 from stages.common.assets.cache import IDENTIFY, LOCATE, identity, resolve
@@ -31,7 +36,7 @@ def spec_of(
     return TaskSpec(
         step=step.name,
         run=step.run,
-        config=step.config,
+        config=LateConfig(step.config),
         roles={},
         key=fingerprints({step.name: step})[step.name],
         store="",
@@ -79,6 +84,38 @@ def test_process_that_may_have_imported_edited_code_runs_no_other_step_of_it(pac
     (package / "helper.py").write_text("VALUE = 1\n")
     with pytest.raises(SourceChangedError):
         SourceFiles(spec_of(f"{package.name}.step:run", {}))
+
+
+def test_code_that_was_imported_before_it_was_restored_is_noticed(
+    package: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    spec = spec_of(f"{package.name}.step:run", {})
+    time.sleep(2 * source_files.CLOCK_TICK_NS / 1e9)
+    monkeypatch.setattr(source_files, "_STARTED_NS", time.time_ns())
+    (package / "helper.py").write_text("VALUE = 222\n")
+    importlib.import_module(f"{package.name}.helper")
+    (package / "helper.py").write_text("VALUE = 1\n")
+    with pytest.raises(SourceChangedError, match=r"helper\.py was written since this process started"):
+        SourceFiles(spec)
+
+
+def test_code_that_was_imported_and_not_written_since_is_no_problem(
+    package: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    importlib.import_module(f"{package.name}.helper")
+    time.sleep(2 * source_files.CLOCK_TICK_NS / 1e9)
+    monkeypatch.setattr(source_files, "_STARTED_NS", time.time_ns())
+    SourceFiles(spec_of(f"{package.name}.step:run", {})).check()
+
+
+def test_config_is_read_after_the_state_of_the_code_was_noted(package: Path) -> None:
+    (package / "conf.py").write_text("class Config:\n    pass\n")
+    module = f"{package.name}.conf"
+    data = pickle.dumps(LateConfig(importlib.import_module(module).Config()))
+    del sys.modules[module]
+    late = pickle.loads(pickle.dumps(pickle.loads(data)))
+    assert module not in sys.modules
+    assert type(late.load()).__module__ == module and module in sys.modules
 
 
 def test_file_that_joins_a_folder_is_noticed(package: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
