@@ -175,6 +175,19 @@ def url_version(url: str) -> str:
     return json.dumps(shown, sort_keys=True) if shown else ""
 
 
+def part_versions(asset: Asset) -> str:
+    """Asks for the versions of the content at the URLs without a pin among the parts of an archive, or at its own.
+
+    Raises errors of several libraries. Empty if none of them has a version.
+    """
+    if asset.is_pinned:
+        return ""
+    if asset.scheme == "url":
+        return url_version(asset.name)
+    versions = {part: part_versions(Asset.parse(part)) for part in asset.parts}
+    return json.dumps(versions, sort_keys=True) if any(versions.values()) else ""
+
+
 def local_paths(ref: str) -> tuple[str, ...]:
     """Returns the local paths that a reference names: the path itself, or those among the parts of an archive."""
     asset = Asset.parse(ref)
@@ -318,10 +331,10 @@ def _fetch(asset: Asset, slot: Path) -> None:
 
 
 def _version_or_nothing(asset: Asset) -> str:
-    """Returns the version of what a URL has now; empty if it has none, or the reference is pinned."""
-    if asset.scheme == "url" and not asset.is_pinned and not is_offline():
+    """Returns the version of what the URLs of an asset have now; empty if they have none, or are pinned."""
+    if not is_offline():
         with suppress(Exception):  # fsspec backends raise errors of their own libraries
-            return url_version(asset.name)
+            return part_versions(asset)
     return ""
 
 
