@@ -115,9 +115,20 @@ class CorruptResultError(StoreError):
 
 
 class SourceChangedError(ClusterError):
-    """A file of code or data was written while a step ran, so its result may not be that of its key."""
+    """A file of code or data was written while a step ran, so its result may not be that of its key.
 
-    def __init__(self, path: Path) -> None:
+    Args:
+        path: The file.
+        is_imported: This process may have imported the code before it was restored, so the step did not start.
+    """
+
+    def __init__(self, path: Path, *, is_imported: bool = False) -> None:
+        if is_imported:
+            super().__init__(
+                f"{path} was written since this process started, which may have imported other code from it.",
+                "Run the pipeline again in a new process, and edit no code while it runs.",
+            )
+            return
         super().__init__(
             f"{path} was written while the step ran, so the result was not committed.",
             "Run the pipeline again, and edit no code or data while a step reads it.",

@@ -33,7 +33,8 @@ from pipelines.serving.input_rows import InputRow, InputRows
 from pipelines.serving.model_lookup import ModelChoice, ModelSource, find_model
 from pipelines.serving.output_rows import LABEL, PROBABILITIES, Answer, AnswerColumns
 from pipelines.serving.predictors import Predictor
-from stages.common.assets.cache import IDENTIFY
+from stages.common.assets.cache import IDENTIFY, LOCATE
+from stages.common.assets.references import apply_offline
 from stages.common.engine import ENGINE
 from stages.common.errors import DataError, InputError
 
@@ -228,6 +229,7 @@ def init(
     Raises:
         InputError: the texts or an option are wrong.
     """
+    apply_offline()
     folder = Path(folder)
     folder.mkdir(parents=True, exist_ok=True)
     files = {
@@ -261,8 +263,9 @@ def run(
         InputError: the recipe is wrong; no step was run.
         RunFailedError: a step failed.
     """
+    apply_offline()
     request = load_request(str(recipe), list(overrides), store)
-    result = run_recipe(request, RunOptions(engine=ENGINE, identify=IDENTIFY), _output_mode(progress))
+    result = run_recipe(request, RunOptions(engine=ENGINE, identify=IDENTIFY, locate=LOCATE), _output_mode(progress))
     if result.is_interrupted:
         raise KeyboardInterrupt
     if not result.ok:
@@ -285,6 +288,7 @@ def load(
     Raises:
         InputError: the recipe was not run with this store, or has no such row.
     """
+    apply_offline()
     source = find_model(str(recipe), list(overrides), store, ModelChoice(row=row))
     return Classifier(recipe=str(recipe), store=str(store), overrides=tuple(overrides), row=row, _source=source)
 
@@ -309,6 +313,7 @@ def select(
     Raises:
         InputError: the recipe has no unlabeled texts, or all of them are in the file.
     """
+    apply_offline()
     request = load_request(str(recipe), list(overrides), store)
     return select_texts(request, number, None if output is None else Path(output)).path
 

@@ -39,13 +39,19 @@ def private_names(path: Path) -> Iterator[str]:
     for node in ast.walk(tree):
         if not isinstance(node, ast.Attribute) or not node.attr.startswith("_") or node.attr.startswith("__"):
             continue
-        owner = node.value
-        if (isinstance(owner, ast.Name) and owner.id in aliases) or (
-            isinstance(owner, ast.Attribute) and owner.attr in HANDLES
-        ):
+        owners = list(_chain(node.value))
+        is_of_library = isinstance(owners[-1], ast.Name) and owners[-1].id in aliases
+        has_handle = any(isinstance(owner, ast.Attribute) and owner.attr in HANDLES for owner in owners)
+        if is_of_library or has_handle or (aliases and ast.unparse(node.value) == "super()"):
             yield ast.unparse(node)
-        if aliases and ast.unparse(owner) == "super()":
-            yield ast.unparse(node)
+
+
+def _chain(node: ast.expr) -> Iterator[ast.expr]:
+    """Yields a.b().c[0], a.b().c, a.b(), a.b and a for the first one."""
+    yield node
+    while isinstance(node, ast.Attribute | ast.Call | ast.Subscript):
+        node = node.func if isinstance(node, ast.Call) else node.value
+        yield node
 
 
 def test_private_names_are_listed() -> None:
@@ -58,8 +64,11 @@ def test_scan_finds_private_names(tmp_path: Path) -> None:
     path = tmp_path / "module.py"
     path.write_text(
         "import ray.util as u\nfrom fsspec import _x\nu._y()\nself._fs._token\nself._own\nsuper()._hook()\n"
+        "u.a._b\nu.a.b._c.d\nu.a()._d\nu.a[0].b._e\nself._fs.a._f\nself._own._g\nother.u._h\nu.__all__\n"
     )
-    assert sorted(private_names(path)) == ["fsspec._x", "self._fs._token", "super()._hook", "u._y"]
+    direct = ["fsspec._x", "self._fs._token", "super()._hook", "u._y"]
+    chains = ["self._fs.a._f", "u.a()._d", "u.a._b", "u.a.b._c", "u.a[0].b._e"]
+    assert sorted(private_names(path)) == sorted(direct + chains)
 
 
 @pytest.mark.parametrize(

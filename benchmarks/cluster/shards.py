@@ -30,7 +30,7 @@ from cluster.run.result import RunOptions
 from cluster.run.scheduler import execute
 from pipelines.dag import fewshot
 from pipelines.run.request import load_request
-from stages.common.assets.cache import IDENTIFY
+from stages.common.assets.cache import IDENTIFY, LOCATE
 from stages.common.data.sources import iter_examples
 from stages.common.engine import ENGINE
 
@@ -97,7 +97,7 @@ def label_shards(root: Path, size: int, workers: int) -> tuple[float, Peaks]:
     shards = f"unlabeled_shards={{source: {{asset: {root / str(size)}}}, workers: {workers}}}"
     request = load_request("smoke", [shards, "pet.patterns=[review]"], root / "store")
     step = next(step for step in fewshot.build_steps(request.config) if step.name == STEP)
-    options = RunOptions(engine=ENGINE, identify=IDENTIFY)
+    options = RunOptions(engine=ENGINE, identify=IDENTIFY, locate=LOCATE)
     execute(step.inputs["members"], request.store, options)  # type: ignore[arg-type]
     start = time.perf_counter()
     with sampled_peaks() as peaks:

@@ -166,7 +166,7 @@ def _work(settings: dict[str, Any]) -> Any:
     ):
         with BatchRecorder(job.spec.step, _discard if rank else job.send) as recorder:
             out = Path(unused) if rank else job.out
-            result = resolve(job.spec.run)(job.spec.config, job.inputs, out, recorder, engine)
+            result = resolve(job.spec.run)(job.spec.config.load(), job.inputs, out, recorder, engine)
         dist.barrier()  # no worker leaves the group while others still compute
         return None if rank else (result, dict(recorder.last))
 

@@ -10,6 +10,7 @@ import ctypes
 import gc
 import os
 import sys
+import threading
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from pathlib import Path
@@ -22,13 +23,14 @@ _pools = {"num_threads": 0}
 
 @contextmanager
 def restored_process() -> Iterator[None]:
-    """Restores environment, current folder and settings of torch after the block, and frees memory."""
+    """Restores environment, current folder and settings of torch after the block, ends threads, and frees memory."""
     environment, folder = dict(os.environ), Path.cwd()
     dtype = sys.modules["torch"].get_default_dtype() if "torch" in sys.modules else None
     try:
         yield
     finally:
         _restore_torch(dtype)
+        _end_progress_bars()
         for name in os.environ.keys() - environment.keys():
             del os.environ[name]
         os.environ.update({name: value for name, value in environment.items() if os.environ.get(name) != value})
@@ -78,6 +80,14 @@ def set_num_threads(cpus: float) -> None:
     if _pools["num_threads"] != num_threads:
         threadpool_limits(num_threads)
         _pools["num_threads"] = num_threads
+
+
+def _end_progress_bars() -> None:
+    """Ends the thread that tqdm starts with the first progress bar of a class; the next bar starts another one."""
+    for thread in threading.enumerate():
+        if thread.name == "tqdm_monitor" and hasattr(thread, "exit") and hasattr(thread, "tqdm_cls"):
+            thread.exit()
+            thread.tqdm_cls.monitor = None
 
 
 def _restore_torch(dtype: object) -> None:

@@ -18,7 +18,8 @@ class RunOptions(Selection):
     Args:
         engine: Class of the engine for steps with one process, as `module:class`. It is called with `checkpoint_dir`,
             `graceful_stop` and `map_batches`.
-        identify: Function that computes the digest of a local file or folder of `Step.files`, as `module:function`.
+        identify: Function that computes the digest of what a name in `Step.files` means, as `module:function`.
+        locate: Function that returns the local file or folder that such a name means, or None if it is not here yet.
         keep_going: After a failure, run every step that does not need the failed one. If False, run only the steps
             that were ready at that moment.
         max_parallel: Maximum number of steps that wait in Ray or run; None: all whose inputs are committed.
@@ -31,6 +32,7 @@ class RunOptions(Selection):
 
     engine: str
     identify: str = "cluster.store.files:file_digest"
+    locate: str = "pathlib:Path"
     keep_going: bool = False
     max_parallel: int | None = None
     address: str | None = None

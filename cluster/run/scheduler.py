@@ -22,7 +22,7 @@ from cluster.run.watchdog import EXIT_DELAY_S
 from cluster.steps.fingerprint import changed_params, config_params
 from cluster.steps.plan import Plan, PlanState, plan
 from cluster.steps.step import Step
-from cluster.steps.task_spec import TaskSpec, input_indices
+from cluster.steps.task_spec import LateConfig, TaskSpec, input_indices
 from cluster.store.base import Store
 from cluster.store.lease import Lease, LeaseBackend, Leases, new_token
 from cluster.store.manifest import Manifest
@@ -224,7 +224,7 @@ class _Run:
         spec = TaskSpec(
             step=step.name,
             run=step.step.run,
-            config=step.step.config,
+            config=LateConfig(step.step.config),
             roles=input_indices(step.step, tuple(inputs)),
             key=step.planned.key,
             store=self._store.url,
@@ -232,6 +232,7 @@ class _Run:
             resources=step.step.resources,
             files=step.step.files,
             identify=self._options.identify,
+            locate=self._options.locate,
             provenance=provenance(),
             expired_token=step.expired_token,
             forced=step.planned.forced,

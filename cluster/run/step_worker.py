@@ -210,7 +210,7 @@ class _Attempt:
             graceful_stop=StopRequest(staged.checkpoint_dir).graceful_stop,
             map_batches=partial(map_batches, resources) if resources.strategy == "stream" else None,
         )
-        return function(spec.config, inputs, staged.out, self.recorder, engine)
+        return function(spec.config.load(), inputs, staged.out, self.recorder, engine)
 
 
 def _failure(spec: TaskSpec, error: BaseException, start: AttemptStart | None = None) -> StepFailedError:

@@ -1,11 +1,12 @@
 """Digests of the code that a step runs, and the versions of the packages that it uses.
 
 The digest of a module covers what the module computes, and every module that it imports and that is not installed: the
-modules of the project, and helper modules next to it. If a module reads files of its package, these count too. It
-leaves out what cannot change a result: comments, docstrings (also those of fields), layout, annotations of functions
-and variables (annotations in a class body count, because pydantic and dataclasses read them), the texts in `raise`
-statements and in calls of `log_progress`, and the description of a pydantic field. The caller can exclude further
-modules.
+modules of the project, and helper modules next to it. If a module reads files, those of its package count too, with
+those in folders of it, and files outside of it that its texts name: in the folders around it, up to that of the Python
+path, and in packages that it imports or names. It leaves out what cannot change a result: comments, docstrings (also
+those of fields), layout, annotations of functions and variables (annotations in a class body count, because pydantic
+and dataclasses read them), the texts in `raise` statements and in calls of `log_progress`, and the description of a
+pydantic field. The caller can exclude further modules.
 
 Files are located and parsed, never imported, and what they contain is kept by their content, so a plan stays fast.
 """
@@ -14,6 +15,7 @@ from __future__ import annotations
 
 import ast
 import hashlib
+import os
 import platform
 import sys
 import sysconfig
@@ -38,6 +40,10 @@ INSTALLED = tuple(Path(sysconfig.get_path(name)) for name in ("stdlib", "platstd
 INSTALLED_NAMES = frozenset({"site-packages", "dist-packages"})
 """Names of such folders of users and of other environments."""
 DATA_MODULES = frozenset({"importlib.resources", "pkgutil"})
+LOCATIONS = frozenset({"__file__", "__path__"})
+"""Names with which a module finds files next to it, or next to another one."""
+MAX_NAME, MAX_DEPTH = 255, 5
+"""Longer texts are no names of files, and no path is joined from more parts."""
 CODE_SUFFIXES = (".py", ".pyc", ".pyi", ".so")
 
 
@@ -59,7 +65,8 @@ class CodeDigests:
 
         Of the packages of this program, only `stages.*` is followed from a module of `stages`, and both from one of
         `pipelines`. Of other modules, those of the same top-level package are followed, and all that are not
-        installed. A file of a package that its modules read has an entry of its own, such as `words/list.txt`.
+        installed. A file that they read has an entry of its own, such as `words/list.txt`; one that is next to a module
+        outside a package begins with `./`.
 
         Raises:
             FingerprintError: `module` has no source file.
@@ -97,18 +104,27 @@ class CodeDigests:
         return {item.path: item.mark for item in files if item is not None}
 
     def _data(self, name: str, module: _Module) -> dict[str, _Module]:
-        """Returns the files next to a module that reads files of its package, by their names in the package."""
-        folder = module.path.parent
-        if not module.reads_data or not (folder / "__init__.py").exists():
+        """Returns the files that a module may read, by their paths in the folder of the Python path."""
+        if not module.reads_data:
             return {}
-        package = name if module.path.name == "__init__.py" else name.rpartition(".")[0]
-        files = {
-            f"{package.replace('.', '/')}/{path.name}": _read_data(path, FileMark.of(path))
-            for path in sorted(folder.iterdir())
-            if path.is_file() and path.name[0] != "." and path.suffix not in CODE_SUFFIXES and path.name != "py.typed"
-        }
+        root = _root(module.path, name)
+        files = {}
+        for path in sorted({*_package_files(module.path.parent), *self._named_files(module, root)}):
+            relative = path.relative_to(root).as_posix()
+            files[relative if "/" in relative else f"./{relative}"] = _read_data(path, FileMark.of(path))
         self._modules |= files
         return files
+
+    def _named_files(self, module: _Module, root: Path) -> Iterator[Path]:
+        """Yields the files that the texts of a module name."""
+        folders = [folder for folder in module.path.parents if folder.is_relative_to(root)]
+        for name in sorted({*module.imports, *module.texts}):
+            package = root.joinpath(*name.split("."))
+            if name.replace(".", "").isidentifier() and (package / "__init__.py").is_file():
+                folders.append(package)
+        names = [name for text in module.texts if (name := _relative_name(text))]
+        for folder in folders:
+            yield from _named_in(folder, names)
 
     def _module(self, name: str) -> _Module | None:
         if name not in self._modules:
@@ -119,13 +135,14 @@ class CodeDigests:
 
 @dataclass(frozen=True, slots=True)
 class _Module:
-    """One file: the mark that it had before it was read, its digest, and what it imports."""
+    """One file: the mark that it had before it was read, its digest, what it imports, and see `ParsedFile`."""
 
     path: Path
     mark: FileMark
     digest: str
     imports: frozenset[str] = frozenset()
     reads_data: bool = False
+    texts: tuple[str, ...] = ()
 
 
 def is_inside(module: str, packages: Collection[str]) -> bool:
@@ -144,14 +161,15 @@ def _read(path: Path, module: str, mark: FileMark) -> _Module:
     package = module if path.name == "__init__.py" else module.rpartition(".")[0]
     parsed = parsed_files(Path(__file__)).get(content, package, lambda: _parse(content, package, path))
     imports = frozenset(parsed.imports) | frozenset(_parents(module))
-    return _Module(path, mark, parsed.digest, imports, reads_data=parsed.reads_data)
+    return _Module(path, mark, parsed.digest, imports, reads_data=parsed.reads_data, texts=parsed.texts)
 
 
 def _parse(content: bytes, package: str, path: Path) -> ParsedFile:
     tree = ast.parse(content, filename=str(path))
     imports = sorted(set(_imports(tree, package)))
     digest = hashlib.sha256(normal_form(tree).encode()).hexdigest()
-    return ParsedFile(digest, tuple(imports), _reads_data(tree, imports))
+    reads_data = _reads_data(tree, imports)
+    return ParsedFile(digest, tuple(imports), reads_data, _texts(tree) if reads_data else ())
 
 
 @lru_cache(maxsize=4096)
@@ -161,10 +179,55 @@ def _read_data(path: Path, mark: FileMark) -> _Module:
 
 
 def _reads_data(tree: ast.AST, imports: Collection[str]) -> bool:
-    """Returns True if a module may read files of its package."""
+    """Returns True if a module may read files next to it, or next to another module."""
     if not DATA_MODULES.isdisjoint(imports):
         return True
-    return any(isinstance(node, ast.Name) and node.id == "__file__" for node in ast.walk(tree))
+    return any(_last_name(node) in LOCATIONS for node in ast.walk(tree) if isinstance(node, (ast.Name, ast.Attribute)))
+
+
+def _texts(tree: ast.AST) -> tuple[str, ...]:
+    """Returns the texts in a module that may be names of files."""
+    texts = {node.value for node in ast.walk(tree) if isinstance(node, ast.Constant) and isinstance(node.value, str)}
+    return tuple(sorted(text for text in texts if text.isprintable() and len(text.encode()) <= MAX_NAME))
+
+
+def _relative_name(text: str) -> str:
+    """Returns a text as the name of a file in a folder; empty if it is none. The folders around it are searched too."""
+    parts = text.strip("/").split("/")
+    while parts[:1] in ([".."], ["."]):
+        del parts[0]
+    return "" if ".." in parts else "/".join(parts)
+
+
+def _root(path: Path, module: str) -> Path:
+    """Returns the folder of the Python path that has a module."""
+    num_folders = module.count(".") + (path.name == "__init__.py")
+    return path.parents[num_folders]
+
+
+def _package_files(folder: Path) -> Iterator[Path]:
+    """Yields the files of a package that are not code, without those of packages in it."""
+    if not (folder / "__init__.py").exists():
+        return
+    for base, folders, names in os.walk(folder, followlinks=True):
+        inner = [name for name in folders if name[0] != "." and not Path(base, name, "__init__.py").exists()]
+        folders[:] = inner
+        yield from (path for name in names if name[0] != "." and _is_data(path := Path(base, name)))
+
+
+def _named_in(folder: Path, names: Collection[str], depth: int = 1) -> Iterator[Path]:
+    """Yields the files in a folder that have one of these names, also in folders in it that have one."""
+    for name in names:
+        path = folder / name
+        if _is_data(path):
+            yield path
+        elif depth < MAX_DEPTH and os.path.isdir(path):  # noqa: PTH112  (False for a folder that cannot be read)
+            yield from _named_in(path, names, depth + 1)
+
+
+def _is_data(path: Path) -> bool:
+    is_code = path.suffix in CODE_SUFFIXES or path.name == "py.typed"
+    return not is_code and os.path.isfile(path)  # noqa: PTH113  (False for a path that cannot be read)
 
 
 def _is_helper(module: str) -> bool:

@@ -22,11 +22,15 @@ MAX_FILES = 4000
 
 @dataclass(frozen=True, slots=True)
 class ParsedFile:
-    """The digest of what a source file computes, the modules that it imports, and whether it reads files."""
+    """The digest of what a source file computes, and the modules that it imports.
+
+    If it reads files (`reads_data`), `texts` has its texts, which may be their names.
+    """
 
     digest: str
     imports: tuple[str, ...]
     reads_data: bool
+    texts: tuple[str, ...] = ()
 
 
 class ParsedFiles:
@@ -45,8 +49,8 @@ class ParsedFiles:
         with suppress(AttributeError, OSError, TypeError, ValueError):  # no file, or a damaged one
             known = json.loads(path.read_text(encoding="utf-8"))
             self._known = {
-                key: ParsedFile(str(digest), tuple(map(str, imports)), bool(reads_data))
-                for key, (digest, imports, reads_data) in known.items()
+                key: ParsedFile(str(digest), tuple(map(str, imports)), bool(reads_data), tuple(map(str, texts)))
+                for key, (digest, imports, reads_data, texts) in known.items()
             }
 
     def get(self, content: bytes, package: str, parse: Callable[[], ParsedFile]) -> ParsedFile:

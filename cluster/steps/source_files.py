@@ -6,7 +6,9 @@ change when a step starts and when it ends was not written in between, so the st
 
 from __future__ import annotations
 
+import sys
 import time
+from collections.abc import Mapping
 from pathlib import Path
 
 from cluster.errors import ClusterError, SourceChangedError
@@ -21,10 +23,12 @@ CLOCK_TICK_NS = 20_000_000
 """File systems count time in ticks of up to 10 ms: two writes within one tick have the same time of change."""
 _loaded: dict[Path, FileMark] = {}
 """The code files of all steps of this process, as they were before its first step that uses them."""
+_STARTED_NS = time.time_ns()
+"""When this process imported this module. A worker does so before it reads a step."""
 
 
 class SourceFiles:
-    """The files from which the key of a step was computed: its code, and local files of its assets.
+    """The files from which the key of a step was computed: its code, and the files of its assets on this machine.
 
     Args:
         spec: The step, which has not started yet.
@@ -37,8 +41,10 @@ class SourceFiles:
         # Marks are older than digests, so a write between the two is noticed.
         digests = CodeDigests(spec.key_options.excluded_modules)
         code = digests.marks(spec.run.partition(":")[0])
-        self._paths = [*code, *map(Path, spec.files)]
-        self._marks = {**read_marks(map(Path, spec.files)), **code}
+        locate = resolve(spec.locate)
+        files = [path for name in spec.files if (path := locate(name)) is not None]
+        self._paths = [*code, *files]
+        self._marks = {**read_marks(files), **code}
         _check_code(spec, digests)
         _check_files(spec)
         latest_ns = max((mark.ctime_ns for mark in self._marks.values()), default=0)
@@ -46,9 +52,11 @@ class SourceFiles:
             time.sleep(CLOCK_TICK_NS / 1e9)
         self.check()
         # Python keeps what it imported, so code that was edited and restored may still be in this process.
+        if (late := _imported_late(code)) is not None:
+            raise SourceChangedError(late, is_imported=True)
         for path, mark in code.items():
             if _loaded.setdefault(path, mark) != mark:
-                raise SourceChangedError(path)
+                raise SourceChangedError(path, is_imported=True)
 
     def check(self) -> None:
         """Checks that no file was written, added or removed since the step started.
@@ -60,6 +68,20 @@ class SourceFiles:
         for path in {**self._marks, **marks}:
             if self._marks.get(path) != marks.get(path):
                 raise SourceChangedError(path)
+
+
+def _imported_late(code: Mapping[Path, FileMark]) -> Path | None:
+    """Returns a code file that no step of this process has used, but which it has imported and was written since.
+
+    The times are those of the file system. If its clock is ahead of the one of this machine, code that was edited just
+    before the run may be refused.
+    """
+    late = [path for path, mark in code.items() if path not in _loaded and mark.ctime_ns > _STARTED_NS - CLOCK_TICK_NS]
+    if not late:
+        return None
+    files = [getattr(module, "__dict__", {}).get("__file__") for module in list(sys.modules.values())]
+    imported = {Path(file).resolve() for file in files if isinstance(file, str)}
+    return next((path for path in late if path.resolve() in imported), None)
 
 
 def _check_code(spec: TaskSpec, digests: CodeDigests) -> None:

@@ -77,7 +77,8 @@ class Step:
         config: A frozen pydantic model.
         inputs: Role -> the step, or tuple of steps, whose files it reads.
         assets: Role -> digest of data or weights that come from outside the pipeline.
-        files: Local path or URL without a pin, among the assets -> its digest. Compared again before the commit.
+        files: Name of a file or folder among the assets, such as a local path or a URL -> its digest. Compared when
+            the step starts; a file that was written since then is noticed before the commit.
         resources: What it gets while it runs.
         kind: A word for what the step is, such as `probe`. The caller chooses and reads it; it is not part of the key.
         labels: Name -> text that the caller attaches to the step and reads again. They are not part of the key.

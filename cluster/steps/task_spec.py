@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import pickle
 import typing
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
@@ -16,14 +17,50 @@ from cluster.store.lease import TTL_S, Lease
 from cluster.store.manifest import Key
 
 
+class LateConfig:
+    """The config of a step, which a worker reads when it has noted the state of the code.
+
+    Reading it imports the module of its class. If code is edited, imported and restored before the worker looks, it
+    cannot notice that.
+
+    Args:
+        config: The config.
+    """
+
+    def __init__(self, config: Any) -> None:
+        self._config = config
+
+    def load(self) -> Any:
+        """Returns the config."""
+        return self._config
+
+    def __reduce__(self) -> tuple[Callable[[bytes], LateConfig], tuple[bytes]]:
+        from ray import cloudpickle  # noqa: PLC0415  (Ray, which pickles this, is imported after `session`)
+
+        return _PickledConfig, (cloudpickle.dumps(self._config),)
+
+
+class _PickledConfig(LateConfig):
+    """The same in another process."""
+
+    def __init__(self, data: bytes) -> None:
+        self._data = data
+
+    def load(self) -> Any:
+        return pickle.loads(self._data)
+
+    def __reduce__(self) -> tuple[Callable[[bytes], LateConfig], tuple[bytes]]:
+        return _PickledConfig, (self._data,)
+
+
 @dataclass(frozen=True, kw_only=True, slots=True)
 class TaskSpec:
     """Everything that a worker needs to run a step.
 
     `roles` gives, for each input, the indices of its upstream steps among the arguments of the task. `key_options` are
-    those of the plan, so that the worker compares the same code before it commits, as it does with `files` and
-    `identify` (see `Step` and `RunOptions`). `provenance` describes the driver, for the manifest. `engine` is the class
-    of the engine for one process, as `module:class`.
+    those of the plan, so that the worker compares the same code before it commits, as it does with `files`, `identify`
+    and `locate` (see `Step` and `RunOptions`). `provenance` describes the driver, for the manifest. `engine` is the
+    class of the engine for one process, as `module:class`.
 
     The worker acquires `lease` when the step starts. It may replace a lease with the token `expired_token`, which the
     driver has seen expire. An intact result that another driver committed since the plan was made is used, unless the
@@ -32,7 +69,7 @@ class TaskSpec:
 
     step: str
     run: str
-    config: Any
+    config: LateConfig
     roles: Mapping[str, int | tuple[int, ...]]
     key: Key
     store: str
@@ -42,6 +79,7 @@ class TaskSpec:
     files: Mapping[str, str]
     identify: str
     provenance: Mapping[str, Any]
+    locate: str = "pathlib:Path"
     expired_token: str = ""
     forced: bool = False
     verify: bool = False

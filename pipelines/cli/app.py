@@ -19,7 +19,7 @@ from cluster.steps.step import resolve
 from pipelines.cli.streams import discard_output, prepare_environment, system_error
 from pipelines.cli.views import json_events
 from pipelines.cli.views.terminal import errors
-from stages.common.assets.references import is_offline
+from stages.common.assets.references import apply_offline
 from stages.common.errors import InputError
 
 BAD_INPUT = 2
@@ -126,9 +126,7 @@ app = typer.Typer(
 def main() -> None:
     """Runs a command. Prints errors and exits with a status; with `--debug` anywhere, raises them."""
     os.environ.setdefault("HF_HUB_DISABLE_PROGRESS_BARS", "1")  # they would interrupt our progress bars
-    if is_offline():
-        # Libraries look for updates of what they have cached.
-        os.environ.update(dict.fromkeys(("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE", "TRANSFORMERS_OFFLINE"), "1"))
+    apply_offline()
     debug = "--debug" in sys.argv
     sys.argv = [argument for argument in sys.argv if argument != "--debug"]
     try:

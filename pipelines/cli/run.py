@@ -19,7 +19,7 @@ from pipelines.cli.views.terminal import errors
 from pipelines.dag import fewshot
 from pipelines.run.request import RunRequest, load_request
 from pipelines.run.runner import run_recipe, tracking_server
-from stages.common.assets.cache import IDENTIFY
+from stages.common.assets.cache import IDENTIFY, LOCATE
 from stages.common.engine import ENGINE
 
 MAX_ERRORS = 3
@@ -46,6 +46,7 @@ def run(
     run_options = RunOptions(
         engine=ENGINE,
         identify=IDENTIFY,
+        locate=LOCATE,
         from_=tuple(from_ or ()),
         until=tuple(until or ()),
         only=tuple(only or ()),

@@ -8,9 +8,10 @@ from typing import Any
 from cluster.steps.step import Resources, Step, Upstream
 from pipelines.kinds import KINDS
 from pipelines.schema.config import PipelineConfig
-from stages.common.assets.cache import changes_elsewhere, identity, local_paths
-from stages.common.config import Config, asset_refs
+from stages.common.assets.cache import identity, local_paths, with_commit
+from stages.common.config import Config, asset_refs, with_asset_refs
 from stages.common.data import text_shards
+from stages.common.data.config import Source
 from stages.common.seeds import derive_seed
 
 LIGHTWEIGHT = Resources(cpus=0.5)
@@ -51,9 +52,15 @@ def make_step(
         raise ValueError(f"{kind!r} is not a kind of step.")
     if "seed" in type(config).model_fields.keys() - config.model_fields_set:
         config = config.model_copy(update={"seed": derive_seed(recipe.seed, name)})
+    refs = asset_refs(config)
+    datasets = _hub_datasets(config, refs)
+    # Workers use the commit of the key, whatever the hub or the cache of another machine has.
+    commits = {key: with_commit(ref, is_dataset=key in datasets) for key, ref in refs.items() if ref.startswith("hf:")}
+    if commits:
+        config, refs = with_asset_refs(config, commits), refs | commits
     assets: dict[str, str] = {}
     files: dict[str, str] = {}
-    for key, ref in asset_refs(config).items():
+    for key, ref in refs.items():
         if key == shards:
             digests = text_shards.shard_digests(ref)
             assets |= {f"{key}.{shard}": digest for shard, digest in digests.items()}
@@ -61,9 +68,9 @@ def make_step(
                 files |= {str(path): digests[shard] for shard, path in text_shards.shard_files(ref).items()}
         else:
             assets[key] = identity(ref)
-            files |= {path: assets[key] if path == ref else identity(path) for path in local_paths(ref)}
-            if changes_elsewhere(ref):
+            if key not in datasets:  # the datasets library reads the commit in the reference
                 files[ref] = assets[key]
+                files |= {path: identity(path) for path in local_paths(ref) if path != ref}
     upstream: dict[str, Upstream] = {
         role: item if isinstance(item, Step) else tuple(item) for role, item in (inputs or {}).items() if item
     }
@@ -78,6 +85,14 @@ def make_step(
         kind=kind,
         labels=labels,
     )
+
+
+def _hub_datasets(config: Config, refs: Mapping[str, str]) -> set[str]:
+    """Returns the dotted keys of datasets of the hub: those of a source of data. All others are models."""
+    on_hub = {key for key, ref in refs.items() if ref.startswith("hf:")}
+    if not on_hub:
+        return on_hub
+    return on_hub - asset_refs(config, include=lambda model: not isinstance(model, Source)).keys()
 
 
 def text_task(recipe: PipelineConfig) -> dict[str, Any]:

@@ -81,9 +81,9 @@ def publish(request: RunRequest, planned: Plan, result: RunResult, tracker: Trac
     manifests = {**planned.manifests, **result.manifests}  # of all steps, not only of the selected ones
     seconds = {name: manifests[name].seconds for name in planned.steps if name in manifests}
     counts = {"executed": len(result.executed), "cached": len(result.cached), "wall_s": round(result.wall_s, 2)}
-    _log_costs(tracker, result, counts, seconds)
     manifest = result.manifests.get("report")
     if manifest is None:
+        _log_costs(tracker, result, counts, seconds)
         return
     run = {**counts, "versions": versions(), "commit": provenance()["commit"]}
     classifiers = [step.name for step in steps if KINDS[step.kind].is_classifier and step.name in manifests]
@@ -112,8 +112,10 @@ def publish(request: RunRequest, planned: Plan, result: RunResult, tracker: Trac
         tracker.parent.log_table("suggestions", report["suggestions"])
     means = {row["name"]: {name: row[name]["mean"] for name in MEASURES} for row in report["rows"]}
     metrics = {f"leaderboard/{row}/{name}": value for row, values in means.items() for name, value in values.items()}
-    # The columns of the run in MLflow's table of runs are those of the classifier to use.
-    tracker.parent.log_metrics(metrics | (means[report["delivered"]["row"]] if report["delivered"] else {}))
+    # The columns of the run in MLflow's table of runs are those of the classifier to use. The page of the run shows
+    # what was logged first without scrolling.
+    tracker.parent.log_metrics({**(means[report["delivered"]["row"]] if report["delivered"] else {}), **metrics})
+    _log_costs(tracker, result, counts, seconds)
     console.print(writer.leaderboard_table(report, console.width))
     for note in report["notes"]:
         console.print(escape(note), style="dim", highlight=False)

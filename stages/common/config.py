@@ -98,6 +98,30 @@ def _walk(value: Any, key: str, include: Callable[[Config], bool]) -> Iterator[t
             yield from _walk(item, inner, include)
 
 
+def with_asset_refs(config: Config, refs: Mapping[str, str]) -> Config:
+    """Returns a config with other references, given by their dotted keys as `asset_refs` returns them."""
+    copied: Config = _replaced(config, "", refs)
+    return copied
+
+
+def _replaced(value: Any, key: str, refs: Mapping[str, str]) -> Any:
+    def inner(name: object) -> str:
+        return f"{key}.{name}" if key else str(name)
+
+    if key in refs:
+        return refs[key]
+    if not any(name.startswith(f"{key}." if key else "") for name in refs):
+        return value
+    if isinstance(value, Config):
+        changed = {name: _replaced(getattr(value, name), inner(name), refs) for name in type(value).model_fields}
+        return value.model_copy(update={name: item for name, item in changed.items() if item != getattr(value, name)})
+    if isinstance(value, Mapping):
+        return {name: _replaced(item, inner(name), refs) for name, item in value.items()}
+    if isinstance(value, list | tuple):
+        return type(value)(_replaced(item, inner(number), refs) for number, item in enumerate(value))
+    return value
+
+
 Name = Annotated[str, StringConstraints(pattern=r"^[a-z0-9][a-z0-9_.-]*$")]
 """A name that is also part of a step's name and a folder: lower case, digits, `_`, `.`, `-`."""
 

@@ -80,8 +80,11 @@ def test_run_page_has_metrics_and_steps(page: Page, ui: str, runs: list[Run], sc
     (top,) = (run for run in runs if run.parent is None)
     page.goto(f"{ui}/#/experiments/1/runs/{top.id}?{TRAINING}")
     page.get_by_role("link", name="report", exact=True).wait_for()
-    page.get_by_text("leaderboard/student/small/accuracy").first.wait_for()
+    accuracy = page.get_by_role("link", name="accuracy", exact=True).first
+    accuracy.wait_for()
     page.screenshot(path=screenshots / "mlflow-run.png")
+    assert is_on_first_screen(page, accuracy)
+    page.get_by_text("leaderboard/student/small/accuracy").first.wait_for()
     assert page.get_by_text("No description").count() == 0
 
 
@@ -121,6 +124,13 @@ def test_registered_classifier_is_the_champion(page: Page, ui: str, screenshots:
     page.get_by_text(CHAMPION).first.wait_for()
     page.get_by_role("link", name="distill/small/0").first.wait_for()
     page.screenshot(path=screenshots / "mlflow-classifier.png")
+
+
+def is_on_first_screen(page: Page, locator: Locator) -> bool:
+    """Returns True if an element is visible without scrolling."""
+    box, size = locator.bounding_box(), page.viewport_size
+    assert box is not None and size is not None
+    return box["y"] >= 0 and box["y"] + box["height"] <= size["height"]
 
 
 def row(page: Page, run: Run) -> Locator:

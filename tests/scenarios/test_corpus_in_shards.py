@@ -25,7 +25,7 @@ from pipelines.preflight.checks import check_corpus_shards, check_recipe
 from pipelines.schema.config import PipelineConfig
 from pipelines.schema.loader import find_recipe, load_config, read_recipe
 from pipelines.schema.locations import RecipeError
-from stages.common.assets.cache import IDENTIFY
+from stages.common.assets.cache import IDENTIFY, LOCATE
 from stages.common.engine import ENGINE
 from stages.common.errors import DataError, InputError
 from tests.support import built_steps
@@ -93,7 +93,9 @@ def steps_of(config: PipelineConfig) -> dict[str, Step]:
 
 
 def ran(steps: list[Step], store: Store) -> RunResult:
-    return execute(steps, store, RunOptions(engine=ENGINE, identify=IDENTIFY, poll_s=0.05, backoff_s=0.1))
+    return execute(
+        steps, store, RunOptions(engine=ENGINE, identify=IDENTIFY, locate=LOCATE, poll_s=0.05, backoff_s=0.1)
+    )
 
 
 def built(outcome: RunResult, store: Store, name: str) -> dict[str, bytes]:

@@ -10,8 +10,10 @@ from pathlib import Path
 import pytest
 
 from cluster.steps.plan import PlannedStep, PlanState
+from cluster.store.garbage import entered_recipes
 from pipelines.cli.views.plan_view import Explanation, explain_steps
 from pipelines.dag.fewshot import plan_recipe
+from pipelines.run.publication import resolved_recipe
 from pipelines.run.request import load_request
 from tests.support.paths import ROOT
 
@@ -42,6 +44,16 @@ def explained(store: Path, name: str, *overrides: str) -> Explanation:
 def store(smoke_run: tuple[Path, str]) -> Path:
     """The finished store; these tests only read it."""
     return smoke_run[0]
+
+
+def test_run_enters_its_recipe_so_that_gc_keeps_its_results(store: Path, clozeline: Clozeline) -> None:
+    request = load_request("smoke", [], store)
+    entered = entered_recipes(request.store)["smoke"]
+    assert entered.text == resolved_recipe(request) and "seed: " in entered.text
+    keys = plan_recipe(request.config, request.store).keys
+    assert entered.steps == {step: key.fingerprint for step, key in keys.items()}
+    shown = clozeline("gc", "--dry-run", "--store", str(store))
+    assert shown.returncode == 0 and "0 results would be removed, 0 B" in shown.stdout, shown.stdout + shown.stderr
 
 
 @pytest.fixture

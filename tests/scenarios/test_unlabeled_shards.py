@@ -23,7 +23,7 @@ from pipelines.dag import fewshot
 from pipelines.preflight.checks import check_recipe
 from pipelines.schema.config import PipelineConfig
 from pipelines.schema.loader import load_config
-from stages.common.assets.cache import IDENTIFY
+from stages.common.assets.cache import IDENTIFY, LOCATE
 from stages.common.data import parquet_shards
 from stages.common.data.step_outputs import read_logits
 from stages.common.engine import ENGINE
@@ -93,7 +93,9 @@ def named(steps: list[Step], name: str) -> Step:
 
 
 def ran(steps: list[Step], store: Store) -> RunResult:
-    return execute(steps, store, RunOptions(engine=ENGINE, identify=IDENTIFY, poll_s=0.05, backoff_s=0.1))
+    return execute(
+        steps, store, RunOptions(engine=ENGINE, identify=IDENTIFY, locate=LOCATE, poll_s=0.05, backoff_s=0.1)
+    )
 
 
 @pytest.mark.slow

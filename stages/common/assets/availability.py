@@ -21,11 +21,11 @@ from stages.common.assets.cache import (
     dataset_revision,
     fetched_revisions,
     is_cached,
+    part_versions,
     read_record,
     record_dataset_revision,
     resolve,
     slot_of,
-    url_version,
 )
 from stages.common.assets.packages import find_url
 from stages.common.assets.references import Asset, check_online, is_offline, unavailable_error
@@ -171,9 +171,9 @@ def _newer(ref: str) -> str:
         if asset.scheme == "hf":
             return _newer_commit(asset)
         record = read_record(asset)
-        if asset.scheme != "url" or record is None or not record.get("version"):
+        if record is None or not record.get("version"):
             return ""
-        version = _answer_in_time(asset, lambda: url_version(asset.name))
+        version = _answer_in_time(asset, lambda: part_versions(asset))
         return f"Delete {slot_of(asset)} to fetch it." if version != record["version"] else ""
     except AssetError:
         return ""

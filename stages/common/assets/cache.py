@@ -28,7 +28,9 @@ from stages.common.assets.references import OTHER_KINDS, Asset, check_online, is
 from stages.common.errors import AssetError
 
 IDENTIFY = "stages.common.assets.cache:fetched_identity"
-"""The function with which workers compare what they read with what the plan describes, before a step and at its end."""
+"""The function with which workers compare what they are about to read with what the plan describes."""
+LOCATE = "stages.common.assets.cache:located"
+"""The function with which workers find these files. They must stay as they are until the step has ended."""
 VERSION_FIELDS = ("ETag", "etag", "Content-MD5", "Last-Modified", "LastModified", "mtime", "updated", "size")
 """What file systems of fsspec tell about the version of a file."""
 REACH_TIMEOUT_S = 2
@@ -84,6 +86,17 @@ def fetched_identity(ref: str) -> str:
     return identity(ref)
 
 
+def located(ref: str) -> Path | None:
+    """Returns the local file or folder of an asset, and fetches a URL without a pin first.
+
+    An asset with a pin is fetched by the stage that reads it, which verifies it; until then the result is None.
+    """
+    asset = Asset.parse(ref)
+    if asset.scheme == "path":
+        return Path(asset.name)
+    return resolve(ref) if changes_elsewhere(ref) or is_cached(ref) else None
+
+
 def changes_elsewhere(ref: str) -> bool:
     """Returns True for a URL without a pin, whose content on another machine may be a later one."""
     asset = Asset.parse(ref)
@@ -102,11 +115,27 @@ def _pinned_identity(ref: str) -> str:
     return f"sha256:{asset.sha256}/{asset.inner}" if asset.sha256 else ref
 
 
+def with_commit(ref: str, *, is_dataset: bool) -> str:
+    """Returns a reference to the commit of the hub that this machine uses, or `ref` if it has a pin or was not used.
+
+    A worker on another machine, or one that starts after a branch has moved, thus reads the same commit.
+    """
+    asset = Asset.parse(ref)
+    if asset.scheme != "hf" or asset.is_pinned:
+        return ref
+    commit = dataset_revision(asset) if is_dataset else _model_revision(asset)
+    return f"hf:{asset.name}@{commit}" if commit else ref
+
+
 def fetched_revisions(asset: Asset) -> tuple[str, ...]:
     """Returns the commits of a repository of the hub that this machine has: of the dataset and of the model."""
-    dataset = dataset_revision(asset)
-    model = _hub_folder(asset, local_only=True)
-    return tuple(item for item in (dataset, model and model.name) if item)
+    return tuple(item for item in (dataset_revision(asset), _model_revision(asset)) if item)
+
+
+def _model_revision(asset: Asset) -> str | None:
+    """Returns the commit of a model of the hub that this machine has fetched; None: it has none."""
+    folder = _hub_folder(asset, local_only=True)
+    return folder.name if folder else None
 
 
 def dataset_revision(asset: Asset) -> str | None:
@@ -144,6 +173,19 @@ def url_version(url: str) -> str:
     info = filesystem.info(path)
     shown = {name: str(info[name]) for name in VERSION_FIELDS if info.get(name)}
     return json.dumps(shown, sort_keys=True) if shown else ""
+
+
+def part_versions(asset: Asset) -> str:
+    """Asks for the versions of the content at the URLs without a pin among the parts of an archive, or at its own.
+
+    Raises errors of several libraries. Empty if none of them has a version.
+    """
+    if asset.is_pinned:
+        return ""
+    if asset.scheme == "url":
+        return url_version(asset.name)
+    versions = {part: part_versions(Asset.parse(part)) for part in asset.parts}
+    return json.dumps(versions, sort_keys=True) if any(versions.values()) else ""
 
 
 def local_paths(ref: str) -> tuple[str, ...]:
@@ -289,10 +331,10 @@ def _fetch(asset: Asset, slot: Path) -> None:
 
 
 def _version_or_nothing(asset: Asset) -> str:
-    """Returns the version of what a URL has now; empty if it has none, or the reference is pinned."""
-    if asset.scheme == "url" and not asset.is_pinned and not is_offline():
+    """Returns the version of what the URLs of an asset have now; empty if they have none, or are pinned."""
+    if not is_offline():
         with suppress(Exception):  # fsspec backends raise errors of their own libraries
-            return url_version(asset.name)
+            return part_versions(asset)
     return ""
 
 

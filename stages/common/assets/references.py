@@ -33,6 +33,7 @@ from __future__ import annotations
 
 import os
 import re
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, NamedTuple
@@ -180,6 +181,20 @@ def _name_of(parts: tuple[str, ...]) -> str:
 def is_offline() -> bool:
     """Returns True if the user forbids connections other than to the store and MLflow (`CLOZELINE_OFFLINE=1`)."""
     return os.environ.get(OFFLINE, "").lower() not in ("", "0", "false")
+
+
+def apply_offline() -> None:
+    """Keeps libraries from looking for updates of what they have cached, if the user forbids connections.
+
+    Every command and every function of the Python API calls this first. Workers inherit the variables.
+    """
+    if not is_offline():
+        return
+    os.environ.update(dict.fromkeys(("HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE", "TRANSFORMERS_OFFLINE"), "1"))
+    # A library that is imported already has read its variable.
+    for name in ("huggingface_hub.constants", "datasets.config"):
+        if name in sys.modules:
+            vars(sys.modules[name])["HF_HUB_OFFLINE"] = True
 
 
 def check_online(asset: Asset) -> None:

@@ -5,11 +5,17 @@ import os
 import shutil
 import subprocess
 import sys
+import threading
+from collections import ChainMap
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from threadpoolctl import threadpool_info, threadpool_limits
+from tqdm import tqdm
 
 from cluster.parallel.process_state import restored_process, set_num_threads
 from cluster.store.location import open_store
@@ -40,24 +46,55 @@ def test_libraries_that_are_loaded_use_the_threads_of_the_step() -> None:
             assert all(pool["num_threads"] <= number for pool in threadpool_info())
 
 
-@pytest.mark.slow
-@pytest.mark.timeout(600)
-def test_each_model_step_computes_the_same_in_a_reused_process(smoke_run: tuple[Path, str], tmp_path: Path) -> None:
-    """One process runs all of them, in another order than the workers of the smoke run."""
-    shutil.copytree(smoke_run[0], tmp_path / "store", symlinks=True)
+def run_in_one_process(store: Path, *step: str) -> dict[str, dict[str, Any]]:
+    """Runs one step of each kind, or only the given one, in a new process. Returns what the program prints."""
     finished = subprocess.run(
-        [sys.executable, "-m", "tests.support.programs.reused_worker", str(tmp_path / "store")],
+        [sys.executable, "-m", "tests.support.programs.reused_worker", str(store), *step],
         env={**os.environ, "PYTHONPATH": str(ROOT)},
         capture_output=True,
         text=True,
         check=False,
     )
     assert finished.returncode == 0, finished.stdout + finished.stderr
-    found = json.loads(next(line for line in finished.stdout.splitlines() if line.startswith("result "))[7:])
-    store = open_store(smoke_run[0])
-    assert len(found) > 6
-    for name, step in found.items():
-        expected = json.loads(json.dumps(numbers_of(next(store.results(name)))))
-        assert step["numbers"] == expected, name
-        assert step["changed"] == [], name
-        assert step["threads"][-1] <= max(1, int(step["cpus"])), name
+    line = next(line for line in finished.stdout.splitlines() if line.startswith("result "))
+    found: dict[str, dict[str, Any]] = json.loads(line.removeprefix("result "))
+    return found
+
+
+def test_thread_of_progress_bars_is_ended() -> None:
+    class Bar(tqdm):
+        """A progress bar of a library, which has a thread of its own."""
+
+    def monitors() -> list[str]:
+        return [thread.name for thread in threading.enumerate() if thread.name == "tqdm_monitor"]
+
+    for _ in range(2):
+        with restored_process():
+            list(Bar([1]))
+            list(tqdm([1]))
+            assert monitors()
+        assert not monitors()
+
+
+@pytest.mark.slow
+@pytest.mark.timeout(1200)
+def test_each_step_finds_and_leaves_a_reused_process_as_a_new_one(smoke_run: tuple[Path, str], tmp_path: Path) -> None:
+    """One process runs a step of each kind, one after the other; then each of them runs in a process of its own."""
+    store = tmp_path / "store"
+    shutil.copytree(smoke_run[0], store, symlinks=True)
+    reused = run_in_one_process(store)
+    assert len(reused) > 6
+    committed = open_store(smoke_run[0])
+    with ThreadPoolExecutor(max_workers=2) as pool:
+        alone = dict(ChainMap(*pool.map(partial(run_in_one_process, store), reused)))
+    for name, step in reused.items():
+        fresh = alone[name]
+        expected = json.loads(json.dumps(numbers_of(next(committed.results(name)))))
+        assert step["numbers"] == fresh["numbers"] == expected, name
+        assert step["environment"] == fresh["environment"], name
+        assert step["changed"] == fresh["changed"] == [], name
+        assert step["threads"] == fresh["threads"], name
+        assert step["gpu_bytes"] == fresh["gpu_bytes"], name
+        # A process that has loaded more libraries has more pools.
+        assert step["pools"] == step["pools"] | fresh["pools"], name
+        assert max(step["pools"].values()) <= max(1, int(step["cpus"])), name

@@ -4,6 +4,7 @@ import subprocess
 import sys
 import threading
 import time
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,12 +14,13 @@ from cluster.provenance import provenance
 from cluster.run import events, scheduler
 from cluster.run.result import RunOptions, RunResult
 from cluster.run.scheduler import execute
-from cluster.steps.plan import plan
+from cluster.steps.plan import PlanState, plan
 from cluster.steps.step import Resources, Step
 from cluster.store.base import Store
 from cluster.store.lease import NAME, Lease, Leases, Owner, read_lease, to_json
 from cluster.tracking.tracker import NullTracker, TrackedStep
 from stages.common.engine import ENGINE
+from tests.support.slow_readers import reader
 from tests.support.steps import picture, task_name, toy
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_session"), pytest.mark.timeout(120)]
@@ -145,6 +147,28 @@ def test_forced_step_with_equal_files_keeps_later_results(store: Store, counter:
     result = run(fan(counter), store, RunOptions(engine=ENGINE, force=("pet/p/1",), poll_s=0.05))
     assert result.executed == ("pet/p/1",)
     assert "ensemble" in result.cached
+
+
+def test_reader_of_a_step_that_another_driver_forces_sees_one_attempt(store: Store, tmp_path: Path) -> None:
+    step = reader(tmp_path)
+    results: list[RunResult] = []
+    first = threading.Thread(target=lambda: results.append(run(step, store)))
+    first.start()
+    while not (tmp_path / "started").exists():
+        time.sleep(0.02)
+    before = store.lookup("base", plan([step], store).keys["base"].fingerprint)
+    assert before is not None
+    forced = run(step, store, replace(QUICK, only=("base",), force=("base",)))
+    after = forced.manifests["base"]
+    assert forced.executed == ("base",) and after.result != before.result
+    (tmp_path / "may_end").touch()
+    first.join()
+    assert results[0].executed == ("base", "reader")
+    assert results[0].manifests["reader"].result == [before.result["attempt"]] * 2
+    (line,) = (line for line in plan([step], store) if line.name == "reader")
+    assert line.state is PlanState.RUN
+    assert line.reasons == ("base was rebuilt, with other files than this result was made from",)
+    assert run(step, store).manifests["reader"].result == [after.result["attempt"]] * 2
 
 
 def test_selection_limits_the_steps_that_run(store: Store, counter: Path) -> None:

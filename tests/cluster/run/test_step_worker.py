@@ -1,6 +1,12 @@
 """The worker of a step: threads, inputs and changed code."""
 
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -10,14 +16,21 @@ from cluster.steps.code_digests import CodeDigests
 from cluster.steps.plan import PlanState, plan
 from cluster.steps.step import Resources, Step
 from cluster.store.base import Store
+from pipelines.dag.steps import make_step
+from pipelines.schema.config import PipelineConfig
+from pipelines.schema.loader import find_recipe, read_recipe
+from stages.common.assets.cache import IDENTIFY, LOCATE, resolve, slot_of
+from stages.common.assets.references import Asset
 from stages.common.engine import ENGINE
+from tests.support.asset_steps import RUN, AssetConfig
+from tests.support.paths import ROOT
 from tests.support.steps import edited, threads, toy
 
 pytestmark = [pytest.mark.ray, pytest.mark.usefixtures("ray_session"), pytest.mark.timeout(120)]
 
 
-def run(leaf: Step, store: Store) -> RunResult:
-    return execute([leaf], store, RunOptions(engine=ENGINE, backoff_s=0.05, poll_s=0.05))
+def run(leaf: Step, store: Store, **options: Any) -> RunResult:
+    return execute([leaf], store, RunOptions(engine=ENGINE, backoff_s=0.05, poll_s=0.05, **options))
 
 
 def test_each_step_has_its_own_number_of_threads(store: Store) -> None:
@@ -35,6 +48,21 @@ def test_code_that_changes_during_a_run_is_not_committed(store: Store, monkeypat
     assert "the code of tests.support.steps changed since this run started" in error.error
 
 
+def test_code_that_is_edited_and_restored_during_a_run_is_not_committed(tmp_path: Path) -> None:
+    environment = {**os.environ, "PYTHONPATH": os.pathsep.join((str(ROOT), str(tmp_path)))}
+    environment.pop("RAY_ADDRESS", None)
+    command = [sys.executable, "-m", "tests.support.programs.edited_code", str(tmp_path)]
+    process = subprocess.run(command, cwd=tmp_path, env=environment, capture_output=True, text=True, check=False)
+    assert process.returncode == 0, process.stdout + process.stderr
+    line = next(line for line in process.stdout.splitlines() if line.startswith("result "))
+    found = json.loads(line.removeprefix("result "))
+    assert found["unchanged"] == {"results": [{"value": 1}], "errors": []}
+    values = tmp_path / "while_it_runs" / "values.py"
+    assert found["while_it_runs"]["results"] == found["before_it_starts"]["results"] == []
+    assert f"{values} was written while the step ran" in found["while_it_runs"]["errors"][0]
+    assert "the code of before_it_starts.values changed" in found["before_it_starts"]["errors"][0]
+
+
 def test_data_that_is_edited_and_restored_while_a_step_runs_is_not_committed(store: Store, tmp_path: Path) -> None:
     data = tmp_path / "data.csv"
     data.write_text("old")
@@ -47,6 +75,32 @@ def test_data_that_is_edited_and_restored_while_a_step_runs_is_not_committed(sto
     )
     assert plan([step], store)[0].state is PlanState.RUN
     assert run(edited("reads", data), store).manifests["reads"].result == {"read": "old"}
+
+
+@pytest.fixture
+def url(tmp_path: Path) -> Iterator[str]:
+    """A file that is fetched into the cache, which the workers of the session share."""
+    remote = tmp_path / "remote.csv"
+    remote.write_text("old")
+    yield remote.as_uri()
+    slot = slot_of(Asset.parse(remote.as_uri()))
+    for path in (slot / "remote.csv", slot.with_name(f"{slot.name}.json"), slot.with_name(f"{slot.name}.lock")):
+        path.unlink(missing_ok=True)
+    slot.rmdir()
+
+
+def test_asset_that_is_edited_and_restored_in_the_cache_is_not_committed(store: Store, url: str) -> None:
+    cached = resolve(url)
+    recipe = read_recipe(find_recipe("smoke"), PipelineConfig)
+    steps = [
+        make_step(recipe, "reads", kind="probe", run=RUN, config=AssetConfig(asset=url, text=text))
+        for text in ("new", "")
+    ]
+    options = {"identify": IDENTIFY, "locate": LOCATE}
+    error = run(steps[0], store, **options).errors["reads"]
+    assert error.error.startswith(f"{cached} was written while the step ran")
+    assert cached.read_text() == "old"
+    assert run(steps[1], store, **options).manifests["reads"].result == {"read": "old"}
 
 
 def test_data_that_changes_after_the_plan_is_not_read(store: Store, tmp_path: Path) -> None:

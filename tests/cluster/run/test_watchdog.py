@@ -19,7 +19,7 @@ from cluster.run.result import RunOptions, RunResult
 from cluster.run.scheduler import execute
 from cluster.run.step_worker import run_step
 from cluster.steps.plan import plan
-from cluster.steps.task_spec import TaskSpec
+from cluster.steps.task_spec import LateConfig, TaskSpec
 from cluster.store.base import Store
 from cluster.store.lease import NAME, FileLease, Lease, Leases, Owner, read_lease, to_json
 from stages.common.engine import ENGINE
@@ -154,8 +154,8 @@ def test_process_starts_no_step_after_sigterm(store: Store, monkeypatch: pytest.
     planned = plan([step], store)[0]
     lease = Lease(owner=Owner.current(), token="t")
     spec = TaskSpec(
-        step=step.name, run=step.run, config=step.config, roles={}, key=planned.key, store=store.url, lease=lease,
-        engine=ENGINE, resources=step.resources, files={}, identify="", provenance={},
+        step=step.name, run=step.run, config=LateConfig(step.config), roles={}, key=planned.key, store=store.url,
+        lease=lease, engine=ENGINE, resources=step.resources, files={}, identify="", provenance={},
     )  # fmt: skip
     failure = run_step(spec, lambda batch: True, ())
     assert isinstance(failure, StepFailedError) and failure.transient and failure.is_preemption

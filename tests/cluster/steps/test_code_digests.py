@@ -152,6 +152,54 @@ def test_digests_cover_the_data_of_a_package_that_reads_them(package: str, tmp_p
     assert CodeDigests().of(f"{package}.deep") != before
 
 
+DATA = {
+    "in a folder of the package": ("P/sub/deep.py", "{here}.joinpath('x')", "P/sub/words/de/list.txt"),
+    "by its name in the package": ("P/deep.py", "files('{P}').joinpath('words/list.txt')", "P/words/list.txt"),
+    "in the folder around the package": ("P/sub/deep.py", "{here}.parent / 'words' / 'list.txt'", "P/words/list.txt"),
+    "next to the package": ("P/deep.py", "{here}.joinpath('../list.txt')", "list.txt"),
+    "in a package that a text names": ("P/deep.py", "files('{P}.sub') / 'list.txt'", "P/sub/list.txt"),
+    "in a package that is imported": ("P/deep.py", "Path(sub.__file__).with_name('list.txt')", "P/sub/list.txt"),
+    "next to a module without a package": ("P_flat.py", "{here} / 'list.txt'", "list.txt"),
+    "in a folder next to such a module": ("P_flat.py", "{here}.joinpath('words', 'list.txt')", "words/list.txt"),
+}
+
+
+@pytest.mark.parametrize("where", DATA)
+def test_digests_cover_data(where: str, package: str, tmp_path: Path) -> None:
+    module, expression, data = DATA[where]
+    module, data = module.replace("P", package), data.replace("P", package)
+    (tmp_path / package / "sub").mkdir()
+    (tmp_path / package / "sub" / "__init__.py").touch()
+    expression = expression.format(P=package, here="Path(__file__).parent")
+    imports = f"from importlib.resources import files\nfrom pathlib import Path\nfrom {package} import sub\n"
+    (tmp_path / module).write_text(f"{imports}WORDS = {expression}\n")
+    file = tmp_path / data
+    file.parent.mkdir(parents=True, exist_ok=True)
+    file.write_text("a")
+    (file.parent / "list.pyc").touch()
+    (file.parent / "unnamed.bin").touch()
+    name = module.removesuffix(".py").replace("/", ".")
+    digests = CodeDigests()
+    before = digests.of(name)
+    entry = data if "/" in data else f"./{data}"
+    assert entry in before
+    assert file in digests.marks(name)
+    assert not [item for item in before if item.endswith(".pyc")]
+    file.write_text("bbb")
+    assert {item for item, digest in CodeDigests().of(name).items() if before[item] != digest} == {entry}
+
+
+def test_digests_leave_out_data_that_a_module_cannot_name(package: str, tmp_path: Path) -> None:
+    """A folder next to the code may have gigabytes."""
+    for folder in ("data", f"{package}/sub"):
+        (tmp_path / folder).mkdir()
+        (tmp_path / folder / "large.bin").write_text("a")
+    (tmp_path / package / "sub" / "__init__.py").touch()
+    (tmp_path / "other.txt").write_text("a")
+    (tmp_path / package / "deep.py").write_text(f"HERE, LONG = __file__, ['data', '', '/', '..', {'x' * 300!r}]\n")
+    assert list(CodeDigests().of(f"{package}.deep")) == [package, f"{package}.deep"]
+
+
 def test_digests_never_cover_the_engine() -> None:
     assert list(CodeDigests().of("tests.support.steps")) == ["tests", "tests.support", "tests.support.steps"]
     assert not [name for name in CodeDigests().of("tests.support.training_steps") if name.startswith("cluster")]

@@ -23,7 +23,8 @@ def test_experiment_has_a_view_with_the_columns_of_all_runs(tmp_path: Path) -> N
     client.set_experiment_tag(experiment_id, tag, "of an earlier version")
     assert destination.find_experiment(client) == experiment_id
     columns = json.loads(client.get_experiment(experiment_id).tags[tag])["selectedColumns"]
-    assert {f"metrics.`{name}`" for name in (*COLUMNS, "seconds")} < set(columns)
+    metrics = [f"metrics.`{name}`" for name in (*COLUMNS, "seconds")]
+    assert sorted(columns) == sorted((*metrics, "tags.`step`", "tags.`reason`"))
     page = destination.runs_page(experiment_id)
     assert page.startswith(f"http://127.0.0.1:5000/#/experiments/{experiment_id}/runs?")
     assert page.endswith("viewStateShareKey=columns")
