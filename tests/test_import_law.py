@@ -161,7 +161,7 @@ except SystemExit as end:
 
 @pytest.mark.parametrize("words", ['"plan", "demo", "--store", "/nonexistent/store"', '"--help"'])
 def test_command_loads_nothing_heavy(words: str) -> None:
-    loaded(COMMAND.format(words=words))  # The first plan on a machine counts the weights of the models, which takes torch.
+    loaded(COMMAND.format(words=words))  # The first plan on a machine loads torch to count the weights of the models.
     packages = loaded(COMMAND.format(words=words))
     assert "pipelines" in packages
     assert packages & HEAVY == set()

@@ -25,7 +25,10 @@ OBJECT_STORE_BYTES = 300 * 1024 * 1024
 SHARED_MEMORY = "/dev/shm"
 PRELOADED = {"RAY_preload_python_modules": "cluster.run.worker_start"}
 """Of a Ray that is started here. With `_worker_starter` its first step would start 3 s later."""
-WORKER_ENVIRONMENT = {"TOKENIZERS_PARALLELISM": "false", "RAY_USAGE_STATS_ENABLED": "0"}
+WORKER_ENVIRONMENT = {"TOKENIZERS_PARALLELISM": "false", "RAY_USAGE_STATS_ENABLED": "0", "GOMP_SPINCOUNT": "20000"}
+"""`GOMP_SPINCOUNT`: threads of torch wait for each other actively. By default they do so for milliseconds, which takes
+the processor from other programs, and from the thread that they wait for.
+"""
 FORWARDED = ("CLOZELINE_OFFLINE", "HF_HUB_OFFLINE", "HF_DATASETS_OFFLINE", "TRANSFORMERS_OFFLINE", VARIABLE)
 """Variables of the driver that its workers need. Those of a local Ray inherit all."""
 

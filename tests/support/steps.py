@@ -17,7 +17,7 @@ from pydantic import BaseModel, Field
 from cluster.run.ray_session import FORWARDED
 from cluster.steps.fingerprint import fingerprints
 from cluster.steps.step import Resources, Step
-from cluster.steps.task_spec import TaskSpec
+from cluster.steps.task_spec import LateConfig, TaskSpec
 from cluster.store.base import Store
 from cluster.store.files import file_digest
 from cluster.store.lease import Lease, Owner, new_token
@@ -229,7 +229,7 @@ def task_spec(step: Step, store: Store) -> TaskSpec:
     return TaskSpec(
         step=step.name,
         run=step.run,
-        config=step.config,
+        config=LateConfig(step.config),
         roles={},
         key=fingerprints({step.name: step})[step.name],
         store=store.url,
