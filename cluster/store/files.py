@@ -11,6 +11,7 @@ import os
 import re
 import shutil
 import sqlite3
+import stat
 import time
 from collections.abc import Iterable, Iterator
 from contextlib import closing, contextmanager, suppress
@@ -173,11 +174,20 @@ def rests_of_removals(folder: Path) -> Iterator[Path]:
 
 def newest_change(path: Path) -> float:
     """Returns when a file, or anything in a folder, changed last, in seconds since 1970; 0 if it does not exist."""
-    newest = 0.0
-    for item in (path, *path.rglob("*")):
-        with suppress(FileNotFoundError):
-            newest = max(newest, item.lstat().st_ctime)
-    return newest
+    return max((item.st_ctime for item in _states(path)), default=0.0)
+
+
+def num_bytes(path: Path) -> int:
+    """Returns the size of a file, or of all files in a folder, without what is removed in the meantime."""
+    return sum(item.st_size for item in _states(path) if not stat.S_ISDIR(item.st_mode))
+
+
+def _states(path: Path) -> Iterator[os.stat_result]:
+    """Yields the state of a path and of everything in it. What another process removes meanwhile is left out."""
+    inner = (Path(base) / name for base, folders, files in os.walk(path) for name in (*folders, *files))
+    for item in (path, *inner):
+        with suppress(FileNotFoundError, NotADirectoryError):
+            yield item.lstat()
 
 
 def _hash(path: Path) -> str:

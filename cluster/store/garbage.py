@@ -19,7 +19,7 @@ from urllib.parse import quote, unquote
 
 from cluster.errors import StoreError
 from cluster.store.base import StaleResult, Store
-from cluster.store.files import newest_change, rests_of_removals
+from cluster.store.files import newest_change, num_bytes, rests_of_removals
 from cluster.store.lease import Leases
 from cluster.store.retries import budget
 from cluster.store.sole_driver import sole_driver
@@ -242,11 +242,10 @@ def _rests(store: Store, before: float) -> Iterator[StaleResult]:
     """Yields what removals on this machine left that were interrupted before a time."""
     for path in rests_of_removals(store.local):
         if newest_change(path) < before:
-            files = (path, *path.rglob("*"))
             yield StaleResult(
                 step=path.parent.relative_to(store.local).as_posix(),
                 fingerprint=path.name.strip(".").partition(".")[0],
-                num_bytes=sum(file.lstat().st_size for file in files if file.is_file()),
+                num_bytes=num_bytes(path),
                 committed_at=None,
                 rest=path,
             )

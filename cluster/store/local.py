@@ -5,7 +5,6 @@ If a result is replaced, its files stay for steps that read them, until the new 
 
 from __future__ import annotations
 
-import os
 from collections.abc import Mapping
 from contextlib import suppress
 from dataclasses import replace
@@ -13,7 +12,16 @@ from pathlib import Path
 
 from cluster.errors import LeaseLostError, StoreError
 from cluster.store.base import FILES, StagedResult, Store, attempt_folder
-from cluster.store.files import file_digest, link_files, newest_change, remove, sync_to_disk, sync_tree, write_atomic
+from cluster.store.files import (
+    file_digest,
+    link_files,
+    newest_change,
+    num_bytes,
+    remove,
+    sync_to_disk,
+    sync_tree,
+    write_atomic,
+)
 from cluster.store.lease import FileLease, is_held, locked
 from cluster.store.manifest import Manifest
 
@@ -111,13 +119,7 @@ class LocalStore(Store):
         return times
 
     def _num_bytes(self, name: str) -> int:
-        total = 0
-        for base, _, files in os.walk(self.root / name):
-            for file in files:
-                # A running step may remove the file in the meantime.
-                with suppress(FileNotFoundError):
-                    total += (Path(base) / file).lstat().st_size
-        return total
+        return num_bytes(self.root / name)
 
     def _written_at(self, name: str) -> float:
         return newest_change(self.root / name)

@@ -202,7 +202,7 @@ def _no_result(request: RunRequest, step: str) -> RecipeError:
 def _origin(folder: Path) -> dict[str, str]:
     """Returns step and fingerprint of a result in the store; for any other folder, its name."""
     origin = {}
-    for path in (folder.absolute(), *folder.absolute().parents[:2]):
+    for path in (folder.absolute(), *folder.absolute().parents[:3]):
         if _FINGERPRINT.fullmatch(path.name):
             origin["fingerprint"] = path.name
             with suppress(OSError, ValueError, KeyError):  # a cached copy of a remote result has no manifest
