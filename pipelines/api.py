@@ -197,6 +197,7 @@ def init(
     text: str | None = None,
     label: str | None = None,
     label_separator: str | None = None,
+    ordered_labels: Sequence[str] = (),
     label_words: Sequence[str] = (),
     patterns: Sequence[str] = (),
     language: Any = None,
@@ -217,6 +218,7 @@ def init(
         text: Column of the text. Default: recognized.
         label: Column of the label. Default: recognized.
         label_separator: Text between the labels of a cell, such as ";", if a text has several. Lists are recognized.
+        ordered_labels: All labels from low to high, if they are ordered.
         label_words: Words that represent a label, as LABEL=WORD,WORD.
         patterns: Cloze templates, as NAME=TEXT.
         language: Language of the texts, such as "en". Default: detected.
@@ -240,6 +242,7 @@ def init(
     init_options = InitOptions(
         data=files["train"], unlabeled=[files["unlabeled"]] if "unlabeled" in files else (), test=files.get("test"),
         output=folder / "recipe.yaml", text=text, label=label, label_separator=label_separator,
+        ordered_labels=",".join(map(str, ordered_labels)) or None,
         label_words=label_words, patterns=patterns,
         language=language, backbone=backbone, student=student, budget=budget, score=score, force=True,
     )  # fmt: skip

@@ -185,6 +185,14 @@ def init(
             "recognized.",
         ),
     ] = None,
+    ordered_labels: Annotated[
+        str | None,
+        typer.Option(
+            "--ordered-labels",
+            metavar="LABEL,LABEL",
+            help="All labels from low to high, such as 1,2,3,4,5: the report measures how far predictions are off.",
+        ),
+    ] = None,
     merge_labels: Annotated[
         bool, typer.Option("--merge-labels", help="Spellings of a label, such as Spam and spam, are one label.")
     ] = False,
@@ -253,7 +261,7 @@ def init(
         text=",".join(text) if text else None, label=label,
         keys={role: column for role, column in (("id", id_column), ("group", group)) if column},
         patterns=pattern or (), label_words=label_words or (), descriptions=describe or (),
-        label_separator=label_separator, merge_labels=merge_labels,
+        label_separator=label_separator, ordered_labels=ordered_labels, merge_labels=merge_labels,
         conflicts=conflicts, class_weights=class_weights, label_bias=label_bias, shots=shots, test_size=test_size,
         budget=budget, language=language, assets=assets, backbone=backbone, student=student, score=score, force=force,
     )  # fmt: skip

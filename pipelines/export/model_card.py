@@ -104,6 +104,8 @@ def model_card(facts: CardFacts) -> str:
     scores = [f"{facts.test['accuracy']:.1%} {accuracy}", f"{facts.test['macro_f1']:.1%} macro-F1"]
     if facts.has_label_sets:
         scores.insert(0, f"{facts.test['micro_f1']:.1%} micro-F1")
+    if facts.test.get("mae") is not None:
+        scores.append(f"a mean absolute error of {facts.test['mae']:.2f} steps")
     parts = [
         f"---\nlicense: {name}\npipeline_tag: text-classification\ntags: [clozeline]\n---\n",
         f"# {facts.recipe}: {facts.row}\n",

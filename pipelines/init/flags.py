@@ -121,6 +121,24 @@ def descriptions_by_label(items: Sequence[str], labels: Sequence[str]) -> Mappin
     return _by_label(items, labels, "--describe", "TEXT")
 
 
+def in_order(labels: Sequence[str], ordered: str) -> tuple[str, ...]:
+    """Returns labels in the order of the flag `--ordered-labels`.
+
+    Raises:
+        InputError: the flag has other labels than the data.
+    """
+    names = tuple(name.strip() for name in ordered.split(","))
+    wrong = [*(f"{name!r} is no label" for name in names if name not in labels)]
+    wrong += [f"{name!r} is missing" for name in labels if name not in names]
+    wrong += [f"{name!r} occurs twice" for name in dict.fromkeys(names) if names.count(name) > 1]
+    if wrong:
+        raise InputError(
+            f"--ordered-labels {ordered} does not have the labels of the data: {wrong[0]}.",
+            f"List all of them from low to high: {', '.join(sorted(labels))}.",
+        )
+    return names
+
+
 def _by_label(items: Sequence[str], labels: Sequence[str], flag: str, form: str) -> Mapping[str, str]:
     values: dict[str, str] = {}
     for item in items:

@@ -11,7 +11,7 @@ COMMENT_COLUMN = 32
 BLOCKS = ("task.patterns", "task.verbalizer")
 """Mappings with a line per key. Mappings with an asset in them are others."""
 COMMENTS = {
-    "task.problem_type": "a text has any number of labels, also none",
+    "task.problem_type": "multi_label: a text has any number of labels; ordinal: labels are ordered from low to high",
     "task.patterns": "cloze templates; {mask} is replaced by a label word",
     "task.verbalizer": "label -> label words; the scores of several words are averaged",
     "data.unlabeled_size": "maximum; a larger number is sampled",

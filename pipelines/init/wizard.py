@@ -45,6 +45,7 @@ from pipelines.init.default_recipe import (
 )
 from pipelines.init.flags import (
     descriptions_by_label,
+    in_order,
     parse_count,
     parse_name,
     slug,
@@ -62,7 +63,7 @@ from pipelines.preflight import models
 from pipelines.preflight.checks import fetch
 from pipelines.schema.relative_paths import with_relative_paths
 from stages.common.assets.references import Asset
-from stages.common.config import MULTI_LABEL, SINGLE_LABEL, ClassWeights, LabelBias, ProblemType
+from stages.common.config import MULTI_LABEL, ORDINAL, SINGLE_LABEL, ClassWeights, LabelBias, ProblemType
 from stages.common.errors import DataError, InputError
 from stages.common.examples import Example
 from stages.common.models.model_files import model_folder
@@ -97,6 +98,8 @@ class InitOptions:
     label_words: Sequence[str] = ()
     descriptions: Sequence[str] = ()
     label_separator: str | None = None
+    ordered_labels: str | None = None
+    """All labels from low to high, separated by commas."""
     merge_labels: bool = False
     conflicts: Conflicts = "drop"
     class_weights: ClassWeights = "none"
@@ -176,6 +179,11 @@ class InitWizard:
         label = choose_label_column(self.terminal, files.train, options.label, columns, keys)
         labels = files.labels(label)
         problem_type = self._problem_type(files.train, label)
+        if problem_type == ORDINAL:
+            labels = in_order(labels, self.options.ordered_labels or "")
+        elif problem_type == SINGLE_LABEL and len(labels) > 2 and all(name.isdecimal() for name in labels):
+            flag = f"--ordered-labels {','.join(sorted(labels, key=int))}"
+            self.terminal.say("hint", f"if the labels {', '.join(labels)} are grades on a scale, add {flag}.")
         data = files.summarize(fields_of(columns), label)
         language = self._language(data)
         label_bias = options.label_bias or self._default_label_bias(data)
@@ -235,7 +243,7 @@ class InitWizard:
             if separator := file.guess_separator(label):
                 flag = f"--label-separator {shlex.quote(separator)}"
                 self.terminal.say("warning", f"{label!r} may have several labels per text. If so, set {flag}.")
-            return SINGLE_LABEL
+            return ORDINAL if self.options.ordered_labels else SINGLE_LABEL
         options = self.options
         for_one_label = {
             "--shots": options.shots is not None,
@@ -244,6 +252,7 @@ class InitWizard:
             "--backbone": options.backbone not in (None, NONE),
             "--label-words": bool(options.label_words),
             "--describe": bool(options.descriptions),
+            "--ordered-labels": bool(options.ordered_labels),
         }
         for flag, is_set in for_one_label.items():
             if is_set:

@@ -62,7 +62,8 @@ def check_no_thresholds(config: PipelineConfig) -> None:
     """Only in multi-label classification, each label has a threshold."""
     if config.label_bias == "frequencies":
         raise InputError(
-            f"label_bias: frequencies is for several labels per example, but task.problem_type is {SINGLE_LABEL}.",
+            "label_bias: frequencies is for several labels per example, "
+            f"but task.problem_type is {config.task.problem_type}.",
             "Set label_bias: macro_f1, or remove it.",
             key="label_bias",
         )
@@ -73,7 +74,8 @@ def check_no_separators(config: PipelineConfig) -> None:
     for name, source in config.data.sources.items():
         if source.label_separator is not None:
             raise InputError(
-                f"label_separator is for several labels per example, but task.problem_type is {SINGLE_LABEL}.",
+                "label_separator is for several labels per example, "
+                f"but task.problem_type is {config.task.problem_type}.",
                 f"Set task.problem_type: {MULTI_LABEL}, or remove label_separator.",
                 key=f"data.{name}.label_separator",
             )

@@ -31,8 +31,11 @@ class Config(BaseModel):
 
 SINGLE_LABEL: Literal["single_label_classification"] = "single_label_classification"
 MULTI_LABEL: Literal["multi_label_classification"] = "multi_label_classification"
-ProblemType = Literal["single_label_classification", "multi_label_classification"]
-"""What an example has: one label, or any number of labels. Named as `problem_type` in transformers."""
+ORDINAL: Literal["ordinal_classification"] = "ordinal_classification"
+ProblemType = Literal["single_label_classification", "multi_label_classification", "ordinal_classification"]
+"""What an example has: one label, any number of labels, or one label of an order. The first two are named as
+`problem_type` in transformers, for which the third is the first.
+"""
 ClassWeights = Literal["none", "balanced"]
 """How much the labeled examples of each label count in a loss."""
 LabelBias = Literal["none", "macro_f1", "frequencies"]
@@ -47,7 +50,7 @@ class TextTaskConfig(Config):
     fields: tuple[str, ...]
     """Fields of an example. A text encoder reads the first as the text and joins the others to its pair."""
     problem_type: ProblemType = SINGLE_LABEL
-    """What an example has: one label, or any number of labels."""
+    """What an example has: one label, any number of labels, or one label of an order."""
     class_weights: ClassWeights = "none"
     """How much the labeled examples of each label count."""
 

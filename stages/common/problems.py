@@ -1,6 +1,7 @@
-"""The two classification problems: each example has exactly one label, or any number of them.
+"""The classification problems: each example has exactly one label, one label of an order, or any number of labels.
 
-What differs is here, and the losses are in stages/common/losses.py. As in scikit-learn, the gold labels of n examples
+What differs is here, and the losses are in stages/common/losses.py. Ordered labels are learned and predicted like other
+labels; the difference is how far apart two of them are. As in scikit-learn, the gold labels of n examples
 are an array: [n] indices of the labels or, for several labels per example, [n, C] of 0 and 1. A multi-label problem is
 C binary decisions per example, each with a logit of its own (binary relevance; one-vs-rest in scikit-learn). A label is
 predicted if its logit is above 0, so a threshold per label is a bias per label. The names are those of `problem_type`
@@ -11,17 +12,18 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
 from scipy.special import expit, logit
 
-from stages.common.config import MULTI_LABEL, SINGLE_LABEL, ProblemType
+from stages.common.config import MULTI_LABEL, ORDINAL, SINGLE_LABEL, ProblemType
 from stages.common.examples import Example, Label, one_label
 from stages.common.metrics.classification import Score, per_class_report, score, softmax
 from stages.common.metrics.multi_label import multi_label_score, per_label_report
+from stages.common.metrics.ordinal import mean_absolute_error, quadratic_kappa
 
 Gold = NDArray[Any]
 """[n] indices of the labels, int64; or [n, C] of 0 and 1, float64."""
@@ -59,6 +61,10 @@ class Problem(ABC):
     @abstractmethod
     def strata(self, gold: Gold) -> NDArray[np.int64]:
         """Returns a number per example, [n], for samples and folds that keep the proportions of the labels."""
+
+    @abstractmethod
+    def similarities(self, gold: Gold) -> NDArray[np.float64]:
+        """Returns how similar the labels of each pair of examples are, [n, n]: from 0 to 1, which means equal."""
 
     @abstractmethod
     def probabilities(self, logits: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -105,7 +111,7 @@ class Problem(ABC):
 class SingleLabel(Problem):
     """Each example has one label. The C options of its decision are the labels."""
 
-    problem_type = SINGLE_LABEL
+    problem_type: ClassVar[ProblemType] = SINGLE_LABEL
 
     def gold(self, labels: Sequence[Label | None]) -> Gold:
         return np.array([self.labels.index(one_label(label)) for label in labels], dtype=np.int64)
@@ -118,6 +124,10 @@ class SingleLabel(Problem):
 
     def strata(self, gold: Gold) -> NDArray[np.int64]:
         return gold
+
+    def similarities(self, gold: Gold) -> NDArray[np.float64]:
+        is_equal: NDArray[np.bool_] = gold[:, None] == gold[None, :]
+        return is_equal.astype(np.float64)
 
     def probabilities(self, logits: NDArray[np.float64]) -> NDArray[np.float64]:
         return softmax(logits)
@@ -155,6 +165,29 @@ class SingleLabel(Problem):
         return per_class_report(logits, list(map(one_label, labels)), self.labels)
 
 
+class OrderedLabels(SingleLabel):
+    """Each example has one label, and `labels` are ordered from low to high."""
+
+    problem_type = ORDINAL
+
+    def similarities(self, gold: Gold) -> NDArray[np.float64]:
+        distances: NDArray[np.float64] = np.abs(gold[:, None] - gold[None, :]) / max(1, len(self.labels) - 1)
+        return 1.0 - distances
+
+    def score(
+        self,
+        logits: NDArray[np.float64],
+        labels: Sequence[Label | None],
+        questions: Sequence[str | None] | None = None,
+    ) -> Score:
+        truth, predicted = self.gold(labels), self.predict(logits)
+        return replace(
+            SingleLabel.score(self, logits, labels, questions),
+            mae=mean_absolute_error(truth, predicted),
+            qwk=quadratic_kappa(truth, predicted, len(self.labels)),
+        )
+
+
 class MultiLabel(Problem):
     """Each example has any number of labels, also none. Each label is a decision: absent or present."""
 
@@ -179,6 +212,13 @@ class MultiLabel(Problem):
         order_C = np.argsort(gold.sum(axis=0), kind="stable")
         rarest_n = order_C[gold[:, order_C].argmax(axis=1)]
         return np.where(gold.any(axis=1), rarest_n, len(self.labels))
+
+    def similarities(self, gold: Gold) -> NDArray[np.float64]:
+        """Returns the Jaccard index of each pair of label sets: the share of their labels that they have in common."""
+        shared, sizes = gold @ gold.T, gold.sum(axis=1)
+        either = sizes[:, None] + sizes[None, :] - shared
+        index: NDArray[np.float64] = shared / np.maximum(either, 1)
+        return index
 
     def probabilities(self, logits: NDArray[np.float64]) -> NDArray[np.float64]:
         probabilities: NDArray[np.float64] = expit(np.asarray(logits, dtype=np.float64))
@@ -220,4 +260,9 @@ class MultiLabel(Problem):
 
 def problem_of(labels: Sequence[str], problem_type: ProblemType) -> Problem:
     """Returns the problem of a type. `labels`: [C] in the order of the logits."""
-    return (MultiLabel if problem_type == MULTI_LABEL else SingleLabel)(tuple(labels))
+    return _PROBLEMS[problem_type](tuple(labels))
+
+
+_PROBLEMS: dict[ProblemType, type[Problem]] = {
+    item.problem_type: item for item in (SingleLabel, MultiLabel, OrderedLabels)
+}

@@ -21,7 +21,7 @@ from stages.common.models.backbones.loader import borrow_backbone
 from stages.common.models.cloze.classifier import ClozeClassifier
 from stages.common.models.config import CONTENT_FREE_TEXTS
 from stages.common.patterns.verbalizers import found_words
-from stages.common.problems import SingleLabel
+from stages.common.problems import problem_of
 from stages.common.protocols import Engine, NullRecorder, Recorder
 from stages.common.seeds import python_rng
 from stages.common.training.evaluation import evaluate_on_test
@@ -61,7 +61,7 @@ def run(config: InContextConfig, inputs: Inputs, out: Path, recorder: Recorder, 
         classifier = ClozeClassifier.of(task, config.pattern, backbone, config.backbone, engine=engine)
         demonstrations = Demonstrations(classifier, train_set, select)
         primed = _InContextModel(config, classifier, demonstrations, _references(config, inputs.data, train_set))
-        test = evaluate_on_test(primed, SingleLabel(task.labels), inputs.data, out, recorder)
+        test = evaluate_on_test(primed, problem_of(task.labels, task.problem_type), inputs.data, out, recorder)
         used = select(load_examples(inputs.data / "test.jsonl")[0])
     recorder.log_table("demonstrations", table_rows([train_set[row] for row in used][:MAX_LOGGED]))
     recorder.log_metric("demonstrations/fraction_read", demonstrations.num_read / demonstrations.num_selected)

@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from stages.common.examples import Example, load_examples
-from stages.common.problems import SingleLabel
+from stages.common.problems import problem_of
 from stages.common.protocols import Engine, Recorder
 from stages.common.training.evaluation import Member, held_out_scores, write_member_logits
 from stages.llm.client import ChatClient
@@ -57,7 +57,7 @@ def run(config: LlmConfig, inputs: Inputs, out: Path, recorder: Recorder, engine
     """
     del engine
     sets = {name: load_examples(inputs.data / f"{name}.jsonl") for name in ("train", "unlabeled", "test")}
-    train_set, problem = sets["train"], SingleLabel(config.labels)
+    train_set, problem = sets["train"], problem_of(config.labels, config.problem_type)
     classifier = LlmClassifier(config, train_set)
     classifier.check_limits([item for examples in sets.values() for item in examples])
     held_out = classifier.predict(train_set, recorder, "labeled examples") if train_set else None

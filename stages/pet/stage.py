@@ -26,7 +26,7 @@ from stages.common.models.cloze.mlm import with_mlm
 from stages.common.models.cloze.prefix_cache import cached_loss
 from stages.common.patterns.config import Task
 from stages.common.patterns.verbalizers import found_words
-from stages.common.problems import SingleLabel
+from stages.common.problems import problem_of
 from stages.common.prompts.initialization import initialize_prompt
 from stages.common.prompts.inspection import log_inspection
 from stages.common.prompts.loader import SubModel, new_submodel
@@ -72,6 +72,7 @@ class Result(Member):
 def run(config: PetConfig, inputs: Inputs, out: Path, recorder: Recorder, engine: Engine) -> Result:
     """Trains the sub-model, labels the test set and the unlabeled set, and writes all files to `out`."""
     task = config.task if inputs.verbalizer is None else config.task.with_words(found_words(inputs.verbalizer))
+    problem = problem_of(task.labels, task.problem_type)
     train_set = load_examples(inputs.data / "train.jsonl")
     pseudo_labeled = _pseudo_labeled(config, inputs, train_set, out, recorder)
     examples = [*train_set, *pseudo_labeled]
@@ -97,13 +98,13 @@ def run(config: PetConfig, inputs: Inputs, out: Path, recorder: Recorder, engine
         if config.num_folds is None:
             held_out = before
         if config.label_unlabeled:
-            test = write_member_logits(classifier, SingleLabel(task.labels), inputs.data, out, recorder, held_out)
+            test = write_member_logits(classifier, problem, inputs.data, out, recorder, held_out)
         else:
-            test = evaluate_on_test(classifier, SingleLabel(task.labels), inputs.data, out, recorder)
+            test = evaluate_on_test(classifier, problem, inputs.data, out, recorder)
         log_bf16_margins(classifier, out, task.labels, recorder)
     return Result(
         test=test,
-        **held_out_scores(held_out, train_set, SingleLabel(task.labels)),
+        **held_out_scores(held_out, train_set, problem),
         final_loss=losses[-1] if losses else None,
         num_labeled=len(train_set) if losses else 0,
         num_unlabeled=len(pseudo_labeled),

@@ -3,8 +3,8 @@
 As in SetFit (Tunstall et al., "Efficient Few-Shot Learning Without Prompts", 2022, https://arxiv.org/abs/2209.11055),
 the target for the cosine of a pair is 1 if both texts have the same label, otherwise 0. SetFit encodes two texts per
 pair; here a batch of B texts is encoded once, and all its B (B - 1) / 2 pairs count. With several labels per text the
-target is the Jaccard index of both label sets: the share of their labels that they have in common. Letters in names of
-tensors: B texts, C labels, D size of an embedding.
+target is the Jaccard index of both label sets, and with ordered labels it falls with their distance. Letters in names
+of tensors: B texts, D size of an embedding.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ from torch import Tensor
 from stages.common.data.text_keys import text_key
 from stages.common.examples import Example, Label, label_set
 from stages.common.models.encoders.text_encoder import TextEncoder
-from stages.common.problems import MultiLabel
+from stages.common.problems import Problem
 from stages.common.protocols import Engine, Recorder
 from stages.common.seeds import python_rng
 from stages.common.training.loop import train
@@ -32,6 +32,7 @@ def tune_encoder(
     encoder: TextEncoder,
     examples: Sequence[Example],
     config: ContrastiveConfig,
+    problem: Problem,
     *,
     bf16: bool,
     recorder: Recorder,
@@ -45,12 +46,13 @@ def tune_encoder(
     examples = unambiguous(examples) or examples
     encoder.model.requires_grad_(True)
     parameters = {key: item for key, item in encoder.model.named_parameters() if "pooler" not in key}
-    labels = MultiLabel(tuple(dict.fromkeys(label for item in examples for label in label_set(item.label))))
 
     def compute_loss(part: list[Example], batch: list[Example]) -> Tensor:
         assert len(part) == len(batch), "every pair of a batch counts, so configs reject micro-batches and workers"
-        labels_BC = torch.from_numpy(labels.gold([label_set(item.label) for item in batch]))
-        return pair_loss(encoder.pooled(batch, bf16=bf16), labels_BC)
+        similarities_BB = torch.from_numpy(problem.similarities(problem.gold_of(batch)))
+        sets = [set(label_set(item.label)) for item in batch]
+        is_related_BB = torch.tensor([[bool(one & other) for other in sets] for one in sets])
+        return pair_loss(encoder.pooled(batch, bf16=bf16), similarities_BB, is_related_BB)
 
     def sample(step: int) -> list[int]:
         return balanced_batch(examples, config.training.batch_size, config.seed, step)
@@ -98,20 +100,18 @@ def balanced_batch(examples: Sequence[Example], batch_size: int, seed: int, step
     return list(dict.fromkeys(batch))
 
 
-def pair_loss(pooled_BD: Tensor, labels_BC: Tensor) -> Tensor:
+def pair_loss(pooled_BD: Tensor, similarities_BB: Tensor, is_related_BB: Tensor) -> Tensor:
     """Returns the mean squared error of the cosines of all pairs. Pairs that share a label and others count half each.
 
     Args:
         pooled_BD: Embeddings of any length.
-        labels_BC: 1 for the labels of a text, otherwise 0.
+        similarities_BB: The target of the cosine of each pair.
+        is_related_BB: Whether the texts of a pair share a label.
     """
     embeddings_BD = F.normalize(pooled_BD, dim=1)
-    rows, columns = torch.triu_indices(len(labels_BC), len(labels_BC), offset=1)
-    num_shared_BB = labels_BC @ labels_BC.T
-    num_shared, num_labels_B = num_shared_BB[rows, columns], labels_BC.sum(dim=1)
-    num_different = num_labels_B[rows] + num_labels_B[columns] - num_shared
-    target = (num_shared / num_different.clamp(min=1)).to(embeddings_BD)
+    rows, columns = torch.triu_indices(len(embeddings_BD), len(embeddings_BD), offset=1)
+    target, is_related = similarities_BB[rows, columns].to(embeddings_BD), is_related_BB[rows, columns]
     cosine = (embeddings_BD[rows] * embeddings_BD[columns]).sum(dim=1)
-    error, is_related = (cosine - target).square(), target > 0
+    error = (cosine - target).square()
     kinds = [error[mask].mean() for mask in (is_related, ~is_related) if mask.any()]
     return torch.stack(kinds).mean() if kinds else pooled_BD.sum() * 0

@@ -150,7 +150,7 @@ class _Fitting:
 
     def _tune(self, contrastive: ContrastiveConfig, examples: Sequence[Example], name: str, recorder: Recorder) -> int:
         return tune_encoder(
-            self.probe.encoder, examples, contrastive,
+            self.probe.encoder, examples, contrastive, self.probe.problem,
             bf16=self.probe.trains_in_bf16, recorder=recorder, engine=self.engine, name=name,
         )  # fmt: skip
 

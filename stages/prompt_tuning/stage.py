@@ -17,7 +17,7 @@ from stages.common.models.backbones.base import Backbone
 from stages.common.models.cloze.classifier import ClozeClassifier
 from stages.common.models.cloze.prefix_cache import cached_loss
 from stages.common.models.linear_heads import LinearHead
-from stages.common.problems import SingleLabel
+from stages.common.problems import problem_of
 from stages.common.prompts.config import PromptServingConfig
 from stages.common.prompts.initialization import initialize_prompt
 from stages.common.prompts.peft_format import load_trained_prompt
@@ -74,7 +74,7 @@ def run(config: PromptTuningConfig, inputs: Inputs, out: Path, recorder: Recorde
         method, adapter = config.prompt.method, submodel.adapter
         save_tuned_prompt(classifier, out / "prompt", recorder, method=method, adapter=adapter, outputs=labels)
         PromptServingConfig(task=config.task, pattern=config.pattern, backbone=config.backbone).save(out)
-        test = evaluate_on_test(classifier, SingleLabel(labels), inputs.data, out, recorder)
+        test = evaluate_on_test(classifier, problem_of(labels, config.task.problem_type), inputs.data, out, recorder)
         log_bf16_margins(classifier, out, labels, recorder)
     return Result(
         test=test,

@@ -246,11 +246,14 @@ def test_distillation_loss_is_the_mean_divergence_of_binary_decisions() -> None:
 
 def test_pairs_are_as_near_as_their_label_sets_overlap() -> None:
     """The loss is 0 if the cosines are the Jaccard indices: 1/2 of {a, b} and {b}, 0 of disjoint sets."""
-    labels = torch.tensor([[1.0, 1.0, 0.0], [0.0, 1.0, 0.0], [0.0, 0.0, 1.0], [0.0, 0.0, 0.0]])
+    labels = np.array([[1.0, 1.0, 0.0], [0.0, 1.0, 0.0], [0.0, 0.0, 1.0], [0.0, 0.0, 0.0]])
     height = 3**0.5 / 2
     vectors = torch.tensor([[1.0, 0, 0, 0], [0.5, height, 0, 0], [0, 0, 1.0, 0], [0, 0, 0, 1.0]])
-    assert float(pair_loss(vectors, labels)) == pytest.approx(0, abs=1e-12)
-    assert float(pair_loss(vectors[[0, 1]], labels[[0, 0]])) == pytest.approx(0.25)
+    problem = MultiLabel(("a", "b", "c"))
+    similarities = torch.from_numpy(problem.similarities(labels))
+    assert float(pair_loss(vectors, similarities, similarities > 0)) == pytest.approx(0, abs=1e-12)
+    similarities = torch.from_numpy(problem.similarities(labels[[0, 0]]))
+    assert float(pair_loss(vectors[[0, 1]], similarities, similarities > 0)) == pytest.approx(0.25)
 
 
 def counts(examples: Sequence[Example], rows: Sequence[int]) -> list[int]:

@@ -84,7 +84,7 @@ def _write(path: Path, text: str) -> None:
 PAGE_ONLY_COLUMNS = ("subset accuracy", "MCC", "exact match", "entity F1", "model MB")
 """Columns that the terminal does not show."""
 OPTIONAL_COLUMNS = {
-    "subset accuracy": "micro_f1", "micro-F1": "micro_f1",
+    "subset accuracy": "micro_f1", "micro-F1": "micro_f1", "MAE": "mae", "QWK": "qwk",
     "exact match": "exact_match", "entity F1": "entity_f1", "model MB": "model_bytes",
 }  # fmt: skip
 """Column -> key of a row. These columns are shown if a row has the value."""
@@ -113,11 +113,19 @@ def _percent(metric: Mapping[str, Any] | None) -> str:
     return "" if metric is None else html.percent(metric["mean"], metric["std"])
 
 
+def _number(metric: Mapping[str, Any] | None) -> str:
+    if metric is None:
+        return ""
+    return f"{metric['mean']:.2f}" if metric["std"] is None else f"{metric['mean']:.2f} ± {metric['std']:.2f}"
+
+
 COLUMNS: dict[str, Callable[[Mapping[str, Any]], str]] = {
     "method": lambda row: str(row["name"]),
     "accuracy": lambda row: "" if row.get("micro_f1") else _percent(row["accuracy"]),
     "micro-F1": lambda row: _percent(row.get("micro_f1")),
     "macro-F1": lambda row: _percent(row["macro_f1"]),
+    "MAE": lambda row: _number(row.get("mae")),
+    "QWK": lambda row: _number(row.get("qwk")),
     "subset accuracy": lambda row: _percent(row["accuracy"]) if row.get("micro_f1") else "",
     "MCC": lambda row: _percent(row["mcc"]),
     "exact match": lambda row: _percent(row["exact_match"]),

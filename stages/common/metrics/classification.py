@@ -86,7 +86,7 @@ def entropies(probabilities: NDArray[np.float64]) -> NDArray[np.float64]:
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Score:
-    """Metrics of predicted labels, between 0 and 1 (`mcc`: between -1 and 1). None if a metric does not apply.
+    """Metrics of predicted labels, 0 to 1 (`mcc` and `qwk`: -1 to 1; `mae`: 0 to C - 1). None: it does not apply.
 
     For several labels per example see stages/common/metrics/multi_label.py, for token labels and answers
     stages/token_level/metrics.py
@@ -105,6 +105,10 @@ class Score:
     """F1 of named entities."""
     micro_f1: float | None = None
     """F1 of all labels together, in multi-label classification. If each example has one label, it is the accuracy."""
+    mae: float | None = None
+    """Mean absolute error of ordered labels, in steps: 1 for each prediction of a neighbor of the right label."""
+    qwk: float | None = None
+    """Cohen's kappa of ordered labels with quadratic weights: 1 for right predictions, 0 for random ones."""
 
 
 class DevScore(NamedTuple):

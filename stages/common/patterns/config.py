@@ -35,10 +35,11 @@ class Task(Config):
     name: Name
     """Name of the task. It is part of step names."""
     labels: Labels
-    """All labels, in the order of logits and reports."""
+    """All labels, in the order of logits and reports. Ordered labels are listed from low to high."""
     problem_type: ProblemType = SINGLE_LABEL
-    """What an example has: single_label_classification (one label), or multi_label_classification (any number of
-    labels, also none). For several labels there is no language model: encoders and word counts learn them.
+    """What an example has: single_label_classification (one label), ordinal_classification (one label of an order, such
+    as a number of stars), or multi_label_classification (any number of labels, also none). For several labels there is
+    no language model: encoders and word counts learn them.
     """
     patterns: dict[Name, str] = Field(min_length=1)
     """Name of a pattern -> its text, with one {mask} and fields of the examples, such as {text}."""

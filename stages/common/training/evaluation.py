@@ -124,7 +124,7 @@ def log_test_scores(
     """
     gold = [item.label for item in test_set]
     test = problem.score(logits, gold, [item.question for item in test_set])
-    for name in ("accuracy", "micro_f1", "macro_f1", "mcc", "ece", "exact_match"):
+    for name in ("accuracy", "micro_f1", "macro_f1", "mae", "qwk", "mcc", "ece", "exact_match"):
         if (value := getattr(test, name)) is not None:
             recorder.log_metric(f"test/{name}", value)
     per_class = problem.report(logits, gold)

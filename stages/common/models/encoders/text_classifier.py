@@ -22,7 +22,7 @@ from safetensors.torch import save_file
 from torch import Tensor
 
 from stages.common.assets.cache import identity
-from stages.common.config import SINGLE_LABEL, ProblemType
+from stages.common.config import MULTI_LABEL, SINGLE_LABEL, ProblemType
 from stages.common.errors import AssetError
 from stages.common.examples import Example
 from stages.common.models.batching import default_device, wants_bf16
@@ -149,7 +149,7 @@ class TextClassifier:
             separator=encoder.separator,
             max_tokens=encoder.max_length,
             vector_norm=self.vector_norm,
-            problem_type=self.problem.problem_type,
+            problem_type=MULTI_LABEL if self.problem.problem_type == MULTI_LABEL else SINGLE_LABEL,
             id2label=dict(enumerate(self.labels)),
             label2id={label: number for number, label in enumerate(self.labels)},
             auto_map={name: f"{module}.{item.__name__}" for name, item in classes.items()},

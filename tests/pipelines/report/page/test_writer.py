@@ -85,6 +85,14 @@ def test_exact_match_is_a_column_if_a_row_has_it(tmp_path: Path) -> None:
     assert "<th>exact match</th>" in writer.report_html(report)
 
 
+def test_errors_of_ordered_labels_are_columns_in_steps(tmp_path: Path) -> None:
+    write_predictions(tmp_path, "soft_labels", [1, 0], test={"mae": 0.5, "qwk": 0.25})
+    report = writer.build_report("films", report_on(tmp_path, "soft_labels"), {}, RUN)
+    lines = writer.report_markdown(report).splitlines()
+    assert "| macro-F1 | MAE | QWK | MCC |" in lines[2]
+    assert lines[4].startswith("| ensemble | 50.0 | 25.0 | 0.50 | 0.25 |")
+
+
 def test_speed_of_the_classifier_to_use_is_reported(tmp_path: Path) -> None:
     write_predictions(tmp_path, "distill/small/0", [1, 0])
     result = report_on(tmp_path, "distill/small/0")
