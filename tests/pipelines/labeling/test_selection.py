@@ -36,7 +36,7 @@ def test_informative_texts_are_uncertain_or_disputed_and_differ() -> None:
 
 
 def test_typical_texts_come_from_all_clusters_and_the_largest_first() -> None:
-    texts = texts_of((5, 60, 20))
+    texts = texts_of((20, 60, 40))
     chosen = choose_typical(texts, 3)
     assert [texts[index].split(" number")[0] for index in chosen] == [TOPICS[1], TOPICS[2], TOPICS[0]]
 
