@@ -61,7 +61,7 @@ def isolated(*command: str) -> list[str]:
 
 
 def is_of_ray(line: str) -> bool:
-    """Returns True for a process of Ray that asks in which cloud it is. No setting of Ray keeps it from that."""
+    """Returns True for a process of Ray that looks up in which cloud it runs. No setting of Ray prevents that."""
     return "/ray/dashboard/dashboard.py" in line and line.split()[1] in ("169.254.169.254", "metadata.google.internal")
 
 

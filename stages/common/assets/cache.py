@@ -168,7 +168,7 @@ def read_record(asset: Asset) -> dict[str, Any] | None:
 
 
 def url_version(url: str) -> str:
-    """Asks for the version of the content at a URL, such as its ETag. Raises errors of several libraries."""
+    """Requests the version of the content at a URL, such as its ETag. Raises errors of several libraries."""
     filesystem, path = fsspec.core.url_to_fs(url, use_listings_cache=False)
     info = filesystem.info(path)
     shown = {name: str(info[name]) for name in VERSION_FIELDS if info.get(name)}
@@ -176,7 +176,7 @@ def url_version(url: str) -> str:
 
 
 def part_versions(asset: Asset) -> str:
-    """Asks for the versions of the content at the URLs without a pin among the parts of an archive, or at its own.
+    """Requests the versions of the content at the URLs without a pin among the parts of an archive, or at its own.
 
     Raises errors of several libraries. Empty if none of them has a version.
     """
