@@ -81,7 +81,7 @@ BENCHMARKS = (
     Benchmark("quality/table.py", None, tuple(f"benchmarks/quality/results/{n}.jsonl" for n in ("default", "rivals"))),
 )
 
-NOT_RUN: Mapping[str, str] = {"quality/default_recipe.py": "it runs the default recipe of `clozeline init`, 25 minutes"}
+NOT_RUN: Mapping[str, str] = {"quality/default_recipe.py": "it runs `clozeline init` and its recipe, up to 30 minutes"}
 """Script -> why a quick run leaves it out."""
 
 

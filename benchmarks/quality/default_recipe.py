@@ -61,7 +61,7 @@ def main() -> None:
     )
     parser.add_argument("--seeds", type=int, default=5, help="number of seeds per set")
     parser.add_argument("--unlabeled", type=int, default=UNLABELED_SIZE, help="maximum number of unlabeled examples")
-    parser.add_argument("--budget", default="25m", help="budget of `clozeline init`")
+    parser.add_argument("--budget", default="30m", help="budget of `clozeline init`")
     parser.add_argument("--variant", default="default", help="name of these settings in the results")
     parser.add_argument(
         "-o", "--override", action="append", default=[], help="key=value that changes the recipe, for an ablation"

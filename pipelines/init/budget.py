@@ -15,7 +15,7 @@ from pipelines.init.assets import MINILM, MPNET, MULTILINGUAL_E5, QWEN_CODER, SM
 from pipelines.init.text_lengths import Lengths
 from stages.common.errors import InputError
 
-DEFAULT_BUDGET = "25m"
+DEFAULT_BUDGET = "30m"
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,6 +68,8 @@ class Parts:
     """Whether the base encoder is a member and a student."""
     num_patterns: int
     """Patterns of PET; 0: no PET."""
+    has_tuned: bool = True
+    """Whether encoders are tuned, so that texts with one label are near each other."""
     has_base_student: bool = True
     max_unlabeled: int = UNLABELED_SIZES[0]
     num_folds: int = MAX_FOLDS
@@ -98,17 +100,22 @@ def format_duration(seconds: float) -> str:
     return " ".join(parts)
 
 
-def reductions(parts: Parts, num_texts: int, *, keep_patterns: bool = False) -> Iterator[Parts]:
+def reductions(
+    parts: Parts, num_texts: int, *, keep_patterns: bool = False, relates_texts: bool = False
+) -> Iterator[Parts]:
     """Yields the parts, then fewer and fewer of them: what costs the most for its use goes first.
 
     Args:
         parts: All parts that fit the task.
         num_texts: Number of unlabeled texts of the task.
         keep_patterns: If True, PET has all of its patterns or is left out.
+        relates_texts: If True, a label says how two texts relate. Tuned encoders then do not help: pairs of texts with
+            one label are not alike.
     """
     yield parts
     changes: list[dict[str, Any]] = [{"num_folds": count} for count in range(MAX_FOLDS, MIN_FOLDS - 1, -1)]
     changes += [{"num_patterns": count} for count in range(parts.num_patterns - 1, 0, -1) if not keep_patterns]
+    changes += [{"has_tuned": False}] if relates_texts else []
     changes += [{"num_patterns": 0}, {"has_base_student": False}]
     changes += [{"max_unlabeled": size} for size in UNLABELED_SIZES if 1000 <= size < num_texts]
     changes += [{"has_base": False}]
@@ -127,6 +134,8 @@ def describe_reductions(full: Parts, parts: Parts) -> list[str]:
         lost.append("no PET")
     elif parts.num_patterns < full.num_patterns:
         lost.append(f"{parts.num_patterns} pattern{'s' * (parts.num_patterns > 1)} instead of {full.num_patterns}")
+    if full.has_tuned and not parts.has_tuned:
+        lost.append("no tuned encoders")
     if full.has_base and not parts.has_base:
         lost.append("no base encoder")
     elif full.has_base and full.has_base_student and not parts.has_base_student:

@@ -36,6 +36,10 @@ class RecipeProfile:
     problem_type: ProblemType = SINGLE_LABEL
     patterns: Mapping[str, str]
     """Name -> cloze template, the best first. Without label words they only define the fields."""
+    has_two_texts: bool = False
+    """Whether an example has two texts."""
+    relates_texts: bool = False
+    """Whether a label seems to say how two texts relate."""
     has_own_patterns: bool = False
     """Whether the user sets the patterns, so that none is left out."""
     verbalizer: Mapping[str, Any]
@@ -106,7 +110,13 @@ def fit_recipe(profile: RecipeProfile, budget: float) -> FittedRecipe:
     """
     num_patterns = len(profile.patterns) if profile.backbone else 0
     full = Parts(has_base="base" in profile.encoders, num_patterns=num_patterns)
-    for parts in reductions(full, profile.workload.num_unlabeled, keep_patterns=profile.has_own_patterns):
+    smaller = reductions(
+        full,
+        profile.workload.num_unlabeled,
+        keep_patterns=profile.has_own_patterns,
+        relates_texts=profile.relates_texts,
+    )
+    for parts in smaller:
         sections = default_recipe(profile, parts)
         seconds = sum(estimate_seconds(sections, profile.workload).values())
         if seconds <= budget:
@@ -183,12 +193,14 @@ def _pet(profile: RecipeProfile, parts: Parts) -> dict[str, Any]:
 
 
 def _members(profile: RecipeProfile, parts: Parts) -> dict[str, Any]:
-    """Returns a tuned, a frozen and a fine-tuned member per encoder, and TF-IDF; the slowest members first."""
+    """Returns a tuned, a frozen and a fine-tuned member per encoder, and TF-IDF; the slowest members first. If examples
+    have two texts, another member compares them.
+    """
     members: dict[str, Any] = {}
     for name, encoder in reversed(list(profile.encoders.items())):
         if name == "base" and not parts.has_base:
             continue
-        if max(profile.counts.values()) > 1:  # texts of one label must be near each other
+        if max(profile.counts.values()) > 1 and parts.has_tuned:  # texts of one label must be near each other
             members[f"{name}_tuned"] = {
                 "kind": "probe",
                 "encoder": dict(encoder),
@@ -196,6 +208,10 @@ def _members(profile: RecipeProfile, parts: Parts) -> dict[str, Any]:
                 "num_folds": parts.num_folds,
             }
         members[f"{name}_frozen"] = {"kind": "probe", "encoder": dict(encoder), "num_folds": MAX_FOLDS}
+        if profile.has_two_texts:
+            members[f"{name}_compared"] = {
+                "kind": "probe", "encoder": dict(encoder), "pairs": "separate", "num_folds": MAX_FOLDS
+            }  # fmt: skip
         if name == "small" or _num_per_label(profile) >= MANY_EXAMPLES:
             members[f"{name}_finetuned"] = {
                 "kind": "finetuned",

@@ -12,9 +12,9 @@ from dataclasses import dataclass, field
 
 import numpy as np
 from numpy.typing import NDArray
-from scipy.stats import binomtest
 
 from pipelines.init.budget import MAX_FOLDS
+from pipelines.init.significance import is_above_guess
 from stages.common.data.groups import group_numbers
 from stages.common.examples import Example, label_indices
 from stages.common.metrics.classification import softmax
@@ -30,8 +30,6 @@ from stages.common.training.cross_validation import Indices, held_out_logits
 from stages.pet.verbalizer_search.config import SearchConfig, VerbalizerSearchConfig
 from stages.pet.verbalizer_search.stage import rank, whole_words, word_log_likelihoods
 
-MAX_P_VALUE = 0.05
-"""Level of significance at which a pattern is better than a guess."""
 Words = Mapping[str, Sequence[str]]
 """Label -> its label words."""
 
@@ -114,9 +112,7 @@ class Evidence:
 
     def is_above_guess(self, accuracy: float) -> bool:
         """Returns True if an accuracy is significantly above that of the most frequent label (binomial test)."""
-        num_right = round(accuracy * len(self.examples))
-        test = binomtest(num_right, len(self.examples), self.majority, alternative="greater")
-        return bool(test.pvalue < MAX_P_VALUE)
+        return is_above_guess(round(accuracy * len(self.examples)), self.gold)
 
     def _by_length(self, word_sets: Sequence[Words]) -> list[list[Words]]:
         """Returns the sets whose words are single tokens, which one pass scores, and the others, if there are any."""

@@ -57,6 +57,7 @@ from pipelines.init.labeled_file import Conflicts, LabeledFile
 from pipelines.init.language import Language, detect_language, is_chinese
 from pipelines.init.patterns import proposed_patterns
 from pipelines.init.progress_lines import ProgressLines
+from pipelines.init.relations import labels_relate_texts
 from pipelines.init.task_data import TaskData, TaskFiles
 from pipelines.init.text_lengths import Lengths, measure_lengths
 from pipelines.preflight import models
@@ -204,9 +205,13 @@ class InitWizard:
         lengths = measure_lengths([" ".join(item.fields.values()) for item in examples])
         encoders = self._encoders(encoder, language, lengths)
 
+        relates_texts = labels_relate_texts(task, splits.train, lengths.analyzer)
+
         def profile(cloze: Cloze) -> RecipeProfile:
             found = _profile(task, section, splits, cloze, encoders, lengths)
-            return replace(found, class_weights=options.class_weights, label_bias=label_bias)
+            return replace(
+                found, class_weights=options.class_weights, label_bias=label_bias, relates_texts=relates_texts
+            )
 
         recipe = fit_recipe(profile(cloze), budget)
         if "pet" in recipe.sections:
@@ -217,6 +222,9 @@ class InitWizard:
                 cloze = self._select(cloze, proposals, splits.train, profile(cloze))
                 recipe = fit_recipe(profile(cloze), budget)
         notes = self._notes(recipe, len(splits.unlabeled), language, encoders, cloze, budget)
+        if len(task.fields) > 1:
+            subject = "how the two texts relate" if relates_texts else "what the texts are about"
+            notes.insert(1, f"The labels seem to say {subject}.")
         for note in notes:
             self.terminal.say("recipe", note)
         self._check_free(output)  # again: the scores may have taken minutes
@@ -435,6 +443,7 @@ def _profile(
         labels=task.labels,
         problem_type=task.problem_type,
         patterns=cloze.kept,
+        has_two_texts=len(task.fields) > 1,
         has_own_patterns=cloze.has_own_patterns,
         verbalizer=cloze.verbalizer,
         data=section,

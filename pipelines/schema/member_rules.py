@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pipelines.schema.config import PipelineConfig
+from pipelines.schema.sections.ensemble import ProbeMember
 from stages.common.errors import InputError
 
 
@@ -14,6 +15,7 @@ def check_members(config: PipelineConfig) -> None:
     check_label_bias_has_held_out_logits(config)
     check_cross_validation_trains_alone(config)
     check_llm_members(config)
+    check_probes(config)
 
 
 def check_member_names(config: PipelineConfig) -> None:
@@ -103,4 +105,15 @@ def check_llm_members(config: PipelineConfig) -> None:
                 "shards are labeled by models in files, not by an endpoint.",
                 "Remove this member, or unlabeled_shards.",
                 key=f"members.{name}",
+            )
+
+
+def check_probes(config: PipelineConfig) -> None:
+    """Only two texts are compared."""
+    for name, member in config.members.items():
+        if isinstance(member, ProbeMember) and member.pairs == "separate" and len(config.task.fields) < 2:
+            raise InputError(
+                f"two texts are compared, but the patterns have one field, {config.task.fields[0]!r}.",
+                "Remove pairs, or add a field to the patterns.",
+                key=f"members.{name}.pairs",
             )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Self
+from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -42,8 +42,21 @@ class ProbeSettings(Config):
     """C of scikit-learn's LogisticRegression. A higher value regularizes less."""
     contrastive: ContrastiveConfig | None = None
     """Tunes the encoder on the labeled examples first. If not set, the encoder is frozen."""
+    pairs: Literal["joined", "separate"] = "joined"
+    """How a pair of texts is read: joined (as one text), or separate (one by one; the head compares the two vectors, so
+    it learns how the texts relate)."""
     num_folds: int = Field(4, ge=2)
     """Folds of the cross-validation on the labeled examples. With `contrastive`, each fold tunes a new encoder."""
+
+    @model_validator(mode="after")
+    def _tuned_encoders_read_pairs_joined(self) -> Self:
+        if self.pairs == "separate" and self.contrastive is not None:
+            raise InputError(
+                "contrastive tuning moves texts with one label together, not the two texts of a pair.",
+                "Remove contrastive, or set pairs: joined.",
+                key="pairs",
+            )
+        return self
 
 
 class ProbeConfig(SupervisedConfig, ProbeSettings):

@@ -21,6 +21,7 @@ from stages.common.data.groups import group_numbers
 from stages.common.errors import InputError
 from stages.common.examples import Example, load_examples
 from stages.common.models.encoders.config import StudentConfig
+from stages.common.models.encoders.pair_encoder import encoder_class
 from stages.common.models.encoders.text_classifier import TextClassifier
 from stages.common.models.linear_heads import fit_logistic_regression
 from stages.common.protocols import Engine, NullRecorder, Recorder
@@ -62,7 +63,10 @@ def run(config: ProbeConfig, inputs: Inputs, out: Path, recorder: Recorder, engi
     if not train_set:
         raise InputError("a probe needs labeled examples.", "Add some, or remove the probe.", key="members")
     student = StudentConfig(**config.encoder.model_dump(), tune="head", head_regularization_c=config.regularization_c)
-    probe = TextClassifier.from_encoder(student, config.labels, config.fields, seed=0, problem_type=config.problem_type)
+    probe = TextClassifier.from_encoder(
+        student, config.labels, config.fields, seed=0, problem_type=config.problem_type,
+        kind=encoder_class({"pairs": config.pairs}),
+    )  # fmt: skip
     probe.predicts_in_bf16 = probe.trains_in_bf16
     fitting = _Fitting(config, probe, train_set, recorder, engine)
     frozen = None if config.contrastive else fitting.features()

@@ -62,7 +62,7 @@ def test_durations_are_parsed(text: str, seconds: int) -> None:
 
 @pytest.mark.parametrize(
     ("text", "remedy"),
-    [("25", "--budget 25m"), ("0m", "--budget 25m"), ("", "--budget"), ("5 min", "--budget"), ("30s", "--budget")],
+    [("25", "--budget 25m"), ("0m", "--budget 30m"), ("", "--budget"), ("5 min", "--budget"), ("30s", "--budget")],
 )
 def test_other_texts_are_not_durations(text: str, remedy: str) -> None:
     with pytest.raises(InputError, match="is not a duration") as caught:
@@ -136,6 +136,15 @@ def test_reductions_leave_out_one_part_after_the_other() -> None:
     assert describe_reductions(full, steps[-1]) == [
         "no PET", "no base encoder", "at most 500 unlabeled texts", "2 folds instead of 4"
     ]  # fmt: skip
+
+
+def test_tuned_encoders_are_left_out_before_pet_if_labels_relate_texts() -> None:
+    full = Parts(has_base=True, num_patterns=2)
+    steps = list(reductions(full, 8000, relates_texts=True))
+    assert [describe_reductions(one, other)[0] for one, other in itertools.pairwise(steps)][2:6] == [
+        "1 pattern instead of 2", "no tuned encoders", "no PET", "no base student"
+    ]  # fmt: skip
+    assert all(item.has_tuned for item in reductions(full, 8000))
 
 
 def test_reductions_skip_parts_that_the_recipe_does_not_have() -> None:

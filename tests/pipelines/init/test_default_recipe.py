@@ -81,6 +81,25 @@ def test_each_encoder_has_a_frozen_and_a_tuned_member() -> None:
     assert fit(analyzer="char").sections["members"]["words"]["analyzer"] == "char"
 
 
+def test_two_texts_are_compared_too() -> None:
+    source = {**SOURCE, "fields": {"text_a": "a", "text_b": "b"}}
+    pairs: dict[str, Any] = {
+        "has_two_texts": True,
+        "patterns": {"same": "{text_a}\n{text_b}\nTopic:{mask}"},
+        "data": {"train": source, "test": source, "unlabeled": {"asset": "y.csv", "fields": source["fields"]}},
+    }
+    sections = fit(**pairs).sections
+    config = load_config(sections)
+    assert {name for name in config.members if name.endswith("compared")} == {"base_compared", "small_compared"}
+    assert sections["members"]["base_compared"]["pairs"] == "separate"
+    assert not [name for name in fit().sections["members"] if name.endswith("compared")]
+    assert build_steps(config)
+    without = {"base_frozen", "base_compared", "small_frozen", "small_compared", "small_finetuned", "words"}
+    fitted = fit(0.6 * fit(**pairs).seconds, **pairs, relates_texts=True)
+    assert fitted.sections["members"].keys() == without and "no tuned encoders" in fitted.left_out
+    assert "pet" in fitted.sections
+
+
 @pytest.mark.parametrize(("num_labeled", "is_finetuned"), [(63, False), (64, True), (640, True)])
 def test_base_encoder_is_fine_tuned_from_32_examples_per_label(num_labeled: int, is_finetuned: bool) -> None:
     sections = fit(num_labeled=num_labeled).sections

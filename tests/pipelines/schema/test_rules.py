@@ -24,6 +24,7 @@ COPA = (
     "test: {asset: x, fields: {premise: p, a: a, b: b}, label: l}}}]"
 )
 SPLIT_PAIRS = PROBE[:-1] + ", contrastive: {training: {learning_rate: 0.1, steps: 2, micro_batch_size: 2}}}"
+SEPARATE = "members.x={kind: probe, encoder: {asset: x}, pairs: separate}"
 BATCHED = "prompts.batched_training=true"
 SUBMODELS = ("pet.tune=prompt", "pet.prompt={num_virtual_tokens: 4}", "pet.batched_training=true")
 SOFT = ("task.patterns.soft='{text} {soft:2} is {mask}.'", "task.verbalizer={rotten: [bad], fresh: [good]}")
@@ -59,6 +60,8 @@ def error_of(*overrides: str) -> RecipeError:
     [
         # members
         (("members.x={kind: probe, encoder: {aset: x}}",), "members.x.encoder.aset", "unknown key 'aset'"),
+        ((SEPARATE,), "members.x.pairs", "the patterns have one field, 'text'"),
+        ((f"{SEPARATE[:-1]}, contrastive: {{}}}}",), "members.x.pairs", "not the two texts of a pair"),
         (("members.x={kind: pet, backbone: {asset: x}}",), "members.x.training", "needs training settings"),
         (("members.x={kind: tree}",), "members.x", "tree"),
         (("members.x={kind: llm, url: 'ftp://x', model: m}",), "members.x.url", "pattern"),

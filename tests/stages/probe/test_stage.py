@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from pydantic import ValidationError
 from sklearn.linear_model import LogisticRegression
 
 from stages.common.errors import AssetError, InputError
@@ -20,6 +21,7 @@ from stages.common.models.encoders.text_classifier import TextClassifier
 from stages.common.models.encoders.text_encoder import TextEncoder
 from stages.probe import stage as probe
 from stages.probe.config import ProbeConfig
+from tests.support.small_models import film_examples
 from tests.support.stage_runs import LABELS, SILENT, Kept, logits_of, run, written
 
 
@@ -131,3 +133,32 @@ def test_probe_without_labeled_examples_raises(
     write_examples(film_data / "train.jsonl", [])
     with pytest.raises(InputError, match="a probe needs labeled examples"):
         run(probe, config_of(backbone_folders["bert"]), probe.Inputs(data=film_data), tmp_path / "out")
+
+
+def test_separate_texts_of_a_pair_are_compared(backbone_folders: dict[str, Path], tmp_path: Path) -> None:
+    """The labels say whether both texts are equal: a head on the joined texts is at chance, and one that compares the
+    two vectors is always right."""
+    films = [item.fields["text"] for item in film_examples(48)]
+    data = tmp_path / "data"
+    data.mkdir()
+    for name, start in (("train", 0), ("test", 24)):
+        rows = [
+            Example(str(row), {"a": films[row], "b": films[row if row % 2 else (row + 5) % 24]}, LABELS[row % 2])
+            for row in range(start, start + 24)
+        ]
+        write_examples(data / f"{name}.jsonl", rows)
+    write_examples(data / "unlabeled.jsonl", [])
+    encoder = EncoderConfig(asset=str(backbone_folders["bert"]), max_length=32, precision="fp32")
+    config = ProbeConfig(labels=LABELS, fields=("a", "b"), encoder=encoder, pairs="separate")
+    result = run(probe, config, probe.Inputs(data=data), tmp_path / "out")
+    assert result.test.accuracy == 1 and result.held_out_accuracy == 1
+    joined = run(probe, config.model_copy(update={"pairs": "joined"}), probe.Inputs(data=data), tmp_path / "joined")
+    assert joined.test.accuracy < 0.9
+    loaded = TextClassifier.load(tmp_path / "out" / "model")
+    test = load_examples(data / "test.jsonl")
+    assert loaded.predict(test, SILENT, "") == pytest.approx(logits_of(tmp_path / "out"), abs=2e-5)
+
+
+def test_tuned_encoders_do_not_compare(backbone_folders: dict[str, Path]) -> None:
+    with pytest.raises(ValidationError, match=r"not the two texts of a pair.*Remove contrastive"):
+        config_of(backbone_folders["bert"], pairs="separate", contrastive={})

@@ -34,6 +34,7 @@ from stages.common.models.encoders.modeling_clozeline import (
     ClozelineForSequenceClassification,
     ClozelinePipeline,
 )
+from stages.common.models.encoders.pair_encoder import PairEncoder, encoder_class
 from stages.common.models.encoders.text_encoder import TextEncoder
 from stages.common.models.linear_heads import fit_logistic_regression
 from stages.common.models.model_files import model_folder
@@ -56,7 +57,7 @@ class TextClassifier:
         head: torch.nn.Linear,
         labels: Sequence[str],
         *,
-        vector_norm: float = 1.0,
+        vector_norm: float | None = 1.0,
         problem_type: ProblemType = SINGLE_LABEL,
     ) -> None:
         self.problem = problem_of(labels, problem_type)
@@ -64,7 +65,7 @@ class TextClassifier:
         self.head = head.to(default_device())
         self.labels = tuple(labels)
         self.vector_norm = vector_norm
-        """Length of the vectors that the head reads."""
+        """Length of the vectors that the head reads; None: that of the encoder's vectors."""
         self.precision: Precision = "fp32"
         """What it computes in while it, or its head, is trained."""
         self.predicts_in_bf16 = False
@@ -78,6 +79,7 @@ class TextClassifier:
         seed: int,
         *,
         problem_type: ProblemType = SINGLE_LABEL,
+        kind: type[TextEncoder] = TextEncoder,
     ) -> TextClassifier:
         """Loads a pretrained encoder and adds a new head.
 
@@ -88,12 +90,15 @@ class TextClassifier:
             fields: Fields to read: the first is one text, all others together are the second text of a pair.
             seed: Seed of the head.
             problem_type: One label per example, or any number.
+            kind: How the encoder reads pairs. The vectors of a PairEncoder have lengths that count.
         """
         torch.manual_seed(seed)  # before the encoder: a pooler without saved weights is drawn too
-        encoder = TextEncoder.of(config, fields)
+        encoder = kind.of(config, fields)
         encoder.model.requires_grad_(config.tune == "full")
         head = torch.nn.Linear(encoder.width, len(labels))
-        norm = 1.0 if config.tune == "head" else TRAINED_VECTOR_NORM
+        norm: float | None = 1.0 if config.tune == "head" else TRAINED_VECTOR_NORM
+        if isinstance(encoder, PairEncoder):
+            norm = None
         classifier = cls(encoder, head, labels, vector_norm=norm, problem_type=problem_type)
         classifier.precision = config.precision
         return classifier
@@ -106,7 +111,7 @@ class TextClassifier:
             AssetError: the encoder that the head was fitted on is unreachable, or has changed.
         """
         metadata = json.loads((folder / CLASSIFIER_FILE).read_text(encoding="utf-8"))
-        encoder = TextEncoder.load(_encoder_folder(folder, metadata), metadata)
+        encoder = encoder_class(metadata).load(_encoder_folder(folder, metadata), metadata)
         encoder.model.eval()
         head = torch.nn.Linear(encoder.width, len(metadata["labels"]))
         head.load_state_dict(_head_weights(folder))
@@ -134,6 +139,7 @@ class TextClassifier:
 
     def _config(self) -> ClozelineConfig:
         """Returns the config with which transformers loads the classifier and the pipeline."""
+        assert self.vector_norm is not None, "a head that compares two vectors is not a model of transformers"
         encoder, module = self.encoder, modeling_clozeline.__name__.rpartition(".")[2]
         classes = {
             "AutoConfig": ClozelineConfig,
@@ -227,7 +233,7 @@ class TextClassifier:
         return logits
 
     def _normalized(self, pooled_BD: Tensor) -> Tensor:
-        return F.normalize(pooled_BD, dim=1) * self.vector_norm
+        return pooled_BD if self.vector_norm is None else F.normalize(pooled_BD, dim=1) * self.vector_norm
 
     def _apply_head(self, pooled_BD: Tensor) -> Tensor:
         logits_BC: Tensor = self.head(self._normalized(pooled_BD))

@@ -105,6 +105,10 @@ class TextEncoder:
         """Returns the number of characters of the texts of an example."""
         return sum(len(text) for text in self.texts(example))
 
+    def num_tokens(self, example: Example) -> int:
+        """Returns about the number of tokens that are read, estimated from characters: only its order matters."""
+        return min(1 + self.num_characters(example) // 4, self.max_length)
+
     def fraction_cut(self, examples: Sequence[Example]) -> float:
         """Returns the fraction of examples with more than `max_length` tokens; 0 without examples."""
         if not examples:
@@ -121,8 +125,12 @@ class TextEncoder:
             bf16: Compute in bfloat16.
             pad_to_multiple: Pad to a multiple of batching.PAD_TO_MULTIPLE_OF.
         """
-        can_pad = pad_to_multiple and self.max_length % PAD_TO_MULTIPLE_OF == 0
         columns = [list(column) for column in zip(*map(self.texts, examples), strict=True)]
+        return self._pool(columns, bf16=bf16, pad_to_multiple=pad_to_multiple)
+
+    def _pool(self, columns: Sequence[list[str]], *, bf16: bool, pad_to_multiple: bool) -> Tensor:
+        """Returns vectors, [B, D] float32, of B texts, or of B pairs in two columns."""
+        can_pad = pad_to_multiple and self.max_length % PAD_TO_MULTIPLE_OF == 0
         batch = self.tokenizer(
             *columns,
             padding=True,
@@ -140,8 +148,7 @@ class TextEncoder:
         """Returns vectors without gradients, [n, D], in the order of `examples`; batches have similar lengths."""
         was_training = self.model.training
         self.model.eval()
-        # Estimate lengths from characters: only their order matters.
-        lengths = [min(1 + self.num_characters(item) // 4, self.max_length) for item in examples]
+        lengths = [self.num_tokens(item) for item in examples]
         vectors_nD = torch.zeros(len(examples), self.width)
         num_done = 0
         with torch.inference_mode():
