@@ -56,6 +56,7 @@ BENCHMARKS = (
     Benchmark("peak_memory.py", SMOKE, SMOKE),
     Benchmark("speed/speed.py", (), ("--quick", "--turns", "1")),
     Benchmark("speed/model_costs.py"),
+    Benchmark("speed/thread_waits.py"),
     Benchmark("numerics.py"),
     Benchmark("label_memory.py"),
     Benchmark("unlabeled_memory.py"),
