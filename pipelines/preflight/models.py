@@ -63,6 +63,7 @@ def check_models(config: PipelineConfig, *, only_cached: bool = False) -> None:
         with errors_located_in(f"{key}.asset"):
             tokenizer = bare_tokenizer(backbone)
             check_use(backbone, "score")
+        check_generator(config, key, family)
         if section is not None:
             with errors_located_in(section_key):
                 check_tuned(backbone, section.tune)
@@ -77,10 +78,26 @@ def check_models(config: PipelineConfig, *, only_cached: bool = False) -> None:
         check_task(config.task, config.hard_patterns, family, tokenizer, "task")
         if config.verbalizer_search:
             check_search(config.task, family)
+        if config.pattern_search and config.pattern_search.gradient:
+            with errors_located_in("pattern_search.gradient"):
+                check_use(backbone, "prompt")
         check_prompts(config, family, tokenizer)
         check_token_level_family(config, family)
         if config.ppt:
             check_formats(config.ppt, family, tokenizer)
+
+
+def check_generator(config: PipelineConfig, key: str, family: Family) -> None:
+    """Checks that the model that fills gaps for the pattern search is a seq2seq model. `key`: of a backbone."""
+    generate = config.pattern_search.generate if config.pattern_search else None
+    if generate is None or family == "seq2seq":
+        return
+    if key == ("pattern_search.generate.backbone" if generate.backbone else "backbone"):
+        raise InputError(
+            f"only a seq2seq model such as T5 fills gaps; {config.backbones[key].asset.partition('#')[0]} is {family}.",
+            "Set generate.backbone to a seq2seq model, or remove generate.",
+            key="pattern_search.generate",
+        )
 
 
 def check_prompts(config: PipelineConfig, family: Family, tokenizer: Any) -> None:
