@@ -68,6 +68,7 @@ KINDS: Mapping[str, StepKind] = {
     "tfidf": StepKind(color=RED, row="TF-IDF", votes=True, is_classifier=True, report_position=5, is_lightweight=True),
     "llm": StepKind(color=RED, row="LLM", votes=True, has_prior=True, report_position=5, is_lightweight=True),
     "verbalizer": StepKind(color=DARK_BROWN, reads=("train", "unlabeled"), report_position=1),
+    "pattern_search": StepKind(color=DARK_BROWN, reads=("train",), report_position=1),
     "ppt_examples": StepKind(color=GRAY, reads=()),
     "ppt": StepKind(
         color=PURPLE,

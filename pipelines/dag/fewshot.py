@@ -1,6 +1,6 @@
 """The DAG of a recipe: the steps of a run, from top to bottom.
 
-data/<task> ─┬─ verbalizer/<pattern> (before all that uses the pattern, if label words are searched for)
+data/<task> ─┬─ verbalizer/<pattern>, pattern_search/<pattern> (before all that uses the pattern, if there are searches)
              ├─ zero_shot/<pattern>, priming/<pattern>/<seed> ───────────────────┐
              ├─ chain_of_thought/<method>/<seed> ────────────────────────────────┤
              ├─ pet/<pattern>/<seed> ─ pet/g<k>/... ─┐                           │
@@ -25,7 +25,7 @@ from cluster.steps.step import Step
 from cluster.store.base import Store
 from pipelines.dag.chain_of_thought import chain_of_thought_steps
 from pipelines.dag.learning_curve import learning_curve_steps
-from pipelines.dag.members import labeled_shards_step, member_steps, untrained_steps, verbalizer_steps
+from pipelines.dag.members import labeled_shards_step, member_steps, untrained_steps
 from pipelines.dag.prompts import (
     init_kinds,
     pretraining_steps,
@@ -33,6 +33,7 @@ from pipelines.dag.prompts import (
     token_level_data_steps,
     token_level_prompt_steps,
 )
+from pipelines.dag.searches import search_steps
 from pipelines.dag.steps import make_step
 from pipelines.dag.students import baseline_step, baseline_steps, student_step, student_steps
 from pipelines.kinds import KINDS
@@ -57,9 +58,9 @@ def build_steps(config: PipelineConfig, dropped: Collection[str] = ()) -> list[S
     data = {task.name: _split(config, task, sets) for task, sets, _ in config.datasets.values()}
     data |= token_level_data_steps(config)
     main = data[config.task.name]
-    words = verbalizer_steps(config, main)
+    searches = search_steps(config, main)
     examples, ppt = pretraining_steps(config)
-    submodels = member_steps(config, main, words, ppt)
+    submodels = member_steps(config, main, searches, ppt)
     members = tuple(step for step in submodels.members if step.name not in dropped)
     taught: list[Step] = []
     if config.has_unlabeled:
@@ -70,7 +71,7 @@ def build_steps(config: PipelineConfig, dropped: Collection[str] = ()) -> list[S
     batched, prompts = prompt_steps(config, data, ppt)
     steps = [
         *data.values(),
-        *words.values(),
+        *searches.steps,
         *examples,
         *ppt,
         *submodels.batched,
@@ -80,7 +81,7 @@ def build_steps(config: PipelineConfig, dropped: Collection[str] = ()) -> list[S
         *batched,
         *prompts,
         *token_level_prompt_steps(config, data, ppt),
-        *untrained_steps(config, main, words),
+        *untrained_steps(config, main, searches),
         *chain_of_thought_steps(config, main),
         *baseline_steps(config, main),
         *learning_curve_steps(config, main, partial(_steps_of_methods, ppt=ppt)),
@@ -92,7 +93,7 @@ def build_steps(config: PipelineConfig, dropped: Collection[str] = ()) -> list[S
 def _steps_of_methods(config: PipelineConfig, data: Step, ppt: Sequence[Step]) -> dict[CurveMethod, Step]:
     """Returns the last step of each method that the learning curve can measure. It uses the first student."""
     student = next(iter(config.students))
-    members = member_steps(config, data, verbalizer_steps(config, data), ppt).members
+    members = member_steps(config, data, search_steps(config, data), ppt).members
     labels = _soft_labels(config, data, members, ())
     steps: dict[CurveMethod, Step] = {
         "ensemble": labels,

@@ -15,11 +15,12 @@ soft_label_shards               soft labels for unlabeled data that is too large
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 from cluster.steps.step import Step
 from pipelines.dag.prompts import batched_step
+from pipelines.dag.searches import Searches
 from pipelines.dag.steps import make_step, supervised_task, text_task
 from pipelines.kinds import KINDS
 from pipelines.schema.config import PipelineConfig
@@ -44,15 +45,11 @@ from stages.common.seeds import python_rng
 from stages.in_context.config import InContextConfig
 from stages.llm.config import LlmConfig
 from stages.pet.config import GenerationConfig, PetConfig
-from stages.pet.verbalizer_search.config import VerbalizerSearchConfig
 from stages.probe.config import ProbeConfig
 from stages.prompt_tuning.batched.config import PromptJob
 from stages.soft_labels.config import EnsembleConfig
 from stages.soft_labels.sharded.config import ShardedLabelsConfig, ShardsConfig
 from stages.tfidf.config import TfidfConfig
-
-Words = Mapping[str, Step]
-"""Pattern -> the step that finds its label words; empty if the task has label words."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -66,14 +63,14 @@ class MemberSteps:
     batched: tuple[Step, ...] = ()
 
 
-def member_steps(config: PipelineConfig, data: Step, words: Words, ppt: Sequence[Step] = ()) -> MemberSteps:
+def member_steps(config: PipelineConfig, data: Step, searches: Searches, ppt: Sequence[Step] = ()) -> MemberSteps:
     """Returns all members of the ensemble, with the steps before them. `ppt`: pretrained prompts."""
     members: list[MemberSteps] = []
     if config.pet:
-        members.append(_SubModels(config, config.pet, config.language_model, "pet", data, words, ppt).steps())
+        members.append(_SubModels(config, config.pet, config.language_model, "pet", data, searches, ppt).steps())
     for name, section in config.members.items():
         if isinstance(section, PetMember):
-            members.append(_SubModels(config, section, section.backbone, f"pet/{name}", data, words, ppt).steps())
+            members.append(_SubModels(config, section, section.backbone, f"pet/{name}", data, searches, ppt).steps())
         else:
             members.append(MemberSteps((_classifier(config, name, section, data),)))
     return MemberSteps(
@@ -83,44 +80,24 @@ def member_steps(config: PipelineConfig, data: Step, words: Words, ppt: Sequence
     )
 
 
-def verbalizer_steps(config: PipelineConfig, data: Step) -> dict[str, Step]:
-    """Pattern -> the step that finds its label words."""
-    section = config.verbalizer_search
-    if section is None:
-        return {}
-    return {
-        pattern: make_step(
-            config,
-            f"verbalizer/{pattern}",
-            kind="verbalizer",
-            run="stages.pet.verbalizer_search.stage:run",
-            config=VerbalizerSearchConfig.of(
-                section, task=config.task.only(pattern), pattern=pattern, backbone=config.language_model
-            ),
-            inputs={"data": data},
-            resources=section.resources,
-            pattern=pattern,
-        )
-        for pattern in config.hard_patterns
-    }
-
-
-def untrained_steps(config: PipelineConfig, data: Step, words: Words) -> list[Step]:
+def untrained_steps(config: PipelineConfig, data: Step, searches: Searches) -> list[Step]:
     """Returns the steps that test each pattern without training: zero-shot, and with demonstrations."""
     steps = []
     if config.zero_shot and config.backbone:
         section = config.pet or Section()
-        steps += [_untrained(config, "zero_shot", name, section, data, words) for name in config.hard_patterns]
+        steps += [_untrained(config, "zero_shot", name, section, data, searches) for name in config.hard_patterns]
     if config.priming:
         steps += [
-            _in_context(config, config.priming, name, seed, data, words)
+            _in_context(config, config.priming, name, seed, data, searches)
             for name in config.hard_patterns
             for seed in config.priming.seeds
         ]
     return steps
 
 
-def _untrained(config: PipelineConfig, kind: str, pattern: str, section: Section, data: Step, words: Words) -> Step:
+def _untrained(
+    config: PipelineConfig, kind: str, pattern: str, section: Section, data: Step, searches: Searches
+) -> Step:
     """Returns a sub-model without training."""
     return make_step(
         config,
@@ -135,7 +112,7 @@ def _untrained(config: PipelineConfig, kind: str, pattern: str, section: Section
             label_unlabeled=False,
             seed=0,
         ),
-        inputs={"data": data, "verbalizer": words.get(pattern)},
+        inputs={"data": data, **searches.inputs(pattern)},
         resources=section.resources,
         row=f"{kind}/{pattern}",
         pattern=pattern,
@@ -143,7 +120,7 @@ def _untrained(config: PipelineConfig, kind: str, pattern: str, section: Section
 
 
 def _in_context(
-    config: PipelineConfig, section: PrimingSection, pattern: str, seed: int, data: Step, words: Words
+    config: PipelineConfig, section: PrimingSection, pattern: str, seed: int, data: Step, searches: Searches
 ) -> Step:
     """Returns a step of in-context learning."""
     return make_step(
@@ -154,7 +131,7 @@ def _in_context(
         config=InContextConfig.of(
             section, task=config.task.only(pattern), pattern=pattern, backbone=config.language_model
         ),
-        inputs={"data": data, "verbalizer": words.get(pattern)},
+        inputs={"data": data, **searches.inputs(pattern)},
         resources=section.resources,
         row=f"priming/{pattern}",
         pattern=pattern,
@@ -171,7 +148,7 @@ class _SubModels:
     backbone: BackboneConfig
     prefix: str
     data: Step
-    words: Words
+    searches: Searches
     ppt: Sequence[Step]
 
     def steps(self) -> MemberSteps:
@@ -238,7 +215,7 @@ class _SubModels:
             inputs={
                 "data": self.data,
                 "pretrained": None if start is None else self.ppt[start],
-                "verbalizer": self.words.get(pattern),
+                **self.searches.inputs(pattern),
                 "teachers": teachers,
             },
             resources=section.resources,

@@ -17,18 +17,18 @@ from pipelines.init.budget import MAX_FOLDS
 from pipelines.init.significance import is_above_guess
 from stages.common.data.groups import group_numbers
 from stages.common.examples import Example, label_indices
-from stages.common.metrics.classification import softmax
-from stages.common.models.averaging import Scaling
 from stages.common.models.backbones.config import BackboneConfig
 from stages.common.models.backbones.loader import borrow_backbone
 from stages.common.models.cloze.classifier import ClozeClassifier
 from stages.common.models.cloze.prefix_sharing import predict_patterns
 from stages.common.patterns.config import Family, Task
 from stages.common.patterns.verbalizers import Verbalizer
+from stages.common.patterns.vocabulary import whole_words
 from stages.common.protocols import NullRecorder, Recorder
-from stages.common.training.cross_validation import Indices, held_out_logits
+from stages.common.training.cross_validation import Indices
+from stages.common.training.untrained_scores import HeldOutScore, calibrated_logits
 from stages.pet.verbalizer_search.config import SearchConfig, VerbalizerSearchConfig
-from stages.pet.verbalizer_search.stage import rank, whole_words, word_log_likelihoods
+from stages.pet.verbalizer_search.stage import rank, word_log_likelihoods
 
 Words = Mapping[str, Sequence[str]]
 """Label -> its label words."""
@@ -172,20 +172,11 @@ class Evidence:
         """Returns logits [n, C] of every example, calibrated on the other folds. `logits_for`: of a model that was
         fitted to some rows.
         """
-        gold = self.gold
-
-        def fit_and_predict(fold: int, fitted: Indices, held_out: Indices) -> NDArray[np.float64]:
-            del fold
-            logits = logits_for(fitted)
-            return Scaling.fit(logits[fitted], gold[fitted], has_bias=True)(logits[held_out])
-
-        return held_out_logits(gold.tolist(), len(self.task.labels), MAX_FOLDS, fit_and_predict, groups=self.groups)
+        return calibrated_logits(logits_for, self.gold, len(self.task.labels), MAX_FOLDS, groups=self.groups)
 
     def _candidate(self, pattern: str, words: Words, logits: NDArray[np.float64]) -> Candidate:
-        gold = self.gold
-        likelihoods = softmax(logits)[np.arange(len(gold)), gold]
-        loss = float(-np.log(np.maximum(likelihoods, 1e-12)).mean())
-        return Candidate(pattern, words, float((logits.argmax(axis=1) == gold).mean()), loss)
+        found = HeldOutScore.of(logits, self.gold)
+        return Candidate(pattern, words, found.accuracy, found.loss)
 
 
 def ranked(candidates: Sequence[Candidate]) -> list[Candidate]:

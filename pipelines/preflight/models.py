@@ -63,6 +63,7 @@ def check_models(config: PipelineConfig, *, only_cached: bool = False) -> None:
         with errors_located_in(f"{key}.asset"):
             tokenizer = bare_tokenizer(backbone)
             check_use(backbone, "score")
+        check_generator(config, key, family)
         if section is not None:
             with errors_located_in(section_key):
                 check_tuned(backbone, section.tune)
@@ -78,6 +79,9 @@ def check_models(config: PipelineConfig, *, only_cached: bool = False) -> None:
         if config.verbalizer_search:
             check_search(config.task, family)
         check_chain_of_thought(config, family)
+        if config.pattern_search and config.pattern_search.gradient:
+            with errors_located_in("pattern_search.gradient"):
+                check_use(backbone, "prompt")
         check_prompts(config, family, tokenizer)
         check_token_level_family(config, family)
         if config.ppt:
@@ -110,6 +114,19 @@ def check_chain_of_thought(config: PipelineConfig, family: Family) -> None:
                 "Lower max_rationale_tokens, or backbone.max_length.",
                 key=f"chain_of_thought.methods.{name}.max_rationale_tokens",
             )
+
+
+def check_generator(config: PipelineConfig, key: str, family: Family) -> None:
+    """Checks that the model that fills gaps for the pattern search is a seq2seq model. `key`: of a backbone."""
+    generate = config.pattern_search.generate if config.pattern_search else None
+    if generate is None or family == "seq2seq":
+        return
+    if key == ("pattern_search.generate.backbone" if generate.backbone else "backbone"):
+        raise InputError(
+            f"only a seq2seq model such as T5 fills gaps; {config.backbones[key].asset.partition('#')[0]} is {family}.",
+            "Set generate.backbone to a seq2seq model, or remove generate.",
+            key="pattern_search.generate",
+        )
 
 
 def check_prompts(config: PipelineConfig, family: Family, tokenizer: Any) -> None:

@@ -34,8 +34,11 @@ from stages.common.metrics.classification import expected_calibration_error, sof
 from stages.common.problems import SingleLabel, problem_of
 from stages.common.protocols import Engine, Recorder
 from stages.learning_curve.config import FIGURE_FILE
+from stages.pet.pattern_search.config import CANDIDATES_FILE
 from stages.soft_labels.config import SUSPECTS_FILE
 
+MAX_PATTERNS = 10
+"""Patterns per search that the report lists."""
 CALIBRATED_ROWS = ("student", "ensemble", "baseline")
 """Kinds of rows whose calibration is shown, in the order of the page."""
 
@@ -135,6 +138,8 @@ class Result:
     learning_curve: tuple[dict[str, Any], ...]
     votes: tuple[dict[str, Any], ...]
     """How much each member of the ensemble counts (stages/soft_labels/stage.py), with the reason."""
+    patterns: tuple[dict[str, Any], ...]
+    """The best patterns that searches compared, with their scores (stages/pet/pattern_search/stage.py)."""
     suspects: tuple[dict[str, Any], ...]
     """Labeled examples that are probably mislabeled (stages/soft_labels/suspects.py)."""
 
@@ -181,7 +186,12 @@ def run(config: ReportConfig, inputs: Inputs, out: Path, recorder: Recorder, eng
         prompt_inits=prompt_inits,
         learning_curve=tuple(curve_points),
         votes=tuple({**vote, "reason": _reason(vote)} for step in ensembles for vote in results[step.name]["votes"]),
-        suspects=tuple(row for step in ensembles for row in _suspects(folders[step.name])),
+        patterns=tuple(
+            {"step": step.name, **row}
+            for step in _of_kind("pattern_search", steps)
+            for row in _lines(folders[step.name] / CANDIDATES_FILE)[:MAX_PATTERNS]
+        ),
+        suspects=tuple(row for step in ensembles for row in _lines(folders[step.name] / SUSPECTS_FILE)),
     )
 
 
@@ -198,8 +208,8 @@ def _reason(vote: Mapping[str, Any]) -> str:
     return reason if estimated == accuracy else f"{reason}, {100 * estimated:.1f}% estimated with the unlabeled data"
 
 
-def _suspects(folder: Path) -> list[dict[str, Any]]:
-    path = folder / SUSPECTS_FILE
+def _lines(path: Path) -> list[dict[str, Any]]:
+    """Returns the rows of a file of JSON lines; none if it does not exist."""
     if not path.exists():
         return []
     return [json.loads(line) for line in path.read_text(encoding="utf-8").splitlines()]
@@ -238,6 +248,8 @@ def _notes(steps: Sequence[MeasuredStep], results: Mapping[str, Mapping[str, Any
             notes.append(f"{name} selected {words}.")
         if step.kind == "chain_of_thought":
             notes += _rationale_notes(name, result)
+        if step.kind == "pattern_search":
+            notes.append(_pattern_note(name, result))
         if result.get("num_test_seen"):
             notes.append(f"{name}: {result['num_test_seen']} test examples are also in the training files (leak).")
         if step.kind == "ppt":
@@ -262,3 +274,14 @@ def _rationale_notes(name: str, result: Mapping[str, Any]) -> list[str]:
     if count := result["num_cut"]:
         notes.append(f"{name}: {count:,} of {result['num_rationales']:,} rationales end at max_rationale_tokens.")
     return notes
+
+
+def _pattern_note(name: str, result: Mapping[str, Any]) -> str:
+    """Returns what the pattern search found, and how well it predicts labeled examples that it did not read."""
+    found = "; ".join(f"{pattern}: {text!r}" for pattern, text in result["patterns"].items())
+    before, held_out = (f"{result[key]['accuracy']:.1%}" for key in ("before", "held_out"))
+    kept = "" if result["is_better"] else " Its cross-entropy is not lower, so the pattern of the task stays."
+    return (
+        f"{name} compared {result['num_candidates']} patterns. On {result['num_labeled']} held-out labeled examples, "
+        f"its choice has an accuracy of {held_out}, and the pattern of the task {before}.{kept} Selected: {found}."
+    )

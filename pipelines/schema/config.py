@@ -18,6 +18,7 @@ from pipelines.schema.sections.ensemble import (
     LearningCurveSection,
     LlmMember,
     Member,
+    PatternSearchSection,
     PetMember,
     PetSection,
     PrimingSection,
@@ -97,6 +98,8 @@ class PipelineConfig(Config):
     """Also tests rationales that a causal model writes. If not set, it does not."""
     verbalizer_search: SearchSection | None = None
     """Search for label words. If not set, the task must have a verbalizer."""
+    pattern_search: PatternSearchSection | None = None
+    """Search for patterns. If not set, the patterns are used as they are."""
     ppt: PptSection | None = None
     """Prompt pretraining. If not set, no prompt is pretrained."""
     pet: PetSection | None = None
@@ -153,10 +156,18 @@ class PipelineConfig(Config):
         return tuple(name for name in self.task.patterns if not self.task.pattern(name).has_soft_blocks)
 
     @property
+    def searched_patterns(self) -> tuple[str, ...]:
+        """Names of the patterns that a search replaces."""
+        return (self.pattern_search.patterns or self.hard_patterns) if self.pattern_search else ()
+
+    @property
     def backbones(self) -> dict[str, BackboneConfig]:
         """Dotted key -> language model."""
         members = {f"members.{name}.backbone": item.backbone for name, item in self._pet_members.items()}
         own = {"backbone": self.backbone} if self.backbone else {}
+        generate = self.pattern_search.generate if self.pattern_search else None
+        if generate and generate.backbone:
+            own["pattern_search.generate.backbone"] = generate.backbone
         return {**own, **members}
 
     @property

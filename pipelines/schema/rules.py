@@ -9,6 +9,7 @@ from pipelines.schema.config import PipelineConfig
 from pipelines.schema.locations import errors_located_in
 from pipelines.schema.member_rules import check_members
 from pipelines.schema.problem_rules import check_problem_type
+from pipelines.schema.search_rules import check_pattern_search
 from pipelines.schema.sections.ensemble import FinetunedMember, ProbeMember, StudentStage
 from pipelines.schema.sections.prompts import PromptTaskConfig, token_level_tasks
 from pipelines.schema.task_rules import check_tasks
@@ -164,7 +165,7 @@ def check_without_unlabeled_data(config: PipelineConfig) -> None:
 
 def check_has_language_model(config: PipelineConfig) -> None:
     """Sections that use the backbone have one."""
-    for key in ("pet", "ppt", "prompts", "priming", "chain_of_thought", "verbalizer_search"):
+    for key in ("pet", "ppt", "prompts", "priming", "chain_of_thought", "verbalizer_search", "pattern_search"):
         if getattr(config, key) is not None and config.backbone is None:
             raise InputError(
                 f"{key} uses a language model, but the recipe has no backbone.",
@@ -444,6 +445,7 @@ RULES: tuple[Callable[[PipelineConfig], None], ...] = (
     check_has_members,
     check_has_label_words,
     check_verbalizer_search,
+    check_pattern_search,
     check_soft_blocks_are_used,
     check_has_hard_pattern,
     check_submodels_train_soft_blocks,

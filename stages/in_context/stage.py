@@ -20,7 +20,7 @@ from stages.common.models.averaging import calibrate
 from stages.common.models.backbones.loader import borrow_backbone
 from stages.common.models.cloze.classifier import ClozeClassifier
 from stages.common.models.config import CONTENT_FREE_TEXTS
-from stages.common.patterns.verbalizers import found_words
+from stages.common.patterns.search_results import searched_task
 from stages.common.problems import problem_of
 from stages.common.protocols import Engine, NullRecorder, Recorder
 from stages.common.seeds import python_rng
@@ -38,10 +38,13 @@ MAX_LOGGED = 100
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Inputs:
-    """`data`: files of the split stage; `verbalizer`: files of the verbalizer search, if the task has no words."""
+    """`data`: files of the split stage; `verbalizer`: files of the verbalizer search, if the task has no words;
+    `pattern_search`: files of the pattern search, if the recipe has one.
+    """
 
     data: Path
     verbalizer: Path | None = None
+    pattern_search: Path | None = None
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -54,7 +57,7 @@ class Result(EvaluationResult):
 
 def run(config: InContextConfig, inputs: Inputs, out: Path, recorder: Recorder, engine: Engine) -> Result:
     """Scores the test set."""
-    task = config.task if inputs.verbalizer is None else config.task.with_words(found_words(inputs.verbalizer))
+    task = searched_task(config.task, verbalizer=inputs.verbalizer, pattern_search=inputs.pattern_search)
     train_set = load_examples(inputs.data / "train.jsonl")
     select = selector(config, train_set, task.labels, task.fields, config.seed)
     with borrow_backbone(config.backbone, engine) as backbone:

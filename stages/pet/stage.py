@@ -25,7 +25,7 @@ from stages.common.models.cloze.classifier import ClozeClassifier
 from stages.common.models.cloze.mlm import with_mlm
 from stages.common.models.cloze.prefix_cache import cached_loss
 from stages.common.patterns.config import Task
-from stages.common.patterns.verbalizers import found_words
+from stages.common.patterns.search_results import searched_task
 from stages.common.problems import problem_of
 from stages.common.prompts.initialization import initialize_prompt
 from stages.common.prompts.inspection import log_inspection
@@ -46,12 +46,14 @@ MAX_LOGGED = 100
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Inputs:
     """`data`: files of the split stage; `verbalizer`: files of the verbalizer search, if the task has no label words;
-    `teachers`: files of sub-models of the generation before; `pretrained`: files of prompt pretraining, for init: ppt;
-    `batched`: files of batched prompt tuning, if the prompt was trained there.
+    `pattern_search`: files of the pattern search, if the recipe has one; `teachers`: files of sub-models of the
+    generation before; `pretrained`: files of prompt pretraining, for init: ppt; `batched`: files of batched prompt
+    tuning, if the prompt was trained there.
     """
 
     data: Path
     verbalizer: Path | None = None
+    pattern_search: Path | None = None
     teachers: tuple[Path, ...] = ()
     pretrained: Path | None = None
     batched: Path | None = None
@@ -71,7 +73,7 @@ class Result(Member):
 
 def run(config: PetConfig, inputs: Inputs, out: Path, recorder: Recorder, engine: Engine) -> Result:
     """Trains the sub-model, labels the test set and the unlabeled set, and writes all files to `out`."""
-    task = config.task if inputs.verbalizer is None else config.task.with_words(found_words(inputs.verbalizer))
+    task = searched_task(config.task, verbalizer=inputs.verbalizer, pattern_search=inputs.pattern_search)
     problem = problem_of(task.labels, task.problem_type)
     train_set = load_examples(inputs.data / "train.jsonl")
     pseudo_labeled = _pseudo_labeled(config, inputs, train_set, out, recorder)

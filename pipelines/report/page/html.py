@@ -56,6 +56,8 @@ def render_page(
         sizes=accuracy_by_size(report["rows"]),
         vote_columns=VOTE_COLUMNS,
         votes=votes(report.get("votes", ())),
+        pattern_columns=PATTERN_COLUMNS,
+        patterns=patterns(report.get("patterns", ())),
         suspect_columns=SUSPECT_COLUMNS,
         suspects=suspects(report.get("suspects", ())),
         curves=[_curve(name, runs) for name, runs in details.get("curves", {}).items()],
@@ -149,6 +151,7 @@ def learning_curve(points: Sequence[Mapping[str, Any]]) -> dict[str, Any] | None
 
 VOTE_COLUMNS = ("member", "weight", "reason")
 SUSPECT_COLUMNS = ("text", "label", "ensemble", "probability")
+PATTERN_COLUMNS = ("pattern", "proposed by", "accuracy", "cross-entropy", "step")
 MAX_TEXT = 160
 """Characters of a text in a table."""
 
@@ -157,6 +160,20 @@ def votes(items: Sequence[Mapping[str, Any]]) -> list[tuple[str, ...]]:
     """Returns the cells of the table of members, the largest weight first."""
     ordered = sorted(items, key=lambda item: -item["weight"])
     return [(item["member"], f"{100 * item['weight']:.0f}%", item["reason"]) for item in ordered]
+
+
+def patterns(items: Sequence[Mapping[str, Any]]) -> list[tuple[str, ...]]:
+    """Returns the cells of the table of patterns that searches compared, in their order."""
+    return [
+        (
+            item["pattern"].replace("\n", " ⏎ "),
+            item["source"],
+            f"{100 * item['accuracy']:.1f}%",
+            f"{item['loss']:.3f}",
+            item["step"],
+        )
+        for item in items
+    ]
 
 
 def suspects(items: Sequence[Mapping[str, Any]]) -> list[tuple[str, ...]]:

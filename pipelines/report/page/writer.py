@@ -44,7 +44,8 @@ def build_report(
         measures = {"model_bytes": num_bytes, "texts_per_second": speed}
         rows.append({**row, "seconds": round(sum(durations), 1) if durations else None, **measures})
     lists = {name: list(result[name]) for name in ("comparisons", "notes", "suggestions")}
-    extras = {name: list(result.get(name, ())) for name in ("prompt_inits", "learning_curve", "votes", "suspects")}
+    names = ("prompt_inits", "learning_curve", "votes", "patterns", "suspects")
+    extras = {name: list(result.get(name, ())) for name in names}
     by_step = {name: round(value, 1) for name, value in seconds.items()}
     delivered = result["delivered"]
     return {"recipe": recipe, **run, "rows": rows, "delivered": delivered, **lists, **extras, "step_seconds": by_step}
@@ -161,6 +162,9 @@ def report_markdown(report: Mapping[str, Any]) -> str:
         lines += ["", "## Accuracy by size", "", *_grid(head, [row["cells"] for row in sizes["rows"]])]
     if votes := html.votes(report["votes"]):
         lines += ["", "## Members of the ensemble", "", *_grid(html.VOTE_COLUMNS, votes)]
+    if patterns := html.patterns(report.get("patterns", ())):
+        escaped = [tuple(cell.replace("|", "\\|") for cell in row) for row in patterns]
+        lines += ["", "## Patterns of the search", "", *_grid(html.PATTERN_COLUMNS, escaped)]
     if suspects := html.suspects(report["suspects"]):
         lines += ["", "## Labels that are probably wrong", "", *_grid(html.SUSPECT_COLUMNS, suspects)]
     for task in html.prompt_inits(report["prompt_inits"]):

@@ -25,6 +25,7 @@ from stages.distillation.config import DistillationSettings
 from stages.in_context.config import DemonstrationConfig
 from stages.llm.config import LlmSettings
 from stages.pet.config import IpetConfig, PetSettings
+from stages.pet.pattern_search.config import PatternSearchSettings
 from stages.pet.verbalizer_search.config import SearchConfig
 from stages.probe.config import ProbeSettings
 from stages.soft_labels.config import EnsembleConfig
@@ -143,6 +144,15 @@ Member = Annotated[PetMember | ProbeMember | FinetunedMember | TfidfMember | Llm
 
 class SearchSection(Section, SearchConfig):
     """Search for label words with PETAL, for every pattern, if the task has no verbalizer."""
+
+
+class PatternSearchSection(Section, PatternSearchSettings):
+    """Search for patterns. Each result is judged by cross-validation on the labeled examples."""
+
+    patterns: tuple[Name, ...] | None = Field(None, min_length=1)
+    """Names of the patterns to start from. The results replace them. If not set, all patterns without soft blocks.
+    Patterns with the same text and label words get the best result, the second best, and so on.
+    """
 
 
 class PrimingSection(Section, DemonstrationConfig):

@@ -148,6 +148,10 @@ class Task(Config):
         """The same task with other label words, the same in every pattern."""
         return Task.model_validate({**self.model_dump(), "verbalizer": dict(words)})
 
+    def with_patterns(self, patterns: Mapping[str, str]) -> Task:
+        """The same task, in which some patterns have other texts."""
+        return Task.model_validate({**self.model_dump(), "patterns": {**self.patterns, **patterns}})
+
     def questions(self, example: Example) -> tuple[Example, ...]:
         """Returns the texts to score for an example: itself, or in multiple choice one per option, in label order."""
         if not self.options:

@@ -9,11 +9,10 @@ these examples from all others.
 from __future__ import annotations
 
 import json
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -25,8 +24,7 @@ from stages.common.models.backbones.base import Backbone
 from stages.common.models.backbones.loader import borrow_backbone
 from stages.common.models.batching import batches_by_length
 from stages.common.patterns.encoding import Encoder
-from stages.common.patterns.verbalizers import word_tokens
-from stages.common.plain_text import PlainText
+from stages.common.patterns.vocabulary import most_frequent, whole_words
 from stages.common.protocols import Engine, Recorder
 from stages.pet.verbalizer_search.config import SearchMethod, VerbalizerSearchConfig
 
@@ -109,39 +107,6 @@ def _check_size(config: VerbalizerSearchConfig, vocabulary_size: int) -> None:
             "Lower num_words.",
             key="verbalizer_search.num_words",
         )
-
-
-def whole_words(tokenizer: Any) -> dict[str, int]:
-    """Returns word -> token id of all words of two letters or more that are one token in a text, in the order of ids.
-
-    In byte-level vocabularies these are the words of PETAL, which start with a space and have two letters or more: such
-    tokens have nothing but letters. A token is decoded and the word is tokenized again. This removes parts of words in
-    every kind of vocabulary: if a mark represents a space before the word, the same letters without it are another
-    token.
-    """
-    words = {}
-    for token in sorted(set(tokenizer.get_vocab().values()) - set(tokenizer.all_special_ids)):
-        word = tokenizer.decode([token]).strip()
-        if len(word) >= 2 and word.isalpha() and word_tokens(word, tokenizer) == [token]:
-            words[word] = token
-    return words
-
-
-def most_frequent(
-    words: Mapping[str, int], tokenizer: Any, examples: Sequence[Example], fields: Sequence[str], count: int
-) -> dict[str, int]:
-    """Returns the `count` words that are most frequent in the texts; of equally frequent ones those with lower ids.
-
-    The original implementation counts words between spaces. Tokens of the text are counted here, because not all
-    languages have spaces.
-    """
-    plain, occurrences = PlainText(tokenizer), Counter[int]()
-    for example in examples:
-        for field in fields:
-            ids = tokenizer(plain(f" {example.fields[field]}"), add_special_tokens=False, split_special_tokens=True)
-            occurrences.update(ids["input_ids"])
-    frequent = sorted(words, key=lambda word: (-occurrences[words[word]], words[word]))[:count]
-    return {word: words[word] for word in sorted(frequent, key=words.__getitem__)}
 
 
 def rank(

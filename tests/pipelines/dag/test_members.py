@@ -175,6 +175,37 @@ def test_steps_with_a_pattern_read_the_words_that_the_search_finds() -> None:
     assert "verbalizer/review" in upstream(steps["report"])
 
 
+def test_steps_with_a_pattern_read_what_the_pattern_search_finds() -> None:
+    text = "task.patterns.again='{text} It was {mask}.'"
+    same = ("task.patterns.review='{text} It was {mask}.'", text)
+    words = "task.verbalizer={rotten: [bad], fresh: [good]}"
+    steps = plan(*same, words, "pattern_search={edit: {}, patterns: [review, again, question]}", "prompts=null")
+    searches = {step.name: step for step in steps.values() if step.kind == "pattern_search"}
+    assert {name: step.config.names for name, step in searches.items()} == {
+        "pattern_search/review": ("review", "again"),
+        "pattern_search/question": ("question",),
+    }
+    found_by = {"review": "review", "again": "review", "question": "question"}
+    for step in steps.values():
+        if step.kind in ("pet", "zero_shot"):
+            read = {name for name in upstream(step) if name.startswith("pattern_search/")}
+            pattern = step.labels["pattern"]
+            assert read == ({f"pattern_search/{found_by[pattern]}"} if pattern in found_by else set()), step.name
+    for step in searches.values():
+        assert upstream(step) == {"data/rotten_tomatoes"}
+        assert set(step.config.task.patterns) == {step.labels["pattern"]}
+        assert step.name in upstream(steps["report"])
+
+
+def test_patterns_with_other_words_are_searched_apart() -> None:
+    same = ("task.patterns.review='{text} It was {mask}.'", "task.patterns.verdict='{text} It was {mask}.'")
+    words = "task.verbalizer={rotten: {review: [bad], verdict: [poor], question: ['no']}, fresh: [good]}"
+    steps = plan(*same, words, "pattern_search={gradient: {}}", "prompts=null")
+    assert {step.name for step in steps.values() if step.kind == "pattern_search"} == {
+        "pattern_search/review", "pattern_search/verdict", "pattern_search/question"
+    }  # fmt: skip
+
+
 def zero(*overrides: str) -> dict[str, Step]:
     return plan("data.shots=0", "baseline=null", "prompts=null", *overrides)
 

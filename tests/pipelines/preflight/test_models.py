@@ -121,6 +121,18 @@ def test_rationales_must_fit_into_the_positions_of_the_backbone(recipe: Path) ->
     check_models(read_recipe(recipe, PipelineConfig, [THOUGHT.replace("64", "63")]))
 
 
+def test_only_seq2seq_models_generate_patterns(recipe: Path) -> None:
+    search = ["pattern_search={generate: {}}", "prompts=null"]
+    with pytest.raises(InputError, match="only a seq2seq model such as T5 fills gaps") as caught:
+        check_models(read_recipe(recipe, PipelineConfig, search))
+    assert caught.value.key == "pattern_search.generate"
+    own = [f"pattern_search={{generate: {{backbone: {{asset: '{recipe.parent / 'backbone'}'}}}}}}", "prompts=null"]
+    with pytest.raises(InputError, match=r"Set generate\.backbone to a seq2seq model") as caught:
+        check_models(read_recipe(recipe, PipelineConfig, own))
+    assert caught.value.key == "pattern_search.generate"
+    check_models(read_recipe(recipe, PipelineConfig, ["pattern_search={gradient: {}}", "prompts=null"]))
+
+
 def test_a_plan_skips_models_that_are_not_cached(recipe: Path) -> None:
     (recipe.parent / "backbone" / "config.json").write_text(json.dumps(CAUSAL))
     cached = read_recipe(recipe, PipelineConfig, ["pet.mlm={}"])

@@ -42,6 +42,35 @@ def test_notes_count_rationales_without_an_answer(tmp_path: Path) -> None:
     ]
 
 
+def test_notes_describe_found_patterns(tmp_path: Path) -> None:
+    scores = {"held_out": {"accuracy": 0.75, "loss": 0.5}, "before": {"accuracy": 0.625, "loss": 0.6}}
+    counts = {"num_candidates": 40, "num_labeled": 16}
+    found = {"patterns": {"review": "{text} It was{mask}"}, "is_better": True, **scores, **counts}
+    write_result(tmp_path, "pattern_search/review", found)
+    write_result(tmp_path, "pattern_search/other", {**found, "is_better": False})
+    rows = [
+        {"pattern": f"{{text|lower}} {number}\nSo{{mask}}", "source": "edit", "accuracy": 0.75, "loss": 0.5}
+        for number in range(12)
+    ]
+    (tmp_path / "pattern_search/review" / "candidates.jsonl").write_text(
+        "".join(f"{json.dumps(row)}\n" for row in rows)
+    )
+    write_predictions(tmp_path, "soft_labels", [1, 0])
+    result = report_on(tmp_path, "soft_labels", "pattern_search/review", "pattern_search/other")
+    report = writer.build_report("films", result, {}, RUN)
+    assert "| {text\\|lower} 9 ⏎ So{mask} | edit | 75.0% | 0.500 | pattern_search/review |" in writer.report_markdown(
+        report
+    )
+    assert "<td>{text|lower} 9 ⏎ So{mask}</td>" in writer.report_html(report)
+    assert "{text|lower} 10" not in writer.report_html(report), "the best ten"
+    better, kept = result["notes"]
+    assert better == (
+        "pattern_search/review compared 40 patterns. On 16 held-out labeled examples, its choice has an accuracy of "
+        "75.0%, and the pattern of the task 62.5%. Selected: review: '{text} It was{mask}'."
+    )
+    assert "Its cross-entropy is not lower, so the pattern of the task stays." in kept
+
+
 def test_report_has_votes_and_suspects(tmp_path: Path) -> None:
     votes = [
         {"member": "pet/a/0", "weight": 0.0, "temperature": 1.0, "held_out_accuracy": 0.5},

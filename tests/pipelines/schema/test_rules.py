@@ -40,6 +40,12 @@ TFIDF = "members.words={kind: tfidf}"
 SMALL = "students.small={asset: x, max_length: 32, teacher: large}"
 NO_LANGUAGE_MODEL = ("backbone=null", "pet=null", "ppt=null", "prompts=null")
 FOLDS = "pet.num_folds=2"
+CHOICE = (
+    "task.options={rotten: text, fresh: text}",
+    "task.patterns={review: '{text} {option} {mask}'}",
+    "task.verbalizer={right: ['yes'], wrong: ['no']}",
+)
+SEARCH = ("pattern_search={edit: {}}", "prompts=null")
 SCALED = "ensemble.scaling=held_out"
 BIASED = "label_bias=macro_f1"
 
@@ -126,6 +132,22 @@ def error_of(*overrides: str) -> RecipeError:
             "verbalizer_search.num_candidates",
             "lower than num_words",
         ),
+        # pattern search
+        ((*SEARCH, "backbone=null", "pet=null", "ppt=null", TFIDF), "backbone", "pattern_search uses a language model"),
+        (("pattern_search={}",), "pattern_search.edit", "nothing proposes patterns"),
+        ((SEARCH[0],), "prompts.tasks.0.pattern", "which the pattern search replaces"),
+        ((*SEARCH, "task.verbalizer={}", "verbalizer_search={}"), "pattern_search", "verbalizer_search finds them"),
+        ((*SEARCH, "data.shots=0", "baseline=null", "pet.tune=none"), "data.shots", "needs labeled data"),
+        ((*SEARCH, "data.shots=1"), "data.shots", "each label has one"),
+        ((*SEARCH, "pattern_search.patterns=[reviw]"), "pattern_search.patterns", "no pattern 'reviw'"),
+        (
+            (*SEARCH, *SOFT, "pet.patterns=[soft]", *SUBMODELS[:2], "pattern_search.patterns=[soft]"),
+            "pattern_search.patterns",
+            "'soft' has a soft block",
+        ),
+        ((*SEARCH, *SUBMODELS), "pet.batched_training", "pattern_search finds them later"),
+        ((*SEARCH, *CHOICE, "pattern_search.generate={}"), "pattern_search.generate", "multiple choice"),
+        ((*SEARCH, "pattern_search.num_folds=1"), "pattern_search.num_folds", "greater than or equal to 2"),
         # training
         (("pet.training.early_stopping={}",), "pet.training.early_stopping", "requires a dev set"),
         (("ppt.training.early_stopping={}",), "ppt.training.early_stopping", "uses no dev set"),
@@ -354,13 +376,17 @@ def test_two_tasks_cannot_have_the_same_name(words: tuple[str, ...]) -> None:
 
 
 def test_all_rules_are_listed() -> None:
-    from pipelines.schema import member_rules, rules
+    from pipelines.schema import member_rules, rules, search_rules
 
     def defined(module: ModuleType) -> set[str]:
         names = (name for name in vars(module) if name.startswith("check_"))
         return {name for name in names if getattr(module, name).__module__ == module.__name__}
 
-    elsewhere = {"check_tasks", "check_problem_type", "check_members", "check_chain_of_thought"}
+    elsewhere = {"check_tasks", "check_problem_type", "check_members", "check_pattern_search", "check_chain_of_thought"}
     assert defined(rules) - {"check_rules"} | elsewhere == {rule.__name__ for rule in RULES}
-    called = set(member_rules.check_members.__code__.co_names)
-    assert defined(member_rules) - {"check_members"} == {name for name in called if name.startswith("check_")}
+    for module, check in (
+        (member_rules, member_rules.check_members),
+        (search_rules, search_rules.check_pattern_search),
+    ):
+        called = {name for name in check.__code__.co_names if name.startswith("check_")}
+        assert defined(module) - {check.__name__} == called

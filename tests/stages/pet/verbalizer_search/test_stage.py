@@ -18,9 +18,10 @@ from stages.common.examples import Example, load_examples, write_examples
 from stages.common.models.backbones.base import Backbone
 from stages.common.patterns.encoding import Encoder
 from stages.common.patterns.verbalizers import Verbalizer, found_words
+from stages.common.patterns.vocabulary import most_frequent, whole_words
 from stages.pet.verbalizer_search import stage as verbalizer_search
 from stages.pet.verbalizer_search.config import SearchMethod, VerbalizerSearchConfig
-from stages.pet.verbalizer_search.stage import most_frequent, rank, whole_words
+from stages.pet.verbalizer_search.stage import rank
 from tests.support.small_models import FAMILIES, TOKENIZERS, WORDS, backbone_config, film_examples, film_task
 from tests.support.stage_runs import LABELS, Kept, run
 
