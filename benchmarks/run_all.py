@@ -56,6 +56,7 @@ BENCHMARKS = (
     Benchmark("peak_memory.py", SMOKE, SMOKE),
     Benchmark("speed/speed.py", (), ("--quick", "--turns", "1")),
     Benchmark("speed/model_costs.py"),
+    Benchmark("speed/thread_waits.py"),
     Benchmark("numerics.py"),
     Benchmark("label_memory.py"),
     Benchmark("unlabeled_memory.py"),
@@ -70,6 +71,7 @@ BENCHMARKS = (
     Benchmark("quality/splits.py", None, ("--out", f"{FOLDER}/splits", *SET)),
     Benchmark("quality/selection.py", None, (*SET, "--rounds", "2")),
     Benchmark("quality/label_frequencies.py", None, SET),
+    Benchmark("quality/pairs.py", None, (*SET, "--encoders", "MiniLM")),
     Benchmark("quality/multi_label.py", None, ("--out", f"{FOLDER}/multi_label")),
     Benchmark(
         "quality/baselines.py",

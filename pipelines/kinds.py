@@ -11,7 +11,7 @@ task        name of the task, of data and prompt steps
 pattern     name of the pattern
 member      kind of member for balanced weights: `pet`, `pet/<member>`, or the name of the step
 generation  number of the generation of iPET, from 0
-method      name of the prompt method
+method      name of the prompt method, or of the method of chain of thought
 format      format of prompt pretraining
 """
 
@@ -98,6 +98,9 @@ KINDS: Mapping[str, StepKind] = {
     "prompts": StepKind(color=PURPLE, row="prompt", reads=("train", "dev", "test"), has_seed=True, report_position=9),
     "zero_shot": StepKind(color=YELLOW, row="zero-shot", reads=("test",), report_position=3),
     "priming": StepKind(color=BROWN, row="priming", reads=("train", "test"), has_seed=True, report_position=4),
+    "chain_of_thought": StepKind(
+        color=BROWN, row="chain-of-thought", reads=("test",), has_seed=True, report_position=4
+    ),
     "baseline": StepKind(
         color=GRAY,
         row="baseline",

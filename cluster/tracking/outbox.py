@@ -17,6 +17,7 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from cluster.redaction import redact
+from cluster.tracking import sender
 from cluster.tracking.delivery import Delivery, UnavailableError
 from cluster.tracking.server import Destination
 from cluster.tracking.spool import FOLDER, Spool
@@ -45,10 +46,10 @@ class Outbox:
 
     Args:
         destination: The server.
-        client: Client of the server.
+        client: Client of the server; None: a process of its own sends the records after `close`.
     """
 
-    def __init__(self, destination: Destination, client: MlflowClient) -> None:
+    def __init__(self, destination: Destination, client: MlflowClient | None) -> None:
         self._destination = destination
         self._address = redact(destination.address)
         self._spool = Spool.create(destination.store / FOLDER, {"kind": "open", **destination.record()})
@@ -64,7 +65,9 @@ class Outbox:
         self._progress_at_s = self._lags_since_s = time.monotonic()
         self._changed = threading.Condition()
         self._thread = threading.Thread(target=self._keep_sending, name="outbox", daemon=True)
-        self._thread.start()
+        self._is_sent_later = client is None
+        if not self._is_sent_later:
+            self._thread.start()
 
     @property
     def experiment_id(self) -> str:
@@ -150,6 +153,9 @@ class Outbox:
 
     def close(self, within_s: float = math.inf) -> None:
         """Sends what is left, and ends the thread. What is not sent in time stays in the file, which is reported."""
+        if self._is_sent_later:
+            self._send_later()
+            return
         is_empty = self.drain(within_s)
         with self._changed:
             self._is_closed = True
@@ -166,6 +172,14 @@ class Outbox:
         # The thread may wait for a server for a while, and ends at its next look.
         self._thread.join(timeout=1.0)
         self._spool.close()
+
+    def _send_later(self) -> None:
+        self._is_closed = True
+        self._spool.close()
+        try:
+            sender.start(self._destination.store)
+        except OSError as error:
+            self._report(f"no process was started that sends the records to MLflow ({error.strerror}).")
 
     def _report(self, problem: str) -> None:
         self._problems.setdefault(problem, False)

@@ -94,24 +94,27 @@ class Tracker:
 
     Args:
         destination: The server.
-        client: Client of the server.
+        client: Client of the server; None if it is not needed, as records are sent later.
         run_name: Name of the parent run.
         tags: Tags of the parent run.
         datasets: See `open`.
+        experiment_id: The experiment on the server, if it is known.
     """
 
     def __init__(
         self,
         destination: Destination,
-        client: MlflowClient,
+        client: MlflowClient | None,
         run_name: str,
         *,
         tags: Mapping[str, str],
         datasets: DatasetsOf = no_datasets,
+        experiment_id: str = "",
     ) -> None:
         self.uri = destination.address
         self._destination = destination
-        self.client = client
+        self._client = client
+        self._experiment_id = experiment_id
         self._datasets = datasets
         self._running: dict[str, _StepRun] = {}
         self._unfinished: dict[tuple[str, str], _StepRun] = {}
@@ -133,6 +136,7 @@ class Tracker:
         uri: str | None = None,
         tags: Mapping[str, str] | None = None,
         datasets: DatasetsOf = no_datasets,
+        experiment_id: str = "",
     ) -> Tracker:
         """Starts the parent run. A server that does not answer gets it later.
 
@@ -143,14 +147,16 @@ class Tracker:
             uri: Tracking server, or `sqlite:////absolute/path.db`.
             tags: Tags of the parent run.
             datasets: Returns the data of a step. Called when the step starts and when it has a result.
+            experiment_id: Id of the experiment, if no step runs and nothing is read from the server: another process
+                sends the records after the run.
 
         Raises:
             TrackingError: the address is relative or of an unknown kind, or the database or the store cannot be used.
         """
         destination = Destination(store, experiment, uri or "")
-        client = destination.open_client()
+        client = None if experiment_id else destination.open_client()
         try:
-            return cls(destination, client, run_name, tags=tags or {}, datasets=datasets)
+            return cls(destination, client, run_name, tags=tags or {}, datasets=datasets, experiment_id=experiment_id)
         except OSError as error:
             raise TrackingError(
                 f"the records for MLflow cannot be written below {store} ({error.strerror or error}).",
@@ -169,7 +175,13 @@ class Tracker:
     @property
     def experiment_id(self) -> str:
         """The experiment on the server; empty if the server has not answered yet. See `deliver`."""
-        return self._outbox.experiment_id
+        return self._experiment_id or self._outbox.experiment_id
+
+    @property
+    def client(self) -> MlflowClient:
+        """Client of the server."""
+        assert self._client is not None, "the records of this run are sent later"
+        return self._client
 
     @property
     def runs_page(self) -> str:

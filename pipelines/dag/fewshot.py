@@ -2,6 +2,7 @@
 
 data/<task> ─┬─ verbalizer/<pattern> (before all that uses the pattern, if label words are searched for)
              ├─ zero_shot/<pattern>, priming/<pattern>/<seed> ───────────────────┐
+             ├─ chain_of_thought/<method>/<seed> ────────────────────────────────┤
              ├─ pet/<pattern>/<seed> ─ pet/g<k>/... ─┐                           │
              ├─ probe/<member> ──────────────────────┴ soft_labels (and soft_label_shards) ─ distill/<student>/<seed>
              ├─ baseline/<student>/<seed> ───────────────────────────────────────┼─ report
@@ -22,6 +23,7 @@ from cluster.steps.fingerprint import KeyOptions
 from cluster.steps.plan import Plan, Selection, plan
 from cluster.steps.step import Step
 from cluster.store.base import Store
+from pipelines.dag.chain_of_thought import chain_of_thought_steps
 from pipelines.dag.generation import generation_data_steps, generation_prompt_steps
 from pipelines.dag.learning_curve import learning_curve_steps
 from pipelines.dag.members import labeled_shards_step, member_steps, untrained_steps, verbalizer_steps
@@ -81,6 +83,7 @@ def build_steps(config: PipelineConfig, dropped: Collection[str] = ()) -> list[S
         *token_level_prompt_steps(config, data, ppt),
         *generation_prompt_steps(config, data, ppt),
         *untrained_steps(config, main, words),
+        *chain_of_thought_steps(config, main),
         *baseline_steps(config, main),
         *learning_curve_steps(config, main, partial(_steps_of_methods, ppt=ppt)),
     ]

@@ -9,7 +9,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
-from collections.abc import Callable, Collection, Iterator, Mapping
+from collections.abc import Callable, Collection, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
@@ -150,7 +150,11 @@ def check_recipe(config: PipelineConfig, on_start: OnStart) -> tuple[str, ...]:
         availability.note_dataset_revision(ref)
     models = [f"{key}.asset" for key in config.backbones | config.encoders]
     fetch(config.assets, on_start, models=models, backbones=config.backbones)
-    return check_contents(config)
+    if config.llm_members or hub_datasets(
+        config
+    ):  # neither answers nor datasets of the hub are files that can be compared
+        return check_contents(config)
+    return remembered(config, _files(config, config.assets), lambda: check_contents(config), scope="run")
 
 
 def check_local(config: PipelineConfig) -> LocalCheck:
@@ -167,15 +171,21 @@ def check_local(config: PipelineConfig) -> LocalCheck:
                 if Asset.parse(ref).scheme == "path":
                     resolve(ref)  # raises the error: it does not exist
                 not_fetched[key] = ref
-    files = [resolve(ref) for key, ref in config.assets.items() if key not in not_fetched]
-    if config.unlabeled_shards:
-        with errors_located_in("unlabeled_shards.source"):
-            files += text_shards.shard_files(config.unlabeled_shards.source.asset).values()
+    files = _files(config, [key for key in config.assets if key not in not_fetched])
     if config.llm_members:  # the number of requests changes with every answer
         warnings = check_contents(config, only_cached=True)
     else:
-        warnings = remembered(config, files, lambda: check_contents(config, only_cached=True))
+        warnings = remembered(config, files, lambda: check_contents(config, only_cached=True), scope="plan")
     return LocalCheck(not_fetched | hub_datasets(config), warnings)
+
+
+def _files(config: PipelineConfig, keys: Iterable[str]) -> list[Path]:
+    """Returns the files and folders of these assets, and the shards."""
+    files = [resolve(config.assets[key]) for key in keys]
+    if config.unlabeled_shards:
+        with errors_located_in("unlabeled_shards.source"):
+            files += text_shards.shard_files(config.unlabeled_shards.source.asset).values()
+    return files
 
 
 def hub_datasets(config: PipelineConfig) -> dict[str, str]:

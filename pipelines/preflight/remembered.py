@@ -1,4 +1,5 @@
-"""Remembers which recipes passed the checks of a plan, so that the next plan of the same files reads none of them.
+"""Remembers which recipes passed the checks of a plan or a run, so that the next one of the same files reads none of
+them.
 
 The cache has a file with the warnings per recipe and state of its files: path, inode, size and mtime of each.
 """
@@ -16,16 +17,19 @@ from pipelines.schema.config import PipelineConfig
 from stages.common.assets.cache import cache_folder
 
 
-def remembered(config: PipelineConfig, paths: Iterable[Path], check: Callable[[], Sequence[str]]) -> tuple[str, ...]:
+def remembered(
+    config: PipelineConfig, paths: Iterable[Path], check: Callable[[], Sequence[str]], *, scope: str
+) -> tuple[str, ...]:
     """Returns the warnings of a check. Runs it only if the recipe did not pass with these files before.
 
     Args:
         config: The recipe.
         paths: Files and folders that the check reads.
         check: Returns warnings, or raises an error, which is not remembered.
+        scope: How much it checks: that of a run is more than that of a plan.
     """
     states = list(_states(paths))
-    state = [_version(), config.model_dump_json(), *states]
+    state = [_version(), scope, config.model_dump_json(), *states]
     record = cache_folder() / "checked" / hashlib.sha256(json.dumps(state).encode()).hexdigest()
     with suppress(OSError):
         return tuple(record.read_text(encoding="utf-8").splitlines())

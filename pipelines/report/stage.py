@@ -236,6 +236,8 @@ def _notes(steps: Sequence[MeasuredStep], results: Mapping[str, Mapping[str, Any
         if step.kind == "verbalizer":
             words = "; ".join(f"{', '.join(words)} for {label}" for label, words in result["words"].items())
             notes.append(f"{name} selected {words}.")
+        if step.kind == "chain_of_thought":
+            notes += _rationale_notes(name, result)
         if result.get("num_test_seen"):
             notes.append(f"{name}: {result['num_test_seen']} test examples are also in the training files (leak).")
         if step.kind == "ppt":
@@ -244,4 +246,19 @@ def _notes(steps: Sequence[MeasuredStep], results: Mapping[str, Mapping[str, Any
                 f"{name} learned to {KINDS['ppt'].pretrained_to[step.labels['format']]}: {before['accuracy']:.1%} "
                 f"before, {after['accuracy']:.1%} after, on {after['num_examples']} held-out examples."
             )
+    return notes
+
+
+def _rationale_notes(name: str, result: Mapping[str, Any]) -> list[str]:
+    """Returns sentences about answers that are missing, tied or cut."""
+    notes = []
+    if count := result["num_unanswered"]:
+        notes.append(
+            f"{name}: no answer can be extracted for {count:,} of {result['test']['num_examples']:,} test examples, "
+            "which count as wrong."
+        )
+    if count := result["num_ties"]:
+        notes.append(f"{name}: {count:,} votes are ties, in which the label counts that was named first.")
+    if count := result["num_cut"]:
+        notes.append(f"{name}: {count:,} of {result['num_rationales']:,} rationales end at max_rationale_tokens.")
     return notes

@@ -6,7 +6,7 @@ predict` and `clozeline serve` use. Choosing the best of several seeds by test a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from importlib.metadata import version
@@ -22,6 +22,7 @@ from cluster.run.result import RunResult, StepResult
 from cluster.steps.plan import Plan
 from cluster.steps.step import Step
 from cluster.store.base import Store
+from cluster.store.manifest import Manifest
 from cluster.tracking.model_registry import Candidate, PyfuncSpec, delete_orphaned_models, register
 from cluster.tracking.tracker import Tracker
 from pipelines.kinds import KINDS
@@ -48,14 +49,21 @@ def pyfunc_spec() -> PyfuncSpec:
     )
 
 
-def register_models(request: RunRequest, planned: Plan, result: RunResult, tracker: Tracker, console: Console) -> None:
-    """Registers the models of a run and prints them. An error is printed as a warning, because the results are safe."""
-    names = []
+def register_models(
+    request: RunRequest, planned: Plan, result: RunResult, tracker: Tracker, console: Console
+) -> dict[str, str]:
+    """Registers the models of a run and prints them. An error is printed as a warning, because the results are safe.
+
+    Returns:
+        Name -> fingerprint of the models that are registered now, or were.
+    """
+    names, found = [], {}
     try:
         tracker.deliver()
         delete_orphaned_models(tracker.client, tracker.experiment_id)
         for candidate in candidates(request, planned, result, partial(_run_of, tracker)):
             registered = register(tracker.client, candidate, pyfunc_spec())
+            found[candidate.name] = candidate.fingerprint
             if registered.is_new:
                 state = "champion" if registered.is_champion else registered.note
                 names.append(f"{registered.name} {registered.number} ({state})")
@@ -68,6 +76,21 @@ def register_models(request: RunRequest, planned: Plan, result: RunResult, track
         )  # fmt: skip
     if names:
         console.print(f"models    {escape(', '.join(names))}", highlight=False, soft_wrap=True)
+    return found
+
+
+def models_of(recipe: str, steps: Iterable[Step], manifests: Mapping[str, Manifest]) -> dict[str, str]:
+    """Returns name -> fingerprint of the models that a run with these results registers.
+
+    Args:
+        recipe: Name of the recipe.
+        steps: The selected steps.
+        manifests: The results of all steps.
+    """
+    report = manifests.get("report")
+    delivered = report.result["delivered"] if report else None
+    named = registered_steps(recipe, steps, delivered["row"] if delivered else None)
+    return {name: manifests[step.name].fingerprint for name, step in named.items()}
 
 
 def candidates(

@@ -26,14 +26,15 @@ from cluster.store.base import Store
 from cluster.store.garbage import ActiveRun, active_run, enter_recipe
 from cluster.store.lease import Leases
 from cluster.store.manifest import Manifest
-from cluster.tracking.server import URI_VARIABLE
+from cluster.tracking.server import URI_VARIABLE, Destination
+from cluster.tracking.server_notes import ServerNotes
 from cluster.tracking.sync import fetch_waiting, hand_over_waiting
 from cluster.tracking.tracker import Tracker
 from pipelines.dag.fewshot import plan_recipe
 from pipelines.kinds import KINDS
 from pipelines.preflight.checks import newer_assets
 from pipelines.run import publication
-from pipelines.run.model_registration import register_models
+from pipelines.run.model_registration import models_of, register_models
 from pipelines.run.progress import ProgressWriter
 from pipelines.run.publication import Datasets, log_plan, publish, resolved_recipe
 from pipelines.run.request import RunDisplay, RunRequest, check_machine, check_request
@@ -83,21 +84,28 @@ def _run_entered(
     tags = {"recipe": name, **publication.run_tags()}
     with suppress(StoreError):  # the next run tries again
         fetch_waiting(request.store, leases)
-    with Tracker.open(request.store.local, name, name, uri=tracking_server(), tags=tags, datasets=datasets) as tracker:
+    destination = Destination(request.store.local, name, tracking_server() or "")
+    known = _known_experiment(request, planned, destination, register=register)
+    registered: dict[str, str] = {}
+    with Tracker.open(
+        request.store.local, name, name, uri=destination.uri, tags=tags, datasets=datasets, experiment_id=known
+    ) as tracker:
         log_plan(tracker, request, planned)
         with _events(display, num_steps[PlanState.RUN], run) as on_event:
             result = execute(planned, request.store, options, tracker, on_event, leases)
         manifests = {**planned.manifests, **result.manifests}
         if result.failed and (dropped := dropped_members(request.config, planned, manifests, request.store)):
             planned, result = _run_without(dropped, result, request, options, tracker, display, leases, run)
-        if tracker.num_waiting > MANY_RECORDS:
+        if not known and tracker.num_waiting > MANY_RECORDS:
             console.print(f"sending   {tracker.num_waiting:,} records to MLflow")
         tracker.parent.log_datasets(datasets.all())
         publish(request, planned, result, tracker, console)
-        if register and not result.is_interrupted:
-            register_models(request, planned, result, tracker, console)
+        if register and not known and not result.is_interrupted:
+            registered = register_models(request, planned, result, tracker, console)
         if not result.ok:
             tracker.close("KILLED" if result.is_interrupted else "FAILED")
+    if not known and tracker.experiment_id:
+        ServerNotes.read(destination).add(destination, tracker.experiment_id, registered)
     problems = tracker.new_problems()
     try:
         hand_over_waiting(request.store)
@@ -108,6 +116,22 @@ def _run_entered(
     for problem in problems:
         console.print(f"warning   {escape(problem)} Results are not affected.", style="yellow", highlight=False)
     return result
+
+
+def _known_experiment(request: RunRequest, planned: Plan, destination: Destination, *, register: bool) -> str:
+    """Returns the id of the experiment if all steps are cached and all models registered. Otherwise an empty text.
+
+    Then the run needs nothing from MLflow's database, and another process can send its records.
+    """
+    if request.store.url != str(request.store.local):
+        return ""
+    selected = [item for item in planned if item.selected]
+    if any(item.state is not PlanState.CACHED for item in selected):
+        return ""
+    notes = ServerNotes.read(destination)
+    steps = [item.step for item in selected]
+    models = models_of(request.config.name, steps, planned.manifests) if register else {}
+    return notes.experiments.get(destination.experiment, "") if models.items() <= notes.models.items() else ""
 
 
 @contextmanager

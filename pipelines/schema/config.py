@@ -8,6 +8,7 @@ from typing import Any
 from pydantic import BaseModel, Field, model_validator
 
 from pipelines.schema.locations import errors_located_in
+from pipelines.schema.sections.chain_of_thought import ChainOfThoughtSection
 from pipelines.schema.sections.ensemble import (
     BaselineSection,
     DistillSection,
@@ -93,6 +94,8 @@ class PipelineConfig(Config):
     """If true, also tests each pattern without training, if there is a backbone."""
     priming: PrimingSection | None = None
     """Also tests each pattern with demonstrations. If not set, it does not."""
+    chain_of_thought: ChainOfThoughtSection | None = None
+    """Also tests rationales that a causal model writes. If not set, it does not."""
     verbalizer_search: SearchSection | None = None
     """Search for label words. If not set, the task must have a verbalizer."""
     ppt: PptSection | None = None

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Collection, Sequence
 
+from pipelines.schema.chain_of_thought_rules import check_chain_of_thought
 from pipelines.schema.config import PipelineConfig
 from pipelines.schema.locations import errors_located_in
 from pipelines.schema.member_rules import check_members
@@ -169,7 +170,7 @@ def check_without_unlabeled_data(config: PipelineConfig) -> None:
 
 def check_has_language_model(config: PipelineConfig) -> None:
     """Sections that use the backbone have one."""
-    for key in ("pet", "ppt", "prompts", "priming", "verbalizer_search"):
+    for key in ("pet", "ppt", "prompts", "priming", "chain_of_thought", "verbalizer_search"):
         if getattr(config, key) is not None and config.backbone is None:
             raise InputError(
                 f"{key} uses a language model, but the recipe has no backbone.",
@@ -471,6 +472,7 @@ RULES: tuple[Callable[[PipelineConfig], None], ...] = (
     check_patterns_of_submodels,
     check_members,
     check_priming,
+    check_chain_of_thought,
     check_ppt_for_init,
     check_prompts_of_submodels,
     check_learning_curve,

@@ -42,8 +42,8 @@ def labels_of(name: str) -> dict[str, str]:
         labels["member"] = name
     if kind in ("prompts", "data"):
         labels["task"] = rest[0]
-    if kind == "prompts":
-        labels["method"] = rest[1]
+    if kind in ("prompts", "chain_of_thought"):
+        labels["method"] = rest[-1]
     return labels | ({"format": rest[0]} if kind == "ppt" else {})
 
 

@@ -105,6 +105,30 @@ def test_a_verbalizer_search_needs_the_mask_at_the_end_for_causal_models(recipe:
     assert caught.value.key == "task.patterns.review"
 
 
+THOUGHT = 'chain_of_thought={question: "{text} Is it good?", methods: {zero_shot: {max_rationale_tokens: 64}}}'
+
+
+def test_chain_of_thought_needs_a_causal_model(recipe: Path) -> None:
+    config = read_recipe(recipe, PipelineConfig, [THOUGHT])
+    for only_cached in (False, True):
+        with pytest.raises(
+            InputError, match="needs a causal model, which writes text, but the backbone is masked"
+        ) as caught:
+            check_models(config, only_cached=only_cached)
+        assert caught.value.key == "chain_of_thought"
+        assert caught.value.remedy
+    (recipe.parent / "backbone" / "config.json").write_text(json.dumps(CAUSAL))
+    check_models(config)
+
+
+def test_rationales_must_fit_into_the_positions_of_the_backbone(recipe: Path) -> None:
+    (recipe.parent / "backbone" / "config.json").write_text(json.dumps({**CAUSAL, "n_positions": 111}))
+    with pytest.raises(InputError, match="up to 112 tokens, more than the 111 positions") as caught:
+        check_models(read_recipe(recipe, PipelineConfig, [THOUGHT]))
+    assert caught.value.key == "chain_of_thought.methods.zero_shot.max_rationale_tokens"
+    check_models(read_recipe(recipe, PipelineConfig, [THOUGHT.replace("64", "63")]))
+
+
 def test_a_plan_skips_models_that_are_not_cached(recipe: Path) -> None:
     (recipe.parent / "backbone" / "config.json").write_text(json.dumps(CAUSAL))
     cached = read_recipe(recipe, PipelineConfig, ["pet.mlm={}"])

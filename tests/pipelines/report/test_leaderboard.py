@@ -24,6 +24,7 @@ ROWS = {
     "tfidf/words": ("tfidf/words", "TF-IDF"),
     "llm/assistant": ("llm/assistant", "LLM"),
     "priming/review/1": ("priming/review", "priming"),
+    "chain_of_thought/vote/0": ("chain_of_thought/vote", "chain-of-thought"),
     "soft_labels": ("ensemble", "ensemble"),
     "distill/small/0": ("student/small", "student"),
     "prompts/plots/p_tuning/0": ("prompts/plots/p_tuning", "prompt"),
@@ -31,8 +32,9 @@ ROWS = {
 
 
 def test_leaderboard_has_a_row_and_a_kind_per_method(tmp_path: Path) -> None:
+    counts = dict.fromkeys(("num_unanswered", "num_ties", "num_cut"), 0)  # of chain of thought
     for step in ROWS:
-        write_predictions(tmp_path, step, [1, 0])
+        write_predictions(tmp_path, step, [1, 0], **counts)
     rows = report_on(tmp_path, *ROWS)["rows"]
     assert [(row["name"], row["kind"]) for row in rows] == list(ROWS.values())
     assert [row["steps"] for row in rows] == [[step] for step in ROWS]

@@ -31,6 +31,17 @@ def test_notes_describe_label_words_soft_labels_and_pretraining(tmp_path: Path) 
     ]
 
 
+def test_notes_count_rationales_without_an_answer(tmp_path: Path) -> None:
+    counts = {"num_unanswered": 3, "num_ties": 1, "num_rationales": 40, "num_cut": 2}
+    write_result(tmp_path, "chain_of_thought/vote/0", scores(0.75, 8, test={"ece": None}, **counts))
+    write_result(tmp_path, "chain_of_thought/few/0", scores(0.5, 8, **dict.fromkeys(counts, 0) | {"num_rationales": 8}))
+    assert report_on(tmp_path, "chain_of_thought/vote/0", "chain_of_thought/few/0")["notes"] == [
+        "chain_of_thought/vote/0: no answer can be extracted for 3 of 8 test examples, which count as wrong.",
+        "chain_of_thought/vote/0: 1 votes are ties, in which the label counts that was named first.",
+        "chain_of_thought/vote/0: 2 of 40 rationales end at max_rationale_tokens.",
+    ]
+
+
 def test_report_has_votes_and_suspects(tmp_path: Path) -> None:
     votes = [
         {"member": "pet/a/0", "weight": 0.0, "temperature": 1.0, "held_out_accuracy": 0.5},

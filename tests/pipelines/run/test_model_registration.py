@@ -5,8 +5,10 @@ from __future__ import annotations
 import hashlib
 import json
 import shutil
+import sqlite3
 import subprocess
 from collections.abc import Callable
+from contextlib import closing
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +16,7 @@ import pytest
 
 from cluster.tracking.server import tracking_uri
 from pipelines.run.model_registration import registered_steps
+from tests.support.mlflow_helpers import wait_until_sent
 from tests.support.registry import predict_registered
 from tests.support.reports import graph_step
 
@@ -39,6 +42,13 @@ def client(uri: str) -> Any:
 
 def versions(uri: str) -> list[tuple[str, str]]:
     return sorted((item.name, str(item.version)) for item in client(uri).search_model_versions())
+
+
+def num_finished(database: Path) -> int:
+    """Returns the number of runs of the recipe that have ended."""
+    with closing(sqlite3.connect(database)) as connection:
+        query = "select count(*) from runs where name = 'smoke' and status = 'FINISHED'"
+        return int(connection.execute(query).fetchone()[0])
 
 
 def digest(path: Path) -> str:
@@ -126,5 +136,15 @@ def test_cached_results_are_registered_once(
 
     (store / "mlartifacts" / "models").unlink()
     assert "smoke.classifier 1 (champion)" in clozeline(*run).stdout
-    assert "smoke.classifier" not in clozeline(*run).stdout
+    num_runs = num_finished(tmp_path / "runs.db")
+    monkeypatch.setenv("PYTHONPROFILEIMPORTTIME", "1")
+    done = clozeline(*run)
+    monkeypatch.delenv("PYTHONPROFILEIMPORTTIME")
+    assert "smoke.classifier" not in done.stdout and "runs      http" in done.stdout
+    assert "cluster.tracking" in done.stderr and "mlflow" not in done.stderr, "another process sends the records"
+    wait_until_sent(store)
+    assert num_finished(tmp_path / "runs.db") == num_runs + 1
     assert versions(uri) == [(name, "1") for name in sorted(NAMES)]
+
+    (tmp_path / "runs.db").unlink()
+    assert "smoke.classifier 1 (champion)" in clozeline(*run).stdout, "a new database has no models"
