@@ -236,8 +236,10 @@ def check_contents(config: PipelineConfig, *, only_cached: bool = False) -> tupl
         with errors_located_in(downstream.key):
             check_packages()
             if can_read(*downstream.section.data.sources.values()):
-                task, sets = downstream.task, downstream.section.data
-                generation_splits.sample_splits(GenerationSplitsConfig(task=task.name, fields=task.fields, data=sets))
+                settings, sets = downstream.task, downstream.section.data
+                generation_splits.sample_splits(
+                    GenerationSplitsConfig(task=settings.name, fields=settings.fields, data=sets)
+                )
     check_unlabeled_shards(config)
     if config.ppt and can_read(config.ppt.corpus.source):
         check_corpus_shards(config.ppt)
