@@ -24,6 +24,7 @@ from cluster.steps.plan import Plan, Selection, plan
 from cluster.steps.step import Step
 from cluster.store.base import Store
 from pipelines.dag.chain_of_thought import chain_of_thought_steps
+from pipelines.dag.generation import generation_data_steps, generation_prompt_steps
 from pipelines.dag.learning_curve import learning_curve_steps
 from pipelines.dag.members import labeled_shards_step, member_steps, untrained_steps
 from pipelines.dag.prompts import (
@@ -56,7 +57,7 @@ def build_steps(config: PipelineConfig, dropped: Collection[str] = ()) -> list[S
         dropped: Names of members that the ensemble leaves out; see pipelines/run/runner.py.
     """
     data = {task.name: _split(config, task, sets) for task, sets, _ in config.datasets.values()}
-    data |= token_level_data_steps(config)
+    data |= token_level_data_steps(config) | generation_data_steps(config)
     main = data[config.task.name]
     searches = search_steps(config, main)
     examples, ppt = pretraining_steps(config)
@@ -81,6 +82,7 @@ def build_steps(config: PipelineConfig, dropped: Collection[str] = ()) -> list[S
         *batched,
         *prompts,
         *token_level_prompt_steps(config, data, ppt),
+        *generation_prompt_steps(config, data, ppt),
         *untrained_steps(config, main, searches),
         *chain_of_thought_steps(config, main),
         *baseline_steps(config, main),

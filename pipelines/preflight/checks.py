@@ -19,7 +19,7 @@ from pipelines.preflight.remembered import remembered
 from pipelines.schema.config import PipelineConfig
 from pipelines.schema.locations import errors_located_in
 from pipelines.schema.sections.ensemble import ShardsSection
-from pipelines.schema.sections.prompts import PptSection, token_level_tasks
+from pipelines.schema.sections.prompts import PptSection, generation_tasks, token_level_tasks
 from stages.common.assets import availability
 from stages.common.assets.cache import is_cached, resolve
 from stages.common.assets.references import Asset
@@ -33,6 +33,9 @@ from stages.common.models.backbones.config import BackboneConfig
 from stages.common.models.model_files import check_pooling, is_translated, model_folder
 from stages.common.models.remote_code import check_code
 from stages.distillation.config import min_unlabeled
+from stages.generation.packages import check_packages
+from stages.generation.splits import stage as generation_splits
+from stages.generation.splits.config import GenerationSplitsConfig
 from stages.llm.config import LlmConfig
 from stages.llm.costs import Estimate
 from stages.llm.questions import ANSWER_TOKENS, Questions
@@ -229,6 +232,14 @@ def check_contents(config: PipelineConfig, *, only_cached: bool = False) -> tupl
         if can_read(*item.section.data.sources.values()):
             with errors_located_in(item.key):
                 token_level_splits.sample_splits(TokenLevelSplitsConfig(task=item.task, data=item.section.data))
+    for downstream in generation_tasks(config.prompts):
+        with errors_located_in(downstream.key):
+            check_packages()
+            if can_read(*downstream.section.data.sources.values()):
+                settings, sets = downstream.task, downstream.section.data
+                generation_splits.sample_splits(
+                    GenerationSplitsConfig(task=settings.name, fields=settings.fields, data=sets)
+                )
     check_unlabeled_shards(config)
     if config.ppt and can_read(config.ppt.corpus.source):
         check_corpus_shards(config.ppt)

@@ -10,7 +10,7 @@ from tokenizers import Tokenizer
 
 from pipelines.schema.config import PipelineConfig
 from pipelines.schema.locations import errors_located_in
-from pipelines.schema.sections.prompts import PptSection, token_level_tasks
+from pipelines.schema.sections.prompts import PptSection, generation_tasks, token_level_tasks
 from stages.common.assets.cache import is_cached, resolve
 from stages.common.errors import AssetError, InputError, VerbalizerError
 from stages.common.models.adapter_files import check_adapter
@@ -84,6 +84,7 @@ def check_models(config: PipelineConfig, *, only_cached: bool = False) -> None:
                 check_use(backbone, "prompt")
         check_prompts(config, family, tokenizer)
         check_token_level_family(config, family)
+        check_generation(config, family)
         if config.ppt:
             check_formats(config.ppt, family, tokenizer)
 
@@ -158,6 +159,37 @@ def check_prompts(config: PipelineConfig, family: Family, tokenizer: Any) -> Non
                     "Set a verbalizer, or head: linear for every method.",
                     key=f"{key}.verbalizer",
                 )
+
+
+def check_generation(config: PipelineConfig, family: Family) -> None:
+    """Checks that the backbone can write the outputs of generation tasks after the longest input.
+
+    Raises:
+        InputError: it is masked, lacks positions, or a method does not fit the task.
+    """
+    backbone, trust = config.language_model, config.language_model.trust_remote_code
+    for item in generation_tasks(config.prompts):
+        if family == "masked":
+            raise InputError(
+                f"{backbone.asset.partition('#')[0]} is masked, and generates no texts.",
+                "Use a causal or seq2seq backbone, or remove this task.",
+                key=item.key,
+            )
+        assert config.prompts is not None
+        for name, method in config.prompts.methods.items():
+            with errors_located_in(f"prompts.methods.{name}"):
+                check_method(method, [item.task.input_pattern], backbone)
+        num_positions = folder_max_positions(backbone_folder(backbone), trust_remote_code=trust)
+        # the encoder of a seq2seq model reads the input, and its decoder writes the output
+        num_others = config.num_prompt_vectors("backbone") + (backbone.max_length if family == "causal" else 0)
+        if num_positions is not None and num_others + item.task.max_new_tokens > num_positions:
+            before = "the input and the prompt" if family == "causal" else "the prompt"
+            raise InputError(
+                f"{item.task.max_new_tokens} new tokens after {num_others} of {before} are more than the "
+                f"{num_positions} positions of the model.",
+                "Lower max_new_tokens, or max_length of the backbone.",
+                key=f"{item.key}.max_new_tokens",
+            )
 
 
 def check_method(method: PromptConfig, patterns: Iterable[Pattern], backbone: BackboneConfig) -> None:

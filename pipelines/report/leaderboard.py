@@ -10,7 +10,11 @@ from typing import Any
 from pipelines.kinds import KINDS
 from pipelines.report.config import MeasuredStep
 
-METRICS = ("accuracy", "micro_f1", "macro_f1", "mae", "qwk", "mcc", "ece", "exact_match", "entity_f1")
+TEXT_METRICS = ("bleu", "chrf", "rouge_2", "rouge_l")
+"""The metrics of generated texts, named as in stages/generation/metrics.py."""
+METRICS = (
+    "accuracy", "micro_f1", "macro_f1", "mae", "qwk", "mcc", "ece", "exact_match", "entity_f1", *TEXT_METRICS,
+)  # fmt: skip
 """The metrics of a row, named as in stages/common/metrics/classification.py."""
 MEMBER_ROWS = frozenset(kind.row for kind in KINDS.values() if kind.votes)
 """Kinds of rows that can be members of the ensemble."""
@@ -29,7 +33,8 @@ class Row:
     """A line of the leaderboard: the mean of a method over its seeds. `steps` are the steps that were averaged.
 
     A metric is None if it is not defined for the task. Of a task with several labels per example, `accuracy` is the
-    subset accuracy, and only these tasks have `micro_f1`; only tasks with ordered labels have `mae` and `qwk`.
+    subset accuracy, and only these tasks have `micro_f1`; only tasks with ordered labels have `mae` and `qwk`, and
+    only generated texts `bleu`, `chrf`, `rouge_2` and `rouge_l`.
     `student` is the name of the student, for a student and its baseline; else it is empty. `model` is its kind,
     `encoder` or `tfidf`. `num_parameters` counts the trained and frozen parameters of a classifier; it is None for
     other rows. `held_out_accuracy` and `held_out_macro_f1` are measured on held-out parts of the labeled set, the mean
@@ -48,6 +53,10 @@ class Row:
     micro_f1: MeanStd | None = None
     mae: MeanStd | None = None
     qwk: MeanStd | None = None
+    bleu: MeanStd | None = None
+    chrf: MeanStd | None = None
+    rouge_2: MeanStd | None = None
+    rouge_l: MeanStd | None = None
     num_seeds: int
     num_test: int
     num_labeled: int
@@ -101,6 +110,10 @@ def _row(steps: Sequence[MeasuredStep], results: Sequence[Mapping[str, Any]], ta
         micro_f1=metrics.get("micro_f1"),
         mae=metrics.get("mae"),
         qwk=metrics.get("qwk"),
+        bleu=metrics.get("bleu"),
+        chrf=metrics.get("chrf"),
+        rouge_2=metrics.get("rouge_2"),
+        rouge_l=metrics.get("rouge_l"),
         num_seeds=len(steps),
         num_test=first["test"]["num_examples"],
         num_labeled=first["num_labeled"],

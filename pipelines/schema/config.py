@@ -28,12 +28,13 @@ from pipelines.schema.sections.ensemble import (
     Student,
 )
 from pipelines.schema.sections.prompts import (
+    DownstreamGeneration,
     PptSection,
     PromptsSection,
     PromptTaskConfig,
     TokenLevelTask,
     select_format,
-    select_token_level_format,
+    select_format_without_match,
 )
 from pipelines.schema.sections.resources import ResourcesSection, apply_default_resources
 from stages.common.config import ClassWeights, Config, LabelBias, Name, asset_refs
@@ -215,15 +216,15 @@ class PipelineConfig(Config):
         with errors_located_in("prompts.tasks"):
             return as_choice(task, item.pattern), data
 
-    def pretrained_for(self, item: PromptTaskConfig | TokenLevelTask) -> int:
+    def pretrained_for(self, item: PromptTaskConfig | TokenLevelTask | DownstreamGeneration) -> int:
         """Returns the index in `ppt.formats` of the pretrained prompt for a downstream task with `init: ppt`.
 
         Raises:
             InputError: no pretrained format matches.
         """
         assert self.ppt is not None
-        if isinstance(item, TokenLevelTask):
-            kind = select_token_level_format(item.task.name, self.ppt.formats, item.section.format)
+        if isinstance(item, TokenLevelTask | DownstreamGeneration):
+            kind = select_format_without_match(item.task.name, self.ppt.formats, item.section.format)
         else:
             configured = item.format or ("unified" if item.as_choice and "unified" in self.ppt.formats else None)
             kind = select_format(self.prompt_task(item)[0], item.pattern, self.ppt.formats, configured)

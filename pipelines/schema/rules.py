@@ -11,16 +11,21 @@ from pipelines.schema.member_rules import check_members
 from pipelines.schema.problem_rules import check_problem_type
 from pipelines.schema.search_rules import check_pattern_search
 from pipelines.schema.sections.ensemble import FinetunedMember, ProbeMember, StudentStage
-from pipelines.schema.sections.prompts import PromptTaskConfig, token_level_tasks
+from pipelines.schema.sections.prompts import PromptTaskConfig, generation_tasks, token_level_tasks
 from pipelines.schema.task_rules import check_tasks
 from stages.common.errors import InputError
 from stages.common.patterns.config import Task
 from stages.common.prompts.config import check_fits_token_level
 from stages.common.training.config import TrainingConfig
 from stages.common.training.student_config import StudentSettings
+from stages.generation.config import check_fits_generation
+from stages.generation.splits.config import GenerationData
 from stages.prompt_pretraining.formats import check_options_fit
 from stages.splits.config import DataConfig
 from stages.token_level.splits.config import TokenLevelData
+
+AnyData = DataConfig | TokenLevelData | GenerationData
+"""The sets of a task."""
 
 
 def check_rules(config: PipelineConfig) -> None:
@@ -101,10 +106,10 @@ def check_early_stopping(config: PipelineConfig) -> None:
 
 def _trainings(
     config: PipelineConfig,
-) -> list[tuple[str, TrainingConfig | None, Sequence[DataConfig | TokenLevelData]]]:
+) -> list[tuple[str, TrainingConfig | None, Sequence[AnyData]]]:
     """Dotted key, training settings, and the data with the dev sets; no data if the stage does not use a dev set."""
     prompts, own = config.prompts, (config.data,)
-    trainings: list[tuple[str, TrainingConfig | None, Sequence[DataConfig | TokenLevelData]]] = [
+    trainings: list[tuple[str, TrainingConfig | None, Sequence[AnyData]]] = [
         *((f"{key}.training", section.training, own) for key, section in config.pet_sections.items()),
         ("distill.training", config.distill.training, own),
         ("ppt.training", config.ppt.training if config.ppt else None, ()),
@@ -116,9 +121,10 @@ def _trainings(
         ),
     ]
     if prompts:
-        sets: list[DataConfig | TokenLevelData] = [
+        sets: list[AnyData] = [
             *(config.prompt_task(item)[1] for item in prompts.tasks),
             *(item.section.data for item in token_level_tasks(prompts)),
+            *(item.section.data for item in generation_tasks(prompts)),
         ]
         trainings.append(("prompts.training", prompts.training, sets))
         trainings += [
@@ -420,6 +426,22 @@ def check_token_level_tasks(config: PipelineConfig) -> None:
                 config.pretrained_for(item)
 
 
+def check_generation_tasks(config: PipelineConfig) -> None:
+    """Generation tasks have their own names, methods that suit them, and the pretrained prompts that these need."""
+    if config.prompts is None:
+        return
+    names = {*config.datasets, *(item.task.name for item in token_level_tasks(config.prompts))}
+    for item in generation_tasks(config.prompts):
+        if item.task.name in names:
+            raise InputError(f"two tasks have the name {item.task.name}.", "Rename one of them.", key=item.key)
+        for name, method in config.prompts.methods.items():
+            with errors_located_in(f"prompts.methods.{name}"):
+                check_fits_generation(method, item.task)
+        if config.ppt and any(method.init == "ppt" for method in config.prompts.methods.values()):
+            with errors_located_in(f"{item.key}.format"):
+                config.pretrained_for(item)
+
+
 def check_pretraining_options(config: PipelineConfig) -> None:
     """The options of pretraining examples fit into the length of the backbone."""
     ppt = config.ppt
@@ -461,6 +483,7 @@ RULES: tuple[Callable[[PipelineConfig], None], ...] = (
     check_vocabulary_loss,
     check_pretrained_prompts,
     check_token_level_tasks,
+    check_generation_tasks,
     check_pretraining_options,
 )
 """All rules, in the order in which they are checked."""

@@ -13,12 +13,14 @@ from stages.common.errors import AssetError, InputError
 from stages.common.models.tfidf_classifier import TFIDF_FILE, TfidfClassifier
 
 CLASSIFIER, PROMPT_MODEL, TOKEN_LEVEL_MODEL = "classifier.json", "prompt_model.json", "token_level_model.json"
+GENERATION_MODEL = "generation_model.json"
 """The file that identifies the folder of each kind of model."""
-MODEL_FILES = (CLASSIFIER, TFIDF_FILE, PROMPT_MODEL, TOKEN_LEVEL_MODEL)
+MODEL_FILES = (CLASSIFIER, TFIDF_FILE, PROMPT_MODEL, TOKEN_LEVEL_MODEL, GENERATION_MODEL)
 
 
 def load_predictor(folders: Sequence[Path]) -> Predictor[Any]:
-    """Loads the model of these folders: one classifier, one token-level prompt, or prompts for one backbone.
+    """Loads the model of these folders: one classifier, one prompt for a token-level or generation task, or prompts for
+    one backbone.
 
     Raises:
         InputError: a folder has no model that this version can read, or the prompts need different backbones.
@@ -49,6 +51,10 @@ def _load(folders: Sequence[Path]) -> Predictor[Any]:
         from pipelines.serving.token_level_predictor import TokenLevelPredictor  # noqa: PLC0415  (loads torch)
 
         return TokenLevelPredictor(folders[0])
+    if (folders[0] / GENERATION_MODEL).exists():
+        from pipelines.serving.generation_predictor import GenerationPredictor  # noqa: PLC0415  (loads torch)
+
+        return GenerationPredictor(folders[0])
     for folder in folders:
         if not (folder / PROMPT_MODEL).exists():
             raise InputError(

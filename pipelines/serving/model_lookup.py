@@ -174,7 +174,7 @@ def _prompt_folders(request: RunRequest, planned: Plan, method: str) -> list[Pat
                 by_task.setdefault(step.labels["task"], files)
     if not by_task:
         raise InputError(
-            f"the prompts of {request.recipe} are for token-level tasks, which are served one at a time.",
+            f"the prompts of {request.recipe} are for token-level and generation tasks, served one at a time.",
             "Specify the folder of a step: store/prompts/<task>/<method>/<seed>/<fingerprint>.",
         )
     return list(by_task.values())

@@ -50,6 +50,11 @@ class AnswerColumns:
         self._labels = tuple(dict.fromkeys(label for labels in predictor.labels.values() for label in labels))
         self._num_columns = None if top_k is None else min(top_k, len(self._labels))
 
+    @property
+    def first(self) -> str:
+        """The column of the prediction that says most, such as the label or the generated text."""
+        return next(name for name in self._names if name not in MERGED)
+
     def kept(self, name: str) -> str:
         """Returns the name in the output of a column of the input."""
         return f"input_{name}" if name in (*self._names, ERROR) and name not in MERGED else name
@@ -59,8 +64,7 @@ class AnswerColumns:
         row = {self.kept(name): value for name, value in answer.row.items()}
         if answer.error is None:
             return {**row, **answer.prediction}
-        first = next(name for name in self._names if name not in MERGED)
-        return {**row, first: None, ERROR: _message(answer.error)}
+        return {**row, self.first: None, ERROR: _message(answer.error)}
 
     def flat(self, answer: Answer) -> dict[str, Any]:
         """Returns an answer as the row of a table."""
@@ -109,7 +113,7 @@ def write_text(
         return
     for answer in chain.from_iterable(blocks):
         if file_format == "lines":
-            file.write(_one_line(_cell(answer.prediction.get(LABEL))) + "\n")
+            file.write(_one_line(_cell(answer.prediction.get(columns.first))) + "\n")
         else:
             file.write(json.dumps(columns.nested(answer), ensure_ascii=False, default=str) + "\n")
 

@@ -86,7 +86,8 @@ PAGE_ONLY_COLUMNS = ("subset accuracy", "MCC", "exact match", "entity F1", "mode
 """Columns that the terminal does not show."""
 OPTIONAL_COLUMNS = {
     "subset accuracy": "micro_f1", "micro-F1": "micro_f1", "MAE": "mae", "QWK": "qwk",
-    "exact match": "exact_match", "entity F1": "entity_f1", "model MB": "model_bytes",
+    "exact match": "exact_match", "entity F1": "entity_f1", "BLEU": "bleu", "chrF": "chrf", "ROUGE-2": "rouge_2",
+    "ROUGE-L": "rouge_l", "model MB": "model_bytes",
 }  # fmt: skip
 """Column -> key of a row. These columns are shown if a row has the value."""
 MIN_WIDTH = 100
@@ -131,6 +132,10 @@ COLUMNS: dict[str, Callable[[Mapping[str, Any]], str]] = {
     "MCC": lambda row: _percent(row["mcc"]),
     "exact match": lambda row: _percent(row["exact_match"]),
     "entity F1": lambda row: _percent(row["entity_f1"]),
+    "BLEU": lambda row: _percent(row.get("bleu")),
+    "chrF": lambda row: _percent(row.get("chrf")),
+    "ROUGE-2": lambda row: _percent(row.get("rouge_2")),
+    "ROUGE-L": lambda row: _percent(row.get("rouge_l")),
     "seeds": lambda row: str(row["num_seeds"]),
     "labeled": lambda row: f"{row['num_labeled']:,}",
     "unlabeled": lambda row: f"{row['num_unlabeled']:,}",

@@ -1,5 +1,5 @@
-"""Sections for prompt pretraining and prompt tuning, the token-level tasks, and the choice of the pretrained prompt
-that a prompt is initialized from.
+"""Sections for prompt pretraining and prompt tuning, token-level and generation tasks, and the choice of the pretrained
+prompt that a prompt is initialized from.
 """
 
 from __future__ import annotations
@@ -18,6 +18,8 @@ from stages.common.patterns.config import Task
 from stages.common.patterns.syntax import OPTION
 from stages.common.prompts.config import PromptConfig
 from stages.common.training.config import TrainingConfig
+from stages.generation.config import GenerationSettings, GenerationTask
+from stages.generation.splits.config import GenerationData
 from stages.prompt_pretraining.config import PretrainingSettings
 from stages.prompt_pretraining.formats import NumOptions, PretrainingFormat, corpus_requirements
 from stages.splits.config import DataConfig
@@ -143,6 +145,15 @@ class QuestionAnsweringSection(TokenLevelSection, QuestionAnsweringSettings):
     """The position of the answer to a question in its context, as in SQuAD."""
 
 
+class GenerationSection(GenerationSettings):
+    """A text for each input, as in table-to-text, summarization and question generation."""
+
+    data: GenerationData
+    """Files: fields: {FIELD: COLUMN} for the fields of the pattern, label: COLUMN of the target."""
+    format: PretrainingFormat | None = None
+    """Format of the pretrained prompt for init: ppt. If not set: unified, else the only one."""
+
+
 class PromptMethod(PromptConfig):
     """A method of soft prompt tuning, optionally with its own training settings."""
 
@@ -163,6 +174,8 @@ class PromptsSection(Section):
     """Name of a downstream task -> a token classification task."""
     question_answering: dict[Name, QuestionAnsweringSection] = Field({})
     """Name of a downstream task -> a question answering task."""
+    generation: dict[Name, GenerationSection] = Field({})
+    """Name of a downstream task -> a text generation task."""
     loss: LossKind = "auto"
     """Loss of the classification tasks: cross_entropy (over the labels), hinge, vocabulary (cross-entropy over the
     vocabulary, as in the papers), or auto: hinge if a label word has several tokens, else cross_entropy. A linear head
@@ -175,7 +188,7 @@ class PromptsSection(Section):
 
     @model_validator(mode="after")
     def _has_a_task(self) -> PromptsSection:
-        if not (self.tasks or self.token_classification or self.question_answering):
+        if not (self.tasks or self.token_classification or self.question_answering or self.generation):
             raise InputError("prompts has no task.", "Add one: tasks: [{pattern: review}].", key="tasks")
         return self
 
@@ -221,6 +234,23 @@ def token_level_tasks(prompts: PromptsSection | None) -> list[TokenLevelTask]:
     return tasks
 
 
+@dataclass(frozen=True, slots=True)
+class DownstreamGeneration:
+    """A generation task of a recipe. key: the dotted key of its section; section: the section."""
+
+    task: GenerationTask
+    section: GenerationSection
+    key: str
+
+
+def generation_tasks(prompts: PromptsSection | None) -> list[DownstreamGeneration]:
+    """Returns all generation tasks, in the order of the recipe."""
+    return [
+        DownstreamGeneration(GenerationTask.of(section, name=name), section, f"prompts.generation.{name}")
+        for name, section in (prompts.generation if prompts else {}).items()
+    ]
+
+
 def matching_format(task: Task, pattern: str) -> PretrainingFormat:
     """Returns the format that is most similar to a task with a pattern: choice if the task has options, pair if the
     pattern reads at least two fields, else single.
@@ -251,10 +281,10 @@ def select_format(
     return _configured_or_only(formats, configured, f"{best} fits the task {task.name}", f"{best} or unified")
 
 
-def select_token_level_format(
+def select_format_without_match(
     task: str, formats: Sequence[PretrainingFormat], configured: PretrainingFormat | None
 ) -> PretrainingFormat:
-    """The same for a token-level task, which no format matches."""
+    """The same for a token-level or generation task, which no format matches."""
     return _configured_or_only(formats, configured, f"no format matches the task {task}", "unified")
 
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
 
 from cluster.steps.step import Step
@@ -9,6 +11,7 @@ from pipelines.dag.fewshot import build_steps
 from pipelines.schema.config import PipelineConfig
 from pipelines.schema.loader import find_recipe, read_recipe
 from pipelines.schema.locations import RecipeError
+from tests.support.generation_tasks import generation_overrides
 from tests.support.token_level_tasks import token_level_overrides
 
 METHODS = "prompts.methods={v2: {method: p_tuning_v2, num_virtual_tokens: 3}, ppt: {init: ppt}}"
@@ -99,6 +102,20 @@ def test_every_token_level_task_method_and_seed_is_a_step(words: tuple[str, ...]
     assert {step.name for step in batched["prompts/works/v2/0"].upstream()} == {"data/works"}, "trained on its own"
     alone = plan(*words, "prompts.tasks=[]")
     assert not any(name.startswith("prompts/rotten_tomatoes") for name in alone)
+
+
+def test_every_generation_task_method_and_seed_is_a_step(tmp_path: Path) -> None:
+    overrides = generation_overrides(tmp_path)
+    steps = plan(*overrides, "prompts.seeds=[0, 1]")
+    names = [f"prompts/tables/{method}/{seed}" for method in ("v2", "ppt") for seed in (0, 1)]
+    assert set(names) <= set(steps)
+    assert upstream(steps["prompts/tables/ppt/0"]) == {"data/tables", "ppt/pair"}
+    assert upstream(steps["prompts/tables/v2/1"]) == {"data/tables"}
+    assert len({steps[name].config.seed for name in names}) == len(names)
+    assert set(names) <= upstream(steps["report"])
+    other = plan(*generation_overrides(tmp_path, decoding="{strategy: beam}"))
+    assert other["data/tables"].config == steps["data/tables"].config, "decoding does not sample other sets"
+    assert other["prompts/tables/v2/0"].config != steps["prompts/tables/v2/0"].config
 
 
 def test_task_that_is_rewritten_as_a_choice_starts_from_unified() -> None:

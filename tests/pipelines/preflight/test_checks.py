@@ -13,6 +13,7 @@ from pipelines.schema.loader import find_recipe, read_recipe
 from pipelines.schema.locations import errors_located_in
 from pipelines.schema.sections.prompts import PptSection
 from stages.common.errors import DataError, InputError
+from tests.support.generation_tasks import generation_overrides
 from tests.support.recipe_files import RECIPE, ppt_section
 from tests.support.token_level_tasks import token_level_overrides
 
@@ -171,6 +172,15 @@ def test_check_corpus_reads_until_there_are_enough_documents(tmp_path: Path) -> 
     damaged.write_bytes(("\n".join(lines) + "\n" * 70_000).encode() + b"\xff")
     values = {"corpus": {"source": {"asset": str(damaged)}}, "training": {"learning_rate": 0.1, "steps": 1}}
     assert check_corpus(PptSection.model_validate(values)) is None, "the damaged end is not read"
+
+
+def test_files_of_generation_tasks_are_read(tmp_path: Path) -> None:
+    config = read_recipe(find_recipe("smoke"), PipelineConfig, generation_overrides(tmp_path))
+    with (tmp_path / "tables.jsonl").open("a") as file:
+        file.write('{"name": "News", "food": "bad", "sentence": ""}\n')
+    with pytest.raises(InputError, match=r"line 13: the target 'sentence' is empty") as caught:
+        check_recipe(config, lambda *task: None)
+    assert caught.value.key == "prompts.generation.tables.data.train"
 
 
 def test_files_of_token_level_tasks_are_read(tmp_path: Path) -> None:

@@ -10,15 +10,23 @@ import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers
 
 from pipelines.preflight.checks import check_recipe
-from pipelines.preflight.models import bare_tokenizer, check_formats, check_models, check_token_level_family
+from pipelines.preflight.models import (
+    bare_tokenizer,
+    check_formats,
+    check_generation,
+    check_models,
+    check_token_level_family,
+)
 from pipelines.schema.config import PipelineConfig
 from pipelines.schema.loader import find_recipe, read_recipe
 from pipelines.schema.locations import errors_located_in
 from stages.common.errors import AssetError, InputError
 from stages.common.models.backbones.config import BackboneConfig
 from stages.common.models.model_files import model_folder
+from stages.common.models.traits_cache import folder_max_positions
 from stages.common.patterns.verbalizers import word_tokens
 from stages.prompt_pretraining.formats import LETTERS, PretrainingFormat
+from tests.support.generation_tasks import generation_overrides
 from tests.support.recipe_files import CAUSAL, ppt_section
 from tests.support.token_level_tasks import token_level_overrides
 
@@ -197,6 +205,25 @@ def test_deep_prompts_of_token_level_tasks_are_errors_for_seq2seq_models(tmp_pat
     with pytest.raises(InputError, match="use the encoder of a seq2seq model") as caught:
         check_token_level_family(config, "seq2seq")
     assert caught.value.key == "prompts.methods.v2.method"
+
+
+def test_generation_is_an_error_for_masked_models_and_without_positions(tmp_path: Path) -> None:
+    overrides = (*generation_overrides(tmp_path), "prompts.methods={tuning: {num_virtual_tokens: 3}}")
+    config = read_recipe(find_recipe("smoke"), PipelineConfig, overrides)
+    with pytest.raises(InputError, match="is masked, and generates no texts") as caught:
+        check_generation(config, "masked")
+    assert caught.value.key == "prompts.generation.tables"
+    check_generation(config, "causal")
+    size = folder_max_positions(model_folder(config.language_model.asset), trust_remote_code=False)
+    assert size is not None
+    # the longest prompt, of `ppt`, has 4 vectors; a causal model has the input of 48 tokens in its positions, too
+    for family, fitting in (("causal", size - 48 - 4), ("seq2seq", size - 4)):
+        longest = f"prompts.generation.tables.max_new_tokens={fitting}"
+        check_generation(read_recipe(find_recipe("smoke"), PipelineConfig, (*overrides, longest)), family)
+        longer = f"prompts.generation.tables.max_new_tokens={fitting + 1}"
+        with pytest.raises(InputError, match=f"more than the {size} positions") as caught:
+            check_generation(read_recipe(find_recipe("smoke"), PipelineConfig, (*overrides, longer)), family)
+        assert caught.value.key == "prompts.generation.tables.max_new_tokens"
 
 
 def vocabulary(*words: str) -> Tokenizer:

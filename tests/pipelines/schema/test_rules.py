@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -12,6 +13,7 @@ from pipelines.schema.config import PipelineConfig
 from pipelines.schema.loader import find_recipe, read_recipe
 from pipelines.schema.locations import RecipeError
 from pipelines.schema.rules import RULES
+from tests.support.generation_tasks import generation_overrides
 from tests.support.token_level_tasks import token_level_overrides
 
 IPET = "pet.ipet={generations: 2, teacher_fraction: 0.5}"
@@ -390,3 +392,28 @@ def test_all_rules_are_listed() -> None:
     ):
         called = {name for name in check.__code__.co_names if name.startswith("check_")}
         assert defined(module) - {check.__name__} == called
+
+
+TABLES = "prompts.generation.tables"
+
+
+@pytest.mark.parametrize(
+    ("override", "key", "problem"),
+    [
+        ("prompts.methods.v2.head=linear", "prompts.methods.v2.head", "a generation task has none"),
+        ("prompts.methods.v2.init={kind: label_words}", "prompts.methods.v2.init", "a generation task has none"),
+        (f"{TABLES}.pattern='{{name}} {{mask}}'", f"{TABLES}.pattern", "the target follows the pattern"),
+        (f"{TABLES}.pattern='{{name}} {{soft:3}}'", "prompts.methods.v2", "has soft blocks"),
+        (f"{TABLES}.decoding={{num_beams: 4}}", f"{TABLES}.decoding.num_beams", "is for strategy: beam"),
+        (f"{TABLES}.decoding={{top_k: 4}}", f"{TABLES}.decoding.top_k", "unknown key"),
+        (f"{TABLES}.data.train.label=null", f"{TABLES}.data.train.label", "label is not set"),
+        (f"{TABLES}.data.test.label_map={{a: b}}", f"{TABLES}.data.test.label_map", "no effect"),
+        (f"{TABLES}.format=choice", f"{TABLES}.format", "no prompt is pretrained"),
+        ("prompts.training.early_stopping={}", "prompts.training.early_stopping", "requires a dev set"),
+        ("task.name=tables", TABLES, "two tasks have the name tables"),
+    ],
+)
+def test_a_broken_rule_of_a_generation_task_is_an_error(override: str, key: str, problem: str, tmp_path: Path) -> None:
+    error = error_of(*generation_overrides(tmp_path), "prompts.tasks=[]", override)
+    assert error.key == key
+    assert problem in str(error)

@@ -1,0 +1,1 @@
+"""Text generation with soft prompts: table-to-text, summarization, question generation."""

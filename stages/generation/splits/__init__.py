@@ -1,0 +1,1 @@
+"""Samples the sets of a text generation task."""

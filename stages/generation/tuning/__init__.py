@@ -1,0 +1,1 @@
+"""Tunes a soft prompt for a text generation task."""
