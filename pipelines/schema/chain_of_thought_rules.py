@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from pipelines.schema.config import PipelineConfig
 from pipelines.schema.sections.chain_of_thought import ChainOfThoughtSection
-from stages.chain_of_thought.answers import AnswerFinder
+from stages.chain_of_thought.answers import AnswerParser
 from stages.chain_of_thought.config import question_pattern
 from stages.common.errors import InputError
 from stages.common.patterns.config import Task
@@ -26,7 +26,7 @@ def check_chain_of_thought(config: PipelineConfig) -> None:
             )
     answers = answers_of(section, config.task)
     _check_words(answers, config.task)
-    find = AnswerFinder(answers, section.answer_trigger, section.answer_pattern)
+    find = AnswerParser(answers, section.answer_trigger, section.answer_pattern)
     for number, item in enumerate(section.demonstrations):
         if find(item.rationale).label is None:
             how = "answer_pattern" if section.answer_pattern else f"answer_trigger {section.answer_trigger!r}"

@@ -28,7 +28,7 @@ class Answer:
     label: str | None
 
 
-class AnswerFinder:
+class AnswerParser:
     """Finds the answer in what a model wrote.
 
     The first word that names a label is the answer. It is searched for in the match of the regular expression, else in

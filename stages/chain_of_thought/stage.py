@@ -17,7 +17,7 @@ from typing import Any
 
 import torch
 
-from stages.chain_of_thought.answers import Answer, AnswerFinder, Majority, majority
+from stages.chain_of_thought.answers import Answer, AnswerParser, Majority, majority
 from stages.chain_of_thought.config import ChainOfThoughtConfig
 from stages.chain_of_thought.generation import Generator, Prompt, Sampling
 from stages.chain_of_thought.prompts import Prompts
@@ -117,7 +117,7 @@ class _Writer:
         self._recorder = recorder
         self._tokenizer = backbone.tokenizer
         self._generate = Generator(backbone, engine)
-        self._find = AnswerFinder(config.answers, config.answer_trigger, config.answer_pattern)
+        self._find = AnswerParser(config.answers, config.answer_trigger, config.answer_pattern)
 
     def write(self, examples: Sequence[Example]) -> list[list[Rationale]]:
         """Returns `num_rationales` rationales of each example."""

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import pytest
 
-from stages.chain_of_thought.answers import Answer, AnswerFinder, majority
+from stages.chain_of_thought.answers import Answer, AnswerParser, majority
 from stages.common.errors import InputError
 
 WORDS = {"rotten": ("rotten", "bad"), "fresh": ("fresh", "very good", "good")}
-find = AnswerFinder(WORDS, "The answer is")
+find = AnswerParser(WORDS, "The answer is")
 
 
 @pytest.mark.parametrize(
@@ -38,7 +38,7 @@ def test_answer_of_its_own_pass_needs_no_trigger() -> None:
 
 
 def test_pattern_finds_the_last_match_of_its_group() -> None:
-    by_pattern = AnswerFinder(WORDS, "The answer is", r"\((?P<answer>[^)]*)\)")
+    by_pattern = AnswerParser(WORDS, "The answer is", r"\((?P<answer>[^)]*)\)")
     assert by_pattern("(bad) or (it is good)") == Answer("it is good", "fresh")
     assert by_pattern("(bad) or (neither)") == Answer("neither", None)
     assert by_pattern("The answer is good.") == Answer(None, None)
@@ -46,16 +46,16 @@ def test_pattern_finds_the_last_match_of_its_group() -> None:
 
 
 def test_longer_words_win_over_their_parts() -> None:
-    sports = AnswerFinder({"sports": ("sports",), "motor sports": ("motor sports",)}, "Label:")
+    sports = AnswerParser({"sports": ("sports",), "motor sports": ("motor sports",)}, "Label:")
     assert sports("Label: motor sports").label == "motor sports"
     assert sports("Label: sports on motors").label == "sports"
 
 
 def test_words_of_scripts_without_spaces_have_no_borders() -> None:
-    chinese = AnswerFinder({"好评": ("好评", "A"), "差评": ("差评", "B")}, "答案是")
+    chinese = AnswerParser({"好评": ("好评", "A"), "差评": ("差评", "B")}, "答案是")
     assert chinese("所以，答案是好评。").label == "好评"
     assert chinese("所以，答案是选B。").label == "差评"
-    assert AnswerFinder({"yes": ("да",), "no": ("нет",)}, "Ответ:")("Ответ: никогда").label is None
+    assert AnswerParser({"yes": ("да",), "no": ("нет",)}, "Ответ:")("Ответ: никогда").label is None
 
 
 @pytest.mark.parametrize(
@@ -64,7 +64,7 @@ def test_words_of_scripts_without_spaces_have_no_borders() -> None:
 )
 def test_pattern_without_an_answer_is_rejected(pattern: str, problem: str) -> None:
     with pytest.raises(InputError, match=problem) as caught:
-        AnswerFinder(WORDS, "The answer is", pattern)
+        AnswerParser(WORDS, "The answer is", pattern)
     assert caught.value.key == "answer_pattern"
     assert caught.value.remedy
 
