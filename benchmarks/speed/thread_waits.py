@@ -3,7 +3,7 @@
     python benchmarks/speed/thread_waits.py [--quick] [--steps 12] [--turns 3]
 
 Trains MPNet in new processes with two threads, in turns with the default of OpenMP and with the setting of workers, on
-free cores and beside another process that computes all the time. Prints seconds and CPU seconds per step, medians over
+free cores and while another process computes all the time. Prints seconds and CPU seconds per step, medians over
 the turns, and the ratio of both settings. Linux only.
 """
 
@@ -90,7 +90,7 @@ def main() -> None:
     num_steps, num_turns = (1, 1) if options.quick else (options.steps, options.turns)
     model = MINILM.asset if options.quick else MPNET.asset
     rows = []
-    for place, is_busy in (("free cores", False), ("beside a busy process", True)):
+    for place, is_busy in (("free cores", False), ("next to a busy process", True)):
         found: dict[str, list[tuple[float, float]]] = {name: [] for name in SETTINGS}
         with busy_process(is_busy):
             for _ in range(num_turns):
