@@ -252,7 +252,7 @@ def measure_scale(folder: Path, scales: tuple[int, int]) -> None:
 
 
 def run_grid(number: int, folder: Path) -> Grid:
-    """Plans and runs a grid of steps, then runs it again."""
+    """Plans and runs a grid of steps, then runs it again three times, of which the fastest counts."""
     os.environ["PYTHONPATH"] = str(ROOT)
     memory = [resident_bytes()]
     steps, store, options = grid_steps(number), open_store(folder), RunOptions(engine=ENGINE)
@@ -271,9 +271,9 @@ def run_grid(number: int, folder: Path) -> Grid:
         cpu_s = time.process_time() - cpu_s
         memory.append(resident_bytes())
     assert run.ok and len(run.executed) == number
-    cached = execute(steps, store, options)
-    assert len(cached.cached) == number
-    seconds = (plan_s, run.wall_s, cpu_s, cached.wall_s)
+    cached = [execute(steps, store, options) for _ in range(3)]
+    assert all(len(item.cached) == number for item in cached)
+    seconds = (plan_s, run.wall_s, cpu_s, min(item.wall_s for item in cached))
     growths = (memory[1] - memory[0], memory[3] - memory[2], memory[4] - memory[3])
     return Grid(*(1e3 * item / number for item in seconds), *(1e-3 * item / number for item in growths))
 
