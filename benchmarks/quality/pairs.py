@@ -10,6 +10,7 @@ logistic regression on each encoder's vectors: of both texts joined (`pairs: joi
 from __future__ import annotations
 
 import argparse
+from collections.abc import Mapping
 
 import numpy as np
 import torch
@@ -32,11 +33,16 @@ MAX_CHARACTERS = 500
 FIELDS = ("first", "second")
 
 
-def pairs_of(name: str, number: int, seed: int) -> list[Example]:
-    """Returns pairs of the texts of a set, with the label 0 or 1 in turn."""
+def texts_of(name: str) -> dict[str, list[str]]:
+    """Returns label -> texts of a set."""
     texts: dict[str, list[str]] = {}
     for row in labeled_rows(name):
         texts.setdefault(row["label"], []).append(row["text"][:MAX_CHARACTERS])
+    return texts
+
+
+def draw_pairs(texts: Mapping[str, list[str]], number: int, seed: int) -> list[Example]:
+    """Returns pairs of texts, with the label 0 or 1 in turn."""
     labels = [label for label, items in texts.items() if len(items) > 1]
     rng = np.random.default_rng(seed)
     pairs = []
@@ -72,12 +78,13 @@ def main() -> None:
     print("| set, encoder | joined | compared |")
     print("|---|--:|--:|")
     for name in options.sets:
+        texts = texts_of(name)
         for title in options.encoders:
             config = EncoderConfig(asset=ENCODERS[title].asset, max_length=128)
             readers = (TextEncoder.of(config, FIELDS), PairEncoder.of(config, FIELDS))
             found = []
             for seed in range(options.seeds):
-                pairs = pairs_of(name, NUM_LABELED + NUM_TEST, seed)
+                pairs = draw_pairs(texts, NUM_LABELED + NUM_TEST, seed)
                 gold = np.array([int(str(item.label)) for item in pairs])
                 joined, compared = (reader.embed(pairs, NullRecorder(), "", bf16=True) for reader in readers)
                 sets = (F.normalize(joined, dim=1), compared)
