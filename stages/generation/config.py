@@ -76,7 +76,7 @@ class GenerationSettings(Config):
     truncation: Truncation = "longest"
     """Which field is shortened if an input is longer than the max_length of the backbone: longest or last."""
     decoding: DecodingConfig = DecodingConfig()
-    """How tokens of the output are chosen."""
+    """How outputs are generated."""
     units: Literal["words", "characters"] = "words"
     """What BLEU and ROUGE count: words, or characters in scripts that put no spaces between words."""
 

@@ -268,7 +268,7 @@ def test_sending_takes_a_tenth_of_the_time_until_someone_waits(tmp_path: Path, m
     sent_at_s: list[float] = []
     monkeypatch.setattr(Delivery, "send_next", lambda _: use_cpu(0.01) or sent_at_s.append(time.monotonic()))
     monkeypatch.setattr(outbox.Outbox, "_clean_up", lambda _: None)
-    box = outbox.Outbox(Destination(tmp_path, "films"), None)  # type: ignore[arg-type]
+    box = outbox.Outbox(Destination(tmp_path, "films"), object())  # type: ignore[arg-type]
     for number in range(60):
         box.add("batch", "run", params=[["a", str(number)]])
     time.sleep(1.0)
@@ -287,7 +287,7 @@ def test_records_that_wait_for_long_are_sent_without_pauses(tmp_path: Path, monk
     monkeypatch.setattr(outbox.Outbox, "_clean_up", lambda _: None)
     monkeypatch.setattr(outbox, "MAX_SHARE", 1e-6)
     monkeypatch.setattr(outbox, "MAX_LAG_S", 0.0)
-    box = outbox.Outbox(Destination(tmp_path, "films"), None)  # type: ignore[arg-type]
+    box = outbox.Outbox(Destination(tmp_path, "films"), object())  # type: ignore[arg-type]
     for number in range(5):
         box.add("batch", "run", params=[["a", str(number)]])
     until = time.monotonic() + 60
