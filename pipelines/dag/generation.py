@@ -9,10 +9,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from cluster.steps.step import Step
+from pipelines.dag.prompts import downstream_step
 from pipelines.dag.steps import make_step
 from pipelines.schema.config import PipelineConfig
-from pipelines.schema.sections.prompts import DownstreamGeneration, generation_tasks
-from stages.common.prompts.config import PromptConfig
+from pipelines.schema.sections.prompts import generation_tasks
 from stages.generation.splits.config import GenerationSplitsConfig
 from stages.generation.tuning.config import GenerationTuningConfig
 
@@ -35,41 +35,17 @@ def generation_data_steps(config: PipelineConfig) -> dict[str, Step]:
 def generation_prompt_steps(config: PipelineConfig, data: Mapping[str, Step], ppt: Sequence[Step]) -> list[Step]:
     """Returns one step per generation task, method and seed."""
     return [
-        _prompt(config, data, ppt, item, method, seed)
+        downstream_step(
+            config,
+            data,
+            ppt,
+            item,
+            method,
+            seed,
+            run="stages.generation.tuning.stage:run",
+            config_class=GenerationTuningConfig,
+        )
         for item in generation_tasks(config.prompts)
         for method in (config.prompts.methods if config.prompts else ())
         for seed in (config.prompts.seeds if config.prompts else ())
     ]
-
-
-def _prompt(
-    config: PipelineConfig,
-    data: Mapping[str, Step],
-    ppt: Sequence[Step],
-    item: DownstreamGeneration,
-    method: str,
-    seed: int,
-) -> Step:
-    assert config.prompts is not None
-    settings, row = config.prompts.methods[method], f"prompts/{item.task.name}/{method}"
-    return make_step(
-        config,
-        f"{row}/{seed}",
-        kind="prompts",
-        run="stages.generation.tuning.stage:run",
-        config=GenerationTuningConfig(
-            task=item.task,
-            backbone=config.language_model,
-            prompt=PromptConfig.of(settings),
-            training=settings.training or config.prompts.training,
-        ),
-        inputs={
-            "data": data[item.task.name],
-            "pretrained": ppt[config.pretrained_for(item)] if settings.init == "ppt" else None,
-        },
-        resources=config.prompts.resources,
-        row=row,
-        seed=str(seed),
-        task=item.task.name,
-        method=method,
-    )

@@ -52,7 +52,7 @@ class AnswerParser:
 
         Args:
             rationale: What the model wrote after the question.
-            answer: What it wrote after the trigger that followed its rationale, if it was asked for an answer.
+            answer: What it wrote after the trigger that followed its rationale, if it was prompted for an answer.
         """
         if self._pattern is not None:
             matches = list(self._pattern.finditer(rationale if answer is None else f"{rationale} {answer}"))

@@ -154,10 +154,10 @@ class _Writer:
 
     def _completions(self, prompts: Sequence[Prompt], texts: Sequence[str]) -> list[str | None]:
         """Returns what the model writes after the answer trigger. The most probable tokens are taken."""
-        asked = [
+        questions = [
             Prompt(self._prompts.answer_prompt(prompt.ids, text)) for prompt, text in zip(prompts, texts, strict=True)
         ]
-        answers = self._generate(asked, self._config.max_answer_tokens, partial(self._log_progress, "answers"))
+        answers = self._generate(questions, self._config.max_answer_tokens, partial(self._log_progress, "answers"))
         return [self._decoded(item.ids).strip() for item in answers]
 
     def _answer(self, text: str, completion: str | None) -> Answer:

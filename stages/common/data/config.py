@@ -123,3 +123,29 @@ class CorpusConfig(Config):
     """Maximum number of words per sentence. Text without punctuation is split into pieces of this length."""
     window: int = Field(10_000, ge=2)
     """Number of documents kept in memory. Sentences of other documents are sampled from them."""
+
+
+class DownstreamData(Config):
+    """Files of a downstream task that is not classification, and the number of examples to use."""
+
+    train: Source
+    """Source of the training set."""
+    dev: Source | None = None
+    """Source of the dev set."""
+    test: Source
+    """Source of the test set."""
+    train_size: int | None = Field(None, ge=1)
+    """Training examples to sample. If not set, all are used."""
+    test_size: int | None = Field(None, ge=1)
+    """Test examples to sample. If not set, all are used."""
+
+    @property
+    def has_dev(self) -> bool:
+        """Returns True if there is a dev set."""
+        return self.dev is not None
+
+    @property
+    def sources(self) -> dict[str, Source]:
+        """The sources that are set, by name."""
+        sources = {"train": self.train, "dev": self.dev, "test": self.test}
+        return {name: source for name, source in sources.items() if source is not None}

@@ -5,9 +5,8 @@ from __future__ import annotations
 from dataclasses import dataclass
 from pathlib import Path
 
-from stages.common.errors import DataError
+from stages.common.data.downstream_sets import read_sets
 from stages.common.protocols import Engine, Recorder
-from stages.common.seeds import python_rng
 from stages.generation.examples import GenerationExample, read_examples, write_examples
 from stages.generation.splits.config import GenerationSplitsConfig
 
@@ -55,34 +54,7 @@ def sample_splits(config: GenerationSplitsConfig) -> dict[str, list[GenerationEx
     Raises:
         DataError: a source lacks a field or a target, is malformed, or has too few examples.
     """
-    sets: dict[str, list[GenerationExample]] = {"dev": []}
-    for name, source in config.data.sources.items():
-        missing = [item for item in config.fields if item not in source.fields]
-        if missing:
-            raise DataError(
-                f"the pattern of {config.task} has the field {missing[0]!r}, which data.{name}.fields does not have.",
-                f"Add it: {missing[0]}: COLUMN.",
-                key=f"data.{name}.fields",
-            )
-        try:
-            sets[name] = _sample(read_examples(source, f"{name}-"), name, config)
-        except DataError as error:
-            raise error.at(key=f"data.{name}") from error
-    return sets
-
-
-def _sample(examples: list[GenerationExample], name: str, config: GenerationSplitsConfig) -> list[GenerationExample]:
-    """Samples the configured number of examples, in file order."""
-    size: int | None = {"train": config.data.train_size, "test": config.data.test_size}.get(name)
-    if size is None:
-        return examples
-    if size > len(examples):
-        raise DataError(
-            f"{name}_size is {size}, but the file has {len(examples)} examples.",
-            f"Lower data.{name}_size.",
-            key=f"data.{name}_size",
-        )
-    return [examples[number] for number in sorted(python_rng(config.seed, name).sample(range(len(examples)), size))]
+    return read_sets(config.data, config.task, config.fields, config.seed, read_examples)
 
 
 def _key(item: GenerationExample) -> str:

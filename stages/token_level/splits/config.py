@@ -2,27 +2,15 @@
 
 from __future__ import annotations
 
-from pydantic import Field, model_validator
+from pydantic import model_validator
 
-from stages.common.config import Config
-from stages.common.data.config import Source
+from stages.common.data.config import DownstreamData
 from stages.common.errors import InputError
 from stages.token_level.config import TokenLevelConfig
 
 
-class TokenLevelData(Config):
+class TokenLevelData(DownstreamData):
     """Files of a token-level task, and the number of examples to use."""
-
-    train: Source
-    """Source of the labeled set."""
-    dev: Source | None = None
-    """Source of the dev set."""
-    test: Source
-    """Source of the test set."""
-    train_size: int | None = Field(None, ge=1)
-    """Training examples to sample. If not set, all are used."""
-    test_size: int | None = Field(None, ge=1)
-    """Test examples to sample. If not set, all are used."""
 
     @model_validator(mode="after")
     def _every_source_has_labels(self) -> TokenLevelData:
@@ -34,17 +22,6 @@ class TokenLevelData(Config):
                     key=f"{name}.label",
                 )
         return self
-
-    @property
-    def has_dev(self) -> bool:
-        """Returns True if there is a dev set."""
-        return self.dev is not None
-
-    @property
-    def sources(self) -> dict[str, Source]:
-        """The sources that are set, by name."""
-        sources = {"train": self.train, "dev": self.dev, "test": self.test}
-        return {name: source for name, source in sources.items() if source is not None}
 
 
 class TokenLevelSplitsConfig(TokenLevelConfig):

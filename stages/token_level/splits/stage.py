@@ -3,13 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from stages.common.errors import DataError
+from stages.common.data.downstream_sets import read_sets
 from stages.common.protocols import Engine, Recorder
-from stages.common.seeds import python_rng
 from stages.token_level.config import OUTSIDE
 from stages.token_level.examples import TaggedText, TokenLevelExample, fields_of, read_examples, write_examples
 from stages.token_level.splits.config import TokenLevelSplitsConfig
@@ -51,40 +49,19 @@ def run(config: TokenLevelSplitsConfig, inputs: Inputs, out: Path, recorder: Rec
     )
 
 
-def sample_splits(config: TokenLevelSplitsConfig) -> dict[str, Sequence[TokenLevelExample]]:
+def sample_splits(config: TokenLevelSplitsConfig) -> dict[str, list[TokenLevelExample]]:
     """Returns the sets `train`, `dev` (empty if it has no source) and `test`.
 
     Raises:
         DataError: a source lacks a field or a label, is malformed, or has too few examples.
     """
-    sets: dict[str, Sequence[TokenLevelExample]] = {"dev": ()}
-    for name, source in config.data.sources.items():
-        missing = [item for item in fields_of(config.task) if item not in source.fields]
-        if missing:
-            raise DataError(
-                f"the task {config.task.name} needs the field {missing[0]!r}, which data.{name}.fields does not have.",
-                f"Add it: {missing[0]}: COLUMN.",
-                key=f"data.{name}.fields",
-            )
-        try:
-            sets[name] = _sample(read_examples(source, config.task, f"{name}-"), name, config)
-        except DataError as error:
-            raise error.at(key=f"data.{name}") from error
-    return sets
-
-
-def _sample(examples: list[TokenLevelExample], name: str, config: TokenLevelSplitsConfig) -> list[TokenLevelExample]:
-    """Samples the configured number of examples, in file order."""
-    size: int | None = {"train": config.data.train_size, "test": config.data.test_size}.get(name)
-    if size is None:
-        return examples
-    if size > len(examples):
-        raise DataError(
-            f"{name}_size is {size}, but the file has {len(examples)} examples.",
-            f"Lower data.{name}_size.",
-            key=f"data.{name}_size",
-        )
-    return [examples[number] for number in sorted(python_rng(config.seed, name).sample(range(len(examples)), size))]
+    return read_sets(
+        config.data,
+        config.task.name,
+        fields_of(config.task),
+        config.seed,
+        lambda source, start: read_examples(source, config.task, start),
+    )
 
 
 def _key(item: TokenLevelExample) -> str:

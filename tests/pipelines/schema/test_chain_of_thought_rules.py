@@ -79,4 +79,5 @@ def test_a_label_is_named_by_itself_and_its_words() -> None:
 
 
 def test_demonstrations_with_answers_are_valid() -> None:
-    read(section(demonstrations=f"[{DEMONSTRATION}]", methods="{few: {num_demonstrations: 1}}"))
+    own = read(section(demonstrations=f"[{DEMONSTRATION}]", methods="{few: {num_demonstrations: 1}}")).chain_of_thought
+    assert own is not None and len(own.demonstrations) == own.methods["few"].num_demonstrations == 1

@@ -47,5 +47,5 @@ def test_ordered_labels_count_no_answer_as_the_farthest_label() -> None:
 
 
 def test_question_with_a_missing_answer_is_no_exact_match() -> None:
-    asked = examples(GOLD, ("a", "a", "b", "b", "c", "d"))
-    assert score_answers(PREDICTED, asked, problem_of(LABELS, SINGLE_LABEL)).exact_match == 0.25
+    gold_examples = examples(GOLD, ("a", "a", "b", "b", "c", "d"))
+    assert score_answers(PREDICTED, gold_examples, problem_of(LABELS, SINGLE_LABEL)).exact_match == 0.25

@@ -45,7 +45,7 @@ def test_sizes_and_fields_that_do_not_fit_raise(source: Source) -> None:
         sample_splits(config(GenerationData(train=source, test=source, test_size=30)))
     assert caught.value.key == "data.test_size"
     other = source.model_copy(update={"fields": {"table": "article"}})
-    with pytest.raises(DataError, match=r"the pattern of news has the field 'text'") as caught:
+    with pytest.raises(DataError, match=r"the task news needs the field 'text'") as caught:
         sample_splits(config(GenerationData(train=source, test=other)))
     assert caught.value.key == "data.test.fields"
 
