@@ -24,7 +24,7 @@ import yaml
 
 from benchmarks.quality import prompts, rows
 from benchmarks.quality.splits import SEEDS, comma_list, prepare
-from pipelines.init.assets import MINILM, MPNET, QWEN_CODER, SMOLLM2
+from pipelines.default_models import MINILM, MPNET, QWEN_CODER, SMOLLM2
 
 BACKBONES = {"smollm2": SMOLLM2.asset, "qwen": QWEN_CODER.asset}
 ENCODERS = {name: {"asset": model.asset, "max_length": 128} for name, model in (("MiniLM", MINILM), ("MPNet", MPNET))}

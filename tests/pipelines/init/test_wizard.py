@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from pipelines.cli.views import terminal
 from pipelines.dag import fewshot
-from pipelines.init.assets import MINILM, MPNET, MULTILINGUAL_E5, QWEN_CODER, SMOLLM2
+from pipelines.default_models import MINILM, MPNET, MULTILINGUAL_E5, QWEN_CODER, SMOLLM2
 from pipelines.schema import reference
 from pipelines.schema.config import PipelineConfig
 from pipelines.schema.loader import read_recipe
