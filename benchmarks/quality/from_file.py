@@ -199,8 +199,7 @@ def answer(recipe: Path, store: Path, row: Row) -> Any:
         try:
             _wait_until_ready(f"http://127.0.0.1:{port}/ready", service)
             fields = {name: value for name, value in row.items() if name != "label"}
-            body = {"texts": [row["text"]]} if "text" in row else {"examples": [fields]}
-            reply = requests.post(f"http://127.0.0.1:{port}/predict", json=body, timeout=60)
+            reply = requests.post(f"http://127.0.0.1:{port}/predict", json={"inputs": [fields]}, timeout=60)
             reply.raise_for_status()
             return reply.json()["predictions"][0]
         finally:

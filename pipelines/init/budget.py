@@ -88,16 +88,18 @@ def reductions(
         num_texts: Number of unlabeled texts of the task.
         keep_patterns: If True, PET has all of its patterns or is left out.
         relates_texts: If True, a label says how two texts relate. Tuned encoders then do not help: pairs of texts with
-            one label are not alike.
+            one label are not alike. A language model compares two texts, so it is left out last.
     """
     yield parts
     changes: list[dict[str, Any]] = [{"num_folds": count} for count in range(MAX_FOLDS, MIN_FOLDS - 1, -1)]
     changes += [{"num_patterns": count} for count in range(parts.num_patterns - 1, 0, -1) if not keep_patterns]
-    changes += [{"has_tuned": False}] if relates_texts else []
-    changes += [{"num_patterns": 0}, {"has_base_student": False}]
+    no_patterns = {"num_patterns": 0}
+    changes += [{"has_tuned": False}] if relates_texts else [no_patterns]
+    changes += [{"has_base_student": False}]
     changes += [{"max_unlabeled": size} for size in UNLABELED_SIZES if 1000 <= size < num_texts]
     changes += [{"has_base": False}]
     changes += [{"max_unlabeled": size} for size in UNLABELED_SIZES if size < min(num_texts, 1000)]
+    changes += [no_patterns]
     for change in changes:
         smaller = replace(parts, **change)
         if smaller != parts:
