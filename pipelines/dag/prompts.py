@@ -18,12 +18,11 @@ from typing import Any
 from cluster.steps.step import Resources, Step
 from pipelines.dag.steps import make_step
 from pipelines.schema.config import PipelineConfig
-from pipelines.schema.sections.prompts import DownstreamGeneration, PptSection, TokenLevelTask, token_level_tasks
+from pipelines.schema.sections.prompts import PptSection, TokenLevelTask, token_level_tasks
 from stages.common.data.config import CorpusConfig
 from stages.common.models.backbones.config import BackboneConfig
 from stages.common.prompts.config import PromptConfig
 from stages.common.seeds import derive_seed
-from stages.generation.tuning.config import GenerationTuningConfig
 from stages.prompt_pretraining.config import PretrainingConfig, SingleConfig
 from stages.prompt_pretraining.examples.config import PretrainingExamplesConfig
 from stages.prompt_pretraining.formats import PretrainingFormat
@@ -51,42 +50,29 @@ def token_level_data_steps(config: PipelineConfig) -> dict[str, Step]:
 def token_level_prompt_steps(config: PipelineConfig, data: Mapping[str, Step], ppt: Sequence[Step]) -> list[Step]:
     """Returns one step per token-level task, method and seed."""
     return [
-        downstream_step(
-            config,
-            data,
-            ppt,
-            item,
-            method,
-            seed,
-            run="stages.token_level.tuning.stage:run",
-            config_class=TokenLevelTuningConfig,
-        )
+        _token_level_step(config, data, ppt, item, method, seed)
         for item in token_level_tasks(config.prompts)
         for method in (config.prompts.methods if config.prompts else ())
         for seed in (config.prompts.seeds if config.prompts else ())
     ]
 
 
-def downstream_step(
+def _token_level_step(
     config: PipelineConfig,
     data: Mapping[str, Step],
     ppt: Sequence[Step],
-    item: TokenLevelTask | DownstreamGeneration,
+    item: TokenLevelTask,
     method: str,
     seed: int,
-    *,
-    run: str,
-    config_class: type[TokenLevelTuningConfig] | type[GenerationTuningConfig],
 ) -> Step:
-    """Returns the step that tunes a prompt for a task that is not classification."""
     assert config.prompts is not None
     settings, row = config.prompts.methods[method], f"prompts/{item.task.name}/{method}"
     return make_step(
         config,
         f"{row}/{seed}",
         kind="prompts",
-        run=run,
-        config=config_class(
+        run="stages.token_level.tuning.stage:run",
+        config=TokenLevelTuningConfig(
             task=item.task,
             backbone=config.language_model,
             prompt=PromptConfig.of(settings),

@@ -6,6 +6,7 @@
 | p_tuning | the same | a biLSTM with an MLP, or an MLP | Liu et al., 2021, https://arxiv.org/abs/2103.10385 |
 | prefix_tuning | keys and values of every layer | an MLP | Li & Liang, ACL 2021 |
 | p_tuning_v2 | keys and values of every layer | nothing, or an MLP | Liu et al., ACL 2022 |
+| lora | none: adapters are trained alone | nothing | Hu et al., ICLR 2022 |
 
 The reparameterization is used during training; only its result is saved. It is residual unless the initial vectors are
 random: it adds to keys and values of real words, for example, which prefix tuning starts best from. Vectors may be of
@@ -26,7 +27,7 @@ from stages.common.models.cloze.config import ClozeConfig
 from stages.common.patterns.syntax import Pattern
 from stages.common.training.config import TrainingConfig
 
-PromptTuningMethod = Literal["prompt_tuning", "p_tuning", "prefix_tuning", "p_tuning_v2"]
+PromptTuningMethod = Literal["prompt_tuning", "p_tuning", "prefix_tuning", "p_tuning_v2", "lora"]
 WORD_VECTORS = "table.words"
 """Parameter with the virtual tokens that are initialized from words. A curriculum freezes it at first."""
 Head = Literal["verbalizer", "linear"]
@@ -36,13 +37,19 @@ _DEFAULT: dict[PromptTuningMethod, Reparameterization] = {
     "p_tuning": "lstm",
     "prefix_tuning": "mlp",
     "p_tuning_v2": "none",
+    "lora": "none",
 }
 _ALLOWED: dict[PromptTuningMethod, tuple[Reparameterization, ...]] = {
     "prompt_tuning": ("none",),
     "p_tuning": ("lstm", "mlp"),
     "prefix_tuning": ("mlp",),
     "p_tuning_v2": ("none", "mlp"),
+    "lora": ("none",),
 }
+OF_VECTORS = (
+    "num_virtual_tokens", "init", "reparameterization", "encoder_hidden_size", "rank", "hard_prompt_steps",
+)  # fmt: skip
+"""Keys of methods that train vectors."""
 
 
 def check_fit(config: PromptConfig, pattern: Pattern) -> None:
@@ -54,6 +61,11 @@ def check_fit(config: PromptConfig, pattern: Pattern) -> None:
     if config.is_deep and pattern.has_soft_blocks:
         raise InputError(
             f"pattern {pattern.name!r} has soft blocks, but {config.method} adds its vectors to every layer.",
+            "Remove {soft:...}, or set method: prompt_tuning or p_tuning.",
+        )
+    if config.method == "lora" and pattern.has_soft_blocks:
+        raise InputError(
+            f"pattern {pattern.name!r} has soft blocks, but method: lora trains no vectors.",
             "Remove {soft:...}, or set method: prompt_tuning or p_tuning.",
         )
     if config.hard_prompt_steps and not any(block.words for block in pattern.soft_blocks):
@@ -137,7 +149,7 @@ class PromptConfig(Config):
     """A method of soft prompt tuning and its settings."""
 
     method: PromptTuningMethod = "prompt_tuning"
-    """prompt_tuning, p_tuning, prefix_tuning or p_tuning_v2."""
+    """prompt_tuning, p_tuning, prefix_tuning, p_tuning_v2, or lora (adapters without a soft prompt)."""
     num_virtual_tokens: int = Field(16, ge=1)
     """Length of the prompt. A pretrained prompt and the soft blocks of a pattern define their own length."""
     init: InitConfig | Literal["ppt"] = InitConfig()
@@ -160,6 +172,21 @@ class PromptConfig(Config):
     """Scores labels with the verbalizer, or with a linear head that is trained with the prompt. If not set, verbalizer;
     for token-level tasks, linear.
     """
+
+    @model_validator(mode="after")
+    def _lora_has_no_vectors(self) -> PromptConfig:
+        if self.method != "lora":
+            return self
+        if self.lora is None:
+            raise InputError("method: lora needs the settings of its adapters.", "Add lora: {rank: 8}.", key="lora")
+        for key in OF_VECTORS:
+            if key in self.model_fields_set and getattr(self, key) != type(self).model_fields[key].default:
+                raise InputError(
+                    f"{key} is for vectors, but method: lora trains none.",
+                    f"Remove {key}, or set another method and keep lora.",
+                    key=key,
+                )
+        return self
 
     @model_validator(mode="after")
     def _parts_fit(self) -> PromptConfig:
@@ -190,6 +217,11 @@ class PromptConfig(Config):
         if self.is_deep and self.init != "ppt" and self.init.kind == "mean":
             raise InputError("a deep prompt cannot be initialized with a mean.", "Use another kind.", key="init.kind")
         return self
+
+    @property
+    def prompt_length(self) -> int:
+        """Vectors before a text, unless a pattern or a pretrained prompt defines their number."""
+        return 0 if self.method == "lora" else self.num_virtual_tokens
 
     @property
     def is_deep(self) -> bool:

@@ -30,8 +30,8 @@ from stages.common.seeds import derive_seed, torch_rng
 
 def initialize_prompt(
     config: PromptConfig, task: Task, pattern: str, backbone: Backbone, *, seed: int, pretrained: Path | None
-) -> Prompt:
-    """Returns the prompt of a task before its first step.
+) -> Prompt | None:
+    """Returns the prompt of a task before its first step; None for method: lora, which has none.
 
     Args:
         config: The method and its settings.
@@ -69,8 +69,8 @@ def new_prompt(
     seed: int,
     label_words: Sequence[int] = (),
     pretrained: Tensor | None = None,
-) -> Prompt:
-    """Returns a new prompt for a pattern.
+) -> Prompt | None:
+    """Returns a new prompt for a pattern; None for method: lora, which has none.
 
     Args:
         config: The method and its settings.
@@ -87,6 +87,8 @@ def new_prompt(
     torch.manual_seed(derive_seed(seed, "prompt"))
     if pattern is not None:
         check_fit(config, pattern)
+    if config.method == "lora":
+        return None
     module: torch.nn.Module
     if config.is_deep:
         layers = KVLayout.of(backbone)

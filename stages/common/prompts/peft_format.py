@@ -37,6 +37,8 @@ def tidy(folder: Path) -> None:
     path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
 
 
+PROMPT_FILE = "prompt.json"
+"""What PEFT's files do not say about a prompt that `save_prompt` wrote."""
 _WEIGHTS = "adapter_model.safetensors"
 
 
@@ -49,7 +51,7 @@ def save_prompt(prompt: Prompt, backbone: Backbone, folder: Path, method: Prompt
     if prompt.layers is not None and backbone.num_peft_submodules == 2:
         vectors_NW = _pad_for_encoder_cache(vectors_NW, prompt.layers)
     metadata = {"place": prompt.position, "backbone": backbone.digest}
-    (folder / "prompt.json").write_text(json.dumps(metadata, sort_keys=True) + "\n")
+    (folder / PROMPT_FILE).write_text(json.dumps(metadata, sort_keys=True) + "\n")
     save_file({"prompt_embeddings": vectors_NW.contiguous()}, folder / _WEIGHTS)
 
 
@@ -65,7 +67,7 @@ def load_prompt(folder: Path, backbone: Backbone) -> Prompt:
     except (FileNotFoundError, KeyError) as error:
         raise InputError(f"{folder} has no soft prompt ({error}).", "Specify the folder `prompt` of a step.") from error
     is_deep = config["peft_type"] == "PREFIX_TUNING"
-    path = folder / "prompt.json"
+    path = folder / PROMPT_FILE
     metadata: dict[str, Any] = {"place": "layers" if is_deep else "before"}
     metadata |= json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
     position: PromptPosition = metadata["place"]

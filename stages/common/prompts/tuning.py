@@ -124,8 +124,8 @@ def save_tuned_prompt(
         adapter: PEFT's wrapper of the backbone, if LoRA weights were trained.
         outputs: Names of the outputs of the head.
     """
-    assert isinstance(model.prompt, Prompt)
-    save_prompt(model.prompt, model.backbone, folder, method)
+    if isinstance(model.prompt, Prompt):
+        save_prompt(model.prompt, model.backbone, folder, method)
     log_inspection(model.prompt, model.backbone, recorder)
     if isinstance(model.head, LinearHead):
         save_head(model.head, outputs, folder)
