@@ -8,6 +8,7 @@ from typing import Any
 
 from tokenizers import Tokenizer
 
+from pipelines.preflight.chain_of_thought import check_chain_of_thought
 from pipelines.schema.config import PipelineConfig
 from pipelines.schema.locations import errors_located_in
 from pipelines.schema.sections.prompts import PptSection, generation_tasks, token_level_tasks
@@ -78,7 +79,7 @@ def check_models(config: PipelineConfig, *, only_cached: bool = False) -> None:
         check_task(config.task, config.hard_patterns, family, tokenizer, "task")
         if config.verbalizer_search:
             check_search(config.task, family)
-        check_chain_of_thought(config, family)
+        check_chain_of_thought(config, family, tokenizer)
         if config.pattern_search and config.pattern_search.gradient:
             with errors_located_in("pattern_search.gradient"):
                 check_use(backbone, "prompt")
@@ -87,34 +88,6 @@ def check_models(config: PipelineConfig, *, only_cached: bool = False) -> None:
         check_generation(config, family)
         if config.ppt:
             check_formats(config.ppt, family, tokenizer)
-
-
-def check_chain_of_thought(config: PipelineConfig, family: Family) -> None:
-    """Checks that the backbone writes text, and has positions for questions, rationales and answers.
-
-    Raises:
-        InputError: it is not causal, or has too few positions.
-    """
-    if config.chain_of_thought is None:
-        return
-    if family != "causal":
-        raise InputError(
-            f"chain of thought needs a causal model, which writes text, but the backbone is {family}.",
-            "Use a causal backbone, or remove chain_of_thought.",
-            key="chain_of_thought",
-        )
-    backbone = config.language_model
-    limit = folder_max_positions(local_folder(backbone), trust_remote_code=backbone.trust_remote_code)
-    for name, method in config.chain_of_thought.methods.items():
-        num_answer = method.max_answer_tokens if method.has_answer_pass else 0
-        required = backbone.max_length + method.max_rationale_tokens + num_answer
-        if limit is not None and required > limit:
-            raise InputError(
-                f"question, rationale and answer have up to {required} tokens, more than the {limit} positions of the "
-                "model.",
-                "Lower max_rationale_tokens, or backbone.max_length.",
-                key=f"chain_of_thought.methods.{name}.max_rationale_tokens",
-            )
 
 
 def check_generator(config: PipelineConfig, key: str, family: Family) -> None:
@@ -196,7 +169,8 @@ def check_method(method: PromptConfig, patterns: Iterable[Pattern], backbone: Ba
     """Checks a method of soft prompt tuning against patterns and backbone."""
     for pattern in patterns:
         check_fit(method, pattern)
-    check_use(backbone, "deep" if method.is_deep else "prompt")
+    if method.prompt_length:
+        check_use(backbone, "deep" if method.is_deep else "prompt")
     if method.lora is not None:
         check_use(backbone, "lora")
 
