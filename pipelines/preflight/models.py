@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -171,8 +171,26 @@ def check_method(method: PromptConfig, patterns: Iterable[Pattern], backbone: Ba
         check_fit(method, pattern)
     if method.prompt_length:
         check_use(backbone, "deep" if method.is_deep else "prompt")
+    if method.prefix_at is not None:
+        with errors_located_in("prefix_at"):
+            check_places(method.prefix_at, backbone)
     if method.lora is not None:
         check_use(backbone, "lora")
+
+
+def check_places(places: Sequence[str], backbone: BackboneConfig) -> None:
+    """Checks the places of a prefix with a small copy of the backbone.
+
+    Raises:
+        InputError: with the technical reason.
+    """
+    folder = backbone_folder(backbone)
+    if (family := family_of(folder)) != "seq2seq":
+        raise InputError(f"prefix_at is for seq2seq models, but the backbone is {family}.", "Remove prefix_at.")
+    if set(places) - {"decoder"}:
+        from stages.common.models.backbones.prefix_check import check_prefixes  # noqa: PLC0415  (loads torch)
+
+        check_prefixes(folder, trust_remote_code=backbone.trust_remote_code)
 
 
 def check_tuned(backbone: BackboneConfig, tune: Tune) -> None:
@@ -386,9 +404,9 @@ def check_token_level_family(config: PipelineConfig, family: Family) -> None:
         return
     assert config.prompts is not None
     for name, method in config.prompts.methods.items():
-        if method.is_deep:
+        if method.is_deep and method.places != ("encoder",):
             raise InputError(
                 f"token-level tasks use the encoder of a seq2seq model, but {method.method} changes its decoder.",
-                "Set method: prompt_tuning or p_tuning, or use a masked or causal backbone.",
+                "Set prefix_at: [encoder], or method: prompt_tuning or p_tuning.",
                 key=f"prompts.methods.{name}.method",
             )

@@ -10,20 +10,19 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from transformers import DynamicCache, EncoderDecoderCache
 
 from stages.common.engine import InProcessEngine
 from stages.common.errors import InputError
 from stages.common.metrics.classification import DevScore
-from stages.common.models.backbones.base import Backbone, widen
+from stages.common.models.backbones.base import Backbone
 from stages.common.models.backbones.causal import HEAD_ROWS
 from stages.common.models.backbones.config import BackboneConfig
-from stages.common.models.backbones.seq2seq import decoder_start_id
+from stages.common.models.backbones.seq2seq import Seq2SeqBackbone, decoder_start_id
 from stages.common.models.backbones.soft_input import SoftInput
 from stages.common.models.batching import autocast, wants_bf16
 from stages.common.models.text_generation import Beams, Generator, Sampling, TextStart
@@ -170,6 +169,7 @@ class TextGenerator:
 
     def _seq2seq_scores(self, items: Sequence[GenerationItem]) -> TargetScores:
         """The encoder reads the input; the decoder reads the target, after its start token."""
+        assert isinstance(self.backbone, Seq2SeqBackbone)
         longest, device = max(len(item.target) for item in items), self.backbone.device
         written_BT = torch.full((len(items), longest), self.backbone.pad_id)
         is_token_BT = torch.zeros(len(items), longest, dtype=torch.bool)
@@ -180,7 +180,8 @@ class TextGenerator:
         read_BT = torch.cat([start_B1, written_BT[:, :-1]], dim=1)
         prompt, parts = self._soft_input(), []
         for rows in self._equal_inputs(items):
-            logits_BTV = self._decoder_logits([items[row].encoded for row in rows], read_BT[rows].to(device), prompt)
+            batch = self.backbone.batch([items[row].encoded for row in rows])
+            logits_BTV = self.backbone.decode(self.backbone.encode(batch, prompt), read_BT[rows].to(device), prompt)
             is_token = is_token_BT[rows].to(device)
             parts.append(_scores(logits_BTV[is_token], written_BT[rows].to(device)[is_token]))
         return TargetScores(*(torch.cat(values) for values in zip(*parts, strict=True)))
@@ -191,24 +192,6 @@ class TextGenerator:
             return [list(range(len(items)))]
         lengths = [len(item.encoded.ids) for item in items]
         return [[row for row, item in enumerate(lengths) if item == length] for length in sorted(set(lengths))]
-
-    def _decoder_logits(self, encoded: Sequence[Encoded], read_BT: Tensor, prompt: SoftInput) -> Tensor:
-        """Returns the logits [B, T, V] of the token after each one that the decoder reads."""
-        batch, model = self.backbone.batch(encoded), self.backbone.model
-        arguments: dict[str, Any] = {"input_ids": batch.input_ids}
-        if prompt.before is not None or prompt.inside is not None:
-            embeddings = model.get_input_embeddings()(batch.input_ids)
-            arguments = {"inputs_embeds": prompt.embedded(embeddings, batch.soft_positions)}
-        if prompt.layers is not None:
-            cache = prompt.cache(len(encoded), model.get_input_embeddings().weight.dtype)
-            arguments["past_key_values"] = EncoderDecoderCache(cache, DynamicCache())
-        logits_BTV: Tensor = model(
-            **arguments,
-            attention_mask=widen(batch.attention_mask, prompt.num_before),
-            decoder_input_ids=read_BT,
-            use_cache=prompt.layers is not None,
-        ).logits
-        return logits_BTV
 
     def generate(
         self, examples: Sequence[GenerationExample], recorder: Recorder, phase: str, engine: Engine | None = None

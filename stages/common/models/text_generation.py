@@ -13,18 +13,19 @@ Letters in names of tensors: B texts of a batch, L length, T new tokens, V vocab
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
 import torch
 from torch import Tensor
-from transformers import DynamicCache, EncoderDecoderCache, GenerationConfig
+from transformers import GenerationConfig
+from transformers.modeling_outputs import BaseModelOutput
 
 from stages.common.engine import InProcessEngine
 from stages.common.errors import InputError
 from stages.common.models.backbones.base import Backbone, widen
-from stages.common.models.backbones.seq2seq import decoder_start_id
+from stages.common.models.backbones.seq2seq import Seq2SeqBackbone, decoder_start_id
 from stages.common.models.backbones.soft_input import SoftInput
 from stages.common.models.batching import EncodedBatch, batches_by_length, shard_batches
 from stages.common.patterns.encoding import Encoded
@@ -182,13 +183,14 @@ class Generator:
         stops = _StopTexts(backbone.tokenizer, stop, start)
         randoms = [item.randoms for item in texts if item.randoms is not None]
         samplers = [_Sampler(decoding, torch.stack(randoms), start)] if isinstance(decoding, Sampling) else []
-        written_BT = backbone.model.generate(
-            **arguments,
-            generation_config=self._settings(decoding, max_new_tokens),
-            logits_processor=samplers,
-            stopping_criteria=[stops] if stop else [],
-            streamer=streamer,
-        )[:, start:].tolist()
+        with self._passes(len(texts) * num_beams):
+            written_BT = backbone.model.generate(
+                **arguments,
+                generation_config=self._settings(decoding, max_new_tokens),
+                logits_processor=samplers,
+                stopping_criteria=[stops] if stop else [],
+                streamer=streamer,
+            )[:, start:].tolist()
         for row, tokens in enumerate(written_BT):
             end = next((index for index, token in enumerate(tokens) if token in self._end_ids), None)
             if end is None:
@@ -225,16 +227,21 @@ class Generator:
 
     def _seq2seq_inputs(self, batch: EncodedBatch, num_beams: int) -> dict[str, Any]:
         """Returns the arguments of `generate` for a seq2seq model: a deep prompt is what its decoder has read."""
-        prompt = self._prompt
-        arguments: dict[str, Any] = {
-            "attention_mask": widen(batch.attention_mask, prompt.num_before),
-            **self._text(batch),
+        assert isinstance(self._backbone, Seq2SeqBackbone)
+        encoded = self._backbone.encode(batch, self._prompt)
+        cache = self._backbone.decoder_cache(len(encoded.states) * num_beams, self._prompt, encoded.states.dtype)
+        return {
+            "encoder_outputs": BaseModelOutput(last_hidden_state=encoded.states),
+            "attention_mask": encoded.mask,
+            **{name: value for name, value in cache.items() if name == "past_key_values"},
         }
-        if prompt.layers is not None:
-            dtype = self._backbone.model.get_input_embeddings().weight.dtype
-            cache = prompt.cache(len(batch.input_ids) * num_beams, dtype)
-            arguments["past_key_values"] = EncoderDecoderCache(cache, DynamicCache())
-        return arguments
+
+    def _passes(self, size: int) -> AbstractContextManager[None]:
+        """Adds the prompt to passes of the decoder inside the block, which read `size` texts."""
+        if not isinstance(self._backbone, Seq2SeqBackbone):
+            return nullcontext()
+        dtype = self._backbone.model.get_input_embeddings().weight.dtype
+        return self._backbone.cross_prefixed(self._prompt, size, dtype)
 
     def _text(self, batch: EncodedBatch) -> dict[str, Tensor]:
         """Returns token ids, or embeddings if the prompt has vectors in the input."""

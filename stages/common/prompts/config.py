@@ -46,6 +46,7 @@ _ALLOWED: dict[PromptTuningMethod, tuple[Reparameterization, ...]] = {
     "p_tuning_v2": ("none", "mlp"),
     "lora": ("none",),
 }
+PLACES: tuple[Literal["encoder", "decoder", "cross"], ...] = ("encoder", "decoder", "cross")
 OF_VECTORS = (
     "num_virtual_tokens", "init", "reparameterization", "encoder_hidden_size", "rank", "hard_prompt_steps",
 )  # fmt: skip
@@ -164,6 +165,10 @@ class PromptConfig(Config):
     """Curriculum: number of steps in which soft blocks that are initialized from words are frozen."""
     lora: LoraConfig | None = None
     """Adapters that are trained with the prompt. If not set, the backbone is unchanged."""
+    prefix_at: tuple[Literal["encoder", "decoder", "cross"], ...] | None = Field(None, min_length=1)
+    """Where the keys and values of prefix_tuning and p_tuning_v2 are in a seq2seq model: encoder, decoder, and cross
+    (cross-attention). Prefix tuning of BART has all three. If not set: decoder, as in PEFT.
+    """
     backbone_dropout: bool = False
     """If true, the frozen backbone computes with the dropout rates of its config during training, as in P-tuning v2. In
     the original PPT it computes without dropout. Many causal models have none.
@@ -214,6 +219,14 @@ class PromptConfig(Config):
                 "Remove hard_prompt_steps, or set method: prompt_tuning without rank.",
                 key="hard_prompt_steps",
             )
+        if self.prefix_at is not None and not self.is_deep:
+            raise InputError(
+                f"prefix_at is for keys and values, which {self.method} does not train.",
+                "Remove prefix_at, or set method: prefix_tuning or p_tuning_v2.",
+                key="prefix_at",
+            )
+        if self.prefix_at is not None and len(set(self.prefix_at)) < len(self.prefix_at):
+            raise InputError("prefix_at names a place twice.", "Remove one of them.", key="prefix_at")
         if self.is_deep and self.init != "ppt" and self.init.kind == "mean":
             raise InputError("a deep prompt cannot be initialized with a mean.", "Use another kind.", key="init.kind")
         return self
@@ -227,6 +240,11 @@ class PromptConfig(Config):
     def is_deep(self) -> bool:
         """Returns True if the vectors are keys and values of every layer."""
         return self.method in ("prefix_tuning", "p_tuning_v2")
+
+    @property
+    def places(self) -> tuple[Literal["encoder", "decoder", "cross"], ...]:
+        """Where a deep prompt is, in a fixed order."""
+        return tuple(place for place in PLACES if place in (self.prefix_at or ("decoder",)))
 
     @property
     def is_residual(self) -> bool:

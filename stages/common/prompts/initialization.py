@@ -22,9 +22,16 @@ from stages.common.patterns.config import Task
 from stages.common.patterns.syntax import Pattern
 from stages.common.patterns.verbalizers import Verbalizer
 from stages.common.prompts.config import InitConfig, PromptConfig, check_fit
-from stages.common.prompts.deep_prompts import KVLayout, activations
+from stages.common.prompts.deep_prompts import DeepLayout, activations
 from stages.common.prompts.peft_format import load_prompt
-from stages.common.prompts.soft_prompt import LowRankPrompt, PrefixEncoder, Prompt, PromptEmbedding, PTuningEncoder
+from stages.common.prompts.soft_prompt import (
+    JoinedPrompts,
+    LowRankPrompt,
+    PrefixEncoder,
+    Prompt,
+    PromptEmbedding,
+    PTuningEncoder,
+)
 from stages.common.seeds import derive_seed, torch_rng
 
 
@@ -91,7 +98,13 @@ def new_prompt(
         return None
     module: torch.nn.Module
     if config.is_deep:
-        layers = KVLayout.of(backbone)
+        if config.prefix_at is not None and backbone.family != "seq2seq":
+            raise InputError(
+                f"prefix_at is for seq2seq models, but the backbone is {backbone.family}.",
+                "Remove prefix_at.",
+                key="prefix_at",
+            )
+        layers = DeepLayout.of(backbone, config.places)
         module = _deep_module(config, backbone, layers, generator, label_words)
         return Prompt(module, "layers", layers).to(backbone.device)
     position: PromptPosition = "inside" if pattern is not None and pattern.has_soft_blocks else "before"
@@ -108,7 +121,7 @@ def new_prompt(
 
 
 def _deep_module(
-    config: PromptConfig, backbone: Backbone, layers: KVLayout, generator: Generator, label_words: Sequence[int]
+    config: PromptConfig, backbone: Backbone, layers: DeepLayout, generator: Generator, label_words: Sequence[int]
 ) -> torch.nn.Module:
     """Returns the module that produces the keys and values of every layer."""
     assert config.init != "ppt", "PromptConfig rejects it"
@@ -116,11 +129,16 @@ def _deep_module(
     if config.encoder == "mlp":
         size = config.encoder_hidden_size or backbone.embedding_size
         ids = init_token_ids(config.init, count, backbone, generator, label_words)
+        base_PW: Tensor | None = None
         if ids is not None:
-            return PrefixEncoder(embeddings(backbone, ids), size, layers.width, activations(backbone, layers, ids))
-        vectors_ND = _encoder_input(init_vectors(config.init, count, backbone, generator), generator)
-        base = torch.zeros(count, layers.width) if config.is_residual else None
-        return PrefixEncoder(vectors_ND, size, layers.width, base)
+            vectors_ND, base_PW = embeddings(backbone, ids), activations(backbone, layers, ids)
+        else:
+            vectors_ND = _encoder_input(init_vectors(config.init, count, backbone, generator), generator)
+            base_PW = torch.zeros(count, layers.width) if config.is_residual else None
+        widths = [part.width for part in layers.parts.values()]
+        bases = [None] * len(widths) if base_PW is None else base_PW.split(widths, dim=1)
+        encoders = [PrefixEncoder(vectors_ND, size, width, base) for width, base in zip(widths, bases, strict=True)]
+        return encoders[0] if len(encoders) == 1 else JoinedPrompts(encoders)
     rows_PW = init_deep_vectors(config.init, count, backbone, layers, generator, label_words=label_words)
     return LowRankPrompt(rows_PW, config.rank) if config.rank else PromptEmbedding(rows_PW)
 
@@ -210,7 +228,7 @@ def init_deep_vectors(
     config: InitConfig,
     num_positions: int,
     backbone: Backbone,
-    layers: KVLayout,
+    layers: DeepLayout,
     generator: Generator,
     *,
     label_words: Sequence[int] = (),

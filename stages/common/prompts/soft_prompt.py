@@ -13,14 +13,14 @@ from peft import PromptEncoder, PromptEncoderConfig
 from torch import Tensor
 
 from stages.common.models.backbones.soft_input import PromptPosition, SoftInput
-from stages.common.prompts.deep_prompts import KVLayout
+from stages.common.prompts.deep_prompts import DeepLayout
 
 
 class Prompt(torch.nn.Module):
     """A prompt in training or in use. `table` produces its vectors, [N, W]."""
 
     def __init__(
-        self, table: torch.nn.Module, position: PromptPosition = "before", layers: KVLayout | None = None
+        self, table: torch.nn.Module, position: PromptPosition = "before", layers: DeepLayout | None = None
     ) -> None:
         super().__init__()
         self.table = table
@@ -38,7 +38,7 @@ class Prompt(torch.nn.Module):
         if self.position == "inside":
             return SoftInput(inside=vectors)
         assert self.layers is not None
-        return SoftInput(layers=self.layers.keys_and_values(vectors))
+        return self.layers.soft_input(vectors)
 
     @property
     def vectors(self) -> Tensor:
@@ -182,3 +182,18 @@ class PrefixEncoder(torch.nn.Module):
         """[N, W]."""
         vectors_NW: Tensor = self.offset + self.mlp(self.vectors)
         return vectors_NW
+
+
+class JoinedPrompts(torch.nn.Module):
+    """Several modules with the same number of rows, whose values are next to each other: one per place of a prefix.
+
+    Li & Liang have an MLP of its own for the encoder, the decoder and cross-attention.
+    """
+
+    def __init__(self, parts: Sequence[torch.nn.Module]) -> None:
+        super().__init__()
+        self.parts = torch.nn.ModuleList(parts)
+
+    def forward(self) -> Tensor:
+        """[N, W]."""
+        return torch.cat([part() for part in self.parts], dim=1)

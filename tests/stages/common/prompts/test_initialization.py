@@ -8,7 +8,7 @@ import torch
 from stages.common.errors import InputError
 from stages.common.models.backbones.base import Backbone
 from stages.common.prompts.config import InitConfig, PromptConfig
-from stages.common.prompts.deep_prompts import KVLayout, activations
+from stages.common.prompts.deep_prompts import DeepLayout, activations
 from stages.common.prompts.initialization import init_vectors, new_prompt
 from stages.common.prompts.soft_prompt import LowRankPrompt
 from stages.common.seeds import torch_rng
@@ -19,14 +19,15 @@ from tests.support.small_models import FAMILIES, film_task
 def test_deep_prompts_are_initialized_from_activations(name: str, backbones: dict[str, Backbone]) -> None:
     backbone = backbones[name]
     pattern = film_task(name).pattern("review")
-    layers = KVLayout.of(backbone)
+    layers = DeepLayout.of(backbone)
     config = PromptConfig(method="p_tuning_v2", num_virtual_tokens=4, init=InitConfig(kind="text", text="the film"))
     actual = new_prompt(config, backbone, pattern, seed=1).vectors
     ids = backbone.tokenizer("the film", add_special_tokens=False)["input_ids"]
     expected = activations(backbone, layers, [ids[number % len(ids)] for number in range(4)])
     assert actual.shape == (4, layers.width)
     assert torch.equal(actual, expected)
-    assert layers.rows(layers.keys_and_values(actual)).equal(actual)
+    part = layers.parts["decoder"]
+    assert part.rows(part.keys_and_values(actual)).equal(actual)
 
 
 def test_init_vectors_uses_label_words_and_first_token(backbones: dict[str, Backbone]) -> None:
