@@ -6,6 +6,7 @@ from collections.abc import Callable, Collection, Sequence
 
 from pipelines.schema.chain_of_thought_rules import check_chain_of_thought
 from pipelines.schema.config import PipelineConfig
+from pipelines.schema.learning_rate_rules import check_learning_rates
 from pipelines.schema.locations import errors_located_in
 from pipelines.schema.member_rules import check_members
 from pipelines.schema.problem_rules import check_problem_type
@@ -462,6 +463,7 @@ RULES: tuple[Callable[[PipelineConfig], None], ...] = (
     check_student_training,
     check_teachers,
     check_early_stopping,
+    check_learning_rates,
     check_without_unlabeled_data,
     check_has_language_model,
     check_has_members,

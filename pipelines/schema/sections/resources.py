@@ -206,7 +206,7 @@ def check_batched_training(
             "Remove batched_training.",
             key="batched_training",
         )
-    for key in ("micro_batch_size", "early_stopping", "average_last"):
+    for key in ("micro_batch_size", "early_stopping", "average_last", "learning_rates"):
         if any(training and getattr(training, key) for training in trainings):
             raise InputError(
                 f"batched_training does not support {key}.",
