@@ -12,6 +12,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from cluster.steps.step import Step
+from pipelines.dag.prompts import transferred
 from pipelines.dag.steps import make_step
 from pipelines.schema.config import PipelineConfig
 from pipelines.schema.sections.prompts import DownstreamGeneration, generation_tasks
@@ -38,15 +39,24 @@ def generation_data_steps(config: PipelineConfig) -> dict[str, Step]:
     }
 
 
-def generation_prompt_steps(config: PipelineConfig, data: Mapping[str, Step], ppt: Sequence[Step]) -> list[Step]:
-    """Returns two steps per generation task, method and seed: the training, and the texts of the test set."""
+def generation_prompt_steps(
+    config: PipelineConfig, data: Mapping[str, Step], ppt: Sequence[Step], prompts: Sequence[Step]
+) -> list[Step]:
+    """Returns two steps per generation task, method and seed: the training, and the texts of the test set.
+
+    Args:
+        config: The recipe.
+        data: Task -> the step that samples its sets.
+        ppt: Steps of prompt pretraining.
+        prompts: Steps of the prompts of classification tasks, from which others may start.
+    """
     if config.prompts is None:
         return []
     steps = []
     for item in generation_tasks(config.prompts):
         for method in config.prompts.methods:
             for seed in config.prompts.seeds:
-                tuned = _tuning_step(config, data, ppt, item, method, seed)
+                tuned = _tuning_step(config, data, ppt, prompts, item, method, seed)
                 steps += [tuned, _evaluation_step(config, data, tuned, item, method, seed)]
     return steps
 
@@ -55,6 +65,7 @@ def _tuning_step(
     config: PipelineConfig,
     data: Mapping[str, Step],
     ppt: Sequence[Step],
+    prompts: Sequence[Step],
     item: DownstreamGeneration,
     method: str,
     seed: int,
@@ -75,7 +86,9 @@ def _tuning_step(
         ),
         inputs={
             "data": data[item.task.name],
-            "pretrained": ppt[config.pretrained_for(item)] if settings.init == "ppt" else None,
+            "pretrained": ppt[config.pretrained_for(item)]
+            if settings.init == "ppt"
+            else transferred(settings.transfer, prompts, seed),
         },
         resources=config.prompts.resources,
         seed=str(seed),

@@ -21,7 +21,7 @@ from pipelines.schema.config import PipelineConfig
 from pipelines.schema.sections.prompts import PptSection, TokenLevelTask, token_level_tasks
 from stages.common.data.config import CorpusConfig
 from stages.common.models.backbones.config import BackboneConfig
-from stages.common.prompts.config import PromptConfig
+from stages.common.prompts.config import PromptConfig, TransferConfig
 from stages.common.seeds import derive_seed
 from stages.prompt_pretraining.config import PretrainingConfig, SingleConfig
 from stages.prompt_pretraining.examples.config import PretrainingExamplesConfig
@@ -47,10 +47,12 @@ def token_level_data_steps(config: PipelineConfig) -> dict[str, Step]:
     }
 
 
-def token_level_prompt_steps(config: PipelineConfig, data: Mapping[str, Step], ppt: Sequence[Step]) -> list[Step]:
-    """Returns one step per token-level task, method and seed."""
+def token_level_prompt_steps(
+    config: PipelineConfig, data: Mapping[str, Step], ppt: Sequence[Step], prompts: Sequence[Step]
+) -> list[Step]:
+    """Returns one step per token-level task, method and seed. `prompts`: the steps of classification tasks."""
     return [
-        _token_level_step(config, data, ppt, item, method, seed)
+        _token_level_step(config, data, ppt, prompts, item, method, seed)
         for item in token_level_tasks(config.prompts)
         for method in (config.prompts.methods if config.prompts else ())
         for seed in (config.prompts.seeds if config.prompts else ())
@@ -61,6 +63,7 @@ def _token_level_step(
     config: PipelineConfig,
     data: Mapping[str, Step],
     ppt: Sequence[Step],
+    prompts: Sequence[Step],
     item: TokenLevelTask,
     method: str,
     seed: int,
@@ -80,7 +83,9 @@ def _token_level_step(
         ),
         inputs={
             "data": data[item.task.name],
-            "pretrained": ppt[config.pretrained_for(item)] if settings.init == "ppt" else None,
+            "pretrained": ppt[config.pretrained_for(item)]
+            if settings.init == "ppt"
+            else transferred(settings.transfer, prompts, seed),
         },
         resources=config.prompts.resources,
         row=row,
@@ -164,8 +169,10 @@ def prompt_steps(
                 pretrained=ppt,
             )
         )
-    steps = [
-        make_step(
+    steps: dict[str, Step] = {}
+    for job, labels in sorted(jobs, key=lambda item: item[0].prompt.transfer is not None):  # after what they start from
+        upstream = None if batched or job.pretrained is None else ppt[job.pretrained]
+        steps[job.name] = make_step(
             config,
             job.name,
             kind="prompts",
@@ -174,20 +181,29 @@ def prompt_steps(
             inputs={
                 "data": sets[job.data],
                 "batched": batched[0] if batched else None,
-                "pretrained": None if batched or job.pretrained is None else ppt[job.pretrained],
+                "pretrained": upstream or transferred(job.prompt.transfer, list(steps.values()), int(labels["seed"])),
             },
             resources=section.resources,
             **labels,
         )
-        for job, labels in jobs
-    ]
-    return batched, steps
+    return batched, [steps[job.name] for job, _ in jobs]
+
+
+def transferred(transfer: TransferConfig | None, prompts: Sequence[Step], seed: int) -> Step | None:
+    """Returns the step of the prompt of another task that a prompt with this seed starts from."""
+    if transfer is None:
+        return None
+    wanted = {"task": transfer.task, "method": transfer.method, "seed": str(seed)}
+    return next(step for step in prompts if wanted.items() <= step.labels.items())
 
 
 def init_kinds(config: PipelineConfig) -> dict[str, str]:
     """Method -> the initialization of its prompts, for the report."""
     methods = config.prompts.methods if config.prompts else {}
-    return {name: item.init if item.init == "ppt" else item.init.kind for name, item in methods.items()}
+    return {
+        name: "transfer" if item.transfer else item.init if item.init == "ppt" else item.init.kind
+        for name, item in methods.items()
+    }
 
 
 def pretraining_steps(config: PipelineConfig) -> tuple[list[Step], list[Step]]:

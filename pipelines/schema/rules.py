@@ -14,6 +14,7 @@ from pipelines.schema.search_rules import check_pattern_search
 from pipelines.schema.sections.ensemble import FinetunedMember, ProbeMember, StudentStage
 from pipelines.schema.sections.prompts import PromptTaskConfig, generation_tasks, token_level_tasks
 from pipelines.schema.task_rules import check_tasks
+from pipelines.schema.transfer_rules import check_transfer
 from stages.common.errors import InputError
 from stages.common.patterns.config import Task
 from stages.common.prompts.config import check_fits_token_level
@@ -478,6 +479,7 @@ RULES: tuple[Callable[[PipelineConfig], None], ...] = (
     check_priming,
     check_chain_of_thought,
     check_ppt_for_init,
+    check_transfer,
     check_prompts_of_submodels,
     check_learning_curve,
     check_without_labels,

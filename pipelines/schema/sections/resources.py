@@ -202,7 +202,8 @@ def check_batched_training(
         )
     if not trains_only_prompts:
         raise InputError(
-            "batched_training is for soft prompts without LoRA, hard_prompt_steps, backbone_dropout and linear heads.",
+            "batched_training is for soft prompts without LoRA, linear heads, hard_prompt_steps, backbone_dropout, "
+            "noise and transfer.",
             "Remove batched_training.",
             key="batched_training",
         )

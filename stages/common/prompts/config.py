@@ -20,7 +20,7 @@ from typing import Literal
 
 from pydantic import Field, model_validator
 
-from stages.common.config import Config
+from stages.common.config import Config, Name
 from stages.common.errors import InputError
 from stages.common.models.backbones.config import LoraConfig
 from stages.common.models.cloze.config import ClozeConfig
@@ -48,7 +48,8 @@ _ALLOWED: dict[PromptTuningMethod, tuple[Reparameterization, ...]] = {
 }
 PLACES: tuple[Literal["encoder", "decoder", "cross"], ...] = ("encoder", "decoder", "cross")
 OF_VECTORS = (
-    "num_virtual_tokens", "init", "reparameterization", "encoder_hidden_size", "rank", "hard_prompt_steps",
+    "num_virtual_tokens", "init", "transfer", "reparameterization", "encoder_hidden_size", "rank", "hard_prompt_steps",
+    "gates", "noise",
 )  # fmt: skip
 """Keys of methods that train vectors."""
 
@@ -146,6 +147,15 @@ class InitConfig(Config):
         return self
 
 
+class TransferConfig(Config):
+    """A trained prompt of another task, as in SPoT (Vu et al., ACL 2022)."""
+
+    task: Name
+    """Name of the other task: one of prompts.tasks."""
+    method: Name
+    """Method of prompts.methods that trains its prompt."""
+
+
 class PromptConfig(Config):
     """A method of soft prompt tuning and its settings."""
 
@@ -155,6 +165,8 @@ class PromptConfig(Config):
     """Length of the prompt. A pretrained prompt and the soft blocks of a pattern define their own length."""
     init: InitConfig | Literal["ppt"] = InitConfig()
     """Initialization of the vectors, or ppt for the pretrained prompt."""
+    transfer: TransferConfig | None = None
+    """Trained prompt of another task that the vectors start from, instead of init. It defines their number."""
     reparameterization: Reparameterization | None = None
     """Module that produces the vectors during training: none, mlp or lstm. If not set, the default of the method."""
     encoder_hidden_size: int | None = Field(None, ge=1)
@@ -165,6 +177,12 @@ class PromptConfig(Config):
     """Curriculum: number of steps in which soft blocks that are initialized from words are frozen."""
     lora: LoraConfig | None = None
     """Adapters that are trained with the prompt. If not set, the backbone is unchanged."""
+    gates: bool = False
+    """If true, a gate is trained for each vector, and for each layer of a deep prompt: a factor between 0 and 2, from 1
+    on.
+    """
+    noise: float = Field(0.0, ge=0)
+    """Standard deviation of the noise that is added to the vectors in each training step, as a multiple of theirs."""
     prefix_at: tuple[Literal["encoder", "decoder", "cross"], ...] | None = Field(None, min_length=1)
     """Where the keys and values of prefix_tuning and p_tuning_v2 are in a seq2seq model: encoder, decoder, and cross
     (cross-attention). Prefix tuning of BART has all three. If not set: decoder, as in PEFT.
@@ -194,6 +212,21 @@ class PromptConfig(Config):
         return self
 
     @model_validator(mode="after")
+    def _transfer_fits(self) -> PromptConfig:
+        if self.transfer is None:
+            return self
+        for key in ("init", "num_virtual_tokens"):
+            if getattr(self, key) != type(self).model_fields[key].default:
+                raise InputError(f"transfer defines {key}.", f"Remove {key}, or transfer.", key=key)
+        if self.encoder != "none":
+            raise InputError(
+                f"transfer starts from vectors, but here an {self.encoder} produces them.",
+                "Set method: prompt_tuning, or p_tuning_v2.",
+                key="transfer",
+            )
+        return self
+
+    @model_validator(mode="after")
     def _parts_fit(self) -> PromptConfig:
         if self.encoder not in _ALLOWED[self.method]:
             raise InputError(
@@ -219,6 +252,12 @@ class PromptConfig(Config):
                 "Remove hard_prompt_steps, or set method: prompt_tuning without rank.",
                 key="hard_prompt_steps",
             )
+        if self.gates and self.hard_prompt_steps:
+            raise InputError(
+                "gates are trained from the first step, but hard_prompt_steps freezes their vectors.",
+                "Remove gates or hard_prompt_steps.",
+                key="gates",
+            )
         if self.prefix_at is not None and not self.is_deep:
             raise InputError(
                 f"prefix_at is for keys and values, which {self.method} does not train.",
@@ -230,6 +269,11 @@ class PromptConfig(Config):
         if self.is_deep and self.init != "ppt" and self.init.kind == "mean":
             raise InputError("a deep prompt cannot be initialized with a mean.", "Use another kind.", key="init.kind")
         return self
+
+    @property
+    def starts_from_prompt(self) -> bool:
+        """Returns True if the vectors start from a trained or pretrained prompt."""
+        return self.init == "ppt" or self.transfer is not None
 
     @property
     def prompt_length(self) -> int:
@@ -259,7 +303,8 @@ class PromptConfig(Config):
     @property
     def can_be_batched(self) -> bool:
         """Returns True if the prompt ends with the same values if it is trained in the same batches as others."""
-        return not (self.trains_more or self.hard_prompt_steps or self.backbone_dropout)
+        is_alike = not (self.hard_prompt_steps or self.backbone_dropout or self.noise)
+        return is_alike and not self.trains_more and self.transfer is None
 
     @property
     def trains_more(self) -> bool:

@@ -80,6 +80,11 @@ class DeepLayout:
         """W, the number of values in a row."""
         return sum(part.width for part in self.parts.values())
 
+    @property
+    def layer_widths(self) -> list[int]:
+        """The number of values in a row of each layer of each place."""
+        return [part.width // part.num_layers for part in self.parts.values() for _ in range(part.num_layers)]
+
     def soft_input(self, rows: Tensor) -> SoftInput:
         """Returns rows [P, W] as the tensors of a forward pass; both may have a leading B."""
         split = rows.split([part.width for part in self.parts.values()], dim=-1)

@@ -25,6 +25,7 @@ from stages.common.prompts.config import InitConfig, PromptConfig, check_fit
 from stages.common.prompts.deep_prompts import DeepLayout, activations
 from stages.common.prompts.peft_format import load_prompt
 from stages.common.prompts.soft_prompt import (
+    GatedPrompt,
     JoinedPrompts,
     LowRankPrompt,
     PrefixEncoder,
@@ -61,11 +62,24 @@ def initialize_prompt(
 
 
 def pretrained_vectors(config: PromptConfig, backbone: Backbone, pretrained: Path | None) -> Tensor | None:
-    """Returns the vectors [N, D] in the prompt-pretraining stage's files for `init: ppt`; otherwise None."""
-    if config.init != "ppt":
+    """Returns the vectors that a prompt starts from: those of a pretrained prompt for `init: ppt`, or of the trained
+    prompt of another task for `transfer`; otherwise None.
+
+    Raises:
+        InputError: the prompt of the other task is at another place of the model.
+    """
+    if not config.starts_from_prompt:
         return None
-    assert pretrained is not None, "a step with init: ppt has a pretrained prompt upstream"
-    return load_prompt(pretrained / "prompt", backbone).vectors.cpu()
+    assert pretrained is not None, "a step with init: ppt or transfer has a prompt upstream"
+    prompt = load_prompt(pretrained / "prompt", backbone)
+    places = None if prompt.layers is None else tuple(prompt.layers.parts)
+    if places != (config.places if config.is_deep else None):
+        raise InputError(
+            "the prompt of the other task is at another place of the model.",
+            "Set the same method and prefix_at for both.",
+            key="transfer",
+        )
+    return prompt.vectors.cpu()
 
 
 def new_prompt(
@@ -85,7 +99,7 @@ def new_prompt(
         pattern: The pattern; if it has soft blocks, the vectors fill them. None for a task without patterns.
         seed: Seed of the initialization and of new weights.
         label_words: Token ids of the task's label words.
-        pretrained: [N, D] vectors of a pretrained prompt, for `init: ppt`.
+        pretrained: [N, W] vectors of `pretrained_vectors`.
 
     Raises:
         InputError: method and pattern, or initialization and backbone, do not fit together.
@@ -105,8 +119,14 @@ def new_prompt(
                 key="prefix_at",
             )
         layers = DeepLayout.of(backbone, config.places)
-        module = _deep_module(config, backbone, layers, generator, label_words)
-        return Prompt(module, "layers", layers).to(backbone.device)
+        if pretrained is not None:
+            module = LowRankPrompt(pretrained, config.rank) if config.rank else PromptEmbedding(pretrained)
+        else:
+            module = _deep_module(config, backbone, layers, generator, label_words)
+        if config.gates:
+            num_rows = config.num_virtual_tokens if pretrained is None else len(pretrained)
+            module = GatedPrompt(module, num_rows, layers.layer_widths)
+        return Prompt(module, "layers", layers, noise=config.noise).to(backbone.device)
     position: PromptPosition = "inside" if pattern is not None and pattern.has_soft_blocks else "before"
     first = _input_vectors(config, backbone, pattern, generator, label_words=label_words, pretrained=pretrained)
     if config.encoder != "none":
@@ -117,7 +137,9 @@ def new_prompt(
         module = LowRankPrompt(first.vectors, config.rank)
     else:
         module = PromptEmbedding(first.vectors, first.are_words if config.hard_prompt_steps else None)
-    return Prompt(module, position).to(backbone.device)
+    if config.gates:
+        module = GatedPrompt(module, len(first.vectors), [first.vectors.shape[1]])
+    return Prompt(module, position, noise=config.noise).to(backbone.device)
 
 
 def _deep_module(
@@ -168,8 +190,8 @@ def _input_vectors(
 ) -> _InputVectors:
     blocks = () if pattern is None else pattern.soft_blocks
     count = sum(block.num_virtual_tokens for block in blocks) if blocks else config.num_virtual_tokens
-    if config.init == "ppt":
-        assert pretrained is not None, "a step with init: ppt has a pretrained prompt upstream"
+    if config.init == "ppt" or config.transfer is not None:
+        assert pretrained is not None, "a step with init: ppt or transfer has a prompt upstream"
         if pattern is not None and blocks and len(pretrained) != count:
             raise InputError(
                 f"pattern {pattern.name!r} has {count} soft vectors, and the pretrained prompt has {len(pretrained)}.",

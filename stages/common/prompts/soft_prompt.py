@@ -20,16 +20,33 @@ class Prompt(torch.nn.Module):
     """A prompt in training or in use. `table` produces its vectors, [N, W]."""
 
     def __init__(
-        self, table: torch.nn.Module, position: PromptPosition = "before", layers: DeepLayout | None = None
+        self,
+        table: torch.nn.Module,
+        position: PromptPosition = "before",
+        layers: DeepLayout | None = None,
+        *,
+        noise: float = 0.0,
     ) -> None:
+        """
+        Args:
+            table: Produces the vectors.
+            position: Where they go.
+            layers: Layout of a deep prompt.
+            noise: Standard deviation of what is added to them while gradients are computed, as a multiple of theirs.
+        """
         super().__init__()
         self.table = table
+        self.noise = noise
         self.position: PromptPosition = position
         self.layers = layers
 
     def forward(self) -> SoftInput:
         """Returns what the prompt adds to a forward pass."""
-        return self.soft_input(self.table())
+        vectors_NW: Tensor = self.table()
+        if self.noise and torch.is_grad_enabled():
+            scale = self.noise * vectors_NW.detach().std(correction=0)
+            vectors_NW = vectors_NW + torch.randn_like(vectors_NW) * scale
+        return self.soft_input(vectors_NW)
 
     def soft_input(self, vectors: Tensor) -> SoftInput:
         """Returns what vectors [N, W] add to a forward pass, or [B, N, W] with separate ones per example."""
@@ -181,6 +198,33 @@ class PrefixEncoder(torch.nn.Module):
     def forward(self) -> Tensor:
         """[N, W]."""
         vectors_NW: Tensor = self.offset + self.mlp(self.vectors)
+        return vectors_NW
+
+
+class GatedPrompt(torch.nn.Module):
+    """Vectors with trained gates: a factor 2 * sigmoid(g) per row and group of columns, which starts at 1.
+
+    Adaptive prefix tuning (Zhang et al., ACL 2023) has such gates per layer and position. There they also depend on the
+    text; here they do not, so that they disappear in the saved vectors.
+    """
+
+    widths: Tensor
+
+    def __init__(self, inner: torch.nn.Module, num_rows: int, widths: Sequence[int]) -> None:
+        """
+        Args:
+            inner: Produces the vectors [N, W].
+            num_rows: N.
+            widths: Columns of each group, W together: of the layers of a deep prompt.
+        """
+        super().__init__()
+        self.inner = inner
+        self.gates = torch.nn.Parameter(torch.zeros(num_rows, len(widths)))
+        self.register_buffer("widths", torch.tensor(widths), persistent=False)
+
+    def forward(self) -> Tensor:
+        """[N, W]."""
+        vectors_NW: Tensor = self.inner() * (2 * self.gates.sigmoid()).repeat_interleave(self.widths, dim=1)
         return vectors_NW
 
 
