@@ -171,11 +171,27 @@ def check_method(method: PromptConfig, patterns: Iterable[Pattern], backbone: Ba
         check_fit(method, pattern)
     if method.prompt_length:
         check_use(backbone, "deep" if method.is_deep else "prompt")
+    if method.layers is not None or method.layer_lengths is not None:
+        with errors_located_in("layers" if method.layers is not None else "layer_lengths"):
+            check_chosen_layers(backbone)
     if method.prefix_at is not None:
         with errors_located_in("prefix_at"):
             check_places(method.prefix_at, backbone)
     if method.lora is not None:
         check_use(backbone, "lora")
+
+
+def check_chosen_layers(backbone: BackboneConfig) -> None:
+    """Checks that a causal backbone takes prefixes of some layers, with a small copy.
+
+    Raises:
+        InputError: with the technical reason.
+    """
+    folder = backbone_folder(backbone)
+    if family_of(folder) == "causal":
+        from stages.common.models.backbones.prefix_check import check_layers  # noqa: PLC0415  (loads torch)
+
+        check_layers(folder, trust_remote_code=backbone.trust_remote_code)
 
 
 def check_places(places: Sequence[str], backbone: BackboneConfig) -> None:

@@ -13,7 +13,7 @@ Letters in names of tensors: B texts of a batch, L length, T new tokens, V vocab
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager, contextmanager, nullcontext
+from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from typing import Any
 
@@ -25,6 +25,7 @@ from transformers.modeling_outputs import BaseModelOutput
 from stages.common.engine import InProcessEngine
 from stages.common.errors import InputError
 from stages.common.models.backbones.base import Backbone, widen
+from stages.common.models.backbones.causal import CausalBackbone
 from stages.common.models.backbones.seq2seq import Seq2SeqBackbone, decoder_start_id
 from stages.common.models.backbones.soft_input import SoftInput
 from stages.common.models.batching import EncodedBatch, batches_by_length, shard_batches
@@ -215,12 +216,14 @@ class Generator:
     def _causal_inputs(self, batch: EncodedBatch, num_beams: int) -> dict[str, Any]:
         """Returns the arguments of `generate` for a causal model."""
         backbone, prompt = self._backbone, self._prompt
-        mask = widen(batch.attention_mask, prompt.num_positions + prompt.num_before)
+        num_cached = prompt.num_positions if prompt.lengths is None else 0
+        mask = widen(batch.attention_mask, num_cached + prompt.num_before)
         arguments: dict[str, Any] = {"attention_mask": mask, **self._text(batch)}
         if backbone.traits.positions != "none":
             first = backbone.model.config.pad_token_id + 1 if backbone.traits.positions == "after_pad" else 0
-            arguments["position_ids"] = (mask.cumsum(dim=1) - 1).clamp(min=0) + first
-        if prompt.layers is not None:
+            num_read = prompt.num_positions - num_cached
+            arguments["position_ids"] = (mask.cumsum(dim=1) - 1).clamp(min=0) + first + num_read
+        if prompt.layers is not None and prompt.lengths is None:
             dtype = backbone.model.get_input_embeddings().weight.dtype
             arguments["past_key_values"] = prompt.cache(len(mask) * num_beams, dtype)
         return arguments
@@ -237,9 +240,10 @@ class Generator:
         }
 
     def _passes(self, size: int) -> AbstractContextManager[None]:
-        """Adds the prompt to passes of the decoder inside the block, which read `size` texts."""
-        if not isinstance(self._backbone, Seq2SeqBackbone):
-            return nullcontext()
+        """Adds what of the prompt is not in a cache to passes inside the block, which read `size` texts."""
+        if isinstance(self._backbone, CausalBackbone):
+            return self._backbone.layers_prefixed(self._prompt, size)
+        assert isinstance(self._backbone, Seq2SeqBackbone)
         dtype = self._backbone.model.get_input_embeddings().weight.dtype
         return self._backbone.cross_prefixed(self._prompt, size, dtype)
 

@@ -16,7 +16,7 @@ low rank instead (a fixed initialization plus A·B), and every method may train 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
@@ -183,6 +183,10 @@ class PromptConfig(Config):
     """
     noise: float = Field(0.0, ge=0)
     """Standard deviation of the noise that is added to the vectors in each training step, as a multiple of theirs."""
+    layers: tuple[Annotated[int, Field(ge=0)], ...] | None = Field(None, min_length=1)
+    """Layers of prefix_tuning and p_tuning_v2 that have vectors, from 0 on. If not set, all."""
+    layer_lengths: tuple[Annotated[int, Field(ge=0)], ...] | None = Field(None, min_length=1)
+    """Number of vectors of each layer, instead of num_virtual_tokens. If not set, the same for all."""
     prefix_at: tuple[Literal["encoder", "decoder", "cross"], ...] | None = Field(None, min_length=1)
     """Where the keys and values of prefix_tuning and p_tuning_v2 are in a seq2seq model: encoder, decoder, and cross
     (cross-attention). Prefix tuning of BART has all three. If not set: decoder, as in PEFT.
@@ -258,6 +262,8 @@ class PromptConfig(Config):
                 "Remove gates or hard_prompt_steps.",
                 key="gates",
             )
+        for key in ("layers", "layer_lengths"):
+            self._check_layers(key)
         if self.prefix_at is not None and not self.is_deep:
             raise InputError(
                 f"prefix_at is for keys and values, which {self.method} does not train.",
@@ -270,6 +276,30 @@ class PromptConfig(Config):
             raise InputError("a deep prompt cannot be initialized with a mean.", "Use another kind.", key="init.kind")
         return self
 
+    def _check_layers(self, key: str) -> None:
+        lengths: tuple[int, ...] | None = getattr(self, key)
+        if lengths is None:
+            return
+        if not self.is_deep:
+            raise InputError(
+                f"{key} is for vectors of layers, which {self.method} does not train.",
+                f"Remove {key}, or set method: prefix_tuning or p_tuning_v2.",
+                key=key,
+            )
+        default = type(self).model_fields["num_virtual_tokens"].default
+        others = {
+            "rank": self.rank is not None,
+            "transfer": self.transfer is not None,
+            "num_virtual_tokens": key == "layer_lengths" and self.num_virtual_tokens != default,
+            "layer_lengths": key == "layers" and self.layer_lengths is not None,
+        }
+        if other := next((name for name, is_set in others.items() if is_set), None):
+            raise InputError(f"{key} and {other} are both set.", f"Remove {other}.", key=other)
+        if key == "layers" and len(set(lengths)) < len(lengths):
+            raise InputError("layers names a layer twice.", "Remove one of them.", key=key)
+        if key == "layer_lengths" and not any(lengths):
+            raise InputError("no layer has a vector.", "Set a length above 0.", key=key)
+
     @property
     def starts_from_prompt(self) -> bool:
         """Returns True if the vectors start from a trained or pretrained prompt."""
@@ -278,6 +308,8 @@ class PromptConfig(Config):
     @property
     def prompt_length(self) -> int:
         """Vectors before a text, unless a pattern or a pretrained prompt defines their number."""
+        if self.layer_lengths is not None:
+            return max(self.layer_lengths)
         return 0 if self.method == "lora" else self.num_virtual_tokens
 
     @property

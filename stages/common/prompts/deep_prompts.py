@@ -60,20 +60,54 @@ class DeepLayout:
     """The shape of a deep prompt: the layout of each place where it is. A row has the values of all places in turn."""
 
     parts: Mapping[PrefixPlace, KVLayout]
+    lengths: tuple[int, ...] | None = None
+    """Positions of each layer. Default: all rows."""
 
     @classmethod
-    def of(cls, backbone: Backbone, places: Sequence[PrefixPlace] = ("decoder",)) -> DeepLayout:
+    def of(
+        cls, backbone: Backbone, places: Sequence[PrefixPlace] = ("decoder",), lengths: Sequence[int] | None = None
+    ) -> DeepLayout:
         """Returns the layout of a backbone.
 
+        Args:
+            backbone: The model.
+            places: Where the prompt is.
+            lengths: Positions of each layer. Default: the same for all.
+
         Raises:
-            InputError: the model has no such place, or takes no additional keys and values there.
+            InputError: the model has no such place, takes no additional keys and values there, or has another number of
+                layers.
         """
-        return cls({place: KVLayout.of(backbone, place) for place in places})
+        parts = {place: KVLayout.of(backbone, place) for place in places}
+        if lengths is None:
+            return cls(parts)
+        if backbone.family == "seq2seq" and "decoder" in places:
+            raise InputError(
+                "the layers of the decoder of a seq2seq model share one length.",
+                "Set prefix_at: [encoder, cross], or remove layers and layer_lengths.",
+                key="prefix_at",
+            )
+        for place, part in parts.items():
+            if part.num_layers != len(lengths):
+                raise InputError(
+                    f"there are {len(lengths)} lengths, but the backbone has {part.num_layers} layers ({place}).",
+                    "Set one length per layer.",
+                    key="layer_lengths",
+                )
+        return cls(parts, tuple(lengths))
 
     @property
-    def is_in_decoder(self) -> bool:
-        """Returns True if the prompt is what a model has read already, which PEFT supports too."""
-        return list(self.parts) == ["decoder"]
+    def is_in_peft_format(self) -> bool:
+        """Returns True if PEFT supports the prompt too: what a model has read already, of one length."""
+        return list(self.parts) == ["decoder"] and self.lengths is None
+
+    def is_used(self, num_rows: int) -> Tensor:
+        """Returns which values [P, W] a forward pass reads."""
+        if self.lengths is None:
+            return torch.ones(num_rows, self.width, dtype=torch.bool)
+        lengths_K = torch.tensor(self.lengths).repeat(len(self.parts))
+        is_used_PK = torch.arange(num_rows)[:, None] < lengths_K
+        return is_used_PK.repeat_interleave(torch.tensor(self.layer_widths), dim=1)
 
     @property
     def width(self) -> int:
@@ -91,7 +125,12 @@ class DeepLayout:
         tensors = {
             place: part.keys_and_values(values) for (place, part), values in zip(self.parts.items(), split, strict=True)
         }
-        return SoftInput(layers=tensors.get("decoder"), encoder=tensors.get("encoder"), cross=tensors.get("cross"))
+        return SoftInput(
+            layers=tensors.get("decoder"),
+            encoder=tensors.get("encoder"),
+            cross=tensors.get("cross"),
+            lengths=self.lengths,
+        )
 
 
 def _pairs(backbone: Backbone, place: PrefixPlace, tokens_BL: Tensor) -> list[KeysAndValues]:

@@ -22,9 +22,10 @@ from stages.common.patterns.config import Task
 from stages.common.patterns.syntax import Pattern
 from stages.common.patterns.verbalizers import Verbalizer
 from stages.common.prompts.config import InitConfig, PromptConfig, check_fit
-from stages.common.prompts.deep_prompts import DeepLayout, activations
+from stages.common.prompts.deep_prompts import DeepLayout, KVLayout, activations
 from stages.common.prompts.peft_format import load_prompt
 from stages.common.prompts.soft_prompt import (
+    ChosenLayers,
     GatedPrompt,
     JoinedPrompts,
     LowRankPrompt,
@@ -118,13 +119,13 @@ def new_prompt(
                 "Remove prefix_at.",
                 key="prefix_at",
             )
-        layers = DeepLayout.of(backbone, config.places)
+        layers = _deep_layout(config, backbone)
         if pretrained is not None:
             module = LowRankPrompt(pretrained, config.rank) if config.rank else PromptEmbedding(pretrained)
         else:
             module = _deep_module(config, backbone, layers, generator, label_words)
         if config.gates:
-            num_rows = config.num_virtual_tokens if pretrained is None else len(pretrained)
+            num_rows = config.prompt_length if pretrained is None else len(pretrained)
             module = GatedPrompt(module, num_rows, layers.layer_widths)
         return Prompt(module, "layers", layers, noise=config.noise).to(backbone.device)
     position: PromptPosition = "inside" if pattern is not None and pattern.has_soft_blocks else "before"
@@ -147,7 +148,7 @@ def _deep_module(
 ) -> torch.nn.Module:
     """Returns the module that produces the keys and values of every layer."""
     assert config.init != "ppt", "PromptConfig rejects it"
-    count = config.num_virtual_tokens
+    count = config.prompt_length
     if config.encoder == "mlp":
         size = config.encoder_hidden_size or backbone.embedding_size
         ids = init_token_ids(config.init, count, backbone, generator, label_words)
@@ -162,7 +163,28 @@ def _deep_module(
         encoders = [PrefixEncoder(vectors_ND, size, width, base) for width, base in zip(widths, bases, strict=True)]
         return encoders[0] if len(encoders) == 1 else JoinedPrompts(encoders)
     rows_PW = init_deep_vectors(config.init, count, backbone, layers, generator, label_words=label_words)
+    if layers.lengths is not None:
+        return ChosenLayers(rows_PW, layers.is_used(count))
     return LowRankPrompt(rows_PW, config.rank) if config.rank else PromptEmbedding(rows_PW)
+
+
+def _deep_layout(config: PromptConfig, backbone: Backbone) -> DeepLayout:
+    """Returns the layout of a deep prompt.
+
+    Raises:
+        InputError: the backbone has no such layer, or other layers than the lengths.
+    """
+    if config.layers is None:
+        return DeepLayout.of(backbone, config.places, config.layer_lengths)
+    num_layers = {place: KVLayout.of(backbone, place).num_layers for place in config.places}
+    if max(config.layers) >= (count := min(num_layers.values())):
+        raise InputError(
+            f"there is no layer {max(config.layers)}: the backbone has {count} layers, from 0 on.",
+            "Remove it from layers.",
+            key="layers",
+        )
+    lengths = [config.num_virtual_tokens if layer in config.layers else 0 for layer in range(count)]
+    return DeepLayout.of(backbone, config.places, lengths)
 
 
 def _encoder_input(vectors_ND: Tensor, generator: Generator) -> Tensor:

@@ -42,14 +42,18 @@ PROMPT_FILE = "prompt.json"
 """What PEFT's files do not say about a prompt that `save_prompt` wrote."""
 _WEIGHTS = "adapter_model.safetensors"
 _ROWS = "prefix.safetensors"
-"""Keys and values in the encoder and in cross-attention, for which PEFT has no format."""
+"""Keys and values in the encoder and in cross-attention, or of chosen layers, for which PEFT has no format."""
 
 
 def save_prompt(prompt: Prompt, backbone: Backbone, folder: Path, method: PromptTuningMethod = "prompt_tuning") -> None:
     """Writes a prompt to the new folder `folder`, without the module that reparameterized it."""
     folder.mkdir(parents=True, exist_ok=True)
-    if prompt.layers is not None and not prompt.layers.is_in_decoder:
-        places = {"prefix_at": list(prompt.layers.parts), "backbone": backbone.digest}
+    if prompt.layers is not None and not prompt.layers.is_in_peft_format:
+        places = {
+            "prefix_at": list(prompt.layers.parts),
+            "lengths": prompt.layers.lengths,
+            "backbone": backbone.digest,
+        }
         (folder / PROMPT_FILE).write_text(json.dumps(places, sort_keys=True) + "\n")
         save_file({"rows": prompt.vectors.detach().cpu().contiguous()}, folder / _ROWS)
         return
@@ -111,12 +115,12 @@ def load_prompt(folder: Path, backbone: Backbone) -> Prompt:
 
 
 def _load_prefix(folder: Path, metadata: Mapping[str, Any], backbone: Backbone) -> Prompt:
-    """Loads a prompt with keys and values in the encoder or in cross-attention.
+    """Loads a prompt that PEFT has no format for.
 
     Raises:
         InputError: it was trained for another backbone.
     """
-    layout = DeepLayout.of(backbone, metadata["prefix_at"])
+    layout = DeepLayout.of(backbone, metadata["prefix_at"], metadata["lengths"])
     rows_PW = load_file(folder / _ROWS)["rows"]
     if metadata["backbone"] != backbone.digest or rows_PW.shape[1] != layout.width:
         raise InputError(

@@ -108,6 +108,27 @@ class PromptEmbedding(torch.nn.Module):
         return zeros_NW.index_put((self.order,), self.words).index_put((self.free.nonzero()[:, 0],), self.vectors)
 
 
+class ChosenLayers(torch.nn.Module):
+    """The values of a deep prompt that its layers read, as one parameter. The others are 0."""
+
+    is_used: Tensor
+
+    def __init__(self, vectors: Tensor, is_used: Tensor) -> None:
+        """
+        Args:
+            vectors: [N, W] first values.
+            is_used: [N, W] which of them are read.
+        """
+        super().__init__()
+        self.register_buffer("is_used", is_used, persistent=False)
+        self.values = torch.nn.Parameter(vectors.detach().float()[is_used][:, None])
+
+    def forward(self) -> Tensor:
+        """[N, W]."""
+        zeros_NW = self.values.new_zeros(self.is_used.shape)
+        return zeros_NW.masked_scatter(self.is_used, self.values)
+
+
 class LowRankPrompt(torch.nn.Module):
     """Fixed vectors plus A·B, as in LoRA (Hu et al., ICLR 2022): r * (N + W) parameters instead of N * W."""
 

@@ -1,4 +1,4 @@
-"""Checks on a small copy of a seq2seq model that prefixes in its encoder and in cross-attention are right.
+"""Checks on a small copy of a model that prefixes without a cache are right.
 
 Cross-attention to a prefix and a text equals cross-attention to more states of the encoder, of which the prefix has the
 keys and values. In the encoder, a prefix with the keys and values of the text itself changes nothing if no position has
@@ -17,6 +17,7 @@ from transformers.modeling_outputs import BaseModelOutput
 
 from stages.common.errors import InputError
 from stages.common.models.backbones.base import widen
+from stages.common.models.backbones.causal import CausalBackbone
 from stages.common.models.backbones.seq2seq import EncoderOutput, Seq2SeqBackbone, decoder_start_id
 from stages.common.models.backbones.soft_input import KeysAndValues, PrefixPlace, SoftInput
 from stages.common.models.meta_models import language_model_class
@@ -50,6 +51,37 @@ def check_prefixes(folder: Path, *, trust_remote_code: bool = False) -> None:
         raise InputError(
             f"{architecture_of(folder)} takes no prefixes in its encoder and in cross-attention: {problem}.",
             "Remove prefix_at, or use another backbone, such as T5 or BART.",
+        )
+
+
+def check_layers(folder: Path, *, trust_remote_code: bool = False) -> None:
+    """Checks that the causal model in `folder` reads prefixes without a cache, which layers of other lengths need.
+
+    Raises:
+        InputError: with the technical reason.
+    """
+    config = AutoConfig.from_pretrained(folder, trust_remote_code=trust_remote_code)
+    model_class = language_model_class(folder, config, "causal", trust_remote_code=trust_remote_code)
+    try:
+        twin = build_twin(model_class, config, "causal")
+        backbone = CausalBackbone(twin, _Tokenizer(), folder_traits(folder, trust_remote_code=trust_remote_code))
+        generator = torch.Generator().manual_seed(3)
+        ids = [torch.randint(10, VOCABULARY, (length,), generator=generator).tolist() for length in (5, 12)]
+        texts = [Encoded(tuple(item), (0,) * len(item), len(item) - 1) for item in ids]
+        with torch.no_grad():
+            shape = _stacked(backbone.token_keys_and_values(torch.tensor([[7, 8, 9]]))).shape
+            layers = torch.randn(shape, generator=generator)
+            batch = backbone.batch(texts)
+            cached = backbone.vocabulary_logits(batch, SoftInput(layers=layers))
+            lengths = (shape[-2],) * shape[0]
+            separate = backbone.vocabulary_logits(batch, SoftInput(layers=layers, lengths=lengths))
+        problem = "they differ from those in a cache" if _difference(separate, cached) > TOLERANCE else ""
+    except (AssertionError, AttributeError, IndexError, RuntimeError, TypeError, ValueError) as error:
+        problem = f"{type(error).__name__}: {str(error).strip().partition(chr(10))[0][:160]}"
+    if problem:
+        raise InputError(
+            f"{architecture_of(folder)} takes no prefixes of some layers: {problem}.",
+            "Remove layers and layer_lengths, or use another backbone, such as Llama or GPT-2.",
         )
 
 

@@ -19,7 +19,7 @@ from stages.common.errors import InputError
 from stages.common.models.backbones.base import Backbone, widen
 from stages.common.models.backbones.head_path import only_words
 from stages.common.models.backbones.prefix_attention import prefixed
-from stages.common.models.backbones.soft_input import KeysAndValues, PrefixPlace, SoftInput, keys_and_values
+from stages.common.models.backbones.soft_input import KeysAndValues, PrefixPlace, SoftInput, chosen_keys_and_values
 from stages.common.models.batching import EncodedBatch
 from stages.common.patterns.config import Decoding, Family
 from stages.common.patterns.encoding import Encoded, mask_token_id
@@ -201,7 +201,8 @@ class Seq2SeqBackbone(Backbone):
         if prompt is None or prompt.cross is None:
             yield
             return
-        calls = [item for pair in keys_and_values(prompt.cross, size, dtype) for item in (None, pair)]
+        pairs = chosen_keys_and_values(prompt.cross, size, dtype, prompt.lengths)
+        calls = [item for pair in pairs for item in (None, pair)]
         with prefixed(self.model.get_decoder(), calls):
             yield
 
@@ -226,5 +227,6 @@ class Seq2SeqBackbone(Backbone):
             yield arguments
             return
         dtype = self.model.get_input_embeddings().weight.dtype
-        with prefixed(self._stack(), keys_and_values(prompt.encoder, len(batch.input_ids), dtype)):
+        calls = chosen_keys_and_values(prompt.encoder, len(batch.input_ids), dtype, prompt.lengths)
+        with prefixed(self._stack(), calls):
             yield arguments

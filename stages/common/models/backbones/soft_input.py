@@ -6,6 +6,7 @@ prompt, K layers, H heads of keys and values, D embedding size, d size of a head
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, Protocol
 
@@ -35,6 +36,17 @@ def keys_and_values(layers: Tensor, size: int, dtype: torch.dtype) -> list[KeysA
     return [KeysAndValues(layer[:, 0], layer[:, 1]) for layer in layers_BK.unbind(dim=1)]
 
 
+def chosen_keys_and_values(
+    layers: Tensor, size: int, dtype: torch.dtype, lengths: Sequence[int] | None
+) -> list[KeysAndValues | None]:
+    """Returns the first `lengths` positions of each layer; None for a layer with none. Default: all of them."""
+    pairs = keys_and_values(layers, size, dtype)
+    if lengths is None:
+        return list(pairs)
+    cut = zip(pairs, lengths, strict=True)
+    return [KeysAndValues(pair.keys[:, :, :n], pair.values[:, :, :n]) if n else None for pair, n in cut]
+
+
 @dataclass(frozen=True, slots=True)
 class SoftInput:
     """Trainable tensors of a forward pass. Each may have a leading B dimension: a separate prompt per example."""
@@ -53,6 +65,8 @@ class SoftInput:
     """[K, 2, H, P, d] the same for the encoder of a seq2seq model."""
     cross: Tensor | None = None
     """[K, 2, H, P, d] the same for its cross-attention, before those of the states of the encoder."""
+    lengths: tuple[int, ...] | None = None
+    """[K] positions of each layer, at most P. Default: all have P."""
 
     @property
     def num_before(self) -> int:
@@ -70,8 +84,8 @@ class SoftInput:
         def repeat(tensor: Tensor | None, ndim: int) -> Tensor | None:
             return tensor.repeat_interleave(times, dim=0) if tensor is not None and tensor.ndim > ndim else tensor
 
-        deep = (repeat(tensor, 5) for tensor in (self.layers, self.encoder, self.cross))
-        return SoftInput(repeat(self.before, 2), repeat(self.inside, 2), *deep)
+        layers, encoder, cross = (repeat(tensor, 5) for tensor in (self.layers, self.encoder, self.cross))
+        return SoftInput(repeat(self.before, 2), repeat(self.inside, 2), layers, encoder, cross, self.lengths)
 
     def select(self, rows: Tensor) -> SoftInput:
         """Returns the input of some examples of the batch."""
@@ -79,8 +93,8 @@ class SoftInput:
         def pick(tensor: Tensor | None, ndim: int) -> Tensor | None:
             return tensor[rows] if tensor is not None and tensor.ndim > ndim else tensor
 
-        deep = (pick(tensor, 5) for tensor in (self.layers, self.encoder, self.cross))
-        return SoftInput(pick(self.before, 2), pick(self.inside, 2), *deep)
+        layers, encoder, cross = (pick(tensor, 5) for tensor in (self.layers, self.encoder, self.cross))
+        return SoftInput(pick(self.before, 2), pick(self.inside, 2), layers, encoder, cross, self.lengths)
 
     def embedded(self, words_BLD: Tensor, soft_positions_BM: Tensor) -> Tensor:
         """Returns [B, N + L, D] input embeddings.

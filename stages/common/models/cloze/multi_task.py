@@ -88,7 +88,8 @@ def _deep_shape(classifier: ClozeClassifier) -> tuple[bool | int, ...]:
     if prompt is None or prompt.position != "layers":
         return ()
     deep = prompt()
-    return (prompt.num_virtual_tokens, *(item is not None for item in (deep.layers, deep.encoder, deep.cross)))
+    places = (item is not None for item in (deep.layers, deep.encoder, deep.cross))
+    return (prompt.num_virtual_tokens, *places, *(deep.lengths or ()))
 
 
 def _one_pass(parts: Sequence[TaskBatch], *, training: bool) -> list[Tensor]:
@@ -139,7 +140,7 @@ def _stacked(inputs: Sequence[SoftInput], repeats: Tensor) -> SoftInput:
         if (tensors := [tensor for item in inputs if (tensor := getattr(item, name)) is not None])
     }
     if deep:
-        return SoftInput(**deep)
+        return SoftInput(**deep, lengths=inputs[0].lengths)
     tables = [soft_input.before if soft_input.before is not None else soft_input.inside for soft_input in inputs]
     first = next((table for table in tables if table is not None), None)
     if first is None:
