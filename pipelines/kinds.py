@@ -96,6 +96,7 @@ KINDS: Mapping[str, StepKind] = {
         report_position=7,
     ),
     "batched_prompts": StepKind(color=PURPLE, reads=("train", "dev")),
+    "tuned_prompts": StepKind(color=PURPLE, reads=("train", "dev")),
     "prompts": StepKind(color=PURPLE, row="prompt", reads=("train", "dev", "test"), has_seed=True, report_position=9),
     "zero_shot": StepKind(color=YELLOW, row="zero-shot", reads=("test",), report_position=3),
     "priming": StepKind(color=BROWN, row="priming", reads=("train", "test"), has_seed=True, report_position=4),

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 from cluster.steps.step import Step
 from pipelines.dag.steps import make_step
-from pipelines.schema.chain_of_thought_rules import answers_of
+from pipelines.schema.chain_of_thought_rules import method_config
 from pipelines.schema.config import PipelineConfig
-from stages.chain_of_thought.config import ChainOfThoughtConfig
 
 
 def chain_of_thought_steps(config: PipelineConfig, data: Step) -> list[Step]:
@@ -20,18 +19,7 @@ def chain_of_thought_steps(config: PipelineConfig, data: Step) -> list[Step]:
             f"chain_of_thought/{name}/{seed}",
             kind="chain_of_thought",
             run="stages.chain_of_thought.stage:run",
-            config=ChainOfThoughtConfig.of(
-                method,
-                question=section.question,
-                demonstrations=section.demonstrations[: method.num_demonstrations],
-                answer_trigger=section.answer_trigger,
-                answer_pattern=section.answer_pattern,
-                labels=config.task.labels,
-                problem_type=config.task.problem_type,
-                truncation=config.task.truncation,
-                answers=answers_of(section, config.task),
-                backbone=config.language_model,
-            ),
+            config=method_config(config, name),
             inputs={"data": data},
             resources=section.resources,
             row=f"chain_of_thought/{name}",

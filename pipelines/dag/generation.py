@@ -1,7 +1,10 @@
 """Steps of text generation with soft prompts.
 
-data/<task>                     the sets of a generation task
-prompts/<task>/<method>/<seed>  a soft prompt for it, and the texts that it generates for the test set
+data/<task>                           the sets of a generation task
+tuned_prompts/<task>/<method>/<seed>  trains a soft prompt for it
+prompts/<task>/<method>/<seed>        the texts that this prompt generates for the test set, and their scores
+
+Generation is a step of its own, so that a change of `decoding` trains nothing.
 """
 
 from __future__ import annotations
@@ -9,10 +12,14 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from cluster.steps.step import Step
-from pipelines.dag.prompts import downstream_step
+from pipelines.dag.prompts import transferred
 from pipelines.dag.steps import make_step
 from pipelines.schema.config import PipelineConfig
-from pipelines.schema.sections.prompts import generation_tasks
+from pipelines.schema.sections.prompts import DownstreamGeneration, generation_tasks
+from stages.common.prompts.config import PromptConfig
+from stages.common.seeds import derive_seed
+from stages.generation.config import TargetTask
+from stages.generation.evaluation.config import GenerationEvaluationConfig
 from stages.generation.splits.config import GenerationSplitsConfig
 from stages.generation.tuning.config import GenerationTuningConfig
 
@@ -32,20 +39,79 @@ def generation_data_steps(config: PipelineConfig) -> dict[str, Step]:
     }
 
 
-def generation_prompt_steps(config: PipelineConfig, data: Mapping[str, Step], ppt: Sequence[Step]) -> list[Step]:
-    """Returns one step per generation task, method and seed."""
-    return [
-        downstream_step(
-            config,
-            data,
-            ppt,
-            item,
-            method,
-            seed,
-            run="stages.generation.tuning.stage:run",
-            config_class=GenerationTuningConfig,
-        )
-        for item in generation_tasks(config.prompts)
-        for method in (config.prompts.methods if config.prompts else ())
-        for seed in (config.prompts.seeds if config.prompts else ())
-    ]
+def generation_prompt_steps(
+    config: PipelineConfig, data: Mapping[str, Step], ppt: Sequence[Step], prompts: Sequence[Step]
+) -> list[Step]:
+    """Returns two steps per generation task, method and seed: the training, and the texts of the test set.
+
+    Args:
+        config: The recipe.
+        data: Task -> the step that samples its sets.
+        ppt: Steps of prompt pretraining.
+        prompts: Steps of the prompts of classification tasks, from which others may start.
+    """
+    if config.prompts is None:
+        return []
+    steps = []
+    for item in generation_tasks(config.prompts):
+        for method in config.prompts.methods:
+            for seed in config.prompts.seeds:
+                tuned = _tuning_step(config, data, ppt, prompts, item, method, seed)
+                steps += [tuned, _evaluation_step(config, data, tuned, item, method, seed)]
+    return steps
+
+
+def _tuning_step(
+    config: PipelineConfig,
+    data: Mapping[str, Step],
+    ppt: Sequence[Step],
+    prompts: Sequence[Step],
+    item: DownstreamGeneration,
+    method: str,
+    seed: int,
+) -> Step:
+    assert config.prompts is not None
+    settings, name = config.prompts.methods[method], f"{item.task.name}/{method}/{seed}"
+    return make_step(
+        config,
+        f"tuned_prompts/{name}",
+        kind="tuned_prompts",
+        run="stages.generation.tuning.stage:run",
+        config=GenerationTuningConfig(
+            task=TargetTask.of(item.task),
+            backbone=config.language_model,
+            prompt=PromptConfig.of(settings),
+            training=settings.training or config.prompts.training,
+            seed=derive_seed(config.seed, f"prompts/{name}"),
+        ),
+        inputs={
+            "data": data[item.task.name],
+            "pretrained": ppt[config.pretrained_for(item)]
+            if settings.init == "ppt"
+            else transferred(settings.transfer, prompts, seed),
+        },
+        resources=config.prompts.resources,
+        seed=str(seed),
+        task=item.task.name,
+        method=method,
+    )
+
+
+def _evaluation_step(
+    config: PipelineConfig, data: Mapping[str, Step], tuned: Step, item: DownstreamGeneration, method: str, seed: int
+) -> Step:
+    assert config.prompts is not None
+    row = f"prompts/{item.task.name}/{method}"
+    return make_step(
+        config,
+        f"{row}/{seed}",
+        kind="prompts",
+        run="stages.generation.evaluation.stage:run",
+        config=GenerationEvaluationConfig(task=item.task, backbone=config.language_model),
+        inputs={"data": data[item.task.name], "tuned": tuned},
+        resources=config.prompts.resources,
+        row=row,
+        seed=str(seed),
+        task=item.task.name,
+        method=method,
+    )

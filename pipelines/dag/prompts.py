@@ -18,12 +18,11 @@ from typing import Any
 from cluster.steps.step import Resources, Step
 from pipelines.dag.steps import make_step
 from pipelines.schema.config import PipelineConfig
-from pipelines.schema.sections.prompts import DownstreamGeneration, PptSection, TokenLevelTask, token_level_tasks
+from pipelines.schema.sections.prompts import PptSection, TokenLevelTask, token_level_tasks
 from stages.common.data.config import CorpusConfig
 from stages.common.models.backbones.config import BackboneConfig
-from stages.common.prompts.config import PromptConfig
+from stages.common.prompts.config import PromptConfig, TransferConfig
 from stages.common.seeds import derive_seed
-from stages.generation.tuning.config import GenerationTuningConfig
 from stages.prompt_pretraining.config import PretrainingConfig, SingleConfig
 from stages.prompt_pretraining.examples.config import PretrainingExamplesConfig
 from stages.prompt_pretraining.formats import PretrainingFormat
@@ -48,45 +47,35 @@ def token_level_data_steps(config: PipelineConfig) -> dict[str, Step]:
     }
 
 
-def token_level_prompt_steps(config: PipelineConfig, data: Mapping[str, Step], ppt: Sequence[Step]) -> list[Step]:
-    """Returns one step per token-level task, method and seed."""
+def token_level_prompt_steps(
+    config: PipelineConfig, data: Mapping[str, Step], ppt: Sequence[Step], prompts: Sequence[Step]
+) -> list[Step]:
+    """Returns one step per token-level task, method and seed. `prompts`: the steps of classification tasks."""
     return [
-        downstream_step(
-            config,
-            data,
-            ppt,
-            item,
-            method,
-            seed,
-            run="stages.token_level.tuning.stage:run",
-            config_class=TokenLevelTuningConfig,
-        )
+        _token_level_step(config, data, ppt, prompts, item, method, seed)
         for item in token_level_tasks(config.prompts)
         for method in (config.prompts.methods if config.prompts else ())
         for seed in (config.prompts.seeds if config.prompts else ())
     ]
 
 
-def downstream_step(
+def _token_level_step(
     config: PipelineConfig,
     data: Mapping[str, Step],
     ppt: Sequence[Step],
-    item: TokenLevelTask | DownstreamGeneration,
+    prompts: Sequence[Step],
+    item: TokenLevelTask,
     method: str,
     seed: int,
-    *,
-    run: str,
-    config_class: type[TokenLevelTuningConfig] | type[GenerationTuningConfig],
 ) -> Step:
-    """Returns the step that tunes a prompt for a task that is not classification."""
     assert config.prompts is not None
     settings, row = config.prompts.methods[method], f"prompts/{item.task.name}/{method}"
     return make_step(
         config,
         f"{row}/{seed}",
         kind="prompts",
-        run=run,
-        config=config_class(
+        run="stages.token_level.tuning.stage:run",
+        config=TokenLevelTuningConfig(
             task=item.task,
             backbone=config.language_model,
             prompt=PromptConfig.of(settings),
@@ -94,7 +83,9 @@ def downstream_step(
         ),
         inputs={
             "data": data[item.task.name],
-            "pretrained": ppt[config.pretrained_for(item)] if settings.init == "ppt" else None,
+            "pretrained": ppt[config.pretrained_for(item)]
+            if settings.init == "ppt"
+            else transferred(settings.transfer, prompts, seed),
         },
         resources=config.prompts.resources,
         row=row,
@@ -178,8 +169,10 @@ def prompt_steps(
                 pretrained=ppt,
             )
         )
-    steps = [
-        make_step(
+    steps: dict[str, Step] = {}
+    for job, labels in sorted(jobs, key=lambda item: item[0].prompt.transfer is not None):  # after what they start from
+        upstream = None if batched or job.pretrained is None else ppt[job.pretrained]
+        steps[job.name] = make_step(
             config,
             job.name,
             kind="prompts",
@@ -188,20 +181,29 @@ def prompt_steps(
             inputs={
                 "data": sets[job.data],
                 "batched": batched[0] if batched else None,
-                "pretrained": None if batched or job.pretrained is None else ppt[job.pretrained],
+                "pretrained": upstream or transferred(job.prompt.transfer, list(steps.values()), int(labels["seed"])),
             },
             resources=section.resources,
             **labels,
         )
-        for job, labels in jobs
-    ]
-    return batched, steps
+    return batched, [steps[job.name] for job, _ in jobs]
+
+
+def transferred(transfer: TransferConfig | None, prompts: Sequence[Step], seed: int) -> Step | None:
+    """Returns the step of the prompt of another task that a prompt with this seed starts from."""
+    if transfer is None:
+        return None
+    wanted = {"task": transfer.task, "method": transfer.method, "seed": str(seed)}
+    return next(step for step in prompts if wanted.items() <= step.labels.items())
 
 
 def init_kinds(config: PipelineConfig) -> dict[str, str]:
     """Method -> the initialization of its prompts, for the report."""
     methods = config.prompts.methods if config.prompts else {}
-    return {name: item.init if item.init == "ppt" else item.init.kind for name, item in methods.items()}
+    return {
+        name: "transfer" if item.transfer else item.init if item.init == "ppt" else item.init.kind
+        for name, item in methods.items()
+    }
 
 
 def pretraining_steps(config: PipelineConfig) -> tuple[list[Step], list[Step]]:

@@ -262,10 +262,10 @@ def workload_of(step: Step, shape: ModelShape) -> Workload:
     prompts = [item for job in jobs if (item := _prompt(job, tune)) is not None]
     lora = _lora(config, tune)
     loops: list[TrainingConfig] = [job.training for job in jobs if getattr(job, "training", None) is not None]
-    vectors = [item.num_virtual_tokens for item in prompts] or [getattr(config, "num_virtual_tokens", 0)]
+    vectors = [item.prompt_length for item in prompts] or [getattr(config, "num_virtual_tokens", 0)]
     trained = sum(vectors) * shape.width + _num_tuned(config, tune, shape)
     if any(item.is_deep for item in prompts):
-        trained *= 2 * shape.num_layers
+        trained *= 2 * shape.num_layers * max(len(item.places) for item in prompts)
     if lora is not None:
         trained += lora.rank * sum(_targets(shape.adapted, lora).values())
     return Workload(

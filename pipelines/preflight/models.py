@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from tokenizers import Tokenizer
 
+from pipelines.preflight.chain_of_thought import check_chain_of_thought
 from pipelines.schema.config import PipelineConfig
 from pipelines.schema.locations import errors_located_in
 from pipelines.schema.sections.prompts import PptSection, generation_tasks, token_level_tasks
@@ -78,7 +79,7 @@ def check_models(config: PipelineConfig, *, only_cached: bool = False) -> None:
         check_task(config.task, config.hard_patterns, family, tokenizer, "task")
         if config.verbalizer_search:
             check_search(config.task, family)
-        check_chain_of_thought(config, family)
+        check_chain_of_thought(config, family, tokenizer)
         if config.pattern_search and config.pattern_search.gradient:
             with errors_located_in("pattern_search.gradient"):
                 check_use(backbone, "prompt")
@@ -87,34 +88,6 @@ def check_models(config: PipelineConfig, *, only_cached: bool = False) -> None:
         check_generation(config, family)
         if config.ppt:
             check_formats(config.ppt, family, tokenizer)
-
-
-def check_chain_of_thought(config: PipelineConfig, family: Family) -> None:
-    """Checks that the backbone writes text, and has positions for questions, rationales and answers.
-
-    Raises:
-        InputError: it is not causal, or has too few positions.
-    """
-    if config.chain_of_thought is None:
-        return
-    if family != "causal":
-        raise InputError(
-            f"chain of thought needs a causal model, which writes text, but the backbone is {family}.",
-            "Use a causal backbone, or remove chain_of_thought.",
-            key="chain_of_thought",
-        )
-    backbone = config.language_model
-    limit = folder_max_positions(local_folder(backbone), trust_remote_code=backbone.trust_remote_code)
-    for name, method in config.chain_of_thought.methods.items():
-        num_answer = method.max_answer_tokens if method.has_answer_pass else 0
-        required = backbone.max_length + method.max_rationale_tokens + num_answer
-        if limit is not None and required > limit:
-            raise InputError(
-                f"question, rationale and answer have up to {required} tokens, more than the {limit} positions of the "
-                "model.",
-                "Lower max_rationale_tokens, or backbone.max_length.",
-                key=f"chain_of_thought.methods.{name}.max_rationale_tokens",
-            )
 
 
 def check_generator(config: PipelineConfig, key: str, family: Family) -> None:
@@ -196,9 +169,44 @@ def check_method(method: PromptConfig, patterns: Iterable[Pattern], backbone: Ba
     """Checks a method of soft prompt tuning against patterns and backbone."""
     for pattern in patterns:
         check_fit(method, pattern)
-    check_use(backbone, "deep" if method.is_deep else "prompt")
+    if method.prompt_length:
+        check_use(backbone, "deep" if method.is_deep else "prompt")
+    if method.layers is not None or method.layer_lengths is not None:
+        with errors_located_in("layers" if method.layers is not None else "layer_lengths"):
+            check_chosen_layers(backbone)
+    if method.prefix_at is not None:
+        with errors_located_in("prefix_at"):
+            check_places(method.prefix_at, backbone)
     if method.lora is not None:
         check_use(backbone, "lora")
+
+
+def check_chosen_layers(backbone: BackboneConfig) -> None:
+    """Checks that a causal backbone takes prefixes of some layers, with a small copy.
+
+    Raises:
+        InputError: with the technical reason.
+    """
+    folder = backbone_folder(backbone)
+    if family_of(folder) == "causal":
+        from stages.common.models.backbones.prefix_check import check_layers  # noqa: PLC0415  (loads torch)
+
+        check_layers(folder, trust_remote_code=backbone.trust_remote_code)
+
+
+def check_places(places: Sequence[str], backbone: BackboneConfig) -> None:
+    """Checks the places of a prefix with a small copy of the backbone.
+
+    Raises:
+        InputError: with the technical reason.
+    """
+    folder = backbone_folder(backbone)
+    if (family := family_of(folder)) != "seq2seq":
+        raise InputError(f"prefix_at is for seq2seq models, but the backbone is {family}.", "Remove prefix_at.")
+    if set(places) - {"decoder"}:
+        from stages.common.models.backbones.prefix_check import check_prefixes  # noqa: PLC0415  (loads torch)
+
+        check_prefixes(folder, trust_remote_code=backbone.trust_remote_code)
 
 
 def check_tuned(backbone: BackboneConfig, tune: Tune) -> None:
@@ -412,9 +420,9 @@ def check_token_level_family(config: PipelineConfig, family: Family) -> None:
         return
     assert config.prompts is not None
     for name, method in config.prompts.methods.items():
-        if method.is_deep:
+        if method.is_deep and method.places != ("encoder",):
             raise InputError(
                 f"token-level tasks use the encoder of a seq2seq model, but {method.method} changes its decoder.",
-                "Set method: prompt_tuning or p_tuning, or use a masked or causal backbone.",
+                "Set prefix_at: [encoder], or method: prompt_tuning or p_tuning.",
                 key=f"prompts.methods.{name}.method",
             )

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pipelines.schema.config import PipelineConfig
 from pipelines.schema.sections.chain_of_thought import ChainOfThoughtSection
 from stages.chain_of_thought.answers import AnswerParser
-from stages.chain_of_thought.config import question_pattern
+from stages.chain_of_thought.config import ChainOfThoughtConfig, question_pattern
 from stages.common.errors import InputError
 from stages.common.patterns.config import Task
 
@@ -47,6 +47,25 @@ def answers_of(section: ChainOfThoughtSection, task: Task) -> dict[str, tuple[st
             for label, own in task.words(pattern).items():
                 words[label] += own
     return {label: tuple(dict.fromkeys(own)) for label, own in words.items()}
+
+
+def method_config(config: PipelineConfig, name: str) -> ChainOfThoughtConfig:
+    """Returns the config of the steps of a method, without their seed."""
+    section = config.chain_of_thought
+    assert section is not None
+    method = section.methods[name]
+    return ChainOfThoughtConfig.of(
+        method,
+        question=section.question,
+        demonstrations=section.demonstrations[: method.num_demonstrations],
+        answer_trigger=section.answer_trigger,
+        answer_pattern=section.answer_pattern,
+        labels=config.task.labels,
+        problem_type=config.task.problem_type,
+        truncation=config.task.truncation,
+        answers=answers_of(section, config.task),
+        backbone=config.language_model,
+    )
 
 
 def _check_words(answers: dict[str, tuple[str, ...]], task: Task) -> None:

@@ -188,7 +188,9 @@ class PipelineConfig(Config):
         methods: list[PromptConfig] = [*self.prompts.methods.values()] if self.prompts and key == "backbone" else []
         section = self.pet_sections.get("pet" if key == "backbone" else key.removesuffix(".backbone"))
         methods += [section.prompt] if section and section.tune == "prompt" else []
-        return max([*lengths, *(method.num_virtual_tokens for method in methods if method.init != "ppt")], default=0)
+        return max(
+            [*lengths, *(method.prompt_length for method in methods if not method.starts_from_prompt)], default=0
+        )
 
     @property
     def encoder_students(self) -> dict[str, EncoderStudent]:

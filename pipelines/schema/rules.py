@@ -6,6 +6,7 @@ from collections.abc import Callable, Collection, Sequence
 
 from pipelines.schema.chain_of_thought_rules import check_chain_of_thought
 from pipelines.schema.config import PipelineConfig
+from pipelines.schema.learning_rate_rules import check_learning_rates
 from pipelines.schema.locations import errors_located_in
 from pipelines.schema.member_rules import check_members
 from pipelines.schema.problem_rules import check_problem_type
@@ -13,6 +14,7 @@ from pipelines.schema.search_rules import check_pattern_search
 from pipelines.schema.sections.ensemble import FinetunedMember, ProbeMember, StudentStage
 from pipelines.schema.sections.prompts import PromptTaskConfig, generation_tasks, token_level_tasks
 from pipelines.schema.task_rules import check_tasks
+from pipelines.schema.transfer_rules import check_transfer
 from stages.common.errors import InputError
 from stages.common.patterns.config import Task
 from stages.common.prompts.config import check_fits_token_level
@@ -462,6 +464,7 @@ RULES: tuple[Callable[[PipelineConfig], None], ...] = (
     check_student_training,
     check_teachers,
     check_early_stopping,
+    check_learning_rates,
     check_without_unlabeled_data,
     check_has_language_model,
     check_has_members,
@@ -476,6 +479,7 @@ RULES: tuple[Callable[[PipelineConfig], None], ...] = (
     check_priming,
     check_chain_of_thought,
     check_ppt_for_init,
+    check_transfer,
     check_prompts_of_submodels,
     check_learning_curve,
     check_without_labels,

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from stages.chain_of_thought.config import ChainOfThoughtConfig, question_pattern
 from stages.common.errors import InputError
 from stages.common.examples import Example
-from stages.common.models.backbones.base import Backbone
 from stages.common.patterns.encoding import Encoder
 
 SEPARATOR = "\n\n"
@@ -21,27 +22,24 @@ class Prompts:
 
     Args:
         config: The method.
-        backbone: A causal model.
+        tokenizer: The tokenizer of a causal model.
+        max_positions: Maximum number of tokens that the model reads and writes; None without a limit.
 
     Raises:
-        InputError: the backbone has too few positions.
+        InputError: the model has too few positions.
     """
 
-    def __init__(self, config: ChainOfThoughtConfig, backbone: Backbone) -> None:
+    def __init__(self, config: ChainOfThoughtConfig, tokenizer: Any, max_positions: int | None) -> None:
         self._config = config
-        self._tokenizer = backbone.tokenizer
+        self._tokenizer = tokenizer
         self._encoder = Encoder(
-            question_pattern(config.question),
-            backbone.tokenizer,
-            "causal",
-            config.backbone.max_length,
-            config.truncation,
+            question_pattern(config.question), tokenizer, "causal", config.backbone.max_length, config.truncation
         )
         self._start = self._ids(f" {config.start}") if config.start else ()
         self._answer_trigger = self._ids(f" {config.answer_trigger.strip()}") if config.has_answer_pass else ()
         self._demonstrations = config.demonstrations[: config.num_demonstrations]
         self._blocks = [self._block(item.fields, item.rationale) for item in self._demonstrations]
-        self._room = self._positions_left(backbone.max_positions)
+        self._room = self._positions_left(max_positions)
         self.num_texts = self.num_read = 0
         """Texts so far, and the demonstrations before them."""
 

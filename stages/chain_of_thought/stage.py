@@ -19,7 +19,6 @@ import torch
 
 from stages.chain_of_thought.answers import Answer, AnswerParser, Majority, majority
 from stages.chain_of_thought.config import ChainOfThoughtConfig
-from stages.chain_of_thought.generation import Generator, Prompt, Sampling
 from stages.chain_of_thought.prompts import Prompts
 from stages.chain_of_thought.scores import score_answers
 from stages.common.errors import InputError
@@ -27,6 +26,7 @@ from stages.common.examples import Example, load_examples
 from stages.common.metrics.classification import EvaluationResult
 from stages.common.models.backbones.base import Backbone
 from stages.common.models.backbones.loader import borrow_backbone
+from stages.common.models.text_generation import GREEDY, Generator, Sampling, TextStart, end_ids_of
 from stages.common.problems import problem_of
 from stages.common.protocols import Engine, Recorder
 from stages.common.seeds import torch_rng
@@ -79,7 +79,7 @@ def run(config: ChainOfThoughtConfig, inputs: Inputs, out: Path, recorder: Recor
                 "Use a causal backbone, or remove chain_of_thought.",
                 key="backbone.asset",
             )
-        prompts = Prompts(config, backbone)
+        prompts = Prompts(config, backbone.tokenizer, backbone.max_positions)
         written = _Writer(config, backbone, prompts, recorder, engine).write(test_set)
     decisions = [majority([item.answer.label for item in rationales]) for rationales in written]
     _write_rationales(out / RATIONALES_FILE, test_set, written, decisions)
@@ -116,14 +116,14 @@ class _Writer:
         self._prompts = prompts
         self._recorder = recorder
         self._tokenizer = backbone.tokenizer
-        self._generate = Generator(backbone, engine)
+        self._generate = Generator(backbone, engine, end_ids=end_ids_of(backbone))
         self._find = AnswerParser(config.answers, config.answer_trigger, config.answer_pattern)
 
     def write(self, examples: Sequence[Example]) -> list[list[Rationale]]:
         """Returns `num_rationales` rationales of each example."""
         config = self._config
         prompts = [
-            Prompt(ids, self._randoms(example, number))
+            TextStart.of_ids(ids, self._randoms(example, number))
             for example in examples
             for ids in [self._prompts.rationale_prompt(example)]
             for number in range(config.num_rationales)
@@ -133,7 +133,7 @@ class _Writer:
             prompts,
             config.max_rationale_tokens,
             partial(self._log_progress, "rationales"),
-            sampling=sampling if config.is_sampled else None,
+            decoding=sampling if config.is_sampled else GREEDY,
             stop=config.ends,
         )
         texts = [self._text(item.ids) for item in written]
@@ -152,10 +152,11 @@ class _Writer:
         generator = torch_rng(config.seed, "rationale", example.uid, number)
         return torch.rand(config.max_rationale_tokens, generator=generator, dtype=torch.float64)
 
-    def _completions(self, prompts: Sequence[Prompt], texts: Sequence[str]) -> list[str | None]:
+    def _completions(self, prompts: Sequence[TextStart], texts: Sequence[str]) -> list[str | None]:
         """Returns what the model writes after the answer trigger. The most probable tokens are taken."""
         questions = [
-            Prompt(self._prompts.answer_prompt(prompt.ids, text)) for prompt, text in zip(prompts, texts, strict=True)
+            TextStart.of_ids(self._prompts.answer_prompt(prompt.encoded.ids, text))
+            for prompt, text in zip(prompts, texts, strict=True)
         ]
         answers = self._generate(questions, self._config.max_answer_tokens, partial(self._log_progress, "answers"))
         return [self._decoded(item.ids).strip() for item in answers]

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Literal, Self
 
 from pydantic import Field, model_validator
 
@@ -64,8 +64,8 @@ class DecodingConfig(Config):
         return (self.num_beams or NUM_BEAMS) if self.strategy == "beam" else 1
 
 
-class GenerationSettings(Config):
-    """Settings of a text generation task that a recipe defines."""
+class TargetSettings(Config):
+    """What training reads of a text generation task: its inputs and its targets."""
 
     pattern: str
     """Text of the input, with fields of the data in braces, and soft blocks if wanted. A causal model continues it with
@@ -75,13 +75,9 @@ class GenerationSettings(Config):
     """Maximum number of tokens of an output, with the token that ends it. Longer targets are cut in training."""
     truncation: Truncation = "longest"
     """Which field is shortened if an input is longer than the max_length of the backbone: longest or last."""
-    decoding: DecodingConfig = DecodingConfig()
-    """How outputs are generated."""
-    units: Literal["words", "characters"] = "words"
-    """What BLEU and ROUGE count: words, or characters in scripts that put no spaces between words."""
 
     @model_validator(mode="after")
-    def _pattern_parses(self) -> GenerationSettings:
+    def _pattern_parses(self) -> Self:
         if MASK in self.pattern:
             raise InputError(
                 f"the target follows the pattern, which therefore has no {MASK}: {self.pattern!r}.",
@@ -110,23 +106,31 @@ class GenerationSettings(Config):
         return self.pattern[len(self.pattern.rstrip(" ")) :]
 
 
-class GenerationTask(GenerationSettings):
-    """A text generation task."""
+class GenerationSettings(TargetSettings):
+    """Settings of a text generation task that a recipe defines. Those of this class change no training."""
+
+    decoding: DecodingConfig = DecodingConfig()
+    """How outputs are generated."""
+    units: Literal["words", "characters"] = "words"
+    """What BLEU and ROUGE count: words, or characters in scripts that put no spaces between words."""
+
+
+class TargetTask(TargetSettings):
+    """A text generation task in training."""
 
     name: Name
     """Name of the task; part of step names."""
 
 
-class GenerationConfig(Config):
-    """Base of configs with a text generation task."""
+class GenerationTask(GenerationSettings, TargetTask):
+    """A text generation task."""
+
+
+class GenerationServingConfig(Config):
+    """What is needed to generate texts with a saved prompt."""
 
     task: GenerationTask
     """The task."""
-
-
-class GenerationServingConfig(GenerationConfig):
-    """What is needed to generate texts with a saved prompt."""
-
     backbone: BackboneConfig
     """The frozen language model."""
 

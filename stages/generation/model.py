@@ -7,33 +7,34 @@ hidden size, M tokens of all targets of a batch.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
-from transformers import DynamicCache, EncoderDecoderCache
 
+from stages.common.engine import InProcessEngine
 from stages.common.errors import InputError
 from stages.common.metrics.classification import DevScore
-from stages.common.models.backbones.base import Backbone, widen
+from stages.common.models.backbones.base import Backbone
 from stages.common.models.backbones.causal import HEAD_ROWS
 from stages.common.models.backbones.config import BackboneConfig
-from stages.common.models.backbones.seq2seq import decoder_start_id
+from stages.common.models.backbones.seq2seq import Seq2SeqBackbone, decoder_start_id
 from stages.common.models.backbones.soft_input import SoftInput
 from stages.common.models.batching import autocast, wants_bf16
+from stages.common.models.text_generation import Beams, Generator, Sampling, TextStart
 from stages.common.patterns.encoding import Encoded, Encoder, SpecialTokens
 from stages.common.plain_text import PlainText
 from stages.common.prompts.loader import ModelLoader
 from stages.common.prompts.soft_prompt import Prompt
-from stages.common.protocols import Recorder
-from stages.common.seeds import derive_seed
-from stages.generation.config import SERVING_FILE, GenerationServingConfig, GenerationTask
-from stages.generation.decoding import batches_to_generate, generate_ids
+from stages.common.protocols import Engine, Recorder
+from stages.common.seeds import torch_rng
+from stages.generation.config import SERVING_FILE, DecodingConfig, GenerationServingConfig, TargetTask
 from stages.generation.examples import GenerationExample
+from stages.generation.streaming import TextParts
 
 DEV_BATCH_SIZE = 8
 
@@ -58,8 +59,22 @@ class TargetScores(NamedTuple):
 class TextGenerator:
     """A backbone with a prompt for one generation task."""
 
-    def __init__(self, task: GenerationTask, backbone: Backbone, config: BackboneConfig, prompt: Prompt) -> None:
+    def __init__(
+        self,
+        task: TargetTask,
+        backbone: Backbone,
+        config: BackboneConfig,
+        prompt: Prompt | None,
+        decoding: DecodingConfig | None = None,
+    ) -> None:
         """
+        Args:
+            task: Inputs and targets.
+            backbone: A causal or seq2seq model.
+            config: Its config.
+            prompt: The soft prompt, if any.
+            decoding: How texts are generated. Default: greedily.
+
         Raises:
             InputError: the backbone is masked, or its tokenizer has no token that ends a text.
         """
@@ -73,6 +88,7 @@ class TextGenerator:
         self.task = task
         self.backbone = backbone
         self.prompt = prompt
+        self.decoding = decoding or DecodingConfig()
         self.head = None
         self.max_length = config.max_length
         self.autocast = backbone.model.dtype == torch.float32 and wants_bf16(config.precision)
@@ -81,8 +97,11 @@ class TextGenerator:
         self._end = SpecialTokens.of(backbone.tokenizer).after_single if backbone.family == "seq2seq" else ()
         self._encode = Encoder(
             task.input_pattern, backbone.tokenizer, "causal", config.max_length, task.truncation,
-            num_reserved=len(self._end), soft_blocks=prompt.position == "inside",
+            num_reserved=len(self._end), soft_blocks=prompt is not None and prompt.position == "inside",
         )  # fmt: skip
+
+    def _soft_input(self) -> SoftInput:
+        return SoftInput() if self.prompt is None else self.prompt()
 
     def encode(self, example: GenerationExample) -> Encoded:
         """Returns the input of an example as tokens."""
@@ -133,7 +152,7 @@ class TextGenerator:
             for item in items
         ]
         batch = self.backbone.batch(texts)
-        states_BLD = self.backbone.hidden_states(batch, self.prompt())
+        states_BLD = self.backbone.hidden_states(batch, self._soft_input())
         rows = [row for row, item in enumerate(items) for _ in item.target]
         from_end = [number for item in items for number in range(len(item.target) - 1, -1, -1)]
         last_B = batch.mask_position.tolist()
@@ -150,6 +169,7 @@ class TextGenerator:
 
     def _seq2seq_scores(self, items: Sequence[GenerationItem]) -> TargetScores:
         """The encoder reads the input; the decoder reads the target, after its start token."""
+        assert isinstance(self.backbone, Seq2SeqBackbone)
         longest, device = max(len(item.target) for item in items), self.backbone.device
         written_BT = torch.full((len(items), longest), self.backbone.pad_id)
         is_token_BT = torch.zeros(len(items), longest, dtype=torch.bool)
@@ -158,9 +178,10 @@ class TextGenerator:
             is_token_BT[row, : len(item.target)] = True
         start_B1 = torch.full((len(items), 1), decoder_start_id(self.backbone.model))
         read_BT = torch.cat([start_B1, written_BT[:, :-1]], dim=1)
-        prompt, parts = self.prompt(), []
+        prompt, parts = self._soft_input(), []
         for rows in self._equal_inputs(items):
-            logits_BTV = self._decoder_logits([items[row].encoded for row in rows], read_BT[rows].to(device), prompt)
+            batch = self.backbone.batch([items[row].encoded for row in rows])
+            logits_BTV = self.backbone.decode(self.backbone.encode(batch, prompt), read_BT[rows].to(device), prompt)
             is_token = is_token_BT[rows].to(device)
             parts.append(_scores(logits_BTV[is_token], written_BT[rows].to(device)[is_token]))
         return TargetScores(*(torch.cat(values) for values in zip(*parts, strict=True)))
@@ -172,42 +193,58 @@ class TextGenerator:
         lengths = [len(item.encoded.ids) for item in items]
         return [[row for row, item in enumerate(lengths) if item == length] for length in sorted(set(lengths))]
 
-    def _decoder_logits(self, encoded: Sequence[Encoded], read_BT: Tensor, prompt: SoftInput) -> Tensor:
-        """Returns the logits [B, T, V] of the token after each one that the decoder reads."""
-        batch, model = self.backbone.batch(encoded), self.backbone.model
-        arguments: dict[str, Any] = {"input_ids": batch.input_ids}
-        if prompt.before is not None or prompt.inside is not None:
-            embeddings = model.get_input_embeddings()(batch.input_ids)
-            arguments = {"inputs_embeds": prompt.embedded(embeddings, batch.soft_positions)}
-        if prompt.layers is not None:
-            cache = prompt.cache(len(encoded), model.get_input_embeddings().weight.dtype)
-            arguments["past_key_values"] = EncoderDecoderCache(cache, DynamicCache())
-        logits_BTV: Tensor = model(
-            **arguments,
-            attention_mask=widen(batch.attention_mask, prompt.num_before),
-            decoder_input_ids=read_BT,
-            use_cache=prompt.layers is not None,
-        ).logits
-        return logits_BTV
+    def generate(
+        self, examples: Sequence[GenerationExample], recorder: Recorder, phase: str, engine: Engine | None = None
+    ) -> list[str]:
+        """Returns the text for each example, in order.
 
-    def generate(self, examples: Sequence[GenerationExample], recorder: Recorder, phase: str) -> list[str]:
-        """Returns the text for each example, in order; logs progress under the name `phase`."""
-        encoded = [self.encode(example) for example in examples]
-        decoding, texts = self.task.decoding, [""] * len(examples)
-        num_more, num_done = self.prompt.num_virtual_tokens + self.task.max_new_tokens, 0
+        Args:
+            examples: Inputs.
+            recorder: Gets the progress under the name `phase`.
+            phase: What is generated.
+            engine: Shares the batches among workers. Default: one process.
+        """
         with self.backbone.evaluation(), autocast(self.autocast):
-            prompt = self.prompt()
-            batches = batches_to_generate(self.backbone, [len(item.ids) for item in encoded], num_more, decoding.width)
-            for number, rows in enumerate(batches):
-                output = generate_ids(
-                    self.backbone, [encoded[row] for row in rows], prompt, decoding,
-                    max_new_tokens=self.task.max_new_tokens, seed=derive_seed(decoding.seed or 0, "batch", number),
-                )  # fmt: skip
-                for row, ids in zip(rows, output, strict=True):
-                    texts[row] = self.text_of(ids)
-                num_done += len(rows)
-                recorder.log_progress(num_done, len(examples), phase=phase)
-        return texts
+            written = self._generator(engine)(
+                [self._start(item) for item in examples],
+                self.task.max_new_tokens,
+                lambda done, total: recorder.log_progress(done, total, phase=phase),
+                decoding=_search(self.decoding),
+            )
+        return [self.text_of(item.ids) for item in written]
+
+    def stream(self, example: GenerationExample, emit: Callable[[str], None], is_canceled: Callable[[], bool]) -> str:
+        """Returns the text for an example, whose parts are sent as soon as they are written.
+
+        Args:
+            example: The input.
+            emit: Gets each part.
+            is_canceled: Returns True if the text is no longer wanted.
+
+        Raises:
+            CanceledError: the text is no longer wanted.
+        """
+        with self.backbone.evaluation(), autocast(self.autocast):
+            (written,) = self._generator(None)(
+                [self._start(example)],
+                self.task.max_new_tokens,
+                lambda done, total: None,
+                decoding=_search(self.decoding),
+                streamer=TextParts(self.text_of, emit, is_canceled),
+            )
+        return self.text_of(written.ids)
+
+    def _generator(self, engine: Engine | None) -> Generator:
+        end_ids = (self.backbone.tokenizer.eos_token_id,)
+        return Generator(self.backbone, engine or InProcessEngine(), prompt=self._soft_input(), end_ids=end_ids)
+
+    def _start(self, example: GenerationExample) -> TextStart:
+        if self.decoding.strategy != "sample":
+            return TextStart(self.encode(example))
+        randoms = torch_rng(self.decoding.seed or 0, "sample", example.uid)
+        return TextStart(
+            self.encode(example), torch.rand(self.task.max_new_tokens, generator=randoms, dtype=torch.float64)
+        )
 
     def text_of(self, ids: Sequence[int]) -> str:
         """Returns generated tokens as text."""
@@ -234,6 +271,13 @@ def _scores(logits_MV: Tensor, targets_M: Tensor) -> TargetScores:
     return TargetScores(losses_M, logits_MV.argmax(dim=1) == targets_M)
 
 
+def _search(decoding: DecodingConfig) -> Sampling | Beams:
+    if decoding.strategy == "sample":
+        return Sampling(temperature=decoding.temperature or 1.0, top_p=decoding.top_p)
+    length_penalty = 1.0 if decoding.length_penalty is None else decoding.length_penalty
+    return Beams(count=decoding.width, length_penalty=length_penalty)
+
+
 def load_generator(folder: Path) -> TextGenerator:
     """Loads the prompt that the tuning stage wrote to `folder`, on its backbone.
 
@@ -242,4 +286,4 @@ def load_generator(folder: Path) -> TextGenerator:
     """
     config = GenerationServingConfig.model_validate_json((folder / SERVING_FILE).read_text(encoding="utf-8"))
     backbone, prompt, _ = ModelLoader().load_prompt(folder, config.backbone, ())
-    return TextGenerator(config.task, backbone, config.backbone, prompt)
+    return TextGenerator(config.task, backbone, config.backbone, prompt, config.task.decoding)

@@ -49,7 +49,12 @@ class TokenLevelModel(ABC, Generic[TaskT, ExampleT, Item]):
     """A backbone with a prompt and a head for one task. The head maps hidden states [B, L, D] to scores [B, L, O]."""
 
     def __init__(
-        self, task: TaskT, backbone: Backbone, config: BackboneConfig, prompt: Prompt, head: LinearHead | None = None
+        self,
+        task: TaskT,
+        backbone: Backbone,
+        config: BackboneConfig,
+        prompt: Prompt | None,
+        head: LinearHead | None = None,
     ) -> None:
         self.task = task
         self.backbone = backbone
@@ -92,7 +97,7 @@ class TokenLevelModel(ABC, Generic[TaskT, ExampleT, Item]):
         """Computes the scores of every token of a batch of windows."""
         with autocast(self.autocast):
             batch = self.backbone.batch(encoded)
-            states_BLD = self.backbone.hidden_states(batch, self.prompt())
+            states_BLD = self.backbone.hidden_states(batch, None if self.prompt is None else self.prompt())
             return TokenScores(self.head(states_BLD), batch.mask_position)
 
     def validate(self, examples: Sequence[ExampleT], recorder: Recorder) -> DevScore:

@@ -20,6 +20,7 @@ METHODS: dict[str, PromptConfig] = {
     ),
     "low_rank": PromptConfig(num_virtual_tokens=5, rank=2),
     "low_rank_deep": PromptConfig(method="p_tuning_v2", num_virtual_tokens=5, rank=2),
+    "gated": PromptConfig(method="p_tuning_v2", num_virtual_tokens=5, gates=True, noise=0.1),
     "with_lora": PromptConfig(num_virtual_tokens=5, lora=LoraConfig(rank=2)),
     "deep_with_lora": PromptConfig(method="p_tuning_v2", num_virtual_tokens=5, lora=LoraConfig(rank=2)),
 }

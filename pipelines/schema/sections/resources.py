@@ -202,11 +202,12 @@ def check_batched_training(
         )
     if not trains_only_prompts:
         raise InputError(
-            "batched_training is for soft prompts without LoRA, hard_prompt_steps, backbone_dropout and linear heads.",
+            "batched_training is for soft prompts without LoRA, linear heads, hard_prompt_steps, backbone_dropout, "
+            "noise and transfer.",
             "Remove batched_training.",
             key="batched_training",
         )
-    for key in ("micro_batch_size", "early_stopping", "average_last"):
+    for key in ("micro_batch_size", "early_stopping", "average_last", "learning_rates"):
         if any(training and getattr(training, key) for training in trainings):
             raise InputError(
                 f"batched_training does not support {key}.",

@@ -1,6 +1,7 @@
 """The routes of the service.
 
 POST /predict   {"texts": [...]} or {"inputs": [{...}, ...]} -> {"predictions": [...]}, in order
+POST /generate  the same for a model that writes texts; with "stream": true, one text in parts (streaming.py)
 GET  /          the served model: labels, fields, origin, limits, an example
 GET  /ready     200 once the model is loaded, 503 before
 GET  /health    200 while the process lives
@@ -22,7 +23,7 @@ from starlette.routing import Route
 from starlette.types import ASGIApp, Lifespan
 
 from pipelines.serving.predictors import Predictor
-from pipelines.serving.service import request_parsing
+from pipelines.serving.service import request_parsing, streaming
 from pipelines.serving.service.batcher import CONTENT_TYPE, DynamicBatcher, Metrics, ModelFailedError, QueueFullError
 from pipelines.serving.service.middleware import NUM_TEXTS, AccessLog, ObserveRequests, RequireApiKey
 from pipelines.serving.service.openapi import PAGE, openapi_document
@@ -58,6 +59,7 @@ class Service:
                 Route("/openapi.json", self.openapi),
                 Route("/metrics", self.metrics_text),
                 Route("/predict", self.predict, methods=["POST"]),
+                Route("/generate", self.generate, methods=["POST"]),
             ],
             exception_handlers={RequestError: _request_error, HTTPException: _http_error, Exception: _internal_error},
         )
@@ -80,6 +82,10 @@ class Service:
             raise RequestError(503, "the queue is full.", "Retry later.", retry_after_s=FULL_RETRY_S) from None
         except ModelFailedError as error:
             raise RequestError(500, f"the model failed ({error}).", "Read the log of the service.") from None
+
+    async def generate(self, request: Request) -> Response:
+        """Returns generated texts, or the parts of one text while it is written."""
+        return await streaming.generate(self, self._loaded_predictor(), request)
 
     async def describe(self, request: Request) -> Response:
         """Describes the served model."""

@@ -20,7 +20,7 @@ from pipelines.serving.service.batcher import Metrics
 PREDICT = "/predict"
 OPEN_PATHS = ("/health", "/ready", "/docs", "/openapi.json")
 """Paths that need no API key: probes cannot send one, and the pages do not name the model."""
-PATHS = ("/", PREDICT, "/metrics", *OPEN_PATHS)
+PATHS = ("/", PREDICT, "/generate", "/metrics", *OPEN_PATHS)
 REQUEST_ID = "x-request-id"
 NUM_TEXTS = "num_texts"
 """Key of the state of a request with its number of texts."""

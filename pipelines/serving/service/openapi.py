@@ -15,7 +15,7 @@ def openapi_document(limits: RequestLimits, *, needs_key: bool) -> dict[str, Any
     """Returns the document, which does not name the served model."""
     row = {"type": "object", "additionalProperties": True, "examples": [{"text": "Some text."}]}
     task = {"type": "string", "description": "The task of all texts, if several tasks are served."}
-    body = {
+    body: dict[str, Any] = {
         "type": "object",
         "additionalProperties": False,
         "properties": {
@@ -64,11 +64,29 @@ def openapi_document(limits: RequestLimits, *, needs_key: bool) -> dict[str, Any
         "responses": {"200": _response("The predictions.", predictions), **errors},
     }
     any_object = {"type": "object"}
+    stream = {"type": "boolean", "description": "If true, one text is sent in parts, as server-sent events."}
+    generate_body = {**body, "properties": {**body["properties"], "stream": stream}}
+    events = {"schema": {"type": "string"}, "example": 'data: {"text": "a part"}\n\n'}
+    generated = _response("The texts, or the events of one.", predictions)
+    generate = {
+        "summary": "Generate a text for each input, or stream one text",
+        "requestBody": {
+            "required": True,
+            "content": {
+                "application/json": {"schema": generate_body, "example": {"texts": ["Some text."], "stream": True}}
+            },
+        },
+        "responses": {
+            "200": {**generated, "content": {**generated["content"], "text/event-stream": events}},
+            **errors,
+        },
+    }
     document: dict[str, Any] = {
         "openapi": "3.1.0",
         "info": {"title": "clozeline", "version": _version(), "summary": "Text classification over HTTP"},
         "paths": {
             "/predict": {"post": predict},
+            "/generate": {"post": generate},
             "/": {"get": _get("Describe the model: labels, fields, origin, limits", any_object)},
             "/health": {"get": _get("Return 200 while the process lives", any_object, is_open=True)},
             "/ready": {"get": _get("Return 200 once the model is loaded, 503 before", any_object, is_open=True)},

@@ -6,6 +6,7 @@
 | p_tuning | the same | a biLSTM with an MLP, or an MLP | Liu et al., 2021, https://arxiv.org/abs/2103.10385 |
 | prefix_tuning | keys and values of every layer | an MLP | Li & Liang, ACL 2021 |
 | p_tuning_v2 | keys and values of every layer | nothing, or an MLP | Liu et al., ACL 2022 |
+| lora | none: adapters are trained alone | nothing | Hu et al., ICLR 2022 |
 
 The reparameterization is used during training; only its result is saved. It is residual unless the initial vectors are
 random: it adds to keys and values of real words, for example, which prefix tuning starts best from. Vectors may be of
@@ -15,18 +16,18 @@ low rank instead (a fixed initialization plus A·B), and every method may train 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
-from stages.common.config import Config
+from stages.common.config import Config, Name
 from stages.common.errors import InputError
 from stages.common.models.backbones.config import LoraConfig
 from stages.common.models.cloze.config import ClozeConfig
 from stages.common.patterns.syntax import Pattern
 from stages.common.training.config import TrainingConfig
 
-PromptTuningMethod = Literal["prompt_tuning", "p_tuning", "prefix_tuning", "p_tuning_v2"]
+PromptTuningMethod = Literal["prompt_tuning", "p_tuning", "prefix_tuning", "p_tuning_v2", "lora"]
 WORD_VECTORS = "table.words"
 """Parameter with the virtual tokens that are initialized from words. A curriculum freezes it at first."""
 Head = Literal["verbalizer", "linear"]
@@ -36,13 +37,21 @@ _DEFAULT: dict[PromptTuningMethod, Reparameterization] = {
     "p_tuning": "lstm",
     "prefix_tuning": "mlp",
     "p_tuning_v2": "none",
+    "lora": "none",
 }
 _ALLOWED: dict[PromptTuningMethod, tuple[Reparameterization, ...]] = {
     "prompt_tuning": ("none",),
     "p_tuning": ("lstm", "mlp"),
     "prefix_tuning": ("mlp",),
     "p_tuning_v2": ("none", "mlp"),
+    "lora": ("none",),
 }
+PLACES: tuple[Literal["encoder", "decoder", "cross"], ...] = ("encoder", "decoder", "cross")
+OF_VECTORS = (
+    "num_virtual_tokens", "init", "transfer", "reparameterization", "encoder_hidden_size", "rank", "hard_prompt_steps",
+    "gates", "noise",
+)  # fmt: skip
+"""Keys of methods that train vectors."""
 
 
 def check_fit(config: PromptConfig, pattern: Pattern) -> None:
@@ -54,6 +63,11 @@ def check_fit(config: PromptConfig, pattern: Pattern) -> None:
     if config.is_deep and pattern.has_soft_blocks:
         raise InputError(
             f"pattern {pattern.name!r} has soft blocks, but {config.method} adds its vectors to every layer.",
+            "Remove {soft:...}, or set method: prompt_tuning or p_tuning.",
+        )
+    if config.method == "lora" and pattern.has_soft_blocks:
+        raise InputError(
+            f"pattern {pattern.name!r} has soft blocks, but method: lora trains no vectors.",
             "Remove {soft:...}, or set method: prompt_tuning or p_tuning.",
         )
     if config.hard_prompt_steps and not any(block.words for block in pattern.soft_blocks):
@@ -133,15 +147,26 @@ class InitConfig(Config):
         return self
 
 
+class TransferConfig(Config):
+    """A trained prompt of another task, as in SPoT (Vu et al., ACL 2022)."""
+
+    task: Name
+    """Name of the other task: one of prompts.tasks."""
+    method: Name
+    """Method of prompts.methods that trains its prompt."""
+
+
 class PromptConfig(Config):
     """A method of soft prompt tuning and its settings."""
 
     method: PromptTuningMethod = "prompt_tuning"
-    """prompt_tuning, p_tuning, prefix_tuning or p_tuning_v2."""
+    """prompt_tuning, p_tuning, prefix_tuning, p_tuning_v2, or lora (adapters without a soft prompt)."""
     num_virtual_tokens: int = Field(16, ge=1)
     """Length of the prompt. A pretrained prompt and the soft blocks of a pattern define their own length."""
     init: InitConfig | Literal["ppt"] = InitConfig()
     """Initialization of the vectors, or ppt for the pretrained prompt."""
+    transfer: TransferConfig | None = None
+    """Trained prompt of another task that the vectors start from, instead of init. It defines their number."""
     reparameterization: Reparameterization | None = None
     """Module that produces the vectors during training: none, mlp or lstm. If not set, the default of the method."""
     encoder_hidden_size: int | None = Field(None, ge=1)
@@ -152,6 +177,20 @@ class PromptConfig(Config):
     """Curriculum: number of steps in which soft blocks that are initialized from words are frozen."""
     lora: LoraConfig | None = None
     """Adapters that are trained with the prompt. If not set, the backbone is unchanged."""
+    gates: bool = False
+    """If true, a gate is trained for each vector, and for each layer of a deep prompt: a factor between 0 and 2, from 1
+    on.
+    """
+    noise: float = Field(0.0, ge=0)
+    """Standard deviation of the noise that is added to the vectors in each training step, as a multiple of theirs."""
+    layers: tuple[Annotated[int, Field(ge=0)], ...] | None = Field(None, min_length=1)
+    """Layers of prefix_tuning and p_tuning_v2 that have vectors, from 0 on. If not set, all."""
+    layer_lengths: tuple[Annotated[int, Field(ge=0)], ...] | None = Field(None, min_length=1)
+    """Number of vectors of each layer, instead of num_virtual_tokens. If not set, the same for all."""
+    prefix_at: tuple[Literal["encoder", "decoder", "cross"], ...] | None = Field(None, min_length=1)
+    """Where the keys and values of prefix_tuning and p_tuning_v2 are in a seq2seq model: encoder, decoder, and cross
+    (cross-attention). Prefix tuning of BART has all three. If not set: decoder, as in PEFT.
+    """
     backbone_dropout: bool = False
     """If true, the frozen backbone computes with the dropout rates of its config during training, as in P-tuning v2. In
     the original PPT it computes without dropout. Many causal models have none.
@@ -160,6 +199,36 @@ class PromptConfig(Config):
     """Scores labels with the verbalizer, or with a linear head that is trained with the prompt. If not set, verbalizer;
     for token-level tasks, linear.
     """
+
+    @model_validator(mode="after")
+    def _lora_has_no_vectors(self) -> PromptConfig:
+        if self.method != "lora":
+            return self
+        if self.lora is None:
+            raise InputError("method: lora needs the settings of its adapters.", "Add lora: {rank: 8}.", key="lora")
+        for key in OF_VECTORS:
+            if key in self.model_fields_set and getattr(self, key) != type(self).model_fields[key].default:
+                raise InputError(
+                    f"{key} is for vectors, but method: lora trains none.",
+                    f"Remove {key}, or set another method and keep lora.",
+                    key=key,
+                )
+        return self
+
+    @model_validator(mode="after")
+    def _transfer_fits(self) -> PromptConfig:
+        if self.transfer is None:
+            return self
+        for key in ("init", "num_virtual_tokens"):
+            if getattr(self, key) != type(self).model_fields[key].default:
+                raise InputError(f"transfer defines {key}.", f"Remove {key}, or transfer.", key=key)
+        if self.encoder != "none":
+            raise InputError(
+                f"transfer starts from vectors, but here an {self.encoder} produces them.",
+                "Set method: prompt_tuning, or p_tuning_v2.",
+                key="transfer",
+            )
+        return self
 
     @model_validator(mode="after")
     def _parts_fit(self) -> PromptConfig:
@@ -187,14 +256,71 @@ class PromptConfig(Config):
                 "Remove hard_prompt_steps, or set method: prompt_tuning without rank.",
                 key="hard_prompt_steps",
             )
+        if self.gates and self.hard_prompt_steps:
+            raise InputError(
+                "gates are trained from the first step, but hard_prompt_steps freezes their vectors.",
+                "Remove gates or hard_prompt_steps.",
+                key="gates",
+            )
+        for key in ("layers", "layer_lengths"):
+            self._check_layers(key)
+        if self.prefix_at is not None and not self.is_deep:
+            raise InputError(
+                f"prefix_at is for keys and values, which {self.method} does not train.",
+                "Remove prefix_at, or set method: prefix_tuning or p_tuning_v2.",
+                key="prefix_at",
+            )
+        if self.prefix_at is not None and len(set(self.prefix_at)) < len(self.prefix_at):
+            raise InputError("prefix_at names a place twice.", "Remove one of them.", key="prefix_at")
         if self.is_deep and self.init != "ppt" and self.init.kind == "mean":
             raise InputError("a deep prompt cannot be initialized with a mean.", "Use another kind.", key="init.kind")
         return self
+
+    def _check_layers(self, key: str) -> None:
+        lengths: tuple[int, ...] | None = getattr(self, key)
+        if lengths is None:
+            return
+        if not self.is_deep:
+            raise InputError(
+                f"{key} is for vectors of layers, which {self.method} does not train.",
+                f"Remove {key}, or set method: prefix_tuning or p_tuning_v2.",
+                key=key,
+            )
+        default = type(self).model_fields["num_virtual_tokens"].default
+        others = {
+            "rank": self.rank is not None,
+            "transfer": self.transfer is not None,
+            "num_virtual_tokens": key == "layer_lengths" and self.num_virtual_tokens != default,
+            "layer_lengths": key == "layers" and self.layer_lengths is not None,
+        }
+        if other := next((name for name, is_set in others.items() if is_set), None):
+            raise InputError(f"{key} and {other} are both set.", f"Remove {other}.", key=other)
+        if key == "layers" and len(set(lengths)) < len(lengths):
+            raise InputError("layers names a layer twice.", "Remove one of them.", key=key)
+        if key == "layer_lengths" and not any(lengths):
+            raise InputError("no layer has a vector.", "Set a length above 0.", key=key)
+
+    @property
+    def starts_from_prompt(self) -> bool:
+        """Returns True if the vectors start from a trained or pretrained prompt."""
+        return self.init == "ppt" or self.transfer is not None
+
+    @property
+    def prompt_length(self) -> int:
+        """Vectors before a text, unless a pattern or a pretrained prompt defines their number."""
+        if self.layer_lengths is not None:
+            return max(self.layer_lengths)
+        return 0 if self.method == "lora" else self.num_virtual_tokens
 
     @property
     def is_deep(self) -> bool:
         """Returns True if the vectors are keys and values of every layer."""
         return self.method in ("prefix_tuning", "p_tuning_v2")
+
+    @property
+    def places(self) -> tuple[Literal["encoder", "decoder", "cross"], ...]:
+        """Where a deep prompt is, in a fixed order."""
+        return tuple(place for place in PLACES if place in (self.prefix_at or ("decoder",)))
 
     @property
     def is_residual(self) -> bool:
@@ -209,7 +335,8 @@ class PromptConfig(Config):
     @property
     def can_be_batched(self) -> bool:
         """Returns True if the prompt ends with the same values if it is trained in the same batches as others."""
-        return not (self.trains_more or self.hard_prompt_steps or self.backbone_dropout)
+        is_alike = not (self.hard_prompt_steps or self.backbone_dropout or self.noise)
+        return is_alike and not self.trains_more and self.transfer is None
 
     @property
     def trains_more(self) -> bool:

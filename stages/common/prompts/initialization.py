@@ -22,16 +22,25 @@ from stages.common.patterns.config import Task
 from stages.common.patterns.syntax import Pattern
 from stages.common.patterns.verbalizers import Verbalizer
 from stages.common.prompts.config import InitConfig, PromptConfig, check_fit
-from stages.common.prompts.deep_prompts import KVLayout, activations
+from stages.common.prompts.deep_prompts import DeepLayout, KVLayout, activations
 from stages.common.prompts.peft_format import load_prompt
-from stages.common.prompts.soft_prompt import LowRankPrompt, PrefixEncoder, Prompt, PromptEmbedding, PTuningEncoder
+from stages.common.prompts.soft_prompt import (
+    ChosenLayers,
+    GatedPrompt,
+    JoinedPrompts,
+    LowRankPrompt,
+    PrefixEncoder,
+    Prompt,
+    PromptEmbedding,
+    PTuningEncoder,
+)
 from stages.common.seeds import derive_seed, torch_rng
 
 
 def initialize_prompt(
     config: PromptConfig, task: Task, pattern: str, backbone: Backbone, *, seed: int, pretrained: Path | None
-) -> Prompt:
-    """Returns the prompt of a task before its first step.
+) -> Prompt | None:
+    """Returns the prompt of a task before its first step; None for method: lora, which has none.
 
     Args:
         config: The method and its settings.
@@ -54,11 +63,24 @@ def initialize_prompt(
 
 
 def pretrained_vectors(config: PromptConfig, backbone: Backbone, pretrained: Path | None) -> Tensor | None:
-    """Returns the vectors [N, D] in the prompt-pretraining stage's files for `init: ppt`; otherwise None."""
-    if config.init != "ppt":
+    """Returns the vectors that a prompt starts from: those of a pretrained prompt for `init: ppt`, or of the trained
+    prompt of another task for `transfer`; otherwise None.
+
+    Raises:
+        InputError: the prompt of the other task is at another place of the model.
+    """
+    if not config.starts_from_prompt:
         return None
-    assert pretrained is not None, "a step with init: ppt has a pretrained prompt upstream"
-    return load_prompt(pretrained / "prompt", backbone).vectors.cpu()
+    assert pretrained is not None, "a step with init: ppt or transfer has a prompt upstream"
+    prompt = load_prompt(pretrained / "prompt", backbone)
+    places = None if prompt.layers is None else tuple(prompt.layers.parts)
+    if places != (config.places if config.is_deep else None):
+        raise InputError(
+            "the prompt of the other task is at another place of the model.",
+            "Set the same method and prefix_at for both.",
+            key="transfer",
+        )
+    return prompt.vectors.cpu()
 
 
 def new_prompt(
@@ -69,8 +91,8 @@ def new_prompt(
     seed: int,
     label_words: Sequence[int] = (),
     pretrained: Tensor | None = None,
-) -> Prompt:
-    """Returns a new prompt for a pattern.
+) -> Prompt | None:
+    """Returns a new prompt for a pattern; None for method: lora, which has none.
 
     Args:
         config: The method and its settings.
@@ -78,7 +100,7 @@ def new_prompt(
         pattern: The pattern; if it has soft blocks, the vectors fill them. None for a task without patterns.
         seed: Seed of the initialization and of new weights.
         label_words: Token ids of the task's label words.
-        pretrained: [N, D] vectors of a pretrained prompt, for `init: ppt`.
+        pretrained: [N, W] vectors of `pretrained_vectors`.
 
     Raises:
         InputError: method and pattern, or initialization and backbone, do not fit together.
@@ -87,11 +109,25 @@ def new_prompt(
     torch.manual_seed(derive_seed(seed, "prompt"))
     if pattern is not None:
         check_fit(config, pattern)
+    if config.method == "lora":
+        return None
     module: torch.nn.Module
     if config.is_deep:
-        layers = KVLayout.of(backbone)
-        module = _deep_module(config, backbone, layers, generator, label_words)
-        return Prompt(module, "layers", layers).to(backbone.device)
+        if config.prefix_at is not None and backbone.family != "seq2seq":
+            raise InputError(
+                f"prefix_at is for seq2seq models, but the backbone is {backbone.family}.",
+                "Remove prefix_at.",
+                key="prefix_at",
+            )
+        layers = _deep_layout(config, backbone)
+        if pretrained is not None:
+            module = LowRankPrompt(pretrained, config.rank) if config.rank else PromptEmbedding(pretrained)
+        else:
+            module = _deep_module(config, backbone, layers, generator, label_words)
+        if config.gates:
+            num_rows = config.prompt_length if pretrained is None else len(pretrained)
+            module = GatedPrompt(module, num_rows, layers.layer_widths)
+        return Prompt(module, "layers", layers, noise=config.noise).to(backbone.device)
     position: PromptPosition = "inside" if pattern is not None and pattern.has_soft_blocks else "before"
     first = _input_vectors(config, backbone, pattern, generator, label_words=label_words, pretrained=pretrained)
     if config.encoder != "none":
@@ -102,25 +138,53 @@ def new_prompt(
         module = LowRankPrompt(first.vectors, config.rank)
     else:
         module = PromptEmbedding(first.vectors, first.are_words if config.hard_prompt_steps else None)
-    return Prompt(module, position).to(backbone.device)
+    if config.gates:
+        module = GatedPrompt(module, len(first.vectors), [first.vectors.shape[1]])
+    return Prompt(module, position, noise=config.noise).to(backbone.device)
 
 
 def _deep_module(
-    config: PromptConfig, backbone: Backbone, layers: KVLayout, generator: Generator, label_words: Sequence[int]
+    config: PromptConfig, backbone: Backbone, layers: DeepLayout, generator: Generator, label_words: Sequence[int]
 ) -> torch.nn.Module:
     """Returns the module that produces the keys and values of every layer."""
     assert config.init != "ppt", "PromptConfig rejects it"
-    count = config.num_virtual_tokens
+    count = config.prompt_length
     if config.encoder == "mlp":
         size = config.encoder_hidden_size or backbone.embedding_size
         ids = init_token_ids(config.init, count, backbone, generator, label_words)
+        base_PW: Tensor | None = None
         if ids is not None:
-            return PrefixEncoder(embeddings(backbone, ids), size, layers.width, activations(backbone, layers, ids))
-        vectors_ND = _encoder_input(init_vectors(config.init, count, backbone, generator), generator)
-        base = torch.zeros(count, layers.width) if config.is_residual else None
-        return PrefixEncoder(vectors_ND, size, layers.width, base)
+            vectors_ND, base_PW = embeddings(backbone, ids), activations(backbone, layers, ids)
+        else:
+            vectors_ND = _encoder_input(init_vectors(config.init, count, backbone, generator), generator)
+            base_PW = torch.zeros(count, layers.width) if config.is_residual else None
+        widths = [part.width for part in layers.parts.values()]
+        bases = [None] * len(widths) if base_PW is None else base_PW.split(widths, dim=1)
+        encoders = [PrefixEncoder(vectors_ND, size, width, base) for width, base in zip(widths, bases, strict=True)]
+        return encoders[0] if len(encoders) == 1 else JoinedPrompts(encoders)
     rows_PW = init_deep_vectors(config.init, count, backbone, layers, generator, label_words=label_words)
+    if layers.lengths is not None:
+        return ChosenLayers(rows_PW, layers.is_used(count))
     return LowRankPrompt(rows_PW, config.rank) if config.rank else PromptEmbedding(rows_PW)
+
+
+def _deep_layout(config: PromptConfig, backbone: Backbone) -> DeepLayout:
+    """Returns the layout of a deep prompt.
+
+    Raises:
+        InputError: the backbone has no such layer, or other layers than the lengths.
+    """
+    if config.layers is None:
+        return DeepLayout.of(backbone, config.places, config.layer_lengths)
+    num_layers = {place: KVLayout.of(backbone, place).num_layers for place in config.places}
+    if max(config.layers) >= (count := min(num_layers.values())):
+        raise InputError(
+            f"there is no layer {max(config.layers)}: the backbone has {count} layers, from 0 on.",
+            "Remove it from layers.",
+            key="layers",
+        )
+    lengths = [config.num_virtual_tokens if layer in config.layers else 0 for layer in range(count)]
+    return DeepLayout.of(backbone, config.places, lengths)
 
 
 def _encoder_input(vectors_ND: Tensor, generator: Generator) -> Tensor:
@@ -148,8 +212,8 @@ def _input_vectors(
 ) -> _InputVectors:
     blocks = () if pattern is None else pattern.soft_blocks
     count = sum(block.num_virtual_tokens for block in blocks) if blocks else config.num_virtual_tokens
-    if config.init == "ppt":
-        assert pretrained is not None, "a step with init: ppt has a pretrained prompt upstream"
+    if config.init == "ppt" or config.transfer is not None:
+        assert pretrained is not None, "a step with init: ppt or transfer has a prompt upstream"
         if pattern is not None and blocks and len(pretrained) != count:
             raise InputError(
                 f"pattern {pattern.name!r} has {count} soft vectors, and the pretrained prompt has {len(pretrained)}.",
@@ -208,7 +272,7 @@ def init_deep_vectors(
     config: InitConfig,
     num_positions: int,
     backbone: Backbone,
-    layers: KVLayout,
+    layers: DeepLayout,
     generator: Generator,
     *,
     label_words: Sequence[int] = (),

@@ -45,7 +45,7 @@ from stages.common.models.linear_heads import LinearHead, load_head
 from stages.common.models.tfidf_classifier import TFIDF_FILE, TfidfClassifier
 from stages.common.patterns.config import Task
 from stages.common.prompts.config import SERVING_FILE, PromptServingConfig
-from stages.common.prompts.peft_format import load_prompt, save_prompt, tidy
+from stages.common.prompts.peft_format import PROMPT_FILE, load_prompt, save_prompt, tidy
 from stages.common.prompts.soft_prompt import Prompt
 from stages.common.protocols import Engine, LogitModel, Recorder
 
@@ -147,11 +147,32 @@ class AdapterModel:
 
 
 class LoadedPrompt(NamedTuple):
-    """A trained prompt on its backbone, with its LoRA weights and its linear head, if any."""
+    """A trained prompt on its backbone, with its LoRA weights and its linear head, if any. `prompt` is None if only
+    LoRA weights were trained.
+    """
 
     backbone: Backbone
-    prompt: Prompt
+    prompt: Prompt | None
     head: LinearHead | None
+
+
+@contextmanager
+def trained_prompt(folder: Path, config: BackboneConfig, engine: Engine) -> Iterator[LoadedPrompt]:
+    """Yields the prompt in `folder/prompt` on the cached backbone of this process, with its LoRA weights if any."""
+    lora = folder / "prompt" / "lora"
+    with borrow_backbone(config, engine) as backbone:
+        adapter = PeftModel.from_pretrained(backbone.model, lora) if lora.exists() else None
+        backbone.freeze()
+        yield LoadedPrompt(backbone, _prompt_in(folder / "prompt", backbone), None)
+        if adapter is not None:
+            adapter.unload()
+
+
+def _prompt_in(folder: Path, backbone: Backbone) -> Prompt | None:
+    """Returns the prompt in a folder; None if it has LoRA weights only."""
+    if (folder / "lora").exists() and not (folder / PROMPT_FILE).exists():
+        return None
+    return load_prompt(folder, backbone)
 
 
 class ModelLoader:
@@ -207,7 +228,7 @@ class ModelLoader:
         shared = self._backbone(config, "lora" if lora.exists() else "prompt")
         if lora.exists():
             shared.attach(lora)
-        prompt = load_prompt(folder / "prompt", shared.backbone)
+        prompt = _prompt_in(folder / "prompt", shared.backbone)
         head = load_head(folder / "prompt", shared.backbone.hidden_size, outputs)
         return LoadedPrompt(shared.backbone, prompt, head)
 

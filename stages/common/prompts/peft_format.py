@@ -9,6 +9,7 @@ the same on every machine: no local paths, no order that depends on a hash.
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -22,7 +23,7 @@ from stages.common.errors import InputError
 from stages.common.models.backbones.base import Backbone
 from stages.common.models.backbones.soft_input import PromptPosition
 from stages.common.prompts.config import PromptTuningMethod
-from stages.common.prompts.deep_prompts import KVLayout
+from stages.common.prompts.deep_prompts import DeepLayout, KVLayout
 from stages.common.prompts.soft_prompt import Prompt, PromptEmbedding
 
 
@@ -37,19 +38,32 @@ def tidy(folder: Path) -> None:
     path.write_text(json.dumps(config, indent=2, sort_keys=True) + "\n")
 
 
+PROMPT_FILE = "prompt.json"
+"""What PEFT's files do not say about a prompt that `save_prompt` wrote."""
 _WEIGHTS = "adapter_model.safetensors"
+_ROWS = "prefix.safetensors"
+"""Keys and values in the encoder and in cross-attention, or of chosen layers, for which PEFT has no format."""
 
 
 def save_prompt(prompt: Prompt, backbone: Backbone, folder: Path, method: PromptTuningMethod = "prompt_tuning") -> None:
     """Writes a prompt to the new folder `folder`, without the module that reparameterized it."""
     folder.mkdir(parents=True, exist_ok=True)
+    if prompt.layers is not None and not prompt.layers.is_in_peft_format:
+        places = {
+            "prefix_at": list(prompt.layers.parts),
+            "lengths": prompt.layers.lengths,
+            "backbone": backbone.digest,
+        }
+        (folder / PROMPT_FILE).write_text(json.dumps(places, sort_keys=True) + "\n")
+        save_file({"rows": prompt.vectors.detach().cpu().contiguous()}, folder / _ROWS)
+        return
     _config(prompt, backbone, method).save_pretrained(str(folder))
     tidy(folder)
     vectors_NW = prompt.vectors.detach().cpu()
     if prompt.layers is not None and backbone.num_peft_submodules == 2:
-        vectors_NW = _pad_for_encoder_cache(vectors_NW, prompt.layers)
+        vectors_NW = _pad_for_encoder_cache(vectors_NW, prompt.layers.parts["decoder"])
     metadata = {"place": prompt.position, "backbone": backbone.digest}
-    (folder / "prompt.json").write_text(json.dumps(metadata, sort_keys=True) + "\n")
+    (folder / PROMPT_FILE).write_text(json.dumps(metadata, sort_keys=True) + "\n")
     save_file({"prompt_embeddings": vectors_NW.contiguous()}, folder / _WEIGHTS)
 
 
@@ -59,15 +73,17 @@ def load_prompt(folder: Path, backbone: Backbone) -> Prompt:
     Raises:
         InputError: the folder has no prompt, or the prompt was trained for another backbone.
     """
+    path = folder / PROMPT_FILE
+    metadata: dict[str, Any] = json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    if "prefix_at" in metadata:
+        return _load_prefix(folder, metadata, backbone)
     try:
         config = json.loads((folder / "adapter_config.json").read_text(encoding="utf-8"))
         vectors: Tensor = load_file(folder / _WEIGHTS)["prompt_embeddings"]
     except (FileNotFoundError, KeyError) as error:
         raise InputError(f"{folder} has no soft prompt ({error}).", "Specify the folder `prompt` of a step.") from error
     is_deep = config["peft_type"] == "PREFIX_TUNING"
-    path = folder / "prompt.json"
-    metadata: dict[str, Any] = {"place": "layers" if is_deep else "before"}
-    metadata |= json.loads(path.read_text(encoding="utf-8")) if path.exists() else {}
+    metadata = {"place": "layers" if is_deep else "before", **metadata}
     position: PromptPosition = metadata["place"]
     is_other_backbone = metadata.get("backbone", backbone.digest) != backbone.digest
     remedy = "Use it with the backbone that it was trained on, or train a prompt for this one."
@@ -81,7 +97,8 @@ def load_prompt(folder: Path, backbone: Backbone) -> Prompt:
                 remedy,
             )
         return Prompt(PromptEmbedding(vectors), position).to(backbone.device)
-    layers = KVLayout.of(backbone)
+    layout = DeepLayout.of(backbone)
+    layers = layout.parts["decoder"]
     num_layers = config["num_layers"]
     if backbone.num_peft_submodules == 2:
         num_layers //= 2 if path.exists() else 1  # `save_prompt` also counts the cache for the encoder
@@ -94,7 +111,23 @@ def load_prompt(folder: Path, backbone: Backbone) -> Prompt:
         )
     if is_other_backbone:
         raise InputError(f"the prompt in {folder} was trained for another backbone of the same shape.", remedy)
-    return Prompt(PromptEmbedding(vectors), position, layers).to(backbone.device)
+    return Prompt(PromptEmbedding(vectors), position, layout).to(backbone.device)
+
+
+def _load_prefix(folder: Path, metadata: Mapping[str, Any], backbone: Backbone) -> Prompt:
+    """Loads a prompt that PEFT has no format for.
+
+    Raises:
+        InputError: it was trained for another backbone.
+    """
+    layout = DeepLayout.of(backbone, metadata["prefix_at"], metadata["lengths"])
+    rows_PW = load_file(folder / _ROWS)["rows"]
+    if metadata["backbone"] != backbone.digest or rows_PW.shape[1] != layout.width:
+        raise InputError(
+            f"the prompt in {folder} was trained for another backbone.",
+            "Use it with the backbone that it was trained on, or train a prompt for this one.",
+        )
+    return Prompt(PromptEmbedding(rows_PW), "layers", layout).to(backbone.device)
 
 
 def _config(prompt: Prompt, backbone: Backbone, method: PromptTuningMethod) -> PromptLearningConfig:
@@ -104,10 +137,11 @@ def _config(prompt: Prompt, backbone: Backbone, method: PromptTuningMethod) -> P
         "inference_mode": True,
     }
     if prompt.layers is not None:
+        layers = prompt.layers.parts["decoder"]
         return PrefixTuningConfig(
-            token_dim=prompt.layers.num_heads * prompt.layers.head_width,
-            num_attention_heads=prompt.layers.num_heads,
-            num_layers=prompt.layers.num_layers * backbone.num_peft_submodules,
+            token_dim=layers.num_heads * layers.head_width,
+            num_attention_heads=layers.num_heads,
+            num_layers=layers.num_layers * backbone.num_peft_submodules,
             num_transformer_submodules=backbone.num_peft_submodules,
             **common,
         )

@@ -13,23 +13,40 @@ from peft import PromptEncoder, PromptEncoderConfig
 from torch import Tensor
 
 from stages.common.models.backbones.soft_input import PromptPosition, SoftInput
-from stages.common.prompts.deep_prompts import KVLayout
+from stages.common.prompts.deep_prompts import DeepLayout
 
 
 class Prompt(torch.nn.Module):
     """A prompt in training or in use. `table` produces its vectors, [N, W]."""
 
     def __init__(
-        self, table: torch.nn.Module, position: PromptPosition = "before", layers: KVLayout | None = None
+        self,
+        table: torch.nn.Module,
+        position: PromptPosition = "before",
+        layers: DeepLayout | None = None,
+        *,
+        noise: float = 0.0,
     ) -> None:
+        """
+        Args:
+            table: Produces the vectors.
+            position: Where they go.
+            layers: Layout of a deep prompt.
+            noise: Standard deviation of what is added to them while gradients are computed, as a multiple of theirs.
+        """
         super().__init__()
         self.table = table
+        self.noise = noise
         self.position: PromptPosition = position
         self.layers = layers
 
     def forward(self) -> SoftInput:
         """Returns what the prompt adds to a forward pass."""
-        return self.soft_input(self.table())
+        vectors_NW: Tensor = self.table()
+        if self.noise and torch.is_grad_enabled():
+            scale = self.noise * vectors_NW.detach().std(correction=0)
+            vectors_NW = vectors_NW + torch.randn_like(vectors_NW) * scale
+        return self.soft_input(vectors_NW)
 
     def soft_input(self, vectors: Tensor) -> SoftInput:
         """Returns what vectors [N, W] add to a forward pass, or [B, N, W] with separate ones per example."""
@@ -38,7 +55,7 @@ class Prompt(torch.nn.Module):
         if self.position == "inside":
             return SoftInput(inside=vectors)
         assert self.layers is not None
-        return SoftInput(layers=self.layers.keys_and_values(vectors))
+        return self.layers.soft_input(vectors)
 
     @property
     def vectors(self) -> Tensor:
@@ -89,6 +106,27 @@ class PromptEmbedding(torch.nn.Module):
             return self.words
         zeros_NW = self.words.new_zeros(len(self.free), self.words.shape[1])
         return zeros_NW.index_put((self.order,), self.words).index_put((self.free.nonzero()[:, 0],), self.vectors)
+
+
+class ChosenLayers(torch.nn.Module):
+    """The values of a deep prompt that its layers read, as one parameter. The others are 0."""
+
+    is_used: Tensor
+
+    def __init__(self, vectors: Tensor, is_used: Tensor) -> None:
+        """
+        Args:
+            vectors: [N, W] first values.
+            is_used: [N, W] which of them are read.
+        """
+        super().__init__()
+        self.register_buffer("is_used", is_used, persistent=False)
+        self.values = torch.nn.Parameter(vectors.detach().float()[is_used][:, None])
+
+    def forward(self) -> Tensor:
+        """[N, W]."""
+        zeros_NW = self.values.new_zeros(self.is_used.shape)
+        return zeros_NW.masked_scatter(self.is_used, self.values)
 
 
 class LowRankPrompt(torch.nn.Module):
@@ -182,3 +220,45 @@ class PrefixEncoder(torch.nn.Module):
         """[N, W]."""
         vectors_NW: Tensor = self.offset + self.mlp(self.vectors)
         return vectors_NW
+
+
+class GatedPrompt(torch.nn.Module):
+    """Vectors with trained gates: a factor 2 * sigmoid(g) per row and group of columns, which starts at 1.
+
+    Adaptive prefix tuning (Zhang et al., ACL 2023) has such gates per layer and position. There they also depend on the
+    text; here they do not, so that they disappear in the saved vectors.
+    """
+
+    widths: Tensor
+
+    def __init__(self, inner: torch.nn.Module, num_rows: int, widths: Sequence[int]) -> None:
+        """
+        Args:
+            inner: Produces the vectors [N, W].
+            num_rows: N.
+            widths: Columns of each group, W together: of the layers of a deep prompt.
+        """
+        super().__init__()
+        self.inner = inner
+        self.gates = torch.nn.Parameter(torch.zeros(num_rows, len(widths)))
+        self.register_buffer("widths", torch.tensor(widths), persistent=False)
+
+    def forward(self) -> Tensor:
+        """[N, W]."""
+        vectors_NW: Tensor = self.inner() * (2 * self.gates.sigmoid()).repeat_interleave(self.widths, dim=1)
+        return vectors_NW
+
+
+class JoinedPrompts(torch.nn.Module):
+    """Several modules with the same number of rows, whose values are next to each other: one per place of a prefix.
+
+    Li & Liang have an MLP of its own for the encoder, the decoder and cross-attention.
+    """
+
+    def __init__(self, parts: Sequence[torch.nn.Module]) -> None:
+        super().__init__()
+        self.parts = torch.nn.ModuleList(parts)
+
+    def forward(self) -> Tensor:
+        """[N, W]."""
+        return torch.cat([part() for part in self.parts], dim=1)

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager
 from functools import partial
 from pathlib import Path
-from typing import Any, Protocol, TypeVar
+from typing import Any, NamedTuple, Protocol, TypeVar
 
 import torch
 
@@ -25,7 +25,7 @@ from stages.common.prompts.loader import SubModel, new_submodel
 from stages.common.prompts.peft_format import save_prompt, tidy
 from stages.common.prompts.soft_prompt import Prompt
 from stages.common.protocols import Engine, Recorder
-from stages.common.training.config import TrainingConfig
+from stages.common.training.config import ParameterGroup, TrainingConfig
 from stages.common.training.loop import train
 
 ExampleT_contra = TypeVar("ExampleT_contra", contravariant=True)
@@ -56,18 +56,31 @@ def prompt_backbone(
     return new_submodel(config, tuning, seed, engine)
 
 
-def _trainable_parameters(model: TunableModel[Any, Any]) -> dict[str, torch.nn.Parameter]:
-    """Returns name -> trainable parameter of the prompt, the backbone and the head."""
+class _Trained(NamedTuple):
+    """Name -> trainable parameter, and name -> the part that it belongs to."""
+
+    parameters: dict[str, torch.nn.Parameter]
+    groups: dict[str, ParameterGroup]
+
+
+def _trainable_parameters(model: TunableModel[Any, Any]) -> _Trained:
+    """Returns the trainable parameters of the prompt, the backbone and the head."""
     parameters = {} if model.prompt is None else dict(model.prompt.named_parameters())
-    parameters |= {name: item for name, item in model.backbone.model.named_parameters() if item.requires_grad}
+    groups: dict[str, ParameterGroup] = dict.fromkeys(parameters, "prompt")
+    for name, item in model.backbone.model.named_parameters():
+        if item.requires_grad:
+            parameters[name] = item
+            groups[name] = "lora" if ".lora_" in name else "backbone"
     if model.head is not None:
-        parameters |= {f"head.{name}": item for name, item in model.head.named_parameters()}
-    return parameters
+        for name, item in model.head.named_parameters():
+            parameters[f"head.{name}"] = item
+            groups[f"head.{name}"] = "head"
+    return _Trained(parameters, groups)
 
 
 def num_trainable_parameters(model: TunableModel[Any, Any]) -> int:
     """Returns the number of trained weights of the prompt, the backbone and the head."""
-    return sum(item.numel() for item in _trainable_parameters(model).values())
+    return sum(item.numel() for item in _trainable_parameters(model).parameters.values())
 
 
 def tune(
@@ -94,14 +107,14 @@ def tune(
         dev_set: Examples for early stopping; may be empty without it.
         backbone_dropout: If True, also a frozen backbone computes with dropout.
     """
-    parameters = _trainable_parameters(model)
+    parameters, groups = _trainable_parameters(model)
     validate = partial(model.validate, dev_set, recorder) if config.early_stopping and dev_set else None
     if backbone_dropout or any(item.requires_grad for item in model.backbone.model.parameters()):
         model.backbone.model.train()
     return train(
         model.items(train_set), compute_loss, parameters, config,
         seed=seed, recorder=recorder, engine=engine, validate=validate, frozen_steps=frozen_steps,
-        prepare=prepare, name=name,
+        prepare=prepare, groups=groups, name=name,
     )  # fmt: skip
 
 
@@ -124,8 +137,8 @@ def save_tuned_prompt(
         adapter: PEFT's wrapper of the backbone, if LoRA weights were trained.
         outputs: Names of the outputs of the head.
     """
-    assert isinstance(model.prompt, Prompt)
-    save_prompt(model.prompt, model.backbone, folder, method)
+    if isinstance(model.prompt, Prompt):
+        save_prompt(model.prompt, model.backbone, folder, method)
     log_inspection(model.prompt, model.backbone, recorder)
     if isinstance(model.head, LinearHead):
         save_head(model.head, outputs, folder)

@@ -7,12 +7,15 @@ et al., "Averaging Weights Leads to Wider Optima and Better Generalization" (UAI
 from __future__ import annotations
 
 import math
-from typing import Literal
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
 from stages.common.config import Config
 from stages.common.errors import InputError
+
+ParameterGroup = Literal["prompt", "lora", "head", "backbone"]
+"""What a parameter belongs to: a soft prompt, low-rank adapters, a linear head, or the pretrained model."""
 
 
 class EarlyStopping(Config):
@@ -29,6 +32,10 @@ class TrainingConfig(Config):
 
     learning_rate: float = Field(gt=0)
     """Peak learning rate of AdamW."""
+    learning_rates: dict[ParameterGroup, Annotated[float, Field(gt=0)]] = Field({})
+    """Part of what is trained (prompt, lora, head, backbone) -> its peak learning rate, on the same schedule. Other
+    parts have learning_rate.
+    """
     batch_size: int = Field(8, ge=1)
     """Examples per optimizer step."""
     micro_batch_size: int | None = Field(None, ge=1)
@@ -73,6 +80,10 @@ class TrainingConfig(Config):
             return self.steps
         assert self.epochs is not None
         return max(1, math.ceil(self.epochs * math.ceil(num_items / self.batch_size)))
+
+    def scale_of(self, group: ParameterGroup) -> float:
+        """Returns the peak learning rate of a part, as a multiple of `learning_rate`."""
+        return self.learning_rates.get(group, self.learning_rate) / self.learning_rate
 
     def learning_rate_at(self, step: int, num_steps: int) -> float:
         """Returns the learning rate of step `step` (from 0) of `num_steps`."""

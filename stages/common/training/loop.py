@@ -22,7 +22,7 @@ from stages.common.progress import ProgressReporter
 from stages.common.protocols import Engine, Recorder
 from stages.common.seeds import derive_seed, torch_rng
 from stages.common.training.checkpoints import BestCheckpoint, Checkpointer, Progress, load_parameters
-from stages.common.training.config import TrainingConfig
+from stages.common.training.config import ParameterGroup, TrainingConfig
 
 Item = TypeVar("Item")
 BATCHES_PER_GROUP = 16
@@ -44,6 +44,7 @@ def train(
     frozen_steps: Mapping[str, int] | None = None,
     sample: Callable[[int], Sequence[int]] | None = None,
     prepare: Callable[[list[Item]], list[Any]] | None = None,
+    groups: Mapping[str, ParameterGroup] | None = None,
     name: str = "checkpoint",
 ) -> list[float]:
     """Trains in place. With several workers, each processes a part of every batch.
@@ -60,6 +61,7 @@ def train(
         frozen_steps: Name of a parameter -> first steps in which it does not change, while the others train.
         sample: Returns the indices of the items of a step. Default: shuffled epochs.
         prepare: Draws what is random in a batch before it is split, from torch's global generator.
+        groups: Name of a parameter -> the part that it belongs to, for learning rates of parts. Default: the backbone.
         name: Name of the checkpoint, which differs if a stage trains several times.
 
     Returns:
@@ -77,7 +79,7 @@ def train(
             key="training.early_stopping",
         )
     num_steps = config.num_steps(len(items))
-    optimizer = optimizer_for(parameters, config)
+    optimizer = optimizer_for(parameters, config, groups)
     loop = _Loop(compute_loss, parameters, optimizer, config, engine)
     engine.register_parameters(list(parameters.values()))
     checkpointer = Checkpointer(engine, parameters, optimizer, name)
@@ -127,7 +129,7 @@ class _Loop:
     def set_up(self, step: int, learning_rate: float, frozen_steps: Mapping[str, int]) -> None:
         """Sets the learning rate of a step, and which parameters it trains."""
         for group in self.optimizer.param_groups:
-            group["lr"] = learning_rate
+            group["lr"] = learning_rate * group["scale"]
         for name, num_frozen in frozen_steps.items():
             self.parameters[name].requires_grad_(step >= num_frozen)
 
@@ -182,20 +184,31 @@ def check_finite(value: float, what: str, where: str, first_item: object, config
         )
 
 
-def optimizer_for(parameters: Mapping[str, torch.nn.Parameter], config: TrainingConfig) -> torch.optim.Optimizer:
-    """Returns AdamW with weight decay for matrices and without it for vectors.
+def optimizer_for(
+    parameters: Mapping[str, torch.nn.Parameter],
+    config: TrainingConfig,
+    groups: Mapping[str, ParameterGroup] | None = None,
+) -> torch.optim.Optimizer:
+    """Returns AdamW with weight decay for matrices and without it for vectors. `scale` of a group multiplies the
+    learning rate of a step.
 
     What is trained is float32, whatever a frozen backbone is: updates of bfloat16 weights would often be rounded away.
     """
     assert not [name for name, item in parameters.items() if item.dtype in (torch.bfloat16, torch.float16)]
-    matrices = [parameter for parameter in parameters.values() if parameter.ndim > 1]
-    vectors = [parameter for parameter in parameters.values() if parameter.ndim <= 1]
-    groups = [
-        {"params": matrices, "weight_decay": config.weight_decay},
-        {"params": vectors, "weight_decay": 0.0},
+    by_kind: dict[tuple[float, bool], list[torch.nn.Parameter]] = {}
+    for name, parameter in parameters.items():
+        scale = config.scale_of((groups or {}).get(name, "backbone"))
+        by_kind.setdefault((scale, parameter.ndim > 1), []).append(parameter)
+    settings = [
+        {
+            "params": items,
+            "weight_decay": config.weight_decay if is_matrix else 0.0,
+            "scale": scale,
+            "lr": scale * config.learning_rate,
+        }
+        for (scale, is_matrix), items in sorted(by_kind.items(), key=lambda item: (item[0][0], not item[0][1]))
     ]
-    groups = [group for group in groups if group["params"]]
-    return torch.optim.AdamW(groups, lr=config.learning_rate, eps=1e-8, fused=True)  # fused: six times faster on CPUs
+    return torch.optim.AdamW(settings, lr=config.learning_rate, eps=1e-8, fused=True)  # fused: six times faster on CPUs
 
 
 class LengthGroupedSampler:

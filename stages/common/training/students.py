@@ -13,6 +13,7 @@ from stages.common.examples import Example, load_examples
 from stages.common.metrics.classification import Score
 from stages.common.models.encoders.text_classifier import TextClassifier
 from stages.common.protocols import Engine, Recorder
+from stages.common.training.config import ParameterGroup
 from stages.common.training.evaluation import dev_validation, evaluate_with_errors
 from stages.common.training.loop import LengthGroupedSampler, train
 from stages.common.training.student_config import StudentTrainingConfig
@@ -94,11 +95,14 @@ def fit_student(
     def compute_loss(part: list[Item], batch: list[Item]) -> Tensor:
         return targets.loss(student.logits(targets.examples(part)), part, batch)
 
+    groups: dict[str, ParameterGroup] = {
+        key: "head" if key.startswith("head.") else "backbone" for key in student.parameters
+    }
     lengths = [student.encoder.num_characters(item) for item in targets.examples(targets.items)]
     student.train_mode(True)
     losses = train(
         targets.items, compute_loss, student.parameters, config.training,
-        seed=config.seed, recorder=recorder, engine=engine, name=name,
+        seed=config.seed, recorder=recorder, engine=engine, name=name, groups=groups,
         validate=dev_validation(student, student.problem, data, config.training, recorder),
         sample=LengthGroupedSampler(lengths, config.training.batch_size, config.seed),
     )  # fmt: skip

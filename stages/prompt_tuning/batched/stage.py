@@ -53,6 +53,7 @@ def run(config: BatchedTuningConfig, inputs: Inputs, out: Path, recorder: Record
             prompt = initialize_prompt(
                 job.prompt, job.task, job.pattern, backbone, seed=job.seed, pretrained=pretrained
             )
+            assert prompt is not None, "methods with adapters are not batched"
             classifier = ClozeClassifier.of(
                 job.task, job.pattern, backbone, config.backbone, prompt, loss_kind=job.loss
             )

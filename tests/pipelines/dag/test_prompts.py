@@ -107,15 +107,25 @@ def test_every_token_level_task_method_and_seed_is_a_step(words: tuple[str, ...]
 def test_every_generation_task_method_and_seed_is_a_step(tmp_path: Path) -> None:
     overrides = generation_overrides(tmp_path)
     steps = plan(*overrides, "prompts.seeds=[0, 1]")
-    names = [f"prompts/tables/{method}/{seed}" for method in ("v2", "ppt") for seed in (0, 1)]
-    assert set(names) <= set(steps)
-    assert upstream(steps["prompts/tables/ppt/0"]) == {"data/tables", "ppt/pair"}
-    assert upstream(steps["prompts/tables/v2/1"]) == {"data/tables"}
-    assert len({steps[name].config.seed for name in names}) == len(names)
-    assert set(names) <= upstream(steps["report"])
-    other = plan(*generation_overrides(tmp_path, decoding="{strategy: beam}"))
-    assert other["data/tables"].config == steps["data/tables"].config, "decoding does not sample other sets"
-    assert other["prompts/tables/v2/0"].config != steps["prompts/tables/v2/0"].config
+    runs = [f"tables/{method}/{seed}" for method in ("v2", "ppt") for seed in (0, 1)]
+    assert {f"{prefix}/{name}" for prefix in ("prompts", "tuned_prompts") for name in runs} <= set(steps)
+    assert upstream(steps["tuned_prompts/tables/ppt/0"]) == {"data/tables", "ppt/pair"}
+    assert upstream(steps["tuned_prompts/tables/v2/1"]) == {"data/tables"}
+    assert upstream(steps["prompts/tables/v2/1"]) == {"data/tables", "tuned_prompts/tables/v2/1"}
+    assert len({steps[f"tuned_prompts/{name}"].config.seed for name in runs}) == len(runs)
+    assert {f"prompts/{name}" for name in runs} <= upstream(steps["report"])
+
+
+def test_decoding_and_units_train_no_prompt_again(tmp_path: Path) -> None:
+    steps = plan(*generation_overrides(tmp_path))
+    for change in ({"decoding": "{strategy: beam}"}, {"units": "characters"}):
+        other = plan(*generation_overrides(tmp_path, **change))
+        for name in ("data/tables", "tuned_prompts/tables/v2/0"):
+            assert other[name].config == steps[name].config
+        assert other["prompts/tables/v2/0"].config != steps["prompts/tables/v2/0"].config
+    cut = plan(*generation_overrides(tmp_path, max_new_tokens="9"))
+    name = "tuned_prompts/tables/v2/0"
+    assert cut[name].config != steps[name].config, "targets are cut in training"
 
 
 def test_task_that_is_rewritten_as_a_choice_starts_from_unified() -> None:

@@ -5,10 +5,12 @@ from __future__ import annotations
 import json
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers
 
+from pipelines.preflight.chain_of_thought import BareTokenizer
 from pipelines.preflight.checks import check_recipe
 from pipelines.preflight.models import (
     bare_tokenizer,
@@ -20,6 +22,8 @@ from pipelines.preflight.models import (
 from pipelines.schema.config import PipelineConfig
 from pipelines.schema.loader import find_recipe, read_recipe
 from pipelines.schema.locations import errors_located_in
+from stages.chain_of_thought.config import ChainOfThoughtConfig
+from stages.chain_of_thought.prompts import Prompts
 from stages.common.errors import AssetError, InputError
 from stages.common.models.backbones.config import BackboneConfig
 from stages.common.models.model_files import model_folder
@@ -28,6 +32,7 @@ from stages.common.patterns.verbalizers import word_tokens
 from stages.prompt_pretraining.formats import LETTERS, PretrainingFormat
 from tests.support.generation_tasks import generation_overrides
 from tests.support.recipe_files import CAUSAL, ppt_section
+from tests.support.small_models import TOKENIZERS, film_example
 from tests.support.token_level_tasks import token_level_overrides
 
 SOFT = 'task.patterns.verdict="{text} {soft:2} {mask}"'
@@ -121,12 +126,52 @@ def test_chain_of_thought_needs_a_causal_model(recipe: Path) -> None:
     check_models(config)
 
 
+def thought(**settings: Any) -> list[str]:
+    """Returns an override with a method of chain of thought, and two demonstrations."""
+    words = ["good"] * 3, ["good", "bad"] * 10
+    shown = [{"fields": {"text": " ".join(item)}, "rationale": "good. The answer is fresh."} for item in words]
+    section = {"question": "{text} good?", "demonstrations": shown, "methods": {"few": settings}}
+    return [f"chain_of_thought={json.dumps(section)}"]
+
+
 def test_rationales_must_fit_into_the_positions_of_the_backbone(recipe: Path) -> None:
-    (recipe.parent / "backbone" / "config.json").write_text(json.dumps({**CAUSAL, "n_positions": 111}))
-    with pytest.raises(InputError, match="up to 112 tokens, more than the 111 positions") as caught:
+    # of the 9 words before a rationale and an answer, each is one unknown token of the small vocabulary
+    used = 32 + len(["Let", "'", "s", "think", "step", "by", "step", "."]) + 64 + len(["The", "answer", "is"]) + 16
+    (recipe.parent / "backbone" / "config.json").write_text(json.dumps({**CAUSAL, "n_positions": used - 1}))
+    with pytest.raises(InputError, match=f"up to {used} tokens, more than the {used - 1} positions") as caught:
         check_models(read_recipe(recipe, PipelineConfig, [THOUGHT]))
     assert caught.value.key == "chain_of_thought.methods.zero_shot.max_rationale_tokens"
     check_models(read_recipe(recipe, PipelineConfig, [THOUGHT.replace("64", "63")]))
+
+
+def test_the_shortest_demonstration_must_fit_before_the_longest_question(recipe: Path) -> None:
+    used, shortest = (
+        32 + 40,
+        len(["good", "good", "good", "good", "?", "good", ".", "The", "answer", "is", "fresh", "."]),
+    )
+    enough = json.dumps({**CAUSAL, "n_positions": used + shortest})
+    (recipe.parent / "backbone" / "config.json").write_text(enough.replace(str(used + shortest), str(used + 1)))
+    settings = {"num_demonstrations": 2, "max_rationale_tokens": 40}
+    with pytest.raises(InputError, match=f"after a demonstration of {shortest} tokens, more than the {used + 1}") as e:
+        check_models(read_recipe(recipe, PipelineConfig, thought(**settings)))
+    assert e.value.key == "chain_of_thought.methods.few.max_rationale_tokens"
+    (recipe.parent / "backbone" / "config.json").write_text(enough)
+    check_models(read_recipe(recipe, PipelineConfig, thought(**settings)))
+
+
+@pytest.mark.parametrize("family", ["llama", "gpt2"])
+def test_a_bare_tokenizer_counts_as_that_of_transformers(family: str, tmp_path: Path) -> None:
+    tokenizer = TOKENIZERS[family]()
+    tokenizer.save_pretrained(tmp_path)
+    bare = BareTokenizer(Tokenizer.from_file(str(tmp_path / "tokenizer.json")))
+    examples = [{"fields": {"text": "A </s> film"}, "rationale": "It was great. The answer is fresh."}]
+    config = ChainOfThoughtConfig(
+        question="Q: {text}\nA:", demonstrations=examples, num_demonstrations=1, labels=("fresh", "rotten"),
+        answers={"fresh": ("fresh",), "rotten": ("rotten",)}, backbone={"asset": str(tmp_path), "max_length": 32},
+    )  # fmt: skip
+    written = [Prompts(config, item, None).rationale_prompt(film_example(1)) for item in (tokenizer, bare)]
+    assert written[0] == written[1]
+    assert len(written[0]) > 20
 
 
 def test_only_seq2seq_models_generate_patterns(recipe: Path) -> None:

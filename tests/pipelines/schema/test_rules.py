@@ -385,6 +385,7 @@ def test_all_rules_are_listed() -> None:
         return {name for name in names if getattr(module, name).__module__ == module.__name__}
 
     elsewhere = {"check_tasks", "check_problem_type", "check_members", "check_pattern_search", "check_chain_of_thought"}
+    elsewhere |= {"check_learning_rates", "check_transfer"}
     assert defined(rules) - {"check_rules"} | elsewhere == {rule.__name__ for rule in RULES}
     for module, check in (
         (member_rules, member_rules.check_members),

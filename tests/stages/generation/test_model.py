@@ -17,7 +17,6 @@ from stages.common.models.backbones.base import Backbone
 from stages.common.prompts.initialization import new_prompt
 from stages.common.protocols import NullRecorder
 from stages.generation.config import DecodingConfig, GenerationTask
-from stages.generation.decoding import generate_ids
 from stages.generation.model import TextGenerator
 from tests.support.generation_data import BEAM, FAMILIES, METHODS, SAMPLE, TABLES, tables
 from tests.support.small_models import backbone_config
@@ -32,7 +31,7 @@ def generator(backbone: Backbone, method: str = "prompt_tuning", task: Generatio
     torch.manual_seed(5)
     for parameter in prompt.parameters():
         torch.nn.init.normal_(parameter, std=0.5)
-    return TextGenerator(task, backbone, backbone_config(Path()), prompt)
+    return TextGenerator(task, backbone, backbone_config(Path()), prompt, decoding=task.decoding)
 
 
 def next_logits(model: TextGenerator, ids: list[int], soft: list[int], written: list[int]) -> Tensor:
@@ -116,7 +115,8 @@ def beam_by_hand(model: TextGenerator, example: Any, num_beams: int) -> list[int
 @pytest.mark.parametrize("name", FAMILIES)
 @pytest.mark.parametrize("method", PLAIN_METHODS)
 def test_beams_find_the_texts_of_a_search_by_hand(name: str, method: str, backbones: dict[str, Backbone]) -> None:
-    model = generator(backbones[name], method, TABLES.model_copy(update={"max_new_tokens": 4}))
+    task = TABLES.model_copy(update={"max_new_tokens": 4, "decoding": BEAM})
+    model = generator(backbones[name], method, task)
     # no text may end early, so that all have the same length
     head = model.backbone.model.get_output_embeddings()
     end = model.backbone.tokenizer.eos_token_id
@@ -127,12 +127,9 @@ def test_beams_find_the_texts_of_a_search_by_hand(name: str, method: str, backbo
     examples = tables(4)
     handle = head.register_forward_hook(without_end)
     try:
-        expected = [beam_by_hand(model, item, 3) for item in examples]
-        greedy = [by_hand(model, number, examples) for number in range(4)]
-        with model.backbone.evaluation():
-            found = generate_ids(
-                model.backbone, [model.encode(item) for item in examples], model.prompt(), BEAM, max_new_tokens=4
-            )
+        expected = [model.text_of(beam_by_hand(model, item, 3)) for item in examples]
+        greedy = [model.text_of(by_hand(model, number, examples)) for number in range(4)]
+        found = model.generate(examples, SILENT, "")
     finally:
         handle.remove()
     assert found == expected != greedy
@@ -140,8 +137,11 @@ def test_beams_find_the_texts_of_a_search_by_hand(name: str, method: str, backbo
 
 @pytest.mark.parametrize("name", FAMILIES)
 @pytest.mark.parametrize("method", PLAIN_METHODS)
-def test_samples_have_the_probabilities_of_the_model(name: str, method: str, backbones: dict[str, Backbone]) -> None:
-    model = generator(backbones[name], method, TABLES.model_copy(update={"max_new_tokens": 1}))
+def test_samples_have_the_probabilities_of_the_model(
+    name: str, method: str, backbones: dict[str, Backbone], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    decoding = DecodingConfig(strategy="sample", temperature=2.0, top_p=0.6)
+    model = generator(backbones[name], method, TABLES.model_copy(update={"max_new_tokens": 1, "decoding": decoding}))
     item = model.encode(tables(1)[0])
     logits = next_logits(model, list(item.ids), [], []) / 2.0
     probabilities = logits.softmax(dim=0)
@@ -149,25 +149,26 @@ def test_samples_have_the_probabilities_of_the_model(name: str, method: str, bac
     kept = order[: int((probabilities[order].cumsum(dim=0) < 0.6).sum()) + 1]
     expected = torch.zeros_like(probabilities)
     expected[kept] = probabilities[kept] / probabilities[kept].sum()
-    decoding = DecodingConfig(strategy="sample", temperature=2.0, top_p=0.6)
     end = model.backbone.tokenizer.eos_token_id
-    with model.backbone.evaluation():
-        ids = generate_ids(model.backbone, [item] * 1500, model.prompt(), decoding, max_new_tokens=1, seed=1)
-    counts = torch.bincount(torch.tensor([row[0] if row else end for row in ids]), minlength=len(expected))
+    ids: list[int] = []
+    monkeypatch.setattr(model, "text_of", lambda row: ids.append(row[0] if row else end))
+    model.generate([replace(tables(1)[0], uid=f"copy-{number}") for number in range(1500)], SILENT, "")
+    counts = torch.bincount(torch.tensor(ids), minlength=len(expected))
     assert len(kept) > 2
     assert float((counts / 1500 - expected).abs().max()) < 0.05
     assert set(counts.nonzero()[:, 0].tolist()) <= set(kept.tolist())
 
 
 def test_the_seed_decides_samples(backbones: dict[str, Backbone]) -> None:
-    def texts(seed: int) -> list[str]:
+    def texts(seed: int, count: int = 4, start: int = 0) -> list[str]:
         task = TABLES.model_copy(update={"decoding": SAMPLE.model_copy(update={"seed": seed}), "max_new_tokens": 8})
-        return generator(backbones["gpt2"], task=task).generate(tables(4), SILENT, "")
+        return generator(backbones["gpt2"], task=task).generate(tables(count, start), SILENT, "")
 
     torch.manual_seed(0)
     first = texts(1)
     before = torch.get_rng_state()
     assert texts(1) == first != texts(2)
+    assert [*texts(1, 2), *texts(1, 2, start=2)] == first, "other texts of a batch do not change a sample"
     assert torch.equal(before, torch.get_rng_state()), "other random numbers do not change"
 
 

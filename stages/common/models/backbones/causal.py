@@ -16,7 +16,8 @@ from torch import Tensor
 from transformers import DynamicCache
 
 from stages.common.models.backbones.base import DecoderlessBackbone, widen
-from stages.common.models.backbones.soft_input import KeysAndValues, SoftInput
+from stages.common.models.backbones.prefix_attention import prefixed
+from stages.common.models.backbones.soft_input import KeysAndValues, SoftInput, chosen_keys_and_values
 from stages.common.models.batching import EncodedBatch
 from stages.common.patterns.config import Decoding, Family
 from stages.common.patterns.encoding import Encoded
@@ -106,13 +107,27 @@ class CausalBackbone(DecoderlessBackbone):
         return [KeysAndValues(layer.keys, layer.values) for layer in cache.layers]
 
     @contextmanager
+    def layers_prefixed(self, prompt: SoftInput, size: int) -> Iterator[None]:
+        """Adds a deep prompt whose layers differ in length to passes inside the block: a cache has one length."""
+        if prompt.layers is None or prompt.lengths is None:
+            yield
+            return
+        dtype = self.model.get_input_embeddings().weight.dtype
+        with prefixed(self._body(), chosen_keys_and_values(prompt.layers, size, dtype, prompt.lengths)):
+            yield
+
+    @contextmanager
     def _inputs(self, batch: EncodedBatch, prompt: SoftInput | None) -> Iterator[dict[str, Any]]:
         prompt = prompt or SoftInput()
         arguments = self._text_inputs(batch, prompt)
         mask = widen(batch.attention_mask, prompt.num_before)
         arguments |= self._position_ids(mask, prompt)
         if self._takes("use_cache"):
-            arguments["use_cache"] = prompt.layers is not None
+            arguments["use_cache"] = prompt.layers is not None and prompt.lengths is None
+        if prompt.lengths is not None:
+            with self.layers_prefixed(prompt, len(batch.mask_position)):
+                yield arguments
+            return
         if prompt.layers is not None:
             dtype = self.model.get_input_embeddings().weight.dtype
             arguments["past_key_values"] = prompt.cache(len(batch.mask_position), dtype)

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from stages.common.models.backbones.base import DecoderlessBackbone, widen
 from stages.common.models.backbones.prefix_attention import prefixed
-from stages.common.models.backbones.soft_input import KeysAndValues, SoftInput
+from stages.common.models.backbones.soft_input import KeysAndValues, SoftInput, chosen_keys_and_values
 from stages.common.models.batching import EncodedBatch
 from stages.common.patterns.config import Decoding, Family
 from stages.common.patterns.encoding import Encoded
@@ -124,5 +124,5 @@ class MaskedBackbone(DecoderlessBackbone):
             yield arguments
             return
         dtype = self.model.get_input_embeddings().weight.dtype
-        with prefixed(self.model, prompt.keys_and_values(size, dtype)):
+        with prefixed(self.model, chosen_keys_and_values(prompt.layers, size, dtype, prompt.lengths)):
             yield arguments

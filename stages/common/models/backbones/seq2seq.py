@@ -18,14 +18,15 @@ from transformers.modeling_outputs import BaseModelOutput
 from stages.common.errors import InputError
 from stages.common.models.backbones.base import Backbone, widen
 from stages.common.models.backbones.head_path import only_words
-from stages.common.models.backbones.soft_input import KeysAndValues, SoftInput
+from stages.common.models.backbones.prefix_attention import prefixed
+from stages.common.models.backbones.soft_input import KeysAndValues, PrefixPlace, SoftInput, chosen_keys_and_values
 from stages.common.models.batching import EncodedBatch
 from stages.common.patterns.config import Decoding, Family
 from stages.common.patterns.encoding import Encoded, mask_token_id
 from stages.common.patterns.verbalizers import Word
 
 
-class _EncoderOutput(NamedTuple):
+class EncoderOutput(NamedTuple):
     """States [B, N + L, D] of the encoder, and the mask [B, N + L] of what the decoder sees of them."""
 
     states: Tensor
@@ -64,14 +65,15 @@ class Seq2SeqBackbone(Backbone):
         return self.decoder_logits(batch, empty, prompt)[:, 0]
 
     def mask_hidden_state(self, batch: EncodedBatch, prompt: SoftInput | None = None) -> Tensor:
-        encoded = self._encode(batch, prompt)
+        encoded = self.encode(batch, prompt)
         size = len(encoded.states)
-        decoder_states: Tensor = self.model.get_decoder()(
-            input_ids=torch.tensor([self._start_ids()], device=encoded.states.device).expand(size, -1),
-            encoder_hidden_states=encoded.states,
-            encoder_attention_mask=encoded.mask,
-            **self._decoder_cache(size, prompt, encoded.states.dtype),
-        )[0]
+        with self.cross_prefixed(prompt, size, encoded.states.dtype):
+            decoder_states: Tensor = self.model.get_decoder()(
+                input_ids=torch.tensor([self._start_ids()], device=encoded.states.device).expand(size, -1),
+                encoder_hidden_states=encoded.states,
+                encoder_attention_mask=encoded.mask,
+                **self.decoder_cache(size, prompt, encoded.states.dtype),
+            )[0]
         return decoder_states[:, -1]
 
     def mask_rows(self, batch: EncodedBatch, prompt: SoftInput | None = None) -> Tensor:
@@ -87,7 +89,7 @@ class Seq2SeqBackbone(Backbone):
         with only_words(self.model.get_output_embeddings(), word_ids):
             return self.vocabulary_logits(batch, prompt)
 
-    def _encode(self, batch: EncodedBatch, prompt: SoftInput | None) -> _EncoderOutput:
+    def encode(self, batch: EncodedBatch, prompt: SoftInput | None) -> EncoderOutput:
         """Returns the states of the encoder, with those of vectors before the text."""
         num_before = 0 if prompt is None else prompt.num_before
         parts = self._parts(batch)
@@ -102,7 +104,7 @@ class Seq2SeqBackbone(Backbone):
             padded = F.pad(part_BLD, (0, 0, 0, batch.input_ids.shape[1] - length))
             states_BLD = part_BLD if len(parts) == 1 else states_BLD.index_copy(0, rows, padded)
         assert states_BLD is not None
-        return _EncoderOutput(states_BLD, widen(batch.attention_mask, num_before))
+        return EncoderOutput(states_BLD, widen(batch.attention_mask, num_before))
 
     def decoder_logits(self, batch: EncodedBatch, written: Tensor, prompt: SoftInput | None = None) -> Tensor:
         """Returns the logits of what the decoder writes after its first sentinel, where T5 writes the masked text.
@@ -115,17 +117,30 @@ class Seq2SeqBackbone(Backbone):
         Returns:
             [B * W, T + 1, V] float32: the logits of the first token, and of the token after each written one.
         """
-        encoded = self._encode(batch, prompt)
+        encoded = self.encode(batch, prompt)
         times = len(written) // len(batch.mask_position)
-        start = torch.tensor([self._start_ids()])
-        states = BaseModelOutput(last_hidden_state=encoded.states.repeat_interleave(times, dim=0))
-        logits: Tensor = self.model(
-            encoder_outputs=states,
-            attention_mask=encoded.mask.repeat_interleave(times, dim=0),
-            decoder_input_ids=torch.cat([start.to(written.device).expand(len(written), -1), written], dim=1),
-            **self._decoder_cache(len(written), prompt and prompt.repeated(times), encoded.states.dtype),
-        ).logits
+        start = torch.tensor([self._start_ids()]).to(written.device).expand(len(written), -1)
+        repeated = EncoderOutput(*(tensor.repeat_interleave(times, dim=0) for tensor in encoded))
+        logits = self.decode(repeated, torch.cat([start, written], dim=1), prompt and prompt.repeated(times))
         return logits[:, 1:].float()
+
+    def decode(self, encoded: EncoderOutput, read_BT: Tensor, prompt: SoftInput | None) -> Tensor:
+        """Returns the logits [B, T, V] of the token after each one that the decoder reads.
+
+        Args:
+            encoded: B texts, from `encode`.
+            read_BT: The ids that the decoder reads, with the one that starts it.
+            prompt: The soft prompt, if any.
+        """
+        size, dtype = len(read_BT), encoded.states.dtype
+        with self.cross_prefixed(prompt, size, dtype):
+            logits_BTV: Tensor = self.model(
+                encoder_outputs=BaseModelOutput(last_hidden_state=encoded.states),
+                attention_mask=encoded.mask,
+                decoder_input_ids=read_BT,
+                **self.decoder_cache(size, prompt, dtype),
+            ).logits
+        return logits_BTV
 
     def multi_token_scores(
         self,
@@ -161,6 +176,36 @@ class Seq2SeqBackbone(Backbone):
         )
         return [KeysAndValues(layer.keys, layer.values) for layer in cache.layers]
 
+    def place_keys_and_values(self, place: PrefixPlace, tokens_BL: Tensor) -> list[KeysAndValues]:
+        """Returns the keys and values that each layer computes for these token ids, at one place of the model.
+
+        In the encoder and in cross-attention they are those of a text with these tokens. Empty where the model does not
+        look up its attention in the registry of transformers.
+        """
+        if place == "decoder":
+            return self.token_keys_and_values(tokens_BL)
+        with prefixed(self.model.get_encoder(), None) as reading:
+            states = self.model.get_encoder()(input_ids=tokens_BL, attention_mask=torch.ones_like(tokens_BL))[0]
+        return reading.text if place == "encoder" else self.cross_keys_and_values(states)
+
+    def cross_keys_and_values(self, states_BLD: Tensor) -> list[KeysAndValues]:
+        """Returns the keys and values that each layer of cross-attention computes for states of the encoder."""
+        start_B1 = torch.full((len(states_BLD), 1), decoder_start_id(self.model), device=self.device)
+        with prefixed(self.model.get_decoder(), None) as writing:
+            self.model(encoder_outputs=BaseModelOutput(last_hidden_state=states_BLD), decoder_input_ids=start_B1)
+        return writing.text[1::2]  # each layer attends to what is written, then to the text
+
+    @contextmanager
+    def cross_prefixed(self, prompt: SoftInput | None, size: int, dtype: torch.dtype) -> Iterator[None]:
+        """Adds the keys and values of a prompt to cross-attention in passes of the decoder inside the block."""
+        if prompt is None or prompt.cross is None:
+            yield
+            return
+        pairs = chosen_keys_and_values(prompt.cross, size, dtype, prompt.lengths)
+        calls = [item for pair in pairs for item in (None, pair)]
+        with prefixed(self.model.get_decoder(), calls):
+            yield
+
     def _stack(self) -> Any:
         return self.model.get_encoder()
 
@@ -168,7 +213,7 @@ class Seq2SeqBackbone(Backbone):
         """The ids that the decoder starts from: its start token and the first sentinel."""
         return [decoder_start_id(self.model), mask_token_id(self.tokenizer, self.family)]
 
-    def _decoder_cache(self, size: int, prompt: SoftInput | None, dtype: torch.dtype) -> dict[str, Any]:
+    def decoder_cache(self, size: int, prompt: SoftInput | None, dtype: torch.dtype) -> dict[str, Any]:
         """Returns the cache with a deep prompt: as in PEFT, the decoder treats it as text that it has already read."""
         if prompt is None or prompt.layers is None:
             return {"use_cache": False}
@@ -176,4 +221,12 @@ class Seq2SeqBackbone(Backbone):
 
     @contextmanager
     def _inputs(self, batch: EncodedBatch, prompt: SoftInput | None) -> Iterator[dict[str, Any]]:
-        yield self._text_inputs(batch, prompt or SoftInput())
+        prompt = prompt or SoftInput()
+        arguments = self._text_inputs(batch, prompt)
+        if prompt.encoder is None:
+            yield arguments
+            return
+        dtype = self.model.get_input_embeddings().weight.dtype
+        calls = chosen_keys_and_values(prompt.encoder, len(batch.input_ids), dtype, prompt.lengths)
+        with prefixed(self._stack(), calls):
+            yield arguments

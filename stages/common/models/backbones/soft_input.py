@@ -6,6 +6,7 @@ prompt, K layers, H heads of keys and values, D embedding size, d size of a head
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, Protocol
 
@@ -17,11 +18,33 @@ PromptPosition = Literal["before", "inside", "layers"]
 """before: before the text; inside: in the soft blocks of the pattern; layers: keys and values of every layer."""
 
 
+PrefixPlace = Literal["encoder", "decoder", "cross"]
+"""Where a deep prompt of a seq2seq model is: in self-attention of the encoder or of the decoder, or in cross-attention.
+"""
+
+
 class KeysAndValues(NamedTuple):
     """Keys and values of one layer, [B, H, P, d] each."""
 
     keys: Tensor
     values: Tensor
+
+
+def keys_and_values(layers: Tensor, size: int, dtype: torch.dtype) -> list[KeysAndValues]:
+    """Returns [K, 2, H, P, d], or one of them per example, as keys and values per layer for `size` examples."""
+    layers_BK = layers.to(dtype).expand(size, *layers.shape[-5:])
+    return [KeysAndValues(layer[:, 0], layer[:, 1]) for layer in layers_BK.unbind(dim=1)]
+
+
+def chosen_keys_and_values(
+    layers: Tensor, size: int, dtype: torch.dtype, lengths: Sequence[int] | None
+) -> list[KeysAndValues | None]:
+    """Returns the first `lengths` positions of each layer; None for a layer with none. Default: all of them."""
+    pairs = keys_and_values(layers, size, dtype)
+    if lengths is None:
+        return list(pairs)
+    cut = zip(pairs, lengths, strict=True)
+    return [KeysAndValues(pair.keys[:, :, :n], pair.values[:, :, :n]) if n else None for pair, n in cut]
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,7 +58,15 @@ class SoftInput:
     `EncodedBatch.soft_positions`.
     """
     layers: Tensor | None = None
-    """[K, 2, H, P, d] keys and values that every layer sees before those of the text."""
+    """[K, 2, H, P, d] keys and values that every layer sees before those of the text; of a seq2seq model, the
+    self-attention of its decoder.
+    """
+    encoder: Tensor | None = None
+    """[K, 2, H, P, d] the same for the encoder of a seq2seq model."""
+    cross: Tensor | None = None
+    """[K, 2, H, P, d] the same for its cross-attention, before those of the states of the encoder."""
+    lengths: tuple[int, ...] | None = None
+    """[K] positions of each layer, at most P. Default: all have P."""
 
     @property
     def num_before(self) -> int:
@@ -53,7 +84,8 @@ class SoftInput:
         def repeat(tensor: Tensor | None, ndim: int) -> Tensor | None:
             return tensor.repeat_interleave(times, dim=0) if tensor is not None and tensor.ndim > ndim else tensor
 
-        return SoftInput(repeat(self.before, 2), repeat(self.inside, 2), repeat(self.layers, 5))
+        layers, encoder, cross = (repeat(tensor, 5) for tensor in (self.layers, self.encoder, self.cross))
+        return SoftInput(repeat(self.before, 2), repeat(self.inside, 2), layers, encoder, cross, self.lengths)
 
     def select(self, rows: Tensor) -> SoftInput:
         """Returns the input of some examples of the batch."""
@@ -61,7 +93,8 @@ class SoftInput:
         def pick(tensor: Tensor | None, ndim: int) -> Tensor | None:
             return tensor[rows] if tensor is not None and tensor.ndim > ndim else tensor
 
-        return SoftInput(pick(self.before, 2), pick(self.inside, 2), pick(self.layers, 5))
+        layers, encoder, cross = (pick(tensor, 5) for tensor in (self.layers, self.encoder, self.cross))
+        return SoftInput(pick(self.before, 2), pick(self.inside, 2), layers, encoder, cross, self.lengths)
 
     def embedded(self, words_BLD: Tensor, soft_positions_BM: Tensor) -> Tensor:
         """Returns [B, N + L, D] input embeddings.
@@ -82,8 +115,7 @@ class SoftInput:
     def keys_and_values(self, size: int, dtype: torch.dtype) -> list[KeysAndValues]:
         """Returns keys and values per layer, [B, H, P, d] each, for a batch of `size` examples."""
         assert self.layers is not None
-        layers_BK = self.layers.to(dtype).expand(size, *self.layers.shape[-5:])
-        return [KeysAndValues(layer[:, 0], layer[:, 1]) for layer in layers_BK.unbind(dim=1)]
+        return keys_and_values(self.layers, size, dtype)
 
     def cache(self, size: int, dtype: torch.dtype) -> Any:
         """Returns a new cache of transformers with the keys and values. Use it for one pass, which appends to it."""

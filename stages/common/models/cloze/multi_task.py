@@ -36,10 +36,10 @@ def multi_task_logits(parts: Sequence[TaskBatch], *, training: bool = False) -> 
         training: As in `ClozeClassifier.logits`.
     """
     logits: dict[int, Tensor] = {}
-    groups: dict[int, list[int]] = defaultdict(list)
+    groups: dict[tuple[bool | int, ...], list[int]] = defaultdict(list)
     for number, (classifier, clozes) in enumerate(parts):
         if _has_single_token_words(classifier, clozes):
-            groups[_num_deep_positions(classifier)].append(number)
+            groups[_deep_shape(classifier)].append(number)
         else:
             logits[number] = classifier.logits(clozes, training=training)
     for numbers in groups.values():
@@ -80,10 +80,16 @@ def _has_single_token_words(classifier: ClozeClassifier, clozes: Sequence[Cloze]
     return classifier.verbalizer.longest == 1 and not any(item.suffix for cloze in clozes for item in cloze)
 
 
-def _num_deep_positions(classifier: ClozeClassifier) -> int:
-    """Returns the positions of a deep prompt; 0 for other prompts, which share a pass."""
+def _deep_shape(classifier: ClozeClassifier) -> tuple[bool | int, ...]:
+    """Returns the number of positions of a deep prompt and where it is; that of other prompts, which share a pass, is
+    empty.
+    """
     prompt = classifier.prompt
-    return prompt.num_virtual_tokens if prompt is not None and prompt.position == "layers" else 0
+    if prompt is None or prompt.position != "layers":
+        return ()
+    deep = prompt()
+    places = (item is not None for item in (deep.layers, deep.encoder, deep.cross))
+    return (prompt.num_virtual_tokens, *places, *(deep.lengths or ()))
 
 
 def _one_pass(parts: Sequence[TaskBatch], *, training: bool) -> list[Tensor]:
@@ -128,9 +134,13 @@ def _with_leading_positions(item: Encoded, count: int) -> Encoded:
 
 def _stacked(inputs: Sequence[SoftInput], repeats: Tensor) -> SoftInput:
     """Returns one input for all texts: vectors [B, M, D] padded to the longest prompt, or layers [B, K, 2, H, P, d]."""
-    if inputs[0].layers is not None:
-        layers = torch.stack([soft_input.layers for soft_input in inputs if soft_input.layers is not None])
-        return SoftInput(layers=layers.repeat_interleave(repeats, dim=0))
+    deep = {
+        name: torch.stack(tensors).repeat_interleave(repeats, dim=0)
+        for name in ("layers", "encoder", "cross")
+        if (tensors := [tensor for item in inputs if (tensor := getattr(item, name)) is not None])
+    }
+    if deep:
+        return SoftInput(**deep, lengths=inputs[0].lengths)
     tables = [soft_input.before if soft_input.before is not None else soft_input.inside for soft_input in inputs]
     first = next((table for table in tables if table is not None), None)
     if first is None:

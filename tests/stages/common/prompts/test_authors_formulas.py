@@ -17,7 +17,7 @@ from transformers import AutoModelForCausalLM, DynamicCache
 from stages.common.models.backbones.base import Backbone
 from stages.common.models.cloze.classifier import ClozeClassifier
 from stages.common.prompts.config import InitConfig, PromptConfig
-from stages.common.prompts.deep_prompts import KVLayout
+from stages.common.prompts.deep_prompts import DeepLayout, KVLayout
 from stages.common.prompts.initialization import new_prompt
 from stages.common.prompts.soft_prompt import PrefixEncoder, Prompt, PromptEmbedding, PTuningEncoder
 from tests.support.small_models import backbone_config, film_examples, film_task
@@ -44,7 +44,7 @@ def assert_layers(prompt: Prompt, past: tuple[Tensor, ...]) -> None:
 
 def test_p_tuning_v2_splits_its_vectors_like_the_authors() -> None:
     table = torch.randn(LENGTH, LAYERS * 2 * WIDTH)
-    prompt = Prompt(PromptEmbedding(table), "layers", KVLayout(LAYERS, HEADS, SIZE))
+    prompt = Prompt(PromptEmbedding(table), "layers", DeepLayout({"decoder": KVLayout(LAYERS, HEADS, SIZE)}))
     embedding = torch.nn.Embedding.from_pretrained(table)
     prefix_tokens = torch.arange(LENGTH).unsqueeze(0).expand(3, -1)
     assert_layers(prompt, split_like_the_authors(embedding(prefix_tokens), 3))
@@ -53,7 +53,7 @@ def test_p_tuning_v2_splits_its_vectors_like_the_authors() -> None:
 def test_prefix_tuning_has_the_mlp_of_the_authors() -> None:
     """Also P-tuning v2 with prefix_projection, which has the same one."""
     module = PrefixEncoder(torch.randn(LENGTH, WIDTH), HIDDEN, LAYERS * 2 * WIDTH)
-    prompt = Prompt(module, "layers", KVLayout(LAYERS, HEADS, SIZE))
+    prompt = Prompt(module, "layers", DeepLayout({"decoder": KVLayout(LAYERS, HEADS, SIZE)}))
     wte = torch.nn.Embedding.from_pretrained(module.vectors.detach())
     control_trans = torch.nn.Sequential(
         torch.nn.Linear(WIDTH, HIDDEN), torch.nn.Tanh(), torch.nn.Linear(HIDDEN, LAYERS * 2 * WIDTH)

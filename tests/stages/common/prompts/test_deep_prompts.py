@@ -9,7 +9,7 @@ import torch
 from stages.common.examples import Example
 from stages.common.models.backbones.base import Backbone
 from stages.common.patterns.encoding import Encoder
-from stages.common.prompts.deep_prompts import KVLayout, activations
+from stages.common.prompts.deep_prompts import DeepLayout, activations
 from stages.common.prompts.soft_prompt import Prompt, PromptEmbedding
 from tests.support.small_models import film_task
 
@@ -25,7 +25,7 @@ def test_deep_prompt_of_activations_equals_reading_the_words(
     for name in ("llama", "gpt2"):
         backbone = backbones[name]
         words = backbone.tokenizer("The film is warm.", add_special_tokens=False)["input_ids"]
-        layers = KVLayout.of(backbone)
+        layers = DeepLayout.of(backbone)
         rows = activations(backbone, layers, words)
         text = backbone.tokenizer(" It was", add_special_tokens=False)["input_ids"]
         with torch.inference_mode():

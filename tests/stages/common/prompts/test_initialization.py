@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from typing import Any
+
 import pytest
 import torch
 
 from stages.common.errors import InputError
 from stages.common.models.backbones.base import Backbone
-from stages.common.prompts.config import InitConfig, PromptConfig
-from stages.common.prompts.deep_prompts import KVLayout, activations
-from stages.common.prompts.initialization import init_vectors, new_prompt
+from stages.common.prompts.config import InitConfig, PromptConfig, TransferConfig
+from stages.common.prompts.deep_prompts import DeepLayout, activations
+from stages.common.prompts.initialization import init_vectors, new_prompt, pretrained_vectors
+from stages.common.prompts.peft_format import save_prompt
 from stages.common.prompts.soft_prompt import LowRankPrompt
 from stages.common.seeds import torch_rng
 from tests.support.small_models import FAMILIES, film_task
@@ -19,14 +23,15 @@ from tests.support.small_models import FAMILIES, film_task
 def test_deep_prompts_are_initialized_from_activations(name: str, backbones: dict[str, Backbone]) -> None:
     backbone = backbones[name]
     pattern = film_task(name).pattern("review")
-    layers = KVLayout.of(backbone)
+    layers = DeepLayout.of(backbone)
     config = PromptConfig(method="p_tuning_v2", num_virtual_tokens=4, init=InitConfig(kind="text", text="the film"))
     actual = new_prompt(config, backbone, pattern, seed=1).vectors
     ids = backbone.tokenizer("the film", add_special_tokens=False)["input_ids"]
     expected = activations(backbone, layers, [ids[number % len(ids)] for number in range(4)])
     assert actual.shape == (4, layers.width)
     assert torch.equal(actual, expected)
-    assert layers.rows(layers.keys_and_values(actual)).equal(actual)
+    part = layers.parts["decoder"]
+    assert part.rows(part.keys_and_values(actual)).equal(actual)
 
 
 def test_init_vectors_uses_label_words_and_first_token(backbones: dict[str, Backbone]) -> None:
@@ -80,3 +85,21 @@ def test_init_vectors_follows_the_kind_and_the_seed(kind: str, backbones: dict[s
 
 def test_init_vectors_repeats_tokens_of_a_small_vocabulary(backbones: dict[str, Backbone]) -> None:
     assert init_vectors(InitConfig(num_candidate_tokens=20), 100, backbones["bert"], torch_rng(0)).shape == (100, 32)
+
+
+@pytest.mark.parametrize("method", ["prompt_tuning", "p_tuning_v2"])
+def test_a_prompt_starts_from_that_of_another_task(method: Any, backbones: dict[str, Backbone], tmp_path: Path) -> None:
+    backbone, pattern = backbones["llama"], film_task("llama").pattern("review")
+    source = new_prompt(PromptConfig(method=method, num_virtual_tokens=4), backbone, pattern, seed=1)
+    assert source is not None
+    save_prompt(source, backbone, tmp_path / "prompt", method)
+    config = PromptConfig(method=method, transfer=TransferConfig(task="films", method="tuning"))
+    vectors = pretrained_vectors(config, backbone, tmp_path)
+    prompt = new_prompt(config, backbone, pattern, seed=2, pretrained=vectors)
+    assert prompt is not None
+    assert torch.equal(prompt.vectors, source.vectors)
+    assert all(item.requires_grad for item in prompt.parameters())
+    other = "p_tuning_v2" if method == "prompt_tuning" else "prompt_tuning"
+    with pytest.raises(InputError, match="at another place of the model") as caught:
+        pretrained_vectors(config.model_copy(update={"method": other}), backbone, tmp_path)
+    assert caught.value.key == "transfer"

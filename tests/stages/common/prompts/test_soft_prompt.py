@@ -152,3 +152,54 @@ def test_deep_prompts_have_no_mean() -> None:
     for method in ("prefix_tuning", "p_tuning_v2"):
         with pytest.raises(ValueError, match="cannot be initialized with a mean"):
             PromptConfig(method=method, init=InitConfig(kind="mean"))
+
+
+def test_gates_scale_each_vector_and_each_layer_and_disappear_when_saved(backbones: dict[str, Backbone]) -> None:
+    backbone, pattern = backbones["llama"], film_task("llama").pattern("review")
+    for config, shape in (
+        (PromptConfig(num_virtual_tokens=3, gates=True), (3, 1)),
+        (PromptConfig(method="p_tuning_v2", num_virtual_tokens=3, gates=True), (3, 2)),
+    ):
+        gated = new_prompt(config, backbone, pattern, seed=1)
+        plain = new_prompt(config.model_copy(update={"gates": False}), backbone, pattern, seed=1)
+        assert gated is not None and plain is not None
+        assert torch.equal(gated.vectors, plain.vectors), "a new gate changes nothing"
+        gates = dict(gated.named_parameters())["table.gates"]
+        assert gates.shape == shape
+        with torch.no_grad():
+            gates[1] = torch.logit(torch.tensor(0.25))
+        gates[1, -1].data.fill_(-1e9)
+        parts, first = (item.vectors.unflatten(1, (shape[1], -1)) for item in (gated, plain))
+        torch.testing.assert_close(parts[1, :-1], 0.5 * first[1, :-1])
+        assert not parts[1, -1].any(), "a closed gate"
+        assert torch.equal(parts[[0, 2]], first[[0, 2]])
+
+
+def test_noise_is_added_only_while_a_prompt_is_trained(backbones: dict[str, Backbone]) -> None:
+    config = PromptConfig(num_virtual_tokens=200, noise=0.5)
+    prompt = new_prompt(config, backbones["gpt2"], film_task("gpt2").pattern("review"), seed=1)
+    assert prompt is not None
+    torch.manual_seed(3)
+    vectors, noisy = prompt.vectors.detach(), [prompt().before]
+    torch.manual_seed(3)
+    noisy.append(prompt().before)
+    before, again = (item.detach() for item in noisy if item is not None)
+    assert torch.equal(before, again), "the seed of a step decides"
+    assert float((before - vectors).std() / vectors.std()) == pytest.approx(0.5, rel=0.05)
+    with torch.inference_mode():
+        assert torch.equal(prompt().before, vectors)
+
+
+@pytest.mark.parametrize(
+    ("settings", "problem"),
+    [
+        ({"gates": True, "hard_prompt_steps": 3}, "gates are trained from the first step"),
+        ({"noise": -1}, "greater than or equal to 0"),
+        ({"method": "lora"}, "needs the settings of its adapters"),
+        ({"method": "lora", "lora": {}, "noise": 0.1}, "noise is for vectors"),
+        ({"method": "lora", "lora": {}, "num_virtual_tokens": 3}, "num_virtual_tokens is for vectors"),
+    ],
+)
+def test_settings_that_do_not_fit_are_rejected(settings: dict[str, Any], problem: str) -> None:
+    with pytest.raises(ValueError, match=problem):
+        PromptConfig.model_validate(settings)

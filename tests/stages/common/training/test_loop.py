@@ -77,6 +77,26 @@ def test_first_update_has_the_size_of_the_learning_rate() -> None:
     assert torch.allclose(model.bias, 0.3 - 0.01 * signs[1], atol=1e-6)
 
 
+def test_parts_have_their_own_learning_rates_on_one_schedule() -> None:
+    """Adam's first step has the size of the rate of each part; the second is on the same schedule."""
+    moved: dict[int, list[float]] = {}
+    for steps in (1, 2):
+        model = Line()
+        start = {name: item.detach().clone() for name, item in model.parameters.items()}
+        settings = config(
+            steps=2, batch_size=10, weight_decay=0.0, learning_rate=0.01, learning_rates={"head": 0.04, "lora": 0.5}
+        )
+        train(
+            ITEMS, model.loss, model.parameters, settings if steps == 2 else settings.model_copy(update={"steps": 1}),
+            seed=0, recorder=NullRecorder(), engine=InProcessEngine(), groups={"weight": "prompt", "bias": "head"},
+        )  # fmt: skip
+        moved[steps] = [
+            float((model.parameters[name] - start[name]).detach().abs().max()) for name in ("weight", "bias")
+        ]
+    assert moved[1] == pytest.approx([0.01, 0.04], rel=1e-3)
+    assert moved[2] == pytest.approx([0.015, 0.06], rel=0.05), "the second step has half of each rate"
+
+
 class NormsSeen(InProcessEngine):
     """Keeps the norm of the gradients of every update."""
 

@@ -11,11 +11,11 @@ import pytest
 import torch
 from transformers import BloomConfig, BloomForCausalLM, MambaConfig, MambaForCausalLM, OPTConfig, OPTForCausalLM
 
-from stages.chain_of_thought.generation import Continuation, Generator, Prompt, Sampling
 from stages.common.engine import InProcessEngine
 from stages.common.errors import InputError
 from stages.common.models.backbones.base import Backbone
 from stages.common.models.backbones.loader import load_backbone
+from stages.common.models.text_generation import GREEDY, Continuation, Generator, Sampling, TextStart, end_ids_of
 from stages.common.seeds import torch_rng
 from tests.support.small_models import backbone_config, gpt2_tokenizer
 
@@ -30,17 +30,19 @@ SAMPLINGS = (
 )
 
 
-def prompts_of(backbone: Backbone, sampling: Sampling | None) -> list[Prompt]:
+def prompts_of(backbone: Backbone, sampling: Sampling | None) -> list[TextStart]:
     ids = [tuple(backbone.tokenizer(text)["input_ids"]) for text in TEXTS]
     return [
-        Prompt(item, torch.rand(NUM_TOKENS, generator=torch_rng(3, row), dtype=torch.float64) if sampling else None)
+        TextStart.of_ids(
+            item, torch.rand(NUM_TOKENS, generator=torch_rng(3, row), dtype=torch.float64) if sampling else None
+        )
         for row, item in enumerate(ids)
     ]
 
 
-def by_hand(backbone: Backbone, prompt: Prompt, sampling: Sampling | None) -> tuple[int, ...]:
+def by_hand(backbone: Backbone, prompt: TextStart, sampling: Sampling | None) -> tuple[int, ...]:
     """Returns the new tokens of one text: a whole pass without padding and cache for each."""
-    ids = list(prompt.ids)
+    ids = list(prompt.encoded.ids)
     for number in range(NUM_TOKENS):
         with torch.inference_mode():
             logits = backbone.model(input_ids=torch.tensor([ids])).logits[0, -1].double().numpy()
@@ -49,7 +51,7 @@ def by_hand(backbone: Backbone, prompt: Prompt, sampling: Sampling | None) -> tu
         if token == backbone.tokenizer.eos_token_id:
             break
         ids.append(token)
-    return tuple(ids[len(prompt.ids) :])
+    return tuple(ids[len(prompt.encoded.ids) :])
 
 
 def draw(logits: np.ndarray, sampling: Sampling, random: float) -> int:
@@ -71,10 +73,10 @@ def draw(logits: np.ndarray, sampling: Sampling, random: float) -> int:
 
 
 def generate(
-    backbone: Backbone, prompts: Sequence[Prompt], sampling: Sampling | None, **more: Any
+    backbone: Backbone, prompts: Sequence[TextStart], sampling: Sampling | None, **more: Any
 ) -> list[Continuation]:
-    generator = Generator(backbone, more.pop("engine", InProcessEngine()))
-    return generator(prompts, NUM_TOKENS, lambda done, total: None, sampling=sampling, **more)
+    generator = Generator(backbone, more.pop("engine", InProcessEngine()), end_ids=end_ids_of(backbone))
+    return generator(prompts, NUM_TOKENS, lambda done, total: None, decoding=sampling or GREEDY, **more)
 
 
 @pytest.fixture
