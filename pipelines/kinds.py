@@ -66,6 +66,8 @@ KINDS: Mapping[str, StepKind] = {
     "probe": StepKind(color=RED, row="probe", votes=True, is_classifier=True, report_position=5),
     "finetuned": StepKind(color=RED, row="fine-tuned", votes=True, is_classifier=True, report_position=5),
     "tfidf": StepKind(color=RED, row="TF-IDF", votes=True, is_classifier=True, report_position=5, is_lightweight=True),
+    "word_vectors": StepKind(color=RED, row="word vectors", votes=True, report_position=5),
+    "nli": StepKind(color=RED, row="zero-shot NLI", votes=True, has_prior=True, report_position=5),
     "llm": StepKind(color=RED, row="LLM", votes=True, has_prior=True, report_position=5, is_lightweight=True),
     "verbalizer": StepKind(color=DARK_BROWN, reads=("train", "unlabeled"), report_position=1),
     "pattern_search": StepKind(color=DARK_BROWN, reads=("train",), report_position=1),

@@ -25,6 +25,7 @@ from stages.common.models.model_files import (
     is_translated,
     model_folder,
 )
+from stages.common.models.nli_labels import nli_labels
 from stages.common.models.remote_code import check_code, code_files
 from stages.common.models.traits import Use
 from stages.common.models.traits_cache import folder_max_positions, folder_traits
@@ -287,6 +288,11 @@ def check_folders(config: PipelineConfig, *, only_cached: bool = False) -> None:
             continue
         with errors_located_in(f"{key}.asset"):
             check_encoder_folder(model_folder(encoder.asset))
+    for name, member in config.nli_members.items():
+        if not only_cached or is_cached(member.asset):
+            with errors_located_in(f"members.{name}.asset"):
+                check_encoder_folder(resolve(member.asset))
+                nli_labels(resolve(member.asset))
 
 
 def code_warnings(backbones: Mapping[str, BackboneConfig]) -> Iterator[str]:

@@ -18,6 +18,7 @@ from pipelines.schema.sections.ensemble import (
     LearningCurveSection,
     LlmMember,
     Member,
+    NliMember,
     PatternSearchSection,
     PetMember,
     PetSection,
@@ -207,6 +208,11 @@ class PipelineConfig(Config):
     def llm_members(self) -> dict[str, LlmMember]:
         """Name -> member that is a language model at an endpoint."""
         return {name: item for name, item in self.members.items() if isinstance(item, LlmMember)}
+
+    @property
+    def nli_members(self) -> dict[str, NliMember]:
+        """Name -> member that is a model of natural language inference."""
+        return {name: item for name, item in self.members.items() if isinstance(item, NliMember)}
 
     def prompt_task(self, item: PromptTaskConfig) -> tuple[Task, DataConfig]:
         """Returns the task and data of a downstream task."""

@@ -354,7 +354,7 @@ def check_without_labels(config: PipelineConfig) -> None:
         "priming": config.priming is not None,
         "distill.gold_weight": config.distill.gold_weight > 0,
         "prompts": any(item.task is None for item in prompted),
-        **{f"members.{name}": item.kind != "pet" for name, item in config.members.items()},
+        **{f"members.{name}": item.kind not in ("pet", "nli") for name, item in config.members.items()},
         **{f"{key}.tune": item.tune != "none" and not item.ipet for key, item in config.pet_sections.items()},
     }
     for key, is_set in needs_labels.items():

@@ -22,6 +22,8 @@ ROWS = {
     "probe/2": ("probe/2", "probe"),
     "finetuned/large": ("finetuned/large", "fine-tuned"),
     "tfidf/words": ("tfidf/words", "TF-IDF"),
+    "word_vectors/mini": ("word_vectors/mini", "word vectors"),
+    "nli/mnli": ("nli/mnli", "zero-shot NLI"),
     "llm/assistant": ("llm/assistant", "LLM"),
     "priming/review/1": ("priming/review", "priming"),
     "chain_of_thought/vote/0": ("chain_of_thought/vote", "chain-of-thought"),
