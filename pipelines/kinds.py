@@ -11,7 +11,7 @@ task        name of the task, of data and prompt steps
 pattern     name of the pattern
 member      kind of member for balanced weights: `pet`, `pet/<member>`, or the name of the step
 generation  number of the generation of iPET, from 0
-method      name of the prompt method, or of the method of chain of thought
+method      name of the prompt method, of the method of chain of thought, or of the summary of patterns
 format      format of prompt pretraining
 """
 
@@ -99,10 +99,15 @@ KINDS: Mapping[str, StepKind] = {
     ),
     "batched_prompts": StepKind(color=PURPLE, reads=("train", "dev")),
     "prompts": StepKind(color=PURPLE, row="prompt", reads=("train", "dev", "test"), has_seed=True, report_position=9),
+    "instruction_tuning": StepKind(color=PURPLE, reads=()),
+    "instructed": StepKind(color=YELLOW, row="instructed", reads=("test",), has_seed=True, report_position=4),
     "zero_shot": StepKind(color=YELLOW, row="zero-shot", reads=("test",), report_position=3),
     "priming": StepKind(color=BROWN, row="priming", reads=("train", "test"), has_seed=True, report_position=4),
     "chain_of_thought": StepKind(
         color=BROWN, row="chain-of-thought", reads=("test",), has_seed=True, report_position=4
+    ),
+    "pattern_summary": StepKind(
+        color=YELLOW, row="patterns", reads=("train", "test"), report_position=4, is_lightweight=True
     ),
     "baseline": StepKind(
         color=GRAY,

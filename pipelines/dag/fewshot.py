@@ -3,6 +3,7 @@
 data/<task> ─┬─ verbalizer/<pattern>, pattern_search/<pattern> (before all that uses the pattern, if there are searches)
              ├─ zero_shot/<pattern>, priming/<pattern>/<seed> ───────────────────┐
              ├─ chain_of_thought/<method>/<seed> ────────────────────────────────┤
+             ├─ instruction_tuning/<seed> ─ instructed/<task>/<pattern>/<seed> ──┤
              ├─ pet/<pattern>/<seed> ─ pet/g<k>/... ─┐                           │
              ├─ probe/<member> ──────────────────────┴ soft_labels (and soft_label_shards) ─ distill/<student>/<seed>
              ├─ baseline/<student>/<seed> ───────────────────────────────────────┼─ report
@@ -25,6 +26,7 @@ from cluster.steps.step import Step
 from cluster.store.base import Store
 from pipelines.dag.chain_of_thought import chain_of_thought_steps
 from pipelines.dag.generation import generation_data_steps, generation_prompt_steps
+from pipelines.dag.instructions import instruction_steps, summary_steps
 from pipelines.dag.learning_curve import learning_curve_steps
 from pipelines.dag.members import labeled_shards_step, member_steps, untrained_steps
 from pipelines.dag.prompts import (
@@ -85,9 +87,11 @@ def build_steps(config: PipelineConfig, dropped: Collection[str] = ()) -> list[S
         *generation_prompt_steps(config, data, ppt),
         *untrained_steps(config, main, searches),
         *chain_of_thought_steps(config, main),
+        *instruction_steps(config, data, searches),
         *baseline_steps(config, main),
         *learning_curve_steps(config, main, partial(_steps_of_methods, ppt=ppt)),
     ]
+    steps += summary_steps(config, data, steps)
     urgency = {kind: number for number, kind in enumerate(KINDS)}
     return [*sorted(steps, key=lambda step: urgency[step.kind]), _report(config, steps)]
 

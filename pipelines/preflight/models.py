@@ -84,6 +84,7 @@ def check_models(config: PipelineConfig, *, only_cached: bool = False) -> None:
             with errors_located_in("pattern_search.gradient"):
                 check_use(backbone, "prompt")
         check_prompts(config, family, tokenizer)
+        check_instruction_tasks(config, family, tokenizer)
         check_token_level_family(config, family)
         check_generation(config, family)
         if config.ppt:
@@ -160,6 +161,20 @@ def check_prompts(config: PipelineConfig, family: Family, tokenizer: Any) -> Non
                     "Set a verbalizer, or head: linear for every method.",
                     key=f"{key}.verbalizer",
                 )
+
+
+def check_instruction_tasks(config: PipelineConfig, family: Family, tokenizer: Any) -> None:
+    """Checks what instruction tuning trains, and patterns and label words of its tasks.
+
+    Raises:
+        InputError: with the key of the task or setting.
+    """
+    if config.instruction_tuning is None:
+        return
+    with errors_located_in("instruction_tuning"):
+        check_tuned(config.language_model, config.instruction_tuning.tune)
+    for key, item in config.instruction_tasks.items():
+        check_task(item.task, item.task.patterns, family, tokenizer, f"{key}.task")
 
 
 def check_generation(config: PipelineConfig, family: Family) -> None:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Collection, Sequence
 
 from pipelines.schema.chain_of_thought_rules import check_chain_of_thought
 from pipelines.schema.config import PipelineConfig
+from pipelines.schema.instruction_rules import check_instructions
 from pipelines.schema.locations import errors_located_in
 from pipelines.schema.member_rules import check_members
 from pipelines.schema.problem_rules import check_problem_type
@@ -171,7 +172,11 @@ def check_without_unlabeled_data(config: PipelineConfig) -> None:
 
 def check_has_language_model(config: PipelineConfig) -> None:
     """Sections that use the backbone have one."""
-    for key in ("pet", "ppt", "prompts", "priming", "chain_of_thought", "verbalizer_search", "pattern_search"):
+    keys = (
+        "pet", "ppt", "prompts", "priming", "chain_of_thought", "instruction_tuning",
+        "verbalizer_search", "pattern_search",
+    )  # fmt: skip
+    for key in keys:
         if getattr(config, key) is not None and config.backbone is None:
             raise InputError(
                 f"{key} uses a language model, but the recipe has no backbone.",
@@ -475,6 +480,7 @@ RULES: tuple[Callable[[PipelineConfig], None], ...] = (
     check_members,
     check_priming,
     check_chain_of_thought,
+    check_instructions,
     check_ppt_for_init,
     check_prompts_of_submodels,
     check_learning_curve,

@@ -27,6 +27,8 @@ ROWS = {
     "llm/assistant": ("llm/assistant", "LLM"),
     "priming/review/1": ("priming/review", "priming"),
     "chain_of_thought/vote/0": ("chain_of_thought/vote", "chain-of-thought"),
+    "instructed/plots/review/0": ("instructed/plots/review", "instructed"),
+    "pattern_summary/zero_shot/mean": ("pattern_summary/zero_shot/mean", "patterns"),
     "soft_labels": ("ensemble", "ensemble"),
     "distill/small/0": ("student/small", "student"),
     "prompts/plots/p_tuning/0": ("prompts/plots/p_tuning", "prompt"),
