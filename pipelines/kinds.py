@@ -99,6 +99,7 @@ KINDS: Mapping[str, StepKind] = {
     ),
     "batched_prompts": StepKind(color=PURPLE, reads=("train", "dev")),
     "prompts": StepKind(color=PURPLE, row="prompt", reads=("train", "dev", "test"), has_seed=True, report_position=9),
+    "knowledge_probing": StepKind(color=PURPLE, row="facts", reads=("train", "test"), has_seed=True, report_position=9),
     "instruction_tuning": StepKind(color=PURPLE, reads=()),
     "instructed": StepKind(color=YELLOW, row="instructed", reads=("test",), has_seed=True, report_position=4),
     "zero_shot": StepKind(color=YELLOW, row="zero-shot", reads=("test",), report_position=3),

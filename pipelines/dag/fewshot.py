@@ -4,6 +4,7 @@ data/<task> ─┬─ verbalizer/<pattern>, pattern_search/<pattern> (before all
              ├─ zero_shot/<pattern>, priming/<pattern>/<seed> ───────────────────┐
              ├─ chain_of_thought/<method>/<seed> ────────────────────────────────┤
              ├─ instruction_tuning/<seed> ─ instructed/<task>/<pattern>/<seed> ──┤
+             ├─ knowledge_probing/<task>/<method>/<seed> ────────────────────────┤
              ├─ pet/<pattern>/<seed> ─ pet/g<k>/... ─┐                           │
              ├─ probe/<member> ──────────────────────┴ soft_labels (and soft_label_shards) ─ distill/<student>/<seed>
              ├─ baseline/<student>/<seed> ───────────────────────────────────────┼─ report
@@ -27,6 +28,7 @@ from cluster.store.base import Store
 from pipelines.dag.chain_of_thought import chain_of_thought_steps
 from pipelines.dag.generation import generation_data_steps, generation_prompt_steps
 from pipelines.dag.instructions import instruction_steps, summary_steps
+from pipelines.dag.knowledge_probing import fact_data_steps, probing_steps
 from pipelines.dag.learning_curve import learning_curve_steps
 from pipelines.dag.members import labeled_shards_step, member_steps, untrained_steps
 from pipelines.dag.prompts import (
@@ -59,7 +61,7 @@ def build_steps(config: PipelineConfig, dropped: Collection[str] = ()) -> list[S
         dropped: Names of members that the ensemble leaves out; see pipelines/run/runner.py.
     """
     data = {task.name: _split(config, task, sets) for task, sets, _ in config.datasets.values()}
-    data |= token_level_data_steps(config) | generation_data_steps(config)
+    data |= token_level_data_steps(config) | generation_data_steps(config) | fact_data_steps(config)
     main = data[config.task.name]
     searches = search_steps(config, main)
     examples, ppt = pretraining_steps(config)
@@ -88,6 +90,7 @@ def build_steps(config: PipelineConfig, dropped: Collection[str] = ()) -> list[S
         *untrained_steps(config, main, searches),
         *chain_of_thought_steps(config, main),
         *instruction_steps(config, data, searches),
+        *probing_steps(config, data),
         *baseline_steps(config, main),
         *learning_curve_steps(config, main, partial(_steps_of_methods, ppt=ppt)),
     ]

@@ -29,6 +29,7 @@ from pipelines.schema.sections.ensemble import (
     Student,
 )
 from pipelines.schema.sections.instructions import InstructionSection, InstructionTask, PatternSummarySection
+from pipelines.schema.sections.knowledge_probing import KnowledgeProbingSection
 from pipelines.schema.sections.prompts import (
     DownstreamGeneration,
     PptSection,
@@ -103,6 +104,8 @@ class PipelineConfig(Config):
     """Summaries over the patterns without training: mean, best, ensemble. If not set, there are none."""
     instruction_tuning: InstructionSection | None = None
     """Tunes the backbone on other tasks, and tests it zero-shot. If not set, it does not."""
+    knowledge_probing: KnowledgeProbingSection | None = None
+    """Asks the backbone for facts. If not set, it does not."""
     verbalizer_search: SearchSection | None = None
     """Search for label words. If not set, the task must have a verbalizer."""
     pattern_search: PatternSearchSection | None = None

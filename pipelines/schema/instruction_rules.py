@@ -1,4 +1,4 @@
-"""Rules about instruction tuning and about summaries over patterns. Each raises `InputError` with the dotted key."""
+"""Rules about instruction tuning, summaries over patterns, and facts. Each raises `InputError` with the dotted key."""
 
 from __future__ import annotations
 
@@ -8,8 +8,9 @@ from stages.common.errors import InputError
 
 
 def check_instructions(config: PipelineConfig) -> None:
-    """Instruction tuning and summaries fit the rest of the recipe."""
+    """Instruction tuning, summaries and facts fit the rest of the recipe."""
     check_instruction_tuning(config)
+    check_facts(config)
     check_pattern_summary(config)
 
 
@@ -18,8 +19,7 @@ def check_instruction_tuning(config: PipelineConfig) -> None:
     section = config.instruction_tuning
     if section is None:
         return
-    others = (*token_level_tasks(config.prompts), *generation_tasks(config.prompts))
-    names = {config.task.name, *(item.task.name for item in others)}
+    names = {config.task.name, *_other_names(config)}
     names |= {item.task.name for item in (config.prompts.tasks if config.prompts else ()) if item.task is not None}
     for key, item in config.instruction_tasks.items():
         if item.task.name in names:
@@ -36,6 +36,19 @@ def check_instruction_tuning(config: PipelineConfig) -> None:
                 "Set data.train or data.shots, or move it to held_out.",
                 key=f"instruction_tuning.tasks.{number}.data",
             )
+
+
+def check_facts(config: PipelineConfig) -> None:
+    """The facts of knowledge probing have a name of their own."""
+    section = config.knowledge_probing
+    if section is not None and section.task in {*config.datasets, *_other_names(config)}:
+        raise InputError(f"two tasks have the name {section.task}.", "Rename the facts.", key="knowledge_probing.task")
+
+
+def _other_names(config: PipelineConfig) -> list[str]:
+    """Returns the names of the tasks of prompts that are not classification."""
+    token_level = [item.task.name for item in token_level_tasks(config.prompts)]
+    return [*token_level, *(item.task.name for item in generation_tasks(config.prompts))]
 
 
 def check_pattern_summary(config: PipelineConfig) -> None:

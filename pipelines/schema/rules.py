@@ -173,7 +173,7 @@ def check_without_unlabeled_data(config: PipelineConfig) -> None:
 def check_has_language_model(config: PipelineConfig) -> None:
     """Sections that use the backbone have one."""
     keys = (
-        "pet", "ppt", "prompts", "priming", "chain_of_thought", "instruction_tuning",
+        "pet", "ppt", "prompts", "priming", "chain_of_thought", "instruction_tuning", "knowledge_probing",
         "verbalizer_search", "pattern_search",
     )  # fmt: skip
     for key in keys:

@@ -32,6 +32,7 @@ ROWS = {
     "soft_labels": ("ensemble", "ensemble"),
     "distill/small/0": ("student/small", "student"),
     "prompts/plots/p_tuning/0": ("prompts/plots/p_tuning", "prompt"),
+    "knowledge_probing/plots/lama/0": ("knowledge_probing/plots/lama", "facts"),
 }
 
 
