@@ -70,7 +70,7 @@ KINDS: Mapping[str, StepKind] = {
     "nli": StepKind(color=RED, row="zero-shot NLI", votes=True, has_prior=True, report_position=5),
     "llm": StepKind(color=RED, row="LLM", votes=True, has_prior=True, report_position=5, is_lightweight=True),
     "verbalizer": StepKind(color=DARK_BROWN, reads=("train", "unlabeled"), report_position=1),
-    "pattern_search": StepKind(color=DARK_BROWN, reads=("train",), report_position=1),
+    "pattern_search": StepKind(color=DARK_BROWN, reads=("train", "unlabeled"), report_position=1),
     "ppt_examples": StepKind(color=GRAY, reads=()),
     "ppt": StepKind(
         color=PURPLE,

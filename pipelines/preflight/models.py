@@ -21,6 +21,7 @@ from stages.common.models.encoders.config import EncoderConfig
 from stages.common.models.model_files import (
     architecture_of,
     check_encoder_folder,
+    check_writes_texts,
     family_of,
     is_translated,
     model_folder,
@@ -303,11 +304,28 @@ def check_folders(config: PipelineConfig, *, only_cached: bool = False) -> None:
             continue
         with errors_located_in(f"{key}.asset"):
             check_encoder_folder(model_folder(encoder.asset))
+    check_paraphrasers(config, only_cached=only_cached)
     for name, member in config.nli_members.items():
         if not only_cached or is_cached(member.asset):
             with errors_located_in(f"members.{name}.asset"):
                 check_encoder_folder(resolve(member.asset))
                 nli_labels(resolve(member.asset))
+
+
+def check_paraphrasers(config: PipelineConfig, *, only_cached: bool) -> None:
+    """Checks that the models that paraphrase patterns write one text for another.
+
+    Raises:
+        InputError: a model has no encoder and decoder.
+    """
+    section = config.pattern_search.paraphrase if config.pattern_search else None
+    assets = {"model": section.model, "back_translation": section.back_translation} if section else {}
+    for name, asset in assets.items():
+        if asset is None or (only_cached and not is_cached(asset)):
+            continue
+        with errors_located_in(f"pattern_search.paraphrase.{name}"):
+            check_encoder_folder(resolve(asset))
+            check_writes_texts(resolve(asset))
 
 
 def code_warnings(backbones: Mapping[str, BackboneConfig]) -> Iterator[str]:
