@@ -353,7 +353,11 @@ def check_lengths(config: PipelineConfig, *, only_cached: bool = False) -> None:
     Raises:
         InputError: with the key of `max_length`.
     """
-    for key, model in (config.backbones | config.encoders).items():
+    classifiers = {
+        f"members.{name}": EncoderConfig(asset=item.asset, max_length=item.max_length)
+        for name, item in config.nli_members.items()
+    }
+    for key, model in (config.backbones | config.encoders | classifiers).items():
         if only_cached and not is_ready(model):
             continue
         num_virtual_tokens = config.num_prompt_vectors(key)

@@ -15,10 +15,11 @@ from pathlib import Path
 import numpy as np
 import torch
 from numpy.typing import NDArray
+from torch import Tensor
 from transformers import AutoModelForSequenceClassification
 
 from stages.common.config import MULTI_LABEL
-from stages.common.errors import AssetError
+from stages.common.errors import AssetError, InputError
 from stages.common.examples import Example, load_examples
 from stages.common.models.batching import batches_by_length, default_device
 from stages.common.models.config import eval_batch_tokens
@@ -84,6 +85,13 @@ class NliClassifier:
                 "Use a model with the labels entailment and contradiction.",
             )
         self.tokenizer = load_tokenizer(folder)
+        pairs = self.tokenizer([("", hypothesis) for hypothesis in config.hypotheses(config.labels)])["input_ids"]
+        if max(map(len, pairs)) >= config.max_length:
+            raise InputError(
+                f"a hypothesis has {max(map(len, pairs))} tokens, so {config.max_length} leave no space for a text.",
+                "Raise max_length, or shorten hypothesis.",
+                key="max_length",
+            )
         self._plain = PlainText(self.tokenizer)
         self.model = AutoModelForSequenceClassification.from_pretrained(
             folder, dtype=torch.float32, use_safetensors=True, trust_remote_code=False
@@ -105,7 +113,7 @@ class NliClassifier:
         of_examples: NDArray[np.float64] = logits.reshape(len(examples), len(hypotheses)).numpy()
         return of_examples
 
-    def _entailment(self, pairs: Sequence[tuple[str, str]]) -> torch.Tensor:
+    def _entailment(self, pairs: Sequence[tuple[str, str]]) -> Tensor:
         """Returns the logit of entailment of each pair of text and hypothesis."""
         batch = self.tokenizer(
             *(list(column) for column in zip(*pairs, strict=True)),
@@ -115,7 +123,7 @@ class NliClassifier:
             return_tensors="pt",
         ).to(self.model.device)
         with torch.inference_mode():
-            logits_BE = self.model(**batch).logits.double().cpu()
+            logits_BE: Tensor = self.model(**batch).logits.double().cpu()
         entailment = logits_BE[:, self.outputs.entailment]
         if self.config.problem_type == MULTI_LABEL:
             assert self.outputs.contradiction is not None

@@ -12,7 +12,7 @@ from pydantic import ValidationError
 from transformers import BertConfig, BertForSequenceClassification, ZeroShotClassificationPipeline
 
 from stages.common.config import MULTI_LABEL
-from stages.common.errors import AssetError
+from stages.common.errors import AssetError, InputError
 from stages.common.examples import Example, load_examples
 from stages.common.metrics.classification import softmax
 from stages.nli import stage as nli
@@ -80,6 +80,8 @@ def test_long_texts_are_cut_but_not_their_hypotheses(model: Path) -> None:
     examples = [Example("0", {"text": "dull " * 500})]
     logits = nli.NliClassifier(config(model, max_length=32)).predict(examples, SILENT, "")
     assert logits[0, 0] != pytest.approx(logits[0, 1]), "the hypotheses differ"
+    with pytest.raises(InputError, match="leave no space for a text"):
+        nli.NliClassifier(config(model, max_length=8))
 
 
 @pytest.mark.parametrize(
