@@ -11,7 +11,7 @@ task        name of the task, of data and prompt steps
 pattern     name of the pattern
 member      kind of member for balanced weights: `pet`, `pet/<member>`, or the name of the step
 generation  number of the generation of iPET, from 0
-method      name of the prompt method, or of the method of chain of thought
+method      name of the prompt method, of the method of chain of thought, or of the summary of patterns
 format      format of prompt pretraining
 """
 
@@ -66,9 +66,11 @@ KINDS: Mapping[str, StepKind] = {
     "probe": StepKind(color=RED, row="probe", votes=True, is_classifier=True, report_position=5),
     "finetuned": StepKind(color=RED, row="fine-tuned", votes=True, is_classifier=True, report_position=5),
     "tfidf": StepKind(color=RED, row="TF-IDF", votes=True, is_classifier=True, report_position=5, is_lightweight=True),
+    "word_vectors": StepKind(color=RED, row="word vectors", votes=True, report_position=5),
+    "nli": StepKind(color=RED, row="zero-shot NLI", votes=True, has_prior=True, report_position=5),
     "llm": StepKind(color=RED, row="LLM", votes=True, has_prior=True, report_position=5, is_lightweight=True),
     "verbalizer": StepKind(color=DARK_BROWN, reads=("train", "unlabeled"), report_position=1),
-    "pattern_search": StepKind(color=DARK_BROWN, reads=("train",), report_position=1),
+    "pattern_search": StepKind(color=DARK_BROWN, reads=("train", "unlabeled"), report_position=1),
     "ppt_examples": StepKind(color=GRAY, reads=()),
     "ppt": StepKind(
         color=PURPLE,
@@ -98,10 +100,16 @@ KINDS: Mapping[str, StepKind] = {
     "batched_prompts": StepKind(color=PURPLE, reads=("train", "dev")),
     "tuned_prompts": StepKind(color=PURPLE, reads=("train", "dev")),
     "prompts": StepKind(color=PURPLE, row="prompt", reads=("train", "dev", "test"), has_seed=True, report_position=9),
+    "knowledge_probing": StepKind(color=PURPLE, row="facts", reads=("train", "test"), has_seed=True, report_position=9),
+    "instruction_tuning": StepKind(color=PURPLE, reads=()),
+    "instructed": StepKind(color=YELLOW, row="instructed", reads=("test",), has_seed=True, report_position=4),
     "zero_shot": StepKind(color=YELLOW, row="zero-shot", reads=("test",), report_position=3),
     "priming": StepKind(color=BROWN, row="priming", reads=("train", "test"), has_seed=True, report_position=4),
     "chain_of_thought": StepKind(
         color=BROWN, row="chain-of-thought", reads=("test",), has_seed=True, report_position=4
+    ),
+    "pattern_summary": StepKind(
+        color=YELLOW, row="patterns", reads=("train", "test"), report_position=4, is_lightweight=True
     ),
     "baseline": StepKind(
         color=GRAY,

@@ -80,6 +80,10 @@ COMMANDS = {
         "pipelines.cli.recipe:generate",
         "Write texts per label with a language model, as unlabeled data for `init`.",
     ),
+    "templates": (
+        "pipelines.cli.recipe:templates",
+        "Convert templates of promptsource into patterns and label words of a recipe.",
+    ),
     "schema": (
         "pipelines.cli.recipe:schema",
         "Print the JSON schema of recipes, a reference of all keys, or what works on which model.",

@@ -16,7 +16,7 @@ from pipelines.cli import options
 from pipelines.cli.options import DEFAULT_STORE, renamed_option
 from pipelines.cli.views import terminal
 from pipelines.cli.views.progress_display import preflight_progress
-from pipelines.cli.views.terminal import console, open_output
+from pipelines.cli.views.terminal import console, errors, open_output
 from pipelines.init import database, recommendations
 from pipelines.init.budget import DEFAULT_BUDGET
 from pipelines.init.column_choices import choose_label_column, choose_text_columns, fields_of
@@ -26,6 +26,7 @@ from pipelines.init.interaction import Interaction
 from pipelines.init.labeled_file import Conflicts, LabeledFile
 from pipelines.init.language import Language
 from pipelines.init.progress_lines import ProgressLines
+from pipelines.init.prompt_templates import import_templates, templates_text
 from pipelines.init.standard_input import save_standard_input
 from pipelines.init.text_generation import TextGenerator
 from pipelines.init.wizard import InitOptions, InitWizard
@@ -314,6 +315,33 @@ def _local_file(reference: str, part: str, *, stem: str, force: bool) -> str:
     if not is_database(reference):
         return reference
     return database.save_rows(reference, Path(f"{stem}_{part}.jsonl"), force=force)
+
+
+def templates(
+    file: Annotated[Path, typer.Argument(help="templates.yaml of a data set of promptsource.")],
+    labels: Annotated[
+        list[str], typer.Option("--label", help="Label, in the order of the answer choices. Repeatable.")
+    ],
+    names: Annotated[
+        list[str] | None, typer.Option("--template", help="Name of a template. Repeatable. Default: all.")
+    ] = None,
+    fields: Annotated[
+        list[str] | None, typer.Option("--field", help="COLUMN=FIELD: field of a column. Repeatable. Default: equal.")
+    ] = None,
+    output: options.OutputFile = None,
+) -> None:
+    """Convert templates of promptsource into patterns and label words of a recipe."""
+    field_of: dict[str, str] = {}
+    for item in fields or ():
+        column, separator, field = item.partition("=")
+        if not (column and separator and field):
+            raise InputError(f"--field {item!r} is not valid.", "Write --field COLUMN=FIELD.")
+        field_of[column] = field
+    imported = import_templates(file, labels, field_of, names or ())
+    for name, reason in imported.rejected.items():
+        errors.print(f"skipped   {name}: {reason}", highlight=False, markup=False, soft_wrap=True)
+    with open_output(output) as stream:
+        stream.write(templates_text(imported))
 
 
 def schema(

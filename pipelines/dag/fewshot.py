@@ -3,6 +3,8 @@
 data/<task> ─┬─ verbalizer/<pattern>, pattern_search/<pattern> (before all that uses the pattern, if there are searches)
              ├─ zero_shot/<pattern>, priming/<pattern>/<seed> ───────────────────┐
              ├─ chain_of_thought/<method>/<seed> ────────────────────────────────┤
+             ├─ instruction_tuning/<seed> ─ instructed/<task>/<pattern>/<seed> ──┤
+             ├─ knowledge_probing/<task>/<method>/<seed> ────────────────────────┤
              ├─ pet/<pattern>/<seed> ─ pet/g<k>/... ─┐                           │
              ├─ probe/<member> ──────────────────────┴ soft_labels (and soft_label_shards) ─ distill/<student>/<seed>
              ├─ baseline/<student>/<seed> ───────────────────────────────────────┼─ report
@@ -25,6 +27,8 @@ from cluster.steps.step import Step
 from cluster.store.base import Store
 from pipelines.dag.chain_of_thought import chain_of_thought_steps
 from pipelines.dag.generation import generation_data_steps, generation_prompt_steps
+from pipelines.dag.instructions import instruction_steps, summary_steps
+from pipelines.dag.knowledge_probing import fact_data_steps, probing_steps
 from pipelines.dag.learning_curve import learning_curve_steps
 from pipelines.dag.members import labeled_shards_step, member_steps, untrained_steps
 from pipelines.dag.prompts import (
@@ -57,7 +61,7 @@ def build_steps(config: PipelineConfig, dropped: Collection[str] = ()) -> list[S
         dropped: Names of members that the ensemble leaves out; see pipelines/run/runner.py.
     """
     data = {task.name: _split(config, task, sets) for task, sets, _ in config.datasets.values()}
-    data |= token_level_data_steps(config) | generation_data_steps(config)
+    data |= token_level_data_steps(config) | generation_data_steps(config) | fact_data_steps(config)
     main = data[config.task.name]
     searches = search_steps(config, main)
     examples, ppt = pretraining_steps(config)
@@ -85,9 +89,12 @@ def build_steps(config: PipelineConfig, dropped: Collection[str] = ()) -> list[S
         *generation_prompt_steps(config, data, ppt, prompts),
         *untrained_steps(config, main, searches),
         *chain_of_thought_steps(config, main),
+        *instruction_steps(config, data, searches),
+        *probing_steps(config, data),
         *baseline_steps(config, main),
         *learning_curve_steps(config, main, partial(_steps_of_methods, ppt=ppt)),
     ]
+    steps += summary_steps(config, data, steps)
     urgency = {kind: number for number, kind in enumerate(KINDS)}
     return [*sorted(steps, key=lambda step: urgency[step.kind]), _report(config, steps)]
 

@@ -7,7 +7,9 @@ pet/<member>/...                the same on another backbone
 probe/<member>                  logistic regression on sentence embeddings
 priming/<pattern>/<seed>        in-context learning, not a member
 finetuned/<member>              an encoder, trained on the labeled examples
-tfidf/<member>                  logistic regression on TF-IDF features
+tfidf/<member>                  logistic regression or naive Bayes on TF-IDF features
+word_vectors/<member>           logistic regression on averaged word vectors
+nli/<member>                    a model of natural language inference, without training
 llm/<member>                    a language model at an endpoint
 soft_label_shards               soft labels for unlabeled data that is too large for memory
 """
@@ -27,12 +29,14 @@ from pipelines.schema.config import PipelineConfig
 from pipelines.schema.sections.ensemble import (
     FinetunedMember,
     LlmMember,
+    NliMember,
     PetMember,
     PetSection,
     PrimingSection,
     ProbeMember,
     ShardsSection,
     TfidfMember,
+    WordVectorMember,
 )
 from pipelines.schema.sections.prompts import PromptTaskConfig
 from pipelines.schema.sections.resources import Section
@@ -44,12 +48,14 @@ from stages.common.prompts.config import PromptConfig
 from stages.common.seeds import python_rng
 from stages.in_context.config import InContextConfig
 from stages.llm.config import LlmConfig
+from stages.nli.config import NliConfig
 from stages.pet.config import GenerationConfig, PetConfig
 from stages.probe.config import ProbeConfig
 from stages.prompt_tuning.batched.config import PromptJob
 from stages.soft_labels.config import EnsembleConfig
 from stages.soft_labels.sharded.config import ShardedLabelsConfig, ShardsConfig
 from stages.tfidf.config import TfidfConfig
+from stages.word_vectors.config import WordVectorConfig
 
 
 @dataclass(frozen=True, slots=True)
@@ -248,7 +254,10 @@ class _SubModels:
 
 
 def _classifier(
-    config: PipelineConfig, name: str, section: ProbeMember | FinetunedMember | TfidfMember | LlmMember, data: Step
+    config: PipelineConfig,
+    name: str,
+    section: ProbeMember | FinetunedMember | TfidfMember | WordVectorMember | NliMember | LlmMember,
+    data: Step,
 ) -> Step:
     """Returns the step of a member without patterns."""
     task = supervised_task(config, is_member=True)
@@ -261,6 +270,10 @@ def _classifier(
         stage_config = BaselineConfig.of(section, student=student, label_unlabeled=True, **task)
     elif isinstance(section, TfidfMember):
         run, stage_config = "stages.tfidf.stage:run", TfidfConfig.of(section, **task)
+    elif isinstance(section, WordVectorMember):
+        run, stage_config = "stages.word_vectors.stage:run", WordVectorConfig.of(section, **task)
+    elif isinstance(section, NliMember):
+        run, stage_config = "stages.nli.stage:run", NliConfig.of(section, **text_task(config))
     else:
         run, stage_config = "stages.llm.stage:run", LlmConfig.of(section, **text_task(config))
     return make_step(

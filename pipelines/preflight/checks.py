@@ -19,6 +19,7 @@ from pipelines.preflight.remembered import remembered
 from pipelines.schema.config import PipelineConfig
 from pipelines.schema.locations import errors_located_in
 from pipelines.schema.sections.ensemble import ShardsSection
+from pipelines.schema.sections.knowledge_probing import KnowledgeProbingSection
 from pipelines.schema.sections.prompts import PptSection, generation_tasks, token_level_tasks
 from stages.common.assets import availability
 from stages.common.assets.cache import is_cached, resolve
@@ -36,6 +37,8 @@ from stages.distillation.config import min_unlabeled
 from stages.generation.packages import check_packages
 from stages.generation.splits import stage as generation_splits
 from stages.generation.splits.config import GenerationSplitsConfig
+from stages.knowledge_probing.config import RELATION, SUBJECT
+from stages.knowledge_probing.relations import check_relations, read_templates
 from stages.llm.config import LlmConfig
 from stages.llm.costs import Estimate
 from stages.llm.questions import ANSWER_TOKENS, Questions
@@ -240,6 +243,8 @@ def check_contents(config: PipelineConfig, *, only_cached: bool = False) -> tupl
                 generation_splits.sample_splits(
                     GenerationSplitsConfig(task=settings.name, fields=settings.fields, data=sets)
                 )
+    if config.knowledge_probing and can_read(*config.knowledge_probing.data.sources.values()):
+        check_facts(config.knowledge_probing, only_cached=only_cached)
     check_unlabeled_shards(config)
     if config.ppt and can_read(config.ppt.corpus.source):
         check_corpus_shards(config.ppt)
@@ -251,6 +256,21 @@ def check_contents(config: PipelineConfig, *, only_cached: bool = False) -> tupl
         with errors_located_in(key):
             check_pooling(encoder.pooling, model_folder(encoder.asset))
     return tuple(warnings)
+
+
+def check_facts(section: KnowledgeProbingSection, *, only_cached: bool) -> None:
+    """Reads facts and templates, and checks that each test fact has a template. A plan skips a file of templates that
+    is not fetched.
+
+    Raises:
+        InputError: with the dotted key in the recipe.
+    """
+    with errors_located_in("knowledge_probing"):
+        config = GenerationSplitsConfig(task=section.task, fields=(SUBJECT, RELATION), data=section.data)
+        sets = generation_splits.sample_splits(config)
+        if only_cached and section.relations is not None and not is_cached(section.relations):
+            return
+        check_relations(read_templates(section), {item.fields[RELATION] for item in sets["test"]})
 
 
 def data_warnings(config: PipelineConfig, splits: Split) -> Iterator[str]:

@@ -22,10 +22,12 @@ from stages.common.models.encoders.config import EncoderConfig
 from stages.common.models.model_files import (
     architecture_of,
     check_encoder_folder,
+    check_writes_texts,
     family_of,
     is_translated,
     model_folder,
 )
+from stages.common.models.nli_labels import nli_labels
 from stages.common.models.remote_code import check_code, code_files
 from stages.common.models.traits import Use
 from stages.common.models.traits_cache import folder_max_positions, folder_traits
@@ -84,6 +86,7 @@ def check_models(config: PipelineConfig, *, only_cached: bool = False) -> None:
             with errors_located_in("pattern_search.gradient"):
                 check_use(backbone, "prompt")
         check_prompts(config, family, tokenizer)
+        check_instruction_tasks(config, family, tokenizer)
         check_token_level_family(config, family)
         check_generation(config, family)
         if config.ppt:
@@ -132,6 +135,20 @@ def check_prompts(config: PipelineConfig, family: Family, tokenizer: Any) -> Non
                     "Set a verbalizer, or head: linear for every method.",
                     key=f"{key}.verbalizer",
                 )
+
+
+def check_instruction_tasks(config: PipelineConfig, family: Family, tokenizer: Any) -> None:
+    """Checks what instruction tuning trains, and patterns and label words of its tasks.
+
+    Raises:
+        InputError: with the key of the task or setting.
+    """
+    if config.instruction_tuning is None:
+        return
+    with errors_located_in("instruction_tuning"):
+        check_tuned(config.language_model, config.instruction_tuning.tune)
+    for key, item in config.instruction_tasks.items():
+        check_task(item.task, item.task.patterns, family, tokenizer, f"{key}.task")
 
 
 def check_generation(config: PipelineConfig, family: Family) -> None:
@@ -295,6 +312,28 @@ def check_folders(config: PipelineConfig, *, only_cached: bool = False) -> None:
             continue
         with errors_located_in(f"{key}.asset"):
             check_encoder_folder(model_folder(encoder.asset))
+    check_paraphrasers(config, only_cached=only_cached)
+    for name, member in config.nli_members.items():
+        if not only_cached or is_cached(member.asset):
+            with errors_located_in(f"members.{name}.asset"):
+                check_encoder_folder(resolve(member.asset))
+                nli_labels(resolve(member.asset))
+
+
+def check_paraphrasers(config: PipelineConfig, *, only_cached: bool) -> None:
+    """Checks that the models that paraphrase patterns write one text for another.
+
+    Raises:
+        InputError: a model has no encoder and decoder.
+    """
+    section = config.pattern_search.paraphrase if config.pattern_search else None
+    assets = {"model": section.model, "back_translation": section.back_translation} if section else {}
+    for name, asset in assets.items():
+        if asset is None or (only_cached and not is_cached(asset)):
+            continue
+        with errors_located_in(f"pattern_search.paraphrase.{name}"):
+            check_encoder_folder(resolve(asset))
+            check_writes_texts(resolve(asset))
 
 
 def code_warnings(backbones: Mapping[str, BackboneConfig]) -> Iterator[str]:
@@ -322,7 +361,11 @@ def check_lengths(config: PipelineConfig, *, only_cached: bool = False) -> None:
     Raises:
         InputError: with the key of `max_length`.
     """
-    for key, model in (config.backbones | config.encoders).items():
+    classifiers = {
+        f"members.{name}": EncoderConfig(asset=item.asset, max_length=item.max_length)
+        for name, item in config.nli_members.items()
+    }
+    for key, model in (config.backbones | config.encoders | classifiers).items():
         if only_cached and not is_ready(model):
             continue
         num_virtual_tokens = config.num_prompt_vectors(key)

@@ -13,7 +13,8 @@ from pipelines.report.config import MeasuredStep
 TEXT_METRICS = ("bleu", "chrf", "rouge_2", "rouge_l")
 """The metrics of generated texts, named as in stages/generation/metrics.py."""
 METRICS = (
-    "accuracy", "micro_f1", "macro_f1", "mae", "qwk", "mcc", "ece", "exact_match", "entity_f1", *TEXT_METRICS,
+    "accuracy", "micro_f1", "macro_f1", "mae", "qwk", "mcc", "ece", "exact_match", "entity_f1", "precision_at_10",
+    *TEXT_METRICS,
 )  # fmt: skip
 """The metrics of a row, named as in stages/common/metrics/classification.py."""
 MEMBER_ROWS = frozenset(kind.row for kind in KINDS.values() if kind.votes)
@@ -34,7 +35,7 @@ class Row:
 
     A metric is None if it is not defined for the task. Of a task with several labels per example, `accuracy` is the
     subset accuracy, and only these tasks have `micro_f1`; only tasks with ordered labels have `mae` and `qwk`, and
-    only generated texts `bleu`, `chrf`, `rouge_2` and `rouge_l`.
+    only generated texts `bleu`, `chrf`, `rouge_2` and `rouge_l`, and only facts `precision_at_10`.
     `student` is the name of the student, for a student and its baseline; else it is empty. `model` is its kind,
     `encoder` or `tfidf`. `num_parameters` counts the trained and frozen parameters of a classifier; it is None for
     other rows. `held_out_accuracy` and `held_out_macro_f1` are measured on held-out parts of the labeled set, the mean
@@ -57,6 +58,7 @@ class Row:
     chrf: MeanStd | None = None
     rouge_2: MeanStd | None = None
     rouge_l: MeanStd | None = None
+    precision_at_10: MeanStd | None = None
     num_seeds: int
     num_test: int
     num_labeled: int
@@ -114,6 +116,7 @@ def _row(steps: Sequence[MeasuredStep], results: Sequence[Mapping[str, Any]], ta
         chrf=metrics.get("chrf"),
         rouge_2=metrics.get("rouge_2"),
         rouge_l=metrics.get("rouge_l"),
+        precision_at_10=metrics.get("precision_at_10"),
         num_seeds=len(steps),
         num_test=first["test"]["num_examples"],
         num_labeled=first["num_labeled"],

@@ -18,6 +18,7 @@ from pipelines.schema.sections.ensemble import (
     LearningCurveSection,
     LlmMember,
     Member,
+    NliMember,
     PatternSearchSection,
     PetMember,
     PetSection,
@@ -27,6 +28,8 @@ from pipelines.schema.sections.ensemble import (
     ShardsSection,
     Student,
 )
+from pipelines.schema.sections.instructions import InstructionSection, InstructionTask, PatternSummarySection
+from pipelines.schema.sections.knowledge_probing import KnowledgeProbingSection
 from pipelines.schema.sections.prompts import (
     DownstreamGeneration,
     PptSection,
@@ -97,6 +100,12 @@ class PipelineConfig(Config):
     """Also tests each pattern with demonstrations. If not set, it does not."""
     chain_of_thought: ChainOfThoughtSection | None = None
     """Also tests rationales that a causal model writes. If not set, it does not."""
+    pattern_summary: PatternSummarySection | None = None
+    """Summaries over the patterns without training: mean, best, ensemble. If not set, there are none."""
+    instruction_tuning: InstructionSection | None = None
+    """Tunes the backbone on other tasks, and tests it zero-shot. If not set, it does not."""
+    knowledge_probing: KnowledgeProbingSection | None = None
+    """Asks the backbone for facts. If not set, it does not."""
     verbalizer_search: SearchSection | None = None
     """Search for label words. If not set, the task must have a verbalizer."""
     pattern_search: PatternSearchSection | None = None
@@ -210,6 +219,11 @@ class PipelineConfig(Config):
         """Name -> member that is a language model at an endpoint."""
         return {name: item for name, item in self.members.items() if isinstance(item, LlmMember)}
 
+    @property
+    def nli_members(self) -> dict[str, NliMember]:
+        """Name -> member that is a model of natural language inference."""
+        return {name: item for name, item in self.members.items() if isinstance(item, NliMember)}
+
     def prompt_task(self, item: PromptTaskConfig) -> tuple[Task, DataConfig]:
         """Returns the task and data of a downstream task."""
         task, data = (self.task, self.data) if item.task is None or item.data is None else (item.task, item.data)
@@ -239,7 +253,20 @@ class PipelineConfig(Config):
         for number, item in enumerate(self.prompts.tasks if self.prompts else ()):
             if item.task is not None and item.data is not None:
                 datasets[item.task.name] = (item.task, item.data, f"prompts.tasks.{number}")
+        datasets |= {item.task.name: (item.task, item.data, key) for key, item in self.instruction_tasks.items()}
         return datasets
+
+    @property
+    def instruction_tasks(self) -> dict[str, InstructionTask]:
+        """Dotted key -> task of instruction tuning, to learn or to predict, other than the task of the recipe."""
+        section = self.instruction_tuning
+        if section is None:
+            return {}
+        return {
+            f"instruction_tuning.{key}.{number}": item
+            for key in ("tasks", "held_out")
+            for number, item in enumerate(getattr(section, key))
+        }
 
     @property
     def assets(self) -> dict[str, str]:

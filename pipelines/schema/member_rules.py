@@ -15,6 +15,7 @@ def check_members(config: PipelineConfig) -> None:
     check_label_bias_has_held_out_logits(config)
     check_cross_validation_trains_alone(config)
     check_llm_members(config)
+    check_nli_members(config)
     check_probes(config)
 
 
@@ -103,6 +104,23 @@ def check_llm_members(config: PipelineConfig) -> None:
         if config.unlabeled_shards is not None:
             raise InputError(
                 "shards are labeled by models in files, not by an endpoint.",
+                "Remove this member, or unlabeled_shards.",
+                key=f"members.{name}",
+            )
+
+
+def check_nli_members(config: PipelineConfig) -> None:
+    """The hypotheses of a model of natural language inference are about labels of the task; it labels no shards."""
+    for name, member in config.nli_members.items():
+        if unknown := [label for label in member.label_phrases if label not in config.task.labels]:
+            raise InputError(
+                f"the task has no label {unknown[0]!r}.",
+                f"Use one of: {', '.join(config.task.labels)}.",
+                key=f"members.{name}.label_phrases",
+            )
+        if config.unlabeled_shards is not None:
+            raise InputError(
+                "shards are labeled by models that were trained here, not by a pretrained classifier.",
                 "Remove this member, or unlabeled_shards.",
                 key=f"members.{name}",
             )

@@ -14,7 +14,7 @@ def check_problem_type(config: PipelineConfig) -> None:
     for task, _, section in config.datasets.values():
         if section and task.problem_type == MULTI_LABEL:
             raise InputError(
-                "soft prompts predict one label per example.",
+                "soft prompts and instruction tuning predict one label per example.",
                 f"Set {section}.task.problem_type: {SINGLE_LABEL}, or remove the task.",
                 key=f"{section}.task.problem_type",
             )

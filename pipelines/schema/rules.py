@@ -6,6 +6,7 @@ from collections.abc import Callable, Collection, Sequence
 
 from pipelines.schema.chain_of_thought_rules import check_chain_of_thought
 from pipelines.schema.config import PipelineConfig
+from pipelines.schema.instruction_rules import check_instructions
 from pipelines.schema.learning_rate_rules import check_learning_rates
 from pipelines.schema.locations import errors_located_in
 from pipelines.schema.member_rules import check_members
@@ -173,7 +174,11 @@ def check_without_unlabeled_data(config: PipelineConfig) -> None:
 
 def check_has_language_model(config: PipelineConfig) -> None:
     """Sections that use the backbone have one."""
-    for key in ("pet", "ppt", "prompts", "priming", "chain_of_thought", "verbalizer_search", "pattern_search"):
+    keys = (
+        "pet", "ppt", "prompts", "priming", "chain_of_thought", "instruction_tuning", "knowledge_probing",
+        "verbalizer_search", "pattern_search",
+    )  # fmt: skip
+    for key in keys:
         if getattr(config, key) is not None and config.backbone is None:
             raise InputError(
                 f"{key} uses a language model, but the recipe has no backbone.",
@@ -356,7 +361,7 @@ def check_without_labels(config: PipelineConfig) -> None:
         "priming": config.priming is not None,
         "distill.gold_weight": config.distill.gold_weight > 0,
         "prompts": any(item.task is None for item in prompted),
-        **{f"members.{name}": item.kind != "pet" for name, item in config.members.items()},
+        **{f"members.{name}": item.kind not in ("pet", "nli") for name, item in config.members.items()},
         **{f"{key}.tune": item.tune != "none" and not item.ipet for key, item in config.pet_sections.items()},
     }
     for key, is_set in needs_labels.items():
@@ -478,6 +483,7 @@ RULES: tuple[Callable[[PipelineConfig], None], ...] = (
     check_members,
     check_priming,
     check_chain_of_thought,
+    check_instructions,
     check_ppt_for_init,
     check_transfer,
     check_prompts_of_submodels,

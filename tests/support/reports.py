@@ -38,11 +38,11 @@ def labels_of(name: str) -> dict[str, str]:
     if kind in ("pet", "zero_shot", "priming"):
         generation = next((part[1:] for part in rest[:-1] if part[1:].isdigit()), "0")
         labels |= {"pattern": rest[-1]} | ({"member": "pet", "generation": generation} if kind == "pet" else {})
-    if kind in ("probe", "finetuned", "tfidf", "llm"):
+    if kind in ("probe", "finetuned", "tfidf", "word_vectors", "nli", "llm"):
         labels["member"] = name
-    if kind in ("prompts", "data"):
+    if kind in ("prompts", "data", "instructed", "knowledge_probing"):
         labels["task"] = rest[0]
-    if kind in ("prompts", "chain_of_thought"):
+    if kind in ("prompts", "chain_of_thought", "pattern_summary", "knowledge_probing"):
         labels["method"] = rest[-1]
     return labels | ({"format": rest[0]} if kind == "ppt" else {})
 

@@ -87,7 +87,7 @@ PAGE_ONLY_COLUMNS = ("subset accuracy", "MCC", "exact match", "entity F1", "mode
 OPTIONAL_COLUMNS = {
     "subset accuracy": "micro_f1", "micro-F1": "micro_f1", "MAE": "mae", "QWK": "qwk",
     "exact match": "exact_match", "entity F1": "entity_f1", "BLEU": "bleu", "chrF": "chrf", "ROUGE-2": "rouge_2",
-    "ROUGE-L": "rouge_l", "model MB": "model_bytes",
+    "ROUGE-L": "rouge_l", "P@10": "precision_at_10", "model MB": "model_bytes",
 }  # fmt: skip
 """Column -> key of a row. These columns are shown if a row has the value."""
 MIN_WIDTH = 100
@@ -136,6 +136,7 @@ COLUMNS: dict[str, Callable[[Mapping[str, Any]], str]] = {
     "chrF": lambda row: _percent(row.get("chrf")),
     "ROUGE-2": lambda row: _percent(row.get("rouge_2")),
     "ROUGE-L": lambda row: _percent(row.get("rouge_l")),
+    "P@10": lambda row: _percent(row.get("precision_at_10")),
     "seeds": lambda row: str(row["num_seeds"]),
     "labeled": lambda row: f"{row['num_labeled']:,}",
     "unlabeled": lambda row: f"{row['num_unlabeled']:,}",

@@ -24,12 +24,14 @@ from stages.common.training.student_config import StudentSettings
 from stages.distillation.config import DistillationSettings
 from stages.in_context.config import DemonstrationConfig
 from stages.llm.config import LlmSettings
+from stages.nli.config import NliSettings
 from stages.pet.config import IpetConfig, PetSettings
 from stages.pet.pattern_search.config import PatternSearchSettings
 from stages.pet.verbalizer_search.config import SearchConfig
 from stages.probe.config import ProbeSettings
 from stages.soft_labels.config import EnsembleConfig
 from stages.soft_labels.sharded.config import ShardsConfig
+from stages.word_vectors.config import WordVectorSettings
 
 CurveMethod = Literal["baseline", "ensemble", "student"]
 """Methods that the learning curve can compare."""
@@ -124,12 +126,26 @@ class FinetunedMember(FullTrainingSection, BaselineSettings):
 
 
 class TfidfMember(Section, TfidfSettings):
-    """Logistic regression on TF-IDF features, as a member of the ensemble."""
+    """Logistic regression or naive Bayes on TF-IDF features, as a member of the ensemble."""
 
     kind: Literal["tfidf"]
-    """tfidf: logistic regression on TF-IDF features."""
+    """tfidf: logistic regression or naive Bayes on TF-IDF features."""
     num_folds: int = Field(4, ge=2)
     """Folds of the cross-validation on the labeled examples."""
+
+
+class WordVectorMember(Section, WordVectorSettings):
+    """Logistic regression on averaged word vectors, as a member of the ensemble."""
+
+    kind: Literal["word_vectors"]
+    """word_vectors: logistic regression on the mean of the input embeddings of a model."""
+
+
+class NliMember(Section, NliSettings):
+    """A model of natural language inference, which labels texts without training, as a member of the ensemble."""
+
+    kind: Literal["nli"]
+    """nli: a model of natural language inference; the label whose hypothesis follows from the text."""
 
 
 class LlmMember(Section, LlmSettings):
@@ -139,7 +155,10 @@ class LlmMember(Section, LlmSettings):
     """llm: a language model at an OpenAI-compatible endpoint."""
 
 
-Member = Annotated[PetMember | ProbeMember | FinetunedMember | TfidfMember | LlmMember, Field(discriminator="kind")]
+Member = Annotated[
+    PetMember | ProbeMember | FinetunedMember | TfidfMember | WordVectorMember | NliMember | LlmMember,
+    Field(discriminator="kind"),
+]
 
 
 class SearchSection(Section, SearchConfig):
@@ -211,7 +230,7 @@ class TfidfStudent(TfidfSettings):
     """A student that counts words: small and fast, without a pretrained model."""
 
     kind: Literal["tfidf"]
-    """tfidf: logistic regression on TF-IDF features. Nothing in it is random, so it has one seed."""
+    """tfidf: logistic regression or naive Bayes on TF-IDF features. Nothing in it is random, so it has one seed."""
     teacher: Name | None = None
     """Another student that teaches this one, together with the ensemble. If not set, the ensemble alone."""
 

@@ -18,7 +18,10 @@ from stages.common.training.config import TrainingConfig
 
 DEFAULTS = ("cpus", "gpus", "strategy", "workers", "nvme_path")
 """Keys of `resources` that are defaults of sections."""
-WITH_BACKBONE = ("verbalizer_search", "pattern_search", "priming", "chain_of_thought", "ppt", "pet", "prompts")
+WITH_BACKBONE = (
+    "verbalizer_search", "pattern_search", "priming", "chain_of_thought", "instruction_tuning", "knowledge_probing",
+    "ppt", "pet", "prompts",
+)  # fmt: skip
 """Sections whose steps compute with the backbone. Students and probes are small and have their own resources."""
 
 

@@ -174,6 +174,19 @@ def check_encoder_folder(folder: Path) -> None:
     refuse_code(folder)
 
 
+def check_writes_texts(folder: Path) -> None:
+    """Checks that the model in `folder` has an encoder and a decoder.
+
+    Raises:
+        AssetError: it has not.
+    """
+    if not _read_json(folder / "config.json").get("is_encoder_decoder"):
+        raise AssetError(
+            f"{folder.name} is no seq2seq model, which writes one text for another.",
+            "Use a model such as T5 or Marian.",
+        )
+
+
 def refuse_pickled(folder: Path) -> None:
     """Rejects pickled weights, because loading them can run any code.
 

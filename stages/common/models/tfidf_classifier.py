@@ -1,5 +1,6 @@
-"""Logistic regression on TF-IDF features: n-grams of words or of characters, without a pretrained model.
+"""Logistic regression or naive Bayes on TF-IDF features: n-grams of words or of characters, without a pretrained model.
 
+Both are linear in the features, so they have the same files and predict in the same way.
 A folder has `tfidf.json` (labels, fields, vocabulary) and `tfidf.safetensors` (inverse document frequencies, weights).
 """
 
@@ -15,12 +16,13 @@ from numpy.typing import NDArray
 from safetensors.numpy import load_file, save_file
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
+from sklearn.naive_bayes import MultinomialNB
 
 from stages.common.config import MULTI_LABEL, SINGLE_LABEL, ProblemType, TextTaskConfig
 from stages.common.errors import InputError
 from stages.common.examples import Example
 from stages.common.models.config import Analyzer
-from stages.common.models.tfidf_config import TfidfSettings
+from stages.common.models.tfidf_config import DEFAULT_REGULARIZATION_C, TfidfSettings, WordClassifier
 from stages.common.problems import problem_of
 from stages.common.protocols import Recorder
 
@@ -40,6 +42,8 @@ class TfidfClassifier:
         analyzer: Units of the n-grams.
         regularization_c: C of scikit-learn's LogisticRegression.
         max_features: Maximum number of n-grams. The most frequent ones are kept.
+        classifier: What is fitted to the features.
+        smoothing: alpha of scikit-learn's MultinomialNB.
         problem_type: One label per example, or any number.
     """
 
@@ -48,9 +52,11 @@ class TfidfClassifier:
         labels: Sequence[str],
         fields: Sequence[str],
         analyzer: Analyzer,
-        regularization_c: float = 10.0,
+        regularization_c: float = DEFAULT_REGULARIZATION_C,
         max_features: int | None = None,
         *,
+        classifier: WordClassifier = "logistic_regression",
+        smoothing: float = 1.0,
         problem_type: ProblemType = SINGLE_LABEL,
     ) -> None:
         self.problem = problem_of(labels, problem_type)
@@ -58,6 +64,8 @@ class TfidfClassifier:
         self.fields = tuple(fields)
         self.analyzer: Analyzer = analyzer
         self.regularization_c = regularization_c
+        self.classifier: WordClassifier = classifier
+        self.smoothing = smoothing
         self.vectorizer = _vectorizer(analyzer, max_features)
         self.weight = np.zeros((len(self.labels), 0))
         self.bias = np.zeros(len(self.labels))
@@ -67,7 +75,7 @@ class TfidfClassifier:
         """Returns a classifier that is not fitted yet."""
         return cls(
             task.labels, task.fields, settings.analyzer, settings.regularization_c, settings.max_features,
-            problem_type=task.problem_type,
+            classifier=settings.classifier, smoothing=settings.smoothing, problem_type=task.problem_type,
         )  # fmt: skip
 
     def fit(
@@ -111,13 +119,21 @@ class TfidfClassifier:
         if len(known) == 1:
             self.bias[known] = 0.0
             return
-        model = LogisticRegression(C=self.regularization_c, max_iter=1000)
-        model.fit(features[rows], fitted_labels, sample_weights)
-        is_binary = len(known) == 2  # then scikit-learn fits one vector, for the second label
-        self.weight[known] = np.concatenate([-model.coef_ / 2, model.coef_ / 2]) if is_binary else model.coef_
-        self.bias[known] = (
-            np.concatenate([-model.intercept_ / 2, model.intercept_ / 2]) if is_binary else (model.intercept_)
-        )
+        self.weight[known], self.bias[known] = self._fit_rows(features[rows], fitted_labels, sample_weights)
+
+    def _fit_rows(
+        self, features: Any, classes: NDArray[np.int64], weights: NDArray[np.float64]
+    ) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+        """Returns weight [K, F] and bias [K] of the K > 1 different classes of rows, in ascending order."""
+        if self.classifier == "naive_bayes":
+            bayes = MultinomialNB(alpha=self.smoothing).fit(features, classes, weights)
+            return bayes.feature_log_prob_, bayes.class_log_prior_
+        model = LogisticRegression(C=self.regularization_c, max_iter=1000).fit(features, classes, weights)
+        if len(model.classes_) > 2:
+            return model.coef_, model.intercept_
+        # for two classes scikit-learn fits one vector, for the second one
+        coef, intercept = model.coef_ / 2, model.intercept_ / 2
+        return np.concatenate([-coef, coef]), np.concatenate([-intercept, intercept])
 
     def _fit_one_vs_rest(self, features: Any, targets: NDArray[np.float64], weights: NDArray[np.float64]) -> None:
         self.weight = np.zeros((len(self.labels), features.shape[1]))
@@ -129,9 +145,8 @@ class TfidfClassifier:
             if is_label.min() == is_label.max():
                 self.bias[label] = 100.0 if is_label.any() else -100.0
                 continue
-            model = LogisticRegression(C=self.regularization_c, max_iter=1000)
-            model.fit(features[rows], is_label, options[rows, is_label] * weights[rows])
-            self.weight[label], self.bias[label] = model.coef_[0], model.intercept_[0]
+            fitted, biases = self._fit_rows(features[rows], is_label, options[rows, is_label] * weights[rows])
+            self.weight[label], self.bias[label] = fitted[1] - fitted[0], biases[1] - biases[0]
 
     def add_bias(self, bias_C: NDArray[np.float64]) -> None:
         """Adds to the bias of each label."""
@@ -157,7 +172,9 @@ class TfidfClassifier:
             "problem_type": self.problem.problem_type,
             "fields": self.fields,
             "analyzer": self.analyzer,
+            "classifier": self.classifier,
             "regularization_c": self.regularization_c,
+            "smoothing": self.smoothing,
             "vocabulary": vocabulary,
         }
         (folder / TFIDF_FILE).write_text(json.dumps(metadata, ensure_ascii=False) + "\n", encoding="utf-8")
@@ -170,6 +187,7 @@ class TfidfClassifier:
         metadata = json.loads((folder / TFIDF_FILE).read_text(encoding="utf-8"))
         classifier = cls(
             metadata["labels"], metadata["fields"], metadata["analyzer"], metadata["regularization_c"],
+            classifier=metadata.get("classifier", "logistic_regression"), smoothing=metadata.get("smoothing", 1.0),
             problem_type=metadata.get("problem_type", SINGLE_LABEL),
         )  # fmt: skip
         classifier.vectorizer = _vectorizer(classifier.analyzer, vocabulary=metadata["vocabulary"])

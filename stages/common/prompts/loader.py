@@ -43,6 +43,7 @@ from stages.common.models.cloze.classifier import ClozeClassifier
 from stages.common.models.encoders.text_classifier import CLASSIFIER_FILE, TextClassifier
 from stages.common.models.linear_heads import LinearHead, load_head
 from stages.common.models.tfidf_classifier import TFIDF_FILE, TfidfClassifier
+from stages.common.models.word_vectors import WORD_VECTORS_FILE, WordVectorClassifier
 from stages.common.patterns.config import Task
 from stages.common.prompts.config import SERVING_FILE, PromptServingConfig
 from stages.common.prompts.peft_format import PROMPT_FILE, load_prompt, save_prompt, tidy
@@ -185,6 +186,8 @@ class ModelLoader:
         """Loads an ensemble member. An encoder predicts in the precision that it was trained in."""
         if (folder / "model" / TFIDF_FILE).exists():
             return TfidfClassifier.load(folder / "model")
+        if (folder / "model" / WORD_VECTORS_FILE).exists():
+            return WordVectorClassifier.load(folder / "model")
         if (folder / "model" / CLASSIFIER_FILE).exists():
             probe = TextClassifier.load(folder / "model")
             probe.predicts_in_bf16 = probe.trains_in_bf16

@@ -1,7 +1,8 @@
 """The pattern-search stage: finds better patterns than the one that the task has, from the labeled examples.
 
-Candidates are edits of the pattern (edits.py), patterns with trigger words (triggers.py), and patterns with a text that
-a seq2seq model writes (generation.py). Each is scored zero-shot:
+Candidates are edits of the pattern (edits.py), patterns with trigger words (triggers.py), patterns with a text that a
+seq2seq model writes (generation.py), with texts that occur in the data (mining.py), and with paraphrases
+(paraphrases.py). Each is scored zero-shot:
 the accuracy, and then the cross-entropy, of a calibration that is cross-validated on the labeled examples. The best of
 many candidates looks better than it is. So the whole search is cross-validated, too: it runs on all folds but one, and
 its result predicts this one. If the results predict the held-out examples no better than the pattern that the task has,
@@ -12,7 +13,7 @@ from __future__ import annotations
 
 import json
 import random
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NamedTuple
@@ -31,6 +32,8 @@ from stages.common.training.untrained_scores import HeldOutScore, calibrated_log
 from stages.pet.pattern_search.config import CANDIDATES_FILE, PatternSearchConfig
 from stages.pet.pattern_search.edits import search_edits
 from stages.pet.pattern_search.generation import borrow_generator, generated_patterns
+from stages.pet.pattern_search.mining import mined_patterns
+from stages.pet.pattern_search.paraphrases import paraphrased_patterns
 from stages.pet.pattern_search.scorer import PatternScorer
 from stages.pet.pattern_search.templates import Template
 from stages.pet.pattern_search.triggers import candidate_words, search_triggers
@@ -43,7 +46,7 @@ FROM_TASK = "task"
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Inputs:
-    """`data`: files of the split stage, with the labeled set."""
+    """`data`: files of the split stage, with the labeled set, and for mining the unlabeled set."""
 
     data: Path
 
@@ -82,13 +85,14 @@ def run(config: PatternSearchConfig, inputs: Inputs, out: Path, recorder: Record
     examples = sample_per_label(train_set, config.max_examples, python_rng(config.seed, "examples"))
     folds = _folds(config, examples)
     start = Template.of(config.task.pattern(config.pattern))
+    fixed = _propose_without_labels(config, start, inputs, train_set, recorder)
     generated = _generate(config, start, examples, folds, recorder, engine)
     with borrow_backbone(config.backbone, engine) as backbone:
         scorer = PatternScorer(config, backbone, examples, recorder, engine)
         words = candidate_words(scorer) if config.gradient else {}
 
         def search(rows: Indices) -> list[Candidate]:
-            return find_candidates(start, scorer, rows, words, generated.get(rows.tobytes(), []))
+            return find_candidates(start, scorer, rows, words, {"generate": generated.get(rows.tobytes(), []), **fixed})
 
         ranked = search(np.arange(len(examples)))
         held_out = _held_out_score(scorer, lambda rows: search(rows)[0].text)
@@ -115,7 +119,11 @@ def run(config: PatternSearchConfig, inputs: Inputs, out: Path, recorder: Record
 
 
 def find_candidates(
-    start: Template, scorer: PatternScorer, rows: Indices, words: dict[str, int], generated: Sequence[str] = ()
+    start: Template,
+    scorer: PatternScorer,
+    rows: Indices,
+    words: dict[str, int],
+    proposed: Mapping[str, Sequence[str]] | None = None,
 ) -> list[Candidate]:
     """Returns the pattern of the task and all candidates, the best first.
 
@@ -124,7 +132,7 @@ def find_candidates(
         scorer: Scores patterns.
         rows: Examples that decide.
         words: Word -> token id of the words that can become triggers.
-        generated: Patterns whose text a seq2seq model wrote for these examples.
+        proposed: Source -> patterns that it proposed before.
     """
     config = scorer.config
     sources = {start.text: FROM_TASK}
@@ -135,9 +143,24 @@ def find_candidates(
     if config.gradient:
         found = search_triggers(start, scorer, rows, config.gradient, words)
         sources |= dict.fromkeys((text for text in found if text not in sources), "gradient")
-    sources |= dict.fromkeys((text for text in generated if text not in sources and scorer.fits(text)), "generate")
+    for source, texts in (proposed or {}).items():
+        sources |= dict.fromkeys((text for text in texts if text not in sources and scorer.fits(text)), source)
     candidates = [Candidate(text, source, scorer.score(text, rows)) for text, source in sources.items()]
     return sorted(candidates, key=lambda item: item.score.rank)
+
+
+def _propose_without_labels(
+    config: PatternSearchConfig, start: Template, inputs: Inputs, train_set: Sequence[Example], recorder: Recorder
+) -> dict[str, list[str]]:
+    """Returns source -> patterns that no label influences, which are the same in all folds."""
+    proposed = {}
+    if config.mine:
+        path = inputs.data / "unlabeled.jsonl"
+        examples = [*train_set, *(load_examples(path) if path.exists() else [])]
+        proposed["mine"] = mined_patterns(config.mine, config.task, start, examples)
+    if config.paraphrase:
+        proposed["paraphrase"] = paraphrased_patterns(config.paraphrase, start, recorder)
+    return proposed
 
 
 def sample_per_label(examples: Sequence[Example], size: int, rng: random.Random) -> list[Example]:

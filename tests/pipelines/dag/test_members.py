@@ -102,6 +102,15 @@ def test_tfidf_is_a_member() -> None:
     assert not step.assets
 
 
+@pytest.mark.parametrize("kind", ["word_vectors", "nli"])
+def test_word_vectors_and_nli_are_members(kind: str) -> None:
+    step = plan(f"members.other={{kind: {kind}, asset: some/model}}")[f"{kind}/other"]
+    assert step.run == f"stages.{kind}.stage:run"
+    assert upstream(step) == {"data/rotten_tomatoes"}
+    assert step.labels == {"row": f"{kind}/other", "member": f"{kind}/other"}
+    assert list(step.assets) == ["asset"]
+
+
 def test_a_language_model_at_an_endpoint_is_a_member() -> None:
     step = plan(LLM)["llm/assistant"]
     assert upstream(step) == {"data/rotten_tomatoes"}

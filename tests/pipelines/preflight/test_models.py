@@ -11,11 +11,13 @@ import pytest
 from tokenizers import Tokenizer, models, pre_tokenizers
 
 from pipelines.preflight.chain_of_thought import BareTokenizer
-from pipelines.preflight.checks import check_recipe
+from pipelines.preflight.checks import check_facts, check_recipe
 from pipelines.preflight.models import (
     bare_tokenizer,
+    check_folders,
     check_formats,
     check_generation,
+    check_lengths,
     check_models,
     check_token_level_family,
 )
@@ -24,7 +26,7 @@ from pipelines.schema.loader import find_recipe, read_recipe
 from pipelines.schema.locations import errors_located_in
 from stages.chain_of_thought.config import ChainOfThoughtConfig
 from stages.chain_of_thought.prompts import Prompts
-from stages.common.errors import AssetError, InputError
+from stages.common.errors import AssetError, DataError, InputError
 from stages.common.models.backbones.config import BackboneConfig
 from stages.common.models.model_files import model_folder
 from stages.common.models.traits_cache import folder_max_positions
@@ -184,6 +186,67 @@ def test_only_seq2seq_models_generate_patterns(recipe: Path) -> None:
         check_models(read_recipe(recipe, PipelineConfig, own))
     assert caught.value.key == "pattern_search.generate"
     check_models(read_recipe(recipe, PipelineConfig, ["pattern_search={gradient: {}}", "prompts=null"]))
+
+
+@pytest.mark.parametrize(
+    ("override", "key", "problem"),
+    [
+        ("members.mnli={kind: nli, asset: FOLDER}", "members.mnli.asset", "no label for entailment"),
+        ("pattern_search={paraphrase: {model: FOLDER}}", "pattern_search.paraphrase.model", "is no seq2seq model"),
+        (
+            "pattern_search={paraphrase: {model: hf:org/nowhere, back_translation: FOLDER}}",
+            "pattern_search.paraphrase.back_translation",
+            "is no seq2seq model",
+        ),
+    ],
+)
+def test_models_for_other_uses_are_errors(override: str, key: str, problem: str, recipe: Path) -> None:
+    overrides = [override.replace("FOLDER", str(recipe.parent / "backbone")), "prompts=null"]
+    with pytest.raises(AssetError, match=problem) as caught:
+        check_folders(read_recipe(recipe, PipelineConfig, overrides), only_cached=True)
+    assert caught.value.key == key
+
+
+def test_texts_of_nli_members_fit_into_the_positions(recipe: Path) -> None:
+    folder = recipe.parent / "backbone"
+    config = read_recipe(recipe, PipelineConfig, [f"members.mnli={{kind: nli, asset: '{folder}', max_length: 65}}"])
+    with pytest.raises(InputError, match="65 tokens are more than the 64 positions") as caught:
+        check_lengths(config)
+    assert caught.value.key == "members.mnli.max_length"
+
+
+def test_facts_without_a_template_are_an_error(recipe: Path) -> None:
+    source = f"{{asset: '{recipe.parent / 'kinds.jsonl'}', fields: {{subject: text, relation: kind}}, label: text}}"
+    override = (
+        "knowledge_probing={templates: {plot: '[X] is [Y]'}, data: {train: SOURCE, test: SOURCE}, methods: {a: {}}}"
+    )
+    config = read_recipe(recipe, PipelineConfig, [override.replace("SOURCE", source)])
+    assert config.knowledge_probing is not None
+    with pytest.raises(DataError, match="relation 'quote', which has no template"):
+        check_facts(config.knowledge_probing, only_cached=True)
+
+
+@pytest.mark.parametrize(
+    ("words", "tune", "key", "problem"),
+    [
+        ("{plot: [story], quote: [zebra]}", "lora", "tasks.0.task.verbalizer.quote", "is not in the backbone's"),
+        ("{plot: [story], quote: [review]}", "biases", "", ""),
+    ],
+)
+def test_words_of_instruction_tasks_are_in_the_vocabulary(
+    words: str, tune: str, key: str, problem: str, recipe: Path
+) -> None:
+    source = f"{{asset: '{recipe.parent / 'kinds.jsonl'}', label: kind}}"
+    task = f"{{name: other, labels: [plot, quote], patterns: {{kind: '{{text}} is a {{mask}}'}}, verbalizer: {words}}}"
+    tasks = f"[{{task: {task}, data: {{pool: {source}, shots: 2, unlabeled_size: 0, test_size: 5}}}}]"
+    override = f"instruction_tuning={{tasks: {tasks}, tune: {tune}, training: {{learning_rate: 1, steps: 1}}}}"
+    config = read_recipe(recipe, PipelineConfig, [override])
+    if not problem:
+        assert check_models(config) is None
+        return
+    with pytest.raises(InputError, match=problem) as caught:
+        check_models(config)
+    assert caught.value.key == f"instruction_tuning.{key}"
 
 
 def test_a_plan_skips_models_that_are_not_cached(recipe: Path) -> None:

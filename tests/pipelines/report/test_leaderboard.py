@@ -22,12 +22,17 @@ ROWS = {
     "probe/2": ("probe/2", "probe"),
     "finetuned/large": ("finetuned/large", "fine-tuned"),
     "tfidf/words": ("tfidf/words", "TF-IDF"),
+    "word_vectors/mini": ("word_vectors/mini", "word vectors"),
+    "nli/mnli": ("nli/mnli", "zero-shot NLI"),
     "llm/assistant": ("llm/assistant", "LLM"),
     "priming/review/1": ("priming/review", "priming"),
     "chain_of_thought/vote/0": ("chain_of_thought/vote", "chain-of-thought"),
+    "instructed/plots/review/0": ("instructed/plots/review", "instructed"),
+    "pattern_summary/zero_shot/mean": ("pattern_summary/zero_shot/mean", "patterns"),
     "soft_labels": ("ensemble", "ensemble"),
     "distill/small/0": ("student/small", "student"),
     "prompts/plots/p_tuning/0": ("prompts/plots/p_tuning", "prompt"),
+    "knowledge_probing/plots/lama/0": ("knowledge_probing/plots/lama", "facts"),
 }
 
 

@@ -97,6 +97,9 @@ def error_of(*overrides: str) -> RecipeError:
             "partitions",
         ),
         (("members.x={kind: tfidf, analyzer: bytes}",), "members.x.analyzer", "'word'"),
+        (("members.x={kind: tfidf, smoothing: 0.1}",), "members.x.smoothing", "is for naive Bayes"),
+        (("members.x={kind: nli, asset: x, hypothesis: A film.}",), "members.x.hypothesis", "the same hypothesis"),
+        (("members.x={kind: nli, asset: x, label_phrases: {no: x}}",), "members.x.label_phrases", "has no label 'no'"),
         (("pet=null",), "members", "no sub-models and no other members"),
         # without a language model
         (("backbone=null",), "backbone", "pet uses a language model"),
@@ -281,6 +284,7 @@ def test_a_broken_rule_is_an_error_with_its_key(overrides: tuple[str, ...], key:
         (PROBE, "members.mini"),
         (FINETUNED, "members.large"),
         (TFIDF, "members.words"),
+        ("members.x={kind: word_vectors, asset: x}", "members.x"),
         ("priming={}", "priming"),
         ("distill.gold_weight=0.5", "distill.gold_weight"),
         ("baseline={training: {learning_rate: 0.1, steps: 2}}", "baseline"),

@@ -3,13 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
+from pydantic import ValidationError
 from sklearn.feature_extraction.text import TfidfVectorizer
 from sklearn.linear_model import LogisticRegression
+from sklearn.naive_bayes import MultinomialNB
 from sklearn.pipeline import make_pipeline
 
+from stages.common.config import MULTI_LABEL
 from stages.common.errors import InputError
 from stages.common.examples import Example, load_examples, write_examples
 from stages.common.metrics.classification import softmax
@@ -93,3 +97,38 @@ def test_label_bias_is_in_the_folder_and_in_all_logits(film_data: Path, tmp_path
     for file in ("test_logits", "held_out_logits"):
         shift = logits_of(tmp_path / "macro_f1", file) - logits_of(tmp_path / "none", file)
         assert shift == pytest.approx(np.tile(shift[0], (len(rows), 1)), abs=3e-5) and shift[0, 1] > 0.1
+
+
+def test_naive_bayes_is_that_of_scikit_learn(film_data: Path, tmp_path: Path) -> None:
+    config = CONFIG.model_copy(update={"classifier": "naive_bayes", "smoothing": 0.5})
+    run(tfidf, config, tfidf.Inputs(data=film_data), tmp_path / "out")
+    train, test = (load_examples(film_data / f"{name}.jsonl") for name in ("train", "test"))
+    vectorizer = TfidfVectorizer(ngram_range=(1, 2), sublinear_tf=True, token_pattern=r"(?u)\b\w+\b")
+    gold = [LABELS.index(item.label or "") for item in train]
+    expected = make_pipeline(vectorizer, MultinomialNB(alpha=0.5)).fit(texts(train), gold).predict_proba(texts(test))
+    assert softmax(logits_of(tmp_path / "out")) == pytest.approx(expected, abs=1e-5)
+    loaded = ModelLoader().load(tmp_path / "out")
+    assert loaded.predict(test, SILENT, "") == pytest.approx(logits_of(tmp_path / "out"), abs=1e-5)
+
+
+def test_naive_bayes_decides_about_each_of_several_labels() -> None:
+    rows = [("red wine", ["red", "wine"]), ("red car", ["red"]), ("white wine", ["wine"]), ("blue car", [])]
+    examples = [Example(str(row), {"text": text}, tuple(label)) for row, (text, label) in enumerate(rows)]
+    classifier = TfidfClassifier(
+        ("red", "wine"), ("text",), "word", classifier="naive_bayes", problem_type=MULTI_LABEL
+    ).fit(examples)
+    assert (classifier.predict(examples, SILENT, "") > 0).tolist() == [
+        [True, True],
+        [True, False],
+        [False, True],
+        [False, False],
+    ]
+
+
+@pytest.mark.parametrize(
+    ("settings", "key"),
+    [({"classifier": "naive_bayes", "regularization_c": 1.0}, "regularization_c"), ({"smoothing": 0.1}, "smoothing")],
+)
+def test_settings_of_the_other_classifier_raise(settings: dict[str, Any], key: str) -> None:
+    with pytest.raises(ValidationError, match=f"{key}: .* is for"):
+        TfidfConfig(labels=LABELS, fields=("text",), **settings)

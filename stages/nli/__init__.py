@@ -1,0 +1,1 @@
+"""Labels texts with a model of natural language inference, without training."""

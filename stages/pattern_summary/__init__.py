@@ -1,0 +1,1 @@
+"""Compares the patterns of a task with each other, without training."""

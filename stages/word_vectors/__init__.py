@@ -1,0 +1,1 @@
+"""Trains logistic regression on averaged word vectors."""
