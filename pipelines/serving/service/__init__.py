@@ -9,4 +9,5 @@ task_admin.py        routes that change the tasks while the service runs
 task_limits.py       limits of the texts of each task
 task_file.py         the file that keeps the tasks
 server.py            the server process: socket, signals, terminal output
+replicas.py          the same service in replicas on Ray Serve
 """

@@ -216,6 +216,9 @@ def test_the_openapi_document_describes_the_routes(server: Service) -> None:
         ({"admin_key": "same", "api_key": "same"}, "the admin key is the API key"),
         ({"admin_key": ""}, "the admin key is empty"),
         ({"admin_key": "key", "tasks": Path("/nowhere/tasks.json")}, "folder of /nowhere/tasks.json does not exist"),
+        ({"ray": True, "admin_key": "key"}, "share their tasks in a file"),
+        ({"ray": True, "access_log": Path("-")}, "no access log in common"),
+        ({"ray": True, "replicas": 3, "max_replicas": 2}, "--max-replicas 2 is less"),
     ],
 )
 def test_wrong_settings_are_errors(settings: dict[str, Any], words: str, folders: dict[str, Path]) -> None:
