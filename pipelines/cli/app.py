@@ -72,7 +72,7 @@ COMMANDS = {
         "Check versions, devices, disk, network and assets, and show how to fix what is missing.",
     ),
     "serve": (
-        "pipelines.cli.predict:serve",
+        "pipelines.cli.serve:serve",
         "Serve the classifier or prompts over HTTP: POST /predict, until Ctrl-C or SIGTERM.",
     ),
     "init": ("pipelines.cli.recipe:init", "Write a recipe for a file of labeled examples."),

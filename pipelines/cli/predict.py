@@ -1,4 +1,4 @@
-"""Commands that predict labels: score, predict, serve."""
+"""Commands that predict labels: score, predict."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from rich.markup import escape
 from pipelines.cli import options
 from pipelines.cli.options import DEFAULT_STORE
 from pipelines.cli.views.progress_display import preflight_progress
-from pipelines.cli.views.terminal import console, errors, new_file, open_input, open_log, open_output
+from pipelines.cli.views.terminal import errors, new_file, open_input, open_output
 from pipelines.init.language import name_language
 from pipelines.preflight import models
 from pipelines.preflight.checks import fetch
@@ -25,10 +25,6 @@ from pipelines.serving.batch_inference import AnswerOptions, RowLabeler
 from pipelines.serving.input_rows import FileFormat, InputRows, format_of, read_rows
 from pipelines.serving.output_rows import AnswerColumns, write_parquet, write_text
 from pipelines.serving.remote_rows import is_remote, remote_rows, shown_name
-from pipelines.serving.service.batcher import BatchingConfig
-from pipelines.serving.service.middleware import json_lines
-from pipelines.serving.service.request_parsing import RequestLimits
-from pipelines.serving.service.server import ListenAddress, ServiceConfig, serve_until_stopped
 from stages.common.config import MULTI_LABEL, asset_refs
 from stages.common.errors import DataError, InputError
 from stages.common.models.backbones.config import BackboneConfig
@@ -207,38 +203,3 @@ class _Rejected:
             errors.print(f"rejected  {escape(str(error))}", highlight=False, soft_wrap=True)
         elif self._count == MAX_REJECTED + 1:
             errors.print("rejected  more rows; the output has all errors", highlight=False)
-
-
-def serve(
-    recipe: Annotated[str, typer.Argument(help="Recipe that was run, or the folder of a model.")],
-    prompts: Annotated[str | None, typer.Option(help="Serve the soft prompts of this method, one per task.")] = None,
-    row: options.Row = None,
-    host: Annotated[str, typer.Option(help="Address to listen on; 0.0.0.0 for all addresses.")] = "127.0.0.1",
-    port: Annotated[int, typer.Option(help="Port to listen on; 0 for a free port.", min=0, max=65535)] = 5001,
-    max_batch: Annotated[int, typer.Option(help="Maximum number of texts per batch.", min=1)] = 64,
-    max_wait_ms: Annotated[float, typer.Option(help="Milliseconds a text waits for a full batch.", min=0)] = 5,
-    max_queue: Annotated[int, typer.Option(help="Maximum number of waiting texts; above it: 503.", min=1)] = 4096,
-    max_texts: Annotated[int, typer.Option(help="Maximum number of texts per request; above it: 413.", min=1)] = 256,
-    max_bytes: Annotated[int, typer.Option(help="Maximum bytes per request; above it: 413.", min=64)] = 2 * 2**20,
-    api_key: Annotated[
-        str | None,
-        typer.Option(help="Key that requests must send. Set it in the environment.", envvar="CLOZELINE_API_KEY"),
-    ] = None,
-    access_log: Annotated[
-        Path | None, typer.Option(metavar="FILE", help="Append a JSON line per request; - for standard output.")
-    ] = None,
-    override: options.Override = None,
-    store: options.StoreFolder = DEFAULT_STORE,
-) -> None:
-    """Serve the classifier or prompts over HTTP: POST /predict, until Ctrl-C or SIGTERM."""
-    choice = model_lookup.ModelChoice(row=row, prompts=prompts)
-    source = model_lookup.find_model(recipe, override, store, choice)
-    with open_log(access_log) as write:
-        config = ServiceConfig(
-            address=ListenAddress(host=host, port=port),
-            limits=RequestLimits(max_texts=max_texts, max_bytes=max_bytes),
-            batching=BatchingConfig(max_batch=max_batch, max_wait_s=max_wait_ms / 1000, max_queue=max_queue),
-            api_key=api_key,
-            access_log=None if access_log is None else json_lines(write),
-        )
-        serve_until_stopped(source.load, {"recipe": recipe, "models": source.origins}, config, console)

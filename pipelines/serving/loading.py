@@ -6,41 +6,35 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from safetensors import SafetensorError
-
+from pipelines.serving.damage import damage_located_in
 from pipelines.serving.predictors import ClassifierPredictor, Predictor
-from stages.common.errors import AssetError, InputError
+from stages.common.errors import InputError
 from stages.common.models.tfidf_classifier import TFIDF_FILE, TfidfClassifier
 
 CLASSIFIER, PROMPT_MODEL, TOKEN_LEVEL_MODEL = "classifier.json", "prompt_model.json", "token_level_model.json"
 GENERATION_MODEL = "generation_model.json"
 """The file that identifies the folder of each kind of model."""
+MAX_LOADED_PROMPTS = 64
+"""Prompts in memory."""
 MODEL_FILES = (CLASSIFIER, TFIDF_FILE, PROMPT_MODEL, TOKEN_LEVEL_MODEL, GENERATION_MODEL)
 
 
-def load_predictor(folders: Sequence[Path]) -> Predictor[Any]:
+def load_predictor(folders: Sequence[Path], max_loaded_prompts: int = MAX_LOADED_PROMPTS) -> Predictor[Any]:
     """Loads the model of these folders: one classifier, one prompt for a token-level or generation task, or prompts for
     one backbone.
+
+    Args:
+        folders: The folders.
+        max_loaded_prompts: Number of prompts in memory; the others are read when a text needs them.
 
     Raises:
         InputError: a folder has no model that this version can read, or the prompts need different backbones.
     """
-    try:
-        return _load(folders)
-    except InputError:
-        raise
-    except (LookupError, TypeError, ValueError, RuntimeError, OSError, SafetensorError) as error:
-        if type(error).__name__ == "OutOfMemoryError":  # torch's, which may not be imported
-            raise
-        reason = (str(error).strip().splitlines() or [""])[0].rstrip(".: ")
-        raise AssetError(
-            f"the model in {folders[0]} is damaged, or another version of clozeline wrote it "
-            f"({type(error).__name__}: {reason}).",
-            "Run its recipe again, or install the version that wrote it.",
-        ) from error
+    with damage_located_in(folders[0]):
+        return _load(folders, max_loaded_prompts)
 
 
-def _load(folders: Sequence[Path]) -> Predictor[Any]:
+def _load(folders: Sequence[Path], max_loaded_prompts: int) -> Predictor[Any]:
     if (folders[0] / CLASSIFIER).exists():
         from stages.common.models.encoders.text_classifier import TextClassifier  # noqa: PLC0415  (loads torch)
 
@@ -62,4 +56,4 @@ def _load(folders: Sequence[Path]) -> Predictor[Any]:
             )
     from pipelines.serving.prompt_predictor import PromptPredictor  # noqa: PLC0415  (loads torch)
 
-    return PromptPredictor(folders)
+    return PromptPredictor(folders, max_loaded_prompts)

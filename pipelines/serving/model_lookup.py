@@ -19,7 +19,7 @@ from pipelines.run import runner
 from pipelines.run.request import RunRequest, load_request
 from pipelines.schema.config import field_columns
 from pipelines.schema.locations import RecipeError
-from pipelines.serving.loading import MODEL_FILES, PROMPT_MODEL, load_predictor
+from pipelines.serving.loading import MAX_LOADED_PROMPTS, MODEL_FILES, PROMPT_MODEL, load_predictor
 from pipelines.serving.predictors import Predictor
 from stages.common.data.step_outputs import read_logits
 from stages.common.errors import InputError
@@ -57,9 +57,9 @@ class ModelSource:
     columns: Mapping[str, Mapping[str, tuple[str, ...]]]
     test_set: EvaluationFiles | None = None
 
-    def load(self) -> Predictor[Any]:
+    def load(self, max_loaded_prompts: int = MAX_LOADED_PROMPTS) -> Predictor[Any]:
         """Loads the model; downloads its backbone if needed."""
-        return load_predictor(self.folders)
+        return load_predictor(self.folders, max_loaded_prompts)
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -93,7 +93,7 @@ def find_model(recipe: str, overrides: list[str] | None, store: str | Path, choi
     if Path(recipe).is_dir():
         if choice.row is not None:
             raise InputError(f"--row is for a recipe, but {recipe} is a folder.", "Remove --row.")
-        folders, columns = [_model_folder(Path(recipe))], {}
+        folders, columns = [model_folder(Path(recipe))], {}
     else:
         request = load_request(recipe, overrides, store)
         planned = plan_results(request)
@@ -150,8 +150,12 @@ def classifier_step(request: RunRequest, planned: Plan, row: str | None) -> Step
     return by_row[row]
 
 
-def _model_folder(folder: Path) -> Path:
-    """Returns the folder of a model, given this folder or the folder of its step."""
+def model_folder(folder: Path) -> Path:
+    """Returns the folder of a model, given this folder or the folder of its step.
+
+    Raises:
+        InputError: the folder has no model.
+    """
     manifest = folder / "manifest.json"
     files = folder / Manifest.from_json(manifest.read_bytes()).folder if manifest.exists() else folder
     for path in (folder, folder / "model", files, files / "model"):

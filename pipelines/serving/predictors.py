@@ -61,10 +61,19 @@ class Predictor(ABC, Generic[Item]):
             fields = self.tasks.get(task or "", ())
         return fields[0] if len(fields) == 1 else None
 
+    def has_task(self, task: str) -> bool:
+        """Returns True if rows may name this task."""
+        return task in self.tasks
+
+    def task_of(self, item: Item) -> str:
+        """Returns the name of the task of an item."""
+        del item
+        return next(iter(self.tasks))
+
     def example(self) -> dict[str, str]:
         """Returns a row that the model can read. It is made up, because services show it to their clients."""
         task, fields = next(iter(self.tasks.items()))
-        row = {field: f"Some {field.replace('_', ' ')}." for field in fields}
+        row = made_up_row(fields)
         return {TASK: task, **row} if len(self.tasks) > 1 else row
 
 
@@ -107,6 +116,11 @@ class ClassifierPredictor(Predictor[Example]):
         """Returns the probability of the least certain decision of a prediction."""
         probabilities = np.array([list(prediction["probabilities"].values())])
         return float(self._classifier.problem.confidence(probabilities)[0])
+
+
+def made_up_row(fields: Iterable[str]) -> dict[str, str]:
+    """Returns a row with some text in each field."""
+    return {field: f"Some {field.replace('_', ' ')}." for field in fields}
 
 
 def example_of(row: Row, fields: Iterable[str], uid: str) -> Example:

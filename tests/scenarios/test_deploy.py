@@ -195,15 +195,16 @@ def test_secrets_have_no_default() -> None:
     assert all(re.search(rf"^{name}=$", example, re.M) for name in names)
 
 
-def test_image_has_pinned_packages_and_existing_files() -> None:
-    text = (DEPLOY / "Dockerfile").read_text().replace("\\\n", " ")
+@pytest.mark.parametrize(("name", "num_installs"), [("Dockerfile", 3), ("serve.Dockerfile", 2)])
+def test_image_has_pinned_packages_and_existing_files(name: str, num_installs: int) -> None:
+    text = (DEPLOY / name).read_text().replace("\\\n", " ")
     installs = [line for line in text.splitlines() if "pip install" in line]
-    assert len(installs) == 3
+    assert len(installs) == num_installs
     assert all("--constraint constraints.txt" in line for line in installs)
-    allowed = re.findall(r"^!(.+)$", (DEPLOY / "Dockerfile.dockerignore").read_text(), re.M)
+    allowed = re.findall(r"^!(.+)$", (DEPLOY / f"{name}.dockerignore").read_text(), re.M)
     for line in re.findall(r"^COPY (.+)$", text, re.M):
         for source in line.split()[:-1]:
-            assert source in allowed and (ROOT / source).exists()
+            assert source.partition("/")[0] in allowed and (ROOT / source).exists()
     build = tomllib.loads((ROOT / "pyproject.toml").read_text())["tool"]["hatch"]["build"]
     wheel = build["targets"]["wheel"]
     assert {*wheel["packages"], *wheel["force-include"], build["hooks"]["custom"]["path"]} <= set(allowed)
@@ -218,6 +219,19 @@ def test_packages_of_the_image_are_pinned() -> None:
     assert required | {"mlflow", "boto3", "psycopg2-binary"} <= pins
 
 
+def test_the_image_that_only_serves_has_pinned_packages_of_the_project() -> None:
+    lines = (DEPLOY / "serve-requirements.txt").read_text().splitlines()
+    names = [line for line in lines if not line.startswith("#")]
+    required = {re.split(r"[\[<>=]", item)[0] for item in project()["dependencies"]}
+    assert {"torch", "transformers"} <= set(names) <= required - {"ray", "deepspeed", "mlflow"}
+    pins = {
+        line.partition("==")[0].lower().replace("_", "-") for line in (ROOT / "constraints.txt").read_text().split()
+    }
+    assert set(names) <= pins
+    text = (DEPLOY / "serve.Dockerfile").read_text()
+    assert re.findall(r"^USER (.+)$", text, re.M) == ["1000"]
+
+
 def file_lines() -> list[list[str]]:
     """Returns the commands in the deployment files."""
     ray_up, compose = load("ray-up.yaml"), load("compose.yaml")
@@ -229,8 +243,13 @@ def file_lines() -> list[list[str]]:
         for group in (cluster["headGroupSpec"], *cluster["workerGroupSpecs"]):
             options = [f"--{key}={value}" for key, value in group["rayStartParams"].items()]
             shell.append(" ".join(["ray start", *options]))
-    words = json.loads(re.findall(r"^CMD (.+)$", (DEPLOY / "Dockerfile").read_text(), re.M)[0])
-    return [words, compose["services"]["mlflow"]["command"], *(line for item in shell for line in shell_lines(item))]
+    images = [(DEPLOY / name).read_text() for name in ("Dockerfile", "serve.Dockerfile")]
+    commands = [json.loads(re.findall(r"^CMD (.+)$", text, re.M)[0]) for text in images]
+    return [
+        *commands,
+        compose["services"]["mlflow"]["command"],
+        *(line for item in shell for line in shell_lines(item)),
+    ]
 
 
 def test_commands_in_the_files_exist() -> None:

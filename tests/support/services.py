@@ -66,11 +66,18 @@ class Service:
             for sample in family.samples
         }
 
-    def wait_until_ready(self) -> None:
-        until = time.monotonic() + 120
-        while self.ask("GET", "/ready").status != 200:
-            assert time.monotonic() < until, self.printed
+    def wait_until_ready(self, timeout_s: float = 240) -> None:
+        until = time.monotonic() + timeout_s
+        while not self.is_ready():
+            assert time.monotonic() < until and self.process.poll() is None, self.printed
             time.sleep(0.05)
+
+    def is_ready(self) -> bool:
+        """Returns True if the model is loaded. The proxies of replicas do not listen before."""
+        try:
+            return self.ask("GET", "/ready").status == 200
+        except ConnectionError:
+            return False
 
     def stop(self, number: int = 15) -> int:
         """Sends a signal and returns the exit status."""
@@ -104,9 +111,9 @@ def _headers(body: Any) -> dict[str, str]:
 
 
 @contextmanager
-def service(*arguments: str, wait: bool = True) -> Iterator[Service]:
+def service(*arguments: str, wait: bool = True, program: Sequence[str] = CLI) -> Iterator[Service]:
     """Starts a service: `toy` and its settings as JSON, or the arguments of `clozeline serve`."""
-    command = (__file__, *arguments[1:]) if arguments[0] == "toy" else (*CLI, *arguments, "--port", "0")
+    command = (__file__, *arguments[1:]) if arguments[0] == "toy" else (*program, *arguments, "--port", "0")
     environment = {**os.environ, "PYTHONPATH": os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])}
     with subprocess.Popen(
         [sys.executable, *command], env=environment, stdout=subprocess.PIPE, stderr=subprocess.STDOUT, text=True

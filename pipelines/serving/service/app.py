@@ -6,12 +6,15 @@ GET  /          the served model: labels, fields, origin, limits, an example
 GET  /ready     200 once the model is loaded, 503 before
 GET  /health    200 while the process lives
 GET  /metrics   Prometheus metrics
+     /v1/tasks  changes tasks of prompts; see task_admin.py
 GET  /docs      a page with all routes and a form; /openapi.json is its document
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections import Counter
+from collections.abc import AsyncIterator, Mapping
+from contextlib import asynccontextmanager, nullcontext
 from dataclasses import asdict, dataclass
 from typing import Any
 
@@ -28,6 +31,7 @@ from pipelines.serving.service.batcher import CONTENT_TYPE, DynamicBatcher, Metr
 from pipelines.serving.service.middleware import NUM_TEXTS, AccessLog, ObserveRequests, RequireApiKey
 from pipelines.serving.service.openapi import PAGE, openapi_document
 from pipelines.serving.service.request_parsing import RequestError, RequestLimits
+from pipelines.serving.service.task_admin import TaskAdmin
 
 LOADING_RETRY_S, FULL_RETRY_S = 5, 1
 """Seconds in the Retry-After header: while the model loads, and when the queue is full."""
@@ -37,7 +41,7 @@ LOADING_RETRY_S, FULL_RETRY_S = 5, 1
 class Service:
     """The routes and what they need. `about` describes the served model before it is loaded.
 
-    Without `api_key` every client may send requests.
+    Without `api_key` every client may send requests. With `admin` the tasks can change.
     """
 
     queue: DynamicBatcher
@@ -46,9 +50,17 @@ class Service:
     about: Mapping[str, Any]
     api_key: str | None = None
     access_log: AccessLog | None = None
+    admin: TaskAdmin | None = None
+
+    @asynccontextmanager
+    async def running(self) -> AsyncIterator[None]:
+        """Follows changes of the tasks inside a `with` block. At its end, requests that wait are answered."""
+        async with nullcontext() if self.admin is None else self.admin.following_file():
+            yield
+        self.queue.stop()
 
     def app(self, lifespan: Lifespan[Starlette]) -> ASGIApp:
-        """The application; `lifespan` starts and stops the queue."""
+        """The application; `lifespan` enters `running`."""
         app: ASGIApp = Starlette(
             lifespan=lifespan,
             routes=[
@@ -60,11 +72,12 @@ class Service:
                 Route("/metrics", self.metrics_text),
                 Route("/predict", self.predict, methods=["POST"]),
                 Route("/generate", self.generate, methods=["POST"]),
+                *(self.admin.routes if self.admin is not None else ()),
             ],
             exception_handlers={RequestError: _request_error, HTTPException: _http_error, Exception: _internal_error},
         )
-        if self.api_key is not None:
-            app = RequireApiKey(app, self.api_key)
+        if self.api_key is not None or self.admin is not None:
+            app = RequireApiKey(app, self.api_key, None if self.admin is None else self.admin.key)
         return ObserveRequests(app, self.metrics, self.access_log)
 
     async def predict(self, request: Request) -> Response:
@@ -77,7 +90,7 @@ class Service:
         items = request_parsing.parse_items(body, predictor, self.limits)
         request.scope["state"][NUM_TEXTS] = len(items)
         try:
-            return JSONResponse({"predictions": await self.queue.predict(items)})
+            return JSONResponse({"predictions": await self._predictions(predictor, items)})
         except QueueFullError:
             raise RequestError(503, "the queue is full.", "Retry later.", retry_after_s=FULL_RETRY_S) from None
         except ModelFailedError as error:
@@ -86,6 +99,17 @@ class Service:
     async def generate(self, request: Request) -> Response:
         """Returns generated texts, or the parts of one text while it is written."""
         return await streaming.generate(self, self._loaded_predictor(), request)
+
+    async def _predictions(self, predictor: Predictor[Any], items: list[Any]) -> list[dict[str, Any]]:
+        """Returns the predictions of items, within the limits of their tasks."""
+        if self.admin is None:
+            return await self.queue.predict(items)
+        counts = Counter(predictor.task_of(item) for item in items)
+        with self.admin.limits.admitted(counts):
+            predictions = await self.queue.predict(items)
+        for task, count in counts.items():
+            self.metrics.task_texts.labels(task).inc(count)
+        return predictions
 
     async def describe(self, request: Request) -> Response:
         """Describes the served model."""
@@ -113,11 +137,15 @@ class Service:
     async def openapi(self, request: Request) -> Response:
         """Returns the OpenAPI document."""
         del request
-        return JSONResponse(openapi_document(self.limits, needs_key=self.api_key is not None))
+        return JSONResponse(
+            openapi_document(self.limits, needs_key=self.api_key is not None, has_admin=self.admin is not None)
+        )
 
     async def metrics_text(self, request: Request) -> Response:
         """Returns the metrics as text."""
         del request
+        if self.admin is not None and self.queue.predictor is not None:
+            self.metrics.loaded_prompts.set(self.admin.num_loaded_prompts)
         return Response(self.metrics.text(), headers={"content-type": CONTENT_TYPE})
 
     def _loaded_predictor(self) -> Predictor[Any]:

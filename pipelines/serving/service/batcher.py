@@ -16,7 +16,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, TypeVar
 
 from prometheus_client import CollectorRegistry, Counter, Gauge, Histogram, disable_created_metrics, generate_latest
 
@@ -44,6 +44,11 @@ class Metrics:
             buckets=SECONDS,
         )
         self.texts = Counter("texts", "Texts with a prediction.", (), prefix, registry=own)
+        self.task_texts = Counter("task_texts", "Texts with a prediction.", ("task",), prefix, registry=own)
+        self.limited_texts = Counter(
+            "limited_texts", "Texts rejected by the limits of their task.", ("task",), prefix, registry=own
+        )
+        self.loaded_prompts = Gauge("loaded_prompts", "Prompts in memory.", (), prefix, registry=own)
         self.failures = Counter("failed_texts", "Texts on which the model failed.", (), prefix, registry=own)
         self.batch_texts = Histogram("batch_texts", "Texts per batch.", (), prefix, registry=own, buckets=SIZES)
         self.batch_seconds = Histogram(
@@ -57,6 +62,7 @@ class Metrics:
         return generate_latest(self.registry)
 
 
+Result = TypeVar("Result")
 _LOG = logging.getLogger(__name__)
 
 
@@ -118,6 +124,31 @@ class _Waiting:
     since: float
 
 
+@dataclass(frozen=True, slots=True, eq=False)
+class _Job:
+    """A function of the model that runs between two batches."""
+
+    function: Callable[[Predictor[Any]], Any]
+    future: asyncio.Future[Any]
+    loop: asyncio.AbstractEventLoop
+
+    def run(self, predictor: Predictor[Any]) -> None:
+        try:
+            result = self.function(predictor)
+        except Exception as error:  # the caller raises it
+            self._finish(self.future.set_exception, error)
+        else:
+            self._finish(self.future.set_result, result)
+
+    def _finish(self, set_outcome: Callable[[Any], None], outcome: Any) -> None:
+        def set_unless_canceled() -> None:
+            if not self.future.done():
+                set_outcome(outcome)
+
+        if not self.loop.is_closed():
+            self.loop.call_soon_threadsafe(set_unless_canceled)
+
+
 class DynamicBatcher:
     """Loads the model in a separate thread and predicts there, one batch at a time."""
 
@@ -129,7 +160,7 @@ class DynamicBatcher:
         self._load = load
         self._batching = batching
         self._metrics = metrics
-        self._waiting: deque[_Waiting] = deque()
+        self._waiting: deque[_Waiting | _Job] = deque()
         self._changed = threading.Condition()
         self._is_stopping = False
         self._thread = threading.Thread(target=self._work, name="model", daemon=True)
@@ -167,6 +198,16 @@ class DynamicBatcher:
             self._changed.notify_all()
         return await request.future
 
+    async def run(self, function: Callable[[Predictor[Any]], Result]) -> Result:
+        """Runs a function in the model thread, after the texts that wait already. Raises what the function raises."""
+        loop = asyncio.get_running_loop()
+        job = _Job(function, loop.create_future(), loop)
+        with self._changed:
+            self._waiting.append(job)
+            self._changed.notify_all()
+        result: Result = await job.future
+        return result
+
     def _work(self) -> None:
         on_loaded, on_failed = self._callbacks
         try:
@@ -180,24 +221,34 @@ class DynamicBatcher:
         self.predictor = predictor
         self._metrics.ready.set(1)
         on_loaded()
-        while batch := self._next_batch():
-            self._predict(predictor, batch)
+        while work := self._next_work():
+            if isinstance(work, _Job):
+                work.run(predictor)
+            else:
+                self._predict(predictor, work)
 
-    def _next_batch(self) -> list[_Waiting]:
-        """Waits for the next batch. Returns an empty list when the queue is stopped and nothing waits."""
+    def _next_work(self) -> list[_Waiting] | _Job:
+        """Waits for the next batch or job. Returns an empty list when the queue is stopped and nothing waits."""
         batch: list[_Waiting] = []
         with self._changed:
             while not batch:
                 self._changed.wait_for(lambda: self._waiting or self._is_stopping)
                 if not self._waiting:
                     break
-                until = self._waiting[0].since + self._batching.max_wait_s
+                first = self._waiting[0]
+                if isinstance(first, _Job):
+                    self._waiting.popleft()
+                    return first
+                until = first.since + self._batching.max_wait_s
                 self._changed.wait_for(
                     lambda: len(self._waiting) >= self._batching.max_batch or self._is_stopping,
                     timeout=max(0.0, until - time.monotonic()),
                 )
                 while self._waiting and len(batch) < self._batching.max_batch:
-                    item = self._waiting.popleft()
+                    item = self._waiting[0]
+                    if isinstance(item, _Job):  # it comes after this batch
+                        break
+                    self._waiting.popleft()
                     if not item.request.is_done and not item.request.future.cancelled():
                         batch.append(item)
             self._metrics.queue_texts.set(len(self._waiting))

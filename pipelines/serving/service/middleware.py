@@ -21,6 +21,8 @@ PREDICT = "/predict"
 OPEN_PATHS = ("/health", "/ready", "/docs", "/openapi.json")
 """Paths that need no API key: probes cannot send one, and the pages do not name the model."""
 PATHS = ("/", PREDICT, "/generate", "/metrics", *OPEN_PATHS)
+TASKS = "/v1/tasks"
+"""Prefix of the paths that change the tasks."""
 REQUEST_ID = "x-request-id"
 NUM_TEXTS = "num_texts"
 """Key of the state of a request with its number of texts."""
@@ -41,7 +43,7 @@ class ObserveRequests:
             await self._app(scope, receive, send)
             return
         start = time.monotonic()
-        path = scope["path"] if scope["path"] in PATHS else "other"
+        path = scope["path"] if scope["path"] in PATHS else TASKS if _is_admin(scope) else "other"
         given = Headers(scope=scope).get(REQUEST_ID, "")
         request_id = given if _VALID_ID.fullmatch(given) else uuid.uuid4().hex
         state = scope.setdefault("state", {})
@@ -76,23 +78,30 @@ class ObserveRequests:
 
 
 class RequireApiKey:
-    """Answers requests without the key with 401."""
+    """Answers requests without the key with 401. Changes of the tasks need the admin key."""
 
-    def __init__(self, app: ASGIApp, key: str) -> None:
+    def __init__(self, app: ASGIApp, key: str | None, admin_key: str | None) -> None:
         self._app = app
-        self._expected = f"Bearer {key}".encode()
+        self._key = key
+        self._admin_key = admin_key
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http" and scope["path"] not in OPEN_PATHS:
+            key, name = (self._admin_key, "admin key") if _is_admin(scope) else (self._key, "API key")
             given = Headers(scope=scope).get("authorization", "")
-            if not hmac.compare_digest(given.encode(), self._expected):
+            if key is not None and not hmac.compare_digest(given.encode(), f"Bearer {key}".encode()):
                 about = {
-                    "error": "the API key is wrong." if given else "the API key is missing.",
+                    "error": f"the {name} is wrong." if given else f"the {name} is missing.",
                     "remedy": "Send the header Authorization: Bearer KEY.",
                 }
                 await JSONResponse(about, 401, {"www-authenticate": "Bearer"})(scope, receive, send)
                 return
         await self._app(scope, receive, send)
+
+
+def _is_admin(scope: Scope) -> bool:
+    path = scope["path"]
+    return bool(path == TASKS or path.startswith(f"{TASKS}/"))
 
 
 def json_lines(write: Callable[[str], object]) -> AccessLog:

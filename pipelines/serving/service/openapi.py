@@ -11,7 +11,7 @@ from pipelines.serving.service.request_parsing import RequestLimits
 PAGE = Path(__file__).with_name("docs.html")
 
 
-def openapi_document(limits: RequestLimits, *, needs_key: bool) -> dict[str, Any]:
+def openapi_document(limits: RequestLimits, *, needs_key: bool, has_admin: bool) -> dict[str, Any]:
     """Returns the document, which does not name the served model."""
     row = {"type": "object", "additionalProperties": True, "examples": [{"text": "Some text."}]}
     task = {"type": "string", "description": "The task of all texts, if several tasks are served."}
@@ -53,6 +53,11 @@ def openapi_document(limits: RequestLimits, *, needs_key: bool) -> dict[str, Any
         "500": "The model failed on a text.",
         "503": "The model is loading, or the queue is full. Retry-After says when to try again.",
         **({"401": "The API key is missing or wrong."} if needs_key else {}),
+        **(
+            {"429": "More texts of a task than its limits allow. Retry-After says when to try again."}
+            if has_admin
+            else {}
+        ),
     }
     errors = {code: _response(text, {"$ref": "#/components/schemas/Error"}) for code, text in sorted(reasons.items())}
     predict = {
@@ -97,7 +102,64 @@ def openapi_document(limits: RequestLimits, *, needs_key: bool) -> dict[str, Any
     if needs_key:
         document["components"]["securitySchemes"] = {"key": {"type": "http", "scheme": "bearer"}}
         document["security"] = [{"key": []}]
+    if has_admin:
+        document["paths"] |= _admin_paths()
+        document["components"].setdefault("securitySchemes", {})["admin"] = {"type": "http", "scheme": "bearer"}
     return document
+
+
+def _admin_paths() -> dict[str, Any]:
+    """Returns the routes that change the tasks."""
+    name = {"type": "string"}
+    names = {"type": "array", "items": name}
+    rate = {"type": "number", "exclusiveMinimum": 0, "description": "Texts per second on average."}
+    waiting = {"type": "integer", "minimum": 1, "description": "Texts at the same time."}
+    limits = {"type": "object", "properties": {"texts_per_second": rate, "max_waiting": waiting}}
+    version = {
+        "type": "object",
+        "required": ["folder"],
+        "properties": {"folder": name, "version": name, "aliases": names, "limits": limits},
+    }
+    alias = {"type": "object", "required": ["version"], "properties": {"version": name}}
+    task = "/v1/tasks/{task}"
+    return {
+        "/v1/tasks": {"get": _admin("List tasks, versions, aliases and limits")},
+        task: {
+            "get": _admin("Return one task", "task"),
+            "put": _admin("Add a version of a task, or a task", "task", body=version),
+            "delete": _admin("Remove a task", "task", code="204"),
+        },
+        f"{task}/versions/{{version}}": {"delete": _admin("Remove a version", "task", "version")},
+        f"{task}/aliases/{{alias}}": {
+            "put": _admin("Move an alias to a version", "task", "alias", body=alias),
+            "delete": _admin("Remove an alias", "task", "alias"),
+        },
+        f"{task}/limits": {"put": _admin("Replace the limits of a task", "task", body=limits)},
+    }
+
+
+def _admin(summary: str, *parameters: str, body: Any = None, code: str = "200") -> dict[str, Any]:
+    reasons = {
+        "401": "The admin key is missing or wrong.",
+        "404": "The service has no such task, version or alias.",
+        "409": "The change does not fit what the service has.",
+        "422": "A field is wrong, or the folder has no prompt that works.",
+    }
+    error = {"$ref": "#/components/schemas/Error"}
+    operation: dict[str, Any] = {
+        "summary": summary,
+        "security": [{"admin": []}],
+        "parameters": [
+            {"name": name, "in": "path", "required": True, "schema": {"type": "string"}} for name in parameters
+        ],
+        "responses": {
+            code: {"description": f"{summary}."} if code == "204" else _response(f"{summary}.", {"type": "object"}),
+            **{key: _response(text, error) for key, text in reasons.items()},
+        },
+    }
+    if body is not None:
+        operation["requestBody"] = {"required": True, "content": {"application/json": {"schema": body}}}
+    return operation
 
 
 def _get(summary: str, schema: Any, *, is_open: bool = False, media_type: str = "application/json") -> dict[str, Any]:

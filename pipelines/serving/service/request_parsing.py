@@ -62,7 +62,7 @@ def parse_items(body: bytes, predictor: Predictor[Any], limits: RequestLimits) -
     Raises:
         RequestError: 400 if the body is not a JSON object, 413 for too many texts, 422 for a missing or wrong field.
     """
-    rows, name = _rows(_json_object(body), predictor)
+    rows, name = _rows(json_object(body), predictor)
     if len(rows) > limits.max_texts:
         raise RequestError(
             413, f"{len(rows)} texts exceed the maximum of {limits.max_texts}.",
@@ -78,8 +78,13 @@ def parse_items(body: bytes, predictor: Predictor[Any], limits: RequestLimits) -
     return items
 
 
-def _json_object(body: bytes) -> Mapping[str, Any]:
-    remedy = 'Send {"texts": ["some text"]} as UTF-8.'
+def json_object(body: bytes, example: str = '{"texts": ["some text"]}') -> Mapping[str, Any]:
+    """Parses a body.
+
+    Raises:
+        RequestError: 400 if the body is not a JSON object in UTF-8.
+    """
+    remedy = f"Send {example} as UTF-8."
     try:
         parsed = json.loads(body.decode("utf-8"))
     except UnicodeDecodeError as error:
@@ -124,7 +129,7 @@ def _plain_rows(
     texts: list[str], task: Mapping[str, Any], predictor: Predictor[Any], example: str
 ) -> list[Mapping[str, Any]]:
     named = task.get(TASK)
-    if len(predictor.tasks) > 1 and (not isinstance(named, str) or named not in predictor.tasks):
+    if len(predictor.tasks) > 1 and (not isinstance(named, str) or not predictor.has_task(named)):
         problem = "the field task is missing" if named is None else f"the task {named!r} has no prompt here"
         raise RequestError(
             422, f"{problem}.", f'Set "task" to one of {", ".join(predictor.tasks)}, or send {example}.', TASK

@@ -8,6 +8,8 @@ import socket
 from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import asynccontextmanager, closing
 from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
 from typing import Any
 
 import uvicorn
@@ -20,6 +22,9 @@ from pipelines.serving.service.app import Service
 from pipelines.serving.service.batcher import BatchingConfig, DynamicBatcher, Metrics
 from pipelines.serving.service.middleware import AccessLog
 from pipelines.serving.service.request_parsing import RequestLimits
+from pipelines.serving.service.task_admin import TaskAdmin, TaskLoader
+from pipelines.serving.service.task_file import TaskFile
+from pipelines.serving.service.task_limits import TaskLimits
 from stages.common.errors import InputError
 
 GRACE_PERIOD_S = 30
@@ -37,6 +42,18 @@ class ListenAddress:
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
+class AdminConfig:
+    """The settings of the routes that change the tasks."""
+
+    key: str
+    """Key that their requests must send."""
+    find_folder: Callable[[Path], Path]
+    """Returns the folder of a prompt, given it or the folder of its step."""
+    file: Path | None = None
+    """File that keeps the tasks."""
+
+
+@dataclass(frozen=True, kw_only=True, slots=True)
 class ServiceConfig:
     """The settings of a service."""
 
@@ -45,14 +62,40 @@ class ServiceConfig:
     batching: BatchingConfig
     api_key: str | None = None
     """Key that requests must send. None: they need none."""
+    admin: AdminConfig | None = None
+    """Routes that change the tasks. None: the tasks stay as they are."""
     access_log: AccessLog | None = None
     """Called with an entry per request."""
 
     def __post_init__(self) -> None:
-        if self.api_key is not None and not (self.api_key.isascii() and self.api_key.isprintable() and self.api_key):
+        keys = {"CLOZELINE_API_KEY": self.api_key, "CLOZELINE_ADMIN_KEY": self.admin.key if self.admin else None}
+        for name, key in keys.items():
+            if key is not None and not (key.isascii() and key.isprintable() and key):
+                kind = "API" if name == "CLOZELINE_API_KEY" else "admin"
+                raise InputError(f"the {kind} key is empty or has other characters than ASCII.", f"Set another {name}.")
+        if self.admin is not None and self.admin.key == self.api_key:
             raise InputError(
-                "the API key is empty or has other characters than ASCII.", "Set another CLOZELINE_API_KEY."
+                "the admin key is the API key, which all clients have.", "Set another CLOZELINE_ADMIN_KEY."
             )
+
+
+def new_service(load: Callable[[], Predictor[Any]], about: Mapping[str, Any], config: ServiceConfig) -> Service:
+    """Returns a service that does not run yet.
+
+    Args:
+        load: Loads the model. Called in the model thread, while /ready returns 503.
+        about: The description that `GET /` returns before the model is loaded.
+        config: Its settings.
+    """
+    metrics = Metrics()
+    if config.admin is None:
+        queue = DynamicBatcher(load, config.batching, metrics)
+        return Service(queue, config.limits, metrics, about, config.api_key, config.access_log)
+    file = None if config.admin.file is None else TaskFile(config.admin.file)
+    tasks = TaskLoader(load, file, TaskLimits(metrics))
+    queue = DynamicBatcher(tasks.load, config.batching, metrics)
+    admin = TaskAdmin(queue, tasks.limits, config.admin.key, config.admin.find_folder, file)
+    return Service(queue, config.limits, metrics, about, config.api_key, config.access_log, admin)
 
 
 def serve_until_stopped(
@@ -70,21 +113,23 @@ def serve_until_stopped(
         InputError: the service cannot listen on the address.
         Exception: any error of `load`.
     """
-    metrics = Metrics()
-    queue = DynamicBatcher(load, config.batching, metrics)
+    service = new_service(load, about, config)
     with closing(listen(config.address)) as listener:
         url = url_of(listener)
 
         @asynccontextmanager
         async def lifespan(app: Starlette) -> AsyncIterator[None]:
             del app
-            queue.start(lambda: _print_ready(url, about, console), lambda: setattr(server, "should_exit", True))
-            yield
-            queue.stop()
+            on_failed = partial(setattr, server, "should_exit", True)
+            service.queue.start(partial(print_ready, url, about, console), on_failed)
+            async with service.running():
+                yield
 
         server = uvicorn.Server(
             uvicorn.Config(
-                Service(queue, config.limits, metrics, about, config.api_key, config.access_log).app(lifespan),
+                service.app(lifespan),
+                loop="asyncio",  # the same server whether or not an extra brings others
+                http="h11",
                 log_level="warning",
                 access_log=False,
                 lifespan="on",
@@ -98,8 +143,8 @@ def serve_until_stopped(
             signal.signal(number, lambda *_: None)
         console.print(f"loading   model; {url}/ready returns 200 when it is ready", highlight=False)
         server.run(sockets=[listener])
-    if queue.error is not None:
-        raise queue.error
+    if service.queue.error is not None:
+        raise service.queue.error
     console.print("stopped   all accepted requests were answered", highlight=False)
 
 
@@ -146,6 +191,7 @@ def url_of(listener: socket.socket) -> str:
     return f"http://[{host}]:{port}" if ":" in host else f"http://{host}:{port}"
 
 
-def _print_ready(url: str, about: Mapping[str, Any], console: Console) -> None:
+def print_ready(url: str, about: Mapping[str, Any], console: Console) -> None:
+    """Prints which models are ready."""
     names = ", ".join(item.get("step") or item.get("folder") or item["fingerprint"][:12] for item in about["models"])
     console.print(f"ready     {escape(names)} at {url}", highlight=False, soft_wrap=True)
