@@ -84,7 +84,11 @@ BENCHMARKS = (
     Benchmark("quality/table.py", None, tuple(f"benchmarks/quality/results/{n}.jsonl" for n in ("default", "rivals"))),
 )
 
-NOT_RUN: Mapping[str, str] = {"quality/default_recipe.py": "it runs `clozeline init` and its recipe, up to 30 minutes"}
+NOT_RUN: Mapping[str, str] = {
+    "quality/default_recipe.py": "it runs `clozeline init` and its recipe, up to 30 minutes",
+    "quality/methods.py": "it trains every method, for a minute or more each",
+    "quality/from_file.py": "it does the same for each of its sets, in 5 minutes or more",
+}
 """Script -> why a quick run leaves it out."""
 
 

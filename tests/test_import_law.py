@@ -47,7 +47,7 @@ LEVELS = {
         {"cluster.run"},
     ),
     "pipelines": (
-        {"pipelines.palette"},
+        {"pipelines.palette", "pipelines.default_models"},
         {"pipelines.kinds", "pipelines.schema"},
         {"pipelines.preflight", "pipelines.report"},
         {"pipelines.dag"},

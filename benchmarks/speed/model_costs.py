@@ -2,8 +2,8 @@
 
     python benchmarks/speed/model_costs.py [--quick] [--threads 2] [--turns 3] [--models MiniLM,SmolLM2]
 
-Prints the table COSTS of pipelines/init/budget.py: seconds per 1,000 tokens in bfloat16 if the CPU computes in it. The
-ratios compare them with the values that are in the table now.
+Prints the table COSTS of pipelines/default_models.py: seconds per 1,000 tokens in bfloat16 if the CPU computes in it.
+The ratios compare them with the values that are in the table now.
 Encoders are trained with all weights, language models with the adapters of the default recipe.
 """
 
@@ -21,8 +21,7 @@ from transformers import AutoModel
 
 from benchmarks.machine import machine
 from benchmarks.speed.timing import time_in_turns
-from pipelines.init.assets import SMOLLM2, ModelAsset
-from pipelines.init.budget import COSTS
+from pipelines.default_models import COSTS, SMOLLM2, ModelAsset
 from stages.common.models.backbones.config import BackboneConfig
 from stages.common.models.backbones.loader import load_backbone
 from stages.common.models.batching import autocast, wants_bf16

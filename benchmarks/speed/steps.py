@@ -18,7 +18,7 @@ import torch
 
 from benchmarks.speed.peak import NUM_PRODUCTS, PRECISIONS, PRODUCT_FLOPS, SIDE, matrix_products
 from benchmarks.speed.timing import SEED, Effort, film_examples, markdown_table, recipe, time_in_turns
-from pipelines.init.assets import MINILM
+from pipelines.default_models import MINILM
 from stages.common.engine import InProcessEngine
 from stages.common.losses import mean_share
 from stages.common.models.backbones.config import BackboneConfig, LoraConfig, TuneConfig

@@ -27,7 +27,7 @@ from transformers import AutoModel
 from benchmarks.machine import machine
 from benchmarks.speed.timing import markdown_table
 from cluster.run.ray_session import WORKER_ENVIRONMENT
-from pipelines.init.assets import MINILM, MPNET
+from pipelines.default_models import MINILM, MPNET
 from stages.common.models.batching import autocast, wants_bf16
 from stages.common.models.model_files import model_folder
 

@@ -13,7 +13,7 @@ from typing import Literal
 from cluster.redaction import redact
 from cluster.steps.plan import Plan
 from cluster.steps.step import Step, ancestors
-from pipelines.init.assets import find_model_asset
+from pipelines.default_models import find_model_asset
 from pipelines.schema.config import PipelineConfig
 from stages.common.assets.licenses import stated_license
 from stages.common.assets.references import Asset

@@ -11,35 +11,13 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from pipelines.init.assets import MINILM, MPNET, MULTILINGUAL_E5, QWEN_CODER, SMOLLM2, ModelAsset
+from pipelines.default_models import PATTERN_TOKENS, STEP_OVERHEAD, cost_of
 from pipelines.init.text_lengths import Lengths
 from stages.common.errors import InputError
 
 DEFAULT_BUDGET = "30m"
 
 
-@dataclass(frozen=True, slots=True)
-class Cost:
-    """Seconds per 1,000 tokens on two cores."""
-
-    reading: float
-    """Without gradients."""
-    training: float
-    """Forward, backward and optimizer; of a language model with adapters."""
-
-
-# python benchmarks/speed/model_costs.py
-COSTS: Mapping[ModelAsset, Cost] = {
-    MINILM: Cost(reading=0.06, training=0.4),
-    MPNET: Cost(reading=0.4, training=2.7),
-    MULTILINGUAL_E5: Cost(reading=0.12, training=0.8),
-    SMOLLM2: Cost(reading=0.35, training=1.8),
-    QWEN_CODER: Cost(reading=1.3, training=6.5),
-}
-STEP_OVERHEAD = 8.0
-"""Seconds until a step has started and has loaded its model."""
-PATTERN_TOKENS = 10
-"""Tokens of a pattern around the text."""
 SCORING_SECONDS, MIN_SCORED, MAX_SCORED = 120.0, 32, 200
 """Time for the selection of patterns, and bounds of the number of labeled examples that they score."""
 UNLABELED_SIZES = (5000, 4000, 3000, 2000, 1000, 500)
@@ -179,7 +157,7 @@ def num_scored(backbone: Mapping[str, Any], num_patterns: int, workload: Workloa
         workload: Sizes of the task.
     """
     tokens = _thousands(1, workload.lengths, backbone["max_length"], PATTERN_TOKENS) * workload.num_readings
-    seconds = num_patterns * tokens * _cost(backbone["asset"], SMOLLM2).reading
+    seconds = num_patterns * tokens * cost_of(backbone["asset"], is_encoder=False).reading
     return min(MAX_SCORED, max(MIN_SCORED, int(SCORING_SECONDS / seconds)), workload.num_labeled)
 
 
@@ -200,7 +178,7 @@ def _encoder_seconds(
     workload: Workload,
 ) -> float:
     """Returns the seconds of a step that trains an encoder some times, and then reads texts."""
-    cost, length = _cost(encoder["asset"], MPNET), encoder["max_length"]
+    cost, length = cost_of(encoder["asset"], is_encoder=True), encoder["max_length"]
     num_trained = num_trainings * training["steps"] * training["batch_size"] if training else 0
     return (
         STEP_OVERHEAD
@@ -210,18 +188,19 @@ def _encoder_seconds(
 
 
 def _pet_seconds(sections: Mapping[str, Any], workload: Workload) -> float:
-    """Returns the seconds of sub-models and of the zero-shot test of each pattern."""
-    cost, length = _cost(sections["backbone"]["asset"], SMOLLM2), sections["backbone"]["max_length"]
+    """Returns the seconds of sub-models and, if there is one, of the zero-shot test of each pattern."""
+    cost, length = cost_of(sections["backbone"]["asset"], is_encoder=False), sections["backbone"]["max_length"]
     pet = sections["pet"]
     num_trained = 0
     if "training" in pet:
         num_trained = (pet["num_folds"] + 1) * pet["training"]["steps"] * pet["training"]["batch_size"]
-    num_read = 2 * workload.num_test + workload.num_labeled + workload.num_unlabeled
+    num_steps = 2 if sections.get("zero_shot", True) else 1
+    num_read = num_steps * workload.num_test + workload.num_labeled + workload.num_unlabeled
     tokens = (
         _thousands(num_trained, workload.lengths, length, PATTERN_TOKENS) * cost.training
         + _thousands(num_read, workload.lengths, length, PATTERN_TOKENS) * cost.reading
     )
-    return len(sections["task"]["patterns"]) * (2 * STEP_OVERHEAD + workload.num_readings * tokens)
+    return len(sections["task"]["patterns"]) * (num_steps * STEP_OVERHEAD + workload.num_readings * tokens)
 
 
 def _students_seconds(sections: Mapping[str, Any], key: str, workload: Workload) -> float:
@@ -237,12 +216,6 @@ def _students_seconds(sections: Mapping[str, Any], key: str, workload: Workload)
         num_read = workload.num_test + (workload.num_unlabeled if key == "distill" and name in teachers else 0)
         seconds += _encoder_seconds(student, training, num_trainings, num_read, workload)
     return seconds
-
-
-def _cost(asset: str, largest: ModelAsset) -> Cost:
-    """Returns the cost of a model. A model of the user counts as the largest of its kind."""
-    by_reference = {reference: cost for model, cost in COSTS.items() for reference in (model.asset, model.hub_asset)}
-    return by_reference.get(asset, COSTS[largest])
 
 
 def _thousands(num_texts: int, lengths: Lengths, max_length: int, extra: int = 0) -> float:

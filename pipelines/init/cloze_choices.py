@@ -9,8 +9,8 @@ from typing import Any
 
 from rich.markup import escape
 
+from pipelines.default_models import QWEN_CODER, SMOLLM2, ModelAsset
 from pipelines.init import label_words
-from pipelines.init.assets import QWEN_CODER, SMOLLM2, ModelAsset
 from pipelines.init.default_recipe import Assets, reference
 from pipelines.init.flags import label_words_flag, parse_pattern, parse_words, with_flag_hint, words_by_label
 from pipelines.init.interaction import Interaction

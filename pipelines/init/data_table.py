@@ -13,7 +13,7 @@ from rich.table import Table
 
 from pipelines.init.interaction import Interaction
 from pipelines.init.labeled_file import LabeledData, TextData
-from pipelines.init.language import Language
+from pipelines.init.language import Language, describe_choice
 from pipelines.init.spellings import spelling_variants
 from pipelines.init.task_data import TaskData
 from pipelines.init.text_lengths import MAX_LENGTH, estimate_tokens
@@ -73,7 +73,8 @@ def show(data: TaskData, language: Language, label_bias: LabelBias, terminal: In
     """Prints a column per file and a row per property, without rows that are zero in every file, then the warnings."""
     train, *others = (FileFacts.of(item) for item in (data.train, *data.unlabeled, data.dev, data.test) if item)
     columns = [_properties(item, train) for item in (train, *others)]
-    columns[0]["language"] = f"{language} (--language)"
+    sample = [" ".join(row.values()) for row in data.train.texts[:MAX_SAMPLE]]
+    columns[0]["language"] = describe_choice(language, sample)
     table = Table("Data", *(escape(item.name) for item in (train, *others)), box=None)
     for name in dict.fromkeys(name for column in columns for name in column):
         values = [column.get(name, "") for column in columns]

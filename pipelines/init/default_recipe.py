@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from pipelines.init.assets import MINILM, MPNET, MULTILINGUAL_E5, QWEN_CODER, SMOLLM2, ModelAsset
+from pipelines.default_models import MINILM, MPNET, MULTILINGUAL_E5, QWEN_CODER, SMOLLM2, ModelAsset
 from pipelines.init.budget import MAX_FOLDS, Parts, Workload, describe_reductions, estimate_seconds, reductions
 from pipelines.init.language import Language
 from pipelines.init.text_lengths import Lengths
@@ -180,7 +180,7 @@ def _pet(profile: RecipeProfile, parts: Parts) -> dict[str, Any]:
     assert profile.backbone is not None
     backbone = dict(profile.backbone)
     if backbone["asset"] in (QWEN_CODER.asset, QWEN_CODER.hub_asset):
-        return {"backbone": backbone, "pet": {"tune": "none"}}
+        return {"backbone": backbone, "pet": {"tune": "none"}, "zero_shot": False}
     lora: dict[str, Any] = {"rank": 8, "alpha": 16}
     if backbone["asset"] in (SMOLLM2.asset, SMOLLM2.hub_asset):
         lora["targets"] = ["q_proj", "v_proj"]

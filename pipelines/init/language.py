@@ -52,6 +52,12 @@ def name_language(texts: Sequence[str]) -> str:
     return "English" if detect_language(texts) == "english" else "another language"
 
 
+def describe_choice(language: Language, texts: Sequence[str]) -> str:
+    """Returns the choice of a language with the flag that changes it, for a message."""
+    name = " (Chinese)" if language == "other" and is_chinese(texts) else ""
+    return f"{language}{name}; --language changes it"
+
+
 def is_chinese(texts: Iterable[str]) -> bool:
     """Returns True if most letters of a sample of texts are Chinese characters."""
     letters = [letter for text in texts for letter in text if letter.isalpha()]

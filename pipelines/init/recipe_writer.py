@@ -20,6 +20,7 @@ COMMENTS = {
     "label_bias": "rare labels are predicted more often than accuracy alone would have it",
     "backbone": "language model",
     "backbone.max_length": "tokens of an example with its pattern",
+    "zero_shot": "untrained sub-models measure the same",
     "students": "encoders of the classifier, in several sizes",
     "members": "more members of the ensemble: word counts, and encoders, frozen and tuned",
     "ensemble": "all members label the unlabeled data",

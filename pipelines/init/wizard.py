@@ -12,9 +12,9 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from pipelines.default_models import MODELS
 from pipelines.init import data_table, label_words, recipe_writer
 from pipelines.init.budget import (
-    COSTS,
     DEFAULT_BUDGET,
     UNLABELED_SIZES,
     Workload,
@@ -424,7 +424,7 @@ class InitWizard:
 
 def _short_name(asset: str) -> str:
     """Returns the name of a model for a message: on the hub, if it is one of the defaults."""
-    known = {reference: model.hub for model in COSTS for reference in (model.asset, model.hub_asset)}
+    known = {reference: model.hub for model in MODELS for reference in (model.asset, model.hub_asset)}
     return known.get(asset, asset).rpartition("/")[2]
 
 

@@ -16,6 +16,7 @@ from cluster.store.base import Store
 from cluster.store.location import open_store
 from pipelines.preflight import memory
 from pipelines.preflight.checks import LocalCheck, OnStart, check_local, check_recipe
+from pipelines.run.remaining import RemainingTime
 from pipelines.schema.config import PipelineConfig
 from pipelines.schema.loader import find_recipe, read_recipe
 from pipelines.schema.locations import errors_located_in
@@ -40,8 +41,8 @@ class RunDisplay:
     """Prints messages and tables."""
     progress: Callable[[Console], AbstractContextManager[OnStart]]
     """Shows the checks and downloads before the run."""
-    events: Callable[[Console, int], AbstractContextManager[EventHandler]]
-    """Shows the events of the run, given the number of steps to run."""
+    events: Callable[[Console, int, RemainingTime], AbstractContextManager[EventHandler]]
+    """Shows the events of the run, given the number of steps to run and the estimate of the time that is left."""
 
 
 def load_request(recipe: str, overrides: list[str] | None, store: str | Path) -> RunRequest:

@@ -18,7 +18,7 @@ from dataclasses import replace
 from rich.markup import escape
 
 from cluster.errors import StoreError
-from cluster.run.events import EventHandler
+from cluster.run.events import Event, EventHandler
 from cluster.run.result import RunOptions, RunResult, Status
 from cluster.run.scheduler import execute
 from cluster.steps.plan import Plan, PlanState
@@ -37,6 +37,7 @@ from pipelines.run import publication
 from pipelines.run.model_registration import models_of, register_models
 from pipelines.run.progress import ProgressWriter
 from pipelines.run.publication import Datasets, log_plan, publish, resolved_recipe
+from pipelines.run.remaining import RemainingTime
 from pipelines.run.request import RunDisplay, RunRequest, check_machine, check_request
 from pipelines.schema.config import PipelineConfig
 
@@ -91,7 +92,7 @@ def _run_entered(
         request.store.local, name, name, uri=destination.uri, tags=tags, datasets=datasets, experiment_id=known
     ) as tracker:
         log_plan(tracker, request, planned)
-        with _events(display, num_steps[PlanState.RUN], run) as on_event:
+        with _events(display, num_steps[PlanState.RUN], planned, request.store, run) as on_event:
             result = execute(planned, request.store, options, tracker, on_event, leases)
         manifests = {**planned.manifests, **result.manifests}
         if result.failed and (dropped := dropped_members(request.config, planned, manifests, request.store)):
@@ -135,10 +136,16 @@ def _known_experiment(request: RunRequest, planned: Plan, destination: Destinati
 
 
 @contextmanager
-def _events(display: RunDisplay, num_steps: int, run: ActiveRun) -> Iterator[EventHandler]:
-    """Shows the events of a run, and writes its progress to the store."""
-    with display.events(display.console, num_steps) as shown, ProgressWriter(run, shown) as on_event:
-        yield on_event
+def _events(display: RunDisplay, num_steps: int, planned: Plan, store: Store, run: ActiveRun) -> Iterator[EventHandler]:
+    """Shows the events of a run with the time that is left, and writes its progress to the store."""
+    remaining = RemainingTime(planned, store)
+    with display.events(display.console, num_steps, remaining) as shown, ProgressWriter(run, shown) as on_event:
+
+        def handle(event: Event) -> None:
+            remaining(event)
+            on_event(event)
+
+        yield handle
 
 
 def _run_without(
@@ -158,7 +165,7 @@ def _run_without(
     steps = {step: key.fingerprint for step, key in planned.keys.items()}
     run.keep(steps)
     enter_recipe(request.store, request.config.name, resolved_recipe(request), steps)
-    with _events(display, len(first.blocked), run) as on_event:
+    with _events(display, len(first.blocked), planned, request.store, run) as on_event:
         second = execute(planned, request.store, options, tracker, on_event, leases)
     return planned, merge_results(first, second)
 

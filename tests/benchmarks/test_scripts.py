@@ -125,12 +125,14 @@ def test_failed_script_fails_the_run_but_does_not_stop_it(
 
 def comparison_recipes() -> Iterator[dict[str, Any]]:
     """Yields the recipes of the comparisons, for the first seed of each set."""
-    from benchmarks.quality import prompts
+    from benchmarks.quality import methods, prompts
     from benchmarks.quality.splits import SEEDS
 
     for name in prompts.HARD:
         for kind in prompts.METHODS:
             yield prompts.recipe(name, SEEDS[name][0], kind, Path("splits"))
+    for method in methods.METHODS.values():
+        yield methods.recipe("sst2", SEEDS["sst2"][0], method, "smollm2", Path("splits"))
 
 
 def test_recipes_of_the_comparisons_are_valid(tmp_path: Path) -> None:

@@ -19,7 +19,7 @@ import pytest
 import torch
 from transformers import AutoModel, AutoTokenizer
 
-from pipelines.init.assets import MINILM, MPNET, MULTILINGUAL_E5, QWEN_CODER, SMOLLM2
+from pipelines.default_models import MINILM, MPNET, MULTILINGUAL_E5, QWEN_CODER, SMOLLM2
 from stages.common.assets.cache import resolve
 from stages.common.examples import Example
 from stages.common.models.backbones.config import BackboneConfig, LoraConfig, TuneConfig

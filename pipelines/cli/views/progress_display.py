@@ -87,13 +87,15 @@ def preflight_progress(console: Console) -> Iterator[Callable[[str, int, int], N
 class ProgressDisplay:
     """Shows events. Use it as a context manager around the run, and call it with each event."""
 
-    def __init__(self, console: Console, num_steps: int) -> None:
+    def __init__(self, console: Console, num_steps: int, remaining: Callable[[], float | None]) -> None:
         """
         Args:
             console: The terminal or stream.
             num_steps: Steps that will be executed.
+            remaining: Returns the seconds that the run still takes, if they are known.
         """
         self.console = console
+        self.remaining = remaining
         self.name_width = max(14, min(36, console.width // 4))
         elapsed = (TimeElapsedColumn(),) if console.width >= MIN_WIDTH_FOR_ELAPSED else ()
         used = self.name_width + COUNT_WIDTH + LEFT_WIDTH + 3 + (ELAPSED_WIDTH + 1 if elapsed else 0)
@@ -103,7 +105,7 @@ class ProgressDisplay:
             MofNCompleteColumn(),
             _InfoColumn(self.info_width),
             *elapsed,
-            TextColumn("{task.fields[left]}", style="cyan"),
+            _LeftColumn(remaining),
             console=console,
             transient=True,
             refresh_per_second=5,
@@ -238,10 +240,27 @@ class ProgressDisplay:
             if self.is_ray_starting:
                 shown.append("Ray is starting")
             if shown:
-                line = f"{self.num_finished}/{self.num_steps} steps done; {'; '.join(shown)}"
+                seconds = self.remaining()
+                left = "" if seconds is None else f", about {clock(seconds)} left"
+                line = f"{self.num_finished}/{self.num_steps} steps done{left}; {'; '.join(shown)}"
                 self.console.print(
                     escape(f"{'running' if running else 'waiting'}   {line}"), highlight=False, soft_wrap=True
                 )
+
+
+class _LeftColumn(ProgressColumn):
+    """The time that a step needs for its phase; in the line of all steps that of the run."""
+
+    def __init__(self, remaining: Callable[[], float | None]) -> None:
+        self.remaining = remaining
+        super().__init__()
+
+    def render(self, task: Task) -> Text:
+        left = task.fields["left"]
+        if task.fields["info"] is None:
+            seconds = self.remaining()
+            left = "" if seconds is None else f"{clock(seconds)} left"
+        return Text(left, style="cyan")
 
 
 class _InfoColumn(ProgressColumn):
@@ -294,6 +313,10 @@ def select_output_mode(*, as_json: bool, is_quiet: bool) -> OutputMode:
     return OutputMode(
         console=messages,
         progress=preflight_progress,
-        events=(lambda _, num_steps: JsonEvents(stream, num_steps)) if as_json else ProgressDisplay,
+        events=(
+            (lambda _, num_steps, remaining: JsonEvents(stream, num_steps))
+            if as_json
+            else (lambda console, num_steps, remaining: ProgressDisplay(console, num_steps, remaining.seconds))
+        ),
         finish=partial(json_events.write_finished, stream) if as_json else lambda result, exit_code: None,
     )

@@ -9,13 +9,10 @@ from typing import Any
 
 import pytest
 
-from pipelines.init.assets import MINILM, MPNET, QWEN_CODER, SMOLLM2
+from pipelines.default_models import COSTS, MINILM, MPNET, PATTERN_TOKENS, QWEN_CODER, SMOLLM2, STEP_OVERHEAD
 from pipelines.init.budget import (
-    COSTS,
     MAX_SCORED,
     MIN_SCORED,
-    PATTERN_TOKENS,
-    STEP_OVERHEAD,
     Parts,
     Workload,
     describe_reductions,
@@ -164,6 +161,8 @@ def test_sub_models_without_training_take_the_time_of_reading() -> None:
     tokens = (2 * 500 + 100 + 5000) * (40 + PATTERN_TOKENS) / 1000
     expected = 2 * (2 * STEP_OVERHEAD + tokens * COSTS[QWEN_CODER].reading)
     assert estimate_seconds(sections, WORK)["pet"] == pytest.approx(expected)
+    once = 2 * (STEP_OVERHEAD + (tokens - 500 * (40 + PATTERN_TOKENS) / 1000) * COSTS[QWEN_CODER].reading)
+    assert estimate_seconds({**sections, "zero_shot": False}, WORK)["pet"] == pytest.approx(once)
 
 
 def test_fewer_examples_are_scored_if_a_pass_takes_longer() -> None:

@@ -59,7 +59,7 @@ def test_clean_file_has_no_warning(report: Callable[..., Any]) -> None:
         "with text and label": "60",
         "characters": "12 (median), 12 (95%)",
         "labels": "2: a 30, b 30",
-        "language": "english (--language)",
+        "language": "english; --language changes it",
     }
 
 

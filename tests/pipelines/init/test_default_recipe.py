@@ -8,8 +8,8 @@ from typing import Any
 import pytest
 
 from pipelines.dag.fewshot import build_steps
-from pipelines.init.assets import MINILM, MPNET, MULTILINGUAL_E5, QWEN_CODER, SMOLLM2
-from pipelines.init.budget import COSTS, Workload
+from pipelines.default_models import COSTS, MINILM, MPNET, MULTILINGUAL_E5, QWEN_CODER, SMOLLM2
+from pipelines.init.budget import Workload
 from pipelines.init.default_recipe import (
     FittedRecipe,
     RecipeProfile,

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from pipelines.cli.views import terminal
 from pipelines.dag import fewshot
-from pipelines.init.assets import MINILM, MPNET, MULTILINGUAL_E5, QWEN_CODER, SMOLLM2
+from pipelines.default_models import MINILM, MPNET, MULTILINGUAL_E5, QWEN_CODER, SMOLLM2
 from pipelines.schema import reference
 from pipelines.schema.config import PipelineConfig
 from pipelines.schema.loader import read_recipe
@@ -202,6 +202,7 @@ def test_other_languages_have_a_multilingual_encoder(backbone: str) -> None:
     data = write_csv("some.csv", ("text", "label"), rows)
     done = init(data, "--output", "made.yaml", "--backbone", backbone, "--no-score")
     assert done.exit_code == 0, done.exception
+    assert "other (Chinese); --language changes it" in done.output
     assert "Language: other" in done.output and "Encoders: multilingual-e5-small" in done.output
     sections = yaml.safe_load(Path("made.yaml").read_text())
     assert "主题" in sections["task"]["patterns"]["topic"]

@@ -142,7 +142,7 @@ def test_nan_is_null_in_json() -> None:
 def draw(width: int, *events: Any) -> str:
     """Returns the progress lines in a terminal of this width after the events."""
     console = Console(file=io.StringIO(), force_terminal=True, width=width, height=20)
-    with ProgressDisplay(console, 3) as display:
+    with ProgressDisplay(console, 3, lambda: None) as display:
         for event in events:
             display(event)
     page = Console(file=io.StringIO(), width=width)
@@ -166,7 +166,7 @@ def test_log_of_a_job_has_a_line_with_the_progress_and_no_control_characters(mon
     monkeypatch.setattr(progress_display, "PRINT_EVERY_S", 0.05)
     stream = io.StringIO()
     info = {"phase": "training", "examples_per_s": 1234.5, "eta_s": 75.0}
-    with ProgressDisplay(Console(file=stream, width=80), 9) as display:
+    with ProgressDisplay(Console(file=stream, width=80), 9, lambda: None) as display:
         display(StepStarted("a/0", 1, "log"))
         display(StepFinished("a/0", 1.0, cached=False))
         for index in range(1, 7):
@@ -184,6 +184,23 @@ def test_log_of_a_job_has_a_line_with_the_progress_and_no_control_characters(mon
         "a/4 starting; 2 more; 2 queued for 1 CPU"
     )
     assert all(line.isprintable() for line in lines)
+
+
+def test_time_that_the_run_takes_is_shown_once_it_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(progress_display, "PRINT_EVERY_S", 0.02)
+    stream = io.StringIO()
+    known: list[float] = []
+    with ProgressDisplay(Console(file=stream, width=80), 3, lambda: known[0] if known else None) as display:
+        display(StepStarted("a/0", 1, "log"))
+        wait_until(lambda: "running   0/3 steps done; a/0 starting\n" in stream.getvalue())
+        known.append(750.0)
+        wait_until(lambda: "running   0/3 steps done, about 12:30 left; a/0 starting\n" in stream.getvalue())
+    terminal = Console(file=io.StringIO(), force_terminal=True, width=COLUMNS)
+    with ProgressDisplay(terminal, 3, lambda: 750.0) as display:
+        page = Console(file=io.StringIO(), width=COLUMNS)
+        with page.capture() as captured:
+            page.print(display.progress.get_renderable())
+    assert re.search(r"steps +0/3 .* 12:30 left", captured.get())
 
 
 OWNER = "ann@host, process 7"
@@ -208,7 +225,7 @@ def test_log_of_a_job_has_the_line_also_while_all_steps_wait(
 ) -> None:
     monkeypatch.setattr(progress_display, "PRINT_EVERY_S", 0.02)
     stream = io.StringIO()
-    with ProgressDisplay(Console(file=stream, width=80), 3) as display:
+    with ProgressDisplay(Console(file=stream, width=80), 3, lambda: None) as display:
         for event in waits:
             display(event)
         line = f"waiting   0/3 steps done; {shown}\n"
@@ -243,7 +260,7 @@ def test_headline_metric_is_the_first_known_metric() -> None:
 
 def test_queued_step_says_what_it_waits_for_until_it_starts() -> None:
     console = Console(file=io.StringIO(), force_terminal=True, width=COLUMNS)
-    with ProgressDisplay(console, 30) as display:
+    with ProgressDisplay(console, 30, lambda: None) as display:
         for index in range(30):
             display(StepQueued(f"pet/{index}", "1 GPU"))
         rows = display.progress.tasks
@@ -252,7 +269,7 @@ def test_queued_step_says_what_it_waits_for_until_it_starts() -> None:
         display(StepStarted("pet/0", 1, "log"))
         assert [task.fields["info"] for task in display.progress.tasks if task.description == "pet/0"] == ["starting"]
     lines = Console(file=io.StringIO(), width=COLUMNS)
-    with ProgressDisplay(lines, 1) as display:
+    with ProgressDisplay(lines, 1, lambda: None) as display:
         display(StepQueued("pet/0", "1 GPU"))
         display(StepStarted("pet/1", 1, "log"))
         display(StepQueued("pet/2", "1 CPU"))

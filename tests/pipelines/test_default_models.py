@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import pytest
 
-from pipelines.init import assets
-from pipelines.init.assets import MINILM, MULTILINGUAL_E5, QWEN_CODER, SMOLLM2, ModelAsset
+from pipelines import default_models
+from pipelines.default_models import MINILM, MULTILINGUAL_E5, QWEN_CODER, SMOLLM2, ModelAsset
 from pipelines.schema.config import PipelineConfig
 from pipelines.schema.loader import find_recipe, read_recipe
 from stages.common.assets.cache import identity
 from stages.common.assets.references import Asset
 from tests.support.paths import ROOT
 
-MODELS = {name: item for name, item in vars(assets).items() if isinstance(item, ModelAsset)}
+MODELS = {name: item for name, item in vars(default_models).items() if isinstance(item, ModelAsset)}
 
 
 @pytest.mark.parametrize("name", MODELS)

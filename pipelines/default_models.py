@@ -1,10 +1,12 @@
-"""Models that recipes use by default, by role. docs/reference/assets.md describes them, and data sets.
+"""Models that recipes use by default, by role, and what they cost.
 
-The references are of packages, so no model hub is needed. `hub_asset` is the same model on the Hugging Face hub.
+docs/reference/assets.md describes them, and data sets. The references are of packages, so no model hub is needed.
+`hub_asset` is the same model on the Hugging Face hub.
 """
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 
@@ -33,6 +35,16 @@ class ModelAsset:
     def reads(self, language: str) -> bool:
         """Returns True if the model was trained on texts of a language, an ISO 639-1 code."""
         return not self.languages or language in self.languages
+
+
+@dataclass(frozen=True, slots=True)
+class Cost:
+    """Seconds per 1,000 tokens on two cores."""
+
+    reading: float
+    """Without gradients."""
+    training: float
+    """Forward, backward and optimizer; of a language model with adapters."""
 
 
 SMOLLM2 = ModelAsset(
@@ -88,8 +100,25 @@ MULTILINGUAL_E5 = ModelAsset(
 """The encoder for other languages: probe and student."""
 
 MODELS = (SMOLLM2, QWEN_CODER, MINILM, MPNET, MULTILINGUAL_E5)
+# python benchmarks/speed/model_costs.py
+COSTS: Mapping[ModelAsset, Cost] = {
+    MINILM: Cost(reading=0.06, training=0.4),
+    MPNET: Cost(reading=0.4, training=2.7),
+    MULTILINGUAL_E5: Cost(reading=0.12, training=0.8),
+    SMOLLM2: Cost(reading=0.35, training=1.8),
+    QWEN_CODER: Cost(reading=1.3, training=6.5),
+}
+STEP_OVERHEAD = 8.0
+"""Seconds until a step has started and has loaded its model."""
+PATTERN_TOKENS = 10
+"""Tokens of a pattern around the text."""
 
 
 def find_model_asset(ref: str) -> ModelAsset | None:
     """Returns the model of this module that a reference names, in packages or on the hub; None for other references."""
     return next((item for item in MODELS if ref == item.asset or ref.partition("@")[0] == item.hub_asset), None)
+
+
+def cost_of(asset: str, *, is_encoder: bool) -> Cost:
+    """Returns the cost of a model. A model of the user counts as MPNet or SmolLM2."""
+    return COSTS[find_model_asset(asset) or (MPNET if is_encoder else SMOLLM2)]
