@@ -61,6 +61,7 @@ BENCHMARKS = (
     Benchmark("label_memory.py"),
     Benchmark("unlabeled_memory.py"),
     Benchmark("cluster/memory.py"),
+    Benchmark("cluster/sharded_updates.py"),
     Benchmark("cluster/shards.py"),
     Benchmark("cluster/equality.py"),
     Benchmark("engine.py", ("--store", STORE), ("--quick", "--store", STORE)),

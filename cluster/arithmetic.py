@@ -8,6 +8,8 @@ VERSION = 1
 MODULES = (
     "cluster.parallel.engine",
     "cluster.parallel.nvme_offload",
+    "cluster.parallel.partition",
+    "cluster.parallel.sharding",
     "cluster.parallel.streaming",
     "cluster.parallel.zero3",
     "stages.common.engine",

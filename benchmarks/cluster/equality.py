@@ -1,4 +1,4 @@
-"""Compares a prompt from one worker with two workers that share batches (ddp) or the model (zero3).
+"""Compares a prompt from one worker with two workers that share batches (ddp, zero2) or the model (fsdp, zero3).
 
     python benchmarks/cluster/equality.py [bert] [llama]      --quick: only bert, ddp and a few steps
 
@@ -44,7 +44,7 @@ TOLERANCE = 1e-4
 """Values of a prompt are around 1, logits around 10. Several workers add the terms of a sum in another order."""
 
 TRAINING = TrainingConfig(learning_rate=0.01, batch_size=8, steps=20)
-STRATEGIES: tuple[tuple[Strategy, int], ...] = (("single", 1), ("ddp", 2), ("zero3", 2))
+STRATEGIES: tuple[tuple[Strategy, int], ...] = (("single", 1), ("ddp", 2), ("fsdp", 2), ("zero2", 2), ("zero3", 2))
 """Strategy and number of workers; the first is the reference."""
 
 LLAMA = {"hidden_size": 64, "num_hidden_layers": 4, "num_attention_heads": 4, "intermediate_size": 128}

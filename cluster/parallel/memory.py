@@ -4,13 +4,18 @@ Letters: P parameters, T trained parameters (part of P, or additional: prompts, 
 width of a layer, H heads, V vocabulary, B examples of a pass, L tokens of an example with its prompt.
 
     base             what a process has before it loads a model; measured, see `BASE_BYTES`
-    weights          P numbers in the frozen precision; P / N under zero3
-    gathered         under zero3, the largest module that computes at once, twice: flat as received, and in its shape
-    trained          4 T, gradients 4 T, optimizer state 8 T: float32, AdamW; zero2 partitions the last two
+    mapped           P numbers that stay in their file, if a frozen model computes on CPUs in the precision of its file:
+                     once for all workers of a machine
+    weights          else P numbers in the frozen precision; P / N under zero3; under fsdp P / N of the large weights
+    gathered         the largest module that computes at once, twice: flat as received, and in its shape. Under zero3 it
+                     has single weights, under fsdp a block, embeddings or the LM head; with its gradients if trained
+    trained          4 T, gradients 4 T, optimizer state 8 T: float32, AdamW. zero1 partitions the last, zero2 the last
+                     two, fsdp all three of the backbone's own weights
     activations      what autograd keeps: `kept_per_token`, B x L times, in every layer
     logits           B x V where they cover the vocabulary, in float32 and in the model's own precision
-    buffers          what one layer needs in addition, forward and backward, before it is freed; under ddp also the 4 T
-                     of the message with all gradients, as far as it does not fit into freed activations and logits
+    buffers          what one layer needs in addition, forward and backward, before it is freed
+    heap             on CPUs what the C library keeps of the last three after they were freed: `HEAP_FRACTION`
+    checkpoint       what the first worker gathers for a checkpoint, as far as it does not fit into what a pass frees
     disk_buffers     read buffers of weights on a disk; parts too small for the disk count as weights
 
 Sources: Rajbhandari et al. (ZeRO), SC 2020, https://arxiv.org/abs/1910.02054; Korthikanti et al., MLSys 2023,
@@ -36,6 +41,10 @@ GPU_BASE_BYTES = 1 * GIB
 """GPU memory of a worker process: CUDA context, libraries, NCCL. Assumed, not measured."""
 FLOAT = 4
 """Bytes of a float32."""
+HEAP_FRACTION = 0.35
+"""Freed memory of passes that the C library keeps, relative to what they need. Fitted to benchmarks/cluster/memory.py,
+where 0.0 to 0.6 was measured. Workers that gather weights return it (`cluster.parallel.config.ALLOCATOR`).
+"""
 MOMENTS = 2
 """Numbers that AdamW keeps per trained parameter."""
 
@@ -58,6 +67,9 @@ class ModelShape:
         adapted: Name of a layer -> sum of its inputs and outputs over all layers; times the rank it is the size of
             LoRA.
         reads_vocabulary: True if logits cover the vocabulary, False if only the label words (causal models).
+        num_unsharded: Number of parameters that are complete on every worker under fsdp.
+        largest_unit: Number of parameters of the largest module that fsdp gathers at once.
+        file_weight_bytes: Bytes of a weight in the files of the model; None if unknown.
     """
 
     num_parameters: int
@@ -72,6 +84,14 @@ class ModelShape:
     kept_inner: int
     adapted: Mapping[str, int]
     reads_vocabulary: bool
+    num_unsharded: int = 0
+    largest_unit: int = 0
+    file_weight_bytes: int | None = None
+
+    @property
+    def num_sharded(self) -> int:
+        """Number of parameters of which a worker keeps a part under fsdp."""
+        return self.num_parameters - self.num_unsharded
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -109,12 +129,16 @@ class Partitioning:
     """The parts that a strategy partitions among the workers, and if it offloads the frozen weights.
 
     Args:
-        weights: Partitions the frozen weights.
-        states: Partitions gradients and optimizer state.
+        weights: Partitions the weights of the backbone.
+        trains_backbone: True if steps that train the weights of the backbone itself can use the strategy.
+        gradients: Partitions gradients.
+        states: Partitions optimizer state.
         offload: Keeps the frozen weights in CPU memory.
     """
 
     weights: bool = False
+    trains_backbone: bool = True
+    gradients: bool = False
     states: bool = False
     offload: bool = False
 
@@ -123,12 +147,16 @@ PARTITIONING: Mapping[str, Partitioning] = MappingProxyType(
     {
         "single": Partitioning(),
         "ddp": Partitioning(),
-        "zero2": Partitioning(states=True),
-        "zero3": Partitioning(weights=True),
-        "zero3_offload": Partitioning(weights=True, offload=True),
+        "fsdp": Partitioning(weights=True),
+        "zero1": Partitioning(states=True),
+        "zero2": Partitioning(gradients=True, states=True),
+        "zero3": Partitioning(weights=True, trains_backbone=False),
+        "zero3_offload": Partitioning(weights=True, trains_backbone=False, offload=True),
     }
 )
 """Name of a `cluster.steps.step.Strategy` -> what it partitions."""
+BY_DEEPSPEED = ("zero3", "zero3_offload")
+"""Strategies that gather single weights with DeepSpeed, which implements products with them itself."""
 STREAM = "stream"
 """Workers that map batches of a stream. Each has the full model; a recipe cannot select this strategy for training."""
 
@@ -138,6 +166,7 @@ class MemoryEstimate:
     """Bytes of one worker on its machine or on its GPU. The docstring of the module explains the parts."""
 
     base: int = 0
+    mapped: int = 0
     weights: int = 0
     gathered: int = 0
     trained: int = 0
@@ -146,17 +175,19 @@ class MemoryEstimate:
     activations: int = 0
     logits: int = 0
     buffers: int = 0
+    heap: int = 0
+    checkpoint: int = 0
     disk_buffers: int = 0
 
     @property
     def total(self) -> int:
-        """The sum of all parts."""
-        return sum(getattr(self, item.name) for item in fields(self))
+        """The sum of all parts that belong to this worker alone."""
+        return sum(getattr(self, item.name) for item in fields(self) if item.name != "mapped")
 
     @property
     def required(self) -> int:
         """The parts that no library can avoid: weights, and what training needs."""
-        return self.weights + self.disk_buffers + self.trained + self.gradients + self.optimizer_state
+        return self.mapped + self.weights + self.disk_buffers + self.trained + self.gradients + self.optimizer_state
 
 
 @dataclass(frozen=True, slots=True)
@@ -178,10 +209,10 @@ class MemoryBudget:
     def fits(self, needs: WorkerMemory, workers: int, *, required: bool = False) -> bool:
         """Returns True if the workers of a step fit. An unknown budget fits any step.
 
-        With `required` this compares required parts only, and one worker on the machine: weights in the precision of
-        their file stay memory-mapped, once for all workers.
+        With `required` this compares required parts only, and one worker on the machine.
         """
-        on_machine = needs.machine.required if required else workers * needs.machine.total
+        total = workers * needs.machine.total + needs.machine.mapped
+        on_machine = needs.machine.required if required else total
         if self.machine is not None and on_machine > self.machine:
             return False
         if self.gpu is None or needs.gpu is None:
@@ -203,35 +234,76 @@ def estimate_memory(
         on_disk: True if the frozen weights of zero3_offload are stored on a disk.
     """
     partitioning = Partitioning() if strategy == STREAM else PARTITIONING[strategy]
-    weights = model.num_parameters * workload.backbone_weight_bytes
-    if partitioning.weights:
-        weights = math.ceil(weights / workers)
+    size = workload.backbone_weight_bytes
+    kept = kept_weights(model, strategy, workers)
+    weights = kept * size
     disk = disk_buffers = 0
     if on_disk:
         disk = offloaded_bytes(model, workload, workers)
         disk_buffers = NUM_BUFFERS * math.ceil(max(model.weights) / workers) * workload.weight_bytes
     weights -= disk
-    num_owners = workers if partitioning.states else 1
-    kept = activations(model, workload, workers, partitioned=partitioning.weights)
-    scores = logits(model, workload, workers)
-    message = workload.num_trained * FLOAT if strategy == "ddp" else 0
+    is_mapped = (
+        not on_gpu
+        and not partitioning.weights
+        and not workload.trains_backbone
+        and model.file_weight_bytes == workload.weight_bytes
+    )
+    # Under fsdp, trained weights of the backbone are sharded as the weights are; prompts and adapters never are.
+    trained = workload.num_trained
+    if workload.trains_backbone:
+        trained = trained * kept // model.num_parameters
     computing = MemoryEstimate(
-        weights=weights,
-        gathered=2 * model.largest_module * workload.weight_bytes if partitioning.weights else 0,
+        mapped=weights if is_mapped else 0,
+        weights=0 if is_mapped else weights,
+        gathered=gathered(model, workload, strategy),
         trained=0 if workload.trains_backbone else workload.num_trained * FLOAT,
-        gradients=math.ceil(workload.num_trained * FLOAT / num_owners),
-        optimizer_state=math.ceil(workload.num_trained * FLOAT * MOMENTS / num_owners),
-        activations=kept,
-        logits=scores,
-        buffers=max(buffers(model, workload, workers), message - kept - scores),
+        gradients=math.ceil(trained * FLOAT / (workers if partitioning.gradients else 1)),
+        optimizer_state=math.ceil(trained * FLOAT * MOMENTS / (workers if partitioning.states else 1)),
+        activations=activations(model, workload, workers, partitioned=strategy in BY_DEEPSPEED),
+        logits=logits(model, workload, workers),
+        buffers=buffers(model, workload, workers),
     )
     base = BASE_BYTES[partitioning.weights]
+    saved = trained_on_others(model, workload, strategy, workers)
     if not on_gpu:
-        return WorkerMemory(replace(computing, base=base, disk_buffers=disk_buffers), None, disk)
+        passes = computing.activations + computing.logits + computing.buffers
+        heap = 0 if partitioning.weights else math.ceil(HEAP_FRACTION * passes)
+        freed = passes + heap + computing.gathered + (0 if strategy == "zero1" else computing.gradients)
+        checkpoint = max(0, saved - freed)
+        on_machine = replace(computing, base=base, heap=heap, checkpoint=checkpoint, disk_buffers=disk_buffers)
+        return WorkerMemory(on_machine, None, disk)
     if partitioning.offload:
         machine = MemoryEstimate(base=base, weights=weights, disk_buffers=disk_buffers)
         return WorkerMemory(machine, replace(computing, base=GPU_BASE_BYTES, weights=0), disk)
-    return WorkerMemory(MemoryEstimate(base=base), replace(computing, base=GPU_BASE_BYTES))
+    return WorkerMemory(MemoryEstimate(base=base, checkpoint=saved), replace(computing, base=GPU_BASE_BYTES))
+
+
+def trained_on_others(model: ModelShape, workload: Workload, strategy: str, workers: int) -> int:
+    """Returns the bytes of trained weights and optimizer state that the first worker gathers for a checkpoint."""
+    if strategy in ("zero1", "zero2"):
+        return MOMENTS * workload.num_trained * FLOAT * (workers - 1) // workers
+    if strategy == "fsdp" and workload.trains_backbone:
+        return (1 + MOMENTS) * workload.num_trained * FLOAT * model.num_sharded // model.num_parameters
+    return 0
+
+
+def kept_weights(model: ModelShape, strategy: str, workers: int) -> int:
+    """Returns how many weights of the backbone a worker keeps."""
+    if strategy in BY_DEEPSPEED:
+        return math.ceil(model.num_parameters / workers)
+    if strategy == "fsdp":
+        return model.num_unsharded + math.ceil(model.num_sharded / workers)
+    return model.num_parameters
+
+
+def gathered(model: ModelShape, workload: Workload, strategy: str) -> int:
+    """Returns the bytes of the weights that a worker gathers at once, and under fsdp of their gradients."""
+    if strategy in BY_DEEPSPEED:
+        return 2 * model.largest_module * workload.weight_bytes
+    if strategy == "fsdp":
+        copies = 4 if workload.trains_backbone else 2
+        return copies * model.largest_unit * workload.backbone_weight_bytes
+    return 0
 
 
 def offloaded_bytes(model: ModelShape, workload: Workload, workers: int) -> int:
@@ -296,10 +368,10 @@ def buffers(model: ModelShape, workload: Workload, workers: int) -> int:
 def strategies_that_fit(
     model: ModelShape, workload: Workload, budget: MemoryBudget, *, on_gpu: bool, most_workers: int
 ) -> Iterator[tuple[str, int]]:
-    """Yields strategies and numbers of workers that fit, the simplest first. Trained weights are never partitioned."""
+    """Yields strategies and numbers of workers that fit, the simplest first."""
     counts = [2**power for power in range(most_workers.bit_length())]
     for strategy, partitioning in PARTITIONING.items():
-        if partitioning.weights and workload.trains_backbone:
+        if workload.trains_backbone and not partitioning.trains_backbone:
             continue
         for workers in [1] if strategy == "single" else [count for count in counts if count > 1]:
             if budget.fits(estimate_memory(model, workload, strategy, workers, on_gpu=on_gpu), workers):

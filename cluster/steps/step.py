@@ -16,12 +16,13 @@ from cluster.store.base import FINGERPRINT, RESERVED
 Upstream: TypeAlias = "Step | tuple[Step, ...]"
 _SEGMENT = re.compile(r"[a-z0-9_.-]+")
 _FUNCTION = re.compile(r"[\w.]+:\w+")
-Strategy = Literal["single", "ddp", "zero2", "zero3", "zero3_offload"]
+Strategy = Literal["single", "ddp", "fsdp", "zero1", "zero2", "zero3", "zero3_offload"]
 """How the workers of a step share the work.
 
-single: one worker. ddp: each worker computes a part of every batch. zero2: like ddp, and each worker stores a part of
-the gradients and of the optimizer state. zero3: like ddp, and each worker stores a part of every frozen weight.
-zero3_offload: like zero3, with the weights in the memory of the machines or on a disk.
+single: one worker. ddp: each worker computes a part of every batch. fsdp: like ddp, and each worker stores a part of
+the large weights, frozen or trained, of their gradients and of their optimizer state. zero1: like ddp, and each worker
+stores a part of the optimizer state. zero2: like zero1, and of the gradients. zero3: like ddp, and each worker stores a
+part of every frozen weight. zero3_offload: like zero3, with the weights in the memory of the machines or on a disk.
 """
 
 

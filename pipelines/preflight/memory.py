@@ -47,10 +47,11 @@ if TYPE_CHECKING:
     from torch import nn
 
 
-FORM = 2
+FORM = 3
 """Version of the files in the cache. Raise it if `ModelShape` or the counted values change."""
 KEPT_INNER = {"silu": 1, "relu": 1, "gelu": 1, "gelu_new": 4, "gelu_pytorch_tanh": 1}
 """Inner tensors that an activation keeps for its backward pass. gelu_new consists of four products."""
+BYTES_OF_DTYPE = {"float32": 4, "bfloat16": 2, "float16": 2}
 GATED_TOO = 2
 """Inner tensors that the product of a gate keeps: both of its factors."""
 
@@ -91,6 +92,7 @@ def shape_of(folder: Path, *, trust_remote_code: bool = False) -> ModelShape:
 
 def _count(folder: Path, family: Family, trust_remote_code: bool) -> ModelShape:
     # For models that were not counted yet:
+    from stages.common.models.backbones.partitioned import largest_unit, num_unsharded  # noqa: PLC0415  (loads torch)
     from stages.common.models.meta_models import adapted_layer_sizes, meta_model  # noqa: PLC0415  (loads torch)
 
     model = meta_model(folder, trust_remote_code=trust_remote_code)
@@ -113,7 +115,16 @@ def _count(folder: Path, family: Family, trust_remote_code: bool) -> ModelShape:
         kept_inner=kept,
         adapted=adapted_layer_sizes(model),
         reads_vocabulary=family != "causal",
+        num_unsharded=num_unsharded(model),
+        largest_unit=largest_unit(model),
+        file_weight_bytes=_bytes_in_file(folder),
     )
+
+
+def _bytes_in_file(folder: Path) -> int | None:
+    """Returns the bytes of a weight in the files of a model, by its config.json; None if it does not say."""
+    settings = json.loads((folder / "config.json").read_text(encoding="utf-8"))
+    return BYTES_OF_DTYPE.get(settings.get("dtype") or settings.get("torch_dtype") or "")
 
 
 def _activation(model: nn.Module, settings: dict[str, Any]) -> tuple[int, int]:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
@@ -36,24 +36,41 @@ class InProcessEngine:
         self._graceful_stop = graceful_stop or _never_stop
         self._map_batches = map_batches or map_sequentially
 
-    def load_frozen(self, load_model: Callable[[], Any], *, bf16: bool, largest_weight: Callable[[], int]) -> Any:
+    def load_frozen(
+        self,
+        load_model: Callable[[], Any],
+        *,
+        bf16: bool,
+        largest_weight: Callable[[], int],
+        find_units: Callable[[Any], Sequence[Any]],
+    ) -> Any:
         """Loads the model into this process."""
-        del bf16, largest_weight
+        del bf16, largest_weight, find_units
         return load_model()
 
-    def register_parameters(self, parameters: Sequence[Any]) -> None:
-        """Does nothing: one process updates all parameters."""
-        del parameters
+    def load_trained(self, load_model: Callable[[], Any], *, find_units: Callable[[Any], Sequence[Any]]) -> Any:
+        """Loads the model into this process."""
+        del find_units
+        return load_model()
+
+    def register_parameters(self, parameters: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Returns the parameters: one process updates all of them."""
+        return parameters
+
+    def forward(self, compute: Callable[[], Any], *, is_last: bool) -> Any:
+        """Computes a loss."""
+        del is_last
+        return compute()
 
     def backward(self, loss: Any) -> None:
         """Computes the gradients of a scalar tensor."""
         loss.backward()
 
-    def clip_grad_norm(self, parameters: Sequence[Any], max_norm: float) -> float:
+    def clip_grad_norm(self, parameters: Mapping[str, Any], max_norm: float) -> float:
         """Clips the gradients. Returns their norm before clipping."""
         import torch  # noqa: PLC0415  (stages without a model do not need torch)
 
-        return float(torch.nn.utils.clip_grad_norm_(parameters, max_norm))
+        return float(torch.nn.utils.clip_grad_norm_(parameters.values(), max_norm))
 
     def optimizer_step(self, optimizer: Any) -> None:
         """Updates the parameters and clears their gradients."""

@@ -61,23 +61,56 @@ class Engine(Protocol):
     checkpoint_dir: Path | None
     """Folder for checkpoints during training, which survives if the step is killed. If None, nothing is saved."""
 
-    def load_frozen(self, load_model: Callable[[], Any], *, bf16: bool, largest_weight: Callable[[], int]) -> Any:
+    def load_frozen(
+        self,
+        load_model: Callable[[], Any],
+        *,
+        bf16: bool,
+        largest_weight: Callable[[], int],
+        find_units: Callable[[Any], Sequence[Any]],
+    ) -> Any:
         """Returns a model of transformers whose weights never change. An engine may spread it over the workers.
 
         Args:
             load_model: Loads the model.
             bf16: True if its weights are bfloat16, False for float32.
             largest_weight: Returns the number of elements of the largest weight; called if weights are kept on disk.
+            find_units: Returns the modules of the model whose weights a worker may gather while they compute.
         """
 
-    def register_parameters(self, parameters: Sequence[Any]) -> None:
-        """Registers what will be trained, before the first pass. An engine may shard the updates among workers."""
+    def load_trained(self, load_model: Callable[[], Any], *, find_units: Callable[[Any], Sequence[Any]]) -> Any:
+        """Returns a model whose weights are trained. An engine may spread it over the workers.
+
+        Args:
+            load_model: Loads the model.
+            find_units: As in `load_frozen`.
+        """
+
+    def register_parameters(self, parameters: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Registers what will be trained, before the first pass, by name.
+
+        Returns:
+            What the optimizer of this worker updates: the parameters, or this worker's parts of them.
+        """
+
+    def forward(self, compute: Callable[[], Any], *, is_last: bool) -> Any:
+        """Returns the scalar tensor that `compute` returns: this worker's part of the loss.
+
+        Args:
+            compute: Runs the forward pass.
+            is_last: False if more passes follow whose gradients are added up before the update.
+        """
 
     def backward(self, loss: Any) -> None:
-        """Runs the backward pass of a scalar tensor: this worker's part of the loss."""
+        """Runs the backward pass of a tensor of `forward`, and sums the gradients of all workers."""
 
-    def clip_grad_norm(self, parameters: Sequence[Any], max_norm: float) -> float:
-        """Sums the gradients of all workers and clips them; returns their norm before clipping."""
+    def clip_grad_norm(self, parameters: Mapping[str, Any], max_norm: float) -> float:
+        """Clips the gradients; returns their norm before clipping.
+
+        Args:
+            parameters: Name -> parameter: those of `register_parameters` that are trained in this step.
+            max_norm: Maximum norm.
+        """
 
     def optimizer_step(self, optimizer: Any) -> None:
         """Updates the parameters and clears their gradients."""

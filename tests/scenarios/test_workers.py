@@ -1,4 +1,4 @@
-"""Steps with several workers: Ray Train, gloo, and ZeRO-3 of DeepSpeed on CPUs."""
+"""Steps with several workers: Ray Train, gloo, FSDP2 of torch and ZeRO-3 of DeepSpeed on CPUs."""
 
 from __future__ import annotations
 
@@ -97,7 +97,7 @@ def distributed(strategy: Any, workers: int, cpus: float = 1) -> Resources:
 
 @pytest.mark.parametrize(
     ("family", "strategy"),
-    [("bert", "ddp"), ("llama", "zero2"), ("bert", "zero3"), ("llama", "zero3"), ("gpt2", "zero3_offload")],
+    [("bert", "ddp"), ("llama", "fsdp"), ("llama", "zero2"), ("llama", "zero3"), ("gpt2", "zero3_offload")],
 )
 def test_two_workers_give_the_result_of_one(
     family: str, strategy: str, folders: dict[str, Path], ray_session: Capacity, tmp_path: Path
@@ -128,9 +128,10 @@ def test_two_workers_give_the_result_of_one(
     else:
         assert min(counts["optimizer_state"]) >= trained
     num_parts = 1 if strategy in ("ddp", "zero2") else 2
+    num_more = {"fsdp": 32 / 2, "zero3": 200, "zero3_offload": 200}.get(strategy, 0)
     for kept in counts["kept"]:
-        assert counts["total"] / num_parts <= kept <= counts["total"] / num_parts + 200, (
-            "parts are padded to equal lengths"
+        assert counts["total"] / num_parts <= kept <= counts["total"] / num_parts + num_more, (
+            "the last norm is complete, or parts are padded to equal lengths"
         )
 
 

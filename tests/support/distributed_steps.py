@@ -13,6 +13,7 @@ from typing import Any
 import torch
 from pydantic import Field
 
+from stages.common.models.backbones.partitioned import is_sharded
 from stages.prompt_tuning import stage as prompt_tuning
 from stages.prompt_tuning.config import PromptTuningConfig
 
@@ -31,7 +32,7 @@ class WatchedEngine:
     """An engine that counts optimizer steps and numbers, and carries out the fault."""
 
     engine: Any
-    config: Config
+    config: Config | None = None
     model: Any = None
     num_steps: int = 0
     num_states: int = 0
@@ -40,15 +41,21 @@ class WatchedEngine:
     def __getattr__(self, name: str) -> Any:
         return getattr(self.engine, name)
 
-    def load_frozen(self, load_model: Any, *, bf16: bool, largest_weight: Any) -> Any:
-        self.model = self.engine.load_frozen(load_model, bf16=bf16, largest_weight=largest_weight)
+    def load_frozen(self, load_model: Any, **settings: Any) -> Any:
+        self.model = self.engine.load_frozen(load_model, **settings)
+        return self.model
+
+    def load_trained(self, load_model: Any, **settings: Any) -> Any:
+        self.model = self.engine.load_trained(load_model, **settings)
         return self.model
 
     def optimizer_step(self, optimizer: Any) -> None:
         self.engine.optimizer_step(optimizer)
         self.num_steps += 1
         self.num_states = sum(item["exp_avg"].numel() for item in optimizer.state.values())
-        fault = Path(self.config.fault or "/nowhere")
+        if self.config is None or not self.config.fault:
+            return
+        fault = Path(self.config.fault)
         if self.num_steps == self.config.at and fault.exists():
             self.engine.all_reduce_sum(torch.zeros(1))  # wait until all workers are at this step
             if self.engine.rank == self.config.killed_rank:
@@ -61,8 +68,15 @@ class WatchedEngine:
 def local_numbers(model: Any) -> tuple[int, int]:
     """Returns how many numbers of the weights this worker keeps, and their total number."""
     weights = list(model.parameters())
-    kept = sum(item.ds_tensor.numel() if hasattr(item, "ds_tensor") else item.numel() for item in weights)
+    kept = sum(_num_local(item) for item in weights)
     return kept, sum(getattr(item, "ds_numel", item.numel()) for item in weights)
+
+
+def _num_local(weight: Any) -> int:
+    """Returns how many numbers of a weight this worker keeps."""
+    if is_sharded(weight):
+        weight = weight.to_local()
+    return int(weight.ds_tensor.numel() if hasattr(weight, "ds_tensor") else weight.numel())
 
 
 def bytes_on_disk(model: Any) -> int:

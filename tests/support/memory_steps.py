@@ -1,7 +1,8 @@
-"""Prompt tuning that measures the memory of each worker, to compare it with the estimate."""
+"""Prompt tuning and sub-models that measure the memory of each worker, to compare it with the estimate."""
 
 from __future__ import annotations
 
+import ctypes
 import json
 import os
 import threading
@@ -14,10 +15,20 @@ from typing import Any
 
 import torch
 
+from cluster.parallel.config import ALLOCATOR
+from stages.pet import stage as pet
+from stages.pet.config import PetConfig
 from stages.prompt_tuning import stage as prompt_tuning
 from tests.support.distributed_steps import Config, WatchedEngine, local_numbers
 
 EVERY_S = 0.02
+M_MMAP_THRESHOLD = -3
+"""The parameter of glibc's mallopt."""
+
+
+def return_freed_memory() -> None:
+    """Does for this process what `ALLOCATOR` in its environment does for workers that gather weights."""
+    ctypes.CDLL(None).mallopt(M_MMAP_THRESHOLD, int(ALLOCATOR["MALLOC_MMAP_THRESHOLD_"]))
 
 
 @dataclass(slots=True)
@@ -57,18 +68,31 @@ def measured() -> Iterator[Peak]:
 
 
 def run(config: Config, inputs: prompt_tuning.Inputs, out: Path, recorder: Any, engine: Any) -> prompt_tuning.Result:
-    """Runs the stage. Writes to `memory.json` the bytes of each worker before and at the peak, and of its weights."""
+    """Tunes a prompt. Writes to `memory.json` the bytes of each worker before and at the peak, and of its weights."""
     watched = WatchedEngine(engine, config)
+    with _written(out, watched):
+        return prompt_tuning.run(config, inputs, out, recorder, watched)
+
+
+def run_submodel(config: PetConfig, inputs: pet.Inputs, out: Path, recorder: Any, engine: Any) -> pet.Result:
+    """Trains a sub-model, and writes the same file."""
+    watched = WatchedEngine(engine)
+    with _written(out, watched):
+        return pet.run(config, inputs, out, recorder, watched)
+
+
+@contextmanager
+def _written(out: Path, watched: WatchedEngine) -> Iterator[None]:
+    """Measures the block, and writes `memory.json`."""
     started = time.monotonic()
     with measured() as peak:
-        result = prompt_tuning.run(config, inputs, out, recorder, watched)
+        yield
     seconds = time.monotonic() - started
     kept, total = local_numbers(watched.model) if watched.model is not None else (0, 0)
     local = [peak.first, peak.maximum, kept]
-    table = torch.zeros(engine.world_size, len(local), dtype=torch.float64)
-    table[engine.rank] = torch.tensor(local, dtype=torch.float64)
-    rows = engine.all_reduce_sum(table).tolist()
+    table = torch.zeros(watched.world_size, len(local), dtype=torch.float64)
+    table[watched.rank] = torch.tensor(local, dtype=torch.float64)
+    rows = watched.all_reduce_sum(table).tolist()
     names = ("before", "peak", "kept")
     workers = [dict(zip(names, map(int, row), strict=True)) for row in rows]
     (out / "memory.json").write_text(json.dumps({"workers": workers, "total": total, "seconds": seconds}))
-    return result

@@ -48,7 +48,7 @@ class ChainOfThoughtSection(Section, QuestionSettings):
 
     @model_validator(mode="after")
     def _weights_are_whole(self) -> Self:
-        if self.strategy in ("zero3", "zero3_offload"):
+        if self.strategy in ("fsdp", "zero3", "zero3_offload"):
             raise InputError(
                 f"{self.strategy} partitions the weights, but workers write texts of different lengths.",
                 "Set strategy: ddp in this section.",

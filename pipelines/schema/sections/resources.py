@@ -70,7 +70,7 @@ class ResourcesSection(Config):
     workers: Workers | None = None
     """Workers per step, or [minimum, maximum]."""
     strategy: Strategy | None = None
-    """How workers share a step: single, ddp, zero2, zero3, zero3_offload."""
+    """How workers share a step: single, ddp, fsdp, zero1, zero2, zero3, zero3_offload."""
     nvme_path: NvmePath | None = None
     """Folder on a fast disk of every machine for the weights of zero3_offload. If not set, they are in main memory."""
     max_parallel: int | None = Field(None, ge=1)
@@ -137,9 +137,9 @@ class Section(Config):
     workers: Workers = 1
     """Workers per step, which share its work. [minimum, maximum]: as many as the available resources allow."""
     strategy: Strategy = "single"
-    """How workers share a step: single (one worker), ddp (each computes a part of a batch), zero2 (ddp with partitioned
-    gradients and optimizer state), zero3 (ddp with partitioned frozen weights), zero3_offload (zero3 with these weights
-    in main memory).
+    """How workers share a step: single (one worker), ddp (each computes a part of a batch), fsdp (ddp with sharded
+    weights, frozen or trained), zero1 (ddp with partitioned optimizer state), zero2 (zero1 with partitioned gradients),
+    zero3 (ddp with partitioned frozen weights), zero3_offload (zero3 with these weights in main memory).
     """
     nvme_path: NvmePath | None = None
     """Folder on a fast disk of every machine for the weights of zero3_offload. If not set, they are in main memory."""
@@ -156,7 +156,7 @@ class Section(Config):
         if self.resources.max_workers > 1 and self.strategy == "single":
             raise InputError(
                 "strategy: single uses one worker.",
-                "Set strategy: ddp or zero3, or remove workers.",
+                "Set strategy: ddp or fsdp, or remove workers.",
                 key="workers",
             )
         check_offload(self.strategy, self.nvme_path)
@@ -181,7 +181,7 @@ def check_partitions_nothing_trained(strategy: Strategy) -> None:
     if strategy in ("zero3", "zero3_offload"):
         raise InputError(
             f"{strategy} partitions frozen weights, but these steps train weights of the backbone itself.",
-            "Set strategy: zero2, or train adapters (tune: lora).",
+            "Set strategy: fsdp or zero2, or train adapters (tune: lora).",
             key="strategy",
         )
 

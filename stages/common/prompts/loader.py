@@ -29,6 +29,7 @@ from stages.common.models.backbones.base import Backbone
 from stages.common.models.backbones.config import BackboneConfig, Tune, TuneConfig
 from stages.common.models.backbones.folders import backbone_identity
 from stages.common.models.backbones.loader import borrow_backbone, load_backbone
+from stages.common.models.backbones.partitioned import complete_state_dict
 from stages.common.models.backbones.tuning import (
     PART_KINDS,
     PEFT_KINDS,
@@ -81,7 +82,8 @@ class SubModel:
         metadata = SubModelMetadata(task=task, pattern=pattern, backbone=self.config, tune=self.tune)
         (out / SUBMODEL_FILE).write_text(metadata.model_dump_json() + "\n", encoding="utf-8")
         if self.tune == "full":
-            self.backbone.model.save_pretrained(out / "model")
+            model = self.backbone.model
+            model.save_pretrained(out / "model", state_dict=complete_state_dict(model))
             self.backbone.tokenizer.save_pretrained(out / "model")
         elif self.adapter is not None:
             self.adapter.save_pretrained(out / "adapter")
@@ -98,7 +100,7 @@ def new_submodel(
 ) -> Iterator[SubModel]:
     """Yields a new sub-model: with weights of its own if these are trained, or on the cached backbone."""
     if tuning.tune == "full" or tuning.tune in PART_KINDS:
-        backbone = load_backbone(config, frozen=False)
+        backbone = load_backbone(config, frozen=False, engine=engine)
         if tuning.tune != "full":
             select_parameters(backbone.model, tuning)
         yield SubModel(backbone, config, tuning.tune)

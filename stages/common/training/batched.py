@@ -138,6 +138,6 @@ def _compute_gradients(
         job = jobs[batch.number]
         where = f"step {step + 1} of {job.name}"
         check_finite(value, "loss", where, batch.items[0], job.training)
-        norm = engine.clip_grad_norm(list(job.parameters.values()), job.training.max_grad_norm)
+        norm = engine.clip_grad_norm(job.parameters, job.training.max_grad_norm)
         check_finite(norm, "norm of the gradients", where, batch.items[0], job.training)
     return values

@@ -13,6 +13,7 @@ from typing import Any
 import torch
 
 from stages.common.errors import StoppedError
+from stages.common.models.backbones.partitioned import complete, is_sharded, sharded_like
 from stages.common.protocols import Engine
 
 DEFAULT_INTERVAL_S = 60.0
@@ -110,28 +111,44 @@ class Checkpointer:
         requests = (self.timer.is_due(is_over=is_over), stop_requested()) if engine.rank == 0 else (False, False)
         is_due, is_stopping = engine.all_reduce_sum(torch.tensor(requests, dtype=torch.float64)).tolist()
         if engine.checkpoint_dir is not None and (is_due or is_stopping):
-            optimizer_state = engine.optimizer_state_dict(self.optimizer)
+            state = self._state(progress)  # all workers gather what is sharded
             if engine.rank == 0:
-                self._save(engine.checkpoint_dir, optimizer_state, progress)
+                self._save(engine.checkpoint_dir, state)
         if is_stopping:
             # The first worker that exits ends the others, so wait until the checkpoint is written.
             engine.all_reduce_sum(torch.zeros(1))
             raise StoppedError(step)
 
-    def _save(self, checkpoint_dir: Path, optimizer_state: Mapping[str, Any], progress: Progress) -> None:
-        """Writes a checkpoint atomically."""
-        state: dict[str, Any] = {
-            "parameters": {name: parameter.detach() for name, parameter in self.parameters.items()},
-            "optimizer": dict(optimizer_state),
+    def _state(self, progress: Progress) -> dict[str, Any]:
+        """Returns the content of a checkpoint, which is complete on the first worker."""
+        best = {name: getattr(progress.best, name) for name in ("step", "rank", "parameters", "num_bad_evals")}
+        return {
+            "parameters": self._complete(self.parameters),
+            "optimizer": dict(self.engine.optimizer_state_dict(self.optimizer)),
             "losses": progress.losses,
-            "best": {name: getattr(progress.best, name) for name in ("step", "rank", "parameters", "num_bad_evals")},
-            "average": {name: getattr(progress.average, name) for name in ("num_steps", "parameters")},
+            "best": {**best, "parameters": self._complete(progress.best.parameters)},
+            "average": {
+                "num_steps": progress.average.num_steps,
+                "parameters": self._complete(progress.average.parameters),
+            },
             "stopped": progress.stopped,
         }
+
+    def _complete(self, parameters: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """Gathers parameters one by one; the first worker keeps them, in main memory if they were sharded."""
+        values = {}
+        for name, parameter in parameters.items():
+            value = complete(parameter.detach())
+            if self.engine.rank == 0:
+                values[name] = value.cpu() if is_sharded(parameter) else value
+        return values
+
+    def _save(self, checkpoint_dir: Path, state: Mapping[str, Any]) -> None:
+        """Writes a checkpoint atomically."""
         target = checkpoint_dir / f"{self.name}.pt"
         temporary = target.with_name(f"{target.name}.part")
         with temporary.open("wb") as file:
-            torch.save(state, file)
+            torch.save(dict(state), file)
             file.flush()
             os.fsync(file.fileno())
         temporary.replace(target)
@@ -148,11 +165,19 @@ class Checkpointer:
         load_parameters(self.parameters, state["parameters"])
         self.engine.load_optimizer_state_dict(self.optimizer, state["optimizer"])
         best = BestCheckpoint(**{**state["best"], "rank": tuple(state["best"]["rank"])})
-        return Progress(list(state["losses"]), best, AveragedParameters(**state["average"]), state["stopped"])
+        best.parameters = self._like_parameters(best.parameters)
+        average = AveragedParameters(
+            state["average"]["num_steps"], self._like_parameters(state["average"]["parameters"])
+        )
+        return Progress(list(state["losses"]), best, average, state["stopped"])
+
+    def _like_parameters(self, values: Mapping[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+        """Returns complete values on the device of each parameter, sharded as it is."""
+        return {name: sharded_like(value, self.parameters[name]) for name, value in values.items()}
 
 
 def load_parameters(parameters: Mapping[str, torch.nn.Parameter], values: Mapping[str, torch.Tensor]) -> None:
     """Sets parameters to values, by name."""
     with torch.no_grad():
         for name, parameter in parameters.items():
-            parameter.copy_(values[name])
+            parameter.copy_(sharded_like(values[name], parameter))

@@ -79,9 +79,8 @@ def train(
             key="training.early_stopping",
         )
     num_steps = config.num_steps(len(items))
-    optimizer = optimizer_for(parameters, config, groups)
+    optimizer = optimizer_for(engine.register_parameters(parameters), config, groups)
     loop = _Loop(compute_loss, parameters, optimizer, config, engine)
-    engine.register_parameters(list(parameters.values()))
     checkpointer = Checkpointer(engine, parameters, optimizer, name)
     sample = sample or partial(batch_indices, num_items=len(items), batch_size=config.batch_size, seed=seed)
     progress = checkpointer.restore()
@@ -142,17 +141,22 @@ class _Loop:
         loss_sum = torch.zeros((), dtype=torch.float64)
         for start in range(0, num_local, micro_batch_size):
             part = local_batch[start : start + micro_batch_size]
-            # All ranks must run the same number of forward passes; otherwise ZeRO-3 deadlocks.
-            loss = self.compute_loss(part or batch[:1], batch) * bool(part)
+            # All ranks must run the same number of forward passes; otherwise FSDP and ZeRO-3 deadlock.
+            compute = partial(self._share_of_loss, part or batch[:1], batch, counts=bool(part))
+            loss = engine.forward(compute, is_last=start + micro_batch_size >= num_local)
             loss_sum += float(loss.detach())
             engine.backward(loss)
         batch_loss = float(engine.all_reduce_sum(loss_sum))
         check_finite(batch_loss, "loss", where, batch[0], config)
-        trainable = [parameter for parameter in self.parameters.values() if parameter.requires_grad]
+        trainable = {name: parameter for name, parameter in self.parameters.items() if parameter.requires_grad}
         norm = engine.clip_grad_norm(trainable, config.max_grad_norm)
         check_finite(norm, "norm of the gradients", where, batch[0], config)
         engine.optimizer_step(self.optimizer)
         return batch_loss
+
+    def _share_of_loss(self, part: list[Any], batch: list[Any], *, counts: bool) -> torch.Tensor:
+        """Returns what a part contributes to the loss of the batch; nothing if the part does not count."""
+        return self.compute_loss(part, batch) * counts
 
     def validate(self, progress: Progress, validate: Validation, recorder: Recorder, *, is_last: bool) -> None:
         """Evaluates the dev set every `eval_steps` steps, and keeps the best parameters."""

@@ -11,6 +11,7 @@ from torch import Tensor
 from stages.common.data.step_outputs import write_losses
 from stages.common.examples import Example, load_examples
 from stages.common.metrics.classification import Score
+from stages.common.models.backbones.partitioned import sharding_units
 from stages.common.models.encoders.text_classifier import TextClassifier
 from stages.common.protocols import Engine, Recorder
 from stages.common.training.config import ParameterGroup
@@ -95,6 +96,8 @@ def fit_student(
     def compute_loss(part: list[Item], batch: list[Item]) -> Tensor:
         return targets.loss(student.logits(targets.examples(part)), part, batch)
 
+    encoder = student.encoder.model
+    student.encoder.model = engine.load_trained(lambda: encoder, find_units=sharding_units)
     groups: dict[str, ParameterGroup] = {
         key: "head" if key.startswith("head.") else "backbone" for key in student.parameters
     }

@@ -34,6 +34,8 @@ SHAPE = ModelShape(
     kept_inner=3,
     adapted={"q_proj": 262_144},
     reads_vocabulary=False,
+    num_unsharded=10_000_000,
+    largest_unit=500_000_000,
 )
 PROMPT = Workload(
     num_trained=81_920,
@@ -62,23 +64,38 @@ def test_zero3_partitions_frozen_weights() -> None:
     assert gpu(PROMPT, "ddp", 8).gathered == 0
 
 
+def test_fsdp_shards_weights_frozen_or_trained() -> None:
+    whole, sharded = SHAPE.num_unsharded, SHAPE.num_parameters - SHAPE.num_unsharded
+    assert [gpu(PROMPT, "fsdp", workers).weights for workers in (1, 2, 8)] == [
+        2 * (whole + sharded // workers) for workers in (1, 2, 8)
+    ]
+    assert gpu(PROMPT, "fsdp", 8).gathered == 2 * 2 * SHAPE.largest_unit, "as received, and in its shapes"
+    assert gpu(PROMPT, "fsdp", 8).optimizer_state == gpu(PROMPT, "ddp", 8).optimizer_state, "prompts are complete"
+    full = gpu(FULL, "fsdp", 8)
+    assert full.weights + full.gradients + full.optimizer_state == 16 * (whole + sharded // 8)
+    assert full.gathered == 4 * 4 * SHAPE.largest_unit, "with its gradients"
+
+
 def test_trained_parameters_need_16_bytes() -> None:
     full = gpu(FULL, "ddp", 4)
     assert full.weights + full.trained + full.gradients + full.optimizer_state == 16 * SHAPE.num_parameters
     prompt = gpu(PROMPT, "ddp", 4)
     assert prompt.trained + prompt.gradients + prompt.optimizer_state == 16 * PROMPT.num_trained
-    zero2 = gpu(FULL, "zero2", 4)
-    assert zero2.optimizer_state == full.optimizer_state / 4
-    assert zero2.weights == full.weights
+    zero1, zero2 = gpu(FULL, "zero1", 4), gpu(FULL, "zero2", 4)
+    assert zero1.optimizer_state == zero2.optimizer_state == full.optimizer_state / 4
+    assert (zero1.gradients, zero2.gradients) == (full.gradients, full.gradients / 4)
+    assert zero1.weights == zero2.weights == full.weights
 
 
-def test_ddp_needs_memory_for_the_message_with_all_gradients() -> None:
-    """It is sent after the backward pass, which has freed activations and logits."""
+def test_first_worker_gathers_the_checkpoint_of_partitioned_states() -> None:
+    on_gpus = {name: estimate_memory(SHAPE, FULL, name, 4, on_gpu=True).machine.checkpoint for name in PARTITIONING}
+    sharded = SHAPE.num_parameters - SHAPE.num_unsharded
+    assert on_gpus["zero1"] == on_gpus["zero2"] == 8 * SHAPE.num_parameters * 3 // 4, "what the others own"
+    assert on_gpus["fsdp"] == 12 * sharded
+    assert on_gpus["single"] == on_gpus["ddp"] == 0
     small = replace(FULL, batch_size=1, eval_batch_tokens=1)
-    ddp, zero2 = gpu(small, "ddp", 4), gpu(small, "zero2", 4)
-    assert ddp.activations + ddp.logits + ddp.buffers == 4 * small.num_trained
-    assert zero2.activations + zero2.logits + zero2.buffers < 4 * small.num_trained
-    assert gpu(PROMPT, "ddp", 4).buffers == gpu(PROMPT, "zero2", 4).buffers, "the message of a prompt is small"
+    zero1, zero2 = (estimate_memory(SHAPE, small, name, 4, on_gpu=False).machine for name in ("zero1", "zero2"))
+    assert zero1.checkpoint - zero2.checkpoint == zero2.gradients, "gradients of zero2 are freed before"
 
 
 def test_offloaded_weights_are_in_cpu_memory() -> None:
@@ -134,11 +151,12 @@ def test_strategies_that_fit_start_with_the_simplest() -> None:
     assert next(strategies_that_fit(SHAPE, PROMPT, GPU, on_gpu=True, most_workers=64)) == ("single", 1)
     large = replace(SHAPE, num_parameters=70_000_000_000)
     strategy, workers = next(strategies_that_fit(large, PROMPT, GPU, on_gpu=True, most_workers=64))
-    assert (strategy, workers) == ("zero3", 2), "140 GB do not fit on one GPU"
-    assert all(
-        PARTITIONING[name].weights is False
-        for name, _ in strategies_that_fit(SHAPE, FULL, MemoryBudget(None, None), on_gpu=True, most_workers=8)
-    )
+    assert (strategy, workers) == ("fsdp", 2), "140 GB do not fit on one GPU"
+    anything = MemoryBudget(None, None)
+    of_full = strategies_that_fit(SHAPE, FULL, anything, on_gpu=True, most_workers=8)
+    assert {name for name, _ in of_full} == {"single", "ddp", "fsdp", "zero1", "zero2"}
+    of_prompts = strategies_that_fit(SHAPE, PROMPT, anything, on_gpu=True, most_workers=8)
+    assert {name for name, _ in of_prompts} == set(PARTITIONING)
     assert list(strategies_that_fit(large, PROMPT, MemoryBudget(GIB, GIB), on_gpu=True, most_workers=64)) == []
 
 

@@ -102,10 +102,10 @@ def test_a_remedy_is_a_strategy_that_fits(huge: Path, tmp_path: Path) -> None:
     row = next(iter(memory.memory_rows(steps, budget).values()))
     assert row.is_refused
     strategy, workers = row.remedy.removeprefix("Set strategy: ").split(", workers: ")
-    assert strategy == "zero3"
+    assert strategy == "fsdp"
     with pytest.raises(InputError, match=f"workers: {workers}"):
         memory.check_fits(steps, budget)
-    fixed = [replace(step, resources=Resources(gpus=1, strategy="zero3", workers=int(workers))) for step in steps]
+    fixed = [replace(step, resources=Resources(gpus=1, strategy="fsdp", workers=int(workers))) for step in steps]
     memory.check_fits(fixed, budget)
 
 
@@ -124,6 +124,7 @@ def test_shapes_need_only_the_config_and_are_cached(tmp_path: Path, monkeypatch:
     tokenizer = llama_tokenizer()
     model = small_model("llama", len(tokenizer), tokenizer)
     model.config.architectures = ["LlamaForCausalLM"]
+    model.config.dtype = model.dtype
     model.config.save_pretrained(tmp_path / "llama")
     shape = shape_of(tmp_path / "llama")
     assert [path.name for path in (tmp_path / "llama").glob("*.json")].count("config.json") == 1
@@ -134,6 +135,10 @@ def test_shapes_need_only_the_config_and_are_cached(tmp_path: Path, monkeypatch:
     assert "lm_head" not in shape.adapted
     assert shape.kept_inner == 3
     assert not shape.reads_vocabulary
+    layer = model.model.layers[0]
+    assert shape.num_unsharded == model.model.norm.weight.numel(), "embeddings and LM head of this model are not tied"
+    assert shape.largest_unit == max(len(tokenizer) * 32, sum(item.numel() for item in layer.parameters()))
+    assert shape.file_weight_bytes == 4
     (cached,) = (tmp_path / "cache" / "shapes").iterdir()
     start = time.perf_counter()
     assert shape_of(tmp_path / "llama") == shape

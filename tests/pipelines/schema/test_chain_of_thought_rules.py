@@ -49,6 +49,7 @@ def read(*overrides: str) -> PipelineConfig:
         ({"answers": "{rotten: [bad], fresh: [good], stale: [old]}"}, "answers", "'stale' is not in labels"),
         ({"answers": "{rotten: [bad, Fine], fresh: [fine]}"}, "answers", "names both 'rotten' and 'fresh'"),
         ({"strategy": "zero3", "workers": "2"}, "strategy", "zero3 partitions the weights"),
+        ({"strategy": "fsdp", "workers": "2"}, "strategy", "fsdp partitions the weights"),
     ],
 )
 def test_bad_sections_are_errors(settings: dict[str, str], key: str, problem: str) -> None:

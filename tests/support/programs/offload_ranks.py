@@ -16,6 +16,7 @@ sys.path.insert(0, str(Path(__file__).parents[3]))
 from cluster.parallel.engine import DistributedEngine
 from cluster.parallel.worker_signals import HangDumper
 from stages.common.engine import map_sequentially
+from stages.common.models.backbones.partitioned import sharding_units
 from stages.common.models.meta_models import largest_weight
 
 
@@ -35,7 +36,10 @@ def main(rank: int, model: Path, disk: Path, group: Path) -> None:
             nvme_path=str(disk),
         )
         models = [
-            engine.load_frozen(load_model, bf16=False, largest_weight=partial(largest_weight, model)) for _ in range(2)
+            engine.load_frozen(
+                load_model, bf16=False, largest_weight=partial(largest_weight, model), find_units=sharding_units
+            )
+            for _ in range(2)
         ]
         is_same = all(torch.allclose(item(tokens).logits, expected, atol=1e-5) for item in models)
     dist.barrier()

@@ -84,7 +84,7 @@ class Backbone(ABC):
     @property
     def is_partitioned(self) -> bool:
         """True if the weights are spread over several workers, which must then run the same number of passes."""
-        return is_partitioned(self.model.get_input_embeddings().weight)
+        return any(map(is_partitioned, self.model.parameters()))
 
     @property
     def digest(self) -> str:

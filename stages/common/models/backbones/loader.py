@@ -21,7 +21,7 @@ from stages.common.models.backbones.base import Backbone, num_embeddings
 from stages.common.models.backbones.config import BackboneConfig
 from stages.common.models.backbones.examination import BACKBONES
 from stages.common.models.backbones.folders import backbone_folder, backbone_identity
-from stages.common.models.backbones.partitioned import is_partitioned
+from stages.common.models.backbones.partitioned import is_partitioned, sharding_units
 from stages.common.models.backbones.weights import read_model
 from stages.common.models.batching import default_device, wants_bf16
 from stages.common.models.config import eval_batch_tokens
@@ -38,7 +38,7 @@ def load_backbone(config: BackboneConfig, *, frozen: bool, engine: Engine | None
     Args:
         config: The model.
         frozen: If True, the weights never change.
-        engine: May spread a frozen model over its workers.
+        engine: May spread the model over its workers.
 
     Raises:
         AssetError: the reference is unreachable, or has no language model.
@@ -51,8 +51,12 @@ def load_backbone(config: BackboneConfig, *, frozen: bool, engine: Engine | None
     dtype = torch.bfloat16 if frozen and wants_bf16(config.precision) else torch.float32
     read = partial(read_model, folder, dtype, trust_remote_code=trust)
     engine, largest = engine or InProcessEngine(), partial(largest_weight, folder, trust_remote_code=trust)
-    model = engine.load_frozen(read, bf16=dtype == torch.bfloat16, largest_weight=largest) if frozen else read()
-    if not is_partitioned(next(model.parameters())):
+    if frozen:
+        bf16 = dtype == torch.bfloat16
+        model = engine.load_frozen(read, bf16=bf16, largest_weight=largest, find_units=sharding_units)
+    else:
+        model = engine.load_trained(read, find_units=sharding_units)
+    if not any(map(is_partitioned, model.parameters())):
         model = model.to(default_device())
     tokenizer = load_tokenizer(folder, trust_remote_code=trust)
     check_vocabulary(folder, model, tokenizer)

@@ -28,6 +28,7 @@ from torch import Tensor, nn
 
 from stages.common.errors import InputError
 from stages.common.models.backbones.config import LoraConfig, Tune, TuneConfig
+from stages.common.models.backbones.partitioned import block_stacks, complete
 
 WEIGHTS_FILE = "weights.safetensors"
 PEFT_KINDS: tuple[Tune, ...] = ("lora", "ia3")
@@ -36,17 +37,6 @@ PART_KINDS: tuple[Tune, ...] = ("top_layers", "biases")
 """Weights of the backbone itself."""
 BOTTLENECK = "bottleneck"
 """Name of the module that is added to each block."""
-
-
-def block_stacks(model: nn.Module) -> list[nn.ModuleList]:
-    """Returns the lists of blocks of a model: one, or those of encoder and decoder."""
-    inner = {id(item) for stack in _module_lists(model) for part in stack for item in _module_lists(part)}
-    stacks = [stack for stack in _module_lists(model) if id(stack) not in inner]
-    return [stack for stack in stacks if len({type(block) for block in stack}) == 1]
-
-
-def _module_lists(model: nn.Module) -> list[nn.ModuleList]:
-    return [item for item in model.modules() if isinstance(item, nn.ModuleList) and len(item)]
 
 
 @contextmanager
@@ -132,7 +122,9 @@ def _biases(model: nn.Module) -> list[nn.Parameter]:
 
 def save_trained(model: nn.Module, folder: Path) -> None:
     """Writes the parameters of a model that are trained."""
-    trained = {name: item.detach().contiguous() for name, item in model.named_parameters() if item.requires_grad}
+    trained = {
+        name: complete(item.detach()).contiguous() for name, item in model.named_parameters() if item.requires_grad
+    }
     save_file(trained, folder / WEIGHTS_FILE)
 
 

@@ -25,6 +25,7 @@ from stages.common.assets.cache import identity
 from stages.common.config import MULTI_LABEL, SINGLE_LABEL, ProblemType
 from stages.common.errors import AssetError
 from stages.common.examples import Example
+from stages.common.models.backbones.partitioned import complete_state_dict
 from stages.common.models.batching import default_device, wants_bf16
 from stages.common.models.config import Precision
 from stages.common.models.encoders import modeling_clozeline
@@ -126,7 +127,7 @@ class TextClassifier:
         with torch.device("meta"):
             model = ClozelineForSequenceClassification(self._config())
         model.encoder, model.head = self.encoder.model, self.head
-        model.save_pretrained(folder)
+        model.save_pretrained(folder, state_dict=complete_state_dict(model))
         self.encoder.tokenizer.save_pretrained(folder)
         code = Path(str(modeling_clozeline.__file__))
         shutil.copyfile(code, folder / code.name)

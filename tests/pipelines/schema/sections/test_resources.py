@@ -57,6 +57,14 @@ def test_resources_are_defaults_of_members_on_other_backbones() -> None:
     assert steps_resources["probe/probe"].workers == 1
 
 
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp", "zero1", "zero2"])
+def test_full_training_has_strategies_that_update_shards(strategy: str) -> None:
+    keys = (f"{section}.{key}" for section in ("distill", "pet") for key in (f"strategy={strategy}", "workers=2"))
+    steps_resources = resources(*keys, "pet.tune=full")
+    for name in ("pet/review/0", "distill/small/0"):
+        assert (steps_resources[name].strategy, steps_resources[name].workers) == (strategy, 2), name
+
+
 def test_sections_with_shards_have_all_defaults_but_the_strategy() -> None:
     steps_resources = resources(ZERO3, "unlabeled_shards={source: {asset: x}, cpus: 3}")
     assert steps_resources["soft_label_shards"] == Resources(cpus=3, gpus=1, workers=4, strategy="stream")
