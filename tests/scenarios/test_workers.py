@@ -128,11 +128,10 @@ def test_two_workers_give_the_result_of_one(
     else:
         assert min(counts["optimizer_state"]) >= trained
     num_parts = 1 if strategy in ("ddp", "zero2") else 2
-    num_more = {"fsdp": 32 / 2, "zero3": 200, "zero3_offload": 200}.get(strategy, 0)
+    # fsdp: the last norm is complete, and of an odd number of words one worker has one more, with embedding and head
+    less, more = {"fsdp": (16, 48), "zero3": (0, 200), "zero3_offload": (0, 200)}.get(strategy, (0, 0))
     for kept in counts["kept"]:
-        assert counts["total"] / num_parts <= kept <= counts["total"] / num_parts + num_more, (
-            "the last norm is complete, or parts are padded to equal lengths"
-        )
+        assert counts["total"] / num_parts - less <= kept <= counts["total"] / num_parts + more
 
 
 @pytest.mark.parametrize(("family", "strategy"), [("bert", "zero3"), ("llama", "zero2")])
