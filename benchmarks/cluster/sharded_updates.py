@@ -24,7 +24,6 @@ from typing import Any
 
 import torch
 import torch.distributed as dist
-from torch.distributed.optim import ZeroRedundancyOptimizer
 
 from benchmarks.machine import machine
 from cluster.parallel.engine import DistributedEngine, Replicas
@@ -171,6 +170,8 @@ def with_engine(strategy: Strategy) -> Callable[[torch.nn.Module, Path], Trainin
 
 def with_torch_zero(model: torch.nn.Module, folder: Path) -> Training:
     """ZeRO-1 of torch: DistributedDataParallel and ZeroRedundancyOptimizer."""
+    from torch.distributed.optim import ZeroRedundancyOptimizer  # noqa: PLC0415  (warns that TorchScript is deprecated)
+
     del folder
     replicas = Replicas(list(model.parameters()))
     optimizer: Any = ZeroRedundancyOptimizer(
