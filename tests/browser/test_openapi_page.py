@@ -43,7 +43,7 @@ def test_routes_are_shown_and_a_request_is_answered(
         log = watch(page)
         page.goto(page_url, wait_until="networkidle")
         routes = page.locator("#routes summary code").all_inner_texts()
-        assert set(routes) == {"POST /predict", "GET /", "GET /health", "GET /ready", "GET /metrics"}
+        assert set(routes) == {"POST /predict", "POST /generate", "GET /", "GET /health", "GET /ready", "GET /metrics"}
         page.get_by_label("API key").fill(KEY)
         page.get_by_label("Body of POST /predict").fill('{"texts": ["so warm", "so dull"]}')
         page.get_by_role("button", name="Send").click()
