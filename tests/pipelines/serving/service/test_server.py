@@ -234,7 +234,7 @@ def test_a_key_that_no_header_can_have_is_an_error(key: str) -> None:
 def test_the_openapi_document_describes_all_routes(toy: Service) -> None:
     document = toy.ask("GET", "/openapi.json").body
     assert document["openapi"] == "3.1.0" and "security" not in document
-    assert set(document["paths"]) == {"/predict", "/", "/health", "/ready", "/metrics"}
+    assert set(document["paths"]) == {"/predict", "/generate", "/", "/health", "/ready", "/metrics"}
     content = document["paths"]["/predict"]["post"]["requestBody"]["content"]["application/json"]
     jsonschema.Draft202012Validator.check_schema(content["schema"])
     jsonschema.validate(content["example"], content["schema"])
