@@ -105,7 +105,7 @@ class PipelineConfig(Config):
     instruction_tuning: InstructionSection | None = None
     """Tunes the backbone on other tasks, and tests it zero-shot. If not set, it does not."""
     knowledge_probing: KnowledgeProbingSection | None = None
-    """Asks the backbone for facts. If not set, it does not."""
+    """Tests which facts the backbone predicts. If not set, it does not."""
     verbalizer_search: SearchSection | None = None
     """Search for label words. If not set, the task must have a verbalizer."""
     pattern_search: PatternSearchSection | None = None

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
 from pipelines.schema.config import PipelineConfig
 from pipelines.schema.sections.ensemble import ProbeMember
 from stages.common.errors import InputError
@@ -95,35 +97,31 @@ def check_cross_validation_trains_alone(config: PipelineConfig) -> None:
 def check_llm_members(config: PipelineConfig) -> None:
     """A language model at an endpoint describes labels of the task, and labels no shards."""
     for name, member in config.llm_members.items():
-        if unknown := [label for label in member.descriptions if label not in config.task.labels]:
-            raise InputError(
-                f"the task has no label {unknown[0]!r}.",
-                f"Use one of: {', '.join(config.task.labels)}.",
-                key=f"members.{name}.descriptions",
-            )
-        if config.unlabeled_shards is not None:
-            raise InputError(
-                "shards are labeled by models in files, not by an endpoint.",
-                "Remove this member, or unlabeled_shards.",
-                key=f"members.{name}",
-            )
+        _check_texts_of_labels(config, member.descriptions, f"members.{name}.descriptions")
+        _check_labels_no_shards(config, name, "by models in files, not by an endpoint")
 
 
 def check_nli_members(config: PipelineConfig) -> None:
     """The hypotheses of a model of natural language inference are about labels of the task; it labels no shards."""
     for name, member in config.nli_members.items():
-        if unknown := [label for label in member.label_phrases if label not in config.task.labels]:
-            raise InputError(
-                f"the task has no label {unknown[0]!r}.",
-                f"Use one of: {', '.join(config.task.labels)}.",
-                key=f"members.{name}.label_phrases",
-            )
-        if config.unlabeled_shards is not None:
-            raise InputError(
-                "shards are labeled by models that were trained here, not by a pretrained classifier.",
-                "Remove this member, or unlabeled_shards.",
-                key=f"members.{name}",
-            )
+        _check_texts_of_labels(config, member.label_phrases, f"members.{name}.label_phrases")
+        _check_labels_no_shards(config, name, "by models that were trained here, not by a pretrained classifier")
+
+
+def _check_texts_of_labels(config: PipelineConfig, texts: Mapping[str, str], key: str) -> None:
+    """The texts of a member are about labels of the task."""
+    if unknown := [label for label in texts if label not in config.task.labels]:
+        raise InputError(
+            f"the task has no label {unknown[0]!r}.", f"Use one of: {', '.join(config.task.labels)}.", key=key
+        )
+
+
+def _check_labels_no_shards(config: PipelineConfig, name: str, how: str) -> None:
+    """`how`: by what shards are labeled."""
+    if config.unlabeled_shards is not None:
+        raise InputError(
+            f"shards are labeled {how}.", "Remove this member, or unlabeled_shards.", key=f"members.{name}"
+        )
 
 
 def check_probes(config: PipelineConfig) -> None:

@@ -1,1 +1,1 @@
-"""Asks a language model for facts: LAMA, P-tuning and OptiPrompt."""
+"""Tests which facts a language model predicts: LAMA, P-tuning and OptiPrompt."""

@@ -36,7 +36,7 @@ class FactItem(NamedTuple):
 
 @dataclass(frozen=True, slots=True)
 class Ranked:
-    """The rank of the best right answer, from 1, and the most likely answers. None: the fact cannot be asked."""
+    """The rank of the best right answer, from 1, and the most likely answers. None: the answer cannot be ranked."""
 
     rank: int | None
     answers: tuple[str, ...] = ()
@@ -58,7 +58,7 @@ class RelationModel:
     ) -> None:
         """
         Raises:
-            PatternError: a causal model would be asked for the answer before it has read the subject.
+            PatternError: a causal model would have to answer before it has read the subject.
         """
         self.backbone = backbone
         self.candidates: Candidates = candidates

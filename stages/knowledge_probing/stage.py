@@ -1,6 +1,6 @@
-"""The knowledge-probing stage: asks a frozen language model for facts, and ranks its answers.
+"""The knowledge-probing stage: tests which facts a frozen language model predicts.
 
-LAMA (Petroni et al., "Language Models as Knowledge Bases?", EMNLP 2019, https://arxiv.org/abs/1909.01066) asks with
+LAMA (Petroni et al., "Language Models as Knowledge Bases?", EMNLP 2019, https://arxiv.org/abs/1909.01066) uses
 templates of words. P-tuning (Liu et al., 2021, https://arxiv.org/abs/2103.10385) and OptiPrompt (Zhong et al.,
 "Factual Probing Is [MASK]", NAACL 2021, https://arxiv.org/abs/2104.05240) train vectors per relation on other facts of
 it. Vectors also learn which answers are frequent, so papers compare them with what they reach on a random model.
@@ -64,7 +64,7 @@ class Result(EvaluationResult):
     test: FactScore
     num_relations: int
     num_skipped: int
-    """Test facts that are not asked: no right answer is a single token, for candidates: vocabulary, or is in the
+    """Test facts that are not ranked: no right answer is a single token, for candidates: vocabulary, or is in the
     vocabulary.
     """
 
@@ -73,7 +73,7 @@ def run(config: ProbingConfig, inputs: Inputs, out: Path, recorder: Recorder, en
     """Trains the vectors, if there are some, ranks the answers to the test facts, and writes all files to `out`.
 
     Raises:
-        InputError: a relation has no template, or no facts to train its vectors on; or no fact can be asked.
+        InputError: a relation has no template, or no facts to train its vectors on; or no answer can be ranked.
     """
     sets = {name: load_facts(inputs.data / f"{name}.jsonl") for name in ("train", "test")}
     templates = read_templates(config)
@@ -170,14 +170,14 @@ def _train(
 
 
 def _score(ranked: Mapping[str, Sequence[Ranked]], recorder: Recorder) -> FactScore:
-    """Returns the score of the facts that were asked, and logs it per relation.
+    """Returns the score of the facts whose answer was ranked, and logs it per relation.
 
     Raises:
-        InputError: none was asked.
+        InputError: none was ranked.
     """
     ranks = {name: [item.rank for item in items if item.rank is not None] for name, items in ranked.items()}
-    asked = {name: values for name, values in ranks.items() if values}
-    if not asked:
+    known = {name: values for name, values in ranks.items() if values}
+    if not known:
         raise InputError(
             "no test fact has an answer that is a token of the vocabulary.",
             "Set candidates: relation, or use other facts.",
@@ -191,13 +191,13 @@ def _score(ranked: Mapping[str, Sequence[Ranked]], recorder: Recorder) -> FactSc
             "P@1": round(_precision(values, 1), 4),
             "P@10": round(_precision(values, 10), 4),
         }
-        for name, values in asked.items()
+        for name, values in known.items()
     ]
     recorder.log_table("relations", rows)
-    every = [value for values in asked.values() for value in values]
+    every = [value for values in known.values() for value in values]
     test = FactScore(
         accuracy=round(_precision(every, 1), 6),
-        macro_f1=round(sum(_precision(values, 1) for values in asked.values()) / len(asked), 6),
+        macro_f1=round(sum(_precision(values, 1) for values in known.values()) / len(known), 6),
         mcc=None,
         ece=None,
         exact_match=None,

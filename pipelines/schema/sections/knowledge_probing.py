@@ -22,7 +22,7 @@ class FactMethodSection(FactPromptConfig):
 
 
 class KnowledgeProbingSection(Section, ProbingSettings):
-    """Facts that the backbone is asked for: one step per method and seed."""
+    """Facts that the backbone has to predict: one step per method and seed."""
 
     task: Name = "facts"
     """Name of the facts, which is part of step names."""

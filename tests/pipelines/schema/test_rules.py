@@ -99,7 +99,7 @@ def error_of(*overrides: str) -> RecipeError:
         (("members.x={kind: tfidf, analyzer: bytes}",), "members.x.analyzer", "'word'"),
         (("members.x={kind: tfidf, smoothing: 0.1}",), "members.x.smoothing", "is for naive Bayes"),
         (("members.x={kind: nli, asset: x, hypothesis: A film.}",), "members.x.hypothesis", "the same hypothesis"),
-        (("members.x={kind: nli, asset: x, label_phrases: {no: x}}",), "members.x.label_phrases", "has no label 'no'"),
+        (("members.x={kind: nli, asset: x, label_phrases: {mild: x}}",), "members.x.label_phrases", "no label 'mild'"),
         (("pet=null",), "members", "no sub-models and no other members"),
         # without a language model
         (("backbone=null",), "backbone", "pet uses a language model"),
@@ -389,7 +389,7 @@ def test_all_rules_are_listed() -> None:
         return {name for name in names if getattr(module, name).__module__ == module.__name__}
 
     elsewhere = {"check_tasks", "check_problem_type", "check_members", "check_pattern_search", "check_chain_of_thought"}
-    elsewhere |= {"check_learning_rates", "check_transfer"}
+    elsewhere |= {"check_learning_rates", "check_transfer", "check_instructions"}
     assert defined(rules) - {"check_rules"} | elsewhere == {rule.__name__ for rule in RULES}
     for module, check in (
         (member_rules, member_rules.check_members),
