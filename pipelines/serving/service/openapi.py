@@ -69,29 +69,12 @@ def openapi_document(limits: RequestLimits, *, needs_key: bool, has_admin: bool)
         "responses": {"200": _response("The predictions.", predictions), **errors},
     }
     any_object = {"type": "object"}
-    stream = {"type": "boolean", "description": "If true, one text is sent in parts, as server-sent events."}
-    generate_body = {**body, "properties": {**body["properties"], "stream": stream}}
-    events = {"schema": {"type": "string"}, "example": 'data: {"text": "a part"}\n\n'}
-    generated = _response("The texts, or the events of one.", predictions)
-    generate = {
-        "summary": "Generate a text for each input, or stream one text",
-        "requestBody": {
-            "required": True,
-            "content": {
-                "application/json": {"schema": generate_body, "example": {"texts": ["Some text."], "stream": True}}
-            },
-        },
-        "responses": {
-            "200": {**generated, "content": {**generated["content"], "text/event-stream": events}},
-            **errors,
-        },
-    }
     document: dict[str, Any] = {
         "openapi": "3.1.0",
         "info": {"title": "clozeline", "version": _version(), "summary": "Text classification over HTTP"},
         "paths": {
             "/predict": {"post": predict},
-            "/generate": {"post": generate},
+            "/generate": {"post": _generate(body, predictions, errors)},
             "/": {"get": _get("Describe the model: labels, fields, origin, limits", any_object)},
             "/health": {"get": _get("Return 200 while the process lives", any_object, is_open=True)},
             "/ready": {"get": _get("Return 200 once the model is loaded, 503 before", any_object, is_open=True)},
@@ -106,6 +89,25 @@ def openapi_document(limits: RequestLimits, *, needs_key: bool, has_admin: bool)
         document["paths"] |= _admin_paths()
         document["components"].setdefault("securitySchemes", {})["admin"] = {"type": "http", "scheme": "bearer"}
     return document
+
+
+def _generate(body: dict[str, Any], predictions: dict[str, Any], errors: dict[str, Any]) -> dict[str, Any]:
+    """Returns the route that generates texts. Its body and answer are those of predictions, or the parts of a text."""
+    stream = {"type": "boolean", "description": "If true, one text is sent in parts, as server-sent events."}
+    schema = {**body, "properties": {**body["properties"], "stream": stream}}
+    events = {"schema": {"type": "string"}, "example": 'data: {"text": "a part"}\n\n'}
+    generated = _response("The texts, or the events of one.", predictions)
+    return {
+        "summary": "Generate a text for each input, or stream one text",
+        "requestBody": {
+            "required": True,
+            "content": {"application/json": {"schema": schema, "example": {"texts": ["Some text."], "stream": True}}},
+        },
+        "responses": {
+            "200": {**generated, "content": {**generated["content"], "text/event-stream": events}},
+            **errors,
+        },
+    }
 
 
 def _admin_paths() -> dict[str, Any]:
