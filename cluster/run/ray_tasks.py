@@ -195,8 +195,10 @@ class TaskPool:
                 self._arrived.put(partial(self._cancel_reserved, task))
 
     def close(self) -> None:
-        """Kills what still runs."""
+        """Kills what still runs, and removes the reservations of steps that wait."""
         self.cancel(force=True)
+        for task in self._tasks.values():
+            self._unreserve(task)
         self._tasks.clear()
         self._ray.kill(self._buffer)
 

@@ -245,6 +245,21 @@ def test_step_with_workers_of_its_own_waits_for_room_for_all_of_them(store: Stor
     assert names.index(("StepFinished", "long")) < names.index(("StepStarted", "shared"))
 
 
+def test_interrupted_call_leaves_no_reservation(store: Store) -> None:
+    from ray.util import placement_group_table
+
+    def interrupt(event: events.Event) -> None:
+        if isinstance(event, events.StepStarted):
+            raise KeyboardInterrupt
+
+    long, waits = toy("long", 1, pause_s=60.0), toy("waits", 2, resources=Resources(workers=2, strategy="stream"))
+    before = placement_group_table()
+    with pytest.raises(KeyboardInterrupt):
+        execute([long, waits], store, QUICK, on_event=interrupt)
+    groups = [group for name, group in placement_group_table().items() if name not in before]
+    assert [group["state"] for group in groups] == ["REMOVED"]
+
+
 def test_two_drivers_run_each_step_once(store: Store, counter: Path) -> None:
     leaf = fan(counter, pet_p_0={"pause_s": 0.5})
     results: list[RunResult] = []
