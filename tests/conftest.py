@@ -24,6 +24,9 @@ Clozeline = Callable[..., subprocess.CompletedProcess[str]]
 
 pytest_plugins = ["tests.support.s3_fixtures"]
 
+# Workers of Ray have a niceness of 15, so another test process on the same cores would leave them almost no time.
+os.environ.setdefault("RAY_worker_niceness", "0")
+
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
