@@ -72,6 +72,7 @@ BENCHMARKS = (
     Benchmark("quality/splits.py", None, ("--out", f"{FOLDER}/splits", *SET)),
     Benchmark("quality/selection.py", None, (*SET, "--rounds", "2")),
     Benchmark("quality/label_frequencies.py", None, SET),
+    Benchmark("quality/folds.py", None, (*SET, "--folds", "2")),
     Benchmark("quality/pairs.py", None, (*SET, "--encoders", "MiniLM")),
     Benchmark("quality/multi_label.py", None, ("--out", f"{FOLDER}/multi_label")),
     Benchmark(

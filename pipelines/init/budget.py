@@ -167,8 +167,9 @@ def _member_seconds(section: Mapping[str, Any], workload: Workload) -> float:
     if section["kind"] == "tfidf":
         return STEP_OVERHEAD
     num_read = workload.num_labeled + workload.num_unlabeled + workload.num_test
-    training = section.get("training") or section.get("contrastive", {}).get("training")
-    num_trainings = section["num_folds"] + 1 if training else 0
+    contrastive = section.get("contrastive", {})
+    training = section.get("training") or contrastive.get("training")
+    num_trainings = section["num_folds"] + (not contrastive.get("average_folds")) if training else 0
     return _encoder_seconds(section["encoder"], training, num_trainings, num_read, workload)
 
 

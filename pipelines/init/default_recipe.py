@@ -17,6 +17,8 @@ from stages.distillation.config import min_unlabeled
 Assets = Literal["packages", "hub"]
 """Where a new recipe takes its models from: a package index, or the Hugging Face hub."""
 SEED = 42
+AVERAGED_FOLDS = 3
+"""Folds of the cross-validation from which on the mean of their encoders is as good as one that saw all labels."""
 CONTRASTIVE_STEPS, PET_STEPS, BASELINE_STEPS = (30, 200), (24, 150), (50, 600)
 """Bounds of the numbers of optimizer steps, which grow with the number of labels or of labeled examples."""
 STUDENT_EPOCHS = {"small": 2, "base": 1}
@@ -204,7 +206,7 @@ def _members(profile: RecipeProfile, parts: Parts) -> dict[str, Any]:
             members[f"{name}_tuned"] = {
                 "kind": "probe",
                 "encoder": dict(encoder),
-                "contrastive": {"training": _contrastive_training(len(profile.labels))},
+                "contrastive": contrastive_settings(len(profile.labels), parts.num_folds),
                 "num_folds": parts.num_folds,
             }
         members[f"{name}_frozen"] = {"kind": "probe", "encoder": dict(encoder), "num_folds": MAX_FOLDS}
@@ -254,9 +256,9 @@ def _student_learning_rate(asset: str, name: str) -> float:
     return 1e-4 if asset in (MINILM.asset, MINILM.hub_asset) else LEARNING_RATES[name]
 
 
-def _contrastive_training(num_labels: int) -> dict[str, Any]:
+def contrastive_settings(num_labels: int, num_folds: int) -> dict[str, Any]:
     """Returns how a probe is tuned: a batch shows few labels, so many labels need more steps."""
-    return {
+    training = {
         "learning_rate": 2e-5,
         "batch_size": 16,
         "steps": _steps(12 * num_labels + 10, CONTRASTIVE_STEPS),
@@ -264,6 +266,7 @@ def _contrastive_training(num_labels: int) -> dict[str, Any]:
         "warmup_ratio": 0.1,
         "average_last": 0.75,
     }
+    return {"training": training, "average_folds": num_folds >= AVERAGED_FOLDS}
 
 
 def _baseline_training(profile: RecipeProfile, name: str) -> dict[str, Any]:

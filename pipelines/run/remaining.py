@@ -82,7 +82,8 @@ def _num_trained(config: Any, sizes: Sizes) -> int:
     if training is None:
         return 0
     num_items = sizes.train + (sizes.unlabeled if hasattr(config, "gold_weight") else 0)
-    num_trainings = 1 + (getattr(config, "num_folds", None) or 0)
+    averages_folds = contrastive is not None and contrastive.average_folds
+    num_trainings = (getattr(config, "num_folds", None) or 0) + (not averages_folds)
     steps: int = training.num_steps(num_items) * training.batch_size
     return num_trainings * steps
 

@@ -21,6 +21,10 @@ class ContrastiveConfig(Config):
     """Length, learning rate and batch size. A batch has texts of several labels, and every pair in it counts."""
     seed: int = 0
     """Seed of the batches and of dropout."""
+    average_folds: bool = False
+    """If true, the encoder has the mean of the weights of the encoders that cross-validation tuned (Wortsman et al.,
+    "Model soups", 2022, https://arxiv.org/abs/2203.05482). If false, it is tuned once more, on all labeled examples.
+    """
 
     @model_validator(mode="after")
     def _batches_are_not_split(self) -> Self:

@@ -45,7 +45,7 @@ def tune_encoder(
     """
     examples = unambiguous(examples) or examples
     encoder.model.requires_grad_(True)
-    parameters = {key: item for key, item in encoder.model.named_parameters() if "pooler" not in key}
+    parameters = tuned_parameters(encoder)
 
     def compute_loss(part: list[Example], batch: list[Example]) -> Tensor:
         assert len(part) == len(batch), "every pair of a batch counts, so configs reject micro-batches and workers"
@@ -65,6 +65,11 @@ def tune_encoder(
     encoder.model.requires_grad_(False)
     encoder.model.eval()
     return sum(item.numel() for item in parameters.values())
+
+
+def tuned_parameters(encoder: TextEncoder) -> dict[str, torch.nn.Parameter]:
+    """Returns what contrastive tuning changes: all weights but those of a pooler, which embeddings do not use."""
+    return {key: item for key, item in encoder.model.named_parameters() if "pooler" not in key}
 
 
 def unambiguous(examples: Sequence[Example]) -> list[Example]:

@@ -8,7 +8,7 @@ benefits from. The encoder is frozen or, with `contrastive`, tuned on the labele
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
@@ -25,13 +25,14 @@ from stages.common.models.encoders.pair_encoder import encoder_class
 from stages.common.models.encoders.text_classifier import TextClassifier
 from stages.common.models.linear_heads import fit_logistic_regression
 from stages.common.protocols import Engine, NullRecorder, Recorder
+from stages.common.training.checkpoints import AveragedParameters, load_parameters
 from stages.common.training.class_weights import example_weights
 from stages.common.training.cross_validation import Indices, held_out_logits
 from stages.common.training.evaluation import Member, held_out_scores, write_member_logits
 from stages.common.training.label_bias import with_label_bias
 from stages.common.training.throughput import log_texts_per_second
 from stages.probe.config import ContrastiveConfig, ProbeConfig
-from stages.probe.contrastive import tune_encoder
+from stages.probe.contrastive import tune_encoder, tuned_parameters
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)
@@ -101,6 +102,8 @@ class _Fitting:
     train_set: Sequence[Example]
     recorder: Recorder
     engine: Engine
+    average: AveragedParameters = field(default_factory=AveragedParameters)
+    """Of the encoders of the folds."""
 
     def features(self) -> Tensor:
         """Returns the features of the labeled examples, [n, D], from the current encoder."""
@@ -117,7 +120,12 @@ class _Fitting:
         return torch.from_numpy(problem.targets(problem.gold_of(self.train_set)))
 
     def tune(self, contrastive: ContrastiveConfig) -> int:
-        """Tunes the encoder on all labeled examples; returns the number of its weights."""
+        """Tunes the encoder on all labeled examples, or averages the encoders of the folds, if there are some. Returns
+        the number of its weights.
+        """
+        if contrastive.average_folds and self.average.num_steps:
+            load_parameters(tuned_parameters(self.probe.encoder), self.average.parameters)
+            return sum(item.numel() for item in self.average.parameters.values())
         return self._tune(contrastive, self.train_set, "checkpoint", self.recorder)
 
     def cross_validate(self, frozen: Tensor | None) -> NDArray[np.float64] | None:
@@ -145,9 +153,14 @@ class _Fitting:
 
     def _features_of_fold(self, fold: int, fitted: Indices, pretrained: Mapping[str, Tensor]) -> Tensor:
         """Returns features, [n, D], of an encoder that is tuned on the rows `fitted`."""
-        assert self.config.contrastive is not None
+        contrastive = self.config.contrastive
+        assert contrastive is not None
         self.recorder.log_progress(fold, self.config.num_folds, phase="folds of the cross-validation")
-        self._tune(self.config.contrastive, [self.train_set[row] for row in fitted], f"fold-{fold}", NullRecorder())
+        has_curve = contrastive.average_folds and fold == 0
+        recorder = self.recorder if has_curve else NullRecorder()
+        self._tune(contrastive, [self.train_set[row] for row in fitted], f"fold-{fold}", recorder)
+        if contrastive.average_folds:
+            self.average.update(tuned_parameters(self.probe.encoder))
         features = self.probe.embed(self.train_set, NullRecorder(), "")
         self.probe.encoder.model.load_state_dict(pretrained)
         return features

@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import math
+import shutil
 from collections import Counter
 from pathlib import Path
 
 import pytest
 import torch
 
-from stages.common.examples import Example, load_examples
+from stages.common.engine import InProcessEngine
+from stages.common.examples import Example, load_examples, write_examples
 from stages.common.models.encoders.config import EncoderConfig
 from stages.common.models.encoders.text_classifier import TextClassifier
 from stages.common.models.encoders.text_encoder import TextEncoder
+from stages.common.problems import problem_of
 from stages.common.training.config import TrainingConfig
 from stages.probe import stage as probe
 from stages.probe.config import ContrastiveConfig, ProbeConfig
-from stages.probe.contrastive import balanced_batch, pair_loss, unambiguous
+from stages.probe.contrastive import balanced_batch, pair_loss, tune_encoder, tuned_parameters, unambiguous
 from tests.support.stage_runs import LABELS, SILENT, logits_of, run, written
 
 SHORT = ContrastiveConfig(training=TrainingConfig(learning_rate=2e-3, batch_size=8, steps=30), seed=3)
@@ -96,6 +99,43 @@ def test_tuning_separates_labels_and_is_saved(
     assert separation(tuned.encoder, train) > separation(TextEncoder.of(config.encoder, ("text",)), train) + 0.3
     assert tuned.predict(test, SILENT, "") == pytest.approx(logits_of(tmp_path / "out"), abs=1e-4)
     assert result.trainable_parameters > 10_000
+
+
+def test_mean_of_the_folds_is_the_encoder(backbone_folders: dict[str, Path], film_data: Path, tmp_path: Path) -> None:
+    """Four examples per label: each of two folds leaves out two examples of each label."""
+    settings = {"num_folds": 2, "contrastive": SHORT.model_copy(update={"average_folds": True})}
+    config = config_of(backbone_folders["bert"], SHORT).model_copy(update=settings)
+    run(probe, config, probe.Inputs(data=film_data), tmp_path / "out")
+    train = load_examples(film_data / "train.jsonl")
+    folds = []
+    for held_out in ((0, 1, 4, 5), (2, 3, 6, 7)):
+        encoder = TextEncoder.of(config.encoder, config.fields)
+        fitted = [item for row, item in enumerate(train) if row not in held_out]
+        tune_encoder(
+            encoder, fitted, SHORT, problem_of(LABELS, config.problem_type),
+            bf16=False, recorder=SILENT, engine=InProcessEngine(),
+        )  # fmt: skip
+        folds.append(encoder.model.state_dict())
+    averaged = tuned_parameters(TextClassifier.load(tmp_path / "out" / "model").encoder)
+    for name, values in averaged.items():
+        assert values.detach() == pytest.approx((folds[0][name] + folds[1][name]) / 2, abs=1e-6), name
+    held_out_logits = logits_of(tmp_path / "out", "held_out_logits")
+    run(probe, config.model_copy(update={"contrastive": SHORT}), probe.Inputs(data=film_data), tmp_path / "once_more")
+    assert logits_of(tmp_path / "once_more", "held_out_logits") == pytest.approx(held_out_logits, abs=1e-6)
+
+
+def test_label_that_nothing_is_held_out_of_tunes_on_all_examples(
+    backbone_folders: dict[str, Path], film_data: Path, tmp_path: Path
+) -> None:
+    data = tmp_path / "one_of_each_label"
+    shutil.copytree(film_data, data)
+    train = load_examples(data / "train.jsonl")[:2]
+    assert len({item.label for item in train}) == 2
+    write_examples(data / "train.jsonl", train)
+    for averages in (False, True):
+        config = config_of(backbone_folders["bert"], SHORT.model_copy(update={"average_folds": averages}))
+        run(probe, config, probe.Inputs(data=data), tmp_path / str(averages))
+    assert written(tmp_path / "True") == written(tmp_path / "False")
 
 
 def test_probe_depends_on_tuning_and_its_seed(
