@@ -31,7 +31,10 @@ FILES = Path("/tmp/files")
 CACHE = Path("/tmp/cache")
 RAY_PORT = 6379
 START_S = 60
-NAMESPACES = ("unshare", "--net", "--mount", "--pid", "--uts", "--fork", "--kill-child", "--mount-proc")
+NAMESPACES = (
+    *("setpriv", "--pdeathsig", "KILL"),  # a host does not outlive the tests
+    *("unshare", "--net", "--mount", "--pid", "--uts", "--fork", "--kill-child", "--mount-proc"),
+)
 SETUP = """
 set -e
 hostname "$1"
@@ -136,7 +139,9 @@ class Host:
 
 @contextmanager
 def network() -> Iterator[None]:
-    """The bridge, which gives this machine the address `GATEWAY`."""
+    """The bridge, which gives this machine the address `GATEWAY`. Replaces the one of tests that were killed."""
+    if Path(f"/sys/class/net/{BRIDGE}").exists():
+        _ip("link", "del", BRIDGE)
     _ip("link", "add", BRIDGE, "type", "bridge")
     try:
         _ip("addr", "add", f"{GATEWAY}/24", "dev", BRIDGE)
