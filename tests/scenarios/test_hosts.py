@@ -55,9 +55,9 @@ def variables(s3_port: int, tmp_path_factory: pytest.TempPathFactory) -> Iterato
         bucket = boto3.resource("s3").Bucket(BUCKET)
         bucket.create()
         yield variables
-        proxy.close()
         bucket.objects.all().delete()
         bucket.delete()
+        proxy.close()
 
 
 @pytest.fixture(scope="module")
