@@ -68,11 +68,12 @@ class DistributedEngine:
     """The engine of one worker; see `stages.common.protocols.Engine`. Needs a process group of torch.
 
     Args:
-        checkpoint_dir: The checkpoint folder of the step, which all workers share.
+        checkpoint_dir: The checkpoint folder of the step, which all workers of this machine share.
         strategy: How the workers share model and optimizer.
         hang_dumper: Its timer is reset whenever the worker makes progress.
         map_batches: Implements `Engine.map_batches` in this process.
         nvme_path: Folder on a disk of each machine for the weights of zero3_offload.
+        offload_owner: What the names of folders there have in common; see `OffloadFolder`.
     """
 
     def __init__(
@@ -83,6 +84,7 @@ class DistributedEngine:
         *,
         map_batches: Callable[..., Iterator[Any]],
         nvme_path: str | None = None,
+        offload_owner: str = "",
     ) -> None:
         self.rank = dist.get_rank()
         self.world_size = dist.get_world_size()
@@ -91,6 +93,7 @@ class DistributedEngine:
         self._hang_dumper = hang_dumper
         self._map_batches = map_batches
         self._nvme_path = nvme_path
+        self._offload_owner = offload_owner
         self._models: list[PartitionedModel] = []
         self._folders: list[OffloadFolder] = []
         self._partition: OwnedParameters | None = None
@@ -114,8 +117,7 @@ class DistributedEngine:
             return load_model()
         disk = None
         if self._nvme_path is not None:
-            assert self.checkpoint_dir is not None
-            self._folders.append(OffloadFolder(Path(self._nvme_path), self.checkpoint_dir))
+            self._folders.append(OffloadFolder(Path(self._nvme_path), self._offload_owner))
             disk = Disk(folder=self._folders[-1].path, buffer_size=math.ceil(largest_weight() / self.world_size))
         settings = ZeroSettings(bf16=bf16, offload=self._strategy == "zero3_offload", disk=disk)
         self._models.append(PartitionedModel(load_model, settings))

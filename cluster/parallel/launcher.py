@@ -1,7 +1,7 @@
 """Runs a step on several workers with Ray Train.
 
-The same stage runs in every worker; the files of rank 0 are the result. A small subclass of Ray's trainer forwards
-SIGTERM and SIGINT, so that a graceful stop reaches all workers.
+The same stage runs in every worker; the files of rank 0 are the result. `cluster.parallel.workplace` says where they
+are. A small subclass of Ray's trainer forwards SIGTERM and SIGINT, so that a graceful stop reaches all workers.
 
 Imports Ray and torch. Only `cluster.run.step_worker` imports it, when a step has several workers.
 """
@@ -9,15 +9,16 @@ Imports Ray and torch. Only `cluster.run.step_worker` imports it, when a step ha
 from __future__ import annotations
 
 import signal
-import tempfile
-from collections.abc import Callable
-from contextlib import closing, suppress
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, closing, contextmanager, suppress
+from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import ray
 import torch.distributed as dist
-from ray.train import RunConfig, ScalingConfig
+from ray.train import RunConfig, ScalingConfig, get_context
 from ray.train.torch import TorchConfig, TorchTrainer
 from ray.train.torch.config import _TorchBackend
 
@@ -25,12 +26,21 @@ from cluster.errors import WorkersLostError
 from cluster.parallel import nvme_offload
 from cluster.parallel.config import ALLOCATOR
 from cluster.parallel.engine import DistributedEngine
+from cluster.parallel.host_link import Report, StepFolder, StopState
 from cluster.parallel.memory import PARTITIONING
-from cluster.parallel.process_state import redirect_output, set_num_threads
+from cluster.parallel.process_state import set_num_threads
 from cluster.parallel.worker_signals import HangDumper, install_sigterm_handler, read_dumps
+from cluster.parallel.workplace import StepFiles, Workplace, host_workplace, shared_workplace
 from cluster.steps.step import resolve
-from cluster.steps.task_spec import TaskSpec
+from cluster.steps.task_spec import TaskSpec, build_inputs
+from cluster.store.base import Store
+from cluster.store.host_files import HostFiles
+from cluster.store.location import open_store
+from cluster.store.manifest import FileEntry
+from cluster.store.upstream import Upstream
 from cluster.tracking.recorder import BatchRecorder, LogBatch
+
+SEND_TIMEOUT_S = 10.0
 
 
 class _Backend(_TorchBackend):
@@ -38,14 +48,12 @@ class _Backend(_TorchBackend):
 
     def on_start(self, worker_group: Any, backend_config: Any) -> None:
         super().on_start(worker_group, backend_config)
-        worker_group.execute(install_sigterm_handler, backend_config.checkpoint_dir)
+        worker_group.execute(install_sigterm_handler)
 
 
 @dataclass
 class GroupConfig(TorchConfig):
-    """The process group of a step, with the checkpoint folder that its workers share."""
-
-    checkpoint_dir: str = ""
+    """The process group of a step."""
 
     @property
     def backend_cls(self) -> type[_TorchBackend]:
@@ -83,23 +91,30 @@ class Job:
 
     Args:
         spec: The step.
-        inputs: The inputs of its function.
-        out: Folder for the files of rank 0, which all workers can reach.
-        checkpoint_dir: The checkpoint folder, which all workers share.
-        log: Path of the log file.
+        upstream: The results that it reads.
+        files: The files of the process of the step.
         send: Sends what rank 0 records to the driver.
+        step_folder: The actor `StepFolder`, if workers do not reach these files.
     """
 
     spec: TaskSpec
-    inputs: Any
-    out: Path
-    checkpoint_dir: Path
-    log: str
+    upstream: Upstream
+    files: StepFiles
     send: Callable[[LogBatch], bool]
+    step_folder: Any = None
 
 
-def run(job: Job, recorder: BatchRecorder, guard: Callable[[Callable[[], None]], None]) -> Any:
-    """Runs a step on its workers. Returns the result of the stage.
+@dataclass(frozen=True, slots=True)
+class Finished:
+    """What the stage returned, the metrics of rank 0, and the files that rank 0 has uploaded."""
+
+    result: Any
+    metrics: Mapping[str, float]
+    uploaded: Mapping[str, FileEntry]
+
+
+def run(job: Job, recorder: BatchRecorder, guard: Callable[[Callable[[], None]], None]) -> Finished:
+    """Runs a step on its workers. Returns what rank 0 returned.
 
     Args:
         job: What each worker runs.
@@ -112,67 +127,96 @@ def run(job: Job, recorder: BatchRecorder, guard: Callable[[Callable[[], None]],
     resources = job.spec.resources
     has_gpus = resources.gpus > 0
     gathers_in_memory = PARTITIONING[resources.strategy].weights and not has_gpus
-    trainer = Trainer(
-        _work,
-        train_loop_config={"job": job},
-        torch_config=GroupConfig(
-            backend="nccl" if has_gpus else "gloo",
-            timeout_s=round(resources.timeout_s),
-            checkpoint_dir=str(job.checkpoint_dir),
-        ),
-        scaling_config=ScalingConfig(
-            num_workers=resources.workers,
-            use_gpu=has_gpus,
-            resources_per_worker={"CPU": resources.cpus, **({"GPU": resources.gpus} if has_gpus else {})},
-        ),
-        run_config=RunConfig(
-            name="train",
-            storage_path=str(job.checkpoint_dir / "ray"),
-            worker_runtime_env={"env_vars": ALLOCATOR} if gathers_in_memory else None,
-        ),
-        on_start=guard,
+    with _step_folder(job) as step_folder:
+        trainer = Trainer(
+            _work,
+            train_loop_config={"job": replace(job, step_folder=step_folder)},
+            torch_config=GroupConfig(backend="nccl" if has_gpus else "gloo", timeout_s=round(resources.timeout_s)),
+            scaling_config=ScalingConfig(
+                num_workers=resources.workers,
+                use_gpu=has_gpus,
+                resources_per_worker={"CPU": resources.cpus, **({"GPU": resources.gpus} if has_gpus else {})},
+            ),
+            run_config=RunConfig(
+                name="train",
+                storage_path=str(job.files.checkpoint_dir / "ray"),
+                worker_runtime_env={"env_vars": ALLOCATOR} if gathers_in_memory else None,
+            ),
+            on_start=guard,
+        )
+        try:
+            finished: Finished = trainer.fit().return_value
+        except Exception as error:
+            raise _cause(error, read_dumps(job.files.dumps, _work.__name__)) from error
+        finally:
+            if resources.nvme_path:  # after the failure of one worker the others are killed and leave their files
+                nvme_offload.remove_abandoned(Path(resources.nvme_path), job.spec.lease.token)
+    recorder.last.update(finished.metrics)
+    return finished
+
+
+@contextmanager
+def _step_folder(job: Job) -> Iterator[Any]:
+    """Yields an actor on this machine to which workers report; None if they reach the folder of this process."""
+    if _host_files(open_store(job.spec.store), job.spec) is None:
+        yield None
+        return
+    here = ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(
+        ray.get_runtime_context().get_node_id(), soft=False
+    )
+    actor = (
+        ray.remote(StepFolder)
+        .options(num_cpus=0, scheduling_strategy=here)
+        .remote(job.files.log, job.files.dumps, job.files.checkpoint_dir)
     )
     try:
-        result, metrics = trainer.fit().return_value
-    except Exception as error:
-        raise _cause(error, read_dumps(_dumps_folder(job), _work.__name__)) from error
+        yield actor
     finally:
-        if resources.nvme_path:  # after the failure of one worker the others are killed and leave their files
-            nvme_offload.remove_abandoned(Path(resources.nvme_path), job.checkpoint_dir)
-    recorder.last.update(metrics)
-    return result
+        ray.kill(actor)
 
 
-def _work(settings: dict[str, Any]) -> Any:
+def _work(settings: dict[str, Any]) -> Finished | None:
     """In a worker: runs the stage. Only the files and records of rank 0 are kept."""
     job: Job = settings["job"]
-    resources = job.spec.resources
+    spec, resources = job.spec, job.spec.resources
     set_num_threads(resources.cpus)
     rank = dist.get_rank()
     assert resources.strategy != "stream", "such steps have no process group"
-    hang_dumper = HangDumper(_dumps_folder(job), rank, resources.timeout_s)
-    engine = DistributedEngine(
-        job.checkpoint_dir,
-        resources.strategy,
-        hang_dumper,
-        map_batches=resolve(job.spec.engine)().map_batches,
-        nvme_path=resources.nvme_path,
-    )
-    with (
-        closing(hang_dumper),
-        closing(engine),
-        tempfile.TemporaryDirectory() as unused,
-        redirect_output(Path(job.log)),
-    ):
-        with BatchRecorder(job.spec.step, _discard if rank else job.send) as recorder:
-            out = Path(unused) if rank else job.out
-            result = resolve(job.spec.run)(job.spec.config.load(), job.inputs, out, recorder, engine)
+    function = resolve(spec.run)
+    with _workplace(job) as place, closing(HangDumper(place.dumps, rank, resources.timeout_s)) as hang_dumper:
+        inputs = build_inputs(function, spec.step, spec.roles, job.upstream.folders())
+        engine = DistributedEngine(
+            place.checkpoint_dir,
+            resources.strategy,
+            hang_dumper,
+            map_batches=resolve(spec.engine)().map_batches,
+            nvme_path=resources.nvme_path,
+            offload_owner=spec.lease.token,
+        )
+        with closing(engine), BatchRecorder(spec.step, _discard if rank else job.send) as recorder:
+            result = function(spec.config.load(), inputs, place.out, recorder, engine)
         dist.barrier()  # no worker leaves the group while others still compute
-        return None if rank else (result, dict(recorder.last))
+    return None if rank else Finished(result, dict(recorder.last), place.uploaded)
 
 
-def _dumps_folder(job: Job) -> Path:
-    return job.checkpoint_dir / "stacks"
+def _workplace(job: Job) -> AbstractContextManager[Workplace]:
+    host = _host_files(open_store(job.spec.store), job.spec)
+    if host is None:
+        return shared_workplace(job.files, job.spec.store)
+    return host_workplace(host, partial(_report, job.step_folder), is_first=get_context().get_local_rank() == 0)
+
+
+def _host_files(store: Store, spec: TaskSpec) -> HostFiles | None:
+    return store.host_files(spec.step, spec.key.fingerprint, spec.lease.token)
+
+
+def _report(step_folder: Any, report: Report) -> StopState | None:
+    """Sends a report to the machine of the step's process. Returns None if it does not answer."""
+    try:
+        state: StopState = ray.get(step_folder.receive.remote(report), timeout=SEND_TIMEOUT_S)
+    except (ray.exceptions.RayError, TimeoutError):
+        return None
+    return state
 
 
 def _discard(batch: LogBatch) -> bool:

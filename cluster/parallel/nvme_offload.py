@@ -30,11 +30,11 @@ INSTALL_TOOLS = "Run: apt install libaio-dev g++. Or remove nvme_path to keep th
 class OffloadFolder:
     """A new folder on a disk, which belongs to this process until `close` removes it."""
 
-    def __init__(self, parent: Path, checkpoint_dir: Path) -> None:
+    def __init__(self, parent: Path, owner: str) -> None:
         """
         Args:
             parent: An existing folder of this machine.
-            checkpoint_dir: The checkpoint folder of the step, which all of its workers share.
+            owner: A text that all workers of an attempt have, and no others.
 
         Raises:
             OffloadError: `parent` does not exist or is not writable.
@@ -42,7 +42,7 @@ class OffloadFolder:
         check_folder(parent)
         with _locked(parent):
             _remove_abandoned(parent, PREFIX)
-            self.path = Path(tempfile.mkdtemp(prefix=_prefix(checkpoint_dir), dir=parent))
+            self.path = Path(tempfile.mkdtemp(prefix=_prefix(owner), dir=parent))
             self._lock = os.open(self.path, os.O_RDONLY)
             fcntl.flock(self._lock, fcntl.LOCK_EX)
 
@@ -52,12 +52,12 @@ class OffloadFolder:
         os.close(self._lock)
 
 
-def remove_abandoned(parent: Path, checkpoint_dir: Path) -> None:
-    """Removes the folders of a step's killed workers on this machine. Waits for workers that are still exiting."""
+def remove_abandoned(parent: Path, owner: str) -> None:
+    """Removes the folders of an attempt's killed workers on this machine. Waits for workers that are still exiting."""
     deadline = time.monotonic() + EXIT_TIMEOUT_S
     while parent.is_dir():
         with _locked(parent):
-            is_in_use = _remove_abandoned(parent, _prefix(checkpoint_dir))
+            is_in_use = _remove_abandoned(parent, _prefix(owner))
         if not is_in_use or time.monotonic() > deadline:
             return
         time.sleep(0.1)
@@ -97,8 +97,8 @@ def check_aio_toolchain() -> None:
         raise OffloadError(f"nvme_path needs libaio.h, but {os.uname().nodename} does not have it.", INSTALL_TOOLS)
 
 
-def _prefix(checkpoint_dir: Path) -> str:
-    return f"{PREFIX}{hashlib.sha256(str(checkpoint_dir).encode()).hexdigest()[:8]}-"
+def _prefix(owner: str) -> str:
+    return f"{PREFIX}{hashlib.sha256(owner.encode()).hexdigest()[:8]}-"
 
 
 def _remove_abandoned(parent: Path, prefix: str) -> bool:

@@ -16,8 +16,10 @@ from functools import partial
 from typing import Any
 
 from cluster.errors import WorkersLostError
+from cluster.parallel.carried import Carried
 from cluster.parallel.process_state import set_num_threads
 from cluster.steps.step import Resources
+from cluster.store.upstream import Upstream
 
 ReadBatches = Callable[[Any], Iterable[Any]]
 MakeFunction = Callable[[], Callable[[Any], Any]]
@@ -26,12 +28,13 @@ PackedRow = dict[str, Any]
 
 
 def map_batches(
-    resources: Resources, sources: Sequence[Any], read: ReadBatches, make_fn: MakeFunction
+    resources: Resources, upstream: Upstream, sources: Sequence[Any], read: ReadBatches, make_fn: MakeFunction
 ) -> Iterator[Any]:
     """Yields the result of a function for every batch, in order. See `stages.common.protocols.Engine.map_batches`.
 
     Args:
         resources: Number of workers, and the resources of each.
+        upstream: The results of which `read` and `make_fn` may have paths. Other machines fetch them.
         sources: Arguments of `read`.
         read: Yields the batches of a source.
         make_fn: Called once in each worker; returns the function.
@@ -45,7 +48,7 @@ def map_batches(
     from ray.exceptions import RayError  # noqa: PLC0415  (a worker imports Ray first, with its environment)
 
     try:
-        for row in _dataset(resources, sources, read, make_fn).iter_rows():
+        for row in _dataset(resources, sources, Carried.of(read, upstream), Carried.of(make_fn, upstream)).iter_rows():
             value = pickle.loads(row["value"])
             if isinstance(value, _Failure):
                 raise value.error
@@ -69,7 +72,7 @@ class _Failure:
         return cls(error)
 
 
-def _dataset(resources: Resources, sources: Sequence[Any], read: ReadBatches, make_fn: MakeFunction) -> Any:
+def _dataset(resources: Resources, sources: Sequence[Any], read: Carried, make_fn: Carried) -> Any:
     import ray.data  # noqa: PLC0415  (see `map_batches`)
 
     context = ray.data.DataContext.get_current().copy()
@@ -92,10 +95,10 @@ def _dataset(resources: Resources, sources: Sequence[Any], read: ReadBatches, ma
         )
 
 
-def _read(read: ReadBatches, row: PackedRow) -> Iterator[PackedRow]:
+def _read(read: Carried, row: PackedRow) -> Iterator[PackedRow]:
     """In a Ray task: yields the batches of one source."""
     try:
-        for batch in read(_unpack(row)):
+        for batch in read.load()(_unpack(row)):
             yield _pack(batch)
     except Exception as error:
         yield _pack(_Failure.of(error))
@@ -104,10 +107,10 @@ def _read(read: ReadBatches, row: PackedRow) -> Iterator[PackedRow]:
 class _Worker:
     """In a Ray actor: builds the function once and applies it to batches."""
 
-    def __init__(self, make_fn: MakeFunction, cpus: float) -> None:
+    def __init__(self, make_fn: Carried, cpus: float) -> None:
         set_num_threads(cpus)
         try:
-            self._function = make_fn()
+            self._function = make_fn.load()()
         except Exception as error:
             failure = _Failure.of(error)
             self._function = lambda _: failure

@@ -2,7 +2,8 @@
 
 A stop request is two files. `.accepts_stop` exists while training checks for the request after every optimizer step;
 `.stop_requested` is the request. Files are used because the workers of a distributed step are processes on several
-machines. Their names start with a dot, so they are not copied with the checkpoints.
+machines. Their names start with a dot, so they are not copied with the checkpoints. Machines that do not share the
+folder keep the two files equal (`cluster.parallel.host_link`).
 
 A worker that hangs dumps its stack to a file by itself, because no other process can reach it then.
 """
@@ -85,22 +86,57 @@ class StopRequest:
 
     def send(self) -> bool:
         """Requests the step to end. Returns False if it does not check for requests, and so will not end by itself."""
-        if not self._accepted.exists():
+        if not self.is_accepted:
             return False
-        self._requested.touch()
+        self.request()
         return True
+
+    def request(self) -> None:
+        """Requests the step to end, whether it checks for requests or not."""
+        self._requested.touch()
+
+    @property
+    def is_accepted(self) -> bool:
+        """True while the step checks for requests."""
+        return self._accepted.exists()
+
+    @is_accepted.setter
+    def is_accepted(self, value: bool) -> None:
+        if value:
+            self._accepted.touch()
+        else:
+            self._accepted.unlink(missing_ok=True)
+
+    @property
+    def is_requested(self) -> bool:
+        """True after a request."""
+        return self._requested.exists()
 
     @contextmanager
     def graceful_stop(self) -> Iterator[Callable[[], bool]]:
         """Accepts requests inside the block. Yields a function that returns True after a request."""
-        self._accepted.touch()
+        self.is_accepted = True
         try:
             yield self._requested.exists
         finally:
-            self._accepted.unlink(missing_ok=True)
+            self.is_accepted = False
 
 
-def install_sigterm_handler(checkpoint_dir: str) -> None:
+_answering: list[StopRequest] = []
+"""The request of the step that this worker runs, if it runs one."""
+
+
+@contextmanager
+def answer_sigterm(request: StopRequest) -> Iterator[None]:
+    """Sends the request when this worker gets SIGTERM inside the block."""
+    _answering.append(request)
+    try:
+        yield
+    finally:
+        _answering.remove(request)
+
+
+def install_sigterm_handler() -> None:
     """Makes SIGTERM request all workers of a step to end. If the step does not accept it, the old handler runs.
 
     Called in the main thread of each worker, because stages run in other threads.
@@ -110,7 +146,7 @@ def install_sigterm_handler(checkpoint_dir: str) -> None:
     old_handler = signal.getsignal(signal.SIGTERM)
 
     def handle(number: int, frame: FrameType | None) -> None:
-        if not StopRequest(Path(checkpoint_dir)).send() and callable(old_handler):
+        if not any(request.send() for request in _answering) and callable(old_handler):
             old_handler(number, frame)
 
     signal.signal(signal.SIGTERM, handle)

@@ -90,13 +90,8 @@ class Capacity:
         num_workers = self.num_workers(resources)
         return f"1 worker with {text}" if num_workers == 1 else f"{num_workers} workers with {text} each"
 
-    def find_missing(self, resources: Resources, store: str) -> SessionError | None:
-        """Returns why the cluster can never run a step with these resources, or None.
-
-        Args:
-            resources: The resources of the step.
-            store: Address of the store.
-        """
+    def find_missing(self, resources: Resources) -> SessionError | None:
+        """Returns why the cluster can never run a step with these resources, or None."""
         if self.lacks_machines:  # nothing is known about machines that have not joined yet
             return None
         if resources.gpus > self.node_gpus:
@@ -104,16 +99,7 @@ class Capacity:
                 f"it requests {resources.gpus:g} GPUs, but the largest machine has {self.node_gpus:g}.",
                 "Request fewer in its resources, or set --address to a cluster that has them.",
             )
-        if not resources.is_shared:
-            return None
-        if "://" in store and (self.addable or self.cpus > self.node_cpus):
-            return SessionError(
-                f"it has {resources.max_workers} workers, which may run on several machines, but {store} is not a "
-                "folder that they share.",
-                "Use a store in a folder that all machines have"
-                + ("." if resources.strategy == "stream" else ", or set strategy: single."),
-            )
-        if self.addable is not None:
+        if not resources.is_shared or self.addable is not None:
             return None
         for unit, available, per_worker in (
             ("CPUs", self.cpus, resources.cpus),

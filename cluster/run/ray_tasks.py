@@ -156,10 +156,10 @@ class TaskPool:
         self._refresh()
         return self.capacity.lacks_machines
 
-    def find_missing(self, resources: Resources, store: str) -> SessionError | None:
+    def find_missing(self, resources: Resources) -> SessionError | None:
         """Returns why the cluster can never run a step. See `Capacity.find_missing`."""
         self._refresh()
-        return self.capacity.find_missing(resources, store)
+        return self.capacity.find_missing(resources)
 
     def submit(self, spec: TaskSpec, upstream: tuple[Manifest, ...]) -> None:
         """Submits a step; Ray queues it until a machine has room. `find_missing` says if one ever has."""

@@ -304,7 +304,7 @@ class _Run:
         for step in self._state.steps.values():
             if step.phase is not Phase.WAITING or step.planned.state is not PlanState.RUN:
                 continue
-            if missing := tasks.find_missing(step.step.resources, self._store.url):
+            if missing := tasks.find_missing(step.step.resources):
                 failure = StepFailedError(step.name, missing.problem, remedy=missing.remedy)
                 self._store.record_failure(step.fingerprint, failure)
                 self._give_up(step, failure)

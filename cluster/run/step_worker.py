@@ -28,6 +28,7 @@ from cluster.store.base import StagedResult, Store
 from cluster.store.lease import Owner, take
 from cluster.store.location import open_store
 from cluster.store.manifest import FileEntry, Manifest
+from cluster.store.upstream import Upstream
 from cluster.tracking.recorder import AttemptStart, BatchRecorder, LogBatch
 
 Send: TypeAlias = Callable[[LogBatch], bool]
@@ -142,7 +143,9 @@ class _Attempt:
                 try:
                     sources = SourceFiles(spec)
                     set_num_threads(spec.resources.cpus)
-                    staged = self.store.begin(spec.step, spec.key.fingerprint, spec.lease.token)
+                    staged = self.store.begin(
+                        spec.step, spec.key.fingerprint, spec.lease.token, has_workers=spec.resources.has_ranks
+                    )
                     return self._compute_and_commit(staged, watchdog, sources)
                 except KeyboardInterrupt:
                     if watchdog.lease_lost:
@@ -196,20 +199,23 @@ class _Attempt:
     def _compute(self, staged: StagedResult, watchdog: Watchdog) -> Any:
         """Calls the function of the step, here or on its own workers. Returns what it returns."""
         spec, resources = self.spec, self.spec.resources
-        function = resolve(spec.run)
-        folders = [self.store.files_of(item) for item in self.upstream]
-        inputs = build_inputs(function, spec.step, spec.roles, folders)
-        if resources.is_shared and resources.strategy != "stream":
-            from cluster.parallel import launcher  # noqa: PLC0415  (it imports torch, which many steps do not need)
+        upstream = Upstream(spec.store, self.upstream)
+        if resources.has_ranks:
+            from cluster.parallel import launcher, workplace  # noqa: PLC0415  (torch, which many steps do not need)
 
-            log = str(self.log.path(self.store))
-            job = launcher.Job(spec, inputs, staged.out, staged.checkpoint_dir, log, self.recorder.send)
-            return launcher.run(job, self.recorder, watchdog.guard)
+            log = self.log.path(self.store)
+            files = workplace.StepFiles(out=staged.out, checkpoint_dir=staged.checkpoint_dir, log=log)
+            job = launcher.Job(spec, upstream, files, self.recorder.send)
+            finished = launcher.run(job, self.recorder, watchdog.guard)
+            staged.uploaded = finished.uploaded
+            return finished.result
+        function = resolve(spec.run)
         engine = resolve(spec.engine)(
             checkpoint_dir=staged.checkpoint_dir,
             graceful_stop=StopRequest(staged.checkpoint_dir).graceful_stop,
-            map_batches=partial(map_batches, resources) if resources.strategy == "stream" else None,
+            map_batches=partial(map_batches, resources, upstream) if resources.strategy == "stream" else None,
         )
+        inputs = build_inputs(function, spec.step, spec.roles, upstream.folders())
         return function(spec.config.load(), inputs, staged.out, self.recorder, engine)
 
 

@@ -66,6 +66,11 @@ class Resources:
         """True if workers of Ray Train or (stream) Ray Data compute the step instead of one process."""
         return self.strategy != "single"
 
+    @property
+    def has_ranks(self) -> bool:
+        """True if workers of Ray Train compute the step, each with its rank."""
+        return self.strategy not in ("single", "stream")
+
 
 @dataclass(frozen=True, kw_only=True, slots=True)
 class Step:

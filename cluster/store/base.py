@@ -22,13 +22,16 @@ from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from cluster.canonical_json import plain
 from cluster.errors import CorruptResultError, LeaseLostError, OutdatedManifestError, StepFailedError, StoreError
-from cluster.store.files import file_digest, is_rest_of_removal, remove, sorted_files
+from cluster.store.files import is_rest_of_removal, remove
 from cluster.store.lease import Lease, LeaseBackend
-from cluster.store.manifest import FileEntry, Manifest, differences
+from cluster.store.manifest import FileEntry, Manifest, differences, file_entries
+
+if TYPE_CHECKING:
+    from cluster.store.host_files import HostFiles
 
 RESULT = "result.json"
 FILES = "files"
@@ -130,8 +133,18 @@ class Store(ABC):
         """Returns where the lease of a step is stored."""
 
     @abstractmethod
-    def begin(self, step: str, fingerprint: str, token: str) -> StagedResult:
-        """Starts a result. The caller holds the lease with `token`."""
+    def begin(self, step: str, fingerprint: str, token: str, *, has_workers: bool = False) -> StagedResult:
+        """Starts a result. The caller holds the lease with `token`.
+
+        Checkpoints of an earlier attempt are in its folder, unless the step `has_workers` that use `host_files`.
+        """
+
+    @abstractmethod
+    def host_files(self, step: str, fingerprint: str, token: str) -> HostFiles | None:
+        """Returns the files of a step's workers on this machine. None: they reach the folder of the staged result.
+
+        The process of the step holds the lease with `token`.
+        """
 
     @abstractmethod
     def adopt(self, source: Manifest, manifest: Manifest, token: str) -> Manifest:
@@ -419,13 +432,15 @@ def attempt_folder(token: str) -> str:
 class StagedResult(ABC):
     """A result that is not committed yet.
 
-    The step writes its files to `out`, and checkpoints to `checkpoint_dir`, which survives a crash.
+    The step writes its files to `out`, and checkpoints to `checkpoint_dir`, which survives a crash. `uploaded` has the
+    files that a worker on another machine has uploaded.
     """
 
     def __init__(self, folder: Path, step: str, fingerprint: str, token: str) -> None:
         self.step = step
         self.fingerprint = fingerprint
         self._token = token
+        self.uploaded: Mapping[str, FileEntry] = {}
         self.out = folder / f"files.{token}.part"
         self.checkpoint_dir = folder / "work"
         for abandoned in folder.glob("files.*.part"):
@@ -456,11 +471,7 @@ class StagedResult(ABC):
         plain_result = plain(result, f"the result of step {self.step}")
         text = json.dumps(plain_result, indent=2, sort_keys=True, ensure_ascii=False, allow_nan=False)
         (self.out / RESULT).write_text(text + "\n", encoding="utf-8")
-        files = {
-            name: FileEntry(size=(self.out / name).stat().st_size, sha256=file_digest(self.out / name))
-            for name in sorted_files(self.out)
-        }
-        return self.publish(build(plain_result, files))
+        return self.publish(build(plain_result, {**self.uploaded, **file_entries(self.out)}))
 
     @abstractmethod
     def publish(self, manifest: Manifest) -> Manifest:

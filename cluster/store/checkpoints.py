@@ -14,6 +14,8 @@ from cluster.store.object_store import ObjectStore
 SAVE_EVERY_S = 30.0
 FileMarks = dict[str, tuple[int, int, int]]
 """Relative path -> size, modification time and inode: equal marks mean an unchanged file."""
+Index = dict[str, str]
+"""Relative path -> sha256 of the files of one copy."""
 
 
 class Checkpoints:
@@ -28,30 +30,40 @@ class Checkpoints:
         self._name = name
         self._checkpoint_dir = checkpoint_dir
         self._saved_marks: FileMarks = {}
-        self._index: dict[str, str] = {}
-        """Relative path -> sha256 of the files in the store."""
+        self._index: Index = {}
+        """The copy in the store."""
         self._done = threading.Event()
         self._thread: threading.Thread | None = None
 
     def restore(self) -> None:
         """Downloads the latest copy, if there is one. Ignores a copy with a missing or changed file."""
+        self.fetch(self.latest())
+
+    def latest(self) -> Index:
+        """Returns the files of the latest copy; none if there is no readable copy."""
         try:
-            index = json.loads(self._objects.read(f"{self._name}/work.json"))
+            return dict(json.loads(self._objects.read(f"{self._name}/work.json")))
         except (FileNotFoundError, ValueError):
-            return
+            return {}
+
+    def fetch(self, index: Index) -> bool:
+        """Downloads a copy, if it has files. Returns False, and changes nothing, if one is missing or changed."""
+        if not index:
+            return True
         part = self._checkpoint_dir.with_name("work.part")
         remove(part)
         part.mkdir()
         try:
             for file, digest in index.items():
                 if self._objects.download(f"{self._name}/work/{digest}", part / file) != digest:
-                    return
+                    return False
         except FileNotFoundError:
-            return
+            return False
         remove(self._checkpoint_dir)
         part.rename(self._checkpoint_dir)
         self._index = index
         self._saved_marks = _marks(self._checkpoint_dir)
+        return True
 
     def start(self) -> None:
         """Starts to upload changes periodically."""
@@ -78,7 +90,7 @@ class Checkpoints:
         marks = _marks(self._checkpoint_dir)
         if marks == self._saved_marks:
             return True
-        index: dict[str, str] = {}
+        index: Index = {}
         for file in marks:
             digest = file_digest(self._checkpoint_dir / file)
             if digest not in self._index.values() and digest not in index.values():

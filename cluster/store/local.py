@@ -53,9 +53,13 @@ class LocalStore(Store):
         """See `Store`."""
         return FileLease(self.folder(step, fingerprint))
 
-    def begin(self, step: str, fingerprint: str, token: str) -> LocalStagedResult:
+    def begin(self, step: str, fingerprint: str, token: str, *, has_workers: bool = False) -> LocalStagedResult:
         """See `Store`."""
+        del has_workers
         return LocalStagedResult(self.folder(step, fingerprint), step, fingerprint, token)
+
+    def host_files(self, step: str, fingerprint: str, token: str) -> None:
+        """See `Store`. All machines have the folder of the store."""
 
     def adopt(self, source: Manifest, manifest: Manifest, token: str) -> Manifest:
         """See `Store`."""

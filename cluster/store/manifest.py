@@ -12,10 +12,12 @@ import sys
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
 from datetime import datetime
+from pathlib import Path
 from typing import Any
 
 from cluster.canonical_json import canonical
 from cluster.errors import OutdatedManifestError, StoreError
+from cluster.store.files import file_digest, sorted_files
 
 FORMAT = 2
 """Raised when the key or the layout of results changes; steps with older results then run again."""
@@ -111,6 +113,14 @@ class FileEntry:
 
     size: int
     sha256: str
+
+
+def file_entries(folder: Path) -> dict[str, FileEntry]:
+    """Returns the relative paths of all files below a folder, and what is in them."""
+    return {
+        name: FileEntry(size=(folder / name).stat().st_size, sha256=file_digest(folder / name))
+        for name in sorted_files(folder)
+    }
 
 
 @dataclass(frozen=True, kw_only=True, slots=True)

@@ -2,7 +2,8 @@
 
 The layout is the one in `cluster.store.base`. Objects cannot be renamed, so an attempt uploads its files to their final
 names. Writing the manifest, a single object, is the commit. Checkpoints are stored as `work/<sha256>`; `work.json`,
-written after them, lists the latest ones.
+written after them, lists the latest ones. The workers of a step with several of them may run on several machines; there
+`cluster.store.host_files` has what the process of the step does otherwise.
 
 Each machine keeps unfinished and fetched results in a folder below `CLOZELINE_CACHE` (default ~/.cache/clozeline).
 Fetched results are stored by the digest of their content, so a machine fetches nothing twice.
@@ -23,6 +24,7 @@ from cluster.redaction import redact
 from cluster.store.base import FILES, LookupResult, StagedResult, Store, attempt_folder
 from cluster.store.checkpoints import Checkpoints
 from cluster.store.files import cache_folder, remove, sorted_files
+from cluster.store.host_files import HostFiles
 from cluster.store.lease import Lease, from_json, locked, to_json
 from cluster.store.manifest import Manifest
 from cluster.store.object_store import NUM_THREADS, ObjectStore
@@ -93,9 +95,18 @@ class RemoteStore(Store):
         """See `Store`."""
         return ObjectLease(self.objects, f"{step}/{fingerprint}/lease.json")
 
-    def begin(self, step: str, fingerprint: str, token: str) -> RemoteStagedResult:
+    def begin(self, step: str, fingerprint: str, token: str, *, has_workers: bool = False) -> RemoteStagedResult:
         """See `Store`."""
-        return RemoteStagedResult(self, step, fingerprint, token)
+        return RemoteStagedResult(self, step, fingerprint, token, has_workers=has_workers)
+
+    def host_files(self, step: str, fingerprint: str, token: str) -> HostFiles:
+        """See `Store`."""
+        folder = self.scratch(step, fingerprint) / "workers"
+        return HostFiles(self.objects, f"{step}/{fingerprint}", folder, attempt_folder(token))
+
+    def scratch(self, step: str, fingerprint: str) -> Path:
+        """Returns the folder on this machine for unfinished files of a result."""
+        return self.local / "scratch" / step / fingerprint
 
     def adopt(self, source: Manifest, manifest: Manifest, token: str) -> Manifest:
         """See `Store`. The server copies the files."""
@@ -226,18 +237,24 @@ class RemoteStore(Store):
 
 
 class RemoteStagedResult(StagedResult):
-    """Writes files on this machine and uploads them to commit. Uploads checkpoints while the step runs."""
+    """Writes files on this machine and uploads them to commit. Uploads checkpoints while the step runs.
 
-    def __init__(self, store: RemoteStore, step: str, fingerprint: str, token: str) -> None:
+    With workers, which do both on their machines, it only commits.
+    """
+
+    def __init__(
+        self, store: RemoteStore, step: str, fingerprint: str, token: str, *, has_workers: bool = False
+    ) -> None:
         self._store = store
         self._name = f"{step}/{fingerprint}"
         before, tag = store.objects.read_tagged(f"{self._name}/manifest.json")
         self._manifest_tag: str | None = tag
         self._replaced = _folder_of(before)
-        super().__init__(store.local / "scratch" / step / fingerprint, step, fingerprint, token)
+        super().__init__(store.scratch(step, fingerprint), step, fingerprint, token)
         self._checkpoints = Checkpoints(store.objects, self._name, self.checkpoint_dir)
-        self._checkpoints.restore()
-        self._checkpoints.start()
+        if not has_workers:
+            self._checkpoints.restore()
+            self._checkpoints.start()
 
     def discard(self) -> None:
         """See `StagedResult`."""
@@ -248,19 +265,20 @@ class RemoteStagedResult(StagedResult):
         """See `StagedResult`."""
         manifest = replace(manifest, folder=attempt_folder(self._token))
         self._checkpoints.stop(save=False)
-        self._store.objects.upload_all(self.out, manifest.files, f"{self._name}/{manifest.folder}")
+        self._store.objects.upload_all(self.out, sorted_files(self.out), f"{self._name}/{manifest.folder}")
         # The tag proves that no other driver committed since this attempt started.
         self._store.commit_manifest(manifest, self._token, self._manifest_tag, self._replaced)
         self._move_to_cache(manifest)
         return manifest
 
     def _move_to_cache(self, manifest: Manifest) -> None:
-        """Keeps the files on this machine, so that steps that run here need not download them."""
-        folder = self._store.cached(manifest)
-        folder.parent.mkdir(parents=True, exist_ok=True)
-        with locked(folder.parent):
-            remove(folder)
-            self.out.rename(folder)
+        """Keeps the files on this machine, if all are here, so that steps that run here need not download them."""
+        if not self.uploaded:
+            folder = self._store.cached(manifest)
+            folder.parent.mkdir(parents=True, exist_ok=True)
+            with locked(folder.parent):
+                remove(folder)
+                self.out.rename(folder)
         remove(self.checkpoint_dir.parent)
 
 

@@ -91,7 +91,7 @@ def _scheduled(planned: Plan, request: RunRequest, address: str | None) -> Plan:
     except SessionError as error:
         console.print(f"warning: {escape(str(error))}", style="yellow", highlight=False, soft_wrap=True)
         return planned
-    return planned if capacity is None else block_impossible(planned, capacity, request.store.url)
+    return planned if capacity is None else block_impossible(planned, capacity)
 
 
 def status(

@@ -51,26 +51,20 @@ def num_local_gpus() -> int:
     return num_gpus if visible is None else min(num_gpus, len([item for item in visible.split(",") if item.strip()]))
 
 
-def block_impossible(planned: Plan, capacity: Capacity, store: str) -> Plan:
-    """Returns a plan in which the steps are BLOCKED that the machines can never run, and those that need them.
-
-    Args:
-        planned: The plan.
-        capacity: What the machines have.
-        store: Address of the store.
-    """
+def block_impossible(planned: Plan, capacity: Capacity) -> Plan:
+    """Returns a plan in which the steps are BLOCKED that the machines can never run, and those that need them."""
     lines: dict[str, PlannedStep] = {}
     impossible: set[str] = set()
     for name, line in planned.lines.items():
-        reasons = _why_impossible(line, impossible, capacity, store) if line.state is PlanState.RUN else ()
+        reasons = _why_impossible(line, impossible, capacity) if line.state is PlanState.RUN else ()
         if reasons:
             impossible.add(name)
         lines[name] = replace(line, state=PlanState.BLOCKED, reasons=reasons) if reasons else line
     return replace(planned, lines=lines)
 
 
-def _why_impossible(line: PlannedStep, impossible: set[str], capacity: Capacity, store: str) -> tuple[str, ...]:
-    if missing := capacity.find_missing(line.step.resources, store):
+def _why_impossible(line: PlannedStep, impossible: set[str], capacity: Capacity) -> tuple[str, ...]:
+    if missing := capacity.find_missing(line.step.resources):
         return (f"{missing.problem} {missing.remedy}",)
     names = dict.fromkeys(item.name for item in line.step.upstream())
     return tuple(f"it needs {name}, which is blocked" for name in names if name in impossible)

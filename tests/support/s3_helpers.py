@@ -25,20 +25,21 @@ def opened() -> RemoteStore:
 
 
 class Proxy:
-    """Forwards requests to `port` and records them as "PUT /results/...".
+    """Forwards requests to `port` of this machine and records them as "PUT /results/...". It listens at `address`.
 
     `fail_before` is called with method and path before a request is forwarded. If it returns a status, the proxy
     answers with that status. `fail_after` is called in the same way after the server has answered. `stripped` headers
     and query parameters are not forwarded.
     """
 
-    def __init__(self, port: int) -> None:
+    def __init__(self, port: int, address: str = "127.0.0.1") -> None:
         self.requests: list[str] = []
         self.fail_before: Fault | None = None
         self.fail_after: Fault | None = None
         self.stripped: tuple[str, ...] = ()
         self.one_at_a_time = threading.Lock()
-        self._server = ThreadingHTTPServer(("127.0.0.1", 0), _handler(self, port))
+        self._address = address
+        self._server = ThreadingHTTPServer((address, 0), _handler(self, port))
         self._server.daemon_threads = True
         threading.Thread(target=self._server.serve_forever, daemon=True).start()
 
@@ -50,7 +51,7 @@ class Proxy:
     @property
     def url(self) -> str:
         """Address of the proxy."""
-        return f"http://127.0.0.1:{self.port}"
+        return f"http://{self._address}:{self.port}"
 
     def close(self) -> None:
         """Stops listening."""

@@ -10,6 +10,7 @@ import pytest
 from cluster.errors import GraphError
 from cluster.parallel.streaming import map_batches
 from cluster.steps.step import Resources
+from cluster.store.upstream import Upstream
 from tests.support import streams
 
 pytestmark = pytest.mark.ray
@@ -18,7 +19,7 @@ SOURCES = [("a", 30), ("empty", 0), ("b", 1), ("c", 17)]
 
 def map_sources(folder: Path, sources: list[tuple[str, int]], workers: int = 2) -> list[streams.Answer]:
     resources = Resources(workers=workers, cpus=0.5, strategy="stream")
-    return list(map_batches(resources, sources, streams.read, partial(streams.make, folder)))
+    return list(map_batches(resources, Upstream(str(folder)), sources, streams.read, partial(streams.make, folder)))
 
 
 def expected(sources: list[tuple[str, int]]) -> list[streams.Batch]:
@@ -51,7 +52,8 @@ def test_error_of_a_function_is_raised_unchanged(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match=r"^this batch is wrong$"):
         map_sources(tmp_path, [("wrong", 1)], workers=1)
     with pytest.raises(GraphError, match=r"the model is missing\. Download it"):
-        list(map_batches(Resources(cpus=0.5, strategy="stream"), [("a", 3)], streams.read, streams.make_failing))
+        resources = Resources(cpus=0.5, strategy="stream")
+        list(map_batches(resources, Upstream(str(tmp_path)), [("a", 3)], streams.read, streams.make_failing))
 
 
 def test_no_sources_start_no_workers(tmp_path: Path) -> None:

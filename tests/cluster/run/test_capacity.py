@@ -27,31 +27,32 @@ def test_waits_for_names_what_a_step_requests(resources: Resources, text: str) -
 
 
 @pytest.mark.parametrize(
-    ("resources", "store", "problem"),
+    ("resources", "problem"),
     [
-        (Resources(gpus=2), "/store", "requests 2 GPUs, but the largest machine has 1"),
-        (Resources(workers=5, strategy="ddp", cpus=4), "/store", "5 workers with 4 CPUs each, but the cluster has 12"),
-        (Resources(workers=2, strategy="ddp"), "s3://bucket", "not a folder that they share"),
-        (Resources(cpus=99), "/store", None),
-        (Resources(gpus=1), "s3://bucket", None),
+        (Resources(gpus=2), "requests 2 GPUs, but the largest machine has 1"),
+        (Resources(workers=5, strategy="ddp", cpus=4), "5 workers with 4 CPUs each, but the cluster has 12"),
+        (Resources(workers=2, strategy="ddp"), None),
+        (Resources(workers=2, strategy="stream"), None),
+        (Resources(cpus=99), None),
+        (Resources(gpus=1), None),
     ],
 )
-def test_find_missing_names_what_no_machine_has(resources: Resources, store: str, problem: str | None) -> None:
-    missing = TWO_MACHINES.find_missing(resources, store)
+def test_find_missing_names_what_no_machine_has(resources: Resources, problem: str | None) -> None:
+    missing = TWO_MACHINES.find_missing(resources)
     assert (missing is None) if problem is None else (missing is not None and problem in missing.problem)
 
 
 def test_nothing_is_missing_while_the_first_machine_is_awaited() -> None:
-    assert HEAD_ONLY.lacks_machines and HEAD_ONLY.find_missing(Resources(gpus=9), "/store") is None
+    assert HEAD_ONLY.lacks_machines and HEAD_ONLY.find_missing(Resources(gpus=9)) is None
     assert HEAD_ONLY.waits_for(Resources(cpus=4)) == "4 CPUs"
 
 
 def test_autoscaler_counts_with_the_machine_that_it_may_add() -> None:
     growing = HEAD_ONLY.with_addable(Machine(cpus=4, gpus=1))
     assert not growing.lacks_machines
-    assert growing.find_missing(Resources(gpus=1), "/store") is None
-    assert growing.find_missing(Resources(workers=5, strategy="ddp", cpus=4), "/store") is None
-    missing = growing.find_missing(Resources(gpus=2), "/store")
+    assert growing.find_missing(Resources(gpus=1)) is None
+    assert growing.find_missing(Resources(workers=5, strategy="ddp", cpus=4)) is None
+    missing = growing.find_missing(Resources(gpus=2))
     assert missing is not None and "the largest machine has 1" in missing.problem
     assert growing.per_worker(Resources(cpus=16)) == Machine(cpus=4)
 

@@ -69,8 +69,8 @@ class FakeTasks:
     def steps(self) -> list[str]:
         return [spec.step for spec, _ in self._tasks]
 
-    def find_missing(self, resources: Resources, store: str) -> None:
-        del resources, store
+    def find_missing(self, resources: Resources) -> None:
+        del resources
 
     def submit(self, spec: TaskSpec, upstream: tuple[Manifest, ...]) -> None:
         self._tasks.append((spec, upstream))

@@ -28,7 +28,7 @@ def no_cluster(monkeypatch: pytest.MonkeyPatch) -> None:
 def test_an_impossible_step_blocks_itself_and_those_that_need_it(store: Store) -> None:
     large = toy("large", 1, resources=Resources(gpus=2))
     steps = [toy("needs_both", parts=(large, toy("small", resources=Resources(gpus=1)))), toy("other", 2)]
-    planned = block_impossible(plan(steps, store), MACHINES, store.url)
+    planned = block_impossible(plan(steps, store), MACHINES)
     states = {line.name: line.state for line in planned}
     assert states == {
         "large": PlanState.BLOCKED, "small": PlanState.RUN, "needs_both": PlanState.BLOCKED, "other": PlanState.RUN

@@ -34,6 +34,7 @@ def main(rank: int, model: Path, disk: Path, group: Path) -> None:
             HangDumper(group.with_name("stacks"), rank, 100),
             map_batches=map_sequentially,
             nvme_path=str(disk),
+            offload_owner="test",
         )
         models = [
             engine.load_frozen(
