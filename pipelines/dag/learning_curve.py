@@ -76,7 +76,8 @@ def _smaller(config: PipelineConfig, section: LearningCurveSection, seed: int) -
 
 
 def _one_seed(pet: PetSection, section: LearningCurveSection) -> PetSection:
-    return pet.model_copy(update={"seeds": pet.seeds[:1], "ipet": pet.ipet if section.ipet else None})
+    generations = {} if section.ipet else {"ipet": None, "self_training": None}
+    return pet.model_copy(update={"seeds": pet.seeds[:1], **generations})
 
 
 def _with_prefix(step: Step, subset: Step, prefix: str, steps: dict[str, Step]) -> Step:

@@ -2,7 +2,7 @@
 labels.
 
 pet/<pattern>/<seed>            sub-models on the recipe's backbone; the first generation
-pet/g<k>/<pattern>/<seed>       sub-models of generation k of iPET
+pet/g<k>/<pattern>/<seed>       sub-models of generation k of iPET, or students of self-training
 pet/<member>/...                the same on another backbone
 probe/<member>                  logistic regression on sentence embeddings
 priming/<pattern>/<seed>        in-context learning, not a member
@@ -49,13 +49,16 @@ from stages.common.seeds import python_rng
 from stages.in_context.config import InContextConfig
 from stages.llm.config import LlmConfig
 from stages.nli.config import NliConfig
-from stages.pet.config import GenerationConfig, PetConfig
+from stages.pet.config import GenerationConfig, PetConfig, PseudoLabelConfig
 from stages.probe.config import ProbeConfig
 from stages.prompt_tuning.batched.config import PromptJob
 from stages.soft_labels.config import EnsembleConfig
 from stages.soft_labels.sharded.config import ShardedLabelsConfig, ShardsConfig
 from stages.tfidf.config import TfidfConfig
 from stages.word_vectors.config import WordVectorConfig
+
+UNTRAINED = {"tune": "none", "mlm": None, "label_conditioning": None}
+"""Settings of sub-models of the first generation without labeled data."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -162,21 +165,28 @@ class _SubModels:
         config, section = self.config, self.section
         seeds = section.seeds if config.has_labels or section.ipet is None else section.seeds[:1]
         pairs = [(pattern, seed) for pattern in config.patterns_of(section) for seed in seeds]
-        first = section if config.has_labels else section.model_copy(update={"tune": "none", "mlm": None})
+        first = section if config.has_labels else section.model_copy(update=UNTRAINED)
         last = [self._submodel(first, pattern, seed) for pattern, seed in pairs]
         batched: tuple[Step, ...] = ()
         if first.tune == "prompt" and first.batched_training:
             batched = (self._batched(last),)
             last = [replace(step, inputs={**step.inputs, "batched": batched[0]}) for step in last]
         earlier: list[Step] = []
-        for number in range(1, section.ipet.generations + 1 if section.ipet else 1):
+        for number in range(1, section.num_generations + 1):
             earlier += last
             last = [self._next_generation(step, pair, number, last) for step, pair in zip(last, pairs, strict=True)]
         return MemberSteps(tuple(last), tuple(earlier), batched)
 
     def _next_generation(self, step: Step, pair: tuple[str, int], number: int, generation: Sequence[Step]) -> Step:
-        """Returns the successor of a sub-model; some of the others of its generation are its teachers."""
-        ipet = self.section.ipet
+        """Returns the successor of a sub-model. In iPET some of the others of its generation are its teachers, in
+        self-training it is the sub-model itself.
+        """
+        students, ipet = self.section.self_training, self.section.ipet
+        if students is not None:
+            section = self.section.model_copy(update={"tune": students.tune, "training": students.training})
+            return self._submodel(
+                section, *pair, student=PseudoLabelConfig.of(students, generation=number), teachers=[step]
+            )
         assert ipet is not None
         names = [item.name for item in generation]
         rng = python_rng(self.config.seed, "teachers", step.name)
@@ -195,10 +205,12 @@ class _SubModels:
         seed: int,
         *,
         growth: GenerationConfig | None = None,
+        student: PseudoLabelConfig | None = None,
         teachers: Sequence[Step] = (),
     ) -> Step:
-        """Returns one sub-model. `growth` and `teachers` define how the training set of a later generation grows."""
-        row = "/".join([self.prefix, *([f"g{growth.generation}"] if growth else []), pattern])
+        """Returns one sub-model. `growth` or `student`, and `teachers`, define what a later generation learns from."""
+        later = growth or student
+        row = "/".join([self.prefix, *([f"g{later.generation}"] if later else []), pattern])
         name = f"{row}/{seed}"
         is_prompt = section.tune == "prompt"
         uses_ppt = is_prompt and section.prompt.init == "ppt"
@@ -216,6 +228,7 @@ class _SubModels:
                 prompt=section.prompt if is_prompt else PromptConfig(),
                 training=None if section.tune == "none" else section.training,
                 growth=growth,
+                student=student,
                 name=name if is_prompt else "",
             ),
             inputs={
@@ -229,7 +242,7 @@ class _SubModels:
             seed=str(seed),
             pattern=pattern,
             member=self.prefix,
-            generation=str(growth.generation if growth else 0),
+            generation=str(later.generation if later else 0),
         )
 
     def _batched(self, steps: Sequence[Step]) -> Step:

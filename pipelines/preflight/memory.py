@@ -42,6 +42,7 @@ from stages.common.models.remote_code import check_code, definition
 from stages.common.patterns.config import Family
 from stages.common.prompts.config import PromptConfig
 from stages.common.training.config import TrainingConfig
+from stages.pet.config import PetConfig
 
 if TYPE_CHECKING:
     from torch import nn
@@ -277,6 +278,7 @@ def workload_of(step: Step, shape: ModelShape) -> Workload:
     trained = sum(vectors) * shape.width + _num_tuned(config, tune, shape)
     if any(item.is_deep for item in prompts):
         trained *= 2 * shape.num_layers * max(len(item.places) for item in prompts)
+    length = backbone.max_length + _demonstration_tokens(config)
     if lora is not None:
         trained += lora.rank * sum(_targets(shape.adapted, lora).values())
     return Workload(
@@ -285,8 +287,8 @@ def workload_of(step: Step, shape: ModelShape) -> Workload:
         has_adapters=lora is not None or tune in ("ia3", "adapter"),
         batch_size=sum(loop.micro_batch_size * step.resources.min_workers if loop.micro_batch_size else loop.batch_size
                        for loop in loops),
-        eval_batch_tokens=max(eval_batch_tokens(backbone.eval_batch_tokens, on_gpu=on_gpu), backbone.max_length),
-        length=backbone.max_length + max(vectors),
+        eval_batch_tokens=max(eval_batch_tokens(backbone.eval_batch_tokens, on_gpu=on_gpu), length),
+        length=length + max(vectors),
         weight_bytes=2 if _is_half(backbone, on_gpu) else 4,
         fused=on_gpu,
     )  # fmt: skip
@@ -323,6 +325,13 @@ def _prompt(job: object, tune: str | None) -> PromptConfig | None:
     """Returns the soft prompt of a config that uses one."""
     prompt = getattr(job, "prompt", None)
     return prompt if isinstance(prompt, PromptConfig) and tune in (None, "prompt") else None
+
+
+def _demonstration_tokens(config: object) -> int:
+    """Returns the tokens of the demonstrations with each text."""
+    if not isinstance(config, PetConfig) or config.demonstrations is None:
+        return 0
+    return len(config.task.labels) * config.demonstrations.max_length
 
 
 def _num_tuned(config: object, tune: str | None, shape: ModelShape) -> int:

@@ -9,6 +9,7 @@ from typing import Any
 from tokenizers import Tokenizer
 
 from pipelines.preflight.chain_of_thought import check_chain_of_thought
+from pipelines.preflight.submodels import check_auxiliary_losses, check_demonstration_lengths
 from pipelines.schema.config import PipelineConfig
 from pipelines.schema.locations import errors_located_in
 from pipelines.schema.sections.prompts import PptSection, generation_tasks, token_level_tasks
@@ -57,12 +58,8 @@ def check_models(config: PipelineConfig, *, only_cached: bool = False) -> None:
         section = config.pet_sections.get(section_key)
         with errors_located_in(f"{key}.asset"):
             family = family_of(backbone_folder(backbone))
-        if section is not None and section.mlm is not None and family != "masked":
-            raise InputError(
-                f"the auxiliary loss (mlm) is for masked models; {backbone.asset.partition('#')[0]} is {family}.",
-                "Remove mlm, or use a masked backbone.",
-                key=f"{section_key}.mlm",
-            )
+        if section is not None:
+            check_auxiliary_losses(section, section_key, family, backbone)
         with errors_located_in(f"{key}.asset"):
             tokenizer = bare_tokenizer(backbone)
             check_use(backbone, "score")
@@ -70,6 +67,9 @@ def check_models(config: PipelineConfig, *, only_cached: bool = False) -> None:
         if section is not None:
             with errors_located_in(section_key):
                 check_tuned(backbone, section.tune)
+            if section.self_training is not None:
+                with errors_located_in(f"{section_key}.self_training"):
+                    check_tuned(backbone, section.self_training.tune)
             names = config.patterns_of(section)
             check_task(config.task, names, family, tokenizer, "task", soft_blocks=section.tune == "prompt")
             if section.tune == "prompt":
@@ -378,6 +378,8 @@ def check_lengths(config: PipelineConfig, *, only_cached: bool = False) -> None:
                 f"Lower max_length to {max(num_positions - num_virtual_tokens, 0)} or less.",
                 key=f"{key}.max_length",
             )
+        if num_positions is not None and key in config.backbones:
+            check_demonstration_lengths(config, key, num_positions)
 
 
 def check_task(

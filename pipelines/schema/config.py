@@ -47,6 +47,7 @@ from stages.common.models.backbones.config import BackboneConfig
 from stages.common.models.encoders.config import EncoderConfig
 from stages.common.patterns.config import Task
 from stages.common.prompts.config import PromptConfig
+from stages.common.training.config import TrainingConfig
 from stages.prompt_pretraining.formats import as_choice
 from stages.splits.config import DataConfig
 
@@ -156,6 +157,16 @@ class PipelineConfig(Config):
     def _pet_members(self) -> dict[str, PetMember]:
         return {name: item for name, item in self.members.items() if isinstance(item, PetMember)}
 
+    @property
+    def pet_trainings(self) -> dict[str, TrainingConfig | None]:
+        """Dotted key -> training settings of sub-models and of their students."""
+        trainings = {f"{key}.training": section.training for key, section in self.pet_sections.items()}
+        for key, section in self.pet_sections.items():
+            if section.self_training is not None:
+                trainings[f"{key}.self_training.training"] = section.self_training.training
+                trainings[f"{key}.self_training.finetuning"] = section.self_training.finetuning
+        return trainings
+
     def patterns_of(self, section: PetSection) -> tuple[str, ...]:
         """Names of the patterns that a section trains."""
         return section.patterns or self.hard_patterns
@@ -212,7 +223,13 @@ class PipelineConfig(Config):
         students = {f"students.{name}": item for name, item in self.encoder_students.items()}
         kinds = (ProbeMember, FinetunedMember)
         members = {name: item for name, item in self.members.items() if isinstance(item, kinds)}
-        return {**students, **{f"members.{name}.encoder": item.encoder for name, item in members.items()}}
+        own = {f"members.{name}.encoder": item.encoder for name, item in members.items()}
+        similar = {
+            f"{key}.demonstrations.encoder": section.demonstrations.encoder
+            for key, section in self.pet_sections.items()
+            if section.demonstrations and section.demonstrations.encoder
+        }
+        return {**students, **own, **similar}
 
     @property
     def llm_members(self) -> dict[str, LlmMember]:

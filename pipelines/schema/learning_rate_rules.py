@@ -20,6 +20,10 @@ def check_learning_rates(config: PipelineConfig) -> None:
     """Each part with a learning rate is trained in its section."""
     for key, section in config.pet_sections.items():
         _check(section.training, OF_TUNE.get(section.tune, ("backbone",)), f"{key}.training")
+        if students := section.self_training:
+            for name in ("training", "finetuning"):
+                trained = OF_TUNE.get(students.tune, ("backbone",))
+                _check(getattr(students, name), trained, f"{key}.self_training.{name}")
     if config.ppt:
         _check(config.ppt.training, ("prompt",), "ppt.training")
     _check(config.distill.training, OF_STUDENTS, "distill.training")

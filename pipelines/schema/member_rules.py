@@ -22,14 +22,12 @@ def check_members(config: PipelineConfig) -> None:
 
 
 def check_member_names(config: PipelineConfig) -> None:
-    """No member has the same step names as a generation of iPET: `pet/g1/...`."""
-    ipet = config.pet.ipet if config.pet else None
-    generations = ipet.generations if ipet else 0
-    for number in range(1, generations + 1):
+    """No member has the same step names as a later generation of sub-models: `pet/g1/...`."""
+    for number in range(1, config.pet.num_generations + 1 if config.pet else 1):
         key = f"members.g{number}"
         if key in config.pet_sections:
             raise InputError(
-                f"steps of this member would have the names of generation {number} of pet.ipet.",
+                f"steps of this member would have the names of generation {number} of pet.",
                 "Rename the member.",
                 key=key,
             )

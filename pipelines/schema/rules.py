@@ -6,9 +6,11 @@ from collections.abc import Callable, Collection, Sequence
 
 from pipelines.schema.chain_of_thought_rules import check_chain_of_thought
 from pipelines.schema.config import PipelineConfig
+from pipelines.schema.demonstration_rules import check_demonstrations
 from pipelines.schema.instruction_rules import check_instructions
 from pipelines.schema.learning_rate_rules import check_learning_rates
 from pipelines.schema.locations import errors_located_in
+from pipelines.schema.loss_rules import check_losses
 from pipelines.schema.member_rules import check_members
 from pipelines.schema.problem_rules import check_problem_type
 from pipelines.schema.search_rules import check_pattern_search
@@ -17,7 +19,6 @@ from pipelines.schema.sections.prompts import PromptTaskConfig, generation_tasks
 from pipelines.schema.task_rules import check_tasks
 from pipelines.schema.transfer_rules import check_transfer
 from stages.common.errors import InputError
-from stages.common.patterns.config import Task
 from stages.common.prompts.config import check_fits_token_level
 from stages.common.training.config import TrainingConfig
 from stages.common.training.student_config import StudentSettings
@@ -113,7 +114,7 @@ def _trainings(
     """Dotted key, training settings, and the data with the dev sets; no data if the stage does not use a dev set."""
     prompts, own = config.prompts, (config.data,)
     trainings: list[tuple[str, TrainingConfig | None, Sequence[AnyData]]] = [
-        *((f"{key}.training", section.training, own) for key, section in config.pet_sections.items()),
+        *((key, training, own) for key, training in config.pet_trainings.items()),
         ("distill.training", config.distill.training, own),
         ("ppt.training", config.ppt.training if config.ppt else None, ()),
         ("baseline.training", config.baseline.training if config.baseline else None, own),
@@ -158,6 +159,7 @@ def check_without_unlabeled_data(config: PipelineConfig) -> None:
         "unlabeled_shards": config.unlabeled_shards is not None,
         "learning_curve.methods": curve is not None and set(curve.methods) != {"baseline"},
         **{f"{key}.ipet": item.ipet is not None for key, item in config.pet_sections.items()},
+        **{f"{key}.self_training": item.self_training is not None for key, item in config.pet_sections.items()},
         **{f"{key}.mlm": item.mlm is not None for key, item in config.pet_sections.items()},
     }
     for key, is_set in needs_unlabeled.items():
@@ -343,7 +345,7 @@ def check_learning_curve(config: PipelineConfig) -> None:
             f"Set members: [{next(iter(config.members))}], or methods: [baseline].",
             key="learning_curve.members",
         )
-    if section.ipet and (config.pet is None or config.pet.ipet is None):
+    if section.ipet and (config.pet is None or not config.pet.num_generations):
         raise InputError("pet.ipet is not set.", "Set it, or set ipet: false.", key="learning_curve.ipet")
     patterns = config.patterns_of(config.pet) if config.pet else ()
     for name in section.patterns or ():
@@ -384,22 +386,6 @@ def check_prompt_tasks(config: PipelineConfig) -> None:
         patterns = config.prompt_task(item)[0].patterns
         if item.pattern not in patterns:
             raise _unknown("pattern", item.pattern, patterns, f"prompts.tasks.{number}.pattern")
-
-
-def check_vocabulary_loss(config: PipelineConfig) -> None:
-    """A loss over the vocabulary has words to predict: in multiple choice, labels are compared with each other."""
-    uses: list[tuple[str, str, Task]] = [
-        (f"{key}.loss", section.loss, config.task) for key, section in config.pet_sections.items()
-    ]
-    if config.prompts:
-        uses += [("prompts.loss", config.prompts.loss, config.prompt_task(item)[0]) for item in config.prompts.tasks]
-    for key, loss, task in uses:
-        if loss == "vocabulary" and task.options:
-            raise InputError(
-                f"loss: vocabulary predicts the words of a label, but the labels of {task.name} are options.",
-                "Use another loss, or set as_choice in prompts.tasks.",
-                key=key,
-            )
 
 
 def check_pretrained_prompts(config: PipelineConfig) -> None:
@@ -490,7 +476,8 @@ RULES: tuple[Callable[[PipelineConfig], None], ...] = (
     check_learning_curve,
     check_without_labels,
     check_prompt_tasks,
-    check_vocabulary_loss,
+    check_losses,
+    check_demonstrations,
     check_pretrained_prompts,
     check_token_level_tasks,
     check_generation_tasks,

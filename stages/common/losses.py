@@ -7,9 +7,11 @@ the part: the shares of all parts add up to the loss, and their gradients to its
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from typing import TypeVar
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -39,3 +41,13 @@ def classification_loss(
 def mean_share(part: Sequence[object], batch: Sequence[object]) -> float:
     """Returns the factor that turns a mean over the items of `part` into its share of the mean over `batch`."""
     return len(part) / len(batch)
+
+
+def log_one_minus_exp(log_p: Tensor) -> Tensor:
+    """Returns log(1 - p) for logarithms of probabilities; it is finite also where p rounds to 1.
+
+    Each of the two formulas is precise where it is used (Mächler, 2012, "Accurately Computing log(1 - exp(-|a|))").
+    """
+    below_1 = log_p.clamp(max=-torch.finfo(log_p.dtype).eps)
+    is_large = below_1 > -math.log(2)
+    return torch.where(is_large, torch.log(-torch.expm1(below_1)), torch.log1p(-below_1.exp()))

@@ -12,9 +12,9 @@ import numpy as np
 from stages.common.errors import InputError
 from stages.common.examples import Example, one_label
 from stages.common.models.cloze.classifier import ClozeClassifier
+from stages.common.models.retrieval import Similarity, bm25, cosine
 from stages.common.seeds import python_rng
 from stages.in_context.config import DemonstrationConfig
-from stages.in_context.retrieval import Similarity, bm25, cosine
 
 SEPARATOR = "\n\n"
 """Text after each demonstration."""
@@ -73,7 +73,7 @@ class _Retrieved:
         self._count = count
 
     def __call__(self, example: Example) -> list[int]:
-        order = np.argsort(-self._similarity(example), kind="stable").tolist()
+        order = np.argsort(-self._similarity([example])[0], kind="stable").tolist()
         others = [row for row in order if self._train_set[row].fields != example.fields]
         return others[: self._count][::-1]
 
@@ -129,12 +129,4 @@ def _blocks(classifier: ClozeClassifier, train_set: Sequence[Example]) -> list[t
     first_words = {
         label: words[0] for label, words in zip(classifier.task.labels, classifier.verbalizer.words, strict=True)
     }
-    num_special = len(encoder.specials.before)
-    blocks = []
-    for example in train_set:
-        encoded = encoder(example)
-        word = first_words[one_label(example.label)]
-        index = classifier.backbone.label_word_index(encoded)
-        after = encoded.ids[index + 1 : len(encoded.ids) - len(encoder.specials.after_single)]
-        blocks.append(encoded.ids[num_special:index] + word + (encoded.suffix or after) + separator)
-    return blocks
+    return [encoder.filled(example, first_words[one_label(example.label)]) + separator for example in train_set]

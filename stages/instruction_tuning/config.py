@@ -20,7 +20,8 @@ class InstructionSettings(TuneConfig):
     """Length, learning rate and batch size. Each labeled example is read once per epoch with each pattern."""
     loss: LossKind = "vocabulary"
     """vocabulary (likelihood of the answer among all words, as in the papers), cross_entropy (over the labels), hinge,
-    or auto: hinge if a label word has several tokens, else cross_entropy.
+    decoupled (a binary cross-entropy per label over all words), or auto: hinge if a label word has several tokens, else
+    cross_entropy.
     """
 
     @model_validator(mode="after")

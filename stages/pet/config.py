@@ -1,4 +1,4 @@
-"""Config models of PET and iPET: one sub-model, and how later generations select their examples."""
+"""Config models of PET, iPET and LiST: one sub-model, and what later generations learn from."""
 
 from __future__ import annotations
 
@@ -12,7 +12,13 @@ from stages.common.config import Config
 from stages.common.errors import InputError
 from stages.common.examples import Example
 from stages.common.models.backbones.config import TuneConfig
-from stages.common.models.cloze.config import ClozeConfig, LossKind, MlmConfig
+from stages.common.models.cloze.config import (
+    ClozeConfig,
+    LabelConditioningConfig,
+    LossKind,
+    MlmConfig,
+    SampledDemonstrationsConfig,
+)
 from stages.common.prompts.config import PromptConfig
 from stages.common.training.config import TrainingConfig
 
@@ -58,6 +64,41 @@ class GenerationConfig(SelectionConfig):
         return {label: round(counts[label] * self.scale_factor**self.generation) - counts[label] for label in labels}
 
 
+class PseudoLabelSettings(Config):
+    """How a student of self-training learns from the pseudo-labels of its teacher."""
+
+    finetuning: TrainingConfig | None = None
+    """Training on the labeled examples after that on the pseudo-labels. If not set, there is none."""
+    weights: Literal["meta", "uniform"] = "meta"
+    """Weights of the pseudo-labeled examples of a step: meta (how much the gradient of an example agrees with that of
+    labeled examples; none if it does not), or uniform.
+    """
+    meta_start: float = Field(0.6, ge=0, lt=1)
+    """Fraction of the steps, at the start, with uniform weights, as in the original implementation."""
+    meta_batch_size: int = Field(4, ge=1)
+    """Labeled examples per step whose gradient decides the weights."""
+    max_examples: int | None = Field(None, ge=1)
+    """Maximum number of pseudo-labeled examples, which are sampled. If not set, all unlabeled examples are used."""
+
+
+class SelfTrainingConfig(PseudoLabelSettings):
+    """Generations of students with adapters (LiST). Each learns from the sub-model before it."""
+
+    generations: int = Field(2, ge=1)
+    """Number of students, one after the other, of each sub-model."""
+    tune: Literal["lora", "ia3", "adapter"] = "adapter"
+    """Adapters of the students: lora, ia3 or adapter (bottlenecks). Their settings are those of the sub-models."""
+    training: TrainingConfig
+    """Length, learning rate and batch size of the training on pseudo-labels."""
+
+
+class PseudoLabelConfig(PseudoLabelSettings):
+    """One student of self-training. It does not depend on the students after it."""
+
+    generation: int = Field(ge=1)
+    """Number of the generation. The sub-model that is trained on labeled examples is generation 0."""
+
+
 class PetSettings(TuneConfig):
     """Settings of sub-models that a recipe defines."""
 
@@ -66,8 +107,17 @@ class PetSettings(TuneConfig):
     training: TrainingConfig | None = None
     """Length, learning rate and batch size. Not needed for tune: none."""
     loss: LossKind = "auto"
-    """cross_entropy (over the labels), hinge, vocabulary (cross-entropy over the vocabulary), or auto: hinge if a label
-    word has several tokens, else cross_entropy.
+    """cross_entropy (over the labels), hinge, vocabulary (cross-entropy over the vocabulary), decoupled (a binary
+    cross-entropy per label over the vocabulary, as in ADAPET), or auto: hinge if a label word has several tokens, else
+    cross_entropy.
+    """
+    label_conditioning: LabelConditioningConfig | None = None
+    """Auxiliary loss of ADAPET on labeled examples, for masked models: predicts hidden tokens, given a label. If not
+    set, it is not used.
+    """
+    demonstrations: SampledDemonstrationsConfig | None = None
+    """Labeled examples with each text, one per label, in training and in predictions (LM-BFF). If not set, there are
+    none.
     """
     mlm: MlmConfig | None = None
     """Auxiliary masked-LM loss on unlabeled data, for masked models. If not set, it is not used."""
@@ -91,6 +141,12 @@ class PetSettings(TuneConfig):
             )
         if self.tune == "none" and self.mlm:
             raise InputError("tune: none trains nothing, but mlm is set.", "Remove mlm, or change tune.", key="mlm")
+        if self.tune == "none" and self.label_conditioning:
+            raise InputError(
+                "tune: none trains nothing, but label_conditioning is set.",
+                "Remove label_conditioning, or change tune.",
+                key="label_conditioning",
+            )
         if self.tune == "prompt" and self.mlm:
             raise InputError("tune: prompt has no auxiliary loss.", "Remove mlm, or change tune.", key="mlm")
         if self.tune == "prompt" and self.prompt.trains_more:
@@ -107,6 +163,8 @@ class PetConfig(ClozeConfig, PetSettings):
 
     growth: GenerationConfig | None = None
     """A generation of iPET after the first. If not set, only labeled examples are used."""
+    student: PseudoLabelConfig | None = None
+    """A student of self-training. If not set, it is a sub-model that learns from labeled examples, or of iPET."""
     label_unlabeled: bool = True
     """If true, also labels the unlabeled data, as members of the ensemble do."""
     seed: int = 0

@@ -90,7 +90,9 @@ class PretrainingSettings(ExamplesSettings):
     init: InitConfig = InitConfig()
     """Initialization of the prompt."""
     loss: LossKind = "auto"
-    """auto or cross_entropy: over the label words; vocabulary: over the full vocabulary, as in the paper."""
+    """auto or cross_entropy: over the label words; vocabulary: over the full vocabulary, as in the paper;
+    decoupled: a binary cross-entropy per label over the full vocabulary.
+    """
     training: TrainingConfig
     """Length, learning rate and batch size."""
 

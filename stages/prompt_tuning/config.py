@@ -10,6 +10,6 @@ class PromptTuningConfig(ClozeConfig, PromptTrainingConfig):
     """A soft prompt for one task and pattern, over a frozen language model."""
 
     loss: LossKind = "auto"
-    """cross_entropy, hinge, vocabulary, or auto: hinge if a label word has several tokens."""
+    """cross_entropy, hinge, vocabulary, decoupled, or auto: hinge if a label word has several tokens."""
     name: str = ""
     """Name of the prompt in the result of batched training. Empty if the prompt is trained on its own."""

@@ -18,8 +18,16 @@ from stages.common.models.backbones.base import Backbone
 from stages.common.models.backbones.loader import load_backbone
 from stages.common.models.backbones.partitioned import sharding_units
 from stages.common.models.cloze.classifier import ClozeClassifier
-from stages.common.models.cloze.config import LossKind, MlmConfig
-from stages.common.models.cloze.mlm import with_mlm
+from stages.common.models.cloze.config import (
+    LabelConditioningConfig,
+    LossKind,
+    MlmConfig,
+    SampledDemonstrationsConfig,
+)
+from stages.common.models.cloze.demonstrations import Demonstrations
+from stages.common.models.cloze.label_conditioning import LabelConditioning
+from stages.common.models.cloze.mlm import MlmLoss
+from stages.common.models.cloze.objective import Objective
 from stages.common.models.cloze.prefix_cache import cached_loss, can_be_cached
 from stages.common.models.encoders.config import StudentConfig
 from stages.common.models.encoders.text_classifier import TextClassifier
@@ -59,7 +67,7 @@ class Problem(NamedTuple):
     items: Sequence[Any]
     compute_loss: ComputeLoss[Any]
     parameters: Mapping[str, torch.nn.Parameter]
-    prepare: Callable[[list[Any]], list[Any]] | None = None
+    prepare: Callable[[list[Any], int], list[Any]] | None = None
     sample: Callable[[int], Sequence[int]] | None = None
 
 
@@ -124,8 +132,34 @@ def auxiliary(folder: Path, engine: Engine) -> Problem:
     """The label loss with the auxiliary masked-LM loss on more, or on fewer, unlabeled than labeled texts."""
     problem = cloze(folder, engine)
     classifier = problem.compute_loss.__self__  # type: ignore[attr-defined]
-    mixed = with_mlm(classifier, films(9), MlmConfig(weight=0.5, batch_size=5))
+    mixed = Objective(classifier.loss, [MlmLoss(classifier, films(9), MlmConfig(batch_size=5))], label_weight=0.5)
     return problem._replace(compute_loss=mixed, prepare=mixed.prepare)
+
+
+def adapet(folder: Path, engine: Engine) -> Problem:
+    """The decoupled label loss with label conditioning."""
+    problem = cloze(folder, engine, loss_kind="decoupled")
+    classifier = problem.compute_loss.__self__  # type: ignore[attr-defined]
+    conditioning = LabelConditioning(classifier, LabelConditioningConfig(max_masked=0.5))
+    objective = Objective(classifier.loss, [conditioning])
+    return problem._replace(compute_loss=objective, prepare=objective.prepare)
+
+
+def demonstrated(folder: Path, engine: Engine) -> Problem:
+    """Demonstrations with each text, and soft labels with weights."""
+    problem = cloze(folder, engine)
+    classifier = problem.compute_loss.__self__  # type: ignore[attr-defined]
+    demonstrations = Demonstrations(classifier, SampledDemonstrationsConfig(max_length=16), films(6), seed=0)
+
+    def weighted(batch: list[Any], step: int) -> list[Any]:
+        del step
+        return [
+            replace(item, weight=number % 3, label_probabilities=(number / 7, 1 - number / 7))
+            for number, item in enumerate(batch)
+        ]
+
+    objective = Objective(classifier.loss, changes=[demonstrations.draw, weighted])
+    return problem._replace(compute_loss=objective, prepare=objective.prepare)
 
 
 def cached(folder: Path, engine: Engine) -> Problem:
@@ -203,6 +237,11 @@ PROBLEMS: dict[str, tuple[str, Callable[[Path, Engine], Problem]]] = {
     "PET, hinge": ("bert", long_words),
     "PET, hinge, causal": ("gpt2", long_words),
     "PET, auxiliary": ("bert", auxiliary),
+    "PET, ADAPET": ("bert", adapet),
+    "PET, decoupled, causal": ("gpt2", lambda folder, engine: cloze(folder, engine, loss_kind="decoupled")),
+    "PET, demonstrations": ("bert", demonstrated),
+    "PET, demonstrations, causal": ("gpt2", demonstrated),
+    "PET, demonstrations, seq2seq": ("t5", demonstrated),
     "prompt": ("gpt2", lambda folder, engine: cloze(folder, engine, prompt=PromptConfig(num_virtual_tokens=3))),
     "prompt, cached": ("gpt2", cached),
     "deep prompt": (

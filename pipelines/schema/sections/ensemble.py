@@ -25,7 +25,7 @@ from stages.distillation.config import DistillationSettings
 from stages.in_context.config import DemonstrationConfig
 from stages.llm.config import LlmSettings
 from stages.nli.config import NliSettings
-from stages.pet.config import IpetConfig, PetSettings
+from stages.pet.config import IpetConfig, PetSettings, SelfTrainingConfig
 from stages.pet.pattern_search.config import PatternSearchSettings
 from stages.pet.verbalizer_search.config import SearchConfig
 from stages.probe.config import ProbeSettings
@@ -55,7 +55,7 @@ class LearningCurveSection(Config):
     members: tuple[Name, ...] = ()
     """Names of `members` that are also part of this ensemble."""
     ipet: bool = False
-    """If true, the ensemble consists of the last generation of pet.ipet. If false, of the first."""
+    """If true, the ensemble is the last generation of pet.ipet or pet.self_training; if false, the first."""
 
 
 class PetSection(Section, PetSettings):
@@ -69,16 +69,56 @@ class PetSection(Section, PetSettings):
     """For tune: prompt. If true, one step trains all sub-models of the first generation in the same batches."""
     ipet: IpetConfig | None = None
     """Generations of sub-models that label data for each other. If not set, there is one generation."""
+    self_training: SelfTrainingConfig | None = None
+    """Students with adapters, each of which learns from the sub-model before it (LiST). If not set, there are none."""
+
+    @property
+    def num_generations(self) -> int:
+        """Number of generations after the first."""
+        source = self.ipet or self.self_training
+        return source.generations if source else 0
 
     @model_validator(mode="after")
     def _generations_are_trained(self) -> Self:
-        if self.tune == "none" and self.ipet:
-            raise InputError("tune: none trains nothing, but ipet is set.", "Remove ipet, or change tune.", key="ipet")
+        for key in ("ipet", "self_training"):
+            if self.tune == "none" and getattr(self, key):
+                raise InputError(
+                    f"tune: none trains nothing, but {key} is set.", f"Remove {key}, or change tune.", key=key
+                )
+        if self.ipet and self.self_training:
+            raise InputError(
+                "ipet and self_training both define the generations after the first.",
+                "Remove one of them.",
+                key="self_training",
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _one_worker_weights_pseudo_labels(self) -> Self:
+        shares_work = self.strategy != "single" or self.resources.max_workers > 1
+        if self.self_training and self.self_training.weights == "meta" and shares_work:
+            raise InputError(
+                "the gradient that weights pseudo-labels is computed by one worker.",
+                "Remove workers and strategy, or set self_training.weights: uniform.",
+                key="self_training.weights",
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _batched_training_has_one_loss(self) -> Self:
+        for key in ("label_conditioning", "demonstrations"):
+            if self.batched_training and getattr(self, key):
+                raise InputError(
+                    f"batched_training shares a pass of labeled texts only, without {key}.",
+                    f"Remove {key} or batched_training.",
+                    key=key,
+                )
         return self
 
     @model_validator(mode="after")
     def _strategy_fits_training(self) -> Self:
-        if self.tune not in ("lora", "prompt", "none"):
+        students = self.self_training
+        if self.tune not in ("lora", "prompt", "none") or (students and students.tune != "lora"):
             check_partitions_nothing_trained(self.strategy)
         if self.batched_training:
             trains_only_prompts = self.tune == "prompt" and self.prompt.can_be_batched

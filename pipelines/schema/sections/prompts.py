@@ -178,8 +178,8 @@ class PromptsSection(Section):
     """Name of a downstream task -> a text generation task."""
     loss: LossKind = "auto"
     """Loss of the classification tasks: cross_entropy (over the labels), hinge, vocabulary (cross-entropy over the
-    vocabulary, as in the papers), or auto: hinge if a label word has several tokens, else cross_entropy. A linear head
-    always has cross_entropy.
+    vocabulary, as in the papers), decoupled (a binary cross-entropy per label over the vocabulary), or auto: hinge if a
+    label word has several tokens, else cross_entropy. A linear head always has cross_entropy.
     """
     training: TrainingConfig
     """Length, learning rate and batch size."""

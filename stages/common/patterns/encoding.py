@@ -12,7 +12,7 @@ word.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 from stages.common.errors import PatternError
@@ -54,6 +54,28 @@ class Encoded:
             soft_positions=tuple(
                 position + num_added if position > mask else position for position in self.soft_positions
             ),
+        )
+
+    def with_word(self, word: tuple[int, ...]) -> Encoded:
+        """Returns the text with the tokens of a word instead of the mask; `mask_position` is its first token."""
+        masked, mask = self.with_masks(len(word)), self.mask_position
+        return replace(masked, ids=masked.ids[:mask] + word + masked.ids[mask + len(word) :])
+
+    def followed_by(self, ids: tuple[int, ...]) -> Encoded:
+        """Returns the text with more ids after it, in its last segment."""
+        return replace(
+            self, ids=self.ids + ids, token_type_ids=self.token_type_ids + self.token_type_ids[-1:] * len(ids)
+        )
+
+    def preceded_by(self, ids: tuple[int, ...], start: int) -> Encoded:
+        """Returns the text with more ids before the id at `start`."""
+        return replace(
+            self,
+            ids=self.ids[:start] + ids + self.ids[start:],
+            token_type_ids=(0,) * len(ids) + self.token_type_ids,
+            mask_position=self.mask_position + len(ids),
+            prefix_length=self.prefix_length + len(ids),
+            soft_positions=tuple(position + len(ids) for position in self.soft_positions),
         )
 
 
@@ -146,6 +168,27 @@ class Encoder:
         """Encodes examples, in order."""
         return [self(example) for example in examples]
 
+    def filled(self, example: Example, word: tuple[int, ...]) -> tuple[int, ...]:
+        """Returns the ids of an example with a word instead of the mask, without special tokens around it and without
+        soft blocks.
+        """
+        encoded = self(example)
+        index = len(encoded.ids) if self.family == "causal" else encoded.mask_position
+        soft = set(encoded.soft_positions)
+        ids = [(row, token) for row, token in enumerate(encoded.ids) if row not in soft]
+        start, end = len(self.specials.before), len(encoded.ids) - len(self.tail)
+        before = tuple(token for row, token in ids if start <= row < index)
+        after = tuple(token for row, token in ids if index < row < end)
+        return before + word + (encoded.suffix or after)
+
+    @property
+    def tail(self) -> tuple[int, ...]:
+        """The special tokens after a text; none for a causal model, which reads up to the mask."""
+        if self.family == "causal":
+            return ()
+        is_pair = any(isinstance(part, Sep) for part in self.pattern.parts)
+        return self.specials.after if is_pair else self.specials.after_single
+
     def _pieces(self, example: Example) -> list[_Piece]:
         """Tokenizes part by part.
 
@@ -227,9 +270,8 @@ class Encoder:
                 prefix_length=min(prefix_length, mask),
                 soft_positions=tuple(soft),
             )
-        tail = self.specials.after if is_pair else self.specials.after_single
-        ids += tail
-        types += [self.specials.second_segment if is_pair else 0] * len(tail)
+        ids += self.tail
+        types += [self.specials.second_segment if is_pair else 0] * len(self.tail)
         return Encoded(tuple(ids), tuple(types), mask, prefix_length=prefix_length, soft_positions=tuple(soft))
 
 

@@ -3,7 +3,7 @@
     submodel.json           a sub-model, one pattern on one backbone: task, pattern, backbone, and what was tuned;
                             with `adapter/` (PEFT's format, megabytes), `prompt/` (PEFT's format, kilobytes),
                             `weights.safetensors` (bottlenecks, biases or blocks), `model/` (the full backbone) or,
-                            without training, nothing
+                            without training, nothing; with demonstrations, their settings and labeled examples
     prompt_model.json       a soft prompt: task, pattern and backbone; the prompt is in `prompt/`
     model/classifier.json   a probe, or another text classifier
 
@@ -41,6 +41,7 @@ from stages.common.models.backbones.tuning import (
     select_parameters,
 )
 from stages.common.models.cloze.classifier import ClozeClassifier
+from stages.common.models.cloze.demonstrations import load_demonstrations
 from stages.common.models.encoders.text_classifier import CLASSIFIER_FILE, TextClassifier
 from stages.common.models.linear_heads import LinearHead, load_head
 from stages.common.models.tfidf_classifier import TFIDF_FILE, TfidfClassifier
@@ -199,7 +200,7 @@ class ModelLoader:
             return self.load_submodel(folder)
         shared = self._backbone(metadata.backbone, metadata.tune)
         adapter = shared.attach(folder / "adapter")
-        classifier = ClozeClassifier.of(metadata.task, metadata.pattern, shared.backbone, metadata.backbone)
+        classifier = _classifier(metadata, folder, shared.backbone)
         return AdapterModel(classifier, shared, adapter)
 
     def load_submodel(self, folder: Path) -> ClozeClassifier:
@@ -221,7 +222,7 @@ class ModelLoader:
                 shared.attach(folder / "adapter")
             if metadata.tune == "prompt":
                 prompt = load_prompt(folder / "prompt", backbone)
-        return ClozeClassifier.of(metadata.task, metadata.pattern, backbone, config, prompt)
+        return _classifier(metadata, folder, backbone, prompt)
 
     def load_prompt(self, folder: Path, config: BackboneConfig, outputs: Sequence[str]) -> LoadedPrompt:
         """Loads the prompt in `folder/prompt`. `outputs`: names of the outputs of its head, if there is a head.
@@ -243,6 +244,15 @@ class ModelLoader:
         if key not in self._shared:
             self._shared[key] = SharedBackbone(load_backbone(config, frozen=True))
         return self._shared[key]
+
+
+def _classifier(
+    metadata: SubModelMetadata, folder: Path, backbone: Backbone, prompt: Prompt | None = None
+) -> ClozeClassifier:
+    """Returns the classifier of a sub-model, with its demonstrations if it has some."""
+    classifier = ClozeClassifier.of(metadata.task, metadata.pattern, backbone, metadata.backbone, prompt)
+    load_demonstrations(folder, classifier)
+    return classifier
 
 
 def load_prompts(folders: Sequence[Path]) -> list[ClozeClassifier]:

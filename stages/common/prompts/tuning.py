@@ -56,14 +56,14 @@ def prompt_backbone(
     return new_submodel(config, tuning, seed, engine)
 
 
-class _Trained(NamedTuple):
+class Trained(NamedTuple):
     """Name -> trainable parameter, and name -> the part that it belongs to."""
 
     parameters: dict[str, torch.nn.Parameter]
     groups: dict[str, ParameterGroup]
 
 
-def _trainable_parameters(model: TunableModel[Any, Any]) -> _Trained:
+def trainable_parameters(model: TunableModel[Any, Any]) -> Trained:
     """Returns the trainable parameters of the prompt, the backbone and the head."""
     parameters = {} if model.prompt is None else dict(model.prompt.named_parameters())
     groups: dict[str, ParameterGroup] = dict.fromkeys(parameters, "prompt")
@@ -75,12 +75,12 @@ def _trainable_parameters(model: TunableModel[Any, Any]) -> _Trained:
         for name, item in model.head.named_parameters():
             parameters[f"head.{name}"] = item
             groups[f"head.{name}"] = "head"
-    return _Trained(parameters, groups)
+    return Trained(parameters, groups)
 
 
 def num_trainable_parameters(model: TunableModel[Any, Any]) -> int:
     """Returns the number of trained weights of the prompt, the backbone and the head."""
-    return sum(item.numel() for item in _trainable_parameters(model).parameters.values())
+    return sum(item.numel() for item in trainable_parameters(model).parameters.values())
 
 
 def tune(
@@ -95,7 +95,7 @@ def tune(
     engine: Engine,
     frozen_steps: Mapping[str, int] | None = None,
     backbone_dropout: bool = False,
-    prepare: Callable[[list[Item]], list[Any]] | None = None,
+    prepare: Callable[[list[Item], int], list[Any]] | None = None,
     name: str = "checkpoint",
 ) -> list[float]:
     """Trains a model in place; returns the loss of every step. Arguments as in `train`.
@@ -107,7 +107,7 @@ def tune(
         dev_set: Examples for early stopping; may be empty without it.
         backbone_dropout: If True, also a frozen backbone computes with dropout.
     """
-    parameters, groups = _trainable_parameters(model)
+    parameters, groups = trainable_parameters(model)
     validate = partial(model.validate, dev_set, recorder) if config.early_stopping and dev_set else None
     if backbone_dropout or any(item.requires_grad for item in model.backbone.model.parameters()):
         model.backbone.model.train()

@@ -43,7 +43,7 @@ def train(
     validate: Validation | None = None,
     frozen_steps: Mapping[str, int] | None = None,
     sample: Callable[[int], Sequence[int]] | None = None,
-    prepare: Callable[[list[Item]], list[Any]] | None = None,
+    prepare: Callable[[list[Item], int], list[Any]] | None = None,
     groups: Mapping[str, ParameterGroup] | None = None,
     name: str = "checkpoint",
 ) -> list[float]:
@@ -60,7 +60,8 @@ def train(
         validate: Evaluates the dev set, for early stopping.
         frozen_steps: Name of a parameter -> first steps in which it does not change, while the others train.
         sample: Returns the indices of the items of a step. Default: shuffled epochs.
-        prepare: Draws what is random in a batch before it is split, from torch's global generator.
+        prepare: Draws what is random in a batch before it is split, from torch's global generator. Its arguments are
+            the batch and the number of the step, from 0.
         groups: Name of a parameter -> the part that it belongs to, for learning rates of parts. Default: the backbone.
         name: Name of the checkpoint, which differs if a stage trains several times.
 
@@ -91,7 +92,7 @@ def train(
             torch.manual_seed(derive_seed(seed, "step", step))
             batch: list[Any] = [items[index] for index in sample(step)]
             if prepare is not None:
-                batch = prepare(batch)
+                batch = prepare(batch, step)
             if engine.rank:  # dropout differs among workers
                 torch.manual_seed(derive_seed(seed, "step", step, engine.rank))
             rate = config.learning_rate_at(step, num_steps)

@@ -21,7 +21,7 @@ class PromptJob(PromptTrainingConfig):
     pattern: str
     """Name of the pattern."""
     loss: LossKind = "auto"
-    """cross_entropy, hinge, vocabulary, or auto: hinge if a label word has several tokens."""
+    """cross_entropy, hinge, vocabulary, decoupled, or auto: hinge if a label word has several tokens."""
     data: int = Field(ge=0)
     """Index of its data among the inputs."""
     pretrained: int | None = Field(None, ge=0)

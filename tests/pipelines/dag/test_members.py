@@ -60,6 +60,33 @@ def test_a_generation_does_not_depend_on_later_generations() -> None:
         assert upstream(two[name]) == upstream(three[name])
 
 
+def test_students_learn_from_the_submodel_before_them() -> None:
+    students = f"pet.self_training={{generations: 2, tune: ia3, max_examples: 9, training: {TRAINING}}}"
+    steps = plan(students)
+    patterns = ("review", "verdict", "question")
+    assert members(steps) == {f"pet/g2/{pattern}/0" for pattern in patterns}
+    for number, before in ((1, "pet"), (2, "pet/g1")):
+        step = steps[f"pet/g{number}/review/0"]
+        assert upstream(step) == {"data/rotten_tomatoes", f"{before}/review/0"}
+        assert (step.config.tune, step.config.training.steps, step.config.growth) == ("ia3", 2, None)
+        assert (step.config.student.generation, step.config.student.max_examples) == (number, 9)
+        assert step.labels["generation"] == str(number)
+    assert steps["pet/review/0"].config.student is None
+    longer = plan(students.replace("generations: 2", "generations: 3"))
+    assert longer["pet/g2/review/0"].config == steps["pet/g2/review/0"].config
+
+
+def test_generations_have_adapet_and_demonstrations() -> None:
+    settings = ("pet.loss=decoupled", "pet.label_conditioning={}", "pet.demonstrations={num_samples: 2}")
+    steps = plan(IPET, *settings)
+    for name in ("pet/review/0", "pet/g1/review/0", "pet/g2/review/0"):
+        config = steps[name].config
+        assert config.loss == "decoupled" and config.label_conditioning and config.demonstrations.num_samples == 2
+    untrained = plan(IPET, "pet.label_conditioning={}", "data.shots=0", "baseline=null", "prompts=null", "ppt=null")
+    assert untrained["pet/review/0"].config.label_conditioning is None
+    assert untrained["pet/g1/review/0"].config.label_conditioning is not None
+
+
 def test_generations_have_different_seeds() -> None:
     seeds = [step.config.seed for step in plan(IPET).values() if step.kind == "pet"]
     assert len(seeds) == len(set(seeds)) == 9

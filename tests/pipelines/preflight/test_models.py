@@ -39,6 +39,7 @@ from tests.support.token_level_tasks import token_level_overrides
 
 SOFT = 'task.patterns.verdict="{text} {soft:2} {mask}"'
 AS_PROMPTS = ("pet.tune=prompt", "pet.training={learning_rate: 0.01, steps: 2}")
+FITTING = "pet.demonstrations={max_length: 16}"
 ALL_WORDS = ("yes", "maybe", "no", *"ABCDEF", "terrible", "bad", "okay", "good", "great")
 """Label words of all pretraining formats."""
 
@@ -60,6 +61,7 @@ def test_a_causal_backbone_accepts_text_after_the_mask(recipe: Path) -> None:
     [
         ("task.decoding=parallel", "task.decoding", "for masked models"),
         ("pet.mlm={}", "pet.mlm", "for masked models"),
+        ("pet.label_conditioning={}", "pet.label_conditioning", "is causal, and predicts the tokens of a text before"),
     ],
 )
 def test_settings_for_masked_models_are_errors_for_others(override: str, key: str, problem: str, recipe: Path) -> None:
@@ -92,6 +94,17 @@ def test_prompts_of_submodels_must_fit_patterns_and_length(
     with pytest.raises(InputError, match=problem) as caught:
         check_recipe(read_recipe(recipe, PipelineConfig, (pattern, *AS_PROMPTS, *overrides)), lambda *task: None)
     assert caught.value.key == key
+
+
+def test_demonstrations_must_fit_the_positions(recipe: Path) -> None:
+    """The backbone has 64 positions, of which a text takes 32."""
+    shots = "data.shots=4"
+    check_recipe(read_recipe(recipe, PipelineConfig, [shots, FITTING]), lambda *task: None)
+    too_long = FITTING.replace("16", "17")
+    with pytest.raises(InputError, match="2 demonstrations of 17 tokens") as caught:
+        check_recipe(read_recipe(recipe, PipelineConfig, [shots, too_long]), lambda *task: None)
+    assert caught.value.key == "pet.demonstrations.max_length"
+    assert "Lower it to 16 or less" in caught.value.remedy
 
 
 def test_deep_prompts_are_errors_for_models_that_do_not_support_them(recipe: Path) -> None:

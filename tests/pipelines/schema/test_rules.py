@@ -17,6 +17,7 @@ from tests.support.generation_tasks import generation_overrides
 from tests.support.token_level_tasks import token_level_overrides
 
 IPET = "pet.ipet={generations: 2, teacher_fraction: 0.5}"
+STUDENTS = "pet.self_training={training: {learning_rate: 0.01, steps: 2}}"
 PROBE = "members.mini={kind: probe, encoder: {asset: hf:sentence-transformers/all-MiniLM-L6-v2}}"
 PAIRS = PROBE[:-1] + ", contrastive: {}}"
 COPA = (
@@ -78,13 +79,19 @@ def error_of(*overrides: str) -> RecipeError:
         (
             (IPET, "members.g2={kind: pet, backbone: {asset: x}, tune: none}"),
             "members.g2",
-            "names of generation 2 of pet.ipet",
+            "names of generation 2 of pet.",
         ),
         (("pet.patterns=[reviw]",), "pet.patterns", "no pattern 'reviw'"),
         (("pet.training=null",), "pet.training", "needs training settings"),
         (("pet.tune=none", "pet.mlm={}"), "pet.mlm", "trains nothing"),
         (("pet.tune=none", "pet.ipet={}"), "pet.ipet", "trains nothing"),
         ((IPET, "pet.patterns=[review]"), "pet.ipet", "needs two sub-models"),
+        (("pet.tune=none", "pet.label_conditioning={}"), "pet.label_conditioning", "trains nothing"),
+        (
+            (*SUBMODELS, "pet.label_conditioning={}"),
+            "pet.label_conditioning",
+            "without label_conditioning",
+        ),
         (
             ("members.x={kind: finetuned, encoder: {asset: x}}",),
             "members.x.training",
@@ -209,6 +216,7 @@ def error_of(*overrides: str) -> RecipeError:
         ((NO_UNLABELED, "data.shots=0"), "data", "neither labeled nor unlabeled data"),
         ((NO_UNLABELED, IPET), "pet.ipet", "needs unlabeled data"),
         ((NO_UNLABELED, "pet.mlm={}"), "pet.mlm", "needs unlabeled data"),
+        ((NO_UNLABELED, STUDENTS), "pet.self_training", "needs unlabeled data"),
         ((NO_UNLABELED, "learning_curve={shots: [2, 4]}"), "learning_curve.methods", "needs unlabeled data"),
         ((NO_UNLABELED, "unlabeled_shards={source: {asset: x}}"), "unlabeled_shards", "needs unlabeled data"),
         # soft blocks
@@ -389,7 +397,8 @@ def test_all_rules_are_listed() -> None:
         return {name for name in names if getattr(module, name).__module__ == module.__name__}
 
     elsewhere = {"check_tasks", "check_problem_type", "check_members", "check_pattern_search", "check_chain_of_thought"}
-    elsewhere |= {"check_learning_rates", "check_transfer", "check_instructions"}
+    elsewhere |= {"check_learning_rates", "check_transfer", "check_instructions", "check_losses"}
+    elsewhere |= {"check_demonstrations"}
     assert defined(rules) - {"check_rules"} | elsewhere == {rule.__name__ for rule in RULES}
     for module, check in (
         (member_rules, member_rules.check_members),

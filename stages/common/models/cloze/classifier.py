@@ -1,19 +1,17 @@
 """The cloze classifier: a backbone, a pattern and label words, with or without a soft prompt.
 
-PET and prompt tuning share it. Its losses are cross-entropy over the labels (PET, Schick & Schütze, EACL 2021, section
-3.1), for label words of several tokens a hinge loss (NAACL 2021, section 3.1), and cross-entropy over the vocabulary
-(prompt tuning, Lester et al., EMNLP 2021, section 2). Letters in names of tensors: B examples, C labels, W label words.
+PET and prompt tuning share it. For its losses see stages/common/models/cloze/label_losses.py. Letters in names of
+tensors: B examples, C labels, W label words.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, field
-from typing import NamedTuple
+from typing import NamedTuple, Protocol
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from numpy.typing import NDArray
 from torch import Tensor
 
@@ -25,7 +23,8 @@ from stages.common.models.backbones.base import Backbone
 from stages.common.models.backbones.config import BackboneConfig
 from stages.common.models.backbones.soft_input import SoftPrompt
 from stages.common.models.batching import autocast, batches_by_length, shard_batches, wants_bf16
-from stages.common.models.cloze.config import LossKind
+from stages.common.models.cloze.config import OVER_VOCABULARY, LossKind
+from stages.common.models.cloze.label_losses import LOSSES
 from stages.common.models.cloze.label_word_scores import label_scores, word_scores
 from stages.common.models.linear_heads import LinearHead
 from stages.common.patterns.config import Task
@@ -43,6 +42,18 @@ class LabeledCloze:
 
     cloze: Cloze
     label: int
+    example: Example
+    weight: float = 1.0
+    """Factor of its label loss."""
+    label_probabilities: tuple[float, ...] | None = None
+    """[C] a soft label: the label loss is then the one that these probabilities expect."""
+
+
+class DemonstrationSampler(Protocol):
+    """Adds labeled examples to texts; see stages/common/models/cloze/demonstrations.py"""
+
+    def samples(self, clozes: Sequence[Cloze], examples: Sequence[Example]) -> Iterable[Sequence[Cloze]]:
+        """Yields the encoded examples with other demonstrations each time."""
 
 
 class Evaluation(NamedTuple):
@@ -68,6 +79,8 @@ class ClozeClassifier:
     """Maps hidden states [B, D] at the mask to label scores [B, C]; replaces the label words."""
     engine: Engine = field(default_factory=InProcessEngine)
     """Shards batches among workers."""
+    demonstrations: DemonstrationSampler | None = None
+    """Predictions average over its samples. In training, the caller adds demonstrations to items."""
 
     @classmethod
     def of(
@@ -147,7 +160,7 @@ class ClozeClassifier:
 
     def needs_likelihood(self, *, training: bool) -> bool:
         """Returns True if words are scored by log-likelihoods instead of raw logits."""
-        return self.verbalizer.needs_likelihood or (training and self.loss_kind == "vocabulary")
+        return self.verbalizer.needs_likelihood or (training and self.loss_kind in OVER_VOCABULARY)
 
     def answers(self, scores_BW: Tensor, size: int) -> Tensor:
         """Returns label scores, [B, C].
@@ -164,7 +177,7 @@ class ClozeClassifier:
     def items(self, examples: Sequence[Example]) -> list[LabeledCloze]:
         """Encodes labeled examples for training."""
         return [
-            LabeledCloze(self.encode(item), label)
+            LabeledCloze(self.encode(item), label, item)
             for item, label in zip(examples, label_indices(examples, self.task.labels), strict=True)
         ]
 
@@ -174,15 +187,28 @@ class ClozeClassifier:
         return self.compute_loss(scores_BC, part) * mean_share(part, batch or part)
 
     def compute_loss(self, scores_BC: Tensor, batch: list[LabeledCloze]) -> Tensor:
-        """Returns the loss of a batch with these label scores."""
-        gold_B = torch.tensor([item.label for item in batch], device=scores_BC.device)
+        """Returns the loss of a batch with these label scores: the mean of weight times loss."""
         default: LossKind = "hinge" if self.verbalizer.longest > 1 else "cross_entropy"
-        kind = default if self.loss_kind == "auto" else self.loss_kind
-        return LOSSES[kind](scores_BC, gold_B)
+        losses_BC = LOSSES[default if self.loss_kind == "auto" else self.loss_kind](scores_BC)
+        targets_BC = torch.tensor([_target(item, scores_BC.shape[1]) for item in batch]).to(losses_BC)
+        weights_B = torch.tensor([item.weight for item in batch]).to(losses_BC)
+        return ((losses_BC * targets_BC).sum(dim=1) * weights_B).mean()
 
     def predict(self, examples: Sequence[Example], recorder: Recorder, phase: str) -> NDArray[np.float64]:
-        """Returns label scores [n, C] in the order of `examples`; batches hold texts of similar length."""
+        """Returns label scores [n, C] in the order of `examples`; with demonstrations, their mean over the samples."""
         encoded = [self.encode(item) for item in examples]
+        if self.demonstrations is None:
+            return self._predict(encoded, recorder, phase)
+        samples = self.demonstrations.samples(encoded, examples)
+        scores_snC = [
+            self._predict(sample, recorder, f"{phase}, demonstrations {number + 1}" if phase else "")
+            for number, sample in enumerate(samples)
+        ]
+        mean_nC: NDArray[np.float64] = np.mean(scores_snC, axis=0)
+        return mean_nC
+
+    def _predict(self, encoded: Sequence[Cloze], recorder: Recorder, phase: str) -> NDArray[np.float64]:
+        """Returns label scores [n, C]; batches hold texts of similar length."""
         local_scores = torch.zeros(len(encoded), len(self.task.labels), dtype=torch.float64)
         num_done = 0
         with self.backbone.evaluation():
@@ -214,44 +240,8 @@ class ClozeClassifier:
         return DevScore(result.score.accuracy, float(-np.log(np.maximum(likelihoods, 1e-12)).mean()))
 
 
-def label_loss(scores_BC: Tensor, gold_B: Tensor) -> Tensor:
-    """Returns the cross-entropy over the labels only (PET, Schick & Schütze, EACL 2021, section 3.1).
-
-    Args:
-        scores_BC: Label scores.
-        gold_B: Indices of the gold labels.
-    """
-    return F.cross_entropy(scores_BC, gold_B)
-
-
-def hinge_loss(scores_BC: Tensor, gold_B: Tensor) -> Tensor:
-    """Returns the hinge loss of PET's second paper (Schick & Schütze, NAACL 2021, section 3.1).
-
-    The gold label must be likelier than each other label by a factor of e. The loss is the sum over the other labels of
-    max(0, 1 - score_gold + score_other), averaged over the batch.
-
-    Args:
-        scores_BC: Log-likelihoods of labels, whose words have different numbers of tokens.
-        gold_B: Indices of the gold labels.
-    """
-    gaps_BC = 1 - scores_BC.gather(1, gold_B[:, None]) + scores_BC
-    is_other_BC = torch.ones_like(scores_BC).scatter(1, gold_B[:, None], 0.0)
-    return (gaps_BC.clamp(min=0) * is_other_BC).sum(dim=1).mean()
-
-
-def vocabulary_loss(scores_BC: Tensor, gold_B: Tensor) -> Tensor:
-    """Returns the cross-entropy over the vocabulary: the mean negative log-likelihood of the gold label's words.
-
-    Args:
-        scores_BC: Log-likelihoods of labels among all words of the vocabulary.
-        gold_B: Indices of the gold labels.
-    """
-    return -scores_BC.gather(1, gold_B[:, None]).mean()
-
-
-LOSSES: dict[LossKind, Callable[[Tensor, Tensor], Tensor]] = {
-    "cross_entropy": label_loss,
-    "hinge": hinge_loss,
-    "vocabulary": vocabulary_loss,
-}
-"""Kind of loss -> label scores [B, C] and gold labels [B] to the mean loss."""
+def _target(item: LabeledCloze, num_labels: int) -> tuple[float, ...]:
+    """Returns the probabilities of the labels, [C]: the soft label, or 1 for the label."""
+    if item.label_probabilities is not None:
+        return item.label_probabilities
+    return tuple(float(number == item.label) for number in range(num_labels))

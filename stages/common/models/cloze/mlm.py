@@ -3,7 +3,8 @@
 Schick & Schütze, EACL 2021, section 3.2: the loss of a step is (1 - weight) * label loss + weight * MLM loss. 15% of
 the tokens are chosen; 80% of them are replaced by the mask, 10% by a random token, 10% stay (Devlin et al., NAACL
 2019). The MLM loss is the mean over all chosen tokens of a step. In the original implementation each micro-batch has
-its own mean, so there a token of a short text counts more. Letters in names of tensors: B texts, L length.
+its own mean, so there a token of a short text counts more. Letters in names of tensors: B texts, L length, M hidden
+tokens, V vocabulary.
 """
 
 from __future__ import annotations
@@ -91,70 +92,63 @@ def mask_texts(classifier: ClozeClassifier, examples: Sequence[Example], probabi
     return texts
 
 
-def mlm_loss(classifier: ClozeClassifier, part: Sequence[MaskedText], batch: Sequence[MaskedText]) -> Tensor:
-    """Returns the share of a part in the mean cross-entropy at the hidden tokens of a batch.
+def token_log_likelihoods(classifier: ClozeClassifier, texts: Sequence[MaskedText]) -> Tensor:
+    """Returns the log-likelihoods of the hidden tokens of all texts, in order, [M].
 
     Only these positions go through the LM head.
     """
     backbone = classifier.backbone
-    encoded = backbone.batch([text.encoded for text in part])
+    prompt = None if classifier.prompt is None else classifier.prompt()
+    encoded = backbone.batch([text.encoded for text in texts], prompt)
     targets_BL = torch.full_like(encoded.input_ids, IGNORED)
-    for row, text in enumerate(part):
+    for row, text in enumerate(texts):
         start = int(encoded.mask_position[row]) - text.encoded.mask_position
         targets_BL[row, start : start + len(text.targets)] = torch.tensor(text.targets, device=targets_BL.device)
     chosen_BL = targets_BL != IGNORED
     with autocast(classifier.autocast):
-        logits = backbone.lm_head(backbone.hidden_states(encoded)[chosen_BL]).float()
-    loss_sum = F.cross_entropy(logits, targets_BL[chosen_BL], reduction="sum")
-    return loss_sum / max(sum(text.num_targets for text in batch), 1)  # texts without a token to hide have no loss
+        logits_MV = backbone.lm_head(backbone.hidden_states(encoded, prompt)[chosen_BL]).float()
+    return -F.cross_entropy(logits_MV, targets_BL[chosen_BL], reduction="none")
+
+
+def mlm_loss(classifier: ClozeClassifier, part: Sequence[MaskedText], batch: Sequence[MaskedText]) -> Tensor:
+    """Returns the share of a part in the mean cross-entropy at the hidden tokens of a batch."""
+    num_targets = sum(text.num_targets for text in batch)
+    return -token_log_likelihoods(classifier, part).sum() / max(num_targets, 1)  # there may be no token to hide
 
 
 @dataclass(frozen=True, slots=True)
-class MixedItem:
-    """A labeled example, and its part of the unlabeled texts of the step."""
-
-    labeled: LabeledCloze
-    masked: tuple[MaskedText, ...]
-
-
-@dataclass(frozen=True, slots=True)
-class MixedLoss:
-    """The label loss, mixed with the auxiliary loss on random unlabeled examples."""
+class MlmLoss:
+    """The auxiliary loss on random unlabeled examples."""
 
     classifier: ClozeClassifier
     unlabeled_set: Sequence[Example]
     config: MlmConfig
 
-    def prepare(self, batch: list[LabeledCloze]) -> list[MixedItem]:
-        """Draws the unlabeled examples of a step and their hidden tokens, and divides them among the labeled examples.
+    def __post_init__(self) -> None:
+        """Checks that there are unlabeled examples.
 
-        They are drawn from torch's global generator, which the training loop seeds for each step: a resumed run draws
-        the same ones.
+        Raises:
+            InputError: there are none.
         """
+        if not self.unlabeled_set:
+            raise InputError(
+                "the auxiliary loss requires unlabeled data.", "Set data.unlabeled, or remove mlm.", key="mlm"
+            )
+
+    @property
+    def weight(self) -> float:
+        """Factor of the loss."""
+        return self.config.weight
+
+    def draw(self, batch: Sequence[LabeledCloze]) -> list[tuple[MaskedText, ...]]:
+        """Draws the unlabeled examples of a step and their hidden tokens; divides them among the labeled examples."""
         rows = torch.randint(len(self.unlabeled_set), (self.config.batch_size,)).tolist()
         masked = mask_texts(self.classifier, [self.unlabeled_set[row] for row in rows], self.config.mlm_probability)
         ends = [round(len(masked) * (number + 1) / len(batch)) for number in range(len(batch))]
-        return [
-            MixedItem(item, tuple(masked[start:end])) for item, start, end in zip(batch, [0, *ends], ends, strict=False)
-        ]
+        return [tuple(masked[start:end]) for start, end in zip([0, *ends], ends, strict=False)]
 
-    def __call__(self, part: list[MixedItem], batch: list[MixedItem] | None = None) -> Tensor:
-        """Returns the share of a part. Default: the part is the batch."""
-        batch = batch or part
-        texts, all_texts = ([text for item in items for text in item.masked] for items in (part, batch))
+    def loss(self, part: Sequence[tuple[MaskedText, ...]], batch: Sequence[tuple[MaskedText, ...]]) -> Tensor:
+        """Returns the share of a part."""
+        texts, all_texts = ([text for item in items for text in item] for items in (part, batch))
         # All workers must run the same number of passes, so a part without texts repeats one that does not count.
-        auxiliary = mlm_loss(self.classifier, texts or all_texts[:1], all_texts) * bool(texts)
-        labeled, all_labeled = ([item.labeled for item in items] for items in (part, batch))
-        label_loss = self.classifier.loss(labeled, all_labeled)
-        return (1 - self.config.weight) * label_loss + self.config.weight * auxiliary
-
-
-def with_mlm(classifier: ClozeClassifier, unlabeled_set: Sequence[Example], config: MlmConfig) -> MixedLoss:
-    """Returns the label loss of a batch, mixed with the auxiliary loss on random unlabeled examples.
-
-    Raises:
-        InputError: there are no unlabeled examples.
-    """
-    if not unlabeled_set:
-        raise InputError("the auxiliary loss requires unlabeled data.", "Set data.unlabeled, or remove mlm.", key="mlm")
-    return MixedLoss(classifier, unlabeled_set, config)
+        return mlm_loss(self.classifier, texts or all_texts[:1], all_texts) * bool(texts)

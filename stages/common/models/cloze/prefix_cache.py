@@ -108,6 +108,7 @@ def can_be_cached(classifier: ClozeClassifier) -> bool:
         and pattern.soft_follows_field
         and pattern.ends_in_mask
         and classifier.head is None
+        and classifier.demonstrations is None
         and classifier.verbalizer.longest == 1
         and not classifier.backbone.is_partitioned  # workers must run the same passes, and their caches differ
         and not any(weight.requires_grad for weight in classifier.backbone.model.parameters())

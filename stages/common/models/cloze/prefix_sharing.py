@@ -76,6 +76,7 @@ def _can_share(classifier: ClozeClassifier) -> bool:
         and classifier.verbalizer.longest == 1
         and not classifier.task.options
         and classifier.prompt is None
+        and classifier.demonstrations is None
     )
 
 

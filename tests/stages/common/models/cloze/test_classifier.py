@@ -3,32 +3,17 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
 import torch
 
 from stages.common.models.backbones.base import Backbone
-from stages.common.models.cloze.classifier import ClozeClassifier, hinge_loss, label_loss
+from stages.common.models.cloze.classifier import ClozeClassifier
 from stages.common.models.cloze.multi_task import multi_task_logits
 from stages.common.protocols import NullRecorder
 from tests.support.small_models import FAMILIES, backbone_config, film_examples, film_task
-
-
-def test_hinge_loss_counts_labels_within_the_margin() -> None:
-    scores = torch.tensor([[-1.0, -1.5, -4.0], [-3.0, -2.0, -2.5]])
-    # first: gold is 0, so max(0, 1 + 1 - 1.5) + max(0, 1 + 1 - 4); second: gold is 2
-    first = 0.5 + 0.0
-    second = (1 + 2.5 - 3.0) + (1 + 2.5 - 2.0)
-    assert float(hinge_loss(scores, torch.tensor([0, 2]))) == pytest.approx((first + second) / 2)
-    assert float(hinge_loss(torch.tensor([[0.0, -1.0]]), torch.tensor([0]))) == 0.0
-
-
-def test_label_loss_is_cross_entropy_over_labels() -> None:
-    actual = float(label_loss(torch.tensor([[2.0, 0.0], [1.0, 3.0]]), torch.tensor([0, 0])))
-    by_hand = (math.log(1 + math.exp(-2)) + math.log(1 + math.exp(2))) / 2
-    assert actual == pytest.approx(by_hand, abs=1e-6)
 
 
 @pytest.mark.parametrize("name", FAMILIES)
@@ -90,6 +75,20 @@ def test_vocabulary_loss_of_words_of_several_tokens_is_their_likelihood(
         scores = classifier.logits([item.cloze for item in items], training=True)
         expected = -float(scores[range(4), [item.label for item in items]].mean())
         assert float(classifier.loss(items)) == pytest.approx(expected, abs=1e-5)
+
+
+def test_weights_and_soft_labels_change_the_loss(backbones: dict[str, Backbone]) -> None:
+    """A soft label has the expected loss; weights are factors in a mean."""
+    classifier = ClozeClassifier.of(film_task("bert"), "review", backbones["bert"], backbone_config("unused"))
+    items = classifier.items(film_examples(2))
+    soft = replace(items[1], label_probabilities=(0.3, 0.7), weight=0.5)
+    with torch.inference_mode():
+        first, other, right = (
+            float(classifier.loss([item])) for item in (items[0], replace(items[1], label=0), items[1])
+        )
+        actual = float(classifier.loss([replace(items[0], weight=3.0), soft]))
+    assert actual == pytest.approx((3 * first + 0.5 * (0.3 * other + 0.7 * right)) / 2, abs=1e-5)
+    assert abs(other - right) > 0.01
 
 
 def _alone(backbone: Backbone, encoded: object, ids: list[int]) -> list[float]:

@@ -16,7 +16,8 @@ from stages.common.models.backbones.loader import load_backbone
 from stages.common.models.cloze import mlm
 from stages.common.models.cloze.classifier import ClozeClassifier, LabeledCloze
 from stages.common.models.cloze.config import MlmConfig
-from stages.common.models.cloze.mlm import IGNORED, MixedLoss, mask_texts, mask_tokens, mlm_loss, with_mlm
+from stages.common.models.cloze.mlm import IGNORED, MlmLoss, mask_texts, mask_tokens, mlm_loss
+from stages.common.models.cloze.objective import Objective
 from stages.common.patterns.config import Task
 from tests.support.small_models import backbone_config, film_examples, film_task
 
@@ -176,11 +177,15 @@ def test_mlm_auxiliary_loss_empty_texts_is_zero(backbones: dict[str, Backbone]) 
     assert float(actual) == 0
 
 
-def mixed_loss(compute_loss: MixedLoss, items: list[LabeledCloze]) -> float:
-    return float(compute_loss(compute_loss.prepare(items)))
+def with_mlm(classifier: ClozeClassifier, unlabeled: list[Example], config: MlmConfig) -> Objective:
+    return Objective(classifier.loss, [MlmLoss(classifier, unlabeled, config)], 1 - config.weight)
 
 
-def test_with_mlm_mixes_the_losses_by_weight(backbones: dict[str, Backbone]) -> None:
+def mixed_loss(compute_loss: Objective, items: list[LabeledCloze]) -> float:
+    return float(compute_loss(compute_loss.prepare(items, 0)))
+
+
+def test_mlm_is_mixed_with_the_label_loss_by_weight(backbones: dict[str, Backbone]) -> None:
     classifier, unlabeled = classifier_of(backbones["bert"], "bert"), film_examples(9, start=50)
     items = classifier.items(film_examples(4))
     auxiliary, mixed = {}, {}
@@ -199,7 +204,7 @@ def test_with_mlm_mixes_the_losses_by_weight(backbones: dict[str, Backbone]) -> 
     assert abs(expected - labels) > 0.1, "the losses must differ for the weights to matter"
 
 
-def test_with_mlm_draws_examples_by_the_seed_of_the_step(backbones: dict[str, Backbone]) -> None:
+def test_mlm_draws_examples_by_the_seed_of_the_step(backbones: dict[str, Backbone]) -> None:
     """The first call after a checkpoint draws what a later call of an uninterrupted run draws."""
     classifier, config = classifier_of(backbones["bert"], "bert"), MlmConfig(weight=0.5, batch_size=2)
     items = classifier.items(film_examples(2))
@@ -224,6 +229,6 @@ def test_gradients_of_mlm_loss_reach_the_model(backbone_folders: dict[str, Path]
     assert table.grad.abs().sum() > 0
 
 
-def test_with_mlm_requires_unlabeled_data(backbones: dict[str, Backbone]) -> None:
+def test_mlm_requires_unlabeled_data(backbones: dict[str, Backbone]) -> None:
     with pytest.raises(InputError, match="requires unlabeled data"):
-        with_mlm(classifier_of(backbones["bert"], "bert"), [], MlmConfig())
+        MlmLoss(classifier_of(backbones["bert"], "bert"), [], MlmConfig())

@@ -1,6 +1,6 @@
 """Finds the labeled examples that are most similar to a text: by BM25, or by the cosine of an encoder's vectors.
 
-Letters in names of arrays: n labeled examples, V terms of their vocabulary, D width of vectors.
+Letters in names of arrays: m texts, n labeled examples, V terms of their vocabulary, D width of vectors.
 """
 
 from __future__ import annotations
@@ -16,14 +16,14 @@ from stages.common.models.encoders.config import EncoderConfig
 from stages.common.models.encoders.text_encoder import TextEncoder
 from stages.common.protocols import NullRecorder
 
-Similarity = Callable[[Example], NDArray[np.float64]]
-"""A text -> its similarity to each labeled example, [n]."""
+Similarity = Callable[[Sequence[Example]], NDArray[np.float64]]
+"""Texts -> their similarities to each labeled example, [m, n]."""
 K1, B = 1.5, 0.75
 """The usual constants of BM25: how soon the count of a term saturates, and how much longer texts count less."""
 
 
 def bm25(examples: Sequence[Example], fields: Sequence[str]) -> Similarity:
-    """Returns the BM25 score of each labeled example for a text (Robertson and Zaragoza, 2009, equation 3.15).
+    """Returns the BM25 score of each labeled example for texts (Robertson and Zaragoza, 2009, equation 3.15).
 
     Words are as scikit-learn finds them; a text of a language without spaces is compared by pairs of characters.
     """
@@ -44,16 +44,16 @@ def bm25(examples: Sequence[Example], fields: Sequence[str]) -> Similarity:
     norm_n = K1 * (1 - B + B * lengths_n / max(float(lengths_n.mean()), 1.0))
     scores_nV = idf_V * counts_nV * (K1 + 1) / (counts_nV + norm_n)
 
-    def similarity(example: Example) -> NDArray[np.float64]:
-        asked_V = vectorizer.transform([text_of(example)]).toarray()[0] > 0
-        found: NDArray[np.float64] = scores_nV[:, asked_V].sum(axis=1)
+    def similarity(asked: Sequence[Example]) -> NDArray[np.float64]:
+        counts_mV = vectorizer.transform([text_of(example) for example in asked])
+        found: NDArray[np.float64] = (counts_mV > 0).astype(float) @ scores_nV.T
         return found
 
     return similarity
 
 
 def cosine(examples: Sequence[Example], fields: Sequence[str], config: EncoderConfig) -> Similarity:
-    """Returns the cosine between the vector of a text and that of each labeled example."""
+    """Returns the cosine between the vectors of texts and those of each labeled example."""
     encoder = TextEncoder.of(config, fields)
 
     def vectors(items: Sequence[Example]) -> NDArray[np.float64]:
@@ -62,4 +62,4 @@ def cosine(examples: Sequence[Example], fields: Sequence[str], config: EncoderCo
         return unit
 
     known_nD = vectors(examples)
-    return lambda example: known_nD @ vectors([example])[0]
+    return lambda asked: vectors(asked) @ known_nD.T
